@@ -1,0 +1,1 @@
+"""The experiments' configs; base.py has every legal field."""

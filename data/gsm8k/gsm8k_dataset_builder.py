@@ -1,0 +1,132 @@
+"""GSM8K: grade-school problems with worked steps (arXiv:2110.14168, MIT)."""
+
+from collections.abc import Iterator
+import hashlib
+import json
+import os
+
+import tensorflow_datasets as tfds
+
+from kd.core import errors
+
+_SOURCE = ('https://raw.githubusercontent.com/openai/grade-school-math/'
+           '3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data/')
+# One problem in this many is held out of the training file, by its question's
+# hash, so that tuning never looks at the test file.
+HELD_OUT = 20
+
+
+def local_folder() -> str | None:
+  """`$KD_DATA_DIR/gsm8k` if it holds train.jsonl, else None."""
+  if 'KD_DATA_DIR' not in os.environ:
+    return None
+  folder = os.path.join(os.path.expanduser(os.environ['KD_DATA_DIR']), 'gsm8k')
+  present = os.path.isfile(os.path.join(folder, 'train.jsonl'))
+  return folder if present else None
+
+
+def fingerprint() -> str:
+  """Tells one source from another: 16 hex digits, without downloading."""
+  folder = local_folder()
+  digest = hashlib.sha256(_SOURCE.encode())
+  if folder:
+    for name in ('train.jsonl', 'test.jsonl'):
+      path = os.path.join(folder, name)
+      if os.path.isfile(path):
+        with open(path, 'rb') as f:
+          digest.update(name.encode() + f.read())
+  return digest.hexdigest()[:16]
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """Splits: train and validation of the training file; test where present."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return self.dataset_info_from_configs(
+        description='Grade-school mathematics problems with worked steps.',
+        homepage='https://github.com/openai/grade-school-math',
+        features=tfds.features.FeaturesDict({
+            'id': tfds.features.Text(),
+            'question': tfds.features.Text(),
+            'answer': tfds.features.Text(),
+        }),
+        disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager):
+    folder = local_folder()
+    files = _local(folder) if folder else _download(dl_manager)
+    splits = {
+        'train': _examples(files['train.jsonl'], held_out=False),
+        'validation': _examples(files['train.jsonl'], held_out=True),
+    }
+    if 'test.jsonl' in files:
+      splits['test'] = _examples(files['test.jsonl'], held_out=None)
+    return splits
+
+  def _generate_examples(self, path):
+    raise AssertionError(f'_split_generators reads {path} itself')
+
+
+def _local(folder: str) -> dict[str, str]:
+  """The files of a local copy by name."""
+  names = ('train.jsonl', 'test.jsonl')
+  paths = {name: os.path.join(folder, name) for name in names}
+  return {name: path for name, path in paths.items() if os.path.isfile(path)}
+
+
+def _download(dl_manager) -> dict[str, str]:
+  """Downloads both files; one error says what else can be done."""
+  names = ('train.jsonl', 'test.jsonl')
+  try:
+    paths = dl_manager.download({name: _SOURCE + name for name in names})
+  except Exception as e:  # Network, proxy and checksum errors share no base.
+    raise errors.ConfigError(
+        'KD_DATA_DIR',
+        'GSM8K is not at $KD_DATA_DIR/gsm8k/train.jsonl '
+        f'(KD_DATA_DIR is {os.environ.get("KD_DATA_DIR") or "not set"}), and '
+        f'it could not be downloaded: {type(e).__name__}: {str(e)[:200]}',
+        legal=f'a network that reaches {_SOURCE}, or its train.jsonl put at '
+        '$KD_DATA_DIR/gsm8k/train.jsonl',
+    ) from e
+  return {name: os.fspath(path) for name, path in paths.items()}
+
+
+def _held_out(question: str) -> bool:
+  digest = hashlib.sha256(question.encode()).digest()
+  return int.from_bytes(digest[:8], 'big') % HELD_OUT == 0
+
+
+def _examples(path: str,
+              held_out: bool | None) -> Iterator[tuple[int, dict[str, str]]]:
+  """Yields (line number, example) of a file, or of its held-out part or rest.
+
+  Args:
+    path: JSON lines with `question` and `answer`.
+    held_out: which part; None for all.
+
+  Yields:
+    The line's number from 1, and id, question, answer.
+
+  Raises:
+    ConfigError: a line is not such an object.
+  """
+  name = os.path.basename(path).partition('.')[0]
+  name = name if name in ('train', 'test') else 'problem'
+  with open(path, encoding='utf-8') as f:
+    for number, line in enumerate(f, start=1):
+      try:
+        row = json.loads(line)
+        question, answer = row['question'], row['answer']
+      except (ValueError, KeyError, TypeError) as e:
+        raise errors.ConfigError(
+            f'{path}, line {number}', f'{type(e).__name__}: {e}',
+            legal='a JSON object with "question" and "answer"') from e
+      if held_out is None or _held_out(question) == held_out:
+        yield number, {
+            'id': f'gsm8k-{name}-{number}',
+            'question': question,
+            'answer': answer,
+        }

@@ -1,0 +1,144 @@
+"""The seqio tasks: text in, text out, whatever the tokenizer.
+
+Each example has `inputs` (the prompt), `targets` (the answer, ending with
+'#### N') and `id`. Splits are disjoint by a hash of the question.
+"""
+
+import functools
+import os
+import re
+
+import seqio
+import tensorflow as tf
+
+from data.gsm8k import gsm8k_dataset_builder
+from kd.evaluation import answers
+from kd.input_pipeline import arithmetic
+
+# Up to three numbers of one or two digits: an example is under 64 bytes.
+DIGITS = 2
+TERMS = 3
+TRAIN_PROBLEMS = 50_000
+VALIDATION_PROBLEMS = 1_000
+FEW_PROBLEMS = 1_000
+NOISY_PROBLEMS = 10_000
+NOISE = 0.3  # Share of the noisy task's training problems with a wrong answer.
+SEED = 0
+
+_FOLDER = os.path.dirname(os.path.abspath(__file__))
+_CALCULATOR = re.compile(r'<<[^<>]*>>')
+
+
+def _text_feature():
+  return seqio.Feature(
+      seqio.PassThroughVocabulary(size=0), add_eos=False, rank=0,
+      dtype=tf.string)
+
+
+def _prompt(name):
+  path = os.path.join(_FOLDER, 'prompts', f'{name}.txt')
+  with open(path, encoding='utf-8') as f:
+    return f.read()
+
+
+def _dataset(rows):
+  """A tf.data.Dataset of (id, inputs, targets) triples."""
+  names = ('id', 'inputs', 'targets')
+  columns = zip(*rows) if rows else ((),) * len(names)
+  return tf.data.Dataset.from_tensor_slices({
+      name: tf.constant(column, tf.string)
+      for name, column in zip(names, columns)
+  })
+
+
+def read_answer(output, example=None, is_target=False):
+  """Postprocessor: the answer that a text ends with."""
+  del example, is_target
+  return answers.extract(output)
+
+
+def exact_match(targets, predictions):
+  """Metric: shares and counts of `answers.compare`."""
+  return answers.compare(targets, predictions)
+
+
+def _add(name, dataset, splits, counts=None):
+  seqio.TaskRegistry.add(
+      name,
+      source=seqio.FunctionDataSource(
+          dataset, splits=splits, num_input_examples=counts,
+          caching_permitted=False),
+      preprocessors=[],
+      output_features={'inputs': _text_feature(), 'targets': _text_feature()},
+      postprocess_fn=read_answer,
+      metric_fns=[exact_match],
+      # Kept from seqio's own buffer: rows are shuffled when they are prepared.
+      shuffle_buffer_size=None,
+  )
+
+
+def _arithmetic(split, shuffle_files, *, steps, problems, noise):
+  """Generates a task's problems; only training labels are ever noisy."""
+  del shuffle_files
+  held_out = split == 'validation'
+  count = VALIDATION_PROBLEMS if held_out else problems
+  prompt = _prompt('arithmetic')
+  rows = []
+  found = arithmetic.generate(split, count, DIGITS, TERMS, SEED)
+  for i, problem in enumerate(found):
+    if not held_out:
+      problem = arithmetic.spoil(problem, noise, SEED)
+    work = ' '.join(problem.steps) + ' ' if steps else ''
+    rows.append((f'arithmetic-{split}-{i}',
+                 prompt.format(question=problem.question),
+                 f'{work}{answers.MARKER} {problem.answer}'))
+  return _dataset(rows)
+
+
+def _add_arithmetic(name, steps, problems=TRAIN_PROBLEMS, noise=0.0):
+  _add(name,
+       functools.partial(_arithmetic, steps=steps, problems=problems,
+                         noise=noise),
+       splits=arithmetic.SPLITS,
+       counts={'train': problems, 'validation': VALIDATION_PROBLEMS})
+
+
+def _gsm8k_builder():
+  """The tfds builder, its files made; other sources have other folders."""
+  folder = os.path.expanduser(os.path.join(
+      '~/.cache/kd/tensorflow_datasets', gsm8k_dataset_builder.fingerprint()))
+  builder = gsm8k_dataset_builder.Builder(data_dir=folder)
+  builder.download_and_prepare()
+  return builder
+
+
+def gsm8k_targets(answer: str, steps: bool) -> str:
+  """A GSM8K answer without its calculator marks, or its last line alone."""
+  work, _, final = _CALCULATOR.sub('', answer).rpartition(answers.MARKER)
+  last = f'{answers.MARKER} {final.strip()}'
+  return f'{work.strip()}\n{last}' if steps else last
+
+
+def _gsm8k(split, shuffle_files, *, steps, prompt):
+  del shuffle_files
+  prompt = _prompt(prompt)
+  rows = []
+  for example in _gsm8k_builder().as_dataset(split).as_numpy_iterator():
+    row = {name: value.decode('utf-8') for name, value in example.items()}
+    rows.append((row['id'], prompt.format(question=row['question']),
+                 gsm8k_targets(row['answer'], steps)))
+  return _dataset(rows)
+
+
+def _add_gsm8k(name, steps):
+  _add(name, functools.partial(_gsm8k, steps=steps, prompt=name),
+       splits=('train', 'validation'))
+
+
+_add_arithmetic('arithmetic_cot', steps=True)
+_add_arithmetic('arithmetic_answer', steps=False)
+_add_arithmetic('arithmetic_few', steps=True, problems=FEW_PROBLEMS)
+_add_arithmetic('arithmetic_noisy', steps=True, problems=NOISY_PROBLEMS,
+                noise=NOISE)
+_add_gsm8k('gsm8k_cot', steps=True)
+_add_gsm8k('gsm8k_answer', steps=False)

@@ -1,0 +1,1 @@
+"""kd distils large Gemma 3 models into small ones."""

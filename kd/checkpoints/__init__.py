@@ -1,0 +1,1 @@
+"""Training state in Orbax; weights from and to other projects' files."""

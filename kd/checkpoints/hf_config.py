@@ -1,0 +1,309 @@
+"""Gemma3Config from and to the `config.json` of a Hugging Face directory.
+
+A `gemma3_text` file (270M, 1B) holds every key. A `gemma3` file (4B and up)
+holds under `text_config` what differs from that class's published defaults, so
+there, and only there, a missing key means the published value.
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+import os
+from typing import Any
+
+from kd.core import errors
+from kd.models import gemma3_config
+
+FILE = 'config.json'
+MODEL_TYPES = ('gemma3_text', 'gemma3')
+ACTIVATION = 'gelu_pytorch_tanh'
+
+_PUBLISHED = {
+    'num_attention_heads': 8,
+    'num_key_value_heads': 4,
+    'head_dim': 256,
+    'vocab_size': 262_208,
+    'query_pre_attn_scalar': 256,
+    'rms_norm_eps': 1e-6,
+    'max_position_embeddings': 131_072,
+    'rope_theta': 1_000_000.0,
+    'rope_local_base_freq': 10_000.0,
+}
+
+# What Gemma 3 has in one way only; the key may be absent.
+_FIXED = {
+    'hidden_activation': ACTIVATION,
+    'attention_bias': False,
+    'tie_word_embeddings': True,
+    'use_bidirectional_attention': False,
+    'attn_logit_softcapping': None,
+    'final_logit_softcapping': None,
+}
+_KINDS = {
+    'sliding_attention': gemma3_config.LOCAL,
+    'full_attention': gemma3_config.GLOBAL,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+class _Fields:
+  """A config's text part, whose every access has a file and a key to name."""
+
+  def __init__(self, file: str, values: Mapping[str, Any],
+               defaults: Mapping[str, Any]):
+    self.file = file
+    self.values = values
+    self.defaults = defaults
+
+  def error(self, key: str, found: str, legal: str = '') -> errors.ConfigError:
+    return errors.ConfigError(f'{self.file}: {key}', found, legal=legal)
+
+  def has(self, key: str) -> bool:
+    return self.values.get(key) is not None
+
+  def number(self, key: str, kind: type = int) -> Any:
+    """The positive number at `key`."""
+    found = self.values[key] if self.has(key) else self.defaults.get(key)
+    if found is None:
+      raise self.error(key, 'missing', legal='a positive number')
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+      raise self.error(key, f'found {found!r}', legal='a positive number')
+    if found <= 0 or kind(found) != found:
+      legal = 'a positive whole number' if kind is int else 'a positive number'
+      raise self.error(key, f'found {found!r}', legal=legal)
+    return kind(found)
+
+
+def read(directory: str) -> gemma3_config.Gemma3Config:
+  """Reads DIRECTORY/config.json.
+
+  Args:
+    directory: a Hugging Face model directory.
+
+  Returns:
+    The model's sizes and constants, as the file says.
+
+  Raises:
+    ConfigError: the file is missing, is no JSON object, is of another model, or
+      has a key missing, wrong or asking for what Gemma 3 has not.
+  """
+  file = os.path.join(directory, FILE)
+  if not os.path.isfile(file):
+    raise errors.ConfigError(
+        file, 'no such file', legal='a Hugging Face model directory'
+    )
+  with open(file, encoding='utf-8') as f:
+    try:
+      raw = json.load(f)
+    except json.JSONDecodeError as e:
+      raise errors.ConfigError(f'{file}:{e.lineno}', f'no JSON: {e.msg}') from e
+  if not isinstance(raw, dict) or 'model_type' not in raw:
+    raise errors.ConfigError(
+        f'{file}: model_type', 'missing', legal=', '.join(MODEL_TYPES)
+    )
+  return from_dict(raw, file)
+
+
+def from_dict(raw: Mapping[str, Any],
+              file: str) -> gemma3_config.Gemma3Config:
+  """Reads what `config.json` holds; see read."""
+  if raw['model_type'] not in MODEL_TYPES:
+    raise errors.unknown(
+        f'{file}: model_type', 'model type', str(raw['model_type']),
+        MODEL_TYPES,
+    )
+  fields = _Fields(file, raw, {})
+  if raw['model_type'] == 'gemma3':
+    if not isinstance(raw.get('text_config'), dict):
+      raise fields.error('text_config', 'missing', legal='an object')
+    # The head is tied at the outer level, where readers look.
+    text = {**raw['text_config']}
+    if 'tie_word_embeddings' in raw:
+      text['tie_word_embeddings'] = raw['tie_word_embeddings']
+    fields = _Fields(f'{file}: text_config', text, _PUBLISHED)
+  for key, legal in _FIXED.items():
+    if key in fields.values and fields.values[key] != legal:
+      if not (legal is False and fields.values[key] is None):
+        raise fields.error(
+            key, f'found {fields.values[key]!r}', legal=repr(legal)
+        )
+  global_base, factor, local_base = _rope(fields)
+  heads, kv_heads = (fields.number('num_attention_heads'),
+                     fields.number('num_key_value_heads'))
+  if heads % kv_heads:
+    raise fields.error('num_key_value_heads', f'found {kv_heads}',
+                       legal=f'divisors of num_attention_heads = {heads}')
+  return gemma3_config.Gemma3Config(
+      embed_dim=fields.number('hidden_size'),
+      mlp_dim=fields.number('intermediate_size'),
+      num_heads=heads,
+      num_kv_heads=kv_heads,
+      head_dim=fields.number('head_dim'),
+      vocab_size=fields.number('vocab_size'),
+      layer_kinds=_layer_kinds(fields),
+      window=fields.number('sliding_window'),
+      context=fields.number('max_position_embeddings'),
+      query_scale=fields.number('query_pre_attn_scalar', float),
+      local_rope_base=local_base,
+      global_rope_base=global_base,
+      global_rope_factor=factor,
+      norm_epsilon=fields.number('rms_norm_eps', float),
+  )
+
+
+def _layer_kinds(fields: _Fields) -> tuple[str, ...]:
+  """Kinds of layers: as listed, else by the pattern's length, else published."""
+  count = fields.number('num_hidden_layers')
+  if fields.has('layer_types'):
+    listed = fields.values['layer_types']
+    for name in listed:
+      if name not in _KINDS:
+        raise errors.unknown(
+            f'{fields.file}: layer_types', 'type', str(name), list(_KINDS)
+        )
+    if len(listed) != count:
+      raise fields.error(
+          'layer_types', f'{len(listed)} entries',
+          legal=f'num_hidden_layers = {count} entries',
+      )
+    return tuple(_KINDS[name] for name in listed)
+  for key in ('sliding_window_pattern', '_sliding_window_pattern'):
+    if fields.has(key):
+      return _periodic_kinds(count, fields.number(key))
+  return gemma3_config.published_kinds(count)
+
+
+def _periodic_kinds(count: int, period: int) -> tuple[str, ...]:
+  """Every period-th layer global, the others local."""
+  return tuple(
+      gemma3_config.LOCAL if (i + 1) % period else gemma3_config.GLOBAL
+      for i in range(count)
+  )
+
+
+def _scaling(fields: _Fields, key: str, scaling: Mapping[str, Any]) -> float:
+  """The factor that positions are divided by, from a rope dict."""
+  types = [scaling[k] for k in ('rope_type', 'type') if k in scaling]
+  if types in ([], ['default']) and 'factor' not in scaling:
+    return 1.0
+  if not types or set(types) != {'linear'}:
+    raise fields.error(key, f'found {dict(scaling)}',
+                       legal="rope_type 'default', or 'linear' with a factor")
+  return _Fields(f'{fields.file}: {key}', scaling, {}).number('factor', float)
+
+
+def _rope(fields: _Fields) -> tuple[float, float, float]:
+  """Base and factor of global layers, and base of local ones."""
+  flat, nested = None, None
+  is_flat = any(
+      fields.has(k)
+      for k in ('rope_theta', 'rope_local_base_freq', 'rope_scaling')
+  )
+  if is_flat or not fields.has('rope_parameters'):
+    factor = 1.0
+    if fields.has('rope_scaling'):
+      factor = _scaling(fields, 'rope_scaling', fields.values['rope_scaling'])
+    flat = (fields.number('rope_theta', float), factor,
+            fields.number('rope_local_base_freq', float))
+  if fields.has('rope_parameters'):
+    nested = _nested_rope(fields)
+  if flat and nested and flat != nested:
+    raise fields.error(
+        'rope_parameters',
+        f'says (base, factor, local base) {nested}, but rope_theta, '
+        f'rope_scaling and rope_local_base_freq say {flat}',
+        legal='the same in both forms, or only one of them',
+    )
+  return nested or flat
+
+
+def _nested_rope(fields: _Fields) -> tuple[float, float, float]:
+  """The same from `rope_parameters`, which has a dict for each type."""
+  bases, factors = {}, {}
+  for name, kind in _KINDS.items():
+    key = f'rope_parameters.{name}'
+    part = fields.values['rope_parameters'].get(name)
+    if not isinstance(part, dict):
+      raise fields.error(key, 'missing', legal='an object with rope_theta')
+    values = _Fields(f'{fields.file}: {key}', part, {})
+    bases[kind] = values.number('rope_theta', float)
+    factors[kind] = _scaling(fields, key, part)
+  if factors[gemma3_config.LOCAL] != 1:
+    raise fields.error(
+        'rope_parameters.sliding_attention',
+        f'factor {factors[gemma3_config.LOCAL]}', legal='1: no scaling',
+    )
+  return (bases[gemma3_config.GLOBAL], factors[gemma3_config.GLOBAL],
+          bases[gemma3_config.LOCAL])
+
+
+def to_dict(config: gemma3_config.Gemma3Config, dtype: str, bos_id: int,
+            eos_ids: Sequence[int], pad_id: int) -> dict[str, Any]:
+  """The flat `config.json` that says the same.
+
+  Rotary bases and scaling are written in the old form and in the new one, so
+  that each version of transformers, and vLLM, finds the one that it reads.
+
+  Args:
+    config: the model.
+    dtype: type of the tensors beside it, 'bfloat16' or 'float32'.
+    bos_id: begins every text.
+    eos_ids: ids that end generation: EOS, then end of turn.
+    pad_id: id of padding.
+
+  Returns:
+    JSON values.
+  """
+  c = config
+  scaling = None
+  full = {'rope_type': 'default'}
+  if c.global_rope_factor != 1:
+    scaling = {'rope_type': 'linear', 'factor': c.global_rope_factor}
+    full = dict(scaling)
+  found = {
+      'architectures': ['Gemma3ForCausalLM'],
+      'model_type': 'gemma3_text',
+      **_FIXED,
+      'attention_dropout': 0.0,
+      'bos_token_id': bos_id,
+      'eos_token_id': list(eos_ids),
+      'pad_token_id': pad_id,
+      'head_dim': c.head_dim,
+      'hidden_size': c.embed_dim,
+      'initializer_range': 0.02,
+      'intermediate_size': c.mlp_dim,
+      'layer_types': [_NAMES[kind] for kind in c.layer_kinds],
+      'max_position_embeddings': c.context,
+      'num_attention_heads': c.num_heads,
+      'num_hidden_layers': c.num_layers,
+      'num_key_value_heads': c.num_kv_heads,
+      'query_pre_attn_scalar': _whole(c.query_scale),
+      'rms_norm_eps': c.norm_epsilon,
+      'rope_local_base_freq': c.local_rope_base,
+      'rope_parameters': {
+          'full_attention': full | {'rope_theta': c.global_rope_base},
+          'sliding_attention': {
+              'rope_type': 'default', 'rope_theta': c.local_rope_base,
+          },
+      },
+      'rope_scaling': scaling,
+      'rope_theta': c.global_rope_base,
+      'sliding_window': c.window,
+      'torch_dtype': dtype,
+      'use_cache': True,
+      'vocab_size': c.vocab_size,
+  }
+  for p in range(1, c.num_layers + 1):
+    if c.layer_kinds == _periodic_kinds(c.num_layers, p):
+      found['sliding_window_pattern'] = p  # For readers without layer_types.
+      break
+  return found
+
+
+def _whole(x: float) -> int | float:
+  """An int where there is one: transformers refuses 256.0 here."""
+  return int(x) if x == int(x) else x
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+  """The text of a JSON file, the same for equal values."""
+  return json.dumps(values, indent=2, sort_keys=True) + '\n'

@@ -1,0 +1,153 @@
+"""Training state on disk, through Orbax."""
+
+from collections.abc import Mapping
+import os
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from kd.core import errors
+from kd.core import types
+
+FOLDER = 'checkpoints'
+# Apart, so that another run can read the parameters alone.
+ITEMS = ('params', 'optimizer')
+_METRIC = 'quality'
+
+
+class Manager:
+  """Saves in the background, keeps the latest and the best checkpoints."""
+
+  def __init__(self, workdir: str, keep: int, read_only: bool = False):
+    """Opens the checkpoints of a workdir.
+
+    Args:
+      workdir: the run's folder.
+      keep: how many of the latest stay; the best one stays beside them.
+      read_only: nothing is created or deleted.
+    """
+    policies = ocp.checkpoint_managers
+    self.folder = os.path.join(os.path.abspath(workdir), FOLDER)
+    self._manager = ocp.CheckpointManager(
+        self.folder,
+        item_names=(*ITEMS, 'position'),
+        options=ocp.CheckpointManagerOptions(
+            save_decision_policy=policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy([
+                policies.LatestN(keep),
+                policies.BestN(
+                    get_metric_fn=lambda m: -m[_METRIC],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]),
+            best_fn=lambda m: -m[_METRIC],
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        ),
+    )
+
+  def latest_step(self) -> int | None:
+    return self._manager.latest_step()
+
+  def best_step(self) -> int | None:
+    """The step with the lowest quality figure, if any was given one."""
+    return self._manager.best_step()
+
+  def save(self, step: int, items: Mapping[str, types.PyTree],
+           position: Mapping[str, Any], quality: float | None) -> None:
+    """Starts a save; returns when the arrays may change again.
+
+    Args:
+      step: optimizer updates applied.
+      items: a tree of arrays for each of ITEMS.
+      position: JSON: where data and metrics stand.
+      quality: a figure of which less is better, if one was measured now.
+
+    Raises:
+      KdError: an earlier save failed, or this one could not begin.
+    """
+    metrics = None if quality is None else {_METRIC: quality}
+    args = ocp.args.Composite(
+        **{name: ocp.args.StandardSave(items[name]) for name in ITEMS},
+        position=ocp.args.JsonSave(dict(position)),
+    )
+    self._guard(
+        step, lambda: self._manager.save(step, args=args, metrics=metrics)
+    )
+
+  def check(self, step: int) -> None:
+    """Raises KdError if a save in the background has failed."""
+    self._guard(step, self._manager.check_for_errors)
+
+  def wait(self, step: int) -> None:
+    """Waits until every save is whole; raises KdError if one failed."""
+    self._guard(step, self._manager.wait_until_finished)
+
+  def _guard(self, step, call):
+    try:
+      call()
+    except (OSError, ValueError, RuntimeError) as e:
+      raise errors.KdError(
+          f'{self.folder}: saving failed at step {step}: {e}; earlier '
+          'checkpoints are kept'
+      ) from e
+
+  def restore(
+      self, step: int, like: Mapping[str, types.PyTree]
+  ) -> tuple[dict[str, types.PyTree], Any]:
+    """Reads items of a checkpoint into the shapes and shardings of `like`.
+
+    Args:
+      step: which one.
+      like: by item, a tree of arrays or jax.ShapeDtypeStruct with shardings.
+
+    Returns:
+      The items and the position.
+
+    Raises:
+      ConfigError: the checkpoint lacks a leaf, has one too many, or one of
+        another shape.
+    """
+    for name, tree in like.items():
+      self._check_tree(step, name, tree)
+    restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+            position=ocp.args.JsonRestore(),
+            **{k: ocp.args.StandardRestore(v) for k, v in like.items()},
+        ),
+    )
+    return {name: restored[name] for name in like}, restored['position']
+
+  def _check_tree(self, step, name, like):
+    """Raises ConfigError, naming each leaf that differs from `like`'s."""
+    found = _shapes(self._manager.item_metadata(step)[name])
+    expected = _shapes(like)
+    problems = []
+    for path in sorted(expected.keys() | found.keys()):
+      if path not in found:
+        problems.append(f'{path}: missing, expected {expected[path]}')
+      elif path not in expected:
+        problems.append(f'{path}: unexpected, found {found[path]}')
+      elif found[path] != expected[path]:
+        problems.append(
+            f'{path}: found {found[path]}, expected {expected[path]}'
+        )
+    if problems:
+      shown = '\n  '.join(problems[:20])
+      raise errors.ConfigError(
+          f'{self.folder}/{step}/{name}',
+          f'the checkpoint is of another model or optimizer:\n  {shown}',
+      )
+
+  def close(self) -> None:
+    self._manager.close()
+
+
+def _shapes(tree):
+  """Shape by path; a NamedTuple's field and a dict's key look the same."""
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  name = lambda path: jax.tree_util.keystr(path, simple=True, separator='/')
+  return {name(path): tuple(leaf.shape) for path, leaf in leaves}

@@ -1,0 +1,1 @@
+"""Registry, config validation, errors, types and run information."""

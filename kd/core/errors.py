@@ -1,0 +1,82 @@
+"""The errors that end a run, each with its documented exit code."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class KdError(Exception):
+  """An error whose message is written for the user; main prints no traceback.
+
+  Attributes:
+    exit_code: what the process exits with (README, "Exit codes").
+  """
+
+  exit_code = 1
+
+
+class ConfigError(KdError):
+  """The config, a flag or a file that it names is wrong: never retry."""
+
+  exit_code = 2
+
+  def __init__(
+      self,
+      path: str,
+      found: str,
+      legal: str = '',
+      nearest: str = '',
+  ):
+    """Builds the message from its four parts.
+
+    Args:
+      path: the field's path (`losses.kl.name`), flag, or file with its line.
+      found: what stands there and why it is wrong.
+      legal: what may stand there.
+      nearest: the closest legal value, if one is close.
+    """
+    self.path = path
+    text = f'{path}: {found}'
+    if legal:
+      text += f'; legal: {legal}'
+    if nearest:
+      text += f'; did you mean {nearest!r}?'
+    super().__init__(text)
+
+
+class NonFiniteError(KdError):
+  """A loss or gradient is NaN or infinite; the last good checkpoint stays."""
+
+  exit_code = 3
+
+
+class PreemptedError(KdError):
+  """The machine is being taken away; state is saved, start the run again."""
+
+  exit_code = 42
+
+
+def nearest(name: str, legal: Iterable[str]) -> str:
+  """Returns the legal name closest to `name`, or '' if none is close."""
+  matches = difflib.get_close_matches(name, list(legal), n=1, cutoff=0.5)
+  return matches[0] if matches else ''
+
+
+def unknown(path: str, kind: str, name: str,
+            legal: Sequence[str]) -> ConfigError:
+  """An error for a name that is not among the legal ones.
+
+  Args:
+    path: the path of the field that holds the name.
+    kind: what the name is of, e.g. 'loss' or 'field'.
+    name: the name found.
+    legal: the names that exist.
+
+  Returns:
+    The error, to be raised by the caller.
+  """
+  return ConfigError(
+      path,
+      f'unknown {kind} {name!r}',
+      legal=', '.join(sorted(legal)) or 'none',
+      nearest=nearest(name, legal),
+  )

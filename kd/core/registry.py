@@ -1,0 +1,71 @@
+"""Named, swappable parts whose arguments come from the config."""
+
+from collections.abc import Callable, Mapping
+import inspect
+from typing import Any
+
+from kd.core import errors
+
+
+class Registry:
+  """Builders of one kind by name; each builder's signature is its schema.
+
+  A builder's positional parameters are supplied by the code; its keyword-only
+  parameters are the config's fields beside `name`.
+  """
+
+  def __init__(self, kind: str):
+    self.kind = kind
+    self._builders: dict[str, Callable[..., Any]] = {}
+
+  def register(self, name: str) -> Callable[[Callable], Callable]:
+    """Returns a decorator that files a builder under `name`."""
+
+    def add(builder):
+      if name in self._builders:
+        raise ValueError(f'{self.kind} {name!r} is registered twice')
+      self._builders[name] = builder
+      return builder
+
+    return add
+
+  def names(self) -> list[str]:
+    return sorted(self._builders)
+
+  def arguments(self, name: str) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters of the builder of that name."""
+    parameters = inspect.signature(self._builders[name]).parameters
+    return {
+        key: p
+        for key, p in parameters.items()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+  def check(self, spec: Mapping[str, Any], path: str) -> None:
+    """Raises ConfigError if `spec` names no part or has wrong arguments.
+
+    Args:
+      spec: `name` and the arguments.
+      path: the config path of `spec`, for the message.
+    """
+    if spec['name'] not in self._builders:
+      raise errors.unknown(
+          f'{path}.name', self.kind, str(spec['name']), self.names()
+      )
+    legal = self.arguments(spec['name'])
+    for key in spec:
+      if key != 'name' and key not in legal:
+        raise errors.unknown(
+            f'{path}.{key}', f'argument of {spec["name"]}', key, list(legal)
+        )
+    for key, parameter in legal.items():
+      if parameter.default is inspect.Parameter.empty and key not in spec:
+        raise errors.ConfigError(
+            f'{path}.{key}', f'missing: {spec["name"]} needs it'
+        )
+
+  def build(self, spec: Mapping[str, Any], path: str, *args: Any) -> Any:
+    """Checks `spec`, then calls its builder with `args` and its arguments."""
+    self.check(spec, path)
+    arguments = {k: v for k, v in spec.items() if k != 'name'}
+    return self._builders[spec['name']](*args, **arguments)

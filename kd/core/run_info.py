@@ -1,0 +1,41 @@
+"""What a run was made of: versions, devices, command."""
+
+from importlib import metadata
+import json
+import os
+import platform
+import sys
+from typing import Any
+
+import jax
+
+_PACKAGES = (
+    'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'seqio',
+    'tensorflow', 'numpy',
+)
+
+
+def collect() -> dict[str, Any]:
+  """Versions, devices and command line of this process."""
+  return {
+      'command': sys.argv,
+      'python': platform.python_version(),
+      'packages': {name: metadata.version(name) for name in _PACKAGES},
+      'devices': [str(d) for d in jax.devices()],
+      'process_count': jax.process_count(),
+  }
+
+
+def write_json(path: str, value: Any) -> None:
+  """Writes JSON aside, then renames, so that readers never see half of it."""
+  write_text(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
+
+
+def write_text(path: str, text: str) -> None:
+  """Writes text aside, then renames."""
+  aside = f'{path}.tmp-{os.getpid()}'
+  with open(aside, 'w', encoding='utf-8') as f:
+    f.write(text)
+    f.flush()
+    os.fsync(f.fileno())
+  os.replace(aside, path)

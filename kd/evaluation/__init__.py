@@ -1,0 +1,1 @@
+"""Held-out quality: likelihood, agreement with the teacher, answers."""

@@ -1,0 +1,79 @@
+"""Likelihood of held-out targets, and distance to the teacher."""
+
+from collections.abc import Callable, Iterable
+import math
+
+import jax
+import numpy as np
+
+from kd.core import types
+from kd.losses import objective
+from kd.models import gemma3
+from kd.partitioning import rules
+
+Scores = dict[str, np.ndarray]
+
+
+def make(
+    model: gemma3.Gemma3,
+    teacher_targets: Callable[[types.Batch], types.Targets] | None,
+    mesh: jax.sharding.Mesh,
+    chunk_tokens: int,
+) -> Callable[[types.PyTree, Iterable[types.Batch]], Scores]:
+  """Returns the function that scores rows.
+
+  Args:
+    model: the model that is evaluated.
+    teacher_targets: a live teacher, or None.
+    mesh: the mesh that rows are put on.
+    chunk_tokens: tokens whose logits exist at one time.
+
+  Returns:
+    A function of (params, batches) to float64 arrays with an entry a row, in
+    order: 'weight', 'nll' and, with a teacher, 'kl' and 'agreement', each a sum
+    over the row's target tokens. Rows without targets are left out.
+  """
+
+  @jax.jit
+  def score(params, batch, targets):
+    hidden, _ = model.apply(
+        {'params': params}, batch.tokens, batch.positions, batch.segment_ids
+    )
+    return objective.statistics(
+        hidden, params['embedding'], targets, batch, chunk_tokens
+    )
+
+  def run(params, batches):
+    parts = []
+    for batch in batches:
+      placed = jax.device_put(batch, rules.batch_sharding(mesh))
+      targets = teacher_targets(placed) if teacher_targets else None
+      with rules.active(mesh):
+        parts.append(jax.device_get(score(params, placed, targets)))
+    joined = {
+        key: np.concatenate([p[key] for p in parts]).astype(np.float64)
+        for key in parts[0]
+    }
+    scored = joined['weight'] > 0
+    return {key: value[scored] for key, value in joined.items()}
+
+  return run
+
+
+def summarize(scores: Scores) -> dict[str, float]:
+  """Means over target tokens.
+
+  Args:
+    scores: from the function that make returns.
+
+  Returns:
+    'nll' in nats a token, 'perplexity', and with a teacher 'kl' in nats a token
+    and 'agreement' from 0 to 1.
+  """
+  weight = scores['weight'].sum()
+  means = {
+      key: float(scores[key].sum() / weight)
+      for key in ('nll', 'kl', 'agreement')
+      if key in scores
+  }
+  return {**means, 'perplexity': math.exp(min(means['nll'], 700.0))}

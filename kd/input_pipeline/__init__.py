@@ -1,0 +1,1 @@
+"""Rows: templates, packing, prepared files and their order."""

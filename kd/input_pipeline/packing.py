@@ -1,0 +1,143 @@
+"""Examples to rows of a fixed length, without losing or cutting a token."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+FIELDS = ('tokens', 'targets', 'positions', 'segment_ids', 'weights')
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One tokenized example of n ids.
+
+  Attributes:
+    ids: int32 [n], BOS first.
+    weights: float32 [n], what each id counts for as a target.
+    index: its place in the prepared `examples.jsonl`.
+  """
+
+  ids: np.ndarray
+  weights: np.ndarray
+  index: int
+
+  @property
+  def positions(self) -> int:
+    """How many positions of a row it needs: the last id is only a target."""
+    return len(self.ids) - 1
+
+
+def assign(lengths: Sequence[int], length: int,
+           pack: bool) -> tuple[list[list[int]], list[int]]:
+  """Decides which examples share a row.
+
+  Packing is first-fit in the given order: an example goes into the first open
+  row with room for it, so rows hold a mix of the order they came in.
+
+  Args:
+    lengths: positions that each example needs.
+    length: positions of a row, L.
+    pack: whether examples share rows at all.
+
+  Returns:
+    For each row the numbers of its examples, and the numbers of the examples
+    that are longer than a row and stand in none.
+  """
+  too_long = [i for i, n in enumerate(lengths) if n > length]
+  fitting = [i for i, n in enumerate(lengths) if 0 < n <= length]
+  if not pack:
+    return [[i] for i in fitting], too_long
+  room = _Room(len(fitting), length)
+  rows = []
+  for i in fitting:
+    row = room.take(lengths[i])
+    if row == len(rows):
+      rows.append([])
+    rows[row].append(i)
+  return rows, too_long
+
+
+class _Room:
+  """The first row with room for an example, found in log time.
+
+  A tournament tree over rows holds the largest room of each half.
+  """
+
+  def __init__(self, rows: int, length: int):
+    self._leaves = 1 << max(rows - 1, 0).bit_length()
+    self._largest = [length] * (2 * self._leaves)
+
+  def take(self, amount: int) -> int:
+    """Takes room for `amount` positions and returns the row it is in."""
+    node = 1
+    while node < self._leaves:
+      node *= 2
+      if self._largest[node] < amount:
+        node += 1
+    row = node - self._leaves
+    self._largest[node] -= amount
+    while node > 1:
+      node //= 2
+      self._largest[node] = max(self._largest[2 * node],
+                                self._largest[2 * node + 1])
+    return row
+
+
+def fill(examples: Sequence[Example], length: int,
+         pad_id: int) -> dict[str, np.ndarray]:
+  """Lays examples side by side in one row.
+
+  An example of n ids takes n - 1 positions: token t predicts target t, which is
+  the id after it, so no target ever comes from the next example.
+
+  Args:
+    examples: in their order; they need `length` positions or fewer.
+    length: L.
+    pad_id: fills tokens and targets of the rest.
+
+  Returns:
+    tokens, targets, positions, segment_ids: int32 [L]; weights: float32 [L].
+
+  Raises:
+    ValueError: the examples do not fit.
+  """
+  if sum(e.positions for e in examples) > length:
+    raise ValueError(f'the examples do not fit in a row of {length}')
+  row = empty(length, pad_id)
+  begin = 0
+  for segment, example in enumerate(examples, start=1):
+    end = begin + example.positions
+    row['tokens'][begin:end] = example.ids[:-1]
+    row['targets'][begin:end] = example.ids[1:]
+    row['positions'][begin:end] = np.arange(example.positions)
+    row['segment_ids'][begin:end] = segment
+    row['weights'][begin:end] = example.weights[1:]
+    begin = end
+  return row
+
+
+def empty(length: int, pad_id: int) -> dict[str, np.ndarray]:
+  """A row of padding alone: segment 0, weight 0; fields as `fill`."""
+  return {
+      'tokens': np.full(length, pad_id, np.int32),
+      'targets': np.full(length, pad_id, np.int32),
+      'positions': np.zeros(length, np.int32),
+      'segment_ids': np.zeros(length, np.int32),
+      'weights': np.zeros(length, np.float32),
+  }
+
+
+def to_bytes(row: dict[str, np.ndarray]) -> bytes:
+  """One record: the five fields in the order of FIELDS, little-endian."""
+  kinds = ['<i4'] * 4 + ['<f4']
+  return b''.join(row[name].astype(kind).tobytes()
+                  for name, kind in zip(FIELDS, kinds))
+
+
+def from_bytes(record: bytes) -> dict[str, np.ndarray]:
+  """The inverse of `to_bytes`; L follows from the record's size."""
+  words = np.frombuffer(record, '<i4').reshape(len(FIELDS), -1)
+  row = {name: words[i].astype(np.int32) for i, name in enumerate(FIELDS[:4])}
+  row['weights'] = words[4].view('<f4').astype(np.float32)
+  return row

@@ -1,0 +1,233 @@
+"""SentencePiece tokenizers: bytes, a model file, or taken out of weights."""
+
+from collections.abc import Sequence
+import functools
+import hashlib
+import os
+import struct
+import tempfile
+from typing import Any
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+from kd.core import errors
+from kd.input_pipeline import sentencepiece_models
+
+MODEL_FILE = 'tokenizer.model'
+KINDS = ('bytes', 'model', 'gguf', 'hf', 'workdir')
+_LEGAL = "'bytes', 'model:FILE', 'gguf:FILE', 'hf:DIR' or 'workdir:DIR'"
+
+
+class Tokenizer:
+  """Text to ids and back, without TensorFlow.
+
+  Attributes:
+    model_proto: the serialized SentencePiece model.
+    pieces: (piece, score, type) by id.
+    vocab_size: number of ids.
+    pad_id: the padding's id; the EOS id where the model has no padding piece.
+    bos_id: put in front of every text by the caller, never by `encode`.
+    eos_id: ends a plain text.
+    unk_id: stands for what the model cannot write.
+    start_of_turn_id: id of `<start_of_turn>`, None where absent.
+    end_of_turn_id: id of `<end_of_turn>`, None where absent.
+    stop_ids: the ids that end a generated answer.
+    digest: sha256 (hex) of the pieces; equal digests mean equal ids.
+  """
+
+  def __init__(self, model_proto: bytes, name: str = 'tokenizer'):
+    """Builds the tokenizer.
+
+    Args:
+      model_proto: a serialized SentencePiece ModelProto.
+      name: what to call the model in errors: its file or config path.
+
+    Raises:
+      ConfigError: the bytes are no SentencePiece model, or it lacks BOS or EOS.
+    """
+    self.model_proto = model_proto
+    self._processor = sentencepiece.SentencePieceProcessor()
+    try:
+      self._processor.LoadFromSerializedProto(model_proto)
+      proto = sentencepiece_model_pb2.ModelProto.FromString(model_proto)
+    except Exception as e:  # Each library raises its own kind.
+      raise errors.ConfigError(
+          name, f'is no SentencePiece model ({e})',
+          legal='a serialized SentencePiece model') from e
+    self.pieces = [(p.piece, p.score, p.type) for p in proto.pieces]
+    self.vocab_size = len(self.pieces)
+    self.bos_id = self._special(name, 'bos')
+    self.eos_id = self._special(name, 'eos')
+    self.unk_id = self._processor.unk_id()
+    pad_id = self._processor.pad_id()
+    self.pad_id = pad_id if pad_id >= 0 else self.eos_id
+    self.start_of_turn_id = self._find(sentencepiece_models.START_OF_TURN)
+    self.end_of_turn_id = self._find(sentencepiece_models.END_OF_TURN)
+    stops = (self.eos_id, self.end_of_turn_id)
+    self.stop_ids = tuple(i for i in stops if i is not None)
+    self.digest = _digest(self.pieces)
+    kind = sentencepiece_models.Type
+    self._silent = {
+        i for i, p in enumerate(self.pieces) if p[2] in (kind.CONTROL,
+                                                         kind.UNUSED)
+    }
+
+  def encode(self, text: str) -> list[int]:
+    """Ids of a text, without BOS or EOS."""
+    return self._processor.encode(text)
+
+  def encode_with_offsets(
+      self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids of a text and the characters each came from.
+
+    Args:
+      text: any text.
+
+    Returns:
+      ids without BOS, and for each the (begin, end) of its characters in
+      `text`; each byte of a character has that whole character.
+    """
+    out = self._processor.encode(text, return_type='offset_mapping')
+    # SentencePiece gives a character that falls apart into bytes to the last of
+    # them, and nothing to the others.
+    offsets = [(begin, max(end, begin + 1)) for begin, end in out['offsets']]
+    return out['ids'], offsets
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Text of ids; control ids and ids beyond the vocabulary say nothing."""
+    kept = [
+        int(i) for i in ids
+        if 0 <= i < self.vocab_size and int(i) not in self._silent
+    ]
+    return self._processor.decode(kept)
+
+  def first_difference(
+      self, other: 'Tokenizer') -> tuple[int, str | None, str | None] | None:
+    """Where two vocabularies part.
+
+    Args:
+      other: the tokenizer to compare with.
+
+    Returns:
+      None if equal, else (id, piece here, piece there) of the first id whose
+      piece, score or type differs; None for a piece beyond a vocabulary's end.
+    """
+    if self.digest == other.digest:
+      return None
+    for i in range(max(self.vocab_size, other.vocab_size)):
+      mine = self.pieces[i] if i < self.vocab_size else None
+      theirs = other.pieces[i] if i < other.vocab_size else None
+      if mine != theirs:
+        return i, mine and mine[0], theirs and theirs[0]
+    raise AssertionError('equal pieces have equal digests')
+
+  @functools.cached_property
+  def _model_directory(self) -> tempfile.TemporaryDirectory:
+    directory = tempfile.TemporaryDirectory(prefix='kd-tokenizer-')
+    with open(os.path.join(directory.name, MODEL_FILE), 'wb') as f:
+      f.write(self.model_proto)
+    return directory
+
+  def vocabulary(self) -> Any:
+    """The same model as a `seqio.SentencePieceVocabulary`.
+
+    Its file is gone when this tokenizer is.
+
+    Returns:
+      The vocabulary.
+    """
+    import seqio  # Brings TensorFlow along: 5 s and 880 MB.
+    path = os.path.join(self._model_directory.name, MODEL_FILE)
+    return seqio.SentencePieceVocabulary(path)
+
+  def _special(self, name: str, kind: str) -> int:
+    index = getattr(self._processor, f'{kind}_id')()
+    if index < 0:
+      raise errors.ConfigError(
+          name, f'its tokenizer has no {kind.upper()} piece',
+          legal='a SentencePiece model with BOS and EOS')
+    return index
+
+  def _find(self, piece: str) -> int | None:
+    index = self._processor.piece_to_id(piece)
+    return None if self.pieces[index][0] != piece else index
+
+
+def _digest(pieces: Sequence[tuple[str, float, int]]) -> str:
+  """sha256 (hex) of (piece, score, type) by id, each piece with its length."""
+  digest = hashlib.sha256()
+  for piece, score, kind in pieces:
+    raw = piece.encode('utf-8')
+    digest.update(struct.pack('<IfI', len(raw), score, kind) + raw)
+  return digest.hexdigest()
+
+
+def load(spec: str, path: str = 'tokenizer') -> Tokenizer:
+  """Loads the tokenizer that a config names.
+
+  Args:
+    spec: 'bytes', 'model:FILE' (SentencePiece), 'gguf:FILE' (the vocabulary in
+      it), 'hf:DIR' (its tokenizer.model) or 'workdir:DIR' (a run's own).
+    path: the config path of the spec, for errors.
+
+  Returns:
+    The tokenizer.
+
+  Raises:
+    ConfigError: an unknown kind, a missing file, or a file of another kind.
+  """
+  kind, colon, where = spec.partition(':')
+  if kind not in KINDS:
+    raise errors.ConfigError(path, f'unknown tokenizer {spec!r}', legal=_LEGAL,
+                             nearest=errors.nearest(kind, KINDS))
+  if kind == 'bytes':
+    if colon:
+      raise errors.ConfigError(path, f"found {spec!r}: 'bytes' takes no file",
+                               legal=_LEGAL, nearest='bytes')
+    return Tokenizer(sentencepiece_models.from_bytes(), path)
+  if not where:
+    raise errors.ConfigError(path, f'{spec!r} names no file', legal=_LEGAL)
+  where = os.path.expanduser(where)
+  if kind == 'gguf':
+    return Tokenizer(sentencepiece_models.from_gguf(where), where)
+  if kind in ('hf', 'workdir'):
+    where = _model_file(where, spec, path)
+  if not os.path.isfile(where):
+    raise errors.ConfigError(path, f'{spec!r}: no such file',
+                             legal='a SentencePiece model file')
+  with open(where, 'rb') as f:
+    return Tokenizer(f.read(), where)
+
+
+def _model_file(directory: str, spec: str, path: str) -> str:
+  """The tokenizer.model of a folder, or an error that says what is there."""
+  if not os.path.isdir(directory):
+    raise errors.ConfigError(path, f'{spec!r}: no such folder',
+                             legal=f'a folder that holds {MODEL_FILE}')
+  file = os.path.join(directory, MODEL_FILE)
+  if not os.path.isfile(file):
+    found = ', '.join(sorted(os.listdir(directory))[:8]) or 'nothing'
+    raise errors.ConfigError(
+        path, f'{spec!r} holds no {MODEL_FILE} (it holds {found})',
+        legal=f'a folder with {MODEL_FILE}; tokenizer.json alone is not read')
+  return file
+
+
+def for_source(init: str, path: str = 'init') -> Tokenizer | None:
+  """The tokenizer that comes with weights.
+
+  Args:
+    init: where weights come from: 'hf:DIR', 'gguf:FILE', 'workdir:DIR', or a
+      source that carries no tokenizer ('random', 'teacher').
+    path: the config path of `init`, for errors.
+
+  Returns:
+    The tokenizer, or None where the source carries none.
+
+  Raises:
+    ConfigError: as `load`.
+  """
+  if init.partition(':')[0] not in ('hf', 'gguf', 'workdir'):
+    return None
+  return load(init, path)

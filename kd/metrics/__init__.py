@@ -1,0 +1,1 @@
+"""Weighted means, metric writers and progress."""

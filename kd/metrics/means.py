@@ -1,0 +1,32 @@
+"""Means from sums and weights, merged in float64.
+
+clu's Average sums in the input's type and casts weights to bool; target
+weights are floats, so the project keeps its own few lines.
+"""
+
+from collections.abc import Mapping
+import math
+
+
+class Means:
+  """Named weighted means that can be merged, saved and restored exactly."""
+
+  def __init__(self, state: Mapping[str, tuple[float, float]] | None = None):
+    self._sums = {k: (float(s), float(w)) for k, (s, w) in (state or {}).items()}
+
+  def add(self, name: str, total: float, weight: float) -> None:
+    """Adds a sum of weight x value, and its weight."""
+    old_total, old_weight = self._sums.get(name, (0.0, 0.0))
+    self._sums[name] = (old_total + float(total), old_weight + float(weight))
+
+  def compute(self) -> dict[str, float]:
+    """The means; a name whose weight is 0 has none."""
+    return {
+        name: total / weight
+        for name, (total, weight) in self._sums.items()
+        if weight or math.isnan(weight)
+    }
+
+  def state(self) -> dict[str, tuple[float, float]]:
+    """What restores these means: JSON keeps every bit of it."""
+    return dict(self._sums)

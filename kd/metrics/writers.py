@@ -1,0 +1,209 @@
+"""clu metric writers: JSON lines, the terminal, TensorBoard.
+
+Importing this module imports TensorFlow where it is installed, as clu does:
+import it where a run begins, not at the top of a module.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import json
+import math
+import os
+import sys
+import time
+
+from clu import metric_writers
+import jax
+
+JSON_LINES = 'metrics.jsonl'
+
+
+class _ScalarWriter(metric_writers.MetricWriter):
+  """A writer of scalars; what else there is goes to TensorBoard alone."""
+
+  def write_summaries(self, step, values, metadata=None):
+    del step, values, metadata
+
+  def write_images(self, step, images):
+    del step, images
+
+  def write_videos(self, step, videos):
+    del step, videos
+
+  def write_audios(self, step, audios, *, sample_rate):
+    del step, audios, sample_rate
+
+  def write_texts(self, step, texts):
+    del step, texts
+
+  def write_histograms(self, step, arrays, num_buckets=None):
+    del step, arrays, num_buckets
+
+  def write_hparams(self, hparams):
+    del hparams
+
+  def flush(self):
+    pass
+
+  def close(self):
+    self.flush()
+
+
+def _number(value):
+  """A JSON number, or the name of what JSON has no number for."""
+  value = float(value)
+  if math.isfinite(value):
+    return value
+  return str(value).replace('inf', 'Infinity').replace('nan', 'NaN')
+
+
+class JsonLinesWriter(_ScalarWriter):
+  """One JSON object a write: step, phase, then names and numbers."""
+
+  def __init__(self, folder: str, restart_after: int):
+    """Opens the file; drops what a killed run wrote after `restart_after`."""
+    self._path = os.path.join(folder, JSON_LINES)
+    if os.path.exists(self._path):
+      self._drop_after(restart_after)
+    self._file = open(self._path, 'a', encoding='utf-8')
+
+  def _drop_after(self, step):
+    kept = []
+    with open(self._path, encoding='utf-8') as f:
+      for line in f:
+        # A line without its end was being written when the run was killed.
+        if line.endswith('\n') and json.loads(line)['step'] <= step:
+          kept.append(line)
+    aside = f'{self._path}.tmp'
+    with open(aside, 'w', encoding='utf-8') as f:
+      f.writelines(kept)
+      f.flush()
+      os.fsync(f.fileno())
+    os.replace(aside, self._path)
+
+  def write_scalars(self, step, scalars):
+    phase = 'eval' if any(k.startswith('eval/') for k in scalars) else 'train'
+    record = {'step': int(step), 'phase': phase}
+    record.update({name: _number(v) for name, v in scalars.items()})
+    self._file.write(json.dumps(record, allow_nan=False) + '\n')
+    self._file.flush()
+
+  def close(self):
+    self._file.close()
+
+
+def _duration(seconds: float) -> str:
+  minutes, second = divmod(int(seconds + 0.5), 60)
+  hours, minute = divmod(minutes, 60)
+  return f'{hours}:{minute:02}:{second:02}'
+
+
+class TerminalWriter(_ScalarWriter):
+  """A line a write: step, losses, speed, time left.
+
+  On a terminal training lines overwrite one another; in a log each stays.
+  """
+
+  def __init__(self, label: str, steps: int, stream=None):
+    self._label, self._steps = label, steps
+    self._stream = stream or sys.stdout
+    self._overwrite = self._stream.isatty()
+    self._open_line = False
+
+  def write_scalars(self, step, scalars):
+    training = 'perf/step_time_s' in scalars
+    parts = [f'{self._label} step {step}/{self._steps}']
+    for name, value in scalars.items():
+      kind, _, short = name.partition('/')
+      if kind == 'eval':
+        parts.append(f'{short} {float(value):.4f}')
+      elif kind == 'train' and (short.startswith('loss') or short == 'lr'):
+        parts.append(f'{short} {float(value):.4g}')
+    if training:
+      parts.append(f'{scalars["perf/tokens_per_s"]:.0f} tokens/s')
+      left = (self._steps - step) * scalars['perf/step_time_s']
+      parts.append(f'ETA {_duration(left)}')
+    self._line('  '.join(parts), overwrite=training and step < self._steps)
+
+  def _line(self, text, overwrite):
+    start = '\r\033[K' if self._open_line else ''
+    self._open_line = self._overwrite and overwrite
+    self._stream.write(start + text + ('' if self._open_line else '\n'))
+    self._stream.flush()
+
+  def close(self):
+    if self._open_line:
+      self._stream.write('\n')
+      self._open_line = False
+
+
+def create(folder: str, label: str, steps: int, restart_after: int,
+           tensorboard: bool) -> metric_writers.MetricWriter:
+  """The run's writer; on processes other than the first it writes nothing.
+
+  Args:
+    folder: the workdir.
+    label: what stands before each line on the terminal.
+    steps: of the whole run.
+    restart_after: the step that a resumed run starts from, or 0.
+    tensorboard: whether to write TensorBoard events too.
+  """
+  if jax.process_index() != 0:
+    return metric_writers.MultiWriter([])
+  writers = [
+      JsonLinesWriter(folder, restart_after),
+      TerminalWriter(label, steps),
+  ]
+  if tensorboard:
+    writers.append(metric_writers.SummaryWriter(folder))
+  return metric_writers.MultiWriter(writers)
+
+
+class StepTimer:
+  """Time a step takes and how much of it was spent waiting for rows."""
+
+  def __init__(self, clock: Callable[[], float] = time.monotonic):
+    self._clock = clock
+    self.restart()
+
+  def restart(self) -> None:
+    """Begins a new interval."""
+    self._start, self._waited, self._paused = self._clock(), 0.0, 0.0
+    self._steps = 0
+
+  def wait(self, seconds: float) -> None:
+    """Counts time that the step waited for data."""
+    self._waited += seconds
+
+  def pause(self, seconds: float) -> None:
+    """Counts time that went to something else: evaluation, saving."""
+    self._paused += seconds
+
+  def step(self) -> None:
+    self._steps += 1
+
+  def compute(self, tokens_per_step: int) -> dict[str, float]:
+    """perf/ metrics of the interval; empty if no step was taken."""
+    if not self._steps:
+      return {}
+    elapsed = max(self._clock() - self._start - self._paused, 1e-9)
+    step_time = elapsed / self._steps
+    return {
+        'perf/step_time_s': step_time,
+        'perf/tokens_per_s': tokens_per_step / step_time,
+        'perf/data_wait_share': self._waited / elapsed,
+    }
+
+
+def device_memory(devices: Sequence[jax.Device]) -> Mapping[str, float]:
+  """The largest peak of these devices in bytes, where they tell it."""
+  peaks = [
+      stats['peak_bytes_in_use']
+      for stats in (d.memory_stats() for d in devices)
+      if stats and 'peak_bytes_in_use' in stats
+  ]
+  if not peaks:
+    import resource  # pylint: disable=g-import-not-at-top; not on all systems
+
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {'perf/host_peak_bytes': float(peak_kib * 1024)}
+  return {'perf/device_peak_bytes': float(max(peaks))}

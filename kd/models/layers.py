@@ -1,0 +1,174 @@
+"""Norm, rotary embedding, attention and MLP of Gemma 3 (arXiv 2503.19786)."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.models import gemma3_config
+
+Array = types.Array
+
+
+def _parameter(module, name, init, shape, axes):
+  return module.param(
+      name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
+  )
+
+
+def _fan_in(in_axis, out_axis):
+  return nn.initializers.variance_scaling(
+      1.0, 'fan_in', 'truncated_normal', in_axis=in_axis, out_axis=out_axis
+  )
+
+
+class RMSNorm(nn.Module):
+  """Root-mean-square norm with weight `1 + scale`, in float32 throughout."""
+
+  epsilon: float
+  axis_name: str
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Normalises the last axis of x [..., D]; keeps its dtype."""
+    scale = _parameter(
+        self, 'scale', nn.initializers.zeros, x.shape[-1:], (self.axis_name,)
+    )
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
+    return (normed * (1.0 + scale)).astype(x.dtype)
+
+
+def rotary_angles(positions: Array, head_dim: int, base: float,
+                  factor: float) -> Array:
+  """Angles of the rotary embedding (arXiv 2104.09864), float32.
+
+  Args:
+    positions: int32 [B, L].
+    head_dim: H.
+    base: base of the geometric series of frequencies.
+    factor: positions are divided by it (linear scaling).
+
+  Returns:
+    [B, L, H / 2] in radians.
+  """
+  exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
+  frequencies = 1.0 / (base**exponents) / factor
+  return positions[..., None].astype(jnp.float32) * frequencies
+
+
+def rotate(x: Array, angles: Array) -> Array:
+  """Rotates x [B, L, N, H], first half against second, by [B, L, H / 2]."""
+  cos = jnp.cos(angles)[:, :, None, :]
+  sin = jnp.sin(angles)[:, :, None, :]
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  rotated = jnp.concatenate(
+      [first * cos - second * sin, second * cos + first * sin], axis=-1
+  )
+  return rotated.astype(x.dtype)
+
+
+class Attention(nn.Module):
+  """Grouped-query attention with normed queries and keys."""
+
+  config: gemma3_config.Gemma3Config
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x, angles, mask, cache, slots):
+    """Attends within the mask.
+
+    Args:
+      x: [B, L, D].
+      angles: [B, L, H / 2], see rotary_angles.
+      mask: bool [B, 1, L, M], True where a query may see a key.
+      cache: None, or (key, value), each [B, M, G, H], to write to and read.
+      slots: None, or int32 [B, L], where in the cache each position goes.
+
+    Returns:
+      [B, L, D] and the updated cache.
+    """
+    c = self.config
+    d, n, g, h = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim
+    into = _fan_in(0, (1, 2))
+    w_query = _parameter(
+        self, 'query', into, (d, n, h), ('embed', 'heads', 'head_width')
+    )
+    w_key = _parameter(
+        self, 'key', into, (d, g, h), ('embed', 'kv_heads', 'head_width')
+    )
+    w_value = _parameter(
+        self, 'value', into, (d, g, h), ('embed', 'kv_heads', 'head_width')
+    )
+    w_out = _parameter(
+        self, 'out', _fan_in((0, 1), 2), (n, h, d),
+        ('heads', 'head_width', 'embed'),
+    )
+
+    def project(w):
+      return jnp.einsum('bld,dnh->blnh', x, w.astype(self.dtype))
+
+    def norm(name):
+      return RMSNorm(c.norm_epsilon, 'head_width', name=name)
+
+    query = rotate(norm('query_norm')(project(w_query)), angles)
+    key = rotate(norm('key_norm')(project(w_key)), angles)
+    value = project(w_value)
+    if cache is not None:
+      rows = jnp.arange(x.shape[0])[:, None]
+      key = cache[0].at[rows, slots].set(key.astype(cache[0].dtype))
+      value = cache[1].at[rows, slots].set(value.astype(cache[1].dtype))
+      cache = (key, value)
+    attended = jax.nn.dot_product_attention(
+        query,
+        key.astype(self.dtype),
+        value.astype(self.dtype),
+        mask=mask,
+        scale=c.query_scale**-0.5,
+        implementation='xla',
+    )
+    out = jnp.einsum('blnh,nhd->bld', attended, w_out.astype(self.dtype))
+    return out, cache
+
+
+class MLP(nn.Module):
+  """GeGLU with the tanh approximation of GELU."""
+
+  config: gemma3_config.Gemma3Config
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps [B, L, D] to [B, L, D]."""
+    d, f = self.config.embed_dim, self.config.mlp_dim
+    into, out_of = (d, f), (f, d)
+    gate = _parameter(self, 'gate', _fan_in(0, 1), into, ('embed', 'mlp'))
+    up = _parameter(self, 'up', _fan_in(0, 1), into, ('embed', 'mlp'))
+    down = _parameter(self, 'down', _fan_in(0, 1), out_of, ('mlp', 'embed'))
+    gated = nn.gelu(x @ gate.astype(self.dtype), approximate=True)
+    hidden = gated * (x @ up.astype(self.dtype))
+    hidden = nn.with_logical_constraint(hidden, ('batch', 'length', 'mlp'))
+    return hidden @ down.astype(self.dtype)
+
+
+class Layer(nn.Module):
+  """One transformer block: norms before and after attention and MLP."""
+
+  config: gemma3_config.Gemma3Config
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x, angles, mask, cache, slots):
+    """Maps x [B, L, D] and this layer's cache; see Attention."""
+
+    def norm(name, y):
+      return RMSNorm(self.config.norm_epsilon, 'norm', name=name)(y)
+
+    attended, cache = Attention(self.config, self.dtype, name='attention')(
+        norm('pre_attention_norm', x), angles, mask, cache, slots
+    )
+    x = x + norm('post_attention_norm', attended)
+    hidden = MLP(self.config, self.dtype, name='mlp')(norm('pre_mlp_norm', x))
+    x = x + norm('post_mlp_norm', hidden)
+    return nn.with_logical_constraint(x, ('batch', 'length', 'embed_act')), cache

@@ -1,0 +1,88 @@
+"""Gradient transformations from the config."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from kd.core import errors
+from kd.core import registry
+from kd.core import types
+from kd.optimizers import schedules
+
+OPTIMIZERS = registry.Registry('optimizer')
+# Fields of `optimizer` that are no argument of the named builder.
+COMMON = ('lr', 'clip_norm', 'micro_batches')
+
+
+def decay_mask(params: types.PyTree) -> types.PyTree:
+  """True for the parameters that weight decay shrinks: all but norms."""
+
+  def decayed(path, leaf):
+    del leaf
+    return path[-1].key != 'scale'
+
+  return jax.tree_util.tree_map_with_path(decayed, params)
+
+
+@OPTIMIZERS.register('adamw')
+def adamw(learning_rate, *, weight_decay: float, b1: float, b2: float,
+          epsilon: float) -> optax.GradientTransformation:
+  """AdamW (arXiv 1711.05101)."""
+  for name, value in (('b1', b1), ('b2', b2)):
+    if not 0 <= value < 1:
+      raise errors.ConfigError(
+          f'optimizer.{name}', f'found {value}', legal='[0, 1)'
+      )
+  return optax.adamw(
+      learning_rate, b1=b1, b2=b2, eps=epsilon, weight_decay=weight_decay,
+      mask=decay_mask,
+  )
+
+
+@OPTIMIZERS.register('adafactor')
+def adafactor(learning_rate, *, weight_decay: float, decay_rate: float,
+              clip_update: float,
+              scale_by_parameter: bool) -> optax.GradientTransformation:
+  """Adafactor (arXiv 1804.04235) without momentum."""
+  return optax.adafactor(
+      learning_rate,
+      decay_rate=decay_rate,
+      clipping_threshold=clip_update,
+      multiply_by_parameter_scale=scale_by_parameter,
+      weight_decay_rate=weight_decay or None,
+      weight_decay_mask=decay_mask,
+  )
+
+
+def build(
+    spec: Mapping[str, Any], steps: int
+) -> tuple[optax.GradientTransformation, schedules.Schedule]:
+  """The optimizer and its learning rate.
+
+  Args:
+    spec: the config's `optimizer`.
+    steps: updates of the whole run, the end of decays.
+
+  Returns:
+    The transformation, and the rate at update number 0, 1, ...
+
+  Raises:
+    ConfigError: a name, an argument or a value is not legal.
+  """
+  for key in ('name',) + COMMON:
+    if key not in spec:
+      raise errors.ConfigError(f'optimizer.{key}', 'missing')
+  if not spec['clip_norm'] >= 0:
+    raise errors.ConfigError(
+        'optimizer.clip_norm', f'found {spec["clip_norm"]}', legal='0 or more'
+    )
+  rate = schedules.SCHEDULES.build(spec['lr'], 'optimizer.lr', steps)
+  named = {k: v for k, v in spec.items() if k not in COMMON}
+  transformation = OPTIMIZERS.build(named, 'optimizer', rate)
+  if spec['clip_norm'] > 0:
+    transformation = optax.chain(
+        optax.clip_by_global_norm(spec['clip_norm']), transformation
+    )
+  return transformation, rate

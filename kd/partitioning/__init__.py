@@ -1,0 +1,1 @@
+"""Device meshes and the rules from logical axes to mesh axes."""

@@ -1,0 +1,62 @@
+"""The device mesh that the config asks for."""
+
+from collections.abc import Mapping, Sequence
+import math
+
+import jax
+import numpy as np
+
+from kd.core import errors
+
+AXES = ('data', 'fsdp', 'tensor')
+
+
+def resolve(sizes: Mapping[str, int], device_count: int) -> dict[str, int]:
+  """Fills in the axis that is -1.
+
+  Args:
+    sizes: devices by axis of AXES; at most one is -1.
+    device_count: devices there are.
+
+  Returns:
+    The sizes, whose product is device_count.
+
+  Raises:
+    ConfigError: they do not multiply to it.
+  """
+  for axis in AXES:
+    if sizes[axis] == 0 or sizes[axis] < -1:
+      raise errors.ConfigError(
+          f'mesh.{axis}', f'found {sizes[axis]}', legal='1, 2, ... or -1'
+      )
+  free = [axis for axis in AXES if sizes[axis] == -1]
+  if len(free) > 1:
+    raise errors.ConfigError(
+        f'mesh.{free[1]}', f'found -1, and mesh.{free[0]} is -1 too',
+        legal='-1 in one axis',
+    )
+  resolved = {axis: sizes[axis] for axis in AXES}
+  taken = math.prod(s for s in resolved.values() if s != -1)
+  if free and device_count % taken == 0:
+    resolved[free[0]] = device_count // taken
+    taken = device_count
+  if taken != device_count:
+    shape = ' x '.join(f'{axis} {sizes[axis]}' for axis in AXES)
+    raise errors.ConfigError(
+        'mesh', f'{shape} does not make {device_count} devices',
+        legal=f'sizes whose product is {device_count}, one of them may be -1',
+    )
+  return resolved
+
+
+def make(sizes: Mapping[str, int],
+         devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
+  """The mesh over these devices; see resolve for `sizes` and errors."""
+  shape = resolve(sizes, len(devices))
+  # Auto axes: linen's logical constraints fail under Explicit ones.
+  return jax.make_mesh(
+      tuple(shape[axis] for axis in AXES),
+      AXES,
+      axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
+      devices=np.asarray(devices),
+  )

@@ -1,0 +1,1 @@
+"""Teachers: what they say about a batch, as types.Targets."""

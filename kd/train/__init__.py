@@ -1,0 +1,1 @@
+"""Resolving a config, the update step, and the loop around it."""

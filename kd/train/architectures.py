@@ -1,0 +1,131 @@
+"""Which model a config means: its sizes, from a variant or from weights."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import os
+from typing import Any
+
+from absl import logging
+
+from configs import models
+from kd.checkpoints import weights
+from kd.core import errors
+from kd.models import gemma3_config
+
+KINDS = ('random', 'teacher', 'hf', 'gguf', 'workdir')
+RUN_FILE = 'run.json'
+
+
+def from_workdir(folder: str, path: str) -> gemma3_config.Gemma3Config:
+  """Sizes of the student that another run trained.
+
+  Raises:
+    ConfigError: the folder holds no run.
+  """
+  file = os.path.join(folder, RUN_FILE)
+  if not os.path.isfile(file):
+    raise errors.ConfigError(
+        path, f'{folder!r} holds no {RUN_FILE}', legal='the workdir of a run'
+    )
+  with open(file, encoding='utf-8') as f:
+    fields = json.load(f)['student']
+  fields['layer_kinds'] = tuple(fields['layer_kinds'])
+  return gemma3_config.Gemma3Config(**fields)
+
+
+def _check_layers(layers: Sequence[int], count: int, path: str) -> None:
+  rising = all(a < b for a, b in zip(layers, layers[1:]))
+  whole = all(isinstance(i, int) and 0 <= i < count for i in layers)
+  if not rising or not whole:
+    raise errors.ConfigError(
+        path, f'found {tuple(layers)}', legal=f'rising numbers from 0 to '
+        f'{count - 1}, the layers of init'
+    )
+
+
+def _check_variant(config, variant, path):
+  """A variant beside weights must be theirs in every size."""
+  if not variant:
+    return
+  named = gemma3_config.from_variant(variant, models.VARIANTS, path)
+  # The two constants below are the file's to say: copies of one model differ.
+  flexible = {'vocab_size', 'context'}
+  different = [
+      f'{f.name} {getattr(config, f.name)} (variant: {getattr(named, f.name)})'
+      for f in dataclasses.fields(config)
+      if f.name not in flexible
+      and getattr(config, f.name) != getattr(named, f.name)
+  ]
+  if different:
+    raise errors.ConfigError(
+        path, f'the weights are not {variant!r}: {", ".join(different)}',
+        legal="'' to take what the weights say",
+    )
+
+
+def source_config(
+    spec: Mapping[str, Any],
+    path: str,
+    teacher: gemma3_config.Gemma3Config | None,
+) -> gemma3_config.Gemma3Config:
+  """Sizes of the model that `init` names, before layers are dropped.
+
+  Args:
+    spec: the config's `student` or `teacher`.
+    path: 'student' or 'teacher'.
+    teacher: the teacher's sizes, for a student with init 'teacher'.
+
+  Raises:
+    ConfigError: `init` is not legal, or nothing is there.
+  """
+  kind, _, where = spec['init'].partition(':')
+  if kind not in KINDS or (path == 'teacher' and kind in KINDS[:2]):
+    legal = 'hf:DIR, gguf:FILE, workdir:DIR'
+    if path == 'student':
+      legal = f'random, teacher, {legal}'
+    raise errors.ConfigError(
+        f'{path}.init', f'found {spec["init"]!r}', legal=legal,
+        nearest=errors.nearest(kind, KINDS),
+    )
+  if kind == 'random':
+    return gemma3_config.from_variant(
+        spec['variant'], models.VARIANTS, f'{path}.variant'
+    )
+  if kind == 'teacher':
+    if teacher is None:
+      raise errors.ConfigError(
+          f'{path}.init', "found 'teacher', and there is no teacher",
+          legal="teacher.source='live'",
+      )
+    config = teacher
+  elif kind == 'workdir':
+    config = from_workdir(where, f'{path}.init')
+  else:
+    config = weights.model_config(spec['init'], f'{path}.init')
+  _check_variant(config, spec['variant'], f'{path}.variant')
+  return config
+
+
+def student_config(
+    spec: Mapping[str, Any], source: gemma3_config.Gemma3Config
+) -> gemma3_config.Gemma3Config:
+  """The student's sizes: those of its source, with the layers it keeps.
+
+  Raises:
+    ConfigError: keep_layers is not legal.
+  """
+  if not spec['keep_layers']:
+    return source
+  path = 'student.keep_layers'
+  if spec['init'] == 'random':
+    raise errors.ConfigError(
+        path, f'found {tuple(spec["keep_layers"])} with init random',
+        legal='() where there are no weights to keep',
+    )
+  _check_layers(spec['keep_layers'], source.num_layers, path)
+  kept = source.keep_layers(spec['keep_layers'])
+  warning = weights.pattern_warning(kept)
+  if warning:
+    logging.warning('%s: %s', path, warning)
+  return kept

@@ -1,0 +1,106 @@
+"""Parameters of students and teachers, placed on the mesh."""
+
+import functools
+import os
+
+import jax
+import jax.numpy as jnp
+
+from kd.checkpoints import manager
+from kd.checkpoints import weights
+from kd.core import errors
+from kd.core import types
+from kd.models import gemma3
+from kd.train import resolve
+
+
+def abstract(model: resolve.Model) -> types.PyTree:
+  """Shapes and shardings of the model's parameters."""
+  shapes = gemma3.unbox(gemma3.abstract_params(model.module))
+  return jax.tree.map(
+      lambda leaf, sharding: jax.ShapeDtypeStruct(
+          leaf.shape, leaf.dtype, sharding=sharding
+      ),
+      shapes,
+      model.shardings,
+  )
+
+
+def restore(workdir: str, model: resolve.Model, which: str,
+            path: str) -> types.PyTree:
+  """The parameters that a run has saved.
+
+  Args:
+    workdir: the run's folder.
+    model: whose they are; keep_layers is not looked at.
+    which: 'last' or 'best'.
+    path: the config path that names the workdir, for the message.
+
+  Raises:
+    ConfigError: there is no checkpoint, or it is of another model.
+  """
+  folder = os.path.join(workdir, manager.FOLDER)
+  if not os.path.isdir(folder):
+    raise errors.ConfigError(
+        path, f'{workdir!r} holds no {manager.FOLDER}',
+        legal='the workdir of a run that has saved',
+    )
+  saved = manager.Manager(workdir, keep=1, read_only=True)
+  step = saved.best_step() if which == 'best' else saved.latest_step()
+  if step is None:
+    raise errors.ConfigError(path, f'{folder!r} holds no {which} checkpoint')
+  items, _ = saved.restore(step, {'params': abstract(model)})
+  saved.close()
+  return items['params']
+
+
+def _from_workdir(model, path):
+  """Another run's parameters; layers are dropped once they are here."""
+  where = model.init.partition(':')[2]
+  if not model.keep_layers:
+    return restore(where, model, 'last', path)
+  whole = gemma3.Gemma3(model.source, model.module.dtype, model.module.remat)
+  shapes = gemma3.unbox(gemma3.abstract_params(whole))
+  # The stacked axis of layers is never split, so a leaf's sharding is the
+  # same however many layers it holds; leaves that only one tree has are few.
+  placed = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes
+  )
+  source = resolve.Model(
+      whole, model.init, model.source, (), jax.tree.map(lambda _: None, placed)
+  )
+  params = restore(where, source, 'last', path)
+  kept = weights.layers_from(params, model.source, model.keep_layers)
+  return jax.device_put(kept, model.shardings)
+
+
+def load(model: resolve.Model, seed: int, path: str,
+         teacher_params: types.PyTree | None) -> types.PyTree:
+  """Parameters as `init` says, float32, on their devices.
+
+  Args:
+    model: whose they are.
+    seed: of random ones.
+    path: the config path of `init`, for messages.
+    teacher_params: the teacher's, for init 'teacher'.
+
+  Raises:
+    ConfigError: the source lacks a tensor or holds one of another shape.
+  """
+  kind = model.init.partition(':')[0]
+  if kind == 'random':
+    init = functools.partial(gemma3.init_params, model.module)
+    return jax.jit(init, out_shardings=model.shardings)(jax.random.key(seed))
+  if kind == 'teacher':
+    kept = teacher_params
+    if model.keep_layers:
+      kept = weights.layers_from(
+          teacher_params, model.source, model.keep_layers
+      )
+    # A copy: the student's buffers are given up at each update.
+    return jax.device_put(jax.tree.map(jnp.copy, kept), model.shardings)
+  if kind == 'workdir':
+    return _from_workdir(model, path)
+  return weights.load(
+      model.init, model.module, model.shardings, model.keep_layers
+  )

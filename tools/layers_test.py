@@ -1,0 +1,138 @@
+"""Each rule, shown to let good code pass and to name what breaks it."""
+
+import os
+
+import pytest
+
+from tools import layers
+
+_ROOM = 'kd_room(name = "x", deps = [%s], test_deps = [%s])'
+
+
+def _write(root, files):
+  for path, text in files.items():
+    path = os.path.join(root, path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, 'w', encoding='utf-8') as f:
+      f.write(text)
+
+
+@pytest.fixture
+def house(tmp_path):
+  """A small house without violations."""
+  rooms = {
+    'kd/core': ('', ''),
+    'kd/metrics': ('"//kd/core"', ''),
+    'kd/models': ('"//kd/core"', ''),
+    'kd/losses': ('"//kd/core"', '"//configs"'),
+    'kd/input_pipeline': ('"//kd/core"', '"//data"'),
+    'configs': ('"//kd/core", "//data"', ''),
+    'data': ('"//kd/core", "//kd/input_pipeline"', ''),
+    'tests': ('"//kd/core", "//kd/losses", "//kd/models"', ''),
+    'tests/oracles': ('', ''),
+  }
+  suite = ', '.join(f'"//{room}:all_tests"' for room in rooms)
+  files = {
+    'BUILD': f'test_suite(name = "tests", tests = [{suite}])',
+    'kd/BUILD': 'kd_library(name = "kd", srcs = ["__init__.py", "main.py"], '
+    'deps = ["//configs", "//data", "//kd/losses"])',
+    'kd/__init__.py': '',
+    'kd/main.py': 'import configs\nfrom kd.losses import sums\n',
+    'kd/core/errors.py': 'import os\n',
+    'kd/metrics/writers.py': 'def f():\n  from clu import metric_writers\n',
+    'kd/models/block.py': 'from flax import linen as nn\n',
+    'kd/losses/sums.py': 'import jax.numpy\nfrom kd.core import errors\n',
+    'kd/losses/sums_test.py': 'from configs import base\n',
+    'kd/input_pipeline/rows.py': 'def f():\n  import seqio\n',
+    'configs/base.py': 'import data\n',
+    'data/__init__.py': '',
+    'data/tasks.py': 'import seqio\nfrom kd.input_pipeline import rows\n',
+    'tests/parity_test.py': 'from kd.models import block\n',
+    'tests/oracles/logits.py': 'import torch\n',
+  }
+  for room, deps in rooms.items():
+    files[f'{room}/BUILD'] = _ROOM % deps
+    if room != 'tests/oracles':
+      files[f'{room}/__init__.py'] = ''
+  _write(tmp_path, files)
+  return tmp_path
+
+
+def test_good_house_passes(house):
+  assert layers.violations(house) == []
+
+
+@pytest.mark.parametrize(
+  'path, text, expected',
+  [
+    # Against the order of the rooms, in code and in tests.
+    ('kd/core/x.py', 'from kd.losses import sums', 'core may import: kd.core'),
+    ('kd/core/x_test.py', 'import kd.losses.sums', 'core may import: kd.core'),
+    (
+      'kd/losses/x.py',
+      'from kd.models import block',
+      'imports kd.models.block',
+    ),
+    ('kd/losses/x.py', 'from configs import base', 'imports configs.base'),
+    ('kd/losses/x.py', 'def f():\n  import tests', 'imports tests'),
+    (
+      'kd/main.py',
+      'import experiments.quickstart',
+      'imports experiments.quick',
+    ),
+    ('configs/x.py', 'from kd.losses import sums', 'imports kd.losses.sums'),
+    ('data/x.py', 'from kd.losses import sums', 'imports kd.losses.sums'),
+    ('kd/novel/x.py', '', 'novel is in no layer'),
+    # Libraries that have their place.
+    ('kd/losses/x.py', 'import flax.linen as nn', 'imports flax.linen; only'),
+    ('kd/losses/x.py', 'def f():\n  import seqio', 'imports seqio; only'),
+    ('kd/losses/x.py', 'import torch', 'imports torch: only scripts'),
+    ('tests/x_test.py', 'def f():\n  import transformers', 'only scripts'),
+    # Heavy imports at the top.
+    ('kd/input_pipeline/x.py', 'import seqio', 'at the top'),
+    ('kd/input_pipeline/x.py', 'if 1:\n  import tensorflow.io', 'at the top'),
+    ('kd/metrics/x.py', 'from clu import metric_writers', 'at the top'),
+    ('data/__init__.py', 'import tensorflow_datasets as tfds', 'at the top'),
+    ('configs/x.py', 'from data import tasks', 'which loads seqio'),
+    # Style.
+    ('kd/core/x.py', 'from . import errors', 'imports relatively'),
+    ('kd/core/x.py', 'from kd.core.errors import Bad', 'imports the name Bad'),
+    ('kd/core/x.py', '#\n' * 401, '401 lines; at most 400'),
+    ('kd/core/deep/x.py', '', 'kd/core/deep/__init__.py is missing'),
+    # Bazel.
+    ('kd/train/x.py', '', 'kd/train/x.py: no target in a BUILD file has it'),
+    ('kd/x.py', '', 'kd/x.py: no target in a BUILD file has it'),
+    ('tools/x_test.py', '', 'no target in a BUILD file has it'),
+    (
+      'kd/losses/x.py',
+      'import kd.metrics.writers',
+      'kd/losses/x.py:1: imports kd.metrics.writers; '
+      'add "//kd/metrics" to deps in kd/losses/BUILD',
+    ),
+    ('kd/core/x_test.py', 'import configs.base', '"//configs" to test_deps in'),
+  ],
+)
+def test_violation_is_named(house, path, text, expected):
+  _write(house, {path: text})
+  found = layers.violations(house)
+  assert any(line.startswith(path) and expected in line for line in found)
+
+
+def test_test_dependency_does_not_serve_the_library(house):
+  _write(house, {'kd/input_pipeline/x.py': 'def f():\n  import data\n'})
+  assert any('"//data" to deps' in line for line in layers.violations(house))
+
+
+def test_package_missing_from_the_suite(house):
+  text = (house / 'BUILD').read_text()
+  (house / 'BUILD').write_text(text.replace('"//kd/losses:all_tests", ', ''))
+  assert layers.violations(house) == [
+    'kd/losses/sums_test.py: BUILD: //:tests lacks //kd/losses:all_tests'
+  ]
+
+
+def test_exit_code_and_last_line(house, capsys):
+  assert layers.main([str(house)]) == 0
+  _write(house, {'kd/losses/x.py': 'import torch'})
+  assert layers.main([str(house)]) == 1
+  assert capsys.readouterr().out.splitlines()[-1] == 'layers: 1 violations'

@@ -1,0 +1,47 @@
+"""Runs pytest on the files named in argv, the way Bazel asks for it."""
+
+import faulthandler
+import os
+import sys
+
+# Python puts this file's real folder first on the path, past the symlink:
+# nothing in tools/ is meant to be imported by a bare name.
+_HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path[:] = [p for p in sys.path if p != _HERE]
+
+import pytest  # noqa: E402 - must follow the line above.
+
+_ORACLES = os.path.join('..', 'oracles', 'python')
+
+
+def _watch_for_time_out():
+  """Says where a test hangs, before Bazel ends it and loses pytest's output."""
+  limit = int(os.environ['TEST_TIMEOUT'])
+  seconds = max(1, limit - max(1, limit // 20))
+  stderr = os.fdopen(os.dup(2), 'w')
+  faulthandler.dump_traceback_later(seconds, file=stderr)
+
+
+def main(argv):
+  if 'TEST_TIMEOUT' in os.environ:
+    _watch_for_time_out()
+  # The real home is read-only in Bazel's sandbox.
+  os.environ['HOME'] = os.environ['TEST_TMPDIR']
+  if os.path.exists(_ORACLES):
+    with open(_ORACLES, encoding='utf-8') as f:
+      os.environ['KD_ORACLES_PYTHON'] = f.read().strip()
+  args = ['-c', 'pyproject.toml', '--rootdir=.', '-p', 'no:cacheprovider']
+  args += ['-q', '--color=no', '-rfEs']
+  args += [f'--junitxml={os.environ["XML_OUTPUT_FILE"]}']
+  args += [f'--basetemp={os.environ["TEST_TMPDIR"]}/pytest']
+  only = os.environ.get('TESTBRIDGE_TEST_ONLY')  # From --test_filter.
+  if only:
+    args += ['-k', only]
+  code = pytest.main(args + argv)
+  if only and code == pytest.ExitCode.NO_TESTS_COLLECTED:
+    return 0
+  return int(code)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,95 @@
+"""Reads the project's Python files: where they belong and what they import."""
+
+import ast
+import dataclasses
+import os
+
+TOP_PACKAGES = ('configs', 'data', 'experiments', 'kd', 'tests', 'tools')
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+  """One imported module.
+
+  Attributes:
+    module: its full name; of `from a import b`, 'a.b' where that is a module of
+      the project or where `a` is not the project's, else 'a'.
+    line: where the statement is.
+    lazy: whether it waits for a function to be called.
+    name: what a first-party `from` statement takes that is not a module.
+  """
+
+  module: str
+  line: int
+  lazy: bool
+  name: str = ''
+
+  def within(self, prefix):
+    return self.module == prefix or self.module.startswith(f'{prefix}.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """One file: its path below the root, its lines, and what it imports."""
+
+  path: str
+  line_count: int
+  imports: tuple[Import, ...]
+
+  @property
+  def unit(self):
+    """'core' for kd/core/..., 'main' for kd/*.py, else the top folder."""
+    parts = self.path.split('/')
+    if parts[0] != 'kd':
+      return parts[0]
+    return parts[1] if len(parts) > 2 else 'main'
+
+  @property
+  def is_test(self):
+    return self.path.endswith(('_test.py', 'conftest.py'))
+
+
+def read(root):
+  """Returns every Source of the checkout at `root`, sorted by path."""
+  found = []
+  for folder, folders, files in os.walk(root):
+    folders[:] = sorted(
+      f for f in folders if not f.startswith(('.', 'bazel-', '__', 'venv'))
+    )
+    for name in sorted(files):
+      if name.endswith('.py'):
+        path = os.path.relpath(os.path.join(folder, name), root)
+        found.append(_source(root, path.replace(os.sep, '/')))
+  return found
+
+
+def _source(root, path):
+  with open(os.path.join(root, path), encoding='utf-8') as f:
+    text = f.read()
+  imports = tuple(_imports(root, ast.parse(text, path), lazy=False))
+  return Source(path, len(text.splitlines()), imports)
+
+
+def _imports(root, node, lazy):
+  """Yields the imports at and below one node of the syntax tree."""
+  if isinstance(node, ast.Import):
+    for alias in node.names:
+      yield Import(alias.name, node.lineno, lazy)
+  elif isinstance(node, ast.ImportFrom):
+    for alias in node.names:
+      yield _taken(
+        root, '.' * node.level + (node.module or ''), alias, node, lazy
+      )
+  lazy = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+  for child in ast.iter_child_nodes(node):
+    yield from _imports(root, child, lazy)
+
+
+def _taken(root, parent, alias, node, lazy):
+  inner = f'{parent}.{alias.name}'
+  if parent.split('.')[0] not in TOP_PACKAGES:
+    return Import(inner, node.lineno, lazy)
+  path = os.path.join(root, *inner.split('.'))
+  if os.path.isdir(path) or os.path.exists(f'{path}.py'):
+    return Import(inner, node.lineno, lazy)
+  return Import(parent, node.lineno, lazy, name=alias.name)
