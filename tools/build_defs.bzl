@@ -32,9 +32,9 @@ def kd_test(name, srcs, deps = [], data = [], oracles = False, tags = [], **kwar
         name = name,
         srcs = srcs + ["//:conftest.py", "//tools:pytest_main.py"],
         main = "//tools:pytest_main.py",
-        deps = deps,
+        deps = deps + (["//tests/oracles"] if oracles else []),
         data = data + ["//:pyproject.toml"] +
-               (["//tests/oracles", "@oracles//:python"] if oracles else []),
+               (["@oracles//:python"] if oracles else []),
         args = ["%s/%s" % (package, s) for s in srcs],
         tags = tags + (["oracles"] if oracles else []),
         python_version = "PY3",

@@ -45,6 +45,11 @@ class Source:
     return parts[1] if len(parts) > 2 else 'main'
 
   @property
+  def module(self):
+    path = self.path.removesuffix('.py').removesuffix('/__init__')
+    return path.replace('/', '.')
+
+  @property
   def is_test(self):
     return self.path.endswith(('_test.py', 'conftest.py'))
 

@@ -5,8 +5,10 @@ import hashlib
 import json
 import os
 
+from etils import epath
 import tensorflow_datasets as tfds
 
+from data import sources
 from kd.core import errors
 
 _SOURCE = ('https://raw.githubusercontent.com/openai/grade-school-math/'
@@ -16,25 +18,12 @@ _SOURCE = ('https://raw.githubusercontent.com/openai/grade-school-math/'
 HELD_OUT = 20
 
 
-def local_folder() -> str | None:
-  """`$KD_DATA_DIR/gsm8k` if it holds train.jsonl, else None."""
-  if 'KD_DATA_DIR' not in os.environ:
-    return None
-  folder = os.path.join(os.path.expanduser(os.environ['KD_DATA_DIR']), 'gsm8k')
-  present = os.path.isfile(os.path.join(folder, 'train.jsonl'))
-  return folder if present else None
-
-
 def fingerprint() -> str:
   """Tells one source from another: 16 hex digits, without downloading."""
-  folder = local_folder()
   digest = hashlib.sha256(_SOURCE.encode())
-  if folder:
-    for name in ('train.jsonl', 'test.jsonl'):
-      path = os.path.join(folder, name)
-      if os.path.isfile(path):
-        with open(path, 'rb') as f:
-          digest.update(name.encode() + f.read())
+  for name, path in sources.gsm8k_files().items():
+    with open(path, 'rb') as f:
+      digest.update(name.encode() + f.read())
   return digest.hexdigest()[:16]
 
 
@@ -42,9 +31,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   """Splits: train and validation of the training file; test where present."""
 
   VERSION = tfds.core.Version('1.0.0')
+  # tfds finds checksums.tsv beside this file. Its own way of finding the file
+  # imports importlib_resources, which it does not require on this Python.
+  code_path = epath.Path(__file__)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return self.dataset_info_from_configs(
+    return tfds.core.DatasetInfo(
+        builder=self,
         description='Grade-school mathematics problems with worked steps.',
         homepage='https://github.com/openai/grade-school-math',
         features=tfds.features.FeaturesDict({
@@ -56,8 +49,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    folder = local_folder()
-    files = _local(folder) if folder else _download(dl_manager)
+    files = sources.gsm8k_files() or _download(dl_manager)
     splits = {
         'train': _examples(files['train.jsonl'], held_out=False),
         'validation': _examples(files['train.jsonl'], held_out=True),
@@ -68,13 +60,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, path):
     raise AssertionError(f'_split_generators reads {path} itself')
-
-
-def _local(folder: str) -> dict[str, str]:
-  """The files of a local copy by name."""
-  names = ('train.jsonl', 'test.jsonl')
-  paths = {name: os.path.join(folder, name) for name in names}
-  return {name: path for name, path in paths.items() if os.path.isfile(path)}
 
 
 def _download(dl_manager) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Training state on disk, through Orbax."""
 
 from collections.abc import Mapping
+import math
 import os
 from typing import Any
 
@@ -53,7 +54,10 @@ class Manager:
 
   def best_step(self) -> int | None:
     """The step with the lowest quality figure, if any was given one."""
-    return self._manager.best_step()
+    step = self._manager.best_step()
+    if step is None or math.isinf(self._manager.metrics(step)[_METRIC]):
+      return None
+    return step
 
   def save(self, step: int, items: Mapping[str, types.PyTree],
            position: Mapping[str, Any], quality: float | None) -> None:
@@ -68,7 +72,8 @@ class Manager:
     Raises:
       KdError: an earlier save failed, or this one could not begin.
     """
-    metrics = None if quality is None else {_METRIC: quality}
+    # What was not measured ranks last: Orbax warns at each save without one.
+    metrics = {_METRIC: math.inf if quality is None else quality}
     args = ocp.args.Composite(
         **{name: ocp.args.StandardSave(items[name]) for name in ITEMS},
         position=ocp.args.JsonSave(dict(position)),

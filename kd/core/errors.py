@@ -35,12 +35,16 @@ class ConfigError(KdError):
       nearest: the closest legal value, if one is close.
     """
     self.path = path
-    text = f'{path}: {found}'
+    self._rest = found
     if legal:
-      text += f'; legal: {legal}'
+      self._rest += f'; legal: {legal}'
     if nearest:
-      text += f'; did you mean {nearest!r}?'
-    super().__init__(text)
+      self._rest += f'; did you mean {nearest!r}?'
+    super().__init__(f'{path}: {self._rest}')
+
+  def within(self, path: str) -> 'ConfigError':
+    """The same error, its path being relative to `path`."""
+    return ConfigError(f'{path}.{self.path}', self._rest)
 
 
 class NonFiniteError(KdError):

@@ -11,7 +11,8 @@ class Registry:
   """Builders of one kind by name; each builder's signature is its schema.
 
   A builder's positional parameters are supplied by the code; its keyword-only
-  parameters are the config's fields beside `name`.
+  parameters are the config's fields beside `name`. It refuses a value with a
+  ConfigError whose path is the argument's name.
   """
 
   def __init__(self, kind: str):
@@ -68,4 +69,7 @@ class Registry:
     """Checks `spec`, then calls its builder with `args` and its arguments."""
     self.check(spec, path)
     arguments = {k: v for k, v in spec.items() if k != 'name'}
-    return self._builders[spec['name']](*args, **arguments)
+    try:
+      return self._builders[spec['name']](*args, **arguments)
+    except errors.ConfigError as e:
+      raise e.within(path) from e

@@ -30,8 +30,8 @@ class Tokenizer:
     bos_id: put in front of every text by the caller, never by `encode`.
     eos_id: ends a plain text.
     unk_id: stands for what the model cannot write.
-    start_of_turn_id: id of `<start_of_turn>`, None where absent.
-    end_of_turn_id: id of `<end_of_turn>`, None where absent.
+    start_of_turn_id: id as which `<start_of_turn>` is read in text, or None.
+    end_of_turn_id: the same of `<end_of_turn>`.
     stop_ids: the ids that end a generated answer.
     digest: sha256 (hex) of the pieces; equal digests mean equal ids.
   """
@@ -150,8 +150,8 @@ class Tokenizer:
     return index
 
   def _find(self, piece: str) -> int | None:
-    index = self._processor.piece_to_id(piece)
-    return None if self.pieces[index][0] != piece else index
+    ids = self._processor.encode(piece)
+    return ids[0] if len(ids) == 1 and self.pieces[ids[0]][0] == piece else None
 
 
 def _digest(pieces: Sequence[tuple[str, float, int]]) -> str:

@@ -36,10 +36,10 @@ def forward_kl(*, temperature: float):
   """Builds the forward KL term."""
   if not temperature > 0:
     raise errors.ConfigError(
-        'losses.*.temperature', f'found {temperature}', legal='above 0'
+        'temperature', f'found {temperature}', legal='above 0'
     )
 
   def per_token(logits):
-    return forward_kl_per_token(logits.student, logits.teacher, temperature)
+    return forward_kl_per_token(*logits.shared(), temperature)
 
   return per_token, True

@@ -47,12 +47,12 @@ def _project(hidden, unembedding):
 
 
 def _loss_logits(student, targets, hidden_t, labels):
-  """What terms read: both models' logits, cut to the ids they share."""
+  """What terms read; of the teacher only ids that the student has."""
   if targets is None:
     return terms_lib.Logits(student=student, teacher=None, labels=labels)
   shared = min(student.shape[-1], targets.unembedding.shape[0])
   return terms_lib.Logits(
-      student=student[..., :shared],
+      student=student,
       teacher=_project(hidden_t, targets.unembedding[:shared]),
       labels=labels,
   )
@@ -255,12 +255,10 @@ def statistics(hidden: Array, unembedding: Array,
     logits = _loss_logits(student, targets, hidden_t, labels)
     values = {'nll': task.negative_log_likelihood(student, labels)}
     if targets is not None:
-      values['kl'] = divergences.forward_kl_per_token(
-          logits.student, logits.teacher, 1.0
-      )
-      values['agreement'] = (
-          jnp.argmax(logits.student, -1) == jnp.argmax(logits.teacher, -1)
-      ).astype(jnp.float32)
+      pair = logits.shared()
+      values['kl'] = divergences.forward_kl_per_token(*pair, 1.0)
+      best = [jnp.argmax(x, -1) for x in pair]
+      values['agreement'] = (best[0] == best[1]).astype(jnp.float32)
     weighted = {
         k: jnp.where(weights != 0, v, 0.0) * weights for k, v in values.items()
     }

@@ -23,14 +23,22 @@ class Logits:
 
   Attributes:
     student: float32 [..., V].
-    teacher: float32 [..., V], or None without a teacher. Where the two models'
-      embeddings differ in padding rows, both are cut to the ids they share.
+    teacher: float32 [..., V_t], or None without a teacher.
     labels: int32 [...], the true next token.
   """
 
   student: types.Array
   teacher: types.Array | None
   labels: types.Array
+
+  def shared(self) -> tuple[types.Array, types.Array]:
+    """Student's and teacher's logits of the ids that both models have.
+
+    Embeddings of one tokenizer differ in padding rows; those that one model
+    lacks are left out before any softmax.
+    """
+    size = min(self.student.shape[-1], self.teacher.shape[-1])
+    return self.student[..., :size], self.teacher[..., :size]
 
 
 @dataclasses.dataclass(frozen=True)

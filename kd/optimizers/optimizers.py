@@ -33,7 +33,7 @@ def adamw(learning_rate, *, weight_decay: float, b1: float, b2: float,
   for name, value in (('b1', b1), ('b2', b2)):
     if not 0 <= value < 1:
       raise errors.ConfigError(
-          f'optimizer.{name}', f'found {value}', legal='[0, 1)'
+          name, f'found {value}', legal='[0, 1)'
       )
   return optax.adamw(
       learning_rate, b1=b1, b2=b2, eps=epsilon, weight_decay=weight_decay,

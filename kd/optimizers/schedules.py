@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
 import optax
 
 from kd.core import errors
@@ -12,11 +13,11 @@ Schedule = Callable[[int], float]
 SCHEDULES = registry.Registry('schedule')
 
 
-def _check(path, **values):
+def _check(**values):
   for key, value in values.items():
     if not value >= 0:
       raise errors.ConfigError(
-          f'{path}.{key}', f'found {value}', legal='0 or more'
+          key, f'found {value}', legal='0 or more'
       )
 
 
@@ -29,7 +30,7 @@ def _warm_up(peak, warmup_steps, then):
 def _decay_steps(steps, warmup_steps):
   if warmup_steps >= steps and steps > 0:
     raise errors.ConfigError(
-        'optimizer.lr.warmup_steps', f'found {warmup_steps}',
+        'warmup_steps', f'found {warmup_steps}',
         legal=f'below steps, {steps}',
     )
   return steps - warmup_steps
@@ -39,7 +40,7 @@ def _decay_steps(steps, warmup_steps):
 def warmup_cosine(steps: int, *, peak: float, warmup_steps: int,
                   final: float) -> Schedule:
   """Half a cosine (arXiv 1608.03983) from `peak` to `final` at the last."""
-  _check('optimizer.lr', peak=peak, warmup_steps=warmup_steps, final=final)
+  _check(peak=peak, warmup_steps=warmup_steps, final=final)
   decay = _decay_steps(steps, warmup_steps)
   share = final / peak if peak else 0.0
   return _warm_up(
@@ -51,7 +52,7 @@ def warmup_cosine(steps: int, *, peak: float, warmup_steps: int,
 def warmup_linear(steps: int, *, peak: float, warmup_steps: int,
                   final: float) -> Schedule:
   """A straight line from `peak` to `final` at the last update."""
-  _check('optimizer.lr', peak=peak, warmup_steps=warmup_steps, final=final)
+  _check(peak=peak, warmup_steps=warmup_steps, final=final)
   decay = _decay_steps(steps, warmup_steps)
   return _warm_up(
       peak, warmup_steps, optax.linear_schedule(peak, final, decay)
@@ -62,7 +63,7 @@ def warmup_linear(steps: int, *, peak: float, warmup_steps: int,
 def constant(steps: int, *, peak: float, warmup_steps: int) -> Schedule:
   """`peak` from the end of the warm-up on."""
   del steps
-  _check('optimizer.lr', peak=peak, warmup_steps=warmup_steps)
+  _check(peak=peak, warmup_steps=warmup_steps)
   return _warm_up(peak, warmup_steps, optax.constant_schedule(peak))
 
 
@@ -70,8 +71,12 @@ def constant(steps: int, *, peak: float, warmup_steps: int) -> Schedule:
 def inverse_sqrt(steps: int, *, peak: float, warmup_steps: int) -> Schedule:
   """`peak` x sqrt(warmup_steps / update) after the warm-up (1706.03762)."""
   del steps
-  _check('optimizer.lr', peak=peak, warmup_steps=warmup_steps)
+  _check(peak=peak, warmup_steps=warmup_steps)
   start = max(warmup_steps, 1)
-  return _warm_up(
-      peak, warmup_steps, lambda count: peak * (start / (count + start)) ** 0.5
-  )
+
+
+  def decay(count):
+    # Also evaluated, and thrown away, during the warm-up: count < 0 there.
+    return peak * (start / (jnp.maximum(count, 0) + start)) ** 0.5
+
+  return _warm_up(peak, warmup_steps, decay)

@@ -1,33 +1,22 @@
 """Batched decoding with a KV cache, in one loop on the device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 
-from flax import struct
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kd.core import errors
 from kd.core import types
 from kd.models import gemma3
-from kd.partitioning import rules
-
-Array = types.Array
-PyTree = types.PyTree
+from kd.sampling import loop
 
 # Prompts are padded to a power of two, so that few shapes are compiled.
 SMALLEST_BUCKET = 16
 
-# (logits float32 [B, V], rng) to ids int32 [B]. Ids that must never be produced
-# have a logit of minus infinity.
-Pick = Callable[[Array, Array], Array]
-
-
-def greedy(logits: Array, rng: Array) -> Array:
-  """The most likely id of each row of logits [B, V]: int32 [B]."""
-  del rng  # Nothing is drawn.
-  return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+# Equal decoders share what is compiled.
+_cast = jax.jit(loop.Loop.cast, static_argnums=0)
+_run = jax.jit(loop.Loop.run, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,27 +40,6 @@ class Completion:
     return not self.finished and not self.too_long
 
 
-@struct.dataclass
-class _State:
-  """What a step of the loop hands to the next.
-
-  Attributes:
-    step: int32, how many ids were picked for each row.
-    ids: int32 [B, T], the ids picked so far.
-    counts: int32 [B], how many of them come before the stop id.
-    finished: bool [B], whether a stop id was picked, or the row is a filler.
-    broken: bool [B], whether the row's logits are not finite.
-    cache: the model's, with all but the last of the ids.
-  """
-
-  step: Array
-  ids: Array
-  counts: Array
-  finished: Array
-  broken: Array
-  cache: gemma3.Cache
-
-
 class Decoder:
   """Answers prompts with one model; compiles once for each prompt bucket."""
 
@@ -83,7 +51,7 @@ class Decoder:
       pad_id: int,
       max_new_tokens: int,
       batch_size: int,
-      pick: Pick = greedy,
+      pick: loop.Pick = loop.greedy,
   ):
     """Builds the decoder.
 
@@ -104,34 +72,55 @@ class Decoder:
     """
     _check(model, vocab_size, max_new_tokens, batch_size)
     self._model = model
-    self._vocab_size = vocab_size
-    self._stop_ids = np.asarray(stop_ids, np.int32)
     self._pad_id = pad_id
-    self._max_new_tokens = max_new_tokens
     self._batch_size = batch_size
-    self._pick = pick
     self._longest_prompt = model.config.context - max_new_tokens
-    self._to_compute_type = jax.jit(self._cast)
-    self._decode = jax.jit(self._decode_batch)
+    self._loop = loop.Loop(
+        model, vocab_size, tuple(stop_ids), pad_id, max_new_tokens, pick
+    )
 
   def generate(
       self,
-      params: PyTree,
+      params: types.PyTree,
       prompts: Sequence[Sequence[int]],
-      rng: Array | None = None,
+      rng: types.Array | None = None,
       progress: Callable[[int, int], None] | None = None,
   ) -> list[Completion]:
-    """Answers prompts.
+    """Answers prompts; see `stream` for arguments and errors.
 
     Args:
-      params: of the model, float32, placed or sharded as they are.
-      prompts: ids of each, BOS included.
-      rng: what `pick` draws from; greedy needs none.
+      params: of the model.
+      prompts: ids of each.
+      rng: what `pick` draws from.
       progress: called after each batch with the number of prompts answered and
         the number of prompts.
 
     Returns:
       One Completion for each prompt, in the prompts' order.
+    """
+    completions = {}
+    for batch in self.stream(params, prompts, rng):
+      completions.update(batch)
+      if progress is not None:
+        progress(len(completions), len(prompts))
+    return [completions[i] for i in range(len(prompts))]
+
+  def stream(
+      self,
+      params: types.PyTree,
+      prompts: Sequence[Sequence[int]],
+      rng: types.Array | None = None,
+  ) -> Iterator[dict[int, Completion]]:
+    """Answers prompts batch by batch, the longest first.
+
+    Args:
+      params: of the model, float32, placed or sharded as they are.
+      prompts: ids of each, BOS included.
+      rng: what `pick` draws from; greedy needs none.
+
+    Yields:
+      The completions of a batch by their prompts' indices. Prompts that are too
+      long come first.
 
     Raises:
       ValueError: a prompt is empty or holds an id that the model lacks.
@@ -139,22 +128,21 @@ class Decoder:
     """
     self._check_prompts(prompts)
     rng = jax.random.key(0) if rng is None else rng
-    params = self._to_compute_type(params)
-    fits = [i for i, p in enumerate(prompts) if len(p) <= self._longest_prompt]
-    # Like lengths together; the longest first, since it decides the memory.
-    order = sorted(fits, key=lambda i: -len(prompts[i]))
-    completions = [Completion([], False, too_long=True)] * len(prompts)
-    for start in range(0, len(order), self._batch_size):
-      indices = order[start:start + self._batch_size]
+    # The longest first, since they decide the memory; like lengths together.
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    fits = [i for i in order if len(prompts[i]) <= self._longest_prompt]
+    too_long = order[:len(order) - len(fits)]
+    if too_long:
+      yield {i: Completion([], False, too_long=True) for i in too_long}
+    if not fits:
+      return
+    params = _cast(self._loop, params)
+    for start in range(0, len(fits), self._batch_size):
+      indices = fits[start:start + self._batch_size]
       answers = self._generate_batch(
           params, prompts, indices, jax.random.fold_in(rng, start)
       )
-      for index, answer in zip(indices, answers, strict=True):
-        completions[index] = answer
-      if progress is not None:
-        done = len(prompts) - len(order) + start + len(indices)
-        progress(done, len(prompts))
-    return completions
+      yield dict(zip(indices, answers, strict=True))
 
   def _generate_batch(self, params, prompts, indices, rng):
     longest = max(len(prompts[i]) for i in indices)
@@ -168,7 +156,7 @@ class Decoder:
       lengths[row] = len(prompts[index])
       tokens[row, :lengths[row]] = prompts[index]
     ids, counts, finished, broken = jax.device_get(
-        self._decode(params, tokens, lengths, filler, rng)
+        _run(self._loop, params, tokens, lengths, filler, rng)
     )
     if broken.any():
       row = int(np.argmax(broken))
@@ -187,114 +175,6 @@ class Decoder:
     while size < length:
       size *= 2
     return min(size, self._longest_prompt)
-
-  def _cast(self, params: PyTree) -> PyTree:
-    """The matrices in the activations' type, as the layers cast them.
-
-    Once, where the loop would read and cast the float32 ones at every token.
-    The norms' weights stay float32, since the layers use them so.
-    """
-
-    def cast(path, leaf):
-      is_norm = path[-1].key == 'scale'
-      return leaf if is_norm else leaf.astype(self._model.dtype)
-
-    return jax.tree_util.tree_map_with_path(cast, params)
-
-  def _decode_batch(self, params, tokens, lengths, filler, rng):
-    """Prefills the cache with [B, L] prompts and decodes until all have ended.
-
-    Args:
-      params: of the model, cast.
-      tokens: int32 [B, L], prompts padded on the right.
-      lengths: int32 [B], ids in each prompt.
-      filler: bool [B], rows that nobody asked for.
-      rng: for `pick`.
-
-    Returns:
-      ids int32 [B, T], counts [B] of them before the stop id, finished bool [B],
-      broken bool [B].
-    """
-    b, l = tokens.shape
-    cache = gemma3.empty_cache(
-        self._model.config, b, l + self._max_new_tokens, self._model.dtype
-    )
-    positions = jnp.broadcast_to(jnp.arange(l, dtype=jnp.int32), (b, l))
-    segment_ids = (positions < lengths[:, None]).astype(jnp.int32)
-    hidden, cache = self._model.apply(
-        {'params': params}, tokens, positions, segment_ids, cache
-    )
-    state = _State(
-        step=jnp.int32(0),
-        ids=jnp.full((b, self._max_new_tokens), self._pad_id, jnp.int32),
-        counts=jnp.zeros(b, jnp.int32),
-        finished=filler,
-        broken=jnp.zeros(b, bool),
-        cache=cache,
-    )
-    last = hidden[jnp.arange(b), lengths - 1]
-    state = self._append(params, rng, state, last)
-    state = jax.lax.while_loop(
-        self._goes_on, lambda s: self._step(params, lengths, rng, s), state
-    )
-    # Whole on every device, so that each process can read them.
-    return (
-        rules.constrain(state.ids, (None, None)),
-        rules.constrain(state.counts, (None,)),
-        rules.constrain(state.finished, (None,)),
-        rules.constrain(state.broken, (None,)),
-    )
-
-  def _goes_on(self, state: _State) -> Array:
-    return (
-        (state.step < self._max_new_tokens)
-        & ~jnp.all(state.finished)
-        & ~jnp.any(state.broken)
-    )
-
-  def _step(self, params, lengths, rng, state: _State) -> _State:
-    """Reads the last id of each row and picks the next."""
-    # A finished row goes on with pad tokens in its own cache; no one reads it.
-    last = state.step - 1
-    hidden, cache = self._model.apply(
-        {'params': params},
-        state.ids[:, last][:, None],
-        (lengths + last)[:, None],
-        jnp.ones_like(lengths)[:, None],
-        state.cache,
-    )
-    return self._append(
-        params, rng, state.replace(cache=cache), hidden[:, 0]
-    )
-
-  def _append(self, params, rng, state: _State, hidden: Array) -> _State:
-    """Picks an id for each row from its last hidden state [B, D]."""
-    logits, broken = self._logits(params, hidden)
-    broken &= ~state.finished
-    ids = self._pick(logits, jax.random.fold_in(rng, state.step))
-    ids = jnp.where(state.finished, self._pad_id, ids)
-    stops = jnp.any(ids[:, None] == self._stop_ids, axis=-1)
-    finished = state.finished | stops
-    return state.replace(
-        step=state.step + 1,
-        ids=state.ids.at[:, state.step].set(ids),
-        counts=state.counts + ~(finished | broken),
-        finished=finished,
-        broken=broken,
-    )
-
-  def _logits(self, params, hidden: Array) -> tuple[Array, Array]:
-    """Logits float32 [B, V] of hidden [B, D]; bool [B], which are not finite."""
-    logits = jnp.einsum(
-        'bd,vd->bv', hidden, params['embedding'],
-        preferred_element_type=jnp.float32,
-    )
-    logits = rules.constrain(logits, ('batch', 'vocab'))
-    # Rows beyond the tokenizer are untrained and may win. They are masked, not
-    # cut off, so that a vocabulary sharded evenly stays so.
-    is_id = jnp.arange(logits.shape[-1]) < self._vocab_size
-    broken = jnp.any(is_id & ~jnp.isfinite(logits), axis=-1)
-    return jnp.where(is_id, logits, -jnp.inf), broken
 
   def _check_prompts(self, prompts) -> None:
     vocab_size = self._model.config.vocab_size

@@ -1,7 +1,9 @@
 """Decoding against a full forward pass at every step, and its ends."""
 
 import dataclasses
+import functools
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ WINDOW = 8
 VOCAB = 40
 CONFIG = gemma3_config.Gemma3Config(
     embed_dim=16, mlp_dim=32, num_heads=4, num_kv_heads=2, head_dim=8,
-    vocab_size=VOCAB, layer_kinds=gemma3_config.published_kinds(7),
+    vocab_size=VOCAB, layer_kinds=('local', 'global', 'local'),
     window=WINDOW, context=128, query_scale=8.0, local_rope_base=10_000.0,
     global_rope_base=1_000_000.0, global_rope_factor=8.0, norm_epsilon=1e-6,
 )
@@ -31,17 +33,17 @@ def _model():
 
 @pytest.fixture(name='params', scope='module')
 def _params(model):
-  """Random norms too, so that a run does not settle on one id."""
-  params = gemma3.init_params(model, jax.random.key(0))
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  return jax.tree.unflatten(
-      tree,
-      [
-          x + 0.3 * jax.random.normal(k, x.shape)
-          for x, k in zip(leaves, keys, strict=True)
-      ],
+  """Strong norms, so that an answer does not settle on one id."""
+  params = jax.jit(gemma3.init_params, static_argnums=0)(
+      model, jax.random.key(0)
   )
+  rng = np.random.default_rng(1)
+
+  def disturb(path, leaf):
+    is_norm = path[-1].key == 'scale'
+    return leaf + is_norm * rng.normal(0, 3, leaf.shape).astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(disturb, params)
 
 
 def _prompts(lengths, seed=0):
@@ -55,18 +57,22 @@ def _decoder(model, stop_ids=(), tokens=20, batch=3, vocab=VOCAB):
   )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(model, params, *args):
+  return model.apply({'params': params}, *args)[0]
+
+
 def _full_forward(model, params, prompt, count, vocab=VOCAB):
   """The argmax of a whole forward pass for each new id, without a cache."""
   # One length, so that one program is compiled; what follows is masked out.
   length = 80
-  apply = jax.jit(model.apply)
   ids = list(prompt)
   for _ in range(count):
     tokens = np.zeros((1, length), np.int32)
     tokens[0, :len(ids)] = ids
     positions = np.arange(length, dtype=np.int32)[None]
-    hidden, _ = apply(
-        {'params': params}, tokens, positions,
+    hidden = _forward(
+        model, params, tokens, positions,
         (positions < len(ids)).astype(np.int32),
     )
     logits = np.asarray(hidden)[0, len(ids) - 1] @ params['embedding'].T
@@ -86,24 +92,27 @@ def test_equals_full_forward_for_mixed_lengths_past_the_window(model, params):
   assert done == [(3, 5), (5, 5)]
   # The oracle is telling: answers differ and are no repetition of one id.
   assert len({tuple(w) for w in wanted}) == 5
-  assert all(len(set(w)) > 3 for w in wanted)
-  alone = [_decoder(model, batch=1).generate(params, [p]) for p in prompts]
+  assert sum(len(set(w)) > 3 for w in wanted) >= 4
+  single = _decoder(model, batch=1)
+  alone = [single.generate(params, [p]) for p in prompts]
   assert [a[0].ids for a in alone] == wanted
 
 
 def test_ends_at_each_stop_id_and_tells_truncated_apart(model, params):
   prompts = _prompts([5, 9, 12, 3])
   free = [c.ids for c in _decoder(model).generate(params, prompts)]
-  # Two of the answers end by ids of their own, wherever these first appear.
-  stops = (free[0][4], free[1][6])
+  # Two ids that end answer 0 and answer 1, and that answer 3 never has.
+  stops = tuple(
+      next(i for i in free[row][3:] if i not in free[3]) for row in (0, 1)
+  )
   found = _decoder(model, stops).generate(params, prompts)
   for completion, ids in zip(found, free, strict=True):
     ends = [i for i, token in enumerate(ids) if token in stops]
     assert completion.finished == bool(ends)
     assert completion.truncated != completion.finished
     assert completion.ids == (ids[:ends[0]] if ends else ids)
-  assert found[0].finished and found[1].finished
-  assert len({c.finished for c in found}) == 2
+  assert found[0].finished and found[1].finished and found[3].truncated
+  assert len(set(stops)) == 2
 
 
 def test_stop_id_at_the_limit_counts_as_finished(model, params):
@@ -164,8 +173,7 @@ def test_non_finite_logits_are_an_error_that_names_the_prompt(model, params):
 
 def test_bfloat16_parameters_are_cast_as_the_layers_do(params):
   model = gemma3.build(CONFIG, 'bfloat16', 'none', 'student')
-  decoder = _decoder(model)
-  cast = decoder._to_compute_type(params)
+  cast = decode._cast(_decoder(model)._loop, params)
   assert cast['embedding'].dtype == jnp.bfloat16
   tokens = jnp.asarray(_prompts([30]))
   args = (tokens, jnp.arange(30)[None], jnp.ones_like(tokens))
@@ -186,29 +194,29 @@ def test_wrong_input_is_named(model, params):
 
 
 def test_one_program_serves_prompts_of_one_bucket(model, params):
-  decoder = _decoder(model, tokens=4)
-  decoder.generate(params, _prompts([17, 3, 20, 31, 25, 18, 32]))
-  decoder.generate(params, _prompts([30]))
-  assert decoder._decode._cache_size() == 1
+  before = decode._run._cache_size()
+  _decoder(model, tokens=4).generate(params, _prompts([17, 20, 31, 25, 32]))
+  _decoder(model, tokens=4).generate(params, _prompts([30]))
+  assert decode._run._cache_size() == before + 1
 
 
-def test_text_through_the_byte_tokenizer():
+@pytest.mark.parametrize('stop', ('eos_id', 'end_of_turn_id'))
+def test_text_through_the_byte_tokenizer(stop):
   tokenizer = tokenizers.load('bytes')
   config = dataclasses.replace(CONFIG, vocab_size=264)
   model = gemma3.build(config, 'float32', 'none', 'student')
-  params = gemma3.init_params(model, jax.random.key(3))
-  # With layers of zero weight the model is a table: hidden is the last id's
-  # embedding. Each id points at the next of 'hi' and the stop id.
-  params = jax.tree.map(jnp.zeros_like, params)
-  h, i = tokenizer.encode('hi')
-  last = tokenizer.encode('?')[0]
-  axes = np.eye(CONFIG.embed_dim)
-  table = np.zeros((264, CONFIG.embed_dim))
-  chain = [last, h, i, tokenizer.end_of_turn_id]
-  for step, (now, after) in enumerate(zip(chain, chain[1:], strict=False)):
-    table[now] += axes[step]
-    table[after] += 2 * axes[step]
-  params['embedding'] = jnp.asarray(table, jnp.float32)
+  # With layers of zero weight the hidden state is the last id's embedding. Rows
+  # of these inner products make each id of the chain point at the next.
+  chain = [*tokenizer.encode('?hi'), getattr(tokenizer, stop)]
+  products = np.diag(16.0 ** np.arange(4))
+  for k in range(3):
+    products[k, k + 1] = products[k + 1, k] = 2 * 16.0**k
+  table = np.zeros((264, CONFIG.embed_dim), np.float32)
+  table[chain, :4] = np.linalg.cholesky(products)
+  params = jax.tree.map(
+      lambda x: jnp.zeros(x.shape), nn.unbox(gemma3.abstract_params(model))
+  )
+  params['embedding'] = jnp.asarray(table)
   prompt = templates.encode_prompt(
       tokenizer, 'plain', templates.exchange('say hi?')
   )

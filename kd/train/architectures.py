@@ -1,12 +1,10 @@
 """Which model a config means: its sizes, from a variant or from weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import json
 import os
 from typing import Any
-
-from absl import logging
 
 from configs import models
 from kd.checkpoints import weights
@@ -32,16 +30,6 @@ def from_workdir(folder: str, path: str) -> gemma3_config.Gemma3Config:
     fields = json.load(f)['student']
   fields['layer_kinds'] = tuple(fields['layer_kinds'])
   return gemma3_config.Gemma3Config(**fields)
-
-
-def _check_layers(layers: Sequence[int], count: int, path: str) -> None:
-  rising = all(a < b for a, b in zip(layers, layers[1:]))
-  whole = all(isinstance(i, int) and 0 <= i < count for i in layers)
-  if not rising or not whole:
-    raise errors.ConfigError(
-        path, f'found {tuple(layers)}', legal=f'rising numbers from 0 to '
-        f'{count - 1}, the layers of init'
-    )
 
 
 def _check_variant(config, variant, path):
@@ -102,7 +90,7 @@ def source_config(
   elif kind == 'workdir':
     config = from_workdir(where, f'{path}.init')
   else:
-    config = weights.model_config(spec['init'], f'{path}.init')
+    config = weights.model_config(spec['init'])
   _check_variant(config, spec['variant'], f'{path}.variant')
   return config
 
@@ -123,9 +111,7 @@ def student_config(
         path, f'found {tuple(spec["keep_layers"])} with init random',
         legal='() where there are no weights to keep',
     )
-  _check_layers(spec['keep_layers'], source.num_layers, path)
+  weights.check_keep_layers(spec['keep_layers'], source.num_layers, path)
   kept = source.keep_layers(spec['keep_layers'])
-  warning = weights.pattern_warning(kept)
-  if warning:
-    logging.warning('%s: %s', path, warning)
+  weights.pattern_warning(kept)
   return kept

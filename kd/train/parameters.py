@@ -1,16 +1,17 @@
 """Parameters of students and teachers, placed on the mesh."""
 
+import dataclasses
 import functools
 import os
 
 import jax
-import jax.numpy as jnp
 
 from kd.checkpoints import manager
 from kd.checkpoints import weights
 from kd.core import errors
 from kd.core import types
 from kd.models import gemma3
+from kd.partitioning import rules
 from kd.train import resolve
 
 
@@ -54,24 +55,21 @@ def restore(workdir: str, model: resolve.Model, which: str,
   return items['params']
 
 
-def _from_workdir(model, path):
-  """Another run's parameters; layers are dropped once they are here."""
-  where = model.init.partition(':')[2]
-  if not model.keep_layers:
-    return restore(where, model, 'last', path)
-  whole = gemma3.Gemma3(model.source, model.module.dtype, model.module.remat)
-  shapes = gemma3.unbox(gemma3.abstract_params(whole))
-  # The stacked axis of layers is never split, so a leaf's sharding is the
-  # same however many layers it holds; leaves that only one tree has are few.
-  placed = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), shapes
+def _whole(model):
+  """The model that `init` names, with the layers that are dropped later."""
+  module = gemma3.Gemma3(
+      model.source, model.module.dtype, model.module.remat
   )
-  source = resolve.Model(
-      whole, model.init, model.source, (), jax.tree.map(lambda _: None, placed)
+  mesh = jax.tree.leaves(model.shardings)[0].mesh
+  shardings = rules.param_shardings(
+      mesh,
+      gemma3.logical_axes(module),
+      gemma3.unbox(gemma3.abstract_params(module)),
+      'student',
   )
-  params = restore(where, source, 'last', path)
-  kept = weights.layers_from(params, model.source, model.keep_layers)
-  return jax.device_put(kept, model.shardings)
+  return dataclasses.replace(
+      model, module=module, keep_layers=(), shardings=shardings
+  )
 
 
 def load(model: resolve.Model, seed: int, path: str,
@@ -91,16 +89,18 @@ def load(model: resolve.Model, seed: int, path: str,
   if kind == 'random':
     init = functools.partial(gemma3.init_params, model.module)
     return jax.jit(init, out_shardings=model.shardings)(jax.random.key(seed))
-  if kind == 'teacher':
-    kept = teacher_params
-    if model.keep_layers:
-      kept = weights.layers_from(
-          teacher_params, model.source, model.keep_layers
+  if kind == 'workdir' and not model.keep_layers:
+    return restore(model.init.partition(':')[2], model, 'last', path)
+  if kind in ('teacher', 'workdir'):
+    source = teacher_params
+    if kind == 'workdir':
+      source = restore(
+          model.init.partition(':')[2], _whole(model), 'last', path
       )
-    # A copy: the student's buffers are given up at each update.
-    return jax.device_put(jax.tree.map(jnp.copy, kept), model.shardings)
-  if kind == 'workdir':
-    return _from_workdir(model, path)
+    # Copies: the student's buffers are given up at each update.
+    return weights.layers_from(
+        source, model.source, model.keep_layers, model.shardings
+    )
   return weights.load(
       model.init, model.module, model.shardings, model.keep_layers
   )

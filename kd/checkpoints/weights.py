@@ -1,0 +1,279 @@
+"""Parameters from where `init` says: 'hf:DIR', 'gguf:FILE', or a teacher."""
+
+from collections.abc import Sequence
+import dataclasses
+import itertools
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd.checkpoints import gguf_weights
+from kd.checkpoints import hf_config
+from kd.checkpoints import huggingface
+from kd.checkpoints import names
+from kd.core import errors
+from kd.core import types
+from kd.models import gemma3
+from kd.models import gemma3_config
+
+PREFIXES = ('hf', 'gguf')
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """What an `init` names, without its weights having been read.
+
+  Attributes:
+    config: the model.
+    text: one line for people.
+  """
+
+  config: gemma3_config.Gemma3Config
+  text: str
+
+
+def is_file_init(init: str) -> bool:
+  """Whether `init` names weights in a file of another system."""
+  return init.split(':', 1)[0] in PREFIXES
+
+
+def _split(init: str) -> tuple[str, str]:
+  prefix, colon, place = init.partition(':')
+  if prefix not in PREFIXES or not colon or not place:
+    raise errors.ConfigError(
+        'init', f'found {init!r}', legal='hf:DIR, gguf:FILE',
+        nearest=errors.nearest(prefix, PREFIXES),
+    )
+  return prefix, place
+
+
+def _open(init: str) -> Any:
+  """The huggingface.Source or gguf_weights.Source that `init` names."""
+  prefix, place = _split(init)
+  module = huggingface if prefix == 'hf' else gguf_weights
+  return module.Source(place)
+
+
+def model_config(init: str) -> gemma3_config.Gemma3Config:
+  """The model in 'hf:DIR' or 'gguf:FILE'; reads config.json or a header.
+
+  Args:
+    init: as in the config.
+
+  Returns:
+    Its sizes and constants.
+
+  Raises:
+    ConfigError: the file is missing, damaged, or of another model.
+  """
+  prefix, place = _split(init)
+  if prefix == 'hf':
+    return hf_config.read(place)
+  return gguf_weights.Source(place).config
+
+
+def describe(init: str) -> Description:
+  """What `init` names; reads config.json and headers, and no weights."""
+  source = _open(init)
+  text = f'{source.file}: {len(source.shapes)} tensors'
+  if source.skipped:
+    text += f', and {len(source.skipped)} of vision that are left out'
+  return Description(source.config, text)
+
+
+def pattern_warning(config: gemma3_config.Gemma3Config) -> str:
+  """Warns, in the log, of layer kinds that some readers cannot load.
+
+  Args:
+    config: the model.
+
+  Returns:
+    The warning, '' if the kinds are as published.
+  """
+  if config.is_published_pattern:
+    return ''
+  kinds = ''.join(kind[0] for kind in config.layer_kinds)
+  text = (
+      f'layer kinds {kinds} (l: local, g: global) are not five local layers to '
+      'one global: llama.cpp, and whatever else derives the kind from a '
+      "layer's number, cannot load this model; transformers from 4.53 and "
+      'vLLM, which read layer_types, can'
+  )
+  logging.warning('%s', text)
+  return text
+
+
+def check_keep_layers(keep_layers: Sequence[int], num_layers: int,
+                      path: str) -> None:
+  """Raises ConfigError unless the indices rise within 0..num_layers - 1."""
+  legal = f'indices in rising order, 0 to {num_layers - 1}'
+  for i in keep_layers:
+    if not 0 <= i < num_layers:
+      raise errors.ConfigError(path, f'found {i}', legal=legal)
+  for i, j in itertools.pairwise(keep_layers):
+    if i >= j:
+      raise errors.ConfigError(path, f'found {i} before {j}', legal=legal)
+
+
+def _kept(config: gemma3_config.Gemma3Config,
+          keep_layers: Sequence[int]) -> tuple[int, ...]:
+  check_keep_layers(keep_layers, config.num_layers, 'student.keep_layers')
+  return tuple(keep_layers) or tuple(range(config.num_layers))
+
+
+def _check_config(source: Any, kept: Sequence[int],
+                  model: gemma3.Gemma3) -> None:
+  """Raises ConfigError if the module is not of the source's kept layers."""
+  found = dataclasses.asdict(source.config.keep_layers(kept))
+  wanted = dataclasses.asdict(model.config)
+  differ = [
+      f'{key} is {found[key]!r} there and {wanted[key]!r} in the model'
+      for key in found if found[key] != wanted[key]
+  ]
+  if differ:
+    raise errors.ConfigError(source.file, '; '.join(differ))
+
+
+def _check_tensors(source: Any) -> None:
+  """Raises ConfigError naming every tensor missing, extra or misshapen."""
+  wanted = {
+      t.name(source.layout): t.file_shape for t in names.tensors(source.config)
+  }
+  problems = [
+      f'{name} is missing, {list(shape)} expected'
+      for name, shape in wanted.items() if name not in source.shapes
+  ]
+  for name, shape in source.shapes.items():
+    if name not in wanted:
+      near = errors.nearest(name, wanted)
+      near = f' (nearest: {near})' if near else ''
+      problems.append(f'{name} {list(shape)} is no part of the model{near}')
+    elif shape != wanted[name]:
+      problems.append(
+          f'{name} has shape {list(shape)}, {list(wanted[name])} expected'
+      )
+  if problems:
+    raise errors.ConfigError(source.file, '; '.join(problems))
+
+
+def _by_leaf(
+    source_config: gemma3_config.Gemma3Config, kept: Sequence[int],
+) -> dict[tuple[str, ...], list[tuple[names.Tensor, names.Tensor]]]:
+  """For each parameter of the kept model, its (target, source) tensors."""
+  target_config = source_config.keep_layers(kept)
+  sources = names.tensors(source_config)
+  top = [t for t in sources if t.path[0] not in ('pattern', 'remainder')]
+  per_layer = (len(sources) - len(top)) // source_config.num_layers
+  chosen = list(top)
+  for i in kept:
+    start = len(top) + i * per_layer
+    chosen += sources[start:start + per_layer]
+  leaves = {}
+  for target, source in zip(names.tensors(target_config), chosen, strict=True):
+    leaves.setdefault(target.path, []).append((target, source))
+  return leaves
+
+
+def load(init: str, model: gemma3.Gemma3, shardings: types.PyTree | None,
+         keep_layers: Sequence[int]) -> types.PyTree:
+  """Reads parameters, tensor by tensor, into their shards.
+
+  Nothing is read before every tensor's name and shape is known to be right. At
+  most one parameter (for scanned layers: one of each group, stacked) is on the
+  host beside those already placed.
+
+  Args:
+    init: 'hf:DIR' or 'gguf:FILE'.
+    model: the module; its config is that of `init`, reduced to keep_layers.
+    shardings: a tree of jax.sharding.Sharding like the parameters, or None for
+      the default device.
+    keep_layers: indices of the source's layers that are kept, () for all.
+
+  Returns:
+    float32 parameters, in the tree of gemma3.init_params.
+
+  Raises:
+    ConfigError: a file is missing or damaged, a tensor is missing, extra or
+      misshapen, or the model is another.
+  """
+  source = _open(init)
+  kept = _kept(source.config, keep_layers)
+  _check_config(source, kept, model)
+  _check_tensors(source)
+  if source.skipped:
+    logging.info(
+        '%s: left out %d vision tensors', source.file, len(source.skipped)
+    )
+  params = {}
+  for path, pairs in _by_leaf(source.config, kept).items():
+    sharding = names.leaf(shardings, path) if shardings is not None else None
+    names.set_leaf(params, path, _place(_assemble(source, pairs), sharding))
+  return params
+
+
+def _assemble(source: Any,
+              pairs: list[tuple[names.Tensor, names.Tensor]]) -> np.ndarray:
+  """One parameter on the host, float32."""
+  target, first = pairs[0]
+
+  def read(tensor):
+    array = source.read(tensor.name(source.layout))
+    return tensor.from_file(array, source.layout)
+
+  if target.group is None:
+    return np.ascontiguousarray(read(first), np.float32)
+  stacked = np.empty((len(pairs),) + target.shape, np.float32)
+  for tensor, origin in pairs:
+    stacked[tensor.group] = read(origin)
+  return stacked
+
+
+def _place(array: np.ndarray,
+           sharding: jax.sharding.Sharding | None) -> jax.Array:
+  """Puts each device's part there, and waits: the host copy can go then."""
+  if sharding is None:
+    placed = jax.device_put(array)
+  else:
+    placed = jax.make_array_from_callback(
+        array.shape, sharding, lambda index: array[index]
+    )
+  return placed.block_until_ready()
+
+
+def layers_from(params: types.PyTree, config: gemma3_config.Gemma3Config,
+                keep_layers: Sequence[int],
+                shardings: types.PyTree | None = None) -> types.PyTree:
+  """A smaller model's parameters: copies of a loaded model's kept layers.
+
+  Args:
+    params: the source's parameters.
+    config: the source's config.
+    keep_layers: indices of the layers that are kept, () for all.
+    shardings: a tree of jax.sharding.Sharding like the result, or None to leave
+      that to the compiler.
+
+  Returns:
+    float32 parameters that share no buffer with `params`.
+
+  Raises:
+    ConfigError: keep_layers is out of range or out of order.
+  """
+  leaves = _by_leaf(config, _kept(config, keep_layers))
+
+  def one(source, origin):
+    leaf = names.leaf(source, origin.path)
+    return leaf if origin.group is None else leaf[origin.group]
+
+  def take(source):
+    result = {}
+    for path, pairs in leaves.items():
+      parts = [one(source, origin) for _, origin in pairs]
+      stack = pairs[0][0].group is not None
+      array = jnp.stack(parts) if stack else jnp.copy(parts[0])
+      names.set_leaf(result, path, array.astype(jnp.float32))
+    return result
+
+  return jax.jit(take, out_shardings=shardings)(params)

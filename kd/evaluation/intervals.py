@@ -1,0 +1,168 @@
+"""Confidence intervals by the paired bootstrap over examples, in float64.
+
+All quantities are functions of weighted means m = sum(w_i v_i) / sum(w_i) over
+the same n examples: an NLL in nats a token has the example's NLL a token as v
+and its tokens as w, an exact match has v in {0, 1} and w = 1. A resample draws
+n examples with replacement, the same ones for every model (so that an example
+that is hard for all moves no difference); the interval runs between the
+(1 - level) / 2 and (1 + level) / 2 quantiles of the resampled quantity (Efron
+1979, percentile method). Examples of weight 0 are left out from the start.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+
+import numpy as np
+
+SEED = 0
+RESAMPLES = 2000
+LEVEL = 0.95
+# Examples drawn at once, in all resamples together: bounds the memory.
+_DRAWS = 1 << 22
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+  """A value with its confidence interval.
+
+  Attributes:
+    value: of the examples as they are.
+    low: the lower bound.
+    high: the upper bound.
+  """
+
+  value: float
+  low: float
+  high: float
+
+  def map(self, increasing: Callable[[float], float]) -> 'Interval':
+    """The interval of an increasing function of the value."""
+    return Interval(
+        *(float(increasing(x)) for x in (self.value, self.low, self.high))
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GapShare:
+  """The share of the gap between baseline and teacher that was closed.
+
+  Attributes:
+    interval: 1 is as good as the teacher, 0 as the baseline; None where there
+      is no gap to close a share of.
+    reason: why there is none, '' otherwise.
+  """
+
+  interval: Interval | None
+  reason: str
+
+
+def mean(values: Sequence[float],
+         weights: Sequence[float] | None = None) -> Interval:
+  """The interval of a weighted mean.
+
+  Args:
+    values: [n], one for each example.
+    weights: [n], what each counts for; None: all the same.
+
+  Returns:
+    The interval at LEVEL.
+
+  Raises:
+    ValueError: lengths differ, a number is not finite, a weight is negative, or
+      no example has weight.
+  """
+  return _interval([values], weights, lambda m: m[0])
+
+
+def difference(values: Sequence[float], others: Sequence[float],
+               weights: Sequence[float] | None = None) -> Interval:
+  """The interval of mean(values) - mean(others) over the same examples."""
+  return _interval([values, others], weights, lambda m: m[0] - m[1])
+
+
+def gap_share(student: Sequence[float], baseline: Sequence[float],
+              teacher: Sequence[float],
+              weights: Sequence[float] | None = None) -> GapShare:
+  """The interval of (student - baseline) / (teacher - baseline), of means.
+
+  It is the same for scores of which more is better and for losses. Where the
+  interval of teacher - baseline holds 0, resampled shares divide by numbers of
+  either sign and mean nothing: there is no gap then.
+
+  Args:
+    student: [n], scores of the distilled student by example.
+    baseline: [n], of the student that learned without the teacher.
+    teacher: [n], of the teacher.
+    weights: [n], what each example counts for; None: all the same.
+
+  Returns:
+    The share, or why there is none.
+
+  Raises:
+    ValueError: as `mean`.
+  """
+  gap = difference(teacher, baseline, weights)
+  if gap.value == 0:
+    return GapShare(None, 'teacher and baseline are equal')
+  if gap.low <= 0 <= gap.high:
+    return GapShare(
+        None,
+        f'teacher - baseline is {gap.value:.4g}, which cannot be told from 0'
+        f' ({gap.low:.4g} to {gap.high:.4g})',
+    )
+  share = _interval(
+      [student, baseline, teacher],
+      weights,
+      lambda m: (m[0] - m[1]) / (m[2] - m[1]),
+  )
+  return GapShare(share, '')
+
+
+def _interval(columns, weights, function) -> Interval:
+  """The interval of a function of means [C] or [C, resamples]."""
+  values, weights = _checked(columns, weights)
+  value = function(values @ weights / np.sum(weights))
+  tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+  # A resample without any gap gives an infinite share, or none at all.
+  with np.errstate(divide='ignore', invalid='ignore'):
+    resampled = function(_resampled_means(values, weights))
+  low, high = np.nanquantile(resampled, tails)
+  return Interval(float(value), float(low), float(high))
+
+
+def _checked(columns, weights):
+  """Columns [C, n] and weights [n] in float64, without the weightless."""
+  lengths = {len(column) for column in columns}
+  if weights is not None:
+    lengths.add(len(weights))
+  if len(lengths) != 1:
+    raise ValueError(f'numbers of examples differ: {sorted(lengths)}')
+  values = np.asarray(columns, np.float64)
+  if weights is None:
+    weights = np.ones(values.shape[1])
+  weights = np.asarray(weights, np.float64)
+  if not np.all(np.isfinite(weights)) or np.any(weights < 0):
+    raise ValueError('a weight is negative or not finite')
+  values, weights = values[:, weights > 0], weights[weights > 0]
+  if not weights.size:
+    raise ValueError('no example has weight')
+  if not np.all(np.isfinite(values)):
+    column, example = np.argwhere(~np.isfinite(values))[0]
+    raise ValueError(
+        f'value {example} of column {column} is {values[column, example]}'
+    )
+  return values, weights
+
+
+def _resampled_means(values, weights):
+  """Weighted means [C, RESAMPLES] of the same draws for every column."""
+  rng = np.random.default_rng(SEED)
+  n = weights.size
+  at_once = max(1, _DRAWS // n)
+  means = []
+  for start in range(0, RESAMPLES, at_once):
+    count = min(at_once, RESAMPLES - start)
+    drawn = rng.integers(n, size=(count, n))
+    sums = np.stack([(v * weights)[drawn].sum(axis=1) for v in values])
+    means.append(sums / weights[drawn].sum(axis=1))
+  return np.concatenate(means, axis=1)

@@ -1,0 +1,59 @@
+"""kd: distils large Gemma 3 models into small ones.
+
+  python -m kd.main --config=configs/quickstart.py --workdir=/tmp/kd-quickstart
+"""
+
+import os
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+from kd.core import config as config_lib
+from kd.core import errors
+from kd.train import modes
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'The config: FILE.py, or FILE.py:ARGUMENT.'
+)
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Where the run writes, and goes on from.'
+)
+_MODE = flags.DEFINE_enum(
+    'mode', 'train', list(modes.MODES),
+    'train: train and evaluate. check: print what the config means. eval: '
+    'evaluate. generate: answer prompts. export: write weights for other '
+    'systems.',
+)
+
+
+def main(argv: list[str]) -> None:
+  """Runs the mode."""
+  del argv
+  try:
+    if not _WORKDIR.value:
+      raise errors.ConfigError('--workdir', 'not given', legal='a folder')
+    modes.MODES[_MODE.value](_CONFIG.value, _WORKDIR.value)
+  except errors.KdError as e:
+    print(f'kd: error: {e}', file=sys.stderr, flush=True)
+    sys.exit(e.exit_code)
+
+
+def _from_users_folder() -> None:
+  """`bazel run` starts in the runfiles: relative paths mean the user's."""
+  folder = os.environ.get('BUILD_WORKING_DIRECTORY')
+  if folder:
+    os.chdir(folder)
+
+
+def run() -> None:
+  """Starts the program."""
+  _from_users_folder()
+  logging.set_verbosity(logging.WARNING)
+  app.run(main, flags_parser=config_lib.parse_flags)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,174 @@
+"""Training a student from a teacher, with what it is compared to."""
+
+from collections.abc import Callable
+import dataclasses
+import hashlib
+import json
+import os
+
+import jax
+
+from kd.core import run_info
+from kd.core import types
+from kd.input_pipeline import prepare as prepare_lib
+from kd.input_pipeline import rows as rows_lib
+from kd.losses import terms as terms_lib
+from kd.teachers import live
+from kd.train import evaluate as evaluate_lib
+from kd.train import loop
+from kd.train import outputs
+from kd.train import parameters
+from kd.train import report
+from kd.train import resolve
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Prepared rows.
+
+  Attributes:
+    train: the training mixture's parts.
+    held_out: the evaluation sets.
+  """
+
+  train: list[prepare_lib.Prepared]
+  held_out: list[evaluate_lib.HeldOut]
+
+
+def prepare(run: resolve.Run, say: Say) -> Data:
+  """Prepares all rows, before anything is written to the workdir.
+
+  Raises:
+    ConfigError: an unknown mixture or split, or data that is not there.
+  """
+  config = run.config
+  parts = prepare_lib.prepare(
+      config.data.mixture,
+      config.data.split,
+      tokenizer=run.tokenizer,
+      template=config.data.template,
+      length=config.data.length,
+      pack=config.data.pack,
+      seed=config.seed,
+      cache_dir=config.data.folder,
+      limit=config.data.examples,
+      module=config.data.module,
+      say=say,
+  )
+  for part in parts:
+    c = part.counts
+    say(
+        f'{part.task}: {c["rows"]:,} rows, {c["fill"]:.0%} full, '
+        f'{c["examples"]:,} examples ({len(c["too_long"])} too long and left '
+        'out)'
+    )
+  return Data(parts, evaluate_lib.prepare_sets(run, say))
+
+
+def _rows_digest(run, data):
+  """Names the rows and their order: another one means other training."""
+  parts = [[p.counts['rows_sha256'], p.rate] for p in data.train]
+  named = json.dumps([parts, run.config.seed, run.config.data.batch_size])
+  return hashlib.sha256(named.encode()).hexdigest()[:16]
+
+
+def _teacher(run):
+  """The teacher's parameters and the function to its targets, if any."""
+  if run.teacher is None:
+    return None, None
+  params = parameters.load(run.teacher, run.config.seed, 'teacher.init', None)
+  return params, live.make(run.teacher.module, params, run.mesh)
+
+
+def _recorded(workdir: str, name: str, measure: Callable[[], tuple]) -> dict:
+  """An evaluation's result, from its file if an earlier start measured it."""
+  path = os.path.join(workdir, outputs.EVALUATIONS, f'{name}.json')
+  if os.path.exists(path):
+    with open(path, encoding='utf-8') as f:
+      return json.load(f)
+  metrics, scores = measure()
+  result = {'metrics': metrics, 'scores': scores}
+  if jax.process_index() == 0:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    run_info.write_json(path, result)
+  return result
+
+
+def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
+  """Trains the student, then if asked for the baseline; writes the report.
+
+  Raises:
+    KdError: see loop.train.
+  """
+  config = run.config
+  teacher_params, teacher_targets = _teacher(run)
+  student_eval = evaluate_lib.Evaluator(
+      run, run.student, teacher_targets, data.held_out
+  )
+  if run.teacher is not None and data.held_out:
+    teacher_eval = evaluate_lib.Evaluator(
+        run, run.teacher, teacher_targets, data.held_out
+    )
+    _recorded(
+        workdir, 'teacher', lambda: teacher_eval(teacher_params, lambda: None)
+    )
+    say('teacher evaluated')
+
+  def init() -> types.PyTree:
+    return parameters.load(
+        run.student, config.seed, 'student.init', teacher_params
+    )
+
+  def fit(terms, folder, label):
+    def evaluate(step, params, check):
+      if not data.held_out:
+        return {}
+      return _recorded(
+          folder, f'step_{step}', lambda: student_eval(params, check)
+      )['metrics']
+
+    job = loop.Job(
+        run=run,
+        terms=terms,
+        workdir=folder,
+        label=label,
+        init=init,
+        teacher_targets=(
+            teacher_targets if any(t.needs_teacher for t in terms) else None
+        ),
+        rows=rows_lib.Rows(
+            data.train, config.data.batch_size, config.seed, shuffle=True
+        ),
+        rows_digest=_rows_digest(run, data),
+        evaluate=evaluate,
+        quality=evaluate_lib.first_quality(data.held_out),
+    )
+    loop.train(job)
+
+  fit(run.terms, workdir, 'student')
+  if config.evaluation.baseline:
+    folder = os.path.join(workdir, outputs.BASELINE)
+    os.makedirs(folder, exist_ok=True)
+    fit(baseline_terms(), folder, 'baseline')
+  if jax.process_index() == 0:
+    say(report.write(run, workdir))
+
+
+def baseline_terms() -> tuple[terms_lib.Term, ...]:
+  """What the baseline is trained with: cross-entropy alone."""
+  return terms_lib.build({'ce': {'name': 'cross_entropy', 'weight': 1.0}})
+
+
+def evaluate(run: resolve.Run, workdir: str, say: Say) -> None:
+  """Evaluates a workdir's student, or else the one that its init names."""
+  _, teacher_targets = _teacher(run)
+  params = outputs.student_params(run, workdir)
+  held_out = evaluate_lib.prepare_sets(run, say)
+  evaluator = evaluate_lib.Evaluator(
+      run, run.student, teacher_targets, held_out
+  )
+  metrics, _ = evaluator(params, lambda: None)
+  for name, value in metrics.items():
+    say(f'{name} {value:.6g}')

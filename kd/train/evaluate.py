@@ -1,0 +1,176 @@
+"""Evaluation of one model on every held-out set."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+
+import numpy as np
+
+from kd.core import types
+from kd.evaluation import likelihood
+from kd.evaluation import seqio_adapter
+from kd.input_pipeline import prepare
+from kd.input_pipeline import rows as rows_lib
+from kd.input_pipeline import templates
+from kd.partitioning import rules
+from kd.sampling import decode
+from kd.train import resolve
+
+# The metric of a task that is compared between models, example by example.
+EXACT_MATCH = 'exact_match'
+
+TeacherTargets = Callable[[types.Batch], types.Targets]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+  """A held-out set, prepared.
+
+  Attributes:
+    name: in evaluation.sets.
+    parts: its tasks, one example a row.
+    answers: how many examples of each task are answered by generation.
+  """
+
+  name: str
+  parts: Sequence[prepare.Prepared]
+  answers: int
+
+
+def prepare_sets(run: resolve.Run,
+                 say: Callable[[str], None]) -> list[HeldOut]:
+  """Prepares the sets of evaluation.sets, in order of their names."""
+  config = run.config
+  held_out = []
+  for name, entry in sorted(config.evaluation.sets.items()):
+    count = max(entry.examples, entry.answers)
+    if entry.examples == 0 and entry.answers == 0:
+      continue
+    parts = prepare.prepare(
+        entry.mixture or config.data.mixture,
+        entry.split,
+        tokenizer=run.tokenizer,
+        template=config.data.template,
+        length=config.data.length,
+        pack=False,
+        seed=config.seed,
+        cache_dir=config.data.folder,
+        limit=-1 if -1 in (entry.examples, entry.answers) else count,
+        module=config.data.module,
+        say=say,
+    )
+    held_out.append(HeldOut(name, parts, entry.answers))
+  return held_out
+
+
+class Evaluator:
+  """Scores one model's parameters: likelihood, distance, answers."""
+
+  def __init__(self, run: resolve.Run, model: resolve.Model,
+               teacher_targets: TeacherTargets | None,
+               held_out: Sequence[HeldOut]):
+    """Builds the programs.
+
+    Args:
+      run: the resolved config.
+      model: the model that is evaluated.
+      teacher_targets: the live teacher, or None.
+      held_out: from prepare_sets.
+    """
+    config = run.config
+    self._run, self._held_out = run, held_out
+    self._likelihood = likelihood.make(
+        model.module, teacher_targets, run.mesh,
+        config.objective.chunk_tokens,
+    )
+    self._decoder = None
+    if any(s.answers for s in held_out):
+      self._decoder = decode.Decoder(
+          model.module,
+          run.tokenizer.vocab_size,
+          run.tokenizer.stop_ids,
+          run.tokenizer.pad_id,
+          config.evaluation.max_new_tokens,
+          config.evaluation.batch_size,
+      )
+
+  def __call__(
+      self, params: types.PyTree, check: Callable[[], None]
+  ) -> tuple[dict[str, float], dict[str, dict[str, list[float]]]]:
+    """Evaluates parameters.
+
+    Args:
+      params: the model's.
+      check: called between batches; raises if the run must stop.
+
+    Returns:
+      Metrics by name, eval/<set>/<metric>, and by set the scores of each
+      example: those of likelihood.make, and 'exact_match' of those answered.
+    """
+    metrics, scores = {}, {}
+    for held_out in self._held_out:
+      by_row = self._likelihood(
+          params, _checked(self._batches(held_out), check)
+      )
+      means = likelihood.summarize(by_row)
+      per_example = {key: value.tolist() for key, value in by_row.items()}
+      if held_out.answers:
+        more, exact = self._answer(params, held_out, check)
+        means.update(more)
+        if exact:
+          per_example[EXACT_MATCH] = exact
+      metrics.update(
+          {f'eval/{held_out.name}/{k}': v for k, v in means.items()}
+      )
+      scores[held_out.name] = per_example
+    return metrics, scores
+
+  def _batches(self, held_out):
+    size = self._run.config.evaluation.batch_size
+    return rows_lib.batches(held_out.parts, size)
+
+  def _answer(self, params, held_out, check):
+    """Generates answers; metrics over all tasks, and 0 or 1 by example."""
+    totals: dict[str, list[float]] = {}
+    exact = []
+    for part in held_out.parts:
+      examples = part.examples()
+      if held_out.answers > 0:
+        examples = examples[:held_out.answers]
+      completions = self._complete(params, examples, check)
+      texts = [self._run.tokenizer.decode(c.ids) for c in completions]
+      named = part.task, self._run.config.data.module
+      score = seqio_adapter.score(*named, examples, texts, completions)
+      for name, value in score.items():
+        totals.setdefault(name, []).append(value)
+      each = seqio_adapter.score_each(*named, examples, texts)
+      exact += each[EXACT_MATCH].tolist() if EXACT_MATCH in each else []
+    return {name: float(np.mean(v)) for name, v in totals.items()}, exact
+
+  def _complete(self, params, examples, check):
+    config = self._run.config
+    prompts = [
+        templates.encode_prompt(
+            self._run.tokenizer, config.data.template,
+            templates.exchange(example['inputs']),
+        )
+        for example in examples
+    ]
+    with rules.active(self._run.mesh):
+      return self._decoder.generate(
+          params, prompts, progress=lambda done, total: check()
+      )
+
+
+def _checked(batches: Iterator[types.Batch],
+             check: Callable[[], None]) -> Iterator[types.Batch]:
+  for batch in batches:
+    check()
+    yield batch
+
+
+def first_quality(held_out: Sequence[HeldOut]) -> str:
+  """The metric that decides which checkpoint is best: the first set's NLL."""
+  return f'eval/{held_out[0].name}/nll' if held_out else ''
+
+
+Scores = Mapping[str, Mapping[str, Sequence[float]]]

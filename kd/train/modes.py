@@ -1,0 +1,124 @@
+"""What --mode means: one function each, of (config, workdir)."""
+
+from collections.abc import Callable
+import dataclasses
+import os
+
+import jax
+import ml_collections
+
+from kd.core import config as config_lib
+from kd.core import run_info
+from kd.input_pipeline import tokenizers
+from kd.models import gemma3_config
+from kd.train import architectures
+from kd.train import distill
+from kd.train import outputs
+from kd.train import resolve
+
+
+def say(line: str) -> None:
+  """A line for the user, in a log or on a terminal, from one process."""
+  if jax.process_index() == 0:
+    print(line, flush=True)
+
+
+def _open(config, workdir) -> resolve.Run:
+  run = resolve.resolve(config, jax.devices())
+  resolve.check_workdir(config, workdir)
+  return run
+
+
+def describe(run: resolve.Run, workdir: str) -> str:
+  """What the config means: models, tokens a step, files."""
+  config = run.config
+  lines = []
+  for name, model in (('teacher', run.teacher), ('student', run.student)):
+    if model is None:
+      lines.append(f'{name}: none')
+      continue
+    count = gemma3_config.parameter_count(model.config)
+    sizes = model.config
+    lines.append(
+        f'{name}: {count:,} parameters, {sizes.num_layers} layers, width '
+        f'{sizes.embed_dim}, from {model.init}, computed in '
+        f'{model.module.dtype}'
+    )
+  tokens = config.data.batch_size * config.data.length
+  mesh = ' x '.join(f'{axis} {n}' for axis, n in run.mesh.shape.items())
+  lines += [
+      f'tokenizer: {run.tokenizer.vocab_size:,} ids, digest '
+      f'{run.tokenizer.digest[:16]}',
+      f'step: {config.data.batch_size} rows x {config.data.length} = '
+      f'{tokens:,} tokens; {config.steps:,} steps, '
+      f'{tokens * config.steps:,} tokens in all',
+      f'mesh: {mesh} over {run.mesh.size} devices',
+      'losses: ' + ', '.join(f'{t.weight:g} x {t.key}' for t in run.terms),
+      f'rows: prepared once in {os.path.expanduser(config.data.folder)}',
+      f'workdir: {workdir}: {", ".join(outputs.FILES)}',
+  ]
+  if config.evaluation.baseline:
+    lines.append(f'baseline: {workdir}/{outputs.BASELINE}')
+  return '\n'.join(lines)
+
+
+def check(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Validates and prints; touches neither TensorFlow nor weights."""
+  run = _open(config, workdir)
+  say(config_lib.to_json(config))
+  say(describe(run, workdir))
+
+
+def train(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Trains the student, evaluates, and writes the report."""
+  run = _open(config, workdir)
+  say(describe(run, workdir))
+  data = distill.prepare(run, say)
+  begin(run, workdir)
+  distill.train(run, data, workdir, say)
+
+
+def begin(run: resolve.Run, workdir: str) -> None:
+  """Writes what a workdir starts with."""
+  if jax.process_index() != 0:
+    return
+  os.makedirs(workdir, exist_ok=True)
+  run_info.write_text(
+      os.path.join(workdir, resolve.CONFIG_FILE),
+      config_lib.to_json(run.config) + '\n',
+  )
+  run_info.write_json(
+      os.path.join(workdir, architectures.RUN_FILE),
+      {
+          **run_info.collect(),
+          'student': dataclasses.asdict(run.student.config),
+          'tokenizer': run.tokenizer.digest,
+      },
+  )
+  with open(os.path.join(workdir, tokenizers.MODEL_FILE), 'wb') as f:
+    f.write(run.tokenizer.model_proto)
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Evaluates the workdir's student, or the one that student.init names."""
+  run = _open(config, workdir)
+  distill.evaluate(run, workdir, say)
+
+
+def generate(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Answers the prompts of generate.prompts."""
+  outputs.generate(_open(config, workdir), workdir, say)
+
+
+def export(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Writes <workdir>/export/hf."""
+  outputs.export(_open(config, workdir), workdir, say)
+
+
+MODES: dict[str, Callable[[ml_collections.ConfigDict, str], None]] = {
+    'train': train,
+    'check': check,
+    'eval': evaluate,
+    'generate': generate,
+    'export': export,
+}

@@ -1,0 +1,47 @@
+"""Runs a script of this folder with the oracles' Python, in its own process."""
+
+import json
+import os
+import subprocess
+from typing import Any
+
+import numpy as np
+
+_FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+def run(script: str, command: str, cases: Any, arrays: dict[str, np.ndarray],
+        directory: str | os.PathLike) -> tuple[Any, dict[str, np.ndarray]]:
+  """Runs one command on many cases: starting the process costs seconds.
+
+  Args:
+    script: a file of this folder without its ending, e.g. 'hf'.
+    command: one of its commands.
+    cases: JSON values for it.
+    arrays: arrays that the cases name.
+    directory: an empty one, for what goes in and comes out.
+
+  Returns:
+    The command's JSON values, and its arrays, mapped from the files.
+  """
+  directory = os.path.abspath(directory)
+  given, made = (os.path.join(directory, name) for name in ('given', 'made'))
+  os.makedirs(given)
+  os.makedirs(made)
+  with open(os.path.join(given, 'cases.json'), 'w', encoding='utf-8') as f:
+    json.dump(cases, f)
+  for name, array in arrays.items():
+    np.save(os.path.join(given, f'{name}.npy'), array)
+  python = os.environ['KD_ORACLES_PYTHON']
+  done = subprocess.run(
+      [python, os.path.join(_FOLDER, f'{script}.py'), command, given, made],
+      check=False, text=True, capture_output=True,
+  )
+  assert done.returncode == 0, f'{done.stdout}\n{done.stderr}'
+  with open(os.path.join(made, 'results.json'), encoding='utf-8') as f:
+    results = json.load(f)
+  found = {
+      name.removesuffix('.npy'): np.load(os.path.join(made, name), 'r')
+      for name in os.listdir(made) if name.endswith('.npy')
+  }
+  return results, found

