@@ -15,7 +15,7 @@ from configs import base
 
 def get_config():
   c = base.get_config()
-  c.steps = 2500
+  c.steps = 1000
   c.student.variant = 'tiny'
   c.student.dtype = 'float32'
   c.teacher.source = 'none'
@@ -31,7 +31,7 @@ def get_config():
   )
   c.evaluation.batch_size = 64
   c.evaluation.max_new_tokens = 48
-  c.evaluation.sets.held_out = base.evaluation_set(examples=500, answers=200)
+  c.evaluation.sets.held_out = base.evaluation_set(examples=200, answers=100)
   c.checkpoint.every = 500
   c.log.every = 50
   return c

@@ -17,7 +17,7 @@ from kd.models import gemma3
 from tests.oracles import client
 
 _TEXTS = 20
-_LENGTH = 384  # One shape, one compilation; the rest of a row is padding.
+_LENGTH = 512  # One shape, one compilation; the rest of a row is padding.
 
 
 @pytest.fixture(scope='module')

@@ -121,7 +121,7 @@ class Source:
         x = a.get_slice(self._places[first][1])
         y = b.get_slice(self._places[second][1])
         return all(
-            np.array_equal(x[i:i + step], y[i:i + step])
+            np.array_equal(x[i:min(i + step, rows)], y[i:min(i + step, rows)])
             for i in range(0, rows, step)
         )
 

@@ -132,20 +132,22 @@ def merges(pieces: Sequence[_Piece]) -> list[list[str]]:
   Returns:
     [left, right] pairs.
   """
-  kind = sentencepiece_models.Type
-  joined = {
-      piece: (-score, index)
-      for index, (piece, score, of_kind) in enumerate(pieces)
-      if of_kind == kind.NORMAL or _is_run(piece, of_kind)
-  }
+  ranks = {}
+  for piece, score, of_kind in pieces:
+    if of_kind == sentencepiece_models.Type.NORMAL:
+      ranks[piece] = (1, -score)
+    elif _is_run(piece, of_kind):
+      # Before all others and the longest first: a run then grows from its left
+      # end, which is the longest match that SentencePiece finds.
+      ranks[piece] = (0, -len(piece))
   found = []
-  for piece, rank in joined.items():
+  for piece, rank in ranks.items():
     for at in range(1, len(piece)):
       left, right = piece[:at], piece[at:]
-      if left in joined and right in joined:
-        found.append((rank, joined[left], joined[right], left, right))
+      if left in ranks and right in ranks:
+        found.append((rank, left, right))
   found.sort(key=lambda merge: merge[0])
-  return [[left, right] for _, _, _, left, right in found]
+  return [[left, right] for _, left, right in found]
 
 
 def _is_run(piece: str, of_kind: int) -> bool:

@@ -1,0 +1,37 @@
+"""Half of Gemma 3 270M, distilled from the whole on GSM8K's worked answers.
+
+  python -m kd.main --workdir=/tmp/kd-gsm8k \
+      --config=configs/gemma3_270m_gsm8k.py:gguf:/path/to/gemma-3-270m.gguf
+
+The argument is where the teacher's weights are: gguf:FILE, hf:DIR or
+workdir:DIR. The student is every second layer of the teacher, and is trained
+twice from there on the same rows: with the teacher's distributions, and with
+cross-entropy alone. Two cores need about an hour; the result is in
+experiments/gemma3_270m_half.
+"""
+
+from configs import base
+
+
+def get_config(arg=''):
+  c = base.get_config()
+  c.steps = 240
+  c.teacher.init = arg
+  c.teacher.dtype = 'float32'
+  c.student.init = 'teacher'
+  c.student.keep_layers = (1, 3, 5, 7, 9, 11, 13, 15, 17)
+  c.student.dtype = 'float32'
+  c.data.mixture = 'gsm8k_cot'
+  c.data.batch_size = 1
+  c.data.length = 256
+  c.losses = dict(kl=base.term('forward_kl', temperature=1.0))
+  c.objective.chunk_tokens = 64
+  c.optimizer = base.adamw(
+      base.schedule('warmup_cosine', peak=3e-4, warmup_steps=20, final=3e-5)
+  )
+  c.evaluation.baseline = True
+  c.evaluation.batch_size = 1
+  c.evaluation.sets.held_out = base.evaluation_set(examples=32)
+  c.checkpoint.every = 120
+  c.checkpoint.keep = 1
+  return c

@@ -1,0 +1,116 @@
+"""Tasks: disjoint splits, right labels, prompts, GSM8K read and refused."""
+
+import json
+import os
+
+import pytest
+import seqio
+
+from data import mixtures
+from data import tasks
+from data.gsm8k import gsm8k_dataset_builder
+from kd.core import errors
+from kd.evaluation import answers
+
+_LINES = [
+    {'question': f'What is {i} plus 1?',
+     'answer': f'{i}+1=<<{i}+1={i + 1}>>{i + 1} in all.\n#### {i + 1}'}
+    for i in range(200)
+]
+
+
+@pytest.fixture
+def gsm8k(tmp_path, monkeypatch):
+  """A KD_DATA_DIR with a small training file; files made go to a fresh HOME."""
+  folder = tmp_path / 'files' / 'gsm8k'
+  folder.mkdir(parents=True)
+  (folder / 'train.jsonl').write_text(
+      ''.join(json.dumps(line) + '\n' for line in _LINES))
+  monkeypatch.setenv('KD_DATA_DIR', str(tmp_path / 'files'))
+  monkeypatch.setenv('HOME', str(tmp_path))
+  return folder
+
+
+def _read(name, split, count=-1):
+  task = seqio.get_mixture_or_task(name)
+  dataset = task.get_dataset(split=split, shuffle=False).take(count)
+  return [{k: v.decode() for k, v in row.items()}
+          for row in dataset.as_numpy_iterator()]
+
+
+def test_arithmetic_splits_and_noise():
+  few = _read('arithmetic_few', 'train')
+  noisy = _read('arithmetic_noisy', 'train')
+  held = _read('arithmetic_cot', 'validation')
+  assert len(few) == tasks.FEW_PROBLEMS
+  assert held == _read('arithmetic_noisy', 'validation')
+  assert held == _read('arithmetic_few', 'validation')
+  seen = {e['inputs'] for e in few + noisy}
+  assert not seen & {e['inputs'] for e in held}
+  right = {e['inputs']: e['targets'] for e in few}
+  changed = [e for e in noisy if e['targets'] != right.get(e['inputs'],
+                                                           e['targets'])]
+  assert 0.25 < len(changed) / len(few) < 0.35
+  for example in few + noisy + held:
+    assert len(example['inputs'] + example['targets']) < 62
+
+
+def test_gsm8k_is_cleaned_and_split(gsm8k):
+  assert gsm8k.is_dir()
+  train, held = _read('gsm8k_cot', 'train'), _read('gsm8k_cot', 'validation')
+  # Every line is in one split, and only there.
+  questions = [e['inputs'] for e in train + held]
+  assert sorted(questions) == sorted(
+      f'Question: {line["question"]}\nAnswer:\n' for line in _LINES)
+  assert 0 < len(held) < 30
+  first = next(e for e in train if e['id'] == 'gsm8k-train-8')
+  assert first['targets'] == '7+1=8 in all.\n#### 8'
+  answer = next(e for e in _read('gsm8k_answer', 'train')
+                if e['id'] == 'gsm8k-train-8')
+  assert answer['targets'] == '#### 8'
+
+
+def test_gsm8k_bad_line_is_named(gsm8k):
+  with open(gsm8k / 'train.jsonl', 'a') as f:
+    f.write('{"question": 1\n')
+  with pytest.raises(errors.ConfigError, match='train.jsonl, line 201'):
+    _read('gsm8k_cot', 'train')
+
+
+def test_gsm8k_without_data_says_what_to_do(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.setenv('KD_DATA_DIR', str(tmp_path / 'nowhere'))
+  # A port that nothing listens on: the download fails at once, anywhere.
+  monkeypatch.setattr(gsm8k_dataset_builder, '_SOURCE',
+                      'http://127.0.0.1:9/')
+  with pytest.raises(errors.ConfigError,
+                     match='nowhere.*could not be downloaded.*legal: a net'):
+    _read('gsm8k_cot', 'train')
+
+
+def test_real_gsm8k_answers_can_be_read():
+  path = os.path.join(os.environ.get('KD_DATA_DIR', ''), 'gsm8k/train.jsonl')
+  if not os.path.isfile(path):
+    pytest.skip('KD_DATA_DIR holds no gsm8k/train.jsonl')
+  with open(path) as f:
+    for line in f:
+      text = tasks.gsm8k_targets(json.loads(line)['answer'], steps=True)
+      answer = answers.extract(text)
+      assert answer.value is not None and answer.markers == 1
+      assert '<<' not in text
+      final = text.rpartition('#### ')[2].replace(',', '')
+      assert answer.value == int(final)
+
+
+def test_tasks_score_with_the_one_extractor():
+  assert mixtures
+  mixture = seqio.get_mixture_or_task('cot_math_v1')
+  assert {t.name: mixture.get_rate(t) for t in mixture.tasks} == {
+      'gsm8k_cot': 2, 'gsm8k_answer': 1, 'arithmetic_cot': 1}
+  for task in mixture.tasks:
+    read = task.postprocess_fn
+    (metric,) = task.metric_fns
+    out = metric([read('#### 3', is_target=True)] * 2,
+                 [read('so #### 3.0'), read('none')])
+    assert out == {'exact_match': 0.5, 'unparsed': 1.0, 'many_markers': 0.0}
+    assert read('#### 1,000') == answers.extract('#### 1000')

@@ -1,0 +1,48 @@
+from flax import linen as nn
+import jax
+import numpy as np
+
+from configs import models
+from kd.checkpoints import huggingface
+from kd.checkpoints import weights
+from kd.models import gemma3
+from kd.models import gemma3_config
+from kd.partitioning import mesh as meshes
+from kd.partitioning import rules
+
+
+def _shardings(mesh, model):
+  return rules.param_shardings(
+      mesh, gemma3.logical_axes(model), nn.unbox(gemma3.abstract_params(model)),
+      'student',
+  )
+
+
+def test_each_device_gets_its_part_of_each_parameter(tmp_path):
+  config = gemma3_config.from_variant('tiny', models.VARIANTS, 'variant')
+  model = gemma3.build(config, 'float32', 'none', 'student')
+  params = gemma3.init_params(model, jax.random.key(0))
+  directory = str(tmp_path / 'model')
+  huggingface.write(
+      directory, params, config, 'float32', 2, [1], 0, lambda _: None
+  )
+  mesh = meshes.make(dict(data=1, fsdp=4, tensor=2), jax.devices())
+  shardings = _shardings(mesh, model)
+  found = weights.load(f'hf:{directory}', model, shardings, ())
+  assert jax.tree.map(lambda x: x.sharding, found) == shardings
+  gate = found['pattern']['layer_0']['mlp']['gate']
+  assert gate.addressable_shards[0].data.size == gate.size // 8
+  jax.tree.map(np.testing.assert_array_equal, found, params)
+
+  half = gemma3.build(
+      config.keep_layers((1, 3, 5)), 'float32', 'none', 'student'
+  )
+  wanted = weights.load(
+      f'hf:{directory}', half, _shardings(mesh, half), (1, 3, 5)
+  )
+  taken = weights.layers_from(
+      found, config, (1, 3, 5), _shardings(mesh, half)
+  )
+  same = lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim)
+  assert all(jax.tree.leaves(jax.tree.map(same, taken, wanted)))
+  jax.tree.map(np.testing.assert_array_equal, taken, wanted)

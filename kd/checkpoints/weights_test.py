@@ -1,0 +1,280 @@
+import os
+import shutil
+
+import gguf
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from kd.checkpoints import gguf_weights
+from kd.checkpoints import huggingface
+from kd.checkpoints import names
+from kd.checkpoints import weights
+from kd.core import errors
+from kd.models import gemma3
+from kd.models import gemma3_config
+
+# Two groups of 6 layers, and 2 that are left.
+_CONFIG = gemma3_config.Gemma3Config(
+    embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=2, head_dim=32,
+    vocab_size=96, layer_kinds=gemma3_config.published_kinds(14), window=8,
+    context=128, query_scale=32.0, local_rope_base=1e4, global_rope_base=1e6,
+    global_rope_factor=8.0, norm_epsilon=1e-6,
+)
+
+
+def _build(config=_CONFIG):
+  return gemma3.build(config, 'float32', 'none', 'student')
+
+
+def _random_params():
+  """Values that bfloat16 holds exactly, and that 1 + w doesn't round."""
+  random = np.random.default_rng(0)
+  shapes = jax.eval_shape(
+      lambda: gemma3.init_params(_build(), jax.random.key(0))
+  )
+  return jax.tree.map(
+      lambda s: (random.integers(-120, 120, s.shape) / 128).astype(np.float32),
+      shapes,
+  )
+
+
+@pytest.fixture(scope='module')
+def params():
+  return _random_params()
+
+
+@pytest.fixture(scope='module')
+def hf_dir(params, tmp_path_factory):
+  directory = str(tmp_path_factory.mktemp('hf') / 'model')
+  _write_hf(directory, params)
+  return directory
+
+
+def _write_hf(directory, params, dtype='float32', **options):
+  huggingface.write(
+      directory, params, _CONFIG, dtype, 2, [1, 106], 0, lambda _: None,
+      **options,
+  )
+
+
+@pytest.fixture
+def changed(hf_dir, tmp_path):
+  """A function that edits a copy's tensors and returns the copy's init."""
+
+  def change(edit):
+    directory = tmp_path / 'copy'
+    shutil.copytree(hf_dir, directory)
+    file = directory / huggingface.SINGLE
+    tensors = edit(safetensors.numpy.load_file(file))
+    safetensors.numpy.save_file(tensors, file)
+    return f'hf:{directory}'
+
+  return change
+
+
+def _write_gguf(path, params, kind=gguf.GGMLQuantizationType.F32):
+  config = _CONFIG
+  writer = gguf.GGUFWriter(path, 'gemma3')
+  writer.add_block_count(config.num_layers)
+  writer.add_embedding_length(config.embed_dim)
+  writer.add_feed_forward_length(config.mlp_dim)
+  writer.add_head_count(config.num_heads)
+  writer.add_head_count_kv(config.num_kv_heads)
+  writer.add_key_length(config.head_dim)
+  writer.add_sliding_window(config.window)
+  writer.add_context_length(config.context)
+  writer.add_layer_norm_rms_eps(config.norm_epsilon)
+  writer.add_rope_freq_base(config.global_rope_base)
+  writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+  writer.add_rope_scaling_factor(config.global_rope_factor)
+  writer.add_token_list(['a', 'bc'] * 48)
+  for t in names.tensors(config):
+    leaf = names.leaf(params, t.path)
+    array = leaf if t.group is None else leaf[t.group]
+    array = np.ascontiguousarray(t.to_file(array, names.GGUF))
+    if t.is_norm:
+      writer.add_tensor(t.gguf, array)
+    else:
+      raw = gguf.quantize(array, kind)
+      writer.add_tensor(t.gguf, raw, raw_dtype=kind)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+
+
+def _assert_equal(found, wanted):
+  jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def test_hugging_face_and_back_is_bit_equal(hf_dir, params):
+  found = weights.load(f'hf:{hf_dir}', _build(), None, ())
+  assert all(x.dtype == np.float32 for x in jax.tree.leaves(found))
+  _assert_equal(found, params)
+
+
+def test_shards_with_an_index_and_bfloat16_rounded_once(params, tmp_path):
+  exact = jax.tree.map(lambda x: x + np.float32(1e-5), params)
+  directory = str(tmp_path / 'model')
+  _write_hf(directory, exact, 'bfloat16', file_bytes=40_000)
+  files = [f for f in os.listdir(directory) if f.endswith('.safetensors')]
+  assert len(files) > 3
+  size = 0
+  for file in files:
+    arrays = safetensors.numpy.load_file(os.path.join(directory, file))
+    assert all(x.dtype == ml_dtypes.bfloat16 for x in arrays.values())
+    assert 'lm_head.weight' not in arrays
+    size += os.path.getsize(os.path.join(directory, file))
+  header_bytes = 30_000
+  assert abs(size - 2 * gemma3_config.parameter_count(_CONFIG)) < header_bytes
+  found = weights.load(f'hf:{directory}', _build(), None, ())
+  rounded = jax.tree.map(
+      lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), exact
+  )
+  _assert_equal(found, rounded)
+
+
+def test_a_failed_write_leaves_what_was_there(hf_dir, params, tmp_path):
+  directory = tmp_path / 'model'
+  shutil.copytree(hf_dir, directory)
+
+  def fail(_):
+    raise OSError('disk full')
+
+  with pytest.raises(OSError, match='disk full'):
+    huggingface.write(str(directory), params, _CONFIG, 'bfloat16', 2, [1], 0,
+                      fail)
+  assert os.listdir(tmp_path) == ['model']
+  assert sorted(os.listdir(directory)) == sorted(os.listdir(hf_dir))
+  _assert_equal(weights.load(f'hf:{directory}', _build(), None, ()), params)
+
+
+def test_known_prefixes_load_alike_and_vision_is_counted(changed, params):
+  for prefix in ('language_model.model.', 'model.language_model.', ''):
+
+    def rename(tensors, prefix=prefix):
+      renamed = {
+          prefix + key.removeprefix('model.'): x for key, x in tensors.items()
+      }
+      home = 'model.' if prefix.startswith('model.') else ''
+      renamed[f'{home}vision_tower.vision_model.post_layernorm.bias'] = (
+          np.zeros(3, np.float32)
+      )
+      renamed['multi_modal_projector.mm_soft_emb_norm.weight'] = (
+          np.zeros(3, np.float32)
+      )
+      return renamed
+
+    init = changed(rename)
+    _assert_equal(weights.load(init, _build(), None, ()), params)
+    assert 'and 2 of vision' in weights.describe(init).text
+    shutil.rmtree(init.removeprefix('hf:'))
+
+
+def test_every_wrong_tensor_is_named_with_both_shapes(changed):
+  def edit(tensors):
+    del tensors['model.layers.3.self_attn.q_norm.weight']
+    tensors['model.layers.1.mlp.up_proj.weight'] = np.zeros((3, 5), np.float32)
+    tensors['model.layers.2.self_attn.q_proj.bias'] = np.zeros(7, np.float32)
+    return tensors
+
+  init = changed(edit)
+  with pytest.raises(errors.ConfigError) as e:
+    weights.load(init, _build(), None, ())
+  text = str(e.value)
+  assert 'layers.3.self_attn.q_norm.weight is missing, [32] expected' in text
+  assert 'up_proj.weight has shape [3, 5], [64, 32] expected' in text
+  assert 'layers.2.self_attn.q_proj.bias [7] is no part of the model' in text
+
+
+def test_an_output_head_of_its_own_is_refused(changed):
+  embedding = 'model.embed_tokens.weight'
+  init = changed(lambda x: x | {'lm_head.weight': x[embedding]})
+  weights.load(init, _build(), None, ())
+  shutil.rmtree(init.removeprefix('hf:'))
+  init = changed(lambda x: x | {'lm_head.weight': x[embedding] + 1})
+  with pytest.raises(errors.ConfigError, match='lm_head.weight.*tied'):
+    weights.load(init, _build(), None, ())
+
+
+def test_missing_files_are_named(hf_dir, tmp_path):
+  with pytest.raises(errors.ConfigError, match='nowhere'):
+    weights.model_config('hf:/nowhere')
+  with pytest.raises(errors.ConfigError, match='nowhere.*no such file'):
+    weights.model_config('gguf:/nowhere')
+  with pytest.raises(errors.ConfigError, match="'hg:x'.*did you mean 'hf'"):
+    weights.model_config('hg:x')
+  directory = tmp_path / 'model'
+  shutil.copytree(hf_dir, directory)
+  file = directory / huggingface.SINGLE
+  file.write_bytes(file.read_bytes()[:-10])
+  with pytest.raises(errors.ConfigError, match='model.safetensors.*damaged'):
+    weights.load(f'hf:{directory}', _build(), None, ())
+
+
+def test_gguf_loads_to_the_same_tree(params, tmp_path):
+  file = str(tmp_path / 'model.gguf')
+  _write_gguf(file, params)
+  assert weights.model_config(f'gguf:{file}') == _CONFIG
+  _assert_equal(weights.load(f'gguf:{file}', _build(), None, ()), params)
+  raw = {t.name: t.data for t in gguf.GGUFReader(file).tensors}
+  scale = params['pattern']['layer_4']['attention']['key_norm']['scale'][1]
+  np.testing.assert_array_equal(raw['blk.10.attn_k_norm.weight'] - 1, scale)
+
+
+def test_quantised_gguf_is_dequantised_in_pieces(params, tmp_path, monkeypatch):
+  file = str(tmp_path / 'model.gguf')
+  _write_gguf(file, params, kind=gguf.GGMLQuantizationType.Q8_0)
+  monkeypatch.setattr(gguf_weights, '_PIECE_BYTES', 100)
+  source = gguf_weights.Source(file)
+  for t in gguf.GGUFReader(file).tensors:
+    wanted = gguf.dequantize(t.data, t.tensor_type)
+    np.testing.assert_array_equal(source.read(t.name), wanted)
+  with open(file, 'r+b') as f:
+    f.truncate(os.path.getsize(file) - 100)
+  with pytest.raises(errors.ConfigError, match='tensors end at'):
+    gguf_weights.Source(file)
+
+
+def test_kept_layers_are_those_layers_with_their_kinds(hf_dir, params):
+  kept = (1, 5, 6, 11, 13)
+  small = _CONFIG.keep_layers(kept)
+  assert small.layer_kinds == ('local', 'global', 'local', 'global', 'local')
+  found = weights.load(f'hf:{hf_dir}', _build(small), None, kept)
+  placed = jax.tree.map(jax.numpy.asarray, params)
+  _assert_equal(weights.layers_from(placed, _CONFIG, kept), found)
+  source = {t.hf: t for t in names.tensors(_CONFIG)}
+  for t in names.tensors(small):
+    name = t.hf
+    if t.path[0] in ('pattern', 'remainder'):
+      layer = int(name.split('.')[2])
+      name = name.replace(f'.{layer}.', f'.{kept[layer]}.', 1)
+    a, b = names.leaf(found, t.path), names.leaf(params, source[name].path)
+    a = a if t.group is None else a[t.group]
+    b = b if source[name].group is None else b[source[name].group]
+    np.testing.assert_array_equal(a, b)
+
+
+def test_kept_layers_share_no_buffer_with_the_teacher(params):
+  teacher = jax.tree.map(jax.numpy.asarray, params)
+  student = weights.layers_from(teacher, _CONFIG, ())
+  _assert_equal(student, teacher)
+  jax.tree.map(lambda x: x.delete(), student)
+  _assert_equal(teacher, params)
+
+
+def test_wrong_keep_layers_and_models_are_refused(hf_dir):
+  for kept, message in (((0, 14), 'found 14.*0 to 13'), ((3, 2), '3 before 2')):
+    with pytest.raises(errors.ConfigError, match=message):
+      weights.load(f'hf:{hf_dir}', _build(), None, kept)
+  with pytest.raises(errors.ConfigError, match='layer_kinds is'):
+    weights.load(f'hf:{hf_dir}', _build(), None, (0, 1))
+
+
+def test_pattern_warning_says_who_cannot_load():
+  assert weights.pattern_warning(_CONFIG) == ''
+  text = weights.pattern_warning(_CONFIG.keep_layers((0, 5, 6)))
+  assert 'lgl' in text and 'llama.cpp' in text and 'transformers' in text

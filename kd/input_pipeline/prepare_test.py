@@ -1,0 +1,126 @@
+"""Prepared rows: whole, reused, refused when wrong, safe in parallel."""
+
+import json
+import multiprocessing
+import os
+
+import pytest
+
+from kd.core import errors
+from kd.input_pipeline import packing
+from kd.input_pipeline import prepare
+from kd.input_pipeline import rows as rows_lib
+from kd.input_pipeline import templates
+from kd.input_pipeline import tokenizers
+
+
+def _prepare(folder, name='arithmetic_few', **changes):
+  arguments = dict(
+      split='train', tokenizer=tokenizers.load('bytes'), template='plain',
+      length=100, pack=True, seed=0, cache_dir=str(folder), limit=60,
+      module='data.mixtures', say=lambda line: None) | changes
+  return prepare.prepare(name, **arguments)
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp('rows')
+
+
+def test_rows_hold_the_examples(cache):
+  (part,) = _prepare(cache)
+  examples = part.examples()
+  tokenizer = tokenizers.load('bytes')
+  expected = sorted(
+      templates.encode(tokenizer, 'plain',
+                       templates.exchange(e['inputs'], e['targets']))
+      for e in examples)
+  found = []
+  for batch in rows_lib.batches([part], 1):
+    for segment in range(1, batch.segment_ids.max() + 1):
+      at = batch.segment_ids == segment
+      found.append(([2, *batch.targets[at].tolist()],
+                    [0.0, *batch.weights[at].tolist()]))
+  assert sorted(found) == expected
+  assert len(examples) == 60 and all(e['in_rows'] for e in examples)
+  assert part.counts['target_weight'] == sum(sum(w) for _, w in expected)
+  assert part.counts['tokens'] == sum(len(i) - 1 for i, _ in expected)
+
+
+def test_reused_and_told_apart(cache):
+  (first,) = _prepare(cache)
+  before = os.stat(first.rows_file).st_mtime_ns
+  (again,) = _prepare(cache)
+  assert again == first
+  assert os.stat(again.rows_file).st_mtime_ns == before
+  (other,) = _prepare(cache, seed=1)
+  assert other.folder != first.folder
+  assert other.counts['rows_sha256'] != first.counts['rows_sha256']
+  assert not [n for n in os.listdir(cache) if n.startswith('.writing-')]
+
+
+def test_too_long_is_reported_and_left_out(cache):
+  lines = []
+  (part,) = _prepare(cache, length=44, pack=False, say=lines.append)
+  left = part.counts['too_long']
+  lengths = {
+      e['id']: len(tokenizers.load('bytes').encode(e['inputs'] + e['targets']))
+      for e in part.examples()}
+  # BOS, the text and EOS are 2 ids more than the text, 1 position more.
+  assert left == [i for i, n in lengths.items() if n + 1 > 44] != []
+  assert part.counts['rows'] == 60 - len(left)
+  assert any(f'{len(left)} of 60' in line for line in lines)
+  assert [e['id'] for e in part.examples() if not e['in_rows']] == left
+  for batch in rows_lib.batches([part], 1):
+    assert batch.targets[batch.segment_ids == 1][-1] == 1
+
+
+def test_damage_is_named(tmp_path):
+  (part,) = _prepare(tmp_path)
+  with open(part.examples_file, 'a') as f:
+    f.write('{}\n')
+  with pytest.raises(errors.ConfigError, match='was changed.*delete it'):
+    _prepare(tmp_path)
+  manifest = os.path.join(part.folder, prepare.MANIFEST)
+  with open(manifest) as f:
+    wrong = json.load(f)
+  wrong['request']['length'] = 7
+  with open(manifest, 'w') as f:
+    json.dump(wrong, f)
+  with pytest.raises(errors.ConfigError, match='length is 7'):
+    _prepare(tmp_path)
+
+
+def _prepare_there(folder):
+  return _prepare(folder, limit=30)[0].counts['rows_sha256']
+
+
+def test_two_processes_at_once(tmp_path):
+  with multiprocessing.get_context('spawn').Pool(2) as pool:
+    digests = pool.map(_prepare_there, [tmp_path] * 2)
+  assert digests[0] == digests[1]
+  assert len(os.listdir(tmp_path)) == 1
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+  def fail(*_):
+    raise OSError('disk full')
+
+  monkeypatch.setattr(packing, 'fill', fail)
+  with pytest.raises(OSError, match='disk full'):
+    _prepare(tmp_path)
+  assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'name': 'arithmetic_cott'}, "did you mean 'arithmetic_cot'"),
+    ({'split': 'valid'}, "did you mean 'validation'"),
+    ({'module': 'data.mixtuers'}, "no Python module 'data.mixtuers'"),
+    ({'template': 'gema'}, "did you mean 'gemma'"),
+    ({'length': 5}, '5 is too short for every.*legal: 33 or more'),
+    ({'length': 0}, 'data.length: 0'),
+    ({'limit': 0}, 'data.examples: 0'),
+])
+def test_wrong_requests(cache, changes, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    _prepare(cache, **changes)

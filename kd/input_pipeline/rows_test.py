@@ -1,0 +1,117 @@
+"""Order is a pure function of (seed, step), and needs no TensorFlow."""
+
+import collections
+import os
+import subprocess
+import sys
+
+from array_record.python import array_record_module
+import numpy as np
+import pytest
+
+from kd.core import errors
+from kd.input_pipeline import packing
+from kd.input_pipeline import prepare
+from kd.input_pipeline import rows as rows_lib
+
+
+def _part(folder, name, count, rate=1.0, first=0):
+  """A part whose row i holds the ids i + 1, i + 2."""
+  writer = array_record_module.ArrayRecordWriter(
+      os.path.join(folder, f'{name}.array_record'), 'group_size:1')
+  for i in range(count):
+    example = packing.Example(np.array([i + 1, i + 2]), np.ones(2), i)
+    writer.write(packing.to_bytes(packing.fill([example], 4, 0)))
+  writer.close()
+  return prepare.Prepared(name, str(folder), rate, first, 4, 0, {}, {})
+
+
+def _ids(rows, steps):
+  return [int(i) for step in steps for i in rows(step).row_id]
+
+
+@pytest.fixture
+def hundred(tmp_path):
+  return [_part(tmp_path, 'a', 100)]
+
+
+def test_resume_sees_each_row_once(hundred):
+  straight = _ids(rows_lib.Rows(hundred, 1, 3, True), range(100))
+  resumed = (_ids(rows_lib.Rows(hundred, 1, 3, True), range(37)) +
+             _ids(rows_lib.Rows(hundred, 1, 3, True), range(37, 100)))
+  assert resumed == straight != sorted(straight)
+  assert sorted(straight) == list(range(100))
+
+
+def test_orders_differ_by_seed_and_epoch(hundred):
+  orders = [
+      _ids(rows_lib.Rows(hundred, 10, seed, True), range(10 * e, 10 * e + 10))
+      for seed in (0, 1) for e in (0, 1)
+  ]
+  # Not even seed 1's first epoch is seed 0's second.
+  assert len({tuple(order) for order in orders}) == 4
+  assert all(sorted(order) == list(range(100)) for order in orders)
+  plain = rows_lib.Rows(hundred, 10, 0, False)
+  assert _ids(plain, range(20)) == 2 * list(range(100))
+
+
+def test_processes_share_a_batch(hundred):
+  rows = rows_lib.Rows(hundred, 12, 0, True)
+  whole = rows(5)
+  for count in (2, 3, 4):
+    shares = [rows(5, i, count) for i in range(count)]
+    for name in (*packing.FIELDS, 'row_id'):
+      joined = np.concatenate([getattr(s, name) for s in shares])
+      np.testing.assert_array_equal(joined, getattr(whole, name))
+  with pytest.raises(errors.ConfigError, match='a multiple of 5'):
+    rows(0, 0, 5)
+
+
+def test_mixture_follows_its_rates(tmp_path):
+  parts = [_part(tmp_path, 'a', 40, 3.0), _part(tmp_path, 'b', 7, 1.0, 40),
+           _part(tmp_path, 'c', 1, 1.0, 47)]
+  rows = rows_lib.Rows(parts, 10, 0, True)
+  seen = _ids(rows, range(20))
+  count = collections.Counter('abc'[(i >= 40) + (i >= 47)] for i in seen)
+  assert count == {'a': 120, 'b': 40, 'c': 40}
+  assert collections.Counter(i for i in seen if i < 40) == dict.fromkeys(
+      range(40), 3)
+  batch = rows(3)
+  assert batch.tokens.dtype == batch.row_id.dtype == np.int32
+  local = np.where(batch.row_id >= 47, 0, batch.row_id - 40 *
+                   (batch.row_id >= 40))
+  np.testing.assert_array_equal(batch.tokens[:, 0], local + 1)
+
+
+def test_prefetch_equals_rows(hundred):
+  rows = rows_lib.Rows(hundred, 8, 0, True)
+  ahead = rows_lib.prefetch(rows, 4, 3)
+  for step in range(4, 12):
+    np.testing.assert_array_equal(next(ahead).tokens, rows(step).tokens)
+  ahead.close()
+
+
+def test_batches_pad_the_last(tmp_path):
+  parts = [_part(tmp_path, 'a', 5), _part(tmp_path, 'b', 2, 1.0, 5)]
+  batches = list(rows_lib.batches(parts, 4))
+  assert [b.row_id.tolist() for b in batches] == [[0, 1, 2, 3], [4, 5, 6, -1]]
+  last = batches[-1]
+  assert last.weights.sum() == 3 and not last.weights[3].any()
+  assert not last.segment_ids[3].any()
+
+
+def test_reading_imports_no_tensorflow(hundred, tmp_path):
+  code = (
+      'import sys\n'
+      'from kd.input_pipeline import prepare, rows, tokenizers\n'
+      f'part = prepare.Prepared("a", {str(tmp_path)!r}, 1.0, 0, 4, 0, {{}}, '
+      '{})\n'
+      'rows.Rows([part], 2, 0, True)(0)\n'
+      'tokenizers.load("bytes").encode("x")\n'
+      'heavy = {"tensorflow", "seqio", "tensorflow_datasets"}\n'
+      'sys.exit(len(heavy & set(sys.modules)))\n')
+  environment = os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)}
+  done = subprocess.run([sys.executable, '-c', code], env=environment,
+                        check=False)
+  assert done.returncode == 0
+  assert hundred

@@ -1,0 +1,161 @@
+"""Tokenizers: ids, offsets, round trips, digests and errors."""
+
+import random
+import struct
+
+import pytest
+from sentencepiece import sentencepiece_model_pb2
+
+from kd.core import errors
+from kd.input_pipeline import sentencepiece_models
+from kd.input_pipeline import tokenizers
+
+
+@pytest.fixture(scope='module')
+def bytes_tokenizer():
+  return tokenizers.load('bytes')
+
+
+def _texts():
+  rng = random.Random(0)
+  alphabet = 'ab 12\n\t\x00<>#\u00e9\u4f60\U0001f600\u0301'
+  yield from ('', ' ', '  a  ', '<end_of_turn>', '<bos>')
+  for _ in range(200):
+    yield ''.join(rng.choices(alphabet, k=rng.randrange(30)))
+
+
+def test_bytes_are_bytes(bytes_tokenizer):
+  for text in _texts():
+    ids = bytes_tokenizer.encode(text)
+    assert bytes_tokenizer.decode(ids) == text
+    if '<end_of_turn>' not in text:
+      # Id 6 is the space; the byte b is 7 + b.
+      expected = [6 if b == 0x20 else 7 + b for b in text.encode()]
+      assert ids == expected
+  assert bytes_tokenizer.encode('<start_of_turn><end_of_turn>') == [4, 5]
+  assert bytes_tokenizer.stop_ids == (1, 5)
+  assert bytes_tokenizer.vocab_size == 263
+
+
+def test_offsets_cover_the_text(bytes_tokenizer):
+  for text in _texts():
+    ids, offsets = bytes_tokenizer.encode_with_offsets(text)
+    assert ids == bytes_tokenizer.encode(text)
+    pieces = list(dict.fromkeys(offsets))
+    assert ''.join(text[b:e] for b, e in pieces) == text
+
+
+def test_decode_never_fails(bytes_tokenizer):
+  decode = bytes_tokenizer.decode
+  assert decode([0, 1, 2, 263, 262144, -1]) == ''
+  assert decode([7 + 0x41, 10**9, 1, 7 + 0x42]) == 'AB'
+  assert decode([7 + 0xff]) == '\ufffd'
+
+
+def test_vocabulary_is_the_same_model(bytes_tokenizer):
+  vocabulary = bytes_tokenizer.vocabulary()
+  assert vocabulary.vocab_size == bytes_tokenizer.vocab_size
+  assert vocabulary.eos_id == 1 and vocabulary.bos_id == 2
+  assert list(vocabulary.encode('a b')) == bytes_tokenizer.encode('a b')
+
+
+def _changed(tokenizer, change):
+  model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model_proto)
+  change(model)
+  return tokenizers.Tokenizer(model.SerializeToString())
+
+
+def test_difference_is_found(bytes_tokenizer):
+  same = tokenizers.load('bytes')
+  assert same.digest == bytes_tokenizer.digest
+  assert same.first_difference(bytes_tokenizer) is None
+
+  def rename(model):
+    model.pieces[5].piece = '<end>'
+
+  def drop(model):
+    del model.pieces[4]
+
+  other = _changed(bytes_tokenizer, rename)
+  assert bytes_tokenizer.first_difference(other) == (
+      5, '<end_of_turn>', '<end>')
+  assert other.end_of_turn_id is None and other.stop_ids == (1,)
+  shorter = _changed(bytes_tokenizer, drop)
+  assert shorter.first_difference(bytes_tokenizer)[0] == 4
+
+
+def _write_gguf(path, model):
+  """A GGUF with the tokenizer of a model, written by hand."""
+  def text(s):
+    raw = s.encode()
+    return struct.pack('<Q', len(raw)) + raw
+  space = sentencepiece_models.SPACE
+  kinds = [3 if p.type == 4 else p.type for p in model.pieces]
+  words = [p.piece.replace(space, ' ') if set(p.piece) == {space} and i != 6
+           else p.piece for i, p in enumerate(model.pieces)]
+  n = struct.pack('<Q', len(words))
+  pre = 'tokenizer.ggml.'
+  fields = [
+      text('general.name') + struct.pack('<I', 8) + text('tiny'),
+      text(pre + 'model') + struct.pack('<I', 8) + text('llama'),
+      text(pre + 'tokens') + struct.pack('<II', 9, 8) + n + b''.join(
+          text(w) for w in words),
+      text(pre + 'scores') + struct.pack('<II', 9, 6) + n + struct.pack(
+          f'<{len(words)}f', *[p.score for p in model.pieces]),
+      text(pre + 'token_type') + struct.pack('<II', 9, 5) + n + struct.pack(
+          f'<{len(words)}i', *kinds),
+  ]
+  for name, value in (('bos', 2), ('eos', 1), ('unknown', 3), ('padding', 0)):
+    fields.append(text(f'{pre}{name}_token_id') + struct.pack('<II', 4, value))
+  path.write_bytes(b'GGUF' + struct.pack('<IQQ', 3, 0, len(fields)) +
+                   b''.join(fields))
+
+
+def test_gguf_gives_the_model_back(bytes_tokenizer, tmp_path):
+  path = tmp_path / 'tiny.gguf'
+
+  def add_run(model):
+    model.pieces.add(piece=sentencepiece_models.SPACE * 2, score=0.0, type=4)
+
+  tokenizer = _changed(bytes_tokenizer, add_run)
+  model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model_proto)
+  _write_gguf(path, model)
+  read = tokenizers.load(f'gguf:{path}')
+  assert read.first_difference(tokenizer) is None
+  assert read.encode('a   b') == [7 + 97, 263, 6, 7 + 98]
+  assert (read.pad_id, read.eos_id, read.bos_id, read.unk_id) == (0, 1, 2, 3)
+  path.write_bytes(path.read_bytes()[:300])
+  with pytest.raises(errors.ConfigError, match='damaged or cut short'):
+    tokenizers.load(f'gguf:{path}')
+
+
+def test_sources(bytes_tokenizer, tmp_path):
+  (tmp_path / 'tokenizer.model').write_bytes(bytes_tokenizer.model_proto)
+  for init in (f'hf:{tmp_path}', f'workdir:{tmp_path}'):
+    assert tokenizers.for_source(init).digest == bytes_tokenizer.digest
+  assert tokenizers.for_source('random') is None
+  assert tokenizers.for_source('teacher') is None
+
+
+@pytest.mark.parametrize('spec, message', [
+    ('byte', "did you mean 'bytes'"),
+    ('ggf:x', "did you mean 'gguf'"),
+    ('model:/nowhere.model', 'no such file'),
+    ('gguf:/nowhere.gguf', 'no such file'),
+    ('hf:/nowhere', 'no such folder'),
+    ('bytes:x', 'takes no file'),
+    ('model:', 'names no file'),
+])
+def test_wrong_specs(spec, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    tokenizers.load(spec)
+
+
+def test_wrong_files(tmp_path):
+  (tmp_path / 'tokenizer.json').write_text('{}')
+  with pytest.raises(errors.ConfigError, match='holds tokenizer.json'):
+    tokenizers.load(f'hf:{tmp_path}')
+  with pytest.raises(errors.ConfigError, match='is no SentencePiece model'):
+    tokenizers.load(f'model:{tmp_path}/tokenizer.json')
+  with pytest.raises(errors.ConfigError, match='a GGUF file'):
+    tokenizers.load(f'gguf:{tmp_path}/tokenizer.json')

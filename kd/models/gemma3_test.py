@@ -1,0 +1,228 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import models
+from kd.core import errors
+from kd.models import gemma3
+from kd.models import gemma3_config
+
+# One group of 6 layers and 2 that are left; a window much shorter than a text.
+_CONFIG = gemma3_config.Gemma3Config(
+    embed_dim=32, mlp_dim=48, num_heads=4, num_kv_heads=2, head_dim=8,
+    vocab_size=64, layer_kinds=gemma3_config.published_kinds(8), window=4,
+    context=128, query_scale=12.0, local_rope_base=1e4, global_rope_base=1e6,
+    global_rope_factor=8.0, norm_epsilon=1e-6,
+)
+
+
+def _build(config=_CONFIG, dtype='float32', remat='none'):
+  model = gemma3.build(config, dtype, remat, 'student')
+  return model, gemma3.init_params(model, jax.random.key(0))
+
+
+@pytest.fixture(scope='module')
+def built():
+  return _build()
+
+
+def _tokens(length, seed=0, rows=1):
+  random = np.random.default_rng(seed)
+  return random.integers(1, 64, (rows, length), np.int32)
+
+
+def _places(*lengths):
+  """Positions and segment ids [1, L] of texts packed one after another."""
+  positions = np.concatenate([np.arange(n) for n in lengths])
+  segment_ids = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+  return (positions[None].astype(np.int32), segment_ids[None].astype(np.int32))
+
+
+def _hidden(built, tokens, positions, segment_ids):
+  model, params = built
+  run = jax.jit(lambda *batch: model.apply({'params': params}, *batch)[0])
+  return np.asarray(run(tokens, positions, segment_ids))
+
+
+def _alone(built, tokens):
+  return _hidden(built, tokens, *_places(tokens.shape[1]))
+
+
+def _influence(config, length):
+  """[L, L]: whether output i moves with the input at j, by gradient."""
+  model, params = _build(config)
+  # Every position has a row of the embedding to itself.
+  tokens = np.arange(length, dtype=np.int32)[None]
+  positions, segment_ids = _places(length)
+
+  def output(embedding):
+    found, _ = model.apply(
+        {'params': params | {'embedding': embedding}}, tokens, positions,
+        segment_ids,
+    )
+    return (found[0] * weights).sum(-1)
+
+  weights = np.random.default_rng(0).normal(size=(length, config.embed_dim))
+  jacobian = jax.jacrev(output)(params['embedding'])
+  return np.abs(np.asarray(jacobian)[:, :length]).max(-1) > 0
+
+
+def test_causal_by_gradient():
+  length = 12
+  seen = _influence(_CONFIG, length)
+  np.testing.assert_array_equal(seen, np.tri(length, dtype=bool))
+
+
+@pytest.mark.parametrize('layers', [1, 2])
+def test_a_local_layer_sees_the_window_and_no_key_more(layers):
+  length, window = 16, _CONFIG.window
+  config = dataclasses.replace(
+      _CONFIG, layer_kinds=(gemma3_config.LOCAL,) * layers
+  )
+  i, j = np.ogrid[:length, :length]
+  reach = layers * (window - 1)
+  wanted = (j <= i) & (j >= i - reach)
+  np.testing.assert_array_equal(_influence(config, length), wanted)
+
+
+def test_published_kinds():
+  kinds = gemma3_config.published_kinds(26)
+  found = [i for i, kind in enumerate(kinds) if kind == gemma3_config.GLOBAL]
+  assert found == [5, 11, 17, 23]
+
+
+def test_variants_have_the_published_query_scale_and_size():
+  # Billions of parameters of the text models, arXiv 2503.19786, table 1.
+  published = {'1b': (0.302, 0.698), '4b': (0.675, 3.209),
+               '12b': (1.012, 10.759), '27b': (1.416, 25.600)}
+  for name, (embedding, rest) in published.items():
+    c = gemma3_config.from_variant(name, models.VARIANTS, 'variant')
+    assert c.query_scale == (168 if name == '27b' else 256)
+    assert c.query_scale == (c.embed_dim / c.num_heads if name == '27b'
+                             else c.head_dim)
+    total = gemma3_config.parameter_count(c) / 1e9
+    assert c.vocab_size * c.embed_dim / 1e9 == pytest.approx(embedding, rel=.01)
+    assert total == pytest.approx(embedding + rest, rel=0.01)
+
+
+def test_a_packed_text_is_bit_blind_to_its_neighbour(built):
+  a, b = 13, 9  # Both longer than the window.
+  tokens = _tokens(a + b)
+  other = tokens.copy()
+  other[:, :a] = _tokens(a, seed=1)
+  places = _places(a, b)
+  found = _hidden(built, tokens, *places)[:, a:]
+  np.testing.assert_array_equal(found, _hidden(built, other, *places)[:, a:])
+  alone = _alone(built, tokens[:, a:])
+  np.testing.assert_allclose(found, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize('left, right', [(0, 7), (7, 0), (3, 4)])
+def test_padding_changes_nothing(left, right, built):
+  tokens, length = _tokens(10), 10
+  padded = np.concatenate(
+      [_tokens(left, 2), tokens, _tokens(right, 3)], axis=1
+  )
+  places = [np.pad(x, ((0, 0), (left, right))) for x in _places(length)]
+  found = _hidden(built, padded, *places)
+  assert np.isfinite(found).all()
+  np.testing.assert_allclose(
+      found[:, left:left + length], _alone(built, tokens), atol=1e-5
+  )
+
+
+@pytest.mark.parametrize('prompt', [1, 7])
+def test_cached_decoding_equals_the_full_pass(prompt, built):
+  model, params = built
+  length, rows = 14, 2
+  tokens = _tokens(length, rows=rows)
+  positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+  ones = np.ones_like(tokens)
+  whole = _hidden(built, tokens, positions, ones)
+  cache = gemma3.empty_cache(_CONFIG, rows, length + 3, jnp.float32)
+
+  @jax.jit
+  def extend(cache, *batch):
+    return model.apply({'params': params}, *batch, cache)
+
+  begin = 0
+  for end in range(prompt, length + 1):
+    part = np.s_[:, begin:end]
+    found, cache = extend(cache, tokens[part], positions[part], ones[part])
+    np.testing.assert_allclose(found, whole[part], atol=1e-5)
+    begin = end
+
+
+def test_rows_of_different_length_decode_from_one_cache(built):
+  model, params = built
+  lengths = np.array([3, 8])
+  tokens = _tokens(9, rows=2)
+  positions = np.tile(np.arange(9, dtype=np.int32), (2, 1))
+  cache = gemma3.empty_cache(_CONFIG, 2, 9, jnp.float32)
+  first = np.s_[:, :8]
+  live = (positions < lengths[:, None]).astype(np.int32)
+  _, cache = model.apply({'params': params}, tokens[first], positions[first],
+                         live[first], cache)
+  found, _ = model.apply(
+      {'params': params}, tokens[[0, 1], lengths][:, None], lengths[:, None],
+      np.ones((2, 1), np.int32), cache,
+  )
+  for row, length in enumerate(lengths):
+    alone = _alone(built, tokens[row:row + 1, :length + 1])
+    np.testing.assert_allclose(found[row, 0], alone[0, -1], atol=1e-5)
+
+
+def _equations(num_layers, remat):
+  """Equations of the whole program, those of inner programs included."""
+  config = dataclasses.replace(
+      _CONFIG, layer_kinds=gemma3_config.published_kinds(num_layers)
+  )
+  model = gemma3.build(config, 'float32', remat, 'student')
+  shapes = jax.eval_shape(lambda: gemma3.init_params(model, jax.random.key(0)))
+  batch = [jax.ShapeDtypeStruct((1, 8), np.int32)] * 3
+
+  def loss(params, *batch):
+    return model.apply({'params': params}, *batch)[0].sum()
+
+  return len(str(jax.make_jaxpr(jax.grad(loss))(shapes, *batch)).splitlines())
+
+
+@pytest.mark.parametrize('remat', list(gemma3.REMAT_POLICIES))
+def test_the_program_does_not_grow_with_depth(remat):
+  assert _equations(12, remat) == _equations(24, remat)
+
+
+def test_remat_changes_no_gradient(built):
+  batch = (_tokens(9), *_places(9))
+
+  def gradient(remat):
+    model = gemma3.build(_CONFIG, 'float32', remat, 'student')
+    loss = lambda p: (model.apply({'params': p}, *batch)[0] ** 2).mean()
+    return jax.jit(jax.grad(loss))(built[1])
+
+  plain = gradient('none')
+  for remat in ('block', 'dots'):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        gradient(remat), plain,
+    )
+
+
+def test_float16_and_unknown_names_are_refused():
+  with pytest.raises(errors.ConfigError, match='student.dtype.*float16.*exceed'):
+    _build(dtype='float16')
+  with pytest.raises(errors.ConfigError, match="did you mean 'bfloat16'"):
+    _build(dtype='bfloat61')
+  with pytest.raises(errors.ConfigError, match="remat.*did you mean 'block'"):
+    _build(remat='blocks')
+
+
+def test_parameters_are_float32_and_activations_of_the_given_type():
+  model, params = _build(dtype='bfloat16')
+  assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+  hidden, _ = model.apply({'params': params}, _tokens(5), *_places(5))
+  assert hidden.dtype == jnp.bfloat16
+  assert np.isfinite(np.asarray(hidden, np.float32)).all()
