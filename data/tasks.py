@@ -31,8 +31,8 @@ _CALCULATOR = re.compile(r'<<[^<>]*>>')
 
 def _text_feature():
   return seqio.Feature(
-      seqio.PassThroughVocabulary(size=0), add_eos=False, rank=0,
-      dtype=tf.string)
+    seqio.PassThroughVocabulary(size=0), add_eos=False, rank=0, dtype=tf.string
+  )
 
 
 def _prompt(name):
@@ -44,11 +44,13 @@ def _prompt(name):
 def _dataset(rows):
   """A tf.data.Dataset of (id, inputs, targets) triples."""
   names = ('id', 'inputs', 'targets')
-  columns = zip(*rows) if rows else ((),) * len(names)
-  return tf.data.Dataset.from_tensor_slices({
+  columns = zip(*rows, strict=True) if rows else ((),) * len(names)
+  return tf.data.Dataset.from_tensor_slices(
+    {
       name: tf.constant(column, tf.string)
-      for name, column in zip(names, columns)
-  })
+      for name, column in zip(names, columns, strict=True)
+    }
+  )
 
 
 def read_answer(output, example=None, is_target=False):
@@ -64,16 +66,16 @@ def exact_match(targets, predictions):
 
 def _add(name, dataset, splits, counts=None):
   seqio.TaskRegistry.add(
-      name,
-      source=seqio.FunctionDataSource(
-          dataset, splits=splits, num_input_examples=counts,
-          caching_permitted=False),
-      preprocessors=[],
-      output_features={'inputs': _text_feature(), 'targets': _text_feature()},
-      postprocess_fn=read_answer,
-      metric_fns=[exact_match],
-      # Kept from seqio's own buffer: rows are shuffled when they are prepared.
-      shuffle_buffer_size=None,
+    name,
+    source=seqio.FunctionDataSource(
+      dataset, splits=splits, num_input_examples=counts, caching_permitted=False
+    ),
+    preprocessors=[],
+    output_features={'inputs': _text_feature(), 'targets': _text_feature()},
+    postprocess_fn=read_answer,
+    metric_fns=[exact_match],
+    # Kept from seqio's own buffer: rows are shuffled when they are prepared.
+    shuffle_buffer_size=None,
   )
 
 
@@ -89,24 +91,32 @@ def _arithmetic(split, shuffle_files, *, steps, problems, noise):
     if not held_out:
       problem = arithmetic.spoil(problem, noise, SEED)
     work = ' '.join(problem.steps) + ' ' if steps else ''
-    rows.append((f'arithmetic-{split}-{i}',
-                 prompt.format(question=problem.question),
-                 f'{work}{answers.MARKER} {problem.answer}'))
+    rows.append(
+      (
+        f'arithmetic-{split}-{i}',
+        prompt.format(question=problem.question),
+        f'{work}{answers.MARKER} {problem.answer}',
+      )
+    )
   return _dataset(rows)
 
 
 def _add_arithmetic(name, steps, problems=TRAIN_PROBLEMS, noise=0.0):
-  _add(name,
-       functools.partial(_arithmetic, steps=steps, problems=problems,
-                         noise=noise),
-       splits=arithmetic.SPLITS,
-       counts={'train': problems, 'validation': VALIDATION_PROBLEMS})
+  _add(
+    name,
+    functools.partial(_arithmetic, steps=steps, problems=problems, noise=noise),
+    splits=arithmetic.SPLITS,
+    counts={'train': problems, 'validation': VALIDATION_PROBLEMS},
+  )
 
 
 def _gsm8k_builder():
   """The tfds builder, its files made; other sources have other folders."""
-  folder = os.path.expanduser(os.path.join(
-      '~/.cache/kd/tensorflow_datasets', gsm8k_dataset_builder.fingerprint()))
+  folder = os.path.expanduser(
+    os.path.join(
+      '~/.cache/kd/tensorflow_datasets', gsm8k_dataset_builder.fingerprint()
+    )
+  )
   builder = gsm8k_dataset_builder.Builder(data_dir=folder)
   builder.download_and_prepare()
   return builder
@@ -125,20 +135,29 @@ def _gsm8k(split, shuffle_files, *, steps, prompt):
   rows = []
   for example in _gsm8k_builder().as_dataset(split).as_numpy_iterator():
     row = {name: value.decode('utf-8') for name, value in example.items()}
-    rows.append((row['id'], prompt.format(question=row['question']),
-                 gsm8k_targets(row['answer'], steps)))
+    rows.append(
+      (
+        row['id'],
+        prompt.format(question=row['question']),
+        gsm8k_targets(row['answer'], steps),
+      )
+    )
   return _dataset(rows)
 
 
 def _add_gsm8k(name, steps):
-  _add(name, functools.partial(_gsm8k, steps=steps, prompt=name),
-       splits=('train', 'validation'))
+  _add(
+    name,
+    functools.partial(_gsm8k, steps=steps, prompt=name),
+    splits=('train', 'validation'),
+  )
 
 
 _add_arithmetic('arithmetic_cot', steps=True)
 _add_arithmetic('arithmetic_answer', steps=False)
 _add_arithmetic('arithmetic_few', steps=True, problems=FEW_PROBLEMS)
-_add_arithmetic('arithmetic_noisy', steps=True, problems=NOISY_PROBLEMS,
-                noise=NOISE)
+_add_arithmetic(
+  'arithmetic_noisy', steps=True, problems=NOISY_PROBLEMS, noise=NOISE
+)
 _add_gsm8k('gsm8k_cot', steps=True)
 _add_gsm8k('gsm8k_answer', steps=False)

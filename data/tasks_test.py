@@ -13,9 +13,11 @@ from kd.core import errors
 from kd.evaluation import answers
 
 _LINES = [
-    {'question': f'What is {i} plus 1?',
-     'answer': f'{i}+1=<<{i}+1={i + 1}>>{i + 1} in all.\n#### {i + 1}'}
-    for i in range(200)
+  {
+    'question': f'What is {i} plus 1?',
+    'answer': f'{i}+1=<<{i}+1={i + 1}>>{i + 1} in all.\n#### {i + 1}',
+  }
+  for i in range(200)
 ]
 
 
@@ -25,7 +27,8 @@ def gsm8k(tmp_path, monkeypatch):
   folder = tmp_path / 'files' / 'gsm8k'
   folder.mkdir(parents=True)
   (folder / 'train.jsonl').write_text(
-      ''.join(json.dumps(line) + '\n' for line in _LINES))
+    ''.join(json.dumps(line) + '\n' for line in _LINES)
+  )
   monkeypatch.setenv('KD_DATA_DIR', str(tmp_path / 'files'))
   monkeypatch.setenv('HOME', str(tmp_path))
   return folder
@@ -34,8 +37,10 @@ def gsm8k(tmp_path, monkeypatch):
 def _read(name, split, count=-1):
   task = seqio.get_mixture_or_task(name)
   dataset = task.get_dataset(split=split, shuffle=False).take(count)
-  return [{k: v.decode() for k, v in row.items()}
-          for row in dataset.as_numpy_iterator()]
+  return [
+    {k: v.decode() for k, v in row.items()}
+    for row in dataset.as_numpy_iterator()
+  ]
 
 
 def test_arithmetic_splits_and_noise():
@@ -48,8 +53,9 @@ def test_arithmetic_splits_and_noise():
   seen = {e['inputs'] for e in few + noisy}
   assert not seen & {e['inputs'] for e in held}
   right = {e['inputs']: e['targets'] for e in few}
-  changed = [e for e in noisy if e['targets'] != right.get(e['inputs'],
-                                                           e['targets'])]
+  changed = [
+    e for e in noisy if e['targets'] != right.get(e['inputs'], e['targets'])
+  ]
   assert 0.25 < len(changed) / len(few) < 0.35
   for example in few + noisy + held:
     assert len(example['inputs'] + example['targets']) < 62
@@ -61,12 +67,14 @@ def test_gsm8k_is_cleaned_and_split(gsm8k):
   # Every line is in one split, and only there.
   questions = [e['inputs'] for e in train + held]
   assert sorted(questions) == sorted(
-      f'Question: {line["question"]}\nAnswer:\n' for line in _LINES)
+    f'Question: {line["question"]}\nAnswer:\n' for line in _LINES
+  )
   assert 0 < len(held) < 30
   first = next(e for e in train if e['id'] == 'gsm8k-train-8')
   assert first['targets'] == '7+1=8 in all.\n#### 8'
-  answer = next(e for e in _read('gsm8k_answer', 'train')
-                if e['id'] == 'gsm8k-train-8')
+  answer = next(
+    e for e in _read('gsm8k_answer', 'train') if e['id'] == 'gsm8k-train-8'
+  )
   assert answer['targets'] == '#### 8'
 
 
@@ -81,10 +89,10 @@ def test_gsm8k_without_data_says_what_to_do(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   monkeypatch.setenv('KD_DATA_DIR', str(tmp_path / 'nowhere'))
   # A port that nothing listens on: the download fails at once, anywhere.
-  monkeypatch.setattr(gsm8k_dataset_builder, '_SOURCE',
-                      'http://127.0.0.1:9/')
-  with pytest.raises(errors.ConfigError,
-                     match='nowhere.*could not be downloaded.*legal: a net'):
+  monkeypatch.setattr(gsm8k_dataset_builder, '_SOURCE', 'http://127.0.0.1:9/')
+  with pytest.raises(
+    errors.ConfigError, match='nowhere.*could not be downloaded.*legal: a net'
+  ):
     _read('gsm8k_cot', 'train')
 
 
@@ -106,11 +114,15 @@ def test_tasks_score_with_the_one_extractor():
   assert mixtures
   mixture = seqio.get_mixture_or_task('cot_math_v1')
   assert {t.name: mixture.get_rate(t) for t in mixture.tasks} == {
-      'gsm8k_cot': 2, 'gsm8k_answer': 1, 'arithmetic_cot': 1}
+    'gsm8k_cot': 2,
+    'gsm8k_answer': 1,
+    'arithmetic_cot': 1,
+  }
   for task in mixture.tasks:
     read = task.postprocess_fn
     (metric,) = task.metric_fns
-    out = metric([read('#### 3', is_target=True)] * 2,
-                 [read('so #### 3.0'), read('none')])
+    out = metric(
+      [read('#### 3', is_target=True)] * 2, [read('so #### 3.0'), read('none')]
+    )
     assert out == {'exact_match': 0.5, 'unparsed': 1.0, 'many_markers': 0.0}
     assert read('#### 1,000') == answers.extract('#### 1000')

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import hashlib
 import json
 import os
+import urllib.request
 
 from etils import epath
 import tensorflow_datasets as tfds
@@ -11,8 +12,10 @@ import tensorflow_datasets as tfds
 from data import sources
 from kd.core import errors
 
-_SOURCE = ('https://raw.githubusercontent.com/openai/grade-school-math/'
-           '3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data/')
+_SOURCE = (
+  'https://raw.githubusercontent.com/openai/grade-school-math/'
+  '3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data/'
+)
 # One problem in this many is held out of the training file, by its question's
 # hash, so that tuning never looks at the test file.
 HELD_OUT = 20
@@ -37,22 +40,24 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
-        builder=self,
-        description='Grade-school mathematics problems with worked steps.',
-        homepage='https://github.com/openai/grade-school-math',
-        features=tfds.features.FeaturesDict({
-            'id': tfds.features.Text(),
-            'question': tfds.features.Text(),
-            'answer': tfds.features.Text(),
-        }),
-        disable_shuffling=True,
+      builder=self,
+      description='Grade-school mathematics problems with worked steps.',
+      homepage='https://github.com/openai/grade-school-math',
+      features=tfds.features.FeaturesDict(
+        {
+          'id': tfds.features.Text(),
+          'question': tfds.features.Text(),
+          'answer': tfds.features.Text(),
+        }
+      ),
+      disable_shuffling=True,
     )
 
   def _split_generators(self, dl_manager):
     files = sources.gsm8k_files() or _download(dl_manager)
     splits = {
-        'train': _examples(files['train.jsonl'], held_out=False),
-        'validation': _examples(files['train.jsonl'], held_out=True),
+      'train': _examples(files['train.jsonl'], held_out=False),
+      'validation': _examples(files['train.jsonl'], held_out=True),
     }
     if 'test.jsonl' in files:
       splits['test'] = _examples(files['test.jsonl'], held_out=None)
@@ -66,15 +71,17 @@ def _download(dl_manager) -> dict[str, str]:
   """Downloads both files; one error says what else can be done."""
   names = ('train.jsonl', 'test.jsonl')
   try:
+    # tfds tries for minutes to reach what is not there: look first.
+    urllib.request.urlopen(_SOURCE + names[0], timeout=30).close()
     paths = dl_manager.download({name: _SOURCE + name for name in names})
   except Exception as e:  # Network, proxy and checksum errors share no base.
     raise errors.ConfigError(
-        'KD_DATA_DIR',
-        'GSM8K is not at $KD_DATA_DIR/gsm8k/train.jsonl '
-        f'(KD_DATA_DIR is {os.environ.get("KD_DATA_DIR") or "not set"}), and '
-        f'it could not be downloaded: {type(e).__name__}: {str(e)[:200]}',
-        legal=f'a network that reaches {_SOURCE}, or its train.jsonl put at '
-        '$KD_DATA_DIR/gsm8k/train.jsonl',
+      'KD_DATA_DIR',
+      'GSM8K is not at $KD_DATA_DIR/gsm8k/train.jsonl '
+      f'(KD_DATA_DIR is {os.environ.get("KD_DATA_DIR") or "not set"}), and '
+      f'it could not be downloaded: {type(e).__name__}: {str(e)[:200]}',
+      legal=f'a network that reaches {_SOURCE}, or its train.jsonl put at '
+      '$KD_DATA_DIR/gsm8k/train.jsonl',
     ) from e
   return {name: os.fspath(path) for name, path in paths.items()}
 
@@ -84,8 +91,9 @@ def _held_out(question: str) -> bool:
   return int.from_bytes(digest[:8], 'big') % HELD_OUT == 0
 
 
-def _examples(path: str,
-              held_out: bool | None) -> Iterator[tuple[int, dict[str, str]]]:
+def _examples(
+  path: str, held_out: bool | None
+) -> Iterator[tuple[int, dict[str, str]]]:
   """Yields (line number, example) of a file, or of its held-out part or rest.
 
   Args:
@@ -107,11 +115,16 @@ def _examples(path: str,
         question, answer = row['question'], row['answer']
       except (ValueError, KeyError, TypeError) as e:
         raise errors.ConfigError(
-            f'{path}, line {number}', f'{type(e).__name__}: {e}',
-            legal='a JSON object with "question" and "answer"') from e
+          f'{path}, line {number}',
+          f'{type(e).__name__}: {e}',
+          legal='a JSON object with "question" and "answer"',
+        ) from e
       if held_out is None or _held_out(question) == held_out:
-        yield number, {
+        yield (
+          number,
+          {
             'id': f'gsm8k-{name}-{number}',
             'question': question,
             'answer': answer,
-        }
+          },
+        )

@@ -121,11 +121,9 @@ def from_dict(raw: Mapping[str, Any],
       text['tie_word_embeddings'] = raw['tie_word_embeddings']
     fields = _Fields(f'{file}: text_config', text, _PUBLISHED)
   for key, legal in _FIXED.items():
-    if key in fields.values and fields.values[key] != legal:
-      if not (legal is False and fields.values[key] is None):
-        raise fields.error(
-            key, f'found {fields.values[key]!r}', legal=repr(legal)
-        )
+    # Null is as good as false.
+    if key in fields.values and (fields.values[key] or None) != (legal or None):
+      raise fields.error(key, f'found {fields.values[key]!r}', repr(legal))
   global_base, factor, local_base = _rope(fields)
   heads, kv_heads = (fields.number('num_attention_heads'),
                      fields.number('num_key_value_heads'))
@@ -151,7 +149,7 @@ def from_dict(raw: Mapping[str, Any],
 
 
 def _layer_kinds(fields: _Fields) -> tuple[str, ...]:
-  """Kinds of layers: as listed, else by the pattern's length, else published."""
+  """Kinds: as listed, else by the pattern's length, else as published."""
   count = fields.number('num_hidden_layers')
   if fields.has('layer_types'):
     listed = fields.values['layer_types']
@@ -168,16 +166,8 @@ def _layer_kinds(fields: _Fields) -> tuple[str, ...]:
     return tuple(_KINDS[name] for name in listed)
   for key in ('sliding_window_pattern', '_sliding_window_pattern'):
     if fields.has(key):
-      return _periodic_kinds(count, fields.number(key))
+      return gemma3_config.periodic_kinds(count, fields.number(key))
   return gemma3_config.published_kinds(count)
-
-
-def _periodic_kinds(count: int, period: int) -> tuple[str, ...]:
-  """Every period-th layer global, the others local."""
-  return tuple(
-      gemma3_config.LOCAL if (i + 1) % period else gemma3_config.GLOBAL
-      for i in range(count)
-  )
 
 
 def _scaling(fields: _Fields, key: str, scaling: Mapping[str, Any]) -> float:
@@ -293,7 +283,7 @@ def to_dict(config: gemma3_config.Gemma3Config, dtype: str, bos_id: int,
       'vocab_size': c.vocab_size,
   }
   for p in range(1, c.num_layers + 1):
-    if c.layer_kinds == _periodic_kinds(c.num_layers, p):
+    if c.layer_kinds == gemma3_config.periodic_kinds(c.num_layers, p):
       found['sliding_window_pattern'] = p  # For readers without layer_types.
       break
   return found

@@ -116,14 +116,13 @@ class Source:
 
   def _equal(self, first: str, second: str) -> bool:
     rows, step = self.shapes[second][0], 4096
-    with _opened(self._places[first][0]) as a:
-      with _opened(self._places[second][0]) as b:
-        x = a.get_slice(self._places[first][1])
-        y = b.get_slice(self._places[second][1])
-        return all(
-            np.array_equal(x[i:min(i + step, rows)], y[i:min(i + step, rows)])
-            for i in range(0, rows, step)
-        )
+    (one, key), (other, other_key) = self._places[first], self._places[second]
+    with _opened(one) as a, _opened(other) as b:
+      x, y = a.get_slice(key), b.get_slice(other_key)
+      return all(
+          np.array_equal(x[i:min(i + step, rows)], y[i:min(i + step, rows)])
+          for i in range(0, rows, step)
+      )
 
   def read(self, name: str) -> np.ndarray:
     """A tensor in the file's type and layout, by canonical name."""

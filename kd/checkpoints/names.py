@@ -2,8 +2,8 @@
 
 A linear map is stored here with its inputs first and its heads apart, e.g. the
 query as [D, N, H]; in Hugging Face's and GGUF's files it is a matrix with its
-outputs first, [N * H, D]. Norm weights are `w` here and in Hugging Face's files,
-where the model multiplies by 1 + w, and 1 + w in GGUF's.
+outputs first, [N * H, D]. The model multiplies by 1 + w in its norms; `w` is
+what is stored here and in Hugging Face's files, 1 + w in GGUF's.
 """
 
 import dataclasses

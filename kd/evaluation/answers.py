@@ -28,7 +28,7 @@ _NEXT_QUESTION = re.compile(r'\n\s*\n\s*(?:Question|Q)\s*:|\nQ\s*:')
 # What may stand between words; digits glued by anything else are one word.
 _WORD = re.compile(r'[^\s=()\[\]{}*<>|"\'`~\u201c\u201d;!?_\\]+')
 _NUMBER = re.compile(
-    r"""
+  r"""
     (?P<sign>[-\u2212+]?)
     (?:[A-Z]{0,3}[$\u20ac\u00a3\u00a5])?
     (?P<sign2>[-\u2212]?)
@@ -37,7 +37,9 @@ _NUMBER = re.compile(
     (?:/(?P<below>[0-9]+))?
     (?:%|[$\u20ac\u00a3\u00a5]|(?:-?[^\W\d_]+)+)?
     [.,:%]*
-    """, re.VERBOSE)
+    """,
+  re.VERBOSE,
+)
 _DIGIT = re.compile('[0-9]')
 
 
@@ -80,8 +82,9 @@ def _candidates(text: str) -> list[str]:
   """The words that have a digit and do not begin as a name does ('x2')."""
   words = []
   for match in _WORD.finditer(text):
-    word = match.group().lstrip('.,:#') if _leads(match.group()) else (
-        match.group())
+    word = (
+      match.group().lstrip('.,:#') if _leads(match.group()) else (match.group())
+    )
     if _DIGIT.search(word) and not re.match(r'[^\W\d_]+[0-9]', word):
       words.append(word)
   return words
@@ -119,8 +122,9 @@ def _equal(prediction: Answer, reference: Answer) -> bool:
   return prediction.value is not None and prediction.value == reference.value
 
 
-def compare(references: Sequence[Answer],
-            predictions: Sequence[Answer]) -> dict[str, float]:
+def compare(
+  references: Sequence[Answer], predictions: Sequence[Answer]
+) -> dict[str, float]:
   """Scores answers that were read already; the order is seqio's.
 
   Args:
@@ -136,21 +140,24 @@ def compare(references: Sequence[Answer],
     ValueError: the two differ in number, or a reference has no number.
   """
   if len(predictions) != len(references):
-    raise ValueError(f'{len(predictions)} predictions for {len(references)} '
-                     'references')
+    raise ValueError(
+      f'{len(predictions)} predictions for {len(references)} references'
+    )
   for i, reference in enumerate(references):
     if reference.value is None:
       raise ValueError(f'reference {i}: {reference.reason}')
-  right = sum(_equal(p, r) for p, r in zip(predictions, references))
+  right = sum(map(_equal, predictions, references))
   return {
-      'exact_match': right / len(references) if references else float('nan'),
-      'unparsed': float(sum(p.value is None for p in predictions)),
-      'many_markers': float(sum(p.markers > 1 for p in predictions)),
+    'exact_match': right / len(references) if references else float('nan'),
+    'unparsed': float(sum(p.value is None for p in predictions)),
+    'many_markers': float(sum(p.markers > 1 for p in predictions)),
   }
 
 
-def score(predictions: Sequence[str],
-          references: Sequence[str]) -> dict[str, float]:
+def score(
+  predictions: Sequence[str], references: Sequence[str]
+) -> dict[str, float]:
   """Reads and scores replies; see `compare` for what comes back."""
-  return compare([extract(r) for r in references],
-                 [extract(p) for p in predictions])
+  return compare(
+    [extract(r) for r in references], [extract(p) for p in predictions]
+  )

@@ -12,7 +12,9 @@ import pytest
 from kd.evaluation import answers
 
 
-@pytest.mark.parametrize('text, value', [
+@pytest.mark.parametrize(
+  'text, value',
+  [
     ('The total is 72, altogether.', '72'),
     ('She has 72.', '72'),
     ('#### 72', '72'),
@@ -43,15 +45,30 @@ from kd.evaluation import answers
     ('a Question in mid-sentence. #### 8', '8'),
     ('#### 8\n\nQuestion: what is 2+2?\n#### 4', '8'),
     (' 3+4=7 #### 7\nQ: 1+1=?\nA: #### 2', '7'),
-])
+  ],
+)
 def test_reads(text, value):
   assert answers.extract(text).value == fractions.Fraction(value)
 
 
-@pytest.mark.parametrize('text', [
-    '', 'no idea', '#### ,', '####', '12:30', '1,23', '1e9', 'the answer is 10-3.', '#### 3/0', '#### 1.2.3',
-    '#### --3', '3,4,5', "__import__('os').system('touch X')",
-])
+@pytest.mark.parametrize(
+  'text',
+  [
+    '',
+    'no idea',
+    '#### ,',
+    '####',
+    '12:30',
+    '1,23',
+    '1e9',
+    'the answer is 10-3.',
+    '#### 3/0',
+    '#### 1.2.3',
+    '#### --3',
+    '3,4,5',
+    "__import__('os').system('touch X')",
+  ],
+)
 def test_never_guesses(text):
   answer = answers.extract(text)
   assert answer.value is None
@@ -81,12 +98,23 @@ def test_ten_markers_are_flagged():
 
 def test_numbers_round_trip_in_every_format():
   rng = random.Random(0)
-  forms = ['{}', '#### {}', '${}', '{} dollars', 'It is {}.', '{}%', '{},',
-           'a 5 and a {}!', '({})', '= {}']
+  forms = [
+    '{}',
+    '#### {}',
+    '${}',
+    '{} dollars',
+    'It is {}.',
+    '{}%',
+    '{},',
+    'a 5 and a {}!',
+    '({})',
+    '= {}',
+  ]
   for _ in range(2000):
     places = rng.randrange(4)
     number = decimal.Decimal(
-        round(math.exp(rng.uniform(math.log(1e-3), math.log(1e9))), places))
+      round(math.exp(rng.uniform(math.log(1e-3), math.log(1e9))), places)
+    )
     number = round(number, places) * rng.choice([1, -1])
     for form in forms:
       for written in (f'{number}', f'{number:,}'):

@@ -28,8 +28,9 @@ class Problem:
   answer: int
 
 
-def generate(split: str, count: int, digits: int, terms: int,
-             seed: int) -> list[Problem]:
+def generate(
+  split: str, count: int, digits: int, terms: int, seed: int
+) -> list[Problem]:
   """Makes distinct problems of sums and differences, never below zero.
 
   The first problems of a longer list are those of a shorter one.
@@ -50,8 +51,9 @@ def generate(split: str, count: int, digits: int, terms: int,
   if split not in SPLITS:
     raise errors.unknown('data.split', 'split', split, SPLITS)
   found = {}
-  draws = _draws(random.Random(f'{split}:{digits}:{terms}:{seed}'), digits,
-                 terms)
+  draws = _draws(
+    random.Random(f'{split}:{digits}:{terms}:{seed}'), digits, terms
+  )
   for _ in range(100 * count + 1000):
     if len(found) == count:
       return list(found.values())
@@ -59,9 +61,11 @@ def generate(split: str, count: int, digits: int, terms: int,
     if split_of(problem.question) == split:
       found.setdefault(problem.question, problem)
   raise errors.ConfigError(
-      'data', f'{count} {split} problems of {terms} numbers of up to {digits} '
-      f'digits were asked for, and about {len(found)} exist',
-      legal='a smaller count, more digits or more terms')
+    'data',
+    f'{count} {split} problems of {terms} numbers of up to {digits} '
+    f'digits were asked for, and about {len(found)} exist',
+    legal='a smaller count, more digits or more terms',
+  )
 
 
 def split_of(question: str) -> str:
@@ -86,7 +90,7 @@ def _draws(rng: random.Random, digits: int, terms: int) -> Iterator[Problem]:
 
 def _number(rng: random.Random, digits: int) -> int:
   width = rng.randint(1, digits)
-  return rng.randint(10**(width - 1), 10**width - 1)
+  return rng.randint(10 ** (width - 1), 10**width - 1)
 
 
 def _step(total: int, sign: str, number: int, slip: int = 0) -> tuple[str, int]:

@@ -65,8 +65,10 @@ def _find(name: str, module: str) -> importlib.machinery.ModuleSpec:
     spec = None
   if spec is None:
     raise errors.ConfigError(
-        'data.module', f'there is no Python module {module!r}',
-        legal="a module that registers seqio tasks, such as 'data.mixtures'")
+      'data.module',
+      f'there is no Python module {module!r}',
+      legal="a module that registers seqio tasks, such as 'data.mixtures'",
+    )
   return spec
 
 
@@ -76,9 +78,9 @@ def _files(folder: str) -> list[str]:
   for base, folders, names in os.walk(folder):
     folders[:] = [name for name in folders if name not in _SKIPPED]
     found += [
-        os.path.join(base, name)
-        for name in names
-        if name not in _SKIPPED and not name.endswith(('_test.py', '.pyc'))
+      os.path.join(base, name)
+      for name in names
+      if name not in _SKIPPED and not name.endswith(('_test.py', '.pyc'))
     ]
   return sorted(found)
 

@@ -1,4 +1,4 @@
-"""Writes a tokenizer as the files that transformers, vLLM and llama.cpp read."""
+"""Writes a tokenizer as files that transformers, vLLM and llama.cpp read."""
 
 from collections.abc import Mapping, Sequence
 import json
@@ -11,8 +11,9 @@ from kd.input_pipeline import tokenizers
 _Piece = tuple[str, float, int]
 
 
-def write(tokenizer: tokenizers.Tokenizer, directory: str,
-          chat_template: str) -> None:
+def write(
+  tokenizer: tokenizers.Tokenizer, directory: str, chat_template: str
+) -> None:
   """Writes tokenizer.model, tokenizer.json, its config and the special tokens.
 
   Args:
@@ -24,13 +25,13 @@ def write(tokenizer: tokenizers.Tokenizer, directory: str,
   os.makedirs(directory, exist_ok=True)
   names = _special_names(tokenizer)
   config = {
-      **names,
-      'tokenizer_class': 'PreTrainedTokenizerFast',
-      'add_bos_token': True,
-      'add_eos_token': False,
-      'clean_up_tokenization_spaces': False,
-      'model_max_length': 10**30,  # transformers' own way to say "no limit".
-      'chat_template': chat_template,
+    **names,
+    'tokenizer_class': 'PreTrainedTokenizerFast',
+    'add_bos_token': True,
+    'add_eos_token': False,
+    'clean_up_tokenization_spaces': False,
+    'model_max_length': 10**30,  # transformers' own way to say "no limit".
+    'chat_template': chat_template,
   }
   _write(directory, tokenizers.MODEL_FILE, tokenizer.model_proto)
   _write(directory, 'tokenizer.json', _dump(_fast(tokenizer)))
@@ -41,10 +42,10 @@ def write(tokenizer: tokenizers.Tokenizer, directory: str,
 def _special_names(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
   """The pieces that stand for BOS, EOS, padding and the unknown."""
   ids = {
-      'bos_token': tokenizer.bos_id,
-      'eos_token': tokenizer.eos_id,
-      'pad_token': tokenizer.pad_id,
-      'unk_token': tokenizer.unk_id,
+    'bos_token': tokenizer.bos_id,
+    'eos_token': tokenizer.eos_id,
+    'pad_token': tokenizer.pad_id,
+    'unk_token': tokenizer.unk_id,
   }
   return {name: tokenizer.pieces[index][0] for name, index in ids.items()}
 
@@ -54,48 +55,54 @@ def _fast(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
   space = sentencepiece_models.SPACE
   pieces = tokenizer.pieces
   bos = pieces[tokenizer.bos_id][0]
-  single = [{'SpecialToken': {'id': bos, 'type_id': 0}},
-            {'Sequence': {'id': 'A', 'type_id': 0}}]
-  pair = single + [{'SpecialToken': {'id': bos, 'type_id': 1}},
-                   {'Sequence': {'id': 'B', 'type_id': 1}}]
+  single = [
+    {'SpecialToken': {'id': bos, 'type_id': 0}},
+    {'Sequence': {'id': 'A', 'type_id': 0}},
+  ]
+  pair = single + [
+    {'SpecialToken': {'id': bos, 'type_id': 1}},
+    {'Sequence': {'id': 'B', 'type_id': 1}},
+  ]
   return {
-      'version': '1.0',
-      'truncation': None,
-      'padding': None,
-      'added_tokens': _added(tokenizer),
-      'normalizer': {'type': 'Replace', 'pattern': {'String': ' '},
-                     'content': space},
-      # Nothing is split off: BPE merges across words, as SentencePiece does.
-      'pre_tokenizer': None,
-      'post_processor': {
-          'type': 'TemplateProcessing',
-          'single': single,
-          'pair': pair,
-          'special_tokens': {
-              bos: {'id': bos, 'ids': [tokenizer.bos_id], 'tokens': [bos]},
-          },
+    'version': '1.0',
+    'truncation': None,
+    'padding': None,
+    'added_tokens': _added(tokenizer),
+    'normalizer': {
+      'type': 'Replace',
+      'pattern': {'String': ' '},
+      'content': space,
+    },
+    # Nothing is split off: BPE merges across words, as SentencePiece does.
+    'pre_tokenizer': None,
+    'post_processor': {
+      'type': 'TemplateProcessing',
+      'single': single,
+      'pair': pair,
+      'special_tokens': {
+        bos: {'id': bos, 'ids': [tokenizer.bos_id], 'tokens': [bos]},
       },
-      'decoder': {
-          'type': 'Sequence',
-          'decoders': [
-              {'type': 'Replace', 'pattern': {'String': space},
-               'content': ' '},
-              {'type': 'ByteFallback'},
-              {'type': 'Fuse'},
-          ],
-      },
-      'model': {
-          'type': 'BPE',
-          'dropout': None,
-          'unk_token': pieces[tokenizer.unk_id][0],
-          'continuing_subword_prefix': None,
-          'end_of_word_suffix': None,
-          'fuse_unk': True,
-          'byte_fallback': True,
-          'ignore_merges': False,
-          'vocab': {piece: i for i, (piece, _, _) in enumerate(pieces)},
-          'merges': merges(pieces),
-      },
+    },
+    'decoder': {
+      'type': 'Sequence',
+      'decoders': [
+        {'type': 'Replace', 'pattern': {'String': space}, 'content': ' '},
+        {'type': 'ByteFallback'},
+        {'type': 'Fuse'},
+      ],
+    },
+    'model': {
+      'type': 'BPE',
+      'dropout': None,
+      'unk_token': pieces[tokenizer.unk_id][0],
+      'continuing_subword_prefix': None,
+      'end_of_word_suffix': None,
+      'fuse_unk': True,
+      'byte_fallback': True,
+      'ignore_merges': False,
+      'vocab': {piece: i for i, (piece, _, _) in enumerate(pieces)},
+      'merges': merges(pieces),
+    },
   }
 
 
@@ -105,9 +112,10 @@ def _added(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
   special = {tokenizer.start_of_turn_id, tokenizer.end_of_turn_id}
   added = []
   for index, (piece, _, of_kind) in enumerate(tokenizer.pieces):
-    is_special = (of_kind in (kind.CONTROL, kind.UNKNOWN) or index in special)
+    is_special = of_kind in (kind.CONTROL, kind.UNKNOWN) or index in special
     if is_special or of_kind == kind.USER_DEFINED:
-      added.append({
+      added.append(
+        {
           'id': index,
           'content': piece,
           'single_word': False,
@@ -115,7 +123,8 @@ def _added(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
           'rstrip': False,
           'normalized': False,
           'special': is_special,
-      })
+        }
+      )
   return added
 
 
@@ -156,8 +165,9 @@ def _is_run(piece: str, of_kind: int) -> bool:
   Those are found in text only once its spaces have been replaced, too late for
   an added token, so merges must make them.
   """
-  return (of_kind == sentencepiece_models.Type.USER_DEFINED and
-          set(piece) == {sentencepiece_models.SPACE})
+  return of_kind == sentencepiece_models.Type.USER_DEFINED and set(piece) == {
+    sentencepiece_models.SPACE
+  }
 
 
 def _dump(value: Mapping[str, Any]) -> bytes:

@@ -28,8 +28,9 @@ class Example:
     return len(self.ids) - 1
 
 
-def assign(lengths: Sequence[int], length: int,
-           pack: bool) -> tuple[list[list[int]], list[int]]:
+def assign(
+  lengths: Sequence[int], length: int, pack: bool
+) -> tuple[list[list[int]], list[int]]:
   """Decides which examples share a row.
 
   Packing is first-fit in the given order: an example goes into the first open
@@ -79,13 +80,15 @@ class _Room:
     self._largest[node] -= amount
     while node > 1:
       node //= 2
-      self._largest[node] = max(self._largest[2 * node],
-                                self._largest[2 * node + 1])
+      self._largest[node] = max(
+        self._largest[2 * node], self._largest[2 * node + 1]
+      )
     return row
 
 
-def fill(examples: Sequence[Example], length: int,
-         pad_id: int) -> dict[str, np.ndarray]:
+def fill(
+  examples: Sequence[Example], length: int, pad_id: int
+) -> dict[str, np.ndarray]:
   """Lays examples side by side in one row.
 
   An example of n ids takes n - 1 positions: token t predicts target t, which is
@@ -120,19 +123,21 @@ def fill(examples: Sequence[Example], length: int,
 def empty(length: int, pad_id: int) -> dict[str, np.ndarray]:
   """A row of padding alone: segment 0, weight 0; fields as `fill`."""
   return {
-      'tokens': np.full(length, pad_id, np.int32),
-      'targets': np.full(length, pad_id, np.int32),
-      'positions': np.zeros(length, np.int32),
-      'segment_ids': np.zeros(length, np.int32),
-      'weights': np.zeros(length, np.float32),
+    'tokens': np.full(length, pad_id, np.int32),
+    'targets': np.full(length, pad_id, np.int32),
+    'positions': np.zeros(length, np.int32),
+    'segment_ids': np.zeros(length, np.int32),
+    'weights': np.zeros(length, np.float32),
   }
 
 
 def to_bytes(row: dict[str, np.ndarray]) -> bytes:
   """One record: the five fields in the order of FIELDS, little-endian."""
   kinds = ['<i4'] * 4 + ['<f4']
-  return b''.join(row[name].astype(kind).tobytes()
-                  for name, kind in zip(FIELDS, kinds))
+  return b''.join(
+    row[name].astype(kind).tobytes()
+    for name, kind in zip(FIELDS, kinds, strict=True)
+  )
 
 
 def from_bytes(record: bytes) -> dict[str, np.ndarray]:

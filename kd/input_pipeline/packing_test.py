@@ -14,8 +14,11 @@ def _examples(count, longest, seed):
   rng = np.random.default_rng(seed)
   for i in range(count):
     n = rng.integers(2, longest + 2)
-    yield packing.Example(rng.integers(3, 99, n).astype(np.int32),
-                          rng.random(n).astype(np.float32), i)
+    yield packing.Example(
+      rng.integers(3, 99, n).astype(np.int32),
+      rng.random(n).astype(np.float32),
+      i,
+    )
 
 
 def _recover(row):
@@ -32,17 +35,25 @@ def _recover(row):
 def test_nothing_is_lost(pack, seed):
   examples = list(_examples(200, 40, seed))
   groups, too_long = packing.assign([e.positions for e in examples], 32, pack)
-  rows = [packing.from_bytes(packing.to_bytes(
-      packing.fill([examples[i] for i in group], 32, 0))) for group in groups]
+  rows = [
+    packing.from_bytes(
+      packing.to_bytes(packing.fill([examples[i] for i in group], 32, 0))
+    )
+    for group in groups
+  ]
   kept = [e for e in examples if len(e.ids) <= 33]
   assert [examples[i] for i in too_long] == [
-      e for e in examples if len(e.ids) > 33]
+    e for e in examples if len(e.ids) > 33
+  ]
   expected = collections.Counter(
-      (tuple(map(int, e.ids)), tuple(map(float, e.weights[1:]))) for e in kept)
+    (tuple(map(int, e.ids)), tuple(map(float, e.weights[1:]))) for e in kept
+  )
   assert collections.Counter(x for r in rows for x in _recover(r)) == expected
   np.testing.assert_allclose(
-      sum(r['weights'].sum(dtype=np.float64) for r in rows),
-      sum(e.weights[1:].sum(dtype=np.float64) for e in kept), rtol=1e-6)
+    sum(r['weights'].sum(dtype=np.float64) for r in rows),
+    sum(e.weights[1:].sum(dtype=np.float64) for e in kept),
+    rtol=1e-6,
+  )
   for row in rows:
     padding = row['segment_ids'] == 0
     assert not row['weights'][padding].any()
@@ -85,8 +96,12 @@ def test_chats_keep_their_answers_in_order():
   tokenizer = tokenizers.load('bytes')
   examples, said = [], ''
   for i in range(3):
-    turns = [('user', f'ask {i}'), ('assistant', f'yes {i}'),
-             ('user', 'and?' * i), ('assistant', f'no {i}' * i)]
+    turns = [
+      ('user', f'ask {i}'),
+      ('assistant', f'yes {i}'),
+      ('user', 'and?' * i),
+      ('assistant', f'no {i}' * i),
+    ]
     messages = [{'role': r, 'content': c} for r, c in turns]
     ids, weights = templates.encode(tokenizer, 'gemma', messages)
     examples.append(packing.Example(np.array(ids), np.array(weights), i))

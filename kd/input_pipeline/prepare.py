@@ -1,7 +1,6 @@
 """Prepares a task or mixture once: tokenized, packed, in ArrayRecord files."""
 
 from collections.abc import Callable, Iterator, Sequence
-import dataclasses
 import hashlib
 import json
 import os
@@ -16,59 +15,31 @@ import numpy as np
 from kd.core import errors
 from kd.input_pipeline import fingerprints
 from kd.input_pipeline import packing
+from kd.input_pipeline import prepared
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 
+Prepared = prepared.Prepared  # What `prepare` returns parts as.
+
 FORMAT = 1  # Raise it when what is written changes its meaning.
-MANIFEST = 'manifest.json'
 
 _EVERY = 5000  # Examples between two lines of progress.
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-  """One task's rows on disk.
-
-  Attributes:
-    task: the seqio task's name.
-    folder: where the files are.
-    rate: its share in the mixture, before normalising; 1 for a task alone.
-    first_row_id: the row_id of its first row; parts of a mixture follow on.
-    length: positions of a row, L.
-    pad_id: fills unused positions.
-    counts: examples, rows, tokens (targets), target_weight (their sum of
-      weights), fill (used share of positions), too_long (ids of the examples
-      that no row can hold, which were left out).
-    manifest: everything that went in, as in the folder's manifest.json.
-  """
-
-  task: str
-  folder: str
-  rate: float
-  first_row_id: int
-  length: int
-  pad_id: int
-  counts: dict[str, Any]
-  manifest: dict[str, Any]
-
-  @property
-  def rows_file(self) -> str:
-    return os.path.join(self.folder, f'{self.task}.array_record')
-
-  @property
-  def examples_file(self) -> str:
-    return os.path.join(self.folder, f'{self.task}.examples.jsonl')
-
-  def examples(self) -> list[dict[str, str]]:
-    """The examples in file order: id, inputs, targets, in_rows (bool)."""
-    with open(self.examples_file, encoding='utf-8') as f:
-      return [json.loads(line) for line in f]
-
-
-def prepare(name: str, split: str, *, tokenizer: tokenizers.Tokenizer,
-            template: str, length: int, pack: bool, seed: int, cache_dir: str,
-            limit: int, module: str,
-            say: Callable[[str], None] = logging.info) -> list[Prepared]:
+def prepare(
+  name: str,
+  split: str,
+  *,
+  tokenizer: tokenizers.Tokenizer,
+  template: str,
+  length: int,
+  pack: bool,
+  seed: int,
+  cache_dir: str,
+  limit: int,
+  module: str,
+  say: Callable[[str], None] = logging.info,
+) -> list[prepared.Prepared]:
   """Returns the rows of a task or mixture, preparing them if none has yet.
 
   What is found under `cache_dir` is reused without importing TensorFlow. Files
@@ -100,21 +71,22 @@ def prepare(name: str, split: str, *, tokenizer: tokenizers.Tokenizer,
   if length < 1:
     raise errors.ConfigError('data.length', str(length), legal='1 or more')
   if limit == 0 or limit < -1:
-    raise errors.ConfigError('data.examples', str(limit),
-                             legal='1 or more, or -1 for all')
+    raise errors.ConfigError(
+      'data.examples', str(limit), legal='1 or more, or -1 for all'
+    )
   request = {
-      'format': FORMAT,
-      'name': name,
-      'split': split,
-      'template': template,
-      'length': length,
-      'pack': pack,
-      'seed': seed if pack else None,
-      'limit': limit,
-      'module': module,
-      'tokenizer': tokenizer.digest,
-      'pad_bos_eos': [tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id],
-      'source': fingerprints.of_module(module),
+    'format': FORMAT,
+    'name': name,
+    'split': split,
+    'template': template,
+    'length': length,
+    'pack': pack,
+    'seed': seed if pack else None,
+    'limit': limit,
+    'module': module,
+    'tokenizer': tokenizer.digest,
+    'pad_bos_eos': [tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id],
+    'source': fingerprints.of_module(module),
   }
   digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode())
   cache_dir = os.path.expanduser(cache_dir)
@@ -122,11 +94,15 @@ def prepare(name: str, split: str, *, tokenizer: tokenizers.Tokenizer,
   if not os.path.isdir(folder):
     say(f'preparing rows of {name} ({split}) in {folder}')
     _write(folder, request, tokenizer, say)
-  return _open(folder, request, tokenizer.pad_id)
+  return prepared.open_folder(folder, request, tokenizer.pad_id)
 
 
-def _write(folder: str, request: dict[str, Any],
-           tokenizer: tokenizers.Tokenizer, say: Callable[[str], None]) -> None:
+def _write(
+  folder: str,
+  request: dict[str, Any],
+  tokenizer: tokenizers.Tokenizer,
+  say: Callable[[str], None],
+) -> None:
   """Writes a whole folder aside, then renames it."""
   os.makedirs(os.path.dirname(folder), exist_ok=True)
   aside = tempfile.mkdtemp(prefix='.writing-', dir=os.path.dirname(folder))
@@ -135,10 +111,14 @@ def _write(folder: str, request: dict[str, Any],
     parts = []
     for task, rate in _tasks(request):
       examples = _examples(task, request, say)
-      parts.append({'task': task.name, 'rate': rate} | _write_part(
-          aside, task.name, examples, request, tokenizer, say))
-    _write_file(os.path.join(aside, MANIFEST),
-                json.dumps({'request': request, 'parts': parts}, indent=2))
+      parts.append(
+        {'task': task.name, 'rate': rate}
+        | _write_part(aside, task.name, examples, request, tokenizer, say)
+      )
+    _write_file(
+      os.path.join(aside, prepared.MANIFEST),
+      json.dumps({'request': request, 'parts': parts}, indent=2),
+    )
     _sync(aside)
     try:
       os.rename(aside, folder)
@@ -154,6 +134,7 @@ def _write(folder: str, request: dict[str, Any],
 def _tasks(request: dict[str, Any]) -> list[tuple[Any, float]]:
   """The seqio tasks of a task's or mixture's name, with their rates."""
   import seqio  # Brings TensorFlow along: 5 s and 880 MB.
+
   fingerprints.import_module(request['module'])
   names = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
   name, split = request['name'], request['split']
@@ -167,14 +148,17 @@ def _tasks(request: dict[str, Any]) -> list[tuple[Any, float]]:
   for task, _ in tasks:
     if split not in task.splits:
       raise errors.ConfigError(
-          'data.split', f'task {task.name!r} has no split {split!r}',
-          legal=', '.join(task.splits),
-          nearest=errors.nearest(split, task.splits))
+        'data.split',
+        f'task {task.name!r} has no split {split!r}',
+        legal=', '.join(task.splits),
+        nearest=errors.nearest(split, task.splits),
+      )
   return tasks
 
 
-def _examples(task: Any, request: dict[str, Any],
-              say: Callable[[str], None]) -> list[dict[str, str]]:
+def _examples(
+  task: Any, request: dict[str, Any], say: Callable[[str], None]
+) -> list[dict[str, str]]:
   """Runs a task: id, inputs and targets of its examples."""
   dataset = task.get_dataset(split=request['split'], shuffle=False)
   if request['limit'] > 0:
@@ -190,22 +174,31 @@ def _examples(task: Any, request: dict[str, Any],
       say(f'{task.name}: {len(found)} examples read')
   if not found:
     raise errors.ConfigError(
-        'data.mixture', f'split {request["split"]!r} of task {task.name!r} '
-        'is empty', legal='a split with examples')
+      'data.mixture',
+      f'split {request["split"]!r} of task {task.name!r} is empty',
+      legal='a split with examples',
+    )
   return found
 
 
 def _text(task: str, field: str, value: Any) -> str:
   if not isinstance(value, bytes):
     raise errors.ConfigError(
-        'data.mixture', f'feature {field!r} of task {task!r} is '
-        f'{type(value).__name__}', legal='text (a scalar string feature)')
+      'data.mixture',
+      f'feature {field!r} of task {task!r} is {type(value).__name__}',
+      legal='text (a scalar string feature)',
+    )
   return value.decode('utf-8')
 
 
-def _write_part(folder: str, name: str, examples: list[dict[str, str]],
-                request: dict[str, Any], tokenizer: tokenizers.Tokenizer,
-                say: Callable[[str], None]) -> dict[str, Any]:
+def _write_part(
+  folder: str,
+  name: str,
+  examples: list[dict[str, str]],
+  request: dict[str, Any],
+  tokenizer: tokenizers.Tokenizer,
+  say: Callable[[str], None],
+) -> dict[str, Any]:
   """Writes one task's rows and examples; returns what the manifest says."""
   encoded = list(_encode(name, examples, request, tokenizer, say))
   order = np.arange(len(encoded))
@@ -213,60 +206,81 @@ def _write_part(folder: str, name: str, examples: list[dict[str, str]],
     np.random.default_rng(request['seed']).shuffle(order)
   encoded = [encoded[i] for i in order]
   length = request['length']
-  rows, too_long = packing.assign([e.positions for e in encoded], length,
-                                  request['pack'])
+  rows, too_long = packing.assign(
+    [e.positions for e in encoded], length, request['pack']
+  )
   left_out = sorted(encoded[i].index for i in too_long)
   if not rows:
     shortest = min(e.positions for e in encoded)
     raise errors.ConfigError(
-        'data.length', f'{length} is too short for every example of {name!r}',
-        legal=f'{shortest} or more')
+      'data.length',
+      f'{length} is too short for every example of {name!r}',
+      legal=f'{shortest} or more',
+    )
   if left_out:
-    say(f'{name}: {len(left_out)} of {len(examples)} examples need more than '
-        f'{length} positions and are left out')
-  digest = _write_rows(os.path.join(folder, f'{name}.array_record'), rows,
-                       encoded, length, tokenizer.pad_id)
+    say(
+      f'{name}: {len(left_out)} of {len(examples)} examples need more than '
+      f'{length} positions and are left out'
+    )
+  digest = _write_rows(
+    os.path.join(folder, f'{name}.array_record'),
+    rows,
+    encoded,
+    length,
+    tokenizer.pad_id,
+  )
   missing = set(left_out)
   text = ''.join(
-      json.dumps(e | {'in_rows': i not in missing}, ensure_ascii=False) + '\n'
-      for i, e in enumerate(examples))
+    json.dumps(e | {'in_rows': i not in missing}, ensure_ascii=False) + '\n'
+    for i, e in enumerate(examples)
+  )
   _write_file(os.path.join(folder, f'{name}.examples.jsonl'), text)
   used = [encoded[i] for row in rows for i in row]
   tokens = sum(e.positions for e in used)
   return {
-      'examples': len(examples),
-      'rows': len(rows),
-      'tokens': tokens,
-      'target_weight': float(sum(e.weights[1:].sum() for e in used)),
-      'fill': tokens / (len(rows) * length),
-      'too_long': [examples[i]['id'] for i in left_out],
-      'rows_sha256': digest,
-      'examples_sha256': hashlib.sha256(text.encode()).hexdigest(),
+    'examples': len(examples),
+    'rows': len(rows),
+    'tokens': tokens,
+    'target_weight': float(sum(e.weights[1:].sum() for e in used)),
+    'fill': tokens / (len(rows) * length),
+    'too_long': [examples[i]['id'] for i in left_out],
+    'rows_sha256': digest,
+    'examples_sha256': hashlib.sha256(text.encode()).hexdigest(),
   }
 
 
-def _encode(name: str, examples: Sequence[dict[str, str]],
-            request: dict[str, Any], tokenizer: tokenizers.Tokenizer,
-            say: Callable[[str], None]) -> Iterator[packing.Example]:
+def _encode(
+  name: str,
+  examples: Sequence[dict[str, str]],
+  request: dict[str, Any],
+  tokenizer: tokenizers.Tokenizer,
+  say: Callable[[str], None],
+) -> Iterator[packing.Example]:
   for i, example in enumerate(examples):
     messages = templates.exchange(example['inputs'], example['targets'])
     ids, weights = templates.encode(tokenizer, request['template'], messages)
-    yield packing.Example(np.asarray(ids, np.int32),
-                          np.asarray(weights, np.float32), i)
+    yield packing.Example(
+      np.asarray(ids, np.int32), np.asarray(weights, np.float32), i
+    )
     if (i + 1) % _EVERY == 0:
       say(f'{name}: {i + 1} of {len(examples)} examples tokenized')
 
 
-def _write_rows(path: str, rows: list[list[int]],
-                encoded: Sequence[packing.Example], length: int,
-                pad_id: int) -> str:
+def _write_rows(
+  path: str,
+  rows: list[list[int]],
+  encoded: Sequence[packing.Example],
+  length: int,
+  pad_id: int,
+) -> str:
   """Writes the records; returns the sha256 of their bytes in order."""
   digest = hashlib.sha256()
   # One record a group, so that a read touches no other row.
   writer = array_record_module.ArrayRecordWriter(path, 'group_size:1')
   for row in rows:
     record = packing.to_bytes(
-        packing.fill([encoded[i] for i in row], length, pad_id))
+      packing.fill([encoded[i] for i in row], length, pad_id)
+    )
     digest.update(record)
     writer.write(record)
   writer.close()
@@ -288,47 +302,3 @@ def _sync(path: str) -> None:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
-
-
-def _open(folder: str, request: dict[str, Any], pad_id: int) -> list[Prepared]:
-  """Reads a prepared folder after checking that it is whole."""
-  legal = 'the folder as it was written; delete it to prepare it again'
-  manifest_path = os.path.join(folder, MANIFEST)
-  try:
-    with open(manifest_path, encoding='utf-8') as f:
-      manifest = json.load(f)
-    parts = manifest['parts']
-    for key, value in request.items():
-      if manifest['request'][key] != value:
-        raise ValueError(f'{key} is {manifest["request"][key]!r}')
-  except (OSError, ValueError, KeyError, TypeError) as e:
-    raise errors.ConfigError(manifest_path, f'{type(e).__name__}: {e}',
-                             legal=legal) from e
-  opened, first = [], 0
-  for part in parts:
-    counts = {k: v for k, v in part.items() if k not in ('task', 'rate')}
-    prepared = Prepared(part['task'], folder, part['rate'], first,
-                        request['length'], pad_id, counts, manifest)
-    _check_part(prepared, legal)
-    opened.append(prepared)
-    first += part['rows']
-  return opened
-
-
-def _check_part(prepared: Prepared, legal: str) -> None:
-  try:
-    reader = array_record_module.ArrayRecordReader(prepared.rows_file)
-    rows = reader.num_records()
-    reader.close()
-    with open(prepared.examples_file, 'rb') as f:
-      digest = hashlib.sha256(f.read()).hexdigest()
-  except Exception as e:  # array_record raises kinds of its own.
-    raise errors.ConfigError(prepared.folder, f'cannot be read: {e}',
-                             legal=legal) from e
-  if rows != prepared.counts['rows']:
-    raise errors.ConfigError(
-        prepared.rows_file,
-        f'{rows} rows, the manifest says {prepared.counts["rows"]}',
-        legal=legal)
-  if digest != prepared.counts['examples_sha256']:
-    raise errors.ConfigError(prepared.examples_file, 'was changed', legal=legal)

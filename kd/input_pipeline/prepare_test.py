@@ -9,16 +9,28 @@ import pytest
 from kd.core import errors
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepare
+from kd.input_pipeline import prepared
 from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 
 
 def _prepare(folder, name='arithmetic_few', **changes):
-  arguments = dict(
-      split='train', tokenizer=tokenizers.load('bytes'), template='plain',
-      length=100, pack=True, seed=0, cache_dir=str(folder), limit=60,
-      module='data.mixtures', say=lambda line: None) | changes
+  arguments = (
+    dict(
+      split='train',
+      tokenizer=tokenizers.load('bytes'),
+      template='plain',
+      length=100,
+      pack=True,
+      seed=0,
+      cache_dir=str(folder),
+      limit=60,
+      module='data.mixtures',
+      say=lambda line: None,
+    )
+    | changes
+  )
   return prepare.prepare(name, **arguments)
 
 
@@ -32,15 +44,18 @@ def test_rows_hold_the_examples(cache):
   examples = part.examples()
   tokenizer = tokenizers.load('bytes')
   expected = sorted(
-      templates.encode(tokenizer, 'plain',
-                       templates.exchange(e['inputs'], e['targets']))
-      for e in examples)
+    templates.encode(
+      tokenizer, 'plain', templates.exchange(e['inputs'], e['targets'])
+    )
+    for e in examples
+  )
   found = []
   for batch in rows_lib.batches([part], 1):
     for segment in range(1, batch.segment_ids.max() + 1):
       at = batch.segment_ids == segment
-      found.append(([2, *batch.targets[at].tolist()],
-                    [0.0, *batch.weights[at].tolist()]))
+      found.append(
+        ([2, *batch.targets[at].tolist()], [0.0, *batch.weights[at].tolist()])
+      )
   assert sorted(found) == expected
   assert len(examples) == 60 and all(e['in_rows'] for e in examples)
   assert part.counts['target_weight'] == sum(sum(w) for _, w in expected)
@@ -64,8 +79,9 @@ def test_too_long_is_reported_and_left_out(cache):
   (part,) = _prepare(cache, length=44, pack=False, say=lines.append)
   left = part.counts['too_long']
   lengths = {
-      e['id']: len(tokenizers.load('bytes').encode(e['inputs'] + e['targets']))
-      for e in part.examples()}
+    e['id']: len(tokenizers.load('bytes').encode(e['inputs'] + e['targets']))
+    for e in part.examples()
+  }
   # BOS, the text and EOS are 2 ids more than the text, 1 position more.
   assert left == [i for i, n in lengths.items() if n + 1 > 44] != []
   assert part.counts['rows'] == 60 - len(left)
@@ -81,7 +97,7 @@ def test_damage_is_named(tmp_path):
     f.write('{}\n')
   with pytest.raises(errors.ConfigError, match='was changed.*delete it'):
     _prepare(tmp_path)
-  manifest = os.path.join(part.folder, prepare.MANIFEST)
+  manifest = os.path.join(part.folder, prepared.MANIFEST)
   with open(manifest) as f:
     wrong = json.load(f)
   wrong['request']['length'] = 7
@@ -112,7 +128,9 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
   assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize('changes, message', [
+@pytest.mark.parametrize(
+  'changes, message',
+  [
     ({'name': 'arithmetic_cott'}, "did you mean 'arithmetic_cot'"),
     ({'split': 'valid'}, "did you mean 'validation'"),
     ({'module': 'data.mixtuers'}, "no Python module 'data.mixtuers'"),
@@ -120,7 +138,8 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     ({'length': 5}, '5 is too short for every.*legal: 33 or more'),
     ({'length': 0}, 'data.length: 0'),
     ({'limit': 0}, 'data.examples: 0'),
-])
+  ],
+)
 def test_wrong_requests(cache, changes, message):
   with pytest.raises(errors.ConfigError, match=message):
     _prepare(cache, **changes)

@@ -10,15 +10,15 @@ import numpy as np
 from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import packing
-from kd.input_pipeline import prepare
+from kd.input_pipeline import prepared
 
 
 class _Part:
   """A prepared task as a random-access source of rows with their ids."""
 
-  def __init__(self, prepared: prepare.Prepared):
-    self._source = grain.sources.ArrayRecordDataSource(prepared.rows_file)
-    self._first = prepared.first_row_id
+  def __init__(self, part: prepared.Prepared):
+    self._source = grain.sources.ArrayRecordDataSource(part.rows_file)
+    self._first = part.first_row_id
 
   def __len__(self) -> int:
     return len(self._source)
@@ -36,8 +36,13 @@ class Rows:
   another; a mixture draws from its tasks by their rates.
   """
 
-  def __init__(self, parts: Sequence[prepare.Prepared], batch_size: int,
-               seed: int, shuffle: bool):
+  def __init__(
+    self,
+    parts: Sequence[prepared.Prepared],
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+  ):
     """Opens the files.
 
     Args:
@@ -50,8 +55,9 @@ class Rows:
       ConfigError: the batch size is not positive.
     """
     if batch_size < 1:
-      raise errors.ConfigError('data.batch_size', str(batch_size),
-                               legal='1 or more')
+      raise errors.ConfigError(
+        'data.batch_size', str(batch_size), legal='1 or more'
+      )
     self.batch_size = batch_size
     datasets = [_dataset(part, seed, shuffle) for part in parts]
     if len(datasets) == 1:
@@ -59,8 +65,9 @@ class Rows:
     else:
       self._rows = grain.MapDataset.mix(datasets, [p.rate for p in parts])
 
-  def __call__(self, step: int, process_index: int = 0,
-               process_count: int = 1) -> types.Batch:
+  def __call__(
+    self, step: int, process_index: int = 0, process_count: int = 1
+  ) -> types.Batch:
     """The rows of a step, or one process's share of them.
 
     Args:
@@ -77,15 +84,17 @@ class Rows:
     share, rest = divmod(self.batch_size, process_count)
     if rest:
       raise errors.ConfigError(
-          'data.batch_size',
-          f'{self.batch_size} rows do not divide over {process_count} '
-          'processes', legal=f'a multiple of {process_count}')
+        'data.batch_size',
+        f'{self.batch_size} rows do not divide over {process_count} processes',
+        legal=f'a multiple of {process_count}',
+      )
     first = step * self.batch_size + process_index * share
     return _batch([self._rows[i] for i in range(first, first + share)])
 
 
-def _dataset(part: prepare.Prepared, seed: int,
-             shuffle: bool) -> grain.MapDataset:
+def _dataset(
+  part: prepared.Prepared, seed: int, shuffle: bool
+) -> grain.MapDataset:
   """A task's rows without end."""
   dataset = grain.MapDataset.source(_Part(part))
   if shuffle and len(dataset) > 1:
@@ -97,14 +106,17 @@ def _dataset(part: prepare.Prepared, seed: int,
 
 
 def _batch(rows: Sequence[dict[str, np.ndarray]]) -> types.Batch:
-  return types.Batch(**{
+  return types.Batch(
+    **{
       name: np.stack([row[name] for row in rows])
       for name in (*packing.FIELDS, 'row_id')
-  })
+    }
+  )
 
 
-def batches(parts: Sequence[prepare.Prepared],
-            batch_size: int) -> Iterator[types.Batch]:
+def batches(
+  parts: Sequence[prepared.Prepared], batch_size: int
+) -> Iterator[types.Batch]:
   """Every row once, in the files' order, for evaluation.
 
   Args:
@@ -128,8 +140,13 @@ def batches(parts: Sequence[prepare.Prepared],
     yield _batch(waiting + [padding] * (batch_size - len(waiting)))
 
 
-def prefetch(rows: Rows, start_step: int, depth: int, process_index: int = 0,
-             process_count: int = 1) -> Iterator[types.Batch]:
+def prefetch(
+  rows: Rows,
+  start_step: int,
+  depth: int,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[types.Batch]:
   """Batches of start_step, start_step + 1, ..., read ahead on a thread.
 
   Args:
@@ -144,8 +161,8 @@ def prefetch(rows: Rows, start_step: int, depth: int, process_index: int = 0,
   """
   with futures.ThreadPoolExecutor(1, 'rows') as pool:
     ahead = [
-        pool.submit(rows, start_step + i, process_index, process_count)
-        for i in range(depth)
+      pool.submit(rows, start_step + i, process_index, process_count)
+      for i in range(depth)
     ]
     step = start_step + depth
     try:

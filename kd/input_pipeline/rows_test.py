@@ -11,19 +11,20 @@ import pytest
 
 from kd.core import errors
 from kd.input_pipeline import packing
-from kd.input_pipeline import prepare
+from kd.input_pipeline import prepared
 from kd.input_pipeline import rows as rows_lib
 
 
 def _part(folder, name, count, rate=1.0, first=0):
   """A part whose row i holds the ids i + 1, i + 2."""
   writer = array_record_module.ArrayRecordWriter(
-      os.path.join(folder, f'{name}.array_record'), 'group_size:1')
+    os.path.join(folder, f'{name}.array_record'), 'group_size:1'
+  )
   for i in range(count):
     example = packing.Example(np.array([i + 1, i + 2]), np.ones(2), i)
     writer.write(packing.to_bytes(packing.fill([example], 4, 0)))
   writer.close()
-  return prepare.Prepared(name, str(folder), rate, first, 4, 0, {}, {})
+  return prepared.Prepared(name, str(folder), rate, first, 4, 0, {}, {})
 
 
 def _ids(rows, steps):
@@ -37,16 +38,18 @@ def hundred(tmp_path):
 
 def test_resume_sees_each_row_once(hundred):
   straight = _ids(rows_lib.Rows(hundred, 1, 3, True), range(100))
-  resumed = (_ids(rows_lib.Rows(hundred, 1, 3, True), range(37)) +
-             _ids(rows_lib.Rows(hundred, 1, 3, True), range(37, 100)))
+  resumed = _ids(rows_lib.Rows(hundred, 1, 3, True), range(37)) + _ids(
+    rows_lib.Rows(hundred, 1, 3, True), range(37, 100)
+  )
   assert resumed == straight != sorted(straight)
   assert sorted(straight) == list(range(100))
 
 
 def test_orders_differ_by_seed_and_epoch(hundred):
   orders = [
-      _ids(rows_lib.Rows(hundred, 10, seed, True), range(10 * e, 10 * e + 10))
-      for seed in (0, 1) for e in (0, 1)
+    _ids(rows_lib.Rows(hundred, 10, seed, True), range(10 * e, 10 * e + 10))
+    for seed in (0, 1)
+    for e in (0, 1)
   ]
   # Not even seed 1's first epoch is seed 0's second.
   assert len({tuple(order) for order in orders}) == 4
@@ -68,18 +71,23 @@ def test_processes_share_a_batch(hundred):
 
 
 def test_mixture_follows_its_rates(tmp_path):
-  parts = [_part(tmp_path, 'a', 40, 3.0), _part(tmp_path, 'b', 7, 1.0, 40),
-           _part(tmp_path, 'c', 1, 1.0, 47)]
+  parts = [
+    _part(tmp_path, 'a', 40, 3.0),
+    _part(tmp_path, 'b', 7, 1.0, 40),
+    _part(tmp_path, 'c', 1, 1.0, 47),
+  ]
   rows = rows_lib.Rows(parts, 10, 0, True)
   seen = _ids(rows, range(20))
   count = collections.Counter('abc'[(i >= 40) + (i >= 47)] for i in seen)
   assert count == {'a': 120, 'b': 40, 'c': 40}
   assert collections.Counter(i for i in seen if i < 40) == dict.fromkeys(
-      range(40), 3)
+    range(40), 3
+  )
   batch = rows(3)
   assert batch.tokens.dtype == batch.row_id.dtype == np.int32
-  local = np.where(batch.row_id >= 47, 0, batch.row_id - 40 *
-                   (batch.row_id >= 40))
+  local = np.where(
+    batch.row_id >= 47, 0, batch.row_id - 40 * (batch.row_id >= 40)
+  )
   np.testing.assert_array_equal(batch.tokens[:, 0], local + 1)
 
 
@@ -102,16 +110,18 @@ def test_batches_pad_the_last(tmp_path):
 
 def test_reading_imports_no_tensorflow(hundred, tmp_path):
   code = (
-      'import sys\n'
-      'from kd.input_pipeline import prepare, rows, tokenizers\n'
-      f'part = prepare.Prepared("a", {str(tmp_path)!r}, 1.0, 0, 4, 0, {{}}, '
-      '{})\n'
-      'rows.Rows([part], 2, 0, True)(0)\n'
-      'tokenizers.load("bytes").encode("x")\n'
-      'heavy = {"tensorflow", "seqio", "tensorflow_datasets"}\n'
-      'sys.exit(len(heavy & set(sys.modules)))\n')
+    'import sys\n'
+    'from kd.input_pipeline import prepare, prepared, rows, tokenizers\n'
+    f'part = prepared.Prepared("a", {str(tmp_path)!r}, 1.0, 0, 4, 0, {{}}, '
+    '{})\n'
+    'rows.Rows([part], 2, 0, True)(0)\n'
+    'tokenizers.load("bytes").encode("x")\n'
+    'heavy = {"tensorflow", "seqio", "tensorflow_datasets"}\n'
+    'sys.exit(len(heavy & set(sys.modules)))\n'
+  )
   environment = os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)}
-  done = subprocess.run([sys.executable, '-c', code], env=environment,
-                        check=False)
+  done = subprocess.run(
+    [sys.executable, '-c', code], env=environment, check=False
+  )
   assert done.returncode == 0
   assert hundred

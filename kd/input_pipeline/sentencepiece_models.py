@@ -17,8 +17,17 @@ Type = sentencepiece_model_pb2.ModelProto.SentencePiece
 
 # GGUF value types by number: struct formats; 8 is a string, 9 an array.
 _SCALARS = {
-    0: 'B', 1: 'b', 2: 'H', 3: 'h', 4: 'I', 5: 'i', 6: 'f', 7: '?',
-    10: 'Q', 11: 'q', 12: 'd',
+  0: 'B',
+  1: 'b',
+  2: 'H',
+  3: 'h',
+  4: 'I',
+  5: 'i',
+  6: 'f',
+  7: '?',
+  10: 'Q',
+  11: 'q',
+  12: 'd',
 }
 _STRING, _ARRAY = 8, 9
 _WANTED = 'tokenizer.ggml.'
@@ -59,35 +68,44 @@ def from_gguf(path: str) -> bytes:
   fields = read_gguf_tokenizer(path)
   if fields.get('model') != 'llama':
     raise errors.ConfigError(
-        path,
-        f'its tokenizer is of kind {fields.get("model")!r}',
-        legal="a GGUF whose tokenizer.ggml.model is 'llama' (SentencePiece)",
+      path,
+      f'its tokenizer is of kind {fields.get("model")!r}',
+      legal="a GGUF whose tokenizer.ggml.model is 'llama' (SentencePiece)",
     )
-  names = ('tokens', 'scores', 'token_type', 'bos_token_id', 'eos_token_id',
-           'unknown_token_id', 'padding_token_id')
+  names = (
+    'tokens',
+    'scores',
+    'token_type',
+    'bos_token_id',
+    'eos_token_id',
+    'unknown_token_id',
+    'padding_token_id',
+  )
   missing = [name for name in names if name not in fields]
   if missing:
     raise errors.ConfigError(
-        path, f'lacks the fields {_WANTED}{{{", ".join(missing)}}}')
+      path, f'lacks the fields {_WANTED}{{{", ".join(missing)}}}'
+    )
   special = {
-      'bos': fields['bos_token_id'],
-      'eos': fields['eos_token_id'],
-      'pad': fields['padding_token_id'],
-      'unk': fields['unknown_token_id'],
+    'bos': fields['bos_token_id'],
+    'eos': fields['eos_token_id'],
+    'pad': fields['padding_token_id'],
+    'unk': fields['unknown_token_id'],
   }
   fixed = {special[name]: Type.CONTROL for name in ('bos', 'eos', 'pad')}
   fixed[special['unk']] = Type.UNKNOWN
   pieces = []
-  triples = zip(fields['tokens'], fields['scores'], fields['token_type'],
-                strict=True)
+  triples = zip(
+    fields['tokens'], fields['scores'], fields['token_type'], strict=True
+  )
   for index, (piece, score, kind) in enumerate(triples):
-    pieces.append(_piece(piece, score, fixed.get(index, kind),
-                         index in fixed))
+    pieces.append(_piece(piece, score, fixed.get(index, kind), index in fixed))
   return _model(pieces, **special)
 
 
-def _piece(piece: str, score: float, kind: int,
-           fixed: bool) -> tuple[str, float, int]:
+def _piece(
+  piece: str, score: float, kind: int, fixed: bool
+) -> tuple[str, float, int]:
   """One GGUF token as a SentencePiece piece, its score and type."""
   if fixed or kind in (Type.BYTE, Type.UNUSED):
     return piece, score, kind
@@ -102,8 +120,13 @@ def _piece(piece: str, score: float, kind: int,
   return piece, score, Type.NORMAL
 
 
-def _model(pieces: Iterable[tuple[str, float, int]], pad: int, eos: int,
-           bos: int, unk: int) -> bytes:
+def _model(
+  pieces: Iterable[tuple[str, float, int]],
+  pad: int,
+  eos: int,
+  bos: int,
+  unk: int,
+) -> bytes:
   """Serializes a byte-fallback BPE model that leaves its text untouched."""
   model = sentencepiece_model_pb2.ModelProto()
   for piece, score, kind in pieces:
@@ -145,11 +168,13 @@ def read_gguf_tokenizer(path: str) -> dict[str, Any]:
     magic = f.read(4)
     if magic != b'GGUF':
       raise errors.ConfigError(
-          path, f'starts with {magic!r}', legal="a GGUF file (b'GGUF')")
+        path, f'starts with {magic!r}', legal="a GGUF file (b'GGUF')"
+      )
     version = _scalar(f, 'I')
     if version not in (2, 3):
       raise errors.ConfigError(
-          path, f'GGUF version {version}', legal='2 or 3, little-endian')
+        path, f'GGUF version {version}', legal='2 or 3, little-endian'
+      )
     try:
       _scalar(f, 'Q')  # The number of tensors.
       fields = {}
@@ -160,8 +185,10 @@ def read_gguf_tokenizer(path: str) -> dict[str, Any]:
           fields[key.removeprefix(_WANTED)] = value
     except (struct.error, KeyError, UnicodeDecodeError) as e:
       raise errors.ConfigError(
-          path, f'is damaged or cut short near byte {f.tell()} ({e})',
-          legal='a whole GGUF file') from e
+        path,
+        f'is damaged or cut short near byte {f.tell()} ({e})',
+        legal='a whole GGUF file',
+      ) from e
   return fields
 
 

@@ -63,8 +63,9 @@ def check_name(name: str, path: str = 'data.template') -> None:
     raise errors.unknown(path, 'template', name, NAMES)
 
 
-def render(name: str, messages: Sequence[Message],
-           generate: bool = False) -> tuple[str, Spans]:
+def render(
+  name: str, messages: Sequence[Message], generate: bool = False
+) -> tuple[str, Spans]:
   """Writes messages as the text that the model reads.
 
   Args:
@@ -83,8 +84,12 @@ def render(name: str, messages: Sequence[Message],
   for i, message in enumerate(messages):
     role = message['role']
     if role not in ('system', 'user', 'assistant', 'model'):
-      raise errors.unknown(f'messages[{i}].role', 'role', role,
-                           ('system', 'user', 'assistant', 'model'))
+      raise errors.unknown(
+        f'messages[{i}].role',
+        'role',
+        role,
+        ('system', 'user', 'assistant', 'model'),
+      )
   writer = _render_plain if name == 'plain' else _render_gemma
   return writer(messages, generate)
 
@@ -93,14 +98,18 @@ def _render_plain(messages, generate):
   roles = [m['role'] for m in messages]
   if roles not in (['user'], ['user', 'assistant'], ['user', 'model']):
     raise errors.ConfigError(
-        'messages', f"the 'plain' template cannot write the turns {roles}",
-        legal="one user turn, then at most one assistant turn (use 'gemma')")
+      'messages',
+      f"the 'plain' template cannot write the turns {roles}",
+      legal="one user turn, then at most one assistant turn (use 'gemma')",
+    )
   prompt = BOS + messages[0]['content']
   if generate or len(messages) == 1:
     if len(messages) != 1:
       raise errors.ConfigError(
-          'messages', 'end with an assistant turn, so nothing is to generate',
-          legal='a user turn at the end')
+        'messages',
+        'end with an assistant turn, so nothing is to generate',
+        legal='a user turn at the end',
+      )
     return prompt, []
   text = prompt + messages[1]['content'] + EOS
   return text, [(len(prompt), len(text))]
@@ -112,15 +121,21 @@ def _render_gemma(messages, generate):
     prefix = messages[0]['content'] + '\n\n'
     messages = messages[1:]
   if not messages:
-    raise errors.ConfigError('messages', 'hold no user turn',
-                             legal='[system,] user, assistant, user, ...')
+    raise errors.ConfigError(
+      'messages',
+      'hold no user turn',
+      legal='[system,] user, assistant, user, ...',
+    )
   for i, message in enumerate(messages):
     role = 'model' if message['role'] == 'assistant' else message['role']
     wanted = ('user', 'model')[i % 2]
     if role != wanted:
       raise errors.ConfigError(
-          f'messages, turn {i + 1}', f'is a {role} turn', nearest=wanted,
-          legal='[system,] user, assistant, user, ... in turn')
+        f'messages, turn {i + 1}',
+        f'is a {role} turn',
+        nearest=wanted,
+        legal='[system,] user, assistant, user, ... in turn',
+      )
     text += f'{sentencepiece_models.START_OF_TURN}{role}\n'
     begin = len(text)
     text += (prefix if i == 0 else '') + message['content'].strip()
@@ -131,14 +146,17 @@ def _render_gemma(messages, generate):
   if generate:
     if messages[-1]['role'] != 'user':
       raise errors.ConfigError(
-          'messages', 'end with a model turn, so nothing is to generate',
-          legal='a user turn at the end')
+        'messages',
+        'end with a model turn, so nothing is to generate',
+        legal='a user turn at the end',
+      )
     text += f'{sentencepiece_models.START_OF_TURN}model\n'
   return text, spans
 
 
-def encode(tokenizer: tokenizers.Tokenizer, name: str,
-           messages: Sequence[Message]) -> tuple[list[int], list[float]]:
+def encode(
+  tokenizer: tokenizers.Tokenizer, name: str, messages: Sequence[Message]
+) -> tuple[list[int], list[float]]:
   """Ids of a whole example and the weight of each as a target.
 
   The text is tokenized as one, so ids are those that a model sees when it reads
@@ -160,7 +178,7 @@ def encode(tokenizer: tokenizers.Tokenizer, name: str,
   text, spans = render(name, messages)
   closed = name == 'plain' and len(messages) == 2
   # BOS and EOS are ids, not text: what a user writes can never become one.
-  body = text[len(BOS):len(text) - (len(EOS) if closed else 0)]
+  body = text[len(BOS) : len(text) - (len(EOS) if closed else 0)]
   ids, offsets = tokenizer.encode_with_offsets(body)
   weights = _weights(offsets, [(b - len(BOS), e - len(BOS)) for b, e in spans])
   ids, weights = [tokenizer.bos_id] + ids, [0.0] + weights
@@ -180,8 +198,9 @@ def _weights(offsets: Spans, spans: Spans) -> list[float]:
   return weights
 
 
-def encode_prompt(tokenizer: tokenizers.Tokenizer, name: str,
-                  messages: Sequence[Message]) -> list[int]:
+def encode_prompt(
+  tokenizer: tokenizers.Tokenizer, name: str, messages: Sequence[Message]
+) -> list[int]:
   """Ids from which the model goes on with its answer, exactly one BOS first.
 
   Args:
@@ -197,21 +216,26 @@ def encode_prompt(tokenizer: tokenizers.Tokenizer, name: str,
   """
   check_tokenizer(tokenizer, name)
   text, _ = render(name, messages, generate=True)
-  return [tokenizer.bos_id] + tokenizer.encode(text[len(BOS):])
+  return [tokenizer.bos_id] + tokenizer.encode(text[len(BOS) :])
 
 
 def stop_id(tokenizer: tokenizers.Tokenizer, name: str) -> int:
   """The id with which the model's answer ends under a template."""
   check_tokenizer(tokenizer, name)
-  return (tokenizer.end_of_turn_id if name == 'gemma' else tokenizer.eos_id)
+  return tokenizer.end_of_turn_id if name == 'gemma' else tokenizer.eos_id
 
 
-def check_tokenizer(tokenizer: tokenizers.Tokenizer, name: str,
-                    path: str = 'data.template') -> None:
+def check_tokenizer(
+  tokenizer: tokenizers.Tokenizer, name: str, path: str = 'data.template'
+) -> None:
   """Raises ConfigError if the tokenizer cannot write the template."""
   check_name(name, path)
-  if name == 'gemma' and (tokenizer.start_of_turn_id is None or
-                          tokenizer.end_of_turn_id is None):
+  if name == 'gemma' and (
+    tokenizer.start_of_turn_id is None or tokenizer.end_of_turn_id is None
+  ):
     raise errors.ConfigError(
-        path, "'gemma' needs <start_of_turn> and <end_of_turn>, which the "
-        'tokenizer lacks', legal="'plain' for this tokenizer")
+      path,
+      "'gemma' needs <start_of_turn> and <end_of_turn>, which the "
+      'tokenizer lacks',
+      legal="'plain' for this tokenizer",
+    )

@@ -53,8 +53,10 @@ class Tokenizer:
       proto = sentencepiece_model_pb2.ModelProto.FromString(model_proto)
     except Exception as e:  # Each library raises its own kind.
       raise errors.ConfigError(
-          name, f'is no SentencePiece model ({e})',
-          legal='a serialized SentencePiece model') from e
+        name,
+        f'is no SentencePiece model ({e})',
+        legal='a serialized SentencePiece model',
+      ) from e
     self.pieces = [(p.piece, p.score, p.type) for p in proto.pieces]
     self.vocab_size = len(self.pieces)
     self.bos_id = self._special(name, 'bos')
@@ -69,8 +71,9 @@ class Tokenizer:
     self.digest = _digest(self.pieces)
     kind = sentencepiece_models.Type
     self._silent = {
-        i for i, p in enumerate(self.pieces) if p[2] in (kind.CONTROL,
-                                                         kind.UNUSED)
+      i
+      for i, p in enumerate(self.pieces)
+      if p[2] in (kind.CONTROL, kind.UNUSED)
     }
 
   def encode(self, text: str) -> list[int]:
@@ -78,7 +81,8 @@ class Tokenizer:
     return self._processor.encode(text)
 
   def encode_with_offsets(
-      self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    self, text: str
+  ) -> tuple[list[int], list[tuple[int, int]]]:
     """Ids of a text and the characters each came from.
 
     Args:
@@ -97,13 +101,15 @@ class Tokenizer:
   def decode(self, ids: Sequence[int]) -> str:
     """Text of ids; control ids and ids beyond the vocabulary say nothing."""
     kept = [
-        int(i) for i in ids
-        if 0 <= i < self.vocab_size and int(i) not in self._silent
+      int(i)
+      for i in ids
+      if 0 <= i < self.vocab_size and int(i) not in self._silent
     ]
     return self._processor.decode(kept)
 
   def first_difference(
-      self, other: 'Tokenizer') -> tuple[int, str | None, str | None] | None:
+    self, other: 'Tokenizer'
+  ) -> tuple[int, str | None, str | None] | None:
     """Where two vocabularies part.
 
     Args:
@@ -138,6 +144,7 @@ class Tokenizer:
       The vocabulary.
     """
     import seqio  # Brings TensorFlow along: 5 s and 880 MB.
+
     path = os.path.join(self._model_directory.name, MODEL_FILE)
     return seqio.SentencePieceVocabulary(path)
 
@@ -145,8 +152,10 @@ class Tokenizer:
     index = getattr(self._processor, f'{kind}_id')()
     if index < 0:
       raise errors.ConfigError(
-          name, f'its tokenizer has no {kind.upper()} piece',
-          legal='a SentencePiece model with BOS and EOS')
+        name,
+        f'its tokenizer has no {kind.upper()} piece',
+        legal='a SentencePiece model with BOS and EOS',
+      )
     return index
 
   def _find(self, piece: str) -> int | None:
@@ -179,12 +188,20 @@ def load(spec: str, path: str = 'tokenizer') -> Tokenizer:
   """
   kind, colon, where = spec.partition(':')
   if kind not in KINDS:
-    raise errors.ConfigError(path, f'unknown tokenizer {spec!r}', legal=_LEGAL,
-                             nearest=errors.nearest(kind, KINDS))
+    raise errors.ConfigError(
+      path,
+      f'unknown tokenizer {spec!r}',
+      legal=_LEGAL,
+      nearest=errors.nearest(kind, KINDS),
+    )
   if kind == 'bytes':
     if colon:
-      raise errors.ConfigError(path, f"found {spec!r}: 'bytes' takes no file",
-                               legal=_LEGAL, nearest='bytes')
+      raise errors.ConfigError(
+        path,
+        f"found {spec!r}: 'bytes' takes no file",
+        legal=_LEGAL,
+        nearest='bytes',
+      )
     return Tokenizer(sentencepiece_models.from_bytes(), path)
   if not where:
     raise errors.ConfigError(path, f'{spec!r} names no file', legal=_LEGAL)
@@ -194,8 +211,9 @@ def load(spec: str, path: str = 'tokenizer') -> Tokenizer:
   if kind in ('hf', 'workdir'):
     where = _model_file(where, spec, path)
   if not os.path.isfile(where):
-    raise errors.ConfigError(path, f'{spec!r}: no such file',
-                             legal='a SentencePiece model file')
+    raise errors.ConfigError(
+      path, f'{spec!r}: no such file', legal='a SentencePiece model file'
+    )
   with open(where, 'rb') as f:
     return Tokenizer(f.read(), where)
 
@@ -203,14 +221,19 @@ def load(spec: str, path: str = 'tokenizer') -> Tokenizer:
 def _model_file(directory: str, spec: str, path: str) -> str:
   """The tokenizer.model of a folder, or an error that says what is there."""
   if not os.path.isdir(directory):
-    raise errors.ConfigError(path, f'{spec!r}: no such folder',
-                             legal=f'a folder that holds {MODEL_FILE}')
+    raise errors.ConfigError(
+      path,
+      f'{spec!r}: no such folder',
+      legal=f'a folder that holds {MODEL_FILE}',
+    )
   file = os.path.join(directory, MODEL_FILE)
   if not os.path.isfile(file):
     found = ', '.join(sorted(os.listdir(directory))[:8]) or 'nothing'
     raise errors.ConfigError(
-        path, f'{spec!r} holds no {MODEL_FILE} (it holds {found})',
-        legal=f'a folder with {MODEL_FILE}; tokenizer.json alone is not read')
+      path,
+      f'{spec!r} holds no {MODEL_FILE} (it holds {found})',
+      legal=f'a folder with {MODEL_FILE}; tokenizer.json alone is not read',
+    )
   return file
 
 

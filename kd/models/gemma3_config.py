@@ -11,12 +11,16 @@ GLOBAL = 'global'
 PUBLISHED_PERIOD = 6  # five local layers, then a global one
 
 
+def periodic_kinds(num_layers: int, every: int) -> tuple[str, ...]:
+  """Kinds of layers 0..S-1 with the last of each `every` layers global."""
+  return tuple(
+      GLOBAL if (i + 1) % every == 0 else LOCAL for i in range(num_layers)
+  )
+
+
 def published_kinds(num_layers: int) -> tuple[str, ...]:
   """Kinds of layers 0..S-1 as published: layers 5, 11, 17, ... are global."""
-  return tuple(
-      GLOBAL if (i + 1) % PUBLISHED_PERIOD == 0 else LOCAL
-      for i in range(num_layers)
-  )
+  return periodic_kinds(num_layers, PUBLISHED_PERIOD)
 
 
 def period(kinds: Sequence[str]) -> int:

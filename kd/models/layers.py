@@ -171,4 +171,5 @@ class Layer(nn.Module):
     x = x + norm('post_attention_norm', attended)
     hidden = MLP(self.config, self.dtype, name='mlp')(norm('pre_mlp_norm', x))
     x = x + norm('post_mlp_norm', hidden)
-    return nn.with_logical_constraint(x, ('batch', 'length', 'embed_act')), cache
+    x = nn.with_logical_constraint(x, ('batch', 'length', 'embed_act'))
+    return x, cache

