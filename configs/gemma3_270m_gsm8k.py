@@ -15,7 +15,7 @@ from configs import base
 
 def get_config(arg=''):
   c = base.get_config()
-  c.steps = 240
+  c.steps = 150
   c.teacher.init = arg
   c.teacher.dtype = 'float32'
   c.student.init = 'teacher'
@@ -27,11 +27,11 @@ def get_config(arg=''):
   c.losses = dict(kl=base.term('forward_kl', temperature=1.0))
   c.objective.chunk_tokens = 64
   c.optimizer = base.adamw(
-      base.schedule('warmup_cosine', peak=3e-4, warmup_steps=20, final=3e-5)
+      base.schedule('warmup_cosine', peak=3e-4, warmup_steps=15, final=3e-5)
   )
   c.evaluation.baseline = True
   c.evaluation.batch_size = 1
   c.evaluation.sets.held_out = base.evaluation_set(examples=32)
-  c.checkpoint.every = 120
+  c.checkpoint.every = 150
   c.checkpoint.keep = 1
   return c

@@ -51,7 +51,8 @@ def _from_users_folder() -> None:
 def run() -> None:
   """Starts the program."""
   _from_users_folder()
-  logging.set_verbosity(logging.WARNING)
+  # Orbax warns of what is meant; the project's own warnings are printed.
+  logging.set_verbosity(logging.ERROR)
   app.run(main, flags_parser=config_lib.parse_flags)
 
 

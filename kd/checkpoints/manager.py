@@ -32,7 +32,11 @@ class Manager:
     self.folder = os.path.join(os.path.abspath(workdir), FOLDER)
     self._manager = ocp.CheckpointManager(
         self.folder,
-        item_names=(*ITEMS, 'position'),
+        # Named, so that a manager that has saved nothing can read.
+        item_handlers={
+            **{name: ocp.StandardCheckpointHandler() for name in ITEMS},
+            'position': ocp.JsonCheckpointHandler(),
+        },
         options=ocp.CheckpointManagerOptions(
             save_decision_policy=policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy([

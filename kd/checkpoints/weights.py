@@ -35,11 +35,6 @@ class Description:
   text: str
 
 
-def is_file_init(init: str) -> bool:
-  """Whether `init` names weights in a file of another system."""
-  return init.split(':', 1)[0] in PREFIXES
-
-
 def _split(init: str) -> tuple[str, str]:
   prefix, colon, place = init.partition(':')
   if prefix not in PREFIXES or not colon or not place:

@@ -38,7 +38,7 @@ class Interval:
   def map(self, increasing: Callable[[float], float]) -> 'Interval':
     """The interval of an increasing function of the value."""
     return Interval(
-        *(float(increasing(x)) for x in (self.value, self.low, self.high))
+      *(float(increasing(x)) for x in (self.value, self.low, self.high))
     )
 
 
@@ -56,8 +56,9 @@ class GapShare:
   reason: str
 
 
-def mean(values: Sequence[float],
-         weights: Sequence[float] | None = None) -> Interval:
+def mean(
+  values: Sequence[float], weights: Sequence[float] | None = None
+) -> Interval:
   """The interval of a weighted mean.
 
   Args:
@@ -74,15 +75,21 @@ def mean(values: Sequence[float],
   return _interval([values], weights, lambda m: m[0])
 
 
-def difference(values: Sequence[float], others: Sequence[float],
-               weights: Sequence[float] | None = None) -> Interval:
+def difference(
+  values: Sequence[float],
+  others: Sequence[float],
+  weights: Sequence[float] | None = None,
+) -> Interval:
   """The interval of mean(values) - mean(others) over the same examples."""
   return _interval([values, others], weights, lambda m: m[0] - m[1])
 
 
-def gap_share(student: Sequence[float], baseline: Sequence[float],
-              teacher: Sequence[float],
-              weights: Sequence[float] | None = None) -> GapShare:
+def gap_share(
+  student: Sequence[float],
+  baseline: Sequence[float],
+  teacher: Sequence[float],
+  weights: Sequence[float] | None = None,
+) -> GapShare:
   """The interval of (student - baseline) / (teacher - baseline), of means.
 
   It is the same for scores of which more is better and for losses. Where the
@@ -106,14 +113,14 @@ def gap_share(student: Sequence[float], baseline: Sequence[float],
     return GapShare(None, 'teacher and baseline are equal')
   if gap.low <= 0 <= gap.high:
     return GapShare(
-        None,
-        f'teacher - baseline is {gap.value:.4g}, which cannot be told from 0'
-        f' ({gap.low:.4g} to {gap.high:.4g})',
+      None,
+      f'teacher - baseline is {gap.value:.4g}, which cannot be told from 0'
+      f' ({gap.low:.4g} to {gap.high:.4g})',
     )
   share = _interval(
-      [student, baseline, teacher],
-      weights,
-      lambda m: (m[0] - m[1]) / (m[2] - m[1]),
+    [student, baseline, teacher],
+    weights,
+    lambda m: (m[0] - m[1]) / (m[2] - m[1]),
   )
   return GapShare(share, '')
 
@@ -149,7 +156,7 @@ def _checked(columns, weights):
   if not np.all(np.isfinite(values)):
     column, example = np.argwhere(~np.isfinite(values))[0]
     raise ValueError(
-        f'value {example} of column {column} is {values[column, example]}'
+      f'value {example} of column {column} is {values[column, example]}'
     )
   return values, weights
 

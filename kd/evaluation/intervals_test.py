@@ -29,11 +29,17 @@ TEACHER = [0.5, 1.1, 0.3, 2.0, 0.6]
 
 def test_against_all_resamples():
   cases = [
-      (intervals.mean(STUDENT, WEIGHTS), [STUDENT], lambda s: s),
-      (intervals.difference(STUDENT, TEACHER, WEIGHTS), [STUDENT, TEACHER],
-       lambda s, t: s - t),
-      (intervals.gap_share(STUDENT, BASELINE, TEACHER, WEIGHTS).interval,
-       [STUDENT, BASELINE, TEACHER], lambda s, b, t: (s - b) / (t - b)),
+    (intervals.mean(STUDENT, WEIGHTS), [STUDENT], lambda s: s),
+    (
+      intervals.difference(STUDENT, TEACHER, WEIGHTS),
+      [STUDENT, TEACHER],
+      lambda s, t: s - t,
+    ),
+    (
+      intervals.gap_share(STUDENT, BASELINE, TEACHER, WEIGHTS).interval,
+      [STUDENT, BASELINE, TEACHER],
+      lambda s, b, t: (s - b) / (t - b),
+    ),
   ]
   for found, columns, function in cases:
     low, high = _enumerated(columns, WEIGHTS, function)
@@ -62,7 +68,7 @@ def test_share_has_no_direction_and_the_ends_are_exact():
   losses = [np.asarray(x) for x in (STUDENT, BASELINE, TEACHER)]
   share = intervals.gap_share(*losses).interval
   assert share.value == pytest.approx(
-      intervals.gap_share(*(-x for x in losses)).interval.value
+    intervals.gap_share(*(-x for x in losses)).interval.value
   )
   _, baseline, teacher = losses
   same = intervals.gap_share(teacher, baseline, teacher).interval
@@ -93,17 +99,20 @@ def test_memory_bound_changes_nothing(monkeypatch):
 def test_map_carries_the_bounds():
   found = intervals.Interval(0.0, -1.0, 2.0).map(np.exp)
   assert (found.value, found.low, found.high) == pytest.approx(
-      (1, np.e**-1, np.e**2)
+    (1, np.e**-1, np.e**2)
   )
 
 
-@pytest.mark.parametrize('values, weights, match', [
+@pytest.mark.parametrize(
+  'values, weights, match',
+  [
     ([1.0, 2.0], [1.0], 'differ'),
     ([1.0, 2.0], [1.0, -1.0], 'negative'),
     ([1.0, 2.0], [0.0, 0.0], 'no example'),
     ([], None, 'no example'),
     ([1.0, float('nan')], None, 'value 1 of column 0 is nan'),
-])
+  ],
+)
 def test_wrong_input(values, weights, match):
   with pytest.raises(ValueError, match=match):
     intervals.mean(values, weights)

@@ -13,11 +13,11 @@ Example = Mapping[str, Any]
 
 
 def score(
-    task_name: str,
-    module: str,
-    examples: Sequence[Example],
-    texts: Sequence[str],
-    completions: Sequence[decode.Completion],
+  task_name: str,
+  module: str,
+  examples: Sequence[Example],
+  texts: Sequence[str],
+  completions: Sequence[decode.Completion],
 ) -> dict[str, float]:
   """Scores answers with a task's own postprocessor and metric functions.
 
@@ -42,17 +42,17 @@ def score(
   task = _task(task_name, module)
   metrics = _metrics(task, *_postprocess(task, examples, texts))
   ends = {
-      'truncated': np.mean([c.truncated for c in completions]),
-      'too_long': np.mean([c.too_long for c in completions]),
+    'truncated': np.mean([c.truncated for c in completions]),
+    'too_long': np.mean([c.too_long for c in completions]),
   }
   return metrics | {name: float(share) for name, share in ends.items()}
 
 
 def score_each(
-    task_name: str,
-    module: str,
-    examples: Sequence[Example],
-    texts: Sequence[str],
+  task_name: str,
+  module: str,
+  examples: Sequence[Example],
+  texts: Sequence[str],
 ) -> dict[str, np.ndarray]:
   """Scores each answer alone, for intervals over examples.
 
@@ -73,11 +73,10 @@ def score_each(
   task = _task(task_name, module)
   targets, predictions = _postprocess(task, examples, texts)
   each = [
-      _metrics(task, [t], [p])
-      for t, p in zip(targets, predictions, strict=True)
+    _metrics(task, [t], [p]) for t, p in zip(targets, predictions, strict=True)
   ]
   return {
-      name: np.asarray([m[name] for m in each], np.float64) for name in each[0]
+    name: np.asarray([m[name] for m in each], np.float64) for name in each[0]
   }
 
 
@@ -85,8 +84,8 @@ def _check_lengths(*columns) -> None:
   lengths = [len(c) for c in columns]
   if len(set(lengths)) != 1 or not lengths[0]:
     raise ValueError(
-        f'found {lengths} examples, texts and completions: as many of each are'
-        ' needed, and one at least'
+      f'found {lengths} examples, texts and completions: as many of each are'
+      ' needed, and one at least'
     )
 
 
@@ -101,17 +100,18 @@ def _task(name: str, module: str):
     if e.name is None or not module.startswith(e.name):
       raise  # The module is there; what it imports is not.
     raise errors.ConfigError(
-        'data.module', f'no module {module!r}', legal='an importable module'
+      'data.module', f'no module {module!r}', legal='an importable module'
     ) from e
   if name not in seqio.TaskRegistry.names():
     raise errors.unknown(
-        'evaluation', 'task', name, sorted(seqio.TaskRegistry.names())
+      'evaluation', 'task', name, sorted(seqio.TaskRegistry.names())
     )
   task = seqio.TaskRegistry.get(name)
   if not task.predict_metric_fns:
     raise errors.ConfigError(
-        'evaluation', f'task {name!r} has no metric function of answers',
-        legal='a task with metric_fns(targets, predictions)',
+      'evaluation',
+      f'task {name!r} has no metric function of answers',
+      legal='a task with metric_fns(targets, predictions)',
     )
   return task
 
@@ -119,18 +119,18 @@ def _task(name: str, module: str):
 def _postprocess(task, examples, texts):
   """What the metric functions compare: targets and predictions, read."""
   targets = [
-      task.postprocess_fn(_text(e['targets']), example=e, is_target=True)
-      for e in examples
+    task.postprocess_fn(_text(e['targets']), example=e, is_target=True)
+    for e in examples
   ]
   predictions = [
-      task.postprocess_fn(text, example=e, is_target=False)
-      for e, text in zip(examples, texts, strict=True)
+    task.postprocess_fn(text, example=e, is_target=False)
+    for e, text in zip(examples, texts, strict=True)
   ]
   return targets, predictions
 
 
 def _text(value: str | bytes) -> str:
-  """seqio hands text out as bytes, prepared rows as str."""
+  """The text of a field: bytes from seqio, str from prepared rows."""
   return value.decode('utf-8') if isinstance(value, bytes) else value
 
 
@@ -143,7 +143,7 @@ def _metrics(task, targets, predictions) -> dict[str, float]:
         raise ValueError(f'task {task.name!r} has two metrics named {name!r}')
       if np.ndim(value):
         raise ValueError(
-            f'metric {name!r} of task {task.name!r} is no number: {value!r}'
+          f'metric {name!r} of task {task.name!r} is no number: {value!r}'
         )
       found[name] = float(value)
   return found

@@ -14,10 +14,10 @@ CUT = decode.Completion([5], False)
 TOO_LONG = decode.Completion([], False, too_long=True)
 
 EXAMPLES = [
-    {'inputs': 'Q', 'targets': target, 'id': str(i)}
-    for i, target in enumerate(
-        ['1+2=3 #### 3', b'#### -4', '#### 1,000', '#### 7', '#### 8']
-    )
+  {'inputs': 'Q', 'targets': target, 'id': str(i)}
+  for i, target in enumerate(
+    ['1+2=3 #### 3', b'#### -4', '#### 1,000', '#### 7', '#### 8']
+  )
 ]
 # Right; right; wrong; cut off before its answer; nothing generated.
 TEXTS = ['2+1=3 #### 3.', '#### \u22124', '#### 100', '3+', '']

@@ -43,15 +43,15 @@ class Table:
     for row in self.rows:
       if len(row.cells) != len(self.columns):
         raise ValueError(
-            f'row {row.name!r} has {len(row.cells)} cells, not'
-            f' {len(self.columns)}'
+          f'row {row.name!r} has {len(row.cells)} cells, not'
+          f' {len(self.columns)}'
         )
 
 
 def markdown(table: Table) -> str:
   """The table in Markdown, its notes as a list; ends with a newline."""
   header, *body = [
-      [cell.replace('|', r'\|') for cell in line] for line in _grid(table)
+    [cell.replace('|', r'\|') for cell in line] for line in _grid(table)
   ]
   rule = ['---'] + ['---:'] * len(table.columns)
   lines = [f'| {" | ".join(line)} |' for line in (header, rule, *body)]
@@ -68,7 +68,7 @@ def text(table: Table) -> str:
   def line(cells):
     name, *numbers = cells
     padded = [name.ljust(widths[0])] + [
-        n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True)
+      n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True)
     ]
     return '  '.join(padded)
 
@@ -91,8 +91,8 @@ def gap_note(name: str, gap: intervals.GapShare) -> str:
   if gap.interval is None:
     return f'{name}: no share of the gap to the teacher: {gap.reason}.'
   value, low, high = (
-      f'{x:.1%}'
-      for x in (gap.interval.value, gap.interval.low, gap.interval.high)
+    f'{x:.1%}'
+    for x in (gap.interval.value, gap.interval.low, gap.interval.high)
   )
   if gap.interval.low > 0:
     verdict = 'distillation helped'
@@ -101,8 +101,8 @@ def gap_note(name: str, gap: intervals.GapShare) -> str:
   else:
     verdict = 'whether distillation helped cannot be told'
   return (
-      f'{name}: {value} of the gap between baseline and teacher closed'
-      f' ({level} interval {low} to {high}): {verdict}.'
+    f'{name}: {value} of the gap between baseline and teacher closed'
+    f' ({level} interval {low} to {high}): {verdict}.'
   )
 
 
@@ -120,6 +120,6 @@ def _cell(cell: Cell, decimals: int) -> str:
   if not isinstance(cell, intervals.Interval):
     return f'{cell:.{decimals}f}'
   value, low, high = (
-      f'{x:.{decimals}f}' for x in (cell.value, cell.low, cell.high)
+    f'{x:.{decimals}f}' for x in (cell.value, cell.low, cell.high)
   )
   return f'{value} [{low}, {high}]'

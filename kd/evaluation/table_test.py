@@ -8,35 +8,37 @@ from kd.evaluation import intervals
 from kd.evaluation import table
 
 TABLE = table.Table(
-    columns=['teacher', 'student before', 'student|after'],
-    rows=[
-        table.Row('NLL (nats/token)', [
-            0.51, 12.25, intervals.Interval(0.71239, 0.7, 0.725)]),
-        table.Row('exact match', [None, 0.0, 1 / 3], decimals=2),
-    ],
-    notes=['NLL: a note.'],
+  columns=['teacher', 'student before', 'student|after'],
+  rows=[
+    table.Row(
+      'NLL (nats/token)', [0.51, 12.25, intervals.Interval(0.71239, 0.7, 0.725)]
+    ),
+    table.Row('exact match', [None, 0.0, 1 / 3], decimals=2),
+  ],
+  notes=['NLL: a note.'],
 )
 
 
 def test_markdown():
   lines = table.markdown(TABLE).splitlines()
   assert lines == [
-      r'|  | teacher | student before | student\|after |',
-      '| --- | ---: | ---: | ---: |',
-      '| NLL (nats/token) | 0.5100 | 12.2500 | 0.7124 [0.7000, 0.7250] |',
-      '| exact match | - | 0.00 | 0.33 |',
-      '',
-      '- NLL: a note.',
+    r'|  | teacher | student before | student\|after |',
+    '| --- | ---: | ---: | ---: |',
+    '| NLL (nats/token) | 0.5100 | 12.2500 | 0.7124 [0.7000, 0.7250] |',
+    '| exact match | - | 0.00 | 0.33 |',
+    '',
+    '- NLL: a note.',
   ]
 
 
 def test_text_is_aligned():
   *lines, note = table.text(TABLE).splitlines()
   assert len({len(line) for line in lines}) == 1
-  ends = [line.index('student before') + len('student before')
-          for line in lines[:1]]
-  assert lines[2][:ends[0]].endswith(' 12.2500')
-  assert lines[3][:ends[0]].endswith(' 0.00')
+  ends = [
+    line.index('student before') + len('student before') for line in lines[:1]
+  ]
+  assert lines[2][: ends[0]].endswith(' 12.2500')
+  assert lines[3][: ends[0]].endswith(' 0.00')
   assert note == 'NLL: a note.'
 
 
@@ -45,11 +47,14 @@ def test_row_of_another_width_is_refused():
     table.Table(['a', 'b'], [table.Row('KL', [1.0])])
 
 
-@pytest.mark.parametrize('interval, words', [
+@pytest.mark.parametrize(
+  'interval, words',
+  [
     ((0.4, 0.1, 0.6), '40.0% .* 10.0% to 60.0%.: distillation helped'),
     ((-0.4, -0.6, -0.1), 'hurt'),
     ((0.1, -0.1, 0.3), 'cannot be told'),
-])
+  ],
+)
 def test_gap_note(interval, words):
   gap = intervals.GapShare(intervals.Interval(*interval), '')
   assert re.search(words, table.gap_note('NLL', gap))

@@ -44,14 +44,14 @@ class Decoder:
   """Answers prompts with one model; compiles once for each prompt bucket."""
 
   def __init__(
-      self,
-      model: gemma3.Gemma3,
-      vocab_size: int,
-      stop_ids: Sequence[int],
-      pad_id: int,
-      max_new_tokens: int,
-      batch_size: int,
-      pick: loop.Pick = loop.greedy,
+    self,
+    model: gemma3.Gemma3,
+    vocab_size: int,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    max_new_tokens: int,
+    batch_size: int,
+    pick: loop.Pick = loop.greedy,
   ):
     """Builds the decoder.
 
@@ -63,7 +63,7 @@ class Decoder:
       pad_id: what fills the input up.
       max_new_tokens: the most ids of an answer, its stop id included.
       batch_size: B, prompts that are answered together; a multiple of
-        rules.row_parts where `generate` is called within rules.active.
+        rules.row_parts fills all devices within rules.active.
       pick: chooses each next id.
 
     Raises:
@@ -76,15 +76,15 @@ class Decoder:
     self._batch_size = batch_size
     self._longest_prompt = model.config.context - max_new_tokens
     self._loop = loop.Loop(
-        model, vocab_size, tuple(stop_ids), pad_id, max_new_tokens, pick
+      model, vocab_size, tuple(stop_ids), pad_id, max_new_tokens, pick
     )
 
   def generate(
-      self,
-      params: types.PyTree,
-      prompts: Sequence[Sequence[int]],
-      rng: types.Array | None = None,
-      progress: Callable[[int, int], None] | None = None,
+    self,
+    params: types.PyTree,
+    prompts: Sequence[Sequence[int]],
+    rng: types.Array | None = None,
+    progress: Callable[[int, int], None] | None = None,
   ) -> list[Completion]:
     """Answers prompts; see `stream` for arguments and errors.
 
@@ -106,10 +106,10 @@ class Decoder:
     return [completions[i] for i in range(len(prompts))]
 
   def stream(
-      self,
-      params: types.PyTree,
-      prompts: Sequence[Sequence[int]],
-      rng: types.Array | None = None,
+    self,
+    params: types.PyTree,
+    prompts: Sequence[Sequence[int]],
+    rng: types.Array | None = None,
   ) -> Iterator[dict[int, Completion]]:
     """Answers prompts batch by batch, the longest first.
 
@@ -131,42 +131,42 @@ class Decoder:
     # The longest first, since they decide the memory; like lengths together.
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     fits = [i for i in order if len(prompts[i]) <= self._longest_prompt]
-    too_long = order[:len(order) - len(fits)]
+    too_long = order[: len(order) - len(fits)]
     if too_long:
       yield {i: Completion([], False, too_long=True) for i in too_long}
     if not fits:
       return
     params = _cast(self._loop, params)
     for start in range(0, len(fits), self._batch_size):
-      indices = fits[start:start + self._batch_size]
+      indices = fits[start : start + self._batch_size]
       answers = self._generate_batch(
-          params, prompts, indices, jax.random.fold_in(rng, start)
+        params, prompts, indices, jax.random.fold_in(rng, start)
       )
       yield dict(zip(indices, answers, strict=True))
 
   def _generate_batch(self, params, prompts, indices, rng):
     longest = max(len(prompts[i]) for i in indices)
     tokens = np.full(
-        (self._batch_size, self._bucket(longest)), self._pad_id, np.int32
+      (self._batch_size, self._bucket(longest)), self._pad_id, np.int32
     )
     # A filler row holds one pad token and counts as finished from the start.
     lengths = np.ones(self._batch_size, np.int32)
     filler = np.arange(self._batch_size) >= len(indices)
     for row, index in enumerate(indices):
       lengths[row] = len(prompts[index])
-      tokens[row, :lengths[row]] = prompts[index]
+      tokens[row, : lengths[row]] = prompts[index]
     ids, counts, finished, broken = jax.device_get(
-        _run(self._loop, params, tokens, lengths, filler, rng)
+      _run(self._loop, params, tokens, lengths, filler, rng)
     )
     if broken.any():
       row = int(np.argmax(broken))
       raise errors.NonFiniteError(
-          f'logits of prompt {indices[row]} are NaN or infinite after'
-          f' {counts[row]} new tokens'
+        f'logits of prompt {indices[row]} are NaN or infinite after'
+        f' {counts[row]} new tokens'
       )
     return [
-        Completion(ids[row, :counts[row]].tolist(), bool(finished[row]))
-        for row in range(len(indices))
+      Completion(ids[row, : counts[row]].tolist(), bool(finished[row]))
+      for row in range(len(indices))
     ]
 
   def _bucket(self, length: int) -> int:
@@ -185,28 +185,29 @@ class Decoder:
       if low < 0 or high >= vocab_size:
         found = low if low < 0 else high
         raise ValueError(
-            f'prompt {i} holds id {found}; the model has 0 to {vocab_size - 1}'
+          f'prompt {i} holds id {found}; the model has 0 to {vocab_size - 1}'
         )
 
 
 def _check(model, vocab_size, max_new_tokens, batch_size) -> None:
   """Raises ConfigError where the decoder's sizes cannot work."""
   for name, value in (
-      ('max_new_tokens', max_new_tokens), ('batch_size', batch_size)
+    ('max_new_tokens', max_new_tokens),
+    ('batch_size', batch_size),
   ):
     if value < 1:
       raise errors.ConfigError(
-          f'evaluation.{name}', f'found {value}', legal='1 or more'
+        f'evaluation.{name}', f'found {value}', legal='1 or more'
       )
   if vocab_size > model.config.vocab_size:
     raise errors.ConfigError(
-        'tokenizer',
-        f'has {vocab_size} ids, the model {model.config.vocab_size}',
-        legal='a tokenizer with no more ids than the model',
+      'tokenizer',
+      f'has {vocab_size} ids, the model {model.config.vocab_size}',
+      legal='a tokenizer with no more ids than the model',
     )
   if max_new_tokens >= model.config.context:
     raise errors.ConfigError(
-        'evaluation.max_new_tokens',
-        f'found {max_new_tokens}, which leaves no room for a prompt',
-        legal=f'less than the context of {model.config.context}',
+      'evaluation.max_new_tokens',
+      f'found {max_new_tokens}, which leaves no room for a prompt',
+      legal=f'less than the context of {model.config.context}',
     )

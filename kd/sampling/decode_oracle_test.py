@@ -11,12 +11,12 @@ from tests.oracles import client
 
 NEW_TOKENS = 32
 TEXTS = [
-    'The capital of France is',
-    'def fibonacci(n):\n  ',
-    'Q: Tom has 12 apples and gives away 5. How many are left?\nA:',
-    'Once upon a time, in a village by the sea, there lived',
-    # Longer than the window of the local layers.
-    'One, two, three, four. ' * 80 + 'The next number',
+  'The capital of France is',
+  'def fibonacci(n):\n  ',
+  'Q: Tom has 12 apples and gives away 5. How many are left?\nA:',
+  'Once upon a time, in a village by the sea, there lived',
+  # Longer than the window of the local layers.
+  'One, two, three, four. ' * 80 + 'The next number',
 ]
 
 
@@ -25,22 +25,27 @@ def test_greedy_text_equals_transformers(tmp_path):
   init = f'gguf:{found["path"]}'
   tokenizer = tokenizers.for_source(init)
   prompts = [
-      templates.encode_prompt(tokenizer, 'plain', templates.exchange(text))
-      for text in TEXTS
+    templates.encode_prompt(tokenizer, 'plain', templates.exchange(text))
+    for text in TEXTS
   ]
   arrays = {f'prompt{i}': np.asarray(p) for i, p in enumerate(prompts)}
   wanted, _ = client.run(
-      'generate', 'greedy',
-      {'gguf': found['path'], 'prompts': list(arrays),
-       'new_tokens': NEW_TOKENS},
-      arrays, tmp_path / 'greedy',
+    'generate',
+    'greedy',
+    {'gguf': found['path'], 'prompts': list(arrays), 'new_tokens': NEW_TOKENS},
+    arrays,
+    tmp_path / 'greedy',
   )
   model = gemma3.build(weights.model_config(init), 'float32', 'none', 'student')
   assert len(prompts[-1]) > model.config.window
   params = weights.load(init, model, None, ())
   decoder = decode.Decoder(
-      model, tokenizer.vocab_size, tokenizer.stop_ids, tokenizer.pad_id,
-      NEW_TOKENS, batch_size=4,
+    model,
+    tokenizer.vocab_size,
+    tokenizer.stop_ids,
+    tokenizer.pad_id,
+    NEW_TOKENS,
+    batch_size=4,
   )
   answers = decoder.generate(params, prompts)
   for answer, ids in zip(answers, wanted['generated'], strict=True):

@@ -19,10 +19,20 @@ from kd.sampling import decode
 WINDOW = 8
 VOCAB = 40
 CONFIG = gemma3_config.Gemma3Config(
-    embed_dim=16, mlp_dim=32, num_heads=4, num_kv_heads=2, head_dim=8,
-    vocab_size=VOCAB, layer_kinds=('local', 'global', 'local'),
-    window=WINDOW, context=128, query_scale=8.0, local_rope_base=10_000.0,
-    global_rope_base=1_000_000.0, global_rope_factor=8.0, norm_epsilon=1e-6,
+  embed_dim=16,
+  mlp_dim=32,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  vocab_size=VOCAB,
+  layer_kinds=('local', 'global', 'local'),
+  window=WINDOW,
+  context=128,
+  query_scale=8.0,
+  local_rope_base=10_000.0,
+  global_rope_base=1_000_000.0,
+  global_rope_factor=8.0,
+  norm_epsilon=1e-6,
 )
 
 
@@ -41,7 +51,7 @@ def _params(model):
     return jnp.asarray(rng.normal(0, std, leaf.shape), jnp.float32)
 
   return jax.tree_util.tree_map_with_path(
-      draw, nn.unbox(gemma3.abstract_params(model))
+    draw, nn.unbox(gemma3.abstract_params(model))
   )
 
 
@@ -52,7 +62,7 @@ def _prompts(lengths, seed=0):
 
 def _decoder(model, stop_ids=(), tokens=20, batch=3, vocab=VOCAB):
   return decode.Decoder(
-      model, vocab, stop_ids, pad_id=0, max_new_tokens=tokens, batch_size=batch
+    model, vocab, stop_ids, pad_id=0, max_new_tokens=tokens, batch_size=batch
   )
 
 
@@ -68,15 +78,18 @@ def _full_forward(model, params, prompt, count, vocab=VOCAB):
   ids = list(prompt)
   for _ in range(count):
     tokens = np.zeros((1, length), np.int32)
-    tokens[0, :len(ids)] = ids
+    tokens[0, : len(ids)] = ids
     positions = np.arange(length, dtype=np.int32)[None]
     hidden = _forward(
-        model, params, tokens, positions,
-        (positions < len(ids)).astype(np.int32),
+      model,
+      params,
+      tokens,
+      positions,
+      (positions < len(ids)).astype(np.int32),
     )
     logits = np.asarray(hidden)[0, len(ids) - 1] @ params['embedding'].T
     ids.append(int(np.argmax(logits[:vocab])))
-  return ids[len(prompt):]
+  return ids[len(prompt) :]
 
 
 def test_equals_full_forward_for_mixed_lengths_past_the_window(model, params):
@@ -84,7 +97,7 @@ def test_equals_full_forward_for_mixed_lengths_past_the_window(model, params):
   prompts = _prompts([2, 30, WINDOW, 1, 2 * WINDOW + 1])
   done = []
   found = _decoder(model).generate(
-      params, prompts, progress=lambda *counts: done.append(counts)
+    params, prompts, progress=lambda *counts: done.append(counts)
   )
   wanted = [_full_forward(model, params, p, 20) for p in prompts]
   assert [c.ids for c in found] == wanted
@@ -102,14 +115,14 @@ def test_ends_at_each_stop_id_and_tells_truncated_apart(model, params):
   free = [c.ids for c in _decoder(model).generate(params, prompts)]
   # Two ids that end answer 0 and answer 1, and that answer 3 never has.
   stops = tuple(
-      next(i for i in free[row][3:] if i not in free[3]) for row in (0, 1)
+    next(i for i in free[row][3:] if i not in free[3]) for row in (0, 1)
   )
   found = _decoder(model, stops).generate(params, prompts)
   for completion, ids in zip(found, free, strict=True):
     ends = [i for i, token in enumerate(ids) if token in stops]
     assert completion.finished == bool(ends)
     assert completion.truncated != completion.finished
-    assert completion.ids == (ids[:ends[0]] if ends else ids)
+    assert completion.ids == (ids[: ends[0]] if ends else ids)
   assert found[0].finished and found[1].finished and found[3].truncated
   assert len(set(stops)) == 2
 
@@ -128,18 +141,24 @@ def test_stop_id_at_the_limit_counts_as_finished(model, params):
 def test_rows_beyond_the_tokenizer_are_never_produced(model, params):
   real = VOCAB - 3
   prompts = [[i % real for i in p] for p in _prompts([4, 11])]
-  wanted = [c.ids for c in _decoder(model, vocab=real).generate(
-      params, prompts)]
+  wanted = [
+    c.ids for c in _decoder(model, vocab=real).generate(params, prompts)
+  ]
   hidden_length = CONFIG.embed_dim**0.5
   row = 100 * np.ones(CONFIG.embed_dim) / hidden_length
   # One padded row that wins wherever the others do not, one that is NaN.
   padded = np.stack([row, -row, np.full_like(row, np.nan)])
   embedding = params['embedding'].at[real:].set(padded)
-  assert max(_full_forward(
-      model, {**params, 'embedding': embedding}, prompts[0], 1, VOCAB - 1
-  )) >= real
+  assert (
+    max(
+      _full_forward(
+        model, {**params, 'embedding': embedding}, prompts[0], 1, VOCAB - 1
+      )
+    )
+    >= real
+  )
   found = _decoder(model, vocab=real).generate(
-      {**params, 'embedding': embedding}, prompts
+    {**params, 'embedding': embedding}, prompts
   )
   assert [c.ids for c in found] == wanted
 
@@ -213,14 +232,14 @@ def test_text_through_the_byte_tokenizer(stop):
   table = np.zeros((264, CONFIG.embed_dim), np.float32)
   table[chain, :4] = np.linalg.cholesky(products)
   params = jax.tree.map(
-      lambda x: jnp.zeros(x.shape), nn.unbox(gemma3.abstract_params(model))
+    lambda x: jnp.zeros(x.shape), nn.unbox(gemma3.abstract_params(model))
   )
   params['embedding'] = jnp.asarray(table)
   prompt = templates.encode_prompt(
-      tokenizer, 'plain', templates.exchange('say hi?')
+    tokenizer, 'plain', templates.exchange('say hi?')
   )
   decoder = decode.Decoder(
-      model, tokenizer.vocab_size, tokenizer.stop_ids, tokenizer.pad_id, 10, 2
+    model, tokenizer.vocab_size, tokenizer.stop_ids, tokenizer.pad_id, 10, 2
   )
   (found,) = decoder.generate(params, [prompt])
   assert found.finished and tokenizer.decode(found.ids) == 'hi'

@@ -90,44 +90,44 @@ class Loop:
       rng: for `pick`.
 
     Returns:
-      ids int32 [B, T], counts [B] of them before the stop id, finished bool [B],
-      broken bool [B].
+      ids int32 [B, T], counts [B] of them before the stop id, finished bool [B]
+      and broken bool [B].
     """
     b, l = tokens.shape
     cache = gemma3.empty_cache(
-        self.model.config, b, l + self.max_new_tokens, self.model.dtype
+      self.model.config, b, l + self.max_new_tokens, self.model.dtype
     )
     positions = jnp.broadcast_to(jnp.arange(l, dtype=jnp.int32), (b, l))
     segment_ids = (positions < lengths[:, None]).astype(jnp.int32)
     hidden, cache = self.model.apply(
-        {'params': params}, tokens, positions, segment_ids, cache
+      {'params': params}, tokens, positions, segment_ids, cache
     )
     state = _State(
-        step=jnp.int32(0),
-        ids=jnp.full((b, self.max_new_tokens), self.pad_id, jnp.int32),
-        counts=jnp.zeros(b, jnp.int32),
-        finished=filler,
-        broken=jnp.zeros(b, bool),
-        cache=cache,
+      step=jnp.int32(0),
+      ids=jnp.full((b, self.max_new_tokens), self.pad_id, jnp.int32),
+      counts=jnp.zeros(b, jnp.int32),
+      finished=filler,
+      broken=jnp.zeros(b, bool),
+      cache=cache,
     )
     last = hidden[jnp.arange(b), lengths - 1]
     state = self._append(params, rng, state, last)
     state = jax.lax.while_loop(
-        self._goes_on, lambda s: self._step(params, lengths, rng, s), state
+      self._goes_on, lambda s: self._step(params, lengths, rng, s), state
     )
     # Whole on every device, so that each process can read them.
     return (
-        rules.constrain(state.ids, (None, None)),
-        rules.constrain(state.counts, (None,)),
-        rules.constrain(state.finished, (None,)),
-        rules.constrain(state.broken, (None,)),
+      rules.constrain(state.ids, (None, None)),
+      rules.constrain(state.counts, (None,)),
+      rules.constrain(state.finished, (None,)),
+      rules.constrain(state.broken, (None,)),
     )
 
   def _goes_on(self, state: _State) -> Array:
     return (
-        (state.step < self.max_new_tokens)
-        & ~jnp.all(state.finished)
-        & ~jnp.any(state.broken)
+      (state.step < self.max_new_tokens)
+      & ~jnp.all(state.finished)
+      & ~jnp.any(state.broken)
     )
 
   def _step(self, params, lengths, rng, state: _State) -> _State:
@@ -135,15 +135,13 @@ class Loop:
     # A finished row goes on with pad tokens in its own cache; no one reads it.
     last = state.step - 1
     hidden, cache = self.model.apply(
-        {'params': params},
-        state.ids[:, last][:, None],
-        (lengths + last)[:, None],
-        jnp.ones_like(lengths)[:, None],
-        state.cache,
+      {'params': params},
+      state.ids[:, last][:, None],
+      (lengths + last)[:, None],
+      jnp.ones_like(lengths)[:, None],
+      state.cache,
     )
-    return self._append(
-        params, rng, state.replace(cache=cache), hidden[:, 0]
-    )
+    return self._append(params, rng, state.replace(cache=cache), hidden[:, 0])
 
   def _append(self, params, rng, state: _State, hidden: Array) -> _State:
     """Picks an id for each row from its last hidden state [B, D]."""
@@ -154,18 +152,20 @@ class Loop:
     stops = jnp.isin(ids, jnp.asarray(self.stop_ids, jnp.int32))
     finished = state.finished | stops
     return state.replace(
-        step=state.step + 1,
-        ids=state.ids.at[:, state.step].set(ids),
-        counts=state.counts + ~(finished | broken),
-        finished=finished,
-        broken=broken,
+      step=state.step + 1,
+      ids=state.ids.at[:, state.step].set(ids),
+      counts=state.counts + ~(finished | broken),
+      finished=finished,
+      broken=broken,
     )
 
   def _logits(self, params, hidden: Array) -> tuple[Array, Array]:
-    """Logits float32 [B, V] of hidden [B, D]; bool [B], which are not finite."""
+    """Logits float32 [B, V] of hidden [B, D]; bool [B], which are broken."""
     logits = jnp.einsum(
-        'bd,vd->bv', hidden, params['embedding'],
-        preferred_element_type=jnp.float32,
+      'bd,vd->bv',
+      hidden,
+      params['embedding'],
+      preferred_element_type=jnp.float32,
     )
     logits = rules.constrain(logits, ('batch', 'vocab'))
     # Rows beyond the tokenizer are untrained and may win. They are masked, not

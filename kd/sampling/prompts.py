@@ -15,14 +15,15 @@ from kd.sampling import decode
 
 _KEYS = ('prompt', 'messages')
 _LEGAL = (
-    '{"prompt": "text"} or {"messages": [{"role": "user", "content": "text"}]}'
+  '{"prompt": "text"} or {"messages": [{"role": "user", "content": "text"}]}'
 )
 # What of an answer is read back; the rest is for the user.
 _READ_BACK = {'index': int, 'prompt_digest': str}
 
 
-def read(path: str, tokenizer: tokenizers.Tokenizer,
-         template: str) -> list[list[int]]:
+def read(
+  path: str, tokenizer: tokenizers.Tokenizer, template: str
+) -> list[list[int]]:
   """Reads prompts and encodes them.
 
   Args:
@@ -69,20 +70,20 @@ def _messages(line: bytes, where: str) -> list[templates.Message]:
     raise errors.ConfigError(where, f'is no JSON ({e})', legal=_LEGAL) from e
   if not isinstance(record, dict):
     raise errors.ConfigError(
-        where, f'holds a {type(record).__name__}', legal=_LEGAL
+      where, f'holds a {type(record).__name__}', legal=_LEGAL
     )
   for key in record:
     if key not in _KEYS:
       raise errors.unknown(where, 'key', key, _KEYS)
   if len(record) != 1:
     raise errors.ConfigError(
-        where, f'has {len(record)} of prompt and messages', legal=_LEGAL
+      where, f'has {len(record)} of prompt and messages', legal=_LEGAL
     )
   if 'messages' in record:
     return _check_messages(record['messages'], f'{where}: messages')
   if not isinstance(record['prompt'], str):
     raise errors.ConfigError(
-        where, f'prompt is {record["prompt"]!r}', legal='a string'
+      where, f'prompt is {record["prompt"]!r}', legal='a string'
     )
   return templates.exchange(record['prompt'])
 
@@ -92,24 +93,27 @@ def _check_messages(messages, where):
     raise errors.ConfigError(where, f'are {messages!r}', legal=_LEGAL)
   for i, message in enumerate(messages):
     is_dict = isinstance(message, dict)
-    if not is_dict or set(message) != {'role', 'content'} or not all(
-        isinstance(value, str) for value in message.values()
+    if (
+      not is_dict
+      or set(message) != {'role', 'content'}
+      or not all(isinstance(value, str) for value in message.values())
     ):
       raise errors.ConfigError(
-          f'{where}[{i}]', f'is {message!r}',
-          legal='{"role": "user", "content": "text"}',
+        f'{where}[{i}]',
+        f'is {message!r}',
+        legal='{"role": "user", "content": "text"}',
       )
   return messages
 
 
 def answer_file(
-    decoder: decode.Decoder,
-    params: types.PyTree,
-    prompts: Sequence[Sequence[int]],
-    tokenizer: tokenizers.Tokenizer,
-    path: str,
-    progress: Callable[[int, int], None] | None = None,
-    rng: types.Array | None = None,
+  decoder: decode.Decoder,
+  params: types.PyTree,
+  prompts: Sequence[Sequence[int]],
+  tokenizer: tokenizers.Tokenizer,
+  path: str,
+  progress: Callable[[int, int], None] | None = None,
+  rng: types.Array | None = None,
 ) -> list[dict]:
   """Answers the prompts that the file lacks and adds the answers to it.
 
@@ -141,8 +145,8 @@ def answer_file(
   with open(path, 'ab') as f:
     for batch in decoder.stream(params, [prompts[i] for i in left], rng):
       records = [
-          _record(left[i], answer, tokenizer, digests[left[i]])
-          for i, answer in batch.items()
+        _record(left[i], answer, tokenizer, digests[left[i]])
+        for i, answer in batch.items()
       ]
       f.write(b''.join(_line(record) for record in records))
       f.flush()
@@ -157,13 +161,13 @@ def answer_file(
 
 def _record(index, completion, tokenizer, digest):
   return {
-      'index': index,
-      'completion': tokenizer.decode(completion.ids),
-      'finished': completion.finished,
-      'truncated': completion.truncated,
-      'too_long': completion.too_long,
-      'tokens': len(completion.ids),
-      'prompt_digest': digest,
+    'index': index,
+    'completion': tokenizer.decode(completion.ids),
+    'finished': completion.finished,
+    'truncated': completion.truncated,
+    'too_long': completion.too_long,
+    'tokens': len(completion.ids),
+    'prompt_digest': digest,
   }
 
 
@@ -182,7 +186,7 @@ def _resume(path: str, digests: Sequence[str]) -> dict[int, dict]:
     return {}
   with open(path, 'rb') as f:
     data = f.read()
-  whole = data[:data.rfind(b'\n') + 1]
+  whole = data[: data.rfind(b'\n') + 1]
   done = {}
   for number, line in enumerate(whole.split(b'\n')[:-1], 1):
     record = _check_record(line, f'{path}:{number}', digests)
@@ -198,18 +202,20 @@ def _check_record(line, where, digests):
   except ValueError as e:
     raise errors.ConfigError(where, f'is no JSON ({e})') from e
   if not isinstance(record, dict) or not all(
-      key in record and isinstance(record[key], kind)
-      for key, kind in _READ_BACK.items()
+    key in record and isinstance(record[key], kind)
+    for key, kind in _READ_BACK.items()
   ):
     raise errors.ConfigError(
-        where, 'is no answer that was written by --mode=generate',
-        legal='a new file, or one that a run with these prompts began',
+      where,
+      'is no answer that was written by --mode=generate',
+      legal='a new file, or one that a run with these prompts began',
     )
   index = record['index']
   if not 0 <= index < len(digests) or record['prompt_digest'] != digests[index]:
     raise errors.ConfigError(
-        where, f'answers another prompt than number {index} of this run',
-        legal='a new file, or one that a run with these prompts began',
+      where,
+      f'answers another prompt than number {index} of this run',
+      legal='a new file, or one that a run with these prompts began',
     )
   return record
 

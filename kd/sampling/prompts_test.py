@@ -26,7 +26,7 @@ def _answerer():
   init = jax.jit(gemma3.init_params, static_argnums=0)
   params = init(model, jax.random.key(0))
   decoder = decode.Decoder(
-      model, TOKENIZER.vocab_size, TOKENIZER.stop_ids, TOKENIZER.pad_id, 5, 2
+    model, TOKENIZER.vocab_size, TOKENIZER.stop_ids, TOKENIZER.pad_id, 5, 2
   )
   return decoder, params
 
@@ -42,21 +42,26 @@ def _read(path):
 
 def _ids(tmp_path, texts=TEXTS):
   return _read(
-      _write(tmp_path / 'in.jsonl', [json.dumps({'prompt': t}) for t in texts])
+    _write(tmp_path / 'in.jsonl', [json.dumps({'prompt': t}) for t in texts])
   )
 
 
 def test_prompt_is_a_users_message(tmp_path):
   message = {'role': 'user', 'content': 'Hi\u2028there'}
-  path = _write(tmp_path / 'in.jsonl', [
+  path = _write(
+    tmp_path / 'in.jsonl',
+    [
       json.dumps({'prompt': message['content']}, ensure_ascii=False),
       json.dumps({'messages': [message]}) + '\r',
-  ])
+    ],
+  )
   wanted = templates.encode_prompt(TOKENIZER, 'gemma', [message])
   assert _read(path) == [wanted, wanted]
 
 
-@pytest.mark.parametrize('line, match', [
+@pytest.mark.parametrize(
+  'line, match',
+  [
     ('{"prompt": ', r'in\.jsonl:2: is no JSON'),
     ('', r'in\.jsonl:2: is no JSON'),
     ('["a"]', r'in\.jsonl:2: holds a list'),
@@ -65,9 +70,12 @@ def test_prompt_is_a_users_message(tmp_path):
     ('{"prompt": 3}', r'in\.jsonl:2: prompt is 3'),
     ('{"messages": []}', r'in\.jsonl:2: messages: are \[\]'),
     ('{"messages": [{"role": "user"}]}', r'in\.jsonl:2: messages\[0\]: is'),
-    ('{"messages": [{"role": "usr", "content": "a"}]}',
-     r"in\.jsonl:2: messages\[0\]\.role: unknown role 'usr'.*'user'\?"),
-])
+    (
+      '{"messages": [{"role": "usr", "content": "a"}]}',
+      r"in\.jsonl:2: messages\[0\]\.role: unknown role 'usr'.*'user'\?",
+    ),
+  ],
+)
 def test_bad_lines_are_named(tmp_path, line, match):
   good = '{"prompt": "a"}'
   path = _write(tmp_path / 'in.jsonl', [good, line, good, '5'])
@@ -96,8 +104,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, answerer):
   records = prompts.answer_file(decoder, params, ids, TOKENIZER, str(straight))
   assert [r['index'] for r in records] == list(range(6))
   assert [r['too_long'] for r in records] == [t[:2] == 'bb' for t in TEXTS]
-  assert all(r['truncated'] != (r['finished'] or r['too_long'])
-             for r in records)
+  assert all(
+    r['truncated'] != (r['finished'] or r['too_long']) for r in records
+  )
   (alone,) = decoder.generate(params, ids[3:4])
   assert records[3]['completion'] == TOKENIZER.decode(alone.ids)
   assert records[3]['tokens'] == len(alone.ids)

@@ -125,8 +125,10 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
     def evaluate(step, params, check):
       if not data.held_out:
         return {}
+      # Both students start from the same parameters: measured once.
+      where = folder if step else workdir
       return _recorded(
-          folder, f'step_{step}', lambda: student_eval(params, check)
+          where, f'step_{step}', lambda: student_eval(params, check)
       )['metrics']
 
     job = loop.Job(

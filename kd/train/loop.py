@@ -11,6 +11,7 @@ import optax
 
 from kd.checkpoints import manager as manager_lib
 from kd.core import errors
+from kd.core import quiet
 from kd.core import types
 from kd.input_pipeline import rows as rows_lib
 from kd.losses import terms as terms_lib
@@ -107,7 +108,8 @@ class _Loop:
 
   def __init__(self, job: Job, notice: preemption.Notice):
     # clu imports TensorFlow: only a run that trains waits for it.
-    from kd.metrics import writers
+    with quiet.imports():
+      from kd.metrics import writers
 
     self._job, self._config, self._notice = job, job.run.config, notice
     self._manager = manager_lib.Manager(

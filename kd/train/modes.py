@@ -7,6 +7,7 @@ import os
 import jax
 import ml_collections
 
+from kd.checkpoints import weights
 from kd.core import config as config_lib
 from kd.core import run_info
 from kd.input_pipeline import tokenizers
@@ -24,8 +25,9 @@ def say(line: str) -> None:
 
 
 def _open(config, workdir) -> resolve.Run:
+  """The run of a mode that reads what was trained."""
   run = resolve.resolve(config, jax.devices())
-  resolve.check_workdir(config, workdir)
+  resolve.check_workdir(config, workdir, resolve.NOT_TRAINED)
   return run
 
 
@@ -44,6 +46,9 @@ def describe(run: resolve.Run, workdir: str) -> str:
         f'{sizes.embed_dim}, from {model.init}, computed in '
         f'{model.module.dtype}'
     )
+    warning = weights.pattern_warning(sizes)
+    if warning:
+      lines.append(f'warning: {name}: {warning}')
   tokens = config.data.batch_size * config.data.length
   mesh = ' x '.join(f'{axis} {n}' for axis, n in run.mesh.shape.items())
   lines += [
@@ -64,14 +69,16 @@ def describe(run: resolve.Run, workdir: str) -> str:
 
 def check(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Validates and prints; touches neither TensorFlow nor weights."""
-  run = _open(config, workdir)
+  run = resolve.resolve(config, jax.devices())
+  resolve.check_workdir(config, workdir)
   say(config_lib.to_json(config))
   say(describe(run, workdir))
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Trains the student, evaluates, and writes the report."""
-  run = _open(config, workdir)
+  run = resolve.resolve(config, jax.devices())
+  resolve.check_workdir(config, workdir)
   say(describe(run, workdir))
   data = distill.prepare(run, say)
   begin(run, workdir)

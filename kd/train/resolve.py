@@ -278,8 +278,20 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
   )
 
 
-def check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
+# Parts of a config that change nothing of what is trained.
+_OUTPUTS = ('export.', 'generate.')
+# What a mode that does not train may change too.
+NOT_TRAINED = (*_OUTPUTS, 'evaluation.')
+
+
+def check_workdir(config: ml_collections.ConfigDict, workdir: str,
+                  beside: tuple[str, ...] = _OUTPUTS) -> None:
   """Refuses a workdir that holds a run of another config.
+
+  Args:
+    config: the config now.
+    workdir: the folder.
+    beside: beginnings of the paths that may differ.
 
   Raises:
     ConfigError: lists the fields that differ.
@@ -293,6 +305,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: str) -> None:
   lines = [
       f'{path}: there {before!r}, now {after!r}'
       for path, before, after in config_lib.differences(old, new)
+      if not path.startswith(beside)
   ]
   if lines:
     raise errors.ConfigError(

@@ -24,10 +24,13 @@ def greedy(cases, given):
     for key in cases['prompts']:
       ids = np.load(os.path.join(given, f'{key}.npy')).astype(np.int64)
       out = model.generate(
-          torch.from_numpy(ids)[None], max_new_tokens=cases['new_tokens'],
-          do_sample=False, eos_token_id=1, pad_token_id=0,
+        torch.from_numpy(ids)[None],
+        max_new_tokens=cases['new_tokens'],
+        do_sample=False,
+        eos_token_id=1,
+        pad_token_id=0,
       )
-      generated.append(out[0, len(ids):].tolist())
+      generated.append(out[0, len(ids) :].tolist())
   return {'generated': generated}
 
 

@@ -1,0 +1,99 @@
+"""Means, writers and timers."""
+
+import io
+import json
+import math
+
+import duckdb
+import numpy as np
+import pytest
+
+from kd.metrics import means
+from kd.metrics import writers
+
+
+def test_means_equal_numpy_and_survive_json():
+  rng = np.random.default_rng(0)
+  values, weights = rng.normal(size=50), rng.uniform(0, 3, 50)
+  running = means.Means()
+  for v, w in zip(values, weights):
+    # As a checkpoint does between any two steps.
+    running = means.Means(json.loads(json.dumps(running.state())))
+    running.add('x', v * w, w)
+  running.add('nothing', 0.0, 0.0)
+  computed = running.compute()
+  np.testing.assert_allclose(
+      computed['x'], np.average(values, weights=weights), rtol=1e-12
+  )
+  assert 'nothing' not in computed
+
+
+def test_two_micro_batches_are_not_a_mean_of_means():
+  running = means.Means()
+  running.add('loss', 10.0, 1)
+  running.add('loss', 9.0, 9)
+  assert running.compute()['loss'] == pytest.approx(1.9)
+
+
+def test_json_lines_restart_and_are_read_by_duckdb(tmp_path):
+  path = tmp_path / writers.JSON_LINES
+  first = writers.JsonLinesWriter(str(tmp_path), restart_after=0)
+  for step in (5, 10, 15):
+    first.write_scalars(step, {'train/loss': step / 10})
+  first.write_scalars(15, {'eval/a/nll': 1.0})
+  first.close()
+  with open(path, 'a', encoding='utf-8') as f:
+    f.write('{"step": 20, "phase": "tr')  # Killed in the middle of a line.
+  again = writers.JsonLinesWriter(str(tmp_path), restart_after=10)
+  again.write_scalars(15, {'train/loss': math.nan})
+  again.close()
+  lines = [json.loads(x) for x in path.read_text().splitlines()]
+  assert [x['step'] for x in lines] == [5, 10, 15]
+  assert lines[-1] == {'step': 15, 'phase': 'train', 'train/loss': 'NaN'}
+  rows = duckdb.sql(
+      f"SELECT step, phase FROM read_json_auto('{path}') ORDER BY step"
+  ).fetchall()
+  assert rows == [(5, 'train'), (10, 'train'), (15, 'train')]
+
+
+class _Terminal(io.StringIO):
+
+  def isatty(self):
+    return True
+
+
+def _lines(stream):
+  writer = writers.TerminalWriter('student', 30, stream)
+  for step in (10, 20, 30):
+    writer.write_scalars(step, {
+        'train/loss': 2.0, 'train/grad_norm': 9.0, 'perf/step_time_s': 0.5,
+        'perf/tokens_per_s': 100.0,
+    })
+  writer.write_scalars(30, {'eval/held_out/nll': 1.25})
+  writer.close()
+  return stream.getvalue()
+
+
+def test_progress_overwrites_itself_only_on_a_terminal():
+  log = _lines(io.StringIO())
+  assert log.count('\n') == 4 and '\r' not in log
+  assert 'student step 20/30  loss 2  100 tokens/s  ETA 0:00:05' in log
+  assert 'held_out/nll 1.2500' in log
+  shown = _lines(_Terminal())
+  assert shown.count('\n') == 2 and shown.count('\r') == 2
+
+
+def test_timer_leaves_pauses_out():
+  now = [0.0]
+  timer = writers.StepTimer(clock=lambda: now[0])
+  assert timer.compute(100) == {}
+  for _ in range(4):
+    now[0] += 2.0
+    timer.wait(0.5)
+    timer.step()
+  now[0] += 100.0
+  timer.pause(100.0)
+  assert timer.compute(100) == {
+      'perf/step_time_s': 2.0, 'perf/tokens_per_s': 50.0,
+      'perf/data_wait_share': 0.25,
+  }

@@ -1,0 +1,61 @@
+"""Runs the program as its user does: another process, flags, files."""
+
+from collections.abc import Sequence
+import json
+import os
+import subprocess
+import sys
+
+QUICK = (
+    '--config=configs/quickstart.py',
+    '--config.steps=6',
+    '--config.optimizer.lr.warmup_steps=2',
+    '--config.data.mixture=arithmetic_few',
+    '--config.data.batch_size=4',
+    '--config.data.length=64',
+    '--config.evaluation.every=3',
+    '--config.evaluation.batch_size=8',
+    '--config.evaluation.max_new_tokens=8',
+    '--config.evaluation.sets.held_out.examples=8',
+    '--config.evaluation.sets.held_out.answers=4',
+    '--config.checkpoint.every=2',
+    '--config.log.every=3',
+    '--config.log.tensorboard=False',
+)
+
+
+def start(arguments: Sequence[str], *python: str) -> subprocess.Popen:
+  """Starts `python -m kd.main` with these arguments."""
+  root = os.getcwd()
+  env = {**os.environ, 'PYTHONPATH': root, 'JAX_PLATFORMS': 'cpu'}
+  # The device count of this test's process is not the program's.
+  env.pop('XLA_FLAGS', None)
+  return subprocess.Popen(
+      [sys.executable, *python, '-m', 'kd.main', *arguments],
+      cwd=root, env=env, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+  )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+  """Waits; returns the exit code and what was printed."""
+  out, err = process.communicate(timeout=600)
+  return process.returncode, out, err
+
+
+def run(arguments: Sequence[str], *python: str) -> tuple[int, str, str]:
+  """Runs the program to its end."""
+  return finish(start(arguments, *python))
+
+
+def metrics(workdir: str) -> list[dict]:
+  """The lines of metrics.jsonl without what depends on the machine."""
+  path = os.path.join(workdir, 'metrics.jsonl')
+  if not os.path.exists(path):
+    return []
+  with open(path, encoding='utf-8') as f:
+    lines = [json.loads(x) for x in f if x.endswith('\n')]
+  return [
+      {k: v for k, v in line.items() if not k.startswith('perf/')}
+      for line in lines
+  ]

@@ -1,0 +1,90 @@
+"""What the command line refuses, and what --mode=check prints and imports."""
+
+import pytest
+
+from tests import command
+
+CONFIG = '--config=configs/quickstart.py'
+
+# Arguments, and what the message must hold; the exit code is 2.
+REFUSED = {
+    'unknown field': (
+        [CONFIG, '--config.optmizer.lr.peak=1'],
+        ['optmizer.lr.peak', "'optimizer'"],
+    ),
+    'unknown nested field': (
+        [CONFIG, '--config.optimizer.lr.peek=1'],
+        ['optimizer.lr.peek', "'peak'"],
+    ),
+    'fraction for a whole number': (
+        [CONFIG, '--config.steps=1.5'], ['config.steps', '1.5'],
+    ),
+    'neither true nor false': (
+        [CONFIG, '--config.data.pack=maybe'], ['config.data.pack', 'maybe'],
+    ),
+    'no such config': (
+        ['--config=configs/quikstart.py'],
+        ['configs/quikstart.py', "'configs/quickstart.py'"],
+    ),
+    'no config': ([], ['--config', 'not given']),
+    'unknown mode': ([CONFIG, '--mode=trian'], ['mode', 'train']),
+    'stray argument': ([CONFIG, 'steps=3'], ['steps=3']),
+    'unknown flag': ([CONFIG, '--wrokdir=x'], ['wrokdir', 'workdir']),
+    'unknown loss': (
+        [CONFIG, '--config.losses.kl.name=forwrd_kl'],
+        ['losses.kl.name', "'forward_kl'"],
+    ),
+    'mesh that does not divide': (
+        [CONFIG, '--config.mesh.tensor=3'], ['mesh', 'product is 1'],
+    ),
+}
+
+
+@pytest.fixture(scope='module')
+def refusals(tmp_path_factory):
+  """Runs them two at a time: each spends seconds on imports."""
+  folder = tmp_path_factory.mktemp('refused')
+  results, cases = {}, list(REFUSED.items())
+  for first in range(0, len(cases), 2):
+    running = {
+        name: command.start(
+            ['--mode=check', f'--workdir={folder}/run', *arguments]
+        )
+        for name, (arguments, _) in cases[first:first + 2]
+    }
+    results.update({n: command.finish(p) for n, p in running.items()})
+  assert not list(folder.iterdir()), 'a refused run wrote something'
+  return results
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_refused_with_exit_code_2(name, refusals):
+  code, _, err = refusals[name]
+  assert code == 2, err
+  for word in REFUSED[name][1]:
+    assert word in err, err
+  assert 'Traceback' not in err, err
+
+
+def test_no_workdir_is_refused():
+  code, _, err = command.run([CONFIG, '--mode=check'])
+  assert code == 2 and '--workdir' in err
+
+
+def test_check_prints_and_imports_neither_tensorflow_nor_seqio(tmp_path):
+  code, out, err = command.run(
+      [CONFIG, '--mode=check', f'--workdir={tmp_path}/run',
+       '--config.optimizer.lr.peak=1', '--config.data.pack=False'],
+      '-X', 'importtime',
+  )
+  assert code == 0, err
+  for words in (
+      'teacher: 1,167,872 parameters', 'student: 276,928 parameters',
+      '16 rows x 128 = 2,048 tokens', '"peak": 1.0', '"pack": false',
+      f'{tmp_path}/run/baseline',
+  ):
+    assert words in out, out
+  imported = {line.rpartition('|')[2].strip() for line in err.splitlines()}
+  assert 'jax' in imported
+  assert not imported & {'tensorflow', 'seqio', 'clu.metric_writers'}
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,170 @@
+"""Every shipped config resolves, and its step is traced without weights."""
+
+import glob
+import os
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import pytest
+
+from configs import models
+from kd.checkpoints import hf_config
+from kd.core import config as config_lib
+from kd.core import errors
+from kd.core import types
+from kd.input_pipeline import tokenizers
+from kd.models import gemma3_config
+from kd.partitioning import rules
+from kd.train import parameters
+from kd.train import resolve
+from kd.train import update
+
+NOT_RUNS = ('base.py', 'models.py', '__init__.py')
+FILES = sorted(
+    f for f in glob.glob('configs/*.py') + glob.glob('experiments/*/config*.py')
+    if os.path.basename(f) not in NOT_RUNS and not f.endswith('_test.py')
+)
+
+
+def _weightless(folder, variant):
+  """A model's folder as check mode sees it: config.json and a tokenizer."""
+  sizes = gemma3_config.from_variant(variant, models.VARIANTS, '')
+  tokenizer = tokenizers.load('bytes')
+  values = hf_config.to_dict(sizes, 'bfloat16', 2, (1, 5), 0)
+  (folder / hf_config.FILE).write_text(hf_config.to_json(values))
+  (folder / tokenizers.MODEL_FILE).write_bytes(tokenizer.model_proto)
+  return f'hf:{folder}'
+
+
+def _load(file, folder):
+  takes_weights = 'arg' in open(file, encoding='utf-8').read().split(
+      'def get_config')[1].split(':')[0]
+  argument = f':{_weightless(folder, "270m")}' if takes_weights else ''
+  return config_lib.load(file + argument, 'config')
+
+
+def _trace(run):
+  """Shapes of an update's result."""
+  config = run.config
+  shape = (config.data.batch_size, config.data.length)
+  ints = jax.ShapeDtypeStruct(shape, jnp.int32)
+  batch = types.Batch(
+      tokens=ints, targets=ints, positions=ints, segment_ids=ints,
+      weights=jax.ShapeDtypeStruct(shape, jnp.float32),
+      row_id=jax.ShapeDtypeStruct(shape[:1], jnp.int32),
+  )
+  targets = None
+  if run.teacher:
+    width = run.teacher.config.embed_dim
+    targets = types.Targets(
+        final_hidden=jax.ShapeDtypeStruct(
+            (*shape, width), run.teacher.module.dtype
+        ),
+        unembedding=jax.ShapeDtypeStruct(
+            (run.teacher.config.vocab_size, width), jnp.float32
+        ),
+    )
+  step = update.make(
+      run.student.module, run.terms, run.optimizer, run.rate,
+      config.objective.chunk_tokens, config.optimizer.micro_batches,
+  )
+  state = jax.eval_shape(
+      lambda p: update.init_state(p, run.optimizer, 0),
+      parameters.abstract(run.student),
+  )
+  with rules.active(run.mesh):
+    return state, *jax.eval_shape(step, state, batch, targets)
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_resolves_and_traces(file, tmp_path):
+  run = resolve.resolve(_load(file, tmp_path), jax.devices()[:1])
+  before, after, out = _trace(run)
+  same = lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype)
+  assert all(jax.tree.leaves(jax.tree.map(same, before, after)))
+  assert out.sums.keys() == {term.key for term in run.terms}
+
+
+def _quickstart(**changes):
+  config = config_lib.load('configs/quickstart.py', 'config')
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+@pytest.mark.parametrize('path,value,words', [
+    ('steps', 0, ('steps', 'above 0')),
+    ('data.batch_size', -4, ('data.batch_size', 'above 0')),
+    ('data.length', 2048, ('data.length', '2048', 'up to 1024')),
+    ('data.template', 'gemini', ('data.template', "'gemma'")),
+    ('data.tokenizer', 'byte', ('data.tokenizer', "'bytes'")),
+    ('data.examples', 0, ('data.examples',)),
+    ('optimizer.micro_batches', 3, ('data.batch_size', '3 micro-batches',
+                                    'multiple of 3')),
+    ('optimizer.micro_batches', 0, ('optimizer.micro_batches', 'above 0')),
+    ('optimizer.lr.warmup_steps', 800, ('optimizer.lr.warmup_steps', '800')),
+    ('student.variant', 'nono', ('student.variant', "'nano'")),
+    ('student.variant', '1b', ('no error: sizes are free',)),
+    ('student.init', 'hf:/nowhere', ('/nowhere',)),
+    ('student.init', 'huggingface:x', ('student.init', 'hf:DIR')),
+    ('student.init', 'workdir:/nowhere', ('student.init', '/nowhere')),
+    ('student.keep_layers', (0, 2), ('student.keep_layers', 'random')),
+    ('student.dtype', 'float16', ('student.dtype', 'bfloat16')),
+    ('student.remat', 'blok', ('student.remat', "'block'")),
+    ('teacher.init', 'random', ('teacher.init', 'hf:DIR')),
+    ('teacher.variant', '1b', ('teacher.variant', 'embed_dim')),
+    ('teacher.source', 'none', ('losses.kl', 'teacher')),
+    ('teacher.source', 'lve', ('teacher.source', "'live'")),
+    ('checkpoint.keep', 0, ('checkpoint.keep', 'above 0')),
+    ('evaluation.every', -1, ('evaluation.every', '0 or more')),
+    ('evaluation.sets.held_out.examples', -2,
+     ('evaluation.sets.held_out.examples',)),
+])
+def test_refused_with_its_path(path, value, words):
+  config = _quickstart(**{path: value})
+  if words[0].startswith('no error'):
+    resolve.resolve(config, jax.devices()[:1])
+    return
+  with pytest.raises(errors.ConfigError) as e:
+    resolve.resolve(config, jax.devices()[:1])
+  assert all(word in str(e.value) for word in words), str(e.value)
+
+
+def test_keep_layers_out_of_range_and_order():
+  for layers in ((0, 6), (3, 1), (-1,)):
+    config = _quickstart(**{
+        'student.init': 'teacher', 'student.variant': '',
+        'student.keep_layers': layers,
+    })
+    with pytest.raises(errors.ConfigError, match='student.keep_layers'):
+      resolve.resolve(config, jax.devices()[:1])
+
+
+def test_another_tokenizer_is_refused_by_its_first_id(tmp_path):
+  from sentencepiece import sentencepiece_model_pb2
+
+  tokenizer = tokenizers.load('bytes')
+  proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model_proto)
+  proto.pieces[4].piece = '<start_of_tern>'
+  where = _weightless(tmp_path, 'nano')
+  (tmp_path / tokenizers.MODEL_FILE).write_bytes(proto.SerializeToString())
+  config = _quickstart(**{'student.init': where, 'student.variant': ''})
+  with pytest.raises(errors.ConfigError) as e:
+    resolve.resolve(config, jax.devices()[:1])
+  for word in ('student.init', 'teacher.init', 'id 4', '<start_of_tern>'):
+    assert word in str(e.value)
+
+
+def test_open_parts_are_checked_too():
+  config = _quickstart()
+  config.losses.kl.temprature = 1.0
+  with pytest.raises(errors.ConfigError, match='losses.kl.temprature'):
+    resolve.resolve(config, jax.devices()[:1])
+  config = _quickstart()
+  config.evaluation.sets.held_out = ml_collections.ConfigDict({'split': 'x'})
+  with pytest.raises(errors.ConfigError, match='evaluation.sets.held_out'):
+    resolve.resolve(config, jax.devices()[:1])
+  config = _quickstart()
+  config.optimizer.b1 = 1
+  with pytest.raises(errors.ConfigError, match='optimizer.b1'):
+    resolve.resolve(config, jax.devices()[:1])

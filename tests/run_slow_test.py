@@ -1,0 +1,154 @@
+"""The main job from its command line: run, kill, preempt, break, go on."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests import command
+
+
+def _arguments(folder, name):
+  rows = f'--config.data.folder={folder}/rows'
+  return [*command.QUICK, rows, f'--workdir={folder}/{name}']
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('runs')
+
+
+@pytest.fixture(scope='module')
+def straight(folder):
+  """A run that nothing disturbs."""
+  code, out, err = command.run(_arguments(folder, 'straight'))
+  assert code == 0, err
+  return f'{folder}/straight', out
+
+
+def _params(workdir, step=6):
+  """Parameters and optimizer state on disk, read by Orbax alone."""
+  found = {}
+  for item in ('params', 'optimizer'):
+    path = os.path.join(workdir, 'checkpoints', str(step), item)
+    tree = ocp.StandardCheckpointer().restore(path)
+    leaves = ocp.tree.to_flat_dict(tree, sep='/')
+    found.update({f'{item}/{k}': np.asarray(v) for k, v in leaves.items()})
+  return found
+
+
+def test_files_and_metrics(straight):
+  workdir, out = straight
+  for name in ('config.json', 'run.json', 'tokenizer.model', 'report.md',
+               'curves.png', 'baseline/metrics.jsonl'):
+    assert os.path.getsize(os.path.join(workdir, name)), name
+  lines = command.metrics(workdir)
+  assert [(x['step'], x['phase']) for x in lines] == [
+      (0, 'eval'), (3, 'train'), (3, 'eval'), (6, 'train'), (6, 'eval'),
+  ]
+  train, evaluated = lines[3], lines[4]
+  assert {'train/loss', 'train/loss/kl', 'train/grad_norm', 'train/lr',
+          'train/update_norm', 'train/param_norm', 'train/nonfinite'
+         } <= train.keys()
+  assert {f'eval/held_out/{m}' for m in (
+      'nll', 'perplexity', 'kl', 'agreement', 'exact_match')
+         } <= evaluated.keys()
+  assert lines[0]['eval/held_out/kl'] > evaluated['eval/held_out/kl']
+  for words in ('teacher', 'student before', 'student after',
+                'cross-entropy alone', 'exact match', 'ETA'):
+    assert words in out, out
+  assert all(x['step'] == 6 or 'train/loss/ce' in x
+             for x in command.metrics(f'{workdir}/baseline')[:1])
+
+
+def _wait_for_step(process, workdir, step):
+  """Until the run has written that step's training metrics."""
+  for _ in range(3000):
+    lines = command.metrics(workdir)
+    if any(x['step'] >= step and x['phase'] == 'train' for x in lines):
+      return
+    assert process.poll() is None, command.finish(process)
+    time.sleep(0.02)
+  raise AssertionError(f'step {step} never came')
+
+
+@pytest.mark.parametrize('name', ['SIGKILL', 'SIGTERM'])
+def test_a_stopped_run_ends_as_an_undisturbed_one(name, folder, straight):
+  workdir = f'{folder}/{name}'
+  # More steps of the whole than are run before the signal.
+  process = command.start(_arguments(folder, name))
+  _wait_for_step(process, workdir, 3)
+  process.send_signal(getattr(signal, name))
+  code, _, err = command.finish(process)
+  if name == 'SIGTERM':
+    assert code == 42 and 'SIGTERM' in err, err
+  else:
+    assert code == -signal.SIGKILL
+  code, out, err = command.run(_arguments(folder, name))
+  assert code == 0, err
+  assert 'goes on from step' in out
+  expected = _params(straight[0])
+  got = _params(workdir)
+  assert got.keys() == expected.keys() and len(got) > 50
+  for key, value in expected.items():
+    np.testing.assert_array_equal(got[key], value, err_msg=key)
+  for part in ('', '/baseline'):
+    assert command.metrics(workdir + part) == command.metrics(
+        straight[0] + part
+    )
+
+
+def test_another_config_on_the_workdir_is_refused(folder, straight):
+  before = sorted(os.listdir(straight[0]))
+  code, _, err = command.run(
+      [*_arguments(folder, 'straight'), '--config.losses.kl.temperature=2']
+  )
+  assert code == 2
+  assert 'losses.kl.temperature: there 1.0, now 2.0' in err
+  assert sorted(os.listdir(straight[0])) == before
+
+
+def test_non_finite_loss_ends_with_3(folder):
+  code, _, err = command.run([
+      *_arguments(folder, 'broken'), '--config.optimizer.lr.peak=1e30',
+      '--config.evaluation.every=0', '--config.checkpoint.every=1',
+  ])
+  assert code == 3, err
+  assert 'step ' in err and "loss 'kl'" in err
+  # The first update has rate 0: its checkpoint is the last good one.
+  assert os.path.isdir(f'{folder}/broken/checkpoints/1')
+
+
+def test_export_evaluates_and_answers_as_the_run_does(folder, straight):
+  run = _arguments(folder, 'straight')
+  code, out, err = command.run(
+      [*run, '--mode=export', '--config.export.dtype=float32']
+  )
+  assert code == 0 and 'model.safetensors' in out, err
+  code, here, err = command.run([*run, '--mode=eval'])
+  assert code == 0, err
+  exported = [
+      f'--config.student.init=hf:{straight[0]}/export/hf',
+      f'--workdir={folder}/exported',
+  ]
+  code, there, err = command.run([*run, *exported, '--mode=eval'])
+  assert code == 0, err
+  value = lambda text: float(text.split('eval/held_out/nll ')[1].split()[0])
+  assert value(there) == value(here)
+  prompts = folder / 'prompts.jsonl'
+  prompts.write_text('{"prompt": "Q: 1+2=?\\nA:\\n"}\n' * 3)
+  answers = folder / 'answers.jsonl'
+  ask = [*run, *exported, '--mode=generate',
+         f'--config.generate.prompts={prompts}',
+         f'--config.generate.output={answers}']
+  code, out, err = command.run(ask)
+  assert code == 0 and '3/3' in out, err
+  first = answers.read_text()
+  assert len({json.loads(x)['completion'] for x in first.splitlines()}) == 1
+  answers.write_text(''.join(first.splitlines(True)[:2]))
+  code, _, err = command.run(ask)
+  assert code == 0 and answers.read_text() == first, err
