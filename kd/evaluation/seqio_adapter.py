@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kd.core import errors
+from kd.core import quiet
 from kd.sampling import decode
 
 Example = Mapping[str, Any]
@@ -92,7 +93,8 @@ def _check_lengths(*columns) -> None:
 def _task(name: str, module: str):
   """The registered task, or an error with the nearest name."""
   # Not at the top: it brings TensorFlow along, for seconds and 880 MB.
-  import seqio
+  with quiet.imports():
+    import seqio
 
   try:
     importlib.import_module(module)

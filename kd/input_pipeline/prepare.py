@@ -13,6 +13,7 @@ from array_record.python import array_record_module
 import numpy as np
 
 from kd.core import errors
+from kd.core import quiet
 from kd.input_pipeline import fingerprints
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepared
@@ -133,7 +134,8 @@ def _write(
 
 def _tasks(request: dict[str, Any]) -> list[tuple[Any, float]]:
   """The seqio tasks of a task's or mixture's name, with their rates."""
-  import seqio  # Brings TensorFlow along: 5 s and 880 MB.
+  with quiet.imports():
+    import seqio  # Brings TensorFlow along: 5 s and 880 MB.
 
   fingerprints.import_module(request['module'])
   names = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})

@@ -224,6 +224,7 @@ def build(config: gemma3_config.Gemma3Config, dtype: str, remat: str,
   return Gemma3(config, jnp.dtype(dtype), remat)
 
 
+@functools.lru_cache(maxsize=32)  # Tracing takes a second or more.
 def abstract_params(model: Gemma3) -> types.PyTree:
   """Shapes, and logical axis names, of the parameters; computes nothing.
 

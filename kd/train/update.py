@@ -135,7 +135,7 @@ def make(
     grads, sums = accumulate(state.params, batch, targets, scales)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(grad_norm)
     for value in sums.values():
       finite &= jnp.isfinite(value)
@@ -147,8 +147,8 @@ def make(
     )
     scalars = {
         'grad_norm': grad_norm,
-        'update_norm': optax.global_norm(updates),
-        'param_norm': optax.global_norm(state.params),
+        'update_norm': optax.tree.norm(updates),
+        'param_norm': optax.tree.norm(state.params),
         'lr': jnp.asarray(rate(state.step), jnp.float32),
     }
     return new_state, Output(sums, weight, scalars, finite)

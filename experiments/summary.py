@@ -1,0 +1,112 @@
+"""Sums up the runs of one experiment: results.json, table.md and result.png.
+
+  python -m experiments.summary experiments/quickstart /tmp/kd-quickstart/*
+
+reads finished workdirs that differ in their seed alone, and writes beside the
+experiment's README the numbers, the resolved config and a picture.
+"""
+
+import json
+import os
+import shutil
+import sys
+
+import matplotlib
+import numpy as np
+
+from kd.core import run_info
+from kd.train import outputs
+from kd.train import report
+from kd.train import resolve
+
+MEASURES = {
+    'nll': 'NLL, nats a token',
+    'kl': 'KL to the teacher, nats a token',
+    'agreement': 'top-1 agreement',
+    'exact_match': 'exact match',
+}
+COLOURS = {report.AFTER: 'tab:blue', report.CROSS_ENTROPY: 'tab:orange'}
+
+
+def read(workdirs):
+  """By model, measure and set: the value of each run."""
+  results = {}
+  for workdir in workdirs:
+    with open(os.path.join(workdir, resolve.CONFIG_FILE),
+              encoding='utf-8') as f:
+      steps = json.load(f)['steps']
+    for title, evaluation in report.columns(workdir, steps).items():
+      for name, value in evaluation['metrics'].items():
+        measure = name.rpartition('/')[2]
+        if measure in MEASURES:
+          row = results.setdefault(name, {})
+          row.setdefault(title, []).append(value)
+  return results
+
+
+def table(results):
+  """A Markdown table: mean over runs, and each run's value."""
+  titles = list(next(iter(results.values())))
+  lines = ['| | ' + ' | '.join(titles) + ' |',
+           '| --- |' + ' ---: |' * len(titles)]
+  for name, row in results.items():
+    cells = []
+    for title in titles:
+      values = row.get(title, [])
+      each = ', '.join(f'{v:.3f}' for v in values)
+      several = f' ({each})' if len(values) > 1 else ''
+      cells.append(f'{np.mean(values):.3f}{several}' if values else '-')
+    measure = MEASURES[name.rpartition('/')[2]]
+    lines.append(f'| {measure} | ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines) + '\n'
+
+
+def _curve(axis, folder, metric, colour, label):
+  path = os.path.join(folder, 'metrics.jsonl')
+  with open(path, encoding='utf-8') as f:
+    lines = [json.loads(line) for line in f]
+  points = [(x['step'], x[metric]) for x in lines if metric in x]
+  axis.plot(*zip(*points), color=colour, label=label, linewidth=1.2)
+
+
+def draw(results, workdirs, path):
+  """Training loss of both students, and what they come to."""
+  matplotlib.use('Agg')
+  from matplotlib import pyplot
+
+  last = [n for n in results if n.endswith(('/exact_match', '/nll'))][-1]
+  figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4))
+  for i, workdir in enumerate(workdirs):
+    baseline = os.path.join(workdir, outputs.BASELINE)
+    for folder, title, metric in (
+        (workdir, report.AFTER, 'train/loss'),
+        (baseline, report.CROSS_ENTROPY, 'train/loss'),
+    ):
+      label = None if i else title.replace('student after', 'distilled')
+      _curve(left, folder, metric, COLOURS[title], label)
+  left.set(xlabel='step', ylabel='training loss, nats a token', yscale='log')
+  left.legend()
+  titles = [t for t in results[last] if t != report.BEFORE]
+  for x, title in enumerate(titles):
+    values = results[last][title]
+    right.bar(x, np.mean(values), color=COLOURS.get(title, 'grey'), width=0.6)
+    right.plot([x] * len(values), values, 'k.', markersize=5)
+  names = [t.replace('student after', 'distilled') for t in titles]
+  right.set_xticks(range(len(titles)), names)
+  right.set(ylabel=MEASURES[last.rpartition('/')[2]], title='held out')
+  figure.tight_layout()
+  figure.savefig(path, dpi=110)
+
+
+def main(folder, *workdirs):
+  results = read(workdirs)
+  run_info.write_json(os.path.join(folder, 'results.json'), results)
+  run_info.write_text(os.path.join(folder, 'table.md'), table(results))
+  draw(results, workdirs, os.path.join(folder, 'result.png'))
+  shutil.copy(os.path.join(workdirs[0], resolve.CONFIG_FILE),
+              os.path.join(folder, 'config.json'))
+  print(table(results))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
