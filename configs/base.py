@@ -28,49 +28,55 @@ def schedule(name: str, **arguments):
 
 def adamw(lr, **changes):
   """AdamW with the settings that are usual for language models."""
-  return ml_collections.ConfigDict(dict(
+  return ml_collections.ConfigDict(
+    dict(
       dict(
-          name='adamw',
-          lr=lr,
-          clip_norm=1.0,  # global gradient norm is cut to it; 0: no clipping
-          micro_batches=1,  # parts of a batch whose gradients are summed
-          weight_decay=0.01,  # on matrices; never on norms
-          b1=0.9,  # decay of the gradient's mean, [0, 1)
-          b2=0.99,  # decay of its square, [0, 1)
-          epsilon=1e-8,  # added to the root of the square
+        name='adamw',
+        lr=lr,
+        clip_norm=1.0,  # global gradient norm is cut to it; 0: no clipping
+        micro_batches=1,  # parts of a batch whose gradients are summed
+        weight_decay=0.01,  # on matrices; never on norms
+        b1=0.9,  # decay of the gradient's mean, [0, 1)
+        b2=0.99,  # decay of its square, [0, 1)
+        epsilon=1e-8,  # added to the root of the square
       ),
       **changes,
-  ))
+    )
+  )
 
 
 def adafactor(lr, **changes):
   """Adafactor (arXiv 1804.04235) as T5 was trained with it."""
-  return ml_collections.ConfigDict(dict(
+  return ml_collections.ConfigDict(
+    dict(
       dict(
-          name='adafactor',
-          lr=lr,
-          clip_norm=1.0,  # as for adamw
-          micro_batches=1,  # as for adamw
-          weight_decay=0.0,  # on matrices; never on norms
-          decay_rate=0.8,  # b2 at step t is 1 - t ** -decay_rate
-          clip_update=1.0,  # root mean square that an update is cut to
-          scale_by_parameter=True,  # steps relative to a parameter's own size
+        name='adafactor',
+        lr=lr,
+        clip_norm=1.0,  # as for adamw
+        micro_batches=1,  # as for adamw
+        weight_decay=0.0,  # on matrices; never on norms
+        decay_rate=0.8,  # b2 at step t is 1 - t ** -decay_rate
+        clip_update=1.0,  # root mean square that an update is cut to
+        scale_by_parameter=True,  # steps relative to a parameter's own size
       ),
       **changes,
-  ))
+    )
+  )
 
 
 def evaluation_set(**changes):
   """One held-out set: what evaluation.sets.<name> holds."""
-  return ml_collections.ConfigDict(dict(
+  return ml_collections.ConfigDict(
+    dict(
       dict(
-          mixture='',  # a seqio task or mixture; '': data.mixture
-          split='validation',  # a split of it
-          examples=64,  # scored at most, one a row; -1: all
-          answers=0,  # of these, answered by generation, for exact match
+        mixture='',  # a seqio task or mixture; '': data.mixture
+        split='validation',  # a split of it
+        examples=64,  # scored at most, one a row; -1: all
+        answers=0,  # of these, answered by generation, for exact match
       ),
       **changes,
-  ))
+    )
+  )
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -118,7 +124,7 @@ def get_config() -> ml_collections.ConfigDict:
   # warmup_linear (peak, warmup_steps, final), constant (peak, warmup_steps) |
   # inverse_sqrt (peak, warmup_steps); rates per update
   c.optimizer = adamw(
-      schedule('warmup_cosine', peak=1e-4, warmup_steps=100, final=1e-5)
+    schedule('warmup_cosine', peak=1e-4, warmup_steps=100, final=1e-5)
   )
 
   c.mesh = ml_collections.ConfigDict()  # devices by axis; -1: what is left

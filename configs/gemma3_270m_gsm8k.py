@@ -27,7 +27,7 @@ def get_config(arg=''):
   c.losses = dict(kl=base.term('forward_kl', temperature=1.0))
   c.objective.chunk_tokens = 64
   c.optimizer = base.adamw(
-      base.schedule('warmup_cosine', peak=3e-4, warmup_steps=15, final=3e-5)
+    base.schedule('warmup_cosine', peak=3e-4, warmup_steps=15, final=3e-5)
   )
   c.evaluation.baseline = True
   c.evaluation.batch_size = 1

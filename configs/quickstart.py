@@ -18,8 +18,9 @@ from configs import base
 import data
 
 _TEACHER = os.path.join(
-    os.path.dirname(os.path.abspath(data.__file__)), 'fixtures',
-    'quickstart_teacher',
+  os.path.dirname(os.path.abspath(data.__file__)),
+  'fixtures',
+  'quickstart_teacher',
 )
 
 
@@ -36,7 +37,7 @@ def get_config():
   c.losses = dict(kl=base.term('forward_kl', temperature=1.0))
   c.objective.chunk_tokens = 4096
   c.optimizer = base.adamw(
-      base.schedule('warmup_cosine', peak=5e-3, warmup_steps=50, final=5e-5)
+    base.schedule('warmup_cosine', peak=5e-3, warmup_steps=50, final=5e-5)
   )
   c.evaluation.baseline = True
   c.evaluation.every = 400

@@ -26,8 +26,8 @@ def get_config():
   c.losses = dict(ce=base.term('cross_entropy'))
   c.objective.chunk_tokens = 4096
   c.optimizer = base.adamw(
-      base.schedule('warmup_cosine', peak=3e-3, warmup_steps=100, final=3e-5),
-      weight_decay=0.1,
+    base.schedule('warmup_cosine', peak=3e-3, warmup_steps=100, final=3e-5),
+    weight_decay=0.1,
   )
   c.evaluation.batch_size = 64
   c.evaluation.max_new_tokens = 48

@@ -20,10 +20,10 @@ from kd.train import report
 from kd.train import resolve
 
 MEASURES = {
-    'nll': 'NLL, nats a token',
-    'kl': 'KL to the teacher, nats a token',
-    'agreement': 'top-1 agreement',
-    'exact_match': 'exact match',
+  'nll': 'NLL, nats a token',
+  'kl': 'KL to the teacher, nats a token',
+  'agreement': 'top-1 agreement',
+  'exact_match': 'exact match',
 }
 COLOURS = {report.AFTER: 'tab:blue', report.CROSS_ENTROPY: 'tab:orange'}
 
@@ -32,8 +32,9 @@ def read(workdirs):
   """By model, measure and set: the value of each run."""
   results = {}
   for workdir in workdirs:
-    with open(os.path.join(workdir, resolve.CONFIG_FILE),
-              encoding='utf-8') as f:
+    with open(
+      os.path.join(workdir, resolve.CONFIG_FILE), encoding='utf-8'
+    ) as f:
       steps = json.load(f)['steps']
     for title, evaluation in report.columns(workdir, steps).items():
       for name, value in evaluation['metrics'].items():
@@ -47,8 +48,10 @@ def read(workdirs):
 def table(results):
   """A Markdown table: mean over runs, and each run's value."""
   titles = list(next(iter(results.values())))
-  lines = ['| | ' + ' | '.join(titles) + ' |',
-           '| --- |' + ' ---: |' * len(titles)]
+  lines = [
+    '| | ' + ' | '.join(titles) + ' |',
+    '| --- |' + ' ---: |' * len(titles),
+  ]
   for name, row in results.items():
     cells = []
     for title in titles:
@@ -66,34 +69,46 @@ def _curve(axis, folder, metric, colour, label):
   with open(path, encoding='utf-8') as f:
     lines = [json.loads(line) for line in f]
   points = [(x['step'], x[metric]) for x in lines if metric in x]
-  axis.plot(*zip(*points), color=colour, label=label, linewidth=1.2)
+  axis.plot(
+    *zip(*points, strict=True), color=colour, label=label, linewidth=1.2
+  )
+
+
+def _bars(axis, values_of, measure):
+  titles = [t for t in values_of if t != report.BEFORE]
+  for x, title in enumerate(titles):
+    values = values_of[title]
+    colour = COLOURS.get(title, 'grey')
+    axis.bar(x, np.mean(values), color=colour, width=0.6)
+    axis.plot([x] * len(values), values, 'k.', markersize=5)
+  names = [t.replace(' after', '').replace(' alone', '\nalone') for t in titles]
+  axis.set_xticks(range(len(titles)), names)
+  axis.set_title(f'held out: {MEASURES[measure]}', fontsize=10)
 
 
 def draw(results, workdirs, path):
-  """Training loss of both students, and what they come to."""
+  """Training curves of both students, and what they come to held out."""
   matplotlib.use('Agg')
   from matplotlib import pyplot
 
-  last = [n for n in results if n.endswith(('/exact_match', '/nll'))][-1]
-  figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4))
+  named = {name.rpartition('/')[2]: row for name, row in results.items()}
+  chosen = [m for m in ('exact_match', 'kl', 'nll') if m in named]
+  figure, axes = pyplot.subplots(
+    1, 1 + len(chosen), figsize=(3.6 * (1 + len(chosen)), 3.2)
+  )
   for i, workdir in enumerate(workdirs):
     baseline = os.path.join(workdir, outputs.BASELINE)
-    for folder, title, metric in (
-        (workdir, report.AFTER, 'train/loss'),
-        (baseline, report.CROSS_ENTROPY, 'train/loss'),
+    for folder, title in (
+      (workdir, report.AFTER),
+      (baseline, report.CROSS_ENTROPY),
     ):
-      label = None if i else title.replace('student after', 'distilled')
-      _curve(left, folder, metric, COLOURS[title], label)
-  left.set(xlabel='step', ylabel='training loss, nats a token', yscale='log')
-  left.legend()
-  titles = [t for t in results[last] if t != report.BEFORE]
-  for x, title in enumerate(titles):
-    values = results[last][title]
-    right.bar(x, np.mean(values), color=COLOURS.get(title, 'grey'), width=0.6)
-    right.plot([x] * len(values), values, 'k.', markersize=5)
-  names = [t.replace('student after', 'distilled') for t in titles]
-  right.set_xticks(range(len(titles)), names)
-  right.set(ylabel=MEASURES[last.rpartition('/')[2]], title='held out')
+      label = None if i else title.replace(' after', '')
+      _curve(axes[0], folder, 'train/loss', COLOURS[title], label)
+  axes[0].set(xlabel='step', yscale='log')
+  axes[0].set_title('training: each its own loss, nats', fontsize=10)
+  axes[0].legend()
+  for axis, measure in zip(axes[1:], chosen, strict=True):
+    _bars(axis, named[measure], measure)
   figure.tight_layout()
   figure.savefig(path, dpi=110)
 
@@ -103,8 +118,10 @@ def main(folder, *workdirs):
   run_info.write_json(os.path.join(folder, 'results.json'), results)
   run_info.write_text(os.path.join(folder, 'table.md'), table(results))
   draw(results, workdirs, os.path.join(folder, 'result.png'))
-  shutil.copy(os.path.join(workdirs[0], resolve.CONFIG_FILE),
-              os.path.join(folder, 'config.json'))
+  shutil.copy(
+    os.path.join(workdirs[0], resolve.CONFIG_FILE),
+    os.path.join(folder, 'config.json'),
+  )
   print(table(results))
 
 

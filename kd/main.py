@@ -1,6 +1,6 @@
 """kd: distils large Gemma 3 models into small ones.
 
-  python -m kd.main --config=configs/quickstart.py --workdir=/tmp/kd-quickstart
+python -m kd.main --config=configs/quickstart.py --workdir=/tmp/kd-quickstart
 """
 
 import os
@@ -16,16 +16,18 @@ from kd.core import errors
 from kd.train import modes
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'The config: FILE.py, or FILE.py:ARGUMENT.'
+  'config', None, 'The config: FILE.py, or FILE.py:ARGUMENT.'
 )
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Where the run writes, and goes on from.'
+  'workdir', None, 'Where the run writes, and goes on from.'
 )
 _MODE = flags.DEFINE_enum(
-    'mode', 'train', list(modes.MODES),
-    'train: train and evaluate. check: print what the config means. eval: '
-    'evaluate. generate: answer prompts. export: write weights for other '
-    'systems.',
+  'mode',
+  'train',
+  list(modes.MODES),
+  'train: train and evaluate. check: print what the config means. eval: '
+  'evaluate. generate: answer prompts. export: write weights for other '
+  'systems.',
 )
 
 

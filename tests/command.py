@@ -7,20 +7,20 @@ import subprocess
 import sys
 
 QUICK = (
-    '--config=configs/quickstart.py',
-    '--config.steps=6',
-    '--config.optimizer.lr.warmup_steps=2',
-    '--config.data.mixture=arithmetic_few',
-    '--config.data.batch_size=4',
-    '--config.data.length=64',
-    '--config.evaluation.every=3',
-    '--config.evaluation.batch_size=8',
-    '--config.evaluation.max_new_tokens=8',
-    '--config.evaluation.sets.held_out.examples=8',
-    '--config.evaluation.sets.held_out.answers=4',
-    '--config.checkpoint.every=2',
-    '--config.log.every=3',
-    '--config.log.tensorboard=False',
+  '--config=configs/quickstart.py',
+  '--config.steps=6',
+  '--config.optimizer.lr.warmup_steps=2',
+  '--config.data.mixture=arithmetic_few',
+  '--config.data.batch_size=4',
+  '--config.data.length=64',
+  '--config.evaluation.every=3',
+  '--config.evaluation.batch_size=8',
+  '--config.evaluation.max_new_tokens=8',
+  '--config.evaluation.sets.held_out.examples=8',
+  '--config.evaluation.sets.held_out.answers=4',
+  '--config.checkpoint.every=2',
+  '--config.log.every=3',
+  '--config.log.tensorboard=False',
 )
 
 
@@ -31,9 +31,12 @@ def start(arguments: Sequence[str], *python: str) -> subprocess.Popen:
   # The device count of this test's process is not the program's.
   env.pop('XLA_FLAGS', None)
   return subprocess.Popen(
-      [sys.executable, *python, '-m', 'kd.main', *arguments],
-      cwd=root, env=env, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    [sys.executable, *python, '-m', 'kd.main', *arguments],
+    cwd=root,
+    env=env,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
   )
 
 
@@ -56,6 +59,6 @@ def metrics(workdir: str) -> list[dict]:
   with open(path, encoding='utf-8') as f:
     lines = [json.loads(x) for x in f if x.endswith('\n')]
   return [
-      {k: v for k, v in line.items() if not k.startswith('perf/')}
-      for line in lines
+    {k: v for k, v in line.items() if not k.startswith('perf/')}
+    for line in lines
   ]

@@ -8,35 +8,38 @@ CONFIG = '--config=configs/quickstart.py'
 
 # Arguments, and what the message must hold; the exit code is 2.
 REFUSED = {
-    'unknown field': (
-        [CONFIG, '--config.optmizer.lr.peak=1'],
-        ['optmizer.lr.peak', "'optimizer'"],
-    ),
-    'unknown nested field': (
-        [CONFIG, '--config.optimizer.lr.peek=1'],
-        ['optimizer.lr.peek', "'peak'"],
-    ),
-    'fraction for a whole number': (
-        [CONFIG, '--config.steps=1.5'], ['config.steps', '1.5'],
-    ),
-    'neither true nor false': (
-        [CONFIG, '--config.data.pack=maybe'], ['config.data.pack', 'maybe'],
-    ),
-    'no such config': (
-        ['--config=configs/quikstart.py'],
-        ['configs/quikstart.py', "'configs/quickstart.py'"],
-    ),
-    'no config': ([], ['--config', 'not given']),
-    'unknown mode': ([CONFIG, '--mode=trian'], ['mode', 'train']),
-    'stray argument': ([CONFIG, 'steps=3'], ['steps=3']),
-    'unknown flag': ([CONFIG, '--wrokdir=x'], ['wrokdir', 'workdir']),
-    'unknown loss': (
-        [CONFIG, '--config.losses.kl.name=forwrd_kl'],
-        ['losses.kl.name', "'forward_kl'"],
-    ),
-    'mesh that does not divide': (
-        [CONFIG, '--config.mesh.tensor=3'], ['mesh', 'product is 1'],
-    ),
+  'unknown field': (
+    [CONFIG, '--config.optmizer.lr.peak=1'],
+    ['optmizer.lr.peak', "'optimizer'"],
+  ),
+  'unknown nested field': (
+    [CONFIG, '--config.optimizer.lr.peek=1'],
+    ['optimizer.lr.peek', "'peak'"],
+  ),
+  'fraction for a whole number': (
+    [CONFIG, '--config.steps=1.5'],
+    ['config.steps', '1.5'],
+  ),
+  'neither true nor false': (
+    [CONFIG, '--config.data.pack=maybe'],
+    ['config.data.pack', 'maybe'],
+  ),
+  'no such config': (
+    ['--config=configs/quikstart.py'],
+    ['configs/quikstart.py', "'configs/quickstart.py'"],
+  ),
+  'no config': ([], ['--config', 'not given']),
+  'unknown mode': ([CONFIG, '--mode=trian'], ['mode', 'train']),
+  'stray argument': ([CONFIG, 'steps=3'], ['steps=3']),
+  'unknown flag': ([CONFIG, '--wrokdir=x'], ['wrokdir', 'workdir']),
+  'unknown loss': (
+    [CONFIG, '--config.losses.kl.name=forwrd_kl'],
+    ['losses.kl.name', "'forward_kl'"],
+  ),
+  'mesh that does not divide': (
+    [CONFIG, '--config.mesh.tensor=3'],
+    ['mesh', 'product is 1'],
+  ),
 }
 
 
@@ -47,10 +50,10 @@ def refusals(tmp_path_factory):
   results, cases = {}, list(REFUSED.items())
   for first in range(0, len(cases), 2):
     running = {
-        name: command.start(
-            ['--mode=check', f'--workdir={folder}/run', *arguments]
-        )
-        for name, (arguments, _) in cases[first:first + 2]
+      name: command.start(
+        ['--mode=check', f'--workdir={folder}/run', *arguments]
+      )
+      for name, (arguments, _) in cases[first : first + 2]
     }
     results.update({n: command.finish(p) for n, p in running.items()})
   assert not list(folder.iterdir()), 'a refused run wrote something'
@@ -73,15 +76,24 @@ def test_no_workdir_is_refused():
 
 def test_check_prints_and_imports_neither_tensorflow_nor_seqio(tmp_path):
   code, out, err = command.run(
-      [CONFIG, '--mode=check', f'--workdir={tmp_path}/run',
-       '--config.optimizer.lr.peak=1', '--config.data.pack=False'],
-      '-X', 'importtime',
+    [
+      CONFIG,
+      '--mode=check',
+      f'--workdir={tmp_path}/run',
+      '--config.optimizer.lr.peak=1',
+      '--config.data.pack=False',
+    ],
+    '-X',
+    'importtime',
   )
   assert code == 0, err
   for words in (
-      'teacher: 1,167,872 parameters', 'student: 276,928 parameters',
-      '16 rows x 128 = 2,048 tokens', '"peak": 1.0', '"pack": false',
-      f'{tmp_path}/run/baseline',
+    'teacher: 1,167,872 parameters',
+    'student: 276,928 parameters',
+    '16 rows x 128 = 2,048 tokens',
+    '"peak": 1.0',
+    '"pack": false',
+    f'{tmp_path}/run/baseline',
   ):
     assert words in out, out
   imported = {line.rpartition('|')[2].strip() for line in err.splitlines()}

@@ -22,8 +22,9 @@ from kd.train import update
 
 NOT_RUNS = ('base.py', 'models.py', '__init__.py')
 FILES = sorted(
-    f for f in glob.glob('configs/*.py') + glob.glob('experiments/*/config*.py')
-    if os.path.basename(f) not in NOT_RUNS and not f.endswith('_test.py')
+  f
+  for f in glob.glob('configs/*.py') + glob.glob('experiments/*/config*.py')
+  if os.path.basename(f) not in NOT_RUNS and not f.endswith('_test.py')
 )
 
 
@@ -38,8 +39,8 @@ def _weightless(folder, variant):
 
 
 def _load(file, folder):
-  takes_weights = 'arg' in open(file, encoding='utf-8').read().split(
-      'def get_config')[1].split(':')[0]
+  with open(file, encoding='utf-8') as f:
+    takes_weights = 'def get_config(arg' in f.read()
   argument = f':{_weightless(folder, "270m")}' if takes_weights else ''
   return config_lib.load(file + argument, 'config')
 
@@ -50,28 +51,35 @@ def _trace(run):
   shape = (config.data.batch_size, config.data.length)
   ints = jax.ShapeDtypeStruct(shape, jnp.int32)
   batch = types.Batch(
-      tokens=ints, targets=ints, positions=ints, segment_ids=ints,
-      weights=jax.ShapeDtypeStruct(shape, jnp.float32),
-      row_id=jax.ShapeDtypeStruct(shape[:1], jnp.int32),
+    tokens=ints,
+    targets=ints,
+    positions=ints,
+    segment_ids=ints,
+    weights=jax.ShapeDtypeStruct(shape, jnp.float32),
+    row_id=jax.ShapeDtypeStruct(shape[:1], jnp.int32),
   )
   targets = None
   if run.teacher:
     width = run.teacher.config.embed_dim
     targets = types.Targets(
-        final_hidden=jax.ShapeDtypeStruct(
-            (*shape, width), run.teacher.module.dtype
-        ),
-        unembedding=jax.ShapeDtypeStruct(
-            (run.teacher.config.vocab_size, width), jnp.float32
-        ),
+      final_hidden=jax.ShapeDtypeStruct(
+        (*shape, width), run.teacher.module.dtype
+      ),
+      unembedding=jax.ShapeDtypeStruct(
+        (run.teacher.config.vocab_size, width), jnp.float32
+      ),
     )
   step = update.make(
-      run.student.module, run.terms, run.optimizer, run.rate,
-      config.objective.chunk_tokens, config.optimizer.micro_batches,
+    run.student.module,
+    run.terms,
+    run.optimizer,
+    run.rate,
+    config.objective.chunk_tokens,
+    config.optimizer.micro_batches,
   )
   state = jax.eval_shape(
-      lambda p: update.init_state(p, run.optimizer, 0),
-      parameters.abstract(run.student),
+    lambda p: update.init_state(p, run.optimizer, 0),
+    parameters.abstract(run.student),
   )
   with rules.active(run.mesh):
     return state, *jax.eval_shape(step, state, batch, targets)
@@ -92,15 +100,20 @@ def _quickstart(**changes):
   return config
 
 
-@pytest.mark.parametrize('path,value,words', [
+@pytest.mark.parametrize(
+  'path,value,words',
+  [
     ('steps', 0, ('steps', 'above 0')),
     ('data.batch_size', -4, ('data.batch_size', 'above 0')),
     ('data.length', 2048, ('data.length', '2048', 'up to 1024')),
     ('data.template', 'gemini', ('data.template', "'gemma'")),
     ('data.tokenizer', 'byte', ('data.tokenizer', "'bytes'")),
     ('data.examples', 0, ('data.examples',)),
-    ('optimizer.micro_batches', 3, ('data.batch_size', '3 micro-batches',
-                                    'multiple of 3')),
+    (
+      'optimizer.micro_batches',
+      3,
+      ('data.batch_size', '3 micro-batches', 'multiple of 3'),
+    ),
     ('optimizer.micro_batches', 0, ('optimizer.micro_batches', 'above 0')),
     ('optimizer.lr.warmup_steps', 800, ('optimizer.lr.warmup_steps', '800')),
     ('student.variant', 'nono', ('student.variant', "'nano'")),
@@ -117,9 +130,13 @@ def _quickstart(**changes):
     ('teacher.source', 'lve', ('teacher.source', "'live'")),
     ('checkpoint.keep', 0, ('checkpoint.keep', 'above 0')),
     ('evaluation.every', -1, ('evaluation.every', '0 or more')),
-    ('evaluation.sets.held_out.examples', -2,
-     ('evaluation.sets.held_out.examples',)),
-])
+    (
+      'evaluation.sets.held_out.examples',
+      -2,
+      ('evaluation.sets.held_out.examples',),
+    ),
+  ],
+)
 def test_refused_with_its_path(path, value, words):
   config = _quickstart(**{path: value})
   if words[0].startswith('no error'):
@@ -132,10 +149,13 @@ def test_refused_with_its_path(path, value, words):
 
 def test_keep_layers_out_of_range_and_order():
   for layers in ((0, 6), (3, 1), (-1,)):
-    config = _quickstart(**{
-        'student.init': 'teacher', 'student.variant': '',
+    config = _quickstart(
+      **{
+        'student.init': 'teacher',
+        'student.variant': '',
         'student.keep_layers': layers,
-    })
+      }
+    )
     with pytest.raises(errors.ConfigError, match='student.keep_layers'):
       resolve.resolve(config, jax.devices()[:1])
 

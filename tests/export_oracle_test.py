@@ -14,17 +14,27 @@ from tests.oracles import client
 
 _EOS = [1, 5]
 _SCALED = gemma3_config.Gemma3Config(
-    embed_dim=32, mlp_dim=48, num_heads=4, num_kv_heads=2, head_dim=8,
-    vocab_size=96, layer_kinds=gemma3_config.published_kinds(8), window=4,
-    context=128, query_scale=12.0, local_rope_base=1e4, global_rope_base=1e6,
-    global_rope_factor=8.0, norm_epsilon=1e-6,
+  embed_dim=32,
+  mlp_dim=48,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  vocab_size=96,
+  layer_kinds=gemma3_config.published_kinds(8),
+  window=4,
+  context=128,
+  query_scale=12.0,
+  local_rope_base=1e4,
+  global_rope_base=1e6,
+  global_rope_factor=8.0,
+  norm_epsilon=1e-6,
 )
 _CONFIGS = {
-    'scaled': _SCALED,
-    # Every second layer of a model: no longer five to one.
-    'half': dataclasses.replace(
-        _SCALED, global_rope_factor=1.0
-    ).keep_layers((1, 3, 5, 7)),
+  'scaled': _SCALED,
+  # Every second layer of a model: no longer five to one.
+  'half': dataclasses.replace(_SCALED, global_rope_factor=1.0).keep_layers(
+    (1, 3, 5, 7)
+  ),
 }
 _TOKENS = np.random.default_rng(0).integers(6, 96, 40, np.int32)
 
@@ -44,9 +54,12 @@ def _random(config):
 
 def _logits(model, params, tokens):
   positions = np.arange(len(tokens), dtype=np.int32)[None]
-  run = lambda p: model.apply(
+  run = lambda p: (
+    model.apply(
       {'params': p}, tokens[None], positions, np.ones_like(positions)
-  )[0][0] @ p['embedding'].T
+    )[0][0]
+    @ p['embedding'].T
+  )
   return np.asarray(jax.jit(run)(params))
 
 
@@ -59,16 +72,28 @@ def oracle(tmp_path_factory):
     for dtype in ('float32', 'bfloat16'):
       directory = str(folder / f'{name}_{dtype}')
       huggingface.write(
-          directory, models[name][1], config, dtype, 2, _EOS, 0,
-          lambda _: None, file_bytes=50_000 if name == 'half' else 2**30,
+        directory,
+        models[name][1],
+        config,
+        dtype,
+        2,
+        _EOS,
+        0,
+        lambda _: None,
+        file_bytes=50_000 if name == 'half' else 2**30,
       )
       cases[f'{name}_{dtype}'] = dict(
-          directory=directory, dtype='float32', logits=['text'],
-          generate=['text'],
+        directory=directory,
+        dtype='float32',
+        logits=['text'],
+        generate=['text'],
       )
   results, arrays = client.run(
-      'hf', 'models', cases, {'text': _TOKENS},
-      tmp_path_factory.mktemp('oracle'),
+    'hf',
+    'models',
+    cases,
+    {'text': _TOKENS},
+    tmp_path_factory.mktemp('oracle'),
   )
   return models, results, arrays
 
@@ -86,7 +111,7 @@ def test_logits_and_greedy_text_equal(name, oracle):
   assert len(text) > len(_TOKENS)
   greedy = _logits(model, params, text.astype(np.int32)).argmax(-1)
   np.testing.assert_array_equal(
-      greedy[len(_TOKENS) - 1:-1], text[len(_TOKENS):]
+    greedy[len(_TOKENS) - 1 : -1], text[len(_TOKENS) :]
   )
 
 
@@ -94,7 +119,7 @@ def test_bfloat16_files_hold_the_parameters_rounded_once(oracle):
   models, _, arrays = oracle
   model, params = models['scaled']
   rounded = jax.tree.map(
-      lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params
+    lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params
   )
   ours = _logits(model, rounded, _TOKENS)
   assert np.abs(ours - arrays['scaled_bfloat16.text']).max() < 1e-4

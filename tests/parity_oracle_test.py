@@ -12,33 +12,45 @@ from kd.models import gemma3_config
 from tests.oracles import client
 
 _SMALL = dict(
-    vocab_size=283, hidden_size=32, intermediate_size=48, num_hidden_layers=6,
-    num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-    query_pre_attn_scalar=16, sliding_window=8, max_position_embeddings=4096,
+  vocab_size=283,
+  hidden_size=32,
+  intermediate_size=48,
+  num_hidden_layers=6,
+  num_attention_heads=4,
+  num_key_value_heads=2,
+  head_dim=16,
+  query_pre_attn_scalar=16,
+  sliding_window=8,
+  max_position_embeddings=4096,
 )
 _LOCAL, _FULL = 'sliding_attention', 'full_attention'
 _ROPE = {
-    _LOCAL: {'rope_type': 'default', 'rope_theta': 10_000.0},
-    _FULL: {'rope_type': 'default', 'rope_theta': 1_000_000.0},
+  _LOCAL: {'rope_type': 'default', 'rope_theta': 10_000.0},
+  _FULL: {'rope_type': 'default', 'rope_theta': 1_000_000.0},
 }
 _SCALED = _ROPE | {
-    _FULL: {'rope_type': 'linear', 'rope_theta': 1_000_000.0, 'factor': 8.0}
+  _FULL: {'rope_type': 'linear', 'rope_theta': 1_000_000.0, 'factor': 8.0}
 }
 _CONFIGS = {
-    # 5 groups of 6 and 4 layers that are left; one head of keys.
-    'deep': dict(num_hidden_layers=34, num_key_value_heads=1),
-    # As 4B: global layers alone are scaled, far beyond the window.
-    'factor': dict(rope_parameters=_SCALED, sliding_window=64),
-    # As 27B: neither H nor a power of two; and an odd embedding scale.
-    'scale': dict(hidden_size=72, num_attention_heads=8, num_key_value_heads=4,
-                  head_dim=8, query_pre_attn_scalar=12),
-    # No pattern at all: the scan has one group.
-    'kinds': dict(
-        num_hidden_layers=7,
-        layer_types=[_FULL, _LOCAL, _LOCAL, _FULL, _FULL, _LOCAL, _LOCAL],
-    ),
-    # The edge: a local query sees itself and one more.
-    'window': dict(sliding_window=2),
+  # 5 groups of 6 and 4 layers that are left; one head of keys.
+  'deep': dict(num_hidden_layers=34, num_key_value_heads=1),
+  # As 4B: global layers alone are scaled, far beyond the window.
+  'factor': dict(rope_parameters=_SCALED, sliding_window=64),
+  # As 27B: neither H nor a power of two; and an odd embedding scale.
+  'scale': dict(
+    hidden_size=72,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    head_dim=8,
+    query_pre_attn_scalar=12,
+  ),
+  # No pattern at all: the scan has one group.
+  'kinds': dict(
+    num_hidden_layers=7,
+    layer_types=[_FULL, _LOCAL, _LOCAL, _FULL, _FULL, _LOCAL, _LOCAL],
+  ),
+  # The edge: a local query sees itself and one more.
+  'window': dict(sliding_window=2),
 }
 
 
@@ -48,8 +60,10 @@ def _tokens(length, seed):
 
 
 _TEXTS = {
-    'long': _tokens(3000, 0), 'a': _tokens(40, 1), 'b': _tokens(23, 2),
-    'c': _tokens(9, 3),
+  'long': _tokens(3000, 0),
+  'a': _tokens(40, 1),
+  'b': _tokens(23, 2),
+  'c': _tokens(9, 3),
 }
 
 
@@ -60,16 +74,20 @@ def oracle(tmp_path_factory):
   cases = {}
   for name, changes in _CONFIGS.items():
     cases[name] = dict(
-        directory=str(folder / name), config=_SMALL | changes, dtype='float32',
-        logits=['long'] if name == 'factor' else ['a', 'b', 'c'],
+      directory=str(folder / name),
+      config=_SMALL | changes,
+      dtype='float32',
+      logits=['long'] if name == 'factor' else ['a', 'b', 'c'],
     )
   cases['scale']['embedded'] = ['a']
   cases['scale_bf16'] = dict(
-      directory=str(folder / 'scale'), dtype='bfloat16', logits=['a'],
-      embedded=['a'],
+    directory=str(folder / 'scale'),
+    dtype='bfloat16',
+    logits=['a'],
+    embedded=['a'],
   )
   _, arrays = client.run(
-      'hf', 'models', cases, _TEXTS, tmp_path_factory.mktemp('oracle')
+    'hf', 'models', cases, _TEXTS, tmp_path_factory.mktemp('oracle')
   )
   return {name: c['directory'] for name, c in cases.items()}, arrays
 
@@ -118,11 +136,11 @@ def test_packed_rows_equal_texts_run_alone(name, oracle):
   zeros = np.zeros_like(padding)
   segment_ids = np.concatenate([zeros, *segments, zeros])
   positions = np.concatenate(
-      [zeros, *(np.arange(len(t), dtype=np.int32) for t in texts), zeros]
+    [zeros, *(np.arange(len(t), dtype=np.int32) for t in texts), zeros]
   )
   model, params = _model(directories[name])
   logits = _logits(
-      model, params, row[None], positions[None], segment_ids[None]
+    model, params, row[None], positions[None], segment_ids[None]
   )[0]
   for i, key in enumerate('abc', 1):
     difference = logits[segment_ids == i] - arrays[f'{name}.{key}']
@@ -149,8 +167,9 @@ def _embedded(model, params, tokens):
 
   ones = np.ones((1, len(tokens)), np.int32)
   with nn.intercept_methods(spy):
-    model.apply({'params': params}, tokens[None], np.cumsum(ones)[None] - 1,
-                ones)
+    model.apply(
+      {'params': params}, tokens[None], np.cumsum(ones)[None] - 1, ones
+    )
   jax.effects_barrier()
   assert len(entered) == 1
   return np.asarray(entered[0][0], np.float32)
@@ -158,8 +177,10 @@ def _embedded(model, params, tokens):
 
 def test_embedding_scale_is_rounded_to_the_type_of_activations(oracle):
   directories, arrays = oracle
-  for dtype, case, limit in (('float32', 'scale', 1e-6),
-                             ('bfloat16', 'scale_bf16', 0)):
+  for dtype, case, limit in (
+    ('float32', 'scale', 1e-6),
+    ('bfloat16', 'scale_bf16', 0),
+  ):
     model, params = _model(directories['scale'], dtype)
     found = _embedded(model, params, _TEXTS['a'])
     reference = arrays[f'{case}.a.embedded']

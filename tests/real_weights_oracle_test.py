@@ -22,9 +22,7 @@ _LENGTH = 512  # One shape, one compilation; the rest of a row is padding.
 
 @pytest.fixture(scope='module')
 def gguf(tmp_path_factory):
-  results, _ = client.run(
-      'hf', 'gguf', {}, {}, tmp_path_factory.mktemp('gguf')
-  )
+  results, _ = client.run('hf', 'gguf', {}, {}, tmp_path_factory.mktemp('gguf'))
   return results['path']
 
 
@@ -35,15 +33,15 @@ def texts(gguf):
     pytest.skip('set KD_DATA_DIR to the folder that holds gsm8k/train.jsonl')
   file = os.path.join(os.environ['KD_DATA_DIR'], 'gsm8k', 'train.jsonl')
   tokenizer = sentencepiece.SentencePieceProcessor(
-      model_proto=sentencepiece_models.from_gguf(gguf)
+    model_proto=sentencepiece_models.from_gguf(gguf)
   )
   with open(file, encoding='utf-8') as f:
     problems = [json.loads(next(f)) for _ in range(_TEXTS)]
   return {
-      f'text{i}': np.array(
-          [2] + tokenizer.encode(f'{p["question"]}\n{p["answer"]}'), np.int32
-      )
-      for i, p in enumerate(problems)
+    f'text{i}': np.array(
+      [2] + tokenizer.encode(f'{p["question"]}\n{p["answer"]}'), np.int32
+    )
+    for i, p in enumerate(problems)
   }
 
 
@@ -52,7 +50,7 @@ def oracle(gguf, texts, tmp_path_factory):
   """The result, and a file of logits for each text, of transformers."""
   case = dict(gguf=gguf, logits=list(texts), digests=True)
   results, arrays = client.run(
-      'hf', 'models', {'real': case}, texts, tmp_path_factory.mktemp('oracle')
+    'hf', 'models', {'real': case}, texts, tmp_path_factory.mktemp('oracle')
   )
   return results['real'], arrays
 
@@ -103,8 +101,8 @@ def test_logits_top_1_and_nll_equal_transformers(ours, oracle, texts):
   largest, flips, count, nll = 0.0, 0, 0, []
   for name, tokens in texts.items():
     padded = np.zeros((1, _LENGTH), np.int32)
-    padded[0, :len(tokens)] = tokens
-    found = np.asarray(run(params, padded, len(tokens)))[:len(tokens)]
+    padded[0, : len(tokens)] = tokens
+    found = np.asarray(run(params, padded, len(tokens)))[: len(tokens)]
     reference = arrays[f'real.{name}']
     largest = max(largest, float(np.abs(found - reference).max()))
     flips += int((found.argmax(-1) != reference.argmax(-1)).sum())
@@ -112,9 +110,11 @@ def test_logits_top_1_and_nll_equal_transformers(ours, oracle, texts):
     nll.append((_nll(found, tokens), _nll(reference, tokens)))
     os.unlink(reference.filename)  # 200 MB each
   found_nll, reference_nll = np.mean(nll, axis=0)
-  print(f'{count} tokens of {len(texts)} texts: largest logit difference '
-        f'{largest:.2e}, top-1 flips {flips}, NLL {found_nll:.6f} and '
-        f'{reference_nll:.6f} nats')
+  print(
+    f'{count} tokens of {len(texts)} texts: largest logit difference '
+    f'{largest:.2e}, top-1 flips {flips}, NLL {found_nll:.6f} and '
+    f'{reference_nll:.6f} nats'
+  )
   assert largest <= 2e-3
   assert flips == 0
   assert abs(found_nll - reference_nll) < 5e-5

@@ -43,26 +43,51 @@ def _params(workdir, step=6):
 
 def test_files_and_metrics(straight):
   workdir, out = straight
-  for name in ('config.json', 'run.json', 'tokenizer.model', 'report.md',
-               'curves.png', 'baseline/metrics.jsonl'):
+  for name in (
+    'config.json',
+    'run.json',
+    'tokenizer.model',
+    'report.md',
+    'curves.png',
+    'baseline/metrics.jsonl',
+  ):
     assert os.path.getsize(os.path.join(workdir, name)), name
   lines = command.metrics(workdir)
   assert [(x['step'], x['phase']) for x in lines] == [
-      (0, 'eval'), (3, 'train'), (3, 'eval'), (6, 'train'), (6, 'eval'),
+    (0, 'eval'),
+    (3, 'train'),
+    (3, 'eval'),
+    (6, 'train'),
+    (6, 'eval'),
   ]
   train, evaluated = lines[3], lines[4]
-  assert {'train/loss', 'train/loss/kl', 'train/grad_norm', 'train/lr',
-          'train/update_norm', 'train/param_norm', 'train/nonfinite'
-         } <= train.keys()
-  assert {f'eval/held_out/{m}' for m in (
-      'nll', 'perplexity', 'kl', 'agreement', 'exact_match')
-         } <= evaluated.keys()
+  assert {
+    'train/loss',
+    'train/loss/kl',
+    'train/grad_norm',
+    'train/lr',
+    'train/update_norm',
+    'train/param_norm',
+    'train/nonfinite',
+  } <= train.keys()
+  assert {
+    f'eval/held_out/{m}'
+    for m in ('nll', 'perplexity', 'kl', 'agreement', 'exact_match')
+  } <= evaluated.keys()
   assert lines[0]['eval/held_out/kl'] > evaluated['eval/held_out/kl']
-  for words in ('teacher', 'student before', 'student after',
-                'cross-entropy alone', 'exact match', 'ETA'):
+  for words in (
+    'teacher',
+    'student before',
+    'student after',
+    'cross-entropy alone',
+    'exact match',
+    'ETA',
+  ):
     assert words in out, out
-  assert all(x['step'] == 6 or 'train/loss/ce' in x
-             for x in command.metrics(f'{workdir}/baseline')[:1])
+  assert all(
+    x['step'] == 6 or 'train/loss/ce' in x
+    for x in command.metrics(f'{workdir}/baseline')[:1]
+  )
 
 
 def _wait_for_step(process, workdir, step):
@@ -98,14 +123,14 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(name, folder, straight):
     np.testing.assert_array_equal(got[key], value, err_msg=key)
   for part in ('', '/baseline'):
     assert command.metrics(workdir + part) == command.metrics(
-        straight[0] + part
+      straight[0] + part
     )
 
 
 def test_another_config_on_the_workdir_is_refused(folder, straight):
   before = sorted(os.listdir(straight[0]))
   code, _, err = command.run(
-      [*_arguments(folder, 'straight'), '--config.losses.kl.temperature=2']
+    [*_arguments(folder, 'straight'), '--config.losses.kl.temperature=2']
   )
   assert code == 2
   assert 'losses.kl.temperature: there 1.0, now 2.0' in err
@@ -113,10 +138,14 @@ def test_another_config_on_the_workdir_is_refused(folder, straight):
 
 
 def test_non_finite_loss_ends_with_3(folder):
-  code, _, err = command.run([
-      *_arguments(folder, 'broken'), '--config.optimizer.lr.peak=1e30',
-      '--config.evaluation.every=0', '--config.checkpoint.every=1',
-  ])
+  code, _, err = command.run(
+    [
+      *_arguments(folder, 'broken'),
+      '--config.optimizer.lr.peak=1e30',
+      '--config.evaluation.every=0',
+      '--config.checkpoint.every=1',
+    ]
+  )
   assert code == 3, err
   assert 'step ' in err and "loss 'kl'" in err
   # The first update has rate 0: its checkpoint is the last good one.
@@ -126,14 +155,14 @@ def test_non_finite_loss_ends_with_3(folder):
 def test_export_evaluates_and_answers_as_the_run_does(folder, straight):
   run = _arguments(folder, 'straight')
   code, out, err = command.run(
-      [*run, '--mode=export', '--config.export.dtype=float32']
+    [*run, '--mode=export', '--config.export.dtype=float32']
   )
   assert code == 0 and 'model.safetensors' in out, err
   code, here, err = command.run([*run, '--mode=eval'])
   assert code == 0, err
   exported = [
-      f'--config.student.init=hf:{straight[0]}/export/hf',
-      f'--workdir={folder}/exported',
+    f'--config.student.init=hf:{straight[0]}/export/hf',
+    f'--workdir={folder}/exported',
   ]
   code, there, err = command.run([*run, *exported, '--mode=eval'])
   assert code == 0, err
@@ -142,9 +171,13 @@ def test_export_evaluates_and_answers_as_the_run_does(folder, straight):
   prompts = folder / 'prompts.jsonl'
   prompts.write_text('{"prompt": "Q: 1+2=?\\nA:\\n"}\n' * 3)
   answers = folder / 'answers.jsonl'
-  ask = [*run, *exported, '--mode=generate',
-         f'--config.generate.prompts={prompts}',
-         f'--config.generate.output={answers}']
+  ask = [
+    *run,
+    *exported,
+    '--mode=generate',
+    f'--config.generate.prompts={prompts}',
+    f'--config.generate.output={answers}',
+  ]
   code, out, err = command.run(ask)
   assert code == 0 and '3/3' in out, err
   first = answers.read_text()

@@ -16,9 +16,17 @@ from kd.core import errors
 
 _Type = gguf.GGUFValueType
 _FORMATS = {
-    _Type.UINT8: 'B', _Type.INT8: 'b', _Type.UINT16: 'H', _Type.INT16: 'h',
-    _Type.UINT32: 'I', _Type.INT32: 'i', _Type.UINT64: 'Q', _Type.INT64: 'q',
-    _Type.FLOAT32: 'f', _Type.FLOAT64: 'd', _Type.BOOL: '?',
+  _Type.UINT8: 'B',
+  _Type.INT8: 'b',
+  _Type.UINT16: 'H',
+  _Type.INT16: 'h',
+  _Type.UINT32: 'I',
+  _Type.INT32: 'i',
+  _Type.UINT64: 'Q',
+  _Type.INT64: 'q',
+  _Type.FLOAT32: 'f',
+  _Type.FLOAT64: 'd',
+  _Type.BOOL: '?',
 }
 
 
@@ -70,28 +78,30 @@ def read(path: str) -> Header:
     magic = f.read(4)
     if magic != b'GGUF':
       raise errors.ConfigError(
-          path, f'starts with {magic!r}', legal="a GGUF file (b'GGUF')"
+        path, f'starts with {magic!r}', legal="a GGUF file (b'GGUF')"
       )
     try:
       version = _scalar(f, 'I')
       if version not in (2, 3):
         raise errors.ConfigError(
-            path, f'GGUF version {version}', legal='2 or 3, little-endian'
+          path, f'GGUF version {version}', legal='2 or 3, little-endian'
         )
       header = _fields(f)
     except (struct.error, ValueError, MemoryError, OverflowError) as e:
       raise errors.ConfigError(
-          path, f'is damaged or cut short near byte {f.tell()} ({e})',
-          legal='a whole GGUF file',
+        path,
+        f'is damaged or cut short near byte {f.tell()} ({e})',
+        legal='a whole GGUF file',
       ) from e
   end = max(
-      (e.offset + math.prod(e.byte_shape) for e in header.tensors.values()),
-      default=0,
+    (e.offset + math.prod(e.byte_shape) for e in header.tensors.values()),
+    default=0,
   )
   if os.path.getsize(path) < end:
     raise errors.ConfigError(
-        path, f'has {os.path.getsize(path)} bytes but its tensors end at {end}',
-        legal='a whole GGUF file',
+      path,
+      f'has {os.path.getsize(path)} bytes but its tensors end at {end}',
+      legal='a whole GGUF file',
     )
   return header
 
@@ -119,8 +129,8 @@ def _fields(f: BinaryIO) -> Header:
     align = metadata['general.alignment']
   start = -(-f.tell() // align) * align
   return Header(
-      metadata,
-      {n: Entry(shape, kind, start + at) for n, shape, kind, at in found},
+    metadata,
+    {n: Entry(shape, kind, start + at) for n, shape, kind, at in found},
   )
 
 

@@ -55,13 +55,11 @@ class Source:
     """A tensor, float32, in the file's layout."""
     entry = self._tensors[name]
     rows, row_bytes = entry.byte_shape
-    raw = np.memmap(
-        self.file, np.uint8, 'r', entry.offset, (rows, row_bytes)
-    )
+    raw = np.memmap(self.file, np.uint8, 'r', entry.offset, (rows, row_bytes))
     result = np.empty((rows, entry.shape[-1]), np.float32)
     step = max(1, _PIECE_BYTES // row_bytes)
     for i in range(0, rows, step):
-      result[i:i + step] = gguf.dequantize(raw[i:i + step], entry.kind)
+      result[i : i + step] = gguf.dequantize(raw[i : i + step], entry.kind)
     return result.reshape(entry.shape)
 
 
@@ -72,13 +70,15 @@ def _check_kind(path: str, kind: gguf.GGMLQuantizationType) -> None:
     gguf.dequantize(np.zeros((1, size), np.uint8), kind)
   except NotImplementedError as e:
     raise errors.ConfigError(
-        path, f'has type {kind.name}',
-        legal='a type that the gguf package dequantises',
+      path,
+      f'has type {kind.name}',
+      legal='a type that the gguf package dequantises',
     ) from e
 
 
-def config_from_metadata(metadata: dict, vocab_size: int,
-                         file: str) -> gemma3_config.Gemma3Config:
+def config_from_metadata(
+  metadata: dict, vocab_size: int, file: str
+) -> gemma3_config.Gemma3Config:
   """The model's sizes and constants.
 
   What no field of the file has is as llama.cpp has it: the local rotary base,
@@ -118,38 +118,39 @@ def config_from_metadata(metadata: dict, vocab_size: int,
     if has(name) and metadata[f'{ARCHITECTURE}.{name}']:
       fail(f'{ARCHITECTURE}.{name}', f'found {number(name)}', 'none')
   layers, width = number('block_count'), number('embedding_length')
-  heads, kv_heads = (number('attention.head_count'),
-                     number('attention.head_count_kv'))
+  heads, kv_heads = (
+    number('attention.head_count'),
+    number('attention.head_count_kv'),
+  )
   head_dim = number('attention.key_length')
   query_scale = head_dim if layers != _LAYERS_OF_27B else width / heads
   factor = 1.0
   if has('rope.scaling.type'):
     kind = metadata[f'{ARCHITECTURE}.rope.scaling.type']
     if kind not in ('none', 'linear'):
-      fail(f'{ARCHITECTURE}.rope.scaling.type', f'found {kind!r}',
-           'none, linear')
+      fail(
+        f'{ARCHITECTURE}.rope.scaling.type', f'found {kind!r}', 'none, linear'
+      )
     if kind == 'linear':
       factor = number('rope.scaling.factor')
   local = _LOCAL_ROPE_BASE
   if has('rope.freq_base_swa'):
     local = number('rope.freq_base_swa')
   return gemma3_config.Gemma3Config(
-      embed_dim=width,
-      mlp_dim=number('feed_forward_length'),
-      num_heads=heads,
-      num_kv_heads=kv_heads,
-      head_dim=head_dim,
-      vocab_size=vocab_size,
-      layer_kinds=gemma3_config.published_kinds(layers),
-      window=number('attention.sliding_window'),
-      context=number('context_length'),
-      query_scale=float(query_scale),
-      local_rope_base=float(local),
-      global_rope_base=float(number('rope.freq_base')),
-      global_rope_factor=float(factor),
-      norm_epsilon=_nearest_decimal(
-          number('attention.layer_norm_rms_epsilon')
-      ),
+    embed_dim=width,
+    mlp_dim=number('feed_forward_length'),
+    num_heads=heads,
+    num_kv_heads=kv_heads,
+    head_dim=head_dim,
+    vocab_size=vocab_size,
+    layer_kinds=gemma3_config.published_kinds(layers),
+    window=number('attention.sliding_window'),
+    context=number('context_length'),
+    query_scale=float(query_scale),
+    local_rope_base=float(local),
+    global_rope_base=float(number('rope.freq_base')),
+    global_rope_factor=float(factor),
+    norm_epsilon=_nearest_decimal(number('attention.layer_norm_rms_epsilon')),
   )
 
 

@@ -18,29 +18,29 @@ MODEL_TYPES = ('gemma3_text', 'gemma3')
 ACTIVATION = 'gelu_pytorch_tanh'
 
 _PUBLISHED = {
-    'num_attention_heads': 8,
-    'num_key_value_heads': 4,
-    'head_dim': 256,
-    'vocab_size': 262_208,
-    'query_pre_attn_scalar': 256,
-    'rms_norm_eps': 1e-6,
-    'max_position_embeddings': 131_072,
-    'rope_theta': 1_000_000.0,
-    'rope_local_base_freq': 10_000.0,
+  'num_attention_heads': 8,
+  'num_key_value_heads': 4,
+  'head_dim': 256,
+  'vocab_size': 262_208,
+  'query_pre_attn_scalar': 256,
+  'rms_norm_eps': 1e-6,
+  'max_position_embeddings': 131_072,
+  'rope_theta': 1_000_000.0,
+  'rope_local_base_freq': 10_000.0,
 }
 
 # What Gemma 3 has in one way only; the key may be absent.
 _FIXED = {
-    'hidden_activation': ACTIVATION,
-    'attention_bias': False,
-    'tie_word_embeddings': True,
-    'use_bidirectional_attention': False,
-    'attn_logit_softcapping': None,
-    'final_logit_softcapping': None,
+  'hidden_activation': ACTIVATION,
+  'attention_bias': False,
+  'tie_word_embeddings': True,
+  'use_bidirectional_attention': False,
+  'attn_logit_softcapping': None,
+  'final_logit_softcapping': None,
 }
 _KINDS = {
-    'sliding_attention': gemma3_config.LOCAL,
-    'full_attention': gemma3_config.GLOBAL,
+  'sliding_attention': gemma3_config.LOCAL,
+  'full_attention': gemma3_config.GLOBAL,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
@@ -48,8 +48,9 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 class _Fields:
   """A config's text part, whose every access has a file and a key to name."""
 
-  def __init__(self, file: str, values: Mapping[str, Any],
-               defaults: Mapping[str, Any]):
+  def __init__(
+    self, file: str, values: Mapping[str, Any], defaults: Mapping[str, Any]
+  ):
     self.file = file
     self.values = values
     self.defaults = defaults
@@ -89,7 +90,7 @@ def read(directory: str) -> gemma3_config.Gemma3Config:
   file = os.path.join(directory, FILE)
   if not os.path.isfile(file):
     raise errors.ConfigError(
-        file, 'no such file', legal='a Hugging Face model directory'
+      file, 'no such file', legal='a Hugging Face model directory'
     )
   with open(file, encoding='utf-8') as f:
     try:
@@ -98,18 +99,19 @@ def read(directory: str) -> gemma3_config.Gemma3Config:
       raise errors.ConfigError(f'{file}:{e.lineno}', f'no JSON: {e.msg}') from e
   if not isinstance(raw, dict) or 'model_type' not in raw:
     raise errors.ConfigError(
-        f'{file}: model_type', 'missing', legal=', '.join(MODEL_TYPES)
+      f'{file}: model_type', 'missing', legal=', '.join(MODEL_TYPES)
     )
   return from_dict(raw, file)
 
 
-def from_dict(raw: Mapping[str, Any],
-              file: str) -> gemma3_config.Gemma3Config:
+def from_dict(raw: Mapping[str, Any], file: str) -> gemma3_config.Gemma3Config:
   """Reads what `config.json` holds; see read."""
   if raw['model_type'] not in MODEL_TYPES:
     raise errors.unknown(
-        f'{file}: model_type', 'model type', str(raw['model_type']),
-        MODEL_TYPES,
+      f'{file}: model_type',
+      'model type',
+      str(raw['model_type']),
+      MODEL_TYPES,
     )
   fields = _Fields(file, raw, {})
   if raw['model_type'] == 'gemma3':
@@ -125,26 +127,31 @@ def from_dict(raw: Mapping[str, Any],
     if key in fields.values and (fields.values[key] or None) != (legal or None):
       raise fields.error(key, f'found {fields.values[key]!r}', repr(legal))
   global_base, factor, local_base = _rope(fields)
-  heads, kv_heads = (fields.number('num_attention_heads'),
-                     fields.number('num_key_value_heads'))
+  heads, kv_heads = (
+    fields.number('num_attention_heads'),
+    fields.number('num_key_value_heads'),
+  )
   if heads % kv_heads:
-    raise fields.error('num_key_value_heads', f'found {kv_heads}',
-                       legal=f'divisors of num_attention_heads = {heads}')
+    raise fields.error(
+      'num_key_value_heads',
+      f'found {kv_heads}',
+      legal=f'divisors of num_attention_heads = {heads}',
+    )
   return gemma3_config.Gemma3Config(
-      embed_dim=fields.number('hidden_size'),
-      mlp_dim=fields.number('intermediate_size'),
-      num_heads=heads,
-      num_kv_heads=kv_heads,
-      head_dim=fields.number('head_dim'),
-      vocab_size=fields.number('vocab_size'),
-      layer_kinds=_layer_kinds(fields),
-      window=fields.number('sliding_window'),
-      context=fields.number('max_position_embeddings'),
-      query_scale=fields.number('query_pre_attn_scalar', float),
-      local_rope_base=local_base,
-      global_rope_base=global_base,
-      global_rope_factor=factor,
-      norm_epsilon=fields.number('rms_norm_eps', float),
+    embed_dim=fields.number('hidden_size'),
+    mlp_dim=fields.number('intermediate_size'),
+    num_heads=heads,
+    num_kv_heads=kv_heads,
+    head_dim=fields.number('head_dim'),
+    vocab_size=fields.number('vocab_size'),
+    layer_kinds=_layer_kinds(fields),
+    window=fields.number('sliding_window'),
+    context=fields.number('max_position_embeddings'),
+    query_scale=fields.number('query_pre_attn_scalar', float),
+    local_rope_base=local_base,
+    global_rope_base=global_base,
+    global_rope_factor=factor,
+    norm_epsilon=fields.number('rms_norm_eps', float),
   )
 
 
@@ -156,12 +163,13 @@ def _layer_kinds(fields: _Fields) -> tuple[str, ...]:
     for name in listed:
       if name not in _KINDS:
         raise errors.unknown(
-            f'{fields.file}: layer_types', 'type', str(name), list(_KINDS)
+          f'{fields.file}: layer_types', 'type', str(name), list(_KINDS)
         )
     if len(listed) != count:
       raise fields.error(
-          'layer_types', f'{len(listed)} entries',
-          legal=f'num_hidden_layers = {count} entries',
+        'layer_types',
+        f'{len(listed)} entries',
+        legal=f'num_hidden_layers = {count} entries',
       )
     return tuple(_KINDS[name] for name in listed)
   for key in ('sliding_window_pattern', '_sliding_window_pattern'):
@@ -176,8 +184,11 @@ def _scaling(fields: _Fields, key: str, scaling: Mapping[str, Any]) -> float:
   if types in ([], ['default']) and 'factor' not in scaling:
     return 1.0
   if not types or set(types) != {'linear'}:
-    raise fields.error(key, f'found {dict(scaling)}',
-                       legal="rope_type 'default', or 'linear' with a factor")
+    raise fields.error(
+      key,
+      f'found {dict(scaling)}',
+      legal="rope_type 'default', or 'linear' with a factor",
+    )
   return _Fields(f'{fields.file}: {key}', scaling, {}).number('factor', float)
 
 
@@ -185,23 +196,26 @@ def _rope(fields: _Fields) -> tuple[float, float, float]:
   """Base and factor of global layers, and base of local ones."""
   flat, nested = None, None
   is_flat = any(
-      fields.has(k)
-      for k in ('rope_theta', 'rope_local_base_freq', 'rope_scaling')
+    fields.has(k)
+    for k in ('rope_theta', 'rope_local_base_freq', 'rope_scaling')
   )
   if is_flat or not fields.has('rope_parameters'):
     factor = 1.0
     if fields.has('rope_scaling'):
       factor = _scaling(fields, 'rope_scaling', fields.values['rope_scaling'])
-    flat = (fields.number('rope_theta', float), factor,
-            fields.number('rope_local_base_freq', float))
+    flat = (
+      fields.number('rope_theta', float),
+      factor,
+      fields.number('rope_local_base_freq', float),
+    )
   if fields.has('rope_parameters'):
     nested = _nested_rope(fields)
   if flat and nested and flat != nested:
     raise fields.error(
-        'rope_parameters',
-        f'says (base, factor, local base) {nested}, but rope_theta, '
-        f'rope_scaling and rope_local_base_freq say {flat}',
-        legal='the same in both forms, or only one of them',
+      'rope_parameters',
+      f'says (base, factor, local base) {nested}, but rope_theta, '
+      f'rope_scaling and rope_local_base_freq say {flat}',
+      legal='the same in both forms, or only one of them',
     )
   return nested or flat
 
@@ -219,15 +233,24 @@ def _nested_rope(fields: _Fields) -> tuple[float, float, float]:
     factors[kind] = _scaling(fields, key, part)
   if factors[gemma3_config.LOCAL] != 1:
     raise fields.error(
-        'rope_parameters.sliding_attention',
-        f'factor {factors[gemma3_config.LOCAL]}', legal='1: no scaling',
+      'rope_parameters.sliding_attention',
+      f'factor {factors[gemma3_config.LOCAL]}',
+      legal='1: no scaling',
     )
-  return (bases[gemma3_config.GLOBAL], factors[gemma3_config.GLOBAL],
-          bases[gemma3_config.LOCAL])
+  return (
+    bases[gemma3_config.GLOBAL],
+    factors[gemma3_config.GLOBAL],
+    bases[gemma3_config.LOCAL],
+  )
 
 
-def to_dict(config: gemma3_config.Gemma3Config, dtype: str, bos_id: int,
-            eos_ids: Sequence[int], pad_id: int) -> dict[str, Any]:
+def to_dict(
+  config: gemma3_config.Gemma3Config,
+  dtype: str,
+  bos_id: int,
+  eos_ids: Sequence[int],
+  pad_id: int,
+) -> dict[str, Any]:
   """The flat `config.json` that says the same.
 
   Rotary bases and scaling are written in the old form and in the new one, so
@@ -250,37 +273,38 @@ def to_dict(config: gemma3_config.Gemma3Config, dtype: str, bos_id: int,
     scaling = {'rope_type': 'linear', 'factor': c.global_rope_factor}
     full = dict(scaling)
   found = {
-      'architectures': ['Gemma3ForCausalLM'],
-      'model_type': 'gemma3_text',
-      **_FIXED,
-      'attention_dropout': 0.0,
-      'bos_token_id': bos_id,
-      'eos_token_id': list(eos_ids),
-      'pad_token_id': pad_id,
-      'head_dim': c.head_dim,
-      'hidden_size': c.embed_dim,
-      'initializer_range': 0.02,
-      'intermediate_size': c.mlp_dim,
-      'layer_types': [_NAMES[kind] for kind in c.layer_kinds],
-      'max_position_embeddings': c.context,
-      'num_attention_heads': c.num_heads,
-      'num_hidden_layers': c.num_layers,
-      'num_key_value_heads': c.num_kv_heads,
-      'query_pre_attn_scalar': _whole(c.query_scale),
-      'rms_norm_eps': c.norm_epsilon,
-      'rope_local_base_freq': c.local_rope_base,
-      'rope_parameters': {
-          'full_attention': full | {'rope_theta': c.global_rope_base},
-          'sliding_attention': {
-              'rope_type': 'default', 'rope_theta': c.local_rope_base,
-          },
+    'architectures': ['Gemma3ForCausalLM'],
+    'model_type': 'gemma3_text',
+    **_FIXED,
+    'attention_dropout': 0.0,
+    'bos_token_id': bos_id,
+    'eos_token_id': list(eos_ids),
+    'pad_token_id': pad_id,
+    'head_dim': c.head_dim,
+    'hidden_size': c.embed_dim,
+    'initializer_range': 0.02,
+    'intermediate_size': c.mlp_dim,
+    'layer_types': [_NAMES[kind] for kind in c.layer_kinds],
+    'max_position_embeddings': c.context,
+    'num_attention_heads': c.num_heads,
+    'num_hidden_layers': c.num_layers,
+    'num_key_value_heads': c.num_kv_heads,
+    'query_pre_attn_scalar': _whole(c.query_scale),
+    'rms_norm_eps': c.norm_epsilon,
+    'rope_local_base_freq': c.local_rope_base,
+    'rope_parameters': {
+      'full_attention': full | {'rope_theta': c.global_rope_base},
+      'sliding_attention': {
+        'rope_type': 'default',
+        'rope_theta': c.local_rope_base,
       },
-      'rope_scaling': scaling,
-      'rope_theta': c.global_rope_base,
-      'sliding_window': c.window,
-      'torch_dtype': dtype,
-      'use_cache': True,
-      'vocab_size': c.vocab_size,
+    },
+    'rope_scaling': scaling,
+    'rope_theta': c.global_rope_base,
+    'sliding_window': c.window,
+    'torch_dtype': dtype,
+    'use_cache': True,
+    'vocab_size': c.vocab_size,
   }
   for p in range(1, c.num_layers + 1):
     if c.layer_kinds == gemma3_config.periodic_kinds(c.num_layers, p):

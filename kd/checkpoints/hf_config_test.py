@@ -10,34 +10,61 @@ from kd.models import gemma3_config
 
 # What the published 1B's config.json says.
 _OFFICIAL_1B = dict(
-    architectures=['Gemma3ForCausalLM'], attention_bias=False,
-    attention_dropout=0.0, attn_logit_softcapping=None, bos_token_id=2,
-    cache_implementation='hybrid', eos_token_id=[1, 106],
-    final_logit_softcapping=None, head_dim=256,
-    hidden_activation='gelu_pytorch_tanh', hidden_size=1152,
-    initializer_range=0.02, intermediate_size=6912,
-    max_position_embeddings=32768, model_type='gemma3_text',
-    num_attention_heads=4, num_hidden_layers=26, num_key_value_heads=1,
-    pad_token_id=0, query_pre_attn_scalar=256, rms_norm_eps=1e-06,
-    rope_local_base_freq=10000, rope_scaling=None, rope_theta=1000000,
-    sliding_window=512, sliding_window_pattern=6, torch_dtype='bfloat16',
-    transformers_version='4.50.0.dev0', use_cache=True, vocab_size=262144,
+  architectures=['Gemma3ForCausalLM'],
+  attention_bias=False,
+  attention_dropout=0.0,
+  attn_logit_softcapping=None,
+  bos_token_id=2,
+  cache_implementation='hybrid',
+  eos_token_id=[1, 106],
+  final_logit_softcapping=None,
+  head_dim=256,
+  hidden_activation='gelu_pytorch_tanh',
+  hidden_size=1152,
+  initializer_range=0.02,
+  intermediate_size=6912,
+  max_position_embeddings=32768,
+  model_type='gemma3_text',
+  num_attention_heads=4,
+  num_hidden_layers=26,
+  num_key_value_heads=1,
+  pad_token_id=0,
+  query_pre_attn_scalar=256,
+  rms_norm_eps=1e-06,
+  rope_local_base_freq=10000,
+  rope_scaling=None,
+  rope_theta=1000000,
+  sliding_window=512,
+  sliding_window_pattern=6,
+  torch_dtype='bfloat16',
+  transformers_version='4.50.0.dev0',
+  use_cache=True,
+  vocab_size=262144,
 )
 # The published 4B's and 27B's: text settings nested, only what differs.
 _OFFICIAL_4B = dict(
-    model_type='gemma3', eos_token_id=[1, 106],
-    text_config=dict(
-        hidden_size=2560, intermediate_size=10240, model_type='gemma3_text',
-        num_hidden_layers=34, sliding_window=1024,
-        rope_scaling=dict(factor=8.0, rope_type='linear'),
-    ),
-    vision_config=dict(hidden_size=1152),
+  model_type='gemma3',
+  eos_token_id=[1, 106],
+  text_config=dict(
+    hidden_size=2560,
+    intermediate_size=10240,
+    model_type='gemma3_text',
+    num_hidden_layers=34,
+    sliding_window=1024,
+    rope_scaling=dict(factor=8.0, rope_type='linear'),
+  ),
+  vision_config=dict(hidden_size=1152),
 )
 _TEXT_27B = dict(
-    hidden_size=5376, intermediate_size=21504, num_hidden_layers=62,
-    num_attention_heads=32, num_key_value_heads=16, head_dim=128,
-    query_pre_attn_scalar=168, sliding_window=1024,
-    rope_scaling=dict(factor=8.0, rope_type='linear'),
+  hidden_size=5376,
+  intermediate_size=21504,
+  num_hidden_layers=62,
+  num_attention_heads=32,
+  num_key_value_heads=16,
+  head_dim=128,
+  query_pre_attn_scalar=168,
+  sliding_window=1024,
+  rope_scaling=dict(factor=8.0, rope_type='linear'),
 )
 
 
@@ -56,8 +83,8 @@ def _without(values, *keys):
 
 def _nested_rope(**full):
   return dict(
-      sliding_attention=dict(rope_type='default', rope_theta=10000.0),
-      full_attention=dict(rope_type='default', rope_theta=1000000.0) | full,
+    sliding_attention=dict(rope_type='default', rope_theta=10000.0),
+    full_attention=dict(rope_type='default', rope_theta=1000000.0) | full,
   )
 
 
@@ -95,20 +122,20 @@ def test_layer_types_before_pattern_before_published(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'changes, message',
-    [
-        (dict(model_type='gemma2'), 'model_type.*gemma2.*gemma3'),
-        (dict(final_logit_softcapping=30.0), 'final_logit_softcapping.*30'),
-        (dict(attn_logit_softcapping=50.0), 'attn_logit_softcapping.*50'),
-        (dict(hidden_activation='gelu'), 'hidden_activation.*tanh'),
-        (dict(tie_word_embeddings=False), 'tie_word_embeddings'),
-        (dict(layer_types=['full_attention']), 'layer_types.*1 entries.*26'),
-        (dict(num_key_value_heads=3), 'num_key_value_heads.*3'),
-        (dict(hidden_size=None), 'hidden_size: missing'),
-        (dict(hidden_size=-1), 'hidden_size.*-1'),
-        (dict(sliding_window='512'), 'sliding_window.*512'),
-        (dict(rope_scaling=dict(rope_type='yarn', factor=2.0)), 'yarn'),
-    ],
+  'changes, message',
+  [
+    (dict(model_type='gemma2'), 'model_type.*gemma2.*gemma3'),
+    (dict(final_logit_softcapping=30.0), 'final_logit_softcapping.*30'),
+    (dict(attn_logit_softcapping=50.0), 'attn_logit_softcapping.*50'),
+    (dict(hidden_activation='gelu'), 'hidden_activation.*tanh'),
+    (dict(tie_word_embeddings=False), 'tie_word_embeddings'),
+    (dict(layer_types=['full_attention']), 'layer_types.*1 entries.*26'),
+    (dict(num_key_value_heads=3), 'num_key_value_heads.*3'),
+    (dict(hidden_size=None), 'hidden_size: missing'),
+    (dict(hidden_size=-1), 'hidden_size.*-1'),
+    (dict(sliding_window='512'), 'sliding_window.*512'),
+    (dict(rope_scaling=dict(rope_type='yarn', factor=2.0)), 'yarn'),
+  ],
 )
 def test_what_gemma3_has_not_is_refused(changes, message, tmp_path):
   with pytest.raises(errors.ConfigError, match=message):
@@ -131,8 +158,10 @@ def test_saved_config_says_what_the_official_one_says():
   assert {k: v for k, v in ours.items() if k in theirs} == theirs
   added = set(ours) - set(theirs)
   assert added == {
-      'layer_types', 'rope_parameters', 'tie_word_embeddings',
-      'use_bidirectional_attention',
+    'layer_types',
+    'rope_parameters',
+    'tie_word_embeddings',
+    'use_bidirectional_attention',
   }
   assert ours['tie_word_embeddings'] is True
 

@@ -31,8 +31,8 @@ _VISION = re.compile(r'(model\.)?(vision_tower|multi_modal_projector)\.')
 # transformers write it; the head is outside of the model.
 _TEXT_HEAD = re.compile(r'(?:language_model\.)?lm_head\.weight$')
 _TEXT = re.compile(
-    r'(?:model\.language_model\.|language_model\.model\.|model\.)'
-    r'((?:embed_tokens|layers|norm)\..*)'
+  r'(?:model\.language_model\.|language_model\.model\.|model\.)'
+  r'((?:embed_tokens|layers|norm)\..*)'
 )
 _BARE = re.compile(r'((?:embed_tokens|layers|norm)\..*)')
 
@@ -88,14 +88,16 @@ class Source:
           continue
         if name in self._places:
           raise errors.ConfigError(
-              f'{file}: {key}', f'is {name} once more, beside '
-              f'{self._places[name][1]} of {self._places[name][0]}'
+            f'{file}: {key}',
+            f'is {name} once more, beside '
+            f'{self._places[name][1]} of {self._places[name][0]}',
           )
         header = tensors.get_slice(key)
         if header.get_dtype() not in _READABLE:
           raise errors.ConfigError(
-              f'{file}: {key}', f'has type {header.get_dtype()}',
-              legal=', '.join(_READABLE),
+            f'{file}: {key}',
+            f'has type {header.get_dtype()}',
+            legal=', '.join(_READABLE),
           )
         self._places[name] = (file, key)
         self.shapes[name] = tuple(header.get_shape())
@@ -107,11 +109,12 @@ class Source:
     file, key = self._places[HEAD]
     found = self.shapes.pop(HEAD)
     if embedding in self.shapes and (
-        found != self.shapes[embedding] or not self._equal(HEAD, embedding)
+      found != self.shapes[embedding] or not self._equal(HEAD, embedding)
     ):
       raise errors.ConfigError(
-          f'{file}: {key}', f'an output head {list(found)} of its own',
-          legal=f'none, or the same values as {embedding}: the head is tied',
+        f'{file}: {key}',
+        f'an output head {list(found)} of its own',
+        legal=f'none, or the same values as {embedding}: the head is tied',
       )
 
   def _equal(self, first: str, second: str) -> bool:
@@ -120,8 +123,8 @@ class Source:
     with _opened(one) as a, _opened(other) as b:
       x, y = a.get_slice(key), b.get_slice(other_key)
       return all(
-          np.array_equal(x[i:min(i + step, rows)], y[i:min(i + step, rows)])
-          for i in range(0, rows, step)
+        np.array_equal(x[i : min(i + step, rows)], y[i : min(i + step, rows)])
+        for i in range(0, rows, step)
       )
 
   def read(self, name: str) -> np.ndarray:
@@ -138,7 +141,7 @@ def _opened(file: str) -> Iterator[Any]:
       yield tensors
   except safetensors.SafetensorError as e:
     raise errors.ConfigError(
-        file, f'is damaged or cut short ({e})', legal='a safetensors file'
+      file, f'is damaged or cut short ({e})', legal='a safetensors file'
     ) from e
 
 
@@ -149,33 +152,33 @@ def _files(directory: str) -> list[str]:
     if os.path.isfile(os.path.join(directory, SINGLE)):
       return [SINGLE]
     raise errors.ConfigError(
-        directory, 'holds no weights', legal=f'{SINGLE}, or {INDEX} and shards'
+      directory, 'holds no weights', legal=f'{SINGLE}, or {INDEX} and shards'
     )
   with open(index, encoding='utf-8') as f:
     try:
       shards = sorted(set(json.load(f)['weight_map'].values()))
     except (json.JSONDecodeError, KeyError, AttributeError) as e:
       raise errors.ConfigError(
-          index, f'is damaged ({e})', legal='an object with weight_map'
+        index, f'is damaged ({e})', legal='an object with weight_map'
       ) from e
   for shard in shards:
     if not os.path.isfile(os.path.join(directory, shard)):
       raise errors.ConfigError(
-          os.path.join(directory, shard), f'no such file, but {INDEX} names it'
+        os.path.join(directory, shard), f'no such file, but {INDEX} names it'
       )
   return shards
 
 
 def write(
-    directory: str,
-    params: types.PyTree,
-    config: gemma3_config.Gemma3Config,
-    dtype: str,
-    bos_id: int,
-    eos_ids: Sequence[int],
-    pad_id: int,
-    write_tokenizer: Callable[[str], None],
-    file_bytes: int = 2 * 2**30,
+  directory: str,
+  params: types.PyTree,
+  config: gemma3_config.Gemma3Config,
+  dtype: str,
+  bos_id: int,
+  eos_ids: Sequence[int],
+  pad_id: int,
+  write_tokenizer: Callable[[str], None],
+  file_bytes: int = 2 * 2**30,
 ) -> None:
   """Writes a directory that transformers and vLLM load.
 
@@ -231,8 +234,9 @@ def _write_json(directory: str, name: str, values: Any) -> None:
     f.write(hf_config.to_json(values))
 
 
-def _shards(tensors: Sequence[names.Tensor], item_bytes: int,
-            file_bytes: int) -> list[list[names.Tensor]]:
+def _shards(
+  tensors: Sequence[names.Tensor], item_bytes: int, file_bytes: int
+) -> list[list[names.Tensor]]:
   """Consecutive tensors that fit in a file together; never an empty list."""
   shards, used = [[]], 0
   for tensor in tensors:
@@ -245,9 +249,13 @@ def _shards(tensors: Sequence[names.Tensor], item_bytes: int,
   return shards
 
 
-def _write_weights(directory: str, params: types.PyTree,
-                   config: gemma3_config.Gemma3Config, dtype: str,
-                   file_bytes: int) -> None:
+def _write_weights(
+  directory: str,
+  params: types.PyTree,
+  config: gemma3_config.Gemma3Config,
+  dtype: str,
+  file_bytes: int,
+) -> None:
   item_bytes = np.dtype(DTYPES[dtype]).itemsize
   shards = _shards(names.tensors(config), item_bytes, file_bytes)
   places, total = {}, 0
@@ -260,12 +268,12 @@ def _write_weights(directory: str, params: types.PyTree,
       leaf = names.leaf(params, t.path)
       array = np.asarray(leaf if t.group is None else leaf[t.group])
       arrays[t.hf] = np.ascontiguousarray(
-          t.to_file(array, names.HF).astype(DTYPES[dtype])
+        t.to_file(array, names.HF).astype(DTYPES[dtype])
       )
       places[t.hf] = file
       total += arrays[t.hf].nbytes
     safetensors.numpy.save_file(
-        arrays, os.path.join(directory, file), metadata={'format': 'pt'}
+      arrays, os.path.join(directory, file), metadata={'format': 'pt'}
     )
   if len(shards) > 1:
     index = {'metadata': {'total_size': total}, 'weight_map': places}

@@ -31,26 +31,28 @@ class Manager:
     policies = ocp.checkpoint_managers
     self.folder = os.path.join(os.path.abspath(workdir), FOLDER)
     self._manager = ocp.CheckpointManager(
-        self.folder,
-        # Named, so that a manager that has saved nothing can read.
-        item_handlers={
-            **{name: ocp.StandardCheckpointHandler() for name in ITEMS},
-            'position': ocp.JsonCheckpointHandler(),
-        },
-        options=ocp.CheckpointManagerOptions(
-            save_decision_policy=policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy([
-                policies.LatestN(keep),
-                policies.BestN(
-                    get_metric_fn=lambda m: -m[_METRIC],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]),
-            best_fn=lambda m: -m[_METRIC],
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
+      self.folder,
+      # Named, so that a manager that has saved nothing can read.
+      item_handlers={
+        **{name: ocp.StandardCheckpointHandler() for name in ITEMS},
+        'position': ocp.JsonCheckpointHandler(),
+      },
+      options=ocp.CheckpointManagerOptions(
+        save_decision_policy=policies.FixedIntervalPolicy(1),
+        preservation_policy=policies.AnyPreservationPolicy(
+          [
+            policies.LatestN(keep),
+            policies.BestN(
+              get_metric_fn=lambda m: -m[_METRIC],
+              n=1,
+              keep_checkpoints_without_metrics=False,
+            ),
+          ]
         ),
+        best_fn=lambda m: -m[_METRIC],
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
+      ),
     )
 
   def latest_step(self) -> int | None:
@@ -63,8 +65,13 @@ class Manager:
       return None
     return step
 
-  def save(self, step: int, items: Mapping[str, types.PyTree],
-           position: Mapping[str, Any], quality: float | None) -> None:
+  def save(
+    self,
+    step: int,
+    items: Mapping[str, types.PyTree],
+    position: Mapping[str, Any],
+    quality: float | None,
+  ) -> None:
     """Starts a save; returns when the arrays may change again.
 
     Args:
@@ -79,11 +86,11 @@ class Manager:
     # What was not measured ranks last: Orbax warns at each save without one.
     metrics = {_METRIC: math.inf if quality is None else quality}
     args = ocp.args.Composite(
-        **{name: ocp.args.StandardSave(items[name]) for name in ITEMS},
-        position=ocp.args.JsonSave(dict(position)),
+      **{name: ocp.args.StandardSave(items[name]) for name in ITEMS},
+      position=ocp.args.JsonSave(dict(position)),
     )
     self._guard(
-        step, lambda: self._manager.save(step, args=args, metrics=metrics)
+      step, lambda: self._manager.save(step, args=args, metrics=metrics)
     )
 
   def check(self, step: int) -> None:
@@ -99,12 +106,12 @@ class Manager:
       call()
     except (OSError, ValueError, RuntimeError) as e:
       raise errors.KdError(
-          f'{self.folder}: saving failed at step {step}: {e}; earlier '
-          'checkpoints are kept'
+        f'{self.folder}: saving failed at step {step}: {e}; earlier '
+        'checkpoints are kept'
       ) from e
 
   def restore(
-      self, step: int, like: Mapping[str, types.PyTree]
+    self, step: int, like: Mapping[str, types.PyTree]
   ) -> tuple[dict[str, types.PyTree], Any]:
     """Reads items of a checkpoint into the shapes and shardings of `like`.
 
@@ -122,11 +129,11 @@ class Manager:
     for name, tree in like.items():
       self._check_tree(step, name, tree)
     restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-            position=ocp.args.JsonRestore(),
-            **{k: ocp.args.StandardRestore(v) for k, v in like.items()},
-        ),
+      step,
+      args=ocp.args.Composite(
+        position=ocp.args.JsonRestore(),
+        **{k: ocp.args.StandardRestore(v) for k, v in like.items()},
+      ),
     )
     return {name: restored[name] for name in like}, restored['position']
 
@@ -142,13 +149,13 @@ class Manager:
         problems.append(f'{path}: unexpected, found {found[path]}')
       elif found[path] != expected[path]:
         problems.append(
-            f'{path}: found {found[path]}, expected {expected[path]}'
+          f'{path}: found {found[path]}, expected {expected[path]}'
         )
     if problems:
       shown = '\n  '.join(problems[:20])
       raise errors.ConfigError(
-          f'{self.folder}/{step}/{name}',
-          f'the checkpoint is of another model or optimizer:\n  {shown}',
+        f'{self.folder}/{step}/{name}',
+        f'the checkpoint is of another model or optimizer:\n  {shown}',
       )
 
   def close(self) -> None:

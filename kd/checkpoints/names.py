@@ -20,30 +20,35 @@ GGUF = 'gguf'
 # Parameter; name in a Hugging Face file; name in a GGUF file; its dimensions
 # here; how many of these are inputs (0: stored as it is).
 _TOP = (
-    ('embedding', 'embed_tokens.weight', 'token_embd.weight', 'VD', 0),
-    ('final_norm/scale', 'norm.weight', 'output_norm.weight', 'D', 0),
+  ('embedding', 'embed_tokens.weight', 'token_embd.weight', 'VD', 0),
+  ('final_norm/scale', 'norm.weight', 'output_norm.weight', 'D', 0),
 )
 _LAYER = (
-    ('attention/query', 'self_attn.q_proj', 'attn_q', 'DNH', 1),
-    ('attention/key', 'self_attn.k_proj', 'attn_k', 'DGH', 1),
-    ('attention/value', 'self_attn.v_proj', 'attn_v', 'DGH', 1),
-    ('attention/out', 'self_attn.o_proj', 'attn_output', 'NHD', 2),
-    ('attention/query_norm/scale', 'self_attn.q_norm', 'attn_q_norm', 'H', 0),
-    ('attention/key_norm/scale', 'self_attn.k_norm', 'attn_k_norm', 'H', 0),
-    ('mlp/gate', 'mlp.gate_proj', 'ffn_gate', 'DF', 1),
-    ('mlp/up', 'mlp.up_proj', 'ffn_up', 'DF', 1),
-    ('mlp/down', 'mlp.down_proj', 'ffn_down', 'FD', 1),
-    ('pre_attention_norm/scale', 'input_layernorm', 'attn_norm', 'D', 0),
-    (
-        'post_attention_norm/scale',
-        'post_attention_layernorm',
-        'post_attention_norm',
-        'D',
-        0,
-    ),
-    ('pre_mlp_norm/scale', 'pre_feedforward_layernorm', 'ffn_norm', 'D', 0),
-    ('post_mlp_norm/scale', 'post_feedforward_layernorm', 'post_ffw_norm',
-     'D', 0),
+  ('attention/query', 'self_attn.q_proj', 'attn_q', 'DNH', 1),
+  ('attention/key', 'self_attn.k_proj', 'attn_k', 'DGH', 1),
+  ('attention/value', 'self_attn.v_proj', 'attn_v', 'DGH', 1),
+  ('attention/out', 'self_attn.o_proj', 'attn_output', 'NHD', 2),
+  ('attention/query_norm/scale', 'self_attn.q_norm', 'attn_q_norm', 'H', 0),
+  ('attention/key_norm/scale', 'self_attn.k_norm', 'attn_k_norm', 'H', 0),
+  ('mlp/gate', 'mlp.gate_proj', 'ffn_gate', 'DF', 1),
+  ('mlp/up', 'mlp.up_proj', 'ffn_up', 'DF', 1),
+  ('mlp/down', 'mlp.down_proj', 'ffn_down', 'FD', 1),
+  ('pre_attention_norm/scale', 'input_layernorm', 'attn_norm', 'D', 0),
+  (
+    'post_attention_norm/scale',
+    'post_attention_layernorm',
+    'post_attention_norm',
+    'D',
+    0,
+  ),
+  ('pre_mlp_norm/scale', 'pre_feedforward_layernorm', 'ffn_norm', 'D', 0),
+  (
+    'post_mlp_norm/scale',
+    'post_feedforward_layernorm',
+    'post_ffw_norm',
+    'D',
+    0,
+  ),
 )
 
 
@@ -80,7 +85,7 @@ class Tensor:
     """Its shape in either kind of file."""
     if not self.inputs:
       return self.shape
-    inputs, outputs = self.shape[:self.inputs], self.shape[self.inputs:]
+    inputs, outputs = self.shape[: self.inputs], self.shape[self.inputs :]
     return math.prod(outputs), math.prod(inputs)
 
   def from_file(self, array: np.ndarray, layout: str) -> np.ndarray:
@@ -100,8 +105,9 @@ class Tensor:
     return array
 
 
-def location(config: gemma3_config.Gemma3Config,
-             layer: int) -> tuple[tuple[str, str], int | None]:
+def location(
+  config: gemma3_config.Gemma3Config, layer: int
+) -> tuple[tuple[str, str], int | None]:
   """Where a layer's parameters are: keys, and the index of its scan group."""
   group, position = divmod(layer, config.scan_period)
   if group < config.scan_groups:
@@ -113,21 +119,32 @@ def tensors(config: gemma3_config.Gemma3Config) -> list[Tensor]:
   """Every tensor of a model, the embedding first, then layer by layer."""
   c = config
   sizes = {
-      'V': c.vocab_size, 'D': c.embed_dim, 'F': c.mlp_dim, 'H': c.head_dim,
-      'N': c.num_heads, 'G': c.num_kv_heads,
+    'V': c.vocab_size,
+    'D': c.embed_dim,
+    'F': c.mlp_dim,
+    'H': c.head_dim,
+    'N': c.num_heads,
+    'G': c.num_kv_heads,
   }
   shape = lambda dims: tuple(sizes[d] for d in dims)
   found = [
-      Tensor(tuple(path.split('/')), None, shape(dims), inputs,
-             f'model.{hf}', gguf)
-      for path, hf, gguf, dims, inputs in _TOP
+    Tensor(
+      tuple(path.split('/')), None, shape(dims), inputs, f'model.{hf}', gguf
+    )
+    for path, hf, gguf, dims, inputs in _TOP
   ]
   for i in range(c.num_layers):
     keys, group = location(c, i)
     for path, hf, gguf, dims, inputs in _LAYER:
       found.append(
-          Tensor(keys + tuple(path.split('/')), group, shape(dims), inputs,
-                 f'model.layers.{i}.{hf}.weight', f'blk.{i}.{gguf}.weight')
+        Tensor(
+          keys + tuple(path.split('/')),
+          group,
+          shape(dims),
+          inputs,
+          f'model.layers.{i}.{hf}.weight',
+          f'blk.{i}.{gguf}.weight',
+        )
       )
   return found
 

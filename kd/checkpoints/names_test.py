@@ -22,10 +22,10 @@ def test_table_covers_the_parameter_tree_of_every_variant():
       assert found.setdefault(t.path, shape) == shape
     module = gemma3.build(config, 'float32', 'none', 'student')
     boxes = jax.tree_util.tree_leaves_with_path(
-        gemma3.abstract_params(module), is_leaf=lambda x: hasattr(x, 'value')
+      gemma3.abstract_params(module), is_leaf=lambda x: hasattr(x, 'value')
     )
     wanted = {
-        tuple(key.key for key in path): box.value.shape for path, box in boxes
+      tuple(key.key for key in path): box.value.shape for path, box in boxes
     }
     assert found == wanted, variant
 

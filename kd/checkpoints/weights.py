@@ -39,8 +39,10 @@ def _split(init: str) -> tuple[str, str]:
   prefix, colon, place = init.partition(':')
   if prefix not in PREFIXES or not colon or not place:
     raise errors.ConfigError(
-        'init', f'found {init!r}', legal='hf:DIR, gguf:FILE',
-        nearest=errors.nearest(prefix, PREFIXES),
+      'init',
+      f'found {init!r}',
+      legal='hf:DIR, gguf:FILE',
+      nearest=errors.nearest(prefix, PREFIXES),
     )
   return prefix, place
 
@@ -92,17 +94,18 @@ def pattern_warning(config: gemma3_config.Gemma3Config) -> str:
     return ''
   kinds = ''.join(kind[0] for kind in config.layer_kinds)
   text = (
-      f'layer kinds {kinds} (l: local, g: global) are not five local layers to '
-      'one global: llama.cpp, and whatever else derives the kind from a '
-      "layer's number, cannot load this model; transformers from 4.53 and "
-      'vLLM, which read layer_types, can'
+    f'layer kinds {kinds} (l: local, g: global) are not five local layers to '
+    'one global: llama.cpp, and whatever else derives the kind from a '
+    "layer's number, cannot load this model; transformers from 4.53 and "
+    'vLLM, which read layer_types, can'
   )
   logging.warning('%s', text)
   return text
 
 
-def check_keep_layers(keep_layers: Sequence[int], num_layers: int,
-                      path: str) -> None:
+def check_keep_layers(
+  keep_layers: Sequence[int], num_layers: int, path: str
+) -> None:
   """Raises ConfigError unless the indices rise within 0..num_layers - 1."""
   legal = f'indices in rising order, 0 to {num_layers - 1}'
   for i in keep_layers:
@@ -113,20 +116,23 @@ def check_keep_layers(keep_layers: Sequence[int], num_layers: int,
       raise errors.ConfigError(path, f'found {i} before {j}', legal=legal)
 
 
-def _kept(config: gemma3_config.Gemma3Config,
-          keep_layers: Sequence[int]) -> tuple[int, ...]:
+def _kept(
+  config: gemma3_config.Gemma3Config, keep_layers: Sequence[int]
+) -> tuple[int, ...]:
   check_keep_layers(keep_layers, config.num_layers, 'student.keep_layers')
   return tuple(keep_layers) or tuple(range(config.num_layers))
 
 
-def _check_config(source: Any, kept: Sequence[int],
-                  model: gemma3.Gemma3) -> None:
+def _check_config(
+  source: Any, kept: Sequence[int], model: gemma3.Gemma3
+) -> None:
   """Raises ConfigError if the module is not of the source's kept layers."""
   found = dataclasses.asdict(source.config.keep_layers(kept))
   wanted = dataclasses.asdict(model.config)
   differ = [
-      f'{key} is {found[key]!r} there and {wanted[key]!r} in the model'
-      for key in found if found[key] != wanted[key]
+    f'{key} is {found[key]!r} there and {wanted[key]!r} in the model'
+    for key in found
+    if found[key] != wanted[key]
   ]
   if differ:
     raise errors.ConfigError(source.file, '; '.join(differ))
@@ -135,11 +141,12 @@ def _check_config(source: Any, kept: Sequence[int],
 def _check_tensors(source: Any) -> None:
   """Raises ConfigError naming every tensor missing, extra or misshapen."""
   wanted = {
-      t.name(source.layout): t.file_shape for t in names.tensors(source.config)
+    t.name(source.layout): t.file_shape for t in names.tensors(source.config)
   }
   problems = [
-      f'{name} is missing, {list(shape)} expected'
-      for name, shape in wanted.items() if name not in source.shapes
+    f'{name} is missing, {list(shape)} expected'
+    for name, shape in wanted.items()
+    if name not in source.shapes
   ]
   for name, shape in source.shapes.items():
     if name not in wanted:
@@ -148,14 +155,15 @@ def _check_tensors(source: Any) -> None:
       problems.append(f'{name} {list(shape)} is no part of the model{near}')
     elif shape != wanted[name]:
       problems.append(
-          f'{name} has shape {list(shape)}, {list(wanted[name])} expected'
+        f'{name} has shape {list(shape)}, {list(wanted[name])} expected'
       )
   if problems:
     raise errors.ConfigError(source.file, '; '.join(problems))
 
 
 def _by_leaf(
-    source_config: gemma3_config.Gemma3Config, kept: Sequence[int],
+  source_config: gemma3_config.Gemma3Config,
+  kept: Sequence[int],
 ) -> dict[tuple[str, ...], list[tuple[names.Tensor, names.Tensor]]]:
   """For each parameter of the kept model, its (target, source) tensors."""
   target_config = source_config.keep_layers(kept)
@@ -165,15 +173,19 @@ def _by_leaf(
   chosen = list(top)
   for i in kept:
     start = len(top) + i * per_layer
-    chosen += sources[start:start + per_layer]
+    chosen += sources[start : start + per_layer]
   leaves = {}
   for target, source in zip(names.tensors(target_config), chosen, strict=True):
     leaves.setdefault(target.path, []).append((target, source))
   return leaves
 
 
-def load(init: str, model: gemma3.Gemma3, shardings: types.PyTree | None,
-         keep_layers: Sequence[int]) -> types.PyTree:
+def load(
+  init: str,
+  model: gemma3.Gemma3,
+  shardings: types.PyTree | None,
+  keep_layers: Sequence[int],
+) -> types.PyTree:
   """Reads parameters, tensor by tensor, into their shards.
 
   Nothing is read before every tensor's name and shape is known to be right. At
@@ -200,7 +212,7 @@ def load(init: str, model: gemma3.Gemma3, shardings: types.PyTree | None,
   _check_tensors(source)
   if source.skipped:
     logging.info(
-        '%s: left out %d vision tensors', source.file, len(source.skipped)
+      '%s: left out %d vision tensors', source.file, len(source.skipped)
     )
   params = {}
   for path, pairs in _by_leaf(source.config, kept).items():
@@ -209,8 +221,9 @@ def load(init: str, model: gemma3.Gemma3, shardings: types.PyTree | None,
   return params
 
 
-def _assemble(source: Any,
-              pairs: list[tuple[names.Tensor, names.Tensor]]) -> np.ndarray:
+def _assemble(
+  source: Any, pairs: list[tuple[names.Tensor, names.Tensor]]
+) -> np.ndarray:
   """One parameter on the host, float32."""
   target, first = pairs[0]
 
@@ -226,21 +239,25 @@ def _assemble(source: Any,
   return stacked
 
 
-def _place(array: np.ndarray,
-           sharding: jax.sharding.Sharding | None) -> jax.Array:
+def _place(
+  array: np.ndarray, sharding: jax.sharding.Sharding | None
+) -> jax.Array:
   """Puts each device's part there, and waits: the host copy can go then."""
   if sharding is None:
     placed = jax.device_put(array)
   else:
     placed = jax.make_array_from_callback(
-        array.shape, sharding, lambda index: array[index]
+      array.shape, sharding, lambda index: array[index]
     )
   return placed.block_until_ready()
 
 
-def layers_from(params: types.PyTree, config: gemma3_config.Gemma3Config,
-                keep_layers: Sequence[int],
-                shardings: types.PyTree | None = None) -> types.PyTree:
+def layers_from(
+  params: types.PyTree,
+  config: gemma3_config.Gemma3Config,
+  keep_layers: Sequence[int],
+  shardings: types.PyTree | None = None,
+) -> types.PyTree:
   """A smaller model's parameters: copies of a loaded model's kept layers.
 
   Args:

@@ -13,8 +13,10 @@ from kd.partitioning import rules
 
 def _shardings(mesh, model):
   return rules.param_shardings(
-      mesh, gemma3.logical_axes(model), nn.unbox(gemma3.abstract_params(model)),
-      'student',
+    mesh,
+    gemma3.logical_axes(model),
+    nn.unbox(gemma3.abstract_params(model)),
+    'student',
   )
 
 
@@ -24,7 +26,7 @@ def test_each_device_gets_its_part_of_each_parameter(tmp_path):
   params = gemma3.init_params(model, jax.random.key(0))
   directory = str(tmp_path / 'model')
   huggingface.write(
-      directory, params, config, 'float32', 2, [1], 0, lambda _: None
+    directory, params, config, 'float32', 2, [1], 0, lambda _: None
   )
   mesh = meshes.make(dict(data=1, fsdp=4, tensor=2), jax.devices())
   shardings = _shardings(mesh, model)
@@ -35,14 +37,12 @@ def test_each_device_gets_its_part_of_each_parameter(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, found, params)
 
   half = gemma3.build(
-      config.keep_layers((1, 3, 5)), 'float32', 'none', 'student'
+    config.keep_layers((1, 3, 5)), 'float32', 'none', 'student'
   )
   wanted = weights.load(
-      f'hf:{directory}', half, _shardings(mesh, half), (1, 3, 5)
+    f'hf:{directory}', half, _shardings(mesh, half), (1, 3, 5)
   )
-  taken = weights.layers_from(
-      found, config, (1, 3, 5), _shardings(mesh, half)
-  )
+  taken = weights.layers_from(found, config, (1, 3, 5), _shardings(mesh, half))
   same = lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim)
   assert all(jax.tree.leaves(jax.tree.map(same, taken, wanted)))
   jax.tree.map(np.testing.assert_array_equal, taken, wanted)

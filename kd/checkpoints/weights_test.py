@@ -18,10 +18,20 @@ from kd.models import gemma3_config
 
 # Two groups of 6 layers, and 2 that are left.
 _CONFIG = gemma3_config.Gemma3Config(
-    embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=2, head_dim=32,
-    vocab_size=96, layer_kinds=gemma3_config.published_kinds(14), window=8,
-    context=128, query_scale=32.0, local_rope_base=1e4, global_rope_base=1e6,
-    global_rope_factor=8.0, norm_epsilon=1e-6,
+  embed_dim=32,
+  mlp_dim=64,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=32,
+  vocab_size=96,
+  layer_kinds=gemma3_config.published_kinds(14),
+  window=8,
+  context=128,
+  query_scale=32.0,
+  local_rope_base=1e4,
+  global_rope_base=1e6,
+  global_rope_factor=8.0,
+  norm_epsilon=1e-6,
 )
 
 
@@ -33,11 +43,11 @@ def _random_params():
   """Values that bfloat16 holds exactly, and that 1 + w doesn't round."""
   random = np.random.default_rng(0)
   shapes = jax.eval_shape(
-      lambda: gemma3.init_params(_build(), jax.random.key(0))
+    lambda: gemma3.init_params(_build(), jax.random.key(0))
   )
   return jax.tree.map(
-      lambda s: (random.integers(-120, 120, s.shape) / 128).astype(np.float32),
-      shapes,
+    lambda s: (random.integers(-120, 120, s.shape) / 128).astype(np.float32),
+    shapes,
   )
 
 
@@ -55,8 +65,15 @@ def hf_dir(params, tmp_path_factory):
 
 def _write_hf(directory, params, dtype='float32', **options):
   huggingface.write(
-      directory, params, _CONFIG, dtype, 2, [1, 106], 0, lambda _: None,
-      **options,
+    directory,
+    params,
+    _CONFIG,
+    dtype,
+    2,
+    [1, 106],
+    0,
+    lambda _: None,
+    **options,
   )
 
 
@@ -132,7 +149,7 @@ def test_shards_with_an_index_and_bfloat16_rounded_once(params, tmp_path):
   assert abs(size - 2 * gemma3_config.parameter_count(_CONFIG)) < header_bytes
   found = weights.load(f'hf:{directory}', _build(), None, ())
   rounded = jax.tree.map(
-      lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), exact
+    lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), exact
   )
   _assert_equal(found, rounded)
 
@@ -145,8 +162,9 @@ def test_a_failed_write_leaves_what_was_there(hf_dir, params, tmp_path):
     raise OSError('disk full')
 
   with pytest.raises(OSError, match='disk full'):
-    huggingface.write(str(directory), params, _CONFIG, 'bfloat16', 2, [1], 0,
-                      fail)
+    huggingface.write(
+      str(directory), params, _CONFIG, 'bfloat16', 2, [1], 0, fail
+    )
   assert os.listdir(tmp_path) == ['model']
   assert sorted(os.listdir(directory)) == sorted(os.listdir(hf_dir))
   _assert_equal(weights.load(f'hf:{directory}', _build(), None, ()), params)
@@ -157,14 +175,14 @@ def test_known_prefixes_load_alike_and_vision_is_counted(changed, params):
 
     def rename(tensors, prefix=prefix):
       renamed = {
-          prefix + key.removeprefix('model.'): x for key, x in tensors.items()
+        prefix + key.removeprefix('model.'): x for key, x in tensors.items()
       }
       home = 'model.' if prefix.startswith('model.') else ''
       renamed[f'{home}vision_tower.vision_model.post_layernorm.bias'] = (
-          np.zeros(3, np.float32)
+        np.zeros(3, np.float32)
       )
-      renamed['multi_modal_projector.mm_soft_emb_norm.weight'] = (
-          np.zeros(3, np.float32)
+      renamed['multi_modal_projector.mm_soft_emb_norm.weight'] = np.zeros(
+        3, np.float32
       )
       return renamed
 

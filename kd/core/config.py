@@ -35,7 +35,7 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 
 
 def differences(
-    old: Mapping[str, Any], new: Mapping[str, Any]
+  old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
   """Yields (path, old value, new value) of each leaf that differs."""
   absent = 'absent'
@@ -80,24 +80,27 @@ def check_fields(config: Any, base: Any, prefix: str = '') -> None:
       raise errors.ConfigError(path, 'missing: configs/base.py has it')
     value = config[key]
     if _is_dict(default) != _is_dict(value) or (
-        not _is_dict(default) and not _type_fits(value, default)
+      not _is_dict(default) and not _type_fits(value, default)
     ):
       raise errors.ConfigError(
-          path, f'found {value!r} of type {type(value).__name__}',
-          legal=type(default).__name__,
+        path,
+        f'found {value!r} of type {type(value).__name__}',
+        legal=type(default).__name__,
       )
     if _is_dict(default) and path not in OPEN:
       check_fields(value, default, f'{path}.')
 
 
-def check_argument_types(spec: Mapping[str, Any], like: Mapping[str, Any],
-                         path: str) -> None:
+def check_argument_types(
+  spec: Mapping[str, Any], like: Mapping[str, Any], path: str
+) -> None:
   """Refuses arguments whose type differs from that in `like`."""
   for key, value in spec.items():
     if key in like and not _is_dict(value) and not _type_fits(value, like[key]):
       raise errors.ConfigError(
-          f'{path}.{key}', f'found {value!r} of type {type(value).__name__}',
-          legal=type(like[key]).__name__,
+        f'{path}.{key}',
+        f'found {value!r} of type {type(value).__name__}',
+        legal=type(like[key]).__name__,
       )
 
 
@@ -106,8 +109,10 @@ def _check_overrides(argv, flag_name):
   chosen = [a for a in argv if re.match(rf'-{{1,2}}{flag_name}=', a)]
   if not chosen:
     raise errors.ConfigError(
-        f'--{flag_name}', 'not given', legal='a file such as '
-        'configs/quickstart.py, or one with an argument: FILE:ARGUMENT'
+      f'--{flag_name}',
+      'not given',
+      legal='a file such as '
+      'configs/quickstart.py, or one with an argument: FILE:ARGUMENT',
     )
   location = chosen[-1].split('=', 1)[1]
   config = load(location, flag_name)
@@ -122,9 +127,10 @@ def _check_overrides(argv, flag_name):
         legal = list(node) if _is_dict(node) else []
         error = errors.unknown(path, 'field', key, legal)
         raise errors.ConfigError(
-            path, f'no field {key!r} in {parent} ({argument})',
-            legal=', '.join(legal) or f'{parent} is a value',
-            nearest=errors.nearest(key, legal),
+          path,
+          f'no field {key!r} in {parent} ({argument})',
+          legal=', '.join(legal) or f'{parent} is a value',
+          nearest=errors.nearest(key, legal),
         ) from error
       node = node[key]
 
@@ -141,13 +147,14 @@ def load(location: str, flag_name: str) -> ml_collections.ConfigDict:
     there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     there = [os.path.join(folder, f) for f in there if f.endswith('.py')]
     raise errors.ConfigError(
-        f'--{flag_name}', f'no file {file!r} (in {os.getcwd()})',
-        legal=', '.join(there) or 'a Python file with get_config()',
-        nearest=errors.nearest(file, there),
+      f'--{flag_name}',
+      f'no file {file!r} (in {os.getcwd()})',
+      legal=', '.join(there) or 'a Python file with get_config()',
+      nearest=errors.nearest(file, there),
     )
   try:
     config = config_flags.config_flags.ConfigFileFlagParser(flag_name).parse(
-        location
+      location
     )
   except errors.KdError:
     raise
@@ -155,8 +162,9 @@ def load(location: str, flag_name: str) -> ml_collections.ConfigDict:
     raise errors.ConfigError(file, f'get_config failed: {e}') from e
   if not isinstance(config, ml_collections.ConfigDict):
     raise errors.ConfigError(
-        file, f'get_config returned {type(config).__name__}',
-        legal='an ml_collections.ConfigDict',
+      file,
+      f'get_config returned {type(config).__name__}',
+      legal='an ml_collections.ConfigDict',
     )
   return config
 

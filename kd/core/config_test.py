@@ -11,10 +11,17 @@ from kd.core import errors
 
 
 def _base():
-  return ml_collections.ConfigDict(dict(
-      steps=1, lr=0.1, on=True, layers=(), name='a', part=dict(size=2),
+  return ml_collections.ConfigDict(
+    dict(
+      steps=1,
+      lr=0.1,
+      on=True,
+      layers=(),
+      name='a',
+      part=dict(size=2),
       losses=dict(kl=dict(weight=1.0)),
-  ))
+    )
+  )
 
 
 def _changed(**changes):
@@ -26,11 +33,13 @@ def _changed(**changes):
 
 def test_fitting_types_pass():
   config_lib.check_fields(
-      _changed(lr=1, layers=[1, 3], losses=dict(any=3)), _base()
+    _changed(lr=1, layers=[1, 3], losses=dict(any=3)), _base()
   )
 
 
-@pytest.mark.parametrize('changes,words', [
+@pytest.mark.parametrize(
+  'changes,words',
+  [
     (dict(step=2), ('step', "unknown field 'step'", "'steps'")),
     (dict(part=dict(sise=3)), ('part.sise', "'size'")),
     (dict(steps=1.5), ('steps', '1.5', 'float', 'int')),
@@ -39,7 +48,8 @@ def test_fitting_types_pass():
     (dict(name=3), ('name', 'str')),
     (dict(layers='1,2'), ('layers', 'tuple')),
     (dict(part=3), ('part', 'int')),
-])
+  ],
+)
 def test_other_fields_are_named(changes, words):
   # A file may put any type anywhere: plain dicts know no types.
   config = _base().to_dict()
@@ -63,8 +73,8 @@ def test_differences_are_leaves():
   new['part']['size'] = 3
   new['losses']['ce'] = {'weight': 0.5}
   assert list(config_lib.differences(old, new)) == [
-      ('losses.ce.weight', 'absent', 0.5),
-      ('part.size', 2, 3),
+    ('losses.ce.weight', 'absent', 0.5),
+    ('part.size', 2, 3),
   ]
 
 

@@ -1,7 +1,7 @@
 """The errors that end a run, each with its documented exit code."""
 
-import difflib
 from collections.abc import Iterable, Sequence
+import difflib
 
 
 class KdError(Exception):
@@ -20,11 +20,11 @@ class ConfigError(KdError):
   exit_code = 2
 
   def __init__(
-      self,
-      path: str,
-      found: str,
-      legal: str = '',
-      nearest: str = '',
+    self,
+    path: str,
+    found: str,
+    legal: str = '',
+    nearest: str = '',
   ):
     """Builds the message from its four parts.
 
@@ -65,8 +65,9 @@ def nearest(name: str, legal: Iterable[str]) -> str:
   return matches[0] if matches else ''
 
 
-def unknown(path: str, kind: str, name: str,
-            legal: Sequence[str]) -> ConfigError:
+def unknown(
+  path: str, kind: str, name: str, legal: Sequence[str]
+) -> ConfigError:
   """An error for a name that is not among the legal ones.
 
   Args:
@@ -79,8 +80,8 @@ def unknown(path: str, kind: str, name: str,
     The error, to be raised by the caller.
   """
   return ConfigError(
-      path,
-      f'unknown {kind} {name!r}',
-      legal=', '.join(sorted(legal)) or 'none',
-      nearest=nearest(name, legal),
+    path,
+    f'unknown {kind} {name!r}',
+    legal=', '.join(sorted(legal)) or 'none',
+    nearest=nearest(name, legal),
   )

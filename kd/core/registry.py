@@ -37,9 +37,9 @@ class Registry:
     """The keyword-only parameters of the builder of that name."""
     parameters = inspect.signature(self._builders[name]).parameters
     return {
-        key: p
-        for key, p in parameters.items()
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
+      key: p
+      for key, p in parameters.items()
+      if p.kind is inspect.Parameter.KEYWORD_ONLY
     }
 
   def check(self, spec: Mapping[str, Any], path: str) -> None:
@@ -51,18 +51,18 @@ class Registry:
     """
     if spec['name'] not in self._builders:
       raise errors.unknown(
-          f'{path}.name', self.kind, str(spec['name']), self.names()
+        f'{path}.name', self.kind, str(spec['name']), self.names()
       )
     legal = self.arguments(spec['name'])
     for key in spec:
       if key != 'name' and key not in legal:
         raise errors.unknown(
-            f'{path}.{key}', f'argument of {spec["name"]}', key, list(legal)
+          f'{path}.{key}', f'argument of {spec["name"]}', key, list(legal)
         )
     for key, parameter in legal.items():
       if parameter.default is inspect.Parameter.empty and key not in spec:
         raise errors.ConfigError(
-            f'{path}.{key}', f'missing: {spec["name"]} needs it'
+          f'{path}.{key}', f'missing: {spec["name"]} needs it'
         )
 
   def build(self, spec: Mapping[str, Any], path: str, *args: Any) -> Any:

@@ -23,11 +23,14 @@ def test_builds_from_a_spec():
   assert _registry().build(spec, 'shape', 10) == 60
 
 
-@pytest.mark.parametrize('change,words', [
+@pytest.mark.parametrize(
+  'change,words',
+  [
     ({'name': 'bax'}, ("part.name: unknown shape 'bax'", "'box'")),
-    ({'widht': 1}, ("part.widht", "'width'")),
+    ({'widht': 1}, ('part.widht', "'width'")),
     ({'width': -1}, ('part.width: found -1; legal: 0 or more',)),
-])
+  ],
+)
 def test_wrong_specs_are_named(change, words):
   spec = {'name': 'box', 'width': 2, 'height': 3, **change}
   with pytest.raises(errors.ConfigError) as e:

@@ -10,19 +10,26 @@ from typing import Any
 import jax
 
 _PACKAGES = (
-    'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'seqio',
-    'tensorflow', 'numpy',
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'grain',
+  'seqio',
+  'tensorflow',
+  'numpy',
 )
 
 
 def collect() -> dict[str, Any]:
   """Versions, devices and command line of this process."""
   return {
-      'command': sys.argv,
-      'python': platform.python_version(),
-      'packages': {name: metadata.version(name) for name in _PACKAGES},
-      'devices': [str(d) for d in jax.devices()],
-      'process_count': jax.process_count(),
+    'command': sys.argv,
+    'python': platform.python_version(),
+    'packages': {name: metadata.version(name) for name in _PACKAGES},
+    'devices': [str(d) for d in jax.devices()],
+    'process_count': jax.process_count(),
   }
 
 

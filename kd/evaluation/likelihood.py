@@ -15,10 +15,10 @@ Scores = dict[str, np.ndarray]
 
 
 def make(
-    model: gemma3.Gemma3,
-    teacher_targets: Callable[[types.Batch], types.Targets] | None,
-    mesh: jax.sharding.Mesh,
-    chunk_tokens: int,
+  model: gemma3.Gemma3,
+  teacher_targets: Callable[[types.Batch], types.Targets] | None,
+  mesh: jax.sharding.Mesh,
+  chunk_tokens: int,
 ) -> Callable[[types.PyTree, Iterable[types.Batch]], Scores]:
   """Returns the function that scores rows.
 
@@ -37,10 +37,10 @@ def make(
   @jax.jit
   def score(params, batch, targets):
     hidden, _ = model.apply(
-        {'params': params}, batch.tokens, batch.positions, batch.segment_ids
+      {'params': params}, batch.tokens, batch.positions, batch.segment_ids
     )
     return objective.statistics(
-        hidden, params['embedding'], targets, batch, chunk_tokens
+      hidden, params['embedding'], targets, batch, chunk_tokens
     )
 
   def run(params, batches):
@@ -51,8 +51,8 @@ def make(
       with rules.active(mesh):
         parts.append(jax.device_get(score(params, placed, targets)))
     joined = {
-        key: np.concatenate([p[key] for p in parts]).astype(np.float64)
-        for key in parts[0]
+      key: np.concatenate([p[key] for p in parts]).astype(np.float64)
+      for key in parts[0]
     }
     scored = joined['weight'] > 0
     return {key: value[scored] for key, value in joined.items()}
@@ -72,8 +72,8 @@ def summarize(scores: Scores) -> dict[str, float]:
   """
   weight = scores['weight'].sum()
   means = {
-      key: float(scores[key].sum() / weight)
-      for key in ('nll', 'kl', 'agreement')
-      if key in scores
+    key: float(scores[key].sum() / weight)
+    for key in ('nll', 'kl', 'agreement')
+    if key in scores
   }
   return {**means, 'perplexity': math.exp(min(means['nll'], 700.0))}

@@ -8,8 +8,9 @@ from kd.core import types
 from kd.losses import terms
 
 
-def forward_kl_per_token(student: types.Array, teacher: types.Array,
-                         temperature: float) -> types.Array:
+def forward_kl_per_token(
+  student: types.Array, teacher: types.Array, temperature: float
+) -> types.Array:
   """T^2 KL(p || q), p and q at temperature T (arXiv 1503.02531, section 2).
 
   The factor keeps the gradient's size when T changes. An id to which the
@@ -36,7 +37,7 @@ def forward_kl(*, temperature: float):
   """Builds the forward KL term."""
   if not temperature > 0:
     raise errors.ConfigError(
-        'temperature', f'found {temperature}', legal='above 0'
+      'temperature', f'found {temperature}', legal='above 0'
     )
 
   def per_token(logits):

@@ -38,10 +38,10 @@ def _from_chunks(x, length):
 
 def _project(hidden, unembedding):
   logits = jnp.einsum(
-      'bld,vd->blv',
-      hidden,
-      unembedding.astype(hidden.dtype),
-      preferred_element_type=jnp.float32,
+    'bld,vd->blv',
+    hidden,
+    unembedding.astype(hidden.dtype),
+    preferred_element_type=jnp.float32,
   )
   return rules.constrain(logits, ('batch', None, 'vocab'))
 
@@ -52,20 +52,20 @@ def _loss_logits(student, targets, hidden_t, labels):
     return terms_lib.Logits(student=student, teacher=None, labels=labels)
   shared = min(student.shape[-1], targets.unembedding.shape[0])
   return terms_lib.Logits(
-      student=student,
-      teacher=_project(hidden_t, targets.unembedding[:shared]),
-      labels=labels,
+    student=student,
+    teacher=_project(hidden_t, targets.unembedding[:shared]),
+    labels=labels,
   )
 
 
 def scan_chunks(
-    function: Callable[..., types.PyTree],
-    empty: types.PyTree,
-    hidden: Array,
-    targets: types.Targets | None,
-    labels: Array,
-    weights: Array,
-    chunk_tokens: int,
+  function: Callable[..., types.PyTree],
+  empty: types.PyTree,
+  hidden: Array,
+  targets: types.Targets | None,
+  labels: Array,
+  weights: Array,
+  chunk_tokens: int,
 ) -> types.PyTree:
   """Sums a function over chunks of positions; skips those without weight.
 
@@ -86,25 +86,34 @@ def scan_chunks(
   batch, length = labels.shape
   positions = max(1, min(length, chunk_tokens // batch))
   inputs = jax.tree.map(
-      lambda x: _to_chunks(x, positions),
-      (hidden, targets and targets.final_hidden, labels, weights),
+    lambda x: _to_chunks(x, positions),
+    (hidden, targets and targets.final_hidden, labels, weights),
   )
 
   def body(sums, chunk):
     shape = jax.eval_shape(function, sums, *chunk)[1]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
     return jax.lax.cond(
-        jnp.any(chunk[-1] != 0),
-        lambda: function(sums, *chunk),
-        lambda: (sums, zeros),
+      jnp.any(chunk[-1] != 0),
+      lambda: function(sums, *chunk),
+      lambda: (sums, zeros),
     )
 
   sums, outputs = jax.lax.scan(body, empty, inputs)
   return sums, jax.tree.map(lambda x: _from_chunks(x, length), outputs)
 
 
-def _run(terms, chunk_tokens, with_gradient, hidden, unembedding, targets,
-         labels, weights, scales):
+def _run(
+  terms,
+  chunk_tokens,
+  with_gradient,
+  hidden,
+  unembedding,
+  targets,
+  labels,
+  weights,
+  scales,
+):
   """Sums of the terms and, if asked for, gradients of their scaled total."""
 
   def chunk_sums(student, hidden_t, labels_c, weights_c):
@@ -125,14 +134,14 @@ def _run(terms, chunk_tokens, with_gradient, hidden, unembedding, targets,
       _, new = chunk_sums(student, hidden_t, labels_c, weights_c)
       return (jax.tree.map(jnp.add, sums, new), d_unembedding), None
     d_logits, new = jax.grad(chunk_sums, has_aux=True)(
-        student, hidden_t, labels_c, weights_c
+      student, hidden_t, labels_c, weights_c
     )
     d_logits = d_logits.astype(hidden_c.dtype)
     d_hidden = jnp.einsum(
-        'blv,vd->bld', d_logits, unembedding.astype(hidden_c.dtype)
+      'blv,vd->bld', d_logits, unembedding.astype(hidden_c.dtype)
     )
     d_unembedding += jnp.einsum(
-        'blv,bld->vd', d_logits, hidden_c, preferred_element_type=jnp.float32
+      'blv,bld->vd', d_logits, hidden_c, preferred_element_type=jnp.float32
     )
     return (jax.tree.map(jnp.add, sums, new), d_unembedding), d_hidden
 
@@ -141,7 +150,7 @@ def _run(terms, chunk_tokens, with_gradient, hidden, unembedding, targets,
   if with_gradient:
     gradient = rules.constrain(gradient, ('vocab', 'embed'))
   (sums, gradient), d_hidden = scan_chunks(
-      chunk, (zeros, gradient), hidden, targets, labels, weights, chunk_tokens
+    chunk, (zeros, gradient), hidden, targets, labels, weights, chunk_tokens
   )
   return sums, d_hidden, gradient
 
@@ -151,20 +160,36 @@ def _total(sums, scales):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _objective(terms, chunk_tokens, hidden, unembedding, targets, labels,
-               weights, scales):
+def _objective(
+  terms, chunk_tokens, hidden, unembedding, targets, labels, weights, scales
+):
   sums, _, _ = _run(
-      terms, chunk_tokens, False, hidden, unembedding, targets, labels,
-      weights, scales,
+    terms,
+    chunk_tokens,
+    False,
+    hidden,
+    unembedding,
+    targets,
+    labels,
+    weights,
+    scales,
   )
   return _total(sums, scales), sums
 
 
-def _objective_forward(terms, chunk_tokens, hidden, unembedding, targets,
-                       labels, weights, scales):
+def _objective_forward(
+  terms, chunk_tokens, hidden, unembedding, targets, labels, weights, scales
+):
   sums, d_hidden, d_unembedding = _run(
-      terms, chunk_tokens, True, hidden, unembedding, targets, labels,
-      weights, scales,
+    terms,
+    chunk_tokens,
+    True,
+    hidden,
+    unembedding,
+    targets,
+    labels,
+    weights,
+    scales,
   )
   return (_total(sums, scales), sums), (d_hidden, d_unembedding)
 
@@ -174,17 +199,21 @@ def _objective_backward(terms, chunk_tokens, residuals, cotangents):
   d_hidden, d_unembedding = residuals
   scale = cotangents[0]
   return (
-      (d_hidden * scale).astype(d_hidden.dtype),
-      d_unembedding * scale,
-      None, None, None, None,
+    (d_hidden * scale).astype(d_hidden.dtype),
+    d_unembedding * scale,
+    None,
+    None,
+    None,
+    None,
   )
 
 
 _objective.defvjp(_objective_forward, _objective_backward)
 
 
-def scales(terms: Sequence[terms_lib.Term],
-           total_weight: Array) -> dict[str, Array]:
+def scales(
+  terms: Sequence[terms_lib.Term], total_weight: Array
+) -> dict[str, Array]:
   """What each term's sum is multiplied by: its weight over that of targets.
 
   Args:
@@ -192,19 +221,20 @@ def scales(terms: Sequence[terms_lib.Term],
     total_weight: float32 [], the sum of target weights over the whole batch,
       all micro-batches and devices; where it is 0 every scale is 0.
   """
-  inverse = jnp.where(total_weight > 0, 1.0 / jnp.maximum(total_weight, 1e-9),
-                      0.0)
+  inverse = jnp.where(
+    total_weight > 0, 1.0 / jnp.maximum(total_weight, 1e-9), 0.0
+  )
   return {term.key: term.weight * inverse for term in terms}
 
 
 def objective(
-    terms: Sequence[terms_lib.Term],
-    hidden: Array,
-    unembedding: Array,
-    targets: types.Targets | None,
-    batch: types.Batch,
-    term_scales: Mapping[str, Array],
-    chunk_tokens: int,
+  terms: Sequence[terms_lib.Term],
+  hidden: Array,
+  unembedding: Array,
+  targets: types.Targets | None,
+  batch: types.Batch,
+  term_scales: Mapping[str, Array],
+  chunk_tokens: int,
 ) -> tuple[Array, dict[str, Array]]:
   """The total and each term's sum over a batch's tokens.
 
@@ -227,15 +257,24 @@ def objective(
   if not any(term.needs_teacher for term in terms):
     targets = None
   return _objective(
-      tuple(terms), chunk_tokens, hidden, unembedding,
-      jax.lax.stop_gradient(targets), batch.targets, batch.weights,
-      dict(term_scales),
+    tuple(terms),
+    chunk_tokens,
+    hidden,
+    unembedding,
+    jax.lax.stop_gradient(targets),
+    batch.targets,
+    batch.weights,
+    dict(term_scales),
   )
 
 
-def statistics(hidden: Array, unembedding: Array,
-               targets: types.Targets | None, batch: types.Batch,
-               chunk_tokens: int) -> dict[str, Array]:
+def statistics(
+  hidden: Array,
+  unembedding: Array,
+  targets: types.Targets | None,
+  batch: types.Batch,
+  chunk_tokens: int,
+) -> dict[str, Array]:
   """Per-row sums over target tokens, for evaluation.
 
   Args:
@@ -250,6 +289,7 @@ def statistics(hidden: Array, unembedding: Array,
     in nats at temperature 1 and 'agreement', the weight of targets at which
     both models' most likely tokens are the same.
   """
+
   def chunk(sums, hidden_c, hidden_t, labels, weights):
     student = _project(hidden_c, unembedding)
     logits = _loss_logits(student, targets, hidden_t, labels)
@@ -260,7 +300,7 @@ def statistics(hidden: Array, unembedding: Array,
       best = [jnp.argmax(x, -1) for x in pair]
       values['agreement'] = (best[0] == best[1]).astype(jnp.float32)
     weighted = {
-        k: jnp.where(weights != 0, v, 0.0) * weights for k, v in values.items()
+      k: jnp.where(weights != 0, v, 0.0) * weights for k, v in values.items()
     }
     weighted['weight'] = weights
     return {k: sums[k] + jnp.sum(v, -1) for k, v in weighted.items()}, None
@@ -268,7 +308,12 @@ def statistics(hidden: Array, unembedding: Array,
   keys = ['weight', 'nll'] + (['kl', 'agreement'] if targets else [])
   empty = {key: jnp.zeros(batch.weights.shape[0]) for key in keys}
   sums, _ = scan_chunks(
-      chunk, empty, hidden, targets, batch.targets, batch.weights,
-      chunk_tokens,
+    chunk,
+    empty,
+    hidden,
+    targets,
+    batch.targets,
+    batch.weights,
+    chunk_tokens,
   )
   return sums

@@ -12,8 +12,8 @@ from kd.losses import objective
 from kd.losses import terms as terms_lib
 
 TERMS = {
-    'kl': {'name': 'forward_kl', 'weight': 0.7, 'temperature': 2.0},
-    'ce': {'name': 'cross_entropy', 'weight': 0.3},
+  'kl': {'name': 'forward_kl', 'weight': 0.7, 'temperature': 2.0},
+  'ce': {'name': 'cross_entropy', 'weight': 0.3},
 }
 
 
@@ -25,7 +25,9 @@ def log_softmax(x):
 def reference(case, terms=None):
   """Values and gradients of the whole objective, in float64."""
   terms = terms or TERMS
-  h, w, th, tw = (np.asarray(case[k], np.float64) for k in ('h', 'w', 'th', 'tw'))
+  h, w, th, tw = (
+    np.asarray(case[k], np.float64) for k in ('h', 'w', 'th', 'tw')
+  )
   labels, weights = case['labels'], np.asarray(case['weights'], np.float64)
   student = h @ w.T
   teacher = th @ tw.T
@@ -60,18 +62,24 @@ def make_case(batch=2, length=7, vocab=11, teacher_vocab=11, seed=0):
   weights[:, :2] = 0
   labels = rng.integers(0, min(vocab, teacher_vocab), (batch, length))
   return dict(
-      h=normal(batch, length, 5), w=normal(vocab, 5),
-      th=normal(batch, length, 3), tw=normal(teacher_vocab, 3),
-      labels=labels.astype(np.int32), weights=weights,
+    h=normal(batch, length, 5),
+    w=normal(vocab, 5),
+    th=normal(batch, length, 3),
+    tw=normal(teacher_vocab, 3),
+    labels=labels.astype(np.int32),
+    weights=weights,
   )
 
 
 def to_batch(case):
   zeros = jnp.zeros(case['labels'].shape, jnp.int32)
   return types.Batch(
-      tokens=zeros, targets=jnp.asarray(case['labels']), positions=zeros,
-      segment_ids=zeros, weights=jnp.asarray(case['weights']),
-      row_id=zeros[:, 0],
+    tokens=zeros,
+    targets=jnp.asarray(case['labels']),
+    positions=zeros,
+    segment_ids=zeros,
+    weights=jnp.asarray(case['weights']),
+    row_id=zeros[:, 0],
   )
 
 
@@ -80,17 +88,17 @@ def run(case, chunk_tokens=4, terms=None, dtype=jnp.float32):
   batch = to_batch(case)
   scales = objective.scales(terms, jnp.sum(batch.weights))
   targets = types.Targets(
-      jnp.asarray(case['th'], dtype), jnp.asarray(case['tw'])
+    jnp.asarray(case['th'], dtype), jnp.asarray(case['tw'])
   )
 
   def loss(h, w):
     return objective.objective(
-        terms, h, w, targets, batch, scales, chunk_tokens
+      terms, h, w, targets, batch, scales, chunk_tokens
     )
 
   both = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
   (total, sums), grads = jax.jit(both)(
-      jnp.asarray(case['h'], dtype), jnp.asarray(case['w'])
+    jnp.asarray(case['h'], dtype), jnp.asarray(case['w'])
   )
   return total, sums, *grads
 
@@ -122,9 +130,13 @@ def test_value_without_gradient_is_the_same():
   terms = terms_lib.build(TERMS)
   batch = to_batch(case)
   total, _ = objective.objective(
-      terms, jnp.asarray(case['h']), jnp.asarray(case['w']),
-      types.Targets(jnp.asarray(case['th']), jnp.asarray(case['tw'])), batch,
-      objective.scales(terms, jnp.sum(batch.weights)), 4,
+    terms,
+    jnp.asarray(case['h']),
+    jnp.asarray(case['w']),
+    types.Targets(jnp.asarray(case['th']), jnp.asarray(case['tw'])),
+    batch,
+    objective.scales(terms, jnp.sum(batch.weights)),
+    4,
   )
   np.testing.assert_allclose(total, reference(case)[0], rtol=1e-5)
 
@@ -172,13 +184,17 @@ def test_chunks_are_summed_before_they_are_divided():
   w = np.zeros((2, 4), np.float32)
   w[0, 0] = 1
   case = dict(
-      h=h, w=w, th=h, tw=w, labels=np.zeros((1, 4), np.int32),
-      weights=np.array([[1, 0, 1, 1]], np.float32),
+    h=h,
+    w=w,
+    th=h,
+    tw=w,
+    labels=np.zeros((1, 4), np.int32),
+    weights=np.array([[1, 0, 1, 1]], np.float32),
   )
   terms = {'ce': {'name': 'cross_entropy', 'weight': 1.0}}
   for chunk_tokens in (1, 2, 4):
     np.testing.assert_allclose(
-        run(case, chunk_tokens, terms)[0], 2.0, rtol=1e-5
+      run(case, chunk_tokens, terms)[0], 2.0, rtol=1e-5
     )
 
 
@@ -186,7 +202,7 @@ def test_temperature_keeps_the_gradients_size():
   student = jnp.array([0.5, 0.0, -0.5])
   teacher = jnp.array([1.0, 0.0, -1.0])
   norm = lambda t: jnp.linalg.norm(
-      jax.grad(divergences.forward_kl_per_token)(student, teacher, t)
+    jax.grad(divergences.forward_kl_per_token)(student, teacher, t)
   )
   np.testing.assert_allclose(norm(1.0), 0.196, atol=1e-3)
   np.testing.assert_allclose(norm(10.0), 0.235, atol=1e-3)
@@ -210,7 +226,7 @@ def test_suppressed_ids_and_large_logits_stay_finite():
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
   assert np.isfinite(gradient).all()
   loss, gradient = value(
-      jnp.array([1e4, 0.0, -1e4]), jnp.array([-1e4, 0.0, 1e4]), 1.0
+    jnp.array([1e4, 0.0, -1e4]), jnp.array([-1e4, 0.0, 1e4]), 1.0
   )
   np.testing.assert_allclose(loss, 2e4, rtol=1e-6)
   assert np.isfinite(gradient).all()
@@ -230,36 +246,46 @@ def test_statistics_per_row():
   case = make_case(teacher_vocab=14)
   batch = to_batch(case)
   got = objective.statistics(
-      jnp.asarray(case['h']), jnp.asarray(case['w']),
-      types.Targets(jnp.asarray(case['th']), jnp.asarray(case['tw'])), batch,
-      chunk_tokens=4,
+    jnp.asarray(case['h']),
+    jnp.asarray(case['w']),
+    types.Targets(jnp.asarray(case['th']), jnp.asarray(case['tw'])),
+    batch,
+    chunk_tokens=4,
   )
   student = np.asarray(case['h'], np.float64) @ case['w'].T
   teacher = (np.asarray(case['th'], np.float64) @ case['tw'].T)[..., :11]
   log_q, log_p = log_softmax(student), log_softmax(teacher)
   picked = np.take_along_axis(log_q, case['labels'][..., None], -1)[..., 0]
   expected = {
-      'weight': case['weights'],
-      'nll': -picked * case['weights'],
-      'kl': (np.exp(log_p) * (log_p - log_q)).sum(-1) * case['weights'],
-      'agreement': (student.argmax(-1) == teacher.argmax(-1))
-                   * case['weights'],
+    'weight': case['weights'],
+    'nll': -picked * case['weights'],
+    'kl': (np.exp(log_p) * (log_p - log_q)).sum(-1) * case['weights'],
+    'agreement': (student.argmax(-1) == teacher.argmax(-1)) * case['weights'],
   }
   for name, values in expected.items():
     np.testing.assert_allclose(got[name], values.sum(-1), rtol=1e-5)
 
 
-@pytest.mark.parametrize('spec,words', [
+@pytest.mark.parametrize(
+  'spec,words',
+  [
     ({'name': 'forwrd_kl', 'weight': 1.0}, ('losses.a.name', 'forward_kl')),
-    ({'name': 'forward_kl', 'weight': 1.0, 'temprature': 1.0},
-     ('losses.a.temprature', 'temperature')),
+    (
+      {'name': 'forward_kl', 'weight': 1.0, 'temprature': 1.0},
+      ('losses.a.temprature', 'temperature'),
+    ),
     ({'name': 'forward_kl', 'weight': 1.0}, ('losses.a.temperature',)),
-    ({'name': 'forward_kl', 'weight': -1.0, 'temperature': 1.0},
-     ('losses.a.weight', '0 or more')),
-    ({'name': 'forward_kl', 'weight': 1.0, 'temperature': 0.0},
-     ('losses.a.temperature', 'above 0')),
+    (
+      {'name': 'forward_kl', 'weight': -1.0, 'temperature': 1.0},
+      ('losses.a.weight', '0 or more'),
+    ),
+    (
+      {'name': 'forward_kl', 'weight': 1.0, 'temperature': 0.0},
+      ('losses.a.temperature', 'above 0'),
+    ),
     ({'name': 'cross_entropy'}, ('losses.a.weight', 'missing')),
-])
+  ],
+)
 def test_wrong_terms_are_named(spec, words):
   with pytest.raises(errors.ConfigError) as e:
     terms_lib.build({'a': spec})

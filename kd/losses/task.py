@@ -7,8 +7,9 @@ from kd.core import types
 from kd.losses import terms
 
 
-def negative_log_likelihood(logits: types.Array,
-                            labels: types.Array) -> types.Array:
+def negative_log_likelihood(
+  logits: types.Array, labels: types.Array
+) -> types.Array:
   """-log softmax(logits)[label], in nats.
 
   Args:

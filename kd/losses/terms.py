@@ -77,7 +77,7 @@ def build(losses: Mapping[str, Mapping[str, Any]]) -> tuple[Term, ...]:
     number = isinstance(weight, int | float) and not isinstance(weight, bool)
     if not number or not weight >= 0:
       raise errors.ConfigError(
-          f'{path}.weight', f'found {weight!r}', legal='a number, 0 or more'
+        f'{path}.weight', f'found {weight!r}', legal='a number, 0 or more'
       )
     per_token, needs_teacher = LOSSES.build(spec, path)
     terms.append(Term(key, float(weight), per_token, needs_teacher))

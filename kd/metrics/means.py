@@ -12,7 +12,9 @@ class Means:
   """Named weighted means that can be merged, saved and restored exactly."""
 
   def __init__(self, state: Mapping[str, tuple[float, float]] | None = None):
-    self._sums = {k: (float(s), float(w)) for k, (s, w) in (state or {}).items()}
+    self._sums = {
+      k: (float(s), float(w)) for k, (s, w) in (state or {}).items()
+    }
 
   def add(self, name: str, total: float, weight: float) -> None:
     """Adds a sum of weight x value, and its weight."""
@@ -22,9 +24,9 @@ class Means:
   def compute(self) -> dict[str, float]:
     """The means; a name whose weight is 0 has none."""
     return {
-        name: total / weight
-        for name, (total, weight) in self._sums.items()
-        if weight or math.isnan(weight)
+      name: total / weight
+      for name, (total, weight) in self._sums.items()
+      if weight or math.isnan(weight)
     }
 
   def state(self) -> dict[str, tuple[float, float]]:

@@ -23,7 +23,7 @@ def test_means_equal_numpy_and_survive_json():
   running.add('nothing', 0.0, 0.0)
   computed = running.compute()
   np.testing.assert_allclose(
-      computed['x'], np.average(values, weights=weights), rtol=1e-12
+    computed['x'], np.average(values, weights=weights), rtol=1e-12
   )
   assert 'nothing' not in computed
 
@@ -51,13 +51,12 @@ def test_json_lines_restart_and_are_read_by_duckdb(tmp_path):
   assert [x['step'] for x in lines] == [5, 10, 15]
   assert lines[-1] == {'step': 15, 'phase': 'train', 'train/loss': 'NaN'}
   rows = duckdb.sql(
-      f"SELECT step, phase FROM read_json_auto('{path}') ORDER BY step"
+    f"SELECT step, phase FROM read_json_auto('{path}') ORDER BY step"
   ).fetchall()
   assert rows == [(5, 'train'), (10, 'train'), (15, 'train')]
 
 
 class _Terminal(io.StringIO):
-
   def isatty(self):
     return True
 
@@ -65,10 +64,15 @@ class _Terminal(io.StringIO):
 def _lines(stream):
   writer = writers.TerminalWriter('student', 30, stream)
   for step in (10, 20, 30):
-    writer.write_scalars(step, {
-        'train/loss': 2.0, 'train/grad_norm': 9.0, 'perf/step_time_s': 0.5,
+    writer.write_scalars(
+      step,
+      {
+        'train/loss': 2.0,
+        'train/grad_norm': 9.0,
+        'perf/step_time_s': 0.5,
         'perf/tokens_per_s': 100.0,
-    })
+      },
+    )
   writer.write_scalars(30, {'eval/held_out/nll': 1.25})
   writer.close()
   return stream.getvalue()
@@ -94,6 +98,7 @@ def test_timer_leaves_pauses_out():
   now[0] += 100.0
   timer.pause(100.0)
   assert timer.compute(100) == {
-      'perf/step_time_s': 2.0, 'perf/tokens_per_s': 50.0,
-      'perf/data_wait_share': 0.25,
+    'perf/step_time_s': 2.0,
+    'perf/tokens_per_s': 50.0,
+    'perf/data_wait_share': 0.25,
   }

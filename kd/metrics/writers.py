@@ -64,7 +64,7 @@ class JsonLinesWriter(_ScalarWriter):
     self._path = os.path.join(folder, JSON_LINES)
     if os.path.exists(self._path):
       self._drop_after(restart_after)
-    self._file = open(self._path, 'a', encoding='utf-8')
+    self._file = open(self._path, 'a', encoding='utf-8')  # noqa: SIM115
 
   def _drop_after(self, step):
     kept = []
@@ -136,8 +136,9 @@ class TerminalWriter(_ScalarWriter):
       self._open_line = False
 
 
-def create(folder: str, label: str, steps: int, restart_after: int,
-           tensorboard: bool) -> metric_writers.MetricWriter:
+def create(
+  folder: str, label: str, steps: int, restart_after: int, tensorboard: bool
+) -> metric_writers.MetricWriter:
   """The run's writer; on processes other than the first it writes nothing.
 
   Args:
@@ -150,8 +151,8 @@ def create(folder: str, label: str, steps: int, restart_after: int,
   if jax.process_index() != 0:
     return metric_writers.MultiWriter([])
   writers = [
-      JsonLinesWriter(folder, restart_after),
-      TerminalWriter(label, steps),
+    JsonLinesWriter(folder, restart_after),
+    TerminalWriter(label, steps),
   ]
   if tensorboard:
     writers.append(metric_writers.SummaryWriter(folder))
@@ -188,18 +189,18 @@ class StepTimer:
     elapsed = max(self._clock() - self._start - self._paused, 1e-9)
     step_time = elapsed / self._steps
     return {
-        'perf/step_time_s': step_time,
-        'perf/tokens_per_s': tokens_per_step / step_time,
-        'perf/data_wait_share': self._waited / elapsed,
+      'perf/step_time_s': step_time,
+      'perf/tokens_per_s': tokens_per_step / step_time,
+      'perf/data_wait_share': self._waited / elapsed,
     }
 
 
 def device_memory(devices: Sequence[jax.Device]) -> Mapping[str, float]:
   """The largest peak of these devices in bytes, where they tell it."""
   peaks = [
-      stats['peak_bytes_in_use']
-      for stats in (d.memory_stats() for d in devices)
-      if stats and 'peak_bytes_in_use' in stats
+    stats['peak_bytes_in_use']
+    for stats in (d.memory_stats() for d in devices)
+    if stats and 'peak_bytes_in_use' in stats
   ]
   if not peaks:
     import resource  # pylint: disable=g-import-not-at-top; not on all systems

@@ -23,9 +23,9 @@ Array = types.Array
 
 # Names of `student.remat`: what the backward pass finds saved.
 REMAT_POLICIES = {
-    'none': None,
-    'block': jax.checkpoint_policies.nothing_saveable,
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'none': None,
+  'block': jax.checkpoint_policies.nothing_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 
@@ -47,18 +47,19 @@ class Cache:
   segment_ids: Array
 
 
-def empty_cache(config: gemma3_config.Gemma3Config, batch: int, slots: int,
-                dtype: jnp.dtype) -> Cache:
+def empty_cache(
+  config: gemma3_config.Gemma3Config, batch: int, slots: int, dtype: jnp.dtype
+) -> Cache:
   """A cache with room for `slots` positions in each of `batch` rows."""
   shape = (batch, slots, config.num_kv_heads, config.head_dim)
   stacked = (config.scan_groups,) + shape
   left = config.num_layers % config.scan_period
   pair = lambda s: (jnp.zeros(s, dtype), jnp.zeros(s, dtype))
   return Cache(
-      pattern=tuple(pair(stacked) for _ in range(config.scan_period)),
-      remainder=tuple(pair(shape) for _ in range(left)),
-      positions=jnp.zeros((batch, slots), jnp.int32),
-      segment_ids=jnp.zeros((batch, slots), jnp.int32),
+    pattern=tuple(pair(stacked) for _ in range(config.scan_period)),
+    remainder=tuple(pair(shape) for _ in range(left)),
+    positions=jnp.zeros((batch, slots), jnp.int32),
+    segment_ids=jnp.zeros((batch, slots), jnp.int32),
   )
 
 
@@ -68,8 +69,8 @@ def _masks(positions, segment_ids, key_positions, key_segment_ids, window):
   same = segment_ids[:, :, None] == key_segment_ids[:, None, :]
   seen = same & (key_segment_ids[:, None, :] > 0) & (distance >= 0)
   return {
-      gemma3_config.GLOBAL: seen[:, None],
-      gemma3_config.LOCAL: (seen & (distance < window))[:, None],
+    gemma3_config.GLOBAL: seen[:, None],
+    gemma3_config.LOCAL: (seen & (distance < window))[:, None],
   }
 
 
@@ -86,12 +87,12 @@ class _Layers(nn.Module):
     layer = layers.Layer
     if self.remat != 'none':
       layer = nn.remat(
-          layer, policy=REMAT_POLICIES[self.remat], prevent_cse=False
+        layer, policy=REMAT_POLICIES[self.remat], prevent_cse=False
       )
     updated = []
     for i, kind in enumerate(self.kinds):
       x, cache = layer(self.config, self.dtype, name=f'layer_{i}')(
-          x, angles[kind], masks[kind], caches[i], slots
+        x, angles[kind], masks[kind], caches[i], slots
       )
       updated.append(cache)
     return x, tuple(updated)
@@ -126,12 +127,12 @@ class Gemma3(nn.Module):
     """
     c = self.config
     embedding = self.param(
-        'embedding',
-        nn.with_logical_partitioning(
-            nn.initializers.normal(c.embed_dim**-0.5), ('vocab', 'embed')
-        ),
-        (c.vocab_size, c.embed_dim),
-        jnp.float32,
+      'embedding',
+      nn.with_logical_partitioning(
+        nn.initializers.normal(c.embed_dim**-0.5), ('vocab', 'embed')
+      ),
+      (c.vocab_size, c.embed_dim),
+      jnp.float32,
     )
     # As published: the scale is rounded to the activations' type, so that it is
     # 34.0 for D = 1152 in bfloat16 and 33.94 in float32.
@@ -141,36 +142,36 @@ class Gemma3(nn.Module):
     if cache is not None:
       rows = jnp.arange(tokens.shape[0])[:, None]
       cache = cache.replace(
-          positions=cache.positions.at[rows, positions].set(positions),
-          segment_ids=cache.segment_ids.at[rows, positions].set(segment_ids),
+        positions=cache.positions.at[rows, positions].set(positions),
+        segment_ids=cache.segment_ids.at[rows, positions].set(segment_ids),
       )
-    keys = (cache or _Uncached(positions, segment_ids))
+    keys = cache or _Uncached(positions, segment_ids)
     masks = _masks(
-        positions, segment_ids, keys.positions, keys.segment_ids, c.window
+      positions, segment_ids, keys.positions, keys.segment_ids, c.window
     )
     angles = {
-        gemma3_config.LOCAL: layers.rotary_angles(
-            positions, c.head_dim, c.local_rope_base, 1.0
-        ),
-        gemma3_config.GLOBAL: layers.rotary_angles(
-            positions, c.head_dim, c.global_rope_base, c.global_rope_factor
-        ),
+      gemma3_config.LOCAL: layers.rotary_angles(
+        positions, c.head_dim, c.local_rope_base, 1.0
+      ),
+      gemma3_config.GLOBAL: layers.rotary_angles(
+        positions, c.head_dim, c.global_rope_base, c.global_rope_factor
+      ),
     }
     x, cache = self._run_layers(x, angles, masks, positions, cache)
     return layers.RMSNorm(c.norm_epsilon, 'norm', name='final_norm')(x), cache
 
   def _run_layers(self, x, angles, masks, positions, cache):
     c, p = self.config, self.config.scan_period
-    rest = c.layer_kinds[c.scan_groups * p:]
+    rest = c.layer_kinds[c.scan_groups * p :]
     slots = None if cache is None else positions
     build = functools.partial(_Layers, c, self.dtype, remat=self.remat)
     scanned = nn.scan(
-        _Layers,
-        variable_axes={'params': 0},
-        split_rngs={'params': True},
-        in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
-        length=c.scan_groups,
-        metadata_params={nn.PARTITION_NAME: 'layers'},
+      _Layers,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
+      length=c.scan_groups,
+      metadata_params={nn.PARTITION_NAME: 'layers'},
     )(c, self.dtype, c.layer_kinds[:p], self.remat, name='pattern')
     stacked = (None,) * p if cache is None else cache.pattern
     x, pattern = scanned(x, angles, masks, slots, stacked)
@@ -178,7 +179,7 @@ class Gemma3(nn.Module):
     if rest:
       single = (None,) * len(rest) if cache is None else cache.remainder
       x, remainder = build(kinds=rest, name='remainder')(
-          x, angles, masks, slots, single
+        x, angles, masks, slots, single
       )
     if cache is not None:
       cache = cache.replace(pattern=pattern, remainder=remainder)
@@ -193,8 +194,9 @@ class _Uncached:
   segment_ids: Array
 
 
-def build(config: gemma3_config.Gemma3Config, dtype: str, remat: str,
-          path: str) -> Gemma3:
+def build(
+  config: gemma3_config.Gemma3Config, dtype: str, remat: str, path: str
+) -> Gemma3:
   """Checks `dtype` and `remat` and builds the module.
 
   Args:
@@ -208,19 +210,17 @@ def build(config: gemma3_config.Gemma3Config, dtype: str, remat: str,
   """
   if dtype == 'float16':
     raise errors.ConfigError(
-        f'{path}.dtype',
-        "found 'float16': Gemma 3's activations exceed its largest value",
-        legal='float32, bfloat16',
-        nearest='bfloat16',
+      f'{path}.dtype',
+      "found 'float16': Gemma 3's activations exceed its largest value",
+      legal='float32, bfloat16',
+      nearest='bfloat16',
     )
   if dtype not in ('float32', 'bfloat16'):
     raise errors.unknown(
-        f'{path}.dtype', 'type', dtype, ('float32', 'bfloat16')
+      f'{path}.dtype', 'type', dtype, ('float32', 'bfloat16')
     )
   if remat not in REMAT_POLICIES:
-    raise errors.unknown(
-        f'{path}.remat', 'policy', remat, list(REMAT_POLICIES)
-    )
+    raise errors.unknown(f'{path}.remat', 'policy', remat, list(REMAT_POLICIES))
   return Gemma3(config, jnp.dtype(dtype), remat)
 
 
@@ -232,9 +232,9 @@ def abstract_params(model: Gemma3) -> types.PyTree:
     A tree of nn.LogicallyPartitioned boxes over jax.ShapeDtypeStruct.
   """
   shape = jax.ShapeDtypeStruct((1, 1), np.int32)
-  return jax.eval_shape(
-      model.init, jax.random.key(0), shape, shape, shape
-  )['params']
+  return jax.eval_shape(model.init, jax.random.key(0), shape, shape, shape)[
+    'params'
+  ]
 
 
 def logical_axes(model: Gemma3) -> types.PyTree:

@@ -14,7 +14,7 @@ PUBLISHED_PERIOD = 6  # five local layers, then a global one
 def periodic_kinds(num_layers: int, every: int) -> tuple[str, ...]:
   """Kinds of layers 0..S-1 with the last of each `every` layers global."""
   return tuple(
-      GLOBAL if (i + 1) % every == 0 else LOCAL for i in range(num_layers)
+    GLOBAL if (i + 1) % every == 0 else LOCAL for i in range(num_layers)
   )
 
 
@@ -90,12 +90,12 @@ class Gemma3Config:
   def keep_layers(self, layers: Sequence[int]) -> 'Gemma3Config':
     """The model that has only these layers, each with its kind."""
     return dataclasses.replace(
-        self, layer_kinds=tuple(self.layer_kinds[i] for i in layers)
+      self, layer_kinds=tuple(self.layer_kinds[i] for i in layers)
     )
 
 
 def from_variant(
-    name: str, table: Mapping[str, Mapping[str, Any]], path: str
+  name: str, table: Mapping[str, Mapping[str, Any]], path: str
 ) -> Gemma3Config:
   """The published model of that name.
 

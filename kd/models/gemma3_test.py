@@ -12,10 +12,20 @@ from kd.models import gemma3_config
 
 # One group of 6 layers and 2 that are left; a window much shorter than a text.
 _CONFIG = gemma3_config.Gemma3Config(
-    embed_dim=32, mlp_dim=48, num_heads=4, num_kv_heads=2, head_dim=8,
-    vocab_size=64, layer_kinds=gemma3_config.published_kinds(8), window=4,
-    context=128, query_scale=12.0, local_rope_base=1e4, global_rope_base=1e6,
-    global_rope_factor=8.0, norm_epsilon=1e-6,
+  embed_dim=32,
+  mlp_dim=48,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  vocab_size=64,
+  layer_kinds=gemma3_config.published_kinds(8),
+  window=4,
+  context=128,
+  query_scale=12.0,
+  local_rope_base=1e4,
+  global_rope_base=1e6,
+  global_rope_factor=8.0,
+  norm_epsilon=1e-6,
 )
 
 
@@ -61,8 +71,10 @@ def _influence(config, length):
 
   def output(embedding):
     found, _ = model.apply(
-        {'params': params | {'embedding': embedding}}, tokens, positions,
-        segment_ids,
+      {'params': params | {'embedding': embedding}},
+      tokens,
+      positions,
+      segment_ids,
     )
     return (found[0] * weights).sum(-1)
 
@@ -81,7 +93,7 @@ def test_causal_by_gradient():
 def test_a_local_layer_sees_the_window_and_no_key_more(layers):
   length, window = 16, _CONFIG.window
   config = dataclasses.replace(
-      _CONFIG, layer_kinds=(gemma3_config.LOCAL,) * layers
+    _CONFIG, layer_kinds=(gemma3_config.LOCAL,) * layers
   )
   i, j = np.ogrid[:length, :length]
   reach = layers * (window - 1)
@@ -97,15 +109,22 @@ def test_published_kinds():
 
 def test_variants_have_the_published_query_scale_and_size():
   # Billions of parameters of the text models, arXiv 2503.19786, table 1.
-  published = {'1b': (0.302, 0.698), '4b': (0.675, 3.209),
-               '12b': (1.012, 10.759), '27b': (1.416, 25.600)}
+  published = {
+    '1b': (0.302, 0.698),
+    '4b': (0.675, 3.209),
+    '12b': (1.012, 10.759),
+    '27b': (1.416, 25.600),
+  }
   for name, (embedding, rest) in published.items():
     c = gemma3_config.from_variant(name, models.VARIANTS, 'variant')
     assert c.query_scale == (168 if name == '27b' else 256)
-    assert c.query_scale == (c.embed_dim / c.num_heads if name == '27b'
-                             else c.head_dim)
+    assert c.query_scale == (
+      c.embed_dim / c.num_heads if name == '27b' else c.head_dim
+    )
     total = gemma3_config.parameter_count(c) / 1e9
-    assert c.vocab_size * c.embed_dim / 1e9 == pytest.approx(embedding, rel=.01)
+    assert c.vocab_size * c.embed_dim / 1e9 == pytest.approx(
+      embedding, rel=0.01
+    )
     assert total == pytest.approx(embedding + rest, rel=0.01)
 
 
@@ -124,14 +143,12 @@ def test_a_packed_text_is_bit_blind_to_its_neighbour(built):
 @pytest.mark.parametrize('left, right', [(0, 7), (7, 0), (3, 4)])
 def test_padding_changes_nothing(left, right, built):
   tokens, length = _tokens(10), 10
-  padded = np.concatenate(
-      [_tokens(left, 2), tokens, _tokens(right, 3)], axis=1
-  )
+  padded = np.concatenate([_tokens(left, 2), tokens, _tokens(right, 3)], axis=1)
   places = [np.pad(x, ((0, 0), (left, right))) for x in _places(length)]
   found = _hidden(built, padded, *places)
   assert np.isfinite(found).all()
   np.testing.assert_allclose(
-      found[:, left:left + length], _alone(built, tokens), atol=1e-5
+    found[:, left : left + length], _alone(built, tokens), atol=1e-5
   )
 
 
@@ -168,18 +185,20 @@ def test_rows_of_different_length_decode_from_one_cache(built):
   extend = jax.jit(lambda *batch: model.apply({'params': params}, *batch))
   _, cache = extend(tokens[first], positions[first], live[first], cache)
   found, _ = extend(
-      tokens[[0, 1], lengths][:, None], lengths[:, None],
-      np.ones((2, 1), np.int32), cache,
+    tokens[[0, 1], lengths][:, None],
+    lengths[:, None],
+    np.ones((2, 1), np.int32),
+    cache,
   )
   for row, length in enumerate(lengths):
-    alone = _alone(built, tokens[row:row + 1, :length + 1])
+    alone = _alone(built, tokens[row : row + 1, : length + 1])
     np.testing.assert_allclose(found[row, 0], alone[0, -1], atol=1e-5)
 
 
 def _equations(num_layers, remat):
   """Equations of the whole program, those of inner programs included."""
   config = dataclasses.replace(
-      _CONFIG, layer_kinds=gemma3_config.published_kinds(num_layers)
+    _CONFIG, layer_kinds=gemma3_config.published_kinds(num_layers)
   )
   model = gemma3.build(config, 'float32', remat, 'student')
   shapes = jax.eval_shape(lambda: gemma3.init_params(model, jax.random.key(0)))
@@ -207,8 +226,9 @@ def test_remat_changes_no_gradient(built):
   plain = gradient('none')
   for remat in ('block', 'dots'):
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-        gradient(remat), plain,
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+      gradient(remat),
+      plain,
     )
 
 

@@ -12,13 +12,13 @@ Array = types.Array
 
 def _parameter(module, name, init, shape, axes):
   return module.param(
-      name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
+    name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
   )
 
 
 def _fan_in(in_axis, out_axis):
   return nn.initializers.variance_scaling(
-      1.0, 'fan_in', 'truncated_normal', in_axis=in_axis, out_axis=out_axis
+    1.0, 'fan_in', 'truncated_normal', in_axis=in_axis, out_axis=out_axis
   )
 
 
@@ -32,7 +32,7 @@ class RMSNorm(nn.Module):
   def __call__(self, x: Array) -> Array:
     """Normalises the last axis of x [..., D]; keeps its dtype."""
     scale = _parameter(
-        self, 'scale', nn.initializers.zeros, x.shape[-1:], (self.axis_name,)
+      self, 'scale', nn.initializers.zeros, x.shape[-1:], (self.axis_name,)
     )
     wide = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
@@ -40,8 +40,9 @@ class RMSNorm(nn.Module):
     return (normed * (1.0 + scale)).astype(x.dtype)
 
 
-def rotary_angles(positions: Array, head_dim: int, base: float,
-                  factor: float) -> Array:
+def rotary_angles(
+  positions: Array, head_dim: int, base: float, factor: float
+) -> Array:
   """Angles of the rotary embedding (arXiv 2104.09864), float32.
 
   Args:
@@ -64,7 +65,7 @@ def rotate(x: Array, angles: Array) -> Array:
   sin = jnp.sin(angles)[:, :, None, :]
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   rotated = jnp.concatenate(
-      [first * cos - second * sin, second * cos + first * sin], axis=-1
+    [first * cos - second * sin, second * cos + first * sin], axis=-1
   )
   return rotated.astype(x.dtype)
 
@@ -93,17 +94,20 @@ class Attention(nn.Module):
     d, n, g, h = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim
     into = _fan_in(0, (1, 2))
     w_query = _parameter(
-        self, 'query', into, (d, n, h), ('embed', 'heads', 'head_width')
+      self, 'query', into, (d, n, h), ('embed', 'heads', 'head_width')
     )
     w_key = _parameter(
-        self, 'key', into, (d, g, h), ('embed', 'kv_heads', 'head_width')
+      self, 'key', into, (d, g, h), ('embed', 'kv_heads', 'head_width')
     )
     w_value = _parameter(
-        self, 'value', into, (d, g, h), ('embed', 'kv_heads', 'head_width')
+      self, 'value', into, (d, g, h), ('embed', 'kv_heads', 'head_width')
     )
     w_out = _parameter(
-        self, 'out', _fan_in((0, 1), 2), (n, h, d),
-        ('heads', 'head_width', 'embed'),
+      self,
+      'out',
+      _fan_in((0, 1), 2),
+      (n, h, d),
+      ('heads', 'head_width', 'embed'),
     )
 
     def project(w):
@@ -121,12 +125,12 @@ class Attention(nn.Module):
       value = cache[1].at[rows, slots].set(value.astype(cache[1].dtype))
       cache = (key, value)
     attended = jax.nn.dot_product_attention(
-        query,
-        key.astype(self.dtype),
-        value.astype(self.dtype),
-        mask=mask,
-        scale=c.query_scale**-0.5,
-        implementation='xla',
+      query,
+      key.astype(self.dtype),
+      value.astype(self.dtype),
+      mask=mask,
+      scale=c.query_scale**-0.5,
+      implementation='xla',
     )
     out = jnp.einsum('blnh,nhd->bld', attended, w_out.astype(self.dtype))
     return out, cache
@@ -166,7 +170,7 @@ class Layer(nn.Module):
       return RMSNorm(self.config.norm_epsilon, 'norm', name=name)(y)
 
     attended, cache = Attention(self.config, self.dtype, name='attention')(
-        norm('pre_attention_norm', x), angles, mask, cache, slots
+      norm('pre_attention_norm', x), angles, mask, cache, slots
     )
     x = x + norm('post_attention_norm', attended)
     hidden = MLP(self.config, self.dtype, name='mlp')(norm('pre_mlp_norm', x))

@@ -26,7 +26,7 @@ def test_a_factor_of_8_makes_position_80_the_tenth():
   exponents = np.arange(8) / 8
   np.testing.assert_allclose(scaled[0, 0], 10 / 1e6**exponents, rtol=1e-5)
   np.testing.assert_allclose(
-      scaled, layers.rotary_angles(ten, 16, 1e6, 1.0), rtol=1e-6
+    scaled, layers.rotary_angles(ten, 16, 1e6, 1.0), rtol=1e-6
   )
   local = layers.rotary_angles(eighty, 16, 1e4, 1.0)
   np.testing.assert_allclose(local[0, 0], 80 / 1e4**exponents, rtol=1e-5)
@@ -45,10 +45,20 @@ def test_rotation_is_of_complex_numbers_made_of_the_two_halves():
 def test_attention_has_the_query_scale_and_no_soft_cap():
   """One head whose scores are 100 times the query scale's: they stay so."""
   config = gemma3_config.Gemma3Config(
-      embed_dim=8, mlp_dim=8, num_heads=2, num_kv_heads=1, head_dim=8,
-      vocab_size=8, layer_kinds=('global',), window=4, context=8,
-      query_scale=12.0, local_rope_base=1e4, global_rope_base=1e6,
-      global_rope_factor=1.0, norm_epsilon=1e-6,
+    embed_dim=8,
+    mlp_dim=8,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    vocab_size=8,
+    layer_kinds=('global',),
+    window=4,
+    context=8,
+    query_scale=12.0,
+    local_rope_base=1e4,
+    global_rope_base=1e6,
+    global_rope_factor=1.0,
+    norm_epsilon=1e-6,
   )
   random = np.random.default_rng(0)
   module = layers.Attention(config, jnp.dtype('float32'))
@@ -57,8 +67,9 @@ def test_attention_has_the_query_scale_and_no_soft_cap():
   angles = layers.rotary_angles(positions, 8, 1e6, 1.0)
   mask = np.tri(5, dtype=bool)[None, None]
   params = module.init(jax.random.key(0), x, angles, mask, None, None)
-  params = jax.tree.map(lambda p: p.value, params['params'],
-                        is_leaf=lambda p: hasattr(p, 'value'))
+  params = jax.tree.map(
+    lambda p: p.value, params['params'], is_leaf=lambda p: hasattr(p, 'value')
+  )
   params['query_norm']['scale'] = np.full(8, 40.0, np.float32)
   found, _ = module.apply({'params': params}, x, angles, mask, None, None)
 

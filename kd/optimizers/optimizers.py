@@ -27,37 +27,45 @@ def decay_mask(params: types.PyTree) -> types.PyTree:
 
 
 @OPTIMIZERS.register('adamw')
-def adamw(learning_rate, *, weight_decay: float, b1: float, b2: float,
-          epsilon: float) -> optax.GradientTransformation:
+def adamw(
+  learning_rate, *, weight_decay: float, b1: float, b2: float, epsilon: float
+) -> optax.GradientTransformation:
   """AdamW (arXiv 1711.05101)."""
   for name, value in (('b1', b1), ('b2', b2)):
     if not 0 <= value < 1:
-      raise errors.ConfigError(
-          name, f'found {value}', legal='[0, 1)'
-      )
+      raise errors.ConfigError(name, f'found {value}', legal='[0, 1)')
   return optax.adamw(
-      learning_rate, b1=b1, b2=b2, eps=epsilon, weight_decay=weight_decay,
-      mask=decay_mask,
+    learning_rate,
+    b1=b1,
+    b2=b2,
+    eps=epsilon,
+    weight_decay=weight_decay,
+    mask=decay_mask,
   )
 
 
 @OPTIMIZERS.register('adafactor')
-def adafactor(learning_rate, *, weight_decay: float, decay_rate: float,
-              clip_update: float,
-              scale_by_parameter: bool) -> optax.GradientTransformation:
+def adafactor(
+  learning_rate,
+  *,
+  weight_decay: float,
+  decay_rate: float,
+  clip_update: float,
+  scale_by_parameter: bool,
+) -> optax.GradientTransformation:
   """Adafactor (arXiv 1804.04235) without momentum."""
   return optax.adafactor(
-      learning_rate,
-      decay_rate=decay_rate,
-      clipping_threshold=clip_update,
-      multiply_by_parameter_scale=scale_by_parameter,
-      weight_decay_rate=weight_decay or None,
-      weight_decay_mask=decay_mask,
+    learning_rate,
+    decay_rate=decay_rate,
+    clipping_threshold=clip_update,
+    multiply_by_parameter_scale=scale_by_parameter,
+    weight_decay_rate=weight_decay or None,
+    weight_decay_mask=decay_mask,
   )
 
 
 def build(
-    spec: Mapping[str, Any], steps: int
+  spec: Mapping[str, Any], steps: int
 ) -> tuple[optax.GradientTransformation, schedules.Schedule]:
   """The optimizer and its learning rate.
 
@@ -76,13 +84,13 @@ def build(
       raise errors.ConfigError(f'optimizer.{key}', 'missing')
   if not spec['clip_norm'] >= 0:
     raise errors.ConfigError(
-        'optimizer.clip_norm', f'found {spec["clip_norm"]}', legal='0 or more'
+      'optimizer.clip_norm', f'found {spec["clip_norm"]}', legal='0 or more'
     )
   rate = schedules.SCHEDULES.build(spec['lr'], 'optimizer.lr', steps)
   named = {k: v for k, v in spec.items() if k not in COMMON}
   transformation = OPTIMIZERS.build(named, 'optimizer', rate)
   if spec['clip_norm'] > 0:
     transformation = optax.chain(
-        optax.clip_by_global_norm(spec['clip_norm']), transformation
+      optax.clip_by_global_norm(spec['clip_norm']), transformation
     )
   return transformation, rate

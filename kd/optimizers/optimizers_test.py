@@ -16,13 +16,19 @@ def build(spec, steps=STEPS):
   return optimizers.build(spec.to_dict(), steps)
 
 
-@pytest.mark.parametrize('name,arguments,expected', [
-    ('warmup_cosine', dict(final=0.1),
-     lambda k: 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * (k - 10) / 90))),
+@pytest.mark.parametrize(
+  'name,arguments,expected',
+  [
+    (
+      'warmup_cosine',
+      dict(final=0.1),
+      lambda k: 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * (k - 10) / 90)),
+    ),
     ('warmup_linear', dict(final=0.1), lambda k: 1 - 0.9 * (k - 10) / 90),
     ('constant', {}, lambda k: 1.0),
     ('inverse_sqrt', {}, lambda k: (10 / k) ** 0.5),
-])
+  ],
+)
 def test_schedules(name, arguments, expected):
   lr = base.schedule(name, peak=1.0, warmup_steps=10, **arguments)
   _, rate = build(base.adamw(lr))
@@ -55,14 +61,14 @@ def test_adafactor_first_update():
   # Shazeer & Stern, algorithm 4, first step: b2 is 0, so the factored second
   # moment is the outer product of row and column means over the whole mean.
   lr = base.schedule('constant', peak=0.1, warmup_steps=0)
-  optimizer, _ = build(base.adafactor(
-      lr, clip_norm=0.0, scale_by_parameter=False
-  ))
+  optimizer, _ = build(
+    base.adafactor(lr, clip_norm=0.0, scale_by_parameter=False)
+  )
   rng = np.random.default_rng(0)
   g = rng.normal(size=(128, 130))
   params = {'w': jnp.zeros((128, 130))}
   updates, _ = optimizer.update(
-      {'w': jnp.asarray(g, jnp.float32)}, optimizer.init(params), params
+    {'w': jnp.asarray(g, jnp.float32)}, optimizer.init(params), params
   )
   square = g * g
   moment = np.outer(square.mean(1), square.mean(0)) / square.mean()
@@ -71,21 +77,28 @@ def test_adafactor_first_update():
   np.testing.assert_allclose(updates['w'], -0.1 * step, rtol=1e-4)
 
 
-@pytest.mark.parametrize('change,words', [
+@pytest.mark.parametrize(
+  'change,words',
+  [
     (lambda o: o.update(name='adamv'), ('optimizer.name', 'adamw')),
     (lambda o: o.update(b1=1.0), ('optimizer.b1', '[0, 1)')),
     (lambda o: o.update(clip_norm=-1.0), ('optimizer.clip_norm',)),
     (lambda o: o.update(momentum=1.0), ('optimizer.momentum', 'b1')),
-    (lambda o: o.lr.update(name='cosine'),
-     ('optimizer.lr.name', 'warmup_cosine')),
+    (
+      lambda o: o.lr.update(name='cosine'),
+      ('optimizer.lr.name', 'warmup_cosine'),
+    ),
     (lambda o: o.lr.update(peek=1.0), ('optimizer.lr.peek', 'peak')),
     (lambda o: o.lr.update(peak=-1.0), ('optimizer.lr.peak', '0 or more')),
-    (lambda o: o.lr.update(warmup_steps=100),
-     ('optimizer.lr.warmup_steps', 'below steps, 100')),
-])
+    (
+      lambda o: o.lr.update(warmup_steps=100),
+      ('optimizer.lr.warmup_steps', 'below steps, 100'),
+    ),
+  ],
+)
 def test_wrong_settings_are_named(change, words):
   spec = base.adamw(
-      base.schedule('warmup_cosine', peak=1.0, warmup_steps=10, final=0.0)
+    base.schedule('warmup_cosine', peak=1.0, warmup_steps=10, final=0.0)
   )
   change(spec)
   with pytest.raises(errors.ConfigError) as e:

@@ -16,9 +16,7 @@ SCHEDULES = registry.Registry('schedule')
 def _check(**values):
   for key, value in values.items():
     if not value >= 0:
-      raise errors.ConfigError(
-          key, f'found {value}', legal='0 or more'
-      )
+      raise errors.ConfigError(key, f'found {value}', legal='0 or more')
 
 
 def _warm_up(peak, warmup_steps, then):
@@ -30,33 +28,34 @@ def _warm_up(peak, warmup_steps, then):
 def _decay_steps(steps, warmup_steps):
   if warmup_steps >= steps and steps > 0:
     raise errors.ConfigError(
-        'warmup_steps', f'found {warmup_steps}',
-        legal=f'below steps, {steps}',
+      'warmup_steps',
+      f'found {warmup_steps}',
+      legal=f'below steps, {steps}',
     )
   return steps - warmup_steps
 
 
 @SCHEDULES.register('warmup_cosine')
-def warmup_cosine(steps: int, *, peak: float, warmup_steps: int,
-                  final: float) -> Schedule:
+def warmup_cosine(
+  steps: int, *, peak: float, warmup_steps: int, final: float
+) -> Schedule:
   """Half a cosine (arXiv 1608.03983) from `peak` to `final` at the last."""
   _check(peak=peak, warmup_steps=warmup_steps, final=final)
   decay = _decay_steps(steps, warmup_steps)
   share = final / peak if peak else 0.0
   return _warm_up(
-      peak, warmup_steps, optax.cosine_decay_schedule(peak, decay, share)
+    peak, warmup_steps, optax.cosine_decay_schedule(peak, decay, share)
   )
 
 
 @SCHEDULES.register('warmup_linear')
-def warmup_linear(steps: int, *, peak: float, warmup_steps: int,
-                  final: float) -> Schedule:
+def warmup_linear(
+  steps: int, *, peak: float, warmup_steps: int, final: float
+) -> Schedule:
   """A straight line from `peak` to `final` at the last update."""
   _check(peak=peak, warmup_steps=warmup_steps, final=final)
   decay = _decay_steps(steps, warmup_steps)
-  return _warm_up(
-      peak, warmup_steps, optax.linear_schedule(peak, final, decay)
-  )
+  return _warm_up(peak, warmup_steps, optax.linear_schedule(peak, final, decay))
 
 
 @SCHEDULES.register('constant')
@@ -73,7 +72,6 @@ def inverse_sqrt(steps: int, *, peak: float, warmup_steps: int) -> Schedule:
   del steps
   _check(peak=peak, warmup_steps=warmup_steps)
   start = max(warmup_steps, 1)
-
 
   def decay(count):
     # Also evaluated, and thrown away, during the warm-up: count < 0 there.

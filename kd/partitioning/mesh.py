@@ -27,13 +27,14 @@ def resolve(sizes: Mapping[str, int], device_count: int) -> dict[str, int]:
   for axis in AXES:
     if sizes[axis] == 0 or sizes[axis] < -1:
       raise errors.ConfigError(
-          f'mesh.{axis}', f'found {sizes[axis]}', legal='1, 2, ... or -1'
+        f'mesh.{axis}', f'found {sizes[axis]}', legal='1, 2, ... or -1'
       )
   free = [axis for axis in AXES if sizes[axis] == -1]
   if len(free) > 1:
     raise errors.ConfigError(
-        f'mesh.{free[1]}', f'found -1, and mesh.{free[0]} is -1 too',
-        legal='-1 in one axis',
+      f'mesh.{free[1]}',
+      f'found -1, and mesh.{free[0]} is -1 too',
+      legal='-1 in one axis',
     )
   resolved = {axis: sizes[axis] for axis in AXES}
   taken = math.prod(s for s in resolved.values() if s != -1)
@@ -43,20 +44,22 @@ def resolve(sizes: Mapping[str, int], device_count: int) -> dict[str, int]:
   if taken != device_count:
     shape = ' x '.join(f'{axis} {sizes[axis]}' for axis in AXES)
     raise errors.ConfigError(
-        'mesh', f'{shape} does not make {device_count} devices',
-        legal=f'sizes whose product is {device_count}, one of them may be -1',
+      'mesh',
+      f'{shape} does not make {device_count} devices',
+      legal=f'sizes whose product is {device_count}, one of them may be -1',
     )
   return resolved
 
 
-def make(sizes: Mapping[str, int],
-         devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
+def make(
+  sizes: Mapping[str, int], devices: Sequence[jax.Device]
+) -> jax.sharding.Mesh:
   """The mesh over these devices; see resolve for `sizes` and errors."""
   shape = resolve(sizes, len(devices))
   # Auto axes: linen's logical constraints fail under Explicit ones.
   return jax.make_mesh(
-      tuple(shape[axis] for axis in AXES),
-      AXES,
-      axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
-      devices=np.asarray(devices),
+    tuple(shape[axis] for axis in AXES),
+    AXES,
+    axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
+    devices=np.asarray(devices),
   )

@@ -13,12 +13,12 @@ BATCH_AXES = ('data', 'fsdp')
 
 # Logical axis to mesh axis; a name that is not here is replicated.
 RULES = (
-    ('batch', BATCH_AXES),
-    ('vocab', 'tensor'),
-    ('heads', 'tensor'),
-    ('kv_heads', 'tensor'),
-    ('mlp', 'tensor'),
-    ('embed', 'fsdp'),
+  ('batch', BATCH_AXES),
+  ('vocab', 'tensor'),
+  ('heads', 'tensor'),
+  ('kv_heads', 'tensor'),
+  ('mlp', 'tensor'),
+  ('embed', 'fsdp'),
 )
 _BY_NAME = dict(RULES)
 
@@ -38,8 +38,12 @@ def _axis_size(mesh, axes):
   return size
 
 
-def param_shardings(mesh: jax.sharding.Mesh, logical: types.PyTree,
-                    shapes: types.PyTree, path: str) -> types.PyTree:
+def param_shardings(
+  mesh: jax.sharding.Mesh,
+  logical: types.PyTree,
+  shapes: types.PyTree,
+  path: str,
+) -> types.PyTree:
   """Where each parameter lies.
 
   Key and value heads are replicated where there are fewer of them than tensor
@@ -60,7 +64,7 @@ def param_shardings(mesh: jax.sharding.Mesh, logical: types.PyTree,
 
   def place(key_path, names, leaf):
     axes = []
-    for name, size in zip(names, leaf.shape):
+    for name, size in zip(names, leaf.shape, strict=True):
       axis = _BY_NAME.get(name)
       parts = _axis_size(mesh, axis)
       if name == 'kv_heads' and size % parts:
@@ -68,26 +72,26 @@ def param_shardings(mesh: jax.sharding.Mesh, logical: types.PyTree,
       if size % parts:
         where = jax.tree_util.keystr(key_path, simple=True, separator='/')
         raise errors.ConfigError(
-            f'mesh.{axis}',
-            f'{parts} devices do not divide the {size} {name} of {path} '
-            f'({where})',
-            legal=f'a divisor of {size}',
+          f'mesh.{axis}',
+          f'{parts} devices do not divide the {size} {name} of {path} '
+          f'({where})',
+          legal=f'a divisor of {size}',
         )
       axes.append(axis)
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
   return jax.tree_util.tree_map_with_path(
-      place,
-      logical,
-      shapes,
-      is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
+    place,
+    logical,
+    shapes,
+    is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
   )
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   """Rows are split over the data and fsdp axes."""
   return jax.sharding.NamedSharding(
-      mesh, jax.sharding.PartitionSpec(BATCH_AXES)
+    mesh, jax.sharding.PartitionSpec(BATCH_AXES)
   )
 
 

@@ -9,8 +9,9 @@ from kd.models import gemma3
 from kd.partitioning import rules
 
 
-def make(model: gemma3.Gemma3, params: types.PyTree,
-         mesh: jax.sharding.Mesh) -> Callable[[types.Batch], types.Targets]:
+def make(
+  model: gemma3.Gemma3, params: types.PyTree, mesh: jax.sharding.Mesh
+) -> Callable[[types.Batch], types.Targets]:
   """Returns the function from a batch to the teacher's targets.
 
   The targets are final hidden states and the embedding itself, not a copy:
@@ -25,7 +26,7 @@ def make(model: gemma3.Gemma3, params: types.PyTree,
   @jax.jit
   def score(params, batch):
     hidden, _ = model.apply(
-        {'params': params}, batch.tokens, batch.positions, batch.segment_ids
+      {'params': params}, batch.tokens, batch.positions, batch.segment_ids
     )
     return rules.constrain(hidden, ('batch', None, None))
 

@@ -24,7 +24,7 @@ def from_workdir(folder: str, path: str) -> gemma3_config.Gemma3Config:
   file = os.path.join(folder, RUN_FILE)
   if not os.path.isfile(file):
     raise errors.ConfigError(
-        path, f'{folder!r} holds no {RUN_FILE}', legal='the workdir of a run'
+      path, f'{folder!r} holds no {RUN_FILE}', legal='the workdir of a run'
     )
   with open(file, encoding='utf-8') as f:
     fields = json.load(f)['student']
@@ -40,22 +40,23 @@ def _check_variant(config, variant, path):
   # The two constants below are the file's to say: copies of one model differ.
   flexible = {'vocab_size', 'context'}
   different = [
-      f'{f.name} {getattr(config, f.name)} (variant: {getattr(named, f.name)})'
-      for f in dataclasses.fields(config)
-      if f.name not in flexible
-      and getattr(config, f.name) != getattr(named, f.name)
+    f'{f.name} {getattr(config, f.name)} (variant: {getattr(named, f.name)})'
+    for f in dataclasses.fields(config)
+    if f.name not in flexible
+    and getattr(config, f.name) != getattr(named, f.name)
   ]
   if different:
     raise errors.ConfigError(
-        path, f'the weights are not {variant!r}: {", ".join(different)}',
-        legal="'' to take what the weights say",
+      path,
+      f'the weights are not {variant!r}: {", ".join(different)}',
+      legal="'' to take what the weights say",
     )
 
 
 def source_config(
-    spec: Mapping[str, Any],
-    path: str,
-    teacher: gemma3_config.Gemma3Config | None,
+  spec: Mapping[str, Any],
+  path: str,
+  teacher: gemma3_config.Gemma3Config | None,
 ) -> gemma3_config.Gemma3Config:
   """Sizes of the model that `init` names, before layers are dropped.
 
@@ -73,18 +74,21 @@ def source_config(
     if path == 'student':
       legal = f'random, teacher, {legal}'
     raise errors.ConfigError(
-        f'{path}.init', f'found {spec["init"]!r}', legal=legal,
-        nearest=errors.nearest(kind, KINDS),
+      f'{path}.init',
+      f'found {spec["init"]!r}',
+      legal=legal,
+      nearest=errors.nearest(kind, KINDS),
     )
   if kind == 'random':
     return gemma3_config.from_variant(
-        spec['variant'], models.VARIANTS, f'{path}.variant'
+      spec['variant'], models.VARIANTS, f'{path}.variant'
     )
   if kind == 'teacher':
     if teacher is None:
       raise errors.ConfigError(
-          f'{path}.init', "found 'teacher', and there is no teacher",
-          legal="teacher.source='live'",
+        f'{path}.init',
+        "found 'teacher', and there is no teacher",
+        legal="teacher.source='live'",
       )
     config = teacher
   elif kind == 'workdir':
@@ -96,7 +100,7 @@ def source_config(
 
 
 def student_config(
-    spec: Mapping[str, Any], source: gemma3_config.Gemma3Config
+  spec: Mapping[str, Any], source: gemma3_config.Gemma3Config
 ) -> gemma3_config.Gemma3Config:
   """The student's sizes: those of its source, with the layers it keeps.
 
@@ -108,8 +112,9 @@ def student_config(
   path = 'student.keep_layers'
   if spec['init'] == 'random':
     raise errors.ConfigError(
-        path, f'found {tuple(spec["keep_layers"])} with init random',
-        legal='() where there are no weights to keep',
+      path,
+      f'found {tuple(spec["keep_layers"])} with init random',
+      legal='() where there are no weights to keep',
     )
   weights.check_keep_layers(spec['keep_layers'], source.num_layers, path)
   return source.keep_layers(spec['keep_layers'])

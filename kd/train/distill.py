@@ -45,24 +45,24 @@ def prepare(run: resolve.Run, say: Say) -> Data:
   """
   config = run.config
   parts = prepare_lib.prepare(
-      config.data.mixture,
-      config.data.split,
-      tokenizer=run.tokenizer,
-      template=config.data.template,
-      length=config.data.length,
-      pack=config.data.pack,
-      seed=config.seed,
-      cache_dir=config.data.folder,
-      limit=config.data.examples,
-      module=config.data.module,
-      say=say,
+    config.data.mixture,
+    config.data.split,
+    tokenizer=run.tokenizer,
+    template=config.data.template,
+    length=config.data.length,
+    pack=config.data.pack,
+    seed=config.seed,
+    cache_dir=config.data.folder,
+    limit=config.data.examples,
+    module=config.data.module,
+    say=say,
   )
   for part in parts:
     c = part.counts
     say(
-        f'{part.task}: {c["rows"]:,} rows, {c["fill"]:.0%} full, '
-        f'{c["examples"]:,} examples ({len(c["too_long"])} too long and left '
-        'out)'
+      f'{part.task}: {c["rows"]:,} rows, {c["fill"]:.0%} full, '
+      f'{c["examples"]:,} examples ({len(c["too_long"])} too long and left '
+      'out)'
     )
   return Data(parts, evaluate_lib.prepare_sets(run, say))
 
@@ -105,20 +105,20 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
   config = run.config
   teacher_params, teacher_targets = _teacher(run)
   student_eval = evaluate_lib.Evaluator(
-      run, run.student, teacher_targets, data.held_out
+    run, run.student, teacher_targets, data.held_out
   )
   if run.teacher is not None and data.held_out:
     teacher_eval = evaluate_lib.Evaluator(
-        run, run.teacher, teacher_targets, data.held_out
+      run, run.teacher, teacher_targets, data.held_out
     )
     _recorded(
-        workdir, 'teacher', lambda: teacher_eval(teacher_params, lambda: None)
+      workdir, 'teacher', lambda: teacher_eval(teacher_params, lambda: None)
     )
     say('teacher evaluated')
 
   def init() -> types.PyTree:
     return parameters.load(
-        run.student, config.seed, 'student.init', teacher_params
+      run.student, config.seed, 'student.init', teacher_params
     )
 
   def fit(terms, folder, label):
@@ -128,24 +128,24 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
       # Both students start from the same parameters: measured once.
       where = folder if step else workdir
       return _recorded(
-          where, f'step_{step}', lambda: student_eval(params, check)
+        where, f'step_{step}', lambda: student_eval(params, check)
       )['metrics']
 
     job = loop.Job(
-        run=run,
-        terms=terms,
-        workdir=folder,
-        label=label,
-        init=init,
-        teacher_targets=(
-            teacher_targets if any(t.needs_teacher for t in terms) else None
-        ),
-        rows=rows_lib.Rows(
-            data.train, config.data.batch_size, config.seed, shuffle=True
-        ),
-        rows_digest=_rows_digest(run, data),
-        evaluate=evaluate,
-        quality=evaluate_lib.first_quality(data.held_out),
+      run=run,
+      terms=terms,
+      workdir=folder,
+      label=label,
+      init=init,
+      teacher_targets=(
+        teacher_targets if any(t.needs_teacher for t in terms) else None
+      ),
+      rows=rows_lib.Rows(
+        data.train, config.data.batch_size, config.seed, shuffle=True
+      ),
+      rows_digest=_rows_digest(run, data),
+      evaluate=evaluate,
+      quality=evaluate_lib.first_quality(data.held_out),
     )
     loop.train(job)
 
@@ -169,7 +169,7 @@ def evaluate(run: resolve.Run, workdir: str, say: Say) -> None:
   params = outputs.student_params(run, workdir)
   held_out = evaluate_lib.prepare_sets(run, say)
   evaluator = evaluate_lib.Evaluator(
-      run, run.student, teacher_targets, held_out
+    run, run.student, teacher_targets, held_out
   )
   metrics, _ = evaluator(params, lambda: None)
   for name, value in metrics.items():

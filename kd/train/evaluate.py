@@ -36,8 +36,7 @@ class HeldOut:
   answers: int
 
 
-def prepare_sets(run: resolve.Run,
-                 say: Callable[[str], None]) -> list[HeldOut]:
+def prepare_sets(run: resolve.Run, say: Callable[[str], None]) -> list[HeldOut]:
   """Prepares the sets of evaluation.sets, in order of their names."""
   config = run.config
   held_out = []
@@ -46,17 +45,17 @@ def prepare_sets(run: resolve.Run,
     if entry.examples == 0 and entry.answers == 0:
       continue
     parts = prepare.prepare(
-        entry.mixture or config.data.mixture,
-        entry.split,
-        tokenizer=run.tokenizer,
-        template=config.data.template,
-        length=config.data.length,
-        pack=False,
-        seed=config.seed,
-        cache_dir=config.data.folder,
-        limit=-1 if -1 in (entry.examples, entry.answers) else count,
-        module=config.data.module,
-        say=say,
+      entry.mixture or config.data.mixture,
+      entry.split,
+      tokenizer=run.tokenizer,
+      template=config.data.template,
+      length=config.data.length,
+      pack=False,
+      seed=config.seed,
+      cache_dir=config.data.folder,
+      limit=-1 if -1 in (entry.examples, entry.answers) else count,
+      module=config.data.module,
+      say=say,
     )
     held_out.append(HeldOut(name, parts, entry.answers))
   return held_out
@@ -65,9 +64,13 @@ def prepare_sets(run: resolve.Run,
 class Evaluator:
   """Scores one model's parameters: likelihood, distance, answers."""
 
-  def __init__(self, run: resolve.Run, model: resolve.Model,
-               teacher_targets: TeacherTargets | None,
-               held_out: Sequence[HeldOut]):
+  def __init__(
+    self,
+    run: resolve.Run,
+    model: resolve.Model,
+    teacher_targets: TeacherTargets | None,
+    held_out: Sequence[HeldOut],
+  ):
     """Builds the programs.
 
     Args:
@@ -79,22 +82,24 @@ class Evaluator:
     config = run.config
     self._run, self._held_out = run, held_out
     self._likelihood = likelihood.make(
-        model.module, teacher_targets, run.mesh,
-        config.objective.chunk_tokens,
+      model.module,
+      teacher_targets,
+      run.mesh,
+      config.objective.chunk_tokens,
     )
     self._decoder = None
     if any(s.answers for s in held_out):
       self._decoder = decode.Decoder(
-          model.module,
-          run.tokenizer.vocab_size,
-          run.tokenizer.stop_ids,
-          run.tokenizer.pad_id,
-          config.evaluation.max_new_tokens,
-          config.evaluation.batch_size,
+        model.module,
+        run.tokenizer.vocab_size,
+        run.tokenizer.stop_ids,
+        run.tokenizer.pad_id,
+        config.evaluation.max_new_tokens,
+        config.evaluation.batch_size,
       )
 
   def __call__(
-      self, params: types.PyTree, check: Callable[[], None]
+    self, params: types.PyTree, check: Callable[[], None]
   ) -> tuple[dict[str, float], dict[str, dict[str, list[float]]]]:
     """Evaluates parameters.
 
@@ -109,7 +114,7 @@ class Evaluator:
     metrics, scores = {}, {}
     for held_out in self._held_out:
       by_row = self._likelihood(
-          params, _checked(self._batches(held_out), check)
+        params, _checked(self._batches(held_out), check)
       )
       means = likelihood.summarize(by_row)
       per_example = {key: value.tolist() for key, value in by_row.items()}
@@ -118,9 +123,7 @@ class Evaluator:
         means.update(more)
         if exact:
           per_example[EXACT_MATCH] = exact
-      metrics.update(
-          {f'eval/{held_out.name}/{k}': v for k, v in means.items()}
-      )
+      metrics.update({f'eval/{held_out.name}/{k}': v for k, v in means.items()})
       scores[held_out.name] = per_example
     return metrics, scores
 
@@ -135,7 +138,7 @@ class Evaluator:
     for part in held_out.parts:
       examples = part.examples()
       if held_out.answers > 0:
-        examples = examples[:held_out.answers]
+        examples = examples[: held_out.answers]
       completions = self._complete(params, examples, check)
       texts = [self._run.tokenizer.decode(c.ids) for c in completions]
       named = part.task, self._run.config.data.module
@@ -149,20 +152,22 @@ class Evaluator:
   def _complete(self, params, examples, check):
     config = self._run.config
     prompts = [
-        templates.encode_prompt(
-            self._run.tokenizer, config.data.template,
-            templates.exchange(example['inputs']),
-        )
-        for example in examples
+      templates.encode_prompt(
+        self._run.tokenizer,
+        config.data.template,
+        templates.exchange(example['inputs']),
+      )
+      for example in examples
     ]
     with rules.active(self._run.mesh):
       return self._decoder.generate(
-          params, prompts, progress=lambda done, total: check()
+        params, prompts, progress=lambda done, total: check()
       )
 
 
-def _checked(batches: Iterator[types.Batch],
-             check: Callable[[], None]) -> Iterator[types.Batch]:
+def _checked(
+  batches: Iterator[types.Batch], check: Callable[[], None]
+) -> Iterator[types.Batch]:
   for batch in batches:
     check()
     yield batch

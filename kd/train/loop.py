@@ -61,7 +61,7 @@ def place(batch: types.Batch, mesh: jax.sharding.Mesh) -> types.Batch:
   """Puts this process's rows on the mesh as part of the global batch."""
   sharding = rules.batch_sharding(mesh)
   return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(sharding, x), batch
+    lambda x: jax.make_array_from_process_local_data(sharding, x), batch
   )
 
 
@@ -79,8 +79,8 @@ class _Window:
       bad = [k for k, v in sorted(out.sums.items()) if not np.isfinite(v)]
       what = ' and '.join(f'loss {k!r}' for k in bad) or 'the gradient'
       raise errors.NonFiniteError(
-          f'step {step}: {what} is not finite; the parameters were not '
-          'changed by it and the last checkpoint is good'
+        f'step {step}: {what} is not finite; the parameters were not '
+        'changed by it and the last checkpoint is good'
       )
     for key, value in out.sums.items():
       self._means.add(f'loss/{key}', value, out.weight)
@@ -92,9 +92,9 @@ class _Window:
   def metrics(self) -> dict[str, float]:
     values = self._means.compute()
     total = sum(
-        term.weight * values[f'loss/{term.key}']
-        for term in self._terms
-        if f'loss/{term.key}' in values
+      term.weight * values[f'loss/{term.key}']
+      for term in self._terms
+      if f'loss/{term.key}' in values
     )
     named = {f'train/{name}': value for name, value in values.items()}
     return {'train/loss': total, **named, 'train/nonfinite': 0.0}
@@ -113,26 +113,29 @@ class _Loop:
 
     self._job, self._config, self._notice = job, job.run.config, notice
     self._manager = manager_lib.Manager(
-        job.workdir, self._config.checkpoint.keep
+      job.workdir, self._config.checkpoint.keep
     )
     self._update = jax.jit(
-        update_lib.make(
-            job.run.student.module,
-            job.terms,
-            job.run.optimizer,
-            job.run.rate,
-            self._config.objective.chunk_tokens,
-            self._config.optimizer.micro_batches,
-        ),
-        donate_argnums=0,
+      update_lib.make(
+        job.run.student.module,
+        job.terms,
+        job.run.optimizer,
+        job.run.rate,
+        self._config.objective.chunk_tokens,
+        self._config.optimizer.micro_batches,
+      ),
+      donate_argnums=0,
     )
     self._start()
     self._pending = None
     self._timer = writers.StepTimer()
     self._memory = writers.device_memory
     self._writer = writers.create(
-        job.workdir, job.label, self._config.steps, self._step,
-        self._config.log.tensorboard,
+      job.workdir,
+      job.label,
+      self._config.steps,
+      self._step,
+      self._config.log.tensorboard,
     )
 
   def _start(self):
@@ -141,21 +144,21 @@ class _Loop:
     position = {'window': {}}
     if latest is None:
       self.state = update_lib.init_state(
-          job.init(), job.run.optimizer, self._config.seed
+        job.init(), job.run.optimizer, self._config.seed
       )
     else:
       like = self._abstract_state()
       items, position = self._manager.restore(latest, like)
       if position['rows'] != job.rows_digest:
         raise errors.ConfigError(
-            f'{self._manager.folder}/{latest}',
-            f'was trained on rows {position["rows"]}, the config now means '
-            f'rows {job.rows_digest}',
+          f'{self._manager.folder}/{latest}',
+          f'was trained on rows {position["rows"]}, the config now means '
+          f'rows {job.rows_digest}',
         )
       self.state = update_lib.TrainState(
-          step=jax.numpy.asarray(latest, jax.numpy.int32),
-          params=items['params'],
-          **items['optimizer'],
+        step=jax.numpy.asarray(latest, jax.numpy.int32),
+        params=items['params'],
+        **items['optimizer'],
       )
       print(f'{job.label} goes on from step {latest}', flush=True)
     self._step = latest or 0
@@ -164,10 +167,10 @@ class _Loop:
   def _abstract_state(self):
     params = parameters.abstract(self._job.run.student)
     state = jax.eval_shape(
-        lambda p: update_lib.init_state(
-            p, self._job.run.optimizer, self._config.seed
-        ),
-        params,
+      lambda p: update_lib.init_state(
+        p, self._job.run.optimizer, self._config.seed
+      ),
+      params,
     )
     replicated = rules.replicated(self._job.run.mesh)
 
@@ -176,18 +179,18 @@ class _Loop:
 
     # Moments lie as their parameters do; counters and factors everywhere.
     opt_state = optax.tree_map_params(
-        self._job.run.optimizer,
-        lambda leaf, param: like(
-            leaf, param.sharding if leaf.shape == param.shape else replicated
-        ),
-        state.opt_state,
-        params,
-        transform_non_params=lambda leaf: like(leaf, replicated),
+      self._job.run.optimizer,
+      lambda leaf, param: like(
+        leaf, param.sharding if leaf.shape == param.shape else replicated
+      ),
+      state.opt_state,
+      params,
+      transform_non_params=lambda leaf: like(leaf, replicated),
     )
     rng = like(state.rng, replicated)
     return {
-        'params': params,
-        'optimizer': {'opt_state': opt_state, 'rng': rng},
+      'params': params,
+      'optimizer': {'opt_state': opt_state, 'rng': rng},
     }
 
   def run(self) -> update_lib.TrainState:
@@ -196,8 +199,11 @@ class _Loop:
     if self._step == 0:
       self._evaluate()
     fetch = rows_lib.prefetch(
-        job.rows, self._step, _READ_AHEAD, jax.process_index(),
-        jax.process_count(),
+      job.rows,
+      self._step,
+      _READ_AHEAD,
+      jax.process_index(),
+      jax.process_count(),
     )
     self._timer.restart()
     while self._step < steps:
@@ -240,7 +246,7 @@ class _Loop:
       self._manager.wait(step)
       self._writer.flush()
       raise errors.PreemptedError(
-          f'SIGTERM received: saved step {step}; the same command goes on'
+        f'SIGTERM received: saved step {step}; the same command goes on'
       )
 
   def _absorb(self):
@@ -252,9 +258,9 @@ class _Loop:
     self._absorb()
     tokens = self._config.data.batch_size * self._config.data.length
     metrics = {
-        **self._window.metrics(),
-        **self._timer.compute(tokens),
-        **self._memory(jax.local_devices()),
+      **self._window.metrics(),
+      **self._timer.compute(tokens),
+      **self._memory(jax.local_devices()),
     }
     self._writer.write_scalars(self._step, metrics)
     self._window = _Window(self._job.terms, {})
@@ -263,7 +269,7 @@ class _Loop:
   def _evaluate(self):
     try:
       metrics = self._job.evaluate(
-          self._step, self.state.params, self._notice.check
+        self._step, self.state.params, self._notice.check
       )
     except errors.PreemptedError:
       if self._step:
@@ -279,13 +285,13 @@ class _Loop:
     self._absorb()
     state = self.state
     self._manager.save(
-        self._step,
-        {
-            'params': state.params,
-            'optimizer': {'opt_state': state.opt_state, 'rng': state.rng},
-        },
-        {'rows': self._job.rows_digest, 'window': self._window.state()},
-        quality,
+      self._step,
+      {
+        'params': state.params,
+        'optimizer': {'opt_state': state.opt_state, 'rng': state.rng},
+      },
+      {'rows': self._job.rows_digest, 'window': self._window.state()},
+      quality,
     )
 
 

@@ -42,9 +42,9 @@ def describe(run: resolve.Run, workdir: str) -> str:
     count = gemma3_config.parameter_count(model.config)
     sizes = model.config
     lines.append(
-        f'{name}: {count:,} parameters, {sizes.num_layers} layers, width '
-        f'{sizes.embed_dim}, from {model.init}, computed in '
-        f'{model.module.dtype}'
+      f'{name}: {count:,} parameters, {sizes.num_layers} layers, width '
+      f'{sizes.embed_dim}, from {model.init}, computed in '
+      f'{model.module.dtype}'
     )
     warning = weights.pattern_warning(sizes)
     if warning:
@@ -52,15 +52,15 @@ def describe(run: resolve.Run, workdir: str) -> str:
   tokens = config.data.batch_size * config.data.length
   mesh = ' x '.join(f'{axis} {n}' for axis, n in run.mesh.shape.items())
   lines += [
-      f'tokenizer: {run.tokenizer.vocab_size:,} ids, digest '
-      f'{run.tokenizer.digest[:16]}',
-      f'step: {config.data.batch_size} rows x {config.data.length} = '
-      f'{tokens:,} tokens; {config.steps:,} steps, '
-      f'{tokens * config.steps:,} tokens in all',
-      f'mesh: {mesh} over {run.mesh.size} devices',
-      'losses: ' + ', '.join(f'{t.weight:g} x {t.key}' for t in run.terms),
-      f'rows: prepared once in {os.path.expanduser(config.data.folder)}',
-      f'workdir: {workdir}: {", ".join(outputs.FILES)}',
+    f'tokenizer: {run.tokenizer.vocab_size:,} ids, digest '
+    f'{run.tokenizer.digest[:16]}',
+    f'step: {config.data.batch_size} rows x {config.data.length} = '
+    f'{tokens:,} tokens; {config.steps:,} steps, '
+    f'{tokens * config.steps:,} tokens in all',
+    f'mesh: {mesh} over {run.mesh.size} devices',
+    'losses: ' + ', '.join(f'{t.weight:g} x {t.key}' for t in run.terms),
+    f'rows: prepared once in {os.path.expanduser(config.data.folder)}',
+    f'workdir: {workdir}: {", ".join(outputs.FILES)}',
   ]
   if config.evaluation.baseline:
     lines.append(f'baseline: {workdir}/{outputs.BASELINE}')
@@ -91,16 +91,16 @@ def begin(run: resolve.Run, workdir: str) -> None:
     return
   os.makedirs(workdir, exist_ok=True)
   run_info.write_text(
-      os.path.join(workdir, resolve.CONFIG_FILE),
-      config_lib.to_json(run.config) + '\n',
+    os.path.join(workdir, resolve.CONFIG_FILE),
+    config_lib.to_json(run.config) + '\n',
   )
   run_info.write_json(
-      os.path.join(workdir, architectures.RUN_FILE),
-      {
-          **run_info.collect(),
-          'student': dataclasses.asdict(run.student.config),
-          'tokenizer': run.tokenizer.digest,
-      },
+    os.path.join(workdir, architectures.RUN_FILE),
+    {
+      **run_info.collect(),
+      'student': dataclasses.asdict(run.student.config),
+      'tokenizer': run.tokenizer.digest,
+    },
   )
   with open(os.path.join(workdir, tokenizers.MODEL_FILE), 'wb') as f:
     f.write(run.tokenizer.model_proto)
@@ -123,9 +123,9 @@ def export(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 
 MODES: dict[str, Callable[[ml_collections.ConfigDict, str], None]] = {
-    'train': train,
-    'check': check,
-    'eval': evaluate,
-    'generate': generate,
-    'export': export,
+  'train': train,
+  'check': check,
+  'eval': evaluate,
+  'generate': generate,
+  'export': export,
 }

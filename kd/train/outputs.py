@@ -19,8 +19,13 @@ from kd.train import resolve
 BASELINE = 'baseline'
 EVALUATIONS = 'evaluations'
 FILES = (
-    'config.json', 'run.json', 'tokenizer.model', 'metrics.jsonl',
-    'checkpoints/', 'evaluations/', 'report.md',
+  'config.json',
+  'run.json',
+  'tokenizer.model',
+  'metrics.jsonl',
+  'checkpoints/',
+  'evaluations/',
+  'report.md',
 )
 
 Say = Callable[[str], None]
@@ -34,14 +39,15 @@ def student_params(run: resolve.Run, workdir: str) -> types.PyTree:
   """
   if os.path.isdir(os.path.join(workdir, manager.FOLDER)):
     return parameters.restore(
-        workdir, run.student, run.config.export.checkpoint, '--workdir'
+      workdir, run.student, run.config.export.checkpoint, '--workdir'
     )
   kind = run.student.init.partition(':')[0]
   if kind in ('random', 'teacher'):
     raise errors.ConfigError(
-        '--workdir', f'{workdir!r} holds no checkpoint, and student.init is '
-        f'{run.student.init!r}',
-        legal='the workdir of a run, or student.init=hf:DIR or gguf:FILE',
+      '--workdir',
+      f'{workdir!r} holds no checkpoint, and student.init is '
+      f'{run.student.init!r}',
+      legal='the workdir of a run, or student.init=hf:DIR or gguf:FILE',
     )
   return parameters.load(run.student, run.config.seed, 'student.init', None)
 
@@ -55,27 +61,31 @@ def generate(run: resolve.Run, workdir: str, say: Say) -> None:
   config = run.config
   path = config.generate.output or os.path.join(workdir, 'completions.jsonl')
   questions = prompts.read(
-      config.generate.prompts, run.tokenizer, config.data.template
+    config.generate.prompts, run.tokenizer, config.data.template
   )
   decoder = decode.Decoder(
-      run.student.module,
-      run.tokenizer.vocab_size,
-      run.tokenizer.stop_ids,
-      run.tokenizer.pad_id,
-      config.evaluation.max_new_tokens,
-      config.evaluation.batch_size,
+    run.student.module,
+    run.tokenizer.vocab_size,
+    run.tokenizer.stop_ids,
+    run.tokenizer.pad_id,
+    config.evaluation.max_new_tokens,
+    config.evaluation.batch_size,
   )
   params = student_params(run, workdir)
   with rules.active(run.mesh):
     records = prompts.answer_file(
-        decoder, params, questions, run.tokenizer, path,
-        progress=lambda done, total: say(f'{done}/{total} prompts answered'),
+      decoder,
+      params,
+      questions,
+      run.tokenizer,
+      path,
+      progress=lambda done, total: say(f'{done}/{total} prompts answered'),
     )
   cut = sum(record['truncated'] for record in records)
   too_long = sum(record['too_long'] for record in records)
   say(
-      f'{path}: {len(records)} answers, {cut} cut at '
-      f'{config.evaluation.max_new_tokens} tokens, {too_long} prompts too long'
+    f'{path}: {len(records)} answers, {cut} cut at '
+    f'{config.evaluation.max_new_tokens} tokens, {too_long} prompts too long'
   )
 
 
@@ -84,16 +94,14 @@ def export(run: resolve.Run, workdir: str, say: Say) -> None:
   folder = os.path.join(workdir, 'export', 'hf')
   tokenizer, template = run.tokenizer, run.config.data.template
   huggingface.write(
-      folder,
-      student_params(run, workdir),
-      run.student.config,
-      run.config.export.dtype,
-      tokenizer.bos_id,
-      tokenizer.stop_ids,
-      tokenizer.pad_id,
-      lambda new: hf_tokenizer.write(
-          tokenizer, new, templates.JINJA[template]
-      ),
+    folder,
+    student_params(run, workdir),
+    run.student.config,
+    run.config.export.dtype,
+    tokenizer.bos_id,
+    tokenizer.stop_ids,
+    tokenizer.pad_id,
+    lambda new: hf_tokenizer.write(tokenizer, new, templates.JINJA[template]),
   )
   warning = weights.pattern_warning(run.student.config)
   if warning:

@@ -19,16 +19,17 @@ def abstract(model: resolve.Model) -> types.PyTree:
   """Shapes and shardings of the model's parameters."""
   shapes = gemma3.unbox(gemma3.abstract_params(model.module))
   return jax.tree.map(
-      lambda leaf, sharding: jax.ShapeDtypeStruct(
-          leaf.shape, leaf.dtype, sharding=sharding
-      ),
-      shapes,
-      model.shardings,
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    model.shardings,
   )
 
 
-def restore(workdir: str, model: resolve.Model, which: str,
-            path: str) -> types.PyTree:
+def restore(
+  workdir: str, model: resolve.Model, which: str, path: str
+) -> types.PyTree:
   """The parameters that a run has saved.
 
   Args:
@@ -43,8 +44,9 @@ def restore(workdir: str, model: resolve.Model, which: str,
   folder = os.path.join(workdir, manager.FOLDER)
   if not os.path.isdir(folder):
     raise errors.ConfigError(
-        path, f'{workdir!r} holds no {manager.FOLDER}',
-        legal='the workdir of a run that has saved',
+      path,
+      f'{workdir!r} holds no {manager.FOLDER}',
+      legal='the workdir of a run that has saved',
     )
   saved = manager.Manager(workdir, keep=1, read_only=True)
   step = saved.best_step() if which == 'best' else saved.latest_step()
@@ -57,23 +59,25 @@ def restore(workdir: str, model: resolve.Model, which: str,
 
 def _whole(model):
   """The model that `init` names, with the layers that are dropped later."""
-  module = gemma3.Gemma3(
-      model.source, model.module.dtype, model.module.remat
-  )
+  module = gemma3.Gemma3(model.source, model.module.dtype, model.module.remat)
   mesh = jax.tree.leaves(model.shardings)[0].mesh
   shardings = rules.param_shardings(
-      mesh,
-      gemma3.logical_axes(module),
-      gemma3.unbox(gemma3.abstract_params(module)),
-      'student',
+    mesh,
+    gemma3.logical_axes(module),
+    gemma3.unbox(gemma3.abstract_params(module)),
+    'student',
   )
   return dataclasses.replace(
-      model, module=module, keep_layers=(), shardings=shardings
+    model, module=module, keep_layers=(), shardings=shardings
   )
 
 
-def load(model: resolve.Model, seed: int, path: str,
-         teacher_params: types.PyTree | None) -> types.PyTree:
+def load(
+  model: resolve.Model,
+  seed: int,
+  path: str,
+  teacher_params: types.PyTree | None,
+) -> types.PyTree:
   """Parameters as `init` says, float32, on their devices.
 
   Args:
@@ -95,12 +99,12 @@ def load(model: resolve.Model, seed: int, path: str,
     source = teacher_params
     if kind == 'workdir':
       source = restore(
-          model.init.partition(':')[2], _whole(model), 'last', path
+        model.init.partition(':')[2], _whole(model), 'last', path
       )
     # Copies: the student's buffers are given up at each update.
     return weights.layers_from(
-        source, model.source, model.keep_layers, model.shardings
+      source, model.source, model.keep_layers, model.shardings
     )
   return weights.load(
-      model.init, model.module, model.shardings, model.keep_layers
+    model.init, model.module, model.shardings, model.keep_layers
   )

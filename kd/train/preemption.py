@@ -14,7 +14,7 @@ class Notice:
 
   def __enter__(self) -> 'Notice':
     self._previous = signal.signal(
-        signal.SIGTERM, lambda signum, frame: self._event.set()
+      signal.SIGTERM, lambda signum, frame: self._event.set()
     )
     return self
 

@@ -15,11 +15,11 @@ from kd.train import resolve
 FILE = 'report.md'
 CURVES = 'curves.png'
 _ROWS = (  # metric, title, whether it is a sum over target tokens
-    ('nll', 'NLL, nats a token', True),
-    ('perplexity', 'perplexity', True),
-    ('kl', 'KL to the teacher, nats a token', True),
-    ('agreement', 'top-1 agreement with the teacher', True),
-    ('exact_match', 'exact match', False),
+  ('nll', 'NLL, nats a token', True),
+  ('perplexity', 'perplexity', True),
+  ('kl', 'KL to the teacher, nats a token', True),
+  ('agreement', 'top-1 agreement with the teacher', True),
+  ('exact_match', 'exact match', False),
 )
 _GAPS = (_ROWS[0], _ROWS[-1])
 TEACHER, BEFORE = 'teacher', 'student before'
@@ -38,21 +38,22 @@ def columns(workdir: str, steps: int) -> dict[str, dict[str, Any]]:
   """The evaluations that there are, by title."""
   baseline = os.path.join(workdir, outputs.BASELINE)
   found = {
-      TEACHER: _read(workdir, 'teacher'),
-      BEFORE: _read(workdir, 'step_0'),
-      AFTER: _read(workdir, f'step_{steps}'),
-      CROSS_ENTROPY: _read(baseline, f'step_{steps}'),
+    TEACHER: _read(workdir, 'teacher'),
+    BEFORE: _read(workdir, 'step_0'),
+    AFTER: _read(workdir, f'step_{steps}'),
+    CROSS_ENTROPY: _read(baseline, f'step_{steps}'),
   }
   return {title: result for title, result in found.items() if result}
 
 
-def _per_example(scores: Mapping[str, Sequence[float]], metric: str,
-                 by_token: bool) -> tuple[list[float], list[float] | None]:
+def _per_example(
+  scores: Mapping[str, Sequence[float]], metric: str, by_token: bool
+) -> tuple[list[float], list[float] | None]:
   """Each example's mean, and what it weighs."""
   if not by_token:
     return list(scores[metric]), None
   weights = list(scores['weight'])
-  return [s / w for s, w in zip(scores[metric], weights)], weights
+  return [s / w for s, w in zip(scores[metric], weights, strict=True)], weights
 
 
 def _cell(scores, metric, by_token):
@@ -107,13 +108,13 @@ def _draw(workdir: str, names: Sequence[str]) -> None:
   from matplotlib import pyplot  # pylint: disable=g-import-not-at-top
 
   figure, axes = pyplot.subplots(
-      1, len(names), figsize=(5 * len(names), 3.4), squeeze=False
+    1, len(names), figsize=(5 * len(names), 3.4), squeeze=False
   )
   runs = [
-      (workdir, 'distilled'),
-      (os.path.join(workdir, outputs.BASELINE), 'cross-entropy alone'),
+    (workdir, 'distilled'),
+    (os.path.join(workdir, outputs.BASELINE), 'cross-entropy alone'),
   ]
-  for axis, name in zip(axes[0], names):
+  for axis, name in zip(axes[0], names, strict=True):
     for folder, label in runs:
       steps, values = _curve(folder, f'eval/{name}/nll')
       if steps:
@@ -151,7 +152,5 @@ def write(run: resolve.Run, workdir: str) -> str:
     text += [title, table.text(rendered)]
   _draw(workdir, names)
   markdown.append(f'![held-out NLL by step]({CURVES})')
-  run_info.write_text(
-      os.path.join(workdir, FILE), '\n\n'.join(markdown) + '\n'
-  )
+  run_info.write_text(os.path.join(workdir, FILE), '\n\n'.join(markdown) + '\n')
   return '\n'.join(text + [f'report: {os.path.join(workdir, FILE)}'])

@@ -30,16 +30,22 @@ from kd.train import architectures
 
 CONFIG_FILE = 'config.json'
 _POSITIVE = (
-    'steps', 'data.batch_size', 'data.length', 'checkpoint.every',
-    'checkpoint.keep', 'log.every', 'evaluation.batch_size',
-    'evaluation.max_new_tokens', 'objective.chunk_tokens',
-    'optimizer.micro_batches',
+  'steps',
+  'data.batch_size',
+  'data.length',
+  'checkpoint.every',
+  'checkpoint.keep',
+  'log.every',
+  'evaluation.batch_size',
+  'evaluation.max_new_tokens',
+  'objective.chunk_tokens',
+  'optimizer.micro_batches',
 )
 _CHOICES = {
-    'teacher.source': ('live', 'none'),
-    'export.dtype': ('bfloat16', 'float32'),
-    'export.checkpoint': ('last', 'best'),
-    'data.template': templates.NAMES,
+  'teacher.source': ('live', 'none'),
+  'export.dtype': ('bfloat16', 'float32'),
+  'export.checkpoint': ('last', 'best'),
+  'data.template': templates.NAMES,
 }
 
 
@@ -101,20 +107,22 @@ def _check_values(config):
   for path in _POSITIVE:
     if _at(config, path) <= 0:
       raise errors.ConfigError(
-          path, f'found {_at(config, path)}', legal='above 0'
+        path, f'found {_at(config, path)}', legal='above 0'
       )
   for path, legal in _CHOICES.items():
     if _at(config, path) not in legal:
       raise errors.unknown(path, 'value', _at(config, path), legal)
   if config.evaluation.every < 0:
     raise errors.ConfigError(
-        'evaluation.every', f'found {config.evaluation.every}',
-        legal='0 or more',
+      'evaluation.every',
+      f'found {config.evaluation.every}',
+      legal='0 or more',
     )
   if config.data.examples == 0 or config.data.examples < -1:
     raise errors.ConfigError(
-        'data.examples', f'found {config.data.examples}',
-        legal='-1 (all), or above 0',
+      'data.examples',
+      f'found {config.data.examples}',
+      legal='-1 (all), or above 0',
     )
 
 
@@ -132,7 +140,7 @@ def _check_open_parts(config):
     for key in ('examples', 'answers'):
       if entry[key] < -1:
         raise errors.ConfigError(
-            path + key, f'found {entry[key]}', legal='-1 (all), 0 or more'
+          path + key, f'found {entry[key]}', legal='-1 (all), 0 or more'
         )
 
 
@@ -141,17 +149,17 @@ def _check_rows(config, mesh):
   micro = config.optimizer.micro_batches
   if config.data.batch_size % (micro * parts):
     raise errors.ConfigError(
-        'data.batch_size',
-        f'found {config.data.batch_size}, which {micro} micro-batches over '
-        f'{parts} devices (mesh.data x mesh.fsdp) do not divide',
-        legal=f'a multiple of {micro * parts}',
+      'data.batch_size',
+      f'found {config.data.batch_size}, which {micro} micro-batches over '
+      f'{parts} devices (mesh.data x mesh.fsdp) do not divide',
+      legal=f'a multiple of {micro * parts}',
     )
   if config.evaluation.batch_size % parts:
     raise errors.ConfigError(
-        'evaluation.batch_size',
-        f'found {config.evaluation.batch_size}, which {parts} devices '
-        '(mesh.data x mesh.fsdp) do not divide',
-        legal=f'a multiple of {parts}',
+      'evaluation.batch_size',
+      f'found {config.evaluation.batch_size}, which {parts} devices '
+      '(mesh.data x mesh.fsdp) do not divide',
+      legal=f'a multiple of {parts}',
     )
 
 
@@ -159,7 +167,7 @@ def _model(spec, path, source, sizes, mesh, remat):
   module = gemma3.build(sizes, spec.dtype, remat, path)
   boxed = gemma3.abstract_params(module)
   shardings = rules.param_shardings(
-      mesh, gemma3.logical_axes(module), gemma3.unbox(boxed), path
+    mesh, gemma3.logical_axes(module), gemma3.unbox(boxed), path
   )
   keep = tuple(spec['keep_layers']) if 'keep_layers' in spec else ()
   return Model(module, spec.init, source, keep, shardings)
@@ -168,9 +176,9 @@ def _model(spec, path, source, sizes, mesh, remat):
 def _check_length(config, name, sizes):
   if config.data.length > sizes.context:
     raise errors.ConfigError(
-        'data.length',
-        f'found {config.data.length}, longer than the context of the {name}',
-        legal=f'up to {sizes.context}',
+      'data.length',
+      f'found {config.data.length}, longer than the context of the {name}',
+      legal=f'up to {sizes.context}',
     )
 
 
@@ -179,23 +187,24 @@ def _tokenizer(config):
   found = {}
   if config.teacher.source != 'none':
     found['teacher.init'] = tokenizers.for_source(
-        config.teacher.init, 'teacher.init'
+      config.teacher.init, 'teacher.init'
     )
   found['student.init'] = tokenizers.for_source(
-      config.student.init, 'student.init'
+    config.student.init, 'student.init'
   )
   if config.data.tokenizer:
     found = {
-        'data.tokenizer': tokenizers.load(
-            config.data.tokenizer, 'data.tokenizer'
-        ),
-        **found,
+      'data.tokenizer': tokenizers.load(
+        config.data.tokenizer, 'data.tokenizer'
+      ),
+      **found,
     }
   found = {path: t for path, t in found.items() if t is not None}
   if not found:
     raise errors.ConfigError(
-        'data.tokenizer', "found '', and no weights bring a tokenizer",
-        legal='bytes, model:FILE, gguf:FILE, hf:DIR',
+      'data.tokenizer',
+      "found '', and no weights bring a tokenizer",
+      legal='bytes, model:FILE, gguf:FILE, hf:DIR',
     )
   (first, tokenizer), *others = found.items()
   for path, other in others:
@@ -203,10 +212,10 @@ def _tokenizer(config):
     if difference:
       index, here, there = difference
       raise errors.ConfigError(
-          path,
-          f'its tokenizer is not that of {first}: id {index} is {here!r}, '
-          f'there {there!r}',
-          legal='models with one tokenizer',
+        path,
+        f'its tokenizer is not that of {first}: id {index} is {here!r}, '
+        f'there {there!r}',
+        legal='models with one tokenizer',
       )
   return tokenizer
 
@@ -214,10 +223,10 @@ def _tokenizer(config):
 def _check_vocabulary(tokenizer, name, sizes):
   if tokenizer.vocab_size > sizes.vocab_size:
     raise errors.ConfigError(
-        name,
-        f'its embedding has {sizes.vocab_size} rows, the tokenizer '
-        f'{tokenizer.vocab_size} ids',
-        legal='an embedding with a row for each id',
+      name,
+      f'its embedding has {sizes.vocab_size} rows, the tokenizer '
+      f'{tokenizer.vocab_size} ids',
+      legal='an embedding with a row for each id',
     )
 
 
@@ -249,32 +258,30 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
   for term in terms:
     if term.needs_teacher and teacher is None:
       raise errors.ConfigError(
-          f'losses.{term.key}', "needs a teacher, and teacher.source is 'none'"
+        f'losses.{term.key}', "needs a teacher, and teacher.source is 'none'"
       )
   source = architectures.source_config(
-      config.student, 'student', teacher and teacher.config
+    config.student, 'student', teacher and teacher.config
   )
   sizes = architectures.student_config(config.student, source)
   student = _model(
-      config.student, 'student', source, sizes, mesh, config.student.remat
+    config.student, 'student', source, sizes, mesh, config.student.remat
   )
   _check_length(config, 'student', sizes)
   tokenizer = _tokenizer(config)
   for name, model in (('student', student), ('teacher', teacher)):
     if model:
       _check_vocabulary(tokenizer, name, model.config)
-  templates.check_tokenizer(
-      tokenizer, config.data.template, 'data.template'
-  )
+  templates.check_tokenizer(tokenizer, config.data.template, 'data.template')
   return Run(
-      config=ml_collections.FrozenConfigDict(config),
-      mesh=mesh,
-      tokenizer=tokenizer,
-      student=student,
-      teacher=teacher,
-      terms=terms,
-      optimizer=optimizer,
-      rate=rate,
+    config=ml_collections.FrozenConfigDict(config),
+    mesh=mesh,
+    tokenizer=tokenizer,
+    student=student,
+    teacher=teacher,
+    terms=terms,
+    optimizer=optimizer,
+    rate=rate,
   )
 
 
@@ -284,8 +291,11 @@ _OUTPUTS = ('export.', 'generate.')
 NOT_TRAINED = (*_OUTPUTS, 'evaluation.')
 
 
-def check_workdir(config: ml_collections.ConfigDict, workdir: str,
-                  beside: tuple[str, ...] = _OUTPUTS) -> None:
+def check_workdir(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  beside: tuple[str, ...] = _OUTPUTS,
+) -> None:
   """Refuses a workdir that holds a run of another config.
 
   Args:
@@ -303,13 +313,13 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: str,
     old = json.load(f)
   new = json.loads(config_lib.to_json(config))
   lines = [
-      f'{path}: there {before!r}, now {after!r}'
-      for path, before, after in config_lib.differences(old, new)
-      if not path.startswith(beside)
+    f'{path}: there {before!r}, now {after!r}'
+    for path, before, after in config_lib.differences(old, new)
+    if not path.startswith(beside)
   ]
   if lines:
     raise errors.ConfigError(
-        '--workdir',
-        f'{workdir!r} holds a run of another config:\n  ' + '\n  '.join(lines),
-        legal='a new folder, or the same config to go on with that run',
+      '--workdir',
+      f'{workdir!r} holds a run of another config:\n  ' + '\n  '.join(lines),
+      legal='a new folder, or the same config to go on with that run',
     )

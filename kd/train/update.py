@@ -52,14 +52,15 @@ class Output:
   finite: Array
 
 
-def init_state(params: types.PyTree, optimizer: optax.GradientTransformation,
-               seed: int) -> TrainState:
+def init_state(
+  params: types.PyTree, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
   """The state before the first update."""
   return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      opt_state=optimizer.init(params),
-      rng=jax.random.key_data(jax.random.key(seed)),
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.init(params),
+    rng=jax.random.key_data(jax.random.key(seed)),
   )
 
 
@@ -78,14 +79,15 @@ def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
 
 
 def make(
-    model: gemma3.Gemma3,
-    terms: Sequence[terms_lib.Term],
-    optimizer: optax.GradientTransformation,
-    rate: schedules.Schedule,
-    chunk_tokens: int,
-    micro_batches: int,
-) -> Callable[[TrainState, types.Batch, types.Targets | None],
-              tuple[TrainState, Output]]:
+  model: gemma3.Gemma3,
+  terms: Sequence[terms_lib.Term],
+  optimizer: optax.GradientTransformation,
+  rate: schedules.Schedule,
+  chunk_tokens: int,
+  micro_batches: int,
+) -> Callable[
+  [TrainState, types.Batch, types.Targets | None], tuple[TrainState, Output]
+]:
   """Builds the update.
 
   Args:
@@ -102,11 +104,16 @@ def make(
 
   def loss(params, batch, targets, scales):
     hidden, _ = model.apply(
-        {'params': params}, batch.tokens, batch.positions, batch.segment_ids
+      {'params': params}, batch.tokens, batch.positions, batch.segment_ids
     )
     return objective.objective(
-        terms, hidden, params['embedding'], targets, batch, scales,
-        chunk_tokens,
+      terms,
+      hidden,
+      params['embedding'],
+      targets,
+      batch,
+      scales,
+      chunk_tokens,
     )
 
   gradient = jax.grad(loss, has_aux=True)
@@ -123,8 +130,8 @@ def make(
       return jax.tree.map(jnp.add, carry, new), None
 
     zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, jnp.float32),
-        (params, {term.key: jnp.zeros(()) for term in terms}),
+      lambda x: jnp.zeros(x.shape, jnp.float32),
+      (params, {term.key: jnp.zeros(()) for term in terms}),
     )
     parts = split_rows(batch, micro_batches), hidden
     return jax.lax.scan(body, zeros, parts)[0]
@@ -141,15 +148,15 @@ def make(
       finite &= jnp.isfinite(value)
     keep = lambda new, old: jnp.where(finite, new, old)
     new_state = state.replace(
-        step=state.step + 1,
-        params=jax.tree.map(keep, params, state.params),
-        opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+      step=state.step + 1,
+      params=jax.tree.map(keep, params, state.params),
+      opt_state=jax.tree.map(keep, opt_state, state.opt_state),
     )
     scalars = {
-        'grad_norm': grad_norm,
-        'update_norm': optax.tree.norm(updates),
-        'param_norm': optax.tree.norm(state.params),
-        'lr': jnp.asarray(rate(state.step), jnp.float32),
+      'grad_norm': grad_norm,
+      'update_norm': optax.tree.norm(updates),
+      'param_norm': optax.tree.norm(state.params),
+      'lr': jnp.asarray(rate(state.step), jnp.float32),
     }
     return new_state, Output(sums, weight, scalars, finite)
 

@@ -18,8 +18,8 @@ from kd.train import loop
 from kd.train import update
 
 LOSSES = {
-    'ce': {'name': 'cross_entropy', 'weight': 0.4},
-    'kl': {'name': 'forward_kl', 'weight': 0.6, 'temperature': 1.5},
+  'ce': {'name': 'cross_entropy', 'weight': 0.4},
+  'kl': {'name': 'forward_kl', 'weight': 0.6, 'temperature': 1.5},
 }
 
 
@@ -31,16 +31,19 @@ def _batch(batch=8, length=24, vocab=260):
   weights = np.zeros((batch, length), np.float32)
   for row in range(batch):
     first, second = rng.integers(2, 10, 2)
-    segments[row, :first], segments[row, first:first + second] = 1, 2
+    segments[row, :first], segments[row, first : first + second] = 1, 2
     positions[row, :first] = np.arange(first)
-    positions[row, first:first + second] = np.arange(second)
+    positions[row, first : first + second] = np.arange(second)
     weights[row, first - 1] = 1
-    weights[row, first:first + second] = rng.uniform(0.1, 3, second)
+    weights[row, first : first + second] = rng.uniform(0.1, 3, second)
   tokens = rng.integers(4, vocab, (2, batch, length)).astype(np.int32)
   return types.Batch(
-      tokens=tokens[0] * (segments > 0), targets=tokens[1],
-      positions=positions, segment_ids=segments, weights=weights,
-      row_id=np.arange(batch, dtype=np.int32),
+    tokens=tokens[0] * (segments > 0),
+    targets=tokens[1],
+    positions=positions,
+    segment_ids=segments,
+    weights=weights,
+    row_id=np.arange(batch, dtype=np.int32),
   )
 
 
@@ -50,25 +53,27 @@ def _three_updates(shape, devices, micro_batches=1, remat='none', batch=None):
   model = gemma3.build(sizes, 'float32', remat, 'student')
   mesh = mesh_lib.make(dict(zip(mesh_lib.AXES, shape)), devices)
   shardings = rules.param_shardings(
-      mesh, gemma3.logical_axes(model),
-      gemma3.unbox(gemma3.abstract_params(model)), 'student',
+    mesh,
+    gemma3.logical_axes(model),
+    gemma3.unbox(gemma3.abstract_params(model)),
+    'student',
   )
   params = jax.device_put(
-      gemma3.init_params(model, jax.random.key(0)), shardings
+    gemma3.init_params(model, jax.random.key(0)), shardings
   )
   teacher = jax.device_put(
-      gemma3.init_params(model, jax.random.key(1)), shardings
+    gemma3.init_params(model, jax.random.key(1)), shardings
   )
   targets = live.make(model, teacher, mesh)
   lr = base.schedule('constant', peak=1e-3, warmup_steps=0)
   # A larger epsilon: at first updates are sign(gradient) else, and rounding
   # decides the sign of what is almost zero.
-  optimizer, rate = optimizers.build(
-      base.adamw(lr, epsilon=1e-3).to_dict(), 10
-  )
-  step = jax.jit(update.make(
+  optimizer, rate = optimizers.build(base.adamw(lr, epsilon=1e-3).to_dict(), 10)
+  step = jax.jit(
+    update.make(
       model, terms_lib.build(LOSSES), optimizer, rate, 32, micro_batches
-  ))
+    )
+  )
   state = update.init_state(params, optimizer, 0)
   rows = loop.place(_batch() if batch is None else batch, mesh)
   seen = []
@@ -87,8 +92,9 @@ def one_device():
 def _assert_same(got, expected):
   np.testing.assert_allclose(got[0], expected[0], rtol=2e-5)
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6),
-      got[1], expected[1],
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6),
+    got[1],
+    expected[1],
   )
 
 
@@ -116,7 +122,7 @@ def test_remat_changes_nothing(remat, one_device):
 def test_more_padding_changes_nothing(one_device):
   batch = _batch()
   padded = jax.tree.map(
-      lambda x: x if x.ndim == 1 else np.pad(x, ((0, 0), (0, 17))), batch
+    lambda x: x if x.ndim == 1 else np.pad(x, ((0, 0), (0, 17))), batch
   )
   got = _three_updates((1, 1, 1), jax.devices()[:1], batch=padded)
   _assert_same(got, one_device)
@@ -125,9 +131,7 @@ def test_more_padding_changes_nothing(one_device):
 def test_no_target_changes_no_parameter():
   batch = _batch()
   batch = batch.replace(weights=np.zeros_like(batch.weights))
-  seen, params = _three_updates(
-      (1, 1, 1), jax.devices()[:1], batch=batch
-  )
+  seen, params = _three_updates((1, 1, 1), jax.devices()[:1], batch=batch)
   assert not seen.any()
   norm = params['final_norm']['scale']
   np.testing.assert_array_equal(norm, np.zeros_like(norm))
@@ -138,10 +142,12 @@ def test_non_finite_loss_leaves_parameters_alone():
   weights = batch.weights.copy()
   weights[0, np.argmax(weights[0] > 0)] = np.inf
   sizes = gemma3_config.from_variant('nano', models.VARIANTS, '')
-  before = jax.device_get(gemma3.init_params(
+  before = jax.device_get(
+    gemma3.init_params(
       gemma3.build(sizes, 'float32', 'none', ''), jax.random.key(0)
-  ))
+    )
+  )
   _, params = _three_updates(
-      (1, 1, 1), jax.devices()[:1], batch=batch.replace(weights=weights)
+    (1, 1, 1), jax.devices()[:1], batch=batch.replace(weights=weights)
   )
   jax.tree.map(np.testing.assert_array_equal, params, before)

@@ -10,8 +10,13 @@ import numpy as np
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
-def run(script: str, command: str, cases: Any, arrays: dict[str, np.ndarray],
-        directory: str | os.PathLike) -> tuple[Any, dict[str, np.ndarray]]:
+def run(
+  script: str,
+  command: str,
+  cases: Any,
+  arrays: dict[str, np.ndarray],
+  directory: str | os.PathLike,
+) -> tuple[Any, dict[str, np.ndarray]]:
   """Runs one command on many cases: starting the process costs seconds.
 
   Args:
@@ -34,14 +39,17 @@ def run(script: str, command: str, cases: Any, arrays: dict[str, np.ndarray],
     np.save(os.path.join(given, f'{name}.npy'), array)
   python = os.environ['KD_ORACLES_PYTHON']
   done = subprocess.run(
-      [python, os.path.join(_FOLDER, f'{script}.py'), command, given, made],
-      check=False, text=True, capture_output=True,
+    [python, os.path.join(_FOLDER, f'{script}.py'), command, given, made],
+    check=False,
+    text=True,
+    capture_output=True,
   )
   assert done.returncode == 0, f'{done.stdout}\n{done.stderr}'
   with open(os.path.join(made, 'results.json'), encoding='utf-8') as f:
     results = json.load(f)
   found = {
-      name.removesuffix('.npy'): np.load(os.path.join(made, name), 'r')
-      for name in os.listdir(made) if name.endswith('.npy')
+    name.removesuffix('.npy'): np.load(os.path.join(made, name), 'r')
+    for name in os.listdir(made)
+    if name.endswith('.npy')
   }
   return results, found

@@ -64,10 +64,10 @@ def _load_gguf(file):
   config = transformers.AutoConfig.from_pretrained(folder, gguf_file=name)
   config._attn_implementation = 'eager'
   model = transformers.AutoModelForCausalLM.from_config(
-      config, dtype=torch.float32
+    config, dtype=torch.float32
   )
   tensors = modeling_gguf_pytorch_utils.load_gguf_checkpoint(
-      file, return_tensors=True, model_to_load=model
+    file, return_tensors=True, model_to_load=model
   )['tensors']
   found = model.load_state_dict(tensors, strict=False)
   return model, found._asdict()
@@ -77,8 +77,10 @@ def _load(case):
   if 'gguf' in case:
     return _load_gguf(case['gguf'])
   return transformers.AutoModelForCausalLM.from_pretrained(
-      case['directory'], dtype=getattr(torch, case['dtype']),
-      attn_implementation='eager', output_loading_info=True,
+    case['directory'],
+    dtype=getattr(torch, case['dtype']),
+    attn_implementation='eager',
+    output_loading_info=True,
   )
 
 
@@ -89,9 +91,9 @@ def _case(name, case, given, made):
   model.eval()
   tied = model.get_output_embeddings().weight
   result = {
-      'missing': sorted(map(str, info['missing_keys'])),
-      'unexpected': sorted(map(str, info['unexpected_keys'])),
-      'tied': bool(torch.equal(tied, model.get_input_embeddings().weight)),
+    'missing': sorted(map(str, info['missing_keys'])),
+    'unexpected': sorted(map(str, info['unexpected_keys'])),
+    'tied': bool(torch.equal(tied, model.get_input_embeddings().weight)),
   }
 
   def ids(key):
@@ -111,8 +113,8 @@ def _case(name, case, given, made):
       result.setdefault('generated', {})[key] = made_ids[0].tolist()
   if 'digests' in case:
     result['digests'] = {
-        key: hashlib.sha256(t.float().contiguous().numpy()).hexdigest()
-        for key, t in model.state_dict().items()
+      key: hashlib.sha256(t.float().contiguous().numpy()).hexdigest()
+      for key, t in model.state_dict().items()
     }
   return result
 
