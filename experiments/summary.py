@@ -81,7 +81,7 @@ def _bars(axis, values_of, measure):
     colour = COLOURS.get(title, 'grey')
     axis.bar(x, np.mean(values), color=colour, width=0.6)
     axis.plot([x] * len(values), values, 'k.', markersize=5)
-  names = [t.replace(' after', '').replace(' alone', '\nalone') for t in titles]
+  names = [t.replace(' after', '').replace(' al', '\nal') for t in titles]
   axis.set_xticks(range(len(titles)), names)
   axis.set_title(f'held out: {MEASURES[measure]}', fontsize=10)
 

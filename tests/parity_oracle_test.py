@@ -94,8 +94,10 @@ def oracle(tmp_path_factory):
 
 def _model(directory, dtype='float32'):
   init = f'hf:{directory}'
-  model = gemma3.build(weights.model_config(init), dtype, 'none', 'student')
-  return model, weights.load(init, model, None, ())
+  model = gemma3.build(
+    weights.model_config(init, 'student.init'), dtype, 'none', 'student'
+  )
+  return model, weights.load(init, model, None, (), 'student.init')
 
 
 def _logits(model, params, tokens, positions, segment_ids):
@@ -150,9 +152,11 @@ def test_packed_rows_equal_texts_run_alone(name, oracle):
 def test_file_that_transformers_wrote_has_these_kinds_and_constants(oracle):
   directories, _ = oracle
   local, full = gemma3_config.LOCAL, gemma3_config.GLOBAL
-  kinds = weights.model_config(f'hf:{directories["kinds"]}').layer_kinds
+  kinds = weights.model_config(
+    f'hf:{directories["kinds"]}', 'student.init'
+  ).layer_kinds
   assert kinds == (full, local, local, full, full, local, local)
-  config = weights.model_config(f'hf:{directories["factor"]}')
+  config = weights.model_config(f'hf:{directories["factor"]}', 'student.init')
   assert (config.global_rope_factor, config.local_rope_base) == (8.0, 1e4)
 
 

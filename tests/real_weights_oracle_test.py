@@ -58,8 +58,10 @@ def oracle(gguf, texts, tmp_path_factory):
 @pytest.fixture(scope='module')
 def ours(gguf):
   init = f'gguf:{gguf}'
-  model = gemma3.build(weights.model_config(init), 'float32', 'none', 'student')
-  return model, weights.load(init, model, None, ())
+  model = gemma3.build(
+    weights.model_config(init, 'student.init'), 'float32', 'none', 'student'
+  )
+  return model, weights.load(init, model, None, (), 'student.init')
 
 
 def test_conversion_is_bit_equal(ours, oracle):

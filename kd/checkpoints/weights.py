@@ -1,8 +1,10 @@
 """Parameters from where `init` says: 'hf:DIR', 'gguf:FILE', or a teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
 import itertools
+import os
 from typing import Any
 
 from absl import logging
@@ -22,43 +24,41 @@ from kd.models import gemma3_config
 PREFIXES = ('hf', 'gguf')
 
 
-@dataclasses.dataclass(frozen=True)
-class Description:
-  """What an `init` names, without its weights having been read.
-
-  Attributes:
-    config: the model.
-    text: one line for people.
-  """
-
-  config: gemma3_config.Gemma3Config
-  text: str
-
-
-def _split(init: str) -> tuple[str, str]:
+def _split(init: str, path: str) -> tuple[str, str]:
   prefix, colon, place = init.partition(':')
   if prefix not in PREFIXES or not colon or not place:
     raise errors.ConfigError(
-      'init',
+      path,
       f'found {init!r}',
       legal='hf:DIR, gguf:FILE',
       nearest=errors.nearest(prefix, PREFIXES),
     )
-  return prefix, place
+  return prefix, os.path.expanduser(place)
 
 
-def _open(init: str) -> Any:
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+  """Errors about a file say first which field of the config named it."""
+  try:
+    yield
+  except errors.ConfigError as e:
+    raise errors.ConfigError(path, str(e)) from e
+
+
+def _open(init: str, path: str) -> Any:
   """The huggingface.Source or gguf_weights.Source that `init` names."""
-  prefix, place = _split(init)
+  prefix, place = _split(init, path)
   module = huggingface if prefix == 'hf' else gguf_weights
-  return module.Source(place)
+  with _named(path):
+    return module.Source(place)
 
 
-def model_config(init: str) -> gemma3_config.Gemma3Config:
+def model_config(init: str, path: str) -> gemma3_config.Gemma3Config:
   """The model in 'hf:DIR' or 'gguf:FILE'; reads config.json or a header.
 
   Args:
     init: as in the config.
+    path: the config path of `init`, for messages.
 
   Returns:
     Its sizes and constants.
@@ -66,23 +66,15 @@ def model_config(init: str) -> gemma3_config.Gemma3Config:
   Raises:
     ConfigError: the file is missing, damaged, or of another model.
   """
-  prefix, place = _split(init)
-  if prefix == 'hf':
-    return hf_config.read(place)
-  return gguf_weights.Source(place).config
-
-
-def describe(init: str) -> Description:
-  """What `init` names; reads config.json and headers, and no weights."""
-  source = _open(init)
-  text = f'{source.file}: {len(source.shapes)} tensors'
-  if source.skipped:
-    text += f', and {len(source.skipped)} of vision that are left out'
-  return Description(source.config, text)
+  prefix, place = _split(init, path)
+  with _named(path):
+    if prefix == 'hf':
+      return hf_config.read(place)
+    return gguf_weights.Source(place).config
 
 
 def pattern_warning(config: gemma3_config.Gemma3Config) -> str:
-  """Warns, in the log, of layer kinds that some readers cannot load.
+  """Says which readers cannot load the layer kinds.
 
   Args:
     config: the model.
@@ -93,14 +85,12 @@ def pattern_warning(config: gemma3_config.Gemma3Config) -> str:
   if config.is_published_pattern:
     return ''
   kinds = ''.join(kind[0] for kind in config.layer_kinds)
-  text = (
+  return (
     f'layer kinds {kinds} (l: local, g: global) are not five local layers to '
     'one global: llama.cpp, and whatever else derives the kind from a '
     "layer's number, cannot load this model; transformers from 4.53 and "
     'vLLM, which read layer_types, can'
   )
-  logging.warning('%s', text)
-  return text
 
 
 def check_keep_layers(
@@ -185,6 +175,7 @@ def load(
   model: gemma3.Gemma3,
   shardings: types.PyTree | None,
   keep_layers: Sequence[int],
+  path: str,
 ) -> types.PyTree:
   """Reads parameters, tensor by tensor, into their shards.
 
@@ -198,6 +189,7 @@ def load(
     shardings: a tree of jax.sharding.Sharding like the parameters, or None for
       the default device.
     keep_layers: indices of the source's layers that are kept, () for all.
+    path: the config path of `init`, for messages.
 
   Returns:
     float32 parameters, in the tree of gemma3.init_params.
@@ -206,18 +198,21 @@ def load(
     ConfigError: a file is missing or damaged, a tensor is missing, extra or
       misshapen, or the model is another.
   """
-  source = _open(init)
+  source = _open(init, path)
   kept = _kept(source.config, keep_layers)
-  _check_config(source, kept, model)
-  _check_tensors(source)
+  with _named(path):
+    _check_config(source, kept, model)
+    _check_tensors(source)
   if source.skipped:
     logging.info(
       '%s: left out %d vision tensors', source.file, len(source.skipped)
     )
   params = {}
-  for path, pairs in _by_leaf(source.config, kept).items():
-    sharding = names.leaf(shardings, path) if shardings is not None else None
-    names.set_leaf(params, path, _place(_assemble(source, pairs), sharding))
+  for leaf, pairs in _by_leaf(source.config, kept).items():
+    sharding = names.leaf(shardings, leaf) if shardings is not None else None
+    with _named(path):
+      array = _assemble(source, pairs)
+    names.set_leaf(params, leaf, _place(array, sharding))
   return params
 
 

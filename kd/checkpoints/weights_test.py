@@ -128,7 +128,7 @@ def _assert_equal(found, wanted):
 
 
 def test_hugging_face_and_back_is_bit_equal(hf_dir, params):
-  found = weights.load(f'hf:{hf_dir}', _build(), None, ())
+  found = weights.load(f'hf:{hf_dir}', _build(), None, (), 'student.init')
   assert all(x.dtype == np.float32 for x in jax.tree.leaves(found))
   _assert_equal(found, params)
 
@@ -147,7 +147,7 @@ def test_shards_with_an_index_and_bfloat16_rounded_once(params, tmp_path):
     size += os.path.getsize(os.path.join(directory, file))
   header_bytes = 30_000
   assert abs(size - 2 * gemma3_config.parameter_count(_CONFIG)) < header_bytes
-  found = weights.load(f'hf:{directory}', _build(), None, ())
+  found = weights.load(f'hf:{directory}', _build(), None, (), 'student.init')
   rounded = jax.tree.map(
     lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), exact
   )
@@ -167,7 +167,9 @@ def test_a_failed_write_leaves_what_was_there(hf_dir, params, tmp_path):
     )
   assert os.listdir(tmp_path) == ['model']
   assert sorted(os.listdir(directory)) == sorted(os.listdir(hf_dir))
-  _assert_equal(weights.load(f'hf:{directory}', _build(), None, ()), params)
+  _assert_equal(
+    weights.load(f'hf:{directory}', _build(), None, (), 'student.init'), params
+  )
 
 
 def test_known_prefixes_load_alike_and_vision_is_counted(changed, params):
@@ -187,9 +189,12 @@ def test_known_prefixes_load_alike_and_vision_is_counted(changed, params):
       return renamed
 
     init = changed(rename)
-    _assert_equal(weights.load(init, _build(), None, ()), params)
-    assert 'and 2 of vision' in weights.describe(init).text
-    shutil.rmtree(init.removeprefix('hf:'))
+    _assert_equal(
+      weights.load(init, _build(), None, (), 'student.init'), params
+    )
+    directory = init.removeprefix('hf:')
+    assert len(huggingface.Source(directory).skipped) == 2
+    shutil.rmtree(directory)
 
 
 def test_every_wrong_tensor_is_named_with_both_shapes(changed):
@@ -201,7 +206,7 @@ def test_every_wrong_tensor_is_named_with_both_shapes(changed):
 
   init = changed(edit)
   with pytest.raises(errors.ConfigError) as e:
-    weights.load(init, _build(), None, ())
+    weights.load(init, _build(), None, (), 'student.init')
   text = str(e.value)
   assert 'layers.3.self_attn.q_norm.weight is missing, [32] expected' in text
   assert 'up_proj.weight has shape [3, 5], [64, 32] expected' in text
@@ -211,33 +216,43 @@ def test_every_wrong_tensor_is_named_with_both_shapes(changed):
 def test_an_output_head_of_its_own_is_refused(changed):
   embedding = 'model.embed_tokens.weight'
   init = changed(lambda x: x | {'lm_head.weight': x[embedding]})
-  weights.load(init, _build(), None, ())
+  weights.load(init, _build(), None, (), 'student.init')
   shutil.rmtree(init.removeprefix('hf:'))
   init = changed(lambda x: x | {'lm_head.weight': x[embedding] + 1})
   with pytest.raises(errors.ConfigError, match='lm_head.weight.*tied'):
-    weights.load(init, _build(), None, ())
+    weights.load(init, _build(), None, (), 'student.init')
 
 
 def test_missing_files_are_named(hf_dir, tmp_path):
-  with pytest.raises(errors.ConfigError, match='nowhere'):
-    weights.model_config('hf:/nowhere')
-  with pytest.raises(errors.ConfigError, match='nowhere.*no such file'):
-    weights.model_config('gguf:/nowhere')
-  with pytest.raises(errors.ConfigError, match="'hg:x'.*did you mean 'hf'"):
-    weights.model_config('hg:x')
+  with pytest.raises(
+    errors.ConfigError, match='^student.init: /nowhere/config.json: no such'
+  ):
+    weights.model_config('hf:/nowhere', 'student.init')
+  with pytest.raises(
+    errors.ConfigError, match='^student.init: /nowhere: no such file'
+  ):
+    weights.model_config('gguf:/nowhere', 'student.init')
+  with pytest.raises(
+    errors.ConfigError, match="^student.init: found 'hg:x'.*did you mean 'hf'"
+  ):
+    weights.model_config('hg:x', 'student.init')
   directory = tmp_path / 'model'
   shutil.copytree(hf_dir, directory)
   file = directory / huggingface.SINGLE
   file.write_bytes(file.read_bytes()[:-10])
-  with pytest.raises(errors.ConfigError, match='model.safetensors.*damaged'):
-    weights.load(f'hf:{directory}', _build(), None, ())
+  with pytest.raises(
+    errors.ConfigError, match='^student.init: .*model.safetensors: is damaged'
+  ):
+    weights.load(f'hf:{directory}', _build(), None, (), 'student.init')
 
 
 def test_gguf_loads_to_the_same_tree(params, tmp_path):
   file = str(tmp_path / 'model.gguf')
   _write_gguf(file, params)
-  assert weights.model_config(f'gguf:{file}') == _CONFIG
-  _assert_equal(weights.load(f'gguf:{file}', _build(), None, ()), params)
+  assert weights.model_config(f'gguf:{file}', 'student.init') == _CONFIG
+  _assert_equal(
+    weights.load(f'gguf:{file}', _build(), None, (), 'student.init'), params
+  )
   raw = {t.name: t.data for t in gguf.GGUFReader(file).tensors}
   scale = params['pattern']['layer_4']['attention']['key_norm']['scale'][1]
   np.testing.assert_array_equal(raw['blk.10.attn_k_norm.weight'] - 1, scale)
@@ -261,7 +276,9 @@ def test_kept_layers_are_those_layers_with_their_kinds(hf_dir, params):
   kept = (1, 5, 6, 11, 13)
   small = _CONFIG.keep_layers(kept)
   assert small.layer_kinds == ('local', 'global', 'local', 'global', 'local')
-  found = weights.load(f'hf:{hf_dir}', _build(small), None, kept)
+  found = weights.load(
+    f'hf:{hf_dir}', _build(small), None, kept, 'student.init'
+  )
   placed = jax.tree.map(jax.numpy.asarray, params)
   _assert_equal(weights.layers_from(placed, _CONFIG, kept), found)
   source = {t.hf: t for t in names.tensors(_CONFIG)}
@@ -287,9 +304,9 @@ def test_kept_layers_share_no_buffer_with_the_teacher(params):
 def test_wrong_keep_layers_and_models_are_refused(hf_dir):
   for kept, message in (((0, 14), 'found 14.*0 to 13'), ((3, 2), '3 before 2')):
     with pytest.raises(errors.ConfigError, match=message):
-      weights.load(f'hf:{hf_dir}', _build(), None, kept)
+      weights.load(f'hf:{hf_dir}', _build(), None, kept, 'student.init')
   with pytest.raises(errors.ConfigError, match='layer_kinds is'):
-    weights.load(f'hf:{hf_dir}', _build(), None, (0, 1))
+    weights.load(f'hf:{hf_dir}', _build(), None, (0, 1), 'student.init')
 
 
 def test_pattern_warning_says_who_cannot_load():

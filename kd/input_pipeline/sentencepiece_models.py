@@ -1,12 +1,10 @@
 """SentencePiece models that no file carries: bytes, and a GGUF's vocabulary."""
 
 from collections.abc import Iterable
-import os
-import struct
-from typing import Any, BinaryIO
 
 from sentencepiece import sentencepiece_model_pb2
 
+from kd.checkpoints import gguf_header
 from kd.core import errors
 
 SPACE = '\u2581'  # How SentencePiece writes a space inside a piece.
@@ -15,22 +13,15 @@ END_OF_TURN = '<end_of_turn>'
 
 Type = sentencepiece_model_pb2.ModelProto.SentencePiece
 
-# GGUF value types by number: struct formats; 8 is a string, 9 an array.
-_SCALARS = {
-  0: 'B',
-  1: 'b',
-  2: 'H',
-  3: 'h',
-  4: 'I',
-  5: 'i',
-  6: 'f',
-  7: '?',
-  10: 'Q',
-  11: 'q',
-  12: 'd',
-}
-_STRING, _ARRAY = 8, 9
 _WANTED = 'tokenizer.ggml.'
+_LISTS = ('tokens', 'scores', 'token_type')
+_FIELDS = (
+  *_LISTS,
+  'bos_token_id',
+  'eos_token_id',
+  'unknown_token_id',
+  'padding_token_id',
+)
 
 
 def from_bytes() -> bytes:
@@ -65,23 +56,21 @@ def from_gguf(path: str) -> bytes:
   Raises:
     ConfigError: the file is no GGUF, or carries no such vocabulary.
   """
-  fields = read_gguf_tokenizer(path)
-  if fields.get('model') != 'llama':
+  lists = [_WANTED + name for name in _LISTS]
+  metadata = gguf_header.read(path, lists).metadata
+  fields = {
+    key.removeprefix(_WANTED): value
+    for key, value in metadata.items()
+    if key.startswith(_WANTED)
+  }
+  kind = fields['model'] if 'model' in fields else None
+  if kind != 'llama':
     raise errors.ConfigError(
       path,
-      f'its tokenizer is of kind {fields.get("model")!r}',
+      f'its tokenizer is of kind {kind!r}',
       legal="a GGUF whose tokenizer.ggml.model is 'llama' (SentencePiece)",
     )
-  names = (
-    'tokens',
-    'scores',
-    'token_type',
-    'bos_token_id',
-    'eos_token_id',
-    'unknown_token_id',
-    'padding_token_id',
-  )
-  missing = [name for name in names if name not in fields]
+  missing = [name for name in _FIELDS if name not in fields]
   if missing:
     raise errors.ConfigError(
       path, f'lacks the fields {_WANTED}{{{", ".join(missing)}}}'
@@ -145,70 +134,3 @@ def _model(
   normalizer.remove_extra_whitespaces = False
   normalizer.escape_whitespaces = True
   return model.SerializeToString(deterministic=True)
-
-
-def read_gguf_tokenizer(path: str) -> dict[str, Any]:
-  """Reads a GGUF file's `tokenizer.ggml.*` fields, and nothing else.
-
-  `gguf.GGUFReader` makes an array object of each of the vocabulary's strings,
-  9 s for Gemma's 262,144; this takes a fraction of a second.
-
-  Args:
-    path: the file.
-
-  Returns:
-    Values by the field's name without its prefix.
-
-  Raises:
-    ConfigError: the file is missing, or no little-endian GGUF of version 2, 3.
-  """
-  if not os.path.isfile(path):
-    raise errors.ConfigError(path, 'no such file', legal='a GGUF file')
-  with open(path, 'rb') as f:
-    magic = f.read(4)
-    if magic != b'GGUF':
-      raise errors.ConfigError(
-        path, f'starts with {magic!r}', legal="a GGUF file (b'GGUF')"
-      )
-    version = _scalar(f, 'I')
-    if version not in (2, 3):
-      raise errors.ConfigError(
-        path, f'GGUF version {version}', legal='2 or 3, little-endian'
-      )
-    try:
-      _scalar(f, 'Q')  # The number of tensors.
-      fields = {}
-      for _ in range(_scalar(f, 'Q')):
-        key = _string(f)
-        value = _value(f, _scalar(f, 'I'))
-        if key.startswith(_WANTED):
-          fields[key.removeprefix(_WANTED)] = value
-    except (struct.error, KeyError, UnicodeDecodeError) as e:
-      raise errors.ConfigError(
-        path,
-        f'is damaged or cut short near byte {f.tell()} ({e})',
-        legal='a whole GGUF file',
-      ) from e
-  return fields
-
-
-def _scalar(f: BinaryIO, code: str) -> Any:
-  code = '<' + code
-  return struct.unpack(code, f.read(struct.calcsize(code)))[0]
-
-
-def _string(f: BinaryIO) -> str:
-  return f.read(_scalar(f, 'Q')).decode('utf-8')
-
-
-def _value(f: BinaryIO, kind: int) -> Any:
-  """Reads one value of a GGUF type."""
-  if kind == _STRING:
-    return _string(f)
-  if kind != _ARRAY:
-    return _scalar(f, _SCALARS[kind])
-  item, count = _scalar(f, 'I'), _scalar(f, 'Q')
-  if item in (_STRING, _ARRAY):
-    return [_value(f, item) for _ in range(count)]
-  code = f'<{count}{_SCALARS[item]}'
-  return list(struct.unpack(code, f.read(struct.calcsize(code))))

@@ -206,16 +206,23 @@ def load(spec: str, path: str = 'tokenizer') -> Tokenizer:
   if not where:
     raise errors.ConfigError(path, f'{spec!r} names no file', legal=_LEGAL)
   where = os.path.expanduser(where)
-  if kind == 'gguf':
-    return Tokenizer(sentencepiece_models.from_gguf(where), where)
   if kind in ('hf', 'workdir'):
     where = _model_file(where, spec, path)
-  if not os.path.isfile(where):
+  if kind != 'gguf' and not os.path.isfile(where):
     raise errors.ConfigError(
       path, f'{spec!r}: no such file', legal='a SentencePiece model file'
     )
-  with open(where, 'rb') as f:
-    return Tokenizer(f.read(), where)
+  try:
+    return Tokenizer(_model_proto(kind, where), where)
+  except errors.ConfigError as e:
+    raise errors.ConfigError(path, str(e)) from e
+
+
+def _model_proto(kind: str, file: str) -> bytes:
+  if kind == 'gguf':
+    return sentencepiece_models.from_gguf(file)
+  with open(file, 'rb') as f:
+    return f.read()
 
 
 def _model_file(directory: str, spec: str, path: str) -> str:
@@ -237,7 +244,7 @@ def _model_file(directory: str, spec: str, path: str) -> str:
   return file
 
 
-def for_source(init: str, path: str = 'init') -> Tokenizer | None:
+def for_source(init: str, path: str) -> Tokenizer | None:
   """The tokenizer that comes with weights.
 
   Args:

@@ -153,9 +153,12 @@ def test_gguf_gives_the_model_back(bytes_tokenizer, tmp_path):
 def test_sources(bytes_tokenizer, tmp_path):
   (tmp_path / 'tokenizer.model').write_bytes(bytes_tokenizer.model_proto)
   for init in (f'hf:{tmp_path}', f'workdir:{tmp_path}'):
-    assert tokenizers.for_source(init).digest == bytes_tokenizer.digest
-  assert tokenizers.for_source('random') is None
-  assert tokenizers.for_source('teacher') is None
+    assert (
+      tokenizers.for_source(init, 'student.init').digest
+      == bytes_tokenizer.digest
+    )
+  assert tokenizers.for_source('random', 'student.init') is None
+  assert tokenizers.for_source('teacher', 'student.init') is None
 
 
 @pytest.mark.parametrize(
@@ -177,6 +180,13 @@ def test_wrong_specs(spec, message):
 
 def test_wrong_files(tmp_path):
   (tmp_path / 'tokenizer.json').write_text('{}')
+  for load, kind in (
+    (tokenizers.load, 'model'),
+    (tokenizers.for_source, 'gguf'),
+  ):
+    with pytest.raises(errors.ConfigError) as e:
+      load(f'{kind}:{tmp_path}/tokenizer.json', 'student.init')
+    assert str(e.value).startswith(f'student.init: {tmp_path}/tokenizer.json: ')
   with pytest.raises(errors.ConfigError, match='holds tokenizer.json'):
     tokenizers.load(f'hf:{tmp_path}')
   with pytest.raises(errors.ConfigError, match='is no SentencePiece model'):

@@ -107,7 +107,7 @@ def row_parts(mesh: jax.sharding.Mesh) -> int:
 @contextlib.contextmanager
 def active(mesh: jax.sharding.Mesh):
   """Within it, logical constraints of models and losses mean this mesh."""
-  with mesh, spmd.logical_axis_rules(RULES):
+  with jax.set_mesh(mesh), spmd.logical_axis_rules(RULES):
     yield
 
 

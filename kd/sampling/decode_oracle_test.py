@@ -23,7 +23,7 @@ TEXTS = [
 def test_greedy_text_equals_transformers(tmp_path):
   found, _ = client.run('hf', 'gguf', None, {}, tmp_path / 'gguf')
   init = f'gguf:{found["path"]}'
-  tokenizer = tokenizers.for_source(init)
+  tokenizer = tokenizers.for_source(init, 'student.init')
   prompts = [
     templates.encode_prompt(tokenizer, 'plain', templates.exchange(text))
     for text in TEXTS
@@ -36,9 +36,11 @@ def test_greedy_text_equals_transformers(tmp_path):
     arrays,
     tmp_path / 'greedy',
   )
-  model = gemma3.build(weights.model_config(init), 'float32', 'none', 'student')
+  model = gemma3.build(
+    weights.model_config(init, 'student.init'), 'float32', 'none', 'student'
+  )
   assert len(prompts[-1]) > model.config.window
-  params = weights.load(init, model, None, ())
+  params = weights.load(init, model, None, (), 'student.init')
   decoder = decode.Decoder(
     model,
     tokenizer.vocab_size,

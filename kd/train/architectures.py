@@ -94,7 +94,7 @@ def source_config(
   elif kind == 'workdir':
     config = from_workdir(where, f'{path}.init')
   else:
-    config = weights.model_config(spec['init'])
+    config = weights.model_config(spec['init'], f'{path}.init')
   _check_variant(config, spec['variant'], f'{path}.variant')
   return config
 

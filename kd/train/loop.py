@@ -1,6 +1,7 @@
 """The training loop."""
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import time
 from typing import Any
@@ -206,24 +207,33 @@ class _Loop:
       jax.process_count(),
     )
     self._timer.restart()
-    while self._step < steps:
-      began = time.monotonic()
-      batch = place(next(fetch), job.run.mesh)
-      self._timer.wait(time.monotonic() - began)
-      targets = job.teacher_targets and job.teacher_targets(batch)
-      with rules.active(job.run.mesh):
-        self.state, out = self._update(self.state, batch, targets)
-      self._step += 1
-      # One step late, so that the device always has the next one to do.
-      self._absorb()
-      self._pending = self._step, out
-      self._timer.step()
-      self._after_step()
-    fetch.close()
-    self._manager.wait(self._step)
+    try:
+      while self._step < steps:
+        self._take_step(fetch)
+      self._manager.wait(self._step)
+    finally:
+      fetch.close()
+    return self.state
+
+  def close(self) -> None:
+    """Ends what runs in the background; a save under way is finished."""
     self._manager.close()
     self._writer.close()
-    return self.state
+
+  def _take_step(self, fetch):
+    job = self._job
+    began = time.monotonic()
+    batch = place(next(fetch), job.run.mesh)
+    self._timer.wait(time.monotonic() - began)
+    targets = job.teacher_targets and job.teacher_targets(batch)
+    with rules.active(job.run.mesh):
+      self.state, out = self._update(self.state, batch, targets)
+    self._step += 1
+    # One step late, so that the device always has the next one to do.
+    self._absorb()
+    self._pending = self._step, out
+    self._timer.step()
+    self._after_step()
 
   def _after_step(self):
     config, step = self._config, self._step
@@ -307,4 +317,6 @@ def train(job: Job) -> update_lib.TrainState:
     KdError: a checkpoint could not be saved.
   """
   with preemption.Notice() as notice:
-    return _Loop(job, notice).run()
+    loop = _Loop(job, notice)
+    with contextlib.closing(loop):
+      return loop.run()

@@ -106,5 +106,5 @@ def load(
       source, model.source, model.keep_layers, model.shardings
     )
   return weights.load(
-    model.init, model.module, model.shardings, model.keep_layers
+    model.init, model.module, model.shardings, model.keep_layers, path
   )

@@ -1,5 +1,7 @@
 """One update on one device and on eight, whole and in parts: the same."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -47,6 +49,11 @@ def _batch(batch=8, length=24, vocab=260):
   )
 
 
+def _init(model, seed):
+  init = functools.partial(gemma3.init_params, model)
+  return jax.jit(init)(jax.random.key(seed))
+
+
 def _three_updates(shape, devices, micro_batches=1, remat='none', batch=None):
   """Losses, gradient norms and parameters after three updates."""
   sizes = gemma3_config.from_variant('nano', models.VARIANTS, '')
@@ -58,12 +65,8 @@ def _three_updates(shape, devices, micro_batches=1, remat='none', batch=None):
     gemma3.unbox(gemma3.abstract_params(model)),
     'student',
   )
-  params = jax.device_put(
-    gemma3.init_params(model, jax.random.key(0)), shardings
-  )
-  teacher = jax.device_put(
-    gemma3.init_params(model, jax.random.key(1)), shardings
-  )
+  params = jax.device_put(_init(model, 0), shardings)
+  teacher = jax.device_put(_init(model, 1), shardings)
   targets = live.make(model, teacher, mesh)
   lr = base.schedule('constant', peak=1e-3, warmup_steps=0)
   # A larger epsilon: at first updates are sign(gradient) else, and rounding
@@ -98,12 +101,12 @@ def _assert_same(got, expected):
   )
 
 
-@pytest.mark.parametrize('shape', [(8, 1, 1), (1, 8, 1), (2, 2, 2), (4, 1, 2)])
+@pytest.mark.parametrize('shape', [(1, 8, 1), (2, 2, 2)])
 def test_meshes_change_nothing(shape, one_device):
   _assert_same(_three_updates(shape, jax.devices()), one_device)
 
 
-@pytest.mark.parametrize('micro_batches', [2, 4, 8])
+@pytest.mark.parametrize('micro_batches', [4])
 def test_micro_batches_change_nothing(micro_batches, one_device):
   got = _three_updates((1, 1, 1), jax.devices()[:1], micro_batches)
   _assert_same(got, one_device)
@@ -113,7 +116,7 @@ def test_micro_batches_over_devices(one_device):
   _assert_same(_three_updates((2, 2, 1), jax.devices()[:4], 2), one_device)
 
 
-@pytest.mark.parametrize('remat', ['block', 'dots'])
+@pytest.mark.parametrize('remat', ['block'])
 def test_remat_changes_nothing(remat, one_device):
   got = _three_updates((1, 1, 1), jax.devices()[:1], remat=remat)
   _assert_same(got, one_device)
@@ -142,11 +145,8 @@ def test_non_finite_loss_leaves_parameters_alone():
   weights = batch.weights.copy()
   weights[0, np.argmax(weights[0] > 0)] = np.inf
   sizes = gemma3_config.from_variant('nano', models.VARIANTS, '')
-  before = jax.device_get(
-    gemma3.init_params(
-      gemma3.build(sizes, 'float32', 'none', ''), jax.random.key(0)
-    )
-  )
+  model = gemma3.build(sizes, 'float32', 'none', '')
+  before = jax.device_get(_init(model, 0))
   _, params = _three_updates(
     (1, 1, 1), jax.devices()[:1], batch=batch.replace(weights=weights)
   )

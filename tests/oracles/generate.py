@@ -17,7 +17,7 @@ import torch
 
 
 def greedy(cases, given):
-  model, _ = hf._load_gguf(cases['gguf'])
+  model, _ = hf.load_gguf(cases['gguf'])
   model.eval()
   generated = []
   with torch.inference_mode():

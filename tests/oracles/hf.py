@@ -56,7 +56,7 @@ def _make(config, directory):
   model.save_pretrained(directory)
 
 
-def _load_gguf(file):
+def load_gguf(file):
   """What from_pretrained(gguf_file=) does, which asks for accelerate too."""
   # Each of the two calls would read the whole vocabulary anew, for 10 s.
   gguf.GGUFReader = functools.cache(gguf.GGUFReader)
@@ -75,7 +75,7 @@ def _load_gguf(file):
 
 def _load(case):
   if 'gguf' in case:
-    return _load_gguf(case['gguf'])
+    return load_gguf(case['gguf'])
   return transformers.AutoModelForCausalLM.from_pretrained(
     case['directory'],
     dtype=getattr(torch, case['dtype']),

@@ -1,0 +1,128 @@
+import gguf
+import numpy as np
+import pytest
+
+from kd.checkpoints import gguf_header
+from kd.checkpoints import gguf_weights
+from kd.core import errors
+from kd.models import gemma3_config
+
+_LISTS = ('tokenizer.ggml.tokens', 'tokenizer.ggml.scores')
+
+
+@pytest.fixture(scope='module')
+def file(tmp_path_factory):
+  """Lists of each sort before and after single values; odd alignment."""
+  path = str(tmp_path_factory.mktemp('gguf') / 'model.gguf')
+  writer = gguf.GGUFWriter(path, 'gemma3')
+  writer.add_custom_alignment(64)
+  writer.add_token_list(['a', 'é', '▁b'])
+  writer.add_float32('gemma3.rope.freq_base', 1e6)
+  writer.add_token_scores([0.0, -1.5, -2.0])
+  writer.add_array('nested', [['x'], ['y', 'z']])
+  writer.add_bool('tokenizer.ggml.add_bos_token', True)
+  writer.add_int64('negative', -(2**40))
+  random = np.random.default_rng(0)
+  writer.add_tensor('odd', random.normal(size=(3, 5)).astype(np.float32))
+  blocks = random.normal(size=(2, 64)).astype(np.float32)
+  kind = gguf.GGMLQuantizationType.Q8_0
+  writer.add_tensor('q8', gguf.quantize(blocks, kind), raw_dtype=kind)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  return path
+
+
+def test_fields_and_places_are_those_of_the_gguf_package(file):
+  found = gguf_header.read(file, _LISTS)
+  reader = gguf.GGUFReader(file)
+  fields = {
+    name: field.contents()
+    for name, field in reader.fields.items()
+    if not name.startswith('GGUF.') and name != 'nested'
+  }
+  assert found.metadata == fields
+  assert set(fields) - set(gguf_header.read(file).metadata) == set(_LISTS)
+  assert set(found.tensors) == {t.name for t in reader.tensors} == {'odd', 'q8'}
+  for tensor in reader.tensors:
+    entry = found.tensors[tensor.name]
+    assert entry.offset == tensor.data_offset
+    assert entry.kind == tensor.tensor_type
+    assert entry.shape == tuple(map(int, reversed(tensor.shape)))
+
+
+def test_a_file_cut_anywhere_is_refused(file, tmp_path):
+  with open(file, 'rb') as f:
+    whole = f.read()
+  last = max(
+    e.offset + np.prod(e.byte_shape)
+    for e in gguf_header.read(file).tensors.values()
+  )
+  cut = str(tmp_path / 'cut.gguf')
+  for size in range(last):
+    with open(cut, 'wb') as f:
+      f.write(whole[:size])
+    with pytest.raises(errors.ConfigError, match='cut.gguf'):
+      gguf_header.read(cut, _LISTS)
+
+
+_METADATA = {
+  'general.architecture': 'gemma3',
+  'gemma3.block_count': 62,
+  'gemma3.embedding_length': 5376,
+  'gemma3.feed_forward_length': 21504,
+  'gemma3.attention.head_count': 32,
+  'gemma3.attention.head_count_kv': 16,
+  'gemma3.attention.key_length': 128,
+  'gemma3.attention.sliding_window': 1024,
+  'gemma3.attention.layer_norm_rms_epsilon': float(np.float32(1e-6)),
+  'gemma3.context_length': 131072,
+  'gemma3.rope.freq_base': 1e6,
+}
+_SCALED = {
+  'gemma3.rope.scaling.type': 'linear',
+  'gemma3.rope.scaling.factor': 8.0,
+}
+
+
+def _config(**changes):
+  return gguf_weights.config_from_metadata(
+    _METADATA | changes, 262144, 'm.gguf'
+  )
+
+
+def test_metadata_gives_what_the_file_says():
+  config = _config()
+  assert (config.global_rope_factor, config.local_rope_base) == (1.0, 1e4)
+  assert (config.query_scale, config.norm_epsilon) == (168, 1e-6)
+  kinds = gemma3_config.published_kinds(62)
+  assert config.layer_kinds == kinds
+  assert _config(**_SCALED).global_rope_factor == 8.0
+  # Only 27B's scale is not its head width.
+  assert _config(**{'gemma3.block_count': 26}).query_scale == 128
+  bases = {'gemma3.rope.freq_base': 5e5, 'gemma3.rope.freq_base_swa': 2e4}
+  config = _config(**bases)
+  assert (config.global_rope_base, config.local_rope_base) == (5e5, 2e4)
+
+
+@pytest.mark.parametrize(
+  'key, value, message',
+  [
+    ('general.architecture', 'gemma2', "found 'gemma2'; legal: 'gemma3'"),
+    ('gemma3.block_count', 0, 'found 0; legal: a positive number'),
+    ('gemma3.attn_logit_softcapping', 50.0, 'found 50.0; legal: none'),
+    ('gemma3.final_logit_softcapping', 30.0, 'found 30.0; legal: none'),
+    ('gemma3.rope.scaling.type', 'yarn', "found 'yarn'; legal: none, linear"),
+  ],
+)
+def test_metadata_of_another_model_is_refused(key, value, message):
+  with pytest.raises(errors.ConfigError, match=f'm.gguf: {key}: {message}'):
+    _config(**{key: value})
+
+
+@pytest.mark.parametrize('key', list(_METADATA))
+def test_no_missing_field_has_a_default(key):
+  rest = {k: v for k, v in _METADATA.items() if k != key}
+  with pytest.raises(errors.ConfigError, match=f'm.gguf: {key}: '):
+    gguf_weights.config_from_metadata(rest, 262144, 'm.gguf')
