@@ -1,4 +1,4 @@
-"""Sums up the runs of one experiment: results.json, table.md and result.png.
+"""Sums up the runs of one experiment: results.json and result.png.
 
   python -m experiments.summary experiments/quickstart /tmp/kd-quickstart/*
 
@@ -8,7 +8,6 @@ experiment's README the numbers, the resolved config and a picture.
 
 import json
 import os
-import shutil
 import sys
 
 import matplotlib
@@ -113,14 +112,22 @@ def draw(results, workdirs, path):
   figure.savefig(path, dpi=110)
 
 
+def _resolved(workdir):
+  """The run's config; of files only the names, which hold anywhere."""
+  with open(os.path.join(workdir, resolve.CONFIG_FILE), encoding='utf-8') as f:
+    config = json.load(f)
+  for model in ('student', 'teacher'):
+    kind, colon, where = config[model]['init'].partition(':')
+    config[model]['init'] = kind + colon + os.path.basename(where)
+  return config
+
+
 def main(folder, *workdirs):
   results = read(workdirs)
   run_info.write_json(os.path.join(folder, 'results.json'), results)
-  run_info.write_text(os.path.join(folder, 'table.md'), table(results))
   draw(results, workdirs, os.path.join(folder, 'result.png'))
-  shutil.copy(
-    os.path.join(workdirs[0], resolve.CONFIG_FILE),
-    os.path.join(folder, 'config.json'),
+  run_info.write_json(
+    os.path.join(folder, 'config.json'), _resolved(workdirs[0])
   )
   print(table(results))
 

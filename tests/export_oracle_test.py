@@ -69,25 +69,29 @@ def oracle(tmp_path_factory):
   models, cases = {}, {}
   for name, config in _CONFIGS.items():
     models[name] = _random(config)
-    for dtype in ('float32', 'bfloat16'):
-      directory = str(folder / f'{name}_{dtype}')
-      huggingface.write(
-        directory,
-        models[name][1],
-        config,
-        dtype,
-        2,
-        _EOS,
-        0,
-        lambda _: None,
-        file_bytes=50_000 if name == 'half' else 2**30,
-      )
-      cases[f'{name}_{dtype}'] = dict(
-        directory=directory,
-        dtype='float32',
-        logits=['text'],
-        generate=['text'],
-      )
+  for name, dtype in (
+    ('scaled', 'float32'),
+    ('half', 'float32'),
+    ('scaled', 'bfloat16'),
+  ):
+    directory = str(folder / f'{name}_{dtype}')
+    huggingface.write(
+      directory,
+      models[name][1],
+      _CONFIGS[name],
+      dtype,
+      2,
+      _EOS,
+      0,
+      lambda _: None,
+      file_bytes=50_000 if name == 'half' else 2**30,
+    )
+    cases[f'{name}_{dtype}'] = dict(
+      directory=directory,
+      dtype='float32',
+      logits=['text'],
+      generate=['text'] if dtype == 'float32' else [],
+    )
   results, arrays = client.run(
     'hf',
     'models',

@@ -15,7 +15,7 @@ def file(tmp_path_factory):
   """Lists of each sort before and after single values; odd alignment."""
   path = str(tmp_path_factory.mktemp('gguf') / 'model.gguf')
   writer = gguf.GGUFWriter(path, 'gemma3')
-  writer.add_custom_alignment(64)
+  writer.add_custom_alignment(256)
   writer.add_token_list(['a', 'é', '▁b'])
   writer.add_float32('gemma3.rope.freq_base', 1e6)
   writer.add_token_scores([0.0, -1.5, -2.0])
@@ -23,7 +23,7 @@ def file(tmp_path_factory):
   writer.add_bool('tokenizer.ggml.add_bos_token', True)
   writer.add_int64('negative', -(2**40))
   random = np.random.default_rng(0)
-  writer.add_tensor('odd', random.normal(size=(3, 5)).astype(np.float32))
+  writer.add_tensor('odd' * 20, random.normal(size=(3, 5)).astype(np.float32))
   blocks = random.normal(size=(2, 64)).astype(np.float32)
   kind = gguf.GGMLQuantizationType.Q8_0
   writer.add_tensor('q8', gguf.quantize(blocks, kind), raw_dtype=kind)
@@ -44,7 +44,14 @@ def test_fields_and_places_are_those_of_the_gguf_package(file):
   }
   assert found.metadata == fields
   assert set(fields) - set(gguf_header.read(file).metadata) == set(_LISTS)
-  assert set(found.tensors) == {t.name for t in reader.tensors} == {'odd', 'q8'}
+  assert (
+    set(found.tensors)
+    == {t.name for t in reader.tensors}
+    == {
+      'odd' * 20,
+      'q8',
+    }
+  )
   for tensor in reader.tensors:
     entry = found.tensors[tensor.name]
     assert entry.offset == tensor.data_offset
@@ -65,6 +72,22 @@ def test_a_file_cut_anywhere_is_refused(file, tmp_path):
       f.write(whole[:size])
     with pytest.raises(errors.ConfigError, match='cut.gguf'):
       gguf_header.read(cut, _LISTS)
+
+
+def test_a_vocabulary_without_tensors_ends_with_its_last_field(tmp_path):
+  path = str(tmp_path / 'vocabulary.gguf')
+  writer = gguf.GGUFWriter(path, 'gemma3')
+  writer.add_string('last', 'text')
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.close()
+  assert gguf_header.read(path).metadata['last'] == 'text'
+  with open(path, 'rb') as f:
+    whole = f.read().rstrip(b'\0')
+  with open(path, 'wb') as f:
+    f.write(whole[:-1])
+  with pytest.raises(errors.ConfigError, match='4 bytes wanted, 3 left'):
+    gguf_header.read(path)
 
 
 _METADATA = {

@@ -47,7 +47,7 @@ def test_greedy_text_equals_transformers(tmp_path):
     tokenizer.stop_ids,
     tokenizer.pad_id,
     NEW_TOKENS,
-    batch_size=4,
+    batch_size=2,
   )
   answers = decoder.generate(params, prompts)
   for answer, ids in zip(answers, wanted['generated'], strict=True):
