@@ -88,23 +88,23 @@ def test_files_and_metrics(straight):
   assert all('train/loss/ce' in x for x in baseline if x['phase'] == 'train')
 
 
-def _wait_for_step(process, workdir, step):
-  """Until the run has written that step's training metrics."""
+def _wait(process, workdir):
+  """Until step 3 is trained and step 2, the first checkpoint, is whole."""
   for _ in range(30_000):
     lines = command.metrics(workdir)
-    if any(x['step'] >= step and x['phase'] == 'train' for x in lines):
+    trained = any(x['step'] >= 3 and x['phase'] == 'train' for x in lines)
+    if trained and os.path.isdir(os.path.join(workdir, 'checkpoints', '2')):
       return
     assert process.poll() is None, command.finish(process)
     time.sleep(0.02)
-  raise AssertionError(f'step {step} never came')
+  raise AssertionError('step 3 never came')
 
 
 @pytest.mark.parametrize('name', ['SIGKILL', 'SIGTERM'])
 def test_a_stopped_run_ends_as_an_undisturbed_one(name, folder, straight):
   workdir = f'{folder}/{name}'
-  # More steps of the whole than are run before the signal.
   process = command.start(_arguments(folder, name))
-  _wait_for_step(process, workdir, 3)
+  _wait(process, workdir)
   process.send_signal(getattr(signal, name))
   code, _, err = command.finish(process)
   if name == 'SIGTERM':

@@ -142,7 +142,7 @@ class _Loop:
   def _start(self):
     """Takes up the last checkpoint, or makes the first state."""
     job, latest = self._job, self._manager.latest_step()
-    position = {'window': {}}
+    position = {'window': {}, 'evaluated': False}
     if latest is None:
       self.state = update_lib.init_state(
         job.init(), job.run.optimizer, self._config.seed
@@ -164,6 +164,7 @@ class _Loop:
       print(f'{job.label} goes on from step {latest}', flush=True)
     self._step = latest or 0
     self._window = _Window(job.terms, position['window'])
+    self._evaluated = position['evaluated']
 
   def _abstract_state(self):
     params = parameters.abstract(self._job.run.student)
@@ -197,7 +198,8 @@ class _Loop:
   def run(self) -> update_lib.TrainState:
     """Trains to the last step; see train."""
     steps, job = self._config.steps, self._job
-    if self._step == 0:
+    # Also where a preemption came before a checkpoint's evaluation had ended.
+    if self._evaluation_due() and not self._evaluated:
       self._evaluate()
     fetch = rows_lib.prefetch(
       job.rows,
@@ -241,9 +243,8 @@ class _Loop:
     if step % config.log.every == 0 or last:
       self._write_metrics()
     began = time.monotonic()
-    every = config.evaluation.every
     quality = None
-    if last or (every and step % every == 0):
+    if self._evaluation_due():
       self._absorb()
       quality = self._evaluate()
     preempted = self._notice.received
@@ -258,6 +259,11 @@ class _Loop:
       raise errors.PreemptedError(
         f'SIGTERM received: saved step {step}; the same command goes on'
       )
+
+  def _evaluation_due(self):
+    every, step = self._config.evaluation.every, self._step
+    ends = step in (0, self._config.steps)
+    return ends or bool(every and step % every == 0)
 
   def _absorb(self):
     if self._pending is not None:
@@ -277,6 +283,7 @@ class _Loop:
     self._timer.restart()
 
   def _evaluate(self):
+    self._evaluated = False
     try:
       metrics = self._job.evaluate(
         self._step, self.state.params, self._notice.check
@@ -286,6 +293,7 @@ class _Loop:
         self._save(None)
         self._manager.wait(self._step)
       raise
+    self._evaluated = True
     if not metrics:
       return None
     self._writer.write_scalars(self._step, metrics)
@@ -300,7 +308,11 @@ class _Loop:
         'params': state.params,
         'optimizer': {'opt_state': state.opt_state, 'rng': state.rng},
       },
-      {'rows': self._job.rows_digest, 'window': self._window.state()},
+      {
+        'rows': self._job.rows_digest,
+        'window': self._window.state(),
+        'evaluated': self._evaluated,
+      },
       quality,
     )
 
