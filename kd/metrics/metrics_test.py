@@ -102,3 +102,13 @@ def test_timer_leaves_pauses_out():
     'perf/tokens_per_s': 50.0,
     'perf/data_wait_share': 0.25,
   }
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+  for index, files in ((1, 0), (0, 2)):
+    monkeypatch.setattr(writers.jax, 'process_index', lambda i=index: i)
+    writer = writers.create(str(tmp_path), 'student', 10, 0, tensorboard=True)
+    writer.write_scalars(1, {'train/loss': 1.0})
+    writer.flush()
+    writer.close()
+    assert len(list(tmp_path.iterdir())) == files

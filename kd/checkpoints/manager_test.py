@@ -1,0 +1,114 @@
+"""Training state on disk: what stays, what comes back, what is refused."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kd.checkpoints import manager
+from kd.core import errors
+
+
+def _optimizer():
+  return optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(optax.cosine_decay_schedule(0.1, 10)),
+  )
+
+
+def _items(width=3, layers=2, value=1.0):
+  params = {f'layer_{i}': jnp.full((width,), value) for i in range(layers)}
+  return {'params': params, 'optimizer': _optimizer().init(params)}
+
+
+def _save(where, steps, keep=2, quality=None):
+  saving = manager.Manager(str(where), keep)
+  for step in steps:
+    figure = quality[step] if quality else None
+    saving.save(step, _items(value=step), {'step': step}, figure)
+  saving.wait(steps[-1])
+  return saving
+
+
+def test_comes_back_with_types_and_the_next_update_is_the_same(tmp_path):
+  items = _items()
+  gradient = jax.tree.map(lambda x: x * 0.3, items['params'])
+  update = lambda s: _optimizer().update(gradient, s, items['params'])
+  _, items['optimizer'] = update(items['optimizer'])
+  saving = manager.Manager(str(tmp_path), 1)
+  saving.save(7, items, {'rows': 'x', 'window': {'loss': [0.1, 3.0]}}, None)
+  saving.close()
+  reading = manager.Manager(str(tmp_path), 1)
+  like = jax.eval_shape(_items)
+  got, position = reading.restore(7, like)
+  assert position == {'rows': 'x', 'window': {'loss': [0.1, 3.0]}}
+  assert jax.tree.structure(got) == jax.tree.structure(items)
+  for a, b in zip(
+    jax.tree.leaves(update(got['optimizer'])),
+    jax.tree.leaves(update(items['optimizer'])),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_keeps_the_latest_and_the_best(tmp_path):
+  quality = {1: 3.0, 2: 1.0, 3: 2.0, 4: None, 5: 2.5}
+  saving = _save(tmp_path, [1, 2, 3, 4, 5], keep=1, quality=quality)
+  assert saving.latest_step() == 5 and saving.best_step() == 2
+  saving.close()
+  kept = {n for n in os.listdir(tmp_path / manager.FOLDER) if n.isdigit()}
+  assert kept == {'2', '5'}
+  got, _ = manager.Manager(str(tmp_path), 1, read_only=True).restore(
+    2, {'params': jax.eval_shape(_items)['params']}
+  )
+  np.testing.assert_array_equal(got['params']['layer_0'], [2.0, 2.0, 2.0])
+
+
+def test_without_a_figure_there_is_no_best(tmp_path):
+  assert _save(tmp_path, [1, 2]).best_step() is None
+
+
+@pytest.mark.parametrize(
+  'other,words',
+  [
+    (dict(layers=3), ('layer_2', 'missing')),
+    (dict(layers=1), ('layer_1', 'unexpected')),
+    (dict(width=4), ('layer_0', '(3,)', '(4,)')),
+  ],
+)
+def test_another_model_is_refused_leaf_by_leaf(other, words, tmp_path):
+  _save(tmp_path, [1]).close()
+  reading = manager.Manager(str(tmp_path), 1)
+  like = jax.eval_shape(lambda: _items(**other))
+  with pytest.raises(errors.ConfigError) as e:
+    reading.restore(1, like)
+  assert all(word in str(e.value) for word in words), str(e.value)
+
+
+def test_what_a_killed_save_left_is_cleared_and_its_step_saved(tmp_path):
+  folder = tmp_path / manager.FOLDER
+  left = folder / '2.orbax-checkpoint-tmp'
+  left.mkdir(parents=True)
+  (left / 'half').write_text('written')
+  saving = _save(tmp_path, [2])
+  assert saving.latest_step() == 2
+  saving.close()
+  assert not left.exists()
+
+
+def test_a_failed_save_names_folder_and_step(tmp_path):
+  saving = _save(tmp_path, [1])
+  folder = tmp_path / manager.FOLDER
+  # As a disk that went away: no folder to write to, even for root.
+  folder.rename(tmp_path / 'away')
+  folder.write_text('in the way')
+  with pytest.raises(errors.KdError) as e:
+    saving.save(2, _items(), {}, None)
+    saving.wait(2)
+  assert 'step 2' in str(e.value) and str(folder) in str(e.value)
+  folder.unlink()
+  (tmp_path / 'away').rename(folder)
+  assert manager.Manager(str(tmp_path), 1).latest_step() == 1
