@@ -40,7 +40,6 @@ def get_config():
     base.schedule('warmup_cosine', peak=5e-3, warmup_steps=50, final=5e-5)
   )
   c.evaluation.baseline = True
-  c.evaluation.every = 400
   c.evaluation.batch_size = 64
   c.evaluation.max_new_tokens = 48
   c.evaluation.sets.held_out = base.evaluation_set(examples=256, answers=256)

@@ -14,7 +14,6 @@ def imports() -> Iterator[None]:
   C++ and before any setting of its log level counts. Python's own exceptions
   pass as ever.
   """
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   sys.stderr.flush()
   kept = os.dup(2)
   nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -15,6 +15,8 @@ from clu import metric_writers
 import jax
 
 JSON_LINES = 'metrics.jsonl'
+# Of an evaluation, what the terminal shows; the rest is in the files.
+_SHOWN = ('nll', 'kl', 'agreement', 'exact_match')
 
 
 class _ScalarWriter(metric_writers.MetricWriter):
@@ -114,7 +116,7 @@ class TerminalWriter(_ScalarWriter):
     parts = [f'{self._label} step {step}/{self._steps}']
     for name, value in scalars.items():
       kind, _, short = name.partition('/')
-      if kind == 'eval':
+      if kind == 'eval' and short.rpartition('/')[2] in _SHOWN:
         parts.append(f'{short} {float(value):.4f}')
       elif kind == 'train' and (short.startswith('loss') or short == 'lr'):
         parts.append(f'{short} {float(value):.4g}')

@@ -101,30 +101,33 @@ def _curve(folder, metric):
 
 
 def _draw(workdir: str, names: Sequence[str]) -> None:
-  """Held-out NLL by step, of the student and the baseline, as a picture."""
-  import matplotlib  # pylint: disable=g-import-not-at-top; slow to import
+  """Training loss, and held-out NLL by set, of student and baseline."""
+  import matplotlib  # Slow to import.
 
   matplotlib.use('Agg')
-  from matplotlib import pyplot  # pylint: disable=g-import-not-at-top
+  from matplotlib import pyplot
 
+  metrics = ['train/loss'] + [f'eval/{name}/nll' for name in names]
   figure, axes = pyplot.subplots(
-    1, len(names), figsize=(5 * len(names), 3.4), squeeze=False
+    1, len(metrics), figsize=(5 * len(metrics), 3.4), squeeze=False
   )
   runs = [
-    (workdir, 'distilled'),
-    (os.path.join(workdir, outputs.BASELINE), 'cross-entropy alone'),
+    (workdir, 'student'),
+    (os.path.join(workdir, outputs.BASELINE), CROSS_ENTROPY),
   ]
-  for axis, name in zip(axes[0], names, strict=True):
+  teacher = _read(workdir, 'teacher')
+  for axis, metric in zip(axes[0], metrics, strict=True):
     for folder, label in runs:
-      steps, values = _curve(folder, f'eval/{name}/nll')
+      steps, values = _curve(folder, metric)
       if steps:
-        axis.plot(steps, values, marker='o', markersize=3, label=label)
-    teacher = _read(workdir, 'teacher')
-    if teacher:
-      level = teacher['metrics'][f'eval/{name}/nll']
-      axis.axhline(level, color='grey', linestyle='--', label='teacher')
-    axis.set(xlabel='step', ylabel='NLL, nats a token', title=name)
+        axis.plot(steps, values, marker='.', label=label)
+    if teacher and metric in teacher['metrics']:
+      level = teacher['metrics'][metric]
+      axis.axhline(level, color='grey', linestyle='--', label=TEACHER)
+    axis.set(xlabel='step', ylabel='nats a token', title=metric)
+    axis.set_yscale('log')
     axis.legend()
+  axes[0][0].set_title('training: each its own loss')
   figure.tight_layout()
   aside = os.path.join(workdir, f'.{CURVES}.tmp.png')
   figure.savefig(aside, dpi=120)
