@@ -15,14 +15,66 @@ Any field can be changed on the command line: --config.optimizer.lr.peak=3e-4.
 
 import ml_collections
 
+# Arguments that a term of divergence has beside those that are its own.
+_SOFT = dict(
+  temperature=1.0,  # > 0, of both models; a number or a schedule
+  clip=0.0,  # nats a token's loss is cut to; 0: not cut
+  part='all',  # targets that count: all | answer | rationale
+)
+_ATTENTION = dict(
+  map='uniform',  # which layers are compared: uniform | last
+  pairs=1,  # how many pairs of layers
+  temperature=1.0,  # as above
+  block=512,  # queries whose attention exists at one time
+  part='all',  # as above
+)
+_TERMS = dict(
+  forward_kl=_SOFT,
+  reverse_kl=_SOFT,
+  jensen_shannon=dict(_SOFT, beta=0.5),  # the teacher's share, (0, 1)
+  skewed_forward_kl=dict(_SOFT, skew=0.1),  # the mixture's other share, [0, 1)
+  skewed_reverse_kl=dict(_SOFT, skew=0.1),
+  total_variation=_SOFT,
+  alpha_beta=dict(_SOFT, alpha=0.5, beta=0.5),  # powers of p and q, >= 0
+  adaptive_kl=dict(_SOFT, head_mass=0.5),  # the teacher's mass that is its head
+  cross_entropy=dict(
+    label_smoothing=0.0,  # of the target, spread over all ids, [0, 1)
+    z_loss=0.0,  # x log(Z)^2 is added, >= 0
+    part='all',  # as above
+  ),
+  hidden_states=dict(
+    kind='mse',  # mse | cosine
+    map='uniform',  # uniform | last | adaptive
+    pairs=1,  # how many pairs of layers
+    remap_every=0,  # updates between measurements, for map adaptive
+    norm=True,  # an RMSNorm before the projection
+    dropout=0.0,  # between them, [0, 1)
+    part='all',  # as above
+  ),
+  attention_maps=dict(
+    _ATTENTION,
+    heads='mean',  # each: head by head | mean: of the mean over heads
+  ),
+  attention_relations=dict(
+    _ATTENTION,
+    of=('query', 'key', 'value'),  # one or more of these
+    relation_heads=1,  # divides heads x width of each
+  ),
+)
 
-def term(name: str, weight: float = 1.0, **arguments):
-  """A loss term: a name of kd/losses, its weight, and its arguments."""
-  return ml_collections.ConfigDict(dict(name=name, weight=weight, **arguments))
+
+def term(name: str, weight=1.0, **changes):
+  """A loss term: a name of kd/losses, its weight, and its arguments.
+
+  The weight may be a schedule.
+  """
+  return ml_collections.ConfigDict(
+    dict(dict(name=name, weight=weight, **_TERMS.get(name, {})), **changes)
+  )
 
 
 def schedule(name: str, **arguments):
-  """A learning-rate schedule: a name of kd/optimizers and its arguments."""
+  """A number that changes with updates: a name of kd/core/schedules.py."""
   return ml_collections.ConfigDict(dict(name=name, **arguments))
 
 
@@ -79,6 +131,27 @@ def evaluation_set(**changes):
   )
 
 
+def positions(rule: str, share=1.0):
+  """What objective.positions holds; the share may be a schedule."""
+  return ml_collections.ConfigDict(dict(rule=rule, share=share))
+
+
+def other_teacher(**changes):
+  """One more teacher: what teacher.others.<name> holds; fields as teacher's."""
+  return ml_collections.ConfigDict(
+    dict(
+      dict(
+        variant='',
+        init='',
+        dtype='bfloat16',
+        param_dtype='bfloat16',
+        share=1.0,
+      ),
+      **changes,
+    )
+  )
+
+
 def get_config() -> ml_collections.ConfigDict:
   """The config with every field at its default."""
   c = ml_collections.ConfigDict()
@@ -98,6 +171,11 @@ def get_config() -> ml_collections.ConfigDict:
   c.teacher.variant = ''  # a name of configs/models.py; '': as init says
   c.teacher.init = ''  # hf:DIR | gguf:FILE | workdir:DIR
   c.teacher.dtype = 'bfloat16'  # of activations: bfloat16 | float32
+  c.teacher.param_dtype = 'bfloat16'  # of its weights: bfloat16 | float32
+  # Several teachers are mixed as probabilities by their shares, > 0, whose sum
+  # may be anything.
+  c.teacher.share = 1.0
+  c.teacher.others = ml_collections.ConfigDict()  # by name: other_teacher(...)
 
   c.data = ml_collections.ConfigDict()
   c.data.module = 'data.mixtures'  # Python module that registers the mixture
@@ -114,11 +192,15 @@ def get_config() -> ml_collections.ConfigDict:
   c.data.folder = '~/.cache/kd/rows'  # where prepared rows are kept
 
   c.losses = ml_collections.ConfigDict()
-  # forward_kl: temperature > 0, the loss is multiplied by its square
-  c.losses.kl = term('forward_kl', weight=1.0, temperature=1.0)
+  c.losses.kl = term('forward_kl')  # by name: see term(...) above
 
   c.objective = ml_collections.ConfigDict()
-  c.objective.chunk_tokens = 256  # tokens whose logits exist at one time
+  # tokens a device whose logits, over the whole vocabulary, exist at one time
+  c.objective.chunk_tokens = 256
+  # positions that logits' terms are computed at: all | random |
+  # student_entropy | teacher_entropy (the highest), and the share of each row's
+  # targets that is kept, (0, 1], a number or a schedule
+  c.objective.positions = positions('all')
 
   # adamw(...) | adafactor(...), with a schedule of warmup_cosine |
   # warmup_linear (peak, warmup_steps, final), constant (peak, warmup_steps) |
@@ -129,8 +211,10 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.mesh = ml_collections.ConfigDict()  # devices by axis; -1: what is left
   c.mesh.data = 1  # rows are split over data and fsdp
-  c.mesh.fsdp = -1  # parameters and optimizer state are split over it
-  c.mesh.tensor = 1  # heads, MLP width and vocabulary are split over it
+  # parameters and optimizer state are split over it; the vocabulary over both
+  # it and tensor
+  c.mesh.fsdp = -1
+  c.mesh.tensor = 1  # heads and MLP width are split over it
 
   c.checkpoint = ml_collections.ConfigDict()
   c.checkpoint.every = 500  # steps between saves, > 0; the last is always saved

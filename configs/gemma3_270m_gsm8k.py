@@ -18,6 +18,7 @@ def get_config(arg=''):
   c.steps = 150
   c.teacher.init = arg
   c.teacher.dtype = 'float32'
+  c.teacher.param_dtype = 'float32'
   c.student.init = 'teacher'
   c.student.keep_layers = (1, 3, 5, 7, 9, 11, 13, 15, 17)
   c.student.dtype = 'float32'

@@ -29,6 +29,7 @@ def get_config():
   c.steps = 800
   c.teacher.init = f'hf:{_TEACHER}'
   c.teacher.dtype = 'float32'
+  c.teacher.param_dtype = 'float32'
   c.student.variant = 'nano'
   c.student.dtype = 'float32'
   c.data.mixture = 'arithmetic_noisy'

@@ -1,7 +1,9 @@
 """The seqio tasks: text in, text out, whatever the tokenizer.
 
 Each example has `inputs` (the prompt), `targets` (the answer, ending with
-'#### N') and `id`. Splits are disjoint by a hash of the question.
+'#### N'), `rationale` (the worked steps that the targets begin with, without
+the blank behind them; '' where there are none) and `id`. Splits are disjoint by
+a hash of the question.
 """
 
 import functools
@@ -42,8 +44,8 @@ def _prompt(name):
 
 
 def _dataset(rows):
-  """A tf.data.Dataset of (id, inputs, targets) triples."""
-  names = ('id', 'inputs', 'targets')
+  """A tf.data.Dataset of (id, inputs, targets, rationale) rows."""
+  names = ('id', 'inputs', 'targets', 'rationale')
   columns = zip(*rows, strict=True) if rows else ((),) * len(names)
   return tf.data.Dataset.from_tensor_slices(
     {
@@ -90,12 +92,14 @@ def _arithmetic(split, shuffle_files, *, steps, problems, noise):
   for i, problem in enumerate(found):
     if not held_out:
       problem = arithmetic.spoil(problem, noise, SEED)
-    work = ' '.join(problem.steps) + ' ' if steps else ''
+    work = ' '.join(problem.steps) if steps else ''
+    last = f'{answers.MARKER} {problem.answer}'
     rows.append(
       (
         f'arithmetic-{split}-{i}',
         prompt.format(question=problem.question),
-        f'{work}{answers.MARKER} {problem.answer}',
+        f'{work} {last}' if steps else last,
+        work,
       )
     )
   return _dataset(rows)
@@ -122,11 +126,20 @@ def _gsm8k_builder():
   return builder
 
 
-def gsm8k_targets(answer: str, steps: bool) -> str:
-  """A GSM8K answer without its calculator marks, or its last line alone."""
+def gsm8k_targets(answer: str, steps: bool) -> tuple[str, str]:
+  """A GSM8K answer without its calculator marks.
+
+  Args:
+    answer: as GSM8K has it.
+    steps: False leaves its last line alone.
+
+  Returns:
+    The targets, and the rationale that they begin with.
+  """
   work, _, final = _CALCULATOR.sub('', answer).rpartition(answers.MARKER)
   last = f'{answers.MARKER} {final.strip()}'
-  return f'{work.strip()}\n{last}' if steps else last
+  work = work.strip()
+  return (f'{work}\n{last}', work) if steps else (last, '')
 
 
 def _gsm8k(split, shuffle_files, *, steps, prompt):
@@ -139,7 +152,7 @@ def _gsm8k(split, shuffle_files, *, steps, prompt):
       (
         row['id'],
         prompt.format(question=row['question']),
-        gsm8k_targets(row['answer'], steps),
+        *gsm8k_targets(row['answer'], steps),
       )
     )
   return _dataset(rows)

@@ -59,6 +59,10 @@ def test_arithmetic_splits_and_noise():
   assert 0.25 < len(changed) / len(few) < 0.35
   for example in few + noisy + held:
     assert len(example['inputs'] + example['targets']) < 62
+    work, marker, _ = example['targets'].rpartition(' #### ')
+    assert work and marker and example['rationale'] == work == work.strip()
+  bare = _read('arithmetic_answer', 'train', 9)
+  assert {e['rationale'] for e in bare} == {''}
 
 
 def test_gsm8k_is_cleaned_and_split(gsm8k):
@@ -72,10 +76,11 @@ def test_gsm8k_is_cleaned_and_split(gsm8k):
   assert 0 < len(held) < 30
   first = next(e for e in train if e['id'] == 'gsm8k-train-8')
   assert first['targets'] == '7+1=8 in all.\n#### 8'
+  assert first['rationale'] == '7+1=8 in all.'
   answer = next(
     e for e in _read('gsm8k_answer', 'train') if e['id'] == 'gsm8k-train-8'
   )
-  assert answer['targets'] == '#### 8'
+  assert (answer['targets'], answer['rationale']) == ('#### 8', '')
 
 
 def test_gsm8k_bad_line_is_named(gsm8k):
@@ -102,10 +107,11 @@ def test_real_gsm8k_answers_can_be_read():
     pytest.skip('KD_DATA_DIR holds no gsm8k/train.jsonl')
   with open(path) as f:
     for line in f:
-      text = tasks.gsm8k_targets(json.loads(line)['answer'], steps=True)
+      text, work = tasks.gsm8k_targets(json.loads(line)['answer'], steps=True)
       answer = answers.extract(text)
       assert answer.value is not None and answer.markers == 1
       assert '<<' not in text
+      assert text.startswith(f'{work}\n{answers.MARKER} ')
       final = text.rpartition('#### ')[2].replace(',', '')
       assert answer.value == int(final)
 

@@ -55,6 +55,7 @@ def _trace(run):
     targets=ints,
     positions=ints,
     segment_ids=ints,
+    parts=ints,
     weights=jax.ShapeDtypeStruct(shape, jnp.float32),
     row_id=jax.ShapeDtypeStruct(shape[:1], jnp.int32),
   )

@@ -25,6 +25,7 @@ MAY_IMPORT = {
   'main': ('kd', 'configs', 'data'),
   'configs': ('configs', 'kd.core', 'data'),
   'data': ('data', 'kd.core', 'kd.evaluation.answers', 'kd.input_pipeline'),
+  'docs': ('docs', 'configs', 'data', 'kd'),
   'experiments': ('experiments', 'configs', 'data', 'kd'),
   'tests': ('tests', 'experiments', 'configs', 'data', 'kd'),
   'tools': ('tools',),

@@ -4,7 +4,15 @@ import ast
 import dataclasses
 import os
 
-TOP_PACKAGES = ('configs', 'data', 'experiments', 'kd', 'tests', 'tools')
+TOP_PACKAGES = (
+  'configs',
+  'data',
+  'docs',
+  'experiments',
+  'kd',
+  'tests',
+  'tools',
+)
 
 
 @dataclasses.dataclass(frozen=True)

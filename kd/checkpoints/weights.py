@@ -175,6 +175,7 @@ def load(
   model: gemma3.Gemma3,
   shardings: types.PyTree | None,
   keep_layers: Sequence[int],
+  dtype: str,
   path: str,
 ) -> types.PyTree:
   """Reads parameters, tensor by tensor, into their shards.
@@ -189,10 +190,11 @@ def load(
     shardings: a tree of jax.sharding.Sharding like the parameters, or None for
       the default device.
     keep_layers: indices of the source's layers that are kept, () for all.
+    dtype: of the parameters, 'float32' or 'bfloat16'.
     path: the config path of `init`, for messages.
 
   Returns:
-    float32 parameters, in the tree of gemma3.init_params.
+    Parameters, in the tree of gemma3.init_params.
 
   Raises:
     ConfigError: a file is missing or damaged, a tensor is missing, extra or
@@ -212,7 +214,9 @@ def load(
     sharding = names.leaf(shardings, leaf) if shardings is not None else None
     with _named(path):
       array = _assemble(source, pairs)
-    names.set_leaf(params, leaf, _place(array, sharding))
+    names.set_leaf(
+      params, leaf, _place(array.astype(jnp.dtype(dtype), copy=False), sharding)
+    )
   return params
 
 

@@ -14,7 +14,13 @@ from ml_collections import config_flags
 from kd.core import errors
 
 # Sub-dicts whose keys are chosen by the user or by a part's signature.
-OPEN = ('losses', 'optimizer', 'evaluation.sets')
+OPEN = (
+  'losses',
+  'optimizer',
+  'evaluation.sets',
+  'objective.positions',
+  'teacher.others',
+)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -44,7 +44,8 @@ class ConfigError(KdError):
 
   def within(self, path: str) -> 'ConfigError':
     """The same error, its path being relative to `path`."""
-    return ConfigError(f'{path}.{self.path}', self._rest)
+    joined = f'{path}.{self.path}' if path else self.path
+    return ConfigError(joined, self._rest)
 
 
 class NonFiniteError(KdError):

@@ -8,6 +8,9 @@ import jax
 Array = jax.Array
 PyTree = Any
 
+# The parts of an example's answer, as `Batch.parts` numbers them.
+ANSWER, RATIONALE = 0, 1
+
 
 @struct.dataclass
 class Batch:
@@ -18,8 +21,11 @@ class Batch:
     targets: int32 [B, L], the token that follows within the same segment.
     positions: int32 [B, L], from 0 at the start of each segment.
     segment_ids: int32 [B, L], 1, 2, ... by packed example, 0 on padding.
-    weights: float32 [B, L], what each target counts for; 0 on prompts,
-      padding and the last token of a segment.
+    parts: int32 [B, L], the part of its example's answer that each target
+      belongs to: RATIONALE, or ANSWER, which is also what stands on prompts, on
+      padding, and where a task tells no parts apart.
+    weights: float32 [B, L], what each target counts for; 0 on prompts and
+      padding.
     row_id: int32 [B], the row's index in its prepared data.
   """
 
@@ -27,8 +33,73 @@ class Batch:
   targets: Array
   positions: Array
   segment_ids: Array
+  parts: Array
   weights: Array
   row_id: Array
+
+
+@struct.dataclass
+class Taps:
+  """What a model's layers show beside its final hidden states.
+
+  Attributes:
+    hidden: [n, B, L, D], the residual stream behind n chosen layers, or None.
+    query: [m, B, L, N, H], as attention reads it, in m chosen layers, or None.
+    key: [m, B, L, G, H], likewise.
+    value: [m, B, L, G, H], likewise.
+  """
+
+  hidden: Array | None
+  query: Array | None
+  key: Array | None
+  value: Array | None
+
+
+@struct.dataclass
+class Dense:
+  """A teacher's next-token distribution, whole.
+
+  Attributes:
+    final_hidden: [B, L, D_t], the teacher's last hidden states after its final
+      norm; its logits are `final_hidden @ unembedding.T`.
+    unembedding: [V_t, D_t], the teacher's output embedding.
+    share: float32 [], its share in a mixture of teachers.
+  """
+
+  final_hidden: Array
+  unembedding: Array
+  share: Array
+
+
+@struct.dataclass
+class TopK:
+  """A teacher's K most likely next tokens and the mass of all others.
+
+  Attributes:
+    ids: int32 [B, L, K], each at most once; -1 in slots that are not used.
+    logprobs: float32 [B, L, K], log-probabilities; -inf in slots not used.
+    tail_logprob: float32 [B, L], the log-mass of all other ids.
+  """
+
+  ids: Array
+  logprobs: Array
+  tail_logprob: Array
+
+
+@struct.dataclass
+class Sampled:
+  """Tokens drawn from a teacher's next-token distribution.
+
+  Attributes:
+    ids: int32 [B, L, K]; -1 in slots that are not used.
+    logprobs: float32 [B, L, K], their log-probabilities.
+    weights: float32 [B, L, K], importance weights: sum_k weights_k f(ids_k) has
+      the mean of f under the teacher as its expectation; 0 in slots not used.
+  """
+
+  ids: Array
+  logprobs: Array
+  weights: Array
 
 
 @struct.dataclass
@@ -36,10 +107,10 @@ class Targets:
   """What a teacher says about a batch.
 
   Attributes:
-    final_hidden: [B, L, D_t], the teacher's last hidden states after its final
-      norm; its logits are `final_hidden @ unembedding.T`.
-    unembedding: [V_t, D_t], the teacher's output embedding.
+    distribution: of the next token: one Dense for each teacher of a mixture,
+      whose shares sum to 1, or TopK, or Sampled.
+    taps: what its layers show, or None.
   """
 
-  final_hidden: Array
-  unembedding: Array
+  distribution: tuple[Dense, ...] | TopK | Sampled
+  taps: Taps | None

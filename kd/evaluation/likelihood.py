@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from kd.core import types
-from kd.losses import objective
+from kd.losses import statistics
 from kd.models import gemma3
 from kd.partitioning import rules
 
@@ -39,7 +39,7 @@ def make(
     hidden, _ = model.apply(
       {'params': params}, batch.tokens, batch.positions, batch.segment_ids
     )
-    return objective.statistics(
+    return statistics.by_row(
       hidden, params['embedding'], targets, batch, chunk_tokens
     )
 

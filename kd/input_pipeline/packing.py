@@ -5,7 +5,16 @@ import dataclasses
 
 import numpy as np
 
-FIELDS = ('tokens', 'targets', 'positions', 'segment_ids', 'weights')
+# A record holds them in this order: numbers of four bytes each, the weights
+# alone floats.
+FIELDS = (
+  'tokens',
+  'targets',
+  'positions',
+  'segment_ids',
+  'parts',
+  'weights',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,11 +23,14 @@ class Example:
 
   Attributes:
     ids: int32 [n], BOS first.
+    parts: int32 [n], the part of the answer that each id belongs to, as
+      `types.Batch.parts` has it.
     weights: float32 [n], what each id counts for as a target.
     index: its place in the prepared `examples.jsonl`.
   """
 
   ids: np.ndarray
+  parts: np.ndarray
   weights: np.ndarray
   index: int
 
@@ -100,7 +112,7 @@ def fill(
     pad_id: fills tokens and targets of the rest.
 
   Returns:
-    tokens, targets, positions, segment_ids: int32 [L]; weights: float32 [L].
+    By name of FIELDS: float32 [L] weights; int32 [L] all others.
 
   Raises:
     ValueError: the examples do not fit.
@@ -115,6 +127,7 @@ def fill(
     row['targets'][begin:end] = example.ids[1:]
     row['positions'][begin:end] = np.arange(example.positions)
     row['segment_ids'][begin:end] = segment
+    row['parts'][begin:end] = example.parts[1:]
     row['weights'][begin:end] = example.weights[1:]
     begin = end
   return row
@@ -122,27 +135,22 @@ def fill(
 
 def empty(length: int, pad_id: int) -> dict[str, np.ndarray]:
   """A row of padding alone: segment 0, weight 0; fields as `fill`."""
-  return {
-    'tokens': np.full(length, pad_id, np.int32),
-    'targets': np.full(length, pad_id, np.int32),
-    'positions': np.zeros(length, np.int32),
-    'segment_ids': np.zeros(length, np.int32),
-    'weights': np.zeros(length, np.float32),
-  }
+  row = {name: np.zeros(length, np.int32) for name in FIELDS[:-1]}
+  row['tokens'][:] = row['targets'][:] = pad_id
+  return row | {'weights': np.zeros(length, np.float32)}
 
 
 def to_bytes(row: dict[str, np.ndarray]) -> bytes:
-  """One record: the five fields in the order of FIELDS, little-endian."""
-  kinds = ['<i4'] * 4 + ['<f4']
-  return b''.join(
-    row[name].astype(kind).tobytes()
-    for name, kind in zip(FIELDS, kinds, strict=True)
-  )
+  """One record: the fields in the order of FIELDS, little-endian."""
+  ints = [row[name].astype('<i4').tobytes() for name in FIELDS[:-1]]
+  return b''.join(ints) + row['weights'].astype('<f4').tobytes()
 
 
 def from_bytes(record: bytes) -> dict[str, np.ndarray]:
   """The inverse of `to_bytes`; L follows from the record's size."""
   words = np.frombuffer(record, '<i4').reshape(len(FIELDS), -1)
-  row = {name: words[i].astype(np.int32) for i, name in enumerate(FIELDS[:4])}
-  row['weights'] = words[4].view('<f4').astype(np.float32)
-  return row
+  row = {
+    name: column.astype(np.int32)
+    for name, column in zip(FIELDS[:-1], words[:-1], strict=True)
+  }
+  return row | {'weights': words[-1].view('<f4').astype(np.float32)}

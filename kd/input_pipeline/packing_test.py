@@ -16,6 +16,7 @@ def _examples(count, longest, seed):
     n = rng.integers(2, longest + 2)
     yield packing.Example(
       rng.integers(3, 99, n).astype(np.int32),
+      rng.integers(0, 2, n).astype(np.int32),
       rng.random(n).astype(np.float32),
       i,
     )
@@ -27,7 +28,15 @@ def _recover(row):
     at = row['segment_ids'] == segment
     ids = [row['tokens'][at][0], *row['targets'][at]]
     assert list(row['tokens'][at]) == ids[:-1]
-    yield tuple(map(int, ids)), tuple(map(float, row['weights'][at]))
+    yield _plain(ids, row['parts'][at], row['weights'][at])
+
+
+def _plain(ids, parts, weights):
+  return (
+    tuple(map(int, ids)),
+    tuple(map(int, parts)),
+    tuple(map(float, weights)),
+  )
 
 
 @pytest.mark.parametrize('pack', [True, False])
@@ -46,7 +55,7 @@ def test_nothing_is_lost(pack, seed):
     e for e in examples if len(e.ids) > 33
   ]
   expected = collections.Counter(
-    (tuple(map(int, e.ids)), tuple(map(float, e.weights[1:]))) for e in kept
+    _plain(e.ids, e.parts[1:], e.weights[1:]) for e in kept
   )
   assert collections.Counter(x for r in rows for x in _recover(r)) == expected
   np.testing.assert_allclose(
@@ -56,8 +65,8 @@ def test_nothing_is_lost(pack, seed):
   )
   for row in rows:
     padding = row['segment_ids'] == 0
-    assert not row['weights'][padding].any()
-    assert not row['tokens'][padding].any()
+    for name in packing.FIELDS:
+      assert not row[name][padding].any()
 
 
 def test_first_fit_by_brute_force():
@@ -74,13 +83,15 @@ def test_first_fit_by_brute_force():
 
 
 def test_positions_restart_and_no_target_crosses_the_seam():
-  a = packing.Example(np.array([2, 5, 6, 1]), np.ones(4, np.float32), 0)
-  b = packing.Example(np.array([2, 7, 1]), np.ones(3, np.float32), 1)
+  ones = np.ones(4, np.int32)
+  a = packing.Example(np.array([2, 5, 6, 1]), ones, ones, 0)
+  b = packing.Example(np.array([2, 7, 1]), 0 * ones[:3], ones[:3], 1)
   row = packing.fill([a, b], 7, 0)
   assert row['positions'].tolist() == [0, 1, 2, 0, 1, 0, 0]
   assert row['segment_ids'].tolist() == [1, 1, 1, 2, 2, 0, 0]
   assert row['tokens'].tolist() == [2, 5, 6, 2, 7, 0, 0]
   assert row['targets'].tolist() == [5, 6, 1, 7, 1, 0, 0]
+  assert row['parts'].tolist() == [1, 1, 1, 0, 0, 0, 0]
   assert row['weights'].tolist() == [1, 1, 1, 1, 1, 0, 0]
   with pytest.raises(ValueError, match='do not fit'):
     packing.fill([a, b], 4, 0)
@@ -94,17 +105,20 @@ def test_the_limit_counts_positions():
 
 def test_chats_keep_their_answers_in_order():
   tokenizer = tokenizers.load('bytes')
-  examples, said = [], ''
+  examples, said, worked = [], '', ''
   for i in range(3):
     turns = [
-      ('user', f'ask {i}'),
-      ('assistant', f'yes {i}'),
-      ('user', 'and?' * i),
-      ('assistant', f'no {i}' * i),
+      ('user', f'ask {i}', ''),
+      ('assistant', f'as {i}, yes', f'as {i}' * (i != 1)),
+      ('user', 'and?' * i, ''),
+      ('assistant', f'no {i}' * i, 'no' * (i == 2)),
     ]
-    messages = [{'role': r, 'content': c} for r, c in turns]
-    ids, weights = templates.encode(tokenizer, 'gemma', messages)
-    examples.append(packing.Example(np.array(ids), np.array(weights), i))
-    said += ''.join(c + '<end_of_turn>' for r, c in turns if r != 'user')
+    messages = [{'role': r, 'content': c, 'rationale': w} for r, c, w in turns]
+    columns = templates.encode(tokenizer, 'gemma', messages)
+    examples.append(packing.Example(*map(np.array, columns), i))
+    said += ''.join(c + '<end_of_turn>' for r, c, _ in turns if r != 'user')
+    worked += ''.join(w for _, _, w in turns)
   row = packing.fill(examples, 400, tokenizer.pad_id)
   assert tokenizer.decode(row['targets'][row['weights'] == 1]) == said
+  assert tokenizer.decode(row['targets'][row['parts'] == 1]) == worked
+  assert worked == 'as 0as 2no'

@@ -13,7 +13,8 @@ from array_record.python import array_record_module
 import numpy as np
 
 from kd.core import errors
-from kd.core import quiet
+from kd.core import types
+from kd.input_pipeline import examples as examples_lib
 from kd.input_pipeline import fingerprints
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepared
@@ -22,9 +23,7 @@ from kd.input_pipeline import tokenizers
 
 Prepared = prepared.Prepared  # What `prepare` returns parts as.
 
-FORMAT = 1  # Raise it when what is written changes its meaning.
-
-_EVERY = 5000  # Examples between two lines of progress.
+FORMAT = 2  # Raise it when what is written changes its meaning.
 
 
 def prepare(
@@ -65,8 +64,8 @@ def prepare(
     One part for each task, in the order of their names.
 
   Raises:
-    ConfigError: an unknown name or split, data that is missing, empty or longer
-      than every row, or a prepared folder that is damaged.
+    ConfigError: an unknown name or split, data that is missing, wrong, empty or
+      longer than every row, or a prepared folder that is damaged.
   """
   templates.check_tokenizer(tokenizer, template)
   if length < 1:
@@ -110,8 +109,11 @@ def _write(
   os.chmod(aside, 0o755)  # The cache may be shared; mkdtemp's is private.
   try:
     parts = []
-    for task, rate in _tasks(request):
-      examples = _examples(task, request, say)
+    wanted = request['name'], request['split'], request['module']
+    for task, rate in examples_lib.tasks(*wanted):
+      examples = examples_lib.read(
+        task, request['split'], request['limit'], say
+      )
       parts.append(
         {'task': task.name, 'rate': rate}
         | _write_part(aside, task.name, examples, request, tokenizer, say)
@@ -130,67 +132,6 @@ def _write(
     _sync(os.path.dirname(folder))
   finally:
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _tasks(request: dict[str, Any]) -> list[tuple[Any, float]]:
-  """The seqio tasks of a task's or mixture's name, with their rates."""
-  with quiet.imports():
-    import seqio  # Brings TensorFlow along: 5 s and 880 MB.
-
-  fingerprints.import_module(request['module'])
-  names = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
-  name, split = request['name'], request['split']
-  if name not in names:
-    raise errors.unknown('data.mixture', 'task or mixture', name, names)
-  found = seqio.get_mixture_or_task(name)
-  if isinstance(found, seqio.Mixture):
-    tasks = [(task, float(found.get_rate(task))) for task in found.tasks]
-  else:
-    tasks = [(found, 1.0)]
-  for task, _ in tasks:
-    if split not in task.splits:
-      raise errors.ConfigError(
-        'data.split',
-        f'task {task.name!r} has no split {split!r}',
-        legal=', '.join(task.splits),
-        nearest=errors.nearest(split, task.splits),
-      )
-  return tasks
-
-
-def _examples(
-  task: Any, request: dict[str, Any], say: Callable[[str], None]
-) -> list[dict[str, str]]:
-  """Runs a task: id, inputs and targets of its examples."""
-  dataset = task.get_dataset(split=request['split'], shuffle=False)
-  if request['limit'] > 0:
-    dataset = dataset.take(request['limit'])
-  found = []
-  for i, example in enumerate(dataset.as_numpy_iterator()):
-    row = {'id': f'{task.name}-{i}'}
-    for field in ('id', 'inputs', 'targets'):
-      if field in example:
-        row[field] = _text(task.name, field, example[field])
-    found.append(row)
-    if len(found) % _EVERY == 0:
-      say(f'{task.name}: {len(found)} examples read')
-  if not found:
-    raise errors.ConfigError(
-      'data.mixture',
-      f'split {request["split"]!r} of task {task.name!r} is empty',
-      legal='a split with examples',
-    )
-  return found
-
-
-def _text(task: str, field: str, value: Any) -> str:
-  if not isinstance(value, bytes):
-    raise errors.ConfigError(
-      'data.mixture',
-      f'feature {field!r} of task {task!r} is {type(value).__name__}',
-      legal='text (a scalar string feature)',
-    )
-  return value.decode('utf-8')
 
 
 def _write_part(
@@ -239,11 +180,13 @@ def _write_part(
   _write_file(os.path.join(folder, f'{name}.examples.jsonl'), text)
   used = [encoded[i] for row in rows for i in row]
   tokens = sum(e.positions for e in used)
+  worked = sum(e.weights[e.parts == types.RATIONALE].sum() for e in used)
   return {
     'examples': len(examples),
     'rows': len(rows),
     'tokens': tokens,
     'target_weight': float(sum(e.weights[1:].sum() for e in used)),
+    'rationale_weight': float(worked),
     'fill': tokens / (len(rows) * length),
     'too_long': [examples[i]['id'] for i in left_out],
     'rows_sha256': digest,
@@ -259,12 +202,17 @@ def _encode(
   say: Callable[[str], None],
 ) -> Iterator[packing.Example]:
   for i, example in enumerate(examples):
-    messages = templates.exchange(example['inputs'], example['targets'])
-    ids, weights = templates.encode(tokenizer, request['template'], messages)
-    yield packing.Example(
-      np.asarray(ids, np.int32), np.asarray(weights, np.float32), i
+    texts = (example[field] for field in ('inputs', 'targets', 'rationale'))
+    ids, parts, weights = templates.encode(
+      tokenizer, request['template'], templates.exchange(*texts)
     )
-    if (i + 1) % _EVERY == 0:
+    yield packing.Example(
+      np.asarray(ids, np.int32),
+      np.asarray(parts, np.int32),
+      np.asarray(weights, np.float32),
+      i,
+    )
+    if (i + 1) % examples_lib.EVERY == 0:
       say(f'{name}: {i + 1} of {len(examples)} examples tokenized')
 
 

@@ -1,12 +1,15 @@
 """Prepared rows: whole, reused, refused when wrong, safe in parallel."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
 
+import numpy as np
 import pytest
 
 from kd.core import errors
+from kd.core import types
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepare
 from kd.input_pipeline import prepared
@@ -45,7 +48,9 @@ def test_rows_hold_the_examples(cache):
   tokenizer = tokenizers.load('bytes')
   expected = sorted(
     templates.encode(
-      tokenizer, 'plain', templates.exchange(e['inputs'], e['targets'])
+      tokenizer,
+      'plain',
+      templates.exchange(e['inputs'], e['targets'], e['rationale']),
     )
     for e in examples
   )
@@ -53,13 +58,52 @@ def test_rows_hold_the_examples(cache):
   for batch in rows_lib.batches([part], 1):
     for segment in range(1, batch.segment_ids.max() + 1):
       at = batch.segment_ids == segment
+      columns = batch.targets, batch.parts, batch.weights
+      # BOS is no target: part and weight 0.
       found.append(
-        ([2, *batch.targets[at].tolist()], [0.0, *batch.weights[at].tolist()])
+        tuple(
+          [first, *column[at].tolist()]
+          for first, column in zip((2, 0, 0.0), columns, strict=True)
+        )
       )
   assert sorted(found) == expected
   assert len(examples) == 60 and all(e['in_rows'] for e in examples)
-  assert part.counts['target_weight'] == sum(sum(w) for _, w in expected)
-  assert part.counts['tokens'] == sum(len(i) - 1 for i, _ in expected)
+  assert part.counts['target_weight'] == sum(sum(w) for _, _, w in expected)
+  assert part.counts['rationale_weight'] == sum(
+    len(e['rationale']) for e in examples
+  )
+  assert part.counts['tokens'] == sum(len(i) - 1 for i, _, _ in expected)
+
+
+def test_rows_of_another_format_are_not_read(tmp_path, monkeypatch):
+  with monkeypatch.context() as older:
+    older.setattr(prepare, 'FORMAT', prepare.FORMAT - 1)
+    (old,) = _prepare(tmp_path, limit=30)
+  (new,) = _prepare(tmp_path, limit=30)
+  assert new.folder != old.folder
+  os.rename(new.folder, tmp_path / 'away')
+  os.rename(old.folder, new.folder)
+  with pytest.raises(errors.ConfigError, match='format is .*delete it'):
+    _prepare(tmp_path, limit=30)
+
+
+def test_without_packing_the_length_adds_only_padding(cache):
+  (part,), (longer,) = (
+    _prepare(cache, length=n, pack=False) for n in (64, 128)
+  )
+  short, long = (next(rows_lib.batches([p], 60)) for p in (part, longer))
+  for field in dataclasses.fields(types.Batch):
+    a, b = (getattr(batch, field.name) for batch in (short, long))
+    if field.name != 'row_id':
+      np.testing.assert_array_equal(b[:, :64], a)
+      # Segment 0 is what keeps attention, and weight 0 the loss, off padding.
+      assert not b[:, 64:].any()
+  assert set(short.segment_ids.flat) == {0, 1}
+  # In the order of the file, each up to its EOS.
+  for i, example in enumerate(part.examples()):
+    said = short.targets[i, short.weights[i] > 0]
+    assert tokenizers.load('bytes').decode(said) == example['targets']
+    assert said[-1] == 1 == (said == 1).sum()
 
 
 def test_reused_and_told_apart(cache):

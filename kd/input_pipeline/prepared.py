@@ -25,8 +25,9 @@ class Prepared:
     length: positions of a row, L.
     pad_id: fills unused positions.
     counts: examples, rows, tokens (targets), target_weight (their sum of
-      weights), fill (used share of positions), too_long (ids of the examples
-      that no row can hold, which were left out).
+      weights), rationale_weight (the rationales' share of that sum), fill (used
+      share of positions), too_long (ids of the examples that no row can hold,
+      which were left out).
     manifest: everything that went in, as in the folder's manifest.json.
   """
 
@@ -47,8 +48,13 @@ class Prepared:
   def examples_file(self) -> str:
     return os.path.join(self.folder, f'{self.task}.examples.jsonl')
 
-  def examples(self) -> list[dict[str, str]]:
-    """The examples in file order: id, inputs, targets, in_rows (bool)."""
+  def examples(self) -> list[dict[str, Any]]:
+    """The examples in file order.
+
+    Returns:
+      id, inputs, targets, rationale (the beginning of targets that is it, or
+      '') and in_rows (bool) of each.
+    """
     with open(self.examples_file, encoding='utf-8') as f:
       return [json.loads(line) for line in f]
 

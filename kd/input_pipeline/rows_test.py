@@ -21,7 +21,9 @@ def _part(folder, name, count, rate=1.0, first=0):
     os.path.join(folder, f'{name}.array_record'), 'group_size:1'
   )
   for i in range(count):
-    example = packing.Example(np.array([i + 1, i + 2]), np.ones(2), i)
+    example = packing.Example(
+      np.array([i + 1, i + 2]), np.ones(2), np.ones(2), i
+    )
     writer.write(packing.to_bytes(packing.fill([example], 4, 0)))
   writer.close()
   return prepared.Prepared(name, str(folder), rate, first, 4, 0, {}, {})
@@ -104,8 +106,9 @@ def test_batches_pad_the_last(tmp_path):
   batches = list(rows_lib.batches(parts, 4))
   assert [b.row_id.tolist() for b in batches] == [[0, 1, 2, 3], [4, 5, 6, -1]]
   last = batches[-1]
-  assert last.weights.sum() == 3 and not last.weights[3].any()
-  assert not last.segment_ids[3].any()
+  assert last.weights.sum() == last.parts.sum() == 3
+  for name in packing.FIELDS:
+    assert not getattr(last, name)[3].any()
 
 
 def test_a_new_process_reads_the_same_order_without_tensorflow(

@@ -1,8 +1,10 @@
 """Chat templates: messages to text, ids and the tokens that the loss is on."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from kd.core import errors
+from kd.core import types
 from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import tokenizers
 
@@ -12,6 +14,21 @@ EOS = '<eos>'
 
 Message = Mapping[str, str]
 Spans = list[tuple[int, int]]
+
+
+class Turn(NamedTuple):
+  """A turn of the model in a text, by numbers of characters before it.
+
+  Attributes:
+    begin: where what the model says begins.
+    answer: where its rationale ends; `begin` where it gives none.
+    end: behind the mark that ends the turn.
+  """
+
+  begin: int
+  answer: int
+  end: int
+
 
 # Jinja's whitespace in `trim` is Python's str.strip, so both paths agree.
 GEMMA_JINJA = """\
@@ -49,11 +66,24 @@ PLAIN_JINJA = """\
 JINJA = {'plain': PLAIN_JINJA, 'gemma': GEMMA_JINJA}
 
 
-def exchange(inputs: str, targets: str | None = None) -> list[Message]:
-  """A user's turn and, where `targets` is given, the model's answer."""
+def exchange(
+  inputs: str, targets: str | None = None, rationale: str = ''
+) -> list[Message]:
+  """A user's turn and, where `targets` is given, the model's answer.
+
+  Args:
+    inputs: what the user says.
+    targets: what the model says.
+    rationale: the beginning of `targets` that is the rationale.
+
+  Returns:
+    The messages, as for `render`.
+  """
   messages = [{'role': 'user', 'content': inputs}]
   if targets is not None:
-    messages.append({'role': 'assistant', 'content': targets})
+    messages.append(
+      {'role': 'assistant', 'content': targets, 'rationale': rationale}
+    )
   return messages
 
 
@@ -65,17 +95,18 @@ def check_name(name: str, path: str = 'data.template') -> None:
 
 def render(
   name: str, messages: Sequence[Message], generate: bool = False
-) -> tuple[str, Spans]:
+) -> tuple[str, list[Turn]]:
   """Writes messages as the text that the model reads.
 
   Args:
     name: 'plain' (BOS, inputs, targets, EOS) or 'gemma' (Gemma 3's turns).
-    messages: dicts of `role` (system, user, assistant or model) and `content`.
+    messages: dicts of `role` (system, user, assistant or model) and `content`;
+      the model's may have `rationale`, the beginning of the content that is it.
     generate: end with the opening of the model's turn.
 
   Returns:
-    The text, BOS written out, and the (begin, end) spans of its characters that
-    are supervised: the model's turns with what ends them.
+    The text, BOS written out, and the model's turns in it with what ends them,
+    which are what is supervised.
 
   Raises:
     ConfigError: an unknown template or role, or turns out of order.
@@ -112,11 +143,12 @@ def _render_plain(messages, generate):
       )
     return prompt, []
   text = prompt + messages[1]['content'] + EOS
-  return text, [(len(prompt), len(text))]
+  answer = len(prompt) + len(_rationale(messages[1]))
+  return text, [Turn(len(prompt), answer, len(text))]
 
 
 def _render_gemma(messages, generate):
-  text, spans, prefix = BOS, [], ''
+  text, turns, prefix = BOS, [], ''
   if messages and messages[0]['role'] == 'system':
     prefix = messages[0]['content'] + '\n\n'
     messages = messages[1:]
@@ -138,10 +170,11 @@ def _render_gemma(messages, generate):
       )
     text += f'{sentencepiece_models.START_OF_TURN}{role}\n'
     begin = len(text)
-    text += (prefix if i == 0 else '') + message['content'].strip()
-    text += sentencepiece_models.END_OF_TURN
+    said = message['content'].strip()
+    text += (prefix if i == 0 else '') + said + sentencepiece_models.END_OF_TURN
     if role == 'model':
-      spans.append((begin, len(text)))
+      rationale = _rationale(message).lstrip()[: len(said)]
+      turns.append(Turn(begin, begin + len(rationale), len(text)))
     text += '\n'
   if generate:
     if messages[-1]['role'] != 'user':
@@ -151,16 +184,23 @@ def _render_gemma(messages, generate):
         legal='a user turn at the end',
       )
     text += f'{sentencepiece_models.START_OF_TURN}model\n'
-  return text, spans
+  return text, turns
+
+
+def _rationale(message: Message) -> str:
+  return message['rationale'] if 'rationale' in message else ''
 
 
 def encode(
   tokenizer: tokenizers.Tokenizer, name: str, messages: Sequence[Message]
-) -> tuple[list[int], list[float]]:
-  """Ids of a whole example and the weight of each as a target.
+) -> tuple[list[int], list[int], list[float]]:
+  """Ids of a whole example, the part and the weight of each as a target.
 
   The text is tokenized as one, so ids are those that a model sees when it reads
-  it; a token that holds both prompt and answer counts as answer.
+  it. A token belongs to the model's turn if it shares a character with it, and
+  to the turn's rationale if it shares one with that: a token that holds both
+  prompt and answer is supervised, one that holds the end of the rationale and
+  the beginning of the answer is the rationale's last.
 
   Args:
     tokenizer: gives the ids.
@@ -168,34 +208,40 @@ def encode(
     messages: as for `render`.
 
   Returns:
-    ids, with exactly one BOS in front, and as many weights: 1 on the model's
-    turns and what ends them, 0 elsewhere.
+    ids, with exactly one BOS in front; as many parts: types.RATIONALE, or
+    types.ANSWER on all else; as many weights: 1 on the model's turns and what
+    ends them, 0 elsewhere.
 
   Raises:
     ConfigError: as `render`.
   """
   check_tokenizer(tokenizer, name)
-  text, spans = render(name, messages)
+  text, turns = render(name, messages)
   closed = name == 'plain' and len(messages) == 2
   # BOS and EOS are ids, not text: what a user writes can never become one.
   body = text[len(BOS) : len(text) - (len(EOS) if closed else 0)]
   ids, offsets = tokenizer.encode_with_offsets(body)
-  weights = _weights(offsets, [(b - len(BOS), e - len(BOS)) for b, e in spans])
-  ids, weights = [tokenizer.bos_id] + ids, [0.0] + weights
+  offsets = [(begin + len(BOS), end + len(BOS)) for begin, end in offsets]
+  said = _share(offsets, [(t.begin, t.end) for t in turns])
+  worked = _share(offsets, [(t.begin, t.answer) for t in turns])
+  parts = [types.RATIONALE if w else types.ANSWER for w in worked]
+  ids, parts = [tokenizer.bos_id] + ids, [types.ANSWER] + parts
+  weights = [0.0] + [float(s) for s in said]
   if closed:
-    ids, weights = ids + [tokenizer.eos_id], weights + [1.0]
-  return ids, weights
+    ids, parts = ids + [tokenizer.eos_id], parts + [types.ANSWER]
+    weights.append(1.0)
+  return ids, parts, weights
 
 
-def _weights(offsets: Spans, spans: Spans) -> list[float]:
-  """1 for each token that shares a character with a span; both in order."""
-  weights, at = [], 0
+def _share(offsets: Spans, spans: Spans) -> list[bool]:
+  """Whether each token shares a character with a span; both in order."""
+  spans = [(begin, end) for begin, end in spans if begin < end]
+  shares, at = [], 0
   for begin, end in offsets:
     while at < len(spans) and spans[at][1] <= begin:
       at += 1
-    inside = at < len(spans) and end > spans[at][0]
-    weights.append(1.0 if inside else 0.0)
-  return weights
+    shares.append(at < len(spans) and end > spans[at][0])
+  return shares
 
 
 def encode_prompt(

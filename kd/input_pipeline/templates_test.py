@@ -1,6 +1,10 @@
 """Templates: one BOS, the right tokens supervised, the seam, the turns."""
 
+import io
+import random
+
 import pytest
+import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from kd.core import errors
@@ -27,34 +31,35 @@ def bytes_tokenizer():
   return tokenizers.load('bytes')
 
 
-def _supervised(tokenizer, ids, weights):
-  return tokenizer.decode([i for i, w in zip(ids, weights) if w])
+def _chosen(tokenizer, ids, marks):
+  return tokenizer.decode([i for i, mark in zip(ids, marks) if mark])
 
 
 def test_gemma_text():
-  text, spans = templates.render('gemma', _CHAT)
+  text, turns = templates.render('gemma', _CHAT)
   assert text == (
     '<bos><start_of_turn>user\nHi<end_of_turn>\n'
     '<start_of_turn>model\nYes.<end_of_turn>\n'
     '<start_of_turn>user\n2+2?<end_of_turn>\n'
     '<start_of_turn>model\n4<end_of_turn>\n'
   )
-  assert [text[b:e] for b, e in spans] == [
+  assert [text[t.begin : t.end] for t in turns] == [
     'Yes.<end_of_turn>',
     '4<end_of_turn>',
   ]
 
 
 def test_end_of_turn_is_supervised(bytes_tokenizer):
-  ids, weights = templates.encode(bytes_tokenizer, 'gemma', _CHAT)
+  ids, parts, weights = templates.encode(bytes_tokenizer, 'gemma', _CHAT)
   assert [w for i, w in zip(ids, weights) if i == 5] == [0, 1, 0, 1]
-  assert _supervised(bytes_tokenizer, ids, weights) == (
+  assert _chosen(bytes_tokenizer, ids, weights) == (
     'Yes.<end_of_turn>4<end_of_turn>'
   )
+  assert not any(parts)
 
 
 def test_plain_supervises_answer_and_eos(bytes_tokenizer):
-  ids, weights = templates.encode(
+  ids, _, weights = templates.encode(
     bytes_tokenizer, 'plain', templates.exchange('abc', 'd')
   )
   assert ids == [2, 7 + 97, 7 + 98, 7 + 99, 7 + 100, 1]
@@ -65,7 +70,7 @@ def test_plain_supervises_answer_and_eos(bytes_tokenizer):
 @pytest.mark.parametrize('name', templates.NAMES)
 def test_one_bos_whatever_is_written(bytes_tokenizer, name):
   messages = templates.exchange('<bos><eos>x', '<bos>y<eos>')
-  ids, _ = templates.encode(bytes_tokenizer, name, messages)
+  ids, _, _ = templates.encode(bytes_tokenizer, name, messages)
   prompt = templates.encode_prompt(bytes_tokenizer, name, messages[:1])
   assert prompt == ids[: len(prompt)]
   for found in (ids, prompt):
@@ -79,7 +84,7 @@ def test_a_token_across_the_seam_is_supervised():
       model.pieces.add(piece=piece, score=-1.0, type=1)
 
   tokenizer = _model(merge)
-  ids, weights = templates.encode(
+  ids, parts, weights = templates.encode(
     tokenizer, 'plain', templates.exchange('no', 'w!')
   )
   assert [tokenizer.pieces[i][0] for i in ids] == [
@@ -90,6 +95,99 @@ def test_a_token_across_the_seam_is_supervised():
     '<eos>',
   ]
   assert weights == [0, 0, 1, 1, 1]
+  assert parts == [0, 0, 0, 0, 0]
+  # The same token at the seam of rationale and answer is the rationale's.
+  again = templates.encode(
+    tokenizer, 'plain', templates.exchange('n', 'ow!', 'o')
+  )
+  assert again == (ids, [0, 0, 1, 0, 0], weights)
+
+
+_ALPHABET = 'ab 12\n#\u00e9\u4f60\U0001f600'
+
+
+@pytest.fixture(scope='module')
+def merging_tokenizer():
+  """BPE whose pieces cross words and lines, bytes for what is rare."""
+  rng = random.Random(0)
+  lines = [
+    ''.join(rng.choices(_ALPHABET[:-2], k=rng.randrange(1, 30))) + ' #### 12'
+    for _ in range(300)
+  ]
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(lines),
+    model_writer=model,
+    model_type='bpe',
+    vocab_size=400,
+    byte_fallback=True,
+    character_coverage=1.0,
+    split_by_whitespace=False,
+    split_by_number=False,
+    split_by_unicode_script=False,
+    normalization_rule_name='identity',
+    add_dummy_prefix=False,
+    remove_extra_whitespaces=False,
+    user_defined_symbols=['<start_of_turn>', '<end_of_turn>'],
+    minloglevel=2,
+  )
+  return tokenizers.Tokenizer(model.getvalue())
+
+
+def _first_that_cover(tokenizer, ids, text):
+  """The fewest first ids whose text begins with `text`."""
+  count = 0
+  while not tokenizer.decode(ids[:count]).startswith(text):
+    count += 1
+  return count
+
+
+def _most_within(tokenizer, ids, text):
+  """The most first ids whose text is a beginning of `text`."""
+  return max(
+    count
+    for count in range(len(ids) + 1)
+    if text.startswith(tokenizer.decode(ids[:count]))
+  )
+
+
+@pytest.mark.parametrize('kind', ['bytes', 'merging'])
+@pytest.mark.parametrize('name', templates.NAMES)
+def test_the_rationale_by_brute_force(kind, name, request):
+  tokenizer = request.getfixturevalue(f'{kind}_tokenizer')
+  rng = random.Random(1)
+  straddled = 0
+  for _ in range(300):
+    inputs, targets = (
+      ''.join(rng.choices(_ALPHABET, k=rng.randrange(16))) for _ in range(2)
+    )
+    rationale = targets[: rng.randrange(len(targets) + 1)]
+    messages = templates.exchange(inputs, targets, rationale)
+    ids, parts, weights = templates.encode(tokenizer, name, messages)
+    prompt, kept = inputs, rationale
+    if name == 'gemma':
+      prompt = (
+        f'<start_of_turn>user\n{inputs.strip()}<end_of_turn>\n'
+        '<start_of_turn>model\n'
+      )
+      # The blanks that the template takes off targets are nobody's.
+      first = len(targets) - len(targets.lstrip())
+      kept = rationale[first : len(targets.rstrip())]
+    # Ids are those of the text with no rationale; only parts differ.
+    plain = templates.encode(
+      tokenizer, name, templates.exchange(inputs, targets)
+    )
+    assert plain == (ids, [0] * len(ids), weights)
+    begin = end = 0
+    if kept:
+      begin = _most_within(tokenizer, ids, prompt)
+      end = _first_that_cover(tokenizer, ids, prompt + kept)
+      straddled += tokenizer.decode(ids[:end]) != prompt + kept
+    assert [i for i, part in enumerate(parts) if part] == list(
+      range(begin, end)
+    )
+    assert all(weights[begin:end])
+  assert (straddled > 10) == (kind == 'merging')
 
 
 def test_padding_may_share_the_id_of_eos():
@@ -99,7 +197,7 @@ def test_padding_may_share_the_id_of_eos():
 
   tokenizer = _model(unpad)
   assert tokenizer.pad_id == tokenizer.eos_id == 1
-  ids, weights = templates.encode(
+  ids, _, weights = templates.encode(
     tokenizer, 'plain', templates.exchange('a', 'b')
   )
   assert ids[-1] == 1 and weights[-1] == 1
@@ -107,12 +205,12 @@ def test_padding_may_share_the_id_of_eos():
 
 def test_system_turn_goes_into_the_first_user_turn():
   messages = [{'role': 'system', 'content': 'Be brief.'}, *_CHAT[:1]]
-  text, spans = templates.render('gemma', messages, generate=True)
+  text, turns = templates.render('gemma', messages, generate=True)
   assert text == (
     '<bos><start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n'
     '<start_of_turn>model\n'
   )
-  assert not spans
+  assert not turns
 
 
 @pytest.mark.parametrize(

@@ -1,46 +1,365 @@
-"""Divergences between the teacher's and the student's next token."""
+"""Divergences between the teacher's and the student's next token.
+
+A divergence is an integrand: a pure function of log-probabilities `log_p`
+(teacher) and `log_q` (student), float32 [..., V] in nats, that returns
+contributions [..., V], none below 0. Their sum over V is the divergence. The
+last axis is a whole distribution: the V ids, or K kept ids and one bucket that
+holds the mass of all others.
+
+Contributions are Bregman-like: to the textbook's p (log p - log q) the linear
+term q - p is added, whose sum over a distribution is 0. So contribution and
+derivative with respect to log_q are exactly 0 where log_p and log_q are the
+same bits, -inf included, and a rounded normaliser changes them in second order.
+
+Everything is finite. A log-probability below LOG_FLOOR counts as LOG_FLOOR, so
+an id that one side rules out costs up to 1e5 nats where KL would be infinite.
+The teacher carries no gradient.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
 from kd.core import errors
+from kd.core import registry
 from kd.core import types
-from kd.losses import terms
+
+Array = types.Array
+
+DIVERGENCES = registry.Registry('divergence')
+
+# Nats. Logits 1e4 apart at temperature 0.1 are still told apart.
+LOG_FLOOR = -1e5
+
+# Below this gap of log-probabilities, contributions come from a power series:
+# differences of probabilities would cancel.
+_CLOSE = 0.25
+_SERIES_TERMS = 6
 
 
-def forward_kl_per_token(
-  student: types.Array, teacher: types.Array, temperature: float
-) -> types.Array:
-  """T^2 KL(p || q), p and q at temperature T (arXiv 1503.02531, section 2).
+@dataclasses.dataclass(frozen=True)
+class Divergence:
+  """One divergence, ready for use.
 
-  The factor keeps the gradient's size when T changes. An id to which the
-  teacher gives no probability adds nothing, whatever the student gives it.
+  Attributes:
+    integrand: maps (log_p, log_q), float32 [..., V] in nats, to contributions
+      [..., V] whose sum over V is the divergence. Differentiable in log_q.
+    temperature_power: the power of the temperature T to multiply the loss by,
+      so that its gradient with respect to logits keeps its size when T grows: 2
+      where the divergence is quadratic near log_p = log_q (arXiv 1503.02531,
+      section 2), 1 where it is linear.
+    needs_whole_distribution: whether a contribution depends on other ids', so
+      that the last axis can't be cut into pieces whose sums are added.
+    slopes_cancel: whether derivatives with respect to log_q sum to 0 over a
+      whole distribution, so that nobody has to sum them.
+  """
+
+  integrand: Callable[[Array, Array], Array]
+  temperature_power: int
+  needs_whole_distribution: bool
+  slopes_cancel: bool
+
+
+def _divergence(
+  both,
+  *,
+  temperature_power=2,
+  needs_whole_distribution=False,
+  slopes_cancel=False,
+):
+  """A Divergence from its value and slope.
 
   Args:
-    student: float32 logits [..., V].
-    teacher: float32 logits [..., V].
-    temperature: T > 0.
-
-  Returns:
-    float32 [...] in nats.
+    both: maps clamped (log_p, log_q) to the contributions and to the derivative
+      of their sum with respect to log_q.
+    temperature_power: see Divergence.
+    needs_whole_distribution: see Divergence.
+    slopes_cancel: see Divergence.
   """
-  log_p = jax.nn.log_softmax(teacher / temperature)
-  log_q = jax.nn.log_softmax(student / temperature)
-  p = jnp.exp(log_p)
-  # p = 0 must win over an infinite difference, in the gradient too.
-  difference = jnp.where(p > 0, log_p - log_q, 0.0)
-  return temperature**2 * jnp.sum(p * difference, axis=-1)
+
+  def clamped(log_p, log_q):
+    return both(jnp.maximum(log_p, LOG_FLOOR), jnp.maximum(log_q, LOG_FLOOR))
+
+  @jax.custom_jvp
+  def integrand(log_p, log_q):
+    return clamped(log_p, log_q)[0]
+
+  @integrand.defjvp
+  def integrand_jvp(primals, tangents):
+    value, slope = clamped(*primals)
+    return value, slope * tangents[1]
+
+  return Divergence(
+    integrand, temperature_power, needs_whole_distribution, slopes_cancel
+  )
 
 
-@terms.LOSSES.register('forward_kl')
-def forward_kl(*, temperature: float):
-  """Builds the forward KL term."""
-  if not temperature > 0:
-    raise errors.ConfigError(
-      'temperature', f'found {temperature}', legal='above 0'
-    )
+def _horner(x, coefficients):
+  result = coefficients[-1]
+  for coefficient in coefficients[-2::-1]:
+    result = result * x + coefficient
+  return result
 
-  def per_token(logits):
-    return forward_kl_per_token(*logits.shared(), temperature)
 
-  return per_token, True
+def _series(alpha, beta):
+  """Taylor coefficients of 2 h(d) / d^2 in d = log p - log q.
+
+  The contribution to alpha-beta is p^s h(d) with s = alpha + beta and h(d) =
+  sum over k >= 2 of (-d)^k / k! (s^(k-1) - beta^(k-1)) / alpha.
+  """
+  total = alpha + beta
+  return [
+    2
+    * (-1) ** k
+    / math.factorial(k)
+    * sum(total ** (k - 2 - j) * beta**j for j in range(k - 1))
+    for k in range(2, 2 + _SERIES_TERMS)
+  ]
+
+
+_KL_SERIES = _series(1.0, 0.0)
+
+
+def _kl(x, y, gap):
+  """The contribution of `x` to KL(x || y); `gap` is log x - log y."""
+  close = 0.5 * gap * gap * x * _horner(gap, _KL_SERIES)
+  far = jnp.maximum(x * gap - x + y, 0.0)
+  return jnp.where(jnp.abs(gap) < _CLOSE, close, far)
+
+
+def _minus(x, y, gap):
+  """The difference x - y, exactly 0 where log x - log y is.
+
+  A compiler may give the two exponentials different rounding, each in its own
+  loop.
+  """
+  return jnp.where(gap == 0, 0.0, x - y)
+
+
+def _forward_kl(log_p, log_q):
+  p, q = jnp.exp(log_p), jnp.exp(log_q)
+  gap = log_p - log_q
+  return _kl(p, q, gap), _minus(q, p, gap)
+
+
+def _reverse_kl(log_p, log_q):
+  p, q = jnp.exp(log_p), jnp.exp(log_q)
+  gap = log_q - log_p
+  return _kl(q, p, gap), q * gap
+
+
+def _mixture_gap(gap, share):
+  """How far log x is above log m, m = (1 - share) x + share y.
+
+  `gap` is log x - log y; where it is 0 the result is exactly 0.
+  """
+  excess = share * jnp.expm1(-gap)  # m / x - 1; inf where x is nothing to y.
+  is_x_high = gap > 0
+  high = jnp.where(is_x_high, 1 - share, share)
+  low = jnp.where(is_x_high, share, 1 - share)
+  # Above 0 even where float32 rounds the high one's share to 0.
+  log_m = jnp.log(high + low * jnp.exp(jnp.maximum(-jnp.abs(gap), -80.0)))
+  return jnp.where(
+    jnp.abs(excess) < 0.5, -jnp.log1p(excess), jnp.minimum(gap, 0.0) - log_m
+  )
+
+
+def _jensen_shannon(log_p, log_q, beta):
+  p, q = jnp.exp(log_p), jnp.exp(log_q)
+  gap = log_p - log_q
+  p_gap, q_gap = _mixture_gap(gap, 1 - beta), _mixture_gap(-gap, beta)
+  m = beta * p + (1 - beta) * q
+  value = beta * _kl(p, m, p_gap) + (1 - beta) * _kl(q, m, q_gap)
+  return value, (1 - beta) * q * q_gap
+
+
+def _skewed_forward_kl(log_p, log_q, skew):
+  p, q = jnp.exp(log_p), jnp.exp(log_q)
+  gap = _mixture_gap(log_p - log_q, 1 - skew)
+  value = _kl(p, skew * p + (1 - skew) * q, gap)
+  return value, -(1 - skew) * q * jnp.expm1(gap)
+
+
+def _skewed_reverse_kl(log_p, log_q, skew):
+  p, q = jnp.exp(log_p), jnp.exp(log_q)
+  gap = _mixture_gap(log_q - log_p, 1 - skew)
+  value = _kl(q, skew * q + (1 - skew) * p, gap)
+  return value, q * (gap - skew * jnp.expm1(gap))
+
+
+def _total_variation(log_p, log_q):
+  p, q = jnp.exp(log_p), jnp.exp(log_q)
+  gap = log_q - log_p
+  return 0.5 * jnp.abs(_minus(q, p, gap)), 0.5 * jnp.sign(gap) * q
+
+
+def _alpha_beta(log_p, log_q, alpha, beta):
+  """Factors out the larger of p and q, so that no power overflows."""
+  total = alpha + beta
+  distance = jnp.abs(log_p - log_q)
+  is_p_high = log_p >= log_q
+  scale = jnp.exp(total * jnp.maximum(log_p, log_q))
+
+  def drop(power):
+    """(1 - exp(-power distance)) / power, and its limit as power nears 0."""
+    if power < 1e-9:
+      return distance
+    return -jnp.expm1(-power * distance) / power
+
+  drop_a, drop_b = drop(alpha), drop(beta)
+  low_a = jnp.exp(-alpha * distance)
+  low_b = jnp.exp(-beta * distance)
+  far = jnp.where(is_p_high, drop_b - low_b * drop_a, drop_a - low_a * drop_b)
+  # Exchanging p and q exchanges alpha and beta.
+  pairs = zip(_series(alpha, beta), _series(beta, alpha), strict=True)
+  coefficients = [jnp.where(is_p_high, *pair) for pair in pairs]
+  close = 0.5 * distance * distance * _horner(distance, coefficients)
+  value = scale * jnp.where(
+    total * distance < _CLOSE, close, jnp.maximum(far / total, 0.0)
+  )
+  return value, scale * drop_a * jnp.where(is_p_high, -low_b, 1.0)
+
+
+def _in_head(p, mass):
+  """Whether each id is among the fewest most likely that hold `mass`.
+
+  Bisects for the least probability in the head, which needs sums over the last
+  axis and no sort of it. The bits of floats from 0 to 2 are in the floats'
+  order. All ids that are as likely as the least likely one belong to the head.
+  """
+  bits = jax.lax.bitcast_convert_type(p, jnp.int32)
+
+  def halve(_, bounds):
+    low, high = bounds
+    middle = (low + high) // 2
+    held = jnp.sum(jnp.where(bits >= middle, p, 0.0), axis=-1, keepdims=True)
+    enough = held >= mass
+    return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+  low = jnp.zeros((*p.shape[:-1], 1), jnp.int32)
+  bound = 30  # 2^30 are the bits of 2.0.
+  low, _ = jax.lax.fori_loop(0, bound, halve, (low, low + (1 << bound)))
+  return bits >= low
+
+
+def _adaptive_kl(log_p, log_q, head_mass):
+  p, q = jnp.exp(log_p), jnp.exp(log_q)
+  distance = jnp.abs(_minus(p, q, log_p - log_q))
+  in_head = _in_head(p, head_mass)
+  total = jnp.sum(distance, axis=-1, keepdims=True)
+  head = jnp.sum(jnp.where(in_head, distance, 0.0), axis=-1, keepdims=True)
+  share = jnp.where(total > 0, head / jnp.where(total > 0, total, 1.0), 0.5)
+  forward, forward_slope = _forward_kl(log_p, log_q)
+  reverse, reverse_slope = _reverse_kl(log_p, log_q)
+  value = share * forward + (1 - share) * reverse
+  return value, share * forward_slope + (1 - share) * reverse_slope
+
+
+def _check(name, value, is_legal, legal):
+  number = isinstance(value, int | float) and not isinstance(value, bool)
+  if not number or not math.isfinite(value) or not is_legal(value):
+    raise errors.ConfigError(name, f'found {value!r}', legal=legal)
+
+
+@DIVERGENCES.register('forward_kl')
+def forward_kl():
+  """KL(p || q): q covers what p covers (arXiv 1503.02531)."""
+  # Their sum is that of q - p.
+  return _divergence(_forward_kl, slopes_cancel=True)
+
+
+@DIVERGENCES.register('reverse_kl')
+def reverse_kl():
+  """KL(q || p): q keeps to what p allows (arXiv 2306.08543)."""
+  return _divergence(_reverse_kl)
+
+
+@DIVERGENCES.register('jensen_shannon')
+def jensen_shannon(*, beta: float):
+  """The sum of beta KL(p || m) and (1 - beta) KL(q || m).
+
+  Here m = beta p + (1 - beta) q (arXiv 2306.13649). Never above log 2. Divided
+  by beta it nears the forward KL as beta nears 0; divided by 1 - beta the
+  reverse KL as beta nears 1.
+
+  Raises:
+    ConfigError: beta is not between 0 and 1.
+  """
+  legal = 'above 0 and below 1; for 0 take forward_kl, for 1 reverse_kl'
+  _check('beta', beta, lambda x: 0 < x < 1, legal)
+  return _divergence(functools.partial(_jensen_shannon, beta=beta))
+
+
+_SKEW = '0 or more and below 1; 0 is no skew'
+
+
+@DIVERGENCES.register('skewed_forward_kl')
+def skewed_forward_kl(*, skew: float):
+  """KL(p || skew p + (1 - skew) q), at most -log(skew) (arXiv 2402.03898).
+
+  Raises:
+    ConfigError: skew is below 0, or 1 or more.
+  """
+  _check('skew', skew, lambda x: 0 <= x < 1, _SKEW)
+  if skew == 0:
+    return forward_kl()
+  return _divergence(functools.partial(_skewed_forward_kl, skew=skew))
+
+
+@DIVERGENCES.register('skewed_reverse_kl')
+def skewed_reverse_kl(*, skew: float):
+  """KL(q || skew q + (1 - skew) p), at most -log(skew) (arXiv 2402.03898).
+
+  Raises:
+    ConfigError: skew is below 0, or 1 or more.
+  """
+  _check('skew', skew, lambda x: 0 <= x < 1, _SKEW)
+  if skew == 0:
+    return _divergence(_reverse_kl)
+  return _divergence(functools.partial(_skewed_reverse_kl, skew=skew))
+
+
+@DIVERGENCES.register('total_variation')
+def total_variation():
+  """Half the sum of |p - q|, at most 1 (arXiv 2307.15190)."""
+  return _divergence(_total_variation, temperature_power=1)
+
+
+@DIVERGENCES.register('alpha_beta')
+def alpha_beta(*, alpha: float, beta: float):
+  """The alpha-beta divergence (arXiv 2505.04560; Cichocki et al., 2011).
+
+  With s = alpha + beta, the sum over ids of (alpha/s p^s + beta/s q^s -
+  p^alpha q^beta) / (alpha beta), and its limits where alpha or beta is 0:
+  (1, 0) is the forward, (0, 1) the reverse KL, (1/2, 1/2) four times the
+  squared Hellinger distance, (1, 1) half the squared Euclidean distance.
+
+  Raises:
+    ConfigError: alpha or beta is below 0, or both are 0.
+  """
+  legal = '0 or more, and alpha + beta above 0'
+  _check('alpha', alpha, lambda x: x >= 0, legal)
+  _check('beta', beta, lambda x: x >= 0 and alpha + x > 0, legal)
+  both = functools.partial(_alpha_beta, alpha=float(alpha), beta=float(beta))
+  return _divergence(both)
+
+
+@DIVERGENCES.register('adaptive_kl')
+def adaptive_kl(*, head_mass: float):
+  """Forward and reverse KL, weighed at each position by where they are needed.
+
+  arXiv 2404.02657: the weight of the forward KL is the share of the sum of
+  |p - q| that falls on the head, the fewest most likely ids of the teacher that
+  hold `head_mass` (0.5 there) of its probability. Ids as likely as the least
+  likely one of them belong to it too. The weights carry no gradient.
+
+  Raises:
+    ConfigError: head_mass is not between 0 and 1.
+  """
+  _check('head_mass', head_mass, lambda x: 0 < x < 1, 'above 0 and below 1')
+  both = functools.partial(_adaptive_kl, head_mass=head_mass)
+  return _divergence(both, needs_whole_distribution=True)

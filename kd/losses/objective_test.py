@@ -5,15 +5,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd.core import errors
+from configs import base
 from kd.core import types
-from kd.losses import divergences
+from kd.losses import catalog
 from kd.losses import objective
+from kd.losses import selection
+from kd.losses import statistics
 from kd.losses import terms as terms_lib
 
-TERMS = {
-  'kl': {'name': 'forward_kl', 'weight': 0.7, 'temperature': 2.0},
-  'ce': {'name': 'cross_entropy', 'weight': 0.3},
+KL = base.term('forward_kl', weight=0.7, temperature=2.0).to_dict()
+CE = base.term('cross_entropy', weight=0.3).to_dict()
+TERMS = {'kl': KL, 'ce': CE}
+SIZES = terms_lib.Sizes(2, 8, 2, 1, 4, 0.5, (None, None))
+CONTEXT = terms_lib.Context(steps=100, student=SIZES, teacher=SIZES)
+
+
+PART_OF = {
+  'all': lambda parts: np.ones_like(parts),
+  'answer': lambda parts: parts == types.ANSWER,
+  'rationale': lambda parts: parts == types.RATIONALE,
 }
 
 
@@ -32,7 +42,7 @@ def reference(case, terms=None):
   student = h @ w.T
   teacher = th @ tw.T
   shared = min(student.shape[-1], teacher.shape[-1])
-  sums, d_logits = {}, np.zeros_like(student)
+  total, sums, d_logits = 0.0, {}, np.zeros_like(student)
   for key, spec in terms.items():
     if spec['name'] == 'forward_kl':
       t = spec['temperature']
@@ -43,14 +53,18 @@ def reference(case, terms=None):
       gradient = np.zeros_like(student)
       gradient[..., :shared] = t * (q - p)
     else:
-      log_q = log_softmax(student)
-      one_hot = np.eye(student.shape[-1])[labels]
-      loss = -(one_hot * log_q).sum(-1)
-      gradient = np.exp(log_q) - one_hot
-    sums[key] = (loss * weights).sum()
-    scale = spec['weight'] / weights.sum()
-    d_logits += scale * weights[..., None] * gradient
-  total = sum(terms[k]['weight'] * s / weights.sum() for k, s in sums.items())
+      log_z = np.log(np.exp(student).sum(-1))
+      smooth, z_loss = spec['label_smoothing'], spec['z_loss']
+      target = (1 - smooth) * np.eye(student.shape[-1])[labels]
+      target = target + smooth / student.shape[-1]
+      loss = log_z - (target * student).sum(-1) + z_loss * log_z**2
+      q = np.exp(log_softmax(student))
+      gradient = q * (1 + 2 * z_loss * log_z)[..., None] - target
+    counted = weights * (PART_OF[spec['part']](case['parts']))
+    sums[key] = (loss * counted).sum()
+    scale = spec['weight'] / counted.sum()
+    total += scale * sums[key]
+    d_logits += scale * counted[..., None] * gradient
   d_w = np.einsum('blv,bld->vd', d_logits, h)
   return total, sums, d_logits @ w, d_w
 
@@ -68,6 +82,7 @@ def make_case(batch=2, length=7, vocab=11, teacher_vocab=11, seed=0):
     tw=normal(teacher_vocab, 3),
     labels=labels.astype(np.int32),
     weights=weights,
+    parts=rng.integers(0, 2, (batch, length)).astype(np.int32),
   )
 
 
@@ -79,22 +94,32 @@ def to_batch(case):
     positions=zeros,
     segment_ids=zeros,
     weights=jnp.asarray(case['weights']),
+    parts=jnp.asarray(case['parts']),
     row_id=zeros[:, 0],
   )
 
 
-def run(case, chunk_tokens=4, terms=None, dtype=jnp.float32):
-  terms = terms_lib.build(terms or TERMS)
-  batch = to_batch(case)
-  scales = objective.scales(terms, jnp.sum(batch.weights))
-  targets = types.Targets(
-    jnp.asarray(case['th'], dtype), jnp.asarray(case['tw'])
+def build(terms, chunk_tokens=4):
+  return objective.Objective(
+    catalog.build(terms, CONTEXT), selection.everywhere(), chunk_tokens
   )
 
+
+def to_targets(case, dtype=jnp.float32):
+  dense = types.Dense(
+    jnp.asarray(case['th'], dtype), jnp.asarray(case['tw']), jnp.ones(())
+  )
+  return types.Targets((dense,), None)
+
+
+def run(case, chunk_tokens=4, terms=None, dtype=jnp.float32):
+  built = build(terms or TERMS, chunk_tokens)
+  batch = to_batch(case)
+  settings = objective.settings(built, batch, 0)
+  targets = to_targets(case, dtype)
+
   def loss(h, w):
-    return objective.objective(
-      terms, h, w, targets, batch, scales, chunk_tokens
-    )
+    return objective.logits_total(built, h, w, targets, batch, settings)
 
   both = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
   (total, sums), grads = jax.jit(both)(
@@ -127,18 +152,42 @@ def test_chunk_size_changes_nothing(chunk_tokens):
 
 def test_value_without_gradient_is_the_same():
   case = make_case()
-  terms = terms_lib.build(TERMS)
-  batch = to_batch(case)
-  total, _ = objective.objective(
-    terms,
+  built, batch = build(TERMS), to_batch(case)
+  total, _ = objective.logits_total(
+    built,
     jnp.asarray(case['h']),
     jnp.asarray(case['w']),
-    types.Targets(jnp.asarray(case['th']), jnp.asarray(case['tw'])),
+    to_targets(case),
     batch,
-    objective.scales(terms, jnp.sum(batch.weights)),
-    4,
+    objective.settings(built, batch, 0),
   )
   np.testing.assert_allclose(total, reference(case)[0], rtol=1e-5)
+
+
+def test_smoothing_z_loss_and_parts_equal_float64():
+  case = make_case()
+  terms = {
+    'rationale': dict(CE, label_smoothing=0.1, z_loss=0.05, part='rationale'),
+    'answer': dict(CE, weight=2.0, part='answer'),
+    'kl': dict(KL, part='rationale'),
+  }
+  total, sums, d_h, d_w = run(case, terms=terms)
+  expected = reference(case, terms)
+  np.testing.assert_allclose(total, expected[0], rtol=1e-5)
+  for key in terms:
+    np.testing.assert_allclose(sums[key], expected[1][key], rtol=1e-5)
+  np.testing.assert_allclose(d_h, expected[2], atol=1e-6)
+  np.testing.assert_allclose(d_w, expected[3], atol=1e-6)
+
+
+def test_a_part_without_targets_costs_nothing():
+  case = make_case()
+  case['parts'][:] = types.ANSWER
+  rationale = {'r': dict(CE, part='rationale')}
+  total, sums, d_h, _ = run(case, terms=TERMS | rationale)
+  assert sums['r'] == 0
+  np.testing.assert_allclose(total, reference(case)[0], rtol=1e-5)
+  assert np.isfinite(d_h).all()
 
 
 def test_no_weight_gives_zero_loss_and_gradient():
@@ -149,27 +198,31 @@ def test_no_weight_gives_zero_loss_and_gradient():
   assert not np.any(d_h) and not np.any(d_w)
 
 
-def test_what_stands_where_nothing_counts_is_not_seen():
-  # A NaN or infinity behind a zero weight must not reach value or gradient.
+@pytest.mark.parametrize('filler', [np.nan, np.inf, -np.inf])
+def test_what_stands_where_nothing_counts_is_not_seen(filler):
   case = make_case()
-  expected = run(case)
-  case['th'][:, :2] = np.nan
   case['weights'][0, 3] = 0
   clean = run(case)
-  case['th'][0, 3] = np.inf
-  for got, want in zip(jax.tree.leaves(run(case)), jax.tree.leaves(clean)):
-    np.testing.assert_array_equal(got, want)
-  assert not np.array_equal(clean[0], expected[0])
+  silent = case['weights'] == 0
+  case['th'][silent] = filler
+  case['h'][silent] = filler
+  got = run(case)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(clean), strict=True):
+    assert np.isfinite(a).all()
+    np.testing.assert_array_equal(a, b)
+  assert not got[2][silent].any()
 
 
 def test_student_equal_to_teacher_has_no_loss_and_no_gradient():
   case = make_case()
   case['th'], case['tw'] = case['h'], case['w']
-  kl = {'kl': TERMS['kl']}
-  total, _, d_h, d_w = run(case, terms=kl)
-  np.testing.assert_allclose(total, 0, atol=1e-7)
-  np.testing.assert_allclose(d_h, 0, atol=1e-7)
-  np.testing.assert_allclose(d_w, 0, atol=1e-7)
+  for name in ('forward_kl', 'reverse_kl', 'jensen_shannon'):
+    terms = {'a': base.term(name, temperature=0.5).to_dict()}
+    total, _, d_h, d_w = run(case, terms=terms)
+    # The compiler may round the two softmaxes differently, in the last bit.
+    assert total < 1e-13
+    np.testing.assert_allclose(d_h, 0, atol=1e-7)
+    np.testing.assert_allclose(d_w, 0, atol=1e-7)
 
 
 def test_chunks_are_summed_before_they_are_divided():
@@ -190,66 +243,104 @@ def test_chunks_are_summed_before_they_are_divided():
     tw=w,
     labels=np.zeros((1, 4), np.int32),
     weights=np.array([[1, 0, 1, 1]], np.float32),
+    parts=np.zeros((1, 4), np.int32),
   )
-  terms = {'ce': {'name': 'cross_entropy', 'weight': 1.0}}
+  terms = {'ce': dict(CE, weight=1.0)}
   for chunk_tokens in (1, 2, 4):
     np.testing.assert_allclose(
       run(case, chunk_tokens, terms)[0], 2.0, rtol=1e-5
     )
 
 
-def test_temperature_keeps_the_gradients_size():
-  student = jnp.array([0.5, 0.0, -0.5])
-  teacher = jnp.array([1.0, 0.0, -1.0])
-  norm = lambda t: jnp.linalg.norm(
-    jax.grad(divergences.forward_kl_per_token)(student, teacher, t)
-  )
-  np.testing.assert_allclose(norm(1.0), 0.196, atol=1e-3)
-  np.testing.assert_allclose(norm(10.0), 0.235, atol=1e-3)
-
-
-def test_forward_kl_gradient_is_student_minus_teacher():
-  rng = np.random.default_rng(1)
-  student, teacher = rng.normal(size=(2, 9)).astype(np.float32)
-  gradient = jax.grad(divergences.forward_kl_per_token)(student, teacher, 1.0)
-  expected = np.exp(log_softmax(student)) - np.exp(log_softmax(teacher))
-  np.testing.assert_allclose(gradient, expected, atol=1e-6)
-
-
-def test_suppressed_ids_and_large_logits_stay_finite():
-  value = jax.value_and_grad(divergences.forward_kl_per_token)
-  teacher = jnp.array([1.0, -jnp.inf, 2.0, 0.5])
-  student = jnp.array([0.3, -jnp.inf, 1.0, 0.7])
-  loss, gradient = value(student, teacher, 1.0)
-  rest = jnp.array([0, 2, 3])
-  expected, _ = value(student[rest], teacher[rest], 1.0)
-  np.testing.assert_allclose(loss, expected, rtol=1e-6)
-  assert np.isfinite(gradient).all()
-  loss, gradient = value(
-    jnp.array([1e4, 0.0, -1e4]), jnp.array([-1e4, 0.0, 1e4]), 1.0
-  )
-  np.testing.assert_allclose(loss, 2e4, rtol=1e-6)
-  assert np.isfinite(gradient).all()
-
-
 def test_low_temperature_in_bfloat16():
   case = make_case()
   case['h'] *= 6
-  terms = {'kl': dict(TERMS['kl'], temperature=0.05)}
-  wide = run(case, terms=terms)
-  narrow = run(case, terms=terms, dtype=jnp.bfloat16)
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(narrow))
-  np.testing.assert_allclose(narrow[0], wide[0], rtol=2e-2)
+  for name in ('forward_kl', 'reverse_kl', 'jensen_shannon'):
+    terms = {'a': base.term(name, temperature=0.05).to_dict()}
+    wide = run(case, terms=terms)
+    narrow = run(case, terms=terms, dtype=jnp.bfloat16)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(narrow))
+    np.testing.assert_allclose(narrow[0], wide[0], rtol=2e-2)
+
+
+def test_the_distribution_for_the_next_token_is_what_counts():
+  # Prompt of 3 tokens, completion of 2: position 2 predicts its first token,
+  # position 4 would predict past the end.
+  case = make_case(batch=1, length=5)
+  case['weights'] = np.array([[0, 0, 1, 1, 0]], np.float32)
+  before = run(case)
+  case['th'][0, 4] += 1
+  for a, b in zip(jax.tree.leaves(run(case)), jax.tree.leaves(before)):
+    np.testing.assert_array_equal(a, b)
+  case['th'][0, 2] += 1
+  assert run(case)[0] != before[0]
+
+
+def test_schedules_of_weight_and_temperature():
+  ramp = dict(name='linear', begin=0.0, end=1.0, first_step=0, last_step=10)
+  hot = dict(name='cosine', begin=1.0, end=3.0, first_step=0, last_step=10)
+  terms = {'kl': dict(KL, weight=ramp, temperature=hot), 'ce': CE}
+  built, case = build(terms), make_case()
+  batch = to_batch(case)
+  for step, weight, temperature in ((0, 0, 1), (5, 0.5, 2), (12, 1, 3)):
+    settings = objective.settings(built, batch, step)
+    total, _ = objective.logits_total(
+      built,
+      jnp.asarray(case['h']),
+      jnp.asarray(case['w']),
+      to_targets(case),
+      batch,
+      settings,
+    )
+    fixed = {'kl': dict(KL, weight=weight, temperature=temperature), 'ce': CE}
+    np.testing.assert_allclose(total, reference(case, fixed)[0], rtol=1e-5)
+    shown = objective.scheduled(built, settings)
+    np.testing.assert_allclose(
+      [shown['weight/kl'], shown['temperature/kl']],
+      [weight, temperature],
+      rtol=1e-6,
+    )
+    assert set(shown) == {'weight/kl', 'temperature/kl'}
+
+
+def test_random_configurations_do_not_depend_on_chunks_or_row_order():
+  # Any terms, any weights: chunk size, the order of rows and more padding
+  # change nothing.
+  rng = np.random.default_rng(0)
+  own = {'jensen_shannon': ('beta', 1), 'skewed_reverse_kl': ('skew', 1)}
+  names = [*own, 'forward_kl', 'total_variation', 'adaptive_kl']
+  for trial in range(6):
+    terms = {'ce': dict(CE, label_smoothing=rng.uniform(0, 0.5))}
+    for name in rng.choice(names, 2, replace=False):
+      changes = {'part': rng.choice(['all', 'answer', 'rationale'])}
+      changes['temperature'] = rng.uniform(0.3, 3)
+      changes['weight'] = rng.uniform(0, 2)
+      if name in own:
+        changes[own[name][0]] = rng.uniform(0.05, 0.95)
+      terms[name] = base.term(name, **changes).to_dict()
+    case = make_case(3, 6, vocab=9, teacher_vocab=12, seed=trial)
+    case['weights'] *= rng.uniform(size=case['weights'].shape) < 0.6
+    want = run(case, 1000, terms)
+    order = rng.permutation(3)
+    other = {
+      k: np.pad(v[order], [(0, 0), (0, 4)] + [(0, 0)] * (v.ndim - 2))
+      if k not in ('w', 'tw')
+      else v
+      for k, v in case.items()
+    }
+    got = run(other, int(rng.integers(1, 12)), terms)
+    np.testing.assert_allclose(got[0], want[0], rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(got[2][:, :6], want[2][order], atol=2e-6)
+    np.testing.assert_allclose(got[3], want[3], atol=2e-6)
 
 
 def test_statistics_per_row():
   case = make_case(teacher_vocab=14)
-  batch = to_batch(case)
-  got = objective.statistics(
+  got = statistics.by_row(
     jnp.asarray(case['h']),
     jnp.asarray(case['w']),
-    types.Targets(jnp.asarray(case['th']), jnp.asarray(case['tw'])),
-    batch,
+    to_targets(case),
+    to_batch(case),
     chunk_tokens=4,
   )
   student = np.asarray(case['h'], np.float64) @ case['w'].T
@@ -264,29 +355,3 @@ def test_statistics_per_row():
   }
   for name, values in expected.items():
     np.testing.assert_allclose(got[name], values.sum(-1), rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-  'spec,words',
-  [
-    ({'name': 'forwrd_kl', 'weight': 1.0}, ('losses.a.name', 'forward_kl')),
-    (
-      {'name': 'forward_kl', 'weight': 1.0, 'temprature': 1.0},
-      ('losses.a.temprature', 'temperature'),
-    ),
-    ({'name': 'forward_kl', 'weight': 1.0}, ('losses.a.temperature',)),
-    (
-      {'name': 'forward_kl', 'weight': -1.0, 'temperature': 1.0},
-      ('losses.a.weight', '0 or more'),
-    ),
-    (
-      {'name': 'forward_kl', 'weight': 1.0, 'temperature': 0.0},
-      ('losses.a.temperature', 'above 0'),
-    ),
-    ({'name': 'cross_entropy'}, ('losses.a.weight', 'missing')),
-  ],
-)
-def test_wrong_terms_are_named(spec, words):
-  with pytest.raises(errors.ConfigError) as e:
-    terms_lib.build({'a': spec})
-  assert all(word in str(e.value) for word in words), str(e.value)

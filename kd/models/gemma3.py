@@ -6,20 +6,23 @@ shape that suits it, since [B, L, V] does not fit anywhere.
 """
 
 import functools
-from typing import Any
 
 from flax import linen as nn
-from flax import struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kd.core import errors
 from kd.core import types
+from kd.models import attention
 from kd.models import gemma3_config
 from kd.models import layers
+from kd.models import taps
+from kd.partitioning import rules
 
 Array = types.Array
+TapSpec = taps.TapSpec
+_NOTHING = TapSpec((), ())
 
 # Names of `student.remat`: what the backward pass finds saved.
 REMAT_POLICIES = {
@@ -29,73 +32,51 @@ REMAT_POLICIES = {
 }
 
 
-@struct.dataclass
-class Cache:
-  """Keys and values of the positions seen so far.
+def _lookup(embedding, tokens):
+  """Rows of the embedding for tokens [B, L]: [B, L, D].
 
-  Attributes:
-    pattern: for each layer of the period a (key, value) pair of
-      [S // period, B, M, G, H].
-    remainder: (key, value) of [B, M, G, H] for each layer after the scan.
-    positions: int32 [B, M], the position in each slot.
-    segment_ids: int32 [B, M], 0 in empty slots.
+  The table lies split by vocabulary. Each device takes all ids of its columns
+  instead of all columns of its ids: columns of the table and of what was looked
+  up are exchanged, and no device ever holds the whole table.
   """
-
-  pattern: tuple[Any, ...]
-  remainder: tuple[Any, ...]
-  positions: Array
-  segment_ids: Array
-
-
-def empty_cache(
-  config: gemma3_config.Gemma3Config, batch: int, slots: int, dtype: jnp.dtype
-) -> Cache:
-  """A cache with room for `slots` positions in each of `batch` rows."""
-  shape = (batch, slots, config.num_kv_heads, config.head_dim)
-  stacked = (config.scan_groups,) + shape
-  left = config.num_layers % config.scan_period
-  pair = lambda s: (jnp.zeros(s, dtype), jnp.zeros(s, dtype))
-  return Cache(
-    pattern=tuple(pair(stacked) for _ in range(config.scan_period)),
-    remainder=tuple(pair(shape) for _ in range(left)),
-    positions=jnp.zeros((batch, slots), jnp.int32),
-    segment_ids=jnp.zeros((batch, slots), jnp.int32),
+  table = rules.constrain(embedding, (None, 'lookup_width'))
+  tokens = rules.constrain(tokens, ('gathered_batch', None))
+  return rules.constrain(
+    table[tokens], ('gathered_batch', None, 'lookup_width')
   )
 
 
-def _masks(positions, segment_ids, key_positions, key_segment_ids, window):
-  """Which keys a query sees, for each kind of layer: bool [B, 1, L, M]."""
-  distance = positions[:, :, None] - key_positions[:, None, :]
-  same = segment_ids[:, :, None] == key_segment_ids[:, None, :]
-  seen = same & (key_segment_ids[:, None, :] > 0) & (distance >= 0)
-  return {
-    gemma3_config.GLOBAL: seen[:, None],
-    gemma3_config.LOCAL: (seen & (distance < window))[:, None],
-  }
-
-
 class _Layers(nn.Module):
-  """A few layers in a row, each with its kind: one period, or what is left."""
+  """A few layers in a row, each with its kind: one period, or what is left.
+
+  Layers are numbered by their place here, in `tapped` too.
+  """
 
   config: gemma3_config.Gemma3Config
   dtype: jnp.dtype
   kinds: tuple[str, ...]
   remat: str
+  tapped: TapSpec
 
   @nn.compact
-  def __call__(self, x, angles, masks, slots, caches):
+  def __call__(self, x, angles, seen, slots, caches):
     layer = layers.Layer
     if self.remat != 'none':
       layer = nn.remat(
         layer, policy=REMAT_POLICIES[self.remat], prevent_cse=False
       )
-    updated = []
+    updated, hidden, heads = [], {}, {}
     for i, kind in enumerate(self.kinds):
-      x, cache = layer(self.config, self.dtype, name=f'layer_{i}')(
-        x, angles[kind], masks[kind], caches[i], slots
+      shows = i in self.tapped.attention
+      x, cache, read = layer(self.config, self.dtype, shows, name=f'layer_{i}')(
+        x, angles[kind], seen[kind], caches[i], slots
       )
       updated.append(cache)
-    return x, tuple(updated)
+      if i in self.tapped.hidden:
+        hidden[i] = (x,)
+      if shows:
+        heads[i] = read
+    return x, (tuple(updated), (hidden, heads))
 
 
 class Gemma3(nn.Module):
@@ -111,7 +92,6 @@ class Gemma3(nn.Module):
   dtype: jnp.dtype
   remat: str
 
-  @nn.compact
   def __call__(self, tokens, positions, segment_ids, cache=None):
     """Runs the transformer.
 
@@ -119,17 +99,23 @@ class Gemma3(nn.Module):
       tokens: int32 [B, L].
       positions: int32 [B, L], from 0 in each segment.
       segment_ids: int32 [B, L]; attention stays within equal ids, 0 is padding.
-      cache: None, or the Cache that holds these rows' earlier positions; a
+      cache: None, or the kv_cache.Cache of these rows' earlier positions; a
         position is written to the slot of its number.
 
     Returns:
       [B, L, D], hidden states after the final norm, and the updated cache.
     """
+    x, cache, _ = self.run(tokens, positions, segment_ids, cache, _NOTHING)
+    return x, cache
+
+  @nn.compact
+  def run(self, tokens, positions, segment_ids, cache, spec):
+    """As __call__, and returns the Taps of `spec` too."""
     c = self.config
     embedding = self.param(
       'embedding',
       nn.with_logical_partitioning(
-        nn.initializers.normal(c.embed_dim**-0.5), ('vocab', 'embed')
+        nn.initializers.normal(c.embed_dim**-0.5), ('vocab', 'table_width')
       ),
       (c.vocab_size, c.embed_dim),
       jnp.float32,
@@ -137,7 +123,7 @@ class Gemma3(nn.Module):
     # As published: the scale is rounded to the activations' type, so that it is
     # 34.0 for D = 1152 in bfloat16 and 33.94 in float32.
     scale = jnp.asarray(c.embed_dim**0.5, self.dtype)
-    x = embedding[tokens].astype(self.dtype) * scale
+    x = _lookup(embedding, tokens).astype(self.dtype) * scale
     x = nn.with_logical_constraint(x, ('batch', 'length', 'embed_act'))
     if cache is not None:
       rows = jnp.arange(tokens.shape[0])[:, None]
@@ -145,10 +131,7 @@ class Gemma3(nn.Module):
         positions=cache.positions.at[rows, positions].set(positions),
         segment_ids=cache.segment_ids.at[rows, positions].set(segment_ids),
       )
-    keys = cache or _Uncached(positions, segment_ids)
-    masks = _masks(
-      positions, segment_ids, keys.positions, keys.segment_ids, c.window
-    )
+    seen = self._seen(attention.Places(positions, segment_ids), cache)
     angles = {
       gemma3_config.LOCAL: layers.rotary_angles(
         positions, c.head_dim, c.local_rope_base, 1.0
@@ -157,12 +140,24 @@ class Gemma3(nn.Module):
         positions, c.head_dim, c.global_rope_base, c.global_rope_factor
       ),
     }
-    x, cache = self._run_layers(x, angles, masks, positions, cache)
-    return layers.RMSNorm(c.norm_epsilon, 'norm', name='final_norm')(x), cache
+    x, cache, shown = self._run_layers(x, angles, seen, positions, cache, spec)
+    x = layers.RMSNorm(c.norm_epsilon, 'norm', name='final_norm')(x)
+    return x, cache, shown
 
-  def _run_layers(self, x, angles, masks, positions, cache):
-    c, p = self.config, self.config.scan_period
-    rest = c.layer_kinds[c.scan_groups * p :]
+  def _seen(self, places, cache):
+    """By kind of layer, what queries see; see layers.Attention."""
+    windows = {
+      gemma3_config.LOCAL: self.config.window,
+      gemma3_config.GLOBAL: None,
+    }
+    if cache is None:
+      return {k: attention.Sight(places, w) for k, w in windows.items()}
+    keys = attention.Places(cache.positions, cache.segment_ids)
+    return {k: attention.mask(places, keys, w) for k, w in windows.items()}
+
+  def _run_layers(self, x, angles, seen, positions, cache, spec):
+    c, p, groups = self.config, self.config.scan_period, self.config.scan_groups
+    rest = range(groups * p, c.num_layers)
     slots = None if cache is None else positions
     build = functools.partial(_Layers, c, self.dtype, remat=self.remat)
     scanned = nn.scan(
@@ -170,28 +165,29 @@ class Gemma3(nn.Module):
       variable_axes={'params': 0},
       split_rngs={'params': True},
       in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
-      length=c.scan_groups,
+      length=groups,
       metadata_params={nn.PARTITION_NAME: 'layers'},
-    )(c, self.dtype, c.layer_kinds[:p], self.remat, name='pattern')
+    )(
+      c,
+      self.dtype,
+      c.layer_kinds[:p],
+      self.remat,
+      spec.places(range(groups * p), p),
+      name='pattern',
+    )
     stacked = (None,) * p if cache is None else cache.pattern
-    x, pattern = scanned(x, angles, masks, slots, stacked)
-    remainder = ()
+    x, (pattern, shown) = scanned(x, angles, seen, slots, stacked)
+    remainder, shown_rest = (), ({}, {})
     if rest:
       single = (None,) * len(rest) if cache is None else cache.remainder
-      x, remainder = build(kinds=rest, name='remainder')(
-        x, angles, masks, slots, single
-      )
+      x, (remainder, shown_rest) = build(
+        kinds=c.layer_kinds[rest.start :],
+        tapped=spec.places(rest, len(rest)),
+        name='remainder',
+      )(x, angles, seen, slots, single)
     if cache is not None:
       cache = cache.replace(pattern=pattern, remainder=remainder)
-    return x, cache
-
-
-@struct.dataclass
-class _Uncached:
-  """Without a cache the keys are the queries' own positions."""
-
-  positions: Array
-  segment_ids: Array
+    return x, cache, taps.collect(spec, shown, shown_rest, groups, p)
 
 
 def build(
@@ -222,6 +218,36 @@ def build(
   if remat not in REMAT_POLICIES:
     raise errors.unknown(f'{path}.remat', 'policy', remat, list(REMAT_POLICIES))
   return Gemma3(config, jnp.dtype(dtype), remat)
+
+
+def forward(
+  model: Gemma3, params: types.PyTree, batch: types.Batch, spec: TapSpec
+) -> tuple[Array, types.Taps]:
+  """Runs whole rows, and shows what chosen layers hold.
+
+  Args:
+    model: the module.
+    params: its parameters.
+    batch: rows of [B, L].
+    spec: the layers; static.
+
+  Returns:
+    [B, L, D], hidden states after the final norm, and the Taps in spec's order.
+
+  Raises:
+    ValueError: spec names a layer that the model does not have.
+  """
+  spec.check(model.config.num_layers)
+  hidden, _, shown = model.apply(
+    {'params': params},
+    batch.tokens,
+    batch.positions,
+    batch.segment_ids,
+    None,
+    spec,
+    method='run',
+  )
+  return hidden, shown
 
 
 @functools.lru_cache(maxsize=32)  # Tracing takes a second or more.

@@ -9,6 +9,7 @@ from configs import models
 from kd.core import errors
 from kd.models import gemma3
 from kd.models import gemma3_config
+from kd.models import kv_cache
 
 # One group of 6 layers and 2 that are left; a window much shorter than a text.
 _CONFIG = gemma3_config.Gemma3Config(
@@ -160,7 +161,7 @@ def test_cached_decoding_equals_the_full_pass(prompt, built):
   positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
   ones = np.ones_like(tokens)
   whole = _hidden(built, tokens, positions, ones)
-  cache = gemma3.empty_cache(_CONFIG, rows, length + 3, jnp.float32)
+  cache = kv_cache.empty(_CONFIG, rows, length + 3, jnp.float32)
 
   @jax.jit
   def extend(cache, *batch):
@@ -179,7 +180,7 @@ def test_rows_of_different_length_decode_from_one_cache(built):
   lengths = np.array([3, 8])
   tokens = _tokens(9, rows=2)
   positions = np.tile(np.arange(9, dtype=np.int32), (2, 1))
-  cache = gemma3.empty_cache(_CONFIG, 2, 9, jnp.float32)
+  cache = kv_cache.empty(_CONFIG, 2, 9, jnp.float32)
   first = np.s_[:, :8]
   live = (positions < lengths[:, None]).astype(np.int32)
   extend = jax.jit(lambda *batch: model.apply({'params': params}, *batch))

@@ -1,10 +1,13 @@
 """Norm, rotary embedding, attention and MLP of Gemma 3 (arXiv 2503.19786)."""
 
+import math
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from kd.core import types
+from kd.models import attention
 from kd.models import gemma3_config
 
 Array = types.Array
@@ -14,6 +17,19 @@ def _parameter(module, name, init, shape, axes):
   return module.param(
     name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
   )
+
+
+def _project(x, w):
+  """x [B, L, ...] times w [..., *]: over the axes that they share, [B, L, *].
+
+  As one product of matrices: of the weight's gradient over two axes XLA for CPU
+  makes a product with a transposed copy, which takes several times as long.
+  """
+  shared = x.shape[2:]
+  rest = w.shape[len(shared) :]
+  matrix = w.astype(x.dtype).reshape(math.prod(shared), -1)
+  flat = x.reshape(-1, math.prod(shared)) @ matrix
+  return flat.reshape(*x.shape[:2], *rest)
 
 
 def _fan_in(in_axis, out_axis):
@@ -37,7 +53,8 @@ class RMSNorm(nn.Module):
     wide = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
     normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
-    return (normed * (1.0 + scale)).astype(x.dtype)
+    weight = 1.0 + scale.astype(jnp.float32)
+    return (normed * weight).astype(x.dtype)
 
 
 def rotary_angles(
@@ -77,18 +94,20 @@ class Attention(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x, angles, mask, cache, slots):
-    """Attends within the mask.
+  def __call__(self, x, angles, seen, cache, slots):
+    """Attends to what queries see.
 
     Args:
       x: [B, L, D].
       angles: [B, L, H / 2], see rotary_angles.
-      mask: bool [B, 1, L, M], True where a query may see a key.
+      seen: without a cache, an attention.Sight; with one, bool [B, L, M], True
+        where a query sees a key.
       cache: None, or (key, value), each [B, M, G, H], to write to and read.
       slots: None, or int32 [B, L], where in the cache each position goes.
 
     Returns:
-      [B, L, D] and the updated cache.
+      [B, L, D], the updated cache, and this row's (query, key, value) as
+      attention reads them: [B, L, N, H], [B, L, G, H] and [B, L, G, H].
     """
     c = self.config
     d, n, g, h = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim
@@ -110,30 +129,25 @@ class Attention(nn.Module):
       ('heads', 'head_width', 'embed'),
     )
 
-    def project(w):
-      return jnp.einsum('bld,dnh->blnh', x, w.astype(self.dtype))
-
     def norm(name):
       return RMSNorm(c.norm_epsilon, 'head_width', name=name)
 
-    query = rotate(norm('query_norm')(project(w_query)), angles)
-    key = rotate(norm('key_norm')(project(w_key)), angles)
-    value = project(w_value)
-    if cache is not None:
+    query = rotate(norm('query_norm')(_project(x, w_query)), angles)
+    key = rotate(norm('key_norm')(_project(x, w_key)), angles)
+    value = _project(x, w_value)
+    heads = (query, key, value)
+    scale = c.query_scale**-0.5
+    if cache is None:
+      attended = attention.causal(query, key, value, seen, scale)
+    else:
       rows = jnp.arange(x.shape[0])[:, None]
       key = cache[0].at[rows, slots].set(key.astype(cache[0].dtype))
       value = cache[1].at[rows, slots].set(value.astype(cache[1].dtype))
       cache = (key, value)
-    attended = jax.nn.dot_product_attention(
-      query,
-      key.astype(self.dtype),
-      value.astype(self.dtype),
-      mask=mask,
-      scale=c.query_scale**-0.5,
-      implementation='xla',
-    )
-    out = jnp.einsum('blnh,nhd->bld', attended, w_out.astype(self.dtype))
-    return out, cache
+      attended = attention.dense(
+        query, key.astype(self.dtype), value.astype(self.dtype), seen, scale
+      )
+    return _project(attended, w_out), cache, heads
 
 
 class MLP(nn.Module):
@@ -150,30 +164,41 @@ class MLP(nn.Module):
     gate = _parameter(self, 'gate', _fan_in(0, 1), into, ('embed', 'mlp'))
     up = _parameter(self, 'up', _fan_in(0, 1), into, ('embed', 'mlp'))
     down = _parameter(self, 'down', _fan_in(0, 1), out_of, ('mlp', 'embed'))
-    gated = nn.gelu(x @ gate.astype(self.dtype), approximate=True)
-    hidden = gated * (x @ up.astype(self.dtype))
+    gated = nn.gelu(_project(x, gate), approximate=True)
+    hidden = gated * _project(x, up)
     hidden = nn.with_logical_constraint(hidden, ('batch', 'length', 'mlp'))
-    return hidden @ down.astype(self.dtype)
+    return _project(hidden, down)
 
 
 class Layer(nn.Module):
-  """One transformer block: norms before and after attention and MLP."""
+  """One transformer block: norms before and after attention and MLP.
+
+  Attributes:
+    config: the model's sizes.
+    dtype: the type of activations.
+    shows_heads: whether it returns what its attention reads.
+  """
 
   config: gemma3_config.Gemma3Config
   dtype: jnp.dtype
+  shows_heads: bool
 
   @nn.compact
-  def __call__(self, x, angles, mask, cache, slots):
-    """Maps x [B, L, D] and this layer's cache; see Attention."""
+  def __call__(self, x, angles, seen, cache, slots):
+    """Maps x [B, L, D] and this layer's cache; see Attention.
+
+    Returns:
+      [B, L, D], the updated cache, and (query, key, value) or None.
+    """
 
     def norm(name, y):
       return RMSNorm(self.config.norm_epsilon, 'norm', name=name)(y)
 
-    attended, cache = Attention(self.config, self.dtype, name='attention')(
-      norm('pre_attention_norm', x), angles, mask, cache, slots
-    )
+    attended, cache, heads = Attention(
+      self.config, self.dtype, name='attention'
+    )(norm('pre_attention_norm', x), angles, seen, cache, slots)
     x = x + norm('post_attention_norm', attended)
     hidden = MLP(self.config, self.dtype, name='mlp')(norm('pre_mlp_norm', x))
     x = x + norm('post_mlp_norm', hidden)
     x = nn.with_logical_constraint(x, ('batch', 'length', 'embed_act'))
-    return x, cache
+    return x, cache, heads if self.shows_heads else None

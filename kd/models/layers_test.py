@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd.models import attention
 from kd.models import gemma3_config
 from kd.models import layers
 
@@ -65,13 +66,13 @@ def test_attention_has_the_query_scale_and_no_soft_cap():
   x = random.normal(size=(1, 5, 8)).astype(np.float32)
   positions = np.arange(5)[None]
   angles = layers.rotary_angles(positions, 8, 1e6, 1.0)
-  mask = np.tri(5, dtype=bool)[None, None]
-  params = module.init(jax.random.key(0), x, angles, mask, None, None)
+  sight = attention.Sight(attention.Places(positions, positions * 0 + 1), None)
+  params = module.init(jax.random.key(0), x, angles, sight, None, None)
   params = jax.tree.map(
     lambda p: p.value, params['params'], is_leaf=lambda p: hasattr(p, 'value')
   )
   params['query_norm']['scale'] = np.full(8, 40.0, np.float32)
-  found, _ = module.apply({'params': params}, x, angles, mask, None, None)
+  found, _, _ = module.apply({'params': params}, x, angles, sight, None, None)
 
   def heads(name, norm):
     y = np.einsum('ld,dnh->lnh', x[0], params[name], dtype=np.float64)
@@ -83,7 +84,7 @@ def test_attention_has_the_query_scale_and_no_soft_cap():
   query, key = heads('query', 'query_norm'), heads('key', 'key_norm')
   scores = np.einsum('lnh,mgh->nlm', query, key.conj()).real * 12**-0.5
   assert np.abs(scores).max() > 50
-  scores = np.where(mask[0], scores, -np.inf)
+  scores = np.where(np.tri(5, dtype=bool), scores, -np.inf)
   chance = np.exp(scores - scores.max(-1, keepdims=True))
   chance /= chance.sum(-1, keepdims=True)
   value = np.einsum('ld,dgh->lh', x[0], params['value'])

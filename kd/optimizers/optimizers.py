@@ -8,8 +8,8 @@ import optax
 
 from kd.core import errors
 from kd.core import registry
+from kd.core import schedules
 from kd.core import types
-from kd.optimizers import schedules
 
 OPTIMIZERS = registry.Registry('optimizer')
 # Fields of `optimizer` that are no argument of the named builder.

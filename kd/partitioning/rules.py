@@ -11,21 +11,21 @@ from kd.core import types
 
 BATCH_AXES = ('data', 'fsdp')
 
-# Logical axis to mesh axis; a name that is not here is replicated.
+# Logical axis to mesh axis; a name that is not here is replicated. Where logits
+# are made, rows are gathered over fsdp, and the vocabulary stays split over it.
 RULES = (
   ('batch', BATCH_AXES),
-  ('vocab', 'tensor'),
+  ('gathered_batch', 'data'),
+  ('vocab', ('fsdp', 'tensor')),
+  ('lookup_width', ('fsdp', 'tensor')),
   ('heads', 'tensor'),
   ('kv_heads', 'tensor'),
   ('mlp', 'tensor'),
   ('embed', 'fsdp'),
 )
 _BY_NAME = dict(RULES)
-
-
-def spec(names: Sequence[str | None]) -> jax.sharding.PartitionSpec:
-  """The PartitionSpec of an array whose axes have these logical names."""
-  return jax.sharding.PartitionSpec(*(_BY_NAME.get(n) for n in names))
+# Replicated where the devices do not divide them; other axes must be divided.
+_REPLICABLE = ('kv_heads', 'vocab', 'lookup_width', 'gathered_batch')
 
 
 def _axis_size(mesh, axes):
@@ -46,8 +46,8 @@ def param_shardings(
 ) -> types.PyTree:
   """Where each parameter lies.
 
-  Key and value heads are replicated where there are fewer of them than tensor
-  devices; any other axis must be divided evenly.
+  Key and value heads and the vocabulary are replicated where the devices do not
+  divide them; any other axis must be divided evenly.
 
   Args:
     mesh: the mesh.
@@ -67,7 +67,7 @@ def param_shardings(
     for name, size in zip(names, leaf.shape, strict=True):
       axis = _BY_NAME.get(name)
       parts = _axis_size(mesh, axis)
-      if name == 'kv_heads' and size % parts:
+      if name in _REPLICABLE and size % parts:
         axis, parts = None, 1
       if size % parts:
         where = jax.tree_util.keystr(key_path, simple=True, separator='/')
@@ -111,8 +111,21 @@ def active(mesh: jax.sharding.Mesh):
     yield
 
 
+def active_row_parts() -> int:
+  """Into how many parts rows are split on the active mesh; 1 without one."""
+  if not spmd.get_logical_axis_rules():
+    return 1
+  return row_parts(jax.sharding.get_abstract_mesh())
+
+
 def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
   """Asks the compiler to lay x out by logical names; nothing outside active."""
   if not spmd.get_logical_axis_rules():
     return x
-  return jax.lax.with_sharding_constraint(x, spec(names))
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = []
+  for name, size in zip(names, x.shape, strict=True):
+    axis = _BY_NAME.get(name)
+    divided = size % _axis_size(mesh, axis) == 0
+    axes.append(axis if divided or name not in _REPLICABLE else None)
+  return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(*axes))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from kd.core import types
 from kd.models import gemma3
+from kd.models import kv_cache
 from kd.partitioning import rules
 
 Array = types.Array
@@ -43,7 +44,7 @@ class _State:
   counts: Array
   finished: Array
   broken: Array
-  cache: gemma3.Cache
+  cache: kv_cache.Cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Loop:
       and broken bool [B].
     """
     b, l = tokens.shape
-    cache = gemma3.empty_cache(
+    cache = kv_cache.empty(
       self.model.config, b, l + self.max_new_tokens, self.model.dtype
     )
     positions = jnp.broadcast_to(jnp.arange(l, dtype=jnp.int32), (b, l))
@@ -167,7 +168,7 @@ class Loop:
       params['embedding'],
       preferred_element_type=jnp.float32,
     )
-    logits = rules.constrain(logits, ('batch', 'vocab'))
+    logits = rules.constrain(logits, ('gathered_batch', 'vocab'))
     # Rows beyond the tokenizer are untrained and may win. They are masked, not
     # cut off, so that a vocabulary sharded evenly stays so.
     is_id = jnp.arange(logits.shape[-1]) < self.vocab_size

@@ -1,38 +1,71 @@
-"""The live teacher: scores each batch when it is trained on."""
+"""Live teachers: they score each batch when it is trained on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from kd.core import types
 from kd.models import gemma3
 from kd.partitioning import rules
 
 
-def make(
-  model: gemma3.Gemma3, params: types.PyTree, mesh: jax.sharding.Mesh
-) -> Callable[[types.Batch], types.Targets]:
-  """Returns the function from a batch to the teacher's targets.
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A teacher in memory.
 
-  The targets are final hidden states and the embedding itself, not a copy:
+  Attributes:
+    model: the module.
+    params: its parameters, placed on the mesh.
+    share: its share in a mixture; shares of all teachers sum to 1.
+  """
+
+  model: gemma3.Gemma3
+  params: types.PyTree
+  share: float
+
+
+def make(
+  teachers: Sequence[Teacher], spec: gemma3.TapSpec, mesh: jax.sharding.Mesh
+) -> Callable[[types.Batch], types.Targets]:
+  """Returns the function from a batch to the teachers' targets.
+
+  The targets are final hidden states and the embeddings themselves, not copies:
   logits [B, L, V] never exist as a whole.
 
   Args:
-    model: the teacher.
-    params: its parameters, placed on the mesh.
+    teachers: one, or those of a mixture.
+    spec: layers of the first teacher whose insides are shown too.
     mesh: the mesh that batches lie on.
   """
-
-  @jax.jit
-  def score(params, batch):
-    hidden, _ = model.apply(
-      {'params': params}, batch.tokens, batch.positions, batch.segment_ids
-    )
-    return rules.constrain(hidden, ('batch', None, None))
+  nothing = gemma3.TapSpec((), ())
+  scores = [
+    _scorer(t.model, nothing if number else spec)
+    for number, t in enumerate(teachers)
+  ]
 
   def targets(batch):
     with rules.active(mesh):
-      hidden = score(params, batch)
-    return types.Targets(final_hidden=hidden, unembedding=params['embedding'])
+      found = [
+        score(t.params, batch)
+        for score, t in zip(scores, teachers, strict=True)
+      ]
+    return types.Targets(
+      distribution=tuple(
+        types.Dense(hidden, t.params['embedding'], jnp.float32(t.share))
+        for (hidden, _), t in zip(found, teachers, strict=True)
+      ),
+      taps=found[0][1],
+    )
 
   return targets
+
+
+def _scorer(model, spec):
+  @jax.jit
+  def score(params, batch):
+    hidden, taps = gemma3.forward(model, params, batch, spec)
+    return rules.constrain(hidden, ('batch', None, None)), taps
+
+  return score

@@ -62,14 +62,14 @@ def source_config(
 
   Args:
     spec: the config's `student` or `teacher`.
-    path: 'student' or 'teacher'.
+    path: the spec's config path: 'student', 'teacher', 'teacher.others.<name>'.
     teacher: the teacher's sizes, for a student with init 'teacher'.
 
   Raises:
     ConfigError: `init` is not legal, or nothing is there.
   """
   kind, _, where = spec['init'].partition(':')
-  if kind not in KINDS or (path == 'teacher' and kind in KINDS[:2]):
+  if kind not in KINDS or (path != 'student' and kind in KINDS[:2]):
     legal = 'hf:DIR, gguf:FILE, workdir:DIR'
     if path == 'student':
       legal = f'random, teacher, {legal}'

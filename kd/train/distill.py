@@ -8,11 +8,18 @@ import os
 
 import jax
 
+from configs import base
+from kd.core import errors
 from kd.core import run_info
 from kd.core import types
 from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import rows as rows_lib
+from kd.losses import catalog
+from kd.losses import objective as objective_lib
+from kd.losses import selection
+from kd.losses import taps
 from kd.losses import terms as terms_lib
+from kd.models import gemma3
 from kd.teachers import live
 from kd.train import evaluate as evaluate_lib
 from kd.train import loop
@@ -64,7 +71,21 @@ def prepare(run: resolve.Run, say: Say) -> Data:
       f'{c["examples"]:,} examples ({len(c["too_long"])} too long and left '
       'out)'
     )
+  _check_rationale(run, parts)
   return Data(parts, evaluate_lib.prepare_sets(run, say))
+
+
+def _check_rationale(run, parts):
+  """Refuses a term of rationales where the data has none."""
+  if any(part.counts['rationale_weight'] for part in parts):
+    return
+  for term in run.objective.terms:
+    if term.loss.part == 'rationale':
+      raise errors.ConfigError(
+        f'losses.{term.key}.part',
+        f"found 'rationale', and {run.config.data.mixture!r} gives none",
+        legal='all, answer, or a task with a rationale feature',
+      )
 
 
 def _rows_digest(run, data):
@@ -75,11 +96,26 @@ def _rows_digest(run, data):
 
 
 def _teacher(run):
-  """The teacher's parameters and the function to its targets, if any."""
-  if run.teacher is None:
+  """The first teacher's parameters, and the function to all teachers' targets.
+
+  Both are None without a teacher.
+  """
+  if not run.teachers:
     return None, None
-  params = parameters.load(run.teacher, run.config.seed, 'teacher.init', None)
-  return params, live.make(run.teacher.module, params, run.mesh)
+  paths = ['teacher'] + [
+    f'teacher.others.{name}' for name in sorted(run.config.teacher.others)
+  ]
+  teachers = [
+    live.Teacher(
+      model.module,
+      parameters.load(model, run.config.seed, f'{path}.init', None),
+      share,
+    )
+    for path, (model, share) in zip(paths, run.teachers, strict=True)
+  ]
+  _, spec = taps.specs(run.objective.taps_terms)
+  targets = live.make(teachers, gemma3.TapSpec(*spec), run.mesh)
+  return teachers[0].params, targets
 
 
 def _recorded(workdir: str, name: str, measure: Callable[[], tuple]) -> dict:
@@ -121,7 +157,7 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
       run.student, config.seed, 'student.init', teacher_params
     )
 
-  def fit(terms, folder, label):
+  def fit(objective, folder, label):
     def evaluate(step, params, check):
       if not data.held_out:
         return {}
@@ -133,13 +169,11 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
 
     job = loop.Job(
       run=run,
-      terms=terms,
+      objective=objective,
       workdir=folder,
       label=label,
       init=init,
-      teacher_targets=(
-        teacher_targets if any(t.needs_teacher for t in terms) else None
-      ),
+      teacher_targets=teacher_targets if objective.needs_teacher else None,
       rows=rows_lib.Rows(
         data.train, config.data.batch_size, config.seed, shuffle=True
       ),
@@ -149,18 +183,24 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
     )
     loop.train(job)
 
-  fit(run.terms, workdir, 'student')
+  fit(run.objective, workdir, 'student')
   if config.evaluation.baseline:
     folder = os.path.join(workdir, outputs.BASELINE)
     os.makedirs(folder, exist_ok=True)
-    fit(baseline_terms(), folder, 'baseline')
+    fit(baseline(run.objective), folder, 'baseline')
   if jax.process_index() == 0:
     say(report.write(run, workdir))
 
 
-def baseline_terms() -> tuple[terms_lib.Term, ...]:
-  """What the baseline is trained with: cross-entropy alone."""
-  return terms_lib.build({'ce': {'name': 'cross_entropy', 'weight': 1.0}})
+def baseline(objective: objective_lib.Objective) -> objective_lib.Objective:
+  """What the baseline is trained with: cross-entropy alone, everywhere."""
+  spec = base.term('cross_entropy').to_dict()
+  context = terms_lib.Context(steps=1, student=None, teacher=None)
+  return objective_lib.Objective(
+    terms=catalog.build({'ce': spec}, context),
+    selection=selection.everywhere(),
+    chunk_tokens=objective.chunk_tokens,
+  )
 
 
 def evaluate(run: resolve.Run, workdir: str, say: Say) -> None:

@@ -15,11 +15,12 @@ from kd.core import errors
 from kd.core import quiet
 from kd.core import types
 from kd.input_pipeline import rows as rows_lib
-from kd.losses import terms as terms_lib
+from kd.losses import objective as objective_lib
 from kd.metrics import means
 from kd.partitioning import rules
 from kd.train import parameters
 from kd.train import preemption
+from kd.train import remap
 from kd.train import resolve
 from kd.train import update as update_lib
 
@@ -34,7 +35,7 @@ class Job:
 
   Attributes:
     run: the resolved config.
-    terms: the objective's terms: the run's own, or the baseline's.
+    objective: what is made small: the run's own, or the baseline's.
     workdir: where this student's files go.
     label: what stands before its lines on the terminal.
     init: makes the student's first parameters.
@@ -47,7 +48,7 @@ class Job:
   """
 
   run: resolve.Run
-  terms: tuple[terms_lib.Term, ...]
+  objective: objective_lib.Objective
   workdir: str
   label: str
   init: Callable[[], types.PyTree]
@@ -69,8 +70,7 @@ def place(batch: types.Batch, mesh: jax.sharding.Mesh) -> types.Batch:
 class _Window:
   """Training metrics since the last write."""
 
-  def __init__(self, terms, state):
-    self._terms = terms
+  def __init__(self, state):
     self._means = means.Means(state)
 
   def add(self, step: int, out: update_lib.Output) -> None:
@@ -84,7 +84,8 @@ class _Window:
         'changed by it and the last checkpoint is good'
       )
     for key, value in out.sums.items():
-      self._means.add(f'loss/{key}', value, out.weight)
+      self._means.add(f'loss/{key}', value, out.totals[key])
+    self._means.add('loss', out.loss * out.weight, out.weight)
     for name, value in out.scalars.items():
       self._means.add(name, value, 1.0)
     self._means.add('target_weight', out.weight, 1.0)
@@ -92,16 +93,24 @@ class _Window:
 
   def metrics(self) -> dict[str, float]:
     values = self._means.compute()
-    total = sum(
-      term.weight * values[f'loss/{term.key}']
-      for term in self._terms
-      if f'loss/{term.key}' in values
-    )
     named = {f'train/{name}': value for name, value in values.items()}
-    return {'train/loss': total, **named, 'train/nonfinite': 0.0}
+    return {**named, 'train/nonfinite': 0.0}
 
   def state(self) -> dict[str, Any]:
     return self._means.state()
+
+
+def _items(state):
+  """A state as a checkpoint's items; step is the checkpoint's name."""
+  parts = {
+    'opt_state': state.opt_state,
+    'rng': state.rng,
+    'paths': state.paths,
+    'layer_maps': state.layer_maps,
+  }
+  # Orbax writes no empty dict.
+  filled = {k: v for k, v in parts.items() if jax.tree.leaves(v)}
+  return {'params': state.params, 'optimizer': filled}
 
 
 class _Loop:
@@ -119,14 +128,14 @@ class _Loop:
     self._update = jax.jit(
       update_lib.make(
         job.run.student.module,
-        job.terms,
+        job.objective,
         job.run.optimizer,
         job.run.rate,
-        self._config.objective.chunk_tokens,
         self._config.optimizer.micro_batches,
       ),
       donate_argnums=0,
     )
+    self._remap = remap.Remap(job.run.student.module, job.objective)
     self._start()
     self._pending = None
     self._timer = writers.StepTimer()
@@ -145,7 +154,7 @@ class _Loop:
     position = {'window': {}, 'evaluated': False}
     if latest is None:
       self.state = update_lib.init_state(
-        job.init(), job.run.optimizer, self._config.seed
+        job.init(), job.objective, job.run.optimizer, self._config.seed
       )
     else:
       like = self._abstract_state()
@@ -159,41 +168,49 @@ class _Loop:
       self.state = update_lib.TrainState(
         step=jax.numpy.asarray(latest, jax.numpy.int32),
         params=items['params'],
-        **items['optimizer'],
+        **{'paths': {}, 'layer_maps': {}, **items['optimizer']},
       )
       print(f'{job.label} goes on from step {latest}', flush=True)
     self._step = latest or 0
-    self._window = _Window(job.terms, position['window'])
+    self._window = _Window(position['window'])
     self._evaluated = position['evaluated']
 
   def _abstract_state(self):
-    params = parameters.abstract(self._job.run.student)
+    job = self._job
+    params = parameters.abstract(job.run.student)
     state = jax.eval_shape(
       lambda p: update_lib.init_state(
-        p, self._job.run.optimizer, self._config.seed
+        p, job.objective, job.run.optimizer, self._config.seed
       ),
       params,
     )
-    replicated = rules.replicated(self._job.run.mesh)
+    replicated = rules.replicated(job.run.mesh)
 
     def like(leaf, sharding):
       return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
+    everywhere = lambda tree: jax.tree.map(
+      lambda leaf: like(leaf, replicated), tree
+    )
+    paths = everywhere(state.paths)
     # Moments lie as their parameters do; counters and factors everywhere.
     opt_state = optax.tree_map_params(
-      self._job.run.optimizer,
+      job.run.optimizer,
       lambda leaf, param: like(
         leaf, param.sharding if leaf.shape == param.shape else replicated
       ),
       state.opt_state,
-      params,
+      (params, paths),
       transform_non_params=lambda leaf: like(leaf, replicated),
     )
-    rng = like(state.rng, replicated)
-    return {
-      'params': params,
-      'optimizer': {'opt_state': opt_state, 'rng': rng},
-    }
+    abstract = state.replace(
+      params=params,
+      paths=paths,
+      opt_state=opt_state,
+      layer_maps=everywhere(state.layer_maps),
+      rng=like(state.rng, replicated),
+    )
+    return _items(abstract)
 
   def run(self) -> update_lib.TrainState:
     """Trains to the last step; see train."""
@@ -229,6 +246,7 @@ class _Loop:
     self._timer.wait(time.monotonic() - began)
     targets = job.teacher_targets and job.teacher_targets(batch)
     with rules.active(job.run.mesh):
+      self.state = self._remap(self._step, self.state, batch, targets)
       self.state, out = self._update(self.state, batch, targets)
     self._step += 1
     # One step late, so that the device always has the next one to do.
@@ -279,7 +297,7 @@ class _Loop:
       **self._memory(jax.local_devices()),
     }
     self._writer.write_scalars(self._step, metrics)
-    self._window = _Window(self._job.terms, {})
+    self._window = _Window({})
     self._timer.restart()
 
   def _evaluate(self):
@@ -301,13 +319,9 @@ class _Loop:
 
   def _save(self, quality):
     self._absorb()
-    state = self.state
     self._manager.save(
       self._step,
-      {
-        'params': state.params,
-        'optimizer': {'opt_state': state.opt_state, 'rng': state.rng},
-      },
+      _items(self.state),
       {
         'rows': self._job.rows_digest,
         'window': self._window.state(),

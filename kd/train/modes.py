@@ -31,14 +31,26 @@ def _open(config, workdir) -> resolve.Run:
   return run
 
 
+def _number(value):
+  """A number, or what its schedule is called."""
+  return f'{value:g}' if isinstance(value, int | float) else value['name']
+
+
+def _term(key, spec):
+  return f'{_number(spec["weight"])} x {key} ({spec["name"]})'
+
+
 def describe(run: resolve.Run, workdir: str) -> str:
   """What the config means: models, tokens a step, files."""
   config = run.config
   lines = []
-  for name, model in (('teacher', run.teacher), ('student', run.student)):
-    if model is None:
-      lines.append(f'{name}: none')
-      continue
+  teachers = [
+    (f'teacher ({share:.0%})' if len(run.teachers) > 1 else 'teacher', model)
+    for model, share in run.teachers
+  ]
+  if not teachers:
+    lines.append('teacher: none')
+  for name, model in (*teachers, ('student', run.student)):
     count = gemma3_config.parameter_count(model.config)
     sizes = model.config
     lines.append(
@@ -58,7 +70,9 @@ def describe(run: resolve.Run, workdir: str) -> str:
     f'{tokens:,} tokens; {config.steps:,} steps, '
     f'{tokens * config.steps:,} tokens in all',
     f'mesh: {mesh} over {run.mesh.size} devices',
-    'losses: ' + ', '.join(f'{t.weight:g} x {t.key}' for t in run.terms),
+    'losses: ' + ', '.join(_term(*item) for item in config.losses.items()),
+    f'positions: {config.objective.positions.rule}, share '
+    f'{_number(config.objective.positions.share)} of the targets',
     f'rows: prepared once in {os.path.expanduser(config.data.folder)}',
     f'workdir: {workdir}: {", ".join(outputs.FILES)}',
   ]

@@ -78,7 +78,7 @@ def load(
   path: str,
   teacher_params: types.PyTree | None,
 ) -> types.PyTree:
-  """Parameters as `init` says, float32, on their devices.
+  """Parameters as `init` says, on their devices, in the model's param_dtype.
 
   Args:
     model: whose they are.
@@ -94,7 +94,8 @@ def load(
     init = functools.partial(gemma3.init_params, model.module)
     return jax.jit(init, out_shardings=model.shardings)(jax.random.key(seed))
   if kind == 'workdir' and not model.keep_layers:
-    return restore(model.init.partition(':')[2], model, 'last', path)
+    params = restore(model.init.partition(':')[2], model, 'last', path)
+    return jax.tree.map(lambda x: x.astype(model.param_dtype), params)
   if kind in ('teacher', 'workdir'):
     source = teacher_params
     if kind == 'workdir':
@@ -106,5 +107,10 @@ def load(
       source, model.source, model.keep_layers, model.shardings
     )
   return weights.load(
-    model.init, model.module, model.shardings, model.keep_layers, path
+    model.init,
+    model.module,
+    model.shardings,
+    model.keep_layers,
+    model.param_dtype,
+    path,
   )

@@ -20,6 +20,9 @@ from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
+from kd.losses import catalog
+from kd.losses import objective as objective_lib
+from kd.losses import selection
 from kd.losses import terms as terms_lib
 from kd.models import gemma3
 from kd.models import gemma3_config
@@ -59,6 +62,7 @@ class Model:
     source: sizes of what `init` names.
     keep_layers: layers of that which it has; (): all.
     shardings: where each parameter lies.
+    param_dtype: of its parameters in memory.
   """
 
   module: gemma3.Gemma3
@@ -66,6 +70,7 @@ class Model:
   source: gemma3_config.Gemma3Config
   keep_layers: tuple[int, ...]
   shardings: types.PyTree
+  param_dtype: str
 
   @property
   def config(self) -> gemma3_config.Gemma3Config:
@@ -81,8 +86,9 @@ class Run:
     mesh: the devices.
     tokenizer: of student and teacher.
     student: the model that is trained.
-    teacher: the model that it learns from, or None.
-    terms: the objective's.
+    teachers: the models that it learns from, with their shares, the one that
+      the config calls `teacher` first; () without a teacher.
+    objective: what is made small.
     optimizer: the gradient transformation.
     rate: its learning rate by update.
   """
@@ -91,10 +97,14 @@ class Run:
   mesh: jax.sharding.Mesh
   tokenizer: tokenizers.Tokenizer
   student: Model
-  teacher: Model | None
-  terms: tuple[terms_lib.Term, ...]
+  teachers: tuple[tuple[Model, float], ...]
+  objective: objective_lib.Objective
   optimizer: optax.GradientTransformation
   rate: Callable[[int], float]
+
+  @property
+  def teacher(self) -> Model | None:
+    return self.teachers[0][0] if self.teachers else None
 
 
 def _at(config, path):
@@ -170,7 +180,77 @@ def _model(spec, path, source, sizes, mesh, remat):
     mesh, gemma3.logical_axes(module), gemma3.unbox(boxed), path
   )
   keep = tuple(spec['keep_layers']) if 'keep_layers' in spec else ()
-  return Model(module, spec.init, source, keep, shardings)
+  param_dtype = spec['param_dtype'] if 'param_dtype' in spec else 'float32'
+  if param_dtype not in ('float32', 'bfloat16'):
+    raise errors.unknown(
+      f'{path}.param_dtype', 'type', param_dtype, ('float32', 'bfloat16')
+    )
+  return Model(module, spec.init, source, keep, shardings, param_dtype)
+
+
+def _teachers(config, mesh):
+  """The teachers with their shares, which are made to sum to 1."""
+  if config.teacher.source == 'none':
+    return ()
+  specs = {'teacher': config.teacher} | {
+    f'teacher.others.{name}': spec
+    for name, spec in sorted(config.teacher.others.items())
+  }
+  models = []
+  for path, spec in specs.items():
+    if path != 'teacher':
+      config_lib.check_fields(spec, base.other_teacher(), f'{path}.')
+    if not spec.share > 0:
+      raise errors.ConfigError(
+        f'{path}.share', f'found {spec.share}', legal='above 0'
+      )
+    sizes = architectures.source_config(spec, path, None)
+    model = _model(spec, path, sizes, sizes, mesh, 'none')
+    _check_length(config, path, sizes)
+    models.append((model, spec.share))
+  whole = sum(share for _, share in models)
+  return tuple((model, share / whole) for model, share in models)
+
+
+def _sizes(model):
+  """What terms must know of a model."""
+  c = model.config
+  return terms_lib.Sizes(
+    layers=c.num_layers,
+    width=c.embed_dim,
+    heads=c.num_heads,
+    kv_heads=c.num_kv_heads,
+    head_width=c.head_dim,
+    attention_scale=c.query_scale**-0.5,
+    windows=tuple(
+      c.window if kind == gemma3_config.LOCAL else None
+      for kind in c.layer_kinds
+    ),
+  )
+
+
+def _objective(config, student, teachers):
+  context = terms_lib.Context(
+    steps=config.steps,
+    student=_sizes(student),
+    teacher=_sizes(teachers[0][0]) if teachers else None,
+  )
+  objective = objective_lib.Objective(
+    terms=catalog.build(config.losses.to_dict(), context),
+    selection=selection.build(
+      config.objective.positions.to_dict(),
+      'objective.positions',
+      config.steps,
+    ),
+    chunk_tokens=config.objective.chunk_tokens,
+  )
+  if objective.selection.needs_teacher and not teachers:
+    raise errors.ConfigError(
+      'objective.positions.rule',
+      f'found {objective.selection.rule!r}, and there is no teacher',
+      legal="'all', 'random', 'student_entropy'",
+    )
+  return objective
 
 
 def _check_length(config, name, sizes):
@@ -189,6 +269,9 @@ def _tokenizer(config):
     found['teacher.init'] = tokenizers.for_source(
       config.teacher.init, 'teacher.init'
     )
+    for name, spec in sorted(config.teacher.others.items()):
+      path = f'teacher.others.{name}.init'
+      found[path] = tokenizers.for_source(spec.init, path)
   found['student.init'] = tokenizers.for_source(
     config.student.init, 'student.init'
   )
@@ -248,18 +331,9 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
   _check_values(config)
   mesh = mesh_lib.make(config.mesh, devices)
   _check_rows(config, mesh)
-  terms = terms_lib.build(config.losses)
   optimizer, rate = optimizers.build(config.optimizer, config.steps)
-  teacher = None
-  if config.teacher.source != 'none':
-    sizes = architectures.source_config(config.teacher, 'teacher', None)
-    teacher = _model(config.teacher, 'teacher', sizes, sizes, mesh, 'none')
-    _check_length(config, 'teacher', sizes)
-  for term in terms:
-    if term.needs_teacher and teacher is None:
-      raise errors.ConfigError(
-        f'losses.{term.key}', "needs a teacher, and teacher.source is 'none'"
-      )
+  teachers = _teachers(config, mesh)
+  teacher = teachers[0][0] if teachers else None
   source = architectures.source_config(
     config.student, 'student', teacher and teacher.config
   )
@@ -268,18 +342,19 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
     config.student, 'student', source, sizes, mesh, config.student.remat
   )
   _check_length(config, 'student', sizes)
+  objective = _objective(config, student, teachers)
   tokenizer = _tokenizer(config)
-  for name, model in (('student', student), ('teacher', teacher)):
-    if model:
-      _check_vocabulary(tokenizer, name, model.config)
+  _check_vocabulary(tokenizer, 'student', student.config)
+  for model, _ in teachers:
+    _check_vocabulary(tokenizer, 'teacher', model.config)
   templates.check_tokenizer(tokenizer, config.data.template, 'data.template')
   return Run(
     config=ml_collections.FrozenConfigDict(config),
     mesh=mesh,
     tokenizer=tokenizer,
     student=student,
-    teacher=teacher,
-    terms=terms,
+    teachers=teachers,
+    objective=objective,
     optimizer=optimizer,
     rate=rate,
   )

@@ -1,6 +1,6 @@
 """One optimizer update as a pure function."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from flax import struct
@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kd.core import schedules
 from kd.core import types
-from kd.losses import objective
-from kd.losses import terms as terms_lib
+from kd.losses import chunks
+from kd.losses import objective as objective_lib
+from kd.losses import selection
+from kd.losses import taps
 from kd.models import gemma3
-from kd.optimizers import schedules
 
 Array = types.Array
 
@@ -24,14 +26,24 @@ class TrainState:
   Attributes:
     step: int32 [], updates applied or skipped so far.
     params: the student's parameters, float32.
-    opt_state: the optimizer's.
+    paths: parameters that terms train beside it, by their keys; they are left
+      out of its export.
+    layer_maps: by a term's key, int32 [n]: teacher layers it compares with.
+    opt_state: the optimizer's, over params and paths.
     rng: key data; step k uses fold_in(rng, k).
   """
 
   step: Array
   params: types.PyTree
+  paths: types.PyTree
+  layer_maps: dict[str, Array]
   opt_state: Any
   rng: Array
+
+  @property
+  def trained(self) -> tuple[types.PyTree, types.PyTree]:
+    """What the optimizer changes."""
+    return self.params, self.paths
 
 
 @struct.dataclass
@@ -40,27 +52,38 @@ class Output:
 
   Attributes:
     sums: by term, the sum over target tokens of weight x loss, in nats.
+    totals: by term, the sum of the target weights that count for it.
     weight: the sum of target weights.
-    scalars: norms and the learning rate.
+    loss: the objective.
+    scalars: norms, the learning rate, and what schedules gave.
     finite: whether every sum and the gradient's norm were finite; the
       parameters change only if so.
   """
 
   sums: dict[str, Array]
+  totals: dict[str, Array]
   weight: Array
+  loss: Array
   scalars: dict[str, Array]
   finite: Array
 
 
 def init_state(
-  params: types.PyTree, optimizer: optax.GradientTransformation, seed: int
+  params: types.PyTree,
+  objective: objective_lib.Objective,
+  optimizer: optax.GradientTransformation,
+  seed: int,
 ) -> TrainState:
   """The state before the first update."""
+  key = jax.random.key(seed)
+  paths, layer_maps = taps.init(objective.taps_terms, key)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    opt_state=optimizer.init(params),
-    rng=jax.random.key_data(jax.random.key(seed)),
+    paths=paths,
+    layer_maps=layer_maps,
+    opt_state=optimizer.init((params, paths)),
+    rng=jax.random.key_data(key),
   )
 
 
@@ -78,12 +101,94 @@ def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
   return jax.tree.map(split, tree)
 
 
+def _loss(model, objective):
+  """The function from (params, paths) to the total and the terms' sums."""
+  student_spec, _ = taps.specs(objective.taps_terms)
+  spec = gemma3.TapSpec(*student_spec)
+
+  def loss(trained, batch, targets, settings, layer_maps, key):
+    params, paths = trained
+    hidden, student_taps = gemma3.forward(model, params, batch, spec)
+    keys = jax.random.split(key)
+    total, sums = taps.total(
+      objective.taps_terms,
+      paths,
+      student_taps,
+      targets and targets.taps,
+      batch,
+      settings,
+      layer_maps,
+      keys[0],
+    )
+    kept = selection.select(
+      objective.selection,
+      settings.share,
+      hidden,
+      params['embedding'],
+      targets,
+      batch,
+      keys[1],
+      objective.chunk_tokens,
+    )
+    logits_total, logits_sums = objective_lib.logits_total(
+      objective, hidden, params['embedding'], targets, kept, settings
+    )
+    return total + logits_total, sums | logits_sums
+
+  return loss
+
+
+def _split_targets(targets, parts):
+  """What belongs to rows, in parts, and how to put a part back in place."""
+  if targets is None:
+    return None, lambda rows: None
+  arrays = chunks.by_position(targets.distribution)
+  shown = targets.taps and jax.tree.map(
+    lambda x: jnp.moveaxis(x, 1, 0), targets.taps
+  )
+
+  def rebuild(rows):
+    arrays, shown = rows
+    return types.Targets(
+      chunks.with_positions(targets.distribution, arrays),
+      shown and jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), shown),
+    )
+
+  return split_rows((arrays, shown), parts), rebuild
+
+
+def _accumulate(loss, objective, micro_batches):
+  """The function to the gradient and the terms' sums over a whole batch."""
+  gradient = jax.grad(loss, has_aux=True)
+  if micro_batches == 1:
+    return gradient
+
+  def accumulate(trained, batch, targets, settings, layer_maps, key):
+    target_rows, rebuild = _split_targets(targets, micro_batches)
+
+    def body(carry, part):
+      rows, part_targets, part_key = part
+      new = gradient(
+        trained, rows, rebuild(part_targets), settings, layer_maps, part_key
+      )
+      return jax.tree.map(jnp.add, carry, new), None
+
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, jnp.float32),
+      (trained, {term.key: jnp.zeros(()) for term in objective.terms}),
+    )
+    keys = jax.random.split(key, micro_batches)
+    parts = split_rows(batch, micro_batches), target_rows, keys
+    return jax.lax.scan(body, zeros, parts)[0]
+
+  return accumulate
+
+
 def make(
   model: gemma3.Gemma3,
-  terms: Sequence[terms_lib.Term],
+  objective: objective_lib.Objective,
   optimizer: optax.GradientTransformation,
   rate: schedules.Schedule,
-  chunk_tokens: int,
   micro_batches: int,
 ) -> Callable[
   [TrainState, types.Batch, types.Targets | None], tuple[TrainState, Output]
@@ -92,72 +197,59 @@ def make(
 
   Args:
     model: the student.
-    terms: the objective's terms.
+    objective: what is made small.
     optimizer: the gradient transformation.
     rate: the learning rate by update, for the metrics.
-    chunk_tokens: see objective.objective.
     micro_batches: parts of a batch whose gradients are summed.
 
   Returns:
     A function of (state, batch, targets) to be jitted.
   """
-
-  def loss(params, batch, targets, scales):
-    hidden, _ = model.apply(
-      {'params': params}, batch.tokens, batch.positions, batch.segment_ids
-    )
-    return objective.objective(
-      terms,
-      hidden,
-      params['embedding'],
-      targets,
-      batch,
-      scales,
-      chunk_tokens,
-    )
-
-  gradient = jax.grad(loss, has_aux=True)
-
-  def accumulate(params, batch, targets, scales):
-    if micro_batches == 1:
-      return gradient(params, batch, targets, scales)
-    hidden = split_rows(targets and targets.final_hidden, micro_batches)
-
-    def body(carry, part):
-      rows, hidden_t = part
-      part_targets = targets and targets.replace(final_hidden=hidden_t)
-      new = gradient(params, rows, part_targets, scales)
-      return jax.tree.map(jnp.add, carry, new), None
-
-    zeros = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, jnp.float32),
-      (params, {term.key: jnp.zeros(()) for term in terms}),
-    )
-    parts = split_rows(batch, micro_batches), hidden
-    return jax.lax.scan(body, zeros, parts)[0]
+  accumulate = _accumulate(_loss(model, objective), objective, micro_batches)
 
   def update(state, batch, targets):
-    weight = jnp.sum(batch.weights)
-    scales = objective.scales(terms, weight)
-    grads, sums = accumulate(state.params, batch, targets, scales)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    settings = objective_lib.settings(objective, batch, state.step)
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    grads, sums = accumulate(
+      state.trained, batch, targets, settings, state.layer_maps, key
+    )
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
+    trained = optax.apply_updates(state.trained, updates)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(grad_norm)
     for value in sums.values():
       finite &= jnp.isfinite(value)
-    keep = lambda new, old: jnp.where(finite, new, old)
+    keep = lambda new, old: jax.tree.map(
+      lambda n, o: jnp.where(finite, n, o), new, old
+    )
+    params, paths = keep(trained, state.trained)
     new_state = state.replace(
       step=state.step + 1,
-      params=jax.tree.map(keep, params, state.params),
-      opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+      params=params,
+      paths=paths,
+      opt_state=keep(opt_state, state.opt_state),
     )
     scalars = {
       'grad_norm': grad_norm,
       'update_norm': optax.tree.norm(updates),
       'param_norm': optax.tree.norm(state.params),
       'lr': jnp.asarray(rate(state.step), jnp.float32),
+      **objective_lib.scheduled(objective, settings),
+      **{
+        f'layer_map/{key}/{i}': layer
+        for key, layers in state.layer_maps.items()
+        for i, layer in enumerate(layers)
+      },
     }
-    return new_state, Output(sums, weight, scalars, finite)
+    scales = objective_lib.scales(settings)
+    out = Output(
+      sums=sums,
+      totals=settings.totals,
+      weight=jnp.sum(batch.weights),
+      loss=objective_lib.total(sums, scales),
+      scalars=scalars,
+      finite=finite,
+    )
+    return new_state, out
 
   return update

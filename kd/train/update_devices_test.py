@@ -8,6 +8,10 @@ import pytest
 
 from configs import base
 from kd.core import types
+from kd.losses import catalog
+from kd.losses import objective as objective_lib
+from kd.losses import selection
+from kd.losses import taps
 from kd.losses import terms as terms_lib
 from kd.models import gemma3
 from kd.models import gemma3_config
@@ -18,9 +22,14 @@ from kd.teachers import live
 from kd.train import loop
 from kd.train import update
 
+# One term of each kind, so that a mesh is wrong for none of them.
 LOSSES = {
-  'ce': {'name': 'cross_entropy', 'weight': 0.4},
-  'kl': {'name': 'forward_kl', 'weight': 0.6, 'temperature': 1.5},
+  'ce': base.term('cross_entropy', weight=0.4, part='answer').to_dict(),
+  'hidden': base.term('hidden_states', weight=0.1, pairs=2).to_dict(),
+  'kl': base.term('forward_kl', weight=0.6, temperature=1.5).to_dict(),
+  'relations': base.term(
+    'attention_relations', weight=0.2, relation_heads=4, block=16
+  ).to_dict(),
 }
 
 
@@ -62,6 +71,7 @@ def _batch(batch=8, length=24, vocab=260):
     targets=tokens[1],
     positions=positions,
     segment_ids=segments,
+    parts=rng.integers(0, 2, (batch, length)).astype(np.int32),
     weights=weights,
     row_id=np.arange(batch, dtype=np.int32),
   )
@@ -70,6 +80,26 @@ def _batch(batch=8, length=24, vocab=260):
 def _init(model, seed):
   init = functools.partial(gemma3.init_params, model)
   return jax.jit(init)(jax.random.key(seed))
+
+
+def _objective():
+  windows = tuple(
+    SIZES.window if kind == gemma3_config.LOCAL else None
+    for kind in SIZES.layer_kinds
+  )
+  sizes = terms_lib.Sizes(
+    layers=SIZES.num_layers,
+    width=SIZES.embed_dim,
+    heads=SIZES.num_heads,
+    kv_heads=SIZES.num_kv_heads,
+    head_width=SIZES.head_dim,
+    attention_scale=SIZES.query_scale**-0.5,
+    windows=windows,
+  )
+  context = terms_lib.Context(steps=10, student=sizes, teacher=sizes)
+  # Half the positions, by entropy: their choice must not depend on the mesh.
+  kept = selection.build({'rule': 'student_entropy', 'share': 0.5}, '', 10)
+  return objective_lib.Objective(catalog.build(LOSSES, context), kept, 32)
 
 
 def _three_updates(shape, devices, micro_batches=1, remat='none', batch=None):
@@ -84,23 +114,23 @@ def _three_updates(shape, devices, micro_batches=1, remat='none', batch=None):
   )
   params = jax.device_put(_init(model, 0), shardings)
   teacher = jax.device_put(_init(model, 1), shardings)
-  targets = live.make(model, teacher, mesh)
+  objective = _objective()
+  _, spec = taps.specs(objective.taps_terms)
+  targets = live.make(
+    [live.Teacher(model, teacher, 1.0)], gemma3.TapSpec(*spec), mesh
+  )
   lr = base.schedule('constant', peak=1e-3, warmup_steps=0)
   # A larger epsilon: at first updates are sign(gradient) else, and rounding
   # decides the sign of what is almost zero.
   optimizer, rate = optimizers.build(base.adamw(lr, epsilon=1e-3).to_dict(), 10)
-  step = jax.jit(
-    update.make(
-      model, terms_lib.build(LOSSES), optimizer, rate, 32, micro_batches
-    )
-  )
-  state = update.init_state(params, optimizer, 0)
+  step = jax.jit(update.make(model, objective, optimizer, rate, micro_batches))
+  state = update.init_state(params, objective, optimizer, 0)
   rows = loop.place(_batch() if batch is None else batch, mesh)
   seen = []
   for _ in range(3):
     with rules.active(mesh):
       state, out = step(state, rows, targets(rows))
-    seen += [out.sums['ce'], out.sums['kl'], out.scalars['grad_norm']]
+    seen += [out.sums[key] for key in LOSSES] + [out.scalars['grad_norm']]
   return np.array(seen), jax.device_get(state.params)
 
 

@@ -7,6 +7,9 @@ import numpy as np
 from configs import base
 from configs import models
 from kd.core import types
+from kd.losses import catalog
+from kd.losses import objective as objective_lib
+from kd.losses import selection
 from kd.losses import terms as terms_lib
 from kd.models import gemma3
 from kd.models import gemma3_config
@@ -23,6 +26,7 @@ def _batch(rows, length=4):
     targets=tokens[1],
     positions=np.arange(length, dtype=np.int32) * ones,
     segment_ids=ones,
+    parts=0 * ones,
     weights=ones.astype(np.float32),
     row_id=np.arange(rows, dtype=np.int32),
   )
@@ -32,10 +36,12 @@ def _make(dtype, lr, micro_batches):
   sizes = gemma3_config.from_variant('nano', models.VARIANTS, '')
   model = gemma3.build(sizes.keep_layers((4, 5)), dtype, 'none', '')
   optimizer, rate = optimizers.build(base.adamw(lr).to_dict(), 12)
-  terms = terms_lib.build({'ce': {'name': 'cross_entropy', 'weight': 1.0}})
-  step = update.make(model, terms, optimizer, rate, 64, micro_batches)
+  context = terms_lib.Context(steps=12, student=None, teacher=None)
+  terms = catalog.build({'ce': base.term('cross_entropy').to_dict()}, context)
+  objective = objective_lib.Objective(terms, selection.everywhere(), 64)
+  step = update.make(model, objective, optimizer, rate, micro_batches)
   params = jax.jit(lambda: gemma3.init_params(model, jax.random.key(0)))()
-  return jax.jit(step), update.init_state(params, optimizer, 0)
+  return jax.jit(step), update.init_state(params, objective, optimizer, 0)
 
 
 def test_the_rate_counts_updates_and_not_micro_batches():

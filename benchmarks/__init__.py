@@ -1,0 +1,1 @@
+"""What a step costs here, beside other projects in the same run."""

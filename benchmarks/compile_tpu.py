@@ -1,0 +1,75 @@
+"""Compiles the project's own programs for a TPU that need not be there.
+
+Its argument is a JSON object:
+  topology: such as 'v5e:2x4'; a row of the batch for each chip.
+  student, teacher: names of configs/models.py, such as '1b'.
+  length: of a row.
+  remat, chunk_tokens: as in configs/base.py.
+  programs: of 'objective', 'teacher', 'step'.
+Prints one JSON object, by program: bytes a chip by kind and operations of all
+chips, or the error of a program that does not fit.
+"""
+
+import json
+import sys
+import time
+
+from benchmarks import stepper
+
+
+def main(argument):
+  stream = stepper.claim_stdout()
+  import jax
+  from jax.experimental import topologies
+
+  from benchmarks import alternate
+  from benchmarks import programs
+  from configs import models
+  from kd.models import gemma3_config
+  from kd.partitioning import mesh as mesh_lib
+
+  spec = json.loads(argument)
+  topology = topologies.get_topology_desc(
+    platform='tpu', topology_name=spec['topology']
+  )
+  config = lambda name: gemma3_config.from_variant(
+    spec[name], models.VARIANTS, name
+  )
+  mesh = mesh_lib.make(
+    {'data': 1, 'fsdp': -1, 'tensor': 1}, topology.devices
+  )
+  step = programs.build(
+    config('student'),
+    config('teacher'),
+    'bfloat16',
+    spec['remat'],
+    spec['chunk_tokens'],
+    mesh,
+  )
+  rows, length = len(topology.devices), spec['length']
+  trips = -(-length // spec['chunk_tokens'])
+  found = {}
+  for name in spec['programs']:
+    begin = time.monotonic()
+    function, arguments = step.program(name, rows, length)
+    try:
+      found[name] = compiled(step, function, arguments, trips)
+    except jax.errors.JaxRuntimeError as e:
+      found[name] = {'error': str(e).strip().splitlines()[0]}
+    alternate.say(f'{name} {length}: {time.monotonic() - begin:.0f} s')
+  print(json.dumps(found), file=stream, flush=True)
+
+
+def compiled(step, function, arguments, trips):
+  """Compiles for the step's mesh; bytes a chip, operations of all chips."""
+  from kd.partitioning import rules
+  from kd.planning import hlo
+
+  with rules.active(step.mesh):
+    program = function.lower(*arguments).compile()
+  operations = hlo.flops(program.as_text(), trips) * step.mesh.size
+  return {'bytes': hlo.memory(program), 'flops': operations}
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])

@@ -1,0 +1,31 @@
+"""The machine's limit as a timed program: float32 matrix products in JAX.
+
+Its argument is a JSON object; size: of the square matrices.
+"""
+
+import json
+import sys
+
+from benchmarks import stepper
+
+_PRODUCTS = 8  # One alone is over before the machine's noise evens out.
+
+
+def main(argument):
+  stream = stepper.claim_stdout()
+  import jax
+  import jax.numpy as jnp
+
+  size = json.loads(argument)['size']
+  x = jax.random.normal(jax.random.key(0), (size, size))
+  product = jax.jit(jnp.matmul)
+
+  def step():
+    for _ in range(_PRODUCTS):
+      product(x, x).block_until_ready()
+
+  stepper.serve(stream, step, {'gflop': 2e-9 * size**3 * _PRODUCTS})
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])

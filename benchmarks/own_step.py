@@ -1,0 +1,96 @@
+"""The project's own step as a timed program.
+
+Its argument is a JSON object:
+  folder: a Hugging Face folder that student and teacher are loaded from, or
+  student, teacher: fields of Gemma3Config.
+  tokens: ids, rows of equal length.
+  remat, chunk_tokens: as in configs/base.py.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from benchmarks import stepper
+from configs import base
+from kd.models import gemma3_config
+
+
+def arguments(tokens: Sequence[Sequence[int]]) -> dict[str, Any]:
+  """The argument without its models; settings are the config's defaults."""
+  config = base.get_config()
+  return {
+    'tokens': tokens,
+    'remat': config.student.remat,
+    'chunk_tokens': config.objective.chunk_tokens,
+  }
+
+
+def fields(config: gemma3_config.Gemma3Config) -> dict[str, Any]:
+  """A model in the argument."""
+  return dataclasses.asdict(config)
+
+
+def main(argument):
+  stream = stepper.claim_stdout()
+  import jax
+  import jax.numpy as jnp
+
+  from benchmarks import programs
+  from kd.partitioning import mesh as mesh_lib
+  from kd.partitioning import rules
+
+  spec = json.loads(argument)
+  mesh = mesh_lib.make({'data': 1, 'fsdp': 1, 'tensor': 1}, jax.devices())
+  student, teacher = _configs(spec)
+  step = programs.build(
+    student, teacher, 'float32', spec['remat'], spec['chunk_tokens'], mesh
+  )
+  rows = jnp.asarray(spec['tokens'], jnp.int32)
+  batch = jax.device_put(programs.batch(rows), rules.batch_sharding(mesh))
+  targets = step.targets(_params(spec, step, step.teacher, 1))
+  state = step.state(_params(spec, step, step.student, 0))
+
+  def run():
+    nonlocal state
+    wanted = targets(batch)
+    with rules.active(mesh):
+      state, out = step.update(state, batch, wanted)
+    jax.block_until_ready((state, out))
+
+  sizes = [gemma3_config.parameter_count(c) for c in (student, teacher)]
+  stepper.serve(stream, run, {'parameters': sizes})
+
+
+def _configs(spec):
+  from kd.checkpoints import weights
+
+  if 'folder' in spec:
+    config = weights.model_config(f'hf:{spec["folder"]}', 'folder')
+    return config, config
+  return [
+    gemma3_config.Gemma3Config(
+      **{**spec[name], 'layer_kinds': tuple(spec[name]['layer_kinds'])}
+    )
+    for name in ('student', 'teacher')
+  ]
+
+
+def _params(spec, step, model, seed):
+  import jax
+
+  from benchmarks import programs
+  from kd.checkpoints import weights
+
+  if 'folder' not in spec:
+    return programs.random_params(model, seed)
+  shapes = step.abstract_params(model, 'float32')
+  shardings = jax.tree.map(lambda x: x.sharding, shapes)
+  init = f'hf:{spec["folder"]}'
+  return weights.load(init, model, shardings, (), 'float32', 'folder')
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])

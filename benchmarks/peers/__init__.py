@@ -1,0 +1,1 @@
+"""Programs of other projects, each run by its own environment's Python."""

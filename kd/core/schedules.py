@@ -1,0 +1,167 @@
+"""Numbers that change with the optimizer's updates.
+
+Learning rates, and the weights, temperatures and shares of losses.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from kd.core import errors
+from kd.core import registry
+
+Schedule = Callable[[int], float]
+
+SCHEDULES = registry.Registry('schedule')
+
+
+def _check(**values):
+  for key, value in values.items():
+    if not value >= 0:
+      raise errors.ConfigError(key, f'found {value}', legal='0 or more')
+
+
+def _warm_up(peak, warmup_steps, then):
+  """Rises linearly from 0 to `peak`, reached at update `warmup_steps`."""
+  rise = optax.linear_schedule(0.0, peak, max(warmup_steps, 1))
+  return optax.join_schedules([rise, then], [warmup_steps])
+
+
+def _decay_steps(steps, warmup_steps):
+  if warmup_steps >= steps and steps > 0:
+    raise errors.ConfigError(
+      'warmup_steps',
+      f'found {warmup_steps}',
+      legal=f'below steps, {steps}',
+    )
+  return steps - warmup_steps
+
+
+@SCHEDULES.register('warmup_cosine')
+def warmup_cosine(
+  steps: int, *, peak: float, warmup_steps: int, final: float
+) -> Schedule:
+  """Half a cosine (arXiv 1608.03983) from `peak` to `final` at the last."""
+  _check(peak=peak, warmup_steps=warmup_steps, final=final)
+  decay = _decay_steps(steps, warmup_steps)
+  share = final / peak if peak else 0.0
+  return _warm_up(
+    peak, warmup_steps, optax.cosine_decay_schedule(peak, decay, share)
+  )
+
+
+@SCHEDULES.register('warmup_linear')
+def warmup_linear(
+  steps: int, *, peak: float, warmup_steps: int, final: float
+) -> Schedule:
+  """A straight line from `peak` to `final` at the last update."""
+  _check(peak=peak, warmup_steps=warmup_steps, final=final)
+  decay = _decay_steps(steps, warmup_steps)
+  return _warm_up(peak, warmup_steps, optax.linear_schedule(peak, final, decay))
+
+
+@SCHEDULES.register('constant')
+def constant(steps: int, *, peak: float, warmup_steps: int) -> Schedule:
+  """`peak` from the end of the warm-up on."""
+  del steps
+  _check(peak=peak, warmup_steps=warmup_steps)
+  return _warm_up(peak, warmup_steps, optax.constant_schedule(peak))
+
+
+@SCHEDULES.register('inverse_sqrt')
+def inverse_sqrt(steps: int, *, peak: float, warmup_steps: int) -> Schedule:
+  """`peak` x sqrt(warmup_steps / update) after the warm-up (1706.03762)."""
+  del steps
+  _check(peak=peak, warmup_steps=warmup_steps)
+  start = max(warmup_steps, 1)
+
+  def decay(count):
+    # Also evaluated, and thrown away, during the warm-up: count < 0 there.
+    return peak * (start / (jnp.maximum(count, 0) + start)) ** 0.5
+
+  return _warm_up(peak, warmup_steps, decay)
+
+
+def _ramp(begin, end, first_step, last_step, shape):
+  if not 0 <= first_step < last_step:
+    raise errors.ConfigError(
+      'last_step',
+      f'found {last_step}, first_step {first_step}',
+      legal='0 <= first_step < last_step',
+    )
+  span = last_step - first_step
+  return lambda step: (
+    begin + (end - begin) * shape(jnp.clip((step - first_step) / span, 0, 1))
+  )
+
+
+@SCHEDULES.register('linear')
+def linear(
+  steps: int, *, begin: float, end: float, first_step: int, last_step: int
+) -> Schedule:
+  """`begin` up to first_step, a straight line, `end` from last_step on."""
+  del steps
+  return _ramp(begin, end, first_step, last_step, lambda x: x)
+
+
+@SCHEDULES.register('cosine')
+def cosine(
+  steps: int, *, begin: float, end: float, first_step: int, last_step: int
+) -> Schedule:
+  """As linear, along half a cosine."""
+  del steps
+  return _ramp(
+    begin,
+    end,
+    first_step,
+    last_step,
+    lambda x: (1 - jnp.cos(jnp.pi * x)) / 2,
+  )
+
+
+def build(value: Any, path: str, steps: int) -> Schedule:
+  """A number as the schedule that never changes, or a schedule from its spec.
+
+  Args:
+    value: a number, or a mapping with `name` and arguments.
+    path: its config path.
+    steps: updates of the whole run.
+
+  Raises:
+    ConfigError: it is neither, or an argument is not legal.
+  """
+  if isinstance(value, Mapping):
+    if 'name' not in value:
+      raise errors.ConfigError(f'{path}.name', 'missing')
+    return SCHEDULES.build(value, path, steps)
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    raise errors.ConfigError(
+      path,
+      f'found {value!r} of type {type(value).__name__}',
+      legal=f'a number, or a schedule: {", ".join(SCHEDULES.names())}',
+    )
+  return _Constant(float(value))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Constant:
+  value: float
+
+  def __call__(self, step: int) -> float:
+    del step
+    return self.value
+
+
+def changes(schedule: Schedule) -> bool:
+  """Whether it was built from a schedule's spec, not from a number."""
+  return not isinstance(schedule, _Constant)
+
+
+def extremes(schedule: Schedule, steps: int) -> tuple[float, float]:
+  """Its smallest and largest value over a run, to check what is legal."""
+  points = sorted({round(steps * i / 64) for i in range(65)})
+  values = [float(schedule(step)) for step in points]
+  return min(values), max(values)

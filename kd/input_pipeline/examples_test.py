@@ -1,0 +1,166 @@
+"""Rationales of tasks, up to the rows; wrong examples are named."""
+
+import os
+
+import pytest
+
+from kd.core import errors
+from kd.core import types
+from kd.input_pipeline import prepare
+from kd.input_pipeline import rows as rows_lib
+from kd.input_pipeline import templates
+from kd.input_pipeline import tokenizers
+
+# (inputs, rationale, answer): a blank at the seam, characters of 2 to 4 bytes
+# on both sides of it, no rationale, nothing but a rationale.
+_WORKED = [
+  ('2+2, twice? ', '2+2=4 4+4=8', ' #### 8'),
+  (
+    '\u4f60 + \U0001f600? ',
+    '\u00e9\u4f60\U0001f600',
+    '\U0001f600\n#### \u4f60',
+  ),
+  ('Only the answer: ', '', '#### 7'),
+  ('Only the steps: ', '1+1=2', ''),
+]
+
+_MODULE = """
+import seqio
+import tensorflow as tf
+
+COLUMNS = {columns!r}
+
+def source(split, shuffle_files):
+  return tf.data.Dataset.from_tensor_slices(COLUMNS)
+
+feature = seqio.Feature(
+  seqio.PassThroughVocabulary(size=0), add_eos=False, rank=0, dtype=tf.string
+)
+seqio.TaskRegistry.add(
+  {name!r},
+  source=seqio.FunctionDataSource(source, splits=['train']),
+  output_features={{
+    field: feature for field in ('inputs', 'targets') if field in COLUMNS
+  }},
+)
+"""
+
+
+@pytest.fixture
+def declare(tmp_path, monkeypatch):
+  """Declares a task with the given columns; returns (task, module)."""
+  monkeypatch.syspath_prepend(tmp_path)
+
+  def write(name, **columns):
+    text = _MODULE.format(name=name, columns=columns)
+    (tmp_path / f'{name}_module.py').write_text(text)
+    return {'name': name, 'module': f'{name}_module'}
+
+  return write
+
+
+def _prepare(folder, template, length, **task):
+  (part,) = prepare.prepare(
+    split='train',
+    tokenizer=tokenizers.load('bytes'),
+    template=template,
+    length=length,
+    pack=True,
+    seed=0,
+    cache_dir=str(folder),
+    limit=-1,
+    say=lambda line: None,
+    **task,
+  )
+  return part
+
+
+def _segments(part):
+  """By example: positions, text of its rationale, text of the rest."""
+  tokenizer = tokenizers.load('bytes')
+  for batch in rows_lib.batches([part], 1):
+    assert not batch.parts[batch.weights == 0].any()
+    for segment in range(1, batch.segment_ids.max() + 1):
+      at = (batch.segment_ids == segment) & (batch.weights > 0)
+      worked = at & (batch.parts == types.RATIONALE)
+      yield (
+        batch.positions[batch.segment_ids == segment].tolist(),
+        tokenizer.decode(batch.targets[worked]),
+        tokenizer.decode(batch.targets[at & (batch.parts == types.ANSWER)]),
+      )
+
+
+@pytest.mark.parametrize('template', templates.NAMES)
+def test_packed_rows_tell_rationale_and_answer_apart(
+  template, declare, tmp_path
+):
+  worked = [(q + str(i), r, a) for i in range(9) for q, r, a in _WORKED]
+  task = declare(
+    f'worked_{template}',
+    inputs=[q for q, _, _ in worked],
+    targets=[r + a for _, r, a in worked],
+    rationale=[r for _, r, _ in worked],
+  )
+  part = _prepare(tmp_path, template, 300, **task)
+  end = '<end_of_turn>' if template == 'gemma' else ''
+  found = list(_segments(part))
+  assert sorted(f[1:] for f in found) == sorted(
+    (r, a + end) for _, r, a in worked
+  )
+  assert part.counts['rows'] < len(worked) / 2
+  for positions, _, _ in found:
+    assert positions == list(range(len(positions)))
+  assert part.counts['rationale_weight'] == sum(
+    len(r.encode()) for _, r, _ in worked
+  )
+  assert [e['rationale'] for e in part.examples()] == [r for _, r, _ in worked]
+
+
+def test_a_task_need_not_name_rationales(declare, tmp_path):
+  task = declare('unnamed', inputs=['a ', 'b '], targets=['1', '22'])
+  part = _prepare(tmp_path, 'plain', 100, **task)
+  assert sorted(f[1:] for f in _segments(part)) == [('', '1'), ('', '22')]
+  assert part.counts['rationale_weight'] == 0
+  assert [e['rationale'] for e in part.examples()] == ['', '']
+
+
+@pytest.mark.parametrize(
+  'name, columns, message',
+  [
+    (
+      'elsewhere',
+      {
+        'inputs': ['?', '?'],
+        'targets': ['so 1', 'so 2'],
+        'rationale': ['so', 'as'],
+      },
+      "data.mixture: the rationale of example 'elsewhere-1' of task "
+      "'elsewhere', 'as', does not begin its targets, 'so 2'",
+    ),
+    (
+      'longer',
+      {
+        'id': ['x'],
+        'inputs': ['?'],
+        'targets': ['so'],
+        'rationale': ['so 1'],
+      },
+      "the rationale of example 'x' of task 'longer'",
+    ),
+    (
+      'numbers',
+      {'inputs': ['?'], 'targets': ['so'], 'rationale': [1]},
+      "feature 'rationale' of task 'numbers' is int",
+    ),
+    (
+      'promptless',
+      {'targets': ['so']},
+      "example 'promptless-0' of task 'promptless' has no feature 'inputs'",
+    ),
+  ],
+)
+def test_wrong_examples_are_named(name, columns, message, declare, tmp_path):
+  task = declare(name, **columns)
+  with pytest.raises(errors.ConfigError, match=message):
+    _prepare(tmp_path / 'rows', 'plain', 100, **task)
+  assert not os.listdir(tmp_path / 'rows')

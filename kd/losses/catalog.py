@@ -1,0 +1,47 @@
+"""All terms, and the config's `losses` made of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kd.core import errors
+from kd.core import schedules
+from kd.losses import layer_terms as _layer_terms
+from kd.losses import soft as _soft
+from kd.losses import task as _task
+from kd.losses import terms
+
+# Imported for what they register.
+TERM_MODULES = (_layer_terms, _soft, _task)
+
+
+def build(
+  losses: Mapping[str, Mapping[str, Any]], context: terms.Context
+) -> tuple[terms.Term, ...]:
+  """The terms of the config's `losses`, in order of their keys.
+
+  Raises:
+    ConfigError: a term has an unknown name or argument, a weight below 0, or
+      needs a teacher where there is none.
+  """
+  if not losses:
+    raise errors.ConfigError('losses', 'no term', legal='one term or more')
+  return tuple(
+    _build(key, dict(losses[key]), context) for key in sorted(losses)
+  )
+
+
+def _build(key, spec, context):
+  path = f'losses.{key}'
+  for field in ('name', 'weight'):
+    if field not in spec:
+      raise errors.ConfigError(f'{path}.{field}', 'missing')
+  weight = schedules.build(spec.pop('weight'), f'{path}.weight', context.steps)
+  lowest, _ = schedules.extremes(weight, context.steps)
+  if not lowest >= 0:
+    raise errors.ConfigError(
+      f'{path}.weight', f'found {lowest:g}', legal='a number, 0 or more'
+    )
+  loss = terms.TERMS.build(spec, path, context)
+  if loss.needs_teacher and context.teacher is None:
+    raise errors.ConfigError(path, 'needs a teacher, and there is none')
+  return terms.Term(key, weight, loss)

@@ -1,0 +1,155 @@
+"""Logits chunk by chunk: a whole batch's do not fit in memory.
+
+Each chunk takes the next positions that count of every row, so that prompts and
+padding are never computed. Its tokens lie in one axis T: products over two axes
+are far slower on a CPU. Within a chunk the few hidden states are gathered and
+the vocabulary stays where it lies, split over devices: what moves is small.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.losses import distributions
+from kd.partitioning import rules
+
+Array = types.Array
+
+
+def gather(hidden: Array) -> Array:
+  """A chunk's hidden states [T, D] where its logits are made."""
+  return rules.constrain(hidden, ('gathered_batch', None))
+
+
+def project(hidden: Array, unembedding: Array) -> Array:
+  """Logits float32 [T, V] of a chunk's hidden states [T, D]."""
+  logits = jnp.einsum(
+    'td,vd->tv',
+    gather(hidden),
+    unembedding.astype(hidden.dtype),
+    preferred_element_type=jnp.float32,
+  )
+  return rules.constrain(logits, ('gathered_batch', 'vocab'))
+
+
+def by_position(distribution: types.PyTree) -> types.PyTree:
+  """The arrays [B, L, ...] of a teacher's distribution."""
+  if isinstance(distribution, tuple):
+    return tuple(teacher.final_hidden for teacher in distribution)
+  return distribution
+
+
+def with_positions(distribution: types.PyTree, arrays: types.PyTree):
+  """The distribution with other arrays in place of those of by_position."""
+  if isinstance(distribution, tuple):
+    pairs = zip(distribution, arrays, strict=True)
+    return tuple(d.replace(final_hidden=x) for d, x in pairs)
+  return arrays
+
+
+def teacher_view(distribution: types.PyTree, student_size: int):
+  """A chunk's distribution as terms read it, see distributions.Logits.
+
+  Of a dense teacher only ids that the student has are projected.
+  """
+  if not isinstance(distribution, tuple):
+    return distribution
+  return tuple(
+    (project(d.final_hidden, d.unembedding[:student_size]), d.share)
+    for d in distribution
+  )
+
+
+def view(
+  student: Array, distribution: types.PyTree, labels: Array
+) -> distributions.Logits:
+  """What terms read of a chunk whose student logits are [T, V]."""
+  teacher = None
+  if distribution is not None:
+    teacher = teacher_view(distribution, student.shape[-1])
+  return distributions.Logits(student, teacher, labels)
+
+
+def _fill(x, counted):
+  """X [B, C, ...] with zeros where nothing counts: NaN may stand there."""
+  counted = counted.reshape(counted.shape + (1,) * (x.ndim - 2))
+  return jnp.where(counted, x, jnp.zeros((), x.dtype))
+
+
+class Layout:
+  """Which positions of a batch make up which chunk."""
+
+  def __init__(self, weights: Array, chunk_tokens: int):
+    """Plans chunks.
+
+    Args:
+      weights: float32 [B, L]; what is not 0 counts.
+      chunk_tokens: tokens a device whose logits, over the whole vocabulary,
+        exist at one time.
+    """
+    batch, length = weights.shape
+    rows = max(1, batch // rules.active_row_parts())
+    self._size = max(1, min(length, chunk_tokens // rows))
+    counted = weights != 0
+    self._amount = jnp.sum(counted, axis=1)
+    order = jnp.argsort(~counted, axis=1, stable=True)
+    # Beyond the row: read as 0 and never written.
+    padding = [(0, 0), (0, -length % self._size)]
+    self._order = jnp.pad(order, padding, constant_values=length)
+    self.count = -(-jnp.max(self._amount) // self._size)
+
+  def _positions(self, index):
+    start = index * self._size
+    return jax.lax.dynamic_slice_in_dim(self._order, start, self._size, 1)
+
+  def take(self, tree: types.PyTree, index: Array) -> types.PyTree:
+    """Chunk number `index` of [B, L, ...] arrays: [T, ...], row by row.
+
+    Positions that do not count, where a row has fewer than others, are zeros.
+    """
+    positions = self._positions(index)
+    number = index * self._size + jnp.arange(self._size)
+    counted = number < self._amount[:, None]
+
+    def one(x):
+      row = lambda r, p: r.at[p].get(mode='fill', fill_value=0)
+      part = _fill(jax.vmap(row)(x, positions), counted)
+      # Cut before anything is gathered: else whole rows would be.
+      part = rules.constrain(part, ('batch',) + (None,) * (x.ndim - 1))
+      return part.reshape(-1, *x.shape[2:])
+
+    return jax.tree.map(one, tree)
+
+  def put(self, whole: Array, part: Array, index: Array) -> Array:
+    """[B, L, ...] with chunk number `index` replaced by its [T, ...]."""
+    part = part.reshape(whole.shape[0], self._size, *whole.shape[2:])
+    part = rules.constrain(part, ('batch',) + (None,) * (whole.ndim - 1))
+    row = lambda r, p, x: r.at[p].set(x, mode='drop', unique_indices=True)
+    return jax.vmap(row)(whole, self._positions(index), part)
+
+  def sum_rows(self, values: Array) -> Array:
+    """Sums of a chunk's [T] by row: [B]."""
+    return jnp.sum(values.reshape(-1, self._size), axis=1)
+
+
+def fold(
+  function: Callable[..., types.PyTree],
+  carry: types.PyTree,
+  layout: Layout,
+  arrays: types.PyTree,
+) -> types.PyTree:
+  """Runs `carry = function(carry, chunk, index)` over the chunks that count.
+
+  Args:
+    function: its chunk is a tree of [T, ...] like `arrays`.
+    carry: its first value.
+    layout: the chunks.
+    arrays: a tree of [B, L, ...].
+  """
+
+  def body(index, carry):
+    return function(carry, layout.take(arrays, index), index)
+
+  return jax.lax.fori_loop(0, layout.count, body, carry)

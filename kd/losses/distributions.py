@@ -1,0 +1,149 @@
+"""Teacher and student side by side, as distributions over the same outcomes.
+
+A dense teacher gives logits of every id; a sparse one gives K ids and either
+the mass of the rest, which becomes one more outcome, or importance weights of
+what was drawn. A divergence sees none of this: only two arrays of
+log-probabilities and, for samples, what each outcome counts for.
+"""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+
+Array = types.Array
+
+# Logit of what is ruled out: exp of it is 0 at any temperature, and unlike -inf
+# its differences are numbers.
+RULED_OUT = -1e9
+
+
+@struct.dataclass
+class Logits:
+  """What a term may read of some tokens.
+
+  Attributes:
+    student: float32 [..., V].
+    teacher: pairs of logits float32 [..., V_t] and share [] for each teacher,
+      or TopK or Sampled of these tokens, or None without a teacher.
+    labels: int32 [...], the true next token.
+  """
+
+  student: Array
+  teacher: tuple[tuple[Array, Array], ...] | types.TopK | types.Sampled | None
+  labels: Array
+
+
+@struct.dataclass
+class Pair:
+  """Two distributions over the same outcomes.
+
+  Attributes:
+    log_p: float32 [..., V], the teacher's log-probabilities.
+    log_q: float32 [..., V], the student's.
+    counts: None, or float32 [..., V], what each outcome counts for in a sum.
+  """
+
+  log_p: Array
+  log_q: Array
+  counts: Array | None
+
+
+def log_softmax(logits: Array, temperature: Array) -> Array:
+  """Log-probabilities [..., V] of logits at a temperature, in nats.
+
+  Made of a normaliser, which is a reduction that writes nothing of size V, and
+  one subtraction: jax.nn.log_softmax would write the shifted logits too.
+  """
+  scaled = logits / temperature
+  return scaled - jax.nn.logsumexp(scaled, axis=-1, keepdims=True)
+
+
+def mixture(
+  teachers: tuple[tuple[Array, Array], ...], size: int, temperature: Array
+) -> Array:
+  """log sum_i share_i p_i [..., size]: teachers are mixed as probabilities.
+
+  Args:
+    teachers: pairs of logits [..., V_t] and share [].
+    size: ids that count, from 0.
+    temperature: each teacher's, before they are mixed.
+  """
+  each = [log_softmax(x[..., :size], temperature) for x, _ in teachers]
+  if len(each) == 1:
+    return each[0]
+  shares = [jnp.log(share) for _, share in teachers]
+  return jax.nn.logsumexp(
+    jnp.stack([x + s for x, s in zip(each, shares, strict=True)]), axis=0
+  )
+
+
+def _picked(logits, ids):
+  """Logits of the ids [..., K]; RULED_OUT for an id below 0."""
+  picked = jnp.take_along_axis(logits, jnp.maximum(ids, 0), axis=-1)
+  return jnp.where(ids >= 0, picked, RULED_OUT)
+
+
+def _without(logits, ids):
+  """Logits in which the ids [..., K] are ruled out."""
+  size = logits.shape[-1]
+  flat = logits.reshape(-1, size)
+  index = jnp.where(ids >= 0, ids, size).reshape(flat.shape[0], -1)
+  row = jnp.arange(flat.shape[0])[:, None]
+  return flat.at[row, index].set(RULED_OUT, mode='drop').reshape(logits.shape)
+
+
+def _buckets(student, teacher, temperature):
+  """K ids and the tail as K + 1 outcomes, softened together.
+
+  At temperature 1 merging the tail never raises an f-divergence (data
+  processing); at another one both sides' K + 1 probabilities are raised to
+  1 / T and normalised, as what lies inside the tail is not known.
+  """
+  total = jax.nn.logsumexp(student, axis=-1, keepdims=True)
+  tail = jax.nn.logsumexp(_without(student, teacher.ids), -1, keepdims=True)
+  log_q = jnp.concatenate([_picked(student, teacher.ids), tail], -1) - total
+  log_p = jnp.concatenate(
+    [teacher.logprobs, teacher.tail_logprob[..., None]], axis=-1
+  )
+  log_p = jnp.maximum(log_p, RULED_OUT)
+  return Pair(
+    jax.nn.log_softmax(log_p / temperature),
+    jax.nn.log_softmax(log_q / temperature),
+    None,
+  )
+
+
+def _samples(student, teacher):
+  """What was drawn, each id counted by its weight over its probability."""
+  total = jax.nn.logsumexp(student, axis=-1, keepdims=True)
+  used = (teacher.ids >= 0) & (teacher.weights > 0)
+  log_q = jnp.where(used, _picked(student, teacher.ids) - total, 0.0)
+  log_p = jnp.where(used, teacher.logprobs, 0.0)
+  counts = jnp.where(used, teacher.weights, 0.0) * jnp.exp(-log_p)
+  return Pair(log_p, log_q, counts)
+
+
+def pair(logits: Logits, temperature: Array) -> Pair:
+  """Teacher and student over the outcomes that both can speak of.
+
+  Embeddings of one tokenizer may differ in padding rows; ids that one dense
+  model lacks are left out before any softmax.
+
+  Args:
+    logits: of some tokens [...].
+    temperature: float32 []; it is not applied to Sampled, whose ids were drawn
+      at temperature 1.
+  """
+  teacher = logits.teacher
+  if isinstance(teacher, types.TopK):
+    return _buckets(logits.student, teacher, temperature)
+  if isinstance(teacher, types.Sampled):
+    return _samples(logits.student, teacher)
+  size = min(logits.student.shape[-1], *(t.shape[-1] for t, _ in teacher))
+  return Pair(
+    mixture(teacher, size, temperature),
+    log_softmax(logits.student[..., :size], temperature),
+    None,
+  )

@@ -1,0 +1,243 @@
+"""Sparse teachers against the dense one that they were taken from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd.core import errors
+from kd.core import types
+from kd.losses import catalog
+from kd.losses import distributions
+from kd.losses import terms
+
+CONTEXT = terms.Context(
+  steps=10, student=None, teacher=terms.Sizes(1, 1, 1, 1, 1, 1.0, (None,))
+)
+OWN = {
+  'forward_kl': {},
+  'reverse_kl': {},
+  'jensen_shannon': {'beta': 0.3},
+  'skewed_forward_kl': {'skew': 0.2},
+  'skewed_reverse_kl': {'skew': 0.2},
+  'total_variation': {},
+  'alpha_beta': {'alpha': 0.4, 'beta': 0.7},
+  'adaptive_kl': {'head_mass': 0.5},
+}
+
+
+def build(name, temperature=1.0, clip=0.0):
+  spec = dict(
+    name=name,
+    weight=1.0,
+    temperature=temperature,
+    clip=clip,
+    part='all',
+    **OWN[name],
+  )
+  (term,) = catalog.build({'a': spec}, CONTEXT)
+
+  def loss(student, teacher):
+    logits = distributions.Logits(
+      jnp.asarray(student), teacher, jnp.zeros(student.shape[:-1], jnp.int32)
+    )
+    return term.loss.per_token(logits, {'temperature': jnp.float32(temperature)})
+
+  return loss
+
+
+def log_softmax(x):
+  x = np.asarray(x, np.float64)
+  x = x - x.max(-1, keepdims=True)
+  return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def dense(*logits, shares=(1.0,)):
+  return tuple(
+    (jnp.asarray(x, jnp.float32), jnp.float32(s))
+    for x, s in zip(logits, shares, strict=True)
+  )
+
+
+def top_k(logits, k):
+  """The K most likely ids as another program would store them."""
+  log_p = log_softmax(logits)
+  ids = np.argsort(-log_p, axis=-1)[..., :k]
+  kept = np.take_along_axis(log_p, ids, -1)
+  rest = np.exp(log_p)
+  np.put_along_axis(rest, ids, 0.0, -1)
+  with np.errstate(divide='ignore'):
+    tail = np.log(rest.sum(-1))
+  return types.TopK(
+    jnp.asarray(ids, jnp.int32),
+    jnp.asarray(kept, jnp.float32),
+    jnp.asarray(tail, jnp.float32),
+  )
+
+
+def random_pair(vocab=40, seed=0):
+  rng = np.random.default_rng(seed)
+  return (rng.normal(size=(2, 3, 5, vocab)) * 2).astype(np.float32)
+
+
+# Data processing: merging outcomes lowers an f-divergence. The alpha-beta
+# family and the adaptive mixture are none.
+F_DIVERGENCES = sorted(set(OWN) - {'alpha_beta', 'adaptive_kl'})
+
+
+@pytest.mark.parametrize('name', F_DIVERGENCES)
+def test_tail_bucket_never_exceeds_dense_and_converges(name):
+  student, teacher = random_pair()
+  loss = jax.jit(build(name))
+  whole = loss(student, dense(teacher))
+  previous = np.zeros_like(whole)
+  for k in (1, 2, 8, 20, 39, 40):
+    sparse = loss(student, top_k(teacher, k))
+    assert (sparse <= whole + 1e-6).all()
+    # The ids of K are among those of a larger K: never less.
+    assert (sparse >= previous - 1e-6).all()
+    previous = sparse
+  np.testing.assert_allclose(previous, whole, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', sorted(OWN))
+@pytest.mark.parametrize('temperature', [1.0, 3.0])
+def test_all_ids_kept_is_the_dense_loss_and_gradient(name, temperature):
+  student, teacher = random_pair(vocab=12)
+  loss = build(name, temperature)
+  value = jax.value_and_grad(lambda s, t: jnp.sum(loss(s, t)))
+  want, want_gradient = value(jnp.asarray(student), dense(teacher))
+  got, gradient = value(jnp.asarray(student), top_k(teacher, 12))
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  np.testing.assert_allclose(gradient, want_gradient, atol=1e-5)
+
+
+def test_mass_in_the_tail_is_punished():
+  # V 1000, K 8: most of the student's mass lies outside the teacher's top 8,
+  # and inside them both models have the same proportions. Renormalised over the
+  # 8 on both sides the loss would be 0.
+  teacher = np.linspace(3, -3, 1000)[None]
+  student = teacher.copy()
+  student[:, 8:] += 4
+  log_p, log_q = log_softmax(teacher), log_softmax(student)
+  kl = (np.exp(log_p) * (log_p - log_q)).sum()
+  loss = build('forward_kl')
+  targets = top_k(teacher, 8)
+  value, gradient = jax.value_and_grad(lambda s: loss(s, targets)[0])(
+    jnp.asarray(student, jnp.float32)
+  )
+  assert 0.01 < value <= kl + 1e-5
+  assert (gradient[0, 8:] > 0).all()
+
+
+@pytest.mark.parametrize('name', sorted(OWN))
+def test_same_distribution_costs_exactly_nothing(name):
+  probabilities = np.log([0.5, 0.3, 0.15, 0.05])
+  loss = build(name)
+  for targets in (
+    dense(probabilities),
+    top_k(probabilities, 2),
+    top_k(probabilities, 4),
+  ):
+    value, gradient = jax.value_and_grad(loss)(
+      jnp.asarray(probabilities, jnp.float32), targets
+    )
+    assert abs(value) < 1e-6
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+
+def test_slots_that_are_not_used_change_nothing():
+  student, teacher = random_pair(vocab=9)
+  short = top_k(teacher, 4)
+  wide = types.TopK(
+    jnp.pad(short.ids, [(0, 0)] * 2 + [(0, 3)], constant_values=-1),
+    jnp.pad(
+      short.logprobs, [(0, 0)] * 2 + [(0, 3)], constant_values=-jnp.inf
+    ),
+    short.tail_logprob,
+  )
+  for name in OWN:
+    loss = build(name)
+    gradient = jax.grad(lambda s, t: jnp.sum(loss(s, t)))
+    np.testing.assert_allclose(
+      loss(student, wide), loss(student, short), rtol=1e-6
+    )
+    got = gradient(jnp.asarray(student), wide)
+    np.testing.assert_allclose(
+      got, gradient(jnp.asarray(student), short), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize('name', sorted(set(OWN) - {'adaptive_kl'}))
+def test_samples_are_unbiased(name):
+  # The mean over every id that may be drawn, by its probability, is exact.
+  rng = np.random.default_rng(0)
+  student, teacher = rng.normal(size=(2, 7)).astype(np.float32)
+  loss = build(name)
+  value = jax.value_and_grad(loss)
+  want, want_gradient = value(jnp.asarray(student), dense(teacher))
+  log_p = log_softmax(teacher)
+  mean, mean_gradient = 0.0, 0.0
+  for index, p in enumerate(np.exp(log_p)):
+    drawn = types.Sampled(
+      ids=jnp.array([index, -1]),
+      logprobs=jnp.array([log_p[index], -jnp.inf], jnp.float32),
+      weights=jnp.array([1.0, 0.0]),
+    )
+    one, gradient = value(jnp.asarray(student), drawn)
+    mean += p * one
+    mean_gradient += p * gradient
+  np.testing.assert_allclose(mean, want, rtol=1e-5)
+  np.testing.assert_allclose(mean_gradient, want_gradient, atol=1e-6)
+
+
+def test_gradient_from_samples_is_student_minus_drawn():
+  # Gemma 3's own recipe: cross-entropy with the drawn distribution.
+  student = np.array([0.3, -1.0, 2.0, 0.0], np.float32)
+  drawn = types.Sampled(
+    ids=jnp.array([2, 0]),
+    logprobs=jnp.log(jnp.array([0.6, 0.1])),
+    weights=jnp.array([0.75, 0.25]),
+  )
+  gradient = jax.grad(build('forward_kl'))(jnp.asarray(student), drawn)
+  want = np.exp(log_softmax(student)) - np.array([0.25, 0, 0.75, 0])
+  np.testing.assert_allclose(gradient, want, atol=1e-6)
+
+
+def test_what_samples_cannot_say_is_refused():
+  drawn = types.Sampled(jnp.array([0]), jnp.array([0.0]), jnp.array([1.0]))
+  with pytest.raises(errors.ConfigError, match='temperature'):
+    build('forward_kl', 2.0)(np.zeros(3, np.float32), drawn)
+  with pytest.raises(errors.ConfigError, match='whole distribution'):
+    build('adaptive_kl')(np.zeros(3, np.float32), drawn)
+
+
+def test_teachers_are_mixed_as_probabilities():
+  rng = np.random.default_rng(3)
+  student, one, two = rng.normal(size=(3, 6)).astype(np.float32)
+  t, shares = 2.0, (0.25, 0.75)
+  p = sum(s * np.exp(log_softmax(x / t)) for s, x in zip(shares, (one, two)))
+  want = t * t * (p * (np.log(p) - log_softmax(student / t))).sum()
+  loss = build('forward_kl', t)
+  got = loss(student, dense(one, two, shares=shares))
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_ids_that_one_model_lacks_are_left_out():
+  student, teacher = random_pair(vocab=10)
+  loss = build('forward_kl')
+  want = loss(student[..., :8], dense(teacher[..., :8]))
+  got = loss(student[..., :8], dense(teacher))
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+  got = loss(student, dense(teacher[..., :8]))
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_clip_cuts_value_and_gradient():
+  student = np.array([[8.0, 0.0], [0.5, 0.0]], np.float32)
+  teacher = dense(np.array([[-8.0, 0.0], [0.0, 0.0]]))
+  loss = build('forward_kl', clip=1.0)
+  value, vjp = jax.vjp(lambda s: loss(s, teacher), jnp.asarray(student))
+  (gradient,) = vjp(jnp.ones(2))
+  assert value[0] == 1.0 and not gradient[0].any()
+  assert 0 < value[1] < 1 and gradient[1].any()

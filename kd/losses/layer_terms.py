@@ -1,0 +1,233 @@
+"""Terms that compare layers: hidden states, attention maps and relations."""
+
+from collections.abc import Sequence
+import functools
+import operator
+
+import jax
+
+from kd.core import errors
+from kd.core import types
+from kd.losses import attention_maps as maps_lib
+from kd.losses import features
+from kd.losses import layer_maps
+from kd.losses import terms
+
+_FIXED = {'uniform': layer_maps.uniform, 'last': layer_maps.last}
+_ADAPTIVE = 'adaptive'
+_RELATIONS = ('query', 'key', 'value')
+
+
+def _check(value, name, legal):
+  if value not in legal:
+    raise errors.unknown(name, name, value, list(legal))
+
+
+def _need_teacher(context):
+  # terms.build has the message; here only what needs its sizes must stop.
+  if context.teacher is None:
+    raise errors.ConfigError('name', 'needs a teacher, and there is none')
+
+
+def _pairs(context, layer_map, pairs):
+  """Pairs of a fixed map: the student's layers, the teacher's layers."""
+  _check(layer_map, 'map', _FIXED)
+  sizes = context.student.layers, context.teacher.layers
+  return tuple(zip(*_FIXED[layer_map](*sizes, pairs, 'pairs'), strict=True))
+
+
+@terms.TERMS.register('hidden_states')
+def hidden_states(
+  context: terms.Context,
+  *,
+  kind: str,
+  map: str,
+  pairs: int,
+  remap_every: int,
+  norm: bool,
+  dropout: float,
+  part: str,
+) -> terms.TapsLoss:
+  """Hidden states through a trained linear path (arXiv 1412.6550, 1909.10351).
+
+  With map 'adaptive' each student layer is compared with the teacher layer
+  whose states are most like its own, measured anew every `remap_every` updates.
+  """
+  _need_teacher(context)
+  terms.check_part(part)
+  _check(kind, 'kind', features.KINDS)
+  _check(map, 'map', (*_FIXED, _ADAPTIVE))
+  if not 0 <= dropout < 1:
+    raise errors.ConfigError('dropout', f'found {dropout}', legal='[0, 1)')
+  if (map == _ADAPTIVE) != (remap_every > 0):
+    raise errors.ConfigError(
+      'remap_every',
+      f'found {remap_every} with map {map}',
+      legal='above 0 with map adaptive, else 0',
+    )
+  widths = context.student.width, context.teacher.width
+  first = 'uniform' if map == _ADAPTIVE else map
+  student_layers, teacher_layers = _pairs(context, first, pairs)
+  layer_map = None
+  if map == _ADAPTIVE:
+    layer_map = teacher_layers
+    teacher_layers = tuple(range(context.teacher.layers))
+
+  def init(rng: types.Array) -> types.PyTree:
+    keys = jax.random.split(rng, pairs)
+    return jax.vmap(lambda key: features.init_path(key, *widths, norm))(keys)
+
+  def per_token(paths, student, teacher, batch, values, chosen, rng):
+    del batch, values
+    other = teacher.hidden if chosen is None else teacher.hidden[chosen]
+    return features.layers_loss(
+      kind, paths, student.hidden, other, dropout, rng if dropout else None
+    )
+
+  return terms.TapsLoss(
+    per_token,
+    part=part,
+    values={},
+    student_hidden=student_layers,
+    teacher_hidden=teacher_layers,
+    student_attention=(),
+    teacher_attention=(),
+    init=init,
+    layer_map=layer_map,
+    remap_every=remap_every,
+  )
+
+
+def _attention_term(context, layers, part, temperature, pair_loss):
+  """The mean over layer pairs of a loss of attention."""
+  terms.check_part(part)
+
+  def window(pair):
+    sizes = context.student, context.teacher
+    both = [s.windows[i] for s, i in zip(sizes, pair, strict=True)]
+    return min((w for w in both if w is not None), default=None)
+
+  windows = [window(p) for p in zip(*layers, strict=True)]
+
+  def per_token(paths, student, teacher, batch, values, chosen, rng):
+    del paths, chosen, rng
+    total = 0.0
+    for number, pair_window in enumerate(windows):
+      of_pair = functools.partial(jax.tree.map, operator.itemgetter(number))
+      total += pair_loss(
+        of_pair(student),
+        of_pair(teacher),
+        batch,
+        pair_window,
+        values['temperature'],
+      )
+    return total / len(windows)
+
+  return terms.TapsLoss(
+    per_token,
+    part=part,
+    values={
+      'temperature': terms.positive(temperature, 'temperature', context.steps)
+    },
+    student_hidden=(),
+    teacher_hidden=(),
+    student_attention=layers[0],
+    teacher_attention=layers[1],
+    init=lambda rng: {},
+    layer_map=None,
+    remap_every=0,
+  )
+
+
+def _check_block(block):
+  if block < 1:
+    raise errors.ConfigError('block', f'found {block}', legal='1 or more')
+
+
+@terms.TERMS.register('attention_maps')
+def attention_maps(
+  context: terms.Context,
+  *,
+  map: str,
+  pairs: int,
+  heads: str,
+  temperature: float,
+  block: int,
+  part: str,
+) -> terms.TapsLoss:
+  """KL between attention maps (after arXiv 1909.10351), head by head or of
+  the mean over heads.
+  """
+  _need_teacher(context)
+  _check_block(block)
+  student, teacher = context.student, context.teacher
+  maps_lib.check_heads(heads, student.heads, teacher.heads, 'heads')
+
+  def pair_loss(student_taps, teacher_taps, batch, window, t):
+    side = lambda taps, sizes: maps_lib.Heads(
+      taps.query, taps.key, sizes.attention_scale
+    )
+    return maps_lib.map_loss(
+      side(student_taps, student),
+      side(teacher_taps, teacher),
+      batch.positions,
+      batch.segment_ids,
+      window=window,
+      temperature=t,
+      heads=heads,
+      block=block,
+    )
+
+  layers = _pairs(context, map, pairs)
+  return _attention_term(context, layers, part, temperature, pair_loss)
+
+
+def _relation_width(sizes, name):
+  heads = sizes.heads if name == 'query' else sizes.kv_heads
+  return heads * sizes.head_width
+
+
+@terms.TERMS.register('attention_relations')
+def attention_relations(
+  context: terms.Context,
+  *,
+  map: str,
+  pairs: int,
+  of: Sequence[str],
+  relation_heads: int,
+  temperature: float,
+  block: int,
+  part: str,
+) -> terms.TapsLoss:
+  """KL between relations of queries, keys and values (arXiv 2012.15828)."""
+  _need_teacher(context)
+  _check_block(block)
+  if not of:
+    raise errors.ConfigError('of', 'found none', legal=', '.join(_RELATIONS))
+  for name in of:
+    _check(name, 'of', _RELATIONS)
+    maps_lib.check_relation_heads(
+      relation_heads,
+      _relation_width(context.student, name),
+      _relation_width(context.teacher, name),
+      'relation_heads',
+    )
+
+  def pair_loss(student_taps, teacher_taps, batch, window, t):
+    losses = [
+      maps_lib.relation_loss(
+        getattr(student_taps, name),
+        getattr(teacher_taps, name),
+        batch.positions,
+        batch.segment_ids,
+        relation_heads=relation_heads,
+        window=window,
+        temperature=t,
+        block=block,
+      )
+      for name in of
+    ]
+    return sum(losses) / len(losses)
+
+  layers = _pairs(context, map, pairs)
+  return _attention_term(context, layers, part, temperature, pair_loss)

@@ -1,0 +1,163 @@
+"""Terms of layers read the layers that their map says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import base
+from kd.core import types
+from kd.losses import attention_maps
+from kd.losses import catalog
+from kd.losses import features
+from kd.losses import objective as objective_lib
+from kd.losses import selection
+from kd.losses import taps
+from kd.losses import terms
+
+B, L = 2, 5
+STUDENT = terms.Sizes(4, 6, 2, 1, 4, 0.5, (2, None, 2, None))
+TEACHER = terms.Sizes(6, 8, 4, 2, 4, 0.3, (3, None, 3, None, 3, None))
+CONTEXT = terms.Context(steps=10, student=STUDENT, teacher=TEACHER)
+
+
+def build(**losses):
+  specs = {key: spec.to_dict() for key, spec in losses.items()}
+  return objective_lib.Objective(
+    catalog.build(specs, CONTEXT), selection.everywhere(), 8
+  )
+
+
+def shown(sizes, spec, seed):
+  """What a model of these sizes would show of the layers in `spec`."""
+  rng = np.random.default_rng(seed)
+  normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  every = types.Taps(
+    hidden=normal(sizes.layers, B, L, sizes.width),
+    query=normal(sizes.layers, B, L, sizes.heads, sizes.head_width),
+    key=normal(sizes.layers, B, L, sizes.kv_heads, sizes.head_width),
+    value=normal(sizes.layers, B, L, sizes.kv_heads, sizes.head_width),
+  )
+  hidden, attention = (list(layers) for layers in spec)
+  chosen = types.Taps(
+    hidden=every.hidden[hidden],
+    query=every.query[attention],
+    key=every.key[attention],
+    value=every.value[attention],
+  )
+  return every, chosen
+
+
+def make_batch():
+  positions = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32), (B, L))
+  weights = jnp.ones((B, L)).at[:, 0].set(0)
+  return types.Batch(
+    tokens=positions,
+    targets=positions,
+    positions=positions,
+    segment_ids=jnp.ones((B, L), jnp.int32),
+    parts=jnp.zeros((B, L), jnp.int32),
+    weights=weights,
+    row_id=jnp.arange(B),
+  )
+
+
+def run(objective, layer_maps=None):
+  student_spec, teacher_spec = taps.specs(objective.taps_terms)
+  student, student_taps = shown(STUDENT, student_spec, 0)
+  teacher, teacher_taps = shown(TEACHER, teacher_spec, 1)
+  paths, first_maps = taps.init(objective.taps_terms, jax.random.key(0))
+  batch = make_batch()
+  total, sums = taps.total(
+    objective.taps_terms,
+    paths,
+    student_taps,
+    teacher_taps,
+    batch,
+    objective_lib.settings(objective, batch, 0),
+    first_maps if layer_maps is None else layer_maps,
+    jax.random.key(1),
+  )
+  return total, sums, paths, student, teacher, batch
+
+
+def test_each_term_gets_its_own_layers_of_those_that_all_read():
+  objective = build(
+    first=base.term('hidden_states', pairs=2, weight=2.0),
+    second=base.term('hidden_states', map='last', pairs=3, kind='cosine'),
+  )
+  total, sums, paths, student, teacher, batch = run(objective)
+  pairs = {'first': ([1, 3], [2, 5]), 'second': ([1, 2, 3], [3, 4, 5])}
+  for key, kind in (('first', 'mse'), ('second', 'cosine')):
+    mine, theirs = pairs[key]
+    losses = features.layers_loss(
+      kind, paths[key], student.hidden[mine], teacher.hidden[theirs], 0.0, None
+    )
+    np.testing.assert_allclose(
+      sums[key], jnp.sum(losses * batch.weights), rtol=1e-6
+    )
+  weight = jnp.sum(batch.weights)
+  np.testing.assert_allclose(
+    total, (2 * sums['first'] + sums['second']) / weight, rtol=1e-6
+  )
+
+
+def test_attention_terms_use_the_smaller_window_and_each_models_scale():
+  objective = build(maps=base.term('attention_maps', pairs=2, map='last'))
+  _, sums, _, student, teacher, batch = run(objective)
+  expected = 0.0
+  for mine, theirs, window in ((2, 4, 2), (3, 5, None)):
+    losses = attention_maps.map_loss(
+      attention_maps.Heads(student.query[mine], student.key[mine], 0.5),
+      attention_maps.Heads(teacher.query[theirs], teacher.key[theirs], 0.3),
+      batch.positions,
+      batch.segment_ids,
+      window=window,
+      temperature=1.0,
+      heads='mean',
+      block=L,
+    )
+    expected += jnp.sum(losses * batch.weights) / 2
+  np.testing.assert_allclose(sums['maps'], expected, rtol=1e-5)
+
+
+def test_an_adaptive_map_is_what_the_state_says():
+  spec = base.term('hidden_states', map='adaptive', pairs=2, remap_every=5)
+  objective = build(a=spec)
+  _, first, paths, student, teacher, batch = run(objective)
+  chosen = {'a': jnp.array([0, 4])}
+  _, sums, *_ = run(objective, chosen)
+  assert sums['a'] != first['a']
+  losses = features.layers_loss(
+    'mse', paths['a'], student.hidden[[1, 3]], teacher.hidden[[0, 4]], 0.0, None
+  )
+  np.testing.assert_allclose(
+    sums['a'], jnp.sum(losses * batch.weights), rtol=1e-6
+  )
+
+
+def test_no_gradient_reaches_the_teacher():
+  objective = build(
+    h=base.term('hidden_states'), r=base.term('attention_relations')
+  )
+  student_spec, teacher_spec = taps.specs(objective.taps_terms)
+  _, student = shown(STUDENT, student_spec, 0)
+  _, teacher = shown(TEACHER, teacher_spec, 1)
+  paths, _ = taps.init(objective.taps_terms, jax.random.key(0))
+  batch = make_batch()
+  settings = objective_lib.settings(objective, batch, 0)
+
+  def total(student, teacher):
+    return taps.total(
+      objective.taps_terms,
+      paths,
+      student,
+      teacher,
+      batch,
+      settings,
+      {},
+      jax.random.key(0),
+    )[0]
+
+  mine, theirs = jax.grad(total, argnums=(0, 1))(student, teacher)
+  assert not any(np.any(x) for x in jax.tree.leaves(theirs))
+  assert all(np.any(x) for x in jax.tree.leaves(mine))

@@ -1,0 +1,64 @@
+"""Sums over target tokens by row, for evaluation."""
+
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.losses import chunks
+from kd.losses import distributions
+from kd.losses import divergences
+from kd.losses import task
+
+Array = types.Array
+
+_KL = divergences.forward_kl().integrand
+
+
+def by_row(
+  hidden: Array,
+  unembedding: Array,
+  targets: types.Targets | None,
+  batch: types.Batch,
+  chunk_tokens: int,
+) -> dict[str, Array]:
+  """How well a model predicts targets, and how far it is from a teacher.
+
+  Args:
+    hidden: [B, L, D].
+    unembedding: [V, D].
+    targets: the teacher's, of dense teachers, or None.
+    batch: rows.
+    chunk_tokens: tokens a device whose logits exist at one time.
+
+  Returns:
+    float32 [B] each: 'weight', 'nll' in nats and, with a teacher, 'kl' to it
+    in nats at temperature 1 and 'agreement', the weight of targets at which
+    both models' most likely tokens are the same.
+  """
+  layout = chunks.Layout(batch.weights, chunk_tokens)
+  distribution = None if targets is None else targets.distribution
+  arrays = (
+    hidden,
+    chunks.by_position(distribution),
+    batch.targets,
+    batch.weights,
+  )
+
+  def add(sums, chunk, index):
+    del index
+    hidden_c, distribution_c, labels, weights = chunk
+    student = chunks.project(hidden_c, unembedding)
+    values = {'nll': task.negative_log_likelihood(student, labels)}
+    if distribution is not None:
+      teacher = chunks.with_positions(distribution, distribution_c)
+      logits = chunks.view(student, teacher, labels)
+      pair = distributions.pair(logits, jnp.ones(()))
+      kl = _KL(pair.log_p, pair.log_q)
+      values['kl'] = jnp.sum(kl, axis=-1)
+      best = [jnp.argmax(x, axis=-1) for x in (pair.log_p, pair.log_q)]
+      values['agreement'] = (best[0] == best[1]).astype(jnp.float32)
+    values = {k: v * weights for k, v in values.items()} | {'weight': weights}
+    return {k: sums[k] + layout.sum_rows(v) for k, v in values.items()}
+
+  keys = ['weight', 'nll'] + (['kl', 'agreement'] if targets else [])
+  zeros = {key: jnp.zeros(batch.weights.shape[0]) for key in keys}
+  return chunks.fold(add, zeros, layout, arrays)

@@ -1,0 +1,126 @@
+"""The part of the objective that reads what layers show."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.losses import objective as objective_lib
+from kd.losses import terms as terms_lib
+
+Array = types.Array
+Layers = tuple[int, ...]
+
+
+def specs(
+  terms: Sequence[terms_lib.Term],
+) -> tuple[tuple[Layers, Layers], tuple[Layers, Layers]]:
+  """The layers that terms read: of student and of teacher, each
+  (those whose hidden states, those whose queries, keys and values).
+  """
+
+  def union(field):
+    return tuple(sorted({i for t in terms for i in getattr(t.loss, field)}))
+
+  return (
+    (union('student_hidden'), union('student_attention')),
+    (union('teacher_hidden'), union('teacher_attention')),
+  )
+
+
+def _pick(shown, spec, hidden, attention):
+  """A term's own layers out of those that all terms together read."""
+
+  def take(x, all_layers, layers):
+    if not layers:
+      return None
+    if layers == all_layers:
+      return x
+    return x[jnp.array([all_layers.index(i) for i in layers])]
+
+  return types.Taps(
+    hidden=take(shown.hidden, spec[0], hidden),
+    query=take(shown.query, spec[1], attention),
+    key=take(shown.key, spec[1], attention),
+    value=take(shown.value, spec[1], attention),
+  )
+
+
+def pick_student(
+  terms: Sequence[terms_lib.Term], term: terms_lib.Term, shown: types.Taps
+) -> types.Taps:
+  """What `term` reads of the student, out of what all `terms` read."""
+  loss = term.loss
+  spec, _ = specs(terms)
+  return _pick(shown, spec, loss.student_hidden, loss.student_attention)
+
+
+def pick_teacher(
+  terms: Sequence[terms_lib.Term], term: terms_lib.Term, shown: types.Taps
+) -> types.Taps:
+  """What `term` reads of the teacher, out of what all `terms` read."""
+  loss = term.loss
+  _, spec = specs(terms)
+  return _pick(shown, spec, loss.teacher_hidden, loss.teacher_attention)
+
+
+def init(
+  terms: Sequence[terms_lib.Term], rng: Array
+) -> tuple[dict[str, types.PyTree], dict[str, Array]]:
+  """First parameters and first layer maps of the terms that have them."""
+  keys = jax.random.split(rng, max(len(terms), 1))
+  paths = {t.key: t.loss.init(k) for t, k in zip(terms, keys, strict=False)}
+  layer_maps = {
+    t.key: jnp.asarray(t.loss.layer_map, jnp.int32)
+    for t in terms
+    if t.loss.layer_map is not None
+  }
+  return {k: v for k, v in paths.items() if v}, layer_maps
+
+
+def total(
+  terms: Sequence[terms_lib.Term],
+  paths: dict[str, types.PyTree],
+  student: types.Taps,
+  teacher: types.Taps | None,
+  batch: types.Batch,
+  settings: objective_lib.Settings,
+  layer_maps: dict[str, Array],
+  rng: Array,
+) -> tuple[Array, dict[str, Array]]:
+  """The total and each sum of the terms that read taps.
+
+  Args:
+    terms: all of them TapsLoss.
+    paths: their parameters by key.
+    student: what all of them read of the student.
+    teacher: what all of them read of the teacher; no gradient reaches it.
+    batch: rows.
+    settings: of this step.
+    layer_maps: by key.
+    rng: for dropout.
+
+  Returns:
+    As objective.logits_total.
+  """
+  scales = objective_lib.scales(settings)
+  value, sums = jnp.zeros(()), {}
+  for number, term in enumerate(terms):
+    losses = term.loss.per_token(
+      paths.get(term.key, {}),
+      pick_student(terms, term, student),
+      jax.lax.stop_gradient(pick_teacher(terms, term, teacher)),
+      batch,
+      settings.values[term.key],
+      layer_maps.get(term.key),
+      jax.random.fold_in(rng, number),
+    )
+    weights = objective_lib.part_weights(
+      term.loss.part, batch.weights, batch.parts
+    )
+    # Where a target does not count its loss may be anything, NaN included.
+    losses = jnp.where(weights != 0, losses, 0.0)
+    sums[term.key] = jnp.sum(losses * weights)
+    value += scales[term.key] * sums[term.key]
+  return value, jax.lax.stop_gradient(sums)

@@ -1,0 +1,143 @@
+"""Floating point operations of a training step on paper.
+
+A product of [m, k] and [k, n] takes 2 m k n of them; all else (norms, softmax,
+the optimizer) is left out. For a model of S layers, tokens T = B L and, by kind
+of layer, P query-key pairs of a row whose scores are computed:
+
+  weights, a layer    2 T D (2 N H + 2 G H + 3 F)
+  attention, a layer  4 B P N H               (scores, and sums of values)
+  backward            2 x weights; 2 B P N H for each product, see Attention
+  objective           2 T' D V x 3, and for a teacher 2 T' D_t V
+
+where T' are the positions that logits are made at. Embedding lookup takes none.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+
+from kd.models import attention
+from kd.models import gemma3_config
+
+Config = gemma3_config.Gemma3Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+  """How attention is computed in one row.
+
+  Attributes:
+    pairs: P by kind of layer: query-key pairs whose scores are computed, hidden
+      ones too where a block has them.
+    forward_products: products of P x H multiply-adds a head in the forward
+      pass: 2, scores and sums of values.
+    backward_products: the same in the backward pass: 4, or 5 where scores are
+      made anew.
+  """
+
+  pairs: Mapping[str, int]
+  forward_products: int
+  backward_products: int
+
+
+def as_computed(config: Config, length: int) -> Attention:
+  """Attention as kd.models computes it in rows of `length`."""
+  windows = {gemma3_config.LOCAL: config.window, gemma3_config.GLOBAL: None}
+  return Attention(
+    pairs={k: attention.pairs_computed(length, w) for k, w in windows.items()},
+    forward_products=2,
+    backward_products=5 if attention.makes_scores_anew(length) else 4,
+  )
+
+
+def _weights(config, tokens):
+  c = config
+  heads = c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads)
+  width = heads + 3 * c.mlp_dim
+  return 2 * tokens * c.num_layers * c.embed_dim * width
+
+
+def _attention_product(config, rows, work):
+  """One product of queries and keys in every layer."""
+  pairs = sum(work.pairs[kind] for kind in config.layer_kinds)
+  return 2 * rows * pairs * config.num_heads * config.head_dim
+
+
+def forward(config: Config, rows: int, length: int, work: Attention) -> int:
+  """From tokens to final hidden states; no logits.
+
+  Args:
+    config: the model.
+    rows: B.
+    length: L.
+    work: see Attention.
+  """
+  product = _attention_product(config, rows, work)
+  return _weights(config, rows * length) + work.forward_products * product
+
+
+def backward(config: Config, rows: int, length: int, work: Attention) -> int:
+  """From the gradient by final hidden states to that by all parameters."""
+  product = _attention_product(config, rows, work)
+  return 2 * _weights(config, rows * length) + work.backward_products * product
+
+
+def recomputed(
+  config: Config, rows: int, length: int, work: Attention, remat: str
+) -> int:
+  """What the backward pass computes again, by gemma3.REMAT_POLICIES.
+
+  'dots' keeps the products with weights, which have no batch axis.
+  """
+  if remat == 'none':
+    return 0
+  product = work.forward_products * _attention_product(config, rows, work)
+  if remat == 'dots':
+    return product
+  return _weights(config, rows * length) + product
+
+
+def logits(config: Config, tokens: int, vocab_size: int) -> int:
+  """The product of final hidden states and `vocab_size` unembeddings."""
+  return 2 * tokens * config.embed_dim * vocab_size
+
+
+def step(
+  student: Config,
+  teachers: Sequence[Config],
+  rows: int,
+  length: int,
+  remat: str,
+  logits_tokens: int,
+) -> dict[str, int]:
+  """A training step with live teachers, by part.
+
+  Args:
+    student: the student.
+    teachers: the teachers; none if the objective has no teacher.
+    rows: B, over all devices and micro-batches.
+    length: L.
+    remat: the student's policy.
+    logits_tokens: T', the positions at which the objective is computed: B L,
+      less what does not count or is not kept.
+
+  Returns:
+    Operations of 'teacher', 'student_forward', 'student_backward',
+    'recomputed' and 'objective'.
+  """
+  work = as_computed(student, length)
+  shape = rows, length
+  return {
+    'teacher': sum(
+      forward(t, *shape, as_computed(t, length)) for t in teachers
+    ),
+    'student_forward': forward(student, *shape, work),
+    'student_backward': backward(student, *shape, work),
+    'recomputed': recomputed(student, *shape, work, remat),
+    'objective': (
+      3 * logits(student, logits_tokens, student.vocab_size)
+      + sum(
+        logits(t, logits_tokens, min(t.vocab_size, student.vocab_size))
+        for t in teachers
+      )
+    ),
+  }

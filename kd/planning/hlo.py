@@ -1,0 +1,238 @@
+"""What a compiled program computes and holds, counted from its text.
+
+XLA's own cost_analysis() counts the body of a loop once, however often it runs.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+
+import jax
+import numpy as np
+
+from kd.planning import hlo_text
+
+# What calls a computation, once for each time that it runs itself.
+_CALLS = {
+  'fusion': 'calls',
+  'async-start': 'calls',
+  'call': 'to_apply',
+}
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Held:
+  """An array that exists while a program runs.
+
+  Attributes:
+    elements: how many.
+    dtype: as HLO writes it, 'f32'.
+    shape: on one device.
+    op: what makes it.
+    computation: where: the entry, a loop's body, a branch.
+  """
+
+  elements: int
+  dtype: str
+  shape: tuple[int, ...]
+  op: str
+  computation: str
+
+
+def flops(text: str, unknown_trips: int | None) -> int:
+  """Floating point operations of all products: 2 for each multiply-add.
+
+  Counts dots and convolutions (the TPU's compiler makes these of dots), those
+  within fusions too; a loop's body times its trips; of a conditional the most
+  expensive branch. Custom calls count as nothing: a kernel's operations are not
+  in the text.
+
+  Args:
+    text: from `compiled.as_text()`.
+    unknown_trips: how often loops run whose count depends on data, or None if
+      there are none.
+
+  Returns:
+    Operations of one device.
+
+  Raises:
+    ValueError: there is such a loop, and unknown_trips is None.
+  """
+  program = hlo_text.parse(text)
+
+  @functools.cache
+  def total(name):
+    computation = program.computations[name]
+    return sum(one(computation, i) for i in computation.instructions)
+
+  def one(computation, instruction):
+    op = instruction.op
+    if op == 'dot':
+      return _dot(computation, instruction)
+    if op == 'convolution':
+      return _convolution(computation, instruction)
+    if op in _CALLS:
+      return sum(total(c) for c in instruction.called(_CALLS[op]))
+    if op == 'conditional':
+      return max(total(c) for c in _branches(instruction))
+    if op == 'while':
+      body = sum(total(c) for c in instruction.called('body'))
+      return body and body * trips(computation, instruction)
+    return 0
+
+  def trips(computation, instruction):
+    known = _trip_count(program, computation, instruction)
+    if known is not None:
+      return known
+    if unknown_trips is None:
+      raise ValueError(f'how often {instruction.name} runs depends on data')
+    return unknown_trips
+
+  return total(program.entry)
+
+
+def _dot(computation, instruction):
+  lhs = computation.by_name[instruction.operands[0]].arrays[0].shape
+  contracted = instruction.integers('lhs_contracting_dims')
+  out = instruction.arrays[0].elements
+  return 2 * out * math.prod(lhs[d] for d in contracted)
+
+
+def _convolution(computation, instruction):
+  """2 x outputs x inputs of each, without what meets padding or holes.
+
+  A batched dot is a convolution whose dilated input meets each batch's kernel
+  alone: counting holes would count it once for each pair of batches.
+  """
+  lhs, rhs = (
+    computation.by_name[name].arrays[0].shape
+    for name in instruction.operands[:2]
+  )
+  out = instruction.arrays[0].shape
+  labels = re.split('_|->', instruction.attribute('dim_labels'))
+  lhs, rhs, out = (
+    dict(zip(label, shape, strict=True))
+    for label, shape in zip(labels, (lhs, rhs, out), strict=True)
+  )
+  window = _window(instruction)
+  meetings = math.prod(
+    _meetings(lhs[str(d)], out[str(d)], *(w[d] for w in window))
+    for d in range(len(lhs) - 2)
+  )
+  return 2 * out['b'] * out['f'] * rhs['i'] * meetings
+
+
+def _window(instruction):
+  """Sizes, strides, low paddings, input's and kernel's dilations by axis."""
+  axes = len(instruction.attribute('dim_labels').split('_')[0]) - 2
+  text = instruction.attribute('window')
+
+  def field(name, otherwise):
+    found = re.search(rf'\b{name}=([\d_x\-]+)', text)
+    parts = found[1].split('x') if found else [otherwise] * axes
+    return [int(part.split('_')[0]) for part in parts]
+
+  names = ('size', 'stride', 'pad', 'lhs_dilate', 'rhs_dilate')
+  return [field(name, '0' if name == 'pad' else '1') for name in names]
+
+
+def _meetings(inputs, outputs, size, stride, low, dilation, kernel_dilation):
+  """How often an input and a place of the kernel meet along one axis."""
+  starts = np.arange(outputs)[:, None] * stride - low
+  places = starts + np.arange(size) * kernel_dilation
+  inside = (places >= 0) & (places <= (inputs - 1) * dilation)
+  return int(np.sum(inside & (places % dilation == 0)))
+
+
+def _branches(instruction):
+  names = ('branch_computations', 'true_computation', 'false_computation')
+  return [c for name in names for c in instruction.called(name)]
+
+
+def _trip_count(program, computation, instruction):
+  """How often a loop runs, or None if that depends on data."""
+  known = _TRIPS.search(instruction.attributes)
+  if known:
+    return int(known[1])
+  (name,) = instruction.called('condition')
+  condition = program.computations[name]
+  root = condition.root
+  compare = root
+  if root.op == 'fusion':
+    (inner,) = root.called('calls')
+    compare = program.computations[inner].root
+  operands = [condition.by_name[o] for o in root.operands]
+  if compare.attribute('direction') != 'LT' or len(operands) != 2:
+    return None
+  index, stop = operands
+  start = _start(computation, instruction, index)
+  if stop.op != 'constant' or start is None:
+    return None
+  return int(stop.arguments) - start
+
+
+def _start(computation, instruction, index):
+  """The number that a loop's counter begins with, or None."""
+  state = computation.by_name[instruction.operands[0]]
+  if index.op != 'get-tuple-element' or state.op != 'tuple':
+    return None
+  (place,) = index.integers('index')
+  value = computation.by_name[state.operands[place]]
+  while value.op in ('copy', 'copy-start', 'copy-done', 'bitcast'):
+    value = computation.by_name[value.operands[0]]
+  return int(value.arguments) if value.op == 'constant' else None
+
+
+def largest_arrays(text: str) -> list[Held]:
+  """Every array that a program writes to memory, the largest first.
+
+  What is within a fusion is never written and does not count.
+
+  Args:
+    text: from `compiled.as_text()`.
+  """
+  program = hlo_text.parse(text)
+  found, waiting, seen = set(), [program.entry], set()
+  while waiting:
+    computation = program.computations[waiting.pop()]
+    if computation.name in seen:
+      continue
+    seen.add(computation.name)
+    for instruction in computation.instructions:
+      found.update(
+        Held(a.elements, a.dtype, a.shape, instruction.op, computation.name)
+        for a in instruction.arrays
+      )
+      waiting += _run_by(instruction)
+  return sorted(found, reverse=True)
+
+
+def _run_by(instruction):
+  """The computations whose results are arrays in memory."""
+  if instruction.op == 'while':
+    return instruction.called('body')
+  if instruction.op == 'conditional':
+    return _branches(instruction)
+  if instruction.op == 'call':
+    return instruction.called('to_apply')
+  return []
+
+
+def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+  """Bytes of one device by what they hold.
+
+  Returns:
+    'arguments', 'temporaries', 'outputs', 'aliased' (outputs that lie where
+    donated arguments did) and 'peak', all of them together.
+  """
+  m = compiled.memory_analysis()
+  bytes_by_kind = {
+    'arguments': m.argument_size_in_bytes,
+    'temporaries': m.temp_size_in_bytes,
+    'outputs': m.output_size_in_bytes,
+    'aliased': m.alias_size_in_bytes,
+  }
+  aliased = bytes_by_kind['aliased']
+  return bytes_by_kind | {'peak': sum(bytes_by_kind.values()) - 2 * aliased}

@@ -1,0 +1,156 @@
+"""Reads the text of a compiled program (HLO) into computations."""
+
+from collections.abc import Iterator
+import dataclasses
+import functools
+import math
+import re
+
+_HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
+_INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = ')
+_ARRAY = re.compile(r'\b([a-z]\w*)\[([\d,<=]*)\]')
+_COMMENT = re.compile(r'/\*.*?\*/')
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+  """The type of an array: its dtype as HLO writes it ('f32'), its shape."""
+
+  dtype: str
+  shape: tuple[int, ...]
+
+  @property
+  def elements(self) -> int:
+    return math.prod(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  """One line of a computation.
+
+  Attributes:
+    name: of the result.
+    arrays: the result; several where it is a tuple.
+    op: the operation, 'dot', 'fusion', ...
+    arguments: the text in its parentheses.
+    attributes: the text behind them.
+  """
+
+  name: str
+  arrays: tuple[Array, ...]
+  op: str
+  arguments: str
+  attributes: str
+
+  @property
+  def operands(self) -> list[str]:
+    return re.findall(r'%([\w.\-]+)', self.arguments)
+
+  def attribute(self, name: str) -> str:
+    """Text of `name=...` up to the next space; '' where there is none."""
+    found = re.search(rf'\b{name}=(\{{[^}}]*\}}|[^\s]+?)(,|$)', self.attributes)
+    return found.group(1) if found else ''
+
+  def integers(self, name: str) -> tuple[int, ...]:
+    """The numbers of an attribute like `dimensions={0,2}`."""
+    return tuple(int(n) for n in re.findall(r'\d+', self.attribute(name)))
+
+  def called(self, name: str) -> list[str]:
+    """The computations that an attribute names."""
+    return re.findall(r'%([\w.\-]+)', self.attribute(name))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Computation:
+  """A computation: its instructions in order, the last one is its root.
+
+  HLO marks the root, which need not stand last; here it does.
+  """
+
+  name: str
+  instructions: tuple[Instruction, ...]
+
+  @functools.cached_property
+  def by_name(self) -> dict[str, Instruction]:
+    return {i.name: i for i in self.instructions}
+
+  @property
+  def root(self) -> Instruction:
+    return self.instructions[-1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+  """Computations by name, and the name of the one that is run."""
+
+  computations: dict[str, Computation]
+  entry: str
+
+
+def parse(text: str) -> Program:
+  """Reads what `compiled.as_text()` gives.
+
+  Raises:
+    ValueError: the text has no entry computation.
+  """
+  computations, entry = {}, None
+  for is_entry, name, lines in _blocks(text):
+    computations[name] = _computation(name, lines)
+    if is_entry:
+      entry = name
+  if entry is None:
+    raise ValueError('no ENTRY computation: is this the text of a program?')
+  return Program(computations, entry)
+
+
+def _blocks(text: str) -> Iterator[tuple[bool, str, list[str]]]:
+  header, lines = None, []
+  for line in text.splitlines():
+    if header is None:
+      header = _HEADER.match(line)
+      lines = []
+    elif line.startswith('}'):
+      yield bool(header[1]), header[2], lines
+      header = None
+    else:
+      lines.append(line)
+
+
+def _computation(name, lines):
+  instructions, root = [], None
+  for line in lines:
+    match = _INSTRUCTION.match(line)
+    if not match:
+      continue
+    instruction = _instruction(match[2], line[match.end() :])
+    if match[1]:
+      root = instruction
+    else:
+      instructions.append(instruction)
+  return Computation(name, (*instructions, *([root] if root else [])))
+
+
+def _instruction(name, text):
+  text = _COMMENT.sub('', text)
+  end = _end_of_type(text)
+  arrays = tuple(
+    Array(dtype, tuple(int(n) for n in re.findall(r'\d+', shape)))
+    for dtype, shape in _ARRAY.findall(text[:end])
+  )
+  op, _, rest = text[end:].strip().partition('(')
+  close = _closing(rest, 1)
+  return Instruction(name, arrays, op, rest[:close], rest[close + 1 :])
+
+
+def _end_of_type(text):
+  """Where the type of `type op(...)` ends; a tuple's type has spaces in it."""
+  return _closing(text[1:], 1) + 2 if text[0] == '(' else text.index(' ')
+
+
+def _closing(text, depth):
+  """The place of the parenthesis that closes `depth` open ones."""
+  for match in re.finditer(r'[()]', text):
+    depth += 1 if match[0] == '(' else -1
+    if depth == 0:
+      return match.start()
+  return len(text)

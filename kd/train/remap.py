@@ -1,0 +1,83 @@
+"""Adaptive layer maps: measured again as the student changes."""
+
+from collections.abc import Sequence
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd.core import types
+from kd.losses import layer_maps
+from kd.losses import objective as objective_lib
+from kd.losses import taps
+from kd.losses import terms as terms_lib
+from kd.models import gemma3
+from kd.train import update
+
+
+class Remap:
+  """Finds, for terms with an adaptive map, the layers to compare with."""
+
+  def __init__(self, model: gemma3.Gemma3, objective: objective_lib.Objective):
+    self._terms = objective.taps_terms
+    self._adaptive = [t for t in self._terms if t.loss.remap_every]
+    spec, _ = taps.specs(self._terms)
+    self._measure = jax.jit(
+      lambda params, batch, shown: _similarities(
+        self._adaptive,
+        self._terms,
+        gemma3.forward(model, params, batch, gemma3.TapSpec(*spec))[1],
+        shown,
+        batch,
+      )
+    )
+
+  def due(self, step: int) -> list[terms_lib.Term]:
+    """The terms whose map is measured before the update after `step`."""
+    return [t for t in self._adaptive if step % t.loss.remap_every == 0]
+
+  def __call__(
+    self,
+    step: int,
+    state: update.TrainState,
+    batch: types.Batch,
+    targets: types.Targets | None,
+  ) -> update.TrainState:
+    """The state with the maps that are due at this step, on this batch."""
+    due = self.due(step)
+    if not due:
+      return state
+    found = jax.device_get(self._measure(state.params, batch, targets.taps))
+    maps = dict(state.layer_maps)
+    for term in due:
+      similarity = found[term.key]
+      chosen = layer_maps.choose(similarity)
+      maps[term.key] = jnp.asarray(chosen, jnp.int32)
+      logging.info(
+        "step %d: losses.%s compares layers %s with the teacher's %s "
+        '(similarity %s)',
+        step,
+        term.key,
+        list(term.loss.student_hidden),
+        chosen.tolist(),
+        np.round(similarity[np.arange(len(chosen)), chosen], 3).tolist(),
+      )
+    return state.replace(layer_maps=maps)
+
+
+def _similarities(
+  adaptive: Sequence[terms_lib.Term],
+  terms: Sequence[terms_lib.Term],
+  student: types.Taps,
+  teacher: types.Taps,
+  batch: types.Batch,
+):
+  return {
+    term.key: layer_maps.similarity(
+      taps.pick_student(terms, term, student).hidden,
+      taps.pick_teacher(terms, term, teacher).hidden,
+      batch.weights,
+    )
+    for term in adaptive
+  }
