@@ -5,6 +5,7 @@ the ratio. Each is a process of its own, so that its peak of memory is its own.
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import json
 import os
 import statistics
@@ -77,10 +78,8 @@ class Program:
 
   def step(self) -> None:
     """Does and times one step."""
-    try:
+    with contextlib.suppress(BrokenPipeError):  # _read says what happened.
       print(file=self._process.stdin, flush=True)
-    except BrokenPipeError:
-      pass  # _read says what happened.
     self.seconds.append(self._read()['seconds'])
 
   def finish(self) -> float:

@@ -35,9 +35,7 @@ def main(argument):
   config = lambda name: gemma3_config.from_variant(
     spec[name], models.VARIANTS, name
   )
-  mesh = mesh_lib.make(
-    {'data': 1, 'fsdp': -1, 'tensor': 1}, topology.devices
-  )
+  mesh = mesh_lib.make({'data': 1, 'fsdp': -1, 'tensor': 1}, topology.devices)
   step = programs.build(
     config('student'),
     config('teacher'),

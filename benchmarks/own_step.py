@@ -7,7 +7,6 @@ Its argument is a JSON object:
   remat, chunk_tokens: as in configs/base.py.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import json
 import sys
@@ -18,11 +17,10 @@ from configs import base
 from kd.models import gemma3_config
 
 
-def arguments(tokens: Sequence[Sequence[int]]) -> dict[str, Any]:
-  """The argument without its models; settings are the config's defaults."""
+def arguments() -> dict[str, Any]:
+  """The settings of the argument: the config's defaults."""
   config = base.get_config()
   return {
-    'tokens': tokens,
     'remat': config.student.remat,
     'chunk_tokens': config.objective.chunk_tokens,
   }

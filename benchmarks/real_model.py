@@ -1,4 +1,4 @@
-"""Writes a GGUF model as a float32 Hugging Face folder, and prints a row of ids.
+"""Writes a GGUF model as a float32 Hugging Face folder; prints a row of ids.
 
 Usage: python -m benchmarks.real_model GGUF JSONL FOLDER LENGTH
 """

@@ -12,6 +12,8 @@ def _rounded(value):
     return float(f'{value:.{_DIGITS}g}')
   if isinstance(value, Mapping):
     return {k: _rounded(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return [_rounded(v) for v in value]
   return value
 
 

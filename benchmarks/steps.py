@@ -1,15 +1,37 @@
 """Measures our own step beside peers' and beside the machine's limit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import functools
 import sys
 from typing import Any
 
+from absl import app
+from absl import flags
+
 from benchmarks import alternate
+
+PEERS = flags.DEFINE_list(
+  'peers', None, "What to run beside ours, '' for nothing; by default all."
+)
+ROUNDS = flags.DEFINE_integer('rounds', 8, 'Steps that are measured.')
 
 _WARM_UP = 2
 OURS, LIMIT = 'ours', 'matmul'
+
+
+def peers(known: Sequence[str]) -> list[str]:
+  """The peers that --peers asks for.
+
+  Raises:
+    app.UsageError: one is not known.
+  """
+  if PEERS.value is None:
+    return list(known)
+  for peer in PEERS.value:
+    if peer not in known:
+      raise app.UsageError(f'unknown peer {peer!r}; known: {list(known)}')
+  return PEERS.value
 
 
 def measure(

@@ -5,6 +5,10 @@ import json
 import os
 import subprocess
 import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
 
 QUICK = (
   '--config=configs/quickstart.py',
@@ -62,3 +66,26 @@ def metrics(workdir: str) -> list[dict]:
     {k: v for k, v in line.items() if not k.startswith('perf/')}
     for line in lines
   ]
+
+
+def saved(workdir: str, step: int) -> dict[str, np.ndarray]:
+  """Parameters and optimizer state on disk, read by Orbax alone."""
+  found = {}
+  for item in ('params', 'optimizer'):
+    path = os.path.join(workdir, 'checkpoints', str(step), item)
+    tree = ocp.StandardCheckpointer().restore(path)
+    leaves = ocp.tree.to_flat_dict(tree, sep='/')
+    found.update({f'{item}/{k}': np.asarray(v) for k, v in leaves.items()})
+  return found
+
+
+def wait(process: subprocess.Popen, workdir: str) -> None:
+  """Until step 3 is trained and step 2, the first checkpoint, is whole."""
+  for _ in range(30_000):
+    lines = metrics(workdir)
+    trained = any(x['step'] >= 3 and x['phase'] == 'train' for x in lines)
+    if trained and os.path.isdir(os.path.join(workdir, 'checkpoints', '2')):
+      return
+    assert process.poll() is None, finish(process)
+    time.sleep(0.02)
+  raise AssertionError('step 3 never came')

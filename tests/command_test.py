@@ -29,6 +29,7 @@ REFUSED = {
     ['configs/quikstart.py', "'configs/quickstart.py'"],
   ),
   'no config': ([], ['--config', 'not given']),
+  'two configs': ([CONFIG, CONFIG], ['--config', 'given 2 times']),
   'unknown mode': ([CONFIG, '--mode=trian'], ['mode', 'train']),
   'stray argument': ([CONFIG, 'steps=3'], ['steps=3']),
   'unknown flag': ([CONFIG, '--wrokdir=x'], ['wrokdir', 'workdir']),

@@ -29,7 +29,7 @@ def test_placement_of_1b_over_fsdp_and_tensor():
   placed = _shardings('1b', fsdp=4, tensor=4)
   attention = placed['pattern']['layer_5']['attention']
   spec = jax.sharding.PartitionSpec
-  assert placed['embedding'].spec == spec('tensor', 'fsdp')
+  assert placed['embedding'].spec == spec(('fsdp', 'tensor'), None)
   assert attention['query'].spec == spec(None, 'fsdp', 'tensor', None)
   # One key head, four tensor devices: each holds it.
   assert attention['key'].spec == spec(None, 'fsdp', None, None)

@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import time
 
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from tests import command
@@ -28,17 +26,6 @@ def straight(folder):
   code, out, err = command.run(_arguments(folder, 'straight'))
   assert code == 0, err
   return f'{folder}/straight', out
-
-
-def _params(workdir, step=6):
-  """Parameters and optimizer state on disk, read by Orbax alone."""
-  found = {}
-  for item in ('params', 'optimizer'):
-    path = os.path.join(workdir, 'checkpoints', str(step), item)
-    tree = ocp.StandardCheckpointer().restore(path)
-    leaves = ocp.tree.to_flat_dict(tree, sep='/')
-    found.update({f'{item}/{k}': np.asarray(v) for k, v in leaves.items()})
-  return found
 
 
 def test_files_and_metrics(straight):
@@ -88,23 +75,11 @@ def test_files_and_metrics(straight):
   assert all('train/loss/ce' in x for x in baseline if x['phase'] == 'train')
 
 
-def _wait(process, workdir):
-  """Until step 3 is trained and step 2, the first checkpoint, is whole."""
-  for _ in range(30_000):
-    lines = command.metrics(workdir)
-    trained = any(x['step'] >= 3 and x['phase'] == 'train' for x in lines)
-    if trained and os.path.isdir(os.path.join(workdir, 'checkpoints', '2')):
-      return
-    assert process.poll() is None, command.finish(process)
-    time.sleep(0.02)
-  raise AssertionError('step 3 never came')
-
-
 @pytest.mark.parametrize('name', ['SIGKILL', 'SIGTERM'])
 def test_a_stopped_run_ends_as_an_undisturbed_one(name, folder, straight):
   workdir = f'{folder}/{name}'
   process = command.start(_arguments(folder, name))
-  _wait(process, workdir)
+  command.wait(process, workdir)
   process.send_signal(getattr(signal, name))
   code, _, err = command.finish(process)
   if name == 'SIGTERM':
@@ -114,8 +89,8 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(name, folder, straight):
   code, out, err = command.run(_arguments(folder, name))
   assert code == 0, err
   assert 'goes on from step' in out
-  expected = _params(straight[0])
-  got = _params(workdir)
+  expected = command.saved(straight[0], 6)
+  got = command.saved(workdir, 6)
   assert got.keys() == expected.keys() and len(got) > 50
   for key, value in expected.items():
     np.testing.assert_array_equal(got[key], value, err_msg=key)

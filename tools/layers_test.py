@@ -75,6 +75,8 @@ def test_good_house_passes(house):
     ('kd/main.py', 'import experiments.x', 'main may import: kd, configs'),
     ('configs/x.py', 'import kd.losses.sums', 'configs may import: configs'),
     ('data/x.py', 'import kd.losses.sums', 'data may import: data, kd.core'),
+    ('kd/train/x.py', 'import benchmarks.x', 'train may import: kd.core'),
+    ('benchmarks/peers/x.py', 'import kd.core.x', 'may import: benchmarks.p'),
     ('kd/novel/x.py', '', 'novel is in no layer'),
     # Libraries that have their place.
     ('kd/losses/x.py', 'import flax.linen as nn', 'imports flax.linen; only'),

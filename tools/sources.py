@@ -5,6 +5,7 @@ import dataclasses
 import os
 
 TOP_PACKAGES = (
+  'benchmarks',
   'configs',
   'data',
   'docs',

@@ -2,7 +2,7 @@
 
 The toolchain of python_venv runs every py_binary and py_test with that
 environment's Python, so the first `bazel run` or `bazel test` installs it. A
-target that has @oracles//:python in its data gets a second environment.
+target that has @NAME//:python in its data gets the side_venv of that name too.
 """
 
 _CHECK = """
@@ -96,9 +96,11 @@ def _python_venv_impl(rctx):
     python = _make_venv(rctx, options)
     rctx.file("BUILD", _TOOLCHAIN.format(python = python), executable = False)
 
-def _oracles_venv_impl(rctx):
-    unhashed = rctx.path(rctx.attr.unhashed)
-    python = _make_venv(rctx, ["--unhashed=%s" % unhashed])
+def _side_venv_impl(rctx):
+    options = ["--source_only=" + name for name in rctx.attr.source_only]
+    if rctx.attr.unhashed:
+        options.append("--unhashed=%s" % rctx.path(rctx.attr.unhashed))
+    python = _make_venv(rctx, options)
     rctx.file("python", python + "\n", executable = False)
     rctx.file("BUILD", 'exports_files(["python"])\n', executable = False)
 
@@ -106,6 +108,9 @@ _ATTRS = {
     "lock": attr.label(mandatory = True, allow_single_file = True),
     "python_max": attr.string(default = "3.12"),
     "python_min": attr.string(default = "3.11"),
+    "source_only": attr.string_list(
+        doc = "Packages of the lock that have no wheel, built after the rest.",
+    ),
     "_script": attr.label(
         allow_single_file = True,
         default = "//tools:make_venv.py",
@@ -116,18 +121,15 @@ _ATTRS = {
 # Bazel's folders and someone may have deleted them.
 python_venv = repository_rule(
     implementation = _python_venv_impl,
-    attrs = dict(_ATTRS, source_only = attr.string_list(
-        doc = "Packages of the lock that have no wheel, built after the rest.",
-    )),
+    attrs = _ATTRS,
     environ = ["KD_PYTHON", "KD_VENVS"],
     local = True,
 )
 
-oracles_venv = repository_rule(
-    implementation = _oracles_venv_impl,
+side_venv = repository_rule(
+    implementation = _side_venv_impl,
     attrs = dict(_ATTRS, unhashed = attr.label(
         allow_single_file = True,
-        mandatory = True,
         doc = "Requirements that are installed last, without hashes.",
     )),
     environ = ["KD_PYTHON", "KD_VENVS", "KD_TORCH_INDEX"],

@@ -49,7 +49,8 @@ def _models(spec):
     load = transformers.AutoModelForCausalLM.from_pretrained
     return [load(spec['folder'], dtype=torch.float32) for _ in range(2)]
   configs = [
-    transformers.Gemma3TextConfig(**spec[name]) for name in ('student', 'teacher')
+    transformers.Gemma3TextConfig(**spec[name])
+    for name in ('student', 'teacher')
   ]
   return [transformers.Gemma3ForCausalLM(config).float() for config in configs]
 

@@ -120,7 +120,11 @@ def _check_overrides(argv, flag_name):
       legal='a file such as '
       'configs/quickstart.py, or one with an argument: FILE:ARGUMENT',
     )
-  location = chosen[-1].split('=', 1)[1]
+  if len(chosen) > 1:
+    raise errors.ConfigError(
+      f'--{flag_name}', f'given {len(chosen)} times', legal='once'
+    )
+  location = chosen[0].split('=', 1)[1]
   config = load(location, flag_name)
   for argument in argv:
     match = re.match(rf'-{{1,2}}(no)?{flag_name}\.([^=]+)', argument)

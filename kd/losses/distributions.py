@@ -63,7 +63,7 @@ def log_softmax(logits: Array, temperature: Array) -> Array:
 def mixture(
   teachers: tuple[tuple[Array, Array], ...], size: int, temperature: Array
 ) -> Array:
-  """log sum_i share_i p_i [..., size]: teachers are mixed as probabilities.
+  """Log sum_i share_i p_i [..., size]: teachers are mixed as probabilities.
 
   Args:
     teachers: pairs of logits [..., V_t] and share [].

@@ -41,7 +41,9 @@ def build(name, temperature=1.0, clip=0.0):
     logits = distributions.Logits(
       jnp.asarray(student), teacher, jnp.zeros(student.shape[:-1], jnp.int32)
     )
-    return term.loss.per_token(logits, {'temperature': jnp.float32(temperature)})
+    return term.loss.per_token(
+      logits, {'temperature': jnp.float32(temperature)}
+    )
 
   return loss
 
@@ -151,9 +153,7 @@ def test_slots_that_are_not_used_change_nothing():
   short = top_k(teacher, 4)
   wide = types.TopK(
     jnp.pad(short.ids, [(0, 0)] * 2 + [(0, 3)], constant_values=-1),
-    jnp.pad(
-      short.logprobs, [(0, 0)] * 2 + [(0, 3)], constant_values=-jnp.inf
-    ),
+    jnp.pad(short.logprobs, [(0, 0)] * 2 + [(0, 3)], constant_values=-jnp.inf),
     short.tail_logprob,
   )
   for name in OWN:

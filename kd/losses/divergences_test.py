@@ -302,6 +302,8 @@ def test_ids_that_both_rule_out_change_nothing(spec):
   [
     (dict(name='forward_kl'), 0.25 * 1e5, np.log(4 / 3)),
     (dict(name='reverse_kl'), np.log(4 / 3), 0.25 * 1e5),
+    (dict(name='skewed_forward_kl', skew=0), 0.25 * 1e5, np.log(4 / 3)),
+    (dict(name='skewed_reverse_kl', skew=0), np.log(4 / 3), 0.25 * 1e5),
     (dict(name='total_variation'), 0.25, 0.25),
     (dict(name='skewed_forward_kl', skew=0.1), -0.25 * np.log(0.1), 0),
   ],
@@ -311,7 +313,7 @@ def test_what_an_id_costs_that_one_side_rules_out(
 ):
   even = np.zeros(4)
   without = np.array([-np.inf, 0, 0, 0])
-  if spec['name'] == 'skewed_forward_kl':
+  if spec == dict(name='skewed_forward_kl', skew=0.1):
     # Of the other ids: KL of 1/4 from 0.1 / 4 + 0.9 / 3, and back.
     ruled_out_by_student -= 0.75 * np.log(0.1 + 0.9 * 4 / 3)
     ruled_out_by_teacher -= np.log(0.1 + 0.9 * 3 / 4)

@@ -19,7 +19,7 @@ _EPSILON = 1e-6
 
 
 def _rounded(x, dtype):
-  """X to the digits of dtype, or to one less than float32 has.
+  """Rounds x to the digits of dtype, or to one less than float32 has.
 
   Both sides of a loss are rounded so, and equal states stay equal bits. A cast
   would not do: the compiler leaves out a cast and its inverse, and one side's
@@ -30,7 +30,7 @@ def _rounded(x, dtype):
 
 
 def _normed(x, weight):
-  """X weight / rms(x) along the last axis, float32 of the digits of x."""
+  """Gives x weight / rms(x), last axis, in float32 of the digits of x."""
   wide = x.astype(jnp.float32)
   mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
   normed = wide * jax.lax.rsqrt(mean_square + _EPSILON) * weight
@@ -120,7 +120,7 @@ def mse(mapped: Array, teacher: Array) -> Array:
 
 
 def _direction(x):
-  """X / ||x|| along the last axis and whether it exists; 0 where it does not.
+  """Gives x / ||x|| along the last axis, or 0, and whether it exists.
 
   Dividing by the largest entry first keeps the squares within float32.
   """

@@ -53,7 +53,6 @@ class _Layers(nn.Module):
   """
 
   config: gemma3_config.Gemma3Config
-  dtype: jnp.dtype
   kinds: tuple[str, ...]
   remat: str
   tapped: TapSpec
@@ -68,7 +67,7 @@ class _Layers(nn.Module):
     updated, hidden, heads = [], {}, {}
     for i, kind in enumerate(self.kinds):
       shows = i in self.tapped.attention
-      x, cache, read = layer(self.config, self.dtype, shows, name=f'layer_{i}')(
+      x, cache, read = layer(self.config, shows, name=f'layer_{i}')(
         x, angles[kind], seen[kind], caches[i], slots
       )
       updated.append(cache)
@@ -159,7 +158,6 @@ class Gemma3(nn.Module):
     c, p, groups = self.config, self.config.scan_period, self.config.scan_groups
     rest = range(groups * p, c.num_layers)
     slots = None if cache is None else positions
-    build = functools.partial(_Layers, c, self.dtype, remat=self.remat)
     scanned = nn.scan(
       _Layers,
       variable_axes={'params': 0},
@@ -169,7 +167,6 @@ class Gemma3(nn.Module):
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )(
       c,
-      self.dtype,
       c.layer_kinds[:p],
       self.remat,
       spec.places(range(groups * p), p),
@@ -180,9 +177,11 @@ class Gemma3(nn.Module):
     remainder, shown_rest = (), ({}, {})
     if rest:
       single = (None,) * len(rest) if cache is None else cache.remainder
-      x, (remainder, shown_rest) = build(
-        kinds=c.layer_kinds[rest.start :],
-        tapped=spec.places(rest, len(rest)),
+      x, (remainder, shown_rest) = _Layers(
+        c,
+        c.layer_kinds[rest.start :],
+        self.remat,
+        spec.places(rest, len(rest)),
         name='remainder',
       )(x, angles, seen, slots, single)
     if cache is not None:

@@ -20,10 +20,10 @@ def _parameter(module, name, init, shape, axes):
 
 
 def _project(x, w):
-  """x [B, L, ...] times w [..., *]: over the axes that they share, [B, L, *].
+  """Contracts x [B, L, ...] with the first axes of w [..., *]: [B, L, *].
 
-  As one product of matrices: of the weight's gradient over two axes XLA for CPU
-  makes a product with a transposed copy, which takes several times as long.
+  It is one product of two matrices: from a gradient that sums over B and L as
+  two axes XLA makes slow transposed copies on CPU.
   """
   shared = x.shape[2:]
   rest = w.shape[len(shared) :]
@@ -91,7 +91,6 @@ class Attention(nn.Module):
   """Grouped-query attention with normed queries and keys."""
 
   config: gemma3_config.Gemma3Config
-  dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x, angles, seen, cache, slots):
@@ -145,7 +144,7 @@ class Attention(nn.Module):
       value = cache[1].at[rows, slots].set(value.astype(cache[1].dtype))
       cache = (key, value)
       attended = attention.dense(
-        query, key.astype(self.dtype), value.astype(self.dtype), seen, scale
+        query, key.astype(x.dtype), value.astype(x.dtype), seen, scale
       )
     return _project(attended, w_out), cache, heads
 
@@ -154,7 +153,6 @@ class MLP(nn.Module):
   """GeGLU with the tanh approximation of GELU."""
 
   config: gemma3_config.Gemma3Config
-  dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -175,12 +173,10 @@ class Layer(nn.Module):
 
   Attributes:
     config: the model's sizes.
-    dtype: the type of activations.
     shows_heads: whether it returns what its attention reads.
   """
 
   config: gemma3_config.Gemma3Config
-  dtype: jnp.dtype
   shows_heads: bool
 
   @nn.compact
@@ -194,11 +190,11 @@ class Layer(nn.Module):
     def norm(name, y):
       return RMSNorm(self.config.norm_epsilon, 'norm', name=name)(y)
 
-    attended, cache, heads = Attention(
-      self.config, self.dtype, name='attention'
-    )(norm('pre_attention_norm', x), angles, seen, cache, slots)
+    attended, cache, heads = Attention(self.config, name='attention')(
+      norm('pre_attention_norm', x), angles, seen, cache, slots
+    )
     x = x + norm('post_attention_norm', attended)
-    hidden = MLP(self.config, self.dtype, name='mlp')(norm('pre_mlp_norm', x))
+    hidden = MLP(self.config, name='mlp')(norm('pre_mlp_norm', x))
     x = x + norm('post_mlp_norm', hidden)
     x = nn.with_logical_constraint(x, ('batch', 'length', 'embed_act'))
     return x, cache, heads if self.shows_heads else None

@@ -151,37 +151,79 @@ def _branches(instruction):
   return [c for name in names for c in instruction.called(name)]
 
 
-def _trip_count(program, computation, instruction):
+def _trip_count(program, computation, loop):
   """How often a loop runs, or None if that depends on data."""
-  known = _TRIPS.search(instruction.attributes)
+  known = _TRIPS.search(loop.attributes)
   if known:
     return int(known[1])
-  (name,) = instruction.called('condition')
-  condition = program.computations[name]
-  root = condition.root
-  compare = root
-  if root.op == 'fusion':
-    (inner,) = root.called('calls')
-    compare = program.computations[inner].root
-  operands = [condition.by_name[o] for o in root.operands]
-  if compare.attribute('direction') != 'LT' or len(operands) != 2:
+  condition, body = (
+    program.computations[loop.called(name)[0]] for name in ('condition', 'body')
+  )
+  op, operands = _inside(program, condition, condition.root)
+  if op.attribute('direction') != 'LT' or len(operands) != 2:
     return None
-  index, stop = operands
-  start = _start(computation, instruction, index)
-  if stop.op != 'constant' or start is None:
+  counter, stop = operands
+  if counter.op != 'get-tuple-element' or stop.op != 'constant':
     return None
-  return int(stop.arguments) - start
+  (place,) = counter.integers('index')
+  state = computation.by_name[loop.operands[0]]
+  start = _constant(computation, _element(computation, state, place))
+  step = _step(program, body, place)
+  if start is None or step is None:
+    return None
+  return -(-(int(stop.arguments) - start) // step)
 
 
-def _start(computation, instruction, index):
-  """The number that a loop's counter begins with, or None."""
-  state = computation.by_name[instruction.operands[0]]
-  if index.op != 'get-tuple-element' or state.op != 'tuple':
+def _inside(program, computation, instruction):
+  """What a fusion of one operation does, and to which operands of it."""
+  operands = [computation.by_name[o] for o in instruction.operands]
+  if instruction.op != 'fusion':
+    return instruction, operands
+  inner = program.computations[instruction.called('calls')[0]]
+  by_parameter = lambda i: (
+    operands[int(i.arguments)] if i.op == 'parameter' else i
+  )
+  found = [by_parameter(inner.by_name[o]) for o in inner.root.operands]
+  return inner.root, found
+
+
+def _step(program, body, place):
+  """What a loop's body adds to element `place` of its state, or None.
+
+  Not always 1: loops that the compiler makes of a product whose operand goes
+  round the devices do two rounds in one.
+  """
+  value = _element(body, body.root, place)
+  if value is None:
     return None
-  (place,) = index.integers('index')
-  value = computation.by_name[state.operands[place]]
+  op, operands = _inside(program, body, value)
+  if op.op != 'add':
+    return None
+  constants = [
+    c for c in (_constant(body, o) for o in operands) if c is not None
+  ]
+  return constants[0] if len(constants) == 1 else None
+
+
+def _element(computation, state, place):
+  """The instruction that gives an element of a tuple, or None."""
+  if state.op != 'tuple':
+    return None
+  return _uncopied(computation, computation.by_name[state.operands[place]])
+
+
+def _uncopied(computation, value):
   while value.op in ('copy', 'copy-start', 'copy-done', 'bitcast'):
     value = computation.by_name[value.operands[0]]
+  return value
+
+
+def _constant(computation, value):
+  """The number that an instruction is, or None."""
+  if value is None:
+    return None
+  if value.name in computation.by_name:  # Else it is within a fusion.
+    value = _uncopied(computation, value)
   return int(value.arguments) if value.op == 'constant' else None
 
 

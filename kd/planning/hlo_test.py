@@ -117,10 +117,14 @@ window={size=4 stride=3 lhs_dilate=4}, dim_labels=b0f_o0i->0bf
 
 %body (p.1: (s32[], f32[4,6,8])) -> (s32[], f32[4,6,8]) {
   %p.1 = (s32[]{:T(128)}, /*index=1*/f32[4,6,8]{2,1,0:T(8,128)}) parameter(0)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%p.1), index=0
+  %s.1 = f32[4,6,8]{2,1,0:T(8,128)} get-tuple-element(%p.1), index=1
+  %two = s32[]{:T(128)} constant(2)
+  %next = s32[]{:T(128)} add(%i.1, %two)
   %x = bf16[5,4,6]{2,1,0} custom-call(), custom_call_target="AllocateBuffer"
   %y = bf16[7,4,6]{2,1,0} custom-call(), custom_call_target="AllocateBuffer"
   %f = f32[4,5,7]{1,2,0:T(8,128)} fusion(%x, %y), kind=kOutput, calls=%fused
-  ROOT %out = (s32[]{:T(128)}, f32[4,6,8]{2,1,0}) copy(%p.1)
+  ROOT %out = (s32[]{:T(128)}, f32[4,6,8]{2,1,0}) tuple(%next, %s.1)
 }
 
 ENTRY %main (s: f32[4,6,8]) -> f32[4,6,8] {
@@ -128,16 +132,17 @@ ENTRY %main (s: f32[4,6,8]) -> f32[4,6,8] {
   %one = s32[]{:T(128)} constant(1)
   %start = s32[]{:T(128)} copy(%one)
   %t = (s32[]{:T(128)}, f32[4,6,8]{2,1,0:T(8,128)}) tuple(%start, %s)
-  %w = (s32[]{:T(128)}, f32[4,6,8]{2,1,0}) while(%t), condition=%cond, body=%body
+  %w = (s32[]{:T(128)}, f32[4,6,8]{2,1,0:T(8,128)}) while(%t), \
+condition=%cond, body=%body
   ROOT %r = f32[4,6,8]{2,1,0:T(8,128)} get-tuple-element(%w), index=1
 }
 """
 
 
 def test_the_text_of_the_tpu_compiler():
-  # A dot of 4 batches, 5 x 6 by 6 x 7, as a dilated convolution; a loop from 1
-  # to 7 with nothing but its condition to say so.
-  assert hlo.flops(_TPU, None) == 6 * 4 * 2 * 5 * 6 * 7
+  # A dot of 4 batches, 5 x 6 by 6 x 7, as a dilated convolution; a loop over 1,
+  # 3 and 5 with nothing but its condition and its body to say so.
+  assert hlo.flops(_TPU, None) == 3 * 4 * 2 * 5 * 6 * 7
   shapes = {(h.computation, h.shape) for h in hlo.largest_arrays(_TPU)}
   assert ('body', (7, 4, 6)) in shapes
   assert not any(computation == 'fused' for computation, _ in shapes)

@@ -1,0 +1,126 @@
+"""The benchmarks at tiny sizes, without peers."""
+
+import json
+import sys
+
+from absl import app
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import alternate
+from benchmarks import compile_tpu
+from benchmarks import environments
+from benchmarks import objective_tpu
+from benchmarks import programs
+from benchmarks import results
+from benchmarks import step_cpu
+from benchmarks import step_real_cpu
+from configs import models
+from kd.checkpoints import huggingface
+from kd.models import gemma3
+from kd.models import gemma3_config
+from kd.partitioning import mesh as mesh_lib
+from kd.planning import flops
+
+_MODEL = gemma3_config.from_variant('nano', models.VARIANTS, '').keep_layers(
+  (4, 5)
+)
+
+
+def _check(result, tokens):
+  """What every step's result says, and that it is one line of JSON."""
+  ours = result['programs']['ours']
+  assert set(result['programs']) == {'ours'}
+  assert ours['step_s'] * ours['tokens_per_s'] == pytest.approx(tokens)
+  assert 100 < ours['peak_mib'] < 4000
+  count = gemma3_config.parameter_count(_MODEL)
+  assert result['parameters'] == {'student': count, 'teacher': count}
+  reached = sum(result['step_gflop'].values()) / ours['step_s']
+  share = reached / result['limit_gflop_per_s']
+  assert result['limit_share'] == pytest.approx(share)
+
+
+def test_step_cpu(capsys):
+  result = step_cpu.run(_MODEL, _MODEL, 2, 32, 64, peers=(), rounds=2)
+  _check(result, tokens=64)
+  results.show(result)
+  (line,) = capsys.readouterr().out.splitlines()
+  assert json.loads(line)['benchmark'] == 'step_cpu'
+
+
+def test_step_real_cpu(tmp_path):
+  model = gemma3.build(_MODEL, 'float32', 'none', '')
+  params = programs.random_params(model, 0)
+  folder = str(tmp_path / 'hf')
+  huggingface.write(
+    folder, params, _MODEL, 'float32', 2, (1,), 0, lambda new: None
+  )
+  result = step_real_cpu.run(folder, list(range(3, 35)), 64, (), rounds=1)
+  _check(result, tokens=32)
+
+
+@pytest.mark.parametrize('module', [step_cpu, step_real_cpu, objective_tpu])
+def test_unknown_arguments_are_refused(module):
+  with pytest.raises(app.UsageError, match='surplus'):
+    module.main(['program', 'surplus'])
+
+
+def test_a_program_that_ends_is_named():
+  with pytest.raises(RuntimeError, match='benchmarks.matmul ended with 1'):
+    alternate.Program(sys.executable, 'benchmarks.matmul', {})
+
+
+def test_comparison():
+  measured = {
+    'ours': {'step_s': 2.0, 'peak_mib': 100.0},
+    'fast': {'step_s': 3.0, 'peak_mib': 400.0},
+    'lean': {'step_s': 4.0, 'peak_mib': 200.0},
+  }
+  assert alternate.compare(measured, 'ours', ['fast', 'lean']) == {
+    'fastest_peer': 'fast',
+    'speed_ratio': 1.5,
+    'leanest_peer': 'lean',
+    'memory_ratio': 0.5,
+  }
+
+
+def test_an_environment_that_is_not_there(monkeypatch):
+  monkeypatch.setenv('KD_PEERS_TRL_PYTHON', '/some/python')
+  assert environments.python('peers_trl') == '/some/python'
+  with pytest.raises(RuntimeError, match=r'make_venv.py requirements_new'):
+    environments.python('new')
+
+
+def test_programs_compute_what_is_on_paper():
+  mesh = mesh_lib.make({'data': 1, 'fsdp': 1, 'tensor': 1}, jax.devices()[:1])
+  step = programs.build(_MODEL, _MODEL, 'float32', 'block', 32, mesh)
+  rows, length = 2, 64
+  parts = flops.step(_MODEL, [_MODEL], rows, length, 'block', rows * length)
+  teacher = parts.pop('teacher')
+  paper = {
+    'objective': parts['objective'],
+    'teacher': teacher,
+    'step': sum(parts.values()),
+  }
+  found = {}
+  for name in paper:
+    function, arguments = step.program(name, rows, length)
+    # Chunks are of 16 positions of each row.
+    found[name] = compile_tpu.compiled(step, function, arguments, trips=4)
+    np.testing.assert_allclose(found[name]['flops'], paper[name], rtol=1e-3)
+  found['large'] = {'error': 'does not fit'}
+  shown = objective_tpu.summary(found, paper)
+  assert shown['large'] == {'error': 'does not fit'}
+  assert shown['step']['flops_to_paper'] == pytest.approx(1, rel=1e-3)
+  state = gemma3_config.parameter_count(_MODEL) * 3 * 4
+  assert shown['step']['aliased'] * 2**30 == pytest.approx(state, rel=0.01)
+
+
+def test_cases_of_tpus():
+  found = objective_tpu.cases([2048, 8192], large=True)
+  assert [c['topology'] for c in found] == ['v5e:2x4', 'v5e:2x4', 'v5e:4x4']
+  paper = objective_tpu.on_paper(found[0], rows=8)
+  # 3 products of the student's logits and 1 of the teacher's.
+  widths = 3 * 1152 + 2560
+  assert paper['objective'] == 2 * 8 * 2048 * 262144 * widths

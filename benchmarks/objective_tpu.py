@@ -1,0 +1,129 @@
+"""Memory and operations of the objective and the step on TPUs, compiled here.
+
+No TPU is needed: the compiler comes with the environment `libtpu`. One row a
+chip, forward KL, AdamW, bfloat16 activations: 1B from 4B on v5e:2x4 at three
+lengths, and 4B from 27B on v5e:4x4. Prints one line of JSON: by case and
+program GiB a chip, and operations beside the count on paper; beside them what
+Tunix's own step takes, or the compiler's error where it does not fit.
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+import subprocess
+import sys
+from typing import Any
+
+from absl import app
+from absl import flags
+
+from benchmarks import alternate
+from benchmarks import environments
+from benchmarks import results
+from configs import models
+from kd.models import gemma3_config
+from kd.planning import flops
+
+_PEER = flags.DEFINE_bool('peer', True, "Also compile Tunix's: takes long.")
+_LENGTHS = flags.DEFINE_list(
+  'lengths', ['2048', '8192', '32768'], 'Tokens a row of 1B from 4B.'
+)
+_LARGE = flags.DEFINE_bool('large', True, 'Also compile 4B from 27B.')
+
+_CHUNK_TOKENS = 64
+_REMAT = 'block'
+_TPU = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
+_CHIPS = {'v5e:2x4': 8, 'v5e:4x4': 16}
+
+
+def on_paper(case: Mapping[str, Any], rows: int) -> dict[str, int]:
+  """Operations of each program of compile_tpu.
+
+  Args:
+    case: its argument.
+    rows: B.
+  """
+  student, teacher = (
+    gemma3_config.from_variant(case[name], models.VARIANTS, name)
+    for name in ('student', 'teacher')
+  )
+  tokens = rows * case['length']
+  parts = flops.step(
+    student, [teacher], rows, case['length'], case['remat'], tokens
+  )
+  teacher_part = parts.pop('teacher')
+  return {
+    'objective': parts['objective'],
+    'teacher': teacher_part,
+    'step': sum(parts.values()),
+  }
+
+
+def summary(found: Mapping[str, Any], paper: Mapping[str, int]):
+  """What a program of compile_tpu or tunix_compile says, GiB for bytes."""
+  shown = {}
+  for name, program in found.items():
+    if 'error' in program:
+      shown[name] = program
+      continue
+    shown[name] = {k: b / 2**30 for k, b in program['bytes'].items()}
+    if 'flops' in program:
+      shown[name]['tflop'] = 1e-12 * program['flops']
+      shown[name]['flops_to_paper'] = program['flops'] / paper[name]
+  return shown
+
+
+def _compile(python, module, case):
+  """What a program that compiles prints; it may take many minutes."""
+  done = subprocess.run(
+    [python, '-m', module, json.dumps(case)],
+    check=True,
+    text=True,
+    stdout=subprocess.PIPE,
+    env=alternate.environment(path=environments.packages('libtpu'), **_TPU),
+  )
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def cases(lengths: Sequence[int], large: bool) -> list[dict[str, Any]]:
+  """The arguments of compile_tpu, one for each case."""
+  settings = {'remat': _REMAT, 'chunk_tokens': _CHUNK_TOKENS}
+  small = {'topology': 'v5e:2x4', 'student': '1b', 'teacher': '4b'}
+  found = [
+    small
+    | {'length': length, 'programs': ['objective', 'teacher', 'step']}
+    | settings
+    for length in lengths
+  ]
+  if large:
+    models_ = {'topology': 'v5e:4x4', 'student': '4b', 'teacher': '27b'}
+    found.append(
+      models_ | {'length': 2048, 'programs': ['teacher', 'step']} | settings
+    )
+  return found
+
+
+def main(argv):
+  """Prints the result."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]!r}')
+  shown = []
+  for case in cases([int(n) for n in _LENGTHS.value], _LARGE.value):
+    alternate.say(f'compiling {case}')
+    ours = _compile(sys.executable, 'benchmarks.compile_tpu', case)
+    paper = on_paper(case, _CHIPS[case['topology']])
+    result = case | {'ours': summary(ours, paper)}
+    if _PEER.value:
+      alternate.say("compiling Tunix's")
+      peer = _compile(
+        environments.python('peers_tunix'),
+        'benchmarks.peers.tunix_compile',
+        case | {'programs': ['teacher', 'step']},
+      )
+      result['tunix'] = summary(peer, paper)
+    del result['programs']
+    shown.append(result)
+  results.show({'benchmark': 'objective_tpu', 'cases': shown})
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,183 @@
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd.core import types
+from kd.models import attention
+from kd.models import gemma3
+from kd.models import gemma3_config
+from kd.models import layers
+
+# Two groups of three layers, and two that are left.
+_KINDS = gemma3_config.periodic_kinds(8, 3)
+_CONFIG = gemma3_config.Gemma3Config(
+  embed_dim=32,
+  mlp_dim=48,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  vocab_size=64,
+  layer_kinds=_KINDS,
+  window=4,
+  context=128,
+  query_scale=12.0,
+  local_rope_base=1e4,
+  global_rope_base=1e6,
+  global_rope_factor=8.0,
+  norm_epsilon=1e-6,
+)
+_EMPTY = gemma3.TapSpec((), ())
+
+
+def _model(remat='none'):
+  return gemma3.build(_CONFIG, 'float32', remat, 'student')
+
+
+@pytest.fixture(scope='module')
+def params():
+  init = jax.jit(lambda rng: gemma3.init_params(_model(), rng))
+  return init(jax.random.key(0))
+
+
+def _batch():
+  """Rows [2, 11] of two segments each."""
+  random = np.random.default_rng(0)
+  positions = np.tile(np.r_[:6, :5].astype(np.int32), (2, 1))
+  ids = np.tile(np.repeat([1, 2], [6, 5]).astype(np.int32), (2, 1))
+  tokens = random.integers(1, 64, (2, 11), np.int32)
+  return types.Batch(
+    tokens=tokens,
+    targets=tokens,
+    positions=positions,
+    segment_ids=ids,
+    parts=np.zeros_like(ids),
+    weights=np.ones(ids.shape, np.float32),
+    row_id=np.arange(2, dtype=np.int32),
+  )
+
+
+def _layer_params(params, i):
+  if i < 6:
+    stacked = params['pattern'][f'layer_{i % 3}']
+    return jax.tree.map(lambda x: x[i // 3], stacked)
+  return params['remainder'][f'layer_{i - 6}']
+
+
+def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
+  """All layers, out of order, beside each by itself."""
+  batch, c = _batch(), _CONFIG
+  order = (7, 0, 1, 5, 2, 6, 3, 4)
+  spec = gemma3.TapSpec(hidden=order, attention=order[::-1])
+  run = jax.jit(lambda p: gemma3.forward(_model(), p, batch, spec))
+  final, shown = run(params)
+  assert shown.hidden.shape == (8, 2, 11, 32)
+  assert shown.query.shape == (8, 2, 11, 4, 8)
+  assert shown.key.shape == shown.value.shape == (8, 2, 11, 2, 8)
+  places = attention.Places(batch.positions, batch.segment_ids)
+  x = params['embedding'][batch.tokens] * np.float32(32) ** 0.5
+  for i, kind in enumerate(_KINDS):
+    is_local = kind == gemma3_config.LOCAL
+    angles = layers.rotary_angles(
+      batch.positions,
+      c.head_dim,
+      c.local_rope_base if is_local else c.global_rope_base,
+      1.0 if is_local else c.global_rope_factor,
+    )
+    sight = attention.Sight(places, c.window if is_local else None)
+    x, _, heads = layers.Layer(c, True).apply(
+      {'params': _layer_params(params, i)}, x, angles, sight, None, None
+    )
+    np.testing.assert_allclose(shown.hidden[order.index(i)], x, atol=2e-5)
+    taken = (shown.query, shown.key, shown.value)
+    for found, wanted in zip(taken, heads, strict=True):
+      np.testing.assert_allclose(found[order[::-1].index(i)], wanted, atol=2e-5)
+  norm = layers.RMSNorm(c.norm_epsilon, 'norm')
+  normed = norm.apply({'params': params['final_norm']}, shown.hidden[0])
+  np.testing.assert_allclose(normed, final, atol=1e-6)
+
+
+def test_what_attention_reads_is_what_is_shown(params):
+  """Attention by the formula over what is shown, projected, is its output."""
+  batch = _batch()
+  module = layers.Attention(_CONFIG)
+  of_layer = _layer_params(params, 2)['attention']
+  x = np.random.default_rng(0).normal(size=(2, 11, 32)).astype(np.float32)
+  angles = layers.rotary_angles(batch.positions, 8, 1e6, 8.0)
+  places = attention.Places(batch.positions, batch.segment_ids)
+  out, _, (query, key, value) = module.apply(
+    {'params': of_layer}, x, angles, attention.Sight(places, None), None, None
+  )
+  seen = np.asarray(attention.mask(places, places, None))
+  key, value = (np.repeat(y, 2, axis=2) for y in (key, value))
+  scores = np.einsum('blnh,bmnh->bnlm', query, key) * 12.0**-0.5
+  chance = np.where(seen[:, None], np.exp(scores), 0)
+  chance /= chance.sum(-1, keepdims=True)
+  wanted = np.einsum('bnlm,bmnh,nhd->bld', chance, value, of_layer['out'])
+  np.testing.assert_allclose(out, wanted, atol=1e-5)
+
+
+def test_remat_changes_no_gradient(params):
+  """Neither that through the final hidden states nor those through taps."""
+  batch = _batch()
+  spec = gemma3.TapSpec(hidden=(1, 6), attention=(3, 7))
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def gradient(model, params):
+    def loss(params):
+      hidden, shown = gemma3.forward(model, params, batch, spec)
+      return sum((x**2).mean() for x in jax.tree.leaves((hidden, shown)))
+
+    return jax.grad(loss)(params)
+
+  plain = gradient(_model(), params)
+  # Of layer 7 only what stands before its attention matters to the taps.
+  assert jnp.abs(plain['remainder']['layer_1']['attention']['key']).max() > 0
+  for remat in ('block', 'dots'):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
+      gradient(_model(remat), params),
+      plain,
+    )
+
+
+def _program(spec, remat='none'):
+  """The forward program as text."""
+  params = nn.unbox(gemma3.abstract_params(_model()))
+  batch = _batch()
+
+  def run(params):
+    if spec is None:
+      return _model(remat).apply(
+        {'params': params}, batch.tokens, batch.positions, batch.segment_ids
+      )[0]
+    return gemma3.forward(_model(remat), params, batch, spec)[0:2]
+
+  return str(jax.jit(run).trace(params).jaxpr)
+
+
+@pytest.mark.parametrize('remat', list(gemma3.REMAT_POLICIES))
+def test_nothing_tapped_costs_nothing(remat):
+  assert _program(_EMPTY, remat) == _program(None, remat)
+
+
+def test_only_layers_in_the_same_place_are_stacked():
+  plain = _program(_EMPTY).count('f32[2,2,11,32]')
+  assert plain == 0
+  # The scan's output, in its signature and where it is read.
+  once = _program(gemma3.TapSpec((1,), ())).count('f32[2,2,11,32]')
+  twice = _program(gemma3.TapSpec((1, 4), ())).count('f32[2,2,11,32]')
+  both = _program(gemma3.TapSpec((1, 2), ())).count('f32[2,2,11,32]')
+  # Taps' own array of two layers has the same shape.
+  assert (once, twice, both) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+  'spec', [gemma3.TapSpec((8,), ()), gemma3.TapSpec((), (-1,))]
+)
+def test_layers_that_do_not_exist_are_refused(spec, params):
+  with pytest.raises(ValueError, match='layer (8|-1) of 8'):
+    gemma3.forward(_model(), params, _batch(), spec)
