@@ -88,8 +88,9 @@ def test_comparison():
 def test_an_environment_that_is_not_there(monkeypatch):
   monkeypatch.setenv('KD_PEERS_TRL_PYTHON', '/some/python')
   assert environments.python('peers_trl') == '/some/python'
-  with pytest.raises(RuntimeError, match=r'make_venv.py requirements_new'):
-    environments.python('new')
+  monkeypatch.delenv('KD_LIBTPU_PYTHON', raising=False)
+  with pytest.raises(RuntimeError, match='make_venv.py requirements_libtpu'):
+    environments.python('libtpu')
 
 
 def test_programs_compute_what_is_on_paper():

@@ -1,5 +1,6 @@
 """Every shipped config resolves, and its step is traced without weights."""
 
+import functools
 import glob
 import os
 
@@ -14,6 +15,8 @@ from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import tokenizers
+from kd.losses import taps
+from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.partitioning import rules
 from kd.train import parameters
@@ -59,31 +62,37 @@ def _trace(run):
     weights=jax.ShapeDtypeStruct(shape, jnp.float32),
     row_id=jax.ShapeDtypeStruct(shape[:1], jnp.int32),
   )
-  targets = None
-  if run.teacher:
-    width = run.teacher.config.embed_dim
-    targets = types.Targets(
-      final_hidden=jax.ShapeDtypeStruct(
-        (*shape, width), run.teacher.module.dtype
-      ),
-      unembedding=jax.ShapeDtypeStruct(
-        (run.teacher.config.vocab_size, width), jnp.float32
-      ),
-    )
   step = update.make(
     run.student.module,
-    run.terms,
+    run.objective,
     run.optimizer,
     run.rate,
-    config.objective.chunk_tokens,
     config.optimizer.micro_batches,
   )
   state = jax.eval_shape(
-    lambda p: update.init_state(p, run.optimizer, 0),
+    lambda p: update.init_state(p, run.objective, run.optimizer, 0),
     parameters.abstract(run.student),
   )
+  teachers = [
+    (model.module, parameters.abstract(model)) for model, _ in run.teachers
+  ]
   with rules.active(run.mesh):
-    return state, *jax.eval_shape(step, state, batch, targets)
+    targets = _targets(run, teachers, batch) if teachers else None
+    return state, *jax.eval_shape(jax.jit(step), state, batch, targets)
+
+
+def _targets(run, teachers, batch):
+  """Shapes of what the teachers would say."""
+  _, spec = taps.specs(run.objective.taps_terms)
+  found = []
+  for module, params in teachers:
+    forward = functools.partial(gemma3.forward, module)
+    hidden, shown = jax.eval_shape(
+      jax.jit(forward, static_argnums=2), params, batch, gemma3.TapSpec(*spec)
+    )
+    share = jax.ShapeDtypeStruct((), jnp.float32)
+    found.append((types.Dense(hidden, params['embedding'], share), shown))
+  return types.Targets(tuple(dense for dense, _ in found), found[0][1])
 
 
 @pytest.mark.parametrize('file', FILES)
@@ -92,7 +101,7 @@ def test_resolves_and_traces(file, tmp_path):
   before, after, out = _trace(run)
   same = lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype)
   assert all(jax.tree.leaves(jax.tree.map(same, before, after)))
-  assert out.sums.keys() == {term.key for term in run.terms}
+  assert out.sums.keys() == {term.key for term in run.objective.terms}
 
 
 def _quickstart(**changes):

@@ -148,7 +148,8 @@ def test_same_distribution_costs_exactly_nothing(name):
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
 
-def test_slots_that_are_not_used_change_nothing():
+@pytest.mark.parametrize('name', sorted(OWN))
+def test_slots_that_are_not_used_change_nothing(name):
   student, teacher = random_pair(vocab=9)
   short = top_k(teacher, 4)
   wide = types.TopK(
@@ -156,16 +157,15 @@ def test_slots_that_are_not_used_change_nothing():
     jnp.pad(short.logprobs, [(0, 0)] * 2 + [(0, 3)], constant_values=-jnp.inf),
     short.tail_logprob,
   )
-  for name in OWN:
-    loss = build(name)
-    gradient = jax.grad(lambda s, t: jnp.sum(loss(s, t)))
-    np.testing.assert_allclose(
-      loss(student, wide), loss(student, short), rtol=1e-6
-    )
-    got = gradient(jnp.asarray(student), wide)
-    np.testing.assert_allclose(
-      got, gradient(jnp.asarray(student), short), atol=1e-6
-    )
+  loss = build(name)
+  np.testing.assert_allclose(
+    loss(student, wide), loss(student, short), rtol=1e-6
+  )
+  gradient = jax.grad(lambda s, t: jnp.sum(loss(s, t)))
+  student = jnp.asarray(student)
+  np.testing.assert_allclose(
+    gradient(student, wide), gradient(student, short), atol=1e-6
+  )
 
 
 @pytest.mark.parametrize('name', sorted(set(OWN) - {'adaptive_kl'}))
