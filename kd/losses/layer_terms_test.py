@@ -61,11 +61,13 @@ def make_batch():
   )
 
 
-def run(objective, layer_maps=None):
+def run(objective, layer_maps=None, share_path=False):
   student_spec, teacher_spec = taps.specs(objective.taps_terms)
   student, student_taps = shown(STUDENT, student_spec, 0)
   teacher, teacher_taps = shown(TEACHER, teacher_spec, 1)
   paths, first_maps = taps.init(objective.taps_terms, jax.random.key(0))
+  if share_path:
+    paths = dict.fromkeys(paths, next(iter(paths.values())))
   batch = make_batch()
   total, sums = taps.total(
     objective.taps_terms,
@@ -161,3 +163,12 @@ def test_no_gradient_reaches_the_teacher():
   mine, theirs = jax.grad(total, argnums=(0, 1))(student, teacher)
   assert not any(np.any(x) for x in jax.tree.leaves(theirs))
   assert all(np.any(x) for x in jax.tree.leaves(mine))
+
+
+def test_each_term_drops_entries_of_its_own():
+  spec = base.term('hidden_states', dropout=0.5)
+  _, sums, *_ = run(build(a=spec, b=spec), share_path=True)
+  assert sums['a'] != sums['b']
+  spec = base.term('hidden_states', dropout=0.0)
+  _, sums, *_ = run(build(a=spec, b=spec), share_path=True)
+  assert sums['a'] == sums['b']

@@ -90,6 +90,11 @@ def test_random_positions_depend_on_row_and_key_alone():
   np.testing.assert_array_equal(one.weights, two.weights[::-1])
   other = select('random', 0.5, hidden, unembedding, None, batch, seed=1)
   assert ((one.weights > 0) != (other.weights > 0)).any()
+  same = batch.replace(
+    weights=jnp.ones((B, L)), parts=jnp.zeros((B, L), jnp.int32)
+  )
+  kept = select('random', 0.5, hidden, unembedding, None, same).weights > 0
+  assert (kept[0] != kept[1]).any()
 
 
 def test_a_sparse_teachers_entropy_needs_no_logits():
