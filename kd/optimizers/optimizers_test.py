@@ -85,7 +85,7 @@ def test_adafactor_first_update():
     (lambda o: o.update(clip_norm=-1.0), ('optimizer.clip_norm',)),
     (lambda o: o.update(momentum=1.0), ('optimizer.momentum', 'b1')),
     (
-      lambda o: o.lr.update(name='cosine'),
+      lambda o: o.lr.update(name='warmup_cosin'),
       ('optimizer.lr.name', 'warmup_cosine'),
     ),
     (lambda o: o.lr.update(peek=1.0), ('optimizer.lr.peek', 'peak')),
