@@ -31,12 +31,11 @@ _MODEL = gemma3_config.from_variant('nano', models.VARIANTS, '').keep_layers(
 def _check(result, tokens):
   """What every step's result says, and that it is one line of JSON."""
   ours = result['programs']['ours']
-  assert set(result['programs']) == {'ours'}
   assert ours['step_s'] * ours['tokens_per_s'] == pytest.approx(tokens)
   assert 100 < ours['peak_mib'] < 4000
   count = gemma3_config.parameter_count(_MODEL)
   assert result['parameters'] == {'student': count, 'teacher': count}
-  reached = sum(result['step_gflop'].values()) / ours['step_s']
+  reached = sum(result['step_gflop']['ours'].values()) / ours['step_s']
   share = reached / result['limit_gflop_per_s']
   assert result['limit_share'] == pytest.approx(share)
 
@@ -44,6 +43,10 @@ def _check(result, tokens):
 def test_step_cpu(capsys):
   result = step_cpu.run(_MODEL, _MODEL, 2, 32, 64, peers=(), rounds=2)
   _check(result, tokens=64)
+  assert set(result['programs']) == {'ours', 'ours_selective'}
+  # 31 of 32 positions have a target, and 8 of them are kept.
+  whole, kept = (g['objective'] for g in result['step_gflop'].values())
+  assert kept / whole == pytest.approx(8 / 31)
   results.show(result)
   (line,) = capsys.readouterr().out.splitlines()
   assert json.loads(line)['benchmark'] == 'step_cpu'
@@ -58,6 +61,7 @@ def test_step_real_cpu(tmp_path):
   )
   result = step_real_cpu.run(folder, list(range(3, 35)), 64, (), rounds=1)
   _check(result, tokens=32)
+  assert set(result['programs']) == {'ours'}
 
 
 @pytest.mark.parametrize('module', [step_cpu, step_real_cpu, objective_tpu])
@@ -95,7 +99,10 @@ def test_an_environment_that_is_not_there(monkeypatch):
 
 def test_programs_compute_what_is_on_paper():
   mesh = mesh_lib.make({'data': 1, 'fsdp': 1, 'tensor': 1}, jax.devices()[:1])
-  step = programs.build(_MODEL, _MODEL, 'float32', 'block', 32, mesh)
+  everywhere = {'rule': 'all', 'share': 1.0}
+  step = programs.build(
+    _MODEL, _MODEL, 'float32', 'block', 32, everywhere, mesh
+  )
   rows, length = 2, 64
   parts = flops.step(_MODEL, [_MODEL], rows, length, 'block', rows * length)
   teacher = parts.pop('teacher')
@@ -114,7 +121,10 @@ def test_programs_compute_what_is_on_paper():
   shown = objective_tpu.summary(found, paper)
   assert shown['large'] == {'error': 'does not fit'}
   assert shown['step']['flops_to_paper'] == pytest.approx(1, rel=1e-3)
-  state = gemma3_config.parameter_count(_MODEL) * 3 * 4
+  count = gemma3_config.parameter_count(_MODEL)
+  embedding = _MODEL.vocab_size * _MODEL.embed_dim
+  assert step.teacher_bytes_beside() == 4 * (count - embedding)
+  state = count * 3 * 4
   assert shown['step']['aliased'] * 2**30 == pytest.approx(state, rel=0.01)
 
 

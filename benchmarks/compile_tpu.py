@@ -7,27 +7,29 @@ Its argument is a JSON object:
   remat, chunk_tokens: as in configs/base.py.
   programs: of 'objective', 'teacher', 'step'.
 Prints one JSON object, by program: bytes a chip by kind and operations of all
-chips, or the error of a program that does not fit.
+chips, or the error of a program that does not fit. Of the step also
+'with_teacher': its peak and the parameters of the teacher that lie beside it.
 """
 
 import json
 import sys
 import time
 
+import jax
+from jax.experimental import topologies
+
+from benchmarks import alternate
+from benchmarks import programs
 from benchmarks import stepper
+from configs import models
+from kd.models import gemma3_config
+from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import rules
+from kd.planning import hlo
 
 
 def main(argument):
   stream = stepper.claim_stdout()
-  import jax
-  from jax.experimental import topologies
-
-  from benchmarks import alternate
-  from benchmarks import programs
-  from configs import models
-  from kd.models import gemma3_config
-  from kd.partitioning import mesh as mesh_lib
-
   spec = json.loads(argument)
   topology = topologies.get_topology_desc(
     platform='tpu', topology_name=spec['topology']
@@ -42,6 +44,7 @@ def main(argument):
     'bfloat16',
     spec['remat'],
     spec['chunk_tokens'],
+    {'rule': 'all', 'share': 1.0},
     mesh,
   )
   rows, length = len(topology.devices), spec['length']
@@ -54,15 +57,15 @@ def main(argument):
       found[name] = compiled(step, function, arguments, trips)
     except jax.errors.JaxRuntimeError as e:
       found[name] = {'error': str(e).strip().splitlines()[0]}
+    if name == 'step' and 'bytes' in found[name]:
+      sizes = found[name]['bytes']
+      sizes['with_teacher'] = sizes['peak'] + step.teacher_bytes_beside()
     alternate.say(f'{name} {length}: {time.monotonic() - begin:.0f} s')
   print(json.dumps(found), file=stream, flush=True)
 
 
 def compiled(step, function, arguments, trips):
   """Compiles for the step's mesh; bytes a chip, operations of all chips."""
-  from kd.partitioning import rules
-  from kd.planning import hlo
-
   with rules.active(step.mesh):
     program = function.lower(*arguments).compile()
   operations = hlo.flops(program.as_text(), trips) * step.mesh.size

@@ -6,6 +6,9 @@ Its argument is a JSON object; size: of the square matrices.
 import json
 import sys
 
+import jax
+import jax.numpy as jnp
+
 from benchmarks import stepper
 
 _PRODUCTS = 8  # One alone is over before the machine's noise evens out.
@@ -13,9 +16,6 @@ _PRODUCTS = 8  # One alone is over before the machine's noise evens out.
 
 def main(argument):
   stream = stepper.claim_stdout()
-  import jax
-  import jax.numpy as jnp
-
   size = json.loads(argument)['size']
   x = jax.random.normal(jax.random.key(0), (size, size))
   product = jax.jit(jnp.matmul)

@@ -4,23 +4,32 @@ Its argument is a JSON object:
   folder: a Hugging Face folder that student and teacher are loaded from, or
   student, teacher: fields of Gemma3Config.
   tokens: ids, rows of equal length.
-  remat, chunk_tokens: as in configs/base.py.
+  remat, chunk_tokens, positions: as in configs/base.py.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import json
 import sys
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from benchmarks import programs
 from benchmarks import stepper
 from configs import base
+from kd.checkpoints import weights
 from kd.models import gemma3_config
+from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import rules
 
 
-def arguments() -> dict[str, Any]:
-  """The settings of the argument: the config's defaults."""
+def arguments(positions: Mapping[str, Any]) -> dict[str, Any]:
+  """The settings of the argument: the config's defaults but for `positions`."""
   config = base.get_config()
   return {
+    'positions': dict(positions),
     'remat': config.student.remat,
     'chunk_tokens': config.objective.chunk_tokens,
   }
@@ -33,18 +42,17 @@ def fields(config: gemma3_config.Gemma3Config) -> dict[str, Any]:
 
 def main(argument):
   stream = stepper.claim_stdout()
-  import jax
-  import jax.numpy as jnp
-
-  from benchmarks import programs
-  from kd.partitioning import mesh as mesh_lib
-  from kd.partitioning import rules
-
   spec = json.loads(argument)
   mesh = mesh_lib.make({'data': 1, 'fsdp': 1, 'tensor': 1}, jax.devices())
   student, teacher = _configs(spec)
   step = programs.build(
-    student, teacher, 'float32', spec['remat'], spec['chunk_tokens'], mesh
+    student,
+    teacher,
+    'float32',
+    spec['remat'],
+    spec['chunk_tokens'],
+    spec['positions'],
+    mesh,
   )
   rows = jnp.asarray(spec['tokens'], jnp.int32)
   batch = jax.device_put(programs.batch(rows), rules.batch_sharding(mesh))
@@ -63,8 +71,6 @@ def main(argument):
 
 
 def _configs(spec):
-  from kd.checkpoints import weights
-
   if 'folder' in spec:
     config = weights.model_config(f'hf:{spec["folder"]}', 'folder')
     return config, config
@@ -77,11 +83,6 @@ def _configs(spec):
 
 
 def _params(spec, step, model, seed):
-  import jax
-
-  from benchmarks import programs
-  from kd.checkpoints import weights
-
   if 'folder' not in spec:
     return programs.random_params(model, seed)
   shapes = step.abstract_params(model, 'float32')

@@ -1,7 +1,10 @@
 """The project's own step as the benchmarks run and compile it."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +28,13 @@ _STEPS = 1000
 _NO_TAPS = gemma3.TapSpec((), ())
 
 
-def _objective(chunk_tokens):
-  """Forward KL at temperature 1, at every position."""
+def _objective(chunk_tokens, positions):
+  """Forward KL at temperature 1."""
   context = terms.Context(steps=_STEPS, student=None, teacher=_ANY_SIZES)
   losses = {'kl': base.term('forward_kl').to_dict()}
   return objective_lib.Objective(
     terms=catalog.build(losses, context),
-    selection=selection.everywhere(),
+    selection=selection.build(positions, 'positions', _STEPS),
     chunk_tokens=chunk_tokens,
   )
 
@@ -48,6 +51,7 @@ class Step:
     student: the student's module.
     teacher: the teacher's.
     chunk_tokens: see objective.Objective.
+    positions: the config's `objective.positions`.
     mesh: the devices.
     teacher_dtype: of the teacher's parameters.
   """
@@ -55,12 +59,13 @@ class Step:
   student: gemma3.Gemma3
   teacher: gemma3.Gemma3
   chunk_tokens: int
+  positions: Mapping[str, Any]
   mesh: jax.sharding.Mesh
   teacher_dtype: str
 
   @functools.cached_property
   def objective(self) -> objective_lib.Objective:
-    return _objective(self.chunk_tokens)
+    return _objective(self.chunk_tokens, self.positions)
 
   @functools.cached_property
   def _optimizer(self):
@@ -154,6 +159,18 @@ class Step:
       shardings,
     )
 
+  def teacher_bytes_beside(self) -> int:
+    """Bytes a chip of the teacher that an update is not given but that stay.
+
+    It is given the embedding alone.
+    """
+    params = self.abstract_params(self.teacher, self.teacher_dtype)
+    others = {key: part for key, part in params.items() if key != 'embedding'}
+    return sum(
+      math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+      for x in jax.tree.leaves(others)
+    )
+
   def abstract_state(self) -> update_lib.TrainState:
     """The student's state; moments lie as their parameters do."""
     params = self.abstract_params(self.student, 'float32')
@@ -201,6 +218,7 @@ def build(
   dtype: str,
   remat: str,
   chunk_tokens: int,
+  positions: Mapping[str, Any],
   mesh: jax.sharding.Mesh,
 ) -> Step:
   """Builds both models.
@@ -211,12 +229,14 @@ def build(
     dtype: of activations, and of the teacher's parameters.
     remat: the student's policy.
     chunk_tokens: see objective.Objective.
+    positions: the config's `objective.positions`.
     mesh: the devices.
   """
   return Step(
     student=gemma3.build(student, dtype, remat, 'student'),
     teacher=gemma3.build(teacher, dtype, 'none', 'teacher'),
     chunk_tokens=chunk_tokens,
+    positions=positions,
     mesh=mesh,
     teacher_dtype=dtype,
   )

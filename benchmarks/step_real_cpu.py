@@ -50,10 +50,10 @@ def run(
   config = weights.model_config(f'hf:{folder}', 'folder')
   length = len(tokens)
   given = {'tokens': [list(tokens)], 'folder': folder}
-  own = own_step.arguments() | given
-  paper = flops.step(config, [config], 1, length, own['remat'], length - 1)
+  own = own_step.arguments({'rule': 'all', 'share': 1.0}) | given
+  work = flops.step(config, [config], 1, length, own['remat'], length - 1)
   measured = steps.measure(
-    own,
+    {steps.OURS: steps.Own(own, work)},
     {
       peer: functools.partial(
         peer_steps.start_trl, given | {'loss': peer_steps.TRL_LOSSES[peer]}
@@ -62,7 +62,6 @@ def run(
     },
     matmul_size,
     rounds,
-    {part: 1e-9 * operations for part, operations in paper.items()},
   )
   return {
     'benchmark': 'step_real_cpu',

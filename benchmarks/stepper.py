@@ -22,7 +22,7 @@ def serve(stream, step: Callable[[], Any], facts: dict[str, Any]) -> None:
   """Answers lines of stdin with steps, and its end with the peak of memory.
 
   Args:
-    stream: from claim_stdout, called before anything is imported that prints.
+    stream: from claim_stdout, called before anything that may print.
     step: does one step, and returns when its result is there.
     facts: what the parent should know first.
   """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import dataclasses
 import functools
 import sys
 from typing import Any
@@ -34,21 +35,32 @@ def peers(known: Sequence[str]) -> list[str]:
   return PEERS.value
 
 
+@dataclasses.dataclass(frozen=True)
+class Own:
+  """A step of our own.
+
+  Attributes:
+    arguments: of own_step.
+    flops: of the step on paper, by part.
+  """
+
+  arguments: Mapping[str, Any]
+  flops: Mapping[str, int]
+
+
 def measure(
-  own_arguments: Mapping[str, Any],
+  own: Mapping[str, Own],
   peers: Mapping[str, Callable[[], alternate.Program]],
   matmul_size: int,
   rounds: int,
-  gflop: Mapping[str, float],
 ) -> dict[str, Any]:
   """Alternates all programs and says what ours is beside the others.
 
   Args:
-    own_arguments: of own_step.
+    own: by name, OURS first: it is what peers are compared with.
     peers: by name, what starts one.
     matmul_size: of the matrices whose product is the limit.
     rounds: steps that are measured.
-    gflop: of a step on paper, by part, in 1e9 operations.
 
   Returns:
     What a result says of the programs.
@@ -56,11 +68,15 @@ def measure(
   Raises:
     RuntimeError: a program ended, or the models are not of one size.
   """
-  own = functools.partial(alternate.Program, sys.executable)
+  start_own = functools.partial(
+    functools.partial, alternate.Program, sys.executable
+  )
   starts = {
-    OURS: lambda: own('benchmarks.own_step', own_arguments),
+    **{
+      n: start_own('benchmarks.own_step', o.arguments) for n, o in own.items()
+    },
     **peers,
-    LIMIT: lambda: own('benchmarks.matmul', {'size': matmul_size}),
+    LIMIT: start_own('benchmarks.matmul', {'size': matmul_size}),
   }
   with contextlib.ExitStack() as stack:
     programs = {}
@@ -74,15 +90,19 @@ def measure(
       raise RuntimeError(f'models of different sizes: {facts}')
     measured = alternate.run(programs, _WARM_UP, rounds)
   best = limit['gflop'] / measured.pop(LIMIT)['step_s']
-  tokens = sum(len(row) for row in own_arguments['tokens'])
+  tokens = sum(len(row) for row in own[OURS].arguments['tokens'])
   for numbers in measured.values():
     numbers['tokens_per_s'] = tokens / numbers['step_s']
-  reached = sum(gflop.values()) / measured[OURS]['step_s']
+  gflop = {
+    name: {part: 1e-9 * count for part, count in one.flops.items()}
+    for name, one in own.items()
+  }
+  reached = sum(gflop[OURS].values()) / measured[OURS]['step_s']
   return {
     'parameters': dict(zip(('student', 'teacher'), sizes, strict=True)),
     'programs': measured,
     **alternate.compare(measured, OURS, list(peers)),
-    'step_gflop': dict(gflop),
+    'step_gflop': gflop,
     'limit_gflop_per_s': best,
     'limit_share': reached / best,
   }
