@@ -29,7 +29,7 @@ _LENGTHS = flags.DEFINE_list(
 )
 _LARGE = flags.DEFINE_bool('large', True, 'Also compile 4B from 27B.')
 
-_CHUNK_TOKENS = 64
+_CHUNK_TOKENS = 32
 _REMAT = 'block'
 _TPU = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
 _CHIPS = {'v5e:2x4': 8, 'v5e:4x4': 16}

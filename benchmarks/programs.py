@@ -90,7 +90,8 @@ class Step:
   def targets(self, params: types.PyTree):
     """The teacher's function from a batch to its targets."""
     teacher = live.Teacher(self.teacher, params, 1.0)
-    return live.make([teacher], _NO_TAPS, self.mesh)
+    size = self.student.config.vocab_size
+    return live.make([teacher], size, _NO_TAPS, self.mesh)
 
   @functools.cached_property
   def score(self):
@@ -202,11 +203,14 @@ class Step:
 
   def abstract_targets(self, rows: int, length: int) -> types.Targets:
     """What the teacher says of the rows."""
-    params = self.abstract_params(self.teacher, self.teacher_dtype)
+    table = self.abstract_params(self.teacher, self.teacher_dtype)['embedding']
+    # As the live teacher cuts it.
+    size = min(table.shape[0], self.student.config.vocab_size)
+    place = rules.table_sharding(self.mesh, size)
     one = jax.ShapeDtypeStruct((), jnp.float32)
     dense = types.Dense(
       final_hidden=self._hidden(self.teacher, rows, length),
-      unembedding=params['embedding'],
+      unembedding=self._array((size, table.shape[1]), table.dtype, place),
       share=self._everywhere(one),
     )
     return types.Targets(distribution=(dense,), taps=None)

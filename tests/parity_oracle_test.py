@@ -97,7 +97,7 @@ def _model(directory, dtype='float32'):
   model = gemma3.build(
     weights.model_config(init, 'student.init'), dtype, 'none', 'student'
   )
-  return model, weights.load(init, model, None, (), 'student.init')
+  return model, weights.load(init, model, None, (), 'float32', 'student.init')
 
 
 def _logits(model, params, tokens, positions, segment_ids):

@@ -61,7 +61,7 @@ def ours(gguf):
   model = gemma3.build(
     weights.model_config(init, 'student.init'), 'float32', 'none', 'student'
   )
-  return model, weights.load(init, model, None, (), 'student.init')
+  return model, weights.load(init, model, None, (), 'float32', 'student.init')
 
 
 def test_conversion_is_bit_equal(ours, oracle):

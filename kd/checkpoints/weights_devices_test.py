@@ -30,7 +30,9 @@ def test_each_device_gets_its_part_of_each_parameter(tmp_path):
   )
   mesh = meshes.make(dict(data=1, fsdp=4, tensor=2), jax.devices())
   shardings = _shardings(mesh, model)
-  found = weights.load(f'hf:{directory}', model, shardings, (), 'student.init')
+  found = weights.load(
+    f'hf:{directory}', model, shardings, (), 'float32', 'student.init'
+  )
   assert jax.tree.map(lambda x: x.sharding, found) == shardings
   gate = found['pattern']['layer_0']['mlp']['gate']
   assert gate.addressable_shards[0].data.size == gate.size // 8
@@ -40,7 +42,12 @@ def test_each_device_gets_its_part_of_each_parameter(tmp_path):
     config.keep_layers((1, 3, 5)), 'float32', 'none', 'student'
   )
   wanted = weights.load(
-    f'hf:{directory}', half, _shardings(mesh, half), (1, 3, 5), 'student.init'
+    f'hf:{directory}',
+    half,
+    _shardings(mesh, half),
+    (1, 3, 5),
+    'float32',
+    'student.init',
   )
   taken = weights.layers_from(found, config, (1, 3, 5), _shardings(mesh, half))
   same = lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim)

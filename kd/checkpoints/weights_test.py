@@ -128,9 +128,18 @@ def _assert_equal(found, wanted):
 
 
 def test_hugging_face_and_back_is_bit_equal(hf_dir, params):
-  found = weights.load(f'hf:{hf_dir}', _build(), None, (), 'student.init')
+  found = weights.load(
+    f'hf:{hf_dir}', _build(), None, (), 'float32', 'student.init'
+  )
   assert all(x.dtype == np.float32 for x in jax.tree.leaves(found))
   _assert_equal(found, params)
+  narrow = weights.load(
+    f'hf:{hf_dir}', _build(), None, (), 'bfloat16', 'teacher.init'
+  )
+  assert all(x.dtype == jax.numpy.bfloat16 for x in jax.tree.leaves(narrow))
+  _assert_equal(
+    narrow, jax.tree.map(lambda x: x.astype(jax.numpy.bfloat16), params)
+  )
 
 
 def test_shards_with_an_index_and_bfloat16_rounded_once(params, tmp_path):
@@ -147,7 +156,9 @@ def test_shards_with_an_index_and_bfloat16_rounded_once(params, tmp_path):
     size += os.path.getsize(os.path.join(directory, file))
   header_bytes = 30_000
   assert abs(size - 2 * gemma3_config.parameter_count(_CONFIG)) < header_bytes
-  found = weights.load(f'hf:{directory}', _build(), None, (), 'student.init')
+  found = weights.load(
+    f'hf:{directory}', _build(), None, (), 'float32', 'student.init'
+  )
   rounded = jax.tree.map(
     lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), exact
   )
@@ -168,7 +179,10 @@ def test_a_failed_write_leaves_what_was_there(hf_dir, params, tmp_path):
   assert os.listdir(tmp_path) == ['model']
   assert sorted(os.listdir(directory)) == sorted(os.listdir(hf_dir))
   _assert_equal(
-    weights.load(f'hf:{directory}', _build(), None, (), 'student.init'), params
+    weights.load(
+      f'hf:{directory}', _build(), None, (), 'float32', 'student.init'
+    ),
+    params,
   )
 
 
@@ -190,7 +204,7 @@ def test_known_prefixes_load_alike_and_vision_is_counted(changed, params):
 
     init = changed(rename)
     _assert_equal(
-      weights.load(init, _build(), None, (), 'student.init'), params
+      weights.load(init, _build(), None, (), 'float32', 'student.init'), params
     )
     directory = init.removeprefix('hf:')
     assert len(huggingface.Source(directory).skipped) == 2
@@ -206,7 +220,7 @@ def test_every_wrong_tensor_is_named_with_both_shapes(changed):
 
   init = changed(edit)
   with pytest.raises(errors.ConfigError) as e:
-    weights.load(init, _build(), None, (), 'student.init')
+    weights.load(init, _build(), None, (), 'float32', 'student.init')
   text = str(e.value)
   assert 'layers.3.self_attn.q_norm.weight is missing, [32] expected' in text
   assert 'up_proj.weight has shape [3, 5], [64, 32] expected' in text
@@ -216,11 +230,11 @@ def test_every_wrong_tensor_is_named_with_both_shapes(changed):
 def test_an_output_head_of_its_own_is_refused(changed):
   embedding = 'model.embed_tokens.weight'
   init = changed(lambda x: x | {'lm_head.weight': x[embedding]})
-  weights.load(init, _build(), None, (), 'student.init')
+  weights.load(init, _build(), None, (), 'float32', 'student.init')
   shutil.rmtree(init.removeprefix('hf:'))
   init = changed(lambda x: x | {'lm_head.weight': x[embedding] + 1})
   with pytest.raises(errors.ConfigError, match='lm_head.weight.*tied'):
-    weights.load(init, _build(), None, (), 'student.init')
+    weights.load(init, _build(), None, (), 'float32', 'student.init')
 
 
 def test_missing_files_are_named(hf_dir, tmp_path):
@@ -243,7 +257,9 @@ def test_missing_files_are_named(hf_dir, tmp_path):
   with pytest.raises(
     errors.ConfigError, match='^student.init: .*model.safetensors: is damaged'
   ):
-    weights.load(f'hf:{directory}', _build(), None, (), 'student.init')
+    weights.load(
+      f'hf:{directory}', _build(), None, (), 'float32', 'student.init'
+    )
 
 
 def test_gguf_loads_to_the_same_tree(params, tmp_path):
@@ -251,7 +267,8 @@ def test_gguf_loads_to_the_same_tree(params, tmp_path):
   _write_gguf(file, params)
   assert weights.model_config(f'gguf:{file}', 'student.init') == _CONFIG
   _assert_equal(
-    weights.load(f'gguf:{file}', _build(), None, (), 'student.init'), params
+    weights.load(f'gguf:{file}', _build(), None, (), 'float32', 'student.init'),
+    params,
   )
   raw = {t.name: t.data for t in gguf.GGUFReader(file).tensors}
   scale = params['pattern']['layer_4']['attention']['key_norm']['scale'][1]
@@ -277,7 +294,7 @@ def test_kept_layers_are_those_layers_with_their_kinds(hf_dir, params):
   small = _CONFIG.keep_layers(kept)
   assert small.layer_kinds == ('local', 'global', 'local', 'global', 'local')
   found = weights.load(
-    f'hf:{hf_dir}', _build(small), None, kept, 'student.init'
+    f'hf:{hf_dir}', _build(small), None, kept, 'float32', 'student.init'
   )
   placed = jax.tree.map(jax.numpy.asarray, params)
   _assert_equal(weights.layers_from(placed, _CONFIG, kept), found)
@@ -304,9 +321,13 @@ def test_kept_layers_share_no_buffer_with_the_teacher(params):
 def test_wrong_keep_layers_and_models_are_refused(hf_dir):
   for kept, message in (((0, 14), 'found 14.*0 to 13'), ((3, 2), '3 before 2')):
     with pytest.raises(errors.ConfigError, match=message):
-      weights.load(f'hf:{hf_dir}', _build(), None, kept, 'student.init')
+      weights.load(
+        f'hf:{hf_dir}', _build(), None, kept, 'float32', 'student.init'
+      )
   with pytest.raises(errors.ConfigError, match='layer_kinds is'):
-    weights.load(f'hf:{hf_dir}', _build(), None, (0, 1), 'student.init')
+    weights.load(
+      f'hf:{hf_dir}', _build(), None, (0, 1), 'float32', 'student.init'
+    )
 
 
 def test_pattern_warning_says_who_cannot_load():

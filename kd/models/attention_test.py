@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from kd.models import attention
+from kd.models import block_pairs
+from kd.models import visibility
 
 _SCALE = 0.3
 _BLOCK = 8
@@ -15,7 +17,7 @@ def _places(*lengths, left=0, right=0):
   positions = np.concatenate([np.arange(n) for n in lengths])
   ids = np.repeat(np.arange(1, len(lengths) + 1), lengths)
   padded = [np.pad(x, (left, right))[None] for x in (positions, ids)]
-  return attention.Places(*(jnp.asarray(x, jnp.int32) for x in padded))
+  return visibility.Places(*(jnp.asarray(x, jnp.int32) for x in padded))
 
 
 def _heads(length, seed=0):
@@ -59,7 +61,7 @@ def _seen(places, window):
   return (ids[:, None] == ids) & (ids[:, None] > 0) & (j <= i) & near
 
 
-_FORMS = [attention.in_slices, attention.in_pairs]
+_FORMS = [attention.in_slices, block_pairs.attend]
 
 
 @pytest.mark.parametrize('form', _FORMS)
@@ -68,12 +70,13 @@ def test_blocks_equal_the_formula(window, form):
   """37 positions in blocks of 8: no multiple, and borders within segments."""
   places = _places(15, 13, 4, left=2, right=3)
   arrays = _heads(37)
-  # Padding's own results mean nothing and get no gradient.
+  # Padding's own results get no gradient, and of slices they mean nothing.
   arrays[-1] *= (np.asarray(places.segment_ids) > 0)[..., None, None]
-  sight = attention.Sight(places, window)
+  sight = visibility.Sight(places, window)
   found = _run(lambda *x: form(*x, sight, _SCALE, _BLOCK), arrays)
   wanted = _exact(arrays, _seen(places, window))
-  found[0][:, np.asarray(places.segment_ids)[0] == 0] = 0
+  if form is attention.in_slices:
+    found[0][:, np.asarray(places.segment_ids)[0] == 0] = 0
   for got, exact in zip(found, wanted, strict=True):
     np.testing.assert_allclose(got, exact, atol=3e-6)
 
@@ -83,7 +86,7 @@ def test_padding_and_large_scores_stay_finite(form):
   places = _places(9, left=9, right=9)
   arrays = _heads(27)
   arrays[0] *= 1e3
-  sight = attention.Sight(places, 4)
+  sight = visibility.Sight(places, 4)
   found = _run(lambda *x: form(*x, sight, _SCALE, _BLOCK), arrays)
   assert all(np.isfinite(x).all() for x in found)
 
@@ -93,7 +96,7 @@ def test_padding_and_large_scores_stay_finite(form):
 def test_a_segment_is_bit_blind_to_the_one_before(window, form):
   """Both reach over borders of blocks and further than the window."""
   first, second = 21, 19
-  sight = attention.Sight(_places(first, second), window)
+  sight = visibility.Sight(_places(first, second), window)
   arrays, others = _heads(first + second), _heads(first + second, seed=1)
   others = [100 * x for x in others]
   for x, other in zip(arrays, others, strict=True):
@@ -106,15 +109,15 @@ def test_a_segment_is_bit_blind_to_the_one_before(window, form):
 def test_bfloat16_is_as_close_to_the_formula_as_all_scores_at_once():
   places = _places(64)
   arrays = [np.asarray(jnp.bfloat16(x), np.float64) for x in _heads(64)]
-  seen = attention.mask(places, places, None)
-  sight = attention.Sight(places, None)
+  seen = visibility.mask(places, places, None)
+  sight = visibility.Sight(places, None)
   wanted = _exact(arrays, _seen(places, None))
 
   def error(attend):
     found = _run(attend, arrays, jnp.bfloat16)
     return [np.abs(x - y).mean() for x, y in zip(found, wanted, strict=True)]
 
-  blocks = error(lambda *x: attention.in_pairs(*x, sight, _SCALE, _BLOCK))
+  blocks = error(lambda *x: block_pairs.attend(*x, sight, _SCALE, _BLOCK))
   whole = error(lambda *x: attention.dense(*x, seen, _SCALE))
   assert (np.array(blocks) < 1.25 * np.array(whole)).all()
 
@@ -123,7 +126,7 @@ def _gradient(length, window):
   """The gradient as a function of abstract arrays, and these."""
 
   def run(query, key, value, places):
-    sight = attention.Sight(places, window)
+    sight = visibility.Sight(places, window)
     out = attention.causal(query, key, value, sight, _SCALE)
     return out.astype(jnp.float32).sum()
 
@@ -131,7 +134,7 @@ def _gradient(length, window):
     jax.ShapeDtypeStruct((1, length, n, 8), jnp.float32) for n in (4, 1)
   ]
   ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
-  places = attention.Places(ids, ids)
+  places = visibility.Places(ids, ids)
   arguments = (shapes[0], shapes[1], shapes[1], places)
   return jax.jit(jax.grad(run, (0, 1, 2))), arguments
 

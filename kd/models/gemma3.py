@@ -14,10 +14,10 @@ import numpy as np
 
 from kd.core import errors
 from kd.core import types
-from kd.models import attention
 from kd.models import gemma3_config
 from kd.models import layers
 from kd.models import taps
+from kd.models import visibility
 from kd.partitioning import rules
 
 Array = types.Array
@@ -61,9 +61,7 @@ class _Layers(nn.Module):
   def __call__(self, x, angles, seen, slots, caches):
     layer = layers.Layer
     if self.remat != 'none':
-      layer = nn.remat(
-        layer, policy=REMAT_POLICIES[self.remat], prevent_cse=False
-      )
+      layer = nn.remat(layer, policy=REMAT_POLICIES[self.remat])
     updated, hidden, heads = [], {}, {}
     for i, kind in enumerate(self.kinds):
       shows = i in self.tapped.attention
@@ -130,7 +128,7 @@ class Gemma3(nn.Module):
         positions=cache.positions.at[rows, positions].set(positions),
         segment_ids=cache.segment_ids.at[rows, positions].set(segment_ids),
       )
-    seen = self._seen(attention.Places(positions, segment_ids), cache)
+    seen = self._seen(visibility.Places(positions, segment_ids), cache)
     angles = {
       gemma3_config.LOCAL: layers.rotary_angles(
         positions, c.head_dim, c.local_rope_base, 1.0
@@ -150,9 +148,9 @@ class Gemma3(nn.Module):
       gemma3_config.GLOBAL: None,
     }
     if cache is None:
-      return {k: attention.Sight(places, w) for k, w in windows.items()}
-    keys = attention.Places(cache.positions, cache.segment_ids)
-    return {k: attention.mask(places, keys, w) for k, w in windows.items()}
+      return {k: visibility.Sight(places, w) for k, w in windows.items()}
+    keys = visibility.Places(cache.positions, cache.segment_ids)
+    return {k: visibility.mask(places, keys, w) for k, w in windows.items()}
 
   def _run_layers(self, x, angles, seen, positions, cache, spec):
     c, p, groups = self.config, self.config.scan_period, self.config.scan_groups

@@ -99,7 +99,7 @@ class Attention(nn.Module):
     Args:
       x: [B, L, D].
       angles: [B, L, H / 2], see rotary_angles.
-      seen: without a cache, an attention.Sight; with one, bool [B, L, M], True
+      seen: without a cache, an visibility.Sight; with one, bool [B, L, M], True
         where a query sees a key.
       cache: None, or (key, value), each [B, M, G, H], to write to and read.
       slots: None, or int32 [B, L], where in the cache each position goes.

@@ -95,6 +95,16 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   )
 
 
+def table_sharding(
+  mesh: jax.sharding.Mesh, vocab_size: int
+) -> jax.sharding.NamedSharding:
+  """Where an embedding [V, D] lies: split by vocabulary, if that divides."""
+  axes = _BY_NAME['vocab']
+  if vocab_size % _axis_size(mesh, axes):
+    axes = None
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(axes))
+
+
 def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 

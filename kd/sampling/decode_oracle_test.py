@@ -40,7 +40,7 @@ def test_greedy_text_equals_transformers(tmp_path):
     weights.model_config(init, 'student.init'), 'float32', 'none', 'student'
   )
   assert len(prompts[-1]) > model.config.window
-  params = weights.load(init, model, None, (), 'student.init')
+  params = weights.load(init, model, None, (), 'float32', 'student.init')
   decoder = decode.Decoder(
     model,
     tokenizer.vocab_size,

@@ -27,15 +27,20 @@ class Teacher:
 
 
 def make(
-  teachers: Sequence[Teacher], spec: gemma3.TapSpec, mesh: jax.sharding.Mesh
+  teachers: Sequence[Teacher],
+  vocab_size: int,
+  spec: gemma3.TapSpec,
+  mesh: jax.sharding.Mesh,
 ) -> Callable[[types.Batch], types.Targets]:
   """Returns the function from a batch to the teachers' targets.
 
-  The targets are final hidden states and the embeddings themselves, not copies:
-  logits [B, L, V] never exist as a whole.
+  The targets are final hidden states and the embeddings: logits [B, L, V] never
+  exist as a whole. An embedding is not copied, unless it has padding rows that
+  the student lacks: cut at each step, a split table would move between devices.
 
   Args:
     teachers: one, or those of a mixture.
+    vocab_size: V of the student.
     spec: layers of the first teacher whose insides are shown too.
     mesh: the mesh that batches lie on.
   """
@@ -43,6 +48,10 @@ def make(
   scores = [
     _scorer(t.model, nothing if number else spec)
     for number, t in enumerate(teachers)
+  ]
+
+  unembeddings = [
+    _cut(t.params['embedding'], vocab_size, mesh) for t in teachers
   ]
 
   def targets(batch):
@@ -53,13 +62,22 @@ def make(
       ]
     return types.Targets(
       distribution=tuple(
-        types.Dense(hidden, t.params['embedding'], jnp.float32(t.share))
-        for (hidden, _), t in zip(found, teachers, strict=True)
+        types.Dense(hidden, unembedding, jnp.float32(t.share))
+        for (hidden, _), unembedding, t in zip(
+          found, unembeddings, teachers, strict=True
+        )
       ),
       taps=found[0][1],
     )
 
   return targets
+
+
+def _cut(embedding, vocab_size, mesh):
+  if embedding.shape[0] <= vocab_size:
+    return embedding
+  sharding = rules.table_sharding(mesh, vocab_size)
+  return jax.jit(lambda x: x[:vocab_size], out_shardings=sharding)(embedding)
 
 
 def _scorer(model, spec):

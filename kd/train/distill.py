@@ -114,7 +114,8 @@ def _teacher(run):
     for path, (model, share) in zip(paths, run.teachers, strict=True)
   ]
   _, spec = taps.specs(run.objective.taps_terms)
-  targets = live.make(teachers, gemma3.TapSpec(*spec), run.mesh)
+  size = run.student.config.vocab_size
+  targets = live.make(teachers, size, gemma3.TapSpec(*spec), run.mesh)
   return teachers[0].params, targets
 
 

@@ -151,26 +151,30 @@ class _Loop:
   def _start(self):
     """Takes up the last checkpoint, or makes the first state."""
     job, latest = self._job, self._manager.latest_step()
+    abstract = self._abstract_state()
     position = {'window': {}, 'evaluated': False}
     if latest is None:
-      self.state = update_lib.init_state(
+      state = update_lib.init_state(
         job.init(), job.objective, job.run.optimizer, self._config.seed
       )
     else:
-      like = self._abstract_state()
-      items, position = self._manager.restore(latest, like)
+      items, position = self._manager.restore(latest, _items(abstract))
       if position['rows'] != job.rows_digest:
         raise errors.ConfigError(
           f'{self._manager.folder}/{latest}',
           f'was trained on rows {position["rows"]}, the config now means '
           f'rows {job.rows_digest}',
         )
-      self.state = update_lib.TrainState(
+      state = update_lib.TrainState(
         step=jax.numpy.asarray(latest, jax.numpy.int32),
         params=items['params'],
         **{'paths': {}, 'layer_maps': {}, **items['optimizer']},
       )
       print(f'{job.label} goes on from step {latest}', flush=True)
+    # Where an update leaves it: else the second one would be compiled anew.
+    self.state = jax.device_put(
+      state, jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    )
     self._step = latest or 0
     self._window = _Window(position['window'])
     self._evaluated = position['evaluated']
@@ -203,14 +207,14 @@ class _Loop:
       (params, paths),
       transform_non_params=lambda leaf: like(leaf, replicated),
     )
-    abstract = state.replace(
+    return state.replace(
+      step=like(state.step, replicated),
       params=params,
       paths=paths,
       opt_state=opt_state,
       layer_maps=everywhere(state.layer_maps),
       rng=like(state.rng, replicated),
     )
-    return _items(abstract)
 
   def run(self) -> update_lib.TrainState:
     """Trains to the last step; see train."""

@@ -117,7 +117,10 @@ def _three_updates(shape, devices, micro_batches=1, remat='none', batch=None):
   objective = _objective()
   _, spec = taps.specs(objective.taps_terms)
   targets = live.make(
-    [live.Teacher(model, teacher, 1.0)], gemma3.TapSpec(*spec), mesh
+    [live.Teacher(model, teacher, 1.0)],
+    SIZES.vocab_size,
+    gemma3.TapSpec(*spec),
+    mesh,
   )
   lr = base.schedule('constant', peak=1e-3, warmup_steps=0)
   # A larger epsilon: at first updates are sign(gradient) else, and rounding
