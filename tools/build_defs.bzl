@@ -66,7 +66,15 @@ def kd_tests(deps, data = [], recursive = False):
     if plain:
         kd_test("test", plain, deps, data, size = "medium", timeout = "long")
     if slow:
-        kd_test("slow_test", slow, deps, data, size = "large", tags = ["slow"])
+        kd_test(
+            "slow_test",
+            slow,
+            deps,
+            data,
+            size = "large",
+            timeout = "eternal",
+            tags = ["slow"],
+        )
     if devices:
         kd_test(
             "devices_test",
@@ -74,6 +82,7 @@ def kd_tests(deps, data = [], recursive = False):
             deps,
             data,
             size = "large",
+            timeout = "eternal",
             env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
         )
     if oracle:

@@ -2,7 +2,6 @@ import dataclasses
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -168,6 +167,12 @@ def _program(spec, remat='none'):
 @pytest.mark.parametrize('remat', list(gemma3.REMAT_POLICIES))
 def test_nothing_tapped_costs_nothing(remat):
   assert _program(_EMPTY, remat) == _program(None, remat)
+
+
+def test_layers_have_their_place_in_the_period_or_behind_the_scan():
+  spec = gemma3.TapSpec(hidden=(9, 1, 5, 2), attention=(8,))
+  assert spec.places(range(8), 4) == gemma3.TapSpec((1, 2), ())
+  assert spec.places(range(8, 11), 3) == gemma3.TapSpec((1,), (0,))
 
 
 def test_only_layers_in_the_same_place_are_stacked():
