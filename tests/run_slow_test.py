@@ -53,7 +53,6 @@ def test_files_and_metrics(straight):
     'train/loss/kl',
     'train/grad_norm',
     'train/lr',
-    'train/update_norm',
     'train/param_norm',
     'train/nonfinite',
   } <= train.keys()

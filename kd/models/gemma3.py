@@ -81,7 +81,7 @@ class Gemma3(nn.Module):
 
   Attributes:
     config: its sizes.
-    dtype: the type of activations; parameters are float32 whatever it is.
+    dtype: the type of activations; parameters may have another.
     remat: a name of REMAT_POLICIES.
   """
 

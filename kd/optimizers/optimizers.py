@@ -11,6 +11,7 @@ from kd.core import errors
 from kd.core import registry
 from kd.core import schedules
 from kd.core import types
+from kd.optimizers import gated
 
 OPTIMIZERS = registry.Registry('optimizer')
 # Fields of `optimizer` that are no argument of the named builder.
@@ -30,19 +31,12 @@ def decay_mask(params: types.PyTree) -> types.PyTree:
 @OPTIMIZERS.register('adamw')
 def adamw(
   learning_rate, *, weight_decay: float, b1: float, b2: float, epsilon: float
-) -> optax.GradientTransformation:
+) -> gated.Transformation:
   """AdamW (arXiv 1711.05101)."""
   for name, value in (('b1', b1), ('b2', b2)):
     if not 0 <= value < 1:
       raise errors.ConfigError(name, f'found {value}', legal='[0, 1)')
-  return optax.adamw(
-    learning_rate,
-    b1=b1,
-    b2=b2,
-    eps=epsilon,
-    weight_decay=weight_decay,
-    mask=decay_mask,
-  )
+  return gated.adamw(learning_rate, b1, b2, epsilon, weight_decay, decay_mask)
 
 
 @OPTIMIZERS.register('adafactor')
@@ -53,9 +47,9 @@ def adafactor(
   decay_rate: float,
   clip_update: float,
   scale_by_parameter: bool,
-) -> optax.GradientTransformation:
+) -> gated.Transformation:
   """Adafactor (arXiv 1804.04235) without momentum."""
-  return optax.adafactor(
+  adafactor = optax.adafactor(
     learning_rate,
     decay_rate=decay_rate,
     clipping_threshold=clip_update,
@@ -63,6 +57,7 @@ def adafactor(
     weight_decay_rate=weight_decay or None,
     weight_decay_mask=decay_mask,
   )
+  return gated.gated(adafactor)
 
 
 def _clip(max_norm):
@@ -83,7 +78,7 @@ def _clip(max_norm):
 
 def build(
   spec: Mapping[str, Any], steps: int
-) -> tuple[optax.GradientTransformation, schedules.Schedule]:
+) -> tuple[gated.Transformation, schedules.Schedule]:
   """The optimizer and its learning rate.
 
   Args:
@@ -91,7 +86,8 @@ def build(
     steps: updates of the whole run, the end of decays.
 
   Returns:
-    The transformation, and the rate at update number 0, 1, ...
+    The transformation, whose `update` takes bool [] `finite` and changes
+    nothing where that is False, and the rate at update number 0, 1, ...
 
   Raises:
     ConfigError: a name, an argument or a value is not legal.

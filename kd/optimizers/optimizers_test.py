@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import base
@@ -47,7 +48,7 @@ def test_adamw_with_clipping_and_mask():
   w = np.array([1.0, 2.0, 3.0])
   m = v = np.zeros(3)
   for t in (1, 2, 3):
-    updates, state = optimizer.update(grads, state, params)
+    updates, state = optimizer.update(grads, state, params, finite=True)
     params = jax.tree.map(jnp.add, params, updates)
     g = np.array([30.0, 0.0, 40.0]) / 50.0  # its norm is 50, cut to 1
     m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
@@ -55,6 +56,37 @@ def test_adamw_with_clipping_and_mask():
     w = w - 0.1 * (step + 0.5 * w * np.array([1, 1, 0]))
   np.testing.assert_allclose(params['w'], w[:2], rtol=1e-5)
   np.testing.assert_allclose(params['norm']['scale'], w[2:], rtol=1e-5)
+
+
+@pytest.mark.parametrize('build_spec', [base.adamw, base.adafactor])
+def test_an_update_that_is_not_finite_changes_nothing(build_spec):
+  lr = base.schedule('constant', peak=0.1, warmup_steps=0)
+  optimizer, _ = build(build_spec(lr))
+  params = {'w': jnp.array([1.0, 2.0])}
+  good, bad = {'w': jnp.array([0.3, 0.4])}, {'w': jnp.array([jnp.nan, 1.0])}
+  _, state = optimizer.update(good, optimizer.init(params), params, finite=True)
+  updates, same = optimizer.update(bad, state, params, finite=False)
+  jax.tree.map(np.testing.assert_array_equal, same, state)
+  assert not updates['w'].any()
+
+
+def test_adamw_is_that_of_optax():
+  lr = base.schedule('warmup_cosine', peak=0.1, warmup_steps=3, final=0.0)
+  spec = base.adamw(lr, weight_decay=0.1, clip_norm=0.0)
+  optimizer, rate = build(spec)
+  theirs = optax.adamw(
+    rate, b1=spec.b1, b2=spec.b2, eps=spec.epsilon, weight_decay=0.1
+  )
+  rng = np.random.default_rng(0)
+  params = other = {'w': jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)}
+  state, other_state = optimizer.init(params), theirs.init(other)
+  for _ in range(6):
+    g = {'w': jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)}
+    updates, state = optimizer.update(g, state, params, finite=True)
+    params = optax.apply_updates(params, updates)
+    updates, other_state = theirs.update(g, other_state, other)
+    other = optax.apply_updates(other, updates)
+  np.testing.assert_allclose(params['w'], other['w'], rtol=1e-6)
 
 
 def test_adafactor_first_update():
@@ -68,7 +100,10 @@ def test_adafactor_first_update():
   g = rng.normal(size=(128, 130))
   params = {'w': jnp.zeros((128, 130))}
   updates, _ = optimizer.update(
-    {'w': jnp.asarray(g, jnp.float32)}, optimizer.init(params), params
+    {'w': jnp.asarray(g, jnp.float32)},
+    optimizer.init(params),
+    params,
+    finite=True,
   )
   square = g * g
   moment = np.outer(square.mean(1), square.mean(0)) / square.mean()

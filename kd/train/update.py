@@ -71,7 +71,7 @@ class Output:
 def init_state(
   params: types.PyTree,
   objective: objective_lib.Objective,
-  optimizer: optax.GradientTransformation,
+  optimizer: optax.GradientTransformationExtraArgs,
   seed: int,
 ) -> TrainState:
   """The state before the first update."""
@@ -187,7 +187,7 @@ def _accumulate(loss, objective, micro_batches):
 def make(
   model: gemma3.Gemma3,
   objective: objective_lib.Objective,
-  optimizer: optax.GradientTransformation,
+  optimizer: optax.GradientTransformationExtraArgs,
   rate: schedules.Schedule,
   micro_batches: int,
 ) -> Callable[
@@ -213,26 +213,25 @@ def make(
     grads, sums = accumulate(
       state.trained, batch, targets, settings, state.layer_maps, key
     )
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
-    trained = optax.apply_updates(state.trained, updates)
     grad_norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(grad_norm)
+    # Read here, before parameters are written in their place.
+    param_norm = optax.tree.norm(state.params)
+    finite = jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
     for value in sums.values():
       finite &= jnp.isfinite(value)
-    keep = lambda new, old: jax.tree.map(
-      lambda n, o: jnp.where(finite, n, o), new, old
+    updates, opt_state = optimizer.update(
+      grads, state.opt_state, state.trained, finite=finite
     )
-    params, paths = keep(trained, state.trained)
+    params, paths = optax.apply_updates(state.trained, updates)
     new_state = state.replace(
       step=state.step + 1,
       params=params,
       paths=paths,
-      opt_state=keep(opt_state, state.opt_state),
+      opt_state=opt_state,
     )
     scalars = {
       'grad_norm': grad_norm,
-      'update_norm': optax.tree.norm(updates),
-      'param_norm': optax.tree.norm(state.params),
+      'param_norm': param_norm,
       'lr': jnp.asarray(rate(state.step), jnp.float32),
       **objective_lib.scheduled(objective, settings),
       **{

@@ -1,0 +1,86 @@
+"""Optimizers that change nothing at an update that is not finite."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kd.core import schedules
+from kd.core import types
+
+Transformation = optax.GradientTransformationExtraArgs
+
+
+def gated(transformation: optax.GradientTransformation) -> Transformation:
+  """Any transformation, its `update` taking bool [] `finite` as well.
+
+  Old and new state both exist for a moment.
+  """
+
+  def update(gradients, state, params, *, finite):
+    updates, new_state = transformation.update(gradients, state, params)
+    keep = lambda new, old: jnp.where(finite, new, old)
+    return (
+      jax.tree.map(lambda u: jnp.where(finite, u, 0.0), updates),
+      jax.tree.map(keep, new_state, state),
+    )
+
+  return Transformation(transformation.init, update)
+
+
+def adamw(
+  learning_rate: schedules.Schedule,
+  b1: float,
+  b2: float,
+  epsilon: float,
+  weight_decay: float,
+  mask: Callable[[types.PyTree], types.PyTree],
+) -> Transformation:
+  """AdamW (arXiv 1711.05101) whose state is written where the old one lies.
+
+  What is done is what optax.adamw does. There every moment and parameter is
+  copied first, since the compiler makes updates of the old moments while it
+  writes the new ones: three times the parameters' memory.
+
+  Args:
+    learning_rate: by update.
+    b1: decay of the gradient's mean.
+    b2: decay of its square.
+    epsilon: added to the square's root.
+    weight_decay: of the parameters that `mask` names.
+    mask: from parameters to a tree of bools.
+
+  Returns:
+    The transformation; its `update` takes bool [] `finite`.
+  """
+
+  def init(params):
+    zeros = lambda: jax.tree.map(jnp.zeros_like, params)
+    count = jnp.zeros((), jnp.int32)
+    return optax.ScaleByAdamState(count, zeros(), zeros())
+
+  def update(gradients, state, params, *, finite):
+    count = state.count + finite
+    mean = lambda decay: (
+      lambda old, new: jnp.where(finite, decay * old + (1 - decay) * new, old)
+    )
+    squares = jax.tree.map(jnp.square, gradients)
+    mu = jax.tree.map(mean(b1), state.mu, gradients)
+    nu = jax.tree.map(mean(b2), state.nu, squares)
+    # From here on only the new moments are read.
+    mu, nu = jax.lax.optimization_barrier((mu, nu))
+    rate = jnp.where(finite, learning_rate(state.count), 0.0)
+    number = jnp.maximum(count, 1).astype(jnp.float32)
+    mu_scale, nu_scale = 1 / (1 - b1**number), 1 / (1 - b2**number)
+
+    def step(m, v, param, is_decayed):
+      change = m * mu_scale / (jnp.sqrt(v * nu_scale) + epsilon)
+      if is_decayed:
+        change += weight_decay * param
+      return -rate * change
+
+    updates = jax.tree.map(step, mu, nu, params, mask(params))
+    return updates, optax.ScaleByAdamState(count, mu, nu)
+
+  return Transformation(init, update)
