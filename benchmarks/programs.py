@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from configs import base
 from kd.core import types
@@ -82,10 +81,8 @@ class Step:
   def state(self, params: types.PyTree) -> update_lib.TrainState:
     """The state before the first update, where updates will leave it."""
     shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
-    return jax.device_put(self._init(params), shardings)
-
-  def _init(self, params):
-    return update_lib.init_state(params, self.objective, self._optimizer[0], 0)
+    state = update_lib.init_state(params, self.objective, self._optimizer[0], 0)
+    return jax.device_put(state, shardings)
 
   def targets(self, params: types.PyTree):
     """The teacher's function from a batch to its targets."""
@@ -96,12 +93,7 @@ class Step:
   @functools.cached_property
   def score(self):
     """The teacher's forward pass alone, jitted, of (params, batch)."""
-
-    def score(params, batch):
-      hidden, _ = gemma3.forward(self.teacher, params, batch, _NO_TAPS)
-      return rules.constrain(hidden, ('batch', None, None))
-
-    return jax.jit(score)
+    return live.scorer(self.teacher, _NO_TAPS)
 
   @functools.cached_property
   def objective_gradient(self):
@@ -173,21 +165,11 @@ class Step:
     )
 
   def abstract_state(self) -> update_lib.TrainState:
-    """The student's state; moments lie as their parameters do."""
+    """The student's state, where updates leave it."""
     params = self.abstract_params(self.student, 'float32')
-    state = jax.eval_shape(self._init, params)
-    everywhere = lambda tree: jax.tree.map(self._everywhere, tree)
-    opt_state = optax.tree_map_params(
-      self._optimizer[0],
-      lambda _, param: param,
-      state.opt_state,
-      (params, state.paths),
-      transform_non_params=self._everywhere,
+    return update_lib.abstract_state(
+      params, self.objective, self._optimizer[0], self.mesh
     )
-    return everywhere(state).replace(params=params, opt_state=opt_state)
-
-  def _everywhere(self, leaf):
-    return self._array(leaf.shape, leaf.dtype, rules.replicated(self.mesh))
 
   @staticmethod
   def _array(shape, dtype, sharding):
@@ -207,11 +189,10 @@ class Step:
     # As the live teacher cuts it.
     size = min(table.shape[0], self.student.config.vocab_size)
     place = rules.table_sharding(self.mesh, size)
-    one = jax.ShapeDtypeStruct((), jnp.float32)
     dense = types.Dense(
       final_hidden=self._hidden(self.teacher, rows, length),
       unembedding=self._array((size, table.shape[1]), table.dtype, place),
-      share=self._everywhere(one),
+      share=self._array((), jnp.float32, rules.replicated(self.mesh)),
     )
     return types.Targets(distribution=(dense,), taps=None)
 

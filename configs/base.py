@@ -137,14 +137,16 @@ def positions(rule: str, share=1.0):
 
 
 def other_teacher(**changes):
-  """One more teacher: what teacher.others.<name> holds; fields as teacher's."""
+  """One teacher of several: what teacher.others.<name> holds."""
   return ml_collections.ConfigDict(
     dict(
       dict(
-        variant='',
-        init='',
-        dtype='bfloat16',
-        param_dtype='bfloat16',
+        variant='',  # a name of configs/models.py; '': as init says
+        init='',  # hf:DIR | gguf:FILE | workdir:DIR
+        dtype='bfloat16',  # of activations: bfloat16 | float32
+        param_dtype='bfloat16',  # of its weights: bfloat16 | float32
+        # Teachers are mixed as probabilities by their shares, > 0, whose sum
+        # may be anything.
         share=1.0,
       ),
       **changes,
@@ -166,15 +168,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.student.dtype = 'bfloat16'  # of activations: bfloat16 | float32
   c.student.remat = 'none'  # saved for the backward pass: none | block | dots
 
-  c.teacher = ml_collections.ConfigDict()
+  c.teacher = other_teacher()  # its fields, and two more
   c.teacher.source = 'live'  # live: scores each batch | none: no teacher
-  c.teacher.variant = ''  # a name of configs/models.py; '': as init says
-  c.teacher.init = ''  # hf:DIR | gguf:FILE | workdir:DIR
-  c.teacher.dtype = 'bfloat16'  # of activations: bfloat16 | float32
-  c.teacher.param_dtype = 'bfloat16'  # of its weights: bfloat16 | float32
-  # Several teachers are mixed as probabilities by their shares, > 0, whose sum
-  # may be anything.
-  c.teacher.share = 1.0
   c.teacher.others = ml_collections.ConfigDict()  # by name: other_teacher(...)
 
   c.data = ml_collections.ConfigDict()

@@ -94,6 +94,17 @@ def _without(logits, ids):
   return flat.at[row, index].set(RULED_OUT, mode='drop').reshape(logits.shape)
 
 
+def bucket_logprobs(teacher: types.TopK) -> Array:
+  """Log-probabilities [..., K + 1] of the kept ids and of all others.
+
+  What has no probability is RULED_OUT: 0 times that is 0.
+  """
+  logprobs = jnp.concatenate(
+    [teacher.logprobs, teacher.tail_logprob[..., None]], axis=-1
+  )
+  return jnp.maximum(logprobs, RULED_OUT)
+
+
 def _buckets(student, teacher, temperature):
   """K ids and the tail as K + 1 outcomes, softened together.
 
@@ -104,12 +115,8 @@ def _buckets(student, teacher, temperature):
   total = jax.nn.logsumexp(student, axis=-1, keepdims=True)
   tail = jax.nn.logsumexp(_without(student, teacher.ids), -1, keepdims=True)
   log_q = jnp.concatenate([_picked(student, teacher.ids), tail], -1) - total
-  log_p = jnp.concatenate(
-    [teacher.logprobs, teacher.tail_logprob[..., None]], axis=-1
-  )
-  log_p = jnp.maximum(log_p, RULED_OUT)
   return Pair(
-    jax.nn.log_softmax(log_p / temperature),
+    jax.nn.log_softmax(bucket_logprobs(teacher) / temperature),
     jax.nn.log_softmax(log_q / temperature),
     None,
   )

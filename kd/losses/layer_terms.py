@@ -24,7 +24,7 @@ def _check(value, name, legal):
 
 
 def _need_teacher(context):
-  # terms.build has the message; here only what needs its sizes must stop.
+  # Before its sizes are read; catalog.build says the same of other terms.
   if context.teacher is None:
     raise errors.ConfigError('name', 'needs a teacher, and there is none')
 

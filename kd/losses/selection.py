@@ -91,8 +91,7 @@ def _entropies(project, arrays, weights, chunk_tokens):
 def _teacher_entropies(targets, weights, chunk_tokens):
   distribution = targets.distribution
   if isinstance(distribution, types.TopK):
-    tail = distribution.tail_logprob[..., None]
-    return entropy(jnp.concatenate([distribution.logprobs, tail], axis=-1))
+    return entropy(distributions.bucket_logprobs(distribution))
   if isinstance(distribution, types.Sampled):
     # The mean of -log p under p, estimated from what was drawn.
     used = distribution.weights > 0

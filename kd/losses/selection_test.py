@@ -101,9 +101,13 @@ def test_a_sparse_teachers_entropy_needs_no_logits():
   _, unembedding, _, batch = make()
   rng = np.random.default_rng(1)
   p = rng.dirichlet(np.ones(5), (B, L))
+  # The last slot is not used.
+  unused = np.zeros((B, L, 1))
   top = types.TopK(
-    ids=jnp.zeros((B, L, 4), jnp.int32),
-    logprobs=jnp.log(jnp.asarray(p[..., :4], jnp.float32)),
+    ids=jnp.zeros((B, L, 5), jnp.int32).at[..., 4].set(-1),
+    logprobs=jnp.log(
+      jnp.asarray(np.concatenate([p[..., :4], unused], -1), jnp.float32)
+    ),
     tail_logprob=jnp.log(jnp.asarray(p[..., 4], jnp.float32)),
   )
   kept = select(

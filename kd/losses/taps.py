@@ -47,22 +47,19 @@ def _pick(shown, spec, hidden, attention):
   )
 
 
-def pick_student(
-  terms: Sequence[terms_lib.Term], term: terms_lib.Term, shown: types.Taps
-) -> types.Taps:
-  """What `term` reads of the student, out of what all `terms` read."""
+def pick(
+  terms: Sequence[terms_lib.Term],
+  term: terms_lib.Term,
+  student: types.Taps,
+  teacher: types.Taps,
+) -> tuple[types.Taps, types.Taps]:
+  """What `term` reads of student and teacher, out of what all `terms` read."""
   loss = term.loss
-  spec, _ = specs(terms)
-  return _pick(shown, spec, loss.student_hidden, loss.student_attention)
-
-
-def pick_teacher(
-  terms: Sequence[terms_lib.Term], term: terms_lib.Term, shown: types.Taps
-) -> types.Taps:
-  """What `term` reads of the teacher, out of what all `terms` read."""
-  loss = term.loss
-  _, spec = specs(terms)
-  return _pick(shown, spec, loss.teacher_hidden, loss.teacher_attention)
+  student_spec, teacher_spec = specs(terms)
+  return (
+    _pick(student, student_spec, loss.student_hidden, loss.student_attention),
+    _pick(teacher, teacher_spec, loss.teacher_hidden, loss.teacher_attention),
+  )
 
 
 def init(
@@ -107,10 +104,11 @@ def total(
   scales = objective_lib.scales(settings)
   value, sums = jnp.zeros(()), {}
   for number, term in enumerate(terms):
+    own, others = pick(terms, term, student, teacher)
     losses = term.loss.per_token(
       paths.get(term.key, {}),
-      pick_student(terms, term, student),
-      jax.lax.stop_gradient(pick_teacher(terms, term, teacher)),
+      own,
+      jax.lax.stop_gradient(others),
       batch,
       settings.values[term.key],
       layer_maps.get(term.key),

@@ -46,13 +46,15 @@ def make(
   """
   nothing = gemma3.TapSpec((), ())
   scores = [
-    _scorer(t.model, nothing if number else spec)
+    scorer(t.model, nothing if number else spec)
     for number, t in enumerate(teachers)
   ]
 
   unembeddings = [
     _cut(t.params['embedding'], vocab_size, mesh) for t in teachers
   ]
+
+  shares = [jnp.float32(t.share) for t in teachers]
 
   def targets(batch):
     with rules.active(mesh):
@@ -62,9 +64,9 @@ def make(
       ]
     return types.Targets(
       distribution=tuple(
-        types.Dense(hidden, unembedding, jnp.float32(t.share))
-        for (hidden, _), unembedding, t in zip(
-          found, unembeddings, teachers, strict=True
+        types.Dense(hidden, unembedding, share)
+        for (hidden, _), unembedding, share in zip(
+          found, unembeddings, shares, strict=True
         )
       ),
       taps=found[0][1],
@@ -80,7 +82,11 @@ def _cut(embedding, vocab_size, mesh):
   return jax.jit(lambda x: x[:vocab_size], out_shardings=sharding)(embedding)
 
 
-def _scorer(model, spec):
+def scorer(
+  model: gemma3.Gemma3, spec: gemma3.TapSpec
+) -> Callable[[types.PyTree, types.Batch], tuple[types.Array, types.Taps]]:
+  """The jitted forward pass: from (params, batch) to hidden states and taps."""
+
   @jax.jit
   def score(params, batch):
     hidden, taps = gemma3.forward(model, params, batch, spec)

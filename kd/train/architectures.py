@@ -9,6 +9,7 @@ from typing import Any
 from configs import models
 from kd.checkpoints import weights
 from kd.core import errors
+from kd.losses import terms
 from kd.models import gemma3_config
 
 KINDS = ('random', 'teacher', 'hf', 'gguf', 'workdir')
@@ -97,6 +98,22 @@ def source_config(
     config = weights.model_config(spec['init'], f'{path}.init')
   _check_variant(config, spec['variant'], f'{path}.variant')
   return config
+
+
+def term_sizes(config: gemma3_config.Gemma3Config) -> terms.Sizes:
+  """What loss terms must know of a model."""
+  return terms.Sizes(
+    layers=config.num_layers,
+    width=config.embed_dim,
+    heads=config.num_heads,
+    kv_heads=config.num_kv_heads,
+    head_width=config.head_dim,
+    attention_scale=config.query_scale**-0.5,
+    windows=tuple(
+      config.window if kind == gemma3_config.LOCAL else None
+      for kind in config.layer_kinds
+    ),
+  )
 
 
 def student_config(

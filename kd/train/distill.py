@@ -102,9 +102,7 @@ def _teacher(run):
   """
   if not run.teachers:
     return None, None
-  paths = ['teacher'] + [
-    f'teacher.others.{name}' for name in sorted(run.config.teacher.others)
-  ]
+  paths = resolve.teacher_specs(run.config)
   teachers = [
     live.Teacher(
       model.module,

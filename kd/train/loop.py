@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from kd.checkpoints import manager as manager_lib
 from kd.core import errors
@@ -151,7 +150,12 @@ class _Loop:
   def _start(self):
     """Takes up the last checkpoint, or makes the first state."""
     job, latest = self._job, self._manager.latest_step()
-    abstract = self._abstract_state()
+    abstract = update_lib.abstract_state(
+      parameters.abstract(job.run.student),
+      job.objective,
+      job.run.optimizer,
+      job.run.mesh,
+    )
     position = {'window': {}, 'evaluated': False}
     if latest is None:
       state = update_lib.init_state(
@@ -178,43 +182,6 @@ class _Loop:
     self._step = latest or 0
     self._window = _Window(position['window'])
     self._evaluated = position['evaluated']
-
-  def _abstract_state(self):
-    job = self._job
-    params = parameters.abstract(job.run.student)
-    state = jax.eval_shape(
-      lambda p: update_lib.init_state(
-        p, job.objective, job.run.optimizer, self._config.seed
-      ),
-      params,
-    )
-    replicated = rules.replicated(job.run.mesh)
-
-    def like(leaf, sharding):
-      return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    everywhere = lambda tree: jax.tree.map(
-      lambda leaf: like(leaf, replicated), tree
-    )
-    paths = everywhere(state.paths)
-    # Moments lie as their parameters do; counters and factors everywhere.
-    opt_state = optax.tree_map_params(
-      job.run.optimizer,
-      lambda leaf, param: like(
-        leaf, param.sharding if leaf.shape == param.shape else replicated
-      ),
-      state.opt_state,
-      (params, paths),
-      transform_non_params=lambda leaf: like(leaf, replicated),
-    )
-    return state.replace(
-      step=like(state.step, replicated),
-      params=params,
-      paths=paths,
-      opt_state=opt_state,
-      layer_maps=everywhere(state.layer_maps),
-      rng=like(state.rng, replicated),
-    )
 
   def run(self) -> update_lib.TrainState:
     """Trains to the last step; see train."""

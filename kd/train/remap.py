@@ -73,11 +73,10 @@ def _similarities(
   teacher: types.Taps,
   batch: types.Batch,
 ):
-  return {
-    term.key: layer_maps.similarity(
-      taps.pick_student(terms, term, student).hidden,
-      taps.pick_teacher(terms, term, teacher).hidden,
-      batch.weights,
+  found = {}
+  for term in adaptive:
+    own, others = taps.pick(terms, term, student, teacher)
+    found[term.key] = layer_maps.similarity(
+      own.hidden, others.hidden, batch.weights
     )
-    for term in adaptive
-  }
+  return found

@@ -188,16 +188,22 @@ def _model(spec, path, source, sizes, mesh, remat):
   return Model(module, spec.init, source, keep, shardings, param_dtype)
 
 
-def _teachers(config, mesh):
-  """The teachers with their shares, which are made to sum to 1."""
+def teacher_specs(
+  config: ml_collections.ConfigDict,
+) -> dict[str, ml_collections.ConfigDict]:
+  """What the config says of each teacher, by its path, `teacher` first."""
   if config.teacher.source == 'none':
-    return ()
-  specs = {'teacher': config.teacher} | {
+    return {}
+  return {'teacher': config.teacher} | {
     f'teacher.others.{name}': spec
     for name, spec in sorted(config.teacher.others.items())
   }
+
+
+def _teachers(config, mesh):
+  """The teachers with their shares, which are made to sum to 1."""
   models = []
-  for path, spec in specs.items():
+  for path, spec in teacher_specs(config).items():
     if path != 'teacher':
       config_lib.check_fields(spec, base.other_teacher(), f'{path}.')
     if not spec.share > 0:
@@ -212,28 +218,12 @@ def _teachers(config, mesh):
   return tuple((model, share / whole) for model, share in models)
 
 
-def _sizes(model):
-  """What terms must know of a model."""
-  c = model.config
-  return terms_lib.Sizes(
-    layers=c.num_layers,
-    width=c.embed_dim,
-    heads=c.num_heads,
-    kv_heads=c.num_kv_heads,
-    head_width=c.head_dim,
-    attention_scale=c.query_scale**-0.5,
-    windows=tuple(
-      c.window if kind == gemma3_config.LOCAL else None
-      for kind in c.layer_kinds
-    ),
-  )
-
-
 def _objective(config, student, teachers):
+  teacher = teachers[0][0] if teachers else None
   context = terms_lib.Context(
     steps=config.steps,
-    student=_sizes(student),
-    teacher=_sizes(teachers[0][0]) if teachers else None,
+    student=architectures.term_sizes(student.config),
+    teacher=teacher and architectures.term_sizes(teacher.config),
   )
   objective = objective_lib.Objective(
     terms=catalog.build(config.losses.to_dict(), context),
@@ -264,17 +254,11 @@ def _check_length(config, name, sizes):
 
 def _tokenizer(config):
   """The run's tokenizer; refuses models that have another."""
-  found = {}
-  if config.teacher.source != 'none':
-    found['teacher.init'] = tokenizers.for_source(
-      config.teacher.init, 'teacher.init'
-    )
-    for name, spec in sorted(config.teacher.others.items()):
-      path = f'teacher.others.{name}.init'
-      found[path] = tokenizers.for_source(spec.init, path)
-  found['student.init'] = tokenizers.for_source(
-    config.student.init, 'student.init'
-  )
+  specs = teacher_specs(config) | {'student': config.student}
+  found = {
+    f'{path}.init': tokenizers.for_source(spec.init, f'{path}.init')
+    for path, spec in specs.items()
+  }
   if config.data.tokenizer:
     found = {
       'data.tokenizer': tokenizers.load(
@@ -345,8 +329,8 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
   objective = _objective(config, student, teachers)
   tokenizer = _tokenizer(config)
   _check_vocabulary(tokenizer, 'student', student.config)
-  for model, _ in teachers:
-    _check_vocabulary(tokenizer, 'teacher', model.config)
+  for path, (model, _) in zip(teacher_specs(config), teachers, strict=True):
+    _check_vocabulary(tokenizer, path, model.config)
   templates.check_tokenizer(tokenizer, config.data.template, 'data.template')
   return Run(
     config=ml_collections.FrozenConfigDict(config),

@@ -15,6 +15,7 @@ from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import taps
 from kd.models import gemma3
+from kd.partitioning import rules
 
 Array = types.Array
 
@@ -85,6 +86,44 @@ def init_state(
     opt_state=optimizer.init((params, paths)),
     rng=jax.random.key_data(key),
   )
+
+
+def abstract_state(
+  params: types.PyTree,
+  objective: objective_lib.Objective,
+  optimizer: optax.GradientTransformationExtraArgs,
+  mesh: jax.sharding.Mesh,
+) -> TrainState:
+  """Shapes of a state, and where an update leaves it.
+
+  Moments lie as their parameters do; counters, factors and what terms train
+  lie everywhere.
+
+  Args:
+    params: jax.ShapeDtypeStructs with shardings.
+    objective: what is made small.
+    optimizer: the gradient transformation.
+    mesh: the devices.
+  """
+  state = jax.eval_shape(
+    lambda p: init_state(p, objective, optimizer, 0), params
+  )
+  replicated = rules.replicated(mesh)
+
+  def like(leaf, sharding):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+  everywhere = jax.tree.map(lambda leaf: like(leaf, replicated), state)
+  opt_state = optax.tree_map_params(
+    optimizer,
+    lambda leaf, param: like(
+      leaf, param.sharding if leaf.shape == param.shape else replicated
+    ),
+    state.opt_state,
+    (params, everywhere.paths),
+    transform_non_params=lambda leaf: like(leaf, replicated),
+  )
+  return everywhere.replace(params=params, opt_state=opt_state)
 
 
 def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:

@@ -19,6 +19,7 @@ from kd.optimizers import optimizers
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.teachers import live
+from kd.train import architectures
 from kd.train import loop
 from kd.train import update
 
@@ -83,19 +84,7 @@ def _init(model, seed):
 
 
 def _objective():
-  windows = tuple(
-    SIZES.window if kind == gemma3_config.LOCAL else None
-    for kind in SIZES.layer_kinds
-  )
-  sizes = terms_lib.Sizes(
-    layers=SIZES.num_layers,
-    width=SIZES.embed_dim,
-    heads=SIZES.num_heads,
-    kv_heads=SIZES.num_kv_heads,
-    head_width=SIZES.head_dim,
-    attention_scale=SIZES.query_scale**-0.5,
-    windows=windows,
-  )
+  sizes = architectures.term_sizes(SIZES)
   context = terms_lib.Context(steps=10, student=sizes, teacher=sizes)
   # Half the positions, by entropy: their choice must not depend on the mesh.
   kept = selection.build({'rule': 'student_entropy', 'share': 0.5}, '', 10)
