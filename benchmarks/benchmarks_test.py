@@ -18,6 +18,7 @@ from benchmarks import step_cpu
 from benchmarks import step_real_cpu
 from configs import models
 from kd.checkpoints import huggingface
+from kd.models import attention
 from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
@@ -104,7 +105,10 @@ def test_programs_compute_what_is_on_paper():
     _MODEL, _MODEL, 'float32', 'block', 32, everywhere, mesh
   )
   rows, length = 2, 64
-  parts = flops.step(_MODEL, [_MODEL], rows, length, 'block', rows * length)
+  parts = flops.step(
+    *(_MODEL, [_MODEL], rows, length, 'block', rows * length),
+    attention.XLA,
+  )
   teacher = parts.pop('teacher')
   paper = {
     'objective': parts['objective'],

@@ -20,6 +20,7 @@ from benchmarks import alternate
 from benchmarks import environments
 from benchmarks import results
 from configs import models
+from kd.models import attention
 from kd.models import gemma3_config
 from kd.planning import flops
 
@@ -48,7 +49,13 @@ def on_paper(case: Mapping[str, Any], rows: int) -> dict[str, int]:
   )
   tokens = rows * case['length']
   parts = flops.step(
-    student, [teacher], rows, case['length'], case['remat'], tokens
+    student,
+    [teacher],
+    rows,
+    case['length'],
+    case['remat'],
+    tokens,
+    attention.XLA,
   )
   teacher_part = parts.pop('teacher')
   return {

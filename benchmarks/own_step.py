@@ -20,9 +20,11 @@ from benchmarks import programs
 from benchmarks import stepper
 from configs import base
 from kd.checkpoints import weights
+from kd.core import host_memory
 from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
+from kd.train import update as update_lib
 
 
 def arguments(positions: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,12 +60,15 @@ def main(argument):
   batch = jax.device_put(programs.batch(rows), rules.batch_sharding(mesh))
   targets = step.targets(_params(spec, step, step.teacher, 1))
   state = step.state(_params(spec, step, step.student, 0))
+  update = None
 
   def run():
-    nonlocal state
+    nonlocal state, update
     wanted = targets(batch)
     with rules.active(mesh):
-      state, out = step.update(state, batch, wanted)
+      if update is None:
+        update = update_lib.compiled(step.update, state, batch, wanted)
+      state, out = update(state, batch, wanted)
     jax.block_until_ready((state, out))
 
   sizes = [gemma3_config.parameter_count(c) for c in (student, teacher)]
@@ -92,4 +97,5 @@ def _params(spec, step, model, seed):
 
 
 if __name__ == '__main__':
+  host_memory.use_large_pages()  # As kd.main does.
   main(sys.argv[1])

@@ -76,7 +76,7 @@ class Step:
   def update(self):
     """The jitted update, as the training loop jits it."""
     make = update_lib.make(self.student, self.objective, *self._optimizer, 1)
-    return jax.jit(make, donate_argnums=0)
+    return update_lib.jit(make, self.mesh)
 
   def state(self, params: types.PyTree) -> update_lib.TrainState:
     """The state before the first update, where updates will leave it."""
@@ -138,7 +138,7 @@ class Step:
 
   def _hidden(self, model, rows, length):
     shape = rows, length, model.config.embed_dim
-    return self._array(shape, model.dtype, rules.batch_sharding(self.mesh))
+    return self._array(shape, model.dtype, rules.hidden_sharding(self.mesh))
 
   def abstract_params(self, model: gemma3.Gemma3, dtype: str) -> types.PyTree:
     """A model's parameters as they lie on the mesh."""

@@ -20,6 +20,7 @@ from benchmarks import own_step
 from benchmarks import peer_steps
 from benchmarks import results
 from benchmarks import steps
+from kd.models import attention
 from kd.models import gemma3_config
 from kd.planning import flops
 
@@ -74,7 +75,13 @@ def run(
     # The last token of a row has no target.
     kept = rows * math.ceil(positions['share'] * (length - 1))
     work = flops.step(
-      student, [teacher], rows, length, arguments['remat'], kept
+      student,
+      [teacher],
+      rows,
+      length,
+      arguments['remat'],
+      kept,
+      attention.XLA,
     )
     return steps.Own(arguments, work)
 

@@ -23,6 +23,7 @@ from benchmarks import peer_steps
 from benchmarks import results
 from benchmarks import steps
 from kd.checkpoints import weights
+from kd.models import attention
 from kd.planning import flops
 
 _PEERS = ('trl_gkd', 'trl_chunked')
@@ -51,7 +52,9 @@ def run(
   length = len(tokens)
   given = {'tokens': [list(tokens)], 'folder': folder}
   own = own_step.arguments({'rule': 'all', 'share': 1.0}) | given
-  work = flops.step(config, [config], 1, length, own['remat'], length - 1)
+  work = flops.step(
+    config, [config], 1, length, own['remat'], length - 1, attention.XLA
+  )
   measured = steps.measure(
     {steps.OURS: steps.Own(own, work)},
     {

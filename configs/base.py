@@ -87,6 +87,7 @@ def adamw(lr, **changes):
         lr=lr,
         clip_norm=1.0,  # global gradient norm is cut to it; 0: no clipping
         micro_batches=1,  # parts of a batch whose gradients are summed
+        state_memory='device',  # holds moments between updates: device | host
         weight_decay=0.01,  # on matrices; never on norms
         b1=0.9,  # decay of the gradient's mean, [0, 1)
         b2=0.99,  # decay of its square, [0, 1)
@@ -106,6 +107,7 @@ def adafactor(lr, **changes):
         lr=lr,
         clip_norm=1.0,  # as for adamw
         micro_batches=1,  # as for adamw
+        state_memory='device',  # as for adamw
         weight_decay=0.0,  # on matrices; never on norms
         decay_rate=0.8,  # b2 at step t is 1 - t ** -decay_rate
         clip_update=1.0,  # root mean square that an update is cut to
@@ -145,6 +147,7 @@ def other_teacher(**changes):
         init='',  # hf:DIR | gguf:FILE | workdir:DIR
         dtype='bfloat16',  # of activations: bfloat16 | float32
         param_dtype='bfloat16',  # of its weights: bfloat16 | float32
+        attention='auto',  # as student.attention
         # Teachers are mixed as probabilities by their shares, > 0, whose sum
         # may be anything.
         share=1.0,
@@ -159,6 +162,10 @@ def get_config() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.steps = 1000  # optimizer updates, > 0
   c.seed = 0  # of parameters and data order
+  # a step whose loss or gradient is not finite changes nothing, and then: stop |
+  # skip (goes on and counts it in train/nonfinite)
+  c.nonfinite = 'stop'
+  c.nonfinite_limit = 10  # skipped in a row, > 0; one more stops
 
   c.student = ml_collections.ConfigDict()
   c.student.variant = ''  # a name of configs/models.py; '': as init says
@@ -166,7 +173,13 @@ def get_config() -> ml_collections.ConfigDict:
   c.student.init = 'random'
   c.student.keep_layers = ()  # layers of init to keep, from 0, rising; (): all
   c.student.dtype = 'bfloat16'  # of activations: bfloat16 | float32
-  c.student.remat = 'none'  # saved for the backward pass: none | block | dots
+  # what computes attention: auto (splash on TPU; on GPU cudnn, if rows are not
+  # packed; else xla) | xla | splash | cudnn
+  c.student.attention = 'auto'
+  # what of a layer the backward pass finds saved: none (everything) | dots (its
+  # input, products with weights) | dots_offload (the same, products in the
+  # host's memory) | block (its input) | block_offload (that, in the host's)
+  c.student.remat = 'dots'
 
   c.teacher = other_teacher()  # its fields, and two more
   c.teacher.source = 'live'  # live: scores each batch | none: no teacher
@@ -185,6 +198,10 @@ def get_config() -> ml_collections.ConfigDict:
   c.data.pack = True  # several examples a row
   c.data.examples = -1  # use the first so many examples; -1: all
   c.data.folder = '~/.cache/kd/rows'  # where prepared rows are kept
+  c.data.read = ml_collections.ConfigDict()  # of disks and servers that fail
+  c.data.read.attempts = 5  # of one read, > 0
+  c.data.read.wait_s = 1.0  # seconds before the second, then doubled, >= 0
+  c.data.read.timeout_s = 600.0  # seconds that a step waits for rows, > 0
 
   c.losses = ml_collections.ConfigDict()
   c.losses.kl = term('forward_kl')  # by name: see term(...) above
@@ -210,6 +227,19 @@ def get_config() -> ml_collections.ConfigDict:
   # it and tensor
   c.mesh.fsdp = -1
   c.mesh.tensor = 1  # heads and MLP width are split over it
+  # each row's positions are split over it, and what fsdp splits too; divides
+  # data.length
+  c.mesh.sequence = 1
+
+  # Of one run. What isn't set comes from $JAX_COORDINATOR_ADDRESS,
+  # $JAX_NUM_PROCESSES, $JAX_PROCESS_ID, or on a Cloud TPU from its metadata.
+  c.processes = ml_collections.ConfigDict()
+  c.processes.coordinator = ''  # HOST:PORT of process 0; '': as above
+  c.processes.count = 0  # there must be so many, > 0; 0: as above
+  c.processes.index = -1  # which one this is, from 0; -1: as above
+  c.processes.start_timeout_s = 300.0  # seconds until all must be there, > 0
+  c.processes.dead_after_s = 30.0  # seconds without a sign of life, > 0
+  c.processes.slow_after_s = 30.0  # seconds until a slow one is named, > 0
 
   c.checkpoint = ml_collections.ConfigDict()
   c.checkpoint.every = 500  # steps between saves, > 0; the last is always saved
@@ -234,6 +264,17 @@ def get_config() -> ml_collections.ConfigDict:
   c.export = ml_collections.ConfigDict()  # --mode=export
   c.export.dtype = 'bfloat16'  # of the written weights: bfloat16 | float32
   c.export.checkpoint = 'last'  # last | best
+
+  c.plan = ml_collections.ConfigDict()  # --mode=plan
+  # what to plan for: v4 | v5e | v5p | v6e, a colon, and chips along each axis
+  # of the slice: v5e:4x4, v5p:2x2x2
+  c.plan.topology = ''
+  c.plan.lengths = ()  # tokens a row to plan for; (): data.length alone
+  c.plan.prompt_length = 512  # tokens of a prompt, where decoding is planned
+  c.plan.price = 0.0  # US dollars a chip-hour; 0: the cost isn't shown
+  c.plan.search = False  # also search mesh, micro-batches, remat
+  c.plan.compiled = 3  # candidates of a search that are compiled, > 0
+  c.plan.folder = '~/.cache/kd/plans'  # where the compiler's answers are kept
 
   c.lock()
   return c

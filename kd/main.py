@@ -13,7 +13,12 @@ from ml_collections import config_flags
 
 from kd.core import config as config_lib
 from kd.core import errors
+from kd.partitioning import processes
+from kd.planning import plan
 from kd.train import modes
+from kd.train import preemption
+
+_MODES = {**modes.MODES, **plan.MODES}
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The config: FILE.py, or FILE.py:ARGUMENT.'
@@ -24,23 +29,35 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  list(modes.MODES),
+  list(_MODES),
   'train: train and evaluate. check: print what the config means. eval: '
   'evaluate. generate: answer prompts. export: write weights for other '
-  'systems.',
+  'systems. plan: what a run needs on a TPU slice, without one.',
 )
 
 
 def main(argv: list[str]) -> None:
   """Runs the mode."""
   del argv
+  preemption.NOTICE.install()
+  try:
+    _run_mode()
+  except (Exception, KeyboardInterrupt) as e:
+    processes.fail(e, code=1)
+    raise
+
+
+def _run_mode():
   try:
     if not _WORKDIR.value:
       raise errors.ConfigError('--workdir', 'not given', legal='a folder')
-    modes.MODES[_MODE.value](_CONFIG.value, _WORKDIR.value)
-  except errors.KdError as e:
-    print(f'kd: error: {e}', file=sys.stderr, flush=True)
-    sys.exit(e.exit_code)
+    _MODES[_MODE.value](_CONFIG.value, _WORKDIR.value)
+    processes.finish()
+  except (errors.KdError, OSError) as e:
+    error = errors.for_user(e)
+    processes.fail(error, error.exit_code)
+    print(f'kd: error: {error}', file=sys.stderr, flush=True)
+    sys.exit(error.exit_code)
 
 
 def _from_users_folder() -> None:

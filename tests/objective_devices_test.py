@@ -81,7 +81,7 @@ def _compiled(shape, kind, chunk_tokens):
   """The program of value and gradient, and its arguments."""
   count = int(np.prod(shape))
   mesh = mesh_lib.make(
-    dict(zip(mesh_lib.AXES, shape, strict=True)), jax.devices()[:count]
+    dict(zip(mesh_lib.AXES, shape, strict=False)), jax.devices()[:count]
   )
   objective = _objective(LOSSES, chunk_tokens)
 

@@ -1,6 +1,8 @@
 """Training state on disk, through Orbax."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
+import json
 import math
 import os
 from typing import Any
@@ -8,13 +10,26 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from kd.checkpoints import digests
 from kd.core import errors
+from kd.core import run_info
 from kd.core import types
+from kd.partitioning import processes
 
 FOLDER = 'checkpoints'
 # Apart, so that another run can read the parameters alone.
 ITEMS = ('params', 'optimizer')
 _METRIC = 'quality'
+
+
+class _Checked(ocp.path.atomicity.AtomicRenameTemporaryPath):
+  """A checkpoint that gets its digests before it gets its name."""
+
+  async def finalize(self):
+    # Its items come by here too, one by one, before.
+    if self.get_final().name.isdigit():
+      await asyncio.to_thread(digests.write, str(self.get()))
+    await super().finalize()
 
 
 class Manager:
@@ -27,10 +42,19 @@ class Manager:
       workdir: the run's folder.
       keep: how many of the latest stay; the best one stays beside them.
       read_only: nothing is created or deleted.
+
+    Raises:
+      ConfigError: the figures that rank the checkpoints cannot be read.
     """
-    policies = ocp.checkpoint_managers
     self.folder = os.path.join(os.path.abspath(workdir), FOLDER)
-    self._manager = ocp.CheckpointManager(
+    try:
+      self._manager = self._open(keep, read_only)
+    except ValueError as e:
+      raise errors.ConfigError(self.folder, f'cannot be read: {e}') from e
+
+  def _open(self, keep, read_only):
+    policies = ocp.checkpoint_managers
+    return ocp.CheckpointManager(
       self.folder,
       # Named, so that a manager that has saved nothing can read.
       item_handlers={
@@ -52,6 +76,7 @@ class Manager:
         best_fn=lambda m: -m[_METRIC],
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
+        temporary_path_class=_Checked,
       ),
     )
 
@@ -92,6 +117,32 @@ class Manager:
     self._guard(
       step, lambda: self._manager.save(step, args=args, metrics=metrics)
     )
+
+  def rate(self, step: int, quality: float) -> None:
+    """Gives a checkpoint the figure that its save did not have yet."""
+    # Where Orbax writes and reads it; digests leave this file out.
+    path = os.path.join(self.folder, str(step), digests.FIGURE)
+    figure = json.dumps({_METRIC: quality})
+    processes.from_first(lambda: run_info.write_text(path, figure))
+    self._manager.reload()
+
+  def check_whole(self, step: int, items: Sequence[str], path: str) -> None:
+    """Raises ConfigError, naming the file, if items are damaged.
+
+    Args:
+      step: which checkpoint.
+      items: of ITEMS.
+      path: the config path that names the checkpoint, for the message.
+    """
+    folder = os.path.join(self.folder, str(step))
+    wrong = digests.problem(folder, items)
+    if wrong:
+      raise errors.ConfigError(
+        path,
+        f'checkpoint {folder} is damaged: {wrong}',
+        legal='the files as they were written; the command that trained the '
+        'run goes on from the checkpoint before',
+      )
 
   def check(self, step: int) -> None:
     """Raises KdError if a save in the background has failed."""

@@ -12,7 +12,7 @@ SPEC = jax.sharding.PartitionSpec('fsdp', 'tensor')
 
 
 def _sharding(shape, devices):
-  mesh = mesh_lib.make(dict(zip(mesh_lib.AXES, shape, strict=True)), devices)
+  mesh = mesh_lib.make(dict(zip(mesh_lib.AXES, shape, strict=False)), devices)
   return jax.sharding.NamedSharding(mesh, SPEC)
 
 

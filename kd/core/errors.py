@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 import difflib
+import errno
 
 
 class KdError(Exception):
@@ -58,6 +59,30 @@ class PreemptedError(KdError):
   """The machine is being taken away; state is saved, start the run again."""
 
   exit_code = 42
+
+
+# What a disk, not a program, is to blame for.
+_OF_DISKS = (
+  *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE),
+  *(errno.EACCES, errno.EPERM),
+)
+
+
+def for_user(error: KdError | OSError) -> KdError:
+  """The error as main prints it.
+
+  Raises:
+    OSError: the error itself, if it is not a disk's: its traceback is wanted.
+  """
+  if isinstance(error, KdError):
+    return error
+  if error.errno not in _OF_DISKS:
+    raise error
+  where = f'{error.filename}: ' if error.filename else ''
+  return KdError(
+    f'{where}{error.strerror}; checkpoints are kept: the same command goes on '
+    'once that is mended'
+  )
 
 
 def nearest(name: str, legal: Iterable[str]) -> str:

@@ -40,9 +40,18 @@ def write_json(path: str, value: Any) -> None:
 
 def write_text(path: str, text: str) -> None:
   """Writes text aside, then renames."""
-  aside = f'{path}.tmp-{os.getpid()}'
-  with open(aside, 'w', encoding='utf-8') as f:
-    f.write(text)
+  write_bytes(path, text.encode('utf-8'))
+
+
+def write_bytes(path: str, value: bytes) -> None:
+  """Writes bytes aside, then renames.
+
+  Aside is one name, so that what a killed process left is written over; only
+  one process at a time may write a path.
+  """
+  aside = f'{path}.tmp'
+  with open(aside, 'wb') as f:
+    f.write(value)
     f.flush()
     os.fsync(f.fileno())
   os.replace(aside, path)

@@ -9,6 +9,7 @@ import numpy as np
 from kd.core import types
 from kd.losses import statistics
 from kd.models import gemma3
+from kd.partitioning import placement
 from kd.partitioning import rules
 
 Scores = dict[str, np.ndarray]
@@ -18,6 +19,7 @@ def make(
   model: gemma3.Gemma3,
   teacher_targets: Callable[[types.Batch], types.Targets] | None,
   mesh: jax.sharding.Mesh,
+  batch_size: int,
   chunk_tokens: int,
 ) -> Callable[[types.PyTree, Iterable[types.Batch]], Scores]:
   """Returns the function that scores rows.
@@ -26,10 +28,12 @@ def make(
     model: the model that is evaluated.
     teacher_targets: a live teacher, or None.
     mesh: the mesh that rows are put on.
+    batch_size: rows of a batch, over all processes.
     chunk_tokens: tokens whose logits exist at one time.
 
   Returns:
-    A function of (params, batches) to float64 arrays with an entry a row, in
+    A function of (params, batches), each batch with this process's rows of it
+    (placement.local_rows), to float64 arrays with an entry a row, in
     order: 'weight', 'nll' and, with a teacher, 'kl' and 'agreement', each a sum
     over the row's target tokens. Rows without targets are left out.
   """
@@ -39,14 +43,16 @@ def make(
     hidden, _ = model.apply(
       {'params': params}, batch.tokens, batch.positions, batch.segment_ids
     )
-    return statistics.by_row(
+    by_row = statistics.by_row(
       hidden, params['embedding'], targets, batch, chunk_tokens
     )
+    # Whole on every device, so that each process can read them.
+    return {k: rules.constrain(v, (None,)) for k, v in by_row.items()}
 
   def run(params, batches):
     parts = []
     for batch in batches:
-      placed = jax.device_put(batch, rules.batch_sharding(mesh))
+      placed = placement.place(batch, mesh, batch_size)
       targets = teacher_targets(placed) if teacher_targets else None
       with rules.active(mesh):
         parts.append(jax.device_get(score(params, placed, targets)))

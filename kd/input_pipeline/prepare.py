@@ -1,6 +1,8 @@
 """Prepares a task or mixture once: tokenized, packed, in ArrayRecord files."""
 
 from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -18,11 +20,13 @@ from kd.input_pipeline import examples as examples_lib
 from kd.input_pipeline import fingerprints
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepared
+from kd.input_pipeline import reading
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 
 Prepared = prepared.Prepared  # What `prepare` returns parts as.
 
+_ASIDE = '.writing-'
 FORMAT = 2  # Raise it when what is written changes its meaning.
 
 
@@ -38,6 +42,7 @@ def prepare(
   cache_dir: str,
   limit: int,
   module: str,
+  patience: reading.Patience,
   say: Callable[[str], None] = logging.info,
 ) -> list[prepared.Prepared]:
   """Returns the rows of a task or mixture, preparing them if none has yet.
@@ -58,6 +63,7 @@ def prepare(
     cache_dir: the folder of all prepared rows.
     limit: uses the first so many examples of each task; -1 for all.
     module: the Python module to import, 'data.mixtures'.
+    patience: with a source that cannot be read.
     say: called with lines of progress.
 
   Returns:
@@ -93,26 +99,38 @@ def prepare(
   folder = os.path.join(cache_dir, f'{name}-{split}-{digest.hexdigest()[:16]}')
   if not os.path.isdir(folder):
     say(f'preparing rows of {name} ({split}) in {folder}')
-    _write(folder, request, tokenizer, say)
-  return prepared.open_folder(folder, request, tokenizer.pad_id)
+    _write(folder, request, tokenizer, patience, say)
+  return prepared.open_folder(folder, request, tokenizer.pad_id, patience)
 
 
 def _write(
   folder: str,
   request: dict[str, Any],
   tokenizer: tokenizers.Tokenizer,
+  patience: reading.Patience,
   say: Callable[[str], None],
 ) -> None:
   """Writes a whole folder aside, then renames it."""
-  os.makedirs(os.path.dirname(folder), exist_ok=True)
-  aside = tempfile.mkdtemp(prefix='.writing-', dir=os.path.dirname(folder))
-  os.chmod(aside, 0o755)  # The cache may be shared; mkdtemp's is private.
+  parent = os.path.dirname(folder)
+  try:
+    os.makedirs(parent, exist_ok=True)
+    _remove_abandoned(parent)
+    aside, held = _make_aside(parent)
+  except OSError as e:
+    raise errors.ConfigError(
+      'data.folder',
+      f'{parent!r} cannot be written: {e.strerror}',
+      legal='a folder that this user can write, or one with these rows',
+    ) from e
   try:
     parts = []
     wanted = request['name'], request['split'], request['module']
     for task, rate in examples_lib.tasks(*wanted):
-      examples = examples_lib.read(
-        task, request['split'], request['limit'], say
+      examples = patience.read(
+        f'task {task.name!r}, split {request["split"]!r}',
+        lambda task=task: examples_lib.read(
+          task, request['split'], request['limit'], say
+        ),
       )
       parts.append(
         {'task': task.name, 'rate': rate}
@@ -132,6 +150,38 @@ def _write(
     _sync(os.path.dirname(folder))
   finally:
     shutil.rmtree(aside, ignore_errors=True)
+    os.close(held)
+
+
+def _make_aside(parent):
+  """A new folder, and what locks it as long as this process lives."""
+  new = tempfile.mkdtemp(prefix='.new-', dir=parent)
+  os.chmod(new, 0o755)  # The cache may be shared; mkdtemp's is private.
+  descriptor = os.open(new, os.O_RDONLY)
+  with contextlib.suppress(OSError):  # Not every file system has locks.
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+  # Only now: what has this name and no lock is abandoned.
+  aside = os.path.join(parent, _ASIDE + os.path.basename(new)[1:])
+  os.rename(new, aside)
+  return aside, descriptor
+
+
+def _remove_abandoned(parent):
+  """Removes what processes that have died had half written."""
+  for name in os.listdir(parent):
+    if not name.startswith(_ASIDE):
+      continue
+    try:
+      descriptor = os.open(os.path.join(parent, name), os.O_RDONLY)
+    except OSError:
+      continue
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+    except OSError:
+      pass  # Whoever holds it lives, or nobody can tell.
+    finally:
+      os.close(descriptor)
 
 
 def _write_part(

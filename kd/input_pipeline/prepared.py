@@ -9,6 +9,7 @@ from typing import Any
 from array_record.python import array_record_module
 
 from kd.core import errors
+from kd.input_pipeline import reading
 
 MANIFEST = 'manifest.json'
 
@@ -29,6 +30,7 @@ class Prepared:
       share of positions), too_long (ids of the examples that no row can hold,
       which were left out).
     manifest: everything that went in, as in the folder's manifest.json.
+    patience: of whoever reads the rows.
   """
 
   task: str
@@ -39,6 +41,7 @@ class Prepared:
   pad_id: int
   counts: dict[str, Any]
   manifest: dict[str, Any]
+  patience: reading.Patience
 
   @property
   def rows_file(self) -> str:
@@ -60,7 +63,10 @@ class Prepared:
 
 
 def open_folder(
-  folder: str, request: dict[str, Any], pad_id: int
+  folder: str,
+  request: dict[str, Any],
+  pad_id: int,
+  patience: reading.Patience,
 ) -> list[Prepared]:
   """Reads a prepared folder after checking that it is whole.
 
@@ -68,6 +74,7 @@ def open_folder(
     folder: what `prepare.prepare` wrote.
     request: what was asked for, as the manifest must have it.
     pad_id: fills unused positions.
+    patience: with files that cannot be read.
 
   Returns:
     Its parts in the manifest's order.
@@ -100,6 +107,7 @@ def open_folder(
       pad_id,
       counts,
       manifest,
+      patience,
     )
     _check_part(opened, legal)
     parts.append(opened)

@@ -1,7 +1,6 @@
 """Prepared rows by step: any step at any time, without TensorFlow."""
 
-from collections.abc import Iterator, Sequence
-from concurrent import futures
+from collections.abc import Iterable, Iterator, Sequence
 import hashlib
 
 import grain
@@ -18,13 +17,16 @@ class _Part:
 
   def __init__(self, part: prepared.Prepared):
     self._source = grain.sources.ArrayRecordDataSource(part.rows_file)
-    self._first = part.first_row_id
+    self._first, self._part = part.first_row_id, part
 
   def __len__(self) -> int:
     return len(self._source)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    row = packing.from_bytes(self._source[index])
+    row = self._part.patience.read(
+      f'{self._part.rows_file}: row {index}',
+      lambda: packing.from_bytes(self._source[index]),
+    )
     row['row_id'] = np.int32(self._first + index)
     return row
 
@@ -65,31 +67,18 @@ class Rows:
     else:
       self._rows = grain.MapDataset.mix(datasets, [p.rate for p in parts])
 
-  def __call__(
-    self, step: int, process_index: int = 0, process_count: int = 1
-  ) -> types.Batch:
-    """The rows of a step, or one process's share of them.
+  def __call__(self, step: int, numbers: Iterable[int]) -> types.Batch:
+    """Rows of a step; no others are read.
 
     Args:
       step: number of updates already applied, from 0.
-      process_index: which share.
-      process_count: number of shares; laid end to end they are the whole batch.
+      numbers: which rows of the batch, from 0 to B - 1.
 
     Returns:
-      numpy arrays, B / process_count rows.
-
-    Raises:
-      ConfigError: the batch does not divide into the shares.
+      numpy arrays of these rows, in their order.
     """
-    share, rest = divmod(self.batch_size, process_count)
-    if rest:
-      raise errors.ConfigError(
-        'data.batch_size',
-        f'{self.batch_size} rows do not divide over {process_count} processes',
-        legal=f'a multiple of {process_count}',
-      )
-    first = step * self.batch_size + process_index * share
-    return _batch([self._rows[i] for i in range(first, first + share)])
+    first = step * self.batch_size
+    return _batch([self._rows[first + int(i)] for i in numbers])
 
 
 def _dataset(
@@ -115,62 +104,33 @@ def _batch(rows: Sequence[dict[str, np.ndarray]]) -> types.Batch:
 
 
 def batches(
-  parts: Sequence[prepared.Prepared], batch_size: int
+  parts: Sequence[prepared.Prepared],
+  batch_size: int,
+  numbers: Sequence[int],
 ) -> Iterator[types.Batch]:
   """Every row once, in the files' order, for evaluation.
+
+  There are as many batches on every process, whatever its rows are.
 
   Args:
     parts: what `prepare.prepare` returned.
     batch_size: rows a batch, B.
+    numbers: which rows of each batch, from 0 to B - 1; no others are read.
 
   Yields:
-    Batches; the last is filled up with rows of padding, whose row_id is -1.
+    These rows of each batch; the last batch is filled up with rows of padding,
+    whose row_id is -1.
   """
-  waiting = []
-  for part in parts:
-    source = _Part(part)
-    for index in range(len(source)):
-      waiting.append(source[index])
-      if len(waiting) == batch_size:
-        yield _batch(waiting)
-        waiting = []
-  if waiting:
-    padding = packing.empty(parts[0].length, parts[0].pad_id)
-    padding['row_id'] = np.int32(-1)
-    yield _batch(waiting + [padding] * (batch_size - len(waiting)))
+  sources = [_Part(part) for part in parts]
+  places = [(s, index) for s in sources for index in range(len(s))]
+  padding = packing.empty(parts[0].length, parts[0].pad_id)
+  padding['row_id'] = np.int32(-1)
 
+  def row(number):
+    if number >= len(places):
+      return padding
+    source, index = places[number]
+    return source[index]
 
-def prefetch(
-  rows: Rows,
-  start_step: int,
-  depth: int,
-  process_index: int = 0,
-  process_count: int = 1,
-) -> Iterator[types.Batch]:
-  """Batches of start_step, start_step + 1, ..., read ahead on a thread.
-
-  Args:
-    rows: where from.
-    start_step: the first step.
-    depth: how many steps to read ahead, 1 or more.
-    process_index: as for `Rows`.
-    process_count: as for `Rows`.
-
-  Yields:
-    What `rows(step)` returns, without end; an error there comes up here.
-  """
-  with futures.ThreadPoolExecutor(1, 'rows') as pool:
-    ahead = [
-      pool.submit(rows, start_step + i, process_index, process_count)
-      for i in range(depth)
-    ]
-    step = start_step + depth
-    try:
-      while True:
-        batch = ahead.pop(0).result()
-        ahead.append(pool.submit(rows, step, process_index, process_count))
-        step += 1
-        yield batch
-    finally:
-      for future in ahead:
-        future.cancel()
+  for first in range(0, len(places), batch_size):
+    yield _batch([row(first + int(i)) for i in numbers])

@@ -12,7 +12,11 @@ import pytest
 from kd.core import errors
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepared
+from kd.input_pipeline import read_ahead
+from kd.input_pipeline import reading
 from kd.input_pipeline import rows as rows_lib
+
+PATIENCE = reading.Patience(attempts=1, wait_s=0.0, timeout_s=60.0)
 
 
 def _part(folder, name, count, rate=1.0, first=0):
@@ -26,7 +30,9 @@ def _part(folder, name, count, rate=1.0, first=0):
     )
     writer.write(packing.to_bytes(packing.fill([example], 4, 0)))
   writer.close()
-  return prepared.Prepared(name, str(folder), rate, first, 4, 0, {}, {})
+  return prepared.Prepared(
+    name, str(folder), rate, first, 4, 0, {}, {}, PATIENCE
+  )
 
 
 def _ids(rows, steps):
@@ -93,11 +99,11 @@ def test_mixture_follows_its_rates(tmp_path):
   np.testing.assert_array_equal(batch.tokens[:, 0], local + 1)
 
 
-def test_prefetch_equals_rows(hundred):
+def test_reading_ahead_equals_rows(hundred):
   rows = rows_lib.Rows(hundred, 8, 0, True)
-  ahead = rows_lib.prefetch(rows, 4, 3)
+  ahead = read_ahead.ReadAhead(rows, 4, 3, timeout_s=60.0)
   for step in range(4, 12):
-    np.testing.assert_array_equal(next(ahead).tokens, rows(step).tokens)
+    np.testing.assert_array_equal(ahead.get(60.0).tokens, rows(step).tokens)
   ahead.close()
 
 
@@ -117,8 +123,9 @@ def test_a_new_process_reads_the_same_order_without_tensorflow(
   code = (
     'import sys\n'
     'from kd.input_pipeline import prepare, prepared, rows, tokenizers\n'
+    'from kd.input_pipeline import reading\n'
     f'part = prepared.Prepared("a", {str(tmp_path)!r}, 1.0, 0, 4, 0, {{}}, '
-    '{})\n'
+    '{}, reading.Patience(1, 0.0, 60.0))\n'
     'order = rows.Rows([part], 2, 0, True)\n'
     'print([int(i) for step in range(37, 60) for i in order(step).row_id])\n'
     'tokenizers.load("bytes").encode("x")\n'

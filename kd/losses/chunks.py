@@ -7,6 +7,7 @@ the vocabulary stays where it lies, split over devices: what moves is small.
 """
 
 from collections.abc import Callable
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from kd.losses import distributions
 from kd.partitioning import rules
 
 Array = types.Array
+
+_SLICE = 8192  # ids whose gradients are made at a time on one device
 
 
 def gather(hidden: Array) -> Array:
@@ -32,6 +35,58 @@ def project(hidden: Array, unembedding: Array) -> Array:
     preferred_element_type=jnp.float32,
   )
   return rules.constrain(logits, ('gathered_batch', 'vocab'))
+
+
+def _products(d_logits, hidden, unembedding):
+  """Gradients of hidden states [T, D] and unembedding [V, D], float32."""
+  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+  unembedding = unembedding.astype(hidden.dtype)
+  return (
+    product('tv,vd->td', d_logits, unembedding),
+    product('tv,td->vd', d_logits, hidden),
+  )
+
+
+def pull_back(
+  d_logits: Array, hidden: Array, unembedding: Array, total: Array
+) -> tuple[Array, Array]:
+  """The gradients that a chunk's logits give to what they were made of.
+
+  Where one device holds the whole vocabulary, that of the unembedding is as
+  large as the sum it is added to: both are made in slices of the vocabulary,
+  and added in place.
+
+  Args:
+    d_logits: [T, V], the gradient of the logits, of the type of hidden.
+    hidden: [T, D], gathered.
+    unembedding: float32 [V, D].
+    total: float32 [V, D], the unembedding's gradient from earlier chunks.
+
+  Returns:
+    The gradient of hidden, float32 [T, D], and the new total.
+  """
+  size = total.shape[0]
+  if size <= _SLICE or rules.parts('vocab', size) > 1:
+    d_hidden, product = _products(d_logits, hidden, unembedding)
+    return d_hidden, total + product
+
+  def add(start, width, carry):
+    d_hidden, total = carry
+    cut = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, start, width, axis)
+    one, other = _products(cut(d_logits, 1), hidden, cut(unembedding, 0))
+    total = jax.lax.dynamic_update_slice_in_dim(
+      total, cut(total, 0) + other, start, 0
+    )
+    return d_hidden + one, total
+
+  count, rest = divmod(size, _SLICE)
+  carry = jax.lax.fori_loop(
+    0,
+    count,
+    lambda i, carry: add(i * _SLICE, _SLICE, carry),
+    (jnp.zeros(hidden.shape, jnp.float32), total),
+  )
+  return add(count * _SLICE, rest, carry) if rest else carry
 
 
 def by_position(distribution: types.PyTree) -> types.PyTree:
@@ -91,7 +146,9 @@ class Layout:
     """
     batch, length = weights.shape
     rows = max(1, batch // rules.active_row_parts())
-    self._size = max(1, min(length, chunk_tokens // rows))
+    # Where rows are split, so many devices share a row's logits.
+    tokens = chunk_tokens * rules.parts('length', length)
+    self._size = max(1, min(length, tokens // rows))
     counted = weights != 0
     self._amount = jnp.sum(counted, axis=1)
     order = jnp.argsort(~counted, axis=1, stable=True)

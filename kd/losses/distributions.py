@@ -50,27 +50,43 @@ class Pair:
   counts: Array | None
 
 
-def log_softmax(logits: Array, temperature: Array) -> Array:
-  """Log-probabilities [..., V] of logits at a temperature, in nats.
+@struct.dataclass
+class Normalizers:
+  """Logs of the sums that softmaxes divide by.
 
-  Made of a normaliser, which is a reduction that writes nothing of size V, and
-  one subtraction: jax.nn.log_softmax would write the shifted logits too.
+  Attributes:
+    teachers: float32 [..., 1] for each dense teacher.
+    student: float32 [..., 1].
   """
-  scaled = logits / temperature
-  return scaled - jax.nn.logsumexp(scaled, axis=-1, keepdims=True)
+
+  teachers: tuple[Array, ...]
+  student: Array
+
+
+def _log_sum(logits, size, temperature):
+  """A reduction that writes nothing of size V; jax.nn.log_softmax would."""
+  scaled = logits[..., :size] / temperature
+  return jax.nn.logsumexp(scaled, axis=-1, keepdims=True)
 
 
 def mixture(
-  teachers: tuple[tuple[Array, Array], ...], size: int, temperature: Array
+  teachers: tuple[tuple[Array, Array], ...],
+  sums: tuple[Array, ...],
+  size: int,
+  temperature: Array,
 ) -> Array:
   """Log sum_i share_i p_i [..., size]: teachers are mixed as probabilities.
 
   Args:
     teachers: pairs of logits [..., V_t] and share [].
+    sums: their normalizers.
     size: ids that count, from 0.
     temperature: each teacher's, before they are mixed.
   """
-  each = [log_softmax(x[..., :size], temperature) for x, _ in teachers]
+  each = [
+    x[..., :size] / temperature - total
+    for (x, _), total in zip(teachers, sums, strict=True)
+  ]
   if len(each) == 1:
     return each[0]
   shares = [jnp.log(share) for _, share in teachers]
@@ -132,11 +148,44 @@ def _samples(student, teacher):
   return Pair(log_p, log_q, counts)
 
 
+def teacher_log_sums(
+  teachers: tuple[tuple[Array, Array], ...], size: int, temperature: Array
+) -> tuple[Array, ...]:
+  """Normalizers of dense teachers over their first `size` ids."""
+  return tuple(_log_sum(x, size, temperature) for x, _ in teachers)
+
+
+def _shared_size(logits):
+  """Ids that the student and each dense teacher have.
+
+  Embeddings of one tokenizer may differ in padding rows; ids that one model
+  lacks are left out before any softmax.
+  """
+  sizes = [x.shape[-1] for x, _ in logits.teacher]
+  return min(logits.student.shape[-1], *sizes)
+
+
+def normalizers(logits: Logits, temperature: Array) -> Normalizers:
+  """Of dense teachers and the student, over the ids that all have."""
+  size = _shared_size(logits)
+  return Normalizers(
+    teacher_log_sums(logits.teacher, size, temperature),
+    _log_sum(logits.student, size, temperature),
+  )
+
+
+def dense_pair(logits: Logits, sums: Normalizers, temperature: Array) -> Pair:
+  """Dense teachers and student over the ids that all have."""
+  size = _shared_size(logits)
+  return Pair(
+    mixture(logits.teacher, sums.teachers, size, temperature),
+    logits.student[..., :size] / temperature - sums.student,
+    None,
+  )
+
+
 def pair(logits: Logits, temperature: Array) -> Pair:
   """Teacher and student over the outcomes that both can speak of.
-
-  Embeddings of one tokenizer may differ in padding rows; ids that one dense
-  model lacks are left out before any softmax.
 
   Args:
     logits: of some tokens [...].
@@ -148,9 +197,4 @@ def pair(logits: Logits, temperature: Array) -> Pair:
     return _buckets(logits.student, teacher, temperature)
   if isinstance(teacher, types.Sampled):
     return _samples(logits.student, teacher)
-  size = min(logits.student.shape[-1], *(t.shape[-1] for t, _ in teacher))
-  return Pair(
-    mixture(teacher, size, temperature),
-    log_softmax(logits.student[..., :size], temperature),
-    None,
-  )
+  return dense_pair(logits, normalizers(logits, temperature), temperature)

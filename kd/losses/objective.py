@@ -196,17 +196,8 @@ def _forward(terms, chunk_tokens, hidden, unembedding, inputs):
     )
     d_logits, new = gradient(student)
     d_logits = d_logits.astype(hidden.dtype)
-    part = jnp.einsum(
-      'tv,vd->td',
-      d_logits,
-      unembedding.astype(hidden.dtype),
-      preferred_element_type=jnp.float32,
-    )
-    d_unembedding += jnp.einsum(
-      'tv,td->vd',
-      d_logits,
-      chunks.gather(chunk[0]),
-      preferred_element_type=jnp.float32,
+    part, d_unembedding = chunks.pull_back(
+      d_logits, chunks.gather(chunk[0]), unembedding, d_unembedding
     )
     return (
       jax.tree.map(jnp.add, sums, new),

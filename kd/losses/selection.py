@@ -102,7 +102,8 @@ def _teacher_entropies(targets, weights, chunk_tokens):
     whole = chunks.with_positions(distribution, arrays)
     views = chunks.teacher_view(whole, distribution[0].unembedding.shape[0])
     size = min(logits.shape[-1] for logits, _ in views)
-    return distributions.mixture(views, size, 1.0)
+    sums = distributions.teacher_log_sums(views, size, 1.0)
+    return distributions.mixture(views, sums, size, 1.0)
 
   arrays = chunks.by_position(distribution)
   return _entropies(project, arrays, weights, chunk_tokens)

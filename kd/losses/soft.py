@@ -47,12 +47,13 @@ def _dense(divergence, logits, temperature):
 
 
 def _dense_forward(divergence, logits, temperature):
-  pair = distributions.pair(logits, temperature)
+  sums = distributions.normalizers(logits, temperature)
+  pair = distributions.dense_pair(logits, sums, temperature)
   value, slope = _value_and_slope(divergence, pair)
   slopes = jnp.sum(slope, axis=-1, keepdims=True)
   if divergence.slopes_cancel:
     slopes = jnp.zeros_like(slopes)
-  return jnp.sum(value, axis=-1), (logits, temperature, slopes)
+  return jnp.sum(value, axis=-1), (logits, sums, temperature, slopes)
 
 
 def _dense_backward(divergence, residuals, cotangent):
@@ -61,8 +62,9 @@ def _dense_backward(divergence, residuals, cotangent):
   To read logits again and take exponentials twice costs less than to write
   arrays of V and read them; the barrier keeps the compiler from doing so.
   """
-  logits, temperature, slopes = jax.lax.optimization_barrier(residuals)
-  pair = distributions.pair(logits, temperature)
+  logits, sums, temperature, slopes = residuals
+  logits = jax.lax.optimization_barrier(logits)
+  pair = distributions.dense_pair(logits, sums, temperature)
   _, slope = _value_and_slope(divergence, pair)
   gradient = slope - jnp.exp(pair.log_q) * slopes
   gradient *= cotangent[..., None] / temperature

@@ -37,14 +37,14 @@ def test_two_micro_batches_are_not_a_mean_of_means():
 
 def test_json_lines_restart_and_are_read_by_duckdb(tmp_path):
   path = tmp_path / writers.JSON_LINES
-  first = writers.JsonLinesWriter(str(tmp_path), restart_after=0)
+  first = writers.JsonLinesWriter(str(tmp_path), 0, evaluated=False)
   for step in (5, 10, 15):
     first.write_scalars(step, {'train/loss': step / 10})
   first.write_scalars(15, {'eval/a/nll': 1.0})
   first.close()
   with open(path, 'a', encoding='utf-8') as f:
     f.write('{"step": 20, "phase": "tr')  # Killed in the middle of a line.
-  again = writers.JsonLinesWriter(str(tmp_path), restart_after=10)
+  again = writers.JsonLinesWriter(str(tmp_path), 10, evaluated=True)
   again.write_scalars(15, {'train/loss': math.nan})
   again.close()
   lines = [json.loads(x) for x in path.read_text().splitlines()]
@@ -107,7 +107,9 @@ def test_timer_leaves_pauses_out():
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
   for index, files in ((1, 0), (0, 2)):
     monkeypatch.setattr(writers.jax, 'process_index', lambda i=index: i)
-    writer = writers.create(str(tmp_path), 'student', 10, 0, tensorboard=True)
+    writer = writers.create(
+      str(tmp_path), 'student', 10, 0, True, tensorboard=True
+    )
     writer.write_scalars(1, {'train/loss': 1.0})
     writer.flush()
     writer.close()

@@ -14,6 +14,8 @@ import time
 from clu import metric_writers
 import jax
 
+from kd.core import errors
+
 JSON_LINES = 'metrics.jsonl'
 # Of an evaluation, what the terminal shows; the rest is in the files.
 _SHOWN = ('nll', 'kl', 'agreement', 'exact_match')
@@ -61,19 +63,28 @@ def _number(value):
 class JsonLinesWriter(_ScalarWriter):
   """One JSON object a write: step, phase, then names and numbers."""
 
-  def __init__(self, folder: str, restart_after: int):
-    """Opens the file; drops what a killed run wrote after `restart_after`."""
+  def __init__(self, folder: str, restart_after: int, evaluated: bool):
+    """Opens the file; drops what a killed run wrote that will come again.
+
+    Args:
+      folder: the workdir.
+      restart_after: the step that the run goes on from; later ones go.
+      evaluated: whether that step's evaluation won't come again.
+
+    Raises:
+      ConfigError: a line is no metrics; names it.
+    """
     self._path = os.path.join(folder, JSON_LINES)
     if os.path.exists(self._path):
-      self._drop_after(restart_after)
+      self._drop_after(restart_after, evaluated)
     self._file = open(self._path, 'a', encoding='utf-8')  # noqa: SIM115
 
-  def _drop_after(self, step):
+  def _drop_after(self, step, evaluated):
     kept = []
-    with open(self._path, encoding='utf-8') as f:
-      for line in f:
+    with open(self._path, encoding='utf-8', errors='replace') as f:
+      for number, line in enumerate(f, 1):
         # A line without its end was being written when the run was killed.
-        if line.endswith('\n') and json.loads(line)['step'] <= step:
+        if line.endswith('\n') and self._stays(line, number, step, evaluated):
           kept.append(line)
     aside = f'{self._path}.tmp'
     with open(aside, 'w', encoding='utf-8') as f:
@@ -82,12 +93,29 @@ class JsonLinesWriter(_ScalarWriter):
       os.fsync(f.fileno())
     os.replace(aside, self._path)
 
+  def _stays(self, line, number, step, evaluated):
+    try:
+      record = json.loads(line)
+      at, is_evaluation = record['step'], record['phase'] == 'eval'
+    except (ValueError, KeyError, TypeError) as e:
+      raise errors.ConfigError(
+        f'{self._path}:{number}',
+        f'is no line of metrics: {e}',
+        legal='the lines as they were written; delete this one',
+      ) from e
+    return at < step or (at == step and (evaluated or not is_evaluation))
+
   def write_scalars(self, step, scalars):
     phase = 'eval' if any(k.startswith('eval/') for k in scalars) else 'train'
     record = {'step': int(step), 'phase': phase}
     record.update({name: _number(v) for name, v in scalars.items()})
     self._file.write(json.dumps(record, allow_nan=False) + '\n')
     self._file.flush()
+
+  def flush(self):
+    """Makes what was written outlive a power cut."""
+    self._file.flush()
+    os.fsync(self._file.fileno())
 
   def close(self):
     self._file.close()
@@ -139,7 +167,12 @@ class TerminalWriter(_ScalarWriter):
 
 
 def create(
-  folder: str, label: str, steps: int, restart_after: int, tensorboard: bool
+  folder: str,
+  label: str,
+  steps: int,
+  restart_after: int,
+  evaluated: bool,
+  tensorboard: bool,
 ) -> metric_writers.MetricWriter:
   """The run's writer; on processes other than the first it writes nothing.
 
@@ -148,12 +181,13 @@ def create(
     label: what stands before each line on the terminal.
     steps: of the whole run.
     restart_after: the step that a resumed run starts from, or 0.
+    evaluated: whether that step's evaluation is in the files for good.
     tensorboard: whether to write TensorBoard events too.
   """
   if jax.process_index() != 0:
     return metric_writers.MultiWriter([])
   writers = [
-    JsonLinesWriter(folder, restart_after),
+    JsonLinesWriter(folder, restart_after, evaluated),
     TerminalWriter(label, steps),
   ]
   if tensorboard:

@@ -12,9 +12,16 @@ import jax.numpy as jnp
 
 from kd.core import types
 from kd.models import block_pairs
+from kd.models import cudnn
+from kd.models import splash
 from kd.models import visibility
+from kd.partitioning import rules
 
 Array = types.Array
+
+XLA = 'xla'
+SPLASH = 'splash'
+CUDNN = 'cudnn'
 
 # Rows up to this length are cut into slices of queries, which is fastest where
 # memory is no question; longer ones into pairs of blocks. Both in positions.
@@ -50,9 +57,14 @@ def dense(
 
 
 def causal(
-  query: Array, key: Array, value: Array, sight: visibility.Sight, scale: float
+  query: Array,
+  key: Array,
+  value: Array,
+  sight: visibility.Sight,
+  scale: float,
+  kernel: str,
 ) -> Array:
-  """Attention within rows, in the way that suits their length.
+  """Attention within rows.
 
   Args:
     query: [B, L, N, H].
@@ -60,12 +72,18 @@ def causal(
     value: [B, L, G, H].
     sight: what queries see.
     scale: scores are multiplied by it.
+    kernel: XLA computes it in the way that suits the rows' length; SPLASH and
+      CUDNN are kernels for TPU and GPU. CUDNN needs rows of one text each.
 
   Returns:
     [B, L, N, H].
   """
+  if kernel == SPLASH:
+    return splash.attend(query, key, value, sight, scale, interpret=False)
+  if kernel == CUDNN:
+    return cudnn.attend(query, key, value, sight.window, scale, CUDNN)
   length = query.shape[1]
-  if makes_scores_anew(length):
+  if makes_scores_anew(length) or rules.parts('length', length) > 1:
     return block_pairs.attend(query, key, value, sight, scale, _BLOCK)
   return in_slices(query, key, value, sight, scale, _slice_size(length))
 
@@ -82,8 +100,7 @@ def pairs_computed(length: int, window: int | None) -> int:
   """
   sight = visibility.Sight(None, window)
   if makes_scores_anew(length):
-    padded = length + -length % _BLOCK
-    return len(block_pairs.pairs(sight, padded, _BLOCK)[0]) * _BLOCK**2
+    return block_pairs.pairs(sight, length, _BLOCK, 1).key.size * _BLOCK**2
   slices = _slices(sight, length, _slice_size(length))
   return sum((stop - start) * (stop - first) for start, stop, first in slices)
 

@@ -2,14 +2,18 @@
 
 import functools
 
+from flax import struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kd.core import types
+from kd.models import heads
 from kd.models import visibility
+from kd.partitioning import rules
 
 Array = types.Array
+_Names = jax.sharding.PartitionSpec
 
 # Scores of hidden keys; and what no visible score falls below, so that a query
 # which sees no key at all gives exp(_HIDDEN - _FLOOR) = 0 to each.
@@ -32,40 +36,101 @@ def attend(
   that sees no key gives 0.
   """
   length = query.shape[1]
+  parts = rules.parts('length', length)
+  plan = pairs(sight, length, block, parts)
+  ids = sight.places
+  if parts == 1:
+    # Left to the compiler, which may split heads as it likes.
+    return _own(query, key, value, ids, ids, plan, sight.window, scale, block)
+  key, value = heads.for_each_part(key, value, query.shape[2])
 
-  def padded(x):
-    return jnp.pad(x, [(0, 0), (0, -length % block)] + [(0, 0)] * (x.ndim - 2))
+  def each(*arrays):
+    return _own(*arrays, sight.window, scale, block)
 
-  query, key, value, sight = jax.tree.map(padded, (query, key, value, sight))
-  return _attend(query, key, value, sight, scale, block)[:, :length]
+  of_queries = _Names('batch', 'length', 'heads')
+  of_keys = _Names('batch', None, 'heads')
+  ins = (
+    of_queries,
+    of_keys,
+    of_keys,
+    _Names('batch', 'length'),
+    _Names('batch'),
+    _Names('length'),
+  )
+  return rules.on_parts(each, ins, of_queries)(
+    query, key, value, ids, ids, plan
+  )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attend(query, key, value, sight, scale, block):
-  return _forward(query, key, value, sight, scale, block)[0]
+@struct.dataclass
+class Plan:
+  """Pairs of blocks in the order in which they are computed, [parts, P].
+
+  Attributes:
+    query: the number of a block of queries, within a part of the row.
+    key: that of a block of keys, in the whole row.
+    is_first: whether it is the first pair with these queries.
+    is_real: whether it counts; parts with fewer pairs are filled up.
+  """
+
+  query: Array
+  key: Array
+  is_first: Array
+  is_real: Array
 
 
-def pairs(
-  sight: visibility.Sight, length: int, block: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pairs(sight: visibility.Sight, length: int, block: int, parts: int) -> Plan:
   """The pairs in which a query may see a key, by blocks of queries in order.
 
   Args:
     sight: what queries see.
-    length: of rows, a multiple of `block`.
+    length: of rows, a multiple of `parts`.
     block: positions in a block.
+    parts: into how many parts queries are split.
 
   Returns:
-    For each pair the number of its block of queries, that of its block of keys,
-    and whether it is the first with these queries.
+    The plan of each part: numpy arrays.
   """
-  behind = -(-sight.reach(length) // block)
-  found = [
-    (i, j, j == max(0, i - behind))
-    for i in range(length // block)
-    for j in range(max(0, i - behind), i + 1)
+  own, reach = length // parts, sight.reach(length)
+  plans = []
+  for start in range(0, length, own):
+    found = []
+    for i in range(-(-own // block)):
+      first = start + i * block
+      last = min(first + block, start + own) - 1
+      nearest = max(0, first - reach) // block
+      found += [
+        (i, j, j == nearest, True) for j in range(nearest, last // block + 1)
+      ]
+    plans.append(found)
+  most = max(map(len, plans))
+  for found in plans:
+    # Behind the last block of queries, whose sums it leaves as they are.
+    found += [(found[-1][0], 0, False, False)] * (most - len(found))
+  # [parts, P] of each field, from (parts, P, fields).
+  fields = np.moveaxis(np.array(plans), -1, 0)
+  return Plan(*fields[:2], *fields[2:].astype(bool))
+
+
+def _own(query, key, value, queries, keys, plan, window, scale, block):
+  """Attention of a part of each row, [B, l, N, H], to the whole row."""
+  length = query.shape[1]
+
+  def padded(x):
+    return jnp.pad(
+      x, [(0, 0), (0, -x.shape[1] % block)] + [(0, 0)] * (x.ndim - 2)
+    )
+
+  arrays = jax.tree.map(padded, (query, key, value, queries, keys))
+  plan = jax.tree.map(lambda x: x[0], plan)
+  return _attend(*arrays, plan, window, scale, block)[:, :length]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _attend(query, key, value, queries, keys, plan, window, scale, block):
+  return _forward(query, key, value, queries, keys, plan, window, scale, block)[
+    0
   ]
-  return tuple(np.array(x) for x in zip(*found, strict=True))
 
 
 def _part(x, start, size):
@@ -96,28 +161,30 @@ def _from_rows(x, block):
   return x.reshape(*x.shape[:2], -1, *x.shape[4:])
 
 
-def _scores(query, key, sight, i, j, scale):
+def _scores(query, key, queries, keys, pair, window, scale):
   """Scores of a block of queries and one of keys, as rows: [B, G, ., b]."""
   block = key.shape[1]
   seen = visibility.mask(
-    sight.places.part(i * block, block),
-    sight.places.part(j * block, block),
-    sight.window,
+    queries.part(pair.query * block, block),
+    keys.part(pair.key * block, block),
+    window,
   )
+  seen &= pair.is_real
   scores = _dot('bgqh,bkgh->bgqk', query, key) * scale
   by_head = scores.reshape(*scores.shape[:2], -1, block, block)
   return jnp.where(seen[:, None, None], by_head, _HIDDEN).reshape(scores.shape)
 
 
-def _forward(query, key, value, sight, scale, block):
+def _forward(query, key, value, queries, keys, plan, window, scale, block):
   batch, length, heads, width = query.shape
   groups = key.shape[2]
 
   def step(carry, pair):
     out, normaliser, largest, total, summed = carry
-    i, j, is_first = pair
+    i, j, is_first = pair.query, pair.key, pair.is_first
     rows = _to_rows(_part(query, i * block, block), groups)
-    scores = _scores(rows, _part(key, j * block, block), sight, i, j, scale)
+    columns = _part(key, j * block, block)
+    scores = _scores(rows, columns, queries, keys, pair, window, scale)
     largest = jnp.where(is_first, _FLOOR, largest)
     new = jnp.maximum(largest, scores.max(-1))
     chance = jnp.exp(scores - new[..., None])
@@ -144,13 +211,12 @@ def _forward(query, key, value, sight, scale, block):
     jnp.zeros(of_rows, jnp.float32),
     jnp.zeros((*of_rows, width), jnp.float32),
   )
-  found = pairs(sight, length, block)
-  (out, normaliser, *_), _ = jax.lax.scan(step, start, found)
-  return out, (query, key, value, sight, out, normaliser)
+  (out, normaliser, *_), _ = jax.lax.scan(step, start, plan)
+  return out, (query, key, value, queries, keys, plan, out, normaliser)
 
 
-def _backward(scale, block, residuals, gradient):
-  query, key, value, sight, out, normaliser = residuals
+def _backward(window, scale, block, residuals, gradient):
+  query, key, value, queries, keys, plan, out, normaliser = residuals
   batch, _, heads, width = query.shape
   groups, dtype = key.shape[2], query.dtype
   # [B, L, N]: what softmax's gradient subtracts in each row.
@@ -160,11 +226,11 @@ def _backward(scale, block, residuals, gradient):
 
   def step(carry, pair):
     d_query, d_key, d_value, summed = carry
-    i, j, is_first = pair
+    i, j, is_first = pair.query, pair.key, pair.is_first
     rows = lambda x: _to_rows(_part(x, i * block, block), groups)
     columns = lambda x: _part(x, j * block, block)
     q, k, g = rows(query), columns(key), rows(gradient)
-    scores = _scores(q, k, sight, i, j, scale)
+    scores = _scores(q, k, queries, keys, pair, window, scale)
     chance = jnp.exp(scores - rows(normaliser)[..., None])
     d_chance = _dot('bgqh,bkgh->bgqk', g, columns(value))
     d_scores = chance * (d_chance - rows(mean)[..., None]) * scale
@@ -184,9 +250,9 @@ def _backward(scale, block, residuals, gradient):
     jnp.zeros(value.shape, jnp.float32),
     jnp.zeros((batch, groups, block * heads // groups, width), jnp.float32),
   )
-  found = pairs(sight, query.shape[1], block)
-  (d_query, d_key, d_value, _), _ = jax.lax.scan(step, start, found)
-  return d_query, d_key.astype(key.dtype), d_value.astype(value.dtype), None
+  (d_query, d_key, d_value, _), _ = jax.lax.scan(step, start, plan)
+  d_key, d_value = d_key.astype(key.dtype), d_value.astype(value.dtype)
+  return d_query, d_key, d_value, None, None, None
 
 
 _attend.defvjp(_forward, _backward)

@@ -14,6 +14,7 @@ import numpy as np
 
 from kd.core import errors
 from kd.core import types
+from kd.models import attention
 from kd.models import gemma3_config
 from kd.models import layers
 from kd.models import taps
@@ -24,11 +25,26 @@ Array = types.Array
 TapSpec = taps.TapSpec
 _NOTHING = TapSpec((), ())
 
-# Names of `student.remat`: what the backward pass finds saved.
+# Names of `student.remat`: what of each layer the backward pass finds saved:
+# everything; its input; that and products with weights; its input, in the
+# host's memory; its input, and in the host's memory products with weights.
 REMAT_POLICIES = {
   'none': None,
   'block': jax.checkpoint_policies.nothing_saveable,
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'block_offload': (
+    jax.checkpoint_policies.save_and_offload_only_these_names(
+      names_which_can_be_saved=[],
+      names_which_can_be_offloaded=[layers.LAYER_INPUT],
+      offload_src='device',
+      offload_dst='pinned_host',
+    )
+  ),
+  'dots_offload': (
+    jax.checkpoint_policies.offload_dot_with_no_batch_dims(
+      'device', 'pinned_host'
+    )
+  ),
 }
 
 
@@ -41,9 +57,10 @@ def _lookup(embedding, tokens):
   """
   table = rules.constrain(embedding, (None, 'lookup_width'))
   tokens = rules.constrain(tokens, ('gathered_batch', None))
-  return rules.constrain(
-    table[tokens], ('gathered_batch', None, 'lookup_width')
-  )
+  x = rules.constrain(table[tokens], ('gathered_batch', None, 'lookup_width'))
+  # One exchange for each axis of the mesh: the compiler gathers all of it
+  # where it is to make two at a time.
+  return rules.constrain(x, ('gathered_batch', 'length', 'looked_up_width'))
 
 
 class _Layers(nn.Module):
@@ -56,6 +73,7 @@ class _Layers(nn.Module):
   kinds: tuple[str, ...]
   remat: str
   tapped: TapSpec
+  kernel: str
 
   @nn.compact
   def __call__(self, x, angles, seen, slots, caches):
@@ -65,9 +83,9 @@ class _Layers(nn.Module):
     updated, hidden, heads = [], {}, {}
     for i, kind in enumerate(self.kinds):
       shows = i in self.tapped.attention
-      x, cache, read = layer(self.config, shows, name=f'layer_{i}')(
-        x, angles[kind], seen[kind], caches[i], slots
-      )
+      x, cache, read = layer(
+        self.config, shows, self.kernel, name=f'layer_{i}'
+      )(x, angles[kind], seen[kind], caches[i], slots)
       updated.append(cache)
       if i in self.tapped.hidden:
         hidden[i] = (x,)
@@ -83,11 +101,14 @@ class Gemma3(nn.Module):
     config: its sizes.
     dtype: the type of activations; parameters may have another.
     remat: a name of REMAT_POLICIES.
+    kernel: what computes attention within rows, see attention.causal; 'xla'
+      runs anywhere.
   """
 
   config: gemma3_config.Gemma3Config
   dtype: jnp.dtype
   remat: str
+  kernel: str = attention.XLA
 
   def __call__(self, tokens, positions, segment_ids, cache=None):
     """Runs the transformer.
@@ -121,7 +142,7 @@ class Gemma3(nn.Module):
     # 34.0 for D = 1152 in bfloat16 and 33.94 in float32.
     scale = jnp.asarray(c.embed_dim**0.5, self.dtype)
     x = _lookup(embedding, tokens).astype(self.dtype) * scale
-    x = nn.with_logical_constraint(x, ('batch', 'length', 'embed_act'))
+    x = rules.constrain(x, ('batch', 'length', None))
     if cache is not None:
       rows = jnp.arange(tokens.shape[0])[:, None]
       cache = cache.replace(
@@ -168,6 +189,7 @@ class Gemma3(nn.Module):
       c.layer_kinds[:p],
       self.remat,
       spec.places(range(groups * p), p),
+      self.kernel,
       name='pattern',
     )
     stacked = (None,) * p if cache is None else cache.pattern
@@ -180,6 +202,7 @@ class Gemma3(nn.Module):
         c.layer_kinds[rest.start :],
         self.remat,
         spec.places(rest, len(rest)),
+        self.kernel,
         name='remainder',
       )(x, angles, seen, slots, single)
     if cache is not None:

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -216,6 +217,28 @@ def _equations(num_layers, remat):
 @pytest.mark.parametrize('remat', list(gemma3.REMAT_POLICIES))
 def test_the_program_does_not_grow_with_depth(remat):
   assert _equations(12, remat) == _equations(24, remat)
+
+
+@pytest.mark.parametrize('remat', ['block_offload', 'dots_offload'])
+def test_what_is_saved_on_the_host_changes_no_gradient(built, remat):
+  model, params = built
+  batch = (_tokens(9), *_places(9))
+
+  def gradient(remat):
+    one = model.clone(remat=remat)
+    loss = lambda p: jnp.square(one.apply({'params': p}, *batch)[0]).sum()
+    return jax.jit(jax.grad(loss))
+
+  # The scan over one period saves six layers' inputs, or products of theirs.
+  text = str(gradient(remat).trace(params).jaxpr)
+  inputs = set(re.findall(r'(\w+):f32<host>\[1,1,9,32\]', text))
+  products = set(re.findall(r'(\w+):f32<host>\[1,9,48\]', text))
+  assert len(inputs) >= 6 if remat == 'block_offload' else products
+  jax.tree.map(
+    lambda got, want: np.testing.assert_allclose(got, want, atol=1e-4),
+    gradient(remat)(params),
+    gradient('none')(params),
+  )
 
 
 def test_float16_and_unknown_names_are_refused():

@@ -1,35 +1,25 @@
 """Norm, rotary embedding, attention and MLP of Gemma 3 (arXiv 2503.19786)."""
 
-import math
-
 from flax import linen as nn
 import jax
+from jax import ad_checkpoint
 import jax.numpy as jnp
 
 from kd.core import types
 from kd.models import attention
 from kd.models import gemma3_config
+from kd.models import products
+from kd.partitioning import rules
 
 Array = types.Array
+
+LAYER_INPUT = 'layer_input'  # What rematerialisation calls it.
 
 
 def _parameter(module, name, init, shape, axes):
   return module.param(
     name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
   )
-
-
-def _project(x, w):
-  """Contracts x [B, L, ...] with the first axes of w [..., *]: [B, L, *].
-
-  It is one product of two matrices: from a gradient that sums over B and L as
-  two axes XLA makes slow transposed copies on CPU.
-  """
-  shared = x.shape[2:]
-  rest = w.shape[len(shared) :]
-  matrix = w.astype(x.dtype).reshape(math.prod(shared), -1)
-  flat = x.reshape(-1, math.prod(shared)) @ matrix
-  return flat.reshape(*x.shape[:2], *rest)
 
 
 def _fan_in(in_axis, out_axis):
@@ -88,9 +78,15 @@ def rotate(x: Array, angles: Array) -> Array:
 
 
 class Attention(nn.Module):
-  """Grouped-query attention with normed queries and keys."""
+  """Grouped-query attention with normed queries and keys.
+
+  Attributes:
+    config: the model's sizes.
+    kernel: what computes it without a cache, see attention.causal.
+  """
 
   config: gemma3_config.Gemma3Config
+  kernel: str
 
   @nn.compact
   def __call__(self, x, angles, seen, cache, slots):
@@ -131,13 +127,13 @@ class Attention(nn.Module):
     def norm(name):
       return RMSNorm(c.norm_epsilon, 'head_width', name=name)
 
-    query = rotate(norm('query_norm')(_project(x, w_query)), angles)
-    key = rotate(norm('key_norm')(_project(x, w_key)), angles)
-    value = _project(x, w_value)
+    query = rotate(norm('query_norm')(products.project(x, w_query)), angles)
+    key = rotate(norm('key_norm')(products.project(x, w_key)), angles)
+    value = products.project(x, w_value)
     heads = (query, key, value)
     scale = c.query_scale**-0.5
     if cache is None:
-      attended = attention.causal(query, key, value, seen, scale)
+      attended = attention.causal(query, key, value, seen, scale, self.kernel)
     else:
       rows = jnp.arange(x.shape[0])[:, None]
       key = cache[0].at[rows, slots].set(key.astype(cache[0].dtype))
@@ -146,7 +142,7 @@ class Attention(nn.Module):
       attended = attention.dense(
         query, key.astype(x.dtype), value.astype(x.dtype), seen, scale
       )
-    return _project(attended, w_out), cache, heads
+    return products.project(attended, w_out), cache, heads
 
 
 class MLP(nn.Module):
@@ -158,14 +154,20 @@ class MLP(nn.Module):
   def __call__(self, x: Array) -> Array:
     """Maps [B, L, D] to [B, L, D]."""
     d, f = self.config.embed_dim, self.config.mlp_dim
-    into, out_of = (d, f), (f, d)
-    gate = _parameter(self, 'gate', _fan_in(0, 1), into, ('embed', 'mlp'))
-    up = _parameter(self, 'up', _fan_in(0, 1), into, ('embed', 'mlp'))
-    down = _parameter(self, 'down', _fan_in(0, 1), out_of, ('mlp', 'embed'))
-    gated = nn.gelu(_project(x, gate), approximate=True)
-    hidden = gated * _project(x, up)
-    hidden = nn.with_logical_constraint(hidden, ('batch', 'length', 'mlp'))
-    return _project(hidden, down)
+    wide, narrow = ('embed', 'mlp'), ('mlp', 'embed')
+    gate = _parameter(self, 'gate', _fan_in(0, 1), (d, f), wide)
+    up = _parameter(self, 'up', _fan_in(0, 1), (d, f), wide)
+    down = _parameter(self, 'down', _fan_in(0, 1), (f, d), narrow)
+    return products.by_position(
+      _gated, x, (gate, up, down), (wide, wide, narrow)
+    )
+
+
+def _gated(x, gate, up, down):
+  gated = nn.gelu(products.project(x, gate), approximate=True)
+  hidden = gated * products.project(x, up)
+  hidden = rules.constrain(hidden, ('batch', 'length', 'mlp'))
+  return products.project(hidden, down)
 
 
 class Layer(nn.Module):
@@ -174,10 +176,12 @@ class Layer(nn.Module):
   Attributes:
     config: the model's sizes.
     shows_heads: whether it returns what its attention reads.
+    kernel: see Attention.
   """
 
   config: gemma3_config.Gemma3Config
   shows_heads: bool
+  kernel: str
 
   @nn.compact
   def __call__(self, x, angles, seen, cache, slots):
@@ -186,15 +190,18 @@ class Layer(nn.Module):
     Returns:
       [B, L, D], the updated cache, and (query, key, value) or None.
     """
+    # What lies before has no name of its own: this is what can be saved
+    # elsewhere than on the device.
+    x = ad_checkpoint.checkpoint_name(x, LAYER_INPUT)
 
     def norm(name, y):
       return RMSNorm(self.config.norm_epsilon, 'norm', name=name)(y)
 
-    attended, cache, heads = Attention(self.config, name='attention')(
-      norm('pre_attention_norm', x), angles, seen, cache, slots
-    )
+    attended, cache, heads = Attention(
+      self.config, self.kernel, name='attention'
+    )(norm('pre_attention_norm', x), angles, seen, cache, slots)
     x = x + norm('post_attention_norm', attended)
     hidden = MLP(self.config, name='mlp')(norm('pre_mlp_norm', x))
     x = x + norm('post_mlp_norm', hidden)
-    x = nn.with_logical_constraint(x, ('batch', 'length', 'embed_act'))
+    x = rules.constrain(x, ('batch', 'length', None))
     return x, cache, heads if self.shows_heads else None

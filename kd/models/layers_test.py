@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd.models import attention
 from kd.models import gemma3_config
 from kd.models import layers
 from kd.models import visibility
@@ -62,7 +63,7 @@ def test_attention_has_the_query_scale_and_no_soft_cap():
     norm_epsilon=1e-6,
   )
   random = np.random.default_rng(0)
-  module = layers.Attention(config)
+  module = layers.Attention(config, attention.XLA)
   x = random.normal(size=(1, 5, 8)).astype(np.float32)
   positions = np.arange(5)[None]
   angles = layers.rotary_angles(positions, 8, 1e6, 1.0)

@@ -12,10 +12,13 @@ from kd.core import registry
 from kd.core import schedules
 from kd.core import types
 from kd.optimizers import gated
+from kd.optimizers import host
 
 OPTIMIZERS = registry.Registry('optimizer')
 # Fields of `optimizer` that are no argument of the named builder.
-COMMON = ('lr', 'clip_norm', 'micro_batches')
+COMMON = ('lr', 'clip_norm', 'micro_batches', 'state_memory')
+# Where an optimizer's state lies between updates.
+MEMORIES = ('device', 'host')
 
 
 def decay_mask(params: types.PyTree) -> types.PyTree:
@@ -99,9 +102,15 @@ def build(
     raise errors.ConfigError(
       'optimizer.clip_norm', f'found {spec["clip_norm"]}', legal='0 or more'
     )
+  if spec['state_memory'] not in MEMORIES:
+    raise errors.unknown(
+      'optimizer.state_memory', 'memory', spec['state_memory'], MEMORIES
+    )
   rate = schedules.SCHEDULES.build(spec['lr'], 'optimizer.lr', steps)
   named = {k: v for k, v in spec.items() if k not in COMMON}
   transformation = OPTIMIZERS.build(named, 'optimizer', rate)
   if spec['clip_norm'] > 0:
     transformation = optax.chain(_clip(spec['clip_norm']), transformation)
+  if spec['state_memory'] == 'host':
+    transformation = host.moved(transformation)
   return transformation, rate

@@ -8,14 +8,15 @@ import numpy as np
 
 from kd.core import errors
 
-AXES = ('data', 'fsdp', 'tensor')
+AXES = ('data', 'fsdp', 'tensor', 'sequence')
 
 
 def resolve(sizes: Mapping[str, int], device_count: int) -> dict[str, int]:
   """Fills in the axis that is -1.
 
   Args:
-    sizes: devices by axis of AXES; at most one is -1.
+    sizes: devices by axis of AXES; at most one is -1, and an axis that is not
+      named is 1.
     device_count: devices there are.
 
   Returns:
@@ -24,6 +25,7 @@ def resolve(sizes: Mapping[str, int], device_count: int) -> dict[str, int]:
   Raises:
     ConfigError: they do not multiply to it.
   """
+  sizes = dict.fromkeys(AXES, 1) | dict(sizes)
   for axis in AXES:
     if sizes[axis] == 0 or sizes[axis] < -1:
       raise errors.ConfigError(
@@ -63,3 +65,16 @@ def make(
     axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
     devices=np.asarray(devices),
   )
+
+
+def platform(
+  mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+) -> tuple[str, float]:
+  """The devices' platform, and of GPUs the compute capability, else 0.
+
+  An AbstractMesh must have an abstract device, which is no GPU.
+  """
+  name = mesh.abstract_mesh.abstract_device.platform
+  if name != 'gpu':
+    return name, 0.0
+  return name, float(mesh.devices.flat[0].compute_capability)

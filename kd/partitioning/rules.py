@@ -1,6 +1,6 @@
 """From logical axis names, which models use, to mesh axes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 
 from flax.core import spmd
@@ -13,19 +13,29 @@ BATCH_AXES = ('data', 'fsdp')
 
 # Logical axis to mesh axis; a name that is not here is replicated. Where logits
 # are made, rows are gathered over fsdp, and the vocabulary stays split over it.
+# Parameters are split over sequence as they are over fsdp.
 RULES = (
   ('batch', BATCH_AXES),
   ('gathered_batch', 'data'),
-  ('vocab', ('fsdp', 'tensor')),
-  ('lookup_width', ('fsdp', 'tensor')),
+  ('length', 'sequence'),
+  ('vocab', ('fsdp', 'tensor', 'sequence')),
+  ('lookup_width', ('fsdp', 'tensor', 'sequence')),
+  ('looked_up_width', ('fsdp', 'tensor')),
   ('heads', 'tensor'),
   ('kv_heads', 'tensor'),
   ('mlp', 'tensor'),
-  ('embed', 'fsdp'),
+  ('embed', ('fsdp', 'sequence')),
 )
 _BY_NAME = dict(RULES)
 # Replicated where the devices do not divide them; other axes must be divided.
-_REPLICABLE = ('kv_heads', 'vocab', 'lookup_width', 'gathered_batch')
+_REPLICABLE = (
+  'kv_heads',
+  'vocab',
+  'lookup_width',
+  'looked_up_width',
+  'gathered_batch',
+  'length',
+)
 
 
 def _axis_size(mesh, axes):
@@ -36,6 +46,12 @@ def _axis_size(mesh, axes):
   for axis in axes:
     size *= mesh.shape[axis]
   return size
+
+
+def _longest(mesh, axes):
+  """Of one or several mesh axes the one with the most devices."""
+  axes = (axes,) if isinstance(axes, str) else axes
+  return max(axes, key=lambda axis: mesh.shape[axis])
 
 
 def param_shardings(
@@ -72,7 +88,7 @@ def param_shardings(
       if size % parts:
         where = jax.tree_util.keystr(key_path, simple=True, separator='/')
         raise errors.ConfigError(
-          f'mesh.{axis}',
+          f'mesh.{_longest(mesh, axis)}',
           f'{parts} devices do not divide the {size} {name} of {path} '
           f'({where})',
           legal=f'a divisor of {size}',
@@ -95,6 +111,13 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   )
 
 
+def hidden_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  """Where hidden states [B, L, D] lie: split by row and position."""
+  return jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(BATCH_AXES, _BY_NAME['length'])
+  )
+
+
 def table_sharding(
   mesh: jax.sharding.Mesh, vocab_size: int
 ) -> jax.sharding.NamedSharding:
@@ -114,6 +137,11 @@ def row_parts(mesh: jax.sharding.Mesh) -> int:
   return _axis_size(mesh, BATCH_AXES)
 
 
+def length_parts(mesh: jax.sharding.Mesh) -> int:
+  """Into how many parts each row is split."""
+  return _axis_size(mesh, _BY_NAME.get('length'))
+
+
 @contextlib.contextmanager
 def active(mesh: jax.sharding.Mesh):
   """Within it, logical constraints of models and losses mean this mesh."""
@@ -126,6 +154,44 @@ def active_row_parts() -> int:
   if not spmd.get_logical_axis_rules():
     return 1
   return row_parts(jax.sharding.get_abstract_mesh())
+
+
+def parts(name: str, size: int) -> int:
+  """Into how many parts the active mesh splits a logical axis of this size.
+
+  1 without a mesh, and where `constrain` would leave it whole.
+  """
+  if not spmd.get_logical_axis_rules():
+    return 1
+  count = _axis_size(jax.sharding.get_abstract_mesh(), _BY_NAME.get(name))
+  return 1 if name in _REPLICABLE and size % count else count
+
+
+def on_parts(
+  function: Callable[..., types.PyTree], ins: types.PyTree, outs: types.PyTree
+) -> Callable[..., types.PyTree]:
+  """The function run by each device on its own parts of the arguments.
+
+  Args:
+    function: what it is given and returns are parts; without an active mesh, it
+      itself is returned.
+    ins: for each argument a tree of PartitionSpecs of logical names, which must
+      divide it evenly. What is not named every device has as a whole.
+    outs: the same of what it returns.
+  """
+  if not spmd.get_logical_axis_rules():
+    return function
+
+  def places(tree):
+    return jax.tree.map(
+      lambda names: jax.sharding.PartitionSpec(*map(_BY_NAME.get, names)),
+      tree,
+      is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
+    )
+
+  return jax.shard_map(
+    function, in_specs=places(ins), out_specs=places(outs), check_vma=False
+  )
 
 
 def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:

@@ -17,6 +17,7 @@ import dataclasses
 
 from kd.models import attention
 from kd.models import gemma3_config
+from kd.models import splash
 
 Config = gemma3_config.Gemma3Config
 
@@ -39,14 +40,35 @@ class Attention:
   backward_products: int
 
 
-def as_computed(config: Config, length: int) -> Attention:
-  """Attention as kd.models computes it in rows of `length`."""
+def as_computed(config: Config, length: int, kernel: str) -> Attention:
+  """Attention as kd.models computes it in rows of `length`.
+
+  Args:
+    config: the model.
+    length: L.
+    kernel: attention.XLA or attention.SPLASH.
+  """
   windows = {gemma3_config.LOCAL: config.window, gemma3_config.GLOBAL: None}
+  if kernel == attention.SPLASH:
+    block = splash.block_size(length, 1)
+    return Attention(
+      pairs={k: _pairs(length, w, block) for k, w in windows.items()},
+      forward_products=2,
+      backward_products=splash.BACKWARD_PRODUCTS,
+    )
   return Attention(
     pairs={k: attention.pairs_computed(length, w) for k, w in windows.items()},
     forward_products=2,
     backward_products=5 if attention.makes_scores_anew(length) else 4,
   )
+
+
+def _pairs(length, window, block):
+  """Pairs in blocks of which a query sees a key."""
+  blocks = -(-length // block)
+  reach = blocks if window is None else -(-(window - 1) // block) + 1
+  seen = sum(min(i + 1, reach) for i in range(blocks))
+  return seen * block**2
 
 
 def _weights(config, tokens):
@@ -91,7 +113,7 @@ def recomputed(
   if remat == 'none':
     return 0
   product = work.forward_products * _attention_product(config, rows, work)
-  if remat == 'dots':
+  if remat.startswith('dots'):
     return product
   return _weights(config, rows * length) + product
 
@@ -108,6 +130,7 @@ def step(
   length: int,
   remat: str,
   logits_tokens: int,
+  kernel: str,
 ) -> dict[str, int]:
   """A training step with live teachers, by part.
 
@@ -119,16 +142,17 @@ def step(
     remat: the student's policy.
     logits_tokens: T', the positions at which the objective is computed: B L,
       less what does not count or is not kept.
+    kernel: of attention, in all models; see as_computed.
 
   Returns:
     Operations of 'teacher', 'student_forward', 'student_backward',
     'recomputed' and 'objective'.
   """
-  work = as_computed(student, length)
+  work = as_computed(student, length, kernel)
   shape = rows, length
   return {
     'teacher': sum(
-      forward(t, *shape, as_computed(t, length)) for t in teachers
+      forward(t, *shape, as_computed(t, length, kernel)) for t in teachers
     ),
     'student_forward': forward(student, *shape, work),
     'student_backward': backward(student, *shape, work),

@@ -11,6 +11,7 @@ from kd.losses import catalog
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
+from kd.models import attention
 from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.optimizers import optimizers
@@ -94,13 +95,14 @@ def _update(remat, rows, length):
   [('none', 2, 200), ('block', 2, 200), ('dots', 2, 200), ('block', 1, 1300)],
 )
 def test_the_update(remat, rows, length):
-  parts = flops.step(_STUDENT, (_TEACHER,), rows, length, remat, rows * length)
+  models, xla = (_STUDENT, (_TEACHER,)), attention.XLA
+  parts = flops.step(*models, rows, length, remat, rows * length, xla)
   on_paper = sum(parts.values()) - parts['teacher']
   trips = -(-length // (_CHUNK // rows))
   counted = hlo.flops(_update(remat, rows, length), trips)
   # The last chunk may be padded, which is no work on paper.
   padded = trips * _CHUNK - rows * length
-  waste = flops.step(_STUDENT, (_TEACHER,), 1, 1, 'none', padded)['objective']
+  waste = flops.step(*models, 1, 1, 'none', padded, xla)['objective']
   np.testing.assert_allclose(counted - waste, on_paper, rtol=1e-3)
 
 
@@ -110,7 +112,7 @@ def test_the_teacher(length):
   params = _shapes(gemma3.unbox(gemma3.abstract_params(model)))
   forward = lambda p, b: gemma3.forward(model, p, b, gemma3.TapSpec((), ()))
   text = jax.jit(forward).lower(params, _batch(2, length)).compile().as_text()
-  work = flops.as_computed(_TEACHER, length)
+  work = flops.as_computed(_TEACHER, length, attention.XLA)
   np.testing.assert_allclose(
     hlo.flops(text, None), flops.forward(_TEACHER, 2, length, work), rtol=1e-3
   )

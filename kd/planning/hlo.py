@@ -3,6 +3,7 @@
 XLA's own cost_analysis() counts the body of a loop once, however often it runs.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import math
@@ -15,7 +16,6 @@ from kd.planning import hlo_text
 
 # What calls a computation, once for each time that it runs itself.
 _CALLS = {
-  'fusion': 'calls',
   'async-start': 'calls',
   'call': 'to_apply',
 }
@@ -61,26 +61,42 @@ def flops(text: str, unknown_trips: int | None) -> int:
     ValueError: there is such a loop, and unknown_trips is None.
   """
   program = hlo_text.parse(text)
+  return total(program, functools.partial(_products, program), unknown_trips)
+
+
+Count = Callable[[hlo_text.Computation, hlo_text.Instruction], float]
+
+
+def total(
+  program: hlo_text.Program, count: Count, unknown_trips: int | None
+) -> float:
+  """A sum over every instruction that a program runs, as often as it does.
+
+  Args:
+    program: from hlo_text.parse.
+    count: what an instruction adds by itself; not asked for loops, branches
+      and calls, whose insides are counted.
+    unknown_trips: see flops.
+
+  Raises:
+    ValueError: see flops.
+  """
 
   @functools.cache
-  def total(name):
+  def inside(name):
     computation = program.computations[name]
     return sum(one(computation, i) for i in computation.instructions)
 
   def one(computation, instruction):
     op = instruction.op
-    if op == 'dot':
-      return _dot(computation, instruction)
-    if op == 'convolution':
-      return _convolution(computation, instruction)
     if op in _CALLS:
-      return sum(total(c) for c in instruction.called(_CALLS[op]))
+      return sum(inside(c) for c in instruction.called(_CALLS[op]))
     if op == 'conditional':
-      return max(total(c) for c in _branches(instruction))
+      return max(inside(c) for c in _branches(instruction))
     if op == 'while':
-      body = sum(total(c) for c in instruction.called('body'))
+      body = sum(inside(c) for c in instruction.called('body'))
       return body and body * trips(computation, instruction)
-    return 0
+    return count(computation, instruction)
 
   def trips(computation, instruction):
     known = _trip_count(program, computation, instruction)
@@ -90,7 +106,19 @@ def flops(text: str, unknown_trips: int | None) -> int:
       raise ValueError(f'how often {instruction.name} runs depends on data')
     return unknown_trips
 
-  return total(program.entry)
+  return inside(program.entry)
+
+
+def _products(program, computation, instruction):
+  op = instruction.op
+  if op == 'dot':
+    return _dot(computation, instruction)
+  if op == 'convolution':
+    return _convolution(computation, instruction)
+  if op == 'fusion':
+    inner = program.computations[instruction.called('calls')[0]]
+    return sum(_products(program, inner, i) for i in inner.instructions)
+  return 0
 
 
 def _dot(computation, instruction):

@@ -7,21 +7,40 @@ import math
 import re
 
 _HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
+_END = re.compile(r'^\}(,|$)')
 _INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = ')
-_ARRAY = re.compile(r'\b([a-z]\w*)\[([\d,<=]*)\]')
+_ARRAY = re.compile(r'\b([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?')
+_SPACE = re.compile(r'S\((\d+)\)')
+_BYTES = {'pred': 1.0} | {
+  f'{kind}{bits}': bits / 8
+  for kind in ('s', 'u', 'f', 'bf')
+  for bits in (2, 4, 8, 16, 32, 64)
+}
 _COMMENT = re.compile(r'/\*.*?\*/')
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """The type of an array: its dtype as HLO writes it ('f32'), its shape."""
+  """The type of an array.
+
+  Attributes:
+    dtype: as HLO writes it, 'f32'.
+    shape: on one device.
+    space: the memory it lies in; 0 is the large one, others are on the chip.
+  """
 
   dtype: str
   shape: tuple[int, ...]
+  space: int
 
   @property
   def elements(self) -> int:
     return math.prod(self.shape)
+
+  @property
+  def bytes(self) -> float:
+    """Without what tiles are padded with; 0 of a token or an opaque value."""
+    return self.elements * _BYTES[self.dtype] if self.dtype in _BYTES else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +128,11 @@ def _blocks(text: str) -> Iterator[tuple[bool, str, list[str]]]:
     if header is None:
       header = _HEADER.match(line)
       lines = []
-    elif line.startswith('}'):
+    elif _END.match(line):
       yield bool(header[1]), header[2], lines
       header = None
+    elif lines and not _INSTRUCTION.match(line):
+      lines[-1] += line  # A kernel's settings go on over several lines.
     else:
       lines.append(line)
 
@@ -133,13 +154,19 @@ def _computation(name, lines):
 def _instruction(name, text):
   text = _COMMENT.sub('', text)
   end = _end_of_type(text)
-  arrays = tuple(
-    Array(dtype, tuple(int(n) for n in re.findall(r'\d+', shape)))
-    for dtype, shape in _ARRAY.findall(text[:end])
-  )
+  arrays = tuple(_array(*found) for found in _ARRAY.findall(text[:end]))
   op, _, rest = text[end:].strip().partition('(')
   close = _closing(rest, 1)
   return Instruction(name, arrays, op, rest[:close], rest[close + 1 :])
+
+
+def _array(dtype, shape, layout):
+  space = _SPACE.search(layout)
+  return Array(
+    dtype,
+    tuple(int(n) for n in re.findall(r'\d+', shape)),
+    int(space[1]) if space else 0,
+  )
 
 
 def _end_of_type(text):

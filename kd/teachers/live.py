@@ -90,6 +90,6 @@ def scorer(
   @jax.jit
   def score(params, batch):
     hidden, taps = gemma3.forward(model, params, batch, spec)
-    return rules.constrain(hidden, ('batch', None, None)), taps
+    return rules.constrain(hidden, ('batch', 'length', None)), taps
 
   return score

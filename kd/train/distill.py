@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from kd.core import errors
 from kd.core import run_info
 from kd.core import types
 from kd.input_pipeline import prepare as prepare_lib
+from kd.input_pipeline import reading
 from kd.input_pipeline import rows as rows_lib
 from kd.losses import catalog
 from kd.losses import objective as objective_lib
@@ -20,6 +22,7 @@ from kd.losses import selection
 from kd.losses import taps
 from kd.losses import terms as terms_lib
 from kd.models import gemma3
+from kd.partitioning import processes
 from kd.teachers import live
 from kd.train import evaluate as evaluate_lib
 from kd.train import loop
@@ -51,7 +54,8 @@ def prepare(run: resolve.Run, say: Say) -> Data:
     ConfigError: an unknown mixture or split, or data that is not there.
   """
   config = run.config
-  parts = prepare_lib.prepare(
+  prepare_train = functools.partial(
+    prepare_lib.prepare,
     config.data.mixture,
     config.data.split,
     tokenizer=run.tokenizer,
@@ -62,8 +66,10 @@ def prepare(run: resolve.Run, say: Say) -> Data:
     cache_dir=config.data.folder,
     limit=config.data.examples,
     module=config.data.module,
+    patience=reading.Patience(**config.data.read),
     say=say,
   )
+  parts = processes.first_then_all('rows to train on', prepare_train)
   for part in parts:
     c = part.counts
     say(
@@ -117,18 +123,27 @@ def _teacher(run):
   return teachers[0].params, targets
 
 
-def _recorded(workdir: str, name: str, measure: Callable[[], tuple]) -> dict:
-  """An evaluation's result, from its file if an earlier start measured it."""
+def _recorded(
+  workdir: str, name: str, measure: Callable[[], tuple]
+) -> dict[str, float]:
+  """An evaluation's metrics, from its file if an earlier start measured it."""
   path = os.path.join(workdir, outputs.EVALUATIONS, f'{name}.json')
-  if os.path.exists(path):
+
+  def read():
+    if not os.path.exists(path):
+      return None
     with open(path, encoding='utf-8') as f:
-      return json.load(f)
+      return json.load(f)['metrics']
+
+  # Where one process looks for all, they do the same whatever others see.
+  recorded = processes.from_first(read)
+  if recorded is not None:
+    return recorded
   metrics, scores = measure()
-  result = {'metrics': metrics, 'scores': scores}
   if jax.process_index() == 0:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    run_info.write_json(path, result)
-  return result
+    run_info.write_json(path, {'metrics': metrics, 'scores': scores})
+  return metrics
 
 
 def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
@@ -164,7 +179,7 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
       where = folder if step else workdir
       return _recorded(
         where, f'step_{step}', lambda: student_eval(params, check)
-      )['metrics']
+      )
 
     job = loop.Job(
       run=run,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -9,8 +10,11 @@ from kd.core import types
 from kd.evaluation import likelihood
 from kd.evaluation import seqio_adapter
 from kd.input_pipeline import prepare
+from kd.input_pipeline import reading
 from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import templates
+from kd.partitioning import placement
+from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.sampling import decode
 from kd.train import resolve
@@ -44,7 +48,8 @@ def prepare_sets(run: resolve.Run, say: Callable[[str], None]) -> list[HeldOut]:
     count = max(entry.examples, entry.answers)
     if entry.examples == 0 and entry.answers == 0:
       continue
-    parts = prepare.prepare(
+    prepare_set = functools.partial(
+      prepare.prepare,
       entry.mixture or config.data.mixture,
       entry.split,
       tokenizer=run.tokenizer,
@@ -55,8 +60,10 @@ def prepare_sets(run: resolve.Run, say: Callable[[str], None]) -> list[HeldOut]:
       cache_dir=config.data.folder,
       limit=-1 if -1 in (entry.examples, entry.answers) else count,
       module=config.data.module,
+      patience=reading.Patience(**config.data.read),
       say=say,
     )
+    parts = processes.first_then_all(f'rows of {name}', prepare_set)
     held_out.append(HeldOut(name, parts, entry.answers))
   return held_out
 
@@ -85,6 +92,7 @@ class Evaluator:
       model.module,
       teacher_targets,
       run.mesh,
+      config.evaluation.batch_size,
       config.objective.chunk_tokens,
     )
     self._decoder = None
@@ -129,7 +137,8 @@ class Evaluator:
 
   def _batches(self, held_out):
     size = self._run.config.evaluation.batch_size
-    return rows_lib.batches(held_out.parts, size)
+    mine = placement.local_rows(self._run.mesh, size)
+    return rows_lib.batches(held_out.parts, size, mine)
 
   def _answer(self, params, held_out, check):
     """Generates answers; metrics over all tasks, and 0 or 1 by example."""

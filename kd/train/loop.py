@@ -4,26 +4,29 @@ from collections.abc import Callable
 import contextlib
 import dataclasses
 import time
-from typing import Any
 
 import jax
-import numpy as np
 
-from kd.checkpoints import manager as manager_lib
 from kd.core import errors
 from kd.core import quiet
 from kd.core import types
+from kd.input_pipeline import read_ahead
+from kd.input_pipeline import reading
 from kd.input_pipeline import rows as rows_lib
 from kd.losses import objective as objective_lib
-from kd.metrics import means
+from kd.partitioning import placement
+from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.train import parameters
 from kd.train import preemption
 from kd.train import remap
 from kd.train import resolve
+from kd.train import saver
 from kd.train import update as update_lib
+from kd.train import window
 
 _READ_AHEAD = 2  # batches
+_POLL_S = 1.0  # between looks at whether the run was told to stop
 
 Evaluate = Callable[[int, types.PyTree, Callable[[], None]], dict[str, float]]
 
@@ -58,73 +61,20 @@ class Job:
   quality: str
 
 
-def place(batch: types.Batch, mesh: jax.sharding.Mesh) -> types.Batch:
-  """Puts this process's rows on the mesh as part of the global batch."""
-  sharding = rules.batch_sharding(mesh)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(sharding, x), batch
-  )
-
-
-class _Window:
-  """Training metrics since the last write."""
-
-  def __init__(self, state):
-    self._means = means.Means(state)
-
-  def add(self, step: int, out: update_lib.Output) -> None:
-    """Adds a step's output; raises NonFiniteError if it is not finite."""
-    out = jax.device_get(out)
-    if not out.finite:
-      bad = [k for k, v in sorted(out.sums.items()) if not np.isfinite(v)]
-      what = ' and '.join(f'loss {k!r}' for k in bad) or 'the gradient'
-      raise errors.NonFiniteError(
-        f'step {step}: {what} is not finite; the parameters were not '
-        'changed by it and the last checkpoint is good'
-      )
-    for key, value in out.sums.items():
-      self._means.add(f'loss/{key}', value, out.totals[key])
-    self._means.add('loss', out.loss * out.weight, out.weight)
-    for name, value in out.scalars.items():
-      self._means.add(name, value, 1.0)
-    self._means.add('target_weight', out.weight, 1.0)
-    self._means.add('empty_batches', out.weight == 0, 1.0)
-
-  def metrics(self) -> dict[str, float]:
-    values = self._means.compute()
-    named = {f'train/{name}': value for name, value in values.items()}
-    return {**named, 'train/nonfinite': 0.0}
-
-  def state(self) -> dict[str, Any]:
-    return self._means.state()
-
-
-def _items(state):
-  """A state as a checkpoint's items; step is the checkpoint's name."""
-  parts = {
-    'opt_state': state.opt_state,
-    'rng': state.rng,
-    'paths': state.paths,
-    'layer_maps': state.layer_maps,
-  }
-  # Orbax writes no empty dict.
-  filled = {k: v for k, v in parts.items() if jax.tree.leaves(v)}
-  return {'params': state.params, 'optimizer': filled}
-
-
 class _Loop:
   """State that changes while a job runs."""
 
-  def __init__(self, job: Job, notice: preemption.Notice):
+  def __init__(self, job: Job):
     # clu imports TensorFlow: only a run that trains waits for it.
     with quiet.imports():
       from kd.metrics import writers
 
-    self._job, self._config, self._notice = job, job.run.config, notice
-    self._manager = manager_lib.Manager(
-      job.workdir, self._config.checkpoint.keep
+    self._job, self._config = job, job.run.config
+    self._saver = saver.Saver(
+      job.workdir, self._config.checkpoint.keep, self._say
     )
-    self._update = jax.jit(
+    self._told = preemption.Agreement(job.run.mesh)
+    self._update = update_lib.jit(
       update_lib.make(
         job.run.student.module,
         job.objective,
@@ -132,8 +82,9 @@ class _Loop:
         job.run.rate,
         self._config.optimizer.micro_batches,
       ),
-      donate_argnums=0,
+      job.run.mesh,
     )
+    self._compiled = None
     self._remap = remap.Remap(job.run.student.module, job.objective)
     self._start()
     self._pending = None
@@ -144,87 +95,105 @@ class _Loop:
       job.label,
       self._config.steps,
       self._step,
+      self._evaluated,
       self._config.log.tensorboard,
     )
 
+  def _say(self, line):
+    if jax.process_index() == 0:
+      print(f'{self._job.label}: {line}', flush=True)
+
   def _start(self):
-    """Takes up the last checkpoint, or makes the first state."""
-    job, latest = self._job, self._manager.latest_step()
+    """Takes up the last good checkpoint, or makes the first state."""
+    job, latest = self._job, self._saver.latest
     abstract = update_lib.abstract_state(
       parameters.abstract(job.run.student),
       job.objective,
       job.run.optimizer,
       job.run.mesh,
     )
-    position = {'window': {}, 'evaluated': False}
+    position = saver.Position(job.rows_digest, window={}, evaluated=False)
     if latest is None:
       state = update_lib.init_state(
         job.init(), job.objective, job.run.optimizer, self._config.seed
       )
     else:
-      items, position = self._manager.restore(latest, _items(abstract))
-      if position['rows'] != job.rows_digest:
-        raise errors.ConfigError(
-          f'{self._manager.folder}/{latest}',
-          f'was trained on rows {position["rows"]}, the config now means '
-          f'rows {job.rows_digest}',
-        )
-      state = update_lib.TrainState(
-        step=jax.numpy.asarray(latest, jax.numpy.int32),
-        params=items['params'],
-        **{'paths': {}, 'layer_maps': {}, **items['optimizer']},
-      )
-      print(f'{job.label} goes on from step {latest}', flush=True)
+      state, position = self._saver.restore(latest, abstract, job.rows_digest)
+      self._say(f'goes on from step {latest}')
     # Where an update leaves it: else the second one would be compiled anew.
     self.state = jax.device_put(
       state, jax.tree.map(lambda leaf: leaf.sharding, abstract)
     )
     self._step = latest or 0
-    self._window = _Window(position['window'])
-    self._evaluated = position['evaluated']
+    skip = self._config.nonfinite == 'skip'
+    self._window = window.Window(
+      position.window, self._config.nonfinite_limit if skip else 0, self._say
+    )
+    self._evaluated = position.evaluated
+    self._saved = self._step  # Before the first step there is nothing to save.
 
   def run(self) -> update_lib.TrainState:
     """Trains to the last step; see train."""
-    steps, job = self._config.steps, self._job
     # Also where a preemption came before a checkpoint's evaluation had ended.
     if self._evaluation_due() and not self._evaluated:
-      self._evaluate()
-    fetch = rows_lib.prefetch(
-      job.rows,
+      quality = self._evaluate()
+      if self._step and quality is not None:
+        self._saver.rate(self._step, quality)
+    if self._step == self._config.steps:
+      return self.state
+    size = self._config.data.batch_size
+    mine = placement.local_rows(self._job.run.mesh, size)
+    rows = read_ahead.ReadAhead(
+      lambda step: self._job.rows(step, mine),
       self._step,
       _READ_AHEAD,
-      jax.process_index(),
-      jax.process_count(),
+      reading.Patience(**self._config.data.read).timeout_s,
     )
     self._timer.restart()
-    try:
-      while self._step < steps:
-        self._take_step(fetch)
-      self._manager.wait(self._step)
-    finally:
-      fetch.close()
+    with contextlib.closing(rows):
+      # Compiles: as long as that takes nothing is unsaved.
+      self._take_step(rows)
+      with preemption.NOTICE.unsaved():
+        self._after_step()
+        while self._step < self._config.steps:
+          self._take_step(rows)
+          self._after_step()
+        self._saver.wait(self._step)
     return self.state
 
   def close(self) -> None:
     """Ends what runs in the background; a save under way is finished."""
-    self._manager.close()
+    self._saver.close()
     self._writer.close()
 
-  def _take_step(self, fetch):
+  def _take_step(self, rows):
     job = self._job
     began = time.monotonic()
-    batch = place(next(fetch), job.run.mesh)
+    with processes.waited_for(f'its rows of step {self._step}'):
+      batch = self._next(rows)
+    size = self._config.data.batch_size
+    batch = placement.place(batch, job.run.mesh, size)
     self._timer.wait(time.monotonic() - began)
     targets = job.teacher_targets and job.teacher_targets(batch)
     with rules.active(job.run.mesh):
       self.state = self._remap(self._step, self.state, batch, targets)
-      self.state, out = self._update(self.state, batch, targets)
+      arguments = self.state, batch, targets
+      if self._compiled is None:
+        self._compiled = update_lib.compiled(self._update, *arguments)
+      self.state, out = self._compiled(*arguments)
+    self._told.ask()
     self._step += 1
     # One step late, so that the device always has the next one to do.
     self._absorb()
     self._pending = self._step, out
     self._timer.step()
-    self._after_step()
+
+  def _next(self, rows):
+    """The next rows; a process alone does not wait for them in vain."""
+    while (batch := rows.get(_POLL_S)) is None:
+      if jax.process_count() == 1 and preemption.NOTICE.received:
+        self._end_preempted(None)
+    return batch
 
   def _after_step(self):
     config, step = self._config, self._step
@@ -236,18 +205,24 @@ class _Loop:
     if self._evaluation_due():
       self._absorb()
       quality = self._evaluate()
-    preempted = self._notice.received
+    preempted = self._told.answer()
     due = step % config.checkpoint.every == 0
-    if due or last or preempted or quality is not None:
-      self._save(quality)
-    self._manager.check(step)
-    self._timer.pause(time.monotonic() - began)
     if preempted:
-      self._manager.wait(step)
-      self._writer.flush()
-      raise errors.PreemptedError(
-        f'SIGTERM received: saved step {step}; the same command goes on'
-      )
+      self._end_preempted(quality)
+    if due or last or quality is not None:
+      self._save(quality)
+    self._saver.check(step)
+    self._timer.pause(time.monotonic() - began)
+
+  def _end_preempted(self, quality):
+    """Saves and raises PreemptedError."""
+    step = self._step
+    if step != self._saved:
+      self._save(quality)
+    self._saver.wait(step)
+    raise errors.PreemptedError(
+      f'SIGTERM received: saved step {step}; the same command goes on'
+    )
 
   def _evaluation_due(self):
     every, step = self._config.evaluation.every, self._step
@@ -263,25 +238,21 @@ class _Loop:
     self._absorb()
     tokens = self._config.data.batch_size * self._config.data.length
     metrics = {
-      **self._window.metrics(),
+      **self._window.take(),
       **self._timer.compute(tokens),
       **self._memory(jax.local_devices()),
     }
     self._writer.write_scalars(self._step, metrics)
-    self._window = _Window({})
     self._timer.restart()
 
   def _evaluate(self):
     self._evaluated = False
     try:
       metrics = self._job.evaluate(
-        self._step, self.state.params, self._notice.check
+        self._step, self.state.params, self._told.check
       )
     except errors.PreemptedError:
-      if self._step:
-        self._save(None)
-        self._manager.wait(self._step)
-      raise
+      self._end_preempted(None)
     self._evaluated = True
     if not metrics:
       return None
@@ -290,20 +261,21 @@ class _Loop:
 
   def _save(self, quality):
     self._absorb()
-    self._manager.save(
+    # A checkpoint stands for all that was written before it.
+    self._writer.flush()
+    self._saver.save(
       self._step,
-      _items(self.state),
-      {
-        'rows': self._job.rows_digest,
-        'window': self._window.state(),
-        'evaluated': self._evaluated,
-      },
+      self.state,
+      saver.Position(
+        self._job.rows_digest, self._window.state(), self._evaluated
+      ),
       quality,
     )
+    self._saved = self._step
 
 
 def train(job: Job) -> update_lib.TrainState:
-  """Runs a job to its last step, from its last checkpoint if it has one.
+  """Runs a job to its last step, from its last good checkpoint if any.
 
   Returns:
     The state after the last step.
@@ -311,9 +283,16 @@ def train(job: Job) -> update_lib.TrainState:
   Raises:
     NonFiniteError: a loss or gradient was not finite; names step and term.
     PreemptedError: SIGTERM came; the state is saved.
+    ReadError: rows could not be read; names them.
     KdError: a checkpoint could not be saved.
   """
-  with preemption.Notice() as notice:
-    loop = _Loop(job, notice)
-    with contextlib.closing(loop):
-      return loop.run()
+  loop = _Loop(job)
+  try:
+    state = loop.run()
+  except BaseException:
+    # What ended the run is what the user must see.
+    with contextlib.suppress(Exception):
+      loop.close()
+    raise
+  loop.close()
+  return state

@@ -2,18 +2,23 @@
 
 from collections.abc import Callable
 import dataclasses
+import json
 import os
 
 import jax
 import ml_collections
 
+from configs import base
 from kd.checkpoints import weights
 from kd.core import config as config_lib
+from kd.core import errors
 from kd.core import run_info
 from kd.input_pipeline import tokenizers
 from kd.models import gemma3_config
+from kd.partitioning import processes
 from kd.train import architectures
 from kd.train import distill
+from kd.train import lock
 from kd.train import outputs
 from kd.train import resolve
 
@@ -24,9 +29,25 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def _devices(config):
+  """The devices of all processes, once all are there with one config."""
+  config_lib.check_fields(config, base.get_config())
+  processes.start(config.processes)
+  found = json.loads(config_lib.to_json(config))
+  first = processes.from_first(lambda: found)
+  for path, there, here in config_lib.differences(first, found):
+    if not path.startswith('processes.'):
+      raise errors.ConfigError(
+        path,
+        f'process {jax.process_index()} has {here!r}, process 0 has {there!r}',
+        legal='one config for all processes',
+      )
+  return jax.devices()
+
+
 def _open(config, workdir) -> resolve.Run:
   """The run of a mode that reads what was trained."""
-  run = resolve.resolve(config, jax.devices())
+  run = resolve.resolve(config, _devices(config))
   resolve.check_workdir(config, workdir, resolve.NOT_TRAINED)
   return run
 
@@ -91,19 +112,19 @@ def check(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Trains the student, evaluates, and writes the report."""
-  run = resolve.resolve(config, jax.devices())
+  run = resolve.resolve(config, _devices(config))
   resolve.check_workdir(config, workdir)
   say(describe(run, workdir))
-  data = distill.prepare(run, say)
-  begin(run, workdir)
-  distill.train(run, data, workdir, say)
+  with lock.shared(workdir, say):
+    data = distill.prepare(run, say)
+    begin(run, workdir)
+    distill.train(run, data, workdir, say)
 
 
 def begin(run: resolve.Run, workdir: str) -> None:
   """Writes what a workdir starts with."""
   if jax.process_index() != 0:
     return
-  os.makedirs(workdir, exist_ok=True)
   run_info.write_text(
     os.path.join(workdir, resolve.CONFIG_FILE),
     config_lib.to_json(run.config) + '\n',
@@ -116,8 +137,9 @@ def begin(run: resolve.Run, workdir: str) -> None:
       'tokenizer': run.tokenizer.digest,
     },
   )
-  with open(os.path.join(workdir, tokenizers.MODEL_FILE), 'wb') as f:
-    f.write(run.tokenizer.model_proto)
+  run_info.write_bytes(
+    os.path.join(workdir, tokenizers.MODEL_FILE), run.tokenizer.model_proto
+  )
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:

@@ -52,6 +52,7 @@ def restore(
   step = saved.best_step() if which == 'best' else saved.latest_step()
   if step is None:
     raise errors.ConfigError(path, f'{folder!r} holds no {which} checkpoint')
+  saved.check_whole(step, ('params', 'position'), path)
   items, _ = saved.restore(step, {'params': abstract(model)})
   saved.close()
   return items['params']

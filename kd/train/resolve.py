@@ -4,7 +4,7 @@ This is all that --mode=check does, and the first thing that every other mode
 does: what is wrong with a config is found here, before anything is written.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import os
@@ -26,16 +26,21 @@ from kd.losses import selection
 from kd.losses import terms as terms_lib
 from kd.models import gemma3
 from kd.models import gemma3_config
+from kd.models import kernels
 from kd.optimizers import optimizers
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.train import architectures
+from kd.train import vocabularies
 
 CONFIG_FILE = 'config.json'
 _POSITIVE = (
   'steps',
   'data.batch_size',
   'data.length',
+  'data.read.attempts',
+  'data.read.timeout_s',
+  'nonfinite_limit',
   'checkpoint.every',
   'checkpoint.keep',
   'log.every',
@@ -45,6 +50,7 @@ _POSITIVE = (
   'optimizer.micro_batches',
 )
 _CHOICES = {
+  'nonfinite': ('stop', 'skip'),
   'teacher.source': ('live', 'none'),
   'export.dtype': ('bfloat16', 'float32'),
   'export.checkpoint': ('last', 'best'),
@@ -84,7 +90,7 @@ class Run:
   Attributes:
     config: frozen.
     mesh: the devices.
-    tokenizer: of student and teacher.
+    tokenizer: of student and teacher; None from `shapes`.
     student: the model that is trained.
     teachers: the models that it learns from, with their shares, the one that
       the config calls `teacher` first; () without a teacher.
@@ -95,7 +101,7 @@ class Run:
 
   config: ml_collections.FrozenConfigDict
   mesh: jax.sharding.Mesh
-  tokenizer: tokenizers.Tokenizer
+  tokenizer: tokenizers.Tokenizer | None
   student: Model
   teachers: tuple[tuple[Model, float], ...]
   objective: objective_lib.Objective
@@ -126,6 +132,12 @@ def _check_values(config):
     raise errors.ConfigError(
       'evaluation.every',
       f'found {config.evaluation.every}',
+      legal='0 or more',
+    )
+  if config.data.read.wait_s < 0:
+    raise errors.ConfigError(
+      'data.read.wait_s',
+      f'found {config.data.read.wait_s}',
       legal='0 or more',
     )
   if config.data.examples == 0 or config.data.examples < -1:
@@ -173,8 +185,38 @@ def _check_rows(config, mesh):
     )
 
 
-def _model(spec, path, source, sizes, mesh, remat):
+def _check_length_parts(config, mesh):
+  parts = rules.length_parts(mesh)
+  if config.data.length % parts:
+    raise errors.ConfigError(
+      'data.length',
+      f'found {config.data.length}, which {parts} devices (mesh.sequence) do '
+      'not divide',
+      legal=f'a multiple of {parts}',
+    )
+
+
+def _check_state_memory(config, mesh):
+  platform, _ = mesh_lib.platform(mesh)
+  # jaxlib aborts the process when a CPU program is given such a state for good.
+  if config.optimizer.state_memory == 'host' and platform == 'cpu':
+    raise errors.ConfigError(
+      'optimizer.state_memory',
+      "found 'host', and the devices are CPUs: their memory is the host's",
+      legal="'device' here, or devices with memory of their own",
+    )
+
+
+def _model(spec, path, source, sizes, mesh, remat, packed):
   module = gemma3.build(sizes, spec.dtype, remat, path)
+  kernel = kernels.choose(
+    spec.attention,
+    sizes,
+    spec.dtype,
+    kernels.Place(*mesh_lib.platform(mesh), packed, rules.length_parts(mesh)),
+    f'{path}.attention',
+  )
+  module = module.clone(kernel=kernel)
   boxed = gemma3.abstract_params(module)
   shardings = rules.param_shardings(
     mesh, gemma3.logical_axes(module), gemma3.unbox(boxed), path
@@ -200,7 +242,7 @@ def teacher_specs(
   }
 
 
-def _teachers(config, mesh):
+def _teachers(config, mesh, source_config):
   """The teachers with their shares, which are made to sum to 1."""
   models = []
   for path, spec in teacher_specs(config).items():
@@ -210,8 +252,9 @@ def _teachers(config, mesh):
       raise errors.ConfigError(
         f'{path}.share', f'found {spec.share}', legal='above 0'
       )
-    sizes = architectures.source_config(spec, path, None)
-    model = _model(spec, path, sizes, sizes, mesh, 'none')
+    sizes = source_config(spec, path, None)
+    packed = config.data.pack
+    model = _model(spec, path, sizes, sizes, mesh, 'none', packed)
     _check_length(config, path, sizes)
     models.append((model, spec.share))
   whole = sum(share for _, share in models)
@@ -252,49 +295,53 @@ def _check_length(config, name, sizes):
     )
 
 
-def _tokenizer(config):
-  """The run's tokenizer; refuses models that have another."""
-  specs = teacher_specs(config) | {'student': config.student}
-  found = {
-    f'{path}.init': tokenizers.for_source(spec.init, f'{path}.init')
-    for path, spec in specs.items()
-  }
-  if config.data.tokenizer:
-    found = {
-      'data.tokenizer': tokenizers.load(
-        config.data.tokenizer, 'data.tokenizer'
-      ),
-      **found,
-    }
-  found = {path: t for path, t in found.items() if t is not None}
-  if not found:
-    raise errors.ConfigError(
-      'data.tokenizer',
-      "found '', and no weights bring a tokenizer",
-      legal='bytes, model:FILE, gguf:FILE, hf:DIR',
-    )
-  (first, tokenizer), *others = found.items()
-  for path, other in others:
-    difference = other.first_difference(tokenizer)
-    if difference:
-      index, here, there = difference
-      raise errors.ConfigError(
-        path,
-        f'its tokenizer is not that of {first}: id {index} is {here!r}, '
-        f'there {there!r}',
-        legal='models with one tokenizer',
-      )
-  return tokenizer
+def shapes(
+  config: ml_collections.ConfigDict,
+  make_mesh: Callable[[Mapping[str, int]], jax.sharding.Mesh],
+  source_config: Callable[..., gemma3_config.Gemma3Config],
+) -> Run:
+  """What follows from a config without weights and tokenizers.
 
+  Args:
+    config: as the flag gave it.
+    make_mesh: from the config's `mesh` to devices.
+    source_config: which sizes a model has; see architectures.source_config.
 
-def _check_vocabulary(tokenizer, name, sizes):
-  if tokenizer.vocab_size > sizes.vocab_size:
-    raise errors.ConfigError(
-      name,
-      f'its embedding has {sizes.vocab_size} rows, the tokenizer '
-      f'{tokenizer.vocab_size} ids',
-      legal='an embedding with a row for each id',
-    )
+  Raises:
+    ConfigError: names the first thing that is wrong.
+  """
+  config_lib.check_fields(config, base.get_config())
+  _check_open_parts(config)
+  _check_values(config)
+  mesh = make_mesh(config.mesh)
+  _check_rows(config, mesh)
+  optimizer, rate = optimizers.build(config.optimizer, config.steps)
+  _check_length_parts(config, mesh)
+  _check_state_memory(config, mesh)
+  teachers = _teachers(config, mesh, source_config)
+  teacher = teachers[0][0] if teachers else None
+  source = source_config(config.student, 'student', teacher and teacher.config)
+  sizes = architectures.student_config(config.student, source)
+  student = _model(
+    config.student,
+    'student',
+    source,
+    sizes,
+    mesh,
+    config.student.remat,
+    config.data.pack,
+  )
+  _check_length(config, 'student', sizes)
+  return Run(
+    config=ml_collections.FrozenConfigDict(config),
+    mesh=mesh,
+    tokenizer=None,
+    student=student,
+    teachers=teachers,
+    objective=_objective(config, student, teachers),
+    optimizer=optimizer,
+    rate=rate,
+  )
 
 
 def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
@@ -310,42 +357,23 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
   Raises:
     ConfigError: names the first thing that is wrong.
   """
-  config_lib.check_fields(config, base.get_config())
-  _check_open_parts(config)
-  _check_values(config)
-  mesh = mesh_lib.make(config.mesh, devices)
-  _check_rows(config, mesh)
-  optimizer, rate = optimizers.build(config.optimizer, config.steps)
-  teachers = _teachers(config, mesh)
-  teacher = teachers[0][0] if teachers else None
-  source = architectures.source_config(
-    config.student, 'student', teacher and teacher.config
-  )
-  sizes = architectures.student_config(config.student, source)
-  student = _model(
-    config.student, 'student', source, sizes, mesh, config.student.remat
-  )
-  _check_length(config, 'student', sizes)
-  objective = _objective(config, student, teachers)
-  tokenizer = _tokenizer(config)
-  _check_vocabulary(tokenizer, 'student', student.config)
-  for path, (model, _) in zip(teacher_specs(config), teachers, strict=True):
-    _check_vocabulary(tokenizer, path, model.config)
+  make_mesh = lambda sizes: mesh_lib.make(sizes, devices)
+  run = shapes(config, make_mesh, architectures.source_config)
+  specs = teacher_specs(config)
+  tokenizer = vocabularies.tokenizer(config, specs)
+  vocabularies.check(tokenizer, 'student', run.student.config)
+  for path, (model, _) in zip(specs, run.teachers, strict=True):
+    vocabularies.check(tokenizer, path, model.config)
   templates.check_tokenizer(tokenizer, config.data.template, 'data.template')
-  return Run(
-    config=ml_collections.FrozenConfigDict(config),
-    mesh=mesh,
-    tokenizer=tokenizer,
-    student=student,
-    teachers=teachers,
-    objective=objective,
-    optimizer=optimizer,
-    rate=rate,
-  )
+  return dataclasses.replace(run, tokenizer=tokenizer)
 
 
-# Parts of a config that change nothing of what is trained.
-_OUTPUTS = ('export.', 'generate.')
+# Parts of a config that change nothing of what is trained; `nonfinite` is what
+# a run that it stopped goes on with, a mesh changes only how sums are rounded.
+_OUTPUTS = (
+  *('export.', 'generate.', 'plan.', 'data.read.', 'nonfinite'),
+  *('mesh.', 'processes.'),
+)
 # What a mode that does not train may change too.
 NOT_TRAINED = (*_OUTPUTS, 'evaluation.')
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kd.core import host_memory
 from kd.core import schedules
 from kd.core import types
 from kd.losses import chunks
@@ -15,9 +16,17 @@ from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import taps
 from kd.models import gemma3
+from kd.optimizers import host
+from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 
 Array = types.Array
+
+# By platform. Else zeros that layers' gradients are added to would be made
+# before the objective, whose arrays they could lie in: 20 % of what it needs.
+_COMPILER_OPTIONS = {
+  'cpu': {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
+}
 
 
 @struct.dataclass
@@ -69,6 +78,11 @@ class Output:
   finite: Array
 
 
+Update = Callable[
+  [TrainState, types.Batch, types.Targets | None], tuple[TrainState, Output]
+]
+
+
 def init_state(
   params: types.PyTree,
   objective: objective_lib.Objective,
@@ -96,8 +110,8 @@ def abstract_state(
 ) -> TrainState:
   """Shapes of a state, and where an update leaves it.
 
-  Moments lie as their parameters do; counters, factors and what terms train
-  lie everywhere.
+  Moments lie as their parameters do, or so in the host's memory; counters,
+  factors and what terms train lie everywhere.
 
   Args:
     params: jax.ShapeDtypeStructs with shardings.
@@ -117,7 +131,10 @@ def abstract_state(
   opt_state = optax.tree_map_params(
     optimizer,
     lambda leaf, param: like(
-      leaf, param.sharding if leaf.shape == param.shape else replicated
+      leaf,
+      param.sharding.with_memory_kind(host.memory_kind(optimizer))
+      if leaf.shape == param.shape
+      else replicated,
     ),
     state.opt_state,
     (params, everywhere.paths),
@@ -229,9 +246,7 @@ def make(
   optimizer: optax.GradientTransformationExtraArgs,
   rate: schedules.Schedule,
   micro_batches: int,
-) -> Callable[
-  [TrainState, types.Batch, types.Targets | None], tuple[TrainState, Output]
-]:
+) -> Update:
   """Builds the update.
 
   Args:
@@ -242,7 +257,7 @@ def make(
     micro_batches: parts of a batch whose gradients are summed.
 
   Returns:
-    A function of (state, batch, targets) to be jitted.
+    A function of (state, batch, targets) for jit.
   """
   accumulate = _accumulate(_loss(model, objective), objective, micro_batches)
 
@@ -291,3 +306,24 @@ def make(
     return new_state, out
 
   return update
+
+
+def jit(update: Update, mesh: jax.sharding.Mesh) -> Update:
+  """The update as a program that writes the new state where the old one lies.
+
+  Args:
+    update: from make.
+    mesh: the devices that it will run on.
+  """
+  platform, _ = mesh_lib.platform(mesh)
+  options = _COMPILER_OPTIONS.get(platform)
+  return jax.jit(update, donate_argnums=0, compiler_options=options)
+
+
+def compiled(jitted: Update, *arguments) -> Update:
+  """A jitted update, compiled for these arguments and no others."""
+  host_memory.give_back()
+  program = jitted.lower(*arguments).compile()
+  # Before it runs, so that what it needs and what that took never add up.
+  host_memory.give_back()
+  return program

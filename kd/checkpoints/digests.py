@@ -1,0 +1,95 @@
+"""Whether a checkpoint's files are what was written."""
+
+from collections.abc import Sequence
+from concurrent import futures
+import json
+import os
+import zlib
+
+FILE = 'digests.json'
+# Of Orbax: the quality figure, which may become known after the save; the times
+# of beginning and end, and that there was one, written after the digests.
+FIGURE = os.path.join('metrics', 'metrics')
+TIMES = '_CHECKPOINT_METADATA'
+_UNCOUNTED = ('metrics', TIMES, 'commit_success.txt', FILE)
+_CHUNK = 1 << 22  # bytes
+_THREADS = 4
+
+
+def write(folder: str) -> None:
+  """Writes the size and CRC-32 of each file, and all of them to the disk.
+
+  Args:
+    folder: a checkpoint that is whole and has no name yet.
+  """
+  found = dict(_each(folder, _files(folder), keep=True))
+  path = os.path.join(folder, FILE)
+  with open(path, 'w', encoding='utf-8') as f:
+    json.dump(found, f, indent=0, sort_keys=True)
+    f.flush()
+    os.fsync(f.fileno())
+
+
+def problem(folder: str, items: Sequence[str] = ()) -> str:
+  """What is wrong with a checkpoint, naming the file; '' if nothing is.
+
+  Args:
+    folder: the checkpoint.
+    items: looks at these of its folders alone; (): at everything.
+  """
+  try:
+    with open(os.path.join(folder, FILE), encoding='utf-8') as f:
+      written = json.load(f)
+    counted = {k: tuple(v) for k, v in written.items() if _counts(k, items)}
+    here = {name for name in _files(folder) if _counts(name, items)}
+    for name in sorted(counted.keys() | here):
+      if name not in here:
+        return f'{name} is missing'
+      if name not in counted:
+        return f'{name} was added'
+      size = os.path.getsize(os.path.join(folder, name))
+      if size != counted[name][0]:
+        return f'{name} has {size} bytes, {counted[name][0]} were written'
+    for name, found in _each(folder, sorted(here), keep=False):
+      if found != counted[name]:
+        return f'{name} has other bytes than were written'
+  except FileNotFoundError:
+    return f'{FILE} is missing'
+  except (ValueError, AttributeError, TypeError, IndexError):
+    return f'{FILE} cannot be read'
+  except OSError as e:
+    return f'{e.filename or FILE} cannot be read: {e.strerror}'
+  return ''
+
+
+def _counts(name, items):
+  return not items or name.partition(os.sep)[0] in items
+
+
+def _files(folder):
+  """Relative names of the files that count."""
+  names = []
+  for parent, folders, files in os.walk(folder):
+    if parent == folder:
+      folders[:] = [name for name in folders if name not in _UNCOUNTED]
+      files = [name for name in files if name not in _UNCOUNTED]
+    names += [os.path.relpath(os.path.join(parent, f), folder) for f in files]
+  return sorted(names)
+
+
+def _each(folder, names, keep):
+  """(name, (size, CRC-32)) of each file; several are read at a time."""
+  with futures.ThreadPoolExecutor(_THREADS, 'digests') as pool:
+    paths = [os.path.join(folder, name) for name in names]
+    found = pool.map(lambda path: _digest(path, keep), paths)
+    yield from zip(names, found, strict=True)
+
+
+def _digest(path, keep):
+  size, crc = 0, 0
+  with open(path, 'rb') as f:
+    while chunk := f.read(_CHUNK):
+      size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+    if keep:
+      os.fsync(f.fileno())
+  return size, f'{crc:08x}'

@@ -1,0 +1,59 @@
+"""Rows, arrays and the exact formula for attention's tests."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd.models import visibility
+
+SCALE = 0.25  # A power of two, as of all models but the largest.
+HEADS = 4
+
+
+def places(*lengths, left=0, right=0):
+  """Places [1, L] of texts packed one after another, between paddings."""
+  positions = np.concatenate([np.arange(n) for n in lengths])
+  ids = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+  padded = [np.pad(x, (left, right))[None] for x in (positions, ids)]
+  return visibility.Places(*(jnp.asarray(x, jnp.int32) for x in padded))
+
+
+def heads(length, seed=0):
+  """Query, key, value and the gradient of what is attended."""
+  random = np.random.default_rng(seed)
+  counts = (HEADS, 2, 2, HEADS)
+  return [random.normal(size=(1, length, n, 8)) for n in counts]
+
+
+def run(attend, arrays, dtype=jnp.float32):
+  """What attend gives, and its gradients by query, key and value."""
+  *inputs, gradient = (jnp.asarray(x, dtype) for x in arrays)
+  out, pull = jax.vjp(jax.jit(attend), *inputs)
+  return [np.asarray(x, np.float64) for x in (out, *pull(gradient))]
+
+
+def exact(arrays, seen):
+  """The same in float64, head by head; seen [L, L]."""
+  query, key, value, gradient = (x[0] for x in arrays)
+  made = [np.zeros_like(x) for x in (query, query, key, value)]
+  for n in range(query.shape[1]):
+    g = n // (query.shape[1] // key.shape[1])
+    q, k, v, d = query[:, n], key[:, g], value[:, g], gradient[:, n]
+    chance = np.where(seen, np.exp(q @ k.T * SCALE), 0)
+    chance /= np.maximum(chance.sum(-1, keepdims=True), 1e-300)
+    d_chance = d @ v.T
+    mean = (chance * d_chance).sum(-1, keepdims=True)
+    d_scores = chance * (d_chance - mean) * SCALE
+    made[0][:, n] = chance @ v
+    made[1][:, n] = d_scores @ k
+    made[2][:, g] += d_scores.T @ q
+    made[3][:, g] += chance.T @ d
+  return [x[None] for x in made]
+
+
+def seen(places, window):
+  """Who sees whom, [L, L], by the words of the contract."""
+  ids = np.asarray(places.segment_ids)[0]
+  i, j = np.ogrid[: len(ids), : len(ids)]
+  near = i - j < (window or len(ids))
+  return (ids[:, None] == ids) & (ids[:, None] > 0) & (j <= i) & near

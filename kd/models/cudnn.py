@@ -1,0 +1,59 @@
+"""cuDNN's flash attention, for rows that hold one text each, on GPUs."""
+
+import jax
+
+from kd.core import types
+from kd.models import heads
+from kd.partitioning import rules
+
+Array = types.Array
+_Names = jax.sharding.PartitionSpec
+
+
+def widest_head(capability: float) -> int:
+  """The widest head that a GPU of this compute capability can take; 0: none."""
+  if capability >= 9:
+    return 256
+  return 128 if capability >= 8 else 0
+
+
+def attend(
+  query: Array,
+  key: Array,
+  value: Array,
+  window: int | None,
+  scale: float,
+  implementation: str,
+) -> Array:
+  """Attention within rows of one text each, padding behind it.
+
+  No text's query sees padding, which is later than all of them: nothing but
+  order hides it, and what padding's own queries give means nothing.
+
+  Args:
+    query: [B, L, N, H].
+    key: [B, L, G, H].
+    value: [B, L, G, H].
+    window: keys that a query sees at most, itself included; None for all.
+    scale: scores are multiplied by it.
+    implementation: of jax.nn.dot_product_attention: 'cudnn'; 'xla' computes the
+      same anywhere.
+
+  Returns:
+    [B, L, N, H].
+  """
+  key, value = heads.for_each_part(key, value, query.shape[2])
+
+  def each(query, key, value):
+    return jax.nn.dot_product_attention(
+      query,
+      key,
+      value,
+      scale=scale,
+      is_causal=True,
+      local_window_size=None if window is None else (window - 1, 0),
+      implementation=implementation,
+    )
+
+  names = _Names('batch', None, 'heads')
+  return rules.on_parts(each, (names,) * 3, names)(query, key, value)

@@ -1,0 +1,29 @@
+"""Heads of grouped-query attention over devices."""
+
+import math
+
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.partitioning import rules
+
+Array = types.Array
+
+
+def for_each_part(key: Array, value: Array, count: int) -> tuple[Array, Array]:
+  """Keys and values of which each device's query heads have their own.
+
+  Where devices do not divide the G heads, each head is there several times.
+
+  Args:
+    key: [B, L, G, H].
+    value: [B, L, G, H].
+    count: N.
+
+  Returns:
+    Both, [B, L, G', H], where the devices divide G'. It divides N, which is a
+    multiple of G and of the devices.
+  """
+  parts = rules.parts('heads', count)
+  copies = parts // math.gcd(parts, key.shape[2])
+  return tuple(jnp.repeat(x, copies, axis=2) for x in (key, value))

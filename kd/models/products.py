@@ -1,0 +1,135 @@
+"""Products with weights, whole or a slice of positions at a time."""
+
+from collections.abc import Callable, Sequence
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.partitioning import rules
+
+Array = types.Array
+
+# Positions of a row that a device computes at a time, where it has more.
+_SLICE = 8192
+
+
+def project(x: Array, w: Array) -> Array:
+  """Contracts x [B, L, ...] with the first axes of w [..., *]: [B, L, *].
+
+  It is one product of two matrices: from a gradient that sums over B and L as
+  two axes XLA makes slow transposed copies on CPU. Rows that are split over
+  devices cannot be laid one behind another without gathering them.
+  """
+  shared = x.shape[2:]
+  rest = w.shape[len(shared) :]
+  matrix = w.astype(x.dtype).reshape(math.prod(shared), -1)
+  flat = x.reshape(*x.shape[:2], math.prod(shared))
+  if rules.parts('length', x.shape[1]) == 1:
+    flat = flat.reshape(-1, math.prod(shared))
+  return (flat @ matrix).reshape(*x.shape[:2], *rest)
+
+
+def by_position(
+  function: Callable[..., Array],
+  x: Array,
+  weights: Sequence[Array],
+  names: Sequence[tuple[str | None, ...]],
+) -> Array:
+  """Runs `function(x, *weights)`, which maps each position by itself.
+
+  Long rows go through it a slice of positions at a time, and its gradient
+  computes it once more, so that what it makes in between exists for a slice.
+
+  Args:
+    function: from [B, L, D] and the weights to [B, L, D]; static.
+    x: [B, L, D].
+    weights: matrices, of any type; function is given them in that of x.
+    names: of each matrix, its logical axes.
+
+  Returns:
+    [B, L, D].
+  """
+  if slices(x.shape[1]) == 1:
+    return function(x, *weights)
+  return _sliced(function, tuple(names), x, tuple(weights))
+
+
+def slices(length: int) -> int:
+  """In how many slices the rows of this length go through by_position."""
+  return -(-length // (rules.parts('length', length) * _SLICE))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _sliced(function, names, x, weights):
+  weights = _gathered(weights, names, x.dtype)
+  step = lambda _, part: (None, function(part, *weights))
+  _, out = jax.lax.scan(step, None, _cut(x))
+  return _joined(out, x.shape[1])
+
+
+def _forward(function, names, x, weights):
+  return _sliced(function, names, x, weights), (x, weights)
+
+
+def _backward(function, names, residuals, gradient):
+  x, weights = residuals
+  gathered = _gathered(weights, names, x.dtype)
+
+  def step(sums, parts):
+    part, d_part = parts
+    _, pull = jax.vjp(function, part, *gathered)
+    d_part, *d_weights = pull(d_part)
+    # Summed over devices a slice at a time: sums of slices are kept in float32,
+    # and split over devices.
+    sums = tuple(
+      s + rules.constrain(d, n).astype(jnp.float32)
+      for s, d, n in zip(sums, d_weights, names, strict=True)
+    )
+    return sums, d_part
+
+  zeros = tuple(
+    rules.constrain(jnp.zeros(w.shape, jnp.float32), n)
+    for w, n in zip(weights, names, strict=True)
+  )
+  sums, d_x = jax.lax.scan(step, zeros, (_cut(x), _cut(gradient)))
+  d_weights = tuple(
+    s.astype(w.dtype) for s, w in zip(sums, weights, strict=True)
+  )
+  return _joined(d_x, x.shape[1]), d_weights
+
+
+_sliced.defvjp(_forward, _backward)
+
+
+def _gathered(weights, names, dtype):
+  """The weights as products read them: in `dtype`, gathered once."""
+  return tuple(
+    rules.constrain(
+      w.astype(dtype), tuple(None if n == 'embed' else n for n in axes)
+    )
+    for w, axes in zip(weights, names, strict=True)
+  )
+
+
+def _cut(x):
+  """[B, L, D] to [slices, B, l, D]: of each device's part of a row a slice."""
+  batch, length, width = x.shape
+  parts, count = rules.parts('length', length), slices(length)
+  x = x.reshape(batch, parts, length // parts, width)
+  x = jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % count), (0, 0)))
+  x = x.reshape(batch, parts, count, -1, width)
+  x = jnp.moveaxis(x, 2, 0).reshape(count, batch, -1, width)
+  return rules.constrain(x, (None, 'batch', 'length', None))
+
+
+def _joined(x, length):
+  """The inverse of _cut."""
+  count, batch, _, width = x.shape
+  parts = rules.parts('length', length)
+  x = jnp.moveaxis(x.reshape(count, batch, parts, -1, width), 0, 2)
+  x = x.reshape(batch, parts, -1, width)[:, :, : length // parts]
+  x = x.reshape(batch, length, width)
+  return rules.constrain(x, ('batch', 'length', None))

@@ -1,0 +1,164 @@
+"""Splash attention: the TPU's kernel for masks that are known beforehand.
+
+Blocks of hidden scores are left out, and scores never leave the chip's fast
+memory: arrays are those of the arguments and of the result.
+"""
+
+import functools
+
+import jax
+from jax.experimental.pallas.ops.tpu import splash_attention as masks
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_kernel as library,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_mask_info as plans,
+)
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.models import heads
+from kd.models import visibility
+from kd.partitioning import rules
+
+Array = types.Array
+_Names = jax.sharding.PartitionSpec
+
+# Positions in a block: the largest that divides a device's queries. Queries are
+# padded to a multiple of the smallest, the width of a TPU's registers.
+_BLOCKS = (512, 256, 128)
+
+# Products of queries, keys and head width in the kernels of the backward pass:
+# three for the gradient of queries, four for those of keys and values.
+BACKWARD_PRODUCTS = 7
+
+
+def suits(width: int) -> bool:
+  """Whether heads of this width fill the TPU's registers."""
+  return width % _BLOCKS[-1] == 0
+
+
+def attend(
+  query: Array,
+  key: Array,
+  value: Array,
+  sight: visibility.Sight,
+  scale: float,
+  interpret: bool,
+) -> Array:
+  """Attention within rows; see attention.causal.
+
+  Queries are split over devices by row, position and head, keys and values by
+  row and head alone. Scores are scaled by scaling queries, as Google's own code
+  does; it rounds nothing where `scale` is a power of two.
+
+  Args:
+    query: [B, L, N, H].
+    key: [B, L, G, H].
+    value: [B, L, G, H].
+    sight: what queries see.
+    scale: scores are multiplied by it.
+    interpret: whether the kernels are run step by step, which any device can.
+
+  Returns:
+    [B, L, N, H]; of padding something finite.
+  """
+  length, count = query.shape[1:3]
+  parts = rules.parts('length', length)
+  block = block_size(length, parts)
+
+  def laid_out(x):
+    """[B, L, n, H] to [B, n, padded L, H]."""
+    return jnp.swapaxes(_padded(x, block * parts), 1, 2)
+
+  key, value = heads.for_each_part(key, value, count)
+  query, key, value = (laid_out(x) for x in (query * scale, key, value))
+  ids = _padded(sight.places.segment_ids, block * parts)
+  kernel = _kernel(
+    query.shape[2],
+    sight.window,
+    count // rules.parts('heads', count),
+    parts,
+    block,
+    interpret,
+  )
+
+  def each(kernel, query, key, value, query_ids, key_ids):
+    return jax.vmap(kernel)(
+      query, key, value, library.SegmentIds(query_ids, key_ids)
+    )
+
+  of_queries = _Names('batch', 'heads', 'length')
+  of_keys = _Names('batch', 'heads')
+  out = rules.on_parts(
+    each,
+    (
+      _kernel_names(kernel),
+      of_queries,
+      of_keys,
+      of_keys,
+      _Names('batch', 'length'),
+      _Names('batch'),
+    ),
+    of_queries,
+  )(kernel, query, key, value, ids, ids)
+  return jnp.swapaxes(out, 1, 2)[:, :length]
+
+
+def block_size(length: int, parts: int) -> int:
+  """Positions in a block of rows that are split into `parts`."""
+  smallest = _BLOCKS[-1]
+  own = -(-length // (smallest * parts)) * smallest
+  return next(block for block in _BLOCKS if own % block == 0)
+
+
+def _padded(x, multiple):
+  """X [B, L, ...] with zeros behind: of segment ids, padding."""
+  padding = [(0, 0), (0, -x.shape[1] % multiple)] + [(0, 0)] * (x.ndim - 2)
+  return jnp.pad(x, padding)
+
+
+@functools.lru_cache(maxsize=16)  # Planning blocks takes seconds in long rows.
+def _kernel(length, window, count, parts, block, interpret):
+  """The library's kernel for `count` heads and rows of parts x blocks.
+
+  Rows hold segments without gaps: how far positions lie apart in a row is how
+  far they do in their segment.
+  """
+  shape = (length, length)
+  if window is None:
+    mask = masks.CausalMask(shape)
+  else:
+    mask = masks.LocalMask(shape, (window - 1, 0), 0)
+  sizes = library.BlockSizes(
+    block_q=block,
+    block_kv=block,
+    block_q_dkv=block,
+    block_kv_dkv=block,
+    block_q_dq=block,
+    block_kv_dq=block,
+  )
+  heads_mask = masks.MultiHeadMask([mask] * count)
+  shares = dict(head_shards=1, q_seq_shards=parts)
+  # Its function is the same in all of them.
+  forward, function = plans.process_mask(heads_mask, (block, block), **shares)
+  keys, _ = plans.process_mask_dkv(heads_mask, (block, block), **shares)
+  return library.SplashAttentionKernel(
+    forward,
+    forward,
+    keys,
+    block_sizes=sizes,
+    is_mqa=False,
+    save_residuals=False,
+    mask_value=library.DEFAULT_MASK_VALUE,
+    attn_logits_soft_cap=None,
+    residual_checkpoint_name=None,
+    mask_function=function,
+    interpret=interpret,
+  )
+
+
+def _kernel_names(kernel):
+  """How the kernel's plan is split: by blocks of queries, and by queries."""
+  by_rank = {3: _Names(None, 'length'), 1: _Names('length')}
+  return jax.tree.map(lambda x: by_rank[x.ndim], kernel)

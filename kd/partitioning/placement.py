@@ -1,0 +1,50 @@
+"""Rows of a batch on the devices of several processes."""
+
+import jax
+import numpy as np
+
+from kd.core import types
+from kd.partitioning import rules
+
+
+def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
+  """Which rows of a batch this process's devices hold: nobody reads others.
+
+  Args:
+    mesh: the devices of all processes.
+    batch_size: rows over all of them, B.
+
+  Returns:
+    int64 [rows], rising. Processes hold the same rows where a mesh splits
+    something else between them.
+  """
+  sharding = rules.batch_sharding(mesh)
+  places = sharding.addressable_devices_indices_map((batch_size,))
+  rows = np.arange(batch_size)
+  return np.unique(np.concatenate([rows[index] for index in places.values()]))
+
+
+def place(
+  tree: types.PyTree, mesh: jax.sharding.Mesh, batch_size: int
+) -> types.PyTree:
+  """Puts this process's rows on its devices, as part of the whole batch.
+
+  Args:
+    tree: numpy arrays whose rows are those that local_rows names, in order.
+    mesh: the devices of all processes.
+    batch_size: rows over all of them, B.
+
+  Returns:
+    The same tree of arrays with B rows.
+  """
+  sharding, mine = rules.batch_sharding(mesh), local_rows(mesh, batch_size)
+  rows = np.arange(batch_size)
+
+  def one(x):
+    def part(index):
+      return x[(np.searchsorted(mine, rows[index[0]]), *index[1:])]
+
+    shape = (batch_size, *x.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, part)
+
+  return jax.tree.map(one, tree)

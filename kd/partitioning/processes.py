@@ -1,0 +1,311 @@
+"""One run over several processes, through jax.distributed."""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import ctypes
+import itertools
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from typing import Any, TypeVar
+
+import jax
+from jax._src import distributed  # The only way to its key-value store.
+
+from kd.core import errors
+from kd.partitioning import liveness
+
+T = TypeVar('T')
+
+# jax's own limit, far beyond the watch's: at it jax ends a process with SIGABRT.
+_JAX_DEAD_AFTER_S = 3600
+_NEVER_S = 10 * 24 * 3600
+_ENVIRONMENT = {
+  'coordinator': 'JAX_COORDINATOR_ADDRESS',
+  'count': 'JAX_NUM_PROCESSES',
+  'index': 'JAX_PROCESS_ID',
+}
+
+
+class _Joined:
+  """This process's place in a run of several."""
+
+  def __init__(self, settings: Mapping[str, Any], address: str):
+    self.client = distributed.global_state.client
+    self.address, self.numbers = address, itertools.count()
+    self.dead_after_s = settings['dead_after_s']
+    self.watch = liveness.Watch(
+      self.client,
+      jax.process_index(),
+      jax.process_count(),
+      self.dead_after_s,
+      settings['slow_after_s'],
+    )
+
+
+_joined: _Joined | None = None
+
+
+def _from_environment(settings):
+  """Coordinator, count and index, None where nothing says them."""
+  found = {}
+  for name, variable in _ENVIRONMENT.items():
+    value, unset = settings[name], -1 if name == 'index' else 0
+    if name == 'coordinator':
+      found[name] = value or os.environ.get(variable) or None
+      continue
+    if value == unset and variable in os.environ:
+      value = _whole(variable, os.environ[variable])
+    found[name] = None if value == unset else value
+  return found
+
+
+def _whole(variable, text):
+  if not text.isdigit():
+    raise errors.ConfigError(
+      f'${variable}', f'found {text!r}', legal='a whole number'
+    )
+  return int(text)
+
+
+def check(settings: Mapping[str, Any]) -> None:
+  """Raises ConfigError where config.processes cannot be meant."""
+  for name in ('start_timeout_s', 'dead_after_s', 'slow_after_s'):
+    if settings[name] <= 0:
+      raise errors.ConfigError(
+        f'processes.{name}', f'found {settings[name]}', legal='above 0'
+      )
+  found = _from_environment(settings)
+  count, index = found['count'], found['index']
+  if count is not None and count < 1:
+    raise errors.ConfigError(
+      'processes.count', f'found {count}', legal='0 (as found), or more'
+    )
+  if index is not None and not 0 <= index < (count or index + 1):
+    raise errors.ConfigError(
+      'processes.index',
+      f'found {index}, of {count} processes',
+      legal=f'-1 (as found), or 0 to {count - 1}' if count else '-1, 0, ...',
+    )
+  if found['coordinator'] is None:
+    return
+  host, _, port = found['coordinator'].rpartition(':')
+  if not host or not port.isdigit():
+    raise errors.ConfigError(
+      'processes.coordinator',
+      f'found {found["coordinator"]!r}',
+      legal='HOST:PORT of process 0',
+    )
+  for name in ('count', 'index'):
+    if found[name] is None:
+      raise errors.ConfigError(
+        f'processes.{name}',
+        'not given, and processes.coordinator is',
+        legal=f'a number, here or in ${_ENVIRONMENT[name]}',
+      )
+
+
+def start(settings: Mapping[str, Any]) -> None:
+  """Joins the other processes of the run, if the run has any.
+
+  Before anything asks for devices. Coordinator, count and index come from the
+  config, or else from $JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES and
+  $JAX_PROCESS_ID, or else on a Cloud TPU from its metadata; where none of these
+  says anything, the run is this process alone.
+
+  Args:
+    settings: the config's `processes`, checked.
+
+  Raises:
+    ConfigError: see check.
+    SystemExit: 42, not all came in time.
+  """
+  global _joined
+  check(settings)
+  found = _from_environment(settings)
+  on_tpu = 'tpu' in (jax.config.jax_platforms or '')
+  if found['coordinator'] is None and not on_tpu:
+    _check_alone(found['count'])
+    return
+  # jax's notice of a preemption would take the place of the loop's own.
+  jax.config.update('jax_enable_preemption_service', False)
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  _explain_aborts()
+  with _limit(settings['start_timeout_s'], found['count']):
+    jax.distributed.initialize(
+      found['coordinator'],
+      found['count'],
+      found['index'],
+      # The limit above comes first, and says more.
+      initialization_timeout=int(2 * settings['start_timeout_s']) + 60,
+      heartbeat_timeout_seconds=_JAX_DEAD_AFTER_S,
+      shutdown_timeout_seconds=_JAX_DEAD_AFTER_S,
+    )
+  _joined = _Joined(settings, distributed.global_state.coordinator_address)
+  _joined.watch.start()
+
+
+def _check_alone(count):
+  if count is not None and count != 1:
+    raise errors.ConfigError(
+      'processes.coordinator',
+      f"found '', and processes.count is {count}",
+      legal='HOST:PORT of process 0',
+    )
+
+
+@contextlib.contextmanager
+def _limit(seconds: float, count: int | None) -> Iterator[None]:
+  """Exits with 42 and a message if what is within takes longer."""
+  there = threading.Event()
+
+  def wait():
+    if not there.wait(seconds):
+      expected = f'{count} processes' if count else 'all processes'
+      _exit(
+        liveness.LostProcessError.exit_code,
+        f'expected {expected}, and after {seconds:g} s '
+        '(processes.start_timeout_s) not all have come: start the command on '
+        'every one',
+      )
+
+  threading.Thread(target=wait, name='start', daemon=True).start()
+  yield
+  there.set()
+
+
+def _exit(code, message):
+  os.write(sys.stderr.fileno(), f'kd: error: {message}\n'.encode())
+  os._exit(code)
+
+
+def _explain_aborts() -> None:
+  """jax aborts a process whose coordinator is gone: makes that an exit."""
+  signal_of_c = ctypes.CDLL(None).signal
+  signal_of_c.restype = ctypes.c_void_p
+  signal_of_c(signal.SIGABRT, _on_abort)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _on_abort(number):
+  """Called in the thread that aborts; when it returns, that goes on."""
+  del number
+  if _joined is None or jax.process_index() == 0:
+    return
+  host, _, port = _joined.address.rpartition(':')
+  try:
+    socket.create_connection((host.strip('[]'), int(port)), 5.0).close()
+  except OSError:
+    _exit(
+      liveness.LostProcessError.exit_code,
+      f'process 0 of {jax.process_count()} has died, and with it the service '
+      'that connects the others; the same command on all goes on',
+    )
+
+
+def from_first(call: Callable[[], Any]) -> Any:
+  """What `call`, made in process 0 alone, returns; the others wait for it.
+
+  All processes must call this in the same order. An error in process 0 ends
+  them all with its message.
+
+  Args:
+    call: returns what JSON can hold.
+  """
+  if _joined is None:
+    return call()
+  key = f'kd/shared/{next(_joined.numbers)}'
+  if jax.process_index() == 0:
+    value = call()
+    _joined.client.key_value_set(key, json.dumps(value))
+    return value
+  return json.loads(
+    _joined.client.blocking_key_value_get(key, _NEVER_S * 1000)
+  )
+
+
+def first_then_all(what: str, call: Callable[[], T]) -> T:
+  """What `call` returns, after process 0 has made it alone.
+
+  Args:
+    what: is made, as the message says it if the others wait for long.
+    call: makes files once, and reads them.
+  """
+  if jax.process_index() == 0:
+    with waited_for(what):
+      value = call()
+    from_first(lambda: None)
+    return value
+  from_first(lambda: None)
+  with waited_for(what):
+    return call()
+
+
+@contextlib.contextmanager
+def waited_for(what: str) -> Iterator[None]:
+  """Within it, process 0 names this process if it takes long.
+
+  Args:
+    what: is done, as the message says it.
+  """
+  if _joined is None:
+    yield
+    return
+  with _joined.watch.doing(what):
+    yield
+
+
+def finish() -> None:
+  """Leaves in order, when all have come to this point."""
+  global _joined
+  if _joined is None:
+    return
+  _joined.client.wait_at_barrier('kd/finish', _NEVER_S * 1000)
+  _joined.watch.stop()
+  _joined = None
+  jax.distributed.shutdown()
+
+
+def fail(error: BaseException, code: int) -> None:
+  """Ends all processes of the run because of an error in this one.
+
+  What looks like an error may be another process's death: that is waited for,
+  and ends this process with its own message.
+
+  Args:
+    error: what ended this process; one that is not for the user is printed with
+      its traceback.
+    code: to exit with.
+
+  Returns:
+    Only if this process is the run.
+  """
+  if _joined is None:
+    return
+  if isinstance(error, errors.PreemptedError | errors.NonFiniteError):
+    # All have it: none may end another that is still at its last save.
+    with contextlib.suppress(Exception):
+      _joined.client.wait_at_barrier(
+        'kd/fail', int(1000 * (_joined.dead_after_s + liveness.READ_S))
+      )
+  elif not isinstance(error, errors.KdError) or isinstance(
+    error.__cause__, ValueError | RuntimeError
+  ):
+    time.sleep(_joined.dead_after_s + liveness.READ_S)
+  if not isinstance(error, errors.KdError):
+    traceback.print_exception(error)
+  leave(code, str(error))
+
+
+def leave(code: int, message: str) -> None:
+  """Exits now and tells the others to; returns if this process is the run."""
+  if _joined is None:
+    return
+  where = f'process {jax.process_index()} of {jax.process_count()}'
+  _joined.watch.post(code, f'{where}: {message}')
+  _joined.watch.leave(code, message)

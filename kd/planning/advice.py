@@ -1,0 +1,123 @@
+"""What to change so that a run fits, each change with its effect."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from kd.core import errors
+from kd.planning import chips
+from kd.planning import estimates
+from kd.planning import paper
+from kd.planning import subject
+
+_GIB = 2**30
+_NOTABLE = 0.01  # of what a chip has: less is not worth a line
+
+
+def estimate(
+  config: ml_collections.ConfigDict, chosen: chips.Slice
+) -> estimates.Estimate:
+  """The run on paper.
+
+  Raises:
+    ConfigError: it cannot be on this slice.
+  """
+  run = subject.on_paper(config, chosen.count)
+  return estimates.Estimate(run, chosen, estimates.PAPER, paper.of(run))
+
+
+def changed(
+  config: ml_collections.ConfigDict, changes: dict[str, Any]
+) -> ml_collections.ConfigDict:
+  """The config with other values, by dotted path."""
+  copy = ml_collections.ConfigDict(config.to_dict())
+  copy.update_from_flattened_dict(changes)
+  return copy
+
+
+def _changes(config, estimate_) -> Iterator[dict[str, Any]]:
+  shape = estimate_.run.mesh.shape
+  for remat in ('dots', 'block', 'block_offload'):
+    yield {'student.remat': remat}
+  yield {'optimizer.state_memory': 'host'}
+  micro = config.optimizer.micro_batches
+  yield {'optimizer.micro_batches': 2 * micro}
+  yield {'data.batch_size': config.data.batch_size // 2}
+  if shape['data'] > 1:
+    yield {'mesh.data': 1, 'mesh.fsdp': shape['data'] * shape['fsdp']}
+  for axis in ('tensor', 'sequence'):
+    for parts in (2, 4, 8):
+      if shape['fsdp'] % parts == 0:
+        yield {
+          'mesh.fsdp': shape['fsdp'] // parts,
+          f'mesh.{axis}': shape[axis] * parts,
+        }
+  if estimate_.run.teachers:
+    yield {'teacher.param_dtype': 'bfloat16'}
+  yield {'evaluation.batch_size': config.evaluation.batch_size // 2}
+  yield {'data.length': config.data.length // 2}
+
+
+def _larger(chosen):
+  """The next slices of the same generation."""
+  names = [f'{chosen.generation}:{s}' for s in chosen.chip.shapes]
+  for name in names[names.index(chosen.name) + 1 :]:
+    yield chips.parse(name)
+
+
+def lines(
+  config: ml_collections.ConfigDict, found: estimates.Estimate
+) -> list[str]:
+  """Changes that make a run smaller, the largest effect first.
+
+  Effects are what they are on paper, as shares of what the compiler found.
+
+  Args:
+    config: the run's.
+    found: its estimate; does not fit.
+  """
+  before = estimate(config, found.chosen).total
+  limit = found.chosen.chip.hbm_bytes
+  effects = []
+  for changes in _changes(config, found):
+    try:
+      after = estimate(changed(config, changes), found.chosen).total
+    except errors.ConfigError:
+      continue  # It cannot be here: batches or heads do not divide.
+    text = ' '.join(f'--config.{k}={v}' for k, v in changes.items())
+    effects.append((found.total * (1 - after / before), text))
+  larger = _on_larger(config, found, before)
+  effects = [e for e in effects + larger if e[0] > _NOTABLE * limit]
+  result = []
+  for saved, text in sorted(effects, reverse=True):
+    left = found.total - saved
+    verdict = (
+      'fits' if left <= limit else f'still {_gib(left - limit)} too many'
+    )
+    result.append(f'{text}: {_gib(saved)} less, {verdict}')
+  return result
+
+
+def _on_larger(config, found, before):
+  for chosen in _larger(found.chosen):
+    # As many rows a chip as before, and the axis that is split further.
+    times = chosen.count // found.chosen.count
+    rows = {
+      'data.batch_size': config.data.batch_size * times,
+      'evaluation.batch_size': config.evaluation.batch_size * times,
+      'mesh.fsdp': -1,
+    }
+    try:
+      after = estimate(changed(config, rows), chosen).total
+    except errors.ConfigError:
+      continue
+    fits = found.total * after / before <= chosen.chip.hbm_bytes
+    if fits or chosen.count >= 4 * found.chosen.count:
+      text = f'--config.plan.topology={chosen.name}, as many rows a chip'
+      return [(found.total * (1 - after / before), text)]
+  return []
+
+
+def _gib(size):
+  return f'{size / _GIB:.2f} GiB'

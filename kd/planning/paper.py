@@ -1,0 +1,246 @@
+"""What programs cost a chip, counted on paper: nothing is compiled.
+
+The count of parameters, optimizer and teacher is exact but for tiles' padding.
+For the rest, with T tokens a chip in a micro-batch, D, F, N, G, H, S as ever,
+`t` chips of the tensor axis and `b` bytes of an activation:
+
+  kept by remat 'block'   S T D b                      the residual stream
+  kept by remat 'dots'    S T (4 D + (2 N + 2 G) H / t + 2 F / t) b
+  kept by remat 'none'    S T (10 D + (4 N + 4 G) H / t + 5 F / t) b
+  a step's layer at work  T (8 D + 4 (N + G) H / t + 10 F / t) b
+  a pass's layer at work  T (4 D + 2 (N + G) H / t + 3 F / t) b
+  gradients               4 bytes a parameter, sharded as parameters are
+  tables                  float32 embeddings that the update copies: four
+  lookup                  the table once more in columns, and its gradient
+
+The factors are what XLA was seen to keep for TPUs, and so is the gap between
+buffers. The compiler has the last word: the plan shows both.
+"""
+
+import math
+
+import jax
+
+from kd.models import gemma3_config
+from kd.partitioning import rules
+from kd.planning import buffers
+from kd.planning import costs
+from kd.planning import flops
+from kd.planning import programs
+from kd.train import resolve
+
+_KEPT = {
+  'block': (1, 0, 0),
+  'dots': (4, 2, 2),
+  'none': (10, 4, 5),
+  # What lies in the host's memory is no chip's.
+  'block_offload': (0, 0, 0),
+  'dots_offload': (1, 0, 0),
+}
+_OFFLOADED = dict.fromkeys(_KEPT, (0, 0, 0)) | {
+  'block_offload': (1, 0, 0),
+  'dots_offload': (3, 2, 2),
+}
+_STEP_AT_WORK, _PASS_AT_WORK = (8, 4, 10), (4, 2, 3)
+_COPIED_TABLES = 4
+_LOGIT_BYTES = 30  # that the objective reads and writes for each logit
+_GAPS = 1.15  # a heap's size to what lies in it
+_LANES = 128  # columns of a tile: a narrower array is padded to it
+
+
+def _itemsize(model):
+  return jax.numpy.dtype(model.module.dtype).itemsize
+
+
+def _width(config: gemma3_config.Gemma3Config, factors, tensor):
+  """Elements a token: multiples of D, of heads and of the MLP's width."""
+  of_width, of_heads, of_mlp = factors
+  heads = (config.num_heads + config.num_kv_heads) * config.head_dim
+  return (
+    of_width * config.embed_dim
+    + (of_heads * heads + of_mlp * config.mlp_dim) / tensor
+  )
+
+
+def _layer_weights(config):
+  """Parameters of one layer's matrices."""
+  heads = config.head_dim * (2 * config.num_heads + 2 * config.num_kv_heads)
+  return config.embed_dim * (heads + 3 * config.mlp_dim)
+
+
+def _table_in_columns(run, config, size):
+  """Bytes a chip of an embedding that is split by columns."""
+  parts = _split(run) * _tensor(run)
+  columns = config.embed_dim / parts
+  if parts > 1:
+    columns = math.ceil(columns / _LANES) * _LANES
+  return config.vocab_size * columns * size if parts > 1 else 0.0
+
+
+def _gathered(run, model):
+  """Bytes a chip of the weights that one pass takes from other chips."""
+  whole = _layer_weights(model.config) * model.config.num_layers
+  whole *= _itemsize(model) / _tensor(run)
+  return whole, whole * (1 - 1 / _split(run))
+
+
+def teacher(run: resolve.Run, number: int) -> costs.Cost:
+  """The pass of a teacher over a batch."""
+  model, _ = run.teachers[number]
+  program = programs.teachers(run)[number]
+  length, tensor = run.config.data.length, _tensor(run)
+  tokens, size = _tokens(run), _itemsize(model)
+  params = programs.local_bytes(program.arguments[0])
+  gathered, received = _gathered(run, model)
+  table = _table_in_columns(run, model.config, 2)
+  work = flops.as_computed(model.config, length, model.module.kernel)
+  hidden = tokens * model.config.embed_dim * size
+  layer = _width(model.config, _PASS_AT_WORK, tensor) * tokens * size
+  return costs.Cost(
+    name=program.name,
+    bytes=_named(
+      teacher=params,
+      activations=programs.local_bytes(program.arguments[1]) + 2 * hidden,
+      temporaries=layer,
+      collectives=table,
+    ),
+    flops=flops.forward(model.config, run.config.data.batch_size, length, work)
+    / run.mesh.size,
+    hbm=params + 2 * gathered + model.config.num_layers * 2 * layer,
+    ici=received + _over_tensor(run, model, tokens, 2),
+    host=0,
+    error='',
+  )
+
+
+def step(run: resolve.Run) -> costs.Cost:
+  """An update."""
+  model, micro = run.student, run.config.optimizer.micro_batches
+  program = programs.step(run)
+  state, batch, targets = program.arguments
+  tokens = _tokens(run) / micro
+  size, tensor = _itemsize(model), _tensor(run)
+  params = programs.local_bytes(state.trained)
+  moments = programs.local_bytes(state.opt_state)
+  remat = run.config.student.remat
+  kept = model.config.num_layers * _width(model.config, _KEPT[remat], tensor)
+  layer = _width(model.config, _STEP_AT_WORK, tensor) * tokens * size
+  gathered, received = _gathered(run, model)
+  kept *= tokens * size
+  offloaded = model.config.num_layers * tokens * size
+  offloaded *= _width(model.config, _OFFLOADED[remat], tensor)
+  gradients = params * (1 if micro == 1 else 2)
+  tables = _COPIED_TABLES * programs.local_bytes(state.params['embedding'])
+  tables += _table_in_columns(run, model.config, 4)
+  heap = _GAPS * (kept + gradients + tables + layer)
+  passes = micro * (2 if remat == 'none' else 3)
+  parts = costs.model_flops(run)
+  parts.pop('teacher')
+  return costs.Cost(
+    name=program.name,
+    bytes=_named(
+      parameters=params,
+      optimizer=moments,
+      teacher=programs.local_bytes(targets),
+      activations=kept + programs.local_bytes(batch),
+      temporaries=heap - kept,
+    ),
+    flops=sum(parts.values()) / run.mesh.size,
+    # Gradients, moments and parameters are read and written by the update.
+    hbm=(
+      3 * (params + moments)
+      + passes * (2 * gathered + model.config.num_layers * layer)
+      + 2 * kept * micro
+      + micro * program.trips * _chunk_traffic(run)
+      + _LOGIT_BYTES * _tokens(run) * model.config.vocab_size / tensor
+    ),
+    ici=(
+      passes * (received + _over_tensor(run, model, tokens, 2))
+      # Sums of gradients go out as float32.
+      + micro * received * 4 / size
+      + 2 * params * (1 - 1 / run.mesh.shape['data'])
+    ),
+    host=programs.local_bytes(state.opt_state, of_host=True) + offloaded,
+    error='',
+  )
+
+
+def _chunk_traffic(run):
+  """Bytes that each chunk of positions moves: all of the vocabulary's tables.
+
+  The student's is read twice and its gradient is added to; a teacher's is read.
+  """
+  config = run.student.config
+  whole = 12 * config.embed_dim + sum(
+    2 * model.config.embed_dim for model, _ in run.teachers
+  )
+  return config.vocab_size * whole / (_split(run) * _tensor(run))
+
+
+def decode(run: resolve.Run) -> costs.Cost:
+  """Answers to one batch of prompts."""
+  model = run.student
+  program = programs.decode(run)
+  config, evaluation = model.config, run.config.evaluation
+  params = programs.local_bytes(program.arguments[0])
+  rows = evaluation.batch_size / rules.row_parts(run.mesh)
+  slots = run.config.plan.prompt_length + evaluation.max_new_tokens
+  size, tensor = _itemsize(model), _tensor(run)
+  kv_parts = tensor if config.num_kv_heads % tensor == 0 else 1
+  cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+  cache *= rows * slots * size / kv_parts
+  prompt = rows * run.config.plan.prompt_length
+  layer = _width(config, _PASS_AT_WORK, tensor) * prompt * size
+  gathered, received = _gathered(run, model)
+  table = _table_in_columns(run, config, size)
+  tokens = rows * slots
+  steps = evaluation.max_new_tokens
+  return costs.Cost(
+    name=program.name,
+    bytes=_named(
+      parameters=params,
+      activations=cache,
+      temporaries=layer,
+      collectives=max(config.scan_period * gathered / config.num_layers, table),
+    ),
+    flops=2 * tokens * gemma3_config.parameter_count(config) / tensor,
+    hbm=steps * (params + 2 * gathered + cache),
+    ici=steps * received,
+    host=0,
+    error='',
+  )
+
+
+def of(run: resolve.Run) -> list[costs.Cost]:
+  """Every program of the run, in the order of programs.of."""
+  count = len(run.teachers) if run.objective.needs_teacher else 0
+  scored = [teacher(run, number) for number in range(count)]
+  return [*scored, step(run), decode(run)]
+
+
+def _tokens(run):
+  """T of a whole batch, on one chip."""
+  data = run.config.data
+  parts = rules.row_parts(run.mesh) * rules.length_parts(run.mesh)
+  return data.batch_size * data.length / parts
+
+
+def _split(run):
+  """Into how many parts weights are split that a layer gathers."""
+  return run.mesh.shape['fsdp'] * rules.length_parts(run.mesh)
+
+
+def _tensor(run):
+  return run.mesh.shape['tensor']
+
+
+def _over_tensor(run, model, tokens, times):
+  """Bytes that sums over the tensor axis bring in: two a layer and pass."""
+  share = 2 * (1 - 1 / _tensor(run))
+  config = model.config
+  one = tokens * config.embed_dim * _itemsize(model)
+  return share * times * config.num_layers * one
+
+
+def _named(**found):
+  return dict.fromkeys(buffers.KINDS, 0) | {k: int(v) for k, v in found.items()}

@@ -1,0 +1,162 @@
+"""--mode=plan: what a run needs on a TPU slice, found without one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import json
+import os
+from typing import Any
+
+import jax
+import ml_collections
+
+from configs import base
+from kd.core import config as config_lib
+from kd.core import run_info
+from kd.planning import advice
+from kd.planning import chips
+from kd.planning import compiler
+from kd.planning import costs
+from kd.planning import estimates
+from kd.planning import libtpu
+from kd.planning import picture
+from kd.planning import programs
+from kd.planning import search
+from kd.planning import tables
+
+RESULTS, TABLE, PICTURE = 'plan.json', 'plan.md', 'plan.png'
+
+
+def say(line: str) -> None:
+  print(line, flush=True)
+
+
+def plan(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Compiles the run's programs, prints what they need, and writes it down.
+
+  Raises:
+    ConfigError: the config is wrong for the slice, or libtpu is missing.
+    KdError: the compiler failed.
+  """
+  # Nothing runs: no accelerator of this machine is touched.
+  jax.config.update('jax_platforms', 'cpu')
+  config_lib.check_fields(config, base.get_config())
+  estimates.check(config)
+  chosen = chips.parse(config.plan.topology)
+  lengths = tuple(config.plan.lengths) or (config.data.length,)
+  papers = [
+    advice.estimate(programs.with_length(config, length), chosen)
+    for length in lengths
+  ]
+  libtpu.packages()
+  if config.plan.search:
+    for length in lengths:
+      _search(programs.with_length(config, length), chosen, workdir)
+    return
+  found = [
+    estimate
+    for estimate in compiled(config, chosen, lengths)
+    if _write(workdir, [tables.record(estimate, _paper(estimate))])
+  ]
+  say('')
+  say(tables.terminal(found, papers))
+  for estimate in found:
+    if estimate.refused:
+      _advise(config, estimate)
+  say(_where(workdir))
+
+
+def _paper(estimate):
+  config = ml_collections.ConfigDict(estimate.run.config.to_dict())
+  return advice.estimate(config, estimate.chosen)
+
+
+def compiled(
+  config: ml_collections.ConfigDict,
+  chosen: chips.Slice,
+  lengths: Sequence[int],
+) -> Iterator[estimates.Estimate]:
+  """Compiles the run's programs for each length.
+
+  Yields:
+    The estimate of a length, once all of its programs are compiled.
+
+  Raises:
+    KdError: see compiler.run.
+  """
+  known, answers = {}, {length: {} for length in lengths}
+  for answer in compiler.run(config, chosen, lengths, None, say):
+    length = answer.length
+    if length not in known:
+      run = advice.estimate(programs.with_length(config, length), chosen).run
+      known[length] = run, programs.of(run)
+    run, wanted = known[length]
+    answers[length][answer.program] = answer
+    if len(answers[length]) == len(wanted):
+      yield estimates.Estimate(
+        run,
+        chosen,
+        estimates.COMPILER,
+        [costs.compiled(run, p, answers[length][p.name]) for p in wanted],
+      )
+
+
+def _search(config, chosen, workdir):
+  """Compiles the candidates that are best on paper, and ranks them."""
+  ranked = search.ranked(config, chosen)
+  say(
+    f'{len(ranked)} ways fit on paper; compiling the best '
+    f'{min(config.plan.compiled, len(ranked))}'
+  )
+  tried = []
+  for candidate in ranked[: config.plan.compiled]:
+    say(candidate.lines)
+    changed = advice.changed(config, candidate.changes)
+    for estimate in compiled(changed, chosen, (config.data.length,)):
+      tried.append((candidate, estimate))
+      _write(workdir, [tables.record(estimate, candidate.paper)])
+  say(f'\n{config.data.length:,} tokens a row on {chosen.name}')
+  say(search.table(tried))
+  say(_where(workdir))
+
+
+def _advise(config, estimate):
+  length = estimate.run.config.data.length
+  say(f'\n{length:,} tokens a row do not fit; what would help, on paper:')
+  same = programs.with_length(config, length)
+  for line in advice.lines(same, estimate):
+    say(f'  {line}')
+  for cost in estimate.costs:
+    if cost.error:
+      say(f'  the compiler of {cost.name}: {cost.error.splitlines()[0]}')
+
+
+_KEY = (
+  *('teacher', 'student', 'topology', 'length', 'batch_size'),
+  *('micro_batches', 'remat', 'mesh'),
+)
+
+
+def _write(workdir: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+  """Adds rows to the workdir's plan; a row of the same run is replaced."""
+  os.makedirs(workdir, exist_ok=True)
+  path = os.path.join(workdir, RESULTS)
+  kept = []
+  if os.path.exists(path):
+    with open(path, encoding='utf-8') as f:
+      kept = json.load(f)
+  key = lambda row: json.dumps([row[k] for k in _KEY], sort_keys=True)
+  new = {key(row) for row in rows}
+  kept = [row for row in kept if key(row) not in new] + list(rows)
+  run_info.write_json(path, kept)
+  text = tables.markdown(kept)
+  run_info.write_text(os.path.join(workdir, TABLE), text)
+  picture.draw(kept, os.path.join(workdir, PICTURE))
+  return True
+
+
+def _where(workdir):
+  return '\n' + '\n'.join(
+    os.path.join(workdir, name) for name in (RESULTS, TABLE, PICTURE)
+  )
+
+
+MODES = {'plan': plan}

@@ -1,0 +1,254 @@
+"""The programs of a run, to be compiled from shapes alone.
+
+They are the run's own: the teacher's pass of kd/teachers, the update of
+kd/train and the decoding of kd/sampling, with the arguments that the run gives
+them, each where it lies on the mesh.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from kd.core import types
+from kd.losses import taps
+from kd.models import gemma3
+from kd.partitioning import rules
+from kd.sampling import loop
+from kd.teachers import live
+from kd.train import parameters
+from kd.train import resolve
+from kd.train import update
+
+TEACHER, STEP, DECODE = 'teacher', 'step', 'decode'
+_HOST = 'pinned_host'
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A program before it is compiled.
+
+  Attributes:
+    name: TEACHER, TEACHER.1 and so on for others, STEP or DECODE.
+    function: jitted.
+    arguments: abstract.
+    trips: how often a loop runs whose count depends on data.
+    kinds: what the arguments hold, by the beginning of their names.
+  """
+
+  name: str
+  function: Callable[..., Any]
+  arguments: tuple[Any, ...]
+  trips: int
+  kinds: dict[str, str]
+
+
+def with_length(
+  config: ml_collections.ConfigDict, length: int
+) -> ml_collections.ConfigDict:
+  """The config with rows of another length."""
+  changed = ml_collections.ConfigDict(config.to_dict())
+  changed.data.length = length
+  return changed
+
+
+def local_bytes(tree: types.PyTree, of_host: bool = False) -> int:
+  """Bytes a chip of a tree of abstract arrays, without the tiles' padding.
+
+  Args:
+    tree: jax.ShapeDtypeStructs with shardings.
+    of_host: count what lies in the host's memory, not in the chip's.
+  """
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+    if (x.sharding.memory_kind == _HOST) == of_host
+  )
+
+
+def teacher_params(run: resolve.Run) -> list[types.PyTree]:
+  """The teachers' parameters, in the types that they are kept in."""
+  return [
+    jax.tree.map(
+      lambda x, dtype=model.param_dtype: _array(x.shape, dtype, x.sharding),
+      parameters.abstract(model),
+    )
+    for model, _ in run.teachers
+  ]
+
+
+def state(run: resolve.Run) -> update.TrainState:
+  """The student's training state."""
+  return update.abstract_state(
+    parameters.abstract(run.student), run.objective, run.optimizer, run.mesh
+  )
+
+
+def unembeddings(run: resolve.Run) -> list[types.PyTree]:
+  """The table of each teacher that its targets name, cut as `live` cuts it."""
+  found = []
+  for params in teacher_params(run):
+    table = params['embedding']
+    size = min(table.shape[0], run.student.config.vocab_size)
+    place = rules.table_sharding(run.mesh, size)
+    if size == table.shape[0]:
+      place = table.sharding
+    found.append(_array((size, table.shape[1]), table.dtype, place))
+  return found
+
+
+def are_cut(run: resolve.Run) -> list[bool]:
+  """Of each teacher, whether its targets name a copy of its table."""
+  size = run.student.config.vocab_size
+  return [model.config.vocab_size > size for model, _ in run.teachers]
+
+
+def batch(run: resolve.Run) -> types.Batch:
+  """Rows, split over the mesh."""
+  config = run.config.data
+  split = rules.batch_sharding(run.mesh)
+  shape = config.batch_size, config.length
+  ints = _array(shape, jnp.int32, split)
+  return types.Batch(
+    tokens=ints,
+    targets=ints,
+    positions=ints,
+    segment_ids=ints,
+    parts=ints,
+    weights=_array(shape, jnp.float32, split),
+    row_id=_array(shape[:1], jnp.int32, split),
+  )
+
+
+def targets(run: resolve.Run) -> types.Targets | None:
+  """What the teachers say of the batch."""
+  if not run.objective.needs_teacher:
+    return None
+  config = run.config.data
+  dense = []
+  for (model, _), table in zip(run.teachers, unembeddings(run), strict=True):
+    shape = config.batch_size, config.length, model.config.embed_dim
+    place = rules.hidden_sharding(run.mesh)
+    hidden = _array(shape, model.module.dtype, place)
+    share = _array((), jnp.float32, rules.replicated(run.mesh))
+    dense.append(types.Dense(hidden, table, share))
+  return types.Targets(distribution=tuple(dense), taps=_taps(run))
+
+
+def _taps(run):
+  """The first teacher's: arrays of [n, B, ...]."""
+  if _tap_spec(run) == gemma3.TapSpec((), ()):
+    return types.Taps(None, None, None, None)
+  (model, _), params = run.teachers[0], teacher_params(run)[0]
+  score = live.scorer(model.module, _tap_spec(run))
+  _, shown = jax.eval_shape(score, params, batch(run))
+  rows = jax.sharding.PartitionSpec(None, rules.BATCH_AXES)
+  place = jax.sharding.NamedSharding(run.mesh, rows)
+  return jax.tree.map(lambda x: _array(x.shape, x.dtype, place), shown)
+
+
+def _tap_spec(run):
+  _, spec = taps.specs(run.objective.taps_terms)
+  return gemma3.TapSpec(*spec)
+
+
+def _array(shape, dtype, sharding):
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def teacher_names(run: resolve.Run) -> list[str]:
+  """Of the programs in which teachers score a batch."""
+  return [f'{TEACHER}.{i}' if i else TEACHER for i in range(len(run.teachers))]
+
+
+def teachers(run: resolve.Run) -> list[Program]:
+  """The pass of each teacher over a batch."""
+  found = []
+  every = zip(
+    teacher_names(run), run.teachers, teacher_params(run), strict=True
+  )
+  for number, (name, (model, _), params) in enumerate(every):
+    spec = gemma3.TapSpec((), ()) if number else _tap_spec(run)
+    found.append(
+      Program(
+        name=name,
+        function=live.scorer(model.module, spec),
+        arguments=(params, batch(run)),
+        trips=1,
+        kinds={'params': 'teacher'},
+      )
+    )
+  return found
+
+
+def step(run: resolve.Run) -> Program:
+  """An update, as the training loop jits it."""
+  config = run.config
+  make = update.make(
+    run.student.module,
+    run.objective,
+    run.optimizer,
+    run.rate,
+    config.optimizer.micro_batches,
+  )
+  positions = config.data.batch_size * config.data.length
+  positions //= rules.row_parts(run.mesh) * rules.length_parts(run.mesh)
+  positions //= config.optimizer.micro_batches
+  return Program(
+    name=STEP,
+    function=update.jit(make, run.mesh),
+    arguments=(state(run), batch(run), targets(run)),
+    trips=-(-positions // config.objective.chunk_tokens),
+    kinds={
+      'state.params': 'parameters',
+      'state.paths': 'parameters',
+      'state.opt_state': 'optimizer',
+      'targets': 'teacher',
+    },
+  )
+
+
+def decode(run: resolve.Run) -> Program:
+  """Answers to a batch of prompts, by the student, as evaluation decodes."""
+  config = run.config
+  model = run.student.module
+  rows, length = config.evaluation.batch_size, config.plan.prompt_length
+  # What stops an answer is the tokenizer's to say, and changes no shape.
+  decoder = loop.Loop(
+    model,
+    model.config.vocab_size,
+    (1,),
+    0,
+    config.evaluation.max_new_tokens,
+    loop.greedy,
+  )
+  params = parameters.abstract(run.student)
+  cast = jax.eval_shape(decoder.cast, params)
+  cast = jax.tree.map(
+    lambda x, like: _array(x.shape, x.dtype, like.sharding), cast, params
+  )
+  everywhere = rules.replicated(run.mesh)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return Program(
+    name=DECODE,
+    function=jax.jit(decoder.run),
+    arguments=(
+      cast,
+      _array((rows, length), jnp.int32, everywhere),
+      _array((rows,), jnp.int32, everywhere),
+      _array((rows,), jnp.bool_, everywhere),
+      _array((), key.dtype, everywhere),
+    ),
+    trips=config.evaluation.max_new_tokens - 1,
+    kinds={'params': 'parameters'},
+  )
+
+
+def of(run: resolve.Run) -> list[Program]:
+  """Every program of a training run with evaluations."""
+  scored = teachers(run) if run.objective.needs_teacher else []
+  return [*scored, step(run), decode(run)]

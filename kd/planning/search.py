@@ -1,0 +1,129 @@
+"""Which mesh, batch, micro-batches and remat give the most tokens a second."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import itertools
+from typing import Any
+
+import ml_collections
+
+from kd.core import errors
+from kd.partitioning import mesh as mesh_lib
+from kd.planning import advice
+from kd.planning import chips
+from kd.planning import estimates
+
+_REMATS = ('none', 'dots', 'block')
+_MICRO_BATCHES = (1, 2, 4, 8)
+_BATCHES = (1, 2, 4)  # times the config's
+# Sums over these axes hold up every layer: more chips never pay.
+_MOST = {'tensor': 8, 'sequence': 8}
+# What the count on paper may be short of, as a share of a chip's memory.
+_MARGIN = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """A way to run a config.
+
+  Attributes:
+    changes: values by the config's dotted paths.
+    paper: its estimate.
+  """
+
+  changes: Mapping[str, Any]
+  paper: estimates.Estimate
+
+  @property
+  def lines(self) -> str:
+    """What to paste into a command."""
+    return ' '.join(f'--config.{k}={v}' for k, v in self.changes.items())
+
+
+def meshes(count: int) -> Iterator[dict[str, int]]:
+  """Every mesh of so many chips."""
+  divisors = [n for n in range(1, count + 1) if count % n == 0]
+  choices = [
+    [n for n in divisors if n <= _MOST.get(axis, count)]
+    for axis in mesh_lib.AXES
+  ]
+  for sizes in itertools.product(*choices):
+    product = 1
+    for size in sizes:
+      product *= size
+    if product == count:
+      yield dict(zip(mesh_lib.AXES, sizes, strict=True))
+
+
+def _all(config, chosen):
+  micro_batches = sorted({*_MICRO_BATCHES, config.optimizer.micro_batches})
+  remats = dict.fromkeys((*_REMATS, config.student.remat))
+  for mesh, times, micro, remat in itertools.product(
+    meshes(chosen.count), _BATCHES, micro_batches, remats
+  ):
+    yield {
+      **{f'mesh.{axis}': size for axis, size in mesh.items()},
+      'data.batch_size': config.data.batch_size * times,
+      'optimizer.micro_batches': micro,
+      'student.remat': remat,
+    }
+
+
+def ranked(
+  config: ml_collections.ConfigDict, chosen: chips.Slice
+) -> list[Candidate]:
+  """The ways that fit on paper, the fastest by paper first.
+
+  Raises:
+    ConfigError: there is none; tells the one that comes nearest.
+  """
+  found, error = [], None
+  for changes in _all(config, chosen):
+    try:
+      paper = advice.estimate(advice.changed(config, changes), chosen)
+    except errors.ConfigError as e:
+      error = e
+      continue
+    found.append(Candidate(changes, paper))
+  if not found:
+    raise error
+  limit = (1 - _MARGIN) * chosen.chip.hbm_bytes
+  fitting = [c for c in found if c.paper.total <= limit]
+  if not fitting:
+    least = min(found, key=lambda c: c.paper.total)
+    raise errors.ConfigError(
+      'plan.topology',
+      f'nothing fits {chosen.name} on paper; the least is {least.lines}, with '
+      f'{least.paper.total / 2**30:.1f} GiB a chip of '
+      f'{chosen.chip.hbm_bytes / 2**30:.1f}',
+      legal='a larger slice, a shorter data.length, a smaller teacher',
+    )
+  return sorted(fitting, key=_seconds_a_token)
+
+
+def _seconds_a_token(candidate):
+  return 1 / candidate.paper.tokens_a_day
+
+
+def table(
+  tried: Sequence[tuple[Candidate, estimates.Estimate]],
+) -> str:
+  """Candidates that were compiled, the best first, with lines to paste."""
+  order = sorted(
+    tried, key=lambda t: (bool(t[1].refused), 1 / t[1].tokens_a_day)
+  )
+  lines = [
+    f'{"":4}{"tokens a day":>14}{"step, s":>10}{"MFU":>6}{"GiB":>8}'
+    f'{"on paper":>10}  fits'
+  ]
+  for place, (candidate, found) in enumerate(order, 1):
+    lines += [
+      f'{place:>2}. '
+      + f'{found.tokens_a_day:>14.3g}'
+      + f'{found.seconds:>10.3f}{found.mfu:>6.0%}'
+      + f'{found.total / 2**30:>8.2f}'
+      + f'{candidate.paper.total / 2**30:>10.2f}'
+      + ('  no' if found.refused else '  yes'),
+      f'    {candidate.lines}',
+    ]
+  return '\n'.join(lines)

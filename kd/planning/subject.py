@@ -1,0 +1,66 @@
+"""The run that is planned: its config, without weights, on devices to come."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from configs import models
+from kd.core import errors
+from kd.models import gemma3_config
+from kd.partitioning import mesh as mesh_lib
+from kd.train import architectures
+from kd.train import resolve
+
+
+def source_config(
+  spec: Mapping[str, Any],
+  path: str,
+  teacher: gemma3_config.Gemma3Config | None,
+) -> gemma3_config.Gemma3Config:
+  """As architectures.source_config, but a variant's name alone will do.
+
+  Raises:
+    ConfigError: neither a variant nor weights are named, or see there.
+  """
+  if spec['variant'] and spec['init'] != 'teacher':
+    return gemma3_config.from_variant(
+      spec['variant'], models.VARIANTS, f'{path}.variant'
+    )
+  if not spec['variant'] and not spec['init']:
+    raise errors.ConfigError(
+      f'{path}.variant',
+      f"found '', and {path}.init names no weights",
+      legal=', '.join(models.VARIANTS),
+    )
+  return architectures.source_config(spec, path, teacher)
+
+
+def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolve.Run:
+  """The run on these devices, which need not exist.
+
+  Raises:
+    ConfigError: see resolve.shapes.
+  """
+  make = lambda sizes: mesh_lib.make(sizes, devices)
+  return resolve.shapes(config, make, source_config)
+
+
+def on_paper(config: ml_collections.ConfigDict, chips: int) -> resolve.Run:
+  """The run on a mesh without devices: enough to count with.
+
+  Raises:
+    ConfigError: see resolve.shapes.
+  """
+
+  def make(sizes):
+    shape = mesh_lib.resolve(sizes, chips)
+    return jax.sharding.AbstractMesh(
+      tuple(shape.values()),
+      tuple(shape),
+      axis_types=(jax.sharding.AxisType.Auto,) * len(shape),
+      abstract_device=jax.sharding.AbstractDevice('TPU', None, 'tpu'),
+    )
+
+  return resolve.shapes(config, make, source_config)

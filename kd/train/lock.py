@@ -1,0 +1,120 @@
+"""One run a workdir."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+
+from kd.core import errors
+from kd.partitioning import processes
+
+FILE = 'lock'
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+
+
+@contextlib.contextmanager
+def shared(workdir: str, say: Callable[[str], None]) -> Iterator[None]:
+  """Holds the workdir for all processes of a run; the first one has the lock.
+
+  Args:
+    workdir: the run's folder.
+    say: called with a warning.
+
+  Raises:
+    ConfigError: as for `hold`.
+  """
+  with contextlib.ExitStack() as stack:
+    warning = processes.from_first(lambda: stack.enter_context(hold(workdir)))
+    if warning:
+      say(f'warning: {warning}; do not start a second run on it')
+    yield
+
+
+@contextlib.contextmanager
+def hold(workdir: str) -> Iterator[str]:
+  """Makes the workdir if need be, and holds it against other runs.
+
+  The kernel, or on NFS the server, gives a lock up when its process dies: a
+  file that a dead run left means nothing, and no clock is asked. A folder that
+  was made here and stayed empty is removed again.
+
+  Args:
+    workdir: the run's folder.
+
+  Yields:
+    '', or why the file system can't lock the workdir.
+
+  Raises:
+    ConfigError: another run holds the workdir, or it can't be written.
+  """
+  path = os.path.join(workdir, FILE)
+  made = not os.path.isdir(workdir)
+  try:
+    os.makedirs(workdir, exist_ok=True)
+    file, warning = _lock(path)
+  except BlockingIOError as e:
+    raise errors.ConfigError(
+      '--workdir',
+      f'{workdir!r} is in use by {_holder(path)}',
+      legal='a new folder, or this one when that run has ended',
+    ) from e
+  except OSError as e:
+    raise errors.ConfigError(
+      '--workdir',
+      f'{workdir!r} cannot be written: {e.strerror}',
+      legal='a folder that this user can write',
+    ) from e
+  try:
+    yield warning
+  finally:
+    # Removed while it is held, or it would be another run's.
+    with contextlib.suppress(OSError):
+      os.unlink(path)
+      if made:
+        os.rmdir(workdir)
+    file.close()
+
+
+def _lock(path):
+  """The open file that holds the lock, and why it holds none."""
+  while True:
+    file = open(path, 'a+', encoding='utf-8')  # noqa: SIM115
+    warning = ''
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      # Another run may have removed it between the two calls.
+      if not _is(file, path):
+        file.close()
+        continue
+    except BlockingIOError:
+      file.close()
+      raise
+    except OSError as e:
+      if e.errno not in _NO_LOCKS:
+        file.close()
+        raise
+      warning = f'{path}: no locks on this file system: {e.strerror}'
+    holder = {'pid': os.getpid(), 'host': socket.gethostname()}
+    file.truncate(0)
+    file.write(json.dumps(holder) + '\n')
+    file.flush()
+    return file, warning
+
+
+def _is(file, path):
+  try:
+    return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+  except FileNotFoundError:
+    return False
+
+
+def _holder(path):
+  try:
+    with open(path, encoding='utf-8') as f:
+      holder = json.load(f)
+    return f'process {holder["pid"]} on {holder["host"]}'
+  except (OSError, ValueError, KeyError, TypeError):
+    return 'another run'

@@ -1,0 +1,118 @@
+"""A job's state to and from its checkpoints."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import os
+from typing import Any
+
+import jax
+
+from kd.checkpoints import manager as manager_lib
+from kd.checkpoints import repair
+from kd.core import errors
+from kd.core import types
+from kd.partitioning import processes
+from kd.train import update
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+  """Where a run stands beside its arrays.
+
+  Attributes:
+    rows: the digest of what the rows are and in which order.
+    window: of training metrics, window.Window's state.
+    evaluated: whether this step's evaluation, if one is due, is done.
+  """
+
+  rows: str
+  window: Mapping[str, Any]
+  evaluated: bool
+
+
+class Saver:
+  """Saves, and takes up the last good checkpoint."""
+
+  def __init__(self, workdir: str, keep: int, say: Callable[[str], None]):
+    """Puts damaged checkpoints aside and opens the others.
+
+    Args:
+      workdir: where the job's files go.
+      keep: how many of the latest checkpoints stay.
+      say: called with a line for each that is damaged.
+
+    Raises:
+      ConfigError: there are checkpoints, and none is good.
+    """
+    folder = os.path.join(os.path.abspath(workdir), manager_lib.FOLDER)
+    # No other process may look before the first one has put them aside.
+    for line in processes.from_first(lambda: repair.repair(folder)):
+      say(line)
+    self._manager = manager_lib.Manager(workdir, keep)
+
+  @property
+  def latest(self) -> int | None:
+    """The step of the last checkpoint, if there is one."""
+    return self._manager.latest_step()
+
+  def restore(
+    self, step: int, like: update.TrainState, rows: str
+  ) -> tuple[update.TrainState, Position]:
+    """Reads a state into the shapes and shardings of `like`.
+
+    Raises:
+      ConfigError: it is of another model or optimizer, or of other rows.
+    """
+    items, position = self._manager.restore(step, _items(like))
+    position = Position(**position)
+    if position.rows != rows:
+      raise errors.ConfigError(
+        f'{self._manager.folder}/{step}',
+        f'was trained on rows {position.rows}, the config now means rows '
+        f'{rows}',
+      )
+    state = update.TrainState(
+      step=jax.numpy.asarray(step, jax.numpy.int32),
+      params=items['params'],
+      **{'paths': {}, 'layer_maps': {}, **items['optimizer']},
+    )
+    return state, position
+
+  def save(
+    self,
+    step: int,
+    state: update.TrainState,
+    position: Position,
+    quality: float | None,
+  ) -> None:
+    """Starts a save; raises KdError if an earlier one failed."""
+    as_json = dataclasses.asdict(position)
+    self._manager.save(step, _items(state), as_json, quality)
+
+  def rate(self, step: int, quality: float) -> None:
+    """The figure of a checkpoint that was saved without one."""
+    self._manager.rate(step, quality)
+
+  def check(self, step: int) -> None:
+    """Raises KdError if a save in the background has failed."""
+    self._manager.check(step)
+
+  def wait(self, step: int) -> None:
+    """Waits until every save is whole; raises KdError if one failed."""
+    self._manager.wait(step)
+
+  def close(self) -> None:
+    self._manager.close()
+
+
+def _items(state: update.TrainState) -> dict[str, types.PyTree]:
+  """A state as a checkpoint's items; step is the checkpoint's name."""
+  parts = {
+    'opt_state': state.opt_state,
+    'rng': state.rng,
+    'paths': state.paths,
+    'layer_maps': state.layer_maps,
+  }
+  # Orbax writes no empty dict.
+  filled = {k: v for k, v in parts.items() if jax.tree.leaves(v)}
+  return {'params': state.params, 'optimizer': filled}

@@ -1,0 +1,80 @@
+"""Training metrics between two writes, and steps that were not finite."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from kd.core import errors
+from kd.metrics import means
+from kd.train import update
+
+
+class Window:
+  """Means over the steps since the last write; a checkpoint holds it."""
+
+  def __init__(
+    self,
+    state: Mapping[str, Any],
+    allowed: int,
+    say: Callable[[str], None],
+  ):
+    """Takes up what `state` returned.
+
+    Args:
+      state: of an earlier window; {} for the first.
+      allowed: steps in a row that may be not finite; 0: none.
+      say: called with a line for each of them.
+    """
+    self._allowed, self._say = allowed, say
+    self._in_a_row = state['in_a_row'] if state else 0
+    self._nonfinite = state['nonfinite'] if state else 0
+    self._means = means.Means(state['means'] if state else {})
+
+  def state(self) -> dict[str, Any]:
+    """JSON that keeps every bit."""
+    return {
+      'means': self._means.state(),
+      'nonfinite': self._nonfinite,
+      'in_a_row': self._in_a_row,
+    }
+
+  def add(self, step: int, out: update.Output) -> None:
+    """Adds a step's output; one that is not finite is counted alone.
+
+    Raises:
+      NonFiniteError: more of these in a row than are allowed.
+    """
+    out = jax.device_get(out)
+    if not out.finite:
+      self._skip(step, out)
+      return
+    self._in_a_row = 0
+    for key, value in out.sums.items():
+      self._means.add(f'loss/{key}', value, out.totals[key])
+    self._means.add('loss', out.loss * out.weight, out.weight)
+    for name, value in out.scalars.items():
+      self._means.add(name, value, 1.0)
+    self._means.add('target_weight', out.weight, 1.0)
+    self._means.add('empty_batches', out.weight == 0, 1.0)
+
+  def _skip(self, step, out):
+    bad = [k for k, v in sorted(out.sums.items()) if not np.isfinite(v)]
+    what = ' and '.join(f'loss {k!r}' for k in bad) or 'the gradient'
+    self._nonfinite += 1
+    self._in_a_row += 1
+    line = f'step {step}: {what} is not finite'
+    if self._in_a_row > self._allowed:
+      often = f', as in the {self._allowed} before it' if self._allowed else ''
+      raise errors.NonFiniteError(
+        f'{line}{often}; the parameters were not changed by it and the last '
+        'checkpoint is good'
+      )
+    self._say(f'{line}: skipped, {self._in_a_row} in a row')
+
+  def take(self) -> dict[str, float]:
+    """The metrics, train/...; begins the next window."""
+    values = {**self._means.compute(), 'nonfinite': float(self._nonfinite)}
+    self._means, self._nonfinite = means.Means({}), 0
+    return {f'train/{name}': value for name, value in values.items()}

@@ -1,0 +1,52 @@
+"""Steps that are not finite: stop, or skip and count, within a limit."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from kd.core import errors
+from kd.train import update
+from kd.train import window
+
+
+def _out(loss):
+  return update.Output(
+    sums={'kl': np.float32(loss), 'ce': np.float32(1.0)},
+    totals={'kl': np.float32(2.0), 'ce': np.float32(2.0)},
+    weight=np.float32(2.0),
+    loss=np.float32(loss),
+    scalars={'grad_norm': np.float32(loss)},
+    finite=np.isfinite(loss),
+  )
+
+
+def test_the_first_stops_and_is_named():
+  with pytest.raises(errors.NonFiniteError, match="step 7: loss 'kl' is not"):
+    window.Window({}, 0, print).add(7, _out(math.nan))
+
+
+def test_skipped_ones_are_counted_and_stay_out_of_the_means():
+  said = []
+  w = window.Window({}, 2, said.append)
+  for step, loss in enumerate([1.0, math.nan, math.inf, 3.0, math.nan], 1):
+    # As a checkpoint does between any two steps.
+    w = window.Window(json.loads(json.dumps(w.state())), 2, said.append)
+    w.add(step, _out(loss))
+  metrics = w.take()
+  assert metrics['train/nonfinite'] == 3.0
+  assert metrics['train/loss/kl'] == (1.0 + 3.0) / 4.0
+  assert metrics['train/grad_norm'] == 2.0
+  assert [line[:6] for line in said] == ['step 2', 'step 3', 'step 5']
+  assert w.take() == {'train/nonfinite': 0.0}
+
+
+def test_more_in_a_row_than_allowed_stop_also_over_writes_and_restarts():
+  w = window.Window({}, 2, lambda line: None)
+  w.add(1, _out(math.nan))
+  w.take()
+  w = window.Window(w.state(), 2, lambda line: None)
+  w.add(2, _out(math.nan))
+  with pytest.raises(errors.NonFiniteError, match='step 3: .*2 before it'):
+    w.add(3, _out(math.nan))

@@ -1,0 +1,75 @@
+# shellcheck shell=bash
+# What this machine remembers of what it created: a token, which the resource
+# carries as its label kd_launch, and the run's command line. Only a resource
+# whose label is the remembered token is ever deleted.
+
+RECORD=''
+WORKDIR=''
+
+# Usage: open_record PART... The parts make up the resource's full name.
+open_record() {
+  local part
+  RECORD="${XDG_STATE_HOME:-$HOME/.local/state}/kd-launch"
+  for part in "$@"; do RECORD+="/$part"; done
+}
+
+# What changes the slice is done by one process at a time: two that create it
+# after a preemption would each forget the other's token.
+one_at_a_time() {
+  if ! command -v flock >/dev/null; then return; fi
+  mkdir -p "$RECORD"
+  exec 8>"$RECORD/lock"
+  if ! flock --nonblock 8; then
+    fail 1 "another launch/tpu create, watch or delete of ${SETTING[name]} is" \
+      "running on this machine: end it first"
+  fi
+}
+
+new_token() {
+  mkdir -p "$RECORD"
+  od -An -N6 -tx1 /dev/urandom | tr -d ' \n' >"$RECORD/token"
+}
+
+# Prints the token, nothing where none is remembered.
+token() {
+  if [[ -r $RECORD/token ]]; then cat "$RECORD/token"; fi
+}
+
+forget_token() { rm -f "$RECORD/token"; }
+
+# The arguments lie in the file each with a zero byte behind it.
+save_line() {
+  mkdir -p "$RECORD"
+  printf '%s\0' "$@" >"$RECORD/line.new"
+  mv "$RECORD/line.new" "$RECORD/line"
+}
+
+# Takes LINE from the record where the user gave none.
+load_line() {
+  if ((${#LINE[@]} == 0)) && [[ -r $RECORD/line ]]; then
+    mapfile -d '' -t LINE <"$RECORD/line"
+  fi
+  check_line
+}
+
+# Sets WORKDIR from LINE, and fails on a line that can't be right.
+check_line() {
+  local argument
+  if ((${#LINE[@]} == 0)); then
+    fail 2 "kd's flags are missing: give them after --, as in" \
+      "-- --config=configs/quickstart.py --workdir=/mnt/kd/runs/quickstart"
+  fi
+  WORKDIR=''
+  for argument in "${LINE[@]}"; do
+    case $argument in
+      --workdir=gs://*)
+        fail 2 "$argument: kd.main writes to folders: give the setting" \
+          "bucket=gs://NAME, and a --workdir below /mnt/kd, where it is mounted"
+        ;;
+      --workdir=*) WORKDIR=${argument#*=} ;;
+    esac
+  done
+  if [[ -z $WORKDIR ]]; then
+    fail 2 "the line has no --workdir=FOLDER: $(command_line "${LINE[@]}")"
+  fi
+}

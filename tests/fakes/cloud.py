@@ -1,0 +1,173 @@
+"""A world with launch/ in front of it, as a test uses it."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from tests.fakes import world as world_lib
+
+ROOT = os.getcwd()
+_TREE = (
+  'requirements.lock',
+  'requirements_libtpu.lock',
+  'requirements_uv.lock',
+  'tools/make_venv.py',
+)
+_MACHINE = ('gcsfuse', 'python', 'python3', 'python3.11')
+# What needs no record: Python's own start would be most of a test's time.
+_SHELL = {
+  'hostname': 'echo "t1v-w-$KD_FAKE_WORKER"',
+  'mountpoint': 'exit 1',
+  'sudo': 'exit 0',
+}
+# Nothing waits: what a test waits for, it sets.
+_QUICK = (
+  '--poll_seconds=0.02',
+  '--backoff_seconds=0',
+  '--grace_seconds=0',
+  '--settle_seconds=0',
+)
+SETTINGS = {
+  'project': 'my-project',
+  'zone': 'us-west4-a',
+  'name': 'kd-1b',
+  'accelerator_type': 'v5litepod-16',
+  'runtime_version': 'v2-alpha-tpuv5-lite',
+}
+
+
+class Cloud(world_lib.World):
+  """A copy of launch/ with the stand-ins first on its PATH."""
+
+  def __init__(self, root: pathlib.Path, **plan):
+    defaults = {
+      'workers': 4,
+      'lives': [['READY']],
+      'codes': [[0, 0, 0, 0]],
+      'fail': [],
+      'create_fails': 0,
+      'missing': [],
+      'kubectl_fails': False,
+      'root': ROOT,
+    }
+    unknown = set(plan) - set(defaults)
+    assert not unknown, unknown
+    (root / 'plan.json').write_text(json.dumps({**defaults, **plan}))
+    super().__init__(str(root))
+    self._write_programs()
+    self.tree = root / 'tree'
+    shutil.copytree(os.path.join(ROOT, 'launch'), self.tree / 'launch')
+    for path in _TREE:
+      (self.tree / path).parent.mkdir(exist_ok=True)
+      shutil.copy(os.path.join(ROOT, path), self.tree / path)
+    text = ''.join(f'{k}={v}\n' for k, v in SETTINGS.items())
+    self.settings = root / 'slice.env'
+    self.settings.write_text(text)
+
+  def _write_programs(self):
+    for name in ('gcloud', 'kubectl', 'ssh'):
+      self._program(self.root / 'bin' / name, name, '')
+    for name in _MACHINE:
+      if name not in self.plan['missing']:
+        self._program(self.root / 'machine_bin' / name, 'machine', name)
+    self._program(self.root / 'uv', 'machine', 'uv')
+    # Debian's own may be there: a program that does not run is missing.
+    shell = {**_SHELL, **dict.fromkeys(self.plan['missing'], 'exit 127')}
+    for name, text in shell.items():
+      path = self.root / 'machine_bin' / name
+      path.write_text(f'#!/bin/sh\n{text}\n')
+      path.chmod(0o755)
+
+  def _program(self, path, module, name):
+    path.parent.mkdir(exist_ok=True)
+    code = (
+      f'import sys; sys.path.insert(0, {ROOT!r}); '
+      f'from tests.fakes import {module} as m; sys.exit(m.main(sys.argv[1:]))'
+    )
+    path.write_text(
+      f'#!/bin/bash\nexec {sys.executable} -S -c {_quoted(code)} {name} "$@"\n'
+    )
+    path.chmod(0o755)
+
+  def environment(self) -> dict[str, str]:
+    """Of a user's shell in front of this cloud."""
+    return {
+      'HOME': str(self.root / 'user'),
+      'KD_FAKE_WORLD': str(self.root),
+      'PATH': f'{self.root}/bin:/usr/bin:/bin',
+      'TMPDIR': str(self.root),
+    }
+
+  def start(self, *arguments: str) -> subprocess.Popen:
+    """Starts launch/..., in a session of its own as from a terminal."""
+    return subprocess.Popen(
+      [str(self.tree / arguments[0]), *arguments[1:]],
+      cwd=self.root,
+      env=self.environment(),
+      text=True,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      start_new_session=True,
+    )
+
+  def launch(self, *arguments: str) -> tuple[int, str, str]:
+    """Runs it; returns the exit code and what was printed."""
+    process = self.start(*arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+  def tpu(self, verb: str, *arguments: str) -> tuple[int, str, str]:
+    """launch/tpu, executed, with settings and without waiting."""
+    return self.launch(*self.tpu_command(verb, *arguments))
+
+  def tpu_command(self, verb: str, *arguments: str) -> list[str]:
+    command = ['launch/tpu', verb, f'--settings={self.settings}', '--execute']
+    return [*command, *_QUICK, *arguments]
+
+  def verbs(self) -> list[str]:
+    """What gcloud was asked to do with slices, in order."""
+    return [c[4] for c in self.calls('gcloud', 'tpus')]
+
+  def starts(self) -> list[list[str]]:
+    """kd.main's arguments, of every start on every worker, worker first."""
+    found = self.calls('kd.main')
+    return [[c[1], *c[c.index('kd.main') + 1 :]] for c in found]
+
+  def wait_for(self, what, seconds: float = 120) -> None:
+    """Until what() is true."""
+    end = time.monotonic() + seconds
+    while not what():
+      assert time.monotonic() < end, self.calls()
+      time.sleep(0.02)
+
+  def close(self) -> None:
+    """Ends what still runs on the machines."""
+    for path in self.root.glob('machines/*/*/kd/run/session'):
+      with contextlib.suppress(ProcessLookupError, ValueError):
+        os.killpg(int(path.read_text()), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def maker(folder: pathlib.Path):
+  """Yields a function that makes Clouds in `folder`; ends them at the end."""
+  made = []
+
+  def make(**plan):
+    root = folder / str(len(made))
+    root.mkdir()
+    made.append(Cloud(root, **plan))
+    return made[-1]
+
+  yield make
+  for cloud in made:
+    cloud.close()
+
+
+def _quoted(text):
+  return "'" + text.replace("'", "'\\''") + "'"

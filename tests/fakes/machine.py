@@ -1,0 +1,84 @@
+"""Stands in for the programs of a TPU VM: its Pythons, uv, gcsfuse.
+
+Usage: machine PROGRAM ARGUMENT...
+"""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from tests.fakes import world as world_lib
+
+
+def main(argv: list[str]) -> int:
+  program, *arguments = argv
+  world = world_lib.current()
+  worker = os.environ['KD_FAKE_WORKER']
+  world.record(program, [f'worker={worker}', *arguments])
+  if program == 'uv':
+    if 'find' in arguments:
+      print(f'{world.root}/machine_bin/python')
+  elif 'kd.main' in arguments:
+    return _kd(world, int(worker), arguments[arguments.index('kd.main') + 1 :])
+  elif program.startswith('python'):
+    return _python(world, arguments)
+  return 0
+
+
+def _python(world, arguments):
+  """What setup asks of a Python: environments and packages."""
+  if '--require-hashes' in arguments:
+    lock = pathlib.Path(arguments[arguments.index('--requirement') + 1])
+    assert '--hash=sha256:' in lock.read_text(), lock
+    if lock.name == 'requirements_uv.lock':
+      target = pathlib.Path.home() / '.local' / 'bin' / 'uv'
+      target.parent.mkdir(parents=True)
+      shutil.copy(world.root / 'uv', target)
+  elif arguments[0].endswith('make_venv.py'):
+    script, lock, folder, option = arguments
+    assert os.path.exists(script), script
+    assert os.path.exists(lock), lock
+    assert option == '--source_only=promise'
+    target = os.path.join(folder, 'digest', 'bin', 'python')
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    shutil.copy(f'{world.root}/machine_bin/python', target)
+    print(target)
+  return 0
+
+
+def _kd(world, worker, arguments):
+  """Ends as the plan says."""
+  codes = world.plan['codes']
+  start = world.count(f'starts-{worker}')
+  code = codes[min(start, len(codes) - 1)][worker]
+  if code == 'real':
+    real = [sys.executable, '-m', 'kd.main', *arguments]
+    return subprocess.run(
+      real, cwd=world.plan['root'], check=False, env=_real_env(world)
+    ).returncode
+  if code in ('hang', 'deaf'):
+    signal.signal(
+      signal.SIGTERM,
+      (lambda *_: sys.exit(42)) if code == 'hang' else signal.SIG_IGN,
+    )
+    print('kd: training', flush=True)
+    for _ in range(600):
+      time.sleep(0.1)
+      if not world.root.exists():
+        break
+  print(f'kd: leaving with {code}', flush=True)
+  return code if isinstance(code, int) else 99
+
+
+def _real_env(world):
+  env = {**os.environ, 'PYTHONPATH': world.plan['root'], 'JAX_PLATFORMS': 'cpu'}
+  env['PATH'] = '/usr/bin:/bin'
+  return env
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

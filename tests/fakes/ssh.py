@@ -1,0 +1,43 @@
+"""Stands in for ssh: runs a command in a worker's home, here.
+
+Usage: ssh HOME WORKER COMMAND. The command gets a session of its own, which is
+hung up when it has ended, as at the end of a connection.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+from tests.fakes import world as world_lib
+
+
+def main(argv: list[str]) -> int:
+  home, worker, command = argv
+  world = world_lib.current()
+  world.record('ssh', argv)
+  for i, (text, which, times) in enumerate(world.plan['fail']):
+    asked = text in command and int(worker) == which
+    if asked and world.count(f'fail-{i}') < times:
+      return 255
+  env = {
+    'HOME': home,
+    'KD_FAKE_WORLD': str(world.root),
+    'KD_FAKE_WORKER': worker,
+    'PATH': f'{world.root}/machine_bin:/usr/bin:/bin',
+  }
+  with subprocess.Popen(
+    ['bash', '-c', command], cwd=home, env=env, start_new_session=True
+  ) as process:
+    signal.signal(
+      signal.SIGTERM, lambda *_: os.killpg(process.pid, signal.SIGHUP)
+    )
+    code = process.wait()
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(process.pid, signal.SIGHUP)
+  return code
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

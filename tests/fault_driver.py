@@ -1,0 +1,227 @@
+"""Runs kd.main many times, each in a fork with something that goes wrong.
+
+  python -m tests.fault_driver < CHAINS > CODES
+
+CHAINS is JSON: a list of chains, which run two at a time. A chain is a list of
+runs, one after the other; a run has `arguments` of kd.main, `log` (the file
+that gets its output) and `faults`: names of functions below, with their
+arguments. CODES is JSON too: by chain, by run, the exit code, or minus the
+signal. What takes seconds is imported once, and each program compiled once.
+"""
+
+import functools
+import importlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+
+_AT_A_TIME = 2
+_IMPORTED = (
+  *('matplotlib.pyplot', 'data.mixtures'),
+  *('kd.main', 'kd.metrics.writers'),
+)
+
+
+def count_events(folder, file):
+  """Writes how many file events below a folder there were, when it ends."""
+  seen = _on_events(folder, lambda number: None)
+
+  def write():
+    with open(file, 'w', encoding='utf-8') as f:
+      json.dump(seen, f)
+
+  # atexit does not run in a fork that ends with os._exit.
+  return write
+
+
+def signal_at_event(folder, number, name):
+  """Sends a signal just before a file event: open, rename, mkdir, remove."""
+  _on_events(folder, lambda found: found == number and _send(name))
+
+
+def signal_at_compile(number, name):
+  """Sends a signal when a program has been compiled."""
+  import jax
+
+  seen = []
+
+  def listen(event, *unused, **unused_too):
+    del unused, unused_too
+    if event == '/jax/core/compile/backend_compile_duration':
+      seen.append(event)
+      if len(seen) == number:
+        _send(name)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+
+
+def signal_at_call(where, number, name):
+  """Sends a signal at the start of a function's so-and-so-many-th call."""
+  seen = []
+
+  def before():
+    seen.append(where)
+    if len(seen) == number:
+      _send(name)
+
+  _wrap(where, before)
+
+
+def fail_at_call(where, first, last, seconds):
+  """Calls first to last of a function wait, and then raise OSError."""
+  seen = []
+
+  def before():
+    seen.append(where)
+    if first <= len(seen) <= last:
+      time.sleep(seconds)
+      raise OSError(5, 'Input/output error')
+
+  _wrap(where, before)
+
+
+def slow_at_call(where, number, seconds):
+  """One call of a function waits first."""
+  seen = []
+
+  def before():
+    seen.append(where)
+    if len(seen) == number:
+      time.sleep(seconds)
+
+  _wrap(where, before)
+
+
+def nan_at_steps(steps):
+  """Rows of these steps have target weights that are NaN."""
+  from kd.input_pipeline import rows
+
+  call = rows.Rows.__call__
+
+  def poisoned(self, step, *share):
+    batch = call(self, step, *share)
+    if step in steps:
+      batch = batch.replace(weights=batch.weights * float('nan'))
+    return batch
+
+  rows.Rows.__call__ = poisoned
+
+
+def jump_clock(seed):
+  """The wall clock jumps by up to three years, back and forth, at each look."""
+  real, jumps = time.time, random.Random(seed)
+  now = lambda: real() + jumps.uniform(-1e8, 1e8)
+  time.time, time.time_ns = now, lambda: int(now() * 1e9)
+
+
+def _on_events(folder, call):
+  """Calls at each event on files below a folder; returns all their names."""
+  kinds = ('open', 'os.rename', 'os.mkdir', 'os.remove', 'os.rmdir')
+  seen = []
+
+  def hook(event, args):
+    if event in kinds and str(args[0]).startswith(folder):
+      seen.append(f'{event} {args[0]}')
+      call(len(seen))
+
+  sys.addaudithook(hook)
+  return seen
+
+
+def _send(name):
+  os.kill(os.getpid(), getattr(signal, name))
+  # The watching thread may have to end the process meanwhile.
+  time.sleep(0.2)
+
+
+def _wrap(where, before):
+  """Has a function, module:Class.name, call another first."""
+  module, _, path = where.partition(':')
+  owner_name, _, name = path.rpartition('.')
+  owner = importlib.import_module(module)
+  owner = getattr(owner, owner_name) if owner_name else owner
+  call = getattr(owner, name)
+
+  @functools.wraps(call)
+  def wrapped(*args, **kwargs):
+    before()
+    return call(*args, **kwargs)
+
+  setattr(owner, name, wrapped)
+
+
+def _run(run):
+  """In a fork: the program with its faults; does not return."""
+  log = os.open(run['log'], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+  os.dup2(log, 1)
+  os.dup2(log, 2)
+  code, last = 1, []
+  try:
+    for name, arguments in run['faults'].items():
+      last.append(globals()[name](**arguments))
+    from kd import main
+
+    sys.argv = ['kd', *run['arguments']]
+    main.run()
+  except SystemExit as e:
+    code = e.code or 0
+  except BaseException:
+    sys.excepthook(*sys.exc_info())
+  for call in filter(None, last):
+    call()
+  sys.stdout.flush()
+  os._exit(code)
+
+
+def _fork(call):
+  process = os.fork()
+  if not process:
+    call()
+    os._exit(0)
+  return process
+
+
+def _chain(chain, file):
+  """In a fork: its runs, one after the other."""
+  codes = []
+  for run in chain:
+    status = os.waitpid(_fork(lambda run=run: _run(run)), 0)[1]
+    codes.append(os.waitstatus_to_exitcode(status))
+  with open(file, 'w', encoding='utf-8') as f:
+    json.dump(codes, f)
+
+
+def main():
+  chains = json.load(sys.stdin)
+  out = os.dup(1)
+  os.dup2(2, 1)
+  from kd.core import quiet
+
+  with quiet.imports():
+    for name in _IMPORTED:
+      importlib.import_module(name)
+
+  with tempfile.TemporaryDirectory() as folder:
+    running = 0
+    for i, chain in enumerate(chains):
+      if running == _AT_A_TIME:
+        os.wait()
+        running -= 1
+      _fork(lambda c=chain, i=i: _chain(c, f'{folder}/{i}'))
+      running += 1
+    while running:
+      os.wait()
+      running -= 1
+    codes = []
+    for i in range(len(chains)):
+      with open(f'{folder}/{i}', encoding='utf-8') as f:
+        codes.append(json.load(f))
+  os.write(out, json.dumps(codes).encode())
+
+
+if __name__ == '__main__':
+  main()

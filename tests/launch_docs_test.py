@@ -1,0 +1,103 @@
+"""Every command of docs/launch.md, run in order in front of a played cloud."""
+
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+
+from tests.fakes import cloud as cloud_lib
+
+DOCS = pathlib.Path('docs/launch.md')
+# What else the page names that is not there in a test.
+OTHERS = ('docker', 'ssh-add')
+OURS = ('gcloud', 'kubectl', 'launch/tpu', 'launch/gke')
+
+
+def commands():
+  blocks = re.findall(r'^```\n(.*?)^```', DOCS.read_text(), re.M | re.S)
+  text = ''.join(blocks).replace('\\\n', ' ')
+  return [line for line in text.split('\n') if line]
+
+
+def write_settings(c, folder):
+  """Copies the two files as the page says; the waits are for people."""
+  quick = 'poll_seconds=0.02\nbackoff_seconds=0\nsettle_seconds=0\n'
+  for name, more in (('slice', quick), ('cluster', '')):
+    text = (c.tree / 'launch' / f'{name}.env').read_text()
+    (folder / f'my-{name}.env').write_text(text + more)
+
+
+def read_log(c, line):
+  """Follows a log until the run speaks."""
+  process = subprocess.Popen(
+    shlex.split(line),
+    cwd=c.tree,
+    env=c.environment(),
+    text=True,
+    stdout=subprocess.PIPE,
+    start_new_session=True,
+  )
+  assert any('kd: training' in text for text in process.stdout)
+  os.killpg(process.pid, signal.SIGTERM)
+  process.wait()
+
+
+def test_the_commands_run_in_order(tmp_path):
+  with cloud_lib.maker(tmp_path) as make:
+    # The second life: the run is preempted once.
+    first = ['WAITING_FOR_RESOURCES', 'PROVISIONING', *['ACTIVE'] * 4]
+    lives = [[*first, 'SUSPENDED'], ['CREATING', 'ACTIVE']]
+    c = make(workers=1, lives=lives, codes=[['hang'], [0]])
+    write_settings(c, c.tree)
+    for name in OTHERS:
+      if '/' not in name:
+        (c.root / 'bin' / name).write_text('#!/bin/sh\nexit 0\n')
+        (c.root / 'bin' / name).chmod(0o755)
+    for line in commands():
+      words = shlex.split(line)
+      if words[0] in OTHERS and '/' in words[0]:
+        continue
+      assert words[0] in (
+        'gcloud',
+        'kubectl',
+        'launch/tpu',
+        'launch/gke',
+        *OTHERS,
+      )
+      if line.startswith('launch/tpu logs'):
+        read_log(c, line)
+        continue
+      done = subprocess.run(
+        ['bash', '-c', line],
+        cwd=c.tree,
+        env=c.environment(),
+        timeout=300,
+        check=False,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+      )
+      assert done.returncode == 0, (line, done.stderr)
+    assert c.verbs().count('create') == 2, 'it was preempted once'
+    trained, again, exported = c.starts()
+    assert trained == again
+    assert exported[1] == '--mode=export'
+    assert c.slice('kd-1b') is None
+
+
+def test_dry_runs_of_the_commands_run_nothing(tmp_path):
+  with cloud_lib.maker(tmp_path) as make:
+    c = make()
+    write_settings(c, c.root)
+    ours = [shlex.split(x) for x in commands() if x.startswith('launch/')]
+    assert len(ours) > 10
+    for words in ours:
+      dry = [w for w in words if w != '--execute']
+      if dry[1] in ('watch', 'collect'):
+        dry += ['--', '--config=c.py', '--workdir=/mnt/kd/runs/a']
+      code, out, err = c.launch(dry[0], *dry[1:])
+      assert (code, err) == (0, '')
+      assert out
+    assert c.calls() == []

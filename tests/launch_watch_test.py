@@ -1,0 +1,234 @@
+"""Following a run: what its exit codes and the cloud's states lead to."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from tests.fakes import cloud as cloud_lib
+
+LINE = ('--config=configs/quickstart.py', '--workdir=/mnt/kd/runs/a b')
+
+
+@pytest.fixture
+def running(tmp_path):
+  """A function that makes a cloud and starts a run in it."""
+  with cloud_lib.maker(tmp_path) as cloud:
+
+    def make(*line, **plan):
+      c = cloud(**plan)
+      for verb in (['create'], ['setup'], ['run', '--', *(line or LINE)]):
+        code, _, err = c.tpu(*verb)
+        assert code == 0, err
+      return c
+
+    yield make
+
+
+def verdict(*workers):
+  script = 'source launch/lib/states.sh; verdict_of "$@"'
+  done = subprocess.run(
+    ['bash', '-c', script, 'bash', *workers],
+    check=True,
+    text=True,
+    stdout=subprocess.PIPE,
+  )
+  return done.stdout.strip()
+
+
+def test_the_verdict_on_all_workers():
+  def ended(*codes):
+    return [f'ended {code}' for code in codes]
+
+  assert verdict(*ended(0, 0)) == 'done'
+  assert verdict(*ended(42, 42)) == 'preempted'
+  assert verdict(*ended(0, 42)) == 'preempted'
+  # The others end with 42 because one failed.
+  assert verdict(*ended(42, 2, 42)) == 'config'
+  assert verdict(*ended(3, 42)) == 'nonfinite'
+  assert verdict(*ended(42, 1)) == 'failed'
+  assert verdict(*ended(137, 0)) == 'failed'
+  assert verdict('lost -', *ended(42)) == 'failed'
+  assert verdict('running -', 'running -') == 'running'
+  assert verdict('running -', *ended(0)) == 'running'
+  assert verdict('running -', *ended(42)) == 'uneven'
+  assert verdict('running -', 'absent -') == 'uneven'
+  assert verdict('running -', 'lost -') == 'uneven'
+  assert verdict('absent -', *ended(0)) == 'absent'
+  assert verdict() == 'unsure'
+
+
+def starts_by_worker(c):
+  """The arguments of each worker's starts, worker after worker."""
+  return [
+    [s[1:] for s in c.starts() if s[0] == f'worker={i}']
+    for i in range(c.plan['workers'])
+  ]
+
+
+@pytest.mark.parametrize('state', ['PREEMPTED', 'NOT_FOUND'])
+def test_after_a_preemption_the_same_line_runs_on_a_new_slice(running, state):
+  c = running(
+    lives=[['READY'] * 4 + [state], ['CREATING', 'READY']],
+    codes=[['hang'] * 4, [0] * 4],
+  )
+  c.wait_for(lambda: len(c.starts()) == 4)
+  code, _, err = c.tpu('watch')
+  assert code == 0, err
+  verbs = c.verbs()
+  new = len(verbs) - verbs[::-1].index('create')
+  deleted = [] if state == 'NOT_FOUND' else ['delete', 'describe']
+  before = [*deleted, 'create']
+  assert verbs[new - len(before) : new] == before
+  # CREATING, READY, and READY once more before it is set up and started.
+  assert verbs[new:][:6] == [*['describe'] * 3, 'scp', 'ssh', 'ssh']
+  assert all(call[5] == 'kd-1b' for call in c.calls('delete'))
+  assert starts_by_worker(c) == [[list(LINE)] * 2] * 4
+  assert c.slice('kd-1b')['life'] == 1
+  for call in c.calls('gcloud', 'ssh'):
+    assert '--worker=all' in call
+
+
+@pytest.mark.parametrize(
+  ('first', 'code', 'starts'),
+  [
+    ([0, 0], 0, 1),
+    ([2, 2], 2, 1),
+    ([2, 42], 2, 1),
+    ([42, 3], 3, 1),
+    ([42, 42], 0, 2),
+    ([1, 42], 0, 2),
+    ([137, 137], 0, 2),
+  ],
+)
+def test_an_exit_code_decides(running, first, code, starts):
+  c = running(workers=2, codes=[first, [0, 0]])
+  returned, _, err = c.tpu('watch')
+  assert returned == code, err
+  assert starts_by_worker(c) == [[list(LINE)] * starts] * 2
+  assert c.verbs().count('create') == 1
+  assert 'gcloud compute tpus tpu-vm delete kd-1b' in err, 'it still costs'
+
+
+def test_failures_are_tried_so_often_and_preemptions_as_often_as_it_takes(
+  running,
+):
+  c = running(workers=1, codes=[[1]])
+  code, _, err = c.tpu('watch', '--failures=2')
+  assert (code, 'the run failed: given up after 3' in err) == (1, True), err
+  assert len(c.starts()) == 3
+  c = running(workers=1, codes=[[42]] * 3 + [[0]])
+  code, _, err = c.tpu('watch', '--failures=1')
+  assert code == 0, err
+  assert len(c.starts()) == 4
+  # A run that leaves with 42 as soon as it was started is a failure, though.
+  c = running(workers=1, codes=[[42]])
+  code, _, err = c.tpu('watch', '--failures=2', '--settle_seconds=900')
+  assert (code, 'soon after its start' in err) == (1, True), err
+  assert len(c.starts()) == 4, 'the first was not started by the watch'
+
+
+def test_workers_that_outlive_a_failed_one_are_ended(running):
+  c = running(workers=3, codes=[['hang', 1, 'hang'], [0, 0, 0]])
+  code, _, err = c.tpu('watch', '--grace_seconds=1')
+  assert code == 0, err
+  assert 'run: uneven t1v-w-0:running:- t1v-w-1:ended:1' in err
+  assert 't1v-w-0:ended:42 t1v-w-1:ended:1 t1v-w-2:ended:42' in err
+  assert starts_by_worker(c) == [[list(LINE)] * 2] * 3
+
+
+def test_a_start_that_reached_some_workers_is_taken_back(running):
+  c = running(workers=2, codes=[[1, 1], ['hang', 0], [0, 0]])
+  c.plan['fail'] = [['start.sh', 1, 1]]
+  (c.root / 'plan.json').write_text(cloud_lib.json.dumps(c.plan))
+  code, _, err = c.tpu('watch', '--grace_seconds=1')
+  assert code == 0, err
+  assert 'the run could not be started: failure 2' in err
+  stops = [call for call in c.calls('gcloud', 'ssh') if 'stop.sh' in str(call)]
+  assert stops
+
+
+def test_a_machine_that_was_replaced_is_set_up(running):
+  c = running(workers=2, codes=[[1, 1], [0, 0]])
+  c.wait_for(lambda: c.tpu('status')[1].count('ended 1') == 2)
+  shutil.rmtree(c.home('kd-1b', 1))
+  code, _, err = c.tpu('watch')
+  assert code == 0, err
+  assert 't1v-w-0:ended:1 t1v-w-1:absent:-' in err
+  assert len(c.starts()) > 3
+
+
+def test_a_worker_that_lost_its_run_counts_as_failed(running):
+  c = running(workers=2, codes=[['hang'] * 2, [0, 0]])
+  c.wait_for(lambda: len(c.starts()) == 2)
+  # As after a crash of the machine: neither a process nor an exit code.
+  session = c.home('kd-1b', 1) / 'kd' / 'run' / 'session'
+  os.killpg(int(session.read_text()), signal.SIGKILL)
+  code, _, err = c.tpu('watch')
+  assert code == 0, err
+  assert 't1v-w-1:lost:-' in err
+
+
+def test_the_end_of_a_machine_leaves_the_exit_code(running):
+  c = running(workers=1, codes=[['hang']])
+  c.wait_for(lambda: c.starts())
+  run = c.home('kd-1b', 0) / 'kd' / 'run'
+  c.wait_for(lambda: 'kd: training' in (run / 'log').read_text())
+  # A machine that goes down sends it to all processes.
+  os.killpg(int((run / 'session').read_text()), signal.SIGTERM)
+  c.wait_for(lambda: 'running -' not in c.tpu('status')[1])
+  assert 'ended 42' in c.tpu('status')[1]
+
+
+def test_workers_that_do_not_answer(running):
+  c = running(workers=2, codes=[['hang'] * 2])
+  c.plan['fail'] = [['status.sh', 0, 99]]
+  (c.root / 'plan.json').write_text(cloud_lib.json.dumps(c.plan))
+  code, _, err = c.tpu('watch', '--failures=1')
+  assert (code, 'the workers did not answer' in err) == (1, True), err
+  assert len(c.starts()) == 2
+
+
+def test_a_slice_without_a_run_gets_it(running):
+  # Ctrl-C between creation and start; then the same command again.
+  c = running(workers=2)
+  assert c.tpu('delete')[0] == 0
+  c.plan['lives'].append(['READY'])
+  (c.root / 'plan.json').write_text(cloud_lib.json.dumps(c.plan))
+  assert c.tpu('create')[0] == 0
+  code, _, err = c.tpu('watch')
+  assert (code, 'run: absent' in err) == (0, True), err
+  assert starts_by_worker(c) == [[list(LINE)] * 2] * 2
+
+
+def test_an_interrupted_watch_leaves_the_run(running):
+  c = running(workers=1, codes=[['hang']])
+  process = c.start(*c.tpu_command('watch', '--poll_seconds=30'))
+  c.wait_for(lambda: 'status.sh' in str(c.calls('ssh')))
+  # Two that recover at once would lose the slice.
+  for verb in ('watch', 'create', 'delete'):
+    code, _, err = c.tpu(verb)
+    assert (code, 'another launch/tpu' in err) == (1, True), err
+  os.killpg(process.pid, signal.SIGINT)
+  _, err = process.communicate(timeout=10)
+  assert process.returncode == 130, err
+  assert shlex.split(err.rstrip().split('\n')[-1])[3:6] == [
+    *('tpu-vm', 'delete', 'kd-1b')
+  ]
+  assert 'running -' in c.tpu('status')[1]
+  assert c.tpu('delete')[0] == 0
+
+
+def test_a_run_of_the_real_program(running):
+  config = '--config=configs/quickstart.py'
+  for line, code in (
+    ([config, '--workdir=/tmp/x', '--mode=check'], 0),
+    ([config, '--workdir=/tmp/x', '--config.steps=-3'], 2),
+  ):
+    c = running(*line, workers=1, codes=[['real']])
+    returned, _, err = c.tpu('watch', '--poll_seconds=0.3')
+    assert returned == code, err
+    assert len(c.starts()) == 1

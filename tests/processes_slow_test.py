@@ -1,0 +1,231 @@
+"""Several processes on this machine, from their command lines.
+
+Each test starts `kd.main` once a process; where one must be slow, through
+processes_driver.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests import command
+
+# Rows are read two steps ahead: at this step's rows a process sleeps.
+_SLOW = 4
+_CONFIG = (
+  *command.QUICK,
+  '--config.data.batch_size=8',
+  '--config.evaluation.baseline=False',
+  '--config.evaluation.every=0',
+  # 33 over batches of 32: the last has one row, which is on one process.
+  '--config.evaluation.batch_size=32',
+  '--config.evaluation.sets.held_out.examples=33',
+  '--config.evaluation.sets.held_out.answers=0',
+  '--config.log.every=1',
+  '--config.processes.dead_after_s=10',
+  '--config.processes.slow_after_s=2',
+  '--config.processes.start_timeout_s=200',
+)
+_WAIT_S = 400
+
+
+class _Run:
+  """Processes that share a workdir."""
+
+  def __init__(self, folder, name, count, *changes, sleeps=None, devices=1):
+    self.workdir, self.reads = f'{folder}/{name}', f'{folder}/{name}.reads'
+    with socket.socket() as s:
+      s.bind(('127.0.0.1', 0))
+      port = s.getsockname()[1]
+    join = [
+      f'--config.processes.coordinator=127.0.0.1:{port}',
+      f'--config.processes.count={count}',
+    ]
+    self._out = [
+      [open(f'{self.workdir}.{i}.{s}', 'a+') for s in ('out', 'err')]
+      for i in range(count)
+    ]
+    self.processes = [
+      subprocess.Popen(
+        [
+          *(sys.executable, '-m', 'tests.processes_driver', *_CONFIG),
+          *(f'--config.data.folder={folder}/rows', f'--workdir={self.workdir}'),
+          *(join if count > 1 else ()),
+          *([f'--config.processes.index={i}'] if count > 1 else ()),
+          *changes,
+        ],
+        env={
+          **os.environ,
+          'PYTHONPATH': os.getcwd(),
+          'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+          'KD_TEST_READER': json.dumps(
+            {'file': self.reads, 'sleeps': sleeps or {}}
+          ),
+        },
+        stdout=self._out[i][0],
+        stderr=self._out[i][1],
+      )
+      for i in range(count)
+    ]
+
+  def text(self, index, stream):
+    """What a process has written to 'out' or 'err'."""
+    with open(f'{self.workdir}.{index}.{stream}') as f:
+      return f.read()
+
+  def wait_for(self, words):
+    """Until process 0 has said that."""
+    end = time.monotonic() + _WAIT_S
+    while words not in self.text(0, 'out'):
+      assert self.processes[0].poll() is None, self.text(0, 'err')
+      assert time.monotonic() < end, self.text(0, 'out')
+      time.sleep(0.1)
+
+  def finish(self):
+    """Exit codes, when all have ended."""
+    codes = [p.wait(_WAIT_S) for p in self.processes]
+    for stream in sum(self._out, []):
+      stream.close()
+    return codes
+
+  def kill(self):
+    for process in self.processes:
+      process.kill()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('processes')
+
+
+@pytest.fixture(scope='module')
+def start(folder):
+  """Starts runs, and leaves none behind."""
+  runs = []
+
+  def one(*args, **kwargs):
+    runs.append(_Run(folder, *args, **kwargs))
+    return runs[-1]
+
+  yield one
+  for run in runs:
+    run.kill()
+
+
+@pytest.fixture(scope='module')
+def alone(start):
+  run = start('alone', 1)
+  assert run.finish() == [0], run.text(0, 'err')
+  return command.metrics(run.workdir)
+
+
+def _assert_as_alone(run, alone):
+  found = command.metrics(run.workdir)
+  assert [(x['step'], x['phase']) for x in found] == [
+    (x['step'], x['phase']) for x in alone
+  ]
+  for got, expected in zip(found, alone, strict=True):
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+      if name != 'phase':
+        np.testing.assert_allclose(got[name], value, 2e-4, 1e-6, err_msg=name)
+
+
+def _checkpoints(run):
+  return sorted(os.listdir(f'{run.workdir}/checkpoints'), key=int)
+
+
+def test_two_read_their_own_rows_and_wait_for_a_slow_one(start, alone):
+  run = start('two', 2, sleeps={f'1:{_SLOW}': 8.0})
+  assert run.finish() == [0, 0], run.text(0, 'err') + run.text(1, 'err')
+  _assert_as_alone(run, alone)
+  assert f'all wait for process 1 of 2: its rows of step {_SLOW}' in run.text(
+    0, 'out'
+  )
+  assert not run.text(1, 'out').replace('[Gloo]', '').strip() or all(
+    line.startswith('[Gloo]') for line in run.text(1, 'out').splitlines()
+  )
+  for i, numbers in enumerate(([0, 1, 2, 3], [4, 5, 6, 7])):
+    with open(f'{run.reads}.{i}') as f:
+      read = [json.loads(line) for line in f]
+    assert len(read) >= 6
+    assert all(found == numbers for _, *found in read)
+
+
+def test_four_change_nothing(start, alone):
+  run = start('four', 4, '--config.mesh.data=2', '--config.mesh.tensor=2')
+  assert run.finish() == [0] * 4, run.text(0, 'err')
+  _assert_as_alone(run, alone)
+
+
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_death_ends_the_other_and_one_process_goes_on(victim, start, alone):
+  run = start(f'killed{victim}', 2, sleeps={f'1:{_SLOW}': 900.0})
+  run.wait_for('all wait for process 1')
+  died = time.monotonic()
+  run.processes[victim].kill()
+  codes = run.finish()
+  assert time.monotonic() - died < 60
+  assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 42
+  error = run.text(1 - victim, 'err')
+  assert f'kd: error: process {victim} of 2 has died' in error, error
+  assert _checkpoints(run)[-1] == str(_SLOW)
+  if victim == 0:
+    return
+  code = start(
+    f'killed{victim}', 1, '--config.mesh.tensor=2', devices=2
+  ).finish()
+  assert code == [0], run.text(0, 'err')
+  assert f'goes on from step {_SLOW}' in run.text(0, 'out')
+  _assert_as_alone(run, alone)
+
+
+def test_a_notice_to_one_is_obeyed_by_all(start, alone):
+  run = start('told', 2, sleeps={f'1:{_SLOW + 1}': 10.0})
+  run.wait_for('all wait for process 1')
+  run.processes[1].send_signal(signal.SIGTERM)
+  assert run.finish() == [42, 42], run.text(0, 'err')
+  saved = _checkpoints(run)[-1]
+  for i in (0, 1):
+    assert f'SIGTERM received: saved step {saved}' in run.text(i, 'err')
+  assert start('told', 1).finish() == [0], run.text(0, 'err')
+  _assert_as_alone(run, alone)
+
+
+def test_one_goes_on_as_two(start, alone):
+  run = start('grows', 1, sleeps={f'0:{_SLOW}': 15.0})
+  # Waiting, a process alone saves at once.
+  run.wait_for('student step 3/6')
+  run.processes[0].send_signal(signal.SIGTERM)
+  assert run.finish() == [42], run.text(0, 'err')
+  assert start('grows', 2).finish() == [0, 0], run.text(0, 'err')
+  assert 'goes on from step' in run.text(0, 'out')
+  _assert_as_alone(run, alone)
+
+
+def test_a_reader_that_hangs_is_named_by_all(start):
+  run = start(
+    'hangs', 2, '--config.data.read.timeout_s=4', sleeps={f'1:{_SLOW}': 900.0}
+  )
+  assert run.finish() == [1, 1]
+  message = f'process 1 of 2: rows of step {_SLOW}: not read in'
+  assert message in run.text(0, 'err')
+
+
+def test_one_of_four_does_not_wait_for_ever(start, folder):
+  began = time.monotonic()
+  run = start('lonely', 4, '--config.processes.start_timeout_s=5')
+  for process in run.processes[1:]:
+    process.kill()
+  assert run.finish()[0] == 42
+  assert time.monotonic() - began < 60
+  error = run.text(0, 'err')
+  assert 'expected 4 processes, and after 5 s' in error, error
+  assert not os.path.exists(run.workdir)
