@@ -181,9 +181,18 @@ def get_config() -> ml_collections.ConfigDict:
   # host's memory) | block (its input) | block_offload (that, in the host's)
   c.student.remat = 'dots'
 
-  c.teacher = other_teacher()  # its fields, and two more
+  c.teacher = other_teacher()  # its fields, and four more
   c.teacher.source = 'live'  # live: scores each batch | none: no teacher
   c.teacher.others = ml_collections.ConfigDict()  # by name: other_teacher(...)
+  # the last so many devices are the teachers' alone, which score the next batch
+  # there while the student learns from this one; 0: they share all devices.
+  # With several processes 0 alone
+  c.teacher.devices = 0
+  # the teachers' mesh, axes as for `mesh`; 0: 1, and all 0: as `mesh`, or on
+  # devices of their own fsdp alone
+  c.teacher.mesh = ml_collections.ConfigDict(
+    dict(data=0, fsdp=0, tensor=0, sequence=0)
+  )
 
   c.data = ml_collections.ConfigDict()
   c.data.module = 'data.mixtures'  # Python module that registers the mixture

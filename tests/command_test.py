@@ -5,6 +5,7 @@ import pytest
 from tests import command
 
 CONFIG = '--config=configs/quickstart.py'
+PLANNED = '--config=configs/gemma3_tpu.py'
 
 # Arguments, and what the message must hold; the exit code is 2.
 REFUSED = {
@@ -40,6 +41,25 @@ REFUSED = {
   'mesh that does not divide': (
     [CONFIG, '--config.mesh.tensor=3'],
     ['mesh', 'product is 1'],
+  ),
+  'plan without a slice': (
+    [PLANNED, '--mode=plan'],
+    ['plan.topology', 'not given', 'v5e:4x4'],
+  ),
+  'plan of an unknown slice': (
+    [PLANNED, '--mode=plan', '--config.plan.topology=v5e-16'],
+    ['plan.topology', "'v5e-16'", "'v5e:4x4'"],
+  ),
+  'plan without a teacher': (
+    [PLANNED, '--mode=plan', '--config.plan.topology=v5e:4x4'],
+    ['teacher.variant', 'names no weights', '27b'],
+  ),
+  'plan of a batch that does not divide': (
+    [
+      *(PLANNED, '--mode=plan', '--config.plan.topology=v5e:4x4'),
+      *('--config.teacher.variant=4b', '--config.data.batch_size=24'),
+    ],
+    ['data.batch_size', '24', 'multiple of 16'],
   ),
 }
 

@@ -18,7 +18,9 @@ from kd.input_pipeline import tokenizers
 from kd.losses import taps
 from kd.models import gemma3
 from kd.models import gemma3_config
+from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
+from kd.train import architectures
 from kd.train import parameters
 from kd.train import resolve
 from kd.train import update
@@ -134,6 +136,20 @@ def _quickstart(**changes):
     ('student.keep_layers', (0, 2), ('student.keep_layers', 'random')),
     ('student.dtype', 'float16', ('student.dtype', 'bfloat16')),
     ('student.remat', 'blok', ('student.remat', "'block'")),
+    ('student.attention', 'slash', ('student.attention', "'splash'")),
+    (
+      'student.attention',
+      'splash',
+      ('student.attention', 'cpus', "'auto', 'xla'"),
+    ),
+    ('teacher.attention', 'cudnn', ('teacher.attention', 'cpus', "'xla'")),
+    ('optimizer.state_memory', 'ram', ('optimizer.state_memory', 'host')),
+    (
+      'optimizer.state_memory',
+      'host',
+      ('optimizer.state_memory', 'CPUs', "'device'"),
+    ),
+    ('mesh.sequence', 2, ('mesh', 'sequence 2', '1 devices')),
     ('teacher.init', 'random', ('teacher.init', 'hf:DIR')),
     ('teacher.variant', '1b', ('teacher.variant', 'embed_dim')),
     ('teacher.source', 'none', ('losses.kl', 'teacher')),
@@ -155,6 +171,27 @@ def test_refused_with_its_path(path, value, words):
   with pytest.raises(errors.ConfigError) as e:
     resolve.resolve(config, jax.devices()[:1])
   assert all(word in str(e.value) for word in words), str(e.value)
+
+
+def test_a_row_that_devices_cannot_share_is_refused():
+  """A mesh of four devices: on paper, since its check computes nothing."""
+  config = _quickstart(
+    **{'mesh.sequence': 4, 'mesh.fsdp': 1, 'data.length': 250}
+  )
+  run = lambda: resolve.shapes(config, _four, architectures.source_config)
+  with pytest.raises(errors.ConfigError, match='data.length.*250.*4 devices'):
+    run()
+  config.data.length = 248
+  assert rules.length_parts(run().mesh) == 4
+
+
+def _four(sizes, *_):
+  shape = mesh_lib.resolve(sizes, 4)
+  return jax.sharding.AbstractMesh(
+    tuple(shape.values()),
+    tuple(shape),
+    abstract_device=jax.sharding.AbstractDevice('TPU', None, 'tpu'),
+  )
 
 
 def test_keep_layers_out_of_range_and_order():

@@ -15,6 +15,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -98,8 +99,7 @@ def slow_at_call(where, number, seconds):
 
 def nan_at_steps(steps):
   """Rows of these steps have target weights that are NaN."""
-  from kd.input_pipeline import rows
-
+  rows = importlib.import_module('kd.input_pipeline.rows')
   call = rows.Rows.__call__
 
   def poisoned(self, step, *share):
@@ -109,6 +109,34 @@ def nan_at_steps(steps):
     return batch
 
   rows.Rows.__call__ = poisoned
+
+
+def damage(folder, item, how):
+  """Flips or cuts off the last byte of a file of the latest checkpoint.
+
+  Of the item's files the largest.
+  """
+  latest = max((n for n in os.listdir(folder) if n.isdigit()), key=int)
+  files = [
+    os.path.join(parent, name)
+    for parent, _, names in os.walk(os.path.join(folder, latest, item))
+    for name in names
+  ]
+  with open(max(files, key=os.path.getsize), 'r+b') as f:
+    f.seek(-1, os.SEEK_END)
+    last = f.read(1)[0]
+    f.seek(-1, os.SEEK_END)
+    if how == 'flip':
+      f.write(bytes([last ^ 1]))
+    else:
+      f.truncate()
+
+
+def mount(folder, options):
+  """Mounts memory on a folder, or changes how it is mounted."""
+  os.makedirs(folder, exist_ok=True)
+  command = ['mount', '-t', 'tmpfs', '-o', options, 'kd-test', folder]
+  subprocess.run(command, check=True)
 
 
 def jump_clock(seed):
@@ -163,10 +191,8 @@ def _run(run):
   try:
     for name, arguments in run['faults'].items():
       last.append(globals()[name](**arguments))
-    from kd import main
-
     sys.argv = ['kd', *run['arguments']]
-    main.run()
+    importlib.import_module('kd.main').run()
   except SystemExit as e:
     code = e.code or 0
   except BaseException:
@@ -199,11 +225,8 @@ def main():
   chains = json.load(sys.stdin)
   out = os.dup(1)
   os.dup2(2, 1)
-  from kd.core import quiet
-
-  with quiet.imports():
-    for name in _IMPORTED:
-      importlib.import_module(name)
+  for name in _IMPORTED:
+    importlib.import_module(name)
 
   with tempfile.TemporaryDirectory() as folder:
     running = 0

@@ -1,160 +1,288 @@
 """Faults at many points: each run ends as the undisturbed one, bit for bit."""
 
+import functools
 import json
 import os
+import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests import command
+from kd.train import lock
+from tests import fault_chains
 
-STEPS = 6
-_SMALL = (
-  *command.QUICK,
-  '--config.evaluation.baseline=False',
-  '--config.evaluation.sets.held_out.examples=4',
-  '--config.evaluation.sets.held_out.answers=2',
-  '--config.evaluation.max_new_tokens=4',
-  '--config.data.read.wait_s=0.01',
-)
 _GENERATE = 'kd.sampling.decode:Decoder.generate'
+_ABSORB = 'kd.train.window:Window.add'
 _READ = 'kd.input_pipeline.packing:from_bytes'
 
 # Of the file events of a run, by thousandths, where it is killed or told to
-# end: about a sixth is preparation and start, most of the rest are saves.
+# end: the first tenth is preparation, most of the rest are saves. Others
+# don't prepare rows: their events begin behind that.
+_PREPARING = 100
 _KILLED = (15, 45, 80, 120, 230, 320, 370, 390, 560, 700, 750, 960, 995)
 _TOLD = (25, 60, 110, 160, 200, 290, 450, 640, 740, 950)
 
 
-class Driver:
-  """Chains of runs in one process; see tests/fault_driver.py."""
-
-  def __init__(self, folder):
-    self.folder, self._chains = str(folder), {}
-
-  def run(self, name, faults, *more):
-    """A run of a chain's workdir; `more` arguments."""
-    where = os.path.join(self.folder, name)
-    os.makedirs(where, exist_ok=True)
-    chain = self._chains.setdefault(name, [])
-    return {
-      'arguments': [
-        *_SMALL,
-        f'--config.data.folder={where}/rows',
-        f'--workdir={where}/run',
-        *more,
-      ],
-      'log': f'{where}/log{len(chain)}',
-      'faults': faults,
-    }
-
-  def add(self, name, faults, *more):
-    """Adds a run to a chain."""
-    run = self.run(name, faults, *more)
-    self._chains[name].append(run)
-
-  def go(self):
-    """Runs what was added; the codes by chain."""
-    env = {
-      **os.environ,
-      'PYTHONPATH': os.getcwd(),
-      'JAX_PLATFORMS': 'cpu',
-      'JAX_COMPILATION_CACHE_DIR': f'{self.folder}-programs',
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-    }
-    env.pop('XLA_FLAGS', None)
-    done = subprocess.run(
-      [sys.executable, '-m', 'tests.fault_driver'],
-      input=json.dumps(list(self._chains.values())),
-      env=env,
-      text=True,
-      capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
-    names, self._chains = list(self._chains), {}
-    return dict(zip(names, json.loads(done.stdout), strict=True))
-
-  def workdir(self, name):
-    return f'{self.folder}/{name}/run'
-
-  def log(self, name, number):
-    with open(f'{self.folder}/{name}/log{number}', encoding='utf-8') as f:
-      return f.read()
-
-
-def _end_state(workdir):
-  """All that a run leaves, but its timings."""
-  steps = sorted(n for n in os.listdir(f'{workdir}/checkpoints'))
-  evaluations = {}
-  for name in sorted(os.listdir(f'{workdir}/evaluations')):
-    with open(f'{workdir}/evaluations/{name}', encoding='utf-8') as f:
-      evaluations[name] = f.read()
-  figures = {}
-  for step in steps:
-    with open(f'{workdir}/checkpoints/{step}/metrics/metrics') as f:
-      figures[step] = f.read()
-  return command.saved(workdir, STEPS), {
-    'metrics': command.metrics(workdir),
-    'evaluations': evaluations,
-    'checkpoints': figures,
-    'files': sorted(os.listdir(workdir)),
-  }
-
-
-def _assert_same(workdir, straight):
-  arrays, rest = _end_state(workdir)
-  assert arrays.keys() == straight[0].keys() and len(arrays) > 50
-  for key, value in straight[0].items():
-    np.testing.assert_array_equal(arrays[key], value, err_msg=key)
-  assert rest == straight[1]
-
-
 @pytest.fixture(scope='module')
 def driver(tmp_path_factory):
-  return Driver(tmp_path_factory.mktemp('faults'))
+  return fault_chains.Driver(tmp_path_factory.mktemp('faults'))
 
 
 @pytest.fixture(scope='module')
 def straight(driver):
-  """A run that nothing disturbs: its end, and how many file events it had."""
-  where = f'{driver.folder}/straight'
+  """A run that nothing disturbs: its end, and the file events that it had."""
+  where = driver.where('straight')
   file = f'{driver.folder}/events'
   driver.add('straight', {'count_events': {'folder': where, 'file': file}})
   assert driver.go() == {'straight': [0]}, driver.log('straight', 0)
   with open(file, encoding='utf-8') as f:
     events = json.load(f)
-  return _end_state(driver.workdir('straight')), len(events)
+  return fault_chains.end_state(driver.workdir('straight')), events
 
 
-def _signals(driver, events):
-  """Chains that are killed or told to end, and then started again."""
+def _signal_points():
+  """By name of a chain, what signals its first run, and the exit code.
+
+  A number is in thousandths of the undisturbed run's file events.
+  """
   points = {}
-  for name, thousandths in (('SIGKILL', _KILLED), ('SIGTERM', _TOLD)):
+  for name, code, thousandths in (
+    ('SIGKILL', -9, _KILLED),
+    ('SIGTERM', 42, _TOLD),
+  ):
     for n in thousandths:
-      number = 1 + events * n // 1000
-      where = os.path.join(driver.folder, f'{name}-event-{n}')
-      points[f'{name}-event-{n}'] = {
-        'signal_at_event': {'folder': where, 'number': number, 'name': name}
-      }
-  for number in (3, 25):
-    points[f'SIGTERM-compile-{number}'] = {
-      'signal_at_compile': {'number': number, 'name': 'SIGTERM'}
-    }
-  calls = {
-    'step': ('kd.train.window:Window.add', 1),
-    'later-step': ('kd.train.window:Window.add', 5),
-    'evaluation': (_GENERATE, 3),
-    'last-evaluation': (_GENERATE, 4),
-    'report': ('kd.train.report:write', 1),
-  }
-  for what, (where, number) in calls.items():
-    points[f'SIGTERM-{what}'] = {
-      'signal_at_call': {'where': where, 'number': number, 'name': 'SIGTERM'}
-    }
-  for name, faults in points.items():
-    driver.add(name, faults)
-    driver.add(name, {})
-  return list(points)
+      points[f'{name}-event-{n}'] = 'signal_at_event', n, name, code
+  for n in (3, 25):
+    points[f'SIGTERM-compile-{n}'] = 'signal_at_compile', n, 'SIGTERM', 42
+  for what, where, n in (
+    ('first-step', _ABSORB, 1),
+    ('step', _ABSORB, 5),
+    ('evaluation', _GENERATE, 3),
+    ('last-evaluation', _GENERATE, 4),
+    ('report', 'kd.train.report:write', 1),
+  ):
+    points[f'SIGTERM-{what}'] = 'signal_at_call', (where, n), 'SIGTERM', 42
+  return points
+
+
+_POINTS = _signal_points()
+
+
+def _signal(driver, name, events):
+  """The faults that make a chain's signal."""
+  kind, at, signal_name, _ = _POINTS[name]
+  if kind == 'signal_at_event':
+    number = 1 + len(events) * at // 1000
+    arguments = {'folder': driver.where(name), 'number': number}
+  elif kind == 'signal_at_call':
+    arguments = {'where': at[0], 'number': at[1]}
+  else:
+    arguments = {'number': at}
+  return {kind: {**arguments, 'name': signal_name}}
+
+
+def _add_signals(driver, events):
+  after_rows = [x for x in events if '/rows' not in x]
+  for name, (kind, at, _, _) in _POINTS.items():
+    # Who is stopped while rows are prepared prepares rows of its own.
+    early = kind == 'signal_at_event' and at < _PREPARING
+    rows = {} if early else {'rows': 'straight'}
+    # One is kept: where a save went wrong, there is no other.
+    keep = '--config.checkpoint.keep=1'
+    faults = _signal(driver, name, events if early else after_rows)
+    driver.add(name, faults, keep, **rows)
+    driver.add(name, {}, keep, **rows)
+
+
+# Of a checkpoint's item, what is done to it.
+_DAMAGE = {
+  'params': 'flip',
+  'optimizer': 'cut',
+  'position': 'flip',
+}
+
+
+def _add_damage(driver):
+  stop = {'where': _ABSORB, 'number': 5, 'name': 'SIGTERM'}
+  for item, how in _DAMAGE.items():
+    name = f'damaged-{item}'
+    folder = f'{driver.workdir(name)}/checkpoints'
+    damage = {'folder': folder, 'item': item, 'how': how}
+    driver.add(name, {'signal_at_call': stop}, rows='straight')
+    driver.add(name, {'damage': damage}, rows='straight')
+
+
+# What a file system that is this large lets be written.
+_SIZES = {
+  'nothing': '4k',
+  'no-checkpoint': '600k',
+  'one-checkpoint': '6m',
+  'two-checkpoints': '9m',
+}
+
+
+def _add_disks(driver):
+  for name, size in _SIZES.items():
+    disk = os.path.dirname(driver.workdir(name, 'disk'))
+    small = {'folder': disk, 'options': f'size={size}'}
+    large = {'folder': disk, 'options': 'remount,size=64m'}
+    where = {'inside': 'disk', 'rows': 'straight'}
+    driver.add(name, {'mount': small}, **where)
+    driver.add(name, {'mount': large}, **where)
+
+
+def _add_readers(add):
+  fail = {'where': _READ, 'first': 9, 'last': 12, 'seconds': 0}
+  add('reader-fails', {'fail_at_call': fail})
+  for_good = {**fail, 'last': 10**9}
+  add('reader-broken', {'fail_at_call': for_good})
+  add('reader-broken', {})
+  slow = {'where': _READ, 'number': 9, 'seconds': 3}
+  add('reader-slow', {'slow_at_call': slow})
+  hang = {**slow, 'number': 40, 'seconds': 300}
+  limit = '--config.data.read.timeout_s=2'
+  add('reader-hangs', {'slow_at_call': hang}, limit)
+  add('reader-hangs', {}, limit)
+
+
+def _add_nonfinite(add):
+  nan, skip = {'nan_at_steps': {'steps': [3]}}, '--config.nonfinite=skip'
+  add('nan-skipped', nan, skip)
+  add('nan-stopped', nan)
+  add('nan-stopped', nan, skip)
+  stop = {'where': _ABSORB, 'number': 5, 'name': 'SIGTERM'}
+  add('nan-preempted', {**nan, 'signal_at_call': stop}, skip)
+  add('nan-preempted', nan, skip)
+  add(
+    'nan-limit',
+    {'nan_at_steps': {'steps': [1, 2, 3, 4]}},
+    skip,
+    '--config.nonfinite_limit=2',
+  )
+
+
+def _add_clock(add):
+  add('clock', {'jump_clock': {'seed': 0}})
+  add(
+    'clock-preempted',
+    {
+      'jump_clock': {'seed': 1},
+      'signal_at_call': {'where': _ABSORB, 'number': 5, 'name': 'SIGTERM'},
+    },
+  )
+  add('clock-preempted', {'jump_clock': {'seed': 2}})
+
+
+def _can_mount(folder):
+  """Whether this user may mount; a container's root may not."""
+  os.makedirs(folder)
+  call = ['mount', '-t', 'tmpfs', '-o', 'size=4k', 'kd-test', folder]
+  try:
+    subprocess.run(call, check=True, capture_output=True)
+  except (OSError, subprocess.CalledProcessError):
+    return False
+  subprocess.run(['umount', folder], check=True)
+  return True
+
+
+@pytest.fixture(scope='module')
+def codes(driver, straight):
+  """Exit codes of all chains; they run in one process, two at a time."""
+  mounts = _can_mount(f'{driver.folder}/try-mount')
+  _add_signals(driver, straight[1])
+  _add_damage(driver)
+  for add_chains in (_add_readers, _add_nonfinite, _add_clock):
+    add_chains(functools.partial(driver.add, rows='straight'))
+  if mounts:
+    _add_disks(driver)
+  yield driver.go()
+  if mounts:
+    for name in _SIZES:
+      disk = os.path.dirname(driver.workdir(name, 'disk'))
+      subprocess.run(['umount', disk], check=True)
+
+
+@pytest.mark.parametrize('name', _POINTS)
+def test_killed_or_told_to_end(name, driver, straight, codes):
+  assert codes[name] == [_POINTS[name][3], 0], driver.log(name, 1)
+  fault_chains.assert_same(driver.workdir(name), straight[0])
+  if 'SIGTERM' in name:
+    assert driver.log(name, 0).endswith('the same command goes on\n')
+
+
+@pytest.mark.parametrize('item', _DAMAGE)
+def test_a_damaged_checkpoint(item, driver, straight, codes):
+  name = f'damaged-{item}'
+  assert codes[name] == [42, 0], driver.log(name, 1)
+  for words in (f'checkpoint 5 is damaged: {item}/', 'goes on from step 4'):
+    assert words in driver.log(name, 1)
+  aside = f'{driver.workdir(name)}/damaged-checkpoints'
+  assert os.listdir(aside) == ['5.0']
+  shutil.rmtree(aside)
+  fault_chains.assert_same(driver.workdir(name), straight[0])
+
+
+@pytest.mark.parametrize('name', _SIZES)
+def test_a_full_disk(name, driver, straight, codes):
+  if name not in codes:
+    pytest.skip('only a user who may mount has a small disk')
+  assert codes[name] == [1, 0], driver.log(name, 0) + driver.log(name, 1)
+  said = driver.log(name, 0).splitlines()[-1]
+  assert said.startswith('kd: error: '), driver.log(name, 0)
+  assert 'No space left' in said or 'RESOURCE_EXHAUSTED' in said, said
+  fault_chains.assert_same(driver.workdir(name, 'disk'), straight[0])
+
+
+def test_readers(driver, straight, codes):
+  assert codes['reader-fails'] == codes['reader-slow'] == [0]
+  assert codes['reader-broken'] == codes['reader-hangs'] == [1, 0]
+  for words in ('array_record: row', '5 attempts', 'Input/output error'):
+    assert words in driver.log('reader-broken', 0).splitlines()[-1]
+  said = driver.log('reader-hangs', 0).splitlines()[-1]
+  assert 'kd: error: ' in said and 'data.read.timeout_s' in said
+  for name in ('fails', 'slow', 'broken', 'hangs'):
+    fault_chains.assert_same(driver.workdir(f'reader-{name}'), straight[0])
+
+
+def test_steps_that_are_not_finite(driver, straight, codes):
+  assert codes['nan-skipped'] == [0], driver.log('nan-skipped', 0)
+  assert codes['nan-stopped'] == [3, 0], driver.log('nan-stopped', 1)
+  assert codes['nan-preempted'] == [42, 0], driver.log('nan-preempted', 1)
+  assert codes['nan-limit'] == [3]
+  assert 'step 4: ' in driver.log('nan-stopped', 0).splitlines()[-1]
+  assert 'step 4: ' in driver.log('nan-limit', 0).splitlines()[-1]
+  skipped = fault_chains.end_state(driver.workdir('nan-skipped'))
+  (count,) = (v for k, v in skipped[0].items() if k.endswith('count'))
+  assert count == fault_chains.STEPS - 1
+  assert all(np.isfinite(v).all() for v in skipped[0].values())
+  lines = [x for x in skipped[1]['metrics'] if x['phase'] == 'train']
+  assert [x['train/nonfinite'] for x in lines] == [0, 1]
+  for name in ('nan-stopped', 'nan-preempted'):
+    fault_chains.assert_same(driver.workdir(name), skipped)
+
+
+def test_a_clock_that_jumps(driver, straight, codes):
+  assert codes['clock'] == [0] and codes['clock-preempted'] == [42, 0]
+  for name in ('clock', 'clock-preempted'):
+    fault_chains.assert_same(driver.workdir(name), straight[0])
+  with open(f'{driver.workdir("clock")}/metrics.jsonl') as f:
+    steps = [json.loads(line) for line in f]
+  times = [x['perf/step_time_s'] for x in steps if x['phase'] == 'train']
+  assert all(0 < t < 600 for t in times)
+
+
+def test_a_tied_student_has_one_table(straight):
+  arrays = straight[0][0]
+  rows = arrays['params/embedding'].shape[0]
+  tables = [k for k, v in arrays.items() if rows in v.shape]
+  assert [k for k in tables if k.startswith('params/')] == ['params/embedding']
+
+
+def test_a_second_run_is_refused(driver, straight):
+  with lock.hold(driver.workdir('straight')):
+    driver.add('straight', {})
+    assert driver.go() == {'straight': [2]}
+  said = driver.log('straight', 0).splitlines()[-1]
+  assert f'in use by process {os.getpid()} on ' in said, said
+  fault_chains.assert_same(driver.workdir('straight'), straight[0])

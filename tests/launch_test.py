@@ -215,6 +215,19 @@ def test_a_machine_with_an_old_python_gets_one(cloud):
   c.wait_for(lambda: 'ended 0' in c.tpu('status')[1])
 
 
+def test_a_machine_without_gcsfuse_gets_it(cloud):
+  c = cloud(workers=1, missing=['gcsfuse'])
+  assert c.tpu('create')[0] == 0
+  code, _, err = c.tpu('setup', '--bucket=gs://bkt')
+  assert code == 0, err
+  (call,) = c.calls('gcsfuse', 'worker=0')
+  assert call[-2:] == ['bkt', '/mnt/kd']
+  asked = (c.root / 'sudo.log').read_text()
+  assert 'deb [signed-by=/usr/share/keyrings/gcsfuse.asc] https://' in asked
+  assert 'gcsfuse-jammy main' in asked
+  assert 'mkdir -p /mnt/kd' in asked
+
+
 def test_setup_stops_at_the_first_failure(cloud):
   c = cloud(fail=[['setup.sh', 2, 1]])
   assert c.tpu('create')[0] == 0

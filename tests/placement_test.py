@@ -25,16 +25,18 @@ def _shardings(variant, **shape):
   )
 
 
-def test_placement_of_1b_over_fsdp_and_tensor():
-  placed = _shardings('1b', fsdp=4, tensor=4)
+def test_placement_of_1b_over_fsdp_tensor_and_sequence():
+  placed = _shardings('1b', fsdp=2, sequence=2, tensor=4)
   attention = placed['pattern']['layer_5']['attention']
   spec = jax.sharding.PartitionSpec
-  assert placed['embedding'].spec == spec(('fsdp', 'tensor'), None)
-  assert attention['query'].spec == spec(None, 'fsdp', 'tensor', None)
+  whole = ('fsdp', 'sequence')
+  table = spec(('fsdp', 'tensor', 'sequence'), None)
+  assert placed['embedding'].spec == table
+  assert attention['query'].spec == spec(None, whole, 'tensor', None)
   # One key head, four tensor devices: each holds it.
-  assert attention['key'].spec == spec(None, 'fsdp', None, None)
+  assert attention['key'].spec == spec(None, whole, None, None)
   mlp = placed['pattern']['layer_0']['mlp']
-  assert mlp['down'].spec == spec(None, 'tensor', 'fsdp')
+  assert mlp['down'].spec == spec(None, 'tensor', whole)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ _CONFIG = (
   '--config.evaluation.sets.held_out.examples=33',
   '--config.evaluation.sets.held_out.answers=0',
   '--config.log.every=1',
-  '--config.processes.dead_after_s=10',
+  '--config.processes.dead_after_s=20',
   '--config.processes.slow_after_s=2',
   '--config.processes.start_timeout_s=200',
 )
@@ -64,6 +64,9 @@ class _Run:
         env={
           **os.environ,
           'PYTHONPATH': os.getcwd(),
+          # What one run has compiled, the others need not.
+          'JAX_COMPILATION_CACHE_DIR': f'{folder}/compiled',
+          'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
           'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
           'KD_TEST_READER': json.dumps(
             {'file': self.reads, 'sleeps': sleeps or {}}

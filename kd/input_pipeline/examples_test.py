@@ -80,7 +80,7 @@ def _prepare(folder, template, length, **task):
 def _segments(part):
   """By example: positions, text of its rationale, text of the rest."""
   tokenizer = tokenizers.load('bytes')
-  for batch in rows_lib.batches([part], 1):
+  for batch in rows_lib.batches([part], 1, [0]):
     assert not batch.parts[batch.weights == 0].any()
     for segment in range(1, batch.segment_ids.max() + 1):
       at = (batch.segment_ids == segment) & (batch.weights > 0)

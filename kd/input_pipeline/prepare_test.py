@@ -57,7 +57,7 @@ def test_rows_hold_the_examples(cache):
     for e in examples
   )
   found = []
-  for batch in rows_lib.batches([part], 1):
+  for batch in rows_lib.batches([part], 1, [0]):
     for segment in range(1, batch.segment_ids.max() + 1):
       at = batch.segment_ids == segment
       columns = batch.targets, batch.parts, batch.weights
@@ -93,7 +93,9 @@ def test_without_packing_the_length_adds_only_padding(cache):
   (part,), (longer,) = (
     _prepare(cache, length=n, pack=False) for n in (64, 128)
   )
-  short, long = (next(rows_lib.batches([p], 60)) for p in (part, longer))
+  short, long = (
+    next(rows_lib.batches([p], 60, range(60))) for p in (part, longer)
+  )
   for field in dataclasses.fields(types.Batch):
     a, b = (getattr(batch, field.name) for batch in (short, long))
     if field.name != 'row_id':
@@ -133,7 +135,7 @@ def test_too_long_is_reported_and_left_out(cache):
   assert part.counts['rows'] == 60 - len(left)
   assert any(f'{len(left)} of 60' in line for line in lines)
   assert [e['id'] for e in part.examples() if not e['in_rows']] == left
-  for batch in rows_lib.batches([part], 1):
+  for batch in rows_lib.batches([part], 1, [0]):
     assert batch.targets[batch.segment_ids == 1][-1] == 1
 
 

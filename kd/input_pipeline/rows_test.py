@@ -1,15 +1,16 @@
 """Order is a pure function of (seed, step), and needs no TensorFlow."""
 
 import collections
+import functools
 import os
 import subprocess
 import sys
+import types
 
 from array_record.python import array_record_module
 import numpy as np
 import pytest
 
-from kd.core import errors
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepared
 from kd.input_pipeline import read_ahead
@@ -36,7 +37,11 @@ def _part(folder, name, count, rate=1.0, first=0):
 
 
 def _ids(rows, steps):
-  return [int(i) for step in steps for i in rows(step).row_id]
+  return [int(i) for step in steps for i in _whole(rows, step).row_id]
+
+
+def _whole(rows, step):
+  return rows(step, range(rows.batch_size))
 
 
 @pytest.fixture
@@ -68,14 +73,28 @@ def test_orders_differ_by_seed_and_epoch(hundred):
 
 def test_processes_share_a_batch(hundred):
   rows = rows_lib.Rows(hundred, 12, 0, True)
-  whole = rows(5)
+  whole = _whole(rows, 5)
   for count in (2, 3, 4):
-    shares = [rows(5, i, count) for i in range(count)]
+    shares = [rows(5, part) for part in np.split(np.arange(12), count)]
     for name in (*packing.FIELDS, 'row_id'):
       joined = np.concatenate([getattr(s, name) for s in shares])
       np.testing.assert_array_equal(joined, getattr(whole, name))
-  with pytest.raises(errors.ConfigError, match='a multiple of 5'):
-    rows(0, 0, 5)
+
+
+def test_a_share_reads_no_other_rows(hundred, tmp_path):
+  parts = [*hundred, _part(tmp_path, 'b', 3, 1.0, 100)]
+  read = []
+  for part in parts:
+    what = lambda name, call: read.append(name.rpartition(' ')[2]) or call()
+    object.__setattr__(part, 'patience', types.SimpleNamespace(read=what))
+  rows_lib.Rows(hundred, 10, 0, False)(0, [3, 7])
+  assert read == ['3', '7']
+  read.clear()
+  shares = [list(rows_lib.batches(parts, 8, n)) for n in ([0, 1, 2], [7])]
+  # 103 rows: the last batch ends at its seventh row.
+  assert len(shares[0]) == len(shares[1]) == 13
+  assert shares[1][-1].row_id.tolist() == [-1]
+  assert len(read) == 3 * 13 + 12
 
 
 def test_mixture_follows_its_rates(tmp_path):
@@ -91,7 +110,7 @@ def test_mixture_follows_its_rates(tmp_path):
   assert collections.Counter(i for i in seen if i < 40) == dict.fromkeys(
     range(40), 3
   )
-  batch = rows(3)
+  batch = _whole(rows, 3)
   assert batch.tokens.dtype == batch.row_id.dtype == np.int32
   local = np.where(
     batch.row_id >= 47, 0, batch.row_id - 40 * (batch.row_id >= 40)
@@ -101,15 +120,16 @@ def test_mixture_follows_its_rates(tmp_path):
 
 def test_reading_ahead_equals_rows(hundred):
   rows = rows_lib.Rows(hundred, 8, 0, True)
-  ahead = read_ahead.ReadAhead(rows, 4, 3, timeout_s=60.0)
+  read = functools.partial(_whole, rows)
+  ahead = read_ahead.ReadAhead(read, 4, 3, timeout_s=60.0)
   for step in range(4, 12):
-    np.testing.assert_array_equal(ahead.get(60.0).tokens, rows(step).tokens)
+    np.testing.assert_array_equal(ahead.get(60.0).tokens, read(step).tokens)
   ahead.close()
 
 
 def test_batches_pad_the_last(tmp_path):
   parts = [_part(tmp_path, 'a', 5), _part(tmp_path, 'b', 2, 1.0, 5)]
-  batches = list(rows_lib.batches(parts, 4))
+  batches = list(rows_lib.batches(parts, 4, range(4)))
   assert [b.row_id.tolist() for b in batches] == [[0, 1, 2, 3], [4, 5, 6, -1]]
   last = batches[-1]
   assert last.weights.sum() == last.parts.sum() == 3
@@ -127,7 +147,8 @@ def test_a_new_process_reads_the_same_order_without_tensorflow(
     f'part = prepared.Prepared("a", {str(tmp_path)!r}, 1.0, 0, 4, 0, {{}}, '
     '{}, reading.Patience(1, 0.0, 60.0))\n'
     'order = rows.Rows([part], 2, 0, True)\n'
-    'print([int(i) for step in range(37, 60) for i in order(step).row_id])\n'
+    'steps = [order(step, [0, 1]).row_id for step in range(37, 60)]\n'
+    'print([int(i) for ids in steps for i in ids])\n'
     'tokenizers.load("bytes").encode("x")\n'
     'heavy = {"tensorflow", "seqio", "tensorflow_datasets"}\n'
     'sys.exit(len(heavy & set(sys.modules)))\n'

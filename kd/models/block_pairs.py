@@ -128,9 +128,9 @@ def _own(query, key, value, queries, keys, plan, window, scale, block):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
 def _attend(query, key, value, queries, keys, plan, window, scale, block):
-  return _forward(query, key, value, queries, keys, plan, window, scale, block)[
-    0
-  ]
+  arrays = query, key, value, queries, keys, plan
+  out, _ = _forward(*arrays, window, scale, block)
+  return out
 
 
 def _part(x, start, size):

@@ -1,5 +1,7 @@
 """Norm, rotary embedding, attention and MLP of Gemma 3 (arXiv 2503.19786)."""
 
+import functools
+
 from flax import linen as nn
 import jax
 from jax import ad_checkpoint
@@ -28,23 +30,33 @@ def _fan_in(in_axis, out_axis):
   )
 
 
+def rms_norm(x: Array, scale: Array, epsilon: float) -> Array:
+  """Root-mean-square norm of the last axis with weight `1 + scale`.
+
+  It is computed in float32 throughout; what it gives has the type of x.
+  """
+  wide = x.astype(jnp.float32)
+  mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+  normed = wide * jax.lax.rsqrt(mean_square + epsilon)
+  weight = 1.0 + scale.astype(jnp.float32)
+  return (normed * weight).astype(x.dtype)
+
+
 class RMSNorm(nn.Module):
-  """Root-mean-square norm with weight `1 + scale`, in float32 throughout."""
+  """Root-mean-square norm; see rms_norm."""
 
   epsilon: float
   axis_name: str
 
   @nn.compact
+  def scale(self, width: int) -> Array:
+    """Its parameter, [width]."""
+    zeros = nn.initializers.zeros
+    return _parameter(self, 'scale', zeros, (width,), (self.axis_name,))
+
   def __call__(self, x: Array) -> Array:
     """Normalises the last axis of x [..., D]; keeps its dtype."""
-    scale = _parameter(
-      self, 'scale', nn.initializers.zeros, x.shape[-1:], (self.axis_name,)
-    )
-    wide = x.astype(jnp.float32)
-    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-    normed = wide * jax.lax.rsqrt(mean_square + self.epsilon)
-    weight = 1.0 + scale.astype(jnp.float32)
-    return (normed * weight).astype(x.dtype)
+    return rms_norm(x, self.scale(x.shape[-1]), self.epsilon)
 
 
 def rotary_angles(
@@ -145,29 +157,32 @@ class Attention(nn.Module):
     return products.project(attended, w_out), cache, heads
 
 
+_WIDE, _NARROW, _NORM = ('embed', 'mlp'), ('mlp', 'embed'), ('norm',)
+
+
 class MLP(nn.Module):
-  """GeGLU with the tanh approximation of GELU."""
+  """GeGLU with the tanh approximation of GELU; see _mlp_block."""
 
   config: gemma3_config.Gemma3Config
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """Maps [B, L, D] to [B, L, D]."""
+  def weights(self) -> tuple[Array, Array, Array]:
+    """Its parameters: gate [D, F], up [D, F] and down [F, D]."""
     d, f = self.config.embed_dim, self.config.mlp_dim
-    wide, narrow = ('embed', 'mlp'), ('mlp', 'embed')
-    gate = _parameter(self, 'gate', _fan_in(0, 1), (d, f), wide)
-    up = _parameter(self, 'up', _fan_in(0, 1), (d, f), wide)
-    down = _parameter(self, 'down', _fan_in(0, 1), (f, d), narrow)
-    return products.by_position(
-      _gated, x, (gate, up, down), (wide, wide, narrow)
+    return (
+      _parameter(self, 'gate', _fan_in(0, 1), (d, f), _WIDE),
+      _parameter(self, 'up', _fan_in(0, 1), (d, f), _WIDE),
+      _parameter(self, 'down', _fan_in(0, 1), (f, d), _NARROW),
     )
 
 
-def _gated(x, gate, up, down):
-  gated = nn.gelu(products.project(x, gate), approximate=True)
-  hidden = gated * products.project(x, up)
+def _mlp_block(epsilon, x, before, gate, up, down, after):
+  """What the second half of a layer makes of each position."""
+  y = rms_norm(x, before, epsilon)
+  hidden = nn.gelu(products.project(y, gate), approximate=True)
+  hidden = hidden * products.project(y, up)
   hidden = rules.constrain(hidden, ('batch', 'length', 'mlp'))
-  return products.project(hidden, down)
+  return x + rms_norm(products.project(hidden, down), after, epsilon)
 
 
 class Layer(nn.Module):
@@ -194,14 +209,25 @@ class Layer(nn.Module):
     # elsewhere than on the device.
     x = ad_checkpoint.checkpoint_name(x, LAYER_INPUT)
 
-    def norm(name, y):
-      return RMSNorm(self.config.norm_epsilon, 'norm', name=name)(y)
+    def norm(name):
+      return RMSNorm(self.config.norm_epsilon, 'norm', name=name)
 
     attended, cache, heads = Attention(
       self.config, self.kernel, name='attention'
-    )(norm('pre_attention_norm', x), angles, seen, cache, slots)
-    x = x + norm('post_attention_norm', attended)
-    hidden = MLP(self.config, name='mlp')(norm('pre_mlp_norm', x))
-    x = x + norm('post_mlp_norm', hidden)
+    )(norm('pre_attention_norm')(x), angles, seen, cache, slots)
+    x = x + norm('post_attention_norm')(attended)
+    d = self.config.embed_dim
+    # As one function of positions: it is all that a long row's gradient makes
+    # once more.
+    x = products.by_position(
+      functools.partial(_mlp_block, self.config.norm_epsilon),
+      x,
+      (
+        norm('pre_mlp_norm').scale(d),
+        *MLP(self.config, name='mlp').weights(),
+        norm('post_mlp_norm').scale(d),
+      ),
+      (_NORM, _WIDE, _WIDE, _NARROW, _NORM),
+    )
     x = rules.constrain(x, ('batch', 'length', None))
     return x, cache, heads if self.shows_heads else None

@@ -46,8 +46,9 @@ def by_position(
   Args:
     function: from [B, L, D] and the weights to [B, L, D]; static.
     x: [B, L, D].
-    weights: matrices, of any type; function is given them in that of x.
-    names: of each matrix, its logical axes.
+    weights: matrices and vectors of any type; function is given matrices in
+      that of x.
+    names: of each of them, its logical axes.
 
   Returns:
     [B, L, D].
@@ -106,12 +107,13 @@ _sliced.defvjp(_forward, _backward)
 
 def _gathered(weights, names, dtype):
   """The weights as products read them: in `dtype`, gathered once."""
-  return tuple(
-    rules.constrain(
-      w.astype(dtype), tuple(None if n == 'embed' else n for n in axes)
-    )
-    for w, axes in zip(weights, names, strict=True)
-  )
+
+  def one(w, axes):
+    # What vectors hold is added to 1: they would lose bits.
+    w = w.astype(dtype) if w.ndim > 1 else w
+    return rules.constrain(w, [None if n == 'embed' else n for n in axes])
+
+  return tuple(one(*pair) for pair in zip(weights, names, strict=True))
 
 
 def _cut(x):

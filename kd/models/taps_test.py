@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kd.core import types
+from kd.models import attention
 from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.models import layers
@@ -87,7 +88,7 @@ def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
       1.0 if is_local else c.global_rope_factor,
     )
     sight = visibility.Sight(places, c.window if is_local else None)
-    x, _, heads = layers.Layer(c, True).apply(
+    x, _, heads = layers.Layer(c, True, attention.XLA).apply(
       {'params': _layer_params(params, i)}, x, angles, sight, None, None
     )
     found = shown.hidden[order.index(i)]
@@ -106,7 +107,7 @@ def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
 def test_what_attention_reads_is_what_is_shown(params):
   """Attention by the formula over what is shown, projected, is its output."""
   batch = _batch()
-  module = layers.Attention(_CONFIG)
+  module = layers.Attention(_CONFIG, attention.XLA)
   of_layer = _layer_params(params, 2)['attention']
   x = np.random.default_rng(0).normal(size=(2, 11, 32)).astype(np.float32)
   angles = layers.rotary_angles(batch.positions, 8, 1e6, 8.0)

@@ -25,7 +25,7 @@ def _three(memory):
   step = jax.jit(optimizer.update)
   seen = []
   for slope in (1.0, -2.0, 3.0):
-    gradients = jax.tree.map(lambda x: slope * x, _PARAMS)
+    gradients = jax.tree.map(lambda x, by=slope: by * x, _PARAMS)
     updates, state = step(gradients, state, _PARAMS, finite=True)
     seen.append(np.asarray(updates[0]['matrix']))
   kinds = {x.sharding.memory_kind for x in jax.tree.leaves(state) if x.ndim}

@@ -18,8 +18,8 @@ from typing import Any
 from kd.core import errors
 
 _BEAT_S = 1.0
-# Until everyone has read why the run ends: then process 0, which holds that, may
-# go.
+# Until everyone has read why the run ends: only then process 0, which holds
+# that, may go.
 READ_S = 4 * _BEAT_S
 _ALIVE, _FIRST = 'kd/alive', 'kd/first'
 _END = f'{_FIRST}/end'
@@ -144,19 +144,22 @@ class Watch:
     while not self._stopped.wait(_BEAT_S):
       silent = time.monotonic() - self._answered
       if silent > self._dead_after_s:
-        self._lost(0, silent)
+        self._end(LostProcessError.exit_code, self._silent(0, silent))
 
   def _name(self, index):
     return f'process {index} of {self._count}'
 
   def _lost(self, index, seconds):
-    message = (
+    message = self._silent(index, seconds)
+    self.post(LostProcessError.exit_code, message)
+    self._end(LostProcessError.exit_code, message)
+
+  def _silent(self, index, seconds):
+    return (
       f'{self._name(index)} has died, or cannot be reached: no sign of life '
       f'for {seconds:.0f} s (processes.dead_after_s); the same command on all '
       'goes on'
     )
-    self.post(LostProcessError.exit_code, message)
-    self._end(LostProcessError.exit_code, message)
 
   def _end(self, code, message):
     if not self._stopped.is_set():

@@ -9,14 +9,17 @@ from kd.partitioning import mesh as mesh_lib
 @pytest.mark.parametrize(
   'sizes,count,expected',
   [
-    ((1, -1, 1), 8, (1, 8, 1)),
-    ((2, -1, 2), 8, (2, 2, 2)),
-    ((1, 1, 1), 1, (1, 1, 1)),
-    ((-1, 4, 1), 4, (1, 4, 1)),
+    ((1, -1, 1), 8, (1, 8, 1, 1)),
+    ((2, -1, 2), 8, (2, 2, 2, 1)),
+    ((1, 1, 1), 1, (1, 1, 1, 1)),
+    ((-1, 4, 1), 4, (1, 4, 1, 1)),
+    ((1, 2, 1, -1), 8, (1, 2, 1, 4)),
   ],
 )
 def test_the_free_axis_takes_what_is_left(sizes, count, expected):
-  resolved = mesh_lib.resolve(dict(zip(mesh_lib.AXES, sizes)), count)
+  """Axes that are not named are 1."""
+  named = dict(zip(mesh_lib.AXES, sizes, strict=False))
+  resolved = mesh_lib.resolve(named, count)
   assert tuple(resolved[a] for a in mesh_lib.AXES) == expected
 
 

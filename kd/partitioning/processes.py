@@ -22,7 +22,7 @@ from kd.partitioning import liveness
 
 T = TypeVar('T')
 
-# jax's own limit, far beyond the watch's: at it jax ends a process with SIGABRT.
+# jax's own limit, far beyond the watch's: jax aborts a process at it.
 _JAX_DEAD_AFTER_S = 3600
 _NEVER_S = 10 * 24 * 3600
 _ENVIRONMENT = {
@@ -185,7 +185,7 @@ def _exit(code, message):
 
 
 def _explain_aborts() -> None:
-  """jax aborts a process whose coordinator is gone: makes that an exit."""
+  """Makes an exit of how jax aborts a process whose coordinator is gone."""
   signal_of_c = ctypes.CDLL(None).signal
   signal_of_c.restype = ctypes.c_void_p
   signal_of_c(signal.SIGABRT, _on_abort)
@@ -224,9 +224,7 @@ def from_first(call: Callable[[], Any]) -> Any:
     value = call()
     _joined.client.key_value_set(key, json.dumps(value))
     return value
-  return json.loads(
-    _joined.client.blocking_key_value_get(key, _NEVER_S * 1000)
-  )
+  return json.loads(_joined.client.blocking_key_value_get(key, _NEVER_S * 1000))
 
 
 def first_then_all(what: str, call: Callable[[], T]) -> T:

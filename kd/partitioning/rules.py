@@ -118,6 +118,13 @@ def hidden_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   )
 
 
+def taps_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+  """Where a teacher's taps [n, B, L, ...] lie: split as hidden states are."""
+  return jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(None, BATCH_AXES, _BY_NAME['length'])
+  )
+
+
 def table_sharding(
   mesh: jax.sharding.Mesh, vocab_size: int
 ) -> jax.sharding.NamedSharding:

@@ -7,9 +7,11 @@ import ml_collections
 
 from kd.core import errors
 from kd.planning import chips
+from kd.planning import costs
 from kd.planning import estimates
 from kd.planning import paper
 from kd.planning import subject
+from kd.train import resolve
 
 _GIB = 2**30
 _NOTABLE = 0.01  # of what a chip has: less is not worth a line
@@ -24,7 +26,16 @@ def estimate(
     ConfigError: it cannot be on this slice.
   """
   run = subject.on_paper(config, chosen.count)
-  return estimates.Estimate(run, chosen, estimates.PAPER, paper.of(run))
+  return on_paper(run, costs.held(run), chosen)
+
+
+def on_paper(
+  run: resolve.Run, held: costs.Held, chosen: chips.Slice
+) -> estimates.Estimate:
+  """A run whose shapes are known, on paper."""
+  return estimates.Estimate(
+    run, chosen, estimates.PAPER, held, paper.of(run, held)
+  )
 
 
 def changed(

@@ -120,12 +120,14 @@ def _count(shape):
 def _nearest(name):
   """The slice that was probably meant; v5e-16 is v5e:4x4."""
   counted = re.fullmatch(r'(v\d\w*)-(\d+)', name)
-  if counted and counted[1] in CHIPS:
-    chip = CHIPS[counted[1]]
-    chips = int(counted[2]) / chip.cores_named
-    shape = min(chip.shapes, key=lambda s: abs(_count(s) - chips))
-    return f'{counted[1]}:{shape}'
-  return errors.nearest(name, names())
+  shaped = re.fullmatch(r'(v\d\w*):(\d+(?:x\d+)*)', name)
+  found = counted or shaped
+  if not found or found[1] not in CHIPS:
+    return errors.nearest(name, names())
+  chip = CHIPS[found[1]]
+  wanted = int(found[2]) / chip.cores_named if counted else _count(found[2])
+  far = lambda shape: abs(math.log(_count(shape) / max(wanted, 1)))
+  return f'{found[1]}:{min(chip.shapes, key=far)}'
 
 
 def parse(name: str) -> Slice:

@@ -53,7 +53,11 @@ class Compiled:
 
   @functools.cached_property
   def facts(self) -> Mapping[str, Any]:
-    """'error', '' if the program fits; 'host', its bytes there."""
+    """What it said in numbers.
+
+    'error', '' if the program fits; 'host', its bytes there; 'bytes', those in
+    HBM by the compiler's own sum, 0 if it does not fit.
+    """
     with open(os.path.join(self.folder, FACTS), encoding='utf-8') as f:
       return json.load(f)
 

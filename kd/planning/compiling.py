@@ -88,10 +88,16 @@ def _fill(home, lowered):
 def _facts(lowered, aside):
   dump = os.environ[compiler.DUMP_FOLDER]
   shutil.rmtree(dump, ignore_errors=True)
-  facts = {'error': '', 'host': 0}
+  facts = {'error': '', 'host': 0, 'bytes': 0}
   try:
     m = lowered.compile().memory_analysis()
     facts['host'] = m.host_temp_size_in_bytes + m.host_argument_size_in_bytes
+    facts['bytes'] = (
+      m.argument_size_in_bytes
+      + m.temp_size_in_bytes
+      + m.output_size_in_bytes
+      - m.alias_size_in_bytes
+    )
   except jax.errors.JaxRuntimeError as e:
     facts['error'] = str(e)
   if not _keep_dumps(dump, aside):

@@ -26,6 +26,7 @@ class Cost:
     hbm: bytes that it reads and writes.
     ici: bytes that come in from other chips.
     host: bytes that it holds in the host's memory.
+    stated: bytes in HBM as the compiler sums them up; 0 where it does not.
     error: of a compiler that refuses the program: the message; else ''.
   """
 
@@ -35,6 +36,7 @@ class Cost:
   hbm: float
   ici: float
   host: float
+  stated: int
   error: str
 
   def seconds(self, chip: chips.Chip) -> float:
@@ -65,37 +67,73 @@ def compiled(
     hbm=moved.hbm,
     ici=moved.ici,
     host=answer.facts['host'],
+    stated=answer.facts['bytes'],
     error=answer.facts['error'],
   )
 
 
-def beside(run: resolve.Run) -> dict[str, dict[str, int]]:
+@dataclasses.dataclass(frozen=True)
+class Held:
+  """What a run keeps in memory from step to step, bytes of one chip.
+
+  Attributes:
+    parameters: the student's, with what terms train beside it.
+    optimizer: moments in HBM.
+    on_host: moments in the host's memory.
+    embedding: of these parameters.
+    teachers: parameters, by teacher.
+    tables: by teacher, the embedding that its targets name.
+    cut: whether that is a copy, without rows that the student lacks.
+  """
+
+  parameters: int
+  optimizer: int
+  on_host: int
+  embedding: int
+  teachers: tuple[int, ...]
+  tables: tuple[int, ...]
+  cut: tuple[bool, ...]
+
+  @property
+  def copies(self) -> int:
+    """Bytes of the tables that are copies."""
+    return sum(t for t, cut in zip(self.tables, self.cut, strict=True) if cut)
+
+
+def held(run: resolve.Run) -> Held:
+  """What the run keeps, from its shapes; it depends on the mesh alone."""
+  state = programs.state(run)
+  sizes = lambda trees: tuple(programs.local_bytes(tree) for tree in trees)
+  return Held(
+    parameters=programs.local_bytes(state.trained),
+    optimizer=programs.local_bytes(state.opt_state),
+    on_host=programs.local_bytes(state.opt_state, of_host=True),
+    embedding=programs.local_bytes(state.params['embedding']),
+    teachers=sizes(programs.teacher_params(run)),
+    tables=sizes(programs.unembeddings(run)),
+    cut=tuple(programs.are_cut(run)),
+  )
+
+
+def beside(run: resolve.Run, kept: Held) -> dict[str, dict[str, int]]:
   """Bytes a chip that lie in HBM while a program runs, and are not its own.
 
   Args:
     run: the run.
+    kept: what it keeps.
 
   Returns:
     By program, bytes by kind.
   """
-  state = programs.state(run)
-  student = {
-    'parameters': programs.local_bytes(state.trained),
-    'optimizer': programs.local_bytes(state.opt_state),
-  }
-  params = [programs.local_bytes(p) for p in programs.teacher_params(run)]
-  tables = [programs.local_bytes(t) for t in programs.unembeddings(run)]
-  cut = programs.are_cut(run)
-  copies = sum(t for t, is_copy in zip(tables, cut, strict=True) if is_copy)
-  given = sum(t for t, is_copy in zip(tables, cut, strict=True) if not is_copy)
+  student = {'parameters': kept.parameters, 'optimizer': kept.optimizer}
+  all_teachers = sum(kept.teachers) + kept.copies
   found = {
     # The update has the tables that it is given among its arguments.
-    programs.STEP: {'teacher': sum(params) - given},
-    programs.DECODE: {'teacher': sum(params) + copies} | student,
+    programs.STEP: {'teacher': all_teachers - sum(kept.tables)},
+    programs.DECODE: {'teacher': all_teachers} | student,
   }
-  for number, name in enumerate(programs.teacher_names(run)):
-    others = sum(params) - params[number]
-    found[name] = {'teacher': others + copies} | student
+  for name, own in zip(programs.teacher_names(run), kept.teachers, strict=True):
+    found[name] = {'teacher': all_teachers - own} | student
   nothing = dict.fromkeys(buffers.KINDS, 0)
   return {name: nothing | kinds for name, kinds in found.items()}
 

@@ -25,18 +25,20 @@ class Estimate:
     run: what was planned.
     chosen: the slice.
     source: whose counts these are, COMPILER or PAPER.
+    held: what it keeps in memory.
     costs: of each program.
   """
 
   run: resolve.Run
   chosen: chips.Slice
   source: str
+  held: costs.Held
   costs: Sequence[costs.Cost]
 
   @functools.cached_property
   def phases(self) -> dict[str, dict[str, int]]:
     """Bytes a chip while each program runs, by kind, with what lies beside."""
-    beside = costs.beside(self.run)
+    beside = costs.beside(self.run, self.held)
     return {
       c.name: {k: c.bytes[k] + beside[c.name][k] for k in buffers.KINDS}
       for c in self.costs
@@ -151,6 +153,8 @@ def as_json(estimate: Estimate) -> dict[str, Any]:
     'programs': {
       c.name: {
         'bytes': estimate.phases[c.name],
+        'own_bytes': sum(c.bytes.values()),
+        'stated_bytes': c.stated,
         'flops': c.flops,
         'hbm': c.hbm,
         'ici': c.ici,

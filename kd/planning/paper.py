@@ -45,6 +45,7 @@ _STEP_AT_WORK, _PASS_AT_WORK = (8, 4, 10), (4, 2, 3)
 _COPIED_TABLES = 4
 _LOGIT_BYTES = 30  # that the objective reads and writes for each logit
 _GAPS = 1.15  # a heap's size to what lies in it
+_BATCH_BYTES = 24  # of a position: its ids and its weight
 _LANES = 128  # columns of a tile: a narrower array is padded to it
 
 
@@ -84,44 +85,41 @@ def _gathered(run, model):
   return whole, whole * (1 - 1 / _split(run))
 
 
-def teacher(run: resolve.Run, number: int) -> costs.Cost:
+def teacher(run: resolve.Run, held: costs.Held, number: int) -> costs.Cost:
   """The pass of a teacher over a batch."""
   model, _ = run.teachers[number]
-  program = programs.teachers(run)[number]
   length, tensor = run.config.data.length, _tensor(run)
   tokens, size = _tokens(run), _itemsize(model)
-  params = programs.local_bytes(program.arguments[0])
+  params = held.teachers[number]
   gathered, received = _gathered(run, model)
   table = _table_in_columns(run, model.config, 2)
   work = flops.as_computed(model.config, length, model.module.kernel)
   hidden = tokens * model.config.embed_dim * size
   layer = _width(model.config, _PASS_AT_WORK, tensor) * tokens * size
   return costs.Cost(
-    name=program.name,
+    name=programs.teacher_names(run)[number],
     bytes=_named(
       teacher=params,
-      activations=programs.local_bytes(program.arguments[1]) + 2 * hidden,
+      activations=_BATCH_BYTES * tokens + 2 * hidden,
       temporaries=layer,
       collectives=table,
     ),
     flops=flops.forward(model.config, run.config.data.batch_size, length, work)
     / run.mesh.size,
     hbm=params + 2 * gathered + model.config.num_layers * 2 * layer,
-    ici=received + _over_tensor(run, model, tokens, 2),
+    ici=received + _between_parts(run, model, tokens),
     host=0,
+    stated=0,
     error='',
   )
 
 
-def step(run: resolve.Run) -> costs.Cost:
+def step(run: resolve.Run, held: costs.Held) -> costs.Cost:
   """An update."""
   model, micro = run.student, run.config.optimizer.micro_batches
-  program = programs.step(run)
-  state, batch, targets = program.arguments
   tokens = _tokens(run) / micro
   size, tensor = _itemsize(model), _tensor(run)
-  params = programs.local_bytes(state.trained)
-  moments = programs.local_bytes(state.opt_state)
+  params, moments = held.parameters, held.optimizer + held.on_host
   remat = run.config.student.remat
   kept = model.config.num_layers * _width(model.config, _KEPT[remat], tensor)
   layer = _width(model.config, _STEP_AT_WORK, tensor) * tokens * size
@@ -130,19 +128,25 @@ def step(run: resolve.Run) -> costs.Cost:
   offloaded = model.config.num_layers * tokens * size
   offloaded *= _width(model.config, _OFFLOADED[remat], tensor)
   gradients = params * (1 if micro == 1 else 2)
-  tables = _COPIED_TABLES * programs.local_bytes(state.params['embedding'])
+  tables = _COPIED_TABLES * held.embedding
   tables += _table_in_columns(run, model.config, 4)
   heap = _GAPS * (kept + gradients + tables + layer)
   passes = micro * (2 if remat == 'none' else 3)
+  targets = 0
+  if run.objective.needs_teacher:
+    targets = sum(held.tables) + sum(
+      _tokens(run) * model.config.embed_dim * _itemsize(model)
+      for model, _ in run.teachers
+    )
   parts = costs.model_flops(run)
   parts.pop('teacher')
   return costs.Cost(
-    name=program.name,
+    name=programs.STEP,
     bytes=_named(
       parameters=params,
-      optimizer=moments,
-      teacher=programs.local_bytes(targets),
-      activations=kept + programs.local_bytes(batch),
+      optimizer=held.optimizer,
+      teacher=targets,
+      activations=kept + _BATCH_BYTES * _tokens(run),
       temporaries=heap - kept,
     ),
     flops=sum(parts.values()) / run.mesh.size,
@@ -151,16 +155,17 @@ def step(run: resolve.Run) -> costs.Cost:
       3 * (params + moments)
       + passes * (2 * gathered + model.config.num_layers * layer)
       + 2 * kept * micro
-      + micro * program.trips * _chunk_traffic(run)
+      + micro * programs.chunks(run) * _chunk_traffic(run)
       + _LOGIT_BYTES * _tokens(run) * model.config.vocab_size / tensor
     ),
     ici=(
-      passes * (received + _over_tensor(run, model, tokens, 2))
+      passes * (received + _between_parts(run, model, tokens))
       # Sums of gradients go out as float32.
       + micro * received * 4 / size
       + 2 * params * (1 - 1 / run.mesh.shape['data'])
     ),
-    host=programs.local_bytes(state.opt_state, of_host=True) + offloaded,
+    host=held.on_host + offloaded,
+    stated=0,
     error='',
   )
 
@@ -177,12 +182,10 @@ def _chunk_traffic(run):
   return config.vocab_size * whole / (_split(run) * _tensor(run))
 
 
-def decode(run: resolve.Run) -> costs.Cost:
+def decode(run: resolve.Run, held: costs.Held) -> costs.Cost:
   """Answers to one batch of prompts."""
   model = run.student
-  program = programs.decode(run)
   config, evaluation = model.config, run.config.evaluation
-  params = programs.local_bytes(program.arguments[0])
   rows = evaluation.batch_size / rules.row_parts(run.mesh)
   slots = run.config.plan.prompt_length + evaluation.max_new_tokens
   size, tensor = _itemsize(model), _tensor(run)
@@ -194,9 +197,10 @@ def decode(run: resolve.Run) -> costs.Cost:
   gathered, received = _gathered(run, model)
   table = _table_in_columns(run, config, size)
   tokens = rows * slots
+  params = held.parameters * size / 4
   steps = evaluation.max_new_tokens
   return costs.Cost(
-    name=program.name,
+    name=programs.DECODE,
     bytes=_named(
       parameters=params,
       activations=cache,
@@ -207,15 +211,21 @@ def decode(run: resolve.Run) -> costs.Cost:
     hbm=steps * (params + 2 * gathered + cache),
     ici=steps * received,
     host=0,
+    stated=0,
     error='',
   )
 
 
-def of(run: resolve.Run) -> list[costs.Cost]:
-  """Every program of the run, in the order of programs.of."""
+def of(run: resolve.Run, held: costs.Held) -> list[costs.Cost]:
+  """Every program of the run, in the order of programs.of.
+
+  Args:
+    run: the run.
+    held: what it keeps in memory.
+  """
   count = len(run.teachers) if run.objective.needs_teacher else 0
-  scored = [teacher(run, number) for number in range(count)]
-  return [*scored, step(run), decode(run)]
+  scored = [teacher(run, held, number) for number in range(count)]
+  return [*scored, step(run, held), decode(run, held)]
 
 
 def _tokens(run):
@@ -234,12 +244,16 @@ def _tensor(run):
   return run.mesh.shape['tensor']
 
 
-def _over_tensor(run, model, tokens, times):
-  """Bytes that sums over the tensor axis bring in: two a layer and pass."""
-  share = 2 * (1 - 1 / _tensor(run))
-  config = model.config
-  one = tokens * config.embed_dim * _itemsize(model)
-  return share * times * config.num_layers * one
+def _between_parts(run, model, tokens):
+  """Bytes that one pass brings in for parts of layers, and of rows.
+
+  Two sums a layer over the tensor axis; the keys and values of a whole row.
+  """
+  config, parts = model.config, rules.length_parts(run.mesh)
+  size = config.num_layers * tokens * _itemsize(model)
+  sums = 4 * (1 - 1 / _tensor(run)) * config.embed_dim
+  keys = 2 * (parts - 1) * config.num_kv_heads * config.head_dim
+  return size * (sums + keys / _tensor(run))
 
 
 def _named(**found):

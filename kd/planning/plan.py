@@ -51,22 +51,28 @@ def plan(config: ml_collections.ConfigDict, workdir: str) -> None:
     for length in lengths:
       _search(programs.with_length(config, length), chosen, workdir)
     return
-  found = [
-    estimate
-    for estimate in compiled(config, chosen, lengths)
-    if _write(workdir, [tables.record(estimate, _paper(estimate))])
-  ]
+  found = []
+  for estimate in compiled(config, chosen, lengths):
+    found.append(estimate)
+    _write(workdir, _record(estimate))
   say('')
   say(tables.terminal(found, papers))
   for estimate in found:
     if estimate.refused:
-      _advise(config, estimate)
+      _advise(estimate)
   say(_where(workdir))
 
 
-def _paper(estimate):
+def _record(estimate):
   config = ml_collections.ConfigDict(estimate.run.config.to_dict())
-  return advice.estimate(config, estimate.chosen)
+  paper = advice.estimate(config, estimate.chosen)
+  return tables.record(estimate, paper, _help(estimate))
+
+
+def _help(estimate):
+  """What would make it fit; [] if it does."""
+  config = ml_collections.ConfigDict(estimate.run.config.to_dict())
+  return advice.lines(config, estimate) if estimate.refused else []
 
 
 def compiled(
@@ -86,15 +92,18 @@ def compiled(
   for answer in compiler.run(config, chosen, lengths, None, say):
     length = answer.length
     if length not in known:
-      run = advice.estimate(programs.with_length(config, length), chosen).run
-      known[length] = run, programs.of(run)
-    run, wanted = known[length]
+      known[length] = advice.estimate(
+        programs.with_length(config, length), chosen
+      )
+    paper = known[length]
+    run, wanted = paper.run, programs.of(paper.run)
     answers[length][answer.program] = answer
     if len(answers[length]) == len(wanted):
       yield estimates.Estimate(
         run,
         chosen,
         estimates.COMPILER,
+        paper.held,
         [costs.compiled(run, p, answers[length][p.name]) for p in wanted],
       )
 
@@ -112,17 +121,16 @@ def _search(config, chosen, workdir):
     changed = advice.changed(config, candidate.changes)
     for estimate in compiled(changed, chosen, (config.data.length,)):
       tried.append((candidate, estimate))
-      _write(workdir, [tables.record(estimate, candidate.paper)])
+      _write(workdir, _record(estimate))
   say(f'\n{config.data.length:,} tokens a row on {chosen.name}')
   say(search.table(tried))
   say(_where(workdir))
 
 
-def _advise(config, estimate):
+def _advise(estimate):
   length = estimate.run.config.data.length
   say(f'\n{length:,} tokens a row do not fit; what would help, on paper:')
-  same = programs.with_length(config, length)
-  for line in advice.lines(same, estimate):
+  for line in _help(estimate):
     say(f'  {line}')
   for cost in estimate.costs:
     if cost.error:
@@ -135,22 +143,19 @@ _KEY = (
 )
 
 
-def _write(workdir: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-  """Adds rows to the workdir's plan; a row of the same run is replaced."""
+def _write(workdir: str, row: Mapping[str, Any]) -> None:
+  """Adds a row to the workdir's plan; one of the same run is replaced."""
   os.makedirs(workdir, exist_ok=True)
   path = os.path.join(workdir, RESULTS)
-  kept = []
+  rows = []
   if os.path.exists(path):
     with open(path, encoding='utf-8') as f:
-      kept = json.load(f)
-  key = lambda row: json.dumps([row[k] for k in _KEY], sort_keys=True)
-  new = {key(row) for row in rows}
-  kept = [row for row in kept if key(row) not in new] + list(rows)
-  run_info.write_json(path, kept)
-  text = tables.markdown(kept)
-  run_info.write_text(os.path.join(workdir, TABLE), text)
-  picture.draw(kept, os.path.join(workdir, PICTURE))
-  return True
+      rows = json.load(f)
+  same = lambda other: all(other[key] == row[key] for key in _KEY)
+  rows = [other for other in rows if not same(other)] + [dict(row)]
+  run_info.write_json(path, rows)
+  run_info.write_text(os.path.join(workdir, TABLE), tables.markdown(rows))
+  picture.draw(rows, os.path.join(workdir, PICTURE))
 
 
 def _where(workdir):

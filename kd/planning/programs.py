@@ -185,6 +185,15 @@ def teachers(run: resolve.Run) -> list[Program]:
   return found
 
 
+def chunks(run: resolve.Run) -> int:
+  """Into how many chunks a chip's positions of a micro-batch are cut."""
+  config = run.config
+  positions = config.data.batch_size * config.data.length
+  positions //= rules.row_parts(run.mesh) * rules.length_parts(run.mesh)
+  positions //= config.optimizer.micro_batches
+  return -(-positions // config.objective.chunk_tokens)
+
+
 def step(run: resolve.Run) -> Program:
   """An update, as the training loop jits it."""
   config = run.config
@@ -195,14 +204,11 @@ def step(run: resolve.Run) -> Program:
     run.rate,
     config.optimizer.micro_batches,
   )
-  positions = config.data.batch_size * config.data.length
-  positions //= rules.row_parts(run.mesh) * rules.length_parts(run.mesh)
-  positions //= config.optimizer.micro_batches
   return Program(
     name=STEP,
     function=update.jit(make, run.mesh),
     arguments=(state(run), batch(run), targets(run)),
-    trips=-(-positions // config.objective.chunk_tokens),
+    trips=chunks(run),
     kinds={
       'state.params': 'parameters',
       'state.paths': 'parameters',

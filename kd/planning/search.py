@@ -9,9 +9,12 @@ import ml_collections
 
 from kd.core import errors
 from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import rules
 from kd.planning import advice
 from kd.planning import chips
+from kd.planning import costs
 from kd.planning import estimates
+from kd.planning import subject
 
 _REMATS = ('none', 'dots', 'block')
 _MICRO_BATCHES = (1, 2, 4, 8)
@@ -55,18 +58,31 @@ def meshes(count: int) -> Iterator[dict[str, int]]:
       yield dict(zip(mesh_lib.AXES, sizes, strict=True))
 
 
-def _all(config, chosen):
+def _changes(config, mesh):
   micro_batches = sorted({*_MICRO_BATCHES, config.optimizer.micro_batches})
   remats = dict.fromkeys((*_REMATS, config.student.remat))
-  for mesh, times, micro, remat in itertools.product(
-    meshes(chosen.count), _BATCHES, micro_batches, remats
-  ):
+  for times, micro, remat in itertools.product(_BATCHES, micro_batches, remats):
     yield {
       **{f'mesh.{axis}': size for axis, size in mesh.items()},
       'data.batch_size': config.data.batch_size * times,
       'optimizer.micro_batches': micro,
       'student.remat': remat,
     }
+
+
+def _on_mesh(config, chosen, mesh) -> Iterator[Candidate]:
+  """The ways on one mesh: what the run keeps is counted once."""
+  base = {f'mesh.{axis}': size for axis, size in mesh.items()}
+  base |= {'optimizer.micro_batches': 1}
+  run = subject.on_paper(advice.changed(config, base), chosen.count)
+  held = costs.held(run)
+  for changes in _changes(config, mesh):
+    rows = changes['optimizer.micro_batches'] * rules.row_parts(run.mesh)
+    if changes['data.batch_size'] % rows:
+      continue
+    changed = ml_collections.FrozenConfigDict(advice.changed(config, changes))
+    same = dataclasses.replace(run, config=changed)
+    yield Candidate(changes, advice.on_paper(same, held, chosen))
 
 
 def ranked(
@@ -78,13 +94,11 @@ def ranked(
     ConfigError: there is none; tells the one that comes nearest.
   """
   found, error = [], None
-  for changes in _all(config, chosen):
+  for mesh in meshes(chosen.count):
     try:
-      paper = advice.estimate(advice.changed(config, changes), chosen)
+      found += _on_mesh(config, chosen, mesh)
     except errors.ConfigError as e:
-      error = e
-      continue
-    found.append(Candidate(changes, paper))
+      error = e  # Heads or rows do not divide.
   if not found:
     raise error
   limit = (1 - _MARGIN) * chosen.chip.hbm_bytes
@@ -102,7 +116,11 @@ def ranked(
 
 
 def _seconds_a_token(candidate):
-  return 1 / candidate.paper.tokens_a_day
+  """And where these are equal, what goes over the network."""
+  paper = candidate.paper
+  tokens = paper.tokens_a_day * paper.seconds
+  network = sum(cost.ici for cost in paper.step_costs)
+  return 1 / paper.tokens_a_day, network / tokens
 
 
 def table(

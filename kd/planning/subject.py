@@ -43,7 +43,7 @@ def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolve.Run:
   Raises:
     ConfigError: see resolve.shapes.
   """
-  make = lambda sizes: mesh_lib.make(sizes, devices)
+  make = lambda sizes, part: mesh_lib.make(sizes, devices[part])
   return resolve.shapes(config, make, source_config)
 
 
@@ -54,8 +54,8 @@ def on_paper(config: ml_collections.ConfigDict, chips: int) -> resolve.Run:
     ConfigError: see resolve.shapes.
   """
 
-  def make(sizes):
-    shape = mesh_lib.resolve(sizes, chips)
+  def make(sizes, part):
+    shape = mesh_lib.resolve(sizes, len(range(chips)[part]))
     return jax.sharding.AbstractMesh(
       tuple(shape.values()),
       tuple(shape),

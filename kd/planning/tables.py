@@ -107,9 +107,17 @@ def _line(title, cells):
 
 
 def record(
-  estimate: estimates.Estimate, paper: estimates.Estimate
+  estimate: estimates.Estimate,
+  paper: estimates.Estimate,
+  advice: Sequence[str],
 ) -> dict[str, Any]:
-  """A row of plan.json: numbers, and what they are of."""
+  """A row of plan.json: numbers, and what they are of.
+
+  Args:
+    estimate: what the compiler found.
+    paper: the same on paper.
+    advice: what would make it fit.
+  """
   teacher, student = names(estimate)
   config = estimate.run.config
   return {
@@ -121,6 +129,7 @@ def record(
     'mesh': dict(estimate.run.mesh.shape),
     **estimates.as_json(estimate),
     'paper': estimates.as_json(paper),
+    'advice': list(advice),
   }
 
 

@@ -42,8 +42,10 @@ def make(
     teachers: one, or those of a mixture.
     vocab_size: V of the student.
     spec: layers of the first teacher whose insides are shown too.
-    mesh: the mesh that batches lie on.
+    mesh: the mesh that batches lie on, and targets; if it is not the teachers'
+      own, they move between the two, and the embeddings have a copy here.
   """
+  own = jax.tree.leaves(teachers[0].params)[0].sharding.mesh
   nothing = gemma3.TapSpec((), ())
   scores = [
     scorer(t.model, nothing if number else spec)
@@ -51,17 +53,23 @@ def make(
   ]
 
   unembeddings = [
-    _cut(t.params['embedding'], vocab_size, mesh) for t in teachers
+    _cut(_table(t.params, own, mesh), vocab_size, mesh) for t in teachers
   ]
 
   shares = [jnp.float32(t.share) for t in teachers]
 
   def targets(batch):
-    with rules.active(mesh):
+    # Nothing here waits: on devices of their own the teachers are at this batch
+    # as soon as they have done the one before.
+    if own != mesh:
+      batch = jax.device_put(batch, rules.batch_sharding(own))
+    with rules.active(own):
       found = [
         score(t.params, batch)
         for score, t in zip(scores, teachers, strict=True)
       ]
+    if own != mesh:
+      found = _move(found, mesh)
     return types.Targets(
       distribution=tuple(
         types.Dense(hidden, unembedding, share)
@@ -73,6 +81,25 @@ def make(
     )
 
   return targets
+
+
+def _table(params, own, mesh):
+  """The embedding, where the objective needs it."""
+  table = params['embedding']
+  if own == mesh:
+    return table
+  return jax.device_put(table, rules.table_sharding(mesh, table.shape[0]))
+
+
+def _move(found, mesh):
+  """Hidden states and taps [n, B, L, ...] to another mesh."""
+  return [
+    (
+      jax.device_put(hidden, rules.hidden_sharding(mesh)),
+      shown and jax.device_put(shown, rules.taps_sharding(mesh)),
+    )
+    for hidden, shown in found
+  ]
 
 
 def _cut(embedding, vocab_size, mesh):

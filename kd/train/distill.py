@@ -104,10 +104,11 @@ def _rows_digest(run, data):
 def _teacher(run):
   """The first teacher's parameters, and the function to all teachers' targets.
 
-  Both are None without a teacher.
+  That is a function of the mesh that batches are on, and targets too. Without a
+  teacher there are no parameters, and no targets on any mesh.
   """
   if not run.teachers:
-    return None, None
+    return None, lambda mesh: None
   paths = resolve.teacher_specs(run.config)
   teachers = [
     live.Teacher(
@@ -119,8 +120,8 @@ def _teacher(run):
   ]
   _, spec = taps.specs(run.objective.taps_terms)
   size = run.student.config.vocab_size
-  targets = live.make(teachers, size, gemma3.TapSpec(*spec), run.mesh)
-  return teachers[0].params, targets
+  make = functools.partial(live.make, teachers, size, gemma3.TapSpec(*spec))
+  return teachers[0].params, functools.cache(make)
 
 
 def _recorded(
@@ -153,13 +154,14 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
     KdError: see loop.train.
   """
   config = run.config
-  teacher_params, teacher_targets = _teacher(run)
+  teacher_params, targets_on = _teacher(run)
+  teacher_targets = targets_on(run.mesh)
   student_eval = evaluate_lib.Evaluator(
     run, run.student, teacher_targets, data.held_out
   )
   if run.teacher is not None and data.held_out:
     teacher_eval = evaluate_lib.Evaluator(
-      run, run.teacher, teacher_targets, data.held_out
+      run, run.teacher, targets_on(run.teacher.mesh), data.held_out
     )
     _recorded(
       workdir, 'teacher', lambda: teacher_eval(teacher_params, lambda: None)
@@ -219,11 +221,11 @@ def baseline(objective: objective_lib.Objective) -> objective_lib.Objective:
 
 def evaluate(run: resolve.Run, workdir: str, say: Say) -> None:
   """Evaluates a workdir's student, or else the one that its init names."""
-  _, teacher_targets = _teacher(run)
+  _, targets_on = _teacher(run)
   params = outputs.student_params(run, workdir)
   held_out = evaluate_lib.prepare_sets(run, say)
   evaluator = evaluate_lib.Evaluator(
-    run, run.student, teacher_targets, held_out
+    run, run.student, targets_on(run.mesh), held_out
   )
   metrics, _ = evaluator(params, lambda: None)
   for name, value in metrics.items():

@@ -83,15 +83,16 @@ class Evaluator:
     Args:
       run: the resolved config.
       model: the model that is evaluated.
-      teacher_targets: the live teacher, or None.
+      teacher_targets: the live teacher, from and to the model's mesh, or None.
       held_out: from prepare_sets.
     """
     config = run.config
     self._run, self._held_out = run, held_out
+    self._mesh = model.mesh
     self._likelihood = likelihood.make(
       model.module,
       teacher_targets,
-      run.mesh,
+      model.mesh,
       config.evaluation.batch_size,
       config.objective.chunk_tokens,
     )
@@ -137,7 +138,7 @@ class Evaluator:
 
   def _batches(self, held_out):
     size = self._run.config.evaluation.batch_size
-    mine = placement.local_rows(self._run.mesh, size)
+    mine = placement.local_rows(self._mesh, size)
     return rows_lib.batches(held_out.parts, size, mine)
 
   def _answer(self, params, held_out, check):
@@ -168,7 +169,7 @@ class Evaluator:
       )
       for example in examples
     ]
-    with rules.active(self._run.mesh):
+    with rules.active(self._mesh):
       return self._decoder.generate(
         params, prompts, progress=lambda done, total: check()
       )

@@ -173,6 +173,8 @@ class _Loop:
       batch = self._next(rows)
     size = self._config.data.batch_size
     batch = placement.place(batch, job.run.mesh, size)
+    # Before the update: its answer is not to be waited for until that is done.
+    self._told.ask()
     self._timer.wait(time.monotonic() - began)
     targets = job.teacher_targets and job.teacher_targets(batch)
     with rules.active(job.run.mesh):
@@ -181,7 +183,6 @@ class _Loop:
       if self._compiled is None:
         self._compiled = update_lib.compiled(self._update, *arguments)
       self.state, out = self._compiled(*arguments)
-    self._told.ask()
     self._step += 1
     # One step late, so that the device always has the next one to do.
     self._absorb()

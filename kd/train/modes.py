@@ -52,6 +52,18 @@ def _open(config, workdir) -> resolve.Run:
   return run
 
 
+def _open_alone(config, workdir, mode):
+  """The run of a mode that one process does."""
+  run = _open(config, workdir)
+  if jax.process_count() > 1:
+    raise errors.ConfigError(
+      '--mode',
+      f'found {mode!r}, in {jax.process_count()} processes',
+      legal='one process, with JAX_PLATFORMS=cpu on a slice of several workers',
+    )
+  return run
+
+
 def _number(value):
   """A number, or what its schedule is called."""
   return f'{value:g}' if isinstance(value, int | float) else value['name']
@@ -150,12 +162,12 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def generate(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Answers the prompts of generate.prompts."""
-  outputs.generate(_open(config, workdir), workdir, say)
+  outputs.generate(_open_alone(config, workdir, 'generate'), workdir, say)
 
 
 def export(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Writes <workdir>/export/hf."""
-  outputs.export(_open(config, workdir), workdir, say)
+  outputs.export(_open_alone(config, workdir, 'export'), workdir, say)
 
 
 MODES: dict[str, Callable[[ml_collections.ConfigDict, str], None]] = {

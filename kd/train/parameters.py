@@ -61,9 +61,8 @@ def restore(
 def _whole(model):
   """The model that `init` names, with the layers that are dropped later."""
   module = gemma3.Gemma3(model.source, model.module.dtype, model.module.remat)
-  mesh = jax.tree.leaves(model.shardings)[0].mesh
   shardings = rules.param_shardings(
-    mesh,
+    model.mesh,
     gemma3.logical_axes(module),
     gemma3.unbox(gemma3.abstract_params(module)),
     'student',
@@ -103,6 +102,9 @@ def load(
       source = restore(
         model.init.partition(':')[2], _whole(model), 'last', path
       )
+    else:
+      # Only moves them if the teacher has devices or a mesh of its own.
+      source = jax.device_put(source, _whole(model).shardings)
     # Copies: the student's buffers are given up at each update.
     return weights.layers_from(
       source, model.source, model.keep_layers, model.shardings

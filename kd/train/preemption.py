@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from kd.core import errors
+from kd.partitioning import processes
 
 
 class Notice:
@@ -62,6 +63,7 @@ class Notice:
 
 def _end_now():
   error = errors.PreemptedError('SIGTERM received; the same command goes on')
+  processes.leave(error.exit_code, str(error))
   os.write(sys.stderr.fileno(), f'kd: error: {error}\n'.encode())
   os._exit(error.exit_code)
 

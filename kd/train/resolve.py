@@ -29,33 +29,13 @@ from kd.models import gemma3_config
 from kd.models import kernels
 from kd.optimizers import optimizers
 from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.train import architectures
+from kd.train import values
 from kd.train import vocabularies
 
 CONFIG_FILE = 'config.json'
-_POSITIVE = (
-  'steps',
-  'data.batch_size',
-  'data.length',
-  'data.read.attempts',
-  'data.read.timeout_s',
-  'nonfinite_limit',
-  'checkpoint.every',
-  'checkpoint.keep',
-  'log.every',
-  'evaluation.batch_size',
-  'evaluation.max_new_tokens',
-  'objective.chunk_tokens',
-  'optimizer.micro_batches',
-)
-_CHOICES = {
-  'nonfinite': ('stop', 'skip'),
-  'teacher.source': ('live', 'none'),
-  'export.dtype': ('bfloat16', 'float32'),
-  'export.checkpoint': ('last', 'best'),
-  'data.template': templates.NAMES,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +62,11 @@ class Model:
   def config(self) -> gemma3_config.Gemma3Config:
     return self.module.config
 
+  @property
+  def mesh(self) -> jax.sharding.Mesh:
+    """The devices that it is on."""
+    return jax.tree.leaves(self.shardings)[0].mesh
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -89,7 +74,7 @@ class Run:
 
   Attributes:
     config: frozen.
-    mesh: the devices.
+    mesh: the student's devices, and those that batches and targets are on.
     tokenizer: of student and teacher; None from `shapes`.
     student: the model that is trained.
     teachers: the models that it learns from, with their shares, the one that
@@ -111,59 +96,6 @@ class Run:
   @property
   def teacher(self) -> Model | None:
     return self.teachers[0][0] if self.teachers else None
-
-
-def _at(config, path):
-  for key in path.split('.'):
-    config = config[key]
-  return config
-
-
-def _check_values(config):
-  for path in _POSITIVE:
-    if _at(config, path) <= 0:
-      raise errors.ConfigError(
-        path, f'found {_at(config, path)}', legal='above 0'
-      )
-  for path, legal in _CHOICES.items():
-    if _at(config, path) not in legal:
-      raise errors.unknown(path, 'value', _at(config, path), legal)
-  if config.evaluation.every < 0:
-    raise errors.ConfigError(
-      'evaluation.every',
-      f'found {config.evaluation.every}',
-      legal='0 or more',
-    )
-  if config.data.read.wait_s < 0:
-    raise errors.ConfigError(
-      'data.read.wait_s',
-      f'found {config.data.read.wait_s}',
-      legal='0 or more',
-    )
-  if config.data.examples == 0 or config.data.examples < -1:
-    raise errors.ConfigError(
-      'data.examples',
-      f'found {config.data.examples}',
-      legal='-1 (all), or above 0',
-    )
-
-
-def _check_open_parts(config):
-  likes = {'adamw': base.adamw, 'adafactor': base.adafactor}
-  like = likes.get(config.optimizer.get('name', None))
-  if like:
-    spec = config.optimizer
-    config_lib.check_argument_types(spec, like(spec.lr), 'optimizer')
-  numbers = dict(peak=0.0, final=0.0, warmup_steps=0)
-  config_lib.check_argument_types(config.optimizer.lr, numbers, 'optimizer.lr')
-  for name, entry in config.evaluation.sets.items():
-    path = f'evaluation.sets.{name}.'
-    config_lib.check_fields(entry, base.evaluation_set(), path)
-    for key in ('examples', 'answers'):
-      if entry[key] < -1:
-        raise errors.ConfigError(
-          path + key, f'found {entry[key]}', legal='-1 (all), 0 or more'
-        )
 
 
 def _check_rows(config, mesh):
@@ -194,6 +126,52 @@ def _check_length_parts(config, mesh):
       'not divide',
       legal=f'a multiple of {parts}',
     )
+
+
+def _check_teacher_devices(config, devices):
+  own = config.teacher.devices
+  if not 0 <= own < len(devices):
+    raise errors.ConfigError(
+      'teacher.devices',
+      f'found {own}, of {len(devices)} devices',
+      legal=f'0 to {len(devices) - 1}',
+    )
+  if own and jax.process_count() > 1:
+    raise errors.ConfigError(
+      'teacher.devices',
+      f'found {own}, and there are {jax.process_count()} processes',
+      legal='0, or one process',
+    )
+
+
+def _teacher_mesh(config, mesh, make_mesh):
+  """The teachers' mesh, which may be the student's."""
+  sizes, own = dict(config.teacher.mesh), config.teacher.devices
+  if not own and not any(sizes.values()):
+    return mesh
+  if not any(sizes.values()):
+    sizes['fsdp'] = -1
+  filled = {axis: size or 1 for axis, size in sizes.items()}
+  try:
+    found = make_mesh(filled, slice(-own or None, None))
+  except errors.ConfigError as e:
+    raise e.within('teacher') from e
+  parts = rules.row_parts(found)
+  for path in ('data.batch_size', 'evaluation.batch_size'):
+    if values.at(config, path) % parts:
+      raise errors.ConfigError(
+        path,
+        f'found {values.at(config, path)}, which {parts} devices (teacher.mesh.data x'
+        ' teacher.mesh.fsdp) do not divide',
+        legal=f'a multiple of {parts}',
+      )
+  if config.data.length % rules.length_parts(found):
+    raise errors.ConfigError(
+      'teacher.mesh.sequence',
+      f'found {rules.length_parts(found)}',
+      legal=f'a divisor of data.length, {config.data.length}',
+    )
+  return found
 
 
 def _check_state_memory(config, mesh):
@@ -297,28 +275,29 @@ def _check_length(config, name, sizes):
 
 def shapes(
   config: ml_collections.ConfigDict,
-  make_mesh: Callable[[Mapping[str, int]], jax.sharding.Mesh],
+  make_mesh: Callable[[Mapping[str, int], slice], jax.sharding.Mesh],
   source_config: Callable[..., gemma3_config.Gemma3Config],
 ) -> Run:
   """What follows from a config without weights and tokenizers.
 
   Args:
     config: as the flag gave it.
-    make_mesh: from the config's `mesh` to devices.
+    make_mesh: from the config's `mesh` to some of the devices.
     source_config: which sizes a model has; see architectures.source_config.
 
   Raises:
     ConfigError: names the first thing that is wrong.
   """
   config_lib.check_fields(config, base.get_config())
-  _check_open_parts(config)
-  _check_values(config)
-  mesh = make_mesh(config.mesh)
+  values.check_open_parts(config)
+  values.check(config)
+  mesh = make_mesh(config.mesh, slice(-config.teacher.devices or None))
   _check_rows(config, mesh)
   optimizer, rate = optimizers.build(config.optimizer, config.steps)
   _check_length_parts(config, mesh)
   _check_state_memory(config, mesh)
-  teachers = _teachers(config, mesh, source_config)
+  teacher_mesh = _teacher_mesh(config, mesh, make_mesh)
+  teachers = _teachers(config, teacher_mesh, source_config)
   teacher = teachers[0][0] if teachers else None
   source = source_config(config.student, 'student', teacher and teacher.config)
   sizes = architectures.student_config(config.student, source)
@@ -357,7 +336,9 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
   Raises:
     ConfigError: names the first thing that is wrong.
   """
-  make_mesh = lambda sizes: mesh_lib.make(sizes, devices)
+  processes.check(config.processes)
+  _check_teacher_devices(config, devices)
+  make_mesh = lambda sizes, part: mesh_lib.make(sizes, devices[part])
   run = shapes(config, make_mesh, architectures.source_config)
   specs = teacher_specs(config)
   tokenizer = vocabularies.tokenizer(config, specs)
@@ -372,7 +353,10 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
 # a run that it stopped goes on with, a mesh changes only how sums are rounded.
 _OUTPUTS = (
   *('export.', 'generate.', 'plan.', 'data.read.', 'nonfinite'),
-  *('mesh.', 'processes.'),
+  *('mesh.', 'teacher.mesh.', 'teacher.devices', 'processes.'),
+  # Where and how often the same is computed, and where it lies.
+  *('student.attention', 'teacher.attention', 'student.remat'),
+  'optimizer.state_memory',
 )
 # What a mode that does not train may change too.
 NOT_TRAINED = (*_OUTPUTS, 'evaluation.')

@@ -24,7 +24,14 @@ _MACHINE = ('gcsfuse', 'python', 'python3', 'python3.11')
 _SHELL = {
   'hostname': 'echo "t1v-w-$KD_FAKE_WORKER"',
   'mountpoint': 'exit 1',
-  'sudo': 'exit 0',
+  'curl': 'echo key',
+  'lsb_release': 'echo jammy',
+  'sudo': """
+echo "$*" >>"$KD_FAKE_WORLD/sudo.log"
+case "$*" in
+  tee*) cat >>"$KD_FAKE_WORLD/sudo.log" ;;
+  *install*gcsfuse) cp "$KD_FAKE_WORLD/gcsfuse" "${0%/*}/" ;;
+esac""",
 }
 # Nothing waits: what a test waits for, it sets.
 _QUICK = (
@@ -76,9 +83,12 @@ class Cloud(world_lib.World):
     for name in _MACHINE:
       if name not in self.plan['missing']:
         self._program(self.root / 'machine_bin' / name, 'machine', name)
-    self._program(self.root / 'uv', 'machine', 'uv')
-    # Debian's own may be there: a program that does not run is missing.
-    shell = {**_SHELL, **dict.fromkeys(self.plan['missing'], 'exit 127')}
+    # What set-up brings to a machine that lacks it.
+    for name in ('uv', 'gcsfuse'):
+      self._program(self.root / name, 'machine', name)
+    # Debian's own Python may be there: one that does not run is missing.
+    pythons = [p for p in self.plan['missing'] if p.startswith('python')]
+    shell = {**_SHELL, **dict.fromkeys(pythons, 'exit 127')}
     for name, text in shell.items():
       path = self.root / 'machine_bin' / name
       path.write_text(f'#!/bin/sh\n{text}\n')

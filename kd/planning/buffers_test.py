@@ -1,0 +1,70 @@
+"""Memory by kind from what the compiler writes, on a file written here."""
+
+from kd.planning import buffers
+
+_ASSIGNED = """\
+BufferAssignment:
+allocation 0: size 4096, page 0, thread-local:
+ value: <1 add.1 @0> (size=4,offset=0): f32[]
+allocation 1: size 1000, page 0, parameter 0, shape |f32[250]| at ShapeIndex {}:
+ value: <2 param.2 @0> (size=1000,offset=0): f32[250]{0}
+allocation 2: size 2000, page 0, parameter 1, shape |f32[500]| at ShapeIndex {}:
+ value: <3 param.3 @0> (size=2000,offset=0): f32[500]{0}
+allocation 3: size 300, page 0, parameter 2, shape |s32[75]| at ShapeIndex {}:
+ value: <4 param.4 @0> (size=300,offset=0): s32[75]{0}
+allocation 4: size 50, page 0, output shape is |f32[]|, maybe-live-out:
+ value: <5 out @0> (size=50,offset=0): f32[]
+allocation 5: size 900, page 0, preallocated-temp:
+ value: <6 kept{0} @0> (size=400,offset=0): f32[100]{0}
+ value: <7 gradient @0> (size=200,offset=400): f32[50]{0}
+ value: <8 all-gather.9 @0> (size=100,offset=700): f32[25]{0}
+ value: <9 later @0> (size=500,offset=0): f32[125]{0}
+ value: <10 on-chip @1> (size=5000,offset=0): f32[125]{0:S(1)}
+allocation 6: size 5000, color 1, page 0, preallocated-temp:
+ value: <11 fast @1> (size=5000,offset=0): f32[1250]{0:S(1)}
+"""
+_LIVE = """\
+HloLiveRange (max 99):
+  BufferLiveRange:
+    kept{0}:1-9
+    gradient{}:5-9
+    all-gather.9{}:6-9
+    later{}:10-12
+    fast{}:1-99
+"""
+_PROGRAM = """\
+ENTRY %main (param.2: f32[250]) -> f32[] {
+  %param.2 = f32[250]{0} parameter(0), metadata={op_name="state.params['w']"}
+  %param.3 = f32[500]{0} parameter(1), metadata={op_name="state.opt_state[0]"}
+  %param.4 = s32[75]{0} parameter(2), metadata={op_name="batch.tokens"}
+  %kept = (f32[100]{0}) fusion(%param.2), kind=kLoop, calls=%f, \
+metadata={op_name="jit(update)/jvp(G)/G._run_layers/while/body/add"}
+  %gradient = f32[50]{0} fusion(%kept), kind=kLoop, calls=%f, \
+metadata={op_name="jit(update)/transpose(jvp(G))/G._run_layers/add"}
+  %all-gather.9 = f32[25]{0} all-gather(%gradient), metadata={op_name="x/y"}
+  %later = f32[125]{0} add(%kept, %kept)
+  ROOT %out = f32[] add(%later, %later)
+}
+"""
+_KINDS = {'state.params': 'parameters', 'state.opt_state': 'optimizer'}
+
+
+def test_bytes_by_kind():
+  memory = buffers.read(_ASSIGNED, _LIVE)
+  assert memory.total == 1000 + 2000 + 300 + 50 + 900
+  assert memory.at_peak == {
+    'kept{0}': 400,
+    'gradient': 200,
+    'all-gather.9': 100,
+  }
+  found = buffers.by_kind(memory, _PROGRAM, _KINDS)
+  gaps = 900 - 700
+  assert found == {
+    'parameters': 1000,
+    'optimizer': 2000,
+    'teacher': 0,
+    'activations': 300 + 400 + 50,
+    'temporaries': 200 + gaps,
+    'collectives': 100,
+  }
+  assert sum(found.values()) == memory.total

@@ -1,0 +1,50 @@
+"""Slices by name, and figures that cannot be far off."""
+
+import math
+
+import pytest
+
+from kd.core import errors
+from kd.planning import chips
+
+
+@pytest.mark.parametrize(
+  'name,count',
+  [('v5e:4x4', 16), ('v5e:8x8', 64), ('v5p:2x2x2', 8), ('v4:2x2x1', 4)],
+)
+def test_slices_have_the_chips_that_their_shape_says(name, count):
+  assert chips.parse(name).count == count
+
+
+@pytest.mark.parametrize(
+  'name,meant',
+  [
+    # Names that count cores where a chip has two, and chips where it has one.
+    ('v5e-16', 'v5e:4x4'),
+    ('v5p-16', 'v5p:2x2x2'),
+    ('v5e:4x3', 'v5e:4x4'),
+    ('v6f:4x4', 'v6e:4x4'),
+    ('v5p:2x2', 'v5p:2x2x1'),
+  ],
+)
+def test_a_wrong_name_tells_what_was_meant(name, meant):
+  with pytest.raises(errors.ConfigError) as e:
+    chips.parse(name)
+  assert 'plan.topology' in str(e.value) and f'{meant!r}' in str(e.value)
+
+
+def test_no_slice_is_refused():
+  with pytest.raises(errors.ConfigError, match='not given.*v5e:4x4'):
+    chips.parse('')
+
+
+def test_figures_agree_with_each_other():
+  for name, chip in chips.CHIPS.items():
+    # Operations for each byte: all generations were built for about the same.
+    assert 100 < chip.flops / chip.hbm_bandwidth < 700, name
+    assert 2 < chip.hbm_bandwidth / chip.ici_bandwidth < 6, name
+    assert 15 <= chip.hbm_bytes / 2**30 <= 96, name
+    axes = {len(shape.split('x')) for shape in chip.shapes}
+    assert axes == ({3} if chip.cores_named == 2 else {2}), name
+    counts = [chips.parse(f'{name}:{s}').count for s in chip.shapes]
+    assert counts == sorted(counts) and math.log2(counts[-1]).is_integer()

@@ -1,0 +1,168 @@
+"""The count on paper against arrays, arithmetic and common sense."""
+
+import jax
+import ml_collections
+import pytest
+
+from configs import gemma3_tpu
+from kd.core import config as config_lib
+from kd.core import errors
+from kd.models import gemma3
+from kd.planning import advice
+from kd.planning import chips
+from kd.planning import costs
+from kd.planning import programs
+from kd.planning import search
+from kd.planning import subject
+from kd.planning import tables
+
+_CHOSEN = chips.parse('v5e:2x4')
+
+
+def _config(**changes):
+  config = gemma3_tpu.get_config()
+  config.update_from_flattened_dict(
+    {
+      'teacher.variant': 'tiny',
+      'student.variant': 'nano',
+      'data.batch_size': 16,
+      'data.length': 256,
+      **changes,
+    }
+  )
+  return config
+
+
+def _estimate(**changes):
+  return advice.estimate(_config(**changes), _CHOSEN)
+
+
+def test_what_is_kept_are_the_bytes_of_real_arrays():
+  run = subject.on_paper(_config(), 1)
+  params = gemma3.init_params(run.student.module, jax.random.key(0))
+  size = sum(x.nbytes for x in jax.tree.leaves(params))
+  moments = sum(
+    x.nbytes for x in jax.tree.leaves(run.optimizer.init((params, {})))
+  )
+  teacher = gemma3.init_params(run.teacher.module, jax.random.key(0))
+  found = costs.held(run)
+  assert found.parameters == size
+  assert found.optimizer == moments
+  assert found.teachers == (
+    sum(x.nbytes for x in jax.tree.leaves(teacher)) / 2,
+  )
+  assert found.embedding == params['embedding'].nbytes
+
+
+def test_parts_of_a_mesh_hold_parts():
+  whole, parts = (
+    costs.held(subject.on_paper(_config(), chips)) for chips in (1, 8)
+  )
+  norms = 0.01 * whole.parameters
+  assert abs(parts.parameters - whole.parameters / 8) < norms
+  assert abs(parts.teachers[0] - whole.teachers[0] / 8) < norms
+
+
+def test_a_table_that_is_cut_lies_there_twice():
+  changes = {'teacher.variant': '4b', 'student.variant': '1b'}
+  kept = costs.held(subject.on_paper(_config(**changes), 8))
+  rows, width = 262_144, 2560
+  assert kept.copies == rows * width * 2 // 8
+  assert _estimate(**changes).phases[programs.DECODE]['teacher'] == (
+    kept.teachers[0] + kept.copies
+  )
+
+
+def test_less_is_kept_where_more_is_computed_again():
+  sizes, work = zip(
+    *(
+      (found.peaks[programs.STEP], found.step_costs[-1].flops)
+      for found in (
+        _estimate(**{'student.remat': remat})
+        for remat in ('none', 'dots', 'block')
+      )
+    ),
+    strict=True,
+  )
+  assert sizes[0] > sizes[1] > sizes[2]
+  assert work[0] < work[1] < work[2]
+  halved = _estimate(**{'optimizer.micro_batches': 2, 'student.remat': 'none'})
+  assert halved.peaks[programs.STEP] < sizes[0]
+
+
+def test_money_and_time_by_hand():
+  found = _estimate(**{'plan.price': 2.0, 'steps': 7200})
+  hours = 7200 * found.seconds / 3600
+  assert found.dollars == pytest.approx(hours * 8 * 2.0)
+  assert found.tokens_a_day == pytest.approx(16 * 256 * 86_400 / found.seconds)
+  chip = _CHOSEN.chip
+  slowest = [
+    max(c.flops / chip.flops, c.hbm / chip.hbm_bandwidth)
+    for c in found.step_costs
+  ]
+  assert found.seconds >= sum(slowest)
+
+
+def test_every_mesh_of_a_slice_has_all_its_chips():
+  found = list(search.meshes(8))
+  assert {'data': 1, 'fsdp': 8, 'tensor': 1, 'sequence': 1} in found
+  products = set()
+  for mesh in found:
+    product = 1
+    for size in mesh.values():
+      product *= size
+    products.add(product)
+  assert products == {8} and len({tuple(m.values()) for m in found}) == len(
+    found
+  )
+
+
+def test_a_search_ranks_what_fits_and_its_lines_can_be_pasted():
+  config = _config(**{'teacher.variant': '4b', 'student.variant': '1b'})
+  ranked = search.ranked(config, _CHOSEN)
+  speeds = [c.paper.tokens_a_day for c in ranked]
+  assert speeds == sorted(speeds, reverse=True)
+  assert all(c.paper.total < _CHOSEN.chip.hbm_bytes for c in ranked)
+  best = ranked[0]
+  again = ml_collections.ConfigDict(config.to_dict())
+  for word in best.lines.split():
+    path, value = word.removeprefix('--config.').split('=')
+    again.update_from_flattened_dict(
+      {path: type(config_lib.flatten(config)[path])(value)}
+    )
+  assert advice.estimate(again, _CHOSEN).total == best.paper.total
+
+
+def test_a_search_without_a_way_says_how_near_it_came():
+  config = _config(**{'teacher.variant': '27b', 'student.variant': '12b'})
+  with pytest.raises(errors.ConfigError, match='nothing fits v5e:2x4.*GiB'):
+    search.ranked(config, _CHOSEN)
+
+
+def test_advice_says_what_helps_and_whether_it_is_enough():
+  config = _config(
+    **{
+      'teacher.variant': '4b',
+      'student.variant': '1b',
+      'student.remat': 'none',
+      'data.length': 8192,
+    }
+  )
+  found = advice.estimate(config, _CHOSEN)
+  assert found.refused == [programs.STEP]
+  lines = advice.lines(config, found)
+  block = [x for x in lines if x.startswith('--config.student.remat=block:')]
+  config.student.remat = 'block'
+  after = advice.estimate(config, _CHOSEN)
+  saved = (found.total - after.total) / 2**30
+  assert len(block) == 1 and f'{saved:.2f} GiB less' in block[0]
+  assert block[0].endswith('fits') == (not after.refused)
+
+
+def test_tables_have_a_cell_for_each_column():
+  found = _estimate()
+  row = tables.record(found, found, ['more chips'])
+  lines = tables.markdown([row, row]).splitlines()
+  assert len({line.count('|') for line in lines}) == 1 and len(lines) == 4
+  text = tables.terminal([found, found], [found, found])
+  assert 'tiny to nano on v5e:2x4' in text and 'MFU' in text

@@ -1,0 +1,95 @@
+"""--mode=plan as its user runs it, with the TPU compiler itself."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kd.core import errors
+from kd.planning import buffers
+from kd.planning import libtpu
+
+_COMMAND = (
+  *('-m', 'kd.main', '--mode=plan', '--config=configs/gemma3_tpu.py'),
+  *('--config.teacher.variant=tiny', '--config.student.variant=nano'),
+  '--config.data.batch_size=8',
+  '--config.data.length=256',
+  '--config.evaluation.batch_size=8',
+  '--config.evaluation.max_new_tokens=16',
+  '--config.plan.prompt_length=32',
+  '--config.plan.topology=v5e:2x4',
+  '--config.plan.price=1.2',
+)
+
+
+def _run(folder, *arguments, python=()):
+  env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': os.getcwd()}
+  env.pop('XLA_FLAGS', None)
+  return subprocess.run(
+    [
+      *(sys.executable, *python, *_COMMAND),
+      f'--workdir={folder}/plan',
+      f'--config.plan.folder={folder}/answers',
+      *arguments,
+    ],
+    env=env,
+    text=True,
+    capture_output=True,
+  )
+
+
+@pytest.fixture(scope='module', name='planned')
+def _planned(tmp_path_factory):
+  try:
+    libtpu.packages()
+  except errors.ConfigError as e:
+    pytest.skip(str(e))
+  folder = tmp_path_factory.mktemp('plan')
+  done = _run(folder, python=('-X', 'importtime'))
+  assert done.returncode == 0, done.stderr[-3000:]
+  with open(folder / 'plan' / 'plan.json', encoding='utf-8') as f:
+    (row,) = json.load(f)
+  return folder, done, row
+
+
+def test_bytes_are_the_compilers(planned):
+  row = planned[2]
+  for name, program in row['programs'].items():
+    stated = program['stated_bytes']
+    assert abs(program['own_bytes'] - stated) < 0.02 * stated, name
+  assert row['programs'].keys() == {'teacher', 'step', 'decode'}
+  assert set(row['bytes']) == set(buffers.KINDS)
+  assert row['peak_bytes'] == sum(row['bytes'].values())
+  assert row['fits'] and row['dollars'] > 0 and 0 < row['mfu'] < 1
+
+
+def test_operations_on_paper_are_those_of_the_compiled_program(planned):
+  row = planned[2]
+  for name in ('teacher', 'step'):
+    found, paper = (
+      part['programs'][name]['flops'] for part in (row, row['paper'])
+    )
+    assert abs(found - paper) < 0.05 * paper, name
+
+
+def test_it_imports_no_tensorflow_and_writes_what_it_says(planned):
+  folder, done, _ = planned
+  imported = {
+    line.rpartition('|')[2].strip() for line in done.stderr.splitlines()
+  }
+  assert 'jax' in imported and not imported & {'tensorflow', 'seqio'}
+  for name in ('plan.json', 'plan.md', 'plan.png'):
+    assert os.path.getsize(folder / 'plan' / name)
+    assert name in done.stdout
+  assert 'tiny to nano on v5e:2x4' in done.stdout
+
+
+def test_what_is_known_is_not_compiled_again(planned):
+  folder, _, row = planned
+  done = _run(folder)
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert done.stdout.count('known') == 3
+  with open(folder / 'plan' / 'plan.json', encoding='utf-8') as f:
+    assert json.load(f) == [row]

@@ -1,0 +1,71 @@
+"""Teachers on devices of their own say what they say on shared ones."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from configs import models
+from kd.core import types
+from kd.models import gemma3
+from kd.models import gemma3_config
+from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import placement
+from kd.partitioning import rules
+from kd.teachers import live
+
+_SPEC = gemma3.TapSpec((0, 1), (1,))
+
+
+def _batch(rows, length):
+  rng = np.random.default_rng(0)
+  ids = rng.integers(4, 250, (2, rows, length)).astype(np.int32)
+  ones = np.ones((rows, length), np.int32)
+  return types.Batch(
+    tokens=ids[0],
+    targets=ids[1],
+    positions=np.cumsum(ones, 1, dtype=np.int32) - 1,
+    segment_ids=ones,
+    parts=0 * ones,
+    weights=ones.astype(np.float32),
+    row_id=np.arange(rows, dtype=np.int32),
+  )
+
+
+def _targets(student_mesh, teacher_mesh, batch):
+  """The teacher's parameters and what it says of the student's batch."""
+  sizes = gemma3_config.from_variant('nano', models.VARIANTS, '')
+  kinds = sizes.layer_kinds[:2]
+  sizes = dataclasses.replace(sizes, layer_kinds=kinds, vocab_size=264)
+  model = gemma3.build(sizes, 'float32', 'none', 'teacher')
+  shardings = rules.param_shardings(
+    teacher_mesh,
+    gemma3.logical_axes(model),
+    gemma3.unbox(gemma3.abstract_params(model)),
+    'teacher',
+  )
+  init = jax.jit(lambda key: gemma3.init_params(model, key))
+  params = jax.device_put(init(jax.random.key(0)), shardings)
+  # The student's vocabulary lacks the teacher's last rows.
+  score = live.make(
+    [live.Teacher(model, params, 1.0)], 260, _SPEC, student_mesh
+  )
+  return params, score(placement.place(batch, student_mesh, 8))
+
+
+def test_devices_of_its_own_change_no_target():
+  devices, batch = jax.devices(), _batch(8, 12)
+  shared = mesh_lib.make({'data': 4}, devices[:4])
+  own = mesh_lib.make({'fsdp': 2, 'tensor': 2}, devices[4:])
+  _, expected = _targets(shared, shared, batch)
+  params, found = _targets(shared, own, batch)
+  for leaf in jax.tree.leaves(params):
+    assert leaf.sharding.device_set <= set(devices[4:])
+  assert len(jax.tree.leaves(found)) == len(jax.tree.leaves(expected)) == 7
+  for got, like in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(got, like, 2e-5, 2e-5)
+    # Where the update wants them: nothing is left to move.
+    if got.ndim:
+      assert got.sharding.device_set == set(devices[:4])

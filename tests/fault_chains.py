@@ -1,0 +1,112 @@
+"""What tests of faults share: chains of runs, and how each must end."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+
+from tests import command
+
+STEPS = 6
+_SMALL = (
+  *command.QUICK,
+  '--config.evaluation.baseline=False',
+  '--config.evaluation.sets.held_out.examples=4',
+  '--config.evaluation.sets.held_out.answers=2',
+  '--config.evaluation.max_new_tokens=4',
+  '--config.data.read.wait_s=0.01',
+)
+
+
+class Driver:
+  """Chains of runs in one process; see tests/fault_driver.py."""
+
+  def __init__(self, folder):
+    self.folder, self._chains = str(folder), {}
+
+  def add(self, name, faults, *more, inside='', rows=''):
+    """Adds a run to a chain.
+
+    Args:
+      name: the chain's.
+      faults: what goes wrong; see tests/fault_driver.py.
+      *more: further arguments of kd.main.
+      inside: a folder of the chain's folder that the workdir is in.
+      rows: the chain whose prepared rows it uses; its own if ''.
+    """
+    where = self.where(name)
+    os.makedirs(where, exist_ok=True)
+    chain = self._chains.setdefault(name, [])
+    chain.append(
+      {
+        'arguments': [
+          *_SMALL,
+          f'--config.data.folder={self.folder}/{rows or name}/rows',
+          f'--workdir={self.workdir(name, inside)}',
+          *more,
+        ],
+        'log': f'{where}/log{len(chain)}',
+        'faults': faults,
+      }
+    )
+
+  def go(self):
+    """Runs what was added; the codes by chain."""
+    env = {
+      **os.environ,
+      'PYTHONPATH': os.getcwd(),
+      'JAX_PLATFORMS': 'cpu',
+      'JAX_COMPILATION_CACHE_DIR': f'{self.folder}-programs',
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    }
+    env.pop('XLA_FLAGS', None)
+    done = subprocess.run(
+      [sys.executable, '-m', 'tests.fault_driver'],
+      input=json.dumps(list(self._chains.values())),
+      env=env,
+      text=True,
+      capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    names, self._chains = list(self._chains), {}
+    return dict(zip(names, json.loads(done.stdout), strict=True))
+
+  def where(self, name):
+    """A chain's folder."""
+    return os.path.join(self.folder, name)
+
+  def workdir(self, name, inside=''):
+    return os.path.join(self.where(name), inside, 'run')
+
+  def log(self, name, number):
+    with open(f'{self.folder}/{name}/log{number}', encoding='utf-8') as f:
+      return f.read()
+
+
+def end_state(workdir):
+  """All that a run leaves, but its timings."""
+  evaluations = {}
+  for name in sorted(os.listdir(f'{workdir}/evaluations')):
+    with open(f'{workdir}/evaluations/{name}', encoding='utf-8') as f:
+      evaluations[name] = f.read()
+  last = f'{workdir}/checkpoints/{STEPS}'
+  with open(f'{last}/metrics/metrics', encoding='utf-8') as f:
+    figure = f.read()
+  return command.saved(workdir, STEPS), {
+    'metrics': command.metrics(workdir),
+    'evaluations': evaluations,
+    'figure': figure,
+    'files': sorted(os.listdir(workdir)),
+  }
+
+
+def assert_same(workdir, straight):
+  """Compares with what end_state returned, every bit."""
+  arrays, rest = end_state(workdir)
+  assert arrays.keys() == straight[0].keys() and len(arrays) > 50
+  for key, value in straight[0].items():
+    np.testing.assert_array_equal(arrays[key], value, err_msg=key)
+  assert rest == straight[1]
