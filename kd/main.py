@@ -54,7 +54,7 @@ def _run_mode():
     _MODES[_MODE.value](_CONFIG.value, _WORKDIR.value)
     processes.finish()
   except (errors.KdError, OSError) as e:
-    error = errors.for_user(e)
+    error = errors.for_user(e, _WORKDIR.value)
     processes.fail(error, error.exit_code)
     print(f'kd: error: {error}', file=sys.stderr, flush=True)
     sys.exit(error.exit_code)

@@ -61,15 +61,20 @@ class PreemptedError(KdError):
   exit_code = 42
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # Of a disk: may have room again.
 # What a disk, not a program, is to blame for.
 _OF_DISKS = (
-  *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE),
-  *(errno.EACCES, errno.EPERM),
+  *FULL,
+  *(errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM),
 )
 
 
-def for_user(error: KdError | OSError) -> KdError:
+def for_user(error: KdError | OSError, workdir: str) -> KdError:
   """The error as main prints it.
+
+  Args:
+    error: what ended the run.
+    workdir: where it most likely wrote, if the error does not say.
 
   Raises:
     OSError: the error itself, if it is not a disk's: its traceback is wanted.
@@ -78,10 +83,9 @@ def for_user(error: KdError | OSError) -> KdError:
     return error
   if error.errno not in _OF_DISKS:
     raise error
-  where = f'{error.filename}: ' if error.filename else ''
   return KdError(
-    f'{where}{error.strerror}; checkpoints are kept: the same command goes on '
-    'once that is mended'
+    f'{error.filename or workdir}: {error.strerror}; checkpoints are kept: '
+    'the same command goes on once that is mended'
   )
 
 

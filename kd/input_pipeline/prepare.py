@@ -1,13 +1,10 @@
 """Prepares a task or mixture once: tokenized, packed, in ArrayRecord files."""
 
 from collections.abc import Callable, Iterator, Sequence
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from typing import Any
 
 from absl import logging
@@ -16,6 +13,7 @@ import numpy as np
 
 from kd.core import errors
 from kd.core import types
+from kd.input_pipeline import abandoned
 from kd.input_pipeline import examples as examples_lib
 from kd.input_pipeline import fingerprints
 from kd.input_pipeline import packing
@@ -26,7 +24,6 @@ from kd.input_pipeline import tokenizers
 
 Prepared = prepared.Prepared  # What `prepare` returns parts as.
 
-_ASIDE = '.writing-'
 FORMAT = 2  # Raise it when what is written changes its meaning.
 
 
@@ -114,9 +111,11 @@ def _write(
   parent = os.path.dirname(folder)
   try:
     os.makedirs(parent, exist_ok=True)
-    _remove_abandoned(parent)
-    aside, held = _make_aside(parent)
+    abandoned.remove(parent)
+    aside, held = abandoned.make(parent)
   except OSError as e:
+    if e.errno in errors.FULL:
+      raise
     raise errors.ConfigError(
       'data.folder',
       f'{parent!r} cannot be written: {e.strerror}',
@@ -151,37 +150,6 @@ def _write(
   finally:
     shutil.rmtree(aside, ignore_errors=True)
     os.close(held)
-
-
-def _make_aside(parent):
-  """A new folder, and what locks it as long as this process lives."""
-  new = tempfile.mkdtemp(prefix='.new-', dir=parent)
-  os.chmod(new, 0o755)  # The cache may be shared; mkdtemp's is private.
-  descriptor = os.open(new, os.O_RDONLY)
-  with contextlib.suppress(OSError):  # Not every file system has locks.
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-  # Only now: what has this name and no lock is abandoned.
-  aside = os.path.join(parent, _ASIDE + os.path.basename(new)[1:])
-  os.rename(new, aside)
-  return aside, descriptor
-
-
-def _remove_abandoned(parent):
-  """Removes what processes that have died had half written."""
-  for name in os.listdir(parent):
-    if not name.startswith(_ASIDE):
-      continue
-    try:
-      descriptor = os.open(os.path.join(parent, name), os.O_RDONLY)
-    except OSError:
-      continue
-    try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
-    except OSError:
-      pass  # Whoever holds it lives, or nobody can tell.
-    finally:
-      os.close(descriptor)
 
 
 def _write_part(

@@ -9,8 +9,10 @@ from kd.core import errors
 from kd.input_pipeline import read_ahead
 from kd.input_pipeline import reading
 
+_LOST = OSError('no route to host')
 
-def _failing(times, error=OSError('no route to host')):
+
+def _failing(times, error=_LOST):
   calls = []
 
   def call():

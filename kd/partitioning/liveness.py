@@ -18,10 +18,10 @@ from typing import Any
 from kd.core import errors
 
 _BEAT_S = 1.0
-# Until everyone has read why the run ends: only then process 0, which holds
-# that, may go.
-READ_S = 4 * _BEAT_S
-_ALIVE, _FIRST = 'kd/alive', 'kd/first'
+MARGIN_S = 5 * _BEAT_S  # that a sign of life may be late
+# That process 0, which holds why the run ends, waits until all have read it.
+_READ_S = 20.0
+_ALIVE, _FIRST, _LEFT = 'kd/alive', 'kd/first', 'kd/left'
 _END = f'{_FIRST}/end'
 
 
@@ -170,6 +170,23 @@ class Watch:
     self._stopped.set()
     # Past Python's buffers: the main thread may hold them.
     os.write(sys.stderr.fileno(), f'kd: error: {message}\n'.encode())
-    if self._index == 0:
-      time.sleep(READ_S)
+    with contextlib.suppress(Exception):  # If nobody answers, nobody waits.
+      if self._index == 0:
+        self._wait_for_others()
+      else:
+        self._client.key_value_set(f'{_LEFT}/{self._index}', '')
     os._exit(code)
+
+  def _wait_for_others(self):
+    """Until all who live have left, but not for long."""
+    began = time.monotonic()
+    living = {
+      index
+      for index, (_, since) in self._heard.items()
+      if began - since < self._dead_after_s
+    }
+    while time.monotonic() - began < _READ_S:
+      left = self._client.key_value_dir_get(_LEFT)
+      if living <= {int(key.rpartition('/')[2]) for key, _ in left}:
+        return
+      time.sleep(_BEAT_S / 4)

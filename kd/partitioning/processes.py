@@ -19,17 +19,13 @@ from jax._src import distributed  # The only way to its key-value store.
 
 from kd.core import errors
 from kd.partitioning import liveness
+from kd.partitioning import membership
 
 T = TypeVar('T')
 
 # jax's own limit, far beyond the watch's: jax aborts a process at it.
 _JAX_DEAD_AFTER_S = 3600
 _NEVER_S = 10 * 24 * 3600
-_ENVIRONMENT = {
-  'coordinator': 'JAX_COORDINATOR_ADDRESS',
-  'count': 'JAX_NUM_PROCESSES',
-  'index': 'JAX_PROCESS_ID',
-}
 
 
 class _Joined:
@@ -51,65 +47,6 @@ class _Joined:
 _joined: _Joined | None = None
 
 
-def _from_environment(settings):
-  """Coordinator, count and index, None where nothing says them."""
-  found = {}
-  for name, variable in _ENVIRONMENT.items():
-    value, unset = settings[name], -1 if name == 'index' else 0
-    if name == 'coordinator':
-      found[name] = value or os.environ.get(variable) or None
-      continue
-    if value == unset and variable in os.environ:
-      value = _whole(variable, os.environ[variable])
-    found[name] = None if value == unset else value
-  return found
-
-
-def _whole(variable, text):
-  if not text.isdigit():
-    raise errors.ConfigError(
-      f'${variable}', f'found {text!r}', legal='a whole number'
-    )
-  return int(text)
-
-
-def check(settings: Mapping[str, Any]) -> None:
-  """Raises ConfigError where config.processes cannot be meant."""
-  for name in ('start_timeout_s', 'dead_after_s', 'slow_after_s'):
-    if settings[name] <= 0:
-      raise errors.ConfigError(
-        f'processes.{name}', f'found {settings[name]}', legal='above 0'
-      )
-  found = _from_environment(settings)
-  count, index = found['count'], found['index']
-  if count is not None and count < 1:
-    raise errors.ConfigError(
-      'processes.count', f'found {count}', legal='0 (as found), or more'
-    )
-  if index is not None and not 0 <= index < (count or index + 1):
-    raise errors.ConfigError(
-      'processes.index',
-      f'found {index}, of {count} processes',
-      legal=f'-1 (as found), or 0 to {count - 1}' if count else '-1, 0, ...',
-    )
-  if found['coordinator'] is None:
-    return
-  host, _, port = found['coordinator'].rpartition(':')
-  if not host or not port.isdigit():
-    raise errors.ConfigError(
-      'processes.coordinator',
-      f'found {found["coordinator"]!r}',
-      legal='HOST:PORT of process 0',
-    )
-  for name in ('count', 'index'):
-    if found[name] is None:
-      raise errors.ConfigError(
-        f'processes.{name}',
-        'not given, and processes.coordinator is',
-        legal=f'a number, here or in ${_ENVIRONMENT[name]}',
-      )
-
-
 def start(settings: Mapping[str, Any]) -> None:
   """Joins the other processes of the run, if the run has any.
 
@@ -122,30 +59,37 @@ def start(settings: Mapping[str, Any]) -> None:
     settings: the config's `processes`, checked.
 
   Raises:
-    ConfigError: see check.
+    ConfigError: see membership.check.
     SystemExit: 42, not all came in time.
   """
   global _joined
-  check(settings)
-  found = _from_environment(settings)
+  membership.check(settings)
+  found = membership.find(settings)
   on_tpu = 'tpu' in (jax.config.jax_platforms or '')
   if found['coordinator'] is None and not on_tpu:
     _check_alone(found['count'])
     return
   # jax's notice of a preemption would take the place of the loop's own.
   jax.config.update('jax_enable_preemption_service', False)
-  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   _explain_aborts()
-  with _limit(settings['start_timeout_s'], found['count']):
-    jax.distributed.initialize(
-      found['coordinator'],
-      found['count'],
-      found['index'],
-      # The limit above comes first, and says more.
-      initialization_timeout=int(2 * settings['start_timeout_s']) + 60,
-      heartbeat_timeout_seconds=_JAX_DEAD_AFTER_S,
-      shutdown_timeout_seconds=_JAX_DEAD_AFTER_S,
-    )
+  try:
+    with _limit(settings['start_timeout_s'], found['count']):
+      jax.distributed.initialize(
+        found['coordinator'],
+        found['count'],
+        found['index'],
+        # The limit above comes first, and says more.
+        initialization_timeout=int(2 * settings['start_timeout_s']) + 60,
+        heartbeat_timeout_seconds=_JAX_DEAD_AFTER_S,
+        shutdown_timeout_seconds=_JAX_DEAD_AFTER_S,
+      )
+  except ValueError:
+    # What jax raises on a TPU that no metadata server knows of.
+    if found['coordinator'] is not None:
+      raise
+    _check_alone(found['count'])
+    return
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   _joined = _Joined(settings, distributed.global_state.coordinator_address)
   _joined.watch.start()
 
@@ -175,8 +119,10 @@ def _limit(seconds: float, count: int | None) -> Iterator[None]:
       )
 
   threading.Thread(target=wait, name='start', daemon=True).start()
-  yield
-  there.set()
+  try:
+    yield
+  finally:
+    there.set()
 
 
 def _exit(code, message):
@@ -289,12 +235,12 @@ def fail(error: BaseException, code: int) -> None:
     # All have it: none may end another that is still at its last save.
     with contextlib.suppress(Exception):
       _joined.client.wait_at_barrier(
-        'kd/fail', int(1000 * (_joined.dead_after_s + liveness.READ_S))
+        'kd/fail', int(1000 * (_joined.dead_after_s + liveness.MARGIN_S))
       )
   elif not isinstance(error, errors.KdError) or isinstance(
     error.__cause__, ValueError | RuntimeError
   ):
-    time.sleep(_joined.dead_after_s + liveness.READ_S)
+    time.sleep(_joined.dead_after_s + liveness.MARGIN_S)
   if not isinstance(error, errors.KdError):
     traceback.print_exception(error)
   leave(code, str(error))

@@ -56,7 +56,7 @@ class Compiled:
     """What it said in numbers.
 
     'error', '' if the program fits; 'host', its bytes there; 'bytes', those in
-    HBM by the compiler's own sum, 0 if it does not fit.
+    HBM by the compiler's own sum, 0 if there is none.
     """
     with open(os.path.join(self.folder, FACTS), encoding='utf-8') as f:
       return json.load(f)

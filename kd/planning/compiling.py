@@ -92,12 +92,13 @@ def _facts(lowered, aside):
   try:
     m = lowered.compile().memory_analysis()
     facts['host'] = m.host_temp_size_in_bytes + m.host_argument_size_in_bytes
-    facts['bytes'] = (
-      m.argument_size_in_bytes
-      + m.temp_size_in_bytes
-      + m.output_size_in_bytes
-      - m.alias_size_in_bytes
-    )
+    if m.temp_size_in_bytes:  # Of some small programs it is not counted.
+      facts['bytes'] = (
+        m.argument_size_in_bytes
+        + m.temp_size_in_bytes
+        + m.output_size_in_bytes
+        - m.alias_size_in_bytes
+      )
   except jax.errors.JaxRuntimeError as e:
     facts['error'] = str(e)
   if not _keep_dumps(dump, aside):

@@ -78,6 +78,7 @@ def prepare(run: resolve.Run, say: Say) -> Data:
       'out)'
     )
   _check_rationale(run, parts)
+  _check_same_rows(run, parts)
   return Data(parts, evaluate_lib.prepare_sets(run, say))
 
 
@@ -94,9 +95,21 @@ def _check_rationale(run, parts):
       )
 
 
-def _rows_digest(run, data):
+def _check_same_rows(run, parts):
+  """Refuses a process that has other rows than process 0."""
+  found = _rows_digest(run, parts)
+  first = processes.from_first(lambda: found)
+  if found != first:
+    raise errors.ConfigError(
+      'data.folder',
+      f'process {jax.process_index()} has rows {found}, process 0 has {first}',
+      legal='a folder that all processes see, or the same data for each',
+    )
+
+
+def _rows_digest(run, parts):
   """Names the rows and their order: another one means other training."""
-  parts = [[p.counts['rows_sha256'], p.rate] for p in data.train]
+  parts = [[p.counts['rows_sha256'], p.rate] for p in parts]
   named = json.dumps([parts, run.config.seed, run.config.data.batch_size])
   return hashlib.sha256(named.encode()).hexdigest()[:16]
 
@@ -193,7 +206,7 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
       rows=rows_lib.Rows(
         data.train, config.data.batch_size, config.seed, shuffle=True
       ),
-      rows_digest=_rows_digest(run, data),
+      rows_digest=_rows_digest(run, data.train),
       evaluate=evaluate,
       quality=evaluate_lib.first_quality(data.held_out),
     )

@@ -62,6 +62,8 @@ def hold(workdir: str) -> Iterator[str]:
       legal='a new folder, or this one when that run has ended',
     ) from e
   except OSError as e:
+    if e.errno in errors.FULL:
+      raise
     raise errors.ConfigError(
       '--workdir',
       f'{workdir!r} cannot be written: {e.strerror}',

@@ -28,8 +28,8 @@ from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.models import kernels
 from kd.optimizers import optimizers
+from kd.partitioning import membership
 from kd.partitioning import mesh as mesh_lib
-from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.train import architectures
 from kd.train import values
@@ -161,8 +161,8 @@ def _teacher_mesh(config, mesh, make_mesh):
     if values.at(config, path) % parts:
       raise errors.ConfigError(
         path,
-        f'found {values.at(config, path)}, which {parts} devices (teacher.mesh.data x'
-        ' teacher.mesh.fsdp) do not divide',
+        f'found {values.at(config, path)}, which {parts} devices '
+        '(teacher.mesh.data x teacher.mesh.fsdp) do not divide',
         legal=f'a multiple of {parts}',
       )
   if config.data.length % rules.length_parts(found):
@@ -336,7 +336,7 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
   Raises:
     ConfigError: names the first thing that is wrong.
   """
-  processes.check(config.processes)
+  membership.check(config.processes)
   _check_teacher_devices(config, devices)
   make_mesh = lambda sizes, part: mesh_lib.make(sizes, devices[part])
   run = shapes(config, make_mesh, architectures.source_config)

@@ -1,0 +1,58 @@
+"""Which processes a config and an environment mean."""
+
+import os
+
+import pytest
+
+from configs import base
+from kd.core import errors
+from kd.partitioning import membership
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+  for name in list(os.environ):
+    if name.startswith('JAX_') and name != 'JAX_PLATFORMS':
+      monkeypatch.delenv(name)
+  return monkeypatch
+
+
+def _settings(**changes):
+  settings = base.get_config().processes
+  settings.update(changes)
+  return settings
+
+
+@pytest.mark.parametrize(
+  'changes,words',
+  [
+    ({'start_timeout_s': 0.0}, ('processes.start_timeout_s', 'above 0')),
+    ({'dead_after_s': -1.0}, ('processes.dead_after_s', 'above 0')),
+    ({'slow_after_s': 0.0}, ('processes.slow_after_s', 'above 0')),
+    ({'count': -2}, ('processes.count', 'found -2')),
+    ({'count': 4, 'index': 4}, ('processes.index', 'found 4', '0 to 3')),
+    ({'coordinator': 'host'}, ('processes.coordinator', 'HOST:PORT')),
+    ({'coordinator': 'host:1'}, ('processes.count', 'JAX_NUM_PROCESSES')),
+    (
+      {'coordinator': 'host:1', 'count': 2},
+      ('processes.index', 'JAX_PROCESS_ID'),
+    ),
+  ],
+)
+def test_what_cannot_be_meant_is_named(changes, words):
+  with pytest.raises(errors.ConfigError) as e:
+    membership.check(_settings(**changes))
+  assert all(word in str(e.value) for word in words), str(e.value)
+
+
+def test_the_environment_says_what_the_config_does_not(environment):
+  membership.check(_settings(coordinator='host:1', count=2, index=1))
+  environment.setenv('JAX_COORDINATOR_ADDRESS', 'host:1')
+  environment.setenv('JAX_NUM_PROCESSES', '2')
+  environment.setenv('JAX_PROCESS_ID', '2')
+  with pytest.raises(errors.ConfigError, match='found 2, of 2 processes'):
+    membership.check(_settings())
+  membership.check(_settings(count=3))
+  environment.setenv('JAX_PROCESS_ID', 'two')
+  with pytest.raises(errors.ConfigError, match=r'JAX_PROCESS_ID.*two'):
+    membership.check(_settings())
