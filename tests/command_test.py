@@ -95,6 +95,14 @@ def test_no_workdir_is_refused():
   assert code == 2 and '--workdir' in err
 
 
+def test_a_bucket_is_no_workdir():
+  """Else a folder called gs: would be made, on each machine its own."""
+  code, _, err = command.run(
+    [CONFIG, '--mode=check', '--workdir=gs://bucket/run']
+  )
+  assert code == 2 and "'gs://bucket/run'" in err
+
+
 def test_check_prints_and_imports_neither_tensorflow_nor_seqio(tmp_path):
   code, out, err = command.run(
     [

@@ -10,8 +10,9 @@ from kd.planning import programs
 _GIB = 2**30
 _COLUMNS = (
   *('teacher', 'student', 'slice', 'tokens a row', 'rows', 'GiB a chip'),
+  'on paper',
   *buffers.KINDS,
-  *('peak in', 'fits', 'TFLOP a chip: compiled', 'on paper'),
+  *('most in', 'fits', 'TFLOP a chip', 'on paper'),
   *('step, s', 'bound by', 'MFU', 'tokens a day', 'run, h', 'US$'),
 )
 
@@ -154,6 +155,7 @@ def _cells(row):
     f'{row["length"]:,}',
     str(row['batch_size']),
     f'{_gib(row["peak_bytes"])} of {_gib(row["hbm_bytes"])}',
+    _gib(row['paper']['peak_bytes']),
     *(_gib(row['bytes'][kind]) for kind in buffers.KINDS),
     row['peak_program'],
     'yes' if row['fits'] else 'no: ' + ', '.join(row['does_not_fit']),

@@ -1,0 +1,42 @@
+"""A process that starts itself anew."""
+
+import os
+import subprocess
+import sys
+
+from kd.core import host_memory
+
+_SCRIPT = """
+import os, sys
+from kd.core import host_memory
+host_memory.use_large_pages()
+host_memory.give_back()
+print(os.environ.get('GLIBC_TUNABLES', 'none'), os.getpid(), *sys.argv[1:])
+"""
+
+
+def _run(**variables):
+  root = host_memory.__file__.rsplit(os.sep, 3)[0]
+  kept = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
+  process = subprocess.Popen(
+    [sys.executable, '-c', _SCRIPT, '--a=b c', '-x'],
+    env=kept | {'PYTHONPATH': root} | variables,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  out, _ = process.communicate()
+  assert process.returncode == 0
+  tunables, pid, *arguments = out.split(' ')
+  assert (int(pid), arguments) == (process.pid, ['--a=b', 'c', '-x\n'])
+  return tunables
+
+
+def test_starts_anew_once_as_the_same_process_with_the_same_arguments():
+  assert _run() == 'glibc.malloc.hugetlb=1'
+
+
+def test_what_the_user_set_is_kept():
+  name = 'glibc.malloc.hugetlb'
+  assert _run(GLIBC_TUNABLES=f'{name}=0') == f'{name}=0'
+  other = 'glibc.malloc.arena_max=3'
+  assert _run(GLIBC_TUNABLES=other) == f'{other}:{name}=1'
