@@ -154,6 +154,10 @@ def _quickstart(**changes):
     ('teacher.variant', '1b', ('teacher.variant', 'embed_dim')),
     ('teacher.source', 'none', ('losses.kl', 'teacher')),
     ('teacher.source', 'lve', ('teacher.source', "'live'")),
+    ('teacher.devices', 1, ('teacher.devices', 'found 1, of 1 devices')),
+    ('teacher.mesh.tensor', 2, ('teacher.mesh', 'product is 1')),
+    ('processes.index', -2, ('processes.index', 'found -2')),
+    ('processes.dead_after_s', 0.0, ('processes.dead_after_s', 'above 0')),
     ('checkpoint.keep', 0, ('checkpoint.keep', 'above 0')),
     ('evaluation.every', -1, ('evaluation.every', '0 or more')),
     (

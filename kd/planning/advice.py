@@ -57,12 +57,14 @@ def _changes(config, estimate_) -> Iterator[dict[str, Any]]:
   yield {'data.batch_size': config.data.batch_size // 2}
   if shape['data'] > 1:
     yield {'mesh.data': 1, 'mesh.fsdp': shape['data'] * shape['fsdp']}
+  # Chips that share a row leave room for more micro-batches.
   for axis in ('tensor', 'sequence'):
     for parts in (2, 4, 8):
       if shape['fsdp'] % parts == 0:
         yield {
           'mesh.fsdp': shape['fsdp'] // parts,
           f'mesh.{axis}': shape[axis] * parts,
+          'optimizer.micro_batches': micro * parts,
         }
   if estimate_.run.teachers:
     yield {'teacher.param_dtype': 'bfloat16'}

@@ -49,14 +49,14 @@ def _run(request, folder, say):
         say(
           length=length,
           program=program.name,
-          **_compile(program, run.mesh, request['topology'], folder),
+          **_compile(program, request['topology'], folder),
         )
 
 
-def _compile(program, mesh, topology, folder) -> dict[str, Any]:
+def _compile(program, topology, folder) -> dict[str, Any]:
   """Compiles, unless it was done before; returns the key and the seconds."""
   begin = time.monotonic()
-  with rules.active(mesh):
+  with rules.active(program.mesh):
     lowered = program.function.lower(*program.arguments)
     key = _key(lowered.as_text(), topology)
     home = os.path.join(folder, key)

@@ -83,7 +83,8 @@ class Held:
     embedding: of these parameters.
     teachers: parameters, by teacher.
     tables: by teacher, the embedding that its targets name.
-    cut: whether that is a copy, without rows that the student lacks.
+    copied: whether that is a copy: without rows that the student lacks, or on
+      the student's mesh, which is not the teacher's.
   """
 
   parameters: int
@@ -92,12 +93,13 @@ class Held:
   embedding: int
   teachers: tuple[int, ...]
   tables: tuple[int, ...]
-  cut: tuple[bool, ...]
+  copied: tuple[bool, ...]
 
   @property
   def copies(self) -> int:
     """Bytes of the tables that are copies."""
-    return sum(t for t, cut in zip(self.tables, self.cut, strict=True) if cut)
+    both = zip(self.tables, self.copied, strict=True)
+    return sum(size for size, is_copy in both if is_copy)
 
 
 def held(run: resolve.Run) -> Held:
@@ -111,7 +113,7 @@ def held(run: resolve.Run) -> Held:
     embedding=programs.local_bytes(state.params['embedding']),
     teachers=sizes(programs.teacher_params(run)),
     tables=sizes(programs.unembeddings(run)),
-    cut=tuple(programs.are_cut(run)),
+    copied=tuple(programs.are_copies(run)),
   )
 
 
@@ -126,14 +128,19 @@ def beside(run: resolve.Run, kept: Held) -> dict[str, dict[str, int]]:
     By program, bytes by kind.
   """
   student = {'parameters': kept.parameters, 'optimizer': kept.optimizer}
-  all_teachers = sum(kept.teachers) + kept.copies
+  teachers = sum(kept.teachers)
+  apart = programs.is_apart(run)
+  on_students = kept.copies + (0 if apart else teachers)
   found = {
     # The update has the tables that it is given among its arguments.
-    programs.STEP: {'teacher': all_teachers - sum(kept.tables)},
-    programs.DECODE: {'teacher': all_teachers} | student,
+    programs.STEP: {'teacher': on_students - sum(kept.tables)},
+    programs.DECODE: {'teacher': on_students} | student,
   }
   for name, own in zip(programs.teacher_names(run), kept.teachers, strict=True):
-    found[name] = {'teacher': all_teachers - own} | student
+    others = {'teacher': teachers - own}
+    found[name] = others
+    if not apart:
+      found[name] = {'teacher': on_students - own} | student
   nothing = dict.fromkeys(buffers.KINDS, 0)
   return {name: nothing | kinds for name, kinds in found.items()}
 
@@ -190,4 +197,4 @@ def kernel_flops(run: resolve.Run, name: str) -> float:
       parts.append(flops.recomputed(model.config, *shape, work, remat))
     return sum(parts)
 
-  return (every(work) - every(_NO_PAIRS)) / run.mesh.size
+  return (every(work) - every(_NO_PAIRS)) / model.mesh.size

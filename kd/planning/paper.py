@@ -69,30 +69,30 @@ def _layer_weights(config):
   return config.embed_dim * (heads + 3 * config.mlp_dim)
 
 
-def _table_in_columns(run, config, size):
+def _table_in_columns(mesh, config, size):
   """Bytes a chip of an embedding that is split by columns."""
-  parts = _split(run) * _tensor(run)
+  parts = _split(mesh) * _tensor(mesh)
   columns = config.embed_dim / parts
   if parts > 1:
     columns = math.ceil(columns / _LANES) * _LANES
   return config.vocab_size * columns * size if parts > 1 else 0.0
 
 
-def _gathered(run, model):
+def _gathered(model):
   """Bytes a chip of the weights that one pass takes from other chips."""
   whole = _layer_weights(model.config) * model.config.num_layers
-  whole *= _itemsize(model) / _tensor(run)
-  return whole, whole * (1 - 1 / _split(run))
+  whole *= _itemsize(model) / _tensor(model.mesh)
+  return whole, whole * (1 - 1 / _split(model.mesh))
 
 
 def teacher(run: resolve.Run, held: costs.Held, number: int) -> costs.Cost:
   """The pass of a teacher over a batch."""
   model, _ = run.teachers[number]
-  length, tensor = run.config.data.length, _tensor(run)
-  tokens, size = _tokens(run), _itemsize(model)
+  length, tensor = run.config.data.length, _tensor(model.mesh)
+  tokens, size = _tokens(run, model.mesh), _itemsize(model)
   params = held.teachers[number]
-  gathered, received = _gathered(run, model)
-  table = _table_in_columns(run, model.config, 2)
+  gathered, received = _gathered(model)
+  table = _table_in_columns(model.mesh, model.config, 2)
   work = flops.as_computed(model.config, length, model.module.kernel)
   hidden = tokens * model.config.embed_dim * size
   layer = _width(model.config, _PASS_AT_WORK, tensor) * tokens * size
@@ -105,9 +105,9 @@ def teacher(run: resolve.Run, held: costs.Held, number: int) -> costs.Cost:
       collectives=table,
     ),
     flops=flops.forward(model.config, run.config.data.batch_size, length, work)
-    / run.mesh.size,
+    / model.mesh.size,
     hbm=params + 2 * gathered + model.config.num_layers * 2 * layer,
-    ici=received + _between_parts(run, model, tokens),
+    ici=received + _between_parts(model, tokens),
     host=0,
     stated=0,
     error='',
@@ -117,25 +117,25 @@ def teacher(run: resolve.Run, held: costs.Held, number: int) -> costs.Cost:
 def step(run: resolve.Run, held: costs.Held) -> costs.Cost:
   """An update."""
   model, micro = run.student, run.config.optimizer.micro_batches
-  tokens = _tokens(run) / micro
-  size, tensor = _itemsize(model), _tensor(run)
+  tokens = _tokens(run, run.mesh) / micro
+  size, tensor = _itemsize(model), _tensor(run.mesh)
   params, moments = held.parameters, held.optimizer + held.on_host
   remat = run.config.student.remat
   kept = model.config.num_layers * _width(model.config, _KEPT[remat], tensor)
   layer = _width(model.config, _STEP_AT_WORK, tensor) * tokens * size
-  gathered, received = _gathered(run, model)
+  gathered, received = _gathered(model)
   kept *= tokens * size
   offloaded = model.config.num_layers * tokens * size
   offloaded *= _width(model.config, _OFFLOADED[remat], tensor)
   gradients = params * (1 if micro == 1 else 2)
   tables = _COPIED_TABLES * held.embedding
-  tables += _table_in_columns(run, model.config, 4)
+  tables += _table_in_columns(run.mesh, model.config, 4)
   heap = _GAPS * (kept + gradients + tables + layer)
   passes = micro * (2 if remat == 'none' else 3)
   targets = 0
   if run.objective.needs_teacher:
     targets = sum(held.tables) + sum(
-      _tokens(run) * model.config.embed_dim * _itemsize(model)
+      _tokens(run, run.mesh) * model.config.embed_dim * _itemsize(model)
       for model, _ in run.teachers
     )
   parts = costs.model_flops(run)
@@ -146,7 +146,7 @@ def step(run: resolve.Run, held: costs.Held) -> costs.Cost:
       parameters=params,
       optimizer=held.optimizer,
       teacher=targets,
-      activations=kept + _BATCH_BYTES * _tokens(run),
+      activations=kept + _BATCH_BYTES * _tokens(run, run.mesh),
       temporaries=heap - kept,
     ),
     flops=sum(parts.values()) / run.mesh.size,
@@ -156,10 +156,10 @@ def step(run: resolve.Run, held: costs.Held) -> costs.Cost:
       + passes * (2 * gathered + model.config.num_layers * layer)
       + 2 * kept * micro
       + micro * programs.chunks(run) * _chunk_traffic(run)
-      + _LOGIT_BYTES * _tokens(run) * model.config.vocab_size / tensor
+      + _LOGIT_BYTES * _tokens(run, run.mesh) * model.config.vocab_size / tensor
     ),
     ici=(
-      passes * (received + _between_parts(run, model, tokens))
+      passes * (received + _between_parts(model, tokens))
       # Sums of gradients go out as float32.
       + micro * received * 4 / size
       + 2 * params * (1 - 1 / run.mesh.shape['data'])
@@ -179,7 +179,7 @@ def _chunk_traffic(run):
   whole = 12 * config.embed_dim + sum(
     2 * model.config.embed_dim for model, _ in run.teachers
   )
-  return config.vocab_size * whole / (_split(run) * _tensor(run))
+  return config.vocab_size * whole / (_split(run.mesh) * _tensor(run.mesh))
 
 
 def decode(run: resolve.Run, held: costs.Held) -> costs.Cost:
@@ -188,14 +188,14 @@ def decode(run: resolve.Run, held: costs.Held) -> costs.Cost:
   config, evaluation = model.config, run.config.evaluation
   rows = evaluation.batch_size / rules.row_parts(run.mesh)
   slots = run.config.plan.prompt_length + evaluation.max_new_tokens
-  size, tensor = _itemsize(model), _tensor(run)
+  size, tensor = _itemsize(model), _tensor(run.mesh)
   kv_parts = tensor if config.num_kv_heads % tensor == 0 else 1
   cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim
   cache *= rows * slots * size / kv_parts
   prompt = rows * run.config.plan.prompt_length
   layer = _width(config, _PASS_AT_WORK, tensor) * prompt * size
-  gathered, received = _gathered(run, model)
-  table = _table_in_columns(run, config, size)
+  gathered, received = _gathered(model)
+  table = _table_in_columns(run.mesh, config, size)
   tokens = rows * slots
   params = held.parameters * size / 4
   steps = evaluation.max_new_tokens
@@ -228,32 +228,33 @@ def of(run: resolve.Run, held: costs.Held) -> list[costs.Cost]:
   return [*scored, step(run, held), decode(run, held)]
 
 
-def _tokens(run):
+def _tokens(run, mesh):
   """T of a whole batch, on one chip."""
   data = run.config.data
-  parts = rules.row_parts(run.mesh) * rules.length_parts(run.mesh)
+  parts = rules.row_parts(mesh) * rules.length_parts(mesh)
   return data.batch_size * data.length / parts
 
 
-def _split(run):
+def _split(mesh):
   """Into how many parts weights are split that a layer gathers."""
-  return run.mesh.shape['fsdp'] * rules.length_parts(run.mesh)
+  return mesh.shape['fsdp'] * rules.length_parts(mesh)
 
 
-def _tensor(run):
-  return run.mesh.shape['tensor']
+def _tensor(mesh):
+  return mesh.shape['tensor']
 
 
-def _between_parts(run, model, tokens):
+def _between_parts(model, tokens):
   """Bytes that one pass brings in for parts of layers, and of rows.
 
   Two sums a layer over the tensor axis; the keys and values of a whole row.
   """
-  config, parts = model.config, rules.length_parts(run.mesh)
+  config, parts = model.config, rules.length_parts(model.mesh)
+  tensor = _tensor(model.mesh)
   size = config.num_layers * tokens * _itemsize(model)
-  sums = 4 * (1 - 1 / _tensor(run)) * config.embed_dim
+  sums = 4 * (1 - 1 / tensor) * config.embed_dim
   keys = 2 * (parts - 1) * config.num_kv_heads * config.head_dim
-  return size * (sums + keys / _tensor(run))
+  return size * (sums + keys / tensor)
 
 
 def _named(**found):

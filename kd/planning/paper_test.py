@@ -90,6 +90,20 @@ def test_less_is_kept_where_more_is_computed_again():
   assert halved.peaks[programs.STEP] < sizes[0]
 
 
+def test_teachers_apart_share_neither_memory_nor_time():
+  together = _estimate(**{'student.remat': 'none'})
+  apart = _estimate(**{'student.remat': 'none', 'teacher.devices': 4})
+  own, copied = apart.held.teachers[0], apart.held.tables[0]
+  assert own > 1.9 * together.held.teachers[0]  # On half of the chips.
+  assert apart.held.copies == copied
+  assert apart.phases[programs.TEACHER]['parameters'] == 0
+  assert apart.phases[programs.DECODE]['teacher'] == copied
+  chip = _CHOSEN.chip
+  seconds = [c.seconds(chip) for c in apart.step_costs]
+  assert apart.seconds == max(seconds) < sum(seconds)
+  assert together.seconds == sum(c.seconds(chip) for c in together.step_costs)
+
+
 def test_money_and_time_by_hand():
   found = _estimate(**{'plan.price': 2.0, 'steps': 7200})
   hours = 7200 * found.seconds / 3600

@@ -139,7 +139,7 @@ def _advise(estimate):
 
 _KEY = (
   *('teacher', 'student', 'topology', 'length', 'batch_size'),
-  *('micro_batches', 'remat', 'mesh'),
+  *('micro_batches', 'remat', 'mesh', 'teacher_devices', 'teacher_mesh'),
 )
 
 

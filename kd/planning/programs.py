@@ -34,6 +34,7 @@ class Program:
 
   Attributes:
     name: TEACHER, TEACHER.1 and so on for others, STEP or DECODE.
+    mesh: what it runs on.
     function: jitted.
     arguments: abstract.
     trips: how often a loop runs whose count depends on data.
@@ -41,6 +42,7 @@ class Program:
   """
 
   name: str
+  mesh: jax.sharding.Mesh
   function: Callable[..., Any]
   arguments: tuple[Any, ...]
   trips: int
@@ -95,22 +97,31 @@ def unembeddings(run: resolve.Run) -> list[types.PyTree]:
     table = params['embedding']
     size = min(table.shape[0], run.student.config.vocab_size)
     place = rules.table_sharding(run.mesh, size)
-    if size == table.shape[0]:
+    if size == table.shape[0] and table.sharding.mesh == run.mesh:
       place = table.sharding
     found.append(_array((size, table.shape[1]), table.dtype, place))
   return found
 
 
-def are_cut(run: resolve.Run) -> list[bool]:
+def is_apart(run: resolve.Run) -> bool:
+  """Whether the teachers have chips of their own."""
+  return run.config.teacher.devices > 0
+
+
+def are_copies(run: resolve.Run) -> list[bool]:
   """Of each teacher, whether its targets name a copy of its table."""
   size = run.student.config.vocab_size
-  return [model.config.vocab_size > size for model, _ in run.teachers]
+  # On paper meshes over different chips are equal.
+  return [
+    model.config.vocab_size > size or model.mesh != run.mesh or is_apart(run)
+    for model, _ in run.teachers
+  ]
 
 
-def batch(run: resolve.Run) -> types.Batch:
-  """Rows, split over the mesh."""
+def batch(run: resolve.Run, mesh: jax.sharding.Mesh) -> types.Batch:
+  """Rows, split over the student's mesh or the teachers'."""
   config = run.config.data
-  split = rules.batch_sharding(run.mesh)
+  split = rules.batch_sharding(mesh)
   shape = config.batch_size, config.length
   ints = _array(shape, jnp.int32, split)
   return types.Batch(
@@ -145,7 +156,7 @@ def _taps(run):
     return types.Taps(None, None, None, None)
   (model, _), params = run.teachers[0], teacher_params(run)[0]
   score = live.scorer(model.module, _tap_spec(run))
-  _, shown = jax.eval_shape(score, params, batch(run))
+  _, shown = jax.eval_shape(score, params, batch(run, model.mesh))
   rows = jax.sharding.PartitionSpec(None, rules.BATCH_AXES)
   place = jax.sharding.NamedSharding(run.mesh, rows)
   return jax.tree.map(lambda x: _array(x.shape, x.dtype, place), shown)
@@ -176,8 +187,9 @@ def teachers(run: resolve.Run) -> list[Program]:
     found.append(
       Program(
         name=name,
+        mesh=model.mesh,
         function=live.scorer(model.module, spec),
-        arguments=(params, batch(run)),
+        arguments=(params, batch(run, model.mesh)),
         trips=1,
         kinds={'params': 'teacher'},
       )
@@ -206,8 +218,9 @@ def step(run: resolve.Run) -> Program:
   )
   return Program(
     name=STEP,
+    mesh=run.mesh,
     function=update.jit(make, run.mesh),
-    arguments=(state(run), batch(run), targets(run)),
+    arguments=(state(run), batch(run, run.mesh), targets(run)),
     trips=chunks(run),
     kinds={
       'state.params': 'parameters',
@@ -241,6 +254,7 @@ def decode(run: resolve.Run) -> Program:
   key = jax.eval_shape(lambda: jax.random.key(0))
   return Program(
     name=DECODE,
+    mesh=run.mesh,
     function=jax.jit(decoder.run),
     arguments=(
       cast,

@@ -58,25 +58,32 @@ def meshes(count: int) -> Iterator[dict[str, int]]:
       yield dict(zip(mesh_lib.AXES, sizes, strict=True))
 
 
-def _changes(config, mesh):
+def _placements(count: int) -> Iterator[dict[str, Any]]:
+  """Where the teachers are: with the student, split otherwise, or apart."""
+  yield {'teacher.devices': 0}
+  for own in (count // 2, count // 4):
+    if own:
+      yield {'teacher.devices': own}
+
+
+def _changes(config, base):
   micro_batches = sorted({*_MICRO_BATCHES, config.optimizer.micro_batches})
   remats = dict.fromkeys((*_REMATS, config.student.remat))
   for times, micro, remat in itertools.product(_BATCHES, micro_batches, remats):
     yield {
-      **{f'mesh.{axis}': size for axis, size in mesh.items()},
+      **base,
       'data.batch_size': config.data.batch_size * times,
       'optimizer.micro_batches': micro,
       'student.remat': remat,
     }
 
 
-def _on_mesh(config, chosen, mesh) -> Iterator[Candidate]:
+def _on_mesh(config, chosen, base) -> Iterator[Candidate]:
   """The ways on one mesh: what the run keeps is counted once."""
-  base = {f'mesh.{axis}': size for axis, size in mesh.items()}
-  base |= {'optimizer.micro_batches': 1}
-  run = subject.on_paper(advice.changed(config, base), chosen.count)
+  whole = advice.changed(config, {**base, 'optimizer.micro_batches': 1})
+  run = subject.on_paper(whole, chosen.count)
   held = costs.held(run)
-  for changes in _changes(config, mesh):
+  for changes in _changes(config, base):
     rows = changes['optimizer.micro_batches'] * rules.row_parts(run.mesh)
     if changes['data.batch_size'] % rows:
       continue
@@ -94,11 +101,15 @@ def ranked(
     ConfigError: there is none; tells the one that comes nearest.
   """
   found, error = [], None
-  for mesh in meshes(chosen.count):
-    try:
-      found += _on_mesh(config, chosen, mesh)
-    except errors.ConfigError as e:
-      error = e  # Heads or rows do not divide.
+  for placement in _placements(chosen.count):
+    if config.teacher.source != 'live' and placement['teacher.devices']:
+      continue
+    for mesh in meshes(chosen.count - placement['teacher.devices']):
+      base = {f'mesh.{axis}': size for axis, size in mesh.items()} | placement
+      try:
+        found += _on_mesh(config, chosen, base)
+      except errors.ConfigError as e:
+        error = e  # Heads or rows do not divide.
   if not found:
     raise error
   limit = (1 - _MARGIN) * chosen.chip.hbm_bytes

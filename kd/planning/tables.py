@@ -128,6 +128,8 @@ def record(
     'micro_batches': config.optimizer.micro_batches,
     'remat': config.student.remat,
     'mesh': dict(estimate.run.mesh.shape),
+    'teacher_devices': config.teacher.devices,
+    'teacher_mesh': dict(config.teacher.mesh),
     **estimates.as_json(estimate),
     'paper': estimates.as_json(paper),
     'advice': list(advice),

@@ -11,6 +11,7 @@ from kd.checkpoints import weights
 from kd.core import errors
 from kd.core import types
 from kd.models import gemma3
+from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.train import resolve
 
@@ -52,7 +53,8 @@ def restore(
   step = saved.best_step() if which == 'best' else saved.latest_step()
   if step is None:
     raise errors.ConfigError(path, f'{folder!r} holds no {which} checkpoint')
-  saved.check_whole(step, ('params', 'position'), path)
+  whole = lambda: saved.check_whole(step, ('params', 'position'), path)
+  processes.from_first(whole)
   items, _ = saved.restore(step, {'params': abstract(model)})
   saved.close()
   return items['params']
