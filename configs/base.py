@@ -281,6 +281,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.plan.lengths = ()  # tokens a row to plan for; (): data.length alone
   c.plan.prompt_length = 512  # tokens of a prompt, where decoding is planned
   c.plan.price = 0.0  # US dollars a chip-hour; 0: the cost isn't shown
+  c.plan.compile = True  # False: count on paper alone, which takes seconds
   c.plan.search = False  # also search mesh, micro-batches, remat
   c.plan.compiled = 3  # candidates of a search that are compiled, > 0
   c.plan.folder = '~/.cache/kd/plans'  # where the compiler's answers are kept

@@ -55,7 +55,7 @@ def _signal_points():
       points[f'{name}-event-{n}'] = 'signal_at_event', n, name, code
   points['SIGTERM-compile'] = 'signal_at_compile', 20, 'SIGTERM', 42
   for what, where, n in (
-    ('step', _ABSORB, 5),
+    ('step', _ABSORB, 1),
     ('evaluation', _GENERATE, 3),
     ('last-evaluation', _GENERATE, 4),
     ('report', 'kd.train.report:write', 1),

@@ -8,6 +8,7 @@ import duckdb
 import numpy as np
 import pytest
 
+from kd.core import errors
 from kd.metrics import means
 from kd.metrics import writers
 
@@ -54,6 +55,27 @@ def test_json_lines_restart_and_are_read_by_duckdb(tmp_path):
     f"SELECT step, phase FROM read_json_auto('{path}') ORDER BY step"
   ).fetchall()
   assert rows == [(5, 'train'), (10, 'train'), (15, 'train')]
+
+
+@pytest.mark.parametrize('evaluated', [False, True])
+def test_an_evaluation_that_comes_again_is_dropped(evaluated, tmp_path):
+  first = writers.JsonLinesWriter(str(tmp_path), 0, evaluated=False)
+  first.write_scalars(4, {'eval/a/nll': 1.0})
+  first.write_scalars(8, {'train/loss': 2.0})
+  first.write_scalars(8, {'eval/a/nll': 1.0})
+  first.close()
+  writers.JsonLinesWriter(str(tmp_path), 8, evaluated).close()
+  lines = (tmp_path / writers.JSON_LINES).read_text().splitlines()
+  assert len(lines) == 2 + evaluated and '"train"' in lines[1]
+
+
+@pytest.mark.parametrize('line', [b'{"step": 3\n', b'7\n', b'\xff\n', b'{}\n'])
+def test_a_line_that_is_none_is_named(line, tmp_path):
+  (tmp_path / writers.JSON_LINES).write_bytes(
+    b'{"step": 1, "phase": "train"}\n' + line
+  )
+  with pytest.raises(errors.ConfigError, match=r'metrics\.jsonl:2: '):
+    writers.JsonLinesWriter(str(tmp_path), 9, evaluated=True)
 
 
 class _Terminal(io.StringIO):

@@ -25,6 +25,17 @@ _ALIVE, _FIRST, _LEFT = 'kd/alive', 'kd/first', 'kd/left'
 _END = f'{_FIRST}/end'
 
 
+def exit_now(code: int, message: str) -> None:
+  """Prints and exits, from any thread."""
+  _print(message)
+  os._exit(code)
+
+
+def _print(message):
+  # Past Python's buffers: the main thread may hold them.
+  os.write(sys.stderr.fileno(), f'kd: error: {message}\n'.encode())
+
+
 class LostProcessError(errors.KdError):
   """A process of the run has died or never came: start the run again."""
 
@@ -144,7 +155,8 @@ class Watch:
     while not self._stopped.wait(_BEAT_S):
       silent = time.monotonic() - self._answered
       if silent > self._dead_after_s:
-        self._end(LostProcessError.exit_code, self._silent(0, silent))
+        # To nobody's ears: a call would hang.
+        exit_now(LostProcessError.exit_code, self._silent(0, silent))
 
   def _name(self, index):
     return f'process {index} of {self._count}'
@@ -168,8 +180,7 @@ class Watch:
   def leave(self, code: int, message: str) -> None:
     """Prints and exits, process 0 when the others have read it."""
     self._stopped.set()
-    # Past Python's buffers: the main thread may hold them.
-    os.write(sys.stderr.fileno(), f'kd: error: {message}\n'.encode())
+    _print(message)
     with contextlib.suppress(Exception):  # If nobody answers, nobody waits.
       if self._index == 0:
         self._wait_for_others()

@@ -5,10 +5,8 @@ import contextlib
 import ctypes
 import itertools
 import json
-import os
 import signal
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -71,7 +69,7 @@ def start(settings: Mapping[str, Any]) -> None:
     return
   # jax's notice of a preemption would take the place of the loop's own.
   jax.config.update('jax_enable_preemption_service', False)
-  _explain_aborts()
+  _on_sigabrt(_explain_abort)
   try:
     with _limit(settings['start_timeout_s'], found['count']):
       jax.distributed.initialize(
@@ -88,6 +86,7 @@ def start(settings: Mapping[str, Any]) -> None:
     if found['coordinator'] is not None:
       raise
     _check_alone(found['count'])
+    _on_sigabrt(None)
     return
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   _joined = _Joined(settings, distributed.global_state.coordinator_address)
@@ -111,7 +110,7 @@ def _limit(seconds: float, count: int | None) -> Iterator[None]:
   def wait():
     if not there.wait(seconds):
       expected = f'{count} processes' if count else 'all processes'
-      _exit(
+      liveness.exit_now(
         liveness.LostProcessError.exit_code,
         f'expected {expected}, and after {seconds:g} s '
         '(processes.start_timeout_s) not all have come: start the command on '
@@ -125,29 +124,33 @@ def _limit(seconds: float, count: int | None) -> Iterator[None]:
     there.set()
 
 
-def _exit(code, message):
-  os.write(sys.stderr.fileno(), f'kd: error: {message}\n'.encode())
-  os._exit(code)
-
-
-def _explain_aborts() -> None:
-  """Makes an exit of how jax aborts a process whose coordinator is gone."""
+def _on_sigabrt(handler: Any) -> None:
+  """Sets C's handler, for Python's own never runs; None: the default one."""
   signal_of_c = ctypes.CDLL(None).signal
   signal_of_c.restype = ctypes.c_void_p
-  signal_of_c(signal.SIGABRT, _on_abort)
+  signal_of_c(signal.SIGABRT, handler)
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _on_abort(number):
-  """Called in the thread that aborts; when it returns, that goes on."""
+def _explain_abort(number):
+  """Makes an exit of how jax aborts a process whose coordinator is gone.
+
+  Called in the thread that aborts; when this returns, the abort goes on.
+  """
   del number
-  if _joined is None or jax.process_index() == 0:
+  if _joined is None:
+    liveness.exit_now(
+      liveness.LostProcessError.exit_code,
+      'the run could not be joined, for the reason that jax gives above: start '
+      'the command on every process',
+    )
+  if jax.process_index() == 0:
     return
   host, _, port = _joined.address.rpartition(':')
   try:
     socket.create_connection((host.strip('[]'), int(port)), 5.0).close()
   except OSError:
-    _exit(
+    liveness.exit_now(
       liveness.LostProcessError.exit_code,
       f'process 0 of {jax.process_count()} has died, and with it the service '
       'that connects the others; the same command on all goes on',
@@ -211,8 +214,9 @@ def finish() -> None:
     return
   _joined.client.wait_at_barrier('kd/finish', _NEVER_S * 1000)
   _joined.watch.stop()
-  _joined = None
   jax.distributed.shutdown()
+  _on_sigabrt(None)
+  _joined = None
 
 
 def fail(error: BaseException, code: int) -> None:

@@ -46,13 +46,14 @@ def plan(config: ml_collections.ConfigDict, workdir: str) -> None:
     advice.estimate(programs.with_length(config, length), chosen)
     for length in lengths
   ]
-  libtpu.packages()
+  if config.plan.compile:
+    libtpu.packages()
   if config.plan.search:
     for length in lengths:
       _search(programs.with_length(config, length), chosen, workdir)
     return
   found = []
-  for estimate in compiled(config, chosen, lengths):
+  for estimate in _estimates(config, chosen, papers):
     found.append(estimate)
     _write(workdir, _record(estimate))
   say('')
@@ -61,6 +62,13 @@ def plan(config: ml_collections.ConfigDict, workdir: str) -> None:
     if estimate.refused:
       _advise(estimate)
   say(_where(workdir))
+
+
+def _estimates(config, chosen, papers):
+  if not config.plan.compile:
+    return papers
+  lengths = [paper.run.config.data.length for paper in papers]
+  return compiled(config, chosen, lengths)
 
 
 def _record(estimate):
@@ -111,15 +119,12 @@ def compiled(
 def _search(config, chosen, workdir):
   """Compiles the candidates that are best on paper, and ranks them."""
   ranked = search.ranked(config, chosen)
-  say(
-    f'{len(ranked)} ways fit on paper; compiling the best '
-    f'{min(config.plan.compiled, len(ranked))}'
-  )
+  say(f'{len(ranked)} ways fit on paper; trying the best')
   tried = []
   for candidate in ranked[: config.plan.compiled]:
     say(candidate.lines)
     changed = advice.changed(config, candidate.changes)
-    for estimate in compiled(changed, chosen, (config.data.length,)):
+    for estimate in _estimates(changed, chosen, [candidate.paper]):
       tried.append((candidate, estimate))
       _write(workdir, _record(estimate))
   say(f'\n{config.data.length:,} tokens a row on {chosen.name}')
@@ -144,7 +149,10 @@ _KEY = (
 
 
 def _write(workdir: str, row: Mapping[str, Any]) -> None:
-  """Adds a row to the workdir's plan; one of the same run is replaced."""
+  """Adds a row to the workdir's plan, in place of one of the same run.
+
+  What was compiled is not replaced by what is on paper.
+  """
   os.makedirs(workdir, exist_ok=True)
   path = os.path.join(workdir, RESULTS)
   rows = []
@@ -152,7 +160,11 @@ def _write(workdir: str, row: Mapping[str, Any]) -> None:
     with open(path, encoding='utf-8') as f:
       rows = json.load(f)
   same = lambda other: all(other[key] == row[key] for key in _KEY)
-  rows = [other for other in rows if not same(other)] + [dict(row)]
+  known = [other for other in rows if same(other)]
+  if all(other['source'] == estimates.PAPER for other in known) or (
+    row['source'] == estimates.COMPILER
+  ):
+    rows = [other for other in rows if not same(other)] + [dict(row)]
   run_info.write_json(path, rows)
   run_info.write_text(os.path.join(workdir, TABLE), tables.markdown(rows))
   picture.draw(rows, os.path.join(workdir, PICTURE))

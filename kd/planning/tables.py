@@ -12,7 +12,7 @@ _COLUMNS = (
   *('teacher', 'student', 'slice', 'tokens a row', 'rows', 'GiB a chip'),
   'on paper',
   *buffers.KINDS,
-  *('most in', 'fits', 'TFLOP a chip', 'on paper'),
+  *('counted', 'most in', 'fits', 'TFLOP a chip', 'on paper'),
   *('step, s', 'bound by', 'MFU', 'tokens a day', 'run, h', 'US$'),
 )
 
@@ -159,6 +159,7 @@ def _cells(row):
     f'{_gib(row["peak_bytes"])} of {_gib(row["hbm_bytes"])}',
     _gib(row['paper']['peak_bytes']),
     *(_gib(row['bytes'][kind]) for kind in buffers.KINDS),
+    'on paper' if row['source'] == estimates.PAPER else 'compiled',
     row['peak_program'],
     'yes' if row['fits'] else 'no: ' + ', '.join(row['does_not_fit']),
   ]

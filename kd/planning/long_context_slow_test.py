@@ -1,0 +1,193 @@
+"""Splash attention and host memory, compiled for TPUs that need not be there.
+
+The file is also the program that compiles, in a process of its own: libtpu is
+no part of the tests' environment.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+import optax
+import pytest
+
+from configs import base
+from kd.models import attention
+from kd.models import gemma3
+from kd.models import gemma3_config
+from kd.models import visibility
+from kd.optimizers import host
+from kd.optimizers import optimizers
+from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import rules
+from kd.planning import libtpu
+
+_ROWS, _LENGTH = 8, 4096
+_QUERIES, _KEYS = 4, 1  # Heads of 256, as in 1B.
+_MESHES = {
+  'fsdp': {'data': 1, 'fsdp': 8},
+  'all': {'data': 1, 'fsdp': 2, 'tensor': 2, 'sequence': 2},
+}
+_SMALL = gemma3_config.Gemma3Config(
+  embed_dim=512,
+  mlp_dim=1024,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=128,
+  vocab_size=4096,
+  layer_kinds=(gemma3_config.LOCAL,) * 4,
+  window=512,
+  context=_LENGTH,
+  query_scale=128.0,
+  local_rope_base=1e4,
+  global_rope_base=1e6,
+  global_rope_factor=1.0,
+  norm_epsilon=1e-6,
+)
+_WINDOWS = {'local': 512, 'global': None}
+
+
+def _program(kernel, window):
+  def attended(query, key, value, places):
+    sight = visibility.Sight(places, window)
+    out = attention.causal(query, key, value, sight, 1 / 16, kernel)
+    return out.astype(jnp.float32).sum()
+
+  return jax.jit(jax.grad(attended, (0, 1, 2)))
+
+
+def _arguments(mesh):
+  rows = rules.batch_sharding(mesh)
+
+  def array(*shape, dtype=jnp.bfloat16):
+    return jax.ShapeDtypeStruct((_ROWS, _LENGTH, *shape), dtype, sharding=rows)
+
+  ids = array(dtype=jnp.int32)
+  return (
+    array(_QUERIES, 256),
+    *(array(_KEYS, 256),) * 2,
+    visibility.Places(ids, ids),
+  )
+
+
+def _on_host(mesh, function, *arguments):
+  """Bytes a chip that a program takes of the host's memory."""
+  with rules.active(mesh):
+    memory = jax.jit(function).lower(*arguments).compile().memory_analysis()
+  return memory.host_temp_size_in_bytes + memory.host_argument_size_in_bytes
+
+
+def _gradient(remat):
+  model = gemma3.build(_SMALL, 'bfloat16', remat, '')
+
+  def loss(params, ids):
+    hidden, _ = model.apply({'params': params}, ids, ids, ids)
+    return hidden.astype(jnp.float32).sum()
+
+  return model, jax.grad(loss)
+
+
+def _offloaded(mesh):
+  """Bytes on the host by policy, and of an optimizer's state."""
+  found = {}
+  ids = jax.ShapeDtypeStruct(
+    (_ROWS, _LENGTH), jnp.int32, sharding=rules.batch_sharding(mesh)
+  )
+  for remat in ('block', 'block_offload', 'dots_offload'):
+    model, gradient = _gradient(remat)
+    shapes = gemma3.unbox(gemma3.abstract_params(model))
+    places = rules.param_shardings(mesh, gemma3.logical_axes(model), shapes, '')
+    params = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      shapes,
+      places,
+    )
+    found[remat] = _on_host(mesh, gradient, params, ids)
+  lr = base.schedule('constant', peak=1e-4, warmup_steps=0)
+  spec = base.adamw(lr, state_memory='host').to_dict()
+  optimizer, _ = optimizers.build(spec, 1)
+  far = lambda x: jax.ShapeDtypeStruct(
+    x.shape,
+    x.dtype,
+    sharding=x.sharding.with_memory_kind(host.memory_kind(optimizer)),
+  )
+  state = optax.tree_map_params(
+    optimizer,
+    lambda _, param: far(param),
+    jax.eval_shape(optimizer.init, params),
+    params,
+  )
+  update = lambda g, s, p: optimizer.update(g, s, p, finite=True)
+  found['moments'] = _on_host(mesh, update, params, state, params)
+  found['parameters'] = sum(
+    x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape))
+    for x in jax.tree.leaves(params)
+  )
+  return found
+
+
+def _compile(stream):
+  topology = topologies.get_topology_desc(
+    platform='tpu', topology_name='v5e:2x4'
+  )
+  mesh = mesh_lib.make(_MESHES['fsdp'], topology.devices)
+  found = {'host': _offloaded(mesh)}
+  for place, sizes in _MESHES.items():
+    mesh = mesh_lib.make(sizes, topology.devices)
+    for kind, window in _WINDOWS.items():
+      function = _program(attention.SPLASH, window)
+      with rules.active(mesh):
+        compiled = function.lower(*_arguments(mesh)).compile()
+      text = compiled.as_text()
+      phases = ('fwd', 'dq', 'dkv')
+      found[f'{place} {kind}'] = {
+        'kernels': [p for p in phases if f'splash_mha_{p}_segmented' in text],
+        'temporaries': compiled.memory_analysis().temp_size_in_bytes,
+      }
+  print(json.dumps(found), file=stream, flush=True)
+
+
+@pytest.fixture(scope='module')
+def found():
+  root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+  done = subprocess.run(
+    # By its path, this folder's libtpu.py would hide the package.
+    [sys.executable, '-m', 'kd.planning.long_context_slow_test'],
+    check=True,
+    text=True,
+    stdout=subprocess.PIPE,
+    env=libtpu.environment(root, libtpu.packages()),
+  )
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize('kind', list(_WINDOWS))
+@pytest.mark.parametrize('place', list(_MESHES))
+def test_kernels_of_both_passes_are_in_the_program(found, place, kind):
+  one = found[f'{place} {kind}']
+  assert one['kernels'] == ['fwd', 'dq', 'dkv']
+  scores = 4 * _ROWS * _QUERIES * _LENGTH**2 // 8  # In float32, of one chip.
+  assert one['temporaries'] < scores / 4
+
+
+def test_what_is_offloaded_lies_on_the_host(found):
+  taken = found['host']
+  assert taken['block'] == 0
+  # Each layer's input, [1, L, D] in bfloat16.
+  inputs = _SMALL.num_layers * _LENGTH * _SMALL.embed_dim * 2
+  assert inputs <= taken['block_offload'] < 1.5 * inputs
+  assert taken['dots_offload'] > inputs
+  moments = 2 * taken['parameters']
+  assert moments <= taken['moments'] < 1.5 * moments
+
+
+if __name__ == '__main__':
+  # libtpu prints to both streams; the parent reads one of them.
+  _STREAM = os.fdopen(os.dup(1), 'w', encoding='utf-8')
+  os.dup2(2, 1)
+  _compile(_STREAM)
