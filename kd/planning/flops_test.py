@@ -116,3 +116,16 @@ def test_the_teacher(length):
   np.testing.assert_allclose(
     hlo.flops(text, None), flops.forward(_TEACHER, 2, length, work), rtol=1e-3
   )
+
+
+@pytest.mark.parametrize('length', [384, 2048])
+def test_a_kernel_computes_the_blocks_in_which_something_is_seen(length):
+  block = {384: 128, 2048: 512}[length]
+  work = flops.as_computed(_TEACHER, length, attention.SPLASH)
+  places = np.arange(length)
+  for kind, window in (('local', _TEACHER.window), ('global', length)):
+    behind = places[:, None] - places[None, :]
+    seen = (behind >= 0) & (behind < window)
+    blocks = seen.reshape(length // block, block, length // block, block)
+    count = int(blocks.any((1, 3)).sum())
+    assert work.pairs[kind] == count * block**2, kind

@@ -39,6 +39,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: str) -> None:
     )
   axes.set_xscale('log', base=2)
   axes.set_yscale('log', base=2)
+  axes.xaxis.set_major_formatter('{x:,.0f}')
+  axes.yaxis.set_major_formatter('{x:g}')
   axes.set_xlabel('tokens a row')
   axes.set_ylabel('GiB a chip (dotted: on paper)')
   axes.legend(fontsize=7)

@@ -149,7 +149,7 @@ def table(
     lines += [
       f'{place:>2}. '
       + f'{found.tokens_a_day:>14.3g}'
-      + f'{found.seconds:>10.3f}{found.mfu:>6.0%}'
+      + f'{found.seconds:>10.3g}{found.mfu:>6.0%}'
       + f'{found.total / 2**30:>8.2f}'
       + f'{candidate.paper.total / 2**30:>10.2f}'
       + ('  no' if found.refused else '  yes'),

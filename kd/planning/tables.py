@@ -142,7 +142,9 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     '| ' + ' | '.join(_COLUMNS) + ' |',
     '|' + ' --- |' * len(_COLUMNS),
   ]
-  lines += ['| ' + ' | '.join(_cells(row)) + ' |' for row in rows]
+  order = ('teacher', 'student', 'topology', 'length')
+  for row in sorted(rows, key=lambda row: [row[key] for key in order]):
+    lines.append('| ' + ' | '.join(_cells(row)) + ' |')
   return '\n'.join(lines) + '\n'
 
 
