@@ -86,6 +86,10 @@ class Step:
 
   def targets(self, params: types.PyTree):
     """The teacher's function from a batch to its targets."""
+    abstract = self.abstract_params(self.teacher, self.teacher_dtype)
+    params = jax.device_put(
+      params, jax.tree.map(lambda x: x.sharding, abstract)
+    )
     teacher = live.Teacher(self.teacher, params, 1.0)
     size = self.student.config.vocab_size
     return live.make([teacher], size, _NO_TAPS, self.mesh)

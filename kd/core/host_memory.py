@@ -6,22 +6,29 @@ import sys
 
 _VARIABLE = 'GLIBC_TUNABLES'
 _NAME = 'glibc.malloc.hugetlb'
+_NEVER = 1 << 36  # bytes: more than any array
+_SETTINGS = (
+  # madvise, which takes what is free and never waits for a reserved pool.
+  f'{_NAME}=1',
+  # What a step frees stays here for the next step.
+  f'glibc.malloc.mmap_threshold={_NEVER}',
+  f'glibc.malloc.trim_threshold={_NEVER}',
+)
 
 
-def use_large_pages() -> None:
-  """Starts this process anew with large pages, unless it was asked already.
+def keep_large_pages() -> None:
+  """Starts this process anew so that arrays lie in large pages and stay.
 
   Else a CPU's arrays of gigabytes lie in pages of 4 KiB, which each step takes
-  anew: a fifth of a step goes to faults and to translating addresses. Only at
-  its start can a process tell glibc. The process id stays. Whoever sets
+  from the system and gives back: a quarter of a step goes to that. Only at its
+  start can a process tell glibc. The process id stays. Whoever sets
   GLIBC_TUNABLES=glibc.malloc.hugetlb=0 is left alone, and so is what is not
   Linux.
   """
   given = os.environ.get(_VARIABLE, '')
   if sys.platform != 'linux' or _NAME in given:
     return
-  # 1: madvise, which takes what is free and never waits for a reserved pool.
-  os.environ[_VARIABLE] = ':'.join(filter(None, (given, f'{_NAME}=1')))
+  os.environ[_VARIABLE] = ':'.join(filter(None, (given, *_SETTINGS)))
   sys.stdout.flush()
   sys.stderr.flush()
   os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -94,9 +94,7 @@ def _objective():
 def _three_updates(shape, devices, micro_batches=1, remat='none', batch=None):
   """Losses, gradient norms and parameters after three updates."""
   model = gemma3.build(SIZES, 'float32', remat, 'student')
-  mesh = mesh_lib.make(
-    dict(zip(mesh_lib.AXES, shape, strict=False)), devices
-  )
+  mesh = mesh_lib.make(dict(zip(mesh_lib.AXES, shape, strict=False)), devices)
   shardings = rules.param_shardings(
     mesh,
     gemma3.logical_axes(model),
