@@ -97,5 +97,5 @@ def _params(spec, step, model, seed):
 
 
 if __name__ == '__main__':
-  host_memory.keep_large_pages()  # As kd.main does.
+  host_memory.use_large_pages()  # As kd.main does.
   main(sys.argv[1])

@@ -162,8 +162,8 @@ def get_config() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.steps = 1000  # optimizer updates, > 0
   c.seed = 0  # of parameters and data order
-  # a step whose loss or gradient is not finite changes nothing, and then: stop |
-  # skip (goes on and counts it in train/nonfinite)
+  # a step whose loss or gradient is not finite changes nothing, and then: stop
+  # | skip (goes on and counts it in train/nonfinite)
   c.nonfinite = 'stop'
   c.nonfinite_limit = 10  # skipped in a row, > 0; one more stops
 

@@ -10,7 +10,7 @@ from kd.core import host_memory
 
 if __name__ == '__main__':
   # The process starts anew: before what takes a second to import.
-  host_memory.keep_large_pages()
+  host_memory.use_large_pages()
 
 from absl import app
 from absl import flags

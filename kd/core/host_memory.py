@@ -6,29 +6,22 @@ import sys
 
 _VARIABLE = 'GLIBC_TUNABLES'
 _NAME = 'glibc.malloc.hugetlb'
-_NEVER = 1 << 36  # bytes: more than any array
-_SETTINGS = (
-  # madvise, which takes what is free and never waits for a reserved pool.
-  f'{_NAME}=1',
-  # What a step frees stays here for the next step.
-  f'glibc.malloc.mmap_threshold={_NEVER}',
-  f'glibc.malloc.trim_threshold={_NEVER}',
-)
 
 
-def keep_large_pages() -> None:
-  """Starts this process anew so that arrays lie in large pages and stay.
+def use_large_pages() -> None:
+  """Starts this process anew so that its arrays lie in large pages.
 
-  Else a CPU's arrays of gigabytes lie in pages of 4 KiB, which each step takes
-  from the system and gives back: a quarter of a step goes to that. Only at its
-  start can a process tell glibc. The process id stays. Whoever sets
+  Else a CPU's arrays of gigabytes lie in pages of 4 KiB: a fifth of a step goes
+  to taking them and to translating addresses. Only at its start can a process
+  tell glibc. The process id stays. Whoever sets
   GLIBC_TUNABLES=glibc.malloc.hugetlb=0 is left alone, and so is what is not
   Linux.
   """
   given = os.environ.get(_VARIABLE, '')
   if sys.platform != 'linux' or _NAME in given:
     return
-  os.environ[_VARIABLE] = ':'.join(filter(None, (given, *_SETTINGS)))
+  # 1: madvise, which takes what is free and never waits for a reserved pool.
+  os.environ[_VARIABLE] = ':'.join(filter(None, (given, f'{_NAME}=1')))
   sys.stdout.flush()
   sys.stderr.flush()
   os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
