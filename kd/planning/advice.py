@@ -1,6 +1,6 @@
 """What to change so that a run fits, each change with its effect."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -38,13 +38,9 @@ def on_paper(
   )
 
 
-def changed(
-  config: ml_collections.ConfigDict, changes: dict[str, Any]
-) -> ml_collections.ConfigDict:
-  """The config with other values, by dotted path."""
-  copy = ml_collections.ConfigDict(config.to_dict())
-  copy.update_from_flattened_dict(changes)
-  return copy
+def flags(changes: Mapping[str, Any]) -> str:
+  """What to paste into a command, of values by dotted path."""
+  return ' '.join(f'--config.{k}={v}' for k, v in changes.items())
 
 
 def _changes(config, estimate_) -> Iterator[dict[str, Any]]:
@@ -95,11 +91,10 @@ def lines(
   effects = []
   for changes in _changes(config, found):
     try:
-      after = estimate(changed(config, changes), found.chosen).total
+      after = estimate(subject.changed(config, changes), found.chosen).total
     except errors.ConfigError:
       continue  # It cannot be here: batches or heads do not divide.
-    text = ' '.join(f'--config.{k}={v}' for k, v in changes.items())
-    effects.append((found.total * (1 - after / before), text))
+    effects.append((found.total * (1 - after / before), flags(changes)))
   larger = _on_larger(config, found, before)
   effects = [e for e in effects + larger if e[0] > _NOTABLE * limit]
   result = []
@@ -122,7 +117,7 @@ def _on_larger(config, found, before):
       'mesh.fsdp': -1,
     }
     try:
-      after = estimate(changed(config, rows), chosen).total
+      after = estimate(subject.changed(config, rows), chosen).total
     except errors.ConfigError:
       continue
     fits = found.total * after / before <= chosen.chip.hbm_bytes

@@ -41,7 +41,7 @@ def _run(request, folder, say):
   config = ml_collections.ConfigDict(request['config'])
   for length in request['lengths']:
     run = subject.on_devices(
-      programs.with_length(config, length), topology.devices
+      subject.changed(config, {'data.length': length}), topology.devices
     )
     for program in programs.of(run):
       wanted = request['programs']

@@ -20,6 +20,7 @@ from kd.planning import libtpu
 from kd.planning import picture
 from kd.planning import programs
 from kd.planning import search
+from kd.planning import subject
 from kd.planning import tables
 
 RESULTS, TABLE, PICTURE = 'plan.json', 'plan.md', 'plan.png'
@@ -43,76 +44,72 @@ def plan(config: ml_collections.ConfigDict, workdir: str) -> None:
   chosen = chips.parse(config.plan.topology)
   lengths = tuple(config.plan.lengths) or (config.data.length,)
   papers = [
-    advice.estimate(programs.with_length(config, length), chosen)
+    advice.estimate(subject.changed(config, {'data.length': length}), chosen)
     for length in lengths
   ]
   if config.plan.compile:
     libtpu.packages()
   if config.plan.search:
     for length in lengths:
-      _search(programs.with_length(config, length), chosen, workdir)
+      of_length = subject.changed(config, {'data.length': length})
+      _search(of_length, chosen, workdir)
     return
-  found = []
-  for estimate in _estimates(config, chosen, papers):
+  found, helps = [], []
+  for paper, estimate in _estimates(config, chosen, papers):
     found.append(estimate)
-    _write(workdir, _record(estimate))
+    helps.append(_help(estimate))
+    _write(workdir, tables.record(estimate, paper, helps[-1]))
   say('')
   say(tables.terminal(found, papers))
-  for estimate in found:
+  for estimate, lines in zip(found, helps, strict=True):
     if estimate.refused:
-      _advise(estimate)
+      _advise(estimate, lines)
   say(_where(workdir))
 
 
 def _estimates(config, chosen, papers):
+  """Each estimate on paper with the one to tell: it, or the compiler's."""
   if not config.plan.compile:
-    return papers
-  lengths = [paper.run.config.data.length for paper in papers]
-  return compiled(config, chosen, lengths)
-
-
-def _record(estimate):
-  config = ml_collections.ConfigDict(estimate.run.config.to_dict())
-  paper = advice.estimate(config, estimate.chosen)
-  return tables.record(estimate, paper, _help(estimate))
+    return zip(papers, papers, strict=True)
+  return compiled(config, chosen, papers)
 
 
 def _help(estimate):
   """What would make it fit; [] if it does."""
-  config = ml_collections.ConfigDict(estimate.run.config.to_dict())
-  return advice.lines(config, estimate) if estimate.refused else []
+  if not estimate.refused:
+    return []
+  return advice.lines(subject.changed(estimate.run.config, {}), estimate)
 
 
 def compiled(
   config: ml_collections.ConfigDict,
   chosen: chips.Slice,
-  lengths: Sequence[int],
-) -> Iterator[estimates.Estimate]:
-  """Compiles the run's programs for each length.
+  papers: Sequence[estimates.Estimate],
+) -> Iterator[tuple[estimates.Estimate, estimates.Estimate]]:
+  """Compiles the run's programs for the length of each estimate on paper.
 
   Yields:
-    The estimate of a length, once all of its programs are compiled.
+    That estimate and the compiler's, once all its programs are compiled.
 
   Raises:
     KdError: see compiler.run.
   """
-  known, answers = {}, {length: {} for length in lengths}
-  for answer in compiler.run(config, chosen, lengths, None, say):
-    length = answer.length
-    if length not in known:
-      known[length] = advice.estimate(
-        programs.with_length(config, length), chosen
-      )
-    paper = known[length]
+  by_length = {paper.run.config.data.length: paper for paper in papers}
+  answers = {length: {} for length in by_length}
+  for answer in compiler.run(config, chosen, list(by_length), None, say):
+    paper, so_far = by_length[answer.length], answers[answer.length]
     run, wanted = paper.run, programs.of(paper.run)
-    answers[length][answer.program] = answer
-    if len(answers[length]) == len(wanted):
-      yield estimates.Estimate(
-        run,
-        chosen,
-        estimates.COMPILER,
-        paper.held,
-        [costs.compiled(run, p, answers[length][p.name]) for p in wanted],
+    so_far[answer.program] = answer
+    if len(so_far) == len(wanted):
+      yield (
+        paper,
+        estimates.Estimate(
+          run,
+          chosen,
+          estimates.COMPILER,
+          paper.held,
+          [costs.compiled(run, p, so_far[p.name]) for p in wanted],
+        ),
       )
 
 
@@ -123,19 +120,21 @@ def _search(config, chosen, workdir):
   tried = []
   for candidate in ranked[: config.plan.compiled]:
     say(candidate.lines)
-    changed = advice.changed(config, candidate.changes)
-    for estimate in _estimates(changed, chosen, [candidate.paper]):
+    changed = subject.changed(config, candidate.changes)
+    # A candidate's own has the modules of its mesh's first way.
+    whole = advice.estimate(changed, chosen)
+    for paper, estimate in _estimates(changed, chosen, [whole]):
       tried.append((candidate, estimate))
-      _write(workdir, _record(estimate))
+      _write(workdir, tables.record(estimate, paper, _help(estimate)))
   say(f'\n{config.data.length:,} tokens a row on {chosen.name}')
   say(search.table(tried))
   say(_where(workdir))
 
 
-def _advise(estimate):
+def _advise(estimate, lines):
   length = estimate.run.config.data.length
   say(f'\n{length:,} tokens a row do not fit; what would help, on paper:')
-  for line in _help(estimate):
+  for line in lines:
     say(f'  {line}')
   for cost in estimate.costs:
     if cost.error:

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from kd.core import types
 from kd.losses import taps
@@ -47,15 +46,6 @@ class Program:
   arguments: tuple[Any, ...]
   trips: int
   kinds: dict[str, str]
-
-
-def with_length(
-  config: ml_collections.ConfigDict, length: int
-) -> ml_collections.ConfigDict:
-  """The config with rows of another length."""
-  changed = ml_collections.ConfigDict(config.to_dict())
-  changed.data.length = length
-  return changed
 
 
 def local_bytes(tree: types.PyTree, of_host: bool = False) -> int:
@@ -157,8 +147,7 @@ def _taps(run):
   (model, _), params = run.teachers[0], teacher_params(run)[0]
   score = live.scorer(model.module, _tap_spec(run))
   _, shown = jax.eval_shape(score, params, batch(run, model.mesh))
-  rows = jax.sharding.PartitionSpec(None, rules.BATCH_AXES)
-  place = jax.sharding.NamedSharding(run.mesh, rows)
+  place = rules.taps_sharding(run.mesh)
   return jax.tree.map(lambda x: _array(x.shape, x.dtype, place), shown)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 import ml_collections
@@ -40,7 +41,7 @@ class Candidate:
   @property
   def lines(self) -> str:
     """What to paste into a command."""
-    return ' '.join(f'--config.{k}={v}' for k, v in self.changes.items())
+    return advice.flags(self.changes)
 
 
 def meshes(count: int) -> Iterator[dict[str, int]]:
@@ -51,10 +52,7 @@ def meshes(count: int) -> Iterator[dict[str, int]]:
     for axis in mesh_lib.AXES
   ]
   for sizes in itertools.product(*choices):
-    product = 1
-    for size in sizes:
-      product *= size
-    if product == count:
+    if math.prod(sizes) == count:
       yield dict(zip(mesh_lib.AXES, sizes, strict=True))
 
 
@@ -80,14 +78,14 @@ def _changes(config, base):
 
 def _on_mesh(config, chosen, base) -> Iterator[Candidate]:
   """The ways on one mesh: what the run keeps is counted once."""
-  whole = advice.changed(config, {**base, 'optimizer.micro_batches': 1})
+  whole = subject.changed(config, {**base, 'optimizer.micro_batches': 1})
   run = subject.on_paper(whole, chosen.count)
   held = costs.held(run)
   for changes in _changes(config, base):
     rows = changes['optimizer.micro_batches'] * rules.row_parts(run.mesh)
     if changes['data.batch_size'] % rows:
       continue
-    changed = ml_collections.FrozenConfigDict(advice.changed(config, changes))
+    changed = ml_collections.FrozenConfigDict(subject.changed(config, changes))
     same = dataclasses.replace(run, config=changed)
     yield Candidate(changes, advice.on_paper(same, held, chosen))
 

@@ -14,6 +14,15 @@ from kd.train import architectures
 from kd.train import resolve
 
 
+def changed(
+  config: ml_collections.ConfigDict, changes: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+  """A copy of the config with other values, by dotted path."""
+  copy = ml_collections.ConfigDict(config.to_dict())
+  copy.update_from_flattened_dict(dict(changes))
+  return copy
+
+
 def source_config(
   spec: Mapping[str, Any],
   path: str,

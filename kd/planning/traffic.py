@@ -5,6 +5,7 @@ XLA's own count of bytes, like that of operations, takes a loop's body once.
 
 import dataclasses
 import functools
+import math
 import re
 
 from kd.planning import hlo
@@ -174,10 +175,7 @@ def _group(attributes):
   if found:
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
     axes = re.findall(r"'(\w+)'", found[2])
-    product = 1
-    for axis in axes:
-      product *= int(sizes[axis])
-    return product
+    return math.prod(int(sizes[axis]) for axis in axes)
   found = re.search(r'replica_groups=\[\d+,(\d+)\]', attributes)
   if found:
     return int(found[1])
