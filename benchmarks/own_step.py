@@ -60,14 +60,12 @@ def main(argument):
   batch = jax.device_put(programs.batch(rows), rules.batch_sharding(mesh))
   targets = step.targets(_params(spec, step, step.teacher, 1))
   state = step.state(_params(spec, step, step.student, 0))
-  update = None
+  update = update_lib.CompiledOnce(step.update)
 
   def run():
-    nonlocal state, update
+    nonlocal state
     wanted = targets(batch)
     with rules.active(mesh):
-      if update is None:
-        update = update_lib.compiled(step.update, state, batch, wanted)
       state, out = update(state, batch, wanted)
     jax.block_until_ready((state, out))
 

@@ -1,6 +1,7 @@
 """The errors that end a run, each with its documented exit code."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+import contextlib
 import difflib
 import errno
 
@@ -67,6 +68,30 @@ _OF_DISKS = (
   *FULL,
   *(errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM),
 )
+
+
+@contextlib.contextmanager
+def refused_unless_writable(
+  path: str, folder: str, legal: str
+) -> Iterator[None]:
+  """Within it, what can't be written is the config's fault; a full disk not.
+
+  Args:
+    path: of the field or flag that names the folder.
+    folder: what is written.
+    legal: what would be.
+
+  Raises:
+    ConfigError: for an OSError that does not say that a disk is full.
+  """
+  try:
+    yield
+  except OSError as e:
+    if e.errno in FULL:
+      raise
+    raise ConfigError(
+      path, f'{folder!r} cannot be written: {e.strerror}', legal=legal
+    ) from e
 
 
 def for_user(error: KdError | OSError, workdir: str) -> KdError:

@@ -109,18 +109,14 @@ def _write(
 ) -> None:
   """Writes a whole folder aside, then renames it."""
   parent = os.path.dirname(folder)
-  try:
+  with errors.refused_unless_writable(
+    'data.folder',
+    parent,
+    'a folder that this user can write, or one with these rows',
+  ):
     os.makedirs(parent, exist_ok=True)
     abandoned.remove(parent)
     aside, held = abandoned.make(parent)
-  except OSError as e:
-    if e.errno in errors.FULL:
-      raise
-    raise errors.ConfigError(
-      'data.folder',
-      f'{parent!r} cannot be written: {e.strerror}',
-      legal='a folder that this user can write, or one with these rows',
-    ) from e
   try:
     parts = []
     wanted = request['name'], request['split'], request['module']

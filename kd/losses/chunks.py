@@ -145,7 +145,7 @@ class Layout:
         exist at one time.
     """
     batch, length = weights.shape
-    rows = max(1, batch // rules.active_row_parts())
+    rows = max(1, batch // rules.parts('batch', batch))
     # Where rows are split, so many devices share a row's logits.
     tokens = chunk_tokens * rules.parts('length', length)
     self._size = max(1, min(length, tokens // rows))

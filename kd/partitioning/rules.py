@@ -156,13 +156,6 @@ def active(mesh: jax.sharding.Mesh):
     yield
 
 
-def active_row_parts() -> int:
-  """Into how many parts rows are split on the active mesh; 1 without one."""
-  if not spmd.get_logical_axis_rules():
-    return 1
-  return row_parts(jax.sharding.get_abstract_mesh())
-
-
 def parts(name: str, size: int) -> int:
   """Into how many parts the active mesh splits a logical axis of this size.
 

@@ -52,23 +52,18 @@ def hold(workdir: str) -> Iterator[str]:
   """
   path = os.path.join(workdir, FILE)
   made = not os.path.isdir(workdir)
-  try:
+  with errors.refused_unless_writable(
+    '--workdir', workdir, 'a folder that this user can write'
+  ):
     os.makedirs(workdir, exist_ok=True)
-    file, warning = _lock(path)
-  except BlockingIOError as e:
-    raise errors.ConfigError(
-      '--workdir',
-      f'{workdir!r} is in use by {_holder(path)}',
-      legal='a new folder, or this one when that run has ended',
-    ) from e
-  except OSError as e:
-    if e.errno in errors.FULL:
-      raise
-    raise errors.ConfigError(
-      '--workdir',
-      f'{workdir!r} cannot be written: {e.strerror}',
-      legal='a folder that this user can write',
-    ) from e
+    try:
+      file, warning = _lock(path)
+    except BlockingIOError as e:
+      raise errors.ConfigError(
+        '--workdir',
+        f'{workdir!r} is in use by {_holder(path)}',
+        legal='a new folder, or this one when that run has ended',
+      ) from e
   try:
     yield warning
   finally:

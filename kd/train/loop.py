@@ -74,17 +74,18 @@ class _Loop:
       job.workdir, self._config.checkpoint.keep, self._say
     )
     self._told = preemption.Agreement(job.run.mesh)
-    self._update = update_lib.jit(
-      update_lib.make(
-        job.run.student.module,
-        job.objective,
-        job.run.optimizer,
-        job.run.rate,
-        self._config.optimizer.micro_batches,
-      ),
-      job.run.mesh,
+    self._update = update_lib.CompiledOnce(
+      update_lib.jit(
+        update_lib.make(
+          job.run.student.module,
+          job.objective,
+          job.run.optimizer,
+          job.run.rate,
+          self._config.optimizer.micro_batches,
+        ),
+        job.run.mesh,
+      )
     )
-    self._compiled = None
     self._remap = remap.Remap(job.run.student.module, job.objective)
     self._start()
     self._pending = None
@@ -179,10 +180,7 @@ class _Loop:
     targets = job.teacher_targets and job.teacher_targets(batch)
     with rules.active(job.run.mesh):
       self.state = self._remap(self._step, self.state, batch, targets)
-      arguments = self.state, batch, targets
-      if self._compiled is None:
-        self._compiled = update_lib.compiled(self._update, *arguments)
-      self.state, out = self._compiled(*arguments)
+      self.state, out = self._update(self.state, batch, targets)
     self._step += 1
     # One step late, so that the device always has the next one to do.
     self._absorb()

@@ -320,10 +320,16 @@ def jit(update: Update, mesh: jax.sharding.Mesh) -> Update:
   return jax.jit(update, donate_argnums=0, compiler_options=options)
 
 
-def compiled(jitted: Update, *arguments) -> Update:
-  """A jitted update, compiled for these arguments and no others."""
-  host_memory.give_back()
-  program = jitted.lower(*arguments).compile()
-  # Before it runs, so that what it needs and what that took never add up.
-  host_memory.give_back()
-  return program
+class CompiledOnce:
+  """A jitted update, compiled for its first arguments and no others."""
+
+  def __init__(self, jitted: Update):
+    self._jitted, self._program = jitted, None
+
+  def __call__(self, *arguments) -> tuple[TrainState, Output]:
+    if self._program is None:
+      host_memory.give_back()
+      self._program = self._jitted.lower(*arguments).compile()
+      # Before it runs, so that what it needs and what that took never add up.
+      host_memory.give_back()
+    return self._program(*arguments)
