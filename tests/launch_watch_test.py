@@ -207,7 +207,9 @@ def test_a_slice_without_a_run_gets_it(running):
 def test_an_interrupted_watch_leaves_the_run(running):
   c = running(workers=1, codes=[['hang']])
   process = c.start(*c.tpu_command('watch', '--poll_seconds=30'))
-  c.wait_for(lambda: 'status.sh' in str(c.calls('ssh')))
+  # What follows this line is the wait of 30 seconds.
+  while 'run: running' not in process.stderr.readline():
+    pass
   # Two that recover at once would lose the slice.
   for verb in ('watch', 'create', 'delete'):
     code, _, err = c.tpu(verb)
@@ -215,6 +217,8 @@ def test_an_interrupted_watch_leaves_the_run(running):
   os.killpg(process.pid, signal.SIGINT)
   _, err = process.communicate(timeout=10)
   assert process.returncode == 130, err
+  with pytest.raises(ProcessLookupError):
+    os.killpg(process.pid, 0)
   assert shlex.split(err.rstrip().split('\n')[-1])[3:6] == [
     *('tpu-vm', 'delete', 'kd-1b')
   ]

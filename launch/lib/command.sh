@@ -49,10 +49,21 @@ note() {
   if is_dry; then printf '# %s\n' "$*"; fi
 }
 
-# Waits; a signal is heard at once, which it is not while a program runs.
+# Waits; a signal is heard at once, which it is not while a program runs. The
+# program does not hear Ctrl-C, as bash starts it in the background.
+PAUSE=''
 pause() {
-  sleep "$1" 8>&- &
-  wait "$!"
+  sleep "$1" >/dev/null 2>&1 8>&- &
+  PAUSE=$!
+  wait "$PAUSE"
+  PAUSE=''
+}
+
+end_pause() {
+  if [[ $PAUSE ]]; then
+    kill "$PAUSE" 2>/dev/null || true
+    wait "$PAUSE" || true
+  fi
 }
 
 # Usage: back_off N. Waits before try N, counted from 1: each time twice as long,

@@ -170,9 +170,16 @@ say_how_to_delete() {
   printf '%s\n' "$(command_line "${COMMAND[@]}")" >&2
 }
 
+interrupted() {
+  end_pause
+  say interrupted
+  say_how_to_delete
+  exit 130
+}
+
 # From here on Ctrl-C says what is left behind.
 guard_interrupt() {
-  trap 'trap "" INT TERM; say interrupted; say_how_to_delete; exit 130' INT TERM
+  trap 'trap "" INT TERM; interrupted' INT TERM
 }
 
 verb_create() {
