@@ -1,0 +1,88 @@
+"""What is asked of a sampler, and what it answers."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How ids are chosen, and when an answer ends.
+
+  Attributes:
+    temperature: of the softmax; 0 takes the most likely id.
+    top_k: ids that can be drawn, the most likely ones; 0: all.
+    top_p: the least mass of the most likely ids that can be drawn, (0, 1]
+      (arXiv 1904.09751).
+    min_p: ids below this share of the most likely id's probability are not
+      drawn, [0, 1) (arXiv 2407.01082).
+    repetition_penalty: divides the positive logits of ids that the prompt or
+      the answer holds, and multiplies the negative ones; 1: none
+      (arXiv 1909.05858).
+    max_new_tokens: the most ids of an answer, its stop id included.
+    stop_strings: each of them ends an answer, and is cut off.
+  """
+
+  temperature: float
+  top_k: int
+  top_p: float
+  min_p: float
+  repetition_penalty: float
+  max_new_tokens: int
+  stop_strings: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """A prompt that is to be answered.
+
+  Attributes:
+    ids: of the prompt, BOS included.
+    seed: decides what is drawn; the other requests and their order do not.
+    samples: answers that are wanted, 1 or more; they share the prefill.
+  """
+
+  ids: tuple[int, ...]
+  seed: int
+  samples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """One answer.
+
+  Attributes:
+    ids: the new ids, without the stop id.
+    logprobs: the model's log-probability of each of them, at temperature 1 and
+      before any id is ruled out.
+    text: the ids as text, without the stop string.
+    finish: 'stop' (an id or string that ends it), 'length' (the limit came
+      first) or 'too_long' (the prompt leaves no room in the context).
+  """
+
+  ids: tuple[int, ...]
+  logprobs: tuple[float, ...]
+  text: str
+  finish: str
+
+
+class Sampler(Protocol):
+  """Answers requests with one model's parameters."""
+
+  def __call__(
+    self,
+    requests: Sequence[Request],
+    settings: Settings,
+    progress: Callable[[int, int], None] | None = None,
+  ) -> list[list[Sample]]:
+    """All requests' samples, in the requests' order.
+
+    Args:
+      requests: in any number and of any lengths.
+      settings: of all of them.
+      progress: called with samples that are done and all samples.
+
+    Raises:
+      ValueError: a prompt is empty or holds an id that the model lacks.
+      NonFiniteError: the model's logits are NaN or infinite.
+    """
