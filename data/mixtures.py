@@ -3,6 +3,7 @@
 import seqio
 
 from data import tasks  # noqa: F401, registers the tasks
+from data import traces  # noqa: F401, registers more
 
 # Two worked GSM8K rows for each of the others: those carry the reasoning, the
 # bare answers keep the short form known, and arithmetic steadies the steps.
@@ -13,4 +14,9 @@ seqio.MixtureRegistry.add(
     ('gsm8k_answer', 1.0),
     ('arithmetic_cot', 1.0),
   ],
+)
+
+# Label and rationale as two tasks of one question (arXiv 2305.02301).
+seqio.MixtureRegistry.add(
+  'step_by_step_v1', [('traces_label', 1.0), ('traces_rationale', 1.0)]
 )

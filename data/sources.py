@@ -25,6 +25,13 @@ def gsm8k_files() -> dict[str, str]:
   return {name: path for name, path in paths.items() if os.path.isfile(path)}
 
 
+def traces() -> str | None:
+  """`$KD_TRACES` if there is such a file, else None."""
+  path = os.path.expanduser(os.environ.get('KD_TRACES', ''))
+  return path if os.path.isfile(path) else None
+
+
 def files() -> list[str]:
   """Every such file that is there."""
-  return list(gsm8k_files().values())
+  path = traces()
+  return [*gsm8k_files().values(), *([path] if path else [])]

@@ -8,14 +8,13 @@ a hash of the question.
 
 import functools
 import os
-import re
 
 import seqio
 import tensorflow as tf
 
 from data.gsm8k import gsm8k_dataset_builder
-from kd.evaluation import answers
 from kd.input_pipeline import arithmetic
+from kd.reasoning import answers
 
 # Up to three numbers of one or two digits: an example is under 64 bytes.
 DIGITS = 2
@@ -28,7 +27,6 @@ NOISE = 0.3  # Share of the noisy task's training problems with a wrong answer.
 SEED = 0
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
-_CALCULATOR = re.compile(r'<<[^<>]*>>')
 
 
 def _text_feature():
@@ -37,13 +35,17 @@ def _text_feature():
   )
 
 
+# Of every task.
+FEATURES = {'inputs': _text_feature(), 'targets': _text_feature()}
+
+
 def _prompt(name):
   path = os.path.join(_FOLDER, 'prompts', f'{name}.txt')
   with open(path, encoding='utf-8') as f:
     return f.read()
 
 
-def _dataset(rows):
+def dataset(rows):
   """A tf.data.Dataset of (id, inputs, targets, rationale) rows."""
   names = ('id', 'inputs', 'targets', 'rationale')
   columns = zip(*rows, strict=True) if rows else ((),) * len(names)
@@ -73,7 +75,7 @@ def _add(name, dataset, splits, counts=None):
       dataset, splits=splits, num_input_examples=counts, caching_permitted=False
     ),
     preprocessors=[],
-    output_features={'inputs': _text_feature(), 'targets': _text_feature()},
+    output_features=FEATURES,
     postprocess_fn=read_answer,
     metric_fns=[exact_match],
     # Kept from seqio's own buffer: rows are shuffled when they are prepared.
@@ -102,7 +104,7 @@ def _arithmetic(split, shuffle_files, *, steps, problems, noise):
         work,
       )
     )
-  return _dataset(rows)
+  return dataset(rows)
 
 
 def _add_arithmetic(name, steps, problems=TRAIN_PROBLEMS, noise=0.0):
@@ -136,7 +138,7 @@ def gsm8k_targets(answer: str, steps: bool) -> tuple[str, str]:
   Returns:
     The targets, and the rationale that they begin with.
   """
-  work, _, final = _CALCULATOR.sub('', answer).rpartition(answers.MARKER)
+  work, _, final = answers.without_marks(answer).rpartition(answers.MARKER)
   last = f'{answers.MARKER} {final.strip()}'
   work = work.strip()
   return (f'{work}\n{last}', work) if steps else (last, '')
@@ -155,7 +157,7 @@ def _gsm8k(split, shuffle_files, *, steps, prompt):
         *gsm8k_targets(row['answer'], steps),
       )
     )
-  return _dataset(rows)
+  return dataset(rows)
 
 
 def _add_gsm8k(name, steps):

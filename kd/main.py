@@ -37,8 +37,10 @@ _MODE = flags.DEFINE_enum(
   'train',
   list(_MODES),
   'train: train and evaluate. check: print what the config means. eval: '
-  'evaluate. generate: answer prompts. export: write weights for other '
-  'systems. plan: what a run needs on a TPU slice, without one.',
+  "evaluate. cache: compute a teacher's targets once, to train from. generate: "
+  'answer prompts. search: trees of thought. export: write '
+  'weights for other systems. plan: what a run needs on a TPU slice, without '
+  'one.',
 )
 
 

@@ -1,10 +1,14 @@
 """Runs the program as its user does: another process, flags, files."""
 
+import atexit
 from collections.abc import Sequence
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -28,16 +32,35 @@ QUICK = (
 )
 
 
-def start(arguments: Sequence[str], *python: str) -> subprocess.Popen:
-  """Starts `python -m kd.main` with these arguments."""
-  root = os.getcwd()
-  env = {**os.environ, 'PYTHONPATH': root, 'JAX_PLATFORMS': 'cpu'}
+def environment() -> dict[str, str]:
+  """The variables of a program that is tested."""
+  env = {
+    **os.environ,
+    'PYTHONPATH': os.getcwd(),
+    'JAX_PLATFORMS': 'cpu',
+    # What one run has compiled, the others need not.
+    'JAX_COMPILATION_CACHE_DIR': _compiled(),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+  }
   # The device count of this test's process is not the program's.
   env.pop('XLA_FLAGS', None)
+  return env
+
+
+@functools.cache
+def _compiled():
+  folder = tempfile.mkdtemp(prefix='kd-compiled-')
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  return folder
+
+
+def start(arguments: Sequence[str], *python: str) -> subprocess.Popen:
+  """Starts `python -m kd.main` with these arguments."""
   return subprocess.Popen(
     [sys.executable, *python, '-m', 'kd.main', *arguments],
-    cwd=root,
-    env=env,
+    cwd=os.getcwd(),
+    env=environment(),
     text=True,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

@@ -54,19 +54,10 @@ class Driver:
 
   def go(self):
     """Runs what was added; the codes by chain."""
-    env = {
-      **os.environ,
-      'PYTHONPATH': os.getcwd(),
-      'JAX_PLATFORMS': 'cpu',
-      'JAX_COMPILATION_CACHE_DIR': f'{self.folder}-programs',
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-    }
-    env.pop('XLA_FLAGS', None)
     done = subprocess.run(
       [sys.executable, '-m', 'tests.fault_driver'],
       input=json.dumps(list(self._chains.values())),
-      env=env,
+      env=command.environment(),
       text=True,
       capture_output=True,
     )

@@ -21,7 +21,7 @@ import tempfile
 import time
 
 _AT_A_TIME = 2
-_IMPORTED = (
+IMPORTED = (
   *('matplotlib.pyplot', 'data.mixtures'),
   *('kd.main', 'kd.metrics.writers'),
 )
@@ -109,6 +109,28 @@ def nan_at_steps(steps):
     return batch
 
   rows.Rows.__call__ = poisoned
+
+
+def watch_reader(file, sleeps):
+  """Writes down which rows are read, and sleeps before some steps' rows.
+
+  Args:
+    file: its name with the process's number behind gets a line for each step.
+    sleeps: seconds by 'process:step'.
+  """
+  import jax
+
+  rows = importlib.import_module('kd.input_pipeline.rows')
+  read = rows.Rows.__call__
+
+  def read_and_tell(self, step, numbers):
+    where = f'{jax.process_index()}'
+    with open(f'{file}.{where}', 'a', encoding='utf-8') as f:
+      f.write(json.dumps([step, *map(int, numbers)]) + '\n')
+    time.sleep(sleeps.get(f'{where}:{step}', 0.0))
+    return read(self, step, numbers)
+
+  rows.Rows.__call__ = read_and_tell
 
 
 def damage(folder, item, how):
@@ -225,7 +247,7 @@ def main():
   chains = json.load(sys.stdin)
   out = os.dup(1)
   os.dup2(2, 1)
-  for name in _IMPORTED:
+  for name in IMPORTED:
     importlib.import_module(name)
 
   with tempfile.TemporaryDirectory() as folder:

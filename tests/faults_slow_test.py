@@ -277,7 +277,7 @@ def test_a_tied_student_has_one_table(straight):
 
 
 def test_a_second_run_is_refused(driver, straight):
-  with lock.hold(driver.workdir('straight')):
+  with lock.hold(driver.workdir('straight'), '--workdir'):
     driver.add('straight', {}, _KEEP)
     assert driver.go() == {'straight': [2]}
   said = driver.log('straight', 0).splitlines()[-1]

@@ -1,21 +1,20 @@
 """Several processes on this machine, from their command lines.
 
-Each test starts `kd.main` once a process; where one must be slow, through
-processes_driver.
+Each test starts `kd.main` once a process, in forks of one that has imported it.
 """
 
+import functools
 import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 from tests import command
+from tests import warm
 
 # Rows are read two steps ahead: at this step's rows a process sleeps.
 _SLOW = 4
@@ -45,19 +44,10 @@ def _free_port():
 class _Run:
   """Processes that share a workdir."""
 
-  def __init__(self, folder, name, count, *changes, sleeps=None, devices=1):
+  def __init__(
+    self, forks, folder, name, count, *changes, sleeps=None, devices=1
+  ):
     self.workdir, self.reads = f'{folder}/{name}', f'{folder}/{name}.reads'
-    self._env = {
-      **os.environ,
-      'PYTHONPATH': os.getcwd(),
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
-      # What one run has compiled, the others need not.
-      'JAX_COMPILATION_CACHE_DIR': f'{folder}/compiled',
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      'KD_TEST_READER': json.dumps(
-        {'file': self.reads, 'sleeps': sleeps or {}}
-      ),
-    }
     arguments = [
       *_CONFIG,
       f'--config.data.folder={folder}/rows',
@@ -69,22 +59,16 @@ class _Run:
         f'--config.processes.coordinator=127.0.0.1:{_free_port()}',
         f'--config.processes.count={count}',
       ]
+    flag = f'--xla_force_host_platform_device_count={devices}'
     self.processes = [
-      self._launch(i, [*arguments, f'--config.processes.index={i}'])
+      forks.start(
+        [*arguments, f'--config.processes.index={i}'],
+        {'watch_reader': {'file': self.reads, 'sleeps': sleeps or {}}},
+        {'XLA_FLAGS': flag},
+        f'{self.workdir}.{i}',
+      )
       for i in range(count)
     ]
-
-  def _launch(self, index, arguments):
-    with (
-      open(f'{self.workdir}.{index}.out', 'a') as out,
-      open(f'{self.workdir}.{index}.err', 'a') as err,
-    ):
-      return subprocess.Popen(
-        [sys.executable, '-m', 'tests.processes_driver', *arguments],
-        env=self._env,
-        stdout=out,
-        stderr=err,
-      )
 
   def text(self, index, stream):
     """What a process has written to 'out' or 'err'."""
@@ -103,10 +87,6 @@ class _Run:
     """Exit codes, when all have ended."""
     return [p.wait(_WAIT_S) for p in self.processes]
 
-  def kill(self):
-    for process in self.processes:
-      process.kill()
-
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
@@ -116,15 +96,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope='module')
 def start(folder):
   """Starts runs, and leaves none behind."""
-  runs = []
-
-  def one(*args, **kwargs):
-    runs.append(_Run(folder, *args, **kwargs))
-    return runs[-1]
-
-  yield one
-  for run in runs:
-    run.kill()
+  forks = warm.Warm(command.environment())
+  yield functools.partial(_Run, forks, folder)
+  forks.close()
 
 
 @pytest.fixture(scope='module')

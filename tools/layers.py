@@ -25,7 +25,7 @@ MAY_IMPORT = {
   'main': ('kd', 'configs', 'data'),
   'benchmarks': ('benchmarks', 'configs', 'kd'),
   'configs': ('configs', 'kd.core', 'data'),
-  'data': ('data', 'kd.core', 'kd.evaluation.answers', 'kd.input_pipeline'),
+  'data': ('data', 'kd.core', 'kd.input_pipeline', 'kd.reasoning.answers'),
   'docs': ('docs', 'configs', 'data', 'kd'),
   'experiments': ('experiments', 'configs', 'data', 'kd'),
   'tests': ('tests', 'experiments', 'configs', 'data', 'kd'),

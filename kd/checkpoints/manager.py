@@ -77,6 +77,9 @@ class Manager:
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
         temporary_path_class=_Checked,
+        # Where a folder cannot be made, threads that write into it would wait
+        # for it for minutes, and keep the process from ending.
+        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
       ),
     )
 

@@ -1,6 +1,7 @@
 """Training state on disk: what stays, what comes back, what is refused."""
 
 import os
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -105,10 +106,15 @@ def test_a_failed_save_names_folder_and_step(tmp_path):
   # As a disk that went away: no folder to write to, even for root.
   folder.rename(tmp_path / 'away')
   folder.write_text('in the way')
+  before = threading.enumerate()
   with pytest.raises(errors.KdError) as e:
     saving.save(2, _items(), {}, None)
     saving.wait(2)
   assert 'step 2' in str(e.value) and str(folder) in str(e.value)
+  # A thread that waits for the folder would keep the process from ending.
+  for thread in set(threading.enumerate()) - set(before):
+    thread.join(5)
+    assert thread.daemon or not thread.is_alive(), thread
   folder.unlink()
   (tmp_path / 'away').rename(folder)
   assert manager.Manager(str(tmp_path), 1).latest_step() == 1

@@ -20,6 +20,8 @@ OPEN = (
   'evaluation.sets',
   'objective.positions',
   'teacher.others',
+  'cache.method',
+  'data.rationale',
 )
 
 

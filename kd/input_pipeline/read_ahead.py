@@ -14,7 +14,7 @@ class ReadAhead:
 
   def __init__(
     self,
-    rows: Callable[[int], types.Batch],
+    rows: Callable[[int], types.PyTree],
     start_step: int,
     depth: int,
     timeout_s: float,
@@ -22,7 +22,8 @@ class ReadAhead:
     """Begins to read.
 
     Args:
-      rows: from a step to this process's rows of its batch.
+      rows: from a step to this process's rows of its batch, with what is read
+        beside them.
       start_step: the first step.
       depth: how many steps to read ahead, 1 or more.
       timeout_s: seconds that `get` waits for a step altogether.
@@ -46,8 +47,8 @@ class ReadAhead:
         return
       step += 1
 
-  def get(self, wait_s: float) -> types.Batch | None:
-    """The next step's batch, or None if it is not there in `wait_s` seconds.
+  def get(self, wait_s: float) -> types.PyTree | None:
+    """The next step's rows, or None if it is not there in `wait_s` seconds.
 
     Raises:
       ReadError: the step was waited for longer than the timeout.

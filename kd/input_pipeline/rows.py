@@ -103,6 +103,34 @@ def _batch(rows: Sequence[dict[str, np.ndarray]]) -> types.Batch:
   )
 
 
+class Numbered:
+  """Rows by their row_id."""
+
+  def __init__(self, parts: Sequence[prepared.Prepared]):
+    """Opens the files.
+
+    Args:
+      parts: what `prepare.prepare` returned.
+    """
+    sources = [_Part(part) for part in parts]
+    self._places = [(s, index) for s in sources for index in range(len(s))]
+    self._padding = packing.empty(parts[0].length, parts[0].pad_id)
+    self._padding['row_id'] = np.int32(-1)
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+  def __call__(self, numbers: Iterable[int]) -> types.Batch:
+    """Numpy arrays of these rows, in their order; -1 is a row of padding."""
+    return _batch([self._row(int(number)) for number in numbers])
+
+  def _row(self, number):
+    if number < 0:
+      return self._padding
+    source, index = self._places[number]
+    return source[index]
+
+
 def batches(
   parts: Sequence[prepared.Prepared],
   batch_size: int,
@@ -121,16 +149,7 @@ def batches(
     These rows of each batch; the last batch is filled up with rows of padding,
     whose row_id is -1.
   """
-  sources = [_Part(part) for part in parts]
-  places = [(s, index) for s in sources for index in range(len(s))]
-  padding = packing.empty(parts[0].length, parts[0].pad_id)
-  padding['row_id'] = np.int32(-1)
-
-  def row(number):
-    if number >= len(places):
-      return padding
-    source, index = places[number]
-    return source[index]
-
-  for first in range(0, len(places), batch_size):
-    yield _batch([row(first + int(i)) for i in numbers])
+  rows = Numbered(parts)
+  for first in range(0, len(rows), batch_size):
+    wanted = [first + int(i) for i in numbers]
+    yield rows(n if n < len(rows) else -1 for n in wanted)

@@ -184,6 +184,8 @@ class Gemma3(nn.Module):
       in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
       length=groups,
       metadata_params={nn.PARTITION_NAME: 'layers'},
+      # The check traces every layer once more, and so takes random keys.
+      check_constancy_invariants=self.is_initializing(),
     )(
       c,
       c.layer_kinds[:p],

@@ -24,10 +24,14 @@ def _parameter(module, name, init, shape, axes):
   )
 
 
+@functools.cache
 def _fan_in(in_axis, out_axis):
-  return nn.initializers.variance_scaling(
+  init = nn.initializers.variance_scaling(
     1.0, 'fan_in', 'truncated_normal', in_axis=in_axis, out_axis=out_axis
   )
+  # Flax traces it at every use of the parameter, to compare shapes: this way
+  # once for each shape.
+  return jax.jit(init, static_argnums=(1, 2))
 
 
 def rms_norm(x: Array, scale: Array, epsilon: float) -> Array:

@@ -48,3 +48,27 @@ def place(
     return jax.make_array_from_callback(shape, sharding, part)
 
   return jax.tree.map(one, tree)
+
+
+def fetch(
+  tree: types.PyTree, mesh: jax.sharding.Mesh, batch_size: int
+) -> types.PyTree:
+  """The inverse of `place`: this process's rows, as numpy arrays.
+
+  Args:
+    tree: arrays of B rows, split over devices by rows alone.
+    mesh: as for `place`.
+    batch_size: as for `place`.
+  """
+  mine = local_rows(mesh, batch_size)
+  rows = np.arange(batch_size)
+
+  def one(x):
+    found = np.empty((len(mine), *x.shape[1:]), x.dtype)
+    for shard in x.addressable_shards:
+      found[np.searchsorted(mine, rows[shard.index[0]])] = shard.data
+    return found
+
+  for leaf in jax.tree.leaves(tree):
+    leaf.copy_to_host_async()
+  return jax.tree.map(one, tree)

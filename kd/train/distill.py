@@ -16,20 +16,19 @@ from kd.core import types
 from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import reading
 from kd.input_pipeline import rows as rows_lib
+from kd.input_pipeline import shortening
 from kd.losses import catalog
 from kd.losses import objective as objective_lib
 from kd.losses import selection
-from kd.losses import taps
 from kd.losses import terms as terms_lib
-from kd.models import gemma3
 from kd.partitioning import processes
-from kd.teachers import live
 from kd.train import evaluate as evaluate_lib
 from kd.train import loop
 from kd.train import outputs
 from kd.train import parameters
 from kd.train import report
 from kd.train import resolve
+from kd.train import targets
 
 Say = Callable[[str], None]
 
@@ -53,6 +52,13 @@ def prepare(run: resolve.Run, say: Say) -> Data:
   Raises:
     ConfigError: an unknown mixture or split, or data that is not there.
   """
+  parts = prepare_rows(run, say)
+  _check_rationale(run, parts)
+  return Data(parts, evaluate_lib.prepare_sets(run, say))
+
+
+def prepare_rows(run: resolve.Run, say: Say) -> list[prepare_lib.Prepared]:
+  """Prepares the rows of the training mixture; raises as `prepare`."""
   config = run.config
   prepare_train = functools.partial(
     prepare_lib.prepare,
@@ -62,7 +68,7 @@ def prepare(run: resolve.Run, say: Say) -> Data:
     template=config.data.template,
     length=config.data.length,
     pack=config.data.pack,
-    seed=config.seed,
+    seed=config.seed if config.data.seed < 0 else config.data.seed,
     cache_dir=config.data.folder,
     limit=config.data.examples,
     module=config.data.module,
@@ -77,13 +83,12 @@ def prepare(run: resolve.Run, say: Say) -> Data:
       f'{c["examples"]:,} examples ({len(c["too_long"])} too long and left '
       'out)'
     )
-  _check_rationale(run, parts)
   _check_same_rows(run, parts)
-  return Data(parts, evaluate_lib.prepare_sets(run, say))
+  return parts
 
 
 def _check_rationale(run, parts):
-  """Refuses a term of rationales where the data has none."""
+  """Refuses what is said of rationales where the data has none."""
   if any(part.counts['rationale_weight'] for part in parts):
     return
   for term in run.objective.terms:
@@ -93,11 +98,17 @@ def _check_rationale(run, parts):
         f"found 'rationale', and {run.config.data.mixture!r} gives none",
         legal='all, answer, or a task with a rationale feature',
       )
+  if _dropped(run) is not None:
+    raise errors.ConfigError(
+      'data.rationale.dropped',
+      f'found more than 0, and {run.config.data.mixture!r} has no rationale',
+      legal='0.0, or a task with a rationale feature',
+    )
 
 
 def _check_same_rows(run, parts):
   """Refuses a process that has other rows than process 0."""
-  found = _rows_digest(run, parts)
+  found = _rows_digest(run, parts, None)
   first = processes.from_first(lambda: found)
   if found != first:
     raise errors.ConfigError(
@@ -107,34 +118,17 @@ def _check_same_rows(run, parts):
     )
 
 
-def _rows_digest(run, parts):
-  """Names the rows and their order: another one means other training."""
-  parts = [[p.counts['rows_sha256'], p.rate] for p in parts]
-  named = json.dumps([parts, run.config.seed, run.config.data.batch_size])
-  return hashlib.sha256(named.encode()).hexdigest()[:16]
+def _rows_digest(run, parts, cache):
+  """Names the rows, their order and what is read beside them.
 
-
-def _teacher(run):
-  """The first teacher's parameters, and the function to all teachers' targets.
-
-  That is a function of the mesh that batches are on, and targets too. Without a
-  teacher there are no parameters, and no targets on any mesh.
+  Another one means other training.
   """
-  if not run.teachers:
-    return None, lambda mesh: None
-  paths = resolve.teacher_specs(run.config)
-  teachers = [
-    live.Teacher(
-      model.module,
-      parameters.load(model, run.config.seed, f'{path}.init', None),
-      share,
-    )
-    for path, (model, share) in zip(paths, run.teachers, strict=True)
-  ]
-  _, spec = taps.specs(run.objective.taps_terms)
-  size = run.student.config.vocab_size
-  make = functools.partial(live.make, teachers, size, gemma3.TapSpec(*spec))
-  return teachers[0].params, functools.cache(make)
+  parts = [[p.counts['rows_sha256'], p.rate] for p in parts]
+  named = [parts, run.config.seed, run.config.data.batch_size]
+  if cache:
+    named.append(targets.digest(cache))
+  named = json.dumps(named)
+  return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
 def _recorded(
@@ -167,8 +161,14 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
     KdError: see loop.train.
   """
   config = run.config
-  teacher_params, targets_on = _teacher(run)
-  teacher_targets = targets_on(run.mesh)
+  teacher_params = teacher_targets = cache = None
+  if run.teachers:
+    teachers = targets.load_teachers(run)
+    teacher_params = teachers[0].params
+    targets_on = targets.live_on(run, teachers)
+    teacher_targets = targets_on(run.mesh)
+  elif config.teacher.source == 'cached':
+    cache = targets.open_cache(run, data.train)
   student_eval = evaluate_lib.Evaluator(
     run, run.student, teacher_targets, data.held_out
   )
@@ -186,7 +186,15 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
       run.student, config.seed, 'student.init', teacher_params
     )
 
+  def find_targets():
+    if cache:
+      return targets.from_cache(run, cache)
+    return teacher_targets and (lambda batch, beside: teacher_targets(batch))
+
   def fit(objective, folder, label):
+    rows = _rows(run, data)
+    taught = objective.needs_teacher
+
     def evaluate(step, params, check):
       if not data.held_out:
         return {}
@@ -202,11 +210,9 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
       workdir=folder,
       label=label,
       init=init,
-      teacher_targets=teacher_targets if objective.needs_teacher else None,
-      rows=rows_lib.Rows(
-        data.train, config.data.batch_size, config.seed, shuffle=True
-      ),
-      rows_digest=_rows_digest(run, data.train),
+      rows=targets.read_beside(rows, cache if taught else None),
+      targets=find_targets() if taught else None,
+      rows_digest=_rows_digest(run, data.train, cache if taught else None),
       evaluate=evaluate,
       quality=evaluate_lib.first_quality(data.held_out),
     )
@@ -219,6 +225,25 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
     fit(baseline(run.objective), folder, 'baseline')
   if jax.process_index() == 0:
     say(report.write(run, workdir))
+
+
+def _dropped(run):
+  """The share of rationales that rows are without, by step, or None."""
+  spec = run.config.data.rationale.to_dict()
+  return shortening.build(spec, 'data.rationale', run.config.steps)
+
+
+def _rows(run, data):
+  """The training rows by step."""
+  config = run.config
+  rows = rows_lib.Rows(
+    data.train, config.data.batch_size, config.seed, shuffle=True
+  )
+  dropped = _dropped(run)
+  if dropped is None:
+    return rows
+  pad_id = run.tokenizer.pad_id
+  return shortening.Shortened(rows, dropped, config.seed, pad_id)
 
 
 def baseline(objective: objective_lib.Objective) -> objective_lib.Objective:
@@ -234,11 +259,14 @@ def baseline(objective: objective_lib.Objective) -> objective_lib.Objective:
 
 def evaluate(run: resolve.Run, workdir: str, say: Say) -> None:
   """Evaluates a workdir's student, or else the one that its init names."""
-  _, targets_on = _teacher(run)
+  teacher_targets = None
+  if run.teachers:
+    teachers = targets.load_teachers(run)
+    teacher_targets = targets.live_on(run, teachers)(run.mesh)
   params = outputs.student_params(run, workdir)
   held_out = evaluate_lib.prepare_sets(run, say)
   evaluator = evaluate_lib.Evaluator(
-    run, run.student, targets_on(run.mesh), held_out
+    run, run.student, teacher_targets, held_out
   )
   metrics, _ = evaluator(params, lambda: None)
   for name, value in metrics.items():

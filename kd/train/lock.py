@@ -16,52 +16,58 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
-def shared(workdir: str, say: Callable[[str], None]) -> Iterator[None]:
-  """Holds the workdir for all processes of a run; the first one has the lock.
+def shared(
+  folder: str, path: str, say: Callable[[str], None]
+) -> Iterator[None]:
+  """Holds a folder for all processes of a run; the first one has the lock.
 
   Args:
-    workdir: the run's folder.
+    folder: what the run writes.
+    path: of the flag or field that names it.
     say: called with a warning.
 
   Raises:
     ConfigError: as for `hold`.
   """
   with contextlib.ExitStack() as stack:
-    warning = processes.from_first(lambda: stack.enter_context(hold(workdir)))
+    warning = processes.from_first(
+      lambda: stack.enter_context(hold(folder, path))
+    )
     if warning:
       say(f'warning: {warning}; do not start a second run on it')
     yield
 
 
 @contextlib.contextmanager
-def hold(workdir: str) -> Iterator[str]:
-  """Makes the workdir if need be, and holds it against other runs.
+def hold(folder: str, path: str) -> Iterator[str]:
+  """Makes the folder if need be, and holds it against other runs.
 
   The kernel, or on NFS the server, gives a lock up when its process dies: a
   file that a dead run left means nothing, and no clock is asked. A folder that
   was made here and stayed empty is removed again.
 
   Args:
-    workdir: the run's folder.
+    folder: what the run writes.
+    path: of the flag or field that names it.
 
   Yields:
-    '', or why the file system can't lock the workdir.
+    '', or why the file system can't lock the folder.
 
   Raises:
-    ConfigError: another run holds the workdir, or it can't be written.
+    ConfigError: another run holds the folder, or it can't be written.
   """
-  path = os.path.join(workdir, FILE)
-  made = not os.path.isdir(workdir)
+  locked = os.path.join(folder, FILE)
+  made = not os.path.isdir(folder)
   with errors.refused_unless_writable(
-    '--workdir', workdir, 'a folder that this user can write'
+    path, folder, 'a folder that this user can write'
   ):
-    os.makedirs(workdir, exist_ok=True)
+    os.makedirs(folder, exist_ok=True)
     try:
-      file, warning = _lock(path)
+      file, warning = _lock(locked)
     except BlockingIOError as e:
       raise errors.ConfigError(
-        '--workdir',
-        f'{workdir!r} is in use by {_holder(path)}',
+        path,
+        f'{folder!r} is in use by {_holder(locked)}',
         legal='a new folder, or this one when that run has ended',
       ) from e
   try:
@@ -69,9 +75,9 @@ def hold(workdir: str) -> Iterator[str]:
   finally:
     # Removed while it is held, or it would be another run's.
     with contextlib.suppress(OSError):
-      os.unlink(path)
+      os.unlink(locked)
       if made:
-        os.rmdir(workdir)
+        os.rmdir(folder)
     file.close()
 
 

@@ -6,13 +6,13 @@ import dataclasses
 import time
 
 import jax
+import numpy as np
 
 from kd.core import errors
 from kd.core import quiet
 from kd.core import types
 from kd.input_pipeline import read_ahead
 from kd.input_pipeline import reading
-from kd.input_pipeline import rows as rows_lib
 from kd.losses import objective as objective_lib
 from kd.partitioning import placement
 from kd.partitioning import processes
@@ -41,8 +41,10 @@ class Job:
     workdir: where this student's files go.
     label: what stands before its lines on the terminal.
     init: makes the student's first parameters.
-    teacher_targets: from a batch to the teacher's targets, or None.
-    rows: the training data.
+    rows: from a step and numbers of rows in its batch to these rows, and what
+      is read beside them, as numpy arrays.
+    targets: from a batch, and what was read beside its rows, to the teacher's
+      targets; or None.
     rows_digest: of what the rows are and in which order.
     evaluate: of (step, params, check); returns eval/ metrics, and calls check
       between batches, which raises if the run must stop.
@@ -54,8 +56,8 @@ class Job:
   workdir: str
   label: str
   init: Callable[[], types.PyTree]
-  teacher_targets: Callable[[types.Batch], types.Targets] | None
-  rows: rows_lib.Rows
+  rows: Callable[[int, np.ndarray], tuple[types.Batch, types.PyTree]]
+  targets: Callable[[types.Batch, types.PyTree], types.Targets] | None
   rows_digest: str
   evaluate: Evaluate
   quality: str
@@ -171,13 +173,13 @@ class _Loop:
     job = self._job
     began = time.monotonic()
     with processes.waited_for(f'its rows of step {self._step}'):
-      batch = self._next(rows)
+      read = self._next(rows)
     size = self._config.data.batch_size
-    batch = placement.place(batch, job.run.mesh, size)
+    batch, beside = placement.place(read, job.run.mesh, size)
     # Before the update: its answer is not to be waited for until that is done.
     self._told.ask()
     self._timer.wait(time.monotonic() - began)
-    targets = job.teacher_targets and job.teacher_targets(batch)
+    targets = job.targets and job.targets(batch, beside)
     with rules.active(job.run.mesh):
       self.state = self._remap(self._step, self.state, batch, targets)
       self.state, out = self._update(self.state, batch, targets)
@@ -189,10 +191,10 @@ class _Loop:
 
   def _next(self, rows):
     """The next rows; a process alone does not wait for them in vain."""
-    while (batch := rows.get(_POLL_S)) is None:
+    while (read := rows.get(_POLL_S)) is None:
       if jax.process_count() == 1 and preemption.NOTICE.received:
         self._end_preempted(None)
-    return batch
+    return read
 
   def _after_step(self):
     config, step = self._config, self._step

@@ -17,10 +17,13 @@ from kd.input_pipeline import tokenizers
 from kd.models import gemma3_config
 from kd.partitioning import processes
 from kd.train import architectures
+from kd.train import cache as cache_lib
 from kd.train import distill
 from kd.train import lock
 from kd.train import outputs
 from kd.train import resolve
+from kd.train import search as search_lib
+from kd.train import workdirs
 
 
 def say(line: str) -> None:
@@ -48,7 +51,7 @@ def _devices(config):
 def _open(config, workdir) -> resolve.Run:
   """The run of a mode that reads what was trained."""
   run = resolve.resolve(config, _devices(config))
-  resolve.check_workdir(config, workdir, resolve.NOT_TRAINED)
+  workdirs.check(config, workdir, workdirs.NOT_TRAINED)
   return run
 
 
@@ -81,7 +84,9 @@ def describe(run: resolve.Run, workdir: str) -> str:
     (f'teacher ({share:.0%})' if len(run.teachers) > 1 else 'teacher', model)
     for model, share in run.teachers
   ]
-  if not teachers:
+  if config.teacher.source == 'cached':
+    lines.append(f'teacher: its targets in {config.cache.folder}')
+  elif not teachers:
     lines.append('teacher: none')
   for name, model in (*teachers, ('student', run.student)):
     count = gemma3_config.parameter_count(model.config)
@@ -117,7 +122,7 @@ def describe(run: resolve.Run, workdir: str) -> str:
 def check(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Validates and prints; touches neither TensorFlow nor weights."""
   run = resolve.resolve(config, jax.devices())
-  resolve.check_workdir(config, workdir)
+  workdirs.check(config, workdir)
   say(config_lib.to_json(config))
   say(describe(run, workdir))
 
@@ -125,9 +130,9 @@ def check(config: ml_collections.ConfigDict, workdir: str) -> None:
 def train(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Trains the student, evaluates, and writes the report."""
   run = resolve.resolve(config, _devices(config))
-  resolve.check_workdir(config, workdir)
+  workdirs.check(config, workdir)
   say(describe(run, workdir))
-  with lock.shared(workdir, say):
+  with lock.shared(workdir, '--workdir', say):
     data = distill.prepare(run, say)
     begin(run, workdir)
     distill.train(run, data, workdir, say)
@@ -138,7 +143,7 @@ def begin(run: resolve.Run, workdir: str) -> None:
   if jax.process_index() != 0:
     return
   run_info.write_text(
-    os.path.join(workdir, resolve.CONFIG_FILE),
+    os.path.join(workdir, workdirs.CONFIG_FILE),
     config_lib.to_json(run.config) + '\n',
   )
   run_info.write_json(
@@ -165,6 +170,21 @@ def generate(config: ml_collections.ConfigDict, workdir: str) -> None:
   outputs.generate(_open_alone(config, workdir, 'generate'), workdir, say)
 
 
+def search(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Searches trees of thought for the instances of `search`."""
+  search_lib.search(_open_alone(config, workdir, 'search'), workdir, say)
+
+
+def cache(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Writes a teacher's targets, or reports on those that are there."""
+  if config.teacher.source == 'cached':
+    # The config of a run that reads the cache also says how it is made.
+    config = config.copy_and_resolve_references()
+    config.teacher.source = 'live'
+  run = resolve.resolve(config, _devices(config))
+  cache_lib.cache(run, workdir, say)
+
+
 def export(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Writes <workdir>/export/hf."""
   outputs.export(_open_alone(config, workdir, 'export'), workdir, say)
@@ -173,7 +193,9 @@ def export(config: ml_collections.ConfigDict, workdir: str) -> None:
 MODES: dict[str, Callable[[ml_collections.ConfigDict, str], None]] = {
   'train': train,
   'check': check,
+  'cache': cache,
   'eval': evaluate,
   'generate': generate,
+  'search': search,
   'export': export,
 }

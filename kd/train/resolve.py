@@ -6,8 +6,6 @@ does: what is wrong with a config is found here, before anything is written.
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import json
-import os
 from typing import Any
 
 import jax
@@ -31,11 +29,11 @@ from kd.optimizers import optimizers
 from kd.partitioning import membership
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
+from kd.teachers import manifest
+from kd.teachers import methods
 from kd.train import architectures
 from kd.train import values
 from kd.train import vocabularies
-
-CONFIG_FILE = 'config.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +210,7 @@ def teacher_specs(
   config: ml_collections.ConfigDict,
 ) -> dict[str, ml_collections.ConfigDict]:
   """What the config says of each teacher, by its path, `teacher` first."""
-  if config.teacher.source == 'none':
+  if config.teacher.source != 'live':
     return {}
   return {'teacher': config.teacher} | {
     f'teacher.others.{name}': spec
@@ -241,6 +239,10 @@ def _teachers(config, mesh, source_config):
 
 def _objective(config, student, teachers):
   teacher = teachers[0][0] if teachers else None
+  cached = config.teacher.source == 'cached'
+  if cached:
+    # Its sizes are for terms of layers alone, which are refused below.
+    teacher = student
   context = terms_lib.Context(
     steps=config.steps,
     student=architectures.term_sizes(student.config),
@@ -255,7 +257,13 @@ def _objective(config, student, teachers):
     ),
     chunk_tokens=config.objective.chunk_tokens,
   )
-  if objective.selection.needs_teacher and not teachers:
+  if cached and objective.taps_terms:
+    raise errors.ConfigError(
+      f'losses.{objective.taps_terms[0].key}',
+      'compares layers, of which a cache holds nothing',
+      legal="a term of next-token distributions, or teacher.source='live'",
+    )
+  if objective.selection.needs_teacher and teacher is None:
     raise errors.ConfigError(
       'objective.positions.rule',
       f'found {objective.selection.rule!r}, and there is no teacher',
@@ -291,6 +299,7 @@ def shapes(
   config_lib.check_fields(config, base.get_config())
   values.check_open_parts(config)
   values.check(config)
+  methods.METHODS.build(config.cache.method.to_dict(), 'cache.method')
   mesh = make_mesh(config.mesh, slice(-config.teacher.devices or None))
   _check_rows(config, mesh)
   optimizer, rate = optimizers.build(config.optimizer, config.steps)
@@ -341,56 +350,11 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
   make_mesh = lambda sizes, part: mesh_lib.make(sizes, devices[part])
   run = shapes(config, make_mesh, architectures.source_config)
   specs = teacher_specs(config)
+  if config.teacher.source == 'cached':
+    manifest.read(config.cache.folder, 'cache.folder')
   tokenizer = vocabularies.tokenizer(config, specs)
   vocabularies.check(tokenizer, 'student', run.student.config)
   for path, (model, _) in zip(specs, run.teachers, strict=True):
     vocabularies.check(tokenizer, path, model.config)
   templates.check_tokenizer(tokenizer, config.data.template, 'data.template')
   return dataclasses.replace(run, tokenizer=tokenizer)
-
-
-# Parts of a config that change nothing of what is trained; `nonfinite` is what
-# a run that it stopped goes on with, a mesh changes only how sums are rounded.
-_OUTPUTS = (
-  *('export.', 'generate.', 'plan.', 'data.read.', 'nonfinite'),
-  *('mesh.', 'teacher.mesh.', 'teacher.devices', 'processes.'),
-  # Where and how often the same is computed, and where it lies.
-  *('student.attention', 'teacher.attention', 'student.remat'),
-  'optimizer.state_memory',
-)
-# What a mode that does not train may change too.
-NOT_TRAINED = (*_OUTPUTS, 'evaluation.')
-
-
-def check_workdir(
-  config: ml_collections.ConfigDict,
-  workdir: str,
-  beside: tuple[str, ...] = _OUTPUTS,
-) -> None:
-  """Refuses a workdir that holds a run of another config.
-
-  Args:
-    config: the config now.
-    workdir: the folder.
-    beside: beginnings of the paths that may differ.
-
-  Raises:
-    ConfigError: lists the fields that differ.
-  """
-  file = os.path.join(workdir, CONFIG_FILE)
-  if not os.path.exists(file):
-    return
-  with open(file, encoding='utf-8') as f:
-    old = json.load(f)
-  new = json.loads(config_lib.to_json(config))
-  lines = [
-    f'{path}: there {before!r}, now {after!r}'
-    for path, before, after in config_lib.differences(old, new)
-    if not path.startswith(beside)
-  ]
-  if lines:
-    raise errors.ConfigError(
-      '--workdir',
-      f'{workdir!r} holds a run of another config:\n  ' + '\n  '.join(lines),
-      legal='a new folder, or the same config to go on with that run',
-    )

@@ -7,7 +7,10 @@ import ml_collections
 from configs import base
 from kd.core import config as config_lib
 from kd.core import errors
+from kd.input_pipeline import shortening
 from kd.input_pipeline import templates
+from kd.train import reason_fields
+from kd.train import search_fields
 
 _POSITIVE = (
   'steps',
@@ -15,6 +18,8 @@ _POSITIVE = (
   'data.length',
   'data.read.attempts',
   'data.read.timeout_s',
+  'cache.batch_size',
+  'cache.shard_rows',
   'nonfinite_limit',
   'checkpoint.every',
   'checkpoint.keep',
@@ -26,7 +31,7 @@ _POSITIVE = (
 )
 _CHOICES = {
   'nonfinite': ('stop', 'skip'),
-  'teacher.source': ('live', 'none'),
+  'teacher.source': ('live', 'cached', 'none'),
   'export.dtype': ('bfloat16', 'float32'),
   'export.checkpoint': ('last', 'best'),
   'data.template': templates.NAMES,
@@ -66,11 +71,35 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'found {config.data.read.wait_s}',
       legal='0 or more',
     )
+  if config.data.seed < -1:
+    raise errors.ConfigError(
+      'data.seed', f'found {config.data.seed}', legal='-1 (as seed), 0 or more'
+    )
+  if config.cache.verify < 0:
+    raise errors.ConfigError(
+      'cache.verify', f'found {config.cache.verify}', legal='0 or more'
+    )
+  search_fields.check(config.search)
+  reason_fields.check(config.reasoning)
+  _check_rationale(config)
   if config.data.examples == 0 or config.data.examples < -1:
     raise errors.ConfigError(
       'data.examples',
       f'found {config.data.examples}',
       legal='-1 (all), or above 0',
+    )
+
+
+def _check_rationale(config):
+  share = shortening.build(
+    config.data.rationale.to_dict(), 'data.rationale', config.steps
+  )
+  if share and config.teacher.source == 'cached':
+    raise errors.ConfigError(
+      'data.rationale.dropped',
+      "found more than 0 with teacher.source 'cached', whose targets are of "
+      'whole rows',
+      legal="0.0, or teacher.source='live'",
     )
 
 
@@ -87,6 +116,8 @@ def check_open_parts(config: ml_collections.ConfigDict) -> None:
     config_lib.check_argument_types(spec, like(spec.lr), 'optimizer')
   numbers = dict(peak=0.0, final=0.0, warmup_steps=0)
   config_lib.check_argument_types(config.optimizer.lr, numbers, 'optimizer.lr')
+  method = base.cache_method(config.cache.method.get('name', None))
+  config_lib.check_argument_types(config.cache.method, method, 'cache.method')
   for name, entry in config.evaluation.sets.items():
     path = f'evaluation.sets.{name}.'
     config_lib.check_fields(entry, base.evaluation_set(), path)

@@ -27,6 +27,10 @@ def tokenizer(
     f'{path}.init': tokenizers.for_source(spec.init, f'{path}.init')
     for path, spec in specs.items()
   }
+  if config.teacher.source == 'cached':
+    # It keeps that of the teacher.
+    cache = f'workdir:{config.cache.folder}'
+    found['cache.folder'] = tokenizers.for_source(cache, 'cache.folder')
   if config.data.tokenizer:
     found = {
       'data.tokenizer': tokenizers.load(

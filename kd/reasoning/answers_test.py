@@ -6,10 +6,11 @@ import fractions
 import inspect
 import math
 import random
+import time
 
 import pytest
 
-from kd.evaluation import answers
+from kd.reasoning import answers
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,25 @@ from kd.evaluation import answers
     ('#### 5 ... wait ... #### 7', '7'),
     ('a Question in mid-sentence. #### 8', '8'),
     ('#### 8\n\nQuestion: what is 2+2?\n#### 4', '8'),
+    ('it is 3 1/2', '7/2'),
+    ('#### 3 1/2 cups', '7/2'),
+    ('#### -3 1/2', '-7/2'),
+    ('#### 1\u00bd', '3/2'),
+    ('It costs $1,234.50 in all', '2469/2'),
+    (r'\boxed{72} since there are 5', '72'),
+    (r'\boxed{5}, no: $\boxed{\text{about } \$1{,}234.50}$ for 3', '2469/2'),
+    (r'\boxed{\frac{1}{2}}', '1/2'),
+    (r'\boxed{-\frac{1}{2}}', '-1/2'),
+    (r'\boxed{3\frac{1}{2}}', '7/2'),
+    (r'\boxed{\mathbf{{15}\%}} of 7', '15'),
+    (r'\boxed{12', '12'),
+    (r'#### 8 after \boxed{9}', '8'),
+    ('The answer is 8, since 3 + 5 is that and 1 is 1.', '8'),
+    ('**Answer:** 8\nThat leaves 2.', '8'),
+    ('Answer: $8 of 10', '8'),
+    ('The answer is not 3 but 4', '4'),
+    ('#### 30 m^2', '30'),
+    ('#### 30m\u00b2', '30'),
     (' 3+4=7 #### 7\nQ: 1+1=?\nA: #### 2', '7'),
   ],
 )
@@ -66,6 +86,9 @@ def test_reads(text, value):
     '#### 1.2.3',
     '#### --3',
     '3,4,5',
+    '9' * 5000,
+    r'it is 5: \boxed{x}',
+    'the answer is 12:30, with 5 left',
     "__import__('os').system('touch X')",
   ],
 )
@@ -122,9 +145,54 @@ def test_numbers_round_trip_in_every_format():
         assert read == fractions.Fraction(number), form.format(written)
 
 
+def test_written_numbers_are_read_back():
+  rng = random.Random(1)
+  for _ in range(2000):
+    value = fractions.Fraction(rng.randrange(-9999, 9999), rng.randrange(1, 99))
+    text = answers.write(value)
+    assert answers.extract(f'#### {text}').value == value, text
+  assert answers.write(fractions.Fraction(-1, 2)) == '-0.5'
+  assert answers.write(fractions.Fraction(1, 3)) == '1/3'
+  assert answers.write(fractions.Fraction(1200)) == '1200'
+
+
 def test_a_reference_without_a_number_is_an_error():
   with pytest.raises(ValueError, match='reference 1: no number'):
     answers.score(['1', '2'], ['1', 'x'])
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    '5' + 'a' * 200 + '/3',
+    '5' + '-a' * 5000 + '!',
+    '\n' * 20_000,
+    'Q' + ' ' * 20_000,
+    r'\boxed{' * 5000,
+    'answer is ' * 5000,
+    '1 ' * 20_000,
+    '1,' * 20_000,
+    '#### ' * 5000,
+    '{' * 20_000,
+  ],
+)
+def test_never_hangs(text):
+  begin = time.monotonic()
+  answers.extract(text)
+  assert time.monotonic() - begin < 2
+
+
+def test_noise_never_raises():
+  rng = random.Random(0)
+  pieces = (
+    *'0123456789.,:+-*/^()[]{}%$=x \n',
+    *(r'\boxed{', r'\frac', '####', 'answer is', 'Q:', '\u2212', '\u00bd'),
+    *('e', '\u0663', '\u00b2', '\ue000', '\x00'),
+  )
+  for _ in range(5000):
+    text = ''.join(rng.choices(pieces, k=30))
+    answer = answers.extract(text)
+    assert (answer.value is None) == bool(answer.reason), text
 
 
 def test_nothing_is_evaluated():

@@ -1,0 +1,114 @@
+"""Rationales dropped from rows: which tokens stay, and how many on average."""
+
+import numpy as np
+import pytest
+
+from kd.core import errors
+from kd.core import types
+from kd.input_pipeline import packing
+from kd.input_pipeline import shortening
+
+PAD = 0
+LENGTH = 40
+
+
+def _example(rng, prompt, work, answer):
+  ids = rng.integers(3, 100, prompt + work + answer)
+  parts = [0] * prompt + [types.RATIONALE] * work + [0] * answer
+  weights = [0.0] * prompt + [1.0] * (work + answer)
+  return packing.Example(ids, np.array(parts), np.array(weights), 0)
+
+
+EXAMPLES = [
+  _example(np.random.default_rng(i), *sizes)
+  for i, sizes in enumerate([(4, 10, 2), (3, 0, 4), (5, 7, 3)])
+]
+ROW = packing.fill(EXAMPLES, LENGTH, PAD)
+
+
+class _Fixed:
+  def __init__(self, value):
+    self._value = value
+
+  def random(self):
+    return self._value
+
+
+def _by_hand(share, u):
+  """The row packed anew from examples that were shortened before packing."""
+  shorter = []
+  for e in EXAMPLES:
+    work = [i for i, part in enumerate(e.parts) if part == types.RATIONALE]
+    keep = np.ones(len(e.ids), bool)
+    keep[work[: int(share * len(work) + u)]] = False
+    shorter.append(
+      packing.Example(e.ids[keep], e.parts[keep], e.weights[keep], 0)
+    )
+  return packing.fill(shorter, LENGTH, PAD)
+
+
+@pytest.mark.parametrize('share', [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize('u', [0.0, 0.7])
+def test_equals_examples_shortened_before_packing(share, u):
+  found = shortening.shorten(ROW, share, _Fixed(u), PAD)
+  wanted = _by_hand(share, u)
+  for name in packing.FIELDS:
+    np.testing.assert_array_equal(found[name], wanted[name], name)
+  left = (found['parts'] == types.RATIONALE).sum()
+  assert (left == 0) == (share == 1.0)
+  # Answers, and what is not of a rationale, all stay.
+  assert (found['weights'].sum() - left) == 2 + 4 + 3
+
+
+def _rows(step, numbers):
+  count = len(list(numbers))
+  fields = {name: np.stack([ROW[name]] * count) for name in packing.FIELDS}
+  return types.Batch(**fields, row_id=np.full(count, step, np.int32))
+
+
+def test_a_pure_function_of_seed_and_step_with_the_right_mean():
+  share = lambda step: step / 100
+  rows = shortening.Shortened(_rows, share, 3, PAD)
+  whole = rows(37, range(6))
+  # Other hosts read other rows of the same batch.
+  part = rows(37, [4, 1])
+  for name in packing.FIELDS:
+    np.testing.assert_array_equal(
+      getattr(part, name), getattr(whole, name)[[4, 1]]
+    )
+  assert (whole.row_id == 37).all()
+  other = shortening.Shortened(_rows, share, 4, PAD)(37, range(6))
+  assert (other.tokens != whole.tokens).any()
+  many = shortening.Shortened(_rows, lambda step: 0.25, 0, PAD)
+  left = [(many(s, [0]).parts == types.RATIONALE).sum() for s in range(2000)]
+  assert np.mean(left) == pytest.approx(0.75 * 17, abs=0.05)
+
+
+def test_nothing_is_dropped_at_first_and_all_in_the_end():
+  spec = {
+    'dropped': dict(
+      name='linear', begin=0.0, end=1.0, first_step=10, last_step=20
+    )
+  }
+  share = shortening.build(spec, 'data.rationale', 30)
+  rows = shortening.Shortened(_rows, share, 0, PAD)
+  for step in (0, 10):
+    np.testing.assert_array_equal(rows(step, [0]).tokens[0], ROW['tokens'])
+  for step in (20, 29):
+    assert not (rows(step, [0]).parts == types.RATIONALE).any()
+  assert shortening.build({'dropped': 0.0}, 'x', 30) is None
+
+
+@pytest.mark.parametrize(
+  'spec, words',
+  [
+    ({'dropped': 1.5}, 'data.rationale.dropped: found 1.5; legal: 0 to 1'),
+    ({'dropped': -0.1}, 'found -0.1'),
+    ({'droped': 0.1}, "did you mean 'dropped'"),
+    ({}, 'data.rationale.dropped: missing'),
+    ({'dropped': 'all'}, 'a number, or a schedule'),
+  ],
+)
+def test_wrong_shares_are_named(spec, words):
+  with pytest.raises(errors.ConfigError, match=words):
+    shortening.build(spec, 'data.rationale', 30)

@@ -1,0 +1,1 @@
+"""Chains and trees of thought: proposed, verified, voted on, written."""

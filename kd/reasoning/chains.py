@@ -1,0 +1,241 @@
+"""Chains of thought on disk: asked for, resumed, selected, written.
+
+  chains.json     what decides the samples; another run's folder is refused
+  samples.jsonl   every reply, one line a problem
+  traces.jsonl    what is kept, one line a trace: see `write`
+  summary.json    counts
+
+A killed run goes on with the first problem that has no whole line. Rules of
+selection are not part of chains.json: samples are selected from anew.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import hashlib
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from kd.core import config as config_lib
+from kd.core import errors
+from kd.core import run_info
+from kd.reasoning import answers
+from kd.reasoning import questions as questions_lib
+from kd.reasoning import traces as traces_lib
+from kd.sampling import requests
+
+SEAL = 'chains.json'
+SAMPLES = 'samples.jsonl'
+TRACES = 'traces.jsonl'
+SUMMARY = 'summary.json'
+REPORT = 'report.md'
+
+Question = questions_lib.Question
+Sampled = traces_lib.Sampled
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+  """A question as the model reads it.
+
+  Attributes:
+    question: it.
+    ids: of its prompt, BOS included.
+    seed: of its samples.
+  """
+
+  question: Question
+  ids: tuple[int, ...]
+  seed: int
+
+  @property
+  def digest(self) -> str:
+    """Of the prompt's ids: text, template and tokenizer have a part in it."""
+    array = np.asarray(self.ids, '<i4')
+    return hashlib.sha256(array.tobytes()).hexdigest()[:16]
+
+
+def seed_of(seed: int, question: Question) -> int:
+  """A seed of a question's own, whatever others are asked with it."""
+  digest = hashlib.sha256(f'{seed}:{question.id}'.encode()).digest()
+  return int.from_bytes(digest[:4], 'big') >> 1
+
+
+def sample(
+  asked: Sequence[Asked],
+  sampler: requests.Sampler,
+  settings: requests.Settings,
+  samples: int,
+  folder: str,
+  seal: Mapping[str, Any],
+  together: int,
+  say: Callable[[str], None],
+) -> list[list[Sampled]]:
+  """Samples every question's solutions that the folder lacks.
+
+  Args:
+    asked: with ids of their own.
+    sampler: answers.
+    settings: of all requests.
+    samples: of each question.
+    folder: made where it is missing.
+    seal: what decides the samples beside the questions, as JSON.
+    together: questions that are asked before the next write.
+    say: called with progress.
+
+  Returns:
+    The samples of each question, in the questions' order.
+
+  Raises:
+    ConfigError: the folder is another run's, or its samples are damaged.
+    NonFiniteError: as the sampler.
+  """
+  prompts = hashlib.sha256(''.join(a.digest for a in asked).encode())
+  _check_seal(folder, {**seal, 'prompts': prompts.hexdigest()[:16]})
+  path = os.path.join(folder, SAMPLES)
+  done = _resume(path, asked, samples)
+  with open(path, 'ab') as f:
+    for begin in range(len(done), len(asked), together):
+      group = asked[begin : begin + together]
+      found = sampler(
+        [requests.Request(a.ids, a.seed, samples) for a in group], settings
+      )
+      lines = []
+      for one, replies in zip(group, found, strict=True):
+        done.append([Sampled.of(reply) for reply in replies])
+        lines.append(_line(_record(one, done[-1])))
+      f.write(b''.join(lines))
+      f.flush()
+      os.fsync(f.fileno())
+      say(f'{len(done)}/{len(asked)} problems, {samples} samples each')
+  return done
+
+
+def _record(asked, samples):
+  return {
+    'id': asked.question.id,
+    'prompt_digest': asked.digest,
+    'seed': asked.seed,
+    'samples': [dataclasses.asdict(sampled) for sampled in samples],
+  }
+
+
+def _line(record) -> bytes:
+  return json.dumps(record, ensure_ascii=False).encode('utf-8') + b'\n'
+
+
+def _check_seal(folder: str, seal: Mapping[str, Any]) -> None:
+  """Seals a new folder; refuses one with another seal."""
+  with errors.refused_unless_writable(
+    'reasoning.folder', folder, 'a folder that this user can write'
+  ):
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, SEAL)
+    if not os.path.exists(path):
+      if os.path.exists(os.path.join(folder, SAMPLES)):
+        raise errors.ConfigError(
+          'reasoning.folder',
+          f'{folder!r} holds {SAMPLES} without {SEAL}',
+          legal='a new folder, or one that such a run began',
+        )
+      run_info.write_json(path, seal)
+      return
+  with open(path, encoding='utf-8') as f:
+    old = json.load(f)
+  new = json.loads(json.dumps(seal))
+  lines = [
+    f'{name}: there {before!r}, now {after!r}'
+    for name, before, after in config_lib.differences(old, new)
+  ]
+  if lines:
+    raise errors.ConfigError(
+      'reasoning.folder',
+      f'{folder!r} holds samples of another run:\n  ' + '\n  '.join(lines),
+      legal='a new folder, or the same model, prompts and settings',
+    )
+
+
+def _resume(
+  path: str, asked: Sequence[Asked], samples: int
+) -> list[list[Sampled]]:
+  """The samples already there, in order; cuts a torn last line off."""
+  if not os.path.exists(path):
+    return []
+  with open(path, 'rb') as f:
+    data = f.read()
+  whole = data[: data.rfind(b'\n') + 1]
+  lines = whole.split(b'\n')[:-1]
+  found = []
+  for number, line in enumerate(lines, 1):
+    where = f'{path}:{number}'
+    try:
+      record = json.loads(line.decode('utf-8'))
+      replies = [Sampled(**reply) for reply in record['samples']]
+      named = record['id'], record['prompt_digest'], len(replies)
+    except (ValueError, TypeError, KeyError) as e:
+      raise errors.ConfigError(
+        where, f'is damaged ({e})', legal='a line of samples, or a new folder'
+      ) from e
+    if number > len(asked) or named != (
+      asked[number - 1].question.id,
+      asked[number - 1].digest,
+      samples,
+    ):
+      raise errors.ConfigError(
+        where,
+        f'has samples of {named[0]!r}, which is not problem {number}',
+        legal='a new folder, or one that a run with these problems began',
+      )
+    found.append(replies)
+  # Only now, when the file is known to be of this run.
+  if len(whole) < len(data):
+    os.truncate(path, len(whole))
+  return found
+
+
+def write(
+  folder: str,
+  kept: Sequence[traces_lib.Trace],
+  asked: Sequence[Asked],
+  provenance: Mapping[str, Any],
+) -> str:
+  """Writes traces.jsonl aside, then renames it.
+
+  Each line holds id, problem, inputs, targets (rationale, then '#### N'),
+  rationale, answer, and provenance: what is given here, seed, prompt_digest,
+  sample, tokens, logprob, steps (how many of each verdict), right, votes.
+
+  Returns:
+    The file's path.
+  """
+  by_id = {a.question.id: a for a in asked}
+  path = os.path.join(folder, TRACES)
+  lines = []
+  for trace in kept:
+    one = by_id[trace.question.id]
+    answer = answers.write(trace.answer.value)
+    kinds = [step.kind for step in trace.steps]
+    row = {
+      'id': trace.id,
+      'problem': trace.question.id,
+      'inputs': trace.question.inputs,
+      'targets': f'{trace.rationale}\n{answers.MARKER} {answer}',
+      'rationale': trace.rationale,
+      'answer': answer,
+      'provenance': {
+        **provenance,
+        'seed': one.seed,
+        'prompt_digest': one.digest,
+        'sample': trace.number,
+        'tokens': trace.sampled.tokens,
+        'logprob': trace.sampled.logprob,
+        'steps': {kind: kinds.count(kind) for kind in sorted(set(kinds))},
+        'right': trace.right,
+        'votes': {answers.write(v): n for v, n in trace.vote.counts},
+      },
+    }
+    lines.append(_line(row))
+  run_info.write_bytes(path, b''.join(lines))
+  return path

@@ -1,0 +1,230 @@
+"""Searches many instances at once, and goes on where it was killed.
+
+  search.json     what decides the trees; another run's folder is refused
+  calls.jsonl     what the model has answered, while trees grow
+  trees/ID.json   each tree that is finished
+
+A search asks for samples and does nothing else that could differ, so a run that
+starts again plays the answers back and comes to the same trees.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import hashlib
+import json
+import os
+from typing import Any
+
+from kd.core import config as config_lib
+from kd.core import errors
+from kd.core import run_info
+from kd.reasoning import tree as tree_lib
+from kd.reasoning import tree_problem
+from kd.reasoning import tree_search
+from kd.sampling import requests
+
+SEAL = 'search.json'
+CALLS = 'calls.jsonl'
+TREES = 'trees'
+
+Samples = list[requests.Sample]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """What proposes and judges.
+
+  Attributes:
+    sampler: answers.
+    settings: of every request.
+    encode: makes prompts.
+  """
+
+  sampler: requests.Sampler
+  settings: requests.Settings
+  encode: tree_search.Encode
+
+
+def run(
+  problem: tree_problem.Problem,
+  instances: Sequence[tree_problem.Instance],
+  plan: tree_search.Plan,
+  model: Model | None,
+  folder: str,
+  seal: Mapping[str, Any],
+  together: int,
+  say: Callable[[str], None],
+) -> list[tree_lib.Tree]:
+  """Searches every instance.
+
+  Args:
+    problem: their kind.
+    instances: with ids of their own.
+    plan: how.
+    model: None where the plan asks none.
+    folder: as above; made where it is missing.
+    seal: what decides the trees beside the instances, as JSON: a folder with
+      another one is refused.
+    together: trees that grow at one time.
+    say: called with progress.
+
+  Returns:
+    The trees, in the instances' order.
+
+  Raises:
+    ConfigError: the folder holds another search, or something else.
+  """
+  _check_seal(folder, seal)
+  calls = _Calls(os.path.join(folder, CALLS))
+  trees = {}
+  for instance in instances:
+    found = _finished(folder, instance)
+    if found is not None:
+      trees[instance.id] = found
+  waiting = [i for i in instances if i.id not in trees]
+  growing: dict[str, tuple[tree_search.Asked, list[requests.Request]]] = {}
+  while waiting or growing:
+    while waiting and len(growing) < together:
+      instance = waiting.pop(0)
+      encode = model.encode if model else None
+      search = tree_search.search(problem, instance, plan, encode)
+      growing[instance.id] = search, []
+    answers = _answer(model, calls, [asked for _, asked in growing.values()])
+    for (name, (search, asked)), samples in zip(
+      list(growing.items()), answers, strict=True
+    ):
+      try:
+        # A generator's first value is waited for with None.
+        growing[name] = search, search.send(samples if asked else None)
+      except StopIteration as e:
+        trees[name] = e.value
+        del growing[name]
+        run_info.write_text(_file(folder, name), e.value.to_json())
+    solved = sum(bool(tree.solutions) for tree in trees.values())
+    say(f'{len(trees)}/{len(instances)} trees, {solved} solved')
+  calls.remove()
+  return [trees[instance.id] for instance in instances]
+
+
+def _answer(model, calls, asked: Sequence[Sequence[requests.Request]]):
+  """Samples of all trees' requests, the unknown ones in one sampler call."""
+  new = {}
+  for request in (r for requests_ in asked for r in requests_):
+    if request not in calls:
+      new[_name(request)] = request
+  if new:
+    found = model.sampler(list(new.values()), model.settings)
+    calls.add(dict(zip(new, found, strict=True)))
+  return [[calls[request] for request in each] for each in asked]
+
+
+def _name(request: requests.Request) -> str:
+  ids = hashlib.sha256(','.join(map(str, request.ids)).encode()).hexdigest()
+  return f'{request.seed}-{request.samples}-{ids[:16]}'
+
+
+class _Calls:
+  """Answers that are on the disk before a tree sees them."""
+
+  def __init__(self, path: str):
+    self._path = path
+    self._found: dict[str, Samples] = {}
+    if os.path.exists(path):
+      self._read()
+
+  def _read(self):
+    with open(self._path, 'rb') as f:
+      data = f.read()
+    # A line that a kill cut off is asked for again.
+    whole = data[: data.rfind(b'\n') + 1]
+    for number, line in enumerate(whole.splitlines(), 1):
+      try:
+        record = json.loads(line)
+        self._found[record['name']] = [_sample(s) for s in record['samples']]
+      except (ValueError, KeyError, TypeError) as e:
+        raise errors.ConfigError(
+          f'{self._path}:{number}',
+          f'is no answer that --mode=search wrote ({e})',
+          legal='remove the file: its trees grow anew',
+        ) from e
+    os.truncate(self._path, len(whole))
+
+  def __contains__(self, request: requests.Request) -> bool:
+    return _name(request) in self._found
+
+  def __getitem__(self, request: requests.Request) -> Samples:
+    return self._found[_name(request)]
+
+  def add(self, found: Mapping[str, Samples]) -> None:
+    self._found.update(found)
+    lines = [
+      json.dumps(
+        {'name': name, 'samples': [dataclasses.astuple(s) for s in samples]}
+      )
+      for name, samples in found.items()
+    ]
+    with open(self._path, 'ab') as f:
+      f.write(''.join(f'{line}\n' for line in lines).encode())
+      f.flush()
+      os.fsync(f.fileno())
+
+  def remove(self) -> None:
+    if os.path.exists(self._path):
+      os.unlink(self._path)
+
+
+def _sample(values) -> requests.Sample:
+  ids, logprobs, text, finish = values
+  return requests.Sample(tuple(ids), tuple(logprobs), text, finish)
+
+
+def _check_seal(folder, seal):
+  """Makes the folder, or refuses one that holds another search."""
+  path = os.path.join(folder, SEAL)
+  with errors.refused_unless_writable(
+    'search.folder', folder, 'a folder that this user can write'
+  ):
+    os.makedirs(os.path.join(folder, TREES), exist_ok=True)
+  if not os.path.exists(path):
+    run_info.write_json(path, seal)
+    return
+  with open(path, encoding='utf-8') as f:
+    old = json.load(f)
+  new = json.loads(json.dumps(seal))
+  lines = [
+    f'{name}: there {before!r}, now {after!r}'
+    for name, before, after in config_lib.differences(old, new)
+  ]
+  if lines:
+    raise errors.ConfigError(
+      'search.folder',
+      f'{folder!r} holds another search:\n  ' + '\n  '.join(lines),
+      legal='a new folder, or the same search to go on with it',
+    )
+
+
+def _file(folder: str, name: str) -> str:
+  return os.path.join(folder, TREES, f'{name}.json')
+
+
+def _finished(folder, instance) -> tree_lib.Tree | None:
+  """The instance's tree, if a run has finished it."""
+  path = _file(folder, instance.id)
+  if not os.path.exists(path):
+    return None
+  with open(path, encoding='utf-8') as f:
+    text = f.read()
+  try:
+    tree = tree_lib.from_json(text)
+  except (ValueError, KeyError, TypeError) as e:
+    raise errors.ConfigError(
+      path, f'is no tree ({e})', legal='remove the file: it grows anew'
+    ) from e
+  if (tree.question, tree.answer) != (instance.question, instance.answer):
+    raise errors.ConfigError(
+      path,
+      f'is the tree of {tree.question!r}, and {instance.id} is now '
+      f'{instance.question!r}',
+      legal='a new folder, or the same data',
+    )
+  return tree

@@ -1,0 +1,132 @@
+"""Logits in blocks of ids: a pass over them finds what all the rest needs."""
+
+import functools
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.losses import distributions
+
+Array = types.Array
+
+_BLOCK = 128  # ids
+
+
+@struct.dataclass
+class Blocks:
+  """Logits [T, V] as n blocks, with sums over each.
+
+  Attributes:
+    logits: float32 [T, n, 128]; ids beyond V are ruled out.
+    highest: float32 [T, n], the largest of each block.
+    top: float32 [T, 1], the largest of all.
+    mass: float32 [T, n], sums of exp(logit - top).
+  """
+
+  logits: Array
+  highest: Array
+  top: Array
+  mass: Array
+
+  @property
+  def log_normalizer(self) -> Array:
+    """Float32 [T]: log-probabilities are logits less it."""
+    return self.top[:, 0] + jnp.log(jnp.sum(self.mass, axis=1))
+
+  @property
+  def entropy(self) -> Array:
+    """Float32 [T], nats; costs as much as all of `look`."""
+    below = self.logits - self.top[:, :, None]
+    weighted = jnp.sum(jnp.exp(below) * below, axis=(1, 2))
+    total = jnp.sum(self.mass, axis=1)
+    return jnp.log(total) - weighted / total
+
+
+def look(logits: Array) -> Blocks:
+  """Blocks of logits float32 [T, V]."""
+  rows, size = logits.shape
+  padding = [(0, 0), (0, -size % _BLOCK)]
+  logits = jnp.pad(logits, padding, constant_values=distributions.RULED_OUT)
+  logits = logits.reshape(rows, -1, _BLOCK)
+  highest = jnp.max(logits, axis=2)
+  top = jnp.max(highest, axis=1, keepdims=True)
+  mass = jnp.sum(jnp.exp(logits - top[:, :, None]), axis=2)
+  return Blocks(logits, highest, top, mass)
+
+
+def most_likely(blocks: Blocks, size: int) -> tuple[Array, Array, Array]:
+  """The `size` most likely ids of each row, and the log-mass of the others.
+
+  They lie in the `size` blocks with the highest logits: only these are sorted.
+
+  Args:
+    blocks: of logits [T, V].
+    size: K, at most V.
+
+  Returns:
+    ids int32 [T, K], the most likely first; their log-probabilities; and the
+    log-mass of all others, float32 [T], -inf if there are none.
+  """
+  rows, count, _ = blocks.logits.shape
+  row = jnp.arange(rows)[:, None]
+  _, chosen = jax.lax.top_k(blocks.highest, min(size, count))
+  inside = jnp.take_along_axis(blocks.logits, chosen[:, :, None], axis=1)
+  inside = inside.reshape(rows, -1)
+  found, places = jax.lax.top_k(inside, size)
+  block = jnp.take_along_axis(chosen, places // _BLOCK, axis=1)
+  # Summed by itself: 1 less the kept mass is noise where that is near 1.
+  rest = jnp.exp(inside - blocks.top).at[row, places].set(0.0)
+  outside = blocks.mass.at[row, chosen].set(0.0)
+  tail = jnp.sum(rest, axis=1) + jnp.sum(outside, axis=1)
+  normalizer = blocks.log_normalizer
+  return (
+    block * _BLOCK + places % _BLOCK,
+    found - normalizer[:, None],
+    jnp.log(tail) + blocks.top[:, 0] - normalizer,
+  )
+
+
+def draw(blocks: Blocks, keys: Array, draws: int) -> tuple[Array, Array]:
+  """Draws ids with replacement.
+
+  First a block is drawn, then an id of it: sums over few numbers keep float32's
+  whole precision, where one sum over V would round rare ids away.
+
+  Args:
+    blocks: of logits [T, V].
+    keys: jax.random keys [T].
+    draws: N.
+
+  Returns:
+    ids int32 [T, N], rising, each once; slots that are not used come last and
+    hold -1. And int32 [T, N], how often each was drawn; 0 in slots not used.
+  """
+  chance = jax.vmap(lambda key: jax.random.uniform(key, (2, draws)))(keys)
+  chosen = jax.vmap(_invert)(jnp.cumsum(blocks.mass, axis=1), chance[:, 0])
+  inside = jnp.take_along_axis(blocks.logits, chosen[:, :, None], axis=1)
+  share = jnp.exp(inside - blocks.top[:, :, None])
+  place = jax.vmap(jax.vmap(_invert))(jnp.cumsum(share, axis=2), chance[:, 1])
+  return _count(chosen * _BLOCK + place)
+
+
+def _invert(sums, chance):
+  """The first of the running sums [n] beyond each share of the last."""
+  # Beyond, not at: what has no mass has the sum of what comes before it.
+  find = functools.partial(jnp.searchsorted, side='right')
+  return find(sums, chance * sums[-1])
+
+
+def _count(ids):
+  """Each id once, rising, and how often it was there."""
+  ids = jnp.sort(ids, axis=1)
+  new = jnp.concatenate(
+    [jnp.ones_like(ids[:, :1], bool), ids[:, 1:] != ids[:, :-1]], axis=1
+  )
+  slot = jnp.cumsum(new, axis=1) - 1
+  row = jnp.arange(ids.shape[0])[:, None]
+  return (
+    jnp.full_like(ids, -1).at[row, slot].set(ids),
+    jnp.zeros_like(ids).at[row, slot].add(1),
+  )

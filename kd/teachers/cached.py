@@ -1,0 +1,190 @@
+"""Teachers whose targets were computed before: read beside the rows."""
+
+import os
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from safetensors import numpy as safetensors_numpy
+
+from kd.core import errors
+from kd.core import types
+from kd.input_pipeline import reading
+from kd.partitioning import rules
+from kd.teachers import methods
+from kd.teachers import records
+from kd.teachers import shards
+
+UNEMBEDDING = 'unembedding.safetensors'
+
+
+class Cache:
+  """A cache on disk, read row by row in any order."""
+
+  def __init__(
+    self,
+    folder: str,
+    manifest: dict[str, Any],
+    patience: reading.Patience,
+  ):
+    """Opens the files.
+
+    Args:
+      folder: of the cache.
+      manifest: of it, checked.
+      patience: with disks that fail.
+
+    Raises:
+      ConfigError: a file is missing or has another size than was written.
+    """
+    for facts in manifest['shards']:
+      problem = shards.problem(folder, facts, deep=False)
+      if problem:
+        raise errors.ConfigError(
+          'cache.folder',
+          f'{os.path.join(folder, facts["file"])} {problem}',
+          legal='the file as it was written; --mode=cache with '
+          '--config.cache.repair=True makes it again',
+        )
+    self.folder, self.manifest, self._patience = folder, manifest, patience
+    request = manifest['request']
+    self.method = methods.METHODS.build(request['method'], 'method')
+    self.vocab_size = request['vocab_size']
+    self.most_entries = max(
+      (s['statistics']['most_entries'] for s in manifest['shards']), default=0
+    )
+    self._source = grain.sources.ArrayRecordDataSource(
+      [os.path.join(folder, facts['file']) for facts in manifest['shards']]
+    )
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def row(self, row_id: int) -> records.Row:
+    """The targets of the row of that number.
+
+    Raises:
+      ReadError: the disk fails, or the record is damaged.
+    """
+    what = f'{self.folder}: targets of row {row_id}'
+    if not 0 <= row_id < len(self):
+      raise errors.ConfigError(
+        'cache.folder',
+        f'{self.folder!r} has no row {row_id}',
+        legal=f'rows 0 to {len(self) - 1}',
+      )
+    return self._patience.read(
+      what,
+      lambda: records.decode(
+        self._source[row_id], self.method, self.vocab_size
+      ),
+    )
+
+  def read(self, batch: types.Batch) -> types.PyTree:
+    """What is known of a batch's rows, as numpy arrays [b, L, ...].
+
+    Args:
+      batch: numpy arrays of some rows.
+
+    Returns:
+      TopK, Sampled, or hidden states [b, L, D]; zeros of hidden states, and no
+      ids, where the cache says nothing.
+
+    Raises:
+      ConfigError: targets are those of another row: names it.
+      ReadError: see `row`.
+    """
+    found = [self.row_of(batch, i) for i in range(len(batch.row_id))]
+    if not self.method.entries:
+      return _hidden(found)
+    ids = np.stack([self._entries(r, r.ids, -1, np.int32) for r in found])
+    logprobs = np.stack(
+      [self._entries(r, r.logprobs, -np.inf, np.float32) for r in found]
+    )
+    if self.method.draws:
+      counts = np.stack(
+        [self._entries(r, r.counts, 0, np.float32) for r in found]
+      )
+      return types.Sampled(ids, logprobs, counts / self.method.draws)
+    tail = np.zeros(ids.shape[:2], np.float32)
+    for row, values in zip(found, tail, strict=True):
+      values[row.counted] = row.tail_logprob
+    return types.TopK(ids, logprobs, tail)
+
+  def row_of(self, batch: types.Batch, number: int) -> records.Row:
+    """The targets of one of a batch's rows; raises as `read`."""
+    row_id = int(batch.row_id[number])
+    row = self.row(row_id)
+    wanted = records.digest_of(batch, number)
+    if row.digest != wanted:
+      raise errors.ConfigError(
+        'cache.folder',
+        f'targets {row_id} of {self.folder!r} are of a row with digest '
+        f'{row.digest.hex()}, the row has {wanted.hex()}',
+        legal='the cache of these rows',
+      )
+    return row
+
+  def _entries(self, row, values, nothing, kind):
+    """Entries as [L, K], with `nothing` in slots that are not used."""
+    part = np.full((len(row.entries), self.most_entries), nothing, kind)
+    part[np.arange(self.most_entries) < row.entries[:, None]] = values
+    whole = np.full((len(row.counted), self.most_entries), nothing, kind)
+    whole[row.counted] = part
+    return whole
+
+
+def _hidden(found):
+  first = found[0].hidden
+  shape = (len(found), len(found[0].counted), first.shape[1])
+  hidden = np.zeros(shape, first.dtype)
+  for row, values in zip(found, hidden, strict=True):
+    values[row.counted] = row.hidden
+  return hidden
+
+
+def write_unembedding(folder: str, table: np.ndarray) -> str:
+  """Keeps the table [V, D] that hidden states are multiplied by.
+
+  Returns:
+    SHA-256 of the file.
+  """
+  path = os.path.join(folder, UNEMBEDDING)
+  safetensors_numpy.save_file({'unembedding': table}, path + '.tmp')
+  found = shards.digest(path + '.tmp')
+  os.replace(path + '.tmp', path)
+  return found
+
+
+def unembedding(
+  cache: Cache, vocab_size: int, mesh: jax.sharding.Mesh
+) -> jax.Array:
+  """The teacher's unembedding [V, D] on the mesh.
+
+  Args:
+    cache: of hidden states.
+    vocab_size: V, ids that the student has.
+    mesh: of the student.
+
+  Raises:
+    ConfigError: the file is missing or is another one.
+  """
+  path = os.path.join(cache.folder, UNEMBEDDING)
+  legal = 'the file as --mode=cache wrote it'
+  try:
+    found = shards.digest(path)
+    table = safetensors_numpy.load_file(path)['unembedding']
+  except Exception as e:  # safetensors raises a kind of its own.
+    raise errors.ConfigError(
+      'cache.folder', f'{path!r} cannot be read: {e}', legal=legal
+    ) from e
+  if found != cache.manifest['files'].get(UNEMBEDDING):
+    raise errors.ConfigError(
+      'cache.folder', f'{path!r} was changed', legal=legal
+    )
+  table = table[:vocab_size]
+  sharding = rules.table_sharding(mesh, len(table))
+  return jax.make_array_from_callback(
+    table.shape, sharding, lambda index: table[index]
+  )

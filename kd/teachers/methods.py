@@ -1,0 +1,151 @@
+"""What is kept of a teacher's distribution, by name."""
+
+import dataclasses
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from kd.core import errors
+from kd.core import registry
+from kd.core import types
+from kd.teachers import blocks as blocks_lib
+
+Array = types.Array
+
+METHODS = registry.Registry('method of a cache')
+
+LOGPROBS = ('uint8', 'float16')
+HIDDEN = ('bfloat16', 'int8')
+
+
+@struct.dataclass
+class Seen:
+  """What a teacher says of T tokens, whole.
+
+  Attributes:
+    hidden: [T, D], its final hidden states, or None for several teachers.
+    blocks: of logits [T, V], of ids that the student has.
+    keys: jax.random keys [T], of each token's place in its row and of the row.
+  """
+
+  hidden: Array | None
+  blocks: blocks_lib.Blocks
+  keys: Array
+
+
+@struct.dataclass
+class Kept:
+  """What a method keeps of T tokens; None for what it doesn't.
+
+  Attributes:
+    ids: int32 [T, K], rising; slots that are not used come last and hold -1.
+    logprobs: float32 [T, K], of these ids.
+    counts: int32 [T, K], how often each was drawn.
+    tail_logprob: float32 [T], the log-mass of all other ids.
+    hidden: [T, D].
+  """
+
+  ids: Array | None
+  logprobs: Array | None
+  counts: Array | None
+  tail_logprob: Array | None
+  hidden: Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """One way to keep a distribution.
+
+  Attributes:
+    name: in METHODS.
+    stored_as: the type of stored log-probabilities or hidden states.
+    entries: K, the most ids of a token; 0: keeps hidden states.
+    mass: of the most likely ids that are kept, if fewer than `entries` reach
+      it; 1: always so many.
+    draws: how many ids are drawn of each token; 0: none is.
+  """
+
+  name: str
+  stored_as: str
+  entries: int
+  mass: float
+  draws: int
+
+  @property
+  def has_tail(self) -> bool:
+    return self.entries > 0 and not self.draws
+
+  def keep(self, seen: Seen) -> Kept:
+    """Chooses from what the teacher says; to be jitted."""
+    if not self.entries:
+      return Kept(None, None, None, None, seen.hidden)
+    if self.draws:
+      ids, counts = blocks_lib.draw(seen.blocks, seen.keys, self.draws)
+      return Kept(ids, _logprobs(seen.blocks, ids), counts, None, None)
+    vocab_size = seen.blocks.logits[0].size
+    size = min(self.entries, vocab_size)
+    ids, found, tail = blocks_lib.most_likely(seen.blocks, size)
+    if self.mass < 1:
+      before = jnp.cumsum(jnp.exp(found), axis=1) - jnp.exp(found)
+      # The most likely id is kept whatever it has.
+      kept = (before < self.mass).at[:, 0].set(True)
+      rest = jax.nn.logsumexp(jnp.where(kept, -jnp.inf, found), axis=1)
+      tail = jnp.logaddexp(tail, rest)
+      ids = jnp.where(kept, ids, -1)
+    order = jnp.argsort(jnp.where(ids < 0, vocab_size, ids), axis=1)
+    ids = jnp.take_along_axis(ids, order, axis=1)
+    found = jnp.take_along_axis(found, order, axis=1)
+    found = jnp.where(ids < 0, -jnp.inf, found)
+    return Kept(ids, found, None, tail, None)
+
+
+def _logprobs(blocks, ids):
+  """Log-probabilities of ids [T, N]; -inf for an id below 0."""
+  flat = blocks.logits.reshape(ids.shape[0], -1)
+  found = jnp.take_along_axis(flat, jnp.maximum(ids, 0), axis=1)
+  return jnp.where(ids < 0, -jnp.inf, found - blocks.log_normalizer[:, None])
+
+
+def _check_choice(field, found, legal):
+  if found not in legal:
+    raise errors.unknown(field, 'type', found, legal)
+
+
+def _check_entries(found):
+  if not 1 <= found <= 65535:
+    raise errors.ConfigError('entries', f'found {found}', legal='1 to 65535')
+
+
+@METHODS.register('top_k')
+def _top_k(*, entries, logprobs):
+  """The most likely ids, and the mass of all others as one number."""
+  _check_choice('logprobs', logprobs, LOGPROBS)
+  _check_entries(entries)
+  return Method('top_k', logprobs, entries, 1.0, 0)
+
+
+@METHODS.register('nucleus')
+def _nucleus(*, mass, entries, logprobs):
+  """The fewest ids with that mass, `entries` at most (arXiv 1904.09751)."""
+  _check_choice('logprobs', logprobs, LOGPROBS)
+  _check_entries(entries)
+  if not 0 < mass < 1:
+    raise errors.ConfigError('mass', f'found {mass}', legal='above 0, below 1')
+  return Method('nucleus', logprobs, entries, mass, 0)
+
+
+@METHODS.register('sampled')
+def _sampled(*, draws, logprobs):
+  """Ids drawn with replacement and how often each was (arXiv 2503.16870)."""
+  _check_choice('logprobs', logprobs, LOGPROBS)
+  if not 1 <= draws <= 65535:
+    raise errors.ConfigError('draws', f'found {draws}', legal='1 to 65535')
+  return Method('sampled', logprobs, draws, 1.0, draws)
+
+
+@METHODS.register('hidden')
+def _hidden(*, values):
+  """The final hidden states, which with the unembedding are all logits."""
+  _check_choice('values', values, HIDDEN)
+  return Method('hidden', values, 0, 1.0, 0)

@@ -1,0 +1,242 @@
+"""One row's targets as bytes: the record of a cache.
+
+All numbers are little-endian; n positions count, with E entries in all.
+
+  8 bytes      digest of the row that the targets belong to
+  3 x uint32   L, n, D (0 without hidden states)
+  ceil(L / 8)  which positions count, a bit each, the highest bit first
+  n x float16  log-probability of the true next token
+  n x float32  log-normaliser of the teacher's logits
+  entries:     n x uint16 entries of each position; n x float16 log-mass of all
+               other ids (not of drawn ids); n x float16 lowest log-probability
+               (of 8-bit ones); E ids less the one before, see codes.pack_ids;
+               E x uint8 codes or float16 log-probabilities; E x uint8 how often
+               each was drawn, uint16 from 256 draws on (of drawn ids alone)
+  hidden:      n x float16 entropy; n x D bfloat16, or n x float32 steps and
+               n x D int8
+  uint32       CRC-32 of all before
+"""
+
+import dataclasses
+import hashlib
+import struct
+import zlib
+
+import ml_dtypes
+import numpy as np
+
+from kd.core import types
+from kd.input_pipeline import packing
+from kd.teachers import codes
+from kd.teachers import methods
+
+_HEADER = struct.Struct('<8s3I')
+_CHECK = struct.Struct('<I')
+_LEAST = np.float32(-6e4)  # Of a float16; exp of it is 0.
+_STEPS = 127
+
+DIGEST_BYTES = 8
+
+
+class DamagedError(Exception):
+  """A record that is not what was written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """What a teacher said of one row.
+
+  Attributes:
+    digest: of the row that it belongs to, see digest_of.
+    counted: bool [L], positions that it is known of; n of them.
+    target_logprob: float32 [n], of the true next token.
+    log_normalizer: float32 [n].
+    entries: int32 [n], how many ids each position has; None with hidden.
+    ids: uint32 [E], rising within a position, or None.
+    logprobs: float32 [E], of these ids, or None.
+    counts: int32 [E], how often each was drawn, or None.
+    tail_logprob: float32 [n], log-mass of all other ids, or None.
+    entropy: float32 [n], nats, with hidden; else None.
+    hidden: bfloat16 or float32 [n, D], or None.
+  """
+
+  digest: bytes
+  counted: np.ndarray
+  target_logprob: np.ndarray
+  log_normalizer: np.ndarray
+  entries: np.ndarray | None
+  ids: np.ndarray | None
+  logprobs: np.ndarray | None
+  counts: np.ndarray | None
+  tail_logprob: np.ndarray | None
+  entropy: np.ndarray | None
+  hidden: np.ndarray | None
+
+
+def digest_of(batch: types.Batch, at: int) -> bytes:
+  """Of a prepared row's content: the same in every process and on any day.
+
+  Args:
+    batch: numpy arrays.
+    at: which of its rows.
+  """
+  row = {name: getattr(batch, name)[at] for name in packing.FIELDS}
+  data = packing.to_bytes(row)
+  return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+def encode(row: Row, method: methods.Method, vocab_size: int) -> bytes:
+  """The record of a row."""
+  size = 0 if row.hidden is None else row.hidden.shape[1]
+  parts = [
+    _HEADER.pack(row.digest, len(row.counted), len(row.target_logprob), size),
+    np.packbits(row.counted).tobytes(),
+    _half(row.target_logprob),
+    row.log_normalizer.astype('<f4').tobytes(),
+  ]
+  if method.entries:
+    parts += _encode_entries(row, method, vocab_size)
+  else:
+    parts += [_half(row.entropy), *_encode_hidden(row.hidden, method)]
+  data = b''.join(parts)
+  return data + _CHECK.pack(zlib.crc32(data))
+
+
+def _half(x):
+  return np.maximum(x, _LEAST).astype('<f2').tobytes()
+
+
+def _encode_entries(row, method, vocab_size):
+  yield row.entries.astype('<u2').tobytes()
+  if method.has_tail:
+    yield _half(row.tail_logprob)
+  logprobs = np.maximum(row.logprobs, _LEAST)
+  gaps = codes.gaps(row.ids, row.entries)
+  packed = codes.pack_ids(gaps, codes.id_bits(vocab_size))
+  if method.stored_as == 'uint8':
+    lowest = codes.lowest(logprobs, row.entries)
+    each = np.repeat(lowest.astype(np.float32), row.entries)
+    yield lowest.astype('<f2').tobytes()
+    yield packed
+    yield codes.encode(logprobs, each).tobytes()
+  else:
+    yield packed
+    yield logprobs.astype('<f2').tobytes()
+  if method.draws:
+    yield row.counts.astype(_count_type(method)).tobytes()
+
+
+def _count_type(method):
+  return '<u1' if method.draws < 256 else '<u2'
+
+
+def _encode_hidden(hidden, method):
+  if method.stored_as == 'bfloat16':
+    yield hidden.astype(ml_dtypes.bfloat16).view('<u2').tobytes()
+    return
+  hidden = hidden.astype(np.float32)
+  step = np.max(np.abs(hidden), axis=1, initial=0.0) / _STEPS
+  yield step.astype('<f4').tobytes()
+  scaled = np.divide(
+    hidden, step[:, None], out=np.zeros_like(hidden), where=step[:, None] > 0
+  )
+  yield np.rint(scaled).astype(np.int8).tobytes()
+
+
+class _Reader:
+  """Takes arrays from bytes, one after the other."""
+
+  def __init__(self, data: bytes):
+    self.data, self.at = data, 0
+
+  def take(self, kind: str, count: int) -> np.ndarray:
+    kind = np.dtype(kind)
+    found = np.frombuffer(self.data, kind, count, self.at)
+    self.at += count * kind.itemsize
+    return found
+
+  def take_bytes(self, count: int) -> bytes:
+    self.at += count
+    return self.data[self.at - count : self.at]
+
+
+def decode(data: bytes, method: methods.Method, vocab_size: int) -> Row:
+  """The inverse of encode, up to rounding.
+
+  Kept ids and the tail are made to sum to 1 again.
+
+  Raises:
+    DamagedError: the bytes are not those that encode returned.
+  """
+  if len(data) < _HEADER.size + _CHECK.size:
+    raise DamagedError(f'a record of {len(data)} bytes')
+  body, check = data[: -_CHECK.size], data[-_CHECK.size :]
+  if zlib.crc32(body) != _CHECK.unpack(check)[0]:
+    raise DamagedError('its CRC-32 is another one')
+  digest, length, n, size = _HEADER.unpack_from(body)
+  reader = _Reader(body)
+  reader.at = _HEADER.size
+  bits = np.frombuffer(reader.take_bytes((length + 7) // 8), np.uint8)
+  nothing = dict.fromkeys(
+    ('entries', 'ids', 'logprobs', 'counts', 'tail_logprob')
+  )
+  common = dict(
+    digest=digest,
+    counted=np.unpackbits(bits, count=length).astype(bool),
+    target_logprob=reader.take('<f2', n).astype(np.float32),
+    log_normalizer=reader.take('<f4', n).astype(np.float32),
+  )
+  if method.entries:
+    found = _decode_entries(reader, method, vocab_size, n)
+    return Row(**common, **found, entropy=None, hidden=None)
+  entropy = reader.take('<f2', n).astype(np.float32)
+  hidden = _decode_hidden(reader, method, n, size)
+  return Row(**common, **nothing, entropy=entropy, hidden=hidden)
+
+
+def _decode_entries(reader, method, vocab_size, n):
+  entries = reader.take('<u2', n).astype(np.int32)
+  total = int(entries.sum())
+  tail = counts = lowest = None
+  if method.has_tail:
+    tail = reader.take('<f2', n).astype(np.float32)
+  if method.stored_as == 'uint8':
+    lowest = reader.take('<f2', n).astype(np.float32)
+  bits = codes.id_bits(vocab_size)
+  packed = reader.take_bytes(codes.packed_size(total, bits))
+  ids = codes.from_gaps(codes.unpack_ids(packed, total, bits), entries)
+  if method.stored_as == 'uint8':
+    each = np.repeat(lowest, entries)
+    logprobs = codes.decode(reader.take('u1', total), each)
+  else:
+    logprobs = reader.take('<f2', total).astype(np.float32)
+  if method.has_tail:
+    logprobs, tail = _normalize(logprobs, entries, tail)
+  if method.draws:
+    counts = reader.take(_count_type(method), total).astype(np.int32)
+  return dict(
+    entries=entries,
+    ids=ids,
+    logprobs=logprobs,
+    counts=counts,
+    tail_logprob=tail,
+  )
+
+
+def _normalize(logprobs, entries, tail):
+  """Kept ids and the tail, made to sum to 1."""
+  if not len(logprobs):
+    return logprobs, tail
+  starts = np.cumsum(entries) - entries
+  kept = np.add.reduceat(np.exp(logprobs.astype(np.float64)), starts)
+  log_sum = np.log(kept + np.exp(tail.astype(np.float64))).astype(np.float32)
+  return logprobs - np.repeat(log_sum, entries), tail - log_sum
+
+
+def _decode_hidden(reader, method, n, size):
+  if method.stored_as == 'bfloat16':
+    raw = reader.take('<u2', n * size).astype(np.uint16)
+    return raw.view(ml_dtypes.bfloat16).reshape(n, size)
+  step = reader.take('<f4', n).astype(np.float32)
+  levels = reader.take('i1', n * size).reshape(n, size)
+  return levels.astype(np.float32) * step[:, None]

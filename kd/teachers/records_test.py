@@ -1,0 +1,135 @@
+"""Tests of a row's record."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from kd.teachers import methods
+from kd.teachers import records
+
+V = 300
+
+
+def _row(rng, *, n=37, length=50, draws=0, hidden=0, most=20):
+  counted = np.zeros(length, bool)
+  counted[rng.choice(length, n, replace=False)] = True
+  common = dict(
+    digest=bytes(range(8)),
+    counted=counted,
+    target_logprob=-rng.exponential(3, n).astype(np.float32),
+    log_normalizer=rng.normal(20, 5, n).astype(np.float32),
+  )
+  if hidden:
+    values = (rng.normal(size=(n, hidden)) * 30).astype(np.float32)
+    values[0] = 0
+    none = dict.fromkeys(
+      ('entries', 'ids', 'logprobs', 'counts', 'tail_logprob')
+    )
+    entropy = rng.exponential(2, n).astype(np.float32)
+    return records.Row(**common, **none, entropy=entropy, hidden=values)
+  entries = rng.integers(1, most, n).astype(np.int32)
+  ids = [np.sort(rng.choice(V, k, replace=False)) for k in entries]
+  whole = rng.dirichlet(np.full(V, 0.05), n) + 1e-12
+  whole /= whole.sum(1, keepdims=True)
+  logprobs = [np.log(p[i]) for p, i in zip(whole, ids, strict=True)]
+  tail = [
+    np.log(np.delete(p, i).sum()) for p, i in zip(whole, ids, strict=True)
+  ]
+  counts = rng.integers(1, draws, entries.sum()) if draws else None
+  return records.Row(
+    **common,
+    entries=entries,
+    ids=np.concatenate(ids).astype(np.uint32),
+    logprobs=np.concatenate(logprobs).astype(np.float32),
+    counts=counts,
+    tail_logprob=None if draws else np.array(tail, np.float32),
+    entropy=None,
+    hidden=None,
+  )
+
+
+def _by_position(row, values):
+  return np.split(values, np.cumsum(row.entries)[:-1])
+
+
+@pytest.mark.parametrize('stored_as', ['uint8', 'float16'])
+def test_kept_ids_and_tail_come_back_as_one_distribution(stored_as):
+  method = methods.Method('top_k', stored_as, 20, 1.0, 0)
+  row = _row(np.random.default_rng(0))
+  found = records.decode(records.encode(row, method, V), method, V)
+  assert found.digest == row.digest
+  for name in ('counted', 'entries', 'ids', 'log_normalizer'):
+    np.testing.assert_array_equal(getattr(found, name), getattr(row, name))
+  np.testing.assert_allclose(
+    found.target_logprob, row.target_logprob, rtol=2**-11
+  )
+  for logprobs, tail in zip(
+    _by_position(found, found.logprobs), found.tail_logprob, strict=True
+  ):
+    total = np.exp(logprobs.astype(np.float64)).sum() + np.exp(float(tail))
+    assert abs(total - 1) < 1e-5
+  # Twice half a level: the code's own, and what normalising moves.
+  lowest = [x.min() for x in _by_position(row, row.logprobs)]
+  share = 1 / 250 if stored_as == 'uint8' else 2**-10
+  for was, now, low in zip(
+    _by_position(row, row.logprobs),
+    _by_position(found, found.logprobs),
+    lowest,
+    strict=True,
+  ):
+    assert (np.abs(now - was) <= -2 * low * share + 1e-3).all()
+
+
+@pytest.mark.parametrize('draws', [50, 255, 256, 4000])
+def test_drawn_ids_keep_their_counts(draws):
+  method = methods.Method('sampled', 'uint8', draws, 1.0, draws)
+  row = _row(np.random.default_rng(1), draws=draws)
+  found = records.decode(records.encode(row, method, V), method, V)
+  np.testing.assert_array_equal(found.counts, row.counts)
+  np.testing.assert_array_equal(found.ids, row.ids)
+  assert found.tail_logprob is None
+
+
+def test_hidden_states_stay_within_half_a_step():
+  row = _row(np.random.default_rng(2), hidden=24)
+  for stored_as in methods.HIDDEN:
+    method = methods.Method('hidden', stored_as, 0, 1.0, 0)
+    found = records.decode(records.encode(row, method, V), method, V)
+    error = np.abs(found.hidden.astype(np.float32) - row.hidden)
+    if stored_as == 'int8':
+      step = np.abs(row.hidden).max(1, keepdims=True) / 127
+      assert (error <= step / 2 * 1.001).all()
+      assert (error > step * 0.4).any()
+    else:
+      exact = row.hidden.astype(ml_dtypes.bfloat16).astype(np.float32)
+      np.testing.assert_array_equal(found.hidden.astype(np.float32), exact)
+    np.testing.assert_allclose(found.entropy, row.entropy, rtol=2**-10)
+
+
+def test_a_row_without_targets_has_a_record():
+  rng = np.random.default_rng(3)
+  for method, kind in (
+    (methods.Method('top_k', 'uint8', 20, 1.0, 0), {}),
+    (methods.Method('hidden', 'int8', 0, 1.0, 0), {'hidden': 8}),
+  ):
+    row = _row(rng, n=1, **kind)
+    cut = {
+      name: value[:0]
+      for name, value in vars(row).items()
+      if isinstance(value, np.ndarray) and name != 'counted'
+    }
+    empty = records.Row(**{**vars(row), **cut, 'counted': row.counted * False})
+    found = records.decode(records.encode(empty, method, V), method, V)
+    assert not found.counted.any() and not len(found.target_logprob)
+
+
+def test_every_flipped_bit_and_every_cut_is_found():
+  method = methods.Method('top_k', 'uint8', 20, 1.0, 0)
+  data = records.encode(_row(np.random.default_rng(4), n=3), method, V)
+  for at in range(len(data)):
+    flipped = bytearray(data)
+    flipped[at] ^= 1 << (at % 8)
+    with pytest.raises(records.DamagedError):
+      records.decode(bytes(flipped), method, V)
+    with pytest.raises(records.DamagedError):
+      records.decode(data[:at], method, V)

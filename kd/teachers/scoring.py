@@ -1,0 +1,153 @@
+"""A teacher's pass over rows, down to what a cache keeps of it."""
+
+from collections.abc import Callable, Sequence
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.losses import chunks
+from kd.losses import distributions
+from kd.models import gemma3
+from kd.partitioning import rules
+from kd.teachers import blocks
+from kd.teachers import live
+from kd.teachers import methods
+
+Array = types.Array
+
+
+@struct.dataclass
+class Scored:
+  """What is known of each target of [B, L]; zeros where its weight is 0.
+
+  Attributes:
+    kept: what the method keeps.
+    target_logprob: float32, of the true next token.
+    log_normalizer: float32, log of the sum of exp(logits); 0, but for rounding,
+      of several teachers, whose mixture has no logits.
+    entropy: float32, nats; None where it follows from what is kept.
+    dropped_mass: float32, of ids that the student lacks.
+  """
+
+  kept: methods.Kept
+  target_logprob: Array
+  log_normalizer: Array
+  entropy: Array | None
+  dropped_mass: Array
+
+
+def make(
+  teachers: Sequence[live.Teacher],
+  method: methods.Method,
+  vocab_size: int,
+  chunk_tokens: int,
+  seed: int,
+) -> Callable[[types.Batch], Scored]:
+  """Returns the function from a batch to what is kept of it.
+
+  What is drawn depends on the seed, the row and the place in it alone.
+
+  Args:
+    teachers: one, or those of a mixture.
+    method: what is kept.
+    vocab_size: V, ids that the student has.
+    chunk_tokens: tokens a device whose logits exist at one time.
+    seed: of what is drawn.
+  """
+  shares = [t.share for t in teachers]
+  modules = [t.model for t in teachers]
+  params = [t.params for t in teachers]
+  mesh = jax.tree.leaves(params)[0].sharding.mesh
+
+  @jax.jit
+  def score(params, batch):
+    nothing = gemma3.TapSpec((), ())
+    hidden = [
+      gemma3.forward(module, p, batch, nothing)[0]
+      for module, p in zip(modules, params, strict=True)
+    ]
+    tables = [p['embedding'] for p in params]
+
+    def look(chunk):
+      return _look(chunk, tables, shares, method, vocab_size)
+
+    layout = chunks.Layout(batch.weights, chunk_tokens)
+    arrays = (hidden, batch.targets, _keys(batch, seed))
+    whole = jax.tree.map(
+      lambda x: jnp.zeros((*batch.targets.shape, *x.shape[1:]), x.dtype),
+      jax.eval_shape(lambda: look(layout.take(arrays, 0))),
+    )
+
+    def body(whole, chunk, index):
+      put = lambda w, part: layout.put(w, part, index)
+      return jax.tree.map(put, whole, look(chunk))
+
+    found = chunks.fold(body, whole, layout, arrays)
+    # Each process reads whole rows of its own.
+    return jax.tree.map(
+      lambda x: rules.constrain(x, ('batch',) + (None,) * (x.ndim - 1)), found
+    )
+
+  def run(batch):
+    with rules.active(mesh):
+      return score(params, batch)
+
+  return run
+
+
+def _keys(batch, seed):
+  """Raw keys uint32 [B, L, 2]: the seed's, by row and by place in it."""
+  key = jax.random.key(seed)
+  places = jnp.arange(batch.targets.shape[1])
+  of = lambda row, place: jax.random.key_data(
+    jax.random.fold_in(jax.random.fold_in(key, row), place)
+  )
+  by_place = jax.vmap(of, (None, 0))
+  return jax.vmap(by_place, (0, None))(batch.row_id, places)
+
+
+def _look(chunk, tables, shares, method, vocab_size):
+  """Scored of a chunk's tokens [T, ...]."""
+  hidden, targets, keys = chunk
+  logits = [
+    chunks.project(h, table) for h, table in zip(hidden, tables, strict=True)
+  ]
+  size = min(vocab_size, *(x.shape[-1] for x in logits))
+  seen = blocks.look(_one(logits, shares, size))
+  at_target = jnp.take_along_axis(
+    seen.logits.reshape(targets.size, -1), targets[:, None], axis=1
+  )
+  normalizer = seen.log_normalizer
+  dropped = jnp.zeros_like(normalizer)
+  if logits[0].shape[-1] > size:
+    whole = jax.nn.logsumexp(logits[0], axis=-1)
+    dropped = -jnp.expm1(jax.nn.logsumexp(logits[0][:, :size], -1) - whole)
+  alone = len(logits) == 1
+  kept = method.keep(
+    methods.Seen(
+      hidden=hidden[0] if alone else None,
+      blocks=seen,
+      keys=jax.random.wrap_key_data(keys),
+    )
+  )
+  return Scored(
+    kept=kept,
+    target_logprob=at_target[:, 0] - normalizer,
+    log_normalizer=normalizer,
+    entropy=None if method.entries else seen.entropy,
+    dropped_mass=dropped,
+  )
+
+
+def _one(logits, shares, size):
+  """A teacher's logits, or log-probabilities of the mixture of several."""
+  if len(logits) == 1:
+    return logits[0][:, :size]
+  pairs = tuple(
+    (x, jnp.float32(share)) for x, share in zip(logits, shares, strict=True)
+  )
+  unit = jnp.float32(1.0)
+  sums = distributions.teacher_log_sums(pairs, size, unit)
+  return distributions.mixture(pairs, sums, size, unit)

@@ -1,0 +1,191 @@
+"""The files of a cache: each holds the records of some rows in order."""
+
+from collections.abc import Iterator
+import dataclasses
+import hashlib
+import json
+import os
+from typing import Any
+
+from array_record.python import array_record_module
+
+from kd.core import errors
+from kd.core import run_info
+
+# One record a group, so that a read touches no other row.
+_OPTIONS = 'group_size:1,brotli:6'
+_CHUNK = 1 << 22  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """A file of a cache.
+
+  Attributes:
+    number: of the file, from 0.
+    count: of files.
+    first_row: the row_id of its first record.
+    rows: how many records it has.
+  """
+
+  number: int
+  count: int
+  first_row: int
+  rows: int
+
+  @property
+  def name(self) -> str:
+    return f'targets-{self.number:05d}-of-{self.count:05d}.array_record'
+
+  def path(self, folder: str) -> str:
+    return os.path.join(folder, self.name)
+
+  def facts_path(self, folder: str) -> str:
+    """Of what is said of the file before the cache is whole."""
+    return os.path.join(folder, self.name.partition('.')[0] + '.json')
+
+
+def plan(rows: int, shard_rows: int) -> list[Shard]:
+  """The files of `rows` rows."""
+  count = -(-rows // shard_rows)
+  return [
+    Shard(n, count, n * shard_rows, min(shard_rows, rows - n * shard_rows))
+    for n in range(count)
+  ]
+
+
+class Writer:
+  """Writes one file aside, and renames it when it is whole."""
+
+  def __init__(self, folder: str, shard: Shard):
+    self._folder, self._shard = folder, shard
+    self._aside = shard.path(folder) + '.tmp'
+    # The writer would add to what a killed process left.
+    if os.path.exists(self._aside):
+      os.unlink(self._aside)
+    self._writer = array_record_module.ArrayRecordWriter(self._aside, _OPTIONS)
+    self._written = 0
+
+  def write(self, record: bytes) -> None:
+    self._writer.write(record)
+    self._written += 1
+
+  def finish(self, statistics: dict[str, float]) -> None:
+    """Names the file; whoever finds its facts finds it whole.
+
+    Args:
+      statistics: of its rows, kept beside its digest.
+
+    Raises:
+      OSError: the disk is full or fails: the file has no name then.
+    """
+    shard = self._shard
+    if self._written != shard.rows:
+      raise ValueError(f'{self._written} of {shard.rows} rows were written')
+    _close(self._writer, self._aside)
+    # Read back: what the disk has, not what was meant.
+    with array_record_reader(self._aside) as reader:
+      found = reader.num_records()
+    if found != shard.rows:
+      raise errors.KdError(
+        f'{self._aside}: {found} of {shard.rows} rows are on the disk'
+      )
+    facts = {
+      'file': shard.name,
+      'first_row': shard.first_row,
+      'rows': shard.rows,
+      'bytes': os.path.getsize(self._aside),
+      'sha256': digest(self._aside),
+      'statistics': statistics,
+    }
+    os.replace(self._aside, shard.path(self._folder))
+    run_info.write_json(shard.facts_path(self._folder), facts)
+
+
+def _close(writer, path):
+  try:
+    writer.close()
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
+  except OSError:
+    raise
+  except Exception as e:  # array_record raises kinds of its own.
+    raise errors.KdError(
+      f'{path}: could not be written: {e}; the same command goes on once that '
+      'is mended'
+    ) from e
+
+
+class array_record_reader:
+  """An open reader that is closed again."""
+
+  def __init__(self, path: str):
+    self._reader = array_record_module.ArrayRecordReader(path)
+
+  def __enter__(self) -> array_record_module.ArrayRecordReader:
+    return self._reader
+
+  def __exit__(self, *unused: Any) -> None:
+    self._reader.close()
+
+
+def digest(path: str) -> str:
+  """SHA-256 of a file."""
+  found = hashlib.sha256()
+  with open(path, 'rb') as f:
+    while chunk := f.read(_CHUNK):
+      found.update(chunk)
+  return found.hexdigest()
+
+
+def facts(folder: str, shard: Shard) -> dict[str, Any] | None:
+  """What is said of a file that is whole; None if it isn't there yet."""
+  try:
+    with open(shard.facts_path(folder), encoding='utf-8') as f:
+      found = json.load(f)
+    size = os.path.getsize(shard.path(folder))
+  except (FileNotFoundError, ValueError):
+    return None
+  return found if size == found['bytes'] else None
+
+
+def problem(folder: str, facts: dict[str, Any], deep: bool) -> str:
+  """What is wrong with a file; '' if nothing is.
+
+  Args:
+    folder: of the cache.
+    facts: what its manifest says of the file.
+    deep: reads the file whole; else its size alone is looked at.
+  """
+  path = os.path.join(folder, facts['file'])
+  try:
+    size = os.path.getsize(path)
+    if size != facts['bytes']:
+      return f'has {size} bytes, {facts["bytes"]} were written'
+    if deep and digest(path) != facts['sha256']:
+      return 'has other bytes than were written'
+  except FileNotFoundError:
+    return 'is missing'
+  except OSError as e:
+    return f'cannot be read: {e.strerror}'
+  return ''
+
+
+def records(folder: str, facts: dict[str, Any]) -> Iterator[bytes | None]:
+  """Each record of a file that may be damaged; None for what can't be read."""
+  try:
+    reader = array_record_module.ArrayRecordReader(
+      os.path.join(folder, facts['file'])
+    )
+  except Exception:  # array_record raises kinds of its own.
+    yield from [None] * facts['rows']
+    return
+  for index in range(facts['rows']):
+    try:
+      yield reader.read([index])[0]
+    except Exception:
+      yield None
+  reader.close()

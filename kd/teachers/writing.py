@@ -1,0 +1,139 @@
+"""From what a teacher said of rows to the files of a cache."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kd.core import errors
+from kd.core import types
+from kd.teachers import methods
+from kd.teachers import records
+from kd.teachers import scoring
+from kd.teachers import shards
+
+# Sums over positions that a shard's facts have.
+_SUMS = ('nll', 'entropy', 'tail_mass', 'dropped_mass')
+
+
+class Series:
+  """Writes shards one after the other, from rows in their order."""
+
+  def __init__(
+    self,
+    folder: str,
+    wanted: Sequence[shards.Shard],
+    method: methods.Method,
+    vocab_size: int,
+  ):
+    """Begins with the first shard.
+
+    Args:
+      folder: of the cache.
+      wanted: the shards, whose rows come in this order.
+      method: what is kept.
+      vocab_size: V.
+    """
+    self._folder, self._wanted = folder, list(wanted)
+    self._method, self._vocab_size = method, vocab_size
+    self._writer = None
+
+  def add(self, batch: types.Batch, scored: scoring.Scored, at: int) -> None:
+    """Writes one row.
+
+    Args:
+      batch: numpy arrays.
+      scored: what the teacher said of it, numpy arrays.
+      at: which of its rows.
+
+    Raises:
+      NonFiniteError: the teacher's logits are not finite.
+    """
+    if self._writer is None:
+      self._shard = self._wanted.pop(0)
+      self._writer = shards.Writer(self._folder, self._shard)
+      self._sums = dict.fromkeys(_SUMS, 0.0)
+      self._counts = dict(positions=0, entries=0, most_entries=0)
+      self._left = self._shard.rows
+    row = row_of(batch, scored, at)
+    if not np.isfinite(row.log_normalizer).all():
+      raise errors.NonFiniteError(
+        f"row {batch.row_id[at]}: the teacher's logits are NaN or infinite"
+      )
+    self._writer.write(records.encode(row, self._method, self._vocab_size))
+    self._count(row, scored.dropped_mass[at])
+    self._left -= 1
+    if not self._left:
+      self._writer.finish({**self._sums, **self._counts})
+      self._writer = None
+
+  def _count(self, row, dropped_mass):
+    entries = row.entries if row.entries is not None else np.zeros(1, int)
+    self._counts['positions'] += len(row.target_logprob)
+    self._counts['entries'] += int(entries.sum())
+    self._counts['most_entries'] = max(
+      self._counts['most_entries'], int(entries.max(initial=0))
+    )
+    tail = row.tail_logprob
+    sums = {
+      'nll': -row.target_logprob,
+      'entropy': entropy(row),
+      'tail_mass': np.zeros(0) if tail is None else np.exp(tail),
+      'dropped_mass': dropped_mass[row.counted],
+    }
+    for name, values in sums.items():
+      self._sums[name] += float(np.sum(values, dtype=np.float64))
+
+
+def entropy(row: records.Row) -> np.ndarray:
+  """Nats: float [n], or [E] for drawn ids, with the same sum.
+
+  Of kept ids and the tail as one more outcome, which is at most the teacher's
+  own; of drawn ids an estimate whose mean is the teacher's own.
+  """
+  if row.hidden is not None:
+    return row.entropy
+  if row.counts is not None:
+    draws = np.repeat(_by_position(row, row.counts), row.entries)
+    return -row.logprobs * row.counts / draws
+  kept = _by_position(row, np.exp(row.logprobs) * row.logprobs)
+  tail = np.maximum(row.tail_logprob, -1e9)
+  return -(kept + np.exp(tail) * tail)
+
+
+def _by_position(row, values):
+  if not len(row.entries):
+    return np.zeros(0)
+  return np.add.reduceat(values, np.cumsum(row.entries) - row.entries)
+
+
+def row_of(batch: types.Batch, scored: scoring.Scored, at: int) -> records.Row:
+  """A batch's row as its record has it.
+
+  Args:
+    batch: numpy arrays.
+    scored: what the teacher said of it, numpy arrays.
+    at: which of its rows.
+  """
+  counted = batch.weights[at] != 0
+  kept = scored.kept
+  of = lambda x: None if x is None else x[at][counted]
+  entries = ids = logprobs = counts = None
+  if kept.ids is not None:
+    ids, used = of(kept.ids), of(kept.ids) >= 0
+    entries = used.sum(axis=1, dtype=np.int32)
+    ids = ids[used].astype(np.uint32)
+    logprobs = of(kept.logprobs)[used]
+    counts = None if kept.counts is None else of(kept.counts)[used]
+  return records.Row(
+    digest=records.digest_of(batch, at),
+    counted=counted,
+    target_logprob=of(scored.target_logprob),
+    log_normalizer=of(scored.log_normalizer),
+    entries=entries,
+    ids=ids,
+    logprobs=logprobs,
+    counts=counts,
+    tail_logprob=of(kept.tail_logprob),
+    entropy=of(scored.entropy),
+    hidden=of(kept.hidden),
+  )

@@ -1,0 +1,366 @@
+"""--mode=cache: a teacher's targets of all rows, computed once."""
+
+from collections.abc import Callable, Sequence
+from concurrent import futures
+import dataclasses
+import os
+import time
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from kd.core import errors
+from kd.core import run_info
+from kd.input_pipeline import prepare as prepare_lib
+from kd.input_pipeline import rows as rows_lib
+from kd.input_pipeline import tokenizers
+from kd.partitioning import placement
+from kd.partitioning import processes
+from kd.teachers import cached
+from kd.teachers import fingerprints
+from kd.teachers import live
+from kd.teachers import manifest as manifest_lib
+from kd.teachers import methods
+from kd.teachers import scoring
+from kd.teachers import shards
+from kd.teachers import walk as walk_lib
+from kd.teachers import writing
+from kd.train import cache_report
+from kd.train import distill
+from kd.train import lock
+from kd.train import resolve
+from kd.train import targets
+
+Say = Callable[[str], None]
+
+_PATH = 'cache.folder'
+_EVERY_S = 10.0  # between lines of progress
+_AHEAD = 2  # batches that are scored before the first of them is on the disk
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A cache that is wanted.
+
+  Attributes:
+    run: with a live teacher.
+    parts: the rows.
+    method: what is kept.
+    folder: where.
+    say: called with a line for the user.
+  """
+
+  run: resolve.Run
+  parts: Sequence[prepare_lib.Prepared]
+  method: methods.Method
+  folder: str
+  say: Say
+
+  @property
+  def wanted(self) -> dict[str, Any]:
+    """What the cache is of, but for the teacher's parameters."""
+    config = self.run.config
+    return {
+      **targets.request(self.run, self.parts),
+      'method': config.cache.method.to_dict(),
+      'temperature': 1.0,
+      'seed': config.seed,
+    }
+
+  @property
+  def plan(self) -> list[shards.Shard]:
+    rows = sum(part.counts['rows'] for part in self.parts)
+    return shards.plan(rows, self.run.config.cache.shard_rows)
+
+
+def cache(run: resolve.Run, workdir: str, say: Say) -> None:
+  """Writes the cache, or reports on the one that is there; see docs/cache.md.
+
+  Args:
+    run: with a live teacher.
+    workdir: where the report goes.
+    say: called with a line for the user.
+
+  Raises:
+    ConfigError: the cache is of something else, is damaged, or does not belong
+      to its rows; or its folder can't be written.
+    NonFiniteError: the teacher's logits are not finite.
+  """
+  config = run.config
+  method = methods.METHODS.build(config.cache.method.to_dict(), 'cache.method')
+  _check(run, method)
+  folder = os.path.expanduser(config.cache.folder)
+  job = Job(run, distill.prepare_rows(run, say), method, folder, say)
+  with lock.shared(folder, _PATH, say):
+    whole = processes.from_first(
+      lambda: os.path.exists(os.path.join(folder, manifest_lib.FILE))
+    )
+    teachers = None
+    if not whole or config.cache.repair or config.cache.verify:
+      teachers = targets.load_teachers(run)
+    if whole:
+      _check_whole(job, teachers)
+    else:
+      _write(job, teachers)
+    cache_report.report(
+      targets.open_cache(run, job.parts), job.parts, workdir, say
+    )
+    if config.cache.verify:
+      _verify(job, teachers)
+
+
+def _check(run, method):
+  if not run.config.cache.folder:
+    raise errors.ConfigError(_PATH, "found ''", legal='a folder')
+  if not run.teachers:
+    raise errors.ConfigError(
+      'teacher.source',
+      f'found {run.config.teacher.source!r}: there is no teacher to ask',
+      legal="'live' or 'cached', with teacher.init",
+    )
+  if not method.entries and len(run.teachers) > 1:
+    raise errors.ConfigError(
+      'cache.method.name',
+      f'found {method.name!r}, and there are {len(run.teachers)} teachers',
+      legal='top_k, nucleus, sampled, or one teacher',
+    )
+
+
+def _request(job: Job, teachers: Sequence[live.Teacher]) -> dict[str, Any]:
+  """All that the cache is of."""
+  described = [
+    {
+      'digest': fingerprints.of(teacher.params),
+      'share': share,
+      'dtype': str(np.dtype(model.module.dtype)),
+      'param_dtype': model.param_dtype,
+      **dataclasses.asdict(model.config),
+    }
+    for teacher, (model, share) in zip(teachers, job.run.teachers, strict=True)
+  ]
+  return {**job.wanted, 'teachers': described}
+
+
+def _write(job, teachers):
+  """Writes what is missing, and publishes."""
+  request = _request(job, teachers)
+
+  def begin():
+    with errors.refused_unless_writable(
+      _PATH, job.folder, 'a folder that this user can write'
+    ):
+      manifest_lib.begin(job.folder, request, _PATH)
+      found = [shards.facts(job.folder, shard) for shard in job.plan]
+    # Another shard_rows, or more rows, would leave files of another plan.
+    strange = _strangers(job)
+    if strange:
+      raise errors.ConfigError(
+        _PATH,
+        f'{job.folder!r} holds {strange[0]!r}, which is no file of '
+        f'{len(job.plan)} shards of {job.run.config.cache.shard_rows} rows',
+        legal='the cache.shard_rows that it was begun with, or a new folder',
+      )
+    return [n for n, facts in enumerate(found) if facts is None]
+
+  missing = processes.from_first(begin)
+  _score(job, teachers, [job.plan[n] for n in missing])
+  _publish(job, request, teachers)
+
+
+def _strangers(job):
+  legal = {os.path.basename(shard.path(job.folder)) for shard in job.plan}
+  return sorted(
+    name
+    for name in os.listdir(job.folder)
+    if name.startswith('targets-')
+    and name.endswith('.array_record')
+    and name not in legal
+  )
+
+
+def _publish(job, request, teachers):
+  table = None
+  if not job.method.entries:
+    table = teachers[0].params['embedding']
+    if jax.process_count() > 1:
+      table = multihost_utils.process_allgather(table, tiled=True)
+    table = np.asarray(table)
+
+  def publish():
+    facts = [shards.facts(job.folder, shard) for shard in job.plan]
+    files = {}
+    if table is not None:
+      size = job.run.student.config.vocab_size
+      digest = cached.write_unembedding(job.folder, table[:size])
+      files[cached.UNEMBEDDING] = digest
+    run_info.write_bytes(
+      os.path.join(job.folder, tokenizers.MODEL_FILE),
+      job.run.tokenizer.model_proto,
+    )
+    manifest_lib.publish(job.folder, request, facts, files)
+    for shard in job.plan:
+      if os.path.exists(shard.facts_path(job.folder)):
+        os.unlink(shard.facts_path(job.folder))
+
+  _all_have_written()
+  processes.from_first(publish)
+
+
+def _all_have_written():
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('kd/cache')
+
+
+def _score(job, teachers, wanted):
+  """Asks the teacher about the rows of some shards, and writes them."""
+  config = job.run.config
+  mesh = job.run.teachers[0][0].mesh
+  size = config.cache.batch_size
+  walk = walk_lib.Walk(mesh, size, wanted)
+  series = writing.Series(
+    job.folder, walk.shards, job.method, job.run.student.config.vocab_size
+  )
+  score = scorer(job, teachers)
+  rows, mine = rows_lib.Numbered(job.parts), placement.local_rows(mesh, size)
+  progress = _Progress(walk.rows, config.data.length, job.say)
+
+  def write(batch, scored, slots, count):
+    found = placement.fetch(scored, mesh, size)
+    for at in np.searchsorted(mine, slots):
+      series.add(batch, found, int(at))
+    progress.add(count)
+
+  pending = []
+  with futures.ThreadPoolExecutor(1, 'cache') as pool:
+    for numbers in walk.batches():
+      batch = rows(numbers[mine])
+      scored = score(placement.place(batch, mesh, size))
+      # While the next batch is scored, this one is packed and written.
+      slots, count = walk.own(numbers), int((numbers >= 0).sum())
+      pending.append(pool.submit(write, batch, scored, slots, count))
+      if len(pending) > _AHEAD:
+        pending.pop(0).result()
+    for future in pending:
+      future.result()
+
+
+def scorer(
+  job: Job, teachers: Sequence[live.Teacher]
+) -> Callable[[Any], scoring.Scored]:
+  """The teacher's pass over a batch."""
+  config = job.run.config
+  return scoring.make(
+    teachers,
+    job.method,
+    job.run.student.config.vocab_size,
+    config.objective.chunk_tokens,
+    config.seed,
+  )
+
+
+class _Progress:
+  """Says now and then how far it is."""
+
+  def __init__(self, rows: int, length: int, say: Say):
+    self._rows, self._length, self._say = rows, length, say
+    self._done, self._began = 0, time.monotonic()
+    self._said = self._began
+
+  def add(self, rows: int) -> None:
+    self._done += rows
+    now = time.monotonic()
+    if now - self._said < _EVERY_S and self._done < self._rows:
+      return
+    self._said = now
+    rate = self._done / max(now - self._began, 1e-9)
+    left = int((self._rows - self._done) / rate)
+    eta = f'{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}'
+    self._say(
+      f'cache {self._done:,}/{self._rows:,} rows  '
+      f'{rate * self._length:,.0f} tokens/s  ETA {eta}'
+    )
+
+
+def _check_whole(job, teachers):
+  """Looks at a cache that is there; makes damaged files again if asked to."""
+  manifest = manifest_lib.read(job.folder, _PATH)
+  wanted = _request(job, teachers) if teachers else job.wanted
+  manifest_lib.check(manifest['request'], wanted, job.folder, _PATH)
+
+  def look():
+    return [
+      (number, shards.problem(job.folder, facts, deep=True))
+      for number, facts in enumerate(manifest['shards'])
+    ]
+
+  broken = [(n, why) for n, why in processes.from_first(look) if why]
+  if not broken:
+    return
+  lines = []
+  for number, why in broken:
+    facts = manifest['shards'][number]
+    lines.append(f'{facts["file"]} {why}')
+    lines += cache_report.damaged_rows(job.folder, manifest, facts)
+  if not job.run.config.cache.repair:
+    raise errors.ConfigError(
+      _PATH,
+      f'{job.folder!r} is damaged:\n  ' + '\n  '.join(lines),
+      legal='the files as they were written; '
+      '--config.cache.repair=True makes these again',
+    )
+  for line in lines:
+    job.say(line)
+  _repair(job, teachers, manifest, [n for n, _ in broken])
+
+
+def _repair(job, teachers, manifest, broken):
+  plan = [
+    shards.Shard(n, len(manifest['shards']), facts['first_row'], facts['rows'])
+    for n, facts in enumerate(manifest['shards'])
+  ]
+  _score(job, teachers, [plan[n] for n in broken])
+  _all_have_written()
+
+  def publish():
+    facts = list(manifest['shards'])
+    for n in broken:
+      facts[n] = shards.facts(job.folder, plan[n])
+    manifest_lib.publish(
+      job.folder, manifest['request'], facts, manifest['files']
+    )
+    for n in broken:
+      os.unlink(plan[n].facts_path(job.folder))
+
+  processes.from_first(publish)
+  job.say(f'{len(broken)} of {len(plan)} files were made again')
+
+
+def _verify(job, teachers):
+  """Scores random rows again and compares."""
+  config = job.run.config
+  cache = targets.open_cache(job.run, job.parts)
+  mesh = job.run.teachers[0][0].mesh
+  size = config.cache.batch_size
+  mine = placement.local_rows(mesh, size)
+  rows, score = rows_lib.Numbered(job.parts), scorer(job, teachers)
+  # Others at each call, and the same in every process.
+  seed = processes.from_first(lambda: time.time_ns())
+  chosen = np.random.default_rng(seed).permutation(len(rows))
+  chosen = chosen[: config.cache.verify]
+  comparison = cache_report.Comparison(job.method)
+  for first in range(0, len(chosen), size):
+    numbers = np.full(size, -1)
+    part = chosen[first : first + size]
+    numbers[: len(part)] = part
+    batch = rows(numbers[mine])
+    scored = placement.fetch(
+      score(placement.place(batch, mesh, size)), mesh, size
+    )
+    for at, number in enumerate(numbers[mine]):
+      if number >= 0:
+        comparison.add(
+          cache.row_of(batch, at), writing.row_of(batch, scored, at)
+        )
+  comparison.say(job.say, len(chosen))

@@ -1,0 +1,154 @@
+"""--mode=reason: worked solutions are sampled, checked and kept as data."""
+
+from collections.abc import Callable
+import os
+from typing import Any
+
+from kd.core import errors
+from kd.core import run_info
+from kd.input_pipeline import templates
+from kd.reasoning import chain_report
+from kd.reasoning import chains
+from kd.reasoning import prompting
+from kd.reasoning import questions as questions_lib
+from kd.reasoning import selection
+from kd.reasoning import traces
+from kd.sampling import requests
+from kd.teachers import fingerprints
+from kd.train import lock
+from kd.train import outputs
+from kd.train import parameters
+from kd.train import reason_fields
+from kd.train import resolve
+from kd.train import samplers
+
+Say = Callable[[str], None]
+
+_PATH = 'reasoning.folder'
+
+
+def reason(run: resolve.Run, workdir: str, say: Say) -> None:
+  """Samples solutions and writes traces and a report; see docs/reasoning.md.
+
+  Args:
+    run: the resolved config.
+    workdir: holds the student's checkpoint, if the student is asked.
+    say: called with a line for the user.
+
+  Raises:
+    ConfigError: problems are missing or wrong, the folder holds samples of
+      another run, or there are no weights.
+    NonFiniteError: the model's logits are NaN or infinite.
+  """
+  fields = run.config.reasoning
+  prompting.check(fields.style, fields.shots, run.config.data.template)
+  shots, asked, stops = _ask(run, say)
+  folder = os.path.expanduser(fields.folder or os.path.join(workdir, 'traces'))
+  with lock.shared(folder, _PATH, say):
+    model, params = _model(run, workdir)
+    settings = reason_fields.settings_of(fields, stops)
+    seal = _seal(run, shots, settings, fingerprints.of(params))
+    found = chains.sample(
+      asked,
+      samplers.make(run, model, params),
+      settings,
+      fields.samples,
+      folder,
+      seal,
+      fields.together,
+      say,
+    )
+    groups = [
+      traces.judge(one.question, samples)
+      for one, samples in zip(asked, found, strict=True)
+    ]
+    kept, rejected = selection.select(groups, reason_fields.rules_of(fields))
+    path = chains.write(folder, kept, asked, seal)
+    summary = chain_report.summarize(groups, kept, rejected)
+    run_info.write_json(os.path.join(folder, chains.SUMMARY), summary)
+    run_info.write_text(
+      os.path.join(folder, chains.REPORT),
+      chain_report.page(summary, seal, kept, rejected),
+    )
+  say(
+    f'{path}: {summary["accepted"]:,} of {summary["samples"]:,} samples, of '
+    f'{summary["problems_with_traces"]:,} of {summary["problems"]:,} problems; '
+    f'not kept: {_counts(summary["reasons"])}'
+  )
+
+
+def _counts(reasons):
+  shown = ', '.join(f'{count:,} {name}' for name, count in reasons.items())
+  return shown or 'none'
+
+
+def _ask(
+  run: resolve.Run, say: Say
+) -> tuple[list[questions_lib.Question], list[chains.Asked], tuple[str, ...]]:
+  """The examples, what is asked, and what ends a reply."""
+  config = run.config
+  fields, data = config.reasoning, config.data
+  if fields.problems:
+    found = questions_lib.read_file(fields.problems, fields.form)
+  else:
+    limit = fields.count
+    if limit > 0:
+      limit += fields.shots
+    found = questions_lib.read_task(
+      data.mixture, data.split, data.module, limit, say
+    )
+  shots, rest = questions_lib.split_shots(found, fields.shots)
+  if fields.count > 0:
+    rest = rest[: fields.count]
+  asked = []
+  for question in rest:
+    messages = prompting.messages(
+      fields.style, fields.instruction, shots, question
+    )
+    ids = templates.encode_prompt(run.tokenizer, data.template, messages)
+    seed = chains.seed_of(config.seed, question)
+    asked.append(chains.Asked(question, tuple(ids), seed))
+  stops = prompting.stop_strings(fields.style, [*shots, *rest])
+  return shots, asked, stops
+
+
+def _model(run, workdir):
+  """The model that is asked, and its parameters."""
+  if run.config.reasoning.model == 'student':
+    return run.student, outputs.student_params(run, workdir)
+  if run.teacher is None:
+    raise errors.ConfigError(
+      'reasoning.model',
+      f"found 'teacher', and teacher.source is {run.config.teacher.source!r}",
+      legal="'student', or teacher.source='live'",
+    )
+  seed = run.config.seed
+  return run.teacher, parameters.load(run.teacher, seed, 'teacher.init', None)
+
+
+def _seal(
+  run: resolve.Run,
+  shots: list[questions_lib.Question],
+  settings: requests.Settings,
+  digest: str,
+) -> dict[str, Any]:
+  """What decides the samples beside the questions; part of every trace."""
+  config = run.config
+  fields = config.reasoning
+  return {
+    'model': digest,
+    'tokenizer': run.tokenizer.digest[:16],
+    'template': config.data.template,
+    'style': fields.style,
+    'instruction': fields.instruction if fields.style == 'chat' else '',
+    'shots': [shot.id for shot in shots],
+    'samples': fields.samples,
+    'run_seed': config.seed,
+    'temperature': settings.temperature,
+    'top_k': settings.top_k,
+    'top_p': settings.top_p,
+    'min_p': settings.min_p,
+    'repetition_penalty': settings.repetition_penalty,
+    'max_new_tokens': settings.max_new_tokens,
+    'stop_strings': list(settings.stop_strings),
+  }

@@ -1,0 +1,159 @@
+"""--mode=search: trees of thought, their pictures, and data made of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+import html
+import os
+from typing import Any
+
+from kd.core import run_info
+from kd.input_pipeline import templates
+from kd.reasoning import problems
+from kd.reasoning import tree as tree_lib
+from kd.reasoning import tree_data
+from kd.reasoning import tree_picture
+from kd.reasoning import tree_run
+from kd.teachers import fingerprints
+from kd.train import lock
+from kd.train import outputs
+from kd.train import resolve
+from kd.train import search_fields
+
+SUMMARY = 'summary.json'
+PICTURES = 'pictures'
+# What of `search` says which trees there are and what is made of them, and not
+# how one grows.
+_BESIDE = ('data', 'first', 'count', 'folder', 'together', 'draw', 'contrast')
+
+Say = Callable[[str], None]
+
+
+def search(run: resolve.Run, workdir: str, say: Say) -> None:
+  """Searches the instances of `search`; goes on where it was.
+
+  Writes trees, pictures of the first ones, training data and summary.json into
+  search.folder.
+
+  Args:
+    run: the resolved config.
+    workdir: holds the student's checkpoint, if a model is asked.
+    say: called with progress.
+
+  Raises:
+    ConfigError: the data is missing or wrong, the folder holds another search,
+      or there are no weights.
+  """
+  fields = run.config.search
+  source = problems.SOURCES[fields.problem]
+  instances = problems.instances(
+    source, fields.data, fields.first, fields.count
+  )
+  folder = os.path.expanduser(fields.folder or os.path.join(workdir, 'search'))
+  model = digest = None
+  if search_fields.asks_model(fields):
+    params = outputs.student_params(run, workdir)
+    digest = fingerprints.of(params)
+    model = _model(run, params)
+  with lock.shared(folder, 'search.folder', say):
+    trees = tree_run.run(
+      source.problem,
+      instances,
+      search_fields.plan_of(fields),
+      model,
+      folder,
+      _seal(run, digest),
+      fields.together,
+      say,
+    )
+    readers = (
+      tree_data.Reader(source.problem, *pair)
+      for pair in zip(instances, trees, strict=True)
+    )
+    provenance = {
+      'problem': fields.problem,
+      'model': digest,
+      'seed': fields.seed,
+    }
+    counts = tree_data.write(folder, readers, fields.contrast, provenance)
+    _draw(folder, fields.problem, trees[: fields.draw])
+    summary = summarize(trees)
+    run_info.write_json(os.path.join(folder, SUMMARY), summary)
+  say(f'{folder}: {describe(summary)}')
+  say(', '.join(f'{name}: {count:,} lines' for name, count in counts.items()))
+
+
+def _model(run, params):
+  """The student with its parameters, as what proposes and judges."""
+  template = run.config.data.template
+
+  def encode(inputs, so_far):
+    messages = templates.exchange(inputs)
+    text, _ = templates.render(template, messages, generate=True)
+    text = text.removeprefix(templates.BOS) + so_far
+    return (run.tokenizer.bos_id, *run.tokenizer.encode(text))
+
+  sampler = samplers.make(run, run.student, params)
+  settings = search_fields.settings_of(run.config.search)
+  return tree_run.Model(sampler, settings, encode)
+
+
+def _seal(run, digest: str | None) -> dict[str, Any]:
+  """What decides a tree beside its instance."""
+  seal = {
+    name: value
+    for name, value in run.config.search.to_dict().items()
+    if name not in _BESIDE
+  }
+  if digest:
+    seal['model'] = digest
+    seal['tokenizer'] = run.tokenizer.digest
+    seal['template'] = run.config.data.template
+  return seal
+
+
+def _draw(folder, problem, trees):
+  """A picture of each tree, and a page with all of them."""
+  if not trees:
+    return
+  os.makedirs(os.path.join(folder, PICTURES), exist_ok=True)
+  page = ['<!DOCTYPE html><meta charset="utf-8"><title>Trees</title>']
+  for tree in trees:
+    title = f'{problem}: {tree.question}'
+    picture = tree_picture.draw(tree, title)
+    path = os.path.join(folder, PICTURES, f'{tree.instance}.svg')
+    run_info.write_text(path, picture)
+    page.append(f'<h2 id="{html.escape(tree.instance)}"></h2>{picture}')
+  path = os.path.join(folder, f'{PICTURES}.html')
+  run_info.write_text(path, '\n'.join(page))
+
+
+def summarize(trees: Sequence[tree_lib.Tree]) -> dict[str, Any]:
+  """What summary.json holds: counts over all trees."""
+  faults: dict[str, int] = {}
+  stopped: dict[str, int] = {}
+  for tree in trees:
+    for kind, count in tree.faults.items():
+      faults[kind] = faults.get(kind, 0) + count
+    if tree.stopped:
+      stopped[tree.stopped] = stopped.get(tree.stopped, 0) + 1
+  return {
+    'trees': len(trees),
+    'solved': sum(bool(tree.solutions) for tree in trees),
+    'solutions': sum(len(tree.solutions) for tree in trees),
+    'nodes': sum(len(tree.nodes) for tree in trees),
+    'calls': sum(tree.spent.calls for tree in trees),
+    'prompt_tokens': sum(tree.spent.prompt_tokens for tree in trees),
+    'new_tokens': sum(tree.spent.new_tokens for tree in trees),
+    'faults': faults,
+    'stopped_by_budget': stopped,
+  }
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+  """A summary in a line."""
+  faults = ', '.join(f'{n:,} {k}' for k, n in sorted(summary['faults'].items()))
+  return (
+    f'{summary["solved"]} of {summary["trees"]} solved, '
+    f'{summary["nodes"]:,} nodes, {summary["calls"]:,} calls, '
+    f'{summary["prompt_tokens"] + summary["new_tokens"]:,} tokens, '
+    f'faults: {faults or "none"}'
+  )

@@ -1,0 +1,124 @@
+"""Where the teacher's targets of a run come from."""
+
+from collections.abc import Callable, Sequence
+import functools
+import hashlib
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd.core import types
+from kd.input_pipeline import prepare
+from kd.input_pipeline import reading
+from kd.losses import taps
+from kd.models import gemma3
+from kd.teachers import cached
+from kd.teachers import live
+from kd.teachers import manifest as manifest_lib
+from kd.train import parameters
+from kd.train import resolve
+
+Beside = types.PyTree
+
+
+def load_teachers(run: resolve.Run) -> list[live.Teacher]:
+  """The live teachers, with their parameters on their devices."""
+  paths = resolve.teacher_specs(run.config)
+  return [
+    live.Teacher(
+      model.module,
+      parameters.load(model, run.config.seed, f'{path}.init', None),
+      share,
+    )
+    for path, (model, share) in zip(paths, run.teachers, strict=True)
+  ]
+
+
+def live_on(
+  run: resolve.Run, teachers: Sequence[live.Teacher]
+) -> Callable[[jax.sharding.Mesh], Callable[[types.Batch], types.Targets]]:
+  """The function to the teachers' targets, by the mesh that batches are on."""
+  _, spec = taps.specs(run.objective.taps_terms)
+  size = run.student.config.vocab_size
+  make = functools.partial(live.make, teachers, size, gemma3.TapSpec(*spec))
+  return functools.cache(make)
+
+
+def request(
+  run: resolve.Run, parts: Sequence[prepare.Prepared]
+) -> dict[str, Any]:
+  """What of a cache's manifest follows from a config and its rows alone."""
+  config = run.config
+  return {
+    'mixture': config.data.mixture,
+    'split': config.data.split,
+    'template': config.data.template,
+    'length': config.data.length,
+    'pack': config.data.pack,
+    'rows': {
+      part.task: {
+        'rows': part.counts['rows'],
+        'sha256': part.counts['rows_sha256'],
+      }
+      for part in parts
+    },
+    'tokenizer': run.tokenizer.digest,
+    'vocab_size': run.student.config.vocab_size,
+  }
+
+
+def open_cache(
+  run: resolve.Run, parts: Sequence[prepare.Prepared]
+) -> cached.Cache:
+  """The cache of these rows.
+
+  Raises:
+    ConfigError: it is of something else: names each field and both values.
+  """
+  folder = run.config.cache.folder
+  manifest = manifest_lib.read(folder, 'cache.folder')
+  manifest_lib.check(
+    manifest['request'], request(run, parts), folder, 'cache.folder'
+  )
+  return cached.Cache(
+    folder, manifest, reading.Patience(**run.config.data.read)
+  )
+
+
+def digest(cache: cached.Cache) -> str:
+  """Names what a cache holds: another one means other training."""
+  named = json.dumps(cache.manifest, sort_keys=True)
+  return hashlib.sha256(named.encode()).hexdigest()[:16]
+
+
+def from_cache(
+  run: resolve.Run, cache: cached.Cache
+) -> Callable[[types.Batch, Beside], types.Targets]:
+  """The function from what was read beside a batch's rows to its targets."""
+  if cache.method.entries:
+    return lambda unused_batch, beside: types.Targets(beside, None)
+  size = run.student.config.vocab_size
+  table = cached.unembedding(cache, size, run.mesh)
+  share = jnp.float32(1.0)
+
+  def targets(batch, beside):
+    del batch  # All is in what was read beside it.
+    dense = types.Dense(beside.astype(table.dtype), table, share)
+    return types.Targets((dense,), None)
+
+  return targets
+
+
+def read_beside(
+  rows: Callable[[int, np.ndarray], types.Batch], cache: cached.Cache | None
+) -> Callable[[int, np.ndarray], tuple[types.Batch, Beside]]:
+  """Rows with their targets, if there is a cache of them."""
+
+  def read(step, numbers):
+    batch = rows(step, numbers)
+    return batch, cache and cache.read(batch)
+
+  return read
