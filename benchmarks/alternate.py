@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Threads of the program before may still spin.
 _REST_SECONDS = 0.3
 _TURN = 2  # steps
@@ -29,7 +29,7 @@ def say(text: str) -> None:
 
 def environment(**changes: str) -> dict[str, str]:
   """The variables of a child process that finds this checkout's modules."""
-  path = os.pathsep.join(filter(None, (_ROOT, changes.pop('path', ''))))
+  path = os.pathsep.join(filter(None, (ROOT, changes.pop('path', ''))))
   return {**os.environ, 'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu', **changes}
 
 

@@ -21,7 +21,6 @@ from kd.checkpoints import huggingface
 from kd.models import attention
 from kd.models import gemma3
 from kd.models import gemma3_config
-from kd.partitioning import mesh as mesh_lib
 from kd.planning import flops
 
 _MODEL = gemma3_config.from_variant('nano', models.VARIANTS, '').keep_layers(
@@ -93,18 +92,19 @@ def test_comparison():
 def test_an_environment_that_is_not_there(monkeypatch):
   monkeypatch.setenv('KD_PEERS_TRL_PYTHON', '/some/python')
   assert environments.python('peers_trl') == '/some/python'
-  monkeypatch.delenv('KD_LIBTPU_PYTHON', raising=False)
-  with pytest.raises(RuntimeError, match='make_venv.py requirements_libtpu'):
-    environments.python('libtpu')
+  monkeypatch.delenv('KD_PEERS_TUNIX_PYTHON', raising=False)
+  with pytest.raises(RuntimeError, match='make_venv.py requirements_peers_tu'):
+    environments.python('peers_tunix')
 
 
 def test_programs_compute_what_is_on_paper():
-  mesh = mesh_lib.make({'data': 1, 'fsdp': 1, 'tensor': 1}, jax.devices()[:1])
-  everywhere = {'rule': 'all', 'share': 1.0}
-  step = programs.build(
-    _MODEL, _MODEL, 'float32', 'block', 32, everywhere, mesh
-  )
   rows, length = 2, 64
+  everywhere = {'rule': 'all', 'share': 1.0}
+  settings = {'remat': 'block', 'chunk_tokens': 32, 'positions': everywhere}
+  devices = np.asarray(jax.devices()[:1])
+  step = programs.build(
+    _MODEL, _MODEL, 'float32', settings, (rows, length), devices
+  )
   parts = flops.step(
     *(_MODEL, [_MODEL], rows, length, 'block', rows * length),
     attention.XLA,
@@ -117,9 +117,8 @@ def test_programs_compute_what_is_on_paper():
   }
   found = {}
   for name in paper:
-    function, arguments = step.program(name, rows, length)
     # Chunks are of 16 positions of each row.
-    found[name] = compile_tpu.compiled(step, function, arguments, trips=4)
+    found[name] = compile_tpu.compiled(step, name, trips=4)
     np.testing.assert_allclose(found[name]['flops'], paper[name], rtol=1e-3)
   found['large'] = {'error': 'does not fit'}
   shown = objective_tpu.summary(found, paper)

@@ -17,14 +17,15 @@ import time
 
 import jax
 from jax.experimental import topologies
+import numpy as np
 
 from benchmarks import alternate
 from benchmarks import programs
 from benchmarks import stepper
 from configs import models
 from kd.models import gemma3_config
-from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
+from kd.planning import costs
 from kd.planning import hlo
 
 
@@ -37,24 +38,21 @@ def main(argument):
   config = lambda name: gemma3_config.from_variant(
     spec[name], models.VARIANTS, name
   )
-  mesh = mesh_lib.make({'data': 1, 'fsdp': -1, 'tensor': 1}, topology.devices)
+  length = spec['length']
   step = programs.build(
     config('student'),
     config('teacher'),
     'bfloat16',
-    spec['remat'],
-    spec['chunk_tokens'],
-    {'rule': 'all', 'share': 1.0},
-    mesh,
+    spec | {'positions': {'rule': 'all', 'share': 1.0}},
+    (len(topology.devices), length),
+    np.asarray(topology.devices),
   )
-  rows, length = len(topology.devices), spec['length']
   trips = -(-length // spec['chunk_tokens'])
   found = {}
   for name in spec['programs']:
     begin = time.monotonic()
-    function, arguments = step.program(name, rows, length)
     try:
-      found[name] = compiled(step, function, arguments, trips)
+      found[name] = compiled(step, name, trips)
     except jax.errors.JaxRuntimeError as e:
       found[name] = {'error': str(e).strip().splitlines()[0]}
     if name == 'step' and 'bytes' in found[name]:
@@ -64,12 +62,15 @@ def main(argument):
   print(json.dumps(found), file=stream, flush=True)
 
 
-def compiled(step, function, arguments, trips):
-  """Compiles for the step's mesh; bytes a chip, operations of all chips."""
+def compiled(step, name, trips):
+  """Compiles a program of the step: bytes a chip, operations of all chips."""
+  function, arguments = step.program(name)
   with rules.active(step.mesh):
     program = function.lower(*arguments).compile()
-  operations = hlo.flops(program.as_text(), trips) * step.mesh.size
-  return {'bytes': hlo.memory(program), 'flops': operations}
+  operations = hlo.flops(program.as_text(), trips)
+  if name != programs.OBJECTIVE:
+    operations += costs.kernel_flops(step.run, name)
+  return {'bytes': hlo.memory(program), 'flops': operations * step.mesh.size}
 
 
 if __name__ == '__main__':

@@ -7,7 +7,6 @@ import subprocess
 _OPTIONS = {
   'peers_trl': '--unhashed=requirements_torch.in',
   'peers_tunix': '--source_only=promise',
-  'libtpu': '',
 }
 
 
@@ -33,12 +32,6 @@ def python(name: str) -> str:
     f'set {variable}: {variable}=$(python tools/make_venv.py '
     f'requirements_{name}.lock ~/.cache/kd/venvs {_OPTIONS[name]})'
   )
-
-
-def packages(name: str) -> str:
-  """The folder of an environment's packages."""
-  script = "import sysconfig; print(sysconfig.get_path('purelib'))"
-  return ask(name, script)
 
 
 def ask(name: str, script: str) -> str:

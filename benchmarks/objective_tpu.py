@@ -20,9 +20,10 @@ from benchmarks import alternate
 from benchmarks import environments
 from benchmarks import results
 from configs import models
-from kd.models import attention
 from kd.models import gemma3_config
+from kd.models import kernels
 from kd.planning import flops
+from kd.planning import libtpu
 
 _PEER = flags.DEFINE_bool('peer', True, "Also compile Tunix's: takes long.")
 _LENGTHS = flags.DEFINE_list(
@@ -32,7 +33,6 @@ _LARGE = flags.DEFINE_bool('large', True, 'Also compile 4B from 27B.')
 
 _CHUNK_TOKENS = 32
 _REMAT = 'block'
-_TPU = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
 _CHIPS = {'v5e:2x4': 8, 'v5e:4x4': 16}
 
 
@@ -48,14 +48,12 @@ def on_paper(case: Mapping[str, Any], rows: int) -> dict[str, int]:
     for name in ('student', 'teacher')
   )
   tokens = rows * case['length']
+  # As a run of packed rows on TPUs chooses it.
+  place = kernels.Place('tpu', 0.0, packed=True, length_parts=1)
+  kernel = kernels.choose('auto', student, 'bfloat16', place, 'attention')
   parts = flops.step(
-    student,
-    [teacher],
-    rows,
-    case['length'],
-    case['remat'],
-    tokens,
-    attention.XLA,
+    *(student, [teacher], rows, case['length']),
+    *(case['remat'], tokens, kernel),
   )
   teacher_part = parts.pop('teacher')
   return {
@@ -86,7 +84,7 @@ def _compile(python, module, case):
     check=True,
     text=True,
     stdout=subprocess.PIPE,
-    env=alternate.environment(path=environments.packages('libtpu'), **_TPU),
+    env=libtpu.environment(alternate.ROOT, libtpu.packages()),
   )
   return json.loads(done.stdout.splitlines()[-1])
 

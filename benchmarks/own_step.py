@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks import programs
 from benchmarks import stepper
@@ -22,7 +23,6 @@ from configs import base
 from kd.checkpoints import weights
 from kd.core import host_memory
 from kd.models import gemma3_config
-from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.train import update as update_lib
 
@@ -45,21 +45,14 @@ def fields(config: gemma3_config.Gemma3Config) -> dict[str, Any]:
 def main(argument):
   stream = stepper.claim_stdout()
   spec = json.loads(argument)
-  mesh = mesh_lib.make({'data': 1, 'fsdp': 1, 'tensor': 1}, jax.devices())
   student, teacher = _configs(spec)
-  step = programs.build(
-    student,
-    teacher,
-    'float32',
-    spec['remat'],
-    spec['chunk_tokens'],
-    spec['positions'],
-    mesh,
-  )
   rows = jnp.asarray(spec['tokens'], jnp.int32)
+  devices = np.asarray(jax.devices()[:1])
+  step = programs.build(student, teacher, 'float32', spec, rows.shape, devices)
+  mesh = step.mesh
   batch = jax.device_put(programs.batch(rows), rules.batch_sharding(mesh))
-  targets = step.targets(_params(spec, step, step.teacher, 1))
-  state = step.state(_params(spec, step, step.student, 0))
+  targets = step.targets(_params(spec, step.run.teacher, 1))
+  state = step.state(_params(spec, step.run.student, 0))
   update = update_lib.CompiledOnce(step.update)
 
   def run():
@@ -85,13 +78,13 @@ def _configs(spec):
   ]
 
 
-def _params(spec, step, model, seed):
+def _params(spec, model, seed):
   if 'folder' not in spec:
-    return programs.random_params(model, seed)
-  shapes = step.abstract_params(model, 'float32')
-  shardings = jax.tree.map(lambda x: x.sharding, shapes)
+    return programs.random_params(model.module, seed)
   init = f'hf:{spec["folder"]}'
-  return weights.load(init, model, shardings, (), 'float32', 'folder')
+  return weights.load(
+    init, model.module, model.shardings, (), 'float32', 'folder'
+  )
 
 
 if __name__ == '__main__':

@@ -15,6 +15,8 @@ Any field can be changed on the command line: --config.optimizer.lr.peak=3e-4.
 
 import ml_collections
 
+from configs import thoughts
+
 # Arguments that a term of divergence has beside those that are its own.
 _SOFT = dict(
   temperature=1.0,  # > 0, of both models; a number or a schedule
@@ -316,79 +318,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.generate.prompts = ''  # JSON lines: {"prompt": ...} or {"messages": [...]}
   c.generate.output = ''  # '': <workdir>/completions.jsonl
 
-  c.reasoning = ml_collections.ConfigDict()  # --mode=reason: docs/reasoning.md
-  # JSON lines of {"question", "answer", "id"}; '': data.mixture, data.split
-  c.reasoning.problems = ''
-  c.reasoning.count = -1  # solve the first so many, > 0; -1: all
-  # what is asked about a line of the file, with {question} in its place
-  c.reasoning.form = 'Question: {question}\nAnswer:\n'
-  c.reasoning.model = 'student'  # who solves them: student | teacher
-  # few_shot: worked examples in front, as text | chat: turns of data.template
-  c.reasoning.style = 'few_shot'
-  # worked examples, >= 0: the first problems that have worked answers, which
-  # are not solved themselves
-  c.reasoning.shots = 4
-  # what a chat begins with
-  c.reasoning.instruction = (
-    'Solve the problem step by step. End with a line of #### and the answer.'
-  )
-  c.reasoning.samples = 8  # solutions of each problem, > 0
-  c.reasoning.max_new_tokens = 256  # of a solution, > 0; a longer one is cut
-  c.reasoning.temperature = 0.7  # these five: see kd/sampling/requests.py
-  c.reasoning.top_k = 0
-  c.reasoning.top_p = 1.0
-  c.reasoning.min_p = 0.0
-  c.reasoning.repetition_penalty = 1.0
-  c.reasoning.together = 64  # problems solved between two writes, > 0
-  c.reasoning.folder = ''  # what is written; '': <workdir>/traces
-  # solutions that are kept: correct (answer as the reference) | voted (as most
-  # of the problem's solutions) | both | any (that answer)
-  c.reasoning.keep = 'correct'
-  c.reasoning.votes = 0.5  # least share of answers that `voted` needs, [0, 1]
-  c.reasoning.steps = 'right'  # right: no wrong statement in them | any
-  c.reasoning.fewest_steps = 1  # right statements in them, >= 0
-  c.reasoning.per_problem = 4  # most kept of one problem, >= 0; 0: no limit
-  # most kept with one number of right statements, >= 0; 0: no limit
-  c.reasoning.per_steps = 0
+  c.reasoning = thoughts.chains()  # --mode=reason: fields in thoughts.py
 
-  c.search = ml_collections.ConfigDict()  # --mode=search: docs/trees.md
-  c.search.problem = 'game24'  # game24 | gsm8k
-  c.search.data = ''  # its file; '': the one in $KD_DATA_DIR
-  c.search.first = 0  # the first instance of the file, from 0
-  c.search.count = -1  # how many, > 0; -1: all that follow
-  c.search.folder = ''  # where trees are written; '': <workdir>/search
-  c.search.method = 'beam'  # beam | depth_first | best_first
-  # states: kept a level (beam), kept of each state's thoughts (depth_first),
-  # expanded at a time (best_first), > 0
-  c.search.breadth = 5
-  c.search.depth = 0  # most thoughts of a path; 0: as many as the problem needs
-  c.search.proposals = 'sampled'  # sampled | enumerated (all that are legal)
-  c.search.samples = 8  # thoughts sampled in each state, > 0
-  # worked examples before what is asked, for models that were not trained on
-  # paths, >= 0
-  c.search.shots = 0
-  # what a state is worth: exact (the problem's verifier) | likelihood (the
-  # model's probability of the path) | value (its word for it) | vote (for the
-  # best of several)
-  c.search.evaluator = 'exact'
-  c.search.votes = 3  # judgements of a state, or votes, > 0
-  c.search.prune = 0.0  # states of at most this value go no further, [0, 1)
-  c.search.deduplicate = True  # of equal states one goes on
-  c.search.solutions = 1  # a tree ends when it has so many; 0: with all
-  c.search.max_calls = 0  # completions for a tree at most; 0: any number
-  c.search.max_tokens = 0  # tokens read and generated for a tree; 0: any number
-  c.search.max_nodes = 10_000  # of a tree; 0: any number
-  c.search.max_new_tokens = 64  # of a thought, judgement or vote, > 0
-  c.search.temperature = 0.7  # these five: see kd/sampling/requests.py
-  c.search.top_k = 0
-  c.search.top_p = 1.0
-  c.search.min_p = 0.0
-  c.search.repetition_penalty = 1.0
-  c.search.seed = 0  # of what is sampled, >= 0
-  c.search.together = 64  # trees that grow at one time, > 0
-  c.search.draw = 8  # the first so many trees get a picture
-  # bad thoughts that a path's rationale tells of before each good one, >= 0
-  c.search.contrast = 0
+  c.search = thoughts.trees()  # --mode=search: fields in thoughts.py
 
   c.export = ml_collections.ConfigDict()  # --mode=export
   c.export.dtype = 'bfloat16'  # of the written weights: bfloat16 | float32

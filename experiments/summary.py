@@ -16,8 +16,7 @@ import numpy as np
 from kd.core import run_info
 from kd.train import outputs
 from kd.train import report
-from kd.train import resolve
-from kd.train import workdirs
+from kd.train import workdirs as workdirs_lib
 
 MEASURES = {
   'nll': 'NLL, nats a token',
@@ -33,7 +32,7 @@ def read(workdirs):
   results = {}
   for workdir in workdirs:
     with open(
-      os.path.join(workdir, workdirs.CONFIG_FILE), encoding='utf-8'
+      os.path.join(workdir, workdirs_lib.CONFIG_FILE), encoding='utf-8'
     ) as f:
       steps = json.load(f)['steps']
     for title, evaluation in report.columns(workdir, steps).items():
@@ -115,7 +114,9 @@ def draw(results, workdirs, path):
 
 def _resolved(workdir):
   """The run's config; of files only the names, which hold anywhere."""
-  with open(os.path.join(workdir, workdirs.CONFIG_FILE), encoding='utf-8') as f:
+  with open(
+    os.path.join(workdir, workdirs_lib.CONFIG_FILE), encoding='utf-8'
+  ) as f:
     config = json.load(f)
   for model in ('student', 'teacher'):
     kind, colon, where = config[model]['init'].partition(':')

@@ -25,7 +25,7 @@ from kd.train import parameters
 from kd.train import resolve
 from kd.train import update
 
-NOT_RUNS = ('base.py', 'models.py', '__init__.py')
+NOT_RUNS = ('base.py', 'models.py', 'thoughts.py', '__init__.py')
 FILES = sorted(
   f
   for f in glob.glob('configs/*.py') + glob.glob('experiments/*/config*.py')

@@ -48,6 +48,7 @@ class _Run:
     self, forks, folder, name, count, *changes, sleeps=None, devices=1
   ):
     self.workdir, self.reads = f'{folder}/{name}', f'{folder}/{name}.reads'
+    self.meetings = f'{folder}/{name}.meetings'
     arguments = [
       *_CONFIG,
       f'--config.data.folder={folder}/rows',
@@ -60,10 +61,14 @@ class _Run:
         f'--config.processes.count={count}',
       ]
     flag = f'--xla_force_host_platform_device_count={devices}'
+    faults = {
+      'watch_reader': {'file': self.reads, 'sleeps': sleeps or {}},
+      'count_collectives': {'file': self.meetings},
+    }
     self.processes = [
       forks.start(
         [*arguments, f'--config.processes.index={i}'],
-        {'watch_reader': {'file': self.reads, 'sleeps': sleeps or {}}},
+        faults,
         {'XLA_FLAGS': flag},
         f'{self.workdir}.{i}',
       )
@@ -139,6 +144,10 @@ def test_two_read_their_own_rows_and_wait_for_a_slow_one(start, alone):
       read = [json.loads(line) for line in f]
     assert len(read) >= 6
     assert all(found == numbers for _, *found in read)
+  # The last batch to evaluate has a row on process 0 alone.
+  met = [open(f'{run.meetings}.{i}').read().splitlines() for i in (0, 1)]
+  assert met[0] == met[1]
+  assert met[0].count('jit_update') == 6 and 'from_first' in met[0], met[0]
 
 
 def test_four_change_nothing(start, alone):

@@ -98,6 +98,9 @@ class Warm:
       'err': f'{output}.err',
       'code': code,
     }
+    for stream in ('out', 'err'):  # So that they can be read at once.
+      with open(request[stream], 'a', encoding='utf-8'):
+        pass
     print(json.dumps(request), file=self._server.stdin, flush=True)
     return Process(int(self._server.stdout.readline()), code)
 
@@ -146,8 +149,7 @@ def _become(request):
   null = os.open(os.devnull, os.O_RDONLY)
   os.dup2(null, 0)
   for stream, name in ((1, 'out'), (2, 'err')):
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    os.dup2(os.open(request[name], flags), stream)
+    os.dup2(os.open(request[name], os.O_WRONLY | os.O_APPEND), stream)
   os.environ.update(request['env'])
   driver = importlib.import_module('tests.fault_driver')
   for name, arguments in request['faults'].items():

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 
+import jax
 import matplotlib
 import numpy as np
 
@@ -28,12 +29,11 @@ from kd.train import resolve
 from kd.train import samplers
 from kd.train import search
 
-import jax
-
 SOURCE = problems.SOURCES['game24']
-# Completions of a puzzle: one answer; as many whole answers as a search has
-# calls at most, (1 + 5 + 5) x 8.
-SAMPLES = 88
+# Whole answers to a puzzle for the verifier. A search has at most
+# (1 + 5 + 5) x 8 calls of one line each: as many bare answers, and of answers
+# with their steps those that take as many tokens.
+SAMPLES = {'answer': 88, 'trace': 24}
 ONCE, SAMPLED, SEARCHED = 'greedy', 'sampled, verified', 'search'
 
 
@@ -90,7 +90,7 @@ def measure(kind, workdir):
   )
   found = {
     ONCE: _verified(puzzles, _ask(run, puzzles, 1, 0.0)),
-    SAMPLED: _verified(puzzles, _ask(run, puzzles, SAMPLES, 1.0)),
+    SAMPLED: _verified(puzzles, _ask(run, puzzles, SAMPLES[kind], 1.0)),
   }
   if kind == 'trace':
     # A student of answers alone knows of no steps that could be searched.

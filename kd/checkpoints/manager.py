@@ -20,6 +20,9 @@ FOLDER = 'checkpoints'
 # Apart, so that another run can read the parameters alone.
 ITEMS = ('params', 'optimizer')
 _METRIC = 'quality'
+# Orbax limits a save by the clock on the wall, which may jump. A process that
+# dies meanwhile is noticed by kd.partitioning.
+_NEVER_S = 10 * 24 * 3600
 
 
 class _Checked(ocp.path.atomicity.AtomicRenameTemporaryPath):
@@ -77,9 +80,12 @@ class Manager:
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
         temporary_path_class=_Checked,
-        # Where a folder cannot be made, threads that write into it would wait
-        # for it for minutes, and keep the process from ending.
-        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+        async_options=ocp.AsyncOptions(
+          timeout_secs=_NEVER_S,
+          # Where a folder cannot be made, threads that write into it would
+          # wait for it for minutes, and keep the process from ending.
+          create_directories_asynchronously=False,
+        ),
       ),
     )
 

@@ -63,6 +63,15 @@ def _lookup(embedding, tokens):
   return rules.constrain(x, ('gathered_batch', 'length', 'looked_up_width'))
 
 
+def embed(embedding: Array, tokens: Array, dtype: jnp.dtype) -> Array:
+  """What the first layer reads: [B, L, D] of tokens [B, L]."""
+  # As published: the scale is rounded to the activations' type, so that it is
+  # 34.0 for D = 1152 in bfloat16 and 33.94 in float32.
+  scale = jnp.asarray(embedding.shape[1] ** 0.5, dtype)
+  x = _lookup(embedding, tokens).astype(dtype) * scale
+  return rules.constrain(x, ('batch', 'length', None))
+
+
 class _Layers(nn.Module):
   """A few layers in a row, each with its kind: one period, or what is left.
 
@@ -138,11 +147,7 @@ class Gemma3(nn.Module):
       (c.vocab_size, c.embed_dim),
       jnp.float32,
     )
-    # As published: the scale is rounded to the activations' type, so that it is
-    # 34.0 for D = 1152 in bfloat16 and 33.94 in float32.
-    scale = jnp.asarray(c.embed_dim**0.5, self.dtype)
-    x = _lookup(embedding, tokens).astype(self.dtype) * scale
-    x = rules.constrain(x, ('batch', 'length', None))
+    x = embed(embedding, tokens, self.dtype)
     if cache is not None:
       rows = jnp.arange(tokens.shape[0])[:, None]
       cache = cache.replace(
@@ -150,14 +155,7 @@ class Gemma3(nn.Module):
         segment_ids=cache.segment_ids.at[rows, positions].set(segment_ids),
       )
     seen = self._seen(visibility.Places(positions, segment_ids), cache)
-    angles = {
-      gemma3_config.LOCAL: layers.rotary_angles(
-        positions, c.head_dim, c.local_rope_base, 1.0
-      ),
-      gemma3_config.GLOBAL: layers.rotary_angles(
-        positions, c.head_dim, c.global_rope_base, c.global_rope_factor
-      ),
-    }
+    angles = layers.angles(c, positions)
     x, cache, shown = self._run_layers(x, angles, seen, positions, cache, spec)
     x = layers.RMSNorm(c.norm_epsilon, 'norm', name='final_norm')(x)
     return x, cache, shown

@@ -82,6 +82,21 @@ def rotary_angles(
   return positions[..., None].astype(jnp.float32) * frequencies
 
 
+def angles(
+  config: gemma3_config.Gemma3Config, positions: Array
+) -> dict[str, Array]:
+  """The rotary angles of positions [B, L] by kind of layer: [B, L, H / 2]."""
+  c = config
+  return {
+    gemma3_config.LOCAL: rotary_angles(
+      positions, c.head_dim, c.local_rope_base, 1.0
+    ),
+    gemma3_config.GLOBAL: rotary_angles(
+      positions, c.head_dim, c.global_rope_base, c.global_rope_factor
+    ),
+  }
+
+
 def rotate(x: Array, angles: Array) -> Array:
   """Rotates x [B, L, N, H], first half against second, by [B, L, H / 2]."""
   cos = jnp.cos(angles)[:, :, None, :]

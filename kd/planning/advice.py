@@ -11,9 +11,9 @@ from kd.planning import costs
 from kd.planning import estimates
 from kd.planning import paper
 from kd.planning import subject
+from kd.planning import tables
 from kd.train import resolve
 
-_GIB = 2**30
 _NOTABLE = 0.01  # of what a chip has: less is not worth a line
 
 
@@ -99,11 +99,9 @@ def lines(
   effects = [e for e in effects + larger if e[0] > _NOTABLE * limit]
   result = []
   for saved, text in sorted(effects, reverse=True):
-    left = found.total - saved
-    verdict = (
-      'fits' if left <= limit else f'still {_gib(left - limit)} too many'
-    )
-    result.append(f'{text}: {_gib(saved)} less, {verdict}')
+    over = found.total - saved - limit
+    verdict = 'fits' if over <= 0 else f'still {tables.gib(over)} GiB too many'
+    result.append(f'{text}: {tables.gib(saved)} GiB less, {verdict}')
   return result
 
 
@@ -125,7 +123,3 @@ def _on_larger(config, found, before):
       text = f'--config.plan.topology={chosen.name}, as many rows a chip'
       return [(found.total * (1 - after / before), text)]
   return []
-
-
-def _gib(size):
-  return f'{size / _GIB:.2f} GiB'

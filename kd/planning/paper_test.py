@@ -145,6 +145,14 @@ def test_a_search_ranks_what_fits_and_its_lines_can_be_pasted():
       {path: type(config_lib.flatten(config)[path])(value)}
     )
   assert advice.estimate(again, _CHOSEN).total == best.paper.total
+  tried = {
+    (c.changes.get('teacher.devices', 0), c.changes.get('teacher.mesh.fsdp', 0))
+    for c in ranked
+  }
+  # As the student, over all chips whatever the student's mesh, half, a quarter.
+  assert tried == {(0, 0), (0, 8), (4, 4), (2, 2)}
+  remats = {c.changes['student.remat'] for c in ranked}
+  assert remats == {'none', 'dots', 'block', 'block_offload'}
 
 
 def test_a_search_without_a_way_says_how_near_it_came():

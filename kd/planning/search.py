@@ -8,6 +8,7 @@ from typing import Any
 
 import ml_collections
 
+from kd.core import config as config_lib
 from kd.core import errors
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
@@ -16,8 +17,10 @@ from kd.planning import chips
 from kd.planning import costs
 from kd.planning import estimates
 from kd.planning import subject
+from kd.planning import tables
 
-_REMATS = ('none', 'dots', 'block')
+# Offloading comes last: on paper its way to the host takes no time.
+_REMATS = ('none', 'dots', 'block', 'block_offload')
 _MICRO_BATCHES = (1, 2, 4, 8)
 _BATCHES = (1, 2, 4)  # times the config's
 # Sums over these axes hold up every layer: more chips never pay.
@@ -56,12 +59,46 @@ def meshes(count: int) -> Iterator[dict[str, int]]:
       yield dict(zip(mesh_lib.AXES, sizes, strict=True))
 
 
-def _placements(count: int) -> Iterator[dict[str, Any]]:
-  """Where the teachers are: with the student, split otherwise, or apart."""
-  yield {'teacher.devices': 0}
-  for own in (count // 2, count // 4):
-    if own:
-      yield {'teacher.devices': own}
+def _teacher_mesh(**sizes):
+  """Values of teacher.mesh; without any it is the student's."""
+  return {f'teacher.mesh.{axis}': sizes.get(axis, 0) for axis in mesh_lib.AXES}
+
+
+def _placements(
+  count: int, mesh: Mapping[str, int], own: int
+) -> Iterator[dict[str, Any]]:
+  """How the teachers' parameters are split.
+
+  Args:
+    count: of chips.
+    mesh: the student's.
+    own: chips of the teachers' own; 0: they are on the student's.
+  """
+  placed = {'teacher.devices': own}
+  if own:
+    yield placed | _teacher_mesh(fsdp=own)
+    return
+  yield placed | _teacher_mesh()
+  if mesh['fsdp'] < count:
+    yield placed | _teacher_mesh(fsdp=count)
+
+
+def _bases(config, count):
+  """Every mesh of the student with every placement of the teachers."""
+  live = config.teacher.source == 'live'
+  given = config_lib.flatten(config)
+  # With the student, or on half or a quarter of the chips.
+  parts = [own for own in (count // 2, count // 4) if own] if live else []
+  for own in (0, *parts):
+    for mesh in meshes(count - own):
+      base = {f'mesh.{axis}': size for axis, size in mesh.items()}
+      if not live:
+        yield base
+        continue
+      for placement in _placements(count, mesh, own):
+        # What the config says already need not be pasted.
+        new = {k: v for k, v in placement.items() if given[k] != v}
+        yield base | new
 
 
 def _changes(config, base):
@@ -99,15 +136,11 @@ def ranked(
     ConfigError: there is none; tells the one that comes nearest.
   """
   found, error = [], None
-  for placement in _placements(chosen.count):
-    if config.teacher.source != 'live' and placement['teacher.devices']:
-      continue
-    for mesh in meshes(chosen.count - placement['teacher.devices']):
-      base = {f'mesh.{axis}': size for axis, size in mesh.items()} | placement
-      try:
-        found += _on_mesh(config, chosen, base)
-      except errors.ConfigError as e:
-        error = e  # Heads or rows do not divide.
+  for base in _bases(config, chosen.count):
+    try:
+      found += _on_mesh(config, chosen, base)
+    except errors.ConfigError as e:
+      error = e  # Heads or rows do not divide.
   if not found:
     raise error
   limit = (1 - _MARGIN) * chosen.chip.hbm_bytes
@@ -117,8 +150,8 @@ def ranked(
     raise errors.ConfigError(
       'plan.topology',
       f'nothing fits {chosen.name} on paper; the least is {least.lines}, with '
-      f'{least.paper.total / 2**30:.1f} GiB a chip of '
-      f'{chosen.chip.hbm_bytes / 2**30:.1f}',
+      f'{tables.gib(least.paper.total)} GiB a chip of '
+      f'{tables.gib(chosen.chip.hbm_bytes)}',
       legal='a larger slice, a shorter data.length, a smaller teacher',
     )
   return sorted(fitting, key=_seconds_a_token)
@@ -148,8 +181,8 @@ def table(
       f'{place:>2}. '
       + f'{found.tokens_a_day:>14.3g}'
       + f'{found.seconds:>10.3g}{found.mfu:>6.0%}'
-      + f'{found.total / 2**30:>8.2f}'
-      + f'{candidate.paper.total / 2**30:>10.2f}'
+      + f'{tables.gib(found.total):>8}'
+      + f'{tables.gib(candidate.paper.total):>10}'
       + ('  no' if found.refused else '  yes'),
       f'    {candidate.lines}',
     ]

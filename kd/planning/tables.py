@@ -26,7 +26,8 @@ def names(estimate: estimates.Estimate) -> tuple[str, str]:
   return ' and '.join(teachers) or 'none', named(config.student)
 
 
-def _gib(size):
+def gib(size: float) -> str:
+  """Bytes in GiB, as every table and message has them."""
   return f'{size / _GIB:.2f}'
 
 
@@ -46,14 +47,14 @@ def _rows(estimate, paper):
   """(title, text) of each line of the terminal's table."""
   phase = estimate.phases[estimate.peak]
   limit = estimate.chosen.chip.hbm_bytes
-  yield f'GiB a chip, of {_gib(limit)}', _gib(estimate.total)
+  yield f'GiB a chip, of {gib(limit)}', gib(estimate.total)
   for kind in buffers.KINDS:
-    yield f'  {kind}', _gib(phase[kind])
+    yield f'  {kind}', gib(phase[kind])
   yield '  most while running', estimate.peak
   for name, size in estimate.peaks.items():
-    yield f'  in {name}', _gib(size)
-  yield '  on paper', _gib(paper.total)
-  yield "GiB of the host's, a chip", _gib(estimate.host)
+    yield f'  in {name}', gib(size)
+  yield '  on paper', gib(paper.total)
+  yield "GiB of the host's, a chip", gib(estimate.host)
   yield 'fits', _fits(estimate)
   yield 'TFLOP a chip and step', f'{_flops(estimate, 1e12):.3g}'
   yield '  on paper', f'{_flops(paper, 1e12):.3g}'
@@ -158,9 +159,9 @@ def _cells(row):
     *(row['teacher'], row['student'], row['topology']),
     f'{row["length"]:,}',
     str(row['batch_size']),
-    f'{_gib(row["peak_bytes"])} of {_gib(row["hbm_bytes"])}',
-    _gib(row['paper']['peak_bytes']),
-    *(_gib(row['bytes'][kind]) for kind in buffers.KINDS),
+    f'{gib(row["peak_bytes"])} of {gib(row["hbm_bytes"])}',
+    gib(row['paper']['peak_bytes']),
+    *(gib(row['bytes'][kind]) for kind in buffers.KINDS),
     'on paper' if row['source'] == estimates.PAPER else 'compiled',
     row['peak_program'],
     'yes' if row['fits'] else 'no: ' + ', '.join(row['does_not_fit']),

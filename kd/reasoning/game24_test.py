@@ -107,7 +107,7 @@ def test_every_puzzle_is_solved_by_the_enumerated_search():
 def test_the_solver_agrees_with_brute_force_on_any_numbers():
   rng = random.Random(0)
   found = set()
-  for _ in range(60):
+  for _ in range(25):
     numbers = [rng.randint(1, 13) for _ in range(4)]
     exact = tuple(sorted(map(fractions.Fraction, numbers)))
     found.add(game24.reachable(exact))
@@ -118,7 +118,7 @@ def test_the_solver_agrees_with_brute_force_on_any_numbers():
 def test_verdicts_agree_with_brute_force_on_random_expressions():
   rng = random.Random(1)
   found = set()
-  for _ in range(12):
+  for _ in range(5):
     numbers = [rng.randint(1, 13) for _ in range(4)]
     question = ' '.join(map(str, numbers))
     every = list(_expressions(numbers))
@@ -148,6 +148,7 @@ def test_verdicts_agree_with_brute_force_on_random_expressions():
     ('3 3 8 8', '8 \u00f7 (3 \u2212 8\u00f73)', 'right'),
     ('3 3 8 8', '24.0000001', 'no_parse'),
     ('3 3 8 8', '24.5', 'no_parse'),
+    ('24 1 999 999', '24+1/(999*999)', 'wrong_value'),
     ('2 4 7 8', '7//2*8', 'no_parse'),
     ('2 4 7 8', '2**4+8', 'no_parse'),
     ('1 1 1 1', '1/(1-1)+1', 'division_by_zero'),
@@ -170,6 +171,7 @@ def test_verdicts_agree_with_brute_force_on_random_expressions():
     ('6 3 4 2', '6*4.0+3-2', 'no_parse'),
     ('6 3 4 2', '(' * 100_000, 'no_parse'),
     ('6 3 4 2', '9' * 100_000, 'no_parse'),
+    ('4 6 1 1', '4*6*1*1' + ' ' * 400 + '+1', 'no_parse'),
     ('6 3 4 2', '6^' * 100 + '6', 'no_parse'),
   ],
 )

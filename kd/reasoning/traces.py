@@ -138,7 +138,7 @@ def vote(found: Sequence[answers.Answer]) -> Vote:
   """Counts answers; replies without one have no vote."""
   values = [a.value for a in found if a.value is not None]
   counts = tuple(collections.Counter(values).most_common())
-  if not counts:
+  if not counts or (len(counts) > 1 and counts[0][1] == counts[1][1]):
     return Vote(counts, None, 0.0)
   return Vote(counts, counts[0][0], counts[0][1] / len(values))
 

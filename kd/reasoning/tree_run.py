@@ -82,6 +82,7 @@ def run(
     if found is not None:
       trees[instance.id] = found
   waiting = [i for i in instances if i.id not in trees]
+  told = len(trees)
   growing: dict[str, tuple[tree_search.Asked, list[requests.Request]]] = {}
   while waiting or growing:
     while waiting and len(growing) < together:
@@ -100,8 +101,10 @@ def run(
         trees[name] = e.value
         del growing[name]
         run_info.write_text(_file(folder, name), e.value.to_json())
-    solved = sum(bool(tree.solutions) for tree in trees.values())
-    say(f'{len(trees)}/{len(instances)} trees, {solved} solved')
+    if len(trees) > told:
+      told = len(trees)
+      solved = sum(bool(tree.solutions) for tree in trees.values())
+      say(f'{told}/{len(instances)} trees, {solved} solved')
   calls.remove()
   return [trees[instance.id] for instance in instances]
 

@@ -15,7 +15,9 @@ from kd.reasoning import tree_methods
 from kd.reasoning import tree_problem
 from kd.sampling import requests
 
-EVALUATORS = ('exact', 'likelihood', 'value', 'vote')
+# Evaluators that ask the model, and all of them.
+ASKED = ('value', 'vote')
+EVALUATORS = ('exact', 'likelihood', *ASKED)
 PROPOSALS = ('sampled', 'enumerated')
 
 
@@ -95,12 +97,14 @@ class _Search:
     while nodes := self._method.next():
       made = yield from self._propose(nodes)
       wait = [node for node in made if self._goes_on(node)]
-      if not self._tree.stopped and wait:
+      enough = 0 < self._plan.solutions <= len(self._tree.solutions)
+      # Data can be made of what is known for nothing; calls are not wasted.
+      asks = self._plan.evaluator in ASKED
+      if wait and not (self._tree.stopped or (enough and asks)):
         yield from self._evaluate(wait)
       for node in wait:
         if node.value is not None and node.value <= self._plan.prune:
           node.status = 'pruned'
-      enough = 0 < self._plan.solutions <= len(self._tree.solutions)
       if self._tree.stopped or enough:
         break
       self._method.add([node for node in wait if node.status == 'open'])
@@ -213,10 +217,10 @@ class _Search:
     yield from ()
 
   def _weigh(self, nodes):
-    """The model's probability of the whole path."""
+    """The model's probability of a thought, geometric mean over the path."""
     for node in nodes:
-      path = self._tree.path(node)
-      node.value = math.exp(sum(step.logprob or 0.0 for step in path))
+      logprobs = [step.logprob for step in self._tree.path(node)]
+      node.value = math.exp(sum(logprobs) / len(logprobs))
     yield from ()
 
   def _ask_values(self, nodes):

@@ -143,7 +143,8 @@ def test_best_first_expands_the_best_anywhere():
   assert expanded and waiting
   assert min(n.value for n in expanded) >= max(n.value for n in waiting)
   path = tree.path(expanded[-1])
-  assert expanded[-1].value == math.exp(sum(n.logprob for n in path))
+  mean = sum(n.logprob for n in path) / len(path)
+  assert expanded[-1].value == math.exp(mean)
 
 
 def test_equal_states_go_on_once_and_equal_thoughts_are_counted():
@@ -186,6 +187,18 @@ def test_values_and_votes_are_the_models():
   values = {n.thought: n.value for n in tree.nodes if n.depth == 1}
   assert list(values.values()) == [1.0, 0.0, 0.0]
   assert len(asked[1]) == 1 and tree.faults['unread_vote'] == 2
+
+
+def test_no_judgement_is_asked_for_when_a_solution_is_there():
+  def judge(prompt, request):
+    if prompt.startswith('Can these'):
+      return [sample('sure')] * request.samples
+    told = prompt.count('\n') - 1
+    texts = ['1 * 1 = 1', '4 * 6 = 24', '24 * 1 = 24']
+    return [sample(texts[told])] * request.samples
+
+  tree, asked = grow(GAME, plan(evaluator='value', breadth=1), judge)
+  assert tree.solutions and len(asked) == 5
 
 
 def test_judgements_that_cannot_be_read_do_not_end_a_search():

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
-from kd.losses import distributions
 
 Array = types.Array
 
@@ -19,16 +18,18 @@ class Blocks:
   """Logits [T, V] as n blocks, with sums over each.
 
   Attributes:
-    logits: float32 [T, n, 128]; ids beyond V are ruled out.
+    logits: float32 [T, n, 128]; -inf of ids beyond V, below all that are there.
     highest: float32 [T, n], the largest of each block.
     top: float32 [T, 1], the largest of all.
     mass: float32 [T, n], sums of exp(logit - top).
+    vocab_size: V.
   """
 
   logits: Array
   highest: Array
   top: Array
   mass: Array
+  vocab_size: int = struct.field(pytree_node=False)
 
   @property
   def log_normalizer(self) -> Array:
@@ -39,6 +40,8 @@ class Blocks:
   def entropy(self) -> Array:
     """Float32 [T], nats; costs as much as all of `look`."""
     below = self.logits - self.top[:, :, None]
+    # 0 times -inf is NaN.
+    below = jnp.maximum(below, jnp.finfo(below.dtype).min)
     weighted = jnp.sum(jnp.exp(below) * below, axis=(1, 2))
     total = jnp.sum(self.mass, axis=1)
     return jnp.log(total) - weighted / total
@@ -48,12 +51,12 @@ def look(logits: Array) -> Blocks:
   """Blocks of logits float32 [T, V]."""
   rows, size = logits.shape
   padding = [(0, 0), (0, -size % _BLOCK)]
-  logits = jnp.pad(logits, padding, constant_values=distributions.RULED_OUT)
+  logits = jnp.pad(logits, padding, constant_values=-jnp.inf)
   logits = logits.reshape(rows, -1, _BLOCK)
   highest = jnp.max(logits, axis=2)
   top = jnp.max(highest, axis=1, keepdims=True)
   mass = jnp.sum(jnp.exp(logits - top[:, :, None]), axis=2)
-  return Blocks(logits, highest, top, mass)
+  return Blocks(logits, highest, top, mass, size)
 
 
 def most_likely(blocks: Blocks, size: int) -> tuple[Array, Array, Array]:
@@ -104,15 +107,18 @@ def draw(blocks: Blocks, keys: Array, draws: int) -> tuple[Array, Array]:
     hold -1. And int32 [T, N], how often each was drawn; 0 in slots not used.
   """
   chance = jax.vmap(lambda key: jax.random.uniform(key, (2, draws)))(keys)
-  chosen = jax.vmap(_invert)(jnp.cumsum(blocks.mass, axis=1), chance[:, 0])
+  chosen = jax.vmap(_invert)(blocks.mass, chance[:, 0])
   inside = jnp.take_along_axis(blocks.logits, chosen[:, :, None], axis=1)
   share = jnp.exp(inside - blocks.top[:, :, None])
-  place = jax.vmap(jax.vmap(_invert))(jnp.cumsum(share, axis=2), chance[:, 1])
+  place = jax.vmap(jax.vmap(_invert))(share, chance[:, 1])
   return _count(chosen * _BLOCK + place)
 
 
-def _invert(sums, chance):
-  """The first of the running sums [n] beyond each share of the last."""
+def _invert(mass, chance):
+  """The first place whose running sum of mass [n] is beyond each share."""
+  # Sums in parallel are rounded each in their own way, and may step up where
+  # there is no mass, or down.
+  sums = jax.lax.cummax(jnp.where(mass > 0, jnp.cumsum(mass), 0.0))
   # Beyond, not at: what has no mass has the sum of what comes before it.
   find = functools.partial(jnp.searchsorted, side='right')
   return find(sums, chance * sums[-1])

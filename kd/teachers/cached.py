@@ -1,5 +1,6 @@
 """Teachers whose targets were computed before: read beside the rows."""
 
+import bisect
 import os
 from typing import Any
 
@@ -36,27 +37,24 @@ class Cache:
       patience: with disks that fail.
 
     Raises:
-      ConfigError: a file is missing or has another size than was written.
+      ConfigError: a file is missing, or is not as it was written.
+      ReadError: the disk fails.
     """
-    for facts in manifest['shards']:
-      problem = shards.problem(folder, facts, deep=False)
-      if problem:
-        raise errors.ConfigError(
-          'cache.folder',
-          f'{os.path.join(folder, facts["file"])} {problem}',
-          legal='the file as it was written; --mode=cache with '
-          '--config.cache.repair=True makes it again',
-        )
     self.folder, self.manifest, self._patience = folder, manifest, patience
+    self._check_files(manifest['shards'], deep=False, where='')
     request = manifest['request']
     self.method = methods.METHODS.build(request['method'], 'method')
     self.vocab_size = request['vocab_size']
     self.most_entries = max(
       (s['statistics']['most_entries'] for s in manifest['shards']), default=0
     )
-    self._source = grain.sources.ArrayRecordDataSource(
-      [os.path.join(folder, facts['file']) for facts in manifest['shards']]
-    )
+    files = [os.path.join(folder, f['file']) for f in manifest['shards']]
+    try:
+      self._source = grain.sources.ArrayRecordDataSource(files)
+    except Exception as e:  # array_record raises kinds of its own.
+      self._check_files(manifest['shards'], deep=True, where='')
+      raise reading.ReadError(f'{folder}: cannot be opened: {e}') from e
+    self._first_rows = [facts['first_row'] for facts in manifest['shards']]
 
   def __len__(self) -> int:
     return len(self._source)
@@ -65,7 +63,8 @@ class Cache:
     """The targets of the row of that number.
 
     Raises:
-      ReadError: the disk fails, or the record is damaged.
+      ConfigError: there is no such row, or its file was changed.
+      ReadError: the disk fails.
     """
     what = f'{self.folder}: targets of row {row_id}'
     if not 0 <= row_id < len(self):
@@ -74,12 +73,31 @@ class Cache:
         f'{self.folder!r} has no row {row_id}',
         legal=f'rows 0 to {len(self) - 1}',
       )
-    return self._patience.read(
-      what,
-      lambda: records.decode(
-        self._source[row_id], self.method, self.vocab_size
-      ),
-    )
+    try:
+      return self._patience.read(
+        what,
+        lambda: records.decode(
+          self._source[row_id], self.method, self.vocab_size
+        ),
+      )
+    except reading.ReadError:
+      # What was changed stays so: that is not for another try.
+      number = bisect.bisect_right(self._first_rows, row_id) - 1
+      facts = self.manifest['shards'][number]
+      self._check_files([facts], deep=True, where=f' (read for row {row_id})')
+      raise
+
+  def _check_files(self, facts, deep, where):
+    """Refuses files that are not as they were written."""
+    for one in facts:
+      problem = shards.problem(self.folder, one, deep=deep)
+      if problem:
+        raise errors.ConfigError(
+          'cache.folder',
+          f'{os.path.join(self.folder, one["file"])} {problem}{where}',
+          legal='the file as it was written; --mode=cache with '
+          '--config.cache.repair=True makes it again',
+        )
 
   def read(self, batch: types.Batch) -> types.PyTree:
     """What is known of a batch's rows, as numpy arrays [b, L, ...].
@@ -149,9 +167,14 @@ def write_unembedding(folder: str, table: np.ndarray) -> str:
 
   Returns:
     SHA-256 of the file.
+
+  Raises:
+    KdError: the disk is full or fails.
   """
   path = os.path.join(folder, UNEMBEDDING)
-  safetensors_numpy.save_file({'unembedding': table}, path + '.tmp')
+  with shards.failing_as_kd(path):
+    safetensors_numpy.save_file({'unembedding': table}, path + '.tmp')
+  shards.sync(path + '.tmp')
   found = shards.digest(path + '.tmp')
   os.replace(path + '.tmp', path)
   return found

@@ -25,7 +25,7 @@ class Seen:
 
   Attributes:
     hidden: [T, D], its final hidden states, or None for several teachers.
-    blocks: of logits [T, V], of ids that the student has.
+    blocks: of logits [T, V], of ids that count.
     keys: jax.random keys [T], of each token's place in its row and of the row.
   """
 
@@ -83,7 +83,7 @@ class Method:
     if self.draws:
       ids, counts = blocks_lib.draw(seen.blocks, seen.keys, self.draws)
       return Kept(ids, _logprobs(seen.blocks, ids), counts, None, None)
-    vocab_size = seen.blocks.logits[0].size
+    vocab_size = seen.blocks.vocab_size
     size = min(self.entries, vocab_size)
     ids, found, tail = blocks_lib.most_likely(seen.blocks, size)
     if self.mass < 1:

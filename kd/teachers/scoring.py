@@ -28,7 +28,8 @@ class Scored:
     log_normalizer: float32, log of the sum of exp(logits); 0, but for rounding,
       of several teachers, whose mixture has no logits.
     entropy: float32, nats; None where it follows from what is kept.
-    dropped_mass: float32, of ids that the student lacks.
+    dropped_mass: float32, of the ids that are left out: those from `vocab_size`
+      on.
   """
 
   kept: methods.Kept
@@ -52,7 +53,7 @@ def make(
   Args:
     teachers: one, or those of a mixture.
     method: what is kept.
-    vocab_size: V, ids that the student has.
+    vocab_size: V, ids that count: that the student has, or the tokenizer.
     chunk_tokens: tokens a device whose logits exist at one time.
     seed: of what is drawn.
   """
@@ -120,10 +121,6 @@ def _look(chunk, tables, shares, method, vocab_size):
     seen.logits.reshape(targets.size, -1), targets[:, None], axis=1
   )
   normalizer = seen.log_normalizer
-  dropped = jnp.zeros_like(normalizer)
-  if logits[0].shape[-1] > size:
-    whole = jax.nn.logsumexp(logits[0], axis=-1)
-    dropped = -jnp.expm1(jax.nn.logsumexp(logits[0][:, :size], -1) - whole)
   alone = len(logits) == 1
   kept = method.keep(
     methods.Seen(
@@ -137,8 +134,19 @@ def _look(chunk, tables, shares, method, vocab_size):
     target_logprob=at_target[:, 0] - normalizer,
     log_normalizer=normalizer,
     entropy=None if method.entries else seen.entropy,
-    dropped_mass=dropped,
+    dropped_mass=_dropped_mass(logits, shares, size),
   )
+
+
+def _dropped_mass(logits, shares, size):
+  """The teachers' mass on ids from `size` on: float32 [T]."""
+  found = jnp.zeros(logits[0].shape[0], jnp.float32)
+  for x, share in zip(logits, shares, strict=True):
+    if x.shape[-1] > size:
+      beyond = jax.nn.logsumexp(x[:, size:], axis=-1)
+      whole = jnp.logaddexp(jax.nn.logsumexp(x[:, :size], axis=-1), beyond)
+      found += share * jnp.exp(beyond - whole)
+  return found
 
 
 def _one(logits, shares, size):

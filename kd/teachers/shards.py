@@ -1,6 +1,7 @@
 """The files of a cache: each holds the records of some rows in order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,6 +16,7 @@ from kd.core import run_info
 # One record a group, so that a read touches no other row.
 _OPTIONS = 'group_size:1,brotli:6'
 _CHUNK = 1 << 22  # bytes
+_BEGINNING, _ENDING = 'targets-', '.array_record'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Shard:
 
   @property
   def name(self) -> str:
-    return f'targets-{self.number:05d}-of-{self.count:05d}.array_record'
+    return f'{_BEGINNING}{self.number:05d}-of-{self.count:05d}{_ENDING}'
 
   def path(self, folder: str) -> str:
     return os.path.join(folder, self.name)
@@ -63,11 +65,20 @@ class Writer:
     # The writer would add to what a killed process left.
     if os.path.exists(self._aside):
       os.unlink(self._aside)
-    self._writer = array_record_module.ArrayRecordWriter(self._aside, _OPTIONS)
+    with failing_as_kd(self._aside):
+      self._writer = array_record_module.ArrayRecordWriter(
+        self._aside, _OPTIONS
+      )
     self._written = 0
 
   def write(self, record: bytes) -> None:
-    self._writer.write(record)
+    """Adds a record.
+
+    Raises:
+      KdError: the disk is full or fails.
+    """
+    with failing_as_kd(self._aside):
+      self._writer.write(record)
     self._written += 1
 
   def finish(self, statistics: dict[str, float]) -> None:
@@ -77,15 +88,18 @@ class Writer:
       statistics: of its rows, kept beside its digest.
 
     Raises:
-      OSError: the disk is full or fails: the file has no name then.
+      KdError: the disk is full or fails: the file has no name then.
+      OSError: likewise.
     """
     shard = self._shard
     if self._written != shard.rows:
       raise ValueError(f'{self._written} of {shard.rows} rows were written')
-    _close(self._writer, self._aside)
-    # Read back: what the disk has, not what was meant.
-    with array_record_reader(self._aside) as reader:
-      found = reader.num_records()
+    with failing_as_kd(self._aside):
+      self._writer.close()
+      sync(self._aside)
+      # Read back: what the disk has, not what was meant.
+      with array_record_reader(self._aside) as reader:
+        found = reader.num_records()
     if found != shard.rows:
       raise errors.KdError(
         f'{self._aside}: {found} of {shard.rows} rows are on the disk'
@@ -102,17 +116,23 @@ class Writer:
     run_info.write_json(shard.facts_path(self._folder), facts)
 
 
-def _close(writer, path):
+def sync(path: str) -> None:
+  """Returns when the disk has the whole file."""
+  descriptor = os.open(path, os.O_RDONLY)
   try:
-    writer.close()
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-      os.fsync(descriptor)
-    finally:
-      os.close(descriptor)
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+@contextlib.contextmanager
+def failing_as_kd(path: str) -> Iterator[None]:
+  """Within it, what a library raises of its own is a KdError about the file."""
+  try:
+    yield
   except OSError:
     raise
-  except Exception as e:  # array_record raises kinds of its own.
+  except Exception as e:
     raise errors.KdError(
       f'{path}: could not be written: {e}; the same command goes on once that '
       'is mended'
@@ -172,6 +192,32 @@ def problem(folder: str, facts: dict[str, Any], deep: bool) -> str:
   except OSError as e:
     return f'cannot be read: {e.strerror}'
   return ''
+
+
+def changed(folder: str, files: Mapping[str, str]) -> list[str]:
+  """A line about each file that is not as it was written.
+
+  Args:
+    folder: of the cache.
+    files: SHA-256 by name.
+  """
+  lines = []
+  for name, wanted in sorted(files.items()):
+    try:
+      if digest(os.path.join(folder, name)) != wanted:
+        lines.append(f'{name} has other bytes than were written')
+    except FileNotFoundError:
+      lines.append(f'{name} is missing')
+    except OSError as e:
+      lines.append(f'{name} cannot be read: {e.strerror}')
+  return lines
+
+
+def tidy(folder: str) -> None:
+  """Removes what only a cache that is being written needs."""
+  for name in os.listdir(folder):
+    if name.startswith(_BEGINNING) and not name.endswith(_ENDING):
+      os.unlink(os.path.join(folder, name))
 
 
 def records(folder: str, facts: dict[str, Any]) -> Iterator[bytes | None]:

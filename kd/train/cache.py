@@ -18,6 +18,7 @@ from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import tokenizers
 from kd.partitioning import placement
 from kd.partitioning import processes
+from kd.partitioning import rules
 from kd.teachers import cached
 from kd.teachers import fingerprints
 from kd.teachers import live
@@ -103,7 +104,7 @@ def cache(run: resolve.Run, workdir: str, say: Say) -> None:
     if whole:
       _check_whole(job, teachers)
     else:
-      _write(job, teachers)
+      write(job, teachers)
     cache_report.report(
       targets.open_cache(run, job.parts), job.parts, workdir, say
     )
@@ -119,6 +120,14 @@ def _check(run, method):
       'teacher.source',
       f'found {run.config.teacher.source!r}: there is no teacher to ask',
       legal="'live' or 'cached', with teacher.init",
+    )
+  parts = rules.row_parts(run.teacher.mesh)
+  if run.config.cache.batch_size % parts:
+    raise errors.ConfigError(
+      'cache.batch_size',
+      f'found {run.config.cache.batch_size}, which {parts} devices '
+      "(data x fsdp of the teacher's mesh) do not divide",
+      legal=f'a multiple of {parts}',
     )
   if not method.entries and len(run.teachers) > 1:
     raise errors.ConfigError(
@@ -143,8 +152,20 @@ def _request(job: Job, teachers: Sequence[live.Teacher]) -> dict[str, Any]:
   return {**job.wanted, 'teachers': described}
 
 
-def _write(job, teachers):
-  """Writes what is missing, and publishes."""
+def write(job: Job, teachers: Sequence[live.Teacher]) -> float:
+  """Writes what is missing of a cache, and publishes it.
+
+  Args:
+    job: the cache; this run holds its folder.
+    teachers: who are asked.
+
+  Returns:
+    Tokens a second over all processes, once the first batch was done.
+
+  Raises:
+    ConfigError: the folder holds what is begun of another cache.
+    NonFiniteError: the teacher's logits are not finite.
+  """
   request = _request(job, teachers)
 
   def begin():
@@ -165,8 +186,10 @@ def _write(job, teachers):
     return [n for n, facts in enumerate(found) if facts is None]
 
   missing = processes.from_first(begin)
-  _score(job, teachers, [job.plan[n] for n in missing])
+  plan = job.plan
+  rate = _score(job, teachers, [plan[n] for n in missing])
   _publish(job, request, teachers)
+  return rate
 
 
 def _strangers(job):
@@ -181,31 +204,37 @@ def _strangers(job):
 
 
 def _publish(job, request, teachers):
-  table = None
-  if not job.method.entries:
-    table = teachers[0].params['embedding']
-    if jax.process_count() > 1:
-      table = multihost_utils.process_allgather(table, tiled=True)
-    table = np.asarray(table)
+  table = _table(job, teachers)
 
   def publish():
     facts = [shards.facts(job.folder, shard) for shard in job.plan]
-    files = {}
-    if table is not None:
-      size = job.run.student.config.vocab_size
-      digest = cached.write_unembedding(job.folder, table[:size])
-      files[cached.UNEMBEDDING] = digest
-    run_info.write_bytes(
-      os.path.join(job.folder, tokenizers.MODEL_FILE),
-      job.run.tokenizer.model_proto,
-    )
-    manifest_lib.publish(job.folder, request, facts, files)
-    for shard in job.plan:
-      if os.path.exists(shard.facts_path(job.folder)):
-        os.unlink(shard.facts_path(job.folder))
+    manifest_lib.publish(job.folder, request, facts, _write_files(job, table))
+    shards.tidy(job.folder)
 
   _all_have_written()
   processes.from_first(publish)
+
+
+def _table(job, teachers):
+  """The teacher's unembedding, where hidden states are kept."""
+  if job.method.entries:
+    return None
+  table = teachers[0].params['embedding']
+  if jax.process_count() > 1:
+    table = multihost_utils.process_allgather(table, tiled=True)
+  return np.asarray(table)
+
+
+def _write_files(job, table):
+  """Writes what there is beside shards; its SHA-256 by name."""
+  tokenizer = os.path.join(job.folder, tokenizers.MODEL_FILE)
+  run_info.write_bytes(tokenizer, job.run.tokenizer.model_proto)
+  files = {tokenizers.MODEL_FILE: shards.digest(tokenizer)}
+  if table is not None:
+    size = job.run.student.config.vocab_size
+    digest = cached.write_unembedding(job.folder, table[:size])
+    files[cached.UNEMBEDDING] = digest
+  return files
 
 
 def _all_have_written():
@@ -244,6 +273,7 @@ def _score(job, teachers, wanted):
         pending.pop(0).result()
     for future in pending:
       future.result()
+  return progress.tokens_per_s
 
 
 def scorer(
@@ -251,10 +281,14 @@ def scorer(
 ) -> Callable[[Any], scoring.Scored]:
   """The teacher's pass over a batch."""
   config = job.run.config
+  size = job.run.student.config.vocab_size
+  if job.method.entries:
+    # The head's rows beyond the tokenizer's ids are padding.
+    size = job.run.tokenizer.vocab_size
   return scoring.make(
     teachers,
     job.method,
-    job.run.student.config.vocab_size,
+    size,
     config.objective.chunk_tokens,
     config.seed,
   )
@@ -265,21 +299,31 @@ class _Progress:
 
   def __init__(self, rows: int, length: int, say: Say):
     self._rows, self._length, self._say = rows, length, say
-    self._done, self._began = 0, time.monotonic()
-    self._said = self._began
+    self._done = self._skipped = 0
+    self._began = self._said = None
+
+  @property
+  def tokens_per_s(self) -> float:
+    """Without the first batch, which waited for the compiler."""
+    if self._began is None:
+      return 0.0
+    elapsed = max(time.monotonic() - self._began, 1e-9)
+    return (self._done - self._skipped) * self._length / elapsed
 
   def add(self, rows: int) -> None:
     self._done += rows
     now = time.monotonic()
+    if self._began is None:
+      self._skipped, self._began, self._said = self._done, now, now
+      return
     if now - self._said < _EVERY_S and self._done < self._rows:
       return
-    self._said = now
-    rate = self._done / max(now - self._began, 1e-9)
-    left = int((self._rows - self._done) / rate)
+    self._said, rate = now, self.tokens_per_s
+    left = int((self._rows - self._done) * self._length / rate)
     eta = f'{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}'
     self._say(
-      f'cache {self._done:,}/{self._rows:,} rows  '
-      f'{rate * self._length:,.0f} tokens/s  ETA {eta}'
+      f'cache {self._done:,}/{self._rows:,} rows  {rate:,.0f} tokens/s  ETA '
+      f'{eta}'
     )
 
 
@@ -290,19 +334,13 @@ def _check_whole(job, teachers):
   manifest_lib.check(manifest['request'], wanted, job.folder, _PATH)
 
   def look():
-    return [
-      (number, shards.problem(job.folder, facts, deep=True))
-      for number, facts in enumerate(manifest['shards'])
-    ]
+    # What one that was killed between publishing and tidying has left.
+    shards.tidy(job.folder)
+    return cache_report.problems(job.folder, manifest)
 
-  broken = [(n, why) for n, why in processes.from_first(look) if why]
-  if not broken:
+  broken, lines = processes.from_first(look)
+  if not lines:
     return
-  lines = []
-  for number, why in broken:
-    facts = manifest['shards'][number]
-    lines.append(f'{facts["file"]} {why}')
-    lines += cache_report.damaged_rows(job.folder, manifest, facts)
   if not job.run.config.cache.repair:
     raise errors.ConfigError(
       _PATH,
@@ -312,7 +350,8 @@ def _check_whole(job, teachers):
     )
   for line in lines:
     job.say(line)
-  _repair(job, teachers, manifest, [n for n, _ in broken])
+  _repair(job, teachers, manifest, broken)
+  job.say(f'{job.folder}: what was damaged was made again')
 
 
 def _repair(job, teachers, manifest, broken):
@@ -321,20 +360,20 @@ def _repair(job, teachers, manifest, broken):
     for n, facts in enumerate(manifest['shards'])
   ]
   _score(job, teachers, [plan[n] for n in broken])
+  table = _table(job, teachers)
   _all_have_written()
 
   def publish():
     facts = list(manifest['shards'])
     for n in broken:
       facts[n] = shards.facts(job.folder, plan[n])
-    manifest_lib.publish(
-      job.folder, manifest['request'], facts, manifest['files']
-    )
-    for n in broken:
-      os.unlink(plan[n].facts_path(job.folder))
+    files = manifest['files']
+    if shards.changed(job.folder, files):
+      files = _write_files(job, table)
+    manifest_lib.publish(job.folder, manifest['request'], facts, files)
+    shards.tidy(job.folder)
 
   processes.from_first(publish)
-  job.say(f'{len(broken)} of {len(plan)} files were made again')
 
 
 def _verify(job, teachers):

@@ -22,9 +22,31 @@ FILE = 'cache.json'
 _FAR = 0.1
 
 
-def damaged_rows(
-  folder: str, manifest: Mapping[str, Any], facts: Mapping[str, Any]
-) -> Iterator[str]:
+def problems(
+  folder: str, manifest: Mapping[str, Any]
+) -> tuple[list[int], list[str]]:
+  """Reads all files of a cache.
+
+  Args:
+    folder: of the cache.
+    manifest: of it.
+
+  Returns:
+    The numbers of damaged shards; and lines that say what is wrong with them
+    and with other files, none if all is well.
+  """
+  broken, lines = [], []
+  for number, facts in enumerate(manifest['shards']):
+    why = shards.problem(folder, facts, deep=True)
+    if why:
+      broken.append(number)
+      lines.append(f'{facts["file"]} {why}')
+      lines += _damaged_rows(folder, manifest, facts)
+  lines += shards.changed(folder, manifest['files'])
+  return broken, lines
+
+
+def _damaged_rows(folder, manifest, facts) -> Iterator[str]:
   """A line about the rows of a damaged file whose records are not whole."""
   if not os.path.exists(os.path.join(folder, facts['file'])):
     return
@@ -147,7 +169,8 @@ class Comparison:
       f'{rows} rows scored again: largest error {largest:.3g} nats, mean '
       f'{mean:.3g}, {same:.1%} of the ids the same'
     )
-    if mean > _FAR:
+    # NaN is not small either.
+    if not mean <= _FAR:
       raise errors.ConfigError(
         'cache.folder', line, legal=f'a mean of {_FAR} nats at most'
       )

@@ -22,6 +22,7 @@ from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
 from kd.partitioning import processes
+from kd.teachers import cached
 from kd.train import evaluate as evaluate_lib
 from kd.train import loop
 from kd.train import outputs
@@ -40,21 +41,27 @@ class Data:
   Attributes:
     train: the training mixture's parts.
     held_out: the evaluation sets.
+    cache: the teacher's targets of the rows, where they are cached.
   """
 
   train: list[prepare_lib.Prepared]
   held_out: list[evaluate_lib.HeldOut]
+  cache: cached.Cache | None
 
 
 def prepare(run: resolve.Run, say: Say) -> Data:
   """Prepares all rows, before anything is written to the workdir.
 
   Raises:
-    ConfigError: an unknown mixture or split, or data that is not there.
+    ConfigError: an unknown mixture or split, data that is not there, or a cache
+      of something else.
   """
   parts = prepare_rows(run, say)
   _check_rationale(run, parts)
-  return Data(parts, evaluate_lib.prepare_sets(run, say))
+  cache = None
+  if run.config.teacher.source == 'cached':
+    cache = targets.open_cache(run, parts)
+  return Data(parts, evaluate_lib.prepare_sets(run, say), cache)
 
 
 def prepare_rows(run: resolve.Run, say: Say) -> list[prepare_lib.Prepared]:
@@ -161,14 +168,12 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
     KdError: see loop.train.
   """
   config = run.config
-  teacher_params = teacher_targets = cache = None
+  teacher_params = teacher_targets = None
   if run.teachers:
     teachers = targets.load_teachers(run)
     teacher_params = teachers[0].params
     targets_on = targets.live_on(run, teachers)
     teacher_targets = targets_on(run.mesh)
-  elif config.teacher.source == 'cached':
-    cache = targets.open_cache(run, data.train)
   student_eval = evaluate_lib.Evaluator(
     run, run.student, teacher_targets, data.held_out
   )
@@ -187,13 +192,13 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
     )
 
   def find_targets():
-    if cache:
-      return targets.from_cache(run, cache)
+    if data.cache:
+      return targets.from_cache(run, data.cache)
     return teacher_targets and (lambda batch, beside: teacher_targets(batch))
 
   def fit(objective, folder, label):
-    rows = _rows(run, data)
-    taught = objective.needs_teacher
+    rows = training_rows(run, data)
+    cache = data.cache if objective.needs_teacher else None
 
     def evaluate(step, params, check):
       if not data.held_out:
@@ -210,9 +215,9 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
       workdir=folder,
       label=label,
       init=init,
-      rows=targets.read_beside(rows, cache if taught else None),
-      targets=find_targets() if taught else None,
-      rows_digest=_rows_digest(run, data.train, cache if taught else None),
+      rows=targets.read_beside(rows, cache),
+      targets=find_targets() if objective.needs_teacher else None,
+      rows_digest=_rows_digest(run, data.train, cache),
       evaluate=evaluate,
       quality=evaluate_lib.first_quality(data.held_out),
     )
@@ -233,7 +238,7 @@ def _dropped(run):
   return shortening.build(spec, 'data.rationale', run.config.steps)
 
 
-def _rows(run, data):
+def training_rows(run: resolve.Run, data: Data):
   """The training rows by step."""
   config = run.config
   rows = rows_lib.Rows(

@@ -6,6 +6,7 @@ from typing import Any
 
 from kd.core import errors
 from kd.core import run_info
+from kd.core import types
 from kd.input_pipeline import templates
 from kd.reasoning import chain_report
 from kd.reasoning import chains
@@ -20,19 +21,24 @@ from kd.train import outputs
 from kd.train import parameters
 from kd.train import reason_fields
 from kd.train import resolve
-from kd.train import samplers
 
 Say = Callable[[str], None]
 
 _PATH = 'reasoning.folder'
 
 
-def reason(run: resolve.Run, workdir: str, say: Say) -> None:
+def reason(
+  run: resolve.Run,
+  workdir: str,
+  make_sampler: Callable[[resolve.Model, types.PyTree], requests.Sampler],
+  say: Say,
+) -> None:
   """Samples solutions and writes traces and a report; see docs/reasoning.md.
 
   Args:
     run: the resolved config.
     workdir: holds the student's checkpoint, if the student is asked.
+    make_sampler: from a model and its parameters.
     say: called with a line for the user.
 
   Raises:
@@ -50,7 +56,7 @@ def reason(run: resolve.Run, workdir: str, say: Say) -> None:
     seal = _seal(run, shots, settings, fingerprints.of(params))
     found = chains.sample(
       asked,
-      samplers.make(run, model, params),
+      make_sampler(model, params),
       settings,
       fields.samples,
       folder,

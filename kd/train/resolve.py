@@ -6,6 +6,7 @@ does: what is wrong with a config is found here, before anything is written.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import os
 from typing import Any
 
 import jax
@@ -351,7 +352,8 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
   run = shapes(config, make_mesh, architectures.source_config)
   specs = teacher_specs(config)
   if config.teacher.source == 'cached':
-    manifest.read(config.cache.folder, 'cache.folder')
+    folder = os.path.expanduser(config.cache.folder)
+    manifest.read(folder, 'cache.folder')
   tokenizer = vocabularies.tokenizer(config, specs)
   vocabularies.check(tokenizer, 'student', run.student.config)
   for path, (model, _) in zip(specs, run.teachers, strict=True):

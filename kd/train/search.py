@@ -16,6 +16,7 @@ from kd.teachers import fingerprints
 from kd.train import lock
 from kd.train import outputs
 from kd.train import resolve
+from kd.train import samplers
 from kd.train import search_fields
 
 SUMMARY = 'summary.json'

@@ -84,7 +84,7 @@ def _check_sampling(search):
 
 def asks_model(search: ml_collections.ConfigDict) -> bool:
   """Whether a search needs a model at all."""
-  judged = search.evaluator in ('value', 'vote')
+  judged = search.evaluator in tree_search.ASKED
   return search.proposals == 'sampled' or judged
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 import functools
 import hashlib
 import json
+import os
 from typing import Any
 
 import jax
@@ -78,7 +79,7 @@ def open_cache(
   Raises:
     ConfigError: it is of something else: names each field and both values.
   """
-  folder = run.config.cache.folder
+  folder = os.path.expanduser(run.config.cache.folder)
   manifest = manifest_lib.read(folder, 'cache.folder')
   manifest_lib.check(
     manifest['request'], request(run, parts), folder, 'cache.folder'
@@ -102,11 +103,13 @@ def from_cache(
     return lambda unused_batch, beside: types.Targets(beside, None)
   size = run.student.config.vocab_size
   table = cached.unembedding(cache, size, run.mesh)
+  # As the teacher itself multiplies them.
+  dtype = cache.manifest['request']['teachers'][0]['dtype']
   share = jnp.float32(1.0)
 
   def targets(batch, beside):
     del batch  # All is in what was read beside it.
-    dense = types.Dense(beside.astype(table.dtype), table, share)
+    dense = types.Dense(beside.astype(dtype), table, share)
     return types.Targets((dense,), None)
 
   return targets

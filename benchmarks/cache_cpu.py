@@ -1,0 +1,240 @@
+"""Writing a cache on this CPU, and training from it, beside what must be done.
+
+The models of step_cpu over rows of the project's own arithmetic. Prints one
+line of JSON: tokens a second of the teacher's bare pass to its logits and of
+writing each kind of cache; and of a student's step without a teacher, from the
+cache, and with the live teacher, in the real training loop, with the share of
+time that it waited for rows.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import app
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from benchmarks import programs
+from benchmarks import results
+from benchmarks import step_cpu
+from benchmarks import steps as steps_lib
+from configs import base
+from kd.input_pipeline import rows as rows_lib
+from kd.input_pipeline import tokenizers
+from kd.losses import chunks
+from kd.models import gemma3
+from kd.models import gemma3_config
+from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import rules
+from kd.teachers import live
+from kd.teachers import methods
+from kd.train import cache as cache_lib
+from kd.train import distill
+from kd.train import loop
+from kd.train import resolve
+from kd.train import targets
+
+_METHODS = ('top_k', 'sampled', 'hidden')
+_EXAMPLES, _STEPS = 400, 20
+
+
+def _config(folder, examples, steps, source, cache):
+  c = base.get_config()
+  c.steps = steps
+  c.teacher.source = source
+  c.teacher.dtype = c.teacher.param_dtype = c.student.dtype = 'float32'
+  c.data.mixture = 'arithmetic_noisy'
+  c.data.tokenizer = 'bytes'
+  c.data.batch_size = 4
+  c.data.length = 256
+  c.data.examples = examples
+  c.data.folder = os.path.join(folder, 'rows')
+  c.cache.batch_size = 4
+  c.cache.folder = cache
+  if source == 'none':
+    c.losses = dict(ce=base.term('cross_entropy'))
+  c.optimizer = base.adamw(base.schedule('constant', peak=1e-4, warmup_steps=0))
+  c.evaluation.sets.held_out = base.evaluation_set(examples=0)
+  c.checkpoint.every = steps
+  c.log.every = max(steps // 2, 1)
+  c.log.tensorboard = False
+  return c
+
+
+def _run(config, student, teacher) -> resolve.Run:
+  """The run of models that no weights on the disk have."""
+  sizes = lambda spec, path, of: student if path == 'student' else teacher
+  make_mesh = lambda axes, part: mesh_lib.make(axes, jax.devices()[part])
+  run = resolve.shapes(config, make_mesh, sizes)
+  return dataclasses.replace(run, tokenizer=tokenizers.load('bytes', ''))
+
+
+def _bare(run, teachers):
+  """The teacher's pass to its targets' logits, of which only a sum is read."""
+  (model, _), params = run.teachers[0], teachers[0].params
+  chunk_tokens = run.config.objective.chunk_tokens
+
+  @jax.jit
+  def forward(batch):
+    hidden, _ = gemma3.forward(
+      model.module, params, batch, gemma3.TapSpec((), ())
+    )
+    layout = chunks.Layout(batch.weights, chunk_tokens)
+
+    def add(total, chunk, index):
+      del index
+      return total + jnp.sum(chunks.project(chunk, params['embedding']))
+
+    return chunks.fold(add, jnp.zeros(()), layout, hidden)
+
+  return forward
+
+
+def _writing(run, parts, teachers, rounds, folder) -> dict[str, list[float]]:
+  """Tokens a second of each round."""
+  config = run.config
+  size = config.cache.batch_size
+  numbered = rows_lib.Numbered(parts)
+  batches = [
+    jax.device_put(numbered(range(first, first + size)))
+    for first in range(0, len(numbered) - size + 1, size)
+  ]
+  tokens = len(batches) * size * config.data.length
+  bare = _bare(run, teachers)
+  with rules.active(run.mesh):
+    bare(batches[0]).block_until_ready()
+  found = {name: [] for name in ('bare', *_METHODS)}
+  for number in range(rounds):
+    began = time.monotonic()
+    with rules.active(run.mesh):
+      jax.block_until_ready([bare(batch) for batch in batches])
+    found['bare'].append(tokens / (time.monotonic() - began))
+    for name in _METHODS:
+      where = os.path.join(folder, f'{name}-{number}')
+      job = _job(run, parts, name, where)
+      found[name].append(cache_lib.write(job, teachers))
+  return found
+
+
+def _job(run, parts, name, folder):
+  os.makedirs(folder)
+  config = run.config.as_configdict()
+  config.cache.folder = folder
+  config.cache.method = base.cache_method(name)
+  run = dataclasses.replace(run, config=ml_collections.FrozenConfigDict(config))
+  method = methods.METHODS.build(config.cache.method.to_dict(), 'method')
+  return cache_lib.Job(run, parts, method, folder, lambda line: None)
+
+
+def _training(runs, parts, teachers, rounds, folder) -> dict[str, list[Any]]:
+  """What the loop says of its second half, for each way and round."""
+  found = {name: [] for name in runs}
+  for number in range(rounds):
+    for name, run in runs.items():
+      where = os.path.join(folder, f'train-{name}-{number}')
+      cache, find = None, None
+      if name == 'live':
+        score = targets.live_on(run, teachers)(run.mesh)
+        find = lambda batch, beside, score=score: score(batch)
+      elif name == 'cached':
+        cache = targets.open_cache(run, parts)
+        find = targets.from_cache(run, cache)
+      rows = rows_lib.Rows(parts, run.config.data.batch_size, 0, shuffle=True)
+      job = loop.Job(
+        run=run,
+        objective=run.objective,
+        workdir=where,
+        label=name,
+        init=lambda run=run: programs.random_params(run.student.module, 0),
+        rows=targets.read_beside(rows, cache),
+        targets=find,
+        rows_digest=name,
+        evaluate=lambda step, params, check: {},
+        quality='',
+      )
+      with contextlib.redirect_stdout(sys.stderr):
+        loop.train(job)
+      with open(os.path.join(where, 'metrics.jsonl'), encoding='utf-8') as f:
+        found[name].append(json.loads(f.readlines()[-1]))
+  return found
+
+
+def run(
+  student: gemma3_config.Gemma3Config,
+  teacher: gemma3_config.Gemma3Config,
+  examples: int,
+  steps: int,
+  rounds: int,
+) -> dict[str, Any]:
+  """Measures, and returns the result.
+
+  Args:
+    student: sizes.
+    teacher: sizes.
+    examples: of the data, for writing.
+    steps: of training, for each way and round.
+    rounds: how often each is measured; medians count.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    where = os.path.join(folder, 'top_k-0')
+    runs = {
+      source: _run(
+        _config(folder, examples, steps, source, where), student, teacher
+      )
+      for source in ('none', 'cached', 'live')
+    }
+    live_run = runs['live']
+    with contextlib.redirect_stdout(sys.stderr):
+      parts = distill.prepare_rows(live_run, print)
+    module = live_run.teachers[0][0].module
+    params = jax.device_put(
+      programs.random_params(module, 1), live_run.teachers[0][0].shardings
+    )
+    teachers = [live.Teacher(module, params, 1.0)]
+    writing = _writing(live_run, parts, teachers, rounds, folder)
+    training = _training(runs, parts, teachers, rounds, folder)
+  middle = lambda values: statistics.median(values)
+  rates = {name: middle(values) for name, values in writing.items()}
+  steps_per = {
+    name: middle([m['perf/tokens_per_s'] for m in values])
+    for name, values in training.items()
+  }
+  waits = [m['perf/data_wait_share'] for m in training['cached']]
+  return {
+    'benchmark': 'cache_cpu',
+    'writing_tokens_per_s': rates,
+    'writing_beside_bare': {
+      name: rate / rates['bare'] for name, rate in rates.items()
+    },
+    'training_tokens_per_s': steps_per,
+    'cached_step_beside_own': steps_per['none'] / steps_per['cached'],
+    'live_step_beside_own': steps_per['none'] / steps_per['live'],
+    'cached_data_wait_share': middle(waits),
+  }
+
+
+def main(argv):
+  """Prints the result."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unknown argument {argv[1]!r}')
+  results.show(
+    run(
+      step_cpu.STUDENT,
+      step_cpu.TEACHER,
+      _EXAMPLES,
+      _STEPS,
+      steps_lib.ROUNDS.value,
+    )
+  )
+
+
+if __name__ == '__main__':
+  app.run(main)

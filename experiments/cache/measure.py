@@ -1,0 +1,146 @@
+"""What each method of a cache costs, and what it does to loss and gradient.
+
+  python -m experiments.cache.measure gguf:FILE STUDENT_WORKDIR OUT
+
+asks the real Gemma 3 270M about rows of GSM8K once for each method, through the
+cache's files, and compares forward KL of a student of half its layers, and the
+gradient of its embedding, with those from the whole distribution.
+"""
+
+import json
+import os
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from configs import base
+from configs import gemma3_270m_gsm8k
+from kd.core import run_info
+from kd.losses import objective as objective_lib
+from kd.models import gemma3
+from kd.teachers import methods
+from kd.train import cache as cache_lib
+from kd.train import cache_report
+from kd.train import distill
+from kd.train import outputs
+from kd.train import resolve
+from kd.train import targets
+
+_EXAMPLES = 40
+_SIZES = (8, 16, 32, 64, 128, 256, 512)
+_METHODS = (
+  *[('top_k', dict(entries=k)) for k in _SIZES],
+  ('top_k', dict(entries=64, logprobs='float16')),
+  *[('sampled', dict(draws=k)) for k in _SIZES],
+  ('nucleus', dict(mass=0.9, entries=256)),
+  ('nucleus', dict(mass=0.98, entries=256)),
+  ('hidden', dict(values='bfloat16')),
+  ('hidden', dict(values='int8')),
+)
+
+
+def _config(gguf, workdir, method, folder):
+  c = gemma3_270m_gsm8k.get_config(gguf)
+  c.student.init = f'workdir:{workdir}'
+  c.student.keep_layers = ()
+  c.data.examples = _EXAMPLES
+  c.cache.folder = folder
+  c.cache.batch_size = 1
+  c.cache.method = method
+  return c
+
+
+class _Gradient:
+  """Forward KL, and the gradient of the embedding, summed over all rows."""
+
+  def __init__(self, run, student, rows):
+    self._rows = rows
+    module = run.student.module
+    nothing = gemma3.TapSpec((), ())
+    forward = jax.jit(lambda p, b: gemma3.forward(module, p, b, nothing)[0])
+    self._hidden = [forward(student, batch) for batch in rows]
+    self._table = student['embedding']
+
+    def total(table, hidden, found, batch):
+      settings = objective_lib.settings(run.objective, batch, 0)
+      # Sums, not means: rows differ in their number of targets.
+      settings = settings.replace(
+        totals=jax.tree.map(jnp.ones_like, settings.totals)
+      )
+      return objective_lib.logits_total(
+        run.objective, hidden, table, found, batch, settings
+      )[0]
+
+    self._add = jax.jit(
+      lambda sums, *inputs: jax.tree.map(
+        jnp.add, sums, jax.value_and_grad(total)(*inputs)
+      ),
+      donate_argnums=0,
+    )
+
+  def __call__(self, find):
+    """(loss, gradient [V, D]) with the targets that `find` gives a row."""
+    sums = jnp.zeros(()), jnp.zeros_like(self._table)
+    for batch, hidden in zip(self._rows, self._hidden, strict=True):
+      sums = self._add(sums, self._table, hidden, find(batch), batch)
+    return float(sums[0]), sums[1]
+
+
+@jax.jit
+def _apart(found, exact):
+  """Length of the difference over the length of what is exact."""
+  norm = lambda x: jnp.sqrt(jnp.sum(jnp.square(x)))
+  return norm(found - exact) / norm(exact)
+
+
+def main(gguf, workdir, out):
+  """Measures, and writes results.json."""
+  first = _config(gguf, workdir, base.cache_method('top_k'), out)
+  run = resolve.resolve(first, jax.devices())
+  parts = distill.prepare_rows(run, print)
+  teachers = targets.load_teachers(run)
+  numbered = cache_lib.rows_lib.Numbered(parts)
+  rows = [numbered([n]) for n in range(len(numbered))]
+  gradient = _Gradient(run, outputs.student_params(run, out), rows)
+  live = targets.live_on(run, teachers)(run.mesh)
+  loss, exact = gradient(live)
+  count = sum(int((batch.weights != 0).sum()) for batch in rows)
+  print(f'{count} targets, forward KL {loss / count:.4f}', flush=True)
+  results = []
+  for name, changes in _METHODS:
+    spec = base.cache_method(name, **changes)
+    label = '-'.join([name, *(str(v) for v in changes.values())])
+    folder = os.path.join(out, label)
+    os.makedirs(folder, exist_ok=True)
+    run = resolve.resolve(_config(gguf, workdir, spec, folder), jax.devices())
+    method = methods.METHODS.build(spec.to_dict(), 'method')
+    job = cache_lib.Job(run, parts, method, folder, lambda line: None)
+    if not os.path.exists(os.path.join(folder, 'manifest.json')):
+      cache_lib.write(job, teachers)
+    cache = targets.open_cache(run, parts)
+    from_cache = targets.from_cache(run, cache)
+    found, slope = gradient(
+      lambda batch, cache=cache, find=from_cache: find(batch, cache.read(batch))
+    )
+    figures = cache_report.measure(cache.manifest, parts)
+    results.append(
+      {
+        'method': spec.to_dict(),
+        'bytes_per_target': figures['bytes_per_target'],
+        'entries_per_target': figures.get('entries_per_target'),
+        'tail_mass': figures.get('tail_mass'),
+        'loss': found / count,
+        'loss_bias': found / loss - 1,
+        'gradient_error': float(_apart(slope, exact)),
+      }
+    )
+    print(json.dumps(results[-1]), flush=True)
+  run_info.write_json(
+    os.path.join(out, 'results.json'),
+    {'targets': count, 'loss': loss / count, 'methods': results},
+  )
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])

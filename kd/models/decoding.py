@@ -1,0 +1,196 @@
+"""Decoding: prompts to a cache of keys and values, then a token at a time.
+
+Layers are not scanned here, and each one's weights and cache are arrays of
+their own: out of stacked ones XLA would copy a layer's part at every token.
+"""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.models import attention
+from kd.models import gemma3
+from kd.models import gemma3_config
+from kd.models import layers
+from kd.partitioning import rules
+
+Array = types.Array
+PyTree = types.PyTree
+
+# By layer a (key, value) pair of [B, M, G, H]; position p lies in slot p % M.
+# M of a global layer is all positions there may be, of a local one at most its
+# window: what a position overwrites there, no later one sees.
+Cache = tuple[tuple[Array, Array], ...]
+
+_CACHE_AXES = ('batch', None, 'kv_heads', None)
+
+
+@struct.dataclass
+class Weights:
+  """Parameters as decoding reads them.
+
+  Attributes:
+    embedding: [V, D].
+    layers: the parameters of each of the S layers.
+    final_norm: those of the last norm.
+  """
+
+  embedding: Array
+  layers: tuple[PyTree, ...]
+  final_norm: PyTree
+
+
+def weights(model: gemma3.Gemma3, params: PyTree) -> Weights:
+  """Takes layers apart, and casts matrices as the layers cast them.
+
+  Once, where decoding would read and cast the float32 ones at every token. The
+  norms' weights stay float32, since the layers use them so.
+  """
+  c = model.config
+
+  def cast(path, leaf):
+    return leaf if path[-1].key == 'scale' else leaf.astype(model.dtype)
+
+  params = jax.tree_util.tree_map_with_path(cast, params)
+  found = []
+  for i in range(c.num_layers):
+    group, place = divmod(i, c.scan_period)
+    if group < c.scan_groups:
+      stacked = params['pattern'][f'layer_{place}']
+      found.append(jax.tree.map(lambda x, n=group: x[n], stacked))
+    else:
+      found.append(params['remainder'][f'layer_{place}'])
+  return Weights(params['embedding'], tuple(found), params['final_norm'])
+
+
+def empty(model: gemma3.Gemma3, batch: int, slots: int) -> Cache:
+  """A cache with room for `slots` positions in each of `batch` rows."""
+  c = model.config
+
+  def one(kind):
+    shape = (batch, _slots(c, kind, slots), c.num_kv_heads, c.head_dim)
+    return rules.constrain(jnp.zeros(shape, model.dtype), _CACHE_AXES)
+
+  return tuple((one(kind), one(kind)) for kind in c.layer_kinds)
+
+
+def _slots(config, kind, slots):
+  return min(slots, config.window) if kind == gemma3_config.LOCAL else slots
+
+
+def prefill(
+  model: gemma3.Gemma3, params: PyTree, tokens: Array, lengths: Array
+) -> Cache:
+  """Reads the beginnings of texts.
+
+  Args:
+    model: the module.
+    params: its parameters, as training has them.
+    tokens: int32 [B, L], padded on the right.
+    lengths: int32 [B], 0 to L, how many of them there are.
+
+  Returns:
+    A cache with L slots.
+  """
+  b, length = tokens.shape
+  positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (b, length))
+  _, shown = gemma3.forward(
+    model.clone(kernel=attention.XLA),
+    params,
+    types.Batch(
+      tokens=tokens,
+      targets=tokens,
+      positions=positions,
+      segment_ids=(positions < lengths[:, None]).astype(jnp.int32),
+      parts=tokens,
+      weights=jnp.zeros(tokens.shape, jnp.float32),
+      row_id=lengths,
+    ),
+    gemma3.TapSpec((), tuple(range(model.config.num_layers))),
+  )
+
+  def place(kind, x):
+    slots = _slots(model.config, kind, length)
+    if slots < length:
+      last = (lengths - 1)[:, None]
+      held = jnp.maximum(_positions(last, slots), 0)
+      x = jnp.take_along_axis(x, held[:, :, None, None], axis=1)
+    return rules.constrain(x.astype(model.dtype), _CACHE_AXES)
+
+  return tuple(
+    (place(kind, shown.key[i]), place(kind, shown.value[i]))
+    for i, kind in enumerate(model.config.layer_kinds)
+  )
+
+
+def _positions(last: Array, slots: int) -> Array:
+  """Which positions are in a cache's slots, below 0 in those not yet used.
+
+  Args:
+    last: int32 [B, 1], the latest position of each row.
+    slots: M.
+
+  Returns:
+    int32 [B, M].
+  """
+  return last - (last - jnp.arange(slots, dtype=jnp.int32)) % slots
+
+
+def insert(cache: Cache, rows: Cache, take: Array, source: Array) -> Cache:
+  """Puts prompts' rows in place of others.
+
+  Args:
+    cache: B rows.
+    rows: P rows with as many slots, or fewer.
+    take: bool [B], which rows of the cache are replaced.
+    source: int32 [B], by which of `rows`.
+
+  Returns:
+    The cache.
+  """
+
+  def put(old, new):
+    part = old[:, : new.shape[1]]
+    part = jnp.where(take[:, None, None, None], new[source], part)
+    return rules.constrain(old.at[:, : new.shape[1]].set(part), _CACHE_AXES)
+
+  return jax.tree.map(put, cache, rows)
+
+
+def extend(
+  model: gemma3.Gemma3,
+  held: Weights,
+  cache: Cache,
+  ids: Array,
+  positions: Array,
+) -> tuple[Array, Cache]:
+  """Reads the next token of each row.
+
+  Args:
+    model: the module.
+    held: its weights.
+    cache: of all earlier positions.
+    ids: int32 [B].
+    positions: int32 [B], where they stand in their rows.
+
+  Returns:
+    [B, D], their hidden states after the final norm, and the cache with them.
+  """
+  c = model.config
+  positions = positions[:, None]
+  x = gemma3.embed(held.embedding, ids[:, None], model.dtype)
+  angles = layers.angles(c, positions)
+  updated = []
+  for kind, params, pair in zip(c.layer_kinds, held.layers, cache, strict=True):
+    slots = pair[0].shape[1]
+    seen = _positions(positions, slots)[:, None, :] >= 0
+    x, pair, _ = layers.Layer(c, False, attention.XLA).apply(
+      {'params': params}, x, angles[kind], seen, pair, positions % slots
+    )
+    updated.append(
+      tuple(rules.constrain(array, _CACHE_AXES) for array in pair)
+    )
+  norm = layers.RMSNorm(c.norm_epsilon, 'norm')
+  x = norm.apply({'params': held.final_norm}, x)
+  return x[:, 0], tuple(updated)

@@ -1,0 +1,37 @@
+"""Where an answer's text ends before its ids do."""
+
+from collections.abc import Callable, Sequence
+
+Decode = Callable[[Sequence[int]], str]
+
+
+def end(
+  decode: Decode, ids: Sequence[int], known: int, strings: Sequence[str]
+) -> tuple[int, str] | None:
+  """Finds the first stop string.
+
+  Args:
+    decode: ids to text.
+    ids: of an answer.
+    known: how many of them were looked at before.
+    strings: the stop strings.
+
+  Returns:
+    How many ids it takes to complete a stop string, and the text before it;
+    None if there is none.
+  """
+  if not strings or _find(decode(ids), strings) is None:
+    return None
+  # The fewest ids, so that it doesn't depend on when one looks.
+  for count in range(known + 1, len(ids) + 1):
+    text = decode(ids[:count])
+    at = _find(text, strings)
+    if at is not None:
+      return count, text[:at]
+  return None
+
+
+def _find(text, strings):
+  """Where the first of the strings begins."""
+  found = [text.find(string) for string in strings]
+  return min((at for at in found if at >= 0), default=None)

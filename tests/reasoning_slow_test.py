@@ -1,0 +1,150 @@
+"""Worked solutions of a real model: what is written, kills, and training."""
+
+import json
+import os
+import re
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from kd.core import config as config_lib
+from kd.core import errors
+from kd.core import types
+from kd.input_pipeline import rows as rows_lib
+from kd.train import distill
+from kd.train import resolve
+from tests import command
+
+_TEACHER = os.path.join('data', 'fixtures', 'quickstart_teacher')
+_STEP = re.compile(r'(-?\d+)([+-])(\d+)=(-?\d+)')
+PROBLEMS = 12
+
+
+def _arguments(folder, *more):
+  return [
+    '--mode=reason',
+    '--config=configs/quickstart.py',
+    f'--workdir={folder}',
+    f'--config.student.init=hf:{_TEACHER}',
+    '--config.student.variant=',
+    '--config.data.mixture=arithmetic_few',
+    '--config.reasoning.shots=0',
+    f'--config.reasoning.count={PROBLEMS}',
+    '--config.reasoning.samples=3',
+    '--config.reasoning.max_new_tokens=40',
+    '--config.reasoning.temperature=1.0',
+    '--config.reasoning.together=3',
+    *more,
+  ]
+
+
+def _files(folder):
+  found = {}
+  for name in sorted(os.listdir(folder / 'traces')):
+    found[name] = (folder / 'traces' / name).read_bytes()
+  return found
+
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('straight')
+  code, out, err = command.run(_arguments(folder))
+  assert code == 0, err
+  return folder, out
+
+
+def test_traces_are_right_and_counted(straight):
+  folder, out = straight
+  files = _files(folder)
+  traces = [json.loads(line) for line in files['traces.jsonl'].splitlines()]
+  assert len({t['problem'] for t in traces}) >= PROBLEMS // 2
+  for trace in traces:
+    # Worked anew, without the project's own arithmetic.
+    steps = _STEP.findall(trace['rationale'])
+    assert steps
+    for a, sign, b, c in steps:
+      assert int(c) == (int(a) + int(b) if sign == '+' else int(a) - int(b))
+    assert trace['answer'] == steps[-1][3]
+    assert trace['targets'].startswith(trace['rationale'])
+    assert trace['provenance']['votes'][trace['answer']] >= 1
+    assert trace['provenance']['logprob'] < 0
+  summary = json.loads(files['summary.json'])
+  assert summary['samples'] == 3 * PROBLEMS
+  assert summary['accepted'] == len(traces)
+  assert f'{len(traces)} of 36 samples' in out
+  assert b'# Chains of thought' in files['report.md']
+
+
+def test_a_killed_run_ends_with_the_same_files(straight, tmp_path):
+  process = command.start(_arguments(tmp_path))
+  samples = tmp_path / 'traces' / 'samples.jsonl'
+  end = time.monotonic() + 200
+  while not (samples.exists() and samples.read_bytes().count(b'\n')):
+    assert process.poll() is None and time.monotonic() < end
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  code, _, err = command.run(_arguments(tmp_path))
+  assert code == 0, err
+  assert _files(tmp_path) == _files(straight[0])
+  # Another temperature is another run; other rules select from the same one.
+  code, _, err = command.run(
+    _arguments(tmp_path, '--config.reasoning.temperature=0.5')
+  )
+  assert code == 2 and 'temperature: there 1.0, now 0.5' in err
+
+
+def _config(folder, **changes):
+  config = config_lib.load('configs/quickstart.py', 'config')
+  config.steps = 20
+  config.optimizer.lr.warmup_steps = 2
+  config.data.mixture = 'arithmetic_few'
+  config.data.batch_size = 4
+  config.data.length = 64
+  config.data.examples = 40
+  config.data.folder = str(folder)
+  config.evaluation.sets.held_out.update(examples=0, answers=0)
+  config.data.rationale = base.rationale(
+    base.schedule('linear', begin=0.0, end=1.0, first_step=0, last_step=10)
+  )
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def _prepare(config):
+  run = resolve.resolve(config, jax.devices()[:1])
+  return run, distill.prepare(run, lambda line: None)
+
+
+def test_training_rows_lose_their_steps(tmp_path):
+  config = _config(tmp_path)
+  run, data = _prepare(config)
+  rows = distill.training_rows(run, data)
+  plain = rows_lib.Rows(data.train, 4, config.seed, shuffle=True)
+  numbers = range(4)
+  np.testing.assert_array_equal(
+    rows(0, numbers).tokens, plain(0, numbers).tokens
+  )
+  share = lambda batch: (np.asarray(batch.parts) == types.RATIONALE).sum()
+  assert 0 < share(rows(5, numbers)) < share(plain(5, numbers))
+  late = rows(15, numbers)
+  assert not share(late) and share(plain(15, numbers))
+  text = run.tokenizer.decode(late.tokens[0][late.segment_ids[0] == 1].tolist())
+  assert re.fullmatch(r'Q: [0-9+-]+=\?\nA:\n? #### -?\d+', text), text
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'data.mixture': 'arithmetic_answer'}, 'has no rationale'),
+    ({'teacher.source': 'cached'}, "data.rationale.dropped: .*'cached'"),
+    ({'data.rationale.dropped.end': 2.0}, 'dropped: found 2; legal: 0 to 1'),
+  ],
+)
+def test_where_steps_cannot_be_dropped(tmp_path, changes, words):
+  with pytest.raises(errors.ConfigError, match=words):
+    _prepare(_config(tmp_path, **changes))
