@@ -178,6 +178,11 @@ _METHODS = dict(
     draws=64,  # ids drawn of a token, with replacement, > 0
     logprobs='uint8',  # as above
   ),
+  stratified=dict(
+    entries=48,  # the most likely ids of a token that are kept, > 0
+    draws=16,  # ids drawn from all others, with replacement, > 0
+    logprobs='uint8',  # as above
+  ),
   hidden=dict(
     values='bfloat16',  # stored as: bfloat16 | int8
   ),
@@ -254,7 +259,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.cache = ml_collections.ConfigDict()  # of the teacher's targets
   c.cache.folder = ''  # --mode=cache writes it, teacher.source cached reads it
-  c.cache.method = cache_method('top_k')  # top_k | nucleus | sampled | hidden
+  c.cache.method = cache_method('top_k')  # a name of _METHODS
   c.cache.batch_size = 8  # rows scored at a time, over all devices
   c.cache.shard_rows = 1024  # rows a file, > 0
   c.cache.verify = 0  # random rows that are scored again and compared, >= 0

@@ -38,9 +38,9 @@ _MODE = flags.DEFINE_enum(
   list(_MODES),
   'train: train and evaluate. check: print what the config means. eval: '
   "evaluate. cache: compute a teacher's targets once, to train from. generate: "
-  'answer prompts. search: trees of thought. export: write '
-  'weights for other systems. plan: what a run needs on a TPU slice, without '
-  'one.',
+  'answer prompts. reason: chains of thought. search: trees of thought. '
+  'export: write weights for other systems. plan: what a run needs on a TPU '
+  'slice, without one.',
 )
 
 

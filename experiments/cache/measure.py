@@ -10,6 +10,7 @@ gradient of its embedding, with those from the whole distribution.
 import json
 import os
 import sys
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from kd.core import run_info
 from kd.losses import objective as objective_lib
 from kd.models import gemma3
 from kd.teachers import methods
+from kd.teachers import shards
 from kd.train import cache as cache_lib
 from kd.train import cache_report
 from kd.train import distill
@@ -27,12 +29,13 @@ from kd.train import outputs
 from kd.train import resolve
 from kd.train import targets
 
-_EXAMPLES = 40
+_EXAMPLES, _TIMES = 40, 32
 _SIZES = (8, 16, 32, 64, 128, 256, 512)
 _METHODS = (
   *[('top_k', dict(entries=k)) for k in _SIZES],
   ('top_k', dict(entries=64, logprobs='float16')),
   *[('sampled', dict(draws=k)) for k in _SIZES],
+  *[('stratified', dict(entries=k - k // 4, draws=k // 4)) for k in _SIZES],
   ('nucleus', dict(mass=0.9, entries=256)),
   ('nucleus', dict(mass=0.98, entries=256)),
   ('hidden', dict(values='bfloat16')),
@@ -94,6 +97,19 @@ def _apart(found, exact):
   return norm(found - exact) / norm(exact)
 
 
+def _bytes(folder, manifest):
+  """Of all records, as if there were many: a file is filled up to 64 KiB."""
+  (facts,) = manifest['shards']
+  found = list(shards.records(folder, facts)) * _TIMES
+  with tempfile.TemporaryDirectory() as scratch:
+    many = shards.Shard(0, 1, 0, len(found))
+    writer = shards.Writer(scratch, many)
+    for record in found:
+      writer.write(record)
+    writer.finish({})
+    return os.path.getsize(many.path(scratch)) / _TIMES
+
+
 def main(gguf, workdir, out):
   """Measures, and writes results.json."""
   first = _config(gguf, workdir, base.cache_method('top_k'), out)
@@ -127,7 +143,7 @@ def main(gguf, workdir, out):
     results.append(
       {
         'method': spec.to_dict(),
-        'bytes_per_target': figures['bytes_per_target'],
+        'bytes_per_target': _bytes(folder, cache.manifest) / count,
         'entries_per_target': figures.get('entries_per_target'),
         'tail_mass': figures.get('tail_mass'),
         'loss': found / count,

@@ -82,14 +82,12 @@ def state(run: resolve.Run) -> update.TrainState:
 
 def unembeddings(run: resolve.Run) -> list[types.PyTree]:
   """The table of each teacher that its targets name, cut as `live` cuts it."""
-  found = []
+  found, vocab_size = [], run.student.config.vocab_size
   for params in teacher_params(run):
     table = params['embedding']
-    size = min(table.shape[0], run.student.config.vocab_size)
-    place = rules.table_sharding(run.mesh, size)
-    if size == table.shape[0] and table.sharding.mesh == run.mesh:
-      place = table.sharding
-    found.append(_array((size, table.shape[1]), table.dtype, place))
+    shape = min(table.shape[0], vocab_size), table.shape[1]
+    place = live.unembedding_place(table, vocab_size, run.mesh)
+    found.append(_array(shape, table.dtype, place))
   return found
 
 

@@ -59,6 +59,13 @@ def look(logits: Array) -> Blocks:
   return Blocks(logits, highest, top, mass, size)
 
 
+def without(blocks: Blocks, ids: Array) -> Blocks:
+  """Blocks in which the ids [T, K] are ruled out; they may not be all."""
+  rows = ids.shape[0]
+  flat = blocks.logits.reshape(rows, -1)[:, : blocks.vocab_size]
+  return look(flat.at[jnp.arange(rows)[:, None], ids].set(-jnp.inf))
+
+
 def most_likely(blocks: Blocks, size: int) -> tuple[Array, Array, Array]:
   """The `size` most likely ids of each row, and the log-mass of the others.
 

@@ -124,11 +124,12 @@ class Cache:
       counts = np.stack(
         [self._entries(r, r.counts, 0, np.float32) for r in found]
       )
-      return types.Sampled(ids, logprobs, counts / self.method.draws)
-    tail = np.zeros(ids.shape[:2], np.float32)
-    for row, values in zip(found, tail, strict=True):
-      values[row.counted] = row.tail_logprob
-    return types.TopK(ids, logprobs, tail)
+      weights = counts / self.method.draws
+      if self.method.exact:
+        tail = np.exp(_tails(found))[:, :, None]
+        weights = np.where(counts > 0, tail * weights, np.exp(logprobs))
+      return types.Sampled(ids, logprobs, weights)
+    return types.TopK(ids, logprobs, _tails(found))
 
   def row_of(self, batch: types.Batch, number: int) -> records.Row:
     """The targets of one of a batch's rows; raises as `read`."""
@@ -151,6 +152,14 @@ class Cache:
     whole = np.full((len(row.counted), self.most_entries), nothing, kind)
     whole[row.counted] = part
     return whole
+
+
+def _tails(found):
+  """Log-masses [b, L] of all other ids; 0 where nothing is known."""
+  tails = np.zeros((len(found), len(found[0].counted)), np.float32)
+  for row, values in zip(found, tails, strict=True):
+    values[row.counted] = row.tail_logprob
+  return tails
 
 
 def _hidden(found):

@@ -53,9 +53,8 @@ def make(
   ]
 
   unembeddings = [
-    _cut(_table(t.params, own, mesh), vocab_size, mesh) for t in teachers
+    _unembedding(t.params['embedding'], vocab_size, mesh) for t in teachers
   ]
-
   shares = [jnp.float32(t.share) for t in teachers]
 
   def targets(batch):
@@ -83,12 +82,31 @@ def make(
   return targets
 
 
-def _table(params, own, mesh):
+def unembedding_place(
+  table: types.Array, vocab_size: int, mesh: jax.sharding.Mesh
+) -> jax.sharding.NamedSharding:
+  """Where the embedding that targets name lies.
+
+  Args:
+    table: the teacher's embedding [V_t, D_t], which may be abstract.
+    vocab_size: V of the student: rows beyond it are cut off.
+    mesh: the one that targets lie on.
+  """
+  size = min(table.shape[0], vocab_size)
+  if size == table.shape[0] and table.sharding.mesh == mesh:
+    return table.sharding  # The teacher's own array.
+  return rules.table_sharding(mesh, size)
+
+
+def _unembedding(table, vocab_size, mesh):
   """The embedding, where the objective needs it."""
-  table = params['embedding']
-  if own == mesh:
+  place = unembedding_place(table, vocab_size, mesh)
+  rows = table.shape[0]
+  if table.sharding.mesh != mesh:
+    table = jax.device_put(table, rules.table_sharding(mesh, rows))
+  if rows <= vocab_size:
     return table
-  return jax.device_put(table, rules.table_sharding(mesh, table.shape[0]))
+  return jax.jit(lambda x: x[:vocab_size], out_shardings=place)(table)
 
 
 def _move(found, mesh):
@@ -100,13 +118,6 @@ def _move(found, mesh):
     )
     for hidden, shown in found
   ]
-
-
-def _cut(embedding, vocab_size, mesh):
-  if embedding.shape[0] <= vocab_size:
-    return embedding
-  sharding = rules.table_sharding(mesh, vocab_size)
-  return jax.jit(lambda x: x[:vocab_size], out_shardings=sharding)(embedding)
 
 
 def scorer(

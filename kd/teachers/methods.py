@@ -41,7 +41,7 @@ class Kept:
   Attributes:
     ids: int32 [T, K], rising; slots that are not used come last and hold -1.
     logprobs: float32 [T, K], of these ids.
-    counts: int32 [T, K], how often each was drawn.
+    counts: int32 [T, K], how often each was drawn; 0 if it was not by chance.
     tail_logprob: float32 [T], the log-mass of all other ids.
     hidden: [T, D].
   """
@@ -63,7 +63,7 @@ class Method:
     entries: K, the most ids of a token; 0: keeps hidden states.
     mass: of the most likely ids that are kept, if fewer than `entries` reach
       it; 1: always so many.
-    draws: how many ids are drawn of each token; 0: none is.
+    draws: how many ids are drawn of each token, of `entries`; 0: none is.
   """
 
   name: str
@@ -73,17 +73,20 @@ class Method:
   draws: int
 
   @property
-  def has_tail(self) -> bool:
-    return self.entries > 0 and not self.draws
+  def exact(self) -> int:
+    """How many of the most likely ids are kept, whatever is drawn."""
+    return self.entries - self.draws
 
   def keep(self, seen: Seen) -> Kept:
     """Chooses from what the teacher says; to be jitted."""
     if not self.entries:
       return Kept(None, None, None, None, seen.hidden)
-    if self.draws:
+    if not self.exact:
       ids, counts = blocks_lib.draw(seen.blocks, seen.keys, self.draws)
       return Kept(ids, _logprobs(seen.blocks, ids), counts, None, None)
     vocab_size = seen.blocks.vocab_size
+    if self.draws:
+      return self._keep_both(seen, min(self.exact, vocab_size - 1))
     size = min(self.entries, vocab_size)
     ids, found, tail = blocks_lib.most_likely(seen.blocks, size)
     if self.mass < 1:
@@ -93,11 +96,29 @@ class Method:
       rest = jax.nn.logsumexp(jnp.where(kept, -jnp.inf, found), axis=1)
       tail = jnp.logaddexp(tail, rest)
       ids = jnp.where(kept, ids, -1)
-    order = jnp.argsort(jnp.where(ids < 0, vocab_size, ids), axis=1)
+    order = _rising(ids)
     ids = jnp.take_along_axis(ids, order, axis=1)
     found = jnp.take_along_axis(found, order, axis=1)
     found = jnp.where(ids < 0, -jnp.inf, found)
     return Kept(ids, found, None, tail, None)
+
+  def _keep_both(self, seen, size):
+    """The most likely ids, and draws from the others."""
+    likely, _, tail = blocks_lib.most_likely(seen.blocks, size)
+    others = blocks_lib.without(seen.blocks, likely)
+    drawn, counts = blocks_lib.draw(others, seen.keys, self.draws)
+    ids = jnp.concatenate([likely, drawn], axis=1)
+    counts = jnp.concatenate([jnp.zeros_like(likely), counts], axis=1)
+    order = _rising(ids)
+    ids = jnp.take_along_axis(ids, order, axis=1)
+    counts = jnp.take_along_axis(counts, order, axis=1)
+    return Kept(ids, _logprobs(seen.blocks, ids), counts, tail, None)
+
+
+def _rising(ids):
+  """The order of ids [T, K] in which those below 0 come last."""
+  last = jnp.iinfo(ids.dtype).max
+  return jnp.argsort(jnp.where(ids < 0, last, ids), axis=1)
 
 
 def _logprobs(blocks, ids):
@@ -112,16 +133,16 @@ def _check_choice(field, found, legal):
     raise errors.unknown(field, 'type', found, legal)
 
 
-def _check_entries(found):
-  if not 1 <= found <= 65535:
-    raise errors.ConfigError('entries', f'found {found}', legal='1 to 65535')
+def _check_count(field, found):
+  if not 1 <= found <= 32767:
+    raise errors.ConfigError(field, f'found {found}', legal='1 to 32767')
 
 
 @METHODS.register('top_k')
 def _top_k(*, entries, logprobs):
   """The most likely ids, and the mass of all others as one number."""
   _check_choice('logprobs', logprobs, LOGPROBS)
-  _check_entries(entries)
+  _check_count('entries', entries)
   return Method('top_k', logprobs, entries, 1.0, 0)
 
 
@@ -129,7 +150,7 @@ def _top_k(*, entries, logprobs):
 def _nucleus(*, mass, entries, logprobs):
   """The fewest ids with that mass, `entries` at most (arXiv 1904.09751)."""
   _check_choice('logprobs', logprobs, LOGPROBS)
-  _check_entries(entries)
+  _check_count('entries', entries)
   if not 0 < mass < 1:
     raise errors.ConfigError('mass', f'found {mass}', legal='above 0, below 1')
   return Method('nucleus', logprobs, entries, mass, 0)
@@ -139,9 +160,21 @@ def _nucleus(*, mass, entries, logprobs):
 def _sampled(*, draws, logprobs):
   """Ids drawn with replacement and how often each was (arXiv 2503.16870)."""
   _check_choice('logprobs', logprobs, LOGPROBS)
-  if not 1 <= draws <= 65535:
-    raise errors.ConfigError('draws', f'found {draws}', legal='1 to 65535')
+  _check_count('draws', draws)
   return Method('sampled', logprobs, draws, 1.0, draws)
+
+
+@METHODS.register('stratified')
+def _stratified(*, entries, draws, logprobs):
+  """The most likely ids as they are, and ids drawn from the others.
+
+  Unbiased as drawn ids are, and with far less noise: of the mass that is kept
+  chance has nothing to say.
+  """
+  _check_choice('logprobs', logprobs, LOGPROBS)
+  _check_count('entries', entries)
+  _check_count('draws', draws)
+  return Method('stratified', logprobs, entries + draws, 1.0, draws)
 
 
 @METHODS.register('hidden')

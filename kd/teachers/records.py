@@ -8,10 +8,11 @@ All numbers are little-endian; n positions count, with E entries in all.
   n x float16  log-probability of the true next token
   n x float32  log-normaliser of the teacher's logits
   entries:     n x uint16 entries of each position; n x float16 log-mass of all
-               other ids (not of drawn ids); n x float16 lowest log-probability
-               (of 8-bit ones); E ids less the one before, see codes.pack_ids;
-               E x uint8 codes or float16 log-probabilities; E x uint8 how often
-               each was drawn, uint16 from 256 draws on (of drawn ids alone)
+               but the most likely ids (if these are kept); n x float16 lowest
+               log-probability (of 8-bit ones); E ids less the one before, see
+               codes.pack_ids; E x uint8 codes or float16 log-probabilities;
+               E x uint8 how often each was drawn, uint16 from 256 draws on (if
+               any is)
   hidden:      n x float16 entropy; n x D bfloat16, or n x float32 steps and
                n x D int8
   uint32       CRC-32 of all before
@@ -54,7 +55,8 @@ class Row:
     entries: int32 [n], how many ids each position has; None with hidden.
     ids: uint32 [E], rising within a position, or None.
     logprobs: float32 [E], of these ids, or None.
-    counts: int32 [E], how often each was drawn, or None.
+    counts: int32 [E], how often each was drawn, 0 if it was not by chance, or
+      None.
     tail_logprob: float32 [n], log-mass of all other ids, or None.
     entropy: float32 [n], nats, with hidden; else None.
     hidden: bfloat16 or float32 [n, D], or None.
@@ -108,7 +110,7 @@ def _half(x):
 
 def _encode_entries(row, method, vocab_size):
   yield row.entries.astype('<u2').tobytes()
-  if method.has_tail:
+  if method.exact:
     yield _half(row.tail_logprob)
   logprobs = np.maximum(row.logprobs, _LEAST)
   gaps = codes.gaps(row.ids, row.entries)
@@ -198,7 +200,7 @@ def _decode_entries(reader, method, vocab_size, n):
   entries = reader.take('<u2', n).astype(np.int32)
   total = int(entries.sum())
   tail = counts = lowest = None
-  if method.has_tail:
+  if method.exact:
     tail = reader.take('<f2', n).astype(np.float32)
   if method.stored_as == 'uint8':
     lowest = reader.take('<f2', n).astype(np.float32)
@@ -210,10 +212,11 @@ def _decode_entries(reader, method, vocab_size, n):
     logprobs = codes.decode(reader.take('u1', total), each)
   else:
     logprobs = reader.take('<f2', total).astype(np.float32)
-  if method.has_tail:
-    logprobs, tail = _normalize(logprobs, entries, tail)
   if method.draws:
     counts = reader.take(_count_type(method), total).astype(np.int32)
+  if method.exact:
+    kept = np.ones(total, bool) if counts is None else counts == 0
+    logprobs, tail = _normalize(logprobs, kept, entries, tail)
   return dict(
     entries=entries,
     ids=ids,
@@ -223,14 +226,14 @@ def _decode_entries(reader, method, vocab_size, n):
   )
 
 
-def _normalize(logprobs, entries, tail):
+def _normalize(logprobs, kept, entries, tail):
   """Kept ids and the tail, made to sum to 1."""
   if not len(logprobs):
     return logprobs, tail
   starts = np.cumsum(entries) - entries
-  kept = np.add.reduceat(np.exp(logprobs.astype(np.float64)), starts)
-  log_sum = np.log(kept + np.exp(tail.astype(np.float64))).astype(np.float32)
-  return logprobs - np.repeat(log_sum, entries), tail - log_sum
+  mass = np.add.reduceat(kept * np.exp(logprobs.astype(np.float64)), starts)
+  log_sum = np.log(mass + np.exp(tail.astype(np.float64))).astype(np.float32)
+  return logprobs - kept * np.repeat(log_sum, entries), tail - log_sum
 
 
 def _decode_hidden(reader, method, n, size):

@@ -94,7 +94,11 @@ def entropy(row: records.Row) -> np.ndarray:
     return row.entropy
   if row.counts is not None:
     draws = np.repeat(_by_position(row, row.counts), row.entries)
-    return -row.logprobs * row.counts / draws
+    share = row.counts / draws
+    if row.tail_logprob is not None:
+      tail = np.repeat(np.exp(row.tail_logprob), row.entries)
+      share = np.where(row.counts > 0, share * tail, np.exp(row.logprobs))
+    return -row.logprobs * share
   kept = _by_position(row, np.exp(row.logprobs) * row.logprobs)
   tail = np.maximum(row.tail_logprob, -1e9)
   return -(kept + np.exp(tail) * tail)

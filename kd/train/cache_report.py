@@ -92,7 +92,7 @@ def measure(
   }
   if method.entries:
     found['entries_per_target'] = total('entries') / positions
-  if method.has_tail:
+  if method.exact:
     found['tail_mass'] = total('tail_mass') / positions
   return found
 

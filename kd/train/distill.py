@@ -1,6 +1,6 @@
 """Training a student from a teacher, with what it is compared to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import dataclasses
 import functools
 import hashlib
@@ -238,7 +238,9 @@ def _dropped(run):
   return shortening.build(spec, 'data.rationale', run.config.steps)
 
 
-def training_rows(run: resolve.Run, data: Data):
+def training_rows(
+  run: resolve.Run, data: Data
+) -> Callable[[int, Iterable[int]], types.Batch]:
   """The training rows by step."""
   config = run.config
   rows = rows_lib.Rows(

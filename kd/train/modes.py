@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import json
 import os
 
@@ -21,7 +22,9 @@ from kd.train import cache as cache_lib
 from kd.train import distill
 from kd.train import lock
 from kd.train import outputs
+from kd.train import reason as reason_lib
 from kd.train import resolve
+from kd.train import samplers
 from kd.train import search as search_lib
 from kd.train import workdirs
 
@@ -175,6 +178,13 @@ def search(config: ml_collections.ConfigDict, workdir: str) -> None:
   search_lib.search(_open_alone(config, workdir, 'search'), workdir, say)
 
 
+def reason(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Samples worked solutions of the problems of `reasoning`."""
+  run = _open_alone(config, workdir, 'reason')
+  make_sampler = functools.partial(samplers.make, run)
+  reason_lib.reason(run, workdir, make_sampler, say)
+
+
 def cache(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Writes a teacher's targets, or reports on those that are there."""
   if config.teacher.source == 'cached':
@@ -197,5 +207,6 @@ MODES: dict[str, Callable[[ml_collections.ConfigDict, str], None]] = {
   'eval': evaluate,
   'generate': generate,
   'search': search,
+  'reason': reason,
   'export': export,
 }
