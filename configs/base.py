@@ -322,6 +322,21 @@ def get_config() -> ml_collections.ConfigDict:
   c.generate = ml_collections.ConfigDict()  # --mode=generate
   c.generate.prompts = ''  # JSON lines: {"prompt": ...} or {"messages": [...]}
   c.generate.output = ''  # '': <workdir>/completions.jsonl
+  c.generate.temperature = 0.0  # of the softmax, >= 0; 0: the most likely id
+  c.generate.top_k = 0  # draw from so many likely ids, >= 0; 0: all
+  c.generate.top_p = 1.0  # from the likeliest ids with this mass, (0, 1]
+  # no ids below this share of the likeliest one's probability, [0, 1)
+  c.generate.min_p = 0.0
+  # > 0; above 1, ids that prompt or answer hold are less likely
+  c.generate.repetition_penalty = 1.0
+  c.generate.stop_strings = ()  # texts that end an answer, and are cut off
+  c.generate.samples = 1  # answers to each prompt, > 0
+  c.generate.seed = 0  # of what is drawn, >= 0
+  c.generate.max_new_tokens = 128  # of an answer, > 0; a longer one is cut
+  # answers that grow at a time, > 0; the devices of mesh.data x mesh.fsdp divide
+  # it
+  c.generate.batch_size = 8
+  c.generate.logprobs = False  # also write ids and their log-probabilities
 
   c.reasoning = thoughts.chains()  # --mode=reason: fields in thoughts.py
 

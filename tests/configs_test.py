@@ -121,6 +121,10 @@ def _quickstart(**changes):
     ('data.template', 'gemini', ('data.template', "'gemma'")),
     ('data.tokenizer', 'byte', ('data.tokenizer', "'bytes'")),
     ('data.examples', 0, ('data.examples',)),
+    ('data.rationale.dropped', -1.0, ('data.rationale.dropped', '0 to 1')),
+    ('reasoning.keep', 'vote', ('reasoning.keep', "'voted'")),
+    ('reasoning.top_p', 0.0, ('reasoning.top_p', '(0, 1]')),
+    ('reasoning.form', 'Q:', ('reasoning.form', "'{question}'")),
     (
       'optimizer.micro_batches',
       3,

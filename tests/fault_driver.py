@@ -153,6 +153,7 @@ def count_collectives(file):
   _wrap('kd.partitioning.processes:from_first', lambda: tell('from_first'))
   # Else what was called before is called again without Python.
   pjit._get_fastpath_data = lambda *args, **kwargs: None
+  pxla.MeshExecutable.create_cpp_call = lambda *args: None
   call = pxla.ExecuteReplicated.__call__
 
   def counted(self, *args):

@@ -12,7 +12,7 @@ import pytest
 from kd.train import lock
 from tests import fault_chains
 
-_GENERATE = 'kd.sampling.decode:Decoder.generate'
+_GENERATE = 'kd.sampling.engine:Engine.generate'
 _ABSORB = 'kd.train.window:Window.add'
 _READ = 'kd.input_pipeline.packing:from_bytes'
 

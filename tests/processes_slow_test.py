@@ -48,7 +48,7 @@ class _Run:
     self, forks, folder, name, count, *changes, sleeps=None, devices=1
   ):
     self.workdir, self.reads = f'{folder}/{name}', f'{folder}/{name}.reads'
-    self.meetings = f'{folder}/{name}.meetings'
+    self._meetings = f'{folder}/{name}.meetings'
     arguments = [
       *_CONFIG,
       f'--config.data.folder={folder}/rows',
@@ -63,7 +63,7 @@ class _Run:
     flag = f'--xla_force_host_platform_device_count={devices}'
     faults = {
       'watch_reader': {'file': self.reads, 'sleeps': sleeps or {}},
-      'count_collectives': {'file': self.meetings},
+      'count_collectives': {'file': self._meetings},
     }
     self.processes = [
       forks.start(
@@ -79,6 +79,11 @@ class _Run:
     """What a process has written to 'out' or 'err'."""
     with open(f'{self.workdir}.{index}.{stream}') as f:
       return f.read()
+
+  def meetings(self, index):
+    """Where a process has met the others, in order."""
+    with open(f'{self._meetings}.{index}') as f:
+      return f.read().splitlines()
 
   def wait_for(self, words):
     """Until process 0 has said that."""
@@ -145,9 +150,9 @@ def test_two_read_their_own_rows_and_wait_for_a_slow_one(start, alone):
     assert len(read) >= 6
     assert all(found == numbers for _, *found in read)
   # The last batch to evaluate has a row on process 0 alone.
-  met = [open(f'{run.meetings}.{i}').read().splitlines() for i in (0, 1)]
-  assert met[0] == met[1]
-  assert met[0].count('jit_update') == 6 and 'from_first' in met[0], met[0]
+  met = run.meetings(0)
+  assert met == run.meetings(1)
+  assert met.count('jit(update)') == 6 and 'from_first' in met, met
 
 
 def test_four_change_nothing(start, alone):

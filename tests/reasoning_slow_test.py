@@ -82,7 +82,7 @@ def test_traces_are_right_and_counted(straight):
 def test_a_killed_run_ends_with_the_same_files(straight, tmp_path):
   process = command.start(_arguments(tmp_path))
   samples = tmp_path / 'traces' / 'samples.jsonl'
-  end = time.monotonic() + 200
+  end = time.monotonic() + 900
   while not (samples.exists() and samples.read_bytes().count(b'\n')):
     assert process.poll() is None and time.monotonic() < end
     time.sleep(0.02)

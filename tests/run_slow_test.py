@@ -154,7 +154,7 @@ def test_export_evaluates_and_answers_as_the_run_does(folder, straight):
   code, out, err = command.run(ask)
   assert code == 0 and '3/3' in out, err
   first = answers.read_text()
-  assert len({json.loads(x)['completion'] for x in first.splitlines()}) == 1
+  assert len({str(json.loads(x)['samples']) for x in first.splitlines()}) == 1
   answers.write_text(''.join(first.splitlines(True)[:2]))
   code, _, err = command.run(ask)
   assert code == 0 and answers.read_text() == first, err

@@ -32,7 +32,7 @@ def _arguments(folder, data, *more):
 
 @pytest.fixture(scope='module')
 def questions(tmp_path_factory):
-  """GSM8K's problem takes any line for a thought: trees of some depth."""
+  """GSM8K's problem takes any line for a thought."""
   path = tmp_path_factory.mktemp('data') / 'questions.jsonl'
   lines = [{'question': q, 'answer': '#### 7'} for q in _QUESTIONS]
   path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
@@ -45,7 +45,7 @@ def questions(tmp_path_factory):
     '--config.search.max_new_tokens=24',
     '--config.search.temperature=1.0',
     '--config.search.max_calls=14',
-    '--config.search.together=2',
+    '--config.search.together=1',
   )
   return lambda folder: _arguments(folder, path, *more)
 
@@ -62,17 +62,17 @@ def _files(folder):
 
 def test_a_killed_search_comes_to_the_same_trees(questions, tmp_path):
   running = command.start(questions(tmp_path / 'killed'))
-  code, out, err = command.run(questions(tmp_path / 'whole'))
-  assert code == 0, err
   calls = tmp_path / 'killed' / 'search' / 'calls.jsonl'
-  for _ in range(3000):
+  for _ in range(30_000):
     if calls.exists() and calls.stat().st_size:
       break
     assert running.poll() is None, command.finish(running)
-    time.sleep(0.02)
+    time.sleep(0.01)
   running.send_signal(signal.SIGKILL)
-  command.finish(running)
+  assert command.finish(running)[0] == -signal.SIGKILL
   code, again, err = command.run(questions(tmp_path / 'killed'))
+  assert code == 0, err
+  code, out, err = command.run(questions(tmp_path / 'whole'))
   assert code == 0, err
   whole = _files(tmp_path / 'whole' / 'search')
   assert _files(tmp_path / 'killed' / 'search') == whole
@@ -89,7 +89,7 @@ def test_a_killed_search_comes_to_the_same_trees(questions, tmp_path):
   ]
   assert summary['calls'] == sum(t['spent']['calls'] for t in trees)
   assert all(0 < t['spent']['calls'] <= 14 for t in trees)
-  assert max(n['depth'] for t in trees for n in t['nodes']) > 1
+  assert any(len(t['nodes']) > 1 for t in trees)
 
 
 def test_what_a_real_model_writes_ends_nothing(tmp_path):
@@ -109,7 +109,8 @@ def test_what_a_real_model_writes_ends_nothing(tmp_path):
   with open(tmp_path / 'run' / 'search' / 'summary.json') as f:
     summary = json.load(f)
   assert sum(summary['faults'].values()) >= summary['calls'] > 0
-  assert f'{summary["faults"]["no_parse"]} no_parse' in out
+  for kind, count in summary['faults'].items():
+    assert f'{count} {kind}' in out
 
 
 def test_refused_with_the_fields_name(tmp_path):

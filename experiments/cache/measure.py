@@ -14,6 +14,7 @@ import tempfile
 
 import jax
 import jax.numpy as jnp
+import matplotlib.figure
 
 from configs import base
 from configs import gemma3_270m_gsm8k
@@ -110,8 +111,51 @@ def _bytes(folder, manifest):
     return os.path.getsize(many.path(scratch)) / _TIMES
 
 
+def _draw(results, path):
+  """Bytes against what they leave of the loss and of its gradient."""
+  figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout='constrained')
+  axes = figure.subplots(1, 2)
+  by_name = {}
+  for one in results:
+    key = one['method']['name']
+    if key == 'hidden' or one['method'].get('logprobs') == 'float16':
+      continue
+    by_name.setdefault(key, []).append(one)
+  for name, found in by_name.items():
+    size = [one['bytes_per_target'] for one in found]
+    for axis, field in zip(axes, ('loss_bias', 'gradient_error'), strict=True):
+      values = [100 * abs(one[field]) for one in found]
+      axis.plot(size, values, marker='o', label=name)
+  titles = 'forward KL, away from the whole', 'its gradient, error'
+  for axis, title in zip(axes, titles, strict=True):
+    axis.set(xscale='log', yscale='log', xlabel='bytes a target', title=title)
+    axis.set_ylabel('%')
+    axis.grid(alpha=0.3)
+  axes[0].legend()
+  figure.savefig(path, dpi=120)
+
+
+def _table(results):
+  """A Markdown table."""
+  lines = [
+    '| method | ids a target | bytes a target | loss, % | gradient, % |',
+    '| --- | ---: | ---: | ---: | ---: |',
+  ]
+  for one in results:
+    method = dict(one['method'])
+    name = method.pop('name')
+    what = ', '.join(f'{k} {v}' for k, v in method.items() if v != 'uint8')
+    ids = one['entries_per_target']
+    lines.append(
+      f'| {name}: {what} | {"-" if ids is None else f"{ids:.1f}"} | '
+      f'{one["bytes_per_target"]:.1f} | {100 * one["loss_bias"]:+.2f} | '
+      f'{100 * one["gradient_error"]:.2f} |'
+    )
+  return '\n'.join(lines)
+
+
 def main(gguf, workdir, out):
-  """Measures, and writes results.json."""
+  """Measures, and writes results.json, result.png and a table beside this."""
   first = _config(gguf, workdir, base.cache_method('top_k'), out)
   run = resolve.resolve(first, jax.devices())
   parts = distill.prepare_rows(run, print)
@@ -152,10 +196,13 @@ def main(gguf, workdir, out):
       }
     )
     print(json.dumps(results[-1]), flush=True)
+  here = os.path.dirname(os.path.abspath(__file__))
   run_info.write_json(
-    os.path.join(out, 'results.json'),
+    os.path.join(here, 'results.json'),
     {'targets': count, 'loss': loss / count, 'methods': results},
   )
+  _draw(results, os.path.join(here, 'result.png'))
+  print(_table(results), flush=True)
 
 
 if __name__ == '__main__':

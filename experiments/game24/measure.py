@@ -2,10 +2,10 @@
 
   python -m experiments.game24.measure RUNS
 
-RUNS holds their workdirs, trace-0, answer-0, trace-1 and so on. For each, one
-line of measures goes to RUNS/measures.jsonl as soon as it is known, and a
-student that has its line is not asked again; in the end results.json and
-result.png are written beside this file.
+RUNS holds their workdirs, trace-0, answer-0, trace-1 and so on. Each measure of
+each student goes to RUNS/measures.jsonl as soon as it is known, and is not
+taken again; after each of them results.json and result.png are written beside
+this file, of what is known so far.
 """
 
 import glob
@@ -81,24 +81,20 @@ def _verified(puzzles, answers):
   }
 
 
-def measure(kind, workdir):
-  """The measures of one student."""
+def measure(kind, workdir, way):
+  """One measure of one student."""
   config = _config(kind, workdir)
+  if way == SEARCHED:
+    modes.MODES['search'](config, f'{workdir}-search')
+    path = os.path.join(f'{workdir}-search', 'search', search.SUMMARY)
+    with open(path, encoding='utf-8') as f:
+      return json.load(f)
   run = resolve.resolve(config, jax.devices())
   puzzles = problems.instances(
     SOURCE, '', configs.PUZZLES - configs.HARDEST, configs.HARDEST
   )
-  found = {
-    ONCE: _verified(puzzles, _ask(run, puzzles, 1, 0.0)),
-    SAMPLED: _verified(puzzles, _ask(run, puzzles, SAMPLES[kind], 1.0)),
-  }
-  if kind == 'trace':
-    # A student of answers alone knows of no steps that could be searched.
-    modes.MODES['search'](config, f'{workdir}-search')
-    folder = os.path.join(f'{workdir}-search', 'search')
-    with open(os.path.join(folder, search.SUMMARY), encoding='utf-8') as f:
-      found[SEARCHED] = json.load(f)
-  return found
+  samples, temperature = (1, 0.0) if way == ONCE else (SAMPLES[kind], 1.0)
+  return _verified(puzzles, _ask(run, puzzles, samples, temperature))
 
 
 def draw(results, path):
@@ -107,28 +103,27 @@ def draw(results, path):
   from matplotlib import pyplot
 
   figure, axis = pyplot.subplots(figsize=(6.4, 3.4))
-  bars = [
-    (kind, way)
-    for kind in ('answer', 'trace')
-    for way in (ONCE, SAMPLED, SEARCHED)
-    if any(way in found for found in results[kind].values())
-  ]
   colours = {'answer': 'tab:orange', 'trace': 'tab:blue'}
-  for x, (kind, way) in enumerate(bars):
-    values = [found[way]['solved'] for found in results[kind].values()]
-    calls = [found[way]['calls'] for found in results[kind].values()]
-    axis.bar(x, np.mean(values), color=colours[kind], width=0.6)
-    axis.plot([x] * len(values), values, 'k.', markersize=5)
-    axis.annotate(
-      f'{np.mean(calls) / configs.HARDEST:.0f} calls',
-      (x, max(values)),
-      xytext=(0, 4),
-      textcoords='offset points',
-      ha='center',
-      fontsize=8,
-    )
-  names = [f'{kind}s\n{way}' for kind, way in bars]
-  axis.set_xticks(range(len(bars)), names, fontsize=8)
+  names = []
+  for kind, seeds in sorted(results.items()):
+    for way in (ONCE, SAMPLED, SEARCHED):
+      found = [each[way] for each in seeds.values() if way in each]
+      if not found:
+        continue
+      x, values = len(names), [each['solved'] for each in found]
+      calls = np.mean([each['calls'] for each in found]) / configs.HARDEST
+      names.append(f'{kind}s\n{way}')
+      axis.bar(x, np.mean(values), color=colours[kind], width=0.6)
+      axis.plot([x] * len(values), values, 'k.', markersize=5)
+      axis.annotate(
+        f'{calls:.0f} calls a puzzle',
+        (x, max(values)),
+        xytext=(0, 6),
+        textcoords='offset points',
+        ha='center',
+        fontsize=8,
+      )
+  axis.set_xticks(range(len(names)), names, fontsize=8)
   axis.set_ylabel(f'solved of the hardest {configs.HARDEST}')
   axis.margins(y=0.15)
   figure.tight_layout()
@@ -137,24 +132,35 @@ def draw(results, path):
 
 def main(runs):
   path = os.path.join(runs, 'measures.jsonl')
-  known = {}
+  results = {}
   if os.path.exists(path):
     with open(path, encoding='utf-8') as f:
-      known = {tuple(x['of']): x['found'] for x in map(json.loads, f)}
-  for workdir in sorted(glob.glob(os.path.join(runs, '*-[0-9]'))):
-    kind, _, seed = os.path.basename(workdir).partition('-')
-    if (kind, seed) in known:
-      continue
-    known[kind, seed] = measure(kind, workdir)
-    with open(path, 'a', encoding='utf-8') as f:
-      line = {'of': (kind, seed), 'found': known[kind, seed]}
-      f.write(json.dumps(line) + '\n')
-  results = {}
-  for (kind, seed), found in sorted(known.items()):
-    results.setdefault(kind, {})[seed] = found
-  folder = os.path.dirname(os.path.abspath(__file__))
-  run_info.write_json(os.path.join(folder, 'results.json'), results)
-  draw(results, os.path.join(folder, 'result.png'))
+      for record in map(json.loads, f):
+        _add(results, record)
+  finished = sorted(
+    os.path.basename(os.path.dirname(report))
+    for report in glob.glob(os.path.join(runs, '*-[0-9]', 'report.md'))
+  )
+  for way in (ONCE, SEARCHED, SAMPLED):
+    for name in finished:
+      kind, _, seed = name.partition('-')
+      known = way in results.get(kind, {}).get(seed, {})
+      # A student of answers alone knows of no steps that could be searched.
+      if known or (kind, way) == ('answer', SEARCHED):
+        continue
+      found = measure(kind, os.path.join(runs, name), way)
+      record = {'kind': kind, 'seed': seed, 'way': way, 'found': found}
+      with open(path, 'a', encoding='utf-8') as f:
+        f.write(json.dumps(record) + '\n')
+      _add(results, record)
+      folder = os.path.dirname(os.path.abspath(__file__))
+      run_info.write_json(os.path.join(folder, 'results.json'), results)
+      draw(results, os.path.join(folder, 'result.png'))
+
+
+def _add(results, record):
+  seeds = results.setdefault(record['kind'], {})
+  seeds.setdefault(record['seed'], {})[record['way']] = record['found']
 
 
 if __name__ == '__main__':

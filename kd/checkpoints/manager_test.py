@@ -1,7 +1,9 @@
 """Training state on disk: what stays, what comes back, what is refused."""
 
+import itertools
 import os
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +100,12 @@ def test_what_a_killed_save_left_is_cleared_and_its_step_saved(tmp_path):
   assert saving.latest_step() == 2
   saving.close()
   assert not left.exists()
+
+
+def test_a_clock_that_jumps_fails_no_save(tmp_path, monkeypatch):
+  now, hours = time.time, itertools.cycle((0, 1))
+  monkeypatch.setattr(time, 'time', lambda: now() + 3600 * next(hours))
+  assert _save(tmp_path, [1]).latest_step() == 1
 
 
 def test_a_failed_save_names_folder_and_step(tmp_path):

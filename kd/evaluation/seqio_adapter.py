@@ -8,7 +8,7 @@ import numpy as np
 
 from kd.core import errors
 from kd.core import quiet
-from kd.sampling import decode
+from kd.sampling import requests
 
 Example = Mapping[str, Any]
 
@@ -18,7 +18,7 @@ def score(
   module: str,
   examples: Sequence[Example],
   texts: Sequence[str],
-  completions: Sequence[decode.Completion],
+  samples: Sequence[requests.Sample],
 ) -> dict[str, float]:
   """Scores answers with a task's own postprocessor and metric functions.
 
@@ -27,7 +27,7 @@ def score(
     module: the module that declares it, e.g. 'data.mixtures'.
     examples: with `targets` and whatever else the postprocessor reads.
     texts: the answers, decoded.
-    completions: what each text was decoded from.
+    samples: the answers as they were generated.
 
   Returns:
     The metrics by name; `truncated`, the share of answers that the token limit
@@ -36,15 +36,15 @@ def score(
 
   Raises:
     ConfigError: no such module or task, or the task has no metric functions.
-    ValueError: numbers of examples, texts and completions differ, there are
+    ValueError: numbers of examples, texts and samples differ, there are
       none, or a metric is no number.
   """
-  _check_lengths(examples, texts, completions)
+  _check_lengths(examples, texts, samples)
   task = _task(task_name, module)
   metrics = _metrics(task, *_postprocess(task, examples, texts))
   ends = {
-    'truncated': np.mean([c.truncated for c in completions]),
-    'too_long': np.mean([c.too_long for c in completions]),
+    'truncated': np.mean([sample.finish == 'length' for sample in samples]),
+    'too_long': np.mean([sample.finish == 'too_long' for sample in samples]),
   }
   return metrics | {name: float(share) for name, share in ends.items()}
 
@@ -85,7 +85,7 @@ def _check_lengths(*columns) -> None:
   lengths = [len(c) for c in columns]
   if len(set(lengths)) != 1 or not lengths[0]:
     raise ValueError(
-      f'found {lengths} examples, texts and completions: as many of each are'
+      f'found {lengths} examples, texts and samples: as many of each are'
       ' needed, and one at least'
     )
 

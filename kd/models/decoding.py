@@ -32,7 +32,8 @@ class Weights:
 
   Attributes:
     embedding: [V, D].
-    layers: the parameters of each of the S layers.
+    layers: the parameters of each of the S layers, those of MLPs turned: the
+      axis that products sum over comes last, see products.project.
     final_norm: those of the last norm.
   """
 
@@ -50,9 +51,11 @@ def weights(model: gemma3.Gemma3, params: PyTree) -> Weights:
   c = model.config
 
   def cast(path, leaf):
-    return leaf if path[-1].key == 'scale' else leaf.astype(model.dtype)
+    if path[-1].key == 'scale':
+      return leaf
+    return _turned(leaf.astype(model.dtype))
 
-  params = jax.tree_util.tree_map_with_path(cast, params)
+  embedding = params['embedding'].astype(model.dtype)
   found = []
   for i in range(c.num_layers):
     group, place = divmod(i, c.scan_period)
@@ -61,7 +64,12 @@ def weights(model: gemma3.Gemma3, params: PyTree) -> Weights:
       found.append(jax.tree.map(lambda x, n=group: x[n], stacked))
     else:
       found.append(params['remainder'][f'layer_{place}'])
-  return Weights(params['embedding'], tuple(found), params['final_norm'])
+  turned = jax.tree_util.tree_map_with_path(cast, tuple(found))
+  return Weights(embedding, turned, params['final_norm'])
+
+
+def _turned(leaf: Array) -> Array:
+  return leaf.T if leaf.ndim == 2 else leaf
 
 
 def empty(model: gemma3.Gemma3, batch: int, slots: int) -> Cache:
@@ -182,15 +190,14 @@ def extend(
   x = gemma3.embed(held.embedding, ids[:, None], model.dtype)
   angles = layers.angles(c, positions)
   updated = []
-  for kind, params, pair in zip(c.layer_kinds, held.layers, cache, strict=True):
+  turned_back = jax.tree.map(_turned, held.layers)
+  for kind, params, pair in zip(c.layer_kinds, turned_back, cache, strict=True):
     slots = pair[0].shape[1]
     seen = _positions(positions, slots)[:, None, :] >= 0
     x, pair, _ = layers.Layer(c, False, attention.XLA).apply(
       {'params': params}, x, angles[kind], seen, pair, positions % slots
     )
-    updated.append(
-      tuple(rules.constrain(array, _CACHE_AXES) for array in pair)
-    )
+    updated.append(tuple(rules.constrain(array, _CACHE_AXES) for array in pair))
   norm = layers.RMSNorm(c.norm_epsilon, 'norm')
   x = norm.apply({'params': held.final_norm}, x)
   return x[:, 0], tuple(updated)

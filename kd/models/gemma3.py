@@ -85,22 +85,21 @@ class _Layers(nn.Module):
   kernel: str
 
   @nn.compact
-  def __call__(self, x, angles, seen, slots, caches):
+  def __call__(self, x, angles, seen):
     layer = layers.Layer
     if self.remat != 'none':
       layer = nn.remat(layer, policy=REMAT_POLICIES[self.remat])
-    updated, hidden, heads = [], {}, {}
+    hidden, heads = {}, {}
     for i, kind in enumerate(self.kinds):
       shows = i in self.tapped.attention
-      x, cache, read = layer(
-        self.config, shows, self.kernel, name=f'layer_{i}'
-      )(x, angles[kind], seen[kind], caches[i], slots)
-      updated.append(cache)
+      x, _, read = layer(self.config, shows, self.kernel, name=f'layer_{i}')(
+        x, angles[kind], seen[kind], None, None
+      )
       if i in self.tapped.hidden:
         hidden[i] = (x,)
       if shows:
         heads[i] = read
-    return x, (tuple(updated), (hidden, heads))
+    return x, (hidden, heads)
 
 
 class Gemma3(nn.Module):
@@ -119,24 +118,21 @@ class Gemma3(nn.Module):
   remat: str
   kernel: str = attention.XLA
 
-  def __call__(self, tokens, positions, segment_ids, cache=None):
+  def __call__(self, tokens, positions, segment_ids):
     """Runs the transformer.
 
     Args:
       tokens: int32 [B, L].
       positions: int32 [B, L], from 0 in each segment.
       segment_ids: int32 [B, L]; attention stays within equal ids, 0 is padding.
-      cache: None, or the kv_cache.Cache of these rows' earlier positions; a
-        position is written to the slot of its number.
 
     Returns:
-      [B, L, D], hidden states after the final norm, and the updated cache.
+      [B, L, D], hidden states after the final norm, and Taps of nothing.
     """
-    x, cache, _ = self.run(tokens, positions, segment_ids, cache, _NOTHING)
-    return x, cache
+    return self.run(tokens, positions, segment_ids, _NOTHING)
 
   @nn.compact
-  def run(self, tokens, positions, segment_ids, cache, spec):
+  def run(self, tokens, positions, segment_ids, spec):
     """As __call__, and returns the Taps of `spec` too."""
     c = self.config
     embedding = self.param(
@@ -148,38 +144,23 @@ class Gemma3(nn.Module):
       jnp.float32,
     )
     x = embed(embedding, tokens, self.dtype)
-    if cache is not None:
-      rows = jnp.arange(tokens.shape[0])[:, None]
-      cache = cache.replace(
-        positions=cache.positions.at[rows, positions].set(positions),
-        segment_ids=cache.segment_ids.at[rows, positions].set(segment_ids),
-      )
-    seen = self._seen(visibility.Places(positions, segment_ids), cache)
-    angles = layers.angles(c, positions)
-    x, cache, shown = self._run_layers(x, angles, seen, positions, cache, spec)
-    x = layers.RMSNorm(c.norm_epsilon, 'norm', name='final_norm')(x)
-    return x, cache, shown
-
-  def _seen(self, places, cache):
-    """By kind of layer, what queries see; see layers.Attention."""
-    windows = {
-      gemma3_config.LOCAL: self.config.window,
-      gemma3_config.GLOBAL: None,
+    places = visibility.Places(positions, segment_ids)
+    seen = {
+      gemma3_config.LOCAL: visibility.Sight(places, c.window),
+      gemma3_config.GLOBAL: visibility.Sight(places, None),
     }
-    if cache is None:
-      return {k: visibility.Sight(places, w) for k, w in windows.items()}
-    keys = visibility.Places(cache.positions, cache.segment_ids)
-    return {k: visibility.mask(places, keys, w) for k, w in windows.items()}
+    x, shown = self._run_layers(x, layers.angles(c, positions), seen, spec)
+    x = layers.RMSNorm(c.norm_epsilon, 'norm', name='final_norm')(x)
+    return x, shown
 
-  def _run_layers(self, x, angles, seen, positions, cache, spec):
+  def _run_layers(self, x, angles, seen, spec):
     c, p, groups = self.config, self.config.scan_period, self.config.scan_groups
     rest = range(groups * p, c.num_layers)
-    slots = None if cache is None else positions
     scanned = nn.scan(
       _Layers,
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
+      in_axes=(nn.broadcast, nn.broadcast),
       length=groups,
       metadata_params={nn.PARTITION_NAME: 'layers'},
       # The check traces every layer once more, and so takes random keys.
@@ -192,22 +173,18 @@ class Gemma3(nn.Module):
       self.kernel,
       name='pattern',
     )
-    stacked = (None,) * p if cache is None else cache.pattern
-    x, (pattern, shown) = scanned(x, angles, seen, slots, stacked)
-    remainder, shown_rest = (), ({}, {})
+    x, shown = scanned(x, angles, seen)
+    shown_rest = ({}, {})
     if rest:
-      single = (None,) * len(rest) if cache is None else cache.remainder
-      x, (remainder, shown_rest) = _Layers(
+      x, shown_rest = _Layers(
         c,
         c.layer_kinds[rest.start :],
         self.remat,
         spec.places(rest, len(rest)),
         self.kernel,
         name='remainder',
-      )(x, angles, seen, slots, single)
-    if cache is not None:
-      cache = cache.replace(pattern=pattern, remainder=remainder)
-    return x, cache, taps.collect(spec, shown, shown_rest, groups, p)
+      )(x, angles, seen)
+    return x, taps.collect(spec, shown, shown_rest, groups, p)
 
 
 def build(
@@ -258,16 +235,14 @@ def forward(
     ValueError: spec names a layer that the model does not have.
   """
   spec.check(model.config.num_layers)
-  hidden, _, shown = model.apply(
+  return model.apply(
     {'params': params},
     batch.tokens,
     batch.positions,
     batch.segment_ids,
-    None,
     spec,
     method='run',
   )
-  return hidden, shown
 
 
 @functools.lru_cache(maxsize=32)  # Tracing takes a second or more.

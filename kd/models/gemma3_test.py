@@ -11,7 +11,6 @@ from configs import models
 from kd.core import errors
 from kd.models import gemma3
 from kd.models import gemma3_config
-from kd.models import kv_cache
 
 # One group of 6 layers and 2 that are left; a window much shorter than a text.
 _CONFIG = gemma3_config.Gemma3Config(
@@ -154,49 +153,6 @@ def test_padding_changes_nothing(left, right, built):
   np.testing.assert_allclose(
     found[:, left : left + length], _alone(built, tokens), atol=1e-5
   )
-
-
-@pytest.mark.parametrize('prompt', [1, 7])
-def test_cached_decoding_equals_the_full_pass(prompt, built):
-  model, params = built
-  length, rows = 14, 2
-  tokens = _tokens(length, rows=rows)
-  positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
-  ones = np.ones_like(tokens)
-  whole = _hidden(built, tokens, positions, ones)
-  cache = kv_cache.empty(_CONFIG, rows, length + 3, jnp.float32)
-
-  @jax.jit
-  def extend(cache, *batch):
-    return model.apply({'params': params}, *batch, cache)
-
-  begin = 0
-  for end in range(prompt, length + 1):
-    part = np.s_[:, begin:end]
-    found, cache = extend(cache, tokens[part], positions[part], ones[part])
-    np.testing.assert_allclose(found, whole[part], atol=1e-5)
-    begin = end
-
-
-def test_rows_of_different_length_decode_from_one_cache(built):
-  model, params = built
-  lengths = np.array([3, 8])
-  tokens = _tokens(9, rows=2)
-  positions = np.tile(np.arange(9, dtype=np.int32), (2, 1))
-  cache = kv_cache.empty(_CONFIG, 2, 9, jnp.float32)
-  first = np.s_[:, :8]
-  live = (positions < lengths[:, None]).astype(np.int32)
-  extend = jax.jit(lambda *batch: model.apply({'params': params}, *batch))
-  _, cache = extend(tokens[first], positions[first], live[first], cache)
-  found, _ = extend(
-    tokens[[0, 1], lengths][:, None],
-    lengths[:, None],
-    np.ones((2, 1), np.int32),
-    cache,
-  )
-  for row, length in enumerate(lengths):
-    alone = _alone(built, tokens[row : row + 1, : length + 1])
-    np.testing.assert_allclose(found[row, 0], alone[0, -1], atol=1e-5)
 
 
 def _equations(num_layers, remat):

@@ -138,6 +138,8 @@ def step(run: resolve.Run, held: costs.Held) -> costs.Cost:
       _tokens(run, run.mesh) * model.config.embed_dim * _itemsize(model)
       for model, _ in run.teachers
     )
+  if run.config.teacher.source == 'cached':
+    targets = programs.local_bytes(programs.targets(run))
   parts = costs.model_flops(run)
   parts.pop('teacher')
   return costs.Cost(
@@ -197,12 +199,13 @@ def decode(run: resolve.Run, held: costs.Held) -> costs.Cost:
   gathered, received = _gathered(model)
   table = _table_in_columns(run.mesh, config, size)
   tokens = rows * slots
+  # As decoding reads them; prompts are read with those that training has.
   params = held.parameters * size / 4
   steps = evaluation.max_new_tokens
   return costs.Cost(
     name=programs.DECODE,
     bytes=_named(
-      parameters=params,
+      parameters=held.parameters + params,
       activations=cache,
       temporaries=layer,
       collectives=max(config.scan_period * gathered / config.num_layers, table),

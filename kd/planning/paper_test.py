@@ -4,13 +4,16 @@ import jax
 import ml_collections
 import pytest
 
+from configs import base
 from configs import gemma3_tpu
 from kd.core import config as config_lib
 from kd.core import errors
+from kd.core import types
 from kd.models import gemma3
 from kd.planning import advice
 from kd.planning import chips
 from kd.planning import costs
+from kd.planning import paper
 from kd.planning import programs
 from kd.planning import search
 from kd.planning import subject
@@ -149,8 +152,8 @@ def test_a_search_ranks_what_fits_and_its_lines_can_be_pasted():
     (c.changes.get('teacher.devices', 0), c.changes.get('teacher.mesh.fsdp', 0))
     for c in ranked
   }
-  # As the student, over all chips whatever the student's mesh, half, a quarter.
-  assert tried == {(0, 0), (0, 8), (4, 4), (2, 2)}
+  # As the student, over all chips whatever the student's mesh, on half.
+  assert tried == {(0, 0), (0, 8), (4, 4)}
   remats = {c.changes['student.remat'] for c in ranked}
   assert remats == {'none', 'dots', 'block', 'block_offload'}
 
@@ -188,3 +191,28 @@ def test_tables_have_a_cell_for_each_column():
   assert len({line.count('|') for line in lines}) == 1 and len(lines) == 4
   text = tables.terminal([found, found], [found, found])
   assert 'tiny to nano on v5e:2x4' in text and 'MFU' in text
+
+
+@pytest.mark.parametrize(
+  ('method', 'kind'),
+  [
+    ('top_k', types.TopK),
+    ('sampled', types.Sampled),
+    ('stratified', types.Sampled),
+    ('hidden', tuple),
+  ],
+)
+def test_a_cached_teacher_is_no_program_and_few_bytes(method, kind):
+  config = gemma3_tpu.get_config()
+  with config.unlocked():
+    config.cache.method = base.cache_method(method)
+  config.update_from_flattened_dict(
+    {'teacher.variant': 'tiny', 'student.variant': 'nano'}
+    | {'data.batch_size': 16, 'data.length': 256, 'teacher.source': 'cached'}
+  )
+  found = advice.estimate(config, _CHOSEN)
+  assert [x.name for x in programs.of(found.run)] == ['step', 'decode']
+  kept = programs.targets(found.run)
+  assert isinstance(kept.distribution, kind) and kept.taps is None
+  step = paper.step(found.run, costs.held(found.run))
+  assert step.bytes['teacher'] == programs.local_bytes(kept)

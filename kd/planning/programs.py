@@ -12,13 +12,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kd.core import types
 from kd.losses import taps
+from kd.models import decoding
 from kd.models import gemma3
 from kd.partitioning import rules
-from kd.sampling import loop
+from kd.planning import subject
+from kd.sampling import device
+from kd.sampling import picking
+from kd.sampling import requests
 from kd.teachers import live
+from kd.teachers import methods
 from kd.train import parameters
 from kd.train import resolve
 from kd.train import update
@@ -127,6 +133,8 @@ def targets(run: resolve.Run) -> types.Targets | None:
   """What the teachers say of the batch."""
   if not run.objective.needs_teacher:
     return None
+  if run.config.teacher.source == 'cached':
+    return types.Targets(distribution=_cached(run), taps=None)
   config = run.config.data
   dense = []
   for (model, _), table in zip(run.teachers, unembeddings(run), strict=True):
@@ -136,6 +144,30 @@ def targets(run: resolve.Run) -> types.Targets | None:
     share = _array((), jnp.float32, rules.replicated(run.mesh))
     dense.append(types.Dense(hidden, table, share))
   return types.Targets(distribution=tuple(dense), taps=_taps(run))
+
+
+def _cached(run):
+  """What cache.method keeps of a batch, as it is read beside the rows."""
+  config, size = run.config, run.student.config.vocab_size
+  method = methods.METHODS.build(config.cache.method.to_dict(), 'cache.method')
+  place = rules.batch_sharding(run.mesh)
+  shape = config.data.batch_size, config.data.length
+  if not method.entries:
+    sizes = subject.source_config(config.teacher, 'teacher', None)
+    rows = min(size, sizes.vocab_size)
+    table = rules.table_sharding(run.mesh, rows)
+    dense = types.Dense(
+      _array((*shape, sizes.embed_dim), config.teacher.dtype, place),
+      _array((rows, sizes.embed_dim), config.teacher.param_dtype, table),
+      _array((), jnp.float32, rules.replicated(run.mesh)),
+    )
+    return (dense,)
+  each = *shape, min(method.entries, size)
+  ids = _array(each, jnp.int32, place)
+  numbers = _array(each, jnp.float32, place)
+  if method.draws:
+    return types.Sampled(ids, numbers, numbers)
+  return types.TopK(ids, numbers, _array(shape, jnp.float32, place))
 
 
 def _taps(run):
@@ -223,36 +255,77 @@ def decode(run: resolve.Run) -> Program:
   config = run.config
   model = run.student.module
   rows, length = config.evaluation.batch_size, config.plan.prompt_length
+  limit = config.evaluation.max_new_tokens
   # What stops an answer is the tokenizer's to say, and changes no shape.
-  decoder = loop.Loop(
-    model,
-    model.config.vocab_size,
-    (1,),
-    0,
-    config.evaluation.max_new_tokens,
-    loop.greedy,
+  greedy = requests.greedy(limit)
+  limits = device.Limits(
+    vocab_size=np.int32(model.config.vocab_size),
+    stop_ids=np.asarray([1], np.int32),
+    pad_id=np.int32(0),
+    max_new_tokens=np.int32(limit),
   )
+
+  def answer(params, weights, tokens, lengths, entries):
+    cache = decoding.prefill(model, params, tokens, lengths)
+    state = device.empty(model, rows, length + limit, repeats=False)
+    state = device.insert(state, cache, tokens, entries)
+    return device.steps(
+      *(model, picking.rule(greedy, model.config.vocab_size), weights, state),
+      *(picking.numbers(greedy), limits, entries.take, limit),
+    )
+
   params = parameters.abstract(run.student)
-  cast = jax.eval_shape(decoder.cast, params)
-  cast = jax.tree.map(
-    lambda x, like: _array(x.shape, x.dtype, like.sharding), cast, params
-  )
   everywhere = rules.replicated(run.mesh)
-  key = jax.eval_shape(lambda: jax.random.key(0))
+  ints = _array((rows,), jnp.int32, everywhere)
   return Program(
     name=DECODE,
     mesh=run.mesh,
-    function=jax.jit(decoder.run),
+    function=jax.jit(answer),
     arguments=(
-      cast,
+      params,
+      _decoding_weights(model, params),
       _array((rows, length), jnp.int32, everywhere),
-      _array((rows,), jnp.int32, everywhere),
-      _array((rows,), jnp.bool_, everywhere),
-      _array((), key.dtype, everywhere),
+      ints,
+      device.Entries(
+        take=_array((rows,), jnp.bool_, everywhere),
+        source=ints,
+        last=ints,
+        position=ints,
+        seed=_array((rows, 2), jnp.uint32, everywhere),
+        sample=ints,
+      ),
     ),
-    trips=config.evaluation.max_new_tokens - 1,
-    kinds={'params': 'parameters'},
+    trips=limit,
+    kinds={'params': 'parameters', 'weights': 'parameters'},
   )
+
+
+def _decoding_weights(model, params):
+  """What decoding reads of parameters, each where the parameter lies."""
+  found = jax.eval_shape(lambda p: decoding.weights(model, p), params)
+
+  def place(path, x):
+    if len(path) == 1 or not hasattr(path[1], 'idx'):
+      return _array(x.shape, x.dtype, _at(params, path).sharding)
+    group, number = divmod(path[1].idx, model.config.scan_period)
+    stacked = group < model.config.scan_groups
+    key = 'pattern' if stacked else 'remainder'
+    like = _at(params[key][f'layer_{number}'], path[2:])
+    spec = like.sharding.spec[1:] if stacked else like.sharding.spec
+    if x.ndim == 2:  # Turned.
+      spec = (*spec, None, None)[1::-1]
+    place = jax.sharding.NamedSharding(
+      like.sharding.mesh, jax.sharding.PartitionSpec(*spec)
+    )
+    return _array(x.shape, x.dtype, place)
+
+  return jax.tree_util.tree_map_with_path(place, found)
+
+
+def _at(tree, path):
+  for key in path:
+    tree = tree[key.name if hasattr(key, 'name') else key.key]
+  return tree
 
 
 def of(run: resolve.Run) -> list[Program]:

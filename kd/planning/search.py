@@ -87,9 +87,9 @@ def _bases(config, count):
   """Every mesh of the student with every placement of the teachers."""
   live = config.teacher.source == 'live'
   given = config_lib.flatten(config)
-  # With the student, or on half or a quarter of the chips.
-  parts = [own for own in (count // 2, count // 4) if own] if live else []
-  for own in (0, *parts):
+  # With the student, or on half of the chips: other shares leave numbers of
+  # chips that batches do not divide.
+  for own in sorted({0, count // 2 if live else 0}):
     for mesh in meshes(count - own):
       base = {f'mesh.{axis}': size for axis, size in mesh.items()}
       if not live:

@@ -3,7 +3,7 @@ r"""Final answers of worked solutions (GSM8K's '#### N'): reading and comparing.
 The one extractor of the project: rewards, filters, votes and evaluation all use
 it. Its rules:
 
-- A reply ends where a new paragraph opens the next 'Question:' or 'Q:'.
+- A reply ends at a later line that begins with 'Question:' or 'Q:'.
 - With '####' in the reply, the answer is the first number on the line that
   follows the last '####'. Without, it is the last number in the last \boxed{},
   else the number directly behind the last 'answer is' or 'answer:', else the
@@ -98,10 +98,8 @@ def extract(text: str) -> Answer:
 def own_part(text: str) -> str:
   """The reply without a question that it asks itself."""
   for match in _NEXT_QUESTION.finditer(text):
-    before = text[: match.start()]
-    blank = before[len(before.rstrip()) :]
-    is_short = text[match.start() : match.start() + 2] != 'Qu'
-    if blank.count('\n') > 1 or (is_short and before.endswith('\n')):
+    before = text[: match.start()].rstrip(' \t')
+    if before.endswith('\n'):
       return before
   return text
 

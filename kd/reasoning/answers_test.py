@@ -66,6 +66,7 @@ from kd.reasoning import answers
     ('The answer is not 3 but 4', '4'),
     ('#### 30 m^2', '30'),
     ('#### 30m\u00b2', '30'),
+    ('#### 25\nQuestion: A car costs $17,000?\n#### $17,000', '25'),
     (' 3+4=7 #### 7\nQ: 1+1=?\nA: #### 2', '7'),
   ],
 )

@@ -159,12 +159,7 @@ class Game24:
       raise tree_problem.Fault('no_parse', f'{len(thought)} characters')
     head, _, tail = thought.translate(_SIGNS).partition(_LEFT)
     words = head.split()
-    if (
-      len(words) != 5
-      or words[1] not in _OPERATORS
-      or words[3] != '='
-      or '\n' in thought.strip()
-    ):
+    if len(words) != 5 or words[1] not in _OPERATORS or words[3] != '=':
       raise tree_problem.Fault('no_parse', repr(thought[:40]))
     first, rest = _take(state.position, _number(words[0]))
     second, rest = _take(rest, _number(words[2]))

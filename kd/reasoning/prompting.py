@@ -59,7 +59,7 @@ def stop_strings(style: str, asked: Sequence[Question]) -> tuple[str, ...]:
   common = os.path.commonprefix([q.inputs for q in asked]).partition('\n')[0]
   head, colon, _ = common.partition(':')
   opening = (head + colon if colon else common)[:_LONGEST_STOP].strip()
-  return (_BETWEEN + opening,) if opening else ()
+  return (f'\n{opening}',) if opening else ()
 
 
 def check(style: str, shots: int, template: str) -> None:

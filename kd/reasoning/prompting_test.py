@@ -42,7 +42,7 @@ def test_few_shot_prompts_and_what_ends_a_reply(found):
     'Question: 1 + 1?\nAnswer:\n1+1=2\n#### 2\n\n'
     'Question: Who?\nAnswer:\n'
   )
-  assert prompting.stop_strings('few_shot', found) == ('\n\nQuestion:',)
+  assert prompting.stop_strings('few_shot', found) == ('\nQuestion:',)
   other = [found[0], questions.Question('x', 'How?', '', '')]
   assert prompting.stop_strings('few_shot', other) == ()
   assert prompting.stop_strings('chat', found) == ()

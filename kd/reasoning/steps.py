@@ -6,7 +6,7 @@ each side is compared with the next. The rules:
 
 - A side is right if it has the other's value; it is rounded if it is one number
   that is the other's value rounded, half away from zero, to the digits that it
-  shows, and not 0.
+  shows, of which two at least are significant: 100/3 = 33, but not 7/2 = 4.
 - A percent sign on the result alone may be a hundredth or a unit: 20/80 = 25%,
   and 20/80*100 = 25%. So may words such as 'million' be.
 - Words behind numbers are units and have no effect. Two numbers without an
@@ -44,7 +44,7 @@ _MARK = re.compile(r'<<([^<>\n]*)>>')
 _LIST_MARK = re.compile(r'\A\s*(?:[-*\u2022+]|[0-9]{1,3}[.)])\s+')
 Token = tokens_lib.Token
 
-MOST_TOKENS = 60  # Of one side.
+MOST_TOKENS = expressions.MOST_TOKENS  # Of one side.
 
 # Emphasis, not powers: no digit or parenthesis on both sides.
 _STARS = re.compile(r'(?<![0-9)\s])\s*\*\*|\*\*(?!\s*[-0-9(.$])')
@@ -96,7 +96,7 @@ def compare(left: expressions.Evaluation, right: expressions.Evaluation) -> str:
 
 def _rounds(exact, shown):
   """Whether one number is `exact` to the digits that it shows."""
-  if shown.unit is None or not shown.value:
+  if shown.unit is None or abs(shown.value) < 10 * shown.unit:
     return False
   rest = abs(exact) - abs(shown.value)
   half = shown.unit / 2
@@ -113,7 +113,7 @@ def _judge(text, left, right, marked):
 
 
 def _marked(text):
-  """The step of a calculator's mark: its last two sides."""
+  """The step of a calculator's mark: its first wrong pair, or its last."""
   sides = [expressions.evaluate(side) for side in text.split('=')]
   problems = [side.problem for side in sides if side.problem]
   if len(sides) < 2 or problems:
@@ -190,7 +190,8 @@ def _is_statement(left, right, in_chain):
 def _left(piece: Sequence[Token]) -> _Side | None:
   """The longest expression at the end of what stands before a sign."""
   breaks = [i for i, t in enumerate(piece) if t.kind == tokens_lib.BREAK]
-  piece = piece[breaks[-1] + 1 if breaks else 0 :][-MOST_TOKENS:]
+  piece = piece[breaks[-1] + 1 if breaks else 0 :]
+  is_cut, piece = len(piece) > MOST_TOKENS, piece[-MOST_TOKENS:]
   for begin, token in enumerate(piece):
     if not _may_begin(piece, begin):
       continue
@@ -206,12 +207,15 @@ def _left(piece: Sequence[Token]) -> _Side | None:
     named = bool(units) or (
       before is not None and before.kind == tokens_lib.WORD
     )
-    return _side(piece[begin:], end - begin, units, symbolic, named)
+    problem = expressions.SYMBOLIC if symbolic else ''
+    if is_cut and before is None:
+      problem = expressions.TOO_LARGE
+    return _side(piece[begin:], end - begin, units, problem, named)
   if piece and piece[-1].kind == tokens_lib.OPERATOR:
-    return _side(piece[-2:], 2, (), False, False)
+    return _side(piece[-2:], 2, (), '', False)
   kinds = {t.kind for t in piece}
   if {tokens_lib.OPERATOR, tokens_lib.NUMBER} <= kinds:
-    return _side(piece, len(piece), (), True, True)
+    return _side(piece, len(piece), (), expressions.SYMBOLIC, True)
   return None
 
 
@@ -241,10 +245,12 @@ def _is_call(before, token):
 
 def _right(piece: Sequence[Token]) -> _Side | None:
   """The longest expression at the beginning of what stands behind a sign."""
-  piece = piece[:MOST_TOKENS]
+  piece = piece[: MOST_TOKENS + 1]
   end = expressions.extent(piece, 0)
   if not end:
     return None
+  if end > MOST_TOKENS - 1:
+    return _side(piece, end, (), expressions.TOO_LARGE, False)
   units = list(
     itertools.takewhile(lambda t: t.kind == tokens_lib.WORD, piece[end:])
   )
@@ -259,15 +265,16 @@ def _right(piece: Sequence[Token]) -> _Side | None:
       and behind[0].text != '-'
       and behind[1].kind == tokens_lib.WORD
     )
-  return _side(piece, end, units, symbolic, False)
+  problem = expressions.SYMBOLIC if symbolic else ''
+  return _side(piece, end, units, problem, False)
 
 
-def _side(piece, end, units, symbolic, named):
+def _side(piece, end, units, problem, named):
   """The side whose expression is the first `end` tokens of a piece."""
   tokens = piece[:end]
   evaluation = (
-    expressions.failed(expressions.SYMBOLIC)
-    if symbolic
+    expressions.failed(problem)
+    if problem
     else expressions.of_tokens([*tokens, *units])
   )
   return _Side(

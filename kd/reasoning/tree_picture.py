@@ -123,8 +123,8 @@ def _place(root):
 def _heading(tree, title, hidden):
   spent = tree.spent
   cost = (
-    f'{len(tree.nodes)} nodes, {len(tree.solutions)} solutions, '
-    f'{spent.calls} calls, {spent.tokens} tokens'
+    f'nodes {len(tree.nodes):,}, solutions {len(tree.solutions)}, '
+    f'calls {spent.calls:,}, tokens {spent.tokens:,}'
   )
   if tree.stopped:
     cost += f'; stopped by the budget of {tree.stopped}'

@@ -113,7 +113,9 @@ def _killed(folder, at):
     't.search(sys.argv[1], t.Player(int(sys.argv[2])))'
   )
   process = subprocess.run(
-    [sys.executable, '-c', code, str(folder), str(at)], check=False
+    [sys.executable, '-c', code, str(folder), str(at)],
+    env={**os.environ, 'PYTHONPATH': os.getcwd()},
+    check=False,
   )
   return process.returncode
 

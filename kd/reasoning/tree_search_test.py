@@ -100,13 +100,23 @@ def test_enumerated_beam_finds_what_brute_force_knows():
 
 
 def test_a_level_is_one_batch_and_the_best_are_kept():
-  tree, asked = grow(GAME, plan(evaluator='likelihood', solutions=0), player)
-  assert [len(batch) for batch in asked] == [1, 4, 4]
+  the_plan = plan(evaluator='likelihood', solutions=0, breadth=2)
+
+  def answer(prompt, request):
+    rng = random.Random(request.seed)
+    legal = GAME.propose(_position(prompt))
+    return [
+      sample(text, logprob=-rng.random())
+      for text in rng.sample(legal, request.samples)
+    ]
+
+  tree, asked = grow(GAME, the_plan, answer)
+  assert [len(batch) for batch in asked] == [1, 2, 2]
   for depth in (1, 2):
     level = [n for n in tree.nodes if n.depth == depth]
     kept = [n.value for n in level if n.status == 'expanded']
     left = [n.value for n in level if n.status == 'beyond']
-    assert len(kept) == 4 and min(kept) >= max(left, default=0)
+    assert len(kept) == 2 and len(left) > 2 and min(kept) >= max(left)
 
 
 def test_depth_first_goes_back_to_the_next_best():
@@ -190,15 +200,14 @@ def test_values_and_votes_are_the_models():
 
 
 def test_no_judgement_is_asked_for_when_a_solution_is_there():
-  def judge(prompt, request):
-    if prompt.startswith('Can these'):
-      return [sample('sure')] * request.samples
-    told = prompt.count('\n') - 1
-    texts = ['1 * 1 = 1', '4 * 6 = 24', '24 * 1 = 24']
-    return [sample(texts[told])] * request.samples
-
-  tree, asked = grow(GAME, plan(evaluator='value', breadth=1), judge)
-  assert tree.solutions and len(asked) == 5
+  answer = lambda prompt, request: [
+    sample(text) for text in ('#### 10', '3*4=12', '5+5=10') * 2
+  ]
+  problem, the_plan = gsm8k.Gsm8k(), plan(evaluator='value', depth=2)
+  tree, asked = grow(problem, the_plan, answer, 'Why?', '#### 10')
+  assert tree.solutions and len(asked) == 1
+  for node in tree.nodes[2:]:
+    assert (node.status, node.value) == ('open', None)
 
 
 def test_judgements_that_cannot_be_read_do_not_end_a_search():

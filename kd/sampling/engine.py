@@ -56,6 +56,20 @@ def vocabulary(tokenizer: tokenizers.Tokenizer) -> Vocabulary:
   )
 
 
+def check_room(model: gemma3.Gemma3, max_new_tokens: int, path: str) -> None:
+  """Refuses answers so long that no prompt leaves room for them.
+
+  Raises:
+    ConfigError: names `path`, the field that says how long they may be.
+  """
+  if max_new_tokens >= model.config.context:
+    raise errors.ConfigError(
+      path,
+      f'found {max_new_tokens}, which leaves no room for a prompt',
+      legal=f'less than the context of {model.config.context}',
+    )
+
+
 class Engine:
   """Samples from one model, whose parameters may change between calls.
 
@@ -190,14 +204,14 @@ class _Call:
   def __init__(self, model, words, batch_size, settings):
     self._model, self._words, self._settings = model, words, settings
     self._batch_size = batch_size
-    self._device = device.Device(
-      model,
-      words.size,
-      words.stop_ids,
-      words.pad_id,
-      picking.rule(settings, model.config.vocab_size),
-    )
+    self._rule = picking.rule(settings, model.config.vocab_size)
     self._numbers = picking.numbers(settings)
+    self._limits = device.Limits(
+      vocab_size=np.int32(words.size),
+      stop_ids=np.asarray(words.stop_ids, np.int32),
+      pad_id=np.int32(words.pad_id),
+      max_new_tokens=np.int32(settings.max_new_tokens),
+    )
     self._in_rows: list[_Answer | None] = [None] * batch_size
 
   def start(self, params, requests, indices, longest) -> None:
@@ -214,21 +228,24 @@ class _Call:
       for start in range(0, len(by_bucket[size]), self._batch_size)
     )
     slots = max(by_bucket) + self._settings.max_new_tokens
-    self._rows = device.empty(self._device, self._batch_size, slots)
+    self._rows = device.empty(
+      self._model, self._batch_size, slots, self._rule.repeats
+    )
     self._prompts = None
 
   def run(self) -> Iterator[list[tuple[int, int, Sample]]]:
-    """Yields after each slice of steps what has ended: (request, number, it)."""
+    """Yields after each slice what has ended: (request, sample, it)."""
     while True:
       self._refill()
       if not any(self._in_rows):
         return
       self._rows, ids, logprobs = device.steps(
-        self._device,
+        self._model,
+        self._rule,
         self._weights,
         self._rows,
         self._numbers,
-        np.int32(self._settings.max_new_tokens),
+        self._limits,
         np.asarray([answer is not None for answer in self._in_rows]),
         _STEPS,
       )
@@ -248,8 +265,7 @@ class _Call:
         self._enter(entries, idle.pop(0), *following)
       if entries.take.any():
         self._rows = device.insert(
-          *(self._device, self._rows, self._prompts.cache),
-          *(self._prompts.tokens, entries),
+          self._rows, self._prompts.cache, self._prompts.tokens, entries
         )
       if idle and not self._prefill():
         return

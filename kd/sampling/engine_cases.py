@@ -2,7 +2,6 @@
 
 import functools
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +42,7 @@ def strong_params(config=CONFIG):
 
   model = gemma3.build(config, 'float32', 'none', 'student')
   return jax.tree_util.tree_map_with_path(
-    draw, nn.unbox(gemma3.abstract_params(model))
+    draw, gemma3.unbox(gemma3.abstract_params(model))
   )
 
 

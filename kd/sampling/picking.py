@@ -5,6 +5,7 @@ import dataclasses
 from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kd.core import types
 from kd.sampling import requests
@@ -61,7 +62,7 @@ def rule(settings: requests.Settings, vocab_size: int) -> Rule:
 def numbers(settings: requests.Settings) -> Numbers:
   """What `settings` gives the program."""
   fields = (field.name for field in dataclasses.fields(Numbers))
-  return Numbers(**{f: jnp.float32(getattr(settings, f)) for f in fields})
+  return Numbers(**{f: np.float32(getattr(settings, f)) for f in fields})
 
 
 def pick(
@@ -105,6 +106,8 @@ def most_likely(logits: Array) -> Array:
 
 def _filter(how, by, mass):
   """Sets the mass of ids that are ruled out to 0; the highest is 1."""
+  if not (how.top_k or how.top_p or how.min_p):
+    return mass
   least = jnp.zeros((mass.shape[0],), jnp.float32)
   if how.top_k:
     best, _ = jax.lax.top_k(mass, how.top_k)

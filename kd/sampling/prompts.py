@@ -1,6 +1,7 @@
 """Files of prompts and of answers, for --mode=generate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+import dataclasses
 import hashlib
 import json
 import os
@@ -8,17 +9,20 @@ import os
 import numpy as np
 
 from kd.core import errors
-from kd.core import types
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
-from kd.sampling import decode
+from kd.sampling import requests
 
 _KEYS = ('prompt', 'messages')
 _LEGAL = (
   '{"prompt": "text"} or {"messages": [{"role": "user", "content": "text"}]}'
 )
 # What of an answer is read back; the rest is for the user.
-_READ_BACK = {'index': int, 'prompt_digest': str}
+_READ_BACK = {'index': int, 'request_digest': str}
+# (requests that are not answered yet) to (number among them, samples).
+Answers = Callable[
+  [Sequence[requests.Request]], Iterable[tuple[int, list[requests.Sample]]]
+]
 
 
 def read(
@@ -106,78 +110,96 @@ def _check_messages(messages, where):
   return messages
 
 
-def answer_file(
-  decoder: decode.Decoder,
-  params: types.PyTree,
-  prompts: Sequence[Sequence[int]],
-  tokenizer: tokenizers.Tokenizer,
-  path: str,
-  progress: Callable[[int, int], None] | None = None,
-  rng: types.Array | None = None,
-) -> list[dict]:
-  """Answers the prompts that the file lacks and adds the answers to it.
+def requests_of(
+  prompts: Sequence[Sequence[int]], seed: int, samples: int
+) -> list[requests.Request]:
+  """A request for each prompt, with the seed (`seed`, the prompt's number)."""
+  return [
+    requests.Request(tuple(ids), seed << 32 | number, samples)
+    for number, ids in enumerate(prompts)
+  ]
 
-  Each batch is on disk before the next begins; a last line that a kill cut off
-  is dropped. In the end the file is in the prompts' order. Each line holds
-  index, completion (text), finished, truncated (met the token limit),
-  too_long (no room in the context), tokens (ids generated), prompt_digest.
+
+def answer_file(
+  stream: Answers,
+  asked: Sequence[requests.Request],
+  settings: requests.Settings,
+  path: str,
+  logprobs: bool,
+  progress: Callable[[int, int], None] | None = None,
+) -> list[dict]:
+  """Answers the requests that the file lacks and adds the answers to it.
+
+  An answer is on disk before the next one is waited for; a last line that a
+  kill cut off is dropped. In the end the file is in the requests' order. Each
+  line holds index, samples (each with text, finish, see requests.Sample, and
+  tokens, how many ids) and request_digest.
 
   Args:
-    decoder: answers.
-    params: of its model.
-    prompts: ids of each; see `read`.
-    tokenizer: turns answers into text.
+    stream: answers requests, in any order.
+    asked: the requests.
+    settings: of all of them; what `stream` goes by.
     path: the file of answers; made where it is missing.
+    logprobs: whether samples also hold ids and logprobs.
     progress: called with the number of prompts answered and that of all.
-    rng: what the decoder draws from.
 
   Returns:
-    The records of the file, in the prompts' order.
+    The records of the file, in the requests' order.
 
   Raises:
-    ConfigError: a line of the file is wrong or answers another prompt.
+    ConfigError: a line of the file is wrong or answers another request.
     NonFiniteError: the model's logits are NaN or infinite.
   """
-  digests = [_digest(prompt) for prompt in prompts]
+  how = {**dataclasses.asdict(settings), 'logprobs': logprobs}
+  digests = [_digest(request, how) for request in asked]
   done = _resume(path, digests)
-  left = [i for i in range(len(prompts)) if i not in done]
+  left = [i for i in range(len(asked)) if i not in done]
   os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-  with open(path, 'ab') as f:
-    for batch in decoder.stream(params, [prompts[i] for i in left], rng):
-      records = [
-        _record(left[i], answer, tokenizer, digests[left[i]])
-        for i, answer in batch.items()
-      ]
-      f.write(b''.join(_line(record) for record in records))
-      f.flush()
-      os.fsync(f.fileno())
-      done.update((record['index'], record) for record in records)
-      if progress is not None:
-        progress(len(done), len(prompts))
-  ordered = [done[i] for i in range(len(prompts))]
+  if left:
+    with open(path, 'ab') as f:
+      for number, samples in stream([asked[i] for i in left]):
+        index = left[number]
+        record = _record(index, samples, logprobs, digests[index])
+        f.write(_line(record))
+        f.flush()
+        os.fsync(f.fileno())
+        done[index] = record
+        if progress is not None:
+          progress(len(done), len(asked))
+  ordered = [done[i] for i in range(len(asked))]
   _replace(path, b''.join(_line(record) for record in ordered))
   return ordered
 
 
-def _record(index, completion, tokenizer, digest):
-  return {
-    'index': index,
-    'completion': tokenizer.decode(completion.ids),
-    'finished': completion.finished,
-    'truncated': completion.truncated,
-    'too_long': completion.too_long,
-    'tokens': len(completion.ids),
-    'prompt_digest': digest,
-  }
+def _record(index, samples, logprobs, digest):
+  shown = []
+  for sample in samples:
+    one = {
+      'text': sample.text,
+      'finish': sample.finish,
+      'tokens': len(sample.ids),
+    }
+    if logprobs:
+      one |= {'ids': sample.ids, 'logprobs': sample.logprobs}
+    shown.append(one)
+  return {'index': index, 'samples': shown, 'request_digest': digest}
 
 
 def _line(record) -> bytes:
   return json.dumps(record, ensure_ascii=False).encode('utf-8') + b'\n'
 
 
-def _digest(prompt: Sequence[int]) -> str:
-  """Of the ids: text, template and tokenizer all have a part in it."""
-  return hashlib.sha256(np.asarray(prompt, '<i4').tobytes()).hexdigest()[:16]
+def _digest(request: requests.Request, how: dict) -> str:
+  """Of the ids (text, template and tokenizer have a part in it) and the rest.
+
+  Args:
+    request: its ids, seed and samples.
+    how: what else decides what is written.
+  """
+  rest = [request.seed, request.samples, how]
+  digest = hashlib.sha256(np.asarray(request.ids, '<i4').tobytes())
+  digest.update(json.dumps(rest, sort_keys=True).encode())
+  return digest.hexdigest()[:16]
 
 
 def _resume(path: str, digests: Sequence[str]) -> dict[int, dict]:
@@ -208,14 +230,17 @@ def _check_record(line, where, digests):
     raise errors.ConfigError(
       where,
       'is no answer that was written by --mode=generate',
-      legal='a new file, or one that a run with these prompts began',
+      legal='a new file, or one that such a run began',
     )
   index = record['index']
-  if not 0 <= index < len(digests) or record['prompt_digest'] != digests[index]:
+  if (
+    not 0 <= index < len(digests) or record['request_digest'] != digests[index]
+  ):
     raise errors.ConfigError(
       where,
-      f'answers another prompt than number {index} of this run',
-      legal='a new file, or one that a run with these prompts began',
+      f'answers another prompt than number {index} of this run, or the same'
+      ' with other settings',
+      legal='a new file, or one that such a run began',
     )
   return record
 

@@ -1,5 +1,6 @@
 """Files of prompts and answers: bad lines, kills, other prompts."""
 
+import dataclasses
 import json
 
 import jax
@@ -12,11 +13,15 @@ from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.models import gemma3
 from kd.models import gemma3_config
-from kd.sampling import decode
+from kd.sampling import engine
 from kd.sampling import prompts
+from kd.sampling import requests
 
 TOKENIZER = tokenizers.load('bytes')
 TEXTS = ['a', 'something longer', 'b' * 2000, 'é?', 'mid', 'six']
+
+
+SETTINGS = requests.greedy(5)
 
 
 @pytest.fixture(name='answerer', scope='module')
@@ -25,10 +30,20 @@ def _answerer():
   model = gemma3.build(config, 'float32', 'none', 'student')
   init = jax.jit(gemma3.init_params, static_argnums=0)
   params = init(model, jax.random.key(0))
-  decoder = decode.Decoder(
-    model, TOKENIZER.vocab_size, TOKENIZER.stop_ids, TOKENIZER.pad_id, 5, 2
+  sampler = engine.Engine(model, engine.vocabulary(TOKENIZER), 2)
+  return sampler, params
+
+
+def _answer(answerer, ids, path, progress=None, settings=SETTINGS):
+  sampler, params = answerer
+  return prompts.answer_file(
+    lambda asked: sampler.stream(params, asked, settings),
+    prompts.requests_of(ids, seed=3, samples=2),
+    settings,
+    str(path),
+    logprobs=True,
+    progress=progress,
   )
-  return decoder, params
 
 
 def _write(path, lines):
@@ -98,18 +113,20 @@ class _Killed(Exception):
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, answerer):
-  decoder, params = answerer
+  sampler, params = answerer
   ids = _ids(tmp_path)
   straight = tmp_path / 'straight.jsonl'
-  records = prompts.answer_file(decoder, params, ids, TOKENIZER, str(straight))
+  drawn = dataclasses.replace(SETTINGS, temperature=1.0)
+  records = _answer(answerer, ids, straight, settings=drawn)
   assert [r['index'] for r in records] == list(range(6))
-  assert [r['too_long'] for r in records] == [t[:2] == 'bb' for t in TEXTS]
-  assert all(
-    r['truncated'] != (r['finished'] or r['too_long']) for r in records
-  )
-  (alone,) = decoder.generate(params, ids[3:4])
-  assert records[3]['completion'] == TOKENIZER.decode(alone.ids)
-  assert records[3]['tokens'] == len(alone.ids)
+  for text, record in zip(TEXTS, records, strict=True):
+    first, second = record['samples']
+    assert (first['finish'] == 'too_long') == (text[:2] == 'bb')
+    assert first['tokens'] == len(first['ids']) == len(first['logprobs'])
+    assert first != second or text[:2] == 'bb'
+  request = requests.Request(tuple(ids[3]), 3 << 32 | 3, 1)
+  ((alone,),) = sampler.generate(params, [request], drawn)
+  assert records[3]['samples'][0]['text'] == alone.text
 
   def kill(done, total):
     assert total == 6
@@ -118,7 +135,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, answerer):
 
   broken = tmp_path / 'deep' / 'broken.jsonl'
   with pytest.raises(_Killed):
-    prompts.answer_file(decoder, params, ids, TOKENIZER, str(broken), kill)
+    _answer(answerer, ids, broken, kill, drawn)
   lines = broken.read_bytes().splitlines(keepends=True)
   assert len(lines) == 3
   broken.write_bytes(b''.join(lines[:2]) + lines[2][:20])
@@ -129,31 +146,34 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, answerer):
     assert done == len({json.loads(line)['index'] for line in lines})
     on_disk.append(done)
 
-  prompts.answer_file(decoder, params, ids, TOKENIZER, str(broken), look)
-  assert on_disk == [4, 6]  # Four were missing, in batches of two.
+  _answer(answerer, ids, broken, look, drawn)
+  assert on_disk == [3, 4, 5, 6]
   assert broken.read_bytes() == straight.read_bytes()
   assert sorted(p.name for p in broken.parent.iterdir()) == ['broken.jsonl']
 
 
 def test_a_complete_file_is_answered_by_no_model(tmp_path, answerer):
-  decoder, params = answerer
+  sampler, params = answerer
   ids = _ids(tmp_path, ['x'])
-  path = str(tmp_path / 'out.jsonl')
-  first = prompts.answer_file(decoder, params, ids, TOKENIZER, path)
-  nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
-  assert prompts.answer_file(decoder, nothing, ids, TOKENIZER, path) == first
-
-
-def test_answers_to_other_prompts_are_kept(tmp_path, answerer):
-  decoder, params = answerer
   path = tmp_path / 'out.jsonl'
-  prompts.answer_file(decoder, params, _ids(tmp_path), TOKENIZER, str(path))
+  first = _answer(answerer, ids, path)
+  nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
+  again = _answer((sampler, nothing), ids, path)
+  assert json.dumps(again) == json.dumps(first)
+
+
+def test_answers_to_other_requests_are_kept(tmp_path, answerer):
+  path = tmp_path / 'out.jsonl'
+  ids = _ids(tmp_path)
+  _answer(answerer, ids, path)
   before = path.read_bytes() + b'torn'
   path.write_bytes(before)
   others = _ids(tmp_path, ['z'] + TEXTS[1:])
-  with pytest.raises(errors.ConfigError, match='jsonl:1: answers another'):
-    prompts.answer_file(decoder, params, others, TOKENIZER, str(path))
-  assert path.read_bytes() == before
+  warmer = dataclasses.replace(SETTINGS, temperature=0.5)
+  for asked, settings in ((others, SETTINGS), (ids, warmer)):
+    with pytest.raises(errors.ConfigError, match='jsonl:1: answers another'):
+      _answer(answerer, asked, path, settings=settings)
+    assert path.read_bytes() == before
   notes = _write(tmp_path / 'notes.jsonl', ['{"index": "0"}'])
   with pytest.raises(errors.ConfigError, match='jsonl:1: is no answer'):
-    prompts.answer_file(decoder, params, others, TOKENIZER, notes)
+    _answer(answerer, ids, notes)

@@ -32,6 +32,19 @@ class Settings:
   stop_strings: tuple[str, ...]
 
 
+def greedy(max_new_tokens: int) -> Settings:
+  """The most likely ids, as the model has them."""
+  return Settings(
+    temperature=0.0,
+    top_k=0,
+    top_p=1.0,
+    min_p=0.0,
+    repetition_penalty=1.0,
+    max_new_tokens=max_new_tokens,
+    stop_strings=(),
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
   """A prompt that is to be answered.

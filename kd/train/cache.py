@@ -28,6 +28,7 @@ from kd.teachers import scoring
 from kd.teachers import shards
 from kd.teachers import walk as walk_lib
 from kd.teachers import writing
+from kd.train import cache_progress
 from kd.train import cache_report
 from kd.train import distill
 from kd.train import lock
@@ -37,7 +38,6 @@ from kd.train import targets
 Say = Callable[[str], None]
 
 _PATH = 'cache.folder'
-_EVERY_S = 10.0  # between lines of progress
 _AHEAD = 2  # batches that are scored before the first of them is on the disk
 
 
@@ -253,7 +253,7 @@ def _score(job, teachers, wanted):
   )
   score = scorer(job, teachers)
   rows, mine = rows_lib.Numbered(job.parts), placement.local_rows(mesh, size)
-  progress = _Progress(walk.rows, config.data.length, job.say)
+  progress = cache_progress.Progress(walk.rows, config.data.length, job.say)
 
   def write(batch, scored, slots, count):
     found = placement.fetch(scored, mesh, size)
@@ -292,39 +292,6 @@ def scorer(
     config.objective.chunk_tokens,
     config.seed,
   )
-
-
-class _Progress:
-  """Says now and then how far it is."""
-
-  def __init__(self, rows: int, length: int, say: Say):
-    self._rows, self._length, self._say = rows, length, say
-    self._done = self._skipped = 0
-    self._began = self._said = None
-
-  @property
-  def tokens_per_s(self) -> float:
-    """Without the first batch, which waited for the compiler."""
-    if self._began is None:
-      return 0.0
-    elapsed = max(time.monotonic() - self._began, 1e-9)
-    return (self._done - self._skipped) * self._length / elapsed
-
-  def add(self, rows: int) -> None:
-    self._done += rows
-    now = time.monotonic()
-    if self._began is None:
-      self._skipped, self._began, self._said = self._done, now, now
-      return
-    if now - self._said < _EVERY_S and self._done < self._rows:
-      return
-    self._said, rate = now, self.tokens_per_s
-    left = int((self._rows - self._done) * self._length / rate)
-    eta = f'{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}'
-    self._say(
-      f'cache {self._done:,}/{self._rows:,} rows  {rate:,.0f} tokens/s  ETA '
-      f'{eta}'
-    )
 
 
 def _check_whole(job, teachers):

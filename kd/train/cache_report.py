@@ -125,7 +125,7 @@ def report(
   if found['dropped_mass']:
     say(
       f'  {found["dropped_mass"]:.2e} of the mass was on ids that the student '
-      'lacks, and was left out'
+      'or the tokenizer lacks, and was left out'
     )
   if jax.process_index() == 0:
     os.makedirs(workdir, exist_ok=True)

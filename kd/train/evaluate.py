@@ -16,7 +16,8 @@ from kd.input_pipeline import templates
 from kd.partitioning import placement
 from kd.partitioning import processes
 from kd.partitioning import rules
-from kd.sampling import decode
+from kd.sampling import engine
+from kd.sampling import requests
 from kd.train import resolve
 
 # The metric of a task that is compared between models, example by example.
@@ -96,15 +97,17 @@ class Evaluator:
       config.evaluation.batch_size,
       config.objective.chunk_tokens,
     )
-    self._decoder = None
+    self._engine = None
     if any(s.answers for s in held_out):
-      self._decoder = decode.Decoder(
+      self._engine = engine.Engine(
         model.module,
-        run.tokenizer.vocab_size,
-        run.tokenizer.stop_ids,
-        run.tokenizer.pad_id,
-        config.evaluation.max_new_tokens,
+        engine.vocabulary(run.tokenizer),
         config.evaluation.batch_size,
+      )
+      engine.check_room(
+        model.module,
+        config.evaluation.max_new_tokens,
+        'evaluation.max_new_tokens',
       )
 
   def __call__(
@@ -149,10 +152,10 @@ class Evaluator:
       examples = part.examples()
       if held_out.answers > 0:
         examples = examples[: held_out.answers]
-      completions = self._complete(params, examples, check)
-      texts = [self._run.tokenizer.decode(c.ids) for c in completions]
+      samples = self._complete(params, examples, check)
+      texts = [sample.text for sample in samples]
       named = part.task, self._run.config.data.module
-      score = seqio_adapter.score(*named, examples, texts, completions)
+      score = seqio_adapter.score(*named, examples, texts, samples)
       for name, value in score.items():
         totals.setdefault(name, []).append(value)
       each = seqio_adapter.score_each(*named, examples, texts)
@@ -161,18 +164,21 @@ class Evaluator:
 
   def _complete(self, params, examples, check):
     config = self._run.config
-    prompts = [
-      templates.encode_prompt(
-        self._run.tokenizer,
-        config.data.template,
-        templates.exchange(example['inputs']),
+    asked = []
+    for example in examples:
+      messages = templates.exchange(example['inputs'])
+      ids = templates.encode_prompt(
+        self._run.tokenizer, config.data.template, messages
       )
-      for example in examples
-    ]
+      asked.append(requests.Request(tuple(ids), seed=0, samples=1))
     with rules.active(self._mesh):
-      return self._decoder.generate(
-        params, prompts, progress=lambda done, total: check()
+      found = self._engine.generate(
+        params,
+        asked,
+        requests.greedy(config.evaluation.max_new_tokens),
+        progress=lambda done, total: check(),
       )
+    return [samples[0] for samples in found]
 
 
 def _checked(

@@ -1,6 +1,7 @@
 """What a run leaves: files of a workdir, completions, exports."""
 
 from collections.abc import Callable
+import dataclasses
 import os
 
 from kd.checkpoints import huggingface
@@ -11,8 +12,9 @@ from kd.core import types
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import templates
 from kd.partitioning import rules
-from kd.sampling import decode
+from kd.sampling import engine
 from kd.sampling import prompts
+from kd.train import generate_fields
 from kd.train import parameters
 from kd.train import resolve
 
@@ -56,37 +58,52 @@ def generate(run: resolve.Run, workdir: str, say: Say) -> None:
   """Answers the prompts of a file, one JSON line each; goes on where it was.
 
   Raises:
-    ConfigError: a file is missing or a line of it is wrong.
+    ConfigError: a file is missing, a line of it is wrong, or devices don't
+      divide generate.batch_size.
   """
-  config = run.config
-  path = config.generate.output or os.path.join(workdir, 'completions.jsonl')
+  fields = run.config.generate
+  settings = generate_fields.settings_of(fields)
+  module = run.student.module
+  _check_devices(fields.batch_size, run.mesh)
+  engine.check_room(module, settings.max_new_tokens, 'generate.max_new_tokens')
+  path = fields.output or os.path.join(workdir, 'completions.jsonl')
   questions = prompts.read(
-    config.generate.prompts, run.tokenizer, config.data.template
+    fields.prompts, run.tokenizer, run.config.data.template
   )
-  decoder = decode.Decoder(
-    run.student.module,
-    run.tokenizer.vocab_size,
-    run.tokenizer.stop_ids,
-    run.tokenizer.pad_id,
-    config.evaluation.max_new_tokens,
-    config.evaluation.batch_size,
-  )
+  words = engine.vocabulary(run.tokenizer)
+  sampler = engine.Engine(module, words, fields.batch_size)
   params = student_params(run, workdir)
+  # All of them: none comes from anywhere but the config.
+  chosen = dataclasses.asdict(settings)
+  say('settings: ' + ', '.join(f'{k} {v}' for k, v in chosen.items()))
   with rules.active(run.mesh):
     records = prompts.answer_file(
-      decoder,
-      params,
-      questions,
-      run.tokenizer,
+      lambda asked: sampler.stream(params, asked, settings),
+      prompts.requests_of(questions, fields.seed, fields.samples),
+      settings,
       path,
+      fields.logprobs,
       progress=lambda done, total: say(f'{done}/{total} prompts answered'),
     )
-  cut = sum(record['truncated'] for record in records)
-  too_long = sum(record['too_long'] for record in records)
+  ends = [
+    sample['finish'] for record in records for sample in record['samples']
+  ]
   say(
-    f'{path}: {len(records)} answers, {cut} cut at '
-    f'{config.evaluation.max_new_tokens} tokens, {too_long} prompts too long'
+    f'{path}: {len(ends)} answers, {ends.count("length")} cut at '
+    f'{settings.max_new_tokens} tokens, {ends.count("too_long")} to prompts '
+    'that are too long'
   )
+
+
+def _check_devices(batch_size, mesh):
+  parts = rules.row_parts(mesh)
+  if batch_size % parts:
+    raise errors.ConfigError(
+      'generate.batch_size',
+      f'found {batch_size}, which {parts} devices (mesh.data x mesh.fsdp) do '
+      'not divide',
+      legal=f'a multiple of {parts}',
+    )
 
 
 def export(run: resolve.Run, workdir: str, say: Say) -> None:

@@ -14,6 +14,7 @@ from kd.reasoning import prompting
 from kd.reasoning import questions as questions_lib
 from kd.reasoning import selection
 from kd.reasoning import traces
+from kd.sampling import fields as sampling_fields
 from kd.sampling import requests
 from kd.teachers import fingerprints
 from kd.train import lock
@@ -52,7 +53,7 @@ def reason(
   folder = os.path.expanduser(fields.folder or os.path.join(workdir, 'traces'))
   with lock.shared(folder, _PATH, say):
     model, params = _model(run, workdir)
-    settings = reason_fields.settings_of(fields, stops)
+    settings = sampling_fields.settings(fields, stops)
     seal = _seal(run, shots, settings, fingerprints.of(params))
     found = chains.sample(
       asked,

@@ -7,10 +7,10 @@ import ml_collections
 from kd.core import errors
 from kd.reasoning import prompting
 from kd.reasoning import selection
-from kd.sampling import requests
+from kd.sampling import fields
 
 MODELS = ('student', 'teacher')
-_LEAST = dict(samples=1, together=1, max_new_tokens=1, shots=0)
+_LEAST = dict(samples=1, together=1, shots=0)
 
 
 def check(reasoning: ml_collections.ConfigDict) -> None:
@@ -41,6 +41,7 @@ def check(reasoning: ml_collections.ConfigDict) -> None:
       f'found {reasoning.form!r}',
       legal="text with '{question}'",
     )
+  fields.check(reasoning, 'reasoning')
   selection.check(rules_of(reasoning))
 
 
@@ -48,18 +49,3 @@ def rules_of(reasoning: ml_collections.ConfigDict) -> selection.Rules:
   """What traces must be."""
   names = [field.name for field in dataclasses.fields(selection.Rules)]
   return selection.Rules(**{name: reasoning[name] for name in names})
-
-
-def settings_of(
-  reasoning: ml_collections.ConfigDict, stop_strings: tuple[str, ...]
-) -> requests.Settings:
-  """How solutions are sampled."""
-  return requests.Settings(
-    temperature=reasoning.temperature,
-    top_k=reasoning.top_k,
-    top_p=reasoning.top_p,
-    min_p=reasoning.min_p,
-    repetition_penalty=reasoning.repetition_penalty,
-    max_new_tokens=reasoning.max_new_tokens,
-    stop_strings=stop_strings,
-  )

@@ -8,6 +8,7 @@ from kd.core import errors
 from kd.reasoning import problems
 from kd.reasoning import tree_methods
 from kd.reasoning import tree_search
+from kd.sampling import fields
 from kd.sampling import requests
 
 _CHOICES = {
@@ -20,7 +21,6 @@ _LEAST = {
   **dict.fromkeys(('samples', 'votes', 'breadth', 'together'), 1),
   **dict.fromkeys(('depth', 'solutions', 'first', 'draw', 'contrast'), 0),
   **dict.fromkeys(('max_calls', 'max_tokens', 'max_nodes', 'seed'), 0),
-  **dict.fromkeys(('max_new_tokens',), 1),
 }
 
 
@@ -51,7 +51,7 @@ def check(search: ml_collections.ConfigDict) -> None:
     raise errors.ConfigError(
       'search.shots', f'found {search.shots}', legal=f'0 to {most}'
     )
-  _check_sampling(search)
+  fields.check(search, 'search')
   enumerated = search.proposals == 'enumerated'
   if enumerated and not problems.SOURCES[search.problem].problem.enumerable:
     raise errors.ConfigError(
@@ -65,21 +65,6 @@ def check(search: ml_collections.ConfigDict) -> None:
       "found 'likelihood', and enumerated thoughts have none",
       legal="'exact', 'value' or 'vote'",
     )
-
-
-def _check_sampling(search):
-  legal = {
-    'temperature': (search.temperature >= 0, '0 or more'),
-    'top_k': (search.top_k >= 0, '0 (all), or above 0'),
-    'top_p': (0 < search.top_p <= 1, '(0, 1]'),
-    'min_p': (0 <= search.min_p < 1, '[0, 1)'),
-    'repetition_penalty': (search.repetition_penalty > 0, 'above 0'),
-  }
-  for name, (fits, words) in legal.items():
-    if not fits:
-      raise errors.ConfigError(
-        f'search.{name}', f'found {search[name]}', legal=words
-      )
 
 
 def asks_model(search: ml_collections.ConfigDict) -> bool:
@@ -96,12 +81,4 @@ def plan_of(search: ml_collections.ConfigDict) -> tree_search.Plan:
 
 def settings_of(search: ml_collections.ConfigDict) -> requests.Settings:
   """A thought, a judgement and a vote are one line each."""
-  return requests.Settings(
-    temperature=search.temperature,
-    top_k=search.top_k,
-    top_p=search.top_p,
-    min_p=search.min_p,
-    repetition_penalty=search.repetition_penalty,
-    max_new_tokens=search.max_new_tokens,
-    stop_strings=('\n',),
-  )
+  return fields.settings(search, ('\n',))

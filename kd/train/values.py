@@ -9,6 +9,7 @@ from kd.core import config as config_lib
 from kd.core import errors
 from kd.input_pipeline import shortening
 from kd.input_pipeline import templates
+from kd.train import generate_fields
 from kd.train import reason_fields
 from kd.train import search_fields
 
@@ -79,6 +80,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise errors.ConfigError(
       'cache.verify', f'found {config.cache.verify}', legal='0 or more'
     )
+  generate_fields.check(config.generate)
   search_fields.check(config.search)
   reason_fields.check(config.reasoning)
   _check_rationale(config)

@@ -12,7 +12,8 @@ from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
-from kd.sampling import decode
+from kd.sampling import engine
+from kd.sampling import requests
 
 
 def test_eight_devices_equal_one():
@@ -27,10 +28,17 @@ def test_eight_devices_equal_one():
   params = jax.tree.map(
     lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape), jnp.float32), shapes
   )
-  prompts = [rng.integers(3, 260, n).tolist() for n in (3, 20, 9, 14, 5)]
+  asked = [
+    requests.Request(tuple(rng.integers(3, 260, n).tolist()), n, 2)
+    for n in (3, 20, 9, 14, 5)
+  ]
+  settings = dataclasses.replace(
+    requests.greedy(12), temperature=1.0, top_p=0.95, repetition_penalty=1.1
+  )
   # 260 of the 264 rows are the tokenizer's: the last shard holds some of each.
-  decoder = decode.Decoder(model, 260, (1, 5), 0, 12, batch_size=4)
-  one = decoder.generate(params, prompts)
+  words = engine.Vocabulary(260, (1, 5), 0, str)
+  sampler = engine.Engine(model, words, batch_size=4)
+  one = sampler.generate(params, asked, settings)
 
   mesh = mesh_lib.make({'data': 2, 'fsdp': 2, 'tensor': 2}, jax.devices())
   shardings = rules.param_shardings(
@@ -39,7 +47,14 @@ def test_eight_devices_equal_one():
   placed = jax.device_put(params, shardings)
   assert not placed['embedding'].sharding.is_fully_replicated
   with rules.active(mesh):
-    eight = decoder.generate(placed, prompts)
-  assert eight == one
+    eight = sampler.generate(placed, asked, settings)
+  _check_equal(eight, one)
   # Without the mesh's rules the compiler chooses; answers stay the same.
-  assert decoder.generate(placed, prompts) == one
+  _check_equal(sampler.generate(placed, asked, settings), one)
+
+
+def _check_equal(found, wanted):
+  for pair in zip(sum(found, []), sum(wanted, []), strict=True):
+    assert pair[0].ids == pair[1].ids
+    assert pair[0].finish == pair[1].finish
+    np.testing.assert_allclose(pair[0].logprobs, pair[1].logprobs, atol=1e-4)

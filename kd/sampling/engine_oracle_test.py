@@ -6,7 +6,8 @@ from kd.checkpoints import weights
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.models import gemma3
-from kd.sampling import decode
+from kd.sampling import engine
+from kd.sampling import requests
 from tests.oracles import client
 
 NEW_TOKENS = 32
@@ -41,16 +42,13 @@ def test_greedy_text_equals_transformers(tmp_path):
   )
   assert len(prompts[-1]) > model.config.window
   params = weights.load(init, model, None, (), 'float32', 'student.init')
-  decoder = decode.Decoder(
-    model,
-    tokenizer.vocab_size,
-    tokenizer.stop_ids,
-    tokenizer.pad_id,
-    NEW_TOKENS,
-    batch_size=2,
+  sampler = engine.Engine(model, engine.vocabulary(tokenizer), batch_size=2)
+  found = sampler.generate(
+    params,
+    [requests.Request(tuple(ids), 0, 1) for ids in prompts],
+    requests.greedy(NEW_TOKENS),
   )
-  answers = decoder.generate(params, prompts)
-  for answer, ids in zip(answers, wanted['generated'], strict=True):
+  for (sample,), ids in zip(found, wanted['generated'], strict=True):
     ended = ids[-1] in tokenizer.stop_ids
-    assert answer.ids == (ids[:-1] if ended else ids)
-    assert answer.finished == ended
+    assert list(sample.ids) == (ids[:-1] if ended else ids)
+    assert sample.finish == ('stop' if ended else 'length')

@@ -1,0 +1,59 @@
+"""transformers' generate() as a timed program: a batch of answers a step.
+
+Its argument is a JSON object:
+  folder: a Hugging Face folder that the model is loaded from, or
+  model: arguments of Gemma3TextConfig.
+  prompts: ids of each, of equal length.
+  new_tokens: of each answer.
+"""
+
+import json
+import os
+import sys
+
+from benchmarks import stepper
+
+
+def main(argument):
+  stream = stepper.claim_stdout()
+  import torch
+
+  torch.set_num_threads(os.cpu_count())
+  torch.manual_seed(0)
+  spec = json.loads(argument)
+  model = _model(spec).eval()
+  ids = torch.tensor(spec['prompts'])
+  wanted = len(spec['prompts'][0]) + spec['new_tokens']
+
+  def step():
+    with torch.no_grad():
+      found = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=spec['new_tokens'],
+        min_new_tokens=spec['new_tokens'],
+        do_sample=True,
+        # As ours: the whole distribution.
+        top_k=0,
+        top_p=1.0,
+        pad_token_id=0,
+      )
+    assert found.shape == (len(ids), wanted)
+
+  count = sum(p.numel() for p in model.parameters())
+  stepper.serve(stream, step, {'parameters': count})
+
+
+def _model(spec):
+  import torch
+  import transformers
+
+  if 'folder' in spec:
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    return load(spec['folder'], dtype=torch.float32)
+  config = transformers.Gemma3TextConfig(**spec['model'])
+  return transformers.Gemma3ForCausalLM(config).float()
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])

@@ -1,0 +1,74 @@
+"""Decoding with a cache against whole forward passes."""
+
+import jax
+import numpy as np
+import pytest
+
+from kd.models import decoding
+from kd.models import gemma3
+from kd.models import gemma3_config
+
+# One group of 6 layers and 2 that are left; a window much shorter than a text.
+_CONFIG = gemma3_config.Gemma3Config(
+  embed_dim=32,
+  mlp_dim=48,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  vocab_size=64,
+  layer_kinds=gemma3_config.published_kinds(8),
+  window=4,
+  context=128,
+  query_scale=12.0,
+  local_rope_base=1e4,
+  global_rope_base=1e6,
+  global_rope_factor=8.0,
+  norm_epsilon=1e-6,
+)
+_MODEL = gemma3.build(_CONFIG, 'float32', 'none', 'student')
+_LENGTH = 14
+
+
+@pytest.fixture(name='params', scope='module')
+def _params():
+  return jax.jit(gemma3.init_params, static_argnums=0)(
+    _MODEL, jax.random.key(0)
+  )
+
+
+def test_a_ring_holds_no_more_than_the_window():
+  cache = jax.eval_shape(lambda: decoding.empty(_MODEL, 3, 20))
+  slots = [key.shape[1] for key, _ in cache]
+  assert slots == [4, 4, 4, 4, 4, 20, 4, 4]
+  assert cache[0][0].shape == (3, 4, 2, 8)
+
+
+def test_rows_of_different_length_equal_the_full_pass(params):
+  """Nothing, less than a window, a window, and more of it is prefilled."""
+  lengths = np.array([0, 3, 4, 5, 9], np.int32)
+  rows = len(lengths)
+  tokens = np.random.default_rng(0).integers(1, 64, (rows, _LENGTH), np.int32)
+  positions = np.tile(np.arange(_LENGTH, dtype=np.int32), (rows, 1))
+  whole, _ = jax.jit(lambda *batch: _MODEL.apply({'params': params}, *batch))(
+    tokens, positions, np.ones_like(tokens)
+  )
+  prefill = jax.jit(decoding.prefill, static_argnums=0)
+  prompts = prefill(_MODEL, params, tokens[:, :9], lengths)
+  # What the rows held before is gone, and their order is another.
+  source = np.array([3, 0, 4, 2, 1], np.int32)
+  cache = decoding.empty(_MODEL, rows, _LENGTH)
+  cache = jax.tree.map(lambda x: x + 7, cache)
+  cache = decoding.insert(cache, prompts, np.ones(rows, bool), source)
+  held = decoding.weights(_MODEL, params)
+  extend = jax.jit(decoding.extend, static_argnums=0)
+  for step in range(_LENGTH - 9):
+    at = lengths[source] + step
+    found, cache = extend(_MODEL, held, cache, tokens[source, at], at)
+    np.testing.assert_allclose(found, whole[source, at], atol=1e-5)
+  # Rows that are not taken stay.
+  other = decoding.insert(cache, prompts, np.arange(rows) == 2, source)
+  for new, old in zip(
+    jax.tree.leaves(other), jax.tree.leaves(cache), strict=True
+  ):
+    np.testing.assert_array_equal(np.delete(new, 2, 0), np.delete(old, 2, 0))
+    assert not np.array_equal(new[2], old[2])

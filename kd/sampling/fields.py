@@ -1,0 +1,39 @@
+"""Fields of a config that are requests.Settings: what is legal in them."""
+
+from typing import Any
+
+from kd.core import errors
+from kd.sampling import requests
+
+_LEGAL = {
+  'temperature': (lambda x: x >= 0, '0 or more'),
+  'top_k': (lambda x: x >= 0, '0 (all), or above 0'),
+  'top_p': (lambda x: 0 < x <= 1, '(0, 1]'),
+  'min_p': (lambda x: 0 <= x < 1, '[0, 1)'),
+  'repetition_penalty': (lambda x: x > 0, 'above 0'),
+  'max_new_tokens': (lambda x: x >= 1, '1 or more'),
+}
+
+
+def check(fields: Any, path: str) -> None:
+  """Refuses what is illegal.
+
+  Args:
+    fields: has the fields of Settings but `stop_strings`.
+    path: of the config's part that they are in.
+
+  Raises:
+    ConfigError: names the first field.
+  """
+  for name, (fits, legal) in _LEGAL.items():
+    if not fits(fields[name]):
+      raise errors.ConfigError(
+        f'{path}.{name}', f'found {fields[name]}', legal=legal
+      )
+
+
+def settings(fields: Any, stop_strings: tuple[str, ...]) -> requests.Settings:
+  """What the fields amount to."""
+  return requests.Settings(
+    **{name: fields[name] for name in _LEGAL}, stop_strings=stop_strings
+  )

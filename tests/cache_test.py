@@ -1,0 +1,373 @@
+"""Writing a cache, looking at it and training from it, all in one process."""
+
+import contextlib
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from configs import quickstart
+from kd.core import errors
+from kd.input_pipeline import rows as rows_lib
+from kd.models import gemma3
+from kd.partitioning import rules
+from kd.train import distill
+from kd.train import lock
+from kd.train import modes
+from kd.train import resolve
+from kd.train import targets
+from tests import command
+
+_ROWS, _SHARD_ROWS = 10, 3
+_METHODS = {
+  'top_k': dict(entries=264, logprobs='float16'),
+  'sampled': {},
+  'hidden': {},
+}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """What was compiled for one run serves the others."""
+  folder = tmp_path_factory.mktemp('cache')
+  jax.config.update('jax_compilation_cache_dir', str(folder / 'compiled'))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  yield folder
+  jax.config.update('jax_compilation_cache_dir', None)
+
+
+def _config(folder, cache, **changes):
+  c = quickstart.get_config()
+  changes = {
+    'steps': 4,
+    'data.mixture': 'arithmetic_few',
+    'data.examples': _ROWS,
+    'data.length': 64,
+    'data.batch_size': 4,
+    'data.seed': 0,
+    'data.folder': str(folder / 'rows'),
+    'data.read.wait_s': 0.001,
+    'optimizer.lr.warmup_steps': 1,
+    'evaluation.baseline': False,
+    'log.every': 1,
+    'log.tensorboard': False,
+    'cache.folder': str(cache),
+    'cache.batch_size': 4,
+    'cache.shard_rows': _SHARD_ROWS,
+    **changes,
+  }
+  with c.evaluation.sets.unlocked():
+    del c.evaluation.sets['held_out']
+  for path, value in changes.items():
+    parent, _, name = path.rpartition('.')
+    part = c
+    for key in filter(None, parent.split('.')):
+      part = part[key]
+    with part.unlocked():
+      part[name] = value
+  return c
+
+
+def _cached(folder, cache, **changes):
+  """The config of a run that has no teacher at hand."""
+  return _config(folder, cache, **{'teacher.source': 'cached'}, **changes)
+
+
+def _write(folder, cache, **changes):
+  modes.cache(_config(folder, cache, **changes), str(folder / 'report'))
+
+
+@pytest.fixture(scope='module')
+def caches(folder):
+  """A cache of each method."""
+  for name, arguments in _METHODS.items():
+    method = base.cache_method(name, **arguments)
+    _write(folder, folder / name, **{'cache.method': method})
+  return {name: folder / name for name in _METHODS}
+
+
+@pytest.fixture
+def own(caches, tmp_path):
+  """Copies of caches, to be broken."""
+
+  def copy(name):
+    shutil.copytree(caches[name], tmp_path / name)
+    return tmp_path / name
+
+  return copy
+
+
+def _losses(folder, config, name):
+  modes.train(config, str(folder / name))
+  lines = command.metrics(str(folder / name))
+  return [x['train/loss/kl'] for x in lines if x['phase'] == 'train']
+
+
+@contextlib.contextmanager
+def _refused(*words):
+  with pytest.raises(errors.KdError) as caught:
+    yield
+  assert caught.value.exit_code == 2, caught.value
+  for word in words:
+    assert word in str(caught.value), caught.value
+
+
+def _shard(cache, number):
+  (name,) = (x for x in os.listdir(cache) if f'targets-{number:05d}-' in x)
+  return cache / name
+
+
+def _flip(path, share):
+  data = bytearray(path.read_bytes())
+  data[int(len(data) * share)] ^= 16
+  path.write_bytes(data)
+
+
+def _bytes(cache):
+  return {p.name: p.read_bytes() for p in sorted(cache.iterdir())}
+
+
+def test_a_report_and_a_cache_that_knows_its_rows(folder, caches, capsys):
+  for name in caches:
+    method = base.cache_method(name, **_METHODS[name])
+    changes = {'cache.method': method, 'cache.verify': 6}
+    before = _bytes(caches[name])
+    capsys.readouterr()
+    _write(folder, caches[name], **changes)
+    said = capsys.readouterr().out
+    assert f'{_ROWS} rows in 4 files' in said and '6 rows scored again' in said
+    assert _bytes(caches[name]) == before
+    with open(folder / 'report' / 'cache.json') as f:
+      report = json.load(f)
+    assert report['rows'] == _ROWS and report['method']['name'] == name
+    assert report['nll'] == pytest.approx(0.0015, abs=0.01)
+
+
+def test_a_record_says_what_a_forward_pass_says_of_the_next_token(
+  folder, caches
+):
+  """Case E2, and E1: whatever the order and size of batches."""
+  run = resolve.resolve(_config(folder, caches['top_k']), jax.devices())
+  parts = distill.prepare_rows(run, lambda line: None)
+  (teacher,) = targets.load_teachers(run)
+  whole = rows_lib.Numbered(parts)(range(_ROWS))
+  with rules.active(run.mesh):
+    nothing = gemma3.TapSpec((), ())
+    hidden, _ = gemma3.forward(teacher.model, teacher.params, whole, nothing)
+  table = np.asarray(teacher.params['embedding'], np.float64)
+  size = run.tokenizer.vocab_size
+  assert size < len(table)
+  logits = np.asarray(hidden, np.float64) @ table[:size].T
+  normalizer = np.log(np.exp(logits).sum(-1))
+  direct = logits - normalizer[..., None]
+  opened = {
+    name: targets.open_cache(
+      resolve.resolve(
+        _config(folder, c, **{'cache.folder': str(c)}), jax.devices()
+      ),
+      parts,
+    )
+    for name, c in caches.items()
+  }
+  seen = set()
+  for seed, batch_size in ((0, 1), (5, 3), (9, 7)):
+    rows = rows_lib.Rows(parts, batch_size, seed, shuffle=True)
+    batch = rows(1, range(batch_size))
+    top, drawn = opened['top_k'].read(batch), opened['sampled'].read(batch)
+    hidden_now = opened['hidden'].read(batch).astype(np.float32)
+    for i, row in enumerate(map(int, batch.row_id)):
+      seen.add(row)
+      counted = batch.weights[i] != 0
+      at = np.flatnonzero(counted)
+      # What a target is, by the tokens themselves.
+      assert (batch.targets[i, at[:-1]] == batch.tokens[i, at[:-1] + 1]).all()
+      stored = opened['top_k'].row_of(batch, i)
+      np.testing.assert_allclose(
+        stored.target_logprob,
+        direct[row, at, batch.targets[i, at]],
+        rtol=2e-3,
+        atol=1e-3,
+      )
+      np.testing.assert_allclose(
+        stored.log_normalizer, normalizer[row, at], 1e-4, 1e-4
+      )
+      assert (top.ids[i, at, :size] == np.arange(size)).all()
+      np.testing.assert_allclose(
+        top.logprobs[i, at, :size], direct[row, at], 2e-3, 2e-3
+      )
+      assert (top.ids[i, ~counted] == -1).all()
+      # Case E6: rows of the head that no token has are never drawn.
+      assert drawn.ids.max() < size
+      np.testing.assert_allclose(drawn.weights[i, at].sum(-1), 1, 1e-6)
+      np.testing.assert_allclose(
+        hidden_now[i, at], np.asarray(hidden)[row, at], 2**-8, 1e-6
+      )
+  assert len(seen) > 5
+  with _refused('has no row 10', 'rows 0 to 9'):
+    opened['top_k'].row(_ROWS)
+
+
+@pytest.fixture(scope='module')
+def live(folder):
+  """Losses of live runs by seed and batch size."""
+  return {
+    (seed, size): _losses(
+      folder,
+      _config(folder, '', **{'seed': seed, 'data.batch_size': size}),
+      f'live-{seed}-{size}',
+    )
+    for seed, size in ((0, 4), (3, 2))
+  }
+
+
+@pytest.mark.parametrize(
+  ('name', 'case', 'far'),
+  [
+    ('top_k', (0, 4), 1e-3),
+    ('top_k', (3, 2), 1e-3),
+    ('hidden', (0, 4), 1e-3),
+    ('sampled', (0, 4), 0.05),
+  ],
+)
+def test_losses_are_the_live_runs(name, case, far, folder, caches, live):
+  seed, size = case
+  changes = {'seed': seed, 'data.batch_size': size}
+  config = _cached(folder, caches[name], **changes)
+  found = _losses(folder, config, f'cached-{name}-{seed}')
+  assert len(found) == 4
+  np.testing.assert_allclose(found, live[case], far)
+
+
+def test_a_cache_of_something_else_is_refused(folder, caches):
+  c = caches['top_k']
+  workdir = folder / 'refused'
+  for changes, words in (
+    ({'data.length': 72}, ['length: there 64, now 72', 'rows.']),
+    ({'data.examples': 9}, ['rows: there 10, now 9']),
+    ({'data.seed': 1, 'data.pack': False}, ['pack: there True, now False']),
+    ({'data.split': 'validation'}, ["split: there 'train'"]),
+  ):
+    with _refused('cache.folder', *words):
+      modes.train(_cached(folder, c, **changes), str(workdir))
+  # Nothing was written: the workdir is not that config's.
+  assert not workdir.exists()
+  terms = {
+    'losses': {'kl': base.term('forward_kl'), 'h': base.term('hidden_states')}
+  }
+  with _refused('losses.h', 'a cache holds nothing'):
+    modes.train(_cached(folder, c, **terms), str(workdir))
+  with _refused('cache.folder', 'no such folder'):
+    modes.train(_cached(folder, folder / 'nowhere'), str(workdir))
+  with lock.hold(str(c), 'x'), _refused('in use by process', 'cache.folder'):
+    _write(folder, c)
+
+
+def test_another_teacher_or_method_or_format_is_refused(folder, own):
+  c = own('top_k')
+  method = {'cache.method': base.cache_method('top_k', **_METHODS['top_k'])}
+  with _refused('method.entries: there 264, now 64'):
+    _write(folder, c)
+  other = {'teacher.init': 'random', 'teacher.variant': 'nano'}
+  bytes_tokenizer = {'data.tokenizer': 'bytes'}
+  with _refused('teachers', 'digest'):
+    _write(
+      folder, c, **method, **other, **bytes_tokenizer, **{'cache.repair': True}
+    )
+  manifest = json.loads((c / 'manifest.json').read_text())
+  # One that was begun and is gone on with.
+  os.rename(c / 'manifest.json', c / 'kept')
+  with _refused('teachers', 'digest'):
+    _write(folder, c, **method, **other, **bytes_tokenizer)
+  with _refused('being written, or was given up half-way'):
+    modes.train(_cached(folder, c), str(folder / 'refused'))
+  (c / 'manifest.json').write_text(json.dumps({**manifest, 'format': 2}))
+  with _refused('is of format 2', 'format 1'):
+    modes.train(_cached(folder, c), str(folder / 'refused'))
+
+
+def _break(how, path):
+  if how == 'flipped':
+    _flip(path, 0.02)  # Of the first record: most of a small file is padding.
+  elif how == 'cut':
+    path.write_bytes(path.read_bytes()[:-1])
+  else:
+    path.unlink()
+
+
+@pytest.mark.parametrize('how', ['flipped', 'cut', 'missing'])
+def test_damage_is_named_and_mended(how, folder, own):
+  c = own('hidden')
+  method = {'cache.method': base.cache_method('hidden')}
+  before = _bytes(c)
+  for path in (_shard(c, 1), c / 'unembedding.safetensors'):
+    _break(how, path)
+  times = {p.name: p.stat().st_mtime_ns for p in c.iterdir()}
+  words = {
+    'flipped': 'has other bytes than were written',
+    'cut': 'bytes, ',
+    'missing': 'is missing',
+  }[how]
+  named = ('targets-00001-of-00004', 'unembedding')
+  with _refused('cache.folder', words, *named, 'cache.repair=True'):
+    _write(folder, c, **method)
+  with _refused('cache.folder', 'targets-00001-of-00004'):
+    # At the start, or at the first row of it.
+    modes.train(_cached(folder, c), str(folder / f'damaged-{how}'))
+  _write(folder, c, **method, **{'cache.repair': True})
+  assert _bytes(c) == before
+  for path in c.iterdir():
+    mended = any(x in path.name for x in (*named, 'manifest'))
+    others = ('lock', 'tokenizer.model')
+    if not mended and path.name not in others:
+      assert path.stat().st_mtime_ns == times[path.name], path
+
+
+def test_a_changed_table_ends_training_before_its_first_step(folder, own):
+  c = own('hidden')
+  _flip(c / 'unembedding.safetensors', 0.9)
+  with _refused('unembedding.safetensors', 'was changed'):
+    modes.train(_cached(folder, c), str(folder / 'table'))
+
+
+def test_verification_finds_another_teachers_targets(folder, own):
+  c = own('top_k')
+  method = {'cache.method': base.cache_method('top_k', **_METHODS['top_k'])}
+  other = {
+    **method,
+    'teacher.init': 'random',
+    'teacher.variant': 'nano',
+    'data.tokenizer': 'bytes',
+    'cache.verify': 4,
+  }
+  _write(folder, folder / 'other', **{**other, 'cache.verify': 0})
+  # The other's digest in this one's manifest: past the first check.
+  there = json.loads((folder / 'other' / 'manifest.json').read_text())
+  manifest = json.loads((c / 'manifest.json').read_text())
+  manifest['request']['teachers'] = there['request']['teachers']
+  (c / 'manifest.json').write_text(json.dumps(manifest))
+  with _refused('4 rows scored again', 'largest error', '0.1 nats'):
+    _write(folder, c, **other)
+
+
+def test_records_on_other_rows_are_refused(folder, own):
+  c = own('top_k')
+  method = {'cache.method': base.cache_method('top_k', **_METHODS['top_k'])}
+  manifest = json.loads((c / 'manifest.json').read_text())
+  one, two = manifest['shards'][:2]
+  for key in ('file', 'bytes', 'sha256', 'statistics'):
+    one[key], two[key] = two[key], one[key]
+  (c / 'manifest.json').write_text(json.dumps(manifest))
+  with _refused('cache.folder', 'are of a row with digest'):
+    _write(folder, c, **method, **{'cache.verify': _ROWS})
+  with _refused('cache.folder', 'are of a row with digest'):
+    modes.train(_cached(folder, c), str(folder / 'permuted'))
+
+
+def test_a_folder_that_cannot_be_written(folder):
+  (folder / 'file').write_text('')
+  with _refused('cache.folder', 'cannot be written'):
+    _write(folder, folder / 'file' / 'cache')

@@ -1,0 +1,96 @@
+"""--mode=generate as docs/generate.md shows it, and what it says."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from kd.core import config as config_lib
+from kd.core import errors
+from kd.train import modes
+from tests import command
+
+_DOCS = pathlib.Path('docs/generate.md')
+_TEACHER = 'data/fixtures/quickstart_teacher'
+
+
+def _shown():
+  """The command blocks of the page, and the table's fields with defaults."""
+  text = _DOCS.read_text()
+  (block,) = re.findall(r'^```\n(.*?)^```', text, re.M | re.S)
+  table = re.findall(r'^\| `(\w+)` \| `?(.*?)`? \|', text, re.M)
+  return block.splitlines(), dict(table)
+
+
+def test_the_page_s_commands_run(tmp_path):
+  (write, run), fields = _shown()
+  subprocess.run(write, shell=True, check=True, cwd=tmp_path)
+  program, *arguments = run.split('kd.main ')
+  assert program == 'python -m '
+  arguments = arguments[0].split()
+  for name in ('prompts.jsonl', 'kd-answers'):
+    arguments = [
+      a.replace(f'={name}', f'={tmp_path / name}') for a in arguments
+    ]
+  code, out, err = command.run(arguments)
+  assert code == 0 and '2/2 prompts answered' in out, err
+  path = tmp_path / 'kd-answers' / 'completions.jsonl'
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  assert [line['index'] for line in lines] == [0, 1]
+  for line in lines:
+    assert len({sample['text'] for sample in line['samples']}) > 1
+    assert {sample['finish'] for sample in line['samples']} <= {
+      *('stop', 'length')
+    }
+  default = config_lib.load('configs/base.py', 'config').generate
+  beside = {'prompts', 'output'}
+  assert fields == {
+    name: str(value) for name, value in default.items() if name not in beside
+  }
+
+
+def _config(folder, **changes):
+  config = config_lib.load('configs/quickstart.py', 'config')
+  config.student.update(init=f'hf:{folder}', variant='')
+  config.generate.update(max_new_tokens=4, **changes)
+  return config
+
+
+def test_settings_come_from_the_config_alone(tmp_path, capsys):
+  """F1: Gemma's own generation config says top_p 0.95, and more."""
+  folder = tmp_path / 'hf'
+  shutil.copytree(_TEACHER, folder)
+  (folder / 'generation_config.json').write_text(
+    json.dumps({'top_p': 0.33, 'top_k': 64, 'do_sample': True})
+  )
+  prompts = tmp_path / 'in.jsonl'
+  prompts.write_text('{"prompt": "Q: 1+2=?"}\n')
+  config = _config(
+    folder, prompts=str(prompts), temperature=1.0, stop_strings=('#',)
+  )
+  modes.generate(config, str(tmp_path / 'work'))
+  out = capsys.readouterr().out
+  assert 'temperature 1.0, top_k 0, top_p 1.0, min_p 0.0,' in out
+  assert os.listdir(tmp_path / 'work') == ['completions.jsonl']
+
+
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    ({'top_p': 0.0}, ('generate.top_p', '(0, 1]')),
+    ({'temperature': -0.1}, ('generate.temperature', '0 or more')),
+    ({'samples': 0}, ('generate.samples', '1 or more')),
+    ({'stop_strings': ('',)}, ('generate.stop_strings', "holds ''")),
+    ({'max_new_tokens': 9999}, ('generate.max_new_tokens', 'context of 1024')),
+  ],
+)
+def test_refused_with_its_path(change, words, tmp_path):
+  config = _config(_TEACHER, prompts='nowhere')
+  config.generate.update(change)
+  with pytest.raises(errors.ConfigError) as e:
+    modes.generate(config, str(tmp_path))
+  assert all(word in str(e.value) for word in words), str(e.value)
