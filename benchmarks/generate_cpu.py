@@ -134,7 +134,7 @@ def _real(peers, rounds):
     raise app.UsageError('KD_DATA_DIR must hold gsm8k/train.jsonl')
   file = os.path.join(os.environ['KD_DATA_DIR'], 'gsm8k', 'train.jsonl')
   gguf = environments.ask('peers_trl', _GGUF)
-  batch, length, new_tokens = 8, 64, 64
+  batch, length, new_tokens = 8, 64, 32
   with tempfile.TemporaryDirectory() as work:
     folder = os.path.join(work, 'hf')
     alternate.say('writing the weights for all programs')

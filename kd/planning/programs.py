@@ -269,10 +269,11 @@ def decode(run: resolve.Run) -> Program:
     cache = decoding.prefill(model, params, tokens, lengths)
     state = device.empty(model, rows, length + limit, repeats=False)
     state = device.insert(state, cache, tokens, entries)
-    return device.steps(
+    _, ids, logprobs = device.steps(
       *(model, picking.rule(greedy, model.config.vocab_size), weights, state),
       *(picking.numbers(greedy), limits, entries.take, limit),
     )
+    return ids, logprobs
 
   params = parameters.abstract(run.student)
   everywhere = rules.replicated(run.mesh)

@@ -105,7 +105,11 @@ def test_branches_are_rows_for_a_teacher(sampled):
     assert record['rationale'] == before.strip('\n')
     assert record['good'] in (False, True) and node.parent == record['node']
     by_state.setdefault(record['node'], []).append(record['share'])
+    siblings = [n for n in sampled.children(node.parent) if not n.fault]
+    total = sum(sibling.count for sibling in siblings)
+    assert record['share'] == node.count / total
   assert len(by_state) > 3
+  assert any(max(shares) > min(shares) for shares in by_state.values())
   for shares in by_state.values():
     assert len(shares) > 1 and sum(shares) == pytest.approx(1)
 

@@ -234,4 +234,5 @@ def records(folder: str, facts: dict[str, Any]) -> Iterator[bytes | None]:
       yield reader.read([index])[0]
     except Exception:
       yield None
-  reader.close()
+  with contextlib.suppress(Exception):  # Of a file that was cut off.
+    reader.close()
