@@ -1,5 +1,6 @@
 """The benchmarks at tiny sizes, without peers."""
 
+import dataclasses
 import json
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from benchmarks import alternate
 from benchmarks import compile_tpu
 from benchmarks import environments
+from benchmarks import generate_cpu
 from benchmarks import objective_tpu
 from benchmarks import programs
 from benchmarks import results
@@ -64,7 +66,20 @@ def test_step_real_cpu(tmp_path):
   assert set(result['programs']) == {'ours'}
 
 
-@pytest.mark.parametrize('module', [step_cpu, step_real_cpu, objective_tpu])
+def test_generate_cpu():
+  prompts = [list(range(3, 11))] * 2
+  model = {'model': dataclasses.asdict(_MODEL)}
+  found = generate_cpu.run(model, prompts, 4, (), rounds=1, bandwidth_mib=8)
+  ours = found['programs']['ours']
+  assert ours['step_s'] * ours['tokens_per_s'] == pytest.approx(8)
+  moved = 4e-9 * gemma3_config.parameter_count(_MODEL) * 4 / ours['step_s']
+  share = moved / found['bandwidth_gb_per_s']
+  assert ours['bandwidth_share'] == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+  'module', [step_cpu, step_real_cpu, generate_cpu, objective_tpu]
+)
 def test_unknown_arguments_are_refused(module):
   with pytest.raises(app.UsageError, match='surplus'):
     module.main(['program', 'surplus'])

@@ -8,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from safetensors import numpy
 
 from configs import base
 from configs import quickstart
@@ -271,17 +272,15 @@ def test_another_teacher_or_method_or_format_is_refused(folder, own):
   method = {'cache.method': base.cache_method('top_k', **_METHODS['top_k'])}
   with _refused('method.entries: there 264, now 64'):
     _write(folder, c)
-  other = {'teacher.init': 'random', 'teacher.variant': 'nano'}
-  bytes_tokenizer = {'data.tokenizer': 'bytes'}
+  # The same weights, rounded: another teacher.
+  other = {'teacher.param_dtype': 'bfloat16'}
   with _refused('teachers', 'digest'):
-    _write(
-      folder, c, **method, **other, **bytes_tokenizer, **{'cache.repair': True}
-    )
+    _write(folder, c, **method, **other, **{'cache.repair': True})
   manifest = json.loads((c / 'manifest.json').read_text())
   # One that was begun and is gone on with.
   os.rename(c / 'manifest.json', c / 'kept')
   with _refused('teachers', 'digest'):
-    _write(folder, c, **method, **other, **bytes_tokenizer)
+    _write(folder, c, **method, **other)
   with _refused('being written, or was given up half-way'):
     modes.train(_cached(folder, c), str(folder / 'refused'))
   (c / 'manifest.json').write_text(json.dumps({**manifest, 'format': 2}))
@@ -314,9 +313,12 @@ def test_damage_is_named_and_mended(how, folder, own):
   named = ('targets-00001-of-00004', 'unembedding')
   with _refused('cache.folder', words, *named, 'cache.repair=True'):
     _write(folder, c, **method)
+  table = c / 'unembedding.safetensors'
+  table.write_bytes(before[table.name])
   with _refused('cache.folder', 'targets-00001-of-00004'):
     # At the start, or at the first row of it.
     modes.train(_cached(folder, c), str(folder / f'damaged-{how}'))
+  _break(how, table)
   _write(folder, c, **method, **{'cache.repair': True})
   assert _bytes(c) == before
   for path in c.iterdir():
@@ -336,13 +338,13 @@ def test_a_changed_table_ends_training_before_its_first_step(folder, own):
 def test_verification_finds_another_teachers_targets(folder, own):
   c = own('top_k')
   method = {'cache.method': base.cache_method('top_k', **_METHODS['top_k'])}
-  other = {
-    **method,
-    'teacher.init': 'random',
-    'teacher.variant': 'nano',
-    'data.tokenizer': 'bytes',
-    'cache.verify': 4,
-  }
+  teacher = folder / 'other-teacher'
+  shutil.copytree(quickstart._TEACHER, teacher)
+  weights = teacher / 'model.safetensors'
+  tensors = numpy.load_file(weights)
+  tensors['model.norm.weight'] = -tensors['model.norm.weight'] - 2
+  numpy.save_file(tensors, weights)
+  other = {**method, 'teacher.init': f'hf:{teacher}', 'cache.verify': 4}
   _write(folder, folder / 'other', **{**other, 'cache.verify': 0})
   # The other's digest in this one's manifest: past the first check.
   there = json.loads((folder / 'other' / 'manifest.json').read_text())

@@ -17,7 +17,7 @@ import jax
 import matplotlib
 import numpy as np
 
-from experiments.game24 import config as configs
+from experiments.game24 import students
 from kd.core import run_info
 from kd.input_pipeline import templates
 from kd.reasoning import game24_answers
@@ -38,7 +38,7 @@ ONCE, SAMPLED, SEARCHED = 'greedy', 'sampled, verified', 'search'
 
 
 def _config(kind, workdir):
-  config = configs.get_config(kind)
+  config = students.config(kind)
   config.student.init = f'workdir:{workdir}'
   return config
 
@@ -91,7 +91,7 @@ def measure(kind, workdir, way):
       return json.load(f)
   run = resolve.resolve(config, jax.devices())
   puzzles = problems.instances(
-    SOURCE, '', configs.PUZZLES - configs.HARDEST, configs.HARDEST
+    SOURCE, '', students.PUZZLES - students.HARDEST, students.HARDEST
   )
   samples, temperature = (1, 0.0) if way == ONCE else (SAMPLES[kind], 1.0)
   return _verified(puzzles, _ask(run, puzzles, samples, temperature))
@@ -111,7 +111,7 @@ def draw(results, path):
       if not found:
         continue
       x, values = len(names), [each['solved'] for each in found]
-      calls = np.mean([each['calls'] for each in found]) / configs.HARDEST
+      calls = np.mean([each['calls'] for each in found]) / students.HARDEST
       names.append(f'{kind}s\n{way}')
       axis.bar(x, np.mean(values), color=colours[kind], width=0.6)
       axis.plot([x] * len(values), values, 'k.', markersize=5)
@@ -124,7 +124,7 @@ def draw(results, path):
         fontsize=8,
       )
   axis.set_xticks(range(len(names)), names, fontsize=8)
-  axis.set_ylabel(f'solved of the hardest {configs.HARDEST}')
+  axis.set_ylabel(f'solved of the hardest {students.HARDEST}')
   axis.margins(y=0.15)
   figure.tight_layout()
   figure.savefig(path, dpi=110)

@@ -3,12 +3,12 @@
 # repository, with the game24 data in KD_DATA_DIR.
 set -euo pipefail
 out=${1:-/tmp/kd-experiments/game24}
-config=experiments/game24/config.py
-python -m kd.main --mode=search --config="$config:paths" --workdir="$out/paths"
+config=experiments/game24/config
+python -m kd.main --mode=search --config="${config}_paths.py" --workdir="$out/paths"
 export KD_TRACES=$out/paths/search/paths.jsonl
 for seed in 0 1 2; do
   for kind in trace answer; do
-    python -m kd.main --config="$config:$kind" --workdir="$out/$kind-$seed" \
+    python -m kd.main --config="${config}_$kind.py" --workdir="$out/$kind-$seed" \
       --config.seed=$seed
   done
 done

@@ -1,15 +1,21 @@
 """The engine against full forward passes, and its ends."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kd.core import errors
+from kd.input_pipeline import templates
+from kd.input_pipeline import tokenizers
 from kd.models import decoding
 from kd.models import gemma3
 from kd.sampling import device
+from kd.sampling import engine as engine_lib
 from kd.sampling import engine_cases as cases
+from kd.sampling import requests as requests_lib
 
 WINDOW = cases.WINDOW
 
@@ -151,7 +157,7 @@ def test_rows_are_refilled_when_they_end(params, monkeypatch):
   """One long answer and many short ones, in as few steps as they can."""
   asked = cases.asked(cases.prompts([6, 7, 8, 9, 10, 11, 12, 13]))
   free = cases.make().generate(params, asked, cases.settings(max_new_tokens=64))
-  # An id that all but the first answers soon have ends them.
+  # What the first answer doesn't hold ends the others.
   rare = [i for i in range(cases.VOCAB) if i not in free[0][0].ids]
   limit = cases.settings(max_new_tokens=64)
   slices = []
@@ -162,9 +168,14 @@ def test_rows_are_refilled_when_they_end(params, monkeypatch):
   engine = cases.make(batch=2, stop_ids=tuple(rare))
   found = engine.generate(params, asked, limit)
   lengths = [len(samples[0].ids) for samples in found]
-  assert lengths[0] == 64 and max(lengths[1:]) < 16
-  # The long one takes four slices; beside it all the others have a row.
-  assert len(slices) <= 4 + len(lengths) - 1 - 4
+  assert lengths[0] == 64
+  # In slices of 16 steps, the stop id's step included.
+  need = [-(-min(n + 1, 64) // 16) for n in lengths]
+  rows = [0, 0]
+  for slices_needed in need:
+    rows[rows.index(min(rows))] += slices_needed
+  in_batches = sum(max(need[i : i + 2]) for i in range(0, len(need), 2))
+  assert len(slices) == max(rows) < in_batches
 
 
 def test_rows_beyond_the_tokenizer_are_never_produced(params):
@@ -277,3 +288,33 @@ def test_one_program_serves_a_bucket_and_any_parameters(params):
   found = engine.generate(other, asked, hotter)
   assert found == engine.generate(other, asked, hotter)
   assert [program._cache_size() for program in programs] == before
+
+
+@pytest.mark.parametrize('stop', ('eos_id', 'end_of_turn_id'))
+def test_text_through_the_byte_tokenizer(stop):
+  """F2: the end of a turn ends an answer as the end of a text does."""
+  tokenizer = tokenizers.load('bytes')
+  config = dataclasses.replace(cases.CONFIG, vocab_size=264)
+  model = gemma3.build(config, 'float32', 'none', 'student')
+  # With layers of zero weight the hidden state is the last id's embedding. Rows
+  # of these inner products make each id of the chain point at the next.
+  chain = [*tokenizer.encode('?hi'), getattr(tokenizer, stop)]
+  products = np.diag(16.0 ** np.arange(4))
+  for k in range(3):
+    products[k, k + 1] = products[k + 1, k] = 2 * 16.0**k
+  table = np.zeros((264, config.embed_dim), np.float32)
+  table[chain, :4] = np.linalg.cholesky(products)
+  params = jax.tree.map(
+    lambda x: jnp.zeros(x.shape), gemma3.unbox(gemma3.abstract_params(model))
+  )
+  params['embedding'] = jnp.asarray(table)
+  prompt = templates.encode_prompt(
+    tokenizer, 'plain', templates.exchange('say hi?')
+  )
+  words = engine_lib.vocabulary(tokenizer)
+  ((found,),) = engine_lib.Engine(model, words, 2).generate(
+    params,
+    [requests_lib.Request(tuple(prompt), 0, 1)],
+    requests_lib.greedy(10),
+  )
+  assert (found.text, found.finish) == ('hi', 'stop')

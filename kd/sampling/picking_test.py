@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kd.sampling import engine_cases as cases
+from kd.sampling import requests
 
 _DRAWS = 3000
 _FILTERS = {
@@ -76,9 +77,7 @@ def test_another_seed_draws_others_and_a_seed_the_same(params):
   engine = cases.make(batch=2)
   (prompt,) = cases.prompts([10])
   draw = lambda seed: (
-    engine.generate(params, [cases.requests.Request(prompt, seed, 1)], how)[0][
-      0
-    ].ids
+    engine.generate(params, [requests.Request(prompt, seed, 1)], how)[0][0].ids
   )
   drawn = [draw(seed) for seed in (0, 1, 2**32, 2**63 - 1)]
   assert len(set(drawn)) == 4

@@ -20,7 +20,7 @@ Array = types.Array
 
 @struct.dataclass
 class Scored:
-  """What is known of each target of [B, L]; zeros where its weight is 0.
+  """What is known of each target of [B, L] whose weight is not 0.
 
   Attributes:
     kept: what the method keeps.

@@ -1,30 +1,29 @@
 """Students of experiments/game24, and the searches before and after.
 
-config.py:paths makes the paths that they learn, from every puzzle but the
-hardest 100; config.py:trace learns the steps of a path and the expression that
-they amount to, config.py:answer that expression alone. With --mode=search the
+config_paths.py makes the paths that they learn, from every puzzle but the
+hardest 100; config_trace.py learns the steps of a path and the expression that
+they amount to, config_answer.py that expression alone. With --mode=search the
 first one searches with the exact verifier and no model, the second one lets the
 student propose steps for the hardest 100.
 """
 
+import ml_collections
+
 from configs import base
-from kd.core import errors
 
 PUZZLES = 1362  # In order of the time that people take.
 HARDEST = 100
-_KINDS = ('paths', 'trace', 'answer')
 
 
-def get_config(arg=''):
-  if arg not in _KINDS:
-    raise errors.unknown('config.py:ARGUMENT', 'argument', arg, _KINDS)
+def config(kind: str) -> ml_collections.ConfigDict:
+  """The config of 'paths', 'trace' or 'answer'."""
   c = base.get_config()
   c.steps = 1000
   c.teacher.source = 'none'
   c.student.variant = 'nano'
   c.student.dtype = 'float32'
   c.data.module = 'data.traces'
-  c.data.mixture = 'traces_answer' if arg == 'answer' else 'traces_cot'
+  c.data.mixture = 'traces_answer' if kind == 'answer' else 'traces_cot'
   c.data.tokenizer = 'bytes'
   c.losses = dict(ce=base.term('cross_entropy'))
   c.objective.chunk_tokens = 4096
@@ -35,7 +34,7 @@ def get_config(arg=''):
   c.evaluation.sets.held_out = base.evaluation_set(examples=256)
   c.checkpoint.every = 500
   c.log.every = 20
-  if arg == 'paths':
+  if kind == 'paths':
     c.search.update(
       count=PUZZLES - HARDEST,
       method='depth_first',

@@ -1,0 +1,7 @@
+"""The student of steps and their expression."""
+
+from experiments.game24 import students
+
+
+def get_config():
+  return students.config('trace')
