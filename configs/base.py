@@ -333,8 +333,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.generate.samples = 1  # answers to each prompt, > 0
   c.generate.seed = 0  # of what is drawn, >= 0
   c.generate.max_new_tokens = 128  # of an answer, > 0; a longer one is cut
-  # answers that grow at a time, > 0; the devices of mesh.data x mesh.fsdp divide
-  # it
+  # answers that grow at a time, > 0, a multiple of mesh.data x mesh.fsdp
   c.generate.batch_size = 8
   c.generate.logprobs = False  # also write ids and their log-probabilities
 

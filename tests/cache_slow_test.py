@@ -3,6 +3,8 @@
 import functools
 import json
 import os
+import pathlib
+import re
 import socket
 import subprocess
 
@@ -155,7 +157,7 @@ def _free_port():
 def _start(forks, driver, name, count, faults):
   """Processes that write one cache."""
   arguments = [
-    *fault_chains._SMALL,
+    *fault_chains.SMALL,
     *_SMALL,
     f'--config.data.folder={driver.folder}/straight/rows',
     f'--config.cache.folder={driver.cache(name)}',
@@ -206,3 +208,19 @@ def test_two_processes_write_shards_of_their_own(driver, straight):
       np.testing.assert_allclose(
         got.target_logprob, like.target_logprob, 2e-3, 1e-4
       )
+
+
+def test_the_page_s_commands_run(tmp_path):
+  text = pathlib.Path('docs/cache.md').read_text()
+  (block,) = re.findall(r'^```\n(.*?)^```', text, re.M | re.S)
+  lines = block.replace('\\\n', '').splitlines()
+  assert len(lines) == 2
+  for line in lines:
+    program, arguments = line.split('kd.main ')
+    assert program == 'python -m '
+    arguments = arguments.replace('=/tmp/', f'={tmp_path}/').split()
+    small = (*command.QUICK[1:], '--config.evaluation.baseline=False')
+    code, _, err = command.run([*arguments, *small])
+    assert code == 0, err
+  assert (tmp_path / 'kd-cache-report' / 'cache.json').exists()
+  assert (tmp_path / 'kd-from-cache' / 'report.md').exists()

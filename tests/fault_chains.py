@@ -10,7 +10,7 @@ import numpy as np
 from tests import command
 
 STEPS = 6
-_SMALL = (
+SMALL = (
   *command.QUICK,
   '--config.evaluation.baseline=False',
   '--config.evaluation.sets.held_out.examples=4',
@@ -42,7 +42,7 @@ class Driver:
     chain.append(
       {
         'arguments': [
-          *_SMALL,
+          *SMALL,
           f'--config.data.folder={self.folder}/{rows or name}/rows',
           f'--workdir={self.workdir(name, inside)}',
           *more,
