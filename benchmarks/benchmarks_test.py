@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import alternate
+from benchmarks import cache_cpu
 from benchmarks import compile_tpu
 from benchmarks import environments
 from benchmarks import generate_cpu
@@ -153,3 +154,13 @@ def test_cases_of_tpus():
   # 3 products of the student's logits and 1 of the teacher's.
   widths = 3 * 1152 + 2560
   assert paper['objective'] == 2 * 8 * 2048 * 262144 * widths
+
+
+def test_cache_cpu():
+  found = cache_cpu.run(_MODEL, _MODEL, examples=90, steps=2, rounds=1)
+  assert set(found['writing_beside_bare']) == {
+    *('bare', 'top_k', 'sampled', 'hidden')
+  }
+  assert set(found['training_tokens_per_s']) == {'none', 'cached', 'live'}
+  assert all(rate > 0 for rate in found['writing_tokens_per_s'].values())
+  assert 0 <= found['cached_data_wait_share'] < 1

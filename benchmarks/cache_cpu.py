@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from absl import app
+from absl import logging
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -225,6 +226,7 @@ def main(argv):
   """Prints the result."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown argument {argv[1]!r}')
+  logging.set_verbosity(logging.ERROR)  # As kd.main does.
   results.show(
     run(
       step_cpu.STUDENT,
