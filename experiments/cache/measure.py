@@ -131,7 +131,7 @@ def _draw(results, path):
     axis.set(xscale='log', yscale='log', xlabel='bytes a target', title=title)
     axis.set_ylabel('%')
     axis.grid(alpha=0.3)
-  axes[0].legend()
+  axes[1].legend()
   figure.savefig(path, dpi=120)
 
 
