@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from safetensors import numpy
+from sentencepiece import sentencepiece_model_pb2
 
 from configs import base
 from configs import quickstart
@@ -265,6 +266,19 @@ def test_a_cache_of_something_else_is_refused(folder, caches):
     modes.train(_cached(folder, folder / 'nowhere'), str(workdir))
   with lock.hold(str(c), 'x'), _refused('in use by process', 'cache.folder'):
     _write(folder, c)
+
+
+def test_another_tokenizer_is_refused(folder, caches):
+  """Case E4: the first id that differs is named."""
+  c = caches['top_k']
+  proto = sentencepiece_model_pb2.ModelProto.FromString(
+    (c / 'tokenizer.model').read_bytes()
+  )
+  proto.pieces[4].piece = '<start_of_tern>'
+  (folder / 'other.model').write_bytes(proto.SerializeToString())
+  other = {'data.tokenizer': f'model:{folder / "other.model"}'}
+  with _refused('cache.folder', 'id 4 is', '<start_of_tern>'):
+    modes.train(_cached(folder, c, **other), str(folder / 'refused'))
 
 
 def test_another_teacher_or_method_or_format_is_refused(folder, own):
