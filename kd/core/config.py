@@ -54,6 +54,37 @@ def differences(
       yield path, *pair
 
 
+def refuse_differences(
+  found: Mapping[str, Any],
+  wanted: Mapping[str, Any],
+  path: str,
+  what: str,
+  legal: str,
+  beside: tuple[str, ...] = (),
+) -> None:
+  """Refuses what a folder holds, where it is of something else.
+
+  Args:
+    found: what it is of, as JSON.
+    wanted: what it must be of; as JSON has it, where tuples are lists.
+    path: of the flag or field that names the folder.
+    what: the folder holds, as the message says it.
+    legal: what would be.
+    beside: beginnings of the fields that may differ.
+
+  Raises:
+    ConfigError: names each field that differs, with both values.
+  """
+  wanted = json.loads(json.dumps(wanted))
+  lines = [
+    f'{field}: there {there!r}, now {now!r}'
+    for field, there, now in differences(found, wanted)
+    if not (beside and field.startswith(beside))
+  ]
+  if lines:
+    raise errors.ConfigError(path, what + ':\n  ' + '\n  '.join(lines), legal)
+
+
 def _is_dict(value):
   return isinstance(value, ml_collections.ConfigDict | dict)
 

@@ -43,6 +43,15 @@ def write_text(path: str, text: str) -> None:
   write_bytes(path, text.encode('utf-8'))
 
 
+def sync(path: str) -> None:
+  """Makes a file's bytes, or a folder's names, outlive a power cut."""
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
 def write_bytes(path: str, value: bytes) -> None:
   """Writes bytes aside, then renames.
 

@@ -12,6 +12,7 @@ from array_record.python import array_record_module
 import numpy as np
 
 from kd.core import errors
+from kd.core import run_info
 from kd.core import types
 from kd.input_pipeline import abandoned
 from kd.input_pipeline import examples as examples_lib
@@ -135,14 +136,14 @@ def _write(
       os.path.join(aside, prepared.MANIFEST),
       json.dumps({'request': request, 'parts': parts}, indent=2),
     )
-    _sync(aside)
+    run_info.sync(aside)
     try:
       os.rename(aside, folder)
     except OSError:
       if not os.path.isdir(folder):
         raise
       say(f'another process has prepared {folder} meanwhile')
-    _sync(os.path.dirname(folder))
+    run_info.sync(os.path.dirname(folder))
   finally:
     shutil.rmtree(aside, ignore_errors=True)
     os.close(held)
@@ -248,7 +249,7 @@ def _write_rows(
     digest.update(record)
     writer.write(record)
   writer.close()
-  _sync(path)
+  run_info.sync(path)
   return digest.hexdigest()
 
 
@@ -257,12 +258,3 @@ def _write_file(path: str, text: str) -> None:
     f.write(text)
     f.flush()
     os.fsync(f.fileno())
-
-
-def _sync(path: str) -> None:
-  """Makes a file's bytes, or a folder's names, outlive a power cut."""
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)

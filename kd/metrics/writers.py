@@ -14,6 +14,7 @@ import time
 from clu import metric_writers
 import jax
 
+from kd.core import durations
 from kd.core import errors
 
 JSON_LINES = 'metrics.jsonl'
@@ -121,12 +122,6 @@ class JsonLinesWriter(_ScalarWriter):
     self._file.close()
 
 
-def _duration(seconds: float) -> str:
-  minutes, second = divmod(int(seconds + 0.5), 60)
-  hours, minute = divmod(minutes, 60)
-  return f'{hours}:{minute:02}:{second:02}'
-
-
 class TerminalWriter(_ScalarWriter):
   """A line a write: step, losses, speed, time left.
 
@@ -151,7 +146,7 @@ class TerminalWriter(_ScalarWriter):
     if training:
       parts.append(f'{scalars["perf/tokens_per_s"]:.0f} tokens/s')
       left = (self._steps - step) * scalars['perf/step_time_s']
-      parts.append(f'ETA {_duration(left)}')
+      parts.append(f'ETA {durations.clock(left)}')
     self._line('  '.join(parts), overwrite=training and step < self._steps)
 
   def _line(self, text, overwrite):

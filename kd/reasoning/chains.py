@@ -144,17 +144,13 @@ def _check_seal(folder: str, seal: Mapping[str, Any]) -> None:
       return
   with open(path, encoding='utf-8') as f:
     old = json.load(f)
-  new = json.loads(json.dumps(seal))
-  lines = [
-    f'{name}: there {before!r}, now {after!r}'
-    for name, before, after in config_lib.differences(old, new)
-  ]
-  if lines:
-    raise errors.ConfigError(
-      'reasoning.folder',
-      f'{folder!r} holds samples of another run:\n  ' + '\n  '.join(lines),
-      legal='a new folder, or the same model, prompts and settings',
-    )
+  config_lib.refuse_differences(
+    old,
+    seal,
+    'reasoning.folder',
+    f'{folder!r} holds samples of another run',
+    'a new folder, or the same model, prompts and settings',
+  )
 
 
 def _resume(

@@ -193,17 +193,13 @@ def _check_seal(folder, seal):
     return
   with open(path, encoding='utf-8') as f:
     old = json.load(f)
-  new = json.loads(json.dumps(seal))
-  lines = [
-    f'{name}: there {before!r}, now {after!r}'
-    for name, before, after in config_lib.differences(old, new)
-  ]
-  if lines:
-    raise errors.ConfigError(
-      'search.folder',
-      f'{folder!r} holds another search:\n  ' + '\n  '.join(lines),
-      legal='a new folder, or the same search to go on with it',
-    )
+  config_lib.refuse_differences(
+    old,
+    seal,
+    'search.folder',
+    f'{folder!r} holds another search',
+    'a new folder, or the same search to go on with it',
+  )
 
 
 def _file(folder: str, name: str) -> str:

@@ -9,6 +9,7 @@ import os
 import numpy as np
 
 from kd.core import errors
+from kd.core import run_info
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.sampling import requests
@@ -167,7 +168,7 @@ def answer_file(
         if progress is not None:
           progress(len(done), len(asked))
   ordered = [done[i] for i in range(len(asked))]
-  _replace(path, b''.join(_line(record) for record in ordered))
+  run_info.write_bytes(path, b''.join(_line(record) for record in ordered))
   return ordered
 
 
@@ -243,13 +244,3 @@ def _check_record(line, where, digests):
       legal='a new file, or one that such a run began',
     )
   return record
-
-
-def _replace(path: str, data: bytes) -> None:
-  """Writes aside and renames."""
-  aside = f'{path}.{os.getpid()}.tmp'
-  with open(aside, 'wb') as f:
-    f.write(data)
-    f.flush()
-    os.fsync(f.fileno())
-  os.replace(aside, path)

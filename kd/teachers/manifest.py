@@ -92,19 +92,13 @@ def check(
   Raises:
     ConfigError: names each field that differs, with both values.
   """
-  # As JSON has them: tuples are lists there.
-  wanted = json.loads(json.dumps(wanted))
-  part = {key: found.get(key) for key in wanted}
-  lines = [
-    f'{field}: there {there!r}, now {now!r}'
-    for field, there, now in config_lib.differences(part, wanted)
-  ]
-  if lines:
-    raise errors.ConfigError(
-      path,
-      f'{folder!r} is a cache of something else:\n  ' + '\n  '.join(lines),
-      legal='another folder, or what that cache is of',
-    )
+  config_lib.refuse_differences(
+    {key: found.get(key) for key in wanted},
+    wanted,
+    path,
+    f'{folder!r} is a cache of something else',
+    'another folder, or what that cache is of',
+  )
 
 
 def publish(

@@ -1,6 +1,6 @@
 """The files of a cache: each holds the records of some rows in order."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import hashlib
@@ -15,7 +15,6 @@ from kd.core import run_info
 
 # One record a group, so that a read touches no other row.
 _OPTIONS = 'group_size:1,brotli:6'
-_CHUNK = 1 << 22  # bytes
 _BEGINNING, _ENDING = 'targets-', '.array_record'
 
 
@@ -96,9 +95,10 @@ class Writer:
       raise ValueError(f'{self._written} of {shard.rows} rows were written')
     with failing_as_kd(self._aside):
       self._writer.close()
-      sync(self._aside)
+      run_info.sync(self._aside)
       # Read back: what the disk has, not what was meant.
-      with array_record_reader(self._aside) as reader:
+      reader = array_record_module.ArrayRecordReader(self._aside)
+      with contextlib.closing(reader):
         found = reader.num_records()
     if found != shard.rows:
       raise errors.KdError(
@@ -116,15 +116,6 @@ class Writer:
     run_info.write_json(shard.facts_path(self._folder), facts)
 
 
-def sync(path: str) -> None:
-  """Returns when the disk has the whole file."""
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
-
-
 @contextlib.contextmanager
 def failing_as_kd(path: str) -> Iterator[None]:
   """Within it, what a library raises of its own is a KdError about the file."""
@@ -139,26 +130,10 @@ def failing_as_kd(path: str) -> Iterator[None]:
     ) from e
 
 
-class array_record_reader:
-  """An open reader that is closed again."""
-
-  def __init__(self, path: str):
-    self._reader = array_record_module.ArrayRecordReader(path)
-
-  def __enter__(self) -> array_record_module.ArrayRecordReader:
-    return self._reader
-
-  def __exit__(self, *unused: Any) -> None:
-    self._reader.close()
-
-
 def digest(path: str) -> str:
   """SHA-256 of a file."""
-  found = hashlib.sha256()
   with open(path, 'rb') as f:
-    while chunk := f.read(_CHUNK):
-      found.update(chunk)
-  return found.hexdigest()
+    return hashlib.file_digest(f, 'sha256').hexdigest()
 
 
 def facts(folder: str, shard: Shard) -> dict[str, Any] | None:
@@ -180,18 +155,8 @@ def problem(folder: str, facts: dict[str, Any], deep: bool) -> str:
     facts: what its manifest says of the file.
     deep: reads the file whole; else its size alone is looked at.
   """
-  path = os.path.join(folder, facts['file'])
-  try:
-    size = os.path.getsize(path)
-    if size != facts['bytes']:
-      return f'has {size} bytes, {facts["bytes"]} were written'
-    if deep and digest(path) != facts['sha256']:
-      return 'has other bytes than were written'
-  except FileNotFoundError:
-    return 'is missing'
-  except OSError as e:
-    return f'cannot be read: {e.strerror}'
-  return ''
+  wanted = facts['sha256'] if deep else None
+  return _fault(os.path.join(folder, facts['file']), facts['bytes'], wanted)
 
 
 def changed(folder: str, files: Mapping[str, str]) -> list[str]:
@@ -201,16 +166,38 @@ def changed(folder: str, files: Mapping[str, str]) -> list[str]:
     folder: of the cache.
     files: SHA-256 by name.
   """
-  lines = []
-  for name, wanted in sorted(files.items()):
-    try:
-      if digest(os.path.join(folder, name)) != wanted:
-        lines.append(f'{name} has other bytes than were written')
-    except FileNotFoundError:
-      lines.append(f'{name} is missing')
-    except OSError as e:
-      lines.append(f'{name} cannot be read: {e.strerror}')
-  return lines
+  found = {
+    name: _fault(os.path.join(folder, name), None, wanted)
+    for name, wanted in sorted(files.items())
+  }
+  return [f'{name} {fault}' for name, fault in found.items() if fault]
+
+
+def _fault(path, wanted_bytes, wanted_sha256):
+  """What is wrong with a file; what is None is not looked at."""
+  try:
+    size = os.path.getsize(path)
+    if wanted_bytes is not None and size != wanted_bytes:
+      return f'has {size} bytes, {wanted_bytes} were written'
+    if wanted_sha256 is not None and digest(path) != wanted_sha256:
+      return 'has other bytes than were written'
+  except FileNotFoundError:
+    return 'is missing'
+  except OSError as e:
+    return f'cannot be read: {e.strerror}'
+  return ''
+
+
+def strangers(folder: str, plan: Sequence[Shard]) -> list[str]:
+  """Names of files of a cache that are in no such plan."""
+  legal = {shard.name for shard in plan}
+  return sorted(
+    name
+    for name in os.listdir(folder)
+    if name.startswith(_BEGINNING)
+    and name.endswith(_ENDING)
+    and name not in legal
+  )
 
 
 def tidy(folder: str) -> None:
@@ -232,7 +219,7 @@ def records(folder: str, facts: dict[str, Any]) -> Iterator[bytes | None]:
   for index in range(facts['rows']):
     try:
       yield reader.read([index])[0]
-    except Exception:
+    except Exception:  # As above.
       yield None
   with contextlib.suppress(Exception):  # Of a file that was cut off.
     reader.close()

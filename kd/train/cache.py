@@ -105,11 +105,10 @@ def cache(run: resolve.Run, workdir: str, say: Say) -> None:
       _check_whole(job, teachers)
     else:
       write(job, teachers)
-    cache_report.report(
-      targets.open_cache(run, job.parts), job.parts, workdir, say
-    )
+    found = targets.open_cache(run, job.parts)
+    cache_report.report(found, job.parts, workdir, say)
     if config.cache.verify:
-      _verify(job, teachers)
+      _verify(job, teachers, found)
 
 
 def _check(run, method):
@@ -166,41 +165,29 @@ def write(job: Job, teachers: Sequence[live.Teacher]) -> float:
     ConfigError: the folder holds what is begun of another cache.
     NonFiniteError: the teacher's logits are not finite.
   """
-  request = _request(job, teachers)
+  request, plan = _request(job, teachers), job.plan
 
   def begin():
     with errors.refused_unless_writable(
       _PATH, job.folder, 'a folder that this user can write'
     ):
       manifest_lib.begin(job.folder, request, _PATH)
-      found = [shards.facts(job.folder, shard) for shard in job.plan]
+      found = [shards.facts(job.folder, shard) for shard in plan]
     # Another shard_rows, or more rows, would leave files of another plan.
-    strange = _strangers(job)
+    strange = shards.strangers(job.folder, plan)
     if strange:
       raise errors.ConfigError(
         _PATH,
         f'{job.folder!r} holds {strange[0]!r}, which is no file of '
-        f'{len(job.plan)} shards of {job.run.config.cache.shard_rows} rows',
+        f'{len(plan)} shards of {job.run.config.cache.shard_rows} rows',
         legal='the cache.shard_rows that it was begun with, or a new folder',
       )
     return [n for n, facts in enumerate(found) if facts is None]
 
   missing = processes.from_first(begin)
-  plan = job.plan
   rate = _score(job, teachers, [plan[n] for n in missing])
   _publish(job, request, teachers)
   return rate
-
-
-def _strangers(job):
-  legal = {os.path.basename(shard.path(job.folder)) for shard in job.plan}
-  return sorted(
-    name
-    for name in os.listdir(job.folder)
-    if name.startswith('targets-')
-    and name.endswith('.array_record')
-    and name not in legal
-  )
 
 
 def _publish(job, request, teachers):
@@ -343,10 +330,9 @@ def _repair(job, teachers, manifest, broken):
   processes.from_first(publish)
 
 
-def _verify(job, teachers):
+def _verify(job, teachers, found):
   """Scores random rows again and compares."""
   config = job.run.config
-  cache = targets.open_cache(job.run, job.parts)
   mesh = job.run.teachers[0][0].mesh
   size = config.cache.batch_size
   mine = placement.local_rows(mesh, size)
@@ -367,6 +353,6 @@ def _verify(job, teachers):
     for at, number in enumerate(numbers[mine]):
       if number >= 0:
         comparison.add(
-          cache.row_of(batch, at), writing.row_of(batch, scored, at)
+          found.row_of(batch, at), writing.row_of(batch, scored, at)
         )
   comparison.say(job.say, len(chosen))

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 import time
 
+from kd.core import durations
+
 _EVERY_S = 10.0  # between lines of progress
 
 
@@ -39,9 +41,8 @@ class Progress:
     if now - self._said < _EVERY_S and self._done < self._rows:
       return
     self._said, rate = now, self.tokens_per_s
-    left = int((self._rows - self._done) * self._length / rate)
-    eta = f'{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}'
+    left = (self._rows - self._done) * self._length / rate
     self._say(
       f'cache {self._done:,}/{self._rows:,} rows  {rate:,.0f} tokens/s  ETA '
-      f'{eta}'
+      f'{durations.clock(left)}'
     )

@@ -6,7 +6,6 @@ import os
 import ml_collections
 
 from kd.core import config as config_lib
-from kd.core import errors
 
 CONFIG_FILE = 'config.json'
 
@@ -45,15 +44,11 @@ def check(
     return
   with open(file, encoding='utf-8') as f:
     old = json.load(f)
-  new = json.loads(config_lib.to_json(config))
-  lines = [
-    f'{path}: there {before!r}, now {after!r}'
-    for path, before, after in config_lib.differences(old, new)
-    if not path.startswith(beside)
-  ]
-  if lines:
-    raise errors.ConfigError(
-      '--workdir',
-      f'{workdir!r} holds a run of another config:\n  ' + '\n  '.join(lines),
-      legal='a new folder, or the same config to go on with that run',
-    )
+  config_lib.refuse_differences(
+    old,
+    config.to_dict(),
+    '--workdir',
+    f'{workdir!r} holds a run of another config',
+    'a new folder, or the same config to go on with that run',
+    beside,
+  )
