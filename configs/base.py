@@ -21,7 +21,8 @@ from configs import thoughts
 _SOFT = dict(
   temperature=1.0,  # > 0, of both models; a number or a schedule
   clip=0.0,  # nats a token's loss is cut to; 0: not cut
-  part='all',  # targets that count: all | answer | rationale
+  # targets that count: all | answer | rationale | sampled (the student's)
+  part='all',
 )
 _ATTENTION = dict(
   map='uniform',  # which layers are compared: uniform | last
@@ -145,6 +146,30 @@ def rationale(dropped):
   return ml_collections.ConfigDict(dict(dropped=dropped))
 
 
+def rollout(**changes):
+  """What `rollout` holds: how the student samples rows of its own training."""
+  return ml_collections.ConfigDict(
+    dict(
+      dict(
+        share=1.0,  # of a step's rows, [0, 1], a number or a schedule
+        # updates from one sampling to the next, > 0; the student's rows of
+        # those in between come out of the buffer
+        every=1,
+        buffer=0,  # rows it keeps, the latest; > 0 exactly where every is > 1
+        temperature=1.0,  # this and the next four as for generate
+        top_k=0,
+        top_p=1.0,
+        min_p=0.0,
+        repetition_penalty=1.0,
+        max_new_tokens=128,  # of an answer, > 0 and less than data.length
+        # answers that grow at a time, > 0, a multiple of mesh.data x mesh.fsdp
+        batch_size=8,
+      ),
+      **changes,
+    )
+  )
+
+
 def other_teacher(**changes):
   """One teacher of several: what teacher.others.<name> holds."""
   return ml_collections.ConfigDict(
@@ -222,7 +247,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.teacher = other_teacher()  # its fields, and four more
   # live: scores each batch | cached: has scored all rows before, see `cache` |
-  # none: no teacher
+  # rollout: live, where the student writes some rows, see `rollout` | none
   c.teacher.source = 'live'
   c.teacher.others = ml_collections.ConfigDict()  # by name: other_teacher(...)
   # the last so many devices are the teachers' alone, which score the next batch
@@ -264,6 +289,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.cache.shard_rows = 1024  # rows a file, > 0
   c.cache.verify = 0  # random rows that are scored again and compared, >= 0
   c.cache.repair = False  # damaged files are made again
+
+  c.rollout = rollout()  # teacher.source rollout
 
   c.losses = ml_collections.ConfigDict()
   c.losses.kl = term('forward_kl')  # by name: see term(...) above

@@ -22,6 +22,7 @@ OPEN = (
   'teacher.others',
   'cache.method',
   'data.rationale',
+  'rollout',
 )
 
 

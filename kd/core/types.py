@@ -9,7 +9,7 @@ Array = jax.Array
 PyTree = Any
 
 # The parts of an example's answer, as `Batch.parts` numbers them.
-ANSWER, RATIONALE = 0, 1
+ANSWER, RATIONALE, SAMPLED = 0, 1, 2
 
 
 @struct.dataclass
@@ -22,8 +22,9 @@ class Batch:
     positions: int32 [B, L], from 0 at the start of each segment.
     segment_ids: int32 [B, L], 1, 2, ... by packed example, 0 on padding.
     parts: int32 [B, L], the part of its example's answer that each target
-      belongs to: RATIONALE, or ANSWER, which is also what stands on prompts, on
-      padding, and where a task tells no parts apart.
+      belongs to: RATIONALE; SAMPLED, where the student wrote it; or ANSWER,
+      which is also what stands on prompts, on padding, and where a task tells
+      no parts apart.
     weights: float32 [B, L], what each target counts for; 0 on prompts and
       padding.
     row_id: int32 [B], the row's index in its prepared data.

@@ -85,10 +85,16 @@ class _Inputs:
   values: dict[str, dict[str, Array]]
 
 
-def part_weights(part: str, weights: Array, parts: Array) -> Array:
+def counted_weights(
+  loss: terms_lib.LogitsLoss | terms_lib.TapsLoss, weights: Array, parts: Array
+) -> Array:
   """The target weights that count for a term, zeros elsewhere."""
-  wanted = terms_lib.PARTS[part]
-  return weights if wanted is None else jnp.where(parts == wanted, weights, 0.0)
+  wanted = terms_lib.PARTS[loss.part]
+  if wanted is not None:
+    return jnp.where(parts == wanted, weights, 0.0)
+  if loss.reads_labels:
+    return jnp.where(parts == types.SAMPLED, 0.0, weights)
+  return weights
 
 
 def settings(objective: Objective, batch: types.Batch, step: Array) -> Settings:
@@ -99,9 +105,7 @@ def settings(objective: Objective, batch: types.Batch, step: Array) -> Settings:
     share=number(objective.selection.share),
     weights={term.key: number(term.weight) for term in terms},
     totals={
-      term.key: jnp.sum(
-        part_weights(term.loss.part, batch.weights, batch.parts)
-      )
+      term.key: jnp.sum(counted_weights(term.loss, batch.weights, batch.parts))
       for term in terms
     },
     values={
@@ -142,7 +146,7 @@ def _chunk_sums(terms, student, chunk):
   sums = {}
   for term in terms:
     losses = term.loss.per_token(logits, chunk.values[term.key])
-    weights = part_weights(term.loss.part, chunk.weights, chunk.parts)
+    weights = counted_weights(term.loss, chunk.weights, chunk.parts)
     sums[term.key] = jnp.sum(losses * weights)
   return total(sums, chunk.scales), sums
 

@@ -24,6 +24,7 @@ PART_OF = {
   'all': lambda parts: np.ones_like(parts),
   'answer': lambda parts: parts == types.ANSWER,
   'rationale': lambda parts: parts == types.RATIONALE,
+  'sampled': lambda parts: parts == types.SAMPLED,
 }
 
 
@@ -61,6 +62,8 @@ def reference(case, terms=None):
       q = np.exp(log_softmax(student))
       gradient = q * (1 + 2 * z_loss * log_z)[..., None] - target
     counted = weights * (PART_OF[spec['part']](case['parts']))
+    if spec['name'] == 'cross_entropy':
+      counted = counted * (case['parts'] != types.SAMPLED)
     sums[key] = (loss * counted).sum()
     scale = spec['weight'] / counted.sum()
     total += scale * sums[key]
@@ -82,7 +85,7 @@ def make_case(batch=2, length=7, vocab=11, teacher_vocab=11, seed=0):
     tw=normal(teacher_vocab, 3),
     labels=labels.astype(np.int32),
     weights=weights,
-    parts=rng.integers(0, 2, (batch, length)).astype(np.int32),
+    parts=rng.integers(0, 3, (batch, length)).astype(np.int32),
   )
 
 
@@ -165,11 +168,14 @@ def test_value_without_gradient_is_the_same():
 
 
 def test_smoothing_z_loss_and_parts_equal_float64():
+  """Case F3 too: labels are not what the student wrote."""
   case = make_case()
   terms = {
     'rationale': dict(CE, label_smoothing=0.1, z_loss=0.05, part='rationale'),
     'answer': dict(CE, weight=2.0, part='answer'),
     'kl': dict(KL, part='rationale'),
+    'sampled': dict(KL, part='sampled'),
+    'labels': CE,
   }
   total, sums, d_h, d_w = run(case, terms=terms)
   expected = reference(case, terms)
@@ -312,7 +318,7 @@ def test_random_configurations_do_not_depend_on_chunks_or_row_order():
   for trial in range(6):
     terms = {'ce': dict(CE, label_smoothing=rng.uniform(0, 0.5))}
     for name in rng.choice(names, 2, replace=False):
-      changes = {'part': rng.choice(['all', 'answer', 'rationale'])}
+      changes = {'part': rng.choice(list(PART_OF))}
       changes['temperature'] = rng.uniform(0.3, 3)
       changes['weight'] = rng.uniform(0, 2)
       if name in own:

@@ -181,6 +181,6 @@ def select(
     keep_highest(
       scores, jnp.where(batch.parts == part, batch.weights, 0), share
     )
-    for part in (types.ANSWER, types.RATIONALE)
+    for part in (types.ANSWER, types.RATIONALE, types.SAMPLED)
   )
   return batch.replace(weights=weights)

@@ -118,6 +118,7 @@ def _register(name):
       per_token,
       part=part,
       needs_teacher=True,
+      reads_labels=False,
       values={'temperature': schedule},
     )
 

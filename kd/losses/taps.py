@@ -114,8 +114,8 @@ def total(
       layer_maps.get(term.key),
       jax.random.fold_in(rng, number),
     )
-    weights = objective_lib.part_weights(
-      term.loss.part, batch.weights, batch.parts
+    weights = objective_lib.counted_weights(
+      term.loss, batch.weights, batch.parts
     )
     # Where a target does not count its loss may be anything, NaN included.
     losses = jnp.where(weights != 0, losses, 0.0)

@@ -61,6 +61,12 @@ def cross_entropy(
   """
   del context
   terms.check_part(part)
+  if part == 'sampled':
+    raise errors.ConfigError(
+      'part',
+      "found 'sampled': what the student wrote is no label",
+      legal='all, answer, rationale',
+    )
   if not 0 <= label_smoothing < 1:
     raise errors.ConfigError(
       'label_smoothing', f'found {label_smoothing}', legal='[0, 1)'
@@ -81,4 +87,6 @@ def cross_entropy(
       loss += z_loss * log_z**2
     return loss
 
-  return terms.LogitsLoss(per_token, part=part, needs_teacher=False, values={})
+  return terms.LogitsLoss(
+    per_token, part=part, needs_teacher=False, reads_labels=True, values={}
+  )

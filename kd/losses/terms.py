@@ -21,6 +21,7 @@ PARTS = {
   'all': None,
   'answer': types.ANSWER,
   'rationale': types.RATIONALE,
+  'sampled': types.SAMPLED,
 }
 
 Values = Mapping[str, types.Array]
@@ -72,6 +73,8 @@ class LogitsLoss:
     per_token: maps (Logits, values) to losses [...] in nats.
     part: a name of PARTS.
     needs_teacher: whether it reads the teacher's distribution.
+    reads_labels: whether it holds targets to be right; never what the student
+      wrote, therefore: it would be taught to repeat itself.
     values: schedules of its scalar arguments; their values at a step are what
       per_token is given.
   """
@@ -79,6 +82,7 @@ class LogitsLoss:
   per_token: Callable[[distributions.Logits, Values], types.Array]
   part: str
   needs_teacher: bool
+  reads_labels: bool
   values: Mapping[str, schedules.Schedule]
 
 
@@ -115,6 +119,10 @@ class TapsLoss:
   @property
   def needs_teacher(self) -> bool:
     return True
+
+  @property
+  def reads_labels(self) -> bool:
+    return False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -62,7 +62,7 @@ def _number(value):
 
 
 class JsonLinesWriter(_ScalarWriter):
-  """One JSON object a write: step, phase, then names and numbers."""
+  """One JSON object a write: step, phase, then names and numbers or texts."""
 
   def __init__(self, folder: str, restart_after: int, evaluated: bool):
     """Opens the file; drops what a killed run wrote that will come again.
@@ -109,7 +109,12 @@ class JsonLinesWriter(_ScalarWriter):
   def write_scalars(self, step, scalars):
     phase = 'eval' if any(k.startswith('eval/') for k in scalars) else 'train'
     record = {'step': int(step), 'phase': phase}
-    record.update({name: _number(v) for name, v in scalars.items()})
+    self._write(record | {name: _number(v) for name, v in scalars.items()})
+
+  def write_texts(self, step, texts):
+    self._write({'step': int(step), 'phase': 'text', **texts})
+
+  def _write(self, record):
     self._file.write(json.dumps(record, allow_nan=False) + '\n')
     self._file.flush()
 
@@ -191,7 +196,7 @@ def create(
 
 
 class StepTimer:
-  """Time a step takes and how much of it was spent waiting for rows."""
+  """Time a step takes, and how much of it went to getting its rows."""
 
   def __init__(self, clock: Callable[[], float] = time.monotonic):
     self._clock = clock
@@ -200,11 +205,15 @@ class StepTimer:
   def restart(self) -> None:
     """Begins a new interval."""
     self._start, self._waited, self._paused = self._clock(), 0.0, 0.0
-    self._steps = 0
+    self._sampled, self._steps = 0.0, 0
 
   def wait(self, seconds: float) -> None:
     """Counts time that the step waited for data."""
     self._waited += seconds
+
+  def sample(self, seconds: float) -> None:
+    """Counts time in which the student wrote rows of the step."""
+    self._sampled += seconds
 
   def pause(self, seconds: float) -> None:
     """Counts time that went to something else: evaluation, saving."""
@@ -219,11 +228,14 @@ class StepTimer:
       return {}
     elapsed = max(self._clock() - self._start - self._paused, 1e-9)
     step_time = elapsed / self._steps
-    return {
+    found = {
       'perf/step_time_s': step_time,
       'perf/tokens_per_s': tokens_per_step / step_time,
       'perf/data_wait_share': self._waited / elapsed,
     }
+    if self._sampled:
+      found['perf/rollout_share'] = self._sampled / elapsed
+    return found
 
 
 def device_memory(devices: Sequence[jax.Device]) -> Mapping[str, float]:

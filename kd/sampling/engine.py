@@ -337,16 +337,27 @@ class _Call:
         )
       elif ends[row] != device.RUNNING:
         text = self._words.decode(answer.ids)
+        stopped = ends[row] == device.STOPPED
         ended.append(
-          self._leave(row, len(answer.ids), text, _ENDS[int(ends[row])])
+          self._leave(
+            row,
+            len(answer.ids),
+            text,
+            _ENDS[int(ends[row])],
+            int(ids[row, new]) if stopped else None,
+          )
         )
     return ended
 
-  def _leave(self, row, count, text, finish):
+  def _leave(self, row, count, text, finish, stop_id=None):
     answer = self._in_rows[row]
     self._in_rows[row] = None
     sample = Sample(
-      tuple(answer.ids[:count]), tuple(answer.logprobs[:count]), text, finish
+      tuple(answer.ids[:count]),
+      tuple(answer.logprobs[:count]),
+      text,
+      finish,
+      stop_id,
     )
     return answer.request, answer.sample, sample
 

@@ -318,3 +318,4 @@ def test_text_through_the_byte_tokenizer(stop):
     requests_lib.greedy(10),
   )
   assert (found.text, found.finish) == ('hi', 'stop')
+  assert found.stop_id == chain[-1] and found.ids == tuple(chain[1:-1])

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import jax
+
 from kd.core import errors
+from kd.partitioning import rules
 from kd.sampling import requests
 
 _LEGAL = {
@@ -30,6 +33,27 @@ def check(fields: Any, path: str) -> None:
       raise errors.ConfigError(
         f'{path}.{name}', f'found {fields[name]}', legal=legal
       )
+
+
+def check_devices(batch_size: int, mesh: jax.sharding.Mesh, path: str) -> None:
+  """Refuses rows that a mesh does not divide.
+
+  Args:
+    batch_size: answers that grow at a time.
+    mesh: the devices.
+    path: of the field that says how many.
+
+  Raises:
+    ConfigError: names it.
+  """
+  parts = rules.row_parts(mesh)
+  if batch_size % parts:
+    raise errors.ConfigError(
+      path,
+      f'found {batch_size}, which {parts} devices (mesh.data x mesh.fsdp) do '
+      'not divide',
+      legal=f'a multiple of {parts}',
+    )
 
 
 def settings(fields: Any, stop_strings: tuple[str, ...]) -> requests.Settings:

@@ -71,12 +71,15 @@ class Sample:
     text: the ids as text, without the stop string.
     finish: 'stop' (an id or string that ends it), 'length' (the limit came
       first) or 'too_long' (the prompt leaves no room in the context).
+    stop_id: the id that ended it, which is not among `ids`; None if no id did,
+      or if it was not kept.
   """
 
   ids: tuple[int, ...]
   logprobs: tuple[float, ...]
   text: str
   finish: str
+  stop_id: int | None = None
 
 
 class Sampler(Protocol):

@@ -29,6 +29,7 @@ from kd.train import outputs
 from kd.train import parameters
 from kd.train import report
 from kd.train import resolve
+from kd.train import samplers
 from kd.train import targets
 
 Say = Callable[[str], None]
@@ -199,6 +200,12 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
   def fit(objective, folder, label):
     rows = training_rows(run, data)
     cache = data.cache if objective.needs_teacher else None
+    # What is trained with labels alone, the baseline, learns the data's rows.
+    rollouts = samplers.make_rollouts(run) if objective.needs_teacher else None
+    if rollouts:
+      read = targets.prompts_beside(rows, rollouts.prompts_number)
+    else:
+      read = targets.read_beside(rows, cache)
 
     def evaluate(step, params, check):
       if not data.held_out:
@@ -215,8 +222,9 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
       workdir=folder,
       label=label,
       init=init,
-      rows=targets.read_beside(rows, cache),
+      rows=read,
       targets=find_targets() if objective.needs_teacher else None,
+      rollouts=rollouts,
       rows_digest=_rows_digest(run, data.train, cache),
       evaluate=evaluate,
       quality=evaluate_lib.first_quality(data.held_out),

@@ -17,6 +17,7 @@ from kd.losses import objective as objective_lib
 from kd.partitioning import placement
 from kd.partitioning import processes
 from kd.partitioning import rules
+from kd.teachers import rollouts as rollouts_lib
 from kd.train import parameters
 from kd.train import preemption
 from kd.train import remap
@@ -45,6 +46,9 @@ class Job:
       is read beside them, as numpy arrays.
     targets: from a batch, and what was read beside its rows, to the teacher's
       targets; or None.
+    rollouts: what the student writes in place of some rows; or None. Where it
+      writes, `rows` gives whole batches, and beside them those whose prompts
+      are answered.
     rows_digest: of what the rows are and in which order.
     evaluate: of (step, params, check); returns eval/ metrics, and calls check
       between batches, which raises if the run must stop.
@@ -58,6 +62,7 @@ class Job:
   init: Callable[[], types.PyTree]
   rows: Callable[[int, np.ndarray], tuple[types.Batch, types.PyTree]]
   targets: Callable[[types.Batch, types.PyTree], types.Targets] | None
+  rollouts: rollouts_lib.Rollouts | None
   rows_digest: str
   evaluate: Evaluate
   quality: str
@@ -90,7 +95,7 @@ class _Loop:
     )
     self._remap = remap.Remap(job.run.student.module, job.objective)
     self._start()
-    self._pending = None
+    self._pending = self._shown = None
     self._timer = writers.StepTimer()
     self._memory = writers.device_memory
     self._writer = writers.create(
@@ -121,7 +126,11 @@ class _Loop:
         job.init(), job.objective, job.run.optimizer, self._config.seed
       )
     else:
-      state, position = self._saver.restore(latest, abstract, job.rows_digest)
+      state, written, position = self._saver.restore(
+        latest, abstract, self._buffer(abstract=True), job.rows_digest
+      )
+      if written:
+        job.rollouts.buffer.load(jax.device_get(written))
       self._say(f'goes on from step {latest}')
     # Where an update leaves it: else the second one would be compiled anew.
     self.state = jax.device_put(
@@ -146,6 +155,8 @@ class _Loop:
       return self.state
     size = self._config.data.batch_size
     mine = placement.local_rows(self._job.run.mesh, size)
+    if self._job.rollouts:
+      mine = np.arange(size)  # All prompts go through the sampler together.
     rows = read_ahead.ReadAhead(
       lambda step: self._job.rows(step, mine),
       self._step,
@@ -174,6 +185,9 @@ class _Loop:
     began = time.monotonic()
     with processes.waited_for(f'its rows of step {self._step}'):
       read = self._next(rows)
+    self._timer.wait(time.monotonic() - began)
+    read, scalars = self._write_rows(read) if job.rollouts else (read, {})
+    began = time.monotonic()
     size = self._config.data.batch_size
     batch, beside = placement.place(read, job.run.mesh, size)
     # Before the update: its answer is not to be waited for until that is done.
@@ -186,8 +200,35 @@ class _Loop:
     self._step += 1
     # One step late, so that the device always has the next one to do.
     self._absorb()
-    self._pending = self._step, out
+    self._pending = self._step, out.replace(scalars=out.scalars | scalars)
     self._timer.step()
+
+  def _write_rows(self, read):
+    """Lets the student write some rows: those of this process, and metrics."""
+    # It is needed now; what the update still takes is not the sampler's time.
+    jax.block_until_ready(self.state.params)
+    began = time.monotonic()
+    mesh, size = self._job.run.mesh, self._config.data.batch_size
+    outcome = self._job.rollouts(self._step, self.state.params, *read)
+    mine = placement.local_rows(mesh, size)
+    rows = jax.tree.map(lambda x: x[mine], outcome.rows)
+    self._shown = outcome.shown
+    self._timer.sample(time.monotonic() - began)
+    return (rows, None), outcome.scalars
+
+  def _buffer(self, abstract=False):
+    """The rows that the student wrote, as a checkpoint has them."""
+    rollouts = self._job.rollouts
+    if rollouts is None or rollouts.buffer is None:
+      return {}
+    everywhere = rules.replicated(self._job.run.mesh)
+    arrays = rollouts.buffer.state()
+    if abstract:
+      like = lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=everywhere
+      )
+      return jax.tree.map(like, arrays)
+    return jax.device_put(arrays, everywhere)
 
   def _next(self, rows):
     """The next rows; a process alone does not wait for them in vain."""
@@ -244,6 +285,11 @@ class _Loop:
       **self._memory(jax.local_devices()),
     }
     self._writer.write_scalars(self._step, metrics)
+    if self._shown:
+      texts = dataclasses.asdict(self._shown)
+      self._writer.write_texts(
+        self._step, {f'rollout/{name}': text for name, text in texts.items()}
+      )
     self._timer.restart()
 
   def _evaluate(self):
@@ -267,6 +313,7 @@ class _Loop:
     self._saver.save(
       self._step,
       self.state,
+      self._buffer(),
       saver.Position(
         self._job.rows_digest, self._window.state(), self._evaluated
       ),

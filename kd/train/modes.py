@@ -117,6 +117,14 @@ def describe(run: resolve.Run, workdir: str) -> str:
     f'rows: prepared once in {os.path.expanduser(config.data.folder)}',
     f'workdir: {workdir}: {", ".join(outputs.FILES)}',
   ]
+  if config.teacher.source == 'rollout':
+    settings = dataclasses.asdict(samplers.rollout_settings(run))
+    del settings['stop_strings']
+    how = ', '.join(f'{name} {value}' for name, value in settings.items())
+    lines.append(
+      f'rollouts: share {_number(config.rollout.share)} of the rows, every '
+      f'{config.rollout.every} steps, {how}'
+    )
   if config.evaluation.baseline:
     lines.append(f'baseline: {workdir}/{outputs.BASELINE}')
   return '\n'.join(lines)

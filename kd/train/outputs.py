@@ -13,6 +13,7 @@ from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import templates
 from kd.partitioning import rules
 from kd.sampling import engine
+from kd.sampling import fields as sampling_fields
 from kd.sampling import prompts
 from kd.train import generate_fields
 from kd.train import parameters
@@ -64,7 +65,9 @@ def generate(run: resolve.Run, workdir: str, say: Say) -> None:
   fields = run.config.generate
   settings = generate_fields.settings_of(fields)
   module = run.student.module
-  _check_devices(fields.batch_size, run.mesh)
+  sampling_fields.check_devices(
+    fields.batch_size, run.mesh, 'generate.batch_size'
+  )
   engine.check_room(module, settings.max_new_tokens, 'generate.max_new_tokens')
   path = fields.output or os.path.join(workdir, 'completions.jsonl')
   questions = prompts.read(
@@ -93,17 +96,6 @@ def generate(run: resolve.Run, workdir: str, say: Say) -> None:
     f'{settings.max_new_tokens} tokens, {ends.count("too_long")} to prompts '
     'that are too long'
   )
-
-
-def _check_devices(batch_size, mesh):
-  parts = rules.row_parts(mesh)
-  if batch_size % parts:
-    raise errors.ConfigError(
-      'generate.batch_size',
-      f'found {batch_size}, which {parts} devices (mesh.data x mesh.fsdp) do '
-      'not divide',
-      legal=f'a multiple of {parts}',
-    )
 
 
 def export(run: resolve.Run, workdir: str, say: Say) -> None:

@@ -30,6 +30,8 @@ from kd.optimizers import optimizers
 from kd.partitioning import membership
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
+from kd.sampling import engine
+from kd.sampling import fields
 from kd.teachers import manifest
 from kd.teachers import methods
 from kd.train import architectures
@@ -211,7 +213,7 @@ def teacher_specs(
   config: ml_collections.ConfigDict,
 ) -> dict[str, ml_collections.ConfigDict]:
   """What the config says of each teacher, by its path, `teacher` first."""
-  if config.teacher.source != 'live':
+  if config.teacher.source not in ('live', 'rollout'):
     return {}
   return {'teacher': config.teacher} | {
     f'teacher.others.{name}': spec
@@ -273,6 +275,28 @@ def _objective(config, student, teachers):
   return objective
 
 
+def _check_rollouts(config, mesh, student, objective):
+  sampled = [t for t in objective.terms if t.loss.part == 'sampled']
+  if config.teacher.source != 'rollout':
+    if sampled:
+      raise errors.ConfigError(
+        f'losses.{sampled[0].key}.part',
+        "found 'sampled', and the student samples nothing",
+        legal="all, answer, rationale, or teacher.source='rollout'",
+      )
+    return
+  if not objective.needs_teacher:
+    raise errors.ConfigError(
+      'teacher.source',
+      "found 'rollout', and no term of losses asks a teacher",
+      legal="'none', or a term of next-token distributions",
+    )
+  fields.check_devices(config.rollout.batch_size, mesh, 'rollout.batch_size')
+  engine.check_room(
+    student.module, config.rollout.max_new_tokens, 'rollout.max_new_tokens'
+  )
+
+
 def _check_length(config, name, sizes):
   if config.data.length > sizes.context:
     raise errors.ConfigError(
@@ -321,13 +345,15 @@ def shapes(
     config.data.pack,
   )
   _check_length(config, 'student', sizes)
+  objective = _objective(config, student, teachers)
+  _check_rollouts(config, mesh, student, objective)
   return Run(
     config=ml_collections.FrozenConfigDict(config),
     mesh=mesh,
     tokenizer=None,
     student=student,
     teachers=teachers,
-    objective=_objective(config, student, teachers),
+    objective=objective,
     optimizer=optimizer,
     rate=rate,
   )

@@ -1,12 +1,16 @@
-"""The sampler of a run's model."""
+"""Samplers of a run's models."""
 
 from collections.abc import Callable, Sequence
 
 from kd.core import types
 from kd.partitioning import rules
 from kd.sampling import engine
+from kd.sampling import fields
 from kd.sampling import requests
+from kd.teachers import replay
+from kd.teachers import rollouts
 from kd.train import resolve
+from kd.train import rollout_fields
 
 
 def make(
@@ -34,3 +38,37 @@ def make(
       return engine_.generate(params, asked, settings, progress)
 
   return sample
+
+
+def rollout_settings(run: resolve.Run) -> requests.Settings:
+  """How the student samples rows of its own training."""
+  return fields.settings(run.config.rollout, stop_strings=())
+
+
+def make_rollouts(run: resolve.Run) -> rollouts.Rollouts | None:
+  """The rows that the student writes; None where it writes none."""
+  config = run.config
+  if config.teacher.source != 'rollout':
+    return None
+  words = engine.vocabulary(run.tokenizer)
+  engine_ = engine.Engine(run.student.module, words, config.rollout.batch_size)
+  settings = rollout_settings(run)
+
+  def sample(
+    params: types.PyTree, asked: Sequence[requests.Request]
+  ) -> list[list[requests.Sample]]:
+    with rules.active(run.mesh):
+      return engine_.generate(params, asked, settings)
+
+  buffer = None
+  if config.rollout.buffer:
+    buffer = replay.Buffer(config.rollout.buffer, config.data.length)
+  return rollouts.Rollouts(
+    sample,
+    rollout_fields.share(config),
+    config.rollout.every,
+    buffer,
+    config.seed,
+    words.pad_id,
+    words.decode,
+  )

@@ -14,6 +14,8 @@ from kd.core import types
 from kd.partitioning import processes
 from kd.train import update
 
+_BUFFER = 'rollouts'
+
 
 @dataclasses.dataclass(frozen=True)
 class Position:
@@ -56,14 +58,27 @@ class Saver:
     return self._manager.latest_step()
 
   def restore(
-    self, step: int, like: update.TrainState, rows: str
-  ) -> tuple[update.TrainState, Position]:
+    self,
+    step: int,
+    like: update.TrainState,
+    buffer: Mapping[str, jax.ShapeDtypeStruct],
+    rows: str,
+  ) -> tuple[update.TrainState, Mapping[str, types.Array], Position]:
     """Reads a state into the shapes and shardings of `like`.
+
+    Args:
+      step: of the checkpoint.
+      like: the state's shapes.
+      buffer: those of the rows that the student wrote; {} without a buffer.
+      rows: the digest that Position has.
+
+    Returns:
+      The state, the buffer, and the position.
 
     Raises:
       ConfigError: it is of another model or optimizer, or of other rows.
     """
-    items, position = self._manager.restore(step, _items(like))
+    items, position = self._manager.restore(step, _items(like, buffer))
     position = Position(**position)
     if position.rows != rows:
       raise errors.ConfigError(
@@ -71,23 +86,33 @@ class Saver:
         f'was trained on rows {position.rows}, the config now means rows '
         f'{rows}',
       )
+    written = items['optimizer'].pop(_BUFFER, {})
     state = update.TrainState(
       step=jax.numpy.asarray(step, jax.numpy.int32),
       params=items['params'],
       **{'paths': {}, 'layer_maps': {}, **items['optimizer']},
     )
-    return state, position
+    return state, written, position
 
   def save(
     self,
     step: int,
     state: update.TrainState,
+    buffer: Mapping[str, types.Array],
     position: Position,
     quality: float | None,
   ) -> None:
-    """Starts a save; raises KdError if an earlier one failed."""
+    """Starts a save; raises KdError if an earlier one failed.
+
+    Args:
+      step: updates applied.
+      state: after them.
+      buffer: the rows that the student wrote; {} without a buffer.
+      position: where the run stands beside its arrays.
+      quality: a figure of which less is better, if one was measured now.
+    """
     as_json = dataclasses.asdict(position)
-    self._manager.save(step, _items(state), as_json, quality)
+    self._manager.save(step, _items(state, buffer), as_json, quality)
 
   def rate(self, step: int, quality: float) -> None:
     """The figure of a checkpoint that was saved without one."""
@@ -105,13 +130,16 @@ class Saver:
     self._manager.close()
 
 
-def _items(state: update.TrainState) -> dict[str, types.PyTree]:
+def _items(
+  state: update.TrainState, buffer: Mapping[str, types.PyTree]
+) -> dict[str, types.PyTree]:
   """A state as a checkpoint's items; step is the checkpoint's name."""
   parts = {
     'opt_state': state.opt_state,
     'rng': state.rng,
     'paths': state.paths,
     'layer_maps': state.layer_maps,
+    _BUFFER: dict(buffer),
   }
   # Orbax writes no empty dict.
   filled = {k: v for k, v in parts.items() if jax.tree.leaves(v)}

@@ -125,3 +125,23 @@ def read_beside(
     return batch, cache and cache.read(batch)
 
   return read
+
+
+def prompts_beside(
+  rows: Callable[[int, np.ndarray], types.Batch],
+  number_of: Callable[[int], int | None],
+) -> Callable[[int, np.ndarray], tuple[types.Batch, types.Batch | None]]:
+  """Rows with those whose prompts the student answers at the same step.
+
+  Args:
+    rows: the data's, by step.
+    number_of: from a step to that of the rows with its prompts, or None.
+  """
+
+  def read(step, numbers):
+    batch, number = rows(step, numbers), number_of(step)
+    if number is None or number == step:
+      return batch, None if number is None else batch
+    return batch, rows(number, numbers)
+
+  return read

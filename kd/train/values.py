@@ -11,6 +11,7 @@ from kd.input_pipeline import shortening
 from kd.input_pipeline import templates
 from kd.train import generate_fields
 from kd.train import reason_fields
+from kd.train import rollout_fields
 from kd.train import search_fields
 
 _POSITIVE = (
@@ -32,7 +33,7 @@ _POSITIVE = (
 )
 _CHOICES = {
   'nonfinite': ('stop', 'skip'),
-  'teacher.source': ('live', 'cached', 'none'),
+  'teacher.source': ('live', 'cached', 'rollout', 'none'),
   'export.dtype': ('bfloat16', 'float32'),
   'export.checkpoint': ('last', 'best'),
   'data.template': templates.NAMES,
@@ -83,6 +84,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   generate_fields.check(config.generate)
   search_fields.check(config.search)
   reason_fields.check(config.reasoning)
+  rollout_fields.check(config)
   _check_rationale(config)
   if config.data.examples == 0 or config.data.examples < -1:
     raise errors.ConfigError(

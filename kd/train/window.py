@@ -53,6 +53,7 @@ class Window:
     self._in_a_row = 0
     for key, value in out.sums.items():
       self._means.add(f'loss/{key}', value, out.totals[key])
+      self._means.add(f'target_weight/{key}', out.totals[key], 1.0)
     self._means.add('loss', out.loss * out.weight, out.weight)
     for name, value in out.scalars.items():
       self._means.add(name, value, 1.0)

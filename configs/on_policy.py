@@ -1,0 +1,33 @@
+"""On-policy distillation with the reverse KL, small.
+
+  python -m kd.main --workdir=/tmp/kd-on-policy \
+      --config=configs/on_policy.py:workdir:/tmp/kd-gkd
+
+The argument is where the student's first weights are: workdir:DIR, hf:DIR or
+gguf:FILE. It has to answer somehow before it can learn from its answers:
+configs/gkd.py and configs/quickstart.py train one. Every row is then what the
+student has just written to a prompt of the data, and each of its tokens is
+compared with what the teacher would have said there, so that the student learns
+to come back from its own mistakes.
+"""
+
+from configs import base
+from configs import quickstart
+
+
+def get_config(arg='random'):
+  c = quickstart.get_config()
+  c.steps = 200
+  c.student.init = arg
+  if arg != 'random':
+    c.student.variant = ''
+  c.teacher.source = 'rollout'
+  c.rollout = base.rollout(share=1.0, max_new_tokens=64, batch_size=16)
+  c.data.pack = False
+  c.losses = dict(kl=base.term('reverse_kl'))
+  c.optimizer = base.adamw(
+    base.schedule('warmup_cosine', peak=1e-3, warmup_steps=10, final=1e-5)
+  )
+  c.evaluation.baseline = False
+  c.checkpoint.every = 100
+  return c

@@ -1,0 +1,7 @@
+"""The student 'mixed' of experiments/on_policy."""
+
+from experiments.on_policy import students
+
+
+def get_config(arg=''):
+  return students.config('mixed', arg)

@@ -1,0 +1,7 @@
+"""The student that all others of experiments/on_policy go on from."""
+
+from experiments.on_policy import students
+
+
+def get_config():
+  return students.config('start', 'random')

@@ -1,0 +1,71 @@
+"""A bounded buffer of rows that the student wrote, which a checkpoint holds."""
+
+from collections.abc import Mapping
+import dataclasses
+
+import numpy as np
+
+from kd.input_pipeline import packing
+
+_UNUSED = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A row with the student's answer.
+
+  Attributes:
+    fields: by name of packing.FIELDS, [L] each.
+    row_id: of the row whose prompt it has.
+    made: updates that the student had had when it wrote it.
+  """
+
+  fields: Mapping[str, np.ndarray]
+  row_id: int
+  made: int
+
+
+class Buffer:
+  """The rows that were added last; the oldest make way."""
+
+  def __init__(self, size: int, length: int):
+    """Makes room for `size` rows of `length` tokens."""
+    self._size = size
+    self._arrays = {
+      name: np.zeros(
+        (size, length), np.float32 if name == 'weights' else np.int32
+      )
+      for name in packing.FIELDS
+    }
+    self._arrays['row_id'] = np.zeros(size, np.int32)
+    self._arrays['made'] = np.full(size, _UNUSED, np.int32)
+    self._arrays['next'] = np.zeros((), np.int32)
+
+  def state(self) -> dict[str, np.ndarray]:
+    """Arrays that `load` takes, whose shapes never change."""
+    return {name: array.copy() for name, array in self._arrays.items()}
+
+  def load(self, state: Mapping[str, np.ndarray]) -> None:
+    """Takes up what `state` returned."""
+    self._arrays = {name: np.array(state[name]) for name in self._arrays}
+
+  def add(self, row: Row) -> None:
+    """Keeps a row, in place of the oldest if there is no room."""
+    at = int(self._arrays['next'])
+    for name in packing.FIELDS:
+      self._arrays[name][at] = row.fields[name]
+    self._arrays['row_id'][at], self._arrays['made'][at] = row.row_id, row.made
+    self._arrays['next'][...] = (at + 1) % self._size
+
+  def draw(self, count: int, draws: np.random.Generator) -> list[Row]:
+    """Rows drawn without replacement: `count`, or all if there are fewer."""
+    used = np.flatnonzero(self._arrays['made'] != _UNUSED)
+    chosen = draws.permutation(used)[:count]
+    return [self._row(int(at)) for at in chosen]
+
+  def _row(self, at):
+    return Row(
+      {name: self._arrays[name][at].copy() for name in packing.FIELDS},
+      int(self._arrays['row_id'][at]),
+      int(self._arrays['made'][at]),
+    )

@@ -1,0 +1,217 @@
+"""Rows that the student writes: what is in them, and which there are."""
+
+import collections
+
+import jax
+import numpy as np
+import pytest
+
+from kd.core import schedules
+from kd.core import types
+from kd.input_pipeline import packing
+from kd.models import gemma3
+from kd.models import gemma3_config
+from kd.sampling import engine
+from kd.sampling import requests
+from kd.teachers import replay
+from kd.teachers import rollouts
+
+_LENGTH, _VOCAB, _STOP, _PAD = 16, 40, 2, 0
+_CONFIG = gemma3_config.Gemma3Config(
+  embed_dim=16,
+  mlp_dim=32,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=8,
+  vocab_size=_VOCAB,
+  layer_kinds=('local', 'global'),
+  window=4,
+  context=64,
+  query_scale=8.0,
+  local_rope_base=10_000.0,
+  global_rope_base=1_000_000.0,
+  global_rope_factor=1.0,
+  norm_epsilon=1e-6,
+)
+
+
+def _decode(ids):
+  return ' '.join(map(str, ids))
+
+
+def _example(prompt, answer):
+  ids = np.asarray([*prompt, *answer], np.int32)
+  weights = (np.arange(len(ids)) >= len(prompt)).astype(np.float32)
+  return packing.Example(ids, np.zeros(len(ids), np.int32), weights, 0)
+
+
+def _batch(prompts, first_id=0):
+  """A row for each prompt, with an answer of the data's."""
+  rows = [
+    packing.fill([_example(p, (30, 31, 1))] if p else [], _LENGTH, _PAD)
+    for p in prompts
+  ]
+  fields = {n: np.stack([r[n] for r in rows]) for n in packing.FIELDS}
+  ids = np.arange(first_id, first_id + len(prompts), dtype=np.int32)
+  return types.Batch(**fields, row_id=ids)
+
+
+class _Echo:
+  """Answers with the prompt's last id, then with the seed's last digits."""
+
+  def __init__(self):
+    self.asked = []
+
+  def __call__(self, params, asked):
+    del params
+    self.asked += asked
+    return [[self._answer(request)] for request in asked]
+
+  def _answer(self, request):
+    if request.ids[-1] == 39:
+      return requests.Sample((), (), '', 'too_long')
+    ids = (request.ids[-1], 10 + request.seed % 20)
+    return requests.Sample(ids, (-1.0, -2.0), _decode(ids), 'stop', _STOP)
+
+
+def _make(sampler, share=1.0, every=1, buffer=None, seed=0):
+  schedule = schedules.build(share, 'rollout.share', 100)
+  return rollouts.Rollouts(
+    sampler, schedule, every, buffer, seed, _PAD, _decode
+  )
+
+
+def test_a_row_holds_the_prompt_and_what_the_student_wrote():
+  batch = _batch([(1, 5), (1, 5, 6, 7), ()])
+  sampler = _Echo()
+  outcome = _make(sampler)(3, None, batch, batch)
+  assert [request.ids for request in sampler.asked] == [(1, 5), (1, 5, 6, 7)]
+  for i, request in enumerate(sampler.asked):
+    first, second = request.ids[-1], 10 + request.seed % 20
+    n = len(request.ids) - 1
+    row = jax.tree.map(lambda x, i=i: x[i], outcome.rows)
+    wanted = [*request.ids, first, second, _STOP]
+    assert row.tokens.tolist() == wanted[:-1] + [_PAD] * (13 - n)
+    assert row.targets.tolist() == wanted[1:] + [_PAD] * (13 - n)
+    assert row.weights.tolist() == [0.0] * n + [1.0] * 3 + [0.0] * (13 - n)
+    assert (row.parts == types.SAMPLED).tolist() == (row.weights > 0).tolist()
+    assert row.positions[: n + 3].tolist() == list(range(n + 3))
+    assert row.segment_ids.tolist() == [1] * (n + 3) + [0] * (13 - n)
+    assert row.row_id == i
+  assert outcome.scalars['rollout/share'] == pytest.approx(2 / 3)
+  assert outcome.scalars['rollout/age'] == 0
+  assert outcome.scalars['rollout/new_tokens'] == 2
+  assert outcome.scalars['rollout/logprob'] == -1.5
+  assert outcome.shown.prompt == '1 5'
+
+
+def test_a_long_answer_is_cut_and_a_prompt_without_room_keeps_the_datas():
+  long = requests.Sample(tuple(range(10, 30)), (0.0,) * 20, '', 'length')
+  row = rollouts.answered((1, 5, 6), long, _LENGTH, _PAD)
+  assert row['targets'].tolist() == [5, 6, *range(10, 24)]
+  assert row['weights'].sum() == 14
+  batch = _batch([(1, 39), (1, 5)])
+  outcome = _make(_Echo())(0, None, batch, batch)
+  kept = jax.tree.map(lambda x: x[0], (outcome.rows, batch))
+  jax.tree.map(np.testing.assert_array_equal, *kept)
+  assert outcome.scalars['rollout/no_room'] == 1
+  assert outcome.scalars['rollout/share'] == 0.5
+
+
+def test_every_answer_has_a_seed_of_its_own_whatever_the_processes():
+  """Case F5: of one prompt, every row, step and run's seed has another."""
+  batch = _batch([(1, 5)] * 6)
+  seeds = collections.Counter()
+  for seed in (0, 1):
+    for step in range(4):
+      sampler = _Echo()
+      first = _make(sampler, seed=seed)(step, None, batch, batch)
+      seeds.update(request.seed for request in sampler.asked)
+      again = _make(_Echo(), seed=seed)(step, None, batch, batch)
+      jax.tree.map(np.testing.assert_array_equal, first.rows, again.rows)
+  assert len(seeds) == 2 * 4 * 6
+
+
+def test_the_share_is_met_on_average_and_any_row_may_be_the_students():
+  batch = _batch([(1, 5)] * 5)
+  make = _make(_Echo(), share=0.3)
+  taken = np.zeros(5)
+  for step in range(400):
+    rows = make(step, None, batch, batch).rows
+    taken += (rows.parts == types.SAMPLED).any(axis=1)
+  # 600 in all, each of 5 rows alike.
+  assert abs(taken.sum() - 600) < 40
+  assert (abs(taken - 120) < 40).all(), taken
+
+
+def test_rows_that_are_used_again_leave_no_prompt_out():
+  """Case D6: after 3 samplings, 6 updates, the next prompts are the 4th's."""
+
+  def run(make, steps):
+    seen = []
+    for step in steps:
+      rows = _batch([(1, 38)] * 2, first_id=1000)
+      number = make.prompts_number(step)
+      prompts = None
+      if number is not None:
+        prompts = _batch([(1, 5 + number)] * 2, first_id=2 * number)
+      outcome = make(step, None, rows, prompts)
+      assert outcome.rows.row_id.max() < 1000
+      seen.append((outcome.rows, outcome.scalars))
+    return seen
+
+  sampler = _Echo()
+  whole = run(
+    _make(sampler, every=2, buffer=replay.Buffer(2, _LENGTH)), range(10)
+  )
+  prompts = [request.ids[1] - 5 for request in sampler.asked]
+  assert prompts == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+  ages = [scalars['rollout/age'] for _, scalars in whole]
+  assert ages == [0, 1] * 5
+  begun, sampler = replay.Buffer(2, _LENGTH), _Echo()
+  run(_make(sampler, every=2, buffer=begun), range(7))
+  resumed, sampler = replay.Buffer(2, _LENGTH), _Echo()
+  resumed.load(begun.state())
+  rest = run(_make(sampler, every=2, buffer=resumed), range(7, 10))
+  assert [request.ids[1] - 5 for request in sampler.asked] == [4, 4]
+  for one, other in zip(whole[7:], rest, strict=True):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_log_probabilities_belong_to_the_tokens_they_stand_at():
+  """Case F6: prompts of two lengths, a student that has not changed since."""
+  model = gemma3.build(_CONFIG, 'float32', 'none', 'student')
+  rng = np.random.default_rng(1)
+  params = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: rng.normal(
+      0, 3 if path[-1].key == 'scale' else 0.25, leaf.shape
+    ).astype(np.float32),
+    gemma3.unbox(gemma3.abstract_params(model)),
+  )
+  words = engine.Vocabulary(_VOCAB, tuple(range(2, 9)), _PAD, _decode)
+  sampling = requests.Settings(1.0, 0, 1.0, 0.0, 1.0, 8, ())
+  found = []
+
+  def sample(params, asked):
+    sampler = engine.Engine(model, words, 2)
+    found.extend(sampler.generate(params, asked, sampling))
+    return found
+
+  batch = _batch([(1, 9), (1, 9, 11, 12, 13), (1, 14, 15), (1, 16)])
+  rows = _make(sample)(0, params, batch, batch).rows
+  hidden, _ = gemma3.forward(model, params, rows, gemma3.TapSpec((), ()))
+  logits = np.asarray(hidden, np.float64) @ params['embedding'].T
+  logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
+  stopped = 0
+  for i, (answer,) in enumerate(found):
+    at = np.flatnonzero(rows.weights[i])
+    logprobs = logits[i, at, rows.targets[i, at]]
+    np.testing.assert_allclose(
+      np.exp(logprobs[: len(answer.ids)] - answer.logprobs), 1, 1e-4
+    )
+    ended = answer.finish == 'stop'
+    stopped += ended
+    assert len(at) == len(answer.ids) + ended
+    if ended:
+      assert rows.targets[i, at[-1]] == answer.stop_id in words.stop_ids
+  assert stopped > 0

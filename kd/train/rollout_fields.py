@@ -1,0 +1,73 @@
+"""The fields of a config's `rollout`: what is legal, what they amount to."""
+
+import ml_collections
+
+from configs import base
+from kd.core import config as config_lib
+from kd.core import errors
+from kd.core import schedules
+from kd.sampling import fields
+
+_LEAST = dict(every=1, buffer=0, batch_size=1)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what is illegal in a config's `rollout`, or beside it.
+
+  Raises:
+    ConfigError: names the first field.
+  """
+  rollout, known = config.rollout, base.rollout()
+  for key in rollout:
+    if key not in known:
+      raise errors.unknown(f'rollout.{key}', 'field', key, list(known))
+  for key in known:
+    if key not in rollout:
+      raise errors.ConfigError(f'rollout.{key}', 'missing: see base.rollout')
+  config_lib.check_argument_types(rollout, known, 'rollout')
+  fields.check(rollout, 'rollout')
+  for name, least in _LEAST.items():
+    if rollout[name] < least:
+      raise errors.ConfigError(
+        f'rollout.{name}', f'found {rollout[name]}', legal=f'{least} or more'
+      )
+  lowest, highest = schedules.extremes(share(config), config.steps)
+  if not (lowest >= 0 and 0 < highest <= 1):
+    bad = lowest if lowest < 0 else highest
+    raise errors.ConfigError(
+      'rollout.share', f'found {bad:g}', legal='0 to 1, and not 0 throughout'
+    )
+  if (rollout.every > 1) != (rollout.buffer > 0):
+    raise errors.ConfigError(
+      'rollout.buffer',
+      f'found {rollout.buffer}, and rollout.every is {rollout.every}',
+      legal='0 where every step samples, else the rows that are kept for the '
+      'steps that do not',
+    )
+  if config.teacher.source == 'rollout':
+    _check_data(config)
+
+
+def share(config: ml_collections.ConfigDict) -> schedules.Schedule:
+  """The share of a step's rows whose answers are the student's."""
+  value = config.rollout.share
+  if isinstance(value, ml_collections.ConfigDict):
+    value = value.to_dict()
+  return schedules.build(value, 'rollout.share', config.steps)
+
+
+def _check_data(config):
+  if config.data.pack:
+    raise errors.ConfigError(
+      'data.pack',
+      "found True with teacher.source 'rollout', where a row is a prompt and "
+      'its answer',
+      legal='False',
+    )
+  if config.rollout.max_new_tokens >= config.data.length:
+    raise errors.ConfigError(
+      'rollout.max_new_tokens',
+      f'found {config.rollout.max_new_tokens}, which leaves no room for a '
+      'prompt in a row',
+      legal=f'less than data.length, {config.data.length}',
+    )

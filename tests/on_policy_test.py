@@ -1,0 +1,168 @@
+"""Training on what the student writes, in one process."""
+
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from configs import quickstart
+from kd.core import errors
+from kd.train import modes
+from tests import command
+
+_STEPS = 6
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """What was compiled for one run serves the others."""
+  folder = tmp_path_factory.mktemp('on_policy')
+  jax.config.update('jax_compilation_cache_dir', str(folder / 'compiled'))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  yield folder
+  jax.config.update('jax_compilation_cache_dir', None)
+
+
+def _config(folder, **changes):
+  """Three terms, to count what each counts."""
+  c = quickstart.get_config()
+  c.update(steps=_STEPS)
+  c.teacher.source = 'rollout'
+  c.rollout = base.rollout(
+    share=0.5, max_new_tokens=12, batch_size=4, **changes
+  )
+  c.losses = dict(
+    all=base.term('jensen_shannon'),
+    sampled=base.term('reverse_kl', part='sampled'),
+    labels=base.term('cross_entropy', weight=1.0),
+  )
+  c.data.update(
+    mixture='arithmetic_few',
+    examples=24,
+    length=64,
+    batch_size=4,
+    pack=False,
+    folder=str(folder / 'rows'),
+  )
+  c.optimizer.lr.warmup_steps = 1
+  c.evaluation.baseline = False
+  with c.evaluation.sets.unlocked():
+    del c.evaluation.sets['held_out']
+  c.checkpoint.update(every=1, keep=_STEPS)
+  c.log.update(every=1, tensorboard=False)
+  return c
+
+
+def _lines(workdir, phase):
+  return [x for x in command.metrics(str(workdir)) if x['phase'] == phase]
+
+
+@pytest.fixture(scope='module')
+def replayed(folder):
+  """A run that samples in every second step."""
+  config = _config(folder, every=2, buffer=3)
+  config.evaluation.baseline = True
+  modes.train(config, str(folder / 'replayed'))
+  return config, folder / 'replayed'
+
+
+def test_labels_are_never_what_the_student_wrote(replayed):
+  """Case F3: each term counts its own targets, as the metrics show."""
+  _, workdir = replayed
+  lines = _lines(workdir, 'train')
+  assert len(lines) == _STEPS
+  for line in lines:
+    count = lambda key, line=line: line[f'train/target_weight/{key}']
+    assert 0 < count('sampled') < count('all')
+    assert count('labels') == count('all') - count('sampled')
+  # The answers of the data alone: what cross-entropy is trained on beside it.
+  for line in _lines(workdir / 'baseline', 'train'):
+    assert line['train/target_weight/ce'] > 0
+    assert not any('rollout' in key for key in line)
+
+
+def test_rows_say_how_old_they_are_and_the_student_is_heard(replayed):
+  _, workdir = replayed
+  lines = _lines(workdir, 'train')
+  assert all(line['train/rollout/share'] == 0.5 for line in lines)
+  fresh, again = lines[::2], lines[1::2]
+  assert all(line['train/rollout/age'] == 0 for line in fresh)
+  # Three rows are kept, two of them new: the third is of two steps earlier.
+  assert all(1 <= line['train/rollout/oldest'] <= 3 for line in again)
+  assert any(line['train/rollout/oldest'] > 1 for line in again)
+  assert not any('train/rollout/new_tokens' in line for line in again)
+  texts = _lines(workdir, 'text')
+  assert len(texts) == _STEPS
+  assert texts[0]['rollout/prompt'].startswith('Q: ')
+  assert len({line['rollout/answer'] for line in texts}) > 1
+
+
+def test_a_run_that_was_stopped_between_samplings_ends_alike(replayed, folder):
+  config, straight = replayed
+  stopped = folder / 'stopped'
+  shutil.copytree(straight, stopped)
+  for part in (stopped, stopped / 'baseline'):
+    for step in range(4, _STEPS + 1):
+      shutil.rmtree(part / 'checkpoints' / str(step))
+  # Step 3 is trained on rows of step 2, which only the checkpoint has.
+  modes.train(config, str(stopped))
+  expected = command.saved(str(straight), _STEPS)
+  got = command.saved(str(stopped), _STEPS)
+  assert got.keys() == expected.keys()
+  assert any('rollouts/made' in key for key in got)
+  for key, value in expected.items():
+    np.testing.assert_array_equal(got[key], value, err_msg=key)
+  assert command.metrics(str(stopped)) == command.metrics(str(straight))
+
+
+def test_the_settings_are_printed_and_a_changed_one_is_refused(
+  replayed, capsys
+):
+  config, workdir = replayed
+  modes.check(config, str(workdir))
+  said = capsys.readouterr().out
+  assert 'rollouts: share 0.5 of the rows, every 2 steps' in said
+  assert 'top_p 1.0' in said and 'max_new_tokens 12' in said
+  other = config.copy_and_resolve_references()
+  other.rollout.temperature = 0.7
+  with pytest.raises(errors.ConfigError, match='rollout.temperature'):
+    modes.train(other, str(workdir))
+
+
+def test_a_student_that_says_nothing_learns_from_where_it_stopped(folder):
+  config = _config(folder)
+  config.steps = 1
+  config.optimizer.lr.warmup_steps = 0
+  config.student.init = f'hf:{_silent(folder)}'
+  config.student.variant = ''
+  config.rollout.update(share=1.0, temperature=0.0)
+  modes.train(config, str(folder / 'silent'))
+  (line,) = _lines(folder / 'silent', 'train')
+  assert line['train/rollout/new_tokens'] == 0
+  assert line['train/rollout/stopped'] == 1
+  # The one target of each row is the id that ended it.
+  assert line['train/target_weight/sampled'] == 4
+  assert line['train/target_weight/labels'] == 0
+
+
+def _silent(folder):
+  """The quickstart's teacher, made to end every answer at once."""
+  from safetensors import numpy
+
+  there = folder / 'silent_student'
+  shutil.copytree(quickstart._TEACHER, there)
+  path = os.path.join(there, 'model.safetensors')
+  tensors = numpy.load_file(path)
+  for name, value in tensors.items():
+    if name.endswith('norm.weight'):
+      # Norms multiply by 1 + weight: what layers add vanishes.
+      tensors[name] = np.full_like(value, -1.0)
+  table = tensors['model.embed_tokens.weight']
+  table[:] = 0.1
+  table[1] = 1.0
+  tensors['model.norm.weight'][:] = 0.0
+  numpy.save_file(tensors, path)
+  return there
