@@ -126,7 +126,9 @@ def _assert_as_alone(run, alone):
   for got, expected in zip(found, alone, strict=True):
     assert got.keys() == expected.keys()
     for name, value in expected.items():
-      if name != 'phase':
+      if isinstance(value, str):
+        assert got[name] == value, name
+      else:
         np.testing.assert_allclose(got[name], value, 2e-4, 1e-6, err_msg=name)
 
 
@@ -225,6 +227,24 @@ def test_one_of_four_does_not_wait_for_ever(start, folder):
   error = run.text(0, 'err')
   assert 'expected 4 processes, and after 5 s' in error, error
   assert not os.path.exists(run.workdir)
+
+
+def test_two_write_the_rows_that_one_writes(start):
+  """Case F5: the number of processes has no part in what is sampled."""
+  changes = (
+    '--config.teacher.source=rollout',
+    '--config.data.pack=False',
+    '--config.rollout.max_new_tokens=8',
+    '--config.rollout.every=2',
+    '--config.rollout.buffer=12',
+  )
+  one, two = start('one', 1, *changes), start('two', 2, *changes)
+  for run in (one, two):
+    assert set(run.finish()) == {0}, run.text(0, 'err')
+  expected = command.metrics(one.workdir)
+  answers = {x['rollout/answer'] for x in expected if x['phase'] == 'text'}
+  assert len(answers) > 2
+  _assert_as_alone(two, expected)
 
 
 def test_a_teacher_on_devices_of_its_own_changes_nothing(start, alone):

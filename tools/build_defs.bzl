@@ -48,11 +48,11 @@ def _files(kind, recursive):
 def kd_tests(deps, data = [], recursive = False):
     """The tests of a package, by the names of their files.
 
-    foo_test.py goes to :test, foo_slow_test.py to :slow_test,
-    foo_devices_test.py to :devices_test (one process with 8 host devices) and
-    foo_oracle_test.py to :oracle_test. :all_tests is all of them. One target
+    foo_test.py goes to :test, foo_devices_test.py to :devices_test (one process
+    with 8 host devices) and foo_oracle_test.py to :oracle_test. One target
     holds many files because starting JAX and TensorFlow costs more than most
-    tests do.
+    tests do. foo_slow_test.py, where it is the other way round, is a target of
+    its own. :all_tests is all of them.
 
     Args:
       deps: the libraries that the tests import.
@@ -65,10 +65,10 @@ def kd_tests(deps, data = [], recursive = False):
     plain = [f for f in _files("", recursive) if f not in slow + devices + oracle]
     if plain:
         kd_test("test", plain, deps, data, size = "medium", timeout = "long")
-    if slow:
+    for file in slow:
         kd_test(
-            "slow_test",
-            slow,
+            file[:-len(".py")].replace("/", "_"),
+            [file],
             deps,
             data,
             size = "large",

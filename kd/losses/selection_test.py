@@ -22,7 +22,7 @@ def make(seed=0):
   normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
   weights = rng.uniform(0.5, 2, (B, L)) * (rng.uniform(size=(B, L)) < 0.7)
   weights[2] = 0
-  parts = rng.integers(0, 2, (B, L))
+  parts = rng.integers(0, 3, (B, L))
   zeros = jnp.zeros((B, L), jnp.int32)
   batch = types.Batch(
     tokens=zeros,
@@ -69,7 +69,7 @@ def test_the_highest_entropies_of_each_part_of_each_row_are_kept(rule, share):
     score = entropies(dense.final_hidden, dense.unembedding)
   expected = np.zeros((B, L))
   for row in range(B):
-    for part in (types.ANSWER, types.RATIONALE):
+    for part in (types.ANSWER, types.RATIONALE, types.SAMPLED):
       counted = (batch.weights[row] > 0) & (batch.parts[row] == part)
       where = np.flatnonzero(counted)
       best = where[np.argsort(-score[row, where])]
