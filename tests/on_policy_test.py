@@ -1,6 +1,8 @@
 """Training on what the student writes, in one process."""
 
 import os
+import pathlib
+import re
 import shutil
 
 import jax
@@ -166,3 +168,30 @@ def _silent(folder):
   tensors['model.norm.weight'][:] = 0.0
   numpy.save_file(tensors, path)
   return there
+
+
+def test_the_page_s_commands_run_and_its_table_is_right(tmp_path):
+  text = pathlib.Path('docs/on_policy.md').read_text()
+  (block,) = re.findall(r'^```\n(.*?)^```', text, re.M | re.S)
+  lines = block.splitlines()
+  assert len(lines) == 2
+  begins = 'first_step=0', 'last_step=4'
+  for line, ramp in zip(lines, (begins, ()), strict=True):
+    program, arguments = line.split('kd.main ')
+    assert program == 'python -m '
+    arguments = re.sub('/tmp/', f'{tmp_path}/', arguments).split()
+    small = [
+      *command.QUICK[1:],
+      '--config.evaluation.baseline=False',
+      '--config.rollout.max_new_tokens=16',
+    ]
+    ramp = [f'--config.rollout.share.{x}' for x in ramp]
+    code, _, err = command.run([*arguments, *small, *ramp])
+    assert code == 0, err
+  shares = [
+    [x['train/rollout/share'] for x in _lines(tmp_path / name, 'train')]
+    for name in ('kd-gkd', 'kd-on-policy')
+  ]
+  assert 0 < shares[0][-1] <= 0.5 and shares[1] == [1.0, 1.0]
+  table = dict(re.findall(r'^\| `(\w+)` \| (\S+) \|', text, re.M))
+  assert table == {k: str(v) for k, v in base.rollout().items()}

@@ -112,6 +112,7 @@ def _on_larger(config, found, before):
     rows = {
       'data.batch_size': config.data.batch_size * times,
       'evaluation.batch_size': config.evaluation.batch_size * times,
+      'rollout.batch_size': config.rollout.batch_size * times,
       'mesh.fsdp': -1,
     }
     try:

@@ -187,9 +187,10 @@ def _chunk_traffic(run):
 def decode(run: resolve.Run, held: costs.Held) -> costs.Cost:
   """Answers to one batch of prompts."""
   model = run.student
-  config, evaluation = model.config, run.config.evaluation
-  rows = evaluation.batch_size / rules.row_parts(run.mesh)
-  slots = run.config.plan.prompt_length + evaluation.max_new_tokens
+  config = model.config
+  rows, steps = programs.decoded(run.config)
+  rows /= rules.row_parts(run.mesh)
+  slots = run.config.plan.prompt_length + steps
   size, tensor = _itemsize(model), _tensor(run.mesh)
   kv_parts = tensor if config.num_kv_heads % tensor == 0 else 1
   cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim
@@ -201,7 +202,6 @@ def decode(run: resolve.Run, held: costs.Held) -> costs.Cost:
   tokens = rows * slots
   # As decoding reads them; prompts are read with those that training has.
   params = held.parameters * size / 4
-  steps = evaluation.max_new_tokens
   return costs.Cost(
     name=programs.DECODE,
     bytes=_named(

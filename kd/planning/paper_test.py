@@ -216,3 +216,26 @@ def test_a_cached_teacher_is_no_program_and_few_bytes(method, kind):
   assert isinstance(kept.distribution, kind) and kept.taps is None
   step = paper.step(found.run, costs.held(found.run))
   assert step.bytes['teacher'] == programs.local_bytes(kept)
+
+
+def test_a_run_of_rollouts_decodes_what_it_samples():
+  config = gemma3_tpu.get_config()
+  changes = {'teacher.variant': 'tiny', 'student.variant': 'nano'}
+  config.update_from_flattened_dict(changes | {'data.length': 256})
+
+  def decoding(**more):
+    config.update_from_flattened_dict(more)
+    found = advice.estimate(config, _CHOSEN)
+    named = {x.name: x for x in programs.of(found.run)}
+    assert list(named) == ['teacher', 'step', 'decode']
+    return paper.decode(found.run, costs.held(found.run)), named['decode']
+
+  evaluated, _ = decoding()
+  on_policy = {'teacher.source': 'rollout', 'data.pack': False}
+  sampled, program = decoding(**on_policy, **{'rollout.batch_size': 32})
+  assert program.trips == config.rollout.max_new_tokens == 128
+  tokens = program.arguments[2]
+  assert tokens.shape == (32, config.plan.prompt_length)
+  # Twice the rows, as many tokens each.
+  caches = [x.bytes['activations'] for x in (sampled, evaluated)]
+  assert caches[0] == 2 * caches[1]

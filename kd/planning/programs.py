@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from kd.core import types
@@ -250,12 +251,18 @@ def step(run: resolve.Run) -> Program:
   )
 
 
+def decoded(config: ml_collections.FrozenConfigDict) -> tuple[int, int]:
+  """Rows and new tokens of what decodes in a run: rollouts, or evaluation."""
+  if config.teacher.source == 'rollout':
+    return config.rollout.batch_size, config.rollout.max_new_tokens
+  return config.evaluation.batch_size, config.evaluation.max_new_tokens
+
+
 def decode(run: resolve.Run) -> Program:
-  """Answers to a batch of prompts, by the student, as evaluation decodes."""
+  """Answers to a batch of prompts, by the student."""
   config = run.config
   model = run.student.module
-  rows, length = config.evaluation.batch_size, config.plan.prompt_length
-  limit = config.evaluation.max_new_tokens
+  (rows, limit), length = decoded(config), config.plan.prompt_length
   # What stops an answer is the tokenizer's to say, and changes no shape.
   greedy = requests.greedy(limit)
   limits = device.Limits(
