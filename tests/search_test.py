@@ -9,8 +9,12 @@ import time
 
 import pytest
 
+from configs import base
+from kd.core import config as config_lib
+from kd.input_pipeline import arithmetic
 from kd.reasoning import gsm8k
 from kd.reasoning import tree_problem
+from kd.train import modes
 from tests import command
 
 _TEACHER = os.path.join('data', 'fixtures', 'quickstart_teacher')
@@ -52,9 +56,9 @@ def questions(tmp_path_factory):
 
 def _files(folder):
   found = {}
-  for base, _, names in os.walk(folder):
+  for where, _, names in os.walk(folder):
     for name in names:
-      path = os.path.join(base, name)
+      path = os.path.join(where, name)
       with open(path, 'rb') as f:
         found[os.path.relpath(path, folder)] = f.read()
   return found
@@ -157,3 +161,54 @@ def test_no_code_of_ours_runs_text():
     names = {n.id for n in nodes if isinstance(n, ast.Name)}
     attributes = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
     assert not names & banned and not attributes & parsers, file
+
+
+def test_branches_are_learnt_from_through_a_cache(tmp_path, monkeypatch):
+  """Node-level soft targets: the teacher's, at a state's thoughts alone."""
+  puzzles = tmp_path / 'puzzles.csv'
+  puzzles.write_text('Rank,Puzzles\n1,4 6 1 1\n2,3 3 8 8\n3,2 3 4 5\n')
+  config = config_lib.load('experiments/game24/config_paths.py', 'config')
+  config.search.update(data=str(puzzles), first=0, count=-1, draw=0)
+  modes.search(config, str(tmp_path / 'trees'))
+  path = tmp_path / 'trees' / 'search' / 'branches.jsonl'
+  branches = [json.loads(line) for line in path.read_text().splitlines()]
+  used = [b for b in branches if arithmetic.split_of(b['inputs']) == 'train']
+  used = used[:48]
+  assert len({(b['tree'], b['rationale']) for b in used}) > 1
+  monkeypatch.setenv('KD_TRACES', str(path))
+  config = config_lib.load('configs/quickstart.py', 'config')
+  config.update_from_flattened_dict(
+    {
+      'steps': 1,
+      'data.module': 'data.traces',
+      'data.mixture': 'traces_cot',
+      'data.length': 256,
+      'data.batch_size': 48,
+      'data.examples': 48,
+      'data.pack': False,
+      'data.folder': str(tmp_path / 'rows'),
+      'losses.kl.part': 'answer',
+      'optimizer.lr.warmup_steps': 0,
+      'evaluation.baseline': False,
+      'evaluation.sets.held_out.examples': 0,
+      'evaluation.sets.held_out.answers': 0,
+      'log.tensorboard': False,
+      'cache.folder': str(tmp_path / 'cache'),
+    }
+  )
+  with config.cache.unlocked():
+    config.cache.method = base.cache_method('top_k', entries=256)
+  modes.cache(config, str(tmp_path / 'report'))
+  lines = {}
+  for source in ('live', 'cached'):
+    config.teacher.source = source
+    workdir = str(tmp_path / source)
+    modes.train(config, workdir)
+    (lines[source],) = command.metrics(workdir)
+  losses = [line['train/loss/kl'] for line in lines.values()]
+  assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+  # Each row once; of each what follows the thoughts before, and its end: bytes
+  # are tokens.
+  counted = sum(len(b['targets']) - len(b['rationale']) + 1 for b in used)
+  assert lines['live']['train/target_weight/kl'] == counted
+  assert counted < lines['live']['train/target_weight'] - 48
