@@ -1,0 +1,100 @@
+"""Sums up the runs of experiments/on_policy: results.json and result.png.
+
+  python -m experiments.on_policy.measure RUNS
+
+RUNS holds finished workdirs: start-0, on_policy-0 and so on, a number a seed.
+"""
+
+import glob
+import json
+import os
+import sys
+
+import matplotlib
+import numpy as np
+
+from experiments.on_policy import students
+from kd.core import run_info
+from kd.train import outputs
+
+_MEASURES = {
+  'exact_match': 'exact match, held out',
+  'kl': 'KL to the teacher on right answers, nats a token',
+  'nll': 'NLL of right answers, nats a token',
+}
+
+
+def _read(workdir):
+  """What a finished run came to."""
+  with open(os.path.join(workdir, 'config.json'), encoding='utf-8') as f:
+    config = json.load(f)
+  file = os.path.join(
+    workdir, outputs.EVALUATIONS, f'step_{config["steps"]}.json'
+  )
+  with open(file, encoding='utf-8') as f:
+    metrics = json.load(f)['metrics']
+  with open(os.path.join(workdir, 'metrics.jsonl'), encoding='utf-8') as f:
+    lines = [line for line in map(json.loads, f) if line['phase'] == 'train']
+  found = {name: metrics[f'eval/held_out/{name}'] for name in _MEASURES}
+  # Every line is a mean over log.every steps.
+  every = config['log']['every']
+  found['tokens'] = round(
+    sum(line['train/target_weight'] * every for line in lines)
+  )
+  shares = [line.get('perf/rollout_share', 0.0) for line in lines]
+  found['sampling_share'] = float(np.mean(shares))
+  return found
+
+
+def table(results):
+  """A Markdown table: mean over seeds, and each seed's value."""
+  rows = [
+    '| student | loss | ' + ' | '.join(_MEASURES.values()) + ' | tokens |'
+  ]
+  rows.append('| --- | --- |' + ' ---: |' * (len(_MEASURES) + 1))
+  for kind, seeds in results.items():
+    cells = []
+    for name in _MEASURES:
+      values = [seeds[seed][name] for seed in sorted(seeds)]
+      each = ', '.join(f'{v:.3f}' for v in values)
+      cells.append(f'{np.mean(values):.3f} ({each})')
+    tokens = np.mean([each['tokens'] for each in seeds.values()])
+    cells.append(f'{tokens:,.0f}')
+    rows.append(f'| {kind} | {students.LOSSES[kind]} | {" | ".join(cells)} |')
+  return '\n'.join(rows)
+
+
+def draw(results, path):
+  """A bar for each student, a dot for each seed."""
+  matplotlib.use('Agg')
+  from matplotlib import pyplot
+
+  figure, axes = pyplot.subplots(1, 2, figsize=(9.6, 3.4))
+  for axis, measure in zip(axes, ('exact_match', 'kl'), strict=True):
+    for x, (kind, seeds) in enumerate(results.items()):
+      values = [seed[measure] for seed in seeds.values()]
+      colour = 'tab:grey' if kind == 'start' else f'C{x}'
+      axis.bar(x, np.mean(values), width=0.6, color=colour)
+      axis.plot([x] * len(values), values, 'k.', markersize=5)
+    names = [kind.replace('_', '\n', 1) for kind in results]
+    axis.set_xticks(range(len(names)), names, fontsize=8)
+    axis.set_title(_MEASURES[measure], fontsize=10)
+  figure.tight_layout()
+  figure.savefig(path, dpi=110)
+
+
+def main(runs):
+  results = {}
+  for kind in students.LOSSES:
+    for report in sorted(glob.glob(f'{runs}/{kind}-[0-9]/report.md')):
+      workdir = os.path.dirname(report)
+      seed = workdir.rpartition('-')[2]
+      results.setdefault(kind, {})[seed] = _read(workdir)
+  folder = os.path.dirname(os.path.abspath(__file__))
+  run_info.write_json(os.path.join(folder, 'results.json'), results)
+  draw(results, os.path.join(folder, 'result.png'))
+  print(table(results))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
