@@ -34,12 +34,9 @@ _METHODS = {
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """What was compiled for one run serves the others."""
   folder = tmp_path_factory.mktemp('cache')
-  jax.config.update('jax_compilation_cache_dir', str(folder / 'compiled'))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-  yield folder
-  jax.config.update('jax_compilation_cache_dir', None)
+  with command.compiled_once(str(folder / 'compiled')):
+    yield folder
 
 
 def _config(folder, cache, **changes):

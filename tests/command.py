@@ -1,7 +1,8 @@
 """Runs the program as its user does: another process, flags, files."""
 
 import atexit
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import functools
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -46,6 +48,15 @@ def environment() -> dict[str, str]:
   # The device count of this test's process is not the program's.
   env.pop('XLA_FLAGS', None)
   return env
+
+
+@contextlib.contextmanager
+def compiled_once(folder: str) -> Iterator[None]:
+  """Within, what was compiled for one run of this process serves the others."""
+  jax.config.update('jax_compilation_cache_dir', folder)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  yield
+  jax.config.update('jax_compilation_cache_dir', None)
 
 
 @functools.cache

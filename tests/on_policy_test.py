@@ -5,7 +5,6 @@ import pathlib
 import re
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -20,12 +19,9 @@ _STEPS = 6
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """What was compiled for one run serves the others."""
   folder = tmp_path_factory.mktemp('on_policy')
-  jax.config.update('jax_compilation_cache_dir', str(folder / 'compiled'))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-  yield folder
-  jax.config.update('jax_compilation_cache_dir', None)
+  with command.compiled_once(str(folder / 'compiled')):
+    yield folder
 
 
 def _config(folder, **changes):

@@ -48,10 +48,8 @@ def _read(workdir):
 
 def table(results):
   """A Markdown table: mean over seeds, and each seed's value."""
-  rows = [
-    '| student | loss | ' + ' | '.join(_MEASURES.values()) + ' | tokens |'
-  ]
-  rows.append('| --- | --- |' + ' ---: |' * (len(_MEASURES) + 1))
+  titles = ' | '.join(['student', 'loss', *_MEASURES.values(), 'tokens'])
+  rows = [f'| {titles} |', '| --- | --- |' + ' ---: |' * (len(_MEASURES) + 1)]
   for kind, seeds in results.items():
     cells = []
     for name in _MEASURES:

@@ -91,8 +91,10 @@ def _objective():
   return objective_lib.Objective(catalog.build(LOSSES, context), kept, 32)
 
 
-def _three_updates(shape, devices, micro_batches=1, remat='none', batch=None):
-  """Losses, gradient norms and parameters after three updates."""
+@functools.cache
+def _programs(shape, count, micro_batches, remat):
+  """The first state, where its parts lie, the update, and the teacher."""
+  devices = jax.devices()[:count]
   model = gemma3.build(SIZES, 'float32', remat, 'student')
   mesh = mesh_lib.make(dict(zip(mesh_lib.AXES, shape, strict=False)), devices)
   shardings = rules.param_shardings(
@@ -115,8 +117,26 @@ def _three_updates(shape, devices, micro_batches=1, remat='none', batch=None):
   # A larger epsilon: at first updates are sign(gradient) else, and rounding
   # decides the sign of what is almost zero.
   optimizer, rate = optimizers.build(base.adamw(lr, epsilon=1e-3).to_dict(), 10)
-  step = jax.jit(update.make(model, objective, optimizer, rate, micro_batches))
+  step = update.jit(
+    update.make(model, objective, optimizer, rate, micro_batches), mesh
+  )
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    params,
+  )
+  abstract = update.abstract_state(abstract, objective, optimizer, mesh)
   state = update.init_state(params, objective, optimizer, 0)
+  # Where an update leaves it: one program does for all three.
+  places = jax.tree.map(lambda x: x.sharding, abstract)
+  return jax.device_get(state), places, mesh, step, targets
+
+
+def _three_updates(shape, count, micro_batches=1, remat='none', batch=None):
+  """Losses, gradient norms and parameters after three updates."""
+  first, places, mesh, step, targets = _programs(
+    shape, count, micro_batches, remat
+  )
+  state = jax.device_put(first, places)
   rows = placement.place(_batch() if batch is None else batch, mesh, 8)
   seen = []
   for _ in range(3):
@@ -128,7 +148,7 @@ def _three_updates(shape, devices, micro_batches=1, remat='none', batch=None):
 
 @pytest.fixture(scope='module')
 def one_device():
-  return _three_updates((1, 1, 1), jax.devices()[:1])
+  return _three_updates((1, 1, 1), 1)
 
 
 def _assert_same(got, expected):
@@ -142,22 +162,22 @@ def _assert_same(got, expected):
 
 @pytest.mark.parametrize('shape', [(1, 8, 1), (2, 2, 2), (1, 2, 1, 4)])
 def test_meshes_change_nothing(shape, one_device):
-  _assert_same(_three_updates(shape, jax.devices()), one_device)
+  _assert_same(_three_updates(shape, 8), one_device)
 
 
 @pytest.mark.parametrize('micro_batches', [4])
 def test_micro_batches_change_nothing(micro_batches, one_device):
-  got = _three_updates((1, 1, 1), jax.devices()[:1], micro_batches)
+  got = _three_updates((1, 1, 1), 1, micro_batches)
   _assert_same(got, one_device)
 
 
 def test_micro_batches_over_devices(one_device):
-  _assert_same(_three_updates((2, 2, 1), jax.devices()[:4], 2), one_device)
+  _assert_same(_three_updates((2, 2, 1), 4, 2), one_device)
 
 
 @pytest.mark.parametrize('remat', ['block'])
 def test_remat_changes_nothing(remat, one_device):
-  got = _three_updates((1, 1, 1), jax.devices()[:1], remat=remat)
+  got = _three_updates((1, 1, 1), 1, remat=remat)
   _assert_same(got, one_device)
 
 
@@ -166,14 +186,14 @@ def test_more_padding_changes_nothing(one_device):
   padded = jax.tree.map(
     lambda x: x if x.ndim == 1 else np.pad(x, ((0, 0), (0, 17))), batch
   )
-  got = _three_updates((1, 1, 1), jax.devices()[:1], batch=padded)
+  got = _three_updates((1, 1, 1), 1, batch=padded)
   _assert_same(got, one_device)
 
 
 def test_no_target_changes_no_parameter():
   batch = _batch()
   batch = batch.replace(weights=np.zeros_like(batch.weights))
-  seen, params = _three_updates((1, 1, 1), jax.devices()[:1], batch=batch)
+  seen, params = _three_updates((1, 1, 1), 1, batch=batch)
   assert not seen.any()
   norm = params['final_norm']['scale']
   np.testing.assert_array_equal(norm, np.zeros_like(norm))
@@ -185,7 +205,5 @@ def test_non_finite_loss_leaves_parameters_alone():
   weights[0, np.argmax(weights[0] > 0)] = np.inf
   model = gemma3.build(SIZES, 'float32', 'none', '')
   before = jax.device_get(_init(model, 0))
-  _, params = _three_updates(
-    (1, 1, 1), jax.devices()[:1], batch=batch.replace(weights=weights)
-  )
+  _, params = _three_updates((1, 1, 1), 1, batch=batch.replace(weights=weights))
   jax.tree.map(np.testing.assert_array_equal, params, before)
