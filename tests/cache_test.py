@@ -241,6 +241,22 @@ def test_losses_are_the_live_runs(name, case, far, folder, caches, live):
   np.testing.assert_allclose(found, live[case], far)
 
 
+def test_a_cached_run_that_was_stopped_ends_alike(folder, caches):
+  changes = {'checkpoint.every': 1, 'checkpoint.keep': 4}
+  config = _cached(folder, caches['top_k'], **changes)
+  straight, stopped = folder / 'straight', folder / 'stopped'
+  modes.train(config, str(straight))
+  shutil.copytree(straight, stopped)
+  for step in (3, 4):
+    shutil.rmtree(stopped / 'checkpoints' / str(step))
+  modes.train(config, str(stopped))
+  expected, got = (command.saved(str(x), 4) for x in (straight, stopped))
+  assert got.keys() == expected.keys()
+  for key, value in expected.items():
+    np.testing.assert_array_equal(got[key], value, err_msg=key)
+  assert command.metrics(str(stopped)) == command.metrics(str(straight))
+
+
 def test_a_cache_of_something_else_is_refused(folder, caches):
   c = caches['top_k']
   workdir = folder / 'refused'

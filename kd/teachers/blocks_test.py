@@ -173,3 +173,33 @@ def test_more_entries_than_ids_are_all_ids():
   assert (kept.ids == np.arange(130)).all()
   np.testing.assert_allclose(kept.logprobs, _logprobs(logits), 1e-6, 1e-5)
   assert (kept.tail_logprob == -np.inf).all()
+
+
+def test_stratified_keeps_the_likely_ones_and_draws_from_the_rest():
+  exact, draws, repeats = 5, 50, 300
+  rng = np.random.default_rng(7)
+  one = rng.normal(0, 2, 200).astype(np.float32)
+  one[60:80] = _RULED_OUT
+  method = methods.Method('stratified', 'float16', exact + draws, 1.0, draws)
+  kept = _keep(method, np.tile(one, (repeats, 1)))
+  p = np.exp(_logprobs(one[None])[0])
+  likely = np.sort(np.argsort(-p)[:exact])
+  found = np.zeros(200)
+  for ids, counts, logprobs, tail in zip(
+    kept.ids, kept.counts, kept.logprobs, kept.tail_logprob, strict=True
+  ):
+    used = ids >= 0
+    assert (np.diff(ids[used]) > 0).all() and not counts[~used].any()
+    np.testing.assert_array_equal(ids[used & (counts == 0)], likely)
+    assert counts.sum() == draws
+    np.testing.assert_allclose(np.exp(logprobs[used]), p[ids[used]], 1e-5)
+    rest = np.delete(p, likely)
+    np.testing.assert_allclose(np.exp(tail), rest.sum(), 1e-5)
+    np.add.at(found, ids[used], counts[used])
+  expected = np.where(np.isin(np.arange(200), likely), 0.0, p)
+  expected *= draws * repeats / expected.sum()
+  assert (found[expected == 0] == 0).all()
+  often = expected > 5
+  square = ((found - expected)[often] ** 2 / expected[often]).sum()
+  degrees = often.sum()
+  assert abs(square - degrees) < 5 * np.sqrt(2 * degrees), (square, degrees)
