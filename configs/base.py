@@ -155,7 +155,9 @@ def rollout(**changes):
         # updates from one sampling to the next, > 0; the student's rows of
         # those in between come out of the buffer
         every=1,
-        buffer=0,  # rows it keeps, the latest; > 0 exactly where every is > 1
+        # rows it keeps, the latest: 0 where every is 1, else share x
+        # data.batch_size or more
+        buffer=0,
         temperature=1.0,  # this and the next four as for generate
         top_k=0,
         top_p=1.0,
@@ -251,7 +253,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.teacher.source = 'live'
   c.teacher.others = ml_collections.ConfigDict()  # by name: other_teacher(...)
   # the last so many devices are the teachers' alone, which score the next batch
-  # there while the student learns from this one; 0: they share all devices.
+  # there while the student learns from this one (unless it has yet to write it,
+  # see `rollout`); 0: they share all devices.
   # With several processes 0 alone
   c.teacher.devices = 0
   # the teachers' mesh, axes as for `mesh`; 0: 1, and all 0: as `mesh`, or on

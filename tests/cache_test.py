@@ -250,11 +250,7 @@ def test_a_cached_run_that_was_stopped_ends_alike(folder, caches):
   for step in (3, 4):
     shutil.rmtree(stopped / 'checkpoints' / str(step))
   modes.train(config, str(stopped))
-  expected, got = (command.saved(str(x), 4) for x in (straight, stopped))
-  assert got.keys() == expected.keys()
-  for key, value in expected.items():
-    np.testing.assert_array_equal(got[key], value, err_msg=key)
-  assert command.metrics(str(stopped)) == command.metrics(str(straight))
+  command.assert_ended_alike(str(stopped), str(straight), 4)
 
 
 def test_a_cache_of_something_else_is_refused(folder, caches):

@@ -113,6 +113,15 @@ def saved(workdir: str, step: int) -> dict[str, np.ndarray]:
   return found
 
 
+def assert_ended_alike(workdir: str, expected: str, step: int) -> None:
+  """Two runs came to the same bits and the same metrics."""
+  got, wanted = saved(workdir, step), saved(expected, step)
+  assert got.keys() == wanted.keys() and len(got) > 50
+  for key, value in wanted.items():
+    np.testing.assert_array_equal(got[key], value, err_msg=key)
+  assert metrics(workdir) == metrics(expected)
+
+
 def wait(process: subprocess.Popen, workdir: str) -> None:
   """Until step 3 is trained and step 2, the first checkpoint, is whole."""
   for _ in range(30_000):

@@ -164,6 +164,7 @@ def _quickstart(**changes):
     ('rollout.share', 0, ('rollout.share', 'not 0 throughout')),
     ('rollout.buffer', 8, ('rollout.buffer', 'rollout.every is 1')),
     ('rollout.every', 2, ('rollout.buffer', 'rollout.every is 2')),
+    ('seed', -1, ('seed', 'found -1', '0 or more')),
     ('rollout.every', 0, ('rollout.every', '1 or more')),
     ('rollout.top_p', 0.0, ('rollout.top_p', '(0, 1]')),
     ('teacher.devices', 1, ('teacher.devices', 'found 1, of 1 devices')),

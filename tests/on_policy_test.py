@@ -1,5 +1,6 @@
 """Training on what the student writes, in one process."""
 
+import json
 import os
 import pathlib
 import re
@@ -107,13 +108,9 @@ def test_a_run_that_was_stopped_between_samplings_ends_alike(replayed, folder):
       shutil.rmtree(part / 'checkpoints' / str(step))
   # Step 3 is trained on rows of step 2, which only the checkpoint has.
   modes.train(config, str(stopped))
-  expected = command.saved(str(straight), _STEPS)
-  got = command.saved(str(stopped), _STEPS)
-  assert got.keys() == expected.keys()
-  assert any('rollouts/made' in key for key in got)
-  for key, value in expected.items():
-    np.testing.assert_array_equal(got[key], value, err_msg=key)
-  assert command.metrics(str(stopped)) == command.metrics(str(straight))
+  command.assert_ended_alike(str(stopped), str(straight), _STEPS)
+  saved = command.saved(str(stopped), _STEPS)
+  assert any('rollouts/made' in key for key in saved)
 
 
 def test_the_settings_are_printed_and_a_changed_one_is_refused(
@@ -137,13 +134,15 @@ def test_a_student_that_says_nothing_learns_from_where_it_stopped(folder):
   config.student.init = f'hf:{_silent(folder)}'
   config.student.variant = ''
   config.rollout.update(share=1.0, temperature=0.0)
+  config.losses = dict(kl=base.term('reverse_kl', part='sampled'))
+  config.log.tensorboard = True
   modes.train(config, str(folder / 'silent'))
   (line,) = _lines(folder / 'silent', 'train')
   assert line['train/rollout/new_tokens'] == 0
   assert line['train/rollout/stopped'] == 1
   # The one target of each row is the id that ended it.
-  assert line['train/target_weight/sampled'] == 4
-  assert line['train/target_weight/labels'] == 0
+  assert line['train/target_weight/kl'] == line['train/target_weight'] == 4
+  assert list((folder / 'silent').glob('events.out.tfevents*'))
 
 
 def _silent(folder):
@@ -191,3 +190,35 @@ def test_the_page_s_commands_run_and_its_table_is_right(tmp_path):
   assert 0 < shares[0][-1] <= 0.5 and shares[1] == [1.0, 1.0]
   table = dict(re.findall(r'^\| `(\w+)` \| (\S+) \|', text, re.M))
   assert table == {k: str(v) for k, v in base.rollout().items()}
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'rollout.buffer': 1, 'rollout.every': 2}, 'rollout.buffer.*2 or more'),
+    ({'rollout.share': 1.0}, "losses.labels: counts the data's answers"),
+    ({'rollout.max_new_tokens': 64}, 'rollout.max_new_tokens.*data.length, 64'),
+    ({'losses.labels.part': 'sampled'}, 'losses.labels.part.*is no label'),
+  ],
+)
+def test_refused_beside_the_rest_of_the_config(folder, changes, words):
+  config = _config(folder)
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(errors.ConfigError, match=words):
+    modes.check(config, str(folder / 'refused'))
+
+
+def test_a_workdir_of_a_run_without_rollouts_knows_none(folder):
+  """As one has it that was made before there were any."""
+  config = _config(folder)
+  config.teacher.source = 'live'
+  config.losses = dict(kl=base.term('forward_kl'))
+  old = config.to_dict()
+  del old['rollout']
+  workdir = folder / 'old'
+  workdir.mkdir()
+  (workdir / 'config.json').write_text(json.dumps(old))
+  modes.check(config, str(workdir))
+  config.teacher.source = 'rollout'
+  with pytest.raises(errors.ConfigError, match="rollout.share: there 'absent'"):
+    modes.check(config, str(workdir))

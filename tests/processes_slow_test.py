@@ -6,6 +6,7 @@ Each test starts `kd.main` once a process, in forks of one that has imported it.
 import functools
 import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -245,6 +246,12 @@ def test_two_write_the_rows_that_one_writes(start):
   answers = {x['rollout/answer'] for x in expected if x['phase'] == 'text'}
   assert len(answers) > 2
   _assert_as_alone(two, expected)
+  # Step 5 is trained on rows of steps before, which step 4's checkpoint holds.
+  shutil.rmtree(f'{two.workdir}/checkpoints/6')
+  again = start('two', 2, *changes)
+  assert set(again.finish()) == {0}, again.text(0, 'err')
+  assert 'goes on from step 4' in again.text(0, 'out')
+  _assert_as_alone(again, expected)
 
 
 def test_a_teacher_on_devices_of_its_own_changes_nothing(start, alone):

@@ -64,7 +64,10 @@ def _changes(config, estimate_) -> Iterator[dict[str, Any]]:
         }
   if estimate_.run.teachers:
     yield {'teacher.param_dtype': 'bfloat16'}
-  yield {'evaluation.batch_size': config.evaluation.batch_size // 2}
+  halves = {'evaluation.batch_size': config.evaluation.batch_size // 2}
+  if config.teacher.source == 'rollout':
+    halves['rollout.batch_size'] = config.rollout.batch_size // 2
+  yield halves
   yield {'data.length': config.data.length // 2}
 
 

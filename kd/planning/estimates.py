@@ -78,10 +78,12 @@ class Estimate:
   def seconds(self) -> float:
     """Of a step, by the roofline: nothing is faster, most are slower.
 
-    Teachers on chips of their own score the next batch in the meantime.
+    Teachers on chips of their own score the next batch in the meantime, unless
+    the student has yet to write it.
     """
     seconds = [c.seconds(self.chosen.chip) for c in self.step_costs]
-    if programs.is_apart(self.run):
+    writes = self.run.config.teacher.source == 'rollout'
+    if programs.is_apart(self.run) and not writes:
       return max(sum(seconds[:-1]), seconds[-1])
     return sum(seconds)
 

@@ -252,10 +252,12 @@ def step(run: resolve.Run) -> Program:
 
 
 def decoded(config: ml_collections.FrozenConfigDict) -> tuple[int, int]:
-  """Rows and new tokens of what decodes in a run: rollouts, or evaluation."""
+  """Rows and new tokens of what decodes in a run: the larger, if two do."""
+  found = [config.evaluation]
   if config.teacher.source == 'rollout':
-    return config.rollout.batch_size, config.rollout.max_new_tokens
-  return config.evaluation.batch_size, config.evaluation.max_new_tokens
+    found.append(config.rollout)
+  sizes = [(part.batch_size, part.max_new_tokens) for part in found]
+  return max(sizes, key=lambda s: s[0] * (config.plan.prompt_length + s[1]))
 
 
 def decode(run: resolve.Run) -> Program:

@@ -85,7 +85,7 @@ def _placements(
 
 def _bases(config, count):
   """Every mesh of the student with every placement of the teachers."""
-  live = config.teacher.source == 'live'
+  live = config.teacher.source in ('live', 'rollout')
   given = config_lib.flatten(config)
   # With the student, or on half of the chips: other shares leave numbers of
   # chips that batches do not divide.

@@ -161,9 +161,7 @@ class _Calls:
   def add(self, found: Mapping[str, Samples]) -> None:
     self._found.update(found)
     lines = [
-      json.dumps(
-        {'name': name, 'samples': [dataclasses.astuple(s) for s in samples]}
-      )
+      json.dumps({'name': name, 'samples': [_values(s) for s in samples]})
       for name, samples in found.items()
     ]
     with open(self._path, 'ab') as f:
@@ -174,6 +172,10 @@ class _Calls:
   def remove(self) -> None:
     if os.path.exists(self._path):
       os.unlink(self._path)
+
+
+def _values(sample: requests.Sample) -> tuple:
+  return sample.ids, sample.logprobs, sample.text, sample.finish
 
 
 def _sample(values) -> requests.Sample:

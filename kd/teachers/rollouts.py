@@ -8,7 +8,9 @@ be right.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import time
 
+import jax
 import numpy as np
 
 from kd.core import schedules
@@ -41,11 +43,13 @@ class Outcome:
     rows: the batch, numpy arrays.
     scalars: metrics, by name.
     shown: one of the student's rows; None if there is none.
+    seconds: that sampling took.
   """
 
   rows: types.Batch
   scalars: dict[str, float]
   shown: Shown | None
+  seconds: float
 
 
 def prompt_of(row: Mapping[str, np.ndarray]) -> tuple[int, ...]:
@@ -90,8 +94,9 @@ def answered(
 class Rollouts:
   """Puts the student's answers in place of some of each step's rows.
 
-  What a step is trained on is a function of the seed, the step, the parameters
-  before it and the buffer; processes and devices have no part in it.
+  What a step is trained on is a function of the seed, the step, the data, the
+  parameters before it and the buffer. Processes have no part in it; devices
+  only as far as they round logits differently, which may change what is drawn.
   """
 
   def __init__(
@@ -151,12 +156,12 @@ class Rollouts:
     # The mean over steps is exact for any number of rows.
     count = int(float(self._share(step)) * size + draws.random())
     places = np.sort(draws.permutation(size)[:count])
-    scalars = {}
+    scalars, seconds = {}, 0.0
     if prompts is None:
       kept = self.buffer.draw(count, draws)
       found = dict(zip(places.tolist(), kept, strict=False))
     else:
-      found, scalars = self._sample(step, params, prompts, places)
+      found, scalars, seconds = self._sample(step, params, prompts, places)
       if self.buffer is not None:
         for row in found.values():
           self.buffer.add(row)
@@ -165,10 +170,11 @@ class Rollouts:
     if ages:
       scalars['rollout/age'] = float(np.mean(ages))
       scalars['rollout/oldest'] = float(max(ages))
-    return Outcome(_replaced(rows, found), scalars, self._shown(found))
+    shown = self._shown(found)
+    return Outcome(_replaced(rows, found), scalars, shown, seconds)
 
   def _sample(self, step, params, prompts, places):
-    """New rows by their place in the batch, and what they are like."""
+    """New rows by place in the batch, what they are like, and seconds."""
     asked = {}
     for place in places.tolist():
       row = {name: getattr(prompts, name)[place] for name in packing.FIELDS}
@@ -177,7 +183,13 @@ class Rollouts:
         entropy = [_ANSWERS, self._seed, step, place]
         seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
         asked[place] = requests.Request(ids, seed=int(seed[0]), samples=1)
-    answers = self._sampler(params, list(asked.values())) if asked else []
+    answers, seconds = [], 0.0
+    if asked:
+      # What the update before still takes is not the sampler's time.
+      jax.block_until_ready(params)
+      began = time.monotonic()
+      answers = self._sampler(params, list(asked.values()))
+      seconds = time.monotonic() - began
     samples = {
       place: samples[0] for place, samples in zip(asked, answers, strict=True)
     }
@@ -195,7 +207,7 @@ class Rollouts:
       )
       for place, sample in fitting.items()
     }
-    return found, _summary(samples, fitting)
+    return found, _summary(samples, fitting), seconds
 
   def _shown(self, found):
     if not found:

@@ -118,7 +118,7 @@ def test_a_long_answer_is_cut_and_a_prompt_without_room_keeps_the_datas():
   assert outcome.scalars['rollout/share'] == 0.5
 
 
-def test_every_answer_has_a_seed_of_its_own_whatever_the_processes():
+def test_every_answer_has_a_seed_of_its_own():
   """Case F5: of one prompt, every row, step and run's seed has another."""
   batch = _batch([(1, 5)] * 6)
   seeds = collections.Counter()

@@ -89,7 +89,7 @@ def source_config(
       raise errors.ConfigError(
         f'{path}.init',
         "found 'teacher', and there is no teacher",
-        legal="teacher.source='live'",
+        legal="teacher.source 'live' or 'rollout'",
       )
     config = teacher
   elif kind == 'workdir':

@@ -118,7 +118,7 @@ def _check(run, method):
     raise errors.ConfigError(
       'teacher.source',
       f'found {run.config.teacher.source!r}: there is no teacher to ask',
-      legal="'live' or 'cached', with teacher.init",
+      legal="'live', 'rollout' or 'cached', with teacher.init",
     )
   parts = rules.row_parts(run.teacher.mesh)
   if run.config.cache.batch_size % parts:

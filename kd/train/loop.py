@@ -205,15 +205,18 @@ class _Loop:
 
   def _write_rows(self, read):
     """Lets the student write some rows: those of this process, and metrics."""
-    # It is needed now; what the update still takes is not the sampler's time.
-    jax.block_until_ready(self.state.params)
-    began = time.monotonic()
     mesh, size = self._job.run.mesh, self._config.data.batch_size
-    outcome = self._job.rollouts(self._step, self.state.params, *read)
+    try:
+      outcome = self._job.rollouts(self._step, self.state.params, *read)
+    except errors.NonFiniteError as e:
+      raise errors.NonFiniteError(
+        f'step {self._step + 1}: where the student writes rows, {e}; the last '
+        'checkpoint is good'
+      ) from e
     mine = placement.local_rows(mesh, size)
     rows = jax.tree.map(lambda x: x[mine], outcome.rows)
     self._shown = outcome.shown
-    self._timer.sample(time.monotonic() - began)
+    self._timer.sample(outcome.seconds)
     return (rows, None), outcome.scalars
 
   def _buffer(self, abstract=False):

@@ -127,7 +127,7 @@ def _model(run, workdir):
     raise errors.ConfigError(
       'reasoning.model',
       f"found 'teacher', and teacher.source is {run.config.teacher.source!r}",
-      legal="'student', or teacher.source='live'",
+      legal="'student', or teacher.source 'live' or 'rollout'",
     )
   seed = run.config.seed
   return run.teacher, parameters.load(run.teacher, seed, 'teacher.init', None)

@@ -30,11 +30,10 @@ from kd.optimizers import optimizers
 from kd.partitioning import membership
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
-from kd.sampling import engine
-from kd.sampling import fields
 from kd.teachers import manifest
 from kd.teachers import methods
 from kd.train import architectures
+from kd.train import rollout_fields
 from kd.train import values
 from kd.train import vocabularies
 
@@ -264,7 +263,7 @@ def _objective(config, student, teachers):
     raise errors.ConfigError(
       f'losses.{objective.taps_terms[0].key}',
       'compares layers, of which a cache holds nothing',
-      legal="a term of next-token distributions, or teacher.source='live'",
+      legal='a term of next-token distributions, or a teacher that is live',
     )
   if objective.selection.needs_teacher and teacher is None:
     raise errors.ConfigError(
@@ -273,28 +272,6 @@ def _objective(config, student, teachers):
       legal="'all', 'random', 'student_entropy'",
     )
   return objective
-
-
-def _check_rollouts(config, mesh, student, objective):
-  sampled = [t for t in objective.terms if t.loss.part == 'sampled']
-  if config.teacher.source != 'rollout':
-    if sampled:
-      raise errors.ConfigError(
-        f'losses.{sampled[0].key}.part',
-        "found 'sampled', and the student samples nothing",
-        legal="all, answer, rationale, or teacher.source='rollout'",
-      )
-    return
-  if not objective.needs_teacher:
-    raise errors.ConfigError(
-      'teacher.source',
-      "found 'rollout', and no term of losses asks a teacher",
-      legal="'none', or a term of next-token distributions",
-    )
-  fields.check_devices(config.rollout.batch_size, mesh, 'rollout.batch_size')
-  engine.check_room(
-    student.module, config.rollout.max_new_tokens, 'rollout.max_new_tokens'
-  )
 
 
 def _check_length(config, name, sizes):
@@ -346,7 +323,7 @@ def shapes(
   )
   _check_length(config, 'student', sizes)
   objective = _objective(config, student, teachers)
-  _check_rollouts(config, mesh, student, objective)
+  rollout_fields.check_run(config, mesh, student.module, objective)
   return Run(
     config=ml_collections.FrozenConfigDict(config),
     mesh=mesh,

@@ -61,6 +61,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   for path, legal in _CHOICES.items():
     if at(config, path) not in legal:
       raise errors.unknown(path, 'value', at(config, path), legal)
+  if config.seed < 0:
+    raise errors.ConfigError('seed', f'found {config.seed}', legal='0 or more')
   if config.evaluation.every < 0:
     raise errors.ConfigError(
       'evaluation.every',
@@ -103,7 +105,7 @@ def _check_rationale(config):
       'data.rationale.dropped',
       "found more than 0 with teacher.source 'cached', whose targets are of "
       'whole rows',
-      legal="0.0, or teacher.source='live'",
+      legal="0.0, or teacher.source 'live' or 'rollout'",
     )
 
 

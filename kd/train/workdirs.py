@@ -16,6 +16,7 @@ _OUTPUTS = (
   *('reasoning.', 'search.'),
   *('mesh.', 'teacher.mesh.', 'teacher.devices', 'processes.'),
   'cache.',  # What a cache holds is compared by its digest.
+  'rollout.batch_size',
   # Where and how often the same is computed, and where it lies.
   *('student.attention', 'teacher.attention', 'student.remat'),
   'optimizer.state_memory',
@@ -44,9 +45,12 @@ def check(
     return
   with open(file, encoding='utf-8') as f:
     old = json.load(f)
+  new = config.to_dict()
+  if all(c['teacher']['source'] != 'rollout' for c in (old, new)):
+    beside = (*beside, 'rollout.')
   config_lib.refuse_differences(
     old,
-    config.to_dict(),
+    new,
     '--workdir',
     f'{workdir!r} holds a run of another config',
     'a new folder, or the same config to go on with that run',
