@@ -239,7 +239,8 @@ def test_two_write_the_rows_that_one_writes(start):
     '--config.rollout.every=2',
     '--config.rollout.buffer=12',
   )
-  one, two = start('one', 1, *changes), start('two', 2, *changes)
+  one = start('writes-alone', 1, *changes)
+  two = start('writes', 2, *changes)
   for run in (one, two):
     assert set(run.finish()) == {0}, run.text(0, 'err')
   expected = command.metrics(one.workdir)
@@ -248,7 +249,7 @@ def test_two_write_the_rows_that_one_writes(start):
   _assert_as_alone(two, expected)
   # Step 5 is trained on rows of steps before, which step 4's checkpoint holds.
   shutil.rmtree(f'{two.workdir}/checkpoints/6')
-  again = start('two', 2, *changes)
+  again = start('writes', 2, *changes)
   assert set(again.finish()) == {0}, again.text(0, 'err')
   assert 'goes on from step 4' in again.text(0, 'out')
   _assert_as_alone(again, expected)
