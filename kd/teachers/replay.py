@@ -32,10 +32,8 @@ class Buffer:
     """Makes room for `size` rows of `length` tokens."""
     self._size = size
     self._arrays = {
-      name: np.zeros(
-        (size, length), np.float32 if name == 'weights' else np.int32
-      )
-      for name in packing.FIELDS
+      name: np.tile(field, (size, 1))
+      for name, field in packing.empty(length, pad_id=0).items()
     }
     self._arrays['row_id'] = np.zeros(size, np.int32)
     self._arrays['made'] = np.full(size, _UNUSED, np.int32)

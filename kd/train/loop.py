@@ -127,7 +127,7 @@ class _Loop:
       )
     else:
       state, written, position = self._saver.restore(
-        latest, abstract, self._buffer(abstract=True), job.rows_digest
+        latest, abstract, self._buffer(), job.rows_digest
       )
       if written:
         job.rollouts.buffer.load(jax.device_get(written))
@@ -219,19 +219,13 @@ class _Loop:
     self._timer.sample(outcome.seconds)
     return (rows, None), outcome.scalars
 
-  def _buffer(self, abstract=False):
+  def _buffer(self):
     """The rows that the student wrote, as a checkpoint has them."""
     rollouts = self._job.rollouts
     if rollouts is None or rollouts.buffer is None:
       return {}
     everywhere = rules.replicated(self._job.run.mesh)
-    arrays = rollouts.buffer.state()
-    if abstract:
-      like = lambda x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=everywhere
-      )
-      return jax.tree.map(like, arrays)
-    return jax.device_put(arrays, everywhere)
+    return jax.device_put(rollouts.buffer.state(), everywhere)
 
   def _next(self, rows):
     """The next rows; a process alone does not wait for them in vain."""

@@ -30,6 +30,7 @@ from kd.optimizers import optimizers
 from kd.partitioning import membership
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
+from kd.sampling import fields
 from kd.teachers import manifest
 from kd.teachers import methods
 from kd.train import architectures
@@ -108,13 +109,9 @@ def _check_rows(config, mesh):
       f'{parts} devices (mesh.data x mesh.fsdp) do not divide',
       legal=f'a multiple of {micro * parts}',
     )
-  if config.evaluation.batch_size % parts:
-    raise errors.ConfigError(
-      'evaluation.batch_size',
-      f'found {config.evaluation.batch_size}, which {parts} devices '
-      '(mesh.data x mesh.fsdp) do not divide',
-      legal=f'a multiple of {parts}',
-    )
+  fields.check_devices(
+    config.evaluation.batch_size, mesh, 'evaluation.batch_size'
+  )
 
 
 def _check_length_parts(config, mesh):

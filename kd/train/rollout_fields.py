@@ -25,17 +25,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     ConfigError: names the first field.
   """
   rollout, known = config.rollout, base.rollout()
-  for key in rollout:
-    if key not in known:
-      raise errors.unknown(f'rollout.{key}', 'field', key, list(known))
-  for key in known:
-    if key not in rollout:
-      raise errors.ConfigError(f'rollout.{key}', 'missing: see base.rollout')
-    if key != 'share' and isinstance(rollout[key], ml_collections.ConfigDict):
-      raise errors.ConfigError(
-        f'rollout.{key}', 'found a schedule', legal='a number'
-      )
-  config_lib.check_argument_types(rollout, known, 'rollout')
+  # The share may be a schedule, which is checked where it is built.
+  plain = {k: known.share if k == 'share' else v for k, v in rollout.items()}
+  config_lib.check_fields(plain, known, 'rollout.')
   fields.check(rollout, 'rollout')
   for name, least in _LEAST.items():
     if rollout[name] < least:

@@ -1,6 +1,7 @@
 """Samplers of a run's models."""
 
 from collections.abc import Callable, Sequence
+import functools
 
 from kd.core import types
 from kd.partitioning import rules
@@ -27,9 +28,15 @@ def make(
     ConfigError: the tokenizer has more ids than the model.
   """
   rows = run.config.evaluation.batch_size
+  return functools.partial(_sampler(run, model, rows), params)
+
+
+def _sampler(run, model, rows):
+  """As `make`, for `rows` at a time and parameters that may change."""
   engine_ = engine.Engine(model.module, engine.vocabulary(run.tokenizer), rows)
 
   def sample(
+    params: types.PyTree,
     asked: Sequence[requests.Request],
     settings: requests.Settings,
     progress: Callable[[int, int], None] | None = None,
@@ -50,25 +57,17 @@ def make_rollouts(run: resolve.Run) -> rollouts.Rollouts | None:
   config = run.config
   if config.teacher.source != 'rollout':
     return None
-  words = engine.vocabulary(run.tokenizer)
-  engine_ = engine.Engine(run.student.module, words, config.rollout.batch_size)
+  sample = _sampler(run, run.student, config.rollout.batch_size)
   settings = rollout_settings(run)
-
-  def sample(
-    params: types.PyTree, asked: Sequence[requests.Request]
-  ) -> list[list[requests.Sample]]:
-    with rules.active(run.mesh):
-      return engine_.generate(params, asked, settings)
-
   buffer = None
   if config.rollout.buffer:
     buffer = replay.Buffer(config.rollout.buffer, config.data.length)
   return rollouts.Rollouts(
-    sample,
+    lambda params, asked: sample(params, asked, settings),
     rollout_fields.share(config),
     config.rollout.every,
     buffer,
     config.seed,
-    words.pad_id,
-    words.decode,
+    run.tokenizer.pad_id,
+    run.tokenizer.decode,
   )

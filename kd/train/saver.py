@@ -61,7 +61,7 @@ class Saver:
     self,
     step: int,
     like: update.TrainState,
-    buffer: Mapping[str, jax.ShapeDtypeStruct],
+    buffer: Mapping[str, types.Array],
     rows: str,
   ) -> tuple[update.TrainState, Mapping[str, types.Array], Position]:
     """Reads a state into the shapes and shardings of `like`.
@@ -69,7 +69,7 @@ class Saver:
     Args:
       step: of the checkpoint.
       like: the state's shapes.
-      buffer: those of the rows that the student wrote; {} without a buffer.
+      buffer: likewise, of the rows that the student wrote; {} without a buffer.
       rows: the digest that Position has.
 
     Returns:

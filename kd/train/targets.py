@@ -140,8 +140,8 @@ def prompts_beside(
 
   def read(step, numbers):
     batch, number = rows(step, numbers), number_of(step)
-    if number is None or number == step:
-      return batch, None if number is None else batch
-    return batch, rows(number, numbers)
+    if number is None:
+      return batch, None
+    return batch, batch if number == step else rows(number, numbers)
 
   return read
