@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from kd.core import errors
+from kd.core import progress as progress_lib
 from kd.core import run_info
 from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import rows as rows_lib
@@ -28,7 +29,6 @@ from kd.teachers import scoring
 from kd.teachers import shards
 from kd.teachers import walk as walk_lib
 from kd.teachers import writing
-from kd.train import cache_progress
 from kd.train import cache_report
 from kd.train import distill
 from kd.train import lock
@@ -240,7 +240,9 @@ def _score(job, teachers, wanted):
   )
   score = scorer(job, teachers)
   rows, mine = rows_lib.Numbered(job.parts), placement.local_rows(mesh, size)
-  progress = cache_progress.Progress(walk.rows, config.data.length, job.say)
+  progress = progress_lib.Progress(
+    'cache', job.say, walk.rows, 'rows', tokens=config.data.length
+  )
 
   def write(batch, scored, slots, count):
     found = placement.fetch(scored, mesh, size)
@@ -249,7 +251,7 @@ def _score(job, teachers, wanted):
     progress.add(count)
 
   pending = []
-  with futures.ThreadPoolExecutor(1, 'cache') as pool:
+  with progress, futures.ThreadPoolExecutor(1, 'cache') as pool:
     for numbers in walk.batches():
       batch = rows(numbers[mine])
       scored = score(placement.place(batch, mesh, size))
@@ -260,7 +262,7 @@ def _score(job, teachers, wanted):
         pending.pop(0).result()
     for future in pending:
       future.result()
-  return progress.tokens_per_s
+  return progress.per_s
 
 
 def scorer(
