@@ -12,22 +12,13 @@ on the same rows and steps, and its report says what distillation gained;
 experiments/quickstart has the result over three seeds.
 """
 
-import os
-
 from configs import base
-import data
-
-_TEACHER = os.path.join(
-  os.path.dirname(os.path.abspath(data.__file__)),
-  'fixtures',
-  'quickstart_teacher',
-)
 
 
 def get_config():
   c = base.get_config()
   c.steps = 800
-  c.teacher.init = f'hf:{_TEACHER}'
+  c.teacher.init = 'hf:{project}/data/fixtures/quickstart_teacher'
   c.teacher.dtype = 'float32'
   c.teacher.param_dtype = 'float32'
   c.student.variant = 'nano'

@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from kd.core import config as config_lib
 from kd.core import errors
+from kd.core import paths
 from kd.partitioning import processes
 from kd.planning import plan
 from kd.train import modes
@@ -65,7 +66,7 @@ def _run_mode():
         f'found {_WORKDIR.value!r}',
         legal='a folder; a bucket can be mounted as one',
       )
-    _MODES[_MODE.value](_CONFIG.value, _WORKDIR.value)
+    _MODES[_MODE.value](_CONFIG.value, paths.expand(_WORKDIR.value))
     processes.finish()
   except (errors.KdError, OSError) as e:
     error = errors.for_user(e, _WORKDIR.value)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import itertools
-import os
 from typing import Any
 
 from absl import logging
@@ -17,6 +16,7 @@ from kd.checkpoints import hf_config
 from kd.checkpoints import huggingface
 from kd.checkpoints import names
 from kd.core import errors
+from kd.core import paths
 from kd.core import types
 from kd.models import gemma3
 from kd.models import gemma3_config
@@ -33,7 +33,7 @@ def _split(init: str, path: str) -> tuple[str, str]:
       legal='hf:DIR, gguf:FILE',
       nearest=errors.nearest(prefix, PREFIXES),
     )
-  return prefix, os.path.expanduser(place)
+  return prefix, paths.expand(place)
 
 
 @contextlib.contextmanager

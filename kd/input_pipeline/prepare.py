@@ -12,6 +12,7 @@ from array_record.python import array_record_module
 import numpy as np
 
 from kd.core import errors
+from kd.core import paths
 from kd.core import run_info
 from kd.core import types
 from kd.input_pipeline import abandoned
@@ -93,7 +94,7 @@ def prepare(
     'source': fingerprints.of_module(module),
   }
   digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode())
-  cache_dir = os.path.expanduser(cache_dir)
+  cache_dir = paths.expand(cache_dir)
   folder = os.path.join(cache_dir, f'{name}-{split}-{digest.hexdigest()[:16]}')
   if not os.path.isdir(folder):
     say(f'preparing rows of {name} ({split}) in {folder}')

@@ -12,6 +12,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from kd.core import errors
+from kd.core import paths
 from kd.input_pipeline import sentencepiece_models
 
 MODEL_FILE = 'tokenizer.model'
@@ -205,7 +206,7 @@ def load(spec: str, path: str = 'tokenizer') -> Tokenizer:
     return Tokenizer(sentencepiece_models.from_bytes(), path)
   if not where:
     raise errors.ConfigError(path, f'{spec!r} names no file', legal=_LEGAL)
-  where = os.path.expanduser(where)
+  where = paths.expand(where)
   if kind in ('hf', 'workdir'):
     where = _model_file(where, spec, path)
   if kind != 'gguf' and not os.path.isfile(where):

@@ -16,6 +16,7 @@ import ml_collections
 
 import kd
 from kd.core import errors
+from kd.core import paths
 from kd.planning import chips
 from kd.planning import libtpu
 
@@ -92,7 +93,7 @@ def run(
     ConfigError: libtpu is missing, or the config is wrong for the slice.
     KdError: the compiler itself failed.
   """
-  folder = os.path.abspath(os.path.expanduser(config.plan.folder))
+  folder = os.path.abspath(paths.expand(config.plan.folder))
   os.makedirs(folder, exist_ok=True)
   request = {
     'config': config.to_dict(),

@@ -5,6 +5,7 @@ import dataclasses
 import os
 
 from kd.core import errors
+from kd.core import paths
 from kd.reasoning import game24
 from kd.reasoning import gsm8k
 from kd.reasoning import tree_problem
@@ -53,7 +54,7 @@ def instances(
         legal=f'a file, or a folder with {source.file} as KD_DATA_DIR',
       )
     path = os.path.join(os.environ['KD_DATA_DIR'], source.file)
-  found = source.read(os.path.expanduser(path))
+  found = source.read(paths.expand(path))
   if first >= len(found):
     raise errors.ConfigError(
       'search.first',

@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from kd.core import errors
+from kd.core import paths
 from kd.input_pipeline import examples
 from kd.reasoning import answers
 
@@ -47,7 +48,7 @@ def read_file(path: str, form: str) -> list[Question]:
   Raises:
     ConfigError: the file is missing or empty, or a line is wrong.
   """
-  path = os.path.expanduser(path)
+  path = paths.expand(path)
   if not os.path.isfile(path):
     raise errors.ConfigError('reasoning.problems', f'{path}: no such file')
   found, seen = [], {}

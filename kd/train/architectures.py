@@ -9,6 +9,7 @@ from typing import Any
 from configs import models
 from kd.checkpoints import weights
 from kd.core import errors
+from kd.core import paths
 from kd.losses import terms
 from kd.models import gemma3_config
 
@@ -93,7 +94,7 @@ def source_config(
       )
     config = teacher
   elif kind == 'workdir':
-    config = from_workdir(where, f'{path}.init')
+    config = from_workdir(paths.expand(where), f'{path}.init')
   else:
     config = weights.model_config(spec['init'], f'{path}.init')
   _check_variant(config, spec['variant'], f'{path}.variant')

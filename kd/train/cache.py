@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from kd.core import errors
+from kd.core import paths
 from kd.core import progress as progress_lib
 from kd.core import run_info
 from kd.input_pipeline import prepare as prepare_lib
@@ -92,7 +93,7 @@ def cache(run: resolve.Run, workdir: str, say: Say) -> None:
   config = run.config
   method = methods.METHODS.build(config.cache.method.to_dict(), 'cache.method')
   _check(run, method)
-  folder = os.path.expanduser(config.cache.folder)
+  folder = paths.expand(config.cache.folder)
   job = Job(run, distill.prepare_rows(run, say), method, folder, say)
   with lock.shared(folder, _PATH, say):
     whole = processes.from_first(

@@ -13,6 +13,7 @@ from configs import base
 from kd.checkpoints import weights
 from kd.core import config as config_lib
 from kd.core import errors
+from kd.core import paths
 from kd.core import run_info
 from kd.input_pipeline import tokenizers
 from kd.models import gemma3_config
@@ -114,7 +115,7 @@ def describe(run: resolve.Run, workdir: str) -> str:
     'losses: ' + ', '.join(_term(*item) for item in config.losses.items()),
     f'positions: {config.objective.positions.rule}, share '
     f'{_number(config.objective.positions.share)} of the targets',
-    f'rows: prepared once in {os.path.expanduser(config.data.folder)}',
+    f'rows: prepared once in {paths.expand(config.data.folder)}',
     f'workdir: {workdir}: {", ".join(outputs.FILES)}',
   ]
   if config.teacher.source == 'rollout':

@@ -8,6 +8,7 @@ from kd.checkpoints import huggingface
 from kd.checkpoints import manager
 from kd.checkpoints import weights
 from kd.core import errors
+from kd.core import paths
 from kd.core import types
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import templates
@@ -69,9 +70,11 @@ def generate(run: resolve.Run, workdir: str, say: Say) -> None:
     fields.batch_size, run.mesh, 'generate.batch_size'
   )
   engine.check_room(module, settings.max_new_tokens, 'generate.max_new_tokens')
-  path = fields.output or os.path.join(workdir, 'completions.jsonl')
+  path = paths.expand(
+    fields.output or os.path.join(workdir, 'completions.jsonl')
+  )
   questions = prompts.read(
-    fields.prompts, run.tokenizer, run.config.data.template
+    paths.expand(fields.prompts), run.tokenizer, run.config.data.template
   )
   words = engine.vocabulary(run.tokenizer)
   sampler = engine.Engine(module, words, fields.batch_size)

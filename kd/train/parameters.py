@@ -9,6 +9,7 @@ import jax
 from kd.checkpoints import manager
 from kd.checkpoints import weights
 from kd.core import errors
+from kd.core import paths
 from kd.core import types
 from kd.models import gemma3
 from kd.partitioning import processes
@@ -91,19 +92,17 @@ def load(
   Raises:
     ConfigError: the source lacks a tensor or holds one of another shape.
   """
-  kind = model.init.partition(':')[0]
+  kind, _, place = model.init.partition(':')
   if kind == 'random':
     init = functools.partial(gemma3.init_params, model.module)
     return jax.jit(init, out_shardings=model.shardings)(jax.random.key(seed))
   if kind == 'workdir' and not model.keep_layers:
-    params = restore(model.init.partition(':')[2], model, 'last', path)
+    params = restore(paths.expand(place), model, 'last', path)
     return jax.tree.map(lambda x: x.astype(model.param_dtype), params)
   if kind in ('teacher', 'workdir'):
     source = teacher_params
     if kind == 'workdir':
-      source = restore(
-        model.init.partition(':')[2], _whole(model), 'last', path
-      )
+      source = restore(paths.expand(place), _whole(model), 'last', path)
     else:
       # Only moves them if the teacher has devices or a mesh of its own.
       source = jax.device_put(source, _whole(model).shardings)

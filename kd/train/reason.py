@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from kd.core import errors
+from kd.core import paths
 from kd.core import run_info
 from kd.core import types
 from kd.input_pipeline import templates
@@ -50,7 +51,7 @@ def reason(
   fields = run.config.reasoning
   prompting.check(fields.style, fields.shots, run.config.data.template)
   shots, asked, stops = _ask(run, say)
-  folder = os.path.expanduser(fields.folder or os.path.join(workdir, 'traces'))
+  folder = paths.expand(fields.folder or os.path.join(workdir, 'traces'))
   with lock.shared(folder, _PATH, say):
     model, params = _model(run, workdir)
     settings = sampling_fields.settings(fields, stops)

@@ -6,7 +6,6 @@ does: what is wrong with a config is found here, before anything is written.
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import os
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import optax
 from configs import base
 from kd.core import config as config_lib
 from kd.core import errors
+from kd.core import paths
 from kd.core import types
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
@@ -352,7 +352,7 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
   run = shapes(config, make_mesh, architectures.source_config)
   specs = teacher_specs(config)
   if config.teacher.source == 'cached':
-    folder = os.path.expanduser(config.cache.folder)
+    folder = paths.expand(config.cache.folder)
     manifest.read(folder, 'cache.folder')
   tokenizer = vocabularies.tokenizer(config, specs)
   vocabularies.check(tokenizer, 'student', run.student.config)

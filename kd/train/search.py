@@ -5,6 +5,7 @@ import html
 import os
 from typing import Any
 
+from kd.core import paths
 from kd.core import run_info
 from kd.input_pipeline import templates
 from kd.reasoning import problems
@@ -48,7 +49,7 @@ def search(run: resolve.Run, workdir: str, say: Say) -> None:
   instances = problems.instances(
     source, fields.data, fields.first, fields.count
   )
-  folder = os.path.expanduser(fields.folder or os.path.join(workdir, 'search'))
+  folder = paths.expand(fields.folder or os.path.join(workdir, 'search'))
   model = digest = None
   if search_fields.asks_model(fields):
     params = outputs.student_params(run, workdir)

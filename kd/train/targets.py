@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 import functools
 import hashlib
 import json
-import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd.core import paths
 from kd.core import types
 from kd.input_pipeline import prepare
 from kd.input_pipeline import reading
@@ -79,7 +79,7 @@ def open_cache(
   Raises:
     ConfigError: it is of something else: names each field and both values.
   """
-  folder = os.path.expanduser(run.config.cache.folder)
+  folder = paths.expand(run.config.cache.folder)
   manifest = manifest_lib.read(folder, 'cache.folder')
   manifest_lib.check(
     manifest['request'], request(run, parts), folder, 'cache.folder'
