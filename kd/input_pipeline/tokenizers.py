@@ -13,6 +13,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from kd.core import errors
 from kd.core import paths
+from kd.core import text_files
 from kd.input_pipeline import sentencepiece_models
 
 MODEL_FILE = 'tokenizer.model'
@@ -78,7 +79,12 @@ class Tokenizer:
     }
 
   def encode(self, text: str) -> list[int]:
-    """Ids of a text, without BOS or EOS."""
+    """Returns the ids of a text, without BOS or EOS.
+
+    Raises:
+      ConfigError: the text has half of a surrogate pair.
+    """
+    text_files.check_unicode(text, 'text to tokenize')
     return self._processor.encode(text)
 
   def encode_with_offsets(
@@ -92,7 +98,11 @@ class Tokenizer:
     Returns:
       ids without BOS, and for each the (begin, end) of its characters in
       `text`; each byte of a character has that whole character.
+
+    Raises:
+      ConfigError: the text has half of a surrogate pair.
     """
+    text_files.check_unicode(text, 'text to tokenize')
     out = self._processor.encode(text, return_type='offset_mapping')
     # SentencePiece gives a character that falls apart into bytes to the last of
     # them, and nothing to the others.

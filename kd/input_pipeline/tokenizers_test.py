@@ -33,6 +33,9 @@ def test_bytes_are_bytes(bytes_tokenizer):
       expected = [6 if b == 0x20 else 7 + b for b in text.encode()]
       assert ids == expected
   assert bytes_tokenizer.encode('<start_of_turn><end_of_turn>') == [4, 5]
+  for encode in bytes_tokenizer.encode, bytes_tokenizer.encode_with_offsets:
+    with pytest.raises(errors.ConfigError, match='half of a surrogate pair'):
+      encode('Thanks \ud83d')
   assert bytes_tokenizer.stop_ids == (1, 5)
   assert bytes_tokenizer.vocab_size == 263
 

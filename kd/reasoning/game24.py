@@ -14,12 +14,14 @@ from collections.abc import Callable, Sequence
 import csv
 import fractions
 import functools
+import io
 import itertools
 import os
 import re
 from typing import NamedTuple
 
 from kd.core import errors
+from kd.core import text_files
 from kd.reasoning import answers
 from kd.reasoning import game24_answers
 from kd.reasoning import tree_problem
@@ -259,14 +261,14 @@ def read(path: str) -> list[tree_problem.Instance]:
       legal='a CSV file with a column Puzzles',
     )
   found = []
-  with open(path, encoding='utf-8', newline='') as f:
-    for rank, row in enumerate(csv.DictReader(f), 1):
-      puzzle = row.get('Puzzles') or ''
-      if not _PUZZLE.fullmatch(puzzle):
-        raise errors.ConfigError(
-          f'{path}:{rank + 1}',
-          f'Puzzles is {puzzle!r}',
-          legal='2 to 5 numbers of 1 to 999, a blank between them',
-        )
-      found.append(tree_problem.Instance(f'game24-{rank:04d}', puzzle, ''))
+  lines = io.StringIO(text_files.read(path), newline='')
+  for rank, row in enumerate(csv.DictReader(lines), 1):
+    puzzle = row.get('Puzzles') or ''
+    if not _PUZZLE.fullmatch(puzzle):
+      raise errors.ConfigError(
+        f'{path}:{rank + 1}',
+        f'Puzzles is {puzzle[:60]!r}',
+        legal='2 to 5 numbers of 1 to 999, separated by spaces',
+      )
+    found.append(tree_problem.Instance(f'game24-{rank:04d}', puzzle, ''))
   return found

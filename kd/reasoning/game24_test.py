@@ -290,3 +290,14 @@ def test_a_wrong_file_is_refused_with_its_line(line, tmp_path):
     game24.read(str(path))
   with pytest.raises(errors.ConfigError, match='no file'):
     game24.read(str(tmp_path / 'none.csv'))
+
+
+@pytest.mark.parametrize('encoding', ['latin-1', 'utf-16'])
+def test_a_file_in_another_encoding_is_refused_with_its_line(
+  encoding, tmp_path
+):
+  path = tmp_path / 'p.csv'
+  path.write_bytes('Rank,Puzzles\n1,caf\u00e9\n'.encode(encoding))
+  line = {'latin-1': 2, 'utf-16': 1}[encoding]
+  with pytest.raises(errors.ConfigError, match=f'p.csv:{line}: .*in UTF-8'):
+    game24.read(str(path))

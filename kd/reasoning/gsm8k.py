@@ -7,10 +7,10 @@ same statements, whatever the words around them.
 
 from collections.abc import Sequence
 import dataclasses
-import json
 import os
 
 from kd.core import errors
+from kd.core import text_files
 from kd.reasoning import answers
 from kd.reasoning import steps
 from kd.reasoning import tree_problem
@@ -167,10 +167,10 @@ def read(path: str) -> list[tree_problem.Instance]:
       'search.data', f'no file {path!r}', legal=f'JSON lines of {legal}'
     )
   found = []
-  with open(path, encoding='utf-8') as f:
+  with open(path, 'rb') as f:
     for number, line in enumerate(f, 1):
+      record = text_files.parse_json(line, f'{path}:{number}', legal)
       try:
-        record = json.loads(line)
         question, answer = record['question'], record['answer']
         last = answers.MARKER + answer.rpartition(answers.MARKER)[2]
         right = answers.extract(last).value is not None

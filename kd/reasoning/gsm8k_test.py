@@ -109,11 +109,14 @@ def test_most_of_the_real_solutions_pass():
     '{"question": "a", "answer": "no number"}',
     '{"question": 3, "answer": "#### 3"}',
     '{"question": "a", "answer": 3}',
+    '{"question": "caf\u00e9?", "answer": "#### 3"}',
+    r'{"question": "hi \ud83d?", "answer": "#### 3"}',
   ],
 )
 def test_a_wrong_line_is_named(line, tmp_path):
   path = tmp_path / 'p.jsonl'
-  path.write_text('{"question": "a", "answer": "#### 3"}\n' + line + '\n')
+  text = '{"question": "a", "answer": "#### 3"}\n' + line + '\n'
+  path.write_bytes(text.encode('latin-1'))
   with pytest.raises(errors.ConfigError, match='p.jsonl:2'):
     gsm8k.read(str(path))
 

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Sequence
 import dataclasses
 import fractions
-import json
 import os
-from typing import Any
 
 from kd.core import errors
+from kd.core import text_files
 from kd.core import paths
 from kd.input_pipeline import examples
 from kd.reasoning import answers
@@ -69,10 +68,7 @@ def read_file(path: str, form: str) -> list[Question]:
 
 
 def _parse(line: bytes, where: str, number: int, form: str) -> Question:
-  try:
-    row: Any = json.loads(line.decode('utf-8'))
-  except ValueError as e:
-    raise errors.ConfigError(where, f'is no JSON ({e})', legal=LEGAL) from e
+  row = text_files.parse_json(line, where, LEGAL)
   if not isinstance(row, dict) or 'question' not in row:
     raise errors.ConfigError(where, 'has no question', legal=LEGAL)
   for key, value in row.items():

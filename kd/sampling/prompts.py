@@ -10,6 +10,7 @@ import numpy as np
 
 from kd.core import errors
 from kd.core import run_info
+from kd.core import text_files
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.sampling import requests
@@ -69,10 +70,7 @@ def read(
 
 def _messages(line: bytes, where: str) -> list[templates.Message]:
   """The messages of a line; raises ConfigError naming `where`."""
-  try:
-    record = json.loads(line.decode('utf-8'))
-  except ValueError as e:
-    raise errors.ConfigError(where, f'is no JSON ({e})', legal=_LEGAL) from e
+  record = text_files.parse_json(line, where, _LEGAL)
   if not isinstance(record, dict):
     raise errors.ConfigError(
       where, f'holds a {type(record).__name__}', legal=_LEGAL

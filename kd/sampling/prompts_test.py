@@ -77,8 +77,9 @@ def test_prompt_is_a_users_message(tmp_path):
 @pytest.mark.parametrize(
   'line, match',
   [
-    ('{"prompt": ', r'in\.jsonl:2: is no JSON'),
-    ('', r'in\.jsonl:2: is no JSON'),
+    ('{"prompt": ', r'in\.jsonl:2: is not JSON'),
+    ('', r'in\.jsonl:2: is not JSON'),
+    (r'{"prompt": "Thanks \ud83d"}', r'in\.jsonl:2: has half of a surrogate'),
     ('["a"]', r'in\.jsonl:2: holds a list'),
     ('{"promt": "a"}', r"in\.jsonl:2: unknown key 'promt'.*'prompt'\?"),
     ('{}', r'in\.jsonl:2: has 0 of'),
