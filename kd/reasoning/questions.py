@@ -6,8 +6,8 @@ import fractions
 import os
 
 from kd.core import errors
-from kd.core import text_files
 from kd.core import paths
+from kd.core import text_files
 from kd.input_pipeline import examples
 from kd.reasoning import answers
 
