@@ -34,8 +34,9 @@ def make(
   Returns:
     A function of (params, batches), each batch with this process's rows of it
     (placement.local_rows), to float64 arrays with an entry a row, in
-    order: 'weight', 'nll' and, with a teacher, 'kl' and 'agreement', each a sum
-    over the row's target tokens. Rows without targets are left out.
+    order: 'weight', 'nll', 'accuracy' and, with a teacher, 'kl' and
+    'agreement', each a sum over the row's target tokens. Rows without targets
+    are left out.
   """
 
   @jax.jit
@@ -56,14 +57,17 @@ def make(
       targets = teacher_targets(placed) if teacher_targets else None
       with rules.active(mesh):
         parts.append(jax.device_get(score(params, placed, targets)))
-    joined = {
-      key: np.concatenate([p[key] for p in parts]).astype(np.float64)
-      for key in parts[0]
-    }
+    joined = {k: v.astype(np.float64) for k, v in join(parts).items()}
     scored = joined['weight'] > 0
     return {key: value[scored] for key, value in joined.items()}
 
   return run
+
+
+def join(parts: Iterable[Scores]) -> Scores:
+  """Joins the scores of several sets of rows."""
+  parts = list(parts)
+  return {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
 
 
 def summarize(scores: Scores) -> dict[str, float]:
@@ -73,13 +77,13 @@ def summarize(scores: Scores) -> dict[str, float]:
     scores: from the function that make returns.
 
   Returns:
-    'nll' in nats a token, 'perplexity', and with a teacher 'kl' in nats a token
-    and 'agreement' from 0 to 1.
+    'nll' in nats a token, 'perplexity', 'accuracy' from 0 to 1, and with a
+    teacher 'kl' in nats a token and 'agreement' from 0 to 1.
   """
   weight = scores['weight'].sum()
   means = {
     key: float(scores[key].sum() / weight)
-    for key in ('nll', 'kl', 'agreement')
+    for key in ('nll', 'accuracy', 'kl', 'agreement')
     if key in scores
   }
   return {**means, 'perplexity': math.exp(min(means['nll'], 700.0))}

@@ -1,7 +1,10 @@
-"""Answers scored by the seqio task that they belong to."""
+"""Answers scored by the seqio tasks that they belong to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import dataclasses
 import importlib
+import math
 from typing import Any
 
 import numpy as np
@@ -13,86 +16,168 @@ from kd.sampling import requests
 Example = Mapping[str, Any]
 
 
-def score(
-  task_name: str,
-  module: str,
-  examples: Sequence[Example],
-  texts: Sequence[str],
-  samples: Sequence[requests.Sample],
-) -> dict[str, float]:
-  """Scores answers with a task's own postprocessor and metric functions.
+@dataclasses.dataclass(frozen=True)
+class Answered:
+  """Examples of one task, and a model's answers to them.
 
-  Args:
-    task_name: of a seqio.Task.
-    module: the module that declares it, e.g. 'data.mixtures'.
+  Attributes:
+    task: the name of a seqio.Task.
     examples: with `targets` and whatever else the postprocessor reads.
-    texts: the answers, decoded.
-    samples: the answers as they were generated.
-
-  Returns:
-    The metrics by name; `truncated`, the share of answers that the token limit
-    cut off; and `too_long`, the share of prompts that had no room. Both kinds
-    are scored like any other text, which is to say mostly as wrong.
-
-  Raises:
-    ConfigError: no such module or task, or the task has no metric functions.
-    ValueError: numbers of examples, texts and samples differ, there are
-      none, or a metric is no number.
+    samples: the answers, in the same order.
   """
-  _check_lengths(examples, texts, samples)
-  task = _task(task_name, module)
-  metrics = _metrics(task, *_postprocess(task, examples, texts))
-  ends = {
-    'truncated': np.mean([sample.finish == 'length' for sample in samples]),
-    'too_long': np.mean([sample.finish == 'too_long' for sample in samples]),
-  }
-  return metrics | {name: float(share) for name, share in ends.items()}
+
+  task: str
+  examples: Sequence[Example]
+  samples: Sequence[requests.Sample]
 
 
-def score_each(
-  task_name: str,
-  module: str,
-  examples: Sequence[Example],
-  texts: Sequence[str],
-) -> dict[str, np.ndarray]:
-  """Scores each answer alone, for intervals over examples.
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """Scores of the answers to examples of one task or several.
+
+  Attributes:
+    pooled: metrics over all examples: a metric function sees those of all tasks
+      at once, so that means are over examples and counts are added.
+    by_task: metrics of each task alone.
+    by_example: metrics of each example alone, tasks in order; None where its
+      task lacks the metric. A name is there if its mean or its sum over the
+      examples is the pooled metric.
+  """
+
+  pooled: dict[str, float]
+  by_task: dict[str, dict[str, float]]
+  by_example: dict[str, list[float | None]]
+
+
+# Postprocessed targets and predictions of some examples.
+Pairs = tuple[list[Any], list[Any]]
+Metrics = Callable[[list[Any], list[Any]], Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+  """A task's metric functions, and what they compare."""
+
+  name: str
+  ids: list[str]
+  functions: tuple[Metrics, ...]
+  pairs: Pairs
+
+
+def score(answered: Sequence[Answered], module: str) -> Scores:
+  """Scores answers with their tasks' postprocessors and metric functions.
+
+  Besides the metrics of the tasks there are `truncated`, the share of answers
+  that the token limit cut off, and `too_long`, the share of prompts that left
+  no room for an answer. Both kinds are scored like any other text.
 
   Args:
-    task_name: of a seqio.Task.
-    module: the module that declares it.
-    examples: as for `score`.
-    texts: the answers, decoded.
-
-  Returns:
-    float64 [n] by name of metric. The mean of a metric that is itself a mean
-    over examples equals what `score` gives, the sum of one that is a count.
+    answered: the answers by task.
+    module: the module that declares the tasks, e.g. 'data.mixtures'.
 
   Raises:
-    ConfigError, ValueError: as `score`.
+    ConfigError: no such module or task, a task has no metric functions, or one
+      of these raises: names the task and, if possible, the example.
+    ValueError: numbers of examples and samples differ, or there are none.
   """
-  _check_lengths(examples, texts)
-  task = _task(task_name, module)
-  targets, predictions = _postprocess(task, examples, texts)
-  each = [
-    _metrics(task, [t], [p]) for t, p in zip(targets, predictions, strict=True)
-  ]
-  return {
-    name: np.asarray([m[name] for m in each], np.float64) for name in each[0]
+  for part in answered:
+    _check_lengths(part.examples, part.samples)
+  tasks = [_read(part, module) for part in answered]
+  by_task = {
+    task.name: _metrics(task, task.functions, task.pairs) | _ends(part.samples)
+    for task, part in zip(tasks, answered, strict=True)
   }
+  alone = [_alone(task) for task in tasks]
+  pooled = _pool(tasks, alone) | _ends([s for a in answered for s in a.samples])
+  by_example = {}
+  for name, value in pooled.items():
+    column = [scores.get(name) for scores in sum(alone, [])]
+    found = [x for x in column if x is not None]
+    if found and _reduction(found, value):
+      by_example[name] = column
+  return Scores(pooled, by_task, by_example)
+
+
+def _pool(tasks, alone):
+  """Metrics over the examples of all tasks.
+
+  A function that several tasks share sees their examples together. A name that
+  comes from different functions is pooled where it is a mean over examples or a
+  count in each of the tasks, and left out otherwise.
+  """
+  functions = dict.fromkeys(f for task in tasks for f in task.functions)
+  pooled: dict[str, list[float]] = {}
+  for function in functions:
+    members = [task for task in tasks if function in task.functions]
+    pairs = (
+      [x for task in members for x in task.pairs[0]],
+      [x for task in members for x in task.pairs[1]],
+    )
+    for name, value in _metrics(members[0], [function], pairs).items():
+      pooled.setdefault(name, []).append(value)
+  found = {}
+  for name, values in pooled.items():
+    value = values[0] if len(values) == 1 else _combined(tasks, alone, name)
+    if value is not None:
+      found[name] = value
+  return found
+
+
+def _combined(tasks, alone, name):
+  """A metric that tasks compute with different functions, or None."""
+  reductions, values = set(), []
+  for task, scores in zip(tasks, alone, strict=True):
+    whole = _metrics(task, task.functions, task.pairs)
+    if name in whole:
+      column = [s[name] for s in scores if name in s]
+      reductions.add(_reduction(column, whole[name]))
+      values += column
+  if len(reductions) != 1 or None in reductions:
+    return None
+  return float(reductions.pop()(values))
+
+
+def _reduction(values, whole):
+  """np.mean or np.sum, whichever gives `whole`; None if neither does."""
+  for function in (np.mean, np.sum):
+    if len(values) and np.isclose(function(values), whole, rtol=1e-9):
+      return function
+  return None
+
+
+def _ends(samples):
+  share = lambda finish: float(np.mean([s.finish == finish for s in samples]))
+  return {'truncated': share('length'), 'too_long': share('too_long')}
 
 
 def _check_lengths(*columns) -> None:
   lengths = [len(c) for c in columns]
   if len(set(lengths)) != 1 or not lengths[0]:
     raise ValueError(
-      f'found {lengths} examples, texts and samples: as many of each are'
-      ' needed, and one at least'
+      f'{lengths} examples and samples: the numbers must be equal, and not 0'
     )
+
+
+def _read(part: Answered, module: str) -> _Task:
+  """Postprocesses targets and predictions."""
+  task = _task(part.task, module)
+  post = task.postprocess_fn
+  targets, predictions, ids = [], [], []
+  for number, (example, sample) in enumerate(
+    zip(part.examples, part.samples, strict=True)
+  ):
+    ids.append(str(example.get('id', number)))
+    targets.append(
+      post(_text(example['targets']), example=example, is_target=True)
+    )
+    predictions.append(post(sample.text, example=example, is_target=False))
+  functions = tuple(task.predict_metric_fns)
+  return _Task(part.task, ids, functions, (targets, predictions))
 
 
 def _task(name: str, module: str):
   """The registered task, or an error with the nearest name."""
-  # Not at the top: it brings TensorFlow along, for seconds and 880 MB.
+  # Not at the top: it imports TensorFlow, which takes seconds and 880 MB.
   with quiet.imports():
     import seqio
 
@@ -118,34 +203,64 @@ def _task(name: str, module: str):
   return task
 
 
-def _postprocess(task, examples, texts):
-  """What the metric functions compare: targets and predictions, read."""
-  targets = [
-    task.postprocess_fn(_text(e['targets']), example=e, is_target=True)
-    for e in examples
-  ]
-  predictions = [
-    task.postprocess_fn(text, example=e, is_target=False)
-    for e, text in zip(examples, texts, strict=True)
-  ]
-  return targets, predictions
-
-
 def _text(value: str | bytes) -> str:
   """The text of a field: bytes from seqio, str from prepared rows."""
   return value.decode('utf-8') if isinstance(value, bytes) else value
 
 
-def _metrics(task, targets, predictions) -> dict[str, float]:
-  """The numbers of all metric functions; a name may come from one alone."""
+def _alone(task: _Task) -> list[dict[str, float]]:
+  """The metrics of each example by itself."""
+  scores = []
+  for pair in zip(*task.pairs, strict=True):
+    one = {}
+    for function in task.functions:
+      # A metric such as a correlation needs several examples, and raises here.
+      with contextlib.suppress(errors.ConfigError):
+        one |= _metrics(task, [function], tuple([x] for x in pair))
+    scores.append({k: v for k, v in one.items() if math.isfinite(v)})
+  return scores
+
+
+def _metrics(
+  task: _Task, functions: Sequence[Metrics], pairs: Pairs
+) -> dict[str, float]:
+  """The numbers that metric functions return; pictures and texts are skipped.
+
+  Raises:
+    ConfigError: a function raises, or two return a metric of one name.
+  """
   found = {}
-  for function in task.predict_metric_fns:
-    for name, value in function(targets, predictions).items():
+  for function in functions:
+    try:
+      metrics = function(*pairs)
+    except Exception as e:
+      raise errors.ConfigError(
+        'evaluation',
+        f'a metric function of task {task.name!r} failed'
+        f'{_culprit(task, function)}: {type(e).__name__}: {e}',
+        legal='metric functions that accept every example and every answer',
+      ) from e
+    for name, value in metrics.items():
+      value = getattr(value, 'value', value)  # seqio.metrics.Scalar
+      if np.ndim(value) or not np.issubdtype(
+        np.asarray(value).dtype, np.number
+      ):
+        continue
       if name in found:
-        raise ValueError(f'task {task.name!r} has two metrics named {name!r}')
-      if np.ndim(value):
-        raise ValueError(
-          f'metric {name!r} of task {task.name!r} is no number: {value!r}'
+        raise errors.ConfigError(
+          'evaluation',
+          f'task {task.name!r} has two metrics named {name!r}',
+          legal='names that differ',
         )
       found[name] = float(value)
   return found
+
+
+def _culprit(task, function):
+  """Names the first example that a function fails on by itself."""
+  for name, target, prediction in zip(task.ids, *task.pairs, strict=True):
+    try:
+      function([target], [prediction])
+    except Exception:
+      return f' at example {name!r}'
+  return ''

@@ -1,4 +1,4 @@
-"""A real seqio task scores answers; cut-off is told apart from wrong."""
+"""Real seqio tasks score answers; cut-off is told apart from wrong."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,6 @@ from kd.sampling import requests
 
 MODULE = 'data.mixtures'
 TASK = 'arithmetic_cot'
-FINISHED = requests.Sample((5,), (0.0,), '', 'stop')
-CUT = requests.Sample((5,), (0.0,), '', 'length')
-TOO_LONG = requests.Sample((), (), '', 'too_long')
 
 EXAMPLES = [
   {'inputs': 'Q', 'targets': target, 'id': str(i)}
@@ -21,29 +18,136 @@ EXAMPLES = [
 ]
 # Right; right; wrong; cut off before its answer; nothing generated.
 TEXTS = ['2+1=3 #### 3.', '#### \u22124', '#### 100', '3+', '']
-SAMPLES = [FINISHED, FINISHED, FINISHED, CUT, TOO_LONG]
+ENDS = ['stop', 'stop', 'stop', 'length', 'too_long']
+
+
+def _samples(texts, ends=None):
+  ends = ends or ['stop'] * len(texts)
+  return [
+    requests.Sample((5,), (0.0,), text, end)
+    for text, end in zip(texts, ends, strict=True)
+  ]
+
+
+def _score(*answered):
+  return seqio_adapter.score(
+    [seqio_adapter.Answered(*a) for a in answered], MODULE
+  )
 
 
 def test_scores_and_shares():
-  found = seqio_adapter.score(TASK, MODULE, EXAMPLES, TEXTS, SAMPLES)
-  assert found['exact_match'] == pytest.approx(2 / 5)
-  assert found['truncated'] == pytest.approx(1 / 5)
-  assert found['too_long'] == pytest.approx(1 / 5)
+  scores = _score((TASK, EXAMPLES, _samples(TEXTS, ENDS)))
+  assert scores.pooled == {
+    'exact_match': 2 / 5,
+    'unparsed': 2.0,
+    'many_markers': 0.0,
+    'truncated': 1 / 5,
+    'too_long': 1 / 5,
+  }
+  assert scores.by_task == {TASK: scores.pooled}
+  assert scores.by_example['exact_match'] == [1, 1, 0, 0, 0]
+  assert scores.by_example['unparsed'] == [0, 0, 0, 1, 1]
 
 
-def test_each_adds_up_to_the_whole():
-  each = seqio_adapter.score_each(TASK, MODULE, EXAMPLES, TEXTS)
-  np.testing.assert_array_equal(each['exact_match'], [1, 1, 0, 0, 0])
-  whole = seqio_adapter.score(TASK, MODULE, EXAMPLES, TEXTS, SAMPLES)
-  assert each['unparsed'].sum() == whole['unparsed']
+def test_a_mixture_is_pooled_over_examples_and_counts_are_added():
+  """Two right examples of one task, eight wrong ones of another: 2 of 10."""
+  few = [{'targets': f'#### {i}', 'id': str(i)} for i in range(2)]
+  many = [{'targets': f'#### {i}', 'id': str(i)} for i in range(8)]
+  scores = _score(
+    (TASK, few, _samples([x['targets'] for x in few])),
+    ('arithmetic_answer', many, _samples(['nothing'] * 8, ['length'] * 8)),
+  )
+  assert scores.pooled['exact_match'] == pytest.approx(0.2)
+  assert scores.pooled['unparsed'] == 8
+  assert scores.pooled['truncated'] == pytest.approx(0.8)
+  assert scores.by_task[TASK]['exact_match'] == 1
+  assert scores.by_task['arithmetic_answer']['unparsed'] == 8
+  assert scores.by_example['exact_match'] == [1, 1] + [0] * 8
+
+
+@pytest.fixture
+def tasks():
+  """Tasks with metrics of other kinds, by name."""
+  import seqio
+
+  def add(name, *metric_fns):
+    seqio.TaskRegistry.add(
+      name,
+      source=seqio.FunctionDataSource(lambda split, shuffle_files: None, []),
+      output_features={},
+      metric_fns=list(metric_fns),
+      preprocessors=[],
+    )
+    added.append(name)
+    return name
+
+  added = []
+  yield add
+  for name in added:
+    seqio.TaskRegistry.remove(name)
+
+
+def _lengths(targets, predictions):
+  del targets
+  return {'length': np.mean([len(p) for p in predictions])}
+
+
+def _longest(targets, predictions):
+  del targets
+  return {'length': float(max(len(p) for p in predictions))}
+
+
+def _spread(targets, predictions):
+  """No mean of examples: it can't be had from one, nor from task's values."""
+  import seqio
+
+  if len(targets) < 2:
+    raise ValueError('two examples at least')
+  value = np.std([len(p) for p in predictions])
+  return {'spread': seqio.metrics.Scalar(value), 'text': 'for a person'}
+
+
+def test_metrics_of_any_kind_are_pooled_by_their_own_function(tasks):
+  one, two = tasks('one', _lengths, _spread), tasks('two', _spread)
+  examples = [{'targets': '', 'id': str(i)} for i in range(2)]
+  scores = _score(
+    (one, examples, _samples(['a', 'aaa'])),
+    (two, examples, _samples(['aaaaa', 'aaaaaaa'])),
+  )
+  assert scores.pooled['spread'] == pytest.approx(np.std([1, 3, 5, 7]))
+  assert scores.by_task['two']['spread'] == 1
+  assert scores.pooled['length'] == 2  # Of the one task that measures it.
+  assert scores.by_example == {'length': [1, 3, None, None]}
+
+
+def test_one_name_from_two_functions(tasks):
+  """Means are pooled by example, and what is neither mean nor count is not."""
+  same = lambda targets, predictions: _lengths(targets, predictions)
+  examples = [{'targets': '', 'id': str(i)} for i in range(2)]
+  first = tasks('first', _lengths), examples, _samples(['a', 'aaa'])
+  more = examples + examples, _samples(['aaaaa'] * 4)
+  scores = _score(first, (tasks('mean', same), *more))
+  assert scores.pooled['length'] == pytest.approx(24 / 6)
+  more = examples, _samples(['a', 'aaaaa'])
+  scores = _score(first, (tasks('longest', _longest), *more))
+  assert 'length' not in scores.pooled
+  assert scores.by_task['longest']['length'] == 5
+
+
+def test_a_metric_function_that_fails_names_the_example():
+  examples = [{'targets': '#### 3', 'id': 'a'}, {'targets': 'about', 'id': 'b'}]
+  with pytest.raises(errors.ConfigError, match=f"'{TASK}'.*example 'b'.*no nu"):
+    _score((TASK, examples, _samples(['#### 3'] * 2)))
 
 
 def test_wrong_names_and_numbers():
+  samples = _samples(TEXTS)
   with pytest.raises(errors.ConfigError, match="'arithmetic_cott'.*_cot'"):
-    seqio_adapter.score('arithmetic_cott', MODULE, EXAMPLES, TEXTS, SAMPLES)
+    _score(('arithmetic_cott', EXAMPLES, samples))
+  answered = [seqio_adapter.Answered(TASK, EXAMPLES, samples)]
   with pytest.raises(errors.ConfigError, match="no module 'data.mixtrues'"):
-    seqio_adapter.score(TASK, 'data.mixtrues', EXAMPLES, TEXTS, SAMPLES)
-  with pytest.raises(ValueError, match='as many of each'):
-    seqio_adapter.score(TASK, MODULE, EXAMPLES, TEXTS[:-1], SAMPLES)
-  with pytest.raises(ValueError, match='as many of each'):
-    seqio_adapter.score(TASK, MODULE, [], [], [])
+    seqio_adapter.score(answered, 'data.mixtrues')
+  with pytest.raises(ValueError, match='must be equal'):
+    _score((TASK, EXAMPLES, samples[:-1]))
+  with pytest.raises(ValueError, match='must be equal'):
+    _score((TASK, [], []))

@@ -356,6 +356,7 @@ def test_statistics_per_row():
   expected = {
     'weight': case['weights'],
     'nll': -picked * case['weights'],
+    'accuracy': (student.argmax(-1) == case['labels']) * case['weights'],
     'kl': (np.exp(log_p) * (log_p - log_q)).sum(-1) * case['weights'],
     'agreement': (student.argmax(-1) == teacher.argmax(-1)) * case['weights'],
   }

@@ -30,9 +30,10 @@ def by_row(
     chunk_tokens: tokens a device whose logits exist at one time.
 
   Returns:
-    float32 [B] each: 'weight', 'nll' in nats and, with a teacher, 'kl' to it
-    in nats at temperature 1 and 'agreement', the weight of targets at which
-    both models' most likely tokens are the same.
+    float32 [B] each: 'weight', 'nll' in nats, 'accuracy', the weight of targets
+    that are the model's most likely token, and, with a teacher, 'kl' to it in
+    nats at temperature 1 and 'agreement', the weight of targets at which both
+    models' most likely tokens are the same.
   """
   layout = chunks.Layout(batch.weights, chunk_tokens)
   distribution = None if targets is None else targets.distribution
@@ -47,7 +48,10 @@ def by_row(
     del index
     hidden_c, distribution_c, labels, weights = chunk
     student = chunks.project(hidden_c, unembedding)
-    values = {'nll': task.negative_log_likelihood(student, labels)}
+    nll = task.negative_log_likelihood(student, labels)
+    hits = (jnp.argmax(student, axis=-1) == labels).astype(jnp.float32)
+    # The most likely of logits that are NaN must not count as a hit or a miss.
+    values = {'nll': nll, 'accuracy': jnp.where(jnp.isnan(nll), nll, hits)}
     if distribution is not None:
       teacher = chunks.with_positions(distribution, distribution_c)
       logits = chunks.view(student, teacher, labels)
@@ -59,6 +63,8 @@ def by_row(
     values = {k: v * weights for k, v in values.items()} | {'weight': weights}
     return {k: sums[k] + layout.sum_rows(v) for k, v in values.items()}
 
-  keys = ['weight', 'nll'] + (['kl', 'agreement'] if targets else [])
+  keys = ['weight', 'nll', 'accuracy'] + (
+    ['kl', 'agreement'] if targets else []
+  )
   zeros = {key: jnp.zeros(batch.weights.shape[0]) for key in keys}
   return chunks.fold(add, zeros, layout, arrays)

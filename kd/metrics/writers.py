@@ -18,8 +18,11 @@ from kd.core import durations
 from kd.core import errors
 
 JSON_LINES = 'metrics.jsonl'
-# Of an evaluation, what the terminal shows; the rest is in the files.
-_SHOWN = ('nll', 'kl', 'agreement', 'exact_match')
+# Metrics of an evaluation that the terminal leaves to the files.
+_HIDDEN = (
+  *('perplexity', 'accuracy'),
+  *('truncated', 'too_long', 'unparsed', 'many_markers'),
+)
 
 
 class _ScalarWriter(metric_writers.MetricWriter):
@@ -144,7 +147,9 @@ class TerminalWriter(_ScalarWriter):
     parts = [f'{self._label} step {step}/{self._steps}']
     for name, value in scalars.items():
       kind, _, short = name.partition('/')
-      if kind == 'eval' and short.rpartition('/')[2] in _SHOWN:
+      # One value for each set; those of its tasks have longer names.
+      _, *rest = short.split('/')
+      if kind == 'eval' and len(rest) == 1 and rest[0] not in _HIDDEN:
         parts.append(f'{short} {float(value):.4f}')
       elif kind == 'train' and (short.startswith('loss') or short == 'lr'):
         parts.append(f'{short} {float(value):.4g}')

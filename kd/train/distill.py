@@ -11,8 +11,8 @@ import jax
 
 from configs import base
 from kd.core import errors
-from kd.core import run_info
 from kd.core import types
+from kd.evaluation import results
 from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import reading
 from kd.input_pipeline import rows as rows_lib
@@ -140,26 +140,23 @@ def _rows_digest(run, parts, cache):
 
 
 def _recorded(
-  workdir: str, name: str, measure: Callable[[], tuple]
+  workdir: str, name: str, measure: Callable[[], results.Result]
 ) -> dict[str, float]:
   """An evaluation's metrics, from its file if an earlier start measured it."""
   path = os.path.join(workdir, outputs.EVALUATIONS, f'{name}.json')
 
   def read():
-    if not os.path.exists(path):
-      return None
-    with open(path, encoding='utf-8') as f:
-      return json.load(f)['metrics']
+    found = results.read(path)
+    return found and found[1].metrics
 
   # Where one process looks for all, they do the same whatever others see.
   recorded = processes.from_first(read)
   if recorded is not None:
     return recorded
-  metrics, scores = measure()
+  result = measure()
   if jax.process_index() == 0:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    run_info.write_json(path, {'metrics': metrics, 'scores': scores})
-  return metrics
+    results.write(path, result)
+  return result.metrics
 
 
 def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
@@ -176,11 +173,11 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
     targets_on = targets.live_on(run, teachers)
     teacher_targets = targets_on(run.mesh)
   student_eval = evaluate_lib.Evaluator(
-    run, run.student, teacher_targets, data.held_out
+    run, run.student, teacher_targets, data.held_out, say
   )
   if run.teacher is not None and data.held_out:
     teacher_eval = evaluate_lib.Evaluator(
-      run, run.teacher, targets_on(run.teacher.mesh), data.held_out
+      run, run.teacher, targets_on(run.teacher.mesh), data.held_out, say
     )
     _recorded(
       workdir, 'teacher', lambda: teacher_eval(teacher_params, lambda: None)
@@ -281,8 +278,8 @@ def evaluate(run: resolve.Run, workdir: str, say: Say) -> None:
   params = outputs.student_params(run, workdir)
   held_out = evaluate_lib.prepare_sets(run, say)
   evaluator = evaluate_lib.Evaluator(
-    run, run.student, teacher_targets, held_out
+    run, run.student, teacher_targets, held_out, say
   )
-  metrics, _ = evaluator(params, lambda: None)
-  for name, value in metrics.items():
+  result = evaluator(params, lambda: None)
+  for name, value in result.metrics.items():
     say(f'{name} {value:.6g}')

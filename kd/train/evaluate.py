@@ -1,13 +1,14 @@
 """Evaluation of one model on every held-out set."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+from typing import Any
 
-import numpy as np
-
+from kd.core import progress
 from kd.core import types
 from kd.evaluation import likelihood
+from kd.evaluation import results
 from kd.evaluation import seqio_adapter
 from kd.input_pipeline import prepare
 from kd.input_pipeline import reading
@@ -19,9 +20,6 @@ from kd.partitioning import rules
 from kd.sampling import engine
 from kd.sampling import requests
 from kd.train import resolve
-
-# The metric of a task that is compared between models, example by example.
-EXACT_MATCH = 'exact_match'
 
 TeacherTargets = Callable[[types.Batch], types.Targets]
 
@@ -78,6 +76,7 @@ class Evaluator:
     model: resolve.Model,
     teacher_targets: TeacherTargets | None,
     held_out: Sequence[HeldOut],
+    say: Callable[[str], None],
   ):
     """Builds the programs.
 
@@ -86,9 +85,10 @@ class Evaluator:
       model: the model that is evaluated.
       teacher_targets: the live teacher, from and to the model's mesh, or None.
       held_out: from prepare_sets.
+      say: prints a line of progress.
     """
     config = run.config
-    self._run, self._held_out = run, held_out
+    self._run, self._held_out, self._say = run, held_out, say
     self._mesh = model.mesh
     self._likelihood = likelihood.make(
       model.module,
@@ -112,57 +112,86 @@ class Evaluator:
 
   def __call__(
     self, params: types.PyTree, check: Callable[[], None]
-  ) -> tuple[dict[str, float], dict[str, dict[str, list[float]]]]:
+  ) -> results.Result:
     """Evaluates parameters.
 
     Args:
       params: the model's.
       check: called between batches; raises if the run must stop.
-
-    Returns:
-      Metrics by name, eval/<set>/<metric>, and by set the scores of each
-      example: those of likelihood.make, and 'exact_match' of those answered.
     """
-    metrics, scores = {}, {}
+    metrics, scores, answers = {}, {}, []
     for held_out in self._held_out:
-      by_row = self._likelihood(
-        params, _checked(self._batches(held_out), check)
-      )
-      means = likelihood.summarize(by_row)
-      per_example = {key: value.tolist() for key, value in by_row.items()}
+      prefix = f'eval/{held_out.name}'
+      by_task = self._score(params, held_out, check)
+      by_row = likelihood.join(by_task.values())
+      found = {'': likelihood.summarize(by_row)}
+      if len(by_task) > 1:
+        found |= {
+          f'/{task}': likelihood.summarize(rows)
+          for task, rows in by_task.items()
+        }
+      columns = {key: value.tolist() for key, value in by_row.items()}
       if held_out.answers:
-        more, exact = self._answer(params, held_out, check)
-        means.update(more)
-        if exact:
-          per_example[EXACT_MATCH] = exact
-      metrics.update({f'eval/{held_out.name}/{k}': v for k, v in means.items()})
-      scores[held_out.name] = per_example
-    return metrics, scores
+        answered = self._answer(params, held_out, check)
+        scored = seqio_adapter.score(answered, self._run.config.data.module)
+        found[''] |= scored.pooled
+        if len(by_task) > 1:
+          for task, values in scored.by_task.items():
+            found[f'/{task}'] |= values
+        columns |= scored.by_example
+        answers += _records(held_out.name, answered, scored.by_example)
+      for task, values in found.items():
+        metrics |= {f'{prefix}{task}/{k}': v for k, v in values.items()}
+      scores[held_out.name] = columns
+    return results.Result(metrics, scores, answers)
 
-  def _batches(self, held_out):
+  def _score(self, params, held_out, check):
+    """The scores of each example by task, from likelihood.make."""
     size = self._run.config.evaluation.batch_size
     mine = placement.local_rows(self._mesh, size)
-    return rows_lib.batches(held_out.parts, size, mine)
+    rows = sum(part.counts['rows'] for part in held_out.parts)
+    label = f'evaluating {held_out.name}'
+    with progress.Progress(label, self._say, rows, 'rows') as task:
+
+      def batches(part):
+        left = part.counts['rows']
+        for batch in rows_lib.batches([part], size, mine):
+          check()
+          yield batch
+          # The batch has been scored by the time the next one is asked for.
+          task.add(min(size, left))
+          left -= size
+
+      return {
+        part.task: self._likelihood(params, batches(part))
+        for part in held_out.parts
+      }
 
   def _answer(self, params, held_out, check):
-    """Generates answers; metrics over all tasks, and 0 or 1 by example."""
-    totals: dict[str, list[float]] = {}
-    exact = []
+    """Generates answers to the first examples of each task."""
+    chosen = []
     for part in held_out.parts:
       examples = part.examples()
       if held_out.answers > 0:
         examples = examples[: held_out.answers]
-      samples = self._complete(params, examples, check)
-      texts = [sample.text for sample in samples]
-      named = part.task, self._run.config.data.module
-      score = seqio_adapter.score(*named, examples, texts, samples)
-      for name, value in score.items():
-        totals.setdefault(name, []).append(value)
-      each = seqio_adapter.score_each(*named, examples, texts)
-      exact += each[EXACT_MATCH].tolist() if EXACT_MATCH in each else []
-    return {name: float(np.mean(v)) for name, v in totals.items()}, exact
+      chosen.append((part.task, examples))
+    label = f'answering {held_out.name}'
+    total = sum(len(examples) for _, examples in chosen)
+    with progress.Progress(label, self._say, total, 'prompts') as task:
 
-  def _complete(self, params, examples, check):
+      def advance(done, total):
+        del total
+        check()
+        task.set(done)
+
+      every = [example for _, examples in chosen for example in examples]
+      samples = iter(self._complete(params, every, advance))
+    return [
+      seqio_adapter.Answered(name, examples, [next(samples) for _ in examples])
+      for name, examples in chosen
+    ]
+
+  def _complete(self, params, examples, advance):
     config = self._run.config
     asked = []
     for example in examples:
@@ -172,26 +201,52 @@ class Evaluator:
       )
       asked.append(requests.Request(tuple(ids), seed=0, samples=1))
     with rules.active(self._mesh):
-      found = self._engine.generate(
+      completions = self._engine.generate(
         params,
         asked,
         requests.greedy(config.evaluation.max_new_tokens),
-        progress=lambda done, total: check(),
+        progress=advance,
       )
-    return [samples[0] for samples in found]
+    return [samples[0] for samples in completions]
 
 
-def _checked(
-  batches: Iterator[types.Batch], check: Callable[[], None]
-) -> Iterator[types.Batch]:
-  for batch in batches:
-    check()
-    yield batch
+def _records(
+  set_name: str,
+  answered: Sequence[seqio_adapter.Answered],
+  by_example: Mapping[str, Sequence[float | None]],
+) -> list[dict[str, Any]]:
+  """The answers as results.Result has them."""
+  records = []
+  for part in answered:
+    for example, sample in zip(part.examples, part.samples, strict=True):
+      at = len(records)
+      scores = {name: column[at] for name, column in by_example.items()}
+      records.append(
+        {
+          'set': set_name,
+          'task': part.task,
+          'id': example['id'],
+          'prompt': example['inputs'],
+          'reference': example['targets'],
+          'answer': sample.text,
+          'verdict': _verdict(scores),
+          'finish': sample.finish,
+          'tokens': len(sample.ids),
+        }
+      )
+  return records
+
+
+def _verdict(scores: Mapping[str, float | None]) -> str | None:
+  """Right, wrong or unparsed; None where the task has no exact match."""
+  exact = scores.get(results.EXACT_MATCH)
+  if exact is None:
+    return None
+  if exact == 1:
+    return 'right'
+  return 'unparsed' if scores.get('unparsed') else 'wrong'
 
 
 def first_quality(held_out: Sequence[HeldOut]) -> str:
   """The metric that decides which checkpoint is best: the first set's NLL."""
   return f'eval/{held_out[0].name}/nll' if held_out else ''
-
-
-Scores = Mapping[str, Mapping[str, Sequence[float]]]

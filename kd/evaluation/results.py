@@ -1,0 +1,81 @@
+"""The result of one evaluation, and its files."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import os
+from typing import Any
+
+from kd.core import run_info
+
+# The metric of a task that decides whether an answer is right.
+EXACT_MATCH = 'exact_match'
+_ANSWERS = '.answers.jsonl'
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What one model scored on every held-out set.
+
+  Attributes:
+    metrics: eval/<set>/<metric> over all examples of a set and, where the set
+      has several tasks, eval/<set>/<task>/<metric>.
+    scores: by set and metric, a number for each example: those of
+      likelihood.make for the scored examples, and the task's own metrics for
+      the answered ones (None where a task lacks the metric).
+    answers: a record for each answered example: set, task, id, prompt,
+      reference, answer, verdict, finish, tokens.
+  """
+
+  metrics: dict[str, float]
+  scores: dict[str, dict[str, list[float | None]]]
+  answers: list[dict[str, Any]]
+
+
+def answers_path(path: str) -> str:
+  """Returns the file of the answers that belong to a result's JSON file."""
+  return path.removesuffix('.json') + _ANSWERS
+
+
+def write(
+  path: str, result: Result, more: Mapping[str, Any] | None = None
+) -> None:
+  """Writes a result.
+
+  Args:
+    path: the JSON file of metrics and scores. The answers go into a file of
+      JSON lines next to it, see `answers_path`.
+    result: the result.
+    more: other fields of the JSON file.
+  """
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  lines = [json.dumps(x, ensure_ascii=False) + '\n' for x in result.answers]
+  # Before the JSON file, whose presence means that the result is whole.
+  run_info.write_text(answers_path(path), ''.join(lines))
+  fields = {**(more or {}), 'metrics': result.metrics, 'scores': result.scores}
+  run_info.write_json(path, fields)
+
+
+def read(path: str) -> tuple[dict[str, Any], Result] | None:
+  """Reads what `write` wrote.
+
+  Args:
+    path: the JSON file.
+
+  Returns:
+    The other fields and the result; None where a file is missing or damaged.
+  """
+  try:
+    with open(path, encoding='utf-8') as f:
+      fields = json.load(f)
+    with open(answers_path(path), encoding='utf-8') as f:
+      answers = [json.loads(line) for line in f]
+    result = Result(fields.pop('metrics'), fields.pop('scores'), answers)
+    is_whole = all(
+      isinstance(x, dict) for x in [result.metrics, result.scores, *answers]
+    )
+    return (fields, result) if is_whole else None
+  except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    return None
+  except RecursionError:  # JSON that is nested too deeply.
+    return None
