@@ -11,9 +11,15 @@ import os
 from typing import Any
 
 from kd.core import errors
+from kd.core import json_files
 from kd.models import gemma3_config
 
 FILE = 'config.json'
+# Bounds that no model comes near; beyond them a size is a damaged file's, and
+# would take the memory of the machine before a tensor contradicts it.
+_MOST = 2**31 - 1
+_MOST_LAYERS = 1024
+
 MODEL_TYPES = ('gemma3_text', 'gemma3')
 ACTIVATION = 'gelu_pytorch_tanh'
 
@@ -46,7 +52,7 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 class _Fields:
-  """A config's text part, whose every access has a file and a key to name."""
+  """The text model's fields; an error names the file and the key."""
 
   def __init__(
     self, file: str, values: Mapping[str, Any], defaults: Mapping[str, Any]
@@ -61,17 +67,27 @@ class _Fields:
   def has(self, key: str) -> bool:
     return self.values.get(key) is not None
 
-  def number(self, key: str, kind: type = int) -> Any:
-    """The positive number at `key`."""
-    found = self.values[key] if self.has(key) else self.defaults.get(key)
-    if found is None:
-      raise self.error(key, 'missing', legal='a positive number')
-    if isinstance(found, bool) or not isinstance(found, (int, float)):
-      raise self.error(key, f'found {found!r}', legal='a positive number')
-    if found <= 0 or kind(found) != found:
-      legal = 'a positive whole number' if kind is int else 'a positive number'
-      raise self.error(key, f'found {found!r}', legal=legal)
-    return kind(found)
+  def number(self, key: str, kind: type = int, most: float = _MOST) -> Any:
+    """Returns the number at `key`, above 0 and at most `most`."""
+    value = self.values[key] if self.has(key) else self.defaults.get(key)
+    legal = f'a number above 0, up to {most}'
+    if kind is int:
+      legal = f'a whole number from 1 to {most}'
+    if value is None:
+      raise self.error(key, 'missing', legal=legal)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # Compared first: `int` and `float` fail on infinity and on huge integers.
+    if not is_number or not 0 < value <= most or kind(value) != value:
+      raise self.error(key, f'found {json_files.short(value)}', legal=legal)
+    return kind(value)
+
+  def object(self, key: str) -> Mapping[str, Any]:
+    """Returns the object at `key`."""
+    value = self.values.get(key)
+    if not isinstance(value, dict):
+      found = 'missing' if value is None else f'found {json_files.short(value)}'
+      raise self.error(key, found, legal='an object')
+    return value
 
 
 def read(directory: str) -> gemma3_config.Gemma3Config:
@@ -92,40 +108,32 @@ def read(directory: str) -> gemma3_config.Gemma3Config:
     raise errors.ConfigError(
       file, 'no such file', legal='a Hugging Face model directory'
     )
-  with open(file, encoding='utf-8') as f:
-    try:
-      raw = json.load(f)
-    except json.JSONDecodeError as e:
-      raise errors.ConfigError(f'{file}:{e.lineno}', f'no JSON: {e.msg}') from e
-  if not isinstance(raw, dict) or 'model_type' not in raw:
-    raise errors.ConfigError(
-      f'{file}: model_type', 'missing', legal=', '.join(MODEL_TYPES)
-    )
-  return from_dict(raw, file)
+  return from_dict(json_files.read(file), file)
 
 
 def from_dict(raw: Mapping[str, Any], file: str) -> gemma3_config.Gemma3Config:
-  """Reads what `config.json` holds; see read."""
+  """Converts the contents of `config.json`; see read."""
+  fields = _Fields(file, raw, {})
+  if 'model_type' not in raw:
+    raise fields.error('model_type', 'missing', legal=', '.join(MODEL_TYPES))
   if raw['model_type'] not in MODEL_TYPES:
     raise errors.unknown(
       f'{file}: model_type',
       'model type',
-      str(raw['model_type']),
+      json_files.short(raw['model_type']).strip("'"),
       MODEL_TYPES,
     )
-  fields = _Fields(file, raw, {})
   if raw['model_type'] == 'gemma3':
-    if not isinstance(raw.get('text_config'), dict):
-      raise fields.error('text_config', 'missing', legal='an object')
     # The head is tied at the outer level, where readers look.
-    text = {**raw['text_config']}
+    text = {**fields.object('text_config')}
     if 'tie_word_embeddings' in raw:
       text['tie_word_embeddings'] = raw['tie_word_embeddings']
     fields = _Fields(f'{file}: text_config', text, _PUBLISHED)
   for key, legal in _FIXED.items():
     # Null is as good as false.
     if key in fields.values and (fields.values[key] or None) != (legal or None):
-      raise fields.error(key, f'found {fields.values[key]!r}', repr(legal))
+      found = json_files.short(fields.values[key])
+      raise fields.error(key, f'found {found}', repr(legal))
   global_base, factor, local_base = _rope(fields)
   heads, kv_heads = (
     fields.number('num_attention_heads'),
@@ -157,13 +165,19 @@ def from_dict(raw: Mapping[str, Any], file: str) -> gemma3_config.Gemma3Config:
 
 def _layer_kinds(fields: _Fields) -> tuple[str, ...]:
   """Kinds: as listed, else by the pattern's length, else as published."""
-  count = fields.number('num_hidden_layers')
+  count = fields.number('num_hidden_layers', most=_MOST_LAYERS)
   if fields.has('layer_types'):
     listed = fields.values['layer_types']
+    if not isinstance(listed, list):
+      found = f'found {json_files.short(listed)}'
+      raise fields.error('layer_types', found, legal='a list')
     for name in listed:
-      if name not in _KINDS:
+      if not isinstance(name, str) or name not in _KINDS:
         raise errors.unknown(
-          f'{fields.file}: layer_types', 'type', str(name), list(_KINDS)
+          f'{fields.file}: layer_types',
+          'type',
+          json_files.short(name).strip("'"),
+          list(_KINDS),
         )
     if len(listed) != count:
       raise fields.error(
@@ -178,15 +192,17 @@ def _layer_kinds(fields: _Fields) -> tuple[str, ...]:
   return gemma3_config.published_kinds(count)
 
 
-def _scaling(fields: _Fields, key: str, scaling: Mapping[str, Any]) -> float:
-  """The factor that positions are divided by, from a rope dict."""
-  types = [scaling[k] for k in ('rope_type', 'type') if k in scaling]
-  if types in ([], ['default']) and 'factor' not in scaling:
-    return 1.0
-  if not types or set(types) != {'linear'}:
+def _scaling(fields: _Fields, key: str, scaling: Any) -> float:
+  """Returns the factor that positions are divided by, from a rope dict."""
+  types = []
+  if isinstance(scaling, dict):
+    types = [scaling[k] for k in ('rope_type', 'type') if k in scaling]
+    if types in ([], ['default']) and 'factor' not in scaling:
+      return 1.0
+  if not types or any(kind != 'linear' for kind in types):
     raise fields.error(
       key,
-      f'found {dict(scaling)}',
+      f'found {json_files.short(scaling)}',
       legal="rope_type 'default', or 'linear' with a factor",
     )
   return _Fields(f'{fields.file}: {key}', scaling, {}).number('factor', float)
@@ -225,7 +241,7 @@ def _nested_rope(fields: _Fields) -> tuple[float, float, float]:
   bases, factors = {}, {}
   for name, kind in _KINDS.items():
     key = f'rope_parameters.{name}'
-    part = fields.values['rope_parameters'].get(name)
+    part = fields.object('rope_parameters').get(name)
     if not isinstance(part, dict):
       raise fields.error(key, 'missing', legal='an object with rope_theta')
     values = _Fields(f'{fields.file}: {key}', part, {})

@@ -135,11 +135,26 @@ def test_layer_types_before_pattern_before_published(tmp_path):
     (dict(hidden_size=-1), 'hidden_size.*-1'),
     (dict(sliding_window='512'), 'sliding_window.*512'),
     (dict(rope_scaling=dict(rope_type='yarn', factor=2.0)), 'yarn'),
+    # JSON of the wrong type, or too large for any model.
+    (dict(rope_scaling='linear'), "rope_scaling: found 'linear'"),
+    (dict(rope_scaling=[]), 'rope_scaling: found'),
+    (dict(rope_scaling=dict(rope_type=[[]], factor=2)), 'rope_scaling: found'),
+    (dict(rope_parameters='default'), "rope_parameters: found 'default'"),
+    (dict(layer_types=5), 'layer_types: found 5; legal: a list'),
+    (dict(layer_types=[{}] * 26), "layer_types: unknown type '{}'"),
+    (dict(model_type=['gemma3_text']), 'model_type: unknown'),
+    (dict(model_type='gemma3', text_config=0), 'text_config: found 0'),
+    (dict(num_hidden_layers=10**12), 'num_hidden_layers: found 10000000'),
+    (dict(hidden_size=10**400), 'hidden_size: found 1000'),
+    (dict(vocab_size=1e300), 'vocab_size: found 1e'),
+    (dict(rms_norm_eps=True), 'rms_norm_eps: found True'),
+    (dict(hidden_activation=list(range(10**5))), 'hidden_activation: found'),
   ],
 )
 def test_what_gemma3_has_not_is_refused(changes, message, tmp_path):
-  with pytest.raises(errors.ConfigError, match=message):
+  with pytest.raises(errors.ConfigError, match=message) as caught:
     _read(_OFFICIAL_1B | changes, tmp_path)
+  assert len(str(caught.value)) < len(str(tmp_path)) + 300
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):
