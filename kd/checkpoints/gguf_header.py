@@ -1,8 +1,10 @@
-"""The header of a GGUF file: its metadata, and where its tensors lie.
+"""Reads the header of a GGUF file: its metadata and its tensors' offsets.
 
 `gguf.GGUFReader` makes an array object of each string of the vocabulary, 9 s
-for Gemma's 262,144; this steps over the lists that nobody asks for, and takes
-a fraction of a second.
+for Gemma's 262,144. This reader skips the lists that the caller does not ask
+for and takes a fraction of a second. No length in the file is trusted before it
+is compared with the bytes that are left, so that a damaged file can neither
+fill the memory nor make the reader loop.
 """
 
 from collections.abc import Sequence
@@ -32,9 +34,15 @@ _FORMATS = {
 }
 
 
+_MOST_DIMENSIONS = 4  # As ggml's own arrays.
+# A list of one number a layer, where a number would do as well.
+_SMALL_LISTS = ('gemma3.attention.sliding_window_pattern',)
+_INTEGERS = ('general.alignment', 'split.count', 'split.no')
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """Where one tensor lies.
+  """One tensor's shape, type and offset.
 
   Attributes:
     shape: outermost dimension first, as in numpy.
@@ -61,22 +69,58 @@ class Header:
   tensors: dict[str, Entry]
 
 
+class _Damaged(Exception):
+  """The bytes cannot be a GGUF header; `read` adds the file's name."""
+
+
+class _Stream:
+  """Reads values from a file whose lengths are not to be trusted."""
+
+  def __init__(self, file: BinaryIO, size: int):
+    self._file = file
+    self._size = size
+
+  def tell(self) -> int:
+    return self._file.tell()
+
+  def require(self, count: int) -> None:
+    """Raises _Damaged unless `count` bytes are left."""
+    left = self._size - self._file.tell()
+    if count > left:
+      raise _Damaged(f'{count} bytes wanted, {left} left')
+
+  def take(self, count: int) -> bytes:
+    self.require(count)
+    return self._file.read(count)
+
+  def skip(self, count: int) -> None:
+    self.require(count)
+    self._file.seek(count, os.SEEK_CUR)
+
+  def scalar(self, code: str) -> Any:
+    return struct.unpack(f'<{code}', self.take(struct.calcsize(f'<{code}')))[0]
+
+  def string(self) -> str:
+    return self.take(self.scalar('Q')).decode('utf-8')
+
+
 def read(path: str, lists: Sequence[str] = ()) -> Header:
   """Reads a file's header.
 
   Args:
     path: the file.
-    lists: keys of the metadata's lists that are read, not stepped over.
+    lists: keys of the metadata lists to read; the others are skipped.
 
   Returns:
-    Its header.
+    The header.
 
   Raises:
-    ConfigError: the file is missing, no little-endian GGUF of version 2 or 3,
-      or ends before its last tensor does.
+    ConfigError: the file is missing, is not a little-endian GGUF of version 2
+      or 3, is damaged or cut short, or is one part of several.
   """
   if not os.path.isfile(path):
     raise errors.ConfigError(path, 'no such file', legal='a GGUF file')
+  size = os.path.getsize(path)
   with open(path, 'rb') as f:
     magic = f.read(4)
     if magic != b'GGUF':
@@ -84,91 +128,116 @@ def read(path: str, lists: Sequence[str] = ()) -> Header:
         path, f'starts with {magic!r}', legal="a GGUF file (b'GGUF')"
       )
     try:
-      version = _scalar(f, 'I')
+      stream = _Stream(f, size)
+      version = stream.scalar('I')
       if version not in (2, 3):
         raise errors.ConfigError(
           path, f'GGUF version {version}', legal='2 or 3, little-endian'
         )
-      header = _fields(f, lists)
-    except (struct.error, ValueError, MemoryError, OverflowError) as e:
+      header = _fields(stream, [*lists, *_SMALL_LISTS])
+    # Unknown types and text that is not UTF-8 are ValueErrors.
+    except (_Damaged, ValueError, RecursionError) as e:
       raise errors.ConfigError(
         path,
         f'is damaged or cut short near byte {f.tell()} ({e})',
         legal='a whole GGUF file',
       ) from e
+  _check_is_whole(path, header.metadata)
   end = max(
     (e.offset + math.prod(e.byte_shape) for e in header.tensors.values()),
     default=0,
   )
-  if os.path.getsize(path) < end:
+  if size < end:
     raise errors.ConfigError(
       path,
-      f'has {os.path.getsize(path)} bytes but its tensors end at {end}',
+      f'has {size} bytes but its tensors end at {end}',
       legal='a whole GGUF file',
     )
   return header
 
 
-def _fields(f: BinaryIO, lists: Sequence[str]) -> Header:
-  tensor_count, field_count = _scalar(f, 'Q'), _scalar(f, 'Q')
+def _check_is_whole(path: str, metadata: dict[str, Any]) -> None:
+  """Raises ConfigError for one part of a model that was split into several."""
+  count = metadata['split.count'] if 'split.count' in metadata else 1
+  if count != 1:
+    part = metadata['split.no'] + 1 if 'split.no' in metadata else '?'
+    raise errors.ConfigError(
+      path,
+      f'is part {part} of {count} of a split model',
+      legal='one file: join the parts with `llama-gguf-split --merge '
+      'FIRST_PART OUTPUT`',
+    )
+
+
+def _fields(stream: _Stream, lists: Sequence[str]) -> Header:
+  tensor_count, field_count = stream.scalar('Q'), stream.scalar('Q')
   metadata = {}
   for _ in range(field_count):
-    key = _string(f)
-    kind = _Type(_scalar(f, 'I'))
+    key = stream.string()
+    kind = _Type(stream.scalar('I'))
     if kind == _Type.ARRAY and key not in lists:
-      _skip_array(f)
+      _skip_array(stream)
     else:
-      metadata[key] = _value(f, kind)
-  found = []
+      metadata[key] = _value(stream, kind)
+  for key in _INTEGERS:
+    if key in metadata and type(metadata[key]) is not int:
+      raise _Damaged(f'{key} is {metadata[key]!r}')
+  entries = {}
   for _ in range(tensor_count):
-    name = _string(f)
-    dims = [_scalar(f, 'Q') for _ in range(_scalar(f, 'I'))]
-    kind = gguf.GGMLQuantizationType(_scalar(f, 'I'))
-    found.append((name, tuple(reversed(dims)), kind, _scalar(f, 'Q')))
+    name, entry = _entry(stream)
+    if name in entries:
+      raise _Damaged(f'two tensors named {name[:80]!r}')
+    entries[name] = entry
   align = gguf.GGUF_DEFAULT_ALIGNMENT
   if 'general.alignment' in metadata:
     align = metadata['general.alignment']
-  start = -(-f.tell() // align) * align
+    if align <= 0:
+      raise _Damaged(f'general.alignment is {align}')
+  start = -(-stream.tell() // align) * align
   return Header(
     metadata,
-    {n: Entry(shape, kind, start + at) for n, shape, kind, at in found},
+    {
+      name: dataclasses.replace(entry, offset=start + entry.offset)
+      for name, entry in entries.items()
+    },
   )
 
 
-def _take(f: BinaryIO, count: int) -> bytes:
-  raw = f.read(count)
-  if len(raw) < count:
-    raise ValueError(f'{count} bytes wanted, {len(raw)} left')
-  return raw
+def _entry(stream: _Stream) -> tuple[str, Entry]:
+  """Reads a tensor's name and entry, whose offset is from the first tensor."""
+  name, rank = stream.string(), stream.scalar('I')
+  if not 1 <= rank <= _MOST_DIMENSIONS:
+    raise _Damaged(f'tensor {name[:80]!r} has {rank} dimensions')
+  shape = tuple(reversed([stream.scalar('Q') for _ in range(rank)]))
+  kind = gguf.GGMLQuantizationType(stream.scalar('I'))
+  block, _ = gguf.GGML_QUANT_SIZES[kind]
+  if not all(shape) or shape[-1] % block:
+    raise _Damaged(
+      f'tensor {name[:80]!r} of type {kind.name} has shape {list(shape)}'
+    )
+  return name, Entry(shape, kind, stream.scalar('Q'))
 
 
-def _scalar(f: BinaryIO, code: str) -> Any:
-  return struct.unpack(f'<{code}', _take(f, struct.calcsize(f'<{code}')))[0]
-
-
-def _string(f: BinaryIO) -> str:
-  return _take(f, _scalar(f, 'Q')).decode('utf-8')
-
-
-def _value(f: BinaryIO, kind: _Type) -> Any:
+def _value(stream: _Stream, kind: _Type) -> Any:
   if kind == _Type.STRING:
-    return _string(f)
+    return stream.string()
   if kind != _Type.ARRAY:
-    return _scalar(f, _FORMATS[kind])
-  item, count = _Type(_scalar(f, 'I')), _scalar(f, 'Q')
+    return stream.scalar(_FORMATS[kind])
+  item, count = _Type(stream.scalar('I')), stream.scalar('Q')
   if item not in _FORMATS:
-    return [_value(f, item) for _ in range(count)]
-  code = f'<{count}{_FORMATS[item]}'
-  return list(struct.unpack(code, _take(f, struct.calcsize(code))))
+    return [_value(stream, item) for _ in range(count)]
+  code = _FORMATS[item]
+  raw = stream.take(count * struct.calcsize(f'<{code}'))
+  return list(struct.unpack(f'<{count}{code}', raw))
 
 
-def _skip_array(f: BinaryIO) -> None:
-  kind, count = _Type(_scalar(f, 'I')), _scalar(f, 'Q')
+def _skip_array(stream: _Stream) -> None:
+  kind, count = _Type(stream.scalar('I')), stream.scalar('Q')
   if kind in _FORMATS:
-    f.seek(count * struct.calcsize(f'<{_FORMATS[kind]}'), os.SEEK_CUR)
+    stream.skip(count * struct.calcsize(f'<{_FORMATS[kind]}'))
     return
   for _ in range(count):
     if kind == _Type.STRING:
-      f.seek(_scalar(f, 'Q'), os.SEEK_CUR)
+      stream.skip(stream.scalar('Q'))
     else:
-      _skip_array(f)
+      _skip_array(stream)

@@ -1,3 +1,6 @@
+import resource
+import struct
+
 import gguf
 import numpy as np
 import pytest
@@ -133,15 +136,125 @@ def test_metadata_gives_what_the_file_says():
   'key, value, message',
   [
     ('general.architecture', 'gemma2', "found 'gemma2'; legal: 'gemma3'"),
-    ('gemma3.block_count', 0, 'found 0; legal: a positive number'),
+    ('gemma3.block_count', 0, 'found 0; legal: a positive whole number'),
     ('gemma3.attn_logit_softcapping', 50.0, 'found 50.0; legal: none'),
     ('gemma3.final_logit_softcapping', 30.0, 'found 30.0; legal: none'),
     ('gemma3.rope.scaling.type', 'yarn', "found 'yarn'; legal: none, linear"),
+    # Values of another type, or beyond any model.
+    ('gemma3.block_count', '62', "found '62'"),
+    ('gemma3.block_count', 2**31 - 1, 'found 2147483647'),
+    ('gemma3.embedding_length', 2**63, 'found 9223372036854775808'),
+    ('gemma3.context_length', [4096], 'found .4096.'),
+    ('gemma3.rope.freq_base', float('nan'), 'found nan'),
+    ('gemma3.rope.freq_base', float('inf'), 'found inf'),
+    ('gemma3.rope.scaling.factor', True, 'found True'),
+    ('gemma3.attention.head_count_kv', 3, 'found 3; legal: divisors'),
+    ('gemma3.attention.sliding_window_pattern', -1, 'found -1'),
+    ('gemma3.attention.sliding_window_pattern', 'x', "found 'x'"),
+    (
+      'gemma3.attention.sliding_window_pattern',
+      [True] * 61,
+      'found 61 entries',
+    ),
+    ('gemma3.attention.sliding_window_pattern', [[]] * 62, 'found 62 entries'),
   ],
 )
 def test_metadata_of_another_model_is_refused(key, value, message):
   with pytest.raises(errors.ConfigError, match=f'm.gguf: {key}: {message}'):
     _config(**{key: value})
+
+
+def test_a_pattern_is_read_as_llama_cpp_reads_it():
+  def kinds(pattern, layers=6):
+    config = _config(
+      **{
+        'gemma3.block_count': layers,
+        'gemma3.attention.sliding_window_pattern': pattern,
+      }
+    )
+    return ''.join(kind[0] for kind in config.layer_kinds)
+
+  # A layer is local if its number modulo the period is not the last.
+  assert kinds(3, 7) == 'llgllgl'
+  assert kinds(1) == 'gggggg'
+  assert kinds(0) == 'llllll'
+  assert kinds([False, True, True, False, True, False]) == 'gllglg'
+
+
+def test_a_rope_factor_without_a_type_is_linear():
+  factor = {'gemma3.rope.scaling.factor': 8.0}
+  assert _config(**factor).global_rope_factor == 8.0
+  kind = 'gemma3.rope.scaling.type'
+  assert _config(**factor, **{kind: 'none'}).global_rope_factor == 1.0
+  assert _config(**{'gemma3.rope.scale_linear': 4.0}).global_rope_factor == 4.0
+  with pytest.raises(errors.ConfigError, match='scaling.factor: missing'):
+    _config(**{kind: 'linear'})
+
+
+def test_a_part_of_a_split_model_says_which(tmp_path):
+  path = tmp_path / 'part.gguf'
+  writer = gguf.GGUFWriter(path, 'gemma3', split_max_tensors=1)
+  for name in ('one', 'two', 'three'):
+    writer.add_tensor(name, np.zeros((2, 32), np.float32))
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  for number in (1, 2, 3):
+    part = tmp_path / f'part-{number:05d}-of-00003.gguf'
+    with pytest.raises(
+      errors.ConfigError, match=f'part {number} of 3.*llama-gguf-split --merge'
+    ) as caught:
+      gguf_header.read(str(part))
+    assert len(str(caught.value)) < 300
+
+
+_BEGIN = b'GGUF' + struct.pack('<I', 3)
+_HUGE = 2**62
+
+
+def _field(key, kind, value):
+  return struct.pack('<Q', len(key)) + key + struct.pack('<I', kind) + value
+
+
+_DAMAGED = [
+  struct.pack('<QQ', 0, _HUGE),  # Fields without end.
+  struct.pack('<QQ', _HUGE, 0),  # Tensors without end.
+  struct.pack('<QQQ', 0, 1, _HUGE),  # A key.
+  struct.pack('<QQ', 0, 1) + _field(b'k', 8, struct.pack('<Q', _HUGE)),
+  # Lists: read, skipped, of strings, of a string without end.
+  struct.pack('<QQ', 0, 1) + _field(b'wanted', 9, struct.pack('<IQ', 0, 2**40)),
+  struct.pack('<QQ', 0, 1) + _field(b'k', 9, struct.pack('<IQ', 12, _HUGE)),
+  struct.pack('<QQ', 0, 1) + _field(b'k', 9, struct.pack('<IQ', 8, 2**64 - 1)),
+  struct.pack('<QQ', 0, 1)
+  + _field(b'k', 9, struct.pack('<IQQ', 8, 1, 2**64 - 1)),
+  # Lists of lists, deeper than Python's stack.
+  struct.pack('<QQ', 0, 1)
+  + _field(b'k', 9, struct.pack('<IQ', 9, 1) * 100_000),
+  struct.pack('<QQ', 0, 1) + _field(b'k\xff', 7, b'\1'),
+  struct.pack('<QQ', 0, 1) + _field(b'k', 99, b'\1'),
+  struct.pack('<QQ', 0, 1)
+  + _field(b'general.alignment', 4, struct.pack('<I', 0)),
+  struct.pack('<QQ', 0, 1) + _field(b'general.alignment', 7, b'\1\0')[:-1],
+  # A tensor without dimensions, with too many, and of an odd width.
+  struct.pack('<QQQ', 1, 0, 1) + b't' + struct.pack('<IIQ', 0, 0, 0),
+  struct.pack('<QQQ', 1, 0, 1) + b't' + struct.pack('<I', 2**32 - 1),
+  struct.pack('<QQQ', 1, 0, 1) + b't' + struct.pack('<IQIQ', 1, 33, 8, 0),
+  struct.pack('<QQQ', 1, 0, 1) + b't' + struct.pack('<IQIQ', 1, 32, 99, 0),
+  struct.pack('<QQQ', 1, 0, 1) + b't' + struct.pack('<IQIQ', 1, _HUGE, 0, 0),
+]
+
+
+@pytest.mark.parametrize('number', range(len(_DAMAGED)))
+def test_a_damaged_header_is_refused_without_being_believed(number, tmp_path):
+  path = tmp_path / 'damaged.gguf'
+  path.write_bytes(_BEGIN + _DAMAGED[number])
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  with pytest.raises(errors.ConfigError, match='damaged.gguf') as caught:
+    gguf_header.read(str(path), ['wanted'])
+  assert len(str(caught.value)) < len(str(path)) + 300
+  grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+  assert grown < 100_000  # kB
 
 
 @pytest.mark.parametrize('key', list(_METADATA))

@@ -1,16 +1,21 @@
 """Gemma 3 from a GGUF file: sizes from its metadata, tensors dequantised."""
 
+from typing import Any
+
 import gguf
 import numpy as np
 
 from kd.checkpoints import gguf_header
 from kd.checkpoints import names
 from kd.core import errors
+from kd.core import json_files
 from kd.models import gemma3_config
 
 ARCHITECTURE = 'gemma3'
-_LOCAL_ROPE_BASE = 10_000.0  # No field has it: readers know it.
+_LOCAL_ROPE_BASE = 10_000.0  # llama.cpp's default of rope.freq_base_swa.
 _LAYERS_OF_27B = 62
+_MOST_LAYERS = 1024  # llama.cpp reads 512 at most.
+_MOST = 2**31 - 1
 
 # Bytes of one piece that is dequantised at a time.
 _PIECE_BYTES = 16 * 2**20
@@ -76,13 +81,47 @@ def _check_kind(path: str, kind: gguf.GGMLQuantizationType) -> None:
     ) from e
 
 
-def config_from_metadata(
-  metadata: dict, vocab_size: int, file: str
-) -> gemma3_config.Gemma3Config:
-  """The model's sizes and constants.
+class _Fields:
+  """The metadata of one architecture; an error names the file and the key."""
 
-  What no field of the file has is as llama.cpp has it: the local rotary base,
-  and the query scale, D / N in 27B and the head width elsewhere.
+  def __init__(self, file: str, metadata: dict[str, Any]):
+    self._file = file
+    self._metadata = metadata
+
+  def error(self, name: str, found: str, legal: str) -> errors.ConfigError:
+    return errors.ConfigError(
+      f'{self._file}: {ARCHITECTURE}.{name}', found, legal=legal
+    )
+
+  def get(self, name: str) -> Any:
+    """Returns the field, or None if the file has no such field."""
+    key = f'{ARCHITECTURE}.{name}'
+    return self._metadata[key] if key in self._metadata else None
+
+  def number(
+    self, name: str, default: float | None = None, kind: type = int
+  ) -> Any:
+    """Returns the number of a field, above 0, or `default`."""
+    value = self.get(name)
+    value = default if value is None else value
+    legal = f'a positive number, up to {_MOST}'
+    if kind is int:
+      legal = f'a positive whole number, up to {_MOST}'
+    if value is None:
+      raise self.error(name, 'missing', legal)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= _MOST or kind(value) != value:
+      raise self.error(name, f'found {json_files.short(value)}', legal)
+    return kind(value)
+
+
+def config_from_metadata(
+  metadata: dict[str, Any], vocab_size: int, file: str
+) -> gemma3_config.Gemma3Config:
+  """Converts a header's metadata to the model's sizes and constants.
+
+  Fields that the file lacks mean what they mean to llama.cpp; so does the query
+  scale, of which no field tells: D / N in 27B and the head width elsewhere.
 
   Args:
     metadata: a header's metadata.
@@ -94,64 +133,100 @@ def config_from_metadata(
 
   Raises:
     ConfigError: another architecture, a missing field, or one that asks for
-      what Gemma 3 has not.
+      what Gemma 3 does not have.
   """
-
-  def fail(key, found, legal=''):
-    raise errors.ConfigError(f'{file}: {key}', found, legal=legal)
-
-  def number(name):
-    key = f'{ARCHITECTURE}.{name}'
-    if key not in metadata:
-      fail(key, 'missing', 'a positive number')
-    if not metadata[key] > 0:
-      fail(key, f'found {metadata[key]!r}', 'a positive number')
-    return metadata[key]
-
-  def has(name):
-    return f'{ARCHITECTURE}.{name}' in metadata
-
-  found = metadata.get('general.architecture')
+  key = 'general.architecture'
+  found = metadata[key] if key in metadata else None
   if found != ARCHITECTURE:
-    fail('general.architecture', f'found {found!r}', repr(ARCHITECTURE))
+    raise errors.ConfigError(
+      f'{file}: {key}', f'found {found!r}', legal=repr(ARCHITECTURE)
+    )
+  fields = _Fields(file, metadata)
   for name in ('attn_logit_softcapping', 'final_logit_softcapping'):
-    if has(name) and metadata[f'{ARCHITECTURE}.{name}']:
-      fail(f'{ARCHITECTURE}.{name}', f'found {number(name)}', 'none')
-  layers, width = number('block_count'), number('embedding_length')
-  heads, kv_heads = (
-    number('attention.head_count'),
-    number('attention.head_count_kv'),
+    if fields.get(name):
+      raise fields.error(name, f'found {fields.get(name)}', 'none')
+  layers, width = (
+    fields.number('block_count'),
+    fields.number('embedding_length'),
   )
-  head_dim = number('attention.key_length')
+  if layers > _MOST_LAYERS:
+    raise fields.error('block_count', f'found {layers}', f'1 to {_MOST_LAYERS}')
+  heads = fields.number('attention.head_count')
+  head_dim = fields.number('attention.key_length')
+  kv_heads = fields.number('attention.head_count_kv')
+  if heads % kv_heads:
+    raise fields.error(
+      'attention.head_count_kv',
+      f'found {kv_heads}',
+      f'divisors of attention.head_count = {heads}',
+    )
   query_scale = head_dim if layers != _LAYERS_OF_27B else width / heads
-  factor = 1.0
-  if has('rope.scaling.type'):
-    kind = metadata[f'{ARCHITECTURE}.rope.scaling.type']
-    if kind not in ('none', 'linear'):
-      fail(
-        f'{ARCHITECTURE}.rope.scaling.type', f'found {kind!r}', 'none, linear'
-      )
-    if kind == 'linear':
-      factor = number('rope.scaling.factor')
-  local = _LOCAL_ROPE_BASE
-  if has('rope.freq_base_swa'):
-    local = number('rope.freq_base_swa')
   return gemma3_config.Gemma3Config(
     embed_dim=width,
-    mlp_dim=number('feed_forward_length'),
+    mlp_dim=fields.number('feed_forward_length'),
     num_heads=heads,
     num_kv_heads=kv_heads,
     head_dim=head_dim,
     vocab_size=vocab_size,
-    layer_kinds=gemma3_config.published_kinds(layers),
-    window=number('attention.sliding_window'),
-    context=number('context_length'),
+    layer_kinds=_layer_kinds(fields, layers),
+    window=fields.number('attention.sliding_window'),
+    context=fields.number('context_length'),
     query_scale=float(query_scale),
-    local_rope_base=float(local),
-    global_rope_base=float(number('rope.freq_base')),
-    global_rope_factor=float(factor),
-    norm_epsilon=_nearest_decimal(number('attention.layer_norm_rms_epsilon')),
+    local_rope_base=fields.number(
+      'rope.freq_base_swa', _LOCAL_ROPE_BASE, float
+    ),
+    global_rope_base=fields.number('rope.freq_base', kind=float),
+    global_rope_factor=_rope_factor(fields),
+    norm_epsilon=_nearest_decimal(
+      fields.number('attention.layer_norm_rms_epsilon', kind=float)
+    ),
   )
+
+
+def _layer_kinds(fields: _Fields, layers: int) -> tuple[str, ...]:
+  """Reads the pattern: a period, or a list that says which layers are local."""
+  name = 'attention.sliding_window_pattern'
+  pattern = fields.get(name)
+  if pattern is None:
+    return gemma3_config.published_kinds(layers)
+  is_number = isinstance(pattern, int) and not isinstance(pattern, bool)
+  if is_number and 0 <= pattern <= _MOST:
+    # A period of 0 has no global layer.
+    return gemma3_config.periodic_kinds(layers, pattern or layers + 1)
+  is_list = isinstance(pattern, list)
+  is_legal = is_list and all(x in (0, 1) for x in pattern)
+  # llama.cpp takes layers beyond a list's end to be global, without a word.
+  if is_legal and len(pattern) == layers:
+    kinds = (gemma3_config.GLOBAL, gemma3_config.LOCAL)
+    return tuple(kinds[is_local] for is_local in pattern)
+  found = f'{len(pattern)} entries' if is_list else json_files.short(pattern)
+  raise fields.error(
+    name,
+    f'found {found}',
+    f'a whole number, or true (local) or false for each of {layers} layers',
+  )
+
+
+def _rope_factor(fields: _Fields) -> float:
+  """Reads the factor that positions of global layers are divided by.
+
+  A factor without a type is linear; `rope.scale_linear` is its older name.
+  """
+  kind = fields.get('rope.scaling.type')
+  if kind not in (None, 'none', 'linear'):
+    raise fields.error(
+      'rope.scaling.type',
+      f'found {json_files.short(kind)}',
+      'none, linear',
+    )
+  if kind == 'none':
+    return 1.0
+  for name in ('rope.scaling.factor', 'rope.scale_linear'):
+    if fields.get(name) is not None:
+      return fields.number(name, kind=float)
+  if kind == 'linear':
+    fields.number('rope.scaling.factor', kind=float)  # Says that it is missing.
+  return 1.0
 
 
 def _nearest_decimal(x: float) -> float:
