@@ -56,8 +56,11 @@ class Source:
     for name, entry in self._tensors.items():
       _check_kind(f'{file}: {name}', entry.kind)
 
+  def check_head(self) -> None:
+    """Does nothing: `output.weight` is no part of the model."""
+
   def read(self, name: str) -> np.ndarray:
-    """A tensor, float32, in the file's layout."""
+    """Reads a tensor, as float32, in the file's layout."""
     entry = self._tensors[name]
     rows, row_bytes = entry.byte_shape
     raw = np.memmap(self.file, np.uint8, 'r', entry.offset, (rows, row_bytes))

@@ -1,4 +1,4 @@
-"""One table between this project's parameters and other layouts' tensors.
+"""Maps this project's parameters to the tensors of other layouts.
 
 A linear map is stored here with its inputs first and its heads apart, e.g. the
 query as [D, N, H]; in Hugging Face's and GGUF's files it is a matrix with its
@@ -16,6 +16,7 @@ from kd.models import gemma3_config
 
 HF = 'hf'
 GGUF = 'gguf'
+EMBEDDING = ('embedding',)  # Keys of the table in the parameter tree.
 
 # Parameter; name in a Hugging Face file; name in a GGUF file; its dimensions
 # here; how many of these are inputs (0: stored as it is).

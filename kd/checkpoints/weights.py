@@ -1,4 +1,4 @@
-"""Parameters from where `init` says: 'hf:DIR', 'gguf:FILE', or a teacher."""
+"""Loads parameters from 'hf:DIR' or 'gguf:FILE', or copies a teacher's."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -13,8 +13,9 @@ import numpy as np
 
 from kd.checkpoints import gguf_weights
 from kd.checkpoints import hf_config
-from kd.checkpoints import huggingface
+from kd.checkpoints import hf_weights
 from kd.checkpoints import names
+from kd.checkpoints import tensor_checks
 from kd.core import errors
 from kd.core import paths
 from kd.core import types
@@ -38,7 +39,7 @@ def _split(init: str, path: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _named(path: str) -> Iterator[None]:
-  """Errors about a file say first which field of the config named it."""
+  """Puts the config field that names a file before errors about the file."""
   try:
     yield
   except errors.ConfigError as e:
@@ -46,15 +47,15 @@ def _named(path: str) -> Iterator[None]:
 
 
 def _open(init: str, path: str) -> Any:
-  """The huggingface.Source or gguf_weights.Source that `init` names."""
+  """Opens the hf_weights.Source or gguf_weights.Source that `init` names."""
   prefix, place = _split(init, path)
-  module = huggingface if prefix == 'hf' else gguf_weights
+  module = hf_weights if prefix == 'hf' else gguf_weights
   with _named(path):
     return module.Source(place)
 
 
 def model_config(init: str, path: str) -> gemma3_config.Gemma3Config:
-  """The model in 'hf:DIR' or 'gguf:FILE'; reads config.json or a header.
+  """Returns the model in 'hf:DIR' or 'gguf:FILE' from config.json or a header.
 
   Args:
     init: as in the config.
@@ -71,6 +72,22 @@ def model_config(init: str, path: str) -> gemma3_config.Gemma3Config:
     if prefix == 'hf':
       return hf_config.read(place)
     return gguf_weights.Source(place).config
+
+
+def check_headers(init: str, path: str) -> None:
+  """Checks names, types and shapes of all tensors; reads headers alone.
+
+  Args:
+    init: 'hf:DIR' or 'gguf:FILE'.
+    path: the config path of `init`, for messages.
+
+  Raises:
+    ConfigError: a file is missing or damaged, or a tensor is missing, extra or
+      of another shape.
+  """
+  source = _open(init, path)
+  with _named(path):
+    tensor_checks.check_shapes(source)
 
 
 def pattern_warning(config: gemma3_config.Gemma3Config) -> str:
@@ -116,46 +133,28 @@ def _kept(
 def _check_config(
   source: Any, kept: Sequence[int], model: gemma3.Gemma3
 ) -> None:
-  """Raises ConfigError if the module is not of the source's kept layers."""
-  found = dataclasses.asdict(source.config.keep_layers(kept))
-  wanted = dataclasses.asdict(model.config)
+  """Raises ConfigError unless the module fits the source's kept layers.
+
+  The module may have fewer embedding rows than the source: see load.
+  """
+  there = dataclasses.asdict(source.config.keep_layers(kept))
+  here = dataclasses.asdict(model.config)
+  if here['vocab_size'] < there['vocab_size']:
+    there['vocab_size'] = here['vocab_size']
   differ = [
-    f'{key} is {found[key]!r} there and {wanted[key]!r} in the model'
-    for key in found
-    if found[key] != wanted[key]
+    f'{key} is {there[key]!r} there and {here[key]!r} in the model'
+    for key in there
+    if there[key] != here[key]
   ]
   if differ:
     raise errors.ConfigError(source.file, '; '.join(differ))
-
-
-def _check_tensors(source: Any) -> None:
-  """Raises ConfigError naming every tensor missing, extra or misshapen."""
-  wanted = {
-    t.name(source.layout): t.file_shape for t in names.tensors(source.config)
-  }
-  problems = [
-    f'{name} is missing, {list(shape)} expected'
-    for name, shape in wanted.items()
-    if name not in source.shapes
-  ]
-  for name, shape in source.shapes.items():
-    if name not in wanted:
-      near = errors.nearest(name, wanted)
-      near = f' (nearest: {near})' if near else ''
-      problems.append(f'{name} {list(shape)} is no part of the model{near}')
-    elif shape != wanted[name]:
-      problems.append(
-        f'{name} has shape {list(shape)}, {list(wanted[name])} expected'
-      )
-  if problems:
-    raise errors.ConfigError(source.file, '; '.join(problems))
 
 
 def _by_leaf(
   source_config: gemma3_config.Gemma3Config,
   kept: Sequence[int],
 ) -> dict[tuple[str, ...], list[tuple[names.Tensor, names.Tensor]]]:
-  """For each parameter of the kept model, its (target, source) tensors."""
+  """Returns the (target, source) tensors of each kept parameter."""
   target_config = source_config.keep_layers(kept)
   sources = names.tensors(source_config)
   top = [t for t in sources if t.path[0] not in ('pattern', 'remainder')]
@@ -182,7 +181,8 @@ def load(
 
   Nothing is read before every tensor's name and shape is known to be right. At
   most one parameter (for scanned layers: one of each group, stacked) is on the
-  host beside those already placed.
+  host in addition to those already placed. Rows of the embedding beyond the
+  module's vocabulary are left out.
 
   Args:
     init: 'hf:DIR' or 'gguf:FILE'.
@@ -197,14 +197,15 @@ def load(
     Parameters, in the tree of gemma3.init_params.
 
   Raises:
-    ConfigError: a file is missing or damaged, a tensor is missing, extra or
-      misshapen, or the model is another.
+    ConfigError: a file is missing or damaged, a tensor is missing, extra,
+      misshapen or not finite, or the model is another.
   """
   source = _open(init, path)
   kept = _kept(source.config, keep_layers)
   with _named(path):
     _check_config(source, kept, model)
-    _check_tensors(source)
+    tensor_checks.check_shapes(source)
+    source.check_head()
   if source.skipped:
     logging.info(
       '%s: left out %d vision tensors', source.file, len(source.skipped)
@@ -214,6 +215,8 @@ def load(
     sharding = names.leaf(shardings, leaf) if shardings is not None else None
     with _named(path):
       array = _assemble(source, pairs)
+    if leaf == names.EMBEDDING:
+      array = array[: model.config.vocab_size]
     names.set_leaf(
       params, leaf, _place(array.astype(jnp.dtype(dtype), copy=False), sharding)
     )
@@ -223,11 +226,13 @@ def load(
 def _assemble(
   source: Any, pairs: list[tuple[names.Tensor, names.Tensor]]
 ) -> np.ndarray:
-  """One parameter on the host, float32."""
+  """Reads one parameter to the host, as float32."""
   target, first = pairs[0]
 
   def read(tensor):
-    array = source.read(tensor.name(source.layout))
+    name = tensor.name(source.layout)
+    array = source.read(name)
+    tensor_checks.check_finite(array, f'{source.file}: {name}')
     return tensor.from_file(array, source.layout)
 
   if target.group is None:
@@ -241,7 +246,7 @@ def _assemble(
 def _place(
   array: np.ndarray, sharding: jax.sharding.Sharding | None
 ) -> jax.Array:
-  """Puts each device's part there, and waits: the host copy can go then."""
+  """Copies each device's part there and waits: the host copy can go then."""
   if sharding is None:
     placed = jax.device_put(array)
   else:
@@ -257,7 +262,7 @@ def layers_from(
   keep_layers: Sequence[int],
   shardings: types.PyTree | None = None,
 ) -> types.PyTree:
-  """A smaller model's parameters: copies of a loaded model's kept layers.
+  """Copies a loaded model's kept layers to the parameters of a smaller one.
 
   Args:
     params: the source's parameters.

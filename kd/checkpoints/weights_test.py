@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 from kd.checkpoints import gguf_weights
+from kd.checkpoints import hf_weights
 from kd.checkpoints import huggingface
 from kd.checkpoints import names
 from kd.checkpoints import weights
@@ -84,7 +85,7 @@ def changed(hf_dir, tmp_path):
   def change(edit):
     directory = tmp_path / 'copy'
     shutil.copytree(hf_dir, directory)
-    file = directory / huggingface.SINGLE
+    file = directory / hf_weights.SINGLE
     tensors = edit(safetensors.numpy.load_file(file))
     safetensors.numpy.save_file(tensors, file)
     return f'hf:{directory}'
@@ -207,7 +208,7 @@ def test_known_prefixes_load_alike_and_vision_is_counted(changed, params):
       weights.load(init, _build(), None, (), 'float32', 'student.init'), params
     )
     directory = init.removeprefix('hf:')
-    assert len(huggingface.Source(directory).skipped) == 2
+    assert len(hf_weights.Source(directory).skipped) == 2
     shutil.rmtree(directory)
 
 
@@ -222,9 +223,9 @@ def test_every_wrong_tensor_is_named_with_both_shapes(changed):
   with pytest.raises(errors.ConfigError) as e:
     weights.load(init, _build(), None, (), 'float32', 'student.init')
   text = str(e.value)
-  assert 'layers.3.self_attn.q_norm.weight is missing, [32] expected' in text
-  assert 'up_proj.weight has shape [3, 5], [64, 32] expected' in text
-  assert 'layers.2.self_attn.q_proj.bias [7] is no part of the model' in text
+  assert '1 is missing: model.layers.3.self_attn.q_norm.weight [32]' in text
+  assert 'up_proj.weight has [3, 5], expected [64, 32]' in text
+  assert 'part of the model: model.layers.2.self_attn.q_proj.bias [7]' in text
 
 
 def test_an_output_head_of_its_own_is_refused(changed):
@@ -252,7 +253,7 @@ def test_missing_files_are_named(hf_dir, tmp_path):
     weights.model_config('hg:x', 'student.init')
   directory = tmp_path / 'model'
   shutil.copytree(hf_dir, directory)
-  file = directory / huggingface.SINGLE
+  file = directory / hf_weights.SINGLE
   file.write_bytes(file.read_bytes()[:-10])
   with pytest.raises(
     errors.ConfigError, match='^student.init: .*model.safetensors: is damaged'

@@ -11,6 +11,7 @@ from safetensors import numpy as safetensors_numpy
 
 from kd.core import errors
 from kd.core import run_info
+from kd.core import tensor_files
 from kd.core import types
 from kd.input_pipeline import reading
 from kd.partitioning import rules
@@ -183,7 +184,7 @@ def write_unembedding(folder: str, table: np.ndarray) -> str:
   """
   path = os.path.join(folder, UNEMBEDDING)
   with shards.failing_as_kd(path):
-    safetensors_numpy.save_file({'unembedding': table}, path + '.tmp')
+    tensor_files.save(path + '.tmp', {'unembedding': table})
   run_info.sync(path + '.tmp')
   found = shards.digest(path + '.tmp')
   os.replace(path + '.tmp', path)

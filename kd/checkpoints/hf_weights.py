@@ -1,0 +1,225 @@
+"""Gemma 3 from a Hugging Face folder of safetensors files.
+
+Opening a folder reads its config, its index and the headers of its files;
+tensors are read one at a time afterwards.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import re
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from kd.checkpoints import hf_config
+from kd.checkpoints import names
+from kd.core import errors
+from kd.core import json_files
+
+INDEX = 'model.safetensors.index.json'
+SINGLE = 'model.safetensors'
+HEAD = 'lm_head.weight'
+EMBEDDING = 'model.embed_tokens.weight'
+_READABLE = ('BF16', 'F16', 'F32', 'F64')
+
+_VISION = re.compile(r'(model\.)?(vision_tower|multi_modal_projector)\.')
+# Where the text model's tensors are: in flat files, in the published 4B, and in
+# the 4B as newer transformers write it; the head is outside of the model.
+_TEXT_HEAD = re.compile(r'(?:language_model\.)?lm_head\.weight$')
+_TEXT = re.compile(
+  r'(?:model\.language_model\.|language_model\.model\.|model\.)?'
+  r'((?:embed_tokens|layers|norm)\..*)'
+)
+
+
+def canonical(key: str) -> str | None:
+  """Returns a key as a flat file has it; None for a vision tensor."""
+  if _VISION.match(key):
+    return None
+  if _TEXT_HEAD.match(key):
+    return HEAD
+  match = _TEXT.match(key)
+  return f'model.{match.group(1)}' if match else key
+
+
+def common_prefix(keys: list[str]) -> str:
+  """Returns what a wrapper put before every key, '' if nothing.
+
+  torch.compile saves `_orig_mod.model.embed_tokens.weight`, data parallelism
+  `module.`, PEFT `base_model.model.`; several may be nested. It counts as a
+  prefix if all keys begin with it and the rest has the embedding where a model
+  has it.
+
+  Args:
+    keys: all keys of all files.
+  """
+  if not keys:
+    return ''
+  shared = os.path.commonprefix(keys)
+  prefix = ''
+  while True:
+    rest = {key[len(prefix) :] for key in keys}
+    if any(canonical(key) == EMBEDDING for key in rest):
+      return prefix
+    end = shared.find('.', len(prefix))
+    if end < 0:
+      return ''
+    prefix = shared[: end + 1]
+
+
+class Source:
+  """A folder's tensors, read one at a time.
+
+  Attributes:
+    file: the folder.
+    layout: names.HF.
+    config: the model in it.
+    shapes: the text tensors' shapes by canonical name.
+    skipped: names of the vision tensors, which are left out.
+  """
+
+  layout = names.HF
+
+  def __init__(self, directory: str):
+    """Reads the config and the headers of the files, but no tensor.
+
+    Args:
+      directory: a Hugging Face model directory.
+
+    Raises:
+      ConfigError: a file is missing or damaged, two keys name the same tensor,
+        or the output head has another shape than the embedding.
+    """
+    self.file = directory
+    self.config = hf_config.read(directory)
+    self.shapes = {}
+    self.skipped = ()
+    self._places = {}
+    headers = [
+      (path, key, header)
+      for path in (os.path.join(directory, f) for f in _files(directory))
+      for key, header in _headers(path).items()
+    ]
+    prefix = common_prefix([key for _, key, _ in headers])
+    for path, key, header in headers:
+      self._add(path, key, header, canonical(key[len(prefix) :]))
+    self._head_shape = self.shapes.pop(HEAD, None)
+    if self._head_shape not in (None, self.shapes.get(EMBEDDING)):
+      raise self._untied()
+
+  def _add(
+    self,
+    path: str,
+    key: str,
+    header: tuple[str, tuple[int, ...]],
+    name: str | None,
+  ) -> None:
+    if name is None:
+      self.skipped += (key,)
+      return
+    if name in self._places:
+      other_file, other_key = self._places[name]
+      raise errors.ConfigError(
+        f'{path}: {key}',
+        f'is {name} again, after {other_key} of {other_file}',
+        legal='each tensor once',
+      )
+    dtype, shape = header
+    if dtype not in _READABLE:
+      raise errors.ConfigError(
+        f'{path}: {key}', f'has type {dtype}', legal=', '.join(_READABLE)
+      )
+    self._places[name] = (path, key)
+    self.shapes[name] = shape
+
+  def _untied(self) -> errors.ConfigError:
+    file, key = self._places[HEAD]
+    return errors.ConfigError(
+      f'{file}: {key}',
+      f'is an output head {list(self._head_shape)} of its own',
+      legal=f'none, or the same values as {EMBEDDING}: the head is tied',
+    )
+
+  def check_head(self) -> None:
+    """Compares the output head, if there is one, with the embedding.
+
+    Raises:
+      ConfigError: they differ.
+    """
+    if self._head_shape is not None and not self._equal(HEAD, EMBEDDING):
+      raise self._untied()
+
+  def _equal(self, first: str, second: str) -> bool:
+    rows, step = self.shapes[second][0], 4096
+    (one, key), (other, other_key) = self._places[first], self._places[second]
+    with _opened(one) as a, _opened(other) as b:
+      x, y = a.get_slice(key), b.get_slice(other_key)
+      return all(
+        np.array_equal(x[i : min(i + step, rows)], y[i : min(i + step, rows)])
+        for i in range(0, rows, step)
+      )
+
+  def read(self, name: str) -> np.ndarray:
+    """Reads a tensor, in the file's type and layout, by canonical name."""
+    file, key = self._places[name]
+    with _opened(file) as tensors:
+      return tensors.get_tensor(key)
+
+
+@contextlib.contextmanager
+def _opened(file: str) -> Iterator[Any]:
+  try:
+    with safetensors.safe_open(file, framework='numpy') as tensors:
+      yield tensors
+  except (safetensors.SafetensorError, OSError) as e:
+    raise errors.ConfigError(
+      file, f'is damaged or cut short ({e})', legal='a safetensors file'
+    ) from e
+
+
+def _headers(file: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+  """Returns the type and shape of each tensor of a file."""
+  with _opened(file) as tensors:
+    slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118, not a dict
+    return {
+      key: (part.get_dtype(), tuple(part.get_shape()))
+      for key, part in slices.items()
+    }
+
+
+def _files(directory: str) -> list[str]:
+  """Returns the names of the weights' files, from the index if there is one."""
+  index = os.path.join(directory, INDEX)
+  if not os.path.isfile(index):
+    if os.path.isfile(os.path.join(directory, SINGLE)):
+      return [SINGLE]
+    raise errors.ConfigError(
+      directory, 'holds no weights', legal=f'{SINGLE}, or {INDEX} and shards'
+    )
+  places = json_files.read(index).get('weight_map')
+  if not isinstance(places, dict) or not places:
+    raise errors.ConfigError(
+      f'{index}: weight_map',
+      f'found {json_files.short(places)}',
+      legal='an object from tensors to files',
+    )
+  for file in places.values():
+    if not isinstance(file, str) or not file or os.path.basename(file) != file:
+      raise errors.ConfigError(
+        f'{index}: weight_map',
+        f'found {json_files.short(file)}',
+        legal='names of files in the same folder',
+      )
+  shards = sorted(set(places.values()))
+  missing = [
+    name for name in shards if not os.path.isfile(os.path.join(directory, name))
+  ]
+  if missing:
+    raise errors.ConfigError(
+      os.path.join(directory, missing[0]),
+      f'no such file, but {INDEX} names it ({len(missing)} of '
+      f'{len(shards)} files are missing)',
+    )
+  return shards

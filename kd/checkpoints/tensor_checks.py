@@ -1,0 +1,114 @@
+"""Checks the tensors of a file: names and shapes by header, then the values."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from kd.checkpoints import names
+from kd.core import errors
+
+_SHOWN = 3  # Tensors of each kind that a message names.
+_PIECE = 2**20  # Values that are looked at together: they fit into a cache.
+
+
+def check_shapes(source: Any) -> None:
+  """Compares the names and shapes of a source's tensors with its model's.
+
+  The embedding may have more rows than the config says: tables are padded.
+
+  Args:
+    source: a hf_weights.Source or gguf_weights.Source.
+
+  Raises:
+    ConfigError: some are missing, extra or of another shape; the message names
+      the first few of each kind.
+  """
+  tensors = names.tensors(source.config)
+  wanted = {t.name(source.layout): t.file_shape for t in tensors}
+  shapes = dict(source.shapes)
+  table = tensors[0].name(source.layout)
+  if table in shapes and shapes[table][1:] == wanted[table][1:]:
+    wanted[table] = max(shapes[table], wanted[table])
+  missing = [
+    f'{name} {list(shape)}'
+    for name, shape in wanted.items()
+    if name not in shapes
+  ]
+  unknown = [name for name in shapes if name not in wanted]
+  other = [
+    f'{name} has {list(shapes[name])}, expected {list(shape)}'
+    for name, shape in wanted.items()
+    if name in shapes and shapes[name] != shape
+  ]
+  problems = [
+    *_summary(missing, 'missing'),
+    *_summary(_with_nearest(unknown, shapes, missing), 'no part of the model'),
+    *_summary(other, 'of another shape'),
+  ]
+  if problems:
+    raise errors.ConfigError(
+      source.file, f'of {len(wanted)} tensors, ' + '; '.join(problems)
+    )
+
+
+def _summary(lines: Sequence[str], kind: str) -> list[str]:
+  if not lines:
+    return []
+  rest = f', and {len(lines) - _SHOWN} more' if len(lines) > _SHOWN else ''
+  verb = 'is' if len(lines) == 1 else 'are'
+  return [f'{len(lines)} {verb} {kind}: {", ".join(lines[:_SHOWN])}{rest}']
+
+
+def _with_nearest(
+  unknown: Sequence[str],
+  shapes: Mapping[str, tuple[int, ...]],
+  missing: Sequence[str],
+) -> list[str]:
+  """Adds the nearest missing name to the few unknown ones that are shown."""
+  lines = [f'{name} {list(shapes[name])}' for name in unknown]
+  candidates = [line.partition(' ')[0] for line in missing]
+  for i, name in enumerate(unknown[:_SHOWN]):
+    near = errors.nearest(name, candidates)
+    lines[i] += f' (nearest: {near})' if near else ''
+  return lines
+
+
+def check_finite(array: np.ndarray, where: str) -> None:
+  """Refuses an array that holds NaN or infinity, or will as float32.
+
+  Args:
+    array: of any floating type; read once, in pieces, without a copy.
+    where: the file and the tensor, for the message.
+
+  Raises:
+    ConfigError: counts the values that are not finite.
+  """
+  flat = array.reshape(-1)
+  bad, first = 0, -1
+  for start in range(0, flat.size, _PIECE):
+    piece = flat[start : start + _PIECE]
+    if not _is_finite(piece):
+      with np.errstate(over='ignore'):
+        where_bad = np.flatnonzero(~np.isfinite(piece.astype(np.float32)))
+      first = start + int(where_bad[0]) if first < 0 else first
+      bad += len(where_bad)
+  if bad:
+    index = [int(i) for i in np.unravel_index(first, array.shape)]
+    raise errors.ConfigError(
+      where,
+      f'{bad} of {flat.size} values are not finite, the first at {index}: '
+      f'{float(flat[first])}',
+      legal='finite weights',
+    )
+
+
+def _is_finite(piece: np.ndarray) -> bool:
+  """Whether all values are finite as float32."""
+  if piece.dtype == ml_dtypes.bfloat16:
+    # Its exponent is all ones; numpy has no fast `isfinite` of this type.
+    return bool((piece.view(np.uint16) & 0x7FFF).max() < 0x7F80)
+  # NaN passes through both.
+  most = max(abs(float(piece.max())), abs(float(piece.min())))
+  return most <= float(np.finfo(np.float32).max)

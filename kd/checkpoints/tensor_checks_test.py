@@ -1,0 +1,49 @@
+import time
+import types
+
+import numpy as np
+import pytest
+
+from configs import models
+from kd.checkpoints import names
+from kd.checkpoints import tensor_checks
+from kd.core import errors
+from kd.models import gemma3_config
+
+
+def _source(shapes, config, layout=names.HF):
+  return types.SimpleNamespace(
+    layout=layout, file='/m/gemma', config=config, shapes=shapes
+  )
+
+
+@pytest.mark.parametrize('layout', [names.HF, names.GGUF])
+def test_a_model_of_27b_with_other_names_is_refused_at_once(layout):
+  config = gemma3_config.from_variant('27b', models.VARIANTS, 'variant')
+  shapes = {
+    f'_wrapped.{t.name(layout)}': t.file_shape for t in names.tensors(config)
+  }
+  start = time.perf_counter()
+  with pytest.raises(errors.ConfigError) as caught:
+    tensor_checks.check_shapes(_source(shapes, config, layout))
+  assert time.perf_counter() - start < 1
+  text = str(caught.value)
+  assert '808 are missing' in text and '808 are no part of the model' in text
+  assert 'nearest: ' in text
+  assert len(text) < 1000
+
+
+def test_finite_arrays_pass_whatever_their_shape():
+  for shape in ((), (0,), (3, 0), (2**20 + 1,), (5, 7, 11)):
+    tensor_checks.check_finite(np.ones(shape, np.float32), 'x')
+  most = np.float32(np.finfo(np.float32).max)
+  tensor_checks.check_finite(np.array([most, -most]), 'x')
+  with pytest.raises(errors.ConfigError, match='f: t: 1 of 1 values.*1e'):
+    tensor_checks.check_finite(np.array([1e300]), 'f: t')
+
+
+def test_a_value_beyond_the_first_piece_is_found():
+  array = np.zeros((3, 2**20), np.float32)
+  array[2, 5] = np.nan
+  with pytest.raises(errors.ConfigError, match=r'first at \[2, 5\]: nan'):
+    tensor_checks.check_finite(array, 'f: t')
