@@ -16,31 +16,37 @@ _CHUNK = 1 << 22  # bytes
 _THREADS = 4
 
 
-def write(folder: str) -> None:
-  """Writes the size and CRC-32 of each file, and all of them to the disk.
+def write(folder: str, step: int) -> None:
+  """Writes a checkpoint's step, and the size and CRC-32 of each file.
+
+  All files of the checkpoint are on the disk when this returns.
 
   Args:
-    folder: a checkpoint that is whole and has no name yet.
+    folder: a checkpoint that is whole and does not have its final name yet.
+    step: of the checkpoint.
   """
-  found = dict(_each(folder, _files(folder), keep=True))
+  files = dict(_each(folder, _files(folder), keep=True))
   path = os.path.join(folder, FILE)
   with open(path, 'w', encoding='utf-8') as f:
-    json.dump(found, f, indent=0, sort_keys=True)
+    json.dump({'step': step, 'files': files}, f, indent=0, sort_keys=True)
     f.flush()
     os.fsync(f.fileno())
 
 
 def problem(folder: str, items: Sequence[str] = ()) -> str:
-  """What is wrong with a checkpoint, naming the file; '' if nothing is.
+  """Returns what is wrong with a checkpoint, naming the file, or ''.
 
   Args:
-    folder: the checkpoint.
+    folder: the checkpoint, named by its step.
     items: looks at these of its folders alone; (): at everything.
   """
   try:
     with open(os.path.join(folder, FILE), encoding='utf-8') as f:
       written = json.load(f)
-    counted = {k: tuple(v) for k, v in written.items() if _counts(k, items)}
+    if str(written['step']) != os.path.basename(folder):
+      return f'{FILE} says that it is the checkpoint of step {written["step"]}'
+    files = written['files'].items()
+    counted = {k: tuple(v) for k, v in files if _counts(k, items)}
     here = {name for name in _files(folder) if _counts(name, items)}
     for name in sorted(counted.keys() | here):
       if name not in here:
@@ -55,7 +61,7 @@ def problem(folder: str, items: Sequence[str] = ()) -> str:
         return f'{name} has other bytes than were written'
   except FileNotFoundError:
     return f'{FILE} is missing'
-  except (ValueError, AttributeError, TypeError, IndexError):
+  except (ValueError, AttributeError, TypeError, KeyError, IndexError):
     return f'{FILE} cannot be read'
   except OSError as e:
     return f'{e.filename or FILE} cannot be read: {e.strerror}'

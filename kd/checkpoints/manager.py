@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+import contextlib
+import glob
 import json
 import math
 import os
@@ -12,6 +14,7 @@ import orbax.checkpoint as ocp
 
 from kd.checkpoints import digests
 from kd.core import errors
+from kd.core import identity
 from kd.core import run_info
 from kd.core import types
 from kd.partitioning import processes
@@ -25,14 +28,47 @@ _METRIC = 'quality'
 _NEVER_S = 10 * 24 * 3600
 
 
+def latest_step(workdir: str) -> int | None:
+  """Returns the step of a workdir's latest checkpoint, None without one."""
+  folder = os.path.join(workdir, FOLDER)
+  if not os.path.isdir(folder):
+    return None
+  steps = [int(name) for name in os.listdir(folder) if name.isdecimal()]
+  return max(steps, default=None)
+
+
 class _Checked(ocp.path.atomicity.AtomicRenameTemporaryPath):
-  """A checkpoint that gets its digests before it gets its name."""
+  """A checkpoint that gets its final name once it is known to be readable."""
 
   async def finalize(self):
-    # Its items come by here too, one by one, before.
+    # Orbax finalizes each item of a checkpoint, and then the checkpoint.
     if self.get_final().name.isdigit():
-      await asyncio.to_thread(digests.write, str(self.get()))
+      await asyncio.to_thread(self._check)
     await super().finalize()
+
+  def _check(self):
+    for item in ITEMS:
+      # Raises ValueError unless every array's metadata can be read back.
+      ocp.StandardCheckpointHandler().metadata(self.get() / item)
+    digests.write(str(self.get()), int(self.get_final().name))
+
+
+def _literal(folder: str) -> str:
+  """Returns a path to a folder that holds none of glob's special characters.
+
+  Orbax looks for the parts of a checkpoint by glob patterns that begin with its
+  path, so it would not find those in a folder such as 'batch=[8]'.
+  """
+  if glob.escape(folder) == folder:
+    return folder
+  links = os.path.join(os.path.expanduser('~'), '.cache', 'kd', 'links')
+  link = os.path.join(links, identity.digest(folder))
+  os.makedirs(links, exist_ok=True)
+  os.makedirs(os.path.dirname(folder), exist_ok=True)
+  # It always points to the same folder, so another process may have made it.
+  with contextlib.suppress(FileExistsError):
+    os.symlink(os.path.dirname(folder), link)
+  return os.path.join(link, os.path.basename(folder))
 
 
 class Manager:
@@ -50,6 +86,7 @@ class Manager:
       ConfigError: the figures that rank the checkpoints cannot be read.
     """
     self.folder = os.path.join(os.path.abspath(workdir), FOLDER)
+    self._literal_folder = _literal(self.folder)
     try:
       self._manager = self._open(keep, read_only)
     except ValueError as e:
@@ -58,7 +95,7 @@ class Manager:
   def _open(self, keep, read_only):
     policies = ocp.checkpoint_managers
     return ocp.CheckpointManager(
-      self.folder,
+      self._literal_folder,
       # Named, so that a manager that has saved nothing can read.
       item_handlers={
         **{name: ocp.StandardCheckpointHandler() for name in ITEMS},

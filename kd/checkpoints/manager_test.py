@@ -102,6 +102,27 @@ def test_what_a_killed_save_left_is_cleared_and_its_step_saved(tmp_path):
   assert not left.exists()
 
 
+@pytest.mark.parametrize(
+  'name', ['lr=1e-4,bs=[8]', 'a*b?', 'ünï %20#@+{x}&;~$HOME']
+)
+def test_any_folder_name_can_be_read_back(name, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  where = tmp_path / name
+  _save(where, [1, 2]).close()
+  like = {'params': jax.eval_shape(_items)['params']}
+  got, _ = manager.Manager(str(where), 1, read_only=True).restore(2, like)
+  np.testing.assert_array_equal(got['params']['layer_0'], [2.0, 2.0, 2.0])
+  assert manager.latest_step(str(where)) == 2
+
+
+def test_a_save_that_cannot_be_read_back_fails(tmp_path, monkeypatch):
+  # As Orbax merges nothing where its pattern matches no folder.
+  monkeypatch.setattr(manager, '_literal', lambda folder: folder)
+  with pytest.raises(errors.KdError, match='saving failed at step 1'):
+    _save(tmp_path / '[8]', [1])
+  assert manager.latest_step(str(tmp_path / '[8]')) is None
+
+
 def test_a_clock_that_jumps_fails_no_save(tmp_path, monkeypatch):
   now, hours = time.time, itertools.cycle((0, 1))
   monkeypatch.setattr(time, 'time', lambda: now() + 3600 * next(hours))

@@ -74,6 +74,13 @@ def test_damage_to_any_file_is_found_and_named(damage, saved, tmp_path):
     assert not repair.repair(str(folder))
 
 
+def test_a_copy_under_another_steps_name_is_put_aside(copied):
+  shutil.copytree(copied / '1', copied / '30')
+  (line,) = repair.repair(str(copied))
+  assert 'checkpoint 30' in line and 'step 1' in line
+  assert manager.latest_step(str(copied.parent)) == 2
+
+
 @pytest.mark.parametrize('name', [digests.FIGURE, digests.TIMES])
 @pytest.mark.parametrize('step', ['1', '2'])
 def test_what_keeps_one_from_being_listed_is_put_aside(step, name, copied):

@@ -1,5 +1,6 @@
 """What a run was made of: versions, devices, command."""
 
+import datetime
 from importlib import metadata
 import json
 import os
@@ -33,9 +34,20 @@ def collect() -> dict[str, Any]:
   }
 
 
+def now() -> str:
+  """Returns this moment in UTC, as 2026-11-29 03:04:05Z."""
+  moment = datetime.datetime.now(datetime.UTC)
+  return moment.strftime('%Y-%m-%d %H:%M:%SZ')
+
+
 def write_json(path: str, value: Any) -> None:
-  """Writes JSON aside, then renames, so that readers never see half of it."""
-  write_text(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
+  """Writes JSON aside, then renames, so that readers never see half of it.
+
+  Raises:
+    ValueError: a number is not finite: JSON has no such numbers.
+  """
+  text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+  write_text(path, text + '\n')
 
 
 def write_text(path: str, text: str) -> None:

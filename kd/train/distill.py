@@ -3,16 +3,14 @@
 from collections.abc import Callable, Iterable
 import dataclasses
 import functools
-import hashlib
-import json
 import os
 
 import jax
 
 from configs import base
 from kd.core import errors
+from kd.core import identity
 from kd.core import types
-from kd.evaluation import results
 from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import reading
 from kd.input_pipeline import rows as rows_lib
@@ -23,14 +21,18 @@ from kd.losses import selection
 from kd.losses import terms as terms_lib
 from kd.partitioning import processes
 from kd.teachers import cached
+from kd.teachers import fingerprints
+from kd.teachers import live
 from kd.train import evaluate as evaluate_lib
 from kd.train import loop
 from kd.train import outputs
 from kd.train import parameters
+from kd.train import recorded
 from kd.train import report
 from kd.train import resolve
 from kd.train import samplers
 from kd.train import targets
+from kd.train import workdirs
 
 Say = Callable[[str], None]
 
@@ -135,31 +137,46 @@ def _rows_digest(run, parts, cache):
   named = [parts, run.config.seed, run.config.data.batch_size]
   if cache:
     named.append(targets.digest(cache))
-  named = json.dumps(named)
-  return hashlib.sha256(named.encode()).hexdigest()[:16]
+  return identity.digest(named)
 
 
-def _recorded(
-  workdir: str, name: str, measure: Callable[[], results.Result]
-) -> dict[str, float]:
-  """An evaluation's metrics, from its file if an earlier start measured it."""
-  path = os.path.join(workdir, outputs.EVALUATIONS, f'{name}.json')
+@dataclasses.dataclass(frozen=True)
+class Teachers:
+  """The live teachers of a run.
 
-  def read():
-    found = results.read(path)
-    return found and found[1].metrics
+  Attributes:
+    models: with their parameters on their devices; empty without a live
+      teacher.
+    digests: of the parameters of each.
+  """
 
-  # Where one process looks for all, they do the same whatever others see.
-  recorded = processes.from_first(read)
-  if recorded is not None:
-    return recorded
-  result = measure()
-  if jax.process_index() == 0:
-    results.write(path, result)
-  return result.metrics
+  models: list[live.Teacher]
+  digests: list[str]
 
 
-def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
+def load_teachers(run: resolve.Run) -> Teachers:
+  """Loads the live teachers."""
+  models = targets.load_teachers(run) if run.teachers else []
+  return Teachers(models, [fingerprints.of(t.params) for t in models])
+
+
+def inputs(run: resolve.Run, data: Data, teachers: Teachers) -> dict[str, str]:
+  """Returns digests of what a run reads, by the field that names it."""
+  weights = dict(
+    zip(resolve.teacher_specs(run.config), teachers.digests, strict=True)
+  )
+  return {
+    **{f'{path}.init': digest for path, digest in weights.items()},
+    **{
+      f'evaluation.sets.{s.name}': identity.digest(s.identity['examples'])
+      for s in data.held_out
+    },
+  }
+
+
+def train(
+  run: resolve.Run, data: Data, teachers: Teachers, workdir: str, say: Say
+) -> None:
   """Trains the student, then if asked for the baseline; writes the report.
 
   Raises:
@@ -167,11 +184,11 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
   """
   config = run.config
   teacher_params = teacher_targets = None
-  if run.teachers:
-    teachers = targets.load_teachers(run)
-    teacher_params = teachers[0].params
-    targets_on = targets.live_on(run, teachers)
+  if teachers.models:
+    teacher_params = teachers.models[0].params
+    targets_on = targets.live_on(run, teachers.models)
     teacher_targets = targets_on(run.mesh)
+  record = recorded.Recorder(run, data.held_out, teachers.digests, say)
   student_eval = evaluate_lib.Evaluator(
     run, run.student, teacher_targets, data.held_out, say
   )
@@ -179,15 +196,22 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
     teacher_eval = evaluate_lib.Evaluator(
       run, run.teacher, targets_on(run.teacher.mesh), data.held_out, say
     )
-    _recorded(
-      workdir, 'teacher', lambda: teacher_eval(teacher_params, lambda: None)
+    record(
+      workdir,
+      'teacher',
+      run.teacher,
+      teacher_params,
+      lambda: teacher_eval(teacher_params, lambda: None),
+      shared=True,
     )
-    say('teacher evaluated')
 
   def init() -> types.PyTree:
-    return parameters.load(
+    params = parameters.load(
       run.student, config.seed, 'student.init', teacher_params
     )
+    # The baseline may begin in a later process: from the same parameters.
+    workdirs.check_input(workdir, 'student.init', fingerprints.of(params))
+    return params
 
   def find_targets():
     if data.cache:
@@ -209,8 +233,12 @@ def train(run: resolve.Run, data: Data, workdir: str, say: Say) -> None:
         return {}
       # Both students start from the same parameters: measured once.
       where = folder if step else workdir
-      return _recorded(
-        where, f'step_{step}', lambda: student_eval(params, check)
+      return record(
+        where,
+        f'step_{step}',
+        run.student,
+        params,
+        lambda: student_eval(params, check),
       )
 
     job = loop.Job(

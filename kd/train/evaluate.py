@@ -38,6 +38,15 @@ class HeldOut:
   parts: Sequence[prepare.Prepared]
   answers: int
 
+  @property
+  def identity(self) -> dict[str, object]:
+    """What decides an evaluation's examples, as JSON."""
+    examples = {
+      part.task: [part.counts['rows_sha256'], part.counts['examples_sha256']]
+      for part in self.parts
+    }
+    return {'examples': examples, 'answers': self.answers}
+
 
 def prepare_sets(run: resolve.Run, say: Callable[[str], None]) -> list[HeldOut]:
   """Prepares the sets of evaluation.sets, in order of their names."""

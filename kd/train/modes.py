@@ -4,7 +4,6 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import json
-import os
 
 import jax
 import ml_collections
@@ -14,11 +13,8 @@ from kd.checkpoints import weights
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import paths
-from kd.core import run_info
-from kd.input_pipeline import tokenizers
 from kd.models import gemma3_config
 from kd.partitioning import processes
-from kd.train import architectures
 from kd.train import cache as cache_lib
 from kd.train import distill
 from kd.train import lock
@@ -56,6 +52,7 @@ def _open(config, workdir) -> resolve.Run:
   """The run of a mode that reads what was trained."""
   run = resolve.resolve(config, _devices(config))
   workdirs.check(config, workdir, workdirs.NOT_TRAINED)
+  workdirs.check_tokenizer(run, workdir)
   return run
 
 
@@ -134,41 +131,22 @@ def describe(run: resolve.Run, workdir: str) -> str:
 def check(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Validates and prints; touches neither TensorFlow nor weights."""
   run = resolve.resolve(config, jax.devices())
-  workdirs.check(config, workdir)
+  changes = workdirs.check(config, workdir)
   say(config_lib.to_json(config))
-  say(describe(run, workdir))
+  say('\n'.join([describe(run, workdir), *changes.notes()]))
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Trains the student, evaluates, and writes the report."""
   run = resolve.resolve(config, _devices(config))
-  workdirs.check(config, workdir)
-  say(describe(run, workdir))
+  changes = workdirs.check(config, workdir)
+  say('\n'.join([describe(run, workdir), *changes.notes()]))
   with lock.shared(workdir, '--workdir', say):
     data = distill.prepare(run, say)
-    begin(run, workdir)
-    distill.train(run, data, workdir, say)
-
-
-def begin(run: resolve.Run, workdir: str) -> None:
-  """Writes what a workdir starts with."""
-  if jax.process_index() != 0:
-    return
-  run_info.write_text(
-    os.path.join(workdir, workdirs.CONFIG_FILE),
-    config_lib.to_json(run.config) + '\n',
-  )
-  run_info.write_json(
-    os.path.join(workdir, architectures.RUN_FILE),
-    {
-      **run_info.collect(),
-      'student': dataclasses.asdict(run.student.config),
-      'tokenizer': run.tokenizer.digest,
-    },
-  )
-  run_info.write_bytes(
-    os.path.join(workdir, tokenizers.MODEL_FILE), run.tokenizer.model_proto
-  )
+    teachers = distill.load_teachers(run)
+    inputs = distill.inputs(run, data, teachers)
+    workdirs.begin(run, workdir, changes, inputs)
+    distill.train(run, data, teachers, workdir, say)
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Sequence
 import functools
-import hashlib
-import json
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd.core import identity
 from kd.core import paths
 from kd.core import types
 from kd.input_pipeline import prepare
@@ -90,9 +89,8 @@ def open_cache(
 
 
 def digest(cache: cached.Cache) -> str:
-  """Names what a cache holds: another one means other training."""
-  named = json.dumps(cache.manifest, sort_keys=True)
-  return hashlib.sha256(named.encode()).hexdigest()[:16]
+  """Returns the digest of all that a cache holds."""
+  return identity.digest(cache.manifest)
 
 
 def from_cache(

@@ -1,58 +1,234 @@
-"""A workdir belongs to one config."""
+"""The run that a workdir belongs to, and what may change when it resumes.
 
+A workdir is identified by content: the values of the config, and digests of
+the weights and examples that the config names. Paths may change: a moved
+checkout or a workdir that was copied from another machine is the same run.
+"""
+
+from collections.abc import Mapping
+import dataclasses
 import json
 import os
+from typing import Any
 
 import ml_collections
 
+from kd.checkpoints import manager
 from kd.core import config as config_lib
+from kd.core import errors
+from kd.core import identity
+from kd.core import run_info
+from kd.input_pipeline import tokenizers
+from kd.partitioning import processes
+from kd.train import architectures
+from kd.train import resolve
 
 CONFIG_FILE = 'config.json'
 
-# Parts of a config that change nothing of what is trained; `nonfinite` is what
-# a run that it stopped goes on with, a mesh changes only how sums are rounded.
-_OUTPUTS = (
-  *('export.', 'generate.', 'plan.', 'data.read.', 'nonfinite'),
-  *('reasoning.', 'search.'),
+# Fields that only other modes read.
+_OTHER_MODES = ('export.', 'generate.', 'plan.', 'reasoning.', 'search.')
+# Fields that decide how and how often the same values are computed and saved,
+# up to rounding. `steps` is one: a run may be extended.
+_RESUMABLE = (
+  *('steps', 'nonfinite', 'checkpoint.', 'log.'),
+  *('evaluation.every', 'evaluation.batch_size'),
+  *('data.folder', 'data.read.', 'data.refresh'),
   *('mesh.', 'teacher.mesh.', 'teacher.devices', 'processes.'),
-  'cache.',  # What a cache holds is compared by its digest.
-  'rollout.batch_size',
-  # Where and how often the same is computed, and where it lies.
+  *('objective.chunk_tokens', 'optimizer.micro_batches'),
   *('student.attention', 'teacher.attention', 'student.remat'),
   'optimizer.state_memory',
+  'cache.',  # A cache is compared by the digest of its manifest.
+  'rollout.batch_size',
 )
-# What a mode that does not train may change too.
-NOT_TRAINED = (*_OUTPUTS, 'evaluation.')
+# Fields that a mode that trains nothing may change too.
+NOT_TRAINED = ('evaluation.',)
+_STORED_SOURCES = ('hf', 'gguf', 'workdir')
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+  """How a config differs from the one that a workdir was last run with.
+
+  Attributes:
+    fields: [old, new] by field; fields that only other modes read are left out.
+    paths: the same for fields that name files, whose content is compared.
+  """
+
+  fields: Mapping[str, list[Any]]
+  paths: Mapping[str, list[Any]]
+
+  def notes(self) -> list[str]:
+    """Returns a line for each change."""
+    lines = [
+      f'changed since the last start: {field}: {old!r} to {new!r}'
+      for field, (old, new) in self.fields.items()
+    ]
+    lines += [
+      f'{field} was {old!r} and is {new!r}: must have the same content, which '
+      'is checked when it is loaded'
+      for field, (old, new) in self.paths.items()
+    ]
+    return lines
 
 
 def check(
   config: ml_collections.ConfigDict,
   workdir: str,
-  beside: tuple[str, ...] = _OUTPUTS,
-) -> None:
-  """Refuses a workdir that holds a run of another config.
+  also_allowed: tuple[str, ...] = (),
+) -> Changes:
+  """Compares a config with the one that a workdir was last run with.
 
   Args:
-    config: the config now.
-    workdir: the folder.
-    beside: beginnings of the paths that may differ.
+    config: the config.
+    workdir: the folder, which need not exist.
+    also_allowed: prefixes of more fields that may differ.
+
+  Returns:
+    The differences that are allowed.
 
   Raises:
-    ConfigError: lists the fields that differ.
+    ConfigError: another field differs: lists them all; or `steps` is below the
+      step of the latest checkpoint.
   """
   file = os.path.join(workdir, CONFIG_FILE)
   if not os.path.exists(file):
-    return
+    return Changes({}, {})
   with open(file, encoding='utf-8') as f:
     old = json.load(f)
-  new = config.to_dict()
+  new = json.loads(config_lib.to_json(config))
+  allowed = (*_RESUMABLE, *also_allowed)
   if all(c['teacher']['source'] != 'rollout' for c in (old, new)):
-    beside = (*beside, 'rollout.')
-  config_lib.refuse_differences(
-    old,
-    new,
-    '--workdir',
-    f'{workdir!r} holds a run of another config',
-    'a new folder, or the same config to go on with that run',
-    beside,
+    allowed = (*allowed, 'rollout.')
+  changes, refused = Changes({}, {}), []
+  for field, there, here in config_lib.differences(old, new):
+    if field.startswith(_OTHER_MODES):
+      continue
+    if _names_stored_files(field, there, here):
+      changes.paths[field] = [there, here]
+    elif field.startswith(allowed):
+      changes.fields[field] = [there, here]
+    else:
+      refused.append(f'{field}: there {there!r}, now {here!r}')
+  if refused:
+    raise errors.ConfigError(
+      '--workdir',
+      f'{workdir!r} holds a run of another config:\n  ' + '\n  '.join(refused),
+      legal='a new folder, or the same config to resume that run',
+    )
+  _check_steps(config.steps, workdir)
+  return changes
+
+
+def _names_stored_files(field, *values):
+  """Whether a field names weights or a tokenizer, before and now."""
+  if not field.endswith('.init') and field != 'data.tokenizer':
+    return False
+  kinds = [str(value).partition(':')[0] for value in values]
+  return all(kind in (*_STORED_SOURCES, 'model') for kind in kinds)
+
+
+def _check_steps(steps, workdir):
+  step = manager.latest_step(workdir)
+  if step is not None and steps < step:
+    raise errors.ConfigError(
+      'steps',
+      f'found {steps}, and {workdir!r} holds a checkpoint of step {step}',
+      legal=f'{step} or more, or a new folder',
+    )
+
+
+def begin(
+  run: resolve.Run,
+  workdir: str,
+  changes: Changes,
+  inputs: Mapping[str, str],
+) -> None:
+  """Writes config.json, run.json and tokenizer.model.
+
+  Args:
+    run: the resolved run.
+    workdir: its folder.
+    changes: from `check`.
+    inputs: digests of what the run reads, by field.
+
+  Raises:
+    ConfigError: the workdir was begun with other inputs.
+  """
+  processes.from_first(lambda: _begin(run, workdir, changes, inputs))
+
+
+def _begin(run, workdir, changes, inputs):
+  old = _read_run(workdir)
+  inputs = {**inputs, 'data.tokenizer': run.tokenizer.digest}
+  _check_inputs(workdir, old, inputs)
+  history = list(old.get('changes', []))
+  if changes.fields or changes.paths:
+    history.append(
+      {
+        'date': run_info.now(),
+        'step': manager.latest_step(workdir) or 0,
+        'fields': {**changes.fields, **changes.paths},
+      }
+    )
+  value = {
+    **run_info.collect(),
+    'student': dataclasses.asdict(run.student.config),
+    'inputs': {**old.get('inputs', {}), **inputs},
+    'changes': history,
+  }
+  text = config_lib.to_json(run.config) + '\n'
+  run_info.write_json(os.path.join(workdir, architectures.RUN_FILE), value)
+  run_info.write_text(os.path.join(workdir, CONFIG_FILE), text)
+  run_info.write_bytes(
+    os.path.join(workdir, tokenizers.MODEL_FILE), run.tokenizer.model_proto
   )
+
+
+def _read_run(workdir):
+  file = os.path.join(workdir, architectures.RUN_FILE)
+  if not os.path.exists(file):
+    return {}
+  with open(file, encoding='utf-8') as f:
+    return json.load(f)
+
+
+def _check_inputs(workdir, old, inputs):
+  recorded = old.get('inputs', {})
+  known = {name: recorded[name] for name in inputs if name in recorded}
+  lines = list(identity.differences(known, {n: inputs[n] for n in known}))
+  if lines:
+    raise errors.ConfigError(
+      '--workdir',
+      f'{workdir!r} was begun with other content, by digest:\n  '
+      + '\n  '.join(lines),
+      legal='the same content at these fields, or a new folder',
+    )
+
+
+def check_input(workdir: str, name: str, digest: str) -> None:
+  """Records the digest of one more input, or compares it with the record.
+
+  Args:
+    workdir: a folder that `begin` has written.
+    name: the field that names the input.
+    digest: of the input.
+
+  Raises:
+    ConfigError: another digest is recorded.
+  """
+
+  def record():
+    old = _read_run(workdir)
+    _check_inputs(workdir, old, {name: digest})
+    if name not in old['inputs']:
+      old['inputs'][name] = digest
+      file = os.path.join(workdir, architectures.RUN_FILE)
+      run_info.write_json(file, old)
+
+  processes.from_first(record)
+
+
+def check_tokenizer(run: resolve.Run, workdir: str) -> None:
+  """Raises ConfigError if a workdir was trained with another tokenizer."""
+  recorded = _read_run(workdir)
+  _check_inputs(workdir, recorded, {'data.tokenizer': run.tokenizer.digest})

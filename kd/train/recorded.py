@@ -1,0 +1,143 @@
+"""Evaluations on disk, each with the identity of what it measured.
+
+An evaluation is reused only if its model, teachers, examples and settings are
+those of now, whatever the files are called; otherwise it is measured again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from kd.core import identity
+from kd.core import paths
+from kd.core import run_info
+from kd.core import types
+from kd.evaluation import results
+from kd.partitioning import processes
+from kd.teachers import fingerprints
+from kd.train import evaluate
+from kd.train import outputs
+from kd.train import resolve
+
+_FORMAT = 1  # Raise it when what an evaluation measures changes its meaning.
+_SHARED = 'evaluations'  # In data.folder: the evaluations of teachers.
+
+Say = Callable[[str], None]
+
+
+def model_identity(model: resolve.Model, digest: str) -> dict[str, Any]:
+  """Returns what decides a model's outputs.
+
+  Args:
+    model: the model.
+    digest: of its parameters, from fingerprints.of.
+  """
+  return {
+    'weights': digest,
+    'dtype': str(np.dtype(model.module.dtype)),
+    **dataclasses.asdict(model.config),
+  }
+
+
+class Recorder:
+  """Measures evaluations, or returns recorded ones that are still valid."""
+
+  def __init__(
+    self,
+    run: resolve.Run,
+    held_out: Sequence[evaluate.HeldOut],
+    teacher_digests: Sequence[str],
+    say: Say,
+  ):
+    """Initializes the recorder.
+
+    Args:
+      run: the resolved run.
+      held_out: the evaluation sets.
+      teacher_digests: of the parameters of each teacher of the run.
+      say: prints a line about each evaluation that is reused or outdated.
+    """
+    self._say = say
+    self._shared = os.path.join(paths.expand(run.config.data.folder), _SHARED)
+    self._common = {
+      'format': _FORMAT,
+      'jax': jax.__version__,
+      'platform': jax.default_backend(),
+      'teachers': [
+        {**model_identity(model, digest), 'share': share}
+        for (model, share), digest in zip(
+          run.teachers, teacher_digests, strict=True
+        )
+      ],
+      'sets': {s.name: s.identity for s in held_out},
+      'template': run.config.data.template,
+      'tokenizer': run.tokenizer.digest,
+      'max_new_tokens': run.config.evaluation.max_new_tokens,
+    }
+
+  def __call__(
+    self,
+    workdir: str,
+    name: str,
+    model: resolve.Model,
+    params: types.PyTree,
+    measure: Callable[[], results.Result],
+    shared: bool = False,
+  ) -> Mapping[str, float]:
+    """Returns the metrics of an evaluation.
+
+    Args:
+      workdir: the evaluation is recorded in its folder `evaluations`.
+      name: of the record.
+      model: the model that is evaluated.
+      params: its parameters.
+      measure: evaluates.
+      shared: whether other workdirs may have recorded the same evaluation, and
+        may reuse this one. A teacher's evaluation does not depend on the run.
+    """
+    wanted = {
+      **self._common,
+      'model': model_identity(model, fingerprints.of(params)),
+    }
+    path = os.path.join(workdir, outputs.EVALUATIONS, f'{name}.json')
+    places = [path]
+    if shared:
+      file = f'{identity.digest(wanted)}.json'
+      places.append(os.path.join(self._shared, file))
+    # One process looks for all: they do the same whatever others see.
+    metrics = processes.from_first(lambda: self._reuse(places, wanted))
+    if metrics is not None:
+      return metrics
+    result = measure()
+    if jax.process_index() == 0:
+      more = {'identity': wanted, 'date': run_info.now()}
+      for place in places:
+        results.write(place, result, more)
+    return result.metrics
+
+  def _reuse(self, places, wanted):
+    """Returns the metrics of a record with this identity, or None.
+
+    A record of another workdir is copied into this one.
+    """
+    for place in places:
+      recorded = results.read(place)
+      if recorded is None:
+        continue
+      fields, result = recorded
+      date = fields.get('date')
+      lines = list(identity.differences(fields.get('identity', {}), wanted))
+      if not lines:
+        self._say(f'{place}: evaluation of {date} reused')
+        if place != places[0]:
+          results.write(places[0], result, fields)
+        return result.metrics
+      self._say(
+        f'{place}: evaluation of {date} is outdated ({lines[0]}); evaluating '
+        'again'
+      )
+    return None
