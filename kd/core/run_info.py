@@ -34,10 +34,18 @@ def collect() -> dict[str, Any]:
   }
 
 
+_DATE = '%Y-%m-%d %H:%M:%SZ'
+
+
 def now() -> str:
   """Returns this moment in UTC, as 2026-11-29 03:04:05Z."""
-  moment = datetime.datetime.now(datetime.UTC)
-  return moment.strftime('%Y-%m-%d %H:%M:%SZ')
+  return datetime.datetime.now(datetime.UTC).strftime(_DATE)
+
+
+def date(path: str) -> str:
+  """Returns when a file was last written, as `now` does."""
+  moment = datetime.datetime.fromtimestamp(os.path.getmtime(path), datetime.UTC)
+  return moment.strftime(_DATE)
 
 
 def write_json(path: str, value: Any) -> None:

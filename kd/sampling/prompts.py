@@ -20,7 +20,7 @@ _LEGAL = (
   '{"prompt": "text"} or {"messages": [{"role": "user", "content": "text"}]}'
 )
 # What of an answer is read back; the rest is for the user.
-_READ_BACK = {'index': int, 'request_digest': str}
+_READ_BACK = {'index': int, 'request_digest': str, 'model': str}
 # (requests that are not answered yet) to (number among them, samples).
 Answers = Callable[
   [Sequence[requests.Request]], Iterable[tuple[int, list[requests.Sample]]]
@@ -125,6 +125,8 @@ def answer_file(
   settings: requests.Settings,
   path: str,
   logprobs: bool,
+  model: str,
+  say: Callable[[str], None],
   progress: Callable[[int, int], None] | None = None,
 ) -> list[dict]:
   """Answers the requests that the file lacks and adds the answers to it.
@@ -132,7 +134,7 @@ def answer_file(
   An answer is on disk before the next one is waited for; a last line that a
   kill cut off is dropped. In the end the file is in the requests' order. Each
   line holds index, samples (each with text, finish, see requests.Sample, and
-  tokens, how many ids) and request_digest.
+  tokens, how many ids), request_digest and model.
 
   Args:
     stream: answers requests, in any order.
@@ -140,25 +142,31 @@ def answer_file(
     settings: of all of them; what `stream` goes by.
     path: the file of answers; made where it is missing.
     logprobs: whether samples also hold ids and logprobs.
+    model: the digest of the model that `stream` asks.
+    say: called with a line if the file already holds answers.
     progress: called with the number of prompts answered and that of all.
 
   Returns:
     The records of the file, in the requests' order.
 
   Raises:
-    ConfigError: a line of the file is wrong or answers another request.
+    ConfigError: a line of the file is wrong, answers another request or is
+      another model's answer.
     NonFiniteError: the model's logits are NaN or infinite.
   """
   how = {**dataclasses.asdict(settings), 'logprobs': logprobs}
   digests = [_digest(request, how) for request in asked]
-  done = _resume(path, digests)
+  done = _resume(path, digests, model)
+  if done:
+    say(f'{path}: {len(done)} answers of {run_info.date(path)} reused')
   left = [i for i in range(len(asked)) if i not in done]
   os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
   if left:
     with open(path, 'ab') as f:
       for number, samples in stream([asked[i] for i in left]):
         index = left[number]
-        record = _record(index, samples, logprobs, digests[index])
+        record = _record(index, samples, logprobs)
+        record |= {'request_digest': digests[index], 'model': model}
         f.write(_line(record))
         f.flush()
         os.fsync(f.fileno())
@@ -170,7 +178,7 @@ def answer_file(
   return ordered
 
 
-def _record(index, samples, logprobs, digest):
+def _record(index, samples, logprobs):
   shown = []
   for sample in samples:
     one = {
@@ -181,7 +189,7 @@ def _record(index, samples, logprobs, digest):
     if logprobs:
       one |= {'ids': sample.ids, 'logprobs': sample.logprobs}
     shown.append(one)
-  return {'index': index, 'samples': shown, 'request_digest': digest}
+  return {'index': index, 'samples': shown}
 
 
 def _line(record) -> bytes:
@@ -201,7 +209,7 @@ def _digest(request: requests.Request, how: dict) -> str:
   return digest.hexdigest()[:16]
 
 
-def _resume(path: str, digests: Sequence[str]) -> dict[int, dict]:
+def _resume(path: str, digests: Sequence[str], model: str) -> dict[int, dict]:
   """The records already there, by index; cuts a torn last line off."""
   if not os.path.exists(path):
     return {}
@@ -210,14 +218,14 @@ def _resume(path: str, digests: Sequence[str]) -> dict[int, dict]:
   whole = data[: data.rfind(b'\n') + 1]
   done = {}
   for number, line in enumerate(whole.split(b'\n')[:-1], 1):
-    record = _check_record(line, f'{path}:{number}', digests)
+    record = _check_record(line, f'{path}:{number}', digests, model)
     done[record['index']] = record
   # Only now, when the file is known to be one of answers to these prompts.
   os.truncate(path, len(whole))
   return done
 
 
-def _check_record(line, where, digests):
+def _check_record(line, where, digests, model):
   try:
     record = json.loads(line.decode('utf-8'))
   except ValueError as e:
@@ -230,6 +238,12 @@ def _check_record(line, where, digests):
       where,
       'is no answer that was written by --mode=generate',
       legal='a new file, or one that such a run began',
+    )
+  if record['model'] != model:
+    raise errors.ConfigError(
+      where,
+      f'is an answer of another model: digest {record["model"]}, now {model}',
+      legal='a new file (generate.output), or the model that began this one',
     )
   index = record['index']
   if (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,15 @@ def _answerer():
   return sampler, params
 
 
-def _answer(answerer, ids, path, progress=None, settings=SETTINGS):
+def _answer(
+  answerer,
+  ids,
+  path,
+  progress=None,
+  settings=SETTINGS,
+  model='a',
+  say=lambda line: None,
+):
   sampler, params = answerer
   return prompts.answer_file(
     lambda asked: sampler.stream(params, asked, settings),
@@ -42,6 +51,8 @@ def _answer(answerer, ids, path, progress=None, settings=SETTINGS):
     settings,
     str(path),
     logprobs=True,
+    model=model,
+    say=say,
     progress=progress,
   )
 
@@ -161,6 +172,19 @@ def test_a_complete_file_is_answered_by_no_model(tmp_path, answerer):
   nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
   again = _answer((sampler, nothing), ids, path)
   assert json.dumps(again) == json.dumps(first)
+
+
+def test_answers_of_another_model_are_kept_and_refused(tmp_path, answerer):
+  path = tmp_path / 'out.jsonl'
+  ids = _ids(tmp_path, ['x'])
+  _answer(answerer, ids, path)
+  before = path.read_bytes()
+  with pytest.raises(errors.ConfigError, match='another model: digest a, now'):
+    _answer(answerer, ids, path, model='b')
+  assert path.read_bytes() == before
+  lines = []
+  _answer(answerer, ids, path, say=lines.append)
+  assert re.search(r'1 answers of \d{4}-\d\d-\d\d .*Z reused', lines[0])
 
 
 def test_answers_to_other_requests_are_kept(tmp_path, answerer):

@@ -8,6 +8,7 @@ from kd.checkpoints import huggingface
 from kd.checkpoints import manager
 from kd.checkpoints import weights
 from kd.core import errors
+from kd.core import identity
 from kd.core import paths
 from kd.core import types
 from kd.input_pipeline import hf_tokenizer
@@ -16,6 +17,7 @@ from kd.partitioning import rules
 from kd.sampling import engine
 from kd.sampling import fields as sampling_fields
 from kd.sampling import prompts
+from kd.teachers import fingerprints
 from kd.train import generate_fields
 from kd.train import parameters
 from kd.train import resolve
@@ -89,6 +91,8 @@ def generate(run: resolve.Run, workdir: str, say: Say) -> None:
       settings,
       path,
       fields.logprobs,
+      identity.digest(run.student.identity(fingerprints.of(params))),
+      say,
       progress=lambda done, total: say(f'{done}/{total} prompts answered'),
     )
   ends = [

@@ -5,12 +5,9 @@ those of now, whatever the files are called; otherwise it is measured again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import dataclasses
 import os
-from typing import Any
 
 import jax
-import numpy as np
 
 from kd.core import identity
 from kd.core import paths
@@ -27,20 +24,6 @@ _FORMAT = 1  # Raise it when what an evaluation measures changes its meaning.
 _SHARED = 'evaluations'  # In data.folder: the evaluations of teachers.
 
 Say = Callable[[str], None]
-
-
-def model_identity(model: resolve.Model, digest: str) -> dict[str, Any]:
-  """Returns what decides a model's outputs.
-
-  Args:
-    model: the model.
-    digest: of its parameters, from fingerprints.of.
-  """
-  return {
-    'weights': digest,
-    'dtype': str(np.dtype(model.module.dtype)),
-    **dataclasses.asdict(model.config),
-  }
 
 
 class Recorder:
@@ -68,7 +51,7 @@ class Recorder:
       'jax': jax.__version__,
       'platform': jax.default_backend(),
       'teachers': [
-        {**model_identity(model, digest), 'share': share}
+        {**model.identity(digest), 'share': share}
         for (model, share), digest in zip(
           run.teachers, teacher_digests, strict=True
         )
@@ -101,7 +84,7 @@ class Recorder:
     """
     wanted = {
       **self._common,
-      'model': model_identity(model, fingerprints.of(params)),
+      'model': model.identity(fingerprints.of(params)),
     }
     path = os.path.join(workdir, outputs.EVALUATIONS, f'{name}.json')
     places = [path]

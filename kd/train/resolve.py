@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -67,6 +68,18 @@ class Model:
   def mesh(self) -> jax.sharding.Mesh:
     """The devices that it is on."""
     return jax.tree.leaves(self.shardings)[0].mesh
+
+  def identity(self, weights: str) -> dict[str, Any]:
+    """Returns what decides the model's outputs, as JSON.
+
+    Args:
+      weights: the digest of its parameters, from fingerprints.of.
+    """
+    return {
+      'weights': weights,
+      'dtype': str(jnp.dtype(self.module.dtype)),
+      **dataclasses.asdict(self.config),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
