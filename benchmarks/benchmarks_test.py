@@ -19,14 +19,14 @@ from benchmarks import programs
 from benchmarks import results
 from benchmarks import step_cpu
 from benchmarks import step_real_cpu
-from configs import models
 from kd.checkpoints import huggingface
+from kd.config import variants
 from kd.models import attention
 from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.planning import flops
 
-_MODEL = gemma3_config.from_variant('nano', models.VARIANTS, '').keep_layers(
+_MODEL = gemma3_config.from_variant('nano', variants.VARIANTS, '').keep_layers(
   (4, 5)
 )
 

@@ -27,7 +27,7 @@ from benchmarks import programs
 from benchmarks import results
 from benchmarks import step_cpu
 from benchmarks import steps as steps_lib
-from configs import base
+from kd.config import base
 from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import tokenizers
 from kd.losses import chunks

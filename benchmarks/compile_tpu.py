@@ -2,9 +2,9 @@
 
 Its argument is a JSON object:
   topology: such as 'v5e:2x4'; a row of the batch for each chip.
-  student, teacher: names of configs/models.py, such as '1b'.
+  student, teacher: names of kd/config/variants.py, such as '1b'.
   length: of a row.
-  remat, chunk_tokens: as in configs/base.py.
+  remat, chunk_tokens: as in kd/config/base.py.
   programs: of 'objective', 'teacher', 'step'.
 Prints one JSON object, by program: bytes a chip by kind and operations of all
 chips, or the error of a program that does not fit. Of the step also
@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import alternate
 from benchmarks import programs
 from benchmarks import stepper
-from configs import models
+from kd.config import variants
 from kd.models import gemma3_config
 from kd.partitioning import rules
 from kd.planning import costs
@@ -36,7 +36,7 @@ def main(argument):
     platform='tpu', topology_name=spec['topology']
   )
   config = lambda name: gemma3_config.from_variant(
-    spec[name], models.VARIANTS, name
+    spec[name], variants.VARIANTS, name
   )
   length = spec['length']
   step = programs.build(

@@ -19,7 +19,7 @@ from absl import flags
 from benchmarks import alternate
 from benchmarks import environments
 from benchmarks import results
-from configs import models
+from kd.config import variants
 from kd.models import gemma3_config
 from kd.models import kernels
 from kd.planning import flops
@@ -44,7 +44,7 @@ def on_paper(case: Mapping[str, Any], rows: int) -> dict[str, int]:
     rows: B.
   """
   student, teacher = (
-    gemma3_config.from_variant(case[name], models.VARIANTS, name)
+    gemma3_config.from_variant(case[name], variants.VARIANTS, name)
     for name in ('student', 'teacher')
   )
   tokens = rows * case['length']

@@ -4,7 +4,7 @@ Its argument is a JSON object:
   folder: a Hugging Face folder that student and teacher are loaded from, or
   student, teacher: fields of Gemma3Config.
   tokens: ids, rows of equal length.
-  remat, chunk_tokens, positions: as in configs/base.py.
+  remat, chunk_tokens, positions: as in kd/config/base.py.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks import programs
 from benchmarks import stepper
-from configs import base
 from kd.checkpoints import weights
+from kd.config import base
 from kd.core import host_memory
 from kd.models import gemma3_config
 from kd.partitioning import rules

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import base
+from kd.config import base
 from kd.core import types
 from kd.losses import objective as objective_lib
 from kd.models import gemma3

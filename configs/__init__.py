@@ -1,1 +1,1 @@
-"""The experiments' configs; base.py has every legal field."""
+"""Experiments; kd/config has every field."""

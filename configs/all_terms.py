@@ -9,8 +9,8 @@ at the positions where it is least sure.
 
 import functools
 
-from configs import base
 from configs import quickstart
+from kd.config import base
 
 
 def get_config():

@@ -10,7 +10,7 @@ cross-entropy alone. Two cores need about an hour; the result is in
 experiments/gemma3_270m_half.
 """
 
-from configs import base
+from kd.config import base
 
 
 def get_config(arg=''):

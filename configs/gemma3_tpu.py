@@ -15,7 +15,7 @@ A row a chip and step: data.batch_size and evaluation.batch_size are the number
 of chips. docs/plan.md has what this needs on several slices.
 """
 
-from configs import base
+from kd.config import base
 
 
 def get_config(arg=''):

@@ -12,7 +12,7 @@ on the same rows and steps, and its report says what distillation gained;
 experiments/quickstart has the result over three seeds.
 """
 
-from configs import base
+from kd.config import base
 
 
 def get_config():

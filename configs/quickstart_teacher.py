@@ -10,7 +10,7 @@ The second command's output is data/fixtures/quickstart_teacher. It learns from
 are never among them.
 """
 
-from configs import base
+from kd.config import base
 
 
 def get_config():

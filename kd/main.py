@@ -15,9 +15,8 @@ if __name__ == '__main__':
 from absl import app
 from absl import flags
 from absl import logging
-from ml_collections import config_flags
 
-from kd.core import config as config_lib
+from kd.config import command_line
 from kd.core import errors
 from kd.core import paths
 from kd.partitioning import processes
@@ -27,9 +26,7 @@ from kd.train import preemption
 
 _MODES = {**modes.MODES, **plan.MODES}
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'The config: FILE.py, or FILE.py:ARGUMENT.'
-)
+_CONFIG = command_line.define()
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Where the run writes, and goes on from.'
 )
@@ -87,7 +84,7 @@ def run() -> None:
   _from_users_folder()
   # Orbax warns of what is meant; the project's own warnings are printed.
   logging.set_verbosity(logging.ERROR)
-  app.run(main, flags_parser=config_lib.parse_flags)
+  app.run(main, flags_parser=command_line.parse_flags)
 
 
 if __name__ == '__main__':

@@ -11,8 +11,8 @@ import pytest
 from safetensors import numpy
 from sentencepiece import sentencepiece_model_pb2
 
-from configs import base
 from configs import quickstart
+from kd.config import base
 from kd.core import errors
 from kd.input_pipeline import rows as rows_lib
 from kd.models import gemma3

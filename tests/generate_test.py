@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from kd.core import config as config_lib
+from kd.config import base
+from kd.config import command_line
 from kd.core import errors
 from kd.train import modes
 from tests import command
@@ -46,7 +47,7 @@ def test_the_page_s_commands_run(tmp_path):
     assert {sample['finish'] for sample in line['samples']} <= {
       *('stop', 'length')
     }
-  default = config_lib.load('configs/base.py', 'config').generate
+  default = base.get_config().generate
   beside = {'prompts', 'output'}
   assert fields == {
     name: str(value) for name, value in default.items() if name not in beside
@@ -54,7 +55,7 @@ def test_the_page_s_commands_run(tmp_path):
 
 
 def _config(folder, **changes):
-  config = config_lib.load('configs/quickstart.py', 'config')
+  config = command_line.load('configs/quickstart.py')
   config.student.update(init=f'hf:{folder}', variant='')
   config.generate.update(max_new_tokens=4, **changes)
   return config

@@ -12,7 +12,7 @@ from tests import command
 
 _CONFIG = """
 from configs import all_terms
-from configs import base
+from kd.config import base
 
 
 def get_config():

@@ -9,8 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
-from configs import base
 from configs import quickstart
+from kd.config import base
 from kd.core import errors
 from kd.train import modes
 from tests import command

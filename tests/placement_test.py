@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from configs import models
+from kd.config import variants
 from kd.core import errors
 from kd.models import gemma3
 from kd.models import gemma3_config
@@ -12,7 +12,7 @@ from kd.partitioning import rules
 
 
 def _shardings(variant, **shape):
-  sizes = gemma3_config.from_variant(variant, models.VARIANTS, '')
+  sizes = gemma3_config.from_variant(variant, variants.VARIANTS, '')
   model = gemma3.build(sizes, 'float32', 'none', 'student')
   mesh = jax.sharding.AbstractMesh(
     tuple(shape.get(axis, 1) for axis in mesh_lib.AXES), mesh_lib.AXES

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base
-from kd.core import config as config_lib
+from kd.config import base
+from kd.config import command_line
 from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import rows as rows_lib
@@ -99,7 +99,7 @@ def test_a_killed_run_ends_with_the_same_files(straight, tmp_path):
 
 
 def _config(folder, **changes):
-  config = config_lib.load('configs/quickstart.py', 'config')
+  config = command_line.load('configs/quickstart.py')
   config.steps = 20
   config.optimizer.lr.warmup_steps = 2
   config.data.mixture = 'arithmetic_few'

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from configs import base
-from kd.core import config as config_lib
+from kd.config import base
+from kd.config import command_line
 from kd.input_pipeline import arithmetic
 from kd.reasoning import gsm8k
 from kd.reasoning import tree_problem
@@ -167,7 +167,7 @@ def test_branches_are_learnt_from_through_a_cache(tmp_path, monkeypatch):
   """Node-level soft targets: the teacher's, at a state's thoughts alone."""
   puzzles = tmp_path / 'puzzles.csv'
   puzzles.write_text('Rank,Puzzles\n1,4 6 1 1\n2,3 3 8 8\n3,2 3 4 5\n')
-  config = config_lib.load('experiments/game24/config_paths.py', 'config')
+  config = command_line.load('experiments/game24/config_paths.py')
   config.search.update(data=str(puzzles), first=0, count=-1, draw=0)
   modes.search(config, str(tmp_path / 'trees'))
   path = tmp_path / 'trees' / 'search' / 'branches.jsonl'
@@ -176,7 +176,7 @@ def test_branches_are_learnt_from_through_a_cache(tmp_path, monkeypatch):
   used = used[:48]
   assert len({(b['tree'], b['rationale']) for b in used}) > 1
   monkeypatch.setenv('KD_TRACES', str(path))
-  config = config_lib.load('configs/quickstart.py', 'config')
+  config = command_line.load('configs/quickstart.py')
   config.update_from_flattened_dict(
     {
       'steps': 1,

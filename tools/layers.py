@@ -14,7 +14,7 @@ from tools import sources
 
 # A room imports only from rooms before it.
 ROOMS = (
-  *('core', 'metrics', 'partitioning', 'models', 'quantization'),
+  *('core', 'config', 'metrics', 'partitioning', 'models', 'quantization'),
   *('checkpoints', 'losses', 'optimizers', 'input_pipeline', 'sampling'),
   *('teachers', 'reasoning', 'evaluation', 'train'),
   *('planning', 'serving', 'monitoring'),
@@ -24,7 +24,7 @@ ROOMS = (
 MAY_IMPORT = {
   'main': ('kd', 'configs', 'data'),
   'benchmarks': ('benchmarks', 'configs', 'kd'),
-  'configs': ('configs', 'kd.core', 'data'),
+  'configs': ('configs', 'kd.config', 'kd.core', 'data'),
   'data': ('data', 'kd.core', 'kd.input_pipeline', 'kd.reasoning.answers'),
   'docs': ('docs', 'configs', 'data', 'kd'),
   'experiments': ('experiments', 'configs', 'data', 'kd'),
@@ -105,8 +105,6 @@ def _allowed(source):
   prefixes = [f'kd.{r}' for r in rooms if f'kd.{r}' not in NEVER.get(unit, ())]
   if source.is_test:
     prefixes += ['configs', 'data', 'tests.oracles']
-  elif 'train' in rooms:
-    prefixes.append('configs')
   return tuple(prefixes)
 
 

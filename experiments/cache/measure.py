@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import matplotlib.figure
 
-from configs import base
 from configs import gemma3_270m_gsm8k
+from kd.config import base
 from kd.core import run_info
 from kd.losses import objective as objective_lib
 from kd.models import gemma3

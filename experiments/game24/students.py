@@ -9,7 +9,7 @@ student propose steps for the hardest 100.
 
 import ml_collections
 
-from configs import base
+from kd.config import base
 
 PUZZLES = 1362  # In order of the time that people take.
 HARDEST = 100

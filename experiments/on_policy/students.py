@@ -7,8 +7,8 @@ and in what is made small.
 
 import ml_collections
 
-from configs import base
 from configs import quickstart
+from kd.config import base
 
 LOSSES = {
   'start': 'cross_entropy',

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from configs import models
 from kd.checkpoints import hf_config
+from kd.config import variants
 from kd.core import errors
 from kd.models import gemma3_config
 
@@ -74,7 +74,7 @@ def _read(values, tmp_path):
 
 
 def _variant(name):
-  return gemma3_config.from_variant(name, models.VARIANTS, 'variant')
+  return gemma3_config.from_variant(name, variants.VARIANTS, 'variant')
 
 
 def _without(values, *keys):
@@ -182,7 +182,7 @@ def test_saved_config_says_what_the_official_one_says():
 
 
 def test_load_save_load_save_is_byte_equal(tmp_path):
-  for name in models.VARIANTS:
+  for name in variants.VARIANTS:
     config = _variant(name)
     config = dataclasses.replace(config, layer_kinds=config.layer_kinds[1::2])
     texts = []

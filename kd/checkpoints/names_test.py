@@ -2,18 +2,18 @@ import gguf
 import jax
 import numpy as np
 
-from configs import models
 from kd.checkpoints import names
+from kd.config import variants
 from kd.models import gemma3
 from kd.models import gemma3_config
 
 
 def _config(variant):
-  return gemma3_config.from_variant(variant, models.VARIANTS, 'variant')
+  return gemma3_config.from_variant(variant, variants.VARIANTS, 'variant')
 
 
 def test_table_covers_the_parameter_tree_of_every_variant():
-  for variant in models.VARIANTS:
+  for variant in variants.VARIANTS:
     config = _config(variant)
     found = {}
     for t in names.tensors(config):

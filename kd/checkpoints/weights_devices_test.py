@@ -2,9 +2,9 @@ from flax import linen as nn
 import jax
 import numpy as np
 
-from configs import models
 from kd.checkpoints import huggingface
 from kd.checkpoints import weights
+from kd.config import variants
 from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.partitioning import mesh as meshes
@@ -21,7 +21,7 @@ def _shardings(mesh, model):
 
 
 def test_each_device_gets_its_part_of_each_parameter(tmp_path):
-  config = gemma3_config.from_variant('tiny', models.VARIANTS, 'variant')
+  config = gemma3_config.from_variant('tiny', variants.VARIANTS, 'variant')
   model = gemma3.build(config, 'float32', 'none', 'student')
   params = gemma3.init_params(model, jax.random.key(0))
   directory = str(tmp_path / 'model')

@@ -24,18 +24,35 @@ def _check(**values):
       raise errors.ConfigError(key, f'found {value}', legal='0 or more')
 
 
+@dataclasses.dataclass(frozen=True)
+class _Piecewise:
+  """A schedule that rises or falls steadily between a few updates.
+
+  Attributes:
+    function: its value by update.
+    turns: the updates at which it may begin to rise or fall.
+  """
+
+  function: Schedule
+  turns: tuple[int, ...]
+
+  def __call__(self, step: int) -> float:
+    return self.function(step)
+
+
 def _warm_up(peak, warmup_steps, then):
   """Rises linearly from 0 to `peak`, reached at update `warmup_steps`."""
   rise = optax.linear_schedule(0.0, peak, max(warmup_steps, 1))
-  return optax.join_schedules([rise, then], [warmup_steps])
+  function = optax.join_schedules([rise, then], [warmup_steps])
+  return _Piecewise(function, (warmup_steps,))
 
 
 def _decay_steps(steps, warmup_steps):
   if warmup_steps >= steps and steps > 0:
     raise errors.ConfigError(
       'warmup_steps',
-      f'found {warmup_steps}',
-      legal=f'below steps, {steps}',
+      f'found {warmup_steps}, and the run has {steps} steps',
+      legal=f'fewer than {steps}',
     )
   return steps - warmup_steps
 
@@ -93,9 +110,10 @@ def _ramp(begin, end, first_step, last_step, shape):
       legal='0 <= first_step < last_step',
     )
   span = last_step - first_step
-  return lambda step: (
+  function = lambda step: (
     begin + (end - begin) * shape(jnp.clip((step - first_step) / span, 0, 1))
   )
+  return _Piecewise(function, (first_step, last_step))
 
 
 @SCHEDULES.register('linear')
@@ -161,7 +179,8 @@ def changes(schedule: Schedule) -> bool:
 
 
 def extremes(schedule: Schedule, steps: int) -> tuple[float, float]:
-  """Its smallest and largest value over a run, to check what is legal."""
-  points = sorted({round(steps * i / 64) for i in range(65)})
+  """Returns its smallest and largest value over updates 0 to `steps`."""
+  turns = schedule.turns if isinstance(schedule, _Piecewise) else ()
+  points = {0, steps, *(turn for turn in turns if turn < steps)}
   values = [float(schedule(step)) for step in points]
   return min(values), max(values)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import base
+from kd.config import base
 from kd.core import types
 from kd.losses import attention_maps
 from kd.losses import catalog

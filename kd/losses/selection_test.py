@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
+from kd.config import base
 from kd.core import errors
 from kd.core import types
 from kd.losses import catalog

@@ -101,7 +101,7 @@ def from_variant(
 
   Args:
     name: the variant, e.g. '1b'.
-    table: configs/models.py's VARIANTS: fields of Gemma3Config, with
+    table: kd/config/variants.py's VARIANTS: fields of Gemma3Config, with
       `num_layers` in place of `layer_kinds`.
     path: the config path that holds the name, for the message.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import models
+from kd.config import variants
 from kd.core import errors
 from kd.models import gemma3
 from kd.models import gemma3_config
@@ -118,7 +118,7 @@ def test_variants_have_the_published_query_scale_and_size():
     '27b': (1.416, 25.600),
   }
   for name, (embedding, rest) in published.items():
-    c = gemma3_config.from_variant(name, models.VARIANTS, 'variant')
+    c = gemma3_config.from_variant(name, variants.VARIANTS, 'variant')
     assert c.query_scale == (168 if name == '27b' else 256)
     assert c.query_scale == (
       c.embed_dim / c.num_heads if name == '27b' else c.head_dim

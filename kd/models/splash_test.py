@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import models
+from kd.config import variants
 from kd.core import errors
 from kd.models import attention_cases as cases
 from kd.models import block_pairs
@@ -16,7 +16,7 @@ from kd.models import splash
 from kd.models import visibility
 
 _LENGTH = 300  # Three blocks, the last one padded.
-_1B = gemma3_config.from_variant('1b', models.VARIANTS, '')
+_1B = gemma3_config.from_variant('1b', variants.VARIANTS, '')
 _TPU = kernels.Place('tpu', 0.0, packed=True, length_parts=1)
 _GPU = kernels.Place('gpu', 9.0, packed=False, length_parts=1)
 

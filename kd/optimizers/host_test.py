@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import base
+from kd.config import base
 from kd.optimizers import host
 from kd.optimizers import optimizers
 

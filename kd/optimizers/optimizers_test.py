@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import base
+from kd.config import base
 from kd.core import errors
 from kd.optimizers import optimizers
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from configs import base
+from kd.config import base
 from kd.core import errors
 from kd.partitioning import membership
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import base
+from kd.config import base
 from kd.core import errors
 from kd.partitioning import processes
 

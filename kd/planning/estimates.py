@@ -5,7 +5,6 @@ import dataclasses
 import functools
 from typing import Any
 
-from kd.core import errors
 from kd.planning import buffers
 from kd.planning import chips
 from kd.planning import costs
@@ -118,29 +117,6 @@ class Estimate:
   def dollars(self) -> float:
     """Of the whole run; 0 where the config gives no price."""
     return self.hours * self.chosen.count * self.run.config.plan.price
-
-
-def check(config: Any) -> None:
-  """Refuses a plan's settings that cannot be.
-
-  Raises:
-    ConfigError: names the field.
-  """
-  plan = config.plan
-  for length in plan.lengths:
-    if not isinstance(length, int) or length <= 0:
-      raise errors.ConfigError(
-        'plan.lengths', f'found {length!r}', legal='whole numbers above 0'
-      )
-  for name in ('prompt_length', 'compiled'):
-    if plan[name] <= 0:
-      raise errors.ConfigError(
-        f'plan.{name}', f'found {plan[name]}', legal='above 0'
-      )
-  if plan.price < 0:
-    raise errors.ConfigError(
-      'plan.price', f'found {plan.price}', legal='US dollars, 0 or more'
-    )
 
 
 def as_json(estimate: Estimate) -> dict[str, Any]:

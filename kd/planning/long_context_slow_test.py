@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from configs import base
+from kd.config import base
 from kd.models import attention
 from kd.models import gemma3
 from kd.models import gemma3_config

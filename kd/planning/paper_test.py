@@ -4,8 +4,8 @@ import jax
 import ml_collections
 import pytest
 
-from configs import base
 from configs import gemma3_tpu
+from kd.config import base
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import types

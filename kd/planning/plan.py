@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from configs import base
-from kd.core import config as config_lib
+from kd.config import base
 from kd.core import run_info
 from kd.planning import advice
 from kd.planning import chips
@@ -39,8 +38,7 @@ def plan(config: ml_collections.ConfigDict, workdir: str) -> None:
   """
   # Nothing runs: no accelerator of this machine is touched.
   jax.config.update('jax_platforms', 'cpu')
-  config_lib.check_fields(config, base.get_config())
-  estimates.check(config)
+  config = base.checked(config)
   chosen = chips.parse(config.plan.topology)
   lengths = tuple(config.plan.lengths) or (config.data.length,)
   papers = [

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from configs import models
+from kd.config import variants
 from kd.core import errors
 from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
@@ -35,13 +35,13 @@ def source_config(
   """
   if spec['variant'] and spec['init'] != 'teacher':
     return gemma3_config.from_variant(
-      spec['variant'], models.VARIANTS, f'{path}.variant'
+      spec['variant'], variants.VARIANTS, f'{path}.variant'
     )
   if not spec['variant'] and not spec['init']:
     raise errors.ConfigError(
       f'{path}.variant',
       f"found '', and {path}.init names no weights",
-      legal=', '.join(models.VARIANTS),
+      legal=', '.join(variants.VARIANTS),
     )
   return architectures.source_config(spec, path, teacher)
 

@@ -4,14 +4,10 @@ import collections
 from collections.abc import Iterable, Sequence
 import dataclasses
 
-from kd.core import errors
 from kd.reasoning import steps as steps_lib
 from kd.reasoning import traces as traces_lib
 
 Trace = traces_lib.Trace
-
-KEEP = ('correct', 'voted', 'both', 'any')
-STEPS = ('right', 'any')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,23 +30,6 @@ class Rules:
   fewest_steps: int
   per_problem: int
   per_steps: int
-
-
-def check(rules: Rules) -> None:
-  """Raises ConfigError for a rule that is not legal."""
-  for key, legal in (('keep', KEEP), ('steps', STEPS)):
-    value = getattr(rules, key)
-    if value not in legal:
-      raise errors.unknown(f'reasoning.{key}', 'value', value, legal)
-  if not 0 <= rules.votes <= 1:
-    raise errors.ConfigError(
-      'reasoning.votes', f'found {rules.votes}', legal='0 to 1'
-    )
-  for key in ('fewest_steps', 'per_problem', 'per_steps'):
-    if getattr(rules, key) < 0:
-      raise errors.ConfigError(
-        f'reasoning.{key}', f'found {getattr(rules, key)}', legal='0 or more'
-      )
 
 
 def fault(trace: Trace, rules: Rules) -> str:

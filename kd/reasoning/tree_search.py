@@ -23,7 +23,7 @@ PROPOSALS = ('sampled', 'enumerated')
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """How trees are searched; fields as in configs/base.py's `search`."""
+  """How trees are searched; fields as in kd/config/base.py's `search`."""
 
   method: str
   proposals: str

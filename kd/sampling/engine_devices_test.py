@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import models
+from kd.config import variants
 from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
@@ -18,7 +18,7 @@ from kd.sampling import requests
 
 def test_eight_devices_equal_one():
   config = dataclasses.replace(
-    gemma3_config.from_variant('nano', models.VARIANTS, 'variant'),
+    gemma3_config.from_variant('nano', variants.VARIANTS, 'variant'),
     layer_kinds=('local', 'global', 'local'),
     window=8,
   )

@@ -1,5 +1,6 @@
-"""Fields of a config that are requests.Settings: what is legal in them."""
+"""Sampling settings from the fields of a config."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,31 +9,11 @@ from kd.core import errors
 from kd.partitioning import rules
 from kd.sampling import requests
 
-_LEGAL = {
-  'temperature': (lambda x: x >= 0, '0 or more'),
-  'top_k': (lambda x: x >= 0, '0 (all), or above 0'),
-  'top_p': (lambda x: 0 < x <= 1, '(0, 1]'),
-  'min_p': (lambda x: 0 <= x < 1, '[0, 1)'),
-  'repetition_penalty': (lambda x: x > 0, 'above 0'),
-  'max_new_tokens': (lambda x: x >= 1, '1 or more'),
-}
-
-
-def check(fields: Any, path: str) -> None:
-  """Refuses what is illegal.
-
-  Args:
-    fields: has the fields of Settings but `stop_strings`.
-    path: of the config's part that they are in.
-
-  Raises:
-    ConfigError: names the first field.
-  """
-  for name, (fits, legal) in _LEGAL.items():
-    if not fits(fields[name]):
-      raise errors.ConfigError(
-        f'{path}.{name}', f'found {fields[name]}', legal=legal
-      )
+_NAMES = tuple(
+  field.name
+  for field in dataclasses.fields(requests.Settings)
+  if field.name != 'stop_strings'
+)
 
 
 def check_devices(batch_size: int, mesh: jax.sharding.Mesh, path: str) -> None:
@@ -57,7 +38,7 @@ def check_devices(batch_size: int, mesh: jax.sharding.Mesh, path: str) -> None:
 
 
 def settings(fields: Any, stop_strings: tuple[str, ...]) -> requests.Settings:
-  """What the fields amount to."""
+  """Returns the sampling settings that a section of a config declares."""
   return requests.Settings(
-    **{name: fields[name] for name in _LEGAL}, stop_strings=stop_strings
+    **{name: fields[name] for name in _NAMES}, stop_strings=stop_strings
   )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import models
+from kd.config import variants
 from kd.core import errors
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
@@ -27,7 +27,7 @@ SETTINGS = requests.greedy(5)
 
 @pytest.fixture(name='answerer', scope='module')
 def _answerer():
-  config = gemma3_config.from_variant('nano', models.VARIANTS, 'variant')
+  config = gemma3_config.from_variant('nano', variants.VARIANTS, 'variant')
   model = gemma3.build(config, 'float32', 'none', 'student')
   init = jax.jit(gemma3.init_params, static_argnums=0)
   params = init(model, jax.random.key(0))

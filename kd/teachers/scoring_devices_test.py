@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from configs import models
+from kd.config import variants
 from kd.core import types
 from kd.models import gemma3
 from kd.models import gemma3_config
@@ -40,7 +40,7 @@ def _batch():
 
 def _teachers(mesh, shares):
   """Teachers of one size and other seeds."""
-  sizes = gemma3_config.from_variant('nano', models.VARIANTS, '')
+  sizes = gemma3_config.from_variant('nano', variants.VARIANTS, '')
   kinds = sizes.layer_kinds[:2]
   sizes = dataclasses.replace(sizes, layer_kinds=kinds, vocab_size=_WIDE)
   model = gemma3.build(sizes, 'float32', 'none', 'teacher')

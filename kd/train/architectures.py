@@ -6,8 +6,8 @@ import json
 import os
 from typing import Any
 
-from configs import models
 from kd.checkpoints import weights
+from kd.config import variants
 from kd.core import errors
 from kd.core import paths
 from kd.losses import terms
@@ -38,7 +38,7 @@ def _check_variant(config, variant, path):
   """A variant beside weights must be theirs in every size."""
   if not variant:
     return
-  named = gemma3_config.from_variant(variant, models.VARIANTS, path)
+  named = gemma3_config.from_variant(variant, variants.VARIANTS, path)
   # The two constants below are the file's to say: copies of one model differ.
   flexible = {'vocab_size', 'context'}
   different = [
@@ -83,7 +83,7 @@ def source_config(
     )
   if kind == 'random':
     return gemma3_config.from_variant(
-      spec['variant'], models.VARIANTS, f'{path}.variant'
+      spec['variant'], variants.VARIANTS, f'{path}.variant'
     )
   if kind == 'teacher':
     if teacher is None:

@@ -7,7 +7,7 @@ import os
 
 import jax
 
-from configs import base
+from kd.config import base
 from kd.core import errors
 from kd.core import identity
 from kd.core import types

@@ -8,8 +8,8 @@ import json
 import jax
 import ml_collections
 
-from configs import base
 from kd.checkpoints import weights
+from kd.config import base
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import paths
@@ -34,7 +34,7 @@ def say(line: str) -> None:
 
 def _devices(config):
   """The devices of all processes, once all are there with one config."""
-  config_lib.check_fields(config, base.get_config())
+  config = base.checked(config)
   processes.start(config.processes)
   found = json.loads(config_lib.to_json(config))
   first = processes.from_first(lambda: found)

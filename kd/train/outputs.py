@@ -18,7 +18,6 @@ from kd.sampling import engine
 from kd.sampling import fields as sampling_fields
 from kd.sampling import prompts
 from kd.teachers import fingerprints
-from kd.train import generate_fields
 from kd.train import parameters
 from kd.train import resolve
 
@@ -66,7 +65,7 @@ def generate(run: resolve.Run, workdir: str, say: Say) -> None:
       divide generate.batch_size.
   """
   fields = run.config.generate
-  settings = generate_fields.settings_of(fields)
+  settings = sampling_fields.settings(fields, tuple(fields.stop_strings))
   module = run.student.module
   sampling_fields.check_devices(
     fields.batch_size, run.mesh, 'generate.batch_size'

@@ -1,6 +1,7 @@
 """--mode=reason: worked solutions are sampled, checked and kept as data."""
 
 from collections.abc import Callable
+import dataclasses
 import os
 from typing import Any
 
@@ -21,7 +22,6 @@ from kd.teachers import fingerprints
 from kd.train import lock
 from kd.train import outputs
 from kd.train import parameters
-from kd.train import reason_fields
 from kd.train import resolve
 
 Say = Callable[[str], None]
@@ -70,7 +70,7 @@ def reason(
       traces.judge(one.question, samples)
       for one, samples in zip(asked, found, strict=True)
     ]
-    kept, rejected = selection.select(groups, reason_fields.rules_of(fields))
+    kept, rejected = selection.select(groups, _rules(fields))
     path = chains.write(folder, kept, asked, seal)
     summary = chain_report.summarize(groups, kept, rejected)
     run_info.write_json(os.path.join(folder, chains.SUMMARY), summary)
@@ -83,6 +83,12 @@ def reason(
     f'{summary["problems_with_traces"]:,} of {summary["problems"]:,} problems; '
     f'not kept: {_counts(summary["reasons"])}'
   )
+
+
+def _rules(fields):
+  """The selection rules that the section `reasoning` declares."""
+  names = [field.name for field in dataclasses.fields(selection.Rules)]
+  return selection.Rules(**{name: fields[name] for name in names})
 
 
 def _counts(reasons):

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from configs import base
-from kd.core import config as config_lib
+from kd.config import base
+from kd.config import rules as config_rules
 from kd.core import errors
 from kd.core import paths
 from kd.core import types
@@ -36,7 +36,7 @@ from kd.teachers import manifest
 from kd.teachers import methods
 from kd.train import architectures
 from kd.train import rollout_fields
-from kd.train import values
+from kd.train import search_fields
 from kd.train import vocabularies
 
 
@@ -168,10 +168,11 @@ def _teacher_mesh(config, mesh, make_mesh):
     raise e.within('teacher') from e
   parts = rules.row_parts(found)
   for path in ('data.batch_size', 'evaluation.batch_size'):
-    if values.at(config, path) % parts:
+    section, name = path.split('.')
+    if config[section][name] % parts:
       raise errors.ConfigError(
         path,
-        f'found {values.at(config, path)}, which {parts} devices '
+        f'found {config[section][name]}, which {parts} devices '
         '(teacher.mesh.data x teacher.mesh.fsdp) do not divide',
         legal=f'a multiple of {parts}',
       )
@@ -211,10 +212,6 @@ def _model(spec, path, source, sizes, mesh, remat, packed):
   )
   keep = tuple(spec['keep_layers']) if 'keep_layers' in spec else ()
   param_dtype = spec['param_dtype'] if 'param_dtype' in spec else 'float32'
-  if param_dtype not in ('float32', 'bfloat16'):
-    raise errors.unknown(
-      f'{path}.param_dtype', 'type', param_dtype, ('float32', 'bfloat16')
-    )
   return Model(module, spec.init, source, keep, shardings, param_dtype)
 
 
@@ -234,12 +231,6 @@ def _teachers(config, mesh, source_config):
   """The teachers with their shares, which are made to sum to 1."""
   models = []
   for path, spec in teacher_specs(config).items():
-    if path != 'teacher':
-      config_lib.check_fields(spec, base.other_teacher(), f'{path}.')
-    if not spec.share > 0:
-      raise errors.ConfigError(
-        f'{path}.share', f'found {spec.share}', legal='above 0'
-      )
     sizes = source_config(spec, path, None)
     packed = config.data.pack
     model = _model(spec, path, sizes, sizes, mesh, 'none', packed)
@@ -308,9 +299,9 @@ def shapes(
   Raises:
     ConfigError: names the first thing that is wrong.
   """
-  config_lib.check_fields(config, base.get_config())
-  values.check_open_parts(config)
-  values.check(config)
+  config = base.checked(config)
+  config_rules.check(config)
+  search_fields.check(config.search)
   methods.METHODS.build(config.cache.method.to_dict(), 'cache.method')
   mesh = make_mesh(config.mesh, slice(-config.teacher.devices or None))
   _check_rows(config, mesh)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 import functools
 
+from kd.config import rules as rules_lib
 from kd.core import types
 from kd.partitioning import rules
 from kd.sampling import engine
@@ -11,7 +12,6 @@ from kd.sampling import requests
 from kd.teachers import replay
 from kd.teachers import rollouts
 from kd.train import resolve
-from kd.train import rollout_fields
 
 
 def make(
@@ -64,7 +64,7 @@ def make_rollouts(run: resolve.Run) -> rollouts.Rollouts | None:
     buffer = replay.Buffer(config.rollout.buffer, config.data.length)
   return rollouts.Rollouts(
     lambda params, asked: sample(params, asked, settings),
-    rollout_fields.share(config),
+    rules_lib.scheduled(config, 'rollout.share'),
     config.rollout.every,
     buffer,
     config.seed,

@@ -1,4 +1,4 @@
-"""The fields of a config's `search`: what is legal, and what they amount to."""
+"""What the fields of a config's `search` mean, and rules between them."""
 
 import dataclasses
 
@@ -6,52 +6,22 @@ import ml_collections
 
 from kd.core import errors
 from kd.reasoning import problems
-from kd.reasoning import tree_methods
 from kd.reasoning import tree_search
 from kd.sampling import fields
 from kd.sampling import requests
 
-_CHOICES = {
-  'problem': tuple(problems.SOURCES),
-  'method': tuple(tree_methods.METHODS),
-  'proposals': tree_search.PROPOSALS,
-  'evaluator': tree_search.EVALUATORS,
-}
-_LEAST = {
-  **dict.fromkeys(('samples', 'votes', 'breadth', 'together'), 1),
-  **dict.fromkeys(('depth', 'solutions', 'first', 'draw', 'contrast'), 0),
-  **dict.fromkeys(('max_calls', 'max_tokens', 'max_nodes', 'seed'), 0),
-}
-
 
 def check(search: ml_collections.ConfigDict) -> None:
-  """Refuses what is illegal in a config's `search`.
+  """Refuses a search that its problem cannot serve.
 
   Raises:
     ConfigError: names the first field.
   """
-  for name, legal in _CHOICES.items():
-    if search[name] not in legal:
-      raise errors.unknown(f'search.{name}', 'value', search[name], legal)
-  for name, least in _LEAST.items():
-    if search[name] < least:
-      raise errors.ConfigError(
-        f'search.{name}', f'found {search[name]}', legal=f'{least} or more'
-      )
-  if search.count < -1 or not search.count:
-    raise errors.ConfigError(
-      'search.count', f'found {search.count}', legal='-1 (all), or above 0'
-    )
-  if not 0 <= search.prune < 1:
-    raise errors.ConfigError(
-      'search.prune', f'found {search.prune}', legal='[0, 1)'
-    )
   most = problems.SOURCES[search.problem].problem.most_examples
   if not 0 <= search.shots <= most:
     raise errors.ConfigError(
       'search.shots', f'found {search.shots}', legal=f'0 to {most}'
     )
-  fields.check(search, 'search')
   enumerated = search.proposals == 'enumerated'
   if enumerated and not problems.SOURCES[search.problem].problem.enumerable:
     raise errors.ConfigError(

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base
+from kd.config import base
 from kd.core import types
 from kd.losses import catalog
 from kd.losses import objective as objective_lib

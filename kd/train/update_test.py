@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import base
-from configs import models
+from kd.config import base
+from kd.config import variants
 from kd.core import types
 from kd.losses import catalog
 from kd.losses import objective as objective_lib
@@ -33,7 +33,7 @@ def _batch(rows, length=4):
 
 
 def _make(dtype, lr, micro_batches):
-  sizes = gemma3_config.from_variant('nano', models.VARIANTS, '')
+  sizes = gemma3_config.from_variant('nano', variants.VARIANTS, '')
   model = gemma3.build(sizes.keep_layers((4, 5)), dtype, 'none', '')
   optimizer, rate = optimizers.build(base.adamw(lr).to_dict(), 12)
   context = terms_lib.Context(steps=12, student=None, teacher=None)

@@ -1,0 +1,126 @@
+"""The config with every field at its default, and makers of its parts.
+
+A config starts from get_config() and changes what it needs:
+
+  from kd.config import base
+
+  def get_config(arg=''):
+    c = base.get_config()
+    c.student.variant = '1b'
+    c.losses = dict(kl=base.term('forward_kl', weight=1.0, temperature=2.0))
+    return c
+
+docs/config.md has every field with its legal values. Any field can be changed
+on the command line: --config.optimizer.lr.peak=3e-4.
+"""
+
+import ml_collections
+
+from kd.config import schema
+from kd.config.fields import data
+from kd.config.fields import losses
+from kd.config.fields import models
+from kd.config.fields import outputs
+from kd.config.fields import reasoning
+from kd.config.fields import sampling
+from kd.config.fields import training
+
+ROOT = schema.Section(
+  'A run.',
+  {
+    **training.TOP,
+    'student': models.STUDENT,
+    'teacher': models.TEACHER,
+    'data': data.DATA,
+    'cache': data.CACHE,
+    'rollout': sampling.ROLLOUT,
+    'losses': losses.LOSSES,
+    'objective': losses.OBJECTIVE,
+    'optimizer': training.OPTIMIZER,
+    'mesh': training.MESH,
+    'processes': training.PROCESSES,
+    'checkpoint': training.CHECKPOINT,
+    'evaluation': outputs.EVALUATION,
+    'log': training.LOG,
+    'generate': sampling.GENERATE,
+    'reasoning': reasoning.REASONING,
+    'search': reasoning.SEARCH,
+    'export': outputs.EXPORT,
+    'plan': outputs.PLAN,
+  },
+)
+
+Part = ml_collections.ConfigDict
+
+
+def get_config() -> Part:
+  """Returns the config with every field at its default."""
+  config = schema.defaults(ROOT)
+  config.optimizer = adamw(
+    schedule('warmup_cosine', peak=1e-4, warmup_steps=100, final=1e-5)
+  )
+  return config.lock()
+
+
+def term(name: str, weight=1.0, **changes) -> Part:
+  """A loss term: its name, its weight (a number or schedule), arguments."""
+  return schema.option(losses.TERM, name, weight=weight, **changes)
+
+
+def schedule(name: str, **arguments) -> Part:
+  """A number that changes with the updates."""
+  return schema.option(schema.SCHEDULES, name, **arguments)
+
+
+def adamw(lr, **changes) -> Part:
+  """AdamW, with usual settings for language models."""
+  return schema.option(training.OPTIMIZER, 'adamw', lr=lr, **changes)
+
+
+def adafactor(lr, **changes) -> Part:
+  """Adafactor, with the settings that T5 was trained with."""
+  return schema.option(training.OPTIMIZER, 'adafactor', lr=lr, **changes)
+
+
+def cache_method(name: str, **changes) -> Part:
+  """What `cache.method` holds."""
+  return schema.option(data.CACHE_METHOD, name, **changes)
+
+
+def _section(section, changes):
+  return schema.part({**schema.defaults(section), **changes})
+
+
+def evaluation_set(**changes) -> Part:
+  """A held-out set: what evaluation.sets.<name> holds."""
+  return _section(outputs.EVALUATION_SET, changes)
+
+
+def positions(rule: str, share=1.0) -> Part:
+  """What objective.positions holds; the share may be a schedule."""
+  return schema.part(dict(rule=rule, share=share))
+
+
+def rationale(dropped) -> Part:
+  """What data.rationale holds; the fraction may be a schedule."""
+  return schema.part(dict(dropped=dropped))
+
+
+def rollout(**changes) -> Part:
+  """What `rollout` holds: how the student samples rows of its own training."""
+  return _section(sampling.ROLLOUT, changes)
+
+
+def other_teacher(**changes) -> Part:
+  """One teacher of several: what teacher.others.<name> holds."""
+  return _section(models.OTHER_TEACHER, changes)
+
+
+def checked(config: Part) -> Part:
+  """Returns a config whose fields are legal, each value in its one form.
+
+  Raises:
+    ConfigError: names the first field that is not.
+  """
+  schema.check(ROOT, config)
+  return schema.normalized(ROOT, config).lock()

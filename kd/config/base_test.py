@@ -1,0 +1,44 @@
+"""The defaults: legal, of their own, and the same after JSON."""
+
+import json
+
+import ml_collections
+
+from kd.config import base
+from kd.core import config as config_lib
+
+
+def test_every_default_survives_json_and_freezing():
+  config = base.get_config()
+  text = config_lib.to_json(config)
+  frozen = ml_collections.FrozenConfigDict(config)
+  assert config_lib.to_json(frozen) == text
+  again = json.loads(text)
+  assert again['student']['keep_layers'] == []
+  assert all(v is not None for v in config_lib.flatten(again).values())
+
+
+def test_defaults_are_legal_and_in_their_one_form():
+  config = base.get_config()
+  assert config_lib.to_json(base.checked(config)) == config_lib.to_json(config)
+
+
+def test_two_configs_share_nothing():
+  one, other = base.get_config(), base.get_config()
+  one.losses.kl.weight = 3.0
+  one.evaluation.sets.held_out.examples = 1
+  assert other.losses.kl.weight == 1.0
+  assert other.evaluation.sets.held_out.examples == 64
+
+
+def test_values_take_their_one_form():
+  config = base.get_config()
+  config.optimizer.lr.peak = 1
+  config.student.keep_layers = [0, 2]
+  config.losses.kl.weight = base.schedule(
+    'linear', begin=1, end=0, first_step=0, last_step=9
+  )
+  config = base.checked(config)
+  assert isinstance(config.optimizer.lr.peak, float)
+  assert config.student.keep_layers == (0, 2)
+  assert isinstance(config.losses.kl.weight.end, float)

@@ -1,0 +1,232 @@
+"""The flag --config: a file with get_config(), and fields changed by flags.
+
+  --config=FILE.py              or --config FILE.py, or FILE.py:ARGUMENT
+  --config.data.length=512      changes a field
+  --config.data.pack            is --config.data.pack=True
+  --noconfig.data.pack          is --config.data.pack=False
+  --config.losses.kl.name=X     makes that term an X with X's defaults
+
+Names are changed first, whatever the order of the flags, so that arguments of
+the new name can be set too. A --flagfile may hold any of these.
+"""
+
+from collections.abc import Sequence
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import traceback
+
+from absl import flags
+import ml_collections
+
+from kd.config import base
+from kd.config import legal as legal_lib
+from kd.config import overrides as overrides_lib
+from kd.core import errors
+
+_EXAMPLE = 'a file such as configs/quickstart.py, or FILE:ARGUMENT'
+
+
+class _Parser(flags.ArgumentParser):
+  """Reads the flag's value: where the config is."""
+
+  def __init__(self, name: str):
+    self._flag = f'--{name}'
+
+  def parse(self, argument: str) -> ml_collections.ConfigDict:
+    return load(argument, self._flag)
+
+
+def define(name: str = 'config') -> flags.FlagHolder:
+  """Defines the flag; its value is the config, once parse_flags has run."""
+  return flags.DEFINE(
+    _Parser(name), name, None, 'The config: FILE.py, or FILE.py:ARGUMENT.'
+  )
+
+
+def parse_flags(argv: Sequence[str], flag_name: str = 'config') -> list[str]:
+  """Parses the command line; for absl's app.run.
+
+  Args:
+    argv: the command line.
+    flag_name: the flag of the config file.
+
+  Returns:
+    The arguments that are no flags.
+
+  Raises:
+    SystemExit: 2, after a message that names what is wrong.
+  """
+  try:
+    return _parse(argv, flag_name)
+  except errors.KdError as e:
+    message, code = str(e), e.exit_code
+  except (flags.Error, TypeError, ValueError) as e:
+    message, code = str(e), errors.ConfigError.exit_code
+  except KeyboardInterrupt:
+    message, code = 'interrupted', 130
+  print(f'kd: error: {message}', file=sys.stderr)
+  raise SystemExit(code)
+
+
+def _parse(argv, flag_name):
+  if any(re.match(r'-{1,2}help', a) for a in argv):
+    return flags.FLAGS(argv)
+  rest, changes = _split(_expanded(argv[1:]), flag_name)
+  stray = flags.FLAGS([argv[0], *rest])
+  if len(stray) > 1:
+    raise errors.ConfigError('command line', f'stray argument {stray[1]!r}')
+  flag = flags.FLAGS[flag_name]
+  if flag.value is None:
+    raise errors.ConfigError(f'--{flag_name}', 'not given', legal=_EXAMPLE)
+  flag.value = base.checked(overrides_lib.apply(flag.value, changes))
+  return stray
+
+
+def _expanded(arguments):
+  """The arguments, with those of --flagfile in its place."""
+  try:
+    return flags.FLAGS.read_flags_from_files(list(arguments), force_gnu=True)
+  except UnicodeDecodeError as e:
+    raise errors.ConfigError(
+      '--flagfile', f'is not UTF-8: {e.reason}', legal='a text file of flags'
+    ) from e
+
+
+def _split(
+  arguments: Sequence[str], flag_name: str
+) -> tuple[list[str], list[overrides_lib.Override]]:
+  """Splits off the flags that change fields.
+
+  Args:
+    arguments: without the program's name.
+    flag_name: the flag of the config file.
+
+  Returns:
+    All other arguments, and the changes in order.
+
+  Raises:
+    ConfigError: the config is given twice, or a change has no value.
+  """
+  rest, changes, files = [], [], 0
+  waiting = list(arguments)
+  changed = re.compile(rf'-{{1,2}}(no)?{flag_name}\.([^=\s]+)(?:=(.*))?', re.S)
+  while waiting:
+    argument = waiting.pop(0)
+    if argument == '--':
+      rest += [argument, *waiting]
+      break
+    # One line of a flagfile may hold a flag and its value.
+    spaced = re.fullmatch(rf'(-{{1,2}}{flag_name})\s+(.+)', argument)
+    if spaced:
+      argument = '='.join(spaced.groups())
+    files += bool(re.match(rf'-{{1,2}}{flag_name}(=|$)', argument))
+    match = changed.fullmatch(argument)
+    if not match:
+      rest.append(argument)
+      continue
+    negated, path, value = match.groups()
+    if negated and value is None:
+      value = 'False'
+    elif value is None and overrides_lib.is_boolean(path):
+      value = 'True'
+    elif value is None:
+      if not waiting:
+        raise errors.ConfigError(path, f'{argument} has no value')
+      value = waiting.pop(0)
+    changes.append(overrides_lib.Override(path, value, argument))
+  if files > 1:
+    raise errors.ConfigError(
+      f'--{flag_name}', f'given {files} times', legal='once'
+    )
+  return rest, changes
+
+
+def load(location: str, flag: str = '--config') -> ml_collections.ConfigDict:
+  """Runs get_config of `FILE` or `FILE:ARGUMENT`.
+
+  Args:
+    location: where the config is.
+    flag: what the user calls it.
+
+  Returns:
+    What get_config returned, unchecked.
+
+  Raises:
+    ConfigError: there is no such file, or it fails.
+  """
+  file, colon, argument = location.partition(':')
+  if not os.path.isfile(file):
+    folder = os.path.dirname(file) or '.'
+    there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    there = [os.path.join(folder, f) for f in there if f.endswith('.py')]
+    raise errors.ConfigError(
+      flag,
+      f'no file {file!r} (in {os.getcwd()})',
+      legal=', '.join(there) or 'a Python file with get_config()',
+      nearest=errors.nearest(file, there),
+    )
+  get_config = getattr(_module(file), 'get_config', None)
+  if not callable(get_config):
+    raise errors.ConfigError(
+      file, 'defines no get_config', legal='a function get_config()'
+    )
+  arguments = [argument] if colon else []
+  _check_takes(get_config, arguments, location, flag)
+  try:
+    config = get_config(*arguments)
+  except Exception as e:
+    raise _failed(e, file) from e
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise errors.ConfigError(
+      file,
+      f'get_config returned {type(config).__name__}',
+      legal='an ml_collections.ConfigDict',
+    )
+  return config
+
+
+def _module(file):
+  """Runs a config's file."""
+  name = 'kd_config_file'
+  spec = importlib.util.spec_from_file_location(name, file)
+  if spec is None:
+    raise errors.ConfigError(
+      '--config', f'found {file!r}', legal='a Python file, NAME.py'
+    )
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module
+  try:
+    spec.loader.exec_module(module)
+  except (Exception, SystemExit) as e:
+    raise _failed(e, file) from e
+  return module
+
+
+def _check_takes(get_config, arguments, location, flag):
+  try:
+    inspect.signature(get_config).bind(*arguments)
+  except TypeError as e:
+    file = location.partition(':')[0]
+    legal = file if arguments else f'{file}:ARGUMENT'
+    raise errors.ConfigError(
+      flag, f'found {location!r}, and get_config: {e}', legal=legal
+    ) from e
+
+
+def _failed(error: BaseException, file: str) -> errors.KdError:
+  """The user's message for an error that a config's file raised."""
+  if isinstance(error, errors.KdError):
+    return error
+  lines = [
+    frame.lineno
+    for frame in traceback.extract_tb(error.__traceback__)
+    if os.path.abspath(frame.filename) == os.path.abspath(file)
+  ]
+  if isinstance(error, SyntaxError) and error.filename == file:
+    lines.append(error.lineno)
+  where = f'{file}:{lines[-1]}' if lines else file
+  text = legal_lib.shown(str(error))[1:-1]
+  return errors.ConfigError(where, f'{type(error).__name__}: {text}')

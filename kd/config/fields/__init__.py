@@ -1,0 +1,1 @@
+"""The tables of fields, by section of the config."""

@@ -1,0 +1,144 @@
+"""Fields of the data, and of the cache of a teacher's targets."""
+
+from kd.config import legal
+from kd.config import schema
+from kd.config.fields import sampling
+
+F = schema.Field
+
+_LOGPROBS = F(
+  'uint8', legal.one_of('uint8', 'float16'), 'stored type of log-probabilities'
+)
+_ENTRIES = legal.Integer(1, 32767)
+
+CACHE_METHOD = schema.Choice(
+  doc='What is kept of each distribution.',
+  kind='cache method',
+  default='top_k',
+  options={
+    'top_k': {
+      'entries': F(64, _ENTRIES, 'likeliest ids that are kept per token'),
+      'logprobs': _LOGPROBS,
+    },
+    'nucleus': {
+      'mass': F(
+        0.98,
+        legal.Number(above=0, below=1),
+        'probability that the likeliest ids must reach together',
+      ),
+      'entries': F(256, _ENTRIES, 'most ids per token'),
+      'logprobs': _LOGPROBS,
+    },
+    'sampled': {
+      'draws': F(64, _ENTRIES, 'ids drawn per token, with replacement'),
+      'logprobs': _LOGPROBS,
+    },
+    'stratified': {
+      'entries': F(48, _ENTRIES, 'likeliest ids that are kept per token'),
+      'draws': F(16, _ENTRIES, 'ids drawn from all others, with replacement'),
+      'logprobs': _LOGPROBS,
+    },
+    'hidden': {
+      'values': F(
+        'bfloat16', legal.one_of('bfloat16', 'int8'), 'stored type of values'
+      ),
+    },
+  },
+  docs={
+    'top_k': 'the likeliest ids, and the probability of all others as one',
+    'nucleus': 'the fewest likeliest ids with a given probability',
+    'sampled': 'ids drawn from the distribution (arXiv 2503.16870)',
+    'stratified': 'the likeliest ids, and ids drawn from all others',
+    'hidden': 'the final hidden states, from which all logits follow',
+  },
+)
+
+CACHE = schema.Section(
+  "The teacher's targets on disk (docs/cache.md).",
+  {
+    'folder': F(
+      '',
+      legal.Path('folder', optional=True),
+      "what --mode=cache writes and teacher.source='cached' reads",
+    ),
+    'method': CACHE_METHOD,
+    'batch_size': F(
+      8, sampling.ROWS_AT_A_TIME, 'rows scored at a time, over all devices'
+    ),
+    'shard_rows': F(1024, legal.Integer(1, 2**24), 'rows per file'),
+    'verify': F(
+      0, legal.COUNT, 'random rows to score again and compare with the cache'
+    ),
+    'repair': F(False, legal.BOOLEAN, 'write damaged files again'),
+  },
+)
+
+RATIONALE = schema.Section(
+  'Rationales that training rows leave out (arXiv 2405.14838).',
+  {
+    'dropped': F(
+      0.0,
+      legal.Scheduled(legal.Number(at_least=0, at_most=1)),
+      'fraction of each rationale, from its beginning; 0 with a cached teacher',
+    ),
+  },
+)
+
+READ = schema.Section(
+  'Reading from disks and servers that fail.',
+  {
+    'attempts': F(5, legal.Integer(1, 1000), 'attempts per read'),
+    'wait_s': F(
+      1.0,
+      legal.Number(at_least=0, at_most=legal.SECONDS),
+      'seconds before the second attempt; doubled each time',
+    ),
+    'timeout_s': F(600.0, legal.DURATION, 'seconds that a step waits for rows'),
+  },
+)
+
+DATA = schema.Section(
+  'Rows of tokens.',
+  {
+    'module': F(
+      'data.mixtures',
+      legal.Matching(
+        r'[^\W\d]\w*(\.[^\W\d]\w*)*',
+        "a Python module's name, such as data.mixtures",
+      ),
+      'Python module that registers the mixture with seqio',
+    ),
+    'mixture': F('', legal.TEXT, 'a seqio task or mixture'),
+    'split': F('train', legal.SPLIT, 'its split'),
+    'tokenizer': F(
+      '',
+      legal.Source(
+        ('', 'bytes'),
+        {'model': 'FILE', 'gguf': 'FILE', 'hf': 'DIR', 'workdir': 'DIR'},
+      ),
+      "'': the tokenizer of the teacher's weights, without a teacher the "
+      "student's",
+    ),
+    'template': F(
+      'plain',
+      legal.one_of('plain', 'gemma'),
+      'plain: BOS, text, EOS; gemma: chat turns',
+    ),
+    'batch_size': F(
+      8, legal.Integer(1, 2**20), 'rows per step, over all devices'
+    ),
+    'length': F(256, legal.Integer(1, 2**20), 'tokens per row'),
+    'pack': F(True, legal.BOOLEAN, 'put several examples in a row'),
+    'seed': F(
+      -1,
+      legal.Integer(0, legal.SEEDS, {-1: 'as seed'}),
+      'which examples share a row',
+    ),
+    'examples': F(-1, legal.ALL_OR_COUNT, 'use the first n; -1: all'),
+    'rationale': RATIONALE,
+    'folder': F(
+      '~/.cache/kd/rows', legal.Path('folder'), 'where prepared rows are kept'
+    ),
+    'read': READ,
+  },
+)

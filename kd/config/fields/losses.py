@@ -1,0 +1,158 @@
+"""Fields of the objective: loss terms and positions."""
+
+from kd.config import legal
+from kd.config import schema
+
+F = schema.Field
+
+# A name stands for one meaning: terms that share an argument share its Field,
+# and keep its value when the command line changes a term's name.
+_OPEN_FRACTION = legal.Number(above=0, below=1)
+_NOT_NEGATIVE = legal.Number(at_least=0)
+_TEMPERATURE = F(
+  1.0,
+  legal.Scheduled(legal.Number(above=0, at_most=1e4)),
+  'softmax temperature of both models',
+)
+_PART = F(
+  'all',
+  legal.one_of('all', 'answer', 'rationale', 'sampled'),
+  "targets that count; sampled: the student's own",
+)
+_DIVERGENCE = {
+  'temperature': _TEMPERATURE,
+  'clip': F(0.0, _NOT_NEGATIVE, "cap on a token's loss, in nats; 0: none"),
+  'part': _PART,
+}
+_SKEW = F(
+  0.1,
+  legal.Number(at_least=0, below=1),
+  "weight of the other model's distribution in the mixture",
+)
+_POWER = legal.Number(at_least=0, at_most=100)
+_FIXED_MAP = F(
+  'uniform',
+  legal.one_of('uniform', 'last'),
+  'which layers are compared: evenly spaced, or the last ones',
+)
+_PAIRS = F(1, legal.Integer(1, 9999), 'pairs of layers')
+_ATTENTION = {
+  'map': _FIXED_MAP,
+  'pairs': _PAIRS,
+  'temperature': _TEMPERATURE,
+  'block': F(
+    512, legal.Integer(1, 2**20), 'queries whose attention is held at a time'
+  ),
+  'part': _PART,
+}
+
+TERM = schema.Choice(
+  doc='A loss in nats per target token.',
+  kind='loss',
+  common={
+    'weight': F(1.0, legal.Scheduled(_NOT_NEGATIVE), 'weight in the objective'),
+  },
+  default='forward_kl',
+  options={
+    'forward_kl': _DIVERGENCE,
+    'reverse_kl': _DIVERGENCE,
+    'jensen_shannon': {
+      **_DIVERGENCE,
+      'beta': F(0.5, _OPEN_FRACTION, "the teacher's weight in the mixture"),
+    },
+    'skewed_forward_kl': {**_DIVERGENCE, 'skew': _SKEW},
+    'skewed_reverse_kl': {**_DIVERGENCE, 'skew': _SKEW},
+    'total_variation': _DIVERGENCE,
+    'alpha_beta': {
+      **_DIVERGENCE,
+      'alpha': F(0.5, _POWER, "power of the teacher's probabilities"),
+      'beta': F(0.5, _POWER, "power of the student's; not both 0"),
+    },
+    'adaptive_kl': {
+      **_DIVERGENCE,
+      'head_mass': F(
+        0.5, _OPEN_FRACTION, "probability of the teacher's likeliest ids"
+      ),
+    },
+    'cross_entropy': {
+      'label_smoothing': F(
+        0.0,
+        legal.Number(at_least=0, below=1),
+        'probability spread over all ids',
+      ),
+      'z_loss': F(0.0, _NOT_NEGATIVE, 'coefficient of log(Z)^2'),
+      'part': _PART,
+    },
+    'hidden_states': {
+      'kind': F('mse', legal.one_of('mse', 'cosine'), 'distance'),
+      'map': F(
+        'uniform',
+        legal.one_of('uniform', 'last', 'adaptive'),
+        'which layers are compared; adaptive: the most similar ones',
+      ),
+      'pairs': _PAIRS,
+      'remap_every': F(
+        0, legal.COUNT, 'updates between two choices of an adaptive map; else 0'
+      ),
+      'norm': F(True, legal.BOOLEAN, 'RMSNorm before the projection'),
+      'dropout': F(
+        0.0, legal.Number(at_least=0, below=1), 'dropout before the projection'
+      ),
+      'part': _PART,
+    },
+    'attention_maps': {
+      **_ATTENTION,
+      'heads': F(
+        'mean',
+        legal.one_of('mean', 'each'),
+        'compare the mean over heads, or head by head',
+      ),
+    },
+    'attention_relations': {
+      **_ATTENTION,
+      'of': F(
+        ('query', 'key', 'value'),
+        legal.Tuple(legal.one_of('query', 'key', 'value'), least=1),
+        'vectors whose products are compared',
+      ),
+      'relation_heads': F(
+        1, legal.Integer(1, 2**16), 'divides heads x width of each'
+      ),
+    },
+  },
+)
+
+LOSSES = schema.Entries(
+  'The loss terms, by a name of their own (docs/objective.md).',
+  TERM,
+  default={'kl': schema.option(TERM, 'forward_kl')},
+  least=1,
+)
+
+POSITIONS = schema.Section(
+  'Target positions at which losses of next-token distributions are computed.',
+  {
+    'rule': F(
+      'all',
+      legal.one_of('all', 'random', 'student_entropy', 'teacher_entropy'),
+      'all, a random choice, or those of highest entropy',
+    ),
+    'share': F(
+      1.0,
+      legal.Scheduled(legal.Number(above=0, at_most=1)),
+      "fraction of each row's targets that is kept",
+    ),
+  },
+)
+
+OBJECTIVE = schema.Section(
+  'How the losses are computed.',
+  {
+    'chunk_tokens': F(
+      256,
+      legal.Integer(1, 2**24),
+      'tokens per device whose logits are held at a time',
+    ),
+    'positions': POSITIONS,
+  },
+)

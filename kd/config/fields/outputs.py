@@ -1,0 +1,83 @@
+"""Fields of evaluation, export and planning."""
+
+from kd.config import legal
+from kd.config import schema
+from kd.config.fields import sampling
+
+F = schema.Field
+
+_LENGTH = legal.Integer(1, 2**20)
+_EXAMPLES = legal.Integer(0, also={-1: 'all'})
+
+EVALUATION_SET = schema.Section(
+  'A held-out set.',
+  {
+    'mixture': F('', legal.TEXT, "a seqio task or mixture; '': data.mixture"),
+    'split': F('validation', legal.SPLIT, 'its split'),
+    'examples': F(64, _EXAMPLES, 'examples to score, one a row; -1: all'),
+    'answers': F(
+      0, _EXAMPLES, 'examples to answer by generation, for exact match; -1: all'
+    ),
+  },
+)
+
+EVALUATION = schema.Section(
+  'Evaluation on held-out sets.',
+  {
+    'every': F(0, legal.COUNT, 'steps between; 0: before and after training'),
+    'baseline': F(
+      False, legal.BOOLEAN, 'also train the student with cross-entropy alone'
+    ),
+    'batch_size': F(8, sampling.ROWS_AT_A_TIME, 'rows, and prompts, at a time'),
+    'max_new_tokens': F(
+      128, _LENGTH, 'tokens of an answer at most; it is cut there'
+    ),
+    'sets': schema.Entries(
+      'Held-out sets, by name.',
+      EVALUATION_SET,
+      default={'held_out': schema.defaults(EVALUATION_SET)},
+    ),
+  },
+)
+
+EXPORT = schema.Section(
+  'Weights for other systems (`--mode=export`).',
+  {
+    'dtype': F('bfloat16', legal.DTYPE, 'data type of the written weights'),
+    'checkpoint': F(
+      'last', legal.one_of('last', 'best'), 'which checkpoint to export'
+    ),
+  },
+)
+
+PLAN = schema.Section(
+  'What a run needs on a TPU slice (`--mode=plan`).',
+  {
+    'topology': F(
+      '',
+      legal.Matching(r'|[\w:-]{1,40}', 'such as v5e:4x4 or v5p:2x2x2'),
+      'v4, v5e, v5p or v6e, a colon, and chips along each axis of the slice',
+    ),
+    'lengths': F(
+      (), legal.Tuple(_LENGTH), 'tokens per row to plan for; (): data.length'
+    ),
+    'prompt_length': F(512, _LENGTH, 'tokens of a prompt when decoding'),
+    'price': F(
+      0.0,
+      legal.Number(at_least=0, at_most=1e6),
+      'US dollars per chip-hour; 0: no cost is shown',
+    ),
+    'compile': F(
+      True, legal.BOOLEAN, 'False: estimate without the compiler, in seconds'
+    ),
+    'search': F(
+      False, legal.BOOLEAN, 'also search mesh, micro-batches and remat'
+    ),
+    'compiled': F(
+      3, legal.Integer(1, 1000), 'candidates of a search to compile'
+    ),
+    'folder': F(
+      '~/.cache/kd/plans', legal.Path('folder'), 'where compiler results are'
+    ),
+  },
+)

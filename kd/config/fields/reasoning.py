@@ -1,0 +1,140 @@
+"""Fields of chains of thought (`reasoning`) and trees of thought (`search`)."""
+
+from kd.config import legal
+from kd.config import schema
+from kd.config.fields import sampling
+
+F = schema.Field
+_FRACTION = legal.Number(at_least=0, at_most=1)
+
+REASONING = schema.Section(
+  'Chains of thought (`--mode=reason`, docs/reasoning.md).',
+  {
+    'problems': F(
+      '',
+      legal.Path('file', optional=True),
+      'JSON lines of {"question", "answer", "id"}; '
+      "'': data.mixture and data.split",
+    ),
+    'count': F(-1, legal.ALL_OR_COUNT, 'solve the first n problems; -1: all'),
+    'form': F(
+      'Question: {question}\nAnswer:\n',
+      legal.Containing('{question}'),
+      'the prompt of a problem from a file',
+    ),
+    'model': F('student', legal.one_of('student', 'teacher'), 'who solves'),
+    'style': F(
+      'few_shot',
+      legal.one_of('few_shot', 'chat'),
+      'few_shot: worked examples as text; chat: turns of data.template',
+    ),
+    'shots': F(
+      4,
+      legal.Integer(0, 1000),
+      'worked examples; taken from the first problems, which are not solved',
+    ),
+    'instruction': F(
+      'Solve the problem step by step. End with a line of #### and the answer.',
+      legal.TEXT,
+      'what a chat begins with',
+    ),
+    'samples': F(8, legal.Integer(1, 2**16), 'solutions of each problem'),
+    **sampling.sampling(temperature=0.7, max_new_tokens=256),
+    'together': F(64, legal.Integer(1, 2**20), 'problems solved per write'),
+    'folder': F(
+      '',
+      legal.Path('folder', optional=True),
+      "where solutions are written; '': <workdir>/traces",
+    ),
+    'keep': F(
+      'correct',
+      legal.one_of('correct', 'voted', 'both', 'any'),
+      'solutions to keep: correct (the reference answer), voted (the answer '
+      'of most samples), both, any (with an answer)',
+    ),
+    'votes': F(0.5, _FRACTION, 'least fraction of answers that `voted` needs'),
+    'steps': F(
+      'right',
+      legal.one_of('right', 'any'),
+      'right: keep only solutions without a wrong statement',
+    ),
+    'fewest_steps': F(1, legal.COUNT, 'right statements a solution must have'),
+    'per_problem': F(4, legal.COUNT, 'most kept of a problem; 0: no limit'),
+    'per_steps': F(
+      0, legal.COUNT, 'most kept with one number of statements; 0: no limit'
+    ),
+  },
+)
+
+SEARCH = schema.Section(
+  'Trees of thought (`--mode=search`, docs/trees.md).',
+  {
+    'problem': F('game24', legal.one_of('game24', 'gsm8k'), 'what is solved'),
+    'data': F(
+      '',
+      legal.Path('file', optional=True),
+      "its instances; '': the file in $KD_DATA_DIR",
+    ),
+    'first': F(0, legal.COUNT, 'first instance of the file, from 0'),
+    'count': F(-1, legal.ALL_OR_COUNT, 'instances; -1: all that follow'),
+    'folder': F(
+      '',
+      legal.Path('folder', optional=True),
+      "where trees are written; '': <workdir>/search",
+    ),
+    'method': F(
+      'beam',
+      legal.one_of('beam', 'depth_first', 'best_first'),
+      'order in which states are expanded',
+    ),
+    'breadth': F(
+      5,
+      legal.Integer(1, 2**20),
+      "states kept per level (beam), kept of each state's thoughts "
+      '(depth_first), expanded at a time (best_first)',
+    ),
+    'depth': F(
+      0, legal.COUNT, 'most thoughts of a path; 0: what the problem needs'
+    ),
+    'proposals': F(
+      'sampled',
+      legal.one_of('sampled', 'enumerated'),
+      'thoughts: sampled from the model, or all legal ones',
+    ),
+    'samples': F(8, legal.Integer(1, 2**16), 'thoughts sampled in each state'),
+    'shots': F(
+      0, legal.COUNT, 'worked examples in the prompt, for untrained models'
+    ),
+    'evaluator': F(
+      'exact',
+      legal.one_of('exact', 'likelihood', 'value', 'vote'),
+      "a state's value: exact (the problem's verifier), likelihood (geometric "
+      "mean of the thoughts' probabilities), value (the model's judgement), "
+      'vote (for the best of several)',
+    ),
+    'votes': F(3, legal.Integer(1, 2**16), 'judgements of a state, or votes'),
+    'prune': F(
+      0.0,
+      legal.Number(at_least=0, below=1),
+      'states of at most this value are not expanded',
+    ),
+    'deduplicate': F(True, legal.BOOLEAN, 'expand one of several equal states'),
+    'solutions': F(
+      1, legal.COUNT, 'solutions at which a tree ends; 0: search it all'
+    ),
+    'max_calls': F(0, legal.COUNT, 'completions per tree; 0: no limit'),
+    'max_tokens': F(
+      0, legal.COUNT, 'tokens read and generated per tree; 0: no limit'
+    ),
+    'max_nodes': F(10_000, legal.COUNT, 'nodes per tree; 0: no limit'),
+    **sampling.sampling(temperature=0.7, max_new_tokens=64),
+    'seed': F(0, legal.SEED, 'seed of the sampling'),
+    'together': F(64, legal.Integer(1, 2**20), 'trees searched at a time'),
+    'draw': F(8, legal.COUNT, 'trees that get a picture, the first ones'),
+    'contrast': F(
+      0,
+      legal.COUNT,
+      "rejected thoughts that a path's rationale mentions before each good one",
+    ),
+  },
+)

@@ -1,0 +1,112 @@
+"""How answers are sampled: fields that several sections share."""
+
+from kd.config import legal
+from kd.config import schema
+
+F = schema.Field
+
+# The most tokens that any model here can generate after a prompt.
+_TOKENS = legal.Integer(1, 2**20)
+
+TEMPERATURE = legal.Number(at_least=0, at_most=1e4)
+ROWS_AT_A_TIME = legal.Integer(1, 2**20)
+
+
+def sampling(temperature: float, max_new_tokens: int) -> dict[str, F]:
+  """Returns the fields of kd/sampling/requests.py's Settings.
+
+  Args:
+    temperature: its default.
+    max_new_tokens: its default.
+  """
+  return {
+    'temperature': F(
+      temperature, TEMPERATURE, 'softmax temperature; 0: always the likeliest'
+    ),
+    'top_k': F(0, legal.COUNT, 'sample from the k likeliest ids; 0: from all'),
+    'top_p': F(
+      1.0,
+      legal.Number(above=0, at_most=1),
+      'sample from the likeliest ids that together have this probability',
+    ),
+    'min_p': F(
+      0.0,
+      legal.Number(at_least=0, below=1),
+      'leave out ids whose probability is below this fraction of the highest',
+    ),
+    'repetition_penalty': F(
+      1.0,
+      legal.Number(above=0, at_most=1e4),
+      'above 1: ids that the prompt or answer already has become less likely '
+      '(arXiv 1909.05858)',
+    ),
+    'max_new_tokens': F(
+      max_new_tokens, _TOKENS, 'tokens of an answer at most; it is cut there'
+    ),
+  }
+
+
+GENERATE = schema.Section(
+  'Answers to prompts (`--mode=generate`).',
+  {
+    'prompts': F(
+      '',
+      legal.Path('file', optional=True),
+      'JSON lines of {"prompt": ...} or {"messages": [...]}',
+    ),
+    'output': F(
+      '',
+      legal.Path('file', optional=True),
+      "where answers are written; '': <workdir>/completions.jsonl",
+    ),
+    **sampling(temperature=0.0, max_new_tokens=128),
+    'stop_strings': F(
+      (),
+      legal.Tuple(legal.Matching('(?s).+', 'text of one character or more')),
+      'texts that end an answer and are cut off it',
+    ),
+    'samples': F(1, legal.Integer(1, 2**16), 'answers to each prompt'),
+    'seed': F(0, legal.SEED, 'seed of the sampling'),
+    'batch_size': F(
+      8,
+      ROWS_AT_A_TIME,
+      'answers generated at a time; a multiple of mesh.data x mesh.fsdp',
+    ),
+    'logprobs': F(
+      False, legal.BOOLEAN, 'also write token ids and their log-probabilities'
+    ),
+  },
+)
+
+# Rows are kept in the host's memory, up to 20 bytes a token.
+_BUFFER_ROWS = legal.Integer(0, 10**6)
+
+ROLLOUT = schema.Section(
+  'Answers that the student samples to be trained on '
+  "(teacher.source='rollout').",
+  {
+    'share': F(
+      1.0,
+      legal.Scheduled(legal.Number(at_least=0, at_most=1), ever_positive=True),
+      "fraction of a step's rows that the student answers",
+    ),
+    'every': F(
+      1,
+      legal.POSITIVE,
+      'updates from one sampling to the next; the steps between take rows '
+      'from the buffer',
+    ),
+    'buffer': F(
+      0,
+      _BUFFER_ROWS,
+      'rows that are kept, the latest; 0 if every step samples, else at least '
+      'share x data.batch_size',
+    ),
+    **sampling(temperature=1.0, max_new_tokens=128),
+    'batch_size': F(
+      8,
+      ROWS_AT_A_TIME,
+      'answers generated at a time; a multiple of mesh.data x mesh.fsdp',
+    ),
+  },
+)

@@ -1,0 +1,141 @@
+"""Fields of training: optimizer, devices, processes, checkpoints, logs."""
+
+from kd.config import legal
+from kd.config import schema
+
+F = schema.Field
+
+_NOT_NEGATIVE = legal.Number(at_least=0)
+_DECAY = legal.Number(at_least=0, below=1)
+
+OPTIMIZER = schema.Choice(
+  doc='The optimizer.',
+  kind='optimizer',
+  default='adamw',
+  common={
+    'lr': F(
+      schema.REQUIRED,
+      legal.Scheduled(_NOT_NEGATIVE, constant=False),
+      'learning rate per update, a schedule',
+    ),
+    'clip_norm': F(1.0, _NOT_NEGATIVE, 'largest global gradient norm; 0: any'),
+    'micro_batches': F(
+      1, legal.Integer(1, 2**20), 'parts of a batch; gradients are summed'
+    ),
+    'state_memory': F(
+      'device',
+      legal.one_of('device', 'host'),
+      'where the optimizer state is kept between updates',
+    ),
+  },
+  options={
+    'adamw': {
+      'weight_decay': F(
+        0.01,
+        legal.Number(at_least=0, at_most=1e6),
+        'on matrices, never on norms; times the learning rate',
+      ),
+      'b1': F(0.9, _DECAY, "decay of the gradient's mean"),
+      'b2': F(0.99, _DECAY, "decay of the gradient's square"),
+      'epsilon': F(1e-8, legal.Number(above=0), "added to the square's root"),
+    },
+    'adafactor': {
+      'weight_decay': F(
+        0.0,
+        legal.Number(at_least=0, at_most=1e6),
+        'on matrices, never on norms',
+      ),
+      'decay_rate': F(
+        0.8,
+        legal.Number(above=0, at_most=1),
+        "decay of the square's average at step t is 1 - t ** -decay_rate",
+      ),
+      'clip_update': F(
+        1.0, legal.Number(above=0), 'largest root mean square of an update'
+      ),
+      'scale_by_parameter': F(
+        True, legal.BOOLEAN, "scale updates by a parameter's root mean square"
+      ),
+    },
+  },
+  docs={
+    'adamw': 'AdamW (arXiv 1711.05101), with usual values for language models',
+    'adafactor': 'Adafactor (arXiv 1804.04235), with the settings of T5',
+  },
+)
+
+_AXIS = legal.Integer(1, 2**20, {-1: 'all that are left'})
+
+MESH = schema.Section(
+  'Devices along each axis; their product is the number of devices.',
+  {
+    'data': F(1, _AXIS, 'rows are split over data and fsdp'),
+    'fsdp': F(-1, _AXIS, 'parameters and optimizer state are split over it'),
+    'tensor': F(1, _AXIS, 'heads and MLP width are split over it'),
+    'sequence': F(
+      1, _AXIS, "each row's positions are split over it; divides data.length"
+    ),
+  },
+)
+
+PROCESSES = schema.Section(
+  'The processes of one run. What is not set comes from '
+  '$JAX_COORDINATOR_ADDRESS, $JAX_NUM_PROCESSES and $JAX_PROCESS_ID, or on a '
+  'Cloud TPU from its metadata.',
+  {
+    'coordinator': F(
+      '',
+      legal.Matching(
+        r'|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}', 'HOST:PORT'
+      ),
+      "HOST:PORT of process 0; '': not set",
+    ),
+    'count': F(0, legal.Integer(0, 2**20), 'processes; 0: not set'),
+    'index': F(
+      -1, legal.Integer(0, 2**20, {-1: 'not set'}), 'index of this process'
+    ),
+    'start_timeout_s': F(
+      300.0, legal.DURATION, 'seconds until all processes must have started'
+    ),
+    'dead_after_s': F(
+      30.0, legal.DURATION, 'seconds without a sign of life until a stop'
+    ),
+    'slow_after_s': F(
+      30.0, legal.DURATION, 'seconds until a slow process is named'
+    ),
+  },
+)
+
+CHECKPOINT = schema.Section(
+  'Checkpoints.',
+  {
+    'every': F(
+      500, legal.POSITIVE, 'steps between saves; the last step is saved too'
+    ),
+    'keep': F(
+      2, legal.POSITIVE, 'checkpoints kept, the latest, in addition to the best'
+    ),
+  },
+)
+
+LOG = schema.Section(
+  'Metrics.',
+  {
+    'every': F(10, legal.POSITIVE, 'steps between writes of training metrics'),
+    'tensorboard': F(True, legal.BOOLEAN, 'also write TensorBoard events'),
+  },
+)
+
+TOP = {
+  'steps': F(1000, legal.POSITIVE, 'optimizer updates'),
+  'seed': F(0, legal.SEED, 'seed of random parameters and of the data order'),
+  'nonfinite': F(
+    'stop',
+    legal.one_of('stop', 'skip'),
+    'a step whose loss or gradient is not finite changes nothing, and the run '
+    'stops, or skips it and counts it in train/nonfinite',
+  ),
+  'nonfinite_limit': F(
+    10, legal.POSITIVE, 'most steps skipped in a row before the run stops'
+  ),
+}

@@ -1,0 +1,386 @@
+"""Legal values of a field: a test, the text that states it, and a parser."""
+
+import ast
+from collections.abc import Mapping
+import dataclasses
+import math
+import re
+import reprlib
+from typing import Any
+
+import numpy as np
+
+INT32 = 2**31 - 1
+SEEDS = 2**32 - 1  # jax.random.key reads the low 32 bits of a seed.
+SECONDS = 864_000.0  # Ten days: what waits longer waits for ever.
+_LONGEST_NAME = 255  # bytes, of a file or folder
+_LONGEST_PATH = 4000
+
+
+def shown(value: Any) -> str:
+  """Returns the value as a message shows it, short whatever it is."""
+  if isinstance(value, int) and not isinstance(value, bool):
+    if value.bit_length() > 128:
+      return f'an integer of {value.bit_length()} bits'
+    return repr(value)
+  if isinstance(value, str):
+    return repr(value if len(value) <= 120 else value[:117] + '...')
+  return reprlib.repr(value)
+
+
+class Legal:
+  """The values that a field may have.
+
+  Attributes:
+    text: states them, as a message shows them.
+    kind: what they are: 'a whole number', ...
+  """
+
+  text = ''
+  kind = ''
+
+  def fault(self, value: Any) -> str:
+    """Returns what is wrong with a value, or '' if it is legal."""
+    raise NotImplementedError
+
+  def normal(self, value: Any) -> Any:
+    """Returns a legal value in the one form that the program reads."""
+    return value
+
+  def parse(self, text: str) -> Any:
+    """Reads a value from the command line.
+
+    Raises:
+      ValueError: the text is none.
+    """
+    raise NotImplementedError
+
+  def _wrong_type(self, value: Any) -> str:
+    return f'found {shown(value)} of type {type(value).__name__}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Integer(Legal):
+  """Whole numbers in [least, most], and a few with a meaning of their own."""
+
+  least: int
+  most: int = INT32
+  also: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+  kind = 'a whole number'
+
+  @property
+  def text(self) -> str:
+    special = [f'{value} ({meaning})' for value, meaning in self.also.items()]
+    if self.most != INT32:
+      usual = f'{self.least} to {self.most}'
+    else:
+      usual = f'{self.least} or more'
+    return ', '.join((f'a whole number, {usual}', *special))
+
+  def fault(self, value):
+    if isinstance(value, bool) or not isinstance(value, int):
+      return self._wrong_type(value)
+    if value in self.also or self.least <= value <= self.most:
+      return ''
+    return f'found {shown(value)}'
+
+  def normal(self, value):
+    return int(value)
+
+  def parse(self, text):
+    if not re.fullmatch(r'[+-]?[0-9_]{1,40}', text, re.ASCII):
+      raise ValueError
+    return int(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Number(Legal):
+  """Finite numbers in an interval, each end open or closed.
+
+  The program computes with float32: a number counts as what it is there, so
+  that 1e-60 is not above 0.
+  """
+
+  above: float | None = None
+  at_least: float | None = None
+  below: float | None = None
+  at_most: float | None = None
+
+  kind = 'a number'
+
+  @property
+  def text(self) -> str:
+    ends = [
+      f'above {self.above:g}' if self.above is not None else '',
+      f'{self.at_least:g} or more' if self.at_least is not None else '',
+      f'below {self.below:g}' if self.below is not None else '',
+      f'at most {self.at_most:g}' if self.at_most is not None else '',
+    ]
+    return 'a number, ' + (' and '.join(x for x in ends if x) or 'finite')
+
+  def holds(self, value: float) -> bool:
+    """Returns whether a number is finite and in the interval."""
+    if not math.isfinite(value) or abs(value) > np.finfo(np.float32).max:
+      return False
+    value = np.float32(value)
+    return (
+      (self.above is None or value > np.float32(self.above))
+      and (self.at_least is None or value >= np.float32(self.at_least))
+      and (self.below is None or value < np.float32(self.below))
+      and (self.at_most is None or value <= np.float32(self.at_most))
+    )
+
+  def fault(self, value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+      return self._wrong_type(value)
+    try:
+      if self.holds(float(value)):
+        return ''
+    except OverflowError:
+      pass
+    return f'found {shown(value)}'
+
+  def normal(self, value):
+    return float(value)
+
+  def parse(self, text):
+    if not text.isascii():
+      raise ValueError
+    return float(text)
+
+
+class Boolean(Legal):
+  """True or False."""
+
+  text = 'True or False'
+  kind = 'True or False'
+  _TEXTS = {'true': True, 't': True, '1': True}
+  _TEXTS |= {'false': False, 'f': False, '0': False}
+
+  def fault(self, value):
+    return '' if isinstance(value, bool) else self._wrong_type(value)
+
+  def parse(self, text):
+    if text.lower() not in self._TEXTS:
+      raise ValueError
+    return self._TEXTS[text.lower()]
+
+
+class Text(Legal):
+  """Any text that can be written to a file."""
+
+  text = 'text'
+  kind = 'text'
+
+  def fault(self, value):
+    if not isinstance(value, str):
+      return self._wrong_type(value)
+    try:
+      value.encode()
+    except UnicodeEncodeError:
+      return f'found {value!a}, which is not valid Unicode'
+    return self._fault(value)
+
+  def _fault(self, value: str) -> str:
+    del value
+    return ''
+
+  def parse(self, text):
+    return text
+
+
+@dataclasses.dataclass(frozen=True)
+class Containing(Text):
+  """Text that holds a part."""
+
+  part: str
+
+  @property
+  def text(self) -> str:
+    return f'text with {self.part!r}'
+
+  def _fault(self, value):
+    return '' if self.part in value else f'found {shown(value)}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Matching(Text):
+  """Text that matches a pattern in full, or is empty where that is said."""
+
+  pattern: str
+  text: str
+
+  def _fault(self, value):
+    if re.fullmatch(self.pattern, value):
+      return ''
+    return f'found {shown(value)}'
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf(Text):
+  """One of a few names."""
+
+  names: tuple[str, ...]
+
+  @property
+  def text(self) -> str:
+    return ', '.join(repr(name) for name in self.names)
+
+  def _fault(self, value):
+    return '' if value in self.names else f'unknown value {shown(value)}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Path(Text):
+  """A file or folder of this machine; '' where `optional` says what it means.
+
+  A bucket has to be mounted as a folder: local programs would create a folder
+  called gs: instead.
+  """
+
+  what: str
+  optional: bool = False
+
+  @property
+  def text(self) -> str:
+    empty = "'' or " if self.optional else ''
+    return f'{empty}a {self.what}; a bucket can be mounted as a folder'
+
+  def _fault(self, value):
+    if not value:
+      return '' if self.optional else "found ''"
+    return path_fault(value)
+
+
+def path_fault(value: str) -> str:
+  """Returns why a text cannot name a local file or folder, or ''."""
+  if '://' in value or re.match(r'(gs|s3|az|abfs|hdfs):/', value):
+    return f'found {shown(value)}, which is no local path'
+  if '\0' in value:
+    return f'found {shown(value)}, which holds a null character'
+  longest = max(len(name.encode()) for name in value.split('/'))
+  if longest > _LONGEST_NAME or len(value.encode()) > _LONGEST_PATH:
+    return f'found {shown(value)}, which is too long for a path'
+  return ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Source(Text):
+  """Words, or KIND:PLACE with a local place.
+
+  Attributes:
+    words: what may stand alone.
+    kinds: by kind, what PLACE is.
+  """
+
+  words: tuple[str, ...]
+  kinds: Mapping[str, str]
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    return (*self.words, *self.kinds)
+
+  @property
+  def text(self) -> str:
+    words = [word or "''" for word in self.words]
+    return ', '.join((*words, *(f'{k}:{w}' for k, w in self.kinds.items())))
+
+  def _fault(self, value):
+    if value in self.words:
+      return ''
+    kind, colon, place = value.partition(':')
+    if kind not in self.kinds or not colon or not place:
+      return f'found {shown(value)}'
+    return path_fault(place)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuple(Legal):
+  """A tuple or list of values of one kind."""
+
+  item: Legal
+  least: int = 0
+
+  kind = 'a tuple'
+
+  @property
+  def text(self) -> str:
+    count = f' of {self.least} or more' if self.least else ''
+    return f'a tuple{count}, each {self.item.text}'
+
+  def fault(self, value):
+    if not isinstance(value, tuple | list):
+      return self._wrong_type(value)
+    if len(value) < self.least:
+      return f'found {len(value)} values'
+    for item in value:
+      fault = self.item.fault(item)
+      if fault:
+        return f'{fault} in {shown(tuple(value))}'
+    return ''
+
+  def normal(self, value):
+    return tuple(self.item.normal(item) for item in value)
+
+  def parse(self, text):
+    try:
+      value = ast.literal_eval(text)
+    except (SyntaxError, MemoryError, RecursionError, TypeError) as e:
+      raise ValueError from e
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduled(Legal):
+  """A number, or a schedule all of whose values are legal.
+
+  Attributes:
+    number: the legal values.
+    constant: whether a number may stand in place of a schedule.
+    ever_positive: whether it must be above 0 at some step.
+  """
+
+  number: Number
+  constant: bool = True
+  ever_positive: bool = False
+
+  kind = 'a number or a schedule'
+
+  @property
+  def text(self) -> str:
+    more = ', and not 0 throughout' if self.ever_positive else ''
+    if self.constant:
+      return f'{self.number.text}{more}; or a schedule of such numbers'
+    return f'a schedule of {self.number.text.replace("a number", "numbers")}'
+
+  def fault(self, value):
+    if not self.constant:
+      return self._wrong_type(value)
+    return self.number.fault(value)
+
+  def normal(self, value):
+    return self.number.normal(value)
+
+  def parse(self, text):
+    return self.number.parse(text)
+
+
+def integer(least: int, most: int = INT32, also: Mapping[int, str] = {}):
+  """Whole numbers from `least` to `most`, and those of `also`."""
+  return Integer(least, most, also)
+
+
+def one_of(*names: str) -> OneOf:
+  return OneOf(names)
+
+
+POSITIVE = Integer(1)
+COUNT = Integer(0)
+ALL_OR_COUNT = Integer(1, also={-1: 'all'})
+SEED = Integer(0, SEEDS)
+BOOLEAN = Boolean()
+TEXT = Text()
+SPLIT = Matching('.+', 'the name of a split')
+DTYPE = one_of('bfloat16', 'float32')
+DURATION = Number(above=0, at_most=SECONDS)

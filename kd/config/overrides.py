@@ -1,0 +1,172 @@
+"""Fields of a config that the command line changes."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+
+import ml_collections
+
+from kd.config import base
+from kd.config import legal as legal_lib
+from kd.config import schema
+from kd.core import errors
+
+_NAME = 'name'
+
+
+@dataclasses.dataclass(frozen=True)
+class Override:
+  """One change.
+
+  Attributes:
+    path: the field.
+    text: its new value, as typed.
+    argument: the whole argument, for messages.
+  """
+
+  path: str
+  text: str
+  argument: str
+
+
+def is_boolean(path: str) -> bool:
+  """Returns whether a path names a field that is True or False."""
+  return any(
+    isinstance(node, schema.Field) and isinstance(node.legal, legal_lib.Boolean)
+    for node in _possible(base.ROOT, path.split('.'))
+  )
+
+
+def _possible(node, keys) -> Iterator[schema.Node]:
+  """Yields what a path may name, whatever the names in a config are."""
+  if not keys:
+    yield node
+  elif isinstance(node, schema.Entries):
+    yield from _possible(node.entry, keys[1:])
+  elif isinstance(node, schema.Section):
+    if keys[0] in node.children:
+      yield from _possible(node.children[keys[0]], keys[1:])
+  elif isinstance(node, schema.Choice):
+    for name in node.options:
+      if keys[0] in node.children(name):
+        yield from _possible(node.children(name)[keys[0]], keys[1:])
+
+
+def apply(
+  config: ml_collections.ConfigDict, overrides: Sequence[Override]
+) -> ml_collections.ConfigDict:
+  """Changes fields of a config, and resolves its references.
+
+  Args:
+    config: what get_config returned; it is changed.
+    overrides: a name comes before the arguments that it brings, whatever their
+      order here.
+
+  Returns:
+    The changed config.
+
+  Raises:
+    ConfigError: names a field that the config lacks, or a value that the field
+      cannot have.
+  """
+  names = [x for x in overrides if x.path.split('.')[-1] == _NAME]
+  others = [x for x in overrides if x.path.split('.')[-1] != _NAME]
+  names.sort(key=lambda x: x.path.count('.'))
+  with config.unlocked():
+    for override in (*names, *others):
+      _set(config, override)
+  return config.copy_and_resolve_references()
+
+
+def _set(config, override):
+  """Makes one change."""
+  keys = override.path.split('.')
+  node, holder = base.ROOT, config
+  for depth, key in enumerate(keys[:-1]):
+    node = _child(node, holder, key, keys[:depth], override)
+    choice = schema.choice_of(node)
+    if choice and keys[depth + 1 :] == [_NAME]:
+      _put(holder, key, _renamed(choice, holder[key], override), override)
+      return
+    holder = holder[key]
+  node = _child(node, holder, keys[-1], keys[:-1], override)
+  _put(holder, keys[-1], _parsed(node, override), override)
+
+
+def _put(holder, key, value, override):
+  """Sets a field; one that was made with a type may refuse it."""
+  try:
+    holder[key] = value
+  except TypeError as e:
+    raise errors.ConfigError(override.path, f'{override.argument}: {e}') from e
+
+
+def _child(node, value, key, parents, override):
+  """The schema of a field, which must be in the config."""
+  if not schema.is_part(value) or key not in value:
+    parent = '.'.join(parents) or 'the config'
+    legal = list(value) if schema.is_part(value) else []
+    raise errors.ConfigError(
+      override.path,
+      f'no field {key!r} in {parent} ({override.argument})',
+      legal=', '.join(map(str, legal)) or f'{parent} is a value',
+      nearest=errors.nearest(key, map(str, legal)),
+    )
+  if isinstance(node, schema.Entries):
+    return node.entry
+  choice = schema.choice_of(node)
+  if choice:
+    children = choice.children(value[_NAME] if _NAME in value else '')
+  else:
+    children = node.children
+  if key not in children:
+    raise errors.unknown(override.path, 'field', key, list(children))
+  return children[key]
+
+
+def _parsed(node, override):
+  """The value of a field that is typed as text."""
+  if isinstance(node, schema.Entries) and override.text == '{}':
+    return schema.part({})
+  if not isinstance(node, schema.Field):
+    raise errors.ConfigError(
+      override.path,
+      f'found {override.text!r}: it is no single value ({override.argument})',
+      legal='one of its fields, such as '
+      f'--config.{override.path}.{_first_field(node)}=VALUE',
+    )
+  try:
+    return node.legal.parse(override.text)
+  except ValueError as e:
+    raise errors.ConfigError(
+      override.path,
+      f'found {legal_lib.shown(override.text)} ({override.argument[:120]})',
+      legal=node.legal.text,
+    ) from e
+
+
+def _first_field(node):
+  if isinstance(node, schema.Section):
+    return next(iter(node.children))
+  return _NAME if isinstance(node, schema.Choice) else 'NAME'
+
+
+def _renamed(choice, old, override):
+  """The option of that name, with what it has in common with the old one.
+
+  An argument keeps its value if both names have the same one, by meaning and
+  default: the temperature of all divergences is one, their betas are two.
+  """
+  name = override.text
+  if name not in choice.options:
+    raise errors.unknown(override.path, choice.kind, name, list(choice.options))
+  if not schema.is_part(old):
+    old = schema.part({_NAME: ''})
+  if _NAME in old and old[_NAME] == name:
+    return old
+  before = choice.children(old[_NAME] if _NAME in old else '')
+  kept = {
+    key: old[key]
+    for key, node in choice.children(name).items()
+    if key in old and before.get(key) is node
+  }
+  return schema.option(choice, name, **kept)

@@ -1,0 +1,11 @@
+"""docs/config.md is what the fields say."""
+
+import pathlib
+
+from kd.config import page
+
+
+def test_the_page_is_current():
+  assert pathlib.Path('docs/config.md').read_text() == page.page(), (
+    'run: python -m kd.config.page > docs/config.md'
+  )

@@ -1,0 +1,156 @@
+"""Rules between fields: one function each.
+
+They need nothing but the config. Rules that need models or devices stand where
+these are built, in kd/train/resolve.py.
+"""
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+from kd.config import schema
+from kd.core import errors
+from kd.core import schedules
+
+# Arrays of tokens are indexed by int32.
+_MOST_TOKENS = 2**31 - 1
+
+
+def check(config: Any) -> None:
+  """Refuses fields that contradict each other.
+
+  Args:
+    config: whose fields are legal, each alone.
+
+  Raises:
+    ConfigError: names the first field that contradicts another one.
+  """
+  for rule in RULES:
+    rule(config)
+
+
+def scheduled(config: Any, path: str) -> schedules.Schedule:
+  """Builds the schedule of a field such as 'rollout.share'."""
+  value = config
+  for key in path.split('.'):
+    value = value[key]
+  return schema.build_schedule(value, path, config.steps)
+
+
+def _extremes(config, path):
+  return schedules.extremes(scheduled(config, path), config.steps)
+
+
+def batch_fits_int32(config: Any) -> None:
+  """A batch's tokens can be counted."""
+  for section in ('data', 'evaluation', 'cache'):
+    rows = config[section].batch_size
+    if rows * config.data.length > _MOST_TOKENS:
+      raise errors.ConfigError(
+        f'{section}.batch_size',
+        f'found {rows}, with data.length {config.data.length}',
+        legal=f'fewer than {_MOST_TOKENS:,} tokens in a batch',
+      )
+
+
+def rationale_needs_whole_rows(config: Any) -> None:
+  """A cached teacher has scored rows with their whole rationales."""
+  _, highest = _extremes(config, 'data.rationale.dropped')
+  if highest > 0 and config.teacher.source == 'cached':
+    raise errors.ConfigError(
+      'data.rationale.dropped',
+      "found more than 0 with teacher.source 'cached', whose targets are of "
+      'whole rows',
+      legal="0.0, or teacher.source 'live' or 'rollout'",
+    )
+
+
+def others_need_a_teacher(config: Any) -> None:
+  """More teachers contradict a run without any."""
+  if config.teacher.source == 'none' and config.teacher.others:
+    names = ', '.join(config.teacher.others)
+    raise errors.ConfigError(
+      'teacher.others',
+      f"found {names}, and teacher.source is 'none'",
+      legal="{}, or teacher.source 'live', 'cached' or 'rollout'",
+    )
+
+
+def buffer_serves_steps_between(config: Any) -> None:
+  """Rows are kept if, and only if, some steps do not sample."""
+  rollout = config.rollout
+  if (rollout.every > 1) != (rollout.buffer > 0):
+    raise errors.ConfigError(
+      'rollout.buffer',
+      f'found {rollout.buffer}, and rollout.every is {rollout.every}',
+      legal='0 if every step samples, else the number of rows to keep for the '
+      'steps that do not',
+    )
+
+
+def rollouts_are_rows(config: Any) -> None:
+  """A row of a rollout is one prompt with its answer."""
+  if config.teacher.source != 'rollout':
+    return
+  if config.data.pack:
+    raise errors.ConfigError(
+      'data.pack',
+      "found True with teacher.source 'rollout', where a row is a prompt and "
+      'its answer',
+      legal='False',
+    )
+  rollout = config.rollout
+  if rollout.max_new_tokens >= config.data.length:
+    raise errors.ConfigError(
+      'rollout.max_new_tokens',
+      f'found {rollout.max_new_tokens}, which leaves no room for a prompt in a '
+      'row',
+      legal=f'less than data.length, {config.data.length}',
+    )
+  _, highest = _extremes(config, 'rollout.share')
+  needed = math.ceil(highest * config.data.batch_size)
+  if rollout.every > 1 and rollout.buffer < needed:
+    raise errors.ConfigError(
+      'rollout.buffer',
+      f'found {rollout.buffer}, and a step takes {needed} rows of it',
+      legal=f'{needed} or more: rollout.share x data.batch_size',
+    )
+
+
+def kept_layers_rise(config: Any) -> None:
+  """Layers are named once each, in order."""
+  layers = tuple(config.student.keep_layers)
+  if layers != tuple(sorted(set(layers))):
+    raise errors.ConfigError(
+      'student.keep_layers',
+      f'found {layers}',
+      legal='layers in rising order, each once',
+    )
+
+
+def evaluation_has_examples(config: Any) -> None:
+  """A held-out set that is named is evaluated."""
+  for name, entry in config.evaluation.sets.items():
+    if not entry.examples and not entry.answers:
+      raise errors.ConfigError(
+        f'evaluation.sets.{name}.examples',
+        'found 0, and answers is 0: nothing would be evaluated',
+        legal='above 0 or -1 in one of them, or evaluation.sets={}',
+      )
+  if config.evaluation.every and not config.evaluation.sets:
+    raise errors.ConfigError(
+      'evaluation.every',
+      f'found {config.evaluation.every}, and evaluation.sets is empty',
+      legal='0, or a set to evaluate',
+    )
+
+
+RULES: tuple[Callable[[Any], None], ...] = (
+  batch_fits_int32,
+  rationale_needs_whole_rows,
+  others_need_a_teacher,
+  buffer_serves_steps_between,
+  rollouts_are_rows,
+  kept_layers_rise,
+  evaluation_has_examples,
+)
