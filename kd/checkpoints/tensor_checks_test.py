@@ -4,9 +4,9 @@ import types
 import numpy as np
 import pytest
 
-from configs import models
 from kd.checkpoints import names
 from kd.checkpoints import tensor_checks
+from kd.config import variants
 from kd.core import errors
 from kd.models import gemma3_config
 
@@ -19,7 +19,7 @@ def _source(shapes, config, layout=names.HF):
 
 @pytest.mark.parametrize('layout', [names.HF, names.GGUF])
 def test_a_model_of_27b_with_other_names_is_refused_at_once(layout):
-  config = gemma3_config.from_variant('27b', models.VARIANTS, 'variant')
+  config = gemma3_config.from_variant('27b', variants.VARIANTS, 'variant')
   shapes = {
     f'_wrapped.{t.name(layout)}': t.file_shape for t in names.tensors(config)
   }
