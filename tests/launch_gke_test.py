@@ -1,5 +1,8 @@
 """The JobSet of launch/gke: rendered, applied, looked at and deleted."""
 
+import itertools
+import re
+
 import pytest
 import yaml
 
@@ -10,8 +13,14 @@ SETTINGS = {
   'context': 'gke_my-project_us-west4_kd',
   'name': 'kd-1b',
   'image': 'us-docker.pkg.dev/my-project/kd/kd:1',
-  'accelerator': 'tpu-v5-lite-podslice',
+  'machine_type': 'ct5lp-hightpu-4t',
   'topology': '4x4',
+}
+POOLS = {
+  'project': 'my-project',
+  'cluster': 'kd',
+  'location': 'us-west4',
+  'zone': 'us-west4-a',
 }
 
 
@@ -39,44 +48,110 @@ def pod_of(manifest):
 
 
 @pytest.mark.parametrize(
-  ('topology', 'chips', 'hosts'),
-  [('4x4', 4, 4), ('2x4', 8, 1), ('2x2x4', 4, 4), ('8x8', 4, 16)],
+  ('machine', 'topology', 'accelerator', 'chips', 'hosts'),
+  [
+    ('ct5lp-hightpu-4t', '4x4', 'tpu-v5-lite-podslice', 4, 4),
+    ('ct5lp-hightpu-8t', '2x4', 'tpu-v5-lite-podslice', 8, 1),
+    ('ct5p-hightpu-4t', '2x2x4', 'tpu-v5p-slice', 4, 4),
+    ('ct6e-standard-4t', '8x8', 'tpu-v6e-slice', 4, 16),
+    ('tpu7x-standard-4t', '2x2x2', 'tpu7x', 4, 2),
+  ],
 )
-def test_every_host_of_the_slice_runs(cloud, topology, chips, hosts):
-  manifest = render(
-    cloud, f'--topology={topology}', f'--chips_per_host={chips}', '--', *LINE
-  )
+def test_every_host_of_the_slice_runs(
+  cloud, machine, topology, accelerator, chips, hosts
+):
+  flags = (f'--topology={topology}', f'--machine_type={machine}')
+  manifest = render(cloud, *flags, '--', *LINE)
   job, pod = pod_of(manifest)
   assert job['parallelism'] == job['completions'] == hosts
   (container,) = pod['containers']
   assert container['resources']['limits'] == {'google.com/tpu': chips}
   assert pod['nodeSelector'] == {
-    'cloud.google.com/gke-tpu-accelerator': 'tpu-v5-lite-podslice',
+    'cloud.google.com/gke-tpu-accelerator': accelerator,
     'cloud.google.com/gke-tpu-topology': topology,
   }
   assert 'volumes' not in pod
 
 
+def expanded(text):
+  """What Kubernetes makes of a container's argument, where no variable is set.
+
+  As its documentation of `args` has it: $(NAME) of a variable that is not there
+  stays, and $$ becomes $ and is not looked at again.
+  """
+  out, i = '', 0
+  while i < len(text):
+    variable = re.match(r'\$\([^()]*\)', text[i:])
+    if text[i : i + 2] == '$$':
+      out, i = out + '$', i + 2
+    elif variable and variable[0] == '$(HOME)':
+      out, i = out + '/root', i + len(variable[0])
+    else:
+      out, i = out + text[i], i + 1
+  return out
+
+
 def test_a_line_arrives_as_it_was_written(cloud):
   line = [*LINE, '--a="x" \\ @NAME@ @TOKEN@ & $(HOME) {}: #', "--b='", '--c=é']
+  dollars = [''.join(p) for p in itertools.product('$(x', repeat=4)]
+  line += ['--d=$$', '--e=$$(HOME)', '--f=$$$(HOME)$', f'--g={dollars}']
   _, pod = pod_of(render(cloud, '--', *line))
-  # Kubernetes itself reads $$( as $(.
-  got = [a.replace('$$(', '$(') for a in pod['containers'][0]['args']]
-  assert got == line
-  assert '$$(HOME)' in pod['containers'][0]['args'][2]
+  assert [expanded(a) for a in pod['containers'][0]['args']] == line
   code, _, err = gke(cloud, 'render', '--', *LINE, '--a=\n')
   assert (code, 'control character' in err) == (2, True), err
 
 
-def test_spot_and_bucket(cloud):
-  manifest = render(cloud, '--spot=yes', '--bucket=gs://bkt', '--', *LINE)
-  _, pod = pod_of(manifest)
+def test_several_slices(cloud):
+  manifest = render(cloud, '--slices=3', '--', *LINE)
+  (job,) = manifest['spec']['replicatedJobs']
+  assert job['replicas'] == 3
+  assert job['template']['spec']['completions'] == 4
+  annotations = manifest['metadata']['annotations']
+  assert annotations == {
+    'alpha.jobset.sigs.k8s.io/exclusive-topology': (
+      'cloud.google.com/gke-nodepool'
+    )
+  }
+  assert gke(cloud, 'logs', '--slices=40')[0] == 0
+  (call,) = cloud.calls('kubectl', 'logs')
+  assert '--max-log-requests=160' in call
+
+
+def test_capacity(cloud):
+  _, pod = pod_of(render(cloud, '--capacity=spot', '--', *LINE))
   assert pod['nodeSelector']['cloud.google.com/gke-spot'] == 'true'
   assert pod['tolerations'][0]['key'] == 'cloud.google.com/gke-spot'
-  (mount,) = pod['containers'][0]['volumeMounts']
+  single = ('--machine_type=ct5lp-hightpu-8t', '--topology=2x4')
+  _, pod = pod_of(render(cloud, '--capacity=flex-start', *single, '--', *LINE))
+  assert pod['nodeSelector']['cloud.google.com/gke-flex-start'] == 'true'
+  assert 'tolerations' not in pod
+  reserved = ('--capacity=reserved', '--reservation=r')
+  _, pod = pod_of(render(cloud, *reserved, '--', *LINE))
+  assert len(pod['nodeSelector']) == 2
+
+
+def test_a_bucket_is_mounted_without_streaming_writes(cloud):
+  flags = ('--bucket=gs://bkt', '--data_dir=/mnt/kd/data')
+  job, pod = pod_of(render(cloud, *flags, '--', *LINE))
+  (container,) = pod['containers']
+  (mount,) = container['volumeMounts']
   (volume,) = pod['volumes']
   assert mount == {'name': volume['name'], 'mountPath': '/mnt/kd'}
-  assert volume['csi']['volumeAttributes']['bucketName'] == 'bkt'
+  attributes = volume['csi']['volumeAttributes']
+  assert attributes['bucketName'] == 'bkt'
+  assert attributes['mountOptions'].split(',') == [
+    *('implicit-dirs', 'metadata-cache:ttl-secs:0'),
+    'write:enable-streaming-writes:false',
+  ]
+  # What is staged on the node may be larger than the default of 5 GiB.
+  annotations = job['template']['metadata']['annotations']
+  assert annotations['gke-gcsfuse/ephemeral-storage-limit'] == '0'
+  assert {e['name']: e['value'] for e in container['env']} == {
+    'KD_BUCKET': 'bkt',
+    'KD_OWNER': 'gke:gke_my-project_us-west4_kd/default/kd-1b',
+    'KD_TAKEOVER': 'no',
+    'KD_DATA_DIR': '/mnt/kd/data',
+  }
 
 
 def played(manifest, code, disrupted=False):
@@ -107,7 +182,7 @@ def played(manifest, code, disrupted=False):
 
 
 def test_exit_codes_decide(cloud):
-  manifest = render(cloud, '--failures=5', '--', *LINE)
+  manifest = render(cloud, '--failures=05', '--', *LINE)
   assert played(manifest, 2) == 'FailJobSet'
   assert played(manifest, 3) == 'FailJobSet'
   assert played(manifest, 42) == 'host again, not counted'
@@ -147,12 +222,15 @@ def test_the_jobset_of_someone_else_is_left_alone(cloud):
 
 def test_a_dry_run_and_a_cluster_that_does_not_answer(cloud):
   first = f'--settings={cloud.settings}'
-  for verb in ('render', 'apply', 'status', 'logs', 'delete'):
-    code, _, err = cloud.launch('launch/gke', verb, first, '--', *LINE)
-    assert (code, err) == (0, '')
+  more = [f'--{k}={v}' for k, v in POOLS.items()]
+  for verb in (
+    *('create-pools', 'render', 'apply', 'status', 'logs', 'delete'),
+    'delete-pools',
+  ):
+    code, out, err = cloud.launch('launch/gke', verb, first, *more, '--', *LINE)
+    assert (code, err, bool(out)) == (0, '', True)
   assert cloud.calls() == []
-  cloud.plan['kubectl_fails'] = True
-  (cloud.root / 'plan.json').write_text(cloud_lib.json.dumps(cloud.plan))
+  cloud.replan(kubectl_fails=True)
   assert gke(cloud, 'apply', '--', *LINE)[0] == 1
   assert gke(cloud, 'delete')[0] == 1
   assert len(cloud.calls('kubectl')) == 2
@@ -162,12 +240,122 @@ def test_a_dry_run_and_a_cluster_that_does_not_answer(cloud):
   ('arguments', 'words'),
   [
     (['--topology=4'], ['topology', '4x4']),
-    (['--topology=2x3'], ['2x3', '6 chips', 'chips_per_host=4']),
+    (['--topology=2x3'], ['2x3', '6 chips', 'the 4 of a ct5lp-hightpu-4t']),
+    (['--topology=08x08'], ['topology', '08x08']),
+    (['--machine_type=n2-standard-4'], ['machine_type', 'n2', 'tpu7x']),
     (['--name=A'], ['name']),
-    (['--spot=maybe'], ['spot', 'maybe']),
+    (['--namespace='], ['namespace']),
+    (['--failures=1e3'], ['failures', '1e3', '0 1000']),
+    (['--slices=0'], ['slices', "'0'"]),
+    (['--capacity=maybe'], ['capacity', 'maybe']),
+    (['--capacity=reserved'], ['reservation', 'not given']),
+    (['--reservation=r'], ['reservation', 'capacity=on-demand']),
+    (['--capacity=flex-start'], ['flex-start', '4 hosts']),
+    (
+      ['--slices=2', '--machine_type=ct5lp-hightpu-8t', '--topology=2x4'],
+      ['slices', 'one host'],
+    ),
   ],
 )
 def test_a_wrong_setting_is_named(cloud, arguments, words):
   code, _, err = gke(cloud, 'render', *arguments, '--', *LINE)
   assert code == 2
   assert all(word in err for word in words), err
+
+
+def pools(c, verb, *arguments):
+  more = [f'--{k}={v}' for k, v in POOLS.items()]
+  return gke(c, verb, *more, *arguments)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'wanted'),
+  [
+    ([], ['--tpu-topology=4x4', '--num-nodes=4']),
+    (
+      ['--capacity=spot', '--internal_ips=yes', '--create_flag=--tags=a,b'],
+      [
+        *('--tpu-topology=4x4', '--spot', '--num-nodes=4'),
+        *('--enable-private-nodes', '--tags=a,b'),
+      ],
+    ),
+    (
+      ['--capacity=reserved', '--reservation=projects/p/reservations/r'],
+      [
+        *('--tpu-topology=4x4', '--reservation-affinity=specific'),
+        *('--reservation=projects/p/reservations/r', '--num-nodes=4'),
+      ],
+    ),
+    (
+      [
+        *('--machine_type=ct6e-standard-8t', '--topology=2x4'),
+        *('--capacity=flex-start', '--max_run=12h'),
+      ],
+      [
+        *('--flex-start', '--enable-autoscaling', '--num-nodes=0'),
+        *('--max-nodes=1', '--location-policy=ANY'),
+        *('--reservation-affinity=none', '--no-enable-autorepair'),
+        '--max-run-duration=12h',
+      ],
+    ),
+    # One host of TPU7x has a topology by itself, several have a policy.
+    (
+      ['--machine_type=tpu7x-standard-4t', '--topology=2x2x1'],
+      ['--num-nodes=1'],
+    ),
+    (
+      ['--machine_type=tpu7x-standard-4t', '--topology=2x2x4'],
+      ['--placement-policy=kd', '--num-nodes=4'],
+    ),
+  ],
+)
+def test_a_pool_has_the_slice_that_was_asked_for(cloud, flags, wanted):
+  code, _, err = pools(cloud, 'create-pools', *flags)
+  assert code == 0, err
+  (call,) = cloud.calls('node-pools', 'create')
+  machine = next(
+    (f for f in flags if 'machine_type' in f), '--machine_type=ct5lp-hightpu-4t'
+  )
+  token = cloud.slice('pool.kd-0')['token']
+  assert call[4] == 'kd-0'
+  assert set(call[5:]) == {
+    *('--cluster=kd', '--location=us-west4', '--project=my-project'),
+    *('--node-locations=us-west4-a', machine.replace('_', '-')),
+    f'--labels=kd_launch={token}',
+    *wanted,
+  }
+  policies = cloud.calls('workload-policy')
+  assert bool(policies) == ('--placement-policy=kd' in wanted)
+  for policy in policies:
+    assert policy[5:] == [
+      *('kd', '--type=HIGH_THROUGHPUT', '--accelerator-topology=2x2x4'),
+      *('--region=us-west4', '--project=my-project'),
+    ]
+
+
+def test_pools_are_created_and_deleted_for_each_slice(cloud):
+  # kd-0 is ours from a call that failed halfway.
+  assert pools(cloud, 'create-pools')[0] == 0
+  code, _, err = pools(cloud, 'create-pools', '--slices=3')
+  assert (code, 'kd-0 is there already' in err) == (0, True), err
+  names = [c[4] for c in cloud.calls('node-pools', 'create')]
+  assert names == ['kd-0', 'kd-1', 'kd-2']
+  code, _, err = pools(cloud, 'delete-pools', '--slices=3')
+  assert code == 0, err
+  assert [c[4] for c in cloud.calls('node-pools', 'delete')] == names
+  code, _, err = pools(cloud, 'delete-pools')
+  assert (code, 'there is no node pool kd-0' in err) == (0, True), err
+
+
+def test_the_pool_of_someone_else_is_left_alone(cloud):
+  cloud.put_slice('pool.kd-0', {'token': 'another'})
+  for verb in ('create-pools', 'delete-pools'):
+    code, _, err = pools(cloud, verb)
+    assert (code, 'was not created here' in err) == (1, True), err
+  assert cloud.slice('pool.kd-0')
+  assert not cloud.calls('node-pools', 'delete')
+
+
+def test_pools_need_a_cluster(cloud):
+  code, _, err = gke(cloud, 'create-pools', '--project=p-1')
+  assert (code, 'cluster: not given' in err) == (2, True), err

@@ -28,12 +28,13 @@ def running(tmp_path):
     yield make
 
 
-def verdict(*workers):
-  script = 'source launch/lib/states.sh; verdict_of "$@"'
+def verdict(*states):
+  answers = ''.join(f'{i} {state}\n' for i, state in enumerate(states))
   done = subprocess.run(
-    ['bash', '-c', script, 'bash', *workers],
+    ['bash', '-c', 'source launch/lib/states.sh; verdict_of'],
     check=True,
     text=True,
+    input=answers,
     stdout=subprocess.PIPE,
   )
   return done.stdout.strip()
@@ -59,6 +60,9 @@ def test_the_verdict_on_all_workers():
   assert verdict('running -', 'lost -') == 'uneven'
   assert verdict('absent -', *ended(0)) == 'absent'
   assert verdict() == 'unsure'
+  # What a silent worker would say could be anything.
+  assert verdict(*ended(0, 0, 0), 'silent -') == 'unsure'
+  assert verdict('running -', 'silent -') == 'unsure'
 
 
 def starts_by_worker(c):
@@ -135,15 +139,14 @@ def test_workers_that_outlive_a_failed_one_are_ended(running):
   c = running(workers=3, codes=[['hang', 1, 'hang'], [0, 0, 0]])
   code, _, err = c.tpu('watch', '--grace_seconds=1')
   assert code == 0, err
-  assert 'run: uneven t1v-w-0:running:- t1v-w-1:ended:1' in err
-  assert 't1v-w-0:ended:42 t1v-w-1:ended:1 t1v-w-2:ended:42' in err
+  assert 'run: uneven 0:running 1:ended:1' in err
+  assert '0:ended:42 1:ended:1 2:ended:42' in err
   assert starts_by_worker(c) == [[list(LINE)] * 2] * 3
 
 
 def test_a_start_that_reached_some_workers_is_taken_back(running):
   c = running(workers=2, codes=[[1, 1], ['hang', 0], [0, 0]])
-  c.plan['fail'] = [['start.sh', 1, 1]]
-  (c.root / 'plan.json').write_text(cloud_lib.json.dumps(c.plan))
+  c.replan(fail=[['start.sh', 1, 1]])
   code, _, err = c.tpu('watch', '--grace_seconds=1')
   assert code == 0, err
   assert 'the run could not be started: failure 2' in err
@@ -157,7 +160,7 @@ def test_a_machine_that_was_replaced_is_set_up(running):
   shutil.rmtree(c.home('kd-1b', 1))
   code, _, err = c.tpu('watch')
   assert code == 0, err
-  assert 't1v-w-0:ended:1 t1v-w-1:absent:-' in err
+  assert '0:ended:1 1:absent' in err
   assert len(c.starts()) > 3
 
 
@@ -169,7 +172,7 @@ def test_a_worker_that_lost_its_run_counts_as_failed(running):
   os.killpg(int(session.read_text()), signal.SIGKILL)
   code, _, err = c.tpu('watch')
   assert code == 0, err
-  assert 't1v-w-1:lost:-' in err
+  assert '1:lost' in err
 
 
 def test_the_end_of_a_machine_leaves_the_exit_code(running):
@@ -185,19 +188,47 @@ def test_the_end_of_a_machine_leaves_the_exit_code(running):
 
 def test_workers_that_do_not_answer(running):
   c = running(workers=2, codes=[['hang'] * 2])
-  c.plan['fail'] = [['status.sh', 0, 99]]
-  (c.root / 'plan.json').write_text(cloud_lib.json.dumps(c.plan))
+  c.replan(fail=[['status.sh', 0, 99]])
   code, _, err = c.tpu('watch', '--failures=1')
-  assert (code, 'the workers did not answer' in err) == (1, True), err
+  assert (code, 'worker 0 of kd-1b did not answer' in err) == (1, True), err
   assert len(c.starts()) == 2
+
+
+@pytest.mark.parametrize('how', ['mute', 'fail'])
+def test_a_run_is_done_when_every_worker_has_said_so(running, how):
+  """gcloud returns 0, or an error, and worker 2 has printed nothing."""
+  c = running(workers=3, codes=[[0, 0, 0]])
+  c.wait_for(lambda: c.tpu('status')[1].count('ended 0') == 3)
+  c.replan(**{how: [['status.sh', 2, 3]]})
+  code, out, err = c.tpu('status')
+  assert (code, out.count('ended 0')) == (1, 2), (out, err)
+  assert 'worker 2 did not answer' in err
+  code, _, err = c.tpu('watch')
+  assert code == 0, err
+  assert err.count('run: unsure 0:ended:0 1:ended:0 2:silent') == 2
+  assert 'run: done 0:ended:0 1:ended:0 2:ended:0' in err
+
+
+def test_a_worker_that_never_answers_is_named(running):
+  c = running(workers=3, codes=[[0, 0, 0]], mute=[['status.sh', 2, 99]])
+  code, _, err = c.tpu('watch', '--failures=1')
+  assert (code, 'run: done' in err) == (1, False), err
+  assert 'worker 2 of kd-1b did not answer 2 times' in err
+
+
+@pytest.mark.parametrize('endpoints', [0, ''])
+def test_a_slice_of_unknown_size_is_not_ready(running, endpoints):
+  c = running(workers=2, codes=[[0, 0]])
+  c.replan(endpoints=endpoints)
+  code, _, err = c.tpu('watch', '--failures=1')
+  assert (code, 'kd-1b is EMPTY' in err) == (1, True), err
 
 
 def test_a_slice_without_a_run_gets_it(running):
   # Ctrl-C between creation and start; then the same command again.
   c = running(workers=2)
   assert c.tpu('delete')[0] == 0
-  c.plan['lives'].append(['READY'])
-  (c.root / 'plan.json').write_text(cloud_lib.json.dumps(c.plan))
+  c.replan(lives=[*c.plan['lives'], ['READY']])
   assert c.tpu('create')[0] == 0
   code, _, err = c.tpu('watch')
   assert (code, 'run: absent' in err) == (0, True), err

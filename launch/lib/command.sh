@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Saying, failing, and running a command that was printed first.
+# Messages, failures, and commands that are printed before they run.
 
 say() { printf 'launch: %s\n' "$*" >&2; }
 
@@ -42,15 +42,35 @@ run() {
   "$@"
 }
 
+# Usage: described COMMAND... Runs a `gcloud ... describe` and prints the values of
+# its --format with semicolons between them; ABSENT;; where there is nothing of
+# this name, ERROR;; where gcloud failed otherwise, EMPTY where it said nothing.
+described() {
+  local errors answer
+  errors=$(mktemp)
+  if answer=$("$@" 2>"$errors"); then
+    # read would take two tabs for one.
+    answer=${answer//$'\t'/;}
+    if [[ -z ${answer%%;*} ]]; then answer="EMPTY$answer"; fi
+  elif grep -q 'NOT_FOUND\|was not found' "$errors"; then
+    answer='ABSENT;;'
+  else
+    answer='ERROR;;'
+    cat "$errors" >&2
+  fi
+  rm -f "$errors"
+  echo "$answer"
+}
+
 is_dry() { [[ -z $EXECUTE ]]; }
 
-# What a dry run says between its commands.
+# Prints a comment between the commands of a dry run.
 note() {
   if is_dry; then printf '# %s\n' "$*"; fi
 }
 
-# Waits; a signal is heard at once, which it is not while a program runs. The
-# program does not hear Ctrl-C, as bash starts it in the background.
+# Usage: pause SECONDS. A trap runs at once, which it would not while a program in
+# the foreground runs. sleep ignores Ctrl-C, as bash starts it in the background.
 PAUSE=''
 pause() {
   sleep "$1" >/dev/null 2>&1 8>&- &
@@ -66,8 +86,8 @@ end_pause() {
   fi
 }
 
-# Usage: back_off N. Waits before try N, counted from 1: each time twice as long,
-# a quarter of an hour at most.
+# Usage: back_off N. Waits before try N, counted from 1: each wait is twice as long
+# as the one before, up to a quarter of an hour.
 back_off() {
   local first=${SETTING[backoff_seconds]} seconds
   seconds=$((first << ($1 > 10 ? 9 : $1 - 1)))

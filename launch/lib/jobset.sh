@@ -1,9 +1,13 @@
 # shellcheck shell=bash
 # The JobSet: rendered from the template, applied and deleted through kubectl.
 
+# Usage: kubectl_in DO ARGUMENT... DO is `run`, `command_line` (prints it) or
+# `command` (runs it without printing it).
 kubectl_in() {
-  COMMAND=(kubectl "--context=${SETTING[context]}"
-    "--namespace=${SETTING[namespace]}" "$@")
+  local do=$1
+  shift
+  "$do" kubectl "--context=${SETTING[context]}" \
+    "--namespace=${SETTING[namespace]}" "$@"
 }
 
 # Prints a string as JSON, which YAML reads too.
@@ -13,8 +17,9 @@ json_string() {
     fail 2 "a control character in $(quoted "$text")"
   fi
   text=${text//\\/\\\\}
-  # Kubernetes replaces $(NAME) in a container's arguments, and $$ stays $.
-  text=${text//\$\(/\$\$\(}
+  # In a container's arguments Kubernetes replaces $$ by $ and then leaves it alone,
+  # and $(NAME) by a variable.
+  text=${text//\$/\$\$}
   printf '"%s"' "${text//\"/\\\"}"
 }
 
@@ -28,59 +33,43 @@ json_list() {
   printf ']'
 }
 
-# Chips of the topology by chips of a host.
-hosts() {
-  local side chips=1 per=${SETTING[chips_per_host]}
-  for side in ${SETTING[topology]//x/ }; do chips=$((chips * side)); done
-  if ((chips % per)); then
-    fail 2 "topology: ${SETTING[topology]} has $chips chips, which" \
-      "chips_per_host=$per does not divide"
-  fi
-  echo $((chips / per))
-}
-
 # Usage: render TOKEN. Prints the manifest.
 render() {
-  local token=$1 line key hosts arguments
+  local line key arguments
+  local -A value=([token]=$1)
+  for key in "${!SETTING[@]}"; do value[$key]=${SETTING[$key]#gs://}; done
   # In assignments of their own, so that a failure inside ends the script.
-  hosts=$(hosts)
+  value[hosts]=$(hosts)
+  value[chips]=$(chips_per_host)
+  value[accelerator]=$(accelerator)
+  value[owner]="gke:${SETTING[context]}/${SETTING[namespace]}/${SETTING[name]}"
   arguments=$(json_list "${LINE[@]}")
   while IFS= read -r line; do
     case $line in
-      '#spot'*)
-        if [[ ${SETTING[spot]} != yes ]]; then continue; fi
-        line=${line#'#spot'}
+      '#capacity='*)
+        if [[ $line != "#capacity=${SETTING[capacity]} "* ]]; then continue; fi
+        line=${line#"#capacity=${SETTING[capacity]} "}
         ;;
-      '#bucket'*)
-        if [[ -z ${SETTING[bucket]} ]]; then continue; fi
-        line=${line#'#bucket'}
+      '#bucket '* | '#data_dir '*)
+        key=${line%% *}
+        if [[ -z ${SETTING[${key#\#}]} ]]; then continue; fi
+        line=${line#"$key"}
         ;;
       '#'*) continue ;;
     esac
-    for key in "${!SETTING[@]}"; do
-      line=${line//"@${key^^}@"/"${SETTING[$key]#gs://}"}
+    for key in "${!value[@]}"; do
+      line=${line//"@${key^^}@"/"${value[$key]}"}
     done
-    line=${line//'@HOSTS@'/"$hosts"}
-    line=${line//'@TOKEN@'/"$token"}
     # Last: what the user wrote is not searched for names.
     line=${line//'@ARGUMENTS@'/"$arguments"}
     printf '%s\n' "$line"
   done <"$ROOT/launch/manifests/jobset.yaml"
 }
 
-# Sets OWNER to the label of the JobSet that is there, THERE to whether one is.
-find_jobset() {
-  local answer
-  kubectl_in get jobset "${SETTING[name]}" --ignore-not-found \
+# Usage: get_jobset DO. Prints `NAME LABEL` of the JobSet, nothing if there is none.
+get_jobset() {
+  kubectl_in "$1" get jobset "${SETTING[name]}" --ignore-not-found \
     '--output=jsonpath={.metadata.name}{" "}{.metadata.labels.kd_launch}'
-  if is_dry; then
-    run "${COMMAND[@]}"
-    THERE='' OWNER=''
-    return
-  fi
-  answer=$("${COMMAND[@]}") || fail 1 'kubectl could not be asked; see above'
-  THERE=${answer%% *} OWNER=''
-  if [[ $answer == *' '* ]]; then OWNER=${answer#* }; fi
 }
 
 verb_render() {
@@ -89,57 +78,61 @@ verb_render() {
 }
 
 verb_apply() {
-  local file
+  local file there
   check_line
-  find_jobset
-  if [[ $THERE ]]; then
-    fail 1 "a JobSet ${SETTING[name]} is there already: delete it first, or" \
-      "take another name"
-  fi
   if is_dry; then
     file=/tmp/kd-jobset.yaml
+    get_jobset run
     note "the manifest, as launch/gke render prints it, is in $file"
   else
+    there=$(get_jobset command) || fail 1 'kubectl failed; see above'
+    if [[ $there ]]; then
+      fail 1 "a JobSet ${SETTING[name]} is there already: delete it first, or" \
+        "take another name"
+    fi
     new_token
     file=$RECORD/jobset.yaml
     render "$(token)" >"$file"
   fi
-  kubectl_in apply "--filename=$file"
-  run "${COMMAND[@]}"
+  kubectl_in run apply "--filename=$file"
 }
 
 verb_status() {
   local selector="jobset.sigs.k8s.io/jobset-name=${SETTING[name]}"
-  kubectl_in get jobset "${SETTING[name]}"
-  run "${COMMAND[@]}"
   local code='.status.containerStatuses[?(@.name=="kd")].state.terminated.exitCode'
-  kubectl_in get pods "--selector=$selector" \
+  kubectl_in run get jobset "${SETTING[name]}"
+  kubectl_in run get pods "--selector=$selector" \
     "--output=custom-columns=POD:.metadata.name,PHASE:.status.phase,CODE:$code"
-  run "${COMMAND[@]}"
 }
 
 verb_logs() {
-  kubectl_in logs --follow --prefix --container=kd --max-log-requests=128 \
+  local hosts slices=${SETTING[slices]}
+  hosts=$(hosts)
+  kubectl_in run logs --follow --prefix --container=kd \
+    "--max-log-requests=$((hosts * slices))" \
     "--selector=jobset.sigs.k8s.io/jobset-name=${SETTING[name]}"
-  run "${COMMAND[@]}"
 }
 
 verb_delete() {
-  local mine
+  local mine there owner
   mine=$(token)
-  find_jobset
-  kubectl_in delete jobset "${SETTING[name]}"
   if is_dry; then
+    get_jobset run
     note 'if its label kd_launch is the one remembered here'
-  elif [[ -z $THERE ]]; then
-    say "there is no JobSet ${SETTING[name]} in ${SETTING[namespace]}"
-    forget_token
-    return
-  elif [[ -z $mine || $OWNER != "$mine" ]]; then
-    fail 1 "the JobSet ${SETTING[name]} was not applied here" \
-      "(kd_launch='$OWNER'): it is left alone. To delete it yourself:" \
-      "$(command_line "${COMMAND[@]}")"
+  else
+    there=$(get_jobset command) || fail 1 'kubectl failed; see above'
+    owner=${there#* }
+    if [[ -z $there ]]; then
+      say "there is no JobSet ${SETTING[name]} in ${SETTING[namespace]}"
+      forget_token
+      return
+    fi
+    if [[ -z $mine || $owner != "$mine" ]]; then
+      fail 1 "the JobSet ${SETTING[name]} was not applied here" \
+        "(kd_launch='$owner'): it is left alone. To delete it yourself:" \
+        "$(kubectl_in command_line delete jobset "${SETTING[name]}")"
+    fi
   fi
-  run "${COMMAND[@]}"
+  kubectl_in run delete jobset "${SETTING[name]}"
   if ! is_dry; then forget_token; fi
 }

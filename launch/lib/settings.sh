@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Settings: a table says what is legal, a file sets them, flags win over it.
+# Settings: a table defines them, a file sets them, flags override the file.
 
 declare -A SETTING=()
 EXECUTE=''
@@ -8,13 +8,14 @@ LINE=()
 # Usage: read_settings TABLE ARGUMENT... Fills SETTING, EXECUTE and LINE, the
 # arguments of kd.main that follow `--`.
 #
-# A line of TABLE is name;default;legal;meaning, where legal is a regular
-# expression of the whole value, and a default of ! means that it must be given.
+# A line of TABLE is name;default;legal;meaning. A default of ! means that the
+# setting must be given, * that it may be given several times (setting_list reads
+# it). `legal` is a regular expression for the whole value, or int:LOW:HIGH.
 read_settings() {
   local table=$1 name default argument
   shift
   while IFS=';' read -r name default _ _; do
-    SETTING[$name]=${default#!}
+    SETTING[$name]=${default#[*!]}
   done <<<"$table"
   for argument in "$@"; do
     case $argument in
@@ -44,6 +45,11 @@ read_settings() {
   _check "$table"
 }
 
+# Usage: setting_list NAME. Prints each value of a setting that may be repeated.
+setting_list() {
+  if [[ ${SETTING[$1]} ]]; then printf '%s\n' "${SETTING[$1]}"; fi
+}
+
 _read_file() {
   local table=$1 file=$2 line number=0
   [[ -r $file ]] || fail 2 "--settings=$file: no such file"
@@ -63,6 +69,9 @@ _set() {
     fail 2 "$place: no setting is called '$name'; legal:" \
       "$(cut -d';' -f1 <<<"$table" | tr '\n' ' ')"
   fi
+  if [[ $'\n'$table == *$'\n'"$name;*;"* && ${SETTING[$name]} ]]; then
+    value=${SETTING[$name]}$'\n'$value
+  fi
   SETTING[$name]=$value
 }
 
@@ -70,13 +79,42 @@ _check() {
   local name default legal meaning value
   while IFS=';' read -r name default legal meaning; do
     value=${SETTING[$name]}
-    if [[ -z $value && $default == '!' ]]; then
-      fail 2 "$name: not given; it is $meaning"
+    if [[ -z $value ]]; then
+      case $default in
+        '' | '*') continue ;;
+        '!') fail 2 "$name: not given; it is $meaning" ;;
+      esac
     fi
-    if [[ -n $value && ! $value =~ ^($legal)$ ]]; then
-      fail 2 "$name: found '$value'; it is $meaning"
+    if [[ $legal == int:* ]]; then
+      SETTING[$name]=$(integer "$value" "${legal#int:}") ||
+        fail 2 "$name: found '$value'; it is $meaning; legal:" \
+          "an integer from ${legal//[!0-9]/ }"
+    else
+      _matches "$value" "$legal" "$default" ||
+        fail 2 "$name: found '$value'; it is $meaning"
     fi
   done <<<"$1"
+}
+
+# Usage: integer TEXT LOW:HIGH. Prints a decimal integer without leading zeros
+# (which bash and YAML would read as octal), or fails.
+integer() {
+  local LC_ALL=C low=${2%:*} high=${2#*:} value
+  [[ $1 =~ ^[0-9]{1,9}$ ]] || return 1
+  value=$((10#$1))
+  ((low <= value && value <= high)) || return 1
+  printf '%s' "$value"
+}
+
+_matches() {
+  local LC_ALL=C value=$1 legal=$2 line
+  if [[ $3 != '*' ]]; then
+    [[ $value =~ ^($legal)$ ]]
+    return
+  fi
+  while IFS= read -r line; do
+    [[ $line =~ ^($legal)$ ]] || return 1
+  done <<<"$value"
 }
 
 # Usage: print_settings TABLE. For --help.
@@ -86,6 +124,7 @@ print_settings() {
     case $default in
       '!') default='must be given' ;;
       '') default='not set' ;;
+      '*') default='may be repeated' ;;
     esac
     printf '  %-17s %s (%s)\n' "$name" "$meaning" "$default"
   done <<<"$1"

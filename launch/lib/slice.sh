@@ -1,114 +1,181 @@
 # shellcheck shell=bash
-# The slice itself: created, looked at and deleted through gcloud.
+# The slice (or the slices of a multislice run): created, described and deleted
+# through gcloud. Functions that build a command take as their first argument what
+# is done with it: `run`, `command_line` (prints it) or `described`.
 
-STATE=''
-OWNER=''
+# What the last call of `look` saw: the state, the label kd_launch, and how many
+# workers each slice has (known once they are READY).
+STATE='' OWNER='' WORKERS=0
+# Whether ensure_ready had to create the slice.
 CREATED=''
+# Failures so far, of creating and of the run.
+FAILURES=0
 
-is_queued() { [[ ${SETTING[capacity]} == queued* ]]; }
-
-# Usage: gcloud_tpu GROUP VERB NAME... prints nothing, fills COMMAND.
-gcloud_tpu() {
-  COMMAND=(gcloud compute tpus "$@"
-    "--project=${SETTING[project]}" "--zone=${SETTING[zone]}")
+# Whether the request waits in a queue until there is capacity.
+is_queued() {
+  case ${SETTING[capacity]} in queued* | flex-start) true ;; *) false ;; esac
 }
 
-create_command() {
-  local name=${SETTING[name]}
-  local shared=("--accelerator-type=${SETTING[accelerator_type]}"
-    "--labels=kd_launch=$1"
-    # What lets the workers read and write the bucket.
-    "--scopes=https://www.googleapis.com/auth/cloud-platform")
+is_multislice() { [[ ${SETTING[slices]} != 1 ]]; }
+
+# Refuses settings that contradict each other.
+check_slice_settings() {
+  local capacity=${SETTING[capacity]}
+  if is_multislice && ! is_queued; then
+    fail 2 "slices: found ${SETTING[slices]} with capacity=$capacity; several" \
+      "slices are one queued request: give capacity=queued, queued-spot," \
+      "queued-reserved or flex-start"
+  fi
+  if [[ ${SETTING[reservation]} && $capacity != *reserved ]]; then
+    fail 2 "reservation: found '${SETTING[reservation]}' with capacity=$capacity;" \
+      "give capacity=reserved or queued-reserved"
+  fi
+  if [[ ${SETTING[internal_ips]} == yes && ${SETTING[connect]} == external ]]; then
+    fail 2 "connect: found external with internal_ips=yes; give connect=iap," \
+      "or connect=internal on a machine of the same network"
+  fi
+}
+
+# Usage: gcloud_tpus DO TRACK ARGUMENT... TRACK is '' or alpha.
+gcloud_tpus() {
+  local do=$1 track=$2
+  shift 2
+  "$do" gcloud ${track:+"$track"} compute tpus "$@" \
+    "--project=${SETTING[project]}" "--zone=${SETTING[zone]}"
+}
+
+# Prints the name of each slice.
+slice_names() {
+  local i name=${SETTING[name]} slices=${SETTING[slices]}
+  if is_multislice; then
+    # As the Cloud TPU API derives them from the prefix.
+    for ((i = 0; i < slices; i++)); do echo "$name-$i"; done
+  else
+    echo "$name"
+  fi
+}
+
+# Usage: creation_flags. Prints one flag a line, what both kinds of request share.
+creation_flags() {
   local setting
   for setting in network subnetwork service_account; do
-    if [[ -n ${SETTING[$setting]} ]]; then
-      shared+=("--${setting//_/-}=${SETTING[$setting]}")
+    if [[ ${SETTING[$setting]} ]]; then
+      echo "--${setting//_/-}=${SETTING[$setting]}"
     fi
   done
-  case ${SETTING[capacity]} in spot | queued-spot) shared+=(--spot) ;; esac
+  if [[ ${SETTING[internal_ips]} == yes ]]; then echo --internal-ips; fi
+  case ${SETTING[capacity]} in
+    spot | queued-spot) echo --spot ;;
+    reserved | queued-reserved)
+      if [[ ${SETTING[reservation]} ]]; then
+        echo "--reservation=${SETTING[reservation]}"
+      else
+        echo --reserved
+      fi
+      ;;
+    flex-start)
+      echo --provisioning-model=flex-start
+      echo "--max-run-duration=${SETTING[max_run]}"
+      ;;
+  esac
+  setting_list create_flag
+}
+
+# Usage: create_slice DO TOKEN
+create_slice() {
+  local do=$1 name=${SETTING[name]} track='' flags
+  # These two are in the alpha track alone.
+  if [[ ${SETTING[reservation]} || ${SETTING[capacity]} == flex-start ]]; then
+    track=alpha
+  fi
+  mapfile -t flags < <(creation_flags)
+  flags=("--accelerator-type=${SETTING[accelerator_type]}"
+    "--labels=kd_launch=$2"
+    # What lets the workers read and write the bucket.
+    "--scopes=https://www.googleapis.com/auth/cloud-platform" "${flags[@]}")
+  if ! is_queued; then
+    gcloud_tpus "$do" "$track" tpu-vm create "$name" \
+      "--version=${SETTING[runtime_version]}" "${flags[@]}"
+    return
+  fi
+  if is_multislice; then
+    flags=("--node-count=${SETTING[slices]}" "--node-prefix=$name" "${flags[@]}")
+  else
+    flags=("--node-id=$name" "${flags[@]}")
+  fi
+  gcloud_tpus "$do" "$track" queued-resources create "$name" \
+    "--runtime-version=${SETTING[runtime_version]}" --async "${flags[@]}"
+}
+
+# Usage: delete_slice DO
+delete_slice() {
   if is_queued; then
-    gcloud_tpu queued-resources create "$name" "--node-id=$name" \
-      "--runtime-version=${SETTING[runtime_version]}" --async "${shared[@]}"
+    # --force: together with the slices that it holds.
+    gcloud_tpus "$1" '' queued-resources delete "${SETTING[name]}" --force --quiet
   else
-    gcloud_tpu tpu-vm create "$name" \
-      "--version=${SETTING[runtime_version]}" "${shared[@]}"
+    gcloud_tpus "$1" '' tpu-vm delete "${SETTING[name]}" --quiet
   fi
 }
 
-delete_command() {
-  if is_queued; then
-    # --force: with the slice that it holds.
-    gcloud_tpu queued-resources delete "${SETTING[name]}" --force --quiet
-  else
-    gcloud_tpu tpu-vm delete "${SETTING[name]}" --quiet
-  fi
+# Usage: describe_slice DO NAME. gcloud's --worker=all reaches the same endpoints.
+describe_slice() {
+  gcloud_tpus "$1" '' tpu-vm describe "$2" \
+    '--format=value(state,labels.kd_launch,networkEndpoints.len())'
 }
 
-describe_slice_command() {
-  gcloud_tpu tpu-vm describe "${SETTING[name]}" \
-    '--format=value(state,labels.kd_launch)'
+# Usage: describe_request DO
+describe_request() {
+  gcloud_tpus "$1" '' queued-resources describe "${SETTING[name]}" \
+    '--format=value(state.state,tpu.nodeSpec[0].node.labels.kd_launch)'
 }
 
-describe_command() {
-  if is_queued; then
-    gcloud_tpu queued-resources describe "${SETTING[name]}" \
-      '--format=value(state.state,tpu.nodeSpec[0].node.labels.kd_launch)'
-  else
-    describe_slice_command
-  fi
-}
-
-# Fills STATE and OWNER, the label kd_launch, from COMMAND.
-_ask() {
-  local errors answer
-  errors=$(mktemp)
-  if answer=$("${COMMAND[@]}" 2>"$errors"); then
-    STATE=${answer%%$'\t'*} OWNER=''
-    if [[ $answer == *$'\t'* ]]; then OWNER=${answer#*$'\t'}; fi
-    STATE=${STATE:-EMPTY}
-  elif grep -q 'NOT_FOUND\|was not found' "$errors"; then
-    STATE=ABSENT OWNER=''
-  else
-    STATE=ERROR OWNER=''
-    cat "$errors" >&2
-  fi
-  rm -f "$errors"
-}
-
-# Fills STATE and OWNER. A queued resource can be ACTIVE after its slice was
-# taken away, so the slice is asked too.
+# Sets STATE, OWNER and WORKERS. A queued request can be ACTIVE after its slices
+# were taken away, so each slice is described too.
 look() {
-  local owner
-  describe_command
-  _ask
-  if [[ $STATE == ACTIVE ]]; then
+  local name names count owner=''
+  WORKERS=0
+  if is_queued; then
+    IFS=';' read -r STATE OWNER _ < <(describe_request described)
+    if [[ $STATE != ACTIVE ]]; then return; fi
     owner=$OWNER
-    describe_slice_command
-    _ask
-    OWNER=$owner
-    # The request is still there, so creating it again would fail.
-    if [[ $STATE == ABSENT ]]; then STATE=GONE; fi
   fi
+  mapfile -t names < <(slice_names)
+  for name in "${names[@]}"; do
+    IFS=';' read -r STATE OWNER count < <(describe_slice described "$name")
+    if is_queued; then
+      OWNER=$owner
+      # The request is still there, so creating it again would fail.
+      if [[ $STATE == ABSENT ]]; then STATE=GONE; fi
+    fi
+    if [[ $STATE != READY ]]; then return; fi
+    # Without their number nobody could tell that one says nothing.
+    if [[ ! $count =~ ^[1-9][0-9]*$ ]]; then
+      STATE=EMPTY
+      return
+    fi
+    WORKERS=$count
+  done
+}
+
+# A dry run's part of `look`.
+print_look() {
+  local name
+  if is_queued; then describe_request run; fi
+  for name in $(slice_names); do describe_slice run "$name"; done
 }
 
 # Fails unless what is there was created by this machine's record.
 check_owner() {
   if [[ $STATE == ABSENT || ($OWNER && $OWNER == "$(token)") ]]; then return; fi
-  delete_command
   fail 1 "${SETTING[name]} in ${SETTING[zone]} is $STATE and was not created" \
     "here (kd_launch='$OWNER'): it is left alone. To delete it yourself:" \
-    "$(command_line "${COMMAND[@]}")"
+    "$(delete_slice command_line)"
 }
 
 create_once() {
   new_token
-  create_command "$(token)"
-  if run "${COMMAND[@]}"; then CREATED=yes; else return 1; fi
-}
-
-delete_slice() {
-  delete_command
-  run "${COMMAND[@]}"
+  create_slice run "$(token)" || return
+  CREATED=yes
 }
 
 # Counts a failure in FAILURES, waits, or gives up.
@@ -123,7 +190,7 @@ count_failure() {
   back_off "$FAILURES"
 }
 
-# Until the slice is READY. Sets CREATED where it had to be created.
+# Returns once the slice is READY. Sets CREATED where it had to be created.
 ensure_ready() {
   local action unsure=0 most=${SETTING[failures]}
   local begin=$SECONDS limit=${SETTING[wait_seconds]}
@@ -137,9 +204,9 @@ ensure_ready() {
     case $action in
       wait) ;;
       absent) create_once || count_failure 'the slice could not be created' ;;
-      recreate) delete_slice || count_failure 'it could not be deleted' ;;
+      recreate) delete_slice run || count_failure 'it could not be deleted' ;;
       failed)
-        delete_slice || true
+        delete_slice run || true
         count_failure 'the request for the slice failed'
         ;;
       stop)
@@ -165,9 +232,8 @@ ensure_ready() {
 
 say_how_to_delete() {
   if [[ -z $(token) ]]; then return; fi
-  delete_command
   say "${SETTING[name]} is kept; where it exists, it costs money. To delete it:"
-  printf '%s\n' "$(command_line "${COMMAND[@]}")" >&2
+  printf '%s\n' "$(delete_slice command_line)" >&2
 }
 
 interrupted() {
@@ -184,37 +250,33 @@ guard_interrupt() {
 
 verb_create() {
   if is_dry; then
-    describe_command
-    run "${COMMAND[@]}"
+    print_look
     note 'if there is nothing of this name; TOKEN is made anew'
-    create_command TOKEN
-    run "${COMMAND[@]}"
+    create_slice run TOKEN
     note "and describe every ${SETTING[poll_seconds]} s until it is READY"
     return
   fi
-  FAILURES=0
   one_at_a_time
   guard_interrupt
   ensure_ready
-  say "ready: launch/tpu setup is next"
+  say "ready, with the workers $(all_ids): launch/tpu setup is next"
 }
 
 verb_delete() {
   if is_dry; then
-    describe_command
-    run "${COMMAND[@]}"
+    print_look
     note 'if its label kd_launch is the one remembered here'
-    delete_slice
+    delete_slice run
     return
   fi
   one_at_a_time
   look
   case $STATE in
-    ERROR | EMPTY) fail 1 "what ${SETTING[name]} is could not be asked" ;;
+    ERROR) fail 1 "what ${SETTING[name]} is could not be asked" ;;
     ABSENT) say "there is no ${SETTING[name]} in ${SETTING[zone]}" ;;
     *)
       check_owner
-      delete_slice || fail 1 "${SETTING[name]} may still be there"
+      delete_slice run || fail 1 "${SETTING[name]} may still be there"
       ;;
   esac
   forget_token

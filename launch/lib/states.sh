@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What a state that the cloud reports means for who waits on it.
+# Pure functions: what a state that the cloud or a worker reports means.
 
 # Usage: action_of STATE CAPACITY. Prints one of
 #   ready     the slice can be used
@@ -8,10 +8,11 @@
 #   recreate  it will not come back: delete it and create it again
 #   failed    as recreate, and counts as a failure
 #   stop      a person has to look
-#   unsure    not an answer that is understood: ask again, but not for ever
+#   unsure    the answer is not understood: ask again, a limited number of times
 # The states are those of a TPU VM and of a queued resource, and four of our own:
 # ABSENT (the cloud knows no such name), GONE (it knows the queued resource, but
-# no slice), EMPTY (it said nothing), ERROR (it could not be asked).
+# no slice), EMPTY (it did not say a state, or of how many workers the slice is),
+# ERROR (it could not be asked).
 action_of() {
   case $1 in
     READY | ACTIVE) echo ready ;;
@@ -33,22 +34,67 @@ action_of() {
   esac
 }
 
-# Usage: verdict_of 'STATE CODE'... One argument for each worker: `running -`,
-# `ended CODE`, `lost -` (it died without a code) or `absent -` (nothing was
-# started). Prints one of
+# Usage: worker_ids SLICES WORKERS. Prints the ids of all workers, as `0 1` for
+# one slice of two workers and `0/0 0/1 1/0 1/1` for two such slices.
+worker_ids() {
+  local slice worker separator=''
+  for ((slice = 0; slice < $1; slice++)); do
+    for ((worker = 0; worker < $2; worker++)); do
+      printf '%s' "$separator"
+      if (($1 > 1)); then printf '%s/' "$slice"; fi
+      printf '%s' "$worker"
+      separator=' '
+    done
+  done
+  echo
+}
+
+# Usage: answers_of 'ID...' <OUTPUT. The workers' output holds lines `kd-worker ID
+# HOST STATE CODE` among others. Prints `ID STATE CODE` for each of the ids, in
+# this order; `ID silent -` for a worker without such a line.
+answers_of() {
+  local id line
+  local -A answers=()
+  while IFS= read -r line; do
+    if [[ $line =~ ^kd-worker\ ([0-9/]+)\ [^\ ]+\ ([a-z]+)\ ([0-9]+|-)$ ]]; then
+      answers[${BASH_REMATCH[1]}]="${BASH_REMATCH[2]} ${BASH_REMATCH[3]}"
+    fi
+  done
+  for id in $1; do
+    printf '%s %s\n' "$id" "${answers[$id]:-silent -}"
+  done
+}
+
+# Usage: workers_in STATE <ANSWERS. Prints the ids of the workers in this state for
+# a message: `2`, or `1, 2`. `!STATE`: of those in any other one.
+workers_in() {
+  local id state separator=''
+  while read -r id state _; do
+    if [[ $1 == "$state" || ($1 == !* && $1 != "!$state") ]]; then
+      printf '%s%s' "$separator" "$id"
+      separator=', '
+    fi
+  done
+}
+
+# Usage: verdict_of <ANSWERS. An answer is `ID running -`, `ID ended CODE`, `ID
+# lost -` (it died without a code), `ID absent -` (nothing was started) or `ID
+# silent -` (the worker said nothing). Prints one of
 #   running | absent | done | config | nonfinite | preempted | failed
-# or uneven: some have failed and others still run; or unsure: no worker spoke.
+# or uneven: some have failed and others still run; or unsure: a worker is silent,
+# so the others' answers do not decide.
 verdict_of() {
-  local state code worker
-  local running=0 absent=0 good=0 config=0 nonfinite=0 preempted=0 failed=0
-  for worker in "$@"; do
-    read -r state code <<<"$worker"
+  local state code workers=0
+  local running=0 absent=0 silent=0 config=0 nonfinite=0 preempted=0 failed=0
+  while read -r _ state code; do
+    workers=$((workers + 1))
     case $state in
       running) running=$((running + 1)) ;;
       absent) absent=$((absent + 1)) ;;
+      silent) silent=$((silent + 1)) ;;
       ended)
         case $code in
-          0) good=$((good + 1)) ;;
+          0) ;;
           2) config=$((config + 1)) ;;
           3) nonfinite=$((nonfinite + 1)) ;;
           42) preempted=$((preempted + 1)) ;;
@@ -59,7 +105,7 @@ verdict_of() {
     esac
   done
   local bad=$((config + nonfinite + preempted + failed))
-  if (($# == 0)); then
+  if ((workers == 0 || silent)); then
     echo unsure
   elif ((running)); then
     if ((bad + absent)); then echo uneven; else echo running; fi

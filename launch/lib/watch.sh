@@ -1,71 +1,77 @@
 # shellcheck shell=bash
-# Follows a run to its end. What kd.main's exit code says is done: 0, 2 and 3
-# end the watch; 42 (preempted) starts the run again as often as it takes; any
-# other code, and a worker that died, only as often as `failures` allows.
+# Follows a run to its end. kd.main's exit code decides: 0, 2 and 3 end the watch;
+# 42 (preempted) starts the run again without a limit; any other code, and a worker
+# that died, at most `failures` times.
 
-FAILURES=0
 VERDICT=''
-WORKERS=''
+# `ID STATE CODE` of each worker, one a line.
+ANSWERS=''
 UNEVEN_SINCE=''
 # When the run was started from here: long ago, where it was not.
 BEGUN=-1000000
 
-# Sets VERDICT, and WORKERS to what was said of each.
+# Sets VERDICT and ANSWERS. Where gcloud fails for one worker, the answers of the
+# others count all the same.
 look_at_run() {
-  local answer errors line
-  local -a states=()
-  WORKERS=''
+  local output errors
   errors=$(mktemp)
-  if ! answer=$(status_of_workers 2>"$errors"); then
-    cat "$errors" >&2
-    answer=''
-  fi
+  if ! output=$(status_of_workers 2>"$errors"); then cat "$errors" >&2; fi
   rm -f "$errors"
-  while read -r line; do
-    if [[ $line =~ ^kd-worker\ ([^ ]+)\ ([a-z]+)\ ([0-9]+|-)$ ]]; then
-      states+=("${BASH_REMATCH[2]} ${BASH_REMATCH[3]}")
-      WORKERS+=" ${BASH_REMATCH[1]}:${BASH_REMATCH[2]}:${BASH_REMATCH[3]}"
-    fi
-  done <<<"$(sort --version-sort <<<"$answer")"
-  VERDICT=$(verdict_of "${states[@]}")
+  ANSWERS=$(answers_of "$(all_ids)" <<<"$output")
+  VERDICT=$(verdict_of <<<"$ANSWERS")
+}
+
+# Prints ANSWERS on one line: ID:STATE:CODE, without a code that is not there.
+answers_in_short() {
+  local id state code
+  while read -r id state code; do
+    printf ' %s:%s' "$id" "$state"
+    if [[ $code != - ]]; then printf ':%s' "$code"; fi
+  done <<<"$ANSWERS"
 }
 
 begin_run() {
   BEGUN=$SECONDS
-  start_run
+  start_run "$(new_start)"
 }
 
-set_up_and_begin() { verb_setup && begin_run; }
+set_up_and_begin() { set_up && begin_run; }
 
-# Usage: start_again begin_run|set_up_and_begin. Until the run is started on
+# Usage: start_again begin_run|set_up_and_begin. Returns once the run is started on
 # every worker. Where the slice had to be created for it, or a start failed, as on
 # a machine that the cloud has replaced, it is set up.
 start_again() {
-  local how=$1
+  local how=$1 code
   while true; do
     CREATED=''
     ensure_ready
     if [[ $CREATED ]]; then how=set_up_and_begin; fi
-    if "$how"; then return; fi
+    code=0
+    "$how" || code=$?
+    if ((code == 0)); then return; fi
     # Some workers may run: the next start would be refused there.
-    verb_stop || true
+    stop_run || true
+    if ((code == 2)); then
+      say_how_to_delete
+      fail 2 'the run can not be started like this: see above'
+    fi
     count_failure 'the run could not be started'
     how=set_up_and_begin
   done
 }
 
-# Ends what still runs once it has had grace_seconds.
+# Ends the workers that still run once they have had grace_seconds.
 end_stragglers() {
   local grace=${SETTING[grace_seconds]}
   if [[ -z $UNEVEN_SINCE ]]; then UNEVEN_SINCE=$SECONDS; fi
   if ((SECONDS - UNEVEN_SINCE >= grace)); then
     say "some workers have ended and others run on: stopping these"
-    verb_stop || true
+    stop_run || true
     UNEVEN_SINCE=''
   fi
 }
 
-# Until the run is over, by VERDICT.
+# Returns when the run is over, with VERDICT.
 follow() {
   local unsure=0 most=${SETTING[failures]} soon=${SETTING[settle_seconds]}
   UNEVEN_SINCE=''
@@ -74,13 +80,13 @@ follow() {
     ensure_ready
     if [[ $CREATED ]]; then start_again set_up_and_begin; fi
     look_at_run
-    say "run: $VERDICT$WORKERS"
+    say "run: $VERDICT$(answers_in_short)"
     if [[ $VERDICT != unsure ]]; then unsure=0; fi
     if [[ $VERDICT != uneven ]]; then UNEVEN_SINCE=''; fi
     case $VERDICT in
       done | config | nonfinite) return ;;
       preempted)
-        # Without this, a run that can't begin would begin for ever.
+        # Without this, a run that can't begin would begin forever.
         if ((SECONDS - BEGUN < soon)); then
           count_failure 'the run ended with 42 soon after its start'
         fi
@@ -97,7 +103,8 @@ follow() {
       unsure)
         unsure=$((unsure + 1))
         if ((unsure > most)); then
-          count_failure "the workers did not answer $unsure times"
+          count_failure "worker $(workers_in silent <<<"$ANSWERS") of\
+ ${SETTING[name]} did not answer $unsure times"
           unsure=0
         fi
         ;;
@@ -134,15 +141,13 @@ verb_watch() {
 }
 
 plan_watch() {
-  describe_command
-  run "${COMMAND[@]}"
+  print_look
   note 'while it is READY, ask the workers'
   status_of_workers
   note 'exit codes: 0 done, 2 and 3 stop, 42 the last command of these again'
   note 'once it was preempted; TOKEN is made anew'
-  delete_slice
-  create_command TOKEN
-  run "${COMMAND[@]}"
-  verb_setup
-  start_run
+  delete_slice run
+  create_slice run TOKEN
+  set_up
+  start_run "$(new_start)"
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs on a worker: mounts a bucket at /mnt/kd, so that all workers see one
-# folder which outlives them. Usage: mount.sh BUCKET
+# Runs on a worker: mounts a bucket at /mnt/kd, one folder that all workers see and
+# that outlives them. Usage: mount.sh BUCKET
 set -euo pipefail
 
 bucket=$1
@@ -8,7 +8,13 @@ point=/mnt/kd
 
 if mountpoint --quiet "$point"; then exit; fi
 
-if ! command -v gcsfuse >/dev/null; then
+# Prints the major version, nothing where gcsfuse is not installed.
+installed() {
+  gcsfuse --version 2>/dev/null | sed -n 's/^gcsfuse version \([0-9]*\).*/\1/p'
+}
+
+# The flags below are those of version 3.
+if (($(installed || true) + 0 < 3)); then
   key=/usr/share/keyrings/gcsfuse.asc
   source=https://packages.cloud.google.com/apt
   curl --fail --silent --show-error "$source/doc/apt-key.gpg" |
@@ -22,5 +28,8 @@ fi
 
 sudo mkdir -p "$point"
 sudo chown "$(id -u):$(id -g)" "$point"
-# Nothing is remembered of what other workers may change meanwhile.
-gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 "$bucket" "$point"
+# Nothing is cached that other workers may change meanwhile. With streaming writes
+# fsync would not bring a file into the bucket, only close would: metrics.jsonl and
+# TensorBoard's events, which stay open, would be lost with a killed machine.
+gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 \
+  --enable-streaming-writes=false "$bucket" "$point"

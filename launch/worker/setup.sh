@@ -53,4 +53,4 @@ rm -rf "$home/source.old"
   if [[ $bucket != none ]]; then printf 'KD_BUCKET=%q\n' "${bucket#gs://}"; fi
   if [[ $data_dir != none ]]; then printf 'export KD_DATA_DIR=%q\n' "$data_dir"; fi
 } >"$home/environment"
-echo "kd: $(hostname): set up"
+echo "kd-worker $KD_WORKER $(hostname) ready -"

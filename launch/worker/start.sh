@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Runs on every worker: starts kd.main with these arguments, free of the
-# connection that brought them. Usage: start.sh ARGUMENT...
+# Runs on every worker: starts kd.main with these arguments, detached from the
+# connection. Usage: start.sh START OWNER TAKEOVER ARGUMENT...
+# START names this attempt, OWNER the slice; TAKEOVER (yes|no): see bucket.py.
 set -euo pipefail
 
+start=$1 owner=$2 takeover=$3
+shift 3
 home=$HOME/kd
 mkdir -p "$home/run"
 
 # Inherited by all that the run starts, so it is free once the last has ended.
 exec 9>"$home/run/lock"
-# Who only asks for the state holds it for a moment.
+# A worker that is asked for its state holds it for a moment.
 if ! flock --timeout 5 9; then
   echo "kd: $(hostname): a run is going on already" >&2
   exit 1
@@ -19,13 +22,19 @@ fi
 source "$home/environment"
 if [[ ${KD_BUCKET:-} ]]; then
   bash "$home/source/launch/worker/mount.sh" "$KD_BUCKET"
+  case $KD_WORKER in
+    0 | 0/0) ;;
+    *) owner='' ;;
+  esac
+  "$KD_PYTHON" "$home/source/launch/worker/bucket.py" /mnt/kd "$KD_BUCKET" \
+    "$owner" "$takeover" "$@"
 fi
 
 rm -f "$home/run/code" "$home/run/pid" "$home/run/session"
-touch "$home/run/started"
+echo "$start" >"$home/run/started"
 
 # Before the fork: the connection may be closed before the child is on its own.
 trap '' HUP
 setsid bash "$home/source/launch/worker/supervise.sh" "$@" \
   >>"$home/run/log" 2>&1 </dev/null &
-echo "kd: $(hostname): started"
+echo "kd-worker $KD_WORKER $(hostname) started -"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs on a worker: prints `kd-worker HOST STATE CODE`.
+# Runs on a worker: prints `kd-worker ID HOST STATE CODE`.
 set -euo pipefail
 
 run=$HOME/kd/run
 state=absent code=-
 if [[ -e $run/started ]]; then
   exec 9>"$run/lock"
-  # The lock is free before the code is looked at: no code then is none for ever.
+  # The code is read after the lock was free: without a code then, none will come.
   if ! flock --shared --nonblock 9; then
     state=running
   elif [[ -e $run/code ]]; then
@@ -15,4 +15,4 @@ if [[ -e $run/started ]]; then
     state=lost
   fi
 fi
-echo "kd-worker $(hostname) $state $code"
+echo "kd-worker $KD_WORKER $(hostname) $state $code"

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Runs on a worker: asks kd.main to save and end, and ends what does not.
-# Usage: stop.sh SECONDS
+# Runs on a worker: asks kd.main to save and end, and kills what does not end.
+# Usage: stop.sh SECONDS [START]. With START, only the run of this start.sh.
 set -euo pipefail
 
 run=$HOME/kd/run
 mkdir -p "$run"
 exec 9>"$run/lock"
-if ! flock --nonblock 9; then
+if [[ ! ${2:-} || $2 == "$(cat "$run/started" 2>/dev/null || true)" ]] &&
+  ! flock --nonblock 9; then
   if [[ -e $run/pid ]]; then kill -TERM "$(cat "$run/pid")" || true; fi
   if ! flock --timeout "$1" 9; then
     # Its whole session, the writer of the exit code included.
@@ -14,4 +15,4 @@ if ! flock --nonblock 9; then
     flock --timeout 30 9
   fi
 fi
-echo "kd: $(hostname): no run is going on"
+echo "kd-worker $KD_WORKER $(hostname) stopped -"

@@ -1,4 +1,4 @@
-"""A world with launch/ in front of it, as a test uses it."""
+"""A simulated cloud and the scripts of launch/, for tests."""
 
 import contextlib
 import json
@@ -22,9 +22,18 @@ _TREE = (
 _MACHINE = ('gcsfuse', 'python', 'python3', 'python3.11')
 # What needs no record: Python's own start would be most of a test's time.
 _SHELL = {
-  'hostname': 'echo "t1v-w-$KD_FAKE_WORKER"',
+  'hostname': 'echo "t1v-w-$KD_FAKE_WORKER" | tr / -',
   'mountpoint': 'exit 1',
-  'curl': 'echo key',
+  'curl': """
+case "$*" in
+  *agent-worker-number) echo "${KD_FAKE_WORKER#*/}" ;;
+  *tpu-env)
+    echo "ACCELERATOR_TYPE: 'v5litepod-16'"
+    case "$KD_FAKE_WORKER" in
+      */*) echo "MEGASCALE_SLICE_ID: '${KD_FAKE_WORKER%/*}'" ;;
+    esac ;;
+  *) echo key ;;
+esac""",
   'lsb_release': 'echo jammy',
   'sudo': """
 echo "$*" >>"$KD_FAKE_WORLD/sudo.log"
@@ -50,14 +59,19 @@ SETTINGS = {
 
 
 class Cloud(world_lib.World):
-  """A copy of launch/ with the stand-ins first on its PATH."""
+  """A simulated cloud, and a copy of launch/ that uses it."""
 
   def __init__(self, root: pathlib.Path, **plan):
     defaults = {
       'workers': 4,
+      'endpoints': plan.get('workers', 4),
       'lives': [['READY']],
       'codes': [[0, 0, 0, 0]],
       'fail': [],
+      'mute': [],
+      'gcsfuse': '3.5.0',
+      # Refuses connections: the script then warns and goes on.
+      'storage': '127.0.0.1:9',
       'create_fails': 0,
       'missing': [],
       'kubectl_fails': False,
@@ -141,8 +155,13 @@ class Cloud(world_lib.World):
     return [*command, *_QUICK, *arguments]
 
   def verbs(self) -> list[str]:
-    """What gcloud was asked to do with slices, in order."""
-    return [c[4] for c in self.calls('gcloud', 'tpus')]
+    """The verbs of gcloud's calls for slices, in order."""
+    return [c[c.index('tpus') + 2] for c in self.calls('gcloud', 'tpus')]
+
+  def replan(self, **plan) -> None:
+    """Changes what is to happen from now on."""
+    self.plan.update(plan)
+    (self.root / 'plan.json').write_text(json.dumps(self.plan))
 
   def starts(self) -> list[list[str]]:
     """kd.main's arguments, of every start on every worker, worker first."""

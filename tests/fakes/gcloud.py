@@ -1,4 +1,9 @@
-"""Stands in for gcloud: knows the flags of what launch/ and its guide use."""
+"""Stands in for gcloud: knows the flags that launch/ and its guide use.
+
+FLAGS lists what `gcloud help COMMAND` of version 578.0.0 lists; the pages are
+https://docs.cloud.google.com/sdk/gcloud/reference/ followed by the command's
+words. A command in the alpha track is a command of its own.
+"""
 
 import pathlib
 import shutil
@@ -8,69 +13,140 @@ import sys
 from tests.fakes import world as world_lib
 
 _TPU = {'--project', '--zone'}
-_SSH = _TPU | {'--worker', '--command'}
+# Of ssh and scp alike. IAP: in the alpha track, and for queued resources.
+_CONNECT = _TPU | {
+  *(
+    '--worker',
+    '--internal-ip',
+    '--ssh-key-file',
+    '--force-key-file-overwrite',
+  ),
+  *('--plain', '--strict-host-key-checking'),
+}
+_SSH = _CONNECT | {'--command', '--ssh-flag'}
+_SCP = _CONNECT | {'--recurse', '--compress', '--scp-flag'}
+_IAP = {'--tunnel-through-iap', '--batch-size'}
 _NEW = _TPU | {
   *('--accelerator-type', '--labels', '--network', '--scopes', '--spot'),
-  *('--service-account', '--subnetwork'),
+  *('--service-account', '--subnetwork', '--internal-ips', '--reserved'),
+  *('--tags', '--metadata', '--description', '--data-disk'),
 }
-# The flags of each command that the real gcloud would take from us.
+_QUEUED = _NEW | {
+  *('--runtime-version', '--node-id', '--node-count', '--node-prefix'),
+  *('--async', '--valid-until-duration', '--guaranteed'),
+}
+_TPU_VM = ('compute', 'tpus', 'tpu-vm')
+_REQUESTS = ('compute', 'tpus', 'queued-resources')
+_CLUSTER = {'--project', '--location', '--cluster'}
 FLAGS = {
-  ('compute', 'tpus', 'tpu-vm', 'create'): _NEW | {'--version'},
-  ('compute', 'tpus', 'tpu-vm', 'describe'): _TPU | {'--format'},
-  ('compute', 'tpus', 'tpu-vm', 'delete'): _TPU | {'--quiet'},
-  ('compute', 'tpus', 'tpu-vm', 'ssh'): _SSH,
-  ('compute', 'tpus', 'tpu-vm', 'scp'): _TPU | {'--worker', '--recurse'},
-  ('compute', 'tpus', 'queued-resources', 'create'): _NEW
-  | {'--runtime-version', '--node-id', '--async'},
-  ('compute', 'tpus', 'queued-resources', 'describe'): _TPU | {'--format'},
-  ('compute', 'tpus', 'queued-resources', 'delete'): _TPU
-  | {'--force', '--quiet'},
+  (*_TPU_VM, 'create'): _NEW | {'--version'},
+  ('alpha', *_TPU_VM, 'create'): _NEW
+  | {'--version', '--reservation', '--provisioning-model'},
+  (*_TPU_VM, 'describe'): _TPU | {'--format'},
+  (*_TPU_VM, 'delete'): _TPU | {'--quiet'},
+  (*_TPU_VM, 'ssh'): _SSH,
+  (*_TPU_VM, 'scp'): _SCP,
+  ('alpha', *_TPU_VM, 'ssh'): _SSH | _IAP,
+  ('alpha', *_TPU_VM, 'scp'): _SCP | _IAP,
+  (*_REQUESTS, 'create'): _QUEUED,
+  ('alpha', *_REQUESTS, 'create'): _QUEUED
+  | {'--reservation', '--provisioning-model', '--max-run-duration'},
+  (*_REQUESTS, 'describe'): _TPU | {'--format'},
+  (*_REQUESTS, 'delete'): _TPU | {'--force', '--quiet'},
+  (*_REQUESTS, 'ssh'): _SSH | _IAP | {'--node'},
+  (*_REQUESTS, 'scp'): _SCP | _IAP | {'--node'},
+  ('compute', 'resource-policies', 'create', 'workload-policy'): {
+    *('--project', '--region', '--type', '--accelerator-topology'),
+  },
+  ('compute', 'resource-policies', 'describe'): {
+    *('--project', '--region', '--format'),
+  },
+  ('compute', 'resource-policies', 'delete'): {
+    *('--project', '--region', '--quiet'),
+  },
+  ('compute', 'config-ssh'): {'--project'},
+  ('compute', 'firewall-rules', 'create'): {
+    *('--project', '--network', '--allow', '--direction', '--source-ranges'),
+  },
+  ('compute', 'routers', 'create'): {'--project', '--region', '--network'},
+  ('compute', 'routers', 'nats', 'create'): {
+    *('--project', '--region', '--router', '--auto-allocate-nat-external-ips'),
+    '--nat-all-subnet-ip-ranges',
+  },
   ('storage', 'rsync'): {'--recursive', '--project'},
   ('storage', 'cp'): {'--recursive', '--project'},
   ('storage', 'buckets', 'create'): {
     *('--project', '--location', '--enable-hierarchical-namespace'),
     '--uniform-bucket-level-access',
   },
+  ('storage', 'buckets', 'add-iam-policy-binding'): {'--member', '--role'},
   ('storage', 'rm'): {'--recursive'},
   ('services', 'enable'): {'--project'},
   ('auth', 'login'): set(),
-  ('config', 'set'): set(),
-  ('compute', 'config-ssh'): {'--project'},
+  ('auth', 'configure-docker'): set(),
+  ('artifacts', 'repositories', 'create'): {
+    *('--project', '--location', '--repository-format'),
+  },
   ('container', 'clusters', 'create'): {
     *('--project', '--location', '--workload-pool', '--addons'),
+    *('--enable-dns-access', '--machine-type', '--num-nodes'),
+    *('--node-locations', '--enable-private-nodes', '--enable-ip-alias'),
   },
-  ('container', 'clusters', 'get-credentials'): {'--project', '--location'},
-  ('container', 'node-pools', 'create'): {
-    *('--project', '--location', '--cluster', '--node-locations'),
-    *('--machine-type', '--tpu-topology', '--num-nodes', '--spot'),
+  ('container', 'clusters', 'delete'): {'--project', '--location', '--quiet'},
+  ('container', 'clusters', 'get-credentials'): {
+    *('--project', '--location', '--dns-endpoint'),
   },
+  ('container', 'node-pools', 'create'): _CLUSTER
+  | {
+    *('--node-locations', '--machine-type', '--tpu-topology', '--num-nodes'),
+    *('--placement-policy', '--spot', '--labels', '--enable-private-nodes'),
+    *('--reservation-affinity', '--reservation', '--flex-start'),
+    *('--enable-autoscaling', '--max-nodes', '--location-policy'),
+    *('--no-enable-autorepair', '--max-run-duration', '--disk-size'),
+    *('--node-version', '--tags'),
+  },
+  ('container', 'node-pools', 'describe'): _CLUSTER | {'--format'},
+  ('container', 'node-pools', 'delete'): _CLUSTER | {'--quiet'},
 }
-_ASKED = {
-  'tpu-vm': 'value(state,labels.kd_launch)',
+_DESCRIBED = {
+  'tpu-vm': 'value(state,labels.kd_launch,networkEndpoints.len())',
   'queued-resources': (
     'value(state.state,tpu.nodeSpec[0].node.labels.kd_launch)'
   ),
 }
+_POOL = 'value(config.resourceLabels.kd_launch)'
 
 
 def main(argv: list[str]) -> int:
   world = world_lib.current()
   world.record('gcloud', argv)
-  command = next(c for c in FLAGS if tuple(argv[: len(c)]) == c)
+  fitting = [c for c in FLAGS if tuple(argv[: len(c)]) == c]
+  if not fitting:
+    return _error(f'Invalid choice: {argv[:5]}', 2)
+  command = fitting[0]
   rest = argv[len(command) :]
   flags = dict(a.partition('=')[::2] for a in rest if a.startswith('--'))
   names = [a for a in rest if not a.startswith('--')]
   unknown = set(flags) - FLAGS[command]
   if unknown:
     return _error(f'unrecognized arguments: {unknown}', 2)
-  if command[:2] != ('compute', 'tpus'):
+  *_, group, verb = command
+  if 'node-pools' in command:
+    return _POOL_VERBS[verb](world, names, flags)
+  if 'resource-policies' in command:
+    return _policy(world, verb, names)
+  if 'tpus' not in command:
     return 0
-  return _VERBS[command[3]](world, command[2], names, flags)
+  return _VERBS[verb](world, group, names, flags)
 
 
 def _error(text: str, code: int = 1) -> int:
   print(f'ERROR: (gcloud) {text}', file=sys.stderr)
   return code
+
+
+def _not_found(name):
+  return _error(f'NOT_FOUND: Resource {name!r} was not found')
 
 
 def _create(world, group, names, flags):
@@ -81,39 +157,69 @@ def _create(world, group, names, flags):
     return _error(f'ALREADY_EXISTS: Resource {name!r} already exists')
   label, _, token = flags['--labels'].partition('=')
   assert label == 'kd_launch', flags
+  if group == 'queued-resources':
+    # One of them, as the reference says.
+    assert ('--node-id' in flags) != ('--node-count' in flags), flags
+    assert flags.get('--node-prefix', name) == name
   life = world.count('lives')
+  slices = int(flags.get('--node-count', 1))
+  internal = '--internal-ips' in flags
   value = {'group': group, 'token': token, 'life': life, 'looks': 0}
-  world.put_slice(name, value)
+  world.put_slice(name, {**value, 'slices': slices, 'internal': internal})
   return 0
 
 
-def _state(world, name):
-  """(of the queued resource, of the slice), as last described."""
+def _state(world, name, index=0):
+  """(of the queued resource, of one of its slices), as last described.
+
+  'ACTIVE/READY,PREEMPTED' is a request's state and its slices'.
+  """
   here = world.slice(name)
   life = world.plan['lives'][here['life']]
   state = life[max(0, min(here['looks'], len(life)) - 1)]
   first, _, second = state.partition('/')
-  return first, second or ('READY' if first == 'ACTIVE' else first)
+  slices = second.split(',') if second else []
+  if index < len(slices):
+    return first, slices[index]
+  return first, 'READY' if first == 'ACTIVE' else first
+
+
+def _owner(world, name):
+  """The resource that a slice's name belongs to, and the slice's index."""
+  if world.slice(name):
+    return name, 0
+  base, _, index = name.rpartition('-')
+  here = world.slice(base) if base else None
+  if here and index.isdecimal() and int(index) < here.get('slices', 1):
+    return base, int(index)
+  return name, 0
 
 
 def _describe(world, group, names, flags):
   (name,) = names
-  assert flags['--format'] == _ASKED[group], flags
-  here = world.slice(name)
+  assert flags['--format'] == _DESCRIBED[group], flags
+  base, index = (name, 0) if group != 'tpu-vm' else _owner(world, name)
+  here = world.slice(base)
   if here is None or (here['group'] != group and group != 'tpu-vm'):
-    return _error(f'NOT_FOUND: Resource {name!r} was not found')
+    return _not_found(name)
+  if here.get('slices', 1) > 1 and group == 'tpu-vm' and base == name:
+    return _not_found(name)
   if here['group'] == group:
     here['looks'] += 1
-    world.put_slice(name, here)
-  state = _state(world, name)[here['group'] != group]
+    world.put_slice(base, here)
+  state = _state(world, base, index)[here['group'] != group]
   if state == 'NOT_FOUND':
     if group == here['group']:
-      world.put_slice(name, None)
-    return _error(f'NOT_FOUND: Resource {name!r} was not found')
+      world.put_slice(base, None)
+    return _not_found(name)
   if state == 'ERROR':
     return _error('the connection was reset')
-  if state != 'EMPTY':
-    print(state, here['token'], sep='\t')
+  if state == 'EMPTY':
+    return 0
+  answer = [state, here['token']]
+  if group == 'tpu-vm':
+    answer.append('0' if state != 'READY' else world.plan['endpoints'])
+  print(*answer, sep='\t')
   return 0
 
 
@@ -121,43 +227,53 @@ def _delete(world, group, names, flags):
   del flags
   (name,) = names
   if world.slice(name) is None:
-    return _error(f'NOT_FOUND: Resource {name!r} was not found')
+    return _not_found(name)
   assert world.slice(name)['group'] == group
   world.put_slice(name, None)
   return 0
 
 
-def _workers(world, name, flags):
-  """The workers that a flag means, or an error as of a slice that is away."""
-  if world.slice(name) is None or _state(world, name)[1] != 'READY':
+def _workers(world, group, name, flags):
+  """The ids of the workers that flags mean, or an error."""
+  base, index = (name, 0) if group != 'tpu-vm' else _owner(world, name)
+  here = world.slice(base)
+  if here is None or _state(world, base, index)[1] != 'READY':
     return _error(f'TPU {name!r} is not in a usable state'), []
+  if here.get('internal') and not (
+    {'--internal-ip', '--tunnel-through-iap'} & set(flags)
+  ):
+    return _error(f'{name!r} has no external IP address'), []
+  ids = world.worker_ids(base)
+  slices = here.get('slices', 1)
+  if group == 'tpu-vm' and slices > 1:
+    ids = ids[len(ids) // slices * index :][: len(ids) // slices]
+  elif group != 'tpu-vm':
+    assert flags['--node'] == 'all'
   if flags.get('--worker', '0') == 'all':
-    return 0, range(world.plan['workers'])
-  return 0, [int(flags.get('--worker', '0'))]
+    return 0, [(base, i) for i in ids]
+  return 0, [(base, ids[int(flags.get('--worker', '0'))])]
 
 
 def _ssh(world, group, names, flags):
-  del group
   (name,) = names
-  code, workers = _workers(world, name, flags)
+  code, workers = _workers(world, group, name, flags)
   started = [
     subprocess.Popen(
-      ['ssh', str(world.home(name, i)), str(i), flags['--command']],
+      ['ssh', str(world.home(base, i)), i, flags['--command']],
       stdin=subprocess.DEVNULL,
     )
-    for i in workers
+    for base, i in workers
   ]
   codes = [process.wait() for process in started]
   return code or next((c for c in codes if c), 0)
 
 
 def _scp(world, group, names, flags):
-  del group
   source, target = names
   name = next(n for n in names if ':' in n).partition(':')[0]
-  code, workers = _workers(world, name, flags)
-  for i in workers:
-    home = world.home(name, i)
+  code, workers = _workers(world, group, name, flags)
+  for base, i in workers:
+    home = world.home(base, i)
     if ':' in target:
       shutil.copy(source, home / target.partition(':')[2])
     else:
@@ -167,12 +283,59 @@ def _scp(world, group, names, flags):
   return code
 
 
+def _policy(world, verb, names):
+  (name,) = names
+  here = world.slice(f'policy.{name}')
+  if verb == 'workload-policy':
+    world.put_slice(f'policy.{name}', {})
+  elif here is None:
+    return _not_found(name)
+  elif verb == 'delete':
+    world.put_slice(f'policy.{name}', None)
+  else:
+    print(name)
+  return 0
+
+
+def _create_pool(world, names, flags):
+  (name,) = names
+  if world.slice(f'pool.{name}'):
+    return _error(f'ALREADY_EXISTS: {name}')
+  token = flags['--labels'].partition('=')[2] if '--labels' in flags else ''
+  world.put_slice(f'pool.{name}', {'token': token, 'flags': flags})
+  return 0
+
+
+def _describe_pool(world, names, flags):
+  (name,) = names
+  assert flags['--format'] == _POOL, flags
+  here = world.slice(f'pool.{name}')
+  if here is None:
+    return _not_found(name)
+  print(here['token'])
+  return 0
+
+
+def _delete_pool(world, names, flags):
+  del flags
+  (name,) = names
+  if world.slice(f'pool.{name}') is None:
+    return _not_found(name)
+  world.put_slice(f'pool.{name}', None)
+  return 0
+
+
 _VERBS = {
   'create': _create,
   'describe': _describe,
   'delete': _delete,
   'ssh': _ssh,
   'scp': _scp,
+}
+_POOL_VERBS = {
+  'create': _create_pool,
+  'describe': _describe_pool,
+  'delete': _delete_pool,
 }
 
 if __name__ == '__main__':

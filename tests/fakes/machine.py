@@ -22,8 +22,10 @@ def main(argv: list[str]) -> int:
   if program == 'uv':
     if 'find' in arguments:
       print(f'{world.root}/machine_bin/python')
+  elif program == 'gcsfuse' and '--version' in arguments:
+    print(f'gcsfuse version {world.plan["gcsfuse"]} (Go version go1.24.0)')
   elif 'kd.main' in arguments:
-    return _kd(world, int(worker), arguments[arguments.index('kd.main') + 1 :])
+    return _kd(world, worker, arguments[arguments.index('kd.main') + 1 :])
   elif program.startswith('python'):
     return _python(world, arguments)
   return 0
@@ -47,14 +49,26 @@ def _python(world, arguments):
     os.makedirs(os.path.dirname(target), exist_ok=True)
     shutil.copy(f'{world.root}/machine_bin/python', target)
     print(target)
+  elif arguments[0].endswith('bucket.py'):
+    return _bucket(world, arguments)
   return 0
+
+
+def _bucket(world, arguments):
+  """Runs the real script; what is mounted is a folder of the world."""
+  mount = world.root / 'mnt' / 'kd'
+  mount.mkdir(parents=True, exist_ok=True)
+  moved = [a.replace('/mnt/kd', str(mount), 1) for a in arguments]
+  return subprocess.run([sys.executable, *moved], check=False).returncode
 
 
 def _kd(world, worker, arguments):
   """Ends as the plan says."""
   codes = world.plan['codes']
-  start = world.count(f'starts-{worker}')
-  code = codes[min(start, len(codes) - 1)][worker]
+  slice_, _, index = worker.rpartition('/')
+  start = world.count(f'starts-{slice_}-{index}')
+  position = int(slice_ or 0) * world.plan['workers'] + int(index)
+  code = codes[min(start, len(codes) - 1)][position]
   if code == 'real':
     real = [sys.executable, '-m', 'kd.main', *arguments]
     return subprocess.run(

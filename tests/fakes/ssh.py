@@ -17,14 +17,17 @@ def main(argv: list[str]) -> int:
   home, worker, command = argv
   world = world_lib.current()
   world.record('ssh', argv)
-  for i, (text, which, times) in enumerate(world.plan['fail']):
-    asked = text in command and int(worker) == which
-    if asked and world.count(f'fail-{i}') < times:
-      return 255
+  for kind, code in (('fail', 255), ('mute', 0)):
+    for i, (text, which, times) in enumerate(world.plan[kind]):
+      asked = text in command and worker == str(which)
+      if asked and world.count(f'{kind}-{i}') < times:
+        return code
   env = {
     'HOME': home,
     'KD_FAKE_WORLD': str(world.root),
     'KD_FAKE_WORKER': worker,
+    'GCE_METADATA_HOST': world.plan['storage'],
+    'STORAGE_EMULATOR_HOST': f'http://{world.plan["storage"]}',
     'PATH': f'{world.root}/machine_bin:/usr/bin:/bin',
   }
   with subprocess.Popen(

@@ -9,18 +9,23 @@ from typing import Any
 
 
 class World:
-  """The state of a cloud that is played.
+  """The state of a simulated cloud.
 
   Attributes:
     root: its folder.
-    plan: what is to happen. `workers`: of a slice. `lives`: for each slice that
-      is created, in order, the states that it is described with, the last one
-      for ever; 'ACTIVE/PREEMPTED' is a queued resource's and its slice's.
+    plan: what is to happen. `workers`: how many a slice has. `endpoints`: how
+      many the cloud says it has. `lives`: for each slice that is created, in
+      order, the states that it is described with, the last one forever;
+      'ACTIVE/PREEMPTED' is a queued resource's state and its slice's,
+      'ACTIVE/READY,PREEMPTED' those of two slices.
       `codes`: for each start of kd.main, in order, each worker's exit code,
       'hang' (until SIGTERM, then 42), 'deaf' (until SIGKILL) or 'real' (the
       real program). `fail`: [[text, worker, times], ...]: ssh to this worker
-      fails so often where the command has this text. `create_fails`: how often
-      creating fails. `missing`: programs that the machines lack.
+      fails this many times where the command has this text; `mute`: the same,
+      but ssh succeeds, prints nothing and runs nothing. `create_fails`: how
+      often creating fails. `missing`: programs that the machines lack.
+      `gcsfuse`: the version that they have. `storage`: the address of Cloud
+      Storage and of the metadata server, for launch/worker/bucket.py.
   """
 
   def __init__(self, root: str):
@@ -70,10 +75,19 @@ class World:
     else:
       path.write_text(json.dumps(value))
 
-  def home(self, name: str, worker: int) -> pathlib.Path:
+  def worker_ids(self, name: str) -> list[str]:
+    """The ids of all workers: '1', or '0/1' where there are several slices."""
+    slices = (self.slice(name) or {}).get('slices', 1)
+    workers = range(self.plan['workers'])
+    if slices == 1:
+      return [str(i) for i in workers]
+    return [f'{s}/{i}' for s in range(slices) for i in workers]
+
+  def home(self, name: str, worker: str | int) -> pathlib.Path:
     """The home folder of a worker of the slice that is there now."""
     life = self.slice(name)['life']
-    path = self.root / 'machines' / f'{name}-{life}' / f'w-{worker}'
+    folder = f'w-{worker}'.replace('/', '-')
+    path = self.root / 'machines' / f'{name}-{life}' / folder
     path.mkdir(parents=True, exist_ok=True)
     return path
 
