@@ -28,6 +28,8 @@ MAY_IMPORT = {
   'data': ('data', 'kd.core', 'kd.input_pipeline', 'kd.reasoning.answers'),
   'docs': ('docs', 'configs', 'data', 'kd'),
   'experiments': ('experiments', 'configs', 'data', 'kd'),
+  # Scripts of their own, which import nothing of the project.
+  'launch': (),
   'tests': ('tests', 'experiments', 'configs', 'data', 'kd'),
   'tools': ('tools',),
 }
