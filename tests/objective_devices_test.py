@@ -15,7 +15,7 @@ from kd.losses import selection
 from kd.losses import terms
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
-from kd.planning import hlo
+from tests import hlo_arrays
 
 B, L, D, D_T, V, K = 8, 96, 16, 24, 1024, 4
 SIZES = terms.Sizes(1, 1, 1, 1, 1, 1.0, (None,))
@@ -121,10 +121,10 @@ def test_no_array_of_all_tokens_by_vocabulary_exists(shape, kind):
   devices = int(np.prod(shape))
   whole = B * L * V // devices
   largest = max(
-    held.elements
-    for held in hlo.largest_arrays(program.as_text())
+    array.elements
+    for array in hlo_arrays.largest(program.as_text())
     # Hidden states and sparse ids are tokens x something too.
-    if V // devices in held.shape or V in held.shape
+    if V // devices in array.shape or V in array.shape
   )
   table = V * D_T // devices
   chunk = max(chunk_tokens, B // devices) * V

@@ -72,6 +72,7 @@ def _turned(leaf: Array) -> Array:
   return leaf.T if leaf.ndim == 2 else leaf
 
 
+@jax.named_scope(layers.KV_CACHE)
 def empty(model: gemma3.Gemma3, batch: int, slots: int) -> Cache:
   """A cache with room for `slots` positions in each of `batch` rows."""
   c = model.config
@@ -118,6 +119,7 @@ def prefill(
     gemma3.TapSpec((), tuple(range(model.config.num_layers))),
   )
 
+  @jax.named_scope(layers.KV_CACHE)
   def place(kind, x):
     slots = _slots(model.config, kind, length)
     if slots < length:
@@ -145,6 +147,7 @@ def _positions(last: Array, slots: int) -> Array:
   return last - (last - jnp.arange(slots, dtype=jnp.int32)) % slots
 
 
+@jax.named_scope(layers.KV_CACHE)
 def insert(cache: Cache, rows: Cache, take: Array, source: Array) -> Cache:
   """Puts prompts' rows in place of others.
 
@@ -187,7 +190,8 @@ def extend(
   """
   c = model.config
   positions = positions[:, None]
-  x = gemma3.embed(held.embedding, ids[:, None], model.dtype)
+  x = gemma3.embed_few(held.embedding, ids[:, None], model.dtype)
+  x = rules.constrain(x, layers.DECODING_AXES)
   angles = layers.angles(c, positions)
   updated = []
   turned_back = jax.tree.map(_turned, held.layers)

@@ -15,7 +15,15 @@ from kd.partitioning import rules
 
 Array = types.Array
 
-LAYER_INPUT = 'layer_input'  # What rematerialisation calls it.
+# Names of values: what rematerialization saves, and what a plan counts.
+LAYER_INPUT = 'layer_input'
+KV_CACHE = 'kv_cache'
+
+# Logical axes of [B, L, D] between layers. A decoding step has few rows of one
+# token: sums of them over devices are much smaller than the weights, so weights
+# stay where they are and rows are gathered.
+_BY_ROW = ('batch', 'length', None)
+DECODING_AXES = ('gathered_batch', None, 'embed')
 
 
 def _parameter(module, name, init, shape, axes):
@@ -158,21 +166,30 @@ class Attention(nn.Module):
     def norm(name):
       return RMSNorm(c.norm_epsilon, 'head_width', name=name)
 
-    query = rotate(norm('query_norm')(products.project(x, w_query)), angles)
-    key = rotate(norm('key_norm')(products.project(x, w_key)), angles)
-    value = products.project(x, w_value)
+    def project(w, axis):
+      projected = products.project(x, w)
+      if cache is None:
+        return projected
+      return rules.constrain(projected, ('batch', None, axis, None))
+
+    query = rotate(norm('query_norm')(project(w_query, 'heads')), angles)
+    key = rotate(norm('key_norm')(project(w_key, 'kv_heads')), angles)
+    value = project(w_value, 'kv_heads')
     heads = (query, key, value)
     scale = c.query_scale**-0.5
     if cache is None:
       attended = attention.causal(query, key, value, seen, scale, self.kernel)
     else:
       rows = jnp.arange(x.shape[0])[:, None]
-      key = cache[0].at[rows, slots].set(key.astype(cache[0].dtype))
-      value = cache[1].at[rows, slots].set(value.astype(cache[1].dtype))
+      with jax.named_scope(KV_CACHE):
+        key = cache[0].at[rows, slots].set(key.astype(cache[0].dtype))
+        value = cache[1].at[rows, slots].set(value.astype(cache[1].dtype))
       cache = (key, value)
       attended = attention.dense(
         query, key.astype(x.dtype), value.astype(x.dtype), seen, scale
       )
+      names = ('gathered_batch', None, 'heads', None)
+      attended = rules.constrain(attended, names)
     return products.project(attended, w_out), cache, heads
 
 
@@ -195,12 +212,12 @@ class MLP(nn.Module):
     )
 
 
-def _mlp_block(epsilon, x, before, gate, up, down, after):
-  """What the second half of a layer makes of each position."""
+def _mlp_block(epsilon, axes, x, before, gate, up, down, after):
+  """Returns [B, L, D], x plus the MLP's output; `axes` are those of x."""
   y = rms_norm(x, before, epsilon)
   hidden = nn.gelu(products.project(y, gate), approximate=True)
   hidden = hidden * products.project(y, up)
-  hidden = rules.constrain(hidden, ('batch', 'length', 'mlp'))
+  hidden = rules.constrain(hidden, (*axes[:2], 'mlp'))
   return x + rms_norm(products.project(hidden, down), after, epsilon)
 
 
@@ -227,6 +244,7 @@ class Layer(nn.Module):
     # What lies before has no name of its own: this is what can be saved
     # elsewhere than on the device.
     x = ad_checkpoint.checkpoint_name(x, LAYER_INPUT)
+    axes = _BY_ROW if cache is None else DECODING_AXES
 
     def norm(name):
       return RMSNorm(self.config.norm_epsilon, 'norm', name=name)
@@ -239,7 +257,7 @@ class Layer(nn.Module):
     # As one function of positions: it is all that a long row's gradient makes
     # once more.
     x = products.by_position(
-      functools.partial(_mlp_block, self.config.norm_epsilon),
+      functools.partial(_mlp_block, self.config.norm_epsilon, axes),
       x,
       (
         norm('pre_mlp_norm').scale(d),
@@ -248,5 +266,5 @@ class Layer(nn.Module):
       ),
       (_NORM, _WIDE, _WIDE, _NARROW, _NORM),
     )
-    x = rules.constrain(x, ('batch', 'length', None))
+    x = rules.constrain(x, axes)
     return x, cache, heads if self.shows_heads else None

@@ -1,14 +1,15 @@
-"""What lies in a chip's memory when a program needs most of it, by kind.
+"""Sorts a chip's memory at a program's peak by kind.
 
-Read from what XLA's compiler writes when it is asked to: where each value lies,
-the bytes it takes with its tiles' padding, from when to when it lives, and the
-name of the operation that it comes from.
+The input is XLA's dump of buffer assignment and live ranges: the place of each
+value, its bytes including the padding of tiles, its lifetime, and the name of
+the operation that computes it.
 """
 
 from collections.abc import Mapping
 import dataclasses
 import re
 
+from kd.models import layers
 from kd.planning import hlo_text
 
 KINDS = (
@@ -20,7 +21,8 @@ _ALLOCATION = re.compile(r'^allocation \d+: size (\d+),(.*):$')
 _VALUE = re.compile(r'^ value: <\d+ (\S+)(?: \(phi\))? @0> \(size=(\d+),')
 _LIVES = re.compile(r'^    (\S+):(\d+)-(\d+)$')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
-_DECODING = 'jit(run)/while'
+# These pass a value on unchanged.
+_COPIES = ('copy', 'copy-start', 'copy-done', 'bitcast')
 _MOVES = re.compile(
   r'all-gather|all-reduce|all-to-all|reduce-scatter|collective'
 )
@@ -113,61 +115,101 @@ def _most_alive(values, live):
 def by_kind(
   memory: Memory, program: str, arguments: Mapping[str, str]
 ) -> dict[str, int]:
-  """Bytes a chip by KINDS; their sum is memory.total.
+  """Returns bytes per chip by KINDS; their sum is memory.total.
 
-  What the forward pass leaves for the backward pass, the batch and the results
-  are activations; gathered weights and other results of exchanges are
-  collectives; gradients, scratch and gaps between buffers are temporaries.
+  Activations are what the forward pass saves for the backward pass, the KV
+  cache, the batch and the outputs; collectives are results of collective
+  operations, mostly gathered weights; temporaries are gradients, scratch and
+  fragmentation.
 
   Args:
     memory: of the program.
-    program: the compiled program's text.
-    arguments: kinds by the beginnings of the arguments' names in the source;
-      any other argument is an activation.
+    program: text of the compiled program.
+    arguments: kinds by prefix of an argument's name in the source; other
+      arguments are activations.
   """
-  inside = [name.partition('{')[0] for name in memory.at_peak]
-  origins = _origins(program, {*memory.arguments, *inside})
-  found = dict.fromkeys(KINDS, 0)
+  origins = _Origins(program)
+  sizes = dict.fromkeys(KINDS, 0)
   for name, size in memory.arguments.items():
-    _, origin = origins.get(name, ('', ''))
+    origin = ''.join(origins.op_names(name)[:1])
     kinds = [k for start, k in arguments.items() if origin.startswith(start)]
-    found[kinds[0] if kinds else 'activations'] += size
+    sizes[kinds[0] if kinds else 'activations'] += size
   for name, size in memory.at_peak.items():
-    found[_kind(*origins.get(name.partition('{')[0], ('', '')))] += size
-  found['activations'] += memory.outputs
-  found['temporaries'] += memory.heap - sum(memory.at_peak.values())
-  return found
+    sizes[origins.kind(name)] += size
+  sizes['activations'] += memory.outputs
+  sizes['temporaries'] += memory.heap - sum(memory.at_peak.values())
+  return sizes
 
 
-def _origins(program, names):
-  """By instruction, its name with what it calls, and the user's operation.
+class _Origins:
+  """Finds the source operation of each value of a program."""
 
-  What a loop carries has no operation of its own: the loop's stands for it.
-  """
-  computations = hlo_text.parse(program).computations
-  loops = {
-    body: i
-    for computation in computations.values()
-    for i in computation.instructions
-    if i.op == 'while'
-    for body in i.called('body')
-  }
-  found = {}
-  for computation in computations.values():
-    for i in computation.instructions:
-      if i.name not in names:
-        continue
-      origin = _OP_NAME.search(i.attributes)
-      if not origin and i.op == 'parameter' and computation.name in loops:
-        origin = _OP_NAME.search(loops[computation.name].attributes)
-      calls = ' '.join((i.name, *i.called('calls')))
-      found[i.name] = calls, origin[1].replace('\\', '') if origin else ''
-  return found
+  def __init__(self, text):
+    program = hlo_text.parse(text)
+    self._found = {
+      i.name: (computation, i)
+      for computation in program.computations.values()
+      for i in computation.instructions
+    }
+    self._loops = {
+      body: i.name
+      for computation in program.computations.values()
+      for i in computation.instructions
+      if i.op == 'while'
+      for body in i.called('body')
+    }
+
+  def kind(self, value):
+    """Returns the kind of a value on the heap; its name may have an index."""
+    name = value.partition('{')[0]
+    if name in self._found:
+      _, instruction = self._found[name]
+      calls = ' '.join((name, *instruction.called('calls')))
+      if _MOVES.search(calls):
+        return 'collectives'
+    is_activation = any(map(_is_activation, self.op_names(value)))
+    return 'activations' if is_activation else 'temporaries'
+
+  def op_names(self, value):
+    """Returns the names in the source of the operations that make a value.
+
+    A copy has the name of what is copied. A value that a loop carries has the
+    loop's name and that of its initial value.
+    """
+    name, _, index = value.partition('{')
+    index = int(index.rstrip('}').split(',')[0]) if index else None
+    names, seen = [], set()
+    while name in self._found and (name, index) not in seen:
+      seen.add((name, index))
+      computation, instruction = self._found[name]
+      origin = _OP_NAME.search(instruction.attributes)
+      if origin:
+        names.append(origin[1].replace('\\', ''))
+      carries = instruction.op in ('while', 'tuple') and index is not None
+      if origin and not carries:
+        break
+      name, index = self._source(computation, instruction, index)
+    return names
+
+  def _source(self, computation, instruction, index):
+    """Returns the value, as name and index, that an instruction passes on."""
+    op, operands = instruction.op, instruction.operands
+    if op == 'while':
+      return operands[0], index
+    if op == 'tuple':
+      return ('', None) if index is None else (operands[index], None)
+    if op == 'get-tuple-element':
+      return operands[0], instruction.integers('index')[0]
+    if op in _COPIES:
+      return operands[0], None
+    if op == 'parameter' and computation.name in self._loops:
+      return self._loops[computation.name], index
+    return '', None
 
 
-def _kind(name, origin):
-  if _MOVES.search(name):
-    return 'collectives'
-  is_forward = 'transpose(' not in origin and '_run_layers' in origin
-  is_forward |= origin.startswith(_DECODING)  # Keys and values.
-  return 'activations' if is_forward else 'temporaries'
+def _is_activation(op_name):
+  scopes = op_name.split('/')
+  if layers.KV_CACHE in scopes:
+    return True
+  forward = 'transpose(' not in op_name
+  return forward and any('_run_layers' in scope for scope in scopes)

@@ -1,6 +1,17 @@
-"""Memory by kind from what the compiler writes, on a file written here."""
+"""Memory by kind, on a dump written here and on the decoding program."""
 
+import math
+
+import jax
+import pytest
+
+from configs import gemma3_tpu
+from kd.models import decoding
+from kd.partitioning import rules
 from kd.planning import buffers
+from kd.planning import hlo_text
+from kd.planning import programs
+from kd.planning import subject
 
 _ASSIGNED = """\
 BufferAssignment:
@@ -68,3 +79,74 @@ def test_bytes_by_kind():
     'collectives': 100,
   }
   assert sum(found.values()) == memory.total
+
+
+_LOOP = """\
+%body (p: (s32[], f32[100])) -> (s32[], f32[100]) {
+  %p = (s32[], f32[100]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %c = f32[100]{0} get-tuple-element(%p), index=1
+  ROOT %t = (s32[], f32[100]{0}) tuple(%i, %c)
+}
+
+ENTRY %main (a: f32[100]) -> f32[100] {
+  %a = f32[100]{0} parameter(0), metadata={op_name="cache"}
+  %zero = s32[] constant(0)
+  %start = f32[100]{0} copy(%a), metadata={op_name="jit(f)/SCOPE/add"}
+  %init = (s32[], f32[100]{0}) tuple(%zero, %start)
+  %w = (s32[], f32[100]{0}) while(%init), condition=%cond, body=%body, \
+metadata={op_name="jit(f)/while"}
+  %moved = f32[100]{0} get-tuple-element(%w), index=1
+  ROOT %r = f32[100]{0} copy(%moved)
+}
+"""
+
+
+@pytest.mark.parametrize(
+  'scope,kind', [('kv_cache', 'activations'), ('other', 'temporaries')]
+)
+def test_a_carried_value_is_of_its_initial_values_kind(scope, kind):
+  text = _LOOP.replace('SCOPE', scope)
+  memory = buffers.Memory({'a': 400}, 0, 400, {'p{1}': 400})
+  found = buffers.by_kind(memory, text, {'cache': kind})
+  assert found == dict.fromkeys(buffers.KINDS, 0) | {kind: 800}
+  memory = buffers.Memory({}, 0, 400, {'r': 400})
+  assert buffers.by_kind(memory, text, {})[kind] == 400
+
+
+def test_the_kv_cache_of_the_decoding_program_counts_as_activations():
+  config = gemma3_tpu.get_config()
+  config.update_from_flattened_dict(
+    {
+      'teacher.variant': 'nano',
+      'student.variant': 'nano',
+      'student.dtype': 'float32',
+      'data.length': 64,
+      'data.batch_size': 3,
+      'evaluation.batch_size': 3,
+      'evaluation.max_new_tokens': 5,
+      'plan.prompt_length': 16,
+    }
+  )
+  run = subject.on_devices(config, jax.devices()[:1])
+  program = programs.decode(run)
+  with rules.active(run.mesh):
+    text = program.function.lower(*program.arguments).compile().as_text()
+  cache = jax.eval_shape(lambda: decoding.empty(run.student.module, 3, 16 + 5))
+  shapes = [array.shape for pair in cache for array in pair]
+  # The loop that carries the caches, and what it carries.
+  carried = [
+    {
+      f'{i.name}{{{index}}}': 4 * math.prod(array.shape)
+      for index, array in enumerate(i.arrays)
+      if array.shape in shapes
+    }
+    for computation in hlo_text.parse(text).computations.values()
+    for i in computation.instructions
+    if i.op == 'while'
+  ]
+  carried = max(carried, key=len)
+  assert len(carried) == len(shapes) == 12
+  size = sum(carried.values())
+  kinds = buffers.by_kind(buffers.Memory({}, 0, size, carried), text, {})
+  assert kinds == dict.fromkeys(buffers.KINDS, 0) | {'activations': size}

@@ -1,4 +1,4 @@
-"""What TPU chips can do, and which slices of them there are."""
+"""Peak figures of TPU chips, and the slices of them that can be created."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -18,19 +18,20 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One generation of TPU. All figures are of one chip.
+  """One generation of TPU. All figures are per chip.
 
   Attributes:
-    flops: peak operations a second, bfloat16.
-    hbm_bytes: memory that programs can have: what is built in, less what the
-      runtime keeps. The compiler names it when a program does not fit.
-    hbm_bandwidth: bytes a second between memory and the chip.
-    ici_bandwidth: bytes a second that all links to other chips bring in; as
-      many leave at the same time.
-    shapes: slices that can be asked for, chips along each axis.
-    cores_named: by how many cores a chip the slice's other name counts:
-      v5p-16 has 8 chips, v5e-16 has 16.
-    compiler_options: what libtpu needs to see one device a chip.
+    flops: peak bfloat16 operations per second.
+    hbm_bytes: HBM available to programs: the chip's, less what the runtime
+      reserves. The compiler states it when a program does not fit.
+    hbm_bandwidth: bytes per second between HBM and the chip.
+    ici_bandwidth: bytes per second received over all links to other chips; the
+      same number can be sent at the same time.
+    shapes: slices that can be created, chips along each axis.
+    accelerator: the prefix of Cloud's accelerator types, as in v5litepod-16.
+    cores_named: TensorCores per chip that an accelerator type counts: v5p-16
+      has 8 chips, v5litepod-16 has 16.
+    compiler_options: options with which libtpu sees one device per chip.
     source: where the figures are published.
   """
 
@@ -39,12 +40,13 @@ class Chip:
   hbm_bandwidth: float
   ici_bandwidth: float
   shapes: tuple[str, ...]
+  accelerator: str
   cores_named: int
   compiler_options: Mapping[str, str]
   source: str
 
 
-# Links' bandwidth is published in both directions together, or in bits.
+# ICI bandwidth is published as the sum of both directions, or in bits.
 CHIPS = {
   'v4': Chip(
     flops=275e12,
@@ -52,6 +54,7 @@ CHIPS = {
     hbm_bandwidth=1200e9,
     ici_bandwidth=2400e9 / 8,
     shapes=_CUBIC,
+    accelerator='v4',
     cores_named=2,
     compiler_options={'chip_config_name': 'megacore'},
     source='https://cloud.google.com/tpu/docs/v4',
@@ -62,6 +65,7 @@ CHIPS = {
     hbm_bandwidth=819e9,
     ici_bandwidth=400e9 / 2,
     shapes=_FLAT,
+    accelerator='v5litepod',
     cores_named=1,
     compiler_options={},
     source='https://cloud.google.com/tpu/docs/v5e',
@@ -72,6 +76,7 @@ CHIPS = {
     hbm_bandwidth=2765e9,
     ici_bandwidth=1200e9 / 2,
     shapes=_CUBIC,
+    accelerator='v5p',
     cores_named=2,
     compiler_options={},
     source='https://cloud.google.com/tpu/docs/v5p',
@@ -82,6 +87,7 @@ CHIPS = {
     hbm_bandwidth=1640e9,
     ici_bandwidth=800e9 / 2,
     shapes=_FLAT,
+    accelerator='v6e',
     cores_named=1,
     compiler_options={},
     source='https://cloud.google.com/tpu/docs/v6e',
@@ -94,9 +100,9 @@ class Slice:
   """Chips that a program runs on.
 
   Attributes:
-    name: as in the config, 'v5e:4x4'.
+    name: generation and shape, 'v5e:4x4'.
     generation: a key of CHIPS.
-    count: how many chips there are.
+    count: number of chips.
   """
 
   name: str
@@ -107,9 +113,15 @@ class Slice:
   def chip(self) -> Chip:
     return CHIPS[self.generation]
 
+  @property
+  def accelerator_type(self) -> str:
+    """The slice's name in Cloud's API, 'v5litepod-16'."""
+    cores = self.count * self.chip.cores_named
+    return f'{self.chip.accelerator}-{cores}'
+
 
 def names() -> list[str]:
-  """Every slice, as `plan.topology` names it."""
+  """Returns the name of every slice."""
   return [f'{g}:{shape}' for g, chip in CHIPS.items() for shape in chip.shapes]
 
 
@@ -117,43 +129,64 @@ def _count(shape):
   return math.prod(int(n) for n in shape.split('x'))
 
 
+def _slice(name):
+  generation, _, shape = name.partition(':')
+  return Slice(name, generation, _count(shape))
+
+
+def _by_accelerator_type():
+  """Returns every slice by its name in Cloud's API; 'v5e-16' counts too."""
+  slices = [_slice(name) for name in names()]
+  short = {f'v5e-{s.count}': s for s in slices if s.generation == 'v5e'}
+  return short | {s.accelerator_type: s for s in slices}
+
+
 def _nearest(name):
-  """The slice that was probably meant; v5e-16 is v5e:4x4."""
-  counted = re.fullmatch(r'(v\d\w*)-(\d+)', name)
-  shaped = re.fullmatch(r'(v\d\w*):(\d+(?:x\d+)*)', name)
-  found = counted or shaped
-  if not found or found[1] not in CHIPS:
+  """Returns the slice that was probably meant: v5e:4x4 for v5e:4x3."""
+  types = _by_accelerator_type()
+  match = re.fullmatch(r'(v\d\w*)([:-])(\d+(?:x\d+)*)', name)
+  if not match:
     return errors.nearest(name, names())
-  chip = CHIPS[found[1]]
-  wanted = int(found[2]) / chip.cores_named if counted else _count(found[2])
-  far = lambda shape: abs(math.log(_count(shape) / max(wanted, 1)))
-  return f'{found[1]}:{min(chip.shapes, key=far)}'
+  generation, separator, size = match.groups()
+  if separator == '-':
+    size_of = {t: int(t.rpartition('-')[2]) for t in types}
+  else:
+    size_of = {n: _count(n.partition(':')[2]) for n in names()}
+  same = [n for n in size_of if n.startswith(generation + separator)]
+  if not same:
+    return errors.nearest(name, list(size_of))
+  distance = lambda n: abs(math.log(size_of[n] / max(_count(size), 1)))
+  return min(same, key=distance)
 
 
 def parse(name: str) -> Slice:
-  """The slice of that name.
+  """Returns the slice of that name.
+
+  Args:
+    name: generation and shape ('v5e:2x4'), or Cloud's accelerator type of that
+      slice ('v5litepod-8').
 
   Raises:
     ConfigError: there is no such slice.
   """
-  generation, _, shape = name.partition(':')
   if not name:
     raise errors.ConfigError(
-      _PATH, 'not given', legal='a slice such as v5e:4x4'
+      _PATH, 'not given', legal='a slice such as v5e:4x4 or v5litepod-16'
     )
-  if generation not in CHIPS:
-    raise errors.ConfigError(
-      _PATH,
-      f'found {name!r}',
-      legal=f'{", ".join(CHIPS)}, then a colon and a shape, as in v5e:4x4',
-      nearest=_nearest(name),
-    )
-  if shape not in CHIPS[generation].shapes:
-    legal = [f'{generation}:{s}' for s in CHIPS[generation].shapes]
-    raise errors.ConfigError(
-      _PATH,
-      f'found {name!r}',
-      legal=', '.join(legal),
-      nearest=_nearest(name),
-    )
-  return Slice(name, generation, _count(shape))
+  if name in names():
+    return _slice(name)
+  types = _by_accelerator_type()
+  if name in types:
+    return types[name]
+  generation = re.split('[:-]', name)[0]
+  legal = [
+    n for n in (*names(), *types) if re.split('[:-]', n)[0] == generation
+  ]
+  if not legal:
+    legal = [
+      f'{", ".join(CHIPS)}, then a colon and a shape, as in v5e:4x4',
+      'or an accelerator type, as in v5litepod-16',
+    ]
+  raise errors.ConfigError(
+    _PATH, f'found {name!r}', legal=', '.join(legal), nearest=_nearest(name)
+  )

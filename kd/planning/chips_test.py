@@ -19,10 +19,10 @@ def test_slices_have_the_chips_that_their_shape_says(name, count):
 @pytest.mark.parametrize(
   'name,meant',
   [
-    # Names that count cores where a chip has two, and chips where it has one.
-    ('v5e-16', 'v5e:4x4'),
-    ('v5p-16', 'v5p:2x2x2'),
     ('v5e:4x3', 'v5e:4x4'),
+    ('v5litepod-12', 'v5litepod-16'),
+    ('v5p-15', 'v5p-16'),
+    ('v5lite-8', 'v5litepod-8'),
     ('v6f:4x4', 'v6e:4x4'),
     ('v5p:2x2', 'v5p:2x2x1'),
   ],
@@ -31,6 +31,29 @@ def test_a_wrong_name_tells_what_was_meant(name, meant):
   with pytest.raises(errors.ConfigError) as e:
     chips.parse(name)
   assert 'plan.topology' in str(e.value) and f'{meant!r}' in str(e.value)
+
+
+# Cloud's documentation of each generation, "Configurations": accelerator type
+# and topology. v4 and v5p count two TensorCores per chip.
+@pytest.mark.parametrize(
+  'accelerator_type,topology',
+  [
+    ('v4-8', 'v4:2x2x1'),
+    ('v4-128', 'v4:4x4x4'),
+    ('v5litepod-1', 'v5e:1x1'),
+    ('v5litepod-8', 'v5e:2x4'),
+    ('v5litepod-256', 'v5e:16x16'),
+    ('v5e-16', 'v5e:4x4'),
+    ('v5p-8', 'v5p:2x2x1'),
+    ('v5p-16', 'v5p:2x2x2'),
+    ('v6e-8', 'v6e:2x4'),
+    ('v6e-64', 'v6e:8x8'),
+  ],
+)
+def test_accelerator_types_are_translated(accelerator_type, topology):
+  assert chips.parse(accelerator_type) == chips.parse(topology)
+  if not accelerator_type.startswith('v5e'):
+    assert chips.parse(topology).accelerator_type == accelerator_type
 
 
 def test_no_slice_is_refused():

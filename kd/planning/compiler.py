@@ -1,9 +1,10 @@
-"""The TPU compiler as a child process, and what it said."""
+"""Runs the TPU compiler in a child process, and reads its stored answers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -20,13 +21,13 @@ from kd.core import paths
 from kd.planning import chips
 from kd.planning import libtpu
 
-# Changes with what is kept: older answers are then made anew.
-FORMAT = 1
+# Increased when the stored files change: older answers are then compiled again.
+FORMAT = 2
 FACTS = 'facts.json'
 PROGRAM = 'program.hlo.gz'
 LIVE = 'live-range.txt.gz'
 BUFFERS = 'buffer-assignment.txt.gz'
-# What is kept of what XLA writes, and how its files' names end.
+# The stored files, and how the names of XLA's dump files end.
 DUMPS = {
   PROGRAM: 'optimizations.txt',
   LIVE: 'optimizations-live-range.txt',
@@ -38,13 +39,13 @@ _LAST_LINES = 15
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """What the compiler said of a program.
+  """The compiler's answer about one program.
 
   Attributes:
-    length: L of its rows.
-    program: its name; see programs.Program.
-    seconds: that it took; 0 if it was known.
-    folder: where that is kept.
+    length: L, tokens per row.
+    program: name of the program; see programs.Program.
+    seconds: compile time; 0 if a stored answer was reused.
+    folder: where the answer is stored.
   """
 
   length: int
@@ -54,20 +55,40 @@ class Compiled:
 
   @functools.cached_property
   def facts(self) -> Mapping[str, Any]:
-    """What it said in numbers.
+    """The answer's numbers and its origin.
 
-    'error', '' if the program fits; 'host', its bytes there; 'bytes', those in
-    HBM by the compiler's own sum, 0 if there is none.
+    'error': the compiler's message if the program does not fit, else ''.
+    'host': bytes in the host's memory. 'bytes': bytes in HBM by the compiler's
+    own sum, 0 where it gives none. 'date': when it was compiled. 'versions':
+    of jax, jaxlib and libtpu. 'sha256': digests of the stored files.
     """
     with open(os.path.join(self.folder, FACTS), encoding='utf-8') as f:
       return json.load(f)
 
   def text(self, name: str) -> str:
-    """PROGRAM, LIVE or BUFFERS."""
+    """Returns the text of PROGRAM, LIVE or BUFFERS."""
     with gzip.open(
       os.path.join(self.folder, name), 'rt', encoding='utf-8'
     ) as f:
       return f.read()
+
+
+def digest(path: str) -> str:
+  """Returns the SHA-256 of a file."""
+  with open(path, 'rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def is_intact(folder: str) -> bool:
+  """Returns whether the stored answer has all its files, undamaged."""
+  try:
+    with open(os.path.join(folder, FACTS), encoding='utf-8') as f:
+      stored = json.load(f)['sha256']
+    return all(
+      digest(os.path.join(folder, name)) == stored[name] for name in DUMPS
+    )
+  except (OSError, ValueError, TypeError, KeyError):
+    return False
 
 
 def run(
@@ -80,11 +101,11 @@ def run(
   """Compiles a run's programs, one after the other.
 
   Args:
-    config: the run's; its plan.folder keeps the answers.
+    config: the run's config; answers are stored in its plan.folder.
     chosen: the slice.
-    lengths: L, each of them.
+    lengths: values of L.
     programs: names of the programs; None for all.
-    say: told what is going on.
+    say: prints a line of progress.
 
   Yields:
     Each program as soon as it is compiled.
@@ -145,11 +166,16 @@ def _read(process, folder, scratch, say):
       answer['seconds'],
       os.path.join(folder, answer['key']),
     )
-    took = f'{compiled.seconds:.0f} s' if compiled.seconds else 'known'
-    say(f'compiled {compiled.program}, {compiled.length:,} tokens: {took}')
+    title = f'{compiled.program}, {compiled.length:,} tokens'
+    if answer['damaged']:
+      say(f'{compiled.folder} is damaged: compiled again')
+    if compiled.seconds:
+      say(f'compiled {title}: {compiled.seconds:.0f} s')
+    else:
+      say(f'reused {title}: compiled on {compiled.facts["date"]}')
     yield compiled
   code = process.wait()
   if code:
     with open(os.path.join(scratch, 'log'), encoding='utf-8') as f:
       last = ''.join(f.readlines()[-_LAST_LINES:])
-    raise errors.KdError(f'the compiler ended with {code}:\n{last}')
+    raise errors.KdError(f'the TPU compiler exited with {code}:\n{last}')

@@ -1,20 +1,22 @@
-"""Compiles a run's programs for a slice that need not be there.
+"""Compiles a run's programs for a TPU slice, without a TPU.
 
-A process of its own, started by kd.planning.compiler: `python -m
-kd.planning.compiling` with libtpu on its path and FOLDER as its argument. Reads
-one JSON object: config, generation, topology, lengths, programs (names; null:
-all). Prints one line of JSON for each length and program, as it is compiled.
-What the compiler said is kept in FOLDER, by a digest of the program and of
-everything else that it depends on: see compiler.Compiled.
+A separate process, started by kd.planning.compiler: `python -m
+kd.planning.compiling FOLDER` with libtpu on its path. Reads one JSON object:
+config, generation, topology, lengths, programs (names; null: all). Prints one
+line of JSON for each length and program, as soon as it is compiled. The answers
+are stored in FOLDER by a digest of everything they depend on: the program,
+the slice, versions and flags; see compiler.Compiled.
 """
 
 from collections.abc import Mapping
+import datetime
 import glob
 import gzip
 import hashlib
 from importlib import metadata
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -31,6 +33,9 @@ from kd.planning import chips
 from kd.planning import compiler
 from kd.planning import programs
 from kd.planning import subject
+
+# Locations of the form loc("jit(f)/while/body/dot_general"(#loc7)).
+_SCOPE = re.compile(r'loc\("([^"]*)"\(')
 
 
 def _run(request, folder, say):
@@ -54,31 +59,66 @@ def _run(request, folder, say):
 
 
 def _compile(program, topology, folder) -> dict[str, Any]:
-  """Compiles, unless it was done before; returns the key and the seconds."""
+  """Compiles a program unless an intact answer about it is stored."""
   begin = time.monotonic()
   with rules.active(program.mesh):
     lowered = program.function.lower(*program.arguments)
-    key = _key(lowered.as_text(), topology)
+    key = _key(lowered, topology)
     home = os.path.join(folder, key)
-    known = os.path.isdir(home)
-    if not known:
+    exists = os.path.isdir(home)
+    is_known = exists and compiler.is_intact(home)
+    if not is_known:
       _fill(home, lowered)
-  seconds = time.monotonic() - begin
-  return {'key': key, 'seconds': 0.0 if known else seconds}
+  return {
+    'key': key,
+    'seconds': 0.0 if is_known else time.monotonic() - begin,
+    'damaged': exists and not is_known,
+  }
 
 
-def _key(text, topology):
-  versions = [metadata.version(name) for name in ('jax', 'jaxlib', 'libtpu')]
-  whole = json.dumps([text, topology, versions, compiler.FORMAT])
-  return hashlib.sha256(whole.encode()).hexdigest()[:24]
+def _key(lowered, topology):
+  """Returns a digest of everything that the compiler's answer depends on."""
+  whole = [
+    compiler.FORMAT,
+    topology,
+    _versions(),
+    _flags(),
+    lowered.as_text(),
+    # Not in the text above. The plan sorts buffers by the names of operations.
+    sorted(set(_SCOPE.findall(lowered.as_text(debug_info=True)))),
+  ]
+  return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:24]
+
+
+def _versions():
+  return {name: metadata.version(name) for name in ('jax', 'jaxlib', 'libtpu')}
+
+
+def _flags():
+  """Returns the environment's compiler flags, but for those set here."""
+  ours = ('JAX_PLATFORMS', 'JAX_ENABLE_COMPILATION_CACHE')
+  return {
+    name: value
+    for name, value in sorted(os.environ.items())
+    if name not in ours and re.match('JAX_|LIBTPU_INIT_ARGS', name)
+  }
 
 
 def _fill(home, lowered):
-  """Compiles and keeps what the compiler said, whole or not at all."""
+  """Compiles a program and stores the answer, complete or not at all."""
   os.makedirs(os.path.dirname(home), exist_ok=True)
   aside = tempfile.mkdtemp(dir=os.path.dirname(home), prefix='tmp-')
   try:
-    _keep(aside, _facts(lowered, aside))
+    facts = _facts(lowered, aside)
+    facts['date'] = datetime.date.today().isoformat()
+    facts['versions'] = _versions()
+    facts['sha256'] = {
+      name: compiler.digest(os.path.join(aside, name))
+      for name in compiler.DUMPS
+    }
+    with open(os.path.join(aside, compiler.FACTS), 'w', encoding='utf-8') as f:
+      json.dump(facts, f)
+    shutil.rmtree(home, ignore_errors=True)
     os.replace(aside, home)
   except BaseException:
     shutil.rmtree(aside)
@@ -92,7 +132,7 @@ def _facts(lowered, aside):
   try:
     m = lowered.compile().memory_analysis()
     facts['host'] = m.host_temp_size_in_bytes + m.host_argument_size_in_bytes
-    if m.temp_size_in_bytes:  # Of some small programs it is not counted.
+    if m.temp_size_in_bytes:  # The compiler leaves it out of small programs.
       facts['bytes'] = (
         m.argument_size_in_bytes
         + m.temp_size_in_bytes
@@ -102,25 +142,20 @@ def _facts(lowered, aside):
   except jax.errors.JaxRuntimeError as e:
     facts['error'] = str(e)
   if not _keep_dumps(dump, aside):
-    raise errors.KdError(f'the compiler came to nothing: {facts["error"]}')
+    raise errors.KdError(f'the compiler wrote no dump: {facts["error"]}')
   return facts
 
 
-def _keep(aside, facts):
-  with open(os.path.join(aside, compiler.FACTS), 'w', encoding='utf-8') as f:
-    json.dump(facts, f)
-
-
 def _keep_dumps(dump, aside):
-  """Keeps what the compiler wrote, if it came so far: returns whether.
+  """Stores the compiler's dump files; returns False if one is missing.
 
-  A program that does not fit is written too.
+  The dump of a program that does not fit is complete too.
   """
   for name, end in compiler.DUMPS.items():
     found = [
       f
       for f in glob.glob(os.path.join(dump, f'module_*.after_{end}'))
-      # Small programs that lowering itself runs on the CPU are among them.
+      # Lowering itself runs small programs on the CPU; they are dumped too.
       if '.cpu_' not in os.path.basename(f)
     ]
     if not found:
@@ -136,7 +171,7 @@ def _write(path, text):
 
 
 def main(request: Mapping[str, Any], folder: str, stream) -> None:
-  """Compiles what is asked for; an error of the config is a line too."""
+  """Compiles the requested programs; prints a ConfigError as a line too."""
 
   def say(**values):
     print(json.dumps(values), file=stream, flush=True)
@@ -148,7 +183,7 @@ def main(request: Mapping[str, Any], folder: str, stream) -> None:
 
 
 if __name__ == '__main__':
-  # libtpu prints to both streams; the parent reads one of them.
+  # libtpu prints to stdout and stderr; the parent parses stdout.
   _STREAM = os.fdopen(os.dup(1), 'w', encoding='utf-8')
   os.dup2(2, 1)
   main(json.load(sys.stdin), sys.argv[1], _STREAM)

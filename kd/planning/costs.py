@@ -1,4 +1,4 @@
-"""What a program costs a chip, and what a run needs beside it."""
+"""The cost of each program on one chip, and the memory a run holds besides."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -74,20 +74,23 @@ def compiled(
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-  """What a run keeps in memory from step to step, bytes of one chip.
+  """What a run holds in memory from step to step, bytes per chip.
 
   Attributes:
-    parameters: the student's, with what terms train beside it.
+    parameters: everything that is trained: the student, and projections of loss
+      terms.
+    student: the student's part of it.
     optimizer: moments in HBM.
     on_host: moments in the host's memory.
-    embedding: of these parameters.
+    embedding: the student's embedding.
     teachers: parameters, by teacher.
-    tables: by teacher, the embedding that its targets name.
-    copied: whether that is a copy: without rows that the student lacks, or on
-      the student's mesh, which is not the teacher's.
+    tables: by teacher, the unembedding that its targets refer to.
+    copied: by teacher, whether that is a copy: cut to the student's vocabulary,
+      or moved to the student's mesh.
   """
 
   parameters: int
+  student: int
   optimizer: int
   on_host: int
   embedding: int
@@ -103,11 +106,12 @@ class Held:
 
 
 def held(run: resolve.Run) -> Held:
-  """What the run keeps, from its shapes; it depends on the mesh alone."""
+  """Returns what the run holds, from its shapes and its mesh."""
   state = programs.state(run)
   sizes = lambda trees: tuple(programs.local_bytes(tree) for tree in trees)
   return Held(
     parameters=programs.local_bytes(state.trained),
+    student=programs.local_bytes(state.params),
     optimizer=programs.local_bytes(state.opt_state),
     on_host=programs.local_bytes(state.opt_state, of_host=True),
     embedding=programs.local_bytes(state.params['embedding']),
@@ -118,23 +122,25 @@ def held(run: resolve.Run) -> Held:
 
 
 def beside(run: resolve.Run, kept: Held) -> dict[str, dict[str, int]]:
-  """Bytes a chip that lie in HBM while a program runs, and are not its own.
+  """Returns bytes in HBM while a program runs that are not its own, by kind.
 
   Args:
     run: the run.
-    kept: what it keeps.
+    kept: what it holds.
 
   Returns:
-    By program, bytes by kind.
+    By program, bytes per chip by kind.
   """
   student = {'parameters': kept.parameters, 'optimizer': kept.optimizer}
+  # The student's own parameters are arguments of the decoding program.
+  projections = {'parameters': kept.parameters - kept.student}
   teachers = sum(kept.teachers)
   apart = programs.is_apart(run)
   on_students = kept.copies + (0 if apart else teachers)
   found = {
-    # The update has the tables that it is given among its arguments.
+    # The unembeddings are arguments of the update.
     programs.STEP: {'teacher': on_students - sum(kept.tables)},
-    programs.DECODE: {'teacher': on_students} | student,
+    programs.DECODE: {'teacher': on_students} | student | projections,
   }
   for name, own in zip(programs.teacher_names(run), kept.teachers, strict=True):
     others = {'teacher': teachers - own}

@@ -1,15 +1,13 @@
-"""What a compiled program computes and holds, counted from its text.
+"""Counts the operations of a compiled program from its text.
 
 XLA's own cost_analysis() counts the body of a loop once, however often it runs.
 """
 
 from collections.abc import Callable
-import dataclasses
 import functools
 import math
 import re
 
-import jax
 import numpy as np
 
 from kd.planning import hlo_text
@@ -20,25 +18,6 @@ _CALLS = {
   'call': 'to_apply',
 }
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Held:
-  """An array that exists while a program runs.
-
-  Attributes:
-    elements: how many.
-    dtype: as HLO writes it, 'f32'.
-    shape: on one device.
-    op: what makes it.
-    computation: where: the entry, a loop's body, a branch.
-  """
-
-  elements: int
-  dtype: str
-  shape: tuple[int, ...]
-  op: str
-  computation: str
 
 
 def flops(text: str, unknown_trips: int | None) -> int:
@@ -253,56 +232,3 @@ def _constant(computation, value):
   if value.name in computation.by_name:  # Else it is within a fusion.
     value = _uncopied(computation, value)
   return int(value.arguments) if value.op == 'constant' else None
-
-
-def largest_arrays(text: str) -> list[Held]:
-  """Every array that a program writes to memory, the largest first.
-
-  What is within a fusion is never written and does not count.
-
-  Args:
-    text: from `compiled.as_text()`.
-  """
-  program = hlo_text.parse(text)
-  found, waiting, seen = set(), [program.entry], set()
-  while waiting:
-    computation = program.computations[waiting.pop()]
-    if computation.name in seen:
-      continue
-    seen.add(computation.name)
-    for instruction in computation.instructions:
-      found.update(
-        Held(a.elements, a.dtype, a.shape, instruction.op, computation.name)
-        for a in instruction.arrays
-      )
-      waiting += _run_by(instruction)
-  return sorted(found, reverse=True)
-
-
-def _run_by(instruction):
-  """The computations whose results are arrays in memory."""
-  if instruction.op == 'while':
-    return instruction.called('body')
-  if instruction.op == 'conditional':
-    return _branches(instruction)
-  if instruction.op == 'call':
-    return instruction.called('to_apply')
-  return []
-
-
-def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-  """Bytes of one device by what they hold.
-
-  Returns:
-    'arguments', 'temporaries', 'outputs', 'aliased' (outputs that lie where
-    donated arguments did) and 'peak', all of them together.
-  """
-  m = compiled.memory_analysis()
-  bytes_by_kind = {
-    'arguments': m.argument_size_in_bytes,
-    'temporaries': m.temp_size_in_bytes,
-    'outputs': m.output_size_in_bytes,
-    'aliased': m.alias_size_in_bytes,
-  }
-  aliased = bytes_by_kind['aliased']
-  return bytes_by_kind | {'peak': sum(bytes_by_kind.values()) - 2 * aliased}

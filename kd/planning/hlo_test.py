@@ -143,37 +143,3 @@ def test_the_text_of_the_tpu_compiler():
   # A dot of 4 batches, 5 x 6 by 6 x 7, as a dilated convolution; a loop over 1,
   # 3 and 5 with nothing but its condition and its body to say so.
   assert hlo.flops(_TPU, None) == 3 * 4 * 2 * 5 * 6 * 7
-  shapes = {(h.computation, h.shape) for h in hlo.largest_arrays(_TPU)}
-  assert ('body', (7, 4, 6)) in shapes
-  assert not any(computation == 'fused' for computation, _ in shapes)
-
-
-def test_largest_arrays():
-  def fused(x, w):
-    wide = jnp.tanh(x @ w)[:, :, None] * x[:, None, :]  # [8, 32, 32]
-    return jnp.sum(wide, axis=1)
-
-  found = hlo.largest_arrays(_compile(fused, _X, _W).as_text())
-  assert found[0].shape == (32, 32)  # w itself: wide lives within a fusion
-  sizes = [h.elements for h in found]
-  assert sizes == sorted(sizes, reverse=True)
-
-  kept = lambda x, stack: jnp.sum(_layers(x, stack) ** 2)
-  text = _compile(jax.grad(kept, 1), _X, _STACK).as_text()
-  shapes = {(h.dtype, h.shape) for h in hlo.largest_arrays(text)}
-  assert ('f32', (5, 8, 32)) in shapes  # what the backward pass reads
-
-
-def test_memory():
-  def step(state, x):
-    return state + x, jnp.sum(x)
-
-  x = jax.ShapeDtypeStruct((100, 10), jnp.float32)
-  lowered = jax.jit(step, donate_argnums=0).lower(x, x)
-  found = hlo.memory(lowered.compile())
-  assert found['arguments'] == 8000
-  assert found['aliased'] == 4000
-  assert 4004 <= found['outputs'] <= 4064
-  assert found['peak'] == (
-    8000 + found['outputs'] - 4000 + found['temporaries']
-  )

@@ -67,9 +67,11 @@ def environment(root: str, folder: str) -> dict[str, str]:
   return {
     **os.environ,
     'PYTHONPATH': os.pathsep.join(filter(None, path)),
-    # A TPU of this machine stays free for others.
+    # Leaves a TPU of this machine free for others.
     'JAX_PLATFORMS': 'cpu',
+    # A program from jax's cache would not be compiled, and so not be dumped.
+    'JAX_ENABLE_COMPILATION_CACHE': 'false',
     'TPU_SKIP_MDS_QUERY': '1',
-    # Else one process at a time may hold libtpu, and a training run does.
+    # By default one process holds libtpu: a training run of this machine.
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
   }

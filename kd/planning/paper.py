@@ -185,11 +185,16 @@ def _chunk_traffic(run):
 
 
 def decode(run: resolve.Run, held: costs.Held) -> costs.Cost:
-  """Answers to one batch of prompts."""
+  """Returns the cost of answering one batch of prompts.
+
+  The peak is in the pass over the prompts, which gathers the weights of about
+  two layers at a time, and columns of the embedding. A decoding step gathers no
+  weights.
+  """
   model = run.student
   config = model.config
-  rows, steps = programs.decoded(run.config)
-  rows /= rules.row_parts(run.mesh)
+  batch, steps = programs.decoded(run.config)
+  rows = batch / rules.row_parts(run.mesh)
   slots = run.config.plan.prompt_length + steps
   size, tensor = _itemsize(model), _tensor(run.mesh)
   kv_parts = tensor if config.num_kv_heads % tensor == 0 else 1
@@ -199,24 +204,39 @@ def decode(run: resolve.Run, held: costs.Held) -> costs.Cost:
   layer = _width(config, _PASS_AT_WORK, tensor) * prompt * size
   gathered, received = _gathered(model)
   table = _table_in_columns(run.mesh, config, size)
-  tokens = rows * slots
-  # As decoding reads them; prompts are read with those that training has.
-  params = held.parameters * size / 4
+  # The copy that decoding reads, and the pass over the prompts makes another.
+  weights = held.student * size / 4
+  layers = weights - held.embedding * size / 4
   return costs.Cost(
     name=programs.DECODE,
     bytes=_named(
-      parameters=held.parameters + params,
+      parameters=held.student + weights,
       activations=cache,
-      temporaries=layer,
-      collectives=max(config.scan_period * gathered / config.num_layers, table),
+      temporaries=layer + layers,
+      collectives=max(2 * gathered / config.num_layers, table),
     ),
-    flops=2 * tokens * gemma3_config.parameter_count(config) / tensor,
-    hbm=steps * (params + 2 * gathered + cache),
-    ici=steps * received,
+    flops=2 * rows * slots * gemma3_config.parameter_count(config) / tensor,
+    hbm=held.student + 2 * gathered + steps * (weights + cache),
+    ici=received + steps * _sums_of_a_token(model, batch),
     host=0,
     stated=0,
     error='',
   )
+
+
+def _sums_of_a_token(model, batch):
+  """Returns bytes received for sums over devices in one decoding step.
+
+  By layer: sums of queries, keys, values and of the MLP's two products in, and
+  attended values; a sum is received twice.
+  """
+  config, mesh = model.config, model.mesh
+  heads = (3 * config.num_heads + 4 * config.num_kv_heads) * config.head_dim
+  width = heads + 4 * config.mlp_dim
+  rows = batch / mesh.shape['data']
+  share = 1 - 1 / _split(mesh)
+  whole = config.num_layers * width / _tensor(mesh)
+  return share * rows * whole * _itemsize(model)
 
 
 def of(run: resolve.Run, held: costs.Held) -> list[costs.Cost]:

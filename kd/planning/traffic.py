@@ -21,7 +21,6 @@ _EXCHANGES = (
   'collective-permute',
 )
 _CHANNEL = re.compile(r'channel_id=(\d+)')
-_SIZES = re.compile(r'=\s?(\d+)')
 
 
 @dataclasses.dataclass(frozen=True)

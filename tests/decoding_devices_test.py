@@ -1,0 +1,77 @@
+"""What decoding exchanges between devices: activations, never weights."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import gemma3_tpu
+from kd.partitioning import rules
+from kd.planning import hlo_text
+from kd.planning import programs
+from kd.planning import subject
+from kd.sampling import device
+from kd.train import parameters
+
+_ROWS, _PROMPT = 8, 16
+_EXCHANGES = (
+  *('all-gather', 'all-reduce', 'all-to-all', 'reduce-scatter'),
+  'collective-permute',
+)
+_MESHES = [
+  {'fsdp': 8},
+  {'data': 2, 'fsdp': 2, 'tensor': 2},
+  {'fsdp': 2, 'tensor': 2, 'sequence': 2},
+]
+
+
+def _run(mesh):
+  config = gemma3_tpu.get_config()
+  config.update_from_flattened_dict(
+    {
+      'teacher.variant': 'tiny',
+      'student.variant': 'tiny',
+      'data.length': 64,
+      'data.batch_size': 8,
+      'evaluation.batch_size': _ROWS,
+      'evaluation.max_new_tokens': 8,
+      'plan.prompt_length': _PROMPT,
+    }
+    | {f'mesh.{axis}': size for axis, size in mesh.items()}
+  )
+  return subject.on_devices(config, np.asarray(jax.devices()))
+
+
+@pytest.mark.parametrize('mesh', _MESHES)
+def test_decoding_gathers_no_weights(mesh):
+  run = _run(mesh)
+  program = programs.decode(run)
+  with rules.active(run.mesh):
+    text = program.function.lower(*program.arguments).compile().as_text()
+  exchanged = {True: 0, False: 0}  # By whether a decoding step does it.
+  for computation in hlo_text.parse(text).computations.values():
+    for i in computation.instructions:
+      if i.op.removesuffix('-start') in _EXCHANGES:
+        is_step = 'jit(steps)/while/body' in i.attributes
+        size = max(array.elements for array in i.arrays)
+        exchanged[is_step] = max(exchanged[is_step], size)
+  model = run.student.config
+  # A decoding step exchanges activations of one token per row.
+  assert exchanged[True] <= _ROWS * model.mlp_dim
+  assert exchanged[True] < model.embed_dim * model.head_dim  # A key's weights.
+  # Reading the prompts gathers one matrix at a time.
+  layer = model.embed_dim * model.mlp_dim
+  assert exchanged[False] <= max(layer, _ROWS * _PROMPT * model.embed_dim)
+
+
+@pytest.mark.parametrize('mesh', _MESHES)
+def test_decoding_weights_are_split_as_the_plan_says(mesh):
+  run = _run(mesh)
+  params = parameters.abstract(run.student)
+  with rules.active(run.mesh):
+    compiled = device.weights.lower(run.student.module, params).compile()
+  planned = programs.decode(run).arguments[1]
+  actual = compiled.output_shardings
+  for array, sharding in zip(
+    jax.tree.leaves(planned), jax.tree.leaves(actual), strict=True
+  ):
+    assert array.sharding.is_equivalent_to(sharding, len(array.shape))
