@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import math
 
 import jax
+from jax.experimental import mesh_utils
 import numpy as np
 
 from kd.core import errors
@@ -56,14 +57,49 @@ def resolve(sizes: Mapping[str, int], device_count: int) -> dict[str, int]:
 def make(
   sizes: Mapping[str, int], devices: Sequence[jax.Device]
 ) -> jax.sharding.Mesh:
-  """The mesh over these devices; see resolve for `sizes` and errors."""
+  """Builds the mesh over these devices.
+
+  Devices of several TPU slices are connected by the data-center network, which
+  is far slower than the links within a slice: only the data axis crosses it.
+
+  Args:
+    sizes: see resolve.
+    devices: its product of them.
+
+  Raises:
+    ConfigError: see resolve; or the data axis does not split into the slices.
+  """
   shape = resolve(sizes, len(devices))
   # Auto axes: linen's logical constraints fail under Explicit ones.
-  return jax.make_mesh(
-    tuple(shape[axis] for axis in AXES),
+  axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  if slices == 1:
+    return jax.make_mesh(
+      tuple(shape[axis] for axis in AXES),
+      AXES,
+      axis_types=axis_types,
+      devices=np.asarray(devices),
+    )
+  if shape['data'] % slices:
+    raise errors.ConfigError(
+      'mesh.data',
+      f'found {shape["data"]}, and the devices are in {slices} slices',
+      legal=f'a multiple of {slices}: only the data axis spans slices',
+    )
+  within = shape | {'data': shape['data'] // slices}
+  across = dict.fromkeys(AXES, 1) | {'data': slices}
+  return jax.sharding.Mesh(
+    mesh_utils.create_hybrid_device_mesh(
+      tuple(within[axis] for axis in AXES),
+      tuple(across[axis] for axis in AXES),
+      devices,
+      # As jax.make_mesh does for one slice.
+      allow_split_physical_axes=devices[0].device_kind.startswith(
+        'TPU v5 lite'
+      ),
+    ),
     AXES,
-    axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
-    devices=np.asarray(devices),
+    axis_types=axis_types,
   )
 
 

@@ -1,0 +1,87 @@
+"""Meshes over two TPU slices, compiled for TPUs that need not be there.
+
+The file is also the program that compiles, in a process of its own: libtpu is
+no part of the tests' environment.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+import pytest
+
+from kd.core import errors
+from kd.partitioning import mesh as mesh_lib
+from kd.planning import libtpu
+
+_P = jax.sharding.PartitionSpec
+
+
+def _gradient(mesh):
+  """The compiled gradient of a product whose weights are split over fsdp."""
+
+  def array(*spec):
+    sharding = jax.sharding.NamedSharding(mesh, _P(*spec))
+    return jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=sharding)
+
+  inputs, weights = array(('data', 'fsdp')), array('fsdp')
+  function = jax.grad(lambda w, x: jnp.sum((x @ w) ** 2))
+  return jax.jit(function).lower(weights, inputs).compile().as_text()
+
+
+def _compile():
+  topology = topologies.get_topology_desc(
+    platform='tpu', topology_name='v5e:2x4', num_slices=2
+  )
+  mesh = mesh_lib.make({'data': 2, 'fsdp': -1}, topology.devices)
+  text = _gradient(mesh)
+  found = {
+    'shape': dict(mesh.shape),
+    'slices': [
+      sorted({d.slice_index for d in block.flat}) for block in mesh.devices
+    ],
+    'groups': sorted(set(re.findall(r'replica_groups=(\S+?\}\})', text))),
+    'crosses': 'xla_megascale_runtime' in text,
+  }
+  try:
+    mesh_lib.make({'data': 1, 'fsdp': -1}, topology.devices)
+  except errors.ConfigError as e:
+    found['refused'] = str(e)
+  print(json.dumps(found))
+
+
+@pytest.fixture(scope='module')
+def compiled():
+  root = os.getcwd()
+  done = subprocess.run(
+    [sys.executable, '-m', 'kd.planning.multislice_test'],
+    env=libtpu.environment(root, libtpu.packages()),
+    check=False,
+    text=True,
+    capture_output=True,
+  )
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout.split('\n')[-2])
+
+
+def test_only_the_data_axis_spans_slices(compiled):
+  assert compiled['shape'] == {'data': 2, 'fsdp': 8, 'tensor': 1, 'sequence': 1}
+  assert compiled['slices'] == [[0], [1]]
+  # Parameters are gathered within a slice; gradients cross between them.
+  assert compiled['groups'] == ['{{0,1,2,3,4,5,6,7}}']
+  assert compiled['crosses']
+
+
+def test_another_mesh_is_refused(compiled):
+  message = compiled['refused']
+  for words in ('mesh.data', 'found 1', '2 slices', 'a multiple of 2'):
+    assert words in message, message
+
+
+if __name__ == '__main__':
+  _compile()
