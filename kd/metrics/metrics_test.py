@@ -126,6 +126,22 @@ def test_timer_leaves_pauses_out():
   }
 
 
+def test_timer_leaves_the_compilation_out():
+  now = [0.0]
+  timer = writers.StepTimer(clock=lambda: now[0])
+  now[0] += 60.0  # Compiles.
+  timer.step()
+  timer.compiled()
+  # Where it is the only step of the interval there is no other number.
+  assert timer.compute(120)['perf/tokens_per_s'] == 2.0
+  for _ in range(4):
+    now[0] += 2.0
+    timer.step()
+  assert timer.compute(120)['perf/tokens_per_s'] == 60.0
+  timer.restart()
+  assert timer.compute(120) == {}
+
+
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
   for index, files in ((1, 0), (0, 2)):
     monkeypatch.setattr(writers.jax, 'process_index', lambda i=index: i)

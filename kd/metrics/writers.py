@@ -201,7 +201,7 @@ def create(
 
 
 class StepTimer:
-  """Time a step takes, and how much of it went to getting its rows."""
+  """The time a step takes, and the share of it that went to waiting."""
 
   def __init__(self, clock: Callable[[], float] = time.monotonic):
     self._clock = clock
@@ -211,13 +211,23 @@ class StepTimer:
     """Begins a new interval."""
     self._start, self._waited, self._paused = self._clock(), 0.0, 0.0
     self._sampled, self._steps = 0.0, 0
+    self._compiled: dict[str, float] = {}
+
+  def compiled(self) -> None:
+    """Leaves the steps so far, which compiled, out of the interval.
+
+    They count only where no other step does.
+    """
+    step_times = self._shares()
+    self.restart()
+    self._compiled = step_times
 
   def wait(self, seconds: float) -> None:
     """Counts time that the step waited for data."""
     self._waited += seconds
 
   def sample(self, seconds: float) -> None:
-    """Counts time in which the student wrote rows of the step."""
+    """Counts time in which the student sampled answers."""
     self._sampled += seconds
 
   def pause(self, seconds: float) -> None:
@@ -228,19 +238,24 @@ class StepTimer:
     self._steps += 1
 
   def compute(self, tokens_per_step: int) -> dict[str, float]:
-    """perf/ metrics of the interval; empty if no step was taken."""
+    """Returns perf/ metrics of the interval; {} if no step was taken."""
+    metrics = self._shares() or self._compiled
+    if not metrics:
+      return {}
+    speed = tokens_per_step / metrics['perf/step_time_s']
+    return {**metrics, 'perf/tokens_per_s': speed}
+
+  def _shares(self):
     if not self._steps:
       return {}
     elapsed = max(self._clock() - self._start - self._paused, 1e-9)
-    step_time = elapsed / self._steps
-    found = {
-      'perf/step_time_s': step_time,
-      'perf/tokens_per_s': tokens_per_step / step_time,
+    metrics = {
+      'perf/step_time_s': elapsed / self._steps,
       'perf/data_wait_share': self._waited / elapsed,
     }
     if self._sampled:
-      found['perf/rollout_share'] = self._sampled / elapsed
-    return found
+      metrics['perf/rollout_share'] = self._sampled / elapsed
+    return metrics
 
 
 def device_memory(devices: Sequence[jax.Device]) -> Mapping[str, float]:

@@ -167,6 +167,8 @@ class _Loop:
     with contextlib.closing(rows):
       # Compiles: as long as that takes nothing is unsaved.
       self._take_step(rows)
+      jax.block_until_ready(self.state)
+      self._timer.compiled()
       with preemption.NOTICE.unsaved():
         self._after_step()
         while self._step < self._config.steps:
