@@ -271,7 +271,6 @@ def decode(run: resolve.Run) -> Program:
     vocab_size=np.int32(model.config.vocab_size),
     stop_ids=np.asarray([1], np.int32),
     pad_id=np.int32(0),
-    max_new_tokens=np.int32(limit),
   )
 
   def answer(params, weights, tokens, lengths, entries):
@@ -303,6 +302,7 @@ def decode(run: resolve.Run) -> Program:
         position=ints,
         seed=_array((rows, 2), jnp.uint32, everywhere),
         sample=ints,
+        limit=ints,
       ),
     ),
     trips=limit,

@@ -30,6 +30,7 @@ class Rows:
     count: int32 [B], ids of the answer so far, without the stop id.
     end: int32 [B], RUNNING, or why the row is idle.
     keys: uint32 [B, 2], what its ids are drawn with.
+    limit: int32 [B], the most ids of the answer, its stop id included.
     held: bool [B, V], the ids that it has; [B, 0] where nobody asks.
   """
 
@@ -39,6 +40,7 @@ class Rows:
   count: Array
   end: Array
   keys: Array
+  limit: Array
   held: Array
 
 
@@ -53,6 +55,7 @@ class Entries:
     position: int32 [B], of that.
     seed: uint32 [B, 2], of the request.
     sample: int32 [B], which of the request's samples it is.
+    limit: int32 [B], as in Rows.
   """
 
   take: Array
@@ -61,6 +64,7 @@ class Entries:
   position: Array
   seed: Array
   sample: Array
+  limit: Array
 
 
 @struct.dataclass
@@ -72,13 +76,11 @@ class Limits:
       never produced.
     stop_ids: int32 [n], each of them ends an answer.
     pad_id: int32 [], what idle rows produce.
-    max_new_tokens: int32 [], the most ids of an answer, its stop id included.
   """
 
   vocab_size: Array
   stop_ids: Array
   pad_id: Array
-  max_new_tokens: Array
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -100,6 +102,7 @@ def empty(model: gemma3.Gemma3, batch: int, slots: int, repeats: bool) -> Rows:
       count=zeros(),
       end=zeros() + STOPPED,
       keys=zeros(2).astype(jnp.uint32),
+      limit=zeros(),
       held=zeros(model.config.vocab_size if repeats else 0).astype(bool),
     )
   )
@@ -139,6 +142,7 @@ def insert(
       count=put(0, rows.count),
       end=put(RUNNING, rows.end),
       keys=put(jax.random.key_data(keys), rows.keys),
+      limit=put(entries.limit, rows.limit),
       held=put(_held(tokens, entries, rows.held.shape), rows.held),
     )
   )
@@ -221,7 +225,7 @@ def _step(model, rule, held, rows, numbers, limits):
   runs = rows.end == RUNNING
   stops = jnp.isin(new, limits.stop_ids)
   count = rows.count + (runs & ~stops & ~broken)
-  end = jnp.where(count == limits.max_new_tokens, AT_LIMIT, RUNNING)
+  end = jnp.where(count == rows.limit, AT_LIMIT, RUNNING)
   end = jnp.where(stops, STOPPED, end)
   end = jnp.where(broken, BROKEN, end)
   rows = rows.replace(

@@ -141,8 +141,9 @@ class Engine:
       first.
     """
     self._check(requests)
-    longest = self._model.config.context - settings.max_new_tokens
-    fits = [i for i, r in enumerate(requests) if len(r.ids) <= longest]
+    context = self._model.config.context
+    longest = [context - limit(request, settings) for request in requests]
+    fits = [i for i, r in enumerate(requests) if len(r.ids) <= longest[i]]
     total = sum(request.samples for request in requests)
     done = 0
     for i in sorted(set(range(len(requests))) - set(fits)):
@@ -161,7 +162,7 @@ class Engine:
         done += 1
         if len(found[index]) == requests[index].samples:
           yield index, [found[index][n] for n in range(len(found[index]))]
-      if progress is not None and ended:
+      if progress is not None:
         progress(done, total)
 
   def _check(self, requests) -> None:
@@ -171,6 +172,8 @@ class Engine:
         raise ValueError(f'prompt {i} is empty: it needs BOS at least')
       if request.samples < 1:
         raise ValueError(f'request {i} wants {request.samples} samples')
+      if request.max_new_tokens is not None and request.max_new_tokens < 1:
+        raise ValueError(f'request {i} has no room for an answer')
       low, high = min(request.ids), max(request.ids)
       if low < 0 or high >= vocab_size:
         found = low if low < 0 else high
@@ -210,7 +213,6 @@ class _Call:
       vocab_size=np.int32(words.size),
       stop_ids=np.asarray(words.stop_ids, np.int32),
       pad_id=np.int32(words.pad_id),
-      max_new_tokens=np.int32(settings.max_new_tokens),
     )
     self._in_rows: list[_Answer | None] = [None] * batch_size
 
@@ -220,7 +222,8 @@ class _Call:
     self._weights = device.weights(self._model, params)
     by_bucket: dict[int, list[int]] = {}
     for i in indices:
-      by_bucket.setdefault(_bucket(len(requests[i].ids), longest), []).append(i)
+      bucket = _bucket(len(requests[i].ids), longest[i])
+      by_bucket.setdefault(bucket, []).append(i)
     # A prompt is padded as if it came alone: its bits don't depend on others.
     self._groups = iter(
       (size, by_bucket[size][start : start + self._batch_size])
@@ -281,6 +284,7 @@ class _Call:
       position=zeros(),
       seed=zeros(2, dtype=np.uint32),
       sample=zeros(),
+      limit=zeros(),
     )
 
   def _enter(self, entries, row, source, answer) -> None:
@@ -290,6 +294,7 @@ class _Call:
     entries.position[row] = len(request.ids) - 1
     entries.seed[row] = divmod(request.seed % 2**64, 2**32)
     entries.sample[row] = answer.sample
+    entries.limit[row] = limit(request, self._settings)
     self._in_rows[row] = answer
 
   def _prefill(self) -> bool:
@@ -360,6 +365,13 @@ class _Call:
       stop_id,
     )
     return answer.request, answer.sample, sample
+
+
+def limit(request: Request, settings: Settings) -> int:
+  """Returns the most ids of an answer to a request."""
+  if request.max_new_tokens is None:
+    return settings.max_new_tokens
+  return min(request.max_new_tokens, settings.max_new_tokens)
 
 
 def _bucket(length: int, longest: int) -> int:

@@ -87,9 +87,9 @@ def _forward(model, params, *args):
 def logits(params, ids):
   """Logits [n, V] after each of the ids, from a whole forward pass."""
   # One length, so that one program is compiled; what follows is masked out.
-  tokens = np.zeros((1, 80), np.int32)
+  tokens = np.zeros((1, CONFIG.context), np.int32)
   tokens[0, : len(ids)] = ids
-  positions = np.arange(80, dtype=np.int32)[None]
+  positions = np.arange(CONFIG.context, dtype=np.int32)[None]
   places = positions, (positions < len(ids)).astype(np.int32)
   hidden = _forward(MODEL, params, tokens, *places)
   return np.asarray(hidden)[0, : len(ids)] @ np.asarray(params['embedding']).T

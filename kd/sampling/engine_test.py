@@ -124,6 +124,22 @@ def test_stop_id_at_the_limit_counts_as_a_stop(params):
     assert (found.ids, found.finish) == (free.ids[:at], finish)
 
 
+def test_a_request_can_have_a_smaller_limit(params):
+  """Answers are the same ids, fewer of them; the context counts its limit."""
+  asked = cases.asked(cases.prompts([5, 9, 30, 115]))
+  whole = cases.make().generate(params, asked, cases.settings())
+  assert whole[3][0].finish == 'too_long'  # 115 + 20 ids in a context of 128.
+  limits = [3, None, 25, 13]
+  limited = [
+    dataclasses.replace(request, max_new_tokens=limit)
+    for request, limit in zip(asked, limits, strict=True)
+  ]
+  samples = cases.make().generate(params, limited, cases.settings())
+  assert _ids(samples)[:3] == [whole[0][0].ids[:3], *_ids(whole)[1:3]]
+  assert _ids(samples)[3] == cases.greedy(params, asked[3].ids, 13)
+  assert {sample.finish for (sample,) in samples} == {'length'}
+
+
 def test_stop_strings_end_an_answer_and_its_row(params):
   asked = cases.asked(cases.prompts([5, 9, 12, 3, 7]))
   limit = cases.settings(max_new_tokens=40)

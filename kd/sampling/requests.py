@@ -53,11 +53,14 @@ class Request:
     ids: of the prompt, BOS included.
     seed: decides what is drawn; the other requests and their order do not.
     samples: answers that are wanted, 1 or more; they share the prefill.
+    max_new_tokens: the most ids of each of its answers, the stop id included;
+      None, or more than Settings.max_new_tokens: as that.
   """
 
   ids: tuple[int, ...]
   seed: int
   samples: int
+  max_new_tokens: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

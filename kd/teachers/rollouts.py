@@ -91,6 +91,12 @@ def answered(
   return packing.fill([example], length, pad_id)
 
 
+def room(prompt: Sequence[int], length: int) -> int:
+  """Returns the most ids of an answer that a row of L positions can hold."""
+  # A row's targets are shifted: its last one has no position of its own.
+  return length + 1 - len(prompt)
+
+
 class Rollouts:
   """Puts the student's answers in place of some of each step's rows.
 
@@ -182,7 +188,12 @@ class Rollouts:
       if ids:
         entropy = [_ANSWERS, self._seed, step, place]
         seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-        asked[place] = requests.Request(ids, seed=int(seed[0]), samples=1)
+        asked[place] = requests.Request(
+          ids,
+          seed=int(seed[0]),
+          samples=1,
+          max_new_tokens=room(ids, prompts.tokens.shape[1]),
+        )
     answers, seconds = [], 0.0
     if asked:
       # What the update before still takes is not the sampler's time.
@@ -207,7 +218,10 @@ class Rollouts:
       )
       for place, sample in fitting.items()
     }
-    return found, _summary(samples, fitting), seconds
+    rooms = {place: room(asked[place].ids, length) for place in fitting}
+    scalars = _summary(fitting, rooms)
+    scalars['rollout/no_room'] = float(len(samples) - len(fitting))
+    return found, scalars, seconds
 
   def _shown(self, found):
     if not found:
@@ -217,17 +231,31 @@ class Rollouts:
     return Shown(self._decode(prompt_of(fields)), self._decode(answer))
 
 
-def _summary(samples, fitting):
-  """What the new answers are like."""
-  scalars = {'rollout/no_room': float(len(samples) - len(fitting))}
-  if not fitting:
-    return scalars
-  found = list(fitting.values())
-  logprobs = [value for sample in found for value in sample.logprobs]
-  scalars['rollout/new_tokens'] = len(logprobs) / len(found)
-  scalars['rollout/stopped'] = float(
-    np.mean([s.finish == 'stop' for s in found])
-  )
+def _summary(
+  samples: Mapping[int, requests.Sample], rooms: Mapping[int, int]
+) -> dict[str, float]:
+  """Metrics of new answers, of the part of each that is trained on.
+
+  Args:
+    samples: by place in the batch.
+    rooms: the most ids of each, its stop id included.
+  """
+  if not samples:
+    return {}
+  kept, stopped, truncated = [], [], []
+  for place, sample in samples.items():
+    kept.append(sample.logprobs[: rooms[place]])
+    ends = sample.finish == 'stop'
+    fits = len(sample.ids) + (sample.stop_id is not None) <= rooms[place]
+    stopped.append(ends and fits)
+    # At the row's end, whatever else would have ended it there.
+    truncated.append(not fits or (not ends and len(kept[-1]) == rooms[place]))
+  logprobs = [value for values in kept for value in values]
+  scalars = {
+    'rollout/new_tokens': len(logprobs) / len(samples),
+    'rollout/stopped': float(np.mean(stopped)),
+    'rollout/truncated': float(np.mean(truncated)),
+  }
   if logprobs:
     scalars['rollout/logprob'] = float(np.mean(logprobs))
   return scalars

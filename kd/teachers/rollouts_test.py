@@ -45,10 +45,10 @@ def _example(prompt, answer):
   return packing.Example(ids, np.zeros(len(ids), np.int32), weights, 0)
 
 
-def _batch(prompts, first_id=0):
+def _batch(prompts, first_id=0, answer=(30, 31, 1)):
   """A row for each prompt, with an answer of the data's."""
   rows = [
-    packing.fill([_example(p, (30, 31, 1))] if p else [], _LENGTH, _PAD)
+    packing.fill([_example(p, answer)] if p else [], _LENGTH, _PAD)
     for p in prompts
   ]
   fields = {n: np.stack([r[n] for r in rows]) for n in packing.FIELDS}
@@ -116,6 +116,31 @@ def test_a_long_answer_is_cut_and_a_prompt_without_room_keeps_the_datas():
   jax.tree.map(np.testing.assert_array_equal, *kept)
   assert outcome.scalars['rollout/no_room'] == 1
   assert outcome.scalars['rollout/share'] == 0.5
+
+
+def test_metrics_are_of_what_is_trained_on():
+  """Prompts of 14, 15, 8 and 4 ids in rows of 16; answers of 8 and a stop."""
+  ids = tuple(range(10, 18))
+  asked = []
+
+  def sampler(params, requests_):
+    del params
+    asked.extend(requests_)
+    logprobs = tuple(-float(i) for i in range(8))
+    return [[requests.Sample(ids, logprobs, '', 'stop', _STOP)] for _ in asked]
+
+  prompts = [(1, *range(3, 2 + n)) for n in (14, 15, 8, 4)]
+  batch = _batch(prompts, answer=(30,))
+  outcome = _make(sampler)(0, None, batch, batch)
+  trained = (outcome.rows.weights > 0).sum(axis=1)
+  assert trained.tolist() == [3, 2, 9, 9]
+  assert [request.max_new_tokens for request in asked] == [3, 2, 9, 13]
+  kept = [3, 2, 8, 8]  # Without stop ids, which two rows have.
+  assert outcome.scalars['rollout/new_tokens'] == np.mean(kept)
+  assert outcome.scalars['rollout/stopped'] == 0.5
+  assert outcome.scalars['rollout/truncated'] == 0.5
+  wanted = -np.concatenate([np.arange(n) for n in kept]).mean()
+  assert outcome.scalars['rollout/logprob'] == pytest.approx(wanted)
 
 
 def test_every_answer_has_a_seed_of_its_own():
