@@ -16,6 +16,7 @@ import jax
 
 from kd.core import durations
 from kd.core import errors
+from kd.metrics import tensorboard_events
 
 JSON_LINES = 'metrics.jsonl'
 # Metrics of an evaluation that the terminal leaves to the files.
@@ -64,6 +65,13 @@ def _number(value):
   return str(value).replace('inf', 'Infinity').replace('nan', 'NaN')
 
 
+def _remains(step, is_evaluation, restart_after, evaluated):
+  """Whether what was written at a step is not written again after a restart."""
+  if step == restart_after:
+    return evaluated or not is_evaluation
+  return step < restart_after
+
+
 class JsonLinesWriter(_ScalarWriter):
   """One JSON object a write: step, phase, then names and numbers or texts."""
 
@@ -107,7 +115,7 @@ class JsonLinesWriter(_ScalarWriter):
         f'is no line of metrics: {e}',
         legal='the lines as they were written; delete this one',
       ) from e
-    return at < step or (at == step and (evaluated or not is_evaluation))
+    return _remains(at, is_evaluation, step, evaluated)
 
   def write_scalars(self, step, scalars):
     phase = 'eval' if any(k.startswith('eval/') for k in scalars) else 'train'
@@ -196,6 +204,12 @@ def create(
     TerminalWriter(label, steps),
   ]
   if tensorboard:
+    tensorboard_events.drop(
+      folder,
+      lambda step, tag: _remains(
+        step, tag.startswith('eval/'), restart_after, evaluated
+      ),
+    )
     writers.append(metric_writers.SummaryWriter(folder))
   return metric_writers.MultiWriter(writers)
 

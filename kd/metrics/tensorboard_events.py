@@ -1,0 +1,91 @@
+"""TensorBoard's event files of a run that resumes.
+
+Importing tensorboard is slow: it is imported within functions.
+"""
+
+from collections.abc import Callable
+import glob
+import io
+import os
+import socket
+import time
+from typing import Any
+
+from kd.core import run_info
+
+_PATTERN = 'events.out.tfevents.*'
+_VERSION = 'brain.Event:2'
+
+# Of a step and a tag: whether this value will not be written again.
+Kept = Callable[[int, str], bool]
+
+
+def drop(folder: str, kept: Kept) -> None:
+  """Rewrites a folder's event files without the values that will come again.
+
+  The remaining ones go into one new file, after which the others are deleted.
+  A record that a kill cut off, and what follows it in its file, is dropped too.
+
+  Args:
+    folder: the workdir.
+    kept: of a step and a tag, whether a value remains.
+  """
+  from tensorboard.compat.proto import event_pb2
+
+  paths = sorted(glob.glob(_PATTERN, root_dir=folder))
+  if not paths:
+    return
+  # Files are read in the order of their names, which begin with the second in
+  # which they were made. The new one must come after the last of the others.
+  while paths[-1].startswith(_name(time.time())):
+    time.sleep(0.05)
+  now = time.time()
+  # The zero sorts it before the file that this process opens next.
+  name = f'{_name(now)}.0.{socket.gethostname()}.{os.getpid()}'
+  paths = [os.path.join(folder, path) for path in paths]
+  # At a start event TensorBoard discards what it has read, except at the first
+  # one. If it is open now it has read the old files: the new one replaces them.
+  start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+  events = [
+    event_pb2.Event(wall_time=now, file_version=_VERSION),
+    *[event_pb2.Event(wall_time=now, step=0, session_log=start)] * 2,
+  ]
+  for event in _values(paths):
+    remaining = [v for v in event.summary.value if kept(event.step, v.tag)]
+    del event.summary.value[:]
+    event.summary.value.extend(remaining)
+    if remaining:
+      events.append(event)
+  _write(os.path.join(folder, name), events)
+  for path in paths:
+    os.remove(path)
+
+
+def _name(seconds):
+  return f'events.out.tfevents.{int(seconds):010}'
+
+
+def _values(paths: list[str]) -> list[Any]:
+  """The events with values in a run's files, as TensorBoard shows them."""
+  from tensorboard.backend.event_processing import event_file_loader
+  from tensorboard.compat.proto import event_pb2
+
+  events = []
+  for path in paths:
+    for record in event_file_loader.RawEventFileLoader(path).Load():
+      event = event_pb2.Event.FromString(record)
+      if event.session_log.status == event_pb2.SessionLog.START:
+        events = [e for e in events if e.step < event.step]
+      if event.HasField('summary'):
+        events.append(event)
+  return events
+
+
+def _write(path, events):
+  from tensorboard.summary.writer import record_writer
+
+  buffer = io.BytesIO()
+  writer = record_writer.RecordWriter(buffer)
+  for event in events:
+    writer.write(event.SerializeToString())
+  run_info.write_bytes(path, buffer.getvalue())
