@@ -37,6 +37,7 @@ from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.teachers import live
 from kd.teachers import methods
+from kd.train import best
 from kd.train import cache as cache_lib
 from kd.train import distill
 from kd.train import loop
@@ -160,7 +161,7 @@ def _training(runs, parts, teachers, rounds, folder) -> dict[str, list[Any]]:
         rollouts=None,
         rows_digest=name,
         evaluate=lambda step, params, check: {},
-        quality='',
+        best=best.Best('', highest=False),
       )
       with contextlib.redirect_stdout(sys.stderr):
         loop.train(job)

@@ -12,6 +12,10 @@ from kd.config import schema
 from kd.core import errors
 from kd.core import schedules
 
+# Metrics of every held-out set, and those that a live teacher adds.
+_LIKELIHOODS = ('nll', 'perplexity', 'accuracy')
+_DISTANCES = ('kl', 'agreement')
+
 # Arrays of tokens are indexed by int32.
 _MOST_TOKENS = 2**31 - 1
 
@@ -145,6 +149,25 @@ def evaluation_has_examples(config: Any) -> None:
     )
 
 
+def metrics_without_answers(config: Any) -> tuple[str, ...]:
+  """Returns the metrics of a held-out set whatever its tasks are."""
+  has_teacher = config.teacher.source in ('live', 'rollout')
+  return (*_LIKELIHOODS, *(_DISTANCES if has_teacher else ()))
+
+
+def best_is_measured(config: Any) -> None:
+  """The metric that chooses the best checkpoint is one of the evaluations'."""
+  best, sets = config.evaluation.best, config.evaluation.sets
+  if best.set and best.set not in sets:
+    raise errors.unknown('evaluation.best.set', 'set', best.set, sorted(sets))
+  if not sets:
+    return
+  known = metrics_without_answers(config)
+  # The metrics of tasks are known once their rows are prepared.
+  if best.metric not in known and not sets[best.set or min(sets)].answers:
+    raise errors.unknown('evaluation.best.metric', 'metric', best.metric, known)
+
+
 RULES: tuple[Callable[[Any], None], ...] = (
   batch_fits_int32,
   rationale_needs_whole_rows,
@@ -153,4 +176,5 @@ RULES: tuple[Callable[[Any], None], ...] = (
   rollouts_are_rows,
   kept_layers_rise,
   evaluation_has_examples,
+  best_is_measured,
 )

@@ -23,6 +23,7 @@ from kd.partitioning import processes
 from kd.teachers import cached
 from kd.teachers import fingerprints
 from kd.teachers import live
+from kd.train import best as best_lib
 from kd.train import evaluate as evaluate_lib
 from kd.train import loop
 from kd.train import outputs
@@ -64,7 +65,9 @@ def prepare(run: resolve.Run, say: Say) -> Data:
   cache = None
   if run.config.teacher.source == 'cached':
     cache = targets.open_cache(run, parts)
-  return Data(parts, evaluate_lib.prepare_sets(run, say), cache)
+  held_out = evaluate_lib.prepare_sets(run, say)
+  best_lib.check(run.config, held_out)
+  return Data(parts, held_out, cache)
 
 
 def prepare_rows(run: resolve.Run, say: Say) -> list[prepare_lib.Prepared]:
@@ -252,7 +255,7 @@ def train(
       rollouts=rollouts,
       rows_digest=_rows_digest(run, data.train, cache),
       evaluate=evaluate,
-      quality=evaluate_lib.first_quality(data.held_out),
+      best=best_lib.choose(config),
     )
     loop.train(job)
 

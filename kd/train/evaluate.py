@@ -254,8 +254,3 @@ def _verdict(scores: Mapping[str, float | None]) -> str | None:
   if exact == 1:
     return 'right'
   return 'unparsed' if scores.get('unparsed') else 'wrong'
-
-
-def first_quality(held_out: Sequence[HeldOut]) -> str:
-  """The metric that decides which checkpoint is best: the first set's NLL."""
-  return f'eval/{held_out[0].name}/nll' if held_out else ''

@@ -18,6 +18,7 @@ from kd.partitioning import placement
 from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.teachers import rollouts as rollouts_lib
+from kd.train import best as best_lib
 from kd.train import parameters
 from kd.train import preemption
 from kd.train import remap
@@ -52,7 +53,7 @@ class Job:
     rows_digest: of what the rows are and in which order.
     evaluate: of (step, params, check); returns eval/ metrics, and calls check
       between batches, which raises if the run must stop.
-    quality: the name of the eval/ metric whose smallest value is best.
+    best: which evaluation makes a checkpoint the best one.
   """
 
   run: resolve.Run
@@ -65,7 +66,7 @@ class Job:
   rollouts: rollouts_lib.Rollouts | None
   rows_digest: str
   evaluate: Evaluate
-  quality: str
+  best: best_lib.Best
 
 
 class _Loop:
@@ -303,7 +304,7 @@ class _Loop:
     if not metrics:
       return None
     self._writer.write_scalars(self._step, metrics)
-    return metrics.get(self._job.quality)
+    return self._job.best.figure(metrics)
 
   def _save(self, quality):
     self._absorb()

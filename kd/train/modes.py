@@ -15,6 +15,7 @@ from kd.core import errors
 from kd.core import paths
 from kd.models import gemma3_config
 from kd.partitioning import processes
+from kd.train import best
 from kd.train import cache as cache_lib
 from kd.train import distill
 from kd.train import lock
@@ -115,6 +116,8 @@ def describe(run: resolve.Run, workdir: str) -> str:
     f'rows: prepared once in {paths.expand(config.data.folder)}',
     f'workdir: {workdir}: {", ".join(outputs.FILES)}',
   ]
+  if config.evaluation.sets:
+    lines.append(f'best checkpoint: {best.choose(config)}')
   if config.teacher.source == 'rollout':
     settings = dataclasses.asdict(samplers.rollout_settings(run))
     del settings['stop_strings']

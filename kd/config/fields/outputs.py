@@ -21,6 +21,25 @@ EVALUATION_SET = schema.Section(
   },
 )
 
+BEST = schema.Section(
+  'What makes a checkpoint the best one.',
+  {
+    'set': F(
+      '', legal.TEXT, "a set of evaluation.sets; '': the first one by name"
+    ),
+    'metric': F(
+      'nll',
+      legal.Matching('.+', 'the name of a metric'),
+      'one of its metrics: of likelihood, or of its tasks where it has answers',
+    ),
+    'direction': F(
+      'auto',
+      legal.one_of('auto', 'min', 'max'),
+      'whether low or high values are good; auto: min for nll, perplexity, kl, '
+      'and shares or counts of answers that cannot be judged, max for others',
+    ),
+  },
+)
 EVALUATION = schema.Section(
   'Evaluation on held-out sets.',
   {
@@ -32,6 +51,7 @@ EVALUATION = schema.Section(
     'max_new_tokens': F(
       128, _LENGTH, 'tokens of an answer at most; it is cut there'
     ),
+    'best': BEST,
     'sets': schema.Entries(
       'Held-out sets, by name.',
       EVALUATION_SET,

@@ -1,0 +1,79 @@
+"""The metric that chooses the best checkpoint."""
+
+import math
+
+import pytest
+
+from kd.config import base
+from kd.config import rules
+from kd.core import errors
+from kd.train import best
+from kd.train import evaluate
+
+
+def _config(**changes):
+  config = base.get_config()
+  config.evaluation.sets = {
+    'new': base.evaluation_set(answers=4),
+    'arithmetic': base.evaluation_set(),
+  }
+  config.evaluation.best.update(changes)
+  return config
+
+
+@pytest.mark.parametrize(
+  'changes, words, high, low',
+  [
+    ({}, 'lowest eval/arithmetic/nll', 2.0, 1.0),
+    ({'set': 'new'}, 'lowest eval/new/nll', 2.0, 1.0),
+    ({'metric': 'agreement'}, 'highest eval/arithmetic/agreement', 1.0, 2.0),
+    (
+      {'set': 'new', 'metric': 'exact_match'},
+      *('highest eval/new/exact_match', 1.0, 2.0),
+    ),
+    ({'direction': 'max'}, 'highest eval/arithmetic/nll', 1.0, 2.0),
+  ],
+)
+def test_the_figure_is_lowest_for_the_best(changes, words, high, low):
+  config = _config(**changes)
+  rules.best_is_measured(config)
+  chosen = best.choose(config)
+  assert str(chosen) == words
+  figure = lambda value: chosen.figure({chosen.metric: value})
+  assert figure(low) < figure(high)
+  assert figure(math.nan) is None and chosen.figure({}) is None
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    ({'set': 'nwe'}, "evaluation.best.set: unknown set 'nwe'"),
+    ({'metric': 'nil'}, "evaluation.best.metric: unknown metric 'nil'"),
+    # The first set has no answers.
+    ({'metric': 'exact_match'}, "unknown metric 'exact_match'"),
+  ],
+)
+def test_what_is_not_measured_is_refused_by_name(changes, words):
+  with pytest.raises(errors.ConfigError, match=words):
+    rules.check(_config(**changes))
+
+
+def test_without_a_live_teacher_there_is_no_distance():
+  config = _config(metric='kl')
+  config.teacher.source = 'none'
+  with pytest.raises(errors.ConfigError, match="unknown metric 'kl'"):
+    rules.best_is_measured(config)
+
+
+class _Part:
+  task = 'arithmetic_cot'
+
+  def examples(self):
+    return [{'targets': '#### 3', 'id': 'a'}]
+
+
+def test_a_metric_of_the_tasks_is_checked_against_their_functions():
+  held_out = [evaluate.HeldOut('new', [_Part()], answers=4)]
+  best.check(_config(set='new', metric='exact_match'), held_out)
+  with pytest.raises(errors.ConfigError, match="'exact_mtach'.*exact_match"):
+    best.check(_config(set='new', metric='exact_mtach'), held_out)
