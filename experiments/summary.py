@@ -36,7 +36,7 @@ def read(workdirs):
     ) as f:
       steps = json.load(f)['steps']
     for title, evaluation in report.columns(workdir, steps).items():
-      for name, value in evaluation['metrics'].items():
+      for name, value in evaluation.metrics.items():
         measure = name.rpartition('/')[2]
         if measure in MEASURES:
           row = results.setdefault(name, {})

@@ -362,7 +362,7 @@ def test_verification_finds_another_teachers_targets(folder, own):
   c = own('top_k')
   method = {'cache.method': base.cache_method('top_k', **_METHODS['top_k'])}
   teacher = folder / 'other-teacher'
-  shutil.copytree(quickstart._TEACHER, teacher)
+  shutil.copytree('data/fixtures/quickstart_teacher', teacher)
   weights = teacher / 'model.safetensors'
   tensors = numpy.load_file(weights)
   tensors['model.norm.weight'] = -tensors['model.norm.weight'] - 2

@@ -123,7 +123,10 @@ class JsonLinesWriter(_ScalarWriter):
     self._write(record | {name: _number(v) for name, v in scalars.items()})
 
   def write_texts(self, step, texts):
-    self._write({'step': int(step), 'phase': 'text', **texts})
+    # Answers of an evaluation have a file of their own.
+    texts = {k: v for k, v in texts.items() if not k.startswith('eval/')}
+    if texts:
+      self._write({'step': int(step), 'phase': 'text', **texts})
 
   def _write(self, record):
     self._file.write(json.dumps(record, allow_nan=False) + '\n')

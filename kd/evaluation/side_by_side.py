@@ -1,0 +1,106 @@
+"""A few answers of several models to the same examples, as text."""
+
+from collections.abc import Mapping, Sequence
+import re
+from typing import Any
+
+_LONGEST = 400  # characters shown of a text
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def choose(
+  answers: Mapping[str, Records], subject: str, each: int = 2
+) -> list[dict[str, Mapping[str, Any]]]:
+  """Chooses examples: where models differ, and what `subject` does.
+
+  Args:
+    answers: by title of a model, its records (results.Result) of one set.
+    subject: the title of the model of interest.
+    each: the most examples of each kind: answers of which some are right and
+      others are not, right ones of the subject, and wrong ones.
+
+  Returns:
+    For each example, the records by title. All models have answered it.
+  """
+  by_key = {
+    title: {(x['task'], x['id']): x for x in records}
+    for title, records in answers.items()
+  }
+  examples = [
+    {title: records[key] for title, records in by_key.items()}
+    for key in by_key[subject]
+    if all(key in records for records in by_key.values())
+  ]
+  is_right = lambda record: record['verdict'] == 'right'
+  kinds = (
+    lambda e: len({is_right(r) for t, r in e.items()}) > 1,
+    lambda e: is_right(e[subject]),
+    lambda e: not is_right(e[subject]),
+  )
+  chosen: list[dict[str, Mapping[str, Any]]] = []
+  for kind in kinds:
+    chosen += [e for e in examples if e not in chosen and kind(e)][:each]
+  return chosen
+
+
+def block(example: Mapping[str, Mapping[str, Any]]) -> str:
+  """Returns a Markdown code block with an example and its answers.
+
+  Args:
+    example: the records by title, as from `choose`.
+  """
+  first = next(iter(example.values()))
+  parts = {'prompt': first['prompt'], 'reference': first['reference']}
+  for title, record in example.items():
+    verdict = record['verdict'] or record['finish']
+    parts[f'{title}: {verdict}'] = record['answer']
+  width = max(map(len, parts)) + 2
+  lines = []
+  for name, text in parts.items():
+    shown = _printable(text).split('\n')
+    lines.append(name.ljust(width) + shown[0])
+    lines += [' ' * width + line for line in shown[1:]]
+  body = '\n'.join(line.rstrip() for line in lines)
+  # Longer than any fence within.
+  runs = [len(run) for run in re.findall('`+', body)]
+  fence = '`' * max(3, *(n + 1 for n in runs), 0)
+  return f'{fence}text\n{body}\n{fence}'
+
+
+def _printable(text):
+  """The beginning of a text; control characters are written as escapes."""
+  cut = text.rstrip('\n')[:_LONGEST]
+  if len(cut) < len(text.rstrip('\n')):
+    cut += ' ...'
+  return re.sub(
+    r'[^\n]',
+    lambda match: match[0] if match[0].isprintable() else repr(match[0])[1:-1],
+    cut,
+  )
+
+
+def texts(answers: Mapping[str, Records], most: int = 4) -> dict[str, str]:
+  """Returns Markdown of the first examples of each set, by name.
+
+  The examples are the same at each evaluation.
+
+  Args:
+    answers: records of all sets by title of a model.
+    most: the number of examples of a set.
+  """
+  found: dict[str, list[dict[str, Any]]] = {}
+  for title, records in answers.items():
+    rows: dict[str, int] = {}
+    for record in records:
+      at = rows.setdefault(record['set'], 0)
+      examples = found.setdefault(record['set'], [])
+      if at < most:
+        if at == len(examples):
+          examples.append({})
+        examples[at][title] = record
+        rows[record['set']] += 1
+  return {
+    f'eval/{name}/answers': '\n\n'.join(map(block, examples))
+    for name, examples in found.items()
+  }

@@ -1,0 +1,128 @@
+"""The picture of a run: held-out metrics by step, with intervals."""
+
+from collections.abc import Mapping, Sequence
+import os
+import re
+
+from kd.evaluation import intervals
+from kd.evaluation import measures
+from kd.evaluation import results
+from kd.train import outputs
+
+FILE = 'curves.png'
+_PANELS = (
+  measures.Measure(measures.NLL, 'NLL, nats a token', True),
+  measures.Measure(measures.KL, 'KL to the teacher, nats a token', True),
+  measures.Measure(measures.AGREEMENT, 'top-1 agreement with teacher', True),
+  measures.Measure(results.EXACT_MATCH, 'exact match', False),
+)
+_STEP = re.compile(r'step_([0-9]+)\.json')
+_COLOURS = ('tab:blue', 'tab:orange')
+
+
+def evaluations(folder: str) -> dict[int, results.Result]:
+  """Returns the recorded evaluations of a student by step."""
+  where = os.path.join(folder, outputs.EVALUATIONS)
+  names = os.listdir(where) if os.path.isdir(where) else []
+  found = {}
+  for name in names:
+    match = _STEP.fullmatch(name)
+    recorded = match and results.read(os.path.join(where, name))
+    if recorded:
+      found[int(match[1])] = recorded[1]
+  return dict(sorted(found.items()))
+
+
+def draw(
+  path: str,
+  set_names: Sequence[str],
+  students: Mapping[str, Mapping[int, results.Result]],
+  teacher: results.Result | None,
+) -> None:
+  """Draws a row of panels for each held-out set.
+
+  Args:
+    path: the PNG file.
+    set_names: the held-out sets.
+    students: evaluations by label and step.
+    teacher: its evaluation, drawn as a line.
+  """
+  import matplotlib  # Slow to import.
+
+  matplotlib.use('Agg')
+  from matplotlib import pyplot
+
+  panels = [p for p in _PANELS if _measured(p, set_names, students)]
+  figure, axes = pyplot.subplots(
+    len(set_names),
+    len(panels),
+    figsize=(3.3 * len(panels), 2.9 * len(set_names)),
+    squeeze=False,
+    layout='constrained',
+  )
+  for row, name in zip(axes, set_names, strict=True):
+    for axis, panel in zip(row, panels, strict=True):
+      _panel(axis, panel, name, students, teacher)
+    # A name may hold '$', which would begin a formula.
+    row[0].set_ylabel(name, parse_math=False)
+  handles, labels = axes[0][0].get_legend_handles_labels()
+  figure.legend(
+    handles,
+    labels,
+    loc='outside lower center',
+    ncols=len(labels),
+    frameon=False,
+  )
+  aside = f'{path}.tmp.png'
+  figure.savefig(aside, dpi=130)
+  pyplot.close(figure)
+  os.replace(aside, path)
+
+
+def _measured(panel, set_names, students):
+  return any(
+    f'eval/{name}/{panel.metric}' in result.metrics
+    for by_step in students.values()
+    for result in by_step.values()
+    for name in set_names
+  )
+
+
+def _panel(axis, panel, set_name, students, teacher):
+  from matplotlib import ticker
+
+  lowest = []
+  for (label, by_step), colour in zip(students.items(), _COLOURS, strict=False):
+    points = {
+      step: measures.value(result, set_name, panel)
+      for step, result in by_step.items()
+    }
+    points = {
+      step: point
+      for step, point in points.items()
+      if isinstance(point, intervals.Interval)
+    }
+    if points:
+      bounds = [(p.value, p.low, p.high) for p in points.values()]
+      middle, low, high = zip(*bounds, strict=True)
+      steps = list(points)
+      axis.plot(steps, middle, '.-', color=colour, label=label, markersize=5)
+      axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+      lowest += low
+  if teacher is not None:
+    level = teacher.metrics.get(f'eval/{set_name}/{panel.metric}')
+    # Its distance to itself is 0, which says nothing.
+    if level is not None and panel.metric != measures.KL:
+      lowest.append(level)
+      axis.axhline(
+        level, color='grey', linestyle='--', linewidth=1, label='teacher'
+      )
+  if panel.metric in (measures.NLL, measures.KL) and min(lowest, default=0) > 0:
+    axis.set_yscale('log')
+    axis.yaxis.set_major_formatter('{x:g}')
+  else:
+    axis.margins(y=0.08)
+  axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+  axis.set_xlabel('step')
+  axis.set_title(panel.title, fontsize=10)
+  axis.grid(alpha=0.3)
