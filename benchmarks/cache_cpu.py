@@ -161,6 +161,7 @@ def _training(runs, parts, teachers, rounds, folder) -> dict[str, list[Any]]:
         rollouts=None,
         rows_digest=name,
         evaluate=lambda step, params, check: {},
+        answers=lambda step: {},
         best=best.Best('', highest=False),
       )
       with contextlib.redirect_stdout(sys.stderr):

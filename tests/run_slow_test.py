@@ -133,6 +133,16 @@ def test_export_evaluates_and_answers_as_the_run_does(folder, straight):
   assert code == 0, err
   value = lambda text: float(text.split('eval/held_out/nll ')[1].split()[0])
   assert value(there) == value(here)
+  with open(f'{straight[0]}/evaluations/eval_last.json') as f:
+    scores = json.load(f)
+  middle, low, high = scores['sets']['held_out']['intervals']['nll']
+  assert low < middle < high
+  assert f'{middle:.6g}' == f'{value(here):.6g}'
+  assert f'{middle:.4f} [{low:.4f}, {high:.4f}]' in here
+  assert scores['sets']['held_out']['counts']['answers'] == 4
+  with open(f'{straight[0]}/evaluations/eval_last.answers.jsonl') as f:
+    lines = [json.loads(line) for line in f]
+  assert len(lines) == 4 and {'id', 'prompt', 'answer'} <= lines[0].keys()
   prompts = folder / 'prompts.jsonl'
   prompts.write_text('{"prompt": "Q: 1+2=?\\nA:\\n"}\n' * 3)
   answers = folder / 'answers.jsonl'

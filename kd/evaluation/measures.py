@@ -33,7 +33,15 @@ _LIKELIHOODS = (
   Measure(AGREEMENT, 'top-1 agreement with the teacher', True),
   Measure('accuracy', 'top-1 accuracy on the references', True),
 )
-_TITLES = {results.EXACT_MATCH: 'exact match'}
+_TITLES = {
+  results.EXACT_MATCH: 'exact match',
+  'truncated': 'answers cut off, share',
+  'too_long': 'prompts without room, share',
+  'unparsed': 'answers without a number, count',
+  'many_markers': 'answers with several marks, count',
+}
+# Metrics that are of interest where they are not 0.
+_RARE = ('truncated', 'too_long', 'unparsed', 'many_markers')
 
 
 def of(result: results.Result, set_name: str) -> list[Measure]:
@@ -45,6 +53,17 @@ def of(result: results.Result, set_name: str) -> list[Measure]:
   rest.sort(key=lambda name: name != results.EXACT_MATCH)
   others = [Measure(x, _TITLES.get(x, x), False) for x in rest if '/' not in x]
   return known + others
+
+
+def is_shown(
+  measure: Measure, values: Sequence[intervals.Interval | float | None]
+) -> bool:
+  """Returns whether some models' values of a measure belong in a table."""
+  if measure.metric in _RARE:
+    return any(
+      (x.value if isinstance(x, intervals.Interval) else x) for x in values
+    )
+  return True
 
 
 def tasks(result: results.Result, set_name: str) -> list[str]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 import re
 from typing import Any
 
+from kd.evaluation import results
+
 _LONGEST = 400  # characters shown of a text
 
 Records = Sequence[Mapping[str, Any]]
@@ -78,6 +80,12 @@ def _printable(text):
     lambda match: match[0] if match[0].isprintable() else repr(match[0])[1:-1],
     cut,
   )
+
+
+def texts_of(paths: Mapping[str, str]) -> dict[str, str]:
+  """Returns `texts` of the results in some files, by title of a model."""
+  found = {title: results.read(path) for title, path in paths.items()}
+  return texts({title: x[1].answers for title, x in found.items() if x})
 
 
 def texts(answers: Mapping[str, Records], most: int = 4) -> dict[str, str]:

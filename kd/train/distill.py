@@ -11,6 +11,7 @@ from kd.config import base
 from kd.core import errors
 from kd.core import identity
 from kd.core import types
+from kd.evaluation import side_by_side
 from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import reading
 from kd.input_pipeline import rows as rows_lib
@@ -244,6 +245,12 @@ def train(
         lambda: student_eval(params, check),
       )
 
+    def answers(step):
+      where = folder if step else workdir
+      student = recorded.path(where, f'step_{step}')
+      teacher = recorded.path(workdir, 'teacher')
+      return side_by_side.texts_of({'teacher': teacher, label: student})
+
     job = loop.Job(
       run=run,
       objective=objective,
@@ -255,6 +262,7 @@ def train(
       rollouts=rollouts,
       rows_digest=_rows_digest(run, data.train, cache),
       evaluate=evaluate,
+      answers=answers,
       best=best_lib.choose(config),
     )
     loop.train(job)
@@ -298,19 +306,3 @@ def baseline(objective: objective_lib.Objective) -> objective_lib.Objective:
     selection=selection.everywhere(),
     chunk_tokens=objective.chunk_tokens,
   )
-
-
-def evaluate(run: resolve.Run, workdir: str, say: Say) -> None:
-  """Evaluates a workdir's student, or else the one that its init names."""
-  teacher_targets = None
-  if run.teachers:
-    teachers = targets.load_teachers(run)
-    teacher_targets = targets.live_on(run, teachers)(run.mesh)
-  params = outputs.student_params(run, workdir)
-  held_out = evaluate_lib.prepare_sets(run, say)
-  evaluator = evaluate_lib.Evaluator(
-    run, run.student, teacher_targets, held_out, say
-  )
-  result = evaluator(params, lambda: None)
-  for name, value in result.metrics.items():
-    say(f'{name} {value:.6g}')

@@ -1,6 +1,6 @@
 """The training loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import time
@@ -53,6 +53,7 @@ class Job:
     rows_digest: of what the rows are and in which order.
     evaluate: of (step, params, check); returns eval/ metrics, and calls check
       between batches, which raises if the run must stop.
+    answers: from a step that was evaluated to Markdown by name: some answers.
     best: which evaluation makes a checkpoint the best one.
   """
 
@@ -66,6 +67,7 @@ class Job:
   rollouts: rollouts_lib.Rollouts | None
   rows_digest: str
   evaluate: Evaluate
+  answers: Callable[[int], Mapping[str, str]]
   best: best_lib.Best
 
 
@@ -304,6 +306,8 @@ class _Loop:
     if not metrics:
       return None
     self._writer.write_scalars(self._step, metrics)
+    if jax.process_index() == 0:
+      self._writer.write_texts(self._step, self._job.answers(self._step))
     return self._job.best.figure(metrics)
 
   def _save(self, quality):

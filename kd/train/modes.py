@@ -19,6 +19,7 @@ from kd.train import best
 from kd.train import cache as cache_lib
 from kd.train import distill
 from kd.train import lock
+from kd.train import measure
 from kd.train import outputs
 from kd.train import reason as reason_lib
 from kd.train import resolve
@@ -155,7 +156,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> None:
 def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Evaluates the workdir's student, or the one that student.init names."""
   run = _open(config, workdir)
-  distill.evaluate(run, workdir, say)
+  measure.evaluate(run, workdir, say)
 
 
 def generate(config: ml_collections.ConfigDict, workdir: str) -> None:

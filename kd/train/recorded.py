@@ -26,6 +26,11 @@ _SHARED = 'evaluations'  # In data.folder: the evaluations of teachers.
 Say = Callable[[str], None]
 
 
+def path(workdir: str, name: str) -> str:
+  """Returns the file of a recorded evaluation."""
+  return os.path.join(workdir, outputs.EVALUATIONS, f'{name}.json')
+
+
 class Recorder:
   """Measures evaluations, or returns recorded ones that are still valid."""
 
@@ -86,8 +91,7 @@ class Recorder:
       **self._common,
       'model': model.identity(fingerprints.of(params)),
     }
-    path = os.path.join(workdir, outputs.EVALUATIONS, f'{name}.json')
-    places = [path]
+    places = [path(workdir, name)]
     if shared:
       file = f'{identity.digest(wanted)}.json'
       places.append(os.path.join(self._shared, file))

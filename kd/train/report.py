@@ -48,10 +48,11 @@ def set_table(
   """Returns the table of a held-out set, a column for each model."""
   models = list(columns_.values())
   every = {m: None for model in models for m in measures.of(model, set_name)}
-  rows = [
-    table.Row(m.title, [measures.value(x, set_name, m) for x in models])
-    for m in every
-  ]
+  rows = []
+  for measure in every:
+    cells = [measures.value(x, set_name, measure) for x in models]
+    if measures.is_shown(measure, cells):
+      rows.append(table.Row(measure.title, cells))
   for task in measures.tasks(models[0], set_name):
     for measure in every:
       if measure.metric in _MAIN:

@@ -1,0 +1,85 @@
+"""--mode=eval: one student on every held-out set, its scores and answers."""
+
+from collections.abc import Callable
+import os
+from typing import Any
+
+import jax
+
+from kd.checkpoints import manager
+from kd.core import run_info
+from kd.evaluation import intervals
+from kd.evaluation import measures
+from kd.evaluation import results
+from kd.evaluation import table
+from kd.teachers import fingerprints
+from kd.train import evaluate as evaluate_lib
+from kd.train import outputs
+from kd.train import report
+from kd.train import resolve
+from kd.train import targets
+
+Say = Callable[[str], None]
+
+
+def evaluate(run: resolve.Run, workdir: str, say: Say) -> None:
+  """Evaluates a workdir's student, or else the one that its init names.
+
+  Writes evaluations/eval_last.json (or eval_best or eval_init: what was
+  evaluated) and the answers into the file next to it; prints a table.
+  """
+  teacher_targets = None
+  if run.teachers:
+    teachers = targets.load_teachers(run)
+    teacher_targets = targets.live_on(run, teachers)(run.mesh)
+  params = outputs.student_params(run, workdir)
+  held_out = evaluate_lib.prepare_sets(run, say)
+  evaluator = evaluate_lib.Evaluator(
+    run, run.student, teacher_targets, held_out, say
+  )
+  result = evaluator(params, lambda: None)
+  # Asked of all processes: each holds a part of the parameters.
+  model = run.student.identity(fingerprints.of(params))
+  if jax.process_index() == 0:
+    _write(run, workdir, result, model, say)
+
+
+def _write(run, workdir, result, model, say):
+  for name, value in result.metrics.items():
+    say(f'{name} {value:.6g}')
+  what, title = _subject(run, workdir)
+  more = {'model': model, 'of': title, 'date': run_info.now(), 'sets': {}}
+  for name in result.scores:
+    sizes = measures.counts(result, name)
+    more['sets'][name] = {
+      'counts': sizes,
+      'intervals': _intervals(result, name),
+    }
+    say(table.text(report.set_table({title: result}, name)))
+    say(f'{name}: ' + ', '.join(f'{k} {v:,}' for k, v in sizes.items()))
+  path = os.path.join(workdir, outputs.EVALUATIONS, f'eval_{what}.json')
+  results.write(path, result, more)
+  say(f'scores: {path}')
+  if result.answers:
+    say(f'answers: {results.answers_path(path)}')
+
+
+def _subject(run, workdir):
+  """The name of the files, and what the evaluated model is."""
+  if os.path.isdir(os.path.join(workdir, manager.FOLDER)):
+    which = run.config.export.checkpoint
+    return which, f'{which} checkpoint'
+  return 'init', run.student.init
+
+
+def _intervals(result, set_name) -> dict[str, Any]:
+  """[value, low, high] of each metric that has an interval."""
+  values = {
+    m.metric: measures.value(result, set_name, m)
+    for m in measures.of(result, set_name)
+  }
+  return {
+    name: [x.value, x.low, x.high]
+    for name, x in values.items()
+    if isinstance(x, intervals.Interval)
+  }
