@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 
 import duckdb
 import numpy as np
@@ -152,3 +153,25 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
     writer.flush()
     writer.close()
     assert len(list(tmp_path.iterdir())) == files
+
+
+def test_a_flush_syncs_every_file(tmp_path, monkeypatch):
+  """A mounted bucket stores an open file when it is synced."""
+  synced = {}
+  sync = os.fsync
+
+  def recorded(descriptor):
+    sync(descriptor)
+    path = os.readlink(f'/proc/self/fd/{descriptor}')
+    synced[os.path.basename(path)] = os.path.getsize(path)
+
+  monkeypatch.setattr(os, 'fsync', recorded)
+  folder = tmp_path / '[8]'
+  folder.mkdir()
+  writer = writers.create(str(folder), 'student', 9, 0, True, tensorboard=True)
+  writer.write_scalars(1, {'train/loss': 1.0})
+  writer.flush()
+  files = {p.name: p.stat().st_size for p in folder.iterdir()}
+  assert len(files) == 2
+  assert synced == files
+  writer.close()

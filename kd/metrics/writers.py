@@ -5,6 +5,7 @@ import it where a run begins, not at the top of a module.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import glob
 import json
 import math
 import os
@@ -182,6 +183,21 @@ class TerminalWriter(_ScalarWriter):
       self._open_line = False
 
 
+class _TensorBoardWriter(metric_writers.SummaryWriter):
+  """TensorBoard's events, on the disk (or in a mounted bucket) once flushed."""
+
+  def __init__(self, folder: str):
+    super().__init__(folder)
+    self._pattern = os.path.join(glob.escape(folder), 'events.out.tfevents.*')
+
+  def flush(self):
+    super().flush()
+    # TensorFlow hands them to the file system and does not sync.
+    for path in glob.glob(self._pattern):
+      with open(path, 'rb') as f:
+        os.fsync(f.fileno())
+
+
 def create(
   folder: str,
   label: str,
@@ -213,7 +229,7 @@ def create(
         step, tag.startswith('eval/'), restart_after, evaluated
       ),
     )
-    writers.append(metric_writers.SummaryWriter(folder))
+    writers.append(_TensorBoardWriter(folder))
   return metric_writers.MultiWriter(writers)
 
 
