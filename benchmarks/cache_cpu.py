@@ -64,7 +64,7 @@ def _config(folder, examples, steps, source, cache):
   if source == 'none':
     c.losses = dict(ce=base.term('cross_entropy'))
   c.optimizer = base.adamw(base.schedule('constant', peak=1e-4, warmup_steps=0))
-  c.evaluation.sets.held_out = base.evaluation_set(examples=0)
+  c.evaluation.sets = {}
   c.checkpoint.every = steps
   c.log.every = max(steps // 2, 1)
   c.log.tensorboard = False

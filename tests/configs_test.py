@@ -2,7 +2,10 @@
 
 import functools
 import glob
+import json
+import math
 import os
+import struct
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import ml_collections
 import pytest
 
 from kd.checkpoints import hf_config
+from kd.checkpoints import names
 from kd.config import command_line
 from kd.config import variants
 from kd.core import errors
@@ -34,13 +38,30 @@ FILES = sorted(
 
 
 def _weightless(folder, variant):
-  """A model's folder as check mode sees it: config.json and a tokenizer."""
+  """A model's folder as check mode sees it: headers, and a tokenizer."""
   sizes = gemma3_config.from_variant(variant, variants.VARIANTS, '')
   tokenizer = tokenizers.load('bytes')
   values = hf_config.to_dict(sizes, 'bfloat16', 2, (1, 5), 0)
   (folder / hf_config.FILE).write_text(hf_config.to_json(values))
   (folder / tokenizers.MODEL_FILE).write_bytes(tokenizer.model_proto)
+  _write_header(folder / 'model.safetensors', sizes)
   return f'hf:{folder}'
+
+
+def _write_header(file, sizes):
+  """Tensors of zeros, which take no room on the disk."""
+  header, end = {}, 0
+  for tensor in names.tensors(sizes):
+    begin, end = end, end + 2 * math.prod(tensor.file_shape)
+    header[tensor.name(names.HF)] = {
+      'dtype': 'BF16',
+      'shape': tensor.file_shape,
+      'data_offsets': [begin, end],
+    }
+  text = json.dumps(header).encode()
+  with open(file, 'wb') as f:
+    f.write(struct.pack('<Q', len(text)) + text)
+    f.truncate(f.tell() + end)
 
 
 def _load(file, folder):

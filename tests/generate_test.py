@@ -82,10 +82,10 @@ def test_settings_come_from_the_config_alone(tmp_path, capsys):
 @pytest.mark.parametrize(
   'change, words',
   [
-    ({'top_p': 0.0}, ('generate.top_p', '(0, 1]')),
+    ({'top_p': 0.0}, ('generate.top_p', 'above 0 and at most 1')),
     ({'temperature': -0.1}, ('generate.temperature', '0 or more')),
-    ({'samples': 0}, ('generate.samples', '1 or more')),
-    ({'stop_strings': ('',)}, ('generate.stop_strings', "holds ''")),
+    ({'samples': 0}, ('generate.samples', '1 to 65536')),
+    ({'stop_strings': ('',)}, ('generate.stop_strings', "found ''")),
     ({'max_new_tokens': 9999}, ('generate.max_new_tokens', 'context of 1024')),
   ],
 )

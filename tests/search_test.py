@@ -190,12 +190,11 @@ def test_branches_are_learnt_from_through_a_cache(tmp_path, monkeypatch):
       'losses.kl.part': 'answer',
       'optimizer.lr.warmup_steps': 0,
       'evaluation.baseline': False,
-      'evaluation.sets.held_out.examples': 0,
-      'evaluation.sets.held_out.answers': 0,
       'log.tensorboard': False,
       'cache.folder': str(tmp_path / 'cache'),
     }
   )
+  config.evaluation.sets = {}
   with config.cache.unlocked():
     config.cache.method = base.cache_method('top_k', entries=256)
   modes.cache(config, str(tmp_path / 'report'))

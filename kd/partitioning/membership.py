@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 import os
+import re
 from typing import Any
+
+import jax
 
 from kd.core import errors
 
@@ -11,10 +14,21 @@ _ENVIRONMENT = {
   'count': 'JAX_NUM_PROCESSES',
   'index': 'JAX_PROCESS_ID',
 }
+_MOST = 2**20  # processes
+_PORTS = 65_535
+
+
+def on_tpu() -> bool:
+  """Returns whether a TPU's metadata may say what the config does not."""
+  return 'tpu' in (jax.config.jax_platforms or '')
 
 
 def find(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """Coordinator, count and index by name, None where nothing says them."""
+  """Returns coordinator, count and index by name, None where none is given.
+
+  Raises:
+    ConfigError: a variable of the environment holds no whole number.
+  """
   found = {}
   for name, variable in _ENVIRONMENT.items():
     value, unset = settings[name], -1 if name == 'index' else 0
@@ -28,41 +42,38 @@ def find(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _whole(variable, text):
-  if not text.isdigit():
+  """The number that a variable holds, in ASCII digits."""
+  if not re.fullmatch('[0-9]{1,7}', text) or int(text) > _MOST:
     raise errors.ConfigError(
-      f'${variable}', f'found {text!r}', legal='a whole number'
+      f'${variable}',
+      f'found {text[:40]!r}',
+      legal=f'a whole number up to {_MOST}',
     )
   return int(text)
 
 
 def check(settings: Mapping[str, Any]) -> None:
-  """Raises ConfigError where config.processes cannot be meant."""
-  for name in ('start_timeout_s', 'dead_after_s', 'slow_after_s'):
-    if settings[name] <= 0:
-      raise errors.ConfigError(
-        f'processes.{name}', f'found {settings[name]}', legal='above 0'
-      )
+  """Refuses processes that contradict each other.
+
+  Args:
+    settings: the config's `processes`, each field legal alone.
+
+  Raises:
+    ConfigError: names the field, or the variable of the environment.
+  """
   found = find(settings)
   count, index = found['count'], found['index']
-  if count is not None and count < 1:
-    raise errors.ConfigError(
-      'processes.count', f'found {count}', legal='0 (as found), or more'
-    )
   if index is not None and not 0 <= index < (count or index + 1):
     raise errors.ConfigError(
       'processes.index',
       f'found {index}, of {count} processes',
-      legal=f'-1 (as found), or 0 to {count - 1}' if count else '-1, 0, ...',
+      legal=f'-1 (not set), or 0 to {count - 1}',
     )
   if found['coordinator'] is None:
+    if not on_tpu():
+      check_alone(found)
     return
-  host, _, port = found['coordinator'].rpartition(':')
-  if not host or not port.isdigit():
-    raise errors.ConfigError(
-      'processes.coordinator',
-      f'found {found["coordinator"]!r}',
-      legal='HOST:PORT of process 0',
-    )
+  _check_address(found['coordinator'])
   for name in ('count', 'index'):
     if found[name] is None:
       raise errors.ConfigError(
@@ -70,3 +81,31 @@ def check(settings: Mapping[str, Any]) -> None:
         'not given, and processes.coordinator is',
         legal=f'a number, here or in ${_ENVIRONMENT[name]}',
       )
+
+
+def check_alone(found: Mapping[str, Any]) -> None:
+  """Refuses several processes where nothing says how they find each other.
+
+  Raises:
+    ConfigError: names processes.coordinator.
+  """
+  count, index = found['count'], found['index']
+  for name, value, alone in (('count', count, 1), ('index', index, 0)):
+    if value is not None and value != alone:
+      raise errors.ConfigError(
+        'processes.coordinator',
+        f"found '', and processes.{name} is {value}",
+        legal='HOST:PORT of process 0, unless on a Cloud TPU',
+      )
+
+
+def _check_address(address):
+  match = re.fullmatch(
+    r'(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})', address
+  )
+  if not match or not 1 <= int(match[2]) <= _PORTS:
+    raise errors.ConfigError(
+      'processes.coordinator',
+      f'found {address!r}',
+      legal=f'HOST:PORT of process 0, with a port of 1 to {_PORTS}',
+    )

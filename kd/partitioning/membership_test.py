@@ -26,12 +26,13 @@ def _settings(**changes):
 @pytest.mark.parametrize(
   'changes,words',
   [
-    ({'start_timeout_s': 0.0}, ('processes.start_timeout_s', 'above 0')),
-    ({'dead_after_s': -1.0}, ('processes.dead_after_s', 'above 0')),
-    ({'slow_after_s': 0.0}, ('processes.slow_after_s', 'above 0')),
-    ({'count': -2}, ('processes.count', 'found -2')),
+    ({'count': 2}, ('processes.coordinator', 'processes.count is 2')),
+    ({'index': 1}, ('processes.coordinator', 'processes.index is 1')),
     ({'count': 4, 'index': 4}, ('processes.index', 'found 4', '0 to 3')),
     ({'coordinator': 'host'}, ('processes.coordinator', 'HOST:PORT')),
+    ({'coordinator': 'localhost:'}, ('processes.coordinator', 'HOST:PORT')),
+    ({'coordinator': 'h:99999'}, ('processes.coordinator', '1 to 65535')),
+    ({'coordinator': 'h:\u00b2'}, ('processes.coordinator', 'HOST:PORT')),
     ({'coordinator': 'host:1'}, ('processes.count', 'JAX_NUM_PROCESSES')),
     (
       {'coordinator': 'host:1', 'count': 2},
@@ -53,6 +54,7 @@ def test_the_environment_says_what_the_config_does_not(environment):
   with pytest.raises(errors.ConfigError, match='found 2, of 2 processes'):
     membership.check(_settings())
   membership.check(_settings(count=3))
-  environment.setenv('JAX_PROCESS_ID', 'two')
-  with pytest.raises(errors.ConfigError, match=r'JAX_PROCESS_ID.*two'):
-    membership.check(_settings())
+  for text in ('two', '\u00b2', '1' * 5000, '-1', ''):
+    environment.setenv('JAX_PROCESS_ID', text)
+    with pytest.raises(errors.ConfigError, match=r'JAX_PROCESS_ID'):
+      membership.check(_settings())

@@ -63,9 +63,7 @@ def start(settings: Mapping[str, Any]) -> None:
   global _joined
   membership.check(settings)
   found = membership.find(settings)
-  on_tpu = 'tpu' in (jax.config.jax_platforms or '')
-  if found['coordinator'] is None and not on_tpu:
-    _check_alone(found['count'])
+  if found['coordinator'] is None and not membership.on_tpu():
     return
   # jax's notice of a preemption would take the place of the loop's own.
   jax.config.update('jax_enable_preemption_service', False)
@@ -85,21 +83,12 @@ def start(settings: Mapping[str, Any]) -> None:
     # What jax raises on a TPU that no metadata server knows of.
     if found['coordinator'] is not None:
       raise
-    _check_alone(found['count'])
+    membership.check_alone(found)
     _on_sigabrt(None)
     return
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   _joined = _Joined(settings, distributed.global_state.coordinator_address)
   _joined.watch.start()
-
-
-def _check_alone(count):
-  if count is not None and count != 1:
-    raise errors.ConfigError(
-      'processes.coordinator',
-      f"found '', and processes.count is {count}",
-      legal='HOST:PORT of process 0',
-    )
 
 
 @contextlib.contextmanager

@@ -23,8 +23,10 @@ from kd.train import measure
 from kd.train import outputs
 from kd.train import reason as reason_lib
 from kd.train import resolve
+from kd.train import resolve_student
 from kd.train import samplers
 from kd.train import search as search_lib
+from kd.train import search_fields
 from kd.train import workdirs
 
 
@@ -50,24 +52,35 @@ def _devices(config):
   return jax.devices()
 
 
-def _open(config, workdir) -> resolve.Run:
-  """The run of a mode that reads what was trained."""
-  run = resolve.resolve(config, _devices(config))
-  workdirs.check(config, workdir, workdirs.NOT_TRAINED)
+def _open(config, workdir, with_teachers=False) -> resolve.Run:
+  """The run of a mode that trains nothing.
+
+  Args:
+    config: as the flag gave it.
+    workdir: may hold a run.
+    with_teachers: whether the mode needs them.
+  """
+  devices = _devices(config)
+  run = resolve_student.resolve_student(config, devices, workdir, with_teachers)
+  workdirs.check(run.config, workdir, workdirs.NOT_TRAINED)
   workdirs.check_tokenizer(run, workdir)
   return run
 
 
-def _open_alone(config, workdir, mode):
-  """The run of a mode that one process does."""
-  run = _open(config, workdir)
+def _open_alone(config, workdir, mode, with_teachers=False):
+  """As _open, for a mode that one process does."""
+  run = _open(config, workdir, with_teachers)
+  _check_alone(mode)
+  return run
+
+
+def _check_alone(mode):
   if jax.process_count() > 1:
     raise errors.ConfigError(
       '--mode',
       f'found {mode!r}, in {jax.process_count()} processes',
       legal='one process, with JAX_PLATFORMS=cpu on a slice of several workers',
     )
-  return run
 
 
 def _number(value):
@@ -155,7 +168,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Evaluates the workdir's student, or the one that student.init names."""
-  run = _open(config, workdir)
+  # A teacher adds the distance from it to the scores.
+  run = _open(config, workdir, with_teachers=bool(config.teacher.init))
   measure.evaluate(run, workdir, say)
 
 
@@ -166,12 +180,18 @@ def generate(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def search(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Searches trees of thought for the instances of `search`."""
-  search_lib.search(_open_alone(config, workdir, 'search'), workdir, say)
+  if search_fields.asks_model(config.search):
+    run = _open_alone(config, workdir, 'search')
+  else:
+    run = resolve.resolve(config, _devices(config))
+    _check_alone('search')
+  search_lib.search(run, workdir, say)
 
 
 def reason(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Samples worked solutions of the problems of `reasoning`."""
-  run = _open_alone(config, workdir, 'reason')
+  with_teachers = config.reasoning.model == 'teacher'
+  run = _open_alone(config, workdir, 'reason', with_teachers)
   make_sampler = functools.partial(samplers.make, run)
   reason_lib.reason(run, workdir, make_sampler, say)
 

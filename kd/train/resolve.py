@@ -4,7 +4,7 @@ This is all that --mode=check does, and the first thing that every other mode
 does: what is wrong with a config is found here, before anything is written.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from kd.checkpoints import weights
 from kd.config import base
 from kd.config import rules as config_rules
 from kd.core import errors
@@ -31,13 +32,16 @@ from kd.optimizers import optimizers
 from kd.partitioning import membership
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
-from kd.sampling import fields
+from kd.sampling import engine
 from kd.teachers import manifest
-from kd.teachers import methods
 from kd.train import architectures
-from kd.train import rollout_fields
-from kd.train import search_fields
+from kd.train import mesh_rules
+from kd.train import model_rules
 from kd.train import vocabularies
+
+# As architectures.source_config.
+SourceConfig = Callable[..., gemma3_config.Gemma3Config]
+Config = ml_collections.ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A config that was found right, and what follows from it.
+  """A validated config and the objects built from it.
 
   Attributes:
     config: frozen.
@@ -93,9 +97,9 @@ class Run:
     student: the model that is trained.
     teachers: the models that it learns from, with their shares, the one that
       the config calls `teacher` first; () without a teacher.
-    objective: what is made small.
-    optimizer: the gradient transformation.
-    rate: its learning rate by update.
+    objective: the training objective; without terms where nothing is trained.
+    optimizer: the gradient transformation; None where nothing is trained.
+    rate: its learning rate by update; None likewise.
   """
 
   config: ml_collections.FrozenConfigDict
@@ -104,99 +108,37 @@ class Run:
   student: Model
   teachers: tuple[tuple[Model, float], ...]
   objective: objective_lib.Objective
-  optimizer: optax.GradientTransformation
-  rate: Callable[[int], float]
+  optimizer: optax.GradientTransformation | None
+  rate: Callable[[int], float] | None
 
   @property
   def teacher(self) -> Model | None:
     return self.teachers[0][0] if self.teachers else None
 
 
-def _check_rows(config, mesh):
-  parts = rules.row_parts(mesh)
-  micro = config.optimizer.micro_batches
-  if config.data.batch_size % (micro * parts):
-    raise errors.ConfigError(
-      'data.batch_size',
-      f'found {config.data.batch_size}, which {micro} micro-batches over '
-      f'{parts} devices (mesh.data x mesh.fsdp) do not divide',
-      legal=f'a multiple of {micro * parts}',
-    )
-  fields.check_devices(
-    config.evaluation.batch_size, mesh, 'evaluation.batch_size'
-  )
+def build_model(
+  spec: Config,
+  path: str,
+  source: gemma3_config.Gemma3Config,
+  sizes: gemma3_config.Gemma3Config,
+  mesh: jax.sharding.Mesh,
+  remat: str,
+  packed: bool,
+) -> Model:
+  """Builds a model without its parameters.
 
+  Args:
+    spec: its section of the config.
+    path: the section's path.
+    source: the sizes of what its init names.
+    sizes: its own.
+    mesh: its devices.
+    remat: see student.remat.
+    packed: whether rows hold several examples.
 
-def _check_length_parts(config, mesh):
-  parts = rules.length_parts(mesh)
-  if config.data.length % parts:
-    raise errors.ConfigError(
-      'data.length',
-      f'found {config.data.length}, which {parts} devices (mesh.sequence) do '
-      'not divide',
-      legal=f'a multiple of {parts}',
-    )
-
-
-def _check_teacher_devices(config, devices):
-  own = config.teacher.devices
-  if not 0 <= own < len(devices):
-    raise errors.ConfigError(
-      'teacher.devices',
-      f'found {own}, of {len(devices)} devices',
-      legal=f'0 to {len(devices) - 1}',
-    )
-  if own and jax.process_count() > 1:
-    raise errors.ConfigError(
-      'teacher.devices',
-      f'found {own}, and there are {jax.process_count()} processes',
-      legal='0, or one process',
-    )
-
-
-def _teacher_mesh(config, mesh, make_mesh):
-  """The teachers' mesh, which may be the student's."""
-  sizes, own = dict(config.teacher.mesh), config.teacher.devices
-  if not own and not any(sizes.values()):
-    return mesh
-  if not any(sizes.values()):
-    sizes['fsdp'] = -1
-  filled = {axis: size or 1 for axis, size in sizes.items()}
-  try:
-    found = make_mesh(filled, slice(-own or None, None))
-  except errors.ConfigError as e:
-    raise e.within('teacher') from e
-  parts = rules.row_parts(found)
-  for path in ('data.batch_size', 'evaluation.batch_size'):
-    section, name = path.split('.')
-    if config[section][name] % parts:
-      raise errors.ConfigError(
-        path,
-        f'found {config[section][name]}, which {parts} devices '
-        '(teacher.mesh.data x teacher.mesh.fsdp) do not divide',
-        legal=f'a multiple of {parts}',
-      )
-  if config.data.length % rules.length_parts(found):
-    raise errors.ConfigError(
-      'teacher.mesh.sequence',
-      f'found {rules.length_parts(found)}',
-      legal=f'a divisor of data.length, {config.data.length}',
-    )
-  return found
-
-
-def _check_state_memory(config, mesh):
-  platform, _ = mesh_lib.platform(mesh)
-  # jaxlib aborts the process when a CPU program is given such a state for good.
-  if config.optimizer.state_memory == 'host' and platform == 'cpu':
-    raise errors.ConfigError(
-      'optimizer.state_memory',
-      "found 'host', and the devices are CPUs: their memory is the host's",
-      legal="'device' here, or devices with memory of their own",
-    )
-
-
-def _model(spec, path, source, sizes, mesh, remat, packed):
+  Raises:
+    ConfigError: the devices have no such kernel, or do not divide a size.
+  """
   module = gemma3.build(sizes, spec.dtype, remat, path)
   kernel = kernels.choose(
     spec.attention,
@@ -227,17 +169,75 @@ def teacher_specs(
   }
 
 
-def _teachers(config, mesh, source_config):
-  """The teachers with their shares, which are made to sum to 1."""
+def source_sizes(
+  config: Config, specs: Mapping[str, Config], source_config: SourceConfig
+) -> dict[str, gemma3_config.Gemma3Config]:
+  """Returns the sizes of what each model's init names.
+
+  Args:
+    config: the run's.
+    specs: the teachers' sections by path; see teacher_specs.
+    source_config: as architectures.source_config.
+
+  Returns:
+    Sizes by the path of the model, 'student' among them.
+
+  Raises:
+    ConfigError: names an init or variant.
+  """
+  sizes = {
+    path: source_config(spec, path, None) for path, spec in specs.items()
+  }
+  teacher = sizes.get('teacher')
+  return sizes | {'student': source_config(config.student, 'student', teacher)}
+
+
+def build_teachers(
+  config: Config,
+  specs: Mapping[str, Config],
+  sizes: Mapping[str, gemma3_config.Gemma3Config],
+  mesh: jax.sharding.Mesh,
+) -> tuple[tuple[Model, float], ...]:
+  """Returns the teachers with their weights in the mixture, which sum to 1.
+
+  Args:
+    config: the run's.
+    specs: the teachers' sections by path.
+    sizes: by path, from source_sizes.
+    mesh: the teachers' devices.
+
+  Raises:
+    ConfigError: rows are longer than a context, or axes do not divide a size.
+  """
   models = []
-  for path, spec in teacher_specs(config).items():
-    sizes = source_config(spec, path, None)
-    packed = config.data.pack
-    model = _model(spec, path, sizes, sizes, mesh, 'none', packed)
-    _check_length(config, path, sizes)
+  for path, spec in specs.items():
+    size = sizes[path]
+    model = build_model(spec, path, size, size, mesh, 'none', config.data.pack)
+    model_rules.check_length(config, path, size)
     models.append((model, spec.share))
   whole = sum(share for _, share in models)
   return tuple((model, share / whole) for model, share in models)
+
+
+def build_student(
+  config: Config, source: gemma3_config.Gemma3Config, mesh: jax.sharding.Mesh
+) -> Model:
+  """Returns the student, with the layers of its source that it keeps.
+
+  Args:
+    config: the run's.
+    source: the sizes of what student.init names.
+    mesh: the student's devices.
+
+  Raises:
+    ConfigError: as for build_teachers, or it keeps layers that do not exist.
+  """
+  sizes = architectures.student_config(config.student, source)
+  model_rules.check_length(config, 'student', sizes)
+  remat, packed = config.student.remat, config.data.pack
+  return build_model(
+    config.student, 'student', source, sizes, mesh, remat, packed
+  )
 
 
 def _objective(config, student, teachers):
@@ -275,21 +275,12 @@ def _objective(config, student, teachers):
   return objective
 
 
-def _check_length(config, name, sizes):
-  if config.data.length > sizes.context:
-    raise errors.ConfigError(
-      'data.length',
-      f'found {config.data.length}, longer than the context of the {name}',
-      legal=f'up to {sizes.context}',
-    )
-
-
 def shapes(
   config: ml_collections.ConfigDict,
-  make_mesh: Callable[[Mapping[str, int], slice], jax.sharding.Mesh],
-  source_config: Callable[..., gemma3_config.Gemma3Config],
+  make_mesh: mesh_rules.MakeMesh,
+  source_config: SourceConfig,
 ) -> Run:
-  """What follows from a config without weights and tokenizers.
+  """Builds a run from shapes alone, without weights and tokenizers.
 
   Args:
     config: as the flag gave it.
@@ -300,31 +291,23 @@ def shapes(
     ConfigError: names the first thing that is wrong.
   """
   config = base.checked(config)
+  specs = teacher_specs(config)
+  sizes = source_sizes(config, specs, source_config)
   config_rules.check(config)
-  search_fields.check(config.search)
-  methods.METHODS.build(config.cache.method.to_dict(), 'cache.method')
-  mesh = make_mesh(config.mesh, slice(-config.teacher.devices or None))
-  _check_rows(config, mesh)
+  model_rules.check_search(config.search)
+  mesh = mesh_rules.student_mesh(config, make_mesh)
+  mesh_rules.check(config, mesh)
   optimizer, rate = optimizers.build(config.optimizer, config.steps)
-  _check_length_parts(config, mesh)
-  _check_state_memory(config, mesh)
-  teacher_mesh = _teacher_mesh(config, mesh, make_mesh)
-  teachers = _teachers(config, teacher_mesh, source_config)
-  teacher = teachers[0][0] if teachers else None
-  source = source_config(config.student, 'student', teacher and teacher.config)
-  sizes = architectures.student_config(config.student, source)
-  student = _model(
-    config.student,
-    'student',
-    source,
-    sizes,
-    mesh,
-    config.student.remat,
-    config.data.pack,
-  )
-  _check_length(config, 'student', sizes)
+  teacher_mesh = mesh_rules.teacher_mesh(config, mesh, make_mesh)
+  teachers = build_teachers(config, specs, sizes, teacher_mesh)
+  student = build_student(config, sizes['student'], mesh)
   objective = _objective(config, student, teachers)
-  rollout_fields.check_run(config, mesh, student.module, objective)
+  model_rules.check_rollouts(config, mesh, student.module, objective)
+  engine.check_room(
+    student.module,
+    config.evaluation.max_new_tokens,
+    'evaluation.max_new_tokens',
+  )
   return Run(
     config=ml_collections.FrozenConfigDict(config),
     mesh=mesh,
@@ -350,17 +333,52 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
   Raises:
     ConfigError: names the first thing that is wrong.
   """
+  config = base.checked(config)
   membership.check(config.processes)
-  _check_teacher_devices(config, devices)
-  make_mesh = lambda sizes, part: mesh_lib.make(sizes, devices[part])
-  run = shapes(config, make_mesh, architectures.source_config)
+  mesh_rules.check_teacher_devices(config, devices)
+  run = shapes(config, mesh_maker(devices), architectures.source_config)
   specs = teacher_specs(config)
+  sources = init_sources({**specs, 'student': config.student})
   if config.teacher.source == 'cached':
     folder = paths.expand(config.cache.folder)
-    manifest.read(folder, 'cache.folder')
-  tokenizer = vocabularies.tokenizer(config, specs)
-  vocabularies.check(tokenizer, 'student', run.student.config)
-  for path, (model, _) in zip(specs, run.teachers, strict=True):
+    kept = manifest.read(folder, 'cache.folder')
+    model_rules.check_sampled_targets(config, kept['request']['method'])
+    sources['cache.folder'] = f'workdir:{config.cache.folder}'
+  run = with_tokenizer(run, vocabularies.tokenizer(config.data, sources))
+  for path, init in sources.items():
+    _check_weights(init, path)
+  return run
+
+
+def mesh_maker(devices: Sequence[jax.Device]) -> mesh_rules.MakeMesh:
+  """Returns the function that makes meshes of some of these devices."""
+  return lambda sizes, part: mesh_lib.make(sizes, devices[part])
+
+
+def init_sources(specs: Mapping[str, Config]) -> dict[str, str]:
+  """Returns the models' inits by the fields that name them."""
+  return {f'{path}.init': spec.init for path, spec in specs.items()}
+
+
+def _check_weights(init, path):
+  """Reads the headers of a model's files: all that check mode can afford."""
+  if init.partition(':')[0] in weights.PREFIXES:
+    weights.check_headers(init, path)
+
+
+def with_tokenizer(run: Run, tokenizer: tokenizers.Tokenizer) -> Run:
+  """Adds the tokenizer to a run.
+
+  Raises:
+    ConfigError: a model has too few embeddings for it, or it lacks a token of
+      the template.
+  """
+  models = {'student': run.student}
+  if run.teachers:
+    teachers = (model for model, _ in run.teachers)
+    models |= zip(teacher_specs(run.config), teachers, strict=True)
+  for path, model in models.items():
     vocabularies.check(tokenizer, path, model.config)
-  templates.check_tokenizer(tokenizer, config.data.template, 'data.template')
+  template = run.config.data.template
+  templates.check_tokenizer(tokenizer, template, 'data.template')
   return dataclasses.replace(run, tokenizer=tokenizer)

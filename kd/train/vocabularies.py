@@ -10,34 +10,24 @@ from kd.models import gemma3_config
 
 
 def tokenizer(
-  config: ml_collections.ConfigDict,
-  teachers: Mapping[str, ml_collections.ConfigDict],
+  data: ml_collections.ConfigDict, sources: Mapping[str, str]
 ) -> tokenizers.Tokenizer:
-  """The run's tokenizer.
+  """Returns the one tokenizer of all models.
 
   Args:
-    config: the run's.
-    teachers: what the config says of each teacher, by its path.
+    data: the config's section; its tokenizer, if it names one, comes first.
+    sources: by the field that names it, what may bring a tokenizer: a model's
+      init, or 'workdir:DIR'.
 
   Raises:
     ConfigError: there is none, or the models have different ones.
   """
-  specs = {**teachers, 'student': config.student}
-  found = {
-    f'{path}.init': tokenizers.for_source(spec.init, f'{path}.init')
-    for path, spec in specs.items()
-  }
-  if config.teacher.source == 'cached':
-    # It keeps that of the teacher.
-    cache = f'workdir:{config.cache.folder}'
-    found['cache.folder'] = tokenizers.for_source(cache, 'cache.folder')
-  if config.data.tokenizer:
-    found = {
-      'data.tokenizer': tokenizers.load(
-        config.data.tokenizer, 'data.tokenizer'
-      ),
-      **found,
-    }
+  found = {}
+  if data.tokenizer:
+    named = tokenizers.load(data.tokenizer, 'data.tokenizer')
+    found['data.tokenizer'] = named
+  for path, init in sources.items():
+    found[path] = tokenizers.for_source(init, path)
   found = {path: t for path, t in found.items() if t is not None}
   if not found:
     raise errors.ConfigError(

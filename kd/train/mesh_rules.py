@@ -1,0 +1,140 @@
+"""Rules between a config and its devices."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import ml_collections
+
+from kd.core import errors
+from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import rules
+from kd.sampling import fields
+
+# Makes a mesh from sizes by axis and the devices to take.
+MakeMesh = Callable[[Mapping[str, int], slice], jax.sharding.Mesh]
+Config = ml_collections.ConfigDict
+
+
+def check(config: Config, mesh: jax.sharding.Mesh) -> None:
+  """Refuses batches, rows or an optimizer state that devices cannot split.
+
+  Args:
+    config: whose fields are legal, each alone.
+    mesh: the student's devices.
+
+  Raises:
+    ConfigError: names the field.
+  """
+  _check_rows(config, mesh)
+  _check_length(config, mesh)
+  _check_state_memory(config, mesh)
+
+
+def _check_rows(config, mesh):
+  parts = rules.row_parts(mesh)
+  micro = config.optimizer.micro_batches
+  if config.data.batch_size % (micro * parts):
+    raise errors.ConfigError(
+      'data.batch_size',
+      f'found {config.data.batch_size}, which {micro} micro-batches over '
+      f'{parts} devices (mesh.data x mesh.fsdp) do not divide',
+      legal=f'a multiple of {micro * parts}',
+    )
+  fields.check_devices(
+    config.evaluation.batch_size, mesh, 'evaluation.batch_size'
+  )
+
+
+def _check_length(config, mesh):
+  parts = rules.length_parts(mesh)
+  if config.data.length % parts:
+    raise errors.ConfigError(
+      'data.length',
+      f'found {config.data.length}, which {parts} devices (mesh.sequence) do '
+      'not divide',
+      legal=f'a multiple of {parts}',
+    )
+
+
+def _check_state_memory(config, mesh):
+  platform, _ = mesh_lib.platform(mesh)
+  # jaxlib aborts a process that donates such a state to a CPU program.
+  if config.optimizer.state_memory == 'host' and platform == 'cpu':
+    raise errors.ConfigError(
+      'optimizer.state_memory',
+      "found 'host', and the devices are CPUs: their memory is the host's",
+      legal="'device' here, or devices with memory of their own",
+    )
+
+
+def check_teacher_devices(
+  config: Config, devices: Sequence[jax.Device]
+) -> None:
+  """Refuses more devices for the teachers than there are.
+
+  Raises:
+    ConfigError: names teacher.devices.
+  """
+  reserved = config.teacher.devices
+  if not 0 <= reserved < len(devices):
+    raise errors.ConfigError(
+      'teacher.devices',
+      f'found {reserved}, of {len(devices)} devices',
+      legal=f'0 to {len(devices) - 1}',
+    )
+  if reserved and jax.process_count() > 1:
+    raise errors.ConfigError(
+      'teacher.devices',
+      f'found {reserved}, and there are {jax.process_count()} processes',
+      legal='0, or one process',
+    )
+
+
+def student_mesh(config: Config, make_mesh: MakeMesh) -> jax.sharding.Mesh:
+  """Returns the mesh of the student: all devices but the teachers' own."""
+  return make_mesh(config.mesh, slice(-config.teacher.devices or None))
+
+
+def teacher_mesh(
+  config: Config, mesh: jax.sharding.Mesh, make_mesh: MakeMesh
+) -> jax.sharding.Mesh:
+  """Returns the mesh of the teachers, which may be the student's.
+
+  Args:
+    config: whose fields are legal, each alone.
+    mesh: the student's.
+    make_mesh: see MakeMesh.
+
+  Raises:
+    ConfigError: its axes do not fit the devices, or rows do not fit its axes.
+  """
+  sizes, reserved = dict(config.teacher.mesh), config.teacher.devices
+  if not reserved and not any(sizes.values()):
+    return mesh
+  if not any(sizes.values()):
+    sizes['fsdp'] = -1
+  filled = {axis: size or 1 for axis, size in sizes.items()}
+  try:
+    made = make_mesh(filled, slice(-reserved or None, None))
+  except errors.ConfigError as e:
+    raise e.within('teacher') from e
+  _check_teacher_rows(config, made)
+  return made
+
+
+def _check_teacher_rows(config, mesh):
+  parts = rules.row_parts(mesh)
+  for section in ('data', 'evaluation'):
+    if config[section].batch_size % parts:
+      raise errors.ConfigError(
+        f'{section}.batch_size',
+        f'found {config[section].batch_size}, which {parts} devices '
+        '(teacher.mesh.data x teacher.mesh.fsdp) do not divide',
+        legal=f'a multiple of {parts}',
+      )
+  if config.data.length % rules.length_parts(mesh):
+    raise errors.ConfigError(
+      'teacher.mesh.sequence',
+      f'found {rules.length_parts(mesh)}',
+      legal=f'a divisor of data.length, {config.data.length}',
+    )

@@ -1,0 +1,120 @@
+"""From a config to a run that trains nothing: generate, export, eval."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import ml_collections
+
+from kd.checkpoints import manager
+from kd.config import base
+from kd.core import errors
+from kd.losses import objective as objective_lib
+from kd.losses import selection
+from kd.models import gemma3_config
+from kd.partitioning import membership
+from kd.sampling import fields
+from kd.train import architectures
+from kd.train import mesh_rules
+from kd.train import model_rules
+from kd.train import resolve as resolve_lib
+from kd.train import vocabularies
+
+Config = ml_collections.ConfigDict
+
+
+def resolve_student(
+  config: Config,
+  devices: Sequence[jax.Device],
+  workdir: str,
+  with_teachers: bool = False,
+) -> resolve_lib.Run:
+  """Resolves a config for a mode that trains nothing.
+
+  The student is the one that the workdir's checkpoints hold, or else the one
+  that student.init names: neither losses nor a teacher are needed.
+
+  Args:
+    config: as the flag gave it.
+    devices: the devices of all processes.
+    workdir: the folder that may hold a run.
+    with_teachers: whether the teachers are needed too.
+
+  Returns:
+    A run whose objective has no terms, without an optimizer.
+
+  Raises:
+    ConfigError: names the first thing that is wrong.
+  """
+  config = base.checked(config)
+  membership.check(config.processes)
+  mesh_rules.check_teacher_devices(config, devices)
+  model_rules.check_search(config.search)
+  make_mesh = resolve_lib.mesh_maker(devices)
+  mesh = mesh_rules.student_mesh(config, make_mesh)
+  rows = config.evaluation.batch_size
+  fields.check_devices(rows, mesh, 'evaluation.batch_size')
+  specs = resolve_lib.teacher_specs(config) if with_teachers else {}
+  sources = resolve_lib.init_sources(specs)
+  if manager.latest_step(workdir) is not None:
+    sources = {'--workdir': f'workdir:{workdir}', **sources}
+    student = _trained(config, workdir, mesh)
+    sizes = {
+      path: architectures.source_config(spec, path, None)
+      for path, spec in specs.items()
+    }
+  else:
+    sources = {'student.init': config.student.init, **sources}
+    sizes = _untrained_sizes(config, specs, workdir)
+    student = resolve_lib.build_student(config, sizes['student'], mesh)
+  teachers_mesh = mesh
+  if specs:
+    teachers_mesh = mesh_rules.teacher_mesh(config, mesh, make_mesh)
+  run = resolve_lib.Run(
+    config=ml_collections.FrozenConfigDict(config),
+    mesh=mesh,
+    tokenizer=None,
+    student=student,
+    teachers=resolve_lib.build_teachers(config, specs, sizes, teachers_mesh),
+    objective=_nothing(config),
+    optimizer=None,
+    rate=None,
+  )
+  tokenizer = vocabularies.tokenizer(config.data, sources)
+  return resolve_lib.with_tokenizer(run, tokenizer)
+
+
+def _trained(config, workdir, mesh):
+  """The student that the workdir's run has trained."""
+  sizes = architectures.from_workdir(workdir, '--workdir')
+  return resolve_lib.build_model(
+    config.student,
+    'student',
+    source=sizes,
+    sizes=sizes,
+    mesh=mesh,
+    remat=config.student.remat,
+    packed=config.data.pack,
+  )
+
+
+def _untrained_sizes(
+  config: Config, specs: Mapping[str, Config], workdir: str
+) -> dict[str, gemma3_config.Gemma3Config]:
+  """The sizes of all models; the student's come from weights."""
+  if config.student.init in ('random', 'teacher'):
+    raise errors.ConfigError(
+      '--workdir',
+      f'{workdir!r} holds no checkpoint, and student.init is '
+      f'{config.student.init!r}',
+      legal='the workdir of a run, or student.init=hf:DIR or gguf:FILE',
+    )
+  return resolve_lib.source_sizes(config, specs, architectures.source_config)
+
+
+def _nothing(config):
+  """An objective without terms."""
+  return objective_lib.Objective(
+    terms=(),
+    selection=selection.everywhere(),
+    chunk_tokens=config.objective.chunk_tokens,
+  )
