@@ -1,4 +1,4 @@
-"""Every command of docs/launch.md, run in order in front of a played cloud."""
+"""Every command of docs/launch.md, run in order against a simulated cloud."""
 
 import functools
 import importlib
@@ -13,7 +13,7 @@ import subprocess
 from tests.fakes import cloud as cloud_lib
 
 DOCS = pathlib.Path('docs/launch.md')
-# What else the page names that is not there in a test.
+# Other programs that the page names; a test has none of them.
 OTHERS = ('docker', 'ssh-add')
 OURS = ('gcloud', 'kubectl', 'launch/tpu', 'launch/gke')
 
@@ -80,7 +80,7 @@ def test_the_commands_run_in_order(tmp_path):
     trained, again, exported = c.starts()
     assert trained == again
     assert exported[1] == '--mode=export'
-    assert c.slice('kd-1b') is None
+    assert list((c.root / 'slices').iterdir()) == [], 'all of it is deleted'
 
 
 def test_dry_runs_of_the_commands_run_nothing(tmp_path):

@@ -42,9 +42,10 @@ run() {
   "$@"
 }
 
-# Usage: described COMMAND... Runs a `gcloud ... describe` and prints the values of
-# its --format with semicolons between them; ABSENT;; where there is nothing of
-# this name, ERROR;; where gcloud failed otherwise, EMPTY where it said nothing.
+# Usage: described COMMAND... Runs a `gcloud ... describe` and prints the values
+# of its --format with semicolons between them; ABSENT;; where there is nothing
+# of this name, ERROR;; where gcloud failed otherwise, EMPTY where it said
+# nothing.
 described() {
   local errors answer
   errors=$(mktemp)
@@ -69,8 +70,9 @@ note() {
   if is_dry; then printf '# %s\n' "$*"; fi
 }
 
-# Usage: pause SECONDS. A trap runs at once, which it would not while a program in
-# the foreground runs. sleep ignores Ctrl-C, as bash starts it in the background.
+# Usage: pause SECONDS. A trap runs at once, which it would not while a program
+# in the foreground runs. sleep ignores Ctrl-C, as bash starts it in the
+# background.
 PAUSE=''
 pause() {
   sleep "$1" >/dev/null 2>&1 8>&- &
@@ -86,8 +88,8 @@ end_pause() {
   fi
 }
 
-# Usage: back_off N. Waits before try N, counted from 1: each wait is twice as long
-# as the one before, up to a quarter of an hour.
+# Usage: back_off N. Waits before try N, counted from 1: each wait is twice as
+# long as the one before, up to a quarter of an hour.
 back_off() {
   local first=${SETTING[backoff_seconds]} seconds
   seconds=$((first << ($1 > 10 ? 9 : $1 - 1)))

@@ -17,8 +17,8 @@ json_string() {
     fail 2 "a control character in $(quoted "$text")"
   fi
   text=${text//\\/\\\\}
-  # In a container's arguments Kubernetes replaces $$ by $ and then leaves it alone,
-  # and $(NAME) by a variable.
+  # In a container's arguments Kubernetes replaces $$ by $ and then leaves it
+  # alone, and $(NAME) by a variable.
   text=${text//\$/\$\$}
   printf '"%s"' "${text//\"/\\\"}"
 }
@@ -66,7 +66,8 @@ render() {
   done <"$ROOT/launch/manifests/jobset.yaml"
 }
 
-# Usage: get_jobset DO. Prints `NAME LABEL` of the JobSet, nothing if there is none.
+# Usage: get_jobset DO. Prints `NAME LABEL` of the JobSet, nothing if there is
+# none.
 get_jobset() {
   kubectl_in "$1" get jobset "${SETTING[name]}" --ignore-not-found \
     '--output=jsonpath={.metadata.name}{" "}{.metadata.labels.kd_launch}'

@@ -76,8 +76,8 @@ need_cluster() {
   done
 }
 
-# Whether the slice's shape is given by a workload policy, as for slices of TPU7x
-# with several hosts, and not by --tpu-topology.
+# Whether the slice's shape is given by a workload policy, as for slices of
+# TPU7x with several hosts, and not by --tpu-topology.
 needs_policy() {
   [[ ${SETTING[machine_type]} == tpu7x-* ]] && (($(hosts) > 1))
 }

@@ -9,8 +9,9 @@ LINE=()
 # arguments of kd.main that follow `--`.
 #
 # A line of TABLE is name;default;legal;meaning. A default of ! means that the
-# setting must be given, * that it may be given several times (setting_list reads
-# it). `legal` is a regular expression for the whole value, or int:LOW:HIGH.
+# setting must be given, * that it may be given several times (setting_list
+# reads it). `legal` is a regular expression for the whole value, or
+# int:LOW:HIGH.
 read_settings() {
   local table=$1 name default argument
   shift

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # The slice (or the slices of a multislice run): created, described and deleted
-# through gcloud. Functions that build a command take as their first argument what
-# is done with it: `run`, `command_line` (prints it) or `described`.
+# through gcloud. Functions that build a command take as their first argument
+# what is done with it: `run`, `command_line` (prints it) or `described`.
 
 # What the last call of `look` saw: the state, the label kd_launch, and how many
 # workers each slice has (known once they are READY).
@@ -55,7 +55,8 @@ slice_names() {
   fi
 }
 
-# Usage: creation_flags. Prints one flag a line, what both kinds of request share.
+# Usage: creation_flags. Prints one flag a line, what both kinds of request
+# share.
 creation_flags() {
   local setting
   for setting in network subnetwork service_account; do
@@ -117,7 +118,8 @@ delete_slice() {
   fi
 }
 
-# Usage: describe_slice DO NAME. gcloud's --worker=all reaches the same endpoints.
+# Usage: describe_slice DO NAME. gcloud's --worker=all reaches the same
+# endpoints.
 describe_slice() {
   gcloud_tpus "$1" '' tpu-vm describe "$2" \
     '--format=value(state,labels.kd_launch,networkEndpoints.len())'

@@ -9,10 +9,10 @@
 #   failed    as recreate, and counts as a failure
 #   stop      a person has to look
 #   unsure    the answer is not understood: ask again, a limited number of times
-# The states are those of a TPU VM and of a queued resource, and four of our own:
-# ABSENT (the cloud knows no such name), GONE (it knows the queued resource, but
-# no slice), EMPTY (it did not say a state, or of how many workers the slice is),
-# ERROR (it could not be asked).
+# The states are those of a TPU VM and of a queued resource, and four of our
+# own: ABSENT (the cloud knows no such name), GONE (it knows the queued
+# resource, but no slice), EMPTY (it did not say a state, or of how many workers
+# the slice is), ERROR (it could not be asked).
 action_of() {
   case $1 in
     READY | ACTIVE) echo ready ;;
@@ -49,9 +49,9 @@ worker_ids() {
   echo
 }
 
-# Usage: answers_of 'ID...' <OUTPUT. The workers' output holds lines `kd-worker ID
-# HOST STATE CODE` among others. Prints `ID STATE CODE` for each of the ids, in
-# this order; `ID silent -` for a worker without such a line.
+# Usage: answers_of 'ID...' <OUTPUT. The workers' output holds lines `kd-worker
+# ID HOST STATE CODE` among others. Prints `ID STATE CODE` for each of the ids,
+# in this order; `ID silent -` for a worker without such a line.
 answers_of() {
   local id line
   local -A answers=()
@@ -65,8 +65,8 @@ answers_of() {
   done
 }
 
-# Usage: workers_in STATE <ANSWERS. Prints the ids of the workers in this state for
-# a message: `2`, or `1, 2`. `!STATE`: of those in any other one.
+# Usage: workers_in STATE <ANSWERS. Prints the ids of the workers in this state
+# for a message: `2`, or `1, 2`. `!STATE`: of those in any other one.
 workers_in() {
   local id state separator=''
   while read -r id state _; do
@@ -81,8 +81,8 @@ workers_in() {
 # lost -` (it died without a code), `ID absent -` (nothing was started) or `ID
 # silent -` (the worker said nothing). Prints one of
 #   running | absent | done | config | nonfinite | preempted | failed
-# or uneven: some have failed and others still run; or unsure: a worker is silent,
-# so the others' answers do not decide.
+# or uneven: some have failed and others still run; or unsure: a worker is
+# silent, so the others' answers do not decide.
 verdict_of() {
   local state code workers=0
   local running=0 absent=0 silent=0 config=0 nonfinite=0 preempted=0 failed=0

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Follows a run to its end. kd.main's exit code decides: 0, 2 and 3 end the watch;
-# 42 (preempted) starts the run again without a limit; any other code, and a worker
-# that died, at most `failures` times.
+# Follows a run to its end. kd.main's exit code decides: 0, 2 and 3 end the
+# watch; 42 (preempted) starts the run again without a limit; any other code,
+# and a worker that died, at most `failures` times.
 
 VERDICT=''
 # `ID STATE CODE` of each worker, one a line.
@@ -10,8 +10,8 @@ UNEVEN_SINCE=''
 # When the run was started from here: long ago, where it was not.
 BEGUN=-1000000
 
-# Sets VERDICT and ANSWERS. Where gcloud fails for one worker, the answers of the
-# others count all the same.
+# Sets VERDICT and ANSWERS. Where gcloud fails for one worker, the answers of
+# the others count all the same.
 look_at_run() {
   local output errors
   errors=$(mktemp)
@@ -37,9 +37,9 @@ begin_run() {
 
 set_up_and_begin() { set_up && begin_run; }
 
-# Usage: start_again begin_run|set_up_and_begin. Returns once the run is started on
-# every worker. Where the slice had to be created for it, or a start failed, as on
-# a machine that the cloud has replaced, it is set up.
+# Usage: start_again begin_run|set_up_and_begin. Returns once the run is started
+# on every worker. Where the slice had to be created for it, or a start failed,
+# as on a machine that the cloud has replaced, it is set up.
 start_again() {
   local how=$1 code
   while true; do

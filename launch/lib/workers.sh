@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# Commands for the slice's workers, run over ssh on all of them at once: a program
-# that starts on some of a slice's workers waits for the others forever. gcloud may
-# return 0 although a worker said nothing, so every script of launch/worker ends
-# with a line `kd-worker ID HOST STATE CODE`, and these are counted.
+# Commands for the slice's workers, run over ssh on all of them at once: a
+# program that starts on some of a slice's workers waits for the others forever.
+# gcloud may return 0 although a worker said nothing, so every script of
+# launch/worker ends with a line `kd-worker ID HOST STATE CODE`, and these are
+# counted.
 
 # Where the workers keep things, below their home: the tree, the environment,
 # the run.
@@ -41,8 +42,8 @@ on_workers() {
 # Prints the ids of the workers of the slice that `look` saw.
 all_ids() { worker_ids "${SETTING[slices]}" "$WORKERS"; }
 
-# Usage: all_workers STATE COMMAND. Runs it on all workers, shows what they print,
-# and fails unless each answers with STATE.
+# Usage: all_workers STATE COMMAND. Runs it on all workers, shows what they
+# print, and fails unless each answers with STATE.
 all_workers() {
   local state=$1 output code=0 missing
   if is_dry; then
@@ -72,7 +73,8 @@ need_slice() {
   fi
 }
 
-# Usage: script NAME ARGUMENT... Prints the command of a script of launch/worker.
+# Usage: script NAME ARGUMENT... Prints the command of a script of
+# launch/worker.
 script() {
   local name=$1
   shift
@@ -101,8 +103,8 @@ set_up() {
 tar -xzf kd.tar.gz -C $SOURCE.new && $setup"
 }
 
-# Usage: start_run START. Starts the run on all workers. START names this attempt,
-# so that stop_run can tell its processes from those of an earlier run.
+# Usage: start_run START. Starts the run on all workers. START names this
+# attempt, so that stop_run can tell its processes from those of an earlier run.
 start_run() {
   all_workers started "$(script start.sh "$1" \
     "tpu:${SETTING[project]}/${SETTING[zone]}/${SETTING[name]}" \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs on a worker: mounts a bucket at /mnt/kd, one folder that all workers see and
-# that outlives them. Usage: mount.sh BUCKET
+# Runs on a worker: mounts a bucket at /mnt/kd, one folder that all workers see
+# and that outlives them. Usage: mount.sh BUCKET
 set -euo pipefail
 
 bucket=$1
@@ -28,8 +28,9 @@ fi
 
 sudo mkdir -p "$point"
 sudo chown "$(id -u):$(id -g)" "$point"
-# Nothing is cached that other workers may change meanwhile. With streaming writes
-# fsync would not bring a file into the bucket, only close would: metrics.jsonl and
-# TensorBoard's events, which stay open, would be lost with a killed machine.
+# Nothing is cached that other workers may change meanwhile. With streaming
+# writes fsync would not bring a file into the bucket, only close would:
+# metrics.jsonl and TensorBoard's events, which stay open, would be lost with a
+# killed machine.
 gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 \
   --enable-streaming-writes=false "$bucket" "$point"

@@ -6,7 +6,8 @@ run=$HOME/kd/run
 state=absent code=-
 if [[ -e $run/started ]]; then
   exec 9>"$run/lock"
-  # The code is read after the lock was free: without a code then, none will come.
+  # The code is read after the lock was free: without a code then, none will
+  # come.
   if ! flock --shared --nonblock 9; then
     state=running
   elif [[ -e $run/code ]]; then

@@ -81,6 +81,7 @@ FLAGS = {
   },
   ('storage', 'buckets', 'add-iam-policy-binding'): {'--member', '--role'},
   ('storage', 'rm'): {'--recursive'},
+  ('projects', 'describe'): {'--format'},
   ('services', 'enable'): {'--project'},
   ('auth', 'login'): set(),
   ('auth', 'configure-docker'): set(),

@@ -1,0 +1,129 @@
+"""The node pools of launch/gke: created and deleted, each with its slice."""
+
+import pytest
+
+from tests.fakes import cloud as cloud_lib
+
+SETTINGS = {
+  'context': 'gke_my-project_us-west4_kd',
+  'name': 'kd-1b',
+  'image': 'us-docker.pkg.dev/my-project/kd/kd:1',
+  'machine_type': 'ct5lp-hightpu-4t',
+  'topology': '4x4',
+}
+POOLS = {
+  'project': 'my-project',
+  'cluster': 'kd',
+  'location': 'us-west4',
+  'zone': 'us-west4-a',
+}
+
+
+@pytest.fixture
+def cloud(tmp_path):
+  c = cloud_lib.Cloud(tmp_path)
+  c.settings.write_text(''.join(f'{k}={v}\n' for k, v in SETTINGS.items()))
+  return c
+
+
+def gke(c, verb, *arguments):
+  first = ['launch/gke', verb, f'--settings={c.settings}', '--execute']
+  return c.launch(*first, *arguments)
+
+
+def pools(c, verb, *arguments):
+  more = [f'--{k}={v}' for k, v in POOLS.items()]
+  return gke(c, verb, *more, *arguments)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'wanted'),
+  [
+    ([], ['--tpu-topology=4x4', '--num-nodes=4']),
+    (
+      ['--capacity=spot', '--internal_ips=yes', '--create_flag=--tags=a,b'],
+      [
+        *('--tpu-topology=4x4', '--spot', '--num-nodes=4'),
+        *('--enable-private-nodes', '--tags=a,b'),
+      ],
+    ),
+    (
+      ['--capacity=reserved', '--reservation=projects/p/reservations/r'],
+      [
+        *('--tpu-topology=4x4', '--reservation-affinity=specific'),
+        *('--reservation=projects/p/reservations/r', '--num-nodes=4'),
+      ],
+    ),
+    (
+      [
+        *('--machine_type=ct6e-standard-8t', '--topology=2x4'),
+        *('--capacity=flex-start', '--max_run=12h'),
+      ],
+      [
+        *('--flex-start', '--enable-autoscaling', '--num-nodes=0'),
+        *('--max-nodes=1', '--location-policy=ANY'),
+        *('--reservation-affinity=none', '--no-enable-autorepair'),
+        '--max-run-duration=12h',
+      ],
+    ),
+    # One host of TPU7x has a topology by itself, several have a policy.
+    (
+      ['--machine_type=tpu7x-standard-4t', '--topology=2x2x1'],
+      ['--num-nodes=1'],
+    ),
+    (
+      ['--machine_type=tpu7x-standard-4t', '--topology=2x2x4'],
+      ['--placement-policy=kd', '--num-nodes=4'],
+    ),
+  ],
+)
+def test_a_pool_has_the_slice_that_was_asked_for(cloud, flags, wanted):
+  code, _, err = pools(cloud, 'create-pools', *flags)
+  assert code == 0, err
+  (call,) = cloud.calls('node-pools', 'create')
+  machine = next(
+    (f for f in flags if 'machine_type' in f), '--machine_type=ct5lp-hightpu-4t'
+  )
+  token = cloud.slice('pool.kd-0')['token']
+  assert call[4] == 'kd-0'
+  assert set(call[5:]) == {
+    *('--cluster=kd', '--location=us-west4', '--project=my-project'),
+    *('--node-locations=us-west4-a', machine.replace('_', '-')),
+    f'--labels=kd_launch={token}',
+    *wanted,
+  }
+  policies = cloud.calls('workload-policy')
+  assert bool(policies) == ('--placement-policy=kd' in wanted)
+  for policy in policies:
+    assert policy[5:] == [
+      *('kd', '--type=HIGH_THROUGHPUT', '--accelerator-topology=2x2x4'),
+      *('--region=us-west4', '--project=my-project'),
+    ]
+
+
+def test_pools_are_created_and_deleted_for_each_slice(cloud):
+  # kd-0 is ours from a call that failed halfway.
+  assert pools(cloud, 'create-pools')[0] == 0
+  code, _, err = pools(cloud, 'create-pools', '--slices=3')
+  assert (code, 'kd-0 is there already' in err) == (0, True), err
+  names = [c[4] for c in cloud.calls('node-pools', 'create')]
+  assert names == ['kd-0', 'kd-1', 'kd-2']
+  code, _, err = pools(cloud, 'delete-pools', '--slices=3')
+  assert code == 0, err
+  assert [c[4] for c in cloud.calls('node-pools', 'delete')] == names
+  code, _, err = pools(cloud, 'delete-pools')
+  assert (code, 'there is no node pool kd-0' in err) == (0, True), err
+
+
+def test_the_pool_of_someone_else_is_left_alone(cloud):
+  cloud.put_slice('pool.kd-0', {'token': 'another'})
+  for verb in ('create-pools', 'delete-pools'):
+    code, _, err = pools(cloud, verb)
+    assert (code, 'was not created here' in err) == (1, True), err
+  assert cloud.slice('pool.kd-0')
+  assert not cloud.calls('node-pools', 'delete')
+
+
+def test_pools_need_a_cluster(cloud):
+  code, _, err = gke(cloud, 'create-pools', '--project=p-1')
+  assert (code, 'cluster: not given' in err) == (2, True), err
