@@ -57,13 +57,13 @@ def pools(c, verb, *arguments):
     (
       [
         *('--machine_type=ct6e-standard-8t', '--topology=2x4'),
-        *('--capacity=flex-start', '--max_run=12h'),
+        *('--capacity=flex-start', '--max_run_hours=12'),
       ],
       [
         *('--flex-start', '--enable-autoscaling', '--num-nodes=0'),
         *('--max-nodes=1', '--location-policy=ANY'),
         *('--reservation-affinity=none', '--no-enable-autorepair'),
-        '--max-run-duration=12h',
+        '--max-run-duration=43200s',
       ],
     ),
     # One host of TPU7x has a topology by itself, several have a policy.

@@ -63,10 +63,10 @@ ONE = (*QUEUED, '--async', '--node-id=kd-1b')
     ),
     (
       'flex-start',
-      ['--max_run=36h'],
+      ['--max_run_hours=36'],
       [
         *('alpha', *ONE, '--provisioning-model=flex-start'),
-        '--max-run-duration=36h',
+        '--max-run-duration=129600s',
       ],
     ),
     (
@@ -120,7 +120,7 @@ def test_capacity_chooses_the_request(cloud, capacity, more, flags):
     (['--reservation=r'], ['reservation', 'capacity=on-demand']),
     (['--internal_ips=yes'], ['connect', 'external', 'iap']),
     (['--create_flag=tags'], ['create_flag', 'tags']),
-    (['--max_run=week'], ['max_run', 'week']),
+    (['--max_run_hours=200'], ['max_run_hours', '1 168']),
   ],
 )
 def test_a_wrong_setting_is_named(cloud, arguments, words):

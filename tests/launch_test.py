@@ -5,6 +5,7 @@ launch/ runs whole, in front of stand-ins of gcloud and ssh.
 
 import re
 import shlex
+import subprocess
 
 import pytest
 
@@ -117,6 +118,20 @@ def test_a_refused_start_leaves_the_run_that_is_there(cloud):
   assert c.tpu('status')[1].count(' running -') == 2
 
 
+def test_a_start_that_gcloud_repeats_has_started(cloud):
+  c = cloud(workers=1, codes=[['hang']])
+  for verb in (['create'], ['setup'], ['run', '--', *LINE]):
+    assert c.tpu(*verb)[0] == 0
+  (call,) = [x for x in c.calls('ssh') if 'start.sh' in x[-1]]
+  done = subprocess.run(
+    call, env=c.environment(), check=False, text=True, stdout=subprocess.PIPE
+  )
+  assert (done.returncode, 'started -' in done.stdout) == (0, True)
+  assert len(c.starts()) == 1
+  # The next attempt is another one.
+  assert c.tpu('run', '--', *LINE)[0] == 1
+
+
 def test_a_set_up_that_missed_a_worker_fails(cloud):
   c = cloud(workers=3, mute=[['setup.sh', 2, 1]])
   assert c.tpu('create')[0] == 0
@@ -159,6 +174,14 @@ def test_a_machine_without_gcsfuse_gets_it(cloud):
   assert 'deb [signed-by=/usr/share/keyrings/gcsfuse.asc] https://' in asked
   assert 'gcsfuse-jammy main' in asked
   assert 'mkdir -p /mnt/kd' in asked
+
+
+def test_an_old_gcsfuse_is_replaced(cloud):
+  """The mount needs flags of version 3."""
+  c = cloud(workers=1, gcsfuse='2.11.1')
+  assert c.tpu('create')[0] == 0
+  assert c.tpu('setup', '--bucket=gs://bkt')[0] == 0
+  assert '--yes install gcsfuse' in (c.root / 'sudo.log').read_text()
 
 
 def test_setup_stops_at_the_first_failure(cloud):

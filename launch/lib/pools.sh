@@ -87,7 +87,7 @@ region() { echo "${SETTING[zone]%-*}"; }
 
 # Usage: create_pool NAME TOKEN
 create_pool() {
-  local hosts flags more
+  local hosts flags more hours=${SETTING[max_run_hours]}
   hosts=$(hosts)
   mapfile -t more < <(setting_list create_flag)
   flags=("--node-locations=${SETTING[zone]}"
@@ -108,7 +108,8 @@ create_pool() {
     # Nodes come when a pod asks for them, and go when it has ended.
     flags+=(--flex-start --enable-autoscaling --num-nodes=0 "--max-nodes=$hosts"
       --location-policy=ANY --reservation-affinity=none --no-enable-autorepair
-      "--max-run-duration=${SETTING[max_run]}")
+      # GKE reads seconds alone.
+      "--max-run-duration=$((hours * 3600))s")
   else
     flags+=("--num-nodes=$hosts")
   fi

@@ -58,7 +58,7 @@ slice_names() {
 # Usage: creation_flags. Prints one flag a line, what both kinds of request
 # share.
 creation_flags() {
-  local setting
+  local setting hours=${SETTING[max_run_hours]}
   for setting in network subnetwork service_account; do
     if [[ ${SETTING[$setting]} ]]; then
       echo "--${setting//_/-}=${SETTING[$setting]}"
@@ -76,7 +76,7 @@ creation_flags() {
       ;;
     flex-start)
       echo --provisioning-model=flex-start
-      echo "--max-run-duration=${SETTING[max_run]}"
+      echo "--max-run-duration=$((hours * 3600))s"
       ;;
   esac
   setting_list create_flag

@@ -13,6 +13,11 @@ mkdir -p "$home/run"
 exec 9>"$home/run/lock"
 # A worker that is asked for its state holds it for a moment.
 if ! flock --timeout 5 9; then
+  # gcloud repeats a command whose connection broke.
+  if [[ $start == "$(cat "$home/run/started" 2>/dev/null || true)" ]]; then
+    echo "kd-worker $KD_WORKER $(hostname) started -"
+    exit
+  fi
   echo "kd: $(hostname): a run is going on already" >&2
   exit 1
 fi
