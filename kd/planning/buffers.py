@@ -5,6 +5,7 @@ value, its bytes including the padding of tiles, its lifetime, and the name of
 the operation that computes it.
 """
 
+import collections
 from collections.abc import Mapping
 import dataclasses
 import re
@@ -13,12 +14,14 @@ from kd.models import layers
 from kd.planning import hlo_text
 
 KINDS = (
-  *('parameters', 'optimizer', 'teacher'),
-  *('activations', 'temporaries', 'collectives'),
+  *('parameters', 'optimizer', 'gradients', 'activations', 'kv_cache'),
+  *('teacher', 'collectives', 'temporaries'),
 )
 _ALLOCATION = re.compile(r'^allocation \d+: size (\d+),(.*):$')
 # Memory space 0 is HBM; the others are on the chip itself.
-_VALUE = re.compile(r'^ value: <\d+ (\S+)(?: \(phi\))? @0> \(size=(\d+),')
+_VALUE = re.compile(
+  r'^ value: <\d+ (\S+)(?: \(phi\))? @0> \(size=(\d+),offset=(\d+)\)'
+)
 _LIVES = re.compile(r'^    (\S+):(\d+)-(\d+)$')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 # These pass a value on unchanged.
@@ -70,7 +73,7 @@ def read(assigned: str, live: str) -> Memory:
       continue
     name = value[1].removesuffix('{}')
     if kind == 'heap':
-      values[name] = int(value[2])
+      values[name] = int(value[2]), int(value[3])
     elif kind == 'argument' and name.startswith('param'):
       arguments[name] = int(value[2])
   return Memory(arguments, outputs, heap, _most_alive(values, live))
@@ -90,26 +93,34 @@ def _kind_of_allocation(text):
 
 
 def _most_alive(values, live):
-  """The values that live at the moment when they take most."""
-  lives = {}
+  """Returns the values alive when they take the most memory, with their sizes.
+
+  Values in the same place at the same time, such as the parameters of a loop's
+  body and of its condition, are one array: one of them stands for all.
+
+  Args:
+    values: size and offset by name.
+    live: the live-range file.
+  """
+  lives, changes = {}, []
   for line in live.splitlines():
     match = _LIVES.match(line)
     if match and match[1].removesuffix('{}') in values:
       name = match[1].removesuffix('{}')
-      lives[name] = int(match[2]), int(match[3])
-  changes = []
-  for name, (first, last) in lives.items():
-    changes += [(first, values[name]), (last + 1, -values[name])]
+      first, last = lives[name] = int(match[2]), int(match[3])
+      changes += [(first, 1, values[name]), (last + 1, -1, values[name])]
+  alive = collections.Counter()
   taken = most = moment = 0
-  for time, change in sorted(changes):
-    taken += change
+  for time, change, place in sorted(changes):
+    before, alive[place] = alive[place], alive[place] + change
+    taken += place[0] * ((alive[place] > 0) - (before > 0))
     if taken > most:
       most, moment = taken, time
-  return {
-    name: values[name]
-    for name, (first, last) in lives.items()
-    if first <= moment <= last
-  }
+  by_place = {}
+  for name, (first, last) in lives.items():
+    if first <= moment <= last:
+      by_place.setdefault(values[name], name)
+  return {name: size for (size, _), name in by_place.items()}
 
 
 def by_kind(
@@ -117,9 +128,10 @@ def by_kind(
 ) -> dict[str, int]:
   """Returns bytes per chip by KINDS; their sum is memory.total.
 
-  Activations are what the forward pass saves for the backward pass, the KV
-  cache, the batch and the outputs; collectives are results of collective
-  operations, mostly gathered weights; temporaries are gradients, scratch and
+  Gradients are values of an update that have the type of a trained argument and
+  are no copy of an argument; activations are what the forward pass saves for
+  the backward pass, the batch and the outputs; collectives are results of
+  collective operations, mostly gathered weights; temporaries are scratch and
   fragmentation.
 
   Args:
@@ -128,7 +140,7 @@ def by_kind(
     arguments: kinds by prefix of an argument's name in the source; other
       arguments are activations.
   """
-  origins = _Origins(program)
+  origins = _Origins(program, arguments)
   sizes = dict.fromkeys(KINDS, 0)
   for name, size in memory.arguments.items():
     origin = ''.join(origins.op_names(name)[:1])
@@ -144,7 +156,7 @@ def by_kind(
 class _Origins:
   """Finds the source operation of each value of a program."""
 
-  def __init__(self, text):
+  def __init__(self, text, arguments):
     program = hlo_text.parse(text)
     self._found = {
       i.name: (computation, i)
@@ -152,11 +164,22 @@ class _Origins:
       for i in computation.instructions
     }
     self._loops = {
-      body: i.name
+      part: i.name
       for computation in program.computations.values()
       for i in computation.instructions
       if i.op == 'while'
-      for body in i.called('body')
+      for part in i.called('body') + i.called('condition')
+    }
+    self._arguments = tuple(arguments)
+    # Types of the arguments that are trained; only an update has moments too.
+    trained = [k for k, kind in arguments.items() if kind == 'parameters']
+    is_update = 'optimizer' in arguments.values()
+    self._trained = {
+      _type(i.arrays[0])
+      for i in program.computations[program.entry].instructions
+      if i.op == 'parameter' and is_update
+      for name in self.op_names(i.name)[:1]
+      if name.startswith(tuple(trained))
     }
 
   def kind(self, value):
@@ -167,8 +190,24 @@ class _Origins:
       calls = ' '.join((name, *instruction.called('calls')))
       if _MOVES.search(calls):
         return 'collectives'
-    is_activation = any(map(_is_activation, self.op_names(value)))
-    return 'activations' if is_activation else 'temporaries'
+    op_names = self.op_names(value)
+    scopes = [scope for op_name in op_names for scope in op_name.split('/')]
+    if layers.KV_CACHE in scopes:
+      return 'kv_cache'
+    if any(map(_is_forward, op_names)):
+      return 'activations'
+    is_copy = any(name.startswith(self._arguments) for name in op_names)
+    if self._type(value) in self._trained and not is_copy:
+      return 'gradients'
+    return 'temporaries'
+
+  def _type(self, value):
+    name, _, index = value.partition('{')
+    if name not in self._found:
+      return None
+    arrays = self._found[name][1].arrays
+    index = _index(index) or 0
+    return _type(arrays[index]) if index < len(arrays) else None
 
   def op_names(self, value):
     """Returns the names in the source of the operations that make a value.
@@ -177,7 +216,7 @@ class _Origins:
     loop's name and that of its initial value.
     """
     name, _, index = value.partition('{')
-    index = int(index.rstrip('}').split(',')[0]) if index else None
+    index = _index(index)
     names, seen = [], set()
     while name in self._found and (name, index) not in seen:
       seen.add((name, index))
@@ -207,9 +246,14 @@ class _Origins:
     return '', None
 
 
-def _is_activation(op_name):
-  scopes = op_name.split('/')
-  if layers.KV_CACHE in scopes:
-    return True
-  forward = 'transpose(' not in op_name
-  return forward and any('_run_layers' in scope for scope in scopes)
+def _index(text):
+  """Returns the first index of '1,0}', or None for ''."""
+  return int(text.rstrip('}').split(',')[0]) if text.rstrip('}') else None
+
+
+def _type(array):
+  return array.dtype, array.shape
+
+
+def _is_forward(op_name):
+  return 'transpose(' not in op_name and '_run_layers' in op_name

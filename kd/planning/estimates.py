@@ -1,6 +1,6 @@
-"""From programs' costs to a run's: memory, time, money."""
+"""Sums the costs of programs up to those of a run: memory, time, money."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -17,15 +17,37 @@ COMPILER, PAPER = 'compiler', 'paper'
 
 
 @dataclasses.dataclass(frozen=True)
+class Speed:
+  """How fast a run is at some MFU.
+
+  Attributes:
+    mfu: operations that the models need, none counted twice, as a share of what
+      the chips could do in that time.
+    seconds: per step.
+    tokens_a_day: tokens trained on per day.
+    hours: of the whole run.
+    dollars: of the whole run; 0 where the config gives no price.
+  """
+
+  mfu: float
+  seconds: float
+  tokens_a_day: float
+  hours: float
+  dollars: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Estimate:
   """A run on a slice.
 
   Attributes:
-    run: what was planned.
+    run: the planned run.
     chosen: the slice.
-    source: whose counts these are, COMPILER or PAPER.
-    held: what it keeps in memory.
+    source: where the numbers come from, COMPILER or PAPER.
+    held: what the run holds in memory.
     costs: of each program.
+    date: of the oldest compilation; '' where nothing was compiled.
+    versions: of the compiler's packages; {} where nothing was compiled.
   """
 
   run: resolve.Run
@@ -33,10 +55,12 @@ class Estimate:
   source: str
   held: costs.Held
   costs: Sequence[costs.Cost]
+  date: str = ''
+  versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @functools.cached_property
   def phases(self) -> dict[str, dict[str, int]]:
-    """Bytes a chip while each program runs, by kind, with what lies beside."""
+    """Bytes per chip while each program runs, by kind."""
     beside = costs.beside(self.run, self.held)
     return {
       c.name: {k: c.bytes[k] + beside[c.name][k] for k in buffers.KINDS}
@@ -45,7 +69,7 @@ class Estimate:
 
   @property
   def peaks(self) -> dict[str, int]:
-    """Bytes a chip while each program runs."""
+    """Bytes per chip while each program runs."""
     return {name: sum(kinds.values()) for name, kinds in self.phases.items()}
 
   @property
@@ -59,7 +83,7 @@ class Estimate:
 
   @property
   def host(self) -> float:
-    """Bytes a chip in the host's memory, of the program that needs most."""
+    """Bytes per chip in the host's memory, of the program that needs most."""
     return max(c.host for c in self.costs)
 
   @property
@@ -75,7 +99,7 @@ class Estimate:
 
   @property
   def seconds(self) -> float:
-    """Of a step, by the roofline: nothing is faster, most are slower.
+    """Seconds per step by the roofline, the least that is possible.
 
     Teachers on chips of their own score the next batch in the meantime, unless
     the student has yet to write it.
@@ -85,6 +109,31 @@ class Estimate:
     if programs.is_apart(self.run) and not writes:
       return max(sum(seconds[:-1]), seconds[-1])
     return sum(seconds)
+
+  @functools.cached_property
+  def limit(self) -> Speed:
+    """The roofline's speed, the most that is possible."""
+    return self._speed(self.seconds)
+
+  @property
+  def expected(self) -> Speed:
+    """The speed at the config's plan.mfu, or the roofline's if that is less."""
+    mfu = min(self.limit.mfu, self.run.config.plan.mfu)
+    return self._speed(self.seconds * self.limit.mfu / mfu)
+
+  def _speed(self, seconds):
+    needed = costs.model_flops(self.run)
+    needed.pop('recomputed')
+    config, chip = self.run.config, self.chosen.chip
+    hours = seconds * config.steps / _HOUR
+    tokens = config.data.batch_size * config.data.length
+    return Speed(
+      mfu=sum(needed.values()) / (seconds * self.chosen.count * chip.flops),
+      seconds=seconds,
+      tokens_a_day=tokens / seconds * _DAY,
+      hours=hours,
+      dollars=hours * self.chosen.count * config.plan.price,
+    )
 
   @property
   def bound(self) -> str:
@@ -96,37 +145,17 @@ class Estimate:
       parts[slowest] += by_part[slowest]
     return max(parts, key=parts.get)
 
-  @property
-  def mfu(self) -> float:
-    """Operations that the models need (none twice) to what chips could do."""
-    needed = costs.model_flops(self.run)
-    needed.pop('recomputed')
-    could = self.seconds * self.chosen.count * self.chosen.chip.flops
-    return sum(needed.values()) / could
-
-  @property
-  def tokens_a_day(self) -> float:
-    data = self.run.config.data
-    return data.batch_size * data.length / self.seconds * _DAY
-
-  @property
-  def hours(self) -> float:
-    return self.seconds * self.run.config.steps / _HOUR
-
-  @property
-  def dollars(self) -> float:
-    """Of the whole run; 0 where the config gives no price."""
-    return self.hours * self.chosen.count * self.run.config.plan.price
-
 
 def as_json(estimate: Estimate) -> dict[str, Any]:
-  """The estimate in numbers: bytes and operations of one chip, seconds."""
+  """Returns the estimate in numbers: bytes and operations per chip, seconds."""
   config = estimate.run.config
   return {
     'topology': estimate.chosen.name,
     'chips': estimate.chosen.count,
     'length': config.data.length,
     'source': estimate.source,
+    'date': estimate.date,
+    'versions': dict(estimate.versions),
     'hbm_bytes': estimate.chosen.chip.hbm_bytes,
     'peak_bytes': estimate.total,
     'peak_program': estimate.peak,
@@ -147,10 +176,7 @@ def as_json(estimate: Estimate) -> dict[str, Any]:
       }
       for c in estimate.costs
     },
-    'step_seconds': estimate.seconds,
     'bound': estimate.bound,
-    'mfu': estimate.mfu,
-    'tokens_a_day': estimate.tokens_a_day,
-    'run_hours': estimate.hours,
-    'dollars': estimate.dollars,
+    'limit': dataclasses.asdict(estimate.limit),
+    'expected': dataclasses.asdict(estimate.expected),
   }

@@ -148,8 +148,9 @@ def step(run: resolve.Run, held: costs.Held) -> costs.Cost:
       parameters=params,
       optimizer=held.optimizer,
       teacher=targets,
+      gradients=gradients,
       activations=kept + _BATCH_BYTES * _tokens(run, run.mesh),
-      temporaries=heap - kept,
+      temporaries=heap - kept - gradients,
     ),
     flops=sum(parts.values()) / run.mesh.size,
     # Gradients, moments and parameters are read and written by the update.
@@ -211,7 +212,7 @@ def decode(run: resolve.Run, held: costs.Held) -> costs.Cost:
     name=programs.DECODE,
     bytes=_named(
       parameters=held.student + weights,
-      activations=cache,
+      kv_cache=cache,
       temporaries=layer + layers,
       collectives=max(2 * gathered / config.num_layers, table),
     ),

@@ -1,14 +1,32 @@
-"""Memory against the length of rows."""
+"""Draws the memory of planned runs as bars against the chip's memory."""
 
 from collections.abc import Mapping, Sequence
 import os
 from typing import Any
 
+from kd.planning import buffers
+from kd.planning import estimates
+from kd.planning import tables
+
 _GIB = 2**30
+_COLUMNS = 3  # panels side by side
+_COLORS = {
+  'parameters': '#1f4e8c',
+  'optimizer': '#5b9bd5',
+  'gradients': '#b4d2ec',
+  'activations': '#2e8b57',
+  'kv_cache': '#a8d5a2',
+  'teacher': '#e08a1e',
+  'collectives': '#c9a0dc',
+  'temporaries': '#9a9a9a',
+}
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: str) -> None:
-  """A line for each pair of models and slice, with what its chips have.
+  """Draws a panel for each pair of models and slice, a bar for each length.
+
+  A bar is the program that needs most memory; a line marks the HBM of a chip.
+  Bars by formula alone are hatched.
 
   Args:
     rows: of plan.json.
@@ -17,51 +35,108 @@ def draw(rows: Sequence[Mapping[str, Any]], path: str) -> None:
   # Matplotlib takes a second to import.
   import matplotlib.figure
 
-  figure = matplotlib.figure.Figure(figsize=(7, 4.5))
-  axes = figure.add_subplot()
-  limits = {}
-  for name, points in sorted(_lines(rows).items()):
-    points.sort()
-    lengths, sizes, papers = zip(*points, strict=True)
-    (line,) = axes.plot(lengths, sizes, marker='o', label=name)
-    axes.plot(lengths, papers, ':', color=line.get_color())
-  for row in rows:
-    limits[row['topology'].partition(':')[0]] = row['hbm_bytes'] / _GIB
-  for generation, limit in limits.items():
-    axes.axhline(limit, color='0.6', linewidth=0.8)
-    axes.annotate(
-      generation,
-      (1, limit),
-      xycoords=('axes fraction', 'data'),
-      fontsize=8,
-      va='bottom',
-      ha='right',
-    )
-  axes.set_xscale('log', base=2)
-  axes.set_yscale('log', base=2)
-  axes.xaxis.set_major_formatter('{x:,.0f}')
-  axes.yaxis.set_major_formatter('{x:g}')
-  axes.set_xlabel('tokens a row')
-  axes.set_ylabel('GiB a chip (dotted: on paper)')
-  axes.legend(fontsize=7)
-  figure.tight_layout()
+  panels = sorted(_panels(rows).items())
+  columns = min(len(panels), _COLUMNS)
+  lines = -(-len(panels) // columns)
+  figure = matplotlib.figure.Figure(
+    figsize=(max(3.6 * columns, 5.0), 3.3 * lines + 0.9), layout='constrained'
+  )
+  grid = figure.subplots(lines, columns, squeeze=False)
+  for axes in grid.flat[len(panels) :]:
+    axes.set_axis_off()
+  for axes, (title, bars) in zip(grid.flat, panels, strict=False):
+    _panel(axes, title, sorted(bars, key=lambda bar: bar['length']))
+  for axes in grid[:, 0]:
+    axes.set_ylabel('GiB per chip')
+  used = {k for row in rows for k, size in row['bytes'].items() if size}
+  handles = {}
+  for axes in grid.flat:
+    found, labels = axes.get_legend_handles_labels()
+    handles |= dict(zip(labels, found, strict=True))
+  shown = [tables.TITLES[k] for k in reversed(buffers.KINDS) if k in used]
+  figure.legend(
+    [handles[label] for label in shown],
+    shown,
+    loc='outside lower center',
+    ncols=4,
+    fontsize=8,
+    frameon=False,
+  )
   aside = f'{path}.tmp-{os.getpid()}.png'
   figure.savefig(aside, dpi=150)
   os.replace(aside, path)
 
 
-def _lines(rows):
-  found = {}
+def _panels(rows):
+  """Returns the rows that share a panel, by its title."""
+  panels = {}
   for row in rows:
-    name = (
-      f'{row["teacher"]} to {row["student"]}, {row["topology"]}, '
-      f'{row["batch_size"]} rows, {row["remat"]}'
+    title = f'{row["teacher"]} to {row["student"]}, {row["topology"]}'
+    panels.setdefault(title, []).append(row)
+  return panels
+
+
+def _panel(axes, title, bars):
+  bottoms = [0.0] * len(bars)
+  for kind in buffers.KINDS:
+    sizes = [bar['bytes'][kind] / _GIB for bar in bars]
+    drawn = axes.bar(
+      range(len(bars)),
+      sizes,
+      0.62,
+      bottom=bottoms,
+      color=_COLORS[kind],
+      edgecolor='white',
+      linewidth=0.4,
+      label=tables.TITLES[kind],
     )
-    found.setdefault(name, []).append(
-      (
-        row['length'],
-        row['peak_bytes'] / _GIB,
-        row['paper']['peak_bytes'] / _GIB,
-      )
+    for patch, bar in zip(drawn, bars, strict=True):
+      if bar['source'] == estimates.PAPER:
+        patch.set_hatch('////')
+    bottoms = [b + s for b, s in zip(bottoms, sizes, strict=True)]
+  limit = bars[0]['hbm_bytes'] / _GIB
+  axes.axhline(limit, color='black', linewidth=1.2, linestyle='--')
+  top = max([limit, *bottoms])
+  for place, total in enumerate(bottoms):
+    # Below the line where the number would be on it.
+    above = abs(total + 0.04 * top - limit) > 0.06 * top
+    height = total if above or total > limit else limit
+    axes.annotate(
+      f'{total:.1f}',
+      (place, height),
+      xytext=(0, 2),
+      textcoords='offset points',
+      ha='center',
+      va='bottom',
+      fontsize=8,
     )
-  return found
+  axes.annotate(
+    f'HBM {limit:.2f}',
+    (-0.68, limit),
+    xytext=(0, 2),
+    textcoords='offset points',
+    ha='left',
+    va='bottom',
+    fontsize=7,
+  )
+  axes.set_title(title, fontsize=9)
+  axes.set_xlim(-0.7, max(len(bars) - 0.3, 0.7))
+  axes.set_ylim(0, 1.13 * top)
+  axes.set_xticks(range(len(bars)), [_tick(bar, bars) for bar in bars])
+  axes.tick_params(labelsize=8)
+  axes.set_xlabel('tokens per row', fontsize=8)
+  for side in ('top', 'right'):
+    axes.spines[side].set_visible(False)
+
+
+def _tick(bar, bars):
+  """Returns the length, and what else tells bars of one length apart."""
+  label = f'{bar["length"]:,}'
+  same = [other for other in bars if other['length'] == bar['length']]
+  if len(same) > 1:
+    mesh = 'x'.join(str(size) for size in bar['mesh'].values())
+    label += (
+      f'\n{bar["batch_size"]} rows/{bar["micro_batches"]}'
+      f'\n{bar["remat"]}\n{mesh}'
+    )
+  return label

@@ -1,28 +1,23 @@
-"""--mode=plan: what a run needs on a TPU slice, found without one."""
+"""--mode=plan: what a run needs on a TPU slice, computed without a TPU."""
 
-from collections.abc import Iterator, Mapping, Sequence
-import json
-import os
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import jax
 import ml_collections
 
 from kd.config import base
-from kd.core import run_info
+from kd.core import errors
 from kd.planning import advice
 from kd.planning import chips
 from kd.planning import compiler
 from kd.planning import costs
 from kd.planning import estimates
 from kd.planning import libtpu
-from kd.planning import picture
 from kd.planning import programs
+from kd.planning import records
 from kd.planning import search
 from kd.planning import subject
 from kd.planning import tables
-
-RESULTS, TABLE, PICTURE = 'plan.json', 'plan.md', 'plan.png'
 
 
 def say(line: str) -> None:
@@ -40,11 +35,16 @@ def plan(config: ml_collections.ConfigDict, workdir: str) -> None:
   jax.config.update('jax_platforms', 'cpu')
   config = base.checked(config)
   chosen = chips.parse(config.plan.topology)
-  lengths = tuple(config.plan.lengths) or (config.data.length,)
+  records.read(workdir)  # Refused now, not after an hour of compilation.
+  lengths = tuple(dict.fromkeys(config.plan.lengths)) or (config.data.length,)
   papers = [
     advice.estimate(subject.changed(config, {'data.length': length}), chosen)
     for length in lengths
   ]
+  _check_context(papers[0].run)
+  if config.plan.topology != chosen.name:
+    count = f'{chosen.count} chip' + ('s' if chosen.count > 1 else '')
+    say(f'{config.plan.topology} is {chosen.name}: {count}')
   if config.plan.compile:
     libtpu.packages()
   if config.plan.search:
@@ -52,28 +52,51 @@ def plan(config: ml_collections.ConfigDict, workdir: str) -> None:
       of_length = subject.changed(config, {'data.length': length})
       _search(of_length, chosen, workdir)
     return
-  found, helps = [], []
+  planned, helps = [], []
   for paper, estimate in _estimates(config, chosen, papers):
-    found.append(estimate)
+    planned.append(estimate)
     helps.append(_help(estimate))
-    _write(workdir, tables.record(estimate, paper, helps[-1]))
+    _add(workdir, tables.record(estimate, paper, helps[-1]))
   say('')
-  say(tables.terminal(found, papers))
-  for estimate, lines in zip(found, helps, strict=True):
+  say(tables.terminal(planned, papers))
+  for estimate, lines in zip(planned, helps, strict=True):
     if estimate.refused:
       _advise(estimate, lines)
-  say(_where(workdir))
+  _say_paths(workdir)
+
+
+def _check_context(run):
+  """Raises if a prompt and its answer exceed the student's context."""
+  _, limit = programs.decoded(run.config)
+  prompt, context = run.config.plan.prompt_length, run.student.config.context
+  if prompt + limit > context:
+    room = context - limit
+    raise errors.ConfigError(
+      'plan.prompt_length',
+      f'found {prompt}: with {limit} new tokens it exceeds the context of '
+      f'{context}',
+      legal=f'1 to {room}' if room > 0 else 'fewer new tokens',
+    )
+
+
+def _add(workdir, row):
+  kept_from = records.add(workdir, row)
+  if kept_from:
+    say(
+      f'{row["length"]:,} tokens: {records.RESULTS} keeps the plan compiled on '
+      f'{kept_from}'
+    )
 
 
 def _estimates(config, chosen, papers):
-  """Each estimate on paper with the one to tell: it, or the compiler's."""
+  """Returns pairs of estimates: by formula, and the one to show."""
   if not config.plan.compile:
     return zip(papers, papers, strict=True)
   return compiled(config, chosen, papers)
 
 
 def _help(estimate):
-  """What would make it fit; [] if it does."""
+  """Returns changes that would make it fit; [] if it does."""
   if not estimate.refused:
     return []
   return advice.lines(subject.changed(estimate.run.config, {}), estimate)
@@ -84,7 +107,7 @@ def compiled(
   chosen: chips.Slice,
   papers: Sequence[estimates.Estimate],
 ) -> Iterator[tuple[estimates.Estimate, estimates.Estimate]]:
-  """Compiles the run's programs for the length of each estimate on paper.
+  """Compiles the run's programs for the length of each estimate by formula.
 
   Yields:
     That estimate and the compiler's, once all its programs are compiled.
@@ -107,31 +130,33 @@ def compiled(
           estimates.COMPILER,
           paper.held,
           [costs.compiled(run, p, so_far[p.name]) for p in wanted],
+          date=min(a.facts['date'] for a in so_far.values()),
+          versions=answer.facts['versions'],
         ),
       )
 
 
 def _search(config, chosen, workdir):
-  """Compiles the candidates that are best on paper, and ranks them."""
+  """Compiles the candidates that are best by formula, and ranks them."""
   ranked = search.ranked(config, chosen)
-  say(f'{len(ranked)} ways fit on paper; trying the best')
+  say(f'{len(ranked)} different ways fit by formula; trying the best')
   tried = []
   for candidate in ranked[: config.plan.compiled]:
     say(candidate.lines)
     changed = subject.changed(config, candidate.changes)
-    # A candidate's own has the modules of its mesh's first way.
+    # A candidate's estimate shares the model of its mesh's first candidate.
     whole = advice.estimate(changed, chosen)
     for paper, estimate in _estimates(changed, chosen, [whole]):
       tried.append((candidate, estimate))
-      _write(workdir, tables.record(estimate, paper, _help(estimate)))
-  say(f'\n{config.data.length:,} tokens a row on {chosen.name}')
+      _add(workdir, tables.record(estimate, paper, _help(estimate)))
+  say(f'\n{config.data.length:,} tokens per row on {chosen.name}')
   say(search.table(tried))
-  say(_where(workdir))
+  _say_paths(workdir)
 
 
 def _advise(estimate, lines):
   length = estimate.run.config.data.length
-  say(f'\n{length:,} tokens a row do not fit; what would help, on paper:')
+  say(f'\n{length:,} tokens per row do not fit; what would help, by formula:')
   for line in lines:
     say(f'  {line}')
   for cost in estimate.costs:
@@ -139,38 +164,10 @@ def _advise(estimate, lines):
       say(f'  the compiler of {cost.name}: {cost.error.splitlines()[0]}')
 
 
-_KEY = (
-  *('teacher', 'student', 'topology', 'length', 'batch_size'),
-  *('micro_batches', 'remat', 'mesh', 'teacher_devices', 'teacher_mesh'),
-)
-
-
-def _write(workdir: str, row: Mapping[str, Any]) -> None:
-  """Adds a row to the workdir's plan, in place of one of the same run.
-
-  What was compiled is not replaced by what is on paper.
-  """
-  os.makedirs(workdir, exist_ok=True)
-  path = os.path.join(workdir, RESULTS)
-  rows = []
-  if os.path.exists(path):
-    with open(path, encoding='utf-8') as f:
-      rows = json.load(f)
-  same = lambda other: all(other[key] == row[key] for key in _KEY)
-  known = [other for other in rows if same(other)]
-  if all(other['source'] == estimates.PAPER for other in known) or (
-    row['source'] == estimates.COMPILER
-  ):
-    rows = [other for other in rows if not same(other)] + [dict(row)]
-  run_info.write_json(path, rows)
-  run_info.write_text(os.path.join(workdir, TABLE), tables.markdown(rows))
-  picture.draw(rows, os.path.join(workdir, PICTURE))
-
-
-def _where(workdir):
-  return '\n' + '\n'.join(
-    os.path.join(workdir, name) for name in (RESULTS, TABLE, PICTURE)
-  )
+def _say_paths(workdir):
+  say('')
+  for path in records.paths(workdir):
+    say(path)
 
 
 MODES = {'plan': plan}

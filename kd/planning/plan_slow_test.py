@@ -24,8 +24,9 @@ _COMMAND = (
 )
 
 
-def _run(folder, *arguments, python=()):
+def _run(folder, *arguments, python=(), **variables):
   env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': os.getcwd()}
+  env |= variables
   env.pop('XLA_FLAGS', None)
   return subprocess.run(
     [
@@ -50,7 +51,7 @@ def _planned(tmp_path_factory):
   done = _run(folder, python=('-X', 'importtime'))
   assert done.returncode == 0, done.stderr[-3000:]
   with open(folder / 'plan' / 'plan.json', encoding='utf-8') as f:
-    (row,) = json.load(f)
+    (row,) = json.load(f)['plans']
   return folder, done, row
 
 
@@ -68,7 +69,9 @@ def test_bytes_are_the_compilers(planned):
     assert abs(own - size) < 0.02 * size, name
   assert set(row['bytes']) == set(buffers.KINDS)
   assert row['peak_bytes'] == sum(row['bytes'].values())
-  assert row['fits'] and row['dollars'] > 0 and 0 < row['mfu'] < 1
+  assert row['fits'] and row['expected']['dollars'] > 0
+  assert 0 < row['expected']['mfu'] <= row['limit']['mfu'] < 1
+  assert row['programs']['step']['bytes']['gradients'] > 0
 
 
 def test_operations_on_paper_are_those_of_the_compiled_program(planned):
@@ -96,6 +99,19 @@ def test_what_is_known_is_not_compiled_again(planned):
   folder, _, row = planned
   done = _run(folder)
   assert done.returncode == 0, done.stderr[-3000:]
-  assert done.stdout.count('known') == 3
+  assert done.stdout.count(f'compiled on {row["date"]}') == 3
   with open(folder / 'plan' / 'plan.json', encoding='utf-8') as f:
-    assert json.load(f) == [row]
+    assert json.load(f)['plans'] == [row]
+
+
+def test_other_flags_and_damaged_answers_are_compiled_again(planned):
+  folder = planned[0]
+  damaged = sorted((folder / 'answers').iterdir())[0] / 'live-range.txt.gz'
+  damaged.write_bytes(damaged.read_bytes()[:100])
+  done = _run(folder)
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert done.stdout.count('reused') == 2 and 'is damaged' in done.stdout
+  flag = '--xla_tpu_enable_latency_hiding_scheduler=false'
+  done = _run(folder, LIBTPU_INIT_ARGS=flag)
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert done.stdout.count('reused') == 0

@@ -1,4 +1,4 @@
-"""Which mesh, batch, micro-batches and remat give the most tokens a second."""
+"""Searches mesh, batch, micro-batches and remat for the most tokens per day."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
@@ -20,13 +20,13 @@ from kd.planning import subject
 from kd.planning import tables
 from kd.train import resolve
 
-# Offloading comes last: on paper its way to the host takes no time.
+# Offloading comes last: the formulas give its transfers to the host no time.
 _REMATS = ('none', 'dots', 'block', 'block_offload')
 _MICRO_BATCHES = (1, 2, 4, 8)
 _BATCHES = (1, 2, 4)  # times the config's
 # Sums over these axes hold up every layer: more chips never pay.
 _MOST = {'tensor': 8, 'sequence': 8}
-# What the count on paper may be short of, as a share of a chip's memory.
+# What the formulas may be short of, as a share of a chip's memory.
 _MARGIN = 0.1
 
 
@@ -131,10 +131,12 @@ def _on_mesh(config, chosen, base) -> Iterator[Candidate]:
 def ranked(
   config: ml_collections.ConfigDict, chosen: chips.Slice
 ) -> list[Candidate]:
-  """The ways that fit on paper, the fastest by paper first.
+  """Returns the ways that fit by formula, the fastest first; see _order.
+
+  Of several that agree in every printed figure, only the first is returned.
 
   Raises:
-    ConfigError: there is none; tells the one that comes nearest.
+    ConfigError: nothing fits; the message has the way that needs least.
   """
   found, error = [], None
   for base in _bases(config, chosen.count):
@@ -150,41 +152,60 @@ def ranked(
     least = min(found, key=lambda c: c.paper.total)
     raise errors.ConfigError(
       'plan.topology',
-      f'nothing fits {chosen.name} on paper; the least is {least.lines}, with '
-      f'{tables.gib(least.paper.total)} GiB a chip of '
+      f'nothing fits {chosen.name} by formula; the least is {least.lines}, '
+      f'with {tables.gib(least.paper.total)} GiB per chip of '
       f'{tables.gib(chosen.chip.hbm_bytes)}',
       legal='a larger slice, a shorter data.length, a smaller teacher',
     )
-  return sorted(fitting, key=_seconds_a_token)
+  best = {}
+  for candidate in sorted(fitting, key=_order):
+    best.setdefault(_figures(candidate.paper), candidate)
+  return list(best.values())
 
 
-def _seconds_a_token(candidate):
-  """And where these are equal, what goes over the network."""
-  paper = candidate.paper
-  tokens = paper.tokens_a_day * paper.seconds
-  network = sum(cost.ici for cost in paper.step_costs)
-  return 1 / paper.tokens_a_day, network / tokens
+def _figures(estimate):
+  """Returns the figures of an estimate as the table of a search prints them."""
+  return (
+    f'{estimate.limit.tokens_a_day:.3g}',
+    f'{estimate.seconds:.3g}',
+    f'{estimate.limit.mfu:.0%}',
+    tables.gib(estimate.total),
+  )
+
+
+def _order(candidate):
+  """Sorts by printed speed; where that is equal, by what paper knows least of.
+
+  In this order: fewer devices in tensor (each layer waits for their sums), less
+  network traffic per token, more rows per device and micro-batch, fewer bytes.
+  """
+  paper, shape = candidate.paper, candidate.paper.run.mesh.shape
+  config = paper.run.config
+  tokens = config.data.batch_size * config.data.length
+  network = sum(cost.ici for cost in paper.step_costs) / tokens
+  rows = config.data.batch_size / rules.row_parts(paper.run.mesh)
+  rows /= config.optimizer.micro_batches
+  speed = float(f'{paper.limit.tokens_a_day:.3g}')
+  return -speed, shape['tensor'], float(f'{network:.3g}'), -rows, paper.total
 
 
 def table(
   tried: Sequence[tuple[Candidate, estimates.Estimate]],
 ) -> str:
-  """Candidates that were compiled, the best first, with lines to paste."""
+  """Returns the compiled candidates, the best first, with flags to paste."""
   order = sorted(
-    tried, key=lambda t: (bool(t[1].refused), 1 / t[1].tokens_a_day)
+    tried, key=lambda t: (bool(t[1].refused), -t[1].limit.tokens_a_day)
   )
   lines = [
-    f'{"":4}{"tokens a day":>14}{"step, s":>10}{"MFU":>6}{"GiB":>8}'
-    f'{"on paper":>10}  fits'
+    f'{"":4}{"tokens per day":>16}{"step, s":>10}{"MFU":>6}{"GiB":>8}'
+    f'{"by formula":>12}  fits'
   ]
-  for place, (candidate, found) in enumerate(order, 1):
+  for place, (candidate, estimate) in enumerate(order, 1):
+    tokens, seconds, mfu, size = _figures(estimate)
     lines += [
-      f'{place:>2}. '
-      + f'{found.tokens_a_day:>14.3g}'
-      + f'{found.seconds:>10.3g}{found.mfu:>6.0%}'
-      + f'{tables.gib(found.total):>8}'
-      + f'{tables.gib(candidate.paper.total):>10}'
-      + ('  no' if found.refused else '  yes'),
+      f'{place:>2}. {tokens:>16}{seconds:>10}{mfu:>6}{size:>8}'
+      f'{tables.gib(candidate.paper.total):>12}'
+      f'  {"no" if estimate.refused else "yes"}',
       f'    {candidate.lines}',
     ]
   return '\n'.join(lines)

@@ -1,19 +1,32 @@
-"""A plan for people: a table on the terminal, one in Markdown, a picture."""
+"""A plan as text: a table for the terminal, JSON, a table in Markdown."""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Any
 
+from kd.core import identity
 from kd.planning import buffers
 from kd.planning import estimates
 from kd.planning import programs
 
 _GIB = 2**30
+TITLES = {
+  'parameters': 'parameters',
+  'optimizer': 'optimizer state',
+  'gradients': 'gradients',
+  'activations': 'activations',
+  'kv_cache': 'KV cache',
+  'teacher': 'teacher',
+  'collectives': 'gathered weights',
+  'temporaries': 'temporaries',
+}
 _COLUMNS = (
-  *('teacher', 'student', 'slice', 'tokens a row', 'rows', 'GiB a chip'),
-  'on paper',
-  *buffers.KINDS,
-  *('counted', 'most in', 'fits', 'TFLOP a chip', 'on paper'),
-  *('step, s', 'bound by', 'MFU', 'tokens a day', 'run, h', 'US$'),
+  *('teacher', 'student', 'slice', 'tokens per row', 'rows', 'GiB per chip'),
+  'by formula',
+  *(TITLES[kind] for kind in buffers.KINDS),
+  *('source', 'peak in', 'fits', 'TFLOP per chip', 'by formula'),
+  *('bound by', 'MFU at most', 'step, s', 'run, h', 'US$'),
+  *('MFU', 'step, s', 'run, h', 'US$'),
 )
 
 
@@ -39,50 +52,51 @@ def _fits(estimate):
   return 'no: ' + ', '.join(estimate.refused) if estimate.refused else 'yes'
 
 
-def _dollars(estimate):
-  return f'{estimate.dollars:,.0f}' if estimate.run.config.plan.price else '-'
+def _dollars(speed):
+  return f'{speed["dollars"]:,.2f}' if speed['dollars'] else '-'
 
 
 def _rows(estimate, paper):
-  """(title, text) of each line of the terminal's table."""
+  """Yields (title, text) of each line of the terminal's table."""
   phase = estimate.phases[estimate.peak]
   limit = estimate.chosen.chip.hbm_bytes
-  yield f'GiB a chip, of {gib(limit)}', gib(estimate.total)
+  yield f'GiB per chip, of {gib(limit)}', gib(estimate.total)
   for kind in buffers.KINDS:
-    yield f'  {kind}', gib(phase[kind])
-  yield '  most while running', estimate.peak
+    yield f'  {TITLES[kind]}', gib(phase[kind])
+  yield '  peak while running', estimate.peak
   for name, size in estimate.peaks.items():
     yield f'  in {name}', gib(size)
-  yield '  on paper', gib(paper.total)
-  yield "GiB of the host's, a chip", gib(estimate.host)
+  yield '  by formula', gib(paper.total)
+  yield 'GiB per chip in host memory', gib(estimate.host)
   yield 'fits', _fits(estimate)
-  yield 'TFLOP a chip and step', f'{_flops(estimate, 1e12):.3g}'
-  yield '  on paper', f'{_flops(paper, 1e12):.3g}'
-  for title, key in (('memory', 'hbm'), ('network', 'ici')):
-    yield (
-      f'GB a chip and step, {title}',
-      f'{sum(getattr(c, key) for c in estimate.step_costs) / 1e9:.3g}',
-    )
-    yield (
-      '  on paper',
-      f'{sum(getattr(c, key) for c in paper.step_costs) / 1e9:.3g}',
-    )
-  yield 'step, s, at least', f'{estimate.seconds:.3g}'
+  yield 'TFLOP per chip and step', f'{_flops(estimate, 1e12):.3g}'
+  yield '  by formula', f'{_flops(paper, 1e12):.3g}'
+  for title, key in (('HBM', 'hbm'), ('network', 'ici')):
+    total = lambda e, key=key: sum(getattr(c, key) for c in e.step_costs)
+    yield f'GB per chip and step, {title}', f'{total(estimate) / 1e9:.3g}'
+    yield '  by formula', f'{total(paper) / 1e9:.3g}'
+  yield 'at most (roofline): MFU', f'{estimate.limit.mfu:.0%}'
   yield '  bound by', estimate.bound
-  yield 'MFU, at most', f'{estimate.mfu:.0%}'
-  yield 'tokens a day, at most', f'{estimate.tokens_a_day:.2e}'
-  yield 'run, hours, at least', f'{estimate.hours:,.1f}'
-  yield 'run, US$, at least', _dollars(estimate)
+  yield from _speed(estimate.limit)
+  yield 'expected: MFU', f'{estimate.expected.mfu:.0%}'
+  yield from _speed(estimate.expected)
+
+
+def _speed(speed):
+  yield '  step, s', f'{speed.seconds:.3g}'
+  yield '  tokens per day', f'{speed.tokens_a_day:.2e}'
+  yield '  run, hours', f'{speed.hours:,.1f}'
+  yield '  run, US$', _dollars(dataclasses.asdict(speed))
 
 
 def terminal(
   found: Sequence[estimates.Estimate], paper: Sequence[estimates.Estimate]
 ) -> str:
-  """What was planned, lengths side by side.
+  """Returns the plan as a table with a column for each length.
 
   Args:
-    found: by length.
-    paper: the same, counted on paper.
+    found: an estimate for each length.
+    paper: the same by formula.
   """
   first = found[0]
   teacher, student = names(first)
@@ -91,10 +105,10 @@ def terminal(
   lines = [
     f'{teacher} to {student} on {first.chosen.name}: '
     f'{first.chosen.count} chips, {mesh}',
-    f'{config.data.batch_size} rows a step in '
+    f'{config.data.batch_size} rows per step in '
     f'{config.optimizer.micro_batches} micro-batches, remat '
     f'{config.student.remat}, attention by {first.run.student.module.kernel}',
-    _line('tokens a row', [f'{e.run.config.data.length:,}' for e in found]),
+    _line('tokens per row', [f'{e.run.config.data.length:,}' for e in found]),
   ]
   columns = [list(_rows(e, p)) for e, p in zip(found, paper, strict=True)]
   longest = max(columns, key=len)
@@ -113,11 +127,11 @@ def record(
   paper: estimates.Estimate,
   advice: Sequence[str],
 ) -> dict[str, Any]:
-  """A row of plan.json: numbers, and what they are of.
+  """Returns a row of plan.json.
 
   Args:
-    estimate: what the compiler found.
-    paper: the same on paper.
+    estimate: the compiler's, or `paper` where nothing is compiled.
+    paper: by formula.
     advice: what would make it fit.
   """
   teacher, student = names(estimate)
@@ -131,14 +145,29 @@ def record(
     'mesh': dict(estimate.run.mesh.shape),
     'teacher_devices': config.teacher.devices,
     'teacher_mesh': dict(config.teacher.mesh),
+    'digest': _digest(estimate),
     **estimates.as_json(estimate),
     'paper': estimates.as_json(paper),
     'advice': list(advice),
   }
 
 
+# Fields that say what to plan, not what a row is computed from.
+_REQUEST = ('lengths', 'topology', 'compile', 'search', 'compiled', 'folder')
+
+
+def _digest(estimate):
+  """Returns a digest of everything that the row depends on but versions."""
+  run, config = estimate.run, estimate.run.config.to_dict()
+  for name in _REQUEST:
+    del config['plan'][name]
+  models = [run.student, *(model for model, _ in run.teachers)]
+  sizes = [dataclasses.asdict(model.config) for model in models]
+  return identity.digest([config, sizes, estimate.chosen.name])
+
+
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-  """The rows of plan.json as one table."""
+  """Returns the rows of plan.json as one table."""
   lines = [
     '| ' + ' | '.join(_COLUMNS) + ' |',
     '|' + ' --- |' * len(_COLUMNS),
@@ -155,25 +184,27 @@ def _cells(row):
     for name, p in part['programs'].items()
     if name != programs.DECODE
   )
-  cells = [
+  compiled = row['source'] == estimates.COMPILER
+  speed = lambda s: (
+    f'{s["seconds"]:.3g}',
+    f'{s["hours"]:,.1f}',
+    _dollars(s),
+  )
+  return [
     *(row['teacher'], row['student'], row['topology']),
     f'{row["length"]:,}',
     str(row['batch_size']),
     f'{gib(row["peak_bytes"])} of {gib(row["hbm_bytes"])}',
     gib(row['paper']['peak_bytes']),
     *(gib(row['bytes'][kind]) for kind in buffers.KINDS),
-    'on paper' if row['source'] == estimates.PAPER else 'compiled',
+    f'compiled {row["date"]}' if compiled else 'formula',
     row['peak_program'],
     'yes' if row['fits'] else 'no: ' + ', '.join(row['does_not_fit']),
-  ]
-  return [
-    *cells,
     f'{total(row) / 1e12:.1f}',
     f'{total(row["paper"]) / 1e12:.1f}',
-    f'{row["step_seconds"]:.3g}',
     row['bound'],
-    f'{row["mfu"]:.0%}',
-    f'{row["tokens_a_day"]:.2g}',
-    f'{row["run_hours"]:,.1f}',
-    f'{row["dollars"]:,.0f}' if row['dollars'] else '-',
+    f'{row["limit"]["mfu"]:.0%}',
+    *speed(row['limit']),
+    f'{row["expected"]["mfu"]:.0%}',
+    *speed(row['expected']),
   ]

@@ -76,7 +76,8 @@ PLAN = schema.Section(
     'topology': F(
       '',
       legal.Matching(r'|[\w:-]{1,40}', 'such as v5e:4x4 or v5p:2x2x2'),
-      'v4, v5e, v5p or v6e, a colon, and chips along each axis of the slice',
+      'v4, v5e, v5p or v6e, a colon, and chips along each axis of the slice; '
+      "or Cloud's accelerator type, such as v5litepod-8",
     ),
     'lengths': F(
       (), legal.Tuple(_LENGTH), 'tokens per row to plan for; (): data.length'
@@ -86,6 +87,11 @@ PLAN = schema.Section(
       0.0,
       legal.Number(at_least=0, at_most=1e6),
       'US dollars per chip-hour; 0: no cost is shown',
+    ),
+    'mfu': F(
+      0.45,
+      legal.Number(above=0, at_most=1),
+      'model FLOP utilization to expect; the roofline is shown besides',
     ),
     'compile': F(
       True, legal.BOOLEAN, 'False: estimate without the compiler, in seconds'

@@ -1,0 +1,103 @@
+"""plan.json: what replaces what, and files that are none."""
+
+import json
+
+import matplotlib.image
+import pytest
+
+from configs import gemma3_tpu
+from kd.core import errors
+from kd.planning import advice
+from kd.planning import chips
+from kd.planning import estimates
+from kd.planning import plan
+from kd.planning import records
+from kd.planning import tables
+
+
+def _row(source=estimates.PAPER, date='', **changes):
+  config = gemma3_tpu.get_config()
+  config.update_from_flattened_dict(
+    {
+      'teacher.variant': 'tiny',
+      'student.variant': 'nano',
+      'data.length': 256,
+      'data.batch_size': 8,
+      'evaluation.batch_size': 8,
+    }
+    | changes
+  )
+  estimate = advice.estimate(config, chips.parse('v5e:2x4'))
+  row = tables.record(estimate, estimate, [])
+  return row | {'source': source, 'date': date}
+
+
+def test_a_compiled_plan_stays_only_if_it_is_of_the_same_config(tmp_path):
+  folder = str(tmp_path)
+  compiled = _row(estimates.COMPILER, '2026-01-02')
+  assert records.add(folder, compiled) == ''
+  assert records.add(folder, _row()) == '2026-01-02'
+  assert records.read(folder) == [compiled]
+  # The same row of the table, but another price or chunk: planned anew.
+  for changes in ({'plan.price': 2.0}, {'objective.chunk_tokens': 64}):
+    records.write(folder, [compiled])
+    assert records.add(folder, _row(**changes)) == ''
+    (row,) = records.read(folder)
+    assert row['source'] == estimates.PAPER
+  records.add(folder, _row(**{'data.length': 512}))
+  assert [row['length'] for row in records.read(folder)] == [256, 512]
+
+
+@pytest.mark.parametrize('text', ['[]', '{"plans": [{}]}', '{', '', '\x00'])
+def test_what_is_no_plan_is_refused_by_its_name(tmp_path, text):
+  (tmp_path / records.RESULTS).write_text(text)
+  with pytest.raises(errors.ConfigError, match='plan.json'):
+    records.read(str(tmp_path))
+
+
+def test_the_picture_has_a_panel_for_each_slice(tmp_path):
+  rows = [_row(**{'data.length': length}) for length in (256, 512)]
+  records.write(str(tmp_path), rows)
+  one = matplotlib.image.imread(tmp_path / records.PICTURE).shape
+  records.write(str(tmp_path), rows + [rows[0] | {'topology': 'v5e:4x4'}])
+  two = matplotlib.image.imread(tmp_path / records.PICTURE).shape
+  assert two[0] == one[0] and two[1] > one[1] > 600
+
+
+def _plan(tmp_path, **changes):
+  config = gemma3_tpu.get_config()
+  config.update_from_flattened_dict(
+    {
+      'teacher.variant': 'tiny',
+      'student.variant': 'nano',
+      'data.length': 256,
+      'data.batch_size': 8,
+      'evaluation.batch_size': 8,
+      'plan.topology': 'v5litepod-8',
+      'plan.compile': False,
+    }
+    | changes
+  )
+  plan.plan(config, str(tmp_path))
+
+
+def test_a_plan_without_the_compiler(tmp_path, capsys):
+  _plan(tmp_path, **{'plan.lengths': (256, 256, 512), 'plan.price': 1.2})
+  out = capsys.readouterr().out
+  assert 'v5litepod-8 is v5e:2x4: 8 chips' in out
+  assert 'expected: MFU' in out and 'at most (roofline): MFU' in out
+  with open(tmp_path / records.RESULTS, encoding='utf-8') as f:
+    rows = json.load(f)['plans']
+  assert [row['length'] for row in rows] == [256, 512]
+  assert all(
+    row['expected']['dollars'] >= row['limit']['dollars'] > 0 for row in rows
+  )
+
+
+def test_a_prompt_beyond_the_context_is_refused(tmp_path):
+  with pytest.raises(errors.ConfigError, match='plan.prompt_length.*1 to 896'):
+    _plan(
+      tmp_path,
+      **{'plan.prompt_length': 1000, 'evaluation.max_new_tokens': 128},
+    )
+  assert not list(tmp_path.iterdir())
