@@ -20,11 +20,12 @@ from kd.config import command_line
 from kd.core import errors
 from kd.core import paths
 from kd.partitioning import processes
+from kd.planning import check
 from kd.planning import plan
 from kd.train import modes
 from kd.train import preemption
 
-_MODES = {**modes.MODES, **plan.MODES}
+_MODES = {**modes.MODES, **check.MODES, **plan.MODES}
 
 _CONFIG = command_line.define()
 _WORKDIR = flags.DEFINE_string(

@@ -177,7 +177,7 @@ def load(location: str, flag: str = '--config') -> ml_collections.ConfigDict:
   _check_takes(get_config, arguments, location, flag)
   try:
     config = get_config(*arguments)
-  except Exception as e:
+  except (Exception, SystemExit) as e:
     raise _failed(e, file) from e
   if not isinstance(config, ml_collections.ConfigDict):
     raise errors.ConfigError(

@@ -102,7 +102,9 @@ def _put(holder, key, value, override):
 
 def _child(node, value, key, parents, override):
   """The schema of a field, which must be in the config."""
-  if not schema.is_part(value) or key not in value:
+  if not schema.is_part(value) or not (
+    key in value or _lacks(node, value, key)
+  ):
     parent = '.'.join(parents) or 'the config'
     legal = list(value) if schema.is_part(value) else []
     raise errors.ConfigError(
@@ -121,6 +123,14 @@ def _child(node, value, key, parents, override):
   if key not in children:
     raise errors.unknown(override.path, 'field', key, list(children))
   return children[key]
+
+
+def _lacks(node, value, key):
+  """Returns whether a part may have a field that it has not been given yet."""
+  choice = schema.choice_of(node)
+  if not choice or _NAME not in value:
+    return False
+  return key in choice.children(value[_NAME])
 
 
 def _parsed(node, override):

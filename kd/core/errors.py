@@ -5,6 +5,8 @@ import contextlib
 import difflib
 import errno
 
+_LONGEST = 120  # Characters of a name that a message shows.
+
 
 class KdError(Exception):
   """An error whose message is written for the user; main prints no traceback.
@@ -48,6 +50,10 @@ class ConfigError(KdError):
     """The same error, its path being relative to `path`."""
     joined = f'{path}.{self.path}' if path else self.path
     return ConfigError(joined, self._rest)
+
+  def at(self, path: str) -> 'ConfigError':
+    """Returns the same error with another path."""
+    return ConfigError(path, self._rest)
 
 
 class NonFiniteError(KdError):
@@ -136,7 +142,7 @@ def unknown(
   """
   return ConfigError(
     path,
-    f'unknown {kind} {name!r}',
+    f'unknown {kind} {name[:_LONGEST]!r}',
     legal=', '.join(sorted(legal)) or 'none',
     nearest=nearest(name, legal),
   )

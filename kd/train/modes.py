@@ -89,7 +89,11 @@ def _number(value):
 
 
 def _term(key, spec):
-  return f'{_number(spec["weight"])} x {key} ({spec["name"]})'
+  """A term with its weight and temperature."""
+  name = spec['name']
+  if 'temperature' in spec:
+    name += f', temperature {_number(spec["temperature"])}'
+  return f'{_number(spec["weight"])} x {key} ({name})'
 
 
 def describe(run: resolve.Run, workdir: str) -> str:
@@ -143,14 +147,6 @@ def describe(run: resolve.Run, workdir: str) -> str:
   if config.evaluation.baseline:
     lines.append(f'baseline: {workdir}/{outputs.BASELINE}')
   return '\n'.join(lines)
-
-
-def check(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Validates and prints; touches neither TensorFlow nor weights."""
-  run = resolve.resolve(config, jax.devices())
-  changes = workdirs.check(config, workdir)
-  say(config_lib.to_json(config))
-  say('\n'.join([describe(run, workdir), *changes.notes()]))
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -213,7 +209,6 @@ def export(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 MODES: dict[str, Callable[[ml_collections.ConfigDict, str], None]] = {
   'train': train,
-  'check': check,
   'cache': cache,
   'eval': evaluate,
   'generate': generate,

@@ -1,0 +1,69 @@
+"""--mode=check: what a config means, with all that can be known beforehand."""
+
+import jax
+import ml_collections
+
+from kd.config import base
+from kd.core import config as config_lib
+from kd.core import folders
+from kd.input_pipeline import lookup
+from kd.planning import costs
+from kd.train import modes
+from kd.train import resolve
+from kd.train import workdirs
+
+_MIB = 2**20
+
+
+def check(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Validates a config and prints what it means; writes nothing.
+
+  The tasks are looked up last: that imports TensorFlow, which takes seconds.
+
+  Raises:
+    ConfigError: names the first field or flag that is wrong.
+  """
+  run = resolve.resolve(config, jax.devices())
+  changes = workdirs.check(run.config, workdir)
+  folders.check_writable(workdir, '--workdir')
+  folders.check_writable(config.data.folder, 'data.folder')
+  lines = [*changed(run.config), modes.describe(run, workdir), memory(run)]
+  modes.say('\n'.join([*lines, *changes.notes()]))
+  rationale = [
+    f'losses.{term.key}.part'
+    for term in run.objective.terms
+    if term.loss.part == 'rationale'
+  ]
+  modes.say(lookup.check(run.config, rationale))
+
+
+def changed(config: ml_collections.ConfigDict) -> list[str]:
+  """Returns a line for each field that differs from its default."""
+  defaults = base.get_config().to_dict()
+  lines = ['changed from the defaults:']
+  for path, old, new in config_lib.differences(defaults, config.to_dict()):
+    if new == 'absent':
+      continue
+    default = '' if old == 'absent' else f' (default {old!r})'
+    lines.append(f'  {path} = {new!r}{default}')
+  return lines
+
+
+def memory(run: resolve.Run) -> str:
+  """Returns a line on the bytes that a device holds between steps."""
+  held = costs.held(run)
+  parts = {
+    'parameters': held.parameters,
+    'gradients': held.parameters,
+    'optimizer state': held.optimizer,
+    'teachers': sum(held.teachers),
+  }
+  listed = ', '.join(f'{k} {v / _MIB:,.1f}' for k, v in parts.items() if v)
+  total = sum(parts.values()) / _MIB
+  return (
+    f'memory per device, without activations: {total:,.1f} MiB ({listed}); '
+    '--mode=plan counts activations'
+  )
+
+
+MODES = {'check': check}

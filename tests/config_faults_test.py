@@ -1,0 +1,353 @@
+"""Configs that users get wrong: each is refused by its field's name."""
+
+import random
+import textwrap
+
+import jax
+import pytest
+
+from kd.config import base
+from kd.config import command_line
+from kd.config import legal
+from kd.config import overrides
+from kd.config import rules
+from kd.config import schema
+from kd.core import errors
+from kd.train import resolve
+
+# Changes of the quickstart, and the field that the message must name.
+REFUSED = [
+  ('c.seed = 2**32', 'seed'),
+  ('c.seed = 2**70', 'seed'),
+  ("c.data.read.wait_s = float('nan')", 'data.read.wait_s'),
+  ('c.steps = 10.0', 'steps'),
+  ("c.steps = '10'", 'steps'),
+  ('c.rollout = 5', 'rollout'),
+  ('c.optimizer = 5', 'optimizer'),
+  ("c.optimizer = 'adamw'", 'optimizer'),
+  ('c.losses = 5', 'losses'),
+  ('c.losses = {}', 'losses'),
+  ("c.unlock(); del c['mesh']", 'mesh'),
+  ("c.student.init = 'teacher:1'", 'student.init'),
+  ("c.student.init = 'hf:gs://bucket/x'", 'student.init'),
+  ('c.student.keep_layers = (0.5,)', 'student.keep_layers'),
+  ('c.student.keep_layers = ((0,),)', 'student.keep_layers'),
+  ('c.student.keep_layers = (None,)', 'student.keep_layers'),
+  ('c.teacher.others = dict(second=5)', 'teacher.others.second'),
+  (
+    "c.teacher.others = dict(a=base.other_teacher(share=float('inf')))",
+    'teacher.others.a.share',
+  ),
+  ('c.teacher.others = dict(x=dict(nonsense=1))', 'teacher.others.x.nonsense'),
+  (
+    "c.teacher.source = 'none'; c.teacher.others = "
+    'dict(x=base.other_teacher(init="hf:y"))',
+    'teacher.others',
+  ),
+  ("c.data.module = '../evil'", 'data.module'),
+  ("c.data.module = 'data..mixtures'", 'data.module'),
+  ("c.data.module = 'data.mixtures\\n'", 'data.module'),
+  ("c.data.folder = ''", 'data.folder'),
+  ("c.data.folder = 'gs://bucket/rows'", 'data.folder'),
+  ("c.cache.folder = 's3://bucket/rows'", 'cache.folder'),
+  ("c.generate.output = 'gs://b/o.jsonl'", 'generate.output'),
+  ("c.data.folder = '/tmp/' + 'x' * 300", 'data.folder'),
+  ("c.losses.kl.weight = float('inf')", 'losses.kl.weight'),
+  ("c.losses.kl.temperature = float('inf')", 'losses.kl.temperature'),
+  ('c.losses.kl.clip = None', 'losses.kl.clip'),
+  ("c.losses.kl.part = ['all']", 'losses.kl.part'),
+  ('c.losses = dict(kl=1.0)', 'losses.kl'),
+  ("c.losses = dict(kl='forward_kl')", 'losses.kl'),
+  ("c.losses = {'$x^$': base.term('forward_kl')}", 'losses.$x^$'),
+  (
+    "c.losses = dict(h=base.term('hidden_states', norm='no'))",
+    'losses.h.norm',
+  ),
+  (
+    "c.losses = dict(a=base.term('attention_maps', block=1.5))",
+    'losses.a.block',
+  ),
+  (
+    "c.losses = dict(a=base.term('attention_relations', of=5))",
+    'losses.a.of',
+  ),
+  (
+    "c.losses.kl.weight = base.schedule('linear', begin='a', end=0.0, "
+    'first_step=0, last_step=2)',
+    'losses.kl.weight.begin',
+  ),
+  ('c.losses.kl.weight = dict(begin=1.0)', 'losses.kl.weight.name'),
+  ('c.objective.positions = dict(share=0.5)', 'objective.positions.rule'),
+  ("c.objective.positions = dict(rule='all')", 'objective.positions.share'),
+  ('c.objective.positions = 5', 'objective.positions'),
+  ('c.optimizer = base.adamw(1e-3)', 'optimizer.lr'),
+  ("c.optimizer = dict(name='adamw')", 'optimizer.lr'),
+  ('c.optimizer = base.adamw(dict(peak=1e-3))', 'optimizer.lr.name'),
+  ("c.optimizer.lr.peak = float('inf')", 'optimizer.lr.peak'),
+  (
+    "c.optimizer.lr = base.schedule('linear', begin=-1e-3, end=-1e-3, "
+    'first_step=0, last_step=3)',
+    'optimizer.lr',
+  ),
+  ('c.optimizer.lr.warmup_steps = 2**40', 'optimizer.lr.warmup_steps'),
+  ('c.optimizer.lr.warmup_steps = 900', 'optimizer.lr.warmup_steps'),
+  ('c.optimizer.epsilon = -1.0', 'optimizer.epsilon'),
+  ('c.optimizer.epsilon = 1e-60', 'optimizer.epsilon'),
+  ('c.optimizer.weight_decay = -1.0', 'optimizer.weight_decay'),
+  ("c.optimizer.weight_decay = float('nan')", 'optimizer.weight_decay'),
+  (
+    "c.optimizer = base.adafactor(base.schedule('constant', peak=1e-3, "
+    'warmup_steps=1), clip_update=0.0)',
+    'optimizer.clip_update',
+  ),
+  ("c.processes.coordinator = 'localhost:99999'", 'processes.coordinator'),
+  ("c.processes.coordinator = 'localhost:'", 'processes.coordinator'),
+  ("c.processes.coordinator = 'h:\\u00b2'", 'processes.coordinator'),
+  ('c.processes.count = 2', 'processes.coordinator'),
+  ("c.processes.dead_after_s = float('nan')", 'processes.dead_after_s'),
+  ('c.evaluation.max_new_tokens = 100000', 'evaluation.max_new_tokens'),
+  ('c.evaluation.sets = dict(held_out=5)', 'evaluation.sets.held_out'),
+  (
+    "c.evaluation.sets = {'a/b': base.evaluation_set()}",
+    'evaluation.sets.a/b',
+  ),
+  (
+    'c.evaluation.sets.held_out.update(examples=0, answers=0)',
+    'evaluation.sets.held_out.examples',
+  ),
+  ("c.generate.stop_strings = 'abc'", 'generate.stop_strings'),
+  ('c.rollout.buffer = 10**12', 'rollout.buffer'),
+  ("c.rollout.share = float('nan')", 'rollout.share'),
+  ("c.rollout.share = 'half'", 'rollout.share'),
+  (
+    # Beyond 1 at update 50 alone, which no coarse sample of 6400 meets.
+    "c.steps = 6400; c.rollout.share = base.schedule('inverse_sqrt', "
+    'peak=1.3, warmup_steps=50)',
+    'rollout.share',
+  ),
+  ("c.plan.price = float('nan')", 'plan.price'),
+  ('c.plan.lengths = (10**9,)', 'plan.lengths'),
+]
+
+
+def _changed(change):
+  config = command_line.load('configs/quickstart.py')
+  exec(textwrap.dedent(change), {'c': config, 'base': base})
+  return config
+
+
+@pytest.mark.parametrize('change, field', REFUSED)
+def test_refused_by_the_fields_name(change, field):
+  with pytest.raises(errors.ConfigError) as e:
+    resolve.resolve(_changed(change), jax.devices()[:1])
+  assert e.value.path == field, str(e.value)
+  assert len(str(e.value)) < 700
+
+
+@pytest.mark.parametrize(
+  'text, words',
+  [
+    ('def get_config():\n  return 5\n', 'ConfigDict'),
+    ('def get_config():\n  raise SystemExit\n', 'SystemExit'),
+    ('x = \n', ':1: SyntaxError'),
+    ('\n\nraise ValueError("no")\n', ':3: ValueError: no'),
+    ('x = 1\n', 'get_config'),
+  ],
+)
+def test_a_file_that_fails_is_named_with_its_line(text, words, tmp_path):
+  file = tmp_path / 'c.py'
+  file.write_text(text)
+  with pytest.raises(errors.ConfigError) as e:
+    command_line.load(str(file))
+  assert str(file) in str(e.value) and words in str(e.value)
+
+
+def test_an_argument_that_get_config_does_not_take():
+  with pytest.raises(errors.ConfigError, match='too many positional'):
+    command_line.load('configs/quickstart.py:foo')
+
+
+def _overridden(*arguments, file='configs/quickstart.py'):
+  _, changes = command_line._split(arguments, 'config')
+  config = overrides.apply(command_line.load(file), changes)
+  return base.checked(config)
+
+
+def test_a_name_brings_its_defaults_whatever_the_order():
+  config = _overridden(
+    '--config.losses.kl.beta=0.25',
+    '--config.losses.kl.temperature=2',
+    '--config.losses.kl.name=jensen_shannon',
+    '--config.optimizer.lr.name=constant',
+    '--config.optimizer.name=adafactor',
+    '--config.cache.method.name=sampled',
+    '--config.losses.kl.weight.end=0',
+    '--config.losses.kl.weight.begin=1',
+    '--config.losses.kl.weight.first_step=0',
+    '--config.losses.kl.weight.last_step=9',
+    '--config.losses.kl.weight.name=linear',
+  )
+  kl = config.losses.kl
+  assert (kl.name, kl.beta, kl.temperature) == ('jensen_shannon', 0.25, 2.0)
+  assert kl.weight.to_dict() == dict(
+    name='linear', begin=1.0, end=0.0, first_step=0, last_step=9
+  )
+  schedule = dict(name='constant', peak=5e-3, warmup_steps=50)
+  assert config.optimizer.lr.to_dict() == schedule
+  expected = base.adafactor(config.optimizer.lr)
+  assert config.optimizer.to_dict() == expected.to_dict()
+  method = base.cache_method('sampled')
+  assert config.cache.method.to_dict() == method.to_dict()
+
+
+def test_values_are_read_by_the_field_s_type():
+  config = _overridden(
+    '--config.data.pack',
+    '--noconfig.log.tensorboard',
+    *('--config.steps', '70'),
+    '--config.student.keep_layers=0,2',
+    "--config.generate.stop_strings=('a', 'b')",
+    '--config.evaluation.sets={}',
+  )
+  assert config.data.pack is True and config.log.tensorboard is False
+  assert config.steps == 70 and config.student.keep_layers == (0, 2)
+  assert config.generate.stop_strings == ('a', 'b')
+  assert not config.evaluation.sets
+
+
+@pytest.mark.parametrize(
+  'argument, words',
+  [
+    ('--config.steps=1.5', ('steps', 'whole number')),
+    ('--config.steps=\u0661', ('steps', 'whole number')),
+    ('--config.optimizer.lr.peak=nan', ('optimizer.lr.peak', 'nan')),
+    ('--config.generate.stop_strings=abc', ('generate.stop_strings',)),
+    (
+      "--config.generate.stop_strings=__import__('os').abort()",
+      ('generate.stop_strings',),
+    ),
+    ('--config.data=5', ('data', 'one of its fields')),
+    ('--config.optimizer.lr.name=cosin', ('optimizer.lr.name', "'cosine'")),
+    ('--config.losses.kl.beta=1', ('losses.kl.beta', 'no field')),
+  ],
+)
+def test_flags_that_are_wrong(argument, words):
+  with pytest.raises(errors.ConfigError) as e:
+    _overridden(argument)
+  assert all(word in str(e.value) for word in words), str(e.value)
+
+
+_VALUES = (
+  *(float('nan'), float('inf'), -float('inf'), -1, -1.0, 0, 0.0, 2, 0.5),
+  *(2**31, 2**32, 2**63, 10**400, 1e308, 1e-300, True, None, '', 'x', '\0'),
+  *('\ud800', 'gs://b/x', 'x' * 5000, (), ('a',), (1.5,), ((),), [None]),
+  *({}, {'name': 5}, {'name': 'linear'}, {1: 2}, object(), b'x', 1j),
+)
+
+
+def test_mutated_configs_are_legal_or_name_the_field():
+  """Every field with every value, then random changes, seed printed."""
+  seed = random.randrange(2**32)
+  print('seed', seed)
+  draw = random.Random(seed)
+  paths = [path for _, path, _ in schema.leaves(base.ROOT, base.get_config())]
+  sections = sorted({p.rpartition('.')[0] for p in paths} - {''})
+  cases = [(path, value) for path in paths for value in _VALUES]
+  draw.shuffle(cases)
+  for path, value in cases[:2500]:
+    _mutate({path: value})
+  for path in (*paths, *sections):
+    _mutate({path: _DELETED})
+  for _ in range(500):
+    chosen = draw.sample((*paths, *sections), 2)
+    _mutate({path: draw.choice((*_VALUES, _DELETED)) for path in chosen})
+
+
+_DELETED = object()
+
+
+def _mutate(changes):
+  config = base.get_config().unlock()
+  for path, value in changes.items():
+    *parents, last = path.split('.')
+    holder = config
+    for key in parents:
+      if not schema.is_part(holder) or key not in holder:
+        return
+      holder = holder[key]
+    if not schema.is_part(holder):
+      return
+    if value is _DELETED:
+      if last in holder:
+        del holder[last]
+    else:
+      try:
+        holder[last] = value
+      except (TypeError, ValueError, OverflowError):
+        return  # ConfigDict's own refusal: a file's error, with its line.
+  try:
+    config = base.checked(config)
+    rules.check(config)
+  except errors.ConfigError as e:
+    assert str(e).encode('utf-8', 'backslashreplace') and len(str(e)) < 1500
+    # A rule between fields may name the other one.
+    return
+  for field, path, value in schema.leaves(base.ROOT, config):
+    if not schema.is_part(value):
+      assert not field.legal.fault(value), path
+
+
+def test_one_changed_field_is_the_one_that_is_named():
+  for path, value in (('data.length', 10**400), ('log.every', float('nan'))):
+    config = base.get_config()
+    config.update_from_flattened_dict({path: value})
+    with pytest.raises(errors.ConfigError) as e:
+      base.checked(config)
+    assert e.value.path == path and len(str(e.value)) < 200
+
+
+def test_the_schema_knows_the_arguments_of_every_part():
+  """Builders take just the arguments that the schema declares."""
+  from kd.config.fields import data
+  from kd.config.fields import losses
+  from kd.config.fields import training
+  from kd.core import schedules
+  from kd.losses import catalog
+  from kd.losses import terms
+  from kd.optimizers import optimizers
+  from kd.teachers import methods
+
+  assert catalog.TERM_MODULES
+  for choice, registry in (
+    (losses.TERM, terms.TERMS),
+    (schema.SCHEDULES, schedules.SCHEDULES),
+    (training.OPTIMIZER, optimizers.OPTIMIZERS),
+    (data.CACHE_METHOD, methods.METHODS),
+  ):
+    assert sorted(choice.options) == registry.names()
+    for name, fields in choice.options.items():
+      assert fields.keys() == registry.arguments(name).keys(), name
+
+
+def test_choices_are_those_of_the_code():
+  from kd.input_pipeline import templates
+  from kd.losses import selection
+  from kd.reasoning import problems
+  from kd.reasoning import tree_methods
+  from kd.reasoning import tree_search
+
+  children = base.ROOT.children
+  names = lambda section, field: children[section].children[field].legal.names
+  assert set(names('data', 'template')) == set(templates.NAMES)
+  assert set(names('search', 'problem')) == set(problems.SOURCES)
+  assert set(names('search', 'method')) == set(tree_methods.METHODS)
+  assert set(names('search', 'evaluator')) == set(tree_search.EVALUATORS)
+  assert set(names('search', 'proposals')) == set(tree_search.PROPOSALS)
+  positions = children['objective'].children['positions'].children
+  assert set(positions['rule'].legal.names) == set(selection.RULES)
+
+
+def test_numbers_are_compared_as_float32():
+  assert legal.Number(above=0).fault(1e-60)
+  assert legal.Number(below=1).fault(1 - 1e-12)
+  assert not legal.Number(above=0, below=1).fault(0.5)
