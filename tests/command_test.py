@@ -67,8 +67,8 @@ REFUSED = {
     ['plan.topology', 'not given', 'v5e:4x4'],
   ),
   'plan of an unknown slice': (
-    [PLANNED, '--mode=plan', '--config.plan.topology=v5e-16'],
-    ['plan.topology', "'v5e-16'", "'v5e:4x4'"],
+    [PLANNED, '--mode=plan', '--config.plan.topology=v5e:4x5'],
+    ['plan.topology', "'v5e:4x5'"],
   ),
   'plan without a teacher': (
     [PLANNED, '--mode=plan', '--config.plan.topology=v5e:4x4'],
