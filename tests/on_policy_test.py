@@ -12,6 +12,7 @@ import pytest
 from configs import quickstart
 from kd.config import base
 from kd.core import errors
+from kd.planning import check
 from kd.train import modes
 from tests import command
 
@@ -117,7 +118,7 @@ def test_the_settings_are_printed_and_a_changed_one_is_refused(
   replayed, capsys
 ):
   config, workdir = replayed
-  modes.check(config, str(workdir))
+  check.check(config, str(workdir))
   said = capsys.readouterr().out
   assert 'rollouts: share 0.5 of the rows, every 2 steps' in said
   assert 'top_p 1.0' in said and 'max_new_tokens 12' in said
@@ -218,7 +219,7 @@ def test_a_workdir_of_a_run_without_rollouts_knows_none(folder):
   workdir = folder / 'old'
   workdir.mkdir()
   (workdir / 'config.json').write_text(json.dumps(old))
-  modes.check(config, str(workdir))
+  check.check(config, str(workdir))
   config.teacher.source = 'rollout'
   with pytest.raises(errors.ConfigError, match="rollout.share: there 'absent'"):
-    modes.check(config, str(workdir))
+    check.check(config, str(workdir))
