@@ -192,8 +192,8 @@ def test_a_notice_to_one_is_obeyed_by_all(start, alone):
   run.processes[1].send_signal(signal.SIGTERM)
   assert run.finish() == [42, 42], run.text(0, 'err')
   saved = _checkpoints(run)[-1]
-  for i in (0, 1):
-    assert f'SIGTERM received: saved step {saved}' in run.text(i, 'err')
+  for i, reason in enumerate(['was told to stop', 'SIGTERM received']):
+    assert f'{reason}: saved step {saved}' in run.text(i, 'err')
   assert start('told', 1).finish() == [0], run.text(0, 'err')
   _assert_as_alone(run, alone)
 

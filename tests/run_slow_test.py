@@ -73,17 +73,19 @@ def test_files_and_metrics(straight):
   assert all('train/loss/ce' in x for x in baseline if x['phase'] == 'train')
 
 
-@pytest.mark.parametrize('name', ['SIGKILL', 'SIGTERM'])
+@pytest.mark.parametrize('name', ['SIGKILL', 'SIGTERM', 'SIGINT'])
 def test_a_stopped_run_ends_as_an_undisturbed_one(name, folder, straight):
   workdir = f'{folder}/{name}'
   process = command.start(_arguments(folder, name))
   command.wait(process, workdir)
   process.send_signal(getattr(signal, name))
   code, _, err = command.finish(process)
-  if name == 'SIGTERM':
-    assert code == 42 and 'SIGTERM' in err, err
-  else:
+  if name == 'SIGKILL':
     assert code == -signal.SIGKILL
+  else:
+    reason = {'SIGTERM': 'SIGTERM', 'SIGINT': 'Ctrl-C'}[name]
+    assert code == 42 and f'{reason} received: saved step' in err, err
+    assert 'Traceback' not in err, err
   code, out, err = command.run(_arguments(folder, name))
   assert code == 0, err
   assert 'goes on from step' in out

@@ -265,7 +265,8 @@ class _Loop:
       self._save(quality)
     self._saver.wait(step)
     raise errors.PreemptedError(
-      f'SIGTERM received: saved step {step}; the same command goes on'
+      f'{preemption.NOTICE.reason}: saved step {step}; run the same command to '
+      'resume'
     )
 
   def _evaluation_due(self):
@@ -334,7 +335,7 @@ def train(job: Job) -> update_lib.TrainState:
 
   Raises:
     NonFiniteError: a loss or gradient was not finite; names step and term.
-    PreemptedError: SIGTERM came; the state is saved.
+    PreemptedError: SIGTERM or Ctrl-C came; the state is saved.
     ReadError: rows could not be read; names them.
     KdError: a checkpoint could not be saved.
   """

@@ -1,6 +1,6 @@
-"""SIGTERM: the machine is about to be taken away."""
+"""Requests to stop: SIGTERM before a machine is taken away, and Ctrl-C."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import os
 import signal
@@ -13,37 +13,56 @@ import numpy as np
 from kd.core import errors
 from kd.partitioning import processes
 
+# What a shell reports for a program that Ctrl-C ended.
+ABORTED = 128 + signal.SIGINT
+
 
 class Notice:
-  """What a SIGTERM does from here on: one a process.
+  """Requests to stop that this process has received: SIGTERM or Ctrl-C.
 
   Where nothing is unsaved the process ends at once with exit code 42, even in
-  the middle of a compilation, which the main thread can't leave: as much is
-  lost by that as by a SIGKILL. Within `unsaved` the signal is remembered.
+  the middle of a compilation, which the main thread cannot interrupt: a SIGKILL
+  would lose no more. Within `unsaved` the request is only remembered. A second
+  Ctrl-C ends the process at once in either case.
   """
 
   def __init__(self):
     self._received, self._unsaved = threading.Event(), False
+    self._name, self._takes_interrupts = 'SIGTERM', True
 
   def install(self) -> None:
-    """From now on; only the main thread may call it."""
+    """Handles the signals from here on; call it in the main thread."""
     here, there = os.pipe()
     os.set_blocking(there, False)
-    # Python's own handlers run in the main thread alone, between bytecodes;
+    # Python runs signal handlers in the main thread alone, between bytecodes;
     # the byte is written by whichever thread gets the signal.
     signal.set_wakeup_fd(there, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, lambda signum, frame: None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(number, lambda signum, frame: None)
     threading.Thread(
-      target=self._watch, args=(here,), name='sigterm', daemon=True
+      target=self._watch, args=(here,), name='signals', daemon=True
     ).start()
 
   def _watch(self, pipe):
     while numbers := os.read(pipe, 64):
-      if signal.SIGTERM not in numbers:
-        continue
-      self._received.set()
-      if not self._unsaved:
-        _end_now()
+      for number in numbers:
+        self._handle(number)
+
+  def _handle(self, number):
+    if number == signal.SIGINT and self._takes_interrupts:
+      if self.received:
+        _end_now(ABORTED, 'Ctrl-C twice: ended without saving')
+      self._name = 'Ctrl-C'
+    elif number != signal.SIGTERM:
+      return
+    self._received.set()
+    if not self._unsaved:
+      _end_now(errors.PreemptedError.exit_code, self._line())
+    if self._name == 'Ctrl-C':
+      _write('saving; press Ctrl-C again to end at once')
+
+  def _line(self):
+    return f'{self.reason}; run the same command to resume'
 
   @contextlib.contextmanager
   def unsaved(self) -> Iterator[None]:
@@ -54,18 +73,39 @@ class Notice:
     finally:
       self._unsaved = False
     if self.received:
-      _end_now()
+      _end_now(errors.PreemptedError.exit_code, self._line())
+
+  @contextlib.contextmanager
+  def interrupts_left_to(self, handler: Callable[..., None]) -> Iterator[None]:
+    """Within it, `handler` handles Ctrl-C; call it in the main thread."""
+    self._takes_interrupts = False
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+      yield
+    finally:
+      signal.signal(signal.SIGINT, previous)
+      self._takes_interrupts = True
 
   @property
   def received(self) -> bool:
     return self._received.is_set()
 
+  @property
+  def reason(self) -> str:
+    """Why this run stops, for a message."""
+    if self.received:
+      return f'{self._name} received'
+    return 'another process of the run was told to stop'
 
-def _end_now():
-  error = errors.PreemptedError('SIGTERM received; the same command goes on')
-  processes.leave(error.exit_code, str(error))
-  os.write(sys.stderr.fileno(), f'kd: error: {error}\n'.encode())
-  os._exit(error.exit_code)
+
+def _write(line):
+  os.write(sys.stderr.fileno(), f'kd: {line}\n'.encode())
+
+
+def _end_now(code, line):
+  processes.leave(code, line)
+  _write(f'error: {line}')
+  os._exit(code)
 
 
 NOTICE = Notice()
@@ -106,4 +146,6 @@ class Agreement:
     """Raises PreemptedError if any process has been told."""
     self.ask()
     if self.answer():
-      raise errors.PreemptedError('SIGTERM received; the same command goes on')
+      raise errors.PreemptedError(
+        f'{NOTICE.reason}; run the same command to resume'
+      )
