@@ -17,6 +17,7 @@ from absl import flags
 from absl import logging
 
 from kd.config import command_line
+from kd.core import compile_cache
 from kd.core import errors
 from kd.core import paths
 from kd.partitioning import processes
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> None:
   """Runs the mode."""
   del argv
   preemption.NOTICE.install()
+  compile_cache.enable()
   try:
     _run_mode()
   except (Exception, KeyboardInterrupt) as e:

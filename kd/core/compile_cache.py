@@ -1,0 +1,39 @@
+"""Compiled programs on disk, so that a second start does not compile again."""
+
+import os
+import platform
+
+import jax
+import jaxlib
+
+from kd.core import identity
+from kd.core import paths
+
+_FOLDER = '~/.cache/kd/compiled'
+_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
+
+
+def enable() -> None:
+  """Keeps compiled programs in ~/.cache/kd/compiled; call it before compiling.
+
+  $JAX_COMPILATION_CACHE_DIR names another folder; an empty value keeps none.
+  """
+  if _VARIABLE in os.environ:
+    return
+  # JAX's own key knows neither the processor's instructions, which a home folder
+  # on a network may share with others, nor whether jaxlib was rebuilt.
+  folder = identity.digest([jaxlib.__version__, _processor()])
+  folder = os.path.join(paths.expand(_FOLDER), folder)
+  jax.config.update('jax_compilation_cache_dir', folder)
+  # Most programs of a small run compile in less than a second each.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def _processor() -> list[str]:
+  """Returns the machine type and, on Linux, the processor's instructions."""
+  lines = []
+  if os.path.exists('/proc/cpuinfo'):
+    with open('/proc/cpuinfo', encoding='utf-8', errors='replace') as f:
+      lines = sorted({x for x in f if x.startswith(('flags', 'Features'))})
+  return [platform.machine(), *lines]
