@@ -20,8 +20,8 @@ def enable() -> None:
   """
   if _VARIABLE in os.environ:
     return
-  # JAX's own key knows neither the processor's instructions, which a home folder
-  # on a network may share with others, nor whether jaxlib was rebuilt.
+  # A home folder may be shared by machines whose processors differ, and a
+  # program may use instructions that another machine lacks.
   folder = identity.digest([jaxlib.__version__, _processor()])
   folder = os.path.join(paths.expand(_FOLDER), folder)
   jax.config.update('jax_compilation_cache_dir', folder)
