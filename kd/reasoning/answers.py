@@ -1,25 +1,30 @@
 r"""Final answers of worked solutions (GSM8K's '#### N'): reading and comparing.
 
-The one extractor of the project: rewards, filters, votes and evaluation all use
-it. Its rules:
+Rewards, filters, votes and evaluation all use this one reader. Its rules:
 
-- A reply ends at a later line that begins with 'Question:' or 'Q:'.
+- A reply ends at a later line that begins another question: 'Question:',
+  '**Question 2:**', 'Q:', 'Problem 3.'.
 - With '####' in the reply, the answer is the first number on the line that
-  follows the last '####'. Without, it is the last number in the last \boxed{},
-  else the number directly behind the last 'answer is' or 'answer:', else the
-  reply's last number.
-- A number may have a sign (- or U+2212) of its own ('10-3' is no number),
-  thousands grouped by commas, decimals, a currency sign, a unit ('29 dollars',
-  '5km'), and punctuation behind it. '3/4' is the fraction, '3 1/2' the mixed
-  number, and so are their LaTeX forms.
+  follows the last '####'. Without, it is the number in the last \boxed{}, else
+  the number directly behind the last 'answer is' or 'answer:', else the last
+  number behind that, or of a reply without these words.
+- Of arithmetic with its result, the answer is the result: '6 * 3 = 18' is 18.
+- A number may have a sign, thousands in groups of three (separated by commas,
+  apostrophes, underscores, thin or no-break spaces and LaTeX's ones; by blanks
+  where nothing else can be meant), decimals, a currency sign, a unit ('29
+  dollars', '5km'), and punctuation and Markdown around it. '3/4' is the
+  fraction, '3 1/2' the mixed number, and so are their LaTeX forms. Digits of
+  all scripts are read.
 - A percent sign is a unit like any other: '29%' is 29, since GSM8K writes the
   answer to "what percent" without it.
-- What has digits and is none of these ('12:30', '1,23', '1e9', '10-3', more
-  than 40 digits) is never guessed at: where the answer should stand it makes
-  the reply unparsed.
+- A number is read as a whole or not at all: what has digits and is none of
+  these ('12:30', '1,23', '1e9', '10-3', '9**9', '2 hours 30 minutes', '5
+  million', more than 40 digits) makes the reply unparsed where the answer
+  should stand. So do two numbers in a box.
+- A reply of more than notation.LONGEST characters is unparsed.
 
 Nothing is evaluated, no float is made (values are exact fractions), and time is
-linear in the reply's length.
+linear in the reply's length. kd/reasoning/numerals.py reads the numbers.
 """
 
 from collections.abc import Sequence
@@ -28,37 +33,26 @@ import fractions
 import re
 
 from kd.reasoning import notation
+from kd.reasoning import numerals
 
 MARKER = '####'
 
-_NEXT_QUESTION = re.compile(r'(?:Question|Q)\s*:')
+_NEXT_QUESTION = re.compile(
+  r"""
+    (?<=\n)[ \t]*+[*_#>-]*+[ \t]*+[*_]*+
+    (?:
+      (?:(?:Next|New|Another)[ ])?(?i:Question|Problem|Exercise)|Q
+    )
+    (?:
+      [*_]*[ \t]?:
+      | [ \t]?\#?[0-9]{1,4}[*_]*[ \t]?(?:[:.)]|[*_]*[ \t]*$)
+    )
+    """,
+  re.VERBOSE | re.MULTILINE,
+)
 _BOXED = re.compile(r'\\f?boxed\s?\{')
 _ANSWER_IS = re.compile(r'(?i)\banswer(?:\s?is\s?:?|\s?:|\s?=)')
-# What may stand between words; digits glued by anything else are one word.
-_WORD = re.compile(r'[^\s=()\[\]{}*<>|"\'`~\u201c\u201d;!?_\\]+')
-# Joins a mixed number to one word.
-_JOINT = '\ue000'
-_MIXED = re.compile(
-  r'(?<![0-9.,:/])([0-9]{1,9}) ([0-9]{1,9})/([0-9]{1,9})(?![0-9]|[.,:/][0-9])'
-)
-_SIGNED_FRACTION = re.compile(r'-\(([0-9]+/[0-9]+)\)')
-_NUMBER = re.compile(
-  r"""
-    (?P<sign>[-+]?)
-    (?:[A-Z]{0,3}[$\u20ac\u00a3\u00a5])?
-    (?P<sign2>-?)
-    (?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?
-    (?P<decimals>\.[0-9]+)?
-    (?:\ue000(?P<above>[0-9]+))?
-    (?:/(?P<below>[0-9]+))?
-    (?:%|[$\u20ac\u00a3\u00a5]|-?[^\W\d_]+(?:-[^\W\d_]+)*(?:\^[0-9])?)?
-    [.,:%]*
-    """,
-  re.VERBOSE,
-)
-_DIGIT = re.compile('[0-9]')
 _CALCULATOR = re.compile(r'<<[^<>]*>>')
-_MOST_DIGITS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,117 +72,111 @@ class Answer:
 
 def extract(text: str) -> Answer:
   """Reads the final answer of a reply, by the rules above; never raises."""
+  if len(text) > notation.LONGEST:
+    return Answer(None, f'longer than {notation.LONGEST:,} characters', 0)
   text = own_part(text)
   markers = text.count(MARKER)
   if markers:
     lines = text.rpartition(MARKER)[2].strip().splitlines()
-    words = _candidates(lines[0]) if lines else []
-    word = words[0] if words else None
+    number = _named(lines[0]) if lines else None
     missing = f'no number behind the last {MARKER}'
   else:
-    word, missing = _without_marker(text)
-  if word is None:
+    number, missing = _without_marker(text)
+  if number is None:
     return Answer(None, missing, markers)
-  value = _value(word)
-  shown = word.replace(_JOINT, ' ')
-  reason = '' if value is not None else f'{shown[:60]!r} is not one number'
-  return Answer(value, reason, markers)
+  sure = number.value is not None
+  reason = '' if sure else f'{number.text[:60]!r} is not surely one number'
+  return Answer(number.value, reason, markers)
 
 
 def own_part(text: str) -> str:
-  """The reply without a question that it asks itself."""
-  for match in _NEXT_QUESTION.finditer(text):
-    before = text[: match.start()].rstrip(' \t')
-    if before.endswith('\n'):
-      return before
-  return text
+  """Returns the reply without a question that it goes on to ask itself."""
+  match = _NEXT_QUESTION.search(text)
+  return text[: match.start()] if match else text
 
 
-def _without_marker(text: str) -> tuple[str | None, str]:
-  """The word that answers a reply without '####', or why there is none."""
+def names_answer(line: str) -> bool:
+  """Whether a line says 'answer is' or 'answer:'."""
+  return bool(_ANSWER_IS.search(line))
+
+
+def _without_marker(text: str) -> tuple[numerals.Number | None, str]:
+  """The number that answers a reply without '####', or why there is none."""
   boxed = _last_boxed(text)
   if boxed is not None:
-    words = _candidates(boxed)
-    return (words[-1] if words else None), 'no number in the last box'
-  for match in reversed(list(_ANSWER_IS.finditer(text))):
-    behind = text[match.end() : match.end() + 80].split('\n')[0]
-    # Whole words: the last one may be cut.
-    first = _WORD.search(_tidy(behind))
-    words = _candidates(text[match.end() :].split('\n', 1)[0])
-    if first and words and _DIGIT.search(first.group()):
-      return words[0], ''
-    break
-  words = _candidates(text)
-  return (words[-1] if words else None), 'no number'
+    return _only(boxed), 'no number in the last box'
+  begin = None
+  for match in _ANSWER_IS.finditer(text):
+    begin = match.end()
+  if begin is not None:
+    line = text[begin:].partition('\n')[0]
+    behind = numerals.Numerals(line)
+    if behind.begins_with_number:
+      return _named(line), ''
+    if behind.begins_with_sign and len(behind):
+      return numerals.Number(None, line.strip(), False), ''
+  told = numerals.Numerals(text if begin is None else text[begin:])
+  return (told.read(-1, False) if len(told) else None), 'no number'
+
+
+def _named(line: str) -> numerals.Number | None:
+  """The first number of a line that names one, or what it is computed to be."""
+  found = numerals.Numerals(line)
+  if not len(found):
+    return None
+  number = found.read(0, True)
+  if number.computed:
+    return _result(line) or number
+  if number.value is not None and found.is_equated(0):
+    other = _only(line.partition('=')[2])
+    if other and other.value not in (None, number.value):
+      return number._replace(value=None)
+  return number
+
+
+def _only(text: str) -> numerals.Number | None:
+  """The one number of a text, or what it is computed to be."""
+  found = numerals.Numerals(text)
+  if not len(found):
+    return None
+  number = found.read(0, True)
+  if len(found) == 1:
+    return number
+  result = _result(text) if number.computed else None
+  return result or numerals.Number(None, text.strip(), number.computed)
+
+
+def _result(line: str) -> numerals.Number | None:
+  """The number behind the equals sign of a line that has one of them."""
+  _, sign, right = line.partition('=')
+  found = numerals.Numerals(right)
+  if not sign or '=' in right or len(found) != 1:
+    return None
+  return found.read(0, True)
 
 
 def _last_boxed(text: str) -> str | None:
   r"""What the last \boxed{...} holds; to the end where it is never closed."""
-  matches = list(_BOXED.finditer(text))
-  if not matches:
+  begin = None
+  for match in _BOXED.finditer(text):
+    begin = match.end()
+  if begin is None:
     return None
-  begin, depth = matches[-1].end(), 1
-  for at in range(begin, len(text)):
-    depth += (text[at] == '{') - (text[at] == '}')
+  depth = 1
+  for match in re.compile('[{}]').finditer(text, begin):
+    depth += 1 if match.group() == '{' else -1
     if not depth:
-      return text[begin:at]
+      return text[begin : match.start()]
   return text[begin:]
 
 
-def _tidy(text: str) -> str:
-  """Plain notation, each mixed number one word."""
-  text = _SIGNED_FRACTION.sub(r'-\1', notation.plain(text))
-  return _MIXED.sub(_join, text)
-
-
-def _join(match: re.Match) -> str:
-  whole, above, below = match.groups()
-  proper = int(above) < int(below)
-  return f'{whole}{_JOINT}{above}/{below}' if proper else match.group()
-
-
-def _candidates(text: str) -> list[str]:
-  """The words that have a digit and do not begin as a name does ('x2')."""
-  words = []
-  for match in _WORD.finditer(_tidy(text)):
-    word = match.group()
-    if not re.match(r'\.[0-9]', word):  # Else a decimal point leads it.
-      word = word.lstrip('.,:#')
-    if _DIGIT.search(word) and not re.match(r'[^\W\d_]+[0-9]', word):
-      words.append(word)
-  return words
-
-
-def _value(word: str) -> fractions.Fraction | None:
-  """The number that a word is, or None."""
-  match = _NUMBER.fullmatch(word)
-  if not match or not (match['whole'] or match['decimals']):
-    return None
-  if match['sign'] and match['sign2']:
-    return None
-  if sum(map(str.isdigit, word)) > _MOST_DIGITS:
-    return None
-  above, below = match['above'], match['below']
-  if below is not None and (match['decimals'] or not int(below)):
-    return None
-  digits = (match['whole'] or '0').replace(',', '') + (match['decimals'] or '')
-  value = fractions.Fraction(digits)
-  if above is not None:
-    if below is None:
-      return None
-    value += fractions.Fraction(int(above), int(below))
-  elif below is not None:
-    value /= int(below)
-  return -value if '-' in (match['sign'], match['sign2']) else value
-
-
 def without_marks(text: str) -> str:
-  """A solution without GSM8K's calculator marks, <<48/2=24>>."""
+  """Returns a solution without GSM8K's calculator marks, <<48/2=24>>."""
   return _CALCULATOR.sub('', text)
 
 
 def write(value: fractions.Fraction) -> str:
-  """A number as text that `extract` reads back: '24', '-0.5', '1/3'."""
+  """Returns a number as text that `extract` reads back: '24', '-0.5', '1/3'."""
   digits = 0
   while digits < 10 and (value * 10**digits).denominator != 1:
     digits += 1
@@ -216,7 +204,7 @@ def compare(
 
   Args:
     references: the right answers.
-    predictions: as many answers.
+    predictions: the answers to score, one for each reference.
 
   Returns:
     exact_match: share of right answers, from 0 to 1 (NaN for no answers).
@@ -244,7 +232,7 @@ def compare(
 def score(
   predictions: Sequence[str], references: Sequence[str]
 ) -> dict[str, float]:
-  """Reads and scores replies; see `compare` for what comes back."""
+  """Reads and scores replies; returns what `compare` does."""
   return compare(
     [extract(r) for r in references], [extract(p) for p in predictions]
   )

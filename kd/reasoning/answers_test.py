@@ -122,6 +122,38 @@ def test_ten_markers_are_flagged():
   assert out == {'exact_match': 2 / 3, 'unparsed': 1.0, 'many_markers': 1.0}
 
 
+@pytest.mark.parametrize(
+  'question',
+  [
+    *('Question: 1+1?', 'Q: 1+1?', '  Question : 1+1?', 'question: 1+1?'),
+    *('**Question:** 1+1?', '**Question**: 1+1?', '*Q:* 1+1?', '> Q: 1+1?'),
+    *('Question 2: 1+1?', 'Question #2: 1+1?', '**Question 2:** 1+1?'),
+    *('Question 2. 1+1?', 'Q2. 1+1?', 'Q2: 1+1?', 'Q 2) 1+1?', '__Q2:__ 1+1?'),
+    *('Problem: 1+1?', 'Problem 3. 1+1?', '## Problem 3\n1+1?', '### Q: 1+1?'),
+    *('Exercise 12: 1+1?', 'Next question: 1+1?', '- **Problem 4:** 1+1?'),
+  ],
+)
+@pytest.mark.parametrize('end', ['\n', '\n\n', '\r\n'])
+def test_a_reply_ends_where_it_asks_another_question(question, end):
+  reply = f'7 + 1 = 8{end}'
+  assert answers.own_part(f'{reply}{question} 2\n#### 2') == reply
+  assert answers.extract(f'{reply}{question}\n#### 2').value == 8
+  assert answers.extract(f'#### 8{end}{question} It is \\boxed{{2}}').value == 8
+
+
+@pytest.mark.parametrize(
+  'line',
+  [
+    *('Questions: 3', 'Problem solved.', 'Problem', 'The Question: what?'),
+    *('Quick: 3', 'Q', 'Question. 3', 'Problem 3 is hard', 'Problem 31 km:'),
+  ],
+)
+def test_other_lines_do_not_end_a_reply(line):
+  text = f'It is so.\n{line}\n#### 8'
+  assert answers.own_part(text) == text
+  assert answers.own_part('Question: 3?') == 'Question: 3?'
+
+
 def test_numbers_round_trip_in_every_format():
   rng = random.Random(0)
   forms = [

@@ -10,7 +10,7 @@ Length, depth, digits and the size of every result are bounded, so that what a
 model writes is read in time linear in its length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import fractions
 
@@ -115,7 +115,7 @@ def _is_symbol(token):
 
 
 def extent(tokens: Sequence[Token], begin: int) -> int:
-  """Where the longest expression that begins at a token ends.
+  """Returns where the longest expression that begins at a token ends.
 
   Args:
     tokens: of a text.
@@ -125,38 +125,76 @@ def extent(tokens: Sequence[Token], begin: int) -> int:
     The number of the token behind it, `begin` if there is no expression. Units
     within it are part of it, those behind it are not.
   """
+  return _scan(tokens, begin)[0]
+
+
+def last_begin(
+  tokens: Sequence[Token], may_begin: Callable[[int], bool]
+) -> tuple[int, int] | None:
+  """Finds the longest expression with nothing but units behind it.
+
+  A scan that fails says how far its failure reaches: to where it stopped, or
+  to the last parenthesis that it opened and did not close. No expression that
+  begins before that comes further, so all scans together take linear time.
+
+  Args:
+    tokens: of a text.
+    may_begin: whether an expression may begin at the token of a number.
+
+  Returns:
+    The numbers of its first token and of the token behind its last one; None
+    if there is no such expression.
+  """
+  begin = 0
+  while begin < len(tokens):
+    behind = begin + 1
+    if may_begin(begin):
+      end, stopped = _scan(tokens, begin)
+      if end > begin and behind_units(tokens, end) == len(tokens):
+        return begin, end
+      behind = max(behind, stopped)
+    begin = behind
+  return None
+
+
+def _scan(tokens, begin):
+  """Returns where an expression ends, and before where none reaches further."""
   end = at = begin
-  depth, wants_operand = 0, True
+  opened: list[int] = []
+  wants_operand = True
   while at < len(tokens):
     kind = tokens[at].kind
     if wants_operand:
       if kind == tokens_lib.OPEN:
-        depth += 1
+        opened.append(at)
       elif kind in tokens_lib.OPERANDS:
         wants_operand = False
       elif not _is_sign(tokens[at]):
         break
       at += 1
-    elif kind == tokens_lib.PERCENT or (kind == tokens_lib.CLOSE and depth):
-      depth -= kind == tokens_lib.CLOSE
+    elif kind == tokens_lib.PERCENT:
+      at += 1
+    elif kind == tokens_lib.CLOSE and opened:
+      opened.pop()
       at += 1
     elif _follows(tokens, at):
       at, wants_operand = at + 1, True
     elif _is_product(tokens, at):
-      depth, at, wants_operand = depth + 1, at + 1, True
+      opened.append(at)
+      at, wants_operand = at + 1, True
     else:
       behind = behind_units(tokens, at)
       closes = (
-        depth
+        opened
         and behind < len(tokens)
         and tokens[behind].kind == tokens_lib.CLOSE
       )
       if behind == at or not (closes or _follows(tokens, behind)):
         break
       at = behind
-    if not wants_operand and not depth:
+    if not wants_operand and not opened:
       end = at
-  return end
+  return end, opened[-1] + 1 if opened else at
 
 
 def _is_sign(token):

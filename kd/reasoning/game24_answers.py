@@ -59,8 +59,11 @@ def check(question: str, reply: str) -> Verdict:
     reply: any text.
 
   Returns:
-    The verdict; never raises, in time linear in the reply's length.
+    The verdict; never raises, in time linear in the reply's length. A reply of
+    more than notation.LONGEST characters is no expression.
   """
+  if len(reply) > notation.LONGEST:
+    return Verdict('no_parse')
   text = _answer(reply)
   if not text:
     return Verdict('empty')

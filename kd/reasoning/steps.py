@@ -19,6 +19,7 @@ each side is compared with the next. The rules:
 from collections.abc import Iterator, Sequence
 import dataclasses
 import fractions
+import functools
 import itertools
 import re
 
@@ -68,12 +69,17 @@ class Step:
 
 
 def check(text: str) -> list[Step]:
-  """The statements of a solution with their verdicts, in order by line.
+  """Returns the statements of a solution with their verdicts, line by line.
 
-  Never raises, whatever the text is; time is linear in its length.
+  Never raises, whatever the text is; time is linear in its length. A text of
+  more than notation.LONGEST characters has none.
   """
   found = []
+  if len(text) > notation.LONGEST:
+    return found
   for line in text.splitlines():
+    if not line or line.isspace():
+      continue
     found += [_marked(m[1]) for m in _MARK.finditer(line)]
     line = _LIST_MARK.sub('', _MARK.sub('', line), count=1)
     found += _in_prose(notation.plain(_STARS.sub(' ', line)))
@@ -167,13 +173,12 @@ def _in_prose(line: str) -> Iterator[Step]:
       if left.operators:
         words = any(t.kind == tokens_lib.WORD for t in behind)
         kind = expressions.SYMBOLIC if words else expressions.NO_PARSE
-        text = f'{line[left.begin : left.end]} ='
+        text = f'{notation.shown(line[left.begin : left.end])} ='
         yield Step(text, left.evaluation.problem or kind, None, False)
     elif _is_statement(left, right, in_chain):
       last = right
-      yield _judge(
-        line[left.begin : right.end], left.evaluation, right.evaluation, False
-      )
+      text = notation.shown(line[left.begin : right.end])
+      yield _judge(text, left.evaluation, right.evaluation, False)
 
 
 def _is_statement(left, right, in_chain):
@@ -192,13 +197,10 @@ def _left(piece: Sequence[Token]) -> _Side | None:
   breaks = [i for i, t in enumerate(piece) if t.kind == tokens_lib.BREAK]
   piece = piece[breaks[-1] + 1 if breaks else 0 :]
   is_cut, piece = len(piece) > MOST_TOKENS, piece[-MOST_TOKENS:]
-  for begin, token in enumerate(piece):
-    if not _may_begin(piece, begin):
-      continue
-    end = expressions.extent(piece, begin)
-    if end == begin or expressions.behind_units(piece, end) < len(piece):
-      continue
-    before = piece[begin - 1] if begin else None
+  span = expressions.last_begin(piece, functools.partial(_may_begin, piece))
+  if span:
+    begin, end = span
+    token, before = piece[begin], piece[begin - 1] if begin else None
     units = [t for t in piece[end:] if t.kind == tokens_lib.WORD]
     symbolic = (bool(units) and units[0].text == 'of') or (
       before is not None

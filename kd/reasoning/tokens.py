@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 import fractions
+import functools
 import re
 from typing import NamedTuple
+
+from kd.reasoning import notation
 
 # Digits of one number; more are no number that a solution needs.
 MOST_DIGITS = 40
@@ -39,10 +42,13 @@ class Token(NamedTuple):
   scale: int = 1
 
 
+_SPACES = r'[\s$\u20ac\u00a3\u00a5]*'
+_GLUE = notation.UNSURE + notation.BROKEN
 _PIECE = re.compile(
-  r"""
-    (?P<digits>\.?[0-9](?:[0-9.,:]*[0-9])?)
-  | (?P<word>[^\W\d_](?:[^\W_]|['\u2019-](?=[^\W\d_]))*(?:\^[0-9])?)
+  rf"""
+    (?P<digits>\.?[0-9](?:[0-9.,:{_GLUE}]*[0-9])?)
+  | (?P<times>[xX](?={_SPACES}(?:\.?[0-9]|\()))
+  | (?P<word>[^\W\d_])  # Its first letter; see _WORD.
   | (?P<operator>\*\*|[-+*/^])
   | (?P<open>[(\[])
   | (?P<close>[)\]])
@@ -53,7 +59,10 @@ _PIECE = re.compile(
   """,
   re.VERBOSE | re.DOTALL,
 )
-_NUMBER = re.compile(r'(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.([0-9]+))?')
+_WORD = re.compile(r"[^\W\d_](?:[^\W_]|['\u2019-](?=[^\W\d_]))*(?:\^[0-9])?")
+_NUMBER = re.compile(
+  r'(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)?(?:\.([0-9]+))?'
+)
 # The rest of a fraction behind its first number.
 _BELOW = re.compile(r'/([0-9]{1,6})(?![0-9]*[.,:/]?[0-9])')
 _MIXED = re.compile(
@@ -82,12 +91,13 @@ _NEVER_UNITS = frozenset(
     *('was', 'were', 'has', 'have', 'had', 'and', 'or', 'we', 'she', 'he'),
   )
 )
-# What an 'x' or a word must be followed by to be an operator.
-_FACTOR = re.compile(r'[\s$\u20ac\u00a3\u00a5]*(?:\.?[0-9]|\()')
+# What a word must be followed by to be an operator.
+_FACTOR = re.compile(rf'{_SPACES}(?:\.?[0-9]|\()')
+_ONE = fractions.Fraction(1)
 
 
 def read(text: str) -> list[Token]:
-  """The tokens of a text that notation.plain has written; linear in time."""
+  """Returns the tokens of a text from notation.plain, in linear time."""
   found: list[Token] = []
   at = 0
   while at < len(text):
@@ -96,8 +106,10 @@ def read(text: str) -> list[Token]:
     kind = match.lastgroup
     if kind == 'digits':
       at = _read_number(text, match, found)
-    elif kind == 'word':
-      at = _read_word(text, match, found)
+    elif kind == 'times' and _is_behind_operand(found):
+      found.append(Token(OPERATOR, '*', match.start(), at))
+    elif kind in ('word', 'times'):
+      at = _read_word(text, _WORD.match(text, match.start()), found)
     elif kind == 'operator':
       found.append(_operator(text, match, found))
     elif kind != 'skipped':
@@ -106,13 +118,23 @@ def read(text: str) -> list[Token]:
 
 
 def number(text: str) -> tuple[fractions.Fraction, fractions.Fraction] | None:
-  """Value and last digit's unit of a decimal number, or None if it is none."""
-  match = _NUMBER.fullmatch(text)
-  if not match or len(text) > MOST_DIGITS:
+  """Returns value and last digit's unit of a decimal number; None for others.
+
+  Args:
+    text: 1234, 1,234 or 1234.5, of MOST_DIGITS characters at most.
+  """
+  if len(text) > MOST_DIGITS or not (match := _NUMBER.fullmatch(text)):
     return None
   decimals = len(match[1] or '')
-  unit = fractions.Fraction(1, 10**decimals)
-  return fractions.Fraction(text.replace(',', '')), unit
+  digits = int(text.replace(',', '').replace('.', ''))
+  if not decimals:
+    return fractions.Fraction(digits), _ONE
+  return fractions.Fraction(digits, 10**decimals), _unit(decimals)
+
+
+@functools.cache
+def _unit(decimals: int) -> fractions.Fraction:
+  return fractions.Fraction(1, 10**decimals)
 
 
 def _read_number(text, match, found):
@@ -142,15 +164,14 @@ def _is_apart(found: Sequence[Token], begin: int) -> bool:
   return bool(found) and found[-1].text == '/' and found[-1].end < begin
 
 
+def _is_behind_operand(found: Sequence[Token]) -> bool:
+  kinds = NUMBER, BAD, CLOSE, PERCENT, WORD
+  return bool(found) and found[-1].kind in kinds
+
+
 def _read_word(text, match, found):
   """Adds a word, or the sign that it stands for; returns its end."""
   begin, end, word = match.start(), match.end(), match.group()
-  behind_operand = bool(found) and found[-1].kind in (
-    *(NUMBER, BAD, CLOSE, PERCENT, WORD),
-  )
-  if word[0] in 'xX' and behind_operand and _FACTOR.match(text, begin + 1):
-    found.append(Token(OPERATOR, '*', begin, begin + 1))
-    return begin + 1
   lower = word.lower()
   last = found[-1] if found else None
   if lower in _SCALES and last and last.kind == NUMBER:

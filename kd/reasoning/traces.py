@@ -32,7 +32,6 @@ REASONS = (
   *(OVER_PROBLEM, OVER_STEPS),
 )
 
-_BOX_LINE = re.compile(r'(?i)[^\n]*\banswer(?:\s?is\s?:?|\s?:)[^\n]*\Z')
 # Words, numbers and signs, without punctuation.
 _PIECE = re.compile(r'[^\W_]+(?:[.,][0-9]+)*|[-+*/=<>^]')
 
@@ -118,8 +117,8 @@ class Trace:
     if answers.MARKER in text:
       text = text.rpartition(answers.MARKER)[0]
     else:
-      without = _BOX_LINE.sub('', text.rstrip())
-      text = without if without.strip() else text
+      before, _, last = text.rstrip().rpartition('\n')
+      text = before if before.strip() and answers.names_answer(last) else text
     return answers.without_marks(text).strip()
 
   @property
@@ -146,7 +145,7 @@ def vote(found: Sequence[answers.Answer]) -> Vote:
 def judge(
   question: questions_lib.Question, samples: Sequence[Sampled]
 ) -> list[Trace]:
-  """The traces of all samples of one question; never raises."""
+  """Returns the traces of all samples of one question; never raises."""
   # A reply that was cut off has not come to its answer.
   found = [
     answers.extract(s.text)
