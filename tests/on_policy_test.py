@@ -206,7 +206,7 @@ def test_refused_beside_the_rest_of_the_config(folder, changes, words):
   config = _config(folder)
   config.update_from_flattened_dict(changes)
   with pytest.raises(errors.ConfigError, match=words):
-    modes.check(config, str(folder / 'refused'))
+    check.check(config, str(folder / 'refused'))
 
 
 def test_a_workdir_of_a_run_without_rollouts_knows_none(folder):
