@@ -1,10 +1,11 @@
 """Files of prompts and of answers, for --mode=generate."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import hashlib
 import json
 import os
+from typing import Any
 
 import numpy as np
 
@@ -19,26 +20,43 @@ _KEYS = ('prompt', 'messages')
 _LEGAL = (
   '{"prompt": "text"} or {"messages": [{"role": "user", "content": "text"}]}'
 )
-# What of an answer is read back; the rest is for the user.
-_READ_BACK = {'index': int, 'request_digest': str, 'model': str}
+# Keys of a line of answers that a resumed run reads.
+_READ_BACK = {
+  'index': int,
+  'samples': list,
+  'request_digest': str,
+  'model': str,
+}
+_WRITTEN = tuple(_READ_BACK)
 # (requests that are not answered yet) to (number among them, samples).
 Answers = Callable[
   [Sequence[requests.Request]], Iterable[tuple[int, list[requests.Sample]]]
 ]
 
 
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """A line of a file of prompts.
+
+  Attributes:
+    ids: of the prompt, BOS included.
+    fields: the line: prompt or messages, and keys of the user's own.
+  """
+
+  ids: list[int]
+  fields: Mapping[str, Any]
+
+
 def read(
   path: str, tokenizer: tokenizers.Tokenizer, template: str
-) -> list[list[int]]:
+) -> list[Prompt]:
   """Reads prompts and encodes them.
 
   Args:
-    path: a file of JSON lines, each {"prompt": str} or {"messages": [...]}.
+    path: a file of JSON lines, each with {"prompt": str} or {"messages": [...]}
+      and any other keys, which are written with the answers.
     tokenizer: gives the ids.
     template: how messages are written; a `prompt` is a user's only message.
-
-  Returns:
-    The ids of each line, BOS included.
 
   Raises:
     ConfigError: the file is missing or empty, or a line is wrong: names the
@@ -54,8 +72,10 @@ def read(
   prompts, wrong = [], []
   for number, line in enumerate(lines, 1):
     try:
-      messages = _messages(line, f'{path}:{number}')
-      prompts.append(templates.encode_prompt(tokenizer, template, messages))
+      fields = _fields(line, f'{path}:{number}')
+      messages = fields.get('messages') or templates.exchange(fields['prompt'])
+      ids = templates.encode_prompt(tokenizer, template, messages)
+      prompts.append(Prompt(ids, fields))
     except errors.ConfigError as e:
       where = f'{path}:{number}'
       # Templates do not know of the file.
@@ -68,27 +88,34 @@ def read(
   return prompts
 
 
-def _messages(line: bytes, where: str) -> list[templates.Message]:
-  """The messages of a line; raises ConfigError naming `where`."""
+def _fields(line: bytes, where: str) -> dict[str, Any]:
+  """Checks and returns a line; raises ConfigError naming `where`."""
   record = text_files.parse_json(line, where, _LEGAL)
   if not isinstance(record, dict):
     raise errors.ConfigError(
       where, f'holds a {type(record).__name__}', legal=_LEGAL
     )
-  for key in record:
-    if key not in _KEYS:
-      raise errors.unknown(where, 'key', key, _KEYS)
-  if len(record) != 1:
+  for key in _WRITTEN:
+    if key in record:
+      raise errors.ConfigError(
+        where,
+        f'has a key {key!r}, which --mode=generate writes itself',
+        legal=f'other keys than {", ".join(_WRITTEN)}',
+      )
+  count = sum(key in record for key in _KEYS)
+  if not count and record:
+    raise errors.unknown(where, 'key', next(iter(record)), _KEYS)
+  if count != 1:
     raise errors.ConfigError(
-      where, f'has {len(record)} of prompt and messages', legal=_LEGAL
+      where, f'has {count} of prompt and messages', legal=_LEGAL
     )
   if 'messages' in record:
-    return _check_messages(record['messages'], f'{where}: messages')
-  if not isinstance(record['prompt'], str):
+    _check_messages(record['messages'], f'{where}: messages')
+  elif not isinstance(record['prompt'], str):
     raise errors.ConfigError(
       where, f'prompt is {record["prompt"]!r}', legal='a string'
     )
-  return templates.exchange(record['prompt'])
+  return record
 
 
 def _check_messages(messages, where):
@@ -106,21 +133,21 @@ def _check_messages(messages, where):
         f'is {message!r}',
         legal='{"role": "user", "content": "text"}',
       )
-  return messages
 
 
 def requests_of(
-  prompts: Sequence[Sequence[int]], seed: int, samples: int
+  prompts: Sequence[Prompt], seed: int, samples: int
 ) -> list[requests.Request]:
   """A request for each prompt, with the seed (`seed`, the prompt's number)."""
   return [
-    requests.Request(tuple(ids), seed << 32 | number, samples)
-    for number, ids in enumerate(prompts)
+    requests.Request(tuple(prompt.ids), seed << 32 | number, samples)
+    for number, prompt in enumerate(prompts)
   ]
 
 
 def answer_file(
   stream: Answers,
+  prompts: Sequence[Prompt],
   asked: Sequence[requests.Request],
   settings: requests.Settings,
   path: str,
@@ -133,12 +160,14 @@ def answer_file(
 
   An answer is on disk before the next one is waited for; a last line that a
   kill cut off is dropped. In the end the file is in the requests' order. Each
-  line holds index, samples (each with text, finish, see requests.Sample, and
-  tokens, how many ids), request_digest and model.
+  line holds index, the prompt's fields, samples (each with text,
+  finish, see requests.Sample, and tokens, the number of ids), request_digest and
+  model.
 
   Args:
     stream: answers requests, in any order.
-    asked: the requests.
+    prompts: the prompts.
+    asked: the request of each.
     settings: of all of them; what `stream` goes by.
     path: the file of answers; made where it is missing.
     logprobs: whether samples also hold ids and logprobs.
@@ -157,6 +186,11 @@ def answer_file(
   how = {**dataclasses.asdict(settings), 'logprobs': logprobs}
   digests = [_digest(request, how) for request in asked]
   done = _resume(path, digests, model)
+  for index, record in done.items():
+    # The prompt's other keys may have changed since.
+    done[index] = _record(
+      index, prompts[index], {key: record[key] for key in _WRITTEN[1:]}
+    )
   if done:
     say(f'{path}: {len(done)} answers of {run_info.date(path)} reused')
   left = [i for i in range(len(asked)) if i not in done]
@@ -165,8 +199,12 @@ def answer_file(
     with open(path, 'ab') as f:
       for number, samples in stream([asked[i] for i in left]):
         index = left[number]
-        record = _record(index, samples, logprobs)
-        record |= {'request_digest': digests[index], 'model': model}
+        written = {
+          'samples': [_sample(sample, logprobs) for sample in samples],
+          'request_digest': digests[index],
+          'model': model,
+        }
+        record = _record(index, prompts[index], written)
         f.write(_line(record))
         f.flush()
         os.fsync(f.fileno())
@@ -178,18 +216,19 @@ def answer_file(
   return ordered
 
 
-def _record(index, samples, logprobs):
-  shown = []
-  for sample in samples:
-    one = {
-      'text': sample.text,
-      'finish': sample.finish,
-      'tokens': len(sample.ids),
-    }
-    if logprobs:
-      one |= {'ids': sample.ids, 'logprobs': sample.logprobs}
-    shown.append(one)
-  return {'index': index, 'samples': shown}
+def _record(index, prompt, written):
+  return {'index': index, **prompt.fields, **written}
+
+
+def _sample(sample, logprobs):
+  one = {
+    'text': sample.text,
+    'finish': sample.finish,
+    'tokens': len(sample.ids),
+  }
+  if logprobs:
+    one |= {'ids': sample.ids, 'logprobs': sample.logprobs}
+  return one
 
 
 def _line(record) -> bytes:

@@ -47,6 +47,7 @@ def _answer(
   sampler, params = answerer
   return prompts.answer_file(
     lambda asked: sampler.stream(params, asked, settings),
+    ids,
     prompts.requests_of(ids, seed=3, samples=2),
     settings,
     str(path),
@@ -82,7 +83,7 @@ def test_prompt_is_a_users_message(tmp_path):
     ],
   )
   wanted = templates.encode_prompt(TOKENIZER, 'gemma', [message])
-  assert _read(path) == [wanted, wanted]
+  assert [prompt.ids for prompt in _read(path)] == [wanted, wanted]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,8 @@ def test_prompt_is_a_users_message(tmp_path):
     ('["a"]', r'in\.jsonl:2: holds a list'),
     ('{"promt": "a"}', r"in\.jsonl:2: unknown key 'promt'.*'prompt'\?"),
     ('{}', r'in\.jsonl:2: has 0 of'),
+    ('{"prompt": "a", "index": 3}', r"in\.jsonl:2: has a key 'index'"),
+    ('{"prompt": "a", "messages": []}', r'in\.jsonl:2: has 2 of'),
     ('{"prompt": 3}', r'in\.jsonl:2: prompt is 3'),
     ('{"messages": []}', r'in\.jsonl:2: messages: are \[\]'),
     ('{"messages": [{"role": "user"}]}', r'in\.jsonl:2: messages\[0\]: is'),
@@ -120,6 +123,26 @@ def test_missing_and_empty_files(tmp_path):
     _read(str(tmp_path / 'empty.jsonl'))
 
 
+def test_an_answer_has_its_prompt_and_keys_of_the_users_own(tmp_path, answerer):
+  lines = [
+    {'prompt': 'a', 'id': 7, 'text': ['x', None]},
+    {'messages': [{'role': 'user', 'content': 'b'}], 'answer': '3'},
+  ]
+  path = tmp_path / 'out.jsonl'
+
+  def ask():
+    asked = _read(_write(tmp_path / 'in.jsonl', map(json.dumps, lines)))
+    _answer(answerer, asked, path)
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+  for line, record in zip(lines, ask(), strict=True):
+    assert {key: record[key] for key in line} == line
+    assert len(record['samples']) == 2
+  # Keys that came later are written to answers that are reused.
+  lines[0]['id'] = 8
+  assert ask()[0]['id'] == 8
+
+
 class _Killed(Exception):
   pass
 
@@ -136,7 +159,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, answerer):
     assert (first['finish'] == 'too_long') == (text[:2] == 'bb')
     assert first['tokens'] == len(first['ids']) == len(first['logprobs'])
     assert first != second or text[:2] == 'bb'
-  request = requests.Request(tuple(ids[3]), 3 << 32 | 3, 1)
+  request = requests.Request(tuple(ids[3].ids), 3 << 32 | 3, 1)
   ((alone,),) = sampler.generate(params, [request], drawn)
   assert records[3]['samples'][0]['text'] == alone.text
 

@@ -10,6 +10,7 @@ from kd.checkpoints import weights
 from kd.core import errors
 from kd.core import identity
 from kd.core import paths
+from kd.core import progress
 from kd.core import types
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import templates
@@ -83,22 +84,27 @@ def generate(run: resolve.Run, workdir: str, say: Say) -> None:
   # All of them: none comes from anywhere but the config.
   chosen = dataclasses.asdict(settings)
   say('settings: ' + ', '.join(f'{k} {v}' for k, v in chosen.items()))
-  with rules.active(run.mesh):
+  with (
+    rules.active(run.mesh),
+    progress.Progress('generate', say, len(questions), 'prompts') as task,
+  ):
     records = prompts.answer_file(
       lambda asked: sampler.stream(params, asked, settings),
+      questions,
       prompts.requests_of(questions, fields.seed, fields.samples),
       settings,
       path,
       fields.logprobs,
       identity.digest(run.student.identity(fingerprints.of(params))),
       say,
-      progress=lambda done, total: say(f'{done}/{total} prompts answered'),
+      progress=lambda done, total: task.set(done),
     )
   ends = [
     sample['finish'] for record in records for sample in record['samples']
   ]
   say(
-    f'{path}: {len(ends)} answers, {ends.count("length")} cut at '
+    f'{path}: {len(records)}/{len(questions)} prompts answered, {len(ends)} '
+    f'answers, {ends.count("length")} cut at '
     f'{settings.max_new_tokens} tokens, {ends.count("too_long")} to prompts '
     'that are too long'
   )
