@@ -160,9 +160,8 @@ def answer_file(
 
   An answer is on disk before the next one is waited for; a last line that a
   kill cut off is dropped. In the end the file is in the requests' order. Each
-  line holds index, the prompt's fields, samples (each with text,
-  finish, see requests.Sample, and tokens, the number of ids), request_digest and
-  model.
+  line holds index, the prompt's fields, samples (each with text, finish, see
+  requests.Sample, and tokens, the number of ids), request_digest and model.
 
   Args:
     stream: answers requests, in any order.
