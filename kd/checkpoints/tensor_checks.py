@@ -10,6 +10,10 @@ from kd.checkpoints import names
 from kd.core import errors
 
 _SHOWN = 3  # Tensors of each kind that a message names.
+_EXPONENTS = {
+  np.dtype(ml_dtypes.bfloat16): 0x7F80,
+  np.dtype(np.float16): 0x7C00,
+}
 _PIECE = 2**20  # Values that are looked at together: they fit into a cache.
 
 
@@ -106,9 +110,11 @@ def check_finite(array: np.ndarray, where: str) -> None:
 
 def _is_finite(piece: np.ndarray) -> bool:
   """Whether all values are finite as float32."""
-  if piece.dtype == ml_dtypes.bfloat16:
-    # Its exponent is all ones; numpy has no fast `isfinite` of this type.
-    return bool((piece.view(np.uint16) & 0x7FFF).max() < 0x7F80)
+  if piece.dtype in _EXPONENTS:
+    # numpy is slow with types of 16 bits; without its sign such a number is not
+    # finite from the one on whose exponent is all ones and mantissa 0.
+    bits = piece.view(np.uint16) & 0x7FFF
+    return bool(bits.max() < _EXPONENTS[piece.dtype])
   # NaN passes through both.
   most = max(abs(float(piece.max())), abs(float(piece.min())))
   return most <= float(np.finfo(np.float32).max)

@@ -7,6 +7,7 @@ import reprlib
 from typing import Any
 
 from kd.core import errors
+from kd.core import text_files
 
 _LEGAL = 'a JSON object in UTF-8, without a byte order mark'
 
@@ -69,11 +70,9 @@ def read(path: str, field: str = '') -> dict[str, Any]:
     raise fail(f'is not JSON: {e}') from e
   if not isinstance(value, dict):
     raise fail(f'holds {short(value)}, not an object')
-  if '\\ud' in text.lower():
-    try:
-      json.dumps(value, ensure_ascii=False).encode('utf-8')
-    except UnicodeEncodeError as e:
-      raise fail('holds half of a surrogate pair (\\ud800 to \\udfff)') from e
+  if '\\ud' in text.lower():  # Only an escape can write a surrogate.
+    where = f'{field}: {path}' if field else path
+    text_files.check_unicode(json.dumps(value, ensure_ascii=False), where)
   return value
 
 

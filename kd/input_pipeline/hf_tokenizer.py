@@ -1,14 +1,60 @@
 """Writes a tokenizer as files that transformers, vLLM and llama.cpp read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import json
 import os
 from typing import Any
 
+from sentencepiece import sentencepiece_model_pb2
+
+from kd.core import errors
+from kd.input_pipeline import added_tokens
+from kd.input_pipeline import bpe
 from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import tokenizers
 
-_Piece = tuple[str, float, int]
+_Spec = sentencepiece_model_pb2.TrainerSpec
+
+
+def problem(tokenizer: tokenizers.Tokenizer) -> str:
+  """Says why no tokenizer.json gives the ids that a tokenizer gives.
+
+  Args:
+    tokenizer: any SentencePiece model.
+
+  Returns:
+    The reason, '' if `write` can write it.
+  """
+  proto = sentencepiece_models.parse(tokenizer.model_proto, 'tokenizer')
+  kind = proto.trainer_spec.model_type
+  if kind != _Spec.BPE:
+    return f'its model_type is {_Spec.ModelType.Name(kind).lower()}, not bpe'
+  if not proto.trainer_spec.byte_fallback:
+    return 'it has no byte_fallback'
+  return sentencepiece_models.alters_text(proto) or bpe.problem(
+    tokenizer.pieces
+  )
+
+
+def check(tokenizer: tokenizers.Tokenizer, path: str) -> None:
+  """Refuses a tokenizer that `write` cannot write.
+
+  Args:
+    tokenizer: any SentencePiece model.
+    path: the config path that names it, for the message.
+
+  Raises:
+    ConfigError: an export would give other ids than training had.
+  """
+  reason = problem(tokenizer)
+  if reason:
+    raise errors.ConfigError(
+      path,
+      f'the tokenizer cannot be exported: {reason}',
+      legal='a byte-fallback BPE model that leaves its text as it is '
+      '(model_type=bpe, byte_fallback, normalization_rule_name=identity, '
+      'add_dummy_prefix=false, remove_extra_whitespaces=false)',
+    )
 
 
 def write(
@@ -21,7 +67,11 @@ def write(
       Gemma's and 'bytes' are.
     directory: where to; made if need be. Files of the same names are replaced.
     chat_template: Jinja, as `templates.JINJA` has it.
+
+  Raises:
+    ConfigError: see check.
   """
+  check(tokenizer, 'data.tokenizer')
   os.makedirs(directory, exist_ok=True)
   names = _special_names(tokenizer)
   config = {
@@ -34,13 +84,13 @@ def write(
     'chat_template': chat_template,
   }
   _write(directory, tokenizers.MODEL_FILE, tokenizer.model_proto)
-  _write(directory, 'tokenizer.json', _dump(_fast(tokenizer)))
-  _write(directory, 'tokenizer_config.json', _dump(config))
+  _write(directory, added_tokens.TOKENIZER_JSON, _dump(_fast(tokenizer)))
+  _write(directory, added_tokens.CONFIG, _dump(config))
   _write(directory, 'special_tokens_map.json', _dump(names))
 
 
 def _special_names(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
-  """The pieces that stand for BOS, EOS, padding and the unknown."""
+  """Returns the texts of the BOS, EOS, padding and unknown tokens."""
   ids = {
     'bos_token': tokenizer.bos_id,
     'eos_token': tokenizer.eos_id,
@@ -51,7 +101,7 @@ def _special_names(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
 
 
 def _fast(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
-  """The contents of tokenizer.json: what the `tokenizers` library runs."""
+  """Returns tokenizer.json, which the `tokenizers` library runs."""
   space = sentencepiece_models.SPACE
   pieces = tokenizer.pieces
   bos = pieces[tokenizer.bos_id][0]
@@ -101,18 +151,25 @@ def _fast(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
       'byte_fallback': True,
       'ignore_merges': False,
       'vocab': {piece: i for i, (piece, _, _) in enumerate(pieces)},
-      'merges': merges(pieces),
+      'merges': bpe.merges(pieces),
     },
   }
 
 
 def _added(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
-  """The tokens that are found in text before anything is merged."""
+  """Returns the tokens that are found in text before anything is merged.
+
+  `tokenizers` finds bos, eos, padding and unknown tokens in text too, since it
+  must list them here; SentencePiece does not. Other control tokens are left
+  out, so that neither does.
+  """
   kind = sentencepiece_models.Type
   special = {tokenizer.start_of_turn_id, tokenizer.end_of_turn_id}
+  special |= {tokenizer.bos_id, tokenizer.eos_id}
+  special |= {tokenizer.pad_id, tokenizer.unk_id}
   added = []
   for index, (piece, _, of_kind) in enumerate(tokenizer.pieces):
-    is_special = of_kind in (kind.CONTROL, kind.UNKNOWN) or index in special
+    is_special = index in special
     if is_special or of_kind == kind.USER_DEFINED:
       added.append(
         {
@@ -126,48 +183,6 @@ def _added(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
         }
       )
   return added
-
-
-def merges(pieces: Sequence[_Piece]) -> list[list[str]]:
-  """The pairs that BPE may join, the first to be joined first.
-
-  SentencePiece joins the neighbours that make the piece of the highest score;
-  `tokenizers` goes by a list of pairs. So every way to cut a piece in two
-  pieces is listed, by falling score; ways to make one piece do not compete.
-
-  Args:
-    pieces: (piece, score, type) by id.
-
-  Returns:
-    [left, right] pairs.
-  """
-  ranks = {}
-  for piece, score, of_kind in pieces:
-    if of_kind == sentencepiece_models.Type.NORMAL:
-      ranks[piece] = (1, -score)
-    elif _is_run(piece, of_kind):
-      # Before all others and the longest first: a run then grows from its left
-      # end, which is the longest match that SentencePiece finds.
-      ranks[piece] = (0, -len(piece))
-  found = []
-  for piece, rank in ranks.items():
-    for at in range(1, len(piece)):
-      left, right = piece[:at], piece[at:]
-      if left in ranks and right in ranks:
-        found.append((rank, left, right))
-  found.sort(key=lambda merge: merge[0])
-  return [[left, right] for _, left, right in found]
-
-
-def _is_run(piece: str, of_kind: int) -> bool:
-  """Whether a piece is a user-defined run of spaces.
-
-  Those are found in text only once its spaces have been replaced, too late for
-  an added token, so merges must make them.
-  """
-  return of_kind == sentencepiece_models.Type.USER_DEFINED and set(piece) == {
-    sentencepiece_models.SPACE
-  }
 
 
 def _dump(value: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,8 @@
-"""SentencePiece models that no file carries: bytes, and a GGUF's vocabulary."""
+"""Builds SentencePiece models of bytes and of a GGUF's vocabulary."""
 
 from collections.abc import Iterable
+import math
+from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
@@ -41,7 +43,7 @@ def from_bytes() -> bytes:
   pieces.append((END_OF_TURN, 0.0, Type.USER_DEFINED))
   pieces.append((SPACE, 0.0, Type.NORMAL))
   pieces += [(f'<0x{byte:02X}>', 0.0, Type.BYTE) for byte in range(256)]
-  return _model(pieces, pad=0, eos=1, bos=2, unk=3)
+  return serialize(pieces, pad=0, eos=1, bos=2, unk=3)
 
 
 def from_gguf(path: str) -> bytes:
@@ -81,6 +83,7 @@ def from_gguf(path: str) -> bytes:
     'pad': fields['padding_token_id'],
     'unk': fields['unknown_token_id'],
   }
+  _check_fields(fields, special, path)
   fixed = {special[name]: Type.CONTROL for name in ('bos', 'eos', 'pad')}
   fixed[special['unk']] = Type.UNKNOWN
   pieces = []
@@ -89,7 +92,84 @@ def from_gguf(path: str) -> bytes:
   )
   for index, (piece, score, kind) in enumerate(triples):
     pieces.append(_piece(piece, score, fixed.get(index, kind), index in fixed))
-  return _model(pieces, **special)
+  return serialize(pieces, **special)
+
+
+def _check_fields(
+  fields: dict[str, Any], special: dict[str, Any], path: str
+) -> None:
+  """Refuses lists of other types or lengths, and ids beyond them."""
+  kinds = {'tokens': str, 'scores': float, 'token_type': int}
+  size = len(fields['tokens']) if isinstance(fields['tokens'], list) else 0
+  for name, kind in kinds.items():
+    value = fields[name]
+    if (
+      not isinstance(value, list)
+      or len(value) != size
+      or not all(type(x) is kind for x in value)
+    ):
+      raise errors.ConfigError(
+        f'{path}: {_WANTED}{name}',
+        'is damaged',
+        legal=f'a list of {kind.__name__}, one for each of {size} tokens',
+      )
+  if not all(map(math.isfinite, fields['scores'])):
+    raise errors.ConfigError(f'{path}: {_WANTED}scores', 'are not all finite')
+  for name, index in special.items():
+    if type(index) is not int or not 0 <= index < size:
+      raise errors.ConfigError(
+        path, f'its {name} token has id {index!r}', legal=f'0 to {size - 1}'
+      )
+
+
+def parse(raw: bytes, name: str) -> sentencepiece_model_pb2.ModelProto:
+  """Parses a serialized model.
+
+  Args:
+    raw: the bytes.
+    name: what to call the model in errors.
+
+  Raises:
+    ConfigError: the bytes are no ModelProto.
+  """
+  try:
+    return sentencepiece_model_pb2.ModelProto.FromString(raw)
+  except Exception as e:  # The protobuf library's own, which kd doesn't import.
+    raise is_none(name, e) from e
+
+
+def is_none(name: str, reason: Exception) -> errors.ConfigError:
+  """Returns the error for bytes that are no SentencePiece model.
+
+  Args:
+    name: what to call them: a file or a config field.
+    reason: what a library said.
+  """
+  return errors.ConfigError(
+    name,
+    f'is no SentencePiece model ({reason})',
+    legal='a serialized SentencePiece model',
+  )
+
+
+def alters_text(proto: sentencepiece_model_pb2.ModelProto) -> str:
+  """Says how a model changes text before it looks for pieces; '' if not.
+
+  Args:
+    proto: the model.
+  """
+  spec = proto.normalizer_spec
+  if spec.precompiled_charsmap or spec.normalization_rule_tsv:
+    return f'its normalizer is {spec.name or "custom"!r}'
+  if spec.add_dummy_prefix:
+    return 'it puts a space before every text (add_dummy_prefix)'
+  if spec.remove_extra_whitespaces:
+    return 'it drops repeated spaces (remove_extra_whitespaces)'
+  if not spec.escape_whitespaces:
+    return 'it does not escape spaces (escape_whitespaces is false)'
+  if proto.trainer_spec.treat_whitespace_as_suffix:
+    return 'it puts spaces at the ends of words (treat_whitespace_as_suffix)'
+  return ''
 
 
 def _piece(
@@ -109,14 +189,25 @@ def _piece(
   return piece, score, Type.NORMAL
 
 
-def _model(
+def serialize(
   pieces: Iterable[tuple[str, float, int]],
   pad: int,
   eos: int,
   bos: int,
   unk: int,
 ) -> bytes:
-  """Serializes a byte-fallback BPE model that leaves its text untouched."""
+  """Serializes a byte-fallback BPE model that leaves its text untouched.
+
+  Args:
+    pieces: (text, score, type) by id.
+    pad: id of the padding, -1 for none.
+    eos: id that ends a text.
+    bos: id that begins a text.
+    unk: id of what the model cannot write.
+
+  Returns:
+    The ModelProto's bytes.
+  """
   model = sentencepiece_model_pb2.ModelProto()
   for piece, score, kind in pieces:
     model.pieces.add(piece=piece, score=score, type=kind)
@@ -124,7 +215,9 @@ def _model(
   trainer.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
   trainer.vocab_size = len(model.pieces)
   trainer.byte_fallback = True
-  trainer.pad_id, trainer.pad_piece = pad, model.pieces[pad].piece
+  trainer.pad_id = pad
+  if pad >= 0:
+    trainer.pad_piece = model.pieces[pad].piece
   trainer.eos_id, trainer.eos_piece = eos, model.pieces[eos].piece
   trainer.bos_id, trainer.bos_piece = bos, model.pieces[bos].piece
   trainer.unk_id, trainer.unk_piece = unk, model.pieces[unk].piece

@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers: bytes, a model file, or taken out of weights."""
+"""Loads SentencePiece tokenizers: of bytes, a file, a folder or a GGUF."""
 
 from collections.abc import Sequence
 import functools
@@ -9,14 +9,14 @@ import tempfile
 from typing import Any
 
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
 
 from kd.core import errors
 from kd.core import paths
 from kd.core import text_files
+from kd.input_pipeline import hf_folders
 from kd.input_pipeline import sentencepiece_models
 
-MODEL_FILE = 'tokenizer.model'
+MODEL_FILE = hf_folders.MODEL_FILE
 KINDS = ('bytes', 'model', 'gguf', 'hf', 'workdir')
 _LEGAL = "'bytes', 'model:FILE', 'gguf:FILE', 'hf:DIR' or 'workdir:DIR'"
 
@@ -50,15 +50,11 @@ class Tokenizer:
     """
     self.model_proto = model_proto
     self._processor = sentencepiece.SentencePieceProcessor()
+    proto = sentencepiece_models.parse(model_proto, name)
     try:
       self._processor.LoadFromSerializedProto(model_proto)
-      proto = sentencepiece_model_pb2.ModelProto.FromString(model_proto)
-    except Exception as e:  # Each library raises its own kind.
-      raise errors.ConfigError(
-        name,
-        f'is no SentencePiece model ({e})',
-        legal='a serialized SentencePiece model',
-      ) from e
+    except (RuntimeError, ValueError) as e:
+      raise sentencepiece_models.is_none(name, e) from e
     self.pieces = [(p.piece, p.score, p.type) for p in proto.pieces]
     self.vocab_size = len(self.pieces)
     self.bos_id = self._special(name, 'bos')
@@ -118,27 +114,6 @@ class Tokenizer:
     ]
     return self._processor.decode(kept)
 
-  def first_difference(
-    self, other: 'Tokenizer'
-  ) -> tuple[int, str | None, str | None] | None:
-    """Where two vocabularies part.
-
-    Args:
-      other: the tokenizer to compare with.
-
-    Returns:
-      None if equal, else (id, piece here, piece there) of the first id whose
-      piece, score or type differs; None for a piece beyond a vocabulary's end.
-    """
-    if self.digest == other.digest:
-      return None
-    for i in range(max(self.vocab_size, other.vocab_size)):
-      mine = self.pieces[i] if i < self.vocab_size else None
-      theirs = other.pieces[i] if i < other.vocab_size else None
-      if mine != theirs:
-        return i, mine and mine[0], theirs and theirs[0]
-    raise AssertionError('equal pieces have equal digests')
-
   @functools.cached_property
   def _model_directory(self) -> tempfile.TemporaryDirectory:
     directory = tempfile.TemporaryDirectory(prefix='kd-tokenizer-')
@@ -188,7 +163,7 @@ def load(spec: str, path: str = 'tokenizer') -> Tokenizer:
 
   Args:
     spec: 'bytes', 'model:FILE' (SentencePiece), 'gguf:FILE' (the vocabulary in
-      it), 'hf:DIR' (its tokenizer.model) or 'workdir:DIR' (a run's own).
+      it), 'hf:DIR' (see hf_folders) or 'workdir:DIR' (a run's own).
     path: the config path of the spec, for errors.
 
   Returns:
@@ -217,46 +192,30 @@ def load(spec: str, path: str = 'tokenizer') -> Tokenizer:
   if not where:
     raise errors.ConfigError(path, f'{spec!r} names no file', legal=_LEGAL)
   where = paths.expand(where)
-  if kind in ('hf', 'workdir'):
-    where = _model_file(where, spec, path)
-  if kind != 'gguf' and not os.path.isfile(where):
-    raise errors.ConfigError(
-      path, f'{spec!r}: no such file', legal='a SentencePiece model file'
-    )
+  if kind == 'workdir':
+    where = os.path.join(where, MODEL_FILE)
   try:
     return Tokenizer(_model_proto(kind, where), where)
   except errors.ConfigError as e:
     raise errors.ConfigError(path, str(e)) from e
 
 
-def _model_proto(kind: str, file: str) -> bytes:
+def _model_proto(kind: str, where: str) -> bytes:
+  """Returns the serialized model in a GGUF, a folder or a file."""
   if kind == 'gguf':
-    return sentencepiece_models.from_gguf(file)
-  with open(file, 'rb') as f:
+    return sentencepiece_models.from_gguf(where)
+  if kind == 'hf':
+    return hf_folders.model(where)
+  if not os.path.isfile(where):
+    raise errors.ConfigError(
+      where, 'no such file', legal='a SentencePiece model file'
+    )
+  with open(where, 'rb') as f:
     return f.read()
 
 
-def _model_file(directory: str, spec: str, path: str) -> str:
-  """The tokenizer.model of a folder, or an error that says what is there."""
-  if not os.path.isdir(directory):
-    raise errors.ConfigError(
-      path,
-      f'{spec!r}: no such folder',
-      legal=f'a folder that holds {MODEL_FILE}',
-    )
-  file = os.path.join(directory, MODEL_FILE)
-  if not os.path.isfile(file):
-    found = ', '.join(sorted(os.listdir(directory))[:8]) or 'nothing'
-    raise errors.ConfigError(
-      path,
-      f'{spec!r} holds no {MODEL_FILE} (it holds {found})',
-      legal=f'a folder with {MODEL_FILE}; tokenizer.json alone is not read',
-    )
-  return file
-
-
 def for_source(init: str, path: str) -> Tokenizer | None:
-  """The tokenizer that comes with weights.
+  """Loads the tokenizer that comes with weights.
 
   Args:
     init: where weights come from: 'hf:DIR', 'gguf:FILE', 'workdir:DIR', or a

@@ -1,12 +1,17 @@
 """One tokenizer for a student and its teachers."""
 
 from collections.abc import Mapping
+import dataclasses
 
+from absl import logging
 import ml_collections
 
 from kd.core import errors
+from kd.input_pipeline import tokenizer_differences
 from kd.input_pipeline import tokenizers
 from kd.models import gemma3_config
+
+_MULTIPLE = 8  # Of rows of an embedding.
 
 
 def tokenizer(
@@ -27,26 +32,49 @@ def tokenizer(
     named = tokenizers.load(data.tokenizer, 'data.tokenizer')
     found['data.tokenizer'] = named
   for path, init in sources.items():
-    found[path] = tokenizers.for_source(init, path)
+    try:
+      found[path] = tokenizers.for_source(init, path)
+    except errors.ConfigError as e:
+      # A folder whose tokenizer is missing or of another kind.
+      if not data.tokenizer:
+        raise
+      logging.info('%s; data.tokenizer is used', e)
   found = {path: t for path, t in found.items() if t is not None}
   if not found:
     raise errors.ConfigError(
       'data.tokenizer',
-      "found '', and no weights bring a tokenizer",
+      "found '', and no weights come with a tokenizer",
       legal='bytes, model:FILE, gguf:FILE, hf:DIR',
     )
   (first, chosen), *others = found.items()
   for path, other in others:
-    difference = other.first_difference(chosen)
+    difference = tokenizer_differences.describe(
+      other, chosen, 'here', f'in {first}'
+    )
     if difference:
-      index, here, there = difference
       raise errors.ConfigError(
         path,
-        f'its tokenizer is not that of {first}: id {index} is {here!r}, '
-        f'there {there!r}',
+        f'its tokenizer is not that of {first}: {difference}',
         legal='models with one tokenizer',
       )
   return chosen
+
+
+def without_padding(
+  chosen: tokenizers.Tokenizer, sizes: gemma3_config.Gemma3Config
+) -> gemma3_config.Gemma3Config:
+  """Returns a model's sizes without the rows that only pad its embedding.
+
+  Published tables have rows that no id of the tokenizer has (64 in Gemma 3 4B
+  and up). They are cut when weights are read, so they are never sampled and
+  take no part in a softmax; a multiple of 8 is kept, which devices can share.
+
+  Args:
+    chosen: the tokenizer.
+    sizes: of a model in files.
+  """
+  rows = -(-chosen.vocab_size // _MULTIPLE) * _MULTIPLE
+  return dataclasses.replace(sizes, vocab_size=min(sizes.vocab_size, rows))
 
 
 def check(
@@ -54,7 +82,7 @@ def check(
   name: str,
   sizes: gemma3_config.Gemma3Config,
 ) -> None:
-  """Refuses a model that lacks rows for some of the tokenizer's ids.
+  """Refuses a model that has no row for some of the tokenizer's ids.
 
   Args:
     chosen: the tokenizer.
@@ -65,9 +93,12 @@ def check(
     ConfigError: its embedding is too small.
   """
   if chosen.vocab_size > sizes.vocab_size:
+    lacking = [text for text, _, _ in chosen.pieces[sizes.vocab_size :]]
+    rest = ', ...' if len(lacking) > 4 else ''
     raise errors.ConfigError(
       name,
       f'its embedding has {sizes.vocab_size} rows, the tokenizer '
-      f'{chosen.vocab_size} ids',
+      f'{chosen.vocab_size} ids: no row for '
+      f'{", ".join(map(repr, lacking[:4]))}{rest}',
       legal='an embedding with a row for each id',
     )

@@ -1,0 +1,216 @@
+"""Reads the tokens that a Hugging Face folder adds to its vocabulary.
+
+They are found in text before anything is joined, as SentencePiece finds its
+user-defined pieces, and may have ids beyond those of tokenizer.model.
+"""
+
+from collections.abc import Iterable, Mapping
+import dataclasses
+import os
+from typing import Any
+
+from kd.core import errors
+from kd.core import json_files
+from kd.input_pipeline import sentencepiece_models
+
+TOKENIZER_JSON = 'tokenizer.json'
+CONFIG = 'tokenizer_config.json'
+_ADDED = 'added_tokens.json'
+
+# Stands for the features of an image, which a text model does not have.
+VISION = ('<image_soft_token>',)
+
+_SPECIAL = ('bos_token', 'eos_token', 'pad_token', 'unk_token')
+_LISTS = ('extra_special_tokens', 'additional_special_tokens')
+_FLAGS = ('single_word', 'lstrip', 'rstrip')
+_MOST_IDS = 2**24
+_SPACE = sentencepiece_models.SPACE
+
+
+@dataclasses.dataclass(frozen=True)
+class Token:
+  """One added token.
+
+  Attributes:
+    content: its text.
+    normalized: whether it is looked for after spaces were replaced.
+    file: where it was read from.
+  """
+
+  content: str
+  normalized: bool
+  file: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+  """The tokenizer files of a folder other than tokenizer.model.
+
+  Attributes:
+    directory: the folder.
+    json: the contents of tokenizer.json, {} without that file.
+    added: the added tokens by id.
+    special: names of bos_token, eos_token, pad_token and unk_token as far as
+      tokenizer_config.json has them.
+    named: other tokens that tokenizer_config.json lists as special, which have
+      an id in another file or none at all.
+  """
+
+  directory: str
+  json: Mapping[str, Any]
+  added: Mapping[int, Token]
+  special: Mapping[str, str]
+  named: tuple[str, ...]
+
+
+def read(directory: str) -> Folder:
+  """Reads the files of a folder; each of them may be missing.
+
+  Args:
+    directory: a Hugging Face model directory.
+
+  Returns:
+    What they say.
+
+  Raises:
+    ConfigError: a file is damaged, or two say different things of one id.
+  """
+  whole = json_files.read_in(directory, TOKENIZER_JSON)
+  config = json_files.read_in(directory, CONFIG)
+  more = json_files.read_in(directory, _ADDED)
+  at = lambda name: os.path.join(directory, name)
+  added: dict[int, Token] = {}
+  _add_all(added, _from_list(whole.get('added_tokens'), at(TOKENIZER_JSON)))
+  _add_all(added, _from_decoder(config.get('added_tokens_decoder'), at(CONFIG)))
+  _add_all(added, _from_map(more, at(_ADDED)))
+  special = {
+    key: _content(config[key], f'{at(CONFIG)}: {key}')
+    for key in _SPECIAL
+    if config.get(key) is not None
+  }
+  named = [*special.values(), *_named(config, at(CONFIG))]
+  return Folder(directory, whole, added, special, tuple(dict.fromkeys(named)))
+
+
+def _add_all(
+  added: dict[int, Token], found: Iterable[tuple[int, Token]]
+) -> None:
+  for index, token in found:
+    if index in added and added[index].content != token.content:
+      old = added[index]
+      raise errors.ConfigError(
+        token.file,
+        f'id {index} is {token.content!r}, but {old.content!r} in {old.file}',
+        legal='the same added tokens in all files of a tokenizer',
+      )
+    added.setdefault(index, token)
+
+
+def _from_list(value: Any, file: str) -> Iterable[tuple[int, Token]]:
+  if value is None:
+    return
+  if not isinstance(value, list):
+    raise _wrong(f'{file}: added_tokens', value, 'a list')
+  for entry in value:
+    if not isinstance(entry, dict) or 'id' not in entry:
+      raise _wrong(f'{file}: added_tokens', entry, 'objects with id, content')
+    yield _index(entry['id'], file), _token(entry, file)
+
+
+def _from_decoder(value: Any, file: str) -> Iterable[tuple[int, Token]]:
+  if value is None:
+    return
+  if not isinstance(value, dict):
+    raise _wrong(f'{file}: added_tokens_decoder', value, 'an object')
+  for key, entry in value.items():
+    is_number = key.isdecimal() and len(key) < 10
+    yield _index(int(key) if is_number else key, file), _token(entry, file)
+
+
+def _from_map(
+  value: Mapping[str, Any], file: str
+) -> Iterable[tuple[int, Token]]:
+  for content, index in value.items():
+    yield _index(index, file), _token({'content': content}, file)
+
+
+def _index(value: Any, file: str) -> int:
+  if type(value) is not int or not 0 <= value < _MOST_IDS:
+    raise _wrong(f'{file}: the id of an added token', value, 'a number')
+  return value
+
+
+def _token(entry: Any, file: str) -> Token:
+  content = _content(entry, f'{file}: added tokens')
+  for flag in _FLAGS:
+    if entry.get(flag):
+      raise errors.ConfigError(
+        f'{file}: {content!r}',
+        f'{flag} is {json_files.short(entry[flag])}',
+        legal=f'added tokens that are found anywhere in text ({flag} false)',
+      )
+  return Token(content, bool(entry.get('normalized')), file)
+
+
+def _content(value: Any, path: str) -> str:
+  if isinstance(value, dict):
+    value = value.get('content')
+  if not isinstance(value, str) or not value:
+    raise _wrong(path, value, 'the text of a token')
+  return value
+
+
+def _named(config: Mapping[str, Any], file: str) -> Iterable[str]:
+  """Yields the tokens of the lists of special tokens."""
+  for key in _LISTS:
+    value = config.get(key)
+    if value is None:
+      continue
+    if not isinstance(value, (list, dict)):
+      raise _wrong(f'{file}: {key}', value, 'a list')
+    for entry in value.values() if isinstance(value, dict) else value:
+      yield _content(entry, f'{file}: {key}')
+
+
+def _wrong(path: str, value: Any, legal: str) -> errors.ConfigError:
+  return errors.ConfigError(
+    path, f'found {json_files.short(value)}', legal=legal
+  )
+
+
+def check(folder: Folder) -> None:
+  """Refuses added tokens that SentencePiece cannot find as transformers does.
+
+  Args:
+    folder: its added tokens.
+
+  Raises:
+    ConfigError: names the token.
+  """
+  legal = 'added tokens without spaces, none of which overlap'
+  raw, replaced = set(), set()
+  for token in folder.added.values():
+    text = token.content
+    if set(text) == {_SPACE} and not token.normalized:
+      continue  # Never found in text: merges make it.
+    if ' ' in text or _SPACE in text:
+      raise errors.ConfigError(
+        token.file, f'the added token {text!r} holds a space', legal=legal
+      )
+    (replaced if token.normalized else raw).add(text)
+  # transformers looks for the ones first, whatever begins further left.
+  heads = {text[:n] for text in raw for n in range(1, len(text) + 1)}
+  tails = {text[n:] for text in raw for n in range(len(text))}
+  for text in sorted(replaced):
+    parts = range(1, len(text))
+    if (
+      any(text[n:] in heads or text[:n] in tails for n in parts)
+      or text in heads
+      or any(other in text for other in raw)
+    ):
+      raise errors.ConfigError(
+        folder.directory,
+        f'the added token {text!r} (normalized) overlaps one that is not '
+        'normalized',
+        legal=legal,
+      )

@@ -1,0 +1,196 @@
+"""Relates SentencePiece's scores to the list of merges of a tokenizer.json.
+
+SentencePiece joins the two neighbours that make the piece of the highest score,
+the leftmost first; the `tokenizers` library joins the pair that comes first in
+a list. Both give the same ids if the list has every way to cut each piece in
+two, ordered by falling score, and if no two pieces have the same score.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from kd.input_pipeline import sentencepiece_models
+
+Piece = tuple[str, float, int]  # Text, score, type.
+Merge = tuple[str, str]
+
+_Type = sentencepiece_models.Type
+_SPACE = sentencepiece_models.SPACE
+BYTES = tuple(f'<0x{byte:02X}>' for byte in range(256))
+
+
+def is_run(piece: str, kind: int) -> bool:
+  """Whether a piece is a user-defined run of spaces.
+
+  `tokenizers` looks for added tokens before it replaces spaces, so it never
+  finds such a run in text: merges must make it.
+
+  Args:
+    piece: its text.
+    kind: its type.
+  """
+  return kind == _Type.USER_DEFINED and set(piece) == {_SPACE}
+
+
+def merges(pieces: Sequence[Piece]) -> list[Merge]:
+  """Lists the pairs that may be joined, the first to be joined first.
+
+  The order of the ways to make one piece does not matter.
+
+  Args:
+    pieces: (text, score, type) by id.
+
+  Returns:
+    (left, right) pairs.
+  """
+  normal = {p: -score for p, score, kind in pieces if kind == _Type.NORMAL}
+  # Runs come before all others, the longest first: a run then grows from its
+  # left end, which gives the longest match that SentencePiece finds.
+  runs = {p: -len(p) for p, _, kind in pieces if is_run(p, kind)}
+  result = []
+  for rank in sorted(runs, key=runs.__getitem__):
+    pairs = _cuts(rank, runs.keys() | {_SPACE})
+    result += pairs
+  for piece in sorted(normal, key=normal.__getitem__):
+    result += _cuts(piece, normal)
+  return result
+
+
+def _cuts(piece: str, parts: Iterable[str]) -> list[Merge]:
+  """Returns the ways to cut a piece into two of `parts`."""
+  return [
+    (piece[:at], piece[at:])
+    for at in range(1, len(piece))
+    if piece[:at] in parts and piece[at:] in parts
+  ]
+
+
+def problem(pieces: Sequence[Piece]) -> str:
+  """Says why no list of merges gives the ids that these scores give.
+
+  Args:
+    pieces: (text, score, type) by id.
+
+  Returns:
+    The reason, '' if there is a list.
+  """
+  texts = {text for text, _, _ in pieces}
+  missing = [byte for byte in BYTES if byte not in texts]
+  if missing:
+    return f'it has no piece {missing[0]}: bytes cannot stand for all text'
+  seen: dict[float, str] = {}
+  for text, score, kind in pieces:
+    if kind == _Type.UNUSED:
+      return f'piece {text!r} is marked as unused'
+    if kind == _Type.USER_DEFINED and _SPACE in text and not is_run(text, kind):
+      return f'the user-defined piece {text!r} holds a space'
+    if kind != _Type.NORMAL or len(text) == 1:
+      continue
+    if score in seen:
+      return f'pieces {seen[score]!r} and {text!r} have the same score {score}'
+    seen[score] = text
+    lacking = [char for char in text if char not in texts]
+    if lacking:
+      return f'piece {text!r} holds {lacking[0]!r}, which is no piece itself'
+  return ''
+
+
+def scores(
+  vocabulary: Sequence[str], kinds: Sequence[int], listed: Sequence[Merge]
+) -> list[float]:
+  """Returns scores whose order is that of a list of merges.
+
+  Args:
+    vocabulary: the pieces' texts by id.
+    kinds: their types.
+    listed: the merges.
+
+  Returns:
+    0, -1, -2, ... for the NORMAL pieces, by id where the list has that order,
+    as in Gemma's own models, else by the list; 0 for the others.
+  """
+  first: dict[str, int] = {}
+  for at, (left, right) in enumerate(listed):
+    first.setdefault(left + right, at)
+  normal = [i for i, kind in enumerate(kinds) if kind == _Type.NORMAL]
+  order = [first[vocabulary[i]] for i in normal if vocabulary[i] in first]
+  if any(a > b for a, b in zip(order, order[1:], strict=False)):
+    last = len(listed)
+    normal.sort(key=lambda i: first.get(vocabulary[i], last))
+  result = [0.0] * len(vocabulary)
+  for rank, i in enumerate(normal):
+    result[i] = -float(rank)
+  return result
+
+
+def difference(pieces: Sequence[Piece], listed: Sequence[Merge]) -> str:
+  """Says where a list of merges is not the one that the pieces give.
+
+  Merges that make a user-defined piece are not compared: text with such a piece
+  in it is cut before anything is joined. Runs of spaces are compared by what
+  the merges make of them.
+
+  Args:
+    pieces: (text, score, type) by id.
+    listed: the list.
+
+  Returns:
+    The first difference, '' if there is none.
+  """
+  rank = {p: -score for p, score, kind in pieces if kind == _Type.NORMAL}
+  runs = {p for p, _, kind in pieces if is_run(p, kind)}
+  apart = {p for p, _, kind in pieces if kind != _Type.NORMAL} - runs
+  of_runs, made, lengths, count = {}, '', set(), 0
+  for at, (left, right) in enumerate(listed):
+    before, made = made, left + right
+    if made in apart:
+      made = before
+    elif made in runs:
+      of_runs[len(left), len(right)] = at
+      if before:
+        return f'{left!r} + {right!r} comes after {before!r}'
+      made = before
+    elif made not in rank or left not in rank or right not in rank:
+      return f'{left!r} + {right!r} joins or makes what is no piece'
+    else:
+      if made != before:
+        if before and rank[before] >= rank[made]:
+          return f'{made!r} comes again after {before!r}'
+        lengths = set()
+      elif len(left) in lengths:
+        return f'{left!r} + {right!r} is listed twice'
+      lengths.add(len(left))
+      count += 1
+  # Each is a way to cut a piece, so equal numbers mean equal lists.
+  wanted = sum(_count_cuts(piece, rank) for piece in rank)
+  if count != wanted:
+    return f'it has {count} merges, where the vocabulary has {wanted} cuts'
+  return _difference_of_runs({len(run) for run in runs}, of_runs)
+
+
+def _count_cuts(piece: str, parts: Mapping[str, float]) -> int:
+  return sum(
+    piece[:at] in parts and piece[at:] in parts for at in range(1, len(piece))
+  )
+
+
+def _difference_of_runs(
+  lengths: set[int], order: Mapping[tuple[int, int], int]
+) -> str:
+  """Compares what merges make of runs of spaces with the longest matches."""
+  most = max(lengths, default=1)
+  for length in range(1, 3 * most + 1):
+    wanted, rest = [], length
+    while rest:
+      wanted.append(max((n for n in lengths if n <= rest), default=1))
+      rest -= wanted[-1]
+    parts = [1] * length
+    while pairs := [
+      (order[pair], i)
+      for i, pair in enumerate(zip(parts, parts[1:], strict=False))
+      if pair in order
+    ]:
+      _, at = min(pairs)
+      parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    if parts != wanted:
+      return f'{length} spaces become runs of {parts}, not of {wanted}'
+  return ''

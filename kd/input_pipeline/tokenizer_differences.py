@@ -1,0 +1,94 @@
+"""Compares two tokenizers by the ids that they give."""
+
+from sentencepiece import sentencepiece_model_pb2
+
+from kd.input_pipeline import sentencepiece_models
+from kd.input_pipeline import tokenizers
+
+_Type = sentencepiece_models.Type
+_Spec = sentencepiece_model_pb2.TrainerSpec
+
+
+def describe(
+  one: tokenizers.Tokenizer,
+  other: tokenizers.Tokenizer,
+  here: str = 'here',
+  there: str = 'there',
+) -> str:
+  """Says where two tokenizers differ.
+
+  BPE looks at the order of the scores alone, and at no score of bytes and of
+  pieces that are found before anything is joined. Files disagree about those:
+  0 in a tokenizer.model, -1000 in a GGUF, none in a tokenizer.json.
+
+  Args:
+    one: a tokenizer.
+    other: the tokenizer to compare it with.
+    here: what the message calls the first.
+    there: what the message calls the second.
+
+  Returns:
+    The first difference, '' if both give the same ids for every text.
+  """
+  if one.model_proto == other.model_proto:
+    return ''
+  for name in ('bos_id', 'eos_id', 'pad_id', 'unk_id'):
+    a, b = getattr(one, name), getattr(other, name)
+    if a != b:
+      return f'{name} is {a} {here}, {b} {there}'
+  for i, (a, b) in enumerate(zip(one.pieces, other.pieces, strict=False)):
+    if a[0] != b[0]:
+      return f'id {i} is {a[0]!r} {here}, {b[0]!r} {there}'
+    if a[2] != b[2]:
+      kinds = [_Type.Type.Name(piece[2]).lower() for piece in (a, b)]
+      return f'id {i} ({a[0]!r}) is {kinds[0]} {here}, {kinds[1]} {there}'
+  if one.vocab_size != other.vocab_size:
+    return f'it has {one.vocab_size} ids {here}, {other.vocab_size} {there}'
+  return _by_model(one, other, here, there)
+
+
+def _by_model(one, other, here, there) -> str:
+  """Compares kinds of model, normalizers and scores."""
+  models = [sentencepiece_models.parse(t.model_proto, '') for t in (one, other)]
+  kinds = [
+    _Spec.ModelType.Name(m.trainer_spec.model_type).lower() for m in models
+  ]
+  if kinds[0] != kinds[1]:
+    return f'the model is {kinds[0]} {here}, {kinds[1]} {there}'
+  if (
+    models[0].trainer_spec.byte_fallback != models[1].trainer_spec.byte_fallback
+  ):
+    return f'byte_fallback is not the same {here} and {there}'
+  changes = [sentencepiece_models.alters_text(m) for m in models]
+  specs = [m.normalizer_spec.precompiled_charsmap for m in models]
+  if changes[0] != changes[1] or specs[0] != specs[1]:
+    texts = [change or 'it leaves text as it is' for change in changes]
+    return f'{texts[0]} {here}; {texts[1]} {there}'
+  is_bpe = kinds[0] == 'bpe'
+  for i, (a, b) in enumerate(
+    zip(_scores(one, is_bpe), _scores(other, is_bpe), strict=True)
+  ):
+    if a != b:
+      text, what = (
+        one.pieces[i][0],
+        'place in the order of scores' if is_bpe else 'score',
+      )
+      return f'the {what} of id {i} ({text!r}) is {a} {here}, {b} {there}'
+  return ''
+
+
+def _scores(tokenizer: tokenizers.Tokenizer, is_bpe: bool) -> list[float]:
+  """Returns scores, of a BPE model the rank of each; equal ones are equal."""
+  scores = [score for _, score, _ in tokenizer.pieces]
+  if not is_bpe:
+    return scores
+  joined = {
+    score
+    for text, score, kind in tokenizer.pieces
+    if kind == _Type.NORMAL and len(text) > 1
+  }
+  ranks = {score: rank for rank, score in enumerate(sorted(joined)[::-1])}
+  return [
+    ranks[score] if kind == _Type.NORMAL and len(text) > 1 else -1
+    for text, score, kind in tokenizer.pieces
+  ]

@@ -1,0 +1,228 @@
+"""Makes a SentencePiece model of a tokenizer.json, where the two are equal.
+
+transformers 5 saves no tokenizer.model, so this is how the tokenizer of a
+current fine-tune is read. A byte-fallback BPE that replaces spaces and splits
+nothing, as Gemma's, has a SentencePiece model with the same ids for every text,
+except that bos, eos, padding and unknown tokens are not found in text: data
+cannot end a prompt by spelling `<eos>`.
+"""
+
+from collections.abc import Mapping
+import os
+from typing import Any
+
+from kd.core import errors
+from kd.core import json_files
+from kd.input_pipeline import added_tokens
+from kd.input_pipeline import bpe
+from kd.input_pipeline import sentencepiece_models
+
+_Type = sentencepiece_models.Type
+_SPACE = sentencepiece_models.SPACE
+_REPLACE = {'type': 'Replace', 'pattern': {'String': ' '}, 'content': _SPACE}
+_BACK = {'type': 'Replace', 'pattern': {'String': _SPACE}, 'content': ' '}
+_DECODERS = [_BACK, {'type': 'ByteFallback'}, {'type': 'Fuse'}]
+# Gemma's own names come first: fine-tunes put others into their config, such as
+# eos_token '<end_of_turn>', and keep the vocabulary.
+_NAMES = {'bos': '<bos>', 'eos': '<eos>', 'pad': '<pad>', 'unk': '<unk>'}
+_MOST_IDS = 2**24
+
+
+def model(folder: added_tokens.Folder) -> bytes:
+  """Returns the SentencePiece model equal to a folder's tokenizer.json.
+
+  Args:
+    folder: the folder's files, its tokenizer.json among them.
+
+  Returns:
+    The serialized ModelProto; it has all added tokens but those for images.
+
+  Raises:
+    ConfigError: the file is damaged, or SentencePiece cannot do the same.
+  """
+  file = os.path.join(folder.directory, added_tokens.TOKENIZER_JSON)
+  _check_form(folder.json, file)
+  added_tokens.check(folder)
+  vocabulary = _vocabulary(folder, file)
+  special = _special(folder, vocabulary, file)
+  kinds = _kinds(folder, vocabulary, special)
+  listed = _merges(folder.json['model'], file)
+  scores = bpe.scores(vocabulary, kinds, listed)
+  pieces = list(zip(vocabulary, scores, kinds, strict=True))
+  reason = bpe.problem(pieces) or bpe.difference(pieces, listed)
+  if reason:
+    raise errors.ConfigError(
+      f'{file}: model',
+      f'has no equal SentencePiece model: {reason}',
+      legal='merges as transformers makes them of a tokenizer.model',
+    )
+  return sentencepiece_models.serialize(pieces, **special)
+
+
+def _check_form(value: Mapping[str, Any], file: str) -> None:
+  """Refuses every part that works otherwise than Gemma's."""
+
+  def refuse(key, found, legal):
+    raise errors.ConfigError(
+      f'{file}: {key}', f'found {json_files.short(found)}', legal=legal
+    )
+
+  part = value.get('model')
+  if not isinstance(part, dict) or part.get('type') != 'BPE':
+    kind = part.get('type') if isinstance(part, dict) else part
+    refuse('model.type', kind, "'BPE'")
+  if part.get('byte_fallback') is not True:
+    refuse('model.byte_fallback', part.get('byte_fallback'), 'true')
+  off = ('dropout', 'ignore_merges')
+  for key in (*off, 'continuing_subword_prefix', 'end_of_word_suffix'):
+    if part.get(key):
+      refuse(f'model.{key}', part[key], 'none')
+  if _parts(value.get('normalizer'), 'normalizers') != [_REPLACE]:
+    refuse('normalizer', value.get('normalizer'), f'Replace " " by {_SPACE!r}')
+  for splitter in _parts(value.get('pre_tokenizer'), 'pretokenizers'):
+    # There are no spaces left to split at.
+    pattern = splitter.get('pattern') if isinstance(splitter, dict) else None
+    if (
+      pattern != {'String': ' '}
+      or splitter.get('type') != 'Split'
+      or splitter.get('invert')
+    ):
+      refuse('pre_tokenizer', value['pre_tokenizer'], 'none')
+  decoders = _parts(value.get('decoder'), 'decoders')
+  if decoders != _DECODERS:
+    legal = f'Replace {_SPACE!r} by " ", ByteFallback, Fuse'
+    refuse('decoder', value.get('decoder'), legal)
+
+
+def _parts(value: Any, key: str) -> list[Any]:
+  """Returns the members of a Sequence, or the one part there is."""
+  if value is None:
+    return []
+  if isinstance(value, dict) and value.get('type') == 'Sequence':
+    members = value.get(key)
+    return members if isinstance(members, list) else [members]
+  return [value]
+
+
+def ids(folder: added_tokens.Folder) -> dict[str, int]:
+  """Returns the ids of tokenizer.json's vocabulary by text.
+
+  Args:
+    folder: the folder's files, its tokenizer.json among them.
+
+  Raises:
+    ConfigError: the vocabulary is no map from texts to ids.
+  """
+  file = os.path.join(folder.directory, added_tokens.TOKENIZER_JSON)
+  part = folder.json.get('model')
+  vocabulary = part.get('vocab') if isinstance(part, dict) else None
+  if isinstance(vocabulary, list):  # Of a unigram model: [text, score] by id.
+    texts = [
+      entry[0] if isinstance(entry, list) and entry else entry
+      for entry in vocabulary
+    ]
+    if all(isinstance(text, str) for text in texts):
+      return {text: i for i, text in enumerate(texts)}
+  elif isinstance(vocabulary, dict) and all(
+    type(i) is int and 0 <= i < _MOST_IDS for i in vocabulary.values()
+  ):
+    return vocabulary
+  raise errors.ConfigError(
+    f'{file}: model.vocab',
+    f'found {json_files.short(vocabulary)}',
+    legal='an object from texts to ids',
+  )
+
+
+def _vocabulary(folder: added_tokens.Folder, file: str) -> list[str]:
+  """Returns the text of every id, added tokens included."""
+  texts: dict[int, str] = {}
+  for text, index in ids(folder).items():
+    if index in texts:
+      raise errors.ConfigError(
+        f'{file}: model.vocab',
+        f'id {index} is both {texts[index]!r} and {text!r}',
+      )
+    texts[index] = text
+  known = set(texts.values())
+  for index, token in sorted(folder.added.items()):
+    if index not in texts and token.content not in known:
+      texts[index] = token.content
+    elif texts.get(index) != token.content:
+      raise errors.ConfigError(
+        token.file,
+        f'the added token {token.content!r} has id {index}, the vocabulary '
+        f'says otherwise',
+        legal='one id for each text',
+      )
+  last = max(texts, default=-1)
+  if last >= 0 and texts[last] in added_tokens.VISION:
+    del texts[last]
+  for index in range(len(texts)):
+    if index not in texts:
+      raise errors.ConfigError(
+        f'{file}: model.vocab', f'no token has id {index}', legal='no gaps'
+      )
+  return [texts[i] for i in range(len(texts))]
+
+
+def _special(
+  folder: added_tokens.Folder, vocabulary: list[str], file: str
+) -> dict[str, int]:
+  """Returns the ids of bos, eos, pad and unk; pad may be missing (-1)."""
+  by_text = {text: i for i, text in enumerate(vocabulary)}
+  unk = folder.json['model'].get('unk_token')
+  named = dict(folder.special)
+  if isinstance(unk, str):
+    named.setdefault('unk_token', unk)
+  result = {}
+  for kind, usual in _NAMES.items():
+    text = usual if usual in by_text else named.get(f'{kind}_token')
+    if text in by_text and by_text[text] not in result.values():
+      result[kind] = by_text[text]
+    elif kind == 'pad':
+      result[kind] = -1
+    else:
+      raise errors.ConfigError(
+        os.path.join(folder.directory, added_tokens.CONFIG),
+        f'{kind}_token is {text!r}, which has no id of its own in '
+        f'{os.path.basename(file)}',
+        legal=f'a {kind}_token of the vocabulary',
+      )
+  return result
+
+
+def _kinds(
+  folder: added_tokens.Folder,
+  vocabulary: list[str],
+  special: Mapping[str, int],
+) -> list[int]:
+  names = dict.fromkeys(bpe.BYTES, _Type.BYTE)
+  kinds = [names.get(text, _Type.NORMAL) for text in vocabulary]
+  for index in folder.added:
+    if index < len(kinds):
+      kinds[index] = _Type.USER_DEFINED
+  for kind, index in special.items():
+    if index >= 0:
+      kinds[index] = _Type.UNKNOWN if kind == 'unk' else _Type.CONTROL
+  return kinds
+
+
+def _merges(part: Mapping[str, Any], file: str) -> list[bpe.Merge]:
+  """Returns the merges, which older files write as one string each."""
+  listed = part.get('merges')
+  result = []
+  for entry in listed if isinstance(listed, list) else [listed]:
+    pair = entry.split(' ') if isinstance(entry, str) else entry
+    if (
+      not isinstance(pair, list)
+      or len(pair) != 2
+      or not all(isinstance(x, str) and x for x in pair)
+    ):
+      raise errors.ConfigError(
+        f'{file}: model.merges',
+        f'found {json_files.short(entry)}',
+        legal='a list of pairs of texts',
+      )
+    result.append((pair[0], pair[1]))
+  return result
