@@ -111,7 +111,8 @@ def _changes(
   pieces = [piece.piece for piece in proto.pieces]
   by_text = {text: i for i, text in enumerate(pieces)}
   spec = proto.trainer_spec
-  special = (spec.bos_id, spec.eos_id, spec.pad_id, spec.unk_id)
+  # By text, as SentencePiece finds them.
+  special = (spec.bos_piece, spec.eos_piece, spec.pad_piece, spec.unk_piece)
   wanted = {i: token.content for i, token in folder.added.items()}
   last = max(wanted, default=-1)
   if last >= len(pieces) and wanted[last] in added_tokens.VISION:
@@ -137,5 +138,5 @@ def _changes(
         legal='added tokens with ids of their own',
       )
     kind = proto.pieces[index].type if index < len(pieces) else None
-    if index not in special and kind != _Type.USER_DEFINED:
+    if text not in special and kind != _Type.USER_DEFINED:
       yield index, text

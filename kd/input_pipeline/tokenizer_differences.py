@@ -55,10 +55,6 @@ def _by_model(one, other, here, there) -> str:
   ]
   if kinds[0] != kinds[1]:
     return f'the model is {kinds[0]} {here}, {kinds[1]} {there}'
-  if (
-    models[0].trainer_spec.byte_fallback != models[1].trainer_spec.byte_fallback
-  ):
-    return f'byte_fallback is not the same {here} and {there}'
   changes = [sentencepiece_models.alters_text(m) for m in models]
   specs = [m.normalizer_spec.precompiled_charsmap for m in models]
   if changes[0] != changes[1] or specs[0] != specs[1]:
@@ -69,10 +65,8 @@ def _by_model(one, other, here, there) -> str:
     zip(_scores(one, is_bpe), _scores(other, is_bpe), strict=True)
   ):
     if a != b:
-      text, what = (
-        one.pieces[i][0],
-        'place in the order of scores' if is_bpe else 'score',
-      )
+      what = 'rank' if is_bpe else 'score'
+      text = one.pieces[i][0]
       return f'the {what} of id {i} ({text!r}) is {a} {here}, {b} {there}'
   return ''
 

@@ -3,11 +3,13 @@
 import random
 import struct
 
+import gguf
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 
 from kd.core import errors
 from kd.input_pipeline import sentencepiece_models
+from kd.input_pipeline import tokenizer_differences
 from kd.input_pipeline import tokenizers
 
 
@@ -73,28 +75,6 @@ def _changed(tokenizer, change):
   return tokenizers.Tokenizer(model.SerializeToString())
 
 
-def test_difference_is_found(bytes_tokenizer):
-  same = tokenizers.load('bytes')
-  assert same.digest == bytes_tokenizer.digest
-  assert same.first_difference(bytes_tokenizer) is None
-
-  def rename(model):
-    model.pieces[5].piece = '<end>'
-
-  def drop(model):
-    del model.pieces[4]
-
-  other = _changed(bytes_tokenizer, rename)
-  assert bytes_tokenizer.first_difference(other) == (
-    5,
-    '<end_of_turn>',
-    '<end>',
-  )
-  assert other.end_of_turn_id is None and other.stop_ids == (1,)
-  shorter = _changed(bytes_tokenizer, drop)
-  assert shorter.first_difference(bytes_tokenizer)[0] == 4
-
-
 def _write_gguf(path, model):
   """A GGUF with the tokenizer of a model, written by hand."""
 
@@ -145,12 +125,50 @@ def test_gguf_gives_the_model_back(bytes_tokenizer, tmp_path):
   model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model_proto)
   _write_gguf(path, model)
   read = tokenizers.load(f'gguf:{path}')
-  assert read.first_difference(tokenizer) is None
+  assert tokenizer_differences.describe(read, tokenizer) == ''
   assert read.encode('a   b') == [7 + 97, 263, 6, 7 + 98]
   assert (read.pad_id, read.eos_id, read.bos_id, read.unk_id) == (0, 1, 2, 3)
   path.write_bytes(path.read_bytes()[:300])
   with pytest.raises(errors.ConfigError, match='damaged or cut short'):
     tokenizers.load(f'gguf:{path}')
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (lambda m: m['tokens'].__setitem__(9, 'a'), 'is no SentencePiece model'),
+    (lambda m: m['tokens'].pop(), 'scores: is damaged; legal: a list of float'),
+    (lambda m: m['token_type'].pop(), 'token_type: is damaged'),
+    (lambda m: m.update(tokens=[1] * 263), 'tokens: is damaged'),
+    (lambda m: m.update(tokens='abc'), 'tokens: is damaged'),
+    (lambda m: m['scores'].__setitem__(5, float('nan')), 'not all finite'),
+    (lambda m: m.update(eos_token_id=263), 'eos token has id 263; legal: 0 to'),
+    (lambda m: m.update(bos_token_id='2'), "bos token has id '2'"),
+    (lambda m: m.update(model=['llama']), 'is of kind'),
+  ],
+)
+def test_a_damaged_vocabulary_of_a_gguf_is_refused(
+  bytes_tokenizer, tmp_path, change, message
+):
+  words, scores, kinds = map(list, zip(*bytes_tokenizer.pieces, strict=True))
+  fields = dict(tokens=words, scores=scores, token_type=kinds, model='llama')
+  fields |= dict(bos_token_id=2, eos_token_id=1)
+  fields |= dict(unknown_token_id=3, padding_token_id=0)
+  change(fields)
+  writer = gguf.GGUFWriter(tmp_path / 'some.gguf', 'gemma3')
+  for name, value in fields.items():
+    key = f'tokenizer.ggml.{name}'
+    if isinstance(value, list):
+      writer.add_array(key, value)
+    elif isinstance(value, str):
+      writer.add_string(key, value)
+    else:
+      writer.add_uint32(key, value)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.close()
+  with pytest.raises(errors.ConfigError, match=message):
+    tokenizers.load(f'gguf:{tmp_path}/some.gguf')
 
 
 def test_sources(bytes_tokenizer, tmp_path):

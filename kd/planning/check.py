@@ -7,6 +7,7 @@ from kd.config import base
 from kd.core import config as config_lib
 from kd.core import folders
 from kd.input_pipeline import lookup
+from kd.input_pipeline import hf_tokenizer
 from kd.planning import costs
 from kd.train import modes
 from kd.train import resolve
@@ -24,6 +25,7 @@ def check(config: ml_collections.ConfigDict, workdir: str) -> None:
     ConfigError: names the first field or flag that is wrong.
   """
   run = resolve.resolve(config, jax.devices())
+  hf_tokenizer.check(run.tokenizer, 'data.tokenizer')
   changes = workdirs.check(run.config, workdir)
   folders.check_writable(workdir, '--workdir')
   folders.check_writable(config.data.folder, 'data.folder')

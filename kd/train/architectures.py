@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 import dataclasses
-import json
 import os
 from typing import Any
 
 from kd.checkpoints import weights
 from kd.config import variants
 from kd.core import errors
+from kd.core import json_files
 from kd.core import paths
 from kd.losses import terms
 from kd.models import gemma3_config
@@ -16,22 +16,44 @@ from kd.models import gemma3_config
 KINDS = ('random', 'teacher', 'hf', 'gguf', 'workdir')
 RUN_FILE = 'run.json'
 
+_KINDS = {gemma3_config.LOCAL, gemma3_config.GLOBAL}
+
 
 def from_workdir(folder: str, path: str) -> gemma3_config.Gemma3Config:
-  """Sizes of the student that another run trained.
+  """Reads the sizes of the student that another run trained.
+
+  Args:
+    folder: the run's workdir.
+    path: the config path that names it, for messages.
 
   Raises:
-    ConfigError: the folder holds no run.
+    ConfigError: the folder holds no run, or its run.json is damaged.
   """
   file = os.path.join(folder, RUN_FILE)
   if not os.path.isfile(file):
     raise errors.ConfigError(
       path, f'{folder!r} holds no {RUN_FILE}', legal='the workdir of a run'
     )
-  with open(file, encoding='utf-8') as f:
-    fields = json.load(f)['student']
-  fields['layer_kinds'] = tuple(fields['layer_kinds'])
-  return gemma3_config.Gemma3Config(**fields)
+  sizes = json_files.read(file, path).get('student')
+  wanted = {f.name: f for f in dataclasses.fields(gemma3_config.Gemma3Config)}
+  if not isinstance(sizes, dict) or set(sizes) != set(wanted):
+    raise errors.ConfigError(
+      path,
+      f'{file}: student: found {json_files.short(sizes)}',
+      legal=f'an object with {", ".join(wanted)}',
+    )
+  for name, value in sizes.items():
+    is_number = isinstance(value, (int, float)) and value > 0
+    if name == 'layer_kinds':
+      is_legal = isinstance(value, list) and set(map(str, value)) <= _KINDS
+    else:
+      is_legal = is_number and isinstance(value, wanted[name].type)
+    if not is_legal:
+      raise errors.ConfigError(
+        path, f'{file}: student.{name}: found {json_files.short(value)}'
+      )
+  layer_kinds = tuple(sizes['layer_kinds'])
+  return gemma3_config.Gemma3Config(**sizes | {'layer_kinds': layer_kinds})
 
 
 def _check_variant(config, variant, path):

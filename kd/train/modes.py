@@ -13,6 +13,7 @@ from kd.config import base
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import paths
+from kd.input_pipeline import hf_tokenizer
 from kd.models import gemma3_config
 from kd.partitioning import processes
 from kd.train import best
@@ -119,6 +120,9 @@ def describe(run: resolve.Run, workdir: str) -> str:
     warning = weights.pattern_warning(sizes)
     if warning:
       lines.append(f'warning: {name}: {warning}')
+  reason = hf_tokenizer.problem(run.tokenizer)
+  if reason:
+    lines.append(f'warning: the tokenizer cannot be exported: {reason}')
   tokens = config.data.batch_size * config.data.length
   mesh = ' x '.join(f'{axis} {n}' for axis, n in run.mesh.shape.items())
   lines += [

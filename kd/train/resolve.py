@@ -6,6 +6,7 @@ does: what is wrong with a config is found here, before anything is written.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -336,18 +337,42 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
   config = base.checked(config)
   membership.check(config.processes)
   mesh_rules.check_teacher_devices(config, devices)
-  run = shapes(config, mesh_maker(devices), architectures.source_config)
-  specs = teacher_specs(config)
-  sources = init_sources({**specs, 'student': config.student})
+  sources = init_sources({**teacher_specs(config), 'student': config.student})
+  # Loaded when `shapes` needs it, after what it finds wrong without.
+  tokenizer = functools.cache(lambda: _load_tokenizer(config, sources))
+  run = shapes(config, mesh_maker(devices), without_padding(tokenizer))
+  run = with_tokenizer(run, tokenizer())
+  for path, init in sources.items():
+    _check_weights(init, path)
+  return run
+
+
+def without_padding(
+  tokenizer: Callable[[], tokenizers.Tokenizer],
+) -> SourceConfig:
+  """Returns architectures.source_config without padding rows of files.
+
+  Args:
+    tokenizer: returns the tokenizer, which the vocabularies are cut to.
+  """
+
+  def source_config(spec, path, teacher):
+    sizes = architectures.source_config(spec, path, teacher)
+    if spec['init'].partition(':')[0] not in weights.PREFIXES:
+      return sizes
+    return vocabularies.without_padding(tokenizer(), sizes)
+
+  return source_config
+
+
+def _load_tokenizer(config, sources):
   if config.teacher.source == 'cached':
     folder = paths.expand(config.cache.folder)
     kept = manifest.read(folder, 'cache.folder')
     model_rules.check_sampled_targets(config, kept['request']['method'])
-    sources['cache.folder'] = f'workdir:{config.cache.folder}'
-  run = with_tokenizer(run, vocabularies.tokenizer(config.data, sources))
-  for path, init in sources.items():
-    _check_weights(init, path)
-  return run
+    # First, so that a cache is read with the tokenizer it was written with.
+    sources = {'cache.folder': f'workdir:{config.cache.folder}', **sources}
+  return vocabularies.tokenizer(config.data, sources)
 
 
 def mesh_maker(devices: Sequence[jax.Device]) -> mesh_rules.MakeMesh:

@@ -1,6 +1,6 @@
 """From a config to a run that trains nothing: generate, export, eval."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -10,7 +10,6 @@ from kd.config import base
 from kd.core import errors
 from kd.losses import objective as objective_lib
 from kd.losses import selection
-from kd.models import gemma3_config
 from kd.partitioning import membership
 from kd.sampling import fields
 from kd.train import architectures
@@ -57,14 +56,18 @@ def resolve_student(
   sources = resolve_lib.init_sources(specs)
   if manager.latest_step(workdir) is not None:
     sources = {'--workdir': f'workdir:{workdir}', **sources}
+    tokenizer = vocabularies.tokenizer(config.data, sources)
     student = _trained(config, workdir, mesh)
+    source_config = resolve_lib.without_padding(lambda: tokenizer)
     sizes = {
-      path: architectures.source_config(spec, path, None)
-      for path, spec in specs.items()
+      path: source_config(spec, path, None) for path, spec in specs.items()
     }
   else:
     sources = {'student.init': config.student.init, **sources}
-    sizes = _untrained_sizes(config, specs, workdir)
+    _check_has_weights(config, workdir)
+    tokenizer = vocabularies.tokenizer(config.data, sources)
+    source_config = resolve_lib.without_padding(lambda: tokenizer)
+    sizes = resolve_lib.source_sizes(config, specs, source_config)
     student = resolve_lib.build_student(config, sizes['student'], mesh)
   teachers_mesh = mesh
   if specs:
@@ -79,7 +82,6 @@ def resolve_student(
     optimizer=None,
     rate=None,
   )
-  tokenizer = vocabularies.tokenizer(config.data, sources)
   return resolve_lib.with_tokenizer(run, tokenizer)
 
 
@@ -97,10 +99,8 @@ def _trained(config, workdir, mesh):
   )
 
 
-def _untrained_sizes(
-  config: Config, specs: Mapping[str, Config], workdir: str
-) -> dict[str, gemma3_config.Gemma3Config]:
-  """The sizes of all models; the student's come from weights."""
+def _check_has_weights(config: Config, workdir: str) -> None:
+  """Raises ConfigError unless student.init names weights."""
   if config.student.init in ('random', 'teacher'):
     raise errors.ConfigError(
       '--workdir',
@@ -108,7 +108,6 @@ def _untrained_sizes(
       f'{config.student.init!r}',
       legal='the workdir of a run, or student.init=hf:DIR or gguf:FILE',
     )
-  return resolve_lib.source_sizes(config, specs, architectures.source_config)
 
 
 def _nothing(config):
