@@ -81,7 +81,8 @@ def problem(pieces: Sequence[Piece]) -> str:
   for text, score, kind in pieces:
     if kind == _Type.UNUSED:
       return f'piece {text!r} is marked as unused'
-    if kind == _Type.USER_DEFINED and _SPACE in text and not is_run(text, kind):
+    spaced = _SPACE in text or ' ' in text
+    if kind == _Type.USER_DEFINED and spaced and not is_run(text, kind):
       return f'the user-defined piece {text!r} holds a space'
     if kind != _Type.NORMAL or len(text) == 1:
       continue

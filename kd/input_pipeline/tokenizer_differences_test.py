@@ -56,7 +56,7 @@ def test_equal_ids_are_no_difference():
     ),
     (
       lambda m: setattr(m.trainer_spec, 'model_type', 1),
-      'is bpe here, unigram',
+      'the model is bpe here, unigram there',
     ),
     (
       lambda m: setattr(m.trainer_spec, 'pad_piece', '<none>'),
