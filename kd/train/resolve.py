@@ -340,29 +340,12 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
   sources = init_sources({**teacher_specs(config), 'student': config.student})
   # Loaded when `shapes` needs it, after what it finds wrong without.
   tokenizer = functools.cache(lambda: _load_tokenizer(config, sources))
-  run = shapes(config, mesh_maker(devices), without_padding(tokenizer))
+  source_config = vocabularies.source_config(tokenizer)
+  run = shapes(config, mesh_maker(devices), source_config)
   run = with_tokenizer(run, tokenizer())
   for path, init in sources.items():
     _check_weights(init, path)
   return run
-
-
-def without_padding(
-  tokenizer: Callable[[], tokenizers.Tokenizer],
-) -> SourceConfig:
-  """Returns architectures.source_config without padding rows of files.
-
-  Args:
-    tokenizer: returns the tokenizer, which the vocabularies are cut to.
-  """
-
-  def source_config(spec, path, teacher):
-    sizes = architectures.source_config(spec, path, teacher)
-    if spec['init'].partition(':')[0] not in weights.PREFIXES:
-      return sizes
-    return vocabularies.without_padding(tokenizer(), sizes)
-
-  return source_config
 
 
 def _load_tokenizer(config, sources):

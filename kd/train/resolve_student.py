@@ -58,7 +58,7 @@ def resolve_student(
     sources = {'--workdir': f'workdir:{workdir}', **sources}
     tokenizer = vocabularies.tokenizer(config.data, sources)
     student = _trained(config, workdir, mesh)
-    source_config = resolve_lib.without_padding(lambda: tokenizer)
+    source_config = vocabularies.source_config(lambda: tokenizer)
     sizes = {
       path: source_config(spec, path, None) for path, spec in specs.items()
     }
@@ -66,7 +66,7 @@ def resolve_student(
     sources = {'student.init': config.student.init, **sources}
     _check_has_weights(config, workdir)
     tokenizer = vocabularies.tokenizer(config.data, sources)
-    source_config = resolve_lib.without_padding(lambda: tokenizer)
+    source_config = vocabularies.source_config(lambda: tokenizer)
     sizes = resolve_lib.source_sizes(config, specs, source_config)
     student = resolve_lib.build_student(config, sizes['student'], mesh)
   teachers_mesh = mesh

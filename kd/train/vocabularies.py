@@ -1,15 +1,17 @@
 """One tokenizer for a student and its teachers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 
 from absl import logging
 import ml_collections
 
+from kd.checkpoints import weights
 from kd.core import errors
 from kd.input_pipeline import tokenizer_differences
 from kd.input_pipeline import tokenizers
 from kd.models import gemma3_config
+from kd.train import architectures
 
 _MULTIPLE = 8  # Of rows of an embedding.
 
@@ -60,21 +62,27 @@ def tokenizer(
   return chosen
 
 
-def without_padding(
-  chosen: tokenizers.Tokenizer, sizes: gemma3_config.Gemma3Config
-) -> gemma3_config.Gemma3Config:
-  """Returns a model's sizes without the rows that only pad its embedding.
+def source_config(
+  tokenizer: Callable[[], tokenizers.Tokenizer],
+) -> Callable[..., gemma3_config.Gemma3Config]:
+  """Returns architectures.source_config without padding of embeddings in files.
 
   Published tables have rows that no id of the tokenizer has (64 in Gemma 3 4B
   and up). They are cut when weights are read, so they are never sampled and
   take no part in a softmax; a multiple of 8 is kept, which devices can share.
 
   Args:
-    chosen: the tokenizer.
-    sizes: of a model in files.
+    tokenizer: returns the tokenizer; called for models in files alone.
   """
-  rows = -(-chosen.vocab_size // _MULTIPLE) * _MULTIPLE
-  return dataclasses.replace(sizes, vocab_size=min(sizes.vocab_size, rows))
+
+  def of(spec, path, teacher):
+    sizes = architectures.source_config(spec, path, teacher)
+    if spec['init'].partition(':')[0] not in weights.PREFIXES:
+      return sizes
+    rows = -(-tokenizer().vocab_size // _MULTIPLE) * _MULTIPLE
+    return dataclasses.replace(sizes, vocab_size=min(sizes.vocab_size, rows))
+
+  return of
 
 
 def check(
