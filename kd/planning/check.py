@@ -6,8 +6,8 @@ import ml_collections
 from kd.config import base
 from kd.core import config as config_lib
 from kd.core import folders
-from kd.input_pipeline import lookup
 from kd.input_pipeline import hf_tokenizer
+from kd.input_pipeline import lookup
 from kd.planning import costs
 from kd.train import modes
 from kd.train import resolve
