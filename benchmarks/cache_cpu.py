@@ -149,7 +149,9 @@ def _training(runs, parts, teachers, rounds, folder) -> dict[str, list[Any]]:
       elif name == 'cached':
         cache = targets.open_cache(run, parts)
         find = targets.from_cache(run, cache)
-      rows = rows_lib.Rows(parts, run.config.data.batch_size, 0, shuffle=True)
+      rows = rows_lib.Rows(
+        parts, run.config.data.batch_size, 0, shuffle=True, rates='rows'
+      )
       job = loop.Job(
         run=run,
         objective=run.objective,

@@ -1,7 +1,4 @@
-"""The files outside the repository that the tasks read; imports no TensorFlow.
-
-Prepared rows carry these files' digests, so rows of other files are never used.
-"""
+"""Where the files outside the repository are that the tasks read."""
 
 import os
 
@@ -29,9 +26,3 @@ def traces() -> str | None:
   """`$KD_TRACES` if there is such a file, else None."""
   path = os.path.expanduser(os.environ.get('KD_TRACES', ''))
   return path if os.path.isfile(path) else None
-
-
-def files() -> list[str]:
-  """Every such file that is there."""
-  path = traces()
-  return [*gsm8k_files().values(), *([path] if path else [])]

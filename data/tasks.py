@@ -3,7 +3,7 @@
 Each example has `inputs` (the prompt), `targets` (the answer, ending with
 '#### N'), `rationale` (the worked steps that the targets begin with, without
 the blank behind them; '' where there are none) and `id`. Splits are disjoint by
-a hash of the question.
+a hash of the question; GSM8K's `test` is its published test set.
 """
 
 import functools
@@ -13,6 +13,7 @@ import seqio
 import tensorflow as tf
 
 from data.gsm8k import gsm8k_dataset_builder
+from kd.core import errors
 from kd.input_pipeline import arithmetic
 from kd.reasoning import answers
 
@@ -25,6 +26,17 @@ FEW_PROBLEMS = 1_000
 NOISY_PROBLEMS = 10_000
 NOISE = 0.3  # Share of the noisy task's training problems with a wrong answer.
 SEED = 0
+
+# What the tasks read; prepared rows are reused while these files are the same.
+DATA_FILES = {
+  'arithmetic_*': ('prompts/arithmetic.txt',),
+  'gsm8k_*': (
+    'prompts/gsm8k_*.txt',
+    'gsm8k/checksums.tsv',
+    '$KD_DATA_DIR/gsm8k/train.jsonl',
+    '$KD_DATA_DIR/gsm8k/test.jsonl',
+  ),
+}
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
@@ -147,8 +159,15 @@ def gsm8k_targets(answer: str, steps: bool) -> tuple[str, str]:
 def _gsm8k(split, shuffle_files, *, steps, prompt):
   del shuffle_files
   prompt = _prompt(prompt)
+  builder = _gsm8k_builder()
+  if split not in builder.info.splits:
+    raise errors.ConfigError(
+      'data.split',
+      f'found {split!r}, and $KD_DATA_DIR/gsm8k holds no {split}.jsonl',
+      legal=', '.join(sorted(builder.info.splits)),
+    )
   rows = []
-  for example in _gsm8k_builder().as_dataset(split).as_numpy_iterator():
+  for example in builder.as_dataset(split).as_numpy_iterator():
     row = {name: value.decode('utf-8') for name, value in example.items()}
     rows.append(
       (
@@ -164,7 +183,7 @@ def _add_gsm8k(name, steps):
   _add(
     name,
     functools.partial(_gsm8k, steps=steps, prompt=name),
-    splits=('train', 'validation'),
+    splits=('train', 'validation', 'test'),
   )
 
 

@@ -86,7 +86,7 @@ def test_gsm8k_is_cleaned_and_split(gsm8k):
 def test_gsm8k_bad_line_is_named(gsm8k):
   with open(gsm8k / 'train.jsonl', 'a') as f:
     f.write('{"question": 1\n')
-  with pytest.raises(errors.ConfigError, match='train.jsonl, line 201'):
+  with pytest.raises(errors.ConfigError, match='train.jsonl:201: is not JSON'):
     _read('gsm8k_cot', 'train')
 
 

@@ -12,16 +12,18 @@ mixture step_by_step_v1 draws from both.
 """
 
 import functools
-import json
 
 import seqio
 
 from data import sources
 from data import tasks
 from kd.core import errors
+from kd.core import text_files
 from kd.input_pipeline import arithmetic
 from kd.reasoning import answers
 
+# What the tasks read; prepared rows are reused while the file is the same.
+DATA_FILES = {'traces_*': ('$KD_TRACES',)}
 _FIELDS = ('id', 'inputs', 'targets', 'rationale', 'answer')
 # What asks for one of the two kinds of answer.
 PREFIXES = {
@@ -53,9 +55,9 @@ def _read(split, shuffle_files, *, name):
       legal='the traces.jsonl that --mode=reason wrote',
     )
   rows, seen = [], set()
-  with open(path, encoding='utf-8') as f:
+  with open(path, 'rb') as f:
     for number, line in enumerate(f, 1):
-      trace = _parse(line, f'{path}, line {number}')
+      trace = _parse(line, f'{path}:{number}')
       if arithmetic.split_of(trace['inputs']) != split:
         continue
       row = _row(name, trace)
@@ -67,19 +69,22 @@ def _read(split, shuffle_files, *, name):
 
 
 def _parse(line, where):
-  try:
-    trace = json.loads(line)
-    texts = {name: trace[name] for name in _FIELDS}
-  except (ValueError, KeyError, TypeError) as e:
+  """Returns the texts of a line by field; raises ConfigError."""
+  legal = f'a JSON object with {", ".join(_FIELDS)}'
+  trace = text_files.parse_json(line, where, legal)
+  for name in _FIELDS:
+    if not isinstance(trace, dict) or name not in trace:
+      raise errors.ConfigError(where, f'has no {name}', legal=legal)
+    if not isinstance(trace[name], str):
+      raise errors.ConfigError(
+        where, f'{name} is {trace[name]!r}', legal='text'
+      )
+  found = answers.extract(f'{answers.MARKER} {trace["answer"]}')
+  if found.value is None:
     raise errors.ConfigError(
-      where,
-      f'{type(e).__name__}: {e}',
-      legal=f'a JSON object with {", ".join(_FIELDS)}',
-    ) from e
-  for name, text in texts.items():
-    if not isinstance(text, str):
-      raise errors.ConfigError(where, f'{name} is {text!r}', legal='text')
-  return texts
+      where, f'answer is {trace["answer"][:60]!r}: {found.reason}'
+    )
+  return {name: trace[name] for name in _FIELDS}
 
 
 for _name in PREFIXES:

@@ -174,7 +174,7 @@ def test_a_record_says_what_a_forward_pass_says_of_the_next_token(
   }
   seen = set()
   for seed, batch_size in ((0, 1), (5, 3), (9, 7)):
-    rows = rows_lib.Rows(parts, batch_size, seed, shuffle=True)
+    rows = rows_lib.Rows(parts, batch_size, seed, shuffle=True, rates='rows')
     batch = rows(1, range(batch_size))
     top, drawn = opened['top_k'].read(batch), opened['sampled'].read(batch)
     hidden_now = opened['hidden'].read(batch).astype(np.float32)

@@ -124,7 +124,9 @@ def test_training_rows_lose_their_steps(tmp_path):
   config = _config(tmp_path)
   run, data = _prepare(config)
   rows = distill.training_rows(run, data)
-  plain = rows_lib.Rows(data.train, 4, config.seed, shuffle=True)
+  plain = rows_lib.Rows(
+    data.train, 4, config.seed, shuffle=True, rates='examples'
+  )
   numbers = range(4)
   np.testing.assert_array_equal(
     rows(0, numbers).tokens, plain(0, numbers).tokens

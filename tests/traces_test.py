@@ -48,7 +48,7 @@ def _read(name, split):
 
 
 def test_tasks_of_one_file(path):
-  assert mixtures and path in sources.files()
+  assert mixtures and path == sources.traces()
   cot = _read('traces_cot', 'train')
   held = _read('traces_cot', 'validation')
   assert len(cot) + len(held) == 120 and held
@@ -79,7 +79,9 @@ def test_tasks_of_one_file(path):
 def test_bad_lines_and_missing_files_are_named(path, monkeypatch):
   with open(path, 'a', encoding='utf-8') as f:
     f.write(json.dumps({'id': 'x', 'inputs': 'y'}) + '\n')
-  with pytest.raises(errors.ConfigError, match='line 121: KeyError'):
+  with pytest.raises(
+    errors.ConfigError, match='traces.jsonl:121: has no targets'
+  ):
     _read('traces_cot', 'train')
   monkeypatch.setenv('KD_TRACES', path + '.none')
   with pytest.raises(errors.ConfigError, match='KD_TRACES: is not set'):

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import hashlib
-import json
 import os
 import urllib.request
 
@@ -11,6 +10,8 @@ import tensorflow_datasets as tfds
 
 from data import sources
 from kd.core import errors
+from kd.core import text_files
+from kd.reasoning import answers
 
 _SOURCE = (
   'https://raw.githubusercontent.com/openai/grade-school-math/'
@@ -19,6 +20,7 @@ _SOURCE = (
 # One problem in this many is held out of the training file, by its question's
 # hash, so that tuning never looks at the test file.
 HELD_OUT = 20
+_LEGAL = '{"question": "text", "answer": "steps\\n#### 3"}'
 
 
 def fingerprint() -> str:
@@ -33,7 +35,7 @@ def fingerprint() -> str:
 class Builder(tfds.core.GeneratorBasedBuilder):
   """Splits: train and validation of the training file; test where present."""
 
-  VERSION = tfds.core.Version('1.0.0')
+  VERSION = tfds.core.Version('1.1.0')
   # tfds finds checksums.tsv beside this file. Its own way of finding the file
   # imports importlib_resources, which it does not require on this Python.
   code_path = epath.Path(__file__)
@@ -104,21 +106,13 @@ def _examples(
     The line's number from 1, and id, question, answer.
 
   Raises:
-    ConfigError: a line is not such an object.
+    ConfigError: a line is not such an object, or its answer has no number.
   """
   name = os.path.basename(path).partition('.')[0]
   name = name if name in ('train', 'test') else 'problem'
-  with open(path, encoding='utf-8') as f:
+  with open(path, 'rb') as f:
     for number, line in enumerate(f, start=1):
-      try:
-        row = json.loads(line)
-        question, answer = row['question'], row['answer']
-      except (ValueError, KeyError, TypeError) as e:
-        raise errors.ConfigError(
-          f'{path}, line {number}',
-          f'{type(e).__name__}: {e}',
-          legal='a JSON object with "question" and "answer"',
-        ) from e
+      question, answer = _parse(line, f'{path}:{number}')
       if held_out is None or _held_out(question) == held_out:
         yield (
           number,
@@ -128,3 +122,22 @@ def _examples(
             'answer': answer,
           },
         )
+
+
+def _parse(line: bytes, where: str) -> tuple[str, str]:
+  """Returns the question and answer of a line; raises ConfigError."""
+  row = text_files.parse_json(line, where, _LEGAL)
+  for key in ('question', 'answer'):
+    if not isinstance(row, dict) or key not in row:
+      raise errors.ConfigError(where, f'has no {key}', legal=_LEGAL)
+    if not isinstance(row[key], str):
+      raise errors.ConfigError(where, f'{key} is {row[key]!r}', legal='text')
+  final = row['answer'].rpartition(answers.MARKER)[2].strip()
+  found = answers.extract(f'{answers.MARKER} {final}')
+  if found.value is None:
+    raise errors.ConfigError(
+      where,
+      f'the answer ends with {final[-60:]!r}: {found.reason}',
+      legal=_LEGAL,
+    )
+  return row['question'], row['answer']

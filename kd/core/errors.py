@@ -29,14 +29,16 @@ class ConfigError(KdError):
     found: str,
     legal: str = '',
     nearest: str = '',
+    details: str = '',
   ):
-    """Builds the message from its four parts.
+    """Builds the message from its parts.
 
     Args:
       path: the field's path (`losses.kl.name`), flag, or file with its line.
       found: what stands there and why it is wrong.
       legal: what may stand there.
       nearest: the closest legal value, if one is close.
+      details: lines that are printed below the message.
     """
     self.path = path
     self._rest = found
@@ -44,6 +46,8 @@ class ConfigError(KdError):
       self._rest += f'; legal: {legal}'
     if nearest:
       self._rest += f'; did you mean {nearest!r}?'
+    if details:
+      self._rest += f'\n{details}'
     super().__init__(f'{path}: {self._rest}')
 
   def within(self, path: str) -> 'ConfigError':

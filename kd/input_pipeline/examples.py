@@ -1,13 +1,17 @@
 """The texts of seqio tasks, read once and checked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 from typing import Any
 
 from kd.core import errors
 from kd.core import quiet
-from kd.input_pipeline import fingerprints
+from kd.input_pipeline import opened_files
+from kd.input_pipeline import reading
+from kd.input_pipeline import task_code
+from kd.input_pipeline import user_errors
 
-# What is taken of an example; `inputs` and `targets` must be there.
+# The features that are read; `inputs` and `targets` must be there.
 _FIELDS = ('id', 'inputs', 'targets', 'rationale')
 _SHOWN = 40  # Characters of a text in an error.
 
@@ -15,7 +19,7 @@ EVERY = 5000  # Examples between two lines of progress.
 
 
 def tasks(name: str, split: str, module: str) -> list[tuple[Any, float]]:
-  """The seqio tasks of a task's or mixture's name, with their rates.
+  """Returns the seqio tasks of a task's or mixture's name, with their rates.
 
   Args:
     name: a seqio task or mixture that `module` registers.
@@ -26,12 +30,14 @@ def tasks(name: str, split: str, module: str) -> list[tuple[Any, float]]:
     (seqio.Task, rate) pairs; the rate of a task alone is 1.
 
   Raises:
-    ConfigError: an unknown name or split, or no such module.
+    ConfigError: an unknown name or split, no such module, or one that cannot
+      be imported.
   """
   with quiet.imports():
     import seqio  # Brings TensorFlow along: 5 s and 880 MB.
 
-  fingerprints.import_module(module)
+  with opened_files.watched(module):
+    task_code.import_module(module)
   names = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
   if name not in names:
     raise errors.unknown('data.mixture', 'task or mixture', name, names)
@@ -52,14 +58,15 @@ def tasks(name: str, split: str, module: str) -> list[tuple[Any, float]]:
 
 
 def read(
-  task: Any, split: str, limit: int, say: Callable[[str], None]
+  task: Any, split: str, module: str, limit: int, say: Callable[[str], None]
 ) -> list[dict[str, str]]:
-  """Runs a task.
+  """Reads the examples of a task.
 
   Args:
     task: a seqio.Task.
     split: one of its splits.
-    limit: reads the first so many examples; -1 for all.
+    module: the module that registers it.
+    limit: number of examples to read, from the first; -1 for all.
     say: called with lines of progress.
 
   Returns:
@@ -68,60 +75,93 @@ def read(
     the targets that is the rationale ('' where the task gives none).
 
   Raises:
-    ConfigError: the split is empty, a feature is missing or no text, or a
-      rationale is not the beginning of its targets.
+    ConfigError: the split is empty, the task's code fails, a feature is missing
+      or no text in UTF-8, or a rationale is not the beginning of its targets.
+    Exception: the disk or the network fails (`reading.is_transient`).
   """
-  dataset = task.get_dataset(split=split, shuffle=False)
-  if limit > 0:
-    dataset = dataset.take(limit)
-  found = []
-  for i, example in enumerate(dataset.as_numpy_iterator()):
-    row = {'id': f'{task.name}-{i}', 'rationale': ''} | {
-      field: _text(task.name, field, example[field])
-      for field in _FIELDS
-      if field in example
-    }
-    _check(task.name, row)
-    found.append(row)
-    if len(found) % EVERY == 0:
-      say(f'{task.name}: {len(found)} examples read')
-  if not found:
+  where = f'task {task.name!r}, split {split!r}'
+  rows = []
+  with opened_files.watched(module), _users_errors(where, rows):
+    dataset = task.get_dataset(split=split, shuffle=False)
+    if limit > 0:
+      dataset = dataset.take(limit)
+    for i, example in enumerate(dataset.as_numpy_iterator()):
+      rows.append(_row(example, f'{task.name}-{i}', where))
+      if len(rows) % EVERY == 0:
+        say(f'{task.name}: {len(rows)} examples read')
+  if not rows:
     raise errors.ConfigError(
-      'data.mixture',
-      f'split {split!r} of task {task.name!r} is empty',
-      legal='a split with examples',
+      'data.mixture', f'{where}: is empty', legal='a split with examples'
     )
-  return found
+  return rows
 
 
-def _text(task: str, field: str, value: Any) -> str:
+@contextlib.contextmanager
+def _users_errors(where: str, rows: list[Any]) -> Iterator[None]:
+  """Raises ConfigError for what the task's own code raises."""
+  try:
+    yield
+  except (errors.KdError, MemoryError):
+    raise
+  except Exception as e:  # The user's code may raise anything.
+    if reading.is_transient(e):
+      raise
+    if rows:
+      where += f', behind example {rows[-1]["id"]!r}'
+    raise user_errors.refuse(e, 'data.mixture', where) from e
+
+
+def _row(example: dict[str, Any], name: str, where: str) -> dict[str, str]:
+  """Returns an example's texts, checked."""
+  if 'id' in example:
+    name = _text(example['id'], f"{where}, example {name!r}: feature 'id'")
+  where += f', example {name!r}'
+  row = {'id': name, 'rationale': ''}
+  for field in _FIELDS[1:]:
+    if field in example:
+      row[field] = _text(example[field], f'{where}: feature {field!r}')
+  _check(row, where)
+  return row
+
+
+def _text(value: Any, where: str) -> str:
   if not isinstance(value, bytes):
+    shape = getattr(value, 'shape', ())
+    kind = f'an array of shape {list(shape)}' if shape else type(value).__name__
     raise errors.ConfigError(
       'data.mixture',
-      f'feature {field!r} of task {task!r} is {type(value).__name__}',
+      f'{where} is {kind}',
       legal='text (a scalar string feature)',
     )
-  return value.decode('utf-8')
+  try:
+    return value.decode('utf-8')
+  except UnicodeDecodeError as e:
+    raise errors.ConfigError(
+      'data.mixture',
+      f'{where} is {_shown(value)}, which is not UTF-8 ({e.reason} at byte '
+      f'{e.start})',
+      legal='text in UTF-8',
+    ) from e
 
 
-def _check(task: str, row: dict[str, str]) -> None:
+def _check(row: dict[str, str], where: str) -> None:
   """Raises ConfigError unless the rationale is the targets' beginning."""
   for field in ('inputs', 'targets'):
     if field not in row:
       raise errors.ConfigError(
         'data.mixture',
-        f'example {row["id"]!r} of task {task!r} has no feature {field!r}',
-        legal='inputs and targets, and where wanted id and rationale',
+        f'{where} has no feature {field!r}',
+        legal='inputs and targets; id and rationale are optional',
       )
   rationale, targets = row['rationale'], row['targets']
   if not targets.startswith(rationale):
     raise errors.ConfigError(
       'data.mixture',
-      f'the rationale of example {row["id"]!r} of task {task!r}, '
-      f'{_shown(rationale)}, does not begin its targets, {_shown(targets)}',
+      f'{where}: the targets, {_shown(targets)}, do not begin with the '
+      f'rationale, {_shown(rationale)}',
       legal="the first characters of `targets`, unchanged, or ''",
     )
 
 
-def _shown(text: str) -> str:
-  return repr(text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...')
+def _shown(text: str | bytes) -> str:
+  return repr(text[:_SHOWN]) + ('...' if len(text) > _SHOWN else '')

@@ -136,8 +136,8 @@ def test_a_task_need_not_name_rationales(declare, tmp_path):
         'targets': ['so 1', 'so 2'],
         'rationale': ['so', 'as'],
       },
-      "data.mixture: the rationale of example 'elsewhere-1' of task "
-      "'elsewhere', 'as', does not begin its targets, 'so 2'",
+      "data.mixture: task 'elsewhere', split 'train', example 'elsewhere-1': "
+      "the targets, 'so 2', do not begin with the rationale, 'as'",
     ),
     (
       'longer',
@@ -147,17 +147,17 @@ def test_a_task_need_not_name_rationales(declare, tmp_path):
         'targets': ['so'],
         'rationale': ['so 1'],
       },
-      "the rationale of example 'x' of task 'longer'",
+      "task 'longer', split 'train', example 'x': the targets",
     ),
     (
       'numbers',
       {'inputs': ['?'], 'targets': ['so'], 'rationale': [1]},
-      "feature 'rationale' of task 'numbers' is int",
+      "split 'train', example 'numbers-0': feature 'rationale' is int",
     ),
     (
       'promptless',
       {'targets': ['so']},
-      "example 'promptless-0' of task 'promptless' has no feature 'inputs'",
+      "example 'promptless-0' has no feature 'inputs'",
     ),
   ],
 )

@@ -1,32 +1,34 @@
 """Prepares a task or mixture once: tokenized, packed, in ArrayRecord files."""
 
-from collections.abc import Callable, Iterator, Sequence
-import hashlib
-import json
+from collections.abc import Callable
+import contextlib
+import datetime
 import os
 import shutil
 from typing import Any
 
 from absl import logging
-from array_record.python import array_record_module
-import numpy as np
 
 from kd.core import errors
 from kd.core import paths
 from kd.core import run_info
-from kd.core import types
 from kd.input_pipeline import abandoned
 from kd.input_pipeline import examples as examples_lib
-from kd.input_pipeline import fingerprints
-from kd.input_pipeline import packing
+from kd.input_pipeline import file_digests
+from kd.input_pipeline import opened_files
+from kd.input_pipeline import part_files
 from kd.input_pipeline import prepared
 from kd.input_pipeline import reading
+from kd.input_pipeline import task_code
+from kd.input_pipeline import task_files
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 
-Prepared = prepared.Prepared  # What `prepare` returns parts as.
+Prepared = prepared.Prepared  # The type of the parts that `prepare` returns.
 
-FORMAT = 2  # Raise it when what is written changes its meaning.
+FORMAT = 3  # Raise it when what is written changes its meaning.
+
+_warned: set[str] = set()
 
 
 def prepare(
@@ -42,13 +44,15 @@ def prepare(
   limit: int,
   module: str,
   patience: reading.Patience,
+  refresh: bool = False,
   say: Callable[[str], None] = logging.info,
 ) -> list[prepared.Prepared]:
-  """Returns the rows of a task or mixture, preparing them if none has yet.
+  """Returns the rows of a task or mixture, preparing them if necessary.
 
-  What is found under `cache_dir` is reused without importing TensorFlow. Files
-  are written in a folder of their own that is renamed when all are there, so
-  processes may prepare the same rows at the same time.
+  Rows under `cache_dir` are reused, without importing TensorFlow, if they were
+  made from the same request, code and data files. Files are written to a folder
+  of their own that is renamed when it is complete, so processes may prepare the
+  same rows at the same time.
 
   Args:
     name: a seqio task or mixture that `module` registers.
@@ -60,10 +64,11 @@ def prepare(
       before, or they keep the file's order.
     seed: of that shuffle.
     cache_dir: the folder of all prepared rows.
-    limit: uses the first so many examples of each task; -1 for all.
+    limit: number of examples of each task to use, from the first; -1 for all.
     module: the Python module to import, 'data.mixtures'.
     patience: with a source that cannot be read.
-    say: called with lines of progress.
+    refresh: prepares the rows even if there are some to reuse.
+    say: prints lines of progress.
 
   Returns:
     One part for each task, in the order of their names.
@@ -71,6 +76,7 @@ def prepare(
   Raises:
     ConfigError: an unknown name or split, data that is missing, wrong, empty or
       longer than every row, or a prepared folder that is damaged.
+    ReadError: the disk or the network failed at every attempt.
   """
   templates.check_tokenizer(tokenizer, template)
   if length < 1:
@@ -79,6 +85,7 @@ def prepare(
     raise errors.ConfigError(
       'data.examples', str(limit), legal='1 or more, or -1 for all'
     )
+  code = task_code.of(module)
   request = {
     'format': FORMAT,
     'name': name,
@@ -91,26 +98,68 @@ def prepare(
     'module': module,
     'tokenizer': tokenizer.digest,
     'pad_bos_eos': [tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id],
-    'source': fingerprints.of_module(module),
+    'code': code.digest,
   }
-  digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode())
   cache_dir = paths.expand(cache_dir)
-  folder = os.path.join(cache_dir, f'{name}-{split}-{digest.hexdigest()[:16]}')
-  if not os.path.isdir(folder):
-    say(f'preparing rows of {name} ({split}) in {folder}')
-    _write(folder, request, tokenizer, patience, say)
-  return prepared.open_folder(folder, request, tokenizer.pad_id, patience)
+  digests = file_digests.Digests(cache_dir)
+  stem = os.path.join(cache_dir, f'{name}-{split}-{prepared.digest(request)}')
+  folder = None if refresh else _reusable(stem, code, digests)
+  reused = folder is not None
+  if folder is None:
+    say(f'preparing rows of {name} ({split}) in {cache_dir}')
+    folder = _write(stem, request, code, digests, tokenizer, patience, say)
+  parts = prepared.open_folder(
+    folder, request, tokenizer.pad_id, patience, reused
+  )
+  _warn_of_unknown_files(parts, say)
+  return parts
+
+
+def _reusable(
+  stem: str, code: task_code.TaskCode, digests: file_digests.Digests
+) -> str | None:
+  """Returns the newest folder whose data files are as they were, if any."""
+  parent, prefix = os.path.split(stem)
+  found = []
+  with contextlib.suppress(FileNotFoundError):
+    for name in os.listdir(parent):
+      if name.startswith(f'{prefix}-'):
+        folder = os.path.join(parent, name)
+        manifest = prepared.read_manifest(folder)
+        found.append((manifest['prepared'], folder, manifest['sources']))
+  for _, folder, sources in sorted(found, key=lambda f: f[:2], reverse=True):
+    if task_files.unchanged(sources, code, digests):
+      return folder
+  return None
+
+
+def _warn_of_unknown_files(
+  parts: list[prepared.Prepared], say: Callable[[str], None]
+) -> None:
+  """Says once for each task that changes of its data cannot be noticed."""
+  for part in parts:
+    known = part.manifest['sources']['tasks'][part.task]['known']
+    if not known and part.task not in _warned:
+      _warned.add(part.task)
+      say(
+        f'warning: cannot see which files task {part.task!r} reads, so its '
+        f'rows are reused when they change: declare {task_files.NAME} in '
+        f'{part.manifest["request"]["module"]}, or pass '
+        '--config.data.refresh=True'
+      )
 
 
 def _write(
-  folder: str,
+  stem: str,
   request: dict[str, Any],
+  code: task_code.TaskCode,
+  digests: file_digests.Digests,
   tokenizer: tokenizers.Tokenizer,
   patience: reading.Patience,
   say: Callable[[str], None],
-) -> None:
-  """Writes a whole folder aside, then renames it."""
-  parent = os.path.dirname(folder)
+) -> str:
+  """Writes a complete folder under a temporary name; returns its own name."""
+  parent = os.path.dirname(stem)
   with errors.refused_unless_writable(
     'data.folder',
     parent,
@@ -120,142 +169,69 @@ def _write(
     abandoned.remove(parent)
     aside, held = abandoned.make(parent)
   try:
-    parts = []
-    wanted = request['name'], request['split'], request['module']
-    for task, rate in examples_lib.tasks(*wanted):
-      examples = patience.read(
-        f'task {task.name!r}, split {request["split"]!r}',
-        lambda task=task: examples_lib.read(
-          task, request['split'], request['limit'], say
-        ),
-      )
-      parts.append(
-        {'task': task.name, 'rate': rate}
-        | _write_part(aside, task.name, examples, request, tokenizer, say)
-      )
-    _write_file(
-      os.path.join(aside, prepared.MANIFEST),
-      json.dumps({'request': request, 'parts': parts}, indent=2),
+    manifest = _write_parts(
+      aside, request, code, digests, tokenizer, patience, say
     )
+    key = prepared.digest([manifest['parts'], manifest['sources']])
+    folder = f'{stem}-{key}'
+    prepared.write_manifest(aside, manifest)
     run_info.sync(aside)
     try:
       os.rename(aside, folder)
     except OSError:
       if not os.path.isdir(folder):
         raise
-      say(f'another process has prepared {folder} meanwhile')
-    run_info.sync(os.path.dirname(folder))
+      # The same rows, from another process or an earlier day: only the date in
+      # the manifest differs.
+      name = prepared.MANIFEST
+      os.replace(os.path.join(aside, name), os.path.join(folder, name))
+    run_info.sync(parent)
+    return folder
   finally:
     shutil.rmtree(aside, ignore_errors=True)
     os.close(held)
 
 
-def _write_part(
+def _write_parts(
   folder: str,
-  name: str,
-  examples: list[dict[str, str]],
   request: dict[str, Any],
+  code: task_code.TaskCode,
+  digests: file_digests.Digests,
   tokenizer: tokenizers.Tokenizer,
+  patience: reading.Patience,
   say: Callable[[str], None],
 ) -> dict[str, Any]:
-  """Writes one task's rows and examples; returns what the manifest says."""
-  encoded = list(_encode(name, examples, request, tokenizer, say))
-  order = np.arange(len(encoded))
-  if request['pack']:
-    np.random.default_rng(request['seed']).shuffle(order)
-  encoded = [encoded[i] for i in order]
-  length = request['length']
-  rows, too_long = packing.assign(
-    [e.positions for e in encoded], length, request['pack']
-  )
-  left_out = sorted(encoded[i].index for i in too_long)
-  if not rows:
-    shortest = min(e.positions for e in encoded)
-    raise errors.ConfigError(
-      'data.length',
-      f'{length} is too short for every example of {name!r}',
-      legal=f'{shortest} or more',
+  """Writes the rows of every task; returns the manifest."""
+  split, module = request['split'], request['module']
+  pairs = examples_lib.tasks(request['name'], split, module)
+  tasks = [task for task, _ in pairs]
+  before = task_files.describe(tasks, split, code, digests, ())
+  parts = []
+  for task, rate in pairs:
+    examples = patience.read(
+      f'task {task.name!r}, split {split!r}',
+      lambda task=task: examples_lib.read(
+        task, split, module, request['limit'], say
+      ),
     )
-  if left_out:
-    say(
-      f'{name}: {len(left_out)} of {len(examples)} examples need more than '
-      f'{length} positions and are left out'
+    parts.append(
+      {'task': task.name, 'rate': rate}
+      | part_files.write(folder, task.name, examples, request, tokenizer, say)
     )
-  digest = _write_rows(
-    os.path.join(folder, f'{name}.array_record'),
-    rows,
-    encoded,
-    length,
-    tokenizer.pad_id,
+  sources = task_files.describe(
+    tasks, split, code, digests, opened_files.by(module)
   )
-  missing = set(left_out)
-  text = ''.join(
-    json.dumps(e | {'in_rows': i not in missing}, ensure_ascii=False) + '\n'
-    for i, e in enumerate(examples)
-  )
-  _write_file(os.path.join(folder, f'{name}.examples.jsonl'), text)
-  used = [encoded[i] for row in rows for i in row]
-  tokens = sum(e.positions for e in used)
-  worked = sum(e.weights[e.parts == types.RATIONALE].sum() for e in used)
+  for name, task in before['tasks'].items():
+    # TFDS may have written the files of a task in the meantime.
+    if task['files'] and task['files'] != sources['tasks'][name]['files']:
+      raise reading.ReadError(
+        f'the data files of task {name!r} changed while they were read: start '
+        'the same command again'
+      )
+  now = datetime.datetime.now(datetime.UTC)
   return {
-    'examples': len(examples),
-    'rows': len(rows),
-    'tokens': tokens,
-    'target_weight': float(sum(e.weights[1:].sum() for e in used)),
-    'rationale_weight': float(worked),
-    'fill': tokens / (len(rows) * length),
-    'too_long': [examples[i]['id'] for i in left_out],
-    'rows_sha256': digest,
-    'examples_sha256': hashlib.sha256(text.encode()).hexdigest(),
+    'request': request,
+    'prepared': now.isoformat(timespec='microseconds'),
+    'sources': sources,
+    'parts': parts,
   }
-
-
-def _encode(
-  name: str,
-  examples: Sequence[dict[str, str]],
-  request: dict[str, Any],
-  tokenizer: tokenizers.Tokenizer,
-  say: Callable[[str], None],
-) -> Iterator[packing.Example]:
-  for i, example in enumerate(examples):
-    texts = (example[field] for field in ('inputs', 'targets', 'rationale'))
-    ids, parts, weights = templates.encode(
-      tokenizer, request['template'], templates.exchange(*texts)
-    )
-    yield packing.Example(
-      np.asarray(ids, np.int32),
-      np.asarray(parts, np.int32),
-      np.asarray(weights, np.float32),
-      i,
-    )
-    if (i + 1) % examples_lib.EVERY == 0:
-      say(f'{name}: {i + 1} of {len(examples)} examples tokenized')
-
-
-def _write_rows(
-  path: str,
-  rows: list[list[int]],
-  encoded: Sequence[packing.Example],
-  length: int,
-  pad_id: int,
-) -> str:
-  """Writes the records; returns the sha256 of their bytes in order."""
-  digest = hashlib.sha256()
-  # One record a group, so that a read touches no other row.
-  writer = array_record_module.ArrayRecordWriter(path, 'group_size:1')
-  for row in rows:
-    record = packing.to_bytes(
-      packing.fill([encoded[i] for i in row], length, pad_id)
-    )
-    digest.update(record)
-    writer.write(record)
-  writer.close()
-  run_info.sync(path)
-  return digest.hexdigest()
-
-
-def _write_file(path: str, text: str) -> None:
-  with open(path, 'w', encoding='utf-8') as f:
-    f.write(text)
-    f.flush()
-    os.fsync(f.fileno())

@@ -151,7 +151,7 @@ def test_damage_is_named(tmp_path):
   wrong['request']['length'] = 7
   with open(manifest, 'w') as f:
     json.dump(wrong, f)
-  with pytest.raises(errors.ConfigError, match='length is 7'):
+  with pytest.raises(errors.ConfigError, match='manifest.json: was changed'):
     _prepare(tmp_path)
 
 

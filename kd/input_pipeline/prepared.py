@@ -1,6 +1,7 @@
-"""Prepared rows on disk: what is there, and whether it is whole."""
+"""Prepared rows on disk, opened after checking that they are complete."""
 
 import dataclasses
+import datetime
 import hashlib
 import json
 import os
@@ -9,9 +10,13 @@ from typing import Any
 from array_record.python import array_record_module
 
 from kd.core import errors
+from kd.core import run_info
+from kd.core import text_files
 from kd.input_pipeline import reading
 
 MANIFEST = 'manifest.json'
+_LEGAL = 'the folder as it was written; delete it to prepare its rows again'
+_NAMED = 3  # examples that are left out, in a line for the user
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Prepared:
   Attributes:
     task: the seqio task's name.
     folder: where the files are.
-    rate: its share in the mixture, before normalising; 1 for a task alone.
+    rate: its rate in the mixture, before normalizing; 1 for a task alone.
     first_row_id: the row_id of its first row; parts of a mixture follow on.
     length: positions of a row, L.
     pad_id: fills unused positions.
@@ -30,7 +35,8 @@ class Prepared:
       share of positions), too_long (ids of the examples that no row can hold,
       which were left out).
     manifest: everything that went in, as in the folder's manifest.json.
-    patience: of whoever reads the rows.
+    patience: with the files when they are read.
+    reused: whether the rows were prepared by an earlier call.
   """
 
   task: str
@@ -42,6 +48,7 @@ class Prepared:
   counts: dict[str, Any]
   manifest: dict[str, Any]
   patience: reading.Patience
+  reused: bool
 
   @property
   def rows_file(self) -> str:
@@ -52,14 +59,65 @@ class Prepared:
     return os.path.join(self.folder, f'{self.task}.examples.jsonl')
 
   def examples(self) -> list[dict[str, Any]]:
-    """The examples in file order.
+    """Returns the examples in file order.
 
-    Returns:
-      id, inputs, targets, rationale (the beginning of targets that is it, or
-      '') and in_rows (bool) of each.
+    Each has id, inputs, targets, rationale (the beginning of targets that is
+    the rationale, or '') and in_rows (bool).
     """
     with open(self.examples_file, encoding='utf-8') as f:
       return [json.loads(line) for line in f]
+
+  def describe(self) -> str:
+    """Returns a line for the user: counts, what is left out, reuse."""
+    c = self.counts
+    line = (
+      f'{self.task}: {c["rows"]:,} rows, {c["fill"]:.0%} full, '
+      f'{c["examples"]:,} examples'
+    )
+    if c['too_long']:
+      ids = c['too_long'][:_NAMED]
+      ids += ['...'] if len(c['too_long']) > _NAMED else []
+      line += (
+        f' ({len(c["too_long"]):,} too long and left out: {", ".join(ids)})'
+      )
+    if self.reused:
+      when = datetime.datetime.fromisoformat(self.manifest['prepared'])
+      line += f', rows prepared on {when:%Y-%m-%d %H:%M} UTC, reused'
+    return line
+
+
+def write_manifest(folder: str, manifest: dict[str, Any]) -> None:
+  """Writes the manifest of a folder, with its own digest."""
+  manifest = manifest | {'digest': digest(manifest)}
+  text = json.dumps(manifest, indent=2)
+  run_info.write_text(os.path.join(folder, MANIFEST), text)
+
+
+def digest(value: Any) -> str:
+  """Returns 16 hex digits of the SHA-256 of a value's JSON, keys sorted."""
+  text = json.dumps(value, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_manifest(folder: str) -> dict[str, Any]:
+  """Returns the manifest of a prepared folder.
+
+  Raises:
+    ConfigError: it is missing or damaged.
+  """
+  path = os.path.join(folder, MANIFEST)
+  try:
+    data = _read(path)
+  except OSError as e:
+    raise errors.ConfigError(
+      path, f'cannot be read: {e.strerror}', legal=_LEGAL
+    ) from e
+  manifest = text_files.parse_json(data, path, _LEGAL)
+  if not isinstance(manifest, dict) or manifest.get('digest') != digest(
+    {key: value for key, value in manifest.items() if key != 'digest'}
+  ):
+    raise errors.ConfigError(path, 'was changed', legal=_LEGAL)
+  return manifest
 
 
 def open_folder(
@@ -67,14 +125,16 @@ def open_folder(
   request: dict[str, Any],
   pad_id: int,
   patience: reading.Patience,
+  reused: bool,
 ) -> list[Prepared]:
-  """Reads a prepared folder after checking that it is whole.
+  """Reads a prepared folder after checking that it is complete.
 
   Args:
-    folder: what `prepare.prepare` wrote.
-    request: what was asked for, as the manifest must have it.
+    folder: a folder that `prepare.prepare` wrote.
+    request: the request that the manifest must record.
     pad_id: fills unused positions.
     patience: with files that cannot be read.
+    reused: whether an earlier call wrote it.
 
   Returns:
     Its parts in the manifest's order.
@@ -82,21 +142,15 @@ def open_folder(
   Raises:
     ConfigError: the folder is damaged or holds something else.
   """
-  legal = 'the folder as it was written; delete it to prepare it again'
-  manifest_path = os.path.join(folder, MANIFEST)
-  try:
-    with open(manifest_path, encoding='utf-8') as f:
-      manifest = json.load(f)
-    found = manifest['parts']
-    for key, value in request.items():
-      if manifest['request'][key] != value:
-        raise ValueError(f'{key} is {manifest["request"][key]!r}')
-  except (OSError, ValueError, KeyError, TypeError) as e:
-    raise errors.ConfigError(
-      manifest_path, f'{type(e).__name__}: {e}', legal=legal
-    ) from e
+  manifest = read_manifest(folder)
+  for key, value in request.items():
+    there = manifest['request'].get(key)
+    if there != value:
+      raise errors.ConfigError(
+        os.path.join(folder, MANIFEST), f'{key} is {there!r}', legal=_LEGAL
+      )
   parts, first = [], 0
-  for part in found:
+  for part in manifest['parts']:
     counts = {k: v for k, v in part.items() if k not in ('task', 'rate')}
     opened = Prepared(
       part['task'],
@@ -108,29 +162,34 @@ def open_folder(
       counts,
       manifest,
       patience,
+      reused,
     )
-    _check_part(opened, legal)
+    _check_part(opened)
     parts.append(opened)
     first += part['rows']
   return parts
 
 
-def _check_part(part: Prepared, legal: str) -> None:
+def _check_part(part: Prepared) -> None:
   try:
     reader = array_record_module.ArrayRecordReader(part.rows_file)
     rows = reader.num_records()
     reader.close()
-    with open(part.examples_file, 'rb') as f:
-      digest = hashlib.sha256(f.read()).hexdigest()
+    found = hashlib.sha256(_read(part.examples_file)).hexdigest()
   except Exception as e:  # array_record raises kinds of its own.
     raise errors.ConfigError(
-      part.folder, f'cannot be read: {e}', legal=legal
+      part.folder, f'cannot be read: {e}', legal=_LEGAL
     ) from e
   if rows != part.counts['rows']:
     raise errors.ConfigError(
       part.rows_file,
       f'{rows} rows, the manifest says {part.counts["rows"]}',
-      legal=legal,
+      legal=_LEGAL,
     )
-  if digest != part.counts['examples_sha256']:
-    raise errors.ConfigError(part.examples_file, 'was changed', legal=legal)
+  if found != part.counts['examples_sha256']:
+    raise errors.ConfigError(part.examples_file, 'was changed', legal=_LEGAL)
+
+
+def _read(path: str) -> bytes:
+  with open(path, 'rb') as f:
+    return f.read()

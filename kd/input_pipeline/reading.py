@@ -1,19 +1,69 @@
 """Reading from disks and servers that fail or hang now and then."""
 
+import builtins
 from collections.abc import Callable
 import dataclasses
+import errno
+import gzip
+import io
+import sys
 import time
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from absl import logging
 
 from kd.core import errors
+from kd.input_pipeline import user_errors
 
 T = TypeVar('T')
+
+# What says that a file is missing, forbidden or of another kind: it stays so.
+_PERMANENT = (
+  *(FileNotFoundError, FileExistsError, PermissionError),
+  *(IsADirectoryError, NotADirectoryError),
+  *(gzip.BadGzipFile, io.UnsupportedOperation),
+)
+_PERMANENT_CODES = (
+  *(errno.ENOENT, errno.EEXIST, errno.EACCES, errno.EPERM),
+  *(errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.EBADF),
+  *(errno.ENAMETOOLONG, errno.ELOOP),
+)
+_TENSORFLOW = (
+  *('UnavailableError', 'DeadlineExceededError', 'AbortedError'),
+  *('ResourceExhaustedError', 'UnknownError'),
+)
 
 
 class ReadError(errors.KdError):
   """Data that could not be read, though it was tried again."""
+
+
+class DamagedError(ReadError):
+  """Data that no further attempt can read: its bytes are wrong."""
+
+  exit_code = 2
+
+
+def is_transient(error: Exception) -> bool:
+  """Returns whether another attempt may succeed: a disk or network failed."""
+  if isinstance(error, OSError):
+    if isinstance(error, _PERMANENT):
+      return False
+    return error.errno not in _PERMANENT_CODES
+  tensorflow: Any = sys.modules.get('tensorflow')
+  if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
+    return False
+  if user_errors.is_python_error(error.message):
+    # Python code that TensorFlow called: its class stands in the message.
+    name = user_errors.python_error_name(error.message)
+    raised = getattr(builtins, name, None)
+    return (
+      isinstance(raised, type)
+      and issubclass(raised, OSError)
+      and not issubclass(raised, _PERMANENT)
+    )
+  kinds = tuple(getattr(tensorflow.errors, name) for name in _TENSORFLOW)
+  return isinstance(error, kinds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,24 +81,29 @@ class Patience:
   timeout_s: float
 
   def read(self, what: str, call: Callable[[], T]) -> T:
-    """What `call` returns at the first attempt that does not fail.
+    """Returns what `call` returns at the first attempt that does not fail.
+
+    Only failures of disks and networks are tried again.
 
     Args:
-      what: is read; for messages.
+      what: what is read, for messages.
       call: reads; may be called again after it has raised.
 
     Raises:
       ReadError: every attempt failed; names `what` and the last failure.
-      KdError: `call` raised one: it is the user's to mend, not tried again.
+      DamagedError: `call` raised anything else: names `what` and the failure.
+      KdError: `call` raised one.
     """
     attempt, wait = 1, self.wait_s
     while True:
       try:
         return call()
-      except errors.KdError:
+      except (errors.KdError, MemoryError):
         raise
       except Exception as e:  # Readers raise kinds of their own.
         problem = f'{type(e).__name__}: {e}'
+        if not is_transient(e):
+          raise DamagedError(f'{what}: cannot be read: {problem}') from e
         if attempt == self.attempts:
           raise ReadError(
             f'{what}: could not be read in {attempt} attempts: {problem}'
@@ -56,3 +111,22 @@ class Patience:
       logging.error('%s: attempt %d: %s', what, attempt, problem)
       time.sleep(wait)
       attempt, wait = attempt + 1, 2 * wait
+
+
+def record(source: Any, index: int) -> bytes:
+  """Returns a record of an ArrayRecord file.
+
+  Args:
+    source: a grain.sources.ArrayRecordDataSource.
+    index: the record's number.
+
+  Raises:
+    OSError: the file cannot be read now.
+    DamagedError: its bytes are wrong: their checksum differs.
+  """
+  try:
+    return source[index]
+  except RuntimeError as e:  # array_record has one class for both.
+    if 'Corrupted' in str(e):
+      raise DamagedError(f'record {index}: {e}') from e
+    raise OSError(errno.EIO, str(e)) from e

@@ -8,8 +8,10 @@ import numpy as np
 
 from kd.core import errors
 from kd.core import types
+from kd.input_pipeline import mixing
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepared
+from kd.input_pipeline import reading
 
 
 class _Part:
@@ -23,10 +25,19 @@ class _Part:
     return len(self._source)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    row = self._part.patience.read(
-      f'{self._part.rows_file}: row {index}',
-      lambda: packing.from_bytes(self._source[index]),
-    )
+    what = f'{self._part.rows_file}: row {index}'
+    try:
+      row = self._part.patience.read(
+        what,
+        lambda: packing.from_bytes(reading.record(self._source, index)),
+      )
+    except reading.DamagedError as e:
+      raise errors.ConfigError(
+        self._part.rows_file,
+        f'is damaged: {e}',
+        legal='the file as it was written; delete its folder to prepare the '
+        'rows again',
+      ) from e
     row['row_id'] = np.int32(self._first + index)
     return row
 
@@ -35,7 +46,7 @@ class Rows:
   """The training rows: `rows(step)`, a pure function of (seed, step).
 
   Every task goes through all its rows in one order before it begins again in
-  another; a mixture draws from its tasks by their rates.
+  another; a mixture draws from its tasks by their rates (mixing.py).
   """
 
   def __init__(
@@ -44,6 +55,7 @@ class Rows:
     batch_size: int,
     seed: int,
     shuffle: bool,
+    rates: str,
   ):
     """Opens the files.
 
@@ -52,6 +64,7 @@ class Rows:
       batch_size: rows a step over all processes, B.
       seed: chooses the order.
       shuffle: False keeps the files' order in every epoch.
+      rates: what a mixture's rates are shares of, one of mixing.UNITS.
 
     Raises:
       ConfigError: the batch size is not positive.
@@ -61,11 +74,8 @@ class Rows:
         'data.batch_size', str(batch_size), legal='1 or more'
       )
     self.batch_size = batch_size
-    datasets = [_dataset(part, seed, shuffle) for part in parts]
-    if len(datasets) == 1:
-      self._rows = datasets[0]
-    else:
-      self._rows = grain.MapDataset.mix(datasets, [p.rate for p in parts])
+    self._datasets = [_dataset(part, seed, shuffle) for part in parts]
+    self._order = mixing.Order(mixing.row_shares(parts, rates))
 
   def __call__(self, step: int, numbers: Iterable[int]) -> types.Batch:
     """Rows of a step; no others are read.
@@ -78,7 +88,8 @@ class Rows:
       numpy arrays of these rows, in their order.
     """
     first = step * self.batch_size
-    return _batch([self._rows[first + int(i)] for i in numbers])
+    places = [self._order[first + int(i)] for i in numbers]
+    return _batch([self._datasets[task][index] for task, index in places])
 
 
 def _dataset(

@@ -32,7 +32,7 @@ def _part(folder, name, count, rate=1.0, first=0):
     writer.write(packing.to_bytes(packing.fill([example], 4, 0)))
   writer.close()
   return prepared.Prepared(
-    name, str(folder), rate, first, 4, 0, {}, {}, PATIENCE
+    name, str(folder), rate, first, 4, 0, {}, {}, PATIENCE, False
   )
 
 
@@ -50,9 +50,9 @@ def hundred(tmp_path):
 
 
 def test_resume_sees_each_row_once(hundred):
-  straight = _ids(rows_lib.Rows(hundred, 1, 3, True), range(100))
-  resumed = _ids(rows_lib.Rows(hundred, 1, 3, True), range(37)) + _ids(
-    rows_lib.Rows(hundred, 1, 3, True), range(37, 100)
+  straight = _ids(rows_lib.Rows(hundred, 1, 3, True, 'rows'), range(100))
+  resumed = _ids(rows_lib.Rows(hundred, 1, 3, True, 'rows'), range(37)) + _ids(
+    rows_lib.Rows(hundred, 1, 3, True, 'rows'), range(37, 100)
   )
   assert resumed == straight != sorted(straight)
   assert sorted(straight) == list(range(100))
@@ -60,19 +60,21 @@ def test_resume_sees_each_row_once(hundred):
 
 def test_orders_differ_by_seed_and_epoch(hundred):
   orders = [
-    _ids(rows_lib.Rows(hundred, 10, seed, True), range(10 * e, 10 * e + 10))
+    _ids(
+      rows_lib.Rows(hundred, 10, seed, True, 'rows'), range(10 * e, 10 * e + 10)
+    )
     for seed in (0, 1)
     for e in (0, 1)
   ]
   # Not even seed 1's first epoch is seed 0's second.
   assert len({tuple(order) for order in orders}) == 4
   assert all(sorted(order) == list(range(100)) for order in orders)
-  plain = rows_lib.Rows(hundred, 10, 0, False)
+  plain = rows_lib.Rows(hundred, 10, 0, False, 'rows')
   assert _ids(plain, range(20)) == 2 * list(range(100))
 
 
 def test_processes_share_a_batch(hundred):
-  rows = rows_lib.Rows(hundred, 12, 0, True)
+  rows = rows_lib.Rows(hundred, 12, 0, True, 'rows')
   whole = _whole(rows, 5)
   for count in (2, 3, 4):
     shares = [rows(5, part) for part in np.split(np.arange(12), count)]
@@ -87,7 +89,7 @@ def test_a_share_reads_no_other_rows(hundred, tmp_path):
   for part in parts:
     what = lambda name, call: read.append(name.rpartition(' ')[2]) or call()
     object.__setattr__(part, 'patience', types.SimpleNamespace(read=what))
-  rows_lib.Rows(hundred, 10, 0, False)(0, [3, 7])
+  rows_lib.Rows(hundred, 10, 0, False, 'rows')(0, [3, 7])
   assert read == ['3', '7']
   read.clear()
   shares = [list(rows_lib.batches(parts, 8, n)) for n in ([0, 1, 2], [7])]
@@ -103,7 +105,7 @@ def test_mixture_follows_its_rates(tmp_path):
     _part(tmp_path, 'b', 7, 1.0, 40),
     _part(tmp_path, 'c', 1, 1.0, 47),
   ]
-  rows = rows_lib.Rows(parts, 10, 0, True)
+  rows = rows_lib.Rows(parts, 10, 0, True, 'rows')
   seen = _ids(rows, range(20))
   count = collections.Counter('abc'[(i >= 40) + (i >= 47)] for i in seen)
   assert count == {'a': 120, 'b': 40, 'c': 40}
@@ -119,7 +121,7 @@ def test_mixture_follows_its_rates(tmp_path):
 
 
 def test_reading_ahead_equals_rows(hundred):
-  rows = rows_lib.Rows(hundred, 8, 0, True)
+  rows = rows_lib.Rows(hundred, 8, 0, True, 'rows')
   read = functools.partial(_whole, rows)
   ahead = read_ahead.ReadAhead(read, 4, 3, timeout_s=60.0)
   for step in range(4, 12):
@@ -145,8 +147,8 @@ def test_a_new_process_reads_the_same_order_without_tensorflow(
     'from kd.input_pipeline import prepare, prepared, rows, tokenizers\n'
     'from kd.input_pipeline import reading\n'
     f'part = prepared.Prepared("a", {str(tmp_path)!r}, 1.0, 0, 4, 0, {{}}, '
-    '{}, reading.Patience(1, 0.0, 60.0))\n'
-    'order = rows.Rows([part], 2, 0, True)\n'
+    '{}, reading.Patience(1, 0.0, 60.0), False)\n'
+    'order = rows.Rows([part], 2, 0, True, "rows")\n'
     'steps = [order(step, [0, 1]).row_id for step in range(37, 60)]\n'
     'print([int(i) for ids in steps for i in ids])\n'
     'tokenizers.load("bytes").encode("x")\n'
@@ -157,5 +159,5 @@ def test_a_new_process_reads_the_same_order_without_tensorflow(
   found = subprocess.check_output(
     [sys.executable, '-c', code], env=environment, text=True
   )
-  wanted = _ids(rows_lib.Rows(hundred, 2, 0, True), range(37, 60))
+  wanted = _ids(rows_lib.Rows(hundred, 2, 0, True, 'rows'), range(37, 60))
   assert found == f'{wanted}\n'

@@ -109,7 +109,7 @@ def read_task(
       Question(
         prefix + row['id'], row['inputs'], row['targets'], row['rationale']
       )
-      for row in examples.read(task, split, limit, say)
+      for row in examples.read(task, split, module, limit, say)
     ]
   return found
 

@@ -79,7 +79,7 @@ class Cache:
       return self._patience.read(
         what,
         lambda: records.decode(
-          self._source[row_id], self.method, self.vocab_size
+          reading.record(self._source, row_id), self.method, self.vocab_size
         ),
       )
     except reading.ReadError:

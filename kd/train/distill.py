@@ -1,6 +1,6 @@
 """Training a student from a teacher, with what it is compared to."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 import os
@@ -12,6 +12,7 @@ from kd.core import errors
 from kd.core import identity
 from kd.core import types
 from kd.evaluation import side_by_side
+from kd.input_pipeline import mixing
 from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import reading
 from kd.input_pipeline import rows as rows_lib
@@ -62,7 +63,7 @@ def prepare(run: resolve.Run, say: Say) -> Data:
       of something else.
   """
   parts = prepare_rows(run, say)
-  _check_rationale(run, parts)
+  _check_rationale(run, parts, say)
   cache = None
   if run.config.teacher.source == 'cached':
     cache = targets.open_cache(run, parts)
@@ -87,37 +88,51 @@ def prepare_rows(run: resolve.Run, say: Say) -> list[prepare_lib.Prepared]:
     limit=config.data.examples,
     module=config.data.module,
     patience=reading.Patience(**config.data.read),
+    # The other processes then reuse what process 0 has prepared.
+    refresh=config.data.refresh and jax.process_index() == 0,
     say=say,
   )
   parts = processes.first_then_all('rows to train on', prepare_train)
   for part in parts:
-    c = part.counts
-    say(
-      f'{part.task}: {c["rows"]:,} rows, {c["fill"]:.0%} full, '
-      f'{c["examples"]:,} examples ({len(c["too_long"])} too long and left '
-      'out)'
-    )
+    say(part.describe())
+  if len(parts) > 1:
+    for line in mixing.lines(describe_mixture(run, parts), config.data.rates):
+      say(line)
   _check_same_rows(run, parts)
   return parts
 
 
-def _check_rationale(run, parts):
-  """Refuses what is said of rationales where the data has none."""
-  if any(part.counts['rationale_weight'] for part in parts):
-    return
-  for term in run.objective.terms:
-    if term.loss.part == 'rationale':
-      raise errors.ConfigError(
-        f'losses.{term.key}.part',
-        f"found 'rationale', and {run.config.data.mixture!r} gives none",
-        legal='all, answer, or a task with a rationale feature',
-      )
+def describe_mixture(
+  run: resolve.Run, parts: Sequence[prepare_lib.Prepared]
+) -> dict[str, dict[str, float]]:
+  """Returns each task's shares of the run, as run.json records them."""
+  config = run.config
+  rows = config.steps * config.data.batch_size
+  return mixing.describe(parts, config.data.rates, rows)
+
+
+def _check_rationale(run, parts, say):
+  """Rejects rationale settings if no task of the mixture has rationales.
+
+  Warns if only some have.
+  """
+  settings = {
+    f'losses.{term.key}.part': "found 'rationale'"
+    for term in run.objective.terms
+    if term.loss.part == 'rationale'
+  }
   if _dropped(run) is not None:
-    raise errors.ConfigError(
-      'data.rationale.dropped',
-      f'found more than 0, and {run.config.data.mixture!r} has no rationale',
-      legal='0.0, or a task with a rationale feature',
-    )
+    settings['data.rationale.dropped'] = 'found more than 0'
+  without = [p.task for p in parts if not p.counts['rationale_weight']]
+  for path, problem in settings.items():
+    if len(without) == len(parts):
+      raise errors.ConfigError(
+        path,
+        f'{problem}, and {run.config.data.mixture!r} has no rationale',
+        legal='a task with a rationale feature, or this setting left out',
+      )
+    for task in without:
+      say(f'warning: {path}: {problem}, and task {task!r} has no rationale')
 
 
 def _check_same_rows(run, parts):
@@ -137,7 +152,11 @@ def _rows_digest(run, parts, cache):
 
   Another one means other training.
   """
-  parts = [[p.counts['rows_sha256'], p.rate] for p in parts]
+  shares = mixing.row_shares(parts, run.config.data.rates)
+  parts = [
+    [part.counts['rows_sha256'], share]
+    for part, share in zip(parts, shares, strict=True)
+  ]
   named = [parts, run.config.seed, run.config.data.batch_size]
   if cache:
     named.append(targets.digest(cache))
@@ -288,7 +307,11 @@ def training_rows(
   """The training rows by step."""
   config = run.config
   rows = rows_lib.Rows(
-    data.train, config.data.batch_size, config.seed, shuffle=True
+    data.train,
+    config.data.batch_size,
+    config.seed,
+    shuffle=True,
+    rates=config.data.rates,
   )
   dropped = _dropped(run)
   if dropped is None:

@@ -5,6 +5,8 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax
+
 from kd.core import progress
 from kd.core import types
 from kd.evaluation import likelihood
@@ -69,9 +71,13 @@ def prepare_sets(run: resolve.Run, say: Callable[[str], None]) -> list[HeldOut]:
       limit=-1 if -1 in (entry.examples, entry.answers) else count,
       module=config.data.module,
       patience=reading.Patience(**config.data.read),
+      # The other processes then reuse what process 0 has prepared.
+      refresh=config.data.refresh and jax.process_index() == 0,
       say=say,
     )
     parts = processes.first_then_all(f'rows of {name}', prepare_set)
+    for part in parts:
+      say(f'{name}: {part.describe()}')
     held_out.append(HeldOut(name, parts, entry.answers))
   return held_out
 

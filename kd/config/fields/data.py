@@ -135,6 +135,16 @@ DATA = schema.Section(
       'which examples share a row',
     ),
     'examples': F(-1, legal.ALL_OR_COUNT, 'use the first n; -1: all'),
+    'rates': F(
+      'examples',
+      legal.one_of('rows', 'examples', 'tokens'),
+      "what a mixture's rates are shares of; tokens: target tokens",
+    ),
+    'refresh': F(
+      False,
+      legal.BOOLEAN,
+      'prepare rows again, even if there are some to reuse',
+    ),
     'rationale': RATIONALE,
     'folder': F(
       '~/.cache/kd/rows', legal.Path('folder'), 'where prepared rows are kept'

@@ -1,0 +1,115 @@
+"""SHA-256 of data files; large ones are read again only when they change."""
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import tempfile
+import time
+
+FILE = 'digests.json'
+_LARGE = 8 << 20  # bytes; the digest of a smaller file is computed every time
+# A file may change twice within one tick of its clock: a recent change is no
+# proof that a digest is still right.
+_SETTLED_NS = 2_000_000_000
+
+
+def is_remote(path: str) -> bool:
+  """Returns whether a path is a URL, such as gs://bucket/file."""
+  return '://' in path
+
+
+class Digests:
+  """Digests of files, those of large ones kept in a folder.
+
+  A large file whose size and modification time are as recorded is not read.
+  """
+
+  def __init__(self, folder: str):
+    """Reads what is recorded.
+
+    Args:
+      folder: holds the record, digests.json; may be missing or read-only.
+    """
+    self._folder = folder
+    self._known = _read(os.path.join(folder, FILE))
+
+  def of(self, path: str) -> tuple[int, str] | None:
+    """Returns a file's size and SHA-256 (hex).
+
+    Of a URL the size and modification time are taken, which need no download.
+
+    Args:
+      path: a file.
+
+    Returns:
+      (bytes, digest), or None if the path is no regular file that this user may
+      read: a broken link, a socket, a pipe, a folder.
+
+    Raises:
+      OSError: the disk fails.
+    """
+    if is_remote(path):
+      return _remote(path)
+    try:
+      status = os.stat(path)
+      if not stat.S_ISREG(status.st_mode):
+        return None
+      if status.st_size < _LARGE:
+        return status.st_size, _sha256(path)
+      return status.st_size, self._large(path, status)
+    except (FileNotFoundError, PermissionError, NotADirectoryError):
+      return None
+
+  def _large(self, path: str, status: os.stat_result) -> str:
+    key = os.path.realpath(path)
+    state = [status.st_size, status.st_mtime_ns]
+    known = self._known.get(key)
+    if known and known[:2] == state:
+      return known[2]
+    digest = _sha256(path)
+    if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
+      self._known[key] = [*state, digest]
+      # The rows are right without it, and the folder may be read-only.
+      with contextlib.suppress(OSError):
+        self._write()
+    return digest
+
+  def _write(self):
+    os.makedirs(self._folder, exist_ok=True)
+    aside, name = tempfile.mkstemp(prefix='.digests-', dir=self._folder)
+    with os.fdopen(aside, 'w', encoding='utf-8') as f:
+      json.dump(self._known, f, indent=1)
+    os.replace(name, os.path.join(self._folder, FILE))
+
+
+def _read(path: str) -> dict[str, list]:
+  """Returns the record; a missing or damaged one is empty."""
+  try:
+    with open(path, encoding='utf-8') as f:
+      known = json.load(f)
+  except (OSError, ValueError):
+    return {}
+  if not isinstance(known, dict):
+    return {}
+  return {
+    key: value
+    for key, value in known.items()
+    if isinstance(value, list) and list(map(type, value)) == [int, int, str]
+  }
+
+
+def _sha256(path: str) -> str:
+  with open(path, 'rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def _remote(path: str) -> tuple[int, str] | None:
+  import tensorflow as tf  # Its file systems know the schemes.
+
+  try:
+    status = tf.io.gfile.stat(path)
+  except tf.errors.NotFoundError:
+    return None
+  return status.length, f'modified {status.mtime_nsec}'

@@ -1,0 +1,220 @@
+"""The source files that a task module depends on, found without running it."""
+
+import ast
+from collections.abc import Iterator
+import dataclasses
+import hashlib
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import re
+import types
+
+from kd.core import errors
+from kd.input_pipeline import packing
+from kd.input_pipeline import templates
+from kd.input_pipeline import user_errors
+
+# The modules here that decide what a row of given texts looks like.
+_ROW_CODE = (packing, templates)
+# Libraries set variables of their own while they are imported.
+_VARIABLE = re.compile('(?!TF_|JAX_|XLA_)[A-Z][A-Z0-9_]+')
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskCode:
+  """The source files of a task module and of what it imports.
+
+  Attributes:
+    module: the task module's name.
+    digest: SHA-256 (hex) of the files' names and contents, and of the code that
+      makes rows of texts.
+    files: absolute path of each file by the name of its module.
+    folder: the folder that holds the module, or its top package.
+    variables: the environment variables that the files name, with their values.
+  """
+
+  module: str
+  digest: str
+  files: dict[str, str]
+  folder: str
+  variables: dict[str, str]
+
+
+def of(module: str) -> TaskCode:
+  """Finds the source files of a module, through its import statements.
+
+  Followed are imports anywhere in a file, of the module's own package, of kd
+  and of whatever is not an installed package or part of Python. A module that
+  is imported by a computed name is not seen: list its file in DATA_FILES.
+
+  Args:
+    module: an importable module's name, e.g. 'data.mixtures'.
+
+  Raises:
+    ConfigError: there is no such module, or a file has a syntax error.
+  """
+  importlib.invalidate_caches()
+  spec = _top_spec(module.partition('.')[0])
+  if spec is None or _find(module) is None:
+    raise _no_module(module)
+  walk = _Walk(module.partition('.')[0])
+  walk.visit(module)
+  digest = hashlib.sha256()
+  for code in _ROW_CODE:
+    _update(digest, code.__name__, _read(code.__file__))
+  for name, path in sorted(walk.files.items()):
+    _update(digest, name, _read(path))
+  where = spec.origin or next(iter(spec.submodule_search_locations))
+  return TaskCode(
+    module,
+    digest.hexdigest(),
+    walk.files,
+    os.path.dirname(os.path.realpath(where)),
+    {
+      name: os.environ[name]
+      for name in sorted(walk.variables)
+      if name in os.environ
+    },
+  )
+
+
+def import_module(module: str) -> types.ModuleType:
+  """Imports the module that registers tasks.
+
+  Raises:
+    ConfigError: there is no such module, or importing it fails.
+  """
+  if _find(module) is None:
+    raise _no_module(module)
+  try:
+    return importlib.import_module(module)
+  except errors.KdError:
+    raise
+  except Exception as e:  # The user's code may raise anything.
+    raise user_errors.refuse(
+      e, 'data.module', f'importing {module!r} failed'
+    ) from e
+
+
+def _no_module(module: str) -> errors.ConfigError:
+  return errors.ConfigError(
+    'data.module',
+    f'there is no Python module {module!r}',
+    legal="a module that registers seqio tasks, such as 'data.mixtures'",
+  )
+
+
+class _Walk:
+  """Visits a module's file and those of the modules that it imports."""
+
+  def __init__(self, top: str):
+    self._own = (top, 'kd')
+    self._seen: set[str] = set()
+    self.files: dict[str, str] = {}
+    self.variables: set[str] = set()
+
+  def visit(self, name: str) -> None:
+    """Adds the files of a module and of its packages, if they count."""
+    pending = [name]
+    while pending:
+      name = pending.pop()
+      if name in self._seen:
+        continue
+      self._seen.add(name)
+      if not self._counts(name.partition('.')[0]):
+        continue
+      spec = _find(name)
+      pending += [name.rpartition('.')[0]] if '.' in name else []
+      if spec is None or spec.origin is None:
+        continue  # An attribute of a module, or a folder without __init__.py.
+      path = os.path.abspath(spec.origin)
+      self.files[name] = path
+      if path.endswith('.py'):
+        package = name if spec.submodule_search_locations else ''
+        package = package or name.rpartition('.')[0]
+        tree = _parse(path)
+        pending += _imported(tree, package)
+        self.variables |= _variables(tree)
+
+  def _counts(self, top):
+    spec = _top_spec(top)
+    if spec is None:
+      return False
+    return top in self._own or not _installed_spec(spec)
+
+
+def _top_spec(top: str) -> importlib.machinery.ModuleSpec | None:
+  try:
+    return importlib.util.find_spec(top)
+  except (ModuleNotFoundError, ValueError):
+    return None
+
+
+def _find(name: str) -> importlib.machinery.ModuleSpec | None:
+  """Returns a module's spec; imports none of its packages."""
+  top, *rest = name.split('.')
+  spec = _top_spec(top)
+  for part in rest:
+    if spec is None or spec.submodule_search_locations is None:
+      return None
+    spec = importlib.machinery.PathFinder.find_spec(
+      f'{spec.name}.{part}', list(spec.submodule_search_locations)
+    )
+  return spec
+
+
+def _installed_spec(spec: importlib.machinery.ModuleSpec) -> bool:
+  paths = list(spec.submodule_search_locations or [])
+  if spec.origin in ('built-in', 'frozen'):
+    return True
+  paths += [spec.origin] if spec.origin else []
+  return all(user_errors.is_installed(path) for path in paths)
+
+
+def _imported(tree: ast.AST, package: str) -> Iterator[str]:
+  """Yields the names that a file's import statements may load."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      base = node.module or ''
+      if node.level:
+        parents = package.split('.')
+        parents = parents[: len(parents) - node.level + 1]
+        base = '.'.join([*parents, base] if base else parents)
+      yield base
+      yield from (f'{base}.{alias.name}' for alias in node.names)
+
+
+def _variables(tree: ast.AST) -> set[str]:
+  """Returns the texts that may be names of environment variables."""
+  return {
+    node.value
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Constant)
+    and isinstance(node.value, str)
+    and _VARIABLE.fullmatch(node.value)
+  }
+
+
+def _parse(path: str) -> ast.AST:
+  try:
+    return ast.parse(_read(path))
+  except (SyntaxError, ValueError, RecursionError) as e:
+    line = getattr(e, 'lineno', None)
+    raise errors.ConfigError(
+      f'{path}:{line}' if line else path,
+      f'is not Python ({getattr(e, "msg", e)})',
+      legal='a module that Python can import',
+    ) from e
+
+
+def _read(path: str) -> bytes:
+  with open(path, 'rb') as f:
+    return f.read()
+
+
+def _update(digest: 'hashlib._Hash', name: str, data: bytes) -> None:
+  digest.update(f'{len(name)}:{name}:{len(data)}:'.encode() + data)
