@@ -162,7 +162,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> None:
     data = distill.prepare(run, say)
     teachers = distill.load_teachers(run)
     inputs = distill.inputs(run, data, teachers)
-    workdirs.begin(run, workdir, changes, inputs)
+    mixture = distill.describe_mixture(run, data.train)
+    workdirs.begin(run, workdir, changes, inputs, mixture)
     distill.train(run, data, teachers, workdir, say)
 
 

@@ -142,6 +142,7 @@ def begin(
   workdir: str,
   changes: Changes,
   inputs: Mapping[str, str],
+  mixture: Mapping[str, Any],
 ) -> None:
   """Writes config.json, run.json and tokenizer.model.
 
@@ -150,14 +151,15 @@ def begin(
     workdir: its folder.
     changes: from `check`.
     inputs: digests of what the run reads, by field.
+    mixture: each task's shares of rows, examples and target tokens.
 
   Raises:
     ConfigError: the workdir was begun with other inputs.
   """
-  processes.from_first(lambda: _begin(run, workdir, changes, inputs))
+  processes.from_first(lambda: _begin(run, workdir, changes, inputs, mixture))
 
 
-def _begin(run, workdir, changes, inputs):
+def _begin(run, workdir, changes, inputs, mixture):
   old = _read_run(workdir)
   inputs = {**inputs, 'data.tokenizer': run.tokenizer.digest}
   _check_inputs(workdir, old, inputs)
@@ -175,6 +177,7 @@ def _begin(run, workdir, changes, inputs):
     'student': dataclasses.asdict(run.student.config),
     'inputs': {**old.get('inputs', {}), **inputs},
     'changes': history,
+    'mixture': mixture,
   }
   text = config_lib.to_json(run.config) + '\n'
   run_info.write_json(os.path.join(workdir, architectures.RUN_FILE), value)
