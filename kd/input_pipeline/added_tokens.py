@@ -24,6 +24,7 @@ _SPECIAL = ('bos_token', 'eos_token', 'pad_token', 'unk_token')
 _LISTS = ('extra_special_tokens', 'additional_special_tokens')
 _FLAGS = ('single_word', 'lstrip', 'rstrip')
 _MOST_IDS = 2**24
+_MOST_CHARACTERS = 1000
 _SPACE = sentencepiece_models.SPACE
 
 
@@ -155,8 +156,9 @@ def _token(entry: Any, file: str) -> Token:
 def _content(value: Any, path: str) -> str:
   if isinstance(value, dict):
     value = value.get('content')
-  if not isinstance(value, str) or not value:
-    raise _wrong(path, value, 'the text of a token')
+  if not isinstance(value, str) or not 0 < len(value) <= _MOST_CHARACTERS:
+    legal = f'the text of a token, of up to {_MOST_CHARACTERS} characters'
+    raise _wrong(path, value, legal)
   return value
 
 

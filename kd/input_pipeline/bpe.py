@@ -8,12 +8,14 @@ two, ordered by falling score, and if no two pieces have the same score.
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from kd.core import json_files
 from kd.input_pipeline import sentencepiece_models
 
 Piece = tuple[str, float, int]  # Text, score, type.
 Merge = tuple[str, str]
 
 _Type = sentencepiece_models.Type
+_show = json_files.short
 _SPACE = sentencepiece_models.SPACE
 BYTES = tuple(f'<0x{byte:02X}>' for byte in range(256))
 
@@ -80,18 +82,20 @@ def problem(pieces: Sequence[Piece]) -> str:
   seen: dict[float, str] = {}
   for text, score, kind in pieces:
     if kind == _Type.UNUSED:
-      return f'piece {text!r} is marked as unused'
+      return f'piece {_show(text)} is marked as unused'
     spaced = _SPACE in text or ' ' in text
     if kind == _Type.USER_DEFINED and spaced and not is_run(text, kind):
-      return f'the user-defined piece {text!r} holds a space'
+      return f'the user-defined piece {_show(text)} holds a space'
     if kind != _Type.NORMAL or len(text) == 1:
       continue
     if score in seen:
-      return f'pieces {seen[score]!r} and {text!r} have the same score {score}'
+      both = f'{_show(seen[score])} and {_show(text)}'
+      return f'pieces {both} have the same score {score}'
     seen[score] = text
     lacking = [char for char in text if char not in texts]
     if lacking:
-      return f'piece {text!r} holds {lacking[0]!r}, which is no piece itself'
+      char = lacking[0]
+      return f'piece {_show(text)} holds {char!r}, which is no piece itself'
   return ''
 
 
@@ -148,17 +152,19 @@ def difference(pieces: Sequence[Piece], listed: Sequence[Merge]) -> str:
     elif made in runs:
       of_runs[len(left), len(right)] = at
       if before:
-        return f'{left!r} + {right!r} comes after {before!r}'
+        pair = f'{_show(left)} + {_show(right)}'
+        return f'{pair} comes after {_show(before)}'
       made = before
     elif made not in rank or left not in rank or right not in rank:
-      return f'{left!r} + {right!r} joins or makes what is no piece'
+      pair = f'{_show(left)} + {_show(right)}'
+      return f'{pair} joins or makes what is no piece'
     else:
       if made != before:
         if before and rank[before] >= rank[made]:
-          return f'{made!r} comes again after {before!r}'
+          return f'{_show(made)} comes again after {_show(before)}'
         lengths = set()
       elif len(left) in lengths:
-        return f'{left!r} + {right!r} is listed twice'
+        return f'{_show(left)} + {_show(right)} is listed twice'
       lengths.add(len(left))
       count += 1
   # Each is a way to cut a piece, so equal numbers mean equal lists.

@@ -6,6 +6,7 @@ import os
 from sentencepiece import sentencepiece_model_pb2
 
 from kd.core import errors
+from kd.core import json_files
 from kd.input_pipeline import added_tokens
 from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import tokenizer_json
@@ -94,13 +95,14 @@ def _check_same(proto: _Proto, file: str, folder: added_tokens.Folder) -> None:
       by_id = {i: text for text, i in ids.items()}
       raise errors.ConfigError(
         file,
-        f'id {i} is {piece.piece!r}, but {by_id.get(i)!r} in {other}',
+        f'id {i} is {json_files.short(piece.piece)}, but '
+        f'{json_files.short(by_id.get(i))} in {other}',
         legal='two files of one vocabulary, or one of them alone',
       )
   if beyond:
     i = min(beyond)
     raise errors.ConfigError(
-      file, f'has no id {i}, which is {beyond[i]!r} in {other}'
+      file, f'has no id {i}, which is {json_files.short(beyond[i])} in {other}'
     )
 
 

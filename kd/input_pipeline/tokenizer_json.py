@@ -141,7 +141,8 @@ def _vocabulary(folder: added_tokens.Folder, file: str) -> list[str]:
     if index in texts:
       raise errors.ConfigError(
         f'{file}: model.vocab',
-        f'id {index} is both {texts[index]!r} and {text!r}',
+        f'id {index} is both {json_files.short(texts[index])} and '
+        f'{json_files.short(text)}',
       )
     texts[index] = text
   known = set(texts.values())
@@ -185,8 +186,8 @@ def _special(
     else:
       raise errors.ConfigError(
         os.path.join(folder.directory, added_tokens.CONFIG),
-        f'{kind}_token is {text!r}, which has no id of its own in '
-        f'{os.path.basename(file)}',
+        f'{kind}_token is {json_files.short(text)}, which has no id of its own '
+        f'in {os.path.basename(file)}',
         legal=f'a {kind}_token of the vocabulary',
       )
   return result
