@@ -129,6 +129,10 @@ class Manager:
   def latest_step(self) -> int | None:
     return self._manager.latest_step()
 
+  def steps(self) -> list[int]:
+    """Returns the steps of the checkpoints that are kept, rising."""
+    return sorted(self._manager.all_steps())
+
   def best_step(self) -> int | None:
     """The step with the lowest quality figure, if any was given one."""
     step = self._manager.best_step()

@@ -1,11 +1,12 @@
 """Likelihood of held-out targets, and distance to the teacher."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 import math
 
 import jax
 import numpy as np
 
+from kd.core import errors
 from kd.core import types
 from kd.losses import statistics
 from kd.models import gemma3
@@ -18,6 +19,7 @@ Scores = dict[str, np.ndarray]
 def make(
   model: gemma3.Gemma3,
   teacher_targets: Callable[[types.Batch], types.Targets] | None,
+  names: Sequence[str],
   mesh: jax.sharding.Mesh,
   batch_size: int,
   chunk_tokens: int,
@@ -27,6 +29,7 @@ def make(
   Args:
     model: the model that is evaluated.
     teacher_targets: a live teacher, or None.
+    names: how errors call the model, then each teacher.
     mesh: the mesh that rows are put on.
     batch_size: rows of a batch, over all processes.
     chunk_tokens: tokens whose logits exist at one time.
@@ -36,7 +39,8 @@ def make(
     (placement.local_rows), to float64 arrays with an entry a row, in
     order: 'weight', 'nll', 'accuracy' and, with a teacher, 'kl' and
     'agreement', each a sum over the row's target tokens. Rows without targets
-    are left out.
+    are left out. It raises NonFiniteError where a model's logits are NaN or
+    infinite.
   """
 
   @jax.jit
@@ -56,7 +60,8 @@ def make(
       placed = placement.place(batch, mesh, batch_size)
       targets = teacher_targets(placed) if teacher_targets else None
       with rules.active(mesh):
-        parts.append(jax.device_get(score(params, placed, targets)))
+        by_row = jax.device_get(score(params, placed, targets))
+      parts.append(_check_finite(by_row, names))
     joined = {k: v.astype(np.float64) for k, v in join(parts).items()}
     scored = joined['weight'] > 0
     return {key: value[scored] for key, value in joined.items()}
@@ -68,6 +73,21 @@ def join(parts: Iterable[Scores]) -> Scores:
   """Joins the scores of several sets of rows."""
   parts = list(parts)
   return {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
+
+
+def _check_finite(by_row, names):
+  """Returns the sums alone, or raises NonFiniteError with the models' names."""
+  keys = ['nonfinite']
+  keys += [statistics.nonfinite_teacher(i) for i in range(len(names) - 1)]
+  counts = [by_row.pop(key).sum() for key in keys if key in by_row]
+  named = zip(names, counts, strict=False)
+  bad = dict.fromkeys(name for name, count in named if count)
+  if bad:
+    raise errors.NonFiniteError(
+      f'the logits of {" and of ".join(bad)} are NaN or infinite: nothing was '
+      'recorded'
+    )
+  return by_row
 
 
 def summarize(scores: Scores) -> dict[str, float]:

@@ -10,6 +10,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from kd.core import bounds
 from kd.core import types
 
 Array = types.Array
@@ -43,24 +44,42 @@ class Pair:
     log_p: float32 [..., V], the teacher's log-probabilities.
     log_q: float32 [..., V], the student's.
     counts: None, or float32 [..., V], what each outcome counts for in a sum.
+    sums: what the two were normalized by; not finite where they are not.
   """
 
   log_p: Array
   log_q: Array
   counts: Array | None
+  sums: 'Normalizers'
 
 
 @struct.dataclass
 class Normalizers:
   """Logs of the sums that softmaxes divide by.
 
+  A distribution with a value that is NaN or +inf, or without any mass, has a
+  normalizer that is NaN or infinite.
+
   Attributes:
-    teachers: float32 [..., 1] for each dense teacher.
+    teachers: float32 [..., 1] for each dense teacher, or for the one whose ids
+      were kept or drawn.
     student: float32 [..., 1].
   """
 
   teachers: tuple[Array, ...]
   student: Array
+
+  @property
+  def finite_teachers(self) -> tuple[Array, ...]:
+    """Returns for each teacher bool [...], True where it is finite."""
+    return tuple(jnp.isfinite(x[..., 0]) for x in self.teachers)
+
+  def keep_nonfinite(self, losses: Array) -> Array:
+    """Returns losses [...] that are NaN where any normalizer is not finite."""
+    finite = jnp.isfinite(self.student[..., 0])
+    for teacher in self.finite_teachers:
+      finite &= teacher
+    return jnp.where(finite, losses, jnp.nan)
 
 
 def _log_sum(logits, size, temperature):
@@ -118,7 +137,23 @@ def bucket_logprobs(teacher: types.TopK) -> Array:
   logprobs = jnp.concatenate(
     [teacher.logprobs, teacher.tail_logprob[..., None]], axis=-1
   )
-  return jnp.maximum(logprobs, RULED_OUT)
+  return bounds.at_least(logprobs, RULED_OUT)
+
+
+def drawn(teacher: types.Sampled) -> Array:
+  """Returns which slots [..., K] are used; also where a weight is NaN."""
+  return (teacher.ids >= 0) & (teacher.weights != 0)
+
+
+def sparse_log_sum(teacher: types.TopK | types.Sampled) -> Array:
+  """Returns a normalizer [..., 1] of kept or drawn ids; see Normalizers."""
+  if isinstance(teacher, types.TopK):
+    # Not of bucket_logprobs, which give mass to a distribution without any.
+    tail = teacher.tail_logprob[..., None]
+    logprobs = jnp.concatenate([teacher.logprobs, tail], axis=-1)
+    return jax.nn.logsumexp(logprobs, axis=-1, keepdims=True)
+  logprobs = jnp.where(drawn(teacher), teacher.weights * teacher.logprobs, 0.0)
+  return jnp.sum(logprobs, axis=-1, keepdims=True)
 
 
 def _buckets(student, teacher, temperature):
@@ -135,17 +170,19 @@ def _buckets(student, teacher, temperature):
     jax.nn.log_softmax(bucket_logprobs(teacher) / temperature),
     jax.nn.log_softmax(log_q / temperature),
     None,
+    Normalizers((sparse_log_sum(teacher),), total),
   )
 
 
 def _samples(student, teacher):
   """What was drawn, each id counted by its weight over its probability."""
   total = jax.nn.logsumexp(student, axis=-1, keepdims=True)
-  used = (teacher.ids >= 0) & (teacher.weights > 0)
+  used = drawn(teacher)
   log_q = jnp.where(used, _picked(student, teacher.ids) - total, 0.0)
   log_p = jnp.where(used, teacher.logprobs, 0.0)
   counts = jnp.where(used, teacher.weights, 0.0) * jnp.exp(-log_p)
-  return Pair(log_p, log_q, counts)
+  sums = Normalizers((sparse_log_sum(teacher),), total)
+  return Pair(log_p, log_q, counts, sums)
 
 
 def teacher_log_sums(
@@ -181,6 +218,7 @@ def dense_pair(logits: Logits, sums: Normalizers, temperature: Array) -> Pair:
     mixture(logits.teacher, sums.teachers, size, temperature),
     logits.student[..., :size] / temperature - sums.student,
     None,
+    sums,
   )
 
 

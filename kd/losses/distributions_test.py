@@ -41,9 +41,10 @@ def build(name, temperature=1.0, clip=0.0):
     logits = distributions.Logits(
       jnp.asarray(student), teacher, jnp.zeros(student.shape[:-1], jnp.int32)
     )
-    return term.loss.per_token(
+    losses, _ = term.loss.per_token(
       logits, {'temperature': jnp.float32(temperature)}
     )
+    return losses
 
   return loss
 

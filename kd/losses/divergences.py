@@ -11,9 +11,9 @@ term q - p is added, whose sum over a distribution is 0. So contribution and
 derivative with respect to log_q are exactly 0 where log_p and log_q are the
 same bits, -inf included, and a rounded normaliser changes them in second order.
 
-Everything is finite. A log-probability below LOG_FLOOR counts as LOG_FLOOR, so
-an id that one side rules out costs up to 1e5 nats where KL would be infinite.
-The teacher carries no gradient.
+A log-probability below LOG_FLOOR counts as LOG_FLOOR, so an id that one side
+rules out costs up to 1e5 nats where KL would be infinite. A log-probability of
+NaN or +inf never gives a number. The teacher carries no gradient.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from kd.core import bounds
 from kd.core import errors
 from kd.core import registry
 from kd.core import types
@@ -82,7 +83,9 @@ def _divergence(
   """
 
   def clamped(log_p, log_q):
-    return both(jnp.maximum(log_p, LOG_FLOOR), jnp.maximum(log_q, LOG_FLOOR))
+    return both(
+      bounds.at_least(log_p, LOG_FLOOR), bounds.at_least(log_q, LOG_FLOOR)
+    )
 
   @jax.custom_jvp
   def integrand(log_p, log_q):
@@ -127,7 +130,7 @@ _KL_SERIES = _series(1.0, 0.0)
 def _kl(x, y, gap):
   """The contribution of `x` to KL(x || y); `gap` is log x - log y."""
   close = 0.5 * gap * gap * x * _horner(gap, _KL_SERIES)
-  far = jnp.maximum(x * gap - x + y, 0.0)
+  far = bounds.at_least(x * gap - x + y, 0.0)
   return jnp.where(jnp.abs(gap) < _CLOSE, close, far)
 
 
@@ -162,9 +165,11 @@ def _mixture_gap(gap, share):
   high = jnp.where(is_x_high, 1 - share, share)
   low = jnp.where(is_x_high, share, 1 - share)
   # Above 0 even where float32 rounds the high one's share to 0.
-  log_m = jnp.log(high + low * jnp.exp(jnp.maximum(-jnp.abs(gap), -80.0)))
+  log_m = jnp.log(high + low * jnp.exp(bounds.at_least(-jnp.abs(gap), -80.0)))
   return jnp.where(
-    jnp.abs(excess) < 0.5, -jnp.log1p(excess), jnp.minimum(gap, 0.0) - log_m
+    jnp.abs(excess) < 0.5,
+    -jnp.log1p(excess),
+    bounds.at_most(gap, 0.0) - log_m,
   )
 
 
@@ -202,7 +207,7 @@ def _alpha_beta(log_p, log_q, alpha, beta):
   total = alpha + beta
   distance = jnp.abs(log_p - log_q)
   is_p_high = log_p >= log_q
-  scale = jnp.exp(total * jnp.maximum(log_p, log_q))
+  scale = jnp.exp(total * jnp.where(is_p_high, log_p, log_q))
 
   def drop(power):
     """(1 - exp(-power distance)) / power, and its limit as power nears 0."""
@@ -219,7 +224,7 @@ def _alpha_beta(log_p, log_q, alpha, beta):
   coefficients = [jnp.where(is_p_high, *pair) for pair in pairs]
   close = 0.5 * distance * distance * _horner(distance, coefficients)
   value = scale * jnp.where(
-    total * distance < _CLOSE, close, jnp.maximum(far / total, 0.0)
+    total * distance < _CLOSE, close, bounds.at_least(far / total, 0.0)
   )
   return value, scale * drop_a * jnp.where(is_p_high, -low_b, 1.0)
 

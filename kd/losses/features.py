@@ -126,7 +126,7 @@ def _direction(x):
   """
   x = x.astype(jnp.float32)
   largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
-  exists = largest > 0
+  exists = jnp.any(x != 0, axis=-1, keepdims=True)  # True where x has NaN.
   # A direction does not change with scale, so neither does its derivative.
   x = x / jax.lax.stop_gradient(jnp.where(exists, largest, 1.0))
   square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)

@@ -93,8 +93,8 @@ def _centred(hidden, weights):
   centred = jnp.sqrt(w) * (x - mean)
   # CKA does not change with scale; at norm 1 its fourth powers stay in float32.
   norm = _norm(centred)
-  varies = norm > _ROUNDING * _norm(jnp.sqrt(w) * x)
-  return jnp.where(varies, centred / jnp.where(varies, norm, 1.0), 0.0)
+  is_constant = norm <= _ROUNDING * _norm(jnp.sqrt(w) * x)  # False for NaN.
+  return jnp.where(is_constant, 0.0, centred / norm)
 
 
 def similarity(
@@ -114,7 +114,8 @@ def similarity(
     weights: [B, L]; what stands where this is 0 is not read.
 
   Returns:
-    float32 [n, m], from 0 to 1; 0 for a layer whose states do not vary.
+    float32 [n, m], from 0 to 1; 0 for a layer whose states do not vary, NaN for
+    one whose states are not finite.
   """
 
   def own_norm(hidden):
@@ -133,7 +134,7 @@ def similarity(
   scale = jnp.outer(
     jax.lax.map(own_norm, student), jax.lax.map(own_norm, teacher)
   )
-  return jnp.where(scale > 0, cross / jnp.where(scale > 0, scale, 1.0), 0.0)
+  return jnp.where(scale == 0, 0.0, cross / scale)
 
 
 def choose(similarity: np.ndarray) -> np.ndarray:

@@ -69,7 +69,7 @@ def run(objective, layer_maps=None, share_path=False):
   if share_path:
     paths = dict.fromkeys(paths, next(iter(paths.values())))
   batch = make_batch()
-  total, sums = taps.total(
+  total, sums, bad = taps.total(
     objective.taps_terms,
     paths,
     student_taps,
@@ -79,6 +79,7 @@ def run(objective, layer_maps=None, share_path=False):
     first_maps if layer_maps is None else layer_maps,
     jax.random.key(1),
   )
+  assert bad == 0
   return total, sums, paths, student, teacher, batch
 
 
@@ -172,3 +173,42 @@ def test_each_term_drops_entries_of_its_own():
   spec = base.term('hidden_states', dropout=0.0)
   _, sums, *_ = run(build(a=spec, b=spec), share_path=True)
   assert sums['a'] == sums['b']
+
+
+def test_tokens_at_which_the_teachers_layers_are_not_finite_are_counted():
+  objective = build(
+    h=base.term('hidden_states'), r=base.term('attention_relations')
+  )
+  specs = taps.specs(objective.taps_terms)
+  _, student = shown(STUDENT, specs[0], 0)
+  _, teacher = shown(TEACHER, specs[1], 1)
+  paths, _ = taps.init(objective.taps_terms, jax.random.key(0))
+  batch = make_batch()
+  batch = batch.replace(weights=batch.weights.at[0, 1].set(0.0))
+  settings = objective_lib.settings(objective, batch, 0)
+
+  @jax.jit
+  def count(teacher):
+    total, _, bad = taps.total(
+      objective.taps_terms,
+      paths,
+      student,
+      teacher,
+      batch,
+      settings,
+      {},
+      jax.random.key(0),
+    )
+    return jnp.isfinite(total), bad
+
+  spoil = lambda x, token: x.at[(0, *token, 0)].set(jnp.nan)
+  target = tuple(np.argwhere(np.asarray(batch.weights))[0])
+  cases = (
+    (teacher, True, 0),
+    (teacher.replace(hidden=spoil(teacher.hidden, target)), False, 1),
+    # No target there.
+    (teacher.replace(hidden=spoil(teacher.hidden, (0, 1))), True, 0),
+    (teacher.replace(key=spoil(teacher.key, target)), False, 1),
+  )
+  for shown_by_teacher, is_finite, number in cases:
+    assert count(shown_by_teacher) == (is_finite, number)

@@ -5,6 +5,7 @@ gradient is made in the same pass: nothing of size tokens x V is kept for a
 backward one.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 
@@ -74,6 +75,23 @@ class Settings:
 
 
 @struct.dataclass
+class Sums:
+  """Sums over a batch's target tokens.
+
+  Attributes:
+    losses: by term, of target weight x loss, in nats.
+    nonfinite: float32 [n], for each of n teachers the number of values that
+      were NaN or infinite where a target counts; zeros of finite teachers.
+  """
+
+  losses: dict[str, Array]
+  nonfinite: Array
+
+  def __add__(self, other: 'Sums') -> 'Sums':
+    return jax.tree.map(jnp.add, self, other)
+
+
+@struct.dataclass
 class _Inputs:
   """What the logits' objective is not differentiated by."""
 
@@ -140,15 +158,34 @@ def scheduled(objective: Objective, settings: Settings) -> dict[str, Array]:
   return found
 
 
+def teacher_count(distribution: types.PyTree) -> int:
+  """Returns how many teachers a distribution is of; 0 for None."""
+  if distribution is None:
+    return 0
+  return len(distribution) if isinstance(distribution, tuple) else 1
+
+
+def no_sums(
+  terms: Sequence[terms_lib.Term], distribution: types.PyTree
+) -> Sums:
+  """Returns the sums over no tokens."""
+  zero = jnp.zeros((), jnp.float32)
+  count = teacher_count(distribution)
+  return Sums({term.key: zero for term in terms}, jnp.zeros(count, jnp.float32))
+
+
 def _chunk_sums(terms, student, chunk):
-  """The scaled total of a chunk, and each term's sum."""
+  """Returns the scaled total of a chunk, and its Sums."""
   logits = chunks.view(student, chunk.distribution, chunk.labels)
-  sums = {}
+  sums, nonfinite = {}, jnp.zeros(teacher_count(chunk.distribution))
   for term in terms:
-    losses = term.loss.per_token(logits, chunk.values[term.key])
+    losses, finite = term.loss.per_token(logits, chunk.values[term.key])
     weights = counted_weights(term.loss, chunk.weights, chunk.parts)
     sums[term.key] = jnp.sum(losses * weights)
-  return total(sums, chunk.scales), sums
+    if finite:
+      bad = [jnp.sum(~one & (weights != 0)) for one in finite]
+      nonfinite += jnp.stack(bad).astype(jnp.float32)
+  return total(sums, chunk.scales), Sums(sums, nonfinite)
 
 
 def total(sums: dict[str, Array], scales: dict[str, Array]) -> Array:
@@ -180,11 +217,11 @@ def _logits_objective(terms, chunk_tokens, hidden, unembedding, inputs):
     del index
     student = chunks.project(chunk[0], unembedding)
     _, new = _chunk_sums(terms, student, _chunk_inputs(inputs, chunk))
-    return jax.tree.map(jnp.add, sums, new)
+    return sums + new
 
-  zeros = {term.key: jnp.zeros((), jnp.float32) for term in terms}
+  zeros = no_sums(terms, inputs.distribution)
   sums = chunks.fold(add, zeros, layout, _arrays(hidden, inputs))
-  return total(sums, inputs.scales), sums
+  return total(sums.losses, inputs.scales), sums
 
 
 def _forward(terms, chunk_tokens, hidden, unembedding, inputs):
@@ -204,20 +241,20 @@ def _forward(terms, chunk_tokens, hidden, unembedding, inputs):
       d_logits, chunks.gather(chunk[0]), unembedding, d_unembedding
     )
     return (
-      jax.tree.map(jnp.add, sums, new),
+      sums + new,
       d_unembedding,
       layout.put(d_hidden, part.astype(hidden.dtype), index),
     )
 
-  zeros = {term.key: jnp.zeros((), jnp.float32) for term in terms}
   d_unembedding = rules.constrain(
     jnp.zeros(unembedding.shape), ('vocab', 'table_width')
   )
+  zeros = no_sums(terms, inputs.distribution)
   carry = zeros, d_unembedding, jnp.zeros_like(hidden)
   sums, d_unembedding, d_hidden = chunks.fold(
     add, carry, layout, _arrays(hidden, inputs)
   )
-  value = total(sums, inputs.scales)
+  value = total(sums.losses, inputs.scales)
   return (value, sums), (d_hidden, d_unembedding)
 
 
@@ -242,7 +279,7 @@ def logits_total(
   targets: types.Targets | None,
   batch: types.Batch,
   settings: Settings,
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Array, Sums]:
   """The total and each sum of the terms that read logits.
 
   Differentiable once, in `hidden` and `unembedding`; the sums are for metrics
@@ -257,25 +294,27 @@ def logits_total(
     settings: of this step.
 
   Returns:
-    float32 [], sum over terms of weight x sum / total; and {key: sum} where a
-    sum is over tokens of target weight x loss.
+    float32 [], sum over terms of weight x sum / total; and the sums.
   """
   terms = objective.logits_terms
+  distribution = targets and targets.distribution
+  none = no_sums((), distribution)
   if not terms:
-    return jnp.zeros(()), {}
+    return jnp.zeros(()), none
   needed = any(term.loss.needs_teacher for term in terms)
   inputs = _Inputs(
-    distribution=targets.distribution if needed else None,
+    distribution=distribution if needed else None,
     labels=batch.targets,
     parts=batch.parts,
     weights=batch.weights,
     scales=scales(settings),
     values=settings.values,
   )
-  return _logits_objective(
+  value, sums = _logits_objective(
     terms,
     objective.chunk_tokens,
     hidden,
     unembedding,
     jax.lax.stop_gradient(inputs),
   )
+  return value, sums if needed else sums.replace(nonfinite=none.nonfinite)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kd.core import bounds
 from kd.core import errors
 from kd.core import schedules
 from kd.core import types
@@ -73,40 +74,55 @@ def everywhere() -> Selection:
 
 
 def entropy(logits: Array) -> Array:
-  """-sum p log p in nats [...], of float32 logits [..., V]."""
+  """Returns -sum p log p in nats [...], of float32 logits [..., V].
+
+  NaN where a logit is NaN or +inf, or where all are -inf.
+  """
   log_p = jax.nn.log_softmax(logits)
+  # An id of probability 0 adds 0, and 0 times -inf is NaN.
+  log_p = bounds.at_least(log_p, distributions.RULED_OUT)
   return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
 
-def _entropies(project, arrays, weights, chunk_tokens):
-  """float32 [B, L]: entropy where the weight is not 0."""
+def _student_entropies(hidden, unembedding, weights, chunk_tokens):
+  """Returns float32 [B, L], the entropy where the weight is not 0."""
   layout = chunks.Layout(weights, chunk_tokens)
 
   def put(out, chunk, index):
-    return layout.put(out, entropy(project(chunk)), index)
+    return layout.put(out, entropy(chunks.project(chunk, unembedding)), index)
 
-  return chunks.fold(put, jnp.zeros(weights.shape), layout, arrays)
+  return chunks.fold(put, jnp.zeros(weights.shape), layout, hidden)
 
 
-def _teacher_entropies(targets, weights, chunk_tokens):
-  distribution = targets.distribution
+def _sparse_entropies(distribution):
+  """Returns the entropy and whether it is finite, [B, L] and [B, L, 1]."""
+  finite = jnp.isfinite(distributions.sparse_log_sum(distribution))
   if isinstance(distribution, types.TopK):
-    return entropy(distributions.bucket_logprobs(distribution))
-  if isinstance(distribution, types.Sampled):
+    scores = entropy(distributions.bucket_logprobs(distribution))
+  else:
     # The mean of -log p under p, estimated from what was drawn.
-    used = distribution.weights > 0
+    used = distributions.drawn(distribution)
     losses = jnp.where(used, -distribution.logprobs, 0.0)
-    return jnp.sum(distribution.weights * losses, axis=-1)
+    scores = jnp.sum(distribution.weights * losses, axis=-1)
+  return jnp.where(finite[..., 0], scores, jnp.nan), finite
 
-  def project(arrays):
-    whole = chunks.with_positions(distribution, arrays)
+
+def _dense_entropies(distribution, weights, chunk_tokens):
+  """Returns the entropy of a mixture [B, L], and which teachers are finite."""
+  layout = chunks.Layout(weights, chunk_tokens)
+
+  def put(out, chunk, index):
+    whole = chunks.with_positions(distribution, chunk)
     views = chunks.teacher_view(whole, distribution[0].unembedding.shape[0])
     size = min(logits.shape[-1] for logits, _ in views)
     sums = distributions.teacher_log_sums(views, size, 1.0)
-    return distributions.mixture(views, sums, size, 1.0)
+    scores = entropy(distributions.mixture(views, sums, size, 1.0))
+    parts = scores, jnp.isfinite(jnp.concatenate(sums, axis=-1))
+    return jax.tree.map(lambda o, part: layout.put(o, part, index), out, parts)
 
+  finite = jnp.ones((*weights.shape, len(distribution)), bool)
   arrays = chunks.by_position(distribution)
-  return _entropies(project, arrays, weights, chunk_tokens)
+  return chunks.fold(put, (jnp.zeros(weights.shape), finite), layout, arrays)
 
 
 def _uniform(batch, key):
@@ -119,6 +135,9 @@ def _uniform(batch, key):
 
 def keep_highest(scores: Array, weights: Array, share: Array) -> Array:
   """Keeps the highest scores of each row and drops the other weights.
+
+  Where a score that counts is not finite, the row's weights are NaN: it has no
+  highest scores, and a loss of some of its positions would hide that.
 
   Args:
     scores: float32 [B, L].
@@ -136,7 +155,9 @@ def keep_highest(scores: Array, weights: Array, share: Array) -> Array:
   kept = jnp.where(rank < amount, weights, 0.0)
   total = jnp.sum(kept, axis=1, keepdims=True)
   whole = jnp.sum(weights, axis=1, keepdims=True)
-  return kept * jnp.where(total > 0, whole / total, 0.0)
+  kept *= jnp.where(total > 0, whole / total, 0.0)
+  is_lost = jnp.any(counted & ~jnp.isfinite(scores), axis=1, keepdims=True)
+  return jnp.where(is_lost & counted, jnp.nan, kept)
 
 
 def select(
@@ -148,8 +169,8 @@ def select(
   batch: types.Batch,
   key: Array,
   chunk_tokens: int,
-) -> types.Batch:
-  """The batch with weights only where the rule keeps a position.
+) -> tuple[types.Batch, Array]:
+  """Returns the batch with weights only where the rule keeps a position.
 
   The share is kept of each part of each row, so that it depends on no other row
   and the total weight of a part stays what it was.
@@ -163,24 +184,32 @@ def select(
     batch: rows.
     key: of this step, for the random rule.
     chunk_tokens: tokens a device whose logits exist at one time.
+
+  Returns:
+    The batch, and for each teacher that the rule reads the number of targets at
+    which its distribution is not finite, float32 [n]; [0.] if it reads none.
   """
+  finite = jnp.ones((*batch.weights.shape, 1), bool)
   if selection.rule == 'all':
-    return batch
+    return batch, jnp.zeros(1)
   if selection.rule == 'random':
     scores = _uniform(batch, key)
   elif selection.rule == 'student_entropy':
-    scores = _entropies(
-      lambda h: chunks.project(h, unembedding),
-      jax.lax.stop_gradient(hidden),
-      batch.weights,
-      chunk_tokens,
+    scores = _student_entropies(
+      jax.lax.stop_gradient(hidden), unembedding, batch.weights, chunk_tokens
+    )
+  elif isinstance(targets.distribution, tuple):
+    scores, finite = _dense_entropies(
+      targets.distribution, batch.weights, chunk_tokens
     )
   else:
-    scores = _teacher_entropies(targets, batch.weights, chunk_tokens)
+    scores, finite = _sparse_entropies(targets.distribution)
+  bad = ~finite & (batch.weights != 0)[..., None]
   weights = sum(
     keep_highest(
       scores, jnp.where(batch.parts == part, batch.weights, 0), share
     )
     for part in (types.ANSWER, types.RATIONALE, types.SAMPLED)
   )
-  return batch.replace(weights=weights)
+  nonfinite = jnp.sum(bad, axis=(0, 1)).astype(jnp.float32)
+  return batch.replace(weights=weights), nonfinite

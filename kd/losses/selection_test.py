@@ -39,7 +39,7 @@ def make(seed=0):
 
 def select(rule, share, hidden, unembedding, targets, batch, seed=0):
   chosen = selection.build({'rule': rule, 'share': share}, 'p', 10)
-  return selection.select(
+  kept, _ = selection.select(
     chosen,
     jnp.float32(share),
     hidden,
@@ -49,6 +49,7 @@ def select(rule, share, hidden, unembedding, targets, batch, seed=0):
     jax.random.key(seed),
     chunk_tokens=6,
   )
+  return kept
 
 
 def entropies(hidden, unembedding):

@@ -6,6 +6,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 
+from kd.core import bounds
 from kd.core import errors
 from kd.core import types
 from kd.losses import distributions
@@ -42,7 +43,10 @@ def _value_and_slope(divergence, pair):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _dense(divergence, logits, temperature):
-  """The divergence from dense teachers; differentiable in student logits."""
+  """Returns the divergence from dense teachers, and which of them are finite.
+
+  Differentiable in the student's logits.
+  """
   return _dense_forward(divergence, logits, temperature)[0]
 
 
@@ -53,10 +57,12 @@ def _dense_forward(divergence, logits, temperature):
   slopes = jnp.sum(slope, axis=-1, keepdims=True)
   if divergence.slopes_cancel:
     slopes = jnp.zeros_like(slopes)
-  return jnp.sum(value, axis=-1), (logits, sums, temperature, slopes)
+  losses = sums.keep_nonfinite(jnp.sum(value, axis=-1))
+  residuals = logits, sums, temperature, slopes
+  return (losses, sums.finite_teachers), residuals
 
 
-def _dense_backward(divergence, residuals, cotangent):
+def _dense_backward(divergence, residuals, cotangents):
   """(slope - q sum(slope)) / T, made anew in one pass that writes only itself.
 
   To read logits again and take exponentials twice costs less than to write
@@ -67,7 +73,7 @@ def _dense_backward(divergence, residuals, cotangent):
   pair = distributions.dense_pair(logits, sums, temperature)
   _, slope = _value_and_slope(divergence, pair)
   gradient = slope - jnp.exp(pair.log_q) * slopes
-  gradient *= cotangent[..., None] / temperature
+  gradient *= cotangents[0][..., None] / temperature
   size = logits.student.shape[-1] - gradient.shape[-1]
   if size:
     gradient = jnp.pad(gradient, [(0, 0)] * (gradient.ndim - 1) + [(0, size)])
@@ -79,17 +85,19 @@ _dense.defvjp(_dense_forward, _dense_backward)
 
 
 def _sum(name, divergence, logits, temperature):
+  """Returns the divergence, and for each teacher whether it is finite."""
   if isinstance(logits.teacher, tuple):
     return _dense(divergence, logits, temperature)
   pair = distributions.pair(logits, temperature)
   contributions = divergence.integrand(pair.log_p, pair.log_q)
-  if pair.counts is None:
-    return jnp.sum(contributions, axis=-1)
-  if name == 'forward_kl':
-    # Its gradient is then q minus the drawn distribution, bounded, as Gemma 3
-    # was trained (arXiv 2503.19786, section 2.2; arXiv 2503.16870).
-    contributions = jnp.exp(pair.log_p) * (pair.log_p - pair.log_q)
-  return jnp.sum(pair.counts * contributions, axis=-1)
+  if pair.counts is not None:
+    if name == 'forward_kl':
+      # Its gradient is then q minus the drawn distribution, bounded, as Gemma 3
+      # was trained (arXiv 2503.19786, section 2.2; arXiv 2503.16870).
+      contributions = jnp.exp(pair.log_p) * (pair.log_p - pair.log_q)
+    contributions *= pair.counts
+  losses = pair.sums.keep_nonfinite(jnp.sum(contributions, axis=-1))
+  return losses, pair.sums.finite_teachers
 
 
 def _register(name):
@@ -106,13 +114,13 @@ def _register(name):
 
     def per_token(
       logits: distributions.Logits, values: terms.Values
-    ) -> types.Array:
+    ) -> tuple[types.Array, tuple[types.Array, ...]]:
       """T^k x divergence; the power k keeps the gradient's size."""
       _check_targets(name, divergence, logits.teacher, unit_temperature)
       t = values['temperature']
-      loss = _sum(name, divergence, logits, t)
-      loss *= t**divergence.temperature_power
-      return jnp.minimum(loss, clip) if clip else loss
+      losses, finite = _sum(name, divergence, logits, t)
+      losses *= t**divergence.temperature_power
+      return bounds.at_most(losses, clip) if clip else losses, finite
 
     return terms.LogitsLoss(
       per_token,

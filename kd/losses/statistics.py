@@ -13,6 +13,11 @@ Array = types.Array
 _KL = divergences.forward_kl().integrand
 
 
+def nonfinite_teacher(number: int) -> str:
+  """Returns the key of a teacher's count in what by_row returns."""
+  return f'nonfinite_teacher_{number}'
+
+
 def by_row(
   hidden: Array,
   unembedding: Array,
@@ -33,7 +38,9 @@ def by_row(
     float32 [B] each: 'weight', 'nll' in nats, 'accuracy', the weight of targets
     that are the model's most likely token, and, with a teacher, 'kl' to it in
     nats at temperature 1 and 'agreement', the weight of targets at which both
-    models' most likely tokens are the same.
+    models' most likely tokens are the same; a sum over a target at which
+    either model's logits are not finite is NaN. And counts of such targets:
+    'nonfinite', the model's, and nonfinite_teacher(number), each teacher's.
   """
   layout = chunks.Layout(batch.weights, chunk_tokens)
   distribution = None if targets is None else targets.distribution
@@ -52,19 +59,27 @@ def by_row(
     hits = (jnp.argmax(student, axis=-1) == labels).astype(jnp.float32)
     # The most likely of logits that are NaN must not count as a hit or a miss.
     values = {'nll': nll, 'accuracy': jnp.where(jnp.isnan(nll), nll, hits)}
+    counts = {'nonfinite': ~jnp.isfinite(nll)}
     if distribution is not None:
       teacher = chunks.with_positions(distribution, distribution_c)
       logits = chunks.view(student, teacher, labels)
       pair = distributions.pair(logits, jnp.ones(()))
-      kl = _KL(pair.log_p, pair.log_q)
-      values['kl'] = jnp.sum(kl, axis=-1)
+      kl = jnp.sum(_KL(pair.log_p, pair.log_q), axis=-1)
       best = [jnp.argmax(x, axis=-1) for x in (pair.log_p, pair.log_q)]
-      values['agreement'] = (best[0] == best[1]).astype(jnp.float32)
+      same = (best[0] == best[1]).astype(jnp.float32)
+      values['kl'] = pair.sums.keep_nonfinite(kl)
+      values['agreement'] = pair.sums.keep_nonfinite(same)
+      counts |= {
+        nonfinite_teacher(number): ~finite
+        for number, finite in enumerate(pair.sums.finite_teachers)
+      }
     values = {k: v * weights for k, v in values.items()} | {'weight': weights}
+    values |= {k: v & (weights != 0) for k, v in counts.items()}
     return {k: sums[k] + layout.sum_rows(v) for k, v in values.items()}
 
-  keys = ['weight', 'nll', 'accuracy'] + (
-    ['kl', 'agreement'] if targets else []
-  )
+  keys = ['weight', 'nll', 'accuracy', 'nonfinite']
+  if targets is not None:
+    keys += ['kl', 'agreement']
+    keys += [nonfinite_teacher(i) for i in range(len(distribution))]
   zeros = {key: jnp.zeros(batch.weights.shape[0]) for key in keys}
   return chunks.fold(add, zeros, layout, arrays)

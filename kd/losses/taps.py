@@ -85,7 +85,7 @@ def total(
   settings: objective_lib.Settings,
   layer_maps: dict[str, Array],
   rng: Array,
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Array, dict[str, Array], Array]:
   """The total and each sum of the terms that read taps.
 
   Args:
@@ -99,7 +99,8 @@ def total(
     rng: for dropout.
 
   Returns:
-    As objective.logits_total.
+    As objective.logits_total the total and the sum of each term; and float32
+    [], the number of tokens at which what is read of the teacher is not finite.
   """
   scales = objective_lib.scales(settings)
   value, sums = jnp.zeros(()), {}
@@ -121,4 +122,24 @@ def total(
     losses = jnp.where(weights != 0, losses, 0.0)
     sums[term.key] = jnp.sum(losses * weights)
     value += scales[term.key] * sums[term.key]
-  return value, jax.lax.stop_gradient(sums)
+  bad = _nonfinite(teacher, batch) if terms else jnp.zeros(())
+  return value, jax.lax.stop_gradient(sums), bad
+
+
+def _nonfinite(teacher, batch):
+  """Returns how many tokens have values of the teacher that are not finite.
+
+  A target's hidden states count, and the attention of every token that is not
+  padding: targets attend to all of them.
+  """
+
+  def bad(x, counted):
+    # A sum is not finite where one of its terms isn't.
+    total = jnp.sum(x, axis=(0, *range(3, x.ndim)), dtype=jnp.float32)
+    return jnp.sum(~jnp.isfinite(total) & counted).astype(jnp.float32)
+
+  attention = [teacher.query, teacher.key, teacher.value]
+  found = [bad(x, batch.segment_ids > 0) for x in attention if x is not None]
+  if teacher.hidden is not None:
+    found.append(bad(teacher.hidden, batch.weights != 0))
+  return jax.lax.stop_gradient(sum(found, jnp.zeros(())))

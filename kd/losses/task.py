@@ -76,7 +76,7 @@ def cross_entropy(
 
   def per_token(
     logits: distributions.Logits, values: Mapping[str, types.Array]
-  ) -> types.Array:
+  ) -> tuple[types.Array, tuple[types.Array, ...]]:
     del values
     student = logits.student
     loss = negative_log_likelihood(student, logits.labels)
@@ -85,7 +85,7 @@ def cross_entropy(
       uniform = log_z - jnp.mean(student, axis=-1)
       loss = (1 - label_smoothing) * loss + label_smoothing * uniform
       loss += z_loss * log_z**2
-    return loss
+    return loss, ()
 
   return terms.LogitsLoss(
     per_token, part=part, needs_teacher=False, reads_labels=True, values={}

@@ -70,7 +70,9 @@ class LogitsLoss:
   """A loss of next-token distributions.
 
   Attributes:
-    per_token: maps (Logits, values) to losses [...] in nats.
+    per_token: maps (Logits, values) to losses [...] in nats and, for each
+      teacher that it reads, bool [...], whether that teacher's distribution is
+      finite.
     part: a name of PARTS.
     needs_teacher: whether it reads the teacher's distribution.
     reads_labels: whether it holds targets to be right; never what the student
@@ -79,7 +81,9 @@ class LogitsLoss:
       per_token is given.
   """
 
-  per_token: Callable[[distributions.Logits, Values], types.Array]
+  per_token: Callable[
+    [distributions.Logits, Values], tuple[types.Array, tuple[types.Array, ...]]
+  ]
   part: str
   needs_teacher: bool
   reads_labels: bool

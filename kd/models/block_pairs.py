@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd.core import bounds
 from kd.core import types
 from kd.models import heads
 from kd.models import visibility
@@ -196,7 +197,7 @@ def _forward(query, key, value, queries, keys, plan, window, scale, block):
       _part(value, j * block, block),
     )
     # What stands here after the last block of keys is right.
-    divisor = jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
+    divisor = bounds.at_least(total, jnp.finfo(jnp.float32).tiny)
     attended = _from_rows(summed / divisor[..., None], block)
     out = _put(out, attended, i * block)
     logs = _from_rows(new + jnp.log(divisor), block)

@@ -11,6 +11,7 @@ from kd.core import errors
 from kd.core import registry
 from kd.core import schedules
 from kd.core import types
+from kd.optimizers import adafactor as adafactor_lib
 from kd.optimizers import gated
 from kd.optimizers import host
 
@@ -29,6 +30,21 @@ def decay_mask(params: types.PyTree) -> types.PyTree:
     return path[-1].key != 'scale'
 
   return jax.tree_util.tree_map_with_path(decayed, params)
+
+
+def stacked_mask(params: types.PyTree) -> types.PyTree:
+  """Returns True for parameters of several layers, along their first axis.
+
+  These are the student's scanned layers and, in the pair (student, terms) that
+  a run trains, what terms train: a projection for each pair of layers.
+  """
+
+  def stacked(path, leaf):
+    del leaf
+    is_term = path[0] == jax.tree_util.SequenceKey(1)
+    return is_term or jax.tree_util.DictKey('pattern') in path
+
+  return jax.tree_util.tree_map_with_path(stacked, params)
 
 
 @OPTIMIZERS.register('adamw')
@@ -52,15 +68,19 @@ def adafactor(
   scale_by_parameter: bool,
 ) -> gated.Transformation:
   """Adafactor (arXiv 1804.04235) without momentum."""
-  adafactor = optax.adafactor(
+  if not clip_update > 0:
+    raise errors.ConfigError(
+      'clip_update', f'found {clip_update}', legal='above 0'
+    )
+  return adafactor_lib.adafactor(
     learning_rate,
-    decay_rate=decay_rate,
-    clipping_threshold=clip_update,
-    multiply_by_parameter_scale=scale_by_parameter,
-    weight_decay_rate=weight_decay or None,
-    weight_decay_mask=decay_mask,
+    decay_rate,
+    clip_update,
+    scale_by_parameter,
+    weight_decay,
+    decay_mask,
+    stacked_mask,
   )
-  return gated.gated(adafactor)
 
 
 def _clip(max_norm):

@@ -6,6 +6,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from kd.core import bounds
 from kd.core import types
 
 Array = types.Array
@@ -41,7 +42,7 @@ class Blocks:
     """Float32 [T], nats; costs as much as all of `look`."""
     below = self.logits - self.top[:, :, None]
     # 0 times -inf is NaN.
-    below = jnp.maximum(below, jnp.finfo(below.dtype).min)
+    below = bounds.at_least(below, jnp.finfo(below.dtype).min)
     weighted = jnp.sum(jnp.exp(below) * below, axis=(1, 2))
     total = jnp.sum(self.mass, axis=1)
     return jnp.log(total) - weighted / total

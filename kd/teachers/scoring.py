@@ -30,6 +30,7 @@ class Scored:
     entropy: float32, nats; None where it follows from what is kept.
     dropped_mass: float32, of the ids that are left out: those from `vocab_size`
       on.
+    finite: bool [..., n], whether each of n teachers' logits are finite.
   """
 
   kept: methods.Kept
@@ -37,6 +38,7 @@ class Scored:
   log_normalizer: Array
   entropy: Array | None
   dropped_mass: Array
+  finite: Array
 
 
 def make(
@@ -116,12 +118,15 @@ def _look(chunk, tables, shares, method, vocab_size):
     chunks.project(h, table) for h, table in zip(hidden, tables, strict=True)
   ]
   size = min(vocab_size, *(x.shape[-1] for x in logits))
-  seen = blocks.look(_one(logits, shares, size))
+  one, sums = _one(logits, shares, size)
+  seen = blocks.look(one)
   at_target = jnp.take_along_axis(
     seen.logits.reshape(targets.size, -1), targets[:, None], axis=1
   )
   normalizer = seen.log_normalizer
   alone = len(logits) == 1
+  if alone:
+    sums = (normalizer[:, None],)
   kept = method.keep(
     methods.Seen(
       hidden=hidden[0] if alone else None,
@@ -135,6 +140,7 @@ def _look(chunk, tables, shares, method, vocab_size):
     log_normalizer=normalizer,
     entropy=None if method.entries else seen.entropy,
     dropped_mass=_dropped_mass(logits, shares, size),
+    finite=jnp.isfinite(jnp.concatenate(sums, axis=-1)),
   )
 
 
@@ -150,12 +156,14 @@ def _dropped_mass(logits, shares, size):
 
 
 def _one(logits, shares, size):
-  """A teacher's logits, or log-probabilities of the mixture of several."""
+  """Returns the logits of one teacher, or the log-probabilities of a mixture of
+  several and the normalizer of each.
+  """
   if len(logits) == 1:
-    return logits[0][:, :size]
+    return logits[0][:, :size], ()
   pairs = tuple(
     (x, jnp.float32(share)) for x, share in zip(logits, shares, strict=True)
   )
   unit = jnp.float32(1.0)
   sums = distributions.teacher_log_sums(pairs, size, unit)
-  return distributions.mixture(pairs, sums, size, unit)
+  return distributions.mixture(pairs, sums, size, unit), sums

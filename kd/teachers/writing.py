@@ -24,6 +24,7 @@ class Series:
     wanted: Sequence[shards.Shard],
     method: methods.Method,
     vocab_size: int,
+    teachers: Sequence[str],
   ):
     """Begins with the first shard.
 
@@ -32,7 +33,9 @@ class Series:
       wanted: the shards, whose rows come in this order.
       method: what is kept.
       vocab_size: V.
+      teachers: how errors call each teacher.
     """
+    self._teachers = teachers
     self._folder, self._wanted = folder, list(wanted)
     self._method, self._vocab_size = method, vocab_size
     self._writer = None
@@ -46,7 +49,7 @@ class Series:
       at: which of its rows.
 
     Raises:
-      NonFiniteError: the teacher's logits are not finite.
+      NonFiniteError: a teacher's logits are not finite.
     """
     if self._writer is None:
       self._shard = self._wanted.pop(0)
@@ -55,9 +58,13 @@ class Series:
       self._counts = dict(positions=0, entries=0, most_entries=0)
       self._left = self._shard.rows
     row = row_of(batch, scored, at)
-    if not np.isfinite(row.log_normalizer).all():
+    finite = scored.finite[at][row.counted].all(axis=0)
+    named = zip(self._teachers, finite, strict=True)
+    bad = [name for name, is_finite in named if not is_finite]
+    if bad or not np.isfinite(row.log_normalizer).all():
       raise errors.NonFiniteError(
-        f"row {batch.row_id[at]}: the teacher's logits are NaN or infinite"
+        f'row {batch.row_id[at]}: the logits of '
+        f'{" and of ".join(bad or self._teachers)} are NaN or infinite'
       )
     self._writer.write(records.encode(row, self._method, self._vocab_size))
     self._count(row, scored.dropped_mass[at])

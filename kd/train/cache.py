@@ -237,7 +237,11 @@ def _score(job, teachers, wanted):
   size = config.cache.batch_size
   walk = walk_lib.Walk(mesh, size, wanted)
   series = writing.Series(
-    job.folder, walk.shards, job.method, job.run.student.config.vocab_size
+    job.folder,
+    walk.shards,
+    job.method,
+    job.run.student.config.vocab_size,
+    targets.names(job.run),
   )
   score = scorer(job, teachers)
   rows, mine = rows_lib.Numbered(job.parts), placement.local_rows(mesh, size)

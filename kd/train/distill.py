@@ -278,6 +278,7 @@ def train(
       init=init,
       rows=read,
       targets=find_targets() if objective.needs_teacher else None,
+      teachers=targets.names(run) if objective.needs_teacher else (),
       rollouts=rollouts,
       rows_digest=_rows_digest(run, data.train, cache),
       evaluate=evaluate,

@@ -22,6 +22,7 @@ from kd.partitioning import rules
 from kd.sampling import engine
 from kd.sampling import requests
 from kd.train import resolve
+from kd.train import targets
 
 TeacherTargets = Callable[[types.Batch], types.Targets]
 
@@ -108,6 +109,7 @@ class Evaluator:
     self._likelihood = likelihood.make(
       model.module,
       teacher_targets,
+      _names(run, model),
       model.mesh,
       config.evaluation.batch_size,
       config.objective.chunk_tokens,
@@ -250,6 +252,12 @@ def _records(
         }
       )
   return records
+
+
+def _names(run, model):
+  """Returns how messages call the evaluated model and each teacher."""
+  teachers = targets.names(run)
+  return (teachers[0] if model is run.teacher else 'the student', *teachers)
 
 
 def _verdict(scores: Mapping[str, float | None]) -> str | None:

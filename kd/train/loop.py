@@ -1,6 +1,6 @@
 """The training loop."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import time
@@ -19,6 +19,7 @@ from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.teachers import rollouts as rollouts_lib
 from kd.train import best as best_lib
+from kd.train import divergence
 from kd.train import parameters
 from kd.train import preemption
 from kd.train import remap
@@ -47,6 +48,7 @@ class Job:
       is read beside them, as numpy arrays.
     targets: from a batch, and what was read beside its rows, to the teacher's
       targets; or None.
+    teachers: how messages call each teacher of the targets.
     rollouts: what the student writes in place of some rows; or None. Where it
       writes, `rows` gives whole batches, and beside them those whose prompts
       are answered.
@@ -64,6 +66,7 @@ class Job:
   init: Callable[[], types.PyTree]
   rows: Callable[[int, np.ndarray], tuple[types.Batch, types.PyTree]]
   targets: Callable[[types.Batch, types.PyTree], types.Targets] | None
+  teachers: Sequence[str]
   rollouts: rollouts_lib.Rollouts | None
   rows_digest: str
   evaluate: Evaluate
@@ -142,10 +145,21 @@ class _Loop:
     self._step = latest or 0
     skip = self._config.nonfinite == 'skip'
     self._window = window.Window(
-      position.window, self._config.nonfinite_limit if skip else 0, self._say
+      position.window,
+      self._config.nonfinite_limit if skip else 0,
+      job.teachers,
+      self._advise,
+      self._say,
     )
     self._evaluated = position.evaluated
     self._saved = self._step  # Before the first step there is nothing to save.
+
+  def _advise(self, unchanged_since):
+    """Says what to do when steps are not finite any more."""
+    self._saver.wait(self._step)  # For the checkpoint that is being saved.
+    return divergence.advice(
+      unchanged_since, self._saver.steps, self._saver.best, self._saver.folder
+    )
 
   def run(self) -> update_lib.TrainState:
     """Trains to the last step; see train."""

@@ -57,6 +57,21 @@ class Saver:
     """The step of the last checkpoint, if there is one."""
     return self._manager.latest_step()
 
+  @property
+  def steps(self) -> list[int]:
+    """The steps of the checkpoints that are kept, rising."""
+    return self._manager.steps()
+
+  @property
+  def best(self) -> int | None:
+    """The step of the checkpoint with the best evaluation, if there is one."""
+    return self._manager.best_step()
+
+  @property
+  def folder(self) -> str:
+    """The folder of the checkpoints."""
+    return self._manager.folder
+
   def restore(
     self,
     step: int,

@@ -37,6 +37,16 @@ def load_teachers(run: resolve.Run) -> list[live.Teacher]:
   ]
 
 
+def names(run: resolve.Run) -> tuple[str, ...]:
+  """Returns how messages call each teacher of the run's targets."""
+  if run.config.teacher.source == 'cached':
+    return (f'the cached teacher (cache.folder {run.config.cache.folder})',)
+  return tuple(
+    f'the teacher ({path}.init {spec.init})'
+    for path, spec in resolve.teacher_specs(run.config).items()
+  )
+
+
 def live_on(
   run: resolve.Run, teachers: Sequence[live.Teacher]
 ) -> Callable[[jax.sharding.Mesh], Callable[[types.Batch], types.Targets]]:

@@ -62,15 +62,18 @@ class Output:
 
   Attributes:
     sums: by term, the sum over target tokens of weight x loss, in nats.
+    nonfinite: float32 [n], values of each of n teachers that were NaN or
+      infinite where a target counts.
     totals: by term, the sum of the target weights that count for it.
     weight: the sum of target weights.
     loss: the objective.
     scalars: norms, the learning rate, and what schedules gave.
-    finite: whether every sum and the gradient's norm were finite; the
-      parameters change only if so.
+    finite: whether every sum, every teacher and the gradient's norm were
+      finite; the parameters change only if so.
   """
 
   sums: dict[str, Array]
+  nonfinite: Array
   totals: dict[str, Array]
   weight: Array
   loss: Array
@@ -110,8 +113,9 @@ def abstract_state(
 ) -> TrainState:
   """Shapes of a state, and where an update leaves it.
 
-  Moments lie as their parameters do, or so in the host's memory; counters,
-  factors and what terms train lie everywhere.
+  Moments and factors of moments are split over the axes that their parameters
+  are split over, moments possibly in the host's memory; counters and what terms
+  train are replicated.
 
   Args:
     params: jax.ShapeDtypeStructs with shardings.
@@ -128,14 +132,23 @@ def abstract_state(
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
   everywhere = jax.tree.map(lambda leaf: like(leaf, replicated), state)
+
+  def like_param(leaf, param):
+    if leaf.shape == param.shape:
+      kind = host.memory_kind(optimizer)
+      return like(leaf, param.sharding.with_memory_kind(kind))
+    if leaf.ndim != param.ndim:
+      return like(leaf, replicated)
+    # A mean over some axes, whose size is 1.
+    spec = [*param.sharding.spec, *[None] * param.ndim][: param.ndim]
+    sizes = zip(leaf.shape, param.shape, spec, strict=True)
+    kept = [axis if size == whole else None for size, whole, axis in sizes]
+    place = jax.sharding.PartitionSpec(*kept)
+    return like(leaf, jax.sharding.NamedSharding(mesh, place))
+
   opt_state = optax.tree_map_params(
     optimizer,
-    lambda leaf, param: like(
-      leaf,
-      param.sharding.with_memory_kind(host.memory_kind(optimizer))
-      if leaf.shape == param.shape
-      else replicated,
-    ),
+    like_param,
     state.opt_state,
     (params, everywhere.paths),
     transform_non_params=lambda leaf: like(leaf, replicated),
@@ -158,7 +171,7 @@ def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
 
 
 def _loss(model, objective):
-  """The function from (params, paths) to the total and the terms' sums."""
+  """Returns the function from (params, paths) to the total and its Sums."""
   student_spec, _ = taps.specs(objective.taps_terms)
   spec = gemma3.TapSpec(*student_spec)
 
@@ -166,7 +179,7 @@ def _loss(model, objective):
     params, paths = trained
     hidden, student_taps = gemma3.forward(model, params, batch, spec)
     keys = jax.random.split(key)
-    total, sums = taps.total(
+    total, sums, bad_taps = taps.total(
       objective.taps_terms,
       paths,
       student_taps,
@@ -176,7 +189,7 @@ def _loss(model, objective):
       layer_maps,
       keys[0],
     )
-    kept = selection.select(
+    kept, bad_scores = selection.select(
       objective.selection,
       settings.share,
       hidden,
@@ -189,7 +202,12 @@ def _loss(model, objective):
     logits_total, logits_sums = objective_lib.logits_total(
       objective, hidden, params['embedding'], targets, kept, settings
     )
-    return total + logits_total, sums | logits_sums
+    nonfinite = logits_sums.nonfinite
+    if targets is not None:
+      # Only the first teacher shows its layers.
+      nonfinite = nonfinite.at[0].add(bad_taps) + bad_scores
+    losses = sums | logits_sums.losses
+    return total + logits_total, objective_lib.Sums(losses, nonfinite)
 
   return loss
 
@@ -214,7 +232,7 @@ def _split_targets(targets, parts):
 
 
 def _accumulate(loss, objective, micro_batches):
-  """The function to the gradient and the terms' sums over a whole batch."""
+  """Returns the function to the gradient and the Sums of a whole batch."""
   gradient = jax.grad(loss, has_aux=True)
   if micro_batches == 1:
     return gradient
@@ -229,9 +247,11 @@ def _accumulate(loss, objective, micro_batches):
       )
       return jax.tree.map(jnp.add, carry, new), None
 
+    none = objective_lib.no_sums(
+      objective.terms, targets and targets.distribution
+    )
     zeros = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, jnp.float32),
-      (trained, {term.key: jnp.zeros(()) for term in objective.terms}),
+      lambda x: jnp.zeros(x.shape, jnp.float32), (trained, none)
     )
     keys = jax.random.split(key, micro_batches)
     parts = split_rows(batch, micro_batches), target_rows, keys
@@ -271,8 +291,9 @@ def make(
     # Read here, before parameters are written in their place.
     param_norm = optax.tree.norm(state.params)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
-    for value in sums.values():
+    for value in sums.losses.values():
       finite &= jnp.isfinite(value)
+    finite &= jnp.all(sums.nonfinite == 0)
     updates, opt_state = optimizer.update(
       grads, state.opt_state, state.trained, finite=finite
     )
@@ -296,10 +317,11 @@ def make(
     }
     scales = objective_lib.scales(settings)
     out = Output(
-      sums=sums,
+      sums=sums.losses,
+      nonfinite=sums.nonfinite,
       totals=settings.totals,
       weight=jnp.sum(batch.weights),
-      loss=objective_lib.total(sums, scales),
+      loss=objective_lib.total(sums.losses, scales),
       scalars=scalars,
       finite=finite,
     )

@@ -1,6 +1,6 @@
 """Training metrics between two writes, and steps that were not finite."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,16 +18,22 @@ class Window:
     self,
     state: Mapping[str, Any],
     allowed: int,
+    teachers: Sequence[str],
+    advise: Callable[[int], str],
     say: Callable[[str], None],
   ):
-    """Takes up what `state` returned.
+    """Starts from what `state` returned.
 
     Args:
       state: of an earlier window; {} for the first.
       allowed: steps in a row that may be not finite; 0: none.
-      say: called with a line for each of them.
+      teachers: how messages call each teacher.
+      advise: of the number of updates that the parameters have had; returns
+        what the user can do when they stop being finite.
+      say: called with a line for each step that is not finite.
     """
-    self._allowed, self._say = allowed, say
+    self._allowed, self._teachers = allowed, teachers
+    self._advise, self._say = advise, say
     self._in_a_row = state['in_a_row'] if state else 0
     self._nonfinite = state['nonfinite'] if state else 0
     self._means = means.Means(state['means'] if state else {})
@@ -61,17 +67,26 @@ class Window:
     self._means.add('empty_batches', out.weight == 0, 1.0)
 
   def _skip(self, step, out):
-    bad = [k for k, v in sorted(out.sums.items()) if not np.isfinite(v)]
-    what = ' and '.join(f'loss {k!r}' for k in bad) or 'the gradient'
+    names = zip(self._teachers, out.nonfinite, strict=True)
+    teachers = [name for name, count in names if count]
     self._nonfinite += 1
     self._in_a_row += 1
-    line = f'step {step}: {what} is not finite'
+    if teachers:
+      line = (
+        f'step {step}: the targets of {" and ".join(teachers)} are not finite'
+      )
+    else:
+      bad = [k for k, v in sorted(out.sums.items()) if not np.isfinite(v)]
+      what = ' and '.join(f'loss {k!r}' for k in bad) or 'the gradient'
+      line = f'step {step}: {what} is not finite'
     if self._in_a_row > self._allowed:
       often = f', as in the {self._allowed} before it' if self._allowed else ''
-      raise errors.NonFiniteError(
-        f'{line}{often}; the parameters were not changed by it and the last '
-        'checkpoint is good'
+      todo = (
+        'the parameters were not changed by it: repair the teacher'
+        if teachers
+        else self._advise(step - self._in_a_row)
       )
+      raise errors.NonFiniteError(f'{line}{often}; {todo}')
     self._say(f'{line}: skipped, {self._in_a_row} in a row')
 
   def take(self) -> dict[str, float]:

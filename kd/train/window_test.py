@@ -18,21 +18,42 @@ def _out(loss):
     weight=np.float32(2.0),
     loss=np.float32(loss),
     scalars={'grad_norm': np.float32(loss)},
+    nonfinite=np.zeros(1, np.float32),
     finite=np.isfinite(loss),
   )
 
 
+def _window(state, allowed, say):
+  advise = lambda step: f'unchanged since step {step}'
+  return window.Window(state, allowed, ['the teacher (A)'], advise, say)
+
+
 def test_the_first_stops_and_is_named():
-  with pytest.raises(errors.NonFiniteError, match="step 7: loss 'kl' is not"):
-    window.Window({}, 0, print).add(7, _out(math.nan))
+  with pytest.raises(
+    errors.NonFiniteError,
+    match="step 7: loss 'kl' is not finite; unchanged since step 6",
+  ):
+    _window({}, 0, print).add(7, _out(math.nan))
+
+
+def test_a_teacher_is_named_before_the_losses_that_it_spoils():
+  out = _out(math.nan).replace(nonfinite=np.float32([0, 3]))
+  names = ['the teacher (teacher.init A)', 'the teacher (others.b.init B)']
+  w = window.Window({}, 0, names, lambda step: 'no advice', print)
+  with pytest.raises(errors.NonFiniteError) as e:
+    w.add(1, out)
+  assert str(e.value) == (
+    'step 1: the targets of the teacher (others.b.init B) are not finite; the '
+    'parameters were not changed by it: repair the teacher'
+  )
 
 
 def test_skipped_ones_are_counted_and_stay_out_of_the_means():
   said = []
-  w = window.Window({}, 2, said.append)
+  w = _window({}, 2, said.append)
   for step, loss in enumerate([1.0, math.nan, math.inf, 3.0, math.nan], 1):
     # As a checkpoint does between any two steps.
-    w = window.Window(json.loads(json.dumps(w.state())), 2, said.append)
+    w = _window(json.loads(json.dumps(w.state())), 2, said.append)
     w.add(step, _out(loss))
   metrics = w.take()
   assert metrics['train/nonfinite'] == 3.0
@@ -43,10 +64,12 @@ def test_skipped_ones_are_counted_and_stay_out_of_the_means():
 
 
 def test_more_in_a_row_than_allowed_stop_also_over_writes_and_restarts():
-  w = window.Window({}, 2, lambda line: None)
+  w = _window({}, 2, print)
   w.add(1, _out(math.nan))
   w.take()
-  w = window.Window(w.state(), 2, lambda line: None)
+  w = _window(w.state(), 2, print)
   w.add(2, _out(math.nan))
-  with pytest.raises(errors.NonFiniteError, match='step 3: .*2 before it'):
+  with pytest.raises(
+    errors.NonFiniteError, match='2 before it; unchanged since step 0'
+  ):
     w.add(3, _out(math.nan))

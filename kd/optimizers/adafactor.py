@@ -1,0 +1,148 @@
+"""Adafactor without momentum (arXiv 1804.04235, algorithm 4)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kd.core import schedules
+from kd.core import types
+from kd.optimizers import gated
+
+Array = types.Array
+Mask = Callable[[types.PyTree], types.PyTree]
+
+_LEAST_SQUARE = 1e-30  # epsilon 1 of the paper, added to squared gradients
+_LEAST_SCALE = 1e-3  # epsilon 2, the least root mean square of a parameter
+# Of the smaller axis of a matrix whose second moments are factored, as in T5.
+_LEAST_FACTORED = 128
+
+
+class State(NamedTuple):
+  """Second moments.
+
+  Attributes:
+    count: int32 [], updates so far.
+    rows: by parameter, means over the largest axis, which has size 1; [1] where
+      moments are not factored.
+    columns: likewise means over the second largest axis.
+    full: by parameter, its moments; [1] where they are factored.
+  """
+
+  count: Array
+  rows: types.PyTree
+  columns: types.PyTree
+  full: types.PyTree
+
+
+def _factored_axes(shape, is_stacked):
+  """Returns the largest axis and the second largest, or None."""
+  axes = sorted(range(int(is_stacked), len(shape)), key=lambda i: shape[i])
+  if len(axes) < 2 or shape[axes[-2]] < _LEAST_FACTORED:
+    return None
+  return axes[-1], axes[-2]
+
+
+def _rms(x, is_stacked):
+  """Returns root mean squares that broadcast to x: one for each layer."""
+  axes = tuple(range(int(is_stacked), x.ndim))
+  return jnp.sqrt(jnp.mean(jnp.square(x), axis=axes, keepdims=True))
+
+
+def adafactor(
+  learning_rate: schedules.Schedule,
+  decay_rate: float,
+  clip_update: float,
+  scale_by_parameter: bool,
+  weight_decay: float,
+  decayed: Mask,
+  stacked: Mask,
+) -> gated.Transformation:
+  """Returns Adafactor with decoupled weight decay, as AdamW has it.
+
+  Args:
+    learning_rate: by update.
+    decay_rate: second moments decay by 1 - t ** -decay_rate at update t.
+    clip_update: an update's root mean square is cut to this.
+    scale_by_parameter: whether updates are relative to the root mean square of
+      the parameter.
+    weight_decay: times the learning rate, what decayed parameters lose.
+    decayed: from parameters to a tree of bools: which of them decay.
+    stacked: likewise, which of them hold one parameter of each of several
+      layers along their first axis; each layer is treated by itself.
+
+  Returns:
+    The transformation; its `update` takes bool [] `finite`.
+  """
+
+  def init(params):
+    is_stacked = stacked(params)
+
+    def factor(which):
+      def zeros(param, has_layers):
+        axes = _factored_axes(param.shape, has_layers)
+        if axes is None:
+          return jnp.zeros(1, param.dtype)
+        # Sums keep the sharding of the axes that stay.
+        return jnp.zeros_like(
+          jax.eval_shape(
+            lambda x: jnp.sum(x, axis=axes[which], keepdims=True), param
+          )
+        )
+
+      return jax.tree.map(zeros, params, is_stacked)
+
+    def full(param, has_layers):
+      if _factored_axes(param.shape, has_layers):
+        return jnp.zeros(1, param.dtype)
+      return jnp.zeros_like(param)
+
+    return State(
+      jnp.zeros((), jnp.int32),
+      factor(0),
+      factor(1),
+      jax.tree.map(full, params, is_stacked),
+    )
+
+  def update(gradients, state, params):
+    decay = 1.0 - (state.count + 1.0) ** -decay_rate
+    rate = jnp.asarray(learning_rate(state.count), jnp.float32)
+    mean = lambda old, new: decay * old + (1 - decay) * new
+
+    def one(gradient, rows, columns, full, param, is_decayed, has_layers):
+      square = jnp.square(gradient) + _LEAST_SQUARE
+      axes = _factored_axes(param.shape, has_layers)
+      if axes is None:
+        full = mean(full, square)
+        step = gradient * jax.lax.rsqrt(full)
+      else:
+        largest, second = axes
+        rows = mean(rows, jnp.mean(square, axis=largest, keepdims=True))
+        columns = mean(columns, jnp.mean(square, axis=second, keepdims=True))
+        share = rows / jnp.mean(rows, axis=second, keepdims=True)
+        step = gradient * jax.lax.rsqrt(share) * jax.lax.rsqrt(columns)
+      step /= jnp.maximum(1.0, _rms(step, has_layers) / clip_update)
+      if scale_by_parameter:
+        step *= jnp.maximum(_rms(param, has_layers), _LEAST_SCALE)
+      if is_decayed:
+        step += weight_decay * param
+      return -rate * step, rows, columns, full
+
+    results = jax.tree.map(
+      one,
+      gradients,
+      state.rows,
+      state.columns,
+      state.full,
+      params,
+      decayed(params),
+      stacked(params),
+    )
+    updates, *moments = (
+      jax.tree.map(lambda _, r, i=i: r[i], gradients, results) for i in range(4)
+    )
+    return updates, State(optax.safe_increment(state.count), *moments)
+
+  return gated.gated(optax.GradientTransformation(init, update))
