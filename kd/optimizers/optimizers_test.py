@@ -127,7 +127,7 @@ def test_adafactor_first_update():
     (lambda o: o.lr.update(peak=-1.0), ('optimizer.lr.peak', '0 or more')),
     (
       lambda o: o.lr.update(warmup_steps=100),
-      ('optimizer.lr.warmup_steps', 'below steps, 100'),
+      ('optimizer.lr.warmup_steps', 'fewer than 100'),
     ),
   ],
 )
