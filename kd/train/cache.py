@@ -99,9 +99,8 @@ def cache(run: resolve.Run, workdir: str, say: Say) -> None:
     whole = processes.from_first(
       lambda: os.path.exists(os.path.join(folder, manifest_lib.FILE))
     )
-    teachers = None
-    if not whole or config.cache.repair or config.cache.verify:
-      teachers = targets.load_teachers(run)
+    # Also where the cache is whole: its targets must be this teacher's.
+    teachers = targets.load_teachers(run)
     if whole:
       _check_whole(job, teachers)
     else:
@@ -291,7 +290,7 @@ def scorer(
 def _check_whole(job, teachers):
   """Looks at a cache that is there; makes damaged files again if asked to."""
   manifest = manifest_lib.read(job.folder, _PATH)
-  wanted = _request(job, teachers) if teachers else job.wanted
+  wanted = _request(job, teachers)
   manifest_lib.check(manifest['request'], wanted, job.folder, _PATH)
 
   def look():
