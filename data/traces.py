@@ -79,10 +79,11 @@ def _parse(line, where):
       raise errors.ConfigError(
         where, f'{name} is {trace[name]!r}', legal='text'
       )
-  found = answers.extract(f'{answers.MARKER} {trace["answer"]}')
-  if found.value is None:
+  answer = answers.extract(f'{answers.MARKER} {trace["answer"]}')
+  # A branch of a tree is one step of a solution and has no answer.
+  if trace['answer'] and answer.value is None:
     raise errors.ConfigError(
-      where, f'answer is {trace["answer"][:60]!r}: {found.reason}'
+      where, f'answer is {trace["answer"][:60]!r}: {answer.reason}'
     )
   return {name: trace[name] for name in _FIELDS}
 
