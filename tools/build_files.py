@@ -54,7 +54,7 @@ def violations(root, files):
   """
   packages = _packages(root)
   suite = packages[''].strings('tests') if '' in packages else set()
-  found = []
+  found = [line for package in packages.values() for line in _twice(package)]
   for source in files:
     package = _owner(packages, source.path)
     if package is None or not package.covers(source.path):
@@ -65,6 +65,14 @@ def violations(root, files):
       found.append(f'{source.path}: BUILD: //:tests lacks {label}')
     found += _missing_deps(root, packages, package, source)
   return list(dict.fromkeys(found))
+
+
+def _twice(package):
+  # A room's tests depend on both lists; Bazel refuses a label that is in both.
+  for _, arguments in package.calls:
+    deps = arguments.get('deps', ()) + arguments.get('test_deps', ())
+    for label in sorted({x for x in deps if deps.count(x) > 1}):
+      yield f'{package.folder}/BUILD: {label} stands in deps and test_deps'
 
 
 def _missing_deps(root, packages, package, source):

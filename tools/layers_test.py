@@ -131,6 +131,14 @@ def test_package_missing_from_the_suite(house):
   ]
 
 
+def test_a_label_in_both_lists_of_a_room(house):
+  deps = '"//kd/core"', '"//configs", "//kd/core"'
+  (house / 'kd' / 'losses' / 'BUILD').write_text(_ROOM % deps)
+  assert layers.violations(house) == [
+    'kd/losses/BUILD: //kd/core stands in deps and test_deps'
+  ]
+
+
 def test_exit_code_and_last_line(house, capsys):
   assert layers.main([str(house)]) == 0
   _write(house, {'kd/losses/x.py': 'import torch'})

@@ -13,7 +13,8 @@ from kd.core import errors
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 _NODE = re.compile(r'^\{\{.*?\}\}\s*')
-_KD = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Bazel runs links to the files, so the folder is that of the file itself.
+_KD = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 _LONGEST = 300  # characters of an exception's message
 
 
@@ -96,5 +97,5 @@ def _own_frames(error: Exception) -> Iterator[tuple[str, int, str]]:
 def _is_own(file: str) -> bool:
   if '__autograph_generated_file' in file or not os.path.isfile(file):
     return False
-  inside = os.path.realpath(file).startswith(os.path.realpath(_KD) + os.sep)
+  inside = os.path.realpath(file).startswith(_KD + os.sep)
   return not inside and not is_installed(file)
