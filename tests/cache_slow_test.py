@@ -120,7 +120,7 @@ def test_a_killed_one_ends_as_an_undisturbed_one(name, driver, straight, codes):
 
 def test_a_notice_ends_it_at_once(driver, straight, codes):
   assert codes['told'] == [42, 0], driver.log('told', 0)
-  assert driver.log('told', 0).endswith('the same command goes on\n')
+  assert driver.log('told', 0).endswith('run the same command to resume\n')
   assert _bytes(driver.cache('told')) == straight[0]
 
 

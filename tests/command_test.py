@@ -1,5 +1,8 @@
 """What the command line refuses, and what --mode=check prints and imports."""
 
+import subprocess
+import sys
+
 import pytest
 
 from tests import command
@@ -126,6 +129,18 @@ def test_a_bucket_is_no_workdir():
     [CONFIG, '--mode=check', '--workdir=gs://bucket/run']
   )
   assert code == 2 and "'gs://bucket/run'" in err
+
+
+def test_a_config_is_read_before_devices_are_touched():
+  """A run of several processes must join the others first."""
+  script = (
+    'import sys; from kd.config import base, command_line; '
+    'flag = command_line.define(); command_line.parse_flags(sys.argv); '
+    'base.checked(flag.value); from jax._src import xla_bridge; '
+    'sys.exit(bool(xla_bridge._backends))'
+  )
+  python = [sys.executable, '-c', script, CONFIG]
+  assert subprocess.run(python, env=command.environment()).returncode == 0
 
 
 def test_check_prints_what_the_config_means_and_writes_nothing(tmp_path):

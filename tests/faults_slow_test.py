@@ -204,7 +204,7 @@ def test_killed_or_told_to_end(name, driver, straight, codes):
   assert codes[name] == [_POINTS[name][3], 0], driver.log(name, 1)
   fault_chains.assert_same(driver.workdir(name), straight[0])
   if 'SIGTERM' in name:
-    assert driver.log(name, 0).endswith('the same command goes on\n')
+    assert driver.log(name, 0).endswith('run the same command to resume\n')
 
 
 @pytest.mark.parametrize('item', _DAMAGE)

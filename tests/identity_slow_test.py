@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors
 
-from kd.core import config as config_lib
+from kd.config import command_line
 from kd.core import errors
 from kd.train import modes
 from tests import command
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 def _train(folder, workdir, *overrides):
   """Trains six steps in this process; `overrides` are 'field=value'."""
-  config = config_lib.load('configs/quickstart.py', 'config')
+  config = command_line.load('configs/quickstart.py', '--config')
   quick = [a.removeprefix('--config.') for a in command.QUICK[1:]]
   own = [
     f'data.folder={folder / "rows"}',

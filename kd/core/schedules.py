@@ -5,9 +5,11 @@ Learning rates, and the weights, temperatures and shares of losses.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from kd.core import errors
@@ -29,22 +31,35 @@ class _Piecewise:
   """A schedule that rises or falls steadily between a few updates.
 
   Attributes:
-    function: its value by update.
+    function: its value by update, which a compiled step computes.
+    plain: the same in Python's floats. A config is checked with it before
+      devices may be touched: jax.distributed must be initialized first.
     turns: the updates at which it may begin to rise or fall.
   """
 
   function: Schedule
+  plain: Callable[[int], float]
   turns: tuple[int, ...]
 
   def __call__(self, step: int) -> float:
     return self.function(step)
 
 
-def _warm_up(peak, warmup_steps, then):
+def _warm_up(peak, warmup_steps, then, plain_then):
   """Rises linearly from 0 to `peak`, reached at update `warmup_steps`."""
   rise = optax.linear_schedule(0.0, peak, max(warmup_steps, 1))
   function = optax.join_schedules([rise, then], [warmup_steps])
-  return _Piecewise(function, (warmup_steps,))
+
+  def plain(step):
+    if step < warmup_steps:
+      return peak * step / warmup_steps
+    return plain_then(step - warmup_steps)
+
+  return _Piecewise(function, plain, (warmup_steps,))
+
+
+def _half_cosine(x):
+  return (1 - math.cos(math.pi * x)) / 2
 
 
 def _decay_steps(steps, warmup_steps):
@@ -66,7 +81,12 @@ def warmup_cosine(
   decay = _decay_steps(steps, warmup_steps)
   share = final / peak if peak else 0.0
   return _warm_up(
-    peak, warmup_steps, optax.cosine_decay_schedule(peak, decay, share)
+    peak,
+    warmup_steps,
+    optax.cosine_decay_schedule(peak, decay, share),
+    lambda count: (
+      peak + (share * peak - peak) * _half_cosine(min(count / decay, 1))
+    ),
   )
 
 
@@ -77,7 +97,12 @@ def warmup_linear(
   """A straight line from `peak` to `final` at the last update."""
   _check(peak=peak, warmup_steps=warmup_steps, final=final)
   decay = _decay_steps(steps, warmup_steps)
-  return _warm_up(peak, warmup_steps, optax.linear_schedule(peak, final, decay))
+  return _warm_up(
+    peak,
+    warmup_steps,
+    optax.linear_schedule(peak, final, decay),
+    lambda count: peak + (final - peak) * min(count / decay, 1),
+  )
 
 
 @SCHEDULES.register('constant')
@@ -85,7 +110,9 @@ def constant(steps: int, *, peak: float, warmup_steps: int) -> Schedule:
   """`peak` from the end of the warm-up on."""
   del steps
   _check(peak=peak, warmup_steps=warmup_steps)
-  return _warm_up(peak, warmup_steps, optax.constant_schedule(peak))
+  return _warm_up(
+    peak, warmup_steps, optax.constant_schedule(peak), lambda count: peak
+  )
 
 
 @SCHEDULES.register('inverse_sqrt')
@@ -99,10 +126,11 @@ def inverse_sqrt(steps: int, *, peak: float, warmup_steps: int) -> Schedule:
     # Also evaluated, and thrown away, during the warm-up: count < 0 there.
     return peak * (start / (jnp.maximum(count, 0) + start)) ** 0.5
 
-  return _warm_up(peak, warmup_steps, decay)
+  plain = lambda count: peak * (start / (count + start)) ** 0.5
+  return _warm_up(peak, warmup_steps, decay, plain)
 
 
-def _ramp(begin, end, first_step, last_step, shape):
+def _ramp(begin, end, first_step, last_step, shape, plain_shape):
   if not 0 <= first_step < last_step:
     raise errors.ConfigError(
       'last_step',
@@ -113,7 +141,12 @@ def _ramp(begin, end, first_step, last_step, shape):
   function = lambda step: (
     begin + (end - begin) * shape(jnp.clip((step - first_step) / span, 0, 1))
   )
-  return _Piecewise(function, (first_step, last_step))
+  plain = lambda step: (
+    begin
+    + (end - begin)
+    * plain_shape(min(max((step - first_step) / span, 0.0), 1.0))
+  )
+  return _Piecewise(function, plain, (first_step, last_step))
 
 
 @SCHEDULES.register('linear')
@@ -122,7 +155,8 @@ def linear(
 ) -> Schedule:
   """`begin` up to first_step, a straight line, `end` from last_step on."""
   del steps
-  return _ramp(begin, end, first_step, last_step, lambda x: x)
+  straight = lambda x: x
+  return _ramp(begin, end, first_step, last_step, straight, straight)
 
 
 @SCHEDULES.register('cosine')
@@ -137,6 +171,7 @@ def cosine(
     first_step,
     last_step,
     lambda x: (1 - jnp.cos(jnp.pi * x)) / 2,
+    _half_cosine,
   )
 
 
@@ -179,8 +214,13 @@ def changes(schedule: Schedule) -> bool:
 
 
 def extremes(schedule: Schedule, steps: int) -> tuple[float, float]:
-  """Returns its smallest and largest value over updates 0 to `steps`."""
-  turns = schedule.turns if isinstance(schedule, _Piecewise) else ()
-  points = {0, steps, *(turn for turn in turns if turn < steps)}
-  values = [float(schedule(step)) for step in points]
+  """Returns its smallest and largest value over updates 0 to `steps`.
+
+  Uses no device.
+  """
+  if isinstance(schedule, _Constant):
+    return schedule.value, schedule.value
+  points = {0, steps, *(turn for turn in schedule.turns if turn < steps)}
+  # Rounded as a step computes them: a bound of 1 is met by 0.99999999.
+  values = [float(np.float32(schedule.plain(step))) for step in points]
   return min(values), max(values)
