@@ -3,6 +3,7 @@
 import datetime
 from importlib import metadata
 import json
+import math
 import os
 import platform
 import sys
@@ -46,6 +47,14 @@ def date(path: str) -> str:
   """Returns when a file was last written, as `now` does."""
   moment = datetime.datetime.fromtimestamp(os.path.getmtime(path), datetime.UTC)
   return moment.strftime(_DATE)
+
+
+def json_number(value: float) -> float | str:
+  """Returns a number, or its name where JSON has none: float() reads both."""
+  value = float(value)
+  if math.isfinite(value):
+    return value
+  return str(value).replace('inf', 'Infinity').replace('nan', 'NaN')
 
 
 def write_json(path: str, value: Any) -> None:

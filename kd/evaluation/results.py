@@ -52,7 +52,19 @@ def write(
   lines = [json.dumps(x, ensure_ascii=False) + '\n' for x in result.answers]
   # Before the JSON file, whose presence means that the result is whole.
   run_info.write_text(answers_path(path), ''.join(lines))
-  fields = {**(more or {}), 'metrics': result.metrics, 'scores': result.scores}
+  # A task's own metric may be NaN, such as a correlation without variance.
+  number = run_info.json_number
+  fields = {
+    **(more or {}),
+    'metrics': {name: number(x) for name, x in result.metrics.items()},
+    'scores': {
+      name: {
+        metric: [None if x is None else number(x) for x in column]
+        for metric, column in columns.items()
+      }
+      for name, columns in result.scores.items()
+    },
+  }
   run_info.write_json(path, fields)
 
 
@@ -70,11 +82,16 @@ def read(path: str) -> tuple[dict[str, Any], Result] | None:
       fields = json.load(f)
     with open(answers_path(path), encoding='utf-8') as f:
       answers = [json.loads(line) for line in f]
-    result = Result(fields.pop('metrics'), fields.pop('scores'), answers)
-    is_whole = all(
-      isinstance(x, dict) for x in [result.metrics, result.scores, *answers]
-    )
-    return (fields, result) if is_whole else None
+    metrics = {k: float(x) for k, x in fields.pop('metrics').items()}
+    scores = {
+      name: {
+        metric: [None if x is None else float(x) for x in column]
+        for metric, column in columns.items()
+      }
+      for name, columns in fields.pop('scores').items()
+    }
+    is_whole = all(isinstance(x, dict) for x in answers)
+    return (fields, Result(metrics, scores, answers)) if is_whole else None
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return None
   except RecursionError:  # JSON that is nested too deeply.

@@ -21,6 +21,19 @@ def test_files_come_back_and_lines_are_json(tmp_path):
   assert [json.loads(line) for line in lines[:-1]] == RESULT.answers
 
 
+@pytest.mark.parametrize('value', ['nan', 'inf', '-inf'])
+def test_a_task_s_metric_that_is_not_finite_comes_back(value, tmp_path):
+  path = tmp_path / 'step_3.json'
+  written = results.Result(
+    {'eval/a/correlation': float(value)},
+    {'a': {'correlation': [float(value), None, 0.5]}},
+    [],
+  )
+  results.write(str(path), written)
+  json.loads(path.read_text(), parse_constant=pytest.fail)
+  assert repr(results.read(str(path))) == repr(({}, written))
+
+
 @pytest.mark.parametrize(
   'text', ['', '{"metrics": ', '[]', '7', '{"metrics": {}}']
 )

@@ -186,6 +186,34 @@ def test_positions_are_not_selected_away_by_a_bad_student():
   assert not np.isfinite(total)
 
 
+def test_a_teacher_is_named_by_a_term_of_other_positions():
+  """The loss is NaN there too, whatever the term's weight."""
+  spec = base.term('forward_kl', part='rationale').to_dict()
+  terms = catalog.build({'kl': spec}, sparse.CONTEXT)
+  everywhere = selection.build({'rule': 'all', 'share': 1.0}, '', 10)
+  run = _run(objective_lib.Objective(terms, everywhere, 1000))
+  teacher = _distribution('mixture', AT, np.nan)
+  total, _, sums = run(_logits(0), teacher)
+  assert not np.isfinite(total)
+  np.testing.assert_array_equal(sums.nonfinite, [0, 1])
+
+
+def test_accuracy_where_one_logit_alone_is_infinite():
+  unembedding, hidden = np.eye(VOCAB), _logits(0)
+  unembedding[3, 3], hidden[..., 3] = 1e20, hidden[..., 3] / 1e20
+  hidden[AT][3] = 1e25  # Its logit overflows; the others are finite.
+  got = statistics.by_row(
+    jnp.asarray(hidden, jnp.float32),
+    jnp.asarray(unembedding, jnp.float32),
+    None,
+    _batch(),
+    1000,
+  )
+  one = np.eye(ROWS)[AT[0]]
+  np.testing.assert_array_equal(got['nonfinite'], one)
+  np.testing.assert_array_equal(np.isnan(got['accuracy']), one)
+
+
 def test_evaluation_counts_who_is_bad():
   @jax.jit
   def sums(student, distribution):

@@ -183,7 +183,8 @@ def _chunk_sums(terms, student, chunk):
     weights = counted_weights(term.loss, chunk.weights, chunk.parts)
     sums[term.key] = jnp.sum(losses * weights)
     if finite:
-      bad = [jnp.sum(~one & (weights != 0)) for one in finite]
+      # At any target: a loss that is not finite is so at a weight of 0 too.
+      bad = [jnp.sum(~one & (chunk.weights != 0)) for one in finite]
       nonfinite += jnp.stack(bad).astype(jnp.float32)
   return total(sums, chunk.scales), Sums(sums, nonfinite)
 

@@ -57,9 +57,10 @@ def by_row(
     student = chunks.project(hidden_c, unembedding)
     nll = task.negative_log_likelihood(student, labels)
     hits = (jnp.argmax(student, axis=-1) == labels).astype(jnp.float32)
-    # The most likely of logits that are NaN must not count as a hit or a miss.
-    values = {'nll': nll, 'accuracy': jnp.where(jnp.isnan(nll), nll, hits)}
-    counts = {'nonfinite': ~jnp.isfinite(nll)}
+    # Logits that are not finite must count neither as a hit nor as a miss.
+    bad = ~jnp.isfinite(nll)
+    values = {'nll': nll, 'accuracy': jnp.where(bad, jnp.nan, hits)}
+    counts = {'nonfinite': bad}
     if distribution is not None:
       teacher = chunks.with_positions(distribution, distribution_c)
       logits = chunks.view(student, teacher, labels)

@@ -7,7 +7,6 @@ import it where a run begins, not at the top of a module.
 from collections.abc import Callable, Mapping, Sequence
 import glob
 import json
-import math
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ import jax
 
 from kd.core import durations
 from kd.core import errors
+from kd.core import run_info
 from kd.metrics import tensorboard_events
 
 JSON_LINES = 'metrics.jsonl'
@@ -56,14 +56,6 @@ class _ScalarWriter(metric_writers.MetricWriter):
 
   def close(self):
     self.flush()
-
-
-def _number(value):
-  """A JSON number, or the name of what JSON has no number for."""
-  value = float(value)
-  if math.isfinite(value):
-    return value
-  return str(value).replace('inf', 'Infinity').replace('nan', 'NaN')
 
 
 def _remains(step, is_evaluation, restart_after, evaluated):
@@ -121,7 +113,9 @@ class JsonLinesWriter(_ScalarWriter):
   def write_scalars(self, step, scalars):
     phase = 'eval' if any(k.startswith('eval/') for k in scalars) else 'train'
     record = {'step': int(step), 'phase': phase}
-    self._write(record | {name: _number(v) for name, v in scalars.items()})
+    self._write(
+      record | {name: run_info.json_number(v) for name, v in scalars.items()}
+    )
 
   def write_texts(self, step, texts):
     # Answers of an evaluation have a file of their own.

@@ -52,6 +52,8 @@ class Remap:
     maps = dict(state.layer_maps)
     for term in due:
       similarity = found[term.key]
+      if not np.isfinite(similarity).all():
+        continue  # The update on this batch is not finite either.
       chosen = layer_maps.choose(similarity)
       maps[term.key] = jnp.asarray(chosen, jnp.int32)
       logging.info(

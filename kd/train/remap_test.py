@@ -1,0 +1,66 @@
+"""Adaptive layer maps: a batch that is not finite changes no map."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd.config import base
+from kd.config import variants
+from kd.core import types
+from kd.losses import catalog
+from kd.losses import objective as objective_lib
+from kd.losses import selection
+from kd.losses import taps
+from kd.losses import terms as terms_lib
+from kd.models import gemma3
+from kd.models import gemma3_config
+from kd.train import architectures
+from kd.train import remap
+from kd.train import update
+
+
+def test_a_student_that_is_not_finite_keeps_its_map():
+  sizes = gemma3_config.from_variant('nano', variants.VARIANTS, 'variant')
+  model = gemma3.build(sizes, 'float32', 'none', 'student')
+  params = jax.jit(gemma3.init_params, static_argnums=0)(
+    model, jax.random.key(0)
+  )
+  spec = base.term('hidden_states', map='adaptive', pairs=2, remap_every=1)
+  shape = architectures.term_sizes(sizes)
+  context = terms_lib.Context(steps=10, student=shape, teacher=shape)
+  objective = objective_lib.Objective(
+    catalog.build({'hidden': spec.to_dict()}, context),
+    selection.everywhere(),
+    chunk_tokens=64,
+  )
+  ids = np.arange(16, dtype=np.int32).reshape(2, 8)
+  batch = types.Batch(
+    tokens=ids,
+    targets=ids,
+    positions=np.tile(np.arange(8, dtype=np.int32), (2, 1)),
+    segment_ids=np.ones_like(ids),
+    parts=np.zeros_like(ids),
+    weights=np.ones((2, 8), np.float32),
+    row_id=np.arange(2, dtype=np.int32),
+  )
+  _, needed = taps.specs(objective.taps_terms)
+  _, shown = gemma3.forward(model, params, batch, gemma3.TapSpec(*needed))
+  targets = types.Targets(None, shown)
+
+  def state(params):
+    return update.TrainState(
+      step=jnp.int32(0),
+      params=params,
+      opt_state=(),
+      rng=jax.random.key(0),
+      paths={},
+      layer_maps={'hidden': jnp.asarray([0, 0], jnp.int32)},
+    )
+
+  measure = remap.Remap(model, objective)
+  # Compared with itself, each layer is nearest to itself.
+  good = measure(0, state(params), batch, targets)
+  assert np.asarray(good.layer_maps['hidden']).any()
+  spoiled = params | {'embedding': params['embedding'].at[3].set(jnp.nan)}
+  bad = measure(0, state(spoiled), batch, targets)
+  np.testing.assert_array_equal(bad.layer_maps['hidden'], [0, 0])
