@@ -18,7 +18,7 @@ import seqio
 from data import sources
 from data import tasks
 from kd.core import errors
-from kd.core import text_files
+from kd.core import json_files
 from kd.input_pipeline import arithmetic
 from kd.reasoning import answers
 
@@ -71,7 +71,7 @@ def _read(split, shuffle_files, *, name):
 def _parse(line, where):
   """Returns the texts of a line by field; raises ConfigError."""
   legal = f'a JSON object with {", ".join(_FIELDS)}'
-  trace = text_files.parse_json(line, where, legal)
+  trace = json_files.parse(line, where, legal)
   for name in _FIELDS:
     if not isinstance(trace, dict) or name not in trace:
       raise errors.ConfigError(where, f'has no {name}', legal=legal)

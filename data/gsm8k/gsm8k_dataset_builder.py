@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from data import sources
 from kd.core import errors
-from kd.core import text_files
+from kd.core import json_files
 from kd.reasoning import answers
 
 _SOURCE = (
@@ -126,7 +126,7 @@ def _examples(
 
 def _parse(line: bytes, where: str) -> tuple[str, str]:
   """Returns the question and answer of a line; raises ConfigError."""
-  row = text_files.parse_json(line, where, _LEGAL)
+  row = json_files.parse(line, where, _LEGAL)
   for key in ('question', 'answer'):
     if not isinstance(row, dict) or key not in row:
       raise errors.ConfigError(where, f'has no {key}', legal=_LEGAL)

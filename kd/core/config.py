@@ -38,32 +38,41 @@ def differences(
       yield path, *pair
 
 
+def difference_lines(
+  recorded: Mapping[str, Any], current: Mapping[str, Any]
+) -> list[str]:
+  """Returns a line 'name: there X, now Y' for each leaf that differs.
+
+  Args:
+    recorded: read from JSON.
+    current: what it must be; tuples count as lists, as in JSON.
+  """
+  current = json.loads(json.dumps(current))
+  return [
+    f'{name}: there {there!r}, now {here!r}'
+    for name, there, here in differences(recorded, current)
+  ]
+
+
 def refuse_differences(
-  found: Mapping[str, Any],
-  wanted: Mapping[str, Any],
+  recorded: Mapping[str, Any],
+  current: Mapping[str, Any],
   path: str,
   what: str,
   legal: str,
-  beside: tuple[str, ...] = (),
 ) -> None:
-  """Refuses what a folder holds, where it is of something else.
+  """Refuses a folder that was written for something else.
 
   Args:
-    found: what it is of, as JSON.
-    wanted: what it must be of; as JSON has it, where tuples are lists.
-    path: of the flag or field that names the folder.
-    what: the folder holds, as the message says it.
-    legal: what would be.
-    beside: beginnings of the fields that may differ.
+    recorded: what it was written for, as JSON.
+    current: what it must be for; tuples count as lists, as in JSON.
+    path: the flag or field that names the folder.
+    what: what the folder holds, as the message says it.
+    legal: what may stand at `path`.
 
   Raises:
     ConfigError: names each field that differs, with both values.
   """
-  wanted = json.loads(json.dumps(wanted))
-  lines = [
-    f'{field}: there {there!r}, now {now!r}'
-    for field, there, now in differences(found, wanted)
-    if not (beside and field.startswith(beside))
-  ]
+  lines = difference_lines(recorded, current)
   if lines:
     raise errors.ConfigError(path, what + ':\n  ' + '\n  '.join(lines), legal)

@@ -1,4 +1,4 @@
-"""Reads JSON files; anything but one well-formed object is a ConfigError."""
+"""Reads JSON that users bring: what is wrong names the file and the line."""
 
 import json
 import math
@@ -21,6 +21,49 @@ def short(value: Any) -> str:
   return _SHORT.repr(value)
 
 
+def parse(data: bytes, where: str, legal: str, is_file: bool = False) -> Any:
+  """Parses JSON that a user may have written.
+
+  Args:
+    data: UTF-8 bytes: one line of a file, or a whole one.
+    where: the file, with the line if `data` is one, for messages.
+    legal: what may stand there, for messages.
+    is_file: whether `data` is a whole file, so that a message adds the line.
+
+  Returns:
+    The value; its numbers are finite and its texts are valid Unicode.
+
+  Raises:
+    ConfigError: `data` is not UTF-8 or not JSON, is nested too deeply, or has a
+      text with half of a surrogate pair.
+  """
+
+  def fail(problem: str, line: int = 0):
+    place = f'{where}:{line}' if is_file and line else where
+    return errors.ConfigError(place, problem, legal=legal)
+
+  try:
+    text = data.decode('utf-8')
+  except UnicodeDecodeError as e:
+    line = data.count(b'\n', 0, e.start) + 1
+    raise fail(
+      f'is not UTF-8: byte {data[e.start]:#04x} at offset {e.start}', line
+    ) from e
+  try:
+    value = json.loads(
+      text, parse_constant=_refuse_constant, parse_float=_finite
+    )
+  except json.JSONDecodeError as e:
+    raise fail(f'is not JSON: {e}', e.lineno) from e
+  except RecursionError as e:
+    raise fail('is nested too deeply') from e
+  except ValueError as e:  # Not finite, or an integer of thousands of digits.
+    raise fail(f'is not JSON: {e}') from e
+  if '\\ud' in text or '\\uD' in text:  # Only an escape can write a surrogate.
+    text_files.check_unicode(json.dumps(value, ensure_ascii=False), where)
+  return value
+
+
 def read(path: str, field: str = '') -> dict[str, Any]:
   """Reads a file that holds one JSON object.
 
@@ -35,44 +78,29 @@ def read(path: str, field: str = '') -> dict[str, Any]:
     ConfigError: the file is missing, is not UTF-8, or is no JSON object; the
       message names the file and, where known, the line.
   """
+  try:
+    return _read(path)
+  except errors.ConfigError as e:
+    if not field:
+      raise
+    raise errors.ConfigError(field, str(e)) from e
 
-  def fail(found: str, line: int = 0, legal: str = _LEGAL):
-    place = f'{path}:{line}' if line else path
-    if field:
-      return errors.ConfigError(field, f'{place}: {found}', legal=legal)
-    return errors.ConfigError(place, found, legal=legal)
 
+def _read(path):
   try:
     with open(path, 'rb') as f:
-      raw = f.read()
+      data = f.read()
   except (FileNotFoundError, NotADirectoryError) as e:
-    raise fail('no such file') from e
+    raise errors.ConfigError(path, 'no such file', legal=_LEGAL) from e
   except IsADirectoryError as e:
-    raise fail('is a folder') from e
-  if not raw.strip():
-    raise fail('is empty')
-  try:
-    text = raw.decode('utf-8')
-  except UnicodeDecodeError as e:
-    line = raw.count(b'\n', 0, e.start) + 1
-    raise fail(
-      f'is not UTF-8: byte {raw[e.start]:#04x} at offset {e.start}', line
-    ) from e
-  try:
-    value = json.loads(
-      text, parse_constant=_refuse_constant, parse_float=_finite
-    )
-  except json.JSONDecodeError as e:
-    raise fail(f'is not JSON: {e.msg}', e.lineno) from e
-  except RecursionError as e:
-    raise fail('is nested too deeply') from e
-  except ValueError as e:  # Not finite, or an integer of thousands of digits.
-    raise fail(f'is not JSON: {e}') from e
+    raise errors.ConfigError(path, 'is a folder', legal=_LEGAL) from e
+  if not data.strip():
+    raise errors.ConfigError(path, 'is empty', legal=_LEGAL)
+  value = parse(data, path, _LEGAL, is_file=True)
   if not isinstance(value, dict):
-    raise fail(f'holds {short(value)}, not an object')
-  if '\\ud' in text.lower():  # Only an escape can write a surrogate.
-    where = f'{field}: {path}' if field else path
-    text_files.check_unicode(json.dumps(value, ensure_ascii=False), where)
+    raise errors.ConfigError(
+      path, f'holds {short(value)}, not an object', legal=_LEGAL
+    )
   return value
 
 
@@ -92,7 +120,7 @@ def read_in(directory: str, name: str, field: str = '') -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-  raise ValueError(f'{name} is no JSON number')
+  raise ValueError(f'{name} is not a JSON number')
 
 
 def _finite(text: str) -> float:

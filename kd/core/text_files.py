@@ -1,7 +1,4 @@
-"""Text that users bring: read once, with the line of whatever is wrong."""
-
-import json
-from typing import Any, NoReturn
+"""Text that users bring: an error names its line."""
 
 from kd.core import errors
 
@@ -24,35 +21,6 @@ def read(path: str) -> str:
   except UnicodeDecodeError as e:
     line = data.count(b'\n', 0, e.start) + 1
     raise errors.ConfigError(f'{path}:{line}', str(e), legal=_UTF8) from e
-
-
-def parse_json(line: bytes, where: str, legal: str) -> Any:
-  """Returns the value of one line of JSON, whose texts are all valid Unicode.
-
-  Args:
-    line: UTF-8 bytes.
-    where: file and line, for errors.
-    legal: what the line may hold, for errors.
-
-  Raises:
-    ConfigError: the line is not UTF-8 or not JSON, nests too deeply, or has a
-      text with half of a surrogate pair.
-  """
-  try:
-    value = json.loads(line.decode('utf-8'), parse_constant=_refuse_constant)
-  except UnicodeDecodeError as e:
-    raise errors.ConfigError(where, f'is not UTF-8 ({e})', legal=legal) from e
-  except RecursionError as e:
-    raise errors.ConfigError(where, 'nests too deeply', legal=legal) from e
-  except ValueError as e:
-    raise errors.ConfigError(where, f'is not JSON ({e})', legal=legal) from e
-  if b'\\u' in line:  # Only an escape can write a surrogate.
-    check_unicode(json.dumps(value, ensure_ascii=False), where)
-  return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-  raise ValueError(f'{name} is not a JSON value')
 
 
 def check_unicode(text: str, where: str) -> None:

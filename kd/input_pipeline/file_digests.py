@@ -1,12 +1,13 @@
 """SHA-256 of data files; large ones are read again only when they change."""
 
 import contextlib
-import hashlib
 import json
 import os
 import stat
 import tempfile
 import time
+
+from kd.core import identity
 
 FILE = 'digests.json'
 _LARGE = 8 << 20  # bytes; the digest of a smaller file is computed every time
@@ -57,7 +58,7 @@ class Digests:
       if not stat.S_ISREG(status.st_mode):
         return None
       if status.st_size < _LARGE:
-        return status.st_size, _sha256(path)
+        return status.st_size, identity.file_digest(path)
       return status.st_size, self._large(path, status)
     except (FileNotFoundError, PermissionError, NotADirectoryError):
       return None
@@ -68,7 +69,7 @@ class Digests:
     known = self._known.get(key)
     if known and known[:2] == state:
       return known[2]
-    digest = _sha256(path)
+    digest = identity.file_digest(path)
     if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
       self._known[key] = [*state, digest]
       # The rows are right without it, and the folder may be read-only.
@@ -79,9 +80,13 @@ class Digests:
   def _write(self):
     os.makedirs(self._folder, exist_ok=True)
     aside, name = tempfile.mkstemp(prefix='.digests-', dir=self._folder)
-    with os.fdopen(aside, 'w', encoding='utf-8') as f:
-      json.dump(self._known, f, indent=1)
-    os.replace(name, os.path.join(self._folder, FILE))
+    try:
+      with os.fdopen(aside, 'w', encoding='utf-8') as f:
+        json.dump(self._known, f, indent=1)
+      os.replace(name, os.path.join(self._folder, FILE))
+    except BaseException:
+      os.unlink(name)
+      raise
 
 
 def _read(path: str) -> dict[str, list]:
@@ -98,11 +103,6 @@ def _read(path: str) -> dict[str, list]:
     for key, value in known.items()
     if isinstance(value, list) and list(map(type, value)) == [int, int, str]
   }
-
-
-def _sha256(path: str) -> str:
-  with open(path, 'rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()
 
 
 def _remote(path: str) -> tuple[int, str] | None:

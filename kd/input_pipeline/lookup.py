@@ -85,16 +85,15 @@ def _check_rationale(tasks, data, fields):
     return
   import seqio
 
-  found = []
+  rationales = []
   for task, _ in tasks:
     if not isinstance(task.source, seqio.FunctionDataSource):
       return
-    dataset = task.get_dataset(split=data.split, shuffle=False).take(1)
-    found += [
-      bool(example.get('rationale', b''))
-      for example in dataset.as_numpy_iterator()
-    ]
-  if not any(found):
+    (example,) = examples.read(
+      task, data.split, data.module, limit=1, say=lambda line: None
+    )
+    rationales.append(example['rationale'])
+  if not any(rationales):
     raise errors.ConfigError(
       fields[0],
       f"found 'rationale', and {data.mixture!r} gives none",

@@ -81,7 +81,7 @@ def write(
     json.dumps(e | {'in_rows': i not in missing}, ensure_ascii=False) + '\n'
     for i, e in enumerate(examples)
   )
-  write_text(os.path.join(folder, f'{name}.examples.jsonl'), text)
+  run_info.write_text(os.path.join(folder, f'{name}.examples.jsonl'), text)
   used = [encoded[i] for row in rows for i in row]
   tokens = sum(e.positions for e in used)
   worked = sum(e.weights[e.parts == types.RATIONALE].sum() for e in used)
@@ -140,11 +140,3 @@ def _write_rows(
   writer.close()
   run_info.sync(path)
   return digest.hexdigest()
-
-
-def write_text(path: str, text: str) -> None:
-  """Writes a text file and waits until it is on the disk."""
-  with open(path, 'w', encoding='utf-8') as f:
-    f.write(text)
-    f.flush()
-    os.fsync(f.fileno())

@@ -10,6 +10,7 @@ from typing import Any
 from absl import logging
 
 from kd.core import errors
+from kd.core import identity
 from kd.core import paths
 from kd.core import run_info
 from kd.input_pipeline import abandoned
@@ -102,7 +103,7 @@ def prepare(
   }
   cache_dir = paths.expand(cache_dir)
   digests = file_digests.Digests(cache_dir)
-  stem = os.path.join(cache_dir, f'{name}-{split}-{prepared.digest(request)}')
+  stem = os.path.join(cache_dir, f'{name}-{split}-{identity.digest(request)}')
   folder = None if refresh else _reusable(stem, code, digests)
   reused = folder is not None
   if folder is None:
@@ -172,7 +173,7 @@ def _write(
     manifest = _write_parts(
       aside, request, code, digests, tokenizer, patience, say
     )
-    key = prepared.digest([manifest['parts'], manifest['sources']])
+    key = identity.digest([manifest['parts'], manifest['sources']])
     folder = f'{stem}-{key}'
     prepared.write_manifest(aside, manifest)
     run_info.sync(aside)

@@ -10,8 +10,9 @@ from typing import Any
 from array_record.python import array_record_module
 
 from kd.core import errors
+from kd.core import identity
+from kd.core import json_files
 from kd.core import run_info
-from kd.core import text_files
 from kd.input_pipeline import reading
 
 MANIFEST = 'manifest.json'
@@ -88,15 +89,9 @@ class Prepared:
 
 def write_manifest(folder: str, manifest: dict[str, Any]) -> None:
   """Writes the manifest of a folder, with its own digest."""
-  manifest = manifest | {'digest': digest(manifest)}
+  manifest = manifest | {'digest': identity.digest(manifest)}
   text = json.dumps(manifest, indent=2)
   run_info.write_text(os.path.join(folder, MANIFEST), text)
-
-
-def digest(value: Any) -> str:
-  """Returns 16 hex digits of the SHA-256 of a value's JSON, keys sorted."""
-  text = json.dumps(value, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_manifest(folder: str) -> dict[str, Any]:
@@ -112,12 +107,12 @@ def read_manifest(folder: str) -> dict[str, Any]:
     raise errors.ConfigError(
       path, f'cannot be read: {e.strerror}', legal=_LEGAL
     ) from e
-  manifest = text_files.parse_json(data, path, _LEGAL)
-  if not isinstance(manifest, dict) or manifest.get('digest') != digest(
-    {key: value for key, value in manifest.items() if key != 'digest'}
-  ):
-    raise errors.ConfigError(path, 'was changed', legal=_LEGAL)
-  return manifest
+  manifest = json_files.parse(data, path, _LEGAL, is_file=True)
+  if isinstance(manifest, dict):
+    content = {key: x for key, x in manifest.items() if key != 'digest'}
+    if manifest.get('digest') == identity.digest(content):
+      return manifest
+  raise errors.ConfigError(path, 'was changed', legal=_LEGAL)
 
 
 def open_folder(

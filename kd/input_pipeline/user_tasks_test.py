@@ -7,6 +7,7 @@ import time
 import pytest
 
 from kd.core import errors
+from kd.core import identity
 from kd.input_pipeline import file_digests
 from kd.input_pipeline import prepare
 from kd.input_pipeline import reading
@@ -211,7 +212,7 @@ def test_editors_and_large_files_do_not_disturb(user, monkeypatch):
     os.symlink('user@host.1234:1764371000', user.folder / name)
   os.mkfifo(user.folder / 'pipe')
   read = []
-  monkeypatch.setattr(file_digests, '_sha256', lambda path: read.append(path))
+  monkeypatch.setattr(identity, 'file_digest', lambda path: read.append(path))
   user.prepare('quiet')
   assert not any('large.jsonl' in path for path in read)
 

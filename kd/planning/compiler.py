@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import gzip
-import hashlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ import ml_collections
 
 import kd
 from kd.core import errors
+from kd.core import identity
 from kd.core import paths
 from kd.planning import chips
 from kd.planning import libtpu
@@ -73,19 +73,14 @@ class Compiled:
       return f.read()
 
 
-def digest(path: str) -> str:
-  """Returns the SHA-256 of a file."""
-  with open(path, 'rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()
-
-
 def is_intact(folder: str) -> bool:
   """Returns whether the stored answer has all its files, undamaged."""
   try:
     with open(os.path.join(folder, FACTS), encoding='utf-8') as f:
       stored = json.load(f)['sha256']
     return all(
-      digest(os.path.join(folder, name)) == stored[name] for name in DUMPS
+      identity.file_digest(os.path.join(folder, name)) == stored[name]
+      for name in DUMPS
     )
   except (OSError, ValueError, TypeError, KeyError):
     return False

@@ -28,6 +28,7 @@ from jax.experimental import topologies
 import ml_collections
 
 from kd.core import errors
+from kd.core import identity
 from kd.partitioning import rules
 from kd.planning import chips
 from kd.planning import compiler
@@ -113,7 +114,7 @@ def _fill(home, lowered):
     facts['date'] = datetime.date.today().isoformat()
     facts['versions'] = _versions()
     facts['sha256'] = {
-      name: compiler.digest(os.path.join(aside, name))
+      name: identity.file_digest(os.path.join(aside, name))
       for name in compiler.DUMPS
     }
     with open(os.path.join(aside, compiler.FACTS), 'w', encoding='utf-8') as f:

@@ -20,6 +20,7 @@ import numpy as np
 
 from kd.core import config as config_lib
 from kd.core import errors
+from kd.core import json_files
 from kd.core import run_info
 from kd.reasoning import answers
 from kd.reasoning import questions as questions_lib
@@ -142,10 +143,8 @@ def _check_seal(folder: str, seal: Mapping[str, Any]) -> None:
         )
       run_info.write_json(path, seal)
       return
-  with open(path, encoding='utf-8') as f:
-    old = json.load(f)
   config_lib.refuse_differences(
-    old,
+    json_files.read(path, 'reasoning.folder'),
     seal,
     'reasoning.folder',
     f'{folder!r} holds samples of another run',

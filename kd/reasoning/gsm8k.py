@@ -10,7 +10,7 @@ import dataclasses
 import os
 
 from kd.core import errors
-from kd.core import text_files
+from kd.core import json_files
 from kd.reasoning import answers
 from kd.reasoning import steps
 from kd.reasoning import tree_problem
@@ -169,7 +169,7 @@ def read(path: str) -> list[tree_problem.Instance]:
   found = []
   with open(path, 'rb') as f:
     for number, line in enumerate(f, 1):
-      record = text_files.parse_json(line, f'{path}:{number}', legal)
+      record = json_files.parse(line, f'{path}:{number}', legal)
       try:
         question, answer = record['question'], record['answer']
         last = answers.MARKER + answer.rpartition(answers.MARKER)[2]

@@ -6,8 +6,8 @@ import fractions
 import os
 
 from kd.core import errors
+from kd.core import json_files
 from kd.core import paths
-from kd.core import text_files
 from kd.input_pipeline import examples
 from kd.reasoning import answers
 
@@ -68,7 +68,7 @@ def read_file(path: str, form: str) -> list[Question]:
 
 
 def _parse(line: bytes, where: str, number: int, form: str) -> Question:
-  row = text_files.parse_json(line, where, LEGAL)
+  row = json_files.parse(line, where, LEGAL)
   if not isinstance(row, dict) or 'question' not in row:
     raise errors.ConfigError(where, 'has no question', legal=LEGAL)
   for key, value in row.items():

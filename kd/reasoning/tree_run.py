@@ -17,6 +17,7 @@ from typing import Any
 
 from kd.core import config as config_lib
 from kd.core import errors
+from kd.core import json_files
 from kd.core import run_info
 from kd.reasoning import tree as tree_lib
 from kd.reasoning import tree_problem
@@ -193,10 +194,8 @@ def _check_seal(folder, seal):
   if not os.path.exists(path):
     run_info.write_json(path, seal)
     return
-  with open(path, encoding='utf-8') as f:
-    old = json.load(f)
   config_lib.refuse_differences(
-    old,
+    json_files.read(path, 'search.folder'),
     seal,
     'search.folder',
     f'{folder!r} holds another search',

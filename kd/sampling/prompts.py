@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from kd.core import errors
+from kd.core import json_files
 from kd.core import run_info
-from kd.core import text_files
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.sampling import requests
@@ -90,7 +90,7 @@ def read(
 
 def _fields(line: bytes, where: str) -> dict[str, Any]:
   """Checks and returns a line; raises ConfigError naming `where`."""
-  record = text_files.parse_json(line, where, _LEGAL)
+  record = json_files.parse(line, where, _LEGAL)
   if not isinstance(record, dict):
     raise errors.ConfigError(
       where, f'holds a {type(record).__name__}', legal=_LEGAL
@@ -264,10 +264,9 @@ def _resume(path: str, digests: Sequence[str], model: str) -> dict[int, dict]:
 
 
 def _check_record(line, where, digests, model):
-  try:
-    record = json.loads(line.decode('utf-8'))
-  except ValueError as e:
-    raise errors.ConfigError(where, f'is no JSON ({e})') from e
+  record = json_files.parse(
+    line, where, 'a line that --mode=generate has written'
+  )
   if not isinstance(record, dict) or not all(
     key in record and isinstance(record[key], kind)
     for key, kind in _READ_BACK.items()

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 
 from kd.core import errors
+from kd.core import identity
 from kd.core import run_info
 from kd.core import tensor_files
 from kd.core import types
@@ -186,7 +187,7 @@ def write_unembedding(folder: str, table: np.ndarray) -> str:
   with shards.failing_as_kd(path):
     tensor_files.save(path + '.tmp', {'unembedding': table})
   run_info.sync(path + '.tmp')
-  found = shards.digest(path + '.tmp')
+  found = identity.file_digest(path + '.tmp')
   os.replace(path + '.tmp', path)
   return found
 
@@ -207,7 +208,7 @@ def unembedding(
   path = os.path.join(cache.folder, UNEMBEDDING)
   legal = 'the file as --mode=cache wrote it'
   try:
-    found = shards.digest(path)
+    found = identity.file_digest(path)
     table = safetensors_numpy.load_file(path)['unembedding']
   except Exception as e:  # safetensors raises a kind of its own.
     raise errors.ConfigError(

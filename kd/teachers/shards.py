@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from array_record.python import array_record_module
 
 from kd.core import errors
+from kd.core import identity
 from kd.core import run_info
 
 # One record a group, so that a read touches no other row.
@@ -109,7 +109,7 @@ class Writer:
       'first_row': shard.first_row,
       'rows': shard.rows,
       'bytes': os.path.getsize(self._aside),
-      'sha256': digest(self._aside),
+      'sha256': identity.file_digest(self._aside),
       'statistics': statistics,
     }
     os.replace(self._aside, shard.path(self._folder))
@@ -128,12 +128,6 @@ def failing_as_kd(path: str) -> Iterator[None]:
       f'{path}: could not be written: {e}; the same command goes on once that '
       'is mended'
     ) from e
-
-
-def digest(path: str) -> str:
-  """SHA-256 of a file."""
-  with open(path, 'rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()
 
 
 def facts(folder: str, shard: Shard) -> dict[str, Any] | None:
@@ -179,7 +173,9 @@ def _fault(path, wanted_bytes, wanted_sha256):
     size = os.path.getsize(path)
     if wanted_bytes is not None and size != wanted_bytes:
       return f'has {size} bytes, {wanted_bytes} were written'
-    if wanted_sha256 is not None and digest(path) != wanted_sha256:
+    if (
+      wanted_sha256 is not None and identity.file_digest(path) != wanted_sha256
+    ):
       return 'has other bytes than were written'
   except FileNotFoundError:
     return 'is missing'
