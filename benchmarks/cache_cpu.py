@@ -157,6 +157,7 @@ def _training(runs, parts, teachers, rounds, folder) -> dict[str, list[Any]]:
         objective=run.objective,
         workdir=where,
         label=name,
+        teachers=targets.names(run) if find else (),
         init=lambda run=run: programs.random_params(run.student.module, 0),
         rows=targets.read_beside(rows, cache),
         targets=find,

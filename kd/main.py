@@ -17,6 +17,7 @@ from absl import flags
 from absl import logging
 
 from kd.config import command_line
+from kd.config import legal
 from kd.core import compile_cache
 from kd.core import errors
 from kd.core import paths
@@ -60,11 +61,10 @@ def _run_mode():
   try:
     if not _WORKDIR.value:
       raise errors.ConfigError('--workdir', 'not given', legal='a folder')
-    if '://' in _WORKDIR.value:
+    fault = legal.path_fault(_WORKDIR.value)
+    if fault:
       raise errors.ConfigError(
-        '--workdir',
-        f'found {_WORKDIR.value!r}',
-        legal='a folder; a bucket can be mounted as one',
+        '--workdir', fault, legal='a folder; a bucket can be mounted as one'
       )
     _MODES[_MODE.value](_CONFIG.value, paths.expand(_WORKDIR.value))
     processes.finish()

@@ -28,6 +28,8 @@ REFUSED = [
   ('c.losses = 5', 'losses'),
   ('c.losses = {}', 'losses'),
   ("c.unlock(); del c['mesh']", 'mesh'),
+  ("c.unlock(); c.data.name = 'x'", 'data.name'),
+  ('c.unlock(); c.name = 5', 'name'),
   ("c.student.init = 'teacher:1'", 'student.init'),
   ("c.student.init = 'hf:gs://bucket/x'", 'student.init'),
   ('c.student.keep_layers = (0.5,)', 'student.keep_layers'),

@@ -60,8 +60,9 @@ def _signal_points():
   points['SIGTERM-compile'] = 'signal_at_compile', 20, 'SIGTERM', 42
   for what, where, n in (
     ('step', _ABSORB, 1),
-    ('evaluation', _GENERATE, 3),
-    ('last-evaluation', _GENERATE, 4),
+    # The first is of step 0: the teacher's evaluation is that of `straight`.
+    ('evaluation', _GENERATE, 2),
+    ('last-evaluation', _GENERATE, 3),
     ('report', 'kd.train.report:write', 1),
   ):
     points[f'SIGTERM-{what}'] = 'signal_at_call', (where, n), 'SIGTERM', 42

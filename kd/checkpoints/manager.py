@@ -53,7 +53,7 @@ class _Checked(ocp.path.atomicity.AtomicRenameTemporaryPath):
     digests.write(str(self.get()), int(self.get_final().name))
 
 
-def _literal(folder: str) -> str:
+def _literal(folder: str, read_only: bool) -> str:
   """Returns a path to a folder that holds none of glob's special characters.
 
   Orbax looks for the parts of a checkpoint by glob patterns that begin with its
@@ -64,7 +64,8 @@ def _literal(folder: str) -> str:
   links = os.path.join(os.path.expanduser('~'), '.cache', 'kd', 'links')
   link = os.path.join(links, identity.digest(folder))
   os.makedirs(links, exist_ok=True)
-  os.makedirs(os.path.dirname(folder), exist_ok=True)
+  if not read_only:
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
   # It always points to the same folder, so another process may have made it.
   with contextlib.suppress(FileExistsError):
     os.symlink(os.path.dirname(folder), link)
@@ -86,7 +87,7 @@ class Manager:
       ConfigError: the figures that rank the checkpoints cannot be read.
     """
     self.folder = os.path.join(os.path.abspath(workdir), FOLDER)
-    self._literal_folder = _literal(self.folder)
+    self._literal_folder = _literal(self.folder, read_only)
     try:
       self._manager = self._open(keep, read_only)
     except ValueError as e:

@@ -117,7 +117,7 @@ def test_any_folder_name_can_be_read_back(name, tmp_path, monkeypatch):
 
 def test_a_save_that_cannot_be_read_back_fails(tmp_path, monkeypatch):
   # As Orbax merges nothing where its pattern matches no folder.
-  monkeypatch.setattr(manager, '_literal', lambda folder: folder)
+  monkeypatch.setattr(manager, '_literal', lambda folder, read_only: folder)
   with pytest.raises(errors.KdError, match='saving failed at step 1'):
     _save(tmp_path / '[8]', [1])
   assert manager.latest_step(str(tmp_path / '[8]')) is None

@@ -96,7 +96,9 @@ def check_finite(array: np.ndarray, where: str) -> None:
     if not _is_finite(piece):
       with np.errstate(over='ignore'):
         where_bad = np.flatnonzero(~np.isfinite(piece.astype(np.float32)))
-      first = start + int(where_bad[0]) if first < 0 else first
+      # Numbers just above float32's largest one are rounded to it.
+      if first < 0 and len(where_bad):
+        first = start + int(where_bad[0])
       bad += len(where_bad)
   if bad:
     index = [int(i) for i in np.unravel_index(first, array.shape)]

@@ -3,7 +3,6 @@
 import ast
 from collections.abc import Mapping
 import dataclasses
-import math
 import re
 import reprlib
 from typing import Any
@@ -121,9 +120,10 @@ class Number(Legal):
 
   def holds(self, value: float) -> bool:
     """Returns whether a number is finite and in the interval."""
-    if not math.isfinite(value) or abs(value) > np.finfo(np.float32).max:
+    with np.errstate(over='ignore'):
+      value = np.float32(value)
+    if not np.isfinite(value):
       return False
-    value = np.float32(value)
     return (
       (self.above is None or value > np.float32(self.above))
       and (self.at_least is None or value >= np.float32(self.at_least))

@@ -79,7 +79,9 @@ class Choice:
 
   def children(self, name: str) -> Mapping[str, 'Node']:
     """Returns the fields of an option; those in common of an unknown one."""
-    return {**self.common, **self.options.get(name, {})}
+    # A config may hold anything as a name.
+    own = self.options.get(name, {}) if isinstance(name, str) else {}
+    return {**self.common, **own}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -188,6 +190,7 @@ def _check(node, value, path):
     return
   if isinstance(node, Choice):
     children = _chosen(node, value, path)
+    value = {key: value[key] for key in children}
   else:
     children = node.children
   _check_children(children, value, path)
@@ -208,7 +211,7 @@ def join(path: str, key: str) -> str:
 
 def _check_children(children, value, path):
   for key in value:
-    if key not in children and not (key == 'name' and 'name' in value):
+    if key not in children:
       raise errors.unknown(join(path, key), 'field', key, list(children))
   for key, child in children.items():
     if key not in value:

@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from kd.core import errors
+from kd.core import identity
 from kd.core import paths
 from kd.core import progress as progress_lib
 from kd.core import run_info
@@ -216,7 +217,7 @@ def _write_files(job, table):
   """Writes what there is beside shards; its SHA-256 by name."""
   tokenizer = os.path.join(job.folder, tokenizers.MODEL_FILE)
   run_info.write_bytes(tokenizer, job.run.tokenizer.model_proto)
-  files = {tokenizers.MODEL_FILE: shards.digest(tokenizer)}
+  files = {tokenizers.MODEL_FILE: identity.file_digest(tokenizer)}
   if table is not None:
     size = job.run.student.config.vocab_size
     digest = cached.write_unembedding(job.folder, table[:size])

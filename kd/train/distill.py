@@ -223,7 +223,7 @@ def train(
       workdir,
       'teacher',
       run.teacher,
-      teacher_params,
+      teachers.digests[0],
       lambda: teacher_eval(teacher_params, lambda: None),
       shared=True,
     )
@@ -260,7 +260,7 @@ def train(
         where,
         f'step_{step}',
         run.student,
-        params,
+        fingerprints.of(params),
         lambda: student_eval(params, check),
       )
 

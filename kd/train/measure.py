@@ -1,7 +1,6 @@
 """--mode=eval: one student on every held-out set, its scores and answers."""
 
 from collections.abc import Callable
-import os
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from kd.evaluation import table
 from kd.teachers import fingerprints
 from kd.train import evaluate as evaluate_lib
 from kd.train import outputs
+from kd.train import recorded
 from kd.train import report
 from kd.train import resolve
 from kd.train import targets
@@ -57,7 +57,7 @@ def _write(run, workdir, result, model, say):
     }
     say(table.text(report.set_table({title: result}, name)))
     say(f'{name}: ' + ', '.join(f'{k} {v:,}' for k, v in sizes.items()))
-  path = os.path.join(workdir, outputs.EVALUATIONS, f'eval_{what}.json')
+  path = recorded.path(workdir, f'eval_{what}')
   results.write(path, result, more)
   say(f'scores: {path}')
   if result.answers:
@@ -66,7 +66,7 @@ def _write(run, workdir, result, model, say):
 
 def _subject(run, workdir):
   """The name of the files, and what the evaluated model is."""
-  if os.path.isdir(os.path.join(workdir, manager.FOLDER)):
+  if manager.latest_step(workdir) is not None:
     which = run.config.export.checkpoint
     return which, f'{which} checkpoint'
   return 'init', run.student.init

@@ -120,9 +120,6 @@ def describe(run: resolve.Run, workdir: str) -> str:
     warning = weights.pattern_warning(sizes)
     if warning:
       lines.append(f'warning: {name}: {warning}')
-  reason = hf_tokenizer.problem(run.tokenizer)
-  if reason:
-    lines.append(f'warning: the tokenizer cannot be exported: {reason}')
   tokens = config.data.batch_size * config.data.length
   mesh = ' x '.join(f'{axis} {n}' for axis, n in run.mesh.shape.items())
   lines += [
@@ -158,6 +155,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> None:
   run = resolve.resolve(config, _devices(config))
   changes = workdirs.check(config, workdir)
   say('\n'.join([describe(run, workdir), *changes.notes()]))
+  reason = hf_tokenizer.problem(run.tokenizer)
+  if reason:
+    say(f'warning: the tokenizer cannot be exported: {reason}')
   with lock.shared(workdir, '--workdir', say):
     data = distill.prepare(run, say)
     teachers = distill.load_teachers(run)

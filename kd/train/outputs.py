@@ -7,7 +7,6 @@ import os
 from kd.checkpoints import huggingface
 from kd.checkpoints import manager
 from kd.checkpoints import weights
-from kd.core import errors
 from kd.core import identity
 from kd.core import paths
 from kd.core import progress
@@ -38,22 +37,15 @@ Say = Callable[[str], None]
 
 
 def student_params(run: resolve.Run, workdir: str) -> types.PyTree:
-  """The workdir's checkpoint, or what student.init names if there is none.
+  """Reads the workdir's checkpoint, or what student.init names without one.
 
-  Raises:
-    ConfigError: neither exists: the student is random or the teacher's layers.
+  Args:
+    run: from resolve_student, which refuses a student without weights.
+    workdir: the folder that may hold a run.
   """
-  if os.path.isdir(os.path.join(workdir, manager.FOLDER)):
+  if manager.latest_step(workdir) is not None:
     return parameters.restore(
       workdir, run.student, run.config.export.checkpoint, '--workdir'
-    )
-  kind = run.student.init.partition(':')[0]
-  if kind in ('random', 'teacher'):
-    raise errors.ConfigError(
-      '--workdir',
-      f'{workdir!r} holds no checkpoint, and student.init is '
-      f'{run.student.init!r}',
-      legal='the workdir of a run, or student.init=hf:DIR or gguf:FILE',
     )
   return parameters.load(run.student, run.config.seed, 'student.init', None)
 
@@ -112,6 +104,8 @@ def generate(run: resolve.Run, workdir: str, say: Say) -> None:
 
 def export(run: resolve.Run, workdir: str, say: Say) -> None:
   """Writes config, weights and tokenizer that transformers and vLLM load."""
+  # Before the weights are read, which may take minutes.
+  hf_tokenizer.check(run.tokenizer, 'data.tokenizer')
   folder = os.path.join(workdir, 'export', 'hf')
   tokenizer, template = run.tokenizer, run.config.data.template
   huggingface.write(

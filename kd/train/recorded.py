@@ -9,13 +9,12 @@ import os
 
 import jax
 
+from kd.core import config as config_lib
 from kd.core import identity
 from kd.core import paths
 from kd.core import run_info
-from kd.core import types
 from kd.evaluation import results
 from kd.partitioning import processes
-from kd.teachers import fingerprints
 from kd.train import evaluate
 from kd.train import outputs
 from kd.train import resolve
@@ -72,7 +71,7 @@ class Recorder:
     workdir: str,
     name: str,
     model: resolve.Model,
-    params: types.PyTree,
+    weights: str,
     measure: Callable[[], results.Result],
     shared: bool = False,
   ) -> Mapping[str, float]:
@@ -82,15 +81,12 @@ class Recorder:
       workdir: the evaluation is recorded in its folder `evaluations`.
       name: of the record.
       model: the model that is evaluated.
-      params: its parameters.
+      weights: the digest of its parameters, from fingerprints.of.
       measure: evaluates.
       shared: whether other workdirs may have recorded the same evaluation, and
         may reuse this one. A teacher's evaluation does not depend on the run.
     """
-    wanted = {
-      **self._common,
-      'model': model.identity(fingerprints.of(params)),
-    }
+    wanted = {**self._common, 'model': model.identity(weights)}
     places = [path(workdir, name)]
     if shared:
       file = f'{identity.digest(wanted)}.json'
@@ -101,9 +97,8 @@ class Recorder:
       return metrics
     result = measure()
     if jax.process_index() == 0:
-      more = {'identity': wanted, 'date': run_info.now()}
       for place in places:
-        results.write(place, result, more)
+        results.write(place, result, {'identity': wanted})
     return result.metrics
 
   def _reuse(self, places, wanted):
@@ -116,8 +111,8 @@ class Recorder:
       if recorded is None:
         continue
       fields, result = recorded
-      date = fields.get('date')
-      lines = list(identity.differences(fields.get('identity', {}), wanted))
+      date = run_info.date(place)
+      lines = config_lib.difference_lines(fields.get('identity', {}), wanted)
       if not lines:
         self._say(f'{place}: evaluation of {date} reused')
         if place != places[0]:

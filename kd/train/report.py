@@ -13,6 +13,7 @@ from kd.evaluation import table
 from kd.train import best
 from kd.train import curves
 from kd.train import outputs
+from kd.train import recorded
 from kd.train import resolve
 
 FILE = 'report.md'
@@ -25,9 +26,8 @@ _BRACKETS = 'brackets: 95% intervals, bootstrap over examples'
 
 
 def _read(folder: str, name: str) -> results.Result | None:
-  path = os.path.join(folder, outputs.EVALUATIONS, f'{name}.json')
-  recorded = results.read(path)
-  return recorded and recorded[1]
+  record = results.read(recorded.path(folder, name))
+  return record and record[1]
 
 
 def columns(workdir: str, steps: int) -> dict[str, results.Result]:

@@ -29,13 +29,15 @@ def tokenizer(
   Raises:
     ConfigError: there is none, or the models have different ones.
   """
-  found = {}
+  found, loaded = {}, {}
   if data.tokenizer:
     named = tokenizers.load(data.tokenizer, 'data.tokenizer')
-    found['data.tokenizer'] = named
+    found['data.tokenizer'] = loaded[data.tokenizer] = named
   for path, init in sources.items():
     try:
-      found[path] = tokenizers.for_source(init, path)
+      if init not in loaded:
+        loaded[init] = tokenizers.for_source(init, path)
+      found[path] = loaded[init]
     except errors.ConfigError as e:
       # A folder whose tokenizer is missing or of another kind.
       if not data.tokenizer:

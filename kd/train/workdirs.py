@@ -16,7 +16,7 @@ import ml_collections
 from kd.checkpoints import manager
 from kd.core import config as config_lib
 from kd.core import errors
-from kd.core import identity
+from kd.core import json_files
 from kd.core import run_info
 from kd.input_pipeline import tokenizers
 from kd.partitioning import processes
@@ -90,11 +90,9 @@ def check(
     ConfigError: another field differs: lists them all; or `steps` is below the
       step of the latest checkpoint.
   """
-  file = os.path.join(workdir, CONFIG_FILE)
-  if not os.path.exists(file):
+  old = json_files.read_in(workdir, CONFIG_FILE, '--workdir')
+  if not old:
     return Changes({}, {})
-  with open(file, encoding='utf-8') as f:
-    old = json.load(f)
   new = json.loads(config_lib.to_json(config))
   allowed = (*_RESUMABLE, *also_allowed)
   if all(c['teacher']['source'] != 'rollout' for c in (old, new)):
@@ -188,24 +186,19 @@ def _begin(run, workdir, changes, inputs, mixture):
 
 
 def _read_run(workdir):
-  file = os.path.join(workdir, architectures.RUN_FILE)
-  if not os.path.exists(file):
-    return {}
-  with open(file, encoding='utf-8') as f:
-    return json.load(f)
+  return json_files.read_in(workdir, architectures.RUN_FILE, '--workdir')
 
 
 def _check_inputs(workdir, old, inputs):
   recorded = old.get('inputs', {})
-  known = {name: recorded[name] for name in inputs if name in recorded}
-  lines = list(identity.differences(known, {n: inputs[n] for n in known}))
-  if lines:
-    raise errors.ConfigError(
-      '--workdir',
-      f'{workdir!r} was begun with other content, by digest:\n  '
-      + '\n  '.join(lines),
-      legal='the same content at these fields, or a new folder',
-    )
+  known = [name for name in inputs if name in recorded]
+  config_lib.refuse_differences(
+    {name: recorded[name] for name in known},
+    {name: inputs[name] for name in known},
+    '--workdir',
+    f'{workdir!r} was begun with other content, by digest',
+    'the same content at these fields, or a new folder',
+  )
 
 
 def check_input(workdir: str, name: str, digest: str) -> None:
