@@ -124,6 +124,27 @@ def test_the_pool_of_someone_else_is_left_alone(cloud):
   assert not cloud.calls('node-pools', 'delete')
 
 
+def test_all_pools_that_were_created_are_deleted(cloud):
+  assert pools(cloud, 'create-pools', '--slices=2')[0] == 0
+  code, _, err = pools(cloud, 'delete-pools')
+  assert code == 0, err
+  deleted = [c[4] for c in cloud.calls('node-pools', 'delete')]
+  assert deleted == ['kd-0', 'kd-1']
+
+
+def test_a_policy_that_was_not_created_here_stays(cloud):
+  tpu7x = '--machine_type=tpu7x-standard-4t', '--topology=2x2x4'
+  assert pools(cloud, 'create-pools', *tpu7x)[0] == 0
+  code, _, err = pools(cloud, 'delete-pools', *tpu7x)
+  assert code == 0, err
+  assert len(cloud.calls('resource-policies', 'delete')) == 1
+  # The record is gone; now the policy is someone else's.
+  cloud.put_slice('policy.kd', {'token': ''})
+  code, _, err = pools(cloud, 'delete-pools', *tpu7x)
+  assert code == 0, err
+  assert len(cloud.calls('resource-policies', 'delete')) == 1
+
+
 def test_pools_need_a_cluster(cloud):
   code, _, err = gke(cloud, 'create-pools', '--project=p-1')
   assert (code, 'cluster: not given' in err) == (2, True), err

@@ -115,8 +115,7 @@ verb_logs() {
 }
 
 verb_delete() {
-  local mine there owner
-  mine=$(token)
+  local there owner
   if is_dry; then
     get_jobset run
     note 'if its label kd_launch is the one remembered here'
@@ -128,11 +127,8 @@ verb_delete() {
       forget_token
       return
     fi
-    if [[ -z $mine || $owner != "$mine" ]]; then
-      fail 1 "the JobSet ${SETTING[name]} was not applied here" \
-        "(kd_launch='$owner'): it is left alone. To delete it yourself:" \
-        "$(kubectl_in command_line delete jobset "${SETTING[name]}")"
-    fi
+    check_mine "the JobSet ${SETTING[name]}" "$owner" \
+      kubectl_in command_line delete jobset "${SETTING[name]}"
   fi
   kubectl_in run delete jobset "${SETTING[name]}"
   if ! is_dry; then forget_token; fi

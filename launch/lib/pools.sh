@@ -124,7 +124,7 @@ describe_pool() {
   in_cluster "$1" describe "$2" '--format=value(config.resourceLabels.kd_launch)'
 }
 
-# Usage: policy DO VERB... FLAG... Of the pools' workload policy.
+# Usage: policy DO VERB... FLAG... Runs a command on the pools' workload policy.
 policy() {
   local do=$1
   shift
@@ -132,7 +132,8 @@ policy() {
     "--project=${SETTING[project]}"
 }
 
-# Whether there is a workload policy of the pools' name; in a dry run as if.
+# Whether there is a workload policy of the pools' name. A dry run prints the
+# command and returns true.
 has_policy() {
   local answer
   if is_dry; then
@@ -140,34 +141,34 @@ has_policy() {
     return
   fi
   answer=$(policy described describe "${SETTING[pool]}" '--format=value(name)')
+  if [[ $answer == 'ERROR;;' ]]; then
+    fail 1 'the workload policy could not be described; see above'
+  fi
   [[ $answer != 'ABSENT;;' ]]
 }
 
-# Usage: owner_of_pool NAME. Prints its label, ABSENT;; if there is none.
-owner_of_pool() {
+# Usage: has_pool NAME. Whether there is such a pool; fails unless it is ours.
+has_pool() {
   local owner
   owner=$(describe_pool described "$1")
-  if [[ $owner == 'ERROR;;' ]]; then
-    fail 1 "the node pool $1 could not be described; see above"
-  fi
-  echo "$owner"
+  case $owner in
+    'ABSENT;;') return 1 ;;
+    'ERROR;;') fail 1 "the node pool $1 could not be described; see above" ;;
+  esac
+  check_mine "the node pool $1" "$owner" in_cluster command_line delete "$1" \
+    --quiet
 }
 
-# The record of the pools is apart from that of a JobSet on them.
+# The record of the pools is apart from that of a JobSet on them: `pools` has
+# the name of each pool that was created, `policy` is there if the policy was.
 open_pool_record() {
   need_cluster
   open_record "${SETTING[project]}" "${SETTING[location]}" \
     "${SETTING[cluster]}" "pool-${SETTING[pool]}"
 }
 
-# Usage: fail_for_owner NAME OWNER
-fail_for_owner() {
-  fail 1 "the node pool $1 was not created here (kd_launch='$2'): it is left" \
-    "alone. To delete it yourself: $(in_cluster command_line delete "$1" --quiet)"
-}
-
 verb_create_pools() {
-  local name owner token=TOKEN
+  local name token=TOKEN
   open_pool_record
   if is_dry; then
     note 'what is there already is left as it is; TOKEN is made anew'
@@ -180,17 +181,17 @@ verb_create_pools() {
     policy run create workload-policy "${SETTING[pool]}" \
       --type=HIGH_THROUGHPUT "--accelerator-topology=${SETTING[topology]}" ||
       fail 1 'the workload policy could not be created'
+    if ! is_dry; then : >"$RECORD/policy"; fi
   fi
   for name in $(pool_names); do
     if is_dry; then
       describe_pool run "$name"
+    elif has_pool "$name"; then
+      say "the node pool $name is there already"
+      continue
     else
-      owner=$(owner_of_pool "$name")
-      if [[ $owner == "$token" ]]; then
-        say "the node pool $name is there already"
-        continue
-      fi
-      if [[ $owner != 'ABSENT;;' ]]; then fail_for_owner "$name" "$owner"; fi
+      # Before the call: one that fails may leave a pool.
+      echo "$name" >>"$RECORD/pools"
     fi
     create_pool "$name" "$token" ||
       fail 1 "the node pool $name could not be created; create-pools tries it" \
@@ -198,26 +199,42 @@ verb_create_pools() {
   done
 }
 
+# Prints the pools of the settings, and those that were created for others.
+pools_to_delete() {
+  {
+    pool_names
+    if [[ -r $RECORD/pools ]]; then cat "$RECORD/pools"; fi
+  } | sort -uV
+}
+
 verb_delete_pools() {
-  local name owner
+  local name
   open_pool_record
-  for name in $(pool_names); do
+  for name in $(pools_to_delete); do
     if is_dry; then
       describe_pool run "$name"
       note 'if its label kd_launch is the one remembered here'
-    else
-      owner=$(owner_of_pool "$name")
-      if [[ $owner == 'ABSENT;;' ]]; then
-        say "there is no node pool $name in ${SETTING[cluster]}"
-        continue
-      fi
-      if [[ $owner != "$(token)" ]]; then fail_for_owner "$name" "$owner"; fi
+    elif ! has_pool "$name"; then
+      say "there is no node pool $name in ${SETTING[cluster]}"
+      continue
     fi
     in_cluster run delete "$name" --quiet ||
       fail 1 "the node pool $name may still be there"
   done
-  if needs_policy && has_policy; then
-    policy run delete "${SETTING[pool]}" --quiet
+  delete_policy
+  if ! is_dry; then
+    rm -f "$RECORD/pools"
+    forget_token
   fi
-  if ! is_dry; then forget_token; fi
+}
+
+# Deletes the workload policy if it was created here.
+delete_policy() {
+  if ! is_dry && [[ ! -e $RECORD/policy ]]; then return; fi
+  if is_dry && ! needs_policy; then return; fi
+  if has_policy; then
+    policy run delete "${SETTING[pool]}" --quiet ||
+      fail 1 'the workload policy may still be there'
+  fi
+  if ! is_dry; then rm -f "$RECORD/policy"; fi
 }

@@ -35,6 +35,16 @@ token() {
   if [[ -r $RECORD/token ]]; then cat "$RECORD/token"; fi
 }
 
+# Usage: check_mine WHAT OWNER COMMAND... Fails unless OWNER, the label of a
+# resource, is the remembered token. COMMAND prints how to delete it by hand.
+check_mine() {
+  local what=$1 owner=$2
+  shift 2
+  if [[ $owner && $owner == "$(token)" ]]; then return; fi
+  fail 1 "$what was not created here (kd_launch='$owner'): it is left alone." \
+    "To delete it yourself: $("$@")"
+}
+
 forget_token() { rm -f "$RECORD/token"; }
 
 # The arguments lie in the file each with a zero byte behind it.

@@ -168,10 +168,9 @@ print_look() {
 
 # Fails unless what is there was created by this machine's record.
 check_owner() {
-  if [[ $STATE == ABSENT || ($OWNER && $OWNER == "$(token)") ]]; then return; fi
-  fail 1 "${SETTING[name]} in ${SETTING[zone]} is $STATE and was not created" \
-    "here (kd_launch='$OWNER'): it is left alone. To delete it yourself:" \
-    "$(delete_slice command_line)"
+  if [[ $STATE == ABSENT ]]; then return; fi
+  check_mine "${SETTING[name]} in ${SETTING[zone]} is $STATE and" "$OWNER" \
+    delete_slice command_line
 }
 
 create_once() {
