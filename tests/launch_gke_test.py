@@ -9,35 +9,15 @@ import yaml
 from tests.fakes import cloud as cloud_lib
 
 LINE = ['--config=configs/quickstart.py', '--workdir=/mnt/kd/runs/a b']
-SETTINGS = {
-  'context': 'gke_my-project_us-west4_kd',
-  'name': 'kd-1b',
-  'image': 'us-docker.pkg.dev/my-project/kd/kd:1',
-  'machine_type': 'ct5lp-hightpu-4t',
-  'topology': '4x4',
-}
-POOLS = {
-  'project': 'my-project',
-  'cluster': 'kd',
-  'location': 'us-west4',
-  'zone': 'us-west4-a',
-}
 
 
 @pytest.fixture
 def cloud(tmp_path):
-  c = cloud_lib.Cloud(tmp_path)
-  c.settings.write_text(''.join(f'{k}={v}\n' for k, v in SETTINGS.items()))
-  return c
-
-
-def gke(c, verb, *arguments):
-  first = ['launch/gke', verb, f'--settings={c.settings}', '--execute']
-  return c.launch(*first, *arguments)
+  return cloud_lib.Cloud(tmp_path, cloud_lib.GKE_SETTINGS)
 
 
 def render(c, *arguments):
-  code, out, err = gke(c, 'render', *arguments)
+  code, out, err = c.gke('render', *arguments)
   assert code == 0, err
   return yaml.safe_load(out)
 
@@ -97,7 +77,7 @@ def test_a_line_arrives_as_it_was_written(cloud):
   line += ['--d=$$', '--e=$$(HOME)', '--f=$$$(HOME)$', f'--g={dollars}']
   _, pod = pod_of(render(cloud, '--', *line))
   assert [expanded(a) for a in pod['containers'][0]['args']] == line
-  code, _, err = gke(cloud, 'render', '--', *LINE, '--a=\n')
+  code, _, err = cloud.gke('render', '--', *LINE, '--a=\n')
   assert (code, 'control character' in err) == (2, True), err
 
 
@@ -112,7 +92,7 @@ def test_several_slices(cloud):
       'cloud.google.com/gke-nodepool'
     )
   }
-  assert gke(cloud, 'logs', '--slices=40')[0] == 0
+  assert cloud.gke('logs', '--slices=40')[0] == 0
   (call,) = cloud.calls('kubectl', 'logs')
   assert '--max-log-requests=160' in call
 
@@ -192,7 +172,7 @@ def test_exit_codes_decide(cloud):
 
 
 def test_apply_and_delete_what_is_ours(cloud):
-  code, _, err = gke(cloud, 'apply', '--', *LINE)
+  code, _, err = cloud.gke('apply', '--', *LINE)
   assert code == 0, err
   here = yaml.safe_load(cloud.slice('kd-1b')['manifest'])
   assert here['metadata']['labels']['kd_launch']
@@ -202,37 +182,38 @@ def test_apply_and_delete_what_is_ours(cloud):
       '--context=gke_my-project_us-west4_kd',
       '--namespace=default',
     ]
-  code, _, err = gke(cloud, 'apply', '--', *LINE)
+  code, _, err = cloud.gke('apply', '--', *LINE)
   assert (code, 'is there already' in err) == (1, True), err
-  assert gke(cloud, 'status')[0] == 0
-  assert gke(cloud, 'logs')[0] == 0
-  assert gke(cloud, 'delete')[0] == 0
+  assert cloud.gke('status')[0] == 0
+  assert cloud.gke('logs')[0] == 0
+  assert cloud.gke('delete')[0] == 0
   assert cloud.slice('kd-1b') is None
-  code, _, err = gke(cloud, 'delete')
+  code, _, err = cloud.gke('delete')
   assert (code, 'there is no JobSet' in err) == (0, True), err
 
 
 def test_the_jobset_of_someone_else_is_left_alone(cloud):
   cloud.put_slice('kd-1b', {'manifest': 'kd_launch: "another"'})
   for verb in (['apply', '--', *LINE], ['delete']):
-    assert gke(cloud, *verb)[0] == 1
+    assert cloud.gke(*verb)[0] == 1
   assert not cloud.calls('kubectl', 'apply')
   assert not cloud.calls('kubectl', 'delete')
 
 
 def test_a_dry_run_and_a_cluster_that_does_not_answer(cloud):
   first = f'--settings={cloud.settings}'
-  more = [f'--{k}={v}' for k, v in POOLS.items()]
   for verb in (
     *('create-pools', 'render', 'apply', 'status', 'logs', 'delete'),
     'delete-pools',
   ):
-    code, out, err = cloud.launch('launch/gke', verb, first, *more, '--', *LINE)
+    code, out, err = cloud.launch(
+      'launch/gke', verb, first, *cloud_lib.POOL_FLAGS, '--', *LINE
+    )
     assert (code, err, bool(out)) == (0, '', True)
   assert cloud.calls() == []
   cloud.replan(kubectl_fails=True)
-  assert gke(cloud, 'apply', '--', *LINE)[0] == 1
-  assert gke(cloud, 'delete')[0] == 1
+  assert cloud.gke('apply', '--', *LINE)[0] == 1
+  assert cloud.gke('delete')[0] == 1
   assert len(cloud.calls('kubectl')) == 2
 
 
@@ -258,6 +239,6 @@ def test_a_dry_run_and_a_cluster_that_does_not_answer(cloud):
   ],
 )
 def test_a_wrong_setting_is_named(cloud, arguments, words):
-  code, _, err = gke(cloud, 'render', *arguments, '--', *LINE)
+  code, _, err = cloud.gke('render', *arguments, '--', *LINE)
   assert code == 2
   assert all(word in err for word in words), err

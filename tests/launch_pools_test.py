@@ -4,36 +4,14 @@ import pytest
 
 from tests.fakes import cloud as cloud_lib
 
-SETTINGS = {
-  'context': 'gke_my-project_us-west4_kd',
-  'name': 'kd-1b',
-  'image': 'us-docker.pkg.dev/my-project/kd/kd:1',
-  'machine_type': 'ct5lp-hightpu-4t',
-  'topology': '4x4',
-}
-POOLS = {
-  'project': 'my-project',
-  'cluster': 'kd',
-  'location': 'us-west4',
-  'zone': 'us-west4-a',
-}
-
 
 @pytest.fixture
 def cloud(tmp_path):
-  c = cloud_lib.Cloud(tmp_path)
-  c.settings.write_text(''.join(f'{k}={v}\n' for k, v in SETTINGS.items()))
-  return c
-
-
-def gke(c, verb, *arguments):
-  first = ['launch/gke', verb, f'--settings={c.settings}', '--execute']
-  return c.launch(*first, *arguments)
+  return cloud_lib.Cloud(tmp_path, cloud_lib.GKE_SETTINGS)
 
 
 def pools(c, verb, *arguments):
-  more = [f'--{k}={v}' for k, v in POOLS.items()]
-  return gke(c, verb, *more, *arguments)
+  return c.gke(verb, *cloud_lib.POOL_FLAGS, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -146,5 +124,5 @@ def test_a_policy_that_was_not_created_here_stays(cloud):
 
 
 def test_pools_need_a_cluster(cloud):
-  code, _, err = gke(cloud, 'create-pools', '--project=p-1')
+  code, _, err = cloud.gke('create-pools', '--project=p-1')
   assert (code, 'cluster: not given' in err) == (2, True), err

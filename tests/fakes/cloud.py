@@ -56,12 +56,26 @@ SETTINGS = {
   'accelerator_type': 'v5litepod-16',
   'runtime_version': 'v2-alpha-tpuv5-lite',
 }
+GKE_SETTINGS = {
+  'context': 'gke_my-project_us-west4_kd',
+  'name': 'kd-1b',
+  'image': 'us-docker.pkg.dev/my-project/kd/kd:1',
+  'machine_type': 'ct5lp-hightpu-4t',
+  'topology': '4x4',
+}
+# What the verbs of launch/gke that make or delete node pools need too.
+POOL_FLAGS = (
+  '--project=my-project',
+  '--cluster=kd',
+  '--location=us-west4',
+  '--zone=us-west4-a',
+)
 
 
 class Cloud(world_lib.World):
   """A simulated cloud, and a copy of launch/ that uses it."""
 
-  def __init__(self, root: pathlib.Path, **plan):
+  def __init__(self, root: pathlib.Path, settings=SETTINGS, **plan):
     defaults = {
       'workers': 4,
       'endpoints': plan.get('workers', 4),
@@ -87,7 +101,7 @@ class Cloud(world_lib.World):
     for path in _TREE:
       (self.tree / path).parent.mkdir(exist_ok=True)
       shutil.copy(os.path.join(ROOT, path), self.tree / path)
-    text = ''.join(f'{k}={v}\n' for k, v in SETTINGS.items())
+    text = ''.join(f'{k}={v}\n' for k, v in settings.items())
     self.settings = root / 'slice.env'
     self.settings.write_text(text)
 
@@ -153,6 +167,11 @@ class Cloud(world_lib.World):
   def tpu_command(self, verb: str, *arguments: str) -> list[str]:
     command = ['launch/tpu', verb, f'--settings={self.settings}', '--execute']
     return [*command, *_QUICK, *arguments]
+
+  def gke(self, verb: str, *arguments: str) -> tuple[int, str, str]:
+    """launch/gke, executed, with settings."""
+    first = ['launch/gke', verb, f'--settings={self.settings}', '--execute']
+    return self.launch(*first, *arguments)
 
   def verbs(self) -> list[str]:
     """The verbs of gcloud's calls for slices, in order."""
