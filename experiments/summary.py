@@ -37,8 +37,9 @@ def read(workdirs):
       steps = json.load(f)['steps']
     for title, evaluation in report.columns(workdir, steps).items():
       for name, value in evaluation.metrics.items():
-        measure = name.rpartition('/')[2]
-        if measure in MEASURES:
+        # eval/<set>/<measure>: a mixture's tasks have one more part.
+        parts = name.split('/')
+        if parts[-1] in MEASURES and len(parts) == 3:
           row = results.setdefault(name, {})
           row.setdefault(title, []).append(value)
   return results

@@ -233,7 +233,7 @@ def _metrics(
   for function in functions:
     try:
       metrics = function(*pairs)
-    except Exception as e:
+    except Exception as e:  # The user's function may raise anything.
       raise errors.ConfigError(
         'evaluation',
         f'a metric function of task {task.name!r} failed'
@@ -261,6 +261,6 @@ def _culprit(task, function):
   for name, target, prediction in zip(task.ids, *task.pairs, strict=True):
     try:
       function([target], [prediction])
-    except Exception:
+    except Exception:  # Any: `function` is the user's.
       return f' at example {name!r}'
   return ''

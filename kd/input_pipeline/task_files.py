@@ -169,8 +169,8 @@ def _files(
 ) -> list[list[Any]]:
   """Returns [name, bytes, digest] of each file, sorted.
 
-  A name begins with its pattern's number and goes on with its path below the
-  pattern's fixed folders: a checkout that was moved reads the same data.
+  A name is the number of its pattern, followed by its path below the pattern's
+  fixed folders: a checkout that was moved reads the same data.
   """
   found = []
   for number, (module, pattern) in enumerate(patterns):
