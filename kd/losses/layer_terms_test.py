@@ -201,7 +201,7 @@ def test_tokens_at_which_the_teachers_layers_are_not_finite_are_counted():
     )
     return jnp.isfinite(total), bad
 
-  spoil = lambda x, token: x.at[(0, *token, 0)].set(jnp.nan)
+  spoil = lambda x, token: jnp.asarray(x).at[(0, *token, 0)].set(jnp.nan)
   target = tuple(np.argwhere(np.asarray(batch.weights))[0])
   cases = (
     (teacher, True, 0),
