@@ -28,13 +28,33 @@ _METRIC = 'quality'
 _NEVER_S = 10 * 24 * 3600
 
 
-def latest_step(workdir: str) -> int | None:
-  """Returns the step of a workdir's latest checkpoint, None without one."""
+def _steps(workdir: str) -> list[int]:
   folder = os.path.join(workdir, FOLDER)
   if not os.path.isdir(folder):
-    return None
-  steps = [int(name) for name in os.listdir(folder) if name.isdecimal()]
-  return max(steps, default=None)
+    return []
+  return sorted(int(name) for name in os.listdir(folder) if name.isdecimal())
+
+
+def latest_step(workdir: str) -> int | None:
+  """Returns the step of a workdir's latest checkpoint, None without one."""
+  return max(_steps(workdir), default=None)
+
+
+def best_step(workdir: str) -> int | None:
+  """Returns the step with the lowest quality figure, None without a figure.
+
+  Reads files alone, so one process of several may call it: opening a Manager is
+  for all of them.
+  """
+  best, lowest = None, math.inf
+  for step in _steps(workdir):
+    path = os.path.join(workdir, FOLDER, str(step), digests.FIGURE)
+    if os.path.exists(path):
+      with open(path, encoding='utf-8') as f:
+        figure = json.load(f)[_METRIC]
+      if figure <= lowest and figure < math.inf:  # Of equal ones the latest.
+        best, lowest = step, figure
+  return best
 
 
 class _Checked(ocp.path.atomicity.AtomicRenameTemporaryPath):
@@ -136,10 +156,7 @@ class Manager:
 
   def best_step(self) -> int | None:
     """The step with the lowest quality figure, if any was given one."""
-    step = self._manager.best_step()
-    if step is None or math.isinf(self._manager.metrics(step)[_METRIC]):
-      return None
-    return step
+    return best_step(os.path.dirname(self.folder))
 
   def save(
     self,

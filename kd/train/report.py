@@ -97,12 +97,7 @@ def _examples(columns_, set_name):
 
 def _best_line(run, workdir):
   """Says which checkpoint is the best one."""
-  chosen = best.choose(run.config)
-  saved = manager.Manager(workdir, run.config.checkpoint.keep, read_only=True)
-  try:
-    step = saved.best_step()
-  finally:
-    saved.close()
+  chosen, step = best.choose(run.config), manager.best_step(workdir)
   where = 'none was measured' if step is None else f'step {step}'
   return f'Best checkpoint ({chosen}): {where}.'
 
