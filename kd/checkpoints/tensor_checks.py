@@ -1,13 +1,16 @@
-"""Checks the tensors of a file: names and shapes by header, then the values."""
+"""Checks a model's tensors: names and shapes by header, then the values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
 from kd.checkpoints import names
 from kd.core import errors
+from kd.core import types
 
 _SHOWN = 3  # Tensors of each kind that a message names.
 _EXPONENTS = {
@@ -120,3 +123,38 @@ def _is_finite(piece: np.ndarray) -> bool:
   # NaN passes through both.
   most = max(abs(float(piece.max())), abs(float(piece.min())))
   return most <= float(np.finfo(np.float32).max)
+
+
+def check_finite_params(params: types.PyTree, where: str) -> None:
+  """Refuses parameters on devices that hold NaN or infinity.
+
+  Args:
+    params: the tree; each device checks the part that it holds.
+    where: the file or folder they come from, for the message.
+
+  Raises:
+    ConfigError: names the first few parameters that are not finite.
+  """
+  counts, _ = jax.tree_util.tree_flatten_with_path(
+    jax.device_get(_count_nonfinite(params))
+  )
+  bad = [
+    f'{count} of {leaf.size} values of '
+    f'{jax.tree_util.keystr(path, simple=True, separator="/")}'
+    for (path, count), leaf in zip(counts, jax.tree.leaves(params), strict=True)
+    if count
+  ]
+  if bad:
+    rest = f', and of {len(bad) - _SHOWN} more' if len(bad) > _SHOWN else ''
+    raise errors.ConfigError(
+      where,
+      f'{", ".join(bad[:_SHOWN])}{rest} are not finite',
+      legal='finite weights',
+    )
+
+
+@jax.jit
+def _count_nonfinite(params):
+  # The largest parameter of 27B, stacked for all groups, exceeds int32.
+  count = lambda x: jnp.sum(~jnp.isfinite(x), dtype=jnp.uint32)
+  return jax.tree.map(count, params)

@@ -7,6 +7,7 @@ import os
 import jax
 
 from kd.checkpoints import manager
+from kd.checkpoints import tensor_checks
 from kd.checkpoints import weights
 from kd.core import errors
 from kd.core import paths
@@ -32,16 +33,17 @@ def abstract(model: resolve.Model) -> types.PyTree:
 def restore(
   workdir: str, model: resolve.Model, which: str, path: str
 ) -> types.PyTree:
-  """The parameters that a run has saved.
+  """Reads the parameters that a run has saved.
 
   Args:
     workdir: the run's folder.
-    model: whose they are; keep_layers is not looked at.
+    model: whose they are; keep_layers is ignored.
     which: 'last' or 'best'.
     path: the config path that names the workdir, for the message.
 
   Raises:
-    ConfigError: there is no checkpoint, or it is of another model.
+    ConfigError: there is no checkpoint, it is damaged, it is another model's,
+      or its parameters are not finite.
   """
   folder = os.path.join(workdir, manager.FOLDER)
   if not os.path.isdir(folder):
@@ -58,6 +60,9 @@ def restore(
   processes.from_first(whole)
   items, _ = saved.restore(step, {'params': abstract(model)})
   saved.close()
+  tensor_checks.check_finite_params(
+    items['params'], f'{path}: checkpoint {folder}/{step}'
+  )
   return items['params']
 
 
