@@ -25,6 +25,7 @@ from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.train import architectures
+from kd.train import modes
 from kd.train import parameters
 from kd.train import resolve
 from kd.train import update
@@ -252,6 +253,18 @@ def test_keep_layers_out_of_range_and_order():
     )
     with pytest.raises(errors.ConfigError, match='student.keep_layers'):
       resolve.resolve(config, jax.devices()[:1])
+
+
+def test_warnings_propose_layers_and_a_template(tmp_path):
+  config = _load('configs/gemma3_270m_gsm8k.py', tmp_path)
+  (tmp_path / 'chat_template.jinja').write_text('<start_of_turn>')
+  config.student.keep_layers = tuple(range(1, 18, 2))
+  run = resolve.resolve(config, jax.devices()[:1])
+  *_, kinds, template = modes.describe(run, str(tmp_path)).splitlines()
+  assert kinds.startswith('warning: student: layer kinds llgllgllg ')
+  assert "keep_layers='(0, 2, 4, 6, 8, 11, 12, 14, 16)'" in kinds
+  assert template.startswith("warning: teacher.init: data.template is 'plain'")
+  assert template.endswith('--config.data.template=gemma')
 
 
 def test_another_tokenizer_is_refused_by_its_first_id(tmp_path):

@@ -90,23 +90,38 @@ def check_headers(init: str, path: str) -> None:
     tensor_checks.check_shapes(source)
 
 
-def pattern_warning(config: gemma3_config.Gemma3Config) -> str:
-  """Says which readers cannot load the layer kinds.
+def pattern_warning(
+  config: gemma3_config.Gemma3Config,
+  source: gemma3_config.Gemma3Config | None = None,
+) -> str:
+  """Says which programs cannot load a model's layer kinds.
 
   Args:
     config: the model.
+    source: the larger model whose layers it keeps, if any.
 
   Returns:
-    The warning, '' if the kinds are as published.
+    The warning, with layers of the source to keep instead if these can be
+    selected; '' if the kinds are as published.
   """
   if config.is_published_pattern:
     return ''
   kinds = ''.join(kind[0] for kind in config.layer_kinds)
-  return (
+  text = (
     f'layer kinds {kinds} (l: local, g: global) are not five local layers to '
-    'one global: llama.cpp, and whatever else derives the kind from a '
-    "layer's number, cannot load this model; transformers from 4.53 and "
-    'vLLM, which read layer_types, can'
+    "one global: programs that derive a layer's kind from its number, such as "
+    'llama.cpp, cannot load this model; transformers from 4.53 and vLLM, which '
+    'read layer_types, can'
+  )
+  if source is None:
+    return text
+  wanted = gemma3_config.published_kinds(config.num_layers)
+  layers = gemma3_config.closest_layers(source.layer_kinds, wanted)
+  if layers is None:
+    return text
+  return (
+    f'{text}. Every program can load the same number of layers with '
+    f"--config.student.keep_layers='{layers}'"
   )
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import shutil
 
@@ -335,3 +336,15 @@ def test_pattern_warning_says_who_cannot_load():
   assert weights.pattern_warning(_CONFIG) == ''
   text = weights.pattern_warning(_CONFIG.keep_layers((0, 5, 6)))
   assert 'lgl' in text and 'llama.cpp' in text and 'transformers' in text
+
+
+def test_pattern_warning_proposes_layers_that_fit():
+  text = weights.pattern_warning(_CONFIG.keep_layers((0, 5, 6)), _CONFIG)
+  assert text.endswith("--config.student.keep_layers='(0, 4, 9)'")
+  one = weights.pattern_warning(_CONFIG.keep_layers((5,)), _CONFIG)
+  assert one.endswith("--config.student.keep_layers='(0,)'")
+  # Without local layers in the source nothing fits.
+  odd = dataclasses.replace(_CONFIG, layer_kinds=('global',) * 3)
+  assert 'keep_layers' not in weights.pattern_warning(
+    odd.keep_layers((0,)), odd
+  )

@@ -34,6 +34,37 @@ def period(kinds: Sequence[str]) -> int:
   return len(kinds)
 
 
+def closest_layers(
+  kinds: Sequence[str], wanted: Sequence[str]
+) -> tuple[int, ...] | None:
+  """Selects evenly spread layers whose kinds are the wanted ones.
+
+  Of n layers selected from N, the i-th should be layer i * N / n. Of all
+  selections that have the wanted kinds, the one with the least squared distance
+  from there is returned; of several such, the lexicographically first.
+
+  Args:
+    kinds: of the layers to select from.
+    wanted: of the layers to keep.
+
+  Returns:
+    Indices in rising order, or None if no selection has these kinds.
+  """
+  # By the last index: the best selection so far, with its distance.
+  best = {-1: (0, ())}
+  for i, kind in enumerate(wanted):
+    extended = {}
+    for k in (k for k, other in enumerate(kinds) if other == kind):
+      before = [choice for last, choice in best.items() if last < k]
+      if before:
+        distance, layers = min(before)
+        # In units of 1 / n, so that it is a whole number.
+        step = (len(wanted) * k - len(kinds) * i) ** 2
+        extended[k] = distance + step, (*layers, k)
+    best = extended
+  return min(best.values())[1] if best else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Gemma3Config:
   """Sizes and constants of one model; nothing that training chooses.

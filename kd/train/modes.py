@@ -13,6 +13,7 @@ from kd.config import base
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import paths
+from kd.input_pipeline import chat_templates
 from kd.input_pipeline import hf_tokenizer
 from kd.models import gemma3_config
 from kd.partitioning import processes
@@ -65,6 +66,8 @@ def _open(config, workdir, with_teachers=False) -> resolve.Run:
   run = resolve_student.resolve_student(config, devices, workdir, with_teachers)
   workdirs.check(run.config, workdir, workdirs.NOT_TRAINED)
   workdirs.check_tokenizer(run, workdir)
+  for line in _template_warnings(run):
+    say(line)
   return run
 
 
@@ -117,9 +120,6 @@ def describe(run: resolve.Run, workdir: str) -> str:
       f'{sizes.embed_dim}, from {model.init}, computed in '
       f'{model.module.dtype}'
     )
-    warning = weights.pattern_warning(sizes)
-    if warning:
-      lines.append(f'warning: {name}: {warning}')
   tokens = config.data.batch_size * config.data.length
   mesh = ' x '.join(f'{axis} {n}' for axis, n in run.mesh.shape.items())
   lines += [
@@ -147,7 +147,38 @@ def describe(run: resolve.Run, workdir: str) -> str:
     )
   if config.evaluation.baseline:
     lines.append(f'baseline: {workdir}/{outputs.BASELINE}')
-  return '\n'.join(lines)
+  return '\n'.join([*lines, *_warnings(run)])
+
+
+def _models(run):
+  """Returns the run's models by their paths in the config."""
+  models = (run.student, *(model for model, _ in run.teachers))
+  specs = resolve.teacher_specs(run.config) if run.teachers else ()
+  return dict(zip(('student', *specs), models, strict=True))
+
+
+def _template_warnings(run):
+  """Returns a line for each model that was trained with another template."""
+  template = run.config.data.template
+  problems = {
+    path: chat_templates.warning(template, model.init)
+    for path, model in _models(run).items()
+  }
+  return [f'warning: {p}.init: {text}' for p, text in problems.items() if text]
+
+
+def _warnings(run):
+  """Returns lines on what is legal but probably not meant."""
+  lines = []
+  for path, model in _models(run).items():
+    source = model.source if model.keep_layers else None
+    problem = weights.pattern_warning(model.config, source)
+    if problem:
+      lines.append(f'warning: {path}: {problem}')
+  reason = hf_tokenizer.problem(run.tokenizer)
+  if reason:
+    lines.append(f'warning: the tokenizer cannot be exported: {reason}')
+  return lines + _template_warnings(run)
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -155,9 +186,6 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> None:
   run = resolve.resolve(config, _devices(config))
   changes = workdirs.check(config, workdir)
   say('\n'.join([describe(run, workdir), *changes.notes()]))
-  reason = hf_tokenizer.problem(run.tokenizer)
-  if reason:
-    say(f'warning: the tokenizer cannot be exported: {reason}')
   with lock.shared(workdir, '--workdir', say):
     data = distill.prepare(run, say)
     teachers = distill.load_teachers(run)
@@ -204,6 +232,8 @@ def cache(config: ml_collections.ConfigDict, workdir: str) -> None:
     config = config.copy_and_resolve_references()
     config.teacher.source = 'live'
   run = resolve.resolve(config, _devices(config))
+  for line in _template_warnings(run):
+    say(line)
   cache_lib.cache(run, workdir, say)
 
 

@@ -118,7 +118,8 @@ def export(run: resolve.Run, workdir: str, say: Say) -> None:
     tokenizer.pad_id,
     lambda new: hf_tokenizer.write(tokenizer, new, templates.JINJA[template]),
   )
-  warning = weights.pattern_warning(run.student.config)
+  source = run.student.source if run.student.keep_layers else None
+  warning = weights.pattern_warning(run.student.config, source)
   if warning:
     say(f'warning: {warning}')
   say(f'wrote {folder}: {", ".join(sorted(os.listdir(folder)))}')

@@ -1,0 +1,102 @@
+import json
+
+import gguf
+import pytest
+
+from kd.input_pipeline import chat_templates
+from kd.input_pipeline import templates
+
+# In the style of the published one; ours differs in every line.
+_GEMMA = (
+  "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + m['role'] + "
+  "'\\n' + m['content'] + '<end_of_turn>\\n' }}{% endfor %}"
+)
+_LLAMA = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"
+
+
+def _config(template):
+  return {'tokenizer_config.json': json.dumps({'chat_template': template})}
+
+
+_FOLDERS = {
+  'its own file': ({'chat_template.jinja': _GEMMA}, 'chat_template.jinja'),
+  'the tokenizer': (_config(_GEMMA), 'tokenizer_config.json'),
+  'a list': (
+    _config(
+      [
+        {'name': ['odd'], 'template': _LLAMA},
+        {'name': 'default', 'template': _GEMMA},
+      ]
+    ),
+    'tokenizer_config.json',
+  ),
+  'the processor': (
+    {'chat_template.json': json.dumps({'chat_template': _GEMMA})},
+    'chat_template.json',
+  ),
+  'the newest file first': (
+    {'chat_template.jinja': _GEMMA, **_config(_LLAMA)},
+    'chat_template.jinja',
+  ),
+}
+
+
+def _write(folder, files):
+  for name, text in files.items():
+    (folder / name).write_text(text)
+  return f'hf:{folder}'
+
+
+@pytest.mark.parametrize('case', _FOLDERS)
+def test_a_folder_with_gemmas_turns(tmp_path, case):
+  files, file = _FOLDERS[case]
+  init = _write(tmp_path, files)
+  text = chat_templates.warning('plain', init)
+  assert f'{tmp_path}/{file}' in text
+  assert text.endswith('--config.data.template=gemma')
+  assert chat_templates.warning('gemma', init) == ''
+
+
+def test_templates_that_exports_write_are_recognized(tmp_path):
+  init = _write(tmp_path, _config(templates.JINJA['plain']))
+  assert chat_templates.warning('plain', init) == ''
+  text = chat_templates.warning('gemma', init)
+  assert text.endswith('--config.data.template=plain')
+  _write(tmp_path, _config(templates.JINJA['gemma']))
+  assert chat_templates.warning('gemma', init) == ''
+
+
+def test_a_template_of_another_family(tmp_path):
+  init = _write(tmp_path, _config(_LLAMA))
+  text = chat_templates.warning('plain', init)
+  assert "none of 'plain', 'gemma'" in text
+
+
+@pytest.mark.parametrize('value', [None, 5, [], [5], {'default': _GEMMA}])
+def test_no_template_that_can_be_read(tmp_path, value):
+  init = _write(tmp_path, _config(value))
+  assert chat_templates.warning('plain', init) == ''
+
+
+def test_gguf(tmp_path):
+  file = tmp_path / 'some.gguf'
+  writer = gguf.GGUFWriter(file, 'gemma3')
+  writer.add_chat_template(_GEMMA)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.close()
+  text = chat_templates.warning('plain', f'gguf:{file}')
+  assert str(file) in text and "is 'gemma'" in text
+  assert chat_templates.warning('gemma', f'gguf:{file}') == ''
+
+
+def test_workdir_and_sources_without_a_template(tmp_path):
+  config = {'data': {'template': 'gemma'}}
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  init = f'workdir:{tmp_path}'
+  assert "is 'gemma'" in chat_templates.warning('plain', init)
+  assert chat_templates.warning('gemma', init) == ''
+  (tmp_path / 'config.json').write_text('{}')
+  assert chat_templates.warning('plain', init) == ''
+  for init in ('random', 'teacher'):
+    assert chat_templates.warning('plain', init) == ''
