@@ -2,10 +2,10 @@
 
   python -m experiments.game24.measure RUNS
 
-RUNS holds their workdirs, trace-0, answer-0, trace-1 and so on. Each measure of
-each student goes to RUNS/measures.jsonl as soon as it is known, and is not
-taken again; after each of them results.json and result.png are written beside
-this file, of what is known so far.
+RUNS holds their workdirs: trace-0, answer-0, trace-1 and so on. Each
+measurement is appended to RUNS/measures.jsonl and not repeated; after each,
+results.json and result.png are written to this file's folder. Without RUNS the
+picture is drawn again from results.json.
 """
 
 import glob
@@ -17,6 +17,7 @@ import jax
 import matplotlib
 import numpy as np
 
+from experiments.game24 import guessing
 from experiments.game24 import students
 from kd.core import run_info
 from kd.input_pipeline import templates
@@ -35,6 +36,8 @@ SOURCE = problems.SOURCES['game24']
 # with their steps those that take as many tokens.
 SAMPLES = {'answer': 88, 'trace': 24}
 ONCE, SAMPLED, SEARCHED = 'greedy', 'sampled, verified', 'search'
+RANDOM = 'random'  # In results.json: expected solutions by guesses per puzzle.
+_FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
 def _config(kind, workdir):
@@ -90,47 +93,84 @@ def measure(kind, workdir, way):
     with open(path, encoding='utf-8') as f:
       return json.load(f)
   run = resolve.resolve(config, jax.devices())
-  puzzles = problems.instances(
-    SOURCE, '', students.PUZZLES - students.HARDEST, students.HARDEST
-  )
+  puzzles = _puzzles()
   samples, temperature = (1, 0.0) if way == ONCE else (SAMPLES[kind], 1.0)
   return _verified(puzzles, _ask(run, puzzles, samples, temperature))
 
 
-def draw(results, path):
-  """Solved puzzles by kind and way, a dot for each seed."""
+def _puzzles():
+  first = students.PUZZLES - students.HARDEST
+  return problems.instances(SOURCE, '', first, students.HARDEST)
+
+
+def _bars(results):
+  """Yields (kind, way, measurements of the seeds, mean calls per puzzle)."""
+  for kind, seeds in sorted(results.items()):
+    for way in (ONCE, SAMPLED, SEARCHED):
+      measured = [each[way] for each in seeds.values() if way in each]
+      if measured:
+        calls = np.mean([m['calls'] for m in measured]) / students.HARDEST
+        yield kind, way, measured, float(calls)
+
+
+def baseline(results):
+  """Returns what as many random expressions solve, by calls per puzzle."""
+  puzzles = [puzzle.question for puzzle in _puzzles()]
+  calls = sorted({calls for *_, calls in _bars(results)})
+  return {f'{n:.0f}': guessing.expected(puzzles, n) for n in calls}
+
+
+def draw(results, random, path):
+  """Draws solved puzzles by kind and way, a dot for each seed.
+
+  Args:
+    results: measurements by kind, seed and way.
+    random: from `baseline`, a dashed line across the bars with these calls.
+    path: the PNG file.
+  """
   matplotlib.use('Agg')
   from matplotlib import pyplot
 
-  figure, axis = pyplot.subplots(figsize=(6.4, 3.4))
+  figure, axis = pyplot.subplots(figsize=(6.8, 3.8), layout='constrained')
   colours = {'answer': 'tab:orange', 'trace': 'tab:blue'}
   names = []
-  for kind, seeds in sorted(results.items()):
-    for way in (ONCE, SAMPLED, SEARCHED):
-      found = [each[way] for each in seeds.values() if way in each]
-      if not found:
-        continue
-      x, values = len(names), [each['solved'] for each in found]
-      calls = np.mean([each['calls'] for each in found]) / students.HARDEST
-      names.append(f'{kind}s\n{way}')
-      axis.bar(x, np.mean(values), color=colours[kind], width=0.6)
-      axis.plot([x] * len(values), values, 'k.', markersize=5)
-      axis.annotate(
-        f'{calls:.0f} calls a puzzle',
-        (x, max(values)),
-        xytext=(0, 6),
-        textcoords='offset points',
-        ha='center',
-        fontsize=8,
-      )
+  for x, (kind, way, measured, calls) in enumerate(_bars(results)):
+    values = [m['solved'] for m in measured]
+    expected = random[f'{calls:.0f}']
+    names.append(f'{kind}s\n{way}\n{calls:.0f} call{"s" * (calls > 1)}')
+    axis.bar(x, np.mean(values), color=colours[kind], width=0.6)
+    axis.hlines(
+      expected,
+      *(x - 0.38, x + 0.38, 'black', 'dashed'),
+      label='' if x else 'as many random expressions (expected)',
+    )
+    axis.plot(
+      *([x] * len(values), values, 'k.'),
+      label='' if x else 'each seed',
+      clip_on=False,
+    )
+  axis.legend(frameon=False, fontsize=8)
   axis.set_xticks(range(len(names)), names, fontsize=8)
   axis.set_ylabel(f'solved of the hardest {students.HARDEST}')
-  axis.margins(y=0.15)
-  figure.tight_layout()
+  axis.set_ylim(0)
   figure.savefig(path, dpi=110)
 
 
-def main(runs):
+def _write(results):
+  random = baseline(results)
+  run_info.write_json(
+    os.path.join(_FOLDER, 'results.json'), {**results, RANDOM: random}
+  )
+  draw(results, random, os.path.join(_FOLDER, 'result.png'))
+
+
+def main(runs=None):
+  if runs is None:
+    with open(os.path.join(_FOLDER, 'results.json'), encoding='utf-8') as f:
+      results = json.load(f)
+    results.pop(RANDOM, None)
+    _write(results)
+    return
   path = os.path.join(runs, 'measures.jsonl')
   results = {}
   if os.path.exists(path):
@@ -145,17 +185,15 @@ def main(runs):
     for name in finished:
       kind, _, seed = name.partition('-')
       known = way in results.get(kind, {}).get(seed, {})
-      # A student of answers alone knows of no steps that could be searched.
+      # A student of bare answers knows no steps that could be searched.
       if known or (kind, way) == ('answer', SEARCHED):
         continue
-      found = measure(kind, os.path.join(runs, name), way)
-      record = {'kind': kind, 'seed': seed, 'way': way, 'found': found}
+      measured = measure(kind, os.path.join(runs, name), way)
+      record = {'kind': kind, 'seed': seed, 'way': way, 'found': measured}
       with open(path, 'a', encoding='utf-8') as f:
         f.write(json.dumps(record) + '\n')
       _add(results, record)
-      folder = os.path.dirname(os.path.abspath(__file__))
-      run_info.write_json(os.path.join(folder, 'results.json'), results)
-      draw(results, os.path.join(folder, 'result.png'))
+      _write(results)
 
 
 def _add(results, record):
