@@ -20,6 +20,7 @@ _TEACHER = os.path.join(
   os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
   *('data', 'fixtures', 'quickstart_teacher'),
 )
+_PARTS = ('model-00001-of-00002.gguf', 'model-00002-of-00002.gguf')
 _SECONDS = 6
 _VALUES = (
   *(None, True, -1, 0, 2**70, 1e308, '', 'linear', [], {}, [[]]),
@@ -77,12 +78,12 @@ def _load_tokenizer(folder):
 
 
 def _load_gguf(folder):
-  tokenizers.load(f'gguf:{folder}/model.gguf').encode('text')
-  gguf_weights.Source(f'{folder}/model.gguf').read('token_embd.weight')
+  tokenizers.load(f'gguf:{folder}/{_PARTS[1]}').encode('text')
+  gguf_weights.Source(f'{folder}/{_PARTS[0]}').read('token_embd.weight')
 
 
-def _write_gguf(path):
-  writer = gguf.GGUFWriter(path, 'gemma3')
+def _write_split_gguf(path):
+  writer = gguf.GGUFWriter(path, 'gemma3', split_max_tensors=1)
   writer.add_block_count(1)
   for key in ('embedding_length', 'feed_forward_length', 'context_length'):
     writer.add_uint32(f'gemma3.{key}', 32)
@@ -98,6 +99,7 @@ def _write_gguf(path):
   for name, i in (('bos', 2), ('eos', 1), ('unknown', 3), ('padding', 0)):
     writer.add_uint32(f'tokenizer.ggml.{name}_token_id', i)
   writer.add_tensor('token_embd.weight', np.zeros((264, 32), np.float32))
+  writer.add_tensor('output_norm.weight', np.zeros(32, np.float32))
   writer.write_header_to_file()
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()
@@ -110,14 +112,14 @@ def test_damaged_files_load_or_are_named(kind, seed, tmp_path):
   rng = random.Random(f'{seed} {kind}')
   folder = tmp_path / 'model'
   shutil.copytree(_TEACHER, folder)
-  _write_gguf(folder / 'model.gguf')
+  _write_split_gguf(folder / 'model.gguf')
   load, files = {
     'folder': (_load_folder, ['config.json', 'model.safetensors']),
     'tokenizer': (
       _load_tokenizer,
       ['tokenizer.json', 'tokenizer_config.json', 'tokenizer.model'],
     ),
-    'gguf': (_load_gguf, ['model.gguf']),
+    'gguf': (_load_gguf, list(_PARTS)),
   }[kind]
   whole = {name: (folder / name).read_bytes() for name in files}
   end, tried, refused = time.monotonic() + _SECONDS, 0, 0

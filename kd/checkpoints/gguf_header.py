@@ -37,19 +37,26 @@ _FORMATS = {
 _MOST_DIMENSIONS = 4  # As ggml's own arrays.
 # A list of one number a layer, where a number would do as well.
 _SMALL_LISTS = ('gemma3.attention.sliding_window_pattern',)
-_INTEGERS = ('general.alignment', 'split.count', 'split.no')
+_INTEGERS = (
+  'general.alignment',
+  'split.count',
+  'split.no',
+  'split.tensors.count',
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One tensor's shape, type and offset.
+  """Where one tensor is, its shape and its type.
 
   Attributes:
+    file: the path of the file that holds it.
     shape: outermost dimension first, as in numpy.
     kind: how it is quantised.
     offset: of its first byte in the file.
   """
 
+  file: str
   shape: tuple[int, ...]
   kind: gguf.GGMLQuantizationType
   offset: int
@@ -119,7 +126,7 @@ def read(path: str, lists: Sequence[str] = ()) -> Header:
 
   Raises:
     ConfigError: the file is missing, is not a little-endian GGUF of version 2
-      or 3, is damaged or cut short, or is one part of several.
+      or 3, or is damaged or cut short.
   """
   if not os.path.isfile(path):
     raise errors.ConfigError(path, 'no such file', legal='a GGUF file')
@@ -137,7 +144,7 @@ def read(path: str, lists: Sequence[str] = ()) -> Header:
         raise errors.ConfigError(
           path, f'GGUF version {version}', legal='2 or 3, little-endian'
         )
-      header = _fields(stream, [*lists, *_SMALL_LISTS])
+      header = _fields(stream, path, [*lists, *_SMALL_LISTS])
     # Unknown types and text that is not UTF-8 are ValueErrors.
     except (_Damaged, ValueError, RecursionError) as e:
       raise errors.ConfigError(
@@ -145,7 +152,6 @@ def read(path: str, lists: Sequence[str] = ()) -> Header:
         f'is damaged or cut short near byte {f.tell()} ({e})',
         legal='a whole GGUF file',
       ) from e
-  _check_is_whole(path, header.metadata)
   end = max(
     (e.offset + math.prod(e.byte_shape) for e in header.tensors.values()),
     default=0,
@@ -159,20 +165,7 @@ def read(path: str, lists: Sequence[str] = ()) -> Header:
   return header
 
 
-def _check_is_whole(path: str, metadata: dict[str, Any]) -> None:
-  """Raises ConfigError for one part of a model that was split into several."""
-  count = metadata['split.count'] if 'split.count' in metadata else 1
-  if count != 1:
-    part = metadata['split.no'] + 1 if 'split.no' in metadata else '?'
-    raise errors.ConfigError(
-      path,
-      f'is part {part} of {count} of a split model',
-      legal='one file: join the parts with `llama-gguf-split --merge '
-      'FIRST_PART OUTPUT`',
-    )
-
-
-def _fields(stream: _Stream, lists: Sequence[str]) -> Header:
+def _fields(stream: _Stream, path: str, lists: Sequence[str]) -> Header:
   tensor_count, field_count = stream.scalar('Q'), stream.scalar('Q')
   metadata = {}
   for _ in range(field_count):
@@ -187,7 +180,7 @@ def _fields(stream: _Stream, lists: Sequence[str]) -> Header:
       raise _Damaged(f'{key} is {metadata[key]!r}')
   entries = {}
   for _ in range(tensor_count):
-    name, entry = _entry(stream)
+    name, entry = _entry(stream, path)
     if name in entries:
       raise _Damaged(f'two tensors named {name[:80]!r}')
     entries[name] = entry
@@ -206,7 +199,7 @@ def _fields(stream: _Stream, lists: Sequence[str]) -> Header:
   )
 
 
-def _entry(stream: _Stream) -> tuple[str, Entry]:
+def _entry(stream: _Stream, path: str) -> tuple[str, Entry]:
   """Reads a tensor's name and entry, whose offset is from the first tensor."""
   name, rank = stream.string(), stream.scalar('I')
   if not 1 <= rank <= _MOST_DIMENSIONS:
@@ -218,7 +211,7 @@ def _entry(stream: _Stream) -> tuple[str, Entry]:
     raise _Damaged(
       f'tensor {name[:80]!r} of type {kind.name} has shape {list(shape)}'
     )
-  return name, Entry(shape, kind, stream.scalar('Q'))
+  return name, Entry(path, shape, kind, stream.scalar('Q'))
 
 
 def _value(stream: _Stream, kind: _Type) -> Any:

@@ -191,25 +191,6 @@ def test_a_rope_factor_without_a_type_is_linear():
     _config(**{kind: 'linear'})
 
 
-def test_a_part_of_a_split_model_says_which(tmp_path, monkeypatch):
-  path = tmp_path / 'part.gguf'
-  writer = gguf.GGUFWriter(path, 'gemma3', split_max_tensors=1)
-  for name in ('one', 'two', 'three'):
-    writer.add_tensor(name, np.zeros((2, 32), np.float32))
-  writer.write_header_to_file()
-  writer.write_kv_data_to_file()
-  writer.write_tensors_to_file()
-  writer.close()
-  monkeypatch.chdir(tmp_path)  # A long path would lengthen the message.
-  for number in (1, 2, 3):
-    part = f'part-{number:05d}-of-00003.gguf'
-    with pytest.raises(
-      errors.ConfigError, match=f'part {number} of 3.*llama-gguf-split --merge'
-    ) as caught:
-      gguf_header.read(part)
-    assert len(str(caught.value)) < 300
-
-
 _BEGIN = b'GGUF' + struct.pack('<I', 3)
 _HUGE = 2**62
 

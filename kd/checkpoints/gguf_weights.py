@@ -5,7 +5,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from kd.checkpoints import gguf_header
+from kd.checkpoints import gguf_parts
 from kd.checkpoints import names
 from kd.core import errors
 from kd.core import json_files
@@ -22,10 +22,10 @@ _PIECE_BYTES = 16 * 2**20
 
 
 class Source:
-  """A GGUF file's tensors, read and dequantised one at a time.
+  """A GGUF model's tensors, read and dequantised one at a time.
 
   Attributes:
-    file: its path.
+    file: its path, or that of one of its parts.
     layout: names.GGUF.
     config: the model in it.
     shapes: each tensor's shape by name, outermost dimension first.
@@ -36,17 +36,17 @@ class Source:
   skipped = ()
 
   def __init__(self, file: str):
-    """Reads the header.
+    """Reads the header, of all parts if the model is split.
 
     Args:
-      file: a GGUF file.
+      file: a GGUF file, or any part of a split one.
 
     Raises:
       ConfigError: it is no GGUF file of a Gemma 3, or holds a tensor of a type
         that the `gguf` package doesn't dequantise.
     """
     self.file = file
-    header = gguf_header.read(file)
+    header = gguf_parts.read(file)
     self._tensors = header.tensors
     if 'token_embd.weight' not in self._tensors:
       raise errors.ConfigError(file, 'has no tensor token_embd.weight')
@@ -54,7 +54,7 @@ class Source:
     self.config = config_from_metadata(header.metadata, vocab_size, file)
     self.shapes = {name: e.shape for name, e in self._tensors.items()}
     for name, entry in self._tensors.items():
-      _check_kind(f'{file}: {name}', entry.kind)
+      _check_kind(f'{entry.file}: {name}', entry.kind)
 
   def check_head(self) -> None:
     """Does nothing: `output.weight` is no part of the model."""
@@ -63,7 +63,7 @@ class Source:
     """Reads a tensor, as float32, in the file's layout."""
     entry = self._tensors[name]
     rows, row_bytes = entry.byte_shape
-    raw = np.memmap(self.file, np.uint8, 'r', entry.offset, (rows, row_bytes))
+    raw = np.memmap(entry.file, np.uint8, 'r', entry.offset, (rows, row_bytes))
     result = np.empty((rows, entry.shape[-1]), np.float32)
     step = max(1, _PIECE_BYTES // row_bytes)
     for i in range(0, rows, step):

@@ -94,9 +94,9 @@ def changed(hf_dir, tmp_path):
   return change
 
 
-def _write_gguf(path, params, kind=gguf.GGMLQuantizationType.F32):
+def _write_gguf(path, params, kind=gguf.GGMLQuantizationType.F32, **split):
   config = _CONFIG
-  writer = gguf.GGUFWriter(path, 'gemma3')
+  writer = gguf.GGUFWriter(path, 'gemma3', **split)
   writer.add_block_count(config.num_layers)
   writer.add_embedding_length(config.embed_dim)
   writer.add_feed_forward_length(config.mlp_dim)
@@ -275,6 +275,16 @@ def test_gguf_loads_to_the_same_tree(params, tmp_path):
   raw = {t.name: t.data for t in gguf.GGUFReader(file).tensors}
   scale = params['pattern']['layer_4']['attention']['key_norm']['scale'][1]
   np.testing.assert_array_equal(raw['blk.10.attn_k_norm.weight'] - 1, scale)
+
+
+def test_a_split_gguf_loads_as_one(params, tmp_path):
+  count = len(names.tensors(_CONFIG))
+  _write_gguf(str(tmp_path / 'model.gguf'), params, split_max_tensors=count - 1)
+  found = weights.load(
+    *(f'gguf:{tmp_path}/model-00002-of-00002.gguf', _build(), None, ()),
+    *('float32', 'student.init'),
+  )
+  _assert_equal(found, params)
 
 
 def test_quantised_gguf_is_dequantised_in_pieces(params, tmp_path, monkeypatch):

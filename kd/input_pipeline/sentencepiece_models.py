@@ -6,7 +6,7 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
-from kd.checkpoints import gguf_header
+from kd.checkpoints import gguf_parts
 from kd.core import errors
 
 SPACE = '\u2581'  # How SentencePiece writes a space inside a piece.
@@ -59,7 +59,7 @@ def from_gguf(path: str) -> bytes:
     ConfigError: the file is no GGUF, or carries no such vocabulary.
   """
   lists = [_WANTED + name for name in _LISTS]
-  metadata = gguf_header.read(path, lists).metadata
+  metadata = gguf_parts.read(path, lists).metadata
   fields = {
     key.removeprefix(_WANTED): value
     for key, value in metadata.items()

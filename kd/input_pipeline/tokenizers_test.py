@@ -4,6 +4,7 @@ import random
 import struct
 
 import gguf
+import numpy as np
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 
@@ -76,7 +77,7 @@ def _changed(tokenizer, change):
 
 
 def _write_gguf(path, model):
-  """A GGUF with the tokenizer of a model, written by hand."""
+  """Writes a GGUF with the tokenizer of a model, by hand."""
 
   def text(s):
     raw = s.encode()
@@ -133,6 +134,41 @@ def test_gguf_gives_the_model_back(bytes_tokenizer, tmp_path):
     tokenizers.load(f'gguf:{path}')
 
 
+def _vocabulary_fields(tokenizer):
+  words, scores, kinds = map(list, zip(*tokenizer.pieces, strict=True))
+  fields = dict(tokens=words, scores=scores, token_type=kinds, model='llama')
+  fields |= dict(bos_token_id=2, eos_token_id=1)
+  return fields | dict(unknown_token_id=3, padding_token_id=0)
+
+
+def _write_vocabulary(path, fields, tensors=0, **split):
+  """Writes a GGUF with these tokenizer fields, by the gguf package."""
+  writer = gguf.GGUFWriter(path, 'gemma3', **split)
+  for name, value in fields.items():
+    key = f'tokenizer.ggml.{name}'
+    if isinstance(value, list):
+      writer.add_array(key, value)
+    elif isinstance(value, str):
+      writer.add_string(key, value)
+    else:
+      writer.add_uint32(key, value)
+  for i in range(tensors):
+    writer.add_tensor(str(i), np.zeros(32, np.float32))
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+
+
+def test_any_part_of_a_split_gguf_gives_the_tokenizer(
+  bytes_tokenizer, tmp_path
+):
+  fields = _vocabulary_fields(bytes_tokenizer)
+  _write_vocabulary(tmp_path / 'x.gguf', fields, 2, split_max_tensors=1)
+  tokenizer = tokenizers.load(f'gguf:{tmp_path}/x-00002-of-00002.gguf')
+  assert tokenizer.digest == bytes_tokenizer.digest
+
+
 @pytest.mark.parametrize(
   'change, message',
   [
@@ -150,23 +186,9 @@ def test_gguf_gives_the_model_back(bytes_tokenizer, tmp_path):
 def test_a_damaged_vocabulary_of_a_gguf_is_refused(
   bytes_tokenizer, tmp_path, change, message
 ):
-  words, scores, kinds = map(list, zip(*bytes_tokenizer.pieces, strict=True))
-  fields = dict(tokens=words, scores=scores, token_type=kinds, model='llama')
-  fields |= dict(bos_token_id=2, eos_token_id=1)
-  fields |= dict(unknown_token_id=3, padding_token_id=0)
+  fields = _vocabulary_fields(bytes_tokenizer)
   change(fields)
-  writer = gguf.GGUFWriter(tmp_path / 'some.gguf', 'gemma3')
-  for name, value in fields.items():
-    key = f'tokenizer.ggml.{name}'
-    if isinstance(value, list):
-      writer.add_array(key, value)
-    elif isinstance(value, str):
-      writer.add_string(key, value)
-    else:
-      writer.add_uint32(key, value)
-  writer.write_header_to_file()
-  writer.write_kv_data_to_file()
-  writer.close()
+  _write_vocabulary(tmp_path / 'some.gguf', fields)
   with pytest.raises(errors.ConfigError, match=message):
     tokenizers.load(f'gguf:{tmp_path}/some.gguf')
 
