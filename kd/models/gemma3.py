@@ -165,7 +165,9 @@ class Gemma3(nn.Module):
       gemma3_config.LOCAL: visibility.Sight(places, c.window),
       gemma3_config.GLOBAL: visibility.Sight(places, None),
     }
-    x, shown = self._run_layers(x, layers.angles(c, positions), seen, spec)
+    angles = layers.angles(c, positions)
+    with jax.named_scope(layers.TRANSFORMER_LAYERS):
+      x, shown = self._run_layers(x, angles, seen, spec)
     x = layers.RMSNorm(c.norm_epsilon, 'norm', name='final_norm')(x)
     return x, shown
 

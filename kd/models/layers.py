@@ -15,9 +15,11 @@ from kd.partitioning import rules
 
 Array = types.Array
 
-# Names of values: what rematerialization saves, and what a plan counts.
+# The name of the value that rematerialization saves.
 LAYER_INPUT = 'layer_input'
+# Scopes of operations, by which a plan sorts what a program keeps in memory.
 KV_CACHE = 'kv_cache'
+TRANSFORMER_LAYERS = 'transformer_layers'
 
 # Logical axes of [B, L, D] between layers. A decoding step has few rows of one
 # token: sums of them over devices are much smaller than the weights, so weights

@@ -256,4 +256,5 @@ def _type(array):
 
 
 def _is_forward(op_name):
-  return 'transpose(' not in op_name and '_run_layers' in op_name
+  is_layer = layers.TRANSFORMER_LAYERS in op_name.split('/')
+  return is_layer and 'transpose(' not in op_name

@@ -7,6 +7,7 @@ them, each where it lies on the mesh.
 
 from collections.abc import Callable
 import dataclasses
+import inspect
 import math
 from typing import Any
 
@@ -44,7 +45,7 @@ class Program:
     function: jitted.
     arguments: abstract.
     trips: how often a loop runs whose count depends on data.
-    kinds: what the arguments hold, by the beginning of their names.
+    kinds: what the arguments hold, by prefixes of their names in the program.
   """
 
   name: str
@@ -53,6 +54,11 @@ class Program:
   arguments: tuple[Any, ...]
   trips: int
   kinds: dict[str, str]
+
+
+def _argument_names(function):
+  """Returns a function's argument names: they begin names in the program."""
+  return list(inspect.signature(function).parameters)
 
 
 def local_bytes(tree: types.PyTree, of_host: bool = False) -> int:
@@ -204,14 +210,16 @@ def teachers(run: resolve.Run) -> list[Program]:
   )
   for number, (name, (model, _), params) in enumerate(every):
     spec = gemma3.TapSpec((), ()) if number else _tap_spec(run)
+    function = live.scorer(model.module, spec)
+    params_name, _ = _argument_names(function)
     found.append(
       Program(
         name=name,
         mesh=model.mesh,
-        function=live.scorer(model.module, spec),
+        function=function,
         arguments=(params, batch(run, model.mesh)),
         trips=1,
-        kinds={'params': 'teacher'},
+        kinds={params_name: 'teacher'},
       )
     )
   return found
@@ -236,17 +244,19 @@ def step(run: resolve.Run) -> Program:
     run.rate,
     config.optimizer.micro_batches,
   )
+  function = update.jit(make, run.mesh)
+  state_name, _, targets_name = _argument_names(function)
   return Program(
     name=STEP,
     mesh=run.mesh,
-    function=update.jit(make, run.mesh),
+    function=function,
     arguments=(state(run), batch(run, run.mesh), targets(run)),
     trips=chunks(run),
     kinds={
-      'state.params': 'parameters',
-      'state.paths': 'parameters',
-      'state.opt_state': 'optimizer',
-      'targets': 'teacher',
+      f'{state_name}.params': 'parameters',
+      f'{state_name}.paths': 'parameters',
+      f'{state_name}.opt_state': 'optimizer',
+      targets_name: 'teacher',
     },
   )
 
@@ -286,10 +296,11 @@ def decode(run: resolve.Run) -> Program:
   params = parameters.abstract(run.student)
   everywhere = rules.replicated(run.mesh)
   ints = _array((rows,), jnp.int32, everywhere)
+  function = jax.jit(answer)
   return Program(
     name=DECODE,
     mesh=run.mesh,
-    function=jax.jit(answer),
+    function=function,
     arguments=(
       params,
       _decoding_weights(model, params),
@@ -306,7 +317,7 @@ def decode(run: resolve.Run) -> Program:
       ),
     ),
     trips=limit,
-    kinds={'params': 'parameters', 'weights': 'parameters'},
+    kinds=dict.fromkeys(_argument_names(function)[:2], 'parameters'),
   )
 
 
