@@ -1,4 +1,4 @@
-"""Memory by kind, on a dump written here and on the decoding program."""
+"""Memory by kind, on a dump written here and on the programs of a run."""
 
 import math
 
@@ -51,9 +51,9 @@ ENTRY %main (param.2: f32[250]) -> f32[] {
   %param.3 = f32[500]{0} parameter(1), metadata={op_name="state.opt_state[0]"}
   %param.4 = s32[75]{0} parameter(2), metadata={op_name="batch.tokens"}
   %kept = (f32[100]{0}) fusion(%param.2), kind=kLoop, calls=%f, \
-metadata={op_name="jit(update)/jvp(G)/G._run_layers/while/body/add"}
+metadata={op_name="jit(update)/jvp(G)/transformer_layers/while/body/add"}
   %gradient = f32[50]{0} fusion(%kept), kind=kLoop, calls=%f, \
-metadata={op_name="jit(update)/transpose(jvp(G))/G._run_layers/add"}
+metadata={op_name="jit(update)/transpose(jvp(G))/transformer_layers/add"}
   %all-gather.9 = f32[25]{0} all-gather(%gradient), metadata={op_name="x/y"}
   %later = f32[125]{0} add(%kept, %kept)
   ROOT %out = f32[] add(%later, %later)
@@ -119,7 +119,8 @@ def test_a_carried_value_is_of_its_initial_values_kind(scope, kind):
   assert buffers.by_kind(memory, text, {})[kind] == 400
 
 
-def test_the_kv_cache_of_the_decoding_program_is_found():
+@pytest.fixture(scope='module', name='run')
+def _run():
   config = gemma3_tpu.get_config()
   config.update_from_flattened_dict(
     {
@@ -133,14 +134,27 @@ def test_the_kv_cache_of_the_decoding_program_is_found():
       'plan.prompt_length': 16,
     }
   )
-  run = subject.on_devices(config, jax.devices()[:1])
-  program = programs.decode(run)
-  with rules.active(run.mesh):
-    text = program.function.lower(*program.arguments).compile().as_text()
-  cache = jax.eval_shape(lambda: decoding.empty(run.student.module, 3, 16 + 5))
-  shapes = [array.shape for pair in cache for array in pair]
-  # The loop that carries the caches, and what it carries.
-  carried = [
+  return subject.on_devices(config, jax.devices()[:1])
+
+
+@pytest.fixture(scope='module', name='lowered')
+def _lowered(run):
+  """The run's programs before XLA compiles them, by name."""
+  found = {}
+  for program in programs.of(run):
+    with rules.active(program.mesh):
+      lowered = program.function.lower(*program.arguments)
+    found[program.name] = program, lowered
+  return found
+
+
+def _text(lowered):
+  return lowered.compiler_ir('hlo').get_hlo_module().to_string()
+
+
+def _loops(text, shapes):
+  """By loop, bytes of the float32 arrays of these shapes that it carries."""
+  return [
     {
       f'{i.name}{{{index}}}': 4 * math.prod(array.shape)
       for index, array in enumerate(i.arrays)
@@ -150,7 +164,68 @@ def test_the_kv_cache_of_the_decoding_program_is_found():
     for i in computation.instructions
     if i.op == 'while'
   ]
-  carried = max(carried, key=len)
+
+
+def _held_by_kind(run):
+  """By program, what its arguments hold, from the run's own arrays."""
+  state = programs.state(run)
+  student, weights = programs.decode(run).arguments[:2]
+  (teacher,) = programs.teacher_params(run)
+  targets = programs.targets(run)
+  return {
+    'teacher': {'teacher': teacher},
+    'step': {
+      'parameters': state.trained,
+      'optimizer': state.opt_state,
+      'teacher': targets,
+    },
+    'decode': {'parameters': (student, weights)},
+  }
+
+
+@pytest.mark.parametrize('name', ['teacher', 'step', 'decode'])
+def test_arguments_of_each_program_are_sorted_by_what_they_hold(
+  run, lowered, name
+):
+  program, text = lowered[name][0], _text(lowered[name][1])
+  parsed = hlo_text.parse(text)
+  sizes = {
+    i.name: int(i.arrays[0].bytes)
+    for i in parsed.computations[parsed.entry].instructions
+    if i.op == 'parameter'
+  }
+  memory = buffers.Memory(sizes, 0, 0, {})
+  kinds = buffers.by_kind(memory, text, program.kinds)
+  batch = kinds.pop('activations')
+  every = programs.local_bytes(program.arguments)
+  for kind, tree in _held_by_kind(run)[name].items():
+    # Unused arguments, such as the last norm in decoding, are left out.
+    size = programs.local_bytes(tree)
+    assert kinds.pop(kind) == pytest.approx(size, rel=0.001)
+    every -= size
+  assert set(kinds.values()) == {0} and batch <= every
+
+
+def test_inputs_of_layers_that_the_backward_pass_reads_are_activations(
+  run, lowered
+):
+  program, text = lowered['step'][0], _text(lowered['step'][1])
+  model = run.student.module.config
+  saved = model.scan_groups, 3, 64, model.embed_dim
+  loops = [carried for carried in _loops(text, [saved]) if carried]
+  assert len(loops) == 2  # The forward pass writes them, the backward reads.
+  for carried in loops:
+    memory = buffers.Memory({}, 0, sum(carried.values()), carried)
+    kinds = buffers.by_kind(memory, text, program.kinds)
+    assert kinds['activations'] == memory.heap
+
+
+def test_the_kv_cache_of_the_decoding_program_is_found(run, lowered):
+  options = {'xla_backend_optimization_level': 0}  # Faster, the same HLO.
+  text = lowered['decode'][1].compile(options).as_text()
+  cache = jax.eval_shape(lambda: decoding.empty(run.student.module, 3, 16 + 5))
+  shapes = [array.shape for pair in cache for array in pair]
+  carried = max(_loops(text, shapes), key=len)
   assert len(carried) == len(shapes) == 12
   size = sum(carried.values())
   kinds = buffers.by_kind(buffers.Memory({}, 0, size, carried), text, {})
