@@ -1,6 +1,7 @@
 """Builds SentencePiece models of bytes and of a GGUF's vocabulary."""
 
 from collections.abc import Iterable
+import hashlib
 import math
 from typing import Any
 
@@ -170,6 +171,26 @@ def alters_text(proto: sentencepiece_model_pb2.ModelProto) -> str:
   if proto.trainer_spec.treat_whitespace_as_suffix:
     return 'it puts spaces at the ends of words (treat_whitespace_as_suffix)'
   return ''
+
+
+def settings(proto: sentencepiece_model_pb2.ModelProto) -> dict[str, Any]:
+  """Returns what decides a text's ids in addition to the pieces, as JSON.
+
+  Pieces that are bytes say whether the model falls back to bytes.
+
+  Args:
+    proto: the model.
+  """
+  trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+  charsmap = normalizer.precompiled_charsmap
+  return {
+    'model_type': trainer.ModelType.Name(trainer.model_type).lower(),
+    'treat_whitespace_as_suffix': trainer.treat_whitespace_as_suffix,
+    'normalizer': hashlib.sha256(charsmap).hexdigest()[:16] if charsmap else '',
+    'add_dummy_prefix': normalizer.add_dummy_prefix,
+    'remove_extra_whitespaces': normalizer.remove_extra_whitespaces,
+    'escape_whitespaces': normalizer.escape_whitespaces,
+  }
 
 
 def _piece(

@@ -1,12 +1,9 @@
 """Compares two tokenizers by the ids that they give."""
 
-from sentencepiece import sentencepiece_model_pb2
-
 from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import tokenizers
 
 _Type = sentencepiece_models.Type
-_Spec = sentencepiece_model_pb2.TrainerSpec
 
 
 def describe(
@@ -48,26 +45,25 @@ def describe(
 
 
 def _by_model(one, other, here, there) -> str:
-  """Compares kinds of model, normalizers and scores."""
-  models = [sentencepiece_models.parse(t.model_proto, '') for t in (one, other)]
-  kinds = [
-    _Spec.ModelType.Name(m.trainer_spec.model_type).lower() for m in models
+  """Compares the models' settings and the scores of their pieces."""
+  settings = [
+    sentencepiece_models.settings(
+      sentencepiece_models.parse(t.model_proto, 'tokenizer')
+    )
+    for t in (one, other)
   ]
-  if kinds[0] != kinds[1]:
-    return f'the model is {kinds[0]} {here}, {kinds[1]} {there}'
-  changes = [sentencepiece_models.alters_text(m) for m in models]
-  specs = [m.normalizer_spec.precompiled_charsmap for m in models]
-  if changes[0] != changes[1] or specs[0] != specs[1]:
-    texts = [change or 'it leaves text as it is' for change in changes]
-    return f'{texts[0]} {here}; {texts[1]} {there}'
-  is_bpe = kinds[0] == 'bpe'
+  for name, a in settings[0].items():
+    b = settings[1][name]
+    if a != b:
+      return f'{name} is {a!r} {here}, {b!r} {there}'
+  is_bpe = settings[0]['model_type'] == 'bpe'
   for i, (a, b) in enumerate(
     zip(_scores(one, is_bpe), _scores(other, is_bpe), strict=True)
   ):
     if a != b:
-      what = 'rank' if is_bpe else 'score'
+      kind = 'rank' if is_bpe else 'score'
       text = one.pieces[i][0]
-      return f'the {what} of id {i} ({text!r}) is {a} {here}, {b} {there}'
+      return f'the {kind} of id {i} ({text!r}) is {a} {here}, {b} {there}'
   return ''
 
 

@@ -52,11 +52,11 @@ def test_equal_ids_are_no_difference():
     (_set(265, score=-2), "the rank of id 266 ('ba') is 1 here, 0 there"),
     (
       lambda m: setattr(m.normalizer_spec, 'add_dummy_prefix', True),
-      'it leaves text as it is here; it puts a space before every text',
+      'add_dummy_prefix is False here, True there',
     ),
     (
       lambda m: setattr(m.trainer_spec, 'model_type', 1),
-      'the model is bpe here, unigram there',
+      "model_type is 'bpe' here, 'unigram' there",
     ),
     (
       lambda m: setattr(m.trainer_spec, 'pad_piece', '<none>'),

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 import functools
 import hashlib
+import json
 import os
 import struct
 import tempfile
 from typing import Any
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from kd.core import errors
 from kd.core import paths
@@ -18,6 +20,17 @@ from kd.input_pipeline import sentencepiece_models
 
 MODEL_FILE = hf_folders.MODEL_FILE
 KINDS = ('bytes', 'model', 'gguf', 'hf', 'workdir')
+_GEMMA_SETTINGS = {
+  'model_type': 'bpe',
+  'treat_whitespace_as_suffix': False,
+  'normalizer': '',
+  'add_dummy_prefix': False,
+  'remove_extra_whitespaces': False,
+  'escape_whitespaces': True,
+  'special_ids': [0, 1, 2, 3],
+  'unk_surface': ' \u2047 ',
+  'denormalizer': '',
+}
 _LEGAL = "'bytes', 'model:FILE', 'gguf:FILE', 'hf:DIR' or 'workdir:DIR'"
 
 
@@ -35,7 +48,8 @@ class Tokenizer:
     start_of_turn_id: id as which `<start_of_turn>` is read in text, or None.
     end_of_turn_id: the same of `<end_of_turn>`.
     stop_ids: the ids that end a generated answer.
-    digest: sha256 (hex) of the pieces; equal digests mean equal ids.
+    digest: sha256 (hex); equal digests mean equal ids for every text, and equal
+      texts for all ids.
   """
 
   def __init__(self, model_proto: bytes, name: str = 'tokenizer'):
@@ -66,7 +80,7 @@ class Tokenizer:
     self.end_of_turn_id = self._find(sentencepiece_models.END_OF_TURN)
     stops = (self.eos_id, self.end_of_turn_id)
     self.stop_ids = tuple(i for i in stops if i is not None)
-    self.digest = _digest(self.pieces)
+    self.digest = self._digest(proto)
     kind = sentencepiece_models.Type
     self._silent = {
       i
@@ -144,18 +158,27 @@ class Tokenizer:
       )
     return index
 
+  def _digest(self, proto: sentencepiece_model_pb2.ModelProto) -> str:
+    """Returns the SHA-256 (hex) of the pieces by id, and of the settings."""
+    digest = hashlib.sha256()
+    for piece, score, kind in self.pieces:
+      raw = piece.encode('utf-8')
+      digest.update(struct.pack('<IfI', len(raw), score, kind) + raw)
+    settings = {
+      **sentencepiece_models.settings(proto),
+      'special_ids': [self.pad_id, self.eos_id, self.bos_id, self.unk_id],
+      'unk_surface': proto.trainer_spec.unk_surface,
+      'denormalizer': proto.denormalizer_spec.precompiled_charsmap.hex(),
+    }
+    # Gemma's own settings add nothing: rows, caches and runs were identified by
+    # the pieces alone once, and stay valid where that identifies them.
+    if settings != _GEMMA_SETTINGS:
+      digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()
+
   def _find(self, piece: str) -> int | None:
     ids = self._processor.encode(piece)
     return ids[0] if len(ids) == 1 and self.pieces[ids[0]][0] == piece else None
-
-
-def _digest(pieces: Sequence[tuple[str, float, int]]) -> str:
-  """sha256 (hex) of (piece, score, type) by id, each piece with its length."""
-  digest = hashlib.sha256()
-  for piece, score, kind in pieces:
-    raw = piece.encode('utf-8')
-    digest.update(struct.pack('<IfI', len(raw), score, kind) + raw)
-  return digest.hexdigest()
 
 
 def load(spec: str, path: str = 'tokenizer') -> Tokenizer:

@@ -1,5 +1,6 @@
 """Tokenizers: ids, offsets, round trips, digests and errors."""
 
+import hashlib
 import random
 import struct
 
@@ -12,6 +13,7 @@ from kd.core import errors
 from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import tokenizer_differences
 from kd.input_pipeline import tokenizers
+from kd.input_pipeline import trained_models
 
 
 @pytest.fixture(scope='module')
@@ -74,6 +76,75 @@ def _changed(tokenizer, change):
   model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model_proto)
   change(model)
   return tokenizers.Tokenizer(model.SerializeToString())
+
+
+def _joining(model):
+  """Adds ids 263 to 266; a unigram model would not join 'ab'."""
+  for text, score in (('a', -0.1), ('b', -0.1), ('ab', -1), ('  ', -2)):
+    text = text.replace(' ', sentencepiece_models.SPACE)
+    model.pieces.add(piece=text, score=score, type=1)
+
+
+def _swap_specials(model):
+  model.trainer_spec.bos_piece = '<eos>'
+  model.trainer_spec.eos_piece = '<bos>'
+
+
+def _charsmap(model):
+  proto = sentencepiece_model_pb2.ModelProto.FromString(
+    trained_models.train(normalization_rule_name='nfkc')
+  )
+  charsmap = proto.normalizer_spec.precompiled_charsmap
+  model.normalizer_spec.precompiled_charsmap = charsmap
+
+
+def _set(spec, **fields):
+  def change(model):
+    for name, value in fields.items():
+      setattr(getattr(model, spec), name, value)
+
+  return change
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    _charsmap,
+    _set('normalizer_spec', add_dummy_prefix=True),
+    _set('normalizer_spec', remove_extra_whitespaces=True),
+    _set('normalizer_spec', escape_whitespaces=False),
+    _set('trainer_spec', treat_whitespace_as_suffix=True),
+    _set('trainer_spec', model_type=1),
+    _set('trainer_spec', unk_surface='?'),
+    _swap_specials,
+  ],
+)
+def test_whatever_changes_ids_or_text_changes_the_digest(
+  bytes_tokenizer, change
+):
+
+  def effect(tokenizer):
+    ids = [tokenizer.encode(t) for t in ('ab  b', '\uff21')]
+    return ids, tokenizer.decode([3]), tokenizer.bos_id
+
+  seen = []
+  for prefix in (False, True):
+    base = _set('normalizer_spec', add_dummy_prefix=prefix)
+    one = _changed(_changed(bytes_tokenizer, _joining), base)
+    other = _changed(one, change)
+    if effect(one) != effect(other):
+      seen.append(prefix)
+      assert one.digest != other.digest
+  assert seen
+
+
+def test_the_digest_of_a_gemma_model_is_that_of_its_pieces(bytes_tokenizer):
+  digest = hashlib.sha256()
+  for text, score, kind in bytes_tokenizer.pieces:
+    digest.update(len(text.encode()).to_bytes(4, 'little'))
+    digest.update(np.float32(score).tobytes() + np.uint32(kind).tobytes())
+    digest.update(text.encode())
+  assert bytes_tokenizer.digest == digest.hexdigest()
 
 
 def _write_gguf(path, model):
