@@ -35,7 +35,7 @@ _METHODS = {
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('cache')
-  with command.compiled_once(str(folder / 'compiled')):
+  with command.compiled_once():
     yield folder
 
 

@@ -51,9 +51,9 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def compiled_once(folder: str) -> Iterator[None]:
-  """Within, what was compiled for one run of this process serves the others."""
-  jax.config.update('jax_compilation_cache_dir', folder)
+def compiled_once() -> Iterator[None]:
+  """Lets the runs within this process share their compiled programs."""
+  jax.config.update('jax_compilation_cache_dir', _compiled())
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   yield
   jax.config.update('jax_compilation_cache_dir', None)
@@ -61,6 +61,9 @@ def compiled_once(folder: str) -> Iterator[None]:
 
 @functools.cache
 def _compiled():
+  if 'KD_TESTS_COMPILED' in os.environ:
+    # All test processes of .ci/run share it.
+    return os.environ['KD_TESTS_COMPILED']
   folder = tempfile.mkdtemp(prefix='kd-compiled-')
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   return folder

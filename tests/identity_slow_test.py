@@ -20,7 +20,7 @@ _TEACHER = pathlib.Path('data/fixtures/quickstart_teacher')
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('identity')
   shutil.copytree(_TEACHER, folder / 'teacher')
-  with command.compiled_once(str(folder / 'compiled')):
+  with command.compiled_once():
     yield folder
 
 

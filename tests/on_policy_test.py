@@ -22,7 +22,7 @@ _STEPS = 6
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('on_policy')
-  with command.compiled_once(str(folder / 'compiled')):
+  with command.compiled_once():
     yield folder
 
 
