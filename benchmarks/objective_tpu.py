@@ -13,13 +13,14 @@ import subprocess
 import sys
 from typing import Any
 
-from absl import app
 from absl import flags
 
 from benchmarks import alternate
 from benchmarks import environments
+from benchmarks import needs
 from benchmarks import results
 from kd.config import variants
+from kd.core import errors
 from kd.models import gemma3_config
 from kd.models import kernels
 from kd.planning import flops
@@ -107,12 +108,29 @@ def cases(lengths: Sequence[int], large: bool) -> list[dict[str, Any]]:
   return found
 
 
-def main(argv):
+def _lengths():
+  """Returns the numbers of --lengths."""
+  for text in _LENGTHS.value:
+    if not text.isdecimal() or not int(text):
+      raise errors.ConfigError(
+        '--lengths', f'found {text!r}', legal='numbers of tokens'
+      )
+  return [int(text) for text in _LENGTHS.value]
+
+
+def main():
   """Prints the result."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]!r}')
+  lengths = _lengths()
+  try:
+    libtpu.packages()
+  except errors.ConfigError as e:
+    raise e.at('KD_LIBTPU_PYTHON') from e
+  if _PEER.value:
+    needs.environment(
+      'peers_tunix', needs.MODULES['peers_tunix'], without='--nopeer'
+    )
   shown = []
-  for case in cases([int(n) for n in _LENGTHS.value], _LARGE.value):
+  for case in cases(lengths, _LARGE.value):
     alternate.say(f'compiling {case}')
     ours = _compile(sys.executable, 'benchmarks.compile_tpu', case)
     paper = on_paper(case, _CHIPS[case['topology']])
@@ -131,4 +149,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  needs.start(main)

@@ -13,9 +13,9 @@ import functools
 import math
 from typing import Any
 
-from absl import app
 import numpy as np
 
+from benchmarks import needs
 from benchmarks import own_step
 from benchmarks import peer_steps
 from benchmarks import results
@@ -24,7 +24,12 @@ from kd.models import attention
 from kd.models import gemma3_config
 from kd.planning import flops
 
-_PEERS = ('trl_gkd', 'trl_chunked', 'tunix')
+# By peer: its environment.
+_PEERS = {
+  'trl_gkd': 'peers_trl',
+  'trl_chunked': 'peers_trl',
+  'tunix': 'peers_tunix',
+}
 _VOCAB_SIZE, _ROWS, _LENGTH = 32768, 4, 256
 _MATMUL_SIZE = 2048
 _KEPT = 0.25  # of the positions, where the objective is selective
@@ -106,10 +111,8 @@ def run(
   }
 
 
-def main(argv):
+def main():
   """Prints the result."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]!r}')
   results.show(
     run(
       STUDENT,
@@ -124,4 +127,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  needs.start(main)

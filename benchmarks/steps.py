@@ -1,38 +1,43 @@
 """Measures our own step beside peers' and beside the machine's limit."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import functools
 import sys
 from typing import Any
 
-from absl import app
 from absl import flags
 
 from benchmarks import alternate
+from benchmarks import needs
 
 PEERS = flags.DEFINE_list(
   'peers', None, "What to run beside ours, '' for nothing; by default all."
 )
-ROUNDS = flags.DEFINE_integer('rounds', 8, 'Steps that are measured.')
+ROUNDS = flags.DEFINE_integer(
+  'rounds', 8, 'Steps that are measured.', lower_bound=1
+)
 
 _WARM_UP = 2
 OURS, LIMIT = 'ours', 'matmul'
 
 
-def peers(known: Sequence[str]) -> list[str]:
-  """The peers that --peers asks for.
+def peers(environment_of: Mapping[str, str]) -> list[str]:
+  """Returns the peers that --peers asks for.
+
+  Args:
+    environment_of: the environment of each peer that the benchmark knows.
 
   Raises:
-    app.UsageError: one is not known.
+    ConfigError: one is not known, or its environment is missing.
   """
-  if PEERS.value is None:
-    return list(known)
-  for peer in PEERS.value:
-    if peer not in known:
-      raise app.UsageError(f'unknown peer {peer!r}; known: {list(known)}')
-  return PEERS.value
+  known = list(environment_of)
+  chosen = known if PEERS.value is None else PEERS.value
+  needs.choice('--peers', chosen, known)
+  for name in dict.fromkeys(environment_of[peer] for peer in chosen):
+    needs.environment(name, needs.MODULES[name], without='--peers=')
+  return chosen
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 # repository, with the game24 data in KD_DATA_DIR.
 set -euo pipefail
 out=${1:-/tmp/kd-experiments/game24}
+: "${KD_DATA_DIR:?set it to a folder with game24/24.csv}"
 config=experiments/game24/config
 python -m kd.main --mode=search --config="${config}_paths.py" --workdir="$out/paths"
 export KD_TRACES=$out/paths/search/paths.jsonl
