@@ -307,7 +307,7 @@ def test_another_teacher_or_method_or_format_is_refused(folder, own):
   with _refused('being written, or was given up half-way'):
     modes.train(_cached(folder, c), str(folder / 'refused'))
   (c / 'manifest.json').write_text(json.dumps({**manifest, 'format': 2}))
-  with _refused('is of format 2', 'format 1'):
+  with _refused('format: found 2', 'legal: 1'):
     modes.train(_cached(folder, c), str(folder / 'refused'))
 
 

@@ -1,31 +1,37 @@
-"""What a cache is of: written first, compared by whoever reads it."""
+"""A cache's manifest: what the cache holds, checked whenever it is read."""
 
 from collections.abc import Iterable, Mapping
-import json
 import os
 from typing import Any
 
+from kd.config import schema
+from kd.config.fields import data as data_fields
 from kd.core import config as config_lib
 from kd.core import errors
+from kd.core import json_files
 from kd.core import run_info
+from kd.teachers import shards
 
 FORMAT = 1  # Raise it when what is written changes its meaning.
 
 # A folder with it is whole, and is not written to but by a repair.
 FILE = 'manifest.json'
-# What a cache that is being written is of.
+# Of a cache that is being written.
 REQUEST = 'request.json'
+
+_KINDS = {dict: 'an object', list: 'a list', int: 'a whole number', str: 'text'}
 
 
 def read(folder: str, path: str) -> dict[str, Any]:
-  """The manifest of a cache that is whole.
+  """Reads and checks the manifest of a complete cache.
 
   Args:
-    folder: of the cache.
-    path: of the config's field that names it.
+    folder: the cache's folder.
+    path: the config field that names it.
 
   Raises:
-    ConfigError: there is no cache, or it isn't whole.
+    ConfigError: there is no cache, it is incomplete, or a field of its manifest
+      is illegal; names the file and the field.
   """
   legal = 'a folder that --mode=cache has finished'
   if not os.path.isdir(folder):
@@ -35,42 +41,73 @@ def read(folder: str, path: str) -> dict[str, Any]:
     found = f'{folder!r} holds no {FILE}'
     if os.path.exists(os.path.join(folder, REQUEST)):
       found = f'{folder!r} is being written, or was given up half-way'
-      legal = 'a whole cache: --mode=cache with this config goes on with it'
+      legal = 'a complete cache: --mode=cache with this config resumes it'
     raise errors.ConfigError(path, found, legal=legal)
-  manifest = _json(file, path)
-  for key in ('format', 'request', 'shards', 'files'):
-    if key not in manifest:
-      raise errors.ConfigError(path, f'{file!r} has no {key!r}', legal=legal)
-  if manifest['format'] != FORMAT:
-    raise errors.ConfigError(
-      path,
-      f'{file!r} is of format {manifest["format"]}',
-      legal=f'format {FORMAT}, as this version writes it',
-    )
+  manifest = json_files.read(file, path)
+  try:
+    _check_shape(manifest)
+  except errors.ConfigError as e:
+    raise errors.ConfigError(path, f'{file!r}: {e}') from e
   return manifest
 
 
-def _json(file, path):
-  try:
-    with open(file, encoding='utf-8') as f:
-      return json.load(f)
-  except (OSError, ValueError) as e:
+def _check_shape(manifest: Mapping[str, Any]) -> None:
+  """Raises ConfigError, naming the field, unless every reader can rely on it.
+
+  `check` compares the fields of the request that are not looked at here.
+  """
+  version = manifest['format'] if 'format' in manifest else None
+  if version != FORMAT:
     raise errors.ConfigError(
-      path,
-      f'{file!r} cannot be read: {e}',
-      legal='the file as it was written',
-    ) from e
+      'format',
+      f'found {json_files.short(version)}',
+      legal=f'{FORMAT}, as this version writes it',
+    )
+  for key, kind in (('request', dict), ('shards', list), ('files', dict)):
+    _check_type(manifest, key, kind, key)
+  request = manifest['request']
+  for key, kind in (('method', dict), ('vocab_size', int), ('teachers', list)):
+    _check_type(request, key, kind, f'request.{key}')
+  schema.check_node(
+    data_fields.CACHE_METHOD, request['method'], 'request.method'
+  )
+  if not request['teachers']:
+    raise errors.ConfigError('request.teachers', 'found none')
+  for number, teacher in enumerate(request['teachers']):
+    where = f'request.teachers.{number}'
+    _check_type(request['teachers'], number, dict, where)
+    for key in ('digest', 'dtype'):
+      _check_type(teacher, key, str, f'{where}.{key}')
+  rows = 0
+  for number, shard in enumerate(manifest['shards']):
+    schema.check_node(shards.FACTS, shard, f'shards.{number}')
+    if shard['first_row'] != rows:
+      raise errors.ConfigError(
+        f'shards.{number}.first_row', f'found {shard["first_row"]}', str(rows)
+      )
+    rows += shard['rows']
+  for name in manifest['files']:
+    _check_type(manifest['files'], name, str, f'files.{name[:80]}')
+
+
+def _check_type(part: Any, key: str | int, kind: type, path: str) -> None:
+  if isinstance(part, dict) and key not in part:
+    raise errors.ConfigError(path, 'missing', legal=_KINDS[kind])
+  if type(part[key]) is not kind:
+    raise errors.ConfigError(
+      path, f'found {json_files.short(part[key])}', legal=_KINDS[kind]
+    )
 
 
 def begin(folder: str, request: Mapping[str, Any], path: str) -> None:
-  """Says what the folder will be of, or checks that it is of the same.
+  """Writes the request file, or compares it with the one that is there.
 
   Raises:
-    ConfigError: it is of something else: names the fields.
+    ConfigError: the folder was begun with another request; names the fields.
   """
   file = os.path.join(folder, REQUEST)
   if os.path.exists(file):
-    check(_json(file, path), request, folder, path)
+    check(json_files.read(file, path), request, folder, path)
   else:
     run_info.write_json(file, request)
 

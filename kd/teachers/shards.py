@@ -3,19 +3,56 @@
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import json
 import os
+import re
 from typing import Any
 
 from array_record.python import array_record_module
 
+from kd.config import legal
+from kd.config import schema
 from kd.core import errors
 from kd.core import identity
+from kd.core import json_files
 from kd.core import run_info
 
 # One record a group, so that a read touches no other row.
 _OPTIONS = 'group_size:1,brotli:6'
 _BEGINNING, _ENDING = 'targets-', '.array_record'
+
+# What the facts of a file say of its targets.
+SUMS = ('nll', 'entropy', 'tail_mass', 'dropped_mass')
+COUNTS = ('positions', 'entries', 'most_entries')
+
+
+def _required(values: Mapping[str, legal.Legal]) -> dict[str, schema.Field]:
+  return {k: schema.Field(schema.REQUIRED, v, '') for k, v in values.items()}
+
+
+_LARGE = legal.Integer(0, 2**62)
+FACTS = schema.Section(
+  'A file of targets.',
+  {
+    **_required(
+      {
+        'file': legal.Matching(
+          rf'{_BEGINNING}\d{{5,}}-of-\d{{5,}}{re.escape(_ENDING)}',
+          f'{_BEGINNING}N-of-M{_ENDING}',
+        ),
+        'first_row': _LARGE,
+        'rows': legal.Integer(1, 2**62),
+        'bytes': _LARGE,
+        'sha256': legal.Matching('[0-9a-f]{64}', '64 hex digits'),
+      }
+    ),
+    'statistics': schema.Section(
+      'Sums over its targets.',
+      _required(
+        dict.fromkeys(SUMS, legal.Number()) | dict.fromkeys(COUNTS, _LARGE)
+      ),
+    ),
+  },
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,14 +168,15 @@ def failing_as_kd(path: str) -> Iterator[None]:
 
 
 def facts(folder: str, shard: Shard) -> dict[str, Any] | None:
-  """What is said of a file that is whole; None if it isn't there yet."""
+  """Reads the facts of a complete file; None if it must be written again."""
+  path = shard.facts_path(folder)
   try:
-    with open(shard.facts_path(folder), encoding='utf-8') as f:
-      found = json.load(f)
+    record = json_files.read(path)
+    schema.check_node(FACTS, record, path)
     size = os.path.getsize(shard.path(folder))
-  except (FileNotFoundError, ValueError):
+  except (FileNotFoundError, errors.ConfigError):
     return None
-  return found if size == found['bytes'] else None
+  return record if size == record['bytes'] else None
 
 
 def problem(folder: str, facts: dict[str, Any], deep: bool) -> str:

@@ -11,9 +11,6 @@ from kd.teachers import records
 from kd.teachers import scoring
 from kd.teachers import shards
 
-# Sums over positions that a shard's facts have.
-_SUMS = ('nll', 'entropy', 'tail_mass', 'dropped_mass')
-
 
 class Series:
   """Writes shards one after the other, from rows in their order."""
@@ -54,8 +51,8 @@ class Series:
     if self._writer is None:
       self._shard = self._wanted.pop(0)
       self._writer = shards.Writer(self._folder, self._shard)
-      self._sums = dict.fromkeys(_SUMS, 0.0)
-      self._counts = dict(positions=0, entries=0, most_entries=0)
+      self._sums = dict.fromkeys(shards.SUMS, 0.0)
+      self._counts = dict.fromkeys(shards.COUNTS, 0)
       self._left = self._shard.rows
     row = row_of(batch, scored, at)
     finite = scored.finite[at][row.counted].all(axis=0)
