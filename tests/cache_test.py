@@ -1,6 +1,5 @@
 """Writing a cache, looking at it and training from it, all in one process."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -11,9 +10,7 @@ import pytest
 from safetensors import numpy
 from sentencepiece import sentencepiece_model_pb2
 
-from configs import quickstart
 from kd.config import base
-from kd.core import errors
 from kd.input_pipeline import rows as rows_lib
 from kd.models import gemma3
 from kd.partitioning import rules
@@ -22,9 +19,10 @@ from kd.train import lock
 from kd.train import modes
 from kd.train import resolve
 from kd.train import targets
+from tests import cache_runs
 from tests import command
 
-_ROWS, _SHARD_ROWS = 10, 3
+_ROWS = cache_runs.ROWS
 _METHODS = {
   'top_k': dict(entries=264, logprobs='float16'),
   'sampled': {},
@@ -39,53 +37,12 @@ def folder(tmp_path_factory):
     yield folder
 
 
-def _config(folder, cache, **changes):
-  c = quickstart.get_config()
-  changes = {
-    'steps': 4,
-    'data.mixture': 'arithmetic_few',
-    'data.examples': _ROWS,
-    'data.length': 64,
-    'data.batch_size': 4,
-    'data.seed': 0,
-    'data.folder': str(folder / 'rows'),
-    'data.read.wait_s': 0.001,
-    'optimizer.lr.warmup_steps': 1,
-    'evaluation.baseline': False,
-    'log.every': 1,
-    'log.tensorboard': False,
-    'cache.folder': str(cache),
-    'cache.batch_size': 4,
-    'cache.shard_rows': _SHARD_ROWS,
-    **changes,
-  }
-  with c.evaluation.sets.unlocked():
-    del c.evaluation.sets['held_out']
-  for path, value in changes.items():
-    parent, _, name = path.rpartition('.')
-    part = c
-    for key in filter(None, parent.split('.')):
-      part = part[key]
-    with part.unlocked():
-      part[name] = value
-  return c
-
-
-def _cached(folder, cache, **changes):
-  """The config of a run that has no teacher at hand."""
-  return _config(folder, cache, **{'teacher.source': 'cached'}, **changes)
-
-
-def _write(folder, cache, **changes):
-  modes.cache(_config(folder, cache, **changes), str(folder / 'report'))
-
-
 @pytest.fixture(scope='module')
 def caches(folder):
   """A cache of each method."""
   for name, arguments in _METHODS.items():
     method = base.cache_method(name, **arguments)
-    _write(folder, folder / name, **{'cache.method': method})
+    cache_runs.write(folder, folder / name, **{'cache.method': method})
   return {name: folder / name for name in _METHODS}
 
 
@@ -104,15 +61,6 @@ def _losses(folder, config, name):
   modes.train(config, str(folder / name))
   lines = command.metrics(str(folder / name))
   return [x['train/loss/kl'] for x in lines if x['phase'] == 'train']
-
-
-@contextlib.contextmanager
-def _refused(*words):
-  with pytest.raises(errors.KdError) as caught:
-    yield
-  assert caught.value.exit_code == 2, caught.value
-  for word in words:
-    assert word in str(caught.value), caught.value
 
 
 def _shard(cache, number):
@@ -136,7 +84,7 @@ def test_a_report_and_a_cache_that_knows_its_rows(folder, caches, capsys):
     changes = {'cache.method': method, 'cache.verify': 6}
     before = _bytes(caches[name])
     capsys.readouterr()
-    _write(folder, caches[name], **changes)
+    cache_runs.write(folder, caches[name], **changes)
     said = capsys.readouterr().out
     assert f'{_ROWS} rows in 4 files' in said and '6 rows scored again' in said
     assert _bytes(caches[name]) == before
@@ -150,7 +98,9 @@ def test_a_record_says_what_a_forward_pass_says_of_the_next_token(
   folder, caches
 ):
   """Case E2, and E1: whatever the order and size of batches."""
-  run = resolve.resolve(_config(folder, caches['top_k']), jax.devices())
+  run = resolve.resolve(
+    cache_runs.config(folder, caches['top_k']), jax.devices()
+  )
   parts = distill.prepare_rows(run, lambda line: None)
   (teacher,) = targets.load_teachers(run)
   whole = rows_lib.Numbered(parts)(range(_ROWS))
@@ -166,7 +116,7 @@ def test_a_record_says_what_a_forward_pass_says_of_the_next_token(
   opened = {
     name: targets.open_cache(
       resolve.resolve(
-        _config(folder, c, **{'cache.folder': str(c)}), jax.devices()
+        cache_runs.config(folder, c, **{'cache.folder': str(c)}), jax.devices()
       ),
       parts,
     )
@@ -206,7 +156,7 @@ def test_a_record_says_what_a_forward_pass_says_of_the_next_token(
         hidden_now[i, at], np.asarray(hidden)[row, at], 2**-8, 1e-6
       )
   assert len(seen) > 5
-  with _refused('has no row 10', 'rows 0 to 9'):
+  with cache_runs.refused('has no row 10', 'rows 0 to 9'):
     opened['top_k'].row(_ROWS)
 
 
@@ -216,7 +166,7 @@ def live(folder):
   return {
     (seed, size): _losses(
       folder,
-      _config(folder, '', **{'seed': seed, 'data.batch_size': size}),
+      cache_runs.config(folder, '', **{'seed': seed, 'data.batch_size': size}),
       f'live-{seed}-{size}',
     )
     for seed, size in ((0, 4), (3, 2))
@@ -235,7 +185,7 @@ def live(folder):
 def test_losses_are_the_live_runs(name, case, far, folder, caches, live):
   seed, size = case
   changes = {'seed': seed, 'data.batch_size': size}
-  config = _cached(folder, caches[name], **changes)
+  config = cache_runs.cached(folder, caches[name], **changes)
   found = _losses(folder, config, f'cached-{name}-{seed}')
   assert len(found) == 4
   np.testing.assert_allclose(found, live[case], far)
@@ -243,7 +193,7 @@ def test_losses_are_the_live_runs(name, case, far, folder, caches, live):
 
 def test_a_cached_run_that_was_stopped_ends_alike(folder, caches):
   changes = {'checkpoint.every': 1, 'checkpoint.keep': 4}
-  config = _cached(folder, caches['top_k'], **changes)
+  config = cache_runs.cached(folder, caches['top_k'], **changes)
   straight, stopped = folder / 'straight', folder / 'stopped'
   modes.train(config, str(straight))
   shutil.copytree(straight, stopped)
@@ -262,19 +212,22 @@ def test_a_cache_of_something_else_is_refused(folder, caches):
     ({'data.seed': 1, 'data.pack': False}, ['pack: there True, now False']),
     ({'data.split': 'validation'}, ["split: there 'train'"]),
   ):
-    with _refused('cache.folder', *words):
-      modes.train(_cached(folder, c, **changes), str(workdir))
+    with cache_runs.refused('cache.folder', *words):
+      modes.train(cache_runs.cached(folder, c, **changes), str(workdir))
   # Nothing was written: the workdir is not that config's.
   assert not workdir.exists()
   terms = {
     'losses': {'kl': base.term('forward_kl'), 'h': base.term('hidden_states')}
   }
-  with _refused('losses.h', 'a cache holds nothing'):
-    modes.train(_cached(folder, c, **terms), str(workdir))
-  with _refused('cache.folder', 'no such folder'):
-    modes.train(_cached(folder, folder / 'nowhere'), str(workdir))
-  with lock.hold(str(c), 'x'), _refused('in use by process', 'cache.folder'):
-    _write(folder, c)
+  with cache_runs.refused('losses.h', 'a cache holds nothing'):
+    modes.train(cache_runs.cached(folder, c, **terms), str(workdir))
+  with cache_runs.refused('cache.folder', 'no such folder'):
+    modes.train(cache_runs.cached(folder, folder / 'nowhere'), str(workdir))
+  with (
+    lock.hold(str(c), 'x'),
+    cache_runs.refused('in use by process', 'cache.folder'),
+  ):
+    cache_runs.write(folder, c)
 
 
 def test_another_tokenizer_is_refused(folder, caches):
@@ -286,29 +239,29 @@ def test_another_tokenizer_is_refused(folder, caches):
   proto.pieces[4].piece = '<start_of_tern>'
   (folder / 'other.model').write_bytes(proto.SerializeToString())
   other = {'data.tokenizer': f'model:{folder / "other.model"}'}
-  with _refused('cache.folder', 'id 4 is', '<start_of_tern>'):
-    modes.train(_cached(folder, c, **other), str(folder / 'refused'))
+  with cache_runs.refused('cache.folder', 'id 4 is', '<start_of_tern>'):
+    modes.train(cache_runs.cached(folder, c, **other), str(folder / 'refused'))
 
 
 def test_another_teacher_or_method_or_format_is_refused(folder, own):
   c = own('top_k')
   method = {'cache.method': base.cache_method('top_k', **_METHODS['top_k'])}
-  with _refused('method.entries: there 264, now 64'):
-    _write(folder, c)
+  with cache_runs.refused('method.entries: there 264, now 64'):
+    cache_runs.write(folder, c)
   # The same weights, rounded: another teacher.
   other = {'teacher.param_dtype': 'bfloat16'}
-  with _refused('teachers', 'digest'):
-    _write(folder, c, **method, **other, **{'cache.repair': True})
+  with cache_runs.refused('teachers', 'digest'):
+    cache_runs.write(folder, c, **method, **other, **{'cache.repair': True})
   manifest = json.loads((c / 'manifest.json').read_text())
   # One that was begun and is gone on with.
   os.rename(c / 'manifest.json', c / 'kept')
-  with _refused('teachers', 'digest'):
-    _write(folder, c, **method, **other)
-  with _refused('being written, or was given up half-way'):
-    modes.train(_cached(folder, c), str(folder / 'refused'))
+  with cache_runs.refused('teachers', 'digest'):
+    cache_runs.write(folder, c, **method, **other)
+  with cache_runs.refused('being written, or was given up half-way'):
+    modes.train(cache_runs.cached(folder, c), str(folder / 'refused'))
   (c / 'manifest.json').write_text(json.dumps({**manifest, 'format': 2}))
-  with _refused('format: found 2', 'legal: 1'):
-    modes.train(_cached(folder, c), str(folder / 'refused'))
+  with cache_runs.refused('format: found 2', 'legal: 1'):
+    modes.train(cache_runs.cached(folder, c), str(folder / 'refused'))
 
 
 def _break(how, path):
@@ -334,15 +287,15 @@ def test_damage_is_named_and_mended(how, folder, own):
     'missing': 'is missing',
   }[how]
   named = ('targets-00001-of-00004', 'unembedding')
-  with _refused('cache.folder', words, *named, 'cache.repair=True'):
-    _write(folder, c, **method)
+  with cache_runs.refused('cache.folder', words, *named, 'cache.repair=True'):
+    cache_runs.write(folder, c, **method)
   table = c / 'unembedding.safetensors'
   table.write_bytes(before[table.name])
-  with _refused('cache.folder', 'targets-00001-of-00004'):
+  with cache_runs.refused('cache.folder', 'targets-00001-of-00004'):
     # At the start, or at the first row of it.
-    modes.train(_cached(folder, c), str(folder / f'damaged-{how}'))
+    modes.train(cache_runs.cached(folder, c), str(folder / f'damaged-{how}'))
   _break(how, table)
-  _write(folder, c, **method, **{'cache.repair': True})
+  cache_runs.write(folder, c, **method, **{'cache.repair': True})
   assert _bytes(c) == before
   for path in c.iterdir():
     mended = any(x in path.name for x in (*named, 'manifest'))
@@ -354,8 +307,8 @@ def test_damage_is_named_and_mended(how, folder, own):
 def test_a_changed_table_ends_training_before_its_first_step(folder, own):
   c = own('hidden')
   _flip(c / 'unembedding.safetensors', 0.9)
-  with _refused('unembedding.safetensors', 'was changed'):
-    modes.train(_cached(folder, c), str(folder / 'table'))
+  with cache_runs.refused('unembedding.safetensors', 'was changed'):
+    modes.train(cache_runs.cached(folder, c), str(folder / 'table'))
 
 
 def test_verification_finds_another_teachers_targets(folder, own):
@@ -368,14 +321,14 @@ def test_verification_finds_another_teachers_targets(folder, own):
   tensors['model.norm.weight'] = -tensors['model.norm.weight'] - 2
   numpy.save_file(tensors, weights)
   other = {**method, 'teacher.init': f'hf:{teacher}', 'cache.verify': 4}
-  _write(folder, folder / 'other', **{**other, 'cache.verify': 0})
+  cache_runs.write(folder, folder / 'other', **{**other, 'cache.verify': 0})
   # The other's digest in this one's manifest: past the first check.
   there = json.loads((folder / 'other' / 'manifest.json').read_text())
   manifest = json.loads((c / 'manifest.json').read_text())
   manifest['request']['teachers'] = there['request']['teachers']
   (c / 'manifest.json').write_text(json.dumps(manifest))
-  with _refused('4 rows scored again', 'largest error', '0.1 nats'):
-    _write(folder, c, **other)
+  with cache_runs.refused('4 rows scored again', 'largest error', '0.1 nats'):
+    cache_runs.write(folder, c, **other)
 
 
 def test_records_on_other_rows_are_refused(folder, own):
@@ -386,13 +339,13 @@ def test_records_on_other_rows_are_refused(folder, own):
   for key in ('file', 'bytes', 'sha256', 'statistics'):
     one[key], two[key] = two[key], one[key]
   (c / 'manifest.json').write_text(json.dumps(manifest))
-  with _refused('cache.folder', 'are of a row with digest'):
-    _write(folder, c, **method, **{'cache.verify': _ROWS})
-  with _refused('cache.folder', 'are of a row with digest'):
-    modes.train(_cached(folder, c), str(folder / 'permuted'))
+  with cache_runs.refused('cache.folder', 'are of a row with digest'):
+    cache_runs.write(folder, c, **method, **{'cache.verify': _ROWS})
+  with cache_runs.refused('cache.folder', 'are of a row with digest'):
+    modes.train(cache_runs.cached(folder, c), str(folder / 'permuted'))
 
 
 def test_a_folder_that_cannot_be_written(folder):
   (folder / 'file').write_text('')
-  with _refused('cache.folder', 'cannot be written'):
-    _write(folder, folder / 'file' / 'cache')
+  with cache_runs.refused('cache.folder', 'cannot be written'):
+    cache_runs.write(folder, folder / 'file' / 'cache')

@@ -58,15 +58,17 @@ class Process:
 class Warm:
   """The process that others are forks of."""
 
-  def __init__(self, env: Mapping[str, str]):
+  def __init__(self, env: Mapping[str, str], folder: str | None = None):
     """Starts it.
 
     Args:
       env: its variables: JAX reads some when it is imported.
+      folder: the project's folder; None for the current one.
     """
     self._server = subprocess.Popen(
       [sys.executable, '-m', 'tests.warm'],
       env=dict(env),
+      cwd=folder,
       text=True,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,

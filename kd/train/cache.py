@@ -29,6 +29,7 @@ from kd.teachers import manifest as manifest_lib
 from kd.teachers import methods
 from kd.teachers import scoring
 from kd.teachers import shards
+from kd.teachers import source_files
 from kd.teachers import walk as walk_lib
 from kd.teachers import writing
 from kd.train import cache_report
@@ -100,12 +101,20 @@ def cache(run: resolve.Run, workdir: str, say: Say) -> None:
     whole = processes.from_first(
       lambda: os.path.exists(os.path.join(folder, manifest_lib.FILE))
     )
+    # Before they are loaded: files that change while the teacher is asked are
+    # then noticed when training from the cache.
+    files = processes.from_first(
+      lambda: source_files.describe(
+        targets.teacher_inits(config), paths.expand(config.data.folder)
+      )
+    )
     # Also where the cache is whole: its targets must be this teacher's.
     teachers = targets.load_teachers(run)
     if whole:
       _check_whole(job, teachers)
     else:
       write(job, teachers)
+    processes.from_first(lambda: source_files.record(folder, files))
     found = targets.open_cache(run, job.parts)
     cache_report.report(found, job.parts, workdir, say)
     if config.cache.verify:

@@ -67,6 +67,8 @@ def prepare(run: resolve.Run, say: Say) -> Data:
   cache = None
   if run.config.teacher.source == 'cached':
     cache = targets.open_cache(run, parts)
+    for line in targets.cache_warnings(run):
+      say(line)
   held_out = evaluate_lib.prepare_sets(run, say)
   best_lib.check(run.config, held_out)
   return Data(parts, held_out, cache)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from kd.core import identity
@@ -15,9 +16,11 @@ from kd.input_pipeline import prepare
 from kd.input_pipeline import reading
 from kd.losses import taps
 from kd.models import gemma3
+from kd.partitioning import processes
 from kd.teachers import cached
 from kd.teachers import live
 from kd.teachers import manifest as manifest_lib
+from kd.teachers import source_files
 from kd.train import parameters
 from kd.train import resolve
 
@@ -35,6 +38,18 @@ def load_teachers(run: resolve.Run) -> list[live.Teacher]:
     )
     for path, (model, share) in zip(paths, run.teachers, strict=True)
   ]
+
+
+def teacher_inits(config: ml_collections.ConfigDict) -> dict[str, str]:
+  """Returns where the weights of all teachers are, by config field.
+
+  Also if they are not loaded, as the targets are cached.
+  """
+  others = {
+    f'teacher.others.{name}.init': spec.init
+    for name, spec in config.teacher.others.items()
+  }
+  return {'teacher.init': config.teacher.init, **others}
 
 
 def names(run: resolve.Run) -> tuple[str, ...]:
@@ -95,6 +110,16 @@ def open_cache(
   )
   return cached.Cache(
     folder, manifest, reading.Patience(**run.config.data.read)
+  )
+
+
+def cache_warnings(run: resolve.Run) -> list[str]:
+  """Returns warnings about a cache whose teachers' files have changed."""
+  folder = paths.expand(run.config.cache.folder)
+  inits = teacher_inits(run.config)
+  digests = paths.expand(run.config.data.folder)
+  return processes.from_first(
+    lambda: source_files.warnings(folder, inits, digests)
   )
 
 

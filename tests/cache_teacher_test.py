@@ -1,0 +1,112 @@
+"""A cache reports that its teacher's files changed after it was written."""
+
+import os
+import pathlib
+import shutil
+
+import jax
+import pytest
+from safetensors import numpy as safetensors
+
+from kd.teachers import source_files
+from kd.train import distill
+from kd.train import modes
+from kd.train import resolve
+from tests import cache_runs
+from tests import command
+
+_TEACHER = pathlib.Path('data/fixtures/quickstart_teacher')
+_WARNING = 'warning: cache.folder'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('cache-teacher')
+  with command.compiled_once(str(folder / 'compiled')):
+    yield folder
+
+
+@pytest.fixture(scope='module')
+def teacher(folder):
+  """A teacher [8] whose cache was written; the name is no pattern."""
+  teacher = folder / 'teacher [8]'
+  shutil.copytree(_TEACHER, teacher)
+  _write(folder, teacher)
+  return teacher
+
+
+def _write(folder, teacher, cache='cache'):
+  init = {'teacher.init': f'hf:{teacher}'}
+  cache_runs.write(folder, folder / cache, **init)
+
+
+def _warnings(folder, **changes):
+  """Prepares to train from the cache; returns what it warns of."""
+  config = cache_runs.cached(folder, folder / 'cache', **changes)
+  said = []
+  distill.prepare(resolve.resolve(config, jax.devices()), said.append)
+  return [line for line in said if line.startswith(_WARNING)]
+
+
+def _set_norm(teacher, value):
+  """Changes a teacher in place; sizes of files stay the same."""
+  file = teacher / 'model.safetensors'
+  tensors = safetensors.load_file(file)
+  tensors['model.norm.weight'][:] = value
+  safetensors.save_file(tensors, file, {'format': 'pt'})
+
+
+def test_a_teacher_that_was_trained_further_in_place(folder, teacher, capsys):
+  init = {'teacher.init': f'hf:{teacher}'}
+  assert not _warnings(folder, **init)
+  # Another clock, as after a copy without times: the bytes are the same.
+  for file in teacher.iterdir():
+    os.utime(file, (1, 1))
+  assert not _warnings(folder, **init)
+  original = (teacher / 'model.safetensors').read_bytes()
+  _set_norm(teacher, 0.5)
+  # Whether or not the config of this run still names the teacher.
+  for named in (init, {'teacher.init': ''}):
+    (line,) = _warnings(folder, **named)
+    assert f'teacher.init {init["teacher.init"]!r}; these files' in line
+    assert 'model.safetensors (SHA-256 ' in line and '--mode=cache' in line
+  config = cache_runs.cached(folder, folder / 'cache', steps=2, **init)
+  modes.train(config, str(folder / 'run'))
+  assert line.partition(' teacher.init ')[0] in capsys.readouterr().out
+  with cache_runs.refused('teachers', 'digest'):
+    _write(folder, teacher)
+  assert _warnings(folder, **init)
+  # A teacher that is not at hand is not compared.
+  teacher.rename(folder / 'elsewhere')
+  assert not _warnings(folder, **init)
+  (folder / 'elsewhere').rename(teacher)
+  (teacher / 'model.safetensors').write_bytes(original)
+  assert not _warnings(folder, **init)
+
+
+def test_another_folder_and_the_same_weights_in_other_files(folder, teacher):
+  copied = folder / 'copied'
+  shutil.copytree(_TEACHER, copied)
+  init = {'teacher.init': f'hf:{copied}'}
+  assert not _warnings(folder, **init)
+  # The same tensors with other metadata.
+  file = copied / 'model.safetensors'
+  safetensors.save_file(safetensors.load_file(file), file, {'by': 'another'})
+  (line,) = _warnings(folder, **init)
+  assert f'teacher.init is {init["teacher.init"]!r} now' in line
+  # --mode=cache compares the weights themselves.
+  _write(folder, copied)
+  assert not _warnings(folder, **init)
+  _write(folder, teacher)
+
+
+def test_a_damaged_record_is_refused(folder, teacher):
+  record = folder / 'cache' / source_files.FILE
+  whole = record.read_bytes()
+  for text in ('{', '[]', '{"teacher.init": 3}', '{"a": {"init": "hf:x"}}'):
+    record.write_text(text)
+    with cache_runs.refused('cache.folder', source_files.FILE):
+      modes.train(
+        cache_runs.cached(folder, folder / 'cache'), str(folder / 'damaged')
+      )
+  record.write_bytes(whole)
