@@ -1,12 +1,16 @@
-"""The mixtures: tasks with the rates at which their rows are drawn."""
+"""The mixtures: tasks with their rates.
+
+A task's rate is its share of what a run trains on: of examples, or of rows or
+target tokens, as the config's field `data.rates` says (docs/data.md).
+"""
 
 import seqio
 
 from data import tasks  # noqa: F401, registers the tasks
 from data import traces  # noqa: F401, registers more
 
-# Two worked GSM8K rows for each of the others: those carry the reasoning, the
-# bare answers keep the short form known, and arithmetic steadies the steps.
+# Two worked GSM8K examples for each of the others: those carry the reasoning,
+# the bare answers keep the short form known, and arithmetic steadies the steps.
 seqio.MixtureRegistry.add(
   'cot_math_v1',
   [

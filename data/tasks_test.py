@@ -83,11 +83,55 @@ def test_gsm8k_is_cleaned_and_split(gsm8k):
   assert (answer['targets'], answer['rationale']) == ('#### 8', '')
 
 
-def test_gsm8k_bad_line_is_named(gsm8k):
-  with open(gsm8k / 'train.jsonl', 'a') as f:
-    f.write('{"question": 1\n')
-  with pytest.raises(errors.ConfigError, match='train.jsonl:201: is not JSON'):
+_RIGHT = b'"answer": "#### 3"}\n'
+
+
+@pytest.mark.parametrize(
+  'line, words',
+  [
+    (b'{"question": 1\n', 'is not JSON'),
+    (b'\n', 'is not JSON'),
+    (b'\xef\xbb\xbf{"question": "a", ' + _RIGHT, 'is not JSON: .*BOM'),
+    (b'{"question": "caf\xe9?", ' + _RIGHT, 'is not UTF-8: byte 0xe9'),
+    (b'{"question": "hi \\ud83d?", ' + _RIGHT, r'.*half of .*, U\+D83D'),
+    (b'["question", "answer"]\n', '.*not an object'),
+    (b'{"question": "a"}\n', 'has no answer'),
+    (b'{' + _RIGHT, 'has no question'),
+    (b'{"question": 5, ' + _RIGHT, 'question is 5; legal: text'),
+    (b'{"question": "a", "answer": 3}\n', 'answer is 3; legal: text'),
+    (b'{"question": "a", "answer": null}\n', 'answer is None; legal: text'),
+    (b'{"question": "a", "answer": "#### many"}\n', ".*ends with 'many'"),
+  ],
+)
+def test_gsm8k_bad_line_is_named(line, words, gsm8k):
+  with open(gsm8k / 'train.jsonl', 'ab') as f:
+    f.write(line)
+  with pytest.raises(
+    errors.ConfigError, match=f'train.jsonl:201: {words}'
+  ) as e:
     _read('gsm8k_cot', 'train')
+  assert e.value.exit_code == 2
+
+
+def test_gsm8k_test_split_is_its_test_file(gsm8k):
+  with pytest.raises(errors.ConfigError, match='holds no test.jsonl'):
+    _read('gsm8k_cot', 'test')
+  lines = [
+    {'question': f'What is {i} times 2?', 'answer': f'#### {2 * i}'}
+    for i in range(40)
+  ]
+  (gsm8k / 'test.jsonl').write_text(
+    ''.join(json.dumps(line) + '\n' for line in lines)
+  )
+  found = _read('gsm8k_cot', 'test')
+  assert [e['id'] for e in found] == [f'gsm8k-test-{n}' for n in range(1, 41)]
+  assert [e['inputs'] for e in found] == [
+    f'Question: {line["question"]}\nAnswer:\n' for line in lines
+  ]
+  # Nothing of it is trained on.
+  trained = _read('gsm8k_cot', 'train') + _read('gsm8k_cot', 'validation')
+  assert len(trained) == len(_LINES)
+  assert not {e['inputs'] for e in trained} & {e['inputs'] for e in found}
 
 
 def test_gsm8k_without_data_says_what_to_do(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from kd.reasoning import answers
 # What the tasks read; prepared rows are reused while the file is the same.
 DATA_FILES = {'traces_*': ('$KD_TRACES',)}
 _FIELDS = ('id', 'inputs', 'targets', 'rationale', 'answer')
+_LEGAL = f'a JSON object with {", ".join(_FIELDS)}'
 # What asks for one of the two kinds of answer.
 PREFIXES = {
   'traces_cot': '',
@@ -55,37 +56,28 @@ def _read(split, shuffle_files, *, name):
       legal='the traces.jsonl that --mode=reason wrote',
     )
   rows, seen = [], set()
-  with open(path, 'rb') as f:
-    for number, line in enumerate(f, 1):
-      trace = _parse(line, f'{path}:{number}')
-      if arithmetic.split_of(trace['inputs']) != split:
-        continue
-      row = _row(name, trace)
-      # Solutions of one problem have one answer: its label is learnt once.
-      if row[1:] not in seen:
-        seen.add(row[1:])
-        rows.append(row)
+  for where, value in json_files.read_lines(path, _LEGAL):
+    trace = _check(value, where)
+    if arithmetic.split_of(trace['inputs']) != split:
+      continue
+    row = _row(name, trace)
+    # Solutions of one problem have one answer: its label is learnt once.
+    if row[1:] not in seen:
+      seen.add(row[1:])
+      rows.append(row)
   return tasks.dataset(rows)
 
 
-def _parse(line, where):
+def _check(value, where):
   """Returns the texts of a line by field; raises ConfigError."""
-  legal = f'a JSON object with {", ".join(_FIELDS)}'
-  trace = json_files.parse(line, where, legal)
-  for name in _FIELDS:
-    if not isinstance(trace, dict) or name not in trace:
-      raise errors.ConfigError(where, f'has no {name}', legal=legal)
-    if not isinstance(trace[name], str):
-      raise errors.ConfigError(
-        where, f'{name} is {trace[name]!r}', legal='text'
-      )
+  trace = json_files.texts(value, where, _LEGAL, _FIELDS)
   answer = answers.extract(f'{answers.MARKER} {trace["answer"]}')
   # A branch of a tree is one step of a solution and has no answer.
   if trace['answer'] and answer.value is None:
     raise errors.ConfigError(
       where, f'answer is {trace["answer"][:60]!r}: {answer.reason}'
     )
-  return {name: trace[name] for name in _FIELDS}
+  return trace
 
 
 for _name in PREFIXES:

@@ -10,8 +10,7 @@ import tensorflow_datasets as tfds
 
 from data import sources
 from kd.core import errors
-from kd.core import json_files
-from kd.reasoning import answers
+from kd.reasoning import gsm8k_lines
 
 _SOURCE = (
   'https://raw.githubusercontent.com/openai/grade-school-math/'
@@ -20,7 +19,6 @@ _SOURCE = (
 # One problem in this many is held out of the training file, by its question's
 # hash, so that tuning never looks at the test file.
 HELD_OUT = 20
-_LEGAL = '{"question": "text", "answer": "steps\\n#### 3"}'
 
 
 def fingerprint() -> str:
@@ -110,34 +108,13 @@ def _examples(
   """
   name = os.path.basename(path).partition('.')[0]
   name = name if name in ('train', 'test') else 'problem'
-  with open(path, 'rb') as f:
-    for number, line in enumerate(f, start=1):
-      question, answer = _parse(line, f'{path}:{number}')
-      if held_out is None or _held_out(question) == held_out:
-        yield (
-          number,
-          {
-            'id': f'gsm8k-{name}-{number}',
-            'question': question,
-            'answer': answer,
-          },
-        )
-
-
-def _parse(line: bytes, where: str) -> tuple[str, str]:
-  """Returns the question and answer of a line; raises ConfigError."""
-  row = json_files.parse(line, where, _LEGAL)
-  for key in ('question', 'answer'):
-    if not isinstance(row, dict) or key not in row:
-      raise errors.ConfigError(where, f'has no {key}', legal=_LEGAL)
-    if not isinstance(row[key], str):
-      raise errors.ConfigError(where, f'{key} is {row[key]!r}', legal='text')
-  final = row['answer'].rpartition(answers.MARKER)[2].strip()
-  found = answers.extract(f'{answers.MARKER} {final}')
-  if found.value is None:
-    raise errors.ConfigError(
-      where,
-      f'the answer ends with {final[-60:]!r}: {found.reason}',
-      legal=_LEGAL,
-    )
-  return row['question'], row['answer']
+  for line in gsm8k_lines.read(path):
+    if held_out is None or _held_out(line.question) == held_out:
+      yield (
+        line.number,
+        {
+          'id': f'gsm8k-{name}-{line.number}',
+          'question': line.question,
+          'answer': line.answer,
+        },
+      )

@@ -1,5 +1,6 @@
 """Reads JSON that users bring: what is wrong names the file and the line."""
 
+from collections.abc import Iterator, Mapping, Sequence
 import json
 import math
 import os
@@ -117,6 +118,63 @@ def read_in(directory: str, name: str, field: str = '') -> dict[str, Any]:
   """
   path = os.path.join(directory, name)
   return read(path, field) if os.path.isfile(path) else {}
+
+
+def read_lines(path: str, legal: str) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Reads a file of JSON lines, each of which holds one object.
+
+  Args:
+    path: a file that exists.
+    legal: what a line may hold, for messages.
+
+  Yields:
+    'FILE:LINE', for messages, and the object of that line.
+
+  Raises:
+    ConfigError: a line is wrong; names it.
+  """
+  with open(path, 'rb') as f:
+    for number, line in enumerate(f, 1):
+      where = f'{path}:{number}'
+      value = parse(line, where, legal)
+      if not isinstance(value, dict):
+        raise errors.ConfigError(
+          where, f'holds {short(value)}, not an object', legal=legal
+        )
+      yield where, value
+
+
+def texts(
+  value: Mapping[str, Any],
+  where: str,
+  legal: str,
+  required: Sequence[str],
+  optional: Sequence[str] = (),
+) -> dict[str, str]:
+  """Returns the texts of an object; other keys are left out.
+
+  Args:
+    value: the object.
+    where: its file and line, for messages.
+    legal: what it may hold, for messages.
+    required: keys that must be there.
+    optional: keys that may be there.
+
+  Raises:
+    ConfigError: a key is missing, or its value is no text.
+  """
+  found = {}
+  for key in (*required, *optional):
+    if key not in value:
+      if key in required:
+        raise errors.ConfigError(where, f'has no {key}', legal=legal)
+      continue
+    if not isinstance(value[key], str):
+      raise errors.ConfigError(
+        where, f'{key} is {short(value[key])}', legal='text'
+      )
+    found[key] = value[key]
+  return found
 
 
 def _refuse_constant(name: str) -> None:

@@ -83,12 +83,19 @@ def score(answered: Sequence[Answered], module: str) -> Scores:
   for part in answered:
     _check_lengths(part.examples, part.samples)
   tasks = [_read(part, module) for part in answered]
+  by_function = [
+    {f: _metrics(task, f, task.pairs) for f in task.functions} for task in tasks
+  ]
+  metrics = [
+    _joined(task, found) for task, found in zip(tasks, by_function, strict=True)
+  ]
   by_task = {
-    task.name: _metrics(task, task.functions, task.pairs) | _ends(part.samples)
-    for task, part in zip(tasks, answered, strict=True)
+    task.name: found | _ends(part.samples)
+    for task, found, part in zip(tasks, metrics, answered, strict=True)
   }
   alone = [_alone(task) for task in tasks]
-  pooled = _pool(tasks, alone) | _ends([s for a in answered for s in a.samples])
+  pooled = _pool(tasks, by_function, metrics, alone)
+  pooled |= _ends([s for part in answered for s in part.samples])
   by_example = {}
   for name, value in pooled.items():
     column = [scores.get(name) for scores in sum(alone, [])]
@@ -98,36 +105,41 @@ def score(answered: Sequence[Answered], module: str) -> Scores:
   return Scores(pooled, by_task, by_example)
 
 
-def _pool(tasks, alone):
-  """Metrics over the examples of all tasks.
+def _pool(tasks, by_function, metrics, alone):
+  """Returns metrics over the examples of all tasks.
 
   A function that several tasks share sees their examples together. A name that
   comes from different functions is pooled where it is a mean over examples or a
   count in each of the tasks, and left out otherwise.
+
+  Args:
+    tasks: the tasks.
+    by_function: by task, by function, its metrics.
+    metrics: by task, the metrics of all functions.
+    alone: by task, by example, its metrics.
   """
-  functions = dict.fromkeys(f for task in tasks for f in task.functions)
   pooled: dict[str, list[float]] = {}
-  for function in functions:
-    members = [task for task in tasks if function in task.functions]
-    pairs = (
-      [x for task in members for x in task.pairs[0]],
-      [x for task in members for x in task.pairs[1]],
-    )
-    for name, value in _metrics(members[0], [function], pairs).items():
+  for function in dict.fromkeys(f for task in tasks for f in task.functions):
+    members = [n for n, task in enumerate(tasks) if function in task.functions]
+    found = by_function[members[0]][function]
+    if len(members) > 1:
+      columns = zip(*(tasks[n].pairs for n in members), strict=True)
+      pairs = tuple(sum(column, []) for column in columns)
+      found = _metrics(tasks[members[0]], function, pairs)
+    for name, value in found.items():
       pooled.setdefault(name, []).append(value)
-  found = {}
+  result = {}
   for name, values in pooled.items():
-    value = values[0] if len(values) == 1 else _combined(tasks, alone, name)
+    value = values[0] if len(values) == 1 else _combined(metrics, alone, name)
     if value is not None:
-      found[name] = value
-  return found
+      result[name] = value
+  return result
 
 
-def _combined(tasks, alone, name):
-  """A metric that tasks compute with different functions, or None."""
+def _combined(metrics, alone, name):
+  """Returns a metric that tasks compute with different functions, or None."""
   reductions, values = set(), []
-  for task, scores in zip(tasks, alone, strict=True):
-    whole = _metrics(task, task.functions, task.pairs)
+  for whole, scores in zip(metrics, alone, strict=True):
     if name in whole:
       column = [s[name] for s in scores if name in s]
       reductions.add(_reduction(column, whole[name]))
@@ -216,44 +228,51 @@ def _alone(task: _Task) -> list[dict[str, float]]:
     for function in task.functions:
       # A metric such as a correlation needs several examples, and raises here.
       with contextlib.suppress(errors.ConfigError):
-        one |= _metrics(task, [function], tuple([x] for x in pair))
+        one |= _metrics(task, function, tuple([x] for x in pair))
     scores.append({k: v for k, v in one.items() if math.isfinite(v)})
   return scores
 
 
-def _metrics(
-  task: _Task, functions: Sequence[Metrics], pairs: Pairs
-) -> dict[str, float]:
-  """The numbers that metric functions return; pictures and texts are skipped.
+def _metrics(task: _Task, function: Metrics, pairs: Pairs) -> dict[str, float]:
+  """Returns a function's numbers; pictures and texts are skipped.
 
   Raises:
-    ConfigError: a function raises, or two return a metric of one name.
+    ConfigError: the function raises.
   """
+  try:
+    metrics = function(*pairs)
+  except Exception as e:  # The user's function may raise anything.
+    raise errors.ConfigError(
+      'evaluation',
+      f'a metric function of task {task.name!r} failed'
+      f'{_culprit(task, function)}: {type(e).__name__}: {e}',
+      legal='metric functions that accept every example and every answer',
+    ) from e
   found = {}
-  for function in functions:
-    try:
-      metrics = function(*pairs)
-    except Exception as e:  # The user's function may raise anything.
-      raise errors.ConfigError(
-        'evaluation',
-        f'a metric function of task {task.name!r} failed'
-        f'{_culprit(task, function)}: {type(e).__name__}: {e}',
-        legal='metric functions that accept every example and every answer',
-      ) from e
+  for name, value in metrics.items():
+    value = getattr(value, 'value', value)  # seqio.metrics.Scalar
+    if not np.ndim(value) and np.issubdtype(np.asarray(value).dtype, np.number):
+      found[name] = float(value)
+  return found
+
+
+def _joined(task, by_function):
+  """Returns the metrics of all functions of a task.
+
+  Raises:
+    ConfigError: two functions return a metric of one name.
+  """
+  joined = {}
+  for metrics in by_function.values():
     for name, value in metrics.items():
-      value = getattr(value, 'value', value)  # seqio.metrics.Scalar
-      if np.ndim(value) or not np.issubdtype(
-        np.asarray(value).dtype, np.number
-      ):
-        continue
-      if name in found:
+      if name in joined:
         raise errors.ConfigError(
           'evaluation',
           f'task {task.name!r} has two metrics named {name!r}',
           legal='names that differ',
         )
-      found[name] = float(value)
-  return found
+      joined[name] = value
+  return joined
 
 
 def _culprit(task, function):

@@ -120,6 +120,26 @@ def test_metrics_of_any_kind_are_pooled_by_their_own_function(tasks):
   assert scores.by_example == {'length': [1, 3, None, None]}
 
 
+def test_metric_functions_see_all_examples_once(tasks):
+  calls = []
+
+  def count(targets, predictions):
+    calls.append(len(targets))
+    return {'count': float(len(predictions))}
+
+  part = lambda name, n: (
+    name,
+    [{'targets': '', 'id': str(i)} for i in range(n)],
+    _samples(['a'] * n),
+  )
+  _score(part(tasks('alone', count), 3))
+  assert calls == [3, 1, 1, 1]
+  calls.clear()
+  # Two tasks with one function: each, each example, and both together.
+  _score(part(tasks('left', count), 2), part(tasks('right', count), 3))
+  assert sorted(calls) == [1, 1, 1, 1, 1, 2, 3, 5]
+
+
 def test_one_name_from_two_functions(tasks):
   """Means are pooled by example, and what is neither mean nor count is not."""
   same = lambda targets, predictions: _lengths(targets, predictions)

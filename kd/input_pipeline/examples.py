@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import math
 from typing import Any
 
 from kd.core import errors
@@ -31,7 +32,7 @@ def tasks(name: str, split: str, module: str) -> list[tuple[Any, float]]:
 
   Raises:
     ConfigError: an unknown name or split, no such module, or one that cannot
-      be imported.
+      be imported; a rate is negative or not finite, or all are 0.
   """
   with quiet.imports():
     import seqio  # Brings TensorFlow along: 5 s and 880 MB.
@@ -43,7 +44,13 @@ def tasks(name: str, split: str, module: str) -> list[tuple[Any, float]]:
     raise errors.unknown('data.mixture', 'task or mixture', name, names)
   found = seqio.get_mixture_or_task(name)
   if isinstance(found, seqio.Mixture):
-    pairs = [(task, float(found.get_rate(task))) for task in found.tasks]
+    pairs = [(task, _rate(found, task)) for task in found.tasks]
+    if not any(rate for _, rate in pairs):
+      raise errors.ConfigError(
+        'data.mixture',
+        f'mixture {name!r} has the rate 0 for each of its tasks',
+        legal='a rate above 0 for at least one task',
+      )
   else:
     pairs = [(found, 1.0)]
   for task, _ in pairs:
@@ -55,6 +62,20 @@ def tasks(name: str, split: str, module: str) -> list[tuple[Any, float]]:
         nearest=errors.nearest(split, task.splits),
       )
   return pairs
+
+
+def _rate(mixture: Any, task: Any) -> float:
+  """Returns a task's rate in a mixture, checked."""
+  what = f'rate of task {task.name!r} in mixture {mixture.name!r}'
+  try:
+    rate = float(mixture.get_rate(task))
+  except Exception as e:  # A rate may be a function of the user's.
+    raise user_errors.refuse(e, 'data.mixture', what) from e
+  if not 0 <= rate < math.inf:  # NaN is not either.
+    raise errors.ConfigError(
+      'data.mixture', f'{what} is {rate:g}', legal='a finite number, 0 or more'
+    )
+  return rate
 
 
 def read(

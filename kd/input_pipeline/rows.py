@@ -18,26 +18,39 @@ class _Part:
   """A prepared task as a random-access source of rows with their ids."""
 
   def __init__(self, part: prepared.Prepared):
-    self._source = grain.sources.ArrayRecordDataSource(part.rows_file)
+    """Opens the file.
+
+    Raises:
+      ConfigError: it is damaged.
+      ReadError: the disk fails.
+    """
     self._first, self._part = part.first_row_id, part
+    self._source, self._rows = self._read('opening it', self._open)
 
-  def __len__(self) -> int:
-    return len(self._source)
+  def _open(self):
+    source = grain.sources.ArrayRecordDataSource(self._part.rows_file)
+    return source, len(source)
 
-  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    what = f'{self._part.rows_file}: row {index}'
+  def _read(self, what, call):
+    file = self._part.rows_file
     try:
-      row = self._part.patience.read(
-        what,
-        lambda: packing.from_bytes(reading.record(self._source, index)),
-      )
+      return self._part.patience.read(f'{file}: {what}', call)
     except reading.DamagedError as e:
       raise errors.ConfigError(
-        self._part.rows_file,
+        file,
         f'is damaged: {e}',
         legal='the file as it was written; delete its folder to prepare the '
         'rows again',
       ) from e
+
+  def __len__(self) -> int:
+    return self._rows
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    row = self._read(
+      f'row {index}',
+      lambda: packing.from_bytes(reading.record(self._source, index)),
+    )
     row['row_id'] = np.int32(self._first + index)
     return row
 

@@ -1,6 +1,7 @@
 """Order is a pure function of (seed, step), and needs no TensorFlow."""
 
 import collections
+from concurrent import futures
 import functools
 import os
 import subprocess
@@ -11,6 +12,7 @@ from array_record.python import array_record_module
 import numpy as np
 import pytest
 
+from kd.core import errors
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepared
 from kd.input_pipeline import read_ahead
@@ -137,6 +139,51 @@ def test_batches_pad_the_last(tmp_path):
   assert last.weights.sum() == last.parts.sum() == 3
   for name in packing.FIELDS:
     assert not getattr(last, name)[3].any()
+
+
+def _damaged(whole, kind, number):
+  """Returns the bytes of a file, damaged in one of many ways."""
+  data = bytearray(whole)
+  if kind == 'flip':  # Most of a small file is padding, which no one reads.
+    used = [i for i, byte in enumerate(whole) if byte]
+    data[used[number * len(used) // 60]] ^= 1 << number % 8
+  elif kind == 'cut':
+    del data[number * len(data) // 60 :]
+  elif kind == 'zeros':
+    at = number * 40
+    data[at : at + 40] = bytes(40)
+  return bytes(data)
+
+
+@pytest.mark.parametrize('kind', ['flip', 'cut', 'zeros', 'removed'])
+def test_damaged_rows_are_refused_by_the_files_name(kind, hundred, tmp_path):
+  file = tmp_path / 'a.array_record'
+  whole = file.read_bytes()
+
+  def read():
+    rows = rows_lib.Rows(hundred, 100, 0, False, 'rows')
+    return _whole(rows, 0)
+
+  expected, refused = read(), 0
+  with futures.ThreadPoolExecutor(1) as pool:
+    for number in range(60):
+      if kind == 'removed':
+        file.unlink(missing_ok=True)
+      else:
+        file.write_bytes(_damaged(whole, kind, number))
+      # A read that hangs fails the test.
+      attempt = pool.submit(read)
+      error = attempt.exception(timeout=60)
+      if error is None:
+        for name in packing.FIELDS:
+          np.testing.assert_array_equal(
+            getattr(attempt.result(), name), getattr(expected, name)
+          )
+        continue
+      refused += 1
+      assert isinstance(error, errors.ConfigError), error
+      assert str(file) in str(error) and 'prepare the rows again' in str(error)
+  assert refused > 20
 
 
 def test_a_new_process_reads_the_same_order_without_tensorflow(

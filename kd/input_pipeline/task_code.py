@@ -9,6 +9,7 @@ import importlib.machinery
 import importlib.util
 import os
 import re
+import sys
 import types
 
 from kd.core import errors
@@ -94,8 +95,18 @@ def import_module(module: str) -> types.ModuleType:
     raise
   except Exception as e:  # The user's code may raise anything.
     raise user_errors.refuse(
-      e, 'data.module', f'importing {module!r} failed'
+      e, 'data.module', f'importing {module!r} failed', _nearest(e)
     ) from e
+
+
+def _nearest(error: Exception) -> str:
+  """Returns the task whose name is closest to one that a mixture misspells."""
+  missing = re.fullmatch(r'Provider name not registered: (.*)', str(error))
+  if not missing or 'seqio' not in sys.modules:
+    return ''
+  seqio = importlib.import_module('seqio')
+  names = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+  return errors.nearest(missing.group(1), sorted(names))
 
 
 def _no_module(module: str) -> errors.ConfigError:

@@ -31,7 +31,9 @@ def is_installed(path: str) -> bool:
   return os.path.realpath(path).startswith(_installed_folders())
 
 
-def refuse(error: Exception, path: str, what: str) -> errors.ConfigError:
+def refuse(
+  error: Exception, path: str, what: str, nearest: str = ''
+) -> errors.ConfigError:
   """Returns the ConfigError for an exception of a user's code.
 
   Its first line says what failed; below are the user's own lines of the
@@ -41,6 +43,7 @@ def refuse(error: Exception, path: str, what: str) -> errors.ConfigError:
     error: what the code raised, possibly within TensorFlow.
     path: the config field that names the code.
     what: what was done, e.g. "task 'mine', split 'train'".
+    nearest: the legal name that was meant, if the error is about a name.
   """
   frames = list(dict.fromkeys(_own_frames(error)))
   summary = _summary(error)
@@ -54,7 +57,7 @@ def refuse(error: Exception, path: str, what: str) -> errors.ConfigError:
     code = linecache.getline(file, line).strip()
     lines += [f'    {code}'] if code else []
   return errors.ConfigError(
-    path, f'{what}: {summary}{where}', details='\n'.join(lines)
+    path, f'{what}: {summary}{where}', nearest=nearest, details='\n'.join(lines)
   )
 
 

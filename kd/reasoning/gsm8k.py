@@ -10,8 +10,8 @@ import dataclasses
 import os
 
 from kd.core import errors
-from kd.core import json_files
 from kd.reasoning import answers
+from kd.reasoning import gsm8k_lines
 from kd.reasoning import steps
 from kd.reasoning import tree_problem
 
@@ -153,32 +153,23 @@ def _asked(question: str) -> str:
 
 
 def read(path: str) -> list[tree_problem.Instance]:
-  """Problems of a file of JSON lines, in its order.
+  """Returns the problems of a file, in its order.
 
   Args:
-    path: each line has question and answer, which ends with '#### N'.
+    path: JSON lines, as gsm8k_lines.read takes them.
 
   Raises:
     ConfigError: there is no such file, or a line is wrong.
   """
-  legal = '{"question": "text", "answer": "work\\n#### 3"}'
   if not os.path.isfile(path):
     raise errors.ConfigError(
-      'search.data', f'no file {path!r}', legal=f'JSON lines of {legal}'
+      'search.data',
+      f'no file {path!r}',
+      legal=f'JSON lines of {gsm8k_lines.LEGAL}',
     )
-  found = []
-  with open(path, 'rb') as f:
-    for number, line in enumerate(f, 1):
-      record = json_files.parse(line, f'{path}:{number}', legal)
-      try:
-        question, answer = record['question'], record['answer']
-        last = answers.MARKER + answer.rpartition(answers.MARKER)[2]
-        right = answers.extract(last).value is not None
-      except (ValueError, KeyError, TypeError, AttributeError):
-        right = False
-      if not right or not isinstance(question, str):
-        raise errors.ConfigError(f'{path}:{number}', 'is wrong', legal=legal)
-      found.append(
-        tree_problem.Instance(f'gsm8k-{number:05d}', question.strip(), last)
-      )
-  return found
+  return [
+    tree_problem.Instance(
+      f'gsm8k-{line.number:05d}', line.question.strip(), line.final
+    )
+    for line in gsm8k_lines.read(path)
+  ]

@@ -72,7 +72,7 @@ def test_chats_are_turns_that_the_template_writes(found):
     ([{'question': 1}], 'question is 1; legal: text'),
     ([{'question': 'x', 'reply': 'x'}], "unknown key 'reply'"),
     ([{'question': 'x', 'id': 'line-2'}, {'question': 'y'}], 'of line 1'),
-    (['x'], 'p.jsonl:1: has no question'),
+    (['x'], "p.jsonl:1: holds 'x', not an object"),
   ],
 )
 def test_bad_files_are_named(tmp_path, lines, words):

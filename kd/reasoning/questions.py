@@ -51,31 +51,27 @@ def read_file(path: str, form: str) -> list[Question]:
   if not os.path.isfile(path):
     raise errors.ConfigError('reasoning.problems', f'{path}: no such file')
   found, seen = [], {}
-  with open(path, 'rb') as f:
-    for number, line in enumerate(f, 1):
-      question = _parse(line, f'{path}:{number}', number, form)
-      if question.id in seen:
-        raise errors.ConfigError(
-          f'{path}:{number}',
-          f'has the id {question.id!r} of line {seen[question.id]}',
-          legal='ids that differ',
-        )
-      seen[question.id] = number
-      found.append(question)
+  lines = json_files.read_lines(path, LEGAL)
+  for number, (where, value) in enumerate(lines, 1):
+    question = _question(value, where, number, form)
+    if question.id in seen:
+      raise errors.ConfigError(
+        where,
+        f'has the id {question.id!r} of line {seen[question.id]}',
+        legal='ids that differ',
+      )
+    seen[question.id] = number
+    found.append(question)
   if not found:
     raise errors.ConfigError(path, 'is empty', legal=f'JSON lines of {LEGAL}')
   return found
 
 
-def _parse(line: bytes, where: str, number: int, form: str) -> Question:
-  row = json_files.parse(line, where, LEGAL)
-  if not isinstance(row, dict) or 'question' not in row:
-    raise errors.ConfigError(where, 'has no question', legal=LEGAL)
-  for key, value in row.items():
+def _question(value, where, number, form):
+  for key in value:
     if key not in _KEYS:
       raise errors.unknown(where, 'key', key, _KEYS)
-    if not isinstance(value, str):
-      raise errors.ConfigError(where, f'{key} is {value!r}', legal='text')
+  row = json_files.texts(value, where, LEGAL, _KEYS[:1], _KEYS[1:])
   worked = row['answer'] if 'answer' in row else ''
   return Question(
     id=row['id'] if 'id' in row else f'line-{number}',

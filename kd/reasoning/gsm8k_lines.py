@@ -1,0 +1,54 @@
+"""Files of problems with worked answers, such as GSM8K (arXiv 2110.14168)."""
+
+from collections.abc import Iterator
+import dataclasses
+
+from kd.core import errors
+from kd.core import json_files
+from kd.reasoning import answers
+
+LEGAL = '{"question": "text", "answer": "steps\\n#### 3"}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """A problem.
+
+  Attributes:
+    number: of its line, from 1.
+    question: the question.
+    answer: worked steps and the line with the answer, as in the file.
+    final: that line alone, '#### 3'.
+  """
+
+  number: int
+  question: str
+  answer: str
+  final: str
+
+
+def read(path: str) -> Iterator[Line]:
+  """Reads a file of problems.
+
+  Args:
+    path: JSON lines with `question` and `answer`, which ends with '#### N'.
+
+  Yields:
+    The problems in the file's order.
+
+  Raises:
+    ConfigError: a line is wrong, or its answer has no number; names the line.
+  """
+  lines = json_files.read_lines(path, LEGAL)
+  for number, (where, value) in enumerate(lines, 1):
+    texts = json_files.texts(value, where, LEGAL, ('question', 'answer'))
+    last = texts['answer'].rpartition(answers.MARKER)[2].strip()
+    final = f'{answers.MARKER} {last}'
+    answer = answers.extract(final)
+    if answer.value is None:
+      raise errors.ConfigError(
+        where,
+        f'the answer ends with {last[-60:]!r}: {answer.reason}',
+        legal=LEGAL,
+      )
+    yield Line(number, texts['question'], texts['answer'], final)
