@@ -1,49 +1,14 @@
 """A user's own module: which changes are noticed, and what errors look like."""
 
-import json
 import os
-import time
 
 import pytest
 
-from kd.core import errors
 from kd.core import identity
 from kd.input_pipeline import file_digests
-from kd.input_pipeline import prepare
 from kd.input_pipeline import reading
-from kd.input_pipeline import tokenizers
+from kd.input_pipeline import user_cases
 
-# `read` and the last lines are the test's.
-_MODULE = """
-import json
-import os
-
-import seqio
-import tensorflow as tf
-
-{imports}
-HERE = os.path.dirname(os.path.abspath(__file__))
-FEATURE = seqio.Feature(
-  seqio.PassThroughVocabulary(size=0), add_eos=False, rank=0, dtype=tf.string
-)
-
-
-def add(name, source, *preprocessors):
-  seqio.TaskRegistry.add(
-    name, source=source, preprocessors=preprocessors,
-    output_features={{'inputs': FEATURE, 'targets': FEATURE}}, metric_fns=[],
-  )
-
-
-def table(**columns):
-  return seqio.FunctionDataSource(
-    lambda split, shuffle_files: tf.data.Dataset.from_tensor_slices(columns),
-    splits=['train'],
-  )
-
-
-{body}
-"""
 _PYTHON_READER = """
 def read(split, shuffle_files):
   with open(os.path.join(HERE, 'mine.jsonl'), encoding='utf-8') as f:
@@ -76,57 +41,9 @@ add(NAME, source, parse)
 """
 
 
-class _User:
-  """A folder with a user's module, and the rows prepared from it."""
-
-  def __init__(self, folder):
-    self.folder, self.rows = folder / 'own', folder / 'rows'
-    self.folder.mkdir()
-    self.lines, self.retries = [], []
-
-  def module(self, name, body, imports=''):
-    """Writes the module of a task that has its name."""
-    body = f'NAME = {name!r}\n{body}'
-    text = _MODULE.format(imports=imports, body=body)
-    (self.folder / f'{name}_tasks.py').write_text(text)
-
-  def data(self, count, name='mine.jsonl'):
-    rows = [{'inputs': f'{i}+1? ', 'targets': f'{count}'} for i in range(count)]
-    text = ''.join(json.dumps(row) + '\n' for row in rows)
-    (self.folder / name).write_text(text)
-
-  def prepare(self, name, **changes):
-    self.lines.clear()
-    (part,) = prepare.prepare(
-      name,
-      'train',
-      tokenizer=tokenizers.load('bytes'),
-      template='plain',
-      length=128,
-      pack=True,
-      seed=0,
-      cache_dir=str(self.rows),
-      limit=-1,
-      module=f'{name}_tasks',
-      patience=reading.Patience(attempts=3, wait_s=0.5, timeout_s=60.0),
-      say=self.lines.append,
-      **changes,
-    )
-    return part
-
-  def refused(self, name):
-    with pytest.raises(errors.ConfigError) as e:
-      self.prepare(name)
-    assert e.value.exit_code == 2 and not self.retries
-    return str(e.value)
-
-
 @pytest.fixture
 def user(tmp_path, monkeypatch):
-  made = _User(tmp_path)
-  monkeypatch.syspath_prepend(made.folder)
-  monkeypatch.setattr(time, 'sleep', made.retries.append)
-  return made
+  return user_cases.User(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -334,55 +251,6 @@ def test_wrong_data_and_code_are_refused_at_once(name, body, words, user):
     assert text in message, message
   for text in ('site-packages', '__autograph_generated_file', '/kd/'):
     assert text not in message, message
-
-
-_MIXTURE = """
-for name in ('first', 'second'):
-  add(f'{{NAME}}_{{name}}', table(inputs=['a'], targets=['b']))
-MINE = NAME + '_first', NAME + '_second'
-seqio.MixtureRegistry.add(NAME, {rates})
-"""
-
-
-@pytest.mark.parametrize(
-  'name, rates, words',
-  [
-    (
-      'minus',
-      '[(MINE[0], 2.0), (MINE[1], -1.0)]',
-      ["rate of task 'minus_second' in mixture 'minus' is -1; legal: a fin"],
-    ),
-    (
-      'not_finite',
-      "[(MINE[0], 2.0), (MINE[1], float('nan'))]",
-      ["'not_finite_second' in mixture 'not_finite' is nan"],
-    ),
-    (
-      'zeros',
-      '[(MINE[0], 0.0), (MINE[1], 0)]',
-      ["mixture 'zeros' has the rate 0 for each of its tasks"],
-    ),
-    (
-      'rate_fails',
-      '[(MINE[0], 1.0), (MINE[1], lambda task: task.sizes)]',
-      ["'rate_fails_second'", 'AttributeError', 'rate_fails_tasks.py:'],
-    ),
-    (
-      'misspelt',
-      "[(MINE[0], 1.0), ('misspelt_secnd', 1.0)]",
-      ['not registered: misspelt_secnd', "did you mean 'misspelt_second'?"],
-    ),
-    (
-      'uncovered',
-      '[(MINE[0], 1.0), MINE[1]]',
-      ['need a rate for each task (uncovered_tasks.py:'],
-    ),
-  ],
-)
-def test_wrong_rates_are_refused_by_name(name, rates, words, user):
-  user.module(name, _MIXTURE.format(rates=rates))
-  message = user.refused(name)
-  assert message.startswith('data.m') and all(x in message for x in words)
 
 
 def test_only_disks_and_networks_are_tried_again(user):
