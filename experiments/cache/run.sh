@@ -3,7 +3,7 @@
 # from the repository, with the teacher's weights as the argument, for instance
 # gguf:/path/to/gemma-3-270m.gguf
 set -euo pipefail
-weights=$1
+weights=${1:?the weights of the teacher are missing: for instance gguf:FILE}
 out=${2:-/tmp/kd-experiments/cache}
 config=configs/gemma3_270m_gsm8k.py:$weights
 python -m kd.main --config="$config" --workdir="$out/student" \
