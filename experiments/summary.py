@@ -2,10 +2,11 @@
 
   python -m experiments.summary experiments/quickstart /tmp/kd-quickstart/*
 
-reads finished workdirs that differ in their seed alone, and writes beside the
-experiment's README the numbers, the resolved config and a picture.
+reads finished workdirs that differ only in their seed. It writes the numbers,
+the resolved config and a picture to the experiment's folder and prints a table.
 """
 
+from collections.abc import Mapping, Sequence
 import json
 import os
 import sys
@@ -14,124 +15,174 @@ import matplotlib
 import numpy as np
 
 from kd.core import run_info
+from kd.evaluation import intervals
+from kd.evaluation import measures
+from kd.evaluation import results as results_lib
 from kd.train import outputs
 from kd.train import report
 from kd.train import workdirs as workdirs_lib
 
 MEASURES = {
-  'nll': 'NLL, nats a token',
-  'kl': 'KL to the teacher, nats a token',
-  'agreement': 'top-1 agreement',
-  'exact_match': 'exact match',
+  m.metric: m
+  for m in (
+    measures.Measure(results_lib.EXACT_MATCH, 'exact match', False),
+    measures.Measure(measures.AGREEMENT, 'top-1 agreement', True),
+    measures.Measure(measures.KL, 'KL to the teacher, nats a token', True),
+    measures.Measure(measures.NLL, 'NLL, nats a token', True),
+  )
 }
-COLOURS = {report.AFTER: 'tab:blue', report.CROSS_ENTROPY: 'tab:orange'}
+_DRAWN = (results_lib.EXACT_MATCH, measures.KL, measures.NLL)
+_COLOURS = {report.AFTER: 'tab:blue', report.CROSS_ENTROPY: 'tab:orange'}
+
+# By 'eval/<set>/<metric>' and model: {'seeds': values, 'interval': [low, high]}
+Results = dict[str, dict[str, dict[str, list[float]]]]
 
 
-def read(workdirs):
-  """By model, measure and set: the value of each run."""
-  results = {}
+def read(workdirs: Sequence[str]) -> Results:
+  """Returns each metric of each model: the runs' values and their interval."""
+  by_title: dict[str, list[results_lib.Result]] = {}
   for workdir in workdirs:
-    with open(
-      os.path.join(workdir, workdirs_lib.CONFIG_FILE), encoding='utf-8'
-    ) as f:
-      steps = json.load(f)['steps']
-    for title, evaluation in report.columns(workdir, steps).items():
-      for name, value in evaluation.metrics.items():
-        # eval/<set>/<measure>: a mixture's tasks have one more part.
-        parts = name.split('/')
-        if parts[-1] in MEASURES and len(parts) == 3:
-          row = results.setdefault(name, {})
-          row.setdefault(title, []).append(value)
+    steps = _config(workdir)['steps']
+    for title, result in report.columns(workdir, steps).items():
+      by_title.setdefault(title, []).append(result)
+  results: Results = {}
+  for title, runs in by_title.items():
+    for set_name in runs[0].scores:
+      for metric, measure in MEASURES.items():
+        name = f'eval/{set_name}/{metric}'
+        if name in runs[0].metrics:
+          interval = _interval(runs, set_name, measure)
+          results.setdefault(name, {})[title] = {
+            'seeds': [run.metrics[name] for run in runs],
+            'interval': [interval.low, interval.high],
+          }
   return results
 
 
-def table(results):
-  """A Markdown table: mean over runs, and each run's value."""
+def _interval(
+  runs: Sequence[results_lib.Result], set_name: str, measure: measures.Measure
+) -> intervals.Interval:
+  """Returns the interval of a mean over runs: a bootstrap over the examples."""
+  values, weights = zip(
+    *(measures.per_example(run, set_name, measure) for run in runs), strict=True
+  )
+  if any(w != weights[0] for w in weights):
+    raise ValueError(f'{set_name}: the runs have different held-out examples')
+  return intervals.mean(np.mean(values, axis=0), weights[0])
+
+
+def table(results: Results) -> str:
+  """Returns a Markdown table: means over runs, intervals, each run's value."""
   titles = list(next(iter(results.values())))
   lines = [
     '| | ' + ' | '.join(titles) + ' |',
     '| --- |' + ' ---: |' * len(titles),
   ]
   for name, row in results.items():
-    cells = []
-    for title in titles:
-      values = row.get(title, [])
-      each = ', '.join(f'{v:.3f}' for v in values)
-      several = f' ({each})' if len(values) > 1 else ''
-      cells.append(f'{np.mean(values):.3f}{several}' if values else '-')
+    cells = [_cell(row[title]) if title in row else '-' for title in titles]
     measure = MEASURES[name.rpartition('/')[2]]
-    lines.append(f'| {measure} | ' + ' | '.join(cells) + ' |')
+    lines.append(f'| {measure.title} | ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines) + '\n'
 
 
-def _curve(axis, folder, metric, colour, label):
-  path = os.path.join(folder, 'metrics.jsonl')
-  with open(path, encoding='utf-8') as f:
-    lines = [json.loads(line) for line in f]
-  points = [(x['step'], x[metric]) for x in lines if metric in x]
-  axis.plot(
-    *zip(*points, strict=True), color=colour, label=label, linewidth=1.2
-  )
+def _cell(value: Mapping[str, Sequence[float]]) -> str:
+  low, high = value['interval']
+  text = f'{np.mean(value["seeds"]):.3f} [{low:.3f}, {high:.3f}]'
+  if len(set(value['seeds'])) > 1:
+    text += f' ({", ".join(f"{v:.3f}" for v in value["seeds"])})'
+  return text
 
 
-def _bars(axis, values_of, measure):
-  titles = [t for t in values_of if t != report.BEFORE]
-  for x, title in enumerate(titles):
-    values = values_of[title]
-    colour = COLOURS.get(title, 'grey')
-    axis.bar(x, np.mean(values), color=colour, width=0.6)
-    axis.plot([x] * len(values), values, 'k.', markersize=5)
-  names = [t.replace(' after', '').replace(' al', '\nal') for t in titles]
-  axis.set_xticks(range(len(titles)), names)
-  axis.set_title(f'held out: {MEASURES[measure]}', fontsize=10)
-
-
-def draw(results, workdirs, path):
-  """Training curves of both students, and what they come to held out."""
+def draw(results: Results, workdirs: Sequence[str], path: str) -> None:
+  """Draws the training losses of both students and the held-out metrics."""
   matplotlib.use('Agg')
   from matplotlib import pyplot
 
   named = {name.rpartition('/')[2]: row for name, row in results.items()}
-  chosen = [m for m in ('exact_match', 'kl', 'nll') if m in named]
+  chosen = [metric for metric in _DRAWN if metric in named]
   figure, axes = pyplot.subplots(
-    1, 1 + len(chosen), figsize=(3.6 * (1 + len(chosen)), 3.2)
+    *(1, 1 + len(chosen)),
+    figsize=(3.5 * (1 + len(chosen)), 3.2),
+    layout='constrained',
   )
-  for i, workdir in enumerate(workdirs):
-    baseline = os.path.join(workdir, outputs.BASELINE)
-    for folder, title in (
-      (workdir, report.AFTER),
-      (baseline, report.CROSS_ENTROPY),
-    ):
-      label = None if i else title.replace(' after', '')
-      _curve(axes[0], folder, 'train/loss', COLOURS[title], label)
-  axes[0].set(xlabel='step', yscale='log')
-  axes[0].set_title('training: each its own loss, nats', fontsize=10)
-  axes[0].legend()
-  for axis, measure in zip(axes[1:], chosen, strict=True):
-    _bars(axis, named[measure], measure)
-  figure.tight_layout()
+  _losses(axes[0], workdirs)
+  for axis, metric in zip(axes[1:], chosen, strict=True):
+    _bars(axis, named[metric])
+    axis.set_title(f'held out: {MEASURES[metric].title}', fontsize=10)
   figure.savefig(path, dpi=110)
+  pyplot.close(figure)
 
 
-def _resolved(workdir):
-  """The run's config; of files only the names, which hold anywhere."""
-  with open(
-    os.path.join(workdir, workdirs_lib.CONFIG_FILE), encoding='utf-8'
-  ) as f:
-    config = json.load(f)
+def _losses(axis, workdirs):
+  from matplotlib import ticker
+
+  for workdir in workdirs:
+    folders = {
+      report.AFTER: workdir,
+      report.CROSS_ENTROPY: os.path.join(workdir, outputs.BASELINE),
+    }
+    for title, folder in folders.items():
+      with open(os.path.join(folder, 'metrics.jsonl'), encoding='utf-8') as f:
+        lines = [line for line in map(json.loads, f) if 'train/loss' in line]
+      axis.plot(
+        *([x['step'] for x in lines], [x['train/loss'] for x in lines]),
+        color=_COLOURS[title],
+        label=_short(title) if workdir == workdirs[0] else None,
+        linewidth=1.2,
+      )
+  axis.set(xlabel='step', yscale='log')
+  axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  axis.yaxis.set_major_formatter('{x:g}')
+  axis.yaxis.set_minor_formatter(ticker.NullFormatter())
+  axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+  axis.set_title('training: each its own loss, nats', fontsize=10)
+  axis.legend(fontsize=9)
+
+
+def _bars(axis, row):
+  """Draws a bar for each model, with its interval and a dot for each run."""
+  titles = [title for title in row if title != report.BEFORE]
+  for x, title in enumerate(titles):
+    seeds, (low, high) = row[title]['seeds'], row[title]['interval']
+    mean = np.mean(seeds)
+    # A percentile interval may leave out the mean itself.
+    errors = [[max(mean - low, 0)], [max(high - mean, 0)]]
+    colour = _COLOURS.get(title, 'tab:grey')
+    axis.bar(x, mean, color=colour, width=0.6, alpha=0.8)
+    axis.errorbar(x, mean, yerr=errors, color='black', capsize=5, linewidth=1)
+    if len(set(seeds)) > 1:
+      at = x + np.linspace(-0.15, 0.15, len(seeds))
+      axis.plot(at, seeds, 'o', color='white', mec='black', markersize=4)
+  axis.set_xticks(range(len(titles)), [_short(t, '\n') for t in titles])
+  axis.set_ylim(bottom=0)
+
+
+def _short(title, separator=' '):
+  return title.replace(' after', '').replace(' alone', f'{separator}alone')
+
+
+def _config(workdir):
+  file = os.path.join(workdir, workdirs_lib.CONFIG_FILE)
+  with open(file, encoding='utf-8') as f:
+    return json.load(f)
+
+
+def _shared_config(workdir):
+  """Returns the run's config with names for paths, which hold anywhere."""
+  config = _config(workdir)
   for model in ('student', 'teacher'):
     kind, colon, where = config[model]['init'].partition(':')
     config[model]['init'] = kind + colon + os.path.basename(where)
   return config
 
 
-def main(folder, *workdirs):
+def main(folder: str, *workdirs: str) -> None:
+  """Writes the summary of some workdirs to an experiment's folder."""
   results = read(workdirs)
   run_info.write_json(os.path.join(folder, 'results.json'), results)
   draw(results, workdirs, os.path.join(folder, 'result.png'))
-  run_info.write_json(
-    os.path.join(folder, 'config.json'), _resolved(workdirs[0])
-  )
+  config = _shared_config(workdirs[0])
+  run_info.write_json(os.path.join(folder, 'config.json'), config)
   print(table(results))
 
 
