@@ -1,6 +1,7 @@
 """Configs that users get wrong: each is refused by its field's name."""
 
 import random
+import re
 import textwrap
 
 import jax
@@ -291,12 +292,26 @@ def _mutate(changes):
     config = base.checked(config)
     rules.check(config)
   except errors.ConfigError as e:
-    assert str(e).encode('utf-8', 'backslashreplace') and len(str(e)) < 1500
-    # A rule between fields may name the other one.
+    text = str(e)
+    assert any(_names(e, path) for path in changes), (changes, text)
+    assert text.encode('utf-8', 'backslashreplace') and len(text) < 1500
     return
   for field, path, value in schema.leaves(base.ROOT, config):
     if not schema.is_part(value):
       assert not field.legal.fault(value), path
+
+
+def _names(error, changed):
+  """Whether an error is about a changed field, or about a field within it."""
+  parent, _, last = changed.rpartition('.')
+  if last == 'name':  # Another name needs other arguments.
+    changed = parent
+  if error.path == 'losses' and parent == 'losses':
+    return True  # The only term was deleted.
+  if error.path == changed or error.path.startswith(f'{changed}.'):
+    return True
+  # Fields that contradict each other: the path is of one, the text names both.
+  return re.search(rf'(?<![\w.]){re.escape(changed)}(?!\w)', str(error))
 
 
 def test_one_changed_field_is_the_one_that_is_named():
@@ -331,25 +346,92 @@ def test_the_schema_knows_the_arguments_of_every_part():
       assert fields.keys() == registry.arguments(name).keys(), name
 
 
+# Fields whose few words the code compares one by one, having no list of them.
+_WORDS = {
+  *('cache.method.logprobs', 'cache.method.values'),
+  *('evaluation.best.direction', 'export.checkpoint', 'export.dtype'),
+  *('losses.map', 'losses.of', 'nonfinite', 'reasoning.keep'),
+  *('reasoning.model', 'reasoning.steps', 'student.dtype', 'teacher.dtype'),
+  *('teacher.others.dtype', 'teacher.others.param_dtype'),
+  *('teacher.param_dtype', 'teacher.source'),
+}
+
+
+def _named_choices(node, path=''):
+  """Yields the path, without names of entries, and the names of each choice."""
+  if isinstance(node, schema.Field):
+    of = node.legal.item if isinstance(node.legal, legal.Tuple) else node.legal
+    if hasattr(of, 'names'):
+      yield path, set(of.names)
+  elif isinstance(node, schema.Entries):
+    yield from _named_choices(node.entry, path)
+  else:
+    parts = [node.children]
+    if isinstance(node, schema.Choice):
+      parts = [node.children(name) for name in node.options]
+    for part in parts:
+      for key, child in part.items():
+        yield from _named_choices(child, schema.join(path, key))
+
+
 def test_choices_are_those_of_the_code():
+  """Every field with names, also one that is added to the schema later."""
+  from kd.config import variants
+  from kd.input_pipeline import mixing
   from kd.input_pipeline import templates
+  from kd.input_pipeline import tokenizers
+  from kd.losses import attention_maps
+  from kd.losses import features
   from kd.losses import selection
+  from kd.losses import terms
+  from kd.models import gemma3
+  from kd.models import kernels
+  from kd.optimizers import optimizers
   from kd.reasoning import problems
+  from kd.reasoning import prompting
   from kd.reasoning import tree_methods
   from kd.reasoning import tree_search
+  from kd.train import architectures
 
-  children = base.ROOT.children
-  names = lambda section, field: children[section].children[field].legal.names
-  assert set(names('data', 'template')) == set(templates.NAMES)
-  assert set(names('search', 'problem')) == set(problems.SOURCES)
-  assert set(names('search', 'method')) == set(tree_methods.METHODS)
-  assert set(names('search', 'evaluator')) == set(tree_search.EVALUATORS)
-  assert set(names('search', 'proposals')) == set(tree_search.PROPOSALS)
-  positions = children['objective'].children['positions'].children
-  assert set(positions['rule'].legal.names) == set(selection.RULES)
+  models = {
+    'attention': kernels.NAMES,
+    'variant': {'', *variants.VARIANTS},
+    'init': {'', *architectures.KINDS} - {'random', 'teacher'},
+  }
+  expected = {
+    **{f'teacher.{key}': names for key, names in models.items()},
+    **{f'teacher.others.{key}': names for key, names in models.items()},
+    **{f'student.{key}': names for key, names in models.items()},
+    'student.init': architectures.KINDS,
+    'student.remat': gemma3.REMAT_POLICIES,
+    'data.template': templates.NAMES,
+    'data.tokenizer': {'', *tokenizers.KINDS},
+    'data.rates': mixing.UNITS,
+    'losses.part': terms.PARTS,
+    'losses.kind': features.KINDS,
+    'losses.heads': attention_maps.HEADS,
+    'objective.positions.rule': selection.RULES,
+    'optimizer.state_memory': optimizers.MEMORIES,
+    'reasoning.style': prompting.STYLES,
+    'search.problem': problems.SOURCES,
+    'search.method': tree_methods.METHODS,
+    'search.evaluator': tree_search.EVALUATORS,
+    'search.proposals': tree_search.PROPOSALS,
+  }
+  paths = set()
+  for path, names in _named_choices(base.ROOT):
+    paths.add(path)
+    if path not in _WORDS:
+      assert names == set(expected[path]), path
+  assert paths == expected.keys() | _WORDS
 
 
-def test_numbers_are_compared_as_float32():
+def test_numbers_are_compared_as_float32_and_as_they_stand():
   assert legal.Number(above=0).fault(1e-60)
   assert legal.Number(below=1).fault(1 - 1e-12)
   assert not legal.Number(above=0, below=1).fault(0.5)
+  closed = legal.Number(at_least=0, at_most=1)
+  for value in (-1e-60, 1 + 1e-12):
+    assert closed.fault(value)
+    assert closed.holds(value)  # A schedule is computed with float32.
+  assert not closed.fault(0) and not closed.fault(1.0)

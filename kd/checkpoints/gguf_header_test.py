@@ -136,7 +136,7 @@ def test_metadata_gives_what_the_file_says():
   'key, value, message',
   [
     ('general.architecture', 'gemma2', "found 'gemma2'; legal: 'gemma3'"),
-    ('gemma3.block_count', 0, 'found 0; legal: a positive whole number'),
+    ('gemma3.block_count', 0, 'found 0; legal: a whole number from 1 to 1024'),
     ('gemma3.attn_logit_softcapping', 50.0, 'found 50.0; legal: none'),
     ('gemma3.final_logit_softcapping', 30.0, 'found 30.0; legal: none'),
     ('gemma3.rope.scaling.type', 'yarn', "found 'yarn'; legal: none, linear"),

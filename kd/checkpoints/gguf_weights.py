@@ -7,6 +7,7 @@ import numpy as np
 
 from kd.checkpoints import gguf_parts
 from kd.checkpoints import names
+from kd.checkpoints import sizes
 from kd.core import errors
 from kd.core import json_files
 from kd.models import gemma3_config
@@ -14,8 +15,6 @@ from kd.models import gemma3_config
 ARCHITECTURE = 'gemma3'
 _LOCAL_ROPE_BASE = 10_000.0  # llama.cpp's default of rope.freq_base_swa.
 _LAYERS_OF_27B = 62
-_MOST_LAYERS = 1024  # llama.cpp reads 512 at most.
-_MOST = 2**31 - 1
 
 # Bytes of one piece that is dequantised at a time.
 _PIECE_BYTES = 16 * 2**20
@@ -91,10 +90,12 @@ class _Fields:
     self._file = file
     self._metadata = metadata
 
+  def path(self, name: str) -> str:
+    """Returns what messages call the field."""
+    return f'{self._file}: {ARCHITECTURE}.{name}'
+
   def error(self, name: str, found: str, legal: str) -> errors.ConfigError:
-    return errors.ConfigError(
-      f'{self._file}: {ARCHITECTURE}.{name}', found, legal=legal
-    )
+    return errors.ConfigError(self.path(name), found, legal=legal)
 
   def get(self, name: str) -> Any:
     """Returns the field, or None if the file has no such field."""
@@ -102,20 +103,16 @@ class _Fields:
     return self._metadata[key] if key in self._metadata else None
 
   def number(
-    self, name: str, default: float | None = None, kind: type = int
+    self,
+    name: str,
+    default: float | None = None,
+    kind: type = int,
+    most: float = sizes.MOST,
   ) -> Any:
     """Returns the number of a field, above 0, or `default`."""
     value = self.get(name)
     value = default if value is None else value
-    legal = f'a positive number, up to {_MOST}'
-    if kind is int:
-      legal = f'a positive whole number, up to {_MOST}'
-    if value is None:
-      raise self.error(name, 'missing', legal)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value <= _MOST or kind(value) != value:
-      raise self.error(name, f'found {json_files.short(value)}', legal)
-    return kind(value)
+    return sizes.number(value, self.path(name), kind, most)
 
 
 def config_from_metadata(
@@ -148,21 +145,17 @@ def config_from_metadata(
   for name in ('attn_logit_softcapping', 'final_logit_softcapping'):
     if fields.get(name):
       raise fields.error(name, f'found {fields.get(name)}', 'none')
-  layers, width = (
-    fields.number('block_count'),
-    fields.number('embedding_length'),
-  )
-  if layers > _MOST_LAYERS:
-    raise fields.error('block_count', f'found {layers}', f'1 to {_MOST_LAYERS}')
+  # llama.cpp reads 512 layers at most.
+  layers = fields.number('block_count', most=sizes.MOST_LAYERS)
+  width = fields.number('embedding_length')
   heads = fields.number('attention.head_count')
   head_dim = fields.number('attention.key_length')
   kv_heads = fields.number('attention.head_count_kv')
-  if heads % kv_heads:
-    raise fields.error(
-      'attention.head_count_kv',
-      f'found {kv_heads}',
-      f'divisors of attention.head_count = {heads}',
-    )
+  sizes.check_kv_heads(
+    *(heads, kv_heads),
+    fields.path('attention.head_count_kv'),
+    'attention.head_count',
+  )
   query_scale = head_dim if layers != _LAYERS_OF_27B else width / heads
   return gemma3_config.Gemma3Config(
     embed_dim=width,
@@ -193,7 +186,7 @@ def _layer_kinds(fields: _Fields, layers: int) -> tuple[str, ...]:
   if pattern is None:
     return gemma3_config.published_kinds(layers)
   is_number = isinstance(pattern, int) and not isinstance(pattern, bool)
-  if is_number and 0 <= pattern <= _MOST:
+  if is_number and 0 <= pattern <= sizes.MOST:
     # A period of 0 has no global layer.
     return gemma3_config.periodic_kinds(layers, pattern or layers + 1)
   is_list = isinstance(pattern, list)

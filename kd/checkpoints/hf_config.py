@@ -10,15 +10,12 @@ import json
 import os
 from typing import Any
 
+from kd.checkpoints import sizes
 from kd.core import errors
 from kd.core import json_files
 from kd.models import gemma3_config
 
 FILE = 'config.json'
-# Bounds that no model comes near; beyond them a size is a damaged file's, and
-# would take the memory of the machine before a tensor contradicts it.
-_MOST = 2**31 - 1
-_MOST_LAYERS = 1024
 
 MODEL_TYPES = ('gemma3_text', 'gemma3')
 ACTIVATION = 'gelu_pytorch_tanh'
@@ -67,19 +64,10 @@ class _Fields:
   def has(self, key: str) -> bool:
     return self.values.get(key) is not None
 
-  def number(self, key: str, kind: type = int, most: float = _MOST) -> Any:
+  def number(self, key: str, kind: type = int, most: float = sizes.MOST) -> Any:
     """Returns the number at `key`, above 0 and at most `most`."""
     value = self.values[key] if self.has(key) else self.defaults.get(key)
-    legal = f'a number above 0, up to {most}'
-    if kind is int:
-      legal = f'a whole number from 1 to {most}'
-    if value is None:
-      raise self.error(key, 'missing', legal=legal)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # Compared first: `int` and `float` fail on infinity and on huge integers.
-    if not is_number or not 0 < value <= most or kind(value) != value:
-      raise self.error(key, f'found {json_files.short(value)}', legal=legal)
-    return kind(value)
+    return sizes.number(value, f'{self.file}: {key}', kind, most)
 
   def object(self, key: str) -> Mapping[str, Any]:
     """Returns the object at `key`."""
@@ -139,12 +127,11 @@ def from_dict(raw: Mapping[str, Any], file: str) -> gemma3_config.Gemma3Config:
     fields.number('num_attention_heads'),
     fields.number('num_key_value_heads'),
   )
-  if heads % kv_heads:
-    raise fields.error(
-      'num_key_value_heads',
-      f'found {kv_heads}',
-      legal=f'divisors of num_attention_heads = {heads}',
-    )
+  sizes.check_kv_heads(
+    *(heads, kv_heads),
+    f'{fields.file}: num_key_value_heads',
+    'num_attention_heads',
+  )
   return gemma3_config.Gemma3Config(
     embed_dim=fields.number('hidden_size'),
     mlp_dim=fields.number('intermediate_size'),
@@ -165,7 +152,7 @@ def from_dict(raw: Mapping[str, Any], file: str) -> gemma3_config.Gemma3Config:
 
 def _layer_kinds(fields: _Fields) -> tuple[str, ...]:
   """Kinds: as listed, else by the pattern's length, else as published."""
-  count = fields.number('num_hidden_layers', most=_MOST_LAYERS)
+  count = fields.number('num_hidden_layers', most=sizes.MOST_LAYERS)
   if fields.has('layer_types'):
     listed = fields.values['layer_types']
     if not isinstance(listed, list):

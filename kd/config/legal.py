@@ -97,8 +97,8 @@ class Integer(Legal):
 class Number(Legal):
   """Finite numbers in an interval, each end open or closed.
 
-  The program computes with float32: a number counts as what it is there, so
-  that 1e-60 is not above 0.
+  Most of the program computes with float32, so a number must be in the interval
+  as it stands and as a float32: 1e-60 is not above 0.
   """
 
   above: float | None = None
@@ -119,23 +119,29 @@ class Number(Legal):
     return 'a number, ' + (' and '.join(x for x in ends if x) or 'finite')
 
   def holds(self, value: float) -> bool:
-    """Returns whether a number is finite and in the interval."""
+    """Returns whether a float32 is finite and in the interval.
+
+    Args:
+      value: rounded to float32 first.
+    """
     with np.errstate(over='ignore'):
       value = np.float32(value)
-    if not np.isfinite(value):
-      return False
+    return bool(np.isfinite(value)) and self._between(value, np.float32)
+
+  def _between(self, value, kind) -> bool:
+    """Whether a value is in the interval whose ends are of type `kind`."""
     return (
-      (self.above is None or value > np.float32(self.above))
-      and (self.at_least is None or value >= np.float32(self.at_least))
-      and (self.below is None or value < np.float32(self.below))
-      and (self.at_most is None or value <= np.float32(self.at_most))
+      (self.above is None or value > kind(self.above))
+      and (self.at_least is None or value >= kind(self.at_least))
+      and (self.below is None or value < kind(self.below))
+      and (self.at_most is None or value <= kind(self.at_most))
     )
 
   def fault(self, value):
     if isinstance(value, bool) or not isinstance(value, int | float):
       return self._wrong_type(value)
     try:
-      if self.holds(float(value)):
+      if self.holds(float(value)) and self._between(float(value), float):
         return ''
     except OverflowError:
       pass

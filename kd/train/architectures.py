@@ -5,6 +5,7 @@ import dataclasses
 import os
 from typing import Any
 
+from kd.checkpoints import sizes
 from kd.checkpoints import weights
 from kd.config import variants
 from kd.core import errors
@@ -34,26 +35,44 @@ def from_workdir(folder: str, path: str) -> gemma3_config.Gemma3Config:
     raise errors.ConfigError(
       path, f'{folder!r} holds no {RUN_FILE}', legal='the workdir of a run'
     )
-  sizes = json_files.read(file, path).get('student')
-  wanted = {f.name: f for f in dataclasses.fields(gemma3_config.Gemma3Config)}
-  if not isinstance(sizes, dict) or set(sizes) != set(wanted):
+  try:
+    return _from_json(json_files.read(file).get('student'), f'{file}: student')
+  except errors.ConfigError as e:
+    raise errors.ConfigError(path, str(e)) from e
+
+
+def _from_json(value: Any, where: str) -> gemma3_config.Gemma3Config:
+  """Returns the sizes that a run.json holds; errors name the field."""
+  fields = {f.name: f for f in dataclasses.fields(gemma3_config.Gemma3Config)}
+  if not isinstance(value, dict) or set(value) != set(fields):
     raise errors.ConfigError(
-      path,
-      f'{file}: student: found {json_files.short(sizes)}',
-      legal=f'an object with {", ".join(wanted)}',
+      where,
+      f'found {json_files.short(value)}',
+      legal=f'an object with {", ".join(fields)}',
     )
-  for name, value in sizes.items():
-    is_number = isinstance(value, (int, float)) and value > 0
-    if name == 'layer_kinds':
-      is_legal = isinstance(value, list) and set(map(str, value)) <= _KINDS
-    else:
-      is_legal = is_number and isinstance(value, wanted[name].type)
-    if not is_legal:
-      raise errors.ConfigError(
-        path, f'{file}: student.{name}: found {json_files.short(value)}'
-      )
-  layer_kinds = tuple(sizes['layer_kinds'])
-  return gemma3_config.Gemma3Config(**sizes | {'layer_kinds': layer_kinds})
+  numbers = {
+    name: sizes.number(value[name], f'{where}.{name}', field.type)
+    for name, field in fields.items()
+    if name != 'layer_kinds'
+  }
+  sizes.check_kv_heads(
+    numbers['num_heads'],
+    numbers['num_kv_heads'],
+    f'{where}.num_kv_heads',
+    'num_heads',
+  )
+  kinds = value['layer_kinds']
+  if (
+    not isinstance(kinds, list)
+    or not 0 < len(kinds) <= sizes.MOST_LAYERS
+    or not set(map(str, kinds)) <= _KINDS
+  ):
+    raise errors.ConfigError(
+      f'{where}.layer_kinds',
+      f'found {json_files.short(kinds)}',
+      legal=f'1 to {sizes.MOST_LAYERS} of {", ".join(sorted(_KINDS))}',
+    )
+  return gemma3_config.Gemma3Config(**numbers, layer_kinds=tuple(kinds))
 
 
 def _check_variant(config, variant, path):

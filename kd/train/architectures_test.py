@@ -1,0 +1,44 @@
+"""Sizes of a run's student, from a run.json that is whole or damaged."""
+
+import dataclasses
+import json
+import os
+
+import pytest
+
+from kd.config import variants
+from kd.core import errors
+from kd.models import gemma3_config
+from kd.train import architectures
+
+_CONFIG = gemma3_config.from_variant('1b', variants.VARIANTS, 'variant')
+_DAMAGED = [
+  ('embed_dim', 2**31, 'found 2147483648; legal: a whole number from 1 to'),
+  ('mlp_dim', True, 'found True'),
+  ('num_heads', 1.5, 'found 1.5'),
+  ('num_kv_heads', 3, 'found 3; legal: divisors of num_heads = 4'),
+  ('query_scale', 0, 'found 0; legal: a number above 0'),
+  ('norm_epsilon', '1e-6', "found '1e-6'"),
+  ('layer_kinds', [], 'found []; legal: 1 to 1024 of global, local'),
+  ('layer_kinds', ['local'] * 1025, "found ['local'"),
+  ('layer_kinds', [['local']], "found [['local']]"),
+]
+
+
+def _read(folder, student):
+  (folder / 'run.json').write_text(json.dumps({'student': student}))
+  return architectures.from_workdir(str(folder), '--workdir')
+
+
+def test_a_run_gives_its_student_back(tmp_path):
+  assert _read(tmp_path, dataclasses.asdict(_CONFIG)) == _CONFIG
+
+
+@pytest.mark.parametrize('name, value, message', _DAMAGED)
+def test_a_damaged_size_is_named(name, value, message, tmp_path):
+  student = dataclasses.asdict(_CONFIG) | {name: value}
+  with pytest.raises(errors.ConfigError) as caught:
+    _read(tmp_path, student)
+  file = os.path.join(tmp_path, 'run.json')
+  expected = f'--workdir: {file}: student.{name}: {message}'
+  assert str(caught.value).startswith(expected), caught.value
