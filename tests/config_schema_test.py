@@ -1,0 +1,108 @@
+"""The schema's names and arguments are those of the code they are for."""
+
+from kd.config import base
+from kd.config import legal
+from kd.config import schema
+
+
+def test_the_schema_knows_the_arguments_of_every_part():
+  """Builders take just the arguments that the schema declares."""
+  from kd.config.fields import data
+  from kd.config.fields import losses
+  from kd.config.fields import training
+  from kd.core import schedules
+  from kd.losses import catalog
+  from kd.losses import terms
+  from kd.optimizers import optimizers
+  from kd.teachers import methods
+
+  assert catalog.TERM_MODULES
+  for choice, registry in (
+    (losses.TERM, terms.TERMS),
+    (schema.SCHEDULES, schedules.SCHEDULES),
+    (training.OPTIMIZER, optimizers.OPTIMIZERS),
+    (data.CACHE_METHOD, methods.METHODS),
+  ):
+    assert sorted(choice.options) == registry.names()
+    for name, fields in choice.options.items():
+      assert fields.keys() == registry.arguments(name).keys(), name
+
+
+# Fields whose few words the code compares one by one, having no list of them.
+_WORDS = {
+  *('cache.method.logprobs', 'cache.method.values'),
+  *('evaluation.best.direction', 'export.checkpoint', 'export.dtype'),
+  *('losses.map', 'losses.of', 'nonfinite', 'reasoning.keep'),
+  *('reasoning.model', 'reasoning.steps', 'student.dtype', 'teacher.dtype'),
+  *('teacher.others.dtype', 'teacher.others.param_dtype'),
+  *('teacher.param_dtype', 'teacher.source'),
+}
+
+
+def _named_choices(node, path=''):
+  """Yields the path, without names of entries, and the names of each choice."""
+  if isinstance(node, schema.Field):
+    of = node.legal.item if isinstance(node.legal, legal.Tuple) else node.legal
+    if hasattr(of, 'names'):
+      yield path, set(of.names)
+  elif isinstance(node, schema.Entries):
+    yield from _named_choices(node.entry, path)
+  else:
+    parts = [node.children]
+    if isinstance(node, schema.Choice):
+      parts = [node.children(name) for name in node.options]
+    for part in parts:
+      for key, child in part.items():
+        yield from _named_choices(child, schema.join(path, key))
+
+
+def test_choices_are_those_of_the_code():
+  """Every field with names, also one that is added to the schema later."""
+  from kd.config import variants
+  from kd.input_pipeline import mixing
+  from kd.input_pipeline import templates
+  from kd.input_pipeline import tokenizers
+  from kd.losses import attention_maps
+  from kd.losses import features
+  from kd.losses import selection
+  from kd.losses import terms
+  from kd.models import gemma3
+  from kd.models import kernels
+  from kd.optimizers import optimizers
+  from kd.reasoning import problems
+  from kd.reasoning import prompting
+  from kd.reasoning import tree_methods
+  from kd.reasoning import tree_search
+  from kd.train import architectures
+
+  models = {
+    'attention': kernels.NAMES,
+    'variant': {'', *variants.VARIANTS},
+    'init': {'', *architectures.KINDS} - {'random', 'teacher'},
+  }
+  expected = {
+    **{f'teacher.{key}': names for key, names in models.items()},
+    **{f'teacher.others.{key}': names for key, names in models.items()},
+    **{f'student.{key}': names for key, names in models.items()},
+    'student.init': architectures.KINDS,
+    'student.remat': gemma3.REMAT_POLICIES,
+    'data.template': templates.NAMES,
+    'data.tokenizer': {'', *tokenizers.KINDS},
+    'data.rates': mixing.UNITS,
+    'losses.part': terms.PARTS,
+    'losses.kind': features.KINDS,
+    'losses.heads': attention_maps.HEADS,
+    'objective.positions.rule': selection.RULES,
+    'optimizer.state_memory': optimizers.MEMORIES,
+    'reasoning.style': prompting.STYLES,
+    'search.problem': problems.SOURCES,
+    'search.method': tree_methods.METHODS,
+    'search.evaluator': tree_search.EVALUATORS,
+    'search.proposals': tree_search.PROPOSALS,
+  }
+  paths = set()
+  for path, names in _named_choices(base.ROOT):
+    paths.add(path)
+    if path not in _WORDS:
+      assert names == set(expected[path]), path
+  assert paths == expected.keys() | _WORDS
