@@ -78,7 +78,9 @@ def extract(text: str) -> Answer:
   markers = text.count(MARKER)
   if markers:
     lines = text.rpartition(MARKER)[2].strip().splitlines()
-    number = _named(lines[0]) if lines else None
+    number = None
+    if lines:
+      number = _named(lines[0], numerals.Numerals(lines[0]))
     missing = f'no number behind the last {MARKER}'
   else:
     number, missing = _without_marker(text)
@@ -112,22 +114,26 @@ def _without_marker(text: str) -> tuple[numerals.Number | None, str]:
     line = text[begin:].partition('\n')[0]
     behind = numerals.Numerals(line)
     if behind.begins_with_number:
-      return _named(line), ''
+      return _named(line, behind), ''
     if behind.begins_with_sign and len(behind):
       return numerals.Number(None, line.strip(), False), ''
   told = numerals.Numerals(text if begin is None else text[begin:])
   return (told.read(-1, False) if len(told) else None), 'no number'
 
 
-def _named(line: str) -> numerals.Number | None:
-  """The first number of a line that names one, or what it is computed to be."""
-  found = numerals.Numerals(line)
-  if not len(found):
+def _named(line: str, numbers: numerals.Numerals) -> numerals.Number | None:
+  """Returns the number that a line names, or what it is computed to be.
+
+  Args:
+    line: the line.
+    numbers: of the line; the first one is what it names.
+  """
+  if not len(numbers):
     return None
-  number = found.read(0, True)
+  number = numbers.read(0, True)
   if number.computed:
     return _result(line) or number
-  if number.value is not None and found.is_equated(0):
+  if number.value is not None and numbers.is_equated(0):
     other = _only(line.partition('=')[2])
     if other and other.value not in (None, number.value):
       return number._replace(value=None)

@@ -230,6 +230,14 @@ def test_noise_never_raises():
     assert (answer.value is None) == bool(answer.reason), text
 
 
+def test_private_characters_of_a_text_have_no_meaning():
+  """Some of them are marks of the reader's own."""
+  for code in (*range(0xE000, 0xE010), 0xE123, 0xF8FF, 0xF0000, 0x10FFFD):
+    for text in ('3{}1/2', '3{}1/2 hours', '12{}000', '4{}'):
+      text = text.format(chr(code))
+      assert answers.extract(f'#### {text}').value is None, (hex(code), text)
+
+
 def test_nothing_is_evaluated():
   """No file of the room runs text, by a builtin or a parser built on one."""
   folder = os.path.dirname(inspect.getsourcefile(answers))

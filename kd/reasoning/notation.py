@@ -13,6 +13,9 @@ LONGEST = 2**18
 # one word, so that a part of it is never read as a number.
 UNSURE = '\ue000'
 BROKEN = '\ue001'
+JOINT = '\ue002'  # Joins a mixed number to one word, as 3 1/2.
+_MARKS = UNSURE + BROKEN + JOINT
+_SHOWN = str.maketrans(dict.fromkeys(_MARKS, ' '))
 
 # Blanks that do not end a line, which is what separates thousands.
 _THIN = '\u00a0\u2005-\u200a\u202f'
@@ -22,7 +25,8 @@ _CHARACTERS = str.maketrans(
     **dict.fromkeys('\u00d7\u00b7\u22c5\u2217\u2715\u2716\uff0a', '*'),
     **dict.fromkeys('\u00f7\u2215\u2044\uff0f', '/'),
     **dict.fromkeys('\u2248\uff1d', '='),
-    UNSURE: BROKEN,
+    # A text that holds such characters itself gets no meaning from them.
+    **dict.fromkeys(_MARKS, BROKEN),
     **dict.fromkeys('\u2000\u2001\u2002\u2003\u2004\u205f\u3000', ' '),
     # Characters without width.
     **dict.fromkeys('\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff', None),
@@ -121,8 +125,8 @@ def plain(text: str) -> str:
 
 
 def shown(text: str) -> str:
-  """Returns plain text as a user reads it, with blanks for joined groups."""
-  return text.replace(UNSURE, ' ').replace(BROKEN, ' ')
+  """Returns plain text as a user reads it, with blanks for the marks."""
+  return text.translate(_SHOWN)
 
 
 def _spell(match: re.Match) -> str:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 from kd.reasoning import notation
 
 MOST_DIGITS = 40
-JOINT = '\ue002'  # Joins a mixed number to one word.
 # Words for powers of ten. Whether '5 million' answers with 5 or with 5,000,000
 # depends on the question ("how many millions"), so neither is read.
 SCALES = frozenset(
@@ -51,7 +50,7 @@ _PATTERN = re.compile(
     (?P<sign2>-?)
     (?P<whole>[1-9][0-9]{{0,2}}(?:,[0-9]{{3}})+|[0-9]+)?
     (?P<decimals>\.[0-9]+)?
-    (?:{JOINT}(?P<above>[0-9]+))?
+    (?:{notation.JOINT}(?P<above>[0-9]+))?
     (?:/(?P<below>[0-9]+))?
     [{_MONEY}%\u00b0]*
     (?:[-/]?(?P<unit>[^\W\d_]+(?:-[^\W\d_]+)*(?:/[^\W\d_]+)?)(?:\^[0-9])?)?
@@ -110,7 +109,7 @@ def read(word: str, sure: bool) -> Word:
   unit = ''
   if match:
     unit = unit_of(match['unit'] or '') or ('dollar' if match['money'] else '')
-  return Word(value, notation.shown(text.replace(JOINT, ' ')), unit, computed)
+  return Word(value, notation.shown(text), unit, computed)
 
 
 def _bare(word: str) -> str:

@@ -125,7 +125,7 @@ def _join(match: re.Match) -> str:
   """Joins a mixed number; one that is improper is no number."""
   whole, word, above, below = match.groups()
   if int(above) < int(below):
-    return f'{whole}{number_words.JOINT}{above}/{below}'
+    return f'{whole}{notation.JOINT}{above}/{below}'
   if word:
     return match.group()
   return f'{whole}{notation.BROKEN}{above}/{below}'
