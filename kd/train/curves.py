@@ -91,7 +91,7 @@ def _measured(panel, set_names, students):
 def _panel(axis, panel, set_name, students, teacher):
   from matplotlib import ticker
 
-  lowest = []
+  levels = []
   for (label, by_step), colour in zip(students.items(), _COLOURS, strict=False):
     points = {
       step: measures.value(result, set_name, panel)
@@ -108,21 +108,33 @@ def _panel(axis, panel, set_name, students, teacher):
       steps = list(points)
       axis.plot(steps, middle, '.-', color=colour, label=label, markersize=5)
       axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-      lowest += low
+      levels += low + high
   if teacher is not None:
     level = teacher.metrics.get(f'eval/{set_name}/{panel.metric}')
     # Its distance to itself is 0, which says nothing.
     if level is not None and panel.metric != measures.KL:
-      lowest.append(level)
+      levels.append(level)
       axis.axhline(
         level, color='grey', linestyle='--', linewidth=1, label='teacher'
       )
-  if panel.metric in (measures.NLL, measures.KL) and min(lowest, default=0) > 0:
-    axis.set_yscale('log')
-    axis.yaxis.set_major_formatter('{x:g}')
-  else:
-    axis.margins(y=0.08)
+  axis.margins(y=0.08)
+  if panel.metric in (measures.NLL, measures.KL):
+    _scale(axis, levels)
   axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
   axis.set_xlabel('step')
   axis.set_title(panel.title, fontsize=10)
   axis.grid(alpha=0.3)
+
+
+def _scale(axis, levels):
+  """Takes a logarithmic axis for values that span more than one decade."""
+  from matplotlib import ticker
+
+  lowest, highest = min(levels, default=0), max(levels, default=0)
+  if lowest <= 0 or highest < 10 * lowest:
+    return
+  axis.set_yscale('log')
+  subs = (1, 2, 5) if highest < 500 * lowest else (1,)
+  axis.yaxis.set_major_locator(ticker.LogLocator(subs=subs))
+  axis.yaxis.set_major_formatter('{x:g}')
+  axis.yaxis.set_minor_formatter(ticker.NullFormatter())
