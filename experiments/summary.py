@@ -109,7 +109,7 @@ def draw(results: Results, workdirs: Sequence[str], path: str) -> None:
   for axis, metric in zip(axes[1:], chosen, strict=True):
     _bars(axis, named[metric])
     axis.set_title(f'held out: {MEASURES[metric].title}', fontsize=10)
-  figure.savefig(path, dpi=110)
+  run_info.write_picture(path, figure, dpi=110)
   pyplot.close(figure)
 
 

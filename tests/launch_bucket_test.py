@@ -28,8 +28,8 @@ class Storage(http.server.BaseHTTPRequestHandler):
     prefix = '/storage/v1/b/bkt/o/.kd-probe-'
     assert (path.startswith(prefix), query) == (True, 'fields=size')
     assert self.headers['Authorization'] == 'Bearer secret'
-    if stored is None:
-      self.answer(403, {})
+    if callable(stored):
+      stored(self)
     elif stored:
       self.answer(200, {'size': '3'})
     else:
@@ -84,10 +84,31 @@ def test_what_is_synced_must_be_in_the_bucket(storage, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['runs']
 
 
-def test_a_bucket_that_cannot_be_asked_is_a_warning(storage, tmp_path):
-  storage.stored = None
+@pytest.mark.parametrize(
+  'answer',
+  [
+    lambda handler: handler.answer(403, {}),
+    lambda handler: handler.answer(200, []),
+    lambda handler: handler.answer(200, {'size': None}),
+    lambda handler: handler.wfile.write(b'no HTTP\r\n\r\n'),
+    lambda handler: handler.wfile.write(
+      b'HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n{'
+    ),
+    lambda handler: handler.connection.close(),
+  ],
+)
+def test_a_bucket_that_cannot_be_asked_is_a_warning(storage, tmp_path, answer):
+  storage.stored = answer
   code, err = check(storage, tmp_path)
   assert (code, 'could not be asked' in err) == (0, True), err
+  assert 'Traceback' not in err
+
+
+def test_a_mount_that_fails_ends_with_1(storage, tmp_path):
+  code, err = check(storage, tmp_path / 'no such folder')
+  assert code == 1
+  assert err.startswith('kd: error: ') and 'No such file' in err
+  assert len(err.splitlines()) == 1
 
 
 def test_a_workdir_has_one_owner(storage, tmp_path):

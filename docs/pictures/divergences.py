@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from kd.core import run_info
 from kd.losses import divergences
 
 IDS = np.arange(200.0)
@@ -133,7 +134,7 @@ def draw(fits, path):
   for axis in axes[1]:
     axis.set_xlabel('id')
   figure.tight_layout()
-  figure.savefig(path, dpi=110)
+  run_info.write_picture(path, figure, dpi=110)
   pyplot.close(figure)
 
 

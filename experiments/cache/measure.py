@@ -132,7 +132,7 @@ def _draw(results, path):
     axis.set_ylabel('%')
     axis.grid(alpha=0.3)
   axes[1].legend()
-  figure.savefig(path, dpi=120)
+  run_info.write_picture(path, figure, dpi=120)
 
 
 def _table(results):

@@ -153,7 +153,7 @@ def draw(results, random, path):
   axis.set_xticks(range(len(names)), names, fontsize=8)
   axis.set_ylabel(f'solved of the hardest {students.HARDEST}')
   axis.set_ylim(0)
-  figure.savefig(path, dpi=110)
+  run_info.write_picture(path, figure, dpi=110)
 
 
 def _write(results):

@@ -78,7 +78,7 @@ def draw(results, path):
     axis.set_xticks(range(len(names)), names, fontsize=8)
     axis.set_title(_MEASURES[measure], fontsize=10)
   figure.tight_layout()
-  figure.savefig(path, dpi=110)
+  run_info.write_picture(path, figure, dpi=110)
 
 
 def main(runs):

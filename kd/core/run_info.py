@@ -2,6 +2,7 @@
 
 import datetime
 from importlib import metadata
+import io
 import json
 import math
 import os
@@ -70,6 +71,13 @@ def write_json(path: str, value: Any) -> None:
 def write_text(path: str, text: str) -> None:
   """Writes text aside, then renames."""
   write_bytes(path, text.encode('utf-8'))
+
+
+def write_picture(path: str, figure: Any, dpi: int) -> None:
+  """Writes a matplotlib figure as PNG aside, then renames."""
+  data = io.BytesIO()
+  figure.savefig(data, format='png', dpi=dpi)
+  write_bytes(path, data.getvalue())
 
 
 def sync(path: str) -> None:

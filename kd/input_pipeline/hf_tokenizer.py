@@ -8,6 +8,7 @@ from typing import Any
 from sentencepiece import sentencepiece_model_pb2
 
 from kd.core import errors
+from kd.core import run_info
 from kd.input_pipeline import added_tokens
 from kd.input_pipeline import bpe
 from kd.input_pipeline import sentencepiece_models
@@ -83,10 +84,13 @@ def write(
     'model_max_length': 10**30,  # transformers' own way to say "no limit".
     'chat_template': chat_template,
   }
-  _write(directory, tokenizers.MODEL_FILE, tokenizer.model_proto)
-  _write(directory, added_tokens.TOKENIZER_JSON, _dump(_fast(tokenizer)))
-  _write(directory, added_tokens.CONFIG, _dump(config))
-  _write(directory, 'special_tokens_map.json', _dump(names))
+  for name, data in (
+    (tokenizers.MODEL_FILE, tokenizer.model_proto),
+    (added_tokens.TOKENIZER_JSON, _dump(_fast(tokenizer))),
+    (added_tokens.CONFIG, _dump(config)),
+    ('special_tokens_map.json', _dump(names)),
+  ):
+    run_info.write_bytes(os.path.join(directory, name), data)
 
 
 def _special_names(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
@@ -187,11 +191,3 @@ def _added(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
 
 def _dump(value: Mapping[str, Any]) -> bytes:
   return json.dumps(value, ensure_ascii=False, indent=1).encode('utf-8')
-
-
-def _write(directory: str, name: str, data: bytes) -> None:
-  """Writes a file aside and renames it."""
-  path = os.path.join(directory, name)
-  with open(f'{path}.part', 'wb') as f:
-    f.write(data)
-  os.replace(f'{path}.part', path)

@@ -1,9 +1,9 @@
 """Draws the memory of planned runs as bars against the chip's memory."""
 
 from collections.abc import Mapping, Sequence
-import os
 from typing import Any
 
+from kd.core import run_info
 from kd.planning import buffers
 from kd.planning import estimates
 from kd.planning import tables
@@ -62,9 +62,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: str) -> None:
     fontsize=8,
     frameon=False,
   )
-  aside = f'{path}.tmp-{os.getpid()}.png'
-  figure.savefig(aside, dpi=150)
-  os.replace(aside, path)
+  run_info.write_picture(path, figure, dpi=150)
 
 
 def _panels(rows):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import os
 import re
 
+from kd.core import run_info
 from kd.evaluation import intervals
 from kd.evaluation import measures
 from kd.evaluation import results
@@ -73,10 +74,8 @@ def draw(
     ncols=len(labels),
     frameon=False,
   )
-  aside = f'{path}.tmp.png'
-  figure.savefig(aside, dpi=130)
+  run_info.write_picture(path, figure, dpi=130)
   pyplot.close(figure)
-  os.replace(aside, path)
 
 
 def _measured(panel, set_names, students):

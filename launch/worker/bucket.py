@@ -4,10 +4,12 @@ Usage: bucket.py FOLDER BUCKET OWNER TAKEOVER KD_ARGUMENT...
 
 FOLDER is where BUCKET is mounted. OWNER names the slice or JobSet that starts
 the run; only its first worker gives one, the others give ''. TAKEOVER is yes or
-no. Exit code: 0, or 2 with a message.
+no. Exit code: 0; 2 where the run must not start; 1 where the mounted folder
+fails. The last two print a message.
 """
 
 import datetime
+import http.client
 import json
 import os
 import socket
@@ -70,7 +72,10 @@ def check_durable(folder, bucket):
     os.fsync(f.fileno())
     try:
       size = _object_size(bucket, name)
-    except (OSError, ValueError, KeyError) as e:
+    except (
+      *(OSError, http.client.HTTPException),
+      *(ValueError, TypeError, KeyError),  # Another answer than expected.
+    ) as e:
       print(
         f'kd: warning: gs://{bucket} could not be asked whether what is synced '
         f'at {folder} is stored: {e}',
@@ -127,6 +132,9 @@ def main(argv):
   except UnfitError as e:
     print(f'kd: error: {e}', file=sys.stderr)
     return 2
+  except OSError as e:
+    print(f'kd: error: {folder}: the bucket fails: {e}', file=sys.stderr)
+    return 1
   return 0
 
 
