@@ -381,10 +381,11 @@ def test_only_adaptive_weights_need_the_whole_distribution():
 
 
 def test_head_is_found_without_a_sort():
-  p = np.array([0.3, 0.1, 0.3, 0.05, 0.1, 0.15])
+  p = np.array([0.25, 0.125, 0.25, 0.0625, 0.125, 0.1875])
   q = np.array([0.1, 0.3, 0.2, 0.25, 0.1, 0.05])
-  # Head by mass: 0.3 twice for up to 0.6, then 0.15, then both 0.1, then all.
-  heads = {0.2: 2, 0.59: 2, 0.61: 3, 0.74: 3, 0.76: 5, 0.94: 5, 0.96: 6}
+  # Head by mass: 1/4 twice for up to 1/2, which is exact, then 3/16, then both
+  # 1/8, then all.
+  heads = {0.2: 2, 0.5: 2, 0.51: 3, 0.68: 3, 0.69: 5, 0.93: 5, 0.94: 6}
   gaps = np.abs(p - q)[[0, 2, 5, 1, 4, 3]]
   forward, reverse = (kl(np.log(x), np.log(y)) for x, y in ((p, q), (q, p)))
   for mass, size in heads.items():

@@ -175,6 +175,36 @@ def test_the_program_does_not_grow_with_depth(remat):
   assert _equations(12, remat) == _equations(24, remat)
 
 
+def _saved_per_token(remat):
+  """Numbers that the forward pass saves for the backward pass, by token."""
+  model = gemma3.build(_CONFIG, 'float32', remat, 'student')
+  shapes = gemma3.unbox(gemma3.abstract_params(model))
+
+  def residuals(params, *batch):
+    run = lambda p: model.apply({'params': p}, *batch)[0]
+    return jax.vjp(run, params)[1]
+
+  def size(length):
+    batch = [jax.ShapeDtypeStruct((1, length), np.int32)] * 3
+    saved = jax.eval_shape(residuals, shapes, *batch)
+    return sum(x.size for x in jax.tree.leaves(saved))
+
+  # Parameters are saved too, whatever the length.
+  return (size(32) - size(16)) / 16
+
+
+def test_rematerialization_saves_what_its_name_says():
+  c = _CONFIG
+  layers, inputs = c.num_layers, c.num_layers * c.embed_dim
+  block, dots, everything = map(_saved_per_token, ('block', 'dots', 'none'))
+  # The embedding's and the norms' values outside of the layers are few.
+  assert inputs <= block <= inputs + 4 * c.embed_dim
+  heads = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
+  products = layers * (heads + 2 * c.mlp_dim + 2 * c.embed_dim)
+  assert block + products <= dots + 1e-9 <= block + 1.5 * products
+  assert everything > 3 * dots
+
+
 @pytest.mark.parametrize('remat', ['block_offload', 'dots_offload'])
 def test_what_is_saved_on_the_host_changes_no_gradient(built, remat):
   model, params = built

@@ -1,9 +1,14 @@
 """Tests of a row's record."""
 
+import dataclasses
+
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 
+from kd.core import types
+from kd.input_pipeline import packing
 from kd.teachers import methods
 from kd.teachers import records
 
@@ -84,10 +89,48 @@ def test_kept_ids_and_tail_come_back_as_one_distribution(stored_as):
 def test_drawn_ids_keep_their_counts(draws):
   method = methods.Method('sampled', 'uint8', draws, 1.0, draws)
   row = _row(np.random.default_rng(1), draws=draws)
+  row.counts[0] = draws  # All draws of a position are the same id.
   found = records.decode(records.encode(row, method, V), method, V)
   np.testing.assert_array_equal(found.counts, row.counts)
   np.testing.assert_array_equal(found.ids, row.ids)
   assert found.tail_logprob is None
+
+
+def test_only_ids_that_were_not_drawn_are_normalized():
+  """The tail's mass holds that of drawn ids: they would count twice."""
+  method = methods.Method('stratified', 'float16', 20, 1.0, 4)
+  row = _row(np.random.default_rng(5), draws=5)
+  counts = row.counts * (np.arange(len(row.counts)) % 3 == 0)
+  kept = _by_position(row, np.exp(row.logprobs) * (counts == 0))
+  tail = np.log1p(-np.array([x.sum() for x in kept])).astype(np.float32)
+  row = dataclasses.replace(row, counts=counts, tail_logprob=tail)
+  found = records.decode(records.encode(row, method, V), method, V)
+  np.testing.assert_allclose(found.logprobs, row.logprobs, rtol=2**-9)
+  np.testing.assert_allclose(found.tail_logprob, tail, rtol=2**-9, atol=1e-3)
+  np.testing.assert_array_equal(found.counts, counts)
+
+
+def test_a_digest_depends_on_everything_in_a_row():
+  rng = np.random.default_rng(6)
+  ones = np.ones((2, 6), np.int32)
+  batch = types.Batch(
+    tokens=rng.integers(9, size=(2, 6), dtype=np.int32),
+    targets=rng.integers(9, size=(2, 6), dtype=np.int32),
+    positions=ones * np.arange(6, dtype=np.int32),
+    segment_ids=ones,
+    parts=0 * ones,
+    weights=ones.astype(np.float32),
+    row_id=np.arange(2, dtype=np.int32),
+  )
+  digests = {records.digest_of(batch, 1)}
+  for name in packing.FIELDS:
+    changed = np.array(getattr(batch, name))
+    changed[1, 4] += 1
+    digests.add(records.digest_of(batch.replace(**{name: changed}), 1))
+  assert len(digests) == 1 + len(packing.FIELDS)
+  # But not on which row of which batch it is.
+  reverse = jax.tree.map(lambda x: x[::-1], batch)
+  assert records.digest_of(reverse, 0) in digests
 
 
 def test_hidden_states_stay_within_half_a_step():

@@ -1,11 +1,12 @@
-"""Counting updates, and adding up many micro-batches in bfloat16."""
+"""Counting updates, and micro-batches against whole batches."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kd.config import base
-from kd.config import variants
 from kd.core import types
 from kd.losses import catalog
 from kd.losses import objective as objective_lib
@@ -14,12 +15,40 @@ from kd.losses import terms as terms_lib
 from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.optimizers import optimizers
+from kd.train import architectures
 from kd.train import update
+
+_WIDTH, _VOCAB = 16, 48
+_SIZES = gemma3_config.Gemma3Config(
+  embed_dim=_WIDTH,
+  mlp_dim=32,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=8,
+  vocab_size=_VOCAB,
+  layer_kinds=(gemma3_config.GLOBAL,),
+  window=4,
+  context=64,
+  query_scale=8.0,
+  local_rope_base=1e4,
+  global_rope_base=1e6,
+  global_rope_factor=1.0,
+  norm_epsilon=1e-6,
+)
+_LABELS = ('ce',)
+_ALL = ('ce', 'hidden', 'kl', 'noisy')
+_TERMS = {
+  'ce': base.term('cross_entropy'),
+  'hidden': base.term('hidden_states', pairs=1),
+  'kl': base.term('forward_kl', part='answer'),
+  # Random, and so no part of the total.
+  'noisy': base.term('hidden_states', pairs=1, dropout=0.5, weight=0.0),
+}
 
 
 def _batch(rows, length=4):
   rng = np.random.default_rng(0)
-  tokens = rng.integers(4, 260, (2, rows, length)).astype(np.int32)
+  tokens = rng.integers(4, _VOCAB, (2, rows, length)).astype(np.int32)
   ones = np.ones((rows, length), np.int32)
   return types.Batch(
     tokens=tokens[0],
@@ -32,36 +61,87 @@ def _batch(rows, length=4):
   )
 
 
-def _make(dtype, lr, micro_batches):
-  sizes = gemma3_config.from_variant('nano', variants.VARIANTS, '')
-  model = gemma3.build(sizes.keep_layers((4, 5)), dtype, 'none', '')
+def _targets(rows, length=4):
+  """A teacher that says something else of every row."""
+  rng = np.random.default_rng(1)
+  normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  hidden, layer = normal(rows, length, _WIDTH), normal(1, rows, length, _WIDTH)
+  dense = types.Dense(hidden, normal(_VOCAB, _WIDTH), jnp.float32(1.0))
+  return types.Targets((dense,), types.Taps(layer, None, None, None))
+
+
+@functools.cache
+def _make(dtype, micro_batches, keys):
+  """Returns the update of these terms, and its first state."""
+  model = gemma3.build(_SIZES, dtype, 'none', '')
+  lr = base.schedule('warmup_linear', peak=1.0, warmup_steps=4, final=0.0)
   optimizer, rate = optimizers.build(base.adamw(lr).to_dict(), 12)
-  context = terms_lib.Context(steps=12, student=None, teacher=None)
-  terms = catalog.build({'ce': base.term('cross_entropy').to_dict()}, context)
+  sizes = architectures.term_sizes(_SIZES)
+  context = terms_lib.Context(steps=12, student=sizes, teacher=sizes)
+  terms = catalog.build({k: _TERMS[k].to_dict() for k in keys}, context)
   objective = objective_lib.Objective(terms, selection.everywhere(), 64)
   step = update.make(model, objective, optimizer, rate, micro_batches)
-  params = jax.jit(lambda: gemma3.init_params(model, jax.random.key(0)))()
+  rng = np.random.default_rng(2)
+  params = jax.tree.map(
+    lambda x: (rng.normal(size=x.shape) / 4).astype(np.float32),
+    gemma3.unbox(gemma3.abstract_params(model)),
+  )
   return jax.jit(step), update.init_state(params, objective, optimizer, 0)
 
 
 def test_the_rate_counts_updates_and_not_micro_batches():
-  lr = base.schedule('warmup_linear', peak=1.0, warmup_steps=4, final=0.0)
-  step, state = _make('float32', lr, micro_batches=4)
+  step, state = _make('float32', 2, _ALL)
   seen = []
   for _ in range(12):
-    state, out = step(state, _batch(4), None)
+    state, out = step(state, _batch(4), _targets(4))
     seen.append(float(out.scalars['lr']))
   expected = [k / 4 for k in range(4)] + [1 - k / 8 for k in range(8)]
   np.testing.assert_allclose(seen, expected, atol=1e-6)
 
 
 def test_many_bfloat16_micro_batches_add_up_in_float32():
-  lr = base.schedule('constant', peak=0.0, warmup_steps=0)
   norms = []
   for micro_batches in (1, 64):
-    step, state = _make('bfloat16', lr, micro_batches)
+    step, state = _make('bfloat16', micro_batches, _LABELS)
     # The same row 64 times: every part's gradient is the whole's / 64.
     rows = jax.tree.map(lambda x: jnp.repeat(x, 64, axis=0), _batch(1))
     _, out = step(state, rows, None)
     norms.append(float(out.scalars['grad_norm']))
   np.testing.assert_allclose(norms[1], norms[0], rtol=3e-3)
+
+
+def test_micro_batches_of_different_weight_change_nothing():
+  """A mean over the batch is not the mean of its parts' means."""
+  weights = np.float32([[1, 1, 1, 1], [0, 3, 0, 0], [9, 1, 0, 2], [0, 0, 0, 1]])
+  parts = np.int32([[0, 0, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1], [1, 1, 1, 1]])
+  batch = _batch(4).replace(weights=weights, parts=parts)
+  seen = []
+  for micro_batches in (1, 2):
+    step, state = _make('float32', micro_batches, _ALL)
+    _, out = step(state, batch, _targets(4))
+    del out.sums['noisy'], out.scalars['lr']
+    seen.append([out.sums, out.totals, out.scalars])
+  jax.tree.map(
+    lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5),
+    *reversed(seen),
+  )
+
+
+def test_each_micro_batch_and_each_step_has_its_own_random_key():
+  step, state = _make('float32', 2, _ALL)
+  # Rows in pairs, one in each micro-batch, that differ by their key alone.
+  targets = _targets(4)
+  pair = lambda x: np.repeat(x[:2], 2, axis=0)
+  layer = np.stack([pair(x) for x in targets.taps.hidden])
+  targets = targets.replace(taps=targets.taps.replace(hidden=layer))
+  batch = jax.tree.map(pair, _batch(4))
+  seen = {}
+  for row in range(2):
+    counted = (np.arange(4) == row)[:, None].astype(np.float32)
+    one = batch.replace(weights=batch.weights * counted)
+    for number in range(2):
+      _, out = step(state.replace(step=jnp.int32(number)), one, targets)
+      seen[row, number] = out.sums['hidden'], out.sums['noisy']
+  same, noisy = np.transpose([*seen.values()])
+  np.testing.assert_allclose(same, same[0], rtol=1e-6)
+  assert len(set(noisy)) == len(noisy), noisy
