@@ -15,7 +15,9 @@ if __name__ == '__main__':
 from absl import app
 from absl import flags
 from absl import logging
+import ml_collections
 
+from kd.config import base
 from kd.config import command_line
 from kd.config import legal
 from kd.core import compile_cache
@@ -26,6 +28,7 @@ from kd.planning import check
 from kd.planning import plan
 from kd.train import modes
 from kd.train import preemption
+from kd.train import workdirs
 
 _MODES = {**modes.MODES, **check.MODES, **plan.MODES}
 
@@ -39,9 +42,9 @@ _MODE = flags.DEFINE_enum(
   list(_MODES),
   'train: train and evaluate. check: print what the config means. eval: '
   "evaluate. cache: compute a teacher's targets once, to train from. generate: "
-  'answer prompts. reason: chains of thought. search: trees of thought. '
-  'export: write weights for other systems. plan: what a run needs on a TPU '
-  'slice, without one.',
+  'answer prompts. chat: talk to the student in a terminal. reason: chains of '
+  'thought. search: trees of thought. export: write weights for other systems. '
+  'plan: what a run needs on a TPU slice, without one.',
 )
 
 
@@ -75,6 +78,18 @@ def _run_mode():
     sys.exit(error.exit_code)
 
 
+def _default_config() -> ml_collections.ConfigDict | None:
+  """Returns the config where --config names none: that of the workdir's run.
+
+  A chat reads little of a config, so that it does without a run as well.
+  """
+  if _WORKDIR.value:
+    config = workdirs.recorded_config(paths.expand(_WORKDIR.value))
+    if config is not None:
+      return config
+  return base.get_config() if _MODE.value == 'chat' else None
+
+
 def _from_users_folder() -> None:
   """`bazel run` starts in the runfiles: relative paths mean the user's."""
   folder = os.environ.get('BUILD_WORKING_DIRECTORY')
@@ -82,12 +97,16 @@ def _from_users_folder() -> None:
     os.chdir(folder)
 
 
+def _parse_flags(argv: list[str]) -> list[str]:
+  return command_line.parse_flags(argv, default=_default_config)
+
+
 def run() -> None:
   """Starts the program."""
   _from_users_folder()
   # Orbax warns of what is meant; the project's own warnings are printed.
   logging.set_verbosity(logging.ERROR)
-  app.run(main, flags_parser=command_line.parse_flags)
+  app.run(main, flags_parser=_parse_flags)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ Names are changed first, whatever the order of the flags, so that arguments of
 the new name can be set too. A --flagfile may hold any of these.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import importlib.util
 import inspect
 import os
@@ -26,7 +26,12 @@ from kd.config import legal as legal_lib
 from kd.config import overrides as overrides_lib
 from kd.core import errors
 
-_EXAMPLE = 'a file such as configs/quickstart.py, or FILE:ARGUMENT'
+_EXAMPLE = (
+  'a file such as configs/quickstart.py, or FILE:ARGUMENT; without it, the '
+  '--workdir of a run'
+)
+
+Default = Callable[[], ml_collections.ConfigDict | None]
 
 
 class _Parser(flags.ArgumentParser):
@@ -46,12 +51,18 @@ def define(name: str = 'config') -> flags.FlagHolder:
   )
 
 
-def parse_flags(argv: Sequence[str], flag_name: str = 'config') -> list[str]:
+def parse_flags(
+  argv: Sequence[str],
+  flag_name: str = 'config',
+  default: Default = lambda: None,
+) -> list[str]:
   """Parses the command line; for absl's app.run.
 
   Args:
     argv: the command line.
     flag_name: the flag of the config file.
+    default: called if there is no such flag, when the other flags are parsed;
+      returns the config, or None if there must be a flag.
 
   Returns:
     The arguments that are no flags.
@@ -60,7 +71,7 @@ def parse_flags(argv: Sequence[str], flag_name: str = 'config') -> list[str]:
     SystemExit: 2, after a message that names what is wrong.
   """
   try:
-    return _parse(argv, flag_name)
+    return _parse(argv, flag_name, default)
   except errors.KdError as e:
     message, code = str(e), e.exit_code
   except (flags.Error, TypeError, ValueError) as e:
@@ -71,7 +82,7 @@ def parse_flags(argv: Sequence[str], flag_name: str = 'config') -> list[str]:
   raise SystemExit(code)
 
 
-def _parse(argv, flag_name):
+def _parse(argv, flag_name, default):
   if any(re.match(r'-{1,2}help', a) for a in argv):
     return flags.FLAGS(argv)
   rest, changes = _split(_expanded(argv[1:]), flag_name)
@@ -79,6 +90,8 @@ def _parse(argv, flag_name):
   if len(stray) > 1:
     raise errors.ConfigError('command line', f'stray argument {stray[1]!r}')
   flag = flags.FLAGS[flag_name]
+  if flag.value is None:
+    flag.value = default()
   if flag.value is None:
     raise errors.ConfigError(f'--{flag_name}', 'not given', legal=_EXAMPLE)
   flag.value = base.checked(overrides_lib.apply(flag.value, changes))

@@ -20,7 +20,12 @@ def read(path: str) -> str:
     return data.decode('utf-8')
   except UnicodeDecodeError as e:
     line = data.count(b'\n', 0, e.start) + 1
-    raise errors.ConfigError(f'{path}:{line}', str(e), legal=_UTF8) from e
+    raise not_utf8(f'{path}:{line}', e) from e
+
+
+def not_utf8(where: str, error: UnicodeDecodeError) -> errors.ConfigError:
+  """Returns the error for bytes that are not UTF-8; `where` is their line."""
+  return errors.ConfigError(where, str(error), legal=_UTF8)
 
 
 def check_unicode(text: str, where: str) -> None:

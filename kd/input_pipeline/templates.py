@@ -87,6 +87,11 @@ def exchange(
   return messages
 
 
+def has_turns(name: str) -> bool:
+  """Returns whether a template can write a chat: system text, several turns."""
+  return name == 'gemma'
+
+
 def check_name(name: str, path: str = 'data.template') -> None:
   """Raises ConfigError unless `name` is a template's."""
   if name not in NAMES:

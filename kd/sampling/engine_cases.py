@@ -51,9 +51,9 @@ def letters(ids):
   return ''.join(chr(ord('A') + i) for i in ids)
 
 
-def make(batch=3, stop_ids=(), size=VOCAB, model=MODEL):
+def make(batch=3, stop_ids=(), size=VOCAB, model=MODEL, shapes=engine.SHAPES):
   words = engine.Vocabulary(size, stop_ids, 0, letters)
-  return engine.Engine(model, words, batch)
+  return engine.Engine(model, words, batch, shapes)
 
 
 def settings(**changes):

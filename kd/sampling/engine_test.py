@@ -16,6 +16,7 @@ from kd.sampling import device
 from kd.sampling import engine as engine_lib
 from kd.sampling import engine_cases as cases
 from kd.sampling import requests as requests_lib
+from kd.sampling import streaming
 
 WINDOW = cases.WINDOW
 
@@ -167,6 +168,47 @@ def test_stop_strings_end_an_answer_and_its_row(params):
       assert sample.ids == whole.ids[: at + 2]
       assert len(sample.logprobs) == at + 2
     assert found[0][0].finish == found[1][0].finish == 'stop'
+
+
+def _read(engine, params, request, how, limit=99):
+  """The sample, the text that a reader saw, and the counts of ids it saw."""
+  stream, counts = streaming.Stream(cases.letters, how.stop_strings), []
+
+  def watch(index, number, ids):
+    assert (index, number) == (0, 0)
+    stream.add(ids)
+    counts.append(len(ids))
+    if len(ids) == limit:
+      raise KeyError
+
+  weights = engine.weights(params)
+  ((_, (sample,)),) = engine.stream(
+    params, [request], how, watch=watch, weights=weights
+  )
+  return sample, stream, counts
+
+
+@pytest.mark.parametrize('temperature', (0.0, 1.0))
+def test_a_reader_sees_an_answer_grow_whatever_the_shapes(params, temperature):
+  asked = cases.asked(cases.prompts([5, 30]))
+  how = cases.settings(temperature=temperature)
+  ((free,), _) = cases.make().generate(params, asked, how)
+  # Two characters that the answer comes to, each in a slice of its own.
+  how = dataclasses.replace(how, stop_strings=(free.text[11:13],))
+  wanted = cases.make().generate(params, asked, how)
+  assert wanted[0][0].finish == 'stop'
+  shapes = engine_lib.Shapes(steps=1, prompt=32, slots=64)
+  engine = cases.make(batch=1, shapes=shapes)
+  with pytest.raises(KeyError):
+    _read(engine, params, asked[1], how, limit=3)
+  for request, (sample,) in zip(asked, wanted, strict=True):
+    got, stream, counts = _read(engine, params, request, how)
+    assert (got.ids, got.text) == (sample.ids, sample.text)
+    # The last token ends the answer, and comes with the sample.
+    assert counts == list(range(1, len(got.ids)))
+    assert got.text.startswith(stream.text)
+    stream.end(got.text)
+    assert stream.text == got.text
 
 
 def test_rows_are_refilled_when_they_end(params, monkeypatch):

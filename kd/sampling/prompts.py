@@ -138,11 +138,18 @@ def _check_messages(messages, where):
 def requests_of(
   prompts: Sequence[Prompt], seed: int, samples: int
 ) -> list[requests.Request]:
-  """A request for each prompt, with the seed (`seed`, the prompt's number)."""
+  """A request for each prompt, numbered in order."""
   return [
-    requests.Request(tuple(prompt.ids), seed << 32 | number, samples)
+    request_of(prompt.ids, seed, number, samples)
     for number, prompt in enumerate(prompts)
   ]
+
+
+def request_of(
+  ids: Sequence[int], seed: int, number: int, samples: int
+) -> requests.Request:
+  """Returns the request of the prompt with that number, from 0."""
+  return requests.Request(tuple(ids), seed << 32 | number, samples)
 
 
 def answer_file(

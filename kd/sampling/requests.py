@@ -63,6 +63,13 @@ class Request:
   max_new_tokens: int | None = None
 
 
+def limit(request: Request, settings: Settings) -> int:
+  """Returns the most ids of an answer to a request."""
+  if request.max_new_tokens is None:
+    return settings.max_new_tokens
+  return min(request.max_new_tokens, settings.max_new_tokens)
+
+
 @dataclasses.dataclass(frozen=True)
 class Sample:
   """One answer.

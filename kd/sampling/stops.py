@@ -31,6 +31,20 @@ def end(
   return None
 
 
+def surely_kept(text: str, strings: Sequence[str]) -> int:
+  """Returns how many characters stay, whatever text follows.
+
+  Args:
+    text: without a stop string.
+    strings: the stop strings.
+  """
+  longest = max(map(len, strings), default=0)
+  for begin in range(max(len(text) - longest, 0), len(text)):
+    if any(string.startswith(text[begin:]) for string in strings):
+      return begin
+  return len(text)
+
+
 def _find(text, strings):
   """Where the first of the strings begins."""
   found = [text.find(string) for string in strings]

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 
-from kd.checkpoints import manager
 from kd.core import run_info
 from kd.evaluation import intervals
 from kd.evaluation import measures
@@ -47,7 +46,7 @@ def evaluate(run: resolve.Run, workdir: str, say: Say) -> None:
 def _write(run, workdir, result, model, say):
   for name, value in result.metrics.items():
     say(f'{name} {value:.6g}')
-  what, title = _subject(run, workdir)
+  what, title = outputs.student_source(run, workdir)
   more = {'model': model, 'of': title, 'date': run_info.now(), 'sets': {}}
   for name in result.scores:
     sizes = measures.counts(result, name)
@@ -62,14 +61,6 @@ def _write(run, workdir, result, model, say):
   say(f'scores: {path}')
   if result.answers:
     say(f'answers: {results.answers_path(path)}')
-
-
-def _subject(run, workdir):
-  """The name of the files, and what the evaluated model is."""
-  if manager.latest_step(workdir) is not None:
-    which = run.config.export.checkpoint
-    return which, f'{which} checkpoint'
-  return 'init', run.student.init
 
 
 def _intervals(result, set_name) -> dict[str, Any]:

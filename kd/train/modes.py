@@ -19,6 +19,8 @@ from kd.models import gemma3_config
 from kd.partitioning import processes
 from kd.train import best
 from kd.train import cache as cache_lib
+from kd.train import chat as chat_lib
+from kd.train import console as console_lib
 from kd.train import distill
 from kd.train import lock
 from kd.train import measure
@@ -54,26 +56,27 @@ def _devices(config):
   return jax.devices()
 
 
-def _open(config, workdir, with_teachers=False) -> resolve.Run:
+def _open(config, workdir, with_teachers=False, warn=say) -> resolve.Run:
   """The run of a mode that trains nothing.
 
   Args:
     config: as the flag gave it.
     workdir: may hold a run.
     with_teachers: whether the mode needs them.
+    warn: prints a warning.
   """
   devices = _devices(config)
   run = resolve_student.resolve_student(config, devices, workdir, with_teachers)
   workdirs.check(run.config, workdir, workdirs.NOT_TRAINED)
   workdirs.check_tokenizer(run, workdir)
   for line in _template_warnings(run):
-    say(line)
+    warn(line)
   return run
 
 
-def _open_alone(config, workdir, mode, with_teachers=False):
+def _open_alone(config, workdir, mode, with_teachers=False, warn=say):
   """As _open, for a mode that one process does."""
-  run = _open(config, workdir, with_teachers)
+  run = _open(config, workdir, with_teachers, warn)
   _check_alone(mode)
   return run
 
@@ -207,6 +210,13 @@ def generate(config: ml_collections.ConfigDict, workdir: str) -> None:
   outputs.generate(_open_alone(config, workdir, 'generate'), workdir, say)
 
 
+def chat(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Talks to the student that `generate` would ask."""
+  console = console_lib.Console()
+  run = _open_alone(config, workdir, 'chat', warn=console.say)
+  chat_lib.chat(run, workdir, console)
+
+
 def search(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Searches trees of thought for the instances of `search`."""
   if search_fields.asks_model(config.search):
@@ -247,6 +257,7 @@ MODES: dict[str, Callable[[ml_collections.ConfigDict, str], None]] = {
   'cache': cache,
   'eval': evaluate,
   'generate': generate,
+  'chat': chat,
   'search': search,
   'reason': reason,
   'export': export,

@@ -17,6 +17,7 @@ from kd.partitioning import rules
 from kd.sampling import engine
 from kd.sampling import fields as sampling_fields
 from kd.sampling import prompts
+from kd.sampling import requests
 from kd.teachers import fingerprints
 from kd.train import parameters
 from kd.train import resolve
@@ -50,6 +51,20 @@ def student_params(run: resolve.Run, workdir: str) -> types.PyTree:
   return parameters.load(run.student, run.config.seed, 'student.init', None)
 
 
+def student_source(run: resolve.Run, workdir: str) -> tuple[str, str]:
+  """Returns what student_params reads: a name for files, and a title."""
+  if manager.latest_step(workdir) is not None:
+    which = run.config.export.checkpoint
+    return which, f'{which} checkpoint'
+  return 'init', run.student.init
+
+
+def settings_line(settings: requests.Settings) -> str:
+  """Returns all sampling settings: none comes from anywhere but the config."""
+  chosen = dataclasses.asdict(settings)
+  return 'settings: ' + ', '.join(f'{k} {v}' for k, v in chosen.items())
+
+
 def generate(run: resolve.Run, workdir: str, say: Say) -> None:
   """Answers the prompts of a file, one JSON line each; goes on where it was.
 
@@ -73,9 +88,7 @@ def generate(run: resolve.Run, workdir: str, say: Say) -> None:
   words = engine.vocabulary(run.tokenizer)
   sampler = engine.Engine(module, words, fields.batch_size)
   params = student_params(run, workdir)
-  # All of them: none comes from anywhere but the config.
-  chosen = dataclasses.asdict(settings)
-  say('settings: ' + ', '.join(f'{k} {v}' for k, v in chosen.items()))
+  say(settings_line(settings))
   with (
     rules.active(run.mesh),
     progress.Progress('generate', say, len(questions), 'prompts') as task,

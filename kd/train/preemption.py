@@ -15,6 +15,7 @@ from kd.partitioning import processes
 
 # What a shell reports for a program that Ctrl-C ended.
 ABORTED = 128 + signal.SIGINT
+_MARK = 0  # No signal has this number.
 
 
 class Notice:
@@ -29,11 +30,14 @@ class Notice:
   def __init__(self):
     self._received, self._unsaved = threading.Event(), False
     self._name, self._takes_interrupts = 'SIGTERM', True
+    self._pipe: int | None = None
+    self._caught_up = threading.Event()
 
   def install(self) -> None:
     """Handles the signals from here on; call it in the main thread."""
     here, there = os.pipe()
     os.set_blocking(there, False)
+    self._pipe = there
     # Python runs signal handlers in the main thread alone, between bytecodes;
     # the byte is written by whichever thread gets the signal.
     signal.set_wakeup_fd(there, warn_on_full_buffer=False)
@@ -49,6 +53,9 @@ class Notice:
         self._handle(number)
 
   def _handle(self, number):
+    if number == _MARK:
+      self._caught_up.set()
+      return
     if number == signal.SIGINT and self._takes_interrupts:
       if self.received:
         _end_now(ABORTED, 'Ctrl-C twice: ended without saving')
@@ -84,7 +91,16 @@ class Notice:
       yield
     finally:
       signal.signal(signal.SIGINT, previous)
+      # The thread may have yet to read of a signal that `handler` had.
+      self._catch_up()
       self._takes_interrupts = True
+
+  def _catch_up(self):
+    """Waits until the thread has read of all signals so far."""
+    if self._pipe is not None:
+      self._caught_up.clear()
+      os.write(self._pipe, bytes([_MARK]))
+      self._caught_up.wait()
 
   @property
   def received(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import ml_collections
 
 from kd.checkpoints import manager
+from kd.config import base
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import json_files
@@ -69,6 +70,21 @@ class Changes:
       for field, (old, new) in self.paths.items()
     ]
     return lines
+
+
+def recorded_config(workdir: str) -> ml_collections.ConfigDict | None:
+  """Returns the config that a workdir was last run with; None without a run.
+
+  Raises:
+    ConfigError: the file is damaged, or another version of kd wrote it.
+  """
+  fields = json_files.read_in(workdir, CONFIG_FILE, '--workdir')
+  if not fields:
+    return None
+  try:
+    return base.checked(ml_collections.ConfigDict(fields))
+  except errors.ConfigError as e:
+    raise e.at(f'{os.path.join(workdir, CONFIG_FILE)}: {e.path}') from e
 
 
 def check(

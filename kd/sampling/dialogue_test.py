@@ -1,0 +1,62 @@
+"""Which turns a prompt holds, against the text that Gemma reads."""
+
+import pytest
+
+from kd.core import errors
+from kd.input_pipeline import tokenizers
+from kd.sampling import dialogue
+
+_TOKENIZER = tokenizers.load('bytes')
+
+
+def _text(ids):
+  """The text of ids, with the marks of turns as | and BOS as ^."""
+  marks = {
+    _TOKENIZER.bos_id: '^',
+    _TOKENIZER.start_of_turn_id: '|',
+    _TOKENIZER.end_of_turn_id: '|',
+  }
+  return ''.join(marks.get(i) or _TOKENIZER.decode([i]) for i in ids)
+
+
+def test_the_whole_dialogue_is_written_again():
+  turns = dialogue.Dialogue(_TOKENIZER, 'gemma', 1000)
+  turns.system = 'Be kind.'
+  ids, dropped = turns.prompt('A?')
+  assert (_text(ids), dropped) == (
+    '^|user\nBe kind.\n\nA?|\n|model\n',
+    0,
+  )
+  turns.add('A?', 'a')
+  turns.system = ''
+  ids, dropped = turns.prompt('B?')
+  assert (_text(ids), dropped) == (
+    '^|user\nA?|\n|model\na|\n|user\nB?|\n|model\n',
+    0,
+  )
+  turns.reset()
+  ids, _ = turns.prompt('C?')
+  assert _text(ids) == '^|user\nC?|\n|model\n'
+
+
+def test_the_oldest_exchanges_are_dropped_for_good():
+  text = '^|user\nS\n\nC?|\n|model\nc|\n|user\nD?|\n|model\n'
+  turns = dialogue.Dialogue(_TOKENIZER, 'gemma', len(text))
+  turns.system = 'S'
+  for letter in 'ABC':
+    turns.add(f'{letter}?', letter.lower())
+  ids, dropped = turns.prompt('D?')
+  # The system text stays, in front of the first message that is left.
+  assert (_text(ids), dropped) == (text, 2)
+  assert turns.prompt('D?') == (ids, 0)
+  with pytest.raises(errors.ConfigError, match=f'at most {len(text)}, the con'):
+    turns.prompt('x' * len(text))
+  # That message is refused, and nothing is lost by it.
+  assert turns.prompt('D?') == (ids, 0)
+
+
+def test_a_template_without_turns_answers_each_message_alone():
+  turns = dialogue.Dialogue(_TOKENIZER, 'plain', 10)
+  turns.add('A?', 'a')
+  ids, dropped = turns.prompt('B?')
+  assert (_text(ids), dropped) == ('^B?', 0)

@@ -1,0 +1,288 @@
+"""--mode=chat: a dialogue with the student, on a terminal or through pipes."""
+
+from collections.abc import Sequence
+import contextlib
+import re
+import time
+
+from kd.core import errors
+from kd.core import progress
+from kd.core import types
+from kd.input_pipeline import templates
+from kd.models import gemma3_config
+from kd.partitioning import rules
+from kd.sampling import dialogue
+from kd.sampling import engine
+from kd.sampling import fields as sampling_fields
+from kd.sampling import prompts
+from kd.sampling import requests
+from kd.sampling import streaming
+from kd.train import console as console_lib
+from kd.train import outputs
+from kd.train import preemption
+from kd.train import resolve
+
+# One step at a time shows each token as it comes. A dialogue passes through
+# few lengths of prompts, and nearly all of them share one program of steps.
+_SHAPES = engine.Shapes(steps=1, prompt=128, slots=2048)
+
+_COMMAND = re.compile(r'/(\w*)(?:\s+(.*))?', re.DOTALL)
+_HELP = """\
+/system TEXT  put TEXT in front of the first message; /system alone: no text
+/reset        forget all messages and answers
+/help         list the commands
+/exit         leave, as Ctrl-D does
+Ctrl-C stops an answer, or drops what is typed; the next Ctrl-C leaves.
+A line that ends in a backslash continues in the next one."""
+
+
+def chat(run: resolve.Run, workdir: str, console: console_lib.Console) -> None:
+  """Answers messages, one after the other, until they end.
+
+  Args:
+    run: from resolve_student.
+    workdir: the folder that may hold the student.
+    console: has the messages, and gets the answers.
+
+  Raises:
+    ConfigError: the config leaves no room for a prompt; or a line that is not
+      typed on a terminal cannot be answered.
+    NonFiniteError: the model's logits are NaN or infinite.
+  """
+  fields = run.config.generate
+  settings = sampling_fields.settings(fields, tuple(fields.stop_strings))
+  context = run.student.config.context
+  engine.check_room(
+    run.student.module, settings.max_new_tokens, 'generate.max_new_tokens'
+  )
+  template = run.config.data.template
+  turns = dialogue.Dialogue(
+    run.tokenizer, template, context - settings.max_new_tokens
+  )
+  with progress.Progress('loading', console.say):
+    params = outputs.student_params(run, workdir)
+  _, title = outputs.student_source(run, workdir)
+  count = gemma3_config.parameter_count(run.student.config)
+  console.say(
+    f'{title}: {count:,} parameters, context of {context:,} tokens, template '
+    f'{template!r}'
+  )
+  console.say(outputs.settings_line(settings))
+  if not templates.has_turns(template):
+    console.say(
+      f'the template {template!r} has no turns: each message is answered alone'
+    )
+  with rules.active(run.mesh):
+    session = _Session(run, params, settings, turns, console)
+    session.compile()
+    try:
+      session.talk()
+    except BrokenPipeError:
+      console.close()
+
+
+class _Stopped(Exception):
+  """Ctrl-C came in the middle of an answer."""
+
+
+class _Session:
+  """One dialogue."""
+
+  def __init__(
+    self,
+    run: resolve.Run,
+    params: types.PyTree,
+    settings: requests.Settings,
+    turns: dialogue.Dialogue,
+    console: console_lib.Console,
+  ):
+    self._run, self._settings = run, settings
+    self._turns, self._console = turns, console
+    self._words = engine.vocabulary(run.tokenizer)
+    # Devices share rows, and one of the rows is used.
+    rows = rules.row_parts(run.mesh)
+    self._engine = engine.Engine(run.student.module, self._words, rows, _SHAPES)
+    self._params, self._weights = params, self._engine.weights(params)
+    self._buckets: set[int] = set()
+    self._number = 0  # of the next message
+    self._answering = self._stop = False
+    self._typed = False  # when Ctrl-C came at the prompt
+
+  def compile(self) -> None:
+    """Compiles what short dialogues need."""
+    start = time.monotonic()
+    bos = prompts.request_of([self._run.tokenizer.bos_id], 0, 0, samples=1)
+    self._buckets.add(self._engine.bucket(bos, self._settings))
+    self._console.say('compiling, once for all short dialogues')
+
+    def stop(*unused):
+      del unused
+      raise _Stopped
+
+    compiling = progress.Progress('compiling', self._console.say)
+    with compiling, contextlib.suppress(_Stopped):
+      list(self._stream(bos, stop))
+    self._console.say(f'ready after {time.monotonic() - start:.1f} s')
+
+  def _stream(self, request, watch):
+    return self._engine.stream(
+      self._params,
+      [request],
+      self._settings,
+      watch=watch,
+      weights=self._weights,
+    )
+
+  def talk(self) -> None:
+    """Answers all messages."""
+    interrupted = False  # by the last Ctrl-C, and nothing was sent since
+    if self._console.interactive:
+      self._console.say('/help lists commands; Ctrl-D leaves')
+      interrupts = preemption.NOTICE.interrupts_left_to(self._interrupt)
+    else:
+      interrupts = contextlib.nullcontext()
+    with interrupts:
+      while True:
+        try:
+          if not self._turn():
+            return
+          interrupted = self._stop
+        except KeyboardInterrupt:
+          if interrupted and not self._typed:
+            self._console.write('\n')
+            return
+          interrupted = True
+          self._console.say('\nCtrl-C again, Ctrl-D or /exit leaves')
+
+  def _interrupt(self, *unused) -> None:
+    """Handles Ctrl-C."""
+    del unused
+    if self._answering:
+      self._stop = True
+      return
+    self._typed = self._console.typed()
+    raise KeyboardInterrupt
+
+  def _turn(self) -> bool:
+    """Reads and answers one message; False if there is none."""
+    self._stop = False
+    try:
+      message = self._console.read()
+      if message is None:
+        return False
+      command = _COMMAND.fullmatch(message.strip())
+      if command:
+        return self._obey(command[1], command[2] or '')
+      self._answer(message)
+    except errors.ConfigError as e:
+      self._console.refuse(e)
+    return True
+
+  def _obey(self, name: str, text: str) -> bool:
+    """Obeys a command; returns False if the chat ends."""
+    names = ('exit', 'help', 'reset', 'system')
+    if name not in names:
+      legal = [f'/{n}' for n in names]
+      raise errors.unknown('message', 'command', f'/{name}', legal)
+    if text and name != 'system':
+      raise errors.ConfigError('message', f'/{name} takes no text')
+    if name == 'system':
+      self._set_system(text)
+    elif name == 'reset':
+      self._turns.reset()
+      self._console.say('all messages and answers are forgotten')
+    elif name == 'help':
+      self._console.say(_HELP)
+    return name != 'exit'
+
+  def _set_system(self, text: str) -> None:
+    template = self._run.config.data.template
+    if not templates.has_turns(template):
+      raise errors.ConfigError(
+        'message',
+        f'/system: the template {template!r} writes no system text',
+        legal="data.template 'gemma'",
+      )
+    self._turns.system = text
+    self._console.say(
+      'the system text is set' if text else 'there is no system text now'
+    )
+
+  def _answer(self, message: str) -> None:
+    """Streams the answer to a message."""
+    ids, dropped = self._turns.prompt(message)
+    if dropped:
+      self._console.say(
+        'the context is full; oldest messages dropped with their answers: '
+        f'{dropped}'
+      )
+    seed = self._run.config.generate.seed
+    request = prompts.request_of(ids, seed, self._number, samples=1)
+    self._number += 1
+    bucket = self._engine.bucket(request, self._settings)
+    if bucket not in self._buckets:
+      self._buckets.add(bucket)
+      self._console.say(f'compiling for dialogues of up to {bucket:,} tokens')
+    part = streaming.Stream(self._words.decode, self._settings.stop_strings)
+    speed = _Speed()
+
+    def watch(request: int, sample: int, ids: Sequence[int]) -> None:
+      del request, sample  # There is one.
+      speed.count(len(ids))
+      self._console.write(part.add(ids))
+      if self._stop:
+        raise _Stopped
+
+    finish = 'stopped'
+    self._answering = True
+    try:
+      ((_, (sample,)),) = self._stream(request, watch)
+      speed.count(len(sample.ids) + (sample.stop_id is not None))
+      self._console.write(part.end(sample.text))
+      finish = sample.finish
+    except _Stopped:
+      pass
+    finally:
+      self._answering = False
+    self._console.write('\n')
+    self._turns.add(message, part.text)
+    self._report(speed, finish)
+
+  def _report(self, speed: '_Speed', finish: str) -> None:
+    """Shows how fast an answer came, and whether it is whole."""
+    limit = self._settings.max_new_tokens
+    cut = f'cut at generate.max_new_tokens ({limit})'
+    ends = {'stop': '', 'length': cut, 'stopped': 'stopped'}
+    if self._console.interactive:
+      parts = filter(None, [*speed.parts(), ends[finish]])
+      self._console.say(f'[{", ".join(parts)}]')
+    elif finish == 'length':
+      self._console.say(f'{self._console.where}: answer {cut}')
+
+
+class _Speed:
+  """How fast the tokens of an answer come."""
+
+  def __init__(self):
+    self._start = time.monotonic()
+    self._first: tuple[float, int] | None = None
+    self._last = (self._start, 0)
+
+  def count(self, tokens: int) -> None:
+    """Notes that there are this many tokens now."""
+    self._last = (time.monotonic(), tokens)
+    self._first = self._first or self._last
+
+  def parts(self) -> list[str]:
+    """Returns the number of tokens, tokens a second and the first one's time.
+
+    Speed excludes the prompt, which is read before the first token.
+    """
+    end, tokens = self._last
+    parts = [f'{tokens} token{"s" * (tokens != 1)}']
+    if self._first is None:
+      return parts
+    begin, before = self._first
+    if tokens > before:
+      parts.append(f'{(tokens - before) / (end - begin):.1f} tokens/s')
+    return [*parts, f'first after {begin - self._start:.2f} s']

@@ -1,0 +1,122 @@
+"""--mode=chat on a terminal: what is typed, and what is shown."""
+
+import json
+import os
+import pty
+import re
+import select
+import sys
+import time
+
+from kd.config import base
+from kd.train import modes
+from tests import command
+
+_INIT = 'hf:data/fixtures/quickstart_teacher'
+_FIELDS = (
+  f'--config.student.init={_INIT}',
+  '--config.student.dtype=float32',
+  '--config.data.template=gemma',
+  # Leaves room for prompts of 74 tokens.
+  '--config.generate.max_new_tokens=950',
+)
+_PROMPT = '>>> '
+_ENDLESS = 'count'  # This model answers it with 9 after 9.
+
+
+class _Terminal:
+  """A chat on a terminal of its own."""
+
+  def __init__(self, *arguments):
+    self._pid, self._fd = pty.fork()
+    if not self._pid:
+      python = [sys.executable, '-m', 'kd.main', '--mode=chat', *arguments]
+      # A dumb terminal is sent no sequences that move the cursor.
+      os.execve(python[0], python, {**command.environment(), 'TERM': 'dumb'})
+    self._unread = ''
+
+  def until(self, words):
+    """What is shown up to these words, which must come."""
+    end = time.monotonic() + 300
+    while words not in self._unread:
+      assert time.monotonic() < end, self._unread
+      if select.select([self._fd], [], [], 1.0)[0]:
+        self._unread += self._read()
+    shown, self._unread = self._unread.split(words, 1)
+    return shown.replace('\r\n', '\n')
+
+  def _read(self):
+    try:
+      data = os.read(self._fd, 65536)
+    except OSError:  # How Linux says that the program has left.
+      data = b''
+    assert data, f'ended: {self._unread}'
+    return data.decode('ascii')
+
+  def type(self, text):
+    os.write(self._fd, text.encode())
+
+  def ask(self, line):
+    """What is shown between a line and the next prompt."""
+    self.type(f'{line}\n')
+    self.until('\n')  # The line's echo.
+    return self.until(_PROMPT)
+
+  def code(self):
+    """The exit code."""
+    status = os.waitpid(self._pid, 0)[1]
+    os.close(self._fd)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _generated(folder, *dialogues):
+  """The answers of --mode=generate to messages and answers in turn."""
+  roles = ('user', 'assistant', 'user')
+  lines = [
+    {'messages': [{'role': r, 'content': t} for r, t in zip(roles, texts)]}
+    for texts in dialogues
+  ]
+  path = folder / 'prompts.jsonl'
+  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+  config = base.get_config()
+  config.student.update(init=_INIT, dtype='float32')
+  config.data.template = 'gemma'
+  config.generate.update(prompts=str(path), max_new_tokens=64, batch_size=1)
+  modes.generate(config, str(folder))
+  written = (folder / 'completions.jsonl').read_text().splitlines()
+  return [json.loads(line)['samples'][0]['text'] for line in written]
+
+
+def test_a_dialogue_on_a_terminal(tmp_path):
+  terminal = _Terminal(f'--workdir={tmp_path}/none', *_FIELDS)
+  start = terminal.until(_PROMPT)
+  for words in (f'{_INIT}: 1,167,872 parameters', 'ready after', '/help'):
+    assert words in start
+  assert "warning: student.init: data.template is 'gemma', but" in start
+  report = r'(.*)\n\[\d+ tokens, [0-9.]+ tokens/s, first after [0-9.]+ s\]\n'
+  first = re.fullmatch(report, terminal.ask('Q: 1+2=?'))[1]
+  second = re.fullmatch(report, terminal.ask('hi'))[1]
+  shown = terminal.ask('x')
+  dropped = 'the context is full; oldest messages dropped with their answers: 1'
+  third = re.fullmatch(rf'{dropped}\n{report}', shown)[1]
+  assert "did you mean '/reset'?" in terminal.ask('/rest')
+  assert 'forgotten' in terminal.ask('/reset')
+  # Ctrl-C ends an answer, and the chat goes on.
+  terminal.type(f'{_ENDLESS}\n')
+  terminal.until('999')
+  terminal.type('\x03')
+  assert re.search(r'\n\[\d+ tokens, .*, stopped\]', terminal.until(_PROMPT))
+  terminal.type('Q: 1+\\\n')
+  terminal.until('... ')
+  # At the prompt it drops what was typed; then it leaves.
+  terminal.type('\x03')
+  assert 'Ctrl-C again' in terminal.until(_PROMPT)
+  terminal.type('again')
+  terminal.until('again')  # Its echo: the driver drops what it still holds.
+  terminal.type('\x03')
+  assert 'Ctrl-C again' in terminal.until(_PROMPT)
+  terminal.type('\x03')
+  assert terminal.code() == 0
+  assert not (tmp_path / 'none').exists()
+  dialogues = ['Q: 1+2=?'], ['Q: 1+2=?', first, 'hi'], ['hi', second, 'x']
+  assert _generated(tmp_path, *dialogues) == [first, second, third]
