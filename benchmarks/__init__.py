@@ -1,1 +1,1 @@
-"""What a step costs here, beside other projects in the same run."""
+"""What a step costs here and in other projects, in the same run."""

@@ -1,4 +1,4 @@
-"""Writing a cache on this CPU, and training from it, beside what must be done.
+"""Compares writing a cache, and training from it, with what must be done.
 
 The models of step_cpu over rows of the project's own arithmetic. Prints one
 line of JSON: tokens a second of the teacher's bare pass to its logits and of

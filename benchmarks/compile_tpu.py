@@ -8,7 +8,7 @@ Its argument is a JSON object:
   programs: of 'objective', 'teacher', 'step'.
 Prints one JSON object, by program: bytes a chip by kind and operations of all
 chips, or the error of a program that does not fit. Of the step also
-'with_teacher': its peak and the parameters of the teacher that lie beside it.
+'with_teacher': its peak and the teacher's parameters that are kept as well.
 """
 
 import json

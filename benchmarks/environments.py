@@ -38,7 +38,7 @@ def python(name: str) -> str:
   named = os.environ.get(variable(name))
   if named:
     return named
-  # Bazel's folder of external repositories lies beside that of this one.
+  # Bazel's folder of external repositories is next to that of this one.
   here = os.path.dirname(os.path.abspath(__file__))
   file = os.path.join(here, '..', '..', name, 'python')
   if os.path.isfile(file):

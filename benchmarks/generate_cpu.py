@@ -1,4 +1,4 @@
-"""Tokens a second of sampled answers on this CPU, beside Hugging Face's.
+"""Tokens a second of sampled answers on this CPU, and Hugging Face's.
 
 Two cases, float32: 16 answers of 64 tokens to prompts of 64 by a random model
 of 6 layers, and 8 answers by the real Gemma 3 270M to prompts of GSM8K
@@ -67,7 +67,7 @@ def run(
     model: `folder`, or `model` with fields of Gemma3Config.
     prompts: ids of each, of equal length.
     new_tokens: of each answer.
-    peers: what is run beside ours: () or (_PEER,).
+    peers: what ours is compared with: () or (_PEER,).
     rounds: answers to all prompts that are measured.
     bandwidth_mib: of the array that is read to find the memory's bandwidth.
 

@@ -1,4 +1,4 @@
-"""A distillation step on this CPU, beside TRL's and Tunix's.
+"""A distillation step on this CPU, compared with TRL's and Tunix's.
 
 Random models, float32: V 32768, 4 rows of 256 tokens, a student of 14.1 M and a
 teacher of 62.4 M parameters, forward KL, AdamW with clipping. Prints one line

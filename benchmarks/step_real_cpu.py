@@ -1,4 +1,4 @@
-"""A step of the real Gemma 3 270M on this CPU, beside TRL's.
+"""A step of the real Gemma 3 270M on this CPU, compared with TRL's.
 
 The model learns from itself, float32: 1 row of 256 tokens of GSM8K, forward KL,
 AdamW with clipping. KD_DATA_DIR must hold gsm8k/train.jsonl; the weights come

@@ -1,4 +1,4 @@
-"""Measures our own step beside peers' and beside the machine's limit."""
+"""Measures our step, those of peers and the machine's limit."""
 
 from collections.abc import Callable, Mapping
 import contextlib
@@ -13,7 +13,9 @@ from benchmarks import alternate
 from benchmarks import needs
 
 PEERS = flags.DEFINE_list(
-  'peers', None, "What to run beside ours, '' for nothing; by default all."
+  'peers',
+  None,
+  "What to run in addition to ours, '' for nothing; by default all.",
 )
 ROUNDS = flags.DEFINE_integer(
   'rounds', 8, 'Steps that are measured.', lower_bound=1
@@ -59,7 +61,7 @@ def measure(
   matmul_size: int,
   rounds: int,
 ) -> dict[str, Any]:
-  """Alternates all programs and says what ours is beside the others.
+  """Alternates all programs and compares ours with the others.
 
   Args:
     own: by name, OURS first: it is what peers are compared with.

@@ -4,7 +4,7 @@
 
 The quickstart's student and teacher. The student learns from the data's rows
 first, and then, more and more, from what it writes itself to the same prompts:
-up to half of each step's rows. The teacher scores both, and what is made small
+up to half of each step's rows. The teacher scores both, and the objective
 is the Jensen-Shannon divergence. configs/on_policy.py is the case where all
 rows are the student's own and the divergence is the reverse KL.
 """

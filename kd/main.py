@@ -34,7 +34,7 @@ _MODES = {**modes.MODES, **check.MODES, **plan.MODES}
 
 _CONFIG = command_line.define()
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Where the run writes, and goes on from.'
+  'workdir', None, 'Where the run writes, and resumes from.'
 )
 _MODE = flags.DEFINE_enum(
   'mode',

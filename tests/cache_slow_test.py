@@ -130,7 +130,7 @@ def test_a_full_disk(name, driver, straight, codes):
     pytest.skip('only a user who may mount has a disk like this')
   assert codes[name] == [1, 0], driver.log(name, 0) + driver.log(name, 1)
   said = driver.log(name, 0).splitlines()[-1]
-  assert said.startswith('kd: error: ') and 'same command goes on' in said, said
+  assert said.startswith('kd: error: ') and 'same command resumes' in said, said
   if name == 'full':
     assert driver.cache(name) in said, said
   assert _bytes(driver.cache(name)) == straight[0]
@@ -188,7 +188,7 @@ def test_two_processes_write_shards_of_their_own(driver, straight):
   whole = [x for x in os.listdir(cache) if x.endswith('.array_record')]
   assert 1 <= len(whole) < _FILES and 'manifest.json' not in os.listdir(cache)
   times = {x: os.stat(f'{cache}/{x}').st_mtime_ns for x in whole}
-  # One goes on with what two began.
+  # One resumes what two began.
   driver.write('two', {})
   assert driver.go() == {'two': [0]}, driver.log('two', 0)
   for name, time in times.items():

@@ -253,7 +253,7 @@ def test_another_teacher_or_method_or_format_is_refused(folder, own):
   with cache_runs.refused('teachers', 'digest'):
     cache_runs.write(folder, c, **method, **other, **{'cache.repair': True})
   manifest = json.loads((c / 'manifest.json').read_text())
-  # One that was begun and is gone on with.
+  # One that was begun and is resumed.
   os.rename(c / 'manifest.json', c / 'kept')
   with cache_runs.refused('teachers', 'digest'):
     cache_runs.write(folder, c, **method, **other)

@@ -212,7 +212,7 @@ def test_killed_or_told_to_end(name, driver, straight, codes):
 def test_a_damaged_checkpoint(item, driver, straight, codes):
   name = f'damaged-{item}'
   assert codes[name] == [42, 0], driver.log(name, 1)
-  for words in (f'checkpoint 5 is damaged: {item}/', 'goes on from step 4'):
+  for words in (f'checkpoint 5 is damaged: {item}/', 'resumes from step 4'):
     assert words in driver.log(name, 1)
   aside = f'{driver.workdir(name)}/damaged-checkpoints'
   assert os.listdir(aside) == ['5.0']

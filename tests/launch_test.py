@@ -84,9 +84,9 @@ def test_setup_and_run_reach_every_worker(cloud):
   assert out.count(' running -') == 4, out
   # A second run, and a new tree, are refused meanwhile.
   code, _, err = c.tpu('run', '--', *LINE)
-  assert (code, 'a run is going on' in err) == (1, True), err
+  assert (code, 'a run is in progress' in err) == (1, True), err
   code, _, err = c.tpu('setup')
-  assert (code, 'a run is going on' in err) == (1, True), err
+  assert (code, 'a run is in progress' in err) == (1, True), err
   assert c.tpu('stop', '--grace_seconds=20')[0] == 0
   code, out, _ = c.tpu('status')
   assert out.count(' ended 42') == 4, out
@@ -114,7 +114,7 @@ def test_a_refused_start_leaves_the_run_that_is_there(cloud):
   for verb in (['create'], ['setup'], ['run', '--', *LINE]):
     assert c.tpu(*verb)[0] == 0
   code, _, err = c.tpu('run', '--', *LINE)
-  assert (code, 'a run is going on' in err) == (1, True), err
+  assert (code, 'a run is in progress' in err) == (1, True), err
   assert c.tpu('status')[1].count(' running -') == 2
 
 

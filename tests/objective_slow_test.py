@@ -71,7 +71,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(folder, straight):
   process.send_signal(signal.SIGKILL)
   command.finish(process)
   code, out, err = command.run(_arguments(folder, 'killed'))
-  assert code == 0 and 'goes on from step' in out, err
+  assert code == 0 and 'resumes from step' in out, err
   expected, got = (command.saved(w, 6) for w in (straight[0], workdir))
   assert got.keys() == expected.keys()
   # What is trained beside the student, and where its layers look, is kept too.

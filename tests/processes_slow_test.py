@@ -182,7 +182,7 @@ def test_a_death_ends_the_other_and_one_process_goes_on(victim, start, alone):
     f'killed{victim}', 1, '--config.mesh.tensor=2', devices=2
   ).finish()
   assert code == [0], run.text(0, 'err')
-  assert f'goes on from step {_SLOW}' in run.text(0, 'out')
+  assert f'resumes from step {_SLOW}' in run.text(0, 'out')
   _assert_as_alone(run, alone)
 
 
@@ -205,7 +205,7 @@ def test_one_goes_on_as_two(start, alone):
   run.processes[0].send_signal(signal.SIGTERM)
   assert run.finish() == [42], run.text(0, 'err')
   assert start('grows', 2).finish() == [0, 0], run.text(0, 'err')
-  assert 'goes on from step' in run.text(0, 'out')
+  assert 'resumes from step' in run.text(0, 'out')
   _assert_as_alone(run, alone)
 
 
@@ -251,7 +251,7 @@ def test_two_write_the_rows_that_one_writes(start):
   shutil.rmtree(f'{two.workdir}/checkpoints/6')
   again = start('writes', 2, *changes)
   assert set(again.finish()) == {0}, again.text(0, 'err')
-  assert 'goes on from step 4' in again.text(0, 'out')
+  assert 'resumes from step 4' in again.text(0, 'out')
   _assert_as_alone(again, expected)
 
 

@@ -1,4 +1,4 @@
-"""The main job from its command line: run, kill, preempt, break, go on."""
+"""The main job from its command line: run, kill, preempt, break, resume."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(name, folder, straight):
     assert 'Traceback' not in err, err
   code, out, err = command.run(_arguments(folder, name))
   assert code == 0, err
-  assert 'goes on from step' in out
+  assert 'resumes from step' in out
   for part in ('', '/baseline'):
     command.assert_ended_alike(workdir + part, straight[0] + part, 6)
 

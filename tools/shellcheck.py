@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-# Bazel's folder of external repositories lies beside that of this one.
+# Bazel's folder of external repositories is next to that of this one.
 here = os.path.dirname(os.path.abspath(__file__))
 with open(os.path.join(here, '..', '..', 'shellcheck', 'python')) as f:
   python = f.read().strip()

@@ -2,7 +2,7 @@
 
 All go on from one student, which cross-entropy has taught to answer, if badly,
 for as many steps, rows and prompts. They differ in whose answers the rows hold
-and in what is made small.
+and in their objective.
 """
 
 import ml_collections

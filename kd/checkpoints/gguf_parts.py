@@ -26,15 +26,15 @@ def read(path: str, lists: Sequence[str] = ()) -> gguf_header.Header:
   """Reads the header of a model from its only file or from all of its parts.
 
   Args:
-    path: the file, or any of the parts; the others are beside it.
+    path: the file, or any of the parts; the others are in its folder.
     lists: keys of the metadata lists to read; the others are skipped.
 
   Returns:
     The first part's metadata and the tensors of all parts.
 
   Raises:
-    ConfigError: as gguf_header.read, or a part is missing or is of another
-      model.
+    ConfigError: as gguf_header.read, or a part is missing or another
+      model's.
   """
   header = gguf_header.read(path, lists)
   count = _number(header, 'split.count')

@@ -88,8 +88,8 @@ def read(directory: str) -> gemma3_config.Gemma3Config:
     The model's sizes and constants, as the file says.
 
   Raises:
-    ConfigError: the file is missing, is no JSON object, is of another model, or
-      has a key missing, wrong or asking for what Gemma 3 has not.
+    ConfigError: the file is missing, is no JSON object, describes another
+      model, or has a key missing, wrong or asking for what Gemma 3 has not.
   """
   file = os.path.join(directory, FILE)
   if not os.path.isfile(file):
@@ -261,7 +261,7 @@ def to_dict(
 
   Args:
     config: the model.
-    dtype: type of the tensors beside it, 'bfloat16' or 'float32'.
+    dtype: type of the model's tensors, 'bfloat16' or 'float32'.
     bos_id: begins every text.
     eos_ids: ids that end generation: EOS, then end of turn.
     pad_id: id of padding.

@@ -34,7 +34,7 @@ def write(
 ) -> None:
   """Writes a directory that transformers and vLLM load.
 
-  Everything goes to a directory beside it first and is then renamed, so that a
+  Everything is written to another directory first, which is then renamed, so a
   reader finds the old files or the new ones. There is no head: it is tied.
 
   Args:

@@ -100,7 +100,7 @@ class Manager:
 
     Args:
       workdir: the run's folder.
-      keep: how many of the latest stay; the best one stays beside them.
+      keep: how many of the latest stay, in addition to the best one.
       read_only: nothing is created or deleted.
 
     Raises:
@@ -209,7 +209,7 @@ class Manager:
         path,
         f'checkpoint {folder} is damaged: {wrong}',
         legal='the files as they were written; the command that trained the '
-        'run goes on from the checkpoint before',
+        'run resumes from the checkpoint before',
       )
 
   def check(self, step: int) -> None:
@@ -274,7 +274,7 @@ class Manager:
       shown = '\n  '.join(problems[:20])
       raise errors.ConfigError(
         f'{self.folder}/{step}/{name}',
-        f'the checkpoint is of another model or optimizer:\n  {shown}',
+        f'the checkpoint was written by another model or optimizer:\n  {shown}',
       )
 
   def close(self) -> None:

@@ -120,7 +120,7 @@ def for_user(error: KdError | OSError, workdir: str) -> KdError:
     raise error
   return KdError(
     f'{error.filename or workdir}: {error.strerror}; checkpoints are kept: '
-    'the same command goes on once that is mended'
+    'once that is fixed, the same command resumes'
   )
 
 
@@ -137,7 +137,7 @@ def unknown(
 
   Args:
     path: the path of the field that holds the name.
-    kind: what the name is of, e.g. 'loss' or 'field'.
+    kind: the kind of thing that the name names, e.g. 'loss' or 'field'.
     name: the name found.
     legal: the names that exist.
 

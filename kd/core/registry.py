@@ -11,7 +11,7 @@ class Registry:
   """Builders of one kind by name; each builder's signature is its schema.
 
   A builder's positional parameters are supplied by the code; its keyword-only
-  parameters are the config's fields beside `name`. It refuses a value with a
+  parameters are the config's fields except `name`. It refuses a value with a
   ConfigError whose path is the argument's name.
   """
 

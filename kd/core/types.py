@@ -41,7 +41,7 @@ class Batch:
 
 @struct.dataclass
 class Taps:
-  """What a model's layers show beside its final hidden states.
+  """What a model's layers show in addition to its final hidden states.
 
   Attributes:
     hidden: [n, B, L, D], the residual stream behind n chosen layers, or None.

@@ -70,7 +70,7 @@ def from_gguf(path: str) -> bytes:
   if kind != 'llama':
     raise errors.ConfigError(
       path,
-      f'its tokenizer is of kind {kind!r}',
+      f'the kind of its tokenizer is {kind!r}',
       legal="a GGUF whose tokenizer.ggml.model is 'llama' (SentencePiece)",
     )
   missing = [name for name in _FIELDS if name not in fields]

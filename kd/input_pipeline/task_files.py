@@ -30,7 +30,7 @@ NAME = 'DATA_FILES'
 _LEGAL = (
   "a tuple of patterns such as ('mine.jsonl',), or a dict of them by task"
 )
-# What editors and version control leave beside data.
+# What editors and version control leave next to data.
 _JUNK = ('.#*', '#*#', '*~', '*.swp', '*.swo', '.DS_Store')
 _JUNK_FOLDERS = ('.git', '.ipynb_checkpoints', '__pycache__')
 

@@ -252,7 +252,7 @@ def _share(offsets: Spans, spans: Spans) -> list[bool]:
 def encode_prompt(
   tokenizer: tokenizers.Tokenizer, name: str, messages: Sequence[Message]
 ) -> list[int]:
-  """Ids from which the model goes on with its answer, exactly one BOS first.
+  """Returns the ids of a prompt that the model continues, one BOS first.
 
   Args:
     tokenizer: gives the ids.

@@ -146,7 +146,7 @@ class Layout:
     """
     batch, length = weights.shape
     rows = max(1, batch // rules.parts('batch', batch))
-    # Where rows are split, so many devices share a row's logits.
+    # Where rows are split, this many devices share a row's logits.
     tokens = chunk_tokens * rules.parts('length', length)
     self._size = max(1, min(length, tokens // rows))
     counted = weights != 0

@@ -1,4 +1,4 @@
-"""Gradients of a chunk's logits, beside plain products in float64."""
+"""Gradients of a chunk's logits equal plain products in float64."""
 
 import jax
 import numpy as np

@@ -159,7 +159,7 @@ def scheduled(objective: Objective, settings: Settings) -> dict[str, Array]:
 
 
 def teacher_count(distribution: types.PyTree) -> int:
-  """Returns how many teachers a distribution is of; 0 for None."""
+  """Returns how many teachers a distribution comes from; 0 for None."""
   if distribution is None:
     return 0
   return len(distribution) if isinstance(distribution, tuple) else 1
@@ -190,7 +190,7 @@ def _chunk_sums(terms, student, chunk):
 
 
 def total(sums: dict[str, Array], scales: dict[str, Array]) -> Array:
-  """What is made small: the scaled sum of the terms' sums."""
+  """Returns the objective: the scaled sum of the terms' sums."""
   return sum(scales[key] * value for key, value in sums.items())
 
 

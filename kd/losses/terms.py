@@ -105,7 +105,7 @@ class TapsLoss:
     teacher_attention: likewise.
     init: makes its parameters from an rng; {} if it has none.
     layer_map: the first map, int32 [n], into teacher_hidden, for a term whose
-      map is measured again as the run goes on; else None.
+      map is measured again during the run; else None.
     remap_every: updates between two measurements; 0 without layer_map.
   """
 

@@ -73,7 +73,7 @@ class JsonLinesWriter(_ScalarWriter):
 
     Args:
       folder: the workdir.
-      restart_after: the step that the run goes on from; later ones go.
+      restart_after: the step that the run resumes from; later ones go.
       evaluated: whether that step's evaluation won't come again.
 
     Raises:

@@ -25,7 +25,7 @@ Array = types.Array
 TapSpec = taps.TapSpec
 _NOTHING = TapSpec((), ())
 
-# Names of `student.remat`: what of each layer the backward pass finds saved:
+# Names of `student.remat`: what is saved of each layer for the backward pass:
 # everything; its input; that and products with weights; its input, in the
 # host's memory; its input, and in the host's memory products with weights.
 REMAT_POLICIES = {

@@ -23,7 +23,7 @@ _GPU = kernels.Place('gpu', 9.0, packed=False, length_parts=1)
 
 @pytest.mark.parametrize('window', [None, 1, 127, 128, 129])
 def test_packed_segments_equal_the_formula(window):
-  """Windows end beside the borders of blocks of 128, and within segments."""
+  """Windows end near the borders of blocks of 128, and within segments."""
   places = cases.places(150, 101, 30, left=5, right=14)
   arrays = cases.heads(_LENGTH)
   real = (np.asarray(places.segment_ids) > 0)[..., None, None]

@@ -68,7 +68,7 @@ def _layer_params(params, i):
 
 
 def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
-  """All layers, out of order, beside each by itself."""
+  """All layers, out of order, equal each by itself."""
   batch, c = _batch(), _CONFIG
   order = (10, 0, 1, 5, 9, 2, 7, 6, 8, 3, 4)
   spec = gemma3.TapSpec(hidden=order, attention=order[::-1])

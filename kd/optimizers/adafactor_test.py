@@ -27,7 +27,7 @@ def _layers(rng):
 
 
 def _stack(layers):
-  """Returns them as parameters are: scanned layers, and one beside them."""
+  """Returns them as parameters are: scanned layers, and one more."""
   to = lambda *x: jnp.asarray(np.stack(x), jnp.float32)
   return {
     'pattern': jax.tree.map(to, *layers),

@@ -169,8 +169,8 @@ class Watch:
   def _silent(self, index, seconds):
     return (
       f'{self._name(index)} has died, or cannot be reached: no sign of life '
-      f'for {seconds:.0f} s (processes.dead_after_s); the same command on all '
-      'goes on'
+      f'for {seconds:.0f} s (processes.dead_after_s); run the same '
+      'command on all of them to resume'
     )
 
   def _end(self, code, message):

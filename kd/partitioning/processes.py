@@ -124,7 +124,7 @@ def _on_sigabrt(handler: Any) -> None:
 def _explain_abort(number):
   """Makes an exit of how jax aborts a process whose coordinator is gone.
 
-  Called in the thread that aborts; when this returns, the abort goes on.
+  Called in the thread that aborts; when this returns, the abort continues.
   """
   del number
   if _joined is None:
@@ -142,7 +142,7 @@ def _explain_abort(number):
     liveness.exit_now(
       liveness.LostProcessError.exit_code,
       f'process 0 of {jax.process_count()} has died, and with it the service '
-      'that connects the others; the same command on all goes on',
+      'that connects the others; run the same command on all to resume',
     )
 
 

@@ -47,7 +47,7 @@ def packages() -> str:
 
 def _bazels():
   """The Python that Bazel's repository of that name tells, or ''."""
-  # Bazel's folder of external repositories lies beside that of this one.
+  # Bazel's folder of external repositories is next to that of this one.
   here = os.path.dirname(os.path.abspath(__file__))
   file = os.path.join(here, '..', '..', '..', 'libtpu', 'python')
   if not os.path.isfile(file):

@@ -154,7 +154,7 @@ def targets(run: resolve.Run) -> types.Targets | None:
 
 
 def _cached(run):
-  """What cache.method keeps of a batch, as it is read beside the rows."""
+  """Returns what cache.method keeps of a batch, as it is read with the rows."""
   config, size = run.config, run.student.config.vocab_size
   method = methods.METHODS.build(config.cache.method.to_dict(), 'cache.method')
   place = rules.batch_sharding(run.mesh)

@@ -49,7 +49,7 @@ class Candidate:
 
 
 def meshes(count: int) -> Iterator[dict[str, int]]:
-  """Every mesh of so many chips."""
+  """Returns every mesh of this many chips."""
   divisors = [n for n in range(1, count + 1) if count % n == 0]
   choices = [
     [n for n in divisors if n <= _MOST.get(axis, count)]

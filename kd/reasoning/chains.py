@@ -5,7 +5,7 @@
   traces.jsonl    what is kept, one line a trace: see `write`
   summary.json    counts
 
-A killed run goes on with the first problem that has no whole line. Rules of
+A killed run resumes with the first problem that has no whole line. Rules of
 selection are not part of chains.json: samples are selected from anew.
 """
 
@@ -82,7 +82,7 @@ def sample(
     settings: of all requests.
     samples: of each question.
     folder: made where it is missing.
-    seal: what decides the samples beside the questions, as JSON.
+    seal: what decides the samples in addition to the questions, as JSON.
     together: questions that are asked before the next write.
     say: called with progress.
 

@@ -287,7 +287,7 @@ class _Parser:
     return value
 
   def _next(self, kind, texts='') -> str:
-    """Takes the next token if it is of a kind and one of the texts."""
+    """Takes the next token if it has a kind and one of the texts."""
     if self._at < len(self._tokens):
       token = self._tokens[self._at]
       if token.kind == kind and (not texts or token.text in texts):

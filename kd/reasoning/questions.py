@@ -90,7 +90,7 @@ def read_task(
     name: that `module` registers.
     split: of it.
     module: a Python module.
-    limit: the first so many of each task; -1: all.
+    limit: the number of questions of each task, from the first; -1: all.
     say: called with lines of progress.
 
   Raises:

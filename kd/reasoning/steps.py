@@ -133,7 +133,7 @@ def _marked(text):
 
 @dataclasses.dataclass(frozen=True)
 class _Side:
-  """An expression beside an equals sign.
+  """An expression next to an equals sign.
 
   Attributes:
     evaluation: of it.

@@ -14,7 +14,7 @@ MOST_DIGITS = 40
 NUMBER, BAD, CLOCK = 'number', 'bad', 'clock'
 OPERATOR, OPEN, CLOSE, PERCENT = 'operator', 'open', 'close', 'percent'
 WORD, EQUALS, BREAK = 'word', 'equals', 'break'
-# What an operand begins with, beside signs.
+# What an operand begins with, except signs.
 OPERANDS = (NUMBER, BAD, CLOCK, OPEN)
 
 

@@ -1,4 +1,4 @@
-"""Searches many instances at once, and goes on where it was killed.
+"""Searches many instances at once, and resumes where it was killed.
 
   search.json     what decides the trees; another run's folder is refused
   calls.jsonl     what the model has answered, while trees grow
@@ -64,7 +64,7 @@ def run(
     plan: how.
     model: None where the plan asks none.
     folder: as above; made where it is missing.
-    seal: what decides the trees beside the instances, as JSON: a folder with
+    seal: what decides the trees except the instances, as JSON: a folder with
       another one is refused.
     together: trees that grow at one time.
     say: called with progress.

@@ -1,7 +1,7 @@
 """The search of one tree, as a generator of what it asks the model.
 
 After Tree of Thoughts (arXiv 2305.10601): thoughts are proposed in states, the
-new states are evaluated, the best are gone on with. A search yields requests
+new states are evaluated, the best are expanded. A search yields requests
 and is sent their samples, so that one sampler call can answer many trees; it
 draws nothing and asks no clock, so that the same answers give the same tree.
 """

@@ -12,7 +12,7 @@ from kd.sampling import requests
 
 Array = types.Array
 
-# Ids are drawn in two steps, first one of the blocks of so many: a single
+# Ids are drawn in two steps, first one of the blocks of this size: a single
 # float32 could not tell unlikely ids of a large vocabulary apart.
 _BLOCK = 512
 _STEPS = 30  # of a search among the floats from 0 to 1

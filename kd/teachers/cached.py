@@ -1,4 +1,4 @@
-"""Teachers whose targets were computed before: read beside the rows."""
+"""Reads targets that teachers computed before, with the rows."""
 
 import bisect
 import os

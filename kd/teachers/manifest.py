@@ -118,7 +118,7 @@ def check(
   folder: str,
   path: str,
 ) -> None:
-  """Compares what a cache is of with what is wanted, field by field.
+  """Compares a cache's request with what is wanted, field by field.
 
   Args:
     found: the cache's request.
@@ -134,7 +134,7 @@ def check(
     wanted,
     path,
     f'{folder!r} is a cache of something else',
-    'another folder, or what that cache is of',
+    'another folder, or the values with which the cache was made',
   )
 
 
@@ -148,7 +148,7 @@ def publish(
 
   Args:
     folder: of the cache.
-    request: what it is of.
+    request: what the cache holds.
     shards: what is said of each file, see shards.facts.
     files: SHA-256 of what else there is, by name.
   """

@@ -58,7 +58,7 @@ class Method:
     stored_as: the type of stored log-probabilities or hidden states.
     entries: K, the most ids of a token; 0: keeps hidden states.
     mass: of the most likely ids that are kept, if fewer than `entries` reach
-      it; 1: always so many.
+      it; 1: always `entries`.
     draws: how many ids are drawn of each token, of `entries`; 0: none is.
   """
 

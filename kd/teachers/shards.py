@@ -121,7 +121,7 @@ class Writer:
     """Names the file; whoever finds its facts finds it whole.
 
     Args:
-      statistics: of its rows, kept beside its digest.
+      statistics: of its rows, kept with its digest.
 
     Raises:
       KdError: the disk is full or fails: the file has no name then.
@@ -162,8 +162,8 @@ def failing_as_kd(path: str) -> Iterator[None]:
     raise
   except Exception as e:
     raise errors.KdError(
-      f'{path}: could not be written: {e}; the same command goes on once that '
-      'is mended'
+      f'{path}: could not be written: {e}; once that is fixed, the same '
+      'command resumes'
     ) from e
 
 

@@ -76,7 +76,7 @@ def _from_json(value: Any, where: str) -> gemma3_config.Gemma3Config:
 
 
 def _check_variant(config, variant, path):
-  """A variant beside weights must be theirs in every size."""
+  """Refuses a variant whose sizes are not those of the weights."""
   if not variant:
     return
   named = gemma3_config.from_variant(variant, variants.VARIANTS, path)

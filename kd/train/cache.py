@@ -64,7 +64,7 @@ class Job:
 
   @property
   def wanted(self) -> dict[str, Any]:
-    """What the cache is of, but for the teacher's parameters."""
+    """What decides the cache's content, except the teacher's parameters."""
     config = self.run.config
     return {
       **targets.request(self.run, self.parts),
@@ -88,7 +88,7 @@ def cache(run: resolve.Run, workdir: str, say: Say) -> None:
     say: called with a line for the user.
 
   Raises:
-    ConfigError: the cache is of something else, is damaged, or does not belong
+    ConfigError: the cache holds something else, is damaged, or does not belong
       to its rows; or its folder can't be written.
     NonFiniteError: the teacher's logits are not finite.
   """
@@ -147,7 +147,7 @@ def _check(run, method):
 
 
 def _request(job: Job, teachers: Sequence[live.Teacher]) -> dict[str, Any]:
-  """All that the cache is of."""
+  """Returns the request: all that decides what the cache holds."""
   described = [
     {
       'digest': fingerprints.of(teacher.params),
@@ -223,7 +223,7 @@ def _table(job, teachers):
 
 
 def _write_files(job, table):
-  """Writes what there is beside shards; its SHA-256 by name."""
+  """Writes the files other than shards; returns their SHA-256 by name."""
   tokenizer = os.path.join(job.folder, tokenizers.MODEL_FILE)
   run_info.write_bytes(tokenizer, job.run.tokenizer.model_proto)
   files = {tokenizers.MODEL_FILE: identity.file_digest(tokenizer)}

@@ -133,7 +133,7 @@ def report(
 
 
 class Comparison:
-  """Stored targets beside those that the teacher gives now."""
+  """Compares stored targets with those that the teacher gives now."""
 
   def __init__(self, method: methods.Method):
     self._method, self._errors = method, []

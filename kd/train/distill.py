@@ -150,7 +150,7 @@ def _check_same_rows(run, parts):
 
 
 def _rows_digest(run, parts, cache):
-  """Names the rows, their order and what is read beside them.
+  """Names the rows, their order and what is read with them.
 
   Another one means other training.
   """

@@ -40,18 +40,18 @@ class Job:
 
   Attributes:
     run: the resolved config.
-    objective: what is made small: the run's own, or the baseline's.
+    objective: the run's training objective, or the baseline's.
     workdir: where this student's files go.
     label: what stands before its lines on the terminal.
     init: makes the student's first parameters.
-    rows: from a step and numbers of rows in its batch to these rows, and what
-      is read beside them, as numpy arrays.
-    targets: from a batch, and what was read beside its rows, to the teacher's
+    rows: maps a step and numbers of rows in its batch to these rows and what is
+      read with them, as numpy arrays.
+    targets: maps a batch, and what was read with its rows, to the teacher's
       targets; or None.
     teachers: how messages call each teacher of the targets.
     rollouts: what the student writes in place of some rows; or None. Where it
-      writes, `rows` gives whole batches, and beside them those whose prompts
-      are answered.
+      writes, `rows` gives whole batches, and with them those whose prompts are
+      answered.
     rows_digest: of what the rows are and in which order.
     evaluate: of (step, params, check); returns eval/ metrics, and calls check
       between batches, which raises if the run must stop.
@@ -137,7 +137,7 @@ class _Loop:
       )
       if written:
         job.rollouts.buffer.load(jax.device_get(written))
-      self._say(f'goes on from step {latest}')
+      self._say(f'resumes from step {latest}')
     # Where an update leaves it: else the second one would be compiled anew.
     self.state = jax.device_put(
       state, jax.tree.map(lambda leaf: leaf.sharding, abstract)

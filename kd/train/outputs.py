@@ -66,7 +66,7 @@ def settings_line(settings: requests.Settings) -> str:
 
 
 def generate(run: resolve.Run, workdir: str, say: Say) -> None:
-  """Answers the prompts of a file, one JSON line each; goes on where it was.
+  """Answers the prompts of a file, one JSON line each; resumes a file.
 
   Raises:
     ConfigError: a file is missing, a line of it is wrong, or devices don't

@@ -146,7 +146,7 @@ def _seal(
   settings: requests.Settings,
   digest: str,
 ) -> dict[str, Any]:
-  """What decides the samples beside the questions; part of every trace."""
+  """What decides the samples except the questions; part of every trace."""
   config = run.config
   fields = config.reasoning
   return {

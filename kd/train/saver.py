@@ -19,7 +19,7 @@ _BUFFER = 'rollouts'
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-  """Where a run stands beside its arrays.
+  """Where a run stands, in addition to its arrays.
 
   Attributes:
     rows: the digest of what the rows are and in which order.
@@ -91,7 +91,7 @@ class Saver:
       The state, the buffer, and the position.
 
     Raises:
-      ConfigError: it is of another model or optimizer, or of other rows.
+      ConfigError: it is another model's or optimizer's, or of other rows.
     """
     items, position = self._manager.restore(step, _items(like, buffer))
     position = Position(**position)
@@ -123,7 +123,7 @@ class Saver:
       step: updates applied.
       state: after them.
       buffer: the rows that the student wrote; {} without a buffer.
-      position: where the run stands beside its arrays.
+      position: where the data and metrics stand.
       quality: a figure of which less is better, if one was measured now.
     """
     as_json = dataclasses.asdict(position)

@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 
 def search(run: resolve.Run, workdir: str, say: Say) -> None:
-  """Searches the instances of `search`; goes on where it was.
+  """Searches the instances of `search`; resumes where it was.
 
   Writes trees, pictures of the first ones, training data and summary.json into
   search.folder.
@@ -99,7 +99,7 @@ def _model(run, params):
 
 
 def _seal(run, digest: str | None) -> dict[str, Any]:
-  """What decides a tree beside its instance."""
+  """What decides a tree except its instance."""
   seal = {
     name: value
     for name, value in run.config.search.to_dict().items()

@@ -101,7 +101,7 @@ def open_cache(
   """The cache of these rows.
 
   Raises:
-    ConfigError: it is of something else: names each field and both values.
+    ConfigError: it holds something else: names each field and both values.
   """
   folder = paths.expand(run.config.cache.folder)
   manifest = manifest_lib.read(folder, 'cache.folder')
@@ -131,7 +131,7 @@ def digest(cache: cached.Cache) -> str:
 def from_cache(
   run: resolve.Run, cache: cached.Cache
 ) -> Callable[[types.Batch, Beside], types.Targets]:
-  """The function from what was read beside a batch's rows to its targets."""
+  """Returns a function from what was read with a batch's rows to targets."""
   if cache.method.entries:
     return lambda unused_batch, beside: types.Targets(beside, None)
   size = run.student.config.vocab_size
@@ -141,7 +141,7 @@ def from_cache(
   share = jnp.float32(1.0)
 
   def targets(batch, beside):
-    del batch  # All is in what was read beside it.
+    del batch  # All is in what was read with it.
     dense = types.Dense(beside.astype(dtype), table, share)
     return types.Targets((dense,), None)
 

@@ -36,7 +36,7 @@ class TrainState:
   Attributes:
     step: int32 [], updates applied or skipped so far.
     params: the student's parameters, float32.
-    paths: parameters that terms train beside it, by their keys; they are left
+    paths: parameters that terms train in addition, by their keys; they are left
       out of its export.
     layer_maps: by a term's key, int32 [n]: teacher layers it compares with.
     opt_state: the optimizer's, over params and paths.
@@ -119,7 +119,7 @@ def abstract_state(
 
   Args:
     params: jax.ShapeDtypeStructs with shardings.
-    objective: what is made small.
+    objective: the training objective.
     optimizer: the gradient transformation.
     mesh: the devices.
   """
@@ -271,7 +271,7 @@ def make(
 
   Args:
     model: the student.
-    objective: what is made small.
+    objective: the training objective.
     optimizer: the gradient transformation.
     rate: the learning rate by update, for the metrics.
     micro_batches: parts of a batch whose gradients are summed.

@@ -13,7 +13,7 @@ mkdir -p "$home/run"
 # A run holds the lock as long as one of its processes lives.
 exec 9>"$home/run/lock"
 if ! flock --nonblock 9; then
-  echo "kd: $(hostname): a run is going on; launch/tpu stop ends it" >&2
+  echo "kd: $(hostname): a run is in progress; launch/tpu stop ends it" >&2
   exit 1
 fi
 

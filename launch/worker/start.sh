@@ -18,7 +18,7 @@ if ! flock --timeout 5 9; then
     echo "kd-worker $KD_WORKER $(hostname) started -"
     exit
   fi
-  echo "kd: $(hostname): a run is going on already" >&2
+  echo "kd: $(hostname): a run is in progress already" >&2
   exit 1
 fi
 

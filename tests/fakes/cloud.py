@@ -84,7 +84,7 @@ class Cloud(world_lib.World):
       'fail': [],
       'mute': [],
       'gcsfuse': '3.5.0',
-      # Refuses connections: the script then warns and goes on.
+      # Refuses connections: the script then warns and continues.
       'storage': '127.0.0.1:9',
       'create_fails': 0,
       'missing': [],
