@@ -22,7 +22,7 @@ _WARNING = 'warning: cache.folder'
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('cache-teacher')
-  with command.compiled_once(str(folder / 'compiled')):
+  with command.compiled_once():
     yield folder
 
 
