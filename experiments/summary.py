@@ -31,7 +31,6 @@ MEASURES = {
     measures.Measure(measures.NLL, 'NLL, nats a token', True),
   )
 }
-_DRAWN = (results_lib.EXACT_MATCH, measures.KL, measures.NLL)
 _COLOURS = {report.AFTER: 'tab:blue', report.CROSS_ENTROPY: 'tab:orange'}
 
 # By 'eval/<set>/<metric>' and model: {'seeds': values, 'interval': [low, high]}
@@ -99,7 +98,9 @@ def draw(results: Results, workdirs: Sequence[str], path: str) -> None:
   from matplotlib import pyplot
 
   named = {name.rpartition('/')[2]: row for name, row in results.items()}
-  chosen = [metric for metric in _DRAWN if metric in named]
+  chosen = [metric for metric in MEASURES if metric in named]
+  if results_lib.EXACT_MATCH in chosen:
+    chosen.remove(measures.AGREEMENT)
   figure, axes = pyplot.subplots(
     *(1, 1 + len(chosen)),
     figsize=(3.5 * (1 + len(chosen)), 3.2),
