@@ -98,9 +98,9 @@ def draw(results: Results, workdirs: Sequence[str], path: str) -> None:
   from matplotlib import pyplot
 
   named = {name.rpartition('/')[2]: row for name, row in results.items()}
-  chosen = [metric for metric in MEASURES if metric in named]
-  if results_lib.EXACT_MATCH in chosen:
-    chosen.remove(measures.AGREEMENT)
+  # Right answers say more than agreement.
+  hidden = {measures.AGREEMENT} if results_lib.EXACT_MATCH in named else {}
+  chosen = [m for m in MEASURES if m in named and m not in hidden]
   figure, axes = pyplot.subplots(
     *(1, 1 + len(chosen)),
     figsize=(3.5 * (1 + len(chosen)), 3.2),
