@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from configs import gemma3_tpu
+from kd.models import decoding
 from kd.partitioning import rules
 from kd.planning import hlo_text
 from kd.planning import programs
@@ -41,6 +42,15 @@ def _run(mesh):
   return subject.on_devices(config, np.asarray(jax.devices()))
 
 
+def _exchanges(text):
+  return [
+    i
+    for computation in hlo_text.parse(text).computations.values()
+    for i in computation.instructions
+    if i.op.removesuffix('-start') in _EXCHANGES
+  ]
+
+
 @pytest.mark.parametrize('mesh', _MESHES)
 def test_decoding_gathers_no_weights(mesh):
   run = _run(mesh)
@@ -49,12 +59,10 @@ def test_decoding_gathers_no_weights(mesh):
     text = program.function.lower(*program.arguments).compile().as_text()
   loop = f'jit({device.steps.__name__})/while/body'
   exchanged = {True: 0, False: 0}  # By whether a decoding step does it.
-  for computation in hlo_text.parse(text).computations.values():
-    for i in computation.instructions:
-      if i.op.removesuffix('-start') in _EXCHANGES:
-        is_step = loop in i.attributes
-        size = max(array.elements for array in i.arrays)
-        exchanged[is_step] = max(exchanged[is_step], size)
+  for i in _exchanges(text):
+    is_step = loop in i.attributes
+    size = max(array.elements for array in i.arrays)
+    exchanged[is_step] = max(exchanged[is_step], size)
   model = run.student.config
   # A decoding step exchanges activations of one token per row.
   assert 0 < exchanged[True] <= _ROWS * model.mlp_dim
@@ -76,3 +84,29 @@ def test_decoding_weights_are_split_as_the_plan_says(mesh):
     jax.tree.leaves(planned), jax.tree.leaves(actual), strict=True
   ):
     assert array.sharding.is_equivalent_to(sharding, len(array.shape))
+
+
+@pytest.mark.parametrize('mesh', _MESHES)
+def test_prompts_reach_their_rows_without_being_gathered(mesh):
+  run = _run(mesh)
+  config = run.student.config
+  heads = config.num_kv_heads, config.head_dim
+  random = np.random.default_rng(0)
+  rows, prompts = (
+    random.normal(size=(_ROWS, slots, *heads)).astype(np.float32)
+    for slots in (_PROMPT + 4, _PROMPT)
+  )
+  take, source = np.arange(_ROWS) != 2, random.permutation(_ROWS)
+  place = rules.batch_sharding(run.mesh)
+  cache, new = jax.device_put((((rows, rows),), ((prompts, prompts),)), place)
+  with rules.active(run.mesh):
+    insert = jax.jit(decoding.insert).lower(cache, new, take, source).compile()
+  expected = rows.copy()
+  expected[take, :_PROMPT] = prompts[source][take]
+  ((key, value),) = insert(cache, new, take, source)
+  np.testing.assert_array_equal(key, expected)
+  np.testing.assert_array_equal(value, expected)
+  exchanged = _exchanges(insert.as_text())
+  share = prompts.size // rules.row_parts(run.mesh)
+  assert exchanged
+  assert all(a.elements <= share for i in exchanged for a in i.arrays)

@@ -24,6 +24,7 @@ PyTree = types.PyTree
 Cache = tuple[tuple[Array, Array], ...]
 
 _CACHE_AXES = ('batch', None, 'kv_heads', None)
+_BY_SLOT = (None, 'prompt_slots', 'kv_heads', None)
 
 
 @struct.dataclass
@@ -161,9 +162,15 @@ def insert(cache: Cache, rows: Cache, take: Array, source: Array) -> Cache:
     The cache.
   """
 
+  def pick(new):
+    # A row's prompt may be on any device. Split by slots, rows are picked where
+    # they are; otherwise each device would gather all of them.
+    return rules.constrain(rules.constrain(new, _BY_SLOT)[source], _BY_SLOT)
+
   def put(old, new):
     part = old[:, : new.shape[1]]
-    part = jnp.where(take[:, None, None, None], new[source], part)
+    picked = rules.constrain(pick(new), _CACHE_AXES)
+    part = jnp.where(take[:, None, None, None], picked, part)
     return rules.constrain(old.at[:, : new.shape[1]].set(part), _CACHE_AXES)
 
   return jax.tree.map(put, cache, rows)

@@ -17,6 +17,7 @@ BATCH_AXES = ('data', 'fsdp')
 RULES = (
   ('batch', BATCH_AXES),
   ('gathered_batch', 'data'),
+  ('prompt_slots', BATCH_AXES),
   ('length', 'sequence'),
   ('vocab', ('fsdp', 'tensor', 'sequence')),
   ('lookup_width', ('fsdp', 'tensor', 'sequence')),
@@ -34,6 +35,7 @@ _REPLICABLE = (
   'lookup_width',
   'looked_up_width',
   'gathered_batch',
+  'prompt_slots',
   'length',
 )
 
