@@ -63,8 +63,13 @@ def by_position(
 
 
 def slices(length: int) -> int:
-  """In how many slices the rows of this length go through by_position."""
-  return -(-length // (rules.parts('length', length) * _SLICE))
+  """Returns the number of slices in which by_position takes these rows."""
+  return slices_on(rules.parts('length', length), length)
+
+
+def slices_on(parts: int, length: int) -> int:
+  """Returns the number of slices where rows are split over `parts` devices."""
+  return -(-length // (parts * _SLICE))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -1,20 +1,21 @@
-"""What programs cost a chip, counted on paper: nothing is compiled.
+"""Estimates the cost of a run's programs by formula, without a compiler.
 
-The count of parameters, optimizer and teacher is exact but for tiles' padding.
-For the rest, with T tokens a chip in a micro-batch, D, F, N, G, H, S as ever,
-`t` chips of the tensor axis and `b` bytes of an activation:
+Bytes of parameters, optimizer state and teachers are exact but for the padding
+of tiles. For the rest, with T tokens per chip in a micro-batch, S, D, F, N, G and
+H as in GLOSSARY.md, t chips on the tensor axis, b bytes per activation and c the
+number of slices in which the MLP takes a row (products.slices_on):
 
-  kept by remat 'block'   S T D b                      the residual stream
-  kept by remat 'dots'    S T (4 D + (2 N + 2 G) H / t + 2 F / t) b
-  kept by remat 'none'    S T (10 D + (4 N + 4 G) H / t + 5 F / t) b
-  a step's layer at work  T (8 D + 4 (N + G) H / t + 10 F / t) b
-  a pass's layer at work  T (4 D + 2 (N + G) H / t + 3 F / t) b
-  gradients               4 bytes a parameter, sharded as parameters are
-  tables                  float32 embeddings that the update copies: four
-  lookup                  the table once more in columns, and its gradient
+  saved by remat 'block'   S T D b                     the residual stream
+  saved by remat 'dots'    S T (4 D + (2 N + 2 G) H / t + 2 F / t) b
+  saved by remat 'none'    S T (10 D + (4 N + 4 G) H / t + 5 F / t) b
+  one layer of a step      T (8 D + 4 (N + G) H / t + 10 F / (t c)) b
+  one layer of a pass      T (4 D + 2 (N + G) H / t + 3 F / (t c)) b
+  gradients                4 bytes per parameter, sharded as parameters are
+  tables                   four float32 copies of the embedding in the update
+  lookup                   the table once more in columns, and its gradient
 
-The factors are what XLA was seen to keep for TPUs, and so is the gap between
-buffers. The compiler has the last word: the plan shows both.
+The factors, and the share of gaps between buffers, were fitted to what XLA
+allocates for v5e. docs/plan.md says how far they are from compiled programs.
 """
 
 import math
@@ -22,6 +23,7 @@ import math
 import jax
 
 from kd.models import gemma3_config
+from kd.models import products
 from kd.partitioning import rules
 from kd.planning import buffers
 from kd.planning import costs
@@ -33,7 +35,7 @@ _KEPT = {
   'block': (1, 0, 0),
   'dots': (4, 2, 2),
   'none': (10, 4, 5),
-  # What lies in the host's memory is no chip's.
+  # Offloaded to the host's memory.
   'block_offload': (0, 0, 0),
   'dots_offload': (1, 0, 0),
 }
@@ -54,7 +56,7 @@ def _itemsize(model):
 
 
 def _width(config: gemma3_config.Gemma3Config, factors, tensor):
-  """Elements a token: multiples of D, of heads and of the MLP's width."""
+  """Returns elements per token: multiples of D, of all heads and of F."""
   of_width, of_heads, of_mlp = factors
   heads = (config.num_heads + config.num_kv_heads) * config.head_dim
   return (
@@ -63,14 +65,33 @@ def _width(config: gemma3_config.Gemma3Config, factors, tensor):
   )
 
 
+def _layer_bytes(model, factors, tokens, length):
+  """Returns bytes per chip of a layer's temporaries: of a pass, and at a time.
+
+  The MLP takes long rows in slices, and only one slice's temporaries exist.
+
+  Args:
+    model: the model.
+    factors: multiples of D, of heads and of F that are temporary.
+    tokens: per chip.
+    length: tokens per row.
+  """
+  tensor, parts = _tensor(model.mesh), rules.length_parts(model.mesh)
+  slices = products.slices_on(parts, length)
+  size = tokens * _itemsize(model)
+  whole = _width(model.config, factors, tensor) * size
+  mlp = _width(model.config, (0, 0, factors[2]), tensor) * size
+  return whole, whole - mlp + mlp / slices
+
+
 def _layer_weights(config):
-  """Parameters of one layer's matrices."""
+  """Returns the number of parameters of one layer's matrices."""
   heads = config.head_dim * (2 * config.num_heads + 2 * config.num_kv_heads)
   return config.embed_dim * (heads + 3 * config.mlp_dim)
 
 
 def _table_in_columns(mesh, config, size):
-  """Bytes a chip of an embedding that is split by columns."""
+  """Returns bytes per chip of an embedding that is split by columns."""
   parts = _split(mesh) * _tensor(mesh)
   columns = config.embed_dim / parts
   if parts > 1:
@@ -79,23 +100,23 @@ def _table_in_columns(mesh, config, size):
 
 
 def _gathered(model):
-  """Bytes a chip of the weights that one pass takes from other chips."""
+  """Returns bytes per chip of all weights of a pass, and of those received."""
   whole = _layer_weights(model.config) * model.config.num_layers
   whole *= _itemsize(model) / _tensor(model.mesh)
   return whole, whole * (1 - 1 / _split(model.mesh))
 
 
 def teacher(run: resolve.Run, held: costs.Held, number: int) -> costs.Cost:
-  """The pass of a teacher over a batch."""
+  """Returns the cost of a teacher's pass over a batch."""
   model, _ = run.teachers[number]
-  length, tensor = run.config.data.length, _tensor(model.mesh)
+  length = run.config.data.length
   tokens, size = _tokens(run, model.mesh), _itemsize(model)
   params = held.teachers[number]
   gathered, received = _gathered(model)
   table = _table_in_columns(model.mesh, model.config, 2)
   work = flops.as_computed(model.config, length, model.module.kernel)
   hidden = tokens * model.config.embed_dim * size
-  layer = _width(model.config, _PASS_AT_WORK, tensor) * tokens * size
+  moved, layer = _layer_bytes(model, _PASS_AT_WORK, tokens, length)
   return costs.Cost(
     name=programs.teacher_names(run)[number],
     bytes=_named(
@@ -106,7 +127,7 @@ def teacher(run: resolve.Run, held: costs.Held, number: int) -> costs.Cost:
     ),
     flops=flops.forward(model.config, run.config.data.batch_size, length, work)
     / model.mesh.size,
-    hbm=params + 2 * gathered + model.config.num_layers * 2 * layer,
+    hbm=params + 2 * gathered + model.config.num_layers * 2 * moved,
     ici=received + _between_parts(model, tokens),
     host=0,
     stated=0,
@@ -115,14 +136,15 @@ def teacher(run: resolve.Run, held: costs.Held, number: int) -> costs.Cost:
 
 
 def step(run: resolve.Run, held: costs.Held) -> costs.Cost:
-  """An update."""
+  """Returns the cost of an update."""
   model, micro = run.student, run.config.optimizer.micro_batches
   tokens = _tokens(run, run.mesh) / micro
   size, tensor = _itemsize(model), _tensor(run.mesh)
   params, moments = held.parameters, held.optimizer + held.on_host
   remat = run.config.student.remat
   kept = model.config.num_layers * _width(model.config, _KEPT[remat], tensor)
-  layer = _width(model.config, _STEP_AT_WORK, tensor) * tokens * size
+  length = run.config.data.length
+  moved, layer = _layer_bytes(model, _STEP_AT_WORK, tokens, length)
   gathered, received = _gathered(model)
   kept *= tokens * size
   offloaded = model.config.num_layers * tokens * size
@@ -156,7 +178,7 @@ def step(run: resolve.Run, held: costs.Held) -> costs.Cost:
     # Gradients, moments and parameters are read and written by the update.
     hbm=(
       3 * (params + moments)
-      + passes * (2 * gathered + model.config.num_layers * layer)
+      + passes * (2 * gathered + model.config.num_layers * moved)
       + 2 * kept * micro
       + micro * programs.chunks(run) * _chunk_traffic(run)
       + _LOGIT_BYTES * _tokens(run, run.mesh) * model.config.vocab_size / tensor
@@ -174,7 +196,7 @@ def step(run: resolve.Run, held: costs.Held) -> costs.Cost:
 
 
 def _chunk_traffic(run):
-  """Bytes that each chunk of positions moves: all of the vocabulary's tables.
+  """Returns bytes that each chunk of positions reads and writes of embeddings.
 
   The student's is read twice and its gradient is added to; a teacher's is read.
   """
@@ -196,13 +218,17 @@ def decode(run: resolve.Run, held: costs.Held) -> costs.Cost:
   config = model.config
   batch, steps = programs.decoded(run.config)
   rows = batch / rules.row_parts(run.mesh)
-  slots = run.config.plan.prompt_length + steps
+  length = run.config.plan.prompt_length
+  slots = length + steps
   size, tensor = _itemsize(model), _tensor(run.mesh)
   kv_parts = tensor if config.num_kv_heads % tensor == 0 else 1
-  cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-  cache *= rows * slots * size / kv_parts
-  prompt = rows * run.config.plan.prompt_length
-  layer = _width(config, _PASS_AT_WORK, tensor) * prompt * size
+  windows = {
+    gemma3_config.LOCAL: min(slots, config.window),
+    gemma3_config.GLOBAL: slots,
+  }
+  cache = 2 * config.num_kv_heads * config.head_dim * rows * size / kv_parts
+  cache *= sum(windows[kind] for kind in config.layer_kinds)
+  _, layer = _layer_bytes(model, _PASS_AT_WORK, rows * length, length)
   gathered, received = _gathered(model)
   table = _table_in_columns(run.mesh, config, size)
   # The copy that decoding reads, and the pass over the prompts makes another.
@@ -241,11 +267,11 @@ def _sums_of_a_token(model, batch):
 
 
 def of(run: resolve.Run, held: costs.Held) -> list[costs.Cost]:
-  """Every program of the run, in the order of programs.of.
+  """Returns the cost of every program of the run, in the order of programs.of.
 
   Args:
     run: the run.
-    held: what it keeps in memory.
+    held: what it keeps in memory from step to step.
   """
   count = len(run.teachers) if run.objective.needs_teacher else 0
   scored = [teacher(run, held, number) for number in range(count)]
@@ -253,14 +279,14 @@ def of(run: resolve.Run, held: costs.Held) -> list[costs.Cost]:
 
 
 def _tokens(run, mesh):
-  """T of a whole batch, on one chip."""
+  """Returns the tokens of a batch, per chip."""
   data = run.config.data
   parts = rules.row_parts(mesh) * rules.length_parts(mesh)
   return data.batch_size * data.length / parts
 
 
 def _split(mesh):
-  """Into how many parts weights are split that a layer gathers."""
+  """Returns the number of parts of the weights that a layer gathers."""
   return mesh.shape['fsdp'] * rules.length_parts(mesh)
 
 
@@ -269,9 +295,9 @@ def _tensor(mesh):
 
 
 def _between_parts(model, tokens):
-  """Bytes that one pass brings in for parts of layers, and of rows.
+  """Returns bytes received in a pass for sums over tensor, and for sequence.
 
-  Two sums a layer over the tensor axis; the keys and values of a whole row.
+  Two sums per layer over the tensor axis; keys and values of whole rows.
   """
   config, parts = model.config, rules.length_parts(model.mesh)
   tensor = _tensor(model.mesh)

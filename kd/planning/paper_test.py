@@ -9,6 +9,7 @@ from kd.config import base
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import types
+from kd.models import decoding
 from kd.models import gemma3
 from kd.planning import advice
 from kd.planning import chips
@@ -146,6 +147,18 @@ def test_decoding_holds_the_student_once_and_the_copy_that_it_reads():
   assert trained == held.student == held.parameters
   # The norms of the copy are float32.
   assert phase['parameters'] == pytest.approx(trained + copy, rel=0.02)
+
+
+@pytest.mark.parametrize('prompt', [16, 2048])
+def test_local_layers_keep_no_more_of_a_long_prompt_than_their_window(prompt):
+  changes = {'student.variant': '1b', 'plan.prompt_length': prompt}
+  config = _config(**changes, **{'evaluation.batch_size': 8})
+  found = advice.estimate(config, _CHOSEN)
+  rows, slots = 8 // 8, prompt + config.evaluation.max_new_tokens
+  model = found.run.student.module
+  cache = jax.eval_shape(lambda: decoding.empty(model, rows, slots))
+  size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
+  assert found.phases[programs.DECODE]['kv_cache'] == size
 
 
 def test_every_mesh_of_a_slice_has_all_its_chips():
