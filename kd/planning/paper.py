@@ -1,9 +1,9 @@
 """Estimates the cost of a run's programs by formula, without a compiler.
 
 Bytes of parameters, optimizer state and teachers are exact but for the padding
-of tiles. For the rest, with T tokens per chip in a micro-batch, S, D, F, N, G and
-H as in GLOSSARY.md, t chips on the tensor axis, b bytes per activation and c the
-number of slices in which the MLP takes a row (products.slices_on):
+of tiles. For the rest, with T tokens per chip in a micro-batch, S, D, F, N, G
+and H as in GLOSSARY.md, t chips on the tensor axis, b bytes per activation and
+c the number of slices in which the MLP takes a row (products.slices_on):
 
   saved by remat 'block'   S T D b                     the residual stream
   saved by remat 'dots'    S T (4 D + (2 N + 2 G) H / t + 2 F / t) b
