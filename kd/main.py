@@ -22,6 +22,7 @@ from kd.config import command_line
 from kd.config import legal
 from kd.core import compile_cache
 from kd.core import errors
+from kd.core import notices
 from kd.core import paths
 from kd.partitioning import processes
 from kd.planning import check
@@ -104,8 +105,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
 def run() -> None:
   """Starts the program."""
   _from_users_folder()
-  # Orbax warns of what is meant; the project's own warnings are printed.
+  # Libraries warn of what is intended; the project's own lines are shown.
   logging.set_verbosity(logging.ERROR)
+  notices.show(modes.say)
   app.run(main, flags_parser=_parse_flags)
 
 

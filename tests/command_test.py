@@ -1,5 +1,7 @@
 """What the command line refuses, and what --mode=check prints and imports."""
 
+import os
+import shutil
 import subprocess
 import sys
 
@@ -144,6 +146,10 @@ def test_a_config_is_read_before_devices_are_touched():
 
 
 def test_check_prints_what_the_config_means_and_writes_nothing(tmp_path):
+  teacher = tmp_path / 'teacher'
+  teacher.mkdir()
+  for name in ('config.json', 'model.safetensors'):
+    shutil.copy(f'data/fixtures/quickstart_teacher/{name}', teacher)
   code, out, err = command.run(
     [
       CONFIG,
@@ -151,6 +157,8 @@ def test_check_prints_what_the_config_means_and_writes_nothing(tmp_path):
       f'--workdir={tmp_path}/run',
       '--config.optimizer.lr.peak=1',
       '--config.data.pack=False',
+      f'--config.teacher.init=hf:{teacher}',
+      '--config.data.tokenizer=bytes',
       *(
         '--config.losses.kl.beta=0.25',
         '--config.losses.kl.name',
@@ -165,6 +173,8 @@ def test_check_prints_what_the_config_means_and_writes_nothing(tmp_path):
     '16 rows x 128 = 2,048 tokens',
     'optimizer.lr.peak = 1.0 (default 0.0001)',
     'data.pack = False (default True)',
+    'holds no tokenizer',
+    'data.tokenizer is used',
     '1 x kl (jensen_shannon, temperature 1)',
     'memory per device',
     'data.mixtures registers arithmetic_noisy',
@@ -172,4 +182,4 @@ def test_check_prints_what_the_config_means_and_writes_nothing(tmp_path):
   ):
     assert words in out, out
   assert '"seed"' not in out
-  assert not list(tmp_path.iterdir())
+  assert os.listdir(tmp_path) == ['teacher']

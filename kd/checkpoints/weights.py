@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import itertools
+import logging
 from typing import Any
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +23,7 @@ from kd.models import gemma3
 from kd.models import gemma3_config
 
 PREFIXES = ('hf', 'gguf')
+_LOG = logging.getLogger(__name__)
 
 
 def _split(init: str, path: str) -> tuple[str, str]:
@@ -222,7 +223,7 @@ def load(
     tensor_checks.check_shapes(source)
     source.check_head()
   if source.skipped:
-    logging.info(
+    _LOG.info(
       '%s: left out %d vision tensors', source.file, len(source.skipped)
     )
   params = {}

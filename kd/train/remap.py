@@ -1,8 +1,8 @@
 """Adaptive layer maps: measured again as the student changes."""
 
 from collections.abc import Sequence
+import logging
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +14,8 @@ from kd.losses import taps
 from kd.losses import terms as terms_lib
 from kd.models import gemma3
 from kd.train import update
+
+_LOG = logging.getLogger(__name__)
 
 
 class Remap:
@@ -56,7 +58,7 @@ class Remap:
         continue  # The update on this batch is not finite either.
       chosen = layer_maps.choose(similarity)
       maps[term.key] = jnp.asarray(chosen, jnp.int32)
-      logging.info(
+      _LOG.info(
         "step %d: losses.%s compares layers %s with the teacher's %s "
         '(similarity %s)',
         step,

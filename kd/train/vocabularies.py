@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import logging
 
-from absl import logging
 import ml_collections
 
 from kd.checkpoints import weights
@@ -13,6 +13,7 @@ from kd.input_pipeline import tokenizers
 from kd.models import gemma3_config
 from kd.train import architectures
 
+_LOG = logging.getLogger(__name__)
 _MULTIPLE = 8  # Of rows of an embedding.
 
 
@@ -42,7 +43,7 @@ def tokenizer(
       # A folder whose tokenizer is missing or of another kind.
       if not data.tokenizer:
         raise
-      logging.info('%s; data.tokenizer is used', e)
+      _LOG.info('%s; data.tokenizer is used', e)
   found = {path: t for path, t in found.items() if t is not None}
   if not found:
     raise errors.ConfigError(

@@ -1,0 +1,29 @@
+"""Log lines of the project's own modules, which reach the user."""
+
+from collections.abc import Callable
+import logging
+
+
+class _Handler(logging.Handler):
+  """Hands each line to a function."""
+
+  def __init__(self, say: Callable[[str], None]):
+    super().__init__()
+    self._say = say
+
+  def emit(self, record: logging.LogRecord) -> None:
+    self._say(self.format(record))
+
+
+def show(say: Callable[[str], None]) -> None:
+  """Shows what modules of kd log at INFO and above.
+
+  What libraries log is not affected.
+
+  Args:
+    say: prints a line.
+  """
+  logger = logging.getLogger('kd')
+  logger.setLevel(logging.INFO)
+  logger.propagate = False
+  logger.handlers = [_Handler(say)]
