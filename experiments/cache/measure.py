@@ -14,6 +14,7 @@ import tempfile
 
 import jax
 import jax.numpy as jnp
+from matplotlib import ticker
 import matplotlib.figure
 
 from configs import gemma3_270m_gsm8k
@@ -112,7 +113,7 @@ def _bytes(folder, manifest):
 
 
 def _draw(results, path):
-  """Bytes against what they leave of the loss and of its gradient."""
+  """Draws the errors of the loss and of its gradient over bytes per target."""
   figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout='constrained')
   axes = figure.subplots(1, 2)
   by_name = {}
@@ -121,15 +122,18 @@ def _draw(results, path):
     if key == 'hidden' or one['method'].get('logprobs') == 'float16':
       continue
     by_name.setdefault(key, []).append(one)
-  for name, found in by_name.items():
-    size = [one['bytes_per_target'] for one in found]
+  for name, ones in by_name.items():
+    size = [one['bytes_per_target'] for one in ones]
     for axis, field in zip(axes, ('loss_bias', 'gradient_error'), strict=True):
-      values = [100 * abs(one[field]) for one in found]
+      values = [100 * abs(one[field]) for one in ones]
       axis.plot(size, values, marker='o', label=name)
-  titles = 'forward KL, away from the whole', 'its gradient, error'
+  titles = 'error of forward KL, %', 'error of its gradient, %'
   for axis, title in zip(axes, titles, strict=True):
-    axis.set(xscale='log', yscale='log', xlabel='bytes a target', title=title)
-    axis.set_ylabel('%')
+    axis.set(xscale='log', yscale='log', xlabel='bytes per target', title=title)
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    for side in (axis.xaxis, axis.yaxis):
+      side.set_major_formatter('{x:g}')
+      side.set_minor_formatter(ticker.NullFormatter())
     axis.grid(alpha=0.3)
   axes[1].legend()
   run_info.write_picture(path, figure, dpi=120)
@@ -138,7 +142,7 @@ def _draw(results, path):
 def _table(results):
   """A Markdown table."""
   lines = [
-    '| method | ids a target | bytes a target | loss, % | gradient, % |',
+    '| method | ids per target | bytes per target | loss, % | gradient, % |',
     '| --- | ---: | ---: | ---: | ---: |',
   ]
   for one in results:
