@@ -10,6 +10,7 @@ FILE = 'digests.json'
 # Of Orbax: the quality figure, which may become known after the save; the times
 # of beginning and end, and that there was one, written after the digests.
 FIGURE = os.path.join('metrics', 'metrics')
+METRIC = 'quality'  # The figure's name in that file.
 TIMES = '_CHECKPOINT_METADATA'
 _UNCOUNTED = ('metrics', TIMES, 'commit_success.txt', FILE)
 _CHUNK = 1 << 22  # bytes
@@ -31,6 +32,24 @@ def write(folder: str, step: int) -> None:
     json.dump({'step': step, 'files': files}, f, indent=0, sort_keys=True)
     f.flush()
     os.fsync(f.fileno())
+
+
+def figure(folder: str) -> float | None:
+  """Returns a checkpoint's quality figure, None without one.
+
+  Args:
+    folder: the checkpoint.
+
+  Raises:
+    ValueError: the file that holds it is damaged.
+  """
+  try:
+    with open(os.path.join(folder, FIGURE), encoding='utf-8') as f:
+      return float(json.load(f)[METRIC])
+  except FileNotFoundError:
+    return None
+  except (KeyError, TypeError, RecursionError) as e:
+    raise ValueError(f'it holds no number {METRIC!r}') from e
 
 
 def problem(folder: str, items: Sequence[str] = ()) -> str:
@@ -61,7 +80,10 @@ def problem(folder: str, items: Sequence[str] = ()) -> str:
         return f'{name} has other bytes than were written'
   except FileNotFoundError:
     return f'{FILE} is missing'
-  except (ValueError, AttributeError, TypeError, KeyError, IndexError):
+  except (
+    *(ValueError, RecursionError),  # It is no JSON.
+    *(AttributeError, TypeError, KeyError, IndexError),
+  ):
     return f'{FILE} cannot be read'
   except OSError as e:
     return f'{e.filename or FILE} cannot be read: {e.strerror}'

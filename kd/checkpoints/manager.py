@@ -22,7 +22,6 @@ from kd.partitioning import processes
 FOLDER = 'checkpoints'
 # Apart, so that another run can read the parameters alone.
 ITEMS = ('params', 'optimizer')
-_METRIC = 'quality'
 # Orbax limits a save by the clock on the wall, which may jump. A process that
 # dies meanwhile is noticed by kd.partitioning.
 _NEVER_S = 10 * 24 * 3600
@@ -45,15 +44,25 @@ def best_step(workdir: str) -> int | None:
 
   Reads files alone, so one process of several may call it: opening a Manager is
   for all of them.
+
+  Raises:
+    ConfigError: a file with a figure is damaged.
   """
   best, lowest = None, math.inf
   for step in _steps(workdir):
-    path = os.path.join(workdir, FOLDER, str(step), digests.FIGURE)
-    if os.path.exists(path):
-      with open(path, encoding='utf-8') as f:
-        figure = json.load(f)[_METRIC]
-      if figure <= lowest and figure < math.inf:  # Of equal ones the latest.
-        best, lowest = step, figure
+    folder = os.path.join(workdir, FOLDER, str(step))
+    try:
+      figure = digests.figure(folder)
+    except ValueError as e:
+      raise errors.ConfigError(
+        os.path.join(folder, digests.FIGURE),
+        f'cannot be read: {e}',
+        legal='the file as it was written; training puts such a checkpoint '
+        'aside',
+      ) from e
+    # Of equal ones the latest.
+    if figure is not None and figure <= lowest and figure < math.inf:
+      best, lowest = step, figure
   return best
 
 
@@ -110,7 +119,7 @@ class Manager:
     self._literal_folder = _literal(self.folder, read_only)
     try:
       self._manager = self._open(keep, read_only)
-    except ValueError as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
       raise errors.ConfigError(self.folder, f'cannot be read: {e}') from e
 
   def _open(self, keep, read_only):
@@ -128,13 +137,13 @@ class Manager:
           [
             policies.LatestN(keep),
             policies.BestN(
-              get_metric_fn=lambda m: -m[_METRIC],
+              get_metric_fn=lambda m: -m[digests.METRIC],
               n=1,
               keep_checkpoints_without_metrics=False,
             ),
           ]
         ),
-        best_fn=lambda m: -m[_METRIC],
+        best_fn=lambda m: -m[digests.METRIC],
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
         temporary_path_class=_Checked,
@@ -177,7 +186,7 @@ class Manager:
       KdError: an earlier save failed, or this one could not begin.
     """
     # What was not measured ranks last: Orbax warns at each save without one.
-    metrics = {_METRIC: math.inf if quality is None else quality}
+    metrics = {digests.METRIC: math.inf if quality is None else quality}
     args = ocp.args.Composite(
       **{name: ocp.args.StandardSave(items[name]) for name in ITEMS},
       position=ocp.args.JsonSave(dict(position)),
@@ -190,7 +199,7 @@ class Manager:
     """Gives a checkpoint the figure that its save did not have yet."""
     # Where Orbax writes and reads it; digests leave this file out.
     path = os.path.join(self.folder, str(step), digests.FIGURE)
-    figure = json.dumps({_METRIC: quality})
+    figure = json.dumps({digests.METRIC: quality})
     processes.from_first(lambda: run_info.write_text(path, figure))
     self._manager.reload()
 

@@ -54,16 +54,17 @@ def _steps(folder):
 
 def _list_problem(where):
   """What keeps a checkpoint from being listed."""
-  for name in (digests.FIGURE, digests.TIMES):
-    path = os.path.join(where, name)
-    try:
-      with open(path, encoding='utf-8') as f:
-        if not isinstance(json.load(f), dict):
-          return f'{name} holds no JSON object'
-    except FileNotFoundError:
-      continue  # Ranks as one without a figure, and without times.
-    except (OSError, ValueError) as e:
-      return f'{name} cannot be read: {e}'
+  name = digests.FIGURE
+  try:
+    digests.figure(where)  # Without one a checkpoint ranks last.
+    name = digests.TIMES
+    with open(os.path.join(where, name), encoding='utf-8') as f:
+      if not isinstance(json.load(f), dict):
+        return f'{name} holds no JSON object'
+  except FileNotFoundError:
+    return ''
+  except (OSError, ValueError, RecursionError) as e:
+    return f'{name} cannot be read: {e}'
   return ''
 
 

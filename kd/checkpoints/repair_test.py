@@ -81,10 +81,25 @@ def test_a_copy_under_another_steps_name_is_put_aside(copied):
   assert manager.latest_step(str(copied.parent)) == 2
 
 
-@pytest.mark.parametrize('name', [digests.FIGURE, digests.TIMES])
+@pytest.mark.parametrize(
+  'name, text',
+  [
+    (digests.FIGURE, '{"quality": 0.\0'),
+    (digests.FIGURE, '{"quality": []}'),
+    (digests.FIGURE, '{"quantity": 1.0}'),
+    (digests.FIGURE, '[' * 100_000),
+    (digests.TIMES, '{"init_timestamp_nsecs": 0.\0'),
+    (digests.TIMES, '[' * 100_000),
+  ],
+)
 @pytest.mark.parametrize('step', ['1', '2'])
-def test_what_keeps_one_from_being_listed_is_put_aside(step, name, copied):
-  (copied / step / name).write_text('{"quality": 0.\0')
+def test_what_keeps_one_from_being_listed_is_put_aside(
+  step, name, text, copied
+):
+  (copied / step / name).write_text(text)
+  if name == digests.FIGURE:
+    with pytest.raises(errors.ConfigError, match=f'{step}/{name}: cannot be'):
+      manager.best_step(str(copied.parent))
   (line,) = repair.repair(str(copied))
   assert f'checkpoint {step} is damaged' in line and name in line, line
   reading = manager.Manager(str(copied.parent), 2)

@@ -94,7 +94,7 @@ def _read(path: str) -> dict[str, list]:
   try:
     with open(path, encoding='utf-8') as f:
       known = json.load(f)
-  except (OSError, ValueError):
+  except (OSError, ValueError, RecursionError):
     return {}
   if not isinstance(known, dict):
     return {}

@@ -102,7 +102,7 @@ class JsonLinesWriter(_ScalarWriter):
     try:
       record = json.loads(line)
       at, is_evaluation = record['step'], record['phase'] == 'eval'
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
       raise errors.ConfigError(
         f'{self._path}:{number}',
         f'is no line of metrics: {e}',

@@ -169,7 +169,7 @@ def _resume(
       record = json.loads(line.decode('utf-8'))
       replies = [Sampled(**reply) for reply in record['samples']]
       named = record['id'], record['prompt_digest'], len(replies)
-    except (ValueError, TypeError, KeyError) as e:
+    except (ValueError, TypeError, KeyError, RecursionError) as e:
       raise errors.ConfigError(
         where, f'is damaged ({e})', legal='a line of samples, or a new folder'
       ) from e

@@ -145,7 +145,7 @@ class _Calls:
       try:
         record = json.loads(line)
         self._found[record['name']] = [_sample(s) for s in record['samples']]
-      except (ValueError, KeyError, TypeError) as e:
+      except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise errors.ConfigError(
           f'{self._path}:{number}',
           f'is no answer that --mode=search wrote ({e})',
@@ -216,7 +216,7 @@ def _finished(folder, instance) -> tree_lib.Tree | None:
     text = f.read()
   try:
     tree = tree_lib.from_json(text)
-  except (ValueError, KeyError, TypeError) as e:
+  except (ValueError, KeyError, TypeError, RecursionError) as e:
     raise errors.ConfigError(
       path, f'is no tree ({e})', legal='remove the file: it grows anew'
     ) from e

@@ -119,5 +119,5 @@ def _holder(path):
     with open(path, encoding='utf-8') as f:
       holder = json.load(f)
     return f'process {holder["pid"]} on {holder["host"]}'
-  except (OSError, ValueError, KeyError, TypeError):
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
     return 'another run'
