@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -20,15 +21,16 @@ _TEACHER = 'data/fixtures/quickstart_teacher'
 
 
 def _shown():
-  """The command blocks of the page, and the table's fields with defaults."""
+  """The commands of the page, and the table's fields with defaults."""
   text = _DOCS.read_text()
-  (block,) = re.findall(r'^```\n(.*?)^```', text, re.M | re.S)
+  blocks = re.findall(r'^```(\w*)\n(.*?)^```', text, re.M | re.S)
+  commands = ''.join(block for language, block in blocks if not language)
   table = re.findall(r'^\| `(\w+)` \| `?(.*?)`? \|', text, re.M)
-  return block.splitlines(), dict(table)
+  return commands.splitlines(), dict(table)
 
 
 def test_the_page_s_commands_run(tmp_path):
-  (write, run), fields = _shown()
+  (write, run, talk), fields = _shown()
   subprocess.run(write, shell=True, check=True, cwd=tmp_path)
   program, *arguments = run.split('kd.main ')
   assert program == 'python -m '
@@ -47,6 +49,17 @@ def test_the_page_s_commands_run(tmp_path):
     assert {sample['finish'] for sample in line['samples']} <= {
       *('stop', 'length')
     }
+  # The chat asks the same, and streams the same first samples.
+  talk = talk.replace('python', sys.executable)
+  talk = talk.replace('=kd-chat', f'={tmp_path}/kd-chat')
+  done = subprocess.run(
+    talk, shell=True, env=command.environment(), text=True, capture_output=True
+  )
+  assert done.returncode == 0, done.stderr
+  answers = [line['samples'][0]['text'] for line in lines]
+  assert done.stdout == ''.join(f'{answer}\n' for answer in answers)
+  assert 'each message is answered alone' in done.stderr
+  assert not (tmp_path / 'kd-chat').exists()
   default = base.get_config().generate
   beside = {'prompts', 'output'}
   assert fields == {
