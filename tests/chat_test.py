@@ -1,5 +1,6 @@
-"""--mode=chat on a terminal: what is typed, and what is shown."""
+"""--mode=chat on a terminal and through pipes, with a model that computes."""
 
+import io
 import json
 import os
 import pty
@@ -8,20 +9,35 @@ import select
 import sys
 import time
 
+import pytest
+
 from kd.config import base
+from kd.config import command_line
+from kd.core import config as config_lib
+from kd.core import errors
 from kd.train import modes
+from kd.train import workdirs
 from tests import command
 
 _INIT = 'hf:data/fixtures/quickstart_teacher'
+_ROOM = 74  # tokens of a prompt
+_TOKENS = 1024 - _ROOM  # of an answer, at most
 _FIELDS = (
   f'--config.student.init={_INIT}',
   '--config.student.dtype=float32',
   '--config.data.template=gemma',
-  # Leaves room for prompts of 74 tokens.
-  '--config.generate.max_new_tokens=950',
+  f'--config.generate.max_new_tokens={_TOKENS}',
 )
 _PROMPT = '>>> '
 _ENDLESS = 'count'  # This model answers it with 9 after 9.
+
+
+def _config(template, **sampling):
+  config = base.get_config()
+  config.student.update(init=_INIT, dtype='float32')
+  config.data.template = template
+  config.generate.update(sampling)
+  return config
 
 
 class _Terminal:
@@ -118,5 +134,39 @@ def test_a_dialogue_on_a_terminal(tmp_path):
   terminal.type('\x03')
   assert terminal.code() == 0
   assert not (tmp_path / 'none').exists()
-  dialogues = ['Q: 1+2=?'], ['Q: 1+2=?', first, 'hi'], ['hi', second, 'x']
-  assert _generated(tmp_path, *dialogues) == [first, second, third]
+  dialogues = ['Q: 1+2=?', first, 'hi'], ['hi', second, 'x']
+  assert _generated(tmp_path, *dialogues) == [second, third]
+
+
+def test_a_pipe_gets_answers_alone(tmp_path, monkeypatch, capsys):
+  """Until a line is too long. The stop string takes four slices of steps."""
+  question = 'Q: 42+15-9=?\\\nA:\\\n\n'
+  data = f'{question}/reset\n{question}{"x" * _ROOM}'
+  stdin = io.TextIOWrapper(io.BytesIO(data.encode()))
+  monkeypatch.setattr(sys, 'stdin', stdin)
+  config = _config('plain', max_new_tokens=_TOKENS, stop_strings=('9=48',))
+  refused = rf'^stdin:8: takes {_ROOM + 1} tokens; legal: at most {_ROOM}, '
+  with (
+    command.compiled_once(),
+    pytest.raises(errors.ConfigError, match=refused),
+  ):
+    modes.chat(config, str(tmp_path))
+  out, err = capsys.readouterr()
+  assert out == '42+15=57 57-\n' * 2
+  assert 'answered alone' in err and 'forgotten' in err
+
+
+def test_without_a_config_a_workdir_s_own_is_meant(tmp_path):
+  assert workdirs.recorded_config(str(tmp_path)) is None
+  config = command_line.load('configs/all_terms.py')
+  text = config_lib.to_json(base.checked(config))
+  (tmp_path / 'config.json').write_text(text)
+  recorded = workdirs.recorded_config(str(tmp_path))
+  assert config_lib.to_json(recorded) == text
+  assert workdirs.check(recorded, str(tmp_path)) == workdirs.Changes({}, {})
+  # As flags are: a field of one type can be changed to another value of it.
+  assert isinstance(recorded.generate.stop_strings, tuple)
+  (tmp_path / 'config.json').write_text(text.replace('"steps"', '"stepz"'))
+  wrong = re.escape(f"{tmp_path}/config.json: stepz: unknown field 'stepz'")
+  with pytest.raises(errors.ConfigError, match=wrong):
+    workdirs.recorded_config(str(tmp_path))

@@ -35,6 +35,10 @@ REFUSED = {
     ['configs/quikstart.py', "'configs/quickstart.py'"],
   ),
   'no config': ([], ['--config', 'not given']),
+  'chat without a model': (
+    ['--mode=chat'],
+    ['--workdir', 'holds no checkpoint', 'student.init=hf:DIR'],
+  ),
   'two configs': ([CONFIG, CONFIG], ['--config', 'given 2 times']),
   'unknown mode': ([CONFIG, '--mode=trian'], ['mode', 'train']),
   'negative decay': (

@@ -140,16 +140,9 @@ def requests_of(
 ) -> list[requests.Request]:
   """A request for each prompt, numbered in order."""
   return [
-    request_of(prompt.ids, seed, number, samples)
+    requests.numbered(prompt.ids, seed, number, samples)
     for number, prompt in enumerate(prompts)
   ]
-
-
-def request_of(
-  ids: Sequence[int], seed: int, number: int, samples: int
-) -> requests.Request:
-  """Returns the request of the prompt with that number, from 0."""
-  return requests.Request(tuple(ids), seed << 32 | number, samples)
 
 
 def answer_file(

@@ -63,6 +63,13 @@ class Request:
   max_new_tokens: int | None = None
 
 
+def numbered(
+  ids: Sequence[int], seed: int, number: int, samples: int
+) -> Request:
+  """Returns the request of a prompt with a number, from 0, among others."""
+  return Request(tuple(ids), seed << 32 | number, samples)
+
+
 def limit(request: Request, settings: Settings) -> int:
   """Returns the most ids of an answer to a request."""
   if request.max_new_tokens is None:

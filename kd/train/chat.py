@@ -14,7 +14,6 @@ from kd.partitioning import rules
 from kd.sampling import dialogue
 from kd.sampling import engine
 from kd.sampling import fields as sampling_fields
-from kd.sampling import prompts
 from kd.sampling import requests
 from kd.sampling import streaming
 from kd.train import console as console_lib
@@ -111,7 +110,7 @@ class _Session:
   def compile(self) -> None:
     """Compiles what short dialogues need."""
     start = time.monotonic()
-    bos = prompts.request_of([self._run.tokenizer.bos_id], 0, 0, samples=1)
+    bos = requests.numbered([self._run.tokenizer.bos_id], 0, 0, samples=1)
     self._buckets.add(self._engine.bucket(bos, self._settings))
     self._console.say('compiling, once for all short dialogues')
 
@@ -217,7 +216,7 @@ class _Session:
         f'{dropped}'
       )
     seed = self._run.config.generate.seed
-    request = prompts.request_of(ids, seed, self._number, samples=1)
+    request = requests.numbered(ids, seed, self._number, samples=1)
     self._number += 1
     bucket = self._engine.bucket(request, self._settings)
     if bucket not in self._buckets:
@@ -284,5 +283,6 @@ class _Speed:
       return parts
     begin, before = self._first
     if tokens > before:
-      parts.append(f'{(tokens - before) / (end - begin):.1f} tokens/s')
+      seconds = max(end - begin, 1e-9)
+      parts.append(f'{(tokens - before) / seconds:.1f} tokens/s')
     return [*parts, f'first after {begin - self._start:.2f} s']

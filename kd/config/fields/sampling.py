@@ -47,7 +47,7 @@ def sampling(temperature: float, max_new_tokens: int) -> dict[str, F]:
 
 
 GENERATE = schema.Section(
-  'Answers to prompts (`--mode=generate`).',
+  'Answers to prompts (`--mode=generate`), and how `--mode=chat` samples.',
   {
     'prompts': F(
       '',
