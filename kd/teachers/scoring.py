@@ -134,25 +134,32 @@ def _look(chunk, tables, shares, method, vocab_size):
       keys=jax.random.wrap_key_data(keys),
     )
   )
+  dropped = _dropped_mass(logits, size)
   return Scored(
     kept=kept,
     target_logprob=at_target[:, 0] - normalizer,
     log_normalizer=normalizer,
     entropy=None if method.entries else seen.entropy,
-    dropped_mass=_dropped_mass(logits, shares, size),
-    finite=jnp.isfinite(jnp.concatenate(sums, axis=-1)),
+    dropped_mass=jnp.sum(dropped * jnp.array(shares), axis=-1),
+    # Also of the logits that are left out: they tell of a broken teacher.
+    finite=jnp.isfinite(jnp.concatenate(sums, axis=-1) + dropped),
   )
 
 
-def _dropped_mass(logits, shares, size):
-  """The teachers' mass on ids from `size` on: float32 [T]."""
-  found = jnp.zeros(logits[0].shape[0], jnp.float32)
-  for x, share in zip(logits, shares, strict=True):
-    if x.shape[-1] > size:
-      beyond = jax.nn.logsumexp(x[:, size:], axis=-1)
-      whole = jnp.logaddexp(jax.nn.logsumexp(x[:, :size], axis=-1), beyond)
-      found += share * jnp.exp(beyond - whole)
-  return found
+def _dropped_mass(logits, size):
+  """Returns each teacher's mass on ids from `size` on: float32 [T, n].
+
+  It is NaN where a logit of these ids is NaN or +inf.
+  """
+
+  def of(x):
+    if x.shape[-1] <= size:
+      return jnp.zeros(x.shape[0], jnp.float32)
+    beyond = jax.nn.logsumexp(x[:, size:], axis=-1)
+    whole = jnp.logaddexp(jax.nn.logsumexp(x[:, :size], axis=-1), beyond)
+    return jnp.exp(beyond - whole)
+
+  return jnp.stack([of(x) for x in logits], axis=-1)
 
 
 def _one(logits, shares, size):
