@@ -26,7 +26,7 @@ class Driver:
   def __init__(self, folder):
     self.folder, self._chains = str(folder), {}
 
-  def add(self, name, faults, *more, inside='', rows=''):
+  def add(self, name, faults, *more, inside='', rows='', config=SMALL[0]):
     """Adds a run to a chain.
 
     Args:
@@ -35,6 +35,7 @@ class Driver:
       *more: further arguments of kd.main.
       inside: a folder of the chain's folder that the workdir is in.
       rows: the chain whose prepared rows it uses; its own if ''.
+      config: the flag of its config.
     """
     where = self.where(name)
     os.makedirs(where, exist_ok=True)
@@ -42,7 +43,8 @@ class Driver:
     chain.append(
       {
         'arguments': [
-          *SMALL,
+          config,
+          *SMALL[1:],
           f'--config.data.folder={self.folder}/{rows or name}/rows',
           f'--workdir={self.workdir(name, inside)}',
           *more,

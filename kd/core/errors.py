@@ -61,9 +61,17 @@ class ConfigError(KdError):
 
 
 class NonFiniteError(KdError):
-  """A loss or gradient is NaN or infinite; the last good checkpoint stays."""
+  """A loss, a gradient or a model's logits are NaN or infinite.
+
+  Attributes:
+    teachers: the names of the teachers that are not finite, if any.
+  """
 
   exit_code = 3
+
+  def __init__(self, message: str, teachers: Sequence[str] = ()):
+    super().__init__(message)
+    self.teachers = tuple(teachers)
 
 
 class PreemptedError(KdError):

@@ -85,7 +85,8 @@ def _check_finite(by_row, names):
   if bad:
     raise errors.NonFiniteError(
       f'the logits of {" and of ".join(bad)} are NaN or infinite: nothing was '
-      'recorded'
+      'recorded',
+      teachers=[name for name in bad if name in names[1:]],
     )
   return by_row
 

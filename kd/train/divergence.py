@@ -1,30 +1,54 @@
-"""What to do about steps that are not finite, in words."""
+"""What to do about values that are not finite, in words."""
 
 from collections.abc import Sequence
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+  """The checkpoints of a run.
+
+  Attributes:
+    steps: of those that are kept, rising.
+    best: the step of the one with the best evaluation, if there is one.
+    folder: of the checkpoints.
+  """
+
+  steps: Sequence[int]
+  best: int | None
+  folder: str
 
 
 def advice(
-  unchanged_since: int, steps: Sequence[int], best: int | None, folder: str
+  teachers: Sequence[str],
+  unchanged_since: int,
+  student_init: str,
+  checkpoints: Checkpoints,
 ) -> str:
-  """Says whether the last checkpoint is at fault, and what to change.
+  """Says which weights are at fault, and what to change.
 
   A step that is not finite changes no parameter, and a run that resumes repeats
   the same steps. So a checkpoint is at fault if it was saved after the last
   update that changed the parameters, and any other is not.
 
   Args:
-    unchanged_since: how many updates the parameters have had.
-    steps: of the checkpoints that are kept, rising.
-    best: the step of the checkpoint with the best evaluation, if there is one.
-    folder: of the checkpoints.
+    teachers: the names of the teachers that are not finite, if any.
+    unchanged_since: how many updates the student's parameters have had.
+    student_init: the config's student.init.
+    checkpoints: that there are.
 
   Returns:
-    Sentences for the end of an error message.
+    The end of an error message, without a full stop.
   """
+  if teachers:
+    return 'the student was not changed by it: repair the teacher'
+  steps, folder = checkpoints.steps, checkpoints.folder
   bad = [step for step in steps if step >= unchanged_since]
   good = [step for step in steps if step < unchanged_since]
-  if bad:
-    names = ', '.join(f'{folder}/{step}' for step in bad)
+  names = ', '.join(f'{folder}/{step}' for step in bad)
+  if not unchanged_since:
+    first = f"the student's first weights give this result ({student_init})"
+  elif bad:
     first = f'the parameters of the last checkpoint give this result ({names})'
   elif good:
     first = f'checkpoint {good[-1]} was saved before and gave a finite step'
@@ -32,10 +56,12 @@ def advice(
     first = 'no checkpoint was saved before'
   parts = [first, 'the same command ends at this step again']
   if bad and good:
+    best = checkpoints.best
     note = f', the best so far is {best}' if best in good else ''
     parts.append(f'the last good checkpoint is {good[-1]}{note}')
   cure = 'train in a new workdir with a lower optimizer.lr.peak'
-  if bad and good:
+  if not unchanged_since:
+    cure = 'repair student.init'
+  elif bad and good:
     cure += f', or remove {names}'
-  parts.append(f'{cure}, or skip such steps with --config.nonfinite=skip')
-  return '; '.join(parts)
+  return '; '.join([*parts, cure])

@@ -154,12 +154,29 @@ class _Loop:
     self._evaluated = position.evaluated
     self._saved = self._step  # Before the first step there is nothing to save.
 
-  def _advise(self, unchanged_since):
-    """Says what to do when steps are not finite any more."""
+  def _advise(self, teachers, unchanged_since):
+    """See divergence.advice."""
     self._saver.wait(self._step)  # For the checkpoint that is being saved.
     return divergence.advice(
-      unchanged_since, self._saver.steps, self._saver.best, self._saver.folder
+      teachers,
+      unchanged_since,
+      f'student.init {self._config.student.init}',
+      divergence.Checkpoints(
+        self._saver.steps, self._saver.best, self._saver.folder
+      ),
     )
+
+  @contextlib.contextmanager
+  def _naming_the_step(self, what):
+    """Within it, a NonFiniteError names the step and says what to do."""
+    try:
+      yield
+    except errors.NonFiniteError as e:
+      self._absorb()  # The step before may have been the first at fault.
+      advice = self._window.advice(self._step, e.teachers)
+      raise errors.NonFiniteError(
+        f'{what} step {self._step}: {e}; {advice}', e.teachers
+      ) from e
 
   def run(self) -> update_lib.TrainState:
     """Trains to the last step; see train."""
@@ -225,13 +242,8 @@ class _Loop:
   def _write_rows(self, read):
     """Lets the student write some rows: those of this process, and metrics."""
     mesh, size = self._job.run.mesh, self._config.data.batch_size
-    try:
+    with self._naming_the_step("sampling the student's answers after"):
       outcome = self._job.rollouts(self._step, self.state.params, *read)
-    except errors.NonFiniteError as e:
-      raise errors.NonFiniteError(
-        f'step {self._step + 1}: where the student writes rows, {e}; the last '
-        'checkpoint is good'
-      ) from e
     mine = placement.local_rows(mesh, size)
     rows = jax.tree.map(lambda x: x[mine], outcome.rows)
     self._shown = outcome.shown
@@ -312,9 +324,10 @@ class _Loop:
   def _evaluate(self):
     self._evaluated = False
     try:
-      metrics = self._job.evaluate(
-        self._step, self.state.params, self._told.check
-      )
+      with self._naming_the_step('evaluation after'):
+        metrics = self._job.evaluate(
+          self._step, self.state.params, self._told.check
+        )
     except errors.PreemptedError:
       self._end_preempted(None)
     self._evaluated = True

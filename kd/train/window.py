@@ -19,7 +19,7 @@ class Window:
     state: Mapping[str, Any],
     allowed: int,
     teachers: Sequence[str],
-    advise: Callable[[int], str],
+    advise: Callable[[Sequence[str], int], str],
     say: Callable[[str], None],
   ):
     """Starts from what `state` returned.
@@ -28,8 +28,9 @@ class Window:
       state: of an earlier window; {} for the first.
       allowed: steps in a row that may be not finite; 0: none.
       teachers: how messages call each teacher.
-      advise: of the number of updates that the parameters have had; returns
-        what the user can do when they stop being finite.
+      advise: of the names of teachers that are not finite and the number of
+        updates that the student's parameters have had; returns what the user
+        can do.
       say: called with a line for each step that is not finite.
     """
     self._allowed, self._teachers = allowed, teachers
@@ -66,6 +67,15 @@ class Window:
     self._means.add('target_weight', out.weight, 1.0)
     self._means.add('empty_batches', out.weight == 0, 1.0)
 
+  def advice(self, step: int, teachers: Sequence[str]) -> str:
+    """Returns what the user can do about values that are not finite.
+
+    Args:
+      step: updates applied or skipped, all of which have been added.
+      teachers: the names of those that are not finite, if any.
+    """
+    return self._advise(teachers, step - self._in_a_row)
+
   def _skip(self, step, out):
     names = zip(self._teachers, out.nonfinite, strict=True)
     teachers = [name for name, count in names if count]
@@ -81,12 +91,10 @@ class Window:
       line = f'step {step}: {what} is not finite'
     if self._in_a_row > self._allowed:
       often = f', as in the {self._allowed} before it' if self._allowed else ''
-      todo = (
-        'the parameters were not changed by it: repair the teacher'
-        if teachers
-        else self._advise(step - self._in_a_row)
-      )
-      raise errors.NonFiniteError(f'{line}{often}; {todo}')
+      todo = self.advice(step, teachers)
+      if not teachers and not self._allowed:
+        todo += ', or skip such steps with --config.nonfinite=skip'
+      raise errors.NonFiniteError(f'{line}{often}; {todo}', teachers)
     self._say(f'{line}: skipped, {self._in_a_row} in a row')
 
   def take(self) -> dict[str, float]:
