@@ -109,17 +109,17 @@ class Engine:
   def weights(self, params: types.PyTree) -> decoding.Weights:
     """Returns the parameters as decoding reads them, for `stream`.
 
-    A caller that has the memory keeps them, where `stream` would otherwise make
-    them in each call.
+    A caller that keeps them saves each call of `stream` the conversion, at the
+    cost of their memory.
     """
     return device.weights(self._model, params)
 
   def bucket(self, request: Request, settings: Settings) -> int:
-    """Returns the padded length of a prompt, which it shares its program with.
+    """Returns the padded length of a prompt; each length has its own program.
 
     Args:
-      request: with a prompt that leaves room for an answer.
-      settings: of the call.
+      request: a request whose prompt leaves room for an answer.
+      settings: the sampling settings of the call.
     """
     return self._shapes.bucket(
       len(request.ids), self._longest(request, settings)
@@ -170,7 +170,7 @@ class Engine:
       progress: as for `generate`.
       watch: called after each slice of steps for every answer that has not
         ended. What it raises ends the call.
-      weights: of `params`, from the method `weights`.
+      weights: the result of `weights(params)`; None: `stream` calls it.
 
     Yields:
       The request's index, and its samples. Prompts that are too long come
