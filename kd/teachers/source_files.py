@@ -8,6 +8,7 @@ modification time first, then by SHA-256.
 from collections.abc import Mapping
 import glob
 import os
+import re
 from typing import Any
 
 from kd.checkpoints import digests
@@ -25,6 +26,7 @@ FILE = 'teacher_files.json'
 
 _ABSENT = 'absent'
 _SHOWN = 16  # hex digits of a digest
+_GGUF_PART = re.compile(r'-\d{5,}(-of-\d{5,}\.gguf)$')
 _HF = ('config.json', '*.safetensors', '*.safetensors.index.json')
 
 
@@ -35,18 +37,21 @@ def _files(init: str) -> dict[str, str]:
   """
   kind, _, place = init.partition(':')
   place = paths.expand(place)
-  if kind == 'gguf':
-    return {os.path.basename(place): place}
   if kind == 'workdir':
     # It has the digests of the checkpoint's other files.
     step = str(manager.latest_step(place))
     return {
       digests.FILE: os.path.join(place, manager.FOLDER, step, digests.FILE)
     }
+  if kind == 'gguf':
+    # One part of a split model stands for all of them.
+    patterns = [_GGUF_PART.sub(r'-*\1', glob.escape(place))]
+  else:
+    patterns = [os.path.join(glob.escape(place), name) for name in _HF]
   return {
     os.path.basename(path): path
-    for pattern in _HF
-    for path in glob.glob(os.path.join(glob.escape(place), pattern))
+    for pattern in patterns
+    for path in glob.glob(pattern)
   }
 
 

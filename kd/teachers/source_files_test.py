@@ -36,13 +36,27 @@ def test_other_bytes_and_other_files_are_named(tmp_path):
 
 
 def test_a_gguf_file(tmp_path):
-  file = tmp_path / 'a.gguf'
+  file = tmp_path / 'a [8].gguf'
   file.write_bytes(b'GGUF')
   warnings = _cache(tmp_path, f'gguf:{file}')
   os.utime(file, (1, 1))
   assert not warnings('')
   file.write_bytes(b'GGUG')
-  assert 'a.gguf' in warnings('')[0]
+  assert 'a [8].gguf (SHA-256 ' in warnings('')[0]
+
+
+def test_all_parts_of_a_split_gguf_model(tmp_path):
+  first, second = (tmp_path / f'a-0000{i}-of-00002.gguf' for i in (1, 2))
+  for file in (first, second):
+    file.write_bytes(b'GGUF')
+  (tmp_path / 'b-00002-of-00002.gguf').write_bytes(b'GGUF')
+  warnings = _cache(tmp_path, f'gguf:{first}')
+  (tmp_path / 'b-00002-of-00002.gguf').write_bytes(b'GGUG')
+  assert not warnings('')
+  second.write_bytes(b'GGUG')
+  (line,) = warnings('')
+  assert 'differ: a-00002-of-00002.gguf (SHA-256 ' in line
+  assert 'a-00001' not in line.partition('differ')[2]
 
 
 def test_a_workdir_that_was_trained_further(tmp_path):
