@@ -187,8 +187,9 @@ class Layout:
     return jax.vmap(row)(whole, self._positions(index), part)
 
   def sum_rows(self, values: Array) -> Array:
-    """Sums of a chunk's [T] by row: [B]."""
-    return jnp.sum(values.reshape(-1, self._size), axis=1)
+    """Sums of a chunk's [T, ...] by row: [B, ...]."""
+    by_row = values.reshape(-1, self._size, *values.shape[1:])
+    return jnp.sum(by_row, axis=1)
 
 
 def fold(

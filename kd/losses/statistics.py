@@ -13,11 +13,6 @@ Array = types.Array
 _KL = divergences.forward_kl().integrand
 
 
-def nonfinite_teacher(number: int) -> str:
-  """Returns the key of a teacher's count in what by_row returns."""
-  return f'nonfinite_teacher_{number}'
-
-
 def by_row(
   hidden: Array,
   unembedding: Array,
@@ -39,8 +34,8 @@ def by_row(
     that are the model's most likely token, and, with a teacher, 'kl' to it in
     nats at temperature 1 and 'agreement', the weight of targets at which both
     models' most likely tokens are the same; a sum over a target at which
-    either model's logits are not finite is NaN. And counts of such targets:
-    'nonfinite', the model's, and nonfinite_teacher(number), each teacher's.
+    either model's logits are not finite is NaN. And 'nonfinite', float32
+    [B, 1 + n], the numbers of such targets of the model and of n teachers.
   """
   layout = chunks.Layout(batch.weights, chunk_tokens)
   distribution = None if targets is None else targets.distribution
@@ -60,7 +55,7 @@ def by_row(
     # Logits that are not finite must count neither as a hit nor as a miss.
     bad = ~jnp.isfinite(nll)
     values = {'nll': nll, 'accuracy': jnp.where(bad, jnp.nan, hits)}
-    counts = {'nonfinite': bad}
+    nonfinite = [bad]
     if distribution is not None:
       teacher = chunks.with_positions(distribution, distribution_c)
       logits = chunks.view(student, teacher, labels)
@@ -70,17 +65,17 @@ def by_row(
       same = (best[0] == best[1]).astype(jnp.float32)
       values['kl'] = pair.sums.keep_nonfinite(kl)
       values['agreement'] = pair.sums.keep_nonfinite(same)
-      counts |= {
-        nonfinite_teacher(number): ~finite
-        for number, finite in enumerate(pair.sums.finite_teachers)
-      }
+      nonfinite += [~finite for finite in pair.sums.finite_teachers]
     values = {k: v * weights for k, v in values.items()} | {'weight': weights}
-    values |= {k: v & (weights != 0) for k, v in counts.items()}
+    counted = (weights != 0)[:, None]
+    values['nonfinite'] = jnp.stack(nonfinite, axis=-1) & counted
     return {k: sums[k] + layout.sum_rows(v) for k, v in values.items()}
 
-  keys = ['weight', 'nll', 'accuracy', 'nonfinite']
+  keys = ['weight', 'nll', 'accuracy']
   if targets is not None:
     keys += ['kl', 'agreement']
-    keys += [nonfinite_teacher(i) for i in range(len(distribution))]
-  zeros = {key: jnp.zeros(batch.weights.shape[0]) for key in keys}
+  rows = batch.weights.shape[0]
+  zeros = {key: jnp.zeros(rows) for key in keys}
+  models = 1 + len(distribution or ())
+  zeros['nonfinite'] = jnp.zeros((rows, models))
   return chunks.fold(add, zeros, layout, arrays)
