@@ -25,6 +25,7 @@ def config(folder, cache, **changes):
     'data.read.wait_s': 0.001,
     'optimizer.lr.warmup_steps': 1,
     'evaluation.baseline': False,
+    'evaluation.every': 0,
     'log.every': 1,
     'log.tensorboard': False,
     'cache.folder': str(cache),
