@@ -135,7 +135,9 @@ def _losses(axis, workdirs):
   axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
   axis.yaxis.set_major_formatter('{x:g}')
   axis.yaxis.set_minor_formatter(ticker.NullFormatter())
-  axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+  axis.xaxis.set_major_locator(
+    ticker.MaxNLocator(5, integer=True, steps=(1, 2, 5, 10))
+  )
   axis.set_title('training: each its own loss, nats', fontsize=10)
   axis.legend(fontsize=9)
 

@@ -119,7 +119,9 @@ def _panel(axis, panel, set_name, students, teacher):
   axis.margins(y=0.08)
   if panel.metric in (measures.NLL, measures.KL):
     _scale(axis, levels)
-  axis.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+  axis.xaxis.set_major_locator(
+    ticker.MaxNLocator(5, integer=True, steps=(1, 2, 5, 10))
+  )
   axis.set_xlabel('step')
   axis.set_title(panel.title, fontsize=10)
   axis.grid(alpha=0.3)
