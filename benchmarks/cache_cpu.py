@@ -42,7 +42,9 @@ from kd.train import cache as cache_lib
 from kd.train import distill
 from kd.train import loop
 from kd.train import resolve
-from kd.train import targets
+from kd.train import resolved
+from kd.train.feeds import feed
+from kd.train.feeds import live as live_feed
 
 _METHODS = ('top_k', 'sampled', 'hidden')
 _EXAMPLES, _STEPS = 400, 20
@@ -64,14 +66,14 @@ def _config(folder, examples, steps, source, cache):
   if source == 'none':
     c.losses = dict(ce=base.term('cross_entropy'))
   c.optimizer = base.adamw(base.schedule('constant', peak=1e-4, warmup_steps=0))
-  c.evaluation.sets = {}
+  c.evaluation.every, c.evaluation.sets = 0, {}
   c.checkpoint.every = steps
   c.log.every = max(steps // 2, 1)
   c.log.tensorboard = False
   return c
 
 
-def _run(config, student, teacher) -> resolve.Run:
+def _run(config, student, teacher) -> resolved.Run:
   """The run of models that no weights on the disk have."""
   sizes = lambda spec, path, of: student if path == 'student' else teacher
   make_mesh = lambda axes, part: mesh_lib.make(axes, jax.devices()[part])
@@ -81,7 +83,7 @@ def _run(config, student, teacher) -> resolve.Run:
 
 def _bare(run, teachers):
   """The teacher's pass to its targets' logits, of which only a sum is read."""
-  (model, _), params = run.teachers[0], teachers[0].params
+  model, params = run.teacher, teachers[0].params
   chunk_tokens = run.config.objective.chunk_tokens
 
   @jax.jit
@@ -142,13 +144,9 @@ def _training(runs, parts, teachers, rounds, folder) -> dict[str, list[Any]]:
   for number in range(rounds):
     for name, run in runs.items():
       where = os.path.join(folder, f'train-{name}-{number}')
-      cache, find = None, None
+      source, live_targets = feed.source(run.config), None
       if name == 'live':
-        score = targets.live_on(run, teachers)(run.mesh)
-        find = lambda batch, beside, score=score: score(batch)
-      elif name == 'cached':
-        cache = targets.open_cache(run, parts)
-        find = targets.from_cache(run, cache)
+        live_targets = live_feed.targets_on(run, teachers, run.mesh)
       rows = rows_lib.Rows(
         parts, run.config.data.batch_size, 0, shuffle=True, rates='rows'
       )
@@ -157,12 +155,10 @@ def _training(runs, parts, teachers, rounds, folder) -> dict[str, list[Any]]:
         objective=run.objective,
         workdir=where,
         label=name,
-        teachers=targets.names(run) if find else (),
         init=lambda run=run: programs.random_params(run.student.module, 0),
-        rows=targets.read_beside(rows, cache),
-        targets=find,
-        rollouts=None,
-        rows_digest=name,
+        feed=source.feed(
+          run, rows, name, source.open(run, parts), live_targets
+        ),
         evaluate=lambda step, params, check: {},
         answers=lambda step: {},
         best=best.Best('', highest=False),
@@ -201,9 +197,9 @@ def run(
     live_run = runs['live']
     with contextlib.redirect_stdout(sys.stderr):
       parts = distill.prepare_rows(live_run, print)
-    module = live_run.teachers[0][0].module
+    module = live_run.teacher.module
     params = jax.device_put(
-      programs.random_params(module, 1), live_run.teachers[0][0].shardings
+      programs.random_params(module, 1), live_run.teacher.shardings
     )
     teachers = [live.Teacher(module, params, 1.0)]
     writing = _writing(live_run, parts, teachers, rounds, folder)

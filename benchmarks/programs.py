@@ -19,6 +19,7 @@ from kd.partitioning import rules
 from kd.planning import programs
 from kd.teachers import live
 from kd.train import resolve
+from kd.train import resolved
 from kd.train import update as update_lib
 
 _NO_TAPS = gemma3.TapSpec((), ())
@@ -33,7 +34,7 @@ class Step:
     run: forward KL, AdamW, clipping to 1.
   """
 
-  run: resolve.Run
+  run: resolved.Run
 
   @property
   def mesh(self) -> jax.sharding.Mesh:

@@ -18,7 +18,8 @@ from kd.train import distill
 from kd.train import lock
 from kd.train import modes
 from kd.train import resolve
-from kd.train import targets
+from kd.train.feeds import cached as cached_feed
+from kd.train.feeds import live as live_feed
 from tests import cache_runs
 from tests import command
 
@@ -102,7 +103,7 @@ def test_a_record_says_what_a_forward_pass_says_of_the_next_token(
     cache_runs.config(folder, caches['top_k']), jax.devices()
   )
   parts = distill.prepare_rows(run, lambda line: None)
-  (teacher,) = targets.load_teachers(run)
+  (teacher,) = live_feed.load(run)
   whole = rows_lib.Numbered(parts)(range(_ROWS))
   with rules.active(run.mesh):
     nothing = gemma3.TapSpec((), ())
@@ -114,7 +115,7 @@ def test_a_record_says_what_a_forward_pass_says_of_the_next_token(
   normalizer = np.log(np.exp(logits).sum(-1))
   direct = logits - normalizer[..., None]
   opened = {
-    name: targets.open_cache(
+    name: cached_feed.open_cache(
       resolve.resolve(
         cache_runs.config(folder, c, **{'cache.folder': str(c)}), jax.devices()
       ),

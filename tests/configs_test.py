@@ -90,7 +90,7 @@ def _trace(run):
     run.student.module,
     run.objective,
     run.optimizer,
-    run.rate,
+    run.learning_rate,
     config.optimizer.micro_batches,
   )
   state = jax.eval_shape(
@@ -98,7 +98,7 @@ def _trace(run):
     parameters.abstract(run.student),
   )
   teachers = [
-    (model.module, parameters.abstract(model)) for model, _ in run.teachers
+    (model.module, parameters.abstract(model)) for model in run.teacher_models
   ]
   with rules.active(run.mesh):
     targets = _targets(run, teachers, batch) if teachers else None

@@ -107,7 +107,7 @@ def _config(folder, **changes):
   config.data.length = 64
   config.data.examples = 40
   config.data.folder = str(folder)
-  config.evaluation.sets = {}
+  config.evaluation.every, config.evaluation.sets = 0, {}
   config.data.rationale = base.rationale(
     base.schedule('linear', begin=0.0, end=1.0, first_step=0, last_step=10)
   )

@@ -196,7 +196,7 @@ def test_branches_are_learnt_from_through_a_cache(tmp_path, monkeypatch):
       'cache.folder': str(tmp_path / 'cache'),
     }
   )
-  config.evaluation.sets = {}
+  config.evaluation.every, config.evaluation.sets = 0, {}
   with config.cache.unlocked():
     config.cache.method = base.cache_method('top_k', entries=256)
   lines = {}

@@ -29,7 +29,8 @@ from kd.train import cache_report
 from kd.train import distill
 from kd.train import outputs
 from kd.train import resolve
-from kd.train import targets
+from kd.train.feeds import cached as cached_feed
+from kd.train.feeds import live as live_feed
 
 _EXAMPLES, _TIMES = 40, 32
 _SIZES = (8, 16, 32, 64, 128, 256, 512)
@@ -163,11 +164,11 @@ def main(gguf, workdir, out):
   first = _config(gguf, workdir, base.cache_method('top_k'), out)
   run = resolve.resolve(first, jax.devices())
   parts = distill.prepare_rows(run, print)
-  teachers = targets.load_teachers(run)
+  teachers = live_feed.load(run)
   numbered = cache_lib.rows_lib.Numbered(parts)
   rows = [numbered([n]) for n in range(len(numbered))]
   gradient = _Gradient(run, outputs.student_params(run, out), rows)
-  live = targets.live_on(run, teachers)(run.mesh)
+  live = live_feed.targets_on(run, teachers, run.mesh)
   loss, exact = gradient(live)
   count = sum(int((batch.weights != 0).sum()) for batch in rows)
   print(f'{count} targets, forward KL {loss / count:.4f}', flush=True)
@@ -182,10 +183,10 @@ def main(gguf, workdir, out):
     job = cache_lib.Job(run, parts, method, folder, lambda line: None)
     if not os.path.exists(os.path.join(folder, 'manifest.json')):
       cache_lib.write(job, teachers)
-    cache = targets.open_cache(run, parts)
-    from_cache = targets.from_cache(run, cache)
+    cache = cached_feed.open_cache(run, parts)
+    from_cache = cached_feed.targets_of(run, cache)
     found, slope = gradient(
-      lambda batch, cache=cache, find=from_cache: find(batch, cache.read(batch))
+      lambda batch, cache=cache, find=from_cache: find(cache.read(batch))
     )
     figures = cache_report.measure(cache.manifest, parts)
     results.append(

@@ -12,7 +12,8 @@ from kd.planning import estimates
 from kd.planning import paper
 from kd.planning import subject
 from kd.planning import tables
-from kd.train import resolve
+from kd.train import resolved
+from kd.train.feeds import feed
 
 _NOTABLE = 0.01  # of what a chip has: less is not worth a line
 
@@ -30,7 +31,7 @@ def estimate(
 
 
 def on_paper(
-  run: resolve.Run, held: costs.Held, chosen: chips.Slice
+  run: resolved.Run, held: costs.Held, chosen: chips.Slice
 ) -> estimates.Estimate:
   """A run whose shapes are known, on paper."""
   return estimates.Estimate(
@@ -65,7 +66,7 @@ def _changes(config, estimate_) -> Iterator[dict[str, Any]]:
   if estimate_.run.teachers:
     yield {'teacher.param_dtype': 'bfloat16'}
   halves = {'evaluation.batch_size': config.evaluation.batch_size // 2}
-  if config.teacher.source == 'rollout':
+  if feed.source(config).sampling() is not None:
     halves['rollout.batch_size'] = config.rollout.batch_size // 2
   yield halves
   yield {'data.length': config.data.length // 2}

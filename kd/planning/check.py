@@ -11,6 +11,7 @@ from kd.input_pipeline import lookup
 from kd.planning import costs
 from kd.train import modes
 from kd.train import resolve
+from kd.train import resolved
 from kd.train import workdirs
 
 _MIB = 2**20
@@ -51,7 +52,7 @@ def changed(config: ml_collections.ConfigDict) -> list[str]:
   return lines
 
 
-def memory(run: resolve.Run) -> str:
+def memory(run: resolved.Run) -> str:
   """Returns a line on the bytes that a device holds between steps."""
   held = costs.held(run)
   parts = {

@@ -12,7 +12,8 @@ from kd.planning import flops
 from kd.planning import hlo
 from kd.planning import programs
 from kd.planning import traffic
-from kd.train import resolve
+from kd.train import resolved
+from kd.train.feeds import abstract
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Cost:
 
 
 def compiled(
-  run: resolve.Run, program: programs.Program, answer: compiler.Compiled
+  run: resolved.Run, program: programs.Program, answer: compiler.Compiled
 ) -> Cost:
   """The cost that a compiled program says it has."""
   memory = buffers.read(
@@ -105,7 +106,7 @@ class Held:
     return sum(size for size, is_copy in both if is_copy)
 
 
-def held(run: resolve.Run) -> Held:
+def held(run: resolved.Run) -> Held:
   """Returns what the run holds, from its shapes and its mesh."""
   state = programs.state(run)
   sizes = lambda trees: tuple(programs.local_bytes(tree) for tree in trees)
@@ -115,13 +116,13 @@ def held(run: resolve.Run) -> Held:
     optimizer=programs.local_bytes(state.opt_state),
     on_host=programs.local_bytes(state.opt_state, of_host=True),
     embedding=programs.local_bytes(state.params['embedding']),
-    teachers=sizes(programs.teacher_params(run)),
-    tables=sizes(programs.unembeddings(run)),
+    teachers=sizes(abstract.teacher_params(run)),
+    tables=sizes(abstract.unembeddings(run)),
     copied=tuple(programs.are_copies(run)),
   )
 
 
-def beside(run: resolve.Run, kept: Held) -> dict[str, dict[str, int]]:
+def beside(run: resolved.Run, kept: Held) -> dict[str, dict[str, int]]:
   """Returns bytes in HBM while a program runs that are not its own, by kind.
 
   Args:
@@ -151,11 +152,11 @@ def beside(run: resolve.Run, kept: Held) -> dict[str, dict[str, int]]:
   return {name: nothing | kinds for name, kinds in found.items()}
 
 
-def model_flops(run: resolve.Run) -> dict[str, int]:
+def model_flops(run: resolved.Run) -> dict[str, int]:
   """Operations of a step on paper, of all chips; see flops.step."""
-  data, teachers = run.config.data, run.teachers
+  data = run.config.data
   configs: Sequence[gemma3_config.Gemma3Config] = (
-    [model.config for model, _ in teachers]
+    [model.config for model in run.teacher_models]
     if run.objective.needs_teacher
     else []
   )
@@ -177,7 +178,7 @@ _NO_PAIRS = flops.Attention(
 )
 
 
-def kernel_flops(run: resolve.Run, name: str) -> float:
+def kernel_flops(run: resolved.Run, name: str) -> float:
   """Operations a chip of attention kernels, which a program's text lacks.
 
   On paper: a kernel skips blocks as its mask says. Decoding has no kernel.
@@ -188,8 +189,10 @@ def kernel_flops(run: resolve.Run, name: str) -> float:
   """
   data = run.config.data
   shape = data.batch_size, data.length
-  teachers = dict(zip(programs.teacher_names(run), run.teachers, strict=True))
-  model = teachers[name][0] if name in teachers else run.student
+  teachers = dict(
+    zip(programs.teacher_names(run), run.teacher_models, strict=True)
+  )
+  model = teachers.get(name, run.student)
   kernel = model.module.kernel
   if kernel == attention.XLA or name == programs.DECODE:
     return 0.0

@@ -9,7 +9,8 @@ from kd.planning import buffers
 from kd.planning import chips
 from kd.planning import costs
 from kd.planning import programs
-from kd.train import resolve
+from kd.train import resolved
+from kd.train.feeds import feed
 
 _DAY = 86_400.0
 _HOUR = 3_600.0
@@ -50,7 +51,7 @@ class Estimate:
     versions: of the compiler's packages; {} where nothing was compiled.
   """
 
-  run: resolve.Run
+  run: resolved.Run
   chosen: chips.Slice
   source: str
   held: costs.Held
@@ -105,8 +106,8 @@ class Estimate:
     the student has yet to write it.
     """
     seconds = [c.seconds(self.chosen.chip) for c in self.step_costs]
-    writes = self.run.config.teacher.source == 'rollout'
-    if programs.is_apart(self.run) and not writes:
+    samples = feed.source(self.run.config).sampling() is not None
+    if programs.is_apart(self.run) and not samples:
       return max(sum(seconds[:-1]), seconds[-1])
     return sum(seconds)
 

@@ -29,7 +29,7 @@ from kd.planning import buffers
 from kd.planning import costs
 from kd.planning import flops
 from kd.planning import programs
-from kd.train import resolve
+from kd.train import resolved
 
 _KEPT = {
   'block': (1, 0, 0),
@@ -106,9 +106,9 @@ def _gathered(model):
   return whole, whole * (1 - 1 / _split(model.mesh))
 
 
-def teacher(run: resolve.Run, held: costs.Held, number: int) -> costs.Cost:
+def teacher(run: resolved.Run, held: costs.Held, number: int) -> costs.Cost:
   """Returns the cost of a teacher's pass over a batch."""
-  model, _ = run.teachers[number]
+  model = run.teacher_models[number]
   length = run.config.data.length
   tokens, size = _tokens(run, model.mesh), _itemsize(model)
   params = held.teachers[number]
@@ -135,7 +135,7 @@ def teacher(run: resolve.Run, held: costs.Held, number: int) -> costs.Cost:
   )
 
 
-def step(run: resolve.Run, held: costs.Held) -> costs.Cost:
+def step(run: resolved.Run, held: costs.Held) -> costs.Cost:
   """Returns the cost of an update."""
   model, micro = run.student, run.config.optimizer.micro_batches
   tokens = _tokens(run, run.mesh) / micro
@@ -155,12 +155,13 @@ def step(run: resolve.Run, held: costs.Held) -> costs.Cost:
   heap = _GAPS * (kept + gradients + tables + layer)
   passes = micro * (2 if remat == 'none' else 3)
   targets = 0
-  if run.objective.needs_teacher:
+  if run.teachers and run.objective.needs_teacher:
+    # Counted: tracing the teachers takes too long for a search.
     targets = sum(held.tables) + sum(
       _tokens(run, run.mesh) * model.config.embed_dim * _itemsize(model)
-      for model, _ in run.teachers
+      for model in run.teacher_models
     )
-  if run.config.teacher.source == 'cached':
+  elif run.objective.needs_teacher:
     targets = programs.local_bytes(programs.targets(run))
   parts = costs.model_flops(run)
   parts.pop('teacher')
@@ -202,12 +203,12 @@ def _chunk_traffic(run):
   """
   config = run.student.config
   whole = 12 * config.embed_dim + sum(
-    2 * model.config.embed_dim for model, _ in run.teachers
+    2 * model.config.embed_dim for model in run.teacher_models
   )
   return config.vocab_size * whole / (_split(run.mesh) * _tensor(run.mesh))
 
 
-def decode(run: resolve.Run, held: costs.Held) -> costs.Cost:
+def decode(run: resolved.Run, held: costs.Held) -> costs.Cost:
   """Returns the cost of answering one batch of prompts.
 
   The peak is in the pass over the prompts, which gathers the weights of about
@@ -266,7 +267,7 @@ def _sums_of_a_token(model, batch):
   return share * rows * whole * _itemsize(model)
 
 
-def of(run: resolve.Run, held: costs.Held) -> list[costs.Cost]:
+def of(run: resolved.Run, held: costs.Held) -> list[costs.Cost]:
   """Returns the cost of every program of the run, in the order of programs.of.
 
   Args:

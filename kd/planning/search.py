@@ -18,7 +18,7 @@ from kd.planning import costs
 from kd.planning import estimates
 from kd.planning import subject
 from kd.planning import tables
-from kd.train import resolve
+from kd.train.feeds import feed
 
 # Offloading comes last: the formulas give its transfers to the host no time.
 _REMATS = ('none', 'dots', 'block', 'block_offload')
@@ -86,7 +86,7 @@ def _placements(
 
 def _bases(config, count):
   """Every mesh of the student with every placement of the teachers."""
-  live = bool(resolve.teacher_specs(config))
+  live = bool(feed.source(config).teacher_specs())
   given = config_lib.flatten(config)
   # With the student, or on half of the chips: other shares leave numbers of
   # chips that batches do not divide.

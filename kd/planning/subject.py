@@ -12,6 +12,7 @@ from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.train import architectures
 from kd.train import resolve
+from kd.train import resolved
 
 
 def changed(
@@ -46,7 +47,7 @@ def source_config(
   return architectures.source_config(spec, path, teacher)
 
 
-def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolve.Run:
+def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   """The run on these devices, which need not exist.
 
   Raises:
@@ -56,7 +57,7 @@ def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolve.Run:
   return resolve.shapes(config, make, source_config)
 
 
-def on_paper(config: ml_collections.ConfigDict, chips: int) -> resolve.Run:
+def on_paper(config: ml_collections.ConfigDict, chips: int) -> resolved.Run:
   """The run on a mesh without devices: enough to count with.
 
   Raises:

@@ -28,7 +28,7 @@ Sampler = Callable[
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
+class Example:
   """A prompt and what the student answered, to be looked at."""
 
   prompt: str
@@ -42,13 +42,13 @@ class Outcome:
   Attributes:
     rows: the batch, numpy arrays.
     scalars: metrics, by name.
-    shown: one of the student's rows; None if there is none.
+    example: one of the student's rows; None if there is none.
     seconds: that sampling took.
   """
 
   rows: types.Batch
   scalars: dict[str, float]
-  shown: Shown | None
+  example: Example | None
   seconds: float
 
 
@@ -132,7 +132,7 @@ class Rollouts:
     self.buffer = buffer
     self._seed, self._pad_id, self._decode = seed, pad_id, decode
 
-  def prompts_number(self, step: int) -> int | None:
+  def prompts_step(self, step: int) -> int | None:
     """Which batch of the data has a step's prompts; None: it samples none.
 
     Batches are counted by samplings, so that no prompt is left out where a step
@@ -155,7 +155,7 @@ class Rollouts:
       params: the student's, by which they were.
       rows: the data's whole batch for this step, numpy arrays of B rows.
       prompts: the data's whole batch whose prompts are answered now, B rows;
-        None where prompts_number says so.
+        None where prompts_step says so.
     """
     size = len(rows.row_id)
     draws = np.random.default_rng([_ROWS, self._seed, step])
@@ -176,8 +176,8 @@ class Rollouts:
     if ages:
       scalars['rollout/age'] = float(np.mean(ages))
       scalars['rollout/oldest'] = float(max(ages))
-    shown = self._shown(found)
-    return Outcome(_replaced(rows, found), scalars, shown, seconds)
+    example = self._example(found)
+    return Outcome(_replaced(rows, found), scalars, example, seconds)
 
   def _sample(self, step, params, prompts, places):
     """New rows by place in the batch, what they are like, and seconds."""
@@ -223,12 +223,12 @@ class Rollouts:
     scalars['rollout/no_room'] = float(len(samples) - len(fitting))
     return found, scalars, seconds
 
-  def _shown(self, found):
+  def _example(self, found):
     if not found:
       return None
     fields = next(iter(found.values())).fields
     answer = fields['targets'][fields['weights'] > 0].tolist()
-    return Shown(self._decode(prompt_of(fields)), self._decode(answer))
+    return Example(self._decode(prompt_of(fields)), self._decode(answer))
 
 
 def _summary(

@@ -102,7 +102,7 @@ def test_a_row_holds_the_prompt_and_what_the_student_wrote():
   assert outcome.scalars['rollout/age'] == 0
   assert outcome.scalars['rollout/new_tokens'] == 2
   assert outcome.scalars['rollout/logprob'] == -1.5
-  assert outcome.shown.prompt == '1 5'
+  assert outcome.example.prompt == '1 5'
 
 
 def test_a_long_answer_is_cut_and_a_prompt_without_room_keeps_the_datas():
@@ -176,7 +176,7 @@ def test_rows_that_are_used_again_leave_no_prompt_out():
     seen = []
     for step in steps:
       rows = _batch([(1, 38)] * 2, first_id=1000)
-      number = make.prompts_number(step)
+      number = make.prompts_step(step)
       prompts = None
       if number is not None:
         prompts = _batch([(1, 5 + number)] * 2, first_id=2 * number)

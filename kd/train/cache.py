@@ -35,8 +35,10 @@ from kd.teachers import writing
 from kd.train import cache_report
 from kd.train import distill
 from kd.train import lock
-from kd.train import resolve
-from kd.train import targets
+from kd.train import resolved
+from kd.train.feeds import cached as cached_feed
+from kd.train.feeds import feed
+from kd.train.feeds import live as live_feed
 
 Say = Callable[[str], None]
 
@@ -56,7 +58,7 @@ class Job:
     say: called with a line for the user.
   """
 
-  run: resolve.Run
+  run: resolved.Run
   parts: Sequence[prepare_lib.Prepared]
   method: methods.Method
   folder: str
@@ -67,7 +69,7 @@ class Job:
     """What decides the cache's content, except the teacher's parameters."""
     config = self.run.config
     return {
-      **targets.request(self.run, self.parts),
+      **cached_feed.request(self.run, self.parts),
       'method': config.cache.method.to_dict(),
       'temperature': 1.0,
       'seed': config.seed,
@@ -79,7 +81,7 @@ class Job:
     return shards.plan(rows, self.run.config.cache.shard_rows)
 
 
-def cache(run: resolve.Run, workdir: str, say: Say) -> None:
+def cache(run: resolved.Run, workdir: str, say: Say) -> None:
   """Writes the cache, or reports on the one that is there; see docs/cache.md.
 
   Args:
@@ -105,17 +107,17 @@ def cache(run: resolve.Run, workdir: str, say: Say) -> None:
     # then noticed when training from the cache.
     files = processes.from_first(
       lambda: source_files.describe(
-        targets.teacher_inits(config), paths.expand(config.data.folder)
+        cached_feed.teacher_inits(config), paths.expand(config.data.folder)
       )
     )
     # Also where the cache is whole: its targets must be this teacher's.
-    teachers = targets.load_teachers(run)
+    teachers = live_feed.load(run)
     if whole:
       _check_whole(job, teachers)
     else:
       write(job, teachers)
     processes.from_first(lambda: source_files.record(folder, files))
-    found = targets.open_cache(run, job.parts)
+    found = cached_feed.open_cache(run, job.parts)
     cache_report.report(found, job.parts, workdir, say)
     if config.cache.verify:
       _verify(job, teachers, found)
@@ -150,13 +152,13 @@ def _request(job: Job, teachers: Sequence[live.Teacher]) -> dict[str, Any]:
   """Returns the request: all that decides what the cache holds."""
   described = [
     {
-      'digest': fingerprints.of(teacher.params),
-      'share': share,
-      'dtype': str(np.dtype(model.module.dtype)),
-      'param_dtype': model.param_dtype,
-      **dataclasses.asdict(model.config),
+      'digest': fingerprints.of(loaded.params),
+      'share': teacher.weight,
+      'dtype': str(np.dtype(teacher.model.module.dtype)),
+      'param_dtype': teacher.model.param_dtype,
+      **dataclasses.asdict(teacher.model.config),
     }
-    for teacher, (model, share) in zip(teachers, job.run.teachers, strict=True)
+    for loaded, teacher in zip(teachers, job.run.teachers, strict=True)
   ]
   return {**job.wanted, 'teachers': described}
 
@@ -242,7 +244,7 @@ def _all_have_written():
 def _score(job, teachers, wanted):
   """Asks the teacher about the rows of some shards, and writes them."""
   config = job.run.config
-  mesh = job.run.teachers[0][0].mesh
+  mesh = job.run.teacher.mesh
   size = config.cache.batch_size
   walk = walk_lib.Walk(mesh, size, wanted)
   series = writing.Series(
@@ -250,7 +252,7 @@ def _score(job, teachers, wanted):
     walk.shards,
     job.method,
     job.run.student.config.vocab_size,
-    targets.names(job.run),
+    feed.source(job.run.config).teacher_names(),
   )
   score = scorer(job, teachers)
   rows, mine = rows_lib.Numbered(job.parts), placement.local_rows(mesh, size)
@@ -349,7 +351,7 @@ def _repair(job, teachers, manifest, broken):
 def _verify(job, teachers, found):
   """Scores random rows again and compares."""
   config = job.run.config
-  mesh = job.run.teachers[0][0].mesh
+  mesh = job.run.teacher.mesh
   size = config.cache.batch_size
   mine = placement.local_rows(mesh, size)
   rows, score = rows_lib.Numbered(job.parts), scorer(job, teachers)

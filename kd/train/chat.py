@@ -19,7 +19,7 @@ from kd.sampling import streaming
 from kd.train import console as console_lib
 from kd.train import outputs
 from kd.train import preemption
-from kd.train import resolve
+from kd.train import resolved
 
 # One step at a time shows each token as it comes. A dialogue passes through
 # few lengths of prompts, and nearly all of them share one program of steps.
@@ -35,7 +35,7 @@ Ctrl-C stops an answer, or drops what is typed; the next Ctrl-C leaves.
 A line that ends in a backslash continues in the next one."""
 
 
-def chat(run: resolve.Run, workdir: str, console: console_lib.Console) -> None:
+def chat(run: resolved.Run, workdir: str, console: console_lib.Console) -> None:
   """Answers messages, one after the other, until they end.
 
   Args:
@@ -89,7 +89,7 @@ class _Session:
 
   def __init__(
     self,
-    run: resolve.Run,
+    run: resolved.Run,
     params: types.PyTree,
     settings: requests.Settings,
     turns: dialogue.Dialogue,

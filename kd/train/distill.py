@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 import os
+from typing import Any
 
 import jax
 
@@ -22,7 +23,6 @@ from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
 from kd.partitioning import processes
-from kd.teachers import cached
 from kd.teachers import fingerprints
 from kd.teachers import live
 from kd.train import best as best_lib
@@ -32,10 +32,11 @@ from kd.train import outputs
 from kd.train import parameters
 from kd.train import recorded
 from kd.train import report
-from kd.train import resolve
-from kd.train import samplers
-from kd.train import targets
+from kd.train import resolved
 from kd.train import workdirs
+from kd.train.feeds import feed as feed_lib
+from kd.train.feeds import labels
+from kd.train.feeds import live as live_feed
 
 Say = Callable[[str], None]
 
@@ -47,15 +48,15 @@ class Data:
   Attributes:
     train: the training mixture's parts.
     held_out: the evaluation sets.
-    cache: the teacher's targets of the rows, where they are cached.
+    opened: the files of the run's source of targets; see feed.Source.open.
   """
 
   train: list[prepare_lib.Prepared]
   held_out: list[evaluate_lib.HeldOut]
-  cache: cached.Cache | None
+  opened: Any
 
 
-def prepare(run: resolve.Run, say: Say) -> Data:
+def prepare(run: resolved.Run, say: Say) -> Data:
   """Prepares all rows, before anything is written to the workdir.
 
   Raises:
@@ -64,17 +65,16 @@ def prepare(run: resolve.Run, say: Say) -> Data:
   """
   parts = prepare_rows(run, say)
   _check_rationale(run, parts, say)
-  cache = None
-  if run.config.teacher.source == 'cached':
-    cache = targets.open_cache(run, parts)
-    for line in targets.cache_warnings(run):
-      say(line)
+  source = feed_lib.source(run.config)
+  opened = source.open(run, parts)
+  for line in source.warnings():
+    say(line)
   held_out = evaluate_lib.prepare_sets(run, say)
   best_lib.check(run.config, held_out)
-  return Data(parts, held_out, cache)
+  return Data(parts, held_out, opened)
 
 
-def prepare_rows(run: resolve.Run, say: Say) -> list[prepare_lib.Prepared]:
+def prepare_rows(run: resolved.Run, say: Say) -> list[prepare_lib.Prepared]:
   """Prepares the rows of the training mixture; raises as `prepare`."""
   config = run.config
   prepare_train = functools.partial(
@@ -105,7 +105,7 @@ def prepare_rows(run: resolve.Run, say: Say) -> list[prepare_lib.Prepared]:
 
 
 def describe_mixture(
-  run: resolve.Run, parts: Sequence[prepare_lib.Prepared]
+  run: resolved.Run, parts: Sequence[prepare_lib.Prepared]
 ) -> dict[str, dict[str, float]]:
   """Returns each task's shares of the run, as run.json records them."""
   config = run.config
@@ -149,10 +149,10 @@ def _check_same_rows(run, parts):
     )
 
 
-def _rows_digest(run, parts, cache):
-  """Names the rows, their order and what is read with them.
+def _rows_digest(run, parts, source_digest):
+  """Returns the digest of the rows, their order and the source's files.
 
-  Another one means other training.
+  Training with another digest is other training.
   """
   shares = mixing.row_shares(parts, run.config.data.rates)
   parts = [
@@ -160,8 +160,8 @@ def _rows_digest(run, parts, cache):
     for part, share in zip(parts, shares, strict=True)
   ]
   named = [parts, run.config.seed, run.config.data.batch_size]
-  if cache:
-    named.append(targets.digest(cache))
+  if source_digest:
+    named.append(source_digest)
   return identity.digest(named)
 
 
@@ -179,17 +179,16 @@ class Teachers:
   digests: list[str]
 
 
-def load_teachers(run: resolve.Run) -> Teachers:
+def load_teachers(run: resolved.Run) -> Teachers:
   """Loads the live teachers."""
-  models = targets.load_teachers(run) if run.teachers else []
+  models = live_feed.load(run) if run.teachers else []
   return Teachers(models, [fingerprints.of(t.params) for t in models])
 
 
-def inputs(run: resolve.Run, data: Data, teachers: Teachers) -> dict[str, str]:
+def inputs(run: resolved.Run, data: Data, teachers: Teachers) -> dict[str, str]:
   """Returns digests of what a run reads, by the field that names it."""
-  weights = dict(
-    zip(resolve.teacher_specs(run.config), teachers.digests, strict=True)
-  )
+  specs = feed_lib.source(run.config).teacher_specs()
+  weights = dict(zip(specs, teachers.digests, strict=True))
   return {
     **{f'{path}.init': digest for path, digest in weights.items()},
     **{
@@ -200,7 +199,7 @@ def inputs(run: resolve.Run, data: Data, teachers: Teachers) -> dict[str, str]:
 
 
 def train(
-  run: resolve.Run, data: Data, teachers: Teachers, workdir: str, say: Say
+  run: resolved.Run, data: Data, teachers: Teachers, workdir: str, say: Say
 ) -> None:
   """Trains the student, then if asked for the baseline; writes the report.
 
@@ -211,7 +210,9 @@ def train(
   teacher_params = teacher_targets = None
   if teachers.models:
     teacher_params = teachers.models[0].params
-    targets_on = targets.live_on(run, teachers.models)
+    targets_on = functools.cache(
+      functools.partial(live_feed.targets_on, run, teachers.models)
+    )
     teacher_targets = targets_on(run.mesh)
   record = recorded.Recorder(run, data.held_out, teachers.digests, say)
   student_eval = evaluate_lib.Evaluator(
@@ -238,21 +239,15 @@ def train(
     workdirs.check_input(workdir, 'student.init', fingerprints.of(params))
     return params
 
-  def find_targets():
-    if data.cache:
-      return targets.from_cache(run, data.cache)
-    return teacher_targets and (lambda batch, beside: teacher_targets(batch))
+  def open_feed(objective):
+    source, rows = feed_lib.source(config), training_rows(run, data)
+    digest = _rows_digest(run, data.train, source.digest(data.opened))
+    if not objective.needs_teacher:
+      # Labels alone train on the data's own rows, whatever the source adds.
+      return labels.Feed(run, rows, digest)
+    return source.feed(run, rows, digest, data.opened, teacher_targets)
 
   def fit(objective, folder, label):
-    rows = training_rows(run, data)
-    cache = data.cache if objective.needs_teacher else None
-    # What is trained with labels alone, the baseline, learns the data's rows.
-    rollouts = samplers.make_rollouts(run) if objective.needs_teacher else None
-    if rollouts:
-      read = targets.prompts_beside(rows, rollouts.prompts_number)
-    else:
-      read = targets.read_beside(rows, cache)
-
     def evaluate(step, params, check):
       if not data.held_out:
         return {}
@@ -278,11 +273,7 @@ def train(
       workdir=folder,
       label=label,
       init=init,
-      rows=read,
-      targets=find_targets() if objective.needs_teacher else None,
-      teachers=targets.names(run) if objective.needs_teacher else (),
-      rollouts=rollouts,
-      rows_digest=_rows_digest(run, data.train, cache),
+      feed=open_feed(objective),
       evaluate=evaluate,
       answers=answers,
       best=best_lib.choose(config),
@@ -305,7 +296,7 @@ def _dropped(run):
 
 
 def training_rows(
-  run: resolve.Run, data: Data
+  run: resolved.Run, data: Data
 ) -> Callable[[int, Iterable[int]], types.Batch]:
   """The training rows by step."""
   config = run.config

@@ -21,8 +21,8 @@ from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.sampling import engine
 from kd.sampling import requests
-from kd.train import resolve
-from kd.train import targets
+from kd.train import resolved
+from kd.train.feeds import feed
 
 TeacherTargets = Callable[[types.Batch], types.Targets]
 
@@ -51,7 +51,9 @@ class HeldOut:
     return {'examples': examples, 'answers': self.answers}
 
 
-def prepare_sets(run: resolve.Run, say: Callable[[str], None]) -> list[HeldOut]:
+def prepare_sets(
+  run: resolved.Run, say: Callable[[str], None]
+) -> list[HeldOut]:
   """Prepares the sets of evaluation.sets, in order of their names."""
   config = run.config
   held_out = []
@@ -88,8 +90,8 @@ class Evaluator:
 
   def __init__(
     self,
-    run: resolve.Run,
-    model: resolve.Model,
+    run: resolved.Run,
+    model: resolved.Model,
     teacher_targets: TeacherTargets | None,
     held_out: Sequence[HeldOut],
     say: Callable[[str], None],
@@ -256,7 +258,7 @@ def _records(
 
 def _names(run, model):
   """Returns how messages call the evaluated model and each teacher."""
-  teachers = targets.names(run)
+  teachers = feed.source(run.config).teacher_names()
   return (teachers[0] if model is run.teacher else 'the student', *teachers)
 
 

@@ -1,12 +1,11 @@
 """The training loop."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import time
 
 import jax
-import numpy as np
 
 from kd.core import errors
 from kd.core import quiet
@@ -14,19 +13,18 @@ from kd.core import types
 from kd.input_pipeline import read_ahead
 from kd.input_pipeline import reading
 from kd.losses import objective as objective_lib
-from kd.partitioning import placement
 from kd.partitioning import processes
 from kd.partitioning import rules
-from kd.teachers import rollouts as rollouts_lib
 from kd.train import best as best_lib
 from kd.train import divergence
 from kd.train import parameters
 from kd.train import preemption
 from kd.train import remap
-from kd.train import resolve
+from kd.train import resolved
 from kd.train import saver
 from kd.train import update as update_lib
 from kd.train import window
+from kd.train.feeds import feed as feed_lib
 
 _READ_AHEAD = 2  # batches
 _POLL_S = 1.0  # between looks at whether the run was told to stop
@@ -44,31 +42,19 @@ class Job:
     workdir: where this student's files go.
     label: what stands before its lines on the terminal.
     init: makes the student's first parameters.
-    rows: maps a step and numbers of rows in its batch to these rows and what is
-      read with them, as numpy arrays.
-    targets: maps a batch, and what was read with its rows, to the teacher's
-      targets; or None.
-    teachers: how messages call each teacher of the targets.
-    rollouts: what the student writes in place of some rows; or None. Where it
-      writes, `rows` gives whole batches, and with them those whose prompts are
-      answered.
-    rows_digest: of what the rows are and in which order.
+    feed: supplies each step's batch and targets.
     evaluate: of (step, params, check); returns eval/ metrics, and calls check
       between batches, which raises if the run must stop.
     answers: from a step that was evaluated to Markdown by name: some answers.
     best: which evaluation makes a checkpoint the best one.
   """
 
-  run: resolve.Run
+  run: resolved.Run
   objective: objective_lib.Objective
   workdir: str
   label: str
   init: Callable[[], types.PyTree]
-  rows: Callable[[int, np.ndarray], tuple[types.Batch, types.PyTree]]
-  targets: Callable[[types.Batch, types.PyTree], types.Targets] | None
-  teachers: Sequence[str]
-  rollouts: rollouts_lib.Rollouts | None
-  rows_digest: str
+  feed: feed_lib.Feed
   evaluate: Evaluate
   answers: Callable[[int], Mapping[str, str]]
   best: best_lib.Best
@@ -93,7 +79,7 @@ class _Loop:
           job.run.student.module,
           job.objective,
           job.run.optimizer,
-          job.run.rate,
+          job.run.learning_rate,
           self._config.optimizer.micro_batches,
         ),
         job.run.mesh,
@@ -101,7 +87,7 @@ class _Loop:
     )
     self._remap = remap.Remap(job.run.student.module, job.objective)
     self._start()
-    self._pending = self._shown = None
+    self._pending, self._texts = None, {}
     self._timer = writers.StepTimer()
     self._memory = writers.device_memory
     self._writer = writers.create(
@@ -126,17 +112,16 @@ class _Loop:
       job.run.optimizer,
       job.run.mesh,
     )
-    position = saver.Position(job.rows_digest, window={}, evaluated=False)
+    position = saver.Position(job.feed.digest, window={}, evaluated=False)
     if latest is None:
       state = update_lib.init_state(
         job.init(), job.objective, job.run.optimizer, self._config.seed
       )
     else:
-      state, written, position = self._saver.restore(
-        latest, abstract, self._buffer(), job.rows_digest
+      state, feed_state, position = self._saver.restore(
+        latest, abstract, self._feed_state(), job.feed.digest
       )
-      if written:
-        job.rollouts.buffer.load(jax.device_get(written))
+      job.feed.load(jax.device_get(feed_state))
       self._say(f'resumes from step {latest}')
     # Where an update leaves it: else the second one would be compiled anew.
     self.state = jax.device_put(
@@ -147,7 +132,7 @@ class _Loop:
     self._window = window.Window(
       position.window,
       self._config.nonfinite_limit if skip else 0,
-      job.teachers,
+      job.feed.teacher_names,
       self._advise,
       self._say,
     )
@@ -187,12 +172,8 @@ class _Loop:
         self._saver.rate(self._step, quality)
     if self._step == self._config.steps:
       return self.state
-    size = self._config.data.batch_size
-    mine = placement.local_rows(self._job.run.mesh, size)
-    if self._job.rollouts:
-      mine = np.arange(size)  # All prompts go through the sampler together.
     rows = read_ahead.ReadAhead(
-      lambda step: self._job.rows(step, mine),
+      self._job.feed.read,
       self._step,
       _READ_AHEAD,
       reading.Patience(**self._config.data.read).timeout_s,
@@ -222,41 +203,28 @@ class _Loop:
     with processes.waited_for(f'its rows of step {self._step}'):
       read = self._next(rows)
     self._timer.wait(time.monotonic() - began)
-    read, scalars = self._write_rows(read) if job.rollouts else (read, {})
     began = time.monotonic()
-    size = self._config.data.batch_size
-    batch, beside = placement.place(read, job.run.mesh, size)
-    # Before the update: its answer is not to be waited for until that is done.
+    with self._naming_the_step('the batch after'):
+      fed = job.feed(self._step, self.state.params, read)
+    # Before the update: the answer then need not wait for it to end.
     self._told.ask()
-    self._timer.wait(time.monotonic() - began)
-    targets = job.targets and job.targets(batch, beside)
+    self._timer.sample(fed.sampling_s)
+    self._timer.wait(time.monotonic() - began - fed.sampling_s)
     with rules.active(job.run.mesh):
-      self.state = self._remap(self._step, self.state, batch, targets)
-      self.state, out = self._update(self.state, batch, targets)
+      self.state = self._remap(self._step, self.state, fed.batch, fed.targets)
+      self.state, out = self._update(self.state, fed.batch, fed.targets)
     self._step += 1
     # One step late, so that the device always has the next one to do.
     self._absorb()
-    self._pending = self._step, out.replace(scalars=out.scalars | scalars)
+    scalars = {**out.scalars, **fed.metrics}
+    self._pending = self._step, out.replace(scalars=scalars)
+    self._texts = fed.texts
     self._timer.step()
 
-  def _write_rows(self, read):
-    """Lets the student write some rows: those of this process, and metrics."""
-    mesh, size = self._job.run.mesh, self._config.data.batch_size
-    with self._naming_the_step("sampling the student's answers after"):
-      outcome = self._job.rollouts(self._step, self.state.params, *read)
-    mine = placement.local_rows(mesh, size)
-    rows = jax.tree.map(lambda x: x[mine], outcome.rows)
-    self._shown = outcome.shown
-    self._timer.sample(outcome.seconds)
-    return (rows, None), outcome.scalars
-
-  def _buffer(self):
-    """The rows that the student wrote, as a checkpoint has them."""
-    rollouts = self._job.rollouts
-    if rollouts is None or rollouts.buffer is None:
-      return {}
+  def _feed_state(self):
+    """The feed's state as a checkpoint has it."""
     everywhere = rules.replicated(self._job.run.mesh)
-    return jax.device_put(rollouts.buffer.state(), everywhere)
+    return jax.device_put(self._job.feed.state(), everywhere)
 
   def _next(self, rows):
     """The next rows; a process alone does not wait for them in vain."""
@@ -314,11 +282,8 @@ class _Loop:
       **self._memory(jax.local_devices()),
     }
     self._writer.write_scalars(self._step, metrics)
-    if self._shown:
-      texts = dataclasses.asdict(self._shown)
-      self._writer.write_texts(
-        self._step, {f'rollout/{name}': text for name, text in texts.items()}
-      )
+    if self._texts:
+      self._writer.write_texts(self._step, self._texts)
     self._timer.restart()
 
   def _evaluate(self):
@@ -345,9 +310,9 @@ class _Loop:
     self._saver.save(
       self._step,
       self.state,
-      self._buffer(),
+      self._feed_state(),
       saver.Position(
-        self._job.rows_digest, self._window.state(), self._evaluated
+        self._job.feed.digest, self._window.state(), self._evaluated
       ),
       quality,
     )

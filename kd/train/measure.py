@@ -15,13 +15,13 @@ from kd.train import evaluate as evaluate_lib
 from kd.train import outputs
 from kd.train import recorded
 from kd.train import report
-from kd.train import resolve
-from kd.train import targets
+from kd.train import resolved
+from kd.train.feeds import live
 
 Say = Callable[[str], None]
 
 
-def evaluate(run: resolve.Run, workdir: str, say: Say) -> None:
+def evaluate(run: resolved.Run, workdir: str, say: Say) -> None:
   """Evaluates a workdir's student, or else the one that its init names.
 
   Writes evaluations/eval_last.json (or eval_best or eval_init: what was
@@ -29,8 +29,7 @@ def evaluate(run: resolve.Run, workdir: str, say: Say) -> None:
   """
   teacher_targets = None
   if run.teachers:
-    teachers = targets.load_teachers(run)
-    teacher_targets = targets.live_on(run, teachers)(run.mesh)
+    teacher_targets = live.targets_on(run, live.load(run), run.mesh)
   params = outputs.student_params(run, workdir)
   held_out = evaluate_lib.prepare_sets(run, say)
   evaluator = evaluate_lib.Evaluator(

@@ -1,7 +1,6 @@
 """What --mode means: one function each, of (config, workdir)."""
 
 from collections.abc import Callable
-import dataclasses
 import functools
 import json
 
@@ -28,10 +27,12 @@ from kd.train import outputs
 from kd.train import reason as reason_lib
 from kd.train import resolve
 from kd.train import resolve_student
+from kd.train import resolved
 from kd.train import samplers
 from kd.train import search as search_lib
 from kd.train import search_fields
 from kd.train import workdirs
+from kd.train.feeds import feed
 
 
 def say(line: str) -> None:
@@ -56,7 +57,7 @@ def _devices(config):
   return jax.devices()
 
 
-def _open(config, workdir, with_teachers=False, warn=say) -> resolve.Run:
+def _open(config, workdir, with_teachers=False, warn=say) -> resolved.Run:
   """The run of a mode that trains nothing.
 
   Args:
@@ -103,18 +104,18 @@ def _term(key, spec):
   return f'{_number(spec["weight"])} x {key} ({name})'
 
 
-def describe(run: resolve.Run, workdir: str) -> str:
+def describe(run: resolved.Run, workdir: str) -> str:
   """What the config means: models, tokens a step, files."""
   config = run.config
   lines = []
+  several = len(run.teachers) > 1
   teachers = [
-    (f'teacher ({share:.0%})' if len(run.teachers) > 1 else 'teacher', model)
-    for model, share in run.teachers
+    (f'teacher ({t.weight:.0%})' if several else 'teacher', t.model)
+    for t in run.teachers
   ]
-  if config.teacher.source == 'cached':
-    lines.append(f'teacher: its targets in {config.cache.folder}')
-  elif not teachers:
-    lines.append('teacher: none')
+  source = feed.source(config)
+  if source.teacher_line():
+    lines.append(source.teacher_line())
   for name, model in (*teachers, ('student', run.student)):
     count = gemma3_config.parameter_count(model.config)
     sizes = model.config
@@ -140,14 +141,7 @@ def describe(run: resolve.Run, workdir: str) -> str:
   ]
   if config.evaluation.sets:
     lines.append(f'best checkpoint: {best.choose(config)}')
-  if config.teacher.source == 'rollout':
-    settings = dataclasses.asdict(samplers.rollout_settings(run))
-    del settings['stop_strings']
-    how = ', '.join(f'{name} {value}' for name, value in settings.items())
-    lines.append(
-      f'rollouts: share {_number(config.rollout.share)} of the rows, every '
-      f'{config.rollout.every} steps, {how}'
-    )
+  lines += source.lines()
   if config.evaluation.baseline:
     lines.append(f'baseline: {workdir}/{outputs.BASELINE}')
   return '\n'.join([*lines, *_warnings(run)])
@@ -155,8 +149,8 @@ def describe(run: resolve.Run, workdir: str) -> str:
 
 def _models(run):
   """Returns the run's models by their paths in the config."""
-  models = (run.student, *(model for model, _ in run.teachers))
-  specs = resolve.teacher_specs(run.config) if run.teachers else ()
+  models = (run.student, *run.teacher_models)
+  specs = feed.source(run.config).teacher_specs() if run.teachers else ()
   return dict(zip(('student', *specs), models, strict=True))
 
 
@@ -237,10 +231,11 @@ def reason(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def cache(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Writes a teacher's targets, or reports on those that are there."""
-  if config.teacher.source == 'cached':
+  writer = feed.source(config).computed_by
+  if writer:
     # The config of a run that reads the cache also says how it is made.
     config = config.copy_and_resolve_references()
-    config.teacher.source = 'live'
+    config.teacher.source = writer
   run = resolve.resolve(config, _devices(config))
   for line in _template_warnings(run):
     say(line)

@@ -20,7 +20,7 @@ from kd.sampling import prompts
 from kd.sampling import requests
 from kd.teachers import fingerprints
 from kd.train import parameters
-from kd.train import resolve
+from kd.train import resolved
 
 BASELINE = 'baseline'
 EVALUATIONS = 'evaluations'
@@ -37,7 +37,7 @@ FILES = (
 Say = Callable[[str], None]
 
 
-def student_params(run: resolve.Run, workdir: str) -> types.PyTree:
+def student_params(run: resolved.Run, workdir: str) -> types.PyTree:
   """Reads the workdir's checkpoint, or what student.init names without one.
 
   Args:
@@ -51,7 +51,7 @@ def student_params(run: resolve.Run, workdir: str) -> types.PyTree:
   return parameters.load(run.student, run.config.seed, 'student.init', None)
 
 
-def student_source(run: resolve.Run, workdir: str) -> tuple[str, str]:
+def student_source(run: resolved.Run, workdir: str) -> tuple[str, str]:
   """Returns what student_params reads: a name for files, and a title."""
   if manager.latest_step(workdir) is not None:
     which = run.config.export.checkpoint
@@ -65,7 +65,7 @@ def settings_line(settings: requests.Settings) -> str:
   return 'settings: ' + ', '.join(f'{k} {v}' for k, v in chosen.items())
 
 
-def generate(run: resolve.Run, workdir: str, say: Say) -> None:
+def generate(run: resolved.Run, workdir: str, say: Say) -> None:
   """Answers the prompts of a file, one JSON line each; resumes a file.
 
   Raises:
@@ -115,7 +115,7 @@ def generate(run: resolve.Run, workdir: str, say: Say) -> None:
   )
 
 
-def export(run: resolve.Run, workdir: str, say: Say) -> None:
+def export(run: resolved.Run, workdir: str, say: Say) -> None:
   """Writes config, weights and tokenizer that transformers and vLLM load."""
   # Before the weights are read, which may take minutes.
   hf_tokenizer.check(run.tokenizer, 'data.tokenizer')

@@ -15,10 +15,10 @@ from kd.core import types
 from kd.models import gemma3
 from kd.partitioning import processes
 from kd.partitioning import rules
-from kd.train import resolve
+from kd.train import resolved
 
 
-def abstract(model: resolve.Model) -> types.PyTree:
+def abstract(model: resolved.Model) -> types.PyTree:
   """Shapes and shardings of the model's parameters."""
   shapes = gemma3.unbox(gemma3.abstract_params(model.module))
   return jax.tree.map(
@@ -31,7 +31,7 @@ def abstract(model: resolve.Model) -> types.PyTree:
 
 
 def restore(
-  workdir: str, model: resolve.Model, which: str, path: str
+  workdir: str, model: resolved.Model, which: str, path: str
 ) -> types.PyTree:
   """Reads the parameters that a run has saved.
 
@@ -81,7 +81,7 @@ def _whole(model):
 
 
 def load(
-  model: resolve.Model,
+  model: resolved.Model,
   seed: int,
   path: str,
   teacher_params: types.PyTree | None,

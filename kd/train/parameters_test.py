@@ -14,7 +14,7 @@ from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.train import parameters
-from kd.train import resolve
+from kd.train import resolved
 
 _CONFIG = gemma3_config.Gemma3Config(
   embed_dim=8,
@@ -39,7 +39,7 @@ def _model(init):
   mesh = mesh_lib.make({}, jax.devices()[:1])
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   shapes = gemma3.unbox(gemma3.abstract_params(module))
-  return resolve.Model(
+  return resolved.Model(
     module=module,
     init=init,
     source=_CONFIG,

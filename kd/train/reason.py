@@ -22,7 +22,7 @@ from kd.teachers import fingerprints
 from kd.train import lock
 from kd.train import outputs
 from kd.train import parameters
-from kd.train import resolve
+from kd.train import resolved
 
 Say = Callable[[str], None]
 
@@ -30,9 +30,9 @@ _PATH = 'reasoning.folder'
 
 
 def reason(
-  run: resolve.Run,
+  run: resolved.Run,
   workdir: str,
-  make_sampler: Callable[[resolve.Model, types.PyTree], requests.Sampler],
+  make_sampler: Callable[[resolved.Model, types.PyTree], requests.Sampler],
   say: Say,
 ) -> None:
   """Samples solutions and writes traces and a report; see docs/reasoning.md.
@@ -97,7 +97,7 @@ def _counts(reasons):
 
 
 def _ask(
-  run: resolve.Run, say: Say
+  run: resolved.Run, say: Say
 ) -> tuple[list[questions_lib.Question], list[chains.Asked], tuple[str, ...]]:
   """The examples, what is asked, and what ends a reply."""
   config = run.config
@@ -141,7 +141,7 @@ def _model(run, workdir):
 
 
 def _seal(
-  run: resolve.Run,
+  run: resolved.Run,
   shots: list[questions_lib.Question],
   settings: requests.Settings,
   digest: str,

@@ -17,7 +17,7 @@ from kd.evaluation import results
 from kd.partitioning import processes
 from kd.train import evaluate
 from kd.train import outputs
-from kd.train import resolve
+from kd.train import resolved
 
 _FORMAT = 1  # Raise it when what an evaluation measures changes its meaning.
 _SHARED = 'evaluations'  # In data.folder: the evaluations of teachers.
@@ -35,7 +35,7 @@ class Recorder:
 
   def __init__(
     self,
-    run: resolve.Run,
+    run: resolved.Run,
     held_out: Sequence[evaluate.HeldOut],
     teacher_digests: Sequence[str],
     say: Say,
@@ -55,10 +55,8 @@ class Recorder:
       'jax': jax.__version__,
       'platform': jax.default_backend(),
       'teachers': [
-        {**model.identity(digest), 'share': share}
-        for (model, share), digest in zip(
-          run.teachers, teacher_digests, strict=True
-        )
+        {**teacher.model.identity(digest), 'share': teacher.weight}
+        for teacher, digest in zip(run.teachers, teacher_digests, strict=True)
       ],
       'sets': {s.name: s.identity for s in held_out},
       'template': run.config.data.template,
@@ -70,7 +68,7 @@ class Recorder:
     self,
     workdir: str,
     name: str,
-    model: resolve.Model,
+    model: resolved.Model,
     weights: str,
     measure: Callable[[], results.Result],
     shared: bool = False,

@@ -14,7 +14,7 @@ from kd.train import best
 from kd.train import curves
 from kd.train import outputs
 from kd.train import recorded
-from kd.train import resolve
+from kd.train import resolved
 
 FILE = 'report.md'
 TEACHER, BEFORE = 'teacher', 'student before'
@@ -102,7 +102,7 @@ def _best_line(run, workdir):
   return f'Best checkpoint ({chosen}): {where}.'
 
 
-def write(run: resolve.Run, workdir: str) -> str:
+def write(run: resolved.Run, workdir: str) -> str:
   """Writes report.md and its picture; returns the tables for a terminal.
 
   Args:

@@ -10,16 +10,12 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import optax
 
 from kd.checkpoints import weights
 from kd.config import base
 from kd.config import rules as config_rules
 from kd.core import errors
-from kd.core import paths
-from kd.core import types
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.losses import catalog
@@ -34,87 +30,16 @@ from kd.partitioning import membership
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.sampling import engine
-from kd.teachers import manifest
 from kd.train import architectures
 from kd.train import mesh_rules
 from kd.train import model_rules
+from kd.train import resolved
 from kd.train import vocabularies
+from kd.train.feeds import feed
 
 # As architectures.source_config.
 SourceConfig = Callable[..., gemma3_config.Gemma3Config]
 Config = ml_collections.ConfigDict
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-  """A student or a teacher, without its parameters.
-
-  Attributes:
-    module: the linen module.
-    init: where its parameters come from.
-    source: sizes of what `init` names.
-    keep_layers: layers of that which it has; (): all.
-    shardings: where each parameter lies.
-    param_dtype: of its parameters in memory.
-  """
-
-  module: gemma3.Gemma3
-  init: str
-  source: gemma3_config.Gemma3Config
-  keep_layers: tuple[int, ...]
-  shardings: types.PyTree
-  param_dtype: str
-
-  @property
-  def config(self) -> gemma3_config.Gemma3Config:
-    return self.module.config
-
-  @property
-  def mesh(self) -> jax.sharding.Mesh:
-    """The devices that it is on."""
-    return jax.tree.leaves(self.shardings)[0].mesh
-
-  def identity(self, weights: str) -> dict[str, Any]:
-    """Returns what decides the model's outputs, as JSON.
-
-    Args:
-      weights: the digest of its parameters, from fingerprints.of.
-    """
-    return {
-      'weights': weights,
-      'dtype': str(jnp.dtype(self.module.dtype)),
-      **dataclasses.asdict(self.config),
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """A validated config and the objects built from it.
-
-  Attributes:
-    config: frozen.
-    mesh: the student's devices, and those that batches and targets are on.
-    tokenizer: of student and teacher; None from `shapes`.
-    student: the model that is trained.
-    teachers: the models that it learns from, with their shares, the one that
-      the config calls `teacher` first; () without a teacher.
-    objective: the training objective; without terms where nothing is trained.
-    optimizer: the gradient transformation; None where nothing is trained.
-    rate: its learning rate by update; None likewise.
-  """
-
-  config: ml_collections.FrozenConfigDict
-  mesh: jax.sharding.Mesh
-  tokenizer: tokenizers.Tokenizer | None
-  student: Model
-  teachers: tuple[tuple[Model, float], ...]
-  objective: objective_lib.Objective
-  optimizer: optax.GradientTransformation | None
-  rate: Callable[[int], float] | None
-
-  @property
-  def teacher(self) -> Model | None:
-    return self.teachers[0][0] if self.teachers else None
 
 
 def build_model(
@@ -125,7 +50,7 @@ def build_model(
   mesh: jax.sharding.Mesh,
   remat: str,
   packed: bool,
-) -> Model:
+) -> resolved.Model:
   """Builds a model without its parameters.
 
   Args:
@@ -155,19 +80,7 @@ def build_model(
   )
   keep = tuple(spec['keep_layers']) if 'keep_layers' in spec else ()
   param_dtype = spec['param_dtype'] if 'param_dtype' in spec else 'float32'
-  return Model(module, spec.init, source, keep, shardings, param_dtype)
-
-
-def teacher_specs(
-  config: ml_collections.ConfigDict,
-) -> dict[str, ml_collections.ConfigDict]:
-  """What the config says of each teacher, by its path, `teacher` first."""
-  if config.teacher.source not in ('live', 'rollout'):
-    return {}
-  return {'teacher': config.teacher} | {
-    f'teacher.others.{name}': spec
-    for name, spec in sorted(config.teacher.others.items())
-  }
+  return resolved.Model(module, spec.init, source, keep, shardings, param_dtype)
 
 
 def source_sizes(
@@ -177,7 +90,7 @@ def source_sizes(
 
   Args:
     config: the run's.
-    specs: the teachers' sections by path; see teacher_specs.
+    specs: the teachers' sections by path; see feed.Source.teacher_specs.
     source_config: as architectures.source_config.
 
   Returns:
@@ -198,7 +111,7 @@ def build_teachers(
   specs: Mapping[str, Config],
   sizes: Mapping[str, gemma3_config.Gemma3Config],
   mesh: jax.sharding.Mesh,
-) -> tuple[tuple[Model, float], ...]:
+) -> tuple[resolved.Teacher, ...]:
   """Returns the teachers with their weights in the mixture, which sum to 1.
 
   Args:
@@ -217,12 +130,14 @@ def build_teachers(
     model_rules.check_length(config, path, size)
     models.append((model, spec.share))
   whole = sum(share for _, share in models)
-  return tuple((model, share / whole) for model, share in models)
+  return tuple(
+    resolved.Teacher(model, share / whole) for model, share in models
+  )
 
 
 def build_student(
   config: Config, source: gemma3_config.Gemma3Config, mesh: jax.sharding.Mesh
-) -> Model:
+) -> resolved.Model:
   """Returns the student, with the layers of its source that it keeps.
 
   Args:
@@ -241,12 +156,8 @@ def build_student(
   )
 
 
-def _objective(config, student, teachers):
-  teacher = teachers[0][0] if teachers else None
-  cached = config.teacher.source == 'cached'
-  if cached:
-    # Its sizes are for terms of layers alone, which are refused below.
-    teacher = student
+def _objective(config, source, student, teachers):
+  teacher = source.term_teacher(student, teachers)
   context = terms_lib.Context(
     steps=config.steps,
     student=architectures.term_sizes(student.config),
@@ -261,12 +172,6 @@ def _objective(config, student, teachers):
     ),
     chunk_tokens=config.objective.chunk_tokens,
   )
-  if cached and objective.taps_terms:
-    raise errors.ConfigError(
-      f'losses.{objective.taps_terms[0].key}',
-      'compares layers, of which a cache holds nothing',
-      legal='a term of next-token distributions, or a teacher that is live',
-    )
   if objective.selection.needs_teacher and teacher is None:
     raise errors.ConfigError(
       'objective.positions.rule',
@@ -280,7 +185,7 @@ def shapes(
   config: ml_collections.ConfigDict,
   make_mesh: mesh_rules.MakeMesh,
   source_config: SourceConfig,
-) -> Run:
+) -> resolved.Run:
   """Builds a run from shapes alone, without weights and tokenizers.
 
   Args:
@@ -292,24 +197,25 @@ def shapes(
     ConfigError: names the first thing that is wrong.
   """
   config = base.checked(config)
-  specs = teacher_specs(config)
+  source = feed.source(config)
+  specs = source.teacher_specs()
   sizes = source_sizes(config, specs, source_config)
   config_rules.check(config)
   model_rules.check_search(config.search)
   mesh = mesh_rules.student_mesh(config, make_mesh)
   mesh_rules.check(config, mesh)
-  optimizer, rate = optimizers.build(config.optimizer, config.steps)
+  optimizer, learning_rate = optimizers.build(config.optimizer, config.steps)
   teacher_mesh = mesh_rules.teacher_mesh(config, mesh, make_mesh)
   teachers = build_teachers(config, specs, sizes, teacher_mesh)
   student = build_student(config, sizes['student'], mesh)
-  objective = _objective(config, student, teachers)
-  model_rules.check_rollouts(config, mesh, student.module, objective)
+  objective = _objective(config, source, student, teachers)
+  source.check(mesh, student, objective)
   engine.check_room(
     student.module,
     config.evaluation.max_new_tokens,
     'evaluation.max_new_tokens',
   )
-  return Run(
+  return resolved.Run(
     config=ml_collections.FrozenConfigDict(config),
     mesh=mesh,
     tokenizer=None,
@@ -317,11 +223,11 @@ def shapes(
     teachers=teachers,
     objective=objective,
     optimizer=optimizer,
-    rate=rate,
+    learning_rate=learning_rate,
   )
 
 
-def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
+def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   """Checks a config and builds what follows from it.
 
   Args:
@@ -337,7 +243,8 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
   config = base.checked(config)
   membership.check(config.processes)
   mesh_rules.check_teacher_devices(config, devices)
-  sources = init_sources({**teacher_specs(config), 'student': config.student})
+  specs = feed.source(config).teacher_specs()
+  sources = init_sources({**specs, 'student': config.student})
   # Loaded when `shapes` needs it, after what it finds wrong without.
   tokenizer = functools.cache(lambda: _load_tokenizer(config, sources))
   source_config = vocabularies.source_config(tokenizer)
@@ -349,13 +256,8 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> Run:
 
 
 def _load_tokenizer(config, sources):
-  if config.teacher.source == 'cached':
-    folder = paths.expand(config.cache.folder)
-    kept = manifest.read(folder, 'cache.folder')
-    model_rules.check_sampled_targets(config, kept['request']['method'])
-    # First, so that a cache is read with the tokenizer it was written with.
-    sources = {'cache.folder': f'workdir:{config.cache.folder}', **sources}
-  return vocabularies.tokenizer(config.data, sources)
+  first = feed.source(config).tokenizer_inits()
+  return vocabularies.tokenizer(config.data, {**first, **sources})
 
 
 def mesh_maker(devices: Sequence[jax.Device]) -> mesh_rules.MakeMesh:
@@ -374,7 +276,9 @@ def _check_weights(init, path):
     weights.check_headers(init, path)
 
 
-def with_tokenizer(run: Run, tokenizer: tokenizers.Tokenizer) -> Run:
+def with_tokenizer(
+  run: resolved.Run, tokenizer: tokenizers.Tokenizer
+) -> resolved.Run:
   """Adds the tokenizer to a run.
 
   Raises:
@@ -383,8 +287,8 @@ def with_tokenizer(run: Run, tokenizer: tokenizers.Tokenizer) -> Run:
   """
   models = {'student': run.student}
   if run.teachers:
-    teachers = (model for model, _ in run.teachers)
-    models |= zip(teacher_specs(run.config), teachers, strict=True)
+    specs = feed.source(run.config).teacher_specs()
+    models |= zip(specs, run.teacher_models, strict=True)
   for path, model in models.items():
     vocabularies.check(tokenizer, path, model.config)
   template = run.config.data.template

@@ -16,7 +16,9 @@ from kd.train import architectures
 from kd.train import mesh_rules
 from kd.train import model_rules
 from kd.train import resolve as resolve_lib
+from kd.train import resolved
 from kd.train import vocabularies
+from kd.train.feeds import feed
 
 Config = ml_collections.ConfigDict
 
@@ -26,7 +28,7 @@ def resolve_student(
   devices: Sequence[jax.Device],
   workdir: str,
   with_teachers: bool = False,
-) -> resolve_lib.Run:
+) -> resolved.Run:
   """Resolves a config for a mode that trains nothing.
 
   The student is the one that the workdir's checkpoints hold, or else the one
@@ -52,7 +54,7 @@ def resolve_student(
   mesh = mesh_rules.student_mesh(config, make_mesh)
   rows = config.evaluation.batch_size
   fields.check_devices(rows, mesh, 'evaluation.batch_size')
-  specs = resolve_lib.teacher_specs(config) if with_teachers else {}
+  specs = feed.source(config).teacher_specs() if with_teachers else {}
   sources = resolve_lib.init_sources(specs)
   if manager.latest_step(workdir) is not None:
     sources = {'--workdir': f'workdir:{workdir}', **sources}
@@ -72,7 +74,7 @@ def resolve_student(
   teachers_mesh = mesh
   if specs:
     teachers_mesh = mesh_rules.teacher_mesh(config, mesh, make_mesh)
-  run = resolve_lib.Run(
+  run = resolved.Run(
     config=ml_collections.FrozenConfigDict(config),
     mesh=mesh,
     tokenizer=None,
@@ -80,7 +82,7 @@ def resolve_student(
     teachers=resolve_lib.build_teachers(config, specs, sizes, teachers_mesh),
     objective=_nothing(config),
     optimizer=None,
-    rate=None,
+    learning_rate=None,
   )
   return resolve_lib.with_tokenizer(run, tokenizer)
 

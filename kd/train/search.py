@@ -16,7 +16,7 @@ from kd.reasoning import tree_run
 from kd.teachers import fingerprints
 from kd.train import lock
 from kd.train import outputs
-from kd.train import resolve
+from kd.train import resolved
 from kd.train import samplers
 from kd.train import search_fields
 
@@ -29,7 +29,7 @@ _BESIDE = ('data', 'first', 'count', 'folder', 'together', 'draw', 'contrast')
 Say = Callable[[str], None]
 
 
-def search(run: resolve.Run, workdir: str, say: Say) -> None:
+def search(run: resolved.Run, workdir: str, say: Say) -> None:
   """Searches the instances of `search`; resumes where it was.
 
   Writes trees, pictures of the first ones, training data and summary.json into

@@ -22,7 +22,7 @@ from kd.core import run_info
 from kd.input_pipeline import tokenizers
 from kd.partitioning import processes
 from kd.train import architectures
-from kd.train import resolve
+from kd.train import resolved
 
 CONFIG_FILE = 'config.json'
 
@@ -152,7 +152,7 @@ def _check_steps(steps, workdir):
 
 
 def begin(
-  run: resolve.Run,
+  run: resolved.Run,
   workdir: str,
   changes: Changes,
   inputs: Mapping[str, str],
@@ -240,7 +240,7 @@ def check_input(workdir: str, name: str, digest: str) -> None:
   processes.from_first(record)
 
 
-def check_tokenizer(run: resolve.Run, workdir: str) -> None:
+def check_tokenizer(run: resolved.Run, workdir: str) -> None:
   """Raises ConfigError if a workdir was trained with another tokenizer."""
   recorded = _read_run(workdir)
   _check_inputs(workdir, recorded, {'data.tokenizer': run.tokenizer.digest})

@@ -1,0 +1,62 @@
+"""Arguments of training programs as shapes with shardings, without arrays."""
+
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.partitioning import rules
+from kd.teachers import live
+from kd.train import parameters
+from kd.train import resolved
+
+
+def array(shape, dtype, sharding) -> jax.ShapeDtypeStruct:
+  """Returns an abstract array."""
+  return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def batch_shape(run: resolved.Run) -> tuple[int, int]:
+  """Returns (B, L)."""
+  return run.config.data.batch_size, run.config.data.length
+
+
+def batch(run: resolved.Run, mesh: jax.sharding.Mesh) -> types.Batch:
+  """Returns a batch on the student's mesh or the teachers'."""
+  shape, sharding = batch_shape(run), rules.batch_sharding(mesh)
+  ints = array(shape, jnp.int32, sharding)
+  return types.Batch(
+    tokens=ints,
+    targets=ints,
+    positions=ints,
+    segment_ids=ints,
+    parts=ints,
+    weights=array(shape, jnp.float32, sharding),
+    row_id=array(shape[:1], jnp.int32, sharding),
+  )
+
+
+def teacher_params(run: resolved.Run) -> list[types.PyTree]:
+  """Returns each teacher's parameters, in the data type they are kept in."""
+  return [
+    jax.tree.map(
+      lambda x, dtype=teacher.model.param_dtype: array(
+        x.shape, dtype, x.sharding
+      ),
+      parameters.abstract(teacher.model),
+    )
+    for teacher in run.teachers
+  ]
+
+
+def unembeddings(run: resolved.Run) -> list[types.PyTree]:
+  """Returns the output embedding of each teacher as its targets hold it.
+
+  The rows beyond the student's vocabulary are cut off; see teachers/live.
+  """
+  tables, vocab_size = [], run.student.config.vocab_size
+  for params in teacher_params(run):
+    table = params['embedding']
+    sharding = live.unembedding_place(table, vocab_size, run.mesh)
+    shape = min(table.shape[0], vocab_size), table.shape[1]
+    tables.append(array(shape, table.dtype, sharding))
+  return tables

@@ -1,0 +1,236 @@
+"""Batches with targets that --mode=cache computed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from kd.core import errors
+from kd.core import identity
+from kd.core import paths
+from kd.core import types
+from kd.input_pipeline import prepare
+from kd.input_pipeline import reading
+from kd.losses import divergences
+from kd.partitioning import processes
+from kd.partitioning import rules
+from kd.teachers import cached
+from kd.teachers import manifest as manifest_lib
+from kd.teachers import methods
+from kd.teachers import source_files
+from kd.train import resolved
+from kd.train.feeds import abstract
+from kd.train.feeds import feed
+
+
+class Source(feed.Source):
+  """Targets of a cache on disk."""
+
+  computed_by = 'live'
+
+  def tokenizer_inits(self):
+    folder = paths.expand(self._config.cache.folder)
+    manifest = manifest_lib.read(folder, 'cache.folder')
+    _check_terms(self._config, manifest['request']['method'])
+    # A cache holds the tokenizer that it was written with.
+    return {'cache.folder': f'workdir:{self._config.cache.folder}'}
+
+  def term_teacher(self, student, teachers):
+    del teachers
+    # Any sizes do: only terms of layers read them, which `check` refuses.
+    return student
+
+  def check(self, mesh, student, objective):
+    super().check(mesh, student, objective)
+    if objective.taps_terms:
+      raise errors.ConfigError(
+        f'losses.{objective.taps_terms[0].key}',
+        'compares layers, and a cache holds no layer outputs',
+        legal='a term of next-token distributions, or a teacher that is live',
+      )
+
+  def teacher_line(self):
+    return f'teacher: its targets in {self._config.cache.folder}'
+
+  def teacher_names(self):
+    return (f'the cached teacher (cache.folder {self._config.cache.folder})',)
+
+  def abstract_targets(self, run, model_config):
+    config, vocab_size = run.config, run.student.config.vocab_size
+    method = methods.METHODS.build(
+      config.cache.method.to_dict(), 'cache.method'
+    )
+    shape, sharding = abstract.batch_shape(run), rules.batch_sharding(run.mesh)
+    if not method.entries:
+      sizes = model_config(config.teacher, 'teacher', None)
+      rows = min(vocab_size, sizes.vocab_size)
+      width = sizes.embed_dim
+      table = rules.table_sharding(run.mesh, rows)
+      dense = types.Dense(
+        abstract.array((*shape, width), config.teacher.dtype, sharding),
+        abstract.array((rows, width), config.teacher.param_dtype, table),
+        abstract.array((), jnp.float32, rules.replicated(run.mesh)),
+      )
+      return types.Targets((dense,), None)
+    kept = *shape, min(method.entries, vocab_size)
+    ids = abstract.array(kept, jnp.int32, sharding)
+    numbers = abstract.array(kept, jnp.float32, sharding)
+    if method.draws:
+      return types.Targets(types.Sampled(ids, numbers, numbers), None)
+    tail = abstract.array(shape, jnp.float32, sharding)
+    return types.Targets(types.TopK(ids, numbers, tail), None)
+
+  def open(self, run, prepared):
+    return open_cache(run, prepared)
+
+  def warnings(self):
+    """Returns lines on teachers whose files have changed since the cache."""
+    folder = paths.expand(self._config.cache.folder)
+    digests = paths.expand(self._config.data.folder)
+    inits = teacher_inits(self._config)
+    return processes.from_first(
+      lambda: source_files.warnings(folder, inits, digests)
+    )
+
+  def digest(self, opened):
+    return identity.digest(opened.manifest)
+
+  def feed(self, run, rows, digest, opened, live_targets):
+    del live_targets
+    return Feed(run, rows, digest, self.teacher_names(), opened)
+
+
+class Feed(feed.Feed):
+  """Batches with the targets of a cache."""
+
+  def __init__(
+    self,
+    run: resolved.Run,
+    rows: feed.Rows,
+    digest: str,
+    teacher_names: Sequence[str],
+    cache: cached.Cache,
+  ):
+    """Opens the feed; see feed.Feed.
+
+    Args:
+      run: the resolved config.
+      rows: reads rows of a step's batch.
+      digest: of the rows, their order and the cache.
+      teacher_names: for messages.
+      cache: the targets of these rows.
+    """
+    super().__init__(run, rows, digest, teacher_names)
+    self._cache, self._targets = cache, targets_of(run, cache)
+
+  def read(self, step):
+    batch = super().read(step)
+    return batch, self._cache.read(batch)
+
+  def __call__(self, step, params, read):
+    del step, params
+    batch, kept = self._place(read)
+    return feed.Fed(batch, self._targets(kept))
+
+
+def targets_of(
+  run: resolved.Run, cache: cached.Cache
+) -> Callable[[types.PyTree], types.Targets]:
+  """Returns the function from what Cache.read returned to the targets."""
+  if cache.method.entries:
+    return lambda kept: types.Targets(kept, None)
+  table = cached.unembedding(cache, run.student.config.vocab_size, run.mesh)
+  # The teacher itself multiplies in this data type.
+  dtype = cache.manifest['request']['teachers'][0]['dtype']
+  share = jnp.float32(1.0)
+
+  def targets(kept):
+    dense = types.Dense(kept.astype(dtype), table, share)
+    return types.Targets((dense,), None)
+
+  return targets
+
+
+def request(
+  run: resolved.Run, prepared: Sequence[prepare.Prepared]
+) -> dict[str, Any]:
+  """Returns what a config and its rows decide of a cache's manifest."""
+  data = run.config.data
+  return {
+    'mixture': data.mixture,
+    'split': data.split,
+    'template': data.template,
+    'length': data.length,
+    'pack': data.pack,
+    'rows': {
+      part.task: {
+        'rows': part.counts['rows'],
+        'sha256': part.counts['rows_sha256'],
+      }
+      for part in prepared
+    },
+    'tokenizer': run.tokenizer.digest,
+    'vocab_size': run.student.config.vocab_size,
+  }
+
+
+def open_cache(
+  run: resolved.Run, prepared: Sequence[prepare.Prepared]
+) -> cached.Cache:
+  """Opens the cache of these rows.
+
+  Raises:
+    ConfigError: it belongs to other rows: names each field and both values.
+  """
+  folder = paths.expand(run.config.cache.folder)
+  manifest = manifest_lib.read(folder, 'cache.folder')
+  manifest_lib.check(
+    manifest['request'], request(run, prepared), folder, 'cache.folder'
+  )
+  return cached.Cache(
+    folder, manifest, reading.Patience(**run.config.data.read)
+  )
+
+
+def teacher_inits(config: feed.Config) -> dict[str, str]:
+  """Returns where the weights of a cache's teachers are, by config field."""
+  others = {
+    f'teacher.others.{name}.init': spec.init
+    for name, spec in config.teacher.others.items()
+  }
+  return {'teacher.init': config.teacher.init, **others}
+
+
+def _check_terms(config, method: Mapping[str, Any]):
+  """Refuses losses that a cache of sampled ids cannot serve."""
+  kept = methods.METHODS.build(dict(method), 'cache.method')
+  if not kept.draws:
+    return
+  for key, spec in config.losses.items():
+    if spec.name not in divergences.DIVERGENCES.names():
+      continue
+    path, what = f'losses.{key}', f'a cache of method {kept.name!r}'
+    if spec.temperature != 1:
+      raise errors.ConfigError(
+        f'{path}.temperature',
+        f'found {_value(spec.temperature)}, and {what} holds ids that were '
+        'sampled at temperature 1',
+        legal="1.0, or cache.method 'top_k', 'nucleus' or 'hidden'",
+      )
+    arguments = divergences.DIVERGENCES.arguments(spec.name)
+    divergence = divergences.DIVERGENCES.build(
+      {'name': spec.name, **{k: spec[k] for k in arguments}}, path
+    )
+    if divergence.needs_whole_distribution:
+      raise errors.ConfigError(
+        f'{path}.name',
+        f'{spec.name} needs the whole distribution, and {what} holds sampled '
+        'ids',
+        legal="another divergence, or cache.method 'top_k', 'nucleus' or "
+        "'hidden'",
+      )
+
+
+def _value(number):
+  """Returns a number, or the name of its schedule."""
+  return number if isinstance(number, int | float) else number['name']

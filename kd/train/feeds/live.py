@@ -1,0 +1,129 @@
+"""Batches with the targets of live teachers, which score each batch."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.losses import taps
+from kd.models import gemma3
+from kd.partitioning import rules
+from kd.teachers import live
+from kd.train import parameters
+from kd.train import resolved
+from kd.train.feeds import abstract
+from kd.train.feeds import feed
+
+
+class Source(feed.Source):
+  """Teachers that score each batch when the student is trained on it."""
+
+  def teacher_specs(self):
+    return {'teacher': self._config.teacher} | {
+      f'teacher.others.{name}': spec
+      for name, spec in sorted(self._config.teacher.others.items())
+    }
+
+  def term_teacher(self, student, teachers):
+    del student
+    return teachers[0].model if teachers else None
+
+  def teacher_line(self):
+    return None
+
+  def teacher_names(self):
+    return tuple(
+      f'the teacher ({path}.init {spec.init})'
+      for path, spec in self.teacher_specs().items()
+    )
+
+  def abstract_targets(self, run, model_config):
+    del model_config
+    dense = []
+    for teacher, table in zip(
+      run.teachers, abstract.unembeddings(run), strict=True
+    ):
+      model = teacher.model
+      hidden = abstract.array(
+        (*abstract.batch_shape(run), model.config.embed_dim),
+        model.module.dtype,
+        rules.hidden_sharding(run.mesh),
+      )
+      share = abstract.array((), jnp.float32, rules.replicated(run.mesh))
+      dense.append(types.Dense(hidden, table, share))
+    return types.Targets(tuple(dense), _abstract_taps(run))
+
+  def feed(self, run, rows, digest, opened, live_targets):
+    del opened
+    return Feed(run, rows, digest, self.teacher_names(), live_targets)
+
+
+class Feed(feed.Feed):
+  """Batches with the targets of live teachers."""
+
+  def __init__(
+    self,
+    run: resolved.Run,
+    rows: feed.Rows,
+    digest: str,
+    teacher_names: Sequence[str],
+    targets: feed.LiveTargets,
+  ):
+    """Opens the feed; see feed.Feed.
+
+    Args:
+      run: the resolved config.
+      rows: reads rows of a step's batch.
+      digest: of the rows and their order.
+      teacher_names: for messages.
+      targets: scores a batch.
+    """
+    super().__init__(run, rows, digest, teacher_names)
+    self._targets = targets
+
+  def __call__(self, step, params, read):
+    del step, params
+    batch = self._place(read)
+    return feed.Fed(batch, self._targets(batch))
+
+
+def load(run: resolved.Run) -> list[live.Teacher]:
+  """Loads the parameters of a run's teachers onto their devices."""
+  specs = feed.source(run.config).teacher_specs()
+  return [
+    live.Teacher(
+      teacher.model.module,
+      parameters.load(teacher.model, run.config.seed, f'{path}.init', None),
+      teacher.weight,
+    )
+    for path, teacher in zip(specs, run.teachers, strict=True)
+  ]
+
+
+def tap_spec(run: resolved.Run) -> gemma3.TapSpec:
+  """Returns the layer outputs that the objective reads of the first teacher."""
+  _, spec = taps.specs(run.objective.taps_terms)
+  return gemma3.TapSpec(*spec)
+
+
+def targets_on(
+  run: resolved.Run, teachers: Sequence[live.Teacher], mesh: jax.sharding.Mesh
+) -> feed.LiveTargets:
+  """Returns the function from a batch on `mesh` to the teachers' targets."""
+  vocab_size = run.student.config.vocab_size
+  return live.make(teachers, vocab_size, tap_spec(run), mesh)
+
+
+def _abstract_taps(run):
+  """Returns the first teacher's layer outputs, abstract."""
+  spec = tap_spec(run)
+  if spec == gemma3.TapSpec((), ()):
+    return types.Taps(None, None, None, None)
+  model, params = run.teacher, abstract.teacher_params(run)[0]
+  score = live.scorer(model.module, spec)
+  _, shown = jax.eval_shape(score, params, abstract.batch(run, model.mesh))
+  sharding = rules.taps_sharding(run.mesh)
+  return jax.tree.map(
+    lambda x: abstract.array(x.shape, x.dtype, sharding), shown
+  )

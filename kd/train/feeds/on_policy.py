@@ -1,0 +1,139 @@
+"""On-policy batches: the student answers some prompts, the teachers score."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from kd.config import rules as config_rules
+from kd.core import errors
+from kd.core import schedules
+from kd.sampling import engine
+from kd.sampling import fields
+from kd.sampling import requests
+from kd.teachers import replay
+from kd.teachers import rollouts as rollouts_lib
+from kd.train import resolved
+from kd.train import samplers
+from kd.train.feeds import feed
+from kd.train.feeds import live
+
+# Parts of the data's own answers: rows of the student have none.
+_OF_DATA = ('answer', 'rationale')
+
+
+class Source(live.Source):
+  """Live teachers that score what the student writes."""
+
+  def check(self, mesh, student, objective):
+    config = self._config
+    if not objective.needs_teacher:
+      raise errors.ConfigError(
+        'teacher.source',
+        "found 'rollout', and no term of losses asks a teacher",
+        legal="'none', or a term of next-token distributions",
+      )
+    share = config_rules.scheduled(config, 'rollout.share')
+    lowest, _ = schedules.extremes(share, config.steps)
+    for term in objective.terms:
+      of_data = term.loss.reads_labels or term.loss.part in _OF_DATA
+      if lowest == 1 and of_data:
+        raise errors.ConfigError(
+          f'losses.{term.key}',
+          "counts the data's answers, and rollout.share leaves no row of them",
+          legal="a share below 1, or a divergence with part 'all' or 'sampled'",
+        )
+    fields.check_devices(config.rollout.batch_size, mesh, 'rollout.batch_size')
+    engine.check_room(
+      student.module, config.rollout.max_new_tokens, 'rollout.max_new_tokens'
+    )
+
+  def sampling(self):
+    return self._config.rollout
+
+  def lines(self):
+    rollout = self._config.rollout
+    settings = dataclasses.asdict(_settings(rollout))
+    del settings['stop_strings']
+    how = ', '.join(f'{name} {value}' for name, value in settings.items())
+    share = rollout.share
+    if not isinstance(share, int | float):
+      share = share['name']
+    return [
+      f'rollouts: share {share:g} of the rows, every {rollout.every} steps, '
+      f'{how}'
+    ]
+
+  def feed(self, run, rows, digest, opened, live_targets):
+    del opened
+    return Feed(run, rows, digest, self.teacher_names(), live_targets)
+
+
+def _settings(rollout) -> requests.Settings:
+  """Returns how the student samples."""
+  return fields.settings(rollout, stop_strings=())
+
+
+class Feed(live.Feed):
+  """Batches in which the student wrote some of the answers."""
+
+  def __init__(self, run, rows, digest, teacher_names, targets):
+    """Opens the feed; see live.Feed."""
+    super().__init__(run, rows, digest, teacher_names, targets)
+    self._rollouts = _rollouts(run)
+    # All prompts go through the sampler together: every process reads them.
+    self._all_rows = np.arange(self._batch_size)
+
+  def read(self, step):
+    rows = self._rows(step, self._all_rows)
+    prompts_step = self._rollouts.prompts_step(step)
+    if prompts_step is None:
+      return rows, None
+    if prompts_step == step:
+      return rows, rows
+    return rows, self._rows(prompts_step, self._all_rows)
+
+  def __call__(self, step, params, read):
+    try:
+      outcome = self._rollouts(step, params, *read)
+    except errors.NonFiniteError as e:
+      raise errors.NonFiniteError(
+        f"sampling the student's answers: {e}", e.teachers
+      ) from e
+    rows = jax.tree.map(lambda x: x[self._local_rows], outcome.rows)
+    batch = self._place(rows)
+    example = outcome.example
+    texts = dataclasses.asdict(example) if example else {}
+    return feed.Fed(
+      batch,
+      self._targets(batch),
+      outcome.scalars,
+      {f'rollout/{name}': text for name, text in texts.items()},
+      outcome.seconds,
+    )
+
+  def state(self):
+    buffer = self._rollouts.buffer
+    return {} if buffer is None else buffer.state()
+
+  def load(self, state):
+    if state:
+      self._rollouts.buffer.load(state)
+
+
+def _rollouts(run: resolved.Run) -> rollouts_lib.Rollouts:
+  config = run.config
+  sample = samplers.for_any_params(run, run.student, config.rollout.batch_size)
+  settings = _settings(config.rollout)
+  buffer = None
+  if config.rollout.buffer:
+    buffer = replay.Buffer(config.rollout.buffer, config.data.length)
+  return rollouts_lib.Rollouts(
+    lambda params, asked: sample(params, asked, settings),
+    config_rules.scheduled(config, 'rollout.share'),
+    config.rollout.every,
+    buffer,
+    config.seed,
+    run.tokenizer.pad_id,
+    run.tokenizer.decode,
+  )

@@ -1,0 +1,106 @@
+"""What a config resolves to: models without parameters, and the run."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from kd.core import types
+from kd.input_pipeline import tokenizers
+from kd.losses import objective as objective_lib
+from kd.models import gemma3
+from kd.models import gemma3_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A student or a teacher, without its parameters.
+
+  Attributes:
+    module: the linen module.
+    init: where its parameters come from.
+    source: sizes of the model that `init` names.
+    keep_layers: the layers of that model which this one keeps; (): all.
+    shardings: the sharding of each parameter.
+    param_dtype: of its parameters in memory.
+  """
+
+  module: gemma3.Gemma3
+  init: str
+  source: gemma3_config.Gemma3Config
+  keep_layers: tuple[int, ...]
+  shardings: types.PyTree
+  param_dtype: str
+
+  @property
+  def config(self) -> gemma3_config.Gemma3Config:
+    return self.module.config
+
+  @property
+  def mesh(self) -> jax.sharding.Mesh:
+    """The devices that it is on."""
+    return jax.tree.leaves(self.shardings)[0].mesh
+
+  def identity(self, weights: str) -> dict[str, Any]:
+    """Returns what decides the model's outputs, as JSON.
+
+    Args:
+      weights: the digest of its parameters, from fingerprints.of.
+    """
+    return {
+      'weights': weights,
+      'dtype': str(jnp.dtype(self.module.dtype)),
+      **dataclasses.asdict(self.config),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """A teacher of a mixture.
+
+  Attributes:
+    model: the teacher.
+    weight: its weight in the mixture; the weights of all teachers sum to 1.
+  """
+
+  model: Model
+  weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A validated config and the objects built from it.
+
+  Attributes:
+    config: frozen.
+    mesh: the student's devices; batches and targets are on them too.
+    tokenizer: of student and teacher; None where planning needs shapes alone.
+    student: the model that is trained.
+    teachers: the models that it learns from, the one that the config calls
+      `teacher` first; () without a live teacher.
+    objective: the training objective; without terms where nothing is trained.
+    optimizer: the gradient transformation; None where nothing is trained.
+    learning_rate: by update; None likewise.
+  """
+
+  config: ml_collections.FrozenConfigDict
+  mesh: jax.sharding.Mesh
+  tokenizer: tokenizers.Tokenizer | None
+  student: Model
+  teachers: tuple[Teacher, ...]
+  objective: objective_lib.Objective
+  optimizer: optax.GradientTransformation | None
+  learning_rate: Callable[[int], float] | None
+
+  @property
+  def teacher(self) -> Model | None:
+    """The first teacher."""
+    return self.teachers[0].model if self.teachers else None
+
+  @property
+  def teacher_models(self) -> tuple[Model, ...]:
+    return tuple(teacher.model for teacher in self.teachers)
