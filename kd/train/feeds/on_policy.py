@@ -57,11 +57,9 @@ class Source(live.Source):
     del settings['stop_strings']
     how = ', '.join(f'{name} {value}' for name, value in settings.items())
     share = rollout.share
-    if not isinstance(share, int | float):
-      share = share['name']
+    share = f'{share:g}' if isinstance(share, int | float) else share['name']
     return [
-      f'rollouts: share {share:g} of the rows, every {rollout.every} steps, '
-      f'{how}'
+      f'rollouts: share {share} of the rows, every {rollout.every} steps, {how}'
     ]
 
   def feed(self, run, rows, digest, opened, live_targets):
