@@ -39,10 +39,10 @@ from kd.teachers import live
 from kd.teachers import methods
 from kd.train import best
 from kd.train import cache as cache_lib
-from kd.train import distill
 from kd.train import loop
 from kd.train import resolve
 from kd.train import resolved
+from kd.train import training_rows
 from kd.train.feeds import feed
 from kd.train.feeds import live as live_feed
 
@@ -196,7 +196,7 @@ def run(
     }
     live_run = runs['live']
     with contextlib.redirect_stdout(sys.stderr):
-      parts = distill.prepare_rows(live_run, print)
+      parts = training_rows.prepare(live_run, print)
     module = live_run.teacher.module
     params = jax.device_put(
       programs.random_params(module, 1), live_run.teacher.shardings

@@ -17,6 +17,7 @@ from absl import flags
 from absl import logging
 import ml_collections
 
+from kd import modes
 from kd.config import base
 from kd.config import command_line
 from kd.config import legal
@@ -25,27 +26,20 @@ from kd.core import errors
 from kd.core import notices
 from kd.core import paths
 from kd.partitioning import processes
-from kd.planning import check
-from kd.planning import plan
-from kd.train import modes
 from kd.train import preemption
+from kd.train import session
 from kd.train import workdirs
-
-_MODES = {**modes.MODES, **check.MODES, **plan.MODES}
 
 _CONFIG = command_line.define()
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Where the run writes, and resumes from.'
 )
+_HELPS = modes.helps()
 _MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  list(_MODES),
-  'train: train and evaluate. check: print what the config means. eval: '
-  "evaluate. cache: compute a teacher's targets once, to train from. generate: "
-  'answer prompts. chat: talk to the student in a terminal. reason: chains of '
-  'thought. search: trees of thought. export: write weights for other systems. '
-  'plan: what a run needs on a TPU slice, without one.',
+  list(_HELPS),
+  ' '.join(f'{name}: {text}' for name, text in _HELPS.items()),
 )
 
 
@@ -70,7 +64,8 @@ def _run_mode():
       raise errors.ConfigError(
         '--workdir', fault, legal='a folder; a bucket can be mounted as one'
       )
-    _MODES[_MODE.value](_CONFIG.value, paths.expand(_WORKDIR.value))
+    mode = modes.load(_MODE.value)
+    mode(_CONFIG.value, paths.expand(_WORKDIR.value))
     processes.finish()
   except (errors.KdError, OSError) as e:
     error = errors.for_user(e, _WORKDIR.value)
@@ -107,7 +102,7 @@ def run() -> None:
   _from_users_folder()
   # Libraries warn of what is intended; the project's own lines are shown.
   logging.set_verbosity(logging.ERROR)
-  notices.show(modes.say)
+  notices.show(session.say)
   app.run(main, flags_parser=_parse_flags)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from configs import quickstart
 from kd.core import errors
-from kd.train import modes
+from kd.modes import cache as cache_mode
 
 ROWS, _SHARD_ROWS = 10, 3
 
@@ -52,7 +52,7 @@ def cached(folder, cache, **changes):
 
 def write(folder, cache, **changes):
   """Runs --mode=cache with `changes` of the config, by field."""
-  modes.cache(config(folder, cache, **changes), str(folder / 'report'))
+  cache_mode.main(config(folder, cache, **changes), str(folder / 'report'))
 
 
 @contextlib.contextmanager

@@ -8,9 +8,8 @@ import jax
 import pytest
 from safetensors import numpy as safetensors
 
+from kd.modes import train as train_mode
 from kd.teachers import source_files
-from kd.train import distill
-from kd.train import modes
 from kd.train import resolve
 from tests import cache_runs
 from tests import command
@@ -44,7 +43,7 @@ def _warnings(folder, **changes):
   """Prepares to train from the cache; returns what it warns of."""
   config = cache_runs.cached(folder, folder / 'cache', **changes)
   said = []
-  distill.prepare(resolve.resolve(config, jax.devices()), said.append)
+  train_mode.prepare(resolve.resolve(config, jax.devices()), said.append)
   return [line for line in said if line.startswith(_WARNING)]
 
 
@@ -71,7 +70,7 @@ def test_a_teacher_that_was_trained_further_in_place(folder, teacher, capsys):
     assert f'teacher.init {init["teacher.init"]!r}; these files' in line
     assert 'model.safetensors (SHA-256 ' in line and '--mode=cache' in line
   config = cache_runs.cached(folder, folder / 'cache', steps=2, **init)
-  modes.train(config, str(folder / 'run'))
+  train_mode.main(config, str(folder / 'run'))
   assert line.partition(' teacher.init ')[0] in capsys.readouterr().out
   with cache_runs.refused('teachers', 'digest'):
     _write(folder, teacher)
@@ -106,7 +105,7 @@ def test_a_damaged_record_is_refused(folder, teacher):
   for text in ('{', '[]', '{"teacher.init": 3}', '{"a": {"init": "hf:x"}}'):
     record.write_text(text)
     with cache_runs.refused('cache.folder', source_files.FILE):
-      modes.train(
+      train_mode.main(
         cache_runs.cached(folder, folder / 'cache'), str(folder / 'damaged')
       )
   record.write_bytes(whole)

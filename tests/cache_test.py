@@ -13,11 +13,11 @@ from sentencepiece import sentencepiece_model_pb2
 from kd.config import base
 from kd.input_pipeline import rows as rows_lib
 from kd.models import gemma3
+from kd.modes import train as train_mode
 from kd.partitioning import rules
-from kd.train import distill
 from kd.train import lock
-from kd.train import modes
 from kd.train import resolve
+from kd.train import training_rows
 from kd.train.feeds import cached as cached_feed
 from kd.train.feeds import live as live_feed
 from tests import cache_runs
@@ -59,7 +59,7 @@ def own(caches, tmp_path):
 
 
 def _losses(folder, config, name):
-  modes.train(config, str(folder / name))
+  train_mode.main(config, str(folder / name))
   lines = command.metrics(str(folder / name))
   return [x['train/loss/kl'] for x in lines if x['phase'] == 'train']
 
@@ -102,7 +102,7 @@ def test_a_record_says_what_a_forward_pass_says_of_the_next_token(
   run = resolve.resolve(
     cache_runs.config(folder, caches['top_k']), jax.devices()
   )
-  parts = distill.prepare_rows(run, lambda line: None)
+  parts = training_rows.prepare(run, lambda line: None)
   (teacher,) = live_feed.load(run)
   whole = rows_lib.Numbered(parts)(range(_ROWS))
   with rules.active(run.mesh):
@@ -196,11 +196,11 @@ def test_a_cached_run_that_was_stopped_ends_alike(folder, caches):
   changes = {'checkpoint.every': 1, 'checkpoint.keep': 4}
   config = cache_runs.cached(folder, caches['top_k'], **changes)
   straight, stopped = folder / 'straight', folder / 'stopped'
-  modes.train(config, str(straight))
+  train_mode.main(config, str(straight))
   shutil.copytree(straight, stopped)
   for step in (3, 4):
     shutil.rmtree(stopped / 'checkpoints' / str(step))
-  modes.train(config, str(stopped))
+  train_mode.main(config, str(stopped))
   command.assert_ended_alike(str(stopped), str(straight), 4)
 
 
@@ -214,16 +214,16 @@ def test_a_cache_of_something_else_is_refused(folder, caches):
     ({'data.split': 'validation'}, ["split: there 'train'"]),
   ):
     with cache_runs.refused('cache.folder', *words):
-      modes.train(cache_runs.cached(folder, c, **changes), str(workdir))
+      train_mode.main(cache_runs.cached(folder, c, **changes), str(workdir))
   # Nothing was written: the workdir is not that config's.
   assert not workdir.exists()
   terms = {
     'losses': {'kl': base.term('forward_kl'), 'h': base.term('hidden_states')}
   }
-  with cache_runs.refused('losses.h', 'a cache holds nothing'):
-    modes.train(cache_runs.cached(folder, c, **terms), str(workdir))
+  with cache_runs.refused('losses.h', 'a cache holds no layer outputs'):
+    train_mode.main(cache_runs.cached(folder, c, **terms), str(workdir))
   with cache_runs.refused('cache.folder', 'no such folder'):
-    modes.train(cache_runs.cached(folder, folder / 'nowhere'), str(workdir))
+    train_mode.main(cache_runs.cached(folder, folder / 'nowhere'), str(workdir))
   with (
     lock.hold(str(c), 'x'),
     cache_runs.refused('in use by process', 'cache.folder'),
@@ -241,7 +241,9 @@ def test_another_tokenizer_is_refused(folder, caches):
   (folder / 'other.model').write_bytes(proto.SerializeToString())
   other = {'data.tokenizer': f'model:{folder / "other.model"}'}
   with cache_runs.refused('cache.folder', 'id 4 is', '<start_of_tern>'):
-    modes.train(cache_runs.cached(folder, c, **other), str(folder / 'refused'))
+    train_mode.main(
+      cache_runs.cached(folder, c, **other), str(folder / 'refused')
+    )
 
 
 def test_another_teacher_or_method_or_format_is_refused(folder, own):
@@ -259,10 +261,10 @@ def test_another_teacher_or_method_or_format_is_refused(folder, own):
   with cache_runs.refused('teachers', 'digest'):
     cache_runs.write(folder, c, **method, **other)
   with cache_runs.refused('being written, or was given up half-way'):
-    modes.train(cache_runs.cached(folder, c), str(folder / 'refused'))
+    train_mode.main(cache_runs.cached(folder, c), str(folder / 'refused'))
   (c / 'manifest.json').write_text(json.dumps({**manifest, 'format': 2}))
   with cache_runs.refused('format: found 2', 'legal: 1'):
-    modes.train(cache_runs.cached(folder, c), str(folder / 'refused'))
+    train_mode.main(cache_runs.cached(folder, c), str(folder / 'refused'))
 
 
 def _break(how, path):
@@ -294,7 +296,9 @@ def test_damage_is_named_and_mended(how, folder, own):
   table.write_bytes(before[table.name])
   with cache_runs.refused('cache.folder', 'targets-00001-of-00004'):
     # At the start, or at the first row of it.
-    modes.train(cache_runs.cached(folder, c), str(folder / f'damaged-{how}'))
+    train_mode.main(
+      cache_runs.cached(folder, c), str(folder / f'damaged-{how}')
+    )
   _break(how, table)
   cache_runs.write(folder, c, **method, **{'cache.repair': True})
   assert _bytes(c) == before
@@ -309,7 +313,7 @@ def test_a_changed_table_ends_training_before_its_first_step(folder, own):
   c = own('hidden')
   _flip(c / 'unembedding.safetensors', 0.9)
   with cache_runs.refused('unembedding.safetensors', 'was changed'):
-    modes.train(cache_runs.cached(folder, c), str(folder / 'table'))
+    train_mode.main(cache_runs.cached(folder, c), str(folder / 'table'))
 
 
 def test_verification_finds_another_teachers_targets(folder, own):
@@ -343,7 +347,7 @@ def test_records_on_other_rows_are_refused(folder, own):
   with cache_runs.refused('cache.folder', 'are of a row with digest'):
     cache_runs.write(folder, c, **method, **{'cache.verify': _ROWS})
   with cache_runs.refused('cache.folder', 'are of a row with digest'):
-    modes.train(cache_runs.cached(folder, c), str(folder / 'permuted'))
+    train_mode.main(cache_runs.cached(folder, c), str(folder / 'permuted'))
 
 
 def test_a_folder_that_cannot_be_written(folder):

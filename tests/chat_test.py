@@ -15,7 +15,8 @@ from kd.config import base
 from kd.config import command_line
 from kd.core import config as config_lib
 from kd.core import errors
-from kd.train import modes
+from kd.modes import chat as chat_mode
+from kd.modes import generate as generate_mode
 from kd.train import workdirs
 from tests import command
 
@@ -98,7 +99,7 @@ def _generated(folder, *dialogues):
   config.student.update(init=_INIT, dtype='float32')
   config.data.template = 'gemma'
   config.generate.update(prompts=str(path), max_new_tokens=64, batch_size=1)
-  modes.generate(config, str(folder))
+  generate_mode.main(config, str(folder))
   written = (folder / 'completions.jsonl').read_text().splitlines()
   return [json.loads(line)['samples'][0]['text'] for line in written]
 
@@ -150,7 +151,7 @@ def test_a_pipe_gets_answers_alone(tmp_path, monkeypatch, capsys):
     command.compiled_once(),
     pytest.raises(errors.ConfigError, match=refused),
   ):
-    modes.chat(config, str(tmp_path))
+    chat_mode.main(config, str(tmp_path))
   out, err = capsys.readouterr()
   assert out == '42+15=57 57-\n' * 2
   assert 'answered alone' in err and 'forgotten' in err

@@ -11,13 +11,12 @@ import sys
 import jax
 import pytest
 
+from kd import modes
 from kd.config import base
 from kd.config import command_line
 from kd.config import overrides
 from kd.core import errors
-from kd.planning import check
-from kd.train import distill
-from kd.train import modes
+from kd.modes import train as train_mode
 from kd.train import resolve
 from tests import command
 
@@ -65,7 +64,7 @@ def _load(folder, line, **changes):
 def _run(folder, line):
   """Runs a command of the page in this process; returns its workdir."""
   mode, config, workdir = _load(folder, line)
-  {**modes.MODES, **check.MODES}[mode](config, str(workdir))
+  modes.load(mode)(config, str(workdir))
   return workdir
 
 
@@ -73,7 +72,7 @@ def _prepare(folder, **changes):
   """Prepares the rows of the page's run; returns the lines that it prints."""
   _, config, _ = _load(folder, _blocks('')[1].splitlines()[1], **changes)
   lines = []
-  distill.prepare(resolve.resolve(config, jax.devices()), lines.append)
+  train_mode.prepare(resolve.resolve(config, jax.devices()), lines.append)
   return lines
 
 

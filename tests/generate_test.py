@@ -13,7 +13,7 @@ import pytest
 from kd.config import base
 from kd.config import command_line
 from kd.core import errors
-from kd.train import modes
+from kd.modes import generate as generate_mode
 from tests import command
 
 _DOCS = pathlib.Path('docs/generate.md')
@@ -86,7 +86,7 @@ def test_settings_come_from_the_config_alone(tmp_path, capsys):
   config = _config(
     folder, prompts=str(prompts), temperature=1.0, stop_strings=('#',)
   )
-  modes.generate(config, str(tmp_path / 'work'))
+  generate_mode.main(config, str(tmp_path / 'work'))
   out = capsys.readouterr().out
   assert 'temperature 1.0, top_k 0, top_p 1.0, min_p 0.0,' in out
   assert os.listdir(tmp_path / 'work') == ['completions.jsonl']
@@ -106,5 +106,5 @@ def test_refused_with_its_path(change, words, tmp_path):
   config = _config(_TEACHER, prompts='nowhere')
   config.generate.update(change)
   with pytest.raises(errors.ConfigError) as e:
-    modes.generate(config, str(tmp_path))
+    generate_mode.main(config, str(tmp_path))
   assert all(word in str(e.value) for word in words), str(e.value)

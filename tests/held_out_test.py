@@ -8,7 +8,7 @@ import pytest
 from kd.config import base
 from kd.core import errors
 from kd.input_pipeline import lookup
-from kd.train import distill
+from kd.modes import train as train_mode
 from kd.train import resolve
 from tests import cache_runs
 
@@ -46,7 +46,7 @@ def test_gsm8k_is_evaluated_on_its_test_file(tmp_path, monkeypatch):
   monkeypatch.setenv('KD_DATA_DIR', str(tmp_path / 'files'))
   monkeypatch.setenv('HOME', str(tmp_path))
   lines = []
-  data = distill.prepare(_run(tmp_path, 'test'), lines.append)
+  data = train_mode.prepare(_run(tmp_path, 'test'), lines.append)
   ((part,),) = (held_out.parts for held_out in data.held_out)
   questions = [e['inputs'] for e in part.examples()]
   assert len(questions) == 7
@@ -56,7 +56,7 @@ def test_gsm8k_is_evaluated_on_its_test_file(tmp_path, monkeypatch):
   # The run trains on nothing of it, nor on the validation split.
   trained = [e['inputs'] for p in data.train for e in p.examples()]
   assert 70 < len(trained) < 90 and not {*trained} & {*questions}
-  data = distill.prepare(_run(tmp_path, 'validation'), lines.append)
+  data = train_mode.prepare(_run(tmp_path, 'validation'), lines.append)
   ((part,),) = (held_out.parts for held_out in data.held_out)
   assert len(part.examples()) + len(trained) == 90
   with pytest.raises(errors.ConfigError) as e:

@@ -10,7 +10,7 @@ from safetensors import numpy as safetensors
 
 from kd.config import command_line
 from kd.core import errors
-from kd.train import modes
+from kd.modes import train as train_mode
 from tests import command
 
 _TEACHER = pathlib.Path('data/fixtures/quickstart_teacher')
@@ -39,7 +39,7 @@ def _train(folder, workdir, *overrides):
     config.update_from_flattened_dict(
       {field: value == 'True' if kind is bool else kind(value)}
     )
-  modes.train(config, str(workdir))
+  train_mode.main(config, str(workdir))
 
 
 def _at(config, field):

@@ -12,8 +12,8 @@ import pytest
 from configs import quickstart
 from kd.config import base
 from kd.core import errors
-from kd.planning import check
-from kd.train import modes
+from kd.modes import check as check_mode
+from kd.modes import train as train_mode
 from tests import command
 
 _STEPS = 6
@@ -64,7 +64,7 @@ def replayed(folder):
   """A run that samples in every second step."""
   config = _config(folder, every=2, buffer=3)
   config.evaluation.baseline = True
-  modes.train(config, str(folder / 'replayed'))
+  train_mode.main(config, str(folder / 'replayed'))
   return config, folder / 'replayed'
 
 
@@ -107,7 +107,7 @@ def test_a_run_that_was_stopped_between_samplings_ends_alike(replayed, folder):
     for step in range(4, _STEPS + 1):
       shutil.rmtree(part / 'checkpoints' / str(step))
   # Step 3 is trained on rows of step 2, which only the checkpoint has.
-  modes.train(config, str(stopped))
+  train_mode.main(config, str(stopped))
   command.assert_ended_alike(str(stopped), str(straight), _STEPS)
   saved = command.saved(str(stopped), _STEPS)
   assert any('rollouts/made' in key for key in saved)
@@ -117,14 +117,14 @@ def test_the_settings_are_printed_and_a_changed_one_is_refused(
   replayed, capsys
 ):
   config, workdir = replayed
-  check.check(config, str(workdir))
+  check_mode.main(config, str(workdir))
   said = capsys.readouterr().out
   assert 'rollouts: share 0.5 of the rows, every 2 steps' in said
   assert 'top_p 1.0' in said and 'max_new_tokens 12' in said
   other = config.copy_and_resolve_references()
   other.rollout.temperature = 0.7
   with pytest.raises(errors.ConfigError, match='rollout.temperature'):
-    modes.train(other, str(workdir))
+    train_mode.main(other, str(workdir))
 
 
 def test_a_student_that_says_nothing_learns_from_where_it_stopped(folder):
@@ -136,7 +136,7 @@ def test_a_student_that_says_nothing_learns_from_where_it_stopped(folder):
   config.rollout.update(share=1.0, temperature=0.0)
   config.losses = dict(kl=base.term('reverse_kl', part='sampled'))
   config.log.tensorboard = True
-  modes.train(config, str(folder / 'silent'))
+  train_mode.main(config, str(folder / 'silent'))
   (line,) = _lines(folder / 'silent', 'train')
   assert line['train/rollout/new_tokens'] == 0
   assert line['train/rollout/stopped'] == 1
@@ -205,7 +205,7 @@ def test_refused_beside_the_rest_of_the_config(folder, changes, words):
   config = _config(folder)
   config.update_from_flattened_dict(changes)
   with pytest.raises(errors.ConfigError, match=words):
-    check.check(config, str(folder / 'refused'))
+    check_mode.main(config, str(folder / 'refused'))
 
 
 def test_a_workdir_of_a_run_without_rollouts_knows_none(folder):
@@ -218,7 +218,7 @@ def test_a_workdir_of_a_run_without_rollouts_knows_none(folder):
   workdir = folder / 'old'
   workdir.mkdir()
   (workdir / 'config.json').write_text(json.dumps(old))
-  check.check(config, str(workdir))
+  check_mode.main(config, str(workdir))
   config.teacher.source = 'rollout'
   with pytest.raises(errors.ConfigError, match="rollout.share: there 'absent'"):
-    check.check(config, str(workdir))
+    check_mode.main(config, str(workdir))

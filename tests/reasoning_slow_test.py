@@ -15,8 +15,9 @@ from kd.config import command_line
 from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import rows as rows_lib
-from kd.train import distill
+from kd.modes import train as train_mode
 from kd.train import resolve
+from kd.train import training_rows
 from tests import command
 
 _TEACHER = os.path.join('data', 'fixtures', 'quickstart_teacher')
@@ -117,13 +118,13 @@ def _config(folder, **changes):
 
 def _prepare(config):
   run = resolve.resolve(config, jax.devices()[:1])
-  return run, distill.prepare(run, lambda line: None)
+  return run, train_mode.prepare(run, lambda line: None)
 
 
 def test_training_rows_lose_their_steps(tmp_path):
   config = _config(tmp_path)
   run, data = _prepare(config)
-  rows = distill.training_rows(run, data)
+  rows = training_rows.read(run, data.train)
   plain = rows_lib.Rows(
     data.train, 4, config.seed, shuffle=True, rates='examples'
   )

@@ -12,9 +12,11 @@ import pytest
 from kd.config import base
 from kd.config import command_line
 from kd.input_pipeline import arithmetic
+from kd.modes import cache as cache_mode
+from kd.modes import search as search_mode
+from kd.modes import train as train_mode
 from kd.reasoning import gsm8k
 from kd.reasoning import tree_problem
-from kd.train import modes
 from tests import command
 
 _TEACHER = os.path.join('data', 'fixtures', 'quickstart_teacher')
@@ -169,7 +171,7 @@ def test_branches_are_learnt_from_through_a_cache(tmp_path, monkeypatch):
   puzzles.write_text('Rank,Puzzles\n1,4 6 1 1\n2,3 3 8 8\n3,2 3 4 5\n')
   config = command_line.load('experiments/game24/config_paths.py')
   config.search.update(data=str(puzzles), first=0, count=-1, draw=0)
-  modes.search(config, str(tmp_path / 'trees'))
+  search_mode.main(config, str(tmp_path / 'trees'))
   path = tmp_path / 'trees' / 'search' / 'branches.jsonl'
   branches = [json.loads(line) for line in path.read_text().splitlines()]
   used = [b for b in branches if arithmetic.split_of(b['inputs']) == 'train']
@@ -201,11 +203,11 @@ def test_branches_are_learnt_from_through_a_cache(tmp_path, monkeypatch):
     config.cache.method = base.cache_method('top_k', entries=256)
   lines = {}
   with command.compiled_once():
-    modes.cache(config, str(tmp_path / 'report'))
+    cache_mode.main(config, str(tmp_path / 'report'))
     for source in ('live', 'cached'):
       config.teacher.source = source
       workdir = str(tmp_path / source)
-      modes.train(config, workdir)
+      train_mode.main(config, workdir)
       (lines[source],) = command.metrics(workdir)
   losses = [line['train/loss/kl'] for line in lines.values()]
   assert losses[0] == pytest.approx(losses[1], rel=2e-3)

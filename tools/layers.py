@@ -17,7 +17,7 @@ ROOMS = (
   *('core', 'config', 'metrics', 'partitioning', 'models', 'quantization'),
   *('checkpoints', 'losses', 'optimizers', 'input_pipeline', 'sampling'),
   *('teachers', 'reasoning', 'evaluation', 'train'),
-  *('planning', 'serving', 'monitoring'),
+  *('planning', 'serving', 'monitoring', 'modes'),
 )
 
 # What the files outside the rooms may import of the project.

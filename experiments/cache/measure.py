@@ -26,9 +26,9 @@ from kd.teachers import methods
 from kd.teachers import shards
 from kd.train import cache as cache_lib
 from kd.train import cache_report
-from kd.train import distill
 from kd.train import outputs
 from kd.train import resolve
+from kd.train import training_rows
 from kd.train.feeds import cached as cached_feed
 from kd.train.feeds import live as live_feed
 
@@ -163,7 +163,7 @@ def main(gguf, workdir, out):
   """Measures, and writes results.json, result.png and a table beside this."""
   first = _config(gguf, workdir, base.cache_method('top_k'), out)
   run = resolve.resolve(first, jax.devices())
-  parts = distill.prepare_rows(run, print)
+  parts = training_rows.prepare(run, print)
   teachers = live_feed.load(run)
   numbered = cache_lib.rows_lib.Numbered(parts)
   rows = [numbered([n]) for n in range(len(numbered))]

@@ -21,14 +21,13 @@ from experiments.game24 import guessing
 from experiments.game24 import students
 from kd.core import run_info
 from kd.input_pipeline import templates
+from kd.modes import search as search_mode
 from kd.reasoning import game24_answers
 from kd.reasoning import problems
 from kd.sampling import requests
-from kd.train import modes
 from kd.train import outputs
 from kd.train import resolve
 from kd.train import samplers
-from kd.train import search
 
 SOURCE = problems.SOURCES['game24']
 # Whole answers to a puzzle for the verifier. A search has at most
@@ -88,8 +87,8 @@ def measure(kind, workdir, way):
   """One measure of one student."""
   config = _config(kind, workdir)
   if way == SEARCHED:
-    modes.MODES['search'](config, f'{workdir}-search')
-    path = os.path.join(f'{workdir}-search', 'search', search.SUMMARY)
+    search_mode.main(config, f'{workdir}-search')
+    path = os.path.join(f'{workdir}-search', 'search', search_mode.SUMMARY)
     with open(path, encoding='utf-8') as f:
       return json.load(f)
   run = resolve.resolve(config, jax.devices())

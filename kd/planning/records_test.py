@@ -1,7 +1,5 @@
 """plan.json: what replaces what, and files that are none."""
 
-import json
-
 import matplotlib.image
 import pytest
 
@@ -10,7 +8,6 @@ from kd.core import errors
 from kd.planning import advice
 from kd.planning import chips
 from kd.planning import estimates
-from kd.planning import plan
 from kd.planning import records
 from kd.planning import tables
 
@@ -62,42 +59,3 @@ def test_the_picture_has_a_panel_for_each_slice(tmp_path):
   records.write(str(tmp_path), rows + [rows[0] | {'topology': 'v5e:4x4'}])
   two = matplotlib.image.imread(tmp_path / records.PICTURE).shape
   assert two[0] == one[0] and two[1] > one[1] > 600
-
-
-def _plan(tmp_path, **changes):
-  config = gemma3_tpu.get_config()
-  config.update_from_flattened_dict(
-    {
-      'teacher.variant': 'tiny',
-      'student.variant': 'nano',
-      'data.length': 256,
-      'data.batch_size': 8,
-      'evaluation.batch_size': 8,
-      'plan.topology': 'v5litepod-8',
-      'plan.compile': False,
-    }
-    | changes
-  )
-  plan.plan(config, str(tmp_path))
-
-
-def test_a_plan_without_the_compiler(tmp_path, capsys):
-  _plan(tmp_path, **{'plan.lengths': (256, 256, 512), 'plan.price': 1.2})
-  out = capsys.readouterr().out
-  assert 'v5litepod-8 is v5e:2x4: 8 chips' in out
-  assert 'expected: MFU' in out and 'at most (roofline): MFU' in out
-  with open(tmp_path / records.RESULTS, encoding='utf-8') as f:
-    rows = json.load(f)['plans']
-  assert [row['length'] for row in rows] == [256, 512]
-  assert all(
-    row['expected']['dollars'] >= row['limit']['dollars'] > 0 for row in rows
-  )
-
-
-def test_a_prompt_beyond_the_context_is_refused(tmp_path):
-  with pytest.raises(errors.ConfigError, match='plan.prompt_length.*1 to 896'):
-    _plan(
-      tmp_path,
-      **{'plan.prompt_length': 1000, 'evaluation.max_new_tokens': 128},
-    )
-  assert not list(tmp_path.iterdir())

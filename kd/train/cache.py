@@ -33,9 +33,9 @@ from kd.teachers import source_files
 from kd.teachers import walk as walk_lib
 from kd.teachers import writing
 from kd.train import cache_report
-from kd.train import distill
 from kd.train import lock
 from kd.train import resolved
+from kd.train import training_rows
 from kd.train.feeds import cached as cached_feed
 from kd.train.feeds import feed
 from kd.train.feeds import live as live_feed
@@ -98,7 +98,7 @@ def cache(run: resolved.Run, workdir: str, say: Say) -> None:
   method = methods.METHODS.build(config.cache.method.to_dict(), 'cache.method')
   _check(run, method)
   folder = paths.expand(config.cache.folder)
-  job = Job(run, distill.prepare_rows(run, say), method, folder, say)
+  job = Job(run, training_rows.prepare(run, say), method, folder, say)
   with lock.shared(folder, _PATH, say):
     whole = processes.from_first(
       lambda: os.path.exists(os.path.join(folder, manifest_lib.FILE))

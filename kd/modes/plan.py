@@ -1,4 +1,4 @@
-"""--mode=plan: what a run needs on a TPU slice, computed without a TPU."""
+"""Computes what a run needs on a TPU slice, without a TPU."""
 
 from collections.abc import Iterator, Sequence
 
@@ -24,7 +24,7 @@ def say(line: str) -> None:
   print(line, flush=True)
 
 
-def plan(config: ml_collections.ConfigDict, workdir: str) -> None:
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Compiles the run's programs, prints what they need, and writes it down.
 
   Raises:
@@ -168,6 +168,3 @@ def _say_paths(workdir):
   say('')
   for path in records.paths(workdir):
     say(path)
-
-
-MODES = {'plan': plan}

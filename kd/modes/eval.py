@@ -1,9 +1,9 @@
-"""--mode=eval: one student on every held-out set, its scores and answers."""
+"""Evaluates the workdir's student, or the one that student.init names."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
+import ml_collections
 
 from kd.core import run_info
 from kd.evaluation import intervals
@@ -15,18 +15,20 @@ from kd.train import evaluate as evaluate_lib
 from kd.train import outputs
 from kd.train import recorded
 from kd.train import report
-from kd.train import resolved
+from kd.train import session
 from kd.train.feeds import live
 
-Say = Callable[[str], None]
 
-
-def evaluate(run: resolved.Run, workdir: str, say: Say) -> None:
-  """Evaluates a workdir's student, or else the one that its init names.
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Evaluates a student on every held-out set.
 
   Writes evaluations/eval_last.json (or eval_best or eval_init: what was
   evaluated) and the answers into the file next to it; prints a table.
   """
+  say = session.say
+  # With a teacher, the scores include the distance from it.
+  with_teachers = bool(config.teacher.init)
+  run = session.open_trained(config, workdir, with_teachers)
   teacher_targets = None
   if run.teachers:
     teacher_targets = live.targets_on(run, live.load(run), run.mesh)

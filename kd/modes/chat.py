@@ -1,9 +1,11 @@
-"""--mode=chat: a dialogue with the student, on a terminal or through pipes."""
+"""Talks to the student, on a terminal or through pipes."""
 
 from collections.abc import Sequence
 import contextlib
 import re
 import time
+
+import ml_collections
 
 from kd.core import errors
 from kd.core import progress
@@ -20,6 +22,7 @@ from kd.train import console as console_lib
 from kd.train import outputs
 from kd.train import preemption
 from kd.train import resolved
+from kd.train import session
 
 # One step at a time shows each token as it comes. A dialogue passes through
 # few lengths of prompts, and nearly all of them share one program of steps.
@@ -35,19 +38,17 @@ Ctrl-C stops an answer, or drops what is typed; the next Ctrl-C leaves.
 A line that ends in a backslash continues in the next one."""
 
 
-def chat(run: resolved.Run, workdir: str, console: console_lib.Console) -> None:
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Answers messages, one after the other, until they end.
-
-  Args:
-    run: from resolve_student.
-    workdir: the folder that may hold the student.
-    console: has the messages, and gets the answers.
 
   Raises:
     ConfigError: the config leaves no room for a prompt; or a line that is not
       typed on a terminal cannot be answered.
     NonFiniteError: the model's logits are NaN or infinite.
   """
+  console = console_lib.Console()
+  run = session.open_trained(config, workdir, warn=console.say)
+  session.check_one_process('chat')
   fields = run.config.generate
   settings = sampling_fields.settings(fields, tuple(fields.stop_strings))
   context = run.student.config.context
@@ -72,10 +73,10 @@ def chat(run: resolved.Run, workdir: str, console: console_lib.Console) -> None:
       f'the template {template!r} has no turns: each message is answered alone'
     )
   with rules.active(run.mesh):
-    session = _Session(run, params, settings, turns, console)
-    session.compile()
+    talk = _Session(run, params, settings, turns, console)
+    talk.compile()
     try:
-      session.talk()
+      talk.talk()
     except BrokenPipeError:
       console.close()
 

@@ -1,4 +1,4 @@
-"""--mode=check: what a config means, with all that can be known beforehand."""
+"""Prints what the config means; writes nothing."""
 
 import jax
 import ml_collections
@@ -9,15 +9,16 @@ from kd.core import folders
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import lookup
 from kd.planning import costs
-from kd.train import modes
+from kd.train import describe
 from kd.train import resolve
 from kd.train import resolved
+from kd.train import session
 from kd.train import workdirs
 
 _MIB = 2**20
 
 
-def check(config: ml_collections.ConfigDict, workdir: str) -> None:
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Validates a config and prints what it means; writes nothing.
 
   The tasks are looked up last: that imports TensorFlow, which takes seconds.
@@ -30,14 +31,14 @@ def check(config: ml_collections.ConfigDict, workdir: str) -> None:
   changes = workdirs.check(run.config, workdir)
   folders.check_writable(workdir, '--workdir')
   folders.check_writable(config.data.folder, 'data.folder')
-  lines = [*changed(run.config), modes.describe(run, workdir), memory(run)]
-  modes.say('\n'.join([*lines, *changes.notes()]))
+  lines = [*changed(run.config), describe.run_lines(run, workdir), memory(run)]
+  session.say('\n'.join([*lines, *changes.notes()]))
   rationale = [
     f'losses.{term.key}.part'
     for term in run.objective.terms
     if term.loss.part == 'rationale'
   ]
-  modes.say(lookup.check(run.config, rationale))
+  session.say(lookup.check(run.config, rationale))
 
 
 def changed(config: ml_collections.ConfigDict) -> list[str]:
@@ -67,6 +68,3 @@ def memory(run: resolved.Run) -> str:
     f'memory per device, without activations: {total:,.1f} MiB ({listed}); '
     '--mode=plan counts activations'
   )
-
-
-MODES = {'check': check}

@@ -1,14 +1,15 @@
-"""--mode=reason: worked solutions are sampled, checked and kept as data."""
+"""Samples worked solutions of problems, checks them, keeps them as data."""
 
 from collections.abc import Callable
 import dataclasses
 import os
 from typing import Any
 
+import ml_collections
+
 from kd.core import errors
 from kd.core import paths
 from kd.core import run_info
-from kd.core import types
 from kd.input_pipeline import templates
 from kd.reasoning import chain_report
 from kd.reasoning import chains
@@ -23,31 +24,26 @@ from kd.train import lock
 from kd.train import outputs
 from kd.train import parameters
 from kd.train import resolved
+from kd.train import samplers
+from kd.train import session
 
 Say = Callable[[str], None]
 
 _PATH = 'reasoning.folder'
 
 
-def reason(
-  run: resolved.Run,
-  workdir: str,
-  make_sampler: Callable[[resolved.Model, types.PyTree], requests.Sampler],
-  say: Say,
-) -> None:
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Samples solutions and writes traces and a report; see docs/reasoning.md.
-
-  Args:
-    run: the resolved config.
-    workdir: holds the student's checkpoint, if the student is asked.
-    make_sampler: from a model and its parameters.
-    say: called with a line for the user.
 
   Raises:
     ConfigError: problems are missing or wrong, the folder holds samples of
       another run, or there are no weights.
     NonFiniteError: the model's logits are NaN or infinite.
   """
+  say = session.say
+  with_teachers = config.reasoning.model == 'teacher'
+  run = session.open_trained(config, workdir, with_teachers)
+  session.check_one_process('reason')
   fields = run.config.reasoning
   prompting.check(fields.style, fields.shots, run.config.data.template)
   shots, asked, stops = _ask(run, say)
@@ -58,7 +54,7 @@ def reason(
     seal = _seal(run, shots, settings, fingerprints.of(params))
     found = chains.sample(
       asked,
-      make_sampler(model, params),
+      samplers.make(run, model, params),
       settings,
       fields.samples,
       folder,

@@ -1,9 +1,12 @@
-"""--mode=search: trees of thought, their pictures, and data made of them."""
+"""Searches trees of thought; draws them and makes data of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+import dataclasses
 import html
 import os
 from typing import Any
+
+import ml_collections
 
 from kd.core import paths
 from kd.core import run_info
@@ -13,12 +16,15 @@ from kd.reasoning import tree as tree_lib
 from kd.reasoning import tree_data
 from kd.reasoning import tree_picture
 from kd.reasoning import tree_run
+from kd.reasoning import tree_search
+from kd.sampling import fields as sampling_fields
+from kd.sampling import requests
 from kd.teachers import fingerprints
 from kd.train import lock
 from kd.train import outputs
-from kd.train import resolved
+from kd.train import resolve
 from kd.train import samplers
-from kd.train import search_fields
+from kd.train import session
 
 SUMMARY = 'summary.json'
 PICTURES = 'pictures'
@@ -26,24 +32,23 @@ PICTURES = 'pictures'
 # how one grows.
 _BESIDE = ('data', 'first', 'count', 'folder', 'together', 'draw', 'contrast')
 
-Say = Callable[[str], None]
 
-
-def search(run: resolved.Run, workdir: str, say: Say) -> None:
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Searches the instances of `search`; resumes where it was.
 
   Writes trees, pictures of the first ones, training data and summary.json into
   search.folder.
 
-  Args:
-    run: the resolved config.
-    workdir: holds the student's checkpoint, if a model is asked.
-    say: called with progress.
-
   Raises:
     ConfigError: the data is missing or wrong, the folder holds another search,
       or there are no weights.
   """
+  say = session.say
+  if _asks_model(config.search):
+    run = session.open_trained(config, workdir)
+  else:
+    run = resolve.resolve(config, session.devices(config))
+  session.check_one_process('search')
   fields = run.config.search
   source = problems.SOURCES[fields.problem]
   instances = problems.instances(
@@ -51,7 +56,7 @@ def search(run: resolved.Run, workdir: str, say: Say) -> None:
   )
   folder = paths.expand(fields.folder or os.path.join(workdir, 'search'))
   model = digest = None
-  if search_fields.asks_model(fields):
+  if _asks_model(fields):
     params = outputs.student_params(run, workdir)
     digest = fingerprints.of(params)
     model = _model(run, params)
@@ -59,7 +64,7 @@ def search(run: resolved.Run, workdir: str, say: Say) -> None:
     trees = tree_run.run(
       source.problem,
       instances,
-      search_fields.plan_of(fields),
+      _plan(fields),
       model,
       folder,
       _seal(run, digest),
@@ -83,6 +88,22 @@ def search(run: resolved.Run, workdir: str, say: Say) -> None:
   say(', '.join(f'{name}: {count:,} lines' for name, count in counts.items()))
 
 
+def _asks_model(fields) -> bool:
+  """Returns whether a search needs a model at all."""
+  return fields.proposals == 'sampled' or fields.evaluator in tree_search.ASKED
+
+
+def _plan(fields) -> tree_search.Plan:
+  """Returns the fields that decide the search of one tree."""
+  names = [field.name for field in dataclasses.fields(tree_search.Plan)]
+  return tree_search.Plan(**{name: fields[name] for name in names})
+
+
+def _settings(fields) -> requests.Settings:
+  """Returns sampling settings: an answer is a line."""
+  return sampling_fields.settings(fields, ('\n',))
+
+
 def _model(run, params):
   """The student with its parameters, as what proposes and judges."""
   template = run.config.data.template
@@ -94,7 +115,7 @@ def _model(run, params):
     return (run.tokenizer.bos_id, *run.tokenizer.encode(text))
 
   sampler = samplers.make(run, run.student, params)
-  settings = search_fields.settings_of(run.config.search)
+  settings = _settings(run.config.search)
   return tree_run.Model(sampler, settings, encode)
 
 

@@ -1,0 +1,32 @@
+"""The modes of the program: `--mode=NAME` runs kd/modes/NAME.py.
+
+A mode is a file of this package with `main(config, workdir)`. The first line of
+the file's docstring is its help text. Nothing else lists the modes, and a mode
+is imported only when it runs.
+"""
+
+import ast
+from collections.abc import Callable
+import importlib
+import pathlib
+
+import ml_collections
+
+Main = Callable[[ml_collections.ConfigDict, str], None]
+
+_FOLDER = pathlib.Path(__file__).parent
+
+
+def helps() -> dict[str, str]:
+  """Returns the first line of each mode's docstring, by the mode's name."""
+  files = sorted(p for p in _FOLDER.glob('*.py') if p.stem != '__init__')
+  return {
+    path.stem: ast.get_docstring(ast.parse(path.read_bytes())).splitlines()[0]
+    for path in files
+    if not path.stem.endswith('_test')
+  }
+
+
+def load(name: str) -> Main:
+  """Returns the function that runs a mode."""
+  return importlib.import_module(f'kd.modes.{name}').main

@@ -1,0 +1,71 @@
+"""Answers the prompts of a file."""
+
+import os
+
+import ml_collections
+
+from kd.core import identity
+from kd.core import paths
+from kd.core import progress
+from kd.partitioning import rules
+from kd.sampling import engine
+from kd.sampling import fields as sampling_fields
+from kd.sampling import prompts
+from kd.teachers import fingerprints
+from kd.train import outputs
+from kd.train import session
+
+
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Answers the prompts of generate.prompts, one JSON line each.
+
+  Resumes a file of answers that is not complete.
+
+  Raises:
+    ConfigError: a file is missing, a line of it is wrong, or devices don't
+      divide generate.batch_size.
+  """
+  say = session.say
+  run = session.open_trained(config, workdir)
+  session.check_one_process('generate')
+  fields = run.config.generate
+  settings = sampling_fields.settings(fields, tuple(fields.stop_strings))
+  module = run.student.module
+  sampling_fields.check_devices(
+    fields.batch_size, run.mesh, 'generate.batch_size'
+  )
+  engine.check_room(module, settings.max_new_tokens, 'generate.max_new_tokens')
+  path = paths.expand(
+    fields.output or os.path.join(workdir, 'completions.jsonl')
+  )
+  questions = prompts.read(
+    paths.expand(fields.prompts), run.tokenizer, run.config.data.template
+  )
+  words = engine.vocabulary(run.tokenizer)
+  sampler = engine.Engine(module, words, fields.batch_size)
+  params = outputs.student_params(run, workdir)
+  say(outputs.settings_line(settings))
+  with (
+    rules.active(run.mesh),
+    progress.Progress('generate', say, len(questions), 'prompts') as task,
+  ):
+    records = prompts.answer_file(
+      lambda asked: sampler.stream(params, asked, settings),
+      questions,
+      prompts.requests_of(questions, fields.seed, fields.samples),
+      settings,
+      path,
+      fields.logprobs,
+      identity.digest(run.student.identity(fingerprints.of(params))),
+      say,
+      progress=lambda done, total: task.set(done),
+    )
+  ends = [
+    sample['finish'] for record in records for sample in record['samples']
+  ]
+  say(
+    f'{path}: {len(records)}/{len(questions)} prompts answered, {len(ends)} '
+    f'answers, {ends.count("length")} cut at '
+    f'{settings.max_new_tokens} tokens, {ends.count("too_long")} to prompts '
+    'that are too long'
+  )

@@ -1,0 +1,49 @@
+"""Plans by formula, as --mode=plan writes them."""
+
+import json
+
+import pytest
+
+from configs import gemma3_tpu
+from kd.core import errors
+from kd.modes import plan as plan_mode
+from kd.planning import records
+
+
+def _plan(tmp_path, **changes):
+  config = gemma3_tpu.get_config()
+  config.update_from_flattened_dict(
+    {
+      'teacher.variant': 'tiny',
+      'student.variant': 'nano',
+      'data.length': 256,
+      'data.batch_size': 8,
+      'evaluation.batch_size': 8,
+      'plan.topology': 'v5litepod-8',
+      'plan.compile': False,
+    }
+    | changes
+  )
+  plan_mode.main(config, str(tmp_path))
+
+
+def test_a_plan_without_the_compiler(tmp_path, capsys):
+  _plan(tmp_path, **{'plan.lengths': (256, 256, 512), 'plan.price': 1.2})
+  out = capsys.readouterr().out
+  assert 'v5litepod-8 is v5e:2x4: 8 chips' in out
+  assert 'expected: MFU' in out and 'at most (roofline): MFU' in out
+  with open(tmp_path / records.RESULTS, encoding='utf-8') as f:
+    rows = json.load(f)['plans']
+  assert [row['length'] for row in rows] == [256, 512]
+  assert all(
+    row['expected']['dollars'] >= row['limit']['dollars'] > 0 for row in rows
+  )
+
+
+def test_a_prompt_beyond_the_context_is_refused(tmp_path):
+  with pytest.raises(errors.ConfigError, match='plan.prompt_length.*1 to 896'):
+    _plan(
+      tmp_path,
+      **{'plan.prompt_length': 1000, 'evaluation.max_new_tokens': 128},
+    )
+  assert not list(tmp_path.iterdir())

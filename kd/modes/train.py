@@ -1,0 +1,248 @@
+"""Trains and evaluates; writes the report."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import os
+from typing import Any
+
+import jax
+import ml_collections
+
+from kd.config import base
+from kd.core import identity
+from kd.core import types
+from kd.evaluation import side_by_side
+from kd.input_pipeline import prepare as prepare_lib
+from kd.losses import catalog
+from kd.losses import objective as objective_lib
+from kd.losses import selection
+from kd.losses import terms as terms_lib
+from kd.teachers import fingerprints
+from kd.teachers import live
+from kd.train import best as best_lib
+from kd.train import describe
+from kd.train import evaluate as evaluate_lib
+from kd.train import lock
+from kd.train import loop
+from kd.train import outputs
+from kd.train import parameters
+from kd.train import recorded
+from kd.train import report
+from kd.train import resolve
+from kd.train import resolved
+from kd.train import session
+from kd.train import training_rows
+from kd.train import workdirs
+from kd.train.feeds import feed as feed_lib
+from kd.train.feeds import labels
+from kd.train.feeds import live as live_feed
+
+Say = Callable[[str], None]
+
+
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Trains the student, and the baseline if the config asks for one.
+
+  Raises:
+    KdError: see loop.train.
+  """
+  say = session.say
+  run = resolve.resolve(config, session.devices(config))
+  changes = workdirs.check(config, workdir)
+  say('\n'.join([describe.run_lines(run, workdir), *changes.notes()]))
+  with lock.shared(workdir, '--workdir', say):
+    data = prepare(run, say)
+    teachers = load_teachers(run)
+    shares = training_rows.shares_of(run, data.train)
+    inputs = _inputs(run, data, teachers)
+    workdirs.begin(run, workdir, changes, inputs, shares)
+    training = _Training(run, data, teachers, workdir)
+    training.evaluate_teacher()
+    training.fit(run.objective, workdir, 'student')
+    if run.config.evaluation.baseline:
+      folder = os.path.join(workdir, outputs.BASELINE)
+      training.fit(baseline(run.objective), folder, 'baseline')
+    if jax.process_index() == 0:
+      say(report.write(run, workdir))
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Prepared rows.
+
+  Attributes:
+    train: the training mixture's parts.
+    held_out: the evaluation sets.
+    opened: the files of the run's source of targets; see feed.Source.open.
+  """
+
+  train: list[prepare_lib.Prepared]
+  held_out: list[evaluate_lib.HeldOut]
+  opened: Any
+
+
+def prepare(run: resolved.Run, say: Say) -> Data:
+  """Prepares all rows, before anything is written to the workdir.
+
+  Raises:
+    ConfigError: an unknown mixture or split, data that is not there, or a cache
+      of something else.
+  """
+  parts = training_rows.prepare(run, say)
+  training_rows.check_rationale(run, parts, say)
+  source = feed_lib.source(run.config)
+  opened = source.open(run, parts)
+  for line in source.warnings():
+    say(line)
+  held_out = evaluate_lib.prepare_sets(run, say)
+  best_lib.check(run.config, held_out)
+  return Data(parts, held_out, opened)
+
+
+@dataclasses.dataclass(frozen=True)
+class Teachers:
+  """The live teachers of a run.
+
+  Attributes:
+    models: with their parameters on their devices; empty without a live
+      teacher.
+    digests: of the parameters of each.
+  """
+
+  models: list[live.Teacher]
+  digests: list[str]
+
+
+def load_teachers(run: resolved.Run) -> Teachers:
+  """Loads the live teachers."""
+  models = live_feed.load(run) if run.teachers else []
+  return Teachers(models, [fingerprints.of(t.params) for t in models])
+
+
+def _inputs(
+  run: resolved.Run, data: Data, teachers: Teachers
+) -> dict[str, str]:
+  """Returns digests of what a run reads, by the field that names it."""
+  specs = feed_lib.source(run.config).teacher_specs()
+  weights = dict(zip(specs, teachers.digests, strict=True))
+  return {
+    **{f'{path}.init': digest for path, digest in weights.items()},
+    **{
+      f'evaluation.sets.{s.name}': identity.digest(s.identity['examples'])
+      for s in data.held_out
+    },
+  }
+
+
+class _Training:
+  """The trainings of one run: the student's, and the baseline's."""
+
+  def __init__(
+    self,
+    run: resolved.Run,
+    data: Data,
+    teachers: Teachers,
+    workdir: str,
+  ):
+    self._run, self._data, self._workdir = run, data, workdir
+    self._teachers, self._teacher_targets = teachers, None
+    self._targets_on = functools.cache(
+      functools.partial(live_feed.targets_on, run, teachers.models)
+    )
+    if teachers.models:
+      self._teacher_targets = self._targets_on(run.mesh)
+    self._record = recorded.Recorder(
+      run, data.held_out, teachers.digests, session.say
+    )
+    self._evaluator = evaluate_lib.Evaluator(
+      run, run.student, self._teacher_targets, data.held_out, session.say
+    )
+
+  def evaluate_teacher(self) -> None:
+    """Evaluates the first teacher, if one is loaded."""
+    run, teachers = self._run, self._teachers
+    if run.teacher is None or not self._data.held_out:
+      return
+    targets = self._targets_on(run.teacher.mesh)
+    evaluator = evaluate_lib.Evaluator(
+      run, run.teacher, targets, self._data.held_out, session.say
+    )
+    self._record(
+      self._workdir,
+      'teacher',
+      run.teacher,
+      teachers.digests[0],
+      lambda: evaluator(teachers.models[0].params, lambda: None),
+      shared=True,
+    )
+
+  def fit(
+    self, objective: objective_lib.Objective, folder: str, label: str
+  ) -> None:
+    """Trains a student to its last step; raises as loop.train."""
+    os.makedirs(folder, exist_ok=True)
+    loop.train(
+      loop.Job(
+        run=self._run,
+        objective=objective,
+        workdir=folder,
+        label=label,
+        init=self._init,
+        feed=self._feed(objective),
+        evaluate=functools.partial(self._evaluate, folder),
+        answers=functools.partial(self._answers, folder, label),
+        best=best_lib.choose(self._run.config),
+      )
+    )
+
+  def _init(self) -> types.PyTree:
+    run, teachers = self._run, self._teachers.models
+    teacher_params = teachers[0].params if teachers else None
+    params = parameters.load(
+      run.student, run.config.seed, 'student.init', teacher_params
+    )
+    # The baseline may begin in a later process: from the same parameters.
+    workdirs.check_input(self._workdir, 'student.init', fingerprints.of(params))
+    return params
+
+  def _feed(self, objective):
+    run, data = self._run, self._data
+    source = feed_lib.source(run.config)
+    rows = training_rows.read(run, data.train)
+    digest = training_rows.digest(run, data.train, source.digest(data.opened))
+    if not objective.needs_teacher:
+      # Labels alone train on the data's own rows, whatever the source adds.
+      return labels.Feed(run, rows, digest)
+    return source.feed(run, rows, digest, data.opened, self._teacher_targets)
+
+  def _folder(self, folder, step):
+    # Both students start from the same parameters: measured once.
+    return folder if step else self._workdir
+
+  def _evaluate(self, folder, step, params, check):
+    if not self._data.held_out:
+      return {}
+    return self._record(
+      self._folder(folder, step),
+      f'step_{step}',
+      self._run.student,
+      fingerprints.of(params),
+      lambda: self._evaluator(params, check),
+    )
+
+  def _answers(self, folder, label, step):
+    student = recorded.path(self._folder(folder, step), f'step_{step}')
+    teacher = recorded.path(self._workdir, 'teacher')
+    return side_by_side.texts_of({'teacher': teacher, label: student})
+
+
+def baseline(objective: objective_lib.Objective) -> objective_lib.Objective:
+  """Returns the baseline's objective: cross-entropy alone, everywhere."""
+  spec = base.term('cross_entropy').to_dict()
+  context = terms_lib.Context(steps=1, student=None, teacher=None)
+  return objective_lib.Objective(
+    terms=catalog.build({'ce': spec}, context),
+    selection=selection.everywhere(),
+    chunk_tokens=objective.chunk_tokens,
+  )

@@ -1,0 +1,98 @@
+"""What a config means, in lines for the user."""
+
+from kd.checkpoints import weights
+from kd.core import paths
+from kd.input_pipeline import chat_templates
+from kd.input_pipeline import hf_tokenizer
+from kd.models import gemma3_config
+from kd.train import best
+from kd.train import outputs
+from kd.train import resolved
+from kd.train.feeds import feed
+
+
+def _number(value):
+  """Returns a number, or the name of its schedule."""
+  return f'{value:g}' if isinstance(value, int | float) else value['name']
+
+
+def _term(key, spec):
+  """Returns a term with its weight and temperature."""
+  name = spec['name']
+  if 'temperature' in spec:
+    name += f', temperature {_number(spec["temperature"])}'
+  return f'{_number(spec["weight"])} x {key} ({name})'
+
+
+def run_lines(run: resolved.Run, workdir: str) -> str:
+  """Returns what a config means: models, tokens per step, files."""
+  config = run.config
+  lines = []
+  several = len(run.teachers) > 1
+  teachers = [
+    (f'teacher ({t.weight:.0%})' if several else 'teacher', t.model)
+    for t in run.teachers
+  ]
+  source = feed.source(config)
+  if source.teacher_line():
+    lines.append(source.teacher_line())
+  for name, model in (*teachers, ('student', run.student)):
+    count = gemma3_config.parameter_count(model.config)
+    sizes = model.config
+    lines.append(
+      f'{name}: {count:,} parameters, {sizes.num_layers} layers, width '
+      f'{sizes.embed_dim}, from {model.init}, computed in '
+      f'{model.module.dtype}'
+    )
+  tokens = config.data.batch_size * config.data.length
+  mesh = ' x '.join(f'{axis} {n}' for axis, n in run.mesh.shape.items())
+  lines += [
+    f'tokenizer: {run.tokenizer.vocab_size:,} ids, digest '
+    f'{run.tokenizer.digest[:16]}',
+    f'step: {config.data.batch_size} rows x {config.data.length} = '
+    f'{tokens:,} tokens; {config.steps:,} steps, '
+    f'{tokens * config.steps:,} tokens in all',
+    f'mesh: {mesh} over {run.mesh.size} devices',
+    'losses: ' + ', '.join(_term(*item) for item in config.losses.items()),
+    f'positions: {config.objective.positions.rule}, share '
+    f'{_number(config.objective.positions.share)} of the targets',
+    f'rows: prepared once in {paths.expand(config.data.folder)}',
+    f'workdir: {workdir}: {", ".join(outputs.FILES)}',
+  ]
+  if config.evaluation.sets:
+    lines.append(f'best checkpoint: {best.choose(config)}')
+  lines += source.lines()
+  if config.evaluation.baseline:
+    lines.append(f'baseline: {workdir}/{outputs.BASELINE}')
+  return '\n'.join([*lines, *_warnings(run)])
+
+
+def _models(run):
+  """Returns the run's models by their paths in the config."""
+  models = (run.student, *run.teacher_models)
+  specs = feed.source(run.config).teacher_specs() if run.teachers else ()
+  return dict(zip(('student', *specs), models, strict=True))
+
+
+def template_warnings(run: resolved.Run) -> list[str]:
+  """Returns a line for each model that was trained with another template."""
+  template = run.config.data.template
+  problems = {
+    path: chat_templates.warning(template, model.init)
+    for path, model in _models(run).items()
+  }
+  return [f'warning: {p}.init: {text}' for p, text in problems.items() if text]
+
+
+def _warnings(run):
+  """Returns lines on what is legal but probably not meant."""
+  lines = []
+  for path, model in _models(run).items():
+    source = model.source if model.keep_layers else None
+    problem = weights.pattern_warning(model.config, source)
+    if problem:
+      lines.append(f'warning: {path}: {problem}')
+  reason = hf_tokenizer.problem(run.tokenizer)
+  if reason:
+    lines.append(f'warning: the tokenizer cannot be exported: {reason}')
+  return lines + template_warnings(run)

@@ -1,0 +1,145 @@
+"""The rows that a run trains on: prepared, mixed and read by step."""
+
+from collections.abc import Callable, Iterable, Sequence
+import functools
+
+import jax
+
+from kd.core import errors
+from kd.core import identity
+from kd.core import types
+from kd.input_pipeline import mixing
+from kd.input_pipeline import prepare as prepare_lib
+from kd.input_pipeline import reading
+from kd.input_pipeline import rows as rows_lib
+from kd.input_pipeline import shortening
+from kd.partitioning import processes
+from kd.train import resolved
+
+Say = Callable[[str], None]
+
+
+def prepare(run: resolved.Run, say: Say) -> list[prepare_lib.Prepared]:
+  """Prepares the rows of the training mixture.
+
+  Raises:
+    ConfigError: an unknown mixture or split, or data that is not there.
+  """
+  config = run.config
+  prepare_train = functools.partial(
+    prepare_lib.prepare,
+    config.data.mixture,
+    config.data.split,
+    tokenizer=run.tokenizer,
+    template=config.data.template,
+    length=config.data.length,
+    pack=config.data.pack,
+    seed=config.seed if config.data.seed < 0 else config.data.seed,
+    cache_dir=config.data.folder,
+    limit=config.data.examples,
+    module=config.data.module,
+    patience=reading.Patience(**config.data.read),
+    # The other processes then reuse what process 0 has prepared.
+    refresh=config.data.refresh and jax.process_index() == 0,
+    say=say,
+  )
+  parts = processes.first_then_all('rows to train on', prepare_train)
+  for part in parts:
+    say(part.describe())
+  if len(parts) > 1:
+    for line in mixing.lines(shares_of(run, parts), config.data.rates):
+      say(line)
+  _check_same_rows(run, parts)
+  return parts
+
+
+def shares_of(
+  run: resolved.Run, parts: Sequence[prepare_lib.Prepared]
+) -> dict[str, dict[str, float]]:
+  """Returns each task's shares of the run, as run.json records them."""
+  config = run.config
+  rows = config.steps * config.data.batch_size
+  return mixing.describe(parts, config.data.rates, rows)
+
+
+def check_rationale(
+  run: resolved.Run, parts: Sequence[prepare_lib.Prepared], say: Say
+) -> None:
+  """Rejects rationale settings if no task of the mixture has rationales.
+
+  Warns if only some have.
+  """
+  settings = {
+    f'losses.{term.key}.part': "found 'rationale'"
+    for term in run.objective.terms
+    if term.loss.part == 'rationale'
+  }
+  if _dropped(run) is not None:
+    settings['data.rationale.dropped'] = 'found more than 0'
+  without = [p.task for p in parts if not p.counts['rationale_weight']]
+  for path, problem in settings.items():
+    if len(without) == len(parts):
+      raise errors.ConfigError(
+        path,
+        f'{problem}, and {run.config.data.mixture!r} has no rationale',
+        legal='a task with a rationale feature, or this setting left out',
+      )
+    for task in without:
+      say(f'warning: {path}: {problem}, and task {task!r} has no rationale')
+
+
+def _check_same_rows(run, parts):
+  """Refuses a process that has other rows than process 0."""
+  found = digest(run, parts, None)
+  first = processes.from_first(lambda: found)
+  if found != first:
+    raise errors.ConfigError(
+      'data.folder',
+      f'process {jax.process_index()} has rows {found}, process 0 has {first}',
+      legal='a folder that all processes see, or the same data for each',
+    )
+
+
+def digest(
+  run: resolved.Run,
+  parts: Sequence[prepare_lib.Prepared],
+  source_digest: str | None,
+) -> str:
+  """Returns the digest of the rows, their order and the source's files.
+
+  Training with another digest is other training.
+  """
+  shares = mixing.row_shares(parts, run.config.data.rates)
+  parts = [
+    [part.counts['rows_sha256'], share]
+    for part, share in zip(parts, shares, strict=True)
+  ]
+  named = [parts, run.config.seed, run.config.data.batch_size]
+  if source_digest:
+    named.append(source_digest)
+  return identity.digest(named)
+
+
+def _dropped(run):
+  """The share of rationales that rows are without, by step, or None."""
+  spec = run.config.data.rationale.to_dict()
+  return shortening.build(spec, 'data.rationale', run.config.steps)
+
+
+def read(
+  run: resolved.Run, parts: Sequence[prepare_lib.Prepared]
+) -> Callable[[int, Iterable[int]], types.Batch]:
+  """The training rows by step."""
+  config = run.config
+  rows = rows_lib.Rows(
+    parts,
+    config.data.batch_size,
+    config.seed,
+    shuffle=True,
+    rates=config.data.rates,
+  )
+  dropped = _dropped(run)
+  if dropped is None:
+    return rows
+  pad_id = run.tokenizer.pad_id
+  return shortening.Shortened(rows, dropped, config.seed, pad_id)
