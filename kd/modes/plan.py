@@ -7,6 +7,7 @@ import ml_collections
 
 from kd.config import base
 from kd.core import errors
+from kd.core import folders
 from kd.planning import advice
 from kd.planning import chips
 from kd.planning import compiler
@@ -37,15 +38,14 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   chosen = chips.parse(config.plan.topology)
   records.read(workdir)  # Refused now, not after an hour of compilation.
   lengths = tuple(dict.fromkeys(config.plan.lengths)) or (config.data.length,)
-  papers = [
-    advice.estimate(subject.changed(config, {'data.length': length}), chosen)
-    for length in lengths
-  ]
+  papers = [_by_formula(config, chosen, length) for length in lengths]
   _check_context(papers[0].run)
   if config.plan.topology != chosen.name:
     count = f'{chosen.count} chip' + ('s' if chosen.count > 1 else '')
     say(f'{config.plan.topology} is {chosen.name}: {count}')
+  folders.check_writable(workdir, '--workdir')
   if config.plan.compile:
+    folders.check_writable(config.plan.folder, 'plan.folder')
     libtpu.packages()
   if config.plan.search:
     for length in lengths:
@@ -63,6 +63,18 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     if estimate.refused:
       _advise(estimate, lines)
   _say_paths(workdir)
+
+
+def _by_formula(config, chosen, length):
+  """Returns the estimate by formula of rows of a length."""
+  try:
+    return advice.estimate(
+      subject.changed(config, {'data.length': length}), chosen
+    )
+  except errors.ConfigError as e:
+    if e.path == 'data.length' and config.plan.lengths:
+      raise e.at('plan.lengths') from e
+    raise
 
 
 def _check_context(run):

@@ -40,10 +40,27 @@ def test_a_plan_without_the_compiler(tmp_path, capsys):
   )
 
 
-def test_a_prompt_beyond_the_context_is_refused(tmp_path):
-  with pytest.raises(errors.ConfigError, match='plan.prompt_length.*1 to 896'):
-    _plan(
-      tmp_path,
-      **{'plan.prompt_length': 1000, 'evaluation.max_new_tokens': 128},
-    )
+@pytest.mark.parametrize(
+  'changes,message',
+  [
+    (
+      {'plan.prompt_length': 1000, 'evaluation.max_new_tokens': 128},
+      'plan.prompt_length: .*1 to 896',
+    ),
+    ({'plan.topology': 'v5litepod-7'}, "plan.topology: .*'v5litepod-8'"),
+    ({'plan.lengths': (256, 2048)}, 'plan.lengths: found 2048.*up to 1024'),
+    ({'data.length': 2048}, 'data.length: found 2048.*up to 1024'),
+    ({'teacher.devices': 8}, 'teacher.devices: found 8.*0 to 7'),
+    ({'mesh.tensor': 10**6}, 'mesh: .*1000000.* whose product is 8'),
+    ({'plan.mfu': 0.0}, 'plan.mfu: found 0.0.*above 0'),
+    ({'plan.mfu': 2.0}, 'plan.mfu: found 2.0.*at most 1'),
+    (
+      {'plan.compile': True, 'plan.folder': '/dev/null/plans'},
+      'plan.folder: .*/dev/null.* is no folder',
+    ),
+  ],
+)
+def test_a_wrong_plan_is_refused_by_its_field(tmp_path, changes, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    _plan(tmp_path, **changes)
   assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What to change so that a run fits, each change with its effect."""
+"""Suggests changes with which a run fits, each with its effect."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,16 +15,16 @@ from kd.planning import tables
 from kd.train import resolved
 from kd.train.feeds import feed
 
-_NOTABLE = 0.01  # of what a chip has: less is not worth a line
+_NOTABLE = 0.01  # of a chip's HBM: less is not worth a line
 
 
 def estimate(
   config: ml_collections.ConfigDict, chosen: chips.Slice
 ) -> estimates.Estimate:
-  """The run on paper.
+  """Returns the estimate by formula of a config.
 
   Raises:
-    ConfigError: it cannot be on this slice.
+    ConfigError: the config is wrong for the slice.
   """
   run = subject.on_paper(config, chosen.count)
   return on_paper(run, costs.held(run), chosen)
@@ -33,14 +33,14 @@ def estimate(
 def on_paper(
   run: resolved.Run, held: costs.Held, chosen: chips.Slice
 ) -> estimates.Estimate:
-  """A run whose shapes are known, on paper."""
+  """Returns the estimate by formula of a run whose shapes are known."""
   return estimates.Estimate(
     run, chosen, estimates.PAPER, held, paper.of(run, held)
   )
 
 
 def flags(changes: Mapping[str, Any]) -> str:
-  """What to paste into a command, of values by dotted path."""
+  """Returns the flags that set these values, to paste into a command."""
   return ' '.join(f'--config.{k}={v}' for k, v in changes.items())
 
 
@@ -54,7 +54,7 @@ def _changes(config, estimate_) -> Iterator[dict[str, Any]]:
   yield {'data.batch_size': config.data.batch_size // 2}
   if shape['data'] > 1:
     yield {'mesh.data': 1, 'mesh.fsdp': shape['data'] * shape['fsdp']}
-  # Chips that share a row leave room for more micro-batches.
+  # Where chips share a row, batches divide into more micro-batches.
   for axis in ('tensor', 'sequence'):
     for parts in (2, 4, 8):
       if shape['fsdp'] % parts == 0:
@@ -73,7 +73,7 @@ def _changes(config, estimate_) -> Iterator[dict[str, Any]]:
 
 
 def _larger(chosen):
-  """The next slices of the same generation."""
+  """Yields the larger slices of the same generation."""
   names = [f'{chosen.generation}:{s}' for s in chosen.chip.shapes]
   for name in names[names.index(chosen.name) + 1 :]:
     yield chips.parse(name)
@@ -82,13 +82,13 @@ def _larger(chosen):
 def lines(
   config: ml_collections.ConfigDict, found: estimates.Estimate
 ) -> list[str]:
-  """Changes that make a run smaller, the largest effect first.
+  """Returns changes that reduce memory, the largest effect first.
 
-  Effects are what they are on paper, as shares of what the compiler found.
+  Effects are by formula, scaled to the compiled size.
 
   Args:
     config: the run's.
-    found: its estimate; does not fit.
+    found: its estimate, which does not fit.
   """
   before = estimate(config, found.chosen).total
   limit = found.chosen.chip.hbm_bytes
@@ -97,7 +97,7 @@ def lines(
     try:
       after = estimate(subject.changed(config, changes), found.chosen).total
     except errors.ConfigError:
-      continue  # It cannot be here: batches or heads do not divide.
+      continue  # Batches or heads do not divide.
     effects.append((found.total * (1 - after / before), flags(changes)))
   larger = _on_larger(config, found, before)
   effects = [e for e in effects + larger if e[0] > _NOTABLE * limit]
@@ -111,7 +111,7 @@ def lines(
 
 def _on_larger(config, found, before):
   for chosen in _larger(found.chosen):
-    # As many rows a chip as before, and the axis that is split further.
+    # The same rows per chip; fsdp takes the additional chips.
     times = chosen.count // found.chosen.count
     rows = {
       'data.batch_size': config.data.batch_size * times,
@@ -125,6 +125,6 @@ def _on_larger(config, found, before):
       continue
     fits = found.total * after / before <= chosen.chip.hbm_bytes
     if fits or chosen.count >= 4 * found.chosen.count:
-      text = f'--config.plan.topology={chosen.name}, as many rows a chip'
+      text = f'--config.plan.topology={chosen.name}, the same rows per chip'
       return [(found.total * (1 - after / before), text)]
   return []

@@ -145,8 +145,9 @@ def _start(folder, scratch, request):
       stdout=subprocess.PIPE,
       stderr=log,
     )
-  json.dump(request, process.stdin)
-  process.stdin.close()
+  # Left open: the compiler ends when the pipe does, however this process ends.
+  process.stdin.write(json.dumps(request) + '\n')
+  process.stdin.flush()
   return process
 
 

@@ -1,11 +1,12 @@
 """Compiles a run's programs for a TPU slice, without a TPU.
 
 A separate process, started by kd.planning.compiler: `python -m
-kd.planning.compiling FOLDER` with libtpu on its path. Reads one JSON object:
+kd.planning.compiling FOLDER` with libtpu on its path. Reads one line of JSON:
 config, generation, topology, lengths, programs (names; null: all). Prints one
 line of JSON for each length and program, as soon as it is compiled. The answers
 are stored in FOLDER by a digest of everything they depend on: the program,
-the slice, versions and flags; see compiler.Compiled.
+the slice, versions and flags; see compiler.Compiled. When its input ends, so
+does the process: its parent is gone.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from typing import Any
 
@@ -183,8 +185,22 @@ def main(request: Mapping[str, Any], folder: str, stream) -> None:
     say(config_error=[e.path, str(e).removeprefix(f'{e.path}: ')])
 
 
+def end_with_input() -> None:
+  """Ends this process, in a compilation too, when its standard input ends."""
+
+  def watch():
+    while os.read(0, 1):
+      pass
+    shutil.rmtree(os.environ.get(compiler.DUMP_FOLDER, ''), ignore_errors=True)
+    os._exit(1)
+
+  threading.Thread(target=watch, name='parent', daemon=True).start()
+
+
 if __name__ == '__main__':
   # libtpu prints to stdout and stderr; the parent parses stdout.
   _STREAM = os.fdopen(os.dup(1), 'w', encoding='utf-8')
   os.dup2(2, 1)
-  main(json.load(sys.stdin), sys.argv[1], _STREAM)
+  _REQUEST = json.loads(sys.stdin.readline())
+  end_with_input()
+  main(_REQUEST, sys.argv[1], _STREAM)

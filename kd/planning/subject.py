@@ -1,4 +1,4 @@
-"""The run that is planned: its config, without weights, on devices to come."""
+"""Builds the run to plan, from its config: without weights or devices."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +11,7 @@ from kd.core import errors
 from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.train import architectures
+from kd.train import mesh_rules
 from kd.train import resolve
 from kd.train import resolved
 
@@ -18,7 +19,7 @@ from kd.train import resolved
 def changed(
   config: ml_collections.ConfigDict, changes: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
-  """A copy of the config with other values, by dotted path."""
+  """Returns a copy of the config with other values, by dotted path."""
   copy = ml_collections.ConfigDict(config.to_dict())
   copy.update_from_flattened_dict(dict(changes))
   return copy
@@ -29,7 +30,9 @@ def source_config(
   path: str,
   teacher: gemma3_config.Gemma3Config | None,
 ) -> gemma3_config.Gemma3Config:
-  """As architectures.source_config, but a variant's name alone will do.
+  """Returns a model's sizes; other than in training, a variant is enough.
+
+  See architectures.source_config.
 
   Raises:
     ConfigError: neither a variant nor weights are named, or see there.
@@ -48,7 +51,7 @@ def source_config(
 
 
 def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
-  """The run on these devices, which need not exist.
+  """Returns the run on these devices, which need not exist.
 
   Raises:
     ConfigError: see resolve.shapes.
@@ -58,11 +61,12 @@ def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
 
 
 def on_paper(config: ml_collections.ConfigDict, chips: int) -> resolved.Run:
-  """The run on a mesh without devices: enough to count with.
+  """Returns the run on a mesh without devices, enough for estimates.
 
   Raises:
     ConfigError: see resolve.shapes.
   """
+  mesh_rules.check_teacher_devices(config, range(chips))
 
   def make(sizes, part):
     shape = mesh_lib.resolve(sizes, len(range(chips)[part]))

@@ -1,6 +1,7 @@
 """Rules between a config and its devices."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -67,9 +68,7 @@ def _check_state_memory(config, mesh):
     )
 
 
-def check_teacher_devices(
-  config: Config, devices: Sequence[jax.Device]
-) -> None:
+def check_teacher_devices(config: Config, devices: Sequence[Any]) -> None:
   """Refuses more devices for the teachers than there are.
 
   Raises:

@@ -1,0 +1,27 @@
+"""The process that compiles, without the compiler."""
+
+import subprocess
+import sys
+
+_WAITING = """
+import time
+from kd.planning import compiling
+compiling.end_with_input()
+print('ready', flush=True)
+time.sleep(60)
+"""
+
+
+def test_it_ends_when_the_process_that_started_it_is_gone():
+  process = subprocess.Popen(
+    [sys.executable, '-c', _WAITING],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  )
+  try:
+    assert process.stdout.readline() == b'ready\n'
+    assert process.poll() is None
+    process.stdin.close()
+    assert process.wait(30) == 1
+  finally:
+    process.kill()
