@@ -6,6 +6,7 @@ from typing import Any
 from kd.core import run_info
 from kd.planning import buffers
 from kd.planning import estimates
+from kd.planning import programs
 from kd.planning import tables
 
 _GIB = 2**30
@@ -23,14 +24,24 @@ _COLORS = {
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: str) -> None:
-  """Draws a panel for each pair of models and slice, a bar for each length.
-
-  A bar is the program that needs most memory; a line marks the HBM of a chip.
-  Bars by formula alone are hatched.
+  """Draws the plans of a workdir; see `figure`.
 
   Args:
     rows: of plan.json.
     path: the PNG file.
+  """
+  run_info.write_picture(path, figure(rows), dpi=150)
+
+
+def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
+  """Returns a figure with a panel for each pair of models and slice.
+
+  A panel has a bar for each length, of the program that needs most memory; for
+  a single length it has a bar for each program. A line marks the HBM of a chip.
+  Bars by formula alone are hatched.
+
+  Args:
+    rows: of plan.json.
   """
   # Matplotlib takes a second to import.
   import matplotlib.figure
@@ -38,31 +49,36 @@ def draw(rows: Sequence[Mapping[str, Any]], path: str) -> None:
   panels = sorted(_panels(rows).items())
   columns = min(len(panels), _COLUMNS)
   lines = -(-len(panels) // columns)
-  figure = matplotlib.figure.Figure(
+  drawn = matplotlib.figure.Figure(
     figsize=(max(3.6 * columns, 5.0), 3.3 * lines + 0.9), layout='constrained'
   )
-  grid = figure.subplots(lines, columns, squeeze=False)
+  grid = drawn.subplots(lines, columns, squeeze=False)
   for axes in grid.flat[len(panels) :]:
     axes.set_axis_off()
   for axes, (title, bars) in zip(grid.flat, panels, strict=False):
-    _panel(axes, title, sorted(bars, key=lambda bar: bar['length']))
+    _panel(axes, title, _bars(bars))
   for axes in grid[:, 0]:
     axes.set_ylabel('GiB per chip')
-  used = {k for row in rows for k, size in row['bytes'].items() if size}
-  handles = {}
+  handles, used = {}, set()
   for axes in grid.flat:
     found, labels = axes.get_legend_handles_labels()
     handles |= dict(zip(labels, found, strict=True))
-  shown = [tables.TITLES[k] for k in reversed(buffers.KINDS) if k in used]
-  figure.legend(
+    used |= {
+      label
+      for label, bars in zip(labels, found, strict=True)
+      if any(bar.get_height() for bar in bars)
+    }
+  titles = [tables.TITLES[k] for k in reversed(buffers.KINDS)]
+  shown = [title for title in titles if title in used]
+  drawn.legend(
     [handles[label] for label in shown],
     shown,
     loc='outside lower center',
-    ncols=4,
+    ncols=4 if columns > 1 else 3,
     fontsize=8,
     frameon=False,
   )
-  run_info.write_picture(path, figure, dpi=150)
+  return drawn
 
 
 def _panels(rows):
@@ -72,6 +88,21 @@ def _panels(rows):
     title = f'{row["teacher"]} to {row["student"]}, {row["topology"]}'
     panels.setdefault(title, []).append(row)
   return panels
+
+
+def _bars(rows):
+  """Returns a panel's bars: its rows, or the programs of its only row."""
+  rows = sorted(rows, key=lambda row: row['length'])
+  if len(rows) > 1:
+    return [row | {'label': _tick(row, rows)} for row in rows]
+  (row,) = rows
+  # The teachers' passes, the update, decoding; plan.json sorts by name.
+  last = (programs.STEP, programs.DECODE)
+  order = lambda name: (name in last and 1 + last.index(name), name)
+  return [
+    row | {'label': name, 'bytes': row['programs'][name]['bytes']}
+    for name in sorted(row['programs'], key=order)
+  ]
 
 
 def _panel(axes, title, bars):
@@ -120,9 +151,11 @@ def _panel(axes, title, bars):
   axes.set_title(title, fontsize=9)
   axes.set_xlim(-0.7, max(len(bars) - 0.3, 0.7))
   axes.set_ylim(0, 1.13 * top)
-  axes.set_xticks(range(len(bars)), [_tick(bar, bars) for bar in bars])
+  axes.set_xticks(range(len(bars)), [bar['label'] for bar in bars])
   axes.tick_params(labelsize=8)
-  axes.set_xlabel('tokens per row', fontsize=8)
+  lengths = {bar['length'] for bar in bars}
+  one = f'programs, {bars[0]["length"]:,} tokens per row'
+  axes.set_xlabel('tokens per row' if len(lengths) > 1 else one, fontsize=8)
   for side in ('top', 'right'):
     axes.spines[side].set_visible(False)
 

@@ -1,5 +1,7 @@
 """plan.json: what replaces what, and files that are none."""
 
+import json
+
 import matplotlib.image
 import pytest
 
@@ -8,6 +10,7 @@ from kd.core import errors
 from kd.planning import advice
 from kd.planning import chips
 from kd.planning import estimates
+from kd.planning import picture
 from kd.planning import records
 from kd.planning import tables
 
@@ -50,6 +53,32 @@ def test_what_is_no_plan_is_refused_by_its_name(tmp_path, text):
   (tmp_path / records.RESULTS).write_text(text)
   with pytest.raises(errors.ConfigError, match='plan.json'):
     records.read(str(tmp_path))
+
+
+def _texts(axes):
+  return [label.get_text() for label in axes.get_xticklabels()]
+
+
+def test_a_picture_of_one_length_has_a_bar_for_each_program():
+  row = json.loads(json.dumps(_row(), sort_keys=True))
+  drawn = picture.figure([row])
+  (axes,), (legend,) = drawn.axes, drawn.legends
+  assert _texts(axes) == ['teacher', 'step', 'decode']
+  tops = [0.0, 0.0, 0.0]
+  for bars in axes.containers:
+    for place, bar in enumerate(bars):
+      assert bar.get_y() == pytest.approx(tops[place])
+      tops[place] += bar.get_height()
+  sizes = [sum(row['programs'][x]['bytes'].values()) for x in _texts(axes)]
+  assert tops == pytest.approx([size / 2**30 for size in sizes])
+  (line,) = axes.lines
+  assert set(line.get_ydata()) == {15.75}
+  drawn.canvas.draw()
+  # The legend is within the picture.
+  box = legend.get_window_extent()
+  assert 0 <= box.x0 < box.x1 <= drawn.bbox.width
+  two = picture.figure([row, _row(**{'data.length': 512})])
+  assert _texts(two.axes[0]) == ['256', '512']
 
 
 def test_the_picture_has_a_panel_for_each_slice(tmp_path):
