@@ -1,8 +1,8 @@
-"""The programs of a run, to be compiled from shapes alone.
+"""Builds a run's programs, to be compiled from shapes alone.
 
 They are the run's own: the teacher's pass of kd/teachers, the update of
-kd/train and the decoding of kd/sampling, with the arguments that the run gives
-them, each where it lies on the mesh.
+kd/train and the decoding of kd/sampling, with abstract arguments sharded as the
+run shards them.
 """
 
 from collections.abc import Callable
@@ -42,10 +42,10 @@ class Program:
 
   Attributes:
     name: TEACHER, TEACHER.1 and so on for others, STEP or DECODE.
-    mesh: what it runs on.
-    function: jitted.
-    arguments: abstract.
-    trips: how often a loop runs whose count depends on data.
+    mesh: the devices that it runs on.
+    function: the jitted function.
+    arguments: abstract arrays with shardings.
+    trips: the number of trips of loops whose count depends on data.
     kinds: what the arguments hold, by prefixes of their names in the program.
   """
 
@@ -63,11 +63,11 @@ def _argument_names(function):
 
 
 def local_bytes(tree: types.PyTree, of_host: bool = False) -> int:
-  """Bytes a chip of a tree of abstract arrays, without the tiles' padding.
+  """Returns bytes per chip of abstract arrays, without the padding of tiles.
 
   Args:
     tree: jax.ShapeDtypeStructs with shardings.
-    of_host: count what lies in the host's memory, not in the chip's.
+    of_host: count arrays in the host's memory, not in the chip's.
   """
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
@@ -77,21 +77,21 @@ def local_bytes(tree: types.PyTree, of_host: bool = False) -> int:
 
 
 def state(run: resolved.Run) -> update.TrainState:
-  """The student's training state."""
+  """Returns the student's training state."""
   return update.abstract_state(
     parameters.abstract(run.student), run.objective, run.optimizer, run.mesh
   )
 
 
 def is_apart(run: resolved.Run) -> bool:
-  """Whether the teachers have chips of their own."""
+  """Returns whether the teachers have chips of their own."""
   return run.config.teacher.devices > 0
 
 
 def are_copies(run: resolved.Run) -> list[bool]:
-  """Of each teacher, whether its targets name a copy of its table."""
+  """Returns, by teacher, whether its targets hold a copy of its unembedding."""
   size = run.student.config.vocab_size
-  # On paper meshes over different chips are equal.
+  # Abstract meshes over different chips are equal.
   return [
     model.config.vocab_size > size or model.mesh != run.mesh or is_apart(run)
     for model in run.teacher_models
@@ -107,12 +107,12 @@ def targets(run: resolved.Run) -> types.Targets | None:
 
 
 def teacher_names(run: resolved.Run) -> list[str]:
-  """Of the programs in which teachers score a batch."""
+  """Returns names of the programs in which teachers score a batch."""
   return [f'{TEACHER}.{i}' if i else TEACHER for i in range(len(run.teachers))]
 
 
 def teachers(run: resolved.Run) -> list[Program]:
-  """The pass of each teacher over a batch."""
+  """Returns the pass of each teacher over a batch."""
   found = []
   every = zip(
     teacher_names(run),
@@ -138,7 +138,7 @@ def teachers(run: resolved.Run) -> list[Program]:
 
 
 def chunks(run: resolved.Run) -> int:
-  """Into how many chunks a chip's positions of a micro-batch are cut."""
+  """Returns the number of chunks of a chip's positions in a micro-batch."""
   config = run.config
   positions = config.data.batch_size * config.data.length
   positions //= rules.row_parts(run.mesh) * rules.length_parts(run.mesh)
@@ -147,7 +147,7 @@ def chunks(run: resolved.Run) -> int:
 
 
 def step(run: resolved.Run) -> Program:
-  """An update, as the training loop jits it."""
+  """Returns the update, as the training loop jits it."""
   config = run.config
   make = update.make(
     run.student.module,
@@ -174,18 +174,18 @@ def step(run: resolved.Run) -> Program:
 
 
 def decoded(config: ml_collections.FrozenConfigDict) -> tuple[int, int]:
-  """Rows and new tokens of what decodes in a run: the larger, if two do."""
+  """Returns rows and new tokens of the larger program that decodes."""
   sampling = [config.evaluation, feed.source(config).sampling()]
   sizes = [(x.batch_size, x.max_new_tokens) for x in sampling if x is not None]
   return max(sizes, key=lambda s: s[0] * (config.plan.prompt_length + s[1]))
 
 
 def decode(run: resolved.Run) -> Program:
-  """Answers to a batch of prompts, by the student."""
+  """Returns the program in which the student answers a batch of prompts."""
   config = run.config
   model = run.student.module
   (rows, limit), length = decoded(config), config.plan.prompt_length
-  # What stops an answer is the tokenizer's to say, and changes no shape.
+  # The ids that stop an answer are the tokenizer's, and change no shape.
   greedy = requests.greedy(limit)
   limits = device.Limits(
     vocab_size=np.int32(model.config.vocab_size),
@@ -232,7 +232,7 @@ def decode(run: resolved.Run) -> Program:
 
 
 def _decoding_weights(model, params):
-  """What decoding reads of parameters, each where the parameter lies."""
+  """Returns the weights that decoding reads, sharded as the parameters are."""
   found = jax.eval_shape(lambda p: decoding.weights(model, p), params)
 
   def place(path, x):
@@ -243,7 +243,7 @@ def _decoding_weights(model, params):
     key = 'pattern' if stacked else 'remainder'
     like = _at(params[key][f'layer_{number}'], path[2:])
     spec = like.sharding.spec[1:] if stacked else like.sharding.spec
-    if x.ndim == 2:  # Turned.
+    if x.ndim == 2:  # Transposed.
       spec = (*spec, None, None)[1::-1]
     place = jax.sharding.NamedSharding(
       like.sharding.mesh, jax.sharding.PartitionSpec(*spec)
@@ -260,6 +260,6 @@ def _at(tree, path):
 
 
 def of(run: resolved.Run) -> list[Program]:
-  """Every program of a training run with evaluations."""
+  """Returns every program of a training run with evaluations."""
   scored = teachers(run) if run.objective.needs_teacher else []
   return [*scored, step(run), decode(run)]

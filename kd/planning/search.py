@@ -24,9 +24,9 @@ from kd.train.feeds import feed
 _REMATS = ('none', 'dots', 'block', 'block_offload')
 _MICRO_BATCHES = (1, 2, 4, 8)
 _BATCHES = (1, 2, 4)  # times the config's
-# Sums over these axes hold up every layer: more chips never pay.
+# Every layer waits for sums over these axes: more chips never pay.
 _MOST = {'tensor': 8, 'sequence': 8}
-# What the formulas may be short of, as a share of a chip's memory.
+# HBM to spare, as a share: the formulas may be short of that.
 _MARGIN = 0.1
 
 
@@ -44,7 +44,7 @@ class Candidate:
 
   @property
   def lines(self) -> str:
-    """What to paste into a command."""
+    """The flags to paste into a command."""
     return advice.flags(self.changes)
 
 
@@ -61,14 +61,14 @@ def meshes(count: int) -> Iterator[dict[str, int]]:
 
 
 def _teacher_mesh(**sizes):
-  """Values of teacher.mesh; without any it is the student's."""
+  """Returns values of teacher.mesh; without arguments, the student's mesh."""
   return {f'teacher.mesh.{axis}': sizes.get(axis, 0) for axis in mesh_lib.AXES}
 
 
 def _placements(
   count: int, mesh: Mapping[str, int], own: int
 ) -> Iterator[dict[str, Any]]:
-  """How the teachers' parameters are split.
+  """Yields ways to shard the teachers' parameters.
 
   Args:
     count: of chips.
@@ -85,7 +85,7 @@ def _placements(
 
 
 def _bases(config, count):
-  """Every mesh of the student with every placement of the teachers."""
+  """Yields every mesh of the student with every placement of the teachers."""
   live = bool(feed.source(config).teacher_specs())
   given = config_lib.flatten(config)
   # With the student, or on half of the chips: other shares leave numbers of
@@ -115,7 +115,7 @@ def _changes(config, base):
 
 
 def _on_mesh(config, chosen, base) -> Iterator[Candidate]:
-  """The ways on one mesh: what the run keeps is counted once."""
+  """Yields the ways on one mesh; what the run keeps is counted once."""
   whole = subject.changed(config, {**base, 'optimizer.micro_batches': 1})
   run = subject.on_paper(whole, chosen.count)
   held = costs.held(run)

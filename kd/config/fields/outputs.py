@@ -91,7 +91,7 @@ PLAN = schema.Section(
     'mfu': F(
       0.45,
       legal.Number(above=0, at_most=1),
-      'model FLOP utilization to expect; the roofline is shown besides',
+      'model FLOP utilization to expect; the roofline is shown too',
     ),
     'compile': F(
       True, legal.BOOLEAN, 'False: estimate without the compiler, in seconds'
