@@ -143,6 +143,28 @@ def test_the_example_is_what_its_command_prints(tmp_path):
       assert float(new) == pytest.approx(float(old), rel=bound), title
 
 
+def test_the_advice_is_todays_scaled_to_what_was_compiled(tmp_path):
+  configs = _configs(_block('plan', 'plan() {'), tmp_path)
+  (config,) = [
+    c
+    for c in configs
+    if (c.student.variant, c.plan.topology) == ('4b', 'v5e:4x4')
+  ]
+  estimate = _estimates(config)[-1]
+  words = re.search(r'compiles to ([\d.]+) of ([\d.]+) GiB', _PAGES['plan'])
+  compiled, limit = map(float, words.groups())
+  assert limit == float(tables.gib(estimate.chosen.chip.hbm_bytes))
+  config = subject.changed(config, {'data.length': 32768})
+  now = advice.lines(config, estimate)
+  for old in _block('plan', '--config.').splitlines():
+    flags, _, effect = old.partition(': ')
+    (same,) = [line for line in now if line.startswith(f'{flags}: ')]
+    share = float(same.split(': ')[1].split()[0]) / (estimate.total / 2**30)
+    saved = float(effect.split()[0])
+    assert saved == pytest.approx(share * compiled, abs=0.02)
+    assert effect.endswith('fits') == (compiled - saved <= limit)
+
+
 def test_what_a_launch_will_cost_is_the_plans(tmp_path):
   (config,) = _configs(_block('plan', './bazelw run'), tmp_path)
   text = re.search(r'^\./bazelw run //:plan .*$', _PAGES['launch'], re.M)[0]
