@@ -12,6 +12,7 @@ from kd.planning import buffers
 from kd.planning import hlo_text
 from kd.planning import programs
 from kd.planning import subject
+from kd.train.feeds import abstract
 
 _ASSIGNED = """\
 BufferAssignment:
@@ -170,7 +171,7 @@ def _held_by_kind(run):
   """By program, what its arguments hold, from the run's own arrays."""
   state = programs.state(run)
   student, weights = programs.decode(run).arguments[:2]
-  (teacher,) = programs.teacher_params(run)
+  (teacher,) = abstract.teacher_params(run)
   targets = programs.targets(run)
   return {
     'teacher': {'teacher': teacher},
