@@ -35,8 +35,8 @@ from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
+from kd.teachers import compression
 from kd.teachers import live
-from kd.teachers import methods
 from kd.train import best
 from kd.train import cache as cache_lib
 from kd.train import loop
@@ -134,7 +134,7 @@ def _job(run, parts, name, folder):
   config.cache.folder = folder
   config.cache.method = base.cache_method(name)
   run = dataclasses.replace(run, config=ml_collections.FrozenConfigDict(config))
-  method = methods.METHODS.build(config.cache.method.to_dict(), 'method')
+  method = compression.METHODS.build(config.cache.method.to_dict(), 'method')
   return cache_lib.Job(run, parts, method, folder, lambda line: None)
 
 

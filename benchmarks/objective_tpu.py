@@ -21,8 +21,8 @@ from benchmarks import needs
 from benchmarks import results
 from kd.config import variants
 from kd.core import errors
+from kd.models import attention_backend
 from kd.models import gemma3_config
-from kd.models import kernels
 from kd.planning import flops
 from kd.planning import libtpu
 
@@ -50,8 +50,10 @@ def on_paper(case: Mapping[str, Any], rows: int) -> dict[str, int]:
   )
   tokens = rows * case['length']
   # As a run of packed rows on TPUs chooses it.
-  place = kernels.Place('tpu', 0.0, packed=True, length_parts=1)
-  kernel = kernels.choose('auto', student, 'bfloat16', place, 'attention')
+  place = attention_backend.Place('tpu', 0.0, packed=True, length_parts=1)
+  kernel = attention_backend.choose(
+    'auto', student, 'bfloat16', place, 'attention'
+  )
   parts = flops.step(
     *(student, [teacher], rows, case['length']),
     *(case['remat'], tokens, kernel),

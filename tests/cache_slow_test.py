@@ -11,7 +11,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from kd.teachers import methods
+from kd.teachers import compression
 from kd.teachers import records
 from kd.teachers import shards
 from tests import command
@@ -140,7 +140,7 @@ def _rows(folder):
   """All records of a cache, in order."""
   with open(f'{folder}/manifest.json') as f:
     manifest = json.load(f)
-  method = methods.METHODS.build(manifest['request']['method'], 'method')
+  method = compression.METHODS.build(manifest['request']['method'], 'method')
   return [
     records.decode(record, method, manifest['request']['vocab_size'])
     for facts in manifest['shards']

@@ -14,14 +14,14 @@ def test_the_schema_knows_the_arguments_of_every_part():
   from kd.losses import catalog
   from kd.losses import terms
   from kd.optimizers import optimizers
-  from kd.teachers import methods
+  from kd.teachers import compression
 
   assert catalog.TERM_MODULES
   for choice, registry in (
     (losses.TERM, terms.TERMS),
     (schema.SCHEDULES, schedules.SCHEDULES),
     (training.OPTIMIZER, optimizers.OPTIMIZERS),
-    (data.CACHE_METHOD, methods.METHODS),
+    (data.CACHE_METHOD, compression.METHODS),
   ):
     assert sorted(choice.options) == registry.names()
     for name, fields in choice.options.items():
@@ -66,25 +66,25 @@ def test_choices_are_those_of_the_code():
   from kd.losses import features
   from kd.losses import selection
   from kd.losses import terms
+  from kd.models import attention_backend
   from kd.models import gemma3
-  from kd.models import kernels
   from kd.optimizers import optimizers
   from kd.reasoning import problems
   from kd.reasoning import prompting
   from kd.reasoning import tree_methods
   from kd.reasoning import tree_search
-  from kd.train import architectures
+  from kd.train import model_sizes
 
   models = {
-    'attention': kernels.NAMES,
+    'attention': attention_backend.NAMES,
     'variant': {'', *variants.VARIANTS},
-    'init': {'', *architectures.KINDS} - {'random', 'teacher'},
+    'init': {'', *model_sizes.KINDS} - {'random', 'teacher'},
   }
   expected = {
     **{f'teacher.{key}': names for key, names in models.items()},
     **{f'teacher.others.{key}': names for key, names in models.items()},
     **{f'student.{key}': names for key, names in models.items()},
-    'student.init': architectures.KINDS,
+    'student.init': model_sizes.KINDS,
     'student.remat': gemma3.REMAT_POLICIES,
     'data.template': templates.NAMES,
     'data.tokenizer': {'', *tokenizers.KINDS},

@@ -19,14 +19,14 @@ from kd.config import variants
 from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import tokenizers
-from kd.losses import taps
+from kd.losses import layer_objective
 from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
-from kd.train import architectures
 from kd.train import describe
-from kd.train import parameters
+from kd.train import load_params
+from kd.train import model_sizes
 from kd.train import resolve
 from kd.train import update
 
@@ -95,10 +95,10 @@ def _trace(run):
   )
   state = jax.eval_shape(
     lambda p: update.init_state(p, run.objective, run.optimizer, 0),
-    parameters.abstract(run.student),
+    load_params.abstract(run.student),
   )
   teachers = [
-    (model.module, parameters.abstract(model)) for model in run.teacher_models
+    (model.module, load_params.abstract(model)) for model in run.teacher_models
   ]
   with rules.active(run.mesh):
     targets = _targets(run, teachers, batch) if teachers else None
@@ -107,7 +107,7 @@ def _trace(run):
 
 def _targets(run, teachers, batch):
   """Shapes of what the teachers would say."""
-  _, spec = taps.specs(run.objective.taps_terms)
+  _, spec = layer_objective.specs(run.objective.taps_terms)
   found = []
   for module, params in teachers:
     forward = functools.partial(gemma3.forward, module)
@@ -226,7 +226,7 @@ def test_a_row_that_devices_cannot_share_is_refused():
   config = _quickstart(
     **{'mesh.sequence': 4, 'mesh.fsdp': 1, 'data.length': 250}
   )
-  run = lambda: resolve.shapes(config, _four, architectures.source_config)
+  run = lambda: resolve.shapes(config, _four, model_sizes.source_config)
   with pytest.raises(errors.ConfigError, match='data.length.*250.*4 devices'):
     run()
   config.data.length = 248

@@ -8,10 +8,10 @@ from configs import gemma3_tpu
 from kd.models import decoding
 from kd.partitioning import rules
 from kd.planning import hlo_text
+from kd.planning import planned_run
 from kd.planning import programs
-from kd.planning import subject
 from kd.sampling import device
-from kd.train import parameters
+from kd.train import load_params
 
 _ROWS, _PROMPT = 8, 16
 _EXCHANGES = (
@@ -39,7 +39,7 @@ def _run(mesh):
     }
     | {f'mesh.{axis}': size for axis, size in mesh.items()}
   )
-  return subject.on_devices(config, np.asarray(jax.devices()))
+  return planned_run.on_devices(config, np.asarray(jax.devices()))
 
 
 def _exchanges(text):
@@ -75,7 +75,7 @@ def test_decoding_gathers_no_weights(mesh):
 @pytest.mark.parametrize('mesh', _MESHES)
 def test_decoding_weights_are_split_as_the_plan_says(mesh):
   run = _run(mesh)
-  params = parameters.abstract(run.student)
+  params = load_params.abstract(run.student)
   with rules.active(run.mesh):
     compiled = device.weights.lower(run.student.module, params).compile()
   planned = programs.decode(run).arguments[1]

@@ -13,10 +13,10 @@ import pytest
 from configs import gemma3_tpu
 from kd.config import base
 from kd.config import overrides
-from kd.planning import advice
 from kd.planning import buffers
 from kd.planning import chips
-from kd.planning import subject
+from kd.planning import planned_run
+from kd.planning import suggestions
 from kd.planning import tables
 
 _PAGES = {
@@ -64,8 +64,8 @@ def _estimates(config):
   """Returns the config's plans by formula."""
   lengths = config.plan.lengths or (config.data.length,)
   return [
-    advice.estimate(
-      subject.changed(config, {'data.length': length}),
+    suggestions.estimate(
+      planned_run.changed(config, {'data.length': length}),
       chips.parse(config.plan.topology),
     )
     for length in lengths
@@ -154,8 +154,8 @@ def test_the_advice_is_todays_scaled_to_what_was_compiled(tmp_path):
   words = re.search(r'compiles to ([\d.]+) of ([\d.]+) GiB', _PAGES['plan'])
   compiled, limit = map(float, words.groups())
   assert limit == float(tables.gib(estimate.chosen.chip.hbm_bytes))
-  config = subject.changed(config, {'data.length': 32768})
-  now = advice.lines(config, estimate)
+  config = planned_run.changed(config, {'data.length': 32768})
+  now = suggestions.lines(config, estimate)
   for old in _block('plan', '--config.').splitlines():
     flags, _, effect = old.partition(': ')
     (same,) = [line for line in now if line.startswith(f'{flags}: ')]

@@ -22,7 +22,7 @@ from kd.config import base
 from kd.core import run_info
 from kd.losses import objective as objective_lib
 from kd.models import gemma3
-from kd.teachers import methods
+from kd.teachers import compression
 from kd.teachers import shards
 from kd.train import cache as cache_lib
 from kd.train import cache_report
@@ -179,7 +179,7 @@ def main(gguf, workdir, out):
     folder = os.path.join(out, label)
     os.makedirs(folder, exist_ok=True)
     run = resolve.resolve(_config(gguf, workdir, spec, folder), jax.devices())
-    method = methods.METHODS.build(spec.to_dict(), 'method')
+    method = compression.METHODS.build(spec.to_dict(), 'method')
     job = cache_lib.Job(run, parts, method, folder, lambda line: None)
     if not os.path.exists(os.path.join(folder, 'manifest.json')):
       cache_lib.write(job, teachers)

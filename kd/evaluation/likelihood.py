@@ -8,7 +8,7 @@ import numpy as np
 
 from kd.core import errors
 from kd.core import types
-from kd.losses import statistics
+from kd.losses import eval_sums
 from kd.models import gemma3
 from kd.partitioning import placement
 from kd.partitioning import rules
@@ -48,7 +48,7 @@ def make(
     hidden, _ = model.apply(
       {'params': params}, batch.tokens, batch.positions, batch.segment_ids
     )
-    by_row = statistics.by_row(
+    by_row = eval_sums.by_row(
       hidden, params['embedding'], targets, batch, chunk_tokens
     )
     # Whole on every device, so that each process can read them.

@@ -8,7 +8,7 @@ from typing import Any
 from kd.core import errors
 from kd.core import quiet
 from kd.input_pipeline import opened_files
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 from kd.input_pipeline import task_code
 from kd.input_pipeline import user_errors
 
@@ -98,7 +98,7 @@ def read(
   Raises:
     ConfigError: the split is empty, the task's code fails, a feature is missing
       or no text in UTF-8, or a rationale is not the beginning of its targets.
-    Exception: the disk or the network fails (`reading.is_transient`).
+    Exception: the disk or the network fails (`retry.is_transient`).
   """
   where = f'task {task.name!r}, split {split!r}'
   rows = []
@@ -125,7 +125,7 @@ def _users_errors(where: str, rows: list[Any]) -> Iterator[None]:
   except (errors.KdError, MemoryError):
     raise
   except Exception as e:  # The user's code may raise anything.
-    if reading.is_transient(e):
+    if retry.is_transient(e):
       raise
     if rows:
       where += f', behind example {rows[-1]["id"]!r}'

@@ -7,7 +7,7 @@ import pytest
 from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import prepare
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
@@ -70,7 +70,7 @@ def _prepare(folder, template, length, **task):
     seed=0,
     cache_dir=str(folder),
     limit=-1,
-    patience=reading.Patience(attempts=1, wait_s=0.0, timeout_s=60.0),
+    patience=retry.Patience(attempts=1, wait_s=0.0, timeout_s=60.0),
     say=lambda line: None,
     **task,
   )

@@ -7,7 +7,7 @@ import pytest
 
 from kd.input_pipeline import mixing
 from kd.input_pipeline import prepared
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 
 # (rate, examples of each row, target tokens of each row)
 _TASKS = {
@@ -25,7 +25,7 @@ def _part(name):
     'too_long': ['x-1', 'x-7'],  # These are in no row.
     'target_weight': sum(tokens),
   }
-  patience = reading.Patience(1, 0.0, 1.0)
+  patience = retry.Patience(1, 0.0, 1.0)
   return prepared.Prepared(
     name, '', rate, 0, 512, 0, counts, {}, patience, False
   )

@@ -13,15 +13,15 @@ from kd.core import errors
 from kd.core import identity
 from kd.core import paths
 from kd.core import run_info
-from kd.input_pipeline import abandoned
 from kd.input_pipeline import examples as examples_lib
 from kd.input_pipeline import file_digests
 from kd.input_pipeline import opened_files
 from kd.input_pipeline import part_files
 from kd.input_pipeline import prepared
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 from kd.input_pipeline import task_code
 from kd.input_pipeline import task_files
+from kd.input_pipeline import temp_dirs
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 
@@ -44,7 +44,7 @@ def prepare(
   cache_dir: str,
   limit: int,
   module: str,
-  patience: reading.Patience,
+  patience: retry.Patience,
   refresh: bool = False,
   say: Callable[[str], None] = logging.info,
 ) -> list[prepared.Prepared]:
@@ -156,7 +156,7 @@ def _write(
   code: task_code.TaskCode,
   digests: file_digests.Digests,
   tokenizer: tokenizers.Tokenizer,
-  patience: reading.Patience,
+  patience: retry.Patience,
   say: Callable[[str], None],
 ) -> str:
   """Writes a complete folder under a temporary name; returns its own name."""
@@ -167,8 +167,8 @@ def _write(
     'a folder that this user can write, or one with these rows',
   ):
     os.makedirs(parent, exist_ok=True)
-    abandoned.remove(parent)
-    aside, held = abandoned.make(parent)
+    temp_dirs.remove(parent)
+    aside, held = temp_dirs.make(parent)
   try:
     manifest = _write_parts(
       aside, request, code, digests, tokenizer, patience, say
@@ -199,7 +199,7 @@ def _write_parts(
   code: task_code.TaskCode,
   digests: file_digests.Digests,
   tokenizer: tokenizers.Tokenizer,
-  patience: reading.Patience,
+  patience: retry.Patience,
   say: Callable[[str], None],
 ) -> dict[str, Any]:
   """Writes the rows of every task; returns the manifest."""
@@ -225,7 +225,7 @@ def _write_parts(
   for name, task in before['tasks'].items():
     # TFDS may have written the files of a task in the meantime.
     if task['files'] and task['files'] != sources['tasks'][name]['files']:
-      raise reading.ReadError(
+      raise retry.ReadError(
         f'the data files of task {name!r} changed while they were read: start '
         'the same command again'
       )

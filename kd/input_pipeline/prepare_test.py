@@ -13,7 +13,7 @@ from kd.core import types
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepare
 from kd.input_pipeline import prepared
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
@@ -31,7 +31,7 @@ def _prepare(folder, name='arithmetic_few', **changes):
       cache_dir=str(folder),
       limit=60,
       module='data.mixtures',
-      patience=reading.Patience(attempts=1, wait_s=0.0, timeout_s=60.0),
+      patience=retry.Patience(attempts=1, wait_s=0.0, timeout_s=60.0),
       say=lambda line: None,
     )
     | changes

@@ -13,7 +13,7 @@ from kd.core import errors
 from kd.core import identity
 from kd.core import json_files
 from kd.core import run_info
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 
 MANIFEST = 'manifest.json'
 _LEGAL = 'the folder as it was written; delete it to prepare its rows again'
@@ -48,7 +48,7 @@ class Prepared:
   pad_id: int
   counts: dict[str, Any]
   manifest: dict[str, Any]
-  patience: reading.Patience
+  patience: retry.Patience
   reused: bool
 
   @property
@@ -119,7 +119,7 @@ def open_folder(
   folder: str,
   request: dict[str, Any],
   pad_id: int,
-  patience: reading.Patience,
+  patience: retry.Patience,
   reused: bool,
 ) -> list[Prepared]:
   """Reads a prepared folder after checking that it is complete.

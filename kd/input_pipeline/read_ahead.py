@@ -6,7 +6,7 @@ import threading
 import time
 
 from kd.core import types
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 
 
 class ReadAhead:
@@ -61,7 +61,7 @@ class ReadAhead:
     except queue.Empty:
       waited = time.monotonic() - self._asked
       if waited >= self._timeout_s:
-        raise reading.ReadError(
+        raise retry.ReadError(
           f'rows of step {self._step}: not read in {waited:.0f} s '
           '(data.read.timeout_s)'
         ) from None

@@ -11,7 +11,7 @@ from kd.core import types
 from kd.input_pipeline import mixing
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepared
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 
 
 class _Part:
@@ -35,7 +35,7 @@ class _Part:
     file = self._part.rows_file
     try:
       return self._part.patience.read(f'{file}: {what}', call)
-    except reading.DamagedError as e:
+    except retry.DamagedError as e:
       raise errors.ConfigError(
         file,
         f'is damaged: {e}',
@@ -49,7 +49,7 @@ class _Part:
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
     row = self._read(
       f'row {index}',
-      lambda: packing.from_bytes(reading.record(self._source, index)),
+      lambda: packing.from_bytes(retry.record(self._source, index)),
     )
     row['row_id'] = np.int32(self._first + index)
     return row

@@ -7,7 +7,7 @@ import pytest
 
 from kd.core import errors
 from kd.input_pipeline import prepare
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 from kd.input_pipeline import tokenizers
 
 # `read` and the last lines are the test's.
@@ -91,7 +91,7 @@ class User:
       cache_dir=str(self.rows),
       limit=-1,
       module=f'{name}_tasks',
-      patience=reading.Patience(attempts=3, wait_s=0.5, timeout_s=60.0),
+      patience=retry.Patience(attempts=3, wait_s=0.5, timeout_s=60.0),
       say=self.lines.append,
       **changes,
     )

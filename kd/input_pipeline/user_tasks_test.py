@@ -6,7 +6,7 @@ import pytest
 
 from kd.core import identity
 from kd.input_pipeline import file_digests
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 from kd.input_pipeline import user_cases
 
 _PYTHON_READER = """
@@ -268,7 +268,7 @@ add(NAME, seqio.FunctionDataSource(read, splits=['train']))
     ('server', "tf.errors.UnavailableError(None, None, 'no route')"),
   ):
     user.module(name, body.replace('{error}', error))
-    with pytest.raises(reading.ReadError, match='in 3 attempts') as e:
+    with pytest.raises(retry.ReadError, match='in 3 attempts') as e:
       user.prepare(name)
     assert e.value.exit_code == 1 and user.retries == [0.5, 1.0]
     user.retries.clear()

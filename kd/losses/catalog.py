@@ -5,9 +5,9 @@ from typing import Any
 
 from kd.core import errors
 from kd.core import schedules
+from kd.losses import cross_entropy as _task
+from kd.losses import divergence_terms as _soft
 from kd.losses import layer_terms as _layer_terms
-from kd.losses import soft as _soft
-from kd.losses import task as _task
 from kd.losses import terms
 
 # Imported for what they register.

@@ -9,9 +9,9 @@ from kd.core import types
 from kd.losses import attention_maps
 from kd.losses import catalog
 from kd.losses import features
+from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import selection
-from kd.losses import taps
 from kd.losses import terms
 
 B, L = 2, 5
@@ -62,14 +62,16 @@ def make_batch():
 
 
 def run(objective, layer_maps=None, share_path=False):
-  student_spec, teacher_spec = taps.specs(objective.taps_terms)
+  student_spec, teacher_spec = layer_objective.specs(objective.taps_terms)
   student, student_taps = shown(STUDENT, student_spec, 0)
   teacher, teacher_taps = shown(TEACHER, teacher_spec, 1)
-  paths, first_maps = taps.init(objective.taps_terms, jax.random.key(0))
+  paths, first_maps = layer_objective.init(
+    objective.taps_terms, jax.random.key(0)
+  )
   if share_path:
     paths = dict.fromkeys(paths, next(iter(paths.values())))
   batch = make_batch()
-  total, sums, bad = taps.total(
+  total, sums, bad = layer_objective.total(
     objective.taps_terms,
     paths,
     student_taps,
@@ -142,15 +144,15 @@ def test_no_gradient_reaches_the_teacher():
   objective = build(
     h=base.term('hidden_states'), r=base.term('attention_relations')
   )
-  student_spec, teacher_spec = taps.specs(objective.taps_terms)
+  student_spec, teacher_spec = layer_objective.specs(objective.taps_terms)
   _, student = shown(STUDENT, student_spec, 0)
   _, teacher = shown(TEACHER, teacher_spec, 1)
-  paths, _ = taps.init(objective.taps_terms, jax.random.key(0))
+  paths, _ = layer_objective.init(objective.taps_terms, jax.random.key(0))
   batch = make_batch()
   settings = objective_lib.settings(objective, batch, 0)
 
   def total(student, teacher):
-    return taps.total(
+    return layer_objective.total(
       objective.taps_terms,
       paths,
       student,
@@ -179,17 +181,17 @@ def test_tokens_at_which_the_teachers_layers_are_not_finite_are_counted():
   objective = build(
     h=base.term('hidden_states'), r=base.term('attention_relations')
   )
-  specs = taps.specs(objective.taps_terms)
+  specs = layer_objective.specs(objective.taps_terms)
   _, student = shown(STUDENT, specs[0], 0)
   _, teacher = shown(TEACHER, specs[1], 1)
-  paths, _ = taps.init(objective.taps_terms, jax.random.key(0))
+  paths, _ = layer_objective.init(objective.taps_terms, jax.random.key(0))
   batch = make_batch()
   batch = batch.replace(weights=batch.weights.at[0, 1].set(0.0))
   settings = objective_lib.settings(objective, batch, 0)
 
   @jax.jit
   def count(teacher):
-    total, _, bad = taps.total(
+    total, _, bad = layer_objective.total(
       objective.taps_terms,
       paths,
       student,

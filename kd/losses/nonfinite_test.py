@@ -10,11 +10,11 @@ from kd.core import types
 from kd.losses import attention_maps
 from kd.losses import catalog
 from kd.losses import distributions_test as sparse
+from kd.losses import eval_sums
 from kd.losses import features
 from kd.losses import layer_maps
 from kd.losses import objective as objective_lib
 from kd.losses import selection
-from kd.losses import statistics
 
 # At this size XLA's CPU kernels for maxima return a number where one operand is
 # NaN. They don't for a few small rows.
@@ -202,7 +202,7 @@ def test_accuracy_where_one_logit_alone_is_infinite():
   unembedding, hidden = np.eye(VOCAB), _logits(0)
   unembedding[3, 3], hidden[..., 3] = 1e20, hidden[..., 3] / 1e20
   hidden[AT][3] = 1e25  # Its logit overflows; the others are finite.
-  got = statistics.by_row(
+  got = eval_sums.by_row(
     jnp.asarray(hidden, jnp.float32),
     jnp.asarray(unembedding, jnp.float32),
     None,
@@ -217,7 +217,7 @@ def test_accuracy_where_one_logit_alone_is_infinite():
 def test_evaluation_counts_who_is_bad():
   @jax.jit
   def sums(student, distribution):
-    return statistics.by_row(
+    return eval_sums.by_row(
       jnp.asarray(student, jnp.float32),
       jnp.eye(VOCAB),
       types.Targets(distribution, None),

@@ -8,9 +8,9 @@ import pytest
 from kd.config import base
 from kd.core import types
 from kd.losses import catalog
+from kd.losses import eval_sums
 from kd.losses import objective
 from kd.losses import selection
-from kd.losses import statistics
 from kd.losses import terms as terms_lib
 
 KL = base.term('forward_kl', weight=0.7, temperature=2.0).to_dict()
@@ -342,7 +342,7 @@ def test_random_configurations_do_not_depend_on_chunks_or_row_order():
 
 def test_statistics_per_row():
   case = make_case(teacher_vocab=14)
-  got = statistics.by_row(
+  got = eval_sums.by_row(
     jnp.asarray(case['h']),
     jnp.asarray(case['w']),
     to_targets(case),

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
-from kd.models import block_pairs
+from kd.models import attention_mask
+from kd.models import blockwise_attention
 from kd.models import cudnn
 from kd.models import splash
-from kd.models import visibility
 from kd.partitioning import rules
 
 Array = types.Array
@@ -40,7 +40,7 @@ def dense(
     query: [B, L, N, H].
     key: [B, M, G, H].
     value: [B, M, G, H].
-    seen: bool [B, L, M], see visibility.mask.
+    seen: bool [B, L, M], see attention_mask.mask.
     scale: scores are multiplied by it.
 
   Returns:
@@ -60,7 +60,7 @@ def causal(
   query: Array,
   key: Array,
   value: Array,
-  sight: visibility.Sight,
+  sight: attention_mask.Sight,
   scale: float,
   kernel: str,
 ) -> Array:
@@ -84,7 +84,7 @@ def causal(
     return cudnn.attend(query, key, value, sight.window, scale, CUDNN)
   length = query.shape[1]
   if makes_scores_anew(length) or rules.parts('length', length) > 1:
-    return block_pairs.attend(query, key, value, sight, scale, _BLOCK)
+    return blockwise_attention.attend(query, key, value, sight, scale, _BLOCK)
   return in_slices(query, key, value, sight, scale, _slice_size(length))
 
 
@@ -98,9 +98,11 @@ def pairs_computed(length: int, window: int | None) -> int:
 
   Those that are hidden count too, where they share a block with others.
   """
-  sight = visibility.Sight(None, window)
+  sight = attention_mask.Sight(None, window)
   if makes_scores_anew(length):
-    return block_pairs.pairs(sight, length, _BLOCK, 1).key.size * _BLOCK**2
+    return (
+      blockwise_attention.pairs(sight, length, _BLOCK, 1).key.size * _BLOCK**2
+    )
   slices = _slices(sight, length, _slice_size(length))
   return sum((stop - start) * (stop - first) for start, stop, first in slices)
 
@@ -119,7 +121,7 @@ def in_slices(
   query: Array,
   key: Array,
   value: Array,
-  sight: visibility.Sight,
+  sight: attention_mask.Sight,
   scale: float,
   size: int,
 ) -> Array:
@@ -130,7 +132,7 @@ def in_slices(
   attended = []
   for start, stop, first in _slices(sight, query.shape[1], size):
     keys = slice(first, stop)
-    seen = visibility.mask(
+    seen = attention_mask.mask(
       sight.places.part(start, stop - start),
       sight.places.part(first, stop - first),
       sight.window,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd.models import visibility
+from kd.models import attention_mask
 
 SCALE = 0.25  # A power of two, as of all models but the largest.
 HEADS = 4
@@ -15,7 +15,7 @@ def places(*lengths, left=0, right=0):
   positions = np.concatenate([np.arange(n) for n in lengths])
   ids = np.repeat(np.arange(1, len(lengths) + 1), lengths)
   padded = [np.pad(x, (left, right))[None] for x in (positions, ids)]
-  return visibility.Places(*(jnp.asarray(x, jnp.int32) for x in padded))
+  return attention_mask.Places(*(jnp.asarray(x, jnp.int32) for x in padded))
 
 
 def heads(length, seed=0):

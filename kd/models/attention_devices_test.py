@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from kd.models import attention_cases as cases
-from kd.models import block_pairs
+from kd.models import attention_mask
+from kd.models import blockwise_attention
 from kd.models import splash
-from kd.models import visibility
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 
 _LENGTH = 768  # In parts of 192 or 384, which are no multiple of blocks.
-_PAIRS = functools.partial(block_pairs.attend, block=128)
+_PAIRS = functools.partial(blockwise_attention.attend, block=128)
 _SPLASH = functools.partial(splash.attend, interpret=True)
 
 
@@ -56,7 +56,7 @@ def test_parts_equal_the_formula(form, window, shape):
   mesh = mesh_lib.make(
     dict(zip(mesh_lib.AXES, shape, strict=True)), jax.devices()
   )
-  sight = visibility.Sight(_rows(), window)
+  sight = attention_mask.Sight(_rows(), window)
   attend = lambda *x: form(*x, sight=sight, scale=cases.SCALE)
   with rules.active(mesh):
     found = cases.run(attend, _arrays())
@@ -68,7 +68,7 @@ def test_parts_equal_the_formula(form, window, shape):
 def test_scores_are_made_for_each_part_alone():
   """Of 4 parts each makes the pairs of the last, the longest one."""
   mesh = mesh_lib.make({'fsdp': 2, 'sequence': 4, 'data': 1}, jax.devices())
-  sight = visibility.Sight(_rows(), None)
+  sight = attention_mask.Sight(_rows(), None)
   attend = lambda *x: _PAIRS(*x, sight=sight, scale=cases.SCALE)
   arrays = [jnp.asarray(x, jnp.float32) for x in _arrays()[:3]]
   with rules.active(mesh):

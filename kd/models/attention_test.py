@@ -5,12 +5,12 @@ import pytest
 
 from kd.models import attention
 from kd.models import attention_cases as cases
-from kd.models import block_pairs
-from kd.models import visibility
+from kd.models import attention_mask
+from kd.models import blockwise_attention
 
 _BLOCK = 8
 
-_FORMS = [attention.in_slices, block_pairs.attend]
+_FORMS = [attention.in_slices, blockwise_attention.attend]
 
 
 @pytest.mark.parametrize('form', _FORMS)
@@ -21,7 +21,7 @@ def test_blocks_equal_the_formula(window, form):
   arrays = cases.heads(37)
   # Padding's own results get no gradient, and of slices they mean nothing.
   arrays[-1] *= (np.asarray(places.segment_ids) > 0)[..., None, None]
-  sight = visibility.Sight(places, window)
+  sight = attention_mask.Sight(places, window)
   found = cases.run(lambda *x: form(*x, sight, cases.SCALE, _BLOCK), arrays)
   wanted = cases.exact(arrays, cases.seen(places, window))
   if form is attention.in_slices:
@@ -35,7 +35,7 @@ def test_padding_and_large_scores_stay_finite(form):
   places = cases.places(9, left=9, right=9)
   arrays = cases.heads(27)
   arrays[0] *= 1e3
-  sight = visibility.Sight(places, 4)
+  sight = attention_mask.Sight(places, 4)
   found = cases.run(lambda *x: form(*x, sight, cases.SCALE, _BLOCK), arrays)
   assert all(np.isfinite(x).all() for x in found)
 
@@ -45,7 +45,7 @@ def test_padding_and_large_scores_stay_finite(form):
 def test_a_segment_is_bit_blind_to_the_one_before(window, form):
   """Both reach over borders of blocks and further than the window."""
   first, second = 21, 19
-  sight = visibility.Sight(cases.places(first, second), window)
+  sight = attention_mask.Sight(cases.places(first, second), window)
   arrays, others = (
     cases.heads(first + second),
     cases.heads(first + second, seed=1),
@@ -61,15 +61,17 @@ def test_a_segment_is_bit_blind_to_the_one_before(window, form):
 def test_bfloat16_is_as_close_to_the_formula_as_all_scores_at_once():
   places = cases.places(64)
   arrays = [np.asarray(jnp.bfloat16(x), np.float64) for x in cases.heads(64)]
-  seen = visibility.mask(places, places, None)
-  sight = visibility.Sight(places, None)
+  seen = attention_mask.mask(places, places, None)
+  sight = attention_mask.Sight(places, None)
   wanted = cases.exact(arrays, cases.seen(places, None))
 
   def error(attend):
     found = cases.run(attend, arrays, jnp.bfloat16)
     return [np.abs(x - y).mean() for x, y in zip(found, wanted, strict=True)]
 
-  blocks = error(lambda *x: block_pairs.attend(*x, sight, cases.SCALE, _BLOCK))
+  blocks = error(
+    lambda *x: blockwise_attention.attend(*x, sight, cases.SCALE, _BLOCK)
+  )
   whole = error(lambda *x: attention.dense(*x, seen, cases.SCALE))
   assert (np.array(blocks) < 1.25 * np.array(whole)).all()
 
@@ -78,7 +80,7 @@ def _gradient(length, window):
   """The gradient as a function of abstract arrays, and these."""
 
   def run(query, key, value, places):
-    sight = visibility.Sight(places, window)
+    sight = attention_mask.Sight(places, window)
     out = attention.causal(query, key, value, sight, cases.SCALE, attention.XLA)
     return out.astype(jnp.float32).sum()
 
@@ -86,7 +88,7 @@ def _gradient(length, window):
     jax.ShapeDtypeStruct((1, length, n, 8), jnp.float32) for n in (4, 1)
   ]
   ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
-  places = visibility.Places(ids, ids)
+  places = attention_mask.Places(ids, ids)
   arguments = (shapes[0], shapes[1], shapes[1], places)
   return jax.jit(jax.grad(run, (0, 1, 2))), arguments
 

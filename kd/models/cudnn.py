@@ -3,7 +3,7 @@
 import jax
 
 from kd.core import types
-from kd.models import heads
+from kd.models import repeat_kv
 from kd.partitioning import rules
 
 Array = types.Array
@@ -42,7 +42,7 @@ def attend(
   Returns:
     [B, L, N, H].
   """
-  key, value = heads.for_each_part(key, value, query.shape[2])
+  key, value = repeat_kv.for_each_part(key, value, query.shape[2])
 
   def each(query, key, value):
     return jax.nn.dot_product_attention(

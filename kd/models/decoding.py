@@ -34,7 +34,7 @@ class Weights:
   Attributes:
     embedding: [V, D].
     layers: the parameters of each of the S layers, those of MLPs turned: the
-      axis that products sum over comes last, see products.project.
+      axis that products sum over comes last, see matmul.project.
     final_norm: those of the last norm.
   """
 

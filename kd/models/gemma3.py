@@ -15,10 +15,10 @@ import numpy as np
 from kd.core import errors
 from kd.core import types
 from kd.models import attention
+from kd.models import attention_mask
 from kd.models import gemma3_config
 from kd.models import layers
 from kd.models import taps
-from kd.models import visibility
 from kd.partitioning import rules
 
 Array = types.Array
@@ -160,10 +160,10 @@ class Gemma3(nn.Module):
       jnp.float32,
     )
     x = embed(embedding, tokens, self.dtype)
-    places = visibility.Places(positions, segment_ids)
+    places = attention_mask.Places(positions, segment_ids)
     seen = {
-      gemma3_config.LOCAL: visibility.Sight(places, c.window),
-      gemma3_config.GLOBAL: visibility.Sight(places, None),
+      gemma3_config.LOCAL: attention_mask.Sight(places, c.window),
+      gemma3_config.GLOBAL: attention_mask.Sight(places, None),
     }
     angles = layers.angles(c, positions)
     with jax.named_scope(layers.TRANSFORMER_LAYERS):

@@ -11,7 +11,7 @@ from kd.core import bounds
 from kd.core import types
 from kd.models import attention
 from kd.models import gemma3_config
-from kd.models import products
+from kd.models import matmul
 from kd.partitioning import rules
 
 Array = types.Array
@@ -137,8 +137,8 @@ class Attention(nn.Module):
     Args:
       x: [B, L, D].
       angles: [B, L, H / 2], see rotary_angles.
-      seen: without a cache, an visibility.Sight; with one, bool [B, L, M], True
-        where a query sees a key.
+      seen: without a cache, an attention_mask.Sight; with one, bool [B, L, M],
+        True where a query sees a key.
       cache: None, or (key, value), each [B, M, G, H], to write to and read.
       slots: None, or int32 [B, L], where in the cache each position goes.
 
@@ -170,7 +170,7 @@ class Attention(nn.Module):
       return RMSNorm(c.norm_epsilon, 'head_width', name=name)
 
     def project(w, axis):
-      projected = products.project(x, w)
+      projected = matmul.project(x, w)
       if cache is None:
         return projected
       return rules.constrain(projected, ('batch', None, axis, None))
@@ -193,7 +193,7 @@ class Attention(nn.Module):
       )
       names = ('gathered_batch', None, 'heads', None)
       attended = rules.constrain(attended, names)
-    return products.project(attended, w_out), cache, heads
+    return matmul.project(attended, w_out), cache, heads
 
 
 _WIDE, _NARROW, _NORM = ('embed', 'mlp'), ('mlp', 'embed'), ('norm',)
@@ -218,10 +218,10 @@ class MLP(nn.Module):
 def _mlp_block(epsilon, axes, x, before, gate, up, down, after):
   """Returns [B, L, D], x plus the MLP's output; `axes` are those of x."""
   y = rms_norm(x, before, epsilon)
-  hidden = nn.gelu(products.project(y, gate), approximate=True)
-  hidden = hidden * products.project(y, up)
+  hidden = nn.gelu(matmul.project(y, gate), approximate=True)
+  hidden = hidden * matmul.project(y, up)
   hidden = rules.constrain(hidden, (*axes[:2], 'mlp'))
-  return x + rms_norm(products.project(hidden, down), after, epsilon)
+  return x + rms_norm(matmul.project(hidden, down), after, epsilon)
 
 
 class Layer(nn.Module):
@@ -259,7 +259,7 @@ class Layer(nn.Module):
     d = self.config.embed_dim
     # As one function of positions: it is all that a long row's gradient makes
     # once more.
-    x = products.by_position(
+    x = matmul.by_position(
       functools.partial(_mlp_block, self.config.norm_epsilon, axes),
       x,
       (

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd.models import attention
+from kd.models import attention_mask
 from kd.models import gemma3_config
 from kd.models import layers
-from kd.models import visibility
 
 
 def test_rms_norm_multiplies_by_one_more_than_its_weight_in_float32():
@@ -67,8 +67,8 @@ def test_attention_has_the_query_scale_and_no_soft_cap():
   x = random.normal(size=(1, 5, 8)).astype(np.float32)
   positions = np.arange(5)[None]
   angles = layers.rotary_angles(positions, 8, 1e6, 1.0)
-  sight = visibility.Sight(
-    visibility.Places(positions, positions * 0 + 1), None
+  sight = attention_mask.Sight(
+    attention_mask.Places(positions, positions * 0 + 1), None
   )
   params = module.init(jax.random.key(0), x, angles, sight, None, None)
   params = jax.tree.map(

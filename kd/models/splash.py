@@ -17,8 +17,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 import jax.numpy as jnp
 
 from kd.core import types
-from kd.models import heads
-from kd.models import visibility
+from kd.models import attention_mask
+from kd.models import repeat_kv
 from kd.partitioning import rules
 
 Array = types.Array
@@ -42,7 +42,7 @@ def attend(
   query: Array,
   key: Array,
   value: Array,
-  sight: visibility.Sight,
+  sight: attention_mask.Sight,
   scale: float,
   interpret: bool,
 ) -> Array:
@@ -71,7 +71,7 @@ def attend(
     """[B, L, n, H] to [B, n, padded L, H]."""
     return jnp.swapaxes(_padded(x, block * parts), 1, 2)
 
-  key, value = heads.for_each_part(key, value, count)
+  key, value = repeat_kv.for_each_part(key, value, count)
   query, key, value = (laid_out(x) for x in (query * scale, key, value))
   ids = _padded(sight.places.segment_ids, block * parts)
   kernel = _kernel(

@@ -8,17 +8,17 @@ import pytest
 
 from kd.config import variants
 from kd.core import errors
+from kd.models import attention_backend
 from kd.models import attention_cases as cases
-from kd.models import block_pairs
+from kd.models import attention_mask
+from kd.models import blockwise_attention
 from kd.models import gemma3_config
-from kd.models import kernels
 from kd.models import splash
-from kd.models import visibility
 
 _LENGTH = 300  # Three blocks, the last one padded.
 _1B = gemma3_config.from_variant('1b', variants.VARIANTS, '')
-_TPU = kernels.Place('tpu', 0.0, packed=True, length_parts=1)
-_GPU = kernels.Place('gpu', 9.0, packed=False, length_parts=1)
+_TPU = attention_backend.Place('tpu', 0.0, packed=True, length_parts=1)
+_GPU = attention_backend.Place('gpu', 9.0, packed=False, length_parts=1)
 
 
 @pytest.mark.parametrize('window', [None, 1, 127, 128, 129])
@@ -28,7 +28,7 @@ def test_packed_segments_equal_the_formula(window):
   arrays = cases.heads(_LENGTH)
   real = (np.asarray(places.segment_ids) > 0)[..., None, None]
   arrays[-1] *= real
-  sight = visibility.Sight(places, window)
+  sight = attention_mask.Sight(places, window)
   attend = lambda *x: splash.attend(*x, sight, cases.SCALE, interpret=True)
   found = cases.run(attend, arrays)
   assert np.isfinite(found[0]).all()
@@ -41,7 +41,7 @@ def test_packed_segments_equal_the_formula(window):
 def test_bfloat16_is_as_close_as_pairs_of_blocks():
   places = cases.places(128)
   arrays = [np.asarray(jnp.bfloat16(x), np.float64) for x in cases.heads(128)]
-  sight = visibility.Sight(places, None)
+  sight = attention_mask.Sight(places, None)
   wanted = cases.exact(arrays, cases.seen(places, None))
 
   def error(attend):
@@ -49,7 +49,9 @@ def test_bfloat16_is_as_close_as_pairs_of_blocks():
     return [np.abs(x - y).mean() for x, y in zip(found, wanted, strict=True)]
 
   ours = error(lambda *x: splash.attend(*x, sight, cases.SCALE, True))
-  pairs = error(lambda *x: block_pairs.attend(*x, sight, cases.SCALE, 64))
+  pairs = error(
+    lambda *x: blockwise_attention.attend(*x, sight, cases.SCALE, 64)
+  )
   assert (np.array(ours) < 1.5 * np.array(pairs)).all()
 
 
@@ -62,19 +64,19 @@ def test_blocks_waste_less_than_the_smallest(length, parts, block):
 
 
 def test_auto_is_the_kernel_of_the_platform():
-  choose = lambda place, dtype='bfloat16', config=_1B: kernels.choose(
+  choose = lambda place, dtype='bfloat16', config=_1B: attention_backend.choose(
     'auto', config, dtype, place, 'student.attention'
   )
-  assert choose(_TPU) == kernels.SPLASH
-  assert choose(_GPU) == kernels.CUDNN
+  assert choose(_TPU) == attention_backend.SPLASH
+  assert choose(_GPU) == attention_backend.CUDNN
   changed = lambda **fields: dataclasses.replace(_GPU, **fields)
-  assert choose(changed(packed=True)) == kernels.XLA
-  assert choose(changed(length_parts=2)) == kernels.XLA
-  assert choose(changed(capability=8.0)) == kernels.XLA  # 256 wide.
-  assert choose(changed(platform='cpu')) == kernels.XLA
-  assert choose(_GPU, 'float32') == kernels.XLA
+  assert choose(changed(packed=True)) == attention_backend.XLA
+  assert choose(changed(length_parts=2)) == attention_backend.XLA
+  assert choose(changed(capability=8.0)) == attention_backend.XLA  # 256 wide.
+  assert choose(changed(platform='cpu')) == attention_backend.XLA
+  assert choose(_GPU, 'float32') == attention_backend.XLA
   narrow = dataclasses.replace(_1B, head_dim=64)
-  assert choose(_TPU, config=narrow) == kernels.XLA
+  assert choose(_TPU, config=narrow) == attention_backend.XLA
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_auto_is_the_kernel_of_the_platform():
 )
 def test_what_a_kernel_cannot_do_is_said(name, place, words):
   with pytest.raises(errors.ConfigError) as error:
-    kernels.choose(name, _1B, 'bfloat16', place, 'student.attention')
+    attention_backend.choose(name, _1B, 'bfloat16', place, 'student.attention')
   assert str(error.value).startswith('student.attention: ')
   for word in words:
     assert word in str(error.value)

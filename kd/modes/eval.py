@@ -10,7 +10,7 @@ from kd.evaluation import intervals
 from kd.evaluation import measures
 from kd.evaluation import results
 from kd.evaluation import table
-from kd.teachers import fingerprints
+from kd.teachers import param_digest
 from kd.train import evaluate as evaluate_lib
 from kd.train import outputs
 from kd.train import recorded
@@ -39,7 +39,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   )
   result = evaluator(params, lambda: None)
   # Asked of all processes: each holds a part of the parameters.
-  model = run.student.identity(fingerprints.of(params))
+  model = run.student.identity(param_digest.of(params))
   if jax.process_index() == 0:
     _write(run, workdir, result, model, say)
 

@@ -11,7 +11,7 @@ from kd.partitioning import rules
 from kd.sampling import engine
 from kd.sampling import fields as sampling_fields
 from kd.sampling import prompts
-from kd.teachers import fingerprints
+from kd.teachers import param_digest
 from kd.train import outputs
 from kd.train import session
 
@@ -56,7 +56,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       settings,
       path,
       fields.logprobs,
-      identity.digest(run.student.identity(fingerprints.of(params))),
+      identity.digest(run.student.identity(param_digest.of(params))),
       say,
       progress=lambda done, total: task.set(done),
     )

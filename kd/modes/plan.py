@@ -8,16 +8,16 @@ import ml_collections
 from kd.config import base
 from kd.core import errors
 from kd.core import folders
-from kd.planning import advice
 from kd.planning import chips
-from kd.planning import compiler
+from kd.planning import compile_client
 from kd.planning import costs
 from kd.planning import estimates
 from kd.planning import libtpu
+from kd.planning import planned_run
 from kd.planning import programs
 from kd.planning import records
 from kd.planning import search
-from kd.planning import subject
+from kd.planning import suggestions
 from kd.planning import tables
 
 
@@ -49,7 +49,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     libtpu.packages()
   if config.plan.search:
     for length in lengths:
-      of_length = subject.changed(config, {'data.length': length})
+      of_length = planned_run.changed(config, {'data.length': length})
       _search(of_length, chosen, workdir)
     return
   planned, helps = [], []
@@ -68,8 +68,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 def _by_formula(config, chosen, length):
   """Returns the estimate by formula of rows of a length."""
   try:
-    return advice.estimate(
-      subject.changed(config, {'data.length': length}), chosen
+    return suggestions.estimate(
+      planned_run.changed(config, {'data.length': length}), chosen
     )
   except errors.ConfigError as e:
     if e.path == 'data.length' and config.plan.lengths:
@@ -111,7 +111,9 @@ def _help(estimate):
   """Returns changes that would make it fit; [] if it does."""
   if not estimate.refused:
     return []
-  return advice.lines(subject.changed(estimate.run.config, {}), estimate)
+  return suggestions.lines(
+    planned_run.changed(estimate.run.config, {}), estimate
+  )
 
 
 def compiled(
@@ -125,11 +127,11 @@ def compiled(
     That estimate and the compiler's, once all its programs are compiled.
 
   Raises:
-    KdError: see compiler.run.
+    KdError: see compile_client.run.
   """
   by_length = {paper.run.config.data.length: paper for paper in papers}
   answers = {length: {} for length in by_length}
-  for answer in compiler.run(config, chosen, list(by_length), None, say):
+  for answer in compile_client.run(config, chosen, list(by_length), None, say):
     paper, so_far = by_length[answer.length], answers[answer.length]
     run, wanted = paper.run, programs.of(paper.run)
     so_far[answer.program] = answer
@@ -155,9 +157,9 @@ def _search(config, chosen, workdir):
   tried = []
   for candidate in ranked[: config.plan.compiled]:
     say(candidate.lines)
-    changed = subject.changed(config, candidate.changes)
+    changed = planned_run.changed(config, candidate.changes)
     # A candidate's estimate shares the model of its mesh's first candidate.
-    whole = advice.estimate(changed, chosen)
+    whole = suggestions.estimate(changed, chosen)
     for paper, estimate in _estimates(changed, chosen, [whole]):
       tried.append((candidate, estimate))
       _add(workdir, tables.record(estimate, paper, _help(estimate)))

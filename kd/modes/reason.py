@@ -19,10 +19,10 @@ from kd.reasoning import selection
 from kd.reasoning import traces
 from kd.sampling import fields as sampling_fields
 from kd.sampling import requests
-from kd.teachers import fingerprints
+from kd.teachers import param_digest
+from kd.train import load_params
 from kd.train import lock
 from kd.train import outputs
-from kd.train import parameters
 from kd.train import resolved
 from kd.train import samplers
 from kd.train import session
@@ -51,7 +51,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   with lock.shared(folder, _PATH, say):
     model, params = _model(run, workdir)
     settings = sampling_fields.settings(fields, stops)
-    seal = _seal(run, shots, settings, fingerprints.of(params))
+    seal = _seal(run, shots, settings, param_digest.of(params))
     found = chains.sample(
       asked,
       samplers.make(run, model, params),
@@ -133,7 +133,7 @@ def _model(run, workdir):
       legal="'student', or teacher.source 'live' or 'rollout'",
     )
   seed = run.config.seed
-  return run.teacher, parameters.load(run.teacher, seed, 'teacher.init', None)
+  return run.teacher, load_params.load(run.teacher, seed, 'teacher.init', None)
 
 
 def _seal(

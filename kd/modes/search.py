@@ -19,7 +19,7 @@ from kd.reasoning import tree_run
 from kd.reasoning import tree_search
 from kd.sampling import fields as sampling_fields
 from kd.sampling import requests
-from kd.teachers import fingerprints
+from kd.teachers import param_digest
 from kd.train import lock
 from kd.train import outputs
 from kd.train import resolve
@@ -58,7 +58,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   model = digest = None
   if _asks_model(fields):
     params = outputs.student_params(run, workdir)
-    digest = fingerprints.of(params)
+    digest = param_digest.of(params)
     model = _model(run, params)
   with lock.shared(folder, 'search.folder', say):
     trees = tree_run.run(

@@ -18,15 +18,15 @@ from kd.losses import catalog
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
-from kd.teachers import fingerprints
 from kd.teachers import live
+from kd.teachers import param_digest
 from kd.train import best as best_lib
 from kd.train import describe
 from kd.train import evaluate as evaluate_lib
+from kd.train import load_params
 from kd.train import lock
 from kd.train import loop
 from kd.train import outputs
-from kd.train import parameters
 from kd.train import recorded
 from kd.train import report
 from kd.train import resolve
@@ -117,7 +117,7 @@ class Teachers:
 def load_teachers(run: resolved.Run) -> Teachers:
   """Loads the live teachers."""
   models = live_feed.load(run) if run.teachers else []
-  return Teachers(models, [fingerprints.of(t.params) for t in models])
+  return Teachers(models, [param_digest.of(t.params) for t in models])
 
 
 def _inputs(
@@ -199,11 +199,11 @@ class _Training:
   def _init(self) -> types.PyTree:
     run, teachers = self._run, self._teachers.models
     teacher_params = teachers[0].params if teachers else None
-    params = parameters.load(
+    params = load_params.load(
       run.student, run.config.seed, 'student.init', teacher_params
     )
     # The baseline may begin in a later process: from the same parameters.
-    workdirs.check_input(self._workdir, 'student.init', fingerprints.of(params))
+    workdirs.check_input(self._workdir, 'student.init', param_digest.of(params))
     return params
 
   def _feed(self, objective):
@@ -227,7 +227,7 @@ class _Training:
       self._folder(folder, step),
       f'step_{step}',
       self._run.student,
-      fingerprints.of(params),
+      param_digest.of(params),
       lambda: self._evaluator(params, check),
     )
 

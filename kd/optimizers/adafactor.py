@@ -9,7 +9,7 @@ import optax
 
 from kd.core import schedules
 from kd.core import types
-from kd.optimizers import gated
+from kd.optimizers import skip_nonfinite
 
 Array = types.Array
 Mask = Callable[[types.PyTree], types.PyTree]
@@ -59,7 +59,7 @@ def adafactor(
   weight_decay: float,
   decayed: Mask,
   stacked: Mask,
-) -> gated.Transformation:
+) -> skip_nonfinite.Transformation:
   """Returns Adafactor with decoupled weight decay, as AdamW has it.
 
   Args:
@@ -145,4 +145,4 @@ def adafactor(
     )
     return updates, State(optax.safe_increment(state.count), *moments)
 
-  return gated.gated(optax.GradientTransformation(init, update))
+  return skip_nonfinite.gated(optax.GradientTransformation(init, update))

@@ -12,8 +12,8 @@ from kd.core import registry
 from kd.core import schedules
 from kd.core import types
 from kd.optimizers import adafactor as adafactor_lib
-from kd.optimizers import gated
-from kd.optimizers import host
+from kd.optimizers import skip_nonfinite
+from kd.optimizers import state_offload
 
 OPTIMIZERS = registry.Registry('optimizer')
 # Fields of `optimizer` that are no argument of the named builder.
@@ -50,12 +50,14 @@ def stacked_mask(params: types.PyTree) -> types.PyTree:
 @OPTIMIZERS.register('adamw')
 def adamw(
   learning_rate, *, weight_decay: float, b1: float, b2: float, epsilon: float
-) -> gated.Transformation:
+) -> skip_nonfinite.Transformation:
   """AdamW (arXiv 1711.05101)."""
   for name, value in (('b1', b1), ('b2', b2)):
     if not 0 <= value < 1:
       raise errors.ConfigError(name, f'found {value}', legal='[0, 1)')
-  return gated.adamw(learning_rate, b1, b2, epsilon, weight_decay, decay_mask)
+  return skip_nonfinite.adamw(
+    learning_rate, b1, b2, epsilon, weight_decay, decay_mask
+  )
 
 
 @OPTIMIZERS.register('adafactor')
@@ -66,7 +68,7 @@ def adafactor(
   decay_rate: float,
   clip_update: float,
   scale_by_parameter: bool,
-) -> gated.Transformation:
+) -> skip_nonfinite.Transformation:
   """Adafactor (arXiv 1804.04235) without momentum."""
   if not clip_update > 0:
     raise errors.ConfigError(
@@ -101,7 +103,7 @@ def _clip(max_norm):
 
 def build(
   spec: Mapping[str, Any], steps: int
-) -> tuple[gated.Transformation, schedules.Schedule]:
+) -> tuple[skip_nonfinite.Transformation, schedules.Schedule]:
   """The optimizer and its learning rate.
 
   Args:
@@ -132,5 +134,5 @@ def build(
   if spec['clip_norm'] > 0:
     transformation = optax.chain(_clip(spec['clip_norm']), transformation)
   if spec['state_memory'] == 'host':
-    transformation = host.moved(transformation)
+    transformation = state_offload.moved(transformation)
   return transformation, rate

@@ -10,8 +10,8 @@ from kd.models import decoding
 from kd.partitioning import rules
 from kd.planning import buffers
 from kd.planning import hlo_text
+from kd.planning import planned_run
 from kd.planning import programs
-from kd.planning import subject
 from kd.train.feeds import abstract
 
 _ASSIGNED = """\
@@ -135,7 +135,7 @@ def _run():
       'plan.prompt_length': 16,
     }
   )
-  return subject.on_devices(config, jax.devices()[:1])
+  return planned_run.on_devices(config, jax.devices()[:1])
 
 
 @pytest.fixture(scope='module', name='lowered')

@@ -7,7 +7,7 @@ from kd.models import attention
 from kd.models import gemma3_config
 from kd.planning import buffers
 from kd.planning import chips
-from kd.planning import compiler
+from kd.planning import compile_client
 from kd.planning import flops
 from kd.planning import hlo
 from kd.planning import programs
@@ -53,13 +53,13 @@ class Cost:
 
 
 def compiled(
-  run: resolved.Run, program: programs.Program, answer: compiler.Compiled
+  run: resolved.Run, program: programs.Program, answer: compile_client.Compiled
 ) -> Cost:
   """The cost that a compiled program says it has."""
   memory = buffers.read(
-    answer.text(compiler.BUFFERS), answer.text(compiler.LIVE)
+    answer.text(compile_client.BUFFERS), answer.text(compile_client.LIVE)
   )
-  text = answer.text(compiler.PROGRAM)
+  text = answer.text(compile_client.PROGRAM)
   moved = traffic.count(text, program.trips)
   return Cost(
     name=program.name,

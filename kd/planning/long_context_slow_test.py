@@ -18,11 +18,11 @@ import pytest
 
 from kd.config import base
 from kd.models import attention
+from kd.models import attention_mask
 from kd.models import gemma3
 from kd.models import gemma3_config
-from kd.models import visibility
-from kd.optimizers import host
 from kd.optimizers import optimizers
+from kd.optimizers import state_offload
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.planning import libtpu
@@ -54,7 +54,7 @@ _WINDOWS = {'local': 512, 'global': None}
 
 def _program(kernel, window):
   def attended(query, key, value, places):
-    sight = visibility.Sight(places, window)
+    sight = attention_mask.Sight(places, window)
     out = attention.causal(query, key, value, sight, 1 / 16, kernel)
     return out.astype(jnp.float32).sum()
 
@@ -71,7 +71,7 @@ def _arguments(mesh):
   return (
     array(_QUERIES, 256),
     *(array(_KEYS, 256),) * 2,
-    visibility.Places(ids, ids),
+    attention_mask.Places(ids, ids),
   )
 
 
@@ -114,7 +114,7 @@ def _offloaded(mesh):
   far = lambda x: jax.ShapeDtypeStruct(
     x.shape,
     x.dtype,
-    sharding=x.sharding.with_memory_kind(host.memory_kind(optimizer)),
+    sharding=x.sharding.with_memory_kind(state_offload.memory_kind(optimizer)),
   )
   state = optax.tree_map_params(
     optimizer,

@@ -12,7 +12,7 @@ from kd.config import overrides
 from kd.core import errors
 from kd.planning import buffers
 from kd.planning import chips
-from kd.planning import compiler
+from kd.planning import compile_client
 from kd.planning import libtpu
 
 _COMMAND = (
@@ -123,7 +123,7 @@ def test_with_other_compiler_flags_a_program_is_compiled_again(
   )
   chosen = chips.parse(config.plan.topology)
   teacher = lambda: next(
-    compiler.run(config, chosen, [256], ['teacher'], print)
+    compile_client.run(config, chosen, [256], ['teacher'], print)
   )
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
   monkeypatch.delenv('XLA_FLAGS', raising=False)

@@ -20,12 +20,12 @@ from kd.core import types
 from kd.models import decoding
 from kd.models import gemma3
 from kd.partitioning import rules
-from kd.planning import subject
+from kd.planning import planned_run
 from kd.sampling import device
 from kd.sampling import picking
 from kd.sampling import requests
 from kd.teachers import live
-from kd.train import parameters
+from kd.train import load_params
 from kd.train import resolved
 from kd.train import update
 from kd.train.feeds import abstract
@@ -79,7 +79,7 @@ def local_bytes(tree: types.PyTree, of_host: bool = False) -> int:
 def state(run: resolved.Run) -> update.TrainState:
   """Returns the student's training state."""
   return update.abstract_state(
-    parameters.abstract(run.student), run.objective, run.optimizer, run.mesh
+    load_params.abstract(run.student), run.objective, run.optimizer, run.mesh
   )
 
 
@@ -103,7 +103,7 @@ def targets(run: resolved.Run) -> types.Targets | None:
   if not run.objective.needs_teacher:
     return None
   source = feed.source(run.config)
-  return source.abstract_targets(run, subject.source_config)
+  return source.abstract_targets(run, planned_run.source_config)
 
 
 def teacher_names(run: resolved.Run) -> list[str]:
@@ -203,7 +203,7 @@ def decode(run: resolved.Run) -> Program:
     )
     return ids, logprobs
 
-  params = parameters.abstract(run.student)
+  params = load_params.abstract(run.student)
   everywhere = rules.replicated(run.mesh)
   ints = abstract.array((rows,), jnp.int32, everywhere)
   function = jax.jit(answer)

@@ -8,7 +8,7 @@ from kd.core import errors
 from kd.core import json_files
 from kd.core import run_info
 from kd.planning import estimates
-from kd.planning import picture
+from kd.planning import plot
 from kd.planning import tables
 
 RESULTS, TABLE, PICTURE = 'plan.json', 'plan.md', 'plan.png'
@@ -76,7 +76,7 @@ def write(workdir: str, rows: list[dict[str, Any]]) -> None:
   run_info.write_json(os.path.join(workdir, RESULTS), {_ROWS: rows})
   table = os.path.join(workdir, TABLE)
   run_info.write_text(table, tables.markdown(rows))
-  picture.draw(rows, os.path.join(workdir, PICTURE))
+  plot.draw(rows, os.path.join(workdir, PICTURE))
 
 
 def paths(workdir: str) -> list[str]:

@@ -7,11 +7,11 @@ import pytest
 
 from configs import gemma3_tpu
 from kd.core import errors
-from kd.planning import advice
 from kd.planning import chips
 from kd.planning import estimates
-from kd.planning import picture
+from kd.planning import plot
 from kd.planning import records
+from kd.planning import suggestions
 from kd.planning import tables
 
 
@@ -27,7 +27,7 @@ def _row(source=estimates.PAPER, date='', **changes):
     }
     | changes
   )
-  estimate = advice.estimate(config, chips.parse('v5e:2x4'))
+  estimate = suggestions.estimate(config, chips.parse('v5e:2x4'))
   row = tables.record(estimate, estimate, [])
   return row | {'source': source, 'date': date}
 
@@ -61,7 +61,7 @@ def _texts(axes):
 
 def test_a_picture_of_one_length_has_a_bar_for_each_program():
   row = json.loads(json.dumps(_row(), sort_keys=True))
-  drawn = picture.figure([row])
+  drawn = plot.figure([row])
   (axes,), (legend,) = drawn.axes, drawn.legends
   assert _texts(axes) == ['teacher', 'step', 'decode']
   tops = [0.0, 0.0, 0.0]
@@ -77,7 +77,7 @@ def test_a_picture_of_one_length_has_a_bar_for_each_program():
   # The legend is within the picture.
   box = legend.get_window_extent()
   assert 0 <= box.x0 < box.x1 <= drawn.bbox.width
-  two = picture.figure([row, _row(**{'data.length': 512})])
+  two = plot.figure([row, _row(**{'data.length': 512})])
   assert _texts(two.axes[0]) == ['256', '512']
 
 

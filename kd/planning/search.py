@@ -12,11 +12,11 @@ from kd.core import config as config_lib
 from kd.core import errors
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
-from kd.planning import advice
 from kd.planning import chips
 from kd.planning import costs
 from kd.planning import estimates
-from kd.planning import subject
+from kd.planning import planned_run
+from kd.planning import suggestions
 from kd.planning import tables
 from kd.train.feeds import feed
 
@@ -45,7 +45,7 @@ class Candidate:
   @property
   def lines(self) -> str:
     """The flags to paste into a command."""
-    return advice.flags(self.changes)
+    return suggestions.flags(self.changes)
 
 
 def meshes(count: int) -> Iterator[dict[str, int]]:
@@ -116,16 +116,18 @@ def _changes(config, base):
 
 def _on_mesh(config, chosen, base) -> Iterator[Candidate]:
   """Yields the ways on one mesh; what the run keeps is counted once."""
-  whole = subject.changed(config, {**base, 'optimizer.micro_batches': 1})
-  run = subject.on_paper(whole, chosen.count)
+  whole = planned_run.changed(config, {**base, 'optimizer.micro_batches': 1})
+  run = planned_run.on_paper(whole, chosen.count)
   held = costs.held(run)
   for changes in _changes(config, base):
     rows = changes['optimizer.micro_batches'] * rules.row_parts(run.mesh)
     if changes['data.batch_size'] % rows:
       continue
-    changed = ml_collections.FrozenConfigDict(subject.changed(config, changes))
+    changed = ml_collections.FrozenConfigDict(
+      planned_run.changed(config, changes)
+    )
     same = dataclasses.replace(run, config=changed)
-    yield Candidate(changes, advice.on_paper(same, held, chosen))
+    yield Candidate(changes, suggestions.on_paper(same, held, chosen))
 
 
 def ranked(

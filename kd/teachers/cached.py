@@ -14,9 +14,9 @@ from kd.core import identity
 from kd.core import run_info
 from kd.core import tensor_files
 from kd.core import types
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 from kd.partitioning import rules
-from kd.teachers import methods
+from kd.teachers import compression
 from kd.teachers import records
 from kd.teachers import shards
 
@@ -30,7 +30,7 @@ class Cache:
     self,
     folder: str,
     manifest: dict[str, Any],
-    patience: reading.Patience,
+    patience: retry.Patience,
   ):
     """Opens the files.
 
@@ -46,7 +46,7 @@ class Cache:
     self.folder, self.manifest, self._patience = folder, manifest, patience
     self._check_files(manifest['shards'], deep=False, where='')
     request = manifest['request']
-    self.method = methods.METHODS.build(request['method'], 'method')
+    self.method = compression.METHODS.build(request['method'], 'method')
     self.vocab_size = request['vocab_size']
     self.most_entries = max(
       (s['statistics']['most_entries'] for s in manifest['shards']), default=0
@@ -56,7 +56,7 @@ class Cache:
       self._source = grain.sources.ArrayRecordDataSource(files)
     except Exception as e:  # array_record raises kinds of its own.
       self._check_files(manifest['shards'], deep=True, where='')
-      raise reading.ReadError(f'{folder}: cannot be opened: {e}') from e
+      raise retry.ReadError(f'{folder}: cannot be opened: {e}') from e
     self._first_rows = [facts['first_row'] for facts in manifest['shards']]
 
   def __len__(self) -> int:
@@ -80,10 +80,10 @@ class Cache:
       return self._patience.read(
         what,
         lambda: records.decode(
-          reading.record(self._source, row_id), self.method, self.vocab_size
+          retry.record(self._source, row_id), self.method, self.vocab_size
         ),
       )
-    except reading.ReadError:
+    except retry.ReadError:
       # What was changed stays so: that is not for another try.
       number = bisect.bisect_right(self._first_rows, row_id) - 1
       facts = self.manifest['shards'][number]

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from kd.core import types
-from kd.input_pipeline import reading
-from kd.teachers import blocks
+from kd.input_pipeline import retry
+from kd.teachers import blockwise_topk
 from kd.teachers import cached
-from kd.teachers import methods
+from kd.teachers import compression
 from kd.teachers import scoring
+from kd.teachers import shard_writer
 from kd.teachers import shards
-from kd.teachers import writing
 
 _ROWS, _LENGTH, _VOCAB = 4, 64, 90
-_PATIENCE = reading.Patience(attempts=1, wait_s=0.0, timeout_s=1.0)
+_PATIENCE = retry.Patience(attempts=1, wait_s=0.0, timeout_s=1.0)
 
 
 def _batch():
@@ -35,7 +35,9 @@ def _through_files(folder, name, method, logits):
   """Writes what the method keeps of logits [V] at every position; reads it."""
   tokens = _ROWS * _LENGTH
   kept = jax.jit(
-    lambda x, keys: method.keep(methods.Seen(None, blocks.look(x), keys))
+    lambda x, keys: method.keep(
+      compression.Seen(None, blockwise_topk.look(x), keys)
+    )
   )(jnp.tile(logits, (tokens, 1)), jax.random.split(jax.random.key(3), tokens))
   grid = lambda x: np.asarray(x).reshape(_ROWS, _LENGTH, *x.shape[1:])
   zeros = np.zeros((_ROWS, _LENGTH), np.float32)
@@ -43,7 +45,9 @@ def _through_files(folder, name, method, logits):
     jax.tree.map(grid, kept), zeros, zeros, None, zeros, zeros[..., None] == 0
   )
   (shard,) = shards.plan(_ROWS, _ROWS)
-  series = writing.Series(str(folder), [shard], method, _VOCAB, ['a teacher'])
+  series = shard_writer.Series(
+    str(folder), [shard], method, _VOCAB, ['a teacher']
+  )
   batch = _batch()
   for row in range(_ROWS):
     series.add(batch, scored, row)
@@ -67,7 +71,7 @@ def test_weights_of_drawn_ids_have_the_teacher_as_their_mean(
   logits = np.random.default_rng(0).normal(0, 2, _VOCAB).astype(np.float32)
   p = np.exp(logits.astype(np.float64))
   p /= p.sum()
-  method = methods.METHODS.build(
+  method = compression.METHODS.build(
     {'name': name, 'draws': draws, 'logprobs': stored_as}
     | ({'entries': exact} if exact else {}),
     'method',

@@ -10,9 +10,9 @@ All numbers are little-endian; n positions count, with E entries in all.
   entries:     n x uint16 entries of each position; n x float16 log-mass of all
                but the most likely ids (if these are kept); n x float16 lowest
                log-probability (of 8-bit ones); E ids less the one before, see
-               codes.pack_ids; E x uint8 codes or float16 log-probabilities;
-               E x uint8 how often each was drawn, uint16 from 256 draws on (if
-               any is)
+               quantization.pack_ids; E x uint8 codes or float16
+               log-probabilities; E x uint8 how often each was drawn, uint16
+               from 256 draws on (if any is)
   hidden:      n x float16 entropy; n x D bfloat16, or n x float32 steps and
                n x D int8
   uint32       CRC-32 of all before
@@ -28,8 +28,8 @@ import numpy as np
 
 from kd.core import types
 from kd.input_pipeline import packing
-from kd.teachers import codes
-from kd.teachers import methods
+from kd.teachers import compression
+from kd.teachers import quantization
 
 _HEADER = struct.Struct('<8s3I')
 _CHECK = struct.Struct('<I')
@@ -87,7 +87,7 @@ def digest_of(batch: types.Batch, at: int) -> bytes:
   return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
-def encode(row: Row, method: methods.Method, vocab_size: int) -> bytes:
+def encode(row: Row, method: compression.Method, vocab_size: int) -> bytes:
   """The record of a row."""
   size = 0 if row.hidden is None else row.hidden.shape[1]
   parts = [
@@ -113,14 +113,14 @@ def _encode_entries(row, method, vocab_size):
   if method.exact:
     yield _half(row.tail_logprob)
   logprobs = np.maximum(row.logprobs, _LEAST)
-  gaps = codes.gaps(row.ids, row.entries)
-  packed = codes.pack_ids(gaps, codes.id_bits(vocab_size))
+  gaps = quantization.gaps(row.ids, row.entries)
+  packed = quantization.pack_ids(gaps, quantization.id_bits(vocab_size))
   if method.stored_as == 'uint8':
-    lowest = codes.lowest(logprobs, row.entries)
+    lowest = quantization.lowest(logprobs, row.entries)
     each = np.repeat(lowest.astype(np.float32), row.entries)
     yield lowest.astype('<f2').tobytes()
     yield packed
-    yield codes.encode(logprobs, each).tobytes()
+    yield quantization.encode(logprobs, each).tobytes()
   else:
     yield packed
     yield logprobs.astype('<f2').tobytes()
@@ -162,7 +162,7 @@ class _Reader:
     return self.data[self.at - count : self.at]
 
 
-def decode(data: bytes, method: methods.Method, vocab_size: int) -> Row:
+def decode(data: bytes, method: compression.Method, vocab_size: int) -> Row:
   """The inverse of encode, up to rounding.
 
   Kept ids and the tail are made to sum to 1 again.
@@ -204,12 +204,14 @@ def _decode_entries(reader, method, vocab_size, n):
     tail = reader.take('<f2', n).astype(np.float32)
   if method.stored_as == 'uint8':
     lowest = reader.take('<f2', n).astype(np.float32)
-  bits = codes.id_bits(vocab_size)
-  packed = reader.take_bytes(codes.packed_size(total, bits))
-  ids = codes.from_gaps(codes.unpack_ids(packed, total, bits), entries)
+  bits = quantization.id_bits(vocab_size)
+  packed = reader.take_bytes(quantization.packed_size(total, bits))
+  ids = quantization.from_gaps(
+    quantization.unpack_ids(packed, total, bits), entries
+  )
   if method.stored_as == 'uint8':
     each = np.repeat(lowest, entries)
-    logprobs = codes.decode(reader.take('u1', total), each)
+    logprobs = quantization.decode(reader.take('u1', total), each)
   else:
     logprobs = reader.take('<f2', total).astype(np.float32)
   if method.draws:

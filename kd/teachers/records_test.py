@@ -9,7 +9,7 @@ import pytest
 
 from kd.core import types
 from kd.input_pipeline import packing
-from kd.teachers import methods
+from kd.teachers import compression
 from kd.teachers import records
 
 V = 300
@@ -59,7 +59,7 @@ def _by_position(row, values):
 
 @pytest.mark.parametrize('stored_as', ['uint8', 'float16'])
 def test_kept_ids_and_tail_come_back_as_one_distribution(stored_as):
-  method = methods.Method('top_k', stored_as, 20, 1.0, 0)
+  method = compression.Method('top_k', stored_as, 20, 1.0, 0)
   row = _row(np.random.default_rng(0))
   found = records.decode(records.encode(row, method, V), method, V)
   assert found.digest == row.digest
@@ -87,7 +87,7 @@ def test_kept_ids_and_tail_come_back_as_one_distribution(stored_as):
 
 @pytest.mark.parametrize('draws', [50, 255, 256, 4000])
 def test_drawn_ids_keep_their_counts(draws):
-  method = methods.Method('sampled', 'uint8', draws, 1.0, draws)
+  method = compression.Method('sampled', 'uint8', draws, 1.0, draws)
   row = _row(np.random.default_rng(1), draws=draws)
   row.counts[0] = draws  # All draws of a position are the same id.
   found = records.decode(records.encode(row, method, V), method, V)
@@ -98,7 +98,7 @@ def test_drawn_ids_keep_their_counts(draws):
 
 def test_only_ids_that_were_not_drawn_are_normalized():
   """The tail's mass holds that of drawn ids: they would count twice."""
-  method = methods.Method('stratified', 'float16', 20, 1.0, 4)
+  method = compression.Method('stratified', 'float16', 20, 1.0, 4)
   row = _row(np.random.default_rng(5), draws=5)
   counts = row.counts * (np.arange(len(row.counts)) % 3 == 0)
   kept = _by_position(row, np.exp(row.logprobs) * (counts == 0))
@@ -136,7 +136,7 @@ def test_a_digest_depends_on_everything_in_a_row():
 def test_hidden_states_stay_within_half_a_step():
   row = _row(np.random.default_rng(2), hidden=24)
   for stored_as in ('bfloat16', 'int8'):
-    method = methods.Method('hidden', stored_as, 0, 1.0, 0)
+    method = compression.Method('hidden', stored_as, 0, 1.0, 0)
     found = records.decode(records.encode(row, method, V), method, V)
     error = np.abs(found.hidden.astype(np.float32) - row.hidden)
     if stored_as == 'int8':
@@ -152,8 +152,8 @@ def test_hidden_states_stay_within_half_a_step():
 def test_a_row_without_targets_has_a_record():
   rng = np.random.default_rng(3)
   for method, kind in (
-    (methods.Method('top_k', 'uint8', 20, 1.0, 0), {}),
-    (methods.Method('hidden', 'int8', 0, 1.0, 0), {'hidden': 8}),
+    (compression.Method('top_k', 'uint8', 20, 1.0, 0), {}),
+    (compression.Method('hidden', 'int8', 0, 1.0, 0), {'hidden': 8}),
   ):
     row = _row(rng, n=1, **kind)
     cut = {
@@ -167,7 +167,7 @@ def test_a_row_without_targets_has_a_record():
 
 
 def test_every_flipped_bit_and_every_cut_is_found():
-  method = methods.Method('top_k', 'uint8', 20, 1.0, 0)
+  method = compression.Method('top_k', 'uint8', 20, 1.0, 0)
   data = records.encode(_row(np.random.default_rng(4), n=3), method, V)
   for at in range(len(data)):
     flipped = bytearray(data)

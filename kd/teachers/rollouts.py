@@ -17,7 +17,7 @@ from kd.core import schedules
 from kd.core import types
 from kd.input_pipeline import packing
 from kd.sampling import requests
-from kd.teachers import replay
+from kd.teachers import replay_buffer
 
 # Apart from whatever else is drawn from the run's seed.
 _ROWS, _ANSWERS = 0x4011, 0x4012
@@ -110,7 +110,7 @@ class Rollouts:
     sampler: Sampler,
     share: schedules.Schedule,
     every: int,
-    buffer: replay.Buffer | None,
+    buffer: replay_buffer.Buffer | None,
     seed: int,
     pad_id: int,
     decode: Callable[[Sequence[int]], str],
@@ -211,7 +211,7 @@ class Rollouts:
     }
     length = prompts.tokens.shape[1]
     found = {
-      place: replay.Row(
+      place: replay_buffer.Row(
         answered(asked[place].ids, sample, length, self._pad_id),
         int(prompts.row_id[place]),
         step,
@@ -262,7 +262,7 @@ def _summary(
 
 
 def _replaced(
-  rows: types.Batch, found: Mapping[int, replay.Row]
+  rows: types.Batch, found: Mapping[int, replay_buffer.Row]
 ) -> types.Batch:
   """The batch with other rows at some places."""
   fields = {

@@ -13,7 +13,7 @@ from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.sampling import engine
 from kd.sampling import requests
-from kd.teachers import replay
+from kd.teachers import replay_buffer
 from kd.teachers import rollouts
 
 _LENGTH, _VOCAB, _STOP, _PAD = 16, 40, 2, 0
@@ -187,15 +187,15 @@ def test_rows_that_are_used_again_leave_no_prompt_out():
 
   sampler = _Echo()
   whole = run(
-    _make(sampler, every=2, buffer=replay.Buffer(2, _LENGTH)), range(10)
+    _make(sampler, every=2, buffer=replay_buffer.Buffer(2, _LENGTH)), range(10)
   )
   prompts = [request.ids[1] - 5 for request in sampler.asked]
   assert prompts == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
   ages = [scalars['rollout/age'] for _, scalars in whole]
   assert ages == [0, 1] * 5
-  begun, sampler = replay.Buffer(2, _LENGTH), _Echo()
+  begun, sampler = replay_buffer.Buffer(2, _LENGTH), _Echo()
   run(_make(sampler, every=2, buffer=begun), range(7))
-  resumed, sampler = replay.Buffer(2, _LENGTH), _Echo()
+  resumed, sampler = replay_buffer.Buffer(2, _LENGTH), _Echo()
   resumed.load(begun.state())
   rest = run(_make(sampler, every=2, buffer=resumed), range(7, 10))
   assert [request.ids[1] - 5 for request in sampler.asked] == [4, 4]

@@ -11,9 +11,9 @@ from kd.losses import chunks
 from kd.losses import distributions
 from kd.models import gemma3
 from kd.partitioning import rules
-from kd.teachers import blocks
+from kd.teachers import blockwise_topk
+from kd.teachers import compression
 from kd.teachers import live
-from kd.teachers import methods
 
 Array = types.Array
 
@@ -33,7 +33,7 @@ class Scored:
     finite: bool [..., n], whether each of n teachers' logits are finite.
   """
 
-  kept: methods.Kept
+  kept: compression.Kept
   target_logprob: Array
   log_normalizer: Array
   entropy: Array | None
@@ -43,7 +43,7 @@ class Scored:
 
 def make(
   teachers: Sequence[live.Teacher],
-  method: methods.Method,
+  method: compression.Method,
   vocab_size: int,
   chunk_tokens: int,
   seed: int,
@@ -119,7 +119,7 @@ def _look(chunk, tables, shares, method, vocab_size):
   ]
   size = min(vocab_size, *(x.shape[-1] for x in logits))
   one, sums = _one(logits, shares, size)
-  seen = blocks.look(one)
+  seen = blockwise_topk.look(one)
   at_target = jnp.take_along_axis(
     seen.logits.reshape(targets.size, -1), targets[:, None], axis=1
   )
@@ -128,7 +128,7 @@ def _look(chunk, tables, shares, method, vocab_size):
   if alone:
     sums = (normalizer[:, None],)
   kept = method.keep(
-    methods.Seen(
+    compression.Seen(
       hidden=hidden[0] if alone else None,
       blocks=seen,
       keys=jax.random.wrap_key_data(keys),

@@ -12,15 +12,15 @@ from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
 from kd.partitioning import rules
+from kd.teachers import compression
 from kd.teachers import live
-from kd.teachers import methods
 from kd.teachers import scoring
 
 _B, _L, _V = 8, 16, 260
 _WIDE = 264  # The teachers' columns: the student lacks the last four.
-_TOP = methods.Method('top_k', 'float16', 5, 1.0, 0)
-_DRAWN = methods.Method('sampled', 'float16', 40, 1.0, 40)
-_HIDDEN = methods.Method('hidden', 'bfloat16', 0, 1.0, 0)
+_TOP = compression.Method('top_k', 'float16', 5, 1.0, 0)
+_DRAWN = compression.Method('sampled', 'float16', 40, 1.0, 40)
+_HIDDEN = compression.Method('hidden', 'bfloat16', 0, 1.0, 0)
 
 
 def _batch():

@@ -10,8 +10,8 @@ from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
 from kd.partitioning import rules
+from kd.teachers import compression
 from kd.teachers import live
-from kd.teachers import methods
 from kd.teachers import scoring
 
 _ROWS, _LENGTH = 2, 8
@@ -41,7 +41,7 @@ def test_ids_that_are_left_out_tell_which_teacher_is_bad():
   sizes = gemma3_config.from_variant('nano', variants.VARIANTS, '')
   model = gemma3.build(sizes.keep_layers((5,)), 'float32', 'none', '')
   mesh = mesh_lib.make({'data': 1}, jax.devices()[:1])
-  method = methods.Method('top_k', 'float16', 5, 1.0, 0)
+  method = compression.Method('top_k', 'float16', 5, 1.0, 0)
   good, bad = _params(model, 0), _params(model, 1)
   bad['embedding'][_TOKENIZER] = np.nan
   teachers = [

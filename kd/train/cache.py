@@ -23,15 +23,15 @@ from kd.partitioning import placement
 from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.teachers import cached
-from kd.teachers import fingerprints
+from kd.teachers import compression
 from kd.teachers import live
 from kd.teachers import manifest as manifest_lib
-from kd.teachers import methods
+from kd.teachers import param_digest
+from kd.teachers import score_schedule as walk_lib
 from kd.teachers import scoring
+from kd.teachers import shard_writer
 from kd.teachers import shards
 from kd.teachers import source_files
-from kd.teachers import walk as walk_lib
-from kd.teachers import writing
 from kd.train import cache_report
 from kd.train import lock
 from kd.train import resolved
@@ -60,7 +60,7 @@ class Job:
 
   run: resolved.Run
   parts: Sequence[prepare_lib.Prepared]
-  method: methods.Method
+  method: compression.Method
   folder: str
   say: Say
 
@@ -95,7 +95,9 @@ def cache(run: resolved.Run, workdir: str, say: Say) -> None:
     NonFiniteError: the teacher's logits are not finite.
   """
   config = run.config
-  method = methods.METHODS.build(config.cache.method.to_dict(), 'cache.method')
+  method = compression.METHODS.build(
+    config.cache.method.to_dict(), 'cache.method'
+  )
   _check(run, method)
   folder = paths.expand(config.cache.folder)
   job = Job(run, training_rows.prepare(run, say), method, folder, say)
@@ -152,7 +154,7 @@ def _request(job: Job, teachers: Sequence[live.Teacher]) -> dict[str, Any]:
   """Returns the request: all that decides what the cache holds."""
   described = [
     {
-      'digest': fingerprints.of(loaded.params),
+      'digest': param_digest.of(loaded.params),
       'share': teacher.weight,
       'dtype': str(np.dtype(teacher.model.module.dtype)),
       'param_dtype': teacher.model.param_dtype,
@@ -247,7 +249,7 @@ def _score(job, teachers, wanted):
   mesh = job.run.teacher.mesh
   size = config.cache.batch_size
   walk = walk_lib.Walk(mesh, size, wanted)
-  series = writing.Series(
+  series = shard_writer.Series(
     job.folder,
     walk.shards,
     job.method,
@@ -371,6 +373,6 @@ def _verify(job, teachers, found):
     for at, number in enumerate(numbers[mine]):
       if number >= 0:
         comparison.add(
-          found.row_of(batch, at), writing.row_of(batch, scored, at)
+          found.row_of(batch, at), shard_writer.row_of(batch, scored, at)
         )
   comparison.say(job.say, len(chosen))

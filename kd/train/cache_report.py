@@ -11,7 +11,7 @@ from kd.core import errors
 from kd.core import run_info
 from kd.input_pipeline import prepare
 from kd.teachers import cached
-from kd.teachers import methods
+from kd.teachers import compression
 from kd.teachers import records
 from kd.teachers import shards
 
@@ -51,7 +51,7 @@ def _damaged_rows(folder, manifest, facts) -> Iterator[str]:
   if not os.path.exists(os.path.join(folder, facts['file'])):
     return
   request = manifest['request']
-  method = methods.METHODS.build(request['method'], 'method')
+  method = compression.METHODS.build(request['method'], 'method')
   bad = []
   for number, record in enumerate(shards.records(folder, facts)):
     try:
@@ -78,7 +78,7 @@ def measure(
   total = lambda name: sum(f['statistics'][name] for f in facts)
   positions = max(total('positions'), 1)
   size = sum(f['bytes'] for f in facts)
-  method = methods.METHODS.build(manifest['request']['method'], 'method')
+  method = compression.METHODS.build(manifest['request']['method'], 'method')
   found = {
     'rows': sum(f['rows'] for f in facts),
     'files': len(facts),
@@ -135,7 +135,7 @@ def report(
 class Comparison:
   """Compares stored targets with those that the teacher gives now."""
 
-  def __init__(self, method: methods.Method):
+  def __init__(self, method: compression.Method):
     self._method, self._errors = method, []
     self._shared, self._all = 0, 0
 

@@ -13,7 +13,7 @@ from kd.evaluation import likelihood
 from kd.evaluation import results
 from kd.evaluation import seqio_adapter
 from kd.input_pipeline import prepare
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import templates
 from kd.partitioning import placement
@@ -73,7 +73,7 @@ def prepare_sets(
       cache_dir=config.data.folder,
       limit=-1 if -1 in (entry.examples, entry.answers) else count,
       module=config.data.module,
-      patience=reading.Patience(**config.data.read),
+      patience=retry.Patience(**config.data.read),
       # The other processes then reuse what process 0 has prepared.
       refresh=config.data.refresh and jax.process_index() == 0,
       say=say,

@@ -11,19 +11,19 @@ from kd.core import errors
 from kd.core import quiet
 from kd.core import types
 from kd.input_pipeline import read_ahead
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 from kd.losses import objective as objective_lib
 from kd.partitioning import processes
 from kd.partitioning import rules
+from kd.train import adaptive_layer_map
 from kd.train import best as best_lib
+from kd.train import checkpointing
 from kd.train import divergence
-from kd.train import parameters
+from kd.train import load_params
 from kd.train import preemption
-from kd.train import remap
 from kd.train import resolved
-from kd.train import saver
+from kd.train import train_metrics
 from kd.train import update as update_lib
-from kd.train import window
 from kd.train.feeds import feed as feed_lib
 
 _READ_AHEAD = 2  # batches
@@ -69,7 +69,7 @@ class _Loop:
       from kd.metrics import writers
 
     self._job, self._config = job, job.run.config
-    self._saver = saver.Saver(
+    self._saver = checkpointing.Saver(
       job.workdir, self._config.checkpoint.keep, self._say
     )
     self._told = preemption.Agreement(job.run.mesh)
@@ -85,7 +85,9 @@ class _Loop:
         job.run.mesh,
       )
     )
-    self._remap = remap.Remap(job.run.student.module, job.objective)
+    self._remap = adaptive_layer_map.Remap(
+      job.run.student.module, job.objective
+    )
     self._start()
     self._pending, self._texts = None, {}
     self._timer = writers.StepTimer()
@@ -107,12 +109,14 @@ class _Loop:
     """Takes up the last good checkpoint, or makes the first state."""
     job, latest = self._job, self._saver.latest
     abstract = update_lib.abstract_state(
-      parameters.abstract(job.run.student),
+      load_params.abstract(job.run.student),
       job.objective,
       job.run.optimizer,
       job.run.mesh,
     )
-    position = saver.Position(job.feed.digest, window={}, evaluated=False)
+    position = checkpointing.Position(
+      job.feed.digest, window={}, evaluated=False
+    )
     if latest is None:
       state = update_lib.init_state(
         job.init(), job.objective, job.run.optimizer, self._config.seed
@@ -129,7 +133,7 @@ class _Loop:
     )
     self._step = latest or 0
     skip = self._config.nonfinite == 'skip'
-    self._window = window.Window(
+    self._window = train_metrics.Window(
       position.window,
       self._config.nonfinite_limit if skip else 0,
       job.feed.teacher_names,
@@ -176,7 +180,7 @@ class _Loop:
       self._job.feed.read,
       self._step,
       _READ_AHEAD,
-      reading.Patience(**self._config.data.read).timeout_s,
+      retry.Patience(**self._config.data.read).timeout_s,
     )
     self._timer.restart()
     with contextlib.closing(rows):
@@ -311,7 +315,7 @@ class _Loop:
       self._step,
       self.state,
       self._feed_state(),
-      saver.Position(
+      checkpointing.Position(
         self._job.feed.digest, self._window.state(), self._evaluated
       ),
       quality,

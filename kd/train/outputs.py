@@ -6,7 +6,7 @@ import dataclasses
 from kd.checkpoints import manager
 from kd.core import types
 from kd.sampling import requests
-from kd.train import parameters
+from kd.train import load_params
 from kd.train import resolved
 
 BASELINE = 'baseline'
@@ -32,10 +32,10 @@ def student_params(run: resolved.Run, workdir: str) -> types.PyTree:
     workdir: the folder that may hold a run.
   """
   if manager.latest_step(workdir) is not None:
-    return parameters.restore(
+    return load_params.restore(
       workdir, run.student, run.config.export.checkpoint, '--workdir'
     )
-  return parameters.load(run.student, run.config.seed, 'student.init', None)
+  return load_params.load(run.student, run.config.seed, 'student.init', None)
 
 
 def student_source(run: resolved.Run, workdir: str) -> tuple[str, str]:

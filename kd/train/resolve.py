@@ -22,22 +22,22 @@ from kd.losses import catalog
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
+from kd.models import attention_backend
 from kd.models import gemma3
 from kd.models import gemma3_config
-from kd.models import kernels
 from kd.optimizers import optimizers
 from kd.partitioning import membership
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.sampling import engine
-from kd.train import architectures
 from kd.train import mesh_rules
 from kd.train import model_rules
+from kd.train import model_sizes
 from kd.train import resolved
-from kd.train import vocabularies
+from kd.train import shared_tokenizer
 from kd.train.feeds import feed
 
-# As architectures.source_config.
+# As model_sizes.source_config.
 SourceConfig = Callable[..., gemma3_config.Gemma3Config]
 Config = ml_collections.ConfigDict
 
@@ -66,11 +66,13 @@ def build_model(
     ConfigError: the devices have no such kernel, or do not divide a size.
   """
   module = gemma3.build(sizes, spec.dtype, remat, path)
-  kernel = kernels.choose(
+  kernel = attention_backend.choose(
     spec.attention,
     sizes,
     spec.dtype,
-    kernels.Place(*mesh_lib.platform(mesh), packed, rules.length_parts(mesh)),
+    attention_backend.Place(
+      *mesh_lib.platform(mesh), packed, rules.length_parts(mesh)
+    ),
     f'{path}.attention',
   )
   module = module.clone(kernel=kernel)
@@ -91,7 +93,7 @@ def source_sizes(
   Args:
     config: the run's.
     specs: the teachers' sections by path; see feed.Source.teacher_specs.
-    source_config: as architectures.source_config.
+    source_config: as model_sizes.source_config.
 
   Returns:
     Sizes by the path of the model, 'student' among them.
@@ -148,7 +150,7 @@ def build_student(
   Raises:
     ConfigError: as for build_teachers, or it keeps layers that do not exist.
   """
-  sizes = architectures.student_config(config.student, source)
+  sizes = model_sizes.student_config(config.student, source)
   model_rules.check_length(config, 'student', sizes)
   remat, packed = config.student.remat, config.data.pack
   return build_model(
@@ -160,8 +162,8 @@ def _objective(config, source, student, teachers):
   teacher = source.term_teacher(student, teachers)
   context = terms_lib.Context(
     steps=config.steps,
-    student=architectures.term_sizes(student.config),
-    teacher=teacher and architectures.term_sizes(teacher.config),
+    student=model_sizes.term_sizes(student.config),
+    teacher=teacher and model_sizes.term_sizes(teacher.config),
   )
   objective = objective_lib.Objective(
     terms=catalog.build(config.losses.to_dict(), context),
@@ -191,7 +193,7 @@ def shapes(
   Args:
     config: as the flag gave it.
     make_mesh: from the config's `mesh` to some of the devices.
-    source_config: which sizes a model has; see architectures.source_config.
+    source_config: which sizes a model has; see model_sizes.source_config.
 
   Raises:
     ConfigError: names the first thing that is wrong.
@@ -247,7 +249,7 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   sources = init_sources({**specs, 'student': config.student})
   # Loaded when `shapes` needs it, after what it finds wrong without.
   tokenizer = functools.cache(lambda: _load_tokenizer(config, sources))
-  source_config = vocabularies.source_config(tokenizer)
+  source_config = shared_tokenizer.source_config(tokenizer)
   run = shapes(config, mesh_maker(devices), source_config)
   run = with_tokenizer(run, tokenizer())
   for path, init in sources.items():
@@ -257,7 +259,7 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
 
 def _load_tokenizer(config, sources):
   first = feed.source(config).tokenizer_inits()
-  return vocabularies.tokenizer(config.data, {**first, **sources})
+  return shared_tokenizer.tokenizer(config.data, {**first, **sources})
 
 
 def mesh_maker(devices: Sequence[jax.Device]) -> mesh_rules.MakeMesh:
@@ -290,7 +292,7 @@ def with_tokenizer(
     specs = feed.source(run.config).teacher_specs()
     models |= zip(specs, run.teacher_models, strict=True)
   for path, model in models.items():
-    vocabularies.check(tokenizer, path, model.config)
+    shared_tokenizer.check(tokenizer, path, model.config)
   template = run.config.data.template
   templates.check_tokenizer(tokenizer, template, 'data.template')
   return dataclasses.replace(run, tokenizer=tokenizer)

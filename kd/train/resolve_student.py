@@ -12,12 +12,12 @@ from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.partitioning import membership
 from kd.sampling import fields
-from kd.train import architectures
 from kd.train import mesh_rules
 from kd.train import model_rules
+from kd.train import model_sizes
 from kd.train import resolve as resolve_lib
 from kd.train import resolved
-from kd.train import vocabularies
+from kd.train import shared_tokenizer
 from kd.train.feeds import feed
 
 Config = ml_collections.ConfigDict
@@ -58,17 +58,17 @@ def resolve_student(
   sources = resolve_lib.init_sources(specs)
   if manager.latest_step(workdir) is not None:
     sources = {'--workdir': f'workdir:{workdir}', **sources}
-    tokenizer = vocabularies.tokenizer(config.data, sources)
+    tokenizer = shared_tokenizer.tokenizer(config.data, sources)
     student = _trained(config, workdir, mesh)
-    source_config = vocabularies.source_config(lambda: tokenizer)
+    source_config = shared_tokenizer.source_config(lambda: tokenizer)
     sizes = {
       path: source_config(spec, path, None) for path, spec in specs.items()
     }
   else:
     sources = {'student.init': config.student.init, **sources}
     _check_has_weights(config, workdir)
-    tokenizer = vocabularies.tokenizer(config.data, sources)
-    source_config = vocabularies.source_config(lambda: tokenizer)
+    tokenizer = shared_tokenizer.tokenizer(config.data, sources)
+    source_config = shared_tokenizer.source_config(lambda: tokenizer)
     sizes = resolve_lib.source_sizes(config, specs, source_config)
     student = resolve_lib.build_student(config, sizes['student'], mesh)
   teachers_mesh = mesh
@@ -89,7 +89,7 @@ def resolve_student(
 
 def _trained(config, workdir, mesh):
   """The student that the workdir's run has trained."""
-  sizes = architectures.from_workdir(workdir, '--workdir')
+  sizes = model_sizes.from_workdir(workdir, '--workdir')
   return resolve_lib.build_model(
     config.student,
     'student',

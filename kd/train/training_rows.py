@@ -10,9 +10,9 @@ from kd.core import identity
 from kd.core import types
 from kd.input_pipeline import mixing
 from kd.input_pipeline import prepare as prepare_lib
-from kd.input_pipeline import reading
+from kd.input_pipeline import rationale_dropping
+from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
-from kd.input_pipeline import shortening
 from kd.partitioning import processes
 from kd.train import resolved
 
@@ -38,7 +38,7 @@ def prepare(run: resolved.Run, say: Say) -> list[prepare_lib.Prepared]:
     cache_dir=config.data.folder,
     limit=config.data.examples,
     module=config.data.module,
-    patience=reading.Patience(**config.data.read),
+    patience=retry.Patience(**config.data.read),
     # The other processes then reuse what process 0 has prepared.
     refresh=config.data.refresh and jax.process_index() == 0,
     say=say,
@@ -123,7 +123,7 @@ def digest(
 def _dropped(run):
   """The share of rationales that rows are without, by step, or None."""
   spec = run.config.data.rationale.to_dict()
-  return shortening.build(spec, 'data.rationale', run.config.steps)
+  return rationale_dropping.build(spec, 'data.rationale', run.config.steps)
 
 
 def read(
@@ -142,4 +142,4 @@ def read(
   if dropped is None:
     return rows
   pad_id = run.tokenizer.pad_id
-  return shortening.Shortened(rows, dropped, config.seed, pad_id)
+  return rationale_dropping.Shortened(rows, dropped, config.seed, pad_id)

@@ -12,11 +12,11 @@ from kd.core import host_memory
 from kd.core import schedules
 from kd.core import types
 from kd.losses import chunks
+from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import selection
-from kd.losses import taps
 from kd.models import gemma3
-from kd.optimizers import host
+from kd.optimizers import state_offload
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 
@@ -94,7 +94,7 @@ def init_state(
 ) -> TrainState:
   """The state before the first update."""
   key = jax.random.key(seed)
-  paths, layer_maps = taps.init(objective.taps_terms, key)
+  paths, layer_maps = layer_objective.init(objective.taps_terms, key)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -135,7 +135,7 @@ def abstract_state(
 
   def like_param(leaf, param):
     if leaf.shape == param.shape:
-      kind = host.memory_kind(optimizer)
+      kind = state_offload.memory_kind(optimizer)
       return like(leaf, param.sharding.with_memory_kind(kind))
     if leaf.ndim != param.ndim:
       return like(leaf, replicated)
@@ -172,14 +172,14 @@ def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
 
 def _loss(model, objective):
   """Returns the function from (params, paths) to the total and its Sums."""
-  student_spec, _ = taps.specs(objective.taps_terms)
+  student_spec, _ = layer_objective.specs(objective.taps_terms)
   spec = gemma3.TapSpec(*student_spec)
 
   def loss(trained, batch, targets, settings, layer_maps, key):
     params, paths = trained
     hidden, student_taps = gemma3.forward(model, params, batch, spec)
     keys = jax.random.split(key)
-    total, sums, bad_taps = taps.total(
+    total, sums, bad_taps = layer_objective.total(
       objective.taps_terms,
       paths,
       student_taps,

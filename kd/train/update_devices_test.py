@@ -9,9 +9,9 @@ import pytest
 from kd.config import base
 from kd.core import types
 from kd.losses import catalog
+from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import selection
-from kd.losses import taps
 from kd.losses import terms as terms_lib
 from kd.models import gemma3
 from kd.models import gemma3_config
@@ -20,7 +20,7 @@ from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
 from kd.partitioning import rules
 from kd.teachers import live
-from kd.train import architectures
+from kd.train import model_sizes
 from kd.train import update
 
 # One term of each kind, so that a mesh is wrong for none of them.
@@ -84,7 +84,7 @@ def _init(model, seed):
 
 
 def _objective():
-  sizes = architectures.term_sizes(SIZES)
+  sizes = model_sizes.term_sizes(SIZES)
   context = terms_lib.Context(steps=10, student=sizes, teacher=sizes)
   # Half the positions, by entropy: their choice must not depend on the mesh.
   kept = selection.build({'rule': 'student_entropy', 'share': 0.5}, '', 10)
@@ -106,7 +106,7 @@ def _programs(shape, count, micro_batches, remat):
   params = jax.device_put(_init(model, 0), shardings)
   teacher = jax.device_put(_init(model, 1), shardings)
   objective = _objective()
-  _, spec = taps.specs(objective.taps_terms)
+  _, spec = layer_objective.specs(objective.taps_terms)
   targets = live.make(
     [live.Teacher(model, teacher, 1.0)],
     SIZES.vocab_size,

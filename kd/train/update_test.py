@@ -15,7 +15,7 @@ from kd.losses import terms as terms_lib
 from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.optimizers import optimizers
-from kd.train import architectures
+from kd.train import model_sizes
 from kd.train import update
 
 _WIDTH, _VOCAB = 16, 48
@@ -76,7 +76,7 @@ def _make(dtype, micro_batches, keys):
   model = gemma3.build(_SIZES, dtype, 'none', '')
   lr = base.schedule('warmup_linear', peak=1.0, warmup_steps=4, final=0.0)
   optimizer, rate = optimizers.build(base.adamw(lr).to_dict(), 12)
-  sizes = architectures.term_sizes(_SIZES)
+  sizes = model_sizes.term_sizes(_SIZES)
   context = terms_lib.Context(steps=12, student=sizes, teacher=sizes)
   terms = catalog.build({k: _TERMS[k].to_dict() for k in keys}, context)
   objective = objective_lib.Objective(terms, selection.everywhere(), 64)

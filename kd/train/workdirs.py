@@ -21,7 +21,7 @@ from kd.core import json_files
 from kd.core import run_info
 from kd.input_pipeline import tokenizers
 from kd.partitioning import processes
-from kd.train import architectures
+from kd.train import model_sizes
 from kd.train import resolved
 
 CONFIG_FILE = 'config.json'
@@ -194,7 +194,7 @@ def _begin(run, workdir, changes, inputs, mixture):
     'mixture': mixture,
   }
   text = config_lib.to_json(run.config) + '\n'
-  run_info.write_json(os.path.join(workdir, architectures.RUN_FILE), value)
+  run_info.write_json(os.path.join(workdir, model_sizes.RUN_FILE), value)
   run_info.write_text(os.path.join(workdir, CONFIG_FILE), text)
   run_info.write_bytes(
     os.path.join(workdir, tokenizers.MODEL_FILE), run.tokenizer.model_proto
@@ -202,7 +202,7 @@ def _begin(run, workdir, changes, inputs, mixture):
 
 
 def _read_run(workdir):
-  return json_files.read_in(workdir, architectures.RUN_FILE, '--workdir')
+  return json_files.read_in(workdir, model_sizes.RUN_FILE, '--workdir')
 
 
 def _check_inputs(workdir, old, inputs):
@@ -234,7 +234,7 @@ def check_input(workdir: str, name: str, digest: str) -> None:
     _check_inputs(workdir, old, {name: digest})
     if name not in old['inputs']:
       old['inputs'][name] = digest
-      file = os.path.join(workdir, architectures.RUN_FILE)
+      file = os.path.join(workdir, model_sizes.RUN_FILE)
       run_info.write_json(file, old)
 
   processes.from_first(record)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from kd.core import types
 from kd.partitioning import rules
 from kd.teachers import live
-from kd.train import parameters
+from kd.train import load_params
 from kd.train import resolved
 
 
@@ -42,7 +42,7 @@ def teacher_params(run: resolved.Run) -> list[types.PyTree]:
       lambda x, dtype=teacher.model.param_dtype: array(
         x.shape, dtype, x.sharding
       ),
-      parameters.abstract(teacher.model),
+      load_params.abstract(teacher.model),
     )
     for teacher in run.teachers
   ]

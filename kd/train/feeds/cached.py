@@ -10,13 +10,13 @@ from kd.core import identity
 from kd.core import paths
 from kd.core import types
 from kd.input_pipeline import prepare
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 from kd.losses import divergences
 from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.teachers import cached
+from kd.teachers import compression
 from kd.teachers import manifest as manifest_lib
-from kd.teachers import methods
 from kd.teachers import source_files
 from kd.train import resolved
 from kd.train.feeds import abstract
@@ -57,7 +57,7 @@ class Source(feed.Source):
 
   def abstract_targets(self, run, model_config):
     config, vocab_size = run.config, run.student.config.vocab_size
-    method = methods.METHODS.build(
+    method = compression.METHODS.build(
       config.cache.method.to_dict(), 'cache.method'
     )
     shape, sharding = abstract.batch_shape(run), rules.batch_sharding(run.mesh)
@@ -187,9 +187,7 @@ def open_cache(
   manifest_lib.check(
     manifest['request'], request(run, prepared), folder, 'cache.folder'
   )
-  return cached.Cache(
-    folder, manifest, reading.Patience(**run.config.data.read)
-  )
+  return cached.Cache(folder, manifest, retry.Patience(**run.config.data.read))
 
 
 def teacher_inits(config: feed.Config) -> dict[str, str]:
@@ -203,7 +201,7 @@ def teacher_inits(config: feed.Config) -> dict[str, str]:
 
 def _check_terms(config, method: Mapping[str, Any]):
   """Refuses losses that a cache of sampled ids cannot serve."""
-  kept = methods.METHODS.build(dict(method), 'cache.method')
+  kept = compression.METHODS.build(dict(method), 'cache.method')
   if not kept.draws:
     return
   for key, spec in config.losses.items():

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
-from kd.losses import taps
+from kd.losses import layer_objective
 from kd.models import gemma3
 from kd.partitioning import rules
 from kd.teachers import live
-from kd.train import parameters
+from kd.train import load_params
 from kd.train import resolved
 from kd.train.feeds import abstract
 from kd.train.feeds import feed
@@ -94,7 +94,7 @@ def load(run: resolved.Run) -> list[live.Teacher]:
   return [
     live.Teacher(
       teacher.model.module,
-      parameters.load(teacher.model, run.config.seed, f'{path}.init', None),
+      load_params.load(teacher.model, run.config.seed, f'{path}.init', None),
       teacher.weight,
     )
     for path, teacher in zip(specs, run.teachers, strict=True)
@@ -103,7 +103,7 @@ def load(run: resolved.Run) -> list[live.Teacher]:
 
 def tap_spec(run: resolved.Run) -> gemma3.TapSpec:
   """Returns the layer outputs that the objective reads of the first teacher."""
-  _, spec = taps.specs(run.objective.taps_terms)
+  _, spec = layer_objective.specs(run.objective.taps_terms)
   return gemma3.TapSpec(*spec)
 
 

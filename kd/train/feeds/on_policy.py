@@ -11,7 +11,7 @@ from kd.core import schedules
 from kd.sampling import engine
 from kd.sampling import fields
 from kd.sampling import requests
-from kd.teachers import replay
+from kd.teachers import replay_buffer
 from kd.teachers import rollouts as rollouts_lib
 from kd.train import resolved
 from kd.train import samplers
@@ -125,7 +125,7 @@ def _rollouts(run: resolved.Run) -> rollouts_lib.Rollouts:
   settings = _settings(config.rollout)
   buffer = None
   if config.rollout.buffer:
-    buffer = replay.Buffer(config.rollout.buffer, config.data.length)
+    buffer = replay_buffer.Buffer(config.rollout.buffer, config.data.length)
   return rollouts_lib.Rollouts(
     lambda params, asked: sample(params, asked, settings),
     config_rules.scheduled(config, 'rollout.share'),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from kd.core import registry
 from kd.core import types
-from kd.teachers import blocks as blocks_lib
+from kd.teachers import blockwise_topk as blocks_lib
 
 Array = types.Array
 

@@ -5,8 +5,8 @@ import sys
 
 _WAITING = """
 import time
-from kd.planning import compiling
-compiling.end_with_input()
+from kd.planning import compile_worker
+compile_worker.end_with_input()
 print('ready', flush=True)
 time.sleep(60)
 """

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd.models import products
+from kd.models import matmul
 
 _NAMES = (('embed', 'mlp'), ('mlp', 'embed'))
 
 
 def _function(x, into, out_of):
-  return products.project(jnp.tanh(products.project(x, into)), out_of)
+  return matmul.project(jnp.tanh(matmul.project(x, into)), out_of)
 
 
 def _values(dtype, length):
@@ -27,10 +27,10 @@ def test_slices_equal_whole_rows(monkeypatch, length):
   """Three slices, the last one cut short in rows of 21 positions."""
   (x, gradient), weights = _values(jnp.float32, length)
   weights = tuple(jnp.asarray(w, jnp.float32) for w in weights)
-  sliced = lambda x, *w: products.by_position(_function, x, w, _NAMES)
+  sliced = lambda x, *w: matmul.by_position(_function, x, w, _NAMES)
   out, pull = jax.vjp(_function, x, *weights)
-  monkeypatch.setattr(products, '_SLICE', 8)
-  assert products.slices(length) == -(-length // 8)
+  monkeypatch.setattr(matmul, '_SLICE', 8)
+  assert matmul.slices(length) == -(-length // 8)
   found, pull_sliced = jax.vjp(jax.jit(sliced), x, *weights)
   for got, want in zip(
     (found, *pull_sliced(gradient)), (out, *pull(gradient)), strict=True
@@ -40,22 +40,22 @@ def test_slices_equal_whole_rows(monkeypatch, length):
 
 def test_sums_over_slices_are_not_rounded(monkeypatch):
   """64 slices whose sum bfloat16 would stop adding to."""
-  monkeypatch.setattr(products, '_SLICE', 8)
+  monkeypatch.setattr(matmul, '_SLICE', 8)
   x = jnp.ones((1, 8 * 1024, 1), jnp.bfloat16)
   weight = jnp.ones((1, 1), jnp.float32)
-  run = lambda w: products.by_position(
-    products.project, x, (w,), (('embed', 'mlp'),)
+  run = lambda w: matmul.by_position(
+    matmul.project, x, (w,), (('embed', 'mlp'),)
   ).astype(jnp.float32)
   slope = jax.jit(jax.grad(lambda w: run(w).sum()))(weight)
   np.testing.assert_allclose(slope, 8 * 1024)
 
 
 def test_what_is_made_in_between_exists_for_a_slice(monkeypatch):
-  monkeypatch.setattr(products, '_SLICE', 64)
+  monkeypatch.setattr(matmul, '_SLICE', 64)
   wide = jax.ShapeDtypeStruct((4, 1024), jnp.float32)
   narrow = jax.ShapeDtypeStruct((1024, 4), jnp.float32)
   x = jax.ShapeDtypeStruct((1, 64 * 64, 4), jnp.float32)
-  run = lambda x, *w: products.by_position(_function, x, w, _NAMES).sum()
+  run = lambda x, *w: matmul.by_position(_function, x, w, _NAMES).sum()
   program = jax.jit(jax.grad(run, (0, 1, 2))).lower(x, wide, narrow).compile()
   whole = x.shape[1] * wide.shape[1] * 4
   assert program.memory_analysis().temp_size_in_bytes < whole / 4

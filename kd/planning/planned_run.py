@@ -10,8 +10,8 @@ from kd.config import variants
 from kd.core import errors
 from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
-from kd.train import architectures
 from kd.train import mesh_rules
+from kd.train import model_sizes
 from kd.train import resolve
 from kd.train import resolved
 
@@ -32,7 +32,7 @@ def source_config(
 ) -> gemma3_config.Gemma3Config:
   """Returns a model's sizes; other than in training, a variant is enough.
 
-  See architectures.source_config.
+  See model_sizes.source_config.
 
   Raises:
     ConfigError: neither a variant nor weights are named, or see there.
@@ -47,7 +47,7 @@ def source_config(
       f"found '', and {path}.init names no weights",
       legal=', '.join(variants.VARIANTS),
     )
-  return architectures.source_config(spec, path, teacher)
+  return model_sizes.source_config(spec, path, teacher)
 
 
 def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 
 from kd.core import types
 from kd.losses import chunks
+from kd.losses import cross_entropy
 from kd.losses import distributions
 from kd.losses import divergences
-from kd.losses import task
 
 Array = types.Array
 
@@ -50,7 +50,7 @@ def by_row(
     del index
     hidden_c, distribution_c, labels, weights = chunk
     student = chunks.project(hidden_c, unembedding)
-    nll = task.negative_log_likelihood(student, labels)
+    nll = cross_entropy.negative_log_likelihood(student, labels)
     hits = (jnp.argmax(student, axis=-1) == labels).astype(jnp.float32)
     # Logits that are not finite must count neither as a hit nor as a miss.
     bad = ~jnp.isfinite(nll)

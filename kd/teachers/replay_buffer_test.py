@@ -3,7 +3,7 @@
 import numpy as np
 
 from kd.input_pipeline import packing
-from kd.teachers import replay
+from kd.teachers import replay_buffer
 
 _LENGTH = 5
 
@@ -11,7 +11,7 @@ _LENGTH = 5
 def _row(number):
   fields = {name: np.full(_LENGTH, number, np.int32) for name in packing.FIELDS}
   fields['weights'] = np.full(_LENGTH, number / 8, np.float32)
-  return replay.Row(fields, 100 + number, number // 2)
+  return replay_buffer.Row(fields, 100 + number, number // 2)
 
 
 def _number(row):
@@ -25,7 +25,7 @@ def _number(row):
 
 
 def test_it_holds_the_last_ones_and_draws_each_once():
-  buffer, kept = replay.Buffer(4, _LENGTH), []
+  buffer, kept = replay_buffer.Buffer(4, _LENGTH), []
   draws = np.random.default_rng(0)
   assert buffer.draw(3, draws) == []
   for number in range(11):
@@ -39,7 +39,7 @@ def test_it_holds_the_last_ones_and_draws_each_once():
 
 
 def test_draws_are_uniform():
-  buffer, draws = replay.Buffer(4, _LENGTH), np.random.default_rng(1)
+  buffer, draws = replay_buffer.Buffer(4, _LENGTH), np.random.default_rng(1)
   for number in range(6):
     buffer.add(_row(number))
   counts = np.zeros(6)
@@ -52,7 +52,10 @@ def test_draws_are_uniform():
 
 
 def test_what_is_loaded_goes_on_alike_and_shares_nothing():
-  one, other = replay.Buffer(3, _LENGTH), replay.Buffer(3, _LENGTH)
+  one, other = (
+    replay_buffer.Buffer(3, _LENGTH),
+    replay_buffer.Buffer(3, _LENGTH),
+  )
   for number in range(5):
     one.add(_row(number))
   state = one.state()
@@ -65,7 +68,7 @@ def test_what_is_loaded_goes_on_alike_and_shares_nothing():
       for b in (one, other)
     ]
     assert found[0] == found[1]
-  again = replay.Buffer(3, _LENGTH)
+  again = replay_buffer.Buffer(3, _LENGTH)
   again.load(state)
   drawn = [_number(row) for row in again.draw(3, np.random.default_rng(0))]
   assert sorted(drawn) == [2, 3, 4]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kd.core import errors
+from kd.train import train_metrics
 from kd.train import update
-from kd.train import window
 
 
 def _out(loss):
@@ -27,7 +27,7 @@ def _window(state, allowed, say):
   advise = lambda teachers, step: (
     f'unchanged since step {step}, {list(teachers)}'
   )
-  return window.Window(state, allowed, ['the teacher (A)'], advise, say)
+  return train_metrics.Window(state, allowed, ['the teacher (A)'], advise, say)
 
 
 def test_the_first_stops_and_is_named():
@@ -41,7 +41,9 @@ def test_the_first_stops_and_is_named():
 def test_a_teacher_is_named_before_the_losses_that_it_spoils():
   out = _out(math.nan).replace(nonfinite=np.float32([0, 3]))
   names = ['the teacher (teacher.init A)', 'the teacher (others.b.init B)']
-  w = window.Window({}, 0, names, lambda bad, step: f'{bad}, {step}', print)
+  w = train_metrics.Window(
+    {}, 0, names, lambda bad, step: f'{bad}, {step}', print
+  )
   with pytest.raises(errors.NonFiniteError) as e:
     w.add(1, out)
   assert e.value.teachers == (names[1],)

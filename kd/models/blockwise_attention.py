@@ -9,8 +9,8 @@ import numpy as np
 
 from kd.core import bounds
 from kd.core import types
-from kd.models import heads
-from kd.models import visibility
+from kd.models import attention_mask
+from kd.models import repeat_kv
 from kd.partitioning import rules
 
 Array = types.Array
@@ -26,7 +26,7 @@ def attend(
   query: Array,
   key: Array,
   value: Array,
-  sight: visibility.Sight,
+  sight: attention_mask.Sight,
   scale: float,
   block: int,
 ) -> Array:
@@ -43,7 +43,7 @@ def attend(
   if parts == 1:
     # Left to the compiler, which may split heads as it likes.
     return _own(query, key, value, ids, ids, plan, sight.window, scale, block)
-  key, value = heads.for_each_part(key, value, query.shape[2])
+  key, value = repeat_kv.for_each_part(key, value, query.shape[2])
 
   def each(*arrays):
     return _own(*arrays, sight.window, scale, block)
@@ -80,7 +80,9 @@ class Plan:
   is_real: Array
 
 
-def pairs(sight: visibility.Sight, length: int, block: int, parts: int) -> Plan:
+def pairs(
+  sight: attention_mask.Sight, length: int, block: int, parts: int
+) -> Plan:
   """The pairs in which a query may see a key, by blocks of queries in order.
 
   Args:
@@ -165,7 +167,7 @@ def _from_rows(x, block):
 def _scores(query, key, queries, keys, pair, window, scale):
   """Scores of a block of queries and one of keys, as rows: [B, G, ., b]."""
   block = key.shape[1]
-  seen = visibility.mask(
+  seen = attention_mask.mask(
     queries.part(pair.query * block, block),
     keys.part(pair.key * block, block),
     window,

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd.config import base
-from kd.optimizers import host
 from kd.optimizers import optimizers
+from kd.optimizers import state_offload
 
 _PARAMS = ({'matrix': jnp.ones((3, 4))}, {})
 
@@ -15,7 +15,7 @@ def _three(memory):
   lr = base.schedule('constant', peak=1e-2, warmup_steps=0)
   spec = base.adamw(lr, state_memory=memory).to_dict()
   optimizer, _ = optimizers.build(spec, 10)
-  kind = host.memory_kind(optimizer)
+  kind = state_offload.memory_kind(optimizer)
 
   def place(x):
     here = x.sharding.with_memory_kind(kind if x.ndim else None)

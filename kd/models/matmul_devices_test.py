@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd.models import products
+from kd.models import matmul
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 
@@ -12,7 +12,7 @@ _NAMES = (('embed', 'mlp'), ('mlp', 'embed'))
 
 
 def _function(x, into, out_of):
-  return products.project(jnp.tanh(products.project(x, into)), out_of)
+  return matmul.project(jnp.tanh(matmul.project(x, into)), out_of)
 
 
 def test_slices_of_split_rows_equal_whole_rows(monkeypatch):
@@ -22,13 +22,13 @@ def test_slices_of_split_rows_equal_whole_rows(monkeypatch):
   x, gradient = draw(2, 24, 8), draw(2, 24, 8)
   weights = draw(8, 16) / 3, draw(16, 8) / 4
   out, pull = jax.vjp(_function, x, *weights)
-  monkeypatch.setattr(products, '_SLICE', 5)
+  monkeypatch.setattr(matmul, '_SLICE', 5)
   mesh = mesh_lib.make(
     {'data': 1, 'fsdp': 2, 'tensor': 2, 'sequence': 2}, jax.devices()
   )
-  sliced = lambda x, *w: products.by_position(_function, x, w, _NAMES)
+  sliced = lambda x, *w: matmul.by_position(_function, x, w, _NAMES)
   with rules.active(mesh):
-    assert products.slices(24) == 3
+    assert matmul.slices(24) == 3
     found, pull_sliced = jax.vjp(jax.jit(sliced), x, *weights)
     made = (found, *pull_sliced(gradient))
   for got, want in zip(made, (out, *pull(gradient)), strict=True):

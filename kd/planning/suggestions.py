@@ -6,11 +6,11 @@ from typing import Any
 import ml_collections
 
 from kd.core import errors
+from kd.planning import analytic_cost
 from kd.planning import chips
 from kd.planning import costs
 from kd.planning import estimates
-from kd.planning import paper
-from kd.planning import subject
+from kd.planning import planned_run
 from kd.planning import tables
 from kd.train import resolved
 from kd.train.feeds import feed
@@ -26,7 +26,7 @@ def estimate(
   Raises:
     ConfigError: the config is wrong for the slice.
   """
-  run = subject.on_paper(config, chosen.count)
+  run = planned_run.on_paper(config, chosen.count)
   return on_paper(run, costs.held(run), chosen)
 
 
@@ -35,7 +35,7 @@ def on_paper(
 ) -> estimates.Estimate:
   """Returns the estimate by formula of a run whose shapes are known."""
   return estimates.Estimate(
-    run, chosen, estimates.PAPER, held, paper.of(run, held)
+    run, chosen, estimates.PAPER, held, analytic_cost.of(run, held)
   )
 
 
@@ -95,7 +95,7 @@ def lines(
   effects = []
   for changes in _changes(config, found):
     try:
-      after = estimate(subject.changed(config, changes), found.chosen).total
+      after = estimate(planned_run.changed(config, changes), found.chosen).total
     except errors.ConfigError:
       continue  # Batches or heads do not divide.
     effects.append((found.total * (1 - after / before), flags(changes)))
@@ -120,7 +120,7 @@ def _on_larger(config, found, before):
       'mesh.fsdp': -1,
     }
     try:
-      after = estimate(subject.changed(config, rows), chosen).total
+      after = estimate(planned_run.changed(config, rows), chosen).total
     except errors.ConfigError:
       continue
     fits = found.total * after / before <= chosen.chip.hbm_bytes

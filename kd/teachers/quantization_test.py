@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kd.teachers import codes
+from kd.teachers import quantization
 
 
 def _naive_bits(ids, bits):
@@ -14,16 +14,16 @@ def _naive_bits(ids, bits):
 @pytest.mark.parametrize('vocab_size', [1, 2, 3, 256, 257, 262144, 2**31])
 @pytest.mark.parametrize('count', [0, 1, 7, 64])
 def test_ids_come_back_from_as_many_bits_as_they_need(vocab_size, count):
-  bits = codes.id_bits(vocab_size)
+  bits = quantization.id_bits(vocab_size)
   assert 2**bits >= vocab_size > 2 ** (bits - 1) - (vocab_size == 1)
   rng = np.random.default_rng(count)
   ids = rng.integers(0, vocab_size, count).astype(np.uint32)
   if count:
     ids[0], ids[-1] = 0, vocab_size - 1
-  packed = codes.pack_ids(ids, bits)
-  assert len(packed) == codes.packed_size(count, bits)
+  packed = quantization.pack_ids(ids, bits)
+  assert len(packed) == quantization.packed_size(count, bits)
   assert len(packed) <= count * bits / 8 + 1
-  found = codes.unpack_ids(packed, count, bits)
+  found = quantization.unpack_ids(packed, count, bits)
   assert _naive_bits(found, bits) == _naive_bits(ids, bits)
 
 
@@ -31,12 +31,12 @@ def test_gaps_start_anew_at_each_position():
   rows = [[3, 7, 8], [], [0], [262143], [], [5, 6]]
   counts = np.array([len(row) for row in rows])
   ids = np.array(sum(rows, []), np.uint32)
-  gaps = codes.gaps(ids, counts)
+  gaps = quantization.gaps(ids, counts)
   assert gaps.tolist() == [3, 4, 1, 0, 262143, 5, 1]
-  assert codes.from_gaps(gaps, counts).tolist() == ids.tolist()
+  assert quantization.from_gaps(gaps, counts).tolist() == ids.tolist()
   nothing = np.zeros(0, np.uint32)
-  assert not len(codes.gaps(nothing, np.zeros(3, int)))
-  assert not len(codes.from_gaps(nothing, np.zeros(3, int)))
+  assert not len(quantization.gaps(nothing, np.zeros(3, int)))
+  assert not len(quantization.from_gaps(nothing, np.zeros(3, int)))
 
 
 def test_logprobs_stay_within_the_bound():
@@ -44,13 +44,13 @@ def test_logprobs_stay_within_the_bound():
   counts = rng.integers(0, 70, 300)
   logprobs = -np.abs(rng.normal(0, 6, counts.sum())).astype(np.float32)
   logprobs[::17], logprobs[5::31] = 0.0, -1e-8
-  lowest = codes.lowest(logprobs, counts)
+  lowest = quantization.lowest(logprobs, counts)
   assert lowest.dtype == np.float16
   each = np.repeat(lowest.astype(np.float32), counts)
   assert (each <= logprobs).all()
-  found = codes.decode(codes.encode(logprobs, each), each)
+  found = quantization.decode(quantization.encode(logprobs, each), each)
   error = np.abs(found.astype(np.float64) - logprobs)
-  bound = codes.bound(logprobs, each)
+  bound = quantization.bound(logprobs, each)
   assert (error <= bound + 1e-6).all()
   # The bound is met by some: it is not a loose one.
   assert (error > 0.9 * bound).any()
@@ -60,6 +60,12 @@ def test_logprobs_stay_within_the_bound():
 
 def test_a_position_of_certainties_has_code_0():
   logprobs, counts = np.zeros(3, np.float32), np.array([3])
-  lowest = np.repeat(codes.lowest(logprobs, counts).astype(np.float32), 3)
-  assert codes.encode(logprobs, lowest).tolist() == [0, 0, 0]
-  assert codes.decode(np.zeros(3, np.uint8), lowest).tolist() == [0, 0, 0]
+  lowest = np.repeat(
+    quantization.lowest(logprobs, counts).astype(np.float32), 3
+  )
+  assert quantization.encode(logprobs, lowest).tolist() == [0, 0, 0]
+  assert quantization.decode(np.zeros(3, np.uint8), lowest).tolist() == [
+    0,
+    0,
+    0,
+  ]

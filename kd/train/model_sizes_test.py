@@ -9,7 +9,7 @@ import pytest
 from kd.config import variants
 from kd.core import errors
 from kd.models import gemma3_config
-from kd.train import architectures
+from kd.train import model_sizes
 
 _CONFIG = gemma3_config.from_variant('1b', variants.VARIANTS, 'variant')
 _DAMAGED = [
@@ -27,7 +27,7 @@ _DAMAGED = [
 
 def _read(folder, student):
   (folder / 'run.json').write_text(json.dumps({'student': student}))
-  return architectures.from_workdir(str(folder), '--workdir')
+  return model_sizes.from_workdir(str(folder), '--workdir')
 
 
 def test_a_run_gives_its_student_back(tmp_path):

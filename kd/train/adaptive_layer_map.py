@@ -9,8 +9,8 @@ import numpy as np
 
 from kd.core import types
 from kd.losses import layer_maps
+from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
-from kd.losses import taps
 from kd.losses import terms as terms_lib
 from kd.models import gemma3
 from kd.train import update
@@ -24,7 +24,7 @@ class Remap:
   def __init__(self, model: gemma3.Gemma3, objective: objective_lib.Objective):
     self._terms = objective.taps_terms
     self._adaptive = [t for t in self._terms if t.loss.remap_every]
-    spec, _ = taps.specs(self._terms)
+    spec, _ = layer_objective.specs(self._terms)
     self._measure = jax.jit(
       lambda params, batch, shown: _similarities(
         self._adaptive,
@@ -79,7 +79,7 @@ def _similarities(
 ):
   found = {}
   for term in adaptive:
-    own, others = taps.pick(terms, term, student, teacher)
+    own, others = layer_objective.pick(terms, term, student, teacher)
     found[term.key] = layer_maps.similarity(
       own.hidden, others.hidden, batch.weights
     )

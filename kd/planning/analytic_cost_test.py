@@ -11,13 +11,13 @@ from kd.core import errors
 from kd.core import types
 from kd.models import decoding
 from kd.models import gemma3
-from kd.planning import advice
+from kd.planning import analytic_cost
 from kd.planning import chips
 from kd.planning import costs
-from kd.planning import paper
+from kd.planning import planned_run
 from kd.planning import programs
 from kd.planning import search
-from kd.planning import subject
+from kd.planning import suggestions
 from kd.planning import tables
 
 _CHOSEN = chips.parse('v5e:2x4')
@@ -38,11 +38,11 @@ def _config(**changes):
 
 
 def _estimate(**changes):
-  return advice.estimate(_config(**changes), _CHOSEN)
+  return suggestions.estimate(_config(**changes), _CHOSEN)
 
 
 def test_what_is_kept_are_the_bytes_of_real_arrays():
-  run = subject.on_paper(_config(), 1)
+  run = planned_run.on_paper(_config(), 1)
   params = gemma3.init_params(run.student.module, jax.random.key(0))
   size = sum(x.nbytes for x in jax.tree.leaves(params))
   moments = sum(
@@ -60,7 +60,7 @@ def test_what_is_kept_are_the_bytes_of_real_arrays():
 
 def test_parts_of_a_mesh_hold_parts():
   whole, parts = (
-    costs.held(subject.on_paper(_config(), chips)) for chips in (1, 8)
+    costs.held(planned_run.on_paper(_config(), chips)) for chips in (1, 8)
   )
   norms = 0.01 * whole.parameters
   assert abs(parts.parameters - whole.parameters / 8) < norms
@@ -69,7 +69,7 @@ def test_parts_of_a_mesh_hold_parts():
 
 def test_a_table_that_is_cut_lies_there_twice():
   changes = {'teacher.variant': '4b', 'student.variant': '1b'}
-  kept = costs.held(subject.on_paper(_config(**changes), 8))
+  kept = costs.held(planned_run.on_paper(_config(**changes), 8))
   rows, width = 262_144, 2560
   assert kept.copies == rows * width * 2 // 8
   assert _estimate(**changes).phases[programs.DECODE]['teacher'] == (
@@ -153,7 +153,7 @@ def test_decoding_holds_the_student_once_and_the_copy_that_it_reads():
 def test_local_layers_keep_no_more_of_a_long_prompt_than_their_window(prompt):
   changes = {'student.variant': '1b', 'plan.prompt_length': prompt}
   config = _config(**changes, **{'evaluation.batch_size': 8})
-  found = advice.estimate(config, _CHOSEN)
+  found = suggestions.estimate(config, _CHOSEN)
   rows, slots = 8 // 8, prompt + config.evaluation.max_new_tokens
   model = found.run.student.module
   cache = jax.eval_shape(lambda: decoding.empty(model, rows, slots))
@@ -197,7 +197,7 @@ def test_a_search_ranks_what_fits_and_its_lines_can_be_pasted():
     again.update_from_flattened_dict(
       {path: type(config_lib.flatten(config)[path])(value)}
     )
-  assert advice.estimate(again, _CHOSEN).total == best.paper.total
+  assert suggestions.estimate(again, _CHOSEN).total == best.paper.total
   tried = {
     (c.changes.get('teacher.devices', 0), c.changes.get('teacher.mesh.fsdp', 0))
     for c in ranked
@@ -223,12 +223,12 @@ def test_advice_says_what_helps_and_whether_it_is_enough():
       'data.length': 8192,
     }
   )
-  found = advice.estimate(config, _CHOSEN)
+  found = suggestions.estimate(config, _CHOSEN)
   assert found.refused == [programs.STEP]
-  lines = advice.lines(config, found)
+  lines = suggestions.lines(config, found)
   block = [x for x in lines if x.startswith('--config.student.remat=block:')]
   config.student.remat = 'block'
-  after = advice.estimate(config, _CHOSEN)
+  after = suggestions.estimate(config, _CHOSEN)
   saved = (found.total - after.total) / 2**30
   assert len(block) == 1 and f'{saved:.2f} GiB less' in block[0]
   assert block[0].endswith('fits') == (not after.refused)
@@ -260,11 +260,11 @@ def test_a_cached_teacher_is_no_program_and_few_bytes(method, kind):
     {'teacher.variant': 'tiny', 'student.variant': 'nano'}
     | {'data.batch_size': 16, 'data.length': 256, 'teacher.source': 'cached'}
   )
-  found = advice.estimate(config, _CHOSEN)
+  found = suggestions.estimate(config, _CHOSEN)
   assert [x.name for x in programs.of(found.run)] == ['step', 'decode']
   kept = programs.targets(found.run)
   assert isinstance(kept.distribution, kind) and kept.taps is None
-  step = paper.step(found.run, costs.held(found.run))
+  step = analytic_cost.step(found.run, costs.held(found.run))
   assert step.bytes['teacher'] == programs.local_bytes(kept)
 
 
@@ -275,10 +275,12 @@ def test_a_run_of_rollouts_decodes_what_it_samples():
 
   def decoding(**more):
     config.update_from_flattened_dict(more)
-    found = advice.estimate(config, _CHOSEN)
+    found = suggestions.estimate(config, _CHOSEN)
     named = {x.name: x for x in programs.of(found.run)}
     assert list(named) == ['teacher', 'step', 'decode']
-    return paper.decode(found.run, costs.held(found.run)), named['decode']
+    return analytic_cost.decode(found.run, costs.held(found.run)), named[
+      'decode'
+    ]
 
   evaluated, _ = decoding()
   on_policy = {'teacher.source': 'rollout', 'data.pack': False}

@@ -3,7 +3,7 @@
 Bytes of parameters, optimizer state and teachers are exact but for the padding
 of tiles. For the rest, with T tokens per chip in a micro-batch, S, D, F, N, G
 and H as in GLOSSARY.md, t chips on the tensor axis, b bytes per activation and
-c the number of slices in which the MLP takes a row (products.slices_on):
+c the number of slices in which the MLP takes a row (matmul.slices_on):
 
   saved by remat 'block'   S T D b                     the residual stream
   saved by remat 'dots'    S T (4 D + (2 N + 2 G) H / t + 2 F / t) b
@@ -23,7 +23,7 @@ import math
 import jax
 
 from kd.models import gemma3_config
-from kd.models import products
+from kd.models import matmul
 from kd.partitioning import rules
 from kd.planning import buffers
 from kd.planning import costs
@@ -77,7 +77,7 @@ def _layer_bytes(model, factors, tokens, length):
     length: tokens per row.
   """
   tensor, parts = _tensor(model.mesh), rules.length_parts(model.mesh)
-  slices = products.slices_on(parts, length)
+  slices = matmul.slices_on(parts, length)
   size = tokens * _itemsize(model)
   whole = _width(model.config, factors, tensor) * size
   mlp = _width(model.config, (0, 0, factors[2]), tensor) * size

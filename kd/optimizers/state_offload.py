@@ -4,7 +4,7 @@ import jax
 import optax
 
 from kd.core import types
-from kd.optimizers import gated
+from kd.optimizers import skip_nonfinite
 
 _HOST = jax.memory.Space.Host
 _DEVICE = jax.memory.Space.Device
@@ -14,7 +14,7 @@ class Moved(optax.GradientTransformationExtraArgs):
   """A transformation whose state is to lie on the host; see `moved`."""
 
 
-def moved(transformation: gated.Transformation) -> Moved:
+def moved(transformation: skip_nonfinite.Transformation) -> Moved:
   """The transformation, with an update that takes a state from the host.
 
   What lies there is taken to the device for the update, and what comes of it is
@@ -31,7 +31,7 @@ def moved(transformation: gated.Transformation) -> Moved:
   return Moved(transformation.init, update)
 
 
-def memory_kind(transformation: gated.Transformation) -> str | None:
+def memory_kind(transformation: skip_nonfinite.Transformation) -> str | None:
   """The memory for moments between updates, as shardings name it.
 
   None is the device's own.

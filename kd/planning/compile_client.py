@@ -138,7 +138,7 @@ def _start(folder, scratch, request):
   env['XLA_FLAGS'] = f'--xla_dump_to={dump} --xla_dump_hlo_as_text=true'
   with open(os.path.join(scratch, 'log'), 'w', encoding='utf-8') as log:
     process = subprocess.Popen(
-      [sys.executable, '-m', 'kd.planning.compiling', folder],
+      [sys.executable, '-m', 'kd.planning.compile_worker', folder],
       env=env,
       text=True,
       stdin=subprocess.PIPE,

@@ -7,7 +7,7 @@ import pytest
 
 from kd.core import errors
 from kd.input_pipeline import read_ahead
-from kd.input_pipeline import reading
+from kd.input_pipeline import retry
 
 _LOST = OSError('no route to host')
 
@@ -28,14 +28,14 @@ def test_tries_again_and_waits_longer_each_time(monkeypatch):
   waits = []
   monkeypatch.setattr(time, 'sleep', waits.append)
   call, calls = _failing(3)
-  assert reading.Patience(4, 0.5, 1.0).read('x', call) == 'rows'
+  assert retry.Patience(4, 0.5, 1.0).read('x', call) == 'rows'
   assert len(calls) == 4 and waits == [0.5, 1.0, 2.0]
 
 
 def test_the_last_failure_is_named():
   call, calls = _failing(9)
-  with pytest.raises(reading.ReadError) as e:
-    reading.Patience(3, 0.0, 1.0).read('rows.array_record: row 7', call)
+  with pytest.raises(retry.ReadError) as e:
+    retry.Patience(3, 0.0, 1.0).read('rows.array_record: row 7', call)
   assert len(calls) == 3
   for words in ('rows.array_record: row 7', '3 attempts', 'no route to host'):
     assert words in str(e.value), e.value
@@ -44,7 +44,7 @@ def test_the_last_failure_is_named():
 def test_what_the_user_must_mend_is_not_tried_again():
   call, calls = _failing(9, errors.ConfigError('data.mixture', 'empty'))
   with pytest.raises(errors.ConfigError):
-    reading.Patience(3, 0.0, 1.0).read('x', call)
+    retry.Patience(3, 0.0, 1.0).read('x', call)
   assert len(calls) == 1
 
 
@@ -58,7 +58,7 @@ def test_a_read_that_hangs_is_an_error_and_no_hindrance():
 
   ahead = read_ahead.ReadAhead(rows, 3, 2, timeout_s=0.3)
   assert [ahead.get(5.0), ahead.get(5.0)] == [3, 4]
-  with pytest.raises(reading.ReadError, match='rows of step 5: .*timeout_s'):
+  with pytest.raises(retry.ReadError, match='rows of step 5: .*timeout_s'):
     while ahead.get(0.05) is None:
       pass
   ahead.close()
@@ -68,11 +68,11 @@ def test_a_read_that_hangs_is_an_error_and_no_hindrance():
 def test_an_error_comes_up_at_its_step():
   def rows(step):
     if step == 1:
-      raise reading.ReadError('row 4')
+      raise retry.ReadError('row 4')
     return step
 
   ahead = read_ahead.ReadAhead(rows, 0, 4, timeout_s=5.0)
   assert ahead.get(5.0) == 0
-  with pytest.raises(reading.ReadError, match='row 4'):
+  with pytest.raises(retry.ReadError, match='row 4'):
     ahead.get(5.0)
   ahead.close()

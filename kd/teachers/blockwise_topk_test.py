@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd.teachers import blocks
-from kd.teachers import methods
+from kd.teachers import blockwise_topk
+from kd.teachers import compression
 
 _RULED_OUT = -1e9
 
@@ -45,14 +45,14 @@ _SIZES = [(5, 3), (128, 128), (130, 130), (263, 20), (1000, 1), (1000, 1000)]
 def test_the_most_likely_and_all_others(vocab_size, size):
   logits = _logits(vocab_size)
   whole = _logprobs(logits)
-  seen = blocks.look(jnp.asarray(logits))
+  seen = blockwise_topk.look(jnp.asarray(logits))
   wide = logits.astype(np.float64)
   np.testing.assert_allclose(
     seen.log_normalizer, wide[:, 0] - whole[:, 0], rtol=1e-6, atol=2e-6
   )
   entropy = -(np.exp(whole) * whole).sum(1)
   np.testing.assert_allclose(seen.entropy, entropy, 2e-5, 1e-6)
-  ids, logprobs, tail = map(np.asarray, blocks.most_likely(seen, size))
+  ids, logprobs, tail = map(np.asarray, blockwise_topk.most_likely(seen, size))
   for row in range(len(logits)):
     # Ids exist, each once, and none that is left is more likely.
     assert len(set(ids[row])) == size and ids[row].max() < vocab_size
@@ -71,16 +71,18 @@ def test_tails_are_relative_to_themselves():
   for share in (0.99, 1e-9):
     p = np.full(4000, share / 3999)
     p[1234] = 1 - share
-    seen = blocks.look(jnp.log(jnp.asarray(p, jnp.float32))[None])
-    _, _, tail = blocks.most_likely(seen, 1)
+    seen = blockwise_topk.look(jnp.log(jnp.asarray(p, jnp.float32))[None])
+    _, _, tail = blockwise_topk.most_likely(seen, 1)
     beyond = 1 - share / 3999 if share > 0.5 and p[1234] < p[0] else share
     np.testing.assert_allclose(np.exp(tail), beyond, rtol=2e-5)
 
 
 def _draw(logits, seed, draws):
   keys = jax.random.split(jax.random.key(seed), len(logits))
-  draw = jax.jit(blocks.draw, static_argnums=2)
-  return map(np.asarray, draw(blocks.look(jnp.asarray(logits)), keys, draws))
+  draw = jax.jit(blockwise_topk.draw, static_argnums=2)
+  return map(
+    np.asarray, draw(blockwise_topk.look(jnp.asarray(logits)), keys, draws)
+  )
 
 
 def test_draws_have_the_teachers_frequencies():
@@ -118,7 +120,7 @@ def test_what_has_no_mass_is_never_drawn():
     sums = np.asarray(jnp.cumsum(jnp.asarray(mass)))
     chance = np.concatenate([sums / sums.max() + d * 6e-8 for d in (-1, 0, 1)])
     chance = np.clip(chance, 0, 1 - 2**-23).astype(np.float32)
-    places = np.asarray(jax.jit(blocks._invert)(mass, chance))
+    places = np.asarray(jax.jit(blockwise_topk._invert)(mass, chance))
     assert places.max() < size and (mass[places] > 0).all()
 
 
@@ -127,16 +129,16 @@ def test_draws_depend_on_their_keys_alone():
   ids, counts = _draw(logits, 3, 50)
   keys = jax.random.split(jax.random.key(3), len(logits))
   for n in (0, 4, 7):
-    seen = blocks.look(jnp.asarray(logits[n : n + 1]))
-    one, times = blocks.draw(seen, keys[n : n + 1], 50)
+    seen = blockwise_topk.look(jnp.asarray(logits[n : n + 1]))
+    one, times = blockwise_topk.draw(seen, keys[n : n + 1], 50)
     np.testing.assert_array_equal(one[0], ids[n])
     np.testing.assert_array_equal(times[0], counts[n])
 
 
 def _keep(method, logits):
-  seen = methods.Seen(
+  seen = compression.Seen(
     hidden=None,
-    blocks=blocks.look(jnp.asarray(logits)),
+    blocks=blockwise_topk.look(jnp.asarray(logits)),
     keys=jax.random.split(jax.random.key(0), len(logits)),
   )
   return jax.tree.map(np.asarray, method.keep(seen))
@@ -147,7 +149,7 @@ def _keep(method, logits):
 def test_a_nucleus_is_the_fewest_ids_with_its_mass(mass, cap):
   logits = _logits(263)
   whole = np.exp(_logprobs(logits))
-  kept = _keep(methods.Method('nucleus', 'float16', cap, mass, 0), logits)
+  kept = _keep(compression.Method('nucleus', 'float16', cap, mass, 0), logits)
   for row in range(len(logits)):
     used = kept.ids[row] >= 0
     ids = kept.ids[row][used]
@@ -168,7 +170,7 @@ def test_a_nucleus_is_the_fewest_ids_with_its_mass(mass, cap):
 
 def test_more_entries_than_ids_are_all_ids():
   logits = _logits(130)
-  kept = _keep(methods.Method('top_k', 'float16', 5000, 1.0, 0), logits)
+  kept = _keep(compression.Method('top_k', 'float16', 5000, 1.0, 0), logits)
   assert kept.ids.shape == logits.shape
   assert (kept.ids == np.arange(130)).all()
   np.testing.assert_allclose(kept.logprobs, _logprobs(logits), 1e-6, 1e-5)
@@ -180,7 +182,9 @@ def test_stratified_keeps_the_likely_ones_and_draws_from_the_rest():
   rng = np.random.default_rng(7)
   one = rng.normal(0, 2, 200).astype(np.float32)
   one[60:80] = _RULED_OUT
-  method = methods.Method('stratified', 'float16', exact + draws, 1.0, draws)
+  method = compression.Method(
+    'stratified', 'float16', exact + draws, 1.0, draws
+  )
   kept = _keep(method, np.tile(one, (repeats, 1)))
   p = np.exp(_logprobs(one[None])[0])
   likely = np.sort(np.argsort(-p)[:exact])

@@ -11,7 +11,7 @@ from kd.core import errors
 from kd.input_pipeline import tokenizer_differences
 from kd.input_pipeline import tokenizers
 from kd.models import gemma3_config
-from kd.train import architectures
+from kd.train import model_sizes
 
 _LOG = logging.getLogger(__name__)
 _MULTIPLE = 8  # Of rows of an embedding.
@@ -68,7 +68,7 @@ def tokenizer(
 def source_config(
   tokenizer: Callable[[], tokenizers.Tokenizer],
 ) -> Callable[..., gemma3_config.Gemma3Config]:
-  """Returns architectures.source_config without padding of embeddings in files.
+  """Returns model_sizes.source_config without padding of embeddings in files.
 
   Published tables have rows that no id of the tokenizer has (64 in Gemma 3 4B
   and up). They are cut when weights are read, so they are never sampled and
@@ -79,7 +79,7 @@ def source_config(
   """
 
   def of(spec, path, teacher):
-    sizes = architectures.source_config(spec, path, teacher)
+    sizes = model_sizes.source_config(spec, path, teacher)
     if spec['init'].partition(':')[0] not in weights.PREFIXES:
       return sizes
     rows = -(-tokenizer().vocab_size // _MULTIPLE) * _MULTIPLE

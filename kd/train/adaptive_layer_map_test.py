@@ -8,14 +8,14 @@ from kd.config import base
 from kd.config import variants
 from kd.core import types
 from kd.losses import catalog
+from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import selection
-from kd.losses import taps
 from kd.losses import terms as terms_lib
 from kd.models import gemma3
 from kd.models import gemma3_config
-from kd.train import architectures
-from kd.train import remap
+from kd.train import adaptive_layer_map
+from kd.train import model_sizes
 from kd.train import update
 
 
@@ -26,7 +26,7 @@ def test_a_student_that_is_not_finite_keeps_its_map():
     model, jax.random.key(0)
   )
   spec = base.term('hidden_states', map='adaptive', pairs=2, remap_every=1)
-  shape = architectures.term_sizes(sizes)
+  shape = model_sizes.term_sizes(sizes)
   context = terms_lib.Context(steps=10, student=shape, teacher=shape)
   objective = objective_lib.Objective(
     catalog.build({'hidden': spec.to_dict()}, context),
@@ -43,7 +43,7 @@ def test_a_student_that_is_not_finite_keeps_its_map():
     weights=np.ones((2, 8), np.float32),
     row_id=np.arange(2, dtype=np.int32),
   )
-  _, needed = taps.specs(objective.taps_terms)
+  _, needed = layer_objective.specs(objective.taps_terms)
   _, shown = gemma3.forward(model, params, batch, gemma3.TapSpec(*needed))
   targets = types.Targets(None, shown)
 
@@ -57,7 +57,7 @@ def test_a_student_that_is_not_finite_keeps_its_map():
       layer_maps={'hidden': jnp.asarray([0, 0], jnp.int32)},
     )
 
-  measure = remap.Remap(model, objective)
+  measure = adaptive_layer_map.Remap(model, objective)
   # Compared with itself, each layer is nearest to itself.
   good = measure(0, state(params), batch, targets)
   assert np.asarray(good.layer_maps['hidden']).any()

@@ -6,7 +6,7 @@ import numpy as np
 
 from kd.core import errors
 from kd.core import types
-from kd.teachers import methods
+from kd.teachers import compression
 from kd.teachers import records
 from kd.teachers import scoring
 from kd.teachers import shards
@@ -19,7 +19,7 @@ class Series:
     self,
     folder: str,
     wanted: Sequence[shards.Shard],
-    method: methods.Method,
+    method: compression.Method,
     vocab_size: int,
     teachers: Sequence[str],
   ):

@@ -6,7 +6,7 @@ import pytest
 from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import packing
-from kd.input_pipeline import shortening
+from kd.input_pipeline import rationale_dropping
 
 PAD = 0
 LENGTH = 40
@@ -50,7 +50,7 @@ def _by_hand(share, u):
 @pytest.mark.parametrize('share', [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize('u', [0.0, 0.7])
 def test_equals_examples_shortened_before_packing(share, u):
-  found = shortening.shorten(ROW, share, _Fixed(u), PAD)
+  found = rationale_dropping.shorten(ROW, share, _Fixed(u), PAD)
   wanted = _by_hand(share, u)
   for name in packing.FIELDS:
     np.testing.assert_array_equal(found[name], wanted[name], name)
@@ -68,7 +68,7 @@ def _rows(step, numbers):
 
 def test_a_pure_function_of_seed_and_step_with_the_right_mean():
   share = lambda step: step / 100
-  rows = shortening.Shortened(_rows, share, 3, PAD)
+  rows = rationale_dropping.Shortened(_rows, share, 3, PAD)
   whole = rows(37, range(6))
   # Other hosts read other rows of the same batch.
   part = rows(37, [4, 1])
@@ -79,9 +79,9 @@ def test_a_pure_function_of_seed_and_step_with_the_right_mean():
   assert (whole.row_id == 37).all()
   # Equal rows of one batch are rounded apart.
   assert len({row.tobytes() for row in whole.tokens}) > 1
-  other = shortening.Shortened(_rows, share, 4, PAD)(37, range(6))
+  other = rationale_dropping.Shortened(_rows, share, 4, PAD)(37, range(6))
   assert (other.tokens != whole.tokens).any()
-  many = shortening.Shortened(_rows, lambda step: 0.25, 0, PAD)
+  many = rationale_dropping.Shortened(_rows, lambda step: 0.25, 0, PAD)
   left = [(many(s, [0]).parts == types.RATIONALE).sum() for s in range(2000)]
   assert np.mean(left) == pytest.approx(0.75 * 17, abs=0.05)
 
@@ -92,13 +92,13 @@ def test_nothing_is_dropped_at_first_and_all_in_the_end():
       name='linear', begin=0.0, end=1.0, first_step=10, last_step=20
     )
   }
-  share = shortening.build(spec, 'data.rationale', 30)
-  rows = shortening.Shortened(_rows, share, 0, PAD)
+  share = rationale_dropping.build(spec, 'data.rationale', 30)
+  rows = rationale_dropping.Shortened(_rows, share, 0, PAD)
   for step in (0, 10):
     np.testing.assert_array_equal(rows(step, [0]).tokens[0], ROW['tokens'])
   for step in (20, 29):
     assert not (rows(step, [0]).parts == types.RATIONALE).any()
-  assert shortening.build({'dropped': 0.0}, 'x', 30) is None
+  assert rationale_dropping.build({'dropped': 0.0}, 'x', 30) is None
 
 
 @pytest.mark.parametrize(
@@ -113,4 +113,4 @@ def test_nothing_is_dropped_at_first_and_all_in_the_end():
 )
 def test_wrong_shares_are_named(spec, words):
   with pytest.raises(errors.ConfigError, match=words):
-    shortening.build(spec, 'data.rationale', 30)
+    rationale_dropping.build(spec, 'data.rationale', 30)

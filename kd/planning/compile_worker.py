@@ -1,12 +1,12 @@
 """Compiles a run's programs for a TPU slice, without a TPU.
 
-A separate process, started by kd.planning.compiler: `python -m
-kd.planning.compiling FOLDER` with libtpu on its path. Reads one line of JSON:
-config, generation, topology, lengths, programs (names; null: all). Prints one
-line of JSON for each length and program, as soon as it is compiled. The answers
-are stored in FOLDER by a digest of everything they depend on: the program,
-the slice, versions and flags; see compiler.Compiled. When its input ends, so
-does the process: its parent is gone.
+A separate process, started by kd.planning.compile_client: `python -m
+kd.planning.compile_worker FOLDER` with libtpu on its path. Reads one line of
+JSON: config, generation, topology, lengths, programs (names; null: all). Prints
+one line of JSON for each length and program, as soon as it is compiled. The
+answers are stored in FOLDER by a digest of everything they depend on: the
+program, the slice, versions and flags; see compile_client.Compiled. When its
+input ends, so does the process: its parent is gone.
 """
 
 from collections.abc import Mapping
@@ -33,9 +33,9 @@ from kd.core import errors
 from kd.core import identity
 from kd.partitioning import rules
 from kd.planning import chips
-from kd.planning import compiler
+from kd.planning import compile_client
+from kd.planning import planned_run
 from kd.planning import programs
-from kd.planning import subject
 
 # Locations of the form loc("jit(f)/while/body/dot_general"(#loc7)).
 _SCOPE = re.compile(r'loc\("([^"]*)"\(')
@@ -48,8 +48,8 @@ def _run(request, folder, say):
   )
   config = ml_collections.ConfigDict(request['config'])
   for length in request['lengths']:
-    run = subject.on_devices(
-      subject.changed(config, {'data.length': length}), topology.devices
+    run = planned_run.on_devices(
+      planned_run.changed(config, {'data.length': length}), topology.devices
     )
     for program in programs.of(run):
       wanted = request['programs']
@@ -69,7 +69,7 @@ def _compile(program, topology, folder) -> dict[str, Any]:
     key = _key(lowered, topology)
     home = os.path.join(folder, key)
     exists = os.path.isdir(home)
-    is_known = exists and compiler.is_intact(home)
+    is_known = exists and compile_client.is_intact(home)
     if not is_known:
       _fill(home, lowered)
   return {
@@ -82,7 +82,7 @@ def _compile(program, topology, folder) -> dict[str, Any]:
 def _key(lowered, topology):
   """Returns a digest of everything that the compiler's answer depends on."""
   whole = [
-    compiler.FORMAT,
+    compile_client.FORMAT,
     topology,
     _versions(),
     _flags(),
@@ -117,9 +117,11 @@ def _fill(home, lowered):
     facts['versions'] = _versions()
     facts['sha256'] = {
       name: identity.file_digest(os.path.join(aside, name))
-      for name in compiler.DUMPS
+      for name in compile_client.DUMPS
     }
-    with open(os.path.join(aside, compiler.FACTS), 'w', encoding='utf-8') as f:
+    with open(
+      os.path.join(aside, compile_client.FACTS), 'w', encoding='utf-8'
+    ) as f:
       json.dump(facts, f)
     shutil.rmtree(home, ignore_errors=True)
     os.replace(aside, home)
@@ -129,7 +131,7 @@ def _fill(home, lowered):
 
 
 def _facts(lowered, aside):
-  dump = os.environ[compiler.DUMP_FOLDER]
+  dump = os.environ[compile_client.DUMP_FOLDER]
   shutil.rmtree(dump, ignore_errors=True)
   facts = {'error': '', 'host': 0, 'bytes': 0}
   try:
@@ -154,7 +156,7 @@ def _keep_dumps(dump, aside):
 
   The dump of a program that does not fit is complete too.
   """
-  for name, end in compiler.DUMPS.items():
+  for name, end in compile_client.DUMPS.items():
     found = [
       f
       for f in glob.glob(os.path.join(dump, f'module_*.after_{end}'))
@@ -191,7 +193,9 @@ def end_with_input() -> None:
   def watch():
     while os.read(0, 1):
       pass
-    shutil.rmtree(os.environ.get(compiler.DUMP_FOLDER, ''), ignore_errors=True)
+    shutil.rmtree(
+      os.environ.get(compile_client.DUMP_FOLDER, ''), ignore_errors=True
+    )
     os._exit(1)
 
   threading.Thread(target=watch, name='parent', daemon=True).start()

@@ -13,7 +13,7 @@ from kd.core import errors
 from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
-from kd.train import parameters
+from kd.train import load_params
 from kd.train import resolved
 
 _CONFIG = gemma3_config.Gemma3Config(
@@ -53,7 +53,7 @@ def test_checkpoints_that_are_not_finite_are_refused_by_name(tmp_path):
   """However they are asked for: by --workdir, or by `workdir:` in a config."""
   model = _model(f'workdir:{tmp_path}')
   params = jax.tree.map(
-    lambda s: np.ones(s.shape, s.dtype), parameters.abstract(model)
+    lambda s: np.ones(s.shape, s.dtype), load_params.abstract(model)
   )
   saving = manager.Manager(str(tmp_path), keep=2)
 
@@ -63,7 +63,7 @@ def test_checkpoints_that_are_not_finite_are_refused_by_name(tmp_path):
     saving.wait(step)
 
   save(1, params)
-  back = parameters.load(model, 0, 'teacher.init', None)
+  back = load_params.load(model, 0, 'teacher.init', None)
   jax.tree.map(np.testing.assert_array_equal, back, params)
   params['pattern']['layer_1']['mlp']['up'][0, 0, :3] = np.nan
   params['final_norm']['scale'][0] = np.inf
@@ -74,8 +74,8 @@ def test_checkpoints_that_are_not_finite_are_refused_by_name(tmp_path):
     '3 of 64 values of pattern/layer_1/mlp/up are not finite'
   )
   with pytest.raises(errors.ConfigError, match=f'--workdir: {message}'):
-    parameters.restore(str(tmp_path), model, 'last', '--workdir')
+    load_params.restore(str(tmp_path), model, 'last', '--workdir')
   for keep in ((), (0,)):
     shorter = dataclasses.replace(model, keep_layers=keep)
     with pytest.raises(errors.ConfigError, match=f'teacher.init: {message}'):
-      parameters.load(shorter, 0, 'teacher.init', None)
+      load_params.load(shorter, 0, 'teacher.init', None)
