@@ -31,7 +31,7 @@ class Source(feed.Source):
   def tokenizer_inits(self):
     folder = paths.expand(self._config.cache.folder)
     manifest = manifest_lib.read(folder, 'cache.folder')
-    _check_terms(self._config, manifest['request']['method'])
+    check_terms(self._config, manifest['request']['method'])
     # A cache holds the tokenizer that it was written with.
     return {'cache.folder': f'workdir:{self._config.cache.folder}'}
 
@@ -199,8 +199,16 @@ def teacher_inits(config: feed.Config) -> dict[str, str]:
   return {'teacher.init': config.teacher.init, **others}
 
 
-def _check_terms(config, method: Mapping[str, Any]):
-  """Refuses losses that a cache of sampled ids cannot serve."""
+def check_terms(config: feed.Config, method: Mapping[str, Any]) -> None:
+  """Refuses losses that a cache of sampled ids cannot serve.
+
+  Args:
+    config: the run's.
+    method: what the cache keeps, as cache.method.
+
+  Raises:
+    ConfigError: names the temperature or the name of a term.
+  """
   kept = compression.METHODS.build(dict(method), 'cache.method')
   if not kept.draws:
     return

@@ -1,0 +1,44 @@
+"""What each source of targets means for a config."""
+
+import pytest
+
+from kd.config import base
+from kd.config.fields import models
+from kd.core import errors
+from kd.train.feeds import cached
+from kd.train.feeds import feed
+
+
+def test_every_legal_source_has_its_feed():
+  legal = models.TEACHER.children['source'].legal
+  for name in legal.names:
+    config = base.get_config()
+    config.teacher.source = name
+    found = feed.source(config)
+    has_teacher = bool(found.teacher_names())
+    assert has_teacher == (name != 'none'), name
+    assert bool(found.teacher_specs()) == (name in ('live', 'rollout')), name
+    assert (found.sampling() is not None) == (name == 'rollout'), name
+    assert bool(found.computed_by) == (name == 'cached'), name
+
+
+@pytest.mark.parametrize(
+  'term, path',
+  [
+    (base.term('forward_kl', temperature=2.0), 'losses.kl.temperature'),
+    (base.term('adaptive_kl'), 'losses.kl.name'),
+    (base.term('forward_kl'), ''),
+    (base.term('cross_entropy'), ''),
+  ],
+)
+@pytest.mark.parametrize('method', ['sampled', 'stratified', 'top_k'])
+def test_sampled_targets_serve_temperature_1_alone(term, path, method):
+  config = base.get_config()
+  config.losses = dict(kl=term)
+  kept = base.cache_method(method).to_dict()
+  if method == 'top_k' or not path:
+    cached.check_terms(config, kept)
+    return
+  with pytest.raises(errors.ConfigError) as e:
+    cached.check_terms(config, kept)
+  assert e.value.path == path
