@@ -28,6 +28,7 @@ from benchmarks import results
 from benchmarks import step_cpu
 from benchmarks import steps as steps_lib
 from kd.config import base
+from kd.core import types
 from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import tokenizers
 from kd.losses import chunks
@@ -89,7 +90,7 @@ def _bare(run, teachers):
   @jax.jit
   def forward(batch):
     hidden, _ = gemma3.forward(
-      model.module, params, batch, gemma3.TapSpec((), ())
+      model.module, params, batch, types.TapSpec((), ())
     )
     layout = chunks.Layout(batch.weights, chunk_tokens)
 

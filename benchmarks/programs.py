@@ -22,7 +22,7 @@ from kd.train import resolve
 from kd.train import resolved
 from kd.train import update as update_lib
 
-_NO_TAPS = gemma3.TapSpec((), ())
+_NO_TAPS = types.TapSpec((), ())
 OBJECTIVE, TEACHER, STEP = 'objective', programs.TEACHER, programs.STEP
 
 
@@ -71,7 +71,7 @@ class Step:
     objective = self.run.objective
 
     def gradient(hidden, unembedding, targets, batch):
-      settings = objective_lib.settings(objective, batch, 0)
+      settings = objective.settings(batch, 0)
       total = lambda *inputs: objective_lib.logits_total(
         objective, *inputs, targets, batch, settings
       )[0]

@@ -19,7 +19,6 @@ from kd.config import variants
 from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import tokenizers
-from kd.losses import layer_objective
 from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
@@ -107,12 +106,14 @@ def _trace(run):
 
 def _targets(run, teachers, batch):
   """Shapes of what the teachers would say."""
-  _, spec = layer_objective.specs(run.objective.taps_terms)
   found = []
   for module, params in teachers:
     forward = functools.partial(gemma3.forward, module)
     hidden, shown = jax.eval_shape(
-      jax.jit(forward, static_argnums=2), params, batch, gemma3.TapSpec(*spec)
+      jax.jit(forward, static_argnums=2),
+      params,
+      batch,
+      run.objective.teacher_taps,
     )
     share = jax.ShapeDtypeStruct((), jnp.float32)
     found.append((types.Dense(hidden, params['embedding'], share), shown))

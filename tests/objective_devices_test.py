@@ -86,7 +86,7 @@ def _compiled(shape, kind, chunk_tokens):
   objective = _objective(LOSSES, chunk_tokens)
 
   def loss(hidden, unembedding, teacher, batch):
-    settings = objective_lib.settings(objective, batch, 0)
+    settings = objective.settings(batch, 0)
     targets = types.Targets(teacher, None)
     return objective_lib.logits_total(
       objective, hidden, unembedding, targets, batch, settings

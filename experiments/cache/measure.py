@@ -20,6 +20,7 @@ import matplotlib.figure
 from configs import gemma3_270m_gsm8k
 from kd.config import base
 from kd.core import run_info
+from kd.core import types
 from kd.losses import objective as objective_lib
 from kd.models import gemma3
 from kd.teachers import compression
@@ -63,13 +64,13 @@ class _Gradient:
   def __init__(self, run, student, rows):
     self._rows = rows
     module = run.student.module
-    nothing = gemma3.TapSpec((), ())
+    nothing = types.TapSpec((), ())
     forward = jax.jit(lambda p, b: gemma3.forward(module, p, b, nothing)[0])
     self._hidden = [forward(student, batch) for batch in rows]
     self._table = student['embedding']
 
     def total(table, hidden, found, batch):
-      settings = objective_lib.settings(run.objective, batch, 0)
+      settings = run.objective.settings(batch, 0)
       # Sums, not means: rows differ in their number of targets.
       settings = settings.replace(
         totals=jax.tree.map(jnp.ones_like, settings.totals)

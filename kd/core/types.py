@@ -1,5 +1,6 @@
 """The structures that cross rooms: batches of rows and teacher targets."""
 
+import dataclasses
 from typing import Any
 
 from flax import struct
@@ -37,6 +38,34 @@ class Batch:
   parts: Array
   weights: Array
   row_id: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class TapSpec:
+  """Which layers show what; numbers count from 0.
+
+  Attributes:
+    hidden: layers whose output, the residual stream behind them, is shown.
+    attention: layers whose queries, keys and values are shown.
+  """
+
+  hidden: tuple[int, ...]
+  attention: tuple[int, ...]
+
+  def check(self, num_layers: int) -> None:
+    """Raises ValueError if one of the layers does not exist."""
+    for layer in self.hidden + self.attention:
+      if not 0 <= layer < num_layers:
+        raise ValueError(f'layer {layer} of {num_layers} is to be tapped')
+
+  def places(self, layers: range, period: int) -> 'TapSpec':
+    """The places 0..period-1 that these layers have in their periods."""
+
+    def among(chosen):
+      found = {(i - layers.start) % period for i in chosen if i in layers}
+      return tuple(sorted(found))
+
+    return TapSpec(among(self.hidden), among(self.attention))
 
 
 @struct.dataclass

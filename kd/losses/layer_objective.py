@@ -6,26 +6,23 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
-from kd.losses import objective as objective_lib
+from kd.losses import step_settings
 from kd.losses import terms as terms_lib
 
 Array = types.Array
-Layers = tuple[int, ...]
 
 
 def specs(
   terms: Sequence[terms_lib.Term],
-) -> tuple[tuple[Layers, Layers], tuple[Layers, Layers]]:
-  """The layers that terms read: of student and of teacher, each
-  (those whose hidden states, those whose queries, keys and values).
-  """
+) -> tuple[types.TapSpec, types.TapSpec]:
+  """Returns the layer outputs that terms read of student and of teacher."""
 
   def union(field):
     return tuple(sorted({i for t in terms for i in getattr(t.loss, field)}))
 
   return (
-    (union('student_hidden'), union('student_attention')),
-    (union('teacher_hidden'), union('teacher_attention')),
+    types.TapSpec(union('student_hidden'), union('student_attention')),
+    types.TapSpec(union('teacher_hidden'), union('teacher_attention')),
   )
 
 
@@ -40,10 +37,10 @@ def _pick(shown, spec, hidden, attention):
     return x[jnp.array([all_layers.index(i) for i in layers])]
 
   return types.Taps(
-    hidden=take(shown.hidden, spec[0], hidden),
-    query=take(shown.query, spec[1], attention),
-    key=take(shown.key, spec[1], attention),
-    value=take(shown.value, spec[1], attention),
+    hidden=take(shown.hidden, spec.hidden, hidden),
+    query=take(shown.query, spec.attention, attention),
+    key=take(shown.key, spec.attention, attention),
+    value=take(shown.value, spec.attention, attention),
   )
 
 
@@ -67,22 +64,24 @@ def init(
 ) -> tuple[dict[str, types.PyTree], dict[str, Array]]:
   """First parameters and first layer maps of the terms that have them."""
   keys = jax.random.split(rng, max(len(terms), 1))
-  paths = {t.key: t.loss.init(k) for t, k in zip(terms, keys, strict=False)}
+  projections = {
+    t.key: t.loss.init(k) for t, k in zip(terms, keys, strict=False)
+  }
   layer_maps = {
     t.key: jnp.asarray(t.loss.layer_map, jnp.int32)
     for t in terms
     if t.loss.layer_map is not None
   }
-  return {k: v for k, v in paths.items() if v}, layer_maps
+  return {k: v for k, v in projections.items() if v}, layer_maps
 
 
 def total(
   terms: Sequence[terms_lib.Term],
-  paths: dict[str, types.PyTree],
+  projections: dict[str, types.PyTree],
   student: types.Taps,
   teacher: types.Taps | None,
   batch: types.Batch,
-  settings: objective_lib.Settings,
+  settings: step_settings.Settings,
   layer_maps: dict[str, Array],
   rng: Array,
 ) -> tuple[Array, dict[str, Array], Array]:
@@ -90,7 +89,7 @@ def total(
 
   Args:
     terms: all of them TapsLoss.
-    paths: their parameters by key.
+    projections: their parameters by key.
     student: what all of them read of the student.
     teacher: what all of them read of the teacher; no gradient reaches it.
     batch: rows.
@@ -102,12 +101,12 @@ def total(
     As objective.logits_total the total and the sum of each term; and float32
     [], the number of tokens at which what is read of the teacher is not finite.
   """
-  scales = objective_lib.scales(settings)
+  scales = step_settings.scales(settings)
   value, sums = jnp.zeros(()), {}
   for number, term in enumerate(terms):
     own, others = pick(terms, term, student, teacher)
     losses = term.loss.per_token(
-      paths.get(term.key, {}),
+      projections.get(term.key, {}),
       own,
       jax.lax.stop_gradient(others),
       batch,
@@ -115,7 +114,7 @@ def total(
       layer_maps.get(term.key),
       jax.random.fold_in(rng, number),
     )
-    weights = objective_lib.counted_weights(
+    weights = step_settings.counted_weights(
       term.loss, batch.weights, batch.parts
     )
     # Where a target does not count its loss may be anything, NaN included.

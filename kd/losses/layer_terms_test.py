@@ -62,9 +62,8 @@ def make_batch():
 
 
 def run(objective, layer_maps=None, share_path=False):
-  student_spec, teacher_spec = layer_objective.specs(objective.taps_terms)
-  student, student_taps = shown(STUDENT, student_spec, 0)
-  teacher, teacher_taps = shown(TEACHER, teacher_spec, 1)
+  student, student_taps = shown(STUDENT, objective.student_taps, 0)
+  teacher, teacher_taps = shown(TEACHER, objective.teacher_taps, 1)
   paths, first_maps = layer_objective.init(
     objective.taps_terms, jax.random.key(0)
   )
@@ -77,7 +76,7 @@ def run(objective, layer_maps=None, share_path=False):
     student_taps,
     teacher_taps,
     batch,
-    objective_lib.settings(objective, batch, 0),
+    objective.settings(batch, 0),
     first_maps if layer_maps is None else layer_maps,
     jax.random.key(1),
   )
@@ -144,12 +143,11 @@ def test_no_gradient_reaches_the_teacher():
   objective = build(
     h=base.term('hidden_states'), r=base.term('attention_relations')
   )
-  student_spec, teacher_spec = layer_objective.specs(objective.taps_terms)
-  _, student = shown(STUDENT, student_spec, 0)
-  _, teacher = shown(TEACHER, teacher_spec, 1)
+  _, student = shown(STUDENT, objective.student_taps, 0)
+  _, teacher = shown(TEACHER, objective.teacher_taps, 1)
   paths, _ = layer_objective.init(objective.taps_terms, jax.random.key(0))
   batch = make_batch()
-  settings = objective_lib.settings(objective, batch, 0)
+  settings = objective.settings(batch, 0)
 
   def total(student, teacher):
     return layer_objective.total(
@@ -181,13 +179,12 @@ def test_tokens_at_which_the_teachers_layers_are_not_finite_are_counted():
   objective = build(
     h=base.term('hidden_states'), r=base.term('attention_relations')
   )
-  specs = layer_objective.specs(objective.taps_terms)
-  _, student = shown(STUDENT, specs[0], 0)
-  _, teacher = shown(TEACHER, specs[1], 1)
+  _, student = shown(STUDENT, objective.student_taps, 0)
+  _, teacher = shown(TEACHER, objective.teacher_taps, 1)
   paths, _ = layer_objective.init(objective.taps_terms, jax.random.key(0))
   batch = make_batch()
   batch = batch.replace(weights=batch.weights.at[0, 1].set(0.0))
-  settings = objective_lib.settings(objective, batch, 0)
+  settings = objective.settings(batch, 0)
 
   @jax.jit
   def count(teacher):

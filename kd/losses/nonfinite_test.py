@@ -97,7 +97,7 @@ def _objective(names, rule='all', share=1.0):
 def _run(objective):
   """Returns the function to the total, its gradient and its Sums."""
   unembedding, batch = jnp.eye(VOCAB), _batch()
-  settings = objective_lib.settings(objective, batch, 0)
+  settings = objective.settings(batch, 0)
 
   @jax.jit
   def run(hidden, distribution):

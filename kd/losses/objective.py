@@ -13,19 +13,56 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from kd.core import schedules
 from kd.core import types
 from kd.losses import chunks
+from kd.losses import layer_objective
 from kd.losses import selection as selection_lib
+from kd.losses import step_settings
 from kd.losses import terms as terms_lib
 from kd.partitioning import rules
 
 Array = types.Array
 
 
+@struct.dataclass
+class Sums:
+  """Sums over a batch's target tokens.
+
+  Attributes:
+    losses: by term, of target weight x loss, in nats.
+    nonfinite: float32 [n], for each of n teachers the number of values that
+      were NaN or infinite where a target counts; zeros of finite teachers.
+  """
+
+  losses: dict[str, Array]
+  nonfinite: Array
+
+  def __add__(self, other: 'Sums') -> 'Sums':
+    return jax.tree.map(jnp.add, self, other)
+
+
+@struct.dataclass
+class Student:
+  """What an objective reads of a student.
+
+  Attributes:
+    hidden: [B, L, D], final hidden states.
+    unembedding: float32 [V, D].
+    taps: the layer outputs of Objective.student_taps.
+    projections: trained parameters of terms, by their keys.
+    layer_maps: by a term's key, int32 [n]: the teacher layers it compares with.
+  """
+
+  hidden: Array
+  unembedding: Array
+  taps: types.Taps
+  projections: types.PyTree
+  layer_maps: dict[str, Array]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Objective:
-  """What a student is trained to make small.
+  """A function that training minimizes, see `__call__`.
 
   Attributes:
     terms: what is summed.
@@ -52,43 +89,80 @@ class Objective:
   def taps_terms(self) -> tuple[terms_lib.Term, ...]:
     return self._of(terms_lib.TapsLoss)
 
+  @property
+  def student_taps(self) -> types.TapSpec:
+    """The student's layer outputs that the terms read."""
+    return layer_objective.specs(self.taps_terms)[0]
+
+  @property
+  def teacher_taps(self) -> types.TapSpec:
+    """The first teacher's layer outputs that the terms read."""
+    return layer_objective.specs(self.taps_terms)[1]
+
   def _of(self, kind):
     return tuple(t for t in self.terms if isinstance(t.loss, kind))
 
+  def settings(self, batch: types.Batch, step: Array) -> step_settings.Settings:
+    """Returns what the objective of a whole batch is computed with."""
+    return step_settings.make(self.terms, self.selection.share, batch, step)
 
-@struct.dataclass
-class Settings:
-  """What a step's objective is computed with, by a term's key.
+  def scheduled(self, settings: step_settings.Settings) -> dict[str, Array]:
+    """Returns the values of schedules at this step, for the metrics."""
+    return step_settings.scheduled(self.terms, self.selection.share, settings)
 
-  Attributes:
-    weights: float32 [], the term's weight at this step.
-    totals: float32 [], the weight of the targets that count for it, over the
-      whole batch: all micro-batches and devices.
-    values: the term's scalar arguments at this step.
-    share: float32 [], of the positions that are kept.
-  """
+  def __call__(
+    self,
+    student: Student,
+    targets: types.Targets | None,
+    batch: types.Batch,
+    settings: step_settings.Settings,
+    rng: Array,
+  ) -> tuple[Array, Sums]:
+    """Computes the objective of some rows of a step.
 
-  weights: dict[str, Array]
-  totals: dict[str, Array]
-  values: dict[str, dict[str, Array]]
-  share: Array
+    Differentiable once, in the student's arrays.
 
+    Args:
+      student: its outputs.
+      targets: the teachers', or None if no term needs them.
+      batch: the rows: a whole batch, or one micro-batch.
+      settings: of the whole batch.
+      rng: for dropout and the choice of positions.
 
-@struct.dataclass
-class Sums:
-  """Sums over a batch's target tokens.
-
-  Attributes:
-    losses: by term, of target weight x loss, in nats.
-    nonfinite: float32 [n], for each of n teachers the number of values that
-      were NaN or infinite where a target counts; zeros of finite teachers.
-  """
-
-  losses: dict[str, Array]
-  nonfinite: Array
-
-  def __add__(self, other: 'Sums') -> 'Sums':
-    return jax.tree.map(jnp.add, self, other)
+    Returns:
+      float32 [], the sum over terms of weight x sum / total; and the sums, for
+      metrics: they carry no gradient.
+    """
+    layers_rng, selection_rng = jax.random.split(rng)
+    layers_total, layer_sums, bad_taps = layer_objective.total(
+      self.taps_terms,
+      student.projections,
+      student.taps,
+      targets and targets.taps,
+      batch,
+      settings,
+      student.layer_maps,
+      layers_rng,
+    )
+    kept, bad_scores = selection_lib.select(
+      self.selection,
+      settings.share,
+      student.hidden,
+      student.unembedding,
+      targets,
+      batch,
+      selection_rng,
+      self.chunk_tokens,
+    )
+    total_, sums = logits_total(
+      self, student.hidden, student.unembedding, targets, kept, settings
+    )
+    nonfinite = sums.nonfinite
+    if targets is not None:
+      # Terms read the layers of the first teacher alone.
+      nonfinite = nonfinite.at[0].add(bad_taps) + bad_scores
+    sums = Sums(layer_sums | sums.losses, nonfinite)
+    return layers_total + total_, sums
 
 
 @struct.dataclass
@@ -101,61 +175,6 @@ class _Inputs:
   weights: Array
   scales: dict[str, Array]
   values: dict[str, dict[str, Array]]
-
-
-def counted_weights(
-  loss: terms_lib.LogitsLoss | terms_lib.TapsLoss, weights: Array, parts: Array
-) -> Array:
-  """The target weights that count for a term, zeros elsewhere."""
-  wanted = terms_lib.PARTS[loss.part]
-  if wanted is not None:
-    return jnp.where(parts == wanted, weights, 0.0)
-  if loss.reads_labels:
-    return jnp.where(parts == types.SAMPLED, 0.0, weights)
-  return weights
-
-
-def settings(objective: Objective, batch: types.Batch, step: Array) -> Settings:
-  """Evaluates schedules, and sums target weights, for a whole batch."""
-  terms = objective.terms
-  number = lambda schedule: jnp.asarray(schedule(step), jnp.float32)
-  return Settings(
-    share=number(objective.selection.share),
-    weights={term.key: number(term.weight) for term in terms},
-    totals={
-      term.key: jnp.sum(counted_weights(term.loss, batch.weights, batch.parts))
-      for term in terms
-    },
-    values={
-      term.key: {k: number(v) for k, v in term.loss.values.items()}
-      for term in terms
-    },
-  )
-
-
-def scales(settings: Settings) -> dict[str, Array]:
-  """What each term's sum is multiplied by; 0 where no target counts for it."""
-  return {
-    key: jnp.where(total > 0, settings.weights[key] / total, 0.0)
-    for key, total in settings.totals.items()
-  }
-
-
-def scheduled(objective: Objective, settings: Settings) -> dict[str, Array]:
-  """What a term's or the selection's schedules gave, for the metrics.
-
-  Only of what the config made a schedule of: constants are in the config.
-  """
-  found = {}
-  for term in objective.terms:
-    if schedules.changes(term.weight):
-      found[f'weight/{term.key}'] = settings.weights[term.key]
-    for name, schedule in term.loss.values.items():
-      if schedules.changes(schedule):
-        found[f'{name}/{term.key}'] = settings.values[term.key][name]
-  if schedules.changes(objective.selection.share):
-    found['share'] = settings.share
-  return found
 
 
 def teacher_count(distribution: types.PyTree) -> int:
@@ -180,7 +199,9 @@ def _chunk_sums(terms, student, chunk):
   sums, nonfinite = {}, jnp.zeros(teacher_count(chunk.distribution))
   for term in terms:
     losses, finite = term.loss.per_token(logits, chunk.values[term.key])
-    weights = counted_weights(term.loss, chunk.weights, chunk.parts)
+    weights = step_settings.counted_weights(
+      term.loss, chunk.weights, chunk.parts
+    )
     sums[term.key] = jnp.sum(losses * weights)
     if finite:
       # At any target: a loss that is not finite is so at a weight of 0 too.
@@ -279,7 +300,7 @@ def logits_total(
   unembedding: Array,
   targets: types.Targets | None,
   batch: types.Batch,
-  settings: Settings,
+  settings: step_settings.Settings,
 ) -> tuple[Array, Sums]:
   """The total and each sum of the terms that read logits.
 
@@ -308,7 +329,7 @@ def logits_total(
     labels=batch.targets,
     parts=batch.parts,
     weights=batch.weights,
-    scales=scales(settings),
+    scales=step_settings.scales(settings),
     values=settings.values,
   )
   value, sums = _logits_objective(

@@ -118,7 +118,7 @@ def to_targets(case, dtype=jnp.float32):
 def run(case, chunk_tokens=4, terms=None, dtype=jnp.float32):
   built = build(terms or TERMS, chunk_tokens)
   batch = to_batch(case)
-  settings = objective.settings(built, batch, 0)
+  settings = built.settings(batch, 0)
   targets = to_targets(case, dtype)
 
   def loss(h, w):
@@ -162,7 +162,7 @@ def test_value_without_gradient_is_the_same():
     jnp.asarray(case['w']),
     to_targets(case),
     batch,
-    objective.settings(built, batch, 0),
+    built.settings(batch, 0),
   )
   np.testing.assert_allclose(total, reference(case)[0], rtol=1e-5)
 
@@ -289,7 +289,7 @@ def test_schedules_of_weight_and_temperature():
   built, case = build(terms), make_case()
   batch = to_batch(case)
   for step, weight, temperature in ((0, 0, 1), (5, 0.5, 2), (12, 1, 3)):
-    settings = objective.settings(built, batch, step)
+    settings = built.settings(batch, step)
     total, _ = objective.logits_total(
       built,
       jnp.asarray(case['h']),
@@ -300,7 +300,7 @@ def test_schedules_of_weight_and_temperature():
     )
     fixed = {'kl': dict(KL, weight=weight, temperature=temperature), 'ce': CE}
     np.testing.assert_allclose(total, reference(case, fixed)[0], rtol=1e-5)
-    shown = objective.scheduled(built, settings)
+    shown = built.scheduled(settings)
     np.testing.assert_allclose(
       [shown['weight/kl'], shown['temperature/kl']],
       [weight, temperature],

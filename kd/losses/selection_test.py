@@ -141,7 +141,7 @@ def test_what_is_not_kept_is_not_computed():
     selection.everywhere(),
     6,
   )
-  settings = objective_lib.settings(objective, batch, 0)
+  settings = objective.settings(batch, 0)
   totals = [
     objective_lib.logits_total(objective, h, unembedding, targets, b, settings)
     for h, b in ((hidden, kept), (spoilt, kept), (hidden, batch))

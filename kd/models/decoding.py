@@ -117,7 +117,7 @@ def prefill(
       weights=jnp.zeros(tokens.shape, jnp.float32),
       row_id=lengths,
     ),
-    gemma3.TapSpec((), tuple(range(model.config.num_layers))),
+    types.TapSpec((), tuple(range(model.config.num_layers))),
   )
 
   @jax.named_scope(layers.KV_CACHE)

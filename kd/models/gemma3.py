@@ -22,8 +22,7 @@ from kd.models import taps
 from kd.partitioning import rules
 
 Array = types.Array
-TapSpec = taps.TapSpec
-_NOTHING = TapSpec((), ())
+_NOTHING = types.TapSpec((), ())
 
 # Names of `student.remat`: what is saved of each layer for the backward pass:
 # everything; its input; that and products with weights; its input, in the
@@ -97,7 +96,7 @@ class _Layers(nn.Module):
   config: gemma3_config.Gemma3Config
   kinds: tuple[str, ...]
   remat: str
-  tapped: TapSpec
+  tapped: types.TapSpec
   kernel: str
 
   @nn.compact
@@ -236,7 +235,7 @@ def build(
 
 
 def forward(
-  model: Gemma3, params: types.PyTree, batch: types.Batch, spec: TapSpec
+  model: Gemma3, params: types.PyTree, batch: types.Batch, spec: types.TapSpec
 ) -> tuple[Array, types.Taps]:
   """Runs whole rows, and shows what chosen layers hold.
 

@@ -107,7 +107,7 @@ def test_forward_is_the_papers(built):
   nothing = np.zeros(len(positions))
   rows = (tokens, nothing, positions, segments, nothing, nothing, [0])
   batch = types.Batch(*(np.array([x], np.int32) for x in rows))
-  spec = gemma3.TapSpec((0, 1, 2), ())
+  spec = types.TapSpec((0, 1, 2), ())
   hidden, shown = jax.jit(lambda p: gemma3.forward(model, p, batch, spec))(
     params
   )

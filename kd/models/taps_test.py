@@ -30,7 +30,7 @@ _CONFIG = gemma3_config.Gemma3Config(
   global_rope_factor=8.0,
   norm_epsilon=1e-6,
 )
-_EMPTY = gemma3.TapSpec((), ())
+_EMPTY = types.TapSpec((), ())
 
 
 def _model(remat='none'):
@@ -71,7 +71,7 @@ def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
   """All layers, out of order, equal each by itself."""
   batch, c = _batch(), _CONFIG
   order = (10, 0, 1, 5, 9, 2, 7, 6, 8, 3, 4)
-  spec = gemma3.TapSpec(hidden=order, attention=order[::-1])
+  spec = types.TapSpec(hidden=order, attention=order[::-1])
   run = jax.jit(lambda p: gemma3.forward(_model(), p, batch, spec))
   final, shown = run(params)
   assert shown.hidden.shape == (11, 2, 11, 32)
@@ -132,7 +132,7 @@ def test_what_attention_reads_is_what_is_shown(params):
 def test_remat_changes_no_gradient():
   """Neither that through the final hidden states nor those through taps."""
   batch = _batch()
-  spec = gemma3.TapSpec(hidden=(1, 4), attention=(2, 3))
+  spec = types.TapSpec(hidden=(1, 4), attention=(2, 3))
   kinds = gemma3_config.periodic_kinds(5, 2)
   config = dataclasses.replace(_CONFIG, layer_kinds=kinds)
   build = lambda remat: gemma3.build(config, 'float32', remat, 'student')
@@ -176,24 +176,24 @@ def test_nothing_tapped_costs_nothing(remat):
 
 
 def test_layers_have_their_place_in_the_period_or_behind_the_scan():
-  spec = gemma3.TapSpec(hidden=(9, 1, 5, 2), attention=(8,))
-  assert spec.places(range(8), 4) == gemma3.TapSpec((1, 2), ())
-  assert spec.places(range(8, 11), 3) == gemma3.TapSpec((1,), (0,))
+  spec = types.TapSpec(hidden=(9, 1, 5, 2), attention=(8,))
+  assert spec.places(range(8), 4) == types.TapSpec((1, 2), ())
+  assert spec.places(range(8, 11), 3) == types.TapSpec((1,), (0,))
 
 
 def test_only_layers_in_the_same_place_are_stacked():
   plain = _program(_EMPTY).count('f32[2,2,11,32]')
   assert plain == 0
   # The scan's output, in its signature and where it is read.
-  once = _program(gemma3.TapSpec((1,), ())).count('f32[2,2,11,32]')
-  twice = _program(gemma3.TapSpec((1, 5), ())).count('f32[2,2,11,32]')
-  both = _program(gemma3.TapSpec((1, 2), ())).count('f32[2,2,11,32]')
+  once = _program(types.TapSpec((1,), ())).count('f32[2,2,11,32]')
+  twice = _program(types.TapSpec((1, 5), ())).count('f32[2,2,11,32]')
+  both = _program(types.TapSpec((1, 2), ())).count('f32[2,2,11,32]')
   # Taps' own array of two layers has the same shape.
   assert (once, twice, both) == (1, 2, 3)
 
 
 @pytest.mark.parametrize(
-  'spec', [gemma3.TapSpec((11,), ()), gemma3.TapSpec((), (-1,))]
+  'spec', [types.TapSpec((11,), ()), types.TapSpec((), (-1,))]
 )
 def test_layers_that_do_not_exist_are_refused(spec, params):
   with pytest.raises(ValueError, match='layer (11|-1) of 11'):

@@ -110,7 +110,7 @@ def test_the_update(remat, rows, length):
 def test_the_teacher(length):
   model = gemma3.build(_TEACHER, 'float32', 'none', '')
   params = _shapes(gemma3.unbox(gemma3.abstract_params(model)))
-  forward = lambda p, b: gemma3.forward(model, p, b, gemma3.TapSpec((), ()))
+  forward = lambda p, b: gemma3.forward(model, p, b, types.TapSpec((), ()))
   text = jax.jit(forward).lower(params, _batch(2, length)).compile().as_text()
   work = flops.as_computed(_TEACHER, length, attention.XLA)
   np.testing.assert_allclose(

@@ -18,7 +18,6 @@ import numpy as np
 
 from kd.core import types
 from kd.models import decoding
-from kd.models import gemma3
 from kd.partitioning import rules
 from kd.planning import planned_run
 from kd.sampling import device
@@ -30,7 +29,6 @@ from kd.train import resolved
 from kd.train import update
 from kd.train.feeds import abstract
 from kd.train.feeds import feed
-from kd.train.feeds import live as live_feed
 
 TEACHER, STEP, DECODE = 'teacher', 'step', 'decode'
 _HOST = 'pinned_host'
@@ -121,7 +119,7 @@ def teachers(run: resolved.Run) -> list[Program]:
     strict=True,
   )
   for number, (name, model, params) in enumerate(every):
-    spec = gemma3.TapSpec((), ()) if number else live_feed.tap_spec(run)
+    spec = types.TapSpec((), ()) if number else run.objective.teacher_taps
     function = live.scorer(model.module, spec)
     params_name, _ = _argument_names(function)
     found.append(

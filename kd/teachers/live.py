@@ -29,7 +29,7 @@ class Teacher:
 def make(
   teachers: Sequence[Teacher],
   vocab_size: int,
-  spec: gemma3.TapSpec,
+  spec: types.TapSpec,
   mesh: jax.sharding.Mesh,
 ) -> Callable[[types.Batch], types.Targets]:
   """Returns the function from a batch to the teachers' targets.
@@ -46,7 +46,7 @@ def make(
       own, they move between the two, and the embeddings have a copy here.
   """
   own = jax.tree.leaves(teachers[0].params)[0].sharding.mesh
-  nothing = gemma3.TapSpec((), ())
+  nothing = types.TapSpec((), ())
   scores = [
     scorer(t.model, nothing if number else spec)
     for number, t in enumerate(teachers)
@@ -121,7 +121,7 @@ def _move(found, mesh):
 
 
 def scorer(
-  model: gemma3.Gemma3, spec: gemma3.TapSpec
+  model: gemma3.Gemma3, spec: types.TapSpec
 ) -> Callable[[types.PyTree, types.Batch], tuple[types.Array, types.Taps]]:
   """The jitted forward pass: from (params, batch) to hidden states and taps."""
 

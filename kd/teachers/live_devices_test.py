@@ -14,7 +14,7 @@ from kd.partitioning import placement
 from kd.partitioning import rules
 from kd.teachers import live
 
-_SPEC = gemma3.TapSpec((0, 1), (1,))
+_SPEC = types.TapSpec((0, 1), (1,))
 
 
 def _batch(rows, length):

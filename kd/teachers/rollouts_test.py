@@ -224,7 +224,7 @@ def test_log_probabilities_belong_to_the_tokens_they_stand_at():
 
   batch = _batch([(1, 9), (1, 9, 11, 12, 13), (1, 14, 15), (1, 16)])
   rows = _make(sample)(0, params, batch, batch).rows
-  hidden, _ = gemma3.forward(model, params, rows, gemma3.TapSpec((), ()))
+  hidden, _ = gemma3.forward(model, params, rows, types.TapSpec((), ()))
   logits = np.asarray(hidden, np.float64) @ params['embedding'].T
   logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
   stopped = 0

@@ -66,7 +66,7 @@ def make(
 
   @jax.jit
   def score(params, batch):
-    nothing = gemma3.TapSpec((), ())
+    nothing = types.TapSpec((), ())
     hidden = [
       gemma3.forward(module, p, batch, nothing)[0]
       for module, p in zip(modules, params, strict=True)

@@ -73,7 +73,7 @@ def _direct(shares):
   for teacher in _teachers(mesh, shares):
     with rules.active(mesh):
       hidden, _ = gemma3.forward(
-        teacher.model, teacher.params, _batch(), gemma3.TapSpec((), ())
+        teacher.model, teacher.params, _batch(), types.TapSpec((), ())
       )
     table = np.asarray(teacher.params['embedding'], np.float64)
     e = np.exp(np.asarray(hidden, np.float64) @ table.T)

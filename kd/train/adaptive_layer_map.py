@@ -24,12 +24,11 @@ class Remap:
   def __init__(self, model: gemma3.Gemma3, objective: objective_lib.Objective):
     self._terms = objective.taps_terms
     self._adaptive = [t for t in self._terms if t.loss.remap_every]
-    spec, _ = layer_objective.specs(self._terms)
     self._measure = jax.jit(
       lambda params, batch, shown: _similarities(
         self._adaptive,
         self._terms,
-        gemma3.forward(model, params, batch, gemma3.TapSpec(*spec))[1],
+        gemma3.forward(model, params, batch, objective.student_taps)[1],
         shown,
         batch,
       )

@@ -8,7 +8,6 @@ from kd.config import base
 from kd.config import variants
 from kd.core import types
 from kd.losses import catalog
-from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
@@ -43,8 +42,7 @@ def test_a_student_that_is_not_finite_keeps_its_map():
     weights=np.ones((2, 8), np.float32),
     row_id=np.arange(2, dtype=np.int32),
   )
-  _, needed = layer_objective.specs(objective.taps_terms)
-  _, shown = gemma3.forward(model, params, batch, gemma3.TapSpec(*needed))
+  _, shown = gemma3.forward(model, params, batch, objective.teacher_taps)
   targets = types.Targets(None, shown)
 
   def state(params):
@@ -53,7 +51,7 @@ def test_a_student_that_is_not_finite_keeps_its_map():
       params=params,
       opt_state=(),
       rng=jax.random.key(0),
-      paths={},
+      projections={},
       layer_maps={'hidden': jnp.asarray([0, 0], jnp.int32)},
     )
 

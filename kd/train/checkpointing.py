@@ -14,7 +14,8 @@ from kd.core import types
 from kd.partitioning import processes
 from kd.train import update
 
-_BUFFER = 'rollouts'
+# The names of these items in a checkpoint.
+_BUFFER, _PROJECTIONS = 'rollouts', 'paths'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,8 @@ class Saver:
     state = update.TrainState(
       step=jax.numpy.asarray(step, jax.numpy.int32),
       params=items['params'],
-      **{'paths': {}, 'layer_maps': {}, **items['optimizer']},
+      projections=items['optimizer'].pop(_PROJECTIONS, {}),
+      **{'layer_maps': {}, **items['optimizer']},
     )
     return state, written, position
 
@@ -152,7 +154,7 @@ def _items(
   parts = {
     'opt_state': state.opt_state,
     'rng': state.rng,
-    'paths': state.paths,
+    _PROJECTIONS: state.projections,
     'layer_maps': state.layer_maps,
     _BUFFER: dict(buffer),
   }

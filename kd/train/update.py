@@ -14,7 +14,7 @@ from kd.core import types
 from kd.losses import chunks
 from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
-from kd.losses import selection
+from kd.losses import step_settings
 from kd.models import gemma3
 from kd.optimizers import state_offload
 from kd.partitioning import mesh as mesh_lib
@@ -36,16 +36,16 @@ class TrainState:
   Attributes:
     step: int32 [], updates applied or skipped so far.
     params: the student's parameters, float32.
-    paths: parameters that terms train in addition, by their keys; they are left
-      out of its export.
+    projections: parameters that terms train in addition, by their keys; they
+      are left out of its export.
     layer_maps: by a term's key, int32 [n]: teacher layers it compares with.
-    opt_state: the optimizer's, over params and paths.
+    opt_state: the optimizer's, over params and projections.
     rng: key data; step k uses fold_in(rng, k).
   """
 
   step: Array
   params: types.PyTree
-  paths: types.PyTree
+  projections: types.PyTree
   layer_maps: dict[str, Array]
   opt_state: Any
   rng: Array
@@ -53,7 +53,7 @@ class TrainState:
   @property
   def trained(self) -> tuple[types.PyTree, types.PyTree]:
     """What the optimizer changes."""
-    return self.params, self.paths
+    return self.params, self.projections
 
 
 @struct.dataclass
@@ -94,13 +94,13 @@ def init_state(
 ) -> TrainState:
   """The state before the first update."""
   key = jax.random.key(seed)
-  paths, layer_maps = layer_objective.init(objective.taps_terms, key)
+  projections, layer_maps = layer_objective.init(objective.taps_terms, key)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    paths=paths,
+    projections=projections,
     layer_maps=layer_maps,
-    opt_state=optimizer.init((params, paths)),
+    opt_state=optimizer.init((params, projections)),
     rng=jax.random.key_data(key),
   )
 
@@ -150,7 +150,7 @@ def abstract_state(
     optimizer,
     like_param,
     state.opt_state,
-    (params, everywhere.paths),
+    (params, everywhere.projections),
     transform_non_params=lambda leaf: like(leaf, replicated),
   )
   return everywhere.replace(params=params, opt_state=opt_state)
@@ -171,43 +171,15 @@ def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
 
 
 def _loss(model, objective):
-  """Returns the function from (params, paths) to the total and its Sums."""
-  student_spec, _ = layer_objective.specs(objective.taps_terms)
-  spec = gemma3.TapSpec(*student_spec)
+  """Returns the function from (params, projections) to the total and Sums."""
 
   def loss(trained, batch, targets, settings, layer_maps, key):
-    params, paths = trained
-    hidden, student_taps = gemma3.forward(model, params, batch, spec)
-    keys = jax.random.split(key)
-    total, sums, bad_taps = layer_objective.total(
-      objective.taps_terms,
-      paths,
-      student_taps,
-      targets and targets.taps,
-      batch,
-      settings,
-      layer_maps,
-      keys[0],
+    params, projections = trained
+    hidden, shown = gemma3.forward(model, params, batch, objective.student_taps)
+    student = objective_lib.Student(
+      hidden, params['embedding'], shown, projections, layer_maps
     )
-    kept, bad_scores = selection.select(
-      objective.selection,
-      settings.share,
-      hidden,
-      params['embedding'],
-      targets,
-      batch,
-      keys[1],
-      objective.chunk_tokens,
-    )
-    logits_total, logits_sums = objective_lib.logits_total(
-      objective, hidden, params['embedding'], targets, kept, settings
-    )
-    nonfinite = logits_sums.nonfinite
-    if targets is not None:
-      # Only the first teacher shows its layers.
-      nonfinite = nonfinite.at[0].add(bad_taps) + bad_scores
-    losses = sums | logits_sums.losses
-    return total + logits_total, objective_lib.Sums(losses, nonfinite)
+    return objective(student, targets, batch, settings, key)
 
   return loss
 
@@ -282,7 +254,7 @@ def make(
   accumulate = _accumulate(_loss(model, objective), objective, micro_batches)
 
   def update(state, batch, targets):
-    settings = objective_lib.settings(objective, batch, state.step)
+    settings = objective.settings(batch, state.step)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     grads, sums = accumulate(
       state.trained, batch, targets, settings, state.layer_maps, key
@@ -297,25 +269,25 @@ def make(
     updates, opt_state = optimizer.update(
       grads, state.opt_state, state.trained, finite=finite
     )
-    params, paths = optax.apply_updates(state.trained, updates)
+    params, projections = optax.apply_updates(state.trained, updates)
     new_state = state.replace(
       step=state.step + 1,
       params=params,
-      paths=paths,
+      projections=projections,
       opt_state=opt_state,
     )
     scalars = {
       'grad_norm': grad_norm,
       'param_norm': param_norm,
       'lr': jnp.asarray(rate(state.step), jnp.float32),
-      **objective_lib.scheduled(objective, settings),
+      **objective.scheduled(settings),
       **{
         f'layer_map/{key}/{i}': layer
         for key, layers in state.layer_maps.items()
         for i, layer in enumerate(layers)
       },
     }
-    scales = objective_lib.scales(settings)
+    scales = step_settings.scales(settings)
     out = Output(
       sums=sums.losses,
       nonfinite=sums.nonfinite,

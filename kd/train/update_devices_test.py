@@ -9,7 +9,6 @@ import pytest
 from kd.config import base
 from kd.core import types
 from kd.losses import catalog
-from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
@@ -106,11 +105,10 @@ def _programs(shape, count, micro_batches, remat):
   params = jax.device_put(_init(model, 0), shardings)
   teacher = jax.device_put(_init(model, 1), shardings)
   objective = _objective()
-  _, spec = layer_objective.specs(objective.taps_terms)
   targets = live.make(
     [live.Teacher(model, teacher, 1.0)],
     SIZES.vocab_size,
-    gemma3.TapSpec(*spec),
+    objective.teacher_taps,
     mesh,
   )
   lr = base.schedule('constant', peak=1e-3, warmup_steps=0)

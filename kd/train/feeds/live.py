@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
-from kd.losses import layer_objective
-from kd.models import gemma3
 from kd.partitioning import rules
 from kd.teachers import live
 from kd.train import load_params
@@ -101,24 +99,18 @@ def load(run: resolved.Run) -> list[live.Teacher]:
   ]
 
 
-def tap_spec(run: resolved.Run) -> gemma3.TapSpec:
-  """Returns the layer outputs that the objective reads of the first teacher."""
-  _, spec = layer_objective.specs(run.objective.taps_terms)
-  return gemma3.TapSpec(*spec)
-
-
 def targets_on(
   run: resolved.Run, teachers: Sequence[live.Teacher], mesh: jax.sharding.Mesh
 ) -> feed.LiveTargets:
   """Returns the function from a batch on `mesh` to the teachers' targets."""
   vocab_size = run.student.config.vocab_size
-  return live.make(teachers, vocab_size, tap_spec(run), mesh)
+  return live.make(teachers, vocab_size, run.objective.teacher_taps, mesh)
 
 
 def _abstract_taps(run):
   """Returns the first teacher's layer outputs, abstract."""
-  spec = tap_spec(run)
-  if spec == gemma3.TapSpec((), ()):
+  spec = run.objective.teacher_taps
+  if spec == types.TapSpec((), ()):
     return types.Taps(None, None, None, None)
   model, params = run.teacher, abstract.teacher_params(run)[0]
   score = live.scorer(model.module, spec)
