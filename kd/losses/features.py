@@ -10,7 +10,6 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from kd.core import bounds
 from kd.core import types
 
 Array = types.Array
@@ -34,7 +33,7 @@ def _normed(x, weight):
   """Gives x weight / rms(x), last axis, in float32 of the digits of x."""
   wide = x.astype(jnp.float32)
   mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-  normed = wide * bounds.rsqrt(mean_square + _EPSILON) * weight
+  normed = wide * jax.lax.rsqrt(mean_square + _EPSILON) * weight
   return _rounded(normed, x.dtype)
 
 

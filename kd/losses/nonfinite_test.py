@@ -259,9 +259,6 @@ def test_hidden_states_that_are_bad_are_seen(kind, value):
     for got in (loss(clean, bad), loss(bad, clean)):
       assert not np.isfinite(got[AT])
       assert np.isfinite(np.delete(got.ravel(), AT[0] * LENGTH + AT[1])).all()
-  if kind == 'mse':
-    bad[(0, *AT)] = 1e30  # Its square overflows: no mean square.
-    assert not np.isfinite(loss(clean, bad)[AT])
 
 
 @pytest.mark.parametrize('heads', attention_maps.HEADS)

@@ -7,7 +7,6 @@ import jax
 from jax import ad_checkpoint
 import jax.numpy as jnp
 
-from kd.core import bounds
 from kd.core import types
 from kd.models import attention
 from kd.models import gemma3_config
@@ -52,7 +51,7 @@ def rms_norm(x: Array, scale: Array, epsilon: float) -> Array:
   """
   wide = x.astype(jnp.float32)
   mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-  normed = wide * bounds.rsqrt(mean_square + epsilon)
+  normed = wide * jax.lax.rsqrt(mean_square + epsilon)
   weight = 1.0 + scale.astype(jnp.float32)
   return (normed * weight).astype(x.dtype)
 

@@ -94,11 +94,3 @@ def test_attention_has_the_query_scale_and_no_soft_cap():
   attended = np.einsum('nlm,mh->lnh', chance, value)
   wanted = np.einsum('lnh,nhd->ld', attended, params['out'])
   np.testing.assert_allclose(found[0], wanted, atol=1e-4)
-
-
-def test_a_norm_of_values_whose_squares_overflow_is_not_zero():
-  x = np.full((2, 8), 1e10, np.float32)
-  x[1] *= 1e20
-  got = jax.jit(lambda y: layers.rms_norm(y, np.zeros(8), 1e-6))(x)
-  np.testing.assert_allclose(got[0], 1.0, rtol=1e-6)
-  assert np.isnan(got[1]).all()

@@ -6,7 +6,10 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
+import optax
 
+from kd.core import errors
 from kd.core import progress
 from kd.core import types
 from kd.evaluation import likelihood
@@ -107,11 +110,12 @@ class Evaluator:
     """
     config = run.config
     self._run, self._held_out, self._say = run, held_out, say
-    self._mesh = model.mesh
+    self._mesh, self._names = model.mesh, _names(run, model)
+    self._norm = jax.jit(optax.tree.norm)
     self._likelihood = likelihood.make(
       model.module,
       teacher_targets,
-      _names(run, model),
+      self._names,
       model.mesh,
       config.evaluation.batch_size,
       config.objective.chunk_tokens,
@@ -138,6 +142,7 @@ class Evaluator:
       params: the model's.
       check: called between batches; raises if the run must stop.
     """
+    self._check_norm(params)
     metrics, scores, answers = {}, {}, []
     for held_out in self._held_out:
       prefix = f'eval/{held_out.name}'
@@ -163,6 +168,19 @@ class Evaluator:
         metrics |= {f'{prefix}{task}/{k}': v for k, v in values.items()}
       scores[held_out.name] = columns
     return results.Result(metrics, scores, answers)
+
+  def _check_norm(self, params):
+    """Raises NonFiniteError if the sum of squares of parameters overflows.
+
+    RMS norms divide by such sums, and so make zeros of a model that diverged:
+    its evaluation would be finite.
+    """
+    if not np.isfinite(jax.device_get(self._norm(params))):
+      name, *teachers = self._names
+      raise errors.NonFiniteError(
+        f'the parameters of {name} have no finite norm: nothing was recorded',
+        teachers=[name] if name in teachers else [],
+      )
 
   def _score(self, params, held_out, check):
     """The scores of each example by task, from likelihood.make."""
