@@ -243,7 +243,7 @@ def test_programs_compute_what_is_on_paper():
   assert shown['step']['flops_to_paper'] == pytest.approx(1, rel=1e-3)
   count = gemma3_config.parameter_count(_MODEL)
   embedding = _MODEL.vocab_size * _MODEL.embed_dim
-  assert step.teacher_bytes_beside() == 4 * (count - embedding)
+  assert step.teacher_bytes_kept() == 4 * (count - embedding)
   state = count * 3 * 4
   assert shown['step']['aliased'] * 2**30 == pytest.approx(state, rel=0.01)
 

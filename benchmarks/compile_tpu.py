@@ -57,7 +57,7 @@ def main(argument):
       found[name] = {'error': str(e).strip().splitlines()[0]}
     if name == 'step' and 'bytes' in found[name]:
       sizes = found[name]['bytes']
-      sizes['with_teacher'] = sizes['peak'] + step.teacher_bytes_beside()
+      sizes['with_teacher'] = sizes['peak'] + step.teacher_bytes_kept()
     alternate.say(f'{name} {length}: {time.monotonic() - begin:.0f} s')
   print(json.dumps(found), file=stream, flush=True)
 

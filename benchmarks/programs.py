@@ -21,6 +21,7 @@ from kd.teachers import live
 from kd.train import resolve
 from kd.train import resolved
 from kd.train import update as update_lib
+from kd.train.feeds import abstract
 
 _NO_TAPS = types.TapSpec((), ())
 OBJECTIVE, TEACHER, STEP = 'objective', programs.TEACHER, programs.STEP
@@ -105,15 +106,15 @@ class Step:
       sharding=rules.hidden_sharding(run.mesh),
     )
     table = programs.state(run).params['embedding']
-    batch = programs.batch(run, run.mesh)
+    batch = abstract.batch(run, run.mesh)
     return hidden, table, programs.targets(run), batch
 
-  def teacher_bytes_beside(self) -> int:
+  def teacher_bytes_kept(self) -> int:
     """Bytes a chip of the teacher that an update is not given but that stay.
 
     It is given the embedding alone.
     """
-    (params,) = programs.teacher_params(self.run)
+    (params,) = abstract.teacher_params(self.run)
     others = {key: part for key, part in params.items() if key != 'embedding'}
     return programs.local_bytes(others)
 

@@ -99,7 +99,7 @@ def draw(results: Results, workdirs: Sequence[str], path: str) -> None:
 
   named = {name.rpartition('/')[2]: row for name, row in results.items()}
   # Right answers say more than agreement.
-  hidden = {measures.AGREEMENT} if results_lib.EXACT_MATCH in named else {}
+  hidden = {measures.AGREEMENT} if results_lib.EXACT_MATCH in named else set()
   chosen = [m for m in MEASURES if m in named and m not in hidden]
   figure, axes = pyplot.subplots(
     *(1, 1 + len(chosen)),

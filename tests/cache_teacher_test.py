@@ -1,5 +1,6 @@
 """A cache reports that its teacher's files changed after it was written."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -108,4 +109,7 @@ def test_a_damaged_record_is_refused(folder, teacher):
       train_mode.main(
         cache_runs.cached(folder, folder / 'cache'), str(folder / 'damaged')
       )
-  record.write_bytes(whole)
+  # Writing the cache again is what replaces it.
+  _write(folder, teacher)
+  assert json.loads(record.read_bytes()).keys() == json.loads(whole).keys()
+  assert not _warnings(folder, **{'teacher.init': f'hf:{teacher}'})

@@ -55,8 +55,10 @@ def compiled_once() -> Iterator[None]:
   """Lets the runs within this process share their compiled programs."""
   jax.config.update('jax_compilation_cache_dir', _compiled())
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-  yield
-  jax.config.update('jax_compilation_cache_dir', None)
+  try:
+    yield
+  finally:
+    jax.config.update('jax_compilation_cache_dir', None)
 
 
 @functools.cache

@@ -80,7 +80,7 @@ def test_a_bad_teacher_of_a_mixture_is_named_before_any_number(driver, bad):
 def test_a_run_that_diverged_names_the_step_and_the_checkpoint(driver):
   assert _last_line(driver, 'rate') == (
     'kd: error: evaluation after step 2: the parameters of the student have no '
-    'finite norm: nothing was recorded; checkpoint 1 was saved before and gave a '
-    'finite step; the same command ends at this step again; train in a new '
+    'finite norm: nothing was recorded; checkpoint 1 was saved before and gave '
+    'a finite step; the same command ends at this step again; train in a new '
     'workdir with a lower optimizer.lr.peak'
   )

@@ -48,7 +48,7 @@ def figure(folder: str) -> float | None:
       return float(json.load(f)[METRIC])
   except FileNotFoundError:
     return None
-  except (KeyError, TypeError, RecursionError) as e:
+  except (KeyError, TypeError, OverflowError, RecursionError) as e:
     raise ValueError(f'it holds no number {METRIC!r}') from e
 
 

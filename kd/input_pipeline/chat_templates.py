@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-from kd.checkpoints import gguf_header
+from kd.checkpoints import gguf_parts
 from kd.core import json_files
 from kd.core import paths
 from kd.core import text_files
@@ -84,7 +84,7 @@ def _from_hf(directory: str) -> Found | None:
 
 
 def _from_gguf(file: str) -> Found | None:
-  jinja = gguf_header.read(file).metadata.get(_GGUF_FIELD)
+  jinja = gguf_parts.read(file).metadata.get(_GGUF_FIELD)
   return Found(file, _name(jinja)) if isinstance(jinja, str) else None
 
 

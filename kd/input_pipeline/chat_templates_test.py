@@ -1,6 +1,7 @@
 import json
 
 import gguf
+import numpy as np
 import pytest
 
 from kd.input_pipeline import chat_templates
@@ -88,6 +89,22 @@ def test_gguf(tmp_path):
   text = chat_templates.warning('plain', f'gguf:{file}')
   assert str(file) in text and "is 'gemma'" in text
   assert chat_templates.warning('gemma', f'gguf:{file}') == ''
+
+
+def test_any_part_of_a_split_gguf(tmp_path):
+  writer = gguf.GGUFWriter(
+    tmp_path / 'some.gguf', 'gemma3', split_max_tensors=1
+  )
+  writer.add_chat_template(_GEMMA)
+  for name in ('a', 'b'):
+    writer.add_tensor(name, np.zeros(32, np.float32))
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  for part in sorted(tmp_path.iterdir()):
+    text = chat_templates.warning('plain', f'gguf:{part}')
+    assert "is 'gemma'" in text, part
 
 
 def test_workdir_and_sources_without_a_template(tmp_path):

@@ -197,7 +197,7 @@ def test_a_new_process_reads_the_same_order_without_tensorflow(
   code = (
     'import sys\n'
     'from kd.input_pipeline import prepare, prepared, rows, tokenizers\n'
-    'from kd.input_pipeline import reading\n'
+    'from kd.input_pipeline import retry\n'
     f'part = prepared.Prepared("a", {str(tmp_path)!r}, 1.0, 0, 4, 0, {{}}, '
     '{}, retry.Patience(1, 0.0, 60.0), False)\n'
     'order = rows.Rows([part], 2, 0, True, "rows")\n'

@@ -37,7 +37,7 @@ def shown(sizes, spec, seed):
     key=normal(sizes.layers, B, L, sizes.kv_heads, sizes.head_width),
     value=normal(sizes.layers, B, L, sizes.kv_heads, sizes.head_width),
   )
-  hidden, attention = (list(layers) for layers in spec)
+  hidden, attention = list(spec.hidden), list(spec.attention)
   chosen = types.Taps(
     hidden=every.hidden[hidden],
     query=every.query[attention],

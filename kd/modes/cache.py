@@ -22,6 +22,6 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     config = config.copy_and_resolve_references()
     config.teacher.source = writer
   run = resolve.resolve(config, session.devices(config))
-  for line in describe.template_warnings(run):
+  for line in describe.template_warnings(run, describe.models(run)):
     session.say(line)
   cache.cache(run, workdir, session.say)

@@ -8,6 +8,7 @@ import time
 import ml_collections
 
 from kd.core import errors
+from kd.core import notices
 from kd.core import progress
 from kd.core import types
 from kd.input_pipeline import templates
@@ -47,6 +48,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     NonFiniteError: the model's logits are NaN or infinite.
   """
   console = console_lib.Console()
+  notices.show(console.say)
   run = session.open_trained(config, workdir, warn=console.say)
   session.check_one_process('chat')
   fields = run.config.generate

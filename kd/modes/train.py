@@ -35,7 +35,6 @@ from kd.train import session
 from kd.train import training_rows
 from kd.train import workdirs
 from kd.train.feeds import feed as feed_lib
-from kd.train.feeds import labels
 from kd.train.feeds import live as live_feed
 
 Say = Callable[[str], None]
@@ -210,10 +209,11 @@ class _Training:
     run, data = self._run, self._data
     source = feed_lib.source(run.config)
     rows = training_rows.read(run, data.train)
-    digest = training_rows.digest(run, data.train, source.digest(data.opened))
     if not objective.needs_teacher:
       # Labels alone train on the data's own rows, whatever the source adds.
-      return labels.Feed(run, rows, digest)
+      digest = training_rows.digest(run, data.train, None)
+      return feed_lib.Feed(run, rows, digest)
+    digest = training_rows.digest(run, data.train, source.digest(data.opened))
     return source.feed(run, rows, digest, data.opened, self._teacher_targets)
 
   def _folder(self, folder, step):

@@ -193,9 +193,9 @@ def end_with_input() -> None:
   def watch():
     while os.read(0, 1):
       pass
-    shutil.rmtree(
-      os.environ.get(compile_client.DUMP_FOLDER, ''), ignore_errors=True
-    )
+    dumps = os.environ.get(compile_client.DUMP_FOLDER, '')
+    # With the parent's log, which nobody is left to read.
+    shutil.rmtree(os.path.dirname(dumps), ignore_errors=True)
     os._exit(1)
 
   threading.Thread(target=watch, name='parent', daemon=True).start()

@@ -62,6 +62,7 @@ def read(workdir: str) -> list[dict[str, Any]]:
     return []
   rows = json_files.read(path).get(_ROWS)
   needed = {*_KEY, 'source', 'digest', 'date', 'paper', 'limit', 'expected'}
+  needed |= {'programs', 'bytes'}
   if not isinstance(rows, list) or not all(
     isinstance(row, dict) and needed <= row.keys() for row in rows
   ):

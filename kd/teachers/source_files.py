@@ -6,6 +6,7 @@ modification time first, then by SHA-256.
 """
 
 from collections.abc import Mapping
+import contextlib
 import glob
 import os
 import re
@@ -83,10 +84,15 @@ def describe(inits: Mapping[str, str], folder: str) -> dict[str, Any]:
 
 
 def record(cache: str, described: Mapping[str, Any]) -> None:
-  """Writes what `describe` returned into a cache's folder, if it is new."""
+  """Writes what `describe` returned into a cache's folder, if it is new.
+
+  A damaged record is replaced.
+  """
   path = os.path.join(cache, FILE)
-  if not os.path.exists(path) or _read(cache) != described:
-    run_info.write_json(path, described)
+  with contextlib.suppress(errors.ConfigError):
+    if os.path.exists(path) and _read(cache) == described:
+      return
+  run_info.write_json(path, described)
 
 
 def _read(cache):

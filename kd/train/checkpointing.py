@@ -15,7 +15,7 @@ from kd.partitioning import processes
 from kd.train import update
 
 # The names of these items in a checkpoint.
-_BUFFER, _PROJECTIONS = 'rollouts', 'paths'
+_FEED_STATE, _PROJECTIONS = 'rollouts', 'paths'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Position:
 
   Attributes:
     rows: the digest of what the rows are and in which order.
-    window: of training metrics, window.Window's state.
+    window: of training metrics, train_metrics.Window's state.
     evaluated: whether this step's evaluation, if one is due, is done.
   """
 
@@ -77,7 +77,7 @@ class Saver:
     self,
     step: int,
     like: update.TrainState,
-    buffer: Mapping[str, types.Array],
+    feed_state: Mapping[str, types.Array],
     rows: str,
   ) -> tuple[update.TrainState, Mapping[str, types.Array], Position]:
     """Reads a state into the shapes and shardings of `like`.
@@ -85,16 +85,16 @@ class Saver:
     Args:
       step: of the checkpoint.
       like: the state's shapes.
-      buffer: likewise, of the rows that the student wrote; {} without a buffer.
+      feed_state: likewise, of the feed's state; {} if it has none.
       rows: the digest that Position has.
 
     Returns:
-      The state, the buffer, and the position.
+      The state, the feed's state, and the position.
 
     Raises:
       ConfigError: it is another model's or optimizer's, or of other rows.
     """
-    items, position = self._manager.restore(step, _items(like, buffer))
+    items, position = self._manager.restore(step, _items(like, feed_state))
     position = Position(**position)
     if position.rows != rows:
       raise errors.ConfigError(
@@ -102,20 +102,20 @@ class Saver:
         f'was trained on rows {position.rows}, the config now means rows '
         f'{rows}',
       )
-    written = items['optimizer'].pop(_BUFFER, {})
+    saved_feed_state = items['optimizer'].pop(_FEED_STATE, {})
     state = update.TrainState(
       step=jax.numpy.asarray(step, jax.numpy.int32),
       params=items['params'],
       projections=items['optimizer'].pop(_PROJECTIONS, {}),
       **{'layer_maps': {}, **items['optimizer']},
     )
-    return state, written, position
+    return state, saved_feed_state, position
 
   def save(
     self,
     step: int,
     state: update.TrainState,
-    buffer: Mapping[str, types.Array],
+    feed_state: Mapping[str, types.Array],
     position: Position,
     quality: float | None,
   ) -> None:
@@ -124,12 +124,12 @@ class Saver:
     Args:
       step: updates applied.
       state: after them.
-      buffer: the rows that the student wrote; {} without a buffer.
+      feed_state: of the feed; {} if it has none.
       position: where the data and metrics stand.
       quality: a figure of which less is better, if one was measured now.
     """
     as_json = dataclasses.asdict(position)
-    self._manager.save(step, _items(state, buffer), as_json, quality)
+    self._manager.save(step, _items(state, feed_state), as_json, quality)
 
   def rate(self, step: int, quality: float) -> None:
     """The figure of a checkpoint that was saved without one."""
@@ -148,7 +148,7 @@ class Saver:
 
 
 def _items(
-  state: update.TrainState, buffer: Mapping[str, types.PyTree]
+  state: update.TrainState, feed_state: Mapping[str, types.PyTree]
 ) -> dict[str, types.PyTree]:
   """A state as a checkpoint's items; step is the checkpoint's name."""
   parts = {
@@ -156,7 +156,7 @@ def _items(
     'rng': state.rng,
     _PROJECTIONS: state.projections,
     'layer_maps': state.layer_maps,
-    _BUFFER: dict(buffer),
+    _FEED_STATE: dict(feed_state),
   }
   # Orbax writes no empty dict.
   filled = {k: v for k, v in parts.items() if jax.tree.leaves(v)}

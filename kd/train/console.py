@@ -33,6 +33,7 @@ class Console:
     self.interactive = bool(
       sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()
     )
+    self._shown = sys.stdout.isatty()
     self._lines, self._readline = 0, None
     self._parts: list[str] = []  # of a message that is not whole yet
     if self.interactive:
@@ -67,7 +68,7 @@ class Console:
       if any(part.strip() for part in parts):
         break
       parts.clear()
-    return '\n'.join(parts) if parts else None
+    return '\n'.join(parts) if any(p.strip() for p in parts) else None
 
   def typed(self) -> bool:
     """Returns whether a part of a message is typed."""
@@ -94,7 +95,7 @@ class Console:
 
   def write(self, text: str) -> None:
     """Shows a part of an answer at once."""
-    if self.interactive:
+    if self._shown:
       text = text.translate(_SHOWN)
     sys.stdout.write(text)
     sys.stdout.flush()

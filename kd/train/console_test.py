@@ -26,6 +26,10 @@ def test_lines_of_a_pipe_are_messages(monkeypatch):
   assert console.where == 'stdin:10'
 
 
+def test_a_backslash_alone_is_no_message(monkeypatch):
+  assert _messages(_console(monkeypatch, b'a\n\\\n')) == ['a']
+
+
 def test_a_closed_input_has_no_messages(monkeypatch):
   monkeypatch.setattr(sys, 'stdin', None)
   assert console_lib.Console().read() is None
@@ -53,6 +57,9 @@ def test_text_cannot_steer_a_terminal(monkeypatch, capsys):
   text = '\x1b]0;title\x07 a\tb\n\x9b2J ü€😀\r'
   console.write(text)
   assert capsys.readouterr().out == text
-  console.interactive = True
+  # Also where the messages come through a pipe.
+  monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
+  console = _console(monkeypatch, b'')
+  assert not console.interactive
   console.write(text)
   assert capsys.readouterr().out == '�]0;title� a\tb\n�2J ü€😀�'

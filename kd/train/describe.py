@@ -1,6 +1,10 @@
 """What a config means, in lines for the user."""
 
+from collections.abc import Mapping
+import contextlib
+
 from kd.checkpoints import weights
+from kd.core import errors
 from kd.core import paths
 from kd.input_pipeline import chat_templates
 from kd.input_pipeline import hf_tokenizer
@@ -67,27 +71,34 @@ def run_lines(run: resolved.Run, workdir: str) -> str:
   return '\n'.join([*lines, *_warnings(run)])
 
 
-def _models(run):
+def models(run: resolved.Run) -> dict[str, resolved.Model]:
   """Returns the run's models by their paths in the config."""
   models = (run.student, *run.teacher_models)
   specs = feed.source(run.config).teacher_specs() if run.teachers else ()
   return dict(zip(('student', *specs), models, strict=True))
 
 
-def template_warnings(run: resolved.Run) -> list[str]:
-  """Returns a line for each model that was trained with another template."""
-  template = run.config.data.template
-  problems = {
-    path: chat_templates.warning(template, model.init)
-    for path, model in _models(run).items()
-  }
+def template_warnings(
+  run: resolved.Run, models_: Mapping[str, resolved.Model]
+) -> list[str]:
+  """Returns a line for each model that was trained with another template.
+
+  Args:
+    run: the resolved config.
+    models_: some of its models, by their paths in the config.
+  """
+  template, problems = run.config.data.template, {}
+  for path, model in models_.items():
+    # A file that cannot be read is no reason to refuse a run here.
+    with contextlib.suppress(errors.ConfigError):
+      problems[path] = chat_templates.warning(template, model.init)
   return [f'warning: {p}.init: {text}' for p, text in problems.items() if text]
 
 
 def _warnings(run):
   """Returns lines on what is legal but probably not meant."""
   lines = []
-  for path, model in _models(run).items():
+  for path, model in models(run).items():
     source = model.source if model.keep_layers else None
     problem = weights.pattern_warning(model.config, source)
     if problem:
@@ -95,4 +106,4 @@ def _warnings(run):
   reason = hf_tokenizer.problem(run.tokenizer)
   if reason:
     lines.append(f'warning: the tokenizer cannot be exported: {reason}')
-  return lines + template_warnings(run)
+  return lines + template_warnings(run, models(run))

@@ -62,6 +62,8 @@ def advice(
   cure = 'train in a new workdir with a lower optimizer.lr.peak'
   if not unchanged_since:
     cure = 'repair student.init'
+    if student_init in ('random', 'teacher'):
+      cure = 'look at the losses, their weights and temperatures'
   elif bad and good:
     cure += f', or remove {names}'
   return '; '.join([*parts, cure])

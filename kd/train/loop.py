@@ -207,13 +207,12 @@ class _Loop:
     with processes.waited_for(f'its rows of step {self._step}'):
       read = self._next(rows)
     self._timer.wait(time.monotonic() - began)
-    began = time.monotonic()
+    # Before the step's programs: the answer then need not wait for them.
+    self._told.ask()
     with self._naming_the_step('the batch after'):
       fed = job.feed(self._step, self.state.params, read)
-    # Before the update: the answer then need not wait for it to end.
-    self._told.ask()
     self._timer.sample(fed.sampling_s)
-    self._timer.wait(time.monotonic() - began - fed.sampling_s)
+    self._timer.wait(fed.placing_s)
     with rules.active(job.run.mesh):
       self.state = self._remap(self._step, self.state, fed.batch, fed.targets)
       self.state, out = self._update(self.state, fed.batch, fed.targets)

@@ -7,7 +7,6 @@ from kd.models import gemma3_config
 from kd.reasoning import problems
 
 Config = ml_collections.ConfigDict
-_OF_DATA = ('answer', 'rationale')
 
 
 def check_length(

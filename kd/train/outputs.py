@@ -1,6 +1,5 @@
 """What a run leaves: files of a workdir, completions, exports."""
 
-from collections.abc import Callable
 import dataclasses
 
 from kd.checkpoints import manager
@@ -20,8 +19,6 @@ FILES = (
   'evaluations/',
   'report.md',
 )
-
-Say = Callable[[str], None]
 
 
 def student_params(run: resolved.Run, workdir: str) -> types.PyTree:

@@ -79,7 +79,7 @@ class Recorder:
       workdir: the evaluation is recorded in its folder `evaluations`.
       name: of the record.
       model: the model that is evaluated.
-      weights: the digest of its parameters, from fingerprints.of.
+      weights: the digest of its parameters, from param_digest.of.
       measure: evaluates.
       shared: whether other workdirs may have recorded the same evaluation, and
         may reuse this one. A teacher's evaluation does not depend on the run.

@@ -49,7 +49,7 @@ class Model:
     """Returns what decides the model's outputs, as JSON.
 
     Args:
-      weights: the digest of its parameters, from fingerprints.of.
+      weights: the digest of its parameters, from param_digest.of.
     """
     return {
       'weights': weights,

@@ -6,6 +6,7 @@ import json
 import jax
 import ml_collections
 
+from kd.checkpoints import manager
 from kd.config import base
 from kd.core import config as config_lib
 from kd.core import errors
@@ -64,7 +65,11 @@ def open_trained(
   )
   workdirs.check(run.config, workdir, workdirs.NOT_TRAINED)
   workdirs.check_tokenizer(run, workdir)
-  for line in describe.template_warnings(run):
+  models = describe.models(run)
+  if manager.latest_step(workdir) is not None:
+    # Trained with the workdir's own template, whatever it began from.
+    del models['student']
+  for line in describe.template_warnings(run, models):
     warn(line)
   return run
 

@@ -129,8 +129,8 @@ class Feed(feed.Feed):
 
   def __call__(self, step, params, read):
     del step, params
-    batch, kept = self._place(read)
-    return feed.Fed(batch, self._targets(kept))
+    (batch, kept), placing_s = self._place(read)
+    return feed.Fed(batch, self._targets(kept), placing_s)
 
 
 def targets_of(

@@ -1,6 +1,7 @@
 """The interface of a feed: where a step's batch and targets come from.
 
-teacher.source names one. Each file of this package defines two classes:
+teacher.source names one. A file of this package defines two classes, or the
+first alone if the base class of the second serves it:
 
   Source: what the name means for a config, before any data is read.
   Feed: an open source, which the training loop calls once per step.
@@ -11,6 +12,7 @@ A new feed is a file here and a line in `_MODULES`.
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import importlib
+import time
 from typing import Any
 
 import jax
@@ -48,11 +50,13 @@ class Fed:
     targets: the teachers', or None without a teacher.
     metrics: scalars of this step, by name.
     texts: Markdown by name: an example of what the step trains on.
+    placing_s: seconds that moving the batch to the devices took.
     sampling_s: seconds that sampling from the student took.
   """
 
   batch: types.Batch
   targets: types.Targets | None
+  placing_s: float
   metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
   texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
   sampling_s: float = 0.0
@@ -111,10 +115,14 @@ class Feed:
       NonFiniteError: sampling from the student gave NaN or infinite logits.
     """
     del step, params
-    return Fed(self._place(read), None)
+    batch, placing_s = self._place(read)
+    return Fed(batch, None, placing_s)
 
   def _place(self, tree):
-    return placement.place(tree, self._mesh, self._batch_size)
+    """Returns the tree on the student's mesh, and seconds."""
+    began = time.monotonic()
+    placed = placement.place(tree, self._mesh, self._batch_size)
+    return placed, time.monotonic() - began
 
   def state(self) -> dict[str, np.ndarray]:
     """Returns the state that a checkpoint holds; its shapes never change."""
@@ -211,7 +219,7 @@ class Source:
     Args:
       run: the resolved config.
       model_config: finds the sizes of a teacher that is not loaded; see
-        architectures.source_config.
+        model_sizes.source_config.
     """
     del run, model_config
     return None

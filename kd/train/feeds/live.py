@@ -82,8 +82,8 @@ class Feed(feed.Feed):
 
   def __call__(self, step, params, read):
     del step, params
-    batch = self._place(read)
-    return feed.Fed(batch, self._targets(batch))
+    batch, placing_s = self._place(read)
+    return feed.Fed(batch, self._targets(batch), placing_s)
 
 
 def load(run: resolved.Run) -> list[live.Teacher]:

@@ -99,12 +99,13 @@ class Feed(live.Feed):
         f"sampling the student's answers: {e}", e.teachers
       ) from e
     rows = jax.tree.map(lambda x: x[self._local_rows], outcome.rows)
-    batch = self._place(rows)
+    batch, placing_s = self._place(rows)
     example = outcome.example
     texts = dataclasses.asdict(example) if example else {}
     return feed.Fed(
       batch,
       self._targets(batch),
+      placing_s,
       outcome.scalars,
       {f'rollout/{name}': text for name, text in texts.items()},
       outcome.seconds,
