@@ -187,3 +187,22 @@ def test_check_prints_what_the_config_means_and_writes_nothing(tmp_path):
     assert words in out, out
   assert '"seed"' not in out
   assert os.listdir(tmp_path) == ['teacher']
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+  """Of --config, --workdir and a model's folder alike."""
+  home = tmp_path / 'home'
+  shutil.copytree('data/fixtures/quickstart_teacher', home / 'teacher')
+  (home / 'config.py').write_text(
+    'from configs import quickstart\n'
+    'def get_config():\n'
+    '  c = quickstart.get_config()\n'
+    "  c.teacher.init = 'hf:~/teacher'\n"
+    '  return c\n'
+  )
+  monkeypatch.setenv('HOME', str(home))
+  code, out, err = command.run(
+    ['--config=~/config.py', '--workdir=~/run', '--mode=check']
+  )
+  assert code == 0, err
+  assert f'workdir: {home}/run: ' in out

@@ -25,6 +25,7 @@ from kd.config import base
 from kd.config import legal as legal_lib
 from kd.config import overrides as overrides_lib
 from kd.core import errors
+from kd.core import paths
 
 _EXAMPLE = (
   'a file such as configs/quickstart.py, or FILE:ARGUMENT; without it, the '
@@ -171,6 +172,7 @@ def load(location: str, flag: str = '--config') -> ml_collections.ConfigDict:
     ConfigError: there is no such file, or it fails.
   """
   file, colon, argument = location.partition(':')
+  file = paths.expand(file)
   if not os.path.isfile(file):
     folder = os.path.dirname(file) or '.'
     there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []

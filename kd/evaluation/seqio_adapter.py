@@ -179,10 +179,17 @@ def _read(part: Answered, module: str) -> _Task:
     zip(part.examples, part.samples, strict=True)
   ):
     ids.append(str(example.get('id', number)))
-    targets.append(
-      post(_text(example['targets']), example=example, is_target=True)
-    )
-    predictions.append(post(sample.text, example=example, is_target=False))
+    reference = _text(example['targets'])
+    try:
+      targets.append(post(reference, example=example, is_target=True))
+      predictions.append(post(sample.text, example=example, is_target=False))
+    except Exception as e:  # The user's function may raise anything.
+      raise errors.ConfigError(
+        'evaluation',
+        f'the postprocessor of task {part.task!r} failed on example '
+        f'{ids[-1]!r}: {type(e).__name__}: {e}',
+        legal='one that accepts every reference and every answer',
+      ) from e
   functions = tuple(task.predict_metric_fns)
   return _Task(part.task, ids, functions, (targets, predictions))
 

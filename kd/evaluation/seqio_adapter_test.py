@@ -70,13 +70,14 @@ def tasks():
   """Tasks with metrics of other kinds, by name."""
   import seqio
 
-  def add(name, *metric_fns):
+  def add(name, *metric_fns, postprocess_fn=None):
     seqio.TaskRegistry.add(
       name,
       source=seqio.FunctionDataSource(lambda split, shuffle_files: None, []),
       output_features={},
       metric_fns=list(metric_fns),
       preprocessors=[],
+      postprocess_fn=postprocess_fn,
     )
     added.append(name)
     return name
@@ -171,3 +172,14 @@ def test_wrong_names_and_numbers():
     _score((TASK, EXAMPLES, samples[:-1]))
   with pytest.raises(ValueError, match='must be equal'):
     _score((TASK, [], []))
+
+
+def test_a_postprocessor_that_fails_names_the_example(tasks):
+  def post(text, example, is_target):
+    del example, is_target
+    return int(text)
+
+  name = tasks('counts', _lengths, postprocess_fn=post)
+  examples = [{'targets': '1', 'id': 'a'}, {'targets': 'one', 'id': 'b'}]
+  with pytest.raises(errors.ConfigError, match="'counts'.*'b': ValueError"):
+    _score((name, examples, _samples(['1', '2'])))

@@ -182,10 +182,11 @@ def _write(
     except OSError:
       if not os.path.isdir(folder):
         raise
-      # The same rows, from another process or an earlier day: only the date in
-      # the manifest differs.
-      name = prepared.MANIFEST
-      os.replace(os.path.join(aside, name), os.path.join(folder, name))
+      # The same rows, from another process or an earlier day, whose files may
+      # have been damaged since. The manifest comes last: it makes them count.
+      names = sorted(os.listdir(aside), key=lambda x: x == prepared.MANIFEST)
+      for name in names:
+        os.replace(os.path.join(aside, name), os.path.join(folder, name))
     run_info.sync(parent)
     return folder
   finally:

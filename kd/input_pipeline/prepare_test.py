@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -157,6 +158,18 @@ def test_damage_is_named(tmp_path):
 
 def _prepare_there(folder):
   return _prepare(folder, limit=30)[0].counts['rows_sha256']
+
+
+def test_refresh_replaces_files_that_were_damaged(tmp_path):
+  (part,) = _prepare(tmp_path)
+  whole = {f.name: f.read_bytes() for f in pathlib.Path(part.folder).iterdir()}
+  (name,) = (name for name in whole if name.endswith('.array_record'))
+  file = pathlib.Path(part.folder) / name
+  file.write_bytes(whole[name][:-100] + bytes(100))
+  (again,) = _prepare(tmp_path, refresh=True)
+  assert again.folder == part.folder
+  assert file.read_bytes() == whole[name]
+  assert sorted(os.listdir(part.folder)) == sorted(whole)
 
 
 def test_two_processes_at_once(tmp_path):

@@ -11,6 +11,7 @@ import ml_collections
 
 from kd.config import base
 from kd.core import identity
+from kd.core import progress
 from kd.core import types
 from kd.evaluation import side_by_side
 from kd.input_pipeline import prepare as prepare_lib
@@ -52,7 +53,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   say('\n'.join([describe.run_lines(run, workdir), *changes.notes()]))
   with lock.shared(workdir, '--workdir', say):
     data = prepare(run, say)
-    teachers = load_teachers(run)
+    with progress.Progress('loading the teacher', say):
+      teachers = load_teachers(run)
     shares = training_rows.shares_of(run, data.train)
     inputs = _inputs(run, data, teachers)
     workdirs.begin(run, workdir, changes, inputs, shares)
@@ -92,7 +94,7 @@ def prepare(run: resolved.Run, say: Say) -> Data:
   training_rows.check_rationale(run, parts, say)
   source = feed_lib.source(run.config)
   opened = source.open(run, parts)
-  for line in source.warnings():
+  for line in source.notes():
     say(line)
   held_out = evaluate_lib.prepare_sets(run, say)
   best_lib.check(run.config, held_out)

@@ -97,6 +97,11 @@ def sample(
   _check_seal(folder, {**seal, 'prompts': prompts.hexdigest()[:16]})
   path = os.path.join(folder, SAMPLES)
   done = _resume(path, asked, samples)
+  if done:
+    say(
+      f'{path}: samples of {len(done)} problems, of {run_info.date(path)}, are '
+      'kept'
+    )
   with open(path, 'ab') as f:
     for begin in range(len(done), len(asked), together):
       group = asked[begin : begin + together]

@@ -84,6 +84,9 @@ def run(
       trees[instance.id] = found
   waiting = [i for i in instances if i.id not in trees]
   told = len(trees)
+  if trees:
+    date = run_info.date(os.path.join(folder, TREES))
+    say(f'{folder}: {told} trees, the last of {date}, are kept')
   growing: dict[str, tuple[tree_search.Asked, list[requests.Request]]] = {}
   while waiting or growing:
     while waiting and len(growing) < together:
@@ -199,7 +202,7 @@ def _check_seal(folder, seal):
     seal,
     'search.folder',
     f'{folder!r} holds another search',
-    'a new folder, or the same search to go on with it',
+    'a new folder, or the same search, to resume it',
   )
 
 

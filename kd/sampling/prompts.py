@@ -64,7 +64,7 @@ def read(
   """
   templates.check_tokenizer(tokenizer, template)
   if not os.path.isfile(path):
-    raise errors.ConfigError('prompts', f'{path}: no such file')
+    raise errors.ConfigError('generate.prompts', f'{path}: no such file')
   with open(path, 'rb') as f:
     lines = f.read().removesuffix(b'\n').split(b'\n')
   if lines == [b'']:

@@ -313,6 +313,8 @@ def _check_whole(job, teachers):
     return cache_report.problems(job.folder, manifest)
 
   broken, lines = processes.from_first(look)
+  date = run_info.date(os.path.join(job.folder, manifest_lib.FILE))
+  job.say(f'{job.folder}: written {date}, the targets of this teacher')
   if not lines:
     return
   if not job.run.config.cache.repair:

@@ -20,11 +20,11 @@ from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import templates
 from kd.partitioning import placement
-from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.sampling import engine
 from kd.sampling import requests
 from kd.train import resolved
+from kd.train import shared_rows
 from kd.train.feeds import feed
 
 TeacherTargets = Callable[[types.Batch], types.Targets]
@@ -77,11 +77,11 @@ def prepare_sets(
       limit=-1 if -1 in (entry.examples, entry.answers) else count,
       module=config.data.module,
       patience=retry.Patience(**config.data.read),
-      # The other processes then reuse what process 0 has prepared.
-      refresh=config.data.refresh and jax.process_index() == 0,
       say=say,
     )
-    parts = processes.first_then_all(f'rows of {name}', prepare_set)
+    parts = shared_rows.prepare(
+      f'rows of {name}', prepare_set, config.data.refresh
+    )
     for part in parts:
       say(f'{name}: {part.describe()}')
     held_out.append(HeldOut(name, parts, entry.answers))

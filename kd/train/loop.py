@@ -8,6 +8,7 @@ import time
 import jax
 
 from kd.core import errors
+from kd.core import progress
 from kd.core import quiet
 from kd.core import types
 from kd.input_pipeline import read_ahead
@@ -185,8 +186,9 @@ class _Loop:
     self._timer.restart()
     with contextlib.closing(rows):
       # Compiles: as long as that takes nothing is unsaved.
-      self._take_step(rows)
-      jax.block_until_ready(self.state)
+      with progress.Progress('compiling the update', self._say):
+        self._take_step(rows)
+        jax.block_until_ready(self.state)
       self._timer.compiled()
       with preemption.NOTICE.unsaved():
         self._after_step()

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 import functools
 
-import jax
-
 from kd.core import errors
 from kd.core import identity
 from kd.core import types
@@ -13,8 +11,8 @@ from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import rationale_dropping
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
-from kd.partitioning import processes
 from kd.train import resolved
+from kd.train import shared_rows
 
 Say = Callable[[str], None]
 
@@ -39,17 +37,16 @@ def prepare(run: resolved.Run, say: Say) -> list[prepare_lib.Prepared]:
     limit=config.data.examples,
     module=config.data.module,
     patience=retry.Patience(**config.data.read),
-    # The other processes then reuse what process 0 has prepared.
-    refresh=config.data.refresh and jax.process_index() == 0,
     say=say,
   )
-  parts = processes.first_then_all('rows to train on', prepare_train)
+  parts = shared_rows.prepare(
+    'rows to train on', prepare_train, config.data.refresh
+  )
   for part in parts:
     say(part.describe())
   if len(parts) > 1:
     for line in mixing.lines(shares_of(run, parts), config.data.rates):
       say(line)
-  _check_same_rows(run, parts)
   return parts
 
 
@@ -86,18 +83,6 @@ def check_rationale(
       )
     for task in without:
       say(f'warning: {path}: {problem}, and task {task!r} has no rationale')
-
-
-def _check_same_rows(run, parts):
-  """Refuses a process that has other rows than process 0."""
-  found = digest(run, parts, None)
-  first = processes.from_first(lambda: found)
-  if found != first:
-    raise errors.ConfigError(
-      'data.folder',
-      f'process {jax.process_index()} has rows {found}, process 0 has {first}',
-      legal='a folder that all processes see, or the same data for each',
-    )
 
 
 def digest(

@@ -1,6 +1,7 @@
 """Batches with targets that --mode=cache computed."""
 
 from collections.abc import Callable, Mapping, Sequence
+import os
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from kd.core import errors
 from kd.core import identity
 from kd.core import paths
+from kd.core import run_info
 from kd.core import types
 from kd.input_pipeline import prepare
 from kd.input_pipeline import retry
@@ -83,14 +85,18 @@ class Source(feed.Source):
   def open(self, run, prepared):
     return open_cache(run, prepared)
 
-  def warnings(self):
-    """Returns lines on teachers whose files have changed since the cache."""
+  def notes(self):
     folder = paths.expand(self._config.cache.folder)
+    date = run_info.date(os.path.join(folder, manifest_lib.FILE))
+    reused = f'{folder}: targets of {date} are used'
     digests = paths.expand(self._config.data.folder)
     inits = teacher_inits(self._config)
-    return processes.from_first(
-      lambda: source_files.warnings(folder, inits, digests)
-    )
+    return [
+      reused,
+      *processes.from_first(
+        lambda: source_files.warnings(folder, inits, digests)
+      ),
+    ]
 
   def digest(self, opened):
     return identity.digest(opened.manifest)

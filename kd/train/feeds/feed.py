@@ -241,8 +241,8 @@ class Source:
     """
     del run, prepared
 
-  def warnings(self) -> list[str]:
-    """Returns lines on files that have changed since they were written."""
+  def notes(self) -> list[str]:
+    """Returns lines on the files that are used: their date, and changes."""
     return []
 
   def digest(self, opened: Any) -> str | None:
