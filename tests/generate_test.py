@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from safetensors import numpy as safetensors_numpy
 
 from kd.config import base
 from kd.config import command_line
@@ -90,6 +91,22 @@ def test_settings_come_from_the_config_alone(tmp_path, capsys):
   out = capsys.readouterr().out
   assert 'temperature 1.0, top_k 0, top_p 1.0, min_p 0.0,' in out
   assert os.listdir(tmp_path / 'work') == ['completions.jsonl']
+
+
+def test_answers_of_another_model_are_not_continued(tmp_path):
+  other = tmp_path / 'other'
+  shutil.copytree(_TEACHER, other)
+  file = other / 'model.safetensors'
+  tensors = safetensors_numpy.load_file(file)
+  tensors['model.norm.weight'] = tensors['model.norm.weight'] - 2
+  safetensors_numpy.save_file(tensors, file, {'format': 'pt'})
+  prompts = tmp_path / 'in.jsonl'
+  prompts.write_text('{"prompt": "Q: 1+2=?"}\n')
+  generate_mode.main(_config(_TEACHER, prompts=str(prompts)), str(tmp_path))
+  written = (tmp_path / 'completions.jsonl').read_bytes()
+  with pytest.raises(errors.ConfigError, match='another model: digest .*, now'):
+    generate_mode.main(_config(other, prompts=str(prompts)), str(tmp_path))
+  assert (tmp_path / 'completions.jsonl').read_bytes() == written
 
 
 @pytest.mark.parametrize(
