@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from kd.config import base
+from kd.config import command_line
 from kd.core import errors
 from kd.input_pipeline import lookup
 from kd.modes import train as train_mode
@@ -63,3 +64,11 @@ def test_gsm8k_is_evaluated_on_its_test_file(tmp_path, monkeypatch):
     lookup.check(_run(tmp_path, 'tset').config, ())
   assert str(e.value).startswith('evaluation.sets.gsm8k.split: ')
   assert "did you mean 'test'?" in str(e.value)
+
+
+def test_data_that_is_not_there_is_refused_by_check(monkeypatch):
+  monkeypatch.delenv('KD_TRACES', raising=False)
+  config = command_line.load('configs/quickstart.py')
+  config.data.mixture = 'traces_cot'
+  with pytest.raises(errors.ConfigError, match='KD_TRACES: is not set'):
+    lookup.check(config, ())

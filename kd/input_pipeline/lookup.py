@@ -1,4 +1,4 @@
-"""Looks up the tasks that a config names, without preparing rows."""
+"""Looks up the tasks that a config names, and reads an example of each."""
 
 from collections.abc import Sequence
 import sys
@@ -11,7 +11,7 @@ from kd.input_pipeline import examples
 
 
 def check(config: ml_collections.ConfigDict, rationale: Sequence[str]) -> str:
-  """Refuses a module, mixture or split that does not exist.
+  """Refuses a module, mixture or split that does not exist, and missing data.
 
   Args:
     config: the run's.
@@ -26,17 +26,19 @@ def check(config: ml_collections.ConfigDict, rationale: Sequence[str]) -> str:
   data = config.data
   _check_registers(data.module)
   tasks = _tasks(data.mixture, data.split, data.module)
+  first = _first_examples(tasks, data.split, data.module)
   for name, entry in sorted(config.evaluation.sets.items()):
     path = f'evaluation.sets.{name}'
     mixture = entry.mixture or data.mixture
     try:
-      _tasks(mixture, entry.split, data.module)
+      held_out = _tasks(mixture, entry.split, data.module)
     except errors.ConfigError as e:
       field = e.path.removeprefix('data.')
       if e.path not in ('data.mixture', 'data.split'):
         raise
       raise e.at(f'{path}.{field}') from e
-  _check_rationale(tasks, data, rationale)
+    _first_examples(held_out, entry.split, data.module)
+  _check_rationale(first, tasks, data, rationale)
   names = ', '.join(task.name for task, _ in tasks)
   sets = len(config.evaluation.sets)
   return f'data: {data.module} registers {names}; {sets} held-out sets exist'
@@ -79,21 +81,27 @@ def _check_registers(module):
     )
 
 
-def _check_rationale(tasks, data, fields):
-  """Looks for a rationale in the first example of each local task."""
-  if not fields:
-    return
+def _first_examples(tasks, split, module):
+  """Returns the first example of each task whose data is local.
+
+  So that data that is missing or wrong from its first line on is known now.
+  """
   import seqio
 
-  rationales = []
+  found = []
   for task, _ in tasks:
-    if not isinstance(task.source, seqio.FunctionDataSource):
-      return
-    (example,) = examples.read(
-      task, data.split, data.module, limit=1, say=lambda line: None
-    )
-    rationales.append(example['rationale'])
-  if not any(rationales):
+    if isinstance(task.source, seqio.FunctionDataSource):
+      found += examples.read(
+        task, split, module, limit=1, say=lambda line: None
+      )
+  return found
+
+
+def _check_rationale(examples_, tasks, data, fields):
+  """Refuses terms of rationales if no task has any."""
+  if not fields or len(examples_) < len(tasks):
+    return
+  if not any(example['rationale'] for example in examples_):
     raise errors.ConfigError(
       fields[0],
       f"found 'rationale', and {data.mixture!r} gives none",
