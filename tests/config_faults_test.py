@@ -1,5 +1,6 @@
 """Configs that users get wrong: each is refused by its field's name."""
 
+import os
 import random
 import re
 import textwrap
@@ -249,10 +250,8 @@ _VALUES = (
 
 
 def test_mutated_configs_are_legal_or_name_the_field():
-  """Every field with every value, then random changes, seed printed."""
-  seed = random.randrange(2**32)
-  print('seed', seed)
-  draw = random.Random(seed)
+  """Every field with every value, then random changes."""
+  draw = _draw()
   paths = [path for _, path, _ in schema.leaves(base.ROOT, base.get_config())]
   sections = sorted({p.rpartition('.')[0] for p in paths} - {''})
   cases = [(path, value) for path in paths for value in _VALUES]
@@ -264,6 +263,38 @@ def test_mutated_configs_are_legal_or_name_the_field():
   for _ in range(500):
     chosen = draw.sample((*paths, *sections), 2)
     _mutate({path: draw.choice((*_VALUES, _DELETED)) for path in chosen})
+
+
+def test_what_the_fields_allow_is_a_run_or_names_the_field():
+  """Beyond the fields: models, losses, devices and the tokenizer are built."""
+  draw, built = _draw(), 0
+  paths = [path for _, path, _ in schema.leaves(base.ROOT, _quickstart())]
+  while built < 25:
+    path, value = draw.choice(paths), draw.choice(_VALUES)
+    config = _quickstart()
+    try:
+      config.update_from_flattened_dict({path: value})
+      config = base.checked(config)
+      rules.check(config)
+    except (errors.ConfigError, TypeError, ValueError, OverflowError):
+      continue
+    built += 1
+    try:
+      resolve.resolve(config, jax.devices()[:1])
+    except errors.ConfigError as e:
+      section = path.rpartition('.')[0]
+      assert _names(e, path) or e.path == section, (path, value, str(e))
+
+
+def _quickstart():
+  return command_line.load('configs/quickstart.py')
+
+
+def _draw():
+  """Random choices; the seed is printed, and $KD_FUZZ_SEED repeats them."""
+  seed = int(os.environ.get('KD_FUZZ_SEED', random.randrange(2**32)))
+  print(f'KD_FUZZ_SEED={seed}')
+  return random.Random(seed)
 
 
 _DELETED = object()
