@@ -3,8 +3,8 @@
 No TPU is needed: the compiler comes with the environment `libtpu`. One row a
 chip, forward KL, AdamW, bfloat16 activations: 1B from 4B on v5e:2x4 at three
 lengths, and 4B from 27B on v5e:4x4. Prints one line of JSON: by case and
-program GiB a chip, and operations beside the count on paper; beside them what
-Tunix's own step takes, or the compiler's error where it does not fit.
+program GiB per chip, and operations next to the count on paper, compared with
+what Tunix's own step takes, or the compiler's error where it does not fit.
 """
 
 from collections.abc import Mapping, Sequence

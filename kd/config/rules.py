@@ -63,8 +63,8 @@ def rationale_needs_whole_rows(config: Any) -> None:
   if highest > 0 and config.teacher.source == 'cached':
     raise errors.ConfigError(
       'data.rationale.dropped',
-      "found more than 0 with teacher.source 'cached', whose targets are of "
-      'whole rows',
+      "found more than 0 with teacher.source 'cached', whose targets were "
+      'computed on whole rows',
       legal="0.0, or teacher.source 'live' or 'rollout'",
     )
 

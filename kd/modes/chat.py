@@ -31,11 +31,11 @@ _SHAPES = engine.Shapes(steps=1, prompt=128, slots=2048)
 
 _COMMAND = re.compile(r'/(\w*)(?:\s+(.*))?', re.DOTALL)
 _HELP = """\
-/system TEXT  put TEXT in front of the first message; /system alone: no text
+/system TEXT  put TEXT in front of the first message; /system alone removes it
 /reset        forget all messages and answers
 /help         list the commands
 /exit         leave, as Ctrl-D does
-Ctrl-C stops an answer, or drops what is typed; the next Ctrl-C leaves.
+Ctrl-C stops an answer, or clears the line; the next Ctrl-C leaves.
 A line that ends in a backslash continues in the next one."""
 
 

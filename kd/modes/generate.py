@@ -66,6 +66,6 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   say(
     f'{path}: {len(records)}/{len(questions)} prompts answered, {len(ends)} '
     f'answers, {ends.count("length")} cut at '
-    f'{settings.max_new_tokens} tokens, {ends.count("too_long")} to prompts '
-    'that are too long'
+    f'{settings.max_new_tokens} tokens, {ends.count("too_long")} prompts '
+    'too long to answer'
   )

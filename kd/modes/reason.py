@@ -1,4 +1,4 @@
-"""Samples worked solutions of problems, checks them, keeps them as data."""
+"""Samples worked solutions and keeps the correct ones as training data."""
 
 from collections.abc import Callable
 import dataclasses

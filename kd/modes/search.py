@@ -1,4 +1,4 @@
-"""Searches trees of thought; draws them and makes data of them."""
+"""Searches trees of thought; plots them, turns them into training data."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -28,9 +28,16 @@ from kd.train import session
 
 SUMMARY = 'summary.json'
 PICTURES = 'pictures'
-# What of `search` says which trees there are and what is made of them, and not
-# how one grows.
-_BESIDE = ('data', 'first', 'count', 'folder', 'together', 'draw', 'contrast')
+# Fields that do not affect how a single tree is searched.
+_NOT_IN_SEAL = (
+  'data',
+  'first',
+  'count',
+  'folder',
+  'together',
+  'draw',
+  'contrast',
+)
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -124,7 +131,7 @@ def _seal(run, digest: str | None) -> dict[str, Any]:
   seal = {
     name: value
     for name, value in run.config.search.to_dict().items()
-    if name not in _BESIDE
+    if name not in _NOT_IN_SEAL
   }
   if digest:
     seal['model'] = digest

@@ -118,7 +118,7 @@ def report(
     f'  teacher: NLL {found["nll"]:.4f}, entropy {found["entropy"]:.4f} nats'
   )
   if 'entries_per_target' in found:
-    line += f'; {found["entries_per_target"]:.1f} ids a target'
+    line += f'; {found["entries_per_target"]:.1f} ids per target'
   if 'tail_mass' in found:
     line += f', {found["tail_mass"]:.2%} of the mass beyond them'
   say(line)

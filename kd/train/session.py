@@ -1,4 +1,4 @@
-"""How a mode begins: devices, one config for all processes, the run."""
+"""Starts a mode: joins the processes and resolves the config."""
 
 from collections.abc import Callable
 import json
