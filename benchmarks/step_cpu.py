@@ -4,8 +4,8 @@ Random models, float32: V 32768, 4 rows of 256 tokens, a student of 14.1 M and a
 teacher of 62.4 M parameters, forward KL, AdamW with clipping. Prints one line
 of JSON: seconds, tokens per second and peak memory of each program, ours
 compared with the best peer's, and how much of the limit it reaches: the rate of
-a plain matrix product in the same minutes. `ours_selective` is the same step with the
-objective at a quarter of the positions.
+a plain matrix product in the same minutes. `ours_selective` is the same step
+with the objective at a quarter of the positions.
 """
 
 from collections.abc import Sequence
