@@ -163,12 +163,6 @@ def test_meshes_change_nothing(shape, one_device):
   _assert_same(_three_updates(shape, 8), one_device)
 
 
-@pytest.mark.parametrize('micro_batches', [4])
-def test_micro_batches_change_nothing(micro_batches, one_device):
-  got = _three_updates((1, 1, 1), 1, micro_batches)
-  _assert_same(got, one_device)
-
-
 def test_micro_batches_over_devices(one_device):
   _assert_same(_three_updates((2, 2, 1), 4, 2), one_device)
 
