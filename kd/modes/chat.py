@@ -205,7 +205,7 @@ class _Session:
         f'/system: the template {template!r} writes no system text',
         legal="data.template 'gemma'",
       )
-    self._turns.system = text
+    self._turns.system_text = text
     self._console.say(
       'the system text is set' if text else 'there is no system text now'
     )

@@ -9,7 +9,7 @@ class Dialogue:
   """Messages and answers, as far as the model's context has room for them.
 
   Attributes:
-    system: text that is put in front of the first message; '': none.
+    system_text: what is put in front of the first message; '': none.
   """
 
   def __init__(
@@ -30,7 +30,7 @@ class Dialogue:
     self._tokenizer, self._template = tokenizer, template
     self._longest = longest
     self._exchanges: list[list[templates.Message]] = []
-    self.system = ''
+    self.system_text = ''
 
   def prompt(self, message: str) -> tuple[list[int], int]:
     """Returns the ids of the dialogue with a new message.
@@ -52,7 +52,7 @@ class Dialogue:
       if len(ids) <= self._longest:
         self._exchanges = kept
         return ids, dropped
-    system = ' with the system text' if self.system else ''
+    system = ' with the system text' if self.system_text else ''
     raise errors.ConfigError(
       'message',
       f'takes {len(ids):,} tokens{system}',
@@ -61,8 +61,8 @@ class Dialogue:
     )
 
   def _encode(self, messages):
-    if self.system:
-      messages = [{'role': 'system', 'content': self.system}, *messages]
+    if self.system_text:
+      messages = [{'role': 'system', 'content': self.system_text}, *messages]
     return templates.encode_prompt(self._tokenizer, self._template, messages)
 
   def add(self, message: str, answer: str) -> None:

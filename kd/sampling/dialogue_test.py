@@ -21,14 +21,14 @@ def _text(ids):
 
 def test_the_whole_dialogue_is_written_again():
   turns = dialogue.Dialogue(_TOKENIZER, 'gemma', 1000)
-  turns.system = 'Be kind.'
+  turns.system_text = 'Be kind.'
   ids, dropped = turns.prompt('A?')
   assert (_text(ids), dropped) == (
     '^|user\nBe kind.\n\nA?|\n|model\n',
     0,
   )
   turns.add('A?', 'a')
-  turns.system = ''
+  turns.system_text = ''
   ids, dropped = turns.prompt('B?')
   assert (_text(ids), dropped) == (
     '^|user\nA?|\n|model\na|\n|user\nB?|\n|model\n',
@@ -42,7 +42,7 @@ def test_the_whole_dialogue_is_written_again():
 def test_the_oldest_exchanges_are_dropped_for_good():
   text = '^|user\nS\n\nC?|\n|model\nc|\n|user\nD?|\n|model\n'
   turns = dialogue.Dialogue(_TOKENIZER, 'gemma', len(text))
-  turns.system = 'S'
+  turns.system_text = 'S'
   for letter in 'ABC':
     turns.add(f'{letter}?', letter.lower())
   ids, dropped = turns.prompt('D?')
