@@ -18,7 +18,6 @@ _NAME = re.compile(
   r'(?P<name>.*)-(?P<number>\d{5,})-of-(?P<count>\d{5,})\.gguf'
 )
 _KEYS = ('split.no', 'split.count', 'split.tensors.count')
-_SHOWN = 3  # Missing parts that a message names.
 _MERGE = 'join the parts with `llama-gguf-split --merge FIRST_PART OUTPUT`'
 
 
@@ -92,10 +91,9 @@ def _files(path: str, header: gguf_header.Header, count: int) -> list[str]:
     name for name in names if not os.path.isfile(os.path.join(folder, name))
   ]
   if missing:
-    rest = f' and {len(missing) - _SHOWN} more' if len(missing) > _SHOWN else ''
     raise errors.ConfigError(
       path,
-      f'{what}; missing: {", ".join(missing[:_SHOWN])}{rest}',
+      f'{what}; missing: {errors.first_of(missing)}',
       legal='all parts in one folder',
     )
   return [os.path.join(folder, name) for name in names]

@@ -152,7 +152,8 @@ def config_from_metadata(
   head_dim = fields.number('attention.key_length')
   kv_heads = fields.number('attention.head_count_kv')
   sizes.check_kv_heads(
-    *(heads, kv_heads),
+    heads,
+    kv_heads,
     fields.path('attention.head_count_kv'),
     'attention.head_count',
   )

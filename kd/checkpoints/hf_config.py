@@ -128,7 +128,8 @@ def from_dict(raw: Mapping[str, Any], file: str) -> gemma3_config.Gemma3Config:
     fields.number('num_key_value_heads'),
   )
   sizes.check_kv_heads(
-    *(heads, kv_heads),
+    heads,
+    kv_heads,
     f'{fields.file}: num_key_value_heads',
     'num_attention_heads',
   )

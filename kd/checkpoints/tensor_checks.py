@@ -12,7 +12,6 @@ from kd.checkpoints import names
 from kd.core import errors
 from kd.core import types
 
-_SHOWN = 3  # Tensors of each kind that a message names.
 _EXPONENTS = {
   np.dtype(ml_dtypes.bfloat16): 0x7F80,
   np.dtype(np.float16): 0x7C00,
@@ -63,9 +62,8 @@ def check_shapes(source: Any) -> None:
 def _summary(lines: Sequence[str], kind: str) -> list[str]:
   if not lines:
     return []
-  rest = f', and {len(lines) - _SHOWN} more' if len(lines) > _SHOWN else ''
   verb = 'is' if len(lines) == 1 else 'are'
-  return [f'{len(lines)} {verb} {kind}: {", ".join(lines[:_SHOWN])}{rest}']
+  return [f'{len(lines)} {verb} {kind}: {errors.first_of(lines)}']
 
 
 def _with_nearest(
@@ -76,7 +74,7 @@ def _with_nearest(
   """Adds the nearest missing name to the few unknown ones that are shown."""
   lines = [f'{name} {list(shapes[name])}' for name in unknown]
   candidates = [line.partition(' ')[0] for line in missing]
-  for i, name in enumerate(unknown[:_SHOWN]):
+  for i, name in enumerate(unknown[: errors.NAMED]):
     near = errors.nearest(name, candidates)
     lines[i] += f' (nearest: {near})' if near else ''
   return lines
@@ -145,10 +143,9 @@ def check_finite_params(params: types.PyTree, where: str) -> None:
     if count
   ]
   if bad:
-    rest = f', and of {len(bad) - _SHOWN} more' if len(bad) > _SHOWN else ''
     raise errors.ConfigError(
       where,
-      f'{", ".join(bad[:_SHOWN])}{rest} are not finite',
+      f'{errors.first_of(bad)} are not finite',
       legal='finite weights',
     )
 

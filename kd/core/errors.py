@@ -6,6 +6,7 @@ import difflib
 import errno
 
 _LONGEST = 120  # Characters of a name that a message shows.
+NAMED = 3  # Of many names, those that a message shows.
 
 
 class KdError(Exception):
@@ -130,6 +131,12 @@ def for_user(error: KdError | OSError, workdir: str) -> KdError:
     f'{error.filename or workdir}: {error.strerror}; checkpoints are kept: '
     'once that is fixed, the same command resumes'
   )
+
+
+def first_of(names: Sequence[str]) -> str:
+  """Returns the first names of a list, and how many more there are."""
+  rest = f', and {len(names) - NAMED} more' if len(names) > NAMED else ''
+  return ', '.join(names[:NAMED]) + rest
 
 
 def nearest(name: str, legal: Iterable[str]) -> str:

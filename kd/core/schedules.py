@@ -175,6 +175,11 @@ def cosine(
   )
 
 
+def text(spec: float | Mapping[str, Any]) -> str:
+  """Returns a number of the config, or the name of its schedule."""
+  return f'{spec:g}' if isinstance(spec, int | float) else spec['name']
+
+
 def build(value: Any, path: str, steps: int) -> Schedule:
   """A number as the schedule that never changes, or a schedule from its spec.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from kd.core import errors
 from kd.core import quiet
+from kd.input_pipeline import user_errors
 from kd.sampling import requests
 
 Example = Mapping[str, Any]
@@ -184,12 +185,8 @@ def _read(part: Answered, module: str) -> _Task:
       targets.append(post(reference, example=example, is_target=True))
       predictions.append(post(sample.text, example=example, is_target=False))
     except Exception as e:  # The user's function may raise anything.
-      raise errors.ConfigError(
-        'evaluation',
-        f'the postprocessor of task {part.task!r} failed on example '
-        f'{ids[-1]!r}: {type(e).__name__}: {e}',
-        legal='one that accepts every reference and every answer',
-      ) from e
+      what = f'the postprocessor of task {part.task!r} failed on example '
+      raise user_errors.refuse(e, 'evaluation', f'{what}{ids[-1]!r}') from e
   functions = tuple(task.predict_metric_fns)
   return _Task(part.task, ids, functions, (targets, predictions))
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from kd.core import errors
 from kd.core import schedules
-from kd.losses import cross_entropy as _task
-from kd.losses import divergence_terms as _soft
-from kd.losses import layer_terms as _layer_terms
+from kd.losses import cross_entropy
+from kd.losses import divergence_terms
+from kd.losses import layer_terms
 from kd.losses import terms
 
 # Imported for what they register.
-TERM_MODULES = (_layer_terms, _soft, _task)
+TERM_MODULES = (layer_terms, divergence_terms, cross_entropy)
 
 
 def build(

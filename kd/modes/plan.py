@@ -19,10 +19,7 @@ from kd.planning import records
 from kd.planning import search
 from kd.planning import suggestions
 from kd.planning import tables
-
-
-def say(line: str) -> None:
-  print(line, flush=True)
+from kd.train import session
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -42,7 +39,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   _check_context(papers[0].run)
   if config.plan.topology != chosen.name:
     count = f'{chosen.count} chip' + ('s' if chosen.count > 1 else '')
-    say(f'{config.plan.topology} is {chosen.name}: {count}')
+    session.say(f'{config.plan.topology} is {chosen.name}: {count}')
   folders.check_writable(workdir, '--workdir')
   if config.plan.compile:
     folders.check_writable(config.plan.folder, 'plan.folder')
@@ -57,8 +54,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     planned.append(estimate)
     helps.append(_help(estimate))
     _add(workdir, tables.record(estimate, paper, helps[-1]))
-  say('')
-  say(tables.terminal(planned, papers))
+  session.say('')
+  session.say(tables.terminal(planned, papers))
   for estimate, lines in zip(planned, helps, strict=True):
     if estimate.refused:
       _advise(estimate, lines)
@@ -94,7 +91,7 @@ def _check_context(run):
 def _add(workdir, row):
   kept_from = records.add(workdir, row)
   if kept_from:
-    say(
+    session.say(
       f'{row["length"]:,} tokens: {records.RESULTS} keeps the plan compiled on '
       f'{kept_from}'
     )
@@ -131,7 +128,9 @@ def compiled(
   """
   by_length = {paper.run.config.data.length: paper for paper in papers}
   answers = {length: {} for length in by_length}
-  for answer in compile_client.run(config, chosen, list(by_length), None, say):
+  for answer in compile_client.run(
+    config, chosen, list(by_length), None, session.say
+  ):
     paper, so_far = by_length[answer.length], answers[answer.length]
     run, wanted = paper.run, programs.of(paper.run)
     so_far[answer.program] = answer
@@ -153,32 +152,36 @@ def compiled(
 def _search(config, chosen, workdir):
   """Compiles the candidates that are best by formula, and ranks them."""
   ranked = search.ranked(config, chosen)
-  say(f'{len(ranked)} different ways fit by formula; trying the best')
+  session.say(f'{len(ranked)} different ways fit by formula; trying the best')
   tried = []
   for candidate in ranked[: config.plan.compiled]:
-    say(candidate.lines)
+    session.say(candidate.lines)
     changed = planned_run.changed(config, candidate.changes)
     # A candidate's estimate shares the model of its mesh's first candidate.
     whole = suggestions.estimate(changed, chosen)
     for paper, estimate in _estimates(changed, chosen, [whole]):
       tried.append((candidate, estimate))
       _add(workdir, tables.record(estimate, paper, _help(estimate)))
-  say(f'\n{config.data.length:,} tokens per row on {chosen.name}')
-  say(search.table(tried))
+  session.say(f'\n{config.data.length:,} tokens per row on {chosen.name}')
+  session.say(search.table(tried))
   _say_paths(workdir)
 
 
 def _advise(estimate, lines):
   length = estimate.run.config.data.length
-  say(f'\n{length:,} tokens per row do not fit; what would help, by formula:')
+  session.say(
+    f'\n{length:,} tokens per row do not fit; what would help, by formula:'
+  )
   for line in lines:
-    say(f'  {line}')
+    session.say(f'  {line}')
   for cost in estimate.costs:
     if cost.error:
-      say(f'  the compiler of {cost.name}: {cost.error.splitlines()[0]}')
+      session.say(
+        f'  the compiler of {cost.name}: {cost.error.splitlines()[0]}'
+      )
 
 
 def _say_paths(workdir):
-  say('')
+  session.say('')
   for path in records.paths(workdir):
-    say(path)
+    session.say(path)

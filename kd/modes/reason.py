@@ -1,6 +1,5 @@
 """Samples worked solutions and keeps the correct ones as training data."""
 
-from collections.abc import Callable
 import dataclasses
 import os
 from typing import Any
@@ -9,6 +8,7 @@ import ml_collections
 
 from kd.core import errors
 from kd.core import paths
+from kd.core import progress
 from kd.core import run_info
 from kd.input_pipeline import templates
 from kd.reasoning import chain_report
@@ -26,8 +26,6 @@ from kd.train import outputs
 from kd.train import resolved
 from kd.train import samplers
 from kd.train import session
-
-Say = Callable[[str], None]
 
 _PATH = 'reasoning.folder'
 
@@ -93,7 +91,7 @@ def _counts(reasons):
 
 
 def _ask(
-  run: resolved.Run, say: Say
+  run: resolved.Run, say: progress.Say
 ) -> tuple[list[questions_lib.Question], list[chains.Asked], tuple[str, ...]]:
   """The examples, what is asked, and what ends a reply."""
   config = run.config

@@ -1,6 +1,5 @@
 """Trains and evaluates; writes the report."""
 
-from collections.abc import Callable
 import dataclasses
 import functools
 import os
@@ -37,8 +36,6 @@ from kd.train import training_rows
 from kd.train import workdirs
 from kd.train.feeds import feed as feed_lib
 from kd.train.feeds import live as live_feed
-
-Say = Callable[[str], None]
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -83,7 +80,7 @@ class Data:
   opened: Any
 
 
-def prepare(run: resolved.Run, say: Say) -> Data:
+def prepare(run: resolved.Run, say: progress.Say) -> Data:
   """Prepares all rows, before anything is written to the workdir.
 
   Raises:

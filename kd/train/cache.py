@@ -40,8 +40,6 @@ from kd.train.feeds import cached as cached_feed
 from kd.train.feeds import feed
 from kd.train.feeds import live as live_feed
 
-Say = Callable[[str], None]
-
 _PATH = 'cache.folder'
 _AHEAD = 2  # batches that are scored before the first of them is on the disk
 
@@ -62,7 +60,7 @@ class Job:
   parts: Sequence[prepare_lib.Prepared]
   method: compression.Method
   folder: str
-  say: Say
+  say: progress_lib.Say
 
   @property
   def wanted(self) -> dict[str, Any]:
@@ -81,7 +79,7 @@ class Job:
     return shards.plan(rows, self.run.config.cache.shard_rows)
 
 
-def cache(run: resolved.Run, workdir: str, say: Say) -> None:
+def cache(run: resolved.Run, workdir: str, say: progress_lib.Say) -> None:
   """Writes the cache, or reports on the one that is there; see docs/cache.md.
 
   Args:

@@ -6,6 +6,7 @@ import contextlib
 from kd.checkpoints import weights
 from kd.core import errors
 from kd.core import paths
+from kd.core import schedules
 from kd.input_pipeline import chat_templates
 from kd.input_pipeline import hf_tokenizer
 from kd.models import gemma3_config
@@ -15,17 +16,12 @@ from kd.train import resolved
 from kd.train.feeds import feed
 
 
-def _number(value):
-  """Returns a number, or the name of its schedule."""
-  return f'{value:g}' if isinstance(value, int | float) else value['name']
-
-
 def _term(key, spec):
   """Returns a term with its weight and temperature."""
   name = spec['name']
   if 'temperature' in spec:
-    name += f', temperature {_number(spec["temperature"])}'
-  return f'{_number(spec["weight"])} x {key} ({name})'
+    name += f', temperature {schedules.text(spec["temperature"])}'
+  return f'{schedules.text(spec["weight"])} x {key} ({name})'
 
 
 def run_lines(run: resolved.Run, workdir: str) -> str:
@@ -59,7 +55,7 @@ def run_lines(run: resolved.Run, workdir: str) -> str:
     f'mesh: {mesh} over {run.mesh.size} devices',
     'losses: ' + ', '.join(_term(*item) for item in config.losses.items()),
     f'positions: {config.objective.positions.rule}, share '
-    f'{_number(config.objective.positions.share)} of the targets',
+    f'{schedules.text(config.objective.positions.share)} of the targets',
     f'rows: prepared once in {paths.expand(config.data.folder)}',
     f'workdir: {workdir}: {", ".join(outputs.FILES)}',
   ]

@@ -27,8 +27,6 @@ from kd.train import resolved
 from kd.train import shared_rows
 from kd.train.feeds import feed
 
-TeacherTargets = Callable[[types.Batch], types.Targets]
-
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
@@ -54,9 +52,7 @@ class HeldOut:
     return {'examples': examples, 'answers': self.answers}
 
 
-def prepare_sets(
-  run: resolved.Run, say: Callable[[str], None]
-) -> list[HeldOut]:
+def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
   """Prepares the sets of evaluation.sets, in order of their names."""
   config = run.config
   held_out = []
@@ -95,9 +91,9 @@ class Evaluator:
     self,
     run: resolved.Run,
     model: resolved.Model,
-    teacher_targets: TeacherTargets | None,
+    teacher_targets: feed.LiveTargets | None,
     held_out: Sequence[HeldOut],
-    say: Callable[[str], None],
+    say: progress.Say,
   ):
     """Builds the programs.
 

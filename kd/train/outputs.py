@@ -1,4 +1,4 @@
-"""What a run leaves: files of a workdir, completions, exports."""
+"""The files of a workdir, and the student that it holds."""
 
 import dataclasses
 

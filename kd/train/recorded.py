@@ -12,6 +12,7 @@ import jax
 from kd.core import config as config_lib
 from kd.core import identity
 from kd.core import paths
+from kd.core import progress
 from kd.core import run_info
 from kd.evaluation import results
 from kd.partitioning import processes
@@ -21,8 +22,6 @@ from kd.train import resolved
 
 _FORMAT = 1  # Raise it when what an evaluation measures changes its meaning.
 _SHARED = 'evaluations'  # In data.folder: the evaluations of teachers.
-
-Say = Callable[[str], None]
 
 
 def path(workdir: str, name: str) -> str:
@@ -38,7 +37,7 @@ class Recorder:
     run: resolved.Run,
     held_out: Sequence[evaluate.HeldOut],
     teacher_digests: Sequence[str],
-    say: Say,
+    say: progress.Say,
   ):
     """Initializes the recorder.
 

@@ -5,6 +5,7 @@ import functools
 
 from kd.core import errors
 from kd.core import identity
+from kd.core import progress
 from kd.core import types
 from kd.input_pipeline import mixing
 from kd.input_pipeline import prepare as prepare_lib
@@ -14,10 +15,8 @@ from kd.input_pipeline import rows as rows_lib
 from kd.train import resolved
 from kd.train import shared_rows
 
-Say = Callable[[str], None]
 
-
-def prepare(run: resolved.Run, say: Say) -> list[prepare_lib.Prepared]:
+def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
   """Prepares the rows of the training mixture.
 
   Raises:
@@ -60,7 +59,7 @@ def shares_of(
 
 
 def check_rationale(
-  run: resolved.Run, parts: Sequence[prepare_lib.Prepared], say: Say
+  run: resolved.Run, parts: Sequence[prepare_lib.Prepared], say: progress.Say
 ) -> None:
   """Rejects rationale settings if no task of the mixture has rationales.
 

@@ -109,14 +109,7 @@ class Source(feed.Source):
 class Feed(feed.Feed):
   """Batches with the targets of a cache."""
 
-  def __init__(
-    self,
-    run: resolved.Run,
-    rows: feed.Rows,
-    digest: str,
-    teacher_names: Sequence[str],
-    cache: cached.Cache,
-  ):
+  def __init__(self, run, rows, digest, teacher_names, cache: cached.Cache):
     """Opens the feed; see feed.Feed.
 
     Args:
@@ -126,8 +119,8 @@ class Feed(feed.Feed):
       teacher_names: for messages.
       cache: the targets of these rows.
     """
-    super().__init__(run, rows, digest, teacher_names)
-    self._cache, self._targets = cache, targets_of(run, cache)
+    super().__init__(run, rows, digest, teacher_names, targets_of(run, cache))
+    self._cache = cache
 
   def read(self, step):
     batch = super().read(step)

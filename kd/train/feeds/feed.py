@@ -63,7 +63,9 @@ class Fed:
 
 
 class Feed:
-  """Supplies batches without targets; the base of all feeds.
+  """Supplies batches, with the targets of live teachers if there are any.
+
+  The base of all feeds.
 
   Attributes:
     digest: of the rows, their order and everything that is read with them. A
@@ -77,6 +79,7 @@ class Feed:
     rows: Rows,
     digest: str,
     teacher_names: Sequence[str] = (),
+    targets: Callable[[Any], types.Targets] | None = None,
   ):
     """Opens the feed.
 
@@ -85,7 +88,9 @@ class Feed:
       rows: reads rows of a step's batch.
       digest: see the class.
       teacher_names: see the class.
+      targets: from a batch to its targets; None: there are none.
     """
+    self._targets = targets
     self._rows, self._mesh = rows, run.mesh
     self._batch_size = run.config.data.batch_size
     self._local_rows = placement.local_rows(run.mesh, self._batch_size)
@@ -116,7 +121,8 @@ class Feed:
     """
     del step, params
     batch, placing_s = self._place(read)
-    return Fed(batch, None, placing_s)
+    targets = self._targets(batch) if self._targets else None
+    return Fed(batch, targets, placing_s)
 
   def _place(self, tree):
     """Returns the tree on the student's mesh, and seconds."""
@@ -266,8 +272,8 @@ class Source:
       opened: what `open` returned.
       live_targets: the live teachers' targets; None if none is loaded.
     """
-    del opened, live_targets
-    return Feed(run, rows, digest)
+    del opened
+    return Feed(run, rows, digest, self.teacher_names(), live_targets)
 
 
 def source(config: Config) -> Source:

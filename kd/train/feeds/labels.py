@@ -4,4 +4,4 @@ from kd.train.feeds import feed
 
 
 class Source(feed.Source):
-  """Labels alone: everything is as in the base class, and so is the feed."""
+  """Labels alone: everything is as in the base class."""

@@ -52,39 +52,6 @@ class Source(feed.Source):
       dense.append(types.Dense(hidden, table, share))
     return types.Targets(tuple(dense), _abstract_taps(run))
 
-  def feed(self, run, rows, digest, opened, live_targets):
-    del opened
-    return Feed(run, rows, digest, self.teacher_names(), live_targets)
-
-
-class Feed(feed.Feed):
-  """Batches with the targets of live teachers."""
-
-  def __init__(
-    self,
-    run: resolved.Run,
-    rows: feed.Rows,
-    digest: str,
-    teacher_names: Sequence[str],
-    targets: feed.LiveTargets,
-  ):
-    """Opens the feed; see feed.Feed.
-
-    Args:
-      run: the resolved config.
-      rows: reads rows of a step's batch.
-      digest: of the rows and their order.
-      teacher_names: for messages.
-      targets: scores a batch.
-    """
-    super().__init__(run, rows, digest, teacher_names)
-    self._targets = targets
-
-  def __call__(self, step, params, read):
-    del step, params
-    batch, placing_s = self._place(read)
-    return feed.Fed(batch, self._targets(batch), placing_s)
-
 
 def load(run: resolved.Run) -> list[live.Teacher]:
   """Loads the parameters of a run's teachers onto their devices."""

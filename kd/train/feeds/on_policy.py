@@ -56,8 +56,7 @@ class Source(live.Source):
     settings = dataclasses.asdict(_settings(rollout))
     del settings['stop_strings']
     how = ', '.join(f'{name} {value}' for name, value in settings.items())
-    share = rollout.share
-    share = f'{share:g}' if isinstance(share, int | float) else share['name']
+    share = schedules.text(rollout.share)
     return [
       f'rollouts: share {share} of the rows, every {rollout.every} steps, {how}'
     ]
@@ -72,11 +71,11 @@ def _settings(rollout) -> requests.Settings:
   return fields.settings(rollout, stop_strings=())
 
 
-class Feed(live.Feed):
+class Feed(feed.Feed):
   """Batches in which the student wrote some of the answers."""
 
   def __init__(self, run, rows, digest, teacher_names, targets):
-    """Opens the feed; see live.Feed."""
+    """Opens the feed; see feed.Feed."""
     super().__init__(run, rows, digest, teacher_names, targets)
     self._rollouts = _rollouts(run)
     # All prompts go through the sampler together: every process reads them.
