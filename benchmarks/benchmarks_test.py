@@ -216,7 +216,7 @@ def test_comparison():
 
 def test_programs_compute_what_is_on_paper():
   rows, length = 2, 64
-  everywhere = {'rule': 'all', 'share': 1.0}
+  everywhere = {'rule': 'all', 'fraction': 1.0}
   settings = {'remat': 'block', 'chunk_tokens': 32, 'positions': everywhere}
   devices = np.asarray(jax.devices()[:1])
   step = programs.build(

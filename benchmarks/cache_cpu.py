@@ -136,7 +136,7 @@ def _job(run, parts, name, folder):
   config.cache.method = base.cache_method(name)
   run = dataclasses.replace(run, config=ml_collections.FrozenConfigDict(config))
   method = compression.METHODS.build(config.cache.method.to_dict(), 'method')
-  return cache_lib.Job(run, parts, method, folder, lambda line: None)
+  return cache_lib.CacheJob(run, parts, method, folder, lambda line: None)
 
 
 def _training(runs, parts, teachers, rounds, folder) -> dict[str, list[Any]]:
@@ -151,7 +151,7 @@ def _training(runs, parts, teachers, rounds, folder) -> dict[str, list[Any]]:
       rows = rows_lib.Rows(
         parts, run.config.data.batch_size, 0, shuffle=True, rates='rows'
       )
-      job = loop.Job(
+      job = loop.TrainJob(
         run=run,
         objective=run.objective,
         workdir=where,

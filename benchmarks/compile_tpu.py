@@ -43,7 +43,7 @@ def main(argument):
     config('student'),
     config('teacher'),
     'bfloat16',
-    spec | {'positions': {'rule': 'all', 'share': 1.0}},
+    spec | {'positions': {'rule': 'all', 'fraction': 1.0}},
     (len(topology.devices), length),
     np.asarray(topology.devices),
   )

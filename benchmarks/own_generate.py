@@ -30,7 +30,7 @@ def main(argument):
   # No id stops an answer: all have the same length.
   words = engine.Vocabulary(model.config.vocab_size, (), 0, str)
   sampler = engine.Engine(model, words, len(spec['prompts']))
-  settings = requests.Settings(
+  settings = requests.SamplingSettings(
     temperature=1.0,
     top_k=0,
     top_p=1.0,

@@ -78,7 +78,7 @@ def run(
   def own(positions):
     arguments = own_step.arguments(positions) | sizes | {'tokens': tokens}
     # The last token of a row has no target.
-    kept = rows * math.ceil(positions['share'] * (length - 1))
+    kept = rows * math.ceil(positions['fraction'] * (length - 1))
     work = flops.step(
       student,
       [teacher],
@@ -92,8 +92,8 @@ def run(
 
   measured = steps.measure(
     {
-      steps.OURS: own({'rule': 'all', 'share': 1.0}),
-      'ours_selective': own({'rule': 'random', 'share': _KEPT}),
+      steps.OURS: own({'rule': 'all', 'fraction': 1.0}),
+      'ours_selective': own({'rule': 'random', 'fraction': _KEPT}),
     },
     {
       peer: functools.partial(peer_steps.start, peer, student, teacher, tokens)

@@ -48,7 +48,7 @@ def run(
   config = weights.model_config(f'hf:{folder}', 'folder')
   length = len(tokens)
   given = {'tokens': [list(tokens)], 'folder': folder}
-  own = own_step.arguments({'rule': 'all', 'share': 1.0}) | given
+  own = own_step.arguments({'rule': 'all', 'fraction': 1.0}) | given
   work = flops.step(
     config, [config], 1, length, own['remat'], length - 1, attention.XLA
   )

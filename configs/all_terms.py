@@ -35,7 +35,7 @@ def get_config():
     relations=base.term('attention_relations', weight=0.1, relation_heads=4),
   )
   c.objective.positions = base.positions(
-    'student_entropy', share=ramp('linear', begin=1.0, end=0.5)
+    'student_entropy', fraction=ramp('linear', begin=1.0, end=0.5)
   )
   c.optimizer.lr.warmup_steps = 20
   c.evaluation.baseline = False

@@ -15,9 +15,9 @@ from kd.config import base
 
 def get_config():
   c = quickstart.get_config()
-  c.teacher.source = 'rollout'
+  c.teacher.source = 'on_policy'
   c.rollout = base.rollout(
-    share=base.schedule(
+    fraction=base.schedule(
       'linear', begin=0.0, end=0.5, first_step=200, last_step=400
     ),
     max_new_tokens=64,

@@ -21,8 +21,8 @@ def get_config(arg='random'):
   c.student.init = arg
   if arg != 'random':
     c.student.variant = ''
-  c.teacher.source = 'rollout'
-  c.rollout = base.rollout(share=1.0, max_new_tokens=64, batch_size=16)
+  c.teacher.source = 'on_policy'
+  c.rollout = base.rollout(fraction=1.0, max_new_tokens=64, batch_size=16)
   c.data.pack = False
   c.losses = dict(kl=base.term('reverse_kl'))
   c.optimizer = base.adamw(

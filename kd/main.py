@@ -20,7 +20,7 @@ import ml_collections
 from kd import modes
 from kd.config import base
 from kd.config import command_line
-from kd.config import legal
+from kd.config import places
 from kd.core import compile_cache
 from kd.core import errors
 from kd.core import notices
@@ -59,7 +59,7 @@ def _run_mode():
   try:
     if not _WORKDIR.value:
       raise errors.ConfigError('--workdir', 'not given', legal='a folder')
-    fault = legal.path_fault(_WORKDIR.value)
+    fault = places.path_fault(_WORKDIR.value)
     if fault:
       raise errors.ConfigError(
         '--workdir', fault, legal='a folder; a bucket can be mounted as one'

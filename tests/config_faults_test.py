@@ -39,8 +39,8 @@ REFUSED = [
   ('c.student.keep_layers = (None,)', 'student.keep_layers'),
   ('c.teacher.others = dict(second=5)', 'teacher.others.second'),
   (
-    "c.teacher.others = dict(a=base.other_teacher(share=float('inf')))",
-    'teacher.others.a.share',
+    "c.teacher.others = dict(a=base.other_teacher(weight=float('inf')))",
+    'teacher.others.a.weight',
   ),
   ('c.teacher.others = dict(x=dict(nonsense=1))', 'teacher.others.x.nonsense'),
   (
@@ -81,8 +81,8 @@ REFUSED = [
     'losses.kl.weight.begin',
   ),
   ('c.losses.kl.weight = dict(begin=1.0)', 'losses.kl.weight.name'),
-  ('c.objective.positions = dict(share=0.5)', 'objective.positions.rule'),
-  ("c.objective.positions = dict(rule='all')", 'objective.positions.share'),
+  ('c.objective.positions = dict(fraction=0.5)', 'objective.positions.rule'),
+  ("c.objective.positions = dict(rule='all')", 'objective.positions.fraction'),
   ('c.objective.positions = 5', 'objective.positions'),
   ('c.optimizer = base.adamw(1e-3)', 'optimizer.lr'),
   ("c.optimizer = dict(name='adamw')", 'optimizer.lr'),
@@ -121,13 +121,13 @@ REFUSED = [
   ),
   ("c.generate.stop_strings = 'abc'", 'generate.stop_strings'),
   ('c.rollout.buffer = 10**12', 'rollout.buffer'),
-  ("c.rollout.share = float('nan')", 'rollout.share'),
-  ("c.rollout.share = 'half'", 'rollout.share'),
+  ("c.rollout.fraction = float('nan')", 'rollout.fraction'),
+  ("c.rollout.fraction = 'half'", 'rollout.fraction'),
   (
     # Beyond 1 at update 50 alone, which no coarse sample of 6400 meets.
-    "c.steps = 6400; c.rollout.share = base.schedule('inverse_sqrt', "
+    "c.steps = 6400; c.rollout.fraction = base.schedule('inverse_sqrt', "
     'peak=1.3, warmup_steps=50)',
-    'rollout.share',
+    'rollout.fraction',
   ),
   ("c.plan.price = float('nan')", 'plan.price'),
   ('c.plan.lengths = (10**9,)', 'plan.lengths'),
@@ -148,6 +148,14 @@ def test_refused_by_the_fields_name(change, field):
   assert len(str(e.value)) < 700
 
 
+_CHANGE = """from kd.config import base
+def get_config():
+  c = base.get_config()
+  {}
+  return c
+"""
+
+
 @pytest.mark.parametrize(
   'text, words',
   [
@@ -156,6 +164,9 @@ def test_refused_by_the_fields_name(change, field):
     ('x = \n', ':1: SyntaxError'),
     ('\n\nraise ValueError("no")\n', ':3: ValueError: no'),
     ('x = 1\n', 'get_config'),
+    (_CHANGE.format('c.teacher.share = 1.0'), ":4: .*mean 'weight'"),
+    (_CHANGE.format('c.rollout.update(share=1.0)'), ":4: .*mean 'fraction'"),
+    (_CHANGE.format('c.data.lenght = 9'), ":4: .*mean 'length'"),
   ],
 )
 def test_a_file_that_fails_is_named_with_its_line(text, words, tmp_path):
@@ -163,7 +174,17 @@ def test_a_file_that_fails_is_named_with_its_line(text, words, tmp_path):
   file.write_text(text)
   with pytest.raises(errors.ConfigError) as e:
     command_line.load(str(file))
-  assert str(file) in str(e.value) and words in str(e.value)
+  assert str(file) in str(e.value) and re.search(words, str(e.value))
+
+
+def test_former_names_are_answered_with_todays():
+  """Also in an entry and in a part that is made by itself."""
+  for change, new in (
+    ("c.objective.positions = base.positions('all', share=1.0)", 'fraction'),
+    ('c.teacher.others = dict(a=base.other_teacher(share=2.0))', 'weight'),
+  ):
+    with pytest.raises(errors.ConfigError, match=f"did you mean '{new}'"):
+      base.checked(_changed(change))
 
 
 def test_an_argument_that_get_config_does_not_take():
@@ -233,6 +254,10 @@ def test_values_are_read_by_the_field_s_type():
     ('--config.data=5', ('data', 'one of its fields')),
     ('--config.optimizer.lr.name=cosin', ('optimizer.lr.name', "'cosine'")),
     ('--config.losses.kl.beta=1', ('losses.kl.beta', 'no field')),
+    ('--config.search.together=3', ("did you mean 'concurrency'",)),
+    ('--config.teacher.share=3', ("did you mean 'weight'",)),
+    ('--config.objective.positions.share=1', ("did you mean 'fraction'",)),
+    ('--config.teacher.source=rollout', ("did you mean 'on_policy'",)),
   ],
 )
 def test_flags_that_are_wrong(argument, words):

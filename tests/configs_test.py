@@ -115,8 +115,8 @@ def _targets(run, teachers, batch):
       batch,
       run.objective.teacher_taps,
     )
-    share = jax.ShapeDtypeStruct((), jnp.float32)
-    found.append((types.Dense(hidden, params['embedding'], share), shown))
+    weight = jax.ShapeDtypeStruct((), jnp.float32)
+    found.append((types.Dense(hidden, params['embedding'], weight), shown))
   return types.Targets(tuple(dense for dense, _ in found), found[0][1])
 
 
@@ -144,10 +144,18 @@ def _quickstart(**changes):
     ('data.template', 'gemini', ('data.template', "'gemma'")),
     ('data.tokenizer', 'byte', ('data.tokenizer', "'bytes'")),
     ('data.examples', 0, ('data.examples',)),
-    ('data.rationale.dropped', -1.0, ('data.rationale.dropped', 'at most 1')),
+    (
+      'data.rationale.drop_fraction',
+      -1.0,
+      ('data.rationale.drop_fraction', 'at most 1'),
+    ),
     ('reasoning.keep', 'vote', ('reasoning.keep', "'voted'")),
     ('reasoning.top_p', 0.0, ('reasoning.top_p', 'above 0 and at most 1')),
-    ('reasoning.form', 'Q:', ('reasoning.form', "'{question}'")),
+    (
+      'reasoning.question_format',
+      'Q:',
+      ('reasoning.question_format', "'{question}'"),
+    ),
     (
       'optimizer.micro_batches',
       3,
@@ -181,10 +189,10 @@ def _quickstart(**changes):
     ('teacher.variant', '1b', ('teacher.variant', 'embed_dim')),
     ('teacher.source', 'none', ('losses.kl', 'teacher')),
     ('teacher.source', 'lve', ('teacher.source', "'live'")),
-    ('teacher.source', 'rollout', ('data.pack', 'found True', 'False')),
-    ('losses.kl.part', 'sampled', ('losses.kl.part', "source='rollout'")),
-    ('rollout.share', 1.5, ('rollout.share', 'found 1.5', 'at most 1')),
-    ('rollout.share', 0, ('rollout.share', 'not 0 throughout')),
+    ('teacher.source', 'on_policy', ('data.pack', 'found True', 'False')),
+    ('losses.kl.part', 'sampled', ('losses.kl.part', "source='on_policy'")),
+    ('rollout.fraction', 1.5, ('rollout.fraction', 'found 1.5', 'at most 1')),
+    ('rollout.fraction', 0, ('rollout.fraction', 'not 0 throughout')),
     ('rollout.buffer', 8, ('rollout.buffer', 'rollout.every is 1')),
     ('rollout.every', 2, ('rollout.buffer', 'rollout.every is 2')),
     ('seed', -1, ('seed', 'found -1', '0 to 4294967295')),

@@ -155,7 +155,7 @@ def _add_nonfinite(add):
     'nan-limit',
     {'nan_at_steps': {'steps': [1, 2, 3, 4]}},
     skip,
-    '--config.nonfinite_limit=2',
+    '--config.max_consecutive_skips=2',
   )
 
 

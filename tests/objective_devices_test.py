@@ -68,7 +68,7 @@ def _place(mesh, hidden, unembedding, teacher, batch):
       types.Dense(
         put(t.final_hidden),
         jax.device_put(t.unembedding, table),
-        jax.device_put(t.share, rules.replicated(mesh)),
+        jax.device_put(t.weight, rules.replicated(mesh)),
       )
       for t in teacher
     )

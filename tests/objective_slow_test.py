@@ -17,7 +17,7 @@ from kd.config import base
 
 def get_config():
   c = all_terms.get_config()
-  second = base.other_teacher(init=c.teacher.init, dtype='float32', share=3.0)
+  second = base.other_teacher(init=c.teacher.init, dtype='float32', weight=3.0)
   c.teacher.others = dict(second=second)
   return c
 """
@@ -59,7 +59,7 @@ def test_metrics_of_terms_and_schedules(straight):
   last = train[-1]
   # Steps 3, 4 and 5 of a line from 4 to 1 over 100 steps, and from 1 to 0.5.
   np.testing.assert_allclose(last['train/temperature/steps'], 4 - 3 * 0.04)
-  np.testing.assert_allclose(last['train/share'], 1 - 0.5 * 0.04)
+  np.testing.assert_allclose(last['train/positions/fraction'], 1 - 0.5 * 0.04)
   maps = [last[f'train/layer_map/hidden/{i}'] for i in range(2)]
   assert 0 <= maps[0] < maps[1] <= 5
 

@@ -30,9 +30,9 @@ def _config(folder, **changes):
   """Three terms, to count what each counts."""
   c = quickstart.get_config()
   c.update(steps=_STEPS)
-  c.teacher.source = 'rollout'
+  c.teacher.source = 'on_policy'
   c.rollout = base.rollout(
-    share=0.5, max_new_tokens=12, batch_size=4, **changes
+    fraction=0.5, max_new_tokens=12, batch_size=4, **changes
   )
   c.losses = dict(
     all=base.term('jensen_shannon'),
@@ -86,7 +86,7 @@ def test_labels_are_never_what_the_student_wrote(replayed):
 def test_rows_say_how_old_they_are_and_the_student_is_heard(replayed):
   _, workdir = replayed
   lines = _lines(workdir, 'train')
-  assert all(line['train/rollout/share'] == 0.5 for line in lines)
+  assert all(line['train/rollout/fraction'] == 0.5 for line in lines)
   fresh, again = lines[::2], lines[1::2]
   assert all(line['train/rollout/age'] == 0 for line in fresh)
   # Three rows are kept, two of them new: the third is of two steps earlier.
@@ -119,7 +119,7 @@ def test_the_settings_are_printed_and_a_changed_one_is_refused(
   config, workdir = replayed
   check_mode.main(config, str(workdir))
   said = capsys.readouterr().out
-  assert 'rollouts: share 0.5 of the rows, every 2 steps' in said
+  assert 'rollouts: 0.5 of the rows, every 2 steps' in said
   assert 'top_p 1.0' in said and 'max_new_tokens 12' in said
   other = config.copy_and_resolve_references()
   other.rollout.temperature = 0.7
@@ -133,7 +133,7 @@ def test_a_student_that_says_nothing_learns_from_where_it_stopped(folder):
   config.optimizer.lr.warmup_steps = 0
   config.student.init = f'hf:{_silent(folder)}'
   config.student.variant = ''
-  config.rollout.update(share=1.0, temperature=0.0)
+  config.rollout.update(fraction=1.0, temperature=0.0)
   config.losses = dict(kl=base.term('reverse_kl', part='sampled'))
   config.log.tensorboard = True
   train_mode.main(config, str(folder / 'silent'))
@@ -180,11 +180,11 @@ def test_the_page_s_commands_run_and_its_table_is_right(tmp_path):
       '--config.evaluation.baseline=False',
       '--config.rollout.max_new_tokens=16',
     ]
-    ramp = [f'--config.rollout.share.{x}' for x in ramp]
+    ramp = [f'--config.rollout.fraction.{x}' for x in ramp]
     code, _, err = command.run([*arguments, *small, *ramp])
     assert code == 0, err
   shares = [
-    [x['train/rollout/share'] for x in _lines(tmp_path / name, 'train')]
+    [x['train/rollout/fraction'] for x in _lines(tmp_path / name, 'train')]
     for name in ('kd-gkd', 'kd-on-policy')
   ]
   assert 0 < shares[0][-1] <= 0.5 and shares[1] == [1.0, 1.0]
@@ -196,7 +196,7 @@ def test_the_page_s_commands_run_and_its_table_is_right(tmp_path):
   ('changes', 'words'),
   [
     ({'rollout.buffer': 1, 'rollout.every': 2}, 'rollout.buffer.*2 or more'),
-    ({'rollout.share': 1.0}, "losses.labels: counts the data's answers"),
+    ({'rollout.fraction': 1.0}, "losses.labels: counts the data's answers"),
     ({'rollout.max_new_tokens': 64}, 'rollout.max_new_tokens.*data.length, 64'),
     ({'losses.labels.part': 'sampled'}, 'losses.labels.part.*is no label'),
   ],
@@ -219,6 +219,8 @@ def test_a_workdir_of_a_run_without_rollouts_knows_none(folder):
   workdir.mkdir()
   (workdir / 'config.json').write_text(json.dumps(old))
   check_mode.main(config, str(workdir))
-  config.teacher.source = 'rollout'
-  with pytest.raises(errors.ConfigError, match="rollout.share: there 'absent'"):
+  config.teacher.source = 'on_policy'
+  with pytest.raises(
+    errors.ConfigError, match="rollout.fraction: there 'absent'"
+  ):
     check_mode.main(config, str(workdir))

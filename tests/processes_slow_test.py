@@ -233,7 +233,7 @@ def test_one_of_four_does_not_wait_for_ever(start, folder):
 def test_two_write_the_rows_that_one_writes(start):
   """Case F5: the number of processes has no part in what is sampled."""
   changes = (
-    '--config.teacher.source=rollout',
+    '--config.teacher.source=on_policy',
     '--config.data.pack=False',
     '--config.rollout.max_new_tokens=8',
     '--config.rollout.every=2',

@@ -38,7 +38,7 @@ def _arguments(folder, *more):
     '--config.reasoning.samples=3',
     '--config.reasoning.max_new_tokens=40',
     '--config.reasoning.temperature=1.0',
-    '--config.reasoning.together=3',
+    '--config.reasoning.concurrency=3',
     *more,
   ]
 
@@ -144,9 +144,9 @@ def test_training_rows_lose_their_steps(tmp_path):
   'changes, words',
   [
     ({'data.mixture': 'arithmetic_answer'}, 'has no rationale'),
-    ({'teacher.source': 'cached'}, "data.rationale.dropped: .*'cached'"),
+    ({'teacher.source': 'cached'}, "data.rationale.drop_fraction: .*'cached'"),
     (
-      {'data.rationale.dropped.end': 2.0},
+      {'data.rationale.drop_fraction.end': 2.0},
       'dropped: found 2; legal: a number, 0 or more and at most 1',
     ),
   ],

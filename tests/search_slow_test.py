@@ -51,7 +51,7 @@ def questions(tmp_path_factory):
     '--config.search.max_new_tokens=24',
     '--config.search.temperature=1.0',
     '--config.search.max_calls=14',
-    '--config.search.together=1',
+    '--config.search.concurrency=1',
   )
   return lambda folder: _arguments(folder, path, *more)
 
@@ -170,7 +170,7 @@ def test_branches_are_learnt_from_through_a_cache(tmp_path, monkeypatch):
   puzzles = tmp_path / 'puzzles.csv'
   puzzles.write_text('Rank,Puzzles\n1,4 6 1 1\n2,3 3 8 8\n3,2 3 4 5\n')
   config = command_line.load('experiments/game24/config_paths.py')
-  config.search.update(data=str(puzzles), first=0, count=-1, draw=0)
+  config.search.update(data=str(puzzles), first=0, count=-1, num_pictures=0)
   search_mode.main(config, str(tmp_path / 'trees'))
   path = tmp_path / 'trees' / 'search' / 'branches.jsonl'
   branches = [json.loads(line) for line in path.read_text().splitlines()]

@@ -28,7 +28,7 @@ def _path(tmp_path, monkeypatch):
       f'{i} + 1 = {i + 1} in all.\n#### {i + 1}',
       f'1 + {i} = {i + 1}\n#### {i + 1}',
     )
-    samples = [traces.Sampled(text, 'stop', 9, -1.0) for text in texts]
+    samples = [traces.SampledSolution(text, 'stop', 9, -1.0) for text in texts]
     groups.append(traces.judge(question, samples))
     asked.append(chains.Asked(question, (2, i), i))
   rules = selection.Rules('correct', 0.0, 'right', 1, 0, 0)

@@ -181,7 +181,7 @@ def main(gguf, workdir, out):
     os.makedirs(folder, exist_ok=True)
     run = resolve.resolve(_config(gguf, workdir, spec, folder), jax.devices())
     method = compression.METHODS.build(spec.to_dict(), 'method')
-    job = cache_lib.Job(run, parts, method, folder, lambda line: None)
+    job = cache_lib.CacheJob(run, parts, method, folder, lambda line: None)
     if not os.path.exists(os.path.join(folder, 'manifest.json')):
       cache_lib.write(job, teachers)
     cache = cached_feed.open_cache(run, parts)

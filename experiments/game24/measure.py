@@ -62,7 +62,7 @@ def _ask(run, puzzles, samples, temperature):
     )
     for i, puzzle in enumerate(puzzles)
   ]
-  settings = requests.Settings(temperature, 0, 1.0, 0.0, 1.0, 128, ())
+  settings = requests.SamplingSettings(temperature, 0, 1.0, 0.0, 1.0, 128, ())
   return samplers.make(run, run.student, params)(asked, settings)
 
 

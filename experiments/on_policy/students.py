@@ -17,7 +17,7 @@ LOSSES = {
   'on_policy': 'reverse_kl',
   'mixed': 'jensen_shannon',
 }
-_SHARES = {'on_policy': 1.0, 'mixed': 0.5}
+_FRACTIONS = {'on_policy': 1.0, 'mixed': 0.5}
 
 
 def config(kind: str, start: str) -> ml_collections.ConfigDict:
@@ -38,10 +38,10 @@ def config(kind: str, start: str) -> ml_collections.ConfigDict:
   c.data.pack = False
   c.data.length = 80
   c.data.batch_size = 64
-  if kind in _SHARES:
-    c.teacher.source = 'rollout'
+  if kind in _FRACTIONS:
+    c.teacher.source = 'on_policy'
     c.rollout = base.rollout(
-      share=_SHARES[kind], max_new_tokens=48, batch_size=64
+      fraction=_FRACTIONS[kind], max_new_tokens=48, batch_size=64
     )
   c.optimizer = base.adamw(
     base.schedule('warmup_cosine', peak=2e-3, warmup_steps=20, final=2e-5)

@@ -16,6 +16,7 @@ on the command line: --config.optimizer.lr.peak=3e-4.
 
 import ml_collections
 
+from kd.config import check
 from kd.config import schema
 from kd.config.fields import data
 from kd.config.fields import losses
@@ -96,14 +97,14 @@ def evaluation_set(**changes) -> Part:
   return _section(outputs.EVALUATION_SET, changes)
 
 
-def positions(rule: str, share=1.0) -> Part:
-  """What objective.positions holds; the share may be a schedule."""
-  return schema.part(dict(rule=rule, share=share))
+def positions(rule: str, **changes) -> Part:
+  """What objective.positions holds; the fraction may be a schedule."""
+  return _section(losses.POSITIONS, {'rule': rule, **changes})
 
 
-def rationale(dropped) -> Part:
+def rationale(drop_fraction) -> Part:
   """What data.rationale holds; the fraction may be a schedule."""
-  return schema.part(dict(dropped=dropped))
+  return schema.part(dict(drop_fraction=drop_fraction))
 
 
 def rollout(**changes) -> Part:
@@ -122,5 +123,5 @@ def checked(config: Part) -> Part:
   Raises:
     ConfigError: names the first field that is not.
   """
-  schema.check(ROOT, config)
+  check.check(ROOT, config)
   return schema.normalized(ROOT, config).lock()

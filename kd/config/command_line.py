@@ -22,6 +22,7 @@ from absl import flags
 import ml_collections
 
 from kd.config import base
+from kd.config import check
 from kd.config import legal as legal_lib
 from kd.config import overrides as overrides_lib
 from kd.core import errors
@@ -231,6 +232,16 @@ def _check_takes(get_config, arguments, location, flag):
     ) from e
 
 
+def _last_part(error):
+  """The part of a config in whose method an error was raised, or None."""
+  part = None
+  for frame, _ in traceback.walk_tb(error.__traceback__):
+    holder = frame.f_locals.get('self')
+    if isinstance(holder, ml_collections.ConfigDict):
+      part = holder
+  return part
+
+
 def _failed(error: BaseException, file: str) -> errors.KdError:
   """The user's message for an error that a config's file raised."""
   if isinstance(error, errors.KdError):
@@ -243,5 +254,11 @@ def _failed(error: BaseException, file: str) -> errors.KdError:
   if isinstance(error, SyntaxError) and error.filename == file:
     lines.append(error.lineno)
   where = f'{file}:{lines[-1]}' if lines else file
+  missing = re.match(r'\W*Key "([^"]*)" does not exist', str(error))
+  part = _last_part(error)
+  if missing and part is not None:
+    name, fields = missing[1], list(map(str, part))
+    renamed = check.renamed_among(name, fields, base.ROOT)
+    return errors.unknown(where, 'field', name, fields, renamed)
   text = legal_lib.shown(str(error))[1:-1]
   return errors.ConfigError(where, f'{type(error).__name__}: {text}')

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from kd.core import errors
+
 INT32 = 2**31 - 1
 SEEDS = 2**32 - 1  # jax.random.key reads the low 32 bits of a seed.
 SECONDS = 864_000.0  # Ten days: what waits longer waits for ever.
-_LONGEST_NAME = 255  # bytes, of a file or folder
-_LONGEST_PATH = 4000
 
 
 def shown(value: Any) -> str:
@@ -41,6 +41,11 @@ class Legal:
   def fault(self, value: Any) -> str:
     """Returns what is wrong with a value, or '' if it is legal."""
     raise NotImplementedError
+
+  def nearest(self, value: Any) -> str:
+    """Returns the legal name that an illegal value comes close to, or ''."""
+    del value
+    return ''
 
   def normal(self, value: Any) -> Any:
     """Returns a legal value in the one form that the program reads."""
@@ -225,9 +230,15 @@ class Matching(Text):
 
 @dataclasses.dataclass(frozen=True)
 class OneOf(Text):
-  """One of a few names."""
+  """One of a few names.
+
+  Attributes:
+    names: the legal ones.
+    formerly: by a name of earlier versions, today's name.
+  """
 
   names: tuple[str, ...]
+  formerly: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @property
   def text(self) -> str:
@@ -236,69 +247,10 @@ class OneOf(Text):
   def _fault(self, value):
     return '' if value in self.names else f'unknown value {shown(value)}'
 
-
-@dataclasses.dataclass(frozen=True)
-class Path(Text):
-  """A file or folder of this machine; '' where `optional` says what it means.
-
-  A bucket has to be mounted as a folder: local programs would create a folder
-  called gs: instead.
-  """
-
-  what: str
-  optional: bool = False
-
-  @property
-  def text(self) -> str:
-    empty = "'' or " if self.optional else ''
-    return f'{empty}a {self.what}; a bucket can be mounted as a folder'
-
-  def _fault(self, value):
-    if not value:
-      return '' if self.optional else "found ''"
-    return path_fault(value)
-
-
-def path_fault(value: str) -> str:
-  """Returns why a text cannot name a local file or folder, or ''."""
-  if '://' in value or re.match(r'(gs|s3|az|abfs|hdfs):/', value):
-    return f'found {shown(value)}, which is no local path'
-  if '\0' in value:
-    return f'found {shown(value)}, which holds a null character'
-  longest = max(len(name.encode()) for name in value.split('/'))
-  if longest > _LONGEST_NAME or len(value.encode()) > _LONGEST_PATH:
-    return f'found {shown(value)}, which is too long for a path'
-  return ''
-
-
-@dataclasses.dataclass(frozen=True)
-class Source(Text):
-  """Words, or KIND:PLACE with a local place.
-
-  Attributes:
-    words: what may stand alone.
-    kinds: by kind, what PLACE is.
-  """
-
-  words: tuple[str, ...]
-  kinds: Mapping[str, str]
-
-  @property
-  def names(self) -> tuple[str, ...]:
-    return (*self.words, *self.kinds)
-
-  @property
-  def text(self) -> str:
-    words = [word or "''" for word in self.words]
-    return ', '.join((*words, *(f'{k}:{w}' for k, w in self.kinds.items())))
-
-  def _fault(self, value):
-    if value in self.words:
-      return ''
-    kind, colon, place = value.partition(':')
-    if kind not in self.kinds or not colon or not place:
-      return f'found {shown(value)}'
-    return path_fault(place)
+  def nearest(self, value):
+    if isinstance(value, str) and value in self.formerly:
+      return self.formerly[value]
+    return errors.nearest(str(value), filter(None, self.names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -377,8 +329,8 @@ def integer(least: int, most: int = INT32, also: Mapping[int, str] = {}):
   return Integer(least, most, also)
 
 
-def one_of(*names: str) -> OneOf:
-  return OneOf(names)
+def one_of(*names: str, formerly: Mapping[str, str] | None = None) -> OneOf:
+  return OneOf(names, formerly or {})
 
 
 POSITIVE = Integer(1)

@@ -6,6 +6,7 @@ import dataclasses
 import ml_collections
 
 from kd.config import base
+from kd.config import check
 from kd.config import legal as legal_lib
 from kd.config import schema
 from kd.core import errors
@@ -111,18 +112,24 @@ def _child(node, value, key, parents, override):
       override.path,
       f'no field {key!r} in {parent} ({override.argument})',
       legal=', '.join(map(str, legal)) or f'{parent} is a value',
-      nearest=errors.nearest(key, map(str, legal)),
+      nearest=check.renamed(key, _children(node, value))
+      or errors.nearest(key, map(str, legal)),
     )
   if isinstance(node, schema.Entries):
     return node.entry
+  children = _children(node, value)
+  if key not in children:
+    raise check.unknown_field(override.path, 'field', key, children)
+  return children[key]
+
+
+def _children(node, value):
+  """The schema of the fields that a part may have, by name."""
   choice = schema.choice_of(node)
   if choice:
-    children = choice.children(value[_NAME] if _NAME in value else '')
-  else:
-    children = node.children
-  if key not in children:
-    raise errors.unknown(override.path, 'field', key, list(children))
-  return children[key]
+    has_name = schema.is_part(value) and _NAME in value
+    return choice.children(value[_NAME] if has_name else '')
+  return node.children if isinstance(node, schema.Section) else {}
 
 
 def _lacks(node, value, key):

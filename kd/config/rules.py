@@ -34,7 +34,7 @@ def check(config: Any) -> None:
 
 
 def scheduled(config: Any, path: str) -> schedules.Schedule:
-  """Builds the schedule of a field such as 'rollout.share'."""
+  """Builds the schedule of a field such as 'rollout.fraction'."""
   value = config
   for key in path.split('.'):
     value = value[key]
@@ -59,13 +59,13 @@ def batch_fits_int32(config: Any) -> None:
 
 def rationale_needs_whole_rows(config: Any) -> None:
   """A cached teacher has scored rows with their whole rationales."""
-  _, highest = _extremes(config, 'data.rationale.dropped')
+  _, highest = _extremes(config, 'data.rationale.drop_fraction')
   if highest > 0 and config.teacher.source == 'cached':
     raise errors.ConfigError(
-      'data.rationale.dropped',
+      'data.rationale.drop_fraction',
       "found more than 0 with teacher.source 'cached', whose targets were "
       'computed on whole rows',
-      legal="0.0, or teacher.source 'live' or 'rollout'",
+      legal="0.0, or teacher.source 'live' or 'on_policy'",
     )
 
 
@@ -76,7 +76,7 @@ def others_need_a_teacher(config: Any) -> None:
     raise errors.ConfigError(
       'teacher.others',
       f"found {names}, and teacher.source is 'none'",
-      legal="{}, or teacher.source 'live', 'cached' or 'rollout'",
+      legal="{}, or teacher.source 'live', 'cached' or 'on_policy'",
     )
 
 
@@ -94,12 +94,12 @@ def buffer_serves_steps_between(config: Any) -> None:
 
 def rollouts_are_rows(config: Any) -> None:
   """A row of a rollout is one prompt with its answer."""
-  if config.teacher.source != 'rollout':
+  if config.teacher.source != 'on_policy':
     return
   if config.data.pack:
     raise errors.ConfigError(
       'data.pack',
-      "found True with teacher.source 'rollout', where a row is a prompt and "
+      "found True with teacher.source 'on_policy', where a row is a prompt and "
       'its answer',
       legal='False',
     )
@@ -111,13 +111,13 @@ def rollouts_are_rows(config: Any) -> None:
       'row',
       legal=f'less than data.length, {config.data.length}',
     )
-  _, highest = _extremes(config, 'rollout.share')
+  _, highest = _extremes(config, 'rollout.fraction')
   needed = math.ceil(highest * config.data.batch_size)
   if rollout.every > 1 and rollout.buffer < needed:
     raise errors.ConfigError(
       'rollout.buffer',
       f'found {rollout.buffer}, and a step takes {needed} rows of it',
-      legal=f'{needed} or more: rollout.share x data.batch_size',
+      legal=f'{needed} or more: rollout.fraction x data.batch_size',
     )
 
 
@@ -151,7 +151,7 @@ def evaluation_has_examples(config: Any) -> None:
 
 def metrics_without_answers(config: Any) -> tuple[str, ...]:
   """Returns the metrics of a held-out set whatever its tasks are."""
-  has_teacher = config.teacher.source in ('live', 'rollout')
+  has_teacher = config.teacher.source in ('live', 'on_policy')
   return (*_LIKELIHOODS, *(_DISTANCES if has_teacher else ()))
 
 

@@ -8,13 +8,11 @@ and docs/config.md are all made from these declarations.
 from collections.abc import Iterator, Mapping
 import copy
 import dataclasses
-import re
 from typing import Any
 
 import ml_collections
 
 from kd.config import legal as legal_lib
-from kd.core import errors
 from kd.core import schedules
 
 
@@ -26,7 +24,6 @@ class _Required:
 
 
 REQUIRED = _Required()
-_ENTRY_NAME = r'[\w-]{1,64}'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,11 +34,14 @@ class Field:
     default: its default, or REQUIRED.
     legal: its legal values.
     doc: what it means, with its unit.
+    formerly: the name it had in earlier versions, which is refused with the
+      new one suggested; '' if it never had another.
   """
 
   default: Any
   legal: legal_lib.Legal
   doc: str
+  formerly: str = ''
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,150 +146,9 @@ def option(choice: Choice, name: str, **changes: Any):
   return part({'name': name, **fields, **changes})
 
 
-def check(root: Section, config: Any) -> None:
-  """Refuses a config that has a field too many or too few, or an illegal one.
-
-  Rules between fields are in kd/config/rules.py; this looks at each alone, but
-  for a schedule, whose values depend on `steps`.
-
-  Raises:
-    ConfigError: names the first such field.
-  """
-  if not is_part(config):
-    raise errors.ConfigError(
-      'config', f'found {legal_lib.shown(config)}', legal='a ConfigDict'
-    )
-  _check(root, config, '')
-  for path, legal, value in _schedules(root, config, ''):
-    _check_schedule(legal, value, path, config['steps'])
-
-
-def check_node(node: Node, value: Any, path: str) -> None:
-  """Checks a part of a config alone; schedules' values aside."""
-  _check(node, value, path)
-
-
-def _check(node, value, path):
-  if isinstance(node, Field):
-    _check_field(node, value, path)
-    return
-  if not is_part(value):
-    raise errors.ConfigError(
-      path,
-      f'found {legal_lib.shown(value)} of type {type(value).__name__}',
-      legal=_fields_of(node),
-    )
-  keys = list(value)
-  for key in keys:
-    if not isinstance(key, str):
-      raise errors.ConfigError(
-        path or 'config', f'found the key {key!r}', legal='names that are text'
-      )
-  if isinstance(node, Entries):
-    _check_entries(node, value, path)
-    return
-  if isinstance(node, Choice):
-    children = _chosen(node, value, path)
-    value = {key: value[key] for key in children}
-  else:
-    children = node.children
-  _check_children(children, value, path)
-
-
-def _fields_of(node):
-  if isinstance(node, Entries):
-    return 'a dict of entries by name'
-  if isinstance(node, Choice):
-    return f'a dict with the name of a {node.kind} and its arguments'
-  return f'a dict of {", ".join(node.children)}'
-
-
 def join(path: str, key: str) -> str:
   """Returns the path of a field in the part at `path`."""
   return f'{path}.{key}' if path else key
-
-
-def _check_children(children, value, path):
-  for key in value:
-    if key not in children:
-      raise errors.unknown(join(path, key), 'field', key, list(children))
-  for key, child in children.items():
-    if key not in value:
-      raise errors.ConfigError(
-        join(path, key), 'missing', legal=_text_of(child)
-      )
-    _check(child, value[key], join(path, key))
-
-
-def _text_of(node):
-  return node.legal.text if isinstance(node, Field) else _fields_of(node)
-
-
-def _chosen(node, value, path):
-  """The fields of the option that a part names."""
-  if 'name' not in value:
-    raise errors.ConfigError(
-      f'{path}.name',
-      'missing',
-      legal=', '.join(sorted(node.options)),
-    )
-  name = value['name']
-  if not isinstance(name, str) or name not in node.options:
-    legal = sorted(node.options)
-    raise errors.ConfigError(
-      f'{path}.name',
-      f'unknown {node.kind} {legal_lib.shown(name)}',
-      legal=', '.join(legal),
-      nearest=errors.nearest(name, legal) if isinstance(name, str) else '',
-    )
-  children = node.children(name)
-  for key in value:
-    if key not in children and key != 'name':
-      raise errors.unknown(
-        f'{path}.{key}', f'argument of {name}', key, list(children)
-      )
-  for key in children:
-    if key not in value:
-      raise errors.ConfigError(f'{path}.{key}', f'missing: {name} needs it')
-  return children
-
-
-def _check_entries(node, value, path):
-  if len(value) < node.least:
-    raise errors.ConfigError(
-      path, f'found {len(value)} entries', legal=f'{node.least} or more'
-    )
-  for key, entry in value.items():
-    if not re.fullmatch(_ENTRY_NAME, key):
-      raise errors.ConfigError(
-        f'{path}.{key}',
-        f'found the name {legal_lib.shown(key)}',
-        legal='up to 64 letters, digits, _ and -',
-      )
-    _check(node.entry, entry, f'{path}.{key}')
-
-
-def _check_field(field, value, path):
-  if is_part(value) and isinstance(field.legal, legal_lib.Scheduled):
-    _check(SCHEDULES, value, path)
-    return
-  fault = field.legal.fault(value)
-  if not fault:
-    return
-  names = [name for name in getattr(field.legal, 'names', ()) if name]
-  raise errors.ConfigError(
-    path,
-    fault,
-    legal=field.legal.text,
-    nearest=errors.nearest(str(value).partition(':')[0], names),
-  )
-
-
-def _schedules(node, value, path):
-  """Yields (path, legal values, schedule or number) of scheduled fields."""
-  for field, at, found in leaves(node, value, path):
-    if isinstance(field.legal, legal_lib.Scheduled):
-      yield at, field.legal, found
 
 
 def leaves(
@@ -310,16 +169,6 @@ def children_of(node: Section | Choice | Entries, value: Any):
   if isinstance(node, Choice):
     return node.children(value['name'])
   return node.children
-
-
-def _check_schedule(legal, value, path, steps):
-  schedule = build_schedule(value, path, steps)
-  lowest, highest = schedules.extremes(schedule, steps)
-  for bad in (lowest, highest):
-    if not legal.number.holds(bad):
-      raise errors.ConfigError(path, f'found {bad:g}', legal=legal.text)
-  if legal.ever_positive and not highest > 0:
-    raise errors.ConfigError(path, 'found 0 throughout', legal=legal.text)
 
 
 def build_schedule(value: Any, path: str, steps: int) -> schedules.Schedule:

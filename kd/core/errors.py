@@ -146,7 +146,7 @@ def nearest(name: str, legal: Iterable[str]) -> str:
 
 
 def unknown(
-  path: str, kind: str, name: str, legal: Sequence[str]
+  path: str, kind: str, name: str, legal: Sequence[str], renamed: str = ''
 ) -> ConfigError:
   """An error for a name that is not among the legal ones.
 
@@ -155,6 +155,7 @@ def unknown(
     kind: the kind of thing that the name names, e.g. 'loss' or 'field'.
     name: the name found.
     legal: the names that exist.
+    renamed: the legal name that replaced it, if one did.
 
   Returns:
     The error, to be raised by the caller.
@@ -163,5 +164,5 @@ def unknown(
     path,
     f'unknown {kind} {name[:_LONGEST]!r}',
     legal=', '.join(sorted(legal)) or 'none',
-    nearest=nearest(name, legal),
+    nearest=renamed or nearest(name, legal),
   )

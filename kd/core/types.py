@@ -93,12 +93,12 @@ class Dense:
     final_hidden: [B, L, D_t], the teacher's last hidden states after its final
       norm; its logits are `final_hidden @ unembedding.T`.
     unembedding: [V_t, D_t], the teacher's output embedding.
-    share: float32 [], its share in a mixture of teachers.
+    weight: float32 [], in the mixture of teachers; all weights sum to 1.
   """
 
   final_hidden: Array
   unembedding: Array
-  share: Array
+  weight: Array
 
 
 @struct.dataclass

@@ -11,7 +11,7 @@ Cell = float | intervals.Interval | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class TableRow:
   """One measure of every model.
 
   Attributes:
@@ -36,7 +36,7 @@ class Table:
   """
 
   columns: Sequence[str]
-  rows: Sequence[Row]
+  rows: Sequence[TableRow]
   notes: Sequence[str] = ()
 
   def __post_init__(self):

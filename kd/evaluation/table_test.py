@@ -10,10 +10,10 @@ from kd.evaluation import table
 TABLE = table.Table(
   columns=['teacher', 'student before', 'student|after'],
   rows=[
-    table.Row(
+    table.TableRow(
       'NLL (nats/token)', [0.51, 12.25, intervals.Interval(0.71239, 0.7, 0.725)]
     ),
-    table.Row('exact match', [None, 0.0, 1 / 3], decimals=2),
+    table.TableRow('exact match', [None, 0.0, 1 / 3], decimals=2),
   ],
   notes=['NLL: a note.'],
 )
@@ -44,7 +44,7 @@ def test_text_is_aligned():
 
 def test_row_of_another_width_is_refused():
   with pytest.raises(ValueError, match="row 'KL' has 1 cells, not 2"):
-    table.Table(['a', 'b'], [table.Row('KL', [1.0])])
+    table.Table(['a', 'b'], [table.TableRow('KL', [1.0])])
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def prepare(
   cache_dir: str,
   limit: int,
   module: str,
-  patience: retry.Patience,
+  patience: retry.RetryPolicy,
   refresh: bool = False,
   say: Callable[[str], None] = logging.info,
 ) -> list[prepared.Prepared]:
@@ -156,7 +156,7 @@ def _write(
   code: task_code.TaskCode,
   digests: file_digests.Digests,
   tokenizer: tokenizers.Tokenizer,
-  patience: retry.Patience,
+  patience: retry.RetryPolicy,
   say: Callable[[str], None],
 ) -> str:
   """Writes a complete folder under a temporary name; returns its own name."""
@@ -200,7 +200,7 @@ def _write_parts(
   code: task_code.TaskCode,
   digests: file_digests.Digests,
   tokenizer: tokenizers.Tokenizer,
-  patience: retry.Patience,
+  patience: retry.RetryPolicy,
   say: Callable[[str], None],
 ) -> dict[str, Any]:
   """Writes the rows of every task; returns the manifest."""

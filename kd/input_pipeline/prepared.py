@@ -48,7 +48,7 @@ class Prepared:
   pad_id: int
   counts: dict[str, Any]
   manifest: dict[str, Any]
-  patience: retry.Patience
+  patience: retry.RetryPolicy
   reused: bool
 
   @property
@@ -119,7 +119,7 @@ def open_folder(
   folder: str,
   request: dict[str, Any],
   pad_id: int,
-  patience: retry.Patience,
+  patience: retry.RetryPolicy,
   reused: bool,
 ) -> list[Prepared]:
   """Reads a prepared folder after checking that it is complete.

@@ -17,14 +17,14 @@ from kd.core import schedules
 from kd.core import types
 from kd.input_pipeline import packing
 
-_KEYS = ('dropped',)
+_KEYS = ('drop_fraction',)
 _STREAM = 0x5407  # Apart from whatever else is drawn from the run's seed.
 
 
 def build(
   spec: Mapping[str, Any], path: str, steps: int
 ) -> schedules.Schedule | None:
-  """The share that is dropped by step, from what data.rationale holds.
+  """The fraction that is dropped by step, from what data.rationale holds.
 
   Args:
     spec: `dropped`, a number or a schedule.
@@ -35,41 +35,43 @@ def build(
     The schedule, None if nothing is ever dropped.
 
   Raises:
-    ConfigError: an unknown field, or a share that leaves [0, 1].
+    ConfigError: an unknown field, or a fraction that leaves [0, 1].
   """
   for key in spec:
     if key not in _KEYS:
       raise errors.unknown(f'{path}.{key}', 'field', key, _KEYS)
-  if 'dropped' not in spec:
-    raise errors.ConfigError(f'{path}.dropped', 'missing')
-  share = schedules.build(spec['dropped'], f'{path}.dropped', steps)
-  lowest, highest = schedules.extremes(share, steps)
+  if 'drop_fraction' not in spec:
+    raise errors.ConfigError(f'{path}.drop_fraction', 'missing')
+  fraction = schedules.build(
+    spec['drop_fraction'], f'{path}.drop_fraction', steps
+  )
+  lowest, highest = schedules.extremes(fraction, steps)
   if not (lowest >= 0 and highest <= 1):
     bad = highest if highest > 1 else lowest
     raise errors.ConfigError(
-      f'{path}.dropped', f'found {bad:g}', legal='0 to 1'
+      f'{path}.drop_fraction', f'found {bad:g}', legal='0 to 1'
     )
-  return share if highest > 0 else None
+  return fraction if highest > 0 else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Shortened:
   """Rows as `rows` gives them, without the first tokens of each rationale.
 
-  Of n tokens floor(share x n + u) are dropped, u uniform in [0, 1) and drawn
+  Of n tokens floor(fraction x n + u) are dropped, u uniform in [0, 1) and drawn
   for each example from (seed, step, row): the mean is exact, and no two
   examples change at the same step. What a step gives is a pure function of
   (seed, step), as without this.
 
   Attributes:
     rows: from a step and numbers of rows in its batch to these rows.
-    share: what is dropped by step.
+    fraction: what is dropped by step.
     seed: of the rounding.
     pad_id: what fills the freed positions, at the row's end.
   """
 
   rows: Callable[[int, Iterable[int]], types.Batch]
-  share: schedules.Schedule
+  fraction: schedules.Schedule
   seed: int
   pad_id: int
 
@@ -77,14 +79,14 @@ class Shortened:
     """The rows of a step, as rows.Rows gives them."""
     numbers = [int(number) for number in numbers]
     batch = self.rows(step, numbers)
-    share = float(self.share(step))
-    if share <= 0:
+    fraction = float(self.fraction(step))
+    if fraction <= 0:
       return batch
     found = []
     for i, number in enumerate(numbers):
       row = {name: getattr(batch, name)[i] for name in packing.FIELDS}
       draws = np.random.default_rng([_STREAM, self.seed, step, number])
-      found.append(shorten(row, share, draws, self.pad_id))
+      found.append(shorten(row, fraction, draws, self.pad_id))
     fields = {
       name: np.stack([row[name] for row in found]) for name in packing.FIELDS
     }
@@ -93,7 +95,7 @@ class Shortened:
 
 def shorten(
   row: Mapping[str, np.ndarray],
-  share: float,
+  fraction: float,
   draws: np.random.Generator,
   pad_id: int,
 ) -> dict[str, np.ndarray]:
@@ -101,7 +103,7 @@ def shorten(
 
   Args:
     row: by name of packing.FIELDS, [L] each.
-    share: of each example's rationale, 0 to 1.
+    fraction: of each example's rationale, 0 to 1.
     draws: rounds it.
     pad_id: what fills the freed positions.
 
@@ -112,7 +114,7 @@ def shorten(
   for segment in range(1, int(row['segment_ids'].max()) + 1):
     at = np.flatnonzero(row['segment_ids'] == segment)
     worked = at[row['parts'][at] == types.RATIONALE]
-    count = int(share * len(worked) + draws.random())
+    count = int(fraction * len(worked) + draws.random())
     kept = at[~np.isin(at, worked[:count])]
     first = row['tokens'][at[0]]
     examples.append(

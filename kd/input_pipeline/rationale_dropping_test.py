@@ -34,28 +34,28 @@ class _Fixed:
     return self._value
 
 
-def _by_hand(share, u):
+def _by_hand(fraction, u):
   """The row packed anew from examples that were shortened before packing."""
   shorter = []
   for e in EXAMPLES:
     work = [i for i, part in enumerate(e.parts) if part == types.RATIONALE]
     keep = np.ones(len(e.ids), bool)
-    keep[work[: int(share * len(work) + u)]] = False
+    keep[work[: int(fraction * len(work) + u)]] = False
     shorter.append(
       packing.Example(e.ids[keep], e.parts[keep], e.weights[keep], 0)
     )
   return packing.fill(shorter, LENGTH, PAD)
 
 
-@pytest.mark.parametrize('share', [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize('fraction', [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize('u', [0.0, 0.7])
-def test_equals_examples_shortened_before_packing(share, u):
-  found = rationale_dropping.shorten(ROW, share, _Fixed(u), PAD)
-  wanted = _by_hand(share, u)
+def test_equals_examples_shortened_before_packing(fraction, u):
+  found = rationale_dropping.shorten(ROW, fraction, _Fixed(u), PAD)
+  wanted = _by_hand(fraction, u)
   for name in packing.FIELDS:
     np.testing.assert_array_equal(found[name], wanted[name], name)
   left = (found['parts'] == types.RATIONALE).sum()
-  assert (left == 0) == (share == 1.0)
+  assert (left == 0) == (fraction == 1.0)
   # Answers, and what is not of a rationale, all stay.
   assert (found['weights'].sum() - left) == 2 + 4 + 3
 
@@ -67,8 +67,8 @@ def _rows(step, numbers):
 
 
 def test_a_pure_function_of_seed_and_step_with_the_right_mean():
-  share = lambda step: step / 100
-  rows = rationale_dropping.Shortened(_rows, share, 3, PAD)
+  fraction = lambda step: step / 100
+  rows = rationale_dropping.Shortened(_rows, fraction, 3, PAD)
   whole = rows(37, range(6))
   # Other hosts read other rows of the same batch.
   part = rows(37, [4, 1])
@@ -79,7 +79,7 @@ def test_a_pure_function_of_seed_and_step_with_the_right_mean():
   assert (whole.row_id == 37).all()
   # Equal rows of one batch are rounded apart.
   assert len({row.tobytes() for row in whole.tokens}) > 1
-  other = rationale_dropping.Shortened(_rows, share, 4, PAD)(37, range(6))
+  other = rationale_dropping.Shortened(_rows, fraction, 4, PAD)(37, range(6))
   assert (other.tokens != whole.tokens).any()
   many = rationale_dropping.Shortened(_rows, lambda step: 0.25, 0, PAD)
   left = [(many(s, [0]).parts == types.RATIONALE).sum() for s in range(2000)]
@@ -88,27 +88,30 @@ def test_a_pure_function_of_seed_and_step_with_the_right_mean():
 
 def test_nothing_is_dropped_at_first_and_all_in_the_end():
   spec = {
-    'dropped': dict(
+    'drop_fraction': dict(
       name='linear', begin=0.0, end=1.0, first_step=10, last_step=20
     )
   }
-  share = rationale_dropping.build(spec, 'data.rationale', 30)
-  rows = rationale_dropping.Shortened(_rows, share, 0, PAD)
+  fraction = rationale_dropping.build(spec, 'data.rationale', 30)
+  rows = rationale_dropping.Shortened(_rows, fraction, 0, PAD)
   for step in (0, 10):
     np.testing.assert_array_equal(rows(step, [0]).tokens[0], ROW['tokens'])
   for step in (20, 29):
     assert not (rows(step, [0]).parts == types.RATIONALE).any()
-  assert rationale_dropping.build({'dropped': 0.0}, 'x', 30) is None
+  assert rationale_dropping.build({'drop_fraction': 0.0}, 'x', 30) is None
 
 
 @pytest.mark.parametrize(
   'spec, words',
   [
-    ({'dropped': 1.5}, 'data.rationale.dropped: found 1.5; legal: 0 to 1'),
-    ({'dropped': -0.1}, 'found -0.1'),
-    ({'droped': 0.1}, "did you mean 'dropped'"),
-    ({}, 'data.rationale.dropped: missing'),
-    ({'dropped': 'all'}, 'a number, or a schedule'),
+    (
+      {'drop_fraction': 1.5},
+      'data.rationale.drop_fraction: found 1.5; legal: 0 to 1',
+    ),
+    ({'drop_fraction': -0.1}, 'found -0.1'),
+    ({'drop_fracton': 0.1}, "did you mean 'drop_fraction'"),
+    ({}, 'data.rationale.drop_fraction: missing'),
+    ({'drop_fraction': 'all'}, 'a number, or a schedule'),
   ],
 )
 def test_wrong_shares_are_named(spec, words):

@@ -67,7 +67,7 @@ def is_transient(error: Exception) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
   """How often and how long to try.
 
   Attributes:

@@ -28,14 +28,14 @@ def test_tries_again_and_waits_longer_each_time(monkeypatch):
   waits = []
   monkeypatch.setattr(time, 'sleep', waits.append)
   call, calls = _failing(3)
-  assert retry.Patience(4, 0.5, 1.0).read('x', call) == 'rows'
+  assert retry.RetryPolicy(4, 0.5, 1.0).read('x', call) == 'rows'
   assert len(calls) == 4 and waits == [0.5, 1.0, 2.0]
 
 
 def test_the_last_failure_is_named():
   call, calls = _failing(9)
   with pytest.raises(retry.ReadError) as e:
-    retry.Patience(3, 0.0, 1.0).read('rows.array_record: row 7', call)
+    retry.RetryPolicy(3, 0.0, 1.0).read('rows.array_record: row 7', call)
   assert len(calls) == 3
   for words in ('rows.array_record: row 7', '3 attempts', 'no route to host'):
     assert words in str(e.value), e.value
@@ -44,7 +44,7 @@ def test_the_last_failure_is_named():
 def test_what_the_user_must_mend_is_not_tried_again():
   call, calls = _failing(9, errors.ConfigError('data.mixture', 'empty'))
   with pytest.raises(errors.ConfigError):
-    retry.Patience(3, 0.0, 1.0).read('x', call)
+    retry.RetryPolicy(3, 0.0, 1.0).read('x', call)
   assert len(calls) == 1
 
 

@@ -19,7 +19,7 @@ from kd.input_pipeline import read_ahead
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
 
-PATIENCE = retry.Patience(attempts=1, wait_s=0.0, timeout_s=60.0)
+PATIENCE = retry.RetryPolicy(attempts=1, wait_s=0.0, timeout_s=60.0)
 
 
 def _part(folder, name, count, rate=1.0, first=0):
@@ -199,7 +199,7 @@ def test_a_new_process_reads_the_same_order_without_tensorflow(
     'from kd.input_pipeline import prepare, prepared, rows, tokenizers\n'
     'from kd.input_pipeline import retry\n'
     f'part = prepared.Prepared("a", {str(tmp_path)!r}, 1.0, 0, 4, 0, {{}}, '
-    '{}, retry.Patience(1, 0.0, 60.0), False)\n'
+    '{}, retry.RetryPolicy(1, 0.0, 60.0), False)\n'
     'order = rows.Rows([part], 2, 0, True, "rows")\n'
     'steps = [order(step, [0, 1]).row_id for step in range(37, 60)]\n'
     'print([int(i) for ids in steps for i in ids])\n'

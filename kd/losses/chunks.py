@@ -112,7 +112,7 @@ def teacher_view(distribution: types.PyTree, student_size: int):
   if not isinstance(distribution, tuple):
     return distribution
   return tuple(
-    (project(d.final_hidden, d.unembedding[:student_size]), d.share)
+    (project(d.final_hidden, d.unembedding[:student_size]), d.weight)
     for d in distribution
   )
 

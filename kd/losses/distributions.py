@@ -26,7 +26,7 @@ class Logits:
 
   Attributes:
     student: float32 [..., V].
-    teacher: pairs of logits float32 [..., V_t] and share [] for each teacher,
+    teacher: pairs of logits float32 [..., V_t] and weight [] for each teacher,
       or TopK or Sampled of these tokens, or None without a teacher.
     labels: int32 [...], the true next token.
   """
@@ -97,7 +97,7 @@ def mixture(
   """Log sum_i share_i p_i [..., size]: teachers are mixed as probabilities.
 
   Args:
-    teachers: pairs of logits [..., V_t] and share [].
+    teachers: pairs of logits [..., V_t] and weight [].
     sums: their normalizers.
     size: ids that count, from 0.
     temperature: each teacher's, before they are mixed.
@@ -108,7 +108,7 @@ def mixture(
   ]
   if len(each) == 1:
     return each[0]
-  shares = [jnp.log(share) for _, share in teachers]
+  shares = [jnp.log(weight) for _, weight in teachers]
   return jax.nn.logsumexp(
     jnp.stack([x + s for x, s in zip(each, shares, strict=True)]), axis=0
   )

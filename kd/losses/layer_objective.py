@@ -81,7 +81,7 @@ def total(
   student: types.Taps,
   teacher: types.Taps | None,
   batch: types.Batch,
-  settings: step_settings.Settings,
+  settings: step_settings.StepSettings,
   layer_maps: dict[str, Array],
   rng: Array,
 ) -> tuple[Array, dict[str, Array], Array]:

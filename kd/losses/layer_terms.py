@@ -47,7 +47,7 @@ def hidden_states(
   norm: bool,
   dropout: float,
   part: str,
-) -> terms.TapsLoss:
+) -> terms.LayerLoss:
   """Hidden states through a trained linear path (arXiv 1412.6550, 1909.10351).
 
   With map 'adaptive' each student layer is compared with the teacher layer
@@ -84,7 +84,7 @@ def hidden_states(
       kind, paths, student.hidden, other, dropout, rng if dropout else None
     )
 
-  return terms.TapsLoss(
+  return terms.LayerLoss(
     per_token,
     part=part,
     values={},
@@ -123,7 +123,7 @@ def _attention_term(context, layers, part, temperature, pair_loss):
       )
     return total / len(windows)
 
-  return terms.TapsLoss(
+  return terms.LayerLoss(
     per_token,
     part=part,
     values={
@@ -154,7 +154,7 @@ def attention_maps(
   temperature: float,
   block: int,
   part: str,
-) -> terms.TapsLoss:
+) -> terms.LayerLoss:
   """KL between attention maps (after arXiv 1909.10351), head by head or of
   the mean over heads.
   """
@@ -198,7 +198,7 @@ def attention_relations(
   temperature: float,
   block: int,
   part: str,
-) -> terms.TapsLoss:
+) -> terms.LayerLoss:
   """KL between relations of queries, keys and values (arXiv 2012.15828)."""
   _need_teacher(context)
   _check_block(block)

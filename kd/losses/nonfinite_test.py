@@ -56,10 +56,10 @@ def _spoil(x, at, value, whole=False):
   return x
 
 
-def _dense(logits, share=1.0):
+def _dense(logits, weight=1.0):
   # Logits themselves as hidden states, under a unit unembedding.
   hidden = jnp.asarray(logits, jnp.float32)
-  return types.Dense(hidden, jnp.eye(VOCAB), jnp.float32(share))
+  return types.Dense(hidden, jnp.eye(VOCAB), jnp.float32(weight))
 
 
 def _distribution(kind, at=None, value=0.0):
@@ -83,13 +83,13 @@ def _distribution(kind, at=None, value=0.0):
   return types.Sampled(kept.ids, spoil(kept.logprobs), weights)
 
 
-def _objective(names, rule='all', share=1.0):
+def _objective(names, rule='all', fraction=1.0):
   specs = {}
   for name in names:
     own = sparse.OWN.get(name, {'label_smoothing': 0.1, 'z_loss': 0.1})
     clip = {'clip': 2.0} if name in sparse.OWN else {}
     specs[name] = base.term(name, **clip, **own).to_dict()
-  kept = selection.build({'rule': rule, 'share': share}, '', 10)
+  kept = selection.build({'rule': rule, 'fraction': fraction}, '', 10)
   terms = catalog.build(specs, sparse.CONTEXT)
   return objective_lib.Objective(terms, kept, 1000)
 
@@ -104,7 +104,7 @@ def _run(objective):
     targets = types.Targets(distribution, None)
     kept, bad = selection.select(
       objective.selection,
-      settings.share,
+      settings.fraction,
       hidden,
       unembedding,
       targets,
@@ -190,7 +190,7 @@ def test_a_teacher_is_named_by_a_term_of_other_positions():
   """The loss is NaN there too, whatever the term's weight."""
   spec = base.term('forward_kl', part='rationale').to_dict()
   terms = catalog.build({'kl': spec}, sparse.CONTEXT)
-  everywhere = selection.build({'rule': 'all', 'share': 1.0}, '', 10)
+  everywhere = selection.build({'rule': 'all', 'fraction': 1.0}, '', 10)
   run = _run(objective_lib.Objective(terms, everywhere, 1000))
   teacher = _distribution('mixture', AT, np.nan)
   total, _, sums = run(_logits(0), teacher)

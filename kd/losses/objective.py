@@ -87,7 +87,7 @@ class Objective:
 
   @property
   def taps_terms(self) -> tuple[terms_lib.Term, ...]:
-    return self._of(terms_lib.TapsLoss)
+    return self._of(terms_lib.LayerLoss)
 
   @property
   def student_taps(self) -> types.TapSpec:
@@ -102,20 +102,24 @@ class Objective:
   def _of(self, kind):
     return tuple(t for t in self.terms if isinstance(t.loss, kind))
 
-  def settings(self, batch: types.Batch, step: Array) -> step_settings.Settings:
+  def settings(
+    self, batch: types.Batch, step: Array
+  ) -> step_settings.StepSettings:
     """Returns what the objective of a whole batch is computed with."""
-    return step_settings.make(self.terms, self.selection.share, batch, step)
+    return step_settings.make(self.terms, self.selection.fraction, batch, step)
 
-  def scheduled(self, settings: step_settings.Settings) -> dict[str, Array]:
+  def scheduled(self, settings: step_settings.StepSettings) -> dict[str, Array]:
     """Returns the values of schedules at this step, for the metrics."""
-    return step_settings.scheduled(self.terms, self.selection.share, settings)
+    return step_settings.scheduled(
+      self.terms, self.selection.fraction, settings
+    )
 
   def __call__(
     self,
     student: Student,
     targets: types.Targets | None,
     batch: types.Batch,
-    settings: step_settings.Settings,
+    settings: step_settings.StepSettings,
     rng: Array,
   ) -> tuple[Array, Sums]:
     """Computes the objective of some rows of a step.
@@ -146,7 +150,7 @@ class Objective:
     )
     kept, bad_scores = selection_lib.select(
       self.selection,
-      settings.share,
+      settings.fraction,
       student.hidden,
       student.unembedding,
       targets,
@@ -300,7 +304,7 @@ def logits_total(
   unembedding: Array,
   targets: types.Targets | None,
   batch: types.Batch,
-  settings: step_settings.Settings,
+  settings: step_settings.StepSettings,
 ) -> tuple[Array, Sums]:
   """The total and each sum of the terms that read logits.
 

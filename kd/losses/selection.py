@@ -30,11 +30,11 @@ class Selection:
 
   Attributes:
     rule: a name of RULES.
-    share: by step, the share of a row's target positions that is kept, (0, 1].
+    fraction: of a row's target positions that is kept, by step, (0, 1].
   """
 
   rule: str
-  share: schedules.Schedule
+  fraction: schedules.Schedule
 
   @property
   def needs_teacher(self) -> bool:
@@ -45,32 +45,32 @@ def build(spec: Mapping[str, Any], path: str, steps: int) -> Selection:
   """From the config's `objective.positions`.
 
   Raises:
-    ConfigError: an unknown field or rule, or a share that leaves (0, 1].
+    ConfigError: an unknown field or rule, or a fraction that leaves (0, 1].
   """
   for key in spec:
-    if key not in ('rule', 'share'):
-      raise errors.unknown(f'{path}.{key}', 'field', key, ('rule', 'share'))
+    if key not in ('rule', 'fraction'):
+      raise errors.unknown(f'{path}.{key}', 'field', key, ('rule', 'fraction'))
   if spec['rule'] not in RULES:
     raise errors.unknown(f'{path}.rule', 'rule', spec['rule'], RULES)
-  share = schedules.build(spec['share'], f'{path}.share', steps)
-  lowest, highest = schedules.extremes(share, steps)
+  fraction = schedules.build(spec['fraction'], f'{path}.fraction', steps)
+  lowest, highest = schedules.extremes(fraction, steps)
   if not 0 < lowest <= highest <= 1:
     bad = lowest if not lowest > 0 else highest
     raise errors.ConfigError(
-      f'{path}.share', f'found {bad:g}', legal='above 0, up to 1'
+      f'{path}.fraction', f'found {bad:g}', legal='above 0, up to 1'
     )
   if spec['rule'] == 'all' and lowest < 1:
     raise errors.ConfigError(
-      f'{path}.share',
+      f'{path}.fraction',
       f'found {lowest:g} with rule all',
       legal='1.0, or another rule',
     )
-  return Selection(spec['rule'], share)
+  return Selection(spec['rule'], fraction)
 
 
 def everywhere() -> Selection:
   """Keeps every position."""
-  return build({'rule': 'all', 'share': 1.0}, '', 1)
+  return build({'rule': 'all', 'fraction': 1.0}, '', 1)
 
 
 def entropy(logits: Array) -> Array:
@@ -133,7 +133,7 @@ def _uniform(batch, key):
   return jax.vmap(row)(batch.row_id)
 
 
-def keep_highest(scores: Array, weights: Array, share: Array) -> Array:
+def keep_highest(scores: Array, weights: Array, fraction: Array) -> Array:
   """Keeps the highest scores of each row and drops the other weights.
 
   Where a score that counts is not finite, the row's weights are NaN: it has no
@@ -142,7 +142,7 @@ def keep_highest(scores: Array, weights: Array, share: Array) -> Array:
   Args:
     scores: float32 [B, L].
     weights: float32 [B, L], 0 where a position does not count.
-    share: float32 [], of a row's counting positions, rounded up.
+    fraction: float32 [], of a row's counting positions, rounded up.
 
   Returns:
     float32 [B, L]: 0 where dropped; what is kept is scaled up so that each row
@@ -151,7 +151,7 @@ def keep_highest(scores: Array, weights: Array, share: Array) -> Array:
   counted = weights != 0
   ranked = jnp.argsort(jnp.where(counted, -scores, jnp.inf), stable=True)
   rank = jnp.argsort(ranked)
-  amount = jnp.ceil(share * jnp.sum(counted, axis=1, keepdims=True))
+  amount = jnp.ceil(fraction * jnp.sum(counted, axis=1, keepdims=True))
   kept = jnp.where(rank < amount, weights, 0.0)
   total = jnp.sum(kept, axis=1, keepdims=True)
   whole = jnp.sum(weights, axis=1, keepdims=True)
@@ -162,7 +162,7 @@ def keep_highest(scores: Array, weights: Array, share: Array) -> Array:
 
 def select(
   selection: Selection,
-  share: Array,
+  fraction: Array,
   hidden: Array,
   unembedding: Array,
   targets: types.Targets | None,
@@ -172,12 +172,12 @@ def select(
 ) -> tuple[types.Batch, Array]:
   """Returns the batch with weights only where the rule keeps a position.
 
-  The share is kept of each part of each row, so that it depends on no other row
-  and the total weight of a part stays what it was.
+  The fraction is kept in each part of each row, so that it depends on no other
+  row and the total weight of a part stays the same.
 
   Args:
     selection: the rule.
-    share: float32 [], of this step.
+    fraction: float32 [], of this step.
     hidden: [B, L, D], the student's final hidden states.
     unembedding: [V, D].
     targets: the teacher's, or None if the rule does not need them.
@@ -207,7 +207,7 @@ def select(
   bad = ~finite & (batch.weights != 0)[..., None]
   weights = sum(
     keep_highest(
-      scores, jnp.where(batch.parts == part, batch.weights, 0), share
+      scores, jnp.where(batch.parts == part, batch.weights, 0), fraction
     )
     for part in (types.ANSWER, types.RATIONALE, types.SAMPLED)
   )

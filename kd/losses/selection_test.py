@@ -37,11 +37,11 @@ def make(seed=0):
   return normal(B, L, D), normal(V, D), types.Targets((dense,), None), batch
 
 
-def select(rule, share, hidden, unembedding, targets, batch, seed=0):
-  chosen = selection.build({'rule': rule, 'share': share}, 'p', 10)
+def select(rule, fraction, hidden, unembedding, targets, batch, seed=0):
+  chosen = selection.build({'rule': rule, 'fraction': fraction}, 'p', 10)
   kept, _ = selection.select(
     chosen,
-    jnp.float32(share),
+    jnp.float32(fraction),
     hidden,
     unembedding,
     targets,
@@ -60,10 +60,12 @@ def entropies(hidden, unembedding):
 
 
 @pytest.mark.parametrize('rule', ['student_entropy', 'teacher_entropy'])
-@pytest.mark.parametrize('share', [0.3, 1.0])
-def test_the_highest_entropies_of_each_part_of_each_row_are_kept(rule, share):
+@pytest.mark.parametrize('fraction', [0.3, 1.0])
+def test_the_highest_entropies_of_each_part_of_each_row_are_kept(
+  rule, fraction
+):
   hidden, unembedding, targets, batch = make()
-  kept = select(rule, share, hidden, unembedding, targets, batch)
+  kept = select(rule, fraction, hidden, unembedding, targets, batch)
   dense = targets.distribution[0]
   score = entropies(hidden, unembedding)
   if rule == 'teacher_entropy':
@@ -74,7 +76,7 @@ def test_the_highest_entropies_of_each_part_of_each_row_are_kept(rule, share):
       counted = (batch.weights[row] > 0) & (batch.parts[row] == part)
       where = np.flatnonzero(counted)
       best = where[np.argsort(-score[row, where])]
-      best = best[: int(np.ceil(np.float32(share) * len(where)))]
+      best = best[: int(np.ceil(np.float32(fraction) * len(where)))]
       weights = np.asarray(batch.weights[row], np.float64)
       if len(best):
         expected[row, best] = (
@@ -152,11 +154,11 @@ def test_what_is_not_kept_is_not_computed():
 @pytest.mark.parametrize(
   'spec,words',
   [
-    (dict(rule='entropy', share=0.5), ('p.rule', 'student_entropy')),
-    (dict(rule='random', share=0.0), ('p.share', 'above 0')),
-    (dict(rule='random', share=1.5), ('p.share', 'up to 1')),
-    (dict(rule='all', share=0.5), ('p.share', 'another rule')),
-    (dict(rule='random', share=0.5, top=1), ('p.top', 'share')),
+    (dict(rule='entropy', fraction=0.5), ('p.rule', 'student_entropy')),
+    (dict(rule='random', fraction=0.0), ('p.fraction', 'above 0')),
+    (dict(rule='random', fraction=1.5), ('p.fraction', 'up to 1')),
+    (dict(rule='all', fraction=0.5), ('p.fraction', 'another rule')),
+    (dict(rule='random', fraction=0.5, top=1), ('p.top', 'fraction')),
   ],
 )
 def test_wrong_selections_are_named(spec, words):

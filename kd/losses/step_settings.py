@@ -13,7 +13,7 @@ Array = types.Array
 
 
 @struct.dataclass
-class Settings:
+class StepSettings:
   """What a step's objective is computed with, by a term's key.
 
   Attributes:
@@ -21,17 +21,17 @@ class Settings:
     totals: float32 [], the weight of the targets that count for it, over the
       whole batch: all micro-batches and devices.
     values: the term's scalar arguments at this step.
-    share: float32 [], of the positions that are kept.
+    fraction: float32 [], of the positions that are kept.
   """
 
   weights: dict[str, Array]
   totals: dict[str, Array]
   values: dict[str, dict[str, Array]]
-  share: Array
+  fraction: Array
 
 
 def counted_weights(
-  loss: terms_lib.LogitsLoss | terms_lib.TapsLoss, weights: Array, parts: Array
+  loss: terms_lib.LogitsLoss | terms_lib.LayerLoss, weights: Array, parts: Array
 ) -> Array:
   """The target weights that count for a term, zeros elsewhere."""
   wanted = terms_lib.PARTS[loss.part]
@@ -47,7 +47,7 @@ def make(
   fraction: schedules.Schedule,
   batch: types.Batch,
   step: Array,
-) -> Settings:
+) -> StepSettings:
   """Evaluates schedules, and sums target weights, for a whole batch.
 
   Args:
@@ -57,8 +57,8 @@ def make(
     step: updates applied so far.
   """
   number = lambda schedule: jnp.asarray(schedule(step), jnp.float32)
-  return Settings(
-    share=number(fraction),
+  return StepSettings(
+    fraction=number(fraction),
     weights={term.key: number(term.weight) for term in terms},
     totals={
       term.key: jnp.sum(counted_weights(term.loss, batch.weights, batch.parts))
@@ -71,7 +71,7 @@ def make(
   )
 
 
-def scales(settings: Settings) -> dict[str, Array]:
+def scales(settings: StepSettings) -> dict[str, Array]:
   """What each term's sum is multiplied by; 0 where no target counts for it."""
   return {
     key: jnp.where(total > 0, settings.weights[key] / total, 0.0)
@@ -82,7 +82,7 @@ def scales(settings: Settings) -> dict[str, Array]:
 def scheduled(
   terms: Sequence[terms_lib.Term],
   fraction: schedules.Schedule,
-  settings: Settings,
+  settings: StepSettings,
 ) -> dict[str, Array]:
   """What a term's or the selection's schedules gave, for the metrics.
 
@@ -96,5 +96,5 @@ def scheduled(
       if schedules.changes(schedule):
         found[f'{name}/{term.key}'] = settings.values[term.key][name]
   if schedules.changes(fraction):
-    found['share'] = settings.share
+    found['positions/fraction'] = settings.fraction
   return found

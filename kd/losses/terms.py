@@ -91,7 +91,7 @@ class LogitsLoss:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TapsLoss:
+class LayerLoss:
   """A loss of what layers show.
 
   Attributes:
@@ -141,7 +141,7 @@ class Term:
 
   key: str
   weight: schedules.Schedule
-  loss: LogitsLoss | TapsLoss
+  loss: LogitsLoss | LayerLoss
 
 
 def check_part(part: str) -> None:

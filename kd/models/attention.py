@@ -60,7 +60,7 @@ def causal(
   query: Array,
   key: Array,
   value: Array,
-  sight: attention_mask.Sight,
+  sight: attention_mask.AttentionMask,
   scale: float,
   kernel: str,
 ) -> Array:
@@ -98,7 +98,7 @@ def pairs_computed(length: int, window: int | None) -> int:
 
   Those that are hidden count too, where they share a block with others.
   """
-  sight = attention_mask.Sight(None, window)
+  sight = attention_mask.AttentionMask(None, window)
   if makes_scores_anew(length):
     return (
       blockwise_attention.pairs(sight, length, _BLOCK, 1).key.size * _BLOCK**2
@@ -121,7 +121,7 @@ def in_slices(
   query: Array,
   key: Array,
   value: Array,
-  sight: attention_mask.Sight,
+  sight: attention_mask.AttentionMask,
   scale: float,
   size: int,
 ) -> Array:

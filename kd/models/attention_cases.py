@@ -15,7 +15,7 @@ def places(*lengths, left=0, right=0):
   positions = np.concatenate([np.arange(n) for n in lengths])
   ids = np.repeat(np.arange(1, len(lengths) + 1), lengths)
   padded = [np.pad(x, (left, right))[None] for x in (positions, ids)]
-  return attention_mask.Places(*(jnp.asarray(x, jnp.int32) for x in padded))
+  return attention_mask.Positions(*(jnp.asarray(x, jnp.int32) for x in padded))
 
 
 def heads(length, seed=0):

@@ -9,7 +9,7 @@ Array = types.Array
 
 
 @struct.dataclass
-class Places:
+class Positions:
   """Where tokens stand in their rows.
 
   Attributes:
@@ -20,15 +20,15 @@ class Places:
   positions: Array
   segment_ids: Array
 
-  def part(self, start: int | Array, size: int) -> 'Places':
-    """Places start..start + size - 1 of each row."""
+  def part(self, start: int | Array, size: int) -> 'Positions':
+    """Returns positions start to start + size - 1 of each row."""
     return jax.tree.map(
       lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=1), self
     )
 
 
 @struct.dataclass
-class Sight:
+class AttentionMask:
   """Which keys of its own row a query sees: earlier ones, and itself.
 
   Attributes:
@@ -36,7 +36,7 @@ class Sight:
     window: how many keys at most, itself included; None for all.
   """
 
-  places: Places
+  places: Positions
   window: int | None = struct.field(pytree_node=False)
 
   def reach(self, length: int) -> int:
@@ -44,7 +44,7 @@ class Sight:
     return length - 1 if self.window is None else min(self.window, length) - 1
 
 
-def mask(queries: Places, keys: Places, window: int | None) -> Array:
+def mask(queries: Positions, keys: Positions, window: int | None) -> Array:
   """Which keys a query sees: bool [B, L, M]."""
   distance = queries.positions[:, :, None] - keys.positions[:, None, :]
   ids = keys.segment_ids[:, None, :]

@@ -21,7 +21,7 @@ def test_blocks_equal_the_formula(window, form):
   arrays = cases.heads(37)
   # Padding's own results get no gradient, and of slices they mean nothing.
   arrays[-1] *= (np.asarray(places.segment_ids) > 0)[..., None, None]
-  sight = attention_mask.Sight(places, window)
+  sight = attention_mask.AttentionMask(places, window)
   found = cases.run(lambda *x: form(*x, sight, cases.SCALE, _BLOCK), arrays)
   wanted = cases.exact(arrays, cases.seen(places, window))
   if form is attention.in_slices:
@@ -35,7 +35,7 @@ def test_padding_and_large_scores_stay_finite(form):
   places = cases.places(9, left=9, right=9)
   arrays = cases.heads(27)
   arrays[0] *= 1e3
-  sight = attention_mask.Sight(places, 4)
+  sight = attention_mask.AttentionMask(places, 4)
   found = cases.run(lambda *x: form(*x, sight, cases.SCALE, _BLOCK), arrays)
   assert all(np.isfinite(x).all() for x in found)
 
@@ -45,7 +45,7 @@ def test_padding_and_large_scores_stay_finite(form):
 def test_a_segment_is_bit_blind_to_the_one_before(window, form):
   """Both reach over borders of blocks and further than the window."""
   first, second = 21, 19
-  sight = attention_mask.Sight(cases.places(first, second), window)
+  sight = attention_mask.AttentionMask(cases.places(first, second), window)
   arrays, others = (
     cases.heads(first + second),
     cases.heads(first + second, seed=1),
@@ -62,7 +62,7 @@ def test_bfloat16_is_as_close_to_the_formula_as_all_scores_at_once():
   places = cases.places(64)
   arrays = [np.asarray(jnp.bfloat16(x), np.float64) for x in cases.heads(64)]
   seen = attention_mask.mask(places, places, None)
-  sight = attention_mask.Sight(places, None)
+  sight = attention_mask.AttentionMask(places, None)
   wanted = cases.exact(arrays, cases.seen(places, None))
 
   def error(attend):
@@ -80,7 +80,7 @@ def _gradient(length, window):
   """The gradient as a function of abstract arrays, and these."""
 
   def run(query, key, value, places):
-    sight = attention_mask.Sight(places, window)
+    sight = attention_mask.AttentionMask(places, window)
     out = attention.causal(query, key, value, sight, cases.SCALE, attention.XLA)
     return out.astype(jnp.float32).sum()
 
@@ -88,7 +88,7 @@ def _gradient(length, window):
     jax.ShapeDtypeStruct((1, length, n, 8), jnp.float32) for n in (4, 1)
   ]
   ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
-  places = attention_mask.Places(ids, ids)
+  places = attention_mask.Positions(ids, ids)
   arguments = (shapes[0], shapes[1], shapes[1], places)
   return jax.jit(jax.grad(run, (0, 1, 2))), arguments
 

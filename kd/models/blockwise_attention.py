@@ -26,7 +26,7 @@ def attend(
   query: Array,
   key: Array,
   value: Array,
-  sight: attention_mask.Sight,
+  sight: attention_mask.AttentionMask,
   scale: float,
   block: int,
 ) -> Array:
@@ -64,7 +64,7 @@ def attend(
 
 
 @struct.dataclass
-class Plan:
+class BlockPlan:
   """Pairs of blocks in the order in which they are computed, [parts, P].
 
   Attributes:
@@ -81,8 +81,8 @@ class Plan:
 
 
 def pairs(
-  sight: attention_mask.Sight, length: int, block: int, parts: int
-) -> Plan:
+  sight: attention_mask.AttentionMask, length: int, block: int, parts: int
+) -> BlockPlan:
   """The pairs in which a query may see a key, by blocks of queries in order.
 
   Args:
@@ -112,7 +112,7 @@ def pairs(
     found += [(found[-1][0], 0, False, False)] * (most - len(found))
   # [parts, P] of each field, from (parts, P, fields).
   fields = np.moveaxis(np.array(plans), -1, 0)
-  return Plan(*fields[:2], *fields[2:].astype(bool))
+  return BlockPlan(*fields[:2], *fields[2:].astype(bool))
 
 
 def _own(query, key, value, queries, keys, plan, window, scale, block):

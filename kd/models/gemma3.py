@@ -159,10 +159,10 @@ class Gemma3(nn.Module):
       jnp.float32,
     )
     x = embed(embedding, tokens, self.dtype)
-    places = attention_mask.Places(positions, segment_ids)
+    places = attention_mask.Positions(positions, segment_ids)
     seen = {
-      gemma3_config.LOCAL: attention_mask.Sight(places, c.window),
-      gemma3_config.GLOBAL: attention_mask.Sight(places, None),
+      gemma3_config.LOCAL: attention_mask.AttentionMask(places, c.window),
+      gemma3_config.GLOBAL: attention_mask.AttentionMask(places, None),
     }
     angles = layers.angles(c, positions)
     with jax.named_scope(layers.TRANSFORMER_LAYERS):

@@ -67,8 +67,8 @@ def test_attention_has_the_query_scale_and_no_soft_cap():
   x = random.normal(size=(1, 5, 8)).astype(np.float32)
   positions = np.arange(5)[None]
   angles = layers.rotary_angles(positions, 8, 1e6, 1.0)
-  sight = attention_mask.Sight(
-    attention_mask.Places(positions, positions * 0 + 1), None
+  sight = attention_mask.AttentionMask(
+    attention_mask.Positions(positions, positions * 0 + 1), None
   )
   params = module.init(jax.random.key(0), x, angles, sight, None, None)
   params = jax.tree.map(

@@ -42,7 +42,7 @@ def attend(
   query: Array,
   key: Array,
   value: Array,
-  sight: attention_mask.Sight,
+  sight: attention_mask.AttentionMask,
   scale: float,
   interpret: bool,
 ) -> Array:

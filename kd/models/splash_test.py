@@ -28,7 +28,7 @@ def test_packed_segments_equal_the_formula(window):
   arrays = cases.heads(_LENGTH)
   real = (np.asarray(places.segment_ids) > 0)[..., None, None]
   arrays[-1] *= real
-  sight = attention_mask.Sight(places, window)
+  sight = attention_mask.AttentionMask(places, window)
   attend = lambda *x: splash.attend(*x, sight, cases.SCALE, interpret=True)
   found = cases.run(attend, arrays)
   assert np.isfinite(found[0]).all()
@@ -41,7 +41,7 @@ def test_packed_segments_equal_the_formula(window):
 def test_bfloat16_is_as_close_as_pairs_of_blocks():
   places = cases.places(128)
   arrays = [np.asarray(jnp.bfloat16(x), np.float64) for x in cases.heads(128)]
-  sight = attention_mask.Sight(places, None)
+  sight = attention_mask.AttentionMask(places, None)
   wanted = cases.exact(arrays, cases.seen(places, None))
 
   def error(attend):

@@ -77,7 +77,7 @@ def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
   assert shown.hidden.shape == (11, 2, 11, 32)
   assert shown.query.shape == (11, 2, 11, 4, 8)
   assert shown.key.shape == shown.value.shape == (11, 2, 11, 2, 8)
-  places = attention_mask.Places(batch.positions, batch.segment_ids)
+  places = attention_mask.Positions(batch.positions, batch.segment_ids)
   x = params['embedding'][batch.tokens] * np.float32(32) ** 0.5
   for i, kind in enumerate(_KINDS):
     is_local = kind == gemma3_config.LOCAL
@@ -87,7 +87,7 @@ def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
       c.local_rope_base if is_local else c.global_rope_base,
       1.0 if is_local else c.global_rope_factor,
     )
-    sight = attention_mask.Sight(places, c.window if is_local else None)
+    sight = attention_mask.AttentionMask(places, c.window if is_local else None)
     x, _, heads = layers.Layer(c, True, attention.XLA).apply(
       {'params': _layer_params(params, i)}, x, angles, sight, None, None
     )
@@ -111,12 +111,12 @@ def test_what_attention_reads_is_what_is_shown(params):
   of_layer = _layer_params(params, 2)['attention']
   x = np.random.default_rng(0).normal(size=(2, 11, 32)).astype(np.float32)
   angles = layers.rotary_angles(batch.positions, 8, 1e6, 8.0)
-  places = attention_mask.Places(batch.positions, batch.segment_ids)
+  places = attention_mask.Positions(batch.positions, batch.segment_ids)
   out, _, (query, key, value) = module.apply(
     {'params': of_layer},
     x,
     angles,
-    attention_mask.Sight(places, None),
+    attention_mask.AttentionMask(places, None),
     None,
     None,
   )

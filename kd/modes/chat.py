@@ -94,7 +94,7 @@ class _Session:
     self,
     run: resolved.Run,
     params: types.PyTree,
-    settings: requests.Settings,
+    settings: requests.SamplingSettings,
     turns: dialogue.Dialogue,
     console: console_lib.Console,
   ):

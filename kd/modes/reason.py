@@ -57,7 +57,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       fields.samples,
       folder,
       seal,
-      fields.together,
+      fields.concurrency,
       say,
     )
     groups = [
@@ -97,7 +97,7 @@ def _ask(
   config = run.config
   fields, data = config.reasoning, config.data
   if fields.problems:
-    found = questions_lib.read_file(fields.problems, fields.form)
+    found = questions_lib.read_file(fields.problems, fields.question_format)
   else:
     limit = fields.count
     if limit > 0:
@@ -128,7 +128,7 @@ def _model(run, workdir):
     raise errors.ConfigError(
       'reasoning.model',
       f"found 'teacher', and teacher.source is {run.config.teacher.source!r}",
-      legal="'student', or teacher.source 'live' or 'rollout'",
+      legal="'student', or teacher.source 'live' or 'on_policy'",
     )
   seed = run.config.seed
   return run.teacher, load_params.load(run.teacher, seed, 'teacher.init', None)
@@ -137,7 +137,7 @@ def _model(run, workdir):
 def _seal(
   run: resolved.Run,
   shots: list[questions_lib.Question],
-  settings: requests.Settings,
+  settings: requests.SamplingSettings,
   digest: str,
 ) -> dict[str, Any]:
   """What decides the samples except the questions; part of every trace."""

@@ -34,8 +34,8 @@ _NOT_IN_SEAL = (
   'first',
   'count',
   'folder',
-  'together',
-  'draw',
+  'concurrency',
+  'num_pictures',
   'contrast',
 )
 
@@ -75,7 +75,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       model,
       folder,
       _seal(run, digest),
-      fields.together,
+      fields.concurrency,
       say,
     )
     readers = (
@@ -88,7 +88,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       'seed': fields.seed,
     }
     counts = tree_data.write(folder, readers, fields.contrast, provenance)
-    _draw(folder, fields.problem, trees[: fields.draw])
+    _draw(folder, fields.problem, trees[: fields.num_pictures])
     summary = summarize(trees)
     run_info.write_json(os.path.join(folder, SUMMARY), summary)
   say(f'{folder}: {describe(summary)}')
@@ -100,13 +100,15 @@ def _asks_model(fields) -> bool:
   return fields.proposals == 'sampled' or fields.evaluator in tree_search.ASKED
 
 
-def _plan(fields) -> tree_search.Plan:
+def _plan(fields) -> tree_search.SearchSettings:
   """Returns the fields that decide the search of one tree."""
-  names = [field.name for field in dataclasses.fields(tree_search.Plan)]
-  return tree_search.Plan(**{name: fields[name] for name in names})
+  names = [
+    field.name for field in dataclasses.fields(tree_search.SearchSettings)
+  ]
+  return tree_search.SearchSettings(**{name: fields[name] for name in names})
 
 
-def _settings(fields) -> requests.Settings:
+def _settings(fields) -> requests.SamplingSettings:
   """Returns sampling settings: an answer is a line."""
   return sampling_fields.settings(fields, ('\n',))
 
@@ -123,7 +125,7 @@ def _model(run, params):
 
   sampler = samplers.make(run, run.student, params)
   settings = _settings(run.config.search)
-  return tree_run.Model(sampler, settings, encode)
+  return tree_run.ThoughtModel(sampler, settings, encode)
 
 
 def _seal(run, digest: str | None) -> dict[str, Any]:

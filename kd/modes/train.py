@@ -181,7 +181,7 @@ class _Training:
     """Trains a student to its last step; raises as loop.train."""
     os.makedirs(folder, exist_ok=True)
     loop.train(
-      loop.Job(
+      loop.TrainJob(
         run=self._run,
         objective=objective,
         workdir=folder,

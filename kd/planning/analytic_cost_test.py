@@ -284,7 +284,7 @@ def test_a_run_of_rollouts_decodes_what_it_samples():
     ]
 
   evaluated, _ = decoding()
-  on_policy = {'teacher.source': 'rollout', 'data.pack': False}
+  on_policy = {'teacher.source': 'on_policy', 'data.pack': False}
   sampled, program = decoding(**on_policy, **{'rollout.batch_size': 32})
   assert program.trips == config.rollout.max_new_tokens == 128
   tokens = program.arguments[2]

@@ -82,7 +82,7 @@ def _update(remat, rows, length):
   dense = types.Dense(
     final_hidden=jax.ShapeDtypeStruct((rows, length, 48), jnp.float32),
     unembedding=jax.ShapeDtypeStruct((768, 48), jnp.float32),
-    share=jax.ShapeDtypeStruct((), jnp.float32),
+    weight=jax.ShapeDtypeStruct((), jnp.float32),
   )
   make = update.make(model, objective, optimizer, rate, 1)
   targets = types.Targets(distribution=(dense,), taps=None)

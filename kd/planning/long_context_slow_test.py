@@ -54,7 +54,7 @@ _WINDOWS = {'local': 512, 'global': None}
 
 def _program(kernel, window):
   def attended(query, key, value, places):
-    sight = attention_mask.Sight(places, window)
+    sight = attention_mask.AttentionMask(places, window)
     out = attention.causal(query, key, value, sight, 1 / 16, kernel)
     return out.astype(jnp.float32).sum()
 
@@ -71,7 +71,7 @@ def _arguments(mesh):
   return (
     array(_QUERIES, 256),
     *(array(_KEYS, 256),) * 2,
-    attention_mask.Places(ids, ids),
+    attention_mask.Positions(ids, ids),
   )
 
 

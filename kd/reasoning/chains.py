@@ -34,7 +34,6 @@ SUMMARY = 'summary.json'
 REPORT = 'report.md'
 
 Question = questions_lib.Question
-Sampled = traces_lib.Sampled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +66,13 @@ def seed_of(seed: int, question: Question) -> int:
 def sample(
   asked: Sequence[Asked],
   sampler: requests.Sampler,
-  settings: requests.Settings,
+  settings: requests.SamplingSettings,
   samples: int,
   folder: str,
   seal: Mapping[str, Any],
   together: int,
   say: Callable[[str], None],
-) -> list[list[Sampled]]:
+) -> list[list[traces_lib.SampledSolution]]:
   """Samples every question's solutions that the folder lacks.
 
   Args:
@@ -110,7 +109,7 @@ def sample(
       )
       lines = []
       for one, replies in zip(group, found, strict=True):
-        done.append([Sampled.of(reply) for reply in replies])
+        done.append([traces_lib.SampledSolution.of(reply) for reply in replies])
         lines.append(_line(_record(one, done[-1])))
       f.write(b''.join(lines))
       f.flush()
@@ -159,7 +158,7 @@ def _check_seal(folder: str, seal: Mapping[str, Any]) -> None:
 
 def _resume(
   path: str, asked: Sequence[Asked], samples: int
-) -> list[list[Sampled]]:
+) -> list[list[traces_lib.SampledSolution]]:
   """The samples already there, in order; cuts a torn last line off."""
   if not os.path.exists(path):
     return []
@@ -172,7 +171,9 @@ def _resume(
     where = f'{path}:{number}'
     try:
       record = json.loads(line.decode('utf-8'))
-      replies = [Sampled(**reply) for reply in record['samples']]
+      replies = [
+        traces_lib.SampledSolution(**reply) for reply in record['samples']
+      ]
       named = record['id'], record['prompt_digest'], len(replies)
     except (ValueError, TypeError, KeyError, RecursionError) as e:
       raise errors.ConfigError(

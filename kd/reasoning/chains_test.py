@@ -17,7 +17,7 @@ from kd.reasoning import selection
 from kd.reasoning import traces
 from kd.sampling import requests
 
-SETTINGS = requests.Settings(1.0, 0, 1.0, 0.0, 1.0, 99, ())
+SETTINGS = requests.SamplingSettings(1.0, 0, 1.0, 0.0, 1.0, 99, ())
 RULES = selection.Rules('correct', 0.5, 'right', 1, 0, 0)
 
 
@@ -58,7 +58,7 @@ def _question(name='q', worked='2 + 3 = 5\n#### 5'):
 
 
 def _judge(*replies, question=None):
-  found = [traces.Sampled.of(_sample(reply)) for reply in replies]
+  found = [traces.SampledSolution.of(_sample(reply)) for reply in replies]
   return traces.judge(question or _question(), found)
 
 
@@ -132,7 +132,7 @@ def test_vote_is_the_strict_majority():
     assert found.winner == _majority(values)
     if found.winner is not None:
       given = sum(v is not None for v in values)
-      assert found.share == values.count(found.winner) / given
+      assert found.fraction == values.count(found.winner) / given
 
 
 def test_duplicates_by_text_and_by_statements():

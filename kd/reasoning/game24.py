@@ -118,7 +118,7 @@ _EXAMPLES = (
 
 
 class Game24:
-  """The problem; see tree_problem.Problem."""
+  """The problem; see tree_problem.TreeProblem."""
 
   name = 'game24'
   enumerable = True

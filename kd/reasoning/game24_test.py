@@ -14,7 +14,7 @@ from kd.reasoning import tree_problem
 from kd.reasoning import tree_search
 
 GAME = game24.Game24()
-_PLAN = tree_search.Plan(
+_PLAN = tree_search.SearchSettings(
   method='depth_first',
   proposals='enumerated',
   samples=1,

@@ -54,7 +54,7 @@ class Lines:
 
 
 class Gsm8k:
-  """The problem; see tree_problem.Problem."""
+  """The problem; see tree_problem.TreeProblem."""
 
   name = 'gsm8k'
   enumerable = False

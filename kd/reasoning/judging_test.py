@@ -21,7 +21,9 @@ _SECONDS = 4  # Of CPU: five times what the slowest one needs.
 
 def _judge(text):
   """All that is made of a reply; returns its trace."""
-  (trace,) = traces.judge(_QUESTION, [traces.Sampled(text, 'stop', 1, 0.0)])
+  (trace,) = traces.judge(
+    _QUESTION, [traces.SampledSolution(text, 'stop', 1, 0.0)]
+  )
   assert isinstance(trace.rationale + trace.text_key, str)
   assert isinstance(trace.steps_key, tuple)
   assert (trace.answer.value is None) == bool(trace.answer.reason)

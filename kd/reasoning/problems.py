@@ -21,7 +21,7 @@ class Source:
     file: where its data lies in $KD_DATA_DIR.
   """
 
-  problem: tree_problem.Problem
+  problem: tree_problem.TreeProblem
   read: Callable[[str], list[tree_problem.Instance]]
   file: str
 

@@ -17,19 +17,20 @@ class Rules:
   Attributes:
     keep: correct (answers as the reference does), voted (as most samples of
       its problem do), both, or any (has an answer).
-    votes: the least share of the answers that the most frequent one needs.
+    min_vote_fraction: fraction of the answers that the most frequent one needs.
     steps: right (no statement is wrong or unreadable) or any.
-    fewest_steps: statements that were checked and are right.
-    per_problem: the most traces of one problem; 0: no limit.
-    per_steps: the most traces with one number of right statements; 0: no limit.
+    min_steps: statements that were checked and are right.
+    max_per_problem: traces kept per problem; 0: no limit.
+    max_per_step_count: traces kept with the same number of right statements; 0:
+      no limit.
   """
 
   keep: str
-  votes: float
+  min_vote_fraction: float
   steps: str
-  fewest_steps: int
-  per_problem: int
-  per_steps: int
+  min_steps: int
+  max_per_problem: int
+  max_per_step_count: int
 
 
 def fault(trace: Trace, rules: Rules) -> str:
@@ -49,13 +50,14 @@ def fault(trace: Trace, rules: Rules) -> str:
     step.kind in steps_lib.ERRORS for step in trace.steps
   ):
     return traces_lib.WRONG_STEP
-  if trace.checked < rules.fewest_steps or not trace.rationale:
+  if trace.checked < rules.min_steps or not trace.rationale:
     return traces_lib.FEW_STEPS
   if rules.keep in ('correct', 'both') and not trace.right:
     unknown = trace.right is None
     return traces_lib.NO_REFERENCE if unknown else traces_lib.WRONG_ANSWER
   if rules.keep in ('voted', 'both') and (
-    trace.answer.value != trace.vote.winner or trace.vote.share < rules.votes
+    trace.answer.value != trace.vote.winner
+    or trace.vote.fraction < rules.min_vote_fraction
   ):
     return traces_lib.OUTVOTED
   return ''
@@ -90,7 +92,11 @@ def select(
       reason = fault(trace, rules)
       if not reason:
         reason = _seen(trace, texts, sequences)
-      if not reason and rules.per_problem and len(kept) >= rules.per_problem:
+      if (
+        not reason
+        and rules.max_per_problem
+        and len(kept) >= rules.max_per_problem
+      ):
         reason = traces_lib.OVER_PROBLEM
       if reason:
         reasons[i] = reason
@@ -101,9 +107,9 @@ def select(
       by_steps[everything[i].checked].append(i)
     for count, numbers in by_steps.items():
       turns[count].append(numbers)
-  if rules.per_steps:
+  if rules.max_per_step_count:
     for groups in turns.values():
-      for i in _in_turns(groups)[rules.per_steps :]:
+      for i in _in_turns(groups)[rules.max_per_step_count :]:
         reasons[i] = traces_lib.OVER_STEPS
   kept = [t for i, t in enumerate(everything) if i not in reasons]
   rejected = [(everything[i], reason) for i, reason in sorted(reasons.items())]

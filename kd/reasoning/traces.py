@@ -1,4 +1,4 @@
-"""Sampled solutions, checked: what each is worth as training data."""
+"""Checks sampled solutions: which are worth training on."""
 
 import collections
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ _PIECE = re.compile(r'[^\W_]+(?:[.,][0-9]+)*|[-+*/=<>^]')
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampled:
+class SampledSolution:
   """One reply as the model wrote it.
 
   Attributes:
@@ -53,7 +53,7 @@ class Sampled:
   logprob: float
 
   @classmethod
-  def of(cls, sample: requests.Sample) -> 'Sampled':
+  def of(cls, sample: requests.Sample) -> 'SampledSolution':
     total = sum(sample.logprobs)
     return cls(
       text=sample.text,
@@ -70,12 +70,12 @@ class Vote:
   Attributes:
     counts: how many gave each answer, the most frequent first.
     winner: the answer of most; None if none has one, or two have as many.
-    share: the winner's part of those that answered; 0 without one.
+    fraction: the winner's fraction of the samples that answered; 0 without one.
   """
 
   counts: tuple[tuple[fractions.Fraction, int], ...]
   winner: fractions.Fraction | None
-  share: float
+  fraction: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Trace:
 
   question: questions_lib.Question
   number: int
-  sampled: Sampled
+  sampled: SampledSolution
   answer: answers.Answer
   steps: tuple[steps_lib.Step, ...]
   vote: Vote
@@ -143,7 +143,7 @@ def vote(found: Sequence[answers.Answer]) -> Vote:
 
 
 def judge(
-  question: questions_lib.Question, samples: Sequence[Sampled]
+  question: questions_lib.Question, samples: Sequence[SampledSolution]
 ) -> list[Trace]:
   """Returns the traces of all samples of one question; never raises."""
   # A reply that was cut off has not come to its answer.

@@ -32,7 +32,7 @@ class Reader:
 
   def __init__(
     self,
-    problem: tree_problem.Problem,
+    problem: tree_problem.TreeProblem,
     instance: tree_problem.Instance,
     tree: tree_lib.Tree,
   ):

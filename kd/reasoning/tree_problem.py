@@ -75,7 +75,7 @@ class State:
   position: Any
 
 
-class Problem(Protocol):
+class TreeProblem(Protocol):
   """A kind of instances, with rules that need no model.
 
   Attributes:

@@ -32,7 +32,7 @@ Samples = list[requests.Sample]
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class ThoughtModel:
   """What proposes and judges.
 
   Attributes:
@@ -42,15 +42,15 @@ class Model:
   """
 
   sampler: requests.Sampler
-  settings: requests.Settings
+  settings: requests.SamplingSettings
   encode: tree_search.Encode
 
 
 def run(
-  problem: tree_problem.Problem,
+  problem: tree_problem.TreeProblem,
   instances: Sequence[tree_problem.Instance],
-  plan: tree_search.Plan,
-  model: Model | None,
+  plan: tree_search.SearchSettings,
+  model: ThoughtModel | None,
   folder: str,
   seal: Mapping[str, Any],
   together: int,

@@ -22,7 +22,7 @@ PUZZLES = [
   tree_problem.Instance(f'p-{i}', question, '')
   for i, question in enumerate(('4 6 1 1', '3 3 8 8', '1 1 1 1', '2 3 5 12'))
 ]
-PLAN = tree_search.Plan(
+PLAN = tree_search.SearchSettings(
   method='beam',
   proposals='sampled',
   samples=4,
@@ -40,7 +40,7 @@ PLAN = tree_search.Plan(
   max_new_tokens=60,
   seed=0,
 )
-SETTINGS = requests.Settings(1.0, 0, 1.0, 0.0, 1.0, 60, ('\n',))
+SETTINGS = requests.SamplingSettings(1.0, 0, 1.0, 0.0, 1.0, 60, ('\n',))
 
 
 class Player:
@@ -81,7 +81,7 @@ def search(folder, player, instances=PUZZLES, plan=PLAN, together=3):
     GAME,
     instances,
     plan,
-    tree_run.Model(player, SETTINGS, _encode),
+    tree_run.ThoughtModel(player, SETTINGS, _encode),
     str(folder),
     {'plan': dataclasses.asdict(plan), 'model': 'scripted'},
     together,

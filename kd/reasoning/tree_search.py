@@ -22,7 +22,7 @@ PROPOSALS = ('sampled', 'enumerated')
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SearchSettings:
   """How trees are searched; fields as in kd/config/base.py's `search`."""
 
   method: str
@@ -51,9 +51,9 @@ Asked = Generator[
 
 
 def search(
-  problem: tree_problem.Problem,
+  problem: tree_problem.TreeProblem,
   instance: tree_problem.Instance,
-  plan: Plan,
+  plan: SearchSettings,
   encode: Encode | None,
 ) -> Asked:
   """Searches one instance.

@@ -13,7 +13,7 @@ from kd.reasoning import tree_search
 from kd.sampling import requests
 
 GAME = game24.Game24()
-PLAN = tree_search.Plan(
+PLAN = tree_search.SearchSettings(
   method='beam',
   proposals='sampled',
   samples=6,

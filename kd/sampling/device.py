@@ -20,7 +20,7 @@ RUNNING, STOPPED, AT_LIMIT, BROKEN = 0, 1, 2, 3
 
 
 @struct.dataclass
-class Rows:
+class DecodeSlots:
   """The B rows, each with an answer that grows, or idle.
 
   Attributes:
@@ -55,7 +55,7 @@ class Entries:
     position: int32 [B], of that.
     seed: uint32 [B, 2], of the request.
     sample: int32 [B], which of the request's samples it is.
-    limit: int32 [B], as in Rows.
+    limit: int32 [B], as in DecodeSlots.
   """
 
   take: Array
@@ -84,7 +84,9 @@ class Limits:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def empty(model: gemma3.Gemma3, batch: int, slots: int, repeats: bool) -> Rows:
+def empty(
+  model: gemma3.Gemma3, batch: int, slots: int, repeats: bool
+) -> DecodeSlots:
   """Idle rows.
 
   Args:
@@ -95,7 +97,7 @@ def empty(model: gemma3.Gemma3, batch: int, slots: int, repeats: bool) -> Rows:
   """
   zeros = lambda *shape: jnp.zeros((batch, *shape), jnp.int32)
   return _laid_out(
-    Rows(
+    DecodeSlots(
       cache=decoding.empty(model, batch, slots),
       last=zeros(),
       position=zeros(),
@@ -114,8 +116,8 @@ prefill = jax.jit(decoding.prefill, static_argnums=0)
 
 @functools.partial(jax.jit, donate_argnums=0)
 def insert(
-  rows: Rows, prompts: decoding.Cache, tokens: Array, entries: Entries
-) -> Rows:
+  rows: DecodeSlots, prompts: decoding.Cache, tokens: Array, entries: Entries
+) -> DecodeSlots:
   """Starts answers.
 
   Args:
@@ -135,7 +137,7 @@ def insert(
   keys = jax.random.wrap_key_data(entries.seed)
   keys = jax.vmap(jax.random.fold_in)(keys, entries.sample)
   return _laid_out(
-    Rows(
+    DecodeSlots(
       cache=decoding.insert(rows.cache, prompts, entries.take, entries.source),
       last=put(entries.last, rows.last),
       position=put(entries.position, rows.position),
@@ -163,12 +165,12 @@ def steps(
   model: gemma3.Gemma3,
   rule: picking.Rule,
   held: decoding.Weights,
-  rows: Rows,
+  rows: DecodeSlots,
   numbers: picking.Numbers,
   limits: Limits,
   live: Array,
   count: int,
-) -> tuple[Rows, Array, Array]:
+) -> tuple[DecodeSlots, Array, Array]:
   """Decodes until all rows are idle, a row breaks, or for `count` steps.
 
   Args:
@@ -245,18 +247,18 @@ def _logits(held, hidden, vocab_size) -> Array:
     'bd,vd->bv', hidden, held.embedding, preferred_element_type=jnp.float32
   )
   logits = rules.constrain(logits, ('gathered_batch', 'vocab'))
-  # Rows beyond the tokenizer are untrained and may win. They are masked, not
-  # cut off, so that a vocabulary sharded evenly stays so.
+  # Rows beyond the tokenizer are untrained and may win. They are masked instead
+  # of cut off, so that an evenly sharded vocabulary stays so.
   is_id = jnp.arange(logits.shape[-1]) < vocab_size
   return jnp.where(is_id, logits, -jnp.inf)
 
 
-def _laid_out(rows: Rows) -> Rows:
+def _laid_out(rows: DecodeSlots) -> DecodeSlots:
   """All but the cache whole on every device."""
   whole = lambda x: rules.constrain(x, (None,) * x.ndim)
   rest = {
     field.name: whole(getattr(rows, field.name))
-    for field in dataclasses.fields(Rows)
+    for field in dataclasses.fields(DecodeSlots)
     if field.name not in ('cache', 'held')
   }
   held = rules.constrain(rows.held, ('gathered_batch', None))

@@ -15,7 +15,7 @@ from kd.sampling import stops
 
 Request = requests_lib.Request
 Sample = requests_lib.Sample
-Settings = requests_lib.Settings
+Settings = requests_lib.SamplingSettings
 Shapes = calls.Shapes
 Progress = Callable[[int, int], None]
 # Called with a request's index, the sample's number and its ids so far.

@@ -66,7 +66,7 @@ def settings(**changes):
     max_new_tokens=20,
     stop_strings=(),
   )
-  return requests.Settings(**(plain | changes))
+  return requests.SamplingSettings(**(plain | changes))
 
 
 def prompts(lengths, seed=0):

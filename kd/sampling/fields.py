@@ -11,7 +11,7 @@ from kd.sampling import requests
 
 _NAMES = tuple(
   field.name
-  for field in dataclasses.fields(requests.Settings)
+  for field in dataclasses.fields(requests.SamplingSettings)
   if field.name != 'stop_strings'
 )
 
@@ -37,8 +37,10 @@ def check_devices(batch_size: int, mesh: jax.sharding.Mesh, path: str) -> None:
     )
 
 
-def settings(fields: Any, stop_strings: tuple[str, ...]) -> requests.Settings:
+def settings(
+  fields: Any, stop_strings: tuple[str, ...]
+) -> requests.SamplingSettings:
   """Returns the sampling settings that a section of a config declares."""
-  return requests.Settings(
+  return requests.SamplingSettings(
     **{name: fields[name] for name in _NAMES}, stop_strings=stop_strings
   )

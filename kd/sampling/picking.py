@@ -24,7 +24,7 @@ class Rule:
 
   Attributes:
     draws: ids are drawn; False: the most likely one is taken.
-    top_k: see requests.Settings.
+    top_k: see requests.SamplingSettings.
     top_p: some ids are ruled out by it.
     min_p: likewise.
     repeats: the repetition penalty is not 1.
@@ -39,7 +39,7 @@ class Rule:
 
 @struct.dataclass
 class Numbers:
-  """What of requests.Settings is not compiled in: each float32 []."""
+  """What of requests.SamplingSettings is not compiled in: each float32 []."""
 
   temperature: Array
   top_p: Array
@@ -47,7 +47,7 @@ class Numbers:
   repetition_penalty: Array
 
 
-def rule(settings: requests.Settings, vocab_size: int) -> Rule:
+def rule(settings: requests.SamplingSettings, vocab_size: int) -> Rule:
   """What `settings` asks of the program, for V = vocab_size."""
   draws = settings.temperature > 0
   return Rule(
@@ -59,7 +59,7 @@ def rule(settings: requests.Settings, vocab_size: int) -> Rule:
   )
 
 
-def numbers(settings: requests.Settings) -> Numbers:
+def numbers(settings: requests.SamplingSettings) -> Numbers:
   """What `settings` gives the program."""
   fields = (field.name for field in dataclasses.fields(Numbers))
   return Numbers(**{f: np.float32(getattr(settings, f)) for f in fields})

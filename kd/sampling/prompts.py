@@ -149,7 +149,7 @@ def answer_file(
   stream: Answers,
   prompts: Sequence[Prompt],
   asked: Sequence[requests.Request],
-  settings: requests.Settings,
+  settings: requests.SamplingSettings,
   path: str,
   logprobs: bool,
   model: str,

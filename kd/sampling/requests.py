@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class SamplingSettings:
   """How ids are chosen, and when an answer ends.
 
   Attributes:
@@ -32,9 +32,9 @@ class Settings:
   stop_strings: tuple[str, ...]
 
 
-def greedy(max_new_tokens: int) -> Settings:
+def greedy(max_new_tokens: int) -> SamplingSettings:
   """The most likely ids, as the model has them."""
-  return Settings(
+  return SamplingSettings(
     temperature=0.0,
     top_k=0,
     top_p=1.0,
@@ -54,7 +54,7 @@ class Request:
     seed: decides what is drawn; the other requests and their order do not.
     samples: answers that are wanted, 1 or more; they share the prefill.
     max_new_tokens: the most ids of each of its answers, the stop id included;
-      None, or more than Settings.max_new_tokens: as that.
+      None, or more than SamplingSettings.max_new_tokens: as that.
   """
 
   ids: tuple[int, ...]
@@ -70,7 +70,7 @@ def numbered(
   return Request(tuple(ids), seed << 32 | number, samples)
 
 
-def limit(request: Request, settings: Settings) -> int:
+def limit(request: Request, settings: SamplingSettings) -> int:
   """Returns the most ids of an answer to a request."""
   if request.max_new_tokens is None:
     return settings.max_new_tokens
@@ -105,7 +105,7 @@ class Sampler(Protocol):
   def __call__(
     self,
     requests: Sequence[Request],
-    settings: Settings,
+    settings: SamplingSettings,
     progress: Callable[[int, int], None] | None = None,
   ) -> list[list[Sample]]:
     """All requests' samples, in the requests' order.

@@ -30,7 +30,7 @@ class Cache:
     self,
     folder: str,
     manifest: dict[str, Any],
-    patience: retry.Patience,
+    patience: retry.RetryPolicy,
   ):
     """Opens the files.
 
@@ -62,7 +62,7 @@ class Cache:
   def __len__(self) -> int:
     return len(self._source)
 
-  def row(self, row_id: int) -> records.Row:
+  def row(self, row_id: int) -> records.RecordedRow:
     """The targets of the row of that number.
 
     Raises:
@@ -134,7 +134,7 @@ class Cache:
       return types.Sampled(ids, logprobs, weights)
     return types.TopK(ids, logprobs, _tails(found))
 
-  def row_of(self, batch: types.Batch, number: int) -> records.Row:
+  def row_of(self, batch: types.Batch, number: int) -> records.RecordedRow:
     """The targets of one of a batch's rows; raises as `read`."""
     row_id = int(batch.row_id[number])
     row = self.row(row_id)

@@ -15,7 +15,7 @@ from kd.teachers import shard_writer
 from kd.teachers import shards
 
 _ROWS, _LENGTH, _VOCAB = 4, 64, 90
-_PATIENCE = retry.Patience(attempts=1, wait_s=0.0, timeout_s=1.0)
+_PATIENCE = retry.RetryPolicy(attempts=1, wait_s=0.0, timeout_s=1.0)
 
 
 def _batch():
@@ -45,7 +45,7 @@ def _through_files(folder, name, method, logits):
     jax.tree.map(grid, kept), zeros, zeros, None, zeros, zeros[..., None] == 0
   )
   (shard,) = shards.plan(_ROWS, _ROWS)
-  series = shard_writer.Series(
+  series = shard_writer.ShardWriter(
     str(folder), [shard], method, _VOCAB, ['a teacher']
   )
   batch = _batch()

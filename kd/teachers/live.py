@@ -18,12 +18,12 @@ class Teacher:
   Attributes:
     model: the module.
     params: its parameters, placed on the mesh.
-    share: its share in a mixture; shares of all teachers sum to 1.
+    weight: in the mixture of teachers; the weights sum to 1.
   """
 
   model: gemma3.Gemma3
   params: types.PyTree
-  share: float
+  weight: float
 
 
 def make(
@@ -55,7 +55,7 @@ def make(
   unembeddings = [
     _unembedding(t.params['embedding'], vocab_size, mesh) for t in teachers
   ]
-  shares = [jnp.float32(t.share) for t in teachers]
+  weights = [jnp.float32(t.weight) for t in teachers]
 
   def targets(batch):
     # Nothing here waits: on devices of their own the teachers are at this batch
@@ -71,9 +71,9 @@ def make(
       found = _move(found, mesh)
     return types.Targets(
       distribution=tuple(
-        types.Dense(hidden, unembedding, share)
-        for (hidden, _), unembedding, share in zip(
-          found, unembeddings, shares, strict=True
+        types.Dense(hidden, unembedding, weight)
+        for (hidden, _), unembedding, weight in zip(
+          found, unembeddings, weights, strict=True
         )
       ),
       taps=found[0][1],

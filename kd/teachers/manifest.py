@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 import os
 from typing import Any
 
-from kd.config import schema
+from kd.config import check as config_check
 from kd.config.fields import data as data_fields
 from kd.core import config as config_lib
 from kd.core import errors
@@ -68,7 +68,7 @@ def _check_shape(manifest: Mapping[str, Any]) -> None:
   request = manifest['request']
   for key, kind in (('method', dict), ('vocab_size', int), ('teachers', list)):
     _check_type(request, key, kind, f'request.{key}')
-  schema.check_node(
+  config_check.check_node(
     data_fields.CACHE_METHOD, request['method'], 'request.method'
   )
   if not request['teachers']:
@@ -80,7 +80,7 @@ def _check_shape(manifest: Mapping[str, Any]) -> None:
       _check_type(teacher, key, str, f'{where}.{key}')
   rows = 0
   for number, shard in enumerate(manifest['shards']):
-    schema.check_node(shards.FACTS, shard, f'shards.{number}')
+    config_check.check_node(shards.FACTS, shard, f'shards.{number}')
     if shard['first_row'] != rows:
       raise errors.ConfigError(
         f'shards.{number}.first_row', f'found {shard["first_row"]}', str(rows)

@@ -44,7 +44,7 @@ class DamagedError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class RecordedRow:
   """What a teacher said of one row.
 
   Attributes:
@@ -87,7 +87,9 @@ def digest_of(batch: types.Batch, at: int) -> bytes:
   return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
-def encode(row: Row, method: compression.Method, vocab_size: int) -> bytes:
+def encode(
+  row: RecordedRow, method: compression.Method, vocab_size: int
+) -> bytes:
   """The record of a row."""
   size = 0 if row.hidden is None else row.hidden.shape[1]
   parts = [
@@ -162,7 +164,9 @@ class _Reader:
     return self.data[self.at - count : self.at]
 
 
-def decode(data: bytes, method: compression.Method, vocab_size: int) -> Row:
+def decode(
+  data: bytes, method: compression.Method, vocab_size: int
+) -> RecordedRow:
   """The inverse of encode, up to rounding.
 
   Kept ids and the tail are made to sum to 1 again.
@@ -190,10 +194,10 @@ def decode(data: bytes, method: compression.Method, vocab_size: int) -> Row:
   )
   if method.entries:
     found = _decode_entries(reader, method, vocab_size, n)
-    return Row(**common, **found, entropy=None, hidden=None)
+    return RecordedRow(**common, **found, entropy=None, hidden=None)
   entropy = reader.take('<f2', n).astype(np.float32)
   hidden = _decode_hidden(reader, method, n, size)
-  return Row(**common, **nothing, entropy=entropy, hidden=hidden)
+  return RecordedRow(**common, **nothing, entropy=entropy, hidden=hidden)
 
 
 def _decode_entries(reader, method, vocab_size, n):

@@ -31,7 +31,7 @@ def _row(rng, *, n=37, length=50, draws=0, hidden=0, most=20):
       ('entries', 'ids', 'logprobs', 'counts', 'tail_logprob')
     )
     entropy = rng.exponential(2, n).astype(np.float32)
-    return records.Row(**common, **none, entropy=entropy, hidden=values)
+    return records.RecordedRow(**common, **none, entropy=entropy, hidden=values)
   entries = rng.integers(1, most, n).astype(np.int32)
   ids = [np.sort(rng.choice(V, k, replace=False)) for k in entries]
   whole = rng.dirichlet(np.full(V, 0.05), n) + 1e-12
@@ -41,7 +41,7 @@ def _row(rng, *, n=37, length=50, draws=0, hidden=0, most=20):
     np.log(np.delete(p, i).sum()) for p, i in zip(whole, ids, strict=True)
   ]
   counts = rng.integers(1, draws, entries.sum()) if draws else None
-  return records.Row(
+  return records.RecordedRow(
     **common,
     entries=entries,
     ids=np.concatenate(ids).astype(np.uint32),
@@ -161,7 +161,9 @@ def test_a_row_without_targets_has_a_record():
       for name, value in vars(row).items()
       if isinstance(value, np.ndarray) and name != 'counted'
     }
-    empty = records.Row(**{**vars(row), **cut, 'counted': row.counted * False})
+    empty = records.RecordedRow(
+      **{**vars(row), **cut, 'counted': row.counted * False}
+    )
     found = records.decode(records.encode(empty, method, V), method, V)
     assert not found.counted.any() and not len(found.target_logprob)
 

@@ -11,7 +11,7 @@ _UNUSED = -1
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class BufferedRow:
   """A row with the student's answer.
 
   Attributes:
@@ -47,7 +47,7 @@ class Buffer:
     """Takes up what `state` returned."""
     self._arrays = {name: np.array(state[name]) for name in self._arrays}
 
-  def add(self, row: Row) -> None:
+  def add(self, row: BufferedRow) -> None:
     """Keeps a row, in place of the oldest if there is no room."""
     at = int(self._arrays['next'])
     for name in packing.FIELDS:
@@ -55,14 +55,14 @@ class Buffer:
     self._arrays['row_id'][at], self._arrays['made'][at] = row.row_id, row.made
     self._arrays['next'][...] = (at + 1) % self._size
 
-  def draw(self, count: int, draws: np.random.Generator) -> list[Row]:
+  def draw(self, count: int, draws: np.random.Generator) -> list[BufferedRow]:
     """Rows drawn without replacement: `count`, or all if there are fewer."""
     used = np.flatnonzero(self._arrays['made'] != _UNUSED)
     chosen = draws.permutation(used)[:count]
     return [self._row(int(at)) for at in chosen]
 
   def _row(self, at):
-    return Row(
+    return BufferedRow(
       {name: self._arrays[name][at].copy() for name in packing.FIELDS},
       int(self._arrays['row_id'][at]),
       int(self._arrays['made'][at]),

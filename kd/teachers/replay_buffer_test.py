@@ -11,7 +11,7 @@ _LENGTH = 5
 def _row(number):
   fields = {name: np.full(_LENGTH, number, np.int32) for name in packing.FIELDS}
   fields['weights'] = np.full(_LENGTH, number / 8, np.float32)
-  return replay_buffer.Row(fields, 100 + number, number // 2)
+  return replay_buffer.BufferedRow(fields, 100 + number, number // 2)
 
 
 def _number(row):

@@ -1,9 +1,9 @@
 """On-policy rows: the student writes the answers that a teacher then scores.
 
-Generalised knowledge distillation (arXiv 2306.13649): a share of a step's rows
-keep their prompts alone, the student samples what follows, and the row is
-learnt from like any other. Its targets are types.SAMPLED: no term holds them to
-be right.
+Generalized knowledge distillation (arXiv 2306.13649): in a fraction of a step's
+rows only the prompts are kept, the student samples the answers, and training
+treats them like any other row. Their targets are types.SAMPLED: no term treats
+them as ground truth.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,7 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class Rollout:
   """What a step is trained on.
 
   Attributes:
@@ -108,7 +108,7 @@ class Rollouts:
   def __init__(
     self,
     sampler: Sampler,
-    share: schedules.Schedule,
+    fraction: schedules.Schedule,
     every: int,
     buffer: replay_buffer.Buffer | None,
     seed: int,
@@ -120,7 +120,7 @@ class Rollouts:
     Args:
       sampler: answers requests with given parameters; the same on every
         process.
-      share: of a step's rows, by step, [0, 1].
+      fraction: of a step's rows, by step, [0, 1].
       every: updates from one sampling to the next; the student's rows of those
         in between come out of the buffer.
       buffer: keeps rows; None exactly where `every` is 1.
@@ -128,7 +128,7 @@ class Rollouts:
       pad_id: fills rows up.
       decode: ids to text, of what is shown.
     """
-    self._sampler, self._share, self._every = sampler, share, every
+    self._sampler, self._fraction, self._every = sampler, fraction, every
     self.buffer = buffer
     self._seed, self._pad_id, self._decode = seed, pad_id, decode
 
@@ -147,7 +147,7 @@ class Rollouts:
     params: types.PyTree,
     rows: types.Batch,
     prompts: types.Batch | None,
-  ) -> Outcome:
+  ) -> Rollout:
     """Makes a step's batch.
 
     Args:
@@ -160,7 +160,7 @@ class Rollouts:
     size = len(rows.row_id)
     draws = np.random.default_rng([_ROWS, self._seed, step])
     # The mean over steps is exact for any number of rows.
-    count = int(float(self._share(step)) * size + draws.random())
+    count = int(float(self._fraction(step)) * size + draws.random())
     places = np.sort(draws.permutation(size)[:count])
     scalars, seconds = {}, 0.0
     if prompts is None:
@@ -172,12 +172,12 @@ class Rollouts:
         for row in found.values():
           self.buffer.add(row)
     ages = [step - row.made for row in found.values()]
-    scalars['rollout/share'] = len(found) / size
+    scalars['rollout/fraction'] = len(found) / size
     if ages:
       scalars['rollout/age'] = float(np.mean(ages))
       scalars['rollout/oldest'] = float(max(ages))
     example = self._example(found)
-    return Outcome(_replaced(rows, found), scalars, example, seconds)
+    return Rollout(_replaced(rows, found), scalars, example, seconds)
 
   def _sample(self, step, params, prompts, places):
     """New rows by place in the batch, what they are like, and seconds."""
@@ -211,7 +211,7 @@ class Rollouts:
     }
     length = prompts.tokens.shape[1]
     found = {
-      place: replay_buffer.Row(
+      place: replay_buffer.BufferedRow(
         answered(asked[place].ids, sample, length, self._pad_id),
         int(prompts.row_id[place]),
         step,
@@ -262,7 +262,7 @@ def _summary(
 
 
 def _replaced(
-  rows: types.Batch, found: Mapping[int, replay_buffer.Row]
+  rows: types.Batch, found: Mapping[int, replay_buffer.BufferedRow]
 ) -> types.Batch:
   """The batch with other rows at some places."""
   fields = {

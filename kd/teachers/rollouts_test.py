@@ -74,8 +74,8 @@ class _Echo:
     return requests.Sample(ids, (-1.0, -2.0), _decode(ids), 'stop', _STOP)
 
 
-def _make(sampler, share=1.0, every=1, buffer=None, seed=0):
-  schedule = schedules.build(share, 'rollout.share', 100)
+def _make(sampler, fraction=1.0, every=1, buffer=None, seed=0):
+  schedule = schedules.build(fraction, 'rollout.fraction', 100)
   return rollouts.Rollouts(
     sampler, schedule, every, buffer, seed, _PAD, _decode
   )
@@ -98,7 +98,7 @@ def test_a_row_holds_the_prompt_and_what_the_student_wrote():
     assert row.positions[: n + 3].tolist() == list(range(n + 3))
     assert row.segment_ids.tolist() == [1] * (n + 3) + [0] * (13 - n)
     assert row.row_id == i
-  assert outcome.scalars['rollout/share'] == pytest.approx(2 / 3)
+  assert outcome.scalars['rollout/fraction'] == pytest.approx(2 / 3)
   assert outcome.scalars['rollout/age'] == 0
   assert outcome.scalars['rollout/new_tokens'] == 2
   assert outcome.scalars['rollout/logprob'] == -1.5
@@ -115,7 +115,7 @@ def test_a_long_answer_is_cut_and_a_prompt_without_room_keeps_the_datas():
   kept = jax.tree.map(lambda x: x[0], (outcome.rows, batch))
   jax.tree.map(np.testing.assert_array_equal, *kept)
   assert outcome.scalars['rollout/no_room'] == 1
-  assert outcome.scalars['rollout/share'] == 0.5
+  assert outcome.scalars['rollout/fraction'] == 0.5
 
 
 def test_metrics_are_of_what_is_trained_on():
@@ -159,7 +159,7 @@ def test_every_answer_has_a_seed_of_its_own():
 
 def test_the_share_is_met_on_average_and_any_row_may_be_the_students():
   batch = _batch([(1, 5)] * 5)
-  make = _make(_Echo(), share=0.3)
+  make = _make(_Echo(), fraction=0.3)
   taken = np.zeros(5)
   for step in range(400):
     rows = make(step, None, batch, batch).rows
@@ -214,7 +214,7 @@ def test_log_probabilities_belong_to_the_tokens_they_stand_at():
     gemma3.unbox(gemma3.abstract_params(model)),
   )
   words = engine.Vocabulary(_VOCAB, tuple(range(2, 9)), _PAD, _decode)
-  sampling = requests.Settings(1.0, 0, 1.0, 0.0, 1.0, 8, ())
+  sampling = requests.SamplingSettings(1.0, 0, 1.0, 0.0, 1.0, 8, ())
   found = []
 
   def sample(params, asked):

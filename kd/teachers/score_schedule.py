@@ -9,7 +9,7 @@ from kd.partitioning import rules
 from kd.teachers import shards
 
 
-class Walk:
+class ScoreSchedule:
   """Rows of shards in batches: each shard is one process's to write.
 
   All processes plan the whole walk and come to the same plan.

@@ -59,7 +59,7 @@ def make(
     chunk_tokens: tokens a device whose logits exist at one time.
     seed: of what is drawn.
   """
-  shares = [t.share for t in teachers]
+  weights = [t.weight for t in teachers]
   modules = [t.model for t in teachers]
   params = [t.params for t in teachers]
   mesh = jax.tree.leaves(params)[0].sharding.mesh
@@ -74,7 +74,7 @@ def make(
     tables = [p['embedding'] for p in params]
 
     def look(chunk):
-      return _look(chunk, tables, shares, method, vocab_size)
+      return _look(chunk, tables, weights, method, vocab_size)
 
     layout = chunks.Layout(batch.weights, chunk_tokens)
     arrays = (hidden, batch.targets, _keys(batch, seed))
@@ -111,14 +111,14 @@ def _keys(batch, seed):
   return jax.vmap(by_place, (0, None))(batch.row_id, places)
 
 
-def _look(chunk, tables, shares, method, vocab_size):
+def _look(chunk, tables, weights, method, vocab_size):
   """Scored of a chunk's tokens [T, ...]."""
   hidden, targets, keys = chunk
   logits = [
     chunks.project(h, table) for h, table in zip(hidden, tables, strict=True)
   ]
   size = min(vocab_size, *(x.shape[-1] for x in logits))
-  one, sums = _one(logits, shares, size)
+  one, sums = _one(logits, weights, size)
   seen = blockwise_topk.look(one)
   at_target = jnp.take_along_axis(
     seen.logits.reshape(targets.size, -1), targets[:, None], axis=1
@@ -140,7 +140,7 @@ def _look(chunk, tables, shares, method, vocab_size):
     target_logprob=at_target[:, 0] - normalizer,
     log_normalizer=normalizer,
     entropy=None if method.entries else seen.entropy,
-    dropped_mass=jnp.sum(dropped * jnp.array(shares), axis=-1),
+    dropped_mass=jnp.sum(dropped * jnp.array(weights), axis=-1),
     # Also of the logits that are left out: they tell of a broken teacher.
     finite=jnp.isfinite(jnp.concatenate(sums, axis=-1) + dropped),
   )
@@ -162,14 +162,14 @@ def _dropped_mass(logits, size):
   return jnp.stack([of(x) for x in logits], axis=-1)
 
 
-def _one(logits, shares, size):
+def _one(logits, weights, size):
   """Returns the logits of one teacher, or the log-probabilities of a mixture of
   several and the normalizer of each.
   """
   if len(logits) == 1:
     return logits[0][:, :size], ()
   pairs = tuple(
-    (x, jnp.float32(share)) for x, share in zip(logits, shares, strict=True)
+    (x, jnp.float32(weight)) for x, weight in zip(logits, weights, strict=True)
   )
   unit = jnp.float32(1.0)
   sums = distributions.teacher_log_sums(pairs, size, unit)

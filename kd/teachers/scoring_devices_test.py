@@ -78,8 +78,8 @@ def _direct(shares):
     table = np.asarray(teacher.params['embedding'], np.float64)
     e = np.exp(np.asarray(hidden, np.float64) @ table.T)
     normalizer = np.log(e[..., :_V].sum(-1))
-    p = p + teacher.share * e[..., :_V] / e[..., :_V].sum(-1, keepdims=True)
-    dropped = dropped + teacher.share * e[..., _V:].sum(-1) / e.sum(-1)
+    p = p + teacher.weight * e[..., :_V] / e[..., :_V].sum(-1, keepdims=True)
+    dropped = dropped + teacher.weight * e[..., _V:].sum(-1) / e.sum(-1)
   return p, dropped, normalizer, np.asarray(hidden)
 
 

@@ -12,7 +12,7 @@ from kd.teachers import scoring
 from kd.teachers import shards
 
 
-class Series:
+class ShardWriter:
   """Writes shards one after the other, from rows in their order."""
 
   def __init__(
@@ -88,7 +88,7 @@ class Series:
       self._sums[name] += float(np.sum(values, dtype=np.float64))
 
 
-def entropy(row: records.Row) -> np.ndarray:
+def entropy(row: records.RecordedRow) -> np.ndarray:
   """Nats: float [n], or [E] for drawn ids, with the same sum.
 
   Of kept ids and the tail as one more outcome, which is at most the teacher's
@@ -114,7 +114,9 @@ def _by_position(row, values):
   return np.add.reduceat(values, np.cumsum(row.entries) - row.entries)
 
 
-def row_of(batch: types.Batch, scored: scoring.Scored, at: int) -> records.Row:
+def row_of(
+  batch: types.Batch, scored: scoring.Scored, at: int
+) -> records.RecordedRow:
   """A batch's row as its record has it.
 
   Args:
@@ -132,7 +134,7 @@ def row_of(batch: types.Batch, scored: scoring.Scored, at: int) -> records.Row:
     ids = ids[used].astype(np.uint32)
     logprobs = of(kept.logprobs)[used]
     counts = None if kept.counts is None else of(kept.counts)[used]
-  return records.Row(
+  return records.RecordedRow(
     digest=records.digest_of(batch, at),
     counted=counted,
     target_logprob=of(scored.target_logprob),

@@ -9,6 +9,7 @@ from typing import Any
 
 from array_record.python import array_record_module
 
+from kd.config import check as config_check
 from kd.config import legal
 from kd.config import schema
 from kd.core import errors
@@ -172,7 +173,7 @@ def facts(folder: str, shard: Shard) -> dict[str, Any] | None:
   path = shard.facts_path(folder)
   try:
     record = json_files.read(path)
-    schema.check_node(FACTS, record, path)
+    config_check.check_node(FACTS, record, path)
     size = os.path.getsize(shard.path(folder))
   except (FileNotFoundError, errors.ConfigError):
     return None

@@ -18,7 +18,7 @@ from kd.train import update
 _LOG = logging.getLogger(__name__)
 
 
-class Remap:
+class AdaptiveLayerMap:
   """Finds, for terms with an adaptive map, the layers to compare with."""
 
   def __init__(self, model: gemma3.Gemma3, objective: objective_lib.Objective):

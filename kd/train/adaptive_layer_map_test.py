@@ -55,7 +55,7 @@ def test_a_student_that_is_not_finite_keeps_its_map():
       layer_maps={'hidden': jnp.asarray([0, 0], jnp.int32)},
     )
 
-  measure = adaptive_layer_map.Remap(model, objective)
+  measure = adaptive_layer_map.AdaptiveLayerMap(model, objective)
   # Compared with itself, each layer is nearest to itself.
   good = measure(0, state(params), batch, targets)
   assert np.asarray(good.layer_maps['hidden']).any()

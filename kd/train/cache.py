@@ -45,7 +45,7 @@ _AHEAD = 2  # batches that are scored before the first of them is on the disk
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class CacheJob:
   """A cache that is wanted.
 
   Attributes:
@@ -98,7 +98,7 @@ def cache(run: resolved.Run, workdir: str, say: progress_lib.Say) -> None:
   )
   _check(run, method)
   folder = paths.expand(config.cache.folder)
-  job = Job(run, training_rows.prepare(run, say), method, folder, say)
+  job = CacheJob(run, training_rows.prepare(run, say), method, folder, say)
   with lock.shared(folder, _PATH, say):
     whole = processes.from_first(
       lambda: os.path.exists(os.path.join(folder, manifest_lib.FILE))
@@ -130,7 +130,7 @@ def _check(run, method):
     raise errors.ConfigError(
       'teacher.source',
       f'found {run.config.teacher.source!r}: there is no teacher to ask',
-      legal="'live', 'rollout' or 'cached', with teacher.init",
+      legal="'live', 'on_policy' or 'cached', with teacher.init",
     )
   parts = rules.row_parts(run.teacher.mesh)
   if run.config.cache.batch_size % parts:
@@ -148,7 +148,7 @@ def _check(run, method):
     )
 
 
-def _request(job: Job, teachers: Sequence[live.Teacher]) -> dict[str, Any]:
+def _request(job: CacheJob, teachers: Sequence[live.Teacher]) -> dict[str, Any]:
   """Returns the request: all that decides what the cache holds."""
   described = [
     {
@@ -163,7 +163,7 @@ def _request(job: Job, teachers: Sequence[live.Teacher]) -> dict[str, Any]:
   return {**job.wanted, 'teachers': described}
 
 
-def write(job: Job, teachers: Sequence[live.Teacher]) -> float:
+def write(job: CacheJob, teachers: Sequence[live.Teacher]) -> float:
   """Writes what is missing of a cache, and publishes it.
 
   Args:
@@ -246,8 +246,8 @@ def _score(job, teachers, wanted):
   config = job.run.config
   mesh = job.run.teacher.mesh
   size = config.cache.batch_size
-  walk = walk_lib.Walk(mesh, size, wanted)
-  series = shard_writer.Series(
+  walk = walk_lib.ScoreSchedule(mesh, size, wanted)
+  series = shard_writer.ShardWriter(
     job.folder,
     walk.shards,
     job.method,
@@ -282,7 +282,7 @@ def _score(job, teachers, wanted):
 
 
 def scorer(
-  job: Job, teachers: Sequence[live.Teacher]
+  job: CacheJob, teachers: Sequence[live.Teacher]
 ) -> Callable[[Any], scoring.Scored]:
   """The teacher's pass over a batch."""
   config = job.run.config

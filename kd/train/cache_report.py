@@ -139,7 +139,7 @@ class Comparison:
     self._method, self._errors = method, []
     self._shared, self._all = 0, 0
 
-  def add(self, stored: records.Row, now: records.Row) -> None:
+  def add(self, stored: records.RecordedRow, now: records.RecordedRow) -> None:
     """Compares one row; its digest was compared when it was read."""
     self._errors.append(np.abs(stored.target_logprob - now.target_logprob))
     self._errors.append(np.abs(stored.log_normalizer - now.log_normalizer))

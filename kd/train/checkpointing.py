@@ -19,7 +19,7 @@ _FEED_STATE, _PROJECTIONS = 'rollouts', 'paths'
 
 
 @dataclasses.dataclass(frozen=True)
-class Position:
+class ResumeInfo:
   """Where a run stands, in addition to its arrays.
 
   Attributes:
@@ -79,14 +79,14 @@ class Saver:
     like: update.TrainState,
     feed_state: Mapping[str, types.Array],
     rows: str,
-  ) -> tuple[update.TrainState, Mapping[str, types.Array], Position]:
+  ) -> tuple[update.TrainState, Mapping[str, types.Array], ResumeInfo]:
     """Reads a state into the shapes and shardings of `like`.
 
     Args:
       step: of the checkpoint.
       like: the state's shapes.
       feed_state: likewise, of the feed's state; {} if it has none.
-      rows: the digest that Position has.
+      rows: the digest that ResumeInfo has.
 
     Returns:
       The state, the feed's state, and the position.
@@ -95,7 +95,7 @@ class Saver:
       ConfigError: it is another model's or optimizer's, or of other rows.
     """
     items, position = self._manager.restore(step, _items(like, feed_state))
-    position = Position(**position)
+    position = ResumeInfo(**position)
     if position.rows != rows:
       raise errors.ConfigError(
         f'{self._manager.folder}/{step}',
@@ -116,7 +116,7 @@ class Saver:
     step: int,
     state: update.TrainState,
     feed_state: Mapping[str, types.Array],
-    position: Position,
+    position: ResumeInfo,
     quality: float | None,
   ) -> None:
     """Starts a save; raises KdError if an earlier one failed.

@@ -54,8 +54,8 @@ def run_lines(run: resolved.Run, workdir: str) -> str:
     f'{tokens * config.steps:,} tokens in all',
     f'mesh: {mesh} over {run.mesh.size} devices',
     'losses: ' + ', '.join(_term(*item) for item in config.losses.items()),
-    f'positions: {config.objective.positions.rule}, share '
-    f'{schedules.text(config.objective.positions.share)} of the targets',
+    f'positions: {config.objective.positions.rule}, '
+    f'{schedules.text(config.objective.positions.fraction)} of the targets',
     f'rows: prepared once in {paths.expand(config.data.folder)}',
     f'workdir: {workdir}: {", ".join(outputs.FILES)}',
   ]

@@ -34,7 +34,7 @@ Evaluate = Callable[[int, types.PyTree, Callable[[], None]], dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class TrainJob:
   """One student's training.
 
   Attributes:
@@ -64,7 +64,7 @@ class Job:
 class _Loop:
   """State that changes while a job runs."""
 
-  def __init__(self, job: Job):
+  def __init__(self, job: TrainJob):
     # clu imports TensorFlow: only a run that trains waits for it.
     with quiet.imports():
       from kd.metrics import writers
@@ -86,7 +86,7 @@ class _Loop:
         job.run.mesh,
       )
     )
-    self._remap = adaptive_layer_map.Remap(
+    self._remap = adaptive_layer_map.AdaptiveLayerMap(
       job.run.student.module, job.objective
     )
     self._start()
@@ -115,7 +115,7 @@ class _Loop:
       job.run.optimizer,
       job.run.mesh,
     )
-    position = checkpointing.Position(
+    position = checkpointing.ResumeInfo(
       job.feed.digest, window={}, evaluated=False
     )
     if latest is None:
@@ -134,9 +134,9 @@ class _Loop:
     )
     self._step = latest or 0
     skip = self._config.nonfinite == 'skip'
-    self._window = train_metrics.Window(
+    self._window = train_metrics.MetricsWindow(
       position.window,
-      self._config.nonfinite_limit if skip else 0,
+      self._config.max_consecutive_skips if skip else 0,
       job.feed.teacher_names,
       self._advise,
       self._say,
@@ -181,7 +181,7 @@ class _Loop:
       self._job.feed.read,
       self._step,
       _READ_AHEAD,
-      retry.Patience(**self._config.data.read).timeout_s,
+      retry.RetryPolicy(**self._config.data.read).timeout_s,
     )
     self._timer.restart()
     with contextlib.closing(rows):
@@ -316,7 +316,7 @@ class _Loop:
       self._step,
       self.state,
       self._feed_state(),
-      checkpointing.Position(
+      checkpointing.ResumeInfo(
         self._job.feed.digest, self._window.state(), self._evaluated
       ),
       quality,
@@ -324,7 +324,7 @@ class _Loop:
     self._saved = self._step
 
 
-def train(job: Job) -> update_lib.TrainState:
+def train(job: TrainJob) -> update_lib.TrainState:
   """Runs a job to its last step, from its last good checkpoint if any.
 
   Returns:

@@ -131,7 +131,7 @@ def source_config(
       raise errors.ConfigError(
         f'{path}.init',
         "found 'teacher', and there is no teacher",
-        legal="teacher.source 'live' or 'rollout'",
+        legal="teacher.source 'live' or 'on_policy'",
       )
     config = teacher
   elif kind == 'workdir':

@@ -43,7 +43,7 @@ def student_source(run: resolved.Run, workdir: str) -> tuple[str, str]:
   return 'init', run.student.init
 
 
-def settings_line(settings: requests.Settings) -> str:
+def settings_line(settings: requests.SamplingSettings) -> str:
   """Returns all sampling settings: none comes from anywhere but the config."""
   chosen = dataclasses.asdict(settings)
   return 'settings: ' + ', '.join(f'{k} {v}' for k, v in chosen.items())

@@ -52,13 +52,13 @@ def set_table(
   for measure in every:
     cells = [measures.value(x, set_name, measure) for x in models]
     if measures.is_shown(measure, cells):
-      rows.append(table.Row(measure.title, cells))
+      rows.append(table.TableRow(measure.title, cells))
   for task in measures.tasks(models[0], set_name):
     for measure in every:
       if measure.metric in _MAIN:
         name = f'eval/{set_name}/{task}/{measure.metric}'
         cells = [x.metrics.get(name) for x in models]
-        rows.append(table.Row(f'{measure.title}: {task}', cells))
+        rows.append(table.TableRow(f'{measure.title}: {task}', cells))
   notes = [_BRACKETS, *_gaps(columns_, set_name)]
   return table.Table(list(columns_), rows, notes)
 

@@ -130,10 +130,10 @@ def build_teachers(
     size = sizes[path]
     model = build_model(spec, path, size, size, mesh, 'none', config.data.pack)
     model_rules.check_length(config, path, size)
-    models.append((model, spec.share))
-  whole = sum(share for _, share in models)
+    models.append((model, spec.weight))
+  whole = sum(weight for _, weight in models)
   return tuple(
-    resolved.Teacher(model, share / whole) for model, share in models
+    resolved.Teacher(model, weight / whole) for model, weight in models
   )
 
 

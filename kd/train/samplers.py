@@ -47,7 +47,7 @@ def for_any_params(
   def sample(
     params: types.PyTree,
     asked: Sequence[requests.Request],
-    settings: requests.Settings,
+    settings: requests.SamplingSettings,
     progress: Callable[[int, int], None] | None = None,
   ) -> list[list[requests.Sample]]:
     with rules.active(model.mesh):

@@ -11,7 +11,7 @@ from kd.metrics import means
 from kd.train import update
 
 
-class Window:
+class MetricsWindow:
   """Means over the steps since the last write; a checkpoint holds it."""
 
   def __init__(

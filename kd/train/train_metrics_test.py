@@ -27,7 +27,9 @@ def _window(state, allowed, say):
   advise = lambda teachers, step: (
     f'unchanged since step {step}, {list(teachers)}'
   )
-  return train_metrics.Window(state, allowed, ['the teacher (A)'], advise, say)
+  return train_metrics.MetricsWindow(
+    state, allowed, ['the teacher (A)'], advise, say
+  )
 
 
 def test_the_first_stops_and_is_named():
@@ -41,7 +43,7 @@ def test_the_first_stops_and_is_named():
 def test_a_teacher_is_named_before_the_losses_that_it_spoils():
   out = _out(math.nan).replace(nonfinite=np.float32([0, 3]))
   names = ['the teacher (teacher.init A)', 'the teacher (others.b.init B)']
-  w = train_metrics.Window(
+  w = train_metrics.MetricsWindow(
     {}, 0, names, lambda bad, step: f'{bad}, {step}', print
   )
   with pytest.raises(errors.NonFiniteError) as e:

@@ -35,7 +35,7 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
     cache_dir=config.data.folder,
     limit=config.data.examples,
     module=config.data.module,
-    patience=retry.Patience(**config.data.read),
+    patience=retry.RetryPolicy(**config.data.read),
     say=say,
   )
   parts = shared_rows.prepare(
@@ -71,7 +71,7 @@ def check_rationale(
     if term.loss.part == 'rationale'
   }
   if _dropped(run) is not None:
-    settings['data.rationale.dropped'] = 'found more than 0'
+    settings['data.rationale.drop_fraction'] = 'found more than 0'
   without = [p.task for p in parts if not p.counts['rationale_weight']]
   for path, problem in settings.items():
     if len(without) == len(parts):

@@ -86,7 +86,7 @@ def _objective():
   sizes = model_sizes.term_sizes(SIZES)
   context = terms_lib.Context(steps=10, student=sizes, teacher=sizes)
   # Half the positions, by entropy: their choice must not depend on the mesh.
-  kept = selection.build({'rule': 'student_entropy', 'share': 0.5}, '', 10)
+  kept = selection.build({'rule': 'student_entropy', 'fraction': 0.5}, '', 10)
   return objective_lib.Objective(catalog.build(LOSSES, context), kept, 32)
 
 

@@ -111,7 +111,7 @@ def check(
     return Changes({}, {})
   new = json.loads(config_lib.to_json(config))
   allowed = (*_RESUMABLE, *also_allowed)
-  if all(c['teacher']['source'] != 'rollout' for c in (old, new)):
+  if all(c['teacher']['source'] != 'on_policy' for c in (old, new)):
     allowed = (*allowed, 'rollout.')
   changes, refused = Changes({}, {}), []
   for field, there, here in config_lib.differences(old, new):

@@ -1,6 +1,7 @@
 """Fields of the data, and of the cache of a teacher's targets."""
 
 from kd.config import legal
+from kd.config import places
 from kd.config import schema
 from kd.config.fields import sampling
 
@@ -58,7 +59,7 @@ CACHE = schema.Section(
   {
     'folder': F(
       '',
-      legal.Path('folder', optional=True),
+      places.Path('folder', optional=True),
       "what --mode=cache writes and teacher.source='cached' reads",
     ),
     'method': CACHE_METHOD,
@@ -76,10 +77,11 @@ CACHE = schema.Section(
 RATIONALE = schema.Section(
   'Rationales that training rows leave out (arXiv 2405.14838).',
   {
-    'dropped': F(
+    'drop_fraction': F(
       0.0,
       legal.Scheduled(legal.Number(at_least=0, at_most=1)),
       'fraction of each rationale, from its beginning; 0 with a cached teacher',
+      formerly='dropped',
     ),
   },
 )
@@ -112,7 +114,7 @@ DATA = schema.Section(
     'split': F('train', legal.SPLIT, 'its split'),
     'tokenizer': F(
       '',
-      legal.Source(
+      places.Source(
         ('', 'bytes'),
         {'model': 'FILE', 'gguf': 'FILE', 'hf': 'DIR', 'workdir': 'DIR'},
       ),
@@ -147,7 +149,7 @@ DATA = schema.Section(
     ),
     'rationale': RATIONALE,
     'folder': F(
-      '~/.cache/kd/rows', legal.Path('folder'), 'where prepared rows are kept'
+      '~/.cache/kd/rows', places.Path('folder'), 'where prepared rows are kept'
     ),
     'read': READ,
   },

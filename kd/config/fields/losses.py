@@ -137,10 +137,11 @@ POSITIONS = schema.Section(
       legal.one_of('all', 'random', 'student_entropy', 'teacher_entropy'),
       'all, a random choice, or those of highest entropy',
     ),
-    'share': F(
+    'fraction': F(
       1.0,
       legal.Scheduled(legal.Number(above=0, at_most=1)),
       "fraction of each row's targets that is kept",
+      formerly='share',
     ),
   },
 )

@@ -1,13 +1,14 @@
 """Fields of the models: `student`, `teacher`, and the other teachers."""
 
 from kd.config import legal
+from kd.config import places
 from kd.config import schema
 from kd.config import variants
 
 F = schema.Field
 
 _WEIGHTS = {'hf': 'DIR', 'gguf': 'FILE', 'workdir': 'DIR'}
-_TEACHER_INIT = legal.Source(('',), _WEIGHTS)
+_TEACHER_INIT = places.Source(('',), _WEIGHTS)
 _ATTENTION = F(
   'auto',
   legal.one_of('auto', 'xla', 'splash', 'cudnn'),
@@ -26,11 +27,12 @@ _WHERE = {
   'dtype': F('bfloat16', legal.DTYPE, 'data type of activations'),
   'param_dtype': F('bfloat16', legal.DTYPE, 'data type of its weights'),
   'attention': _ATTENTION,
-  'share': F(
+  'weight': F(
     1.0,
     legal.Number(above=0, at_most=1e6),
     'weight in the mixture of teachers, which averages probabilities; the '
     'weights are scaled to sum to 1',
+    formerly='share',
   ),
 }
 
@@ -49,7 +51,7 @@ STUDENT = schema.Section(
     'variant': _VARIANT,
     'init': F(
       'random',
-      legal.Source(('random', 'teacher'), _WEIGHTS),
+      places.Source(('random', 'teacher'), _WEIGHTS),
       'its first weights',
     ),
     'keep_layers': F(
@@ -75,9 +77,11 @@ TEACHER = schema.Section(
     **_WHERE,
     'source': F(
       'live',
-      legal.one_of('live', 'cached', 'rollout', 'none'),
+      legal.one_of(
+        'live', 'cached', 'on_policy', 'none', formerly={'rollout': 'on_policy'}
+      ),
       'live: scores every batch; cached: its targets are read from '
-      '`cache.folder`; rollout: live, and the student answers some of the '
+      '`cache.folder`; on_policy: live, and the student answers some of the '
       'prompts (`rollout`); none: no teacher',
     ),
     'others': schema.Entries(

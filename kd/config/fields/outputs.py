@@ -1,6 +1,7 @@
 """Fields of evaluation, export and planning."""
 
 from kd.config import legal
+from kd.config import places
 from kd.config import schema
 from kd.config.fields import sampling
 
@@ -103,7 +104,7 @@ PLAN = schema.Section(
       3, legal.Integer(1, 1000), 'candidates of a search to compile'
     ),
     'folder': F(
-      '~/.cache/kd/plans', legal.Path('folder'), 'where compiler results are'
+      '~/.cache/kd/plans', places.Path('folder'), 'where compiler results are'
     ),
   },
 )

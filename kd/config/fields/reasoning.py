@@ -1,6 +1,7 @@
 """Fields of chains of thought (`reasoning`) and trees of thought (`search`)."""
 
 from kd.config import legal
+from kd.config import places
 from kd.config import schema
 from kd.config.fields import sampling
 
@@ -12,15 +13,16 @@ REASONING = schema.Section(
   {
     'problems': F(
       '',
-      legal.Path('file', optional=True),
+      places.Path('file', optional=True),
       'JSON lines of {"question", "answer", "id"}; '
       "'': data.mixture and data.split",
     ),
     'count': F(-1, legal.ALL_OR_COUNT, 'solve the first n problems; -1: all'),
-    'form': F(
+    'question_format': F(
       'Question: {question}\nAnswer:\n',
       legal.Containing('{question}'),
       'the prompt of a problem from a file',
+      formerly='form',
     ),
     'model': F('student', legal.one_of('student', 'teacher'), 'who solves'),
     'style': F(
@@ -40,10 +42,15 @@ REASONING = schema.Section(
     ),
     'samples': F(8, legal.Integer(1, 2**16), 'solutions of each problem'),
     **sampling.sampling(temperature=0.7, max_new_tokens=256),
-    'together': F(64, legal.Integer(1, 2**20), 'problems solved per write'),
+    'concurrency': F(
+      64,
+      legal.Integer(1, 2**20),
+      'problems solved per write',
+      formerly='together',
+    ),
     'folder': F(
       '',
-      legal.Path('folder', optional=True),
+      places.Path('folder', optional=True),
       "where solutions are written; '': <workdir>/traces",
     ),
     'keep': F(
@@ -52,16 +59,31 @@ REASONING = schema.Section(
       'solutions to keep: correct (the reference answer), voted (the answer '
       'of most samples), both, any (with an answer)',
     ),
-    'votes': F(0.5, _FRACTION, 'least fraction of answers that `voted` needs'),
+    'min_vote_fraction': F(
+      0.5, _FRACTION, 'fraction of answers that `voted` needs', formerly='votes'
+    ),
     'steps': F(
       'right',
       legal.one_of('right', 'any'),
       'right: keep only solutions without a wrong statement',
     ),
-    'fewest_steps': F(1, legal.COUNT, 'right statements a solution must have'),
-    'per_problem': F(4, legal.COUNT, 'most kept of a problem; 0: no limit'),
-    'per_steps': F(
-      0, legal.COUNT, 'most kept with one number of statements; 0: no limit'
+    'min_steps': F(
+      1,
+      legal.COUNT,
+      'right statements a solution must have',
+      formerly='fewest_steps',
+    ),
+    'max_per_problem': F(
+      4,
+      legal.COUNT,
+      'solutions kept per problem; 0: no limit',
+      formerly='per_problem',
+    ),
+    'max_per_step_count': F(
+      0,
+      legal.COUNT,
+      'solutions kept with the same number of statements; 0: no limit',
+      formerly='per_steps',
     ),
   },
 )
@@ -72,14 +94,14 @@ SEARCH = schema.Section(
     'problem': F('game24', legal.one_of('game24', 'gsm8k'), 'what is solved'),
     'data': F(
       '',
-      legal.Path('file', optional=True),
+      places.Path('file', optional=True),
       "its instances; '': the file in $KD_DATA_DIR",
     ),
     'first': F(0, legal.COUNT, 'first instance of the file, from 0'),
     'count': F(-1, legal.ALL_OR_COUNT, 'instances; -1: all that follow'),
     'folder': F(
       '',
-      legal.Path('folder', optional=True),
+      places.Path('folder', optional=True),
       "where trees are written; '': <workdir>/search",
     ),
     'method': F(
@@ -129,8 +151,18 @@ SEARCH = schema.Section(
     'max_nodes': F(10_000, legal.COUNT, 'nodes per tree; 0: no limit'),
     **sampling.sampling(temperature=0.7, max_new_tokens=64),
     'seed': F(0, legal.SEED, 'seed of the sampling'),
-    'together': F(64, legal.Integer(1, 2**20), 'trees searched at a time'),
-    'draw': F(8, legal.COUNT, 'trees that get a picture, the first ones'),
+    'concurrency': F(
+      64,
+      legal.Integer(1, 2**20),
+      'trees searched at a time',
+      formerly='together',
+    ),
+    'num_pictures': F(
+      8,
+      legal.COUNT,
+      'trees that get a picture, the first ones',
+      formerly='draw',
+    ),
     'contrast': F(
       0,
       legal.COUNT,

@@ -1,6 +1,7 @@
 """How answers are sampled: fields that several sections share."""
 
 from kd.config import legal
+from kd.config import places
 from kd.config import schema
 
 F = schema.Field
@@ -51,12 +52,12 @@ GENERATE = schema.Section(
   {
     'prompts': F(
       '',
-      legal.Path('file', optional=True),
+      places.Path('file', optional=True),
       'JSON lines of {"prompt": ...} or {"messages": [...]}',
     ),
     'output': F(
       '',
-      legal.Path('file', optional=True),
+      places.Path('file', optional=True),
       "where answers are written; '': <workdir>/completions.jsonl",
     ),
     **sampling(temperature=0.0, max_new_tokens=128),
@@ -83,12 +84,13 @@ _BUFFER_ROWS = legal.Integer(0, 10**6)
 
 ROLLOUT = schema.Section(
   'Answers that the student samples to be trained on '
-  "(teacher.source='rollout').",
+  "(teacher.source='on_policy').",
   {
-    'share': F(
+    'fraction': F(
       1.0,
       legal.Scheduled(legal.Number(at_least=0, at_most=1), ever_positive=True),
       "fraction of a step's rows that the student answers",
+      formerly='share',
     ),
     'every': F(
       1,
@@ -100,7 +102,7 @@ ROLLOUT = schema.Section(
       0,
       _BUFFER_ROWS,
       'rows that are kept, the latest; 0 if every step samples, else at least '
-      'share x data.batch_size',
+      'fraction x data.batch_size',
     ),
     **sampling(temperature=1.0, max_new_tokens=128),
     'batch_size': F(

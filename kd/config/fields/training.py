@@ -135,7 +135,10 @@ TOP = {
     'a step whose loss or gradient is not finite changes nothing, and the run '
     'stops, or skips it and counts it in train/nonfinite',
   ),
-  'nonfinite_limit': F(
-    10, legal.POSITIVE, 'most steps skipped in a row before the run stops'
+  'max_consecutive_skips': F(
+    10,
+    legal.POSITIVE,
+    'steps that may be skipped in a row before the run stops',
+    formerly='nonfinite_limit',
   ),
 }

@@ -141,10 +141,10 @@ def targets_of(
   table = cached.unembedding(cache, run.student.config.vocab_size, run.mesh)
   # The teacher itself multiplies in this data type.
   dtype = cache.manifest['request']['teachers'][0]['dtype']
-  share = jnp.float32(1.0)
+  weight = jnp.float32(1.0)
 
   def targets(kept):
-    dense = types.Dense(kept.astype(dtype), table, share)
+    dense = types.Dense(kept.astype(dtype), table, weight)
     return types.Targets((dense,), None)
 
   return targets
@@ -186,7 +186,9 @@ def open_cache(
   manifest_lib.check(
     manifest['request'], request(run, prepared), folder, 'cache.folder'
   )
-  return cached.Cache(folder, manifest, retry.Patience(**run.config.data.read))
+  return cached.Cache(
+    folder, manifest, retry.RetryPolicy(**run.config.data.read)
+  )
 
 
 def teacher_inits(config: feed.Config) -> dict[str, str]:

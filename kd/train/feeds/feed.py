@@ -37,7 +37,7 @@ _MODULES = {
   'none': 'labels',
   'live': 'live',
   'cached': 'cached',
-  'rollout': 'on_policy',
+  'on_policy': 'on_policy',
 }
 
 
@@ -198,7 +198,7 @@ class Source:
         raise errors.ConfigError(
           f'losses.{term.key}.part',
           "found 'sampled', and the student samples nothing",
-          legal="all, answer, rationale, or teacher.source='rollout'",
+          legal="all, answer, rationale, or teacher.source='on_policy'",
         )
 
   def sampling(self) -> Config | None:

@@ -17,8 +17,8 @@ def test_every_legal_source_has_its_feed():
     found = feed.source(config)
     has_teacher = bool(found.teacher_names())
     assert has_teacher == (name != 'none'), name
-    assert bool(found.teacher_specs()) == (name in ('live', 'rollout')), name
-    assert (found.sampling() is not None) == (name == 'rollout'), name
+    assert bool(found.teacher_specs()) == (name in ('live', 'on_policy')), name
+    assert (found.sampling() is not None) == (name == 'on_policy'), name
     assert bool(found.computed_by) == (name == 'cached'), name
 
 

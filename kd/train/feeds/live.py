@@ -48,8 +48,8 @@ class Source(feed.Source):
         model.module.dtype,
         rules.hidden_sharding(run.mesh),
       )
-      share = abstract.array((), jnp.float32, rules.replicated(run.mesh))
-      dense.append(types.Dense(hidden, table, share))
+      weight = abstract.array((), jnp.float32, rules.replicated(run.mesh))
+      dense.append(types.Dense(hidden, table, weight))
     return types.Targets(tuple(dense), _abstract_taps(run))
 
 

@@ -30,18 +30,19 @@ class Source(live.Source):
     if not objective.needs_teacher:
       raise errors.ConfigError(
         'teacher.source',
-        "found 'rollout', and no term of losses asks a teacher",
+        "found 'on_policy', and no term of losses asks a teacher",
         legal="'none', or a term of next-token distributions",
       )
-    share = config_rules.scheduled(config, 'rollout.share')
-    lowest, _ = schedules.extremes(share, config.steps)
+    fraction = config_rules.scheduled(config, 'rollout.fraction')
+    lowest, _ = schedules.extremes(fraction, config.steps)
     for term in objective.terms:
       of_data = term.loss.reads_labels or term.loss.part in _OF_DATA
       if lowest == 1 and of_data:
         raise errors.ConfigError(
           f'losses.{term.key}',
-          "counts the data's answers, and rollout.share leaves no row of them",
-          legal="a share below 1, or a divergence with part 'all' or 'sampled'",
+          "counts the data's answers, and rollout.fraction leaves no such row",
+          legal='a fraction below 1, or a divergence with part '
+          "'all' or 'sampled'",
         )
     fields.check_devices(config.rollout.batch_size, mesh, 'rollout.batch_size')
     engine.check_room(
@@ -56,9 +57,9 @@ class Source(live.Source):
     settings = dataclasses.asdict(_settings(rollout))
     del settings['stop_strings']
     how = ', '.join(f'{name} {value}' for name, value in settings.items())
-    share = schedules.text(rollout.share)
+    fraction = schedules.text(rollout.fraction)
     return [
-      f'rollouts: share {share} of the rows, every {rollout.every} steps, {how}'
+      f'rollouts: {fraction} of the rows, every {rollout.every} steps, {how}'
     ]
 
   def feed(self, run, rows, digest, opened, live_targets):
@@ -66,7 +67,7 @@ class Source(live.Source):
     return Feed(run, rows, digest, self.teacher_names(), live_targets)
 
 
-def _settings(rollout) -> requests.Settings:
+def _settings(rollout) -> requests.SamplingSettings:
   """Returns how the student samples."""
   return fields.settings(rollout, stop_strings=())
 
@@ -128,7 +129,7 @@ def _rollouts(run: resolved.Run) -> rollouts_lib.Rollouts:
     buffer = replay_buffer.Buffer(config.rollout.buffer, config.data.length)
   return rollouts_lib.Rollouts(
     lambda params, asked: sample(params, asked, settings),
-    config_rules.scheduled(config, 'rollout.share'),
+    config_rules.scheduled(config, 'rollout.fraction'),
     config.rollout.every,
     buffer,
     config.seed,

@@ -1,0 +1,208 @@
+"""Checks a config against its schema and names the first illegal field."""
+
+from collections.abc import Collection, Mapping
+import re
+from typing import Any
+
+from kd.config import legal as legal_lib
+from kd.config import schema
+from kd.core import errors
+from kd.core import schedules
+
+_ENTRY_NAME = r'[\w-]{1,64}'
+
+
+def check(root: schema.Section, config: Any) -> None:
+  """Refuses a config that has a field too many or too few, or an illegal one.
+
+  Rules between fields are in kd/config/rules.py; this looks at each alone, but
+  for a schedule, whose values depend on `steps`.
+
+  Raises:
+    ConfigError: names the first such field.
+  """
+  if not schema.is_part(config):
+    raise errors.ConfigError(
+      'config', f'found {legal_lib.shown(config)}', legal='a ConfigDict'
+    )
+  _check(root, config, '')
+  for path, legal, value in _schedules(root, config, ''):
+    _check_schedule(legal, value, path, config['steps'])
+
+
+def check_node(node: schema.Node, value: Any, path: str) -> None:
+  """Checks a part of a config alone; schedules' values aside."""
+  _check(node, value, path)
+
+
+def _check(node, value, path):
+  if isinstance(node, schema.Field):
+    _check_field(node, value, path)
+    return
+  if not schema.is_part(value):
+    raise errors.ConfigError(
+      path,
+      f'found {legal_lib.shown(value)} of type {type(value).__name__}',
+      legal=_fields_of(node),
+    )
+  keys = list(value)
+  for key in keys:
+    if not isinstance(key, str):
+      raise errors.ConfigError(
+        path or 'config', f'found the key {key!r}', legal='names that are text'
+      )
+  if isinstance(node, schema.Entries):
+    _check_entries(node, value, path)
+    return
+  if isinstance(node, schema.Choice):
+    children = _chosen(node, value, path)
+    value = {key: value[key] for key in children}
+  else:
+    children = node.children
+  _check_children(children, value, path)
+
+
+def _fields_of(node):
+  if isinstance(node, schema.Entries):
+    return 'a dict of entries by name'
+  if isinstance(node, schema.Choice):
+    return f'a dict with the name of a {node.kind} and its arguments'
+  return f'a dict of {", ".join(node.children)}'
+
+
+def unknown_field(
+  path: str, kind: str, name: str, fields: Mapping[str, schema.Node]
+) -> errors.ConfigError:
+  """Returns the error for a name that no field has, or none has any more.
+
+  Args:
+    path: where the name was found.
+    kind: what should have that name, as the message says it.
+    name: the unknown name.
+    fields: the fields that exist, by name.
+  """
+  return errors.unknown(path, kind, name, list(fields), renamed(name, fields))
+
+
+def renamed(name: str, fields: Mapping[str, schema.Node]) -> str:
+  """Returns today's name of a field that was once called `name`, or ''."""
+  for key, node in fields.items():
+    if isinstance(node, schema.Field) and node.formerly == name:
+      return key
+  return ''
+
+
+def renamed_among(
+  name: str, siblings: Collection[str], root: schema.Node
+) -> str:
+  """Returns today's name of a former field of a part with these fields, or ''.
+
+  Args:
+    name: the former name.
+    siblings: the names of the part's fields.
+    root: the schema of the config; where the part is in it is not known.
+  """
+  if isinstance(root, schema.Field):
+    return ''
+  if isinstance(root, schema.Entries):
+    groups = [{'': root.entry}]
+  elif isinstance(root, schema.Choice):
+    groups = [root.children(option) for option in root.options]
+  else:
+    groups = [root.children]
+  for fields in groups:
+    new = renamed(name, fields)
+    if new in siblings:
+      return new
+    for child in fields.values():
+      new = renamed_among(name, siblings, child)
+      if new:
+        return new
+  return ''
+
+
+def _check_children(children, value, path):
+  for key in value:
+    if key not in children:
+      raise unknown_field(schema.join(path, key), 'field', key, children)
+  for key, child in children.items():
+    if key not in value:
+      raise errors.ConfigError(
+        schema.join(path, key), 'missing', legal=_text_of(child)
+      )
+    _check(child, value[key], schema.join(path, key))
+
+
+def _text_of(node):
+  return node.legal.text if isinstance(node, schema.Field) else _fields_of(node)
+
+
+def _chosen(node, value, path):
+  """The fields of the option that a part names."""
+  if 'name' not in value:
+    raise errors.ConfigError(
+      f'{path}.name',
+      'missing',
+      legal=', '.join(sorted(node.options)),
+    )
+  name = value['name']
+  if not isinstance(name, str) or name not in node.options:
+    legal = sorted(node.options)
+    raise errors.ConfigError(
+      f'{path}.name',
+      f'unknown {node.kind} {legal_lib.shown(name)}',
+      legal=', '.join(legal),
+      nearest=errors.nearest(name, legal) if isinstance(name, str) else '',
+    )
+  children = node.children(name)
+  for key in value:
+    if key not in children and key != 'name':
+      raise unknown_field(f'{path}.{key}', f'argument of {name}', key, children)
+  for key in children:
+    if key not in value:
+      raise errors.ConfigError(f'{path}.{key}', f'missing: {name} needs it')
+  return children
+
+
+def _check_entries(node, value, path):
+  if len(value) < node.least:
+    raise errors.ConfigError(
+      path, f'found {len(value)} entries', legal=f'{node.least} or more'
+    )
+  for key, entry in value.items():
+    if not re.fullmatch(_ENTRY_NAME, key):
+      raise errors.ConfigError(
+        f'{path}.{key}',
+        f'found the name {legal_lib.shown(key)}',
+        legal='up to 64 letters, digits, _ and -',
+      )
+    _check(node.entry, entry, f'{path}.{key}')
+
+
+def _check_field(field, value, path):
+  if schema.is_part(value) and isinstance(field.legal, legal_lib.Scheduled):
+    _check(schema.SCHEDULES, value, path)
+    return
+  fault = field.legal.fault(value)
+  if not fault:
+    return
+  raise errors.ConfigError(
+    path, fault, legal=field.legal.text, nearest=field.legal.nearest(value)
+  )
+
+
+def _schedules(node, value, path):
+  """Yields (path, legal values, schedule or number) of scheduled fields."""
+  for field, at, found in schema.leaves(node, value, path):
+    if isinstance(field.legal, legal_lib.Scheduled):
+      yield at, field.legal, found
+
+
+def _check_schedule(legal, value, path, steps):
+  schedule = schema.build_schedule(value, path, steps)
+  lowest, highest = schedules.extremes(schedule, steps)
+  for bad in (lowest, highest):
+    if not legal.number.holds(bad):
+      raise errors.ConfigError(path, f'found {bad:g}', legal=legal.text)
+  if legal.ever_positive and not highest > 0:
+    raise errors.ConfigError(path, 'found 0 throughout', legal=legal.text)
