@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from kd.teachers import compression
+from kd.teachers import manifest as manifest_lib
 from kd.teachers import records
 from kd.teachers import shards
 from tests import command
@@ -140,9 +141,11 @@ def _rows(folder):
   """All records of a cache, in order."""
   with open(f'{folder}/manifest.json') as f:
     manifest = json.load(f)
-  method = compression.METHODS.build(manifest['request']['method'], 'method')
+  request = manifest['request']
+  method = compression.METHODS.build(request['method'], 'method')
+  digest = manifest_lib.cache_digest(request)
   return [
-    records.decode(record, method, manifest['request']['vocab_size'])
+    records.decode(record, method, request['vocab_size'], digest)
     for facts in manifest['shards']
     for record in shards.records(folder, facts)
   ]

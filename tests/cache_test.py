@@ -16,6 +16,10 @@ from kd.input_pipeline import rows as rows_lib
 from kd.models import gemma3
 from kd.modes import train as train_mode
 from kd.partitioning import rules
+from kd.teachers import compression
+from kd.teachers import manifest as manifest_lib
+from kd.teachers import records
+from kd.teachers import shards
 from kd.train import lock
 from kd.train import resolve
 from kd.train import training_rows
@@ -263,8 +267,8 @@ def test_another_teacher_or_method_or_format_is_refused(folder, own):
     cache_runs.write(folder, c, **method, **other)
   with cache_runs.refused('being written, or was given up half-way'):
     train_mode.main(cache_runs.cached(folder, c), str(folder / 'refused'))
-  (c / 'manifest.json').write_text(json.dumps({**manifest, 'format': 2}))
-  with cache_runs.refused('format: found 2', 'legal: 1'):
+  (c / 'manifest.json').write_text(json.dumps({**manifest, 'format': 1}))
+  with cache_runs.refused('format: found 1', 'legal: 2'):
     train_mode.main(cache_runs.cached(folder, c), str(folder / 'refused'))
 
 
@@ -317,6 +321,36 @@ def test_a_changed_table_ends_training_before_its_first_step(folder, own):
     train_mode.main(cache_runs.cached(folder, c), str(folder / 'table'))
 
 
+def _manifest(cache):
+  return manifest_lib.read(str(cache), 'cache.folder')
+
+
+def _publish(cache, manifest):
+  """Writes a changed manifest, with its digest."""
+  parts = (manifest[key] for key in ('request', 'shards', 'files'))
+  manifest_lib.publish(str(cache), *parts)
+
+
+def _adopt(cache, other):
+  """Writes the records of another cache as those of this one's teacher."""
+  mine, theirs = _manifest(cache), _manifest(other)
+  vocab_size = mine['request']['vocab_size']
+  method = compression.METHODS.build(mine['request']['method'], 'method')
+  from_id, to_id = (
+    manifest_lib.cache_digest(x['request']) for x in (theirs, mine)
+  )
+  for number, facts in enumerate(theirs['shards']):
+    shard = shards.plan(_ROWS, theirs['shards'][0]['rows'])[number]
+    writer = shards.Writer(str(cache), shard)
+    for record in shards.records(str(other), facts):
+      row = records.decode(record, method, vocab_size, from_id)
+      writer.write(records.encode(row, method, vocab_size, to_id))
+    writer.finish(facts['statistics'])
+    mine['shards'][number] = shards.facts(str(cache), shard)
+  shards.tidy(str(cache))
+  _publish(cache, mine)
+
+
 def test_verification_finds_another_teachers_targets(folder, own):
   c = own('top_k')
   method = {'cache.method': base.cache_method('top_k', **_METHODS['top_k'])}
@@ -328,27 +362,35 @@ def test_verification_finds_another_teachers_targets(folder, own):
   numpy.save_file(tensors, weights)
   other = {**method, 'teacher.init': f'hf:{teacher}', 'cache.verify': 4}
   cache_runs.write(folder, folder / 'other', **{**other, 'cache.verify': 0})
-  # The other's digest in this one's manifest: past the first check.
-  there = json.loads((folder / 'other' / 'manifest.json').read_text())
-  manifest = json.loads((c / 'manifest.json').read_text())
-  manifest['request']['teachers'] = there['request']['teachers']
-  (c / 'manifest.json').write_text(json.dumps(manifest))
+  _adopt(folder / 'other', c)
   with cache_runs.refused('4 rows scored again', 'largest error', '0.1 nats'):
-    cache_runs.write(folder, c, **other)
+    cache_runs.write(folder, folder / 'other', **other)
 
 
 def test_records_on_other_rows_are_refused(folder, own):
   c = own('top_k')
   method = {'cache.method': base.cache_method('top_k', **_METHODS['top_k'])}
-  manifest = json.loads((c / 'manifest.json').read_text())
+  manifest = _manifest(c)
   one, two = manifest['shards'][:2]
   for key in ('file', 'bytes', 'sha256', 'statistics'):
     one[key], two[key] = two[key], one[key]
-  (c / 'manifest.json').write_text(json.dumps(manifest))
+  _publish(c, manifest)
   with cache_runs.refused('cache.folder', 'are of a row with digest'):
     cache_runs.write(folder, c, **method, **{'cache.verify': _ROWS})
   with cache_runs.refused('cache.folder', 'are of a row with digest'):
     train_mode.main(cache_runs.cached(folder, c), str(folder / 'permuted'))
+
+
+def test_a_shard_of_another_teachers_cache_is_refused(folder, own, tmp_path):
+  """Of the same rows, and of the same size."""
+  c, method = own('top_k'), base.cache_method('top_k', **_METHODS['top_k'])
+  other = {'cache.method': method, 'teacher.param_dtype': 'bfloat16'}
+  cache_runs.write(folder, tmp_path / 'rounded', **other)
+  shutil.copy(_shard(tmp_path / 'rounded', 0), _shard(c, 0))
+  with cache_runs.refused(
+    'cache.folder', 'targets-00000-of-00004', 'other byt'
+  ):
+    train_mode.main(cache_runs.cached(folder, c), str(tmp_path / 'run'))
 
 
 def test_a_folder_that_cannot_be_written(folder):

@@ -17,6 +17,7 @@ from kd.core import types
 from kd.input_pipeline import retry
 from kd.partitioning import rules
 from kd.teachers import compression
+from kd.teachers import manifest as manifest_lib
 from kd.teachers import records
 from kd.teachers import shards
 
@@ -48,6 +49,7 @@ class Cache:
     request = manifest['request']
     self.method = compression.METHODS.build(request['method'], 'method')
     self.vocab_size = request['vocab_size']
+    self._digest = manifest_lib.cache_digest(request)
     self.most_entries = max(
       (s['statistics']['most_entries'] for s in manifest['shards']), default=0
     )
@@ -80,7 +82,10 @@ class Cache:
       return self._patience.read(
         what,
         lambda: records.decode(
-          retry.record(self._source, row_id), self.method, self.vocab_size
+          retry.record(self._source, row_id),
+          self.method,
+          self.vocab_size,
+          self._digest,
         ),
       )
     except retry.ReadError:

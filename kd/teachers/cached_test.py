@@ -10,6 +10,7 @@ from kd.input_pipeline import retry
 from kd.teachers import blockwise_topk
 from kd.teachers import cached
 from kd.teachers import compression
+from kd.teachers import manifest as manifest_lib
 from kd.teachers import scoring
 from kd.teachers import shard_writer
 from kd.teachers import shards
@@ -44,18 +45,24 @@ def _through_files(folder, name, method, logits):
   scored = scoring.Scored(
     jax.tree.map(grid, kept), zeros, zeros, None, zeros, zeros[..., None] == 0
   )
+  arguments = {'draws': method.draws, 'logprobs': method.stored_as}
+  if method.exact:
+    arguments['entries'] = method.exact
+  request = {'method': {'name': name, **arguments}, 'vocab_size': _VOCAB}
   (shard,) = shards.plan(_ROWS, _ROWS)
   series = shard_writer.ShardWriter(
-    str(folder), [shard], method, _VOCAB, ['a teacher']
+    str(folder),
+    [shard],
+    method,
+    _VOCAB,
+    ['a teacher'],
+    manifest_lib.cache_digest(request),
   )
   batch = _batch()
   for row in range(_ROWS):
     series.add(batch, scored, row)
-  arguments = {'draws': method.draws, 'logprobs': method.stored_as}
-  if method.exact:
-    arguments['entries'] = method.exact
   manifest = {
-    'request': {'method': {'name': name, **arguments}, 'vocab_size': _VOCAB},
+    'request': request,
     'shards': [shards.facts(str(folder), shard)],
   }
   return cached.Cache(str(folder), manifest, _PATIENCE).read(batch)

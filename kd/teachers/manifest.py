@@ -8,11 +8,12 @@ from kd.config import check as config_check
 from kd.config.fields import data as data_fields
 from kd.core import config as config_lib
 from kd.core import errors
+from kd.core import identity
 from kd.core import json_files
 from kd.core import run_info
 from kd.teachers import shards
 
-FORMAT = 1  # Raise it when what is written changes its meaning.
+FORMAT = 2  # Raise it when what is written changes its meaning.
 
 # A folder with it is whole, and is not written to but by a repair.
 FILE = 'manifest.json'
@@ -88,6 +89,15 @@ def _check_shape(manifest: Mapping[str, Any]) -> None:
     rows += shard['rows']
   for name in manifest['files']:
     _check_type(manifest['files'], name, str, f'files.{name[:80]}')
+  _check_type(manifest, 'digest', str, 'digest')
+  content = {key: x for key, x in manifest.items() if key != 'digest'}
+  if manifest['digest'] != identity.digest(content):
+    raise errors.ConfigError(
+      'digest',
+      f'found {json_files.short(manifest["digest"])}, and the other fields '
+      f'have {identity.digest(content)}: something was changed',
+      legal='the file as --mode=cache wrote it',
+    )
 
 
 def _check_type(part: Any, key: str | int, kind: type, path: str) -> None:
@@ -99,6 +109,11 @@ def _check_type(part: Any, key: str | int, kind: type, path: str) -> None:
     )
 
 
+def cache_digest(request: Mapping[str, Any]) -> str:
+  """Returns the digest that ties the records of a cache to its request."""
+  return identity.digest(request)
+
+
 def begin(folder: str, request: Mapping[str, Any], path: str) -> None:
   """Writes the request file, or compares it with the one that is there.
 
@@ -106,10 +121,11 @@ def begin(folder: str, request: Mapping[str, Any], path: str) -> None:
     ConfigError: the folder was begun with another request; names the fields.
   """
   file = os.path.join(folder, REQUEST)
+  begun = {'format': FORMAT, **request}
   if os.path.exists(file):
-    check(json_files.read(file, path), request, folder, path)
+    check(json_files.read(file, path), begun, folder, path)
   else:
-    run_info.write_json(file, request)
+    run_info.write_json(file, begun)
 
 
 def check(
@@ -158,4 +174,5 @@ def publish(
     'shards': list(shards),
     'files': files,
   }
+  value['digest'] = identity.digest(value)
   run_info.write_json(os.path.join(folder, FILE), value)

@@ -65,7 +65,8 @@ def test_a_manifest_is_read_as_it_was_written(value, tmp_path):
     ('shards.0.statistics.most_entries', 1.5, 'found 1.5 of type float'),
     ('shards.0.statistics', None, 'found None'),
     ('files.unembedding', 1, 'found 1; legal: text'),
-    ('format', 2, 'found 2; legal: 1'),
+    ('format', 1, 'found 1; legal: 2'),
+    ('digest', 'ab', "found 'ab', and the other fields have "),
   ],
 )
 def test_a_wrong_field_is_named(path, bad, message, value, tmp_path):
@@ -88,6 +89,13 @@ def test_a_wrong_field_is_named(path, bad, message, value, tmp_path):
     with pytest.raises(errors.ConfigError) as caught:
       manifest.read(str(tmp_path), 'cache.folder')
     assert f'{str(file)!r}: {path}: ' in str(caught.value)
+
+
+def test_a_change_of_any_field_is_noticed(value, tmp_path):
+  value['request']['mixture'] = 'y'
+  (tmp_path / manifest.FILE).write_text(json.dumps(value))
+  with pytest.raises(errors.ConfigError, match='digest: found .* was changed'):
+    manifest.read(str(tmp_path), 'cache.folder')
 
 
 def test_a_file_that_is_no_json_is_named(value, tmp_path):

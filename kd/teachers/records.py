@@ -15,7 +15,7 @@ All numbers are little-endian; n positions count, with E entries in all.
                from 256 draws on (if any is)
   hidden:      n x float16 entropy; n x D bfloat16, or n x float32 steps and
                n x D int8
-  uint32       CRC-32 of all before
+  uint32       CRC-32 of all before, which begins with the cache's digest
 """
 
 import dataclasses
@@ -88,9 +88,20 @@ def digest_of(batch: types.Batch, at: int) -> bytes:
 
 
 def encode(
-  row: RecordedRow, method: compression.Method, vocab_size: int
+  row: RecordedRow,
+  method: compression.Method,
+  vocab_size: int,
+  cache_digest: str,
 ) -> bytes:
-  """The record of a row."""
+  """Returns the record of a row.
+
+  Args:
+    row: what the teacher said.
+    method: of the cache.
+    vocab_size: V.
+    cache_digest: of the cache, see manifest.cache_digest. The record is none of
+      any other cache.
+  """
   size = 0 if row.hidden is None else row.hidden.shape[1]
   parts = [
     _HEADER.pack(row.digest, len(row.counted), len(row.target_logprob), size),
@@ -103,7 +114,11 @@ def encode(
   else:
     parts += [_half(row.entropy), *_encode_hidden(row.hidden, method)]
   data = b''.join(parts)
-  return data + _CHECK.pack(zlib.crc32(data))
+  return data + _CHECK.pack(_crc(data, cache_digest))
+
+
+def _crc(data, cache_digest):
+  return zlib.crc32(data, zlib.crc32(cache_digest.encode()))
 
 
 def _half(x):
@@ -165,20 +180,21 @@ class _Reader:
 
 
 def decode(
-  data: bytes, method: compression.Method, vocab_size: int
+  data: bytes, method: compression.Method, vocab_size: int, cache_digest: str
 ) -> RecordedRow:
-  """The inverse of encode, up to rounding.
+  """Returns the row that `encode` was given, up to rounding.
 
   Kept ids and the tail are made to sum to 1 again.
 
   Raises:
-    DamagedError: the bytes are not those that encode returned.
+    DamagedError: the bytes are not those that encode returned, or are a record
+      of another cache.
   """
   if len(data) < _HEADER.size + _CHECK.size:
     raise DamagedError(f'a record of {len(data)} bytes')
   body, check = data[: -_CHECK.size], data[-_CHECK.size :]
-  if zlib.crc32(body) != _CHECK.unpack(check)[0]:
-    raise DamagedError('its CRC-32 is another one')
+  if _crc(body, cache_digest) != _CHECK.unpack(check)[0]:
+    raise DamagedError('its CRC-32 is not that of a record of this cache')
   digest, length, n, size = _HEADER.unpack_from(body)
   reader = _Reader(body)
   reader.at = _HEADER.size

@@ -53,6 +53,10 @@ def _row(rng, *, n=37, length=50, draws=0, hidden=0, most=20):
   )
 
 
+def _through_bytes(row, method):
+  return records.decode(records.encode(row, method, V, 'a'), method, V, 'a')
+
+
 def _by_position(row, values):
   return np.split(values, np.cumsum(row.entries)[:-1])
 
@@ -61,7 +65,7 @@ def _by_position(row, values):
 def test_kept_ids_and_tail_come_back_as_one_distribution(stored_as):
   method = compression.Method('top_k', stored_as, 20, 1.0, 0)
   row = _row(np.random.default_rng(0))
-  found = records.decode(records.encode(row, method, V), method, V)
+  found = _through_bytes(row, method)
   assert found.digest == row.digest
   for name in ('counted', 'entries', 'ids', 'log_normalizer'):
     np.testing.assert_array_equal(getattr(found, name), getattr(row, name))
@@ -90,7 +94,7 @@ def test_drawn_ids_keep_their_counts(draws):
   method = compression.Method('sampled', 'uint8', draws, 1.0, draws)
   row = _row(np.random.default_rng(1), draws=draws)
   row.counts[0] = draws  # All draws of a position are the same id.
-  found = records.decode(records.encode(row, method, V), method, V)
+  found = _through_bytes(row, method)
   np.testing.assert_array_equal(found.counts, row.counts)
   np.testing.assert_array_equal(found.ids, row.ids)
   assert found.tail_logprob is None
@@ -104,7 +108,7 @@ def test_only_ids_that_were_not_drawn_are_normalized():
   kept = _by_position(row, np.exp(row.logprobs) * (counts == 0))
   tail = np.log1p(-np.array([x.sum() for x in kept])).astype(np.float32)
   row = dataclasses.replace(row, counts=counts, tail_logprob=tail)
-  found = records.decode(records.encode(row, method, V), method, V)
+  found = _through_bytes(row, method)
   np.testing.assert_allclose(found.logprobs, row.logprobs, rtol=2**-9)
   np.testing.assert_allclose(found.tail_logprob, tail, rtol=2**-9, atol=1e-3)
   np.testing.assert_array_equal(found.counts, counts)
@@ -137,7 +141,7 @@ def test_hidden_states_stay_within_half_a_step():
   row = _row(np.random.default_rng(2), hidden=24)
   for stored_as in ('bfloat16', 'int8'):
     method = compression.Method('hidden', stored_as, 0, 1.0, 0)
-    found = records.decode(records.encode(row, method, V), method, V)
+    found = _through_bytes(row, method)
     error = np.abs(found.hidden.astype(np.float32) - row.hidden)
     if stored_as == 'int8':
       step = np.abs(row.hidden).max(1, keepdims=True) / 127
@@ -164,17 +168,26 @@ def test_a_row_without_targets_has_a_record():
     empty = records.RecordedRow(
       **{**vars(row), **cut, 'counted': row.counted * False}
     )
-    found = records.decode(records.encode(empty, method, V), method, V)
+    found = _through_bytes(empty, method)
     assert not found.counted.any() and not len(found.target_logprob)
 
 
 def test_every_flipped_bit_and_every_cut_is_found():
   method = compression.Method('top_k', 'uint8', 20, 1.0, 0)
-  data = records.encode(_row(np.random.default_rng(4), n=3), method, V)
+  data = records.encode(_row(np.random.default_rng(4), n=3), method, V, 'a')
   for at in range(len(data)):
     flipped = bytearray(data)
     flipped[at] ^= 1 << (at % 8)
     with pytest.raises(records.DamagedError):
-      records.decode(bytes(flipped), method, V)
+      records.decode(bytes(flipped), method, V, 'a')
     with pytest.raises(records.DamagedError):
-      records.decode(data[:at], method, V)
+      records.decode(data[:at], method, V, 'a')
+
+
+def test_a_record_of_another_cache_is_refused():
+  method = compression.Method('top_k', 'uint8', 20, 1.0, 0)
+  data = records.encode(_row(np.random.default_rng(4)), method, V, 'a')
+  with pytest.raises(
+    records.DamagedError, match='not that of a record of this'
+  ):
+    records.decode(data, method, V, 'b')

@@ -22,6 +22,7 @@ class ShardWriter:
     method: compression.Method,
     vocab_size: int,
     teachers: Sequence[str],
+    cache_digest: str,
   ):
     """Begins with the first shard.
 
@@ -31,7 +32,9 @@ class ShardWriter:
       method: what is kept.
       vocab_size: V.
       teachers: how errors call each teacher.
+      cache_digest: of the cache, see manifest.cache_digest.
     """
+    self._cache_digest = cache_digest
     self._teachers = teachers
     self._folder, self._wanted = folder, list(wanted)
     self._method, self._vocab_size = method, vocab_size
@@ -63,7 +66,9 @@ class ShardWriter:
         f'row {batch.row_id[at]}: the logits of '
         f'{" and of ".join(bad or self._teachers)} are NaN or infinite'
       )
-    self._writer.write(records.encode(row, self._method, self._vocab_size))
+    self._writer.write(
+      records.encode(row, self._method, self._vocab_size, self._cache_digest)
+    )
     self._count(row, scored.dropped_mass[at])
     self._left -= 1
     if not self._left:

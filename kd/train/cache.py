@@ -197,7 +197,7 @@ def write(job: CacheJob, teachers: Sequence[live.Teacher]) -> float:
     return [n for n, facts in enumerate(found) if facts is None]
 
   missing = processes.from_first(begin)
-  rate = _score(job, teachers, [plan[n] for n in missing])
+  rate = _score(job, teachers, [plan[n] for n in missing], request)
   _publish(job, request, teachers)
   return rate
 
@@ -241,7 +241,7 @@ def _all_have_written():
     multihost_utils.sync_global_devices('kd/cache')
 
 
-def _score(job, teachers, wanted):
+def _score(job, teachers, wanted, request):
   """Asks the teacher about the rows of some shards, and writes them."""
   config = job.run.config
   mesh = job.run.teacher.mesh
@@ -253,6 +253,7 @@ def _score(job, teachers, wanted):
     job.method,
     job.run.student.config.vocab_size,
     feed.source(job.run.config).teacher_names(),
+    manifest_lib.cache_digest(request),
   )
   score = scorer(job, teachers)
   rows, mine = rows_lib.Numbered(job.parts), placement.local_rows(mesh, size)
@@ -333,7 +334,7 @@ def _repair(job, teachers, manifest, broken):
     shards.Shard(n, len(manifest['shards']), facts['first_row'], facts['rows'])
     for n, facts in enumerate(manifest['shards'])
   ]
-  _score(job, teachers, [plan[n] for n in broken])
+  _score(job, teachers, [plan[n] for n in broken], manifest['request'])
   table = _table(job, teachers)
   _all_have_written()
 

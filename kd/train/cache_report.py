@@ -12,6 +12,7 @@ from kd.core import run_info
 from kd.input_pipeline import prepare
 from kd.teachers import cached
 from kd.teachers import compression
+from kd.teachers import manifest as manifest_lib
 from kd.teachers import records
 from kd.teachers import shards
 
@@ -52,12 +53,13 @@ def _damaged_rows(folder, manifest, facts) -> Iterator[str]:
     return
   request = manifest['request']
   method = compression.METHODS.build(request['method'], 'method')
+  digest = manifest_lib.cache_digest(request)
   bad = []
   for number, record in enumerate(shards.records(folder, facts)):
     try:
       if record is None:
         raise records.DamagedError('it cannot be read')
-      records.decode(record, method, request['vocab_size'])
+      records.decode(record, method, request['vocab_size'], digest)
     except records.DamagedError:
       bad.append(facts['first_row'] + number)
   if bad:

@@ -1,0 +1,187 @@
+"""Damages files at random; what reads them must notice, and name the file."""
+
+from collections.abc import Callable
+import json
+import os
+import pathlib
+import random
+import shutil
+import threading
+import time
+from typing import Any
+
+from kd.core import errors
+
+_LONGEST_READ_S = 60
+_LONGEST_MESSAGE = 3000  # characters
+_VALUES = (
+  *(None, True, -1, 0, 2**70, 1e308, '', 'linear', [], {}, [[]]),
+  *({'rope_type': []}, ['x'], {'a': {}}, 'x' * 10_000),
+)
+
+
+def seed() -> int:
+  """Returns the seed of all random damage, and prints it.
+
+  The variable KD_FUZZ_SEED repeats a test's damage.
+  """
+  chosen = int(os.environ.get('KD_FUZZ_SEED', time.time_ns() % 10**9))
+  print(f'KD_FUZZ_SEED={chosen}')  # Shown by pytest where the test fails.
+  return chosen
+
+
+def _change_bytes(rng: random.Random, raw: bytes) -> bytes:
+  """Flips, cuts, replaces or repeats some bytes, most of them in the header."""
+  changed = bytearray(raw)
+  for _ in range(rng.randrange(1, 4)):
+    at = int(len(changed) * rng.random() ** 4)
+    kind = rng.randrange(4)
+    if kind == 0 and at < len(changed):
+      changed[at] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+      del changed[at:]
+    elif kind == 2:
+      changed[at : at + 8] = rng.randbytes(8)
+    else:
+      changed[at:at] = changed[at : at + rng.randrange(64)]
+  return bytes(changed)
+
+
+def _change_json(rng: random.Random, raw: bytes) -> bytes:
+  """Replaces one value, at any depth: by another of its type or of any."""
+  value = node = json.loads(raw)
+  while rng.random() < 0.95 and isinstance(node, dict | list) and node:
+    key = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
+    if not isinstance(node[key], dict | list) or rng.random() < 0.2:
+      node[key] = _other_value(rng, node[key])
+      return json.dumps(value).encode()
+    node = node[key]
+  return json.dumps(rng.choice(_VALUES)).encode()
+
+
+def _other_value(rng, value):
+  if isinstance(value, int | float | str) and rng.random() < 0.4:
+    return value + type(value)(1)
+  return rng.choice(_VALUES)
+
+
+def _change_content(rng, raw):
+  """Changes a file's JSON, one of its lines of JSON, or its bytes."""
+  if rng.random() < 0.3:
+    return _change_bytes(rng, raw)
+  lines = raw.splitlines(keepends=True)
+  number = rng.randrange(len(lines)) if lines else 0
+  for before, part, after in (
+    (b'', raw, b''),
+    (b''.join(lines[:number]), lines[number], b''.join(lines[number + 1 :])),
+  ):
+    try:
+      return before + _change_json(rng, part) + b'\n' + after
+    except ValueError:  # It is no JSON.
+      continue
+  return _change_bytes(rng, raw)
+
+
+def _damage(rng, folder, name, other):
+  """Damages a file of a folder; returns what was done."""
+  file, kind = folder / name, rng.random()
+  if kind < 0.6:
+    file.write_bytes(_change_content(rng, file.read_bytes()))
+    return 'other content'
+  if kind < 0.7:
+    file.write_bytes(b'')
+    return 'empty'
+  if kind < 0.8:
+    file.unlink()
+    if kind < 0.75:
+      return 'missing'
+    file.mkdir()
+    return 'a folder'
+  if kind < 0.9 and other is not None and (other / name).exists():
+    shutil.copy(other / name, file)
+    return f'the file of {other.name}'
+  neighbors = [x for x in _files(folder) if x != name]
+  if not neighbors:
+    file.write_bytes(b'')
+    return 'empty'
+  neighbor, content = rng.choice(neighbors), file.read_bytes()
+  shutil.copy(folder / neighbor, file)
+  (folder / neighbor).write_bytes(content)
+  return f'swapped with {neighbor}'
+
+
+def _files(folder):
+  return sorted(
+    str(path.relative_to(folder))
+    for path in folder.rglob('*')
+    if path.is_file()
+  )
+
+
+def _in_time(call: Callable[[], Any]) -> BaseException | None:
+  """Returns what `call` raises, if anything; a call that hangs fails."""
+  raised: list[BaseException | None] = []
+
+  def run():
+    try:
+      call()
+    except BaseException as e:
+      raised.append(e)
+
+  # A daemon does not keep the test's process from ending.
+  thread = threading.Thread(target=run, daemon=True)
+  thread.start()
+  thread.join(_LONGEST_READ_S)
+  assert not thread.is_alive(), f'hangs: not read in {_LONGEST_READ_S} s'
+  return raised[0] if raised else None
+
+
+def fuzz(
+  name: str,
+  chosen: int,
+  folder: pathlib.Path,
+  read: Callable[[], None],
+  seconds: float,
+  other: pathlib.Path | None = None,
+  prepare: Callable[[random.Random], None] = lambda rng: None,
+) -> None:
+  """Damages a file of a folder again and again, and reads it each time.
+
+  Every time `read` must return, or raise a KdError that names the folder. Fails
+  unless both happen.
+
+  Args:
+    name: of the test; together with the seed it decides the damage.
+    chosen: the seed.
+    folder: holds the files; it is restored before each damage.
+    read: reads the folder; raises AssertionError if what it reads is neither
+      as it was nor refused.
+    seconds: how long to continue.
+    other: a folder with files of the same names, to take their places.
+    prepare: changes the undamaged folder first, if at all.
+  """
+  rng = random.Random(f'{chosen} {name}')
+  whole = folder.with_name(f'{folder.name}-whole')
+  shutil.copytree(folder, whole)
+  assert _in_time(read) is None
+  tried, refused = 0, 0
+  end = time.monotonic() + seconds
+  while time.monotonic() < end:
+    shutil.rmtree(folder)
+    shutil.copytree(whole, folder)
+    prepare(rng)
+    file = rng.choice(_files(folder))
+    where = f'KD_FUZZ_SEED={chosen}, try {tried}: {file}: '
+    where += _damage(rng, folder, file, other)
+    tried += 1
+    error = _in_time(read)
+    if error is None:
+      continue
+    if not isinstance(error, errors.KdError):
+      raise AssertionError(f'{where}: {error!r}') from error
+    refused += 1
+    assert error.exit_code in (1, 2), f'{where}: {error}'
+    assert str(folder) in str(error), f'{where}: {error}'
+    assert len(str(error)) < _LONGEST_MESSAGE, f'{where}: {len(str(error))}'
+  print(f'{name}: {tried} damaged, {refused} refused')
+  assert 0 < refused < tried

@@ -1,0 +1,126 @@
+"""Damages what runs write at random: it reads the same, or the file is named.
+
+Caches, checkpoints, prepared rows, prompts and answers. Files of another run,
+which are whole but not this one's, take the places of files, too.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+from kd.core import types
+from kd.input_pipeline import retry
+from kd.partitioning import mesh as mesh_lib
+from kd.teachers import cached
+from kd.teachers import compression
+from kd.teachers import manifest as manifest_lib
+from kd.teachers import scoring
+from kd.teachers import shard_writer
+from kd.teachers import shards
+from tests import damage
+
+_SECONDS = 5
+_PATIENCE = retry.RetryPolicy(attempts=1, wait_s=0.0, timeout_s=60.0)
+_ROWS, _LENGTH, _VOCAB, _WIDTH = 4, 16, 90, 8
+
+
+def _assert_equal(found, expected):
+  """Compares trees of arrays, every bit."""
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def _batch():
+  zeros = np.zeros((_ROWS, _LENGTH), np.int32)
+  numbers = np.arange(_ROWS, dtype=np.int32)
+  return types.Batch(
+    tokens=zeros + numbers[:, None],
+    targets=zeros,
+    positions=zeros + np.arange(_LENGTH, dtype=np.int32),
+    segment_ids=zeros + 1,
+    parts=zeros,
+    weights=np.ones((_ROWS, _LENGTH), np.float32),
+    row_id=numbers,
+  )
+
+
+def _scored(method, rng):
+  """Returns random targets, as a teacher gives them."""
+  shape = (_ROWS, _LENGTH)
+  kept = compression.Kept(None, None, None, None, None)
+  if method.entries:
+    ids = rng.permuted(np.tile(np.arange(_VOCAB), (*shape, 1)), axis=-1)
+    ids = np.sort(ids[..., : method.entries])
+    counts = rng.integers(1, method.draws, ids.shape)
+    logprobs = np.full(ids.shape, -3, np.float32)
+    kept = compression.Kept(ids, logprobs, counts, None, None)
+  else:
+    hidden = rng.normal(size=(*shape, _WIDTH)).astype(np.float32)
+    kept = compression.Kept(None, None, None, None, hidden)
+  ones = np.ones(shape, np.float32)
+  return scoring.Scored(kept, -ones, ones, ones, 0 * ones, ones[..., None] > 0)
+
+
+def _write_cache(folder, settings, teacher):
+  """Writes the cache of a teacher, which is a number."""
+  folder.mkdir()
+  rng = np.random.default_rng(teacher)
+  method = compression.METHODS.build(settings, 'method')
+  plan = shards.plan(_ROWS, 2)
+  described = {'digest': f'{teacher}', 'dtype': 'float32'}
+  request = {
+    'method': settings,
+    'vocab_size': _VOCAB,
+    'teachers': [described],
+  }
+  series = shard_writer.ShardWriter(
+    str(folder),
+    plan,
+    method,
+    _VOCAB,
+    ['teacher'],
+    manifest_lib.cache_digest(request),
+  )
+  batch, scored = _batch(), _scored(method, rng)
+  for row in range(_ROWS):
+    series.add(batch, scored, row)
+  files = {}
+  if not method.entries:
+    table = rng.normal(size=(_VOCAB, _WIDTH)).astype(np.float32)
+    files[cached.UNEMBEDDING] = cached.write_unembedding(str(folder), table)
+  facts = [shards.facts(str(folder), shard) for shard in plan]
+  manifest_lib.publish(str(folder), request, facts, files)
+  shards.tidy(str(folder))
+
+
+def _read_cache(folder, mesh):
+  manifest = manifest_lib.read(str(folder), 'cache.folder')
+  cache = cached.Cache(str(folder), manifest, _PATIENCE)
+  targets = cache.read(_batch())
+  if cache.method.entries:
+    return targets
+  return targets, cached.unembedding(cache, _VOCAB, mesh)
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {'name': 'sampled', 'draws': 5, 'logprobs': 'float16'},
+    {'name': 'hidden', 'values': 'int8'},
+  ],
+  ids=lambda settings: settings['name'],
+)
+def test_caches(settings, tmp_path):
+  folder, other = tmp_path / 'cache', tmp_path / 'other'
+  _write_cache(folder, settings, 0)
+  _write_cache(other, settings, 1)
+  sizes = dict(data=1, fsdp=1, tensor=1, sequence=1)
+  mesh = mesh_lib.make(sizes, jax.devices()[:1])
+  expected = _read_cache(folder, mesh)
+  damage.fuzz(
+    settings['name'],
+    damage.seed(),
+    folder,
+    lambda: _assert_equal(_read_cache(folder, mesh), expected),
+    _SECONDS / 2,
+    other,
+  )
