@@ -4,12 +4,19 @@ Caches, checkpoints, prepared rows, prompts and answers. Files of another run,
 which are whole but not this one's, take the places of files, too.
 """
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
 
 from kd.core import types
+from kd.input_pipeline import file_digests
+from kd.input_pipeline import prepare
+from kd.input_pipeline import prepared
 from kd.input_pipeline import retry
+from kd.input_pipeline import rows as rows_lib
+from kd.input_pipeline import tokenizers
 from kd.partitioning import mesh as mesh_lib
 from kd.teachers import cached
 from kd.teachers import compression
@@ -124,3 +131,50 @@ def test_caches(settings, tmp_path):
     _SECONDS / 2,
     other,
   )
+
+
+def _prepare(folder, seed):
+  """Returns the parts of a mixture whose rows `seed` shuffles."""
+  return prepare.prepare(
+    'arithmetic_few',
+    'train',
+    tokenizer=tokenizers.load('bytes'),
+    template='plain',
+    length=100,
+    pack=True,
+    seed=seed,
+    cache_dir=str(folder),
+    limit=20,
+    module='data.mixtures',
+    patience=_PATIENCE,
+    say=lambda line: None,
+  )
+
+
+def _read_rows(folder, part):
+  """Opens a folder of rows as `prepare` does; returns examples and rows."""
+  parts = prepared.open_folder(
+    str(folder),
+    part.manifest['request'],
+    part.pad_id,
+    _PATIENCE,
+    True,
+    file_digests.Digests(str(folder.parent)),
+  )
+  rows = rows_lib.Numbered(parts)
+  return parts[0].examples(), rows(range(len(rows)))
+
+
+def test_prepared_rows(tmp_path):
+  # Of the same examples, and in another order.
+  (part,), (shuffled,) = (_prepare(tmp_path, seed) for seed in (0, 1))
+  folder = pathlib.Path(part.folder)
+  expected = _read_rows(folder, part)
+
+  def read():
+    examples, rows = _read_rows(folder, part)
+    assert examples == expected[0]
+    _assert_equal(rows, expected[1])
+
+  other = pathlib.Path(shuffled.folder)
+  damage.fuzz('rows', damage.seed(), folder, read, _SECONDS, other)

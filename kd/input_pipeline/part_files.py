@@ -10,6 +10,7 @@ from array_record.python import array_record_module
 import numpy as np
 
 from kd.core import errors
+from kd.core import identity
 from kd.core import run_info
 from kd.core import types
 from kd.input_pipeline import examples as examples_lib
@@ -69,13 +70,8 @@ def write(
       f'{length} positions and are left out: '
       f'{", ".join(too_long[:_NAMED])}{more}'
     )
-  digest = _write_rows(
-    os.path.join(folder, f'{name}.array_record'),
-    rows,
-    encoded,
-    length,
-    tokenizer.pad_id,
-  )
+  rows_file = os.path.join(folder, f'{name}.array_record')
+  digest = _write_rows(rows_file, rows, encoded, length, tokenizer.pad_id)
   missing = set(left_out)
   text = ''.join(
     json.dumps(e | {'in_rows': i not in missing}, ensure_ascii=False) + '\n'
@@ -94,6 +90,7 @@ def write(
     'fill': tokens / (len(rows) * length),
     'too_long': too_long,
     'rows_sha256': digest,
+    'rows_file_sha256': identity.file_digest(rows_file),
     'examples_sha256': hashlib.sha256(text.encode()).hexdigest(),
   }
 

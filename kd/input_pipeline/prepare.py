@@ -27,7 +27,7 @@ from kd.input_pipeline import tokenizers
 
 Prepared = prepared.Prepared  # The type of the parts that `prepare` returns.
 
-FORMAT = 3  # Raise it when what is written changes its meaning.
+FORMAT = 4  # Raise it when what is written changes its meaning.
 
 _warned: set[str] = set()
 
@@ -110,7 +110,7 @@ def prepare(
     say(f'preparing rows of {name} ({split}) in {cache_dir}')
     folder = _write(stem, request, code, digests, tokenizer, patience, say)
   parts = prepared.open_folder(
-    folder, request, tokenizer.pad_id, patience, reused
+    folder, request, tokenizer.pad_id, patience, reused, digests
   )
   _warn_of_unknown_files(parts, say)
   return parts

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -153,6 +154,14 @@ def test_damage_is_named(tmp_path):
   with open(manifest, 'w') as f:
     json.dump(wrong, f)
   with pytest.raises(errors.ConfigError, match='manifest.json: was changed'):
+    _prepare(tmp_path)
+
+
+def test_rows_of_another_order_are_refused(tmp_path):
+  (part,), (other,) = (_prepare(tmp_path, seed=seed) for seed in (0, 1))
+  assert part.counts['rows'] == other.counts['rows']
+  shutil.copy(other.rows_file, part.rows_file)
+  with pytest.raises(errors.ConfigError, match='array_record: was changed'):
     _prepare(tmp_path)
 
 

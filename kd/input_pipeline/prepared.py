@@ -13,6 +13,7 @@ from kd.core import errors
 from kd.core import identity
 from kd.core import json_files
 from kd.core import run_info
+from kd.input_pipeline import file_digests
 from kd.input_pipeline import retry
 
 MANIFEST = 'manifest.json'
@@ -121,6 +122,7 @@ def open_folder(
   pad_id: int,
   patience: retry.RetryPolicy,
   reused: bool,
+  digests: file_digests.Digests,
 ) -> list[Prepared]:
   """Reads a prepared folder after checking that it is complete.
 
@@ -130,6 +132,7 @@ def open_folder(
     pad_id: fills unused positions.
     patience: with files that cannot be read.
     reused: whether an earlier call wrote it.
+    digests: gives the files' digests.
 
   Returns:
     Its parts in the manifest's order.
@@ -159,14 +162,15 @@ def open_folder(
       patience,
       reused,
     )
-    _check_part(opened)
+    _check_part(opened, digests)
     parts.append(opened)
     first += part['rows']
   return parts
 
 
-def _check_part(part: Prepared) -> None:
+def _check_part(part: Prepared, digests: file_digests.Digests) -> None:
   try:
+    content = digests.of(part.rows_file)
     reader = array_record_module.ArrayRecordReader(part.rows_file)
     rows = reader.num_records()
     reader.close()
@@ -181,6 +185,8 @@ def _check_part(part: Prepared) -> None:
       f'{rows} rows, the manifest says {part.counts["rows"]}',
       legal=_LEGAL,
     )
+  if not content or content[1] != part.counts['rows_file_sha256']:
+    raise errors.ConfigError(part.rows_file, 'was changed', legal=_LEGAL)
   if found != part.counts['examples_sha256']:
     raise errors.ConfigError(part.examples_file, 'was changed', legal=_LEGAL)
 
