@@ -4,12 +4,16 @@ Caches, checkpoints, prepared rows, prompts and answers. Files of another run,
 which are whole but not this one's, take the places of files, too.
 """
 
+import functools
+import json
 import pathlib
 
 import jax
 import numpy as np
 import pytest
 
+from kd.checkpoints import manager as manager_lib
+from kd.checkpoints import repair
 from kd.core import types
 from kd.input_pipeline import file_digests
 from kd.input_pipeline import prepare
@@ -18,6 +22,8 @@ from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import tokenizers
 from kd.partitioning import mesh as mesh_lib
+from kd.sampling import prompts
+from kd.sampling import requests
 from kd.teachers import cached
 from kd.teachers import compression
 from kd.teachers import manifest as manifest_lib
@@ -178,3 +184,99 @@ def test_prepared_rows(tmp_path):
 
   other = pathlib.Path(shuffled.folder)
   damage.fuzz('rows', damage.seed(), folder, read, _SECONDS, other)
+
+
+def _save(folder, seed):
+  """Saves two checkpoints of a run; returns what they hold, by step."""
+  rng = np.random.default_rng(seed)
+  saved = {
+    step: {
+      'params': {'w': rng.normal(size=(8, 8)).astype(np.float32)},
+      'optimizer': {'n': np.full(3, step, np.int32)},
+    }
+    for step in (1, 2)
+  }
+  manager = manager_lib.Manager(str(folder), 2)
+  for step, items in saved.items():
+    items = jax.tree.map(jax.numpy.asarray, items)
+    manager.save(step, items, {'rows': f'{seed}'}, 1.0 / step)
+  manager.close()
+  return saved
+
+
+def _resume(workdir, like):
+  """Puts damaged checkpoints aside, as training does; restores the latest."""
+  aside = repair.repair(str(workdir / manager_lib.FOLDER))
+  manager = manager_lib.Manager(str(workdir), 2)
+  step = manager.latest_step()
+  items, position = manager.restore(step, like)
+  manager.close()
+  return step, items, position, bool(aside)
+
+
+def _load(workdir, like):
+  """Reads the parameters of the latest checkpoint, as other runs do."""
+  manager = manager_lib.Manager(str(workdir), 1, read_only=True)
+  step = manager.latest_step()
+  manager.check_whole(step, ('params', 'position'), 'student.init')
+  items, position = manager.restore(step, {'params': like['params']})
+  manager.close()
+  return step, items, position, False
+
+
+@pytest.mark.parametrize('load', [_resume, _load])
+def test_checkpoints(load, tmp_path):
+  folder, other = tmp_path / 'run', tmp_path / 'other'
+  saved = _save(folder, 0)
+  _save(other, 1)
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    saved[2],
+  )
+
+  def read():
+    step, items, position, noticed = load(folder, like)
+    _assert_equal(items, {name: saved[step][name] for name in items})
+    assert position == {'rows': '0'}
+    return noticed
+
+  name = f'checkpoints{load.__name__}'
+  damage.fuzz(name, damage.seed(), folder, read, _SECONDS, other)
+
+
+def _generate(folder, tokenizer):
+  """Answers a file of prompts as --mode=generate does; the model says 'ab'."""
+  asked = prompts.read(str(folder / 'prompts.jsonl'), tokenizer, 'plain')
+  sample = requests.Sample((5, 6), (-0.5, -0.25), 'ab', 'stop')
+  settings = requests.greedy(4)
+  records = prompts.answer_file(
+    lambda some: ((i, [sample]) for i in range(len(some))),
+    asked,
+    prompts.requests_of(asked, 0, 1),
+    settings,
+    str(folder / 'answers.jsonl'),
+    logprobs=True,
+    model='m',
+    say=lambda line: None,
+  )
+  for number, record in enumerate(records):
+    assert record['index'] == number
+    for kept in record['samples']:
+      assert kept.keys() == {'text', 'finish', 'tokens', 'ids', 'logprobs'}
+      assert isinstance(kept['text'], str) and isinstance(kept['tokens'], int)
+      assert kept['finish'] in requests.FINISHES
+
+
+def test_prompts_and_answers(tmp_path):
+  folder, tokenizer = tmp_path / 'prompts', tokenizers.load('bytes')
+  folder.mkdir()
+  lines = [
+    {'prompt': '1+1=?'},
+    {'messages': [{'role': 'user', 'content': '2+2=?'}], 'id': 7},
+  ]
+  text = ''.join(json.dumps(line) + '\n' for line in lines)
+  (folder / 'prompts.jsonl').write_text(text)
+  read = functools.partial(_generate, folder, tokenizer)
+  read()
+  damage.fuzz('prompts', damage.seed(), folder, read, _SECONDS / 2)

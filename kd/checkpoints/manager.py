@@ -267,7 +267,9 @@ class Manager:
 
   def _check_tree(self, step, name, like):
     """Raises ConfigError, naming each leaf that differs from `like`'s."""
-    found = _shapes(self._manager.item_metadata(step)[name])
+    # The manager would read the metadata of all items, damaged ones too.
+    item = self._manager.directory / str(step) / name
+    found = _shapes(ocp.StandardCheckpointHandler().metadata(item))
     expected = _shapes(like)
     problems = []
     for path in sorted(expected.keys() | found.keys()):

@@ -86,6 +86,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)  # Of a disk: may have room again.
 _OF_DISKS = (
   *FULL,
   *(errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM),
+  *(errno.EISDIR, errno.ENOTDIR),  # A folder in the place of a file.
 )
 
 

@@ -28,6 +28,15 @@ _READ_BACK = {
   'model': str,
 }
 _WRITTEN = tuple(_READ_BACK)
+# Keys of each of its samples; the last two only if generate.logprobs is set.
+_OF_SAMPLE = {
+  'text': str,
+  'finish': str,
+  'tokens': int,
+  'ids': list,
+  'logprobs': list,
+}
+_SHOWN = 40  # characters of a digest that a file may hold
 # (requests that are not answered yet) to (number among them, samples).
 Answers = Callable[
   [Sequence[requests.Request]], Iterable[tuple[int, list[requests.Sample]]]
@@ -113,14 +122,16 @@ def _fields(line: bytes, where: str) -> dict[str, Any]:
     _check_messages(record['messages'], f'{where}: messages')
   elif not isinstance(record['prompt'], str):
     raise errors.ConfigError(
-      where, f'prompt is {record["prompt"]!r}', legal='a string'
+      where, f'prompt is {json_files.short(record["prompt"])}', legal='a string'
     )
   return record
 
 
 def _check_messages(messages, where):
   if not isinstance(messages, list) or not messages:
-    raise errors.ConfigError(where, f'are {messages!r}', legal=_LEGAL)
+    raise errors.ConfigError(
+      where, f'are {json_files.short(messages)}', legal=_LEGAL
+    )
   for i, message in enumerate(messages):
     is_dict = isinstance(message, dict)
     if (
@@ -130,7 +141,7 @@ def _check_messages(messages, where):
     ):
       raise errors.ConfigError(
         f'{where}[{i}]',
-        f'is {message!r}',
+        f'is {json_files.short(message)}',
         legal='{"role": "user", "content": "text"}',
       )
 
@@ -184,7 +195,7 @@ def answer_file(
   """
   how = {**dataclasses.asdict(settings), 'logprobs': logprobs}
   digests = [_digest(request, how) for request in asked]
-  done = _resume(path, digests, model)
+  done = _resume(path, digests, model, logprobs)
   for index, record in done.items():
     # The prompt's other keys may have changed since.
     done[index] = _record(
@@ -247,30 +258,47 @@ def _digest(request: requests.Request, how: dict) -> str:
   return digest.hexdigest()[:16]
 
 
-def _resume(path: str, digests: Sequence[str], model: str) -> dict[int, dict]:
+def _resume(
+  path: str, digests: Sequence[str], model: str, logprobs: bool
+) -> dict[int, dict]:
   """The records already there, by index; cuts a torn last line off."""
   if not os.path.exists(path):
     return {}
+  if os.path.isdir(path):
+    raise errors.ConfigError(path, 'is a folder', legal='a file of answers')
   with open(path, 'rb') as f:
     data = f.read()
   whole = data[: data.rfind(b'\n') + 1]
   done = {}
   for number, line in enumerate(whole.split(b'\n')[:-1], 1):
-    record = _check_record(line, f'{path}:{number}', digests, model)
+    record = _check_record(line, f'{path}:{number}', digests, model, logprobs)
     done[record['index']] = record
   # Only now, when the file is known to be one of answers to these prompts.
   os.truncate(path, len(whole))
   return done
 
 
-def _check_record(line, where, digests, model):
+def _is_answer(record: dict[str, Any], logprobs: bool) -> bool:
+  """Returns whether what is read of a record is there, with the right types."""
+  of_sample = list(_OF_SAMPLE.items())[: None if logprobs else -2]
+  return _has(record, _READ_BACK.items()) and all(
+    isinstance(sample, dict)
+    and len(sample) == len(of_sample)
+    and _has(sample, of_sample)
+    and sample['finish'] in requests.FINISHES
+    for sample in record['samples']
+  )
+
+
+def _has(part, kinds):
+  return all(isinstance(part.get(key), kind) for key, kind in kinds)
+
+
+def _check_record(line, where, digests, model, logprobs):
   record = json_files.parse(
     line, where, 'a line that --mode=generate has written'
   )
-  if not isinstance(record, dict) or not all(
-    key in record and isinstance(record[key], kind)
-    for key, kind in _READ_BACK.items()
-  ):
+  if not isinstance(record, dict) or not _is_answer(record, logprobs):
     raise errors.ConfigError(
       where,
       'is no answer that was written by --mode=generate',
@@ -279,7 +307,8 @@ def _check_record(line, where, digests, model):
   if record['model'] != model:
     raise errors.ConfigError(
       where,
-      f'is an answer of another model: digest {record["model"]}, now {model}',
+      f'is an answer of another model: digest {record["model"][:_SHOWN]}, now '
+      f'{model}',
       legal='a new file (generate.output), or the model that began this one',
     )
   index = record['index']

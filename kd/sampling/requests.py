@@ -77,6 +77,9 @@ def limit(request: Request, settings: SamplingSettings) -> int:
   return min(request.max_new_tokens, settings.max_new_tokens)
 
 
+FINISHES = ('stop', 'length', 'too_long')
+
+
 @dataclasses.dataclass(frozen=True)
 class Sample:
   """One answer.
@@ -86,8 +89,9 @@ class Sample:
     logprobs: the model's log-probability of each of them, at temperature 1 and
       before any id is ruled out.
     text: the ids as text, without the stop string.
-    finish: 'stop' (an id or string that ends it), 'length' (the limit came
-      first) or 'too_long' (the prompt leaves no room in the context).
+    finish: one of FINISHES: 'stop' (an id or string that ends it), 'length'
+      (the limit came first) or 'too_long' (the prompt leaves no room in the
+      context).
     stop_id: the id that ended it, which is not among `ids`; None if no id did,
       or if it was not kept.
   """

@@ -1,0 +1,23 @@
+"""Which errors of the system end a run with a message, and which are bugs."""
+
+import os
+
+import pytest
+
+from kd.core import errors
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+  with pytest.raises(OSError) as caught:
+    (tmp_path / 'metrics.jsonl').mkdir()
+    (tmp_path / 'metrics.jsonl').open()
+  error = errors.for_user(caught.value, 'the workdir')
+  assert error.exit_code == 1
+  assert str(error).startswith(f'{tmp_path}/metrics.jsonl: Is a directory')
+
+
+def test_what_no_disk_is_to_blame_for_is_raised_again():
+  with pytest.raises(OSError, match='Bad file descriptor') as caught:
+    os.fstat(12345)
+  with pytest.raises(OSError, match='Bad file descriptor'):
+    errors.for_user(caught.value, 'the workdir')
