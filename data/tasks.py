@@ -6,15 +6,14 @@ the blank behind them; '' where there are none) and `id`. Splits are disjoint by
 a hash of the question; GSM8K's `test` is its published test set.
 """
 
+from collections.abc import Mapping, Sequence
 import functools
 import os
-
-import seqio
-import tensorflow as tf
 
 from data.gsm8k import gsm8k_dataset_builder
 from kd.core import errors
 from kd.input_pipeline import arithmetic
+from kd.input_pipeline import text_tasks
 from kd.reasoning import answers
 
 # Up to three numbers of one or two digits: an example is under 64 bytes.
@@ -41,32 +40,10 @@ DATA_FILES = {
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
-def _text_feature():
-  return seqio.Feature(
-    seqio.PassThroughVocabulary(size=0), add_eos=False, rank=0, dtype=tf.string
-  )
-
-
-# Of every task.
-FEATURES = {'inputs': _text_feature(), 'targets': _text_feature()}
-
-
 def _prompt(name):
   path = os.path.join(_FOLDER, 'prompts', f'{name}.txt')
   with open(path, encoding='utf-8') as f:
     return f.read()
-
-
-def dataset(rows):
-  """A tf.data.Dataset of (id, inputs, targets, rationale) rows."""
-  names = ('id', 'inputs', 'targets', 'rationale')
-  columns = zip(*rows, strict=True) if rows else ((),) * len(names)
-  return tf.data.Dataset.from_tensor_slices(
-    {
-      name: tf.constant(column, tf.string)
-      for name, column in zip(names, columns, strict=True)
-    }
-  )
 
 
 def read_answer(output, example=None, is_target=False):
@@ -76,55 +53,61 @@ def read_answer(output, example=None, is_target=False):
 
 
 def exact_match(targets, predictions):
-  """Metric: shares and counts of `answers.compare`."""
+  """Metric functions of `answers.compare`."""
   return answers.compare(targets, predictions)
 
 
-def _add(name, dataset, splits, counts=None):
-  seqio.TaskRegistry.add(
+def add(
+  name: str,
+  examples: text_tasks.Examples,
+  splits: Sequence[str],
+  sizes: Mapping[str, int] | None = None,
+  has_answers: bool = True,
+) -> None:
+  """Registers a task whose answers are numbers.
+
+  Args:
+    name: of the task.
+    examples: yields the examples of a split.
+    splits: names of the splits.
+    sizes: the number of examples of each split, if known.
+    has_answers: whether targets end with an answer to compare.
+  """
+  text_tasks.add(
     name,
-    source=seqio.FunctionDataSource(
-      dataset, splits=splits, num_input_examples=counts, caching_permitted=False
-    ),
-    preprocessors=[],
-    output_features=FEATURES,
-    postprocess_fn=read_answer,
-    metric_fns=[exact_match],
-    # Kept from seqio's own buffer: rows are shuffled when they are prepared.
-    shuffle_buffer_size=None,
+    examples,
+    splits,
+    postprocess=read_answer,
+    metrics=[exact_match] if has_answers else [],
+    sizes=sizes,
   )
 
 
-def _arithmetic(split, shuffle_files, *, steps, problems, noise):
+def _arithmetic(split, *, steps, problems, noise):
   """Generates a task's problems; only training labels are ever noisy."""
-  del shuffle_files
   held_out = split == 'validation'
   count = VALIDATION_PROBLEMS if held_out else problems
   prompt = _prompt('arithmetic')
-  rows = []
-  found = arithmetic.generate(split, count, DIGITS, TERMS, SEED)
-  for i, problem in enumerate(found):
+  generated = arithmetic.generate(split, count, DIGITS, TERMS, SEED)
+  for i, problem in enumerate(generated):
     if not held_out:
       problem = arithmetic.spoil(problem, noise, SEED)
     work = ' '.join(problem.steps) if steps else ''
     last = f'{answers.MARKER} {problem.answer}'
-    rows.append(
-      (
-        f'arithmetic-{split}-{i}',
-        prompt.format(question=problem.question),
-        f'{work} {last}' if steps else last,
-        work,
-      )
-    )
-  return dataset(rows)
+    yield {
+      'id': f'arithmetic-{split}-{i}',
+      'inputs': prompt.format(question=problem.question),
+      'targets': f'{work} {last}' if steps else last,
+      'rationale': work,
+    }
 
 
 def _add_arithmetic(name, steps, problems=TRAIN_PROBLEMS, noise=0.0):
-  _add(
+  add(
     name,
     functools.partial(_arithmetic, steps=steps, problems=problems, noise=noise),
     splits=arithmetic.SPLITS,
-    counts={'train': problems, 'validation': VALIDATION_PROBLEMS},
+    sizes={'train': problems, 'validation': VALIDATION_PROBLEMS},
   )
 
 
@@ -156,8 +139,7 @@ def gsm8k_targets(answer: str, steps: bool) -> tuple[str, str]:
   return (f'{work}\n{last}', work) if steps else (last, '')
 
 
-def _gsm8k(split, shuffle_files, *, steps, prompt):
-  del shuffle_files
+def _gsm8k(split, *, steps, prompt):
   prompt = _prompt(prompt)
   builder = _gsm8k_builder()
   if split not in builder.info.splits:
@@ -166,21 +148,19 @@ def _gsm8k(split, shuffle_files, *, steps, prompt):
       f'found {split!r}, and $KD_DATA_DIR/gsm8k holds no {split}.jsonl',
       legal=', '.join(sorted(builder.info.splits)),
     )
-  rows = []
   for example in builder.as_dataset(split).as_numpy_iterator():
     row = {name: value.decode('utf-8') for name, value in example.items()}
-    rows.append(
-      (
-        row['id'],
-        prompt.format(question=row['question']),
-        *gsm8k_targets(row['answer'], steps),
-      )
-    )
-  return dataset(rows)
+    targets, rationale = gsm8k_targets(row['answer'], steps)
+    yield {
+      'id': row['id'],
+      'inputs': prompt.format(question=row['question']),
+      'targets': targets,
+      'rationale': rationale,
+    }
 
 
 def _add_gsm8k(name, steps):
-  _add(
+  add(
     name,
     functools.partial(_gsm8k, steps=steps, prompt=name),
     splits=('train', 'validation', 'test'),

@@ -13,8 +13,6 @@ mixture step_by_step_v1 draws from both.
 
 import functools
 
-import seqio
-
 from data import sources
 from data import tasks
 from kd.core import errors
@@ -36,18 +34,21 @@ PREFIXES = {
 
 
 def _row(name, trace):
-  """The task's (id, inputs, targets, rationale) of a trace."""
-  inputs = PREFIXES[name] + trace['inputs']
+  """The example that a task makes of a trace."""
   label = f'{answers.MARKER} {trace["answer"]}'
   targets, rationale = {
     'traces_cot': (trace['targets'], trace['rationale']),
     'traces_rationale': (trace['rationale'], trace['rationale']),
   }.get(name, (label, ''))
-  return trace['id'], inputs, targets, rationale
+  return {
+    'id': trace['id'],
+    'inputs': PREFIXES[name] + trace['inputs'],
+    'targets': targets,
+    'rationale': rationale,
+  }
 
 
-def _read(split, shuffle_files, *, name):
-  del shuffle_files
+def _read(split, *, name):
   path = sources.traces()
   if path is None:
     raise errors.ConfigError(
@@ -55,17 +56,17 @@ def _read(split, shuffle_files, *, name):
       'is not set, or there is no such file',
       legal='the traces.jsonl that --mode=reason wrote',
     )
-  rows, seen = [], set()
+  seen = set()
   for where, value in json_files.read_lines(path, _LEGAL):
     trace = _check(value, where)
     if arithmetic.split_of(trace['inputs']) != split:
       continue
     row = _row(name, trace)
     # Solutions of one problem have one answer: its label is learnt once.
-    if row[1:] not in seen:
-      seen.add(row[1:])
-      rows.append(row)
-  return tasks.dataset(rows)
+    key = tuple(text for field, text in row.items() if field != 'id')
+    if key not in seen:
+      seen.add(key)
+      yield row
 
 
 def _check(value, where):
@@ -81,17 +82,9 @@ def _check(value, where):
 
 
 for _name in PREFIXES:
-  seqio.TaskRegistry.add(
+  tasks.add(
     _name,
-    source=seqio.FunctionDataSource(
-      functools.partial(_read, name=_name),
-      splits=arithmetic.SPLITS,
-      caching_permitted=False,
-    ),
-    preprocessors=[],
-    output_features=tasks.FEATURES,
-    postprocess_fn=tasks.read_answer,
-    # A rationale has no answer to compare.
-    metric_fns=[] if _name == 'traces_rationale' else [tasks.exact_match],
-    shuffle_buffer_size=None,
+    functools.partial(_read, name=_name),
+    splits=arithmetic.SPLITS,
+    has_answers=_name != 'traces_rationale',
   )

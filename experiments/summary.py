@@ -27,8 +27,8 @@ MEASURES = {
   for m in (
     measures.Measure(results_lib.EXACT_MATCH, 'exact match', False),
     measures.Measure(measures.AGREEMENT, 'top-1 agreement', True),
-    measures.Measure(measures.KL, 'KL to the teacher, nats a token', True),
-    measures.Measure(measures.NLL, 'NLL, nats a token', True),
+    measures.Measure(measures.KL, 'KL to the teacher, nats per token', True),
+    measures.Measure(measures.NLL, 'NLL, nats per token', True),
   )
 }
 _COLOURS = {report.AFTER: 'tab:blue', report.CROSS_ENTROPY: 'tab:orange'}

@@ -133,7 +133,7 @@ def test_wrong_data_is_refused_as_the_page_says(folder):
   data.write_text(lines + row % '"#### 2"')
   assert _refusal(folder) == of_feature
   data.write_text(lines)
-  module.write_text(code.replace('texts[key]', "texts['text']"))
+  module.write_text(code.replace('row, where', "row['text'], where"))
   assert _refusal(folder) == of_code
   module.write_text(code)
   _forget_module()
@@ -149,14 +149,15 @@ def test_examples_that_are_too_long_are_named_as_the_page_says(folder):
 def test_the_smallest_module_of_readme(folder):
   (block,) = re.findall(r'^  ```python\n(.*?)^  ```', _README, re.M | re.S)
   (folder / 'smallest.py').write_text(re.sub('^  ', '', block, flags=re.M))
-  (folder / 'mine.tsv').write_text('1+1=? \t#### 2\n2+2=? \t#### 4\n')
+  for split in ('train', 'validation'):
+    text = '1+1=? \t#### 2\n2+2=? \t#### 4\n'
+    (folder / f'mine.{split}.tsv').write_text(text)
   lines = _prepare(
     folder,
     **{
       'data.module': 'smallest',
       'data.mixture': 'mine',
       'evaluation.sets.held_out.mixture': 'mine',
-      'evaluation.sets.held_out.split': 'train',
     },
   )
   assert 'mine: 1 rows, 46% full, 2 examples' in lines, lines

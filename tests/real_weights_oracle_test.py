@@ -80,7 +80,7 @@ def test_conversion_is_bit_equal(ours, oracle):
 
 
 def _nll(logits, tokens):
-  """Mean nats a token, in float64."""
+  """Mean nats per token, in float64."""
   total = 0.0
   for row, target in zip(logits[:-1], tokens[1:], strict=True):
     row = row.astype(np.float64)

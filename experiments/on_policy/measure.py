@@ -19,8 +19,8 @@ from kd.train import outputs
 
 _MEASURES = {
   'exact_match': 'exact match, held out',
-  'kl': 'KL to the teacher on right answers, nats a token',
-  'nll': 'NLL of right answers, nats a token',
+  'kl': 'KL to the teacher on right answers, nats per token',
+  'nll': 'NLL of right answers, nats per token',
 }
 
 

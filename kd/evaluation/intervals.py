@@ -1,7 +1,7 @@
 """Confidence intervals by the paired bootstrap over examples, in float64.
 
 All quantities are functions of weighted means m = sum(w_i v_i) / sum(w_i) over
-the same n examples: an NLL in nats a token has the example's NLL a token as v
+the same n examples: an NLL in nats per token has the example's NLL a token as v
 and its tokens as w, an exact match has v in {0, 1} and w = 1. A resample draws
 n examples with replacement, the same ones for every model (so that an example
 that is hard for all moves no difference); the interval runs between the

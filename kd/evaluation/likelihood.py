@@ -97,8 +97,8 @@ def summarize(scores: Scores) -> dict[str, float]:
     scores: from the function that make returns.
 
   Returns:
-    'nll' in nats a token, 'perplexity', 'accuracy' from 0 to 1, and with a
-    teacher 'kl' in nats a token and 'agreement' from 0 to 1.
+    'nll' in nats per token, 'perplexity', 'accuracy' from 0 to 1, and with a
+    teacher 'kl' in nats per token and 'agreement' from 0 to 1.
   """
   weight = scores['weight'].sum()
   means = {

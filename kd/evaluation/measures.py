@@ -6,6 +6,7 @@ import math
 
 from kd.evaluation import intervals
 from kd.evaluation import results
+from kd.metrics import metric
 
 NLL, KL, AGREEMENT = 'nll', 'kl', 'agreement'
 
@@ -16,50 +17,61 @@ class Measure:
 
   Attributes:
     metric: its name within a held-out set.
-    title: with its unit.
+    about: its title, unit and direction.
     by_token: whether it is a mean over target tokens, and scores are sums over
-      those of an example; otherwise it is a mean over examples or a count.
+      those of an example; otherwise it is a mean or a sum over examples.
   """
 
   metric: str
-  title: str
+  about: metric.Description
   by_token: bool
 
+  @property
+  def title(self) -> str:
+    """Its title with the unit."""
+    return self.about.heading(self.metric)
 
-_LIKELIHOODS = (
-  Measure(NLL, 'NLL, nats a token', True),
-  Measure('perplexity', 'perplexity', True),
-  Measure(KL, 'KL to the teacher, nats a token', True),
-  Measure(AGREEMENT, 'top-1 agreement with the teacher', True),
-  Measure('accuracy', 'top-1 accuracy on the references', True),
+  @property
+  def is_main(self) -> bool:
+    """Whether the report compares models by it, also task by task."""
+    return self.metric == NLL or not (self.by_token or self.about.diagnostic)
+
+
+def _likelihood(name, title, unit='', higher_is_better=True):
+  return Measure(name, metric.Description(title, unit, higher_is_better), True)
+
+
+LIKELIHOODS = (
+  _likelihood(NLL, 'NLL', 'nats per token', higher_is_better=False),
+  _likelihood('perplexity', 'perplexity', higher_is_better=False),
+  _likelihood(
+    KL, 'KL to the teacher', 'nats per token', higher_is_better=False
+  ),
+  _likelihood(AGREEMENT, 'top-1 agreement with the teacher'),
+  _likelihood('accuracy', 'top-1 accuracy on the references'),
 )
-_TITLES = {
-  results.EXACT_MATCH: 'exact match',
-  'truncated': 'answers cut off, share',
-  'too_long': 'prompts without room, share',
-  'unparsed': 'answers without a number, count',
-  'many_markers': 'answers with several marks, count',
-}
-# Metrics that are of interest where they are not 0.
-_RARE = ('truncated', 'too_long', 'unparsed', 'many_markers')
 
 
 def of(result: results.Result, set_name: str) -> list[Measure]:
   """Returns the measures of a held-out set, those of its tasks last."""
   names = _names(result, set_name)
-  known = [m for m in _LIKELIHOODS if m.metric in names]
-  rest = sorted(names.keys() - {m.metric for m in known})
-  # What answers are right comes before what is known about the others.
-  rest.sort(key=lambda name: name != results.EXACT_MATCH)
-  others = [Measure(x, _TITLES.get(x, x), False) for x in rest if '/' not in x]
-  return known + others
+  known = [m for m in LIKELIHOODS if m.metric in names]
+  rest = names.keys() - {m.metric for m in known}
+  described = result.descriptions.get(set_name, {})
+  others = [
+    Measure(x, described.get(x, metric.Description()), False)
+    for x in sorted(rest)
+    if '/' not in x
+  ]
+  # What decides comes before what explains it.
+  return known + sorted(others, key=lambda m: m.about.diagnostic)
 
 
 def is_shown(
   measure: Measure, values: Sequence[intervals.Interval | float | None]
 ) -> bool:
   """Returns whether some models' values of a measure belong in a table."""
-  if measure.metric in _RARE:
+  if measure.about.diagnostic:
     return any(
       (x.value if isinstance(x, intervals.Interval) else x) for x in values
     )
@@ -91,18 +103,28 @@ def per_example(
     if the metric was not measured, or is no such mean.
   """
   scores = result.scores[set_name]
-  metric = NLL if measure.metric == 'perplexity' else measure.metric
-  if metric not in scores:
+  name = NLL if measure.metric == 'perplexity' else measure.metric
+  if name not in scores or measure.about.total:
     return None
   if measure.by_token:
     weights = list(scores['weight'])
-    values = zip(scores[metric], weights, strict=True)
+    values = zip(scores[name], weights, strict=True)
     return [value / weight for value, weight in values], weights
+  weights = scores.get(results.weight_of(name), [None] * len(scores[name]))
   # A task of the set may lack the metric.
-  values = [value for value in scores[metric] if value is not None]
-  whole = result.metrics[f'eval/{set_name}/{metric}']
+  pairs = [
+    (value, weight)
+    for value, weight in zip(scores[name], weights, strict=True)
+    if value is not None
+  ]
+  values, weights = zip(*pairs, strict=True)
+  if None not in weights:
+    return list(values), list(weights)
+  whole = result.metrics[f'eval/{set_name}/{name}']
   mean = sum(values) / len(values)
-  return (values, None) if math.isclose(mean, whole, rel_tol=1e-6) else None
+  if not math.isclose(mean, whole, rel_tol=1e-6):
+    return None
+  return list(values), None
 
 
 def value(

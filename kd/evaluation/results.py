@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from kd.core import run_info
+from kd.metrics import metric
 
 # The metric of a task that decides whether an answer is right.
 EXACT_MATCH = 'exact_match'
@@ -22,14 +23,22 @@ class Result:
       has several tasks, eval/<set>/<task>/<metric>.
     scores: by set and metric, a number for each example: those of
       likelihood.make for the scored examples, and the task's own metrics for
-      the answered ones (None where a task lacks the metric).
+      the answered ones (None where a task lacks the metric), with their weights
+      as weight_of(metric) where examples weigh differently.
     answers: a record for each answered example: set, task, id, prompt,
-      reference, answer, verdict, finish, tokens.
+      reference, answer, verdict, scores, finish, tokens.
+    descriptions: by set and metric, of the tasks' metrics that have one.
   """
 
   metrics: dict[str, float]
   scores: dict[str, dict[str, list[float | None]]]
   answers: list[dict[str, Any]]
+  descriptions: dict[str, dict[str, metric.Description]]
+
+
+def weight_of(name: str) -> str:
+  """Returns the name of the scores that are a metric's weights."""
+  return f'{name}:weight'
 
 
 def answers_path(path: str) -> str:
@@ -64,6 +73,10 @@ def write(
       }
       for name, columns in result.scores.items()
     },
+    'descriptions': {
+      name: {k: dataclasses.asdict(x) for k, x in described.items()}
+      for name, described in result.descriptions.items()
+    },
   }
   run_info.write_json(path, fields)
 
@@ -75,7 +88,8 @@ def read(path: str) -> tuple[dict[str, Any], Result] | None:
     path: the JSON file.
 
   Returns:
-    The other fields and the result; None where a file is missing or damaged.
+    The other fields and the result; None where a file is missing, damaged or
+    of an earlier version.
   """
   try:
     with open(path, encoding='utf-8') as f:
@@ -90,8 +104,13 @@ def read(path: str) -> tuple[dict[str, Any], Result] | None:
       }
       for name, columns in fields.pop('scores').items()
     }
-    is_whole = all(isinstance(x, dict) for x in answers)
-    return (fields, Result(metrics, scores, answers)) if is_whole else None
+    descriptions = {
+      name: {k: metric.Description(**x) for k, x in described.items()}
+      for name, described in fields.pop('descriptions').items()
+    }
+    if not all(isinstance(x, dict) for x in answers):
+      return None
+    return fields, Result(metrics, scores, answers, descriptions)
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return None
   except RecursionError:  # JSON that is nested too deeply.

@@ -5,11 +5,13 @@ import json
 import pytest
 
 from kd.evaluation import results
+from kd.metrics import metric
 
 RESULT = results.Result(
   metrics={'eval/a/nll': 1.25},
   scores={'a': {'nll': [0.5, 0.75], 'exact_match': [1.0, None]}},
   answers=[{'set': 'a', 'id': 'x', 'answer': 'line\nline \u2028 \u20ac'}],
+  descriptions={'a': {'exact_match': metric.Description('right', '%')}},
 )
 
 
@@ -28,6 +30,7 @@ def test_a_task_s_metric_that_is_not_finite_comes_back(value, tmp_path):
     {'eval/a/correlation': float(value)},
     {'a': {'correlation': [float(value), None, 0.5]}},
     [],
+    {},
   )
   results.write(str(path), written)
   json.loads(path.read_text(), parse_constant=pytest.fail)

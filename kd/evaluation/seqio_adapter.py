@@ -11,7 +11,9 @@ import numpy as np
 
 from kd.core import errors
 from kd.core import quiet
+from kd.evaluation import results
 from kd.input_pipeline import user_errors
+from kd.metrics import metric
 from kd.sampling import requests
 
 Example = Mapping[str, Any]
@@ -41,13 +43,16 @@ class Scores:
       at once, so that means are over examples and counts are added.
     by_task: metrics of each task alone.
     by_example: metrics of each example alone, tasks in order; None where its
-      task lacks the metric. A name is there if its mean or its sum over the
-      examples is the pooled metric.
+      task lacks the metric. A name is there if the pooled metric is a
+      metric.Metric, or is the mean or the sum of these numbers. Where examples
+      weigh differently, results.weight_of(name) has their weights.
+    descriptions: of the pooled metrics that have one.
   """
 
   pooled: dict[str, float]
   by_task: dict[str, dict[str, float]]
   by_example: dict[str, list[float | None]]
+  descriptions: dict[str, metric.Description]
 
 
 # Postprocessed targets and predictions of some examples.
@@ -68,9 +73,9 @@ class _Task:
 def score(answered: Sequence[Answered], module: str) -> Scores:
   """Scores answers with their tasks' postprocessors and metric functions.
 
-  Besides the metrics of the tasks there are `truncated`, the share of answers
-  that the token limit cut off, and `too_long`, the share of prompts that left
-  no room for an answer. Both kinds are scored like any other text.
+  In addition to the metrics of the tasks there are `truncated`, the fraction of
+  answers that the token limit cut off, and `too_long`, the fraction of prompts
+  that left no room for an answer. Both kinds are scored like any other text.
 
   Args:
     answered: the answers by task.
@@ -90,20 +95,39 @@ def score(answered: Sequence[Answered], module: str) -> Scores:
   metrics = [
     _joined(task, found) for task, found in zip(tasks, by_function, strict=True)
   ]
-  by_task = {
-    task.name: found | _ends(part.samples)
-    for task, found, part in zip(tasks, metrics, answered, strict=True)
-  }
-  alone = [_alone(task) for task in tasks]
+  ends = [_ends(part.samples) for part in answered]
+  alone = []
+  for task, functions, end in zip(tasks, by_function, ends, strict=True):
+    alone.append(_alone(task, [*functions.items(), (None, end)]))
   pooled = _pool(tasks, by_function, metrics, alone)
   pooled |= _ends([s for part in answered for s in part.samples])
-  by_example = {}
+  by_task = {
+    task.name: whole | end
+    for task, whole, end in zip(tasks, metrics, ends, strict=True)
+  }
+  descriptions = {
+    name: value.description
+    for name, value in pooled.items()
+    if isinstance(value, metric.Metric)
+  }
+  return Scores(pooled, by_task, _columns(pooled, sum(alone, [])), descriptions)
+
+
+def _columns(pooled, alone):
+  """Returns the values, and weights if any, of each example by metric."""
+  columns = {}
   for name, value in pooled.items():
-    column = [scores.get(name) for scores in sum(alone, [])]
-    found = [x for x in column if x is not None]
-    if found and _reduction(found, value):
-      by_example[name] = column
-  return Scores(pooled, by_task, by_example)
+    column = [scores.get(name) for scores in alone]
+    if isinstance(value, metric.Metric):
+      columns[name] = column
+      if value.weights is not None:
+        of = results.weight_of(name)
+        columns[of] = [scores.get(of, 1.0) for scores in alone]
+      continue
+    measured = [x for x in column if x is not None]
+    if measured and _reduction(measured, value):
+      columns[name] = column
+  return columns
 
 
 def _pool(tasks, by_function, metrics, alone):
@@ -139,11 +163,14 @@ def _pool(tasks, by_function, metrics, alone):
 
 def _combined(metrics, alone, name):
   """Returns a metric that tasks compute with different functions, or None."""
+  whole = [found[name] for found in metrics if name in found]
+  if all(isinstance(value, metric.Metric) for value in whole):
+    return metric.join(whole)
   reductions, values = set(), []
-  for whole, scores in zip(metrics, alone, strict=True):
-    if name in whole:
+  for found, scores in zip(metrics, alone, strict=True):
+    if name in found:
       column = [s[name] for s in scores if name in s]
-      reductions.add(_reduction(column, whole[name]))
+      reductions.add(_reduction(column, found[name]))
       values += column
   if len(reductions) != 1 or None in reductions:
     return None
@@ -159,8 +186,18 @@ def _reduction(values, whole):
 
 
 def _ends(samples):
-  share = lambda finish: float(np.mean([s.finish == finish for s in samples]))
-  return {'truncated': share('length'), 'too_long': share('too_long')}
+  """Metrics of how answers ended."""
+  rare = dict(unit='fraction', higher_is_better=False, diagnostic=True)
+  titles = {
+    'truncated': ('length', 'answers cut off'),
+    'too_long': ('too_long', 'prompts without room'),
+  }
+  return {
+    name: metric.Metric(
+      [s.finish == finish for s in samples], title=title, **rare
+    )
+    for name, (finish, title) in titles.items()
+  }
 
 
 def _check_lengths(*columns) -> None:
@@ -224,16 +261,29 @@ def _text(value: str | bytes) -> str:
   return value.decode('utf-8') if isinstance(value, bytes) else value
 
 
-def _alone(task: _Task) -> list[dict[str, float]]:
-  """The metrics of each example by itself."""
-  scores = []
-  for pair in zip(*task.pairs, strict=True):
-    one = {}
-    for function in task.functions:
-      # A metric such as a correlation needs several examples, and raises here.
-      with contextlib.suppress(errors.ConfigError):
-        one |= _metrics(task, function, tuple([x] for x in pair))
-    scores.append({k: v for k, v in one.items() if math.isfinite(v)})
+def _alone(task: _Task, by_function) -> list[dict[str, float]]:
+  """Returns the metrics of each example by itself, and weights if any.
+
+  Args:
+    task: the task.
+    by_function: pairs of a metric function and the metrics that it returned.
+  """
+  scores: list[dict[str, float]] = [{} for _ in task.ids]
+  for function, whole in by_function:
+    told = {k: m for k, m in whole.items() if isinstance(m, metric.Metric)}
+    for name, value in told.items():
+      for one, x in zip(scores, value.values, strict=True):
+        one[name] = x
+      for one, w in zip(scores, value.weights or (), strict=False):
+        one[results.weight_of(name)] = w
+    if len(told) < len(whole):
+      for one, pair in zip(scores, zip(*task.pairs, strict=True), strict=True):
+        # A metric such as a correlation needs several examples: it raises here.
+        with contextlib.suppress(errors.ConfigError):
+          own = _metrics(task, function, tuple([x] for x in pair))
+          one |= {
+            k: v for k, v in own.items() if k not in told and math.isfinite(v)
+          }
   return scores
 
 
@@ -241,7 +291,7 @@ def _metrics(task: _Task, function: Metrics, pairs: Pairs) -> dict[str, float]:
   """Returns a function's numbers; pictures and texts are skipped.
 
   Raises:
-    ConfigError: the function raises.
+    ConfigError: the function raises, or a metric has not one value per example.
   """
   try:
     metrics = function(*pairs)
@@ -254,10 +304,24 @@ def _metrics(task: _Task, function: Metrics, pairs: Pairs) -> dict[str, float]:
     ) from e
   found = {}
   for name, value in metrics.items():
+    if isinstance(value, metric.Metric):
+      found[name] = _checked(task, name, value, len(pairs[0]))
+      continue
     value = getattr(value, 'value', value)  # seqio.metrics.Scalar
     if not np.ndim(value) and np.issubdtype(np.asarray(value).dtype, np.number):
       found[name] = float(value)
   return found
+
+
+def _checked(task, name, value, count):
+  """Returns a metric that has one value per example."""
+  if len(value.values) != count:
+    raise errors.ConfigError(
+      'evaluation',
+      f'metric {name!r} of task {task.name!r} has {len(value.values)} values',
+      legal=f'one per example: {count}',
+    )
+  return value
 
 
 def _joined(task, by_function):

@@ -1,10 +1,13 @@
 """Real seqio tasks score answers; cut-off is told apart from wrong."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from kd.core import errors
 from kd.evaluation import seqio_adapter
+from kd.metrics import metric
 from kd.sampling import requests
 
 MODULE = 'data.mixtures'
@@ -108,6 +111,53 @@ def _spread(targets, predictions):
   return {'spread': seqio.metrics.Scalar(value), 'text': 'for a person'}
 
 
+def _own(by_example):
+  """The metrics of tasks, without those that every task has."""
+  ends = ('truncated', 'too_long')
+  return {k: x for k, x in by_example.items() if k not in ends}
+
+
+def _errors_per_word(targets, predictions):
+  """Wrong words in all words: an example weighs as much as it has words."""
+  wrong, weights = [], []
+  for target, prediction in zip(targets, predictions, strict=True):
+    words, said = target.split(), prediction.split()
+    pairs = itertools.zip_longest(words, said)
+    wrong.append(sum(a != b for a, b in pairs) / len(words))
+    weights.append(len(words))
+  about = dict(title='word errors', unit='%', higher_is_better=False)
+  return {'word_errors': metric.Metric(wrong, weights, **about)}
+
+
+def test_a_metric_that_brings_its_values_weights_and_direction(tasks):
+  """It is never computed from single examples, and is pooled by its weights."""
+  other = lambda targets, predictions: _errors_per_word(targets, predictions)
+  texts = [('a b c d', 'a b x d'), ('e', 'y'), ('f g', 'f g')]
+  examples = [{'targets': t, 'id': str(i)} for i, (t, _) in enumerate(texts)]
+  samples = _samples([p for _, p in texts])
+  for number, second in enumerate((_errors_per_word, other)):
+    left, bare, right = (f'{x}{number}' for x in ('left', 'bare', 'right'))
+    scores = _score(
+      (tasks(left, _errors_per_word), examples[:2], samples[:2]),
+      (tasks(bare, _spread), examples[1:], samples[1:]),
+      (tasks(right, second), examples[2:], samples[2:]),
+    )
+    assert scores.pooled['word_errors'] == pytest.approx(2 / 7)
+    assert scores.by_task[left]['word_errors'] == pytest.approx(2 / 5)
+    own = _own(scores.by_example)
+    assert own['word_errors'] == [0.25, 1, None, None, 0]
+    assert own['word_errors:weight'] == [4, 1, 1, 1, 2]
+    assert not scores.descriptions['word_errors'].higher_is_better
+
+
+def test_a_metric_with_a_value_too_few_is_refused(tasks):
+  name = tasks('few', lambda targets, predictions: {'x': metric.Metric([1.0])})
+  with pytest.raises(
+    errors.ConfigError, match="'x' of task 'few' has 1 values"
+  ):
+    _score((name, EXAMPLES, _samples(TEXTS)))
+
+
 def test_metrics_of_any_kind_are_pooled_by_their_own_function(tasks):
   one, two = tasks('one', _lengths, _spread), tasks('two', _spread)
   examples = [{'targets': '', 'id': str(i)} for i in range(2)]
@@ -118,7 +168,7 @@ def test_metrics_of_any_kind_are_pooled_by_their_own_function(tasks):
   assert scores.pooled['spread'] == pytest.approx(np.std([1, 3, 5, 7]))
   assert scores.by_task['two']['spread'] == 1
   assert scores.pooled['length'] == 2  # Of the one task that measures it.
-  assert scores.by_example == {'length': [1, 3, None, None]}
+  assert _own(scores.by_example) == {'length': [1, 3, None, None]}
 
 
 def test_metric_functions_see_all_examples_once(tasks):

@@ -73,11 +73,13 @@ class Data:
     train: the training mixture's parts.
     held_out: the evaluation sets.
     opened: the files of the run's source of targets; see feed.Source.open.
+    best: what makes a checkpoint the best one.
   """
 
   train: list[prepare_lib.Prepared]
   held_out: list[evaluate_lib.HeldOut]
   opened: Any
+  best: best_lib.Best
 
 
 def prepare(run: resolved.Run, say: progress.Say) -> Data:
@@ -94,8 +96,8 @@ def prepare(run: resolved.Run, say: progress.Say) -> Data:
   for line in source.notes():
     say(line)
   held_out = evaluate_lib.prepare_sets(run, say)
-  best_lib.check(run.config, held_out)
-  return Data(parts, held_out, opened)
+  best = best_lib.check(run.config, held_out)
+  return Data(parts, held_out, opened, best)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +192,7 @@ class _Training:
         feed=self._feed(objective),
         evaluate=functools.partial(self._evaluate, folder),
         answers=functools.partial(self._answers, folder, label),
-        best=best_lib.choose(self._run.config),
+        best=self._data.best,
       )
     )
 

@@ -32,6 +32,7 @@ import dataclasses
 import fractions
 import re
 
+from kd.metrics import metric
 from kd.reasoning import notation
 from kd.reasoning import numerals
 
@@ -213,9 +214,10 @@ def compare(
     predictions: the answers to score, one for each reference.
 
   Returns:
-    exact_match: share of right answers, from 0 to 1 (NaN for no answers).
+    exact_match: fraction of right answers, from 0 to 1 (NaN for no answers).
     unparsed: number of replies without an answer to read; they count as wrong.
     many_markers: number of replies with '####' more than once.
+    Each is a metric.Metric, which is a float.
 
   Raises:
     ValueError: the two differ in number, or a reference has no number.
@@ -227,11 +229,21 @@ def compare(
   for i, reference in enumerate(references):
     if reference.value is None:
       raise ValueError(f'reference {i}: {reference.reason}')
-  right = sum(map(_equal, predictions, references))
+  rare = dict(unit='count', higher_is_better=False, total=True, diagnostic=True)
   return {
-    'exact_match': right / len(references) if references else float('nan'),
-    'unparsed': float(sum(p.value is None for p in predictions)),
-    'many_markers': float(sum(p.markers > 1 for p in predictions)),
+    'exact_match': metric.Metric(
+      [*map(_equal, predictions, references)], title='exact match'
+    ),
+    'unparsed': metric.Metric(
+      [p.value is None for p in predictions],
+      title='answers without a number',
+      **rare,
+    ),
+    'many_markers': metric.Metric(
+      [p.markers > 1 for p in predictions],
+      title='answers with several marks',
+      **rare,
+    ),
   }
 
 

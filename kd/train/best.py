@@ -8,14 +8,14 @@ import ml_collections
 
 from kd.config import rules
 from kd.core import errors
+from kd.evaluation import measures
 from kd.evaluation import seqio_adapter
+from kd.metrics import metric
 from kd.sampling import requests
 from kd.train import evaluate
 
-_LOW_IS_GOOD = (
-  *('nll', 'perplexity', 'kl'),
-  *('unparsed', 'many_markers', 'truncated', 'too_long'),
-)
+# By held-out set and metric, what a task's metric is.
+Descriptions = Mapping[str, Mapping[str, metric.Description]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,21 +41,40 @@ class Best:
     return -value if self.highest else value
 
 
-def choose(config: ml_collections.ConfigDict) -> Best:
-  """Returns what `evaluation.best` says."""
+def choose(config: ml_collections.ConfigDict, described: Descriptions) -> Best:
+  """Returns what `evaluation.best` says.
+
+  Args:
+    config: the run's.
+    described: by set, what the tasks' own metrics are.
+  """
   best, sets = config.evaluation.best, config.evaluation.sets
   if not sets:
     return Best('', highest=False)
+  name = best.set or min(sets)
   highest = best.direction == 'max'
   if best.direction == 'auto':
-    highest = best.metric.rpartition('/')[2] not in _LOW_IS_GOOD
-  return Best(f'eval/{best.set or min(sets)}/{best.metric}', highest)
+    about = {m.metric: m.about for m in measures.LIKELIHOODS}
+    about = {**described.get(name, {}), **about}
+    about = about.get(best.metric.rpartition('/')[2], metric.Description())
+    highest = about.higher_is_better
+  return Best(f'eval/{name}/{best.metric}', highest)
+
+
+def text(config: ml_collections.ConfigDict) -> str:
+  """Returns `evaluation.best` in words, before any task is loaded."""
+  chosen = choose(config, {})
+  known = {m.metric for m in measures.LIKELIHOODS}
+  own = config.evaluation.best.metric.rpartition('/')[2]
+  if config.evaluation.best.direction == 'auto' and own not in known:
+    return f'{chosen.metric}, the lowest or highest as its task says'
+  return str(chosen)
 
 
 def check(
   config: ml_collections.ConfigDict, held_out: Sequence[evaluate.HeldOut]
-) -> None:
-  """Refuses a metric that the evaluations will not have.
+) -> Best:
+  """Returns what `evaluation.best` says, once its metric is known to exist.
 
   Args:
     config: the run's.
@@ -67,19 +86,20 @@ def check(
   best = config.evaluation.best
   name = best.set or min(config.evaluation.sets, default='')
   known = rules.metrics_without_answers(config)
-  if best.metric in known:
-    return
+  described = {}
   for held in held_out:
-    if held.name == name:
-      # The references stand in for answers: only the names are of interest.
-      found = seqio_adapter.score(
+    if held.name == name and best.metric not in known:
+      # The references stand in for answers: only names are of interest here.
+      scores = seqio_adapter.score(
         [_referred(part) for part in held.parts], config.data.module
       )
-      if best.metric not in found.pooled:
-        legal = [*known, *sorted(found.pooled)]
+      if best.metric not in scores.pooled:
+        legal = [*known, *sorted(scores.pooled)]
         raise errors.unknown(
           'evaluation.best.metric', 'metric', best.metric, legal
         )
+      described[name] = scores.descriptions
+  return choose(config, described)
 
 
 def _referred(part):

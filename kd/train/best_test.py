@@ -37,7 +37,7 @@ def _config(**changes):
 def test_the_figure_is_lowest_for_the_best(changes, words, high, low):
   config = _config(**changes)
   rules.best_is_measured(config)
-  chosen = best.choose(config)
+  chosen = best.choose(config, {})
   assert str(chosen) == words
   figure = lambda value: chosen.figure({chosen.metric: value})
   assert figure(low) < figure(high)
@@ -74,6 +74,9 @@ class _Part:
 
 def test_a_metric_of_the_tasks_is_checked_against_their_functions():
   held_out = [evaluate.HeldOut('new', [_Part()], answers=4)]
-  best.check(_config(set='new', metric='exact_match'), held_out)
+  chosen = best.check(_config(set='new', metric='exact_match'), held_out)
+  assert str(chosen) == 'highest eval/new/exact_match'
+  chosen = best.check(_config(set='new', metric='unparsed'), held_out)
+  assert str(chosen) == 'lowest eval/new/unparsed'
   with pytest.raises(errors.ConfigError, match="'exact_mtach'.*exact_match"):
     best.check(_config(set='new', metric='exact_mtach'), held_out)

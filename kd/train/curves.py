@@ -11,12 +11,8 @@ from kd.evaluation import results
 from kd.train import outputs
 
 FILE = 'curves.png'
-_PANELS = (
-  measures.Measure(measures.NLL, 'NLL, nats a token', True),
-  measures.Measure(measures.KL, 'KL to the teacher, nats a token', True),
-  measures.Measure(measures.AGREEMENT, 'top-1 agreement with teacher', True),
-  measures.Measure(results.EXACT_MATCH, 'exact match', False),
-)
+_LIKELIHOODS = (measures.NLL, measures.KL, measures.AGREEMENT)
+_MOST_OF_TASKS = 3  # Panels of the tasks' own metrics, the first by name.
 _STEP = re.compile(r'step_([0-9]+)\.json')
 _COLOURS = ('tab:blue', 'tab:orange')
 
@@ -53,7 +49,7 @@ def draw(
   matplotlib.use('Agg')
   from matplotlib import pyplot
 
-  panels = [p for p in _PANELS if _measured(p, set_names, students)]
+  panels = _panels(set_names, students)
   figure, axes = pyplot.subplots(
     len(set_names),
     len(panels),
@@ -78,13 +74,18 @@ def draw(
   pyplot.close(figure)
 
 
-def _measured(panel, set_names, students):
-  return any(
-    f'eval/{name}/{panel.metric}' in result.metrics
+def _panels(set_names, students):
+  """Returns the measures that are drawn: of likelihood, then of the tasks."""
+  measured = dict.fromkeys(
+    measure
     for by_step in students.values()
     for result in by_step.values()
     for name in set_names
+    for measure in measures.of(result, name)
   )
+  of_tasks = [m for m in measured if m.is_main and not m.by_token]
+  likelihoods = [m for m in measured if m.metric in _LIKELIHOODS]
+  return likelihoods + of_tasks[:_MOST_OF_TASKS]
 
 
 def _panel(axis, panel, set_name, students, teacher):

@@ -13,6 +13,7 @@ def _result(nll):
     {'eval/held_out/nll': scores.sum() / weights.sum()},
     {'held_out': {'weight': weights.tolist(), 'nll': scores.tolist()}},
     [],
+    {},
   )
 
 

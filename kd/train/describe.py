@@ -60,7 +60,7 @@ def run_lines(run: resolved.Run, workdir: str) -> str:
     f'workdir: {workdir}: {", ".join(outputs.FILES)}',
   ]
   if config.evaluation.sets:
-    lines.append(f'best checkpoint: {best.choose(config)}')
+    lines.append(f'best checkpoint: {best.text(config)}')
   lines += source.lines()
   if config.evaluation.baseline:
     lines.append(f'baseline: {workdir}/{outputs.BASELINE}')

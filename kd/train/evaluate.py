@@ -11,6 +11,7 @@ import optax
 
 from kd.core import errors
 from kd.core import progress
+from kd.core import run_info
 from kd.core import types
 from kd.evaluation import likelihood
 from kd.evaluation import results
@@ -139,7 +140,7 @@ class Evaluator:
       check: called between batches; raises if the run must stop.
     """
     self._check_norm(params)
-    metrics, scores, answers = {}, {}, []
+    metrics, scores, answers, descriptions = {}, {}, [], {}
     for held_out in self._held_out:
       prefix = f'eval/{held_out.name}'
       by_task = self._score(params, held_out, check)
@@ -159,11 +160,12 @@ class Evaluator:
           for task, values in scored.by_task.items():
             found[f'/{task}'] |= values
         columns |= scored.by_example
-        answers += _records(held_out.name, answered, scored.by_example)
+        descriptions[held_out.name] = scored.descriptions
+        answers += _records(held_out.name, answered, scored)
       for task, values in found.items():
         metrics |= {f'{prefix}{task}/{k}': v for k, v in values.items()}
       scores[held_out.name] = columns
-    return results.Result(metrics, scores, answers)
+    return results.Result(metrics, scores, answers, descriptions)
 
   def _check_norm(self, params):
     """Raises NonFiniteError if the sum of squares of parameters overflows.
@@ -246,14 +248,15 @@ class Evaluator:
 def _records(
   set_name: str,
   answered: Sequence[seqio_adapter.Answered],
-  by_example: Mapping[str, Sequence[float | None]],
+  scored: seqio_adapter.Scores,
 ) -> list[dict[str, Any]]:
   """The answers as results.Result has them."""
-  records = []
+  records, by_example = [], scored.by_example
+  names = [name for name in scored.pooled if name in by_example]
   for part in answered:
     for example, sample in zip(part.examples, part.samples, strict=True):
       at = len(records)
-      scores = {name: column[at] for name, column in by_example.items()}
+      scores = {name: by_example[name][at] for name in names}
       records.append(
         {
           'set': set_name,
@@ -263,11 +266,17 @@ def _records(
           'reference': example['targets'],
           'answer': sample.text,
           'verdict': _verdict(scores),
+          'scores': {k: _as_json(x) for k, x in scores.items()},
           'finish': sample.finish,
           'tokens': len(sample.ids),
         }
       )
   return records
+
+
+def _as_json(score):
+  """Returns a score as JSON has it: a task's own may be NaN or missing."""
+  return None if score is None else run_info.json_number(score)
 
 
 def _names(run, model):

@@ -19,9 +19,6 @@ from kd.train import resolved
 FILE = 'report.md'
 TEACHER, BEFORE = 'teacher', 'student before'
 AFTER, CROSS_ENTROPY = 'student after', 'cross-entropy alone'
-# Metrics for which the share of the gap to the teacher is reported, and which
-# are reported for each task of a mixture.
-_MAIN = (measures.NLL, results.EXACT_MATCH)
 _BRACKETS = 'brackets: 95% intervals, bootstrap over examples'
 
 
@@ -55,9 +52,11 @@ def set_table(
       rows.append(table.TableRow(measure.title, cells))
   for task in measures.tasks(models[0], set_name):
     for measure in every:
-      if measure.metric in _MAIN:
+      if measure.is_main:
         name = f'eval/{set_name}/{task}/{measure.metric}'
         cells = [x.metrics.get(name) for x in models]
+        if cells == [None] * len(cells):
+          continue  # The task lacks the metric.
         rows.append(table.TableRow(f'{measure.title}: {task}', cells))
   notes = [_BRACKETS, *_gaps(columns_, set_name)]
   return table.Table(list(columns_), rows, notes)
@@ -70,7 +69,7 @@ def _gaps(columns_, set_name):
     return []
   notes = []
   for measure in measures.of(columns_[AFTER], set_name):
-    if measure.metric not in _MAIN:
+    if not measure.is_main:
       continue
     examples = [
       measures.per_example(columns_[title], set_name, measure)
@@ -95,9 +94,10 @@ def _examples(columns_, set_name):
   return ['Some answers:', *map(side_by_side.block, chosen)]
 
 
-def _best_line(run, workdir):
+def _best_line(run, workdir, described):
   """Says which checkpoint is the best one."""
-  chosen, step = best.choose(run.config), manager.best_step(workdir)
+  chosen = best.choose(run.config, described)
+  step = manager.best_step(workdir)
   where = 'none was measured' if step is None else f'step {step}'
   return f'Best checkpoint ({chosen}): {where}.'
 
@@ -124,7 +124,7 @@ def write(run: resolved.Run, workdir: str) -> str:
     markdown += [f'## {title}', table.markdown(rendered)]
     markdown += _examples(found, name)
     text += [title, table.text(rendered)]
-  line = _best_line(run, workdir)
+  line = _best_line(run, workdir, found[AFTER].descriptions)
   markdown += [line, f'![held-out metrics by step]({curves.FILE})']
   start = curves.evaluations(workdir)
   students = {'student': start}

@@ -10,10 +10,22 @@ import pytest
 from kd.config import base
 from kd.evaluation import measures
 from kd.evaluation import results
+from kd.metrics import metric
 from kd.train import report
 
 # Legal names that would break formulas, tables or paths.
 _SET = r'$x^ \frac{ |_%'
+
+
+_DESCRIPTIONS = {
+  'exact_match': metric.Description('exact match'),
+  'unparsed': metric.Description(
+    'answers without a number', 'count', total=True, diagnostic=True
+  ),
+  'too_long': metric.Description(
+    'prompts without room', 'fraction', diagnostic=True
+  ),
+}
 
 
 def _result(seed, right, tasks=('one', 'two')):
@@ -54,6 +66,7 @@ def _result(seed, right, tasks=('one', 'two')):
       }
       for i in range(10)
     ],
+    descriptions={_SET: _DESCRIPTIONS},
   )
 
 
@@ -91,7 +104,7 @@ def test_one_number_in_table_and_metrics_and_values_by_task(workdir):
   assert rows['exact match'] == ['1.0000', '0.0000', '0.8000', '0.2000']
   assert rows['exact match: two'] == ['1.0000', '0.0000', '0.8000', '0.2000']
   assert rows['answers without a number, count'] == ['3.0000'] * 4
-  assert 'prompts without room, share' not in rows
+  assert 'prompts without room, fraction' not in rows
   # Answers to the same prompt, of all four.
   assert 'cross-entropy alone: wrong' in markdown and 'prompt' in markdown
   assert 'Best checkpoint (lowest eval/' in text

@@ -36,8 +36,8 @@ BEST = schema.Section(
     'direction': F(
       'auto',
       legal.one_of('auto', 'min', 'max'),
-      'whether low or high values are good; auto: min for nll, perplexity, kl, '
-      'and shares or counts of answers that cannot be judged, max for others',
+      'whether low or high values are good; auto: min for nll, perplexity and '
+      'kl, and as the task says for its own metrics, else max',
     ),
   },
 )

@@ -1,0 +1,67 @@
+"""Tasks that plain Python functions declare."""
+
+import pytest
+
+from kd.core import errors
+from kd.input_pipeline import text_tasks
+
+_ROWS = [
+  {'id': 'a', 'inputs': '1+1=? ', 'rationale': '1+1=2.', 'targets': '1+1=2. 2'},
+  {'id': 'b', 'inputs': 'caf\u00e9 ', 'rationale': '', 'targets': '\U0001f600'},
+]
+
+
+@pytest.fixture
+def added():
+  import seqio
+
+  names = []
+
+  def add(name, examples, **more):
+    text_tasks.add(name, examples, splits=('train', 'test'), **more)
+    names.append(name)
+    return seqio.TaskRegistry.get(name)
+
+  yield add
+  for name in names:
+    seqio.TaskRegistry.remove(name)
+
+
+def _read(task, split='train'):
+  dataset = task.get_dataset(split=split, shuffle=False)
+  return [
+    {key: value.decode('utf-8') for key, value in example.items()}
+    for example in dataset.as_numpy_iterator()
+  ]
+
+
+def test_seqio_reads_the_examples_and_scores_answers(added):
+  metric = lambda targets, predictions: {'same': targets == predictions}
+  task = added(
+    'plain',
+    lambda split: _ROWS if split == 'train' else [],
+    postprocess=lambda text, example, is_target: text.strip(),
+    metrics=[metric],
+  )
+  assert _read(task) == _ROWS and _read(task, 'test') == []
+  assert set(task.splits) == {'train', 'test'}
+  assert task.predict_metric_fns == [metric]
+  assert task.postprocess_fn(' x ', example={}, is_target=True) == 'x'
+
+
+@pytest.mark.parametrize(
+  'row, words',
+  [
+    ({'inputs': 'a'}, 'example 2: has no targets'),
+    ({**_ROWS[0], 'targets': 3}, 'example 2: targets is 3; legal: text'),
+    (
+      {'inputs': 'a', 'targets': 'b'},
+      'example 2: has inputs, targets, and the',
+    ),
+    ('a', "example 2: found 'a'; legal: a mapping with inputs, targets"),
+  ],
+)
+def test_what_is_no_example_is_refused_by_number(row, words, added):
+  task = added('wrong', lambda split: [*_ROWS, row])
+  with pytest.raises(errors.ConfigError, match=words):
+    _read(task)
