@@ -1,8 +1,15 @@
-"""Digests that identify what a result was computed from."""
+"""What identifies a result: digests, and the folder that belongs to it."""
 
+from collections.abc import Mapping
 import hashlib
 import json
+import os
 from typing import Any
+
+from kd.core import config as config_lib
+from kd.core import errors
+from kd.core import json_files
+from kd.core import run_info
 
 
 def digest(value: Any) -> str:
@@ -15,3 +22,46 @@ def file_digest(path: str) -> str:
   """Returns the SHA-256 of a file's bytes, as 64 hex digits."""
   with open(path, 'rb') as f:
     return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def bytes_digest(*parts: bytes) -> str:
+  """Returns 16 hex digits of the SHA-256 of bytes, one part after another."""
+  digest = hashlib.sha256()
+  for part in parts:
+    digest.update(part)
+  return digest.hexdigest()[:16]
+
+
+def claim(
+  folder: str,
+  file: str,
+  identity: Mapping[str, Any],
+  field: str,
+  holds: str,
+  legal: str,
+) -> None:
+  """Makes a folder for one identity, or refuses one that has another.
+
+  Args:
+    folder: the folder; made if it is missing.
+    file: the name of the file in it that holds the identity.
+    identity: what decides the folder's content, as JSON.
+    field: the config field that names the folder.
+    holds: what a folder with another identity holds, for the message.
+    legal: what may stand in the field.
+
+  Raises:
+    ConfigError: the folder cannot be written, or the identities differ; names
+      each difference.
+  """
+  path = os.path.join(folder, file)
+  with errors.refused_unless_writable(
+    field, folder, 'a folder that this user can write'
+  ):
+    os.makedirs(folder, exist_ok=True)
+    if not os.path.exists(path):
+      run_info.write_json(path, identity)
+      return
+  recorded = json_files.read(path, field)
+  what = f'{folder!r} holds {holds}'
+  config_lib.refuse_differences(recorded, identity, field, what, legal)

@@ -6,7 +6,6 @@ import it where a run begins, not at the top of a module.
 
 from collections.abc import Callable, Mapping, Sequence
 import glob
-import json
 import os
 import sys
 import time
@@ -16,10 +15,12 @@ import jax
 
 from kd.core import durations
 from kd.core import errors
+from kd.core import json_lines
 from kd.core import run_info
 from kd.metrics import tensorboard_events
 
 JSON_LINES = 'metrics.jsonl'
+_LINE = 'the lines as they were written; delete this one'
 # Metrics of an evaluation that the terminal leaves to the files.
 _HIDDEN = (
   *('perplexity', 'accuracy'),
@@ -65,6 +66,15 @@ def _remains(step, is_evaluation, restart_after, evaluated):
   return step < restart_after
 
 
+def _stays(record, where, step, evaluated):
+  """Returns whether a line of metrics.jsonl is not written again."""
+  try:
+    at, is_evaluation = record['step'], record['phase'] == 'eval'
+    return _remains(at, is_evaluation, step, evaluated)
+  except (KeyError, TypeError) as e:
+    raise errors.ConfigError(where, f'is no line of metrics: {e}', _LINE) from e
+
+
 class JsonLinesWriter(_ScalarWriter):
   """One JSON object a write: step, phase, then names and numbers or texts."""
 
@@ -82,33 +92,12 @@ class JsonLinesWriter(_ScalarWriter):
     self._path = os.path.join(folder, JSON_LINES)
     if os.path.exists(self._path):
       self._drop_after(restart_after, evaluated)
-    self._file = open(self._path, 'a', encoding='utf-8')  # noqa: SIM115
+    self._file = open(self._path, 'ab')  # noqa: SIM115
 
   def _drop_after(self, step, evaluated):
-    kept = []
-    with open(self._path, encoding='utf-8', errors='replace') as f:
-      for number, line in enumerate(f, 1):
-        # A line without its end was being written when the run was killed.
-        if line.endswith('\n') and self._stays(line, number, step, evaluated):
-          kept.append(line)
-    aside = f'{self._path}.tmp'
-    with open(aside, 'w', encoding='utf-8') as f:
-      f.writelines(kept)
-      f.flush()
-      os.fsync(f.fileno())
-    os.replace(aside, self._path)
-
-  def _stays(self, line, number, step, evaluated):
-    try:
-      record = json.loads(line)
-      at, is_evaluation = record['step'], record['phase'] == 'eval'
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
-      raise errors.ConfigError(
-        f'{self._path}:{number}',
-        f'is no line of metrics: {e}',
-        legal='the lines as they were written; delete this one',
-      ) from e
-    return _remains(at, is_evaluation, step, evaluated)
+    lines = json_lines.resume(self._path, _LINE)
+    kept = [x for where, x in lines if _stays(x, where, step, evaluated)]
+    run_info.write_bytes(self._path, b''.join(map(json_lines.encode, kept)))
 
   def write_scalars(self, step, scalars):
     phase = 'eval' if any(k.startswith('eval/') for k in scalars) else 'train'
@@ -124,7 +113,7 @@ class JsonLinesWriter(_ScalarWriter):
       self._write({'step': int(step), 'phase': 'text', **texts})
 
   def _write(self, record):
-    self._file.write(json.dumps(record, allow_nan=False) + '\n')
+    self._file.write(json_lines.encode(record))
     self._file.flush()
 
   def flush(self):

@@ -49,14 +49,14 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   with lock.shared(folder, _PATH, say):
     model, params = _model(run, workdir)
     settings = sampling_fields.settings(fields, stops)
-    seal = _seal(run, shots, settings, param_digest.of(params))
+    identity = _identity(run, shots, settings, param_digest.of(params))
     found = chains.sample(
       asked,
       samplers.make(run, model, params),
       settings,
       fields.samples,
       folder,
-      seal,
+      identity,
       fields.concurrency,
       say,
     )
@@ -65,12 +65,12 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       for one, samples in zip(asked, found, strict=True)
     ]
     kept, rejected = selection.select(groups, _rules(fields))
-    path = chains.write(folder, kept, asked, seal)
+    path = chains.write(folder, kept, asked, identity)
     summary = chain_report.summarize(groups, kept, rejected)
     run_info.write_json(os.path.join(folder, chains.SUMMARY), summary)
     run_info.write_text(
       os.path.join(folder, chains.REPORT),
-      chain_report.page(summary, seal, kept, rejected),
+      chain_report.page(summary, identity, kept, rejected),
     )
   say(
     f'{path}: {summary["accepted"]:,} of {summary["samples"]:,} samples, of '
@@ -134,7 +134,7 @@ def _model(run, workdir):
   return run.teacher, load_params.load(run.teacher, seed, 'teacher.init', None)
 
 
-def _seal(
+def _identity(
   run: resolved.Run,
   shots: list[questions_lib.Question],
   settings: requests.SamplingSettings,

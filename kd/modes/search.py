@@ -29,7 +29,7 @@ from kd.train import session
 SUMMARY = 'summary.json'
 PICTURES = 'pictures'
 # Fields that do not affect how a single tree is searched.
-_NOT_IN_SEAL = (
+_NOT_IN_IDENTITY = (
   'data',
   'first',
   'count',
@@ -74,7 +74,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       _plan(fields),
       model,
       folder,
-      _seal(run, digest),
+      _identity(run, digest),
       fields.concurrency,
       say,
     )
@@ -128,18 +128,18 @@ def _model(run, params):
   return tree_run.ThoughtModel(sampler, settings, encode)
 
 
-def _seal(run, digest: str | None) -> dict[str, Any]:
+def _identity(run, digest: str | None) -> dict[str, Any]:
   """What decides a tree except its instance."""
-  seal = {
+  identity = {
     name: value
     for name, value in run.config.search.to_dict().items()
-    if name not in _NOT_IN_SEAL
+    if name not in _NOT_IN_IDENTITY
   }
   if digest:
-    seal['model'] = digest
-    seal['tokenizer'] = run.tokenizer.digest
-    seal['template'] = run.config.data.template
-  return seal
+    identity['model'] = digest
+    identity['tokenizer'] = run.tokenizer.digest
+    identity['template'] = run.config.data.template
+  return identity
 
 
 def _draw(folder, problem, trees):

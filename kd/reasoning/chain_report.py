@@ -66,7 +66,7 @@ def _share(part: int, whole: int) -> float | None:
 
 def page(
   summary: Mapping[str, Any],
-  seal: Mapping[str, Any],
+  identity: Mapping[str, Any],
   kept: Sequence[Trace],
   rejected: Sequence[tuple[Trace, str]],
 ) -> str:
@@ -74,7 +74,7 @@ def page(
 
   Args:
     summary: from `summarize`.
-    seal: what decided the samples.
+    identity: what decided the samples.
     kept: traces.
     rejected: traces with reasons.
   """
@@ -88,7 +88,7 @@ def page(
     _table('why samples are not kept', summary['reasons']),
     _table('statements, by verdict', summary['steps']),
     _table('kept traces, by number of right statements', summary['kept_steps']),
-    _table('what decided the samples', seal),
+    _table('what decided the samples', identity),
     '## Kept\n',
     *(_example(trace, '') for trace in kept[:_EXAMPLES]),
     '## Not kept\n',

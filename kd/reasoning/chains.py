@@ -12,22 +12,21 @@ selection are not part of chains.json: samples are selected from anew.
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import hashlib
-import json
 import os
 from typing import Any
 
 import numpy as np
 
-from kd.core import config as config_lib
 from kd.core import errors
-from kd.core import json_files
+from kd.core import identity as identity_lib
+from kd.core import json_lines
 from kd.core import run_info
 from kd.reasoning import answers
 from kd.reasoning import questions as questions_lib
 from kd.reasoning import traces as traces_lib
 from kd.sampling import requests
 
-SEAL = 'chains.json'
+IDENTITY = 'chains.json'
 SAMPLES = 'samples.jsonl'
 TRACES = 'traces.jsonl'
 SUMMARY = 'summary.json'
@@ -54,7 +53,7 @@ class Asked:
   def digest(self) -> str:
     """Of the prompt's ids: text, template and tokenizer have a part in it."""
     array = np.asarray(self.ids, '<i4')
-    return hashlib.sha256(array.tobytes()).hexdigest()[:16]
+    return identity_lib.bytes_digest(array.tobytes())
 
 
 def seed_of(seed: int, question: Question) -> int:
@@ -69,8 +68,8 @@ def sample(
   settings: requests.SamplingSettings,
   samples: int,
   folder: str,
-  seal: Mapping[str, Any],
-  together: int,
+  identity: Mapping[str, Any],
+  concurrency: int,
   say: Callable[[str], None],
 ) -> list[list[traces_lib.SampledSolution]]:
   """Samples every question's solutions that the folder lacks.
@@ -81,8 +80,8 @@ def sample(
     settings: of all requests.
     samples: of each question.
     folder: made where it is missing.
-    seal: what decides the samples in addition to the questions, as JSON.
-    together: questions that are asked before the next write.
+    identity: what decides the samples in addition to the questions, as JSON.
+    concurrency: questions that are asked before the next write.
     say: called with progress.
 
   Returns:
@@ -92,8 +91,8 @@ def sample(
     ConfigError: the folder is another run's, or its samples are damaged.
     NonFiniteError: as the sampler.
   """
-  prompts = hashlib.sha256(''.join(a.digest for a in asked).encode())
-  _check_seal(folder, {**seal, 'prompts': prompts.hexdigest()[:16]})
+  prompts = ''.join(a.digest for a in asked).encode()
+  _claim(folder, {**identity, 'prompts': identity_lib.bytes_digest(prompts)})
   path = os.path.join(folder, SAMPLES)
   done = _resume(path, asked, samples)
   if done:
@@ -102,18 +101,16 @@ def sample(
       'kept'
     )
   with open(path, 'ab') as f:
-    for begin in range(len(done), len(asked), together):
-      group = asked[begin : begin + together]
-      found = sampler(
+    for begin in range(len(done), len(asked), concurrency):
+      group = asked[begin : begin + concurrency]
+      answered = sampler(
         [requests.Request(a.ids, a.seed, samples) for a in group], settings
       )
-      lines = []
-      for one, replies in zip(group, found, strict=True):
+      records = []
+      for one, replies in zip(group, answered, strict=True):
         done.append([traces_lib.SampledSolution.of(reply) for reply in replies])
-        lines.append(_line(_record(one, done[-1])))
-      f.write(b''.join(lines))
-      f.flush()
-      os.fsync(f.fileno())
+        records.append(_record(one, done[-1]))
+      json_lines.append(f, records)
       say(f'{len(done)}/{len(asked)} problems, {samples} samples each')
   return done
 
@@ -127,31 +124,21 @@ def _record(asked, samples):
   }
 
 
-def _line(record) -> bytes:
-  return json.dumps(record, ensure_ascii=False).encode('utf-8') + b'\n'
-
-
-def _check_seal(folder: str, seal: Mapping[str, Any]) -> None:
-  """Seals a new folder; refuses one with another seal."""
-  with errors.refused_unless_writable(
-    'reasoning.folder', folder, 'a folder that this user can write'
-  ):
-    os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, SEAL)
-    if not os.path.exists(path):
-      if os.path.exists(os.path.join(folder, SAMPLES)):
-        raise errors.ConfigError(
-          'reasoning.folder',
-          f'{folder!r} holds {SAMPLES} without {SEAL}',
-          legal='a new folder, or one that such a run began',
-        )
-      run_info.write_json(path, seal)
-      return
-  config_lib.refuse_differences(
-    json_files.read(path, 'reasoning.folder'),
-    seal,
+def _claim(folder: str, identity: Mapping[str, Any]) -> None:
+  """Makes the folder, or refuses one with samples of something else."""
+  has_samples = os.path.exists(os.path.join(folder, SAMPLES))
+  if has_samples and not os.path.exists(os.path.join(folder, IDENTITY)):
+    raise errors.ConfigError(
+      'reasoning.folder',
+      f'{folder!r} holds {SAMPLES} without {IDENTITY}',
+      legal='a new folder, or one that such a run began',
+    )
+  identity_lib.claim(
+    folder,
+    IDENTITY,
+    identity,
     'reasoning.folder',
-    f'{folder!r} holds samples of another run',
+    'samples of another run',
     'a new folder, or the same model, prompts and settings',
   )
 
@@ -159,41 +146,30 @@ def _check_seal(folder: str, seal: Mapping[str, Any]) -> None:
 def _resume(
   path: str, asked: Sequence[Asked], samples: int
 ) -> list[list[traces_lib.SampledSolution]]:
-  """The samples already there, in order; cuts a torn last line off."""
-  if not os.path.exists(path):
-    return []
-  with open(path, 'rb') as f:
-    data = f.read()
-  whole = data[: data.rfind(b'\n') + 1]
-  lines = whole.split(b'\n')[:-1]
-  found = []
-  for number, line in enumerate(lines, 1):
-    where = f'{path}:{number}'
+  """Returns the samples that are there already, in order."""
+  done = []
+  legal = 'a line of samples, or a new folder'
+  for where, record in json_lines.resume(path, legal):
     try:
-      record = json.loads(line.decode('utf-8'))
       replies = [
         traces_lib.SampledSolution(**reply) for reply in record['samples']
       ]
       named = record['id'], record['prompt_digest'], len(replies)
-    except (ValueError, TypeError, KeyError, RecursionError) as e:
-      raise errors.ConfigError(
-        where, f'is damaged ({e})', legal='a line of samples, or a new folder'
-      ) from e
-    if number > len(asked) or named != (
-      asked[number - 1].question.id,
-      asked[number - 1].digest,
+    except (TypeError, KeyError) as e:
+      raise errors.ConfigError(where, f'is damaged ({e})', legal) from e
+    number = len(done)
+    if number >= len(asked) or named != (
+      asked[number].question.id,
+      asked[number].digest,
       samples,
     ):
       raise errors.ConfigError(
         where,
-        f'has samples of {named[0]!r}, which is not problem {number}',
+        f'has samples of {named[0]!r}, which is not problem {number + 1}',
         legal='a new folder, or one that a run with these problems began',
       )
-    found.append(replies)
-  # Only now, when the file is known to be of this run.
-  if len(whole) < len(data):
-    os.truncate(path, len(whole))
-  return found
+    done.append(replies)
+  return done
 
 
 def write(
@@ -237,6 +213,6 @@ def write(
         'votes': {answers.write(v): n for v, n in trace.vote.counts},
       },
     }
-    lines.append(_line(row))
+    lines.append(json_lines.encode(row))
   run_info.write_bytes(path, b''.join(lines))
   return path

@@ -185,14 +185,14 @@ def _asked(count):
 REPLIES = [GOOD, '2+3=5, yes\n#### 5', '2+3=6\n#### 6', '@too_long', 'x@length']
 
 
-def _run(folder, kill_after=None, asked=None, seal=None, samples=3):
+def _run(folder, kill_after=None, asked=None, identity=None, samples=3):
   return chains.sample(
     asked or _asked(7),
     _scripted(REPLIES, kill_after),
     SETTINGS,
     samples,
     str(folder),
-    seal or {'model': 'm'},
+    identity or {'model': 'm'},
     2,
     lambda line: None,
   )
@@ -224,7 +224,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
 @pytest.mark.parametrize(
   'changes, words',
   [
-    (dict(seal={'model': 'other'}), "model: there 'm', now 'other'"),
+    (dict(identity={'model': 'other'}), "model: there 'm', now 'other'"),
     (dict(asked=_asked(6)), 'prompts: there'),
     (dict(samples=2), 'jsonl:1: has samples of'),
   ],

@@ -10,21 +10,19 @@ starts again plays the answers back and comes to the same trees.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import hashlib
-import json
 import os
 from typing import Any
 
-from kd.core import config as config_lib
 from kd.core import errors
-from kd.core import json_files
+from kd.core import identity as identity_lib
+from kd.core import json_lines
 from kd.core import run_info
 from kd.reasoning import tree as tree_lib
 from kd.reasoning import tree_problem
 from kd.reasoning import tree_search
 from kd.sampling import requests
 
-SEAL = 'search.json'
+IDENTITY = 'search.json'
 CALLS = 'calls.jsonl'
 TREES = 'trees'
 
@@ -52,8 +50,8 @@ def run(
   plan: tree_search.SearchSettings,
   model: ThoughtModel | None,
   folder: str,
-  seal: Mapping[str, Any],
-  together: int,
+  identity: Mapping[str, Any],
+  concurrency: int,
   say: Callable[[str], None],
 ) -> list[tree_lib.Tree]:
   """Searches every instance.
@@ -64,9 +62,9 @@ def run(
     plan: how.
     model: None where the plan asks none.
     folder: as above; made where it is missing.
-    seal: what decides the trees except the instances, as JSON: a folder with
-      another one is refused.
-    together: trees that grow at one time.
+    identity: what decides the trees in addition to the instances, as JSON; a
+      folder with another one is refused.
+    concurrency: trees that grow at one time.
     say: called with progress.
 
   Returns:
@@ -75,7 +73,7 @@ def run(
   Raises:
     ConfigError: the folder holds another search, or something else.
   """
-  _check_seal(folder, seal)
+  _claim(folder, identity)
   calls = _Calls(os.path.join(folder, CALLS))
   trees = {}
   for instance in instances:
@@ -89,7 +87,7 @@ def run(
     say(f'{folder}: {told} trees, the last of {date}, are kept')
   growing: dict[str, tuple[tree_search.Asked, list[requests.Request]]] = {}
   while waiting or growing:
-    while waiting and len(growing) < together:
+    while waiting and len(growing) < concurrency:
       instance = waiting.pop(0)
       encode = model.encode if model else None
       search = tree_search.search(problem, instance, plan, encode)
@@ -126,8 +124,9 @@ def _answer(model, calls, asked: Sequence[Sequence[requests.Request]]):
 
 
 def _name(request: requests.Request) -> str:
-  ids = hashlib.sha256(','.join(map(str, request.ids)).encode()).hexdigest()
-  return f'{request.seed}-{request.samples}-{ids[:16]}'
+  ids = ','.join(map(str, request.ids)).encode()
+  digest = identity_lib.bytes_digest(ids)
+  return f'{request.seed}-{request.samples}-{digest}'
 
 
 class _Calls:
@@ -135,43 +134,33 @@ class _Calls:
 
   def __init__(self, path: str):
     self._path = path
-    self._found: dict[str, Samples] = {}
-    if os.path.exists(path):
-      self._read()
-
-  def _read(self):
-    with open(self._path, 'rb') as f:
-      data = f.read()
-    # A line that a kill cut off is asked for again.
-    whole = data[: data.rfind(b'\n') + 1]
-    for number, line in enumerate(whole.splitlines(), 1):
+    self._samples: dict[str, Samples] = {}
+    legal = 'remove the file: its trees grow anew'
+    for where, record in json_lines.resume(path, legal):
       try:
-        record = json.loads(line)
-        self._found[record['name']] = [_sample(s) for s in record['samples']]
-      except (ValueError, KeyError, TypeError, RecursionError) as e:
+        samples = [_sample(s) for s in record['samples']]
+        self._samples[record['name']] = samples
+      except (ValueError, KeyError, TypeError) as e:
         raise errors.ConfigError(
-          f'{self._path}:{number}',
-          f'is no answer that --mode=search wrote ({e})',
-          legal='remove the file: its trees grow anew',
+          where, f'is no answer that --mode=search wrote ({e})', legal
         ) from e
-    os.truncate(self._path, len(whole))
 
   def __contains__(self, request: requests.Request) -> bool:
-    return _name(request) in self._found
+    return _name(request) in self._samples
 
   def __getitem__(self, request: requests.Request) -> Samples:
-    return self._found[_name(request)]
+    return self._samples[_name(request)]
 
-  def add(self, found: Mapping[str, Samples]) -> None:
-    self._found.update(found)
-    lines = [
-      json.dumps({'name': name, 'samples': [_values(s) for s in samples]})
-      for name, samples in found.items()
-    ]
+  def add(self, samples: Mapping[str, Samples]) -> None:
+    self._samples.update(samples)
     with open(self._path, 'ab') as f:
-      f.write(''.join(f'{line}\n' for line in lines).encode())
-      f.flush()
-      os.fsync(f.fileno())
+      json_lines.append(
+        f,
+        (
+          {'name': name, 'samples': [_values(s) for s in each]}
+          for name, each in samples.items()
+        ),
+      )
 
   def remove(self) -> None:
     if os.path.exists(self._path):
@@ -187,23 +176,17 @@ def _sample(values) -> requests.Sample:
   return requests.Sample(tuple(ids), tuple(logprobs), text, finish)
 
 
-def _check_seal(folder, seal):
+def _claim(folder, identity):
   """Makes the folder, or refuses one that holds another search."""
-  path = os.path.join(folder, SEAL)
-  with errors.refused_unless_writable(
-    'search.folder', folder, 'a folder that this user can write'
-  ):
-    os.makedirs(os.path.join(folder, TREES), exist_ok=True)
-  if not os.path.exists(path):
-    run_info.write_json(path, seal)
-    return
-  config_lib.refuse_differences(
-    json_files.read(path, 'search.folder'),
-    seal,
+  identity_lib.claim(
+    folder,
+    IDENTITY,
+    identity,
     'search.folder',
-    f'{folder!r} holds another search',
+    'another search',
     'a new folder, or the same search, to resume it',
   )
+  os.makedirs(os.path.join(folder, TREES), exist_ok=True)
 
 
 def _file(folder: str, name: str) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
-import hashlib
 import json
 import os
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from kd.core import errors
+from kd.core import identity as identity_lib
 from kd.core import json_files
+from kd.core import json_lines
 from kd.core import run_info
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
@@ -215,14 +216,12 @@ def answer_file(
           'model': model,
         }
         record = _record(index, prompts[index], written)
-        f.write(_line(record))
-        f.flush()
-        os.fsync(f.fileno())
+        json_lines.append(f, [record])
         done[index] = record
         if progress is not None:
           progress(len(done), len(asked))
   ordered = [done[i] for i in range(len(asked))]
-  run_info.write_bytes(path, b''.join(_line(record) for record in ordered))
+  run_info.write_bytes(path, b''.join(map(json_lines.encode, ordered)))
   return ordered
 
 
@@ -241,10 +240,6 @@ def _sample(sample, logprobs):
   return one
 
 
-def _line(record) -> bytes:
-  return json.dumps(record, ensure_ascii=False).encode('utf-8') + b'\n'
-
-
 def _digest(request: requests.Request, how: dict) -> str:
   """Of the ids (text, template and tokenizer have a part in it) and the rest.
 
@@ -253,28 +248,21 @@ def _digest(request: requests.Request, how: dict) -> str:
     how: what else decides what is written.
   """
   rest = [request.seed, request.samples, how]
-  digest = hashlib.sha256(np.asarray(request.ids, '<i4').tobytes())
-  digest.update(json.dumps(rest, sort_keys=True).encode())
-  return digest.hexdigest()[:16]
+  return identity_lib.bytes_digest(
+    np.asarray(request.ids, '<i4').tobytes(),
+    json.dumps(rest, sort_keys=True).encode(),
+  )
 
 
 def _resume(
   path: str, digests: Sequence[str], model: str, logprobs: bool
 ) -> dict[int, dict]:
-  """The records already there, by index; cuts a torn last line off."""
-  if not os.path.exists(path):
-    return {}
-  if os.path.isdir(path):
-    raise errors.ConfigError(path, 'is a folder', legal='a file of answers')
-  with open(path, 'rb') as f:
-    data = f.read()
-  whole = data[: data.rfind(b'\n') + 1]
+  """Returns the records that are there already, by index."""
   done = {}
-  for number, line in enumerate(whole.split(b'\n')[:-1], 1):
-    record = _check_record(line, f'{path}:{number}', digests, model, logprobs)
+  legal = 'a line that --mode=generate has written'
+  for where, record in json_lines.resume(path, legal):
+    _check_record(record, where, digests, model, logprobs)
     done[record['index']] = record
-  # Only now, when the file is known to be one of answers to these prompts.
-  os.truncate(path, len(whole))
   return done
 
 
@@ -294,11 +282,8 @@ def _has(part, kinds):
   return all(isinstance(part.get(key), kind) for key, kind in kinds)
 
 
-def _check_record(line, where, digests, model, logprobs):
-  record = json_files.parse(
-    line, where, 'a line that --mode=generate has written'
-  )
-  if not isinstance(record, dict) or not _is_answer(record, logprobs):
+def _check_record(record, where, digests, model, logprobs):
+  if not _is_answer(record, logprobs):
     raise errors.ConfigError(
       where,
       'is no answer that was written by --mode=generate',
@@ -321,4 +306,3 @@ def _check_record(line, where, digests, model, logprobs):
       ' with other settings',
       legal='a new file, or one that such a run began',
     )
-  return record
