@@ -19,6 +19,8 @@ from kd.config import variants
 from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import tokenizers
+from kd.losses import dense_distributions
+from kd.losses import distributions
 from kd.models import gemma3
 from kd.models import gemma3_config
 from kd.partitioning import mesh as mesh_lib
@@ -116,8 +118,14 @@ def _targets(run, teachers, batch):
       run.objective.teacher_taps,
     )
     weight = jax.ShapeDtypeStruct((), jnp.float32)
-    found.append((types.Dense(hidden, params['embedding'], weight), shown))
-  return types.Targets(tuple(dense for dense, _ in found), found[0][1])
+    found.append(
+      (
+        dense_distributions.DenseTeacher(hidden, params['embedding'], weight),
+        shown,
+      )
+    )
+  mixture = dense_distributions.DenseMixture(tuple(dense for dense, _ in found))
+  return distributions.Targets(mixture, found[0][1])
 
 
 @pytest.mark.parametrize('file', FILES)

@@ -10,8 +10,11 @@ import pytest
 from kd.config import base
 from kd.core import types
 from kd.losses import catalog
+from kd.losses import dense_distributions
+from kd.losses import distributions
 from kd.losses import objective as objective_lib
 from kd.losses import selection
+from kd.losses import sparse_distributions
 from kd.losses import terms
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
@@ -45,11 +48,14 @@ def _arguments(kind):
     row_id=jnp.arange(B, dtype=jnp.int32),
   )
   if kind == 'dense':
-    teacher = types.Dense(normal(B, L, D_T), normal(V, D_T), jnp.ones(()))
-    return normal(B, L, D), normal(V, D), (teacher,), batch
+    teacher = dense_distributions.DenseTeacher(
+      normal(B, L, D_T), normal(V, D_T), jnp.ones(())
+    )
+    mixture = dense_distributions.DenseMixture((teacher,))
+    return normal(B, L, D), normal(V, D), mixture, batch
   ids = np.argsort(rng.uniform(size=(B, L, V)))[..., :K]
   p = rng.dirichlet(np.ones(K + 1), (B, L))
-  teacher = types.TopK(
+  teacher = sparse_distributions.TopK(
     ids=jnp.asarray(ids, jnp.int32),
     logprobs=jnp.log(jnp.asarray(p[..., :K], jnp.float32)),
     tail_logprob=jnp.log(jnp.asarray(p[..., K], jnp.float32)),
@@ -63,14 +69,16 @@ def _place(mesh, hidden, unembedding, teacher, batch):
   split = jax.sharding.PartitionSpec(('fsdp', 'tensor'))
   table = jax.sharding.NamedSharding(mesh, split)
   put = functools.partial(jax.tree.map, lambda x: jax.device_put(x, rows))
-  if isinstance(teacher, tuple):
-    teacher = tuple(
-      types.Dense(
-        put(t.final_hidden),
-        jax.device_put(t.unembedding, table),
-        jax.device_put(t.weight, rules.replicated(mesh)),
+  if isinstance(teacher, dense_distributions.DenseMixture):
+    teacher = dense_distributions.DenseMixture(
+      tuple(
+        dense_distributions.DenseTeacher(
+          put(t.final_hidden),
+          jax.device_put(t.unembedding, table),
+          jax.device_put(t.weight, rules.replicated(mesh)),
+        )
+        for t in teacher.teachers
       )
-      for t in teacher
     )
   else:
     teacher = put(teacher)
@@ -87,7 +95,7 @@ def _compiled(shape, kind, chunk_tokens):
 
   def loss(hidden, unembedding, teacher, batch):
     settings = objective.settings(batch, 0)
-    targets = types.Targets(teacher, None)
+    targets = distributions.Targets(teacher, None)
     return objective_lib.logits_total(
       objective, hidden, unembedding, targets, batch, settings
     )

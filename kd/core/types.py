@@ -1,4 +1,4 @@
-"""The structures that cross rooms: batches of rows and teacher targets."""
+"""Types that all packages share: batches and layer outputs."""
 
 import dataclasses
 from typing import Any
@@ -83,64 +83,3 @@ class Taps:
   query: Array | None
   key: Array | None
   value: Array | None
-
-
-@struct.dataclass
-class Dense:
-  """A teacher's next-token distribution, whole.
-
-  Attributes:
-    final_hidden: [B, L, D_t], the teacher's last hidden states after its final
-      norm; its logits are `final_hidden @ unembedding.T`.
-    unembedding: [V_t, D_t], the teacher's output embedding.
-    weight: float32 [], in the mixture of teachers; all weights sum to 1.
-  """
-
-  final_hidden: Array
-  unembedding: Array
-  weight: Array
-
-
-@struct.dataclass
-class TopK:
-  """A teacher's K most likely next tokens and the mass of all others.
-
-  Attributes:
-    ids: int32 [B, L, K], each at most once; -1 in slots that are not used.
-    logprobs: float32 [B, L, K], log-probabilities; -inf in slots not used.
-    tail_logprob: float32 [B, L], the log-mass of all other ids.
-  """
-
-  ids: Array
-  logprobs: Array
-  tail_logprob: Array
-
-
-@struct.dataclass
-class Sampled:
-  """Tokens drawn from a teacher's next-token distribution.
-
-  Attributes:
-    ids: int32 [B, L, K]; -1 in slots that are not used.
-    logprobs: float32 [B, L, K], their log-probabilities.
-    weights: float32 [B, L, K], importance weights: sum_k weights_k f(ids_k) has
-      the mean of f under the teacher as its expectation; 0 in slots not used.
-  """
-
-  ids: Array
-  logprobs: Array
-  weights: Array
-
-
-@struct.dataclass
-class Targets:
-  """What a teacher says about a batch.
-
-  Attributes:
-    distribution: of the next token: one Dense for each teacher of a mixture,
-      whose shares sum to 1, or TopK, or Sampled.
-    taps: what its layers show, or None.
-  """
-
-  distribution: tuple[Dense, ...] | TopK | Sampled
-  taps: Taps | None

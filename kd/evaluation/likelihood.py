@@ -8,6 +8,7 @@ import numpy as np
 
 from kd.core import errors
 from kd.core import types
+from kd.losses import distributions
 from kd.losses import eval_sums
 from kd.models import gemma3
 from kd.partitioning import placement
@@ -18,7 +19,7 @@ Scores = dict[str, np.ndarray]
 
 def make(
   model: gemma3.Gemma3,
-  teacher_targets: Callable[[types.Batch], types.Targets] | None,
+  teacher_targets: Callable[[types.Batch], distributions.Targets] | None,
   names: Sequence[str],
   mesh: jax.sharding.Mesh,
   batch_size: int,

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
-from kd.losses import distributions
 from kd.partitioning import rules
 
 Array = types.Array
@@ -87,44 +86,6 @@ def pull_back(
     (jnp.zeros(hidden.shape, jnp.float32), total),
   )
   return add(count * _SLICE, rest, carry) if rest else carry
-
-
-def by_position(distribution: types.PyTree) -> types.PyTree:
-  """The arrays [B, L, ...] of a teacher's distribution."""
-  if isinstance(distribution, tuple):
-    return tuple(teacher.final_hidden for teacher in distribution)
-  return distribution
-
-
-def with_positions(distribution: types.PyTree, arrays: types.PyTree):
-  """The distribution with other arrays in place of those of by_position."""
-  if isinstance(distribution, tuple):
-    pairs = zip(distribution, arrays, strict=True)
-    return tuple(d.replace(final_hidden=x) for d, x in pairs)
-  return arrays
-
-
-def teacher_view(distribution: types.PyTree, student_size: int):
-  """A chunk's distribution as terms read it, see distributions.Logits.
-
-  Of a dense teacher only ids that the student has are projected.
-  """
-  if not isinstance(distribution, tuple):
-    return distribution
-  return tuple(
-    (project(d.final_hidden, d.unembedding[:student_size]), d.weight)
-    for d in distribution
-  )
-
-
-def view(
-  student: Array, distribution: types.PyTree, labels: Array
-) -> distributions.Logits:
-  """What terms read of a chunk whose student logits are [T, V]."""
-  teacher = None
-  if distribution is not None:
-    teacher = teacher_view(distribution, student.shape[-1])
-  return distributions.Logits(student, teacher, labels)
 
 
 def _fill(x, counted):

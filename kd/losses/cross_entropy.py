@@ -1,13 +1,10 @@
 """Losses against the true next token."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 
 from kd.core import errors
 from kd.core import types
-from kd.losses import distributions
 from kd.losses import terms
 
 
@@ -75,11 +72,11 @@ def cross_entropy(
     raise errors.ConfigError('z_loss', f'found {z_loss}', legal='0 or more')
 
   def per_token(
-    logits: distributions.Logits, values: Mapping[str, types.Array]
+    inputs: terms.TokenInputs, values: terms.Values
   ) -> tuple[types.Array, tuple[types.Array, ...]]:
     del values
-    student = logits.student
-    loss = negative_log_likelihood(student, logits.labels)
+    student = inputs.student
+    loss = negative_log_likelihood(student, inputs.labels)
     if label_smoothing or z_loss:
       log_z = jax.nn.logsumexp(student, axis=-1)
       uniform = log_z - jnp.mean(student, axis=-1)

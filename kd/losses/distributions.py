@@ -1,56 +1,25 @@
-"""Teacher and student side by side, as distributions over the same outcomes.
+"""Teachers' next-token distributions, and what a loss needs of one.
 
-A dense teacher gives logits of every id; a sparse one gives K ids and either
-the mass of the rest, which becomes one more outcome, or importance weights of
-what was drawn. A divergence sees none of this: only two arrays of
-log-probabilities and, for samples, what each outcome counts for.
+A `Distribution` describes all positions of a batch. The objective computes with
+chunks of tokens: it cuts the arrays `per_position` into chunks, puts a chunk in
+their place (`with_positions`) and calls `project`, once for all terms. Terms
+compare the resulting `TokenDistribution` with the student's logits and do not
+depend on how it is represented.
+
+A new representation is one class, like those of dense_distributions and
+sparse_distributions.
 """
+
+import abc
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 
-from kd.core import bounds
 from kd.core import types
+from kd.losses import divergences
 
 Array = types.Array
-
-# Logit of what is ruled out: exp of it is 0 at any temperature, and unlike -inf
-# its differences are numbers.
-RULED_OUT = -1e9
-
-
-@struct.dataclass
-class Logits:
-  """What a term may read of some tokens.
-
-  Attributes:
-    student: float32 [..., V].
-    teacher: pairs of logits float32 [..., V_t] and weight [] for each teacher,
-      or TopK or Sampled of these tokens, or None without a teacher.
-    labels: int32 [...], the true next token.
-  """
-
-  student: Array
-  teacher: tuple[tuple[Array, Array], ...] | types.TopK | types.Sampled | None
-  labels: Array
-
-
-@struct.dataclass
-class Pair:
-  """Two distributions over the same outcomes.
-
-  Attributes:
-    log_p: float32 [..., V], the teacher's log-probabilities.
-    log_q: float32 [..., V], the student's.
-    counts: None, or float32 [..., V], what each outcome counts for in a sum.
-    sums: what the two were normalized by; not finite where they are not.
-  """
-
-  log_p: Array
-  log_q: Array
-  counts: Array | None
-  sums: 'Normalizers'
 
 
 @struct.dataclass
@@ -61,8 +30,8 @@ class Normalizers:
   normalizer that is NaN or infinite.
 
   Attributes:
-    teachers: float32 [..., 1] for each dense teacher, or for the one whose ids
-      were kept or drawn.
+    teachers: float32 [..., 1] for each teacher whose logits or kept ids are
+      known separately.
     student: float32 [..., 1].
   """
 
@@ -71,7 +40,7 @@ class Normalizers:
 
   @property
   def finite_teachers(self) -> tuple[Array, ...]:
-    """Returns for each teacher bool [...], True where it is finite."""
+    """Returns bool [...] for each teacher: whether it is finite."""
     return tuple(jnp.isfinite(x[..., 0]) for x in self.teachers)
 
   def keep_nonfinite(self, losses: Array) -> Array:
@@ -82,157 +51,136 @@ class Normalizers:
     return jnp.where(finite, losses, jnp.nan)
 
 
-def _log_sum(logits, size, temperature):
-  """A reduction that writes nothing of size V; jax.nn.log_softmax would."""
+@struct.dataclass
+class Pair:
+  """The teacher's and the student's distribution over the same outcomes.
+
+  Attributes:
+    log_p: float32 [..., V], the teacher's log-probabilities.
+    log_q: float32 [..., V], the student's.
+    counts: None, or float32 [..., V]: the outcomes are samples, and this is the
+      weight of each in a sum over outcomes.
+    normalizers: what both were divided by.
+  """
+
+  log_p: Array
+  log_q: Array
+  counts: Array | None
+  normalizers: Normalizers
+
+  def contributions(self, divergence: divergences.Divergence) -> Array:
+    """Computes what each outcome adds to a divergence: float32 [..., V]."""
+    if self.counts is None:
+      return divergence.integrand(self.log_p, self.log_q)
+    return divergence.sampled_integrand(self.log_p, self.log_q) * self.counts
+
+
+class TokenDistribution(abc.ABC):
+  """The distributions at some tokens [...], ready to be compared."""
+
+  @classmethod
+  def check(
+    cls, name: str, divergence: divergences.Divergence, temperature: object
+  ) -> None:
+    """Raises ConfigError if a term cannot be computed from such targets.
+
+    Args:
+      name: of the divergence.
+      divergence: the divergence.
+      temperature: the term's, a number or a schedule as in the config.
+    """
+    del name, divergence, temperature
+
+  @abc.abstractmethod
+  def pair(self, student: Array, temperature: Array) -> Pair:
+    """Returns both distributions over outcomes that both models know.
+
+    Args:
+      student: float32 [..., V], the student's logits.
+      temperature: float32 [], of both softmaxes.
+    """
+
+  @abc.abstractmethod
+  def entropy(self) -> tuple[Array, Array]:
+    """Computes the entropy at temperature 1.
+
+    Returns:
+      float32 [...] in nats; and for each of n teachers whether its distribution
+      is finite, bool [..., n]. Where one is not, the entropy may be NaN.
+    """
+
+  def divergence(
+    self, divergence: divergences.Divergence, student: Array, temperature: Array
+  ) -> tuple[Array, tuple[Array, ...]]:
+    """Computes a divergence; differentiable in the student's logits.
+
+    Args:
+      divergence: which one.
+      student: float32 [..., V], the student's logits.
+      temperature: float32 [].
+
+    Returns:
+      float32 [...] in nats, NaN where a distribution is not finite; and for
+      each teacher whether its distribution is finite, bool [...].
+    """
+    pair = self.pair(student, temperature)
+    losses = jnp.sum(pair.contributions(divergence), axis=-1)
+    normalizers = pair.normalizers
+    return normalizers.keep_nonfinite(losses), normalizers.finite_teachers
+
+
+class Distribution(abc.ABC):
+  """A teacher's, or several teachers', distributions at a batch's positions."""
+
+  @property
+  @abc.abstractmethod
+  def num_teachers(self) -> int:
+    """How many teachers can be told apart where values are not finite."""
+
+  @abc.abstractmethod
+  def per_position(self) -> types.PyTree:
+    """Returns the arrays that have a value per position, [B, L, ...]."""
+
+  @abc.abstractmethod
+  def with_positions(self, arrays: types.PyTree) -> 'Distribution':
+    """Returns a copy with other arrays in place of those of per_position.
+
+    Args:
+      arrays: [B, L, ...], or [T, ...] of a chunk. Positions that do not count
+        are zeros: what is computed of them must be finite.
+    """
+
+  @abc.abstractmethod
+  def project(self, vocab_size: int | None) -> TokenDistribution:
+    """Computes what terms compare, at positions [T] of a chunk.
+
+    Args:
+      vocab_size: ids that the student has; None: all that the teacher has.
+    """
+
+
+@struct.dataclass
+class Targets:
+  """A teacher's targets for a batch.
+
+  Attributes:
+    distribution: of the next token.
+    taps: the layer outputs that terms compare, or None.
+  """
+
+  distribution: Distribution
+  taps: types.Taps | None
+
+
+def count_teachers(distribution: Distribution | None) -> int:
+  """Returns how many teachers a distribution comes from; 0 for None."""
+  return distribution.num_teachers if distribution else 0
+
+
+def log_sum(logits: Array, size: int, temperature: Array | float) -> Array:
+  """Computes the normalizer [..., 1] of a softmax over the first `size` ids.
+
+  A reduction writes nothing of size V; jax.nn.log_softmax would.
+  """
   scaled = logits[..., :size] / temperature
   return jax.nn.logsumexp(scaled, axis=-1, keepdims=True)
-
-
-def mixture(
-  teachers: tuple[tuple[Array, Array], ...],
-  sums: tuple[Array, ...],
-  size: int,
-  temperature: Array,
-) -> Array:
-  """Log sum_i share_i p_i [..., size]: teachers are mixed as probabilities.
-
-  Args:
-    teachers: pairs of logits [..., V_t] and weight [].
-    sums: their normalizers.
-    size: ids that count, from 0.
-    temperature: each teacher's, before they are mixed.
-  """
-  each = [
-    x[..., :size] / temperature - total
-    for (x, _), total in zip(teachers, sums, strict=True)
-  ]
-  if len(each) == 1:
-    return each[0]
-  shares = [jnp.log(weight) for _, weight in teachers]
-  return jax.nn.logsumexp(
-    jnp.stack([x + s for x, s in zip(each, shares, strict=True)]), axis=0
-  )
-
-
-def _picked(logits, ids):
-  """Logits of the ids [..., K]; RULED_OUT for an id below 0."""
-  picked = jnp.take_along_axis(logits, jnp.maximum(ids, 0), axis=-1)
-  return jnp.where(ids >= 0, picked, RULED_OUT)
-
-
-def _without(logits, ids):
-  """Logits in which the ids [..., K] are ruled out."""
-  size = logits.shape[-1]
-  flat = logits.reshape(-1, size)
-  index = jnp.where(ids >= 0, ids, size).reshape(flat.shape[0], -1)
-  row = jnp.arange(flat.shape[0])[:, None]
-  return flat.at[row, index].set(RULED_OUT, mode='drop').reshape(logits.shape)
-
-
-def bucket_logprobs(teacher: types.TopK) -> Array:
-  """Log-probabilities [..., K + 1] of the kept ids and of all others.
-
-  What has no probability is RULED_OUT: 0 times that is 0.
-  """
-  logprobs = jnp.concatenate(
-    [teacher.logprobs, teacher.tail_logprob[..., None]], axis=-1
-  )
-  return bounds.at_least(logprobs, RULED_OUT)
-
-
-def drawn(teacher: types.Sampled) -> Array:
-  """Returns which slots [..., K] are used; also where a weight is NaN."""
-  return (teacher.ids >= 0) & (teacher.weights != 0)
-
-
-def sparse_log_sum(teacher: types.TopK | types.Sampled) -> Array:
-  """Returns a normalizer [..., 1] of kept or drawn ids; see Normalizers."""
-  if isinstance(teacher, types.TopK):
-    # Not of bucket_logprobs, which give mass to a distribution without any.
-    tail = teacher.tail_logprob[..., None]
-    logprobs = jnp.concatenate([teacher.logprobs, tail], axis=-1)
-    return jax.nn.logsumexp(logprobs, axis=-1, keepdims=True)
-  logprobs = jnp.where(drawn(teacher), teacher.weights * teacher.logprobs, 0.0)
-  return jnp.sum(logprobs, axis=-1, keepdims=True)
-
-
-def _buckets(student, teacher, temperature):
-  """K ids and the tail as K + 1 outcomes, softened together.
-
-  At temperature 1 merging the tail never raises an f-divergence (data
-  processing); at another one both sides' K + 1 probabilities are raised to
-  1 / T and normalised, as what lies inside the tail is not known.
-  """
-  total = jax.nn.logsumexp(student, axis=-1, keepdims=True)
-  tail = jax.nn.logsumexp(_without(student, teacher.ids), -1, keepdims=True)
-  log_q = jnp.concatenate([_picked(student, teacher.ids), tail], -1) - total
-  return Pair(
-    jax.nn.log_softmax(bucket_logprobs(teacher) / temperature),
-    jax.nn.log_softmax(log_q / temperature),
-    None,
-    Normalizers((sparse_log_sum(teacher),), total),
-  )
-
-
-def _samples(student, teacher):
-  """What was drawn, each id counted by its weight over its probability."""
-  total = jax.nn.logsumexp(student, axis=-1, keepdims=True)
-  used = drawn(teacher)
-  log_q = jnp.where(used, _picked(student, teacher.ids) - total, 0.0)
-  log_p = jnp.where(used, teacher.logprobs, 0.0)
-  counts = jnp.where(used, teacher.weights, 0.0) * jnp.exp(-log_p)
-  sums = Normalizers((sparse_log_sum(teacher),), total)
-  return Pair(log_p, log_q, counts, sums)
-
-
-def teacher_log_sums(
-  teachers: tuple[tuple[Array, Array], ...], size: int, temperature: Array
-) -> tuple[Array, ...]:
-  """Normalizers of dense teachers over their first `size` ids."""
-  return tuple(_log_sum(x, size, temperature) for x, _ in teachers)
-
-
-def _shared_size(logits):
-  """Ids that the student and each dense teacher have.
-
-  Embeddings of one tokenizer may differ in padding rows; ids that one model
-  lacks are left out before any softmax.
-  """
-  sizes = [x.shape[-1] for x, _ in logits.teacher]
-  return min(logits.student.shape[-1], *sizes)
-
-
-def normalizers(logits: Logits, temperature: Array) -> Normalizers:
-  """Of dense teachers and the student, over the ids that all have."""
-  size = _shared_size(logits)
-  return Normalizers(
-    teacher_log_sums(logits.teacher, size, temperature),
-    _log_sum(logits.student, size, temperature),
-  )
-
-
-def dense_pair(logits: Logits, sums: Normalizers, temperature: Array) -> Pair:
-  """Dense teachers and student over the ids that all have."""
-  size = _shared_size(logits)
-  return Pair(
-    mixture(logits.teacher, sums.teachers, size, temperature),
-    logits.student[..., :size] / temperature - sums.student,
-    None,
-    sums,
-  )
-
-
-def pair(logits: Logits, temperature: Array) -> Pair:
-  """Teacher and student over the outcomes that both can speak of.
-
-  Args:
-    logits: of some tokens [...].
-    temperature: float32 []; it is not applied to Sampled, whose ids were drawn
-      at temperature 1.
-  """
-  teacher = logits.teacher
-  if isinstance(teacher, types.TopK):
-    return _buckets(logits.student, teacher, temperature)
-  if isinstance(teacher, types.Sampled):
-    return _samples(logits.student, teacher)
-  return dense_pair(logits, normalizers(logits, temperature), temperature)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from kd.core import errors
-from kd.core import types
 from kd.losses import catalog
-from kd.losses import distributions
+from kd.losses import dense_distributions
+from kd.losses import sparse_distributions
 from kd.losses import terms
 
 CONTEXT = terms.Context(
@@ -38,11 +38,11 @@ def build(name, temperature=1.0, clip=0.0):
   (term,) = catalog.build({'a': spec}, CONTEXT)
 
   def loss(student, teacher):
-    logits = distributions.Logits(
+    inputs = terms.TokenInputs(
       jnp.asarray(student), teacher, jnp.zeros(student.shape[:-1], jnp.int32)
     )
     losses, _ = term.loss.per_token(
-      logits, {'temperature': jnp.float32(temperature)}
+      inputs, {'temperature': jnp.float32(temperature)}
     )
     return losses
 
@@ -56,9 +56,13 @@ def log_softmax(x):
 
 
 def dense(*logits, shares=(1.0,)):
-  return tuple(
-    (jnp.asarray(x, jnp.float32), jnp.float32(s))
-    for x, s in zip(logits, shares, strict=True)
+  return dense_distributions.MixtureLogits(
+    tuple(
+      dense_distributions.TeacherLogits(
+        jnp.asarray(x, jnp.float32), jnp.float32(s)
+      )
+      for x, s in zip(logits, shares, strict=True)
+    )
   )
 
 
@@ -71,7 +75,7 @@ def top_k(logits, k):
   np.put_along_axis(rest, ids, 0.0, -1)
   with np.errstate(divide='ignore'):
     tail = np.log(rest.sum(-1))
-  return types.TopK(
+  return sparse_distributions.TopK(
     jnp.asarray(ids, jnp.int32),
     jnp.asarray(kept, jnp.float32),
     jnp.asarray(tail, jnp.float32),
@@ -153,7 +157,7 @@ def test_same_distribution_costs_exactly_nothing(name):
 def test_slots_that_are_not_used_change_nothing(name):
   student, teacher = random_pair(vocab=9)
   short = top_k(teacher, 4)
-  wide = types.TopK(
+  wide = sparse_distributions.TopK(
     jnp.pad(short.ids, [(0, 0)] * 2 + [(0, 3)], constant_values=-1),
     jnp.pad(short.logprobs, [(0, 0)] * 2 + [(0, 3)], constant_values=-jnp.inf),
     short.tail_logprob,
@@ -180,7 +184,7 @@ def test_samples_are_unbiased(name):
   log_p = log_softmax(teacher)
   mean, mean_gradient = 0.0, 0.0
   for index, p in enumerate(np.exp(log_p)):
-    drawn = types.Sampled(
+    drawn = sparse_distributions.Sampled(
       ids=jnp.array([index, -1]),
       logprobs=jnp.array([log_p[index], -jnp.inf], jnp.float32),
       weights=jnp.array([1.0, 0.0]),
@@ -195,7 +199,7 @@ def test_samples_are_unbiased(name):
 def test_gradient_from_samples_is_student_minus_drawn():
   # Gemma 3's own recipe: cross-entropy with the drawn distribution.
   student = np.array([0.3, -1.0, 2.0, 0.0], np.float32)
-  drawn = types.Sampled(
+  drawn = sparse_distributions.Sampled(
     ids=jnp.array([2, 0]),
     logprobs=jnp.log(jnp.array([0.6, 0.1])),
     weights=jnp.array([0.75, 0.25]),
@@ -206,7 +210,9 @@ def test_gradient_from_samples_is_student_minus_drawn():
 
 
 def test_what_samples_cannot_say_is_refused():
-  drawn = types.Sampled(jnp.array([0]), jnp.array([0.0]), jnp.array([1.0]))
+  drawn = sparse_distributions.Sampled(
+    jnp.array([0]), jnp.array([0.0]), jnp.array([1.0])
+  )
   with pytest.raises(errors.ConfigError, match='temperature'):
     build('forward_kl', 2.0)(np.zeros(3, np.float32), drawn)
   with pytest.raises(errors.ConfigError, match='whole distribution'):

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from kd.core import bounds
 from kd.core import errors
+from kd.core import probability
 from kd.core import registry
 from kd.core import types
 
@@ -57,12 +58,15 @@ class Divergence:
       that the last axis can't be cut into pieces whose sums are added.
     slopes_cancel: whether derivatives with respect to log_q sum to 0 over a
       whole distribution, so that nobody has to sum them.
+    sampled_integrand: takes the integrand's place where the outcomes are
+      samples of the teacher.
   """
 
   integrand: Callable[[Array, Array], Array]
   temperature_power: int
   needs_whole_distribution: bool
   slopes_cancel: bool
+  sampled_integrand: Callable[[Array, Array], Array]
 
 
 def _divergence(
@@ -71,6 +75,7 @@ def _divergence(
   temperature_power=2,
   needs_whole_distribution=False,
   slopes_cancel=False,
+  sampled_integrand=None,
 ):
   """A Divergence from its value and slope.
 
@@ -80,6 +85,7 @@ def _divergence(
     temperature_power: see Divergence.
     needs_whole_distribution: see Divergence.
     slopes_cancel: see Divergence.
+    sampled_integrand: see Divergence; None: the integrand itself.
   """
 
   def clamped(log_p, log_q):
@@ -97,7 +103,11 @@ def _divergence(
     return value, slope * tangents[1]
 
   return Divergence(
-    integrand, temperature_power, needs_whole_distribution, slopes_cancel
+    integrand,
+    temperature_power,
+    needs_whole_distribution,
+    slopes_cancel,
+    sampled_integrand or integrand,
   )
 
 
@@ -147,6 +157,15 @@ def _forward_kl(log_p, log_q):
   p, q = jnp.exp(log_p), jnp.exp(log_q)
   gap = log_p - log_q
   return _kl(p, q, gap), _minus(q, p, gap)
+
+
+def _sampled_forward_kl(log_p, log_q):
+  """The textbook's p (log p - log q).
+
+  Its gradient is q minus the drawn distribution, bounded, as Gemma 3 was
+  trained (arXiv 2503.19786, section 2.2; arXiv 2503.16870).
+  """
+  return jnp.exp(log_p) * (log_p - log_q)
 
 
 def _reverse_kl(log_p, log_q):
@@ -229,32 +248,10 @@ def _alpha_beta(log_p, log_q, alpha, beta):
   return value, scale * drop_a * jnp.where(is_p_high, -low_b, 1.0)
 
 
-def _in_head(p, mass):
-  """Whether each id is among the fewest most likely that hold `mass`.
-
-  Bisects for the least probability in the head, which needs sums over the last
-  axis and no sort of it. The bits of floats from 0 to 2 are in the floats'
-  order. All ids that are as likely as the least likely one belong to the head.
-  """
-  bits = jax.lax.bitcast_convert_type(p, jnp.int32)
-
-  def halve(_, bounds):
-    low, high = bounds
-    middle = (low + high) // 2
-    held = jnp.sum(jnp.where(bits >= middle, p, 0.0), axis=-1, keepdims=True)
-    enough = held >= mass
-    return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
-
-  low = jnp.zeros((*p.shape[:-1], 1), jnp.int32)
-  bound = 30  # 2^30 are the bits of 2.0.
-  low, _ = jax.lax.fori_loop(0, bound, halve, (low, low + (1 << bound)))
-  return bits >= low
-
-
 def _adaptive_kl(log_p, log_q, head_mass):
   p, q = jnp.exp(log_p), jnp.exp(log_q)
   distance = jnp.abs(_minus(p, q, log_p - log_q))
-  in_head = _in_head(p, head_mass)
+  in_head = probability.in_nucleus(p, head_mass)
   total = jnp.sum(distance, axis=-1, keepdims=True)
   head = jnp.sum(jnp.where(in_head, distance, 0.0), axis=-1, keepdims=True)
   share = jnp.where(total > 0, head / jnp.where(total > 0, total, 1.0), 0.5)
@@ -273,8 +270,11 @@ def _check(name, value, is_legal, legal):
 @DIVERGENCES.register('forward_kl')
 def forward_kl():
   """KL(p || q): q covers what p covers (arXiv 1503.02531)."""
-  # Their sum is that of q - p.
-  return _divergence(_forward_kl, slopes_cancel=True)
+  return _divergence(
+    _forward_kl,
+    slopes_cancel=True,  # They sum to the sum of q - p.
+    sampled_integrand=_sampled_forward_kl,
+  )
 
 
 @DIVERGENCES.register('reverse_kl')

@@ -16,7 +16,7 @@ _KL = divergences.forward_kl().integrand
 def by_row(
   hidden: Array,
   unembedding: Array,
-  targets: types.Targets | None,
+  targets: distributions.Targets | None,
   batch: types.Batch,
   chunk_tokens: int,
 ) -> dict[str, Array]:
@@ -41,14 +41,14 @@ def by_row(
   distribution = None if targets is None else targets.distribution
   arrays = (
     hidden,
-    chunks.by_position(distribution),
+    distribution and distribution.per_position(),
     batch.targets,
     batch.weights,
   )
 
   def add(sums, chunk, index):
     del index
-    hidden_c, distribution_c, labels, weights = chunk
+    hidden_c, arrays_c, labels, weights = chunk
     student = chunks.project(hidden_c, unembedding)
     nll = cross_entropy.negative_log_likelihood(student, labels)
     hits = (jnp.argmax(student, axis=-1) == labels).astype(jnp.float32)
@@ -57,15 +57,15 @@ def by_row(
     values = {'nll': nll, 'accuracy': jnp.where(bad, jnp.nan, hits)}
     nonfinite = [bad]
     if distribution is not None:
-      teacher = chunks.with_positions(distribution, distribution_c)
-      logits = chunks.view(student, teacher, labels)
-      pair = distributions.pair(logits, jnp.ones(()))
+      teacher = distribution.with_positions(arrays_c)
+      tokens = teacher.project(student.shape[-1])
+      pair = tokens.pair(student, jnp.ones(()))
       kl = jnp.sum(_KL(pair.log_p, pair.log_q), axis=-1)
       best = [jnp.argmax(x, axis=-1) for x in (pair.log_p, pair.log_q)]
       same = (best[0] == best[1]).astype(jnp.float32)
-      values['kl'] = pair.sums.keep_nonfinite(kl)
-      values['agreement'] = pair.sums.keep_nonfinite(same)
-      nonfinite += [~finite for finite in pair.sums.finite_teachers]
+      values['kl'] = pair.normalizers.keep_nonfinite(kl)
+      values['agreement'] = pair.normalizers.keep_nonfinite(same)
+      nonfinite += [~finite for finite in pair.normalizers.finite_teachers]
     values = {k: v * weights for k, v in values.items()} | {'weight': weights}
     counted = (weights != 0)[:, None]
     values['nonfinite'] = jnp.stack(nonfinite, axis=-1) & counted
@@ -76,6 +76,6 @@ def by_row(
     keys += ['kl', 'agreement']
   rows = batch.weights.shape[0]
   zeros = {key: jnp.zeros(rows) for key in keys}
-  models = 1 + len(distribution or ())
+  models = 1 + distributions.count_teachers(distribution)
   zeros['nonfinite'] = jnp.zeros((rows, models))
   return chunks.fold(add, zeros, layout, arrays)

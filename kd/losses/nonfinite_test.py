@@ -9,12 +9,15 @@ from kd.config import base
 from kd.core import types
 from kd.losses import attention_maps
 from kd.losses import catalog
+from kd.losses import dense_distributions
+from kd.losses import distributions
 from kd.losses import distributions_test as sparse
 from kd.losses import eval_sums
 from kd.losses import features
 from kd.losses import layer_maps
 from kd.losses import objective as objective_lib
 from kd.losses import selection
+from kd.losses import sparse_distributions
 
 # At this size XLA's CPU kernels for maxima return a number where one operand is
 # NaN. They don't for a few small rows.
@@ -59,7 +62,9 @@ def _spoil(x, at, value, whole=False):
 def _dense(logits, weight=1.0):
   # Logits themselves as hidden states, under a unit unembedding.
   hidden = jnp.asarray(logits, jnp.float32)
-  return types.Dense(hidden, jnp.eye(VOCAB), jnp.float32(weight))
+  return dense_distributions.DenseTeacher(
+    hidden, jnp.eye(VOCAB), jnp.float32(weight)
+  )
 
 
 def _distribution(kind, at=None, value=0.0):
@@ -68,19 +73,20 @@ def _distribution(kind, at=None, value=0.0):
   spoil = lambda x: x if at is None else _spoil(x, at, value)
   if kind == 'dense':
     # Hidden states that are -inf give NaN times the zeros of the unembedding.
-    return (_dense(spoil(logits)),)
+    return dense_distributions.DenseMixture((_dense(spoil(logits)),))
   if kind == 'mixture':
-    return _dense(_logits(2), 0.5), _dense(spoil(logits), 0.5)
+    teachers = _dense(_logits(2), 0.5), _dense(spoil(logits), 0.5)
+    return dense_distributions.DenseMixture(teachers)
   kept = jax.tree.map(np.asarray, sparse.top_k(logits, 6))
   if kind == 'top_k':
     tail = np.array(kept.tail_logprob)
     if at is not None and np.isneginf(value):
       tail[at] = value
-    return types.TopK(kept.ids, spoil(kept.logprobs), tail)
+    return sparse_distributions.TopK(kept.ids, spoil(kept.logprobs), tail)
   weights = np.full(kept.ids.shape, 1 / 6, np.float32)
   if kind == 'stratified':
     weights[..., :3] = np.exp(kept.logprobs[..., :3])
-  return types.Sampled(kept.ids, spoil(kept.logprobs), weights)
+  return sparse_distributions.Sampled(kept.ids, spoil(kept.logprobs), weights)
 
 
 def _objective(names, rule='all', fraction=1.0):
@@ -101,7 +107,7 @@ def _run(objective):
 
   @jax.jit
   def run(hidden, distribution):
-    targets = types.Targets(distribution, None)
+    targets = distributions.Targets(distribution, None)
     kept, bad = selection.select(
       objective.selection,
       settings.fraction,
@@ -220,7 +226,7 @@ def test_evaluation_counts_who_is_bad():
     return eval_sums.by_row(
       jnp.asarray(student, jnp.float32),
       jnp.eye(VOCAB),
-      types.Targets(distribution, None),
+      distributions.Targets(distribution, None),
       _batch(),
       1000,
     )

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from kd.core import types
 from kd.losses import chunks
+from kd.losses import distributions
 from kd.losses import layer_objective
 from kd.losses import selection as selection_lib
 from kd.losses import step_settings
@@ -117,7 +118,7 @@ class Objective:
   def __call__(
     self,
     student: Student,
-    targets: types.Targets | None,
+    targets: distributions.Targets | None,
     batch: types.Batch,
     settings: step_settings.StepSettings,
     rng: Array,
@@ -173,7 +174,7 @@ class Objective:
 class _Inputs:
   """What the logits' objective is not differentiated by."""
 
-  distribution: types.PyTree
+  distribution: distributions.Distribution | None
   labels: Array
   parts: Array
   weights: Array
@@ -181,28 +182,24 @@ class _Inputs:
   values: dict[str, dict[str, Array]]
 
 
-def teacher_count(distribution: types.PyTree) -> int:
-  """Returns how many teachers a distribution comes from; 0 for None."""
-  if distribution is None:
-    return 0
-  return len(distribution) if isinstance(distribution, tuple) else 1
-
-
 def no_sums(
-  terms: Sequence[terms_lib.Term], distribution: types.PyTree
+  terms: Sequence[terms_lib.Term],
+  distribution: distributions.Distribution | None,
 ) -> Sums:
   """Returns the sums over no tokens."""
   zero = jnp.zeros((), jnp.float32)
-  count = teacher_count(distribution)
+  count = distributions.count_teachers(distribution)
   return Sums({term.key: zero for term in terms}, jnp.zeros(count, jnp.float32))
 
 
 def _chunk_sums(terms, student, chunk):
   """Returns the scaled total of a chunk, and its Sums."""
-  logits = chunks.view(student, chunk.distribution, chunk.labels)
-  sums, nonfinite = {}, jnp.zeros(teacher_count(chunk.distribution))
+  distribution = chunk.distribution
+  teacher = distribution and distribution.project(student.shape[-1])
+  inputs = terms_lib.TokenInputs(student, teacher, chunk.labels)
+  sums, nonfinite = {}, jnp.zeros(distributions.count_teachers(distribution))
   for term in terms:
-    losses, finite = term.loss.per_token(logits, chunk.values[term.key])
+    losses, finite = term.loss.per_token(inputs, chunk.values[term.key])
     weights = step_settings.counted_weights(
       term.loss, chunk.weights, chunk.parts
     )
@@ -221,14 +218,16 @@ def total(sums: dict[str, Array], scales: dict[str, Array]) -> Array:
 
 def _arrays(hidden, inputs):
   """What is cut into chunks."""
-  distribution = chunks.by_position(inputs.distribution)
-  return hidden, distribution, inputs.labels, inputs.parts, inputs.weights
+  distribution = inputs.distribution
+  arrays = distribution and distribution.per_position()
+  return hidden, arrays, inputs.labels, inputs.parts, inputs.weights
 
 
 def _chunk_inputs(inputs, chunk):
-  _, distribution, labels, parts, weights = chunk
+  _, arrays, labels, parts, weights = chunk
+  distribution = inputs.distribution
   return inputs.replace(
-    distribution=chunks.with_positions(inputs.distribution, distribution),
+    distribution=distribution and distribution.with_positions(arrays),
     labels=labels,
     parts=parts,
     weights=weights,
@@ -302,7 +301,7 @@ def logits_total(
   objective: Objective,
   hidden: Array,
   unembedding: Array,
-  targets: types.Targets | None,
+  targets: distributions.Targets | None,
   batch: types.Batch,
   settings: step_settings.StepSettings,
 ) -> tuple[Array, Sums]:

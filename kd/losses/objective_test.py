@@ -8,6 +8,8 @@ import pytest
 from kd.config import base
 from kd.core import types
 from kd.losses import catalog
+from kd.losses import dense_distributions
+from kd.losses import distributions
 from kd.losses import eval_sums
 from kd.losses import objective
 from kd.losses import selection
@@ -109,10 +111,10 @@ def build(terms, chunk_tokens=4):
 
 
 def to_targets(case, dtype=jnp.float32):
-  dense = types.Dense(
+  dense = dense_distributions.DenseTeacher(
     jnp.asarray(case['th'], dtype), jnp.asarray(case['tw']), jnp.ones(())
   )
-  return types.Targets((dense,), None)
+  return distributions.Targets(dense_distributions.DenseMixture((dense,)), None)
 
 
 def run(case, chunk_tokens=4, terms=None, dtype=jnp.float32):

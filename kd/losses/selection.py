@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd.core import bounds
 from kd.core import errors
+from kd.core import probability
 from kd.core import schedules
 from kd.core import types
 from kd.losses import chunks
@@ -73,55 +73,33 @@ def everywhere() -> Selection:
   return build({'rule': 'all', 'fraction': 1.0}, '', 1)
 
 
-def entropy(logits: Array) -> Array:
-  """Returns -sum p log p in nats [...], of float32 logits [..., V].
-
-  NaN where a logit is NaN or +inf, or where all are -inf.
-  """
-  log_p = jax.nn.log_softmax(logits)
-  # An id of probability 0 adds 0, and 0 times -inf is NaN.
-  log_p = bounds.at_least(log_p, distributions.RULED_OUT)
-  return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
-
-
 def _student_entropies(hidden, unembedding, weights, chunk_tokens):
   """Returns float32 [B, L], the entropy where the weight is not 0."""
   layout = chunks.Layout(weights, chunk_tokens)
 
   def put(out, chunk, index):
-    return layout.put(out, entropy(chunks.project(chunk, unembedding)), index)
+    log_p = jax.nn.log_softmax(chunks.project(chunk, unembedding))
+    return layout.put(out, probability.entropy(log_p), index)
 
   return chunks.fold(put, jnp.zeros(weights.shape), layout, hidden)
 
 
-def _sparse_entropies(distribution):
-  """Returns the entropy and whether it is finite, [B, L] and [B, L, 1]."""
-  finite = jnp.isfinite(distributions.sparse_log_sum(distribution))
-  if isinstance(distribution, types.TopK):
-    scores = entropy(distributions.bucket_logprobs(distribution))
-  else:
-    # The mean of -log p under p, estimated from what was drawn.
-    used = distributions.drawn(distribution)
-    losses = jnp.where(used, -distribution.logprobs, 0.0)
-    scores = jnp.sum(distribution.weights * losses, axis=-1)
-  return jnp.where(finite[..., 0], scores, jnp.nan), finite
+def _teacher_entropies(distribution, weights, chunk_tokens):
+  """Computes the teachers' entropy where the weight is not 0.
 
-
-def _dense_entropies(distribution, weights, chunk_tokens):
-  """Returns the entropy of a mixture [B, L], and which teachers are finite."""
+  Returns:
+    float32 [B, L], and whether each teacher is finite, bool [B, L, n].
+  """
   layout = chunks.Layout(weights, chunk_tokens)
 
   def put(out, chunk, index):
-    whole = chunks.with_positions(distribution, chunk)
-    views = chunks.teacher_view(whole, distribution[0].unembedding.shape[0])
-    size = min(logits.shape[-1] for logits, _ in views)
-    sums = distributions.teacher_log_sums(views, size, 1.0)
-    scores = entropy(distributions.mixture(views, sums, size, 1.0))
-    parts = scores, jnp.isfinite(jnp.concatenate(sums, axis=-1))
-    return jax.tree.map(lambda o, part: layout.put(o, part, index), out, parts)
+    tokens = distribution.with_positions(chunk).project(None)
+    return jax.tree.map(
+      lambda whole, part: layout.put(whole, part, index), out, tokens.entropy()
+    )
 
-  finite = jnp.ones((*weights.shape, len(distribution)), bool)
-  arrays = chunks.by_position(distribution)
+  finite = jnp.ones((*weights.shape, distribution.num_teachers), bool)
+  arrays = distribution.per_position()
   return chunks.fold(put, (jnp.zeros(weights.shape), finite), layout, arrays)
 
 
@@ -165,7 +143,7 @@ def select(
   fraction: Array,
   hidden: Array,
   unembedding: Array,
-  targets: types.Targets | None,
+  targets: distributions.Targets | None,
   batch: types.Batch,
   key: Array,
   chunk_tokens: int,
@@ -198,12 +176,10 @@ def select(
     scores = _student_entropies(
       jax.lax.stop_gradient(hidden), unembedding, batch.weights, chunk_tokens
     )
-  elif isinstance(targets.distribution, tuple):
-    scores, finite = _dense_entropies(
+  else:
+    scores, finite = _teacher_entropies(
       targets.distribution, batch.weights, chunk_tokens
     )
-  else:
-    scores, finite = _sparse_entropies(targets.distribution)
   bad = ~finite & (batch.weights != 0)[..., None]
   weights = sum(
     keep_highest(

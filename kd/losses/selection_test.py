@@ -9,8 +9,11 @@ from kd.config import base
 from kd.core import errors
 from kd.core import types
 from kd.losses import catalog
+from kd.losses import dense_distributions
+from kd.losses import distributions
 from kd.losses import objective as objective_lib
 from kd.losses import selection
+from kd.losses import sparse_distributions
 from kd.losses import terms
 
 B, L, D, V = 3, 17, 4, 11
@@ -33,8 +36,13 @@ def make(seed=0):
     weights=jnp.asarray(weights, jnp.float32),
     row_id=jnp.array([7, 3, 5], jnp.int32),
   )
-  dense = types.Dense(normal(B, L, D), normal(V, D), ONE)
-  return normal(B, L, D), normal(V, D), types.Targets((dense,), None), batch
+  dense = dense_distributions.DenseTeacher(normal(B, L, D), normal(V, D), ONE)
+  return (
+    normal(B, L, D),
+    normal(V, D),
+    distributions.Targets(dense_distributions.DenseMixture((dense,)), None),
+    batch,
+  )
 
 
 def select(rule, fraction, hidden, unembedding, targets, batch, seed=0):
@@ -66,7 +74,7 @@ def test_the_highest_entropies_of_each_part_of_each_row_are_kept(
 ):
   hidden, unembedding, targets, batch = make()
   kept = select(rule, fraction, hidden, unembedding, targets, batch)
-  dense = targets.distribution[0]
+  (dense,) = targets.distribution.teachers
   score = entropies(hidden, unembedding)
   if rule == 'teacher_entropy':
     score = entropies(dense.final_hidden, dense.unembedding)
@@ -106,7 +114,7 @@ def test_a_sparse_teachers_entropy_needs_no_logits():
   p = rng.dirichlet(np.ones(5), (B, L))
   # The last slot is not used.
   unused = np.zeros((B, L, 1))
-  top = types.TopK(
+  top = sparse_distributions.TopK(
     ids=jnp.zeros((B, L, 5), jnp.int32).at[..., 4].set(-1),
     logprobs=jnp.log(
       jnp.asarray(np.concatenate([p[..., :4], unused], -1), jnp.float32)
@@ -118,7 +126,7 @@ def test_a_sparse_teachers_entropy_needs_no_logits():
     0.4,
     None,
     unembedding,
-    types.Targets(top, None),
+    distributions.Targets(top, None),
     batch.replace(parts=jnp.zeros_like(batch.parts)),
   )
   entropy = -(p * np.log(p)).sum(-1)

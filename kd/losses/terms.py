@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
+from flax import struct
+
 from kd.core import errors
 from kd.core import registry
 from kd.core import schedules
@@ -25,6 +27,21 @@ PARTS = {
 }
 
 Values = Mapping[str, types.Array]
+
+
+@struct.dataclass
+class TokenInputs:
+  """The tokens of a chunk, as terms of next-token distributions read them.
+
+  Attributes:
+    student: float32 [..., V], the student's logits.
+    teacher: the teacher's distribution, or None without a teacher.
+    labels: int32 [...], the true next token.
+  """
+
+  student: types.Array
+  teacher: distributions.TokenDistribution | None
+  labels: types.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +87,7 @@ class LogitsLoss:
   """A loss of next-token distributions.
 
   Attributes:
-    per_token: maps (Logits, values) to losses [...] in nats and, for each
+    per_token: maps (TokenInputs, values) to losses [...] in nats and, for each
       teacher that it reads, bool [...], whether that teacher's distribution is
       finite.
     part: a name of PARTS.
@@ -82,7 +99,7 @@ class LogitsLoss:
   """
 
   per_token: Callable[
-    [distributions.Logits, Values], tuple[types.Array, tuple[types.Array, ...]]
+    [TokenInputs, Values], tuple[types.Array, tuple[types.Array, ...]]
   ]
   part: str
   needs_teacher: bool

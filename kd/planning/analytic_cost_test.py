@@ -8,7 +8,8 @@ from configs import gemma3_tpu
 from kd.config import base
 from kd.core import config as config_lib
 from kd.core import errors
-from kd.core import types
+from kd.losses import dense_distributions
+from kd.losses import sparse_distributions
 from kd.models import decoding
 from kd.models import gemma3
 from kd.planning import analytic_cost
@@ -247,10 +248,10 @@ def test_tables_have_a_cell_for_each_column():
 @pytest.mark.parametrize(
   ('method', 'kind'),
   [
-    ('top_k', types.TopK),
-    ('sampled', types.Sampled),
-    ('stratified', types.Sampled),
-    ('hidden', tuple),
+    ('top_k', sparse_distributions.TopK),
+    ('sampled', sparse_distributions.Sampled),
+    ('stratified', sparse_distributions.Sampled),
+    ('hidden', dense_distributions.DenseMixture),
   ],
 )
 def test_a_cached_teacher_is_no_program_and_few_bytes(method, kind):

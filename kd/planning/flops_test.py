@@ -8,6 +8,8 @@ import pytest
 from kd.config import base
 from kd.core import types
 from kd.losses import catalog
+from kd.losses import dense_distributions
+from kd.losses import distributions
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
@@ -79,13 +81,15 @@ def _update(remat, rows, length):
   state = jax.eval_shape(
     lambda p: update.init_state(p, objective, optimizer, 0), params
   )
-  dense = types.Dense(
+  dense = dense_distributions.DenseTeacher(
     final_hidden=jax.ShapeDtypeStruct((rows, length, 48), jnp.float32),
     unembedding=jax.ShapeDtypeStruct((768, 48), jnp.float32),
     weight=jax.ShapeDtypeStruct((), jnp.float32),
   )
   make = update.make(model, objective, optimizer, rate, 1)
-  targets = types.Targets(distribution=(dense,), taps=None)
+  targets = distributions.Targets(
+    distribution=dense_distributions.DenseMixture((dense,)), taps=None
+  )
   lowered = jax.jit(make).lower(state, _batch(rows, length), targets)
   return lowered.compile().as_text()
 

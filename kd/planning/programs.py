@@ -17,6 +17,7 @@ import ml_collections
 import numpy as np
 
 from kd.core import types
+from kd.losses import distributions
 from kd.models import decoding
 from kd.partitioning import rules
 from kd.planning import planned_run
@@ -96,7 +97,7 @@ def are_copies(run: resolved.Run) -> list[bool]:
   ]
 
 
-def targets(run: resolved.Run) -> types.Targets | None:
+def targets(run: resolved.Run) -> distributions.Targets | None:
   """Returns the targets of a batch."""
   if not run.objective.needs_teacher:
     return None

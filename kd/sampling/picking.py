@@ -7,15 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd.core import probability
 from kd.core import types
 from kd.sampling import requests
 
 Array = types.Array
 
-# Ids are drawn in two steps, first one of the blocks of this size: a single
-# float32 could not tell unlikely ids of a large vocabulary apart.
-_BLOCK = 512
-_STEPS = 30  # of a search among the floats from 0 to 1
+_BLOCK = 512  # ids that are drawn from together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,46 +116,22 @@ def _filter(how, by, mass):
       inside = jnp.sum(before < wanted, axis=-1, keepdims=True)
       least = jnp.take_along_axis(best, inside - 1, axis=-1)[:, 0]
   elif how.top_p:
-    least = _least_of_nucleus(mass, by.top_p)
+    wanted = by.top_p * jnp.sum(mass, axis=-1, keepdims=True)
+    least = probability.nucleus_threshold(mass, wanted)[:, 0]
   if how.min_p:
     least = jnp.maximum(least, by.min_p)
   return jnp.where(mass >= least[:, None], mass, 0.0)
 
 
-def _least_of_nucleus(mass: Array, share: Array) -> Array:
-  """The highest x [B] such that ids of mass x or more have that share of it.
-
-  It is searched for bit by bit, since sorting a vocabulary is slow: the bits of
-  floats above 0 are in the floats' order.
-  """
-  bits = jax.lax.bitcast_convert_type(mass, jnp.int32)
-  wanted = share * jnp.sum(mass, axis=-1)
-
-  def step(i, least):
-    higher = least | (1 << (_STEPS - 1 - i))
-    inside = jnp.where(bits >= higher[:, None], mass, 0.0)
-    return jnp.where(jnp.sum(inside, axis=-1) >= wanted, higher, least)
-
-  start = jnp.zeros((mass.shape[0],), jnp.int32)
-  found = jax.lax.fori_loop(0, _STEPS, step, start)
-  return jax.lax.bitcast_convert_type(found, jnp.float32)
-
-
 def _draw(mass: Array, keys: Array) -> Array:
-  """An id of each row of [B, V], by its share of the row's mass: int32 [B]."""
+  """Draws an id of each row of masses [B, V]: int32 [B]."""
   rows, v = mass.shape
-  uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
   blocks = jnp.pad(mass, ((0, 0), (0, -v % _BLOCK))).reshape(rows, -1, _BLOCK)
-  block = _draw_one(jnp.sum(blocks, axis=-1), uniform[:, 0])
-  inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-  return block * _BLOCK + _draw_one(inside, uniform[:, 1])
-
-
-def _draw_one(mass: Array, uniform: Array) -> Array:
-  """The column of [B, n] in which the share `uniform` [B] of the mass ends."""
-  sums = jnp.cumsum(mass, axis=-1)
-  # What has no mass is never drawn, however the sums were rounded.
-  ends = (sums > uniform[:, None] * sums[:, -1:]) & (mass > 0)
-  first = jnp.argmax(ends, axis=-1)
-  found = jnp.any(ends, axis=-1)
-  return jnp.where(found, first, jnp.argmax(mass, axis=-1)).astype(jnp.int32)
+  uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
+  ids = probability.draw_by_blocks(
+    jnp.sum(blocks, axis=-1),
+    lambda chosen: jnp.take_along_axis(blocks, chosen[:, :, None], axis=1),
+    uniform[:, :, None],
+  )
+  # Where a row has NaN, no id is drawn.
+  return jnp.minimum(ids[:, 0], v - 1)

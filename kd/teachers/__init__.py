@@ -1,1 +1,1 @@
-"""Teachers: what they say about a batch, as types.Targets."""
+"""Teachers that score batches, and caches of their targets."""

@@ -1,12 +1,10 @@
 """Logits in blocks of ids: a pass over them finds what all the rest needs."""
 
-import functools
-
 from flax import struct
 import jax
 import jax.numpy as jnp
 
-from kd.core import bounds
+from kd.core import probability
 from kd.core import types
 
 Array = types.Array
@@ -40,12 +38,8 @@ class Blocks:
   @property
   def entropy(self) -> Array:
     """Float32 [T], nats; costs as much as all of `look`."""
-    below = self.logits - self.top[:, :, None]
-    # 0 times -inf is NaN.
-    below = bounds.at_least(below, jnp.finfo(below.dtype).min)
-    weighted = jnp.sum(jnp.exp(below) * below, axis=(1, 2))
-    total = jnp.sum(self.mass, axis=1)
-    return jnp.log(total) - weighted / total
+    logits = self.logits.reshape(self.logits.shape[0], -1)
+    return probability.entropy(logits - self.log_normalizer[:, None])
 
 
 def look(logits: Array) -> Blocks:
@@ -102,9 +96,6 @@ def most_likely(blocks: Blocks, size: int) -> tuple[Array, Array, Array]:
 def draw(blocks: Blocks, keys: Array, draws: int) -> tuple[Array, Array]:
   """Draws ids with replacement.
 
-  First a block is drawn, then an id of it: sums over few numbers keep float32's
-  whole precision, where one sum over V would round rare ids away.
-
   Args:
     blocks: of logits [T, V].
     keys: jax.random keys [T].
@@ -114,22 +105,13 @@ def draw(blocks: Blocks, keys: Array, draws: int) -> tuple[Array, Array]:
     ids int32 [T, N], rising, each once; slots that are not used come last and
     hold -1. And int32 [T, N], how often each was drawn; 0 in slots not used.
   """
-  chance = jax.vmap(lambda key: jax.random.uniform(key, (2, draws)))(keys)
-  chosen = jax.vmap(_invert)(blocks.mass, chance[:, 0])
-  inside = jnp.take_along_axis(blocks.logits, chosen[:, :, None], axis=1)
-  share = jnp.exp(inside - blocks.top[:, :, None])
-  place = jax.vmap(jax.vmap(_invert))(share, chance[:, 1])
-  return _count(chosen * _BLOCK + place)
 
+  def mass_within(chosen):
+    inside = jnp.take_along_axis(blocks.logits, chosen[:, :, None], axis=1)
+    return jnp.exp(inside - blocks.top[:, :, None])
 
-def _invert(mass, chance):
-  """The first place whose running sum of mass [n] is beyond each share."""
-  # Sums in parallel are rounded each in their own way, and may step up where
-  # there is no mass, or down.
-  sums = jax.lax.cummax(jnp.where(mass > 0, jnp.cumsum(mass), 0.0))
-  # Beyond, not at: what has no mass has the sum of what comes before it.
-  find = functools.partial(jnp.searchsorted, side='right')
-  return find(sums, chance * sums[-1])
+  uniform = jax.vmap(lambda key: jax.random.uniform(key, (2, draws)))(keys)
+  return _count(probability.draw_by_blocks(blocks.mass, mass_within, uniform))
 
 
 def _count(ids):

@@ -128,16 +128,15 @@ class Cache:
     logprobs = np.stack(
       [self._entries(r, r.logprobs, -np.inf, np.float32) for r in found]
     )
+    counts = tails = None
     if self.method.draws:
       counts = np.stack(
         [self._entries(r, r.counts, 0, np.float32) for r in found]
       )
-      weights = counts / self.method.draws
-      if self.method.exact:
-        tail = np.exp(_tails(found))[:, :, None]
-        weights = np.where(counts > 0, tail * weights, np.exp(logprobs))
-      return types.Sampled(ids, logprobs, weights)
-    return types.TopK(ids, logprobs, _tails(found))
+    if self.method.exact:
+      tails = _tails(found)
+    kept = compression.Kept(ids, logprobs, counts, tails, None)
+    return self.method.sparse(kept)
 
   def row_of(self, batch: types.Batch, number: int) -> records.RecordedRow:
     """The targets of one of a batch's rows; raises as `read`."""

@@ -43,7 +43,7 @@ def _through_files(folder, name, method, logits):
   grid = lambda x: np.asarray(x).reshape(_ROWS, _LENGTH, *x.shape[1:])
   zeros = np.zeros((_ROWS, _LENGTH), np.float32)
   scored = scoring.Scored(
-    jax.tree.map(grid, kept), zeros, zeros, None, zeros, zeros[..., None] == 0
+    jax.tree.map(grid, kept), *[zeros] * 4, zeros[..., None] == 0
   )
   arguments = {'draws': method.draws, 'logprobs': method.stored_as}
   if method.exact:

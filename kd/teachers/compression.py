@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 from kd.core import registry
 from kd.core import types
+from kd.losses import dense_distributions
+from kd.losses import distributions
+from kd.losses import sparse_distributions
 from kd.teachers import blockwise_topk as blocks_lib
 
 Array = types.Array
@@ -72,6 +75,34 @@ class Method:
   def exact(self) -> int:
     """How many of the most likely ids are kept, whatever is drawn."""
     return self.entries - self.draws
+
+  @property
+  def token_distribution(self) -> type[distributions.TokenDistribution]:
+    """The type of the targets, as terms compare them."""
+    if not self.entries:
+      return dense_distributions.MixtureLogits
+    if self.draws:
+      return sparse_distributions.Sampled
+    return sparse_distributions.TopK
+
+  def sparse(
+    self, kept: Kept
+  ) -> sparse_distributions.TopK | sparse_distributions.Sampled:
+    """Returns kept ids as a distribution.
+
+    Args:
+      kept: of a method with entries: numpy or jax arrays, [...] for [T].
+    """
+    if not self.draws:
+      return sparse_distributions.TopK(
+        kept.ids, kept.logprobs, kept.tail_logprob
+      )
+    weights = kept.counts / self.draws
+    if self.exact:
+      xp = kept.logprobs.__array_namespace__()
+      drawn = xp.exp(kept.tail_logprob)[..., None] * weights
+      weights = xp.where(kept.counts > 0, drawn, xp.exp(kept.logprobs))
+    return sparse_distributions.Sampled(kept.ids, kept.logprobs, weights)
 
   def keep(self, seen: Seen) -> Kept:
     """Chooses from what the teacher says; to be jitted."""

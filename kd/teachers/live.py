@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
+from kd.losses import dense_distributions
+from kd.losses import distributions
 from kd.models import gemma3
 from kd.partitioning import rules
 
@@ -31,7 +33,7 @@ def make(
   vocab_size: int,
   spec: types.TapSpec,
   mesh: jax.sharding.Mesh,
-) -> Callable[[types.Batch], types.Targets]:
+) -> Callable[[types.Batch], distributions.Targets]:
   """Returns the function from a batch to the teachers' targets.
 
   The targets are final hidden states and the embeddings: logits [B, L, V] never
@@ -69,15 +71,15 @@ def make(
       ]
     if own != mesh:
       found = _move(found, mesh)
-    return types.Targets(
-      distribution=tuple(
-        types.Dense(hidden, unembedding, weight)
+    mixture = dense_distributions.DenseMixture(
+      tuple(
+        dense_distributions.DenseTeacher(hidden, unembedding, weight)
         for (hidden, _), unembedding, weight in zip(
           found, unembeddings, weights, strict=True
         )
-      ),
-      taps=found[0][1],
+      )
     )
+    return distributions.Targets(mixture, taps=found[0][1])
 
   return targets
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from kd.core import types
 from kd.losses import chunks
-from kd.losses import distributions
+from kd.losses import dense_distributions
 from kd.models import gemma3
 from kd.partitioning import rules
 from kd.teachers import blockwise_topk
@@ -27,7 +27,8 @@ class Scored:
     target_logprob: float32, of the true next token.
     log_normalizer: float32, log of the sum of exp(logits); 0, but for rounding,
       of several teachers, whose mixture has no logits.
-    entropy: float32, nats; None where it follows from what is kept.
+    entropy: float32, in nats, of what is kept: at most the teacher's own; an
+      estimate of it where ids were drawn.
     dropped_mass: float32, of the ids that are left out: those from `vocab_size`
       on.
     finite: bool [..., n], whether each of n teachers' logits are finite.
@@ -36,7 +37,7 @@ class Scored:
   kept: compression.Kept
   target_logprob: Array
   log_normalizer: Array
-  entropy: Array | None
+  entropy: Array
   dropped_mass: Array
   finite: Array
 
@@ -139,7 +140,9 @@ def _look(chunk, tables, weights, method, vocab_size):
     kept=kept,
     target_logprob=at_target[:, 0] - normalizer,
     log_normalizer=normalizer,
-    entropy=None if method.entries else seen.entropy,
+    entropy=method.sparse(kept).entropy()[0]
+    if method.entries
+    else seen.entropy,
     dropped_mass=jnp.sum(dropped * jnp.array(weights), axis=-1),
     # Also of the logits that are left out: they tell of a broken teacher.
     finite=jnp.isfinite(jnp.concatenate(sums, axis=-1) + dropped),
@@ -168,9 +171,11 @@ def _one(logits, weights, size):
   """
   if len(logits) == 1:
     return logits[0][:, :size], ()
-  pairs = tuple(
-    (x, jnp.float32(weight)) for x, weight in zip(logits, weights, strict=True)
+  teachers = tuple(
+    dense_distributions.TeacherLogits(x, jnp.float32(weight))
+    for x, weight in zip(logits, weights, strict=True)
   )
+  mixture = dense_distributions.MixtureLogits(teachers)
   unit = jnp.float32(1.0)
-  sums = distributions.teacher_log_sums(pairs, size, unit)
-  return distributions.mixture(pairs, sums, size, unit), sums
+  sums = mixture.log_sums(size, unit)
+  return mixture.log_probabilities(sums, size, unit), sums

@@ -69,13 +69,13 @@ class ShardWriter:
     self._writer.write(
       records.encode(row, self._method, self._vocab_size, self._cache_digest)
     )
-    self._count(row, scored.dropped_mass[at])
+    self._count(row, scored.entropy[at], scored.dropped_mass[at])
     self._left -= 1
     if not self._left:
       self._writer.finish({**self._sums, **self._counts})
       self._writer = None
 
-  def _count(self, row, dropped_mass):
+  def _count(self, row, entropy, dropped_mass):
     entries = row.entries if row.entries is not None else np.zeros(1, int)
     self._counts['positions'] += len(row.target_logprob)
     self._counts['entries'] += int(entries.sum())
@@ -85,38 +85,12 @@ class ShardWriter:
     tail = row.tail_logprob
     sums = {
       'nll': -row.target_logprob,
-      'entropy': entropy(row),
+      'entropy': entropy[row.counted],
       'tail_mass': np.zeros(0) if tail is None else np.exp(tail),
       'dropped_mass': dropped_mass[row.counted],
     }
     for name, values in sums.items():
       self._sums[name] += float(np.sum(values, dtype=np.float64))
-
-
-def entropy(row: records.RecordedRow) -> np.ndarray:
-  """Nats: float [n], or [E] for drawn ids, with the same sum.
-
-  Of kept ids and the tail as one more outcome, which is at most the teacher's
-  own; of drawn ids an estimate whose mean is the teacher's own.
-  """
-  if row.hidden is not None:
-    return row.entropy
-  if row.counts is not None:
-    draws = np.repeat(_by_position(row, row.counts), row.entries)
-    share = row.counts / draws
-    if row.tail_logprob is not None:
-      tail = np.repeat(np.exp(row.tail_logprob), row.entries)
-      share = np.where(row.counts > 0, share * tail, np.exp(row.logprobs))
-    return -row.logprobs * share
-  kept = _by_position(row, np.exp(row.logprobs) * row.logprobs)
-  tail = np.maximum(row.tail_logprob, -1e9)
-  return -(kept + np.exp(tail) * tail)
-
-
-def _by_position(row, values):
-  if not len(row.entries):
-    return np.zeros(0)
-  return np.add.reduceat(values, np.cumsum(row.entries) - row.entries)
 
 
 def row_of(
@@ -149,6 +123,6 @@ def row_of(
     logprobs=logprobs,
     counts=counts,
     tail_logprob=of(kept.tail_logprob),
-    entropy=of(scored.entropy),
+    entropy=of(scored.entropy) if kept.ids is None else None,
     hidden=of(kept.hidden),
   )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd.core import types
+from kd.losses import distributions
 from kd.losses import layer_maps
 from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
@@ -43,7 +44,7 @@ class AdaptiveLayerMap:
     step: int,
     state: update.TrainState,
     batch: types.Batch,
-    targets: types.Targets | None,
+    targets: distributions.Targets | None,
   ) -> update.TrainState:
     """The state with the maps that are due at this step, on this batch."""
     due = self.due(step)

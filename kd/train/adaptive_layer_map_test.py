@@ -8,6 +8,7 @@ from kd.config import base
 from kd.config import variants
 from kd.core import types
 from kd.losses import catalog
+from kd.losses import distributions
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
@@ -43,7 +44,7 @@ def test_a_student_that_is_not_finite_keeps_its_map():
     row_id=np.arange(2, dtype=np.int32),
   )
   _, shown = gemma3.forward(model, params, batch, objective.teacher_taps)
-  targets = types.Targets(None, shown)
+  targets = distributions.Targets(None, shown)
 
   def state(params):
     return update.TrainState(

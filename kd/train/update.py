@@ -11,7 +11,7 @@ import optax
 from kd.core import host_memory
 from kd.core import schedules
 from kd.core import types
-from kd.losses import chunks
+from kd.losses import distributions
 from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import step_settings
@@ -82,7 +82,8 @@ class Output:
 
 
 Update = Callable[
-  [TrainState, types.Batch, types.Targets | None], tuple[TrainState, Output]
+  [TrainState, types.Batch, distributions.Targets | None],
+  tuple[TrainState, Output],
 ]
 
 
@@ -188,15 +189,15 @@ def _split_targets(targets, parts):
   """What belongs to rows, in parts, and how to put a part back in place."""
   if targets is None:
     return None, lambda rows: None
-  arrays = chunks.by_position(targets.distribution)
+  arrays = targets.distribution.per_position()
   shown = targets.taps and jax.tree.map(
     lambda x: jnp.moveaxis(x, 1, 0), targets.taps
   )
 
   def rebuild(rows):
     arrays, shown = rows
-    return types.Targets(
-      chunks.with_positions(targets.distribution, arrays),
+    return distributions.Targets(
+      targets.distribution.with_positions(arrays),
       shown and jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), shown),
     )
 

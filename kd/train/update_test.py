@@ -9,6 +9,8 @@ import numpy as np
 from kd.config import base
 from kd.core import types
 from kd.losses import catalog
+from kd.losses import dense_distributions
+from kd.losses import distributions
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
@@ -66,8 +68,13 @@ def _targets(rows, length=4):
   rng = np.random.default_rng(1)
   normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
   hidden, layer = normal(rows, length, _WIDTH), normal(1, rows, length, _WIDTH)
-  dense = types.Dense(hidden, normal(_VOCAB, _WIDTH), jnp.float32(1.0))
-  return types.Targets((dense,), types.Taps(layer, None, None, None))
+  dense = dense_distributions.DenseTeacher(
+    hidden, normal(_VOCAB, _WIDTH), jnp.float32(1.0)
+  )
+  return distributions.Targets(
+    dense_distributions.DenseMixture((dense,)),
+    types.Taps(layer, None, None, None),
+  )
 
 
 @functools.cache

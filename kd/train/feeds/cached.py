@@ -13,7 +13,10 @@ from kd.core import run_info
 from kd.core import types
 from kd.input_pipeline import prepare
 from kd.input_pipeline import retry
+from kd.losses import dense_distributions
+from kd.losses import distributions
 from kd.losses import divergences
+from kd.losses import sparse_distributions
 from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.teachers import cached
@@ -68,19 +71,22 @@ class Source(feed.Source):
       rows = min(vocab_size, sizes.vocab_size)
       width = sizes.embed_dim
       table = rules.table_sharding(run.mesh, rows)
-      dense = types.Dense(
+      dense = dense_distributions.DenseTeacher(
         abstract.array((*shape, width), config.teacher.dtype, sharding),
         abstract.array((rows, width), config.teacher.param_dtype, table),
         abstract.array((), jnp.float32, rules.replicated(run.mesh)),
       )
-      return types.Targets((dense,), None)
+      mixture = dense_distributions.DenseMixture((dense,))
+      return distributions.Targets(mixture, None)
     kept = *shape, min(method.entries, vocab_size)
     ids = abstract.array(kept, jnp.int32, sharding)
     numbers = abstract.array(kept, jnp.float32, sharding)
     if method.draws:
-      return types.Targets(types.Sampled(ids, numbers, numbers), None)
+      sampled = sparse_distributions.Sampled(ids, numbers, numbers)
+      return distributions.Targets(sampled, None)
     tail = abstract.array(shape, jnp.float32, sharding)
-    return types.Targets(types.TopK(ids, numbers, tail), None)
+    top_k = sparse_distributions.TopK(ids, numbers, tail)
+    return distributions.Targets(top_k, None)
 
   def open(self, run, prepared):
     return open_cache(run, prepared)
@@ -134,18 +140,20 @@ class Feed(feed.Feed):
 
 def targets_of(
   run: resolved.Run, cache: cached.Cache
-) -> Callable[[types.PyTree], types.Targets]:
+) -> Callable[[types.PyTree], distributions.Targets]:
   """Returns the function from what Cache.read returned to the targets."""
   if cache.method.entries:
-    return lambda kept: types.Targets(kept, None)
+    return lambda kept: distributions.Targets(kept, None)
   table = cached.unembedding(cache, run.student.config.vocab_size, run.mesh)
   # The teacher itself multiplies in this data type.
   dtype = cache.manifest['request']['teachers'][0]['dtype']
   weight = jnp.float32(1.0)
 
   def targets(kept):
-    dense = types.Dense(kept.astype(dtype), table, weight)
-    return types.Targets((dense,), None)
+    dense = dense_distributions.DenseTeacher(kept.astype(dtype), table, weight)
+    return distributions.Targets(
+      dense_distributions.DenseMixture((dense,)), None
+    )
 
   return targets
 
@@ -211,33 +219,15 @@ def check_terms(config: feed.Config, method: Mapping[str, Any]) -> None:
     ConfigError: names the temperature or the name of a term.
   """
   kept = compression.METHODS.build(dict(method), 'cache.method')
-  if not kept.draws:
-    return
   for key, spec in config.losses.items():
     if spec.name not in divergences.DIVERGENCES.names():
       continue
-    path, what = f'losses.{key}', f'a cache of method {kept.name!r}'
-    if spec.temperature != 1:
-      raise errors.ConfigError(
-        f'{path}.temperature',
-        f'found {_value(spec.temperature)}, and {what} holds ids that were '
-        'sampled at temperature 1',
-        legal="1.0, or cache.method 'top_k', 'nucleus' or 'hidden'",
-      )
+    path = f'losses.{key}'
     arguments = divergences.DIVERGENCES.arguments(spec.name)
     divergence = divergences.DIVERGENCES.build(
       {'name': spec.name, **{k: spec[k] for k in arguments}}, path
     )
-    if divergence.needs_whole_distribution:
-      raise errors.ConfigError(
-        f'{path}.name',
-        f'{spec.name} needs the whole distribution, and {what} holds sampled '
-        'ids',
-        legal="another divergence, or cache.method 'top_k', 'nucleus' or "
-        "'hidden'",
-      )
-
-
-def _value(number):
-  """Returns a number, or the name of its schedule."""
-  return number if isinstance(number, int | float) else number['name']
+    try:
+      kept.token_distribution.check(spec.name, divergence, spec.temperature)
+    except errors.ConfigError as e:
+      raise e.within(path) from None

@@ -22,6 +22,7 @@ import numpy as np
 from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import prepare
+from kd.losses import distributions
 from kd.losses import objective as objective_lib
 from kd.partitioning import placement
 from kd.train import resolved
@@ -30,7 +31,7 @@ Config = ml_collections.ConfigDict
 # From a step and row numbers to these rows of the step's batch.
 Rows = Callable[[int, np.ndarray], types.Batch]
 # From a batch on the student's mesh to the targets of the live teachers.
-LiveTargets = Callable[[types.Batch], types.Targets]
+LiveTargets = Callable[[types.Batch], distributions.Targets]
 
 # By the value of teacher.source.
 _MODULES = {
@@ -55,7 +56,7 @@ class Fed:
   """
 
   batch: types.Batch
-  targets: types.Targets | None
+  targets: distributions.Targets | None
   placing_s: float
   metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
   texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -79,7 +80,7 @@ class Feed:
     rows: Rows,
     digest: str,
     teacher_names: Sequence[str] = (),
-    targets: Callable[[Any], types.Targets] | None = None,
+    targets: Callable[[Any], distributions.Targets] | None = None,
   ):
     """Opens the feed.
 
@@ -219,7 +220,7 @@ class Source:
 
   def abstract_targets(
     self, run: resolved.Run, model_config: Callable[..., Any]
-  ) -> types.Targets | None:
+  ) -> distributions.Targets | None:
     """Returns a step's targets as jax.ShapeDtypeStructs with shardings.
 
     Args:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
+from kd.losses import dense_distributions
+from kd.losses import distributions
 from kd.partitioning import rules
 from kd.teachers import live
 from kd.train import load_params
@@ -49,8 +51,10 @@ class Source(feed.Source):
         rules.hidden_sharding(run.mesh),
       )
       weight = abstract.array((), jnp.float32, rules.replicated(run.mesh))
-      dense.append(types.Dense(hidden, table, weight))
-    return types.Targets(tuple(dense), _abstract_taps(run))
+      dense.append(dense_distributions.DenseTeacher(hidden, table, weight))
+    return distributions.Targets(
+      dense_distributions.DenseMixture(tuple(dense)), _abstract_taps(run)
+    )
 
 
 def load(run: resolved.Run) -> list[live.Teacher]:

@@ -1,0 +1,208 @@
+"""Teachers whose logits of every id are known, alone or mixed."""
+
+import functools
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from kd.core import probability
+from kd.core import types
+from kd.losses import chunks
+from kd.losses import distributions
+from kd.losses import divergences
+
+Array = types.Array
+
+
+@struct.dataclass
+class DenseTeacher:
+  """One teacher's hidden states, from which its logits follow.
+
+  Attributes:
+    final_hidden: [B, L, D_t], the teacher's last hidden states after its final
+      norm; its logits are `final_hidden @ unembedding.T`.
+    unembedding: [V_t, D_t], the teacher's output embedding.
+    weight: float32 [], in the mixture of teachers; all weights sum to 1.
+  """
+
+  final_hidden: Array
+  unembedding: Array
+  weight: Array
+
+
+@struct.dataclass
+class DenseMixture(distributions.Distribution):
+  """A mixture of the probabilities of one teacher or several.
+
+  Attributes:
+    teachers: whose weights sum to 1.
+  """
+
+  teachers: tuple[DenseTeacher, ...]
+
+  @property
+  def num_teachers(self) -> int:
+    return len(self.teachers)
+
+  def per_position(self) -> types.PyTree:
+    return tuple(teacher.final_hidden for teacher in self.teachers)
+
+  def with_positions(self, arrays: types.PyTree) -> 'DenseMixture':
+    pairs = zip(self.teachers, arrays, strict=True)
+    return DenseMixture(tuple(t.replace(final_hidden=x) for t, x in pairs))
+
+  def project(self, vocab_size: int | None) -> 'MixtureLogits':
+    # Only ids that the student has are computed.
+    return MixtureLogits(
+      tuple(
+        TeacherLogits(
+          chunks.project(t.final_hidden, t.unembedding[:vocab_size]), t.weight
+        )
+        for t in self.teachers
+      )
+    )
+
+
+@struct.dataclass
+class TeacherLogits:
+  """One teacher's logits.
+
+  Attributes:
+    logits: float32 [..., V_t].
+    weight: float32 [], in the mixture of teachers.
+  """
+
+  logits: Array
+  weight: Array
+
+
+@struct.dataclass
+class MixtureLogits(distributions.TokenDistribution):
+  """The logits of one teacher or several at some tokens.
+
+  Embeddings of one tokenizer may differ in padding rows: ids that one of the
+  models lacks are left out before any softmax.
+
+  Attributes:
+    teachers: whose weights sum to 1.
+  """
+
+  teachers: tuple[TeacherLogits, ...]
+
+  @property
+  def size(self) -> int:
+    """The number of ids that all teachers have."""
+    return min(t.logits.shape[-1] for t in self.teachers)
+
+  def log_sums(
+    self, size: int, temperature: Array | float
+  ) -> tuple[Array, ...]:
+    """Computes each teacher's normalizer over its first `size` ids."""
+    return tuple(
+      distributions.log_sum(t.logits, size, temperature) for t in self.teachers
+    )
+
+  def log_probabilities(
+    self, log_sums: tuple[Array, ...], size: int, temperature: Array | float
+  ) -> Array:
+    """Computes log sum_i weight_i p_i: float32 [..., size].
+
+    Args:
+      log_sums: what `log_sums` returned.
+      size: number of ids, from id 0.
+      temperature: of each teacher's softmax, before they are mixed.
+    """
+    each = [
+      t.logits[..., :size] / temperature - log_sum
+      for t, log_sum in zip(self.teachers, log_sums, strict=True)
+    ]
+    if len(each) == 1:
+      return each[0]
+    log_weights = [jnp.log(t.weight) for t in self.teachers]
+    weighted = [x + w for x, w in zip(each, log_weights, strict=True)]
+    return jax.nn.logsumexp(jnp.stack(weighted), axis=0)
+
+  def _normalizers(self, student, temperature):
+    size = min(student.shape[-1], self.size)
+    return distributions.Normalizers(
+      self.log_sums(size, temperature),
+      distributions.log_sum(student, size, temperature),
+    )
+
+  def _normalized(self, student, normalizers, temperature):
+    """Returns the Pair whose normalizers are known."""
+    size = min(student.shape[-1], self.size)
+    return distributions.Pair(
+      self.log_probabilities(normalizers.teachers, size, temperature),
+      student[..., :size] / temperature - normalizers.student,
+      None,
+      normalizers,
+    )
+
+  def pair(self, student: Array, temperature: Array) -> distributions.Pair:
+    normalizers = self._normalizers(student, temperature)
+    return self._normalized(student, normalizers, temperature)
+
+  def entropy(self) -> tuple[Array, Array]:
+    sums = self.log_sums(self.size, 1.0)
+    mixed = self.log_probabilities(sums, self.size, 1.0)
+    scores = probability.entropy(jax.nn.log_softmax(mixed))
+    return scores, jnp.isfinite(jnp.concatenate(sums, axis=-1))
+
+  def divergence(
+    self, divergence: divergences.Divergence, student: Array, temperature: Array
+  ) -> tuple[Array, tuple[Array, ...]]:
+    return _divergence(divergence, student, self, temperature)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _divergence(divergence, student, teacher, temperature):
+  """Computes MixtureLogits.divergence; its gradient keeps no array of V.
+
+  Differentiable in the student's logits.
+  """
+  return _divergence_forward(divergence, student, teacher, temperature)[0]
+
+
+def _divergence_forward(divergence, student, teacher, temperature):
+  normalizers = teacher._normalizers(student, temperature)
+  pair = teacher._normalized(student, normalizers, temperature)
+  value, slope = _value_and_slope(divergence, pair)
+  slopes = jnp.sum(slope, axis=-1, keepdims=True)
+  if divergence.slopes_cancel:
+    slopes = jnp.zeros_like(slopes)
+  losses = normalizers.keep_nonfinite(jnp.sum(value, axis=-1))
+  residuals = student, teacher, normalizers, temperature, slopes
+  return (losses, normalizers.finite_teachers), residuals
+
+
+def _value_and_slope(divergence, pair):
+  """Returns the contributions and their derivative with respect to log_q."""
+  return jax.jvp(
+    lambda log_q: divergence.integrand(pair.log_p, log_q),
+    (pair.log_q,),
+    (jnp.ones_like(pair.log_q),),
+  )
+
+
+def _divergence_backward(divergence, residuals, cotangents):
+  """Computes (slope - q sum(slope)) / T in one pass over V.
+
+  Reading the logits again and taking exponentials twice costs less than writing
+  arrays of size V and reading them; the barrier keeps the compiler from doing
+  that.
+  """
+  student, teacher, normalizers, temperature, slopes = residuals
+  student, teacher = jax.lax.optimization_barrier((student, teacher))
+  pair = teacher._normalized(student, normalizers, temperature)
+  _, slope = _value_and_slope(divergence, pair)
+  gradient = slope - jnp.exp(pair.log_q) * slopes
+  gradient *= cotangents[0][..., None] / temperature
+  size = student.shape[-1] - gradient.shape[-1]
+  if size:
+    gradient = jnp.pad(gradient, [(0, 0)] * (gradient.ndim - 1) + [(0, size)])
+  return gradient, None, None
+
+
+_divergence.defvjp(_divergence_forward, _divergence_backward)

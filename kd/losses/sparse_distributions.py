@@ -1,0 +1,174 @@
+"""Teachers of which only some ids are known, as a cache keeps them."""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from kd.core import bounds
+from kd.core import errors
+from kd.core import probability
+from kd.core import types
+from kd.losses import distributions
+from kd.losses import divergences
+
+Array = types.Array
+
+
+class _Sparse(distributions.Distribution, distributions.TokenDistribution):
+  """Ids and their log-probabilities, the same for a batch and for tokens."""
+
+  @property
+  def num_teachers(self) -> int:
+    return 1
+
+  def per_position(self) -> types.PyTree:
+    return self
+
+  def with_positions(self, arrays: types.PyTree) -> '_Sparse':
+    return arrays
+
+  def project(self, vocab_size: int | None) -> '_Sparse':
+    del vocab_size
+    return self
+
+
+def _logits_of(logits, ids):
+  """Returns the logits of ids [..., K]; LOG_ZERO for an id below 0."""
+  chosen = jnp.take_along_axis(logits, jnp.maximum(ids, 0), axis=-1)
+  return jnp.where(ids >= 0, chosen, probability.LOG_ZERO)
+
+
+def _without(logits, ids):
+  """Returns logits [..., V] that are LOG_ZERO at the ids [..., K]."""
+  size = logits.shape[-1]
+  flat = logits.reshape(-1, size)
+  index = jnp.where(ids >= 0, ids, size).reshape(flat.shape[0], -1)
+  row = jnp.arange(flat.shape[0])[:, None]
+  excluded = flat.at[row, index].set(probability.LOG_ZERO, mode='drop')
+  return excluded.reshape(logits.shape)
+
+
+@struct.dataclass
+class TopK(_Sparse):
+  """A teacher's K most likely next tokens and the mass of all others.
+
+  Attributes:
+    ids: int32 [..., K], each at most once; -1 in slots that are not used.
+    logprobs: float32 [..., K], log-probabilities; -inf in slots not used.
+    tail_logprob: float32 [...], the log-mass of all other ids.
+  """
+
+  ids: Array
+  logprobs: Array
+  tail_logprob: Array
+
+  def _buckets(self):
+    """Returns log-probabilities [..., K + 1] of the ids and of the tail."""
+    return jnp.concatenate([self.logprobs, self.tail_logprob[..., None]], -1)
+
+  def _bounded_buckets(self):
+    """Returns the same with LOG_ZERO for -inf: 0 times that is 0."""
+    return bounds.at_least(self._buckets(), probability.LOG_ZERO)
+
+  def _log_sum(self):
+    """Returns the normalizer [..., 1]."""
+    # Bounded values would give mass to a distribution without any.
+    return jax.nn.logsumexp(self._buckets(), axis=-1, keepdims=True)
+
+  def pair(self, student: Array, temperature: Array) -> distributions.Pair:
+    """Returns K ids and the tail as K + 1 outcomes, softened together.
+
+    At temperature 1 merging the tail never raises an f-divergence (data
+    processing); at another one both models' K + 1 probabilities are raised to
+    1 / T and normalized, as the distribution within the tail is not known.
+    """
+    total = jax.nn.logsumexp(student, axis=-1, keepdims=True)
+    tail = jax.nn.logsumexp(_without(student, self.ids), -1, keepdims=True)
+    log_q = jnp.concatenate([_logits_of(student, self.ids), tail], -1) - total
+    return distributions.Pair(
+      jax.nn.log_softmax(self._bounded_buckets() / temperature),
+      jax.nn.log_softmax(log_q / temperature),
+      None,
+      distributions.Normalizers((self._log_sum(),), total),
+    )
+
+  def entropy(self) -> tuple[Array, Array]:
+    """Computes the entropy of the K + 1 outcomes, at most the teacher's own."""
+    finite = jnp.isfinite(self._log_sum())
+    log_p = jax.nn.log_softmax(self._bounded_buckets())
+    scores = probability.entropy(log_p)
+    return jnp.where(finite[..., 0], scores, jnp.nan), finite
+
+
+@struct.dataclass
+class Sampled(_Sparse):
+  """Tokens drawn from a teacher's next-token distribution.
+
+  Attributes:
+    ids: int32 [..., K]; -1 in slots that are not used.
+    logprobs: float32 [..., K], their log-probabilities.
+    weights: float32 [..., K], importance weights: the expectation of sum_k
+      weights_k f(ids_k) is the mean of f under the teacher; 0 in slots that are
+      not used.
+  """
+
+  ids: Array
+  logprobs: Array
+  weights: Array
+
+  def _used(self):
+    """Returns which slots [..., K] are used; also those of a weight of NaN."""
+    return (self.ids >= 0) & (self.weights != 0)
+
+  def _log_sum(self):
+    """Returns [..., 1], which is finite where all used slots are."""
+    weighted = jnp.where(self._used(), self.weights * self.logprobs, 0.0)
+    return jnp.sum(weighted, axis=-1, keepdims=True)
+
+  def pair(self, student: Array, temperature: Array) -> distributions.Pair:
+    """Returns the drawn ids, each counted by its weight over its probability.
+
+    Args:
+      student: float32 [..., V].
+      temperature: ignored: the ids were drawn at temperature 1.
+    """
+    del temperature
+    total = jax.nn.logsumexp(student, axis=-1, keepdims=True)
+    used = self._used()
+    log_q = jnp.where(used, _logits_of(student, self.ids) - total, 0.0)
+    log_p = jnp.where(used, self.logprobs, 0.0)
+    counts = jnp.where(used, self.weights, 0.0) * jnp.exp(-log_p)
+    normalizers = distributions.Normalizers((self._log_sum(),), total)
+    return distributions.Pair(log_p, log_q, counts, normalizers)
+
+  def entropy(self) -> tuple[Array, Array]:
+    """Estimates the entropy, without bias, from the drawn ids."""
+    finite = jnp.isfinite(self._log_sum())
+    losses = jnp.where(self._used(), -self.logprobs, 0.0)
+    scores = jnp.sum(self.weights * losses, axis=-1)
+    return jnp.where(finite[..., 0], scores, jnp.nan), finite
+
+  @classmethod
+  def check(
+    cls, name: str, divergence: divergences.Divergence, temperature: object
+  ) -> None:
+    legal = 'targets that are not sampled'
+    if temperature != 1:
+      raise errors.ConfigError(
+        'temperature',
+        f'found {_shown(temperature)}, and the targets are ids that were '
+        'sampled at temperature 1',
+        legal=f'1.0, or {legal}',
+      )
+    if divergence.needs_whole_distribution:
+      raise errors.ConfigError(
+        'name',
+        f'{name} needs the whole distribution, and the targets are sampled ids',
+        legal=f'another divergence, or {legal}',
+      )
+
+
+def _shown(temperature):
+  """Returns a number, or the name of its schedule."""
+  is_number = isinstance(temperature, int | float)
+  return temperature if is_number else temperature['name']
