@@ -46,14 +46,22 @@ class _Run:
   """Processes that share a workdir."""
 
   def __init__(
-    self, forks, folder, name, count, *changes, sleeps=None, devices=1
+    self,
+    forks,
+    folder,
+    name,
+    count,
+    *changes,
+    sleeps=None,
+    devices=1,
+    homes=None,
   ):
     self.workdir, self.reads = f'{folder}/{name}', f'{folder}/{name}.reads'
     self._meetings = f'{folder}/{name}.meetings'
     arguments = [
       *_CONFIG,
-      f'--config.data.folder={folder}/rows',
       f'--workdir={self.workdir}',
+      f'--config.data.folder={"~" if homes else folder}/rows',
       *changes,
     ]
     if count > 1:
@@ -68,9 +76,13 @@ class _Run:
     }
     self.processes = [
       forks.start(
-        [*arguments, f'--config.processes.index={i}'],
+        [
+          *arguments,
+          f'--config.processes.index={i}',
+        ],
         faults,
-        {'XLA_FLAGS': flag},
+        # As on machines of their own, where one path is different folders.
+        {'XLA_FLAGS': flag, **({'HOME': str(homes[i])} if homes else {})},
         f'{self.workdir}.{i}',
       )
       for i in range(count)
@@ -107,7 +119,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope='module')
 def start(folder):
   """Starts runs, and leaves none behind."""
-  forks = warm.Warm(command.environment())
+  # The folder may hold modules of tasks.
+  path = f'{os.getcwd()}{os.pathsep}{folder}'
+  forks = warm.Warm({**command.environment(), 'PYTHONPATH': path})
   yield functools.partial(_Run, forks, folder)
   forks.close()
 
@@ -253,6 +267,83 @@ def test_two_write_the_rows_that_one_writes(start):
   assert set(again.finish()) == {0}, again.text(0, 'err')
   assert 'resumes from step 4' in again.text(0, 'out')
   _assert_as_alone(again, expected)
+
+
+# TensorFlow opens the file, so that nobody sees that it has changed.
+_LINES = """
+import os
+import seqio
+import tensorflow as tf
+
+FILE = os.path.join(os.path.dirname(__file__), 'lines.txt')
+TEXT = seqio.Feature(
+  seqio.PassThroughVocabulary(size=0), add_eos=False, rank=0, dtype=tf.string
+)
+
+
+def read(split, shuffle_files, seed=None):
+  lines = tf.data.TextLineDataset(FILE)
+  return lines.map(lambda line: {'inputs': line, 'targets': line})
+
+
+seqio.TaskRegistry.add(
+  'lines',
+  source=seqio.FunctionDataSource(read, splits=('train',)),
+  preprocessors=[],
+  output_features={'inputs': TEXT, 'targets': TEXT},
+)
+"""
+
+
+def _prepared(home):
+  """Returns the folders of prepared rows with their manifests, oldest first."""
+  paths = (home / 'rows').glob('*/manifest.json')
+  found = [(path.parent, json.loads(path.read_text())) for path in paths]
+  return sorted(found, key=lambda x: x[1]['prepared'])
+
+
+def test_rows_are_refreshed_in_each_folder(start, folder):
+  """Damaged rows, rows of other data, and again damaged ones."""
+  (folder / 'lines.py').write_text(_LINES)
+  lines = [f'{i} and {i} make {2 * i}' for i in range(40)]
+  (folder / 'lines.txt').write_text('\n'.join(lines))
+  changes = (
+    '--mode=cache',
+    '--config.data.module=lines',
+    '--config.data.mixture=lines',
+    '--config.data.batch_size=6',
+    '--config.evaluation.batch_size=6',
+    '--config.cache.batch_size=6',
+    '--config.cache.shard_rows=4',
+    '--config.mesh.data=-1',
+    '--config.mesh.fsdp=1',
+  )
+  homes = [folder / f'home-{i}' for i in range(3)]
+  cache = f'--config.cache.folder={folder}/cache'
+  old = start('old', 1, *changes, f'{cache}-old', homes=homes[:1])
+  assert old.finish() == [0], old.text(0, 'err')
+  ((path, _),) = _prepared(homes[0])
+  rows = path / 'lines.array_record'
+  whole = rows.read_bytes()
+  for home in homes[1:]:
+    shutil.copytree(homes[0], home)
+  for damaged in (homes[0], homes[2]):
+    (damaged / rows.relative_to(homes[0])).write_bytes(whole[:-1])
+  lines.reverse()
+  (folder / 'lines.txt').write_text('\n'.join(lines))
+  run = start(
+    'new', 3, *changes, cache, '--config.data.refresh=True', homes=homes
+  )
+  assert run.finish() == [0] * 3, [run.text(i, 'err') for i in range(3)]
+  manifest = json.loads((folder / 'cache' / 'manifest.json').read_text())
+  for home in homes:
+    path, there = _prepared(home)[-1]
+    assert [manifest['request']['rows']['lines']['sha256']] == [
+      part['rows_sha256'] for part in there['parts']
+    ]
+    examples = (path / 'lines.examples.jsonl').read_text().splitlines()
+    assert [json.loads(x)['inputs'] for x in examples] == lines
+    assert (path / rows.name).read_bytes() != whole
 
 
 def test_a_teacher_on_devices_of_its_own_changes_nothing(start, alone):

@@ -1,4 +1,4 @@
-"""Prepared rows of all processes: the same ones."""
+"""Prepares the same rows in all processes."""
 
 from collections.abc import Callable
 
@@ -18,9 +18,9 @@ def prepare(
   """Prepares rows in process 0 first, which the others may reuse.
 
   Args:
-    what: is prepared, as messages name it.
-    prepare_rows: as input_pipeline.prepare.prepare, with `refresh` to be given.
-    refresh: whether to prepare again what is there.
+    what: names the rows in messages.
+    prepare_rows: prepare_lib.prepare with all arguments but `refresh`.
+    refresh: whether to prepare rows again that exist.
 
   Returns:
     The rows of each task.
@@ -29,9 +29,8 @@ def prepare(
     ConfigError: this process has other rows than process 0; or what
       `prepare_rows` raises.
   """
-  is_first = jax.process_index() == 0
   parts = processes.first_then_all(
-    what, lambda: prepare_rows(refresh=refresh and is_first)
+    what, lambda: _prepare_once(prepare_rows, refresh)
   )
   first = processes.from_first(lambda: _digest(parts))
   if refresh and _digest(parts) != first:
@@ -45,6 +44,17 @@ def prepare(
       legal='a folder that all processes see, or the same data for each',
     )
   return parts
+
+
+def _prepare_once(prepare_rows, refresh):
+  """Prepares rows again in process 0; the others reuse its rows."""
+  if not refresh or jax.process_index() == 0:
+    return prepare_rows(refresh=refresh)
+  try:
+    return prepare_rows(refresh=False)
+  except errors.ConfigError:
+    # Damaged rows in a folder of its own; other errors are raised again.
+    return prepare_rows(refresh=True)
 
 
 def _digest(parts):
