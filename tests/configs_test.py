@@ -18,6 +18,7 @@ from kd.config import command_line
 from kd.config import variants
 from kd.core import errors
 from kd.core import types
+from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import tokenizers
 from kd.losses import dense_distributions
 from kd.losses import distributions
@@ -45,7 +46,7 @@ def _weightless(folder, variant):
   tokenizer = tokenizers.load('bytes')
   values = hf_config.to_dict(sizes, 'bfloat16', 2, (1, 5), 0)
   (folder / hf_config.FILE).write_text(hf_config.to_json(values))
-  (folder / tokenizers.MODEL_FILE).write_bytes(tokenizer.model_proto)
+  (folder / sentencepiece_models.MODEL_FILE).write_bytes(tokenizer.model_proto)
   _write_header(folder / 'model.safetensors', sizes)
   return f'hf:{folder}'
 
@@ -291,7 +292,9 @@ def test_another_tokenizer_is_refused_by_its_first_id(tmp_path):
   proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model_proto)
   proto.pieces[4].piece = '<start_of_tern>'
   where = _weightless(tmp_path, 'nano')
-  (tmp_path / tokenizers.MODEL_FILE).write_bytes(proto.SerializeToString())
+  (tmp_path / sentencepiece_models.MODEL_FILE).write_bytes(
+    proto.SerializeToString()
+  )
   config = _quickstart(**{'student.init': where, 'student.variant': ''})
   with pytest.raises(errors.ConfigError) as e:
     resolve.resolve(config, jax.devices()[:1])

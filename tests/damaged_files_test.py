@@ -10,7 +10,9 @@ import pytest
 from kd.checkpoints import gguf_weights
 from kd.checkpoints import hf_weights
 from kd.checkpoints import tensor_checks
+from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import tokenizers
+from kd.input_pipeline import trained_byte_level
 from tests import damage
 
 _TEACHER = os.path.join(
@@ -68,7 +70,11 @@ def test_damaged_files_load_or_are_named(kind, tmp_path):
     'folder': (_load_folder, ['config.json', 'model.safetensors']),
     'tokenizer': (
       _load_tokenizer,
-      ['tokenizer.json', 'tokenizer_config.json', tokenizers.MODEL_FILE],
+      [
+        'tokenizer.json',
+        'tokenizer_config.json',
+        sentencepiece_models.MODEL_FILE,
+      ],
     ),
     'gguf': (_load_gguf, list(_PARTS)),
   }[kind]
@@ -83,8 +89,22 @@ def test_damaged_files_load_or_are_named(kind, tmp_path):
   def prepare(rng):
     # Without it tokenizer.json is read.
     if kind == 'tokenizer' and rng.random() < 0.5:
-      (folder / tokenizers.MODEL_FILE).unlink()
+      (folder / sentencepiece_models.MODEL_FILE).unlink()
 
   damage.fuzz(
     kind, damage.seed(), folder, lambda: load(folder), _SECONDS, prepare=prepare
   )
+
+
+def test_damaged_byte_level_tokenizers_load_or_are_named(tmp_path):
+  folder = tmp_path / 'model'
+  folder.mkdir()
+  spec = trained_byte_level.write(folder)
+  (folder / 'generation_config.json').write_text('{"eos_token_id": [602]}')
+
+  def load():
+    tokenizer = tokenizers.load(spec)
+    ids, _ = tokenizer.encode_with_offsets('some <|im_end|> te\u0301xt')
+    tokenizer.decode(ids)
+
+  damage.fuzz('byte-level', damage.seed(), folder, load, 2 * _SECONDS)

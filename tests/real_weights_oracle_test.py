@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import sentencepiece
 
 from kd.checkpoints import names
 from kd.checkpoints import weights
-from kd.input_pipeline import sentencepiece_models
+from kd.input_pipeline import tokenizers
 from kd.models import gemma3
 from tests.oracles import client
 
@@ -32,9 +31,7 @@ def texts(gguf):
   if 'KD_DATA_DIR' not in os.environ:
     pytest.skip('set KD_DATA_DIR to the folder that holds gsm8k/train.jsonl')
   file = os.path.join(os.environ['KD_DATA_DIR'], 'gsm8k', 'train.jsonl')
-  tokenizer = sentencepiece.SentencePieceProcessor(
-    model_proto=sentencepiece_models.from_gguf(gguf)
-  )
+  tokenizer = tokenizers.load(f'gguf:{gguf}')
   with open(file, encoding='utf-8') as f:
     problems = [json.loads(next(f)) for _ in range(_TEXTS)]
   return {

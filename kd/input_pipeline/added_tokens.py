@@ -15,14 +15,14 @@ from kd.input_pipeline import sentencepiece_models
 
 TOKENIZER_JSON = 'tokenizer.json'
 CONFIG = 'tokenizer_config.json'
-_ADDED = 'added_tokens.json'
+ADDED = 'added_tokens.json'
 
 # Stands for the features of an image, which a text model does not have.
 VISION = ('<image_soft_token>',)
 
 _SPECIAL = ('bos_token', 'eos_token', 'pad_token', 'unk_token')
 _LISTS = ('extra_special_tokens', 'additional_special_tokens')
-_FLAGS = ('single_word', 'lstrip', 'rstrip')
+FLAGS = ('single_word', 'lstrip', 'rstrip')
 _MOST_IDS = 2**24
 _MOST_CHARACTERS = 1000
 _SPACE = sentencepiece_models.SPACE
@@ -34,12 +34,15 @@ class Token:
 
   Attributes:
     content: its text.
-    normalized: whether it is looked for after spaces were replaced.
+    normalized: whether it is looked for in the normalized text.
+    flags: whether it is a word of its own, and takes along the spaces to its
+      left and right; see FLAGS.
     file: where it was read from.
   """
 
   content: str
   normalized: bool
+  flags: tuple[bool, ...]
   file: str
 
 
@@ -76,14 +79,39 @@ def read(directory: str) -> Folder:
   Raises:
     ConfigError: a file is damaged, or two say different things of one id.
   """
-  whole = json_files.read_in(directory, TOKENIZER_JSON)
-  config = json_files.read_in(directory, CONFIG)
-  more = json_files.read_in(directory, _ADDED)
+  return from_values(
+    directory,
+    json_files.read_in(directory, TOKENIZER_JSON),
+    json_files.read_in(directory, CONFIG),
+    json_files.read_in(directory, ADDED),
+  )
+
+
+def from_values(
+  directory: str,
+  whole: Mapping[str, Any],
+  config: Mapping[str, Any],
+  more: Mapping[str, Any],
+) -> Folder:
+  """Combines the contents of a folder's files.
+
+  Args:
+    directory: the folder, for messages.
+    whole: the contents of tokenizer.json; {} for each file that is missing.
+    config: those of tokenizer_config.json.
+    more: those of added_tokens.json.
+
+  Returns:
+    The folder.
+
+  Raises:
+    ConfigError: as `read`.
+  """
   at = lambda name: os.path.join(directory, name)
   added: dict[int, Token] = {}
   _add_all(added, _from_list(whole.get('added_tokens'), at(TOKENIZER_JSON)))
   _add_all(added, _from_decoder(config.get('added_tokens_decoder'), at(CONFIG)))
-  _add_all(added, _from_map(more, at(_ADDED)))
+  _add_all(added, _from_map(more, at(ADDED)))
   special = {
     key: _content(config[key], f'{at(CONFIG)}: {key}')
     for key in _SPECIAL
@@ -143,14 +171,8 @@ def _index(value: Any, file: str) -> int:
 
 def _token(entry: Any, file: str) -> Token:
   content = _content(entry, f'{file}: added tokens')
-  for flag in _FLAGS:
-    if entry.get(flag):
-      raise errors.ConfigError(
-        f'{file}: {content!r}',
-        f'{flag} is {json_files.short(entry[flag])}',
-        legal=f'added tokens that are found anywhere in text ({flag} false)',
-      )
-  return Token(content, bool(entry.get('normalized')), file)
+  flags = tuple(bool(entry.get(flag)) for flag in FLAGS)
+  return Token(content, bool(entry.get('normalized')), flags, file)
 
 
 def _content(value: Any, path: str) -> str:
@@ -178,6 +200,22 @@ def _wrong(path: str, value: Any, legal: str) -> errors.ConfigError:
   return errors.ConfigError(
     path, f'found {json_files.short(value)}', legal=legal
   )
+
+
+def check_flags(folder: Folder) -> None:
+  """Raises ConfigError unless all added tokens are found anywhere in text.
+
+  Args:
+    folder: its added tokens.
+  """
+  for token in folder.added.values():
+    for name, value in zip(FLAGS, token.flags, strict=True):
+      if value:
+        raise errors.ConfigError(
+          f'{token.file}: {token.content!r}',
+          f'{name} is {value}',
+          legal=f'added tokens that are found anywhere in text ({name} false)',
+        )
 
 
 def check(folder: Folder) -> None:

@@ -8,23 +8,25 @@ from kd.core import json_files
 from kd.core import paths
 from kd.core import text_files
 from kd.input_pipeline import added_tokens
-from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import templates
+from kd.input_pipeline import turn_marks
 
 _FIELD = 'chat_template'
+FILE = f'{_FIELD}.jinja'
 _GGUF_FIELD = 'tokenizer.chat_template'
 
 
-class Found(NamedTuple):
+class ChatTemplate(NamedTuple):
   """A chat template that comes with weights.
 
   Attributes:
     file: where it is.
-    name: the template of templates.NAMES with the same turns, '' if none has.
+    names: the templates of templates.NAMES with the same turns, the one that it
+      writes by default first; () if there is none.
   """
 
   file: str
-  name: str
+  names: tuple[str, ...]
 
 
 def warning(template: str, init: str) -> str:
@@ -44,34 +46,62 @@ def warning(template: str, init: str) -> str:
   kind, _, where = init.partition(':')
   if kind not in _READERS:
     return ''
-  found = _READERS[kind](paths.expand(where))
-  if found is None or found.name == template:
+  trained = _READERS[kind](paths.expand(where))
+  if trained is None or template in trained.names:
     return ''
   problem = (
-    f'data.template is {template!r}, but the chat template in {found.file} '
+    f'data.template is {template!r}, but the chat template in {trained.file} '
   )
-  if not found.name:
+  if not trained.names:
     legal = ', '.join(map(repr, templates.NAMES))
     return (
       f'{problem}is none of {legal}: the model sees prompts of another form'
     )
-  return f'{problem}is {found.name!r}: --config.data.template={found.name}'
+  names = ' or '.join(map(repr, trained.names))
+  return f'{problem}is {names}: --config.data.template={trained.names[0]}'
 
 
-def _name(jinja: str) -> str:
-  """Returns the template of templates.NAMES that a Jinja text writes, or ''."""
-  for name, known in templates.JINJA.items():
-    if jinja.strip() == known.strip():
-      return name
-  # Gemma's own text differs from ours, and from one size to the next.
-  return 'gemma' if sentencepiece_models.START_OF_TURN in jinja else ''
+def names(jinja: str) -> tuple[str, ...]:
+  """Returns the templates of templates.NAMES that a Jinja text can write.
+
+  Args:
+    jinja: a chat template of a Hugging Face folder or a GGUF.
+
+  Returns:
+    Their names, the one that it writes by default first.
+  """
+  for name, template in templates.TEMPLATES.items():
+    if jinja.strip() == template.jinja.strip():
+      return (name, *_switched(jinja)[1:])
+  # A family's own text differs from ours, and from one size to the next.
+  if turn_marks.GEMMA.start in jinja:
+    return ('gemma',)
+  return _switched(jinja) if turn_marks.CHATML.start in jinja else ()
 
 
-def _from_hf(directory: str) -> Found | None:
-  """Reads the places that transformers has used, the newest first."""
-  file = os.path.join(directory, f'{_FIELD}.jinja')
+def _switched(jinja: str) -> tuple[str, ...]:
+  """Returns the two forms of a template that can leave out thoughts."""
+  has_switch = 'enable_thinking' in jinja
+  return ('qwen3', 'qwen3_no_thinking') if has_switch else ()
+
+
+def read_folder(directory: str) -> ChatTemplate | None:
+  """Reads the chat template of a Hugging Face folder.
+
+  Looks in the places that transformers has used, the newest first.
+
+  Args:
+    directory: the folder.
+
+  Returns:
+    The template, None if there is none.
+
+  Raises:
+    ConfigError: a file that may hold it is damaged.
+  """
+  file = os.path.join(directory, FILE)
   if os.path.isfile(file):
-    return Found(file, _name(text_files.read(file)))
+    return ChatTemplate(file, names(text_files.read(file)))
   for name in (added_tokens.CONFIG, f'{_FIELD}.json'):
     jinja = json_files.read_in(directory, name).get(_FIELD)
     if isinstance(jinja, list):  # Several, each with a name.
@@ -79,21 +109,21 @@ def _from_hf(directory: str) -> Found | None:
       defaults = [t for t in named if t.get('name') == 'default']
       jinja = defaults[0].get('template') if defaults else None
     if isinstance(jinja, str):
-      return Found(os.path.join(directory, name), _name(jinja))
+      return ChatTemplate(os.path.join(directory, name), names(jinja))
   return None
 
 
-def _from_gguf(file: str) -> Found | None:
+def _from_gguf(file: str) -> ChatTemplate | None:
   jinja = gguf_parts.read(file).metadata.get(_GGUF_FIELD)
-  return Found(file, _name(jinja)) if isinstance(jinja, str) else None
+  return ChatTemplate(file, names(jinja)) if isinstance(jinja, str) else None
 
 
-def _from_workdir(workdir: str) -> Found | None:
+def _from_workdir(workdir: str) -> ChatTemplate | None:
   data = json_files.read_in(workdir, 'config.json').get('data')
   name = data.get('template') if isinstance(data, dict) else None
   if name not in templates.NAMES:
     return None
-  return Found(os.path.join(workdir, 'config.json'), name)
+  return ChatTemplate(os.path.join(workdir, 'config.json'), (name,))
 
 
-_READERS = {'hf': _from_hf, 'gguf': _from_gguf, 'workdir': _from_workdir}
+_READERS = {'hf': read_folder, 'gguf': _from_gguf, 'workdir': _from_workdir}

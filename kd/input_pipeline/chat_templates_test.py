@@ -59,12 +59,35 @@ def test_a_folder_with_gemmas_turns(tmp_path, case):
 
 
 def test_templates_that_exports_write_are_recognized(tmp_path):
-  init = _write(tmp_path, _config(templates.JINJA['plain']))
+  init = _write(tmp_path, _config(templates.TEMPLATES['plain'].jinja))
   assert chat_templates.warning('plain', init) == ''
   text = chat_templates.warning('gemma', init)
   assert text.endswith('--config.data.template=plain')
-  _write(tmp_path, _config(templates.JINJA['gemma']))
+  _write(tmp_path, _config(templates.TEMPLATES['gemma'].jinja))
   assert chat_templates.warning('gemma', init) == ''
+
+
+def test_a_template_with_thoughts_writes_both_forms(tmp_path):
+  """As the published one of Qwen3, which has a switch."""
+  published = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}"
+    "{% endfor %}{% if enable_thinking is false %}{{ '<think>' }}{% endif %}"
+  )
+  init = _write(tmp_path, {'chat_template.jinja': published})
+  for name in ('qwen3', 'qwen3_no_thinking'):
+    assert chat_templates.warning(name, init) == ''
+  text = chat_templates.warning('plain', init)
+  assert "'qwen3' or 'qwen3_no_thinking'" in text
+  assert text.endswith('--config.data.template=qwen3')
+  # Qwen2.5's adds a system text of its own.
+  other = published.replace('enable_thinking', 'x')
+  _write(tmp_path, {'chat_template.jinja': other})
+  assert 'is none of' in chat_templates.warning('qwen3', init)
+  ours = templates.TEMPLATES['qwen3_no_thinking'].jinja
+  _write(tmp_path, {'chat_template.jinja': ours})
+  assert chat_templates.warning('qwen3_no_thinking', init) == ''
+  text = chat_templates.warning('qwen3', init)
+  assert text.endswith('=qwen3_no_thinking')
 
 
 def test_a_template_of_another_family(tmp_path):

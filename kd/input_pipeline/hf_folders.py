@@ -11,20 +11,34 @@ from kd.input_pipeline import added_tokens
 from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import tokenizer_json
 
-MODEL_FILE = 'tokenizer.model'
-
 _Type = sentencepiece_models.Type
 _Proto = sentencepiece_model_pb2.ModelProto
 
 
-def model(directory: str) -> bytes:
-  """Returns a model that gives the ids that transformers gives.
-
-  tokenizer.model is the model if there is one, tokenizer.json else; what
-  tokenizer.json, tokenizer_config.json and added_tokens.json add is added.
+def read(directory: str) -> added_tokens.Folder:
+  """Reads the tokenizer files of a folder other than tokenizer.model.
 
   Args:
     directory: a Hugging Face model directory.
+
+  Raises:
+    ConfigError: there is no such folder, a file is damaged, or two contradict
+      each other.
+  """
+  if not os.path.isdir(directory):
+    raise errors.ConfigError(directory, 'no such folder', legal=_LEGAL)
+  return added_tokens.read(directory)
+
+
+def model(folder: added_tokens.Folder) -> bytes:
+  """Returns a SentencePiece model that gives the ids that transformers gives.
+
+  That is tokenizer.model where there is one, else the equal of tokenizer.json,
+  with the tokens that tokenizer.json, tokenizer_config.json and
+  added_tokens.json add.
+
+  Args:
+    folder: from `read`.
 
   Returns:
     A serialized SentencePiece ModelProto.
@@ -33,22 +47,22 @@ def model(directory: str) -> bytes:
     ConfigError: the folder has no tokenizer, a file is damaged, two contradict
       each other, or a token cannot be used; the message names it.
   """
-  if not os.path.isdir(directory):
-    raise errors.ConfigError(directory, 'no such folder', legal=_LEGAL)
-  file = os.path.join(directory, MODEL_FILE)
-  folder = added_tokens.read(directory)
+  added_tokens.check_flags(folder)
+  directory = folder.directory
+  file = os.path.join(directory, sentencepiece_models.MODEL_FILE)
   if os.path.isfile(file):
     with open(file, 'rb') as f:
       return _with_added(f.read(), file, folder)
   if folder.json:
     return tokenizer_json.model(folder)
-  found = ', '.join(sorted(os.listdir(directory))[:8]) or 'nothing'
+  files = ', '.join(sorted(os.listdir(directory))[:8]) or 'nothing'
   raise errors.ConfigError(
-    directory, f'holds no tokenizer (it holds {found})', legal=_LEGAL
+    directory, f'holds no tokenizer (it holds {files})', legal=_LEGAL
   )
 
 
-_LEGAL = f'a folder with {MODEL_FILE} or {added_tokens.TOKENIZER_JSON}'
+_FILES = f'{sentencepiece_models.MODEL_FILE} or {added_tokens.TOKENIZER_JSON}'
+_LEGAL = f'a folder with {_FILES}'
 
 
 def _with_added(raw: bytes, file: str, folder: added_tokens.Folder) -> bytes:
@@ -84,8 +98,8 @@ def _with_added(raw: bytes, file: str, folder: added_tokens.Folder) -> bytes:
 
 def _check_same(proto: _Proto, file: str, folder: added_tokens.Folder) -> None:
   """Refuses a tokenizer.json of another vocabulary: transformers reads it."""
-  ids = tokenizer_json.ids(folder)
   other = os.path.join(folder.directory, added_tokens.TOKENIZER_JSON)
+  ids = tokenizer_json.ids(folder, other)
   size = len(proto.pieces)
   beyond = {
     i: text for text, i in ids.items() if i >= size and i not in folder.added
@@ -127,7 +141,7 @@ def _changes(
       raise errors.ConfigError(
         os.path.join(folder.directory, added_tokens.CONFIG),
         f'{text!r} is a special token without an id',
-        legal=f'tokens of {MODEL_FILE} or {added_tokens.TOKENIZER_JSON}',
+        legal=f'tokens of {_FILES}',
       )
   for index, text in wanted.items():
     if by_text.get(text, index) != index or (

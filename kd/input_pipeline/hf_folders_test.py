@@ -8,6 +8,8 @@ import pytest
 
 from kd.core import errors
 from kd.input_pipeline import hf_tokenizer
+from kd.input_pipeline import sentencepiece_models
+from kd.input_pipeline import sentencepiece_tokenizer
 from kd.input_pipeline import tokenizer_differences
 from kd.input_pipeline import tokenizers
 from kd.input_pipeline import trained_models
@@ -15,7 +17,9 @@ from kd.input_pipeline import trained_models
 
 @pytest.fixture(scope='module')
 def gemma_like():
-  return tokenizers.Tokenizer(trained_models.train(**trained_models.GEMMA))
+  return sentencepiece_tokenizer.SentencePieceTokenizer(
+    trained_models.train(**trained_models.GEMMA)
+  )
 
 
 @pytest.fixture
@@ -51,7 +55,7 @@ def _texts():
 def test_tokenizer_json_alone_gives_the_ids_of_tokenizer_model(
   gemma_like, folder
 ):
-  (folder / tokenizers.MODEL_FILE).unlink()
+  (folder / sentencepiece_models.MODEL_FILE).unlink()
   # Older files write a merge as one string.
   for old in (False, True):
     if old:
@@ -91,7 +95,7 @@ def test_added_tokens_are_found_in_text_and_exported(
 
   _edit(folder, name, add)
   if not has_model:
-    (folder / tokenizers.MODEL_FILE).unlink()
+    (folder / sentencepiece_models.MODEL_FILE).unlink()
   read = tokenizers.load(f'hf:{folder}')
   assert read.vocab_size == size + 2
   inner = gemma_like.encode('some words')
@@ -102,7 +106,7 @@ def test_added_tokens_are_found_in_text_and_exported(
   for _ in range(2):
     again = tokenizers.load(f'hf:{exported}')
     assert tokenizer_differences.describe(again, read) == ''
-    (exported / tokenizers.MODEL_FILE).unlink(missing_ok=True)
+    (exported / sentencepiece_models.MODEL_FILE).unlink(missing_ok=True)
 
 
 def test_the_token_of_images_is_left_out(gemma_like, folder):
@@ -111,7 +115,7 @@ def test_the_token_of_images_is_left_out(gemma_like, folder):
   for _ in range(2):
     read = tokenizers.load(f'hf:{folder}')
     assert tokenizer_differences.describe(read, gemma_like) == ''
-    (folder / tokenizers.MODEL_FILE).unlink(missing_ok=True)
+    (folder / sentencepiece_models.MODEL_FILE).unlink(missing_ok=True)
 
 
 def test_a_token_of_the_vocabulary_that_is_added_is_found_whole(
@@ -222,7 +226,7 @@ def test_what_cannot_be_used_is_refused_by_name(folder, change, message):
 def test_a_tokenizer_json_without_an_equal_model_is_refused(
   folder, change, message
 ):
-  (folder / tokenizers.MODEL_FILE).unlink()
+  (folder / sentencepiece_models.MODEL_FILE).unlink()
   name, edit = change
   _edit(folder, name, edit)
   with pytest.raises(errors.ConfigError, match='tokenizer.json') as caught:
@@ -240,6 +244,6 @@ def test_a_folder_without_a_tokenizer_says_what_it_holds(folder):
   (folder / 'vocab.txt').write_text('')
   with pytest.raises(errors.ConfigError, match='it holds vocab.txt'):
     tokenizers.load(f'hf:{folder}', 't.init')
-  (folder / tokenizers.MODEL_FILE).write_bytes(b'\xff' * 50)
+  (folder / sentencepiece_models.MODEL_FILE).write_bytes(b'\xff' * 50)
   with pytest.raises(errors.ConfigError, match='is no SentencePiece model'):
     tokenizers.load(f'hf:{folder}', 't.init')

@@ -11,8 +11,12 @@ from kd.core import errors
 from kd.core import run_info
 from kd.input_pipeline import added_tokens
 from kd.input_pipeline import bpe
+from kd.input_pipeline import byte_level_tokenizer
+from kd.input_pipeline import chat_templates
 from kd.input_pipeline import sentencepiece_models
+from kd.input_pipeline import sentencepiece_tokenizer
 from kd.input_pipeline import tokenizers
+from kd.input_pipeline import turn_marks
 
 _Spec = sentencepiece_model_pb2.TrainerSpec
 
@@ -21,11 +25,13 @@ def problem(tokenizer: tokenizers.Tokenizer) -> str:
   """Says why no tokenizer.json gives the ids that a tokenizer gives.
 
   Args:
-    tokenizer: any SentencePiece model.
+    tokenizer: any.
 
   Returns:
     The reason, '' if `write` can write it.
   """
+  if isinstance(tokenizer, byte_level_tokenizer.ByteLevelTokenizer):
+    return ''
   proto = sentencepiece_models.parse(tokenizer.model_proto, 'tokenizer')
   kind = proto.trainer_spec.model_type
   if kind != _Spec.BPE:
@@ -41,7 +47,7 @@ def check(tokenizer: tokenizers.Tokenizer, path: str) -> None:
   """Refuses a tokenizer that `write` cannot write.
 
   Args:
-    tokenizer: any SentencePiece model.
+    tokenizer: any.
     path: the config path that names it, for the message.
 
   Raises:
@@ -61,19 +67,44 @@ def check(tokenizer: tokenizers.Tokenizer, path: str) -> None:
 def write(
   tokenizer: tokenizers.Tokenizer, directory: str, chat_template: str
 ) -> None:
-  """Writes tokenizer.model, tokenizer.json, its config and the special tokens.
+  """Writes the files of a tokenizer to a folder.
+
+  A tokenizer that was read from a tokenizer.json is written as it was. Of a
+  SentencePiece model, tokenizer.model, tokenizer.json, its config and the
+  special tokens are written.
 
   Args:
-    tokenizer: a byte-fallback BPE model that leaves its text untouched, as
-      Gemma's and 'bytes' are.
+    tokenizer: a byte-level BPE, or a byte-fallback BPE model that leaves its
+      text untouched, as Gemma's and 'bytes' are.
     directory: where to; made if need be. Files of the same names are replaced.
-    chat_template: Jinja, as `templates.JINJA` has it.
+    chat_template: Jinja of a templates.Template. The text that came with the
+      tokenizer is kept where it writes the same template.
 
   Raises:
     ConfigError: see check.
   """
   check(tokenizer, 'data.tokenizer')
   os.makedirs(directory, exist_ok=True)
+  if isinstance(tokenizer, byte_level_tokenizer.ByteLevelTokenizer):
+    files = tokenizer.files()
+    # The model's exporter writes it, with the same ids of ends.
+    files.pop(byte_level_tokenizer.GENERATION_CONFIG, None)
+  else:
+    files = _sentencepiece_files(tokenizer, chat_template)
+  for name, data in files.items():
+    run_info.write_bytes(os.path.join(directory, name), data)
+  written = chat_templates.read_folder(directory)
+  wanted = chat_templates.names(chat_template)[:1]
+  if written is None or written.names[:1] != wanted:
+    # transformers prefers this file to the field of tokenizer_config.json.
+    path = os.path.join(directory, chat_templates.FILE)
+    run_info.write_bytes(path, chat_template.encode('utf-8'))
+
+
+def _sentencepiece_files(
+  tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer, chat_template: str
+) -> dict[str, bytes]:
+  """Returns the files of a SentencePiece model by name."""
   names = _special_names(tokenizer)
   config = {
     **names,
@@ -84,16 +115,17 @@ def write(
     'model_max_length': 10**30,  # transformers' own way to say "no limit".
     'chat_template': chat_template,
   }
-  for name, data in (
-    (tokenizers.MODEL_FILE, tokenizer.model_proto),
-    (added_tokens.TOKENIZER_JSON, _dump(_fast(tokenizer))),
-    (added_tokens.CONFIG, _dump(config)),
-    ('special_tokens_map.json', _dump(names)),
-  ):
-    run_info.write_bytes(os.path.join(directory, name), data)
+  return {
+    **tokenizer.files(),
+    added_tokens.TOKENIZER_JSON: _dump(_fast(tokenizer)),
+    added_tokens.CONFIG: _dump(config),
+    'special_tokens_map.json': _dump(names),
+  }
 
 
-def _special_names(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
+def _special_names(
+  tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer,
+) -> dict[str, str]:
   """Returns the texts of the BOS, EOS, padding and unknown tokens."""
   ids = {
     'bos_token': tokenizer.bos_id,
@@ -104,7 +136,9 @@ def _special_names(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
   return {name: tokenizer.pieces[index][0] for name, index in ids.items()}
 
 
-def _fast(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
+def _fast(
+  tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer,
+) -> dict[str, Any]:
   """Returns tokenizer.json, which the `tokenizers` library runs."""
   space = sentencepiece_models.SPACE
   pieces = tokenizer.pieces
@@ -160,7 +194,9 @@ def _fast(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
   }
 
 
-def _added(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
+def _added(
+  tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer,
+) -> list[dict[str, Any]]:
   """Returns the tokens that are found in text before anything is merged.
 
   `tokenizers` finds bos, eos, padding and unknown tokens in text too, since it
@@ -168,7 +204,7 @@ def _added(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
   out, so that neither does.
   """
   kind = sentencepiece_models.Type
-  special = {tokenizer.start_of_turn_id, tokenizer.end_of_turn_id}
+  special = {tokenizer.id_of(mark) for mark in turn_marks.GEMMA}
   special |= {tokenizer.bos_id, tokenizer.eos_id}
   special |= {tokenizer.pad_id, tokenizer.unk_id}
   added = []

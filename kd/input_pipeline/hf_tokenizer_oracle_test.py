@@ -13,6 +13,8 @@ import pytest
 
 from kd.core import errors
 from kd.input_pipeline import hf_tokenizer
+from kd.input_pipeline import sentencepiece_models
+from kd.input_pipeline import sentencepiece_tokenizer
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.input_pipeline import trained_models
@@ -112,7 +114,9 @@ def _gemma(python):
 
 def _tokenizer(kind, python):
   if kind == 'trained':
-    return tokenizers.Tokenizer(trained_models.train(**trained_models.GEMMA))
+    return sentencepiece_tokenizer.SentencePieceTokenizer(
+      trained_models.train(**trained_models.GEMMA)
+    )
   return tokenizers.load('bytes') if kind == 'bytes' else _gemma(python)
 
 
@@ -139,7 +143,7 @@ def _run(python, script, request):
 @pytest.mark.parametrize('kind', ['bytes', 'gemma', 'trained'])
 def test_transformers_gives_our_ids(kind, python, tmp_path):
   tokenizer = _tokenizer(kind, python)
-  hf_tokenizer.write(tokenizer, tmp_path, templates.JINJA['gemma'])
+  hf_tokenizer.write(tokenizer, tmp_path, templates.TEMPLATES['gemma'].jinja)
   got = _ask(python, tmp_path, 'gemma3_text', _CHATS)
   assert got['eos_id'] == tokenizer.eos_id
   for text, ids, decoded in zip(
@@ -172,20 +176,20 @@ def test_we_give_the_ids_of_what_transformers_saves(kind, python, tmp_path):
   """transformers 5 saves no tokenizer.model; fine-tunes add tokens."""
   tokenizer = _tokenizer(kind, python)
   written, saved = tmp_path / 'written', tmp_path / 'saved'
-  hf_tokenizer.write(tokenizer, written, templates.JINJA['gemma'])
+  hf_tokenizer.write(tokenizer, written, templates.TEMPLATES['gemma'].jinja)
   (written / 'config.json').write_text('{"model_type": "gemma3_text"}')
   request = {'directory': str(written), 'target': str(saved)}
   for special, plain in ([], []), (['<think>', '</think>'], ['<tool>']):
     _run(python, _RESAVE, request | {'special': special, 'plain': plain})
-    assert not (saved / tokenizers.MODEL_FILE).exists()
+    assert not (saved / sentencepiece_models.MODEL_FILE).exists()
     got = _ask(python, saved, 'gemma3_text')
     read = [tokenizers.load(f'hf:{saved}')]
     # As fine-tuners do: the tokenizer.model of the base model is added.
-    (saved / tokenizers.MODEL_FILE).write_bytes(tokenizer.model_proto)
+    (saved / sentencepiece_models.MODEL_FILE).write_bytes(tokenizer.model_proto)
     read.append(tokenizers.load(f'hf:{saved}'))
-    (saved / tokenizers.MODEL_FILE).unlink()
+    (saved / sentencepiece_models.MODEL_FILE).unlink()
     exported = tmp_path / f'exported_{len(special)}'
-    hf_tokenizer.write(read[0], exported, templates.JINJA['gemma'])
+    hf_tokenizer.write(read[0], exported, templates.TEMPLATES['gemma'].jinja)
     assert _ask(python, exported, 'gemma3_text')['ids'] == got['ids']
     for one in read:
       assert one.vocab_size == tokenizer.vocab_size + len(special + plain)

@@ -6,7 +6,7 @@ from sentencepiece import sentencepiece_model_pb2
 from kd.core import errors
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import sentencepiece_models
-from kd.input_pipeline import tokenizers
+from kd.input_pipeline import sentencepiece_tokenizer
 from kd.input_pipeline import trained_models
 
 _Type = sentencepiece_models.Type
@@ -45,7 +45,9 @@ _Type = sentencepiece_models.Type
 def test_a_tokenizer_that_no_export_equals_is_refused(
   options, message, tmp_path
 ):
-  tokenizer = tokenizers.Tokenizer(trained_models.train(**options))
+  tokenizer = sentencepiece_tokenizer.SentencePieceTokenizer(
+    trained_models.train(**options)
+  )
   with pytest.raises(errors.ConfigError, match=message) as caught:
     hf_tokenizer.write(tokenizer, tmp_path, '')
   assert str(caught.value).startswith('data.tokenizer: the tokenizer cannot be')
@@ -57,7 +59,9 @@ def _gemma(change):
     trained_models.train(**trained_models.GEMMA)
   )
   change(proto)
-  return tokenizers.Tokenizer(proto.SerializeToString())
+  return sentencepiece_tokenizer.SentencePieceTokenizer(
+    proto.SerializeToString()
+  )
 
 
 def test_scores_that_no_list_of_merges_has_are_refused():

@@ -1,22 +1,21 @@
 """Builds SentencePiece models of bytes and of a GGUF's vocabulary."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import hashlib
 import math
 from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
-from kd.checkpoints import gguf_parts
 from kd.core import errors
+from kd.input_pipeline import turn_marks
 
+MODEL_FILE = 'tokenizer.model'
 SPACE = '\u2581'  # How SentencePiece writes a space inside a piece.
-START_OF_TURN = '<start_of_turn>'
-END_OF_TURN = '<end_of_turn>'
 
 Type = sentencepiece_model_pb2.ModelProto.SentencePiece
 
-_WANTED = 'tokenizer.ggml.'
+PREFIX = 'tokenizer.ggml.'
 _LISTS = ('tokens', 'scores', 'token_type')
 _FIELDS = (
   *_LISTS,
@@ -40,43 +39,29 @@ def from_bytes() -> bytes:
   """
   pieces = [(name, 0.0, Type.CONTROL) for name in ('<pad>', '<eos>', '<bos>')]
   pieces.append(('<unk>', 0.0, Type.UNKNOWN))
-  pieces.append((START_OF_TURN, 0.0, Type.USER_DEFINED))
-  pieces.append((END_OF_TURN, 0.0, Type.USER_DEFINED))
+  pieces += [(mark, 0.0, Type.USER_DEFINED) for mark in turn_marks.GEMMA]
   pieces.append((SPACE, 0.0, Type.NORMAL))
   pieces += [(f'<0x{byte:02X}>', 0.0, Type.BYTE) for byte in range(256)]
   return serialize(pieces, pad=0, eos=1, bos=2, unk=3)
 
 
-def from_gguf(path: str) -> bytes:
-  """A serialized model made of a GGUF file's tokenizer fields.
+def from_gguf(fields: Mapping[str, Any], path: str) -> bytes:
+  """Serializes a model made of a GGUF file's tokenizer fields.
 
   Args:
-    path: a GGUF file with a SentencePiece ('llama') vocabulary.
+    fields: from gguf_vocabularies.read; their `model` is 'llama'.
+    path: the GGUF file, for messages.
 
   Returns:
     The ModelProto's bytes.
 
   Raises:
-    ConfigError: the file is no GGUF, or carries no such vocabulary.
+    ConfigError: a field is missing or damaged.
   """
-  lists = [_WANTED + name for name in _LISTS]
-  metadata = gguf_parts.read(path, lists).metadata
-  fields = {
-    key.removeprefix(_WANTED): value
-    for key, value in metadata.items()
-    if key.startswith(_WANTED)
-  }
-  kind = fields['model'] if 'model' in fields else None
-  if kind != 'llama':
-    raise errors.ConfigError(
-      path,
-      f'the kind of its tokenizer is {kind!r}',
-      legal="a GGUF whose tokenizer.ggml.model is 'llama' (SentencePiece)",
-    )
   missing = [name for name in _FIELDS if name not in fields]
   if missing:
     raise errors.ConfigError(
-      path, f'lacks the fields {_WANTED}{{{", ".join(missing)}}}'
+      path, f'lacks the fields {PREFIX}{{{", ".join(missing)}}}'
     )
   special = {
     'bos': fields['bos_token_id'],
@@ -110,12 +95,12 @@ def _check_fields(
       or not all(type(x) is kind for x in value)
     ):
       raise errors.ConfigError(
-        f'{path}: {_WANTED}{name}',
+        f'{path}: {PREFIX}{name}',
         'is damaged',
         legal=f'a list of {kind.__name__}, one for each of {size} tokens',
       )
   if not all(map(math.isfinite, fields['scores'])):
-    raise errors.ConfigError(f'{path}: {_WANTED}scores', 'are not all finite')
+    raise errors.ConfigError(f'{path}: {PREFIX}scores', 'are not all finite')
   for name, index in special.items():
     if type(index) is not int or not 0 <= index < size:
       raise errors.ConfigError(
@@ -136,10 +121,10 @@ def parse(raw: bytes, name: str) -> sentencepiece_model_pb2.ModelProto:
   try:
     return sentencepiece_model_pb2.ModelProto.FromString(raw)
   except Exception as e:  # The protobuf library's own, which kd doesn't import.
-    raise is_none(name, e) from e
+    raise not_a_model(name, e) from e
 
 
-def is_none(name: str, reason: Exception) -> errors.ConfigError:
+def not_a_model(name: str, reason: Exception) -> errors.ConfigError:
   """Returns the error for bytes that are no SentencePiece model.
 
   Args:

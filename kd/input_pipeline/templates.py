@@ -1,75 +1,58 @@
 """Chat templates: messages to text, ids and the tokens that the loss is on."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+import dataclasses
 
 from kd.core import errors
 from kd.core import types
-from kd.input_pipeline import sentencepiece_models
+from kd.input_pipeline import chat_turns
+from kd.input_pipeline import gemma_template
+from kd.input_pipeline import plain_template
+from kd.input_pipeline import qwen3_template
 from kd.input_pipeline import tokenizers
+from kd.input_pipeline import turn_marks
 
-NAMES = ('plain', 'gemma')
-BOS = '<bos>'
-EOS = '<eos>'
-
-Message = Mapping[str, str]
+Message = chat_turns.Message
 Spans = list[tuple[int, int]]
 
 
-class Turn(NamedTuple):
-  """A turn of the model in a text, by numbers of characters before it.
+@dataclasses.dataclass(frozen=True)
+class Template:
+  """One way to write messages as text.
 
   Attributes:
-    begin: where what the model says begins.
-    answer: where its rationale ends; `begin` where it gives none.
-    end: behind the mark that ends the turn.
+    render: writes messages; see the function `render`.
+    jinja: the same for transformers and vLLM.
+    marks: what begins and ends a turn; None for a template without turns, whose
+      answer ends with EOS.
   """
 
-  begin: int
-  answer: int
-  end: int
+  render: Callable[[Sequence[Message], bool], tuple[str, list[chat_turns.Turn]]]
+  jinja: str
+  marks: turn_marks.Marks | None = None
 
 
-# Jinja's whitespace in `trim` is Python's str.strip, so both paths agree.
-GEMMA_JINJA = """\
-{{ bos_token }}
-{%- set prefix = namespace(text='') -%}
-{%- set turns = messages -%}
-{%- if messages[0]['role'] == 'system' -%}
-  {%- set prefix.text = messages[0]['content'] + '\\n\\n' -%}
-  {%- set turns = messages[1:] -%}
-{%- endif -%}
-{%- for turn in turns -%}
-  {%- if (turn['role'] == 'user') != (loop.index0 % 2 == 0) -%}
-    {{ raise_exception('Roles must alternate: user, assistant, user, ...') }}
-  {%- endif -%}
-  {{ '<start_of_turn>' }}
-  {{- 'model' if turn['role'] == 'assistant' else turn['role'] }}
-  {{- '\\n' }}
-  {{- prefix.text if loop.first else '' }}
-  {{- turn['content'] | trim }}
-  {{- '<end_of_turn>\\n' }}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-  {{ '<start_of_turn>model\\n' }}
-{%- endif -%}
-"""
-
-PLAIN_JINJA = """\
-{{ bos_token }}
-{%- for turn in messages -%}
-  {{ turn['content'] }}
-  {%- if turn['role'] == 'assistant' -%}{{ eos_token }}{%- endif -%}
-{%- endfor -%}
-"""
-
-JINJA = {'plain': PLAIN_JINJA, 'gemma': GEMMA_JINJA}
+TEMPLATES = {
+  'plain': Template(plain_template.render, plain_template.JINJA),
+  'gemma': Template(
+    gemma_template.render, gemma_template.JINJA, turn_marks.GEMMA
+  ),
+  'qwen3': Template(
+    qwen3_template.render, qwen3_template.JINJA, turn_marks.CHATML
+  ),
+  'qwen3_no_thinking': Template(
+    qwen3_template.render_without_thinking,
+    qwen3_template.NO_THINKING_JINJA,
+    turn_marks.CHATML,
+  ),
+}
+NAMES = tuple(TEMPLATES)
 
 
 def exchange(
   inputs: str, targets: str | None = None, rationale: str = ''
 ) -> list[Message]:
-  """A user's turn and, where `targets` is given, the model's answer.
+  """Returns a user's turn and, where `targets` is given, the model's answer.
 
   Args:
     inputs: what the user says.
@@ -89,7 +72,12 @@ def exchange(
 
 def has_turns(name: str) -> bool:
   """Returns whether a template can write a chat: system text, several turns."""
-  return name == 'gemma'
+  return TEMPLATES[name].marks is not None
+
+
+def with_turns() -> str:
+  """Returns the names of the templates that have turns, for messages."""
+  return ', '.join(repr(name) for name in NAMES if has_turns(name))
 
 
 def check_name(name: str, path: str = 'data.template') -> None:
@@ -100,18 +88,18 @@ def check_name(name: str, path: str = 'data.template') -> None:
 
 def render(
   name: str, messages: Sequence[Message], generate: bool = False
-) -> tuple[str, list[Turn]]:
+) -> tuple[str, list[chat_turns.Turn]]:
   """Writes messages as the text that the model reads.
 
   Args:
-    name: 'plain' (BOS, inputs, targets, EOS) or 'gemma' (Gemma 3's turns).
+    name: a template of NAMES.
     messages: dicts of `role` (system, user, assistant or model) and `content`;
       the model's may have `rationale`, the beginning of the content that is it.
     generate: end with the opening of the model's turn.
 
   Returns:
-    The text, BOS written out, and the model's turns in it with what ends them,
-    which are what is supervised.
+    The text, which begins with chat_turns.BOS if the template writes a BOS, and
+    the model's turns in it with the marks that end them: the supervised parts.
 
   Raises:
     ConfigError: an unknown template or role, or turns out of order.
@@ -119,87 +107,17 @@ def render(
   check_name(name)
   for i, message in enumerate(messages):
     role = message['role']
-    if role not in ('system', 'user', 'assistant', 'model'):
+    if role not in chat_turns.ROLES:
       raise errors.unknown(
-        f'messages[{i}].role',
-        'role',
-        role,
-        ('system', 'user', 'assistant', 'model'),
+        f'messages[{i}].role', 'role', role, chat_turns.ROLES
       )
-  writer = _render_plain if name == 'plain' else _render_gemma
-  return writer(messages, generate)
-
-
-def _render_plain(messages, generate):
-  roles = [m['role'] for m in messages]
-  if roles not in (['user'], ['user', 'assistant'], ['user', 'model']):
-    raise errors.ConfigError(
-      'messages',
-      f"the 'plain' template cannot write the turns {roles}",
-      legal="one user turn, then at most one assistant turn (use 'gemma')",
-    )
-  prompt = BOS + messages[0]['content']
-  if generate or len(messages) == 1:
-    if len(messages) != 1:
-      raise errors.ConfigError(
-        'messages',
-        'end with an assistant turn, so nothing is to generate',
-        legal='a user turn at the end',
-      )
-    return prompt, []
-  text = prompt + messages[1]['content'] + EOS
-  answer = len(prompt) + len(_rationale(messages[1]))
-  return text, [Turn(len(prompt), answer, len(text))]
-
-
-def _render_gemma(messages, generate):
-  text, turns, prefix = BOS, [], ''
-  if messages and messages[0]['role'] == 'system':
-    prefix = messages[0]['content'] + '\n\n'
-    messages = messages[1:]
-  if not messages:
-    raise errors.ConfigError(
-      'messages',
-      'hold no user turn',
-      legal='[system,] user, assistant, user, ...',
-    )
-  for i, message in enumerate(messages):
-    role = 'model' if message['role'] == 'assistant' else message['role']
-    wanted = ('user', 'model')[i % 2]
-    if role != wanted:
-      raise errors.ConfigError(
-        f'messages, turn {i + 1}',
-        f'is a {role} turn',
-        nearest=wanted,
-        legal='[system,] user, assistant, user, ... in turn',
-      )
-    text += f'{sentencepiece_models.START_OF_TURN}{role}\n'
-    begin = len(text)
-    said = message['content'].strip()
-    text += (prefix if i == 0 else '') + said + sentencepiece_models.END_OF_TURN
-    if role == 'model':
-      rationale = _rationale(message).lstrip()[: len(said)]
-      turns.append(Turn(begin, begin + len(rationale), len(text)))
-    text += '\n'
-  if generate:
-    if messages[-1]['role'] != 'user':
-      raise errors.ConfigError(
-        'messages',
-        'end with a model turn, so nothing is to generate',
-        legal='a user turn at the end',
-      )
-    text += f'{sentencepiece_models.START_OF_TURN}model\n'
-  return text, turns
-
-
-def _rationale(message: Message) -> str:
-  return message['rationale'] if 'rationale' in message else ''
+  return TEMPLATES[name].render(messages, generate)
 
 
 def encode(
   tokenizer: tokenizers.Tokenizer, name: str, messages: Sequence[Message]
 ) -> tuple[list[int], list[int], list[float]]:
-  """Ids of a whole example, the part and the weight of each as a target.
+  """Returns the ids of a whole example, and the part and weight of each.
 
   The text is tokenized as one, so ids are those that a model sees when it reads
   it. A token belongs to the model's turn if it shares a character with it, and
@@ -213,29 +131,41 @@ def encode(
     messages: as for `render`.
 
   Returns:
-    ids, with exactly one BOS in front; as many parts: types.RATIONALE, or
-    types.ANSWER on all else; as many weights: 1 on the model's turns and what
-    ends them, 0 elsewhere.
+    ids, with one BOS in front if the template and the tokenizer have one; a
+    part for each: types.RATIONALE, or types.ANSWER on all else; a weight for
+    each: 1 on the model's turns and the marks that end them, 0 elsewhere.
 
   Raises:
     ConfigError: as `render`.
   """
   check_tokenizer(tokenizer, name)
   text, turns = render(name, messages)
-  closed = name == 'plain' and len(messages) == 2
+  closed = not has_turns(name) and len(messages) == 2
   # BOS and EOS are ids, not text: what a user writes can never become one.
-  body = text[len(BOS) : len(text) - (len(EOS) if closed else 0)]
+  first, body = _split_bos(tokenizer, text)
+  cut = len(text) - len(body)
+  if closed:
+    body = body.removesuffix(chat_turns.EOS)
   ids, offsets = tokenizer.encode_with_offsets(body)
-  offsets = [(begin + len(BOS), end + len(BOS)) for begin, end in offsets]
+  offsets = [(begin + cut, end + cut) for begin, end in offsets]
   said = _share(offsets, [(t.begin, t.end) for t in turns])
   worked = _share(offsets, [(t.begin, t.answer) for t in turns])
   parts = [types.RATIONALE if w else types.ANSWER for w in worked]
-  ids, parts = [tokenizer.bos_id] + ids, [types.ANSWER] + parts
-  weights = [0.0] + [float(s) for s in said]
+  ids, parts = first + ids, [types.ANSWER] * len(first) + parts
+  weights = [0.0] * len(first) + [float(s) for s in said]
   if closed:
     ids, parts = ids + [tokenizer.eos_id], parts + [types.ANSWER]
     weights.append(1.0)
   return ids, parts, weights
+
+
+def _split_bos(
+  tokenizer: tokenizers.Tokenizer, text: str
+) -> tuple[list[int], str]:
+  """Returns the ids of a rendered text's BOS, and the text after it."""
+  body = text.removeprefix(chat_turns.BOS)
+  has_bos = len(body) < len(text) and tokenizer.bos_id is not None
+  return [tokenizer.bos_id] if has_bos else [], body
 
 
 def _share(offsets: Spans, spans: Spans) -> list[bool]:
@@ -252,7 +182,7 @@ def _share(offsets: Spans, spans: Spans) -> list[bool]:
 def encode_prompt(
   tokenizer: tokenizers.Tokenizer, name: str, messages: Sequence[Message]
 ) -> list[int]:
-  """Returns the ids of a prompt that the model continues, one BOS first.
+  """Returns the ids of a prompt that the model continues.
 
   Args:
     tokenizer: gives the ids.
@@ -260,20 +190,36 @@ def encode_prompt(
     messages: ending with a user's turn.
 
   Returns:
-    The ids.
+    The ids, with one BOS in front if the template and the tokenizer have one.
 
   Raises:
-    ConfigError: as `render`, or the last turn is the model's.
+    ConfigError: as `render`, or the last turn is the model's, or there is no id
+      at all.
   """
   check_tokenizer(tokenizer, name)
   text, _ = render(name, messages, generate=True)
-  return [tokenizer.bos_id] + tokenizer.encode(text[len(BOS) :])
+  return encode_text(tokenizer, text)
 
 
-def stop_id(tokenizer: tokenizers.Tokenizer, name: str) -> int:
-  """The id with which the model's answer ends under a template."""
-  check_tokenizer(tokenizer, name)
-  return tokenizer.end_of_turn_id if name == 'gemma' else tokenizer.eos_id
+def encode_text(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:
+  """Returns the ids of a rendered text that ends where the model continues.
+
+  Args:
+    tokenizer: gives the ids.
+    text: from `render`, and what the model has said since.
+
+  Raises:
+    ConfigError: the text is empty and the tokenizer has no BOS.
+  """
+  first, body = _split_bos(tokenizer, text)
+  ids = first + tokenizer.encode(body)
+  if not ids:
+    raise errors.ConfigError(
+      'messages',
+      'are empty, and the tokenizer has no BOS',
+      legal='a prompt of one token or more',
+    )
+  return ids
 
 
 def check_tokenizer(
@@ -281,12 +227,19 @@ def check_tokenizer(
 ) -> None:
   """Raises ConfigError if the tokenizer cannot write the template."""
   check_name(name, path)
-  if name == 'gemma' and (
-    tokenizer.start_of_turn_id is None or tokenizer.end_of_turn_id is None
-  ):
-    raise errors.ConfigError(
-      path,
-      "'gemma' needs <start_of_turn> and <end_of_turn>, which the "
-      'tokenizer lacks',
-      legal="'plain' for this tokenizer",
-    )
+  for mark in TEMPLATES[name].marks or ():
+    if tokenizer.id_of(mark) is None:
+      raise errors.ConfigError(
+        path,
+        f'{name!r} needs {mark}, which the tokenizer lacks',
+        legal=_writable(tokenizer),
+      )
+
+
+def _writable(tokenizer: tokenizers.Tokenizer) -> str:
+  """Returns the names of the templates that a tokenizer can write."""
+  return ', '.join(
+    repr(name)
+    for name, template in TEMPLATES.items()
+    if all(tokenizer.id_of(mark) is not None for mark in template.marks or ())
+  )

@@ -8,8 +8,10 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from kd.core import errors
+from kd.input_pipeline import sentencepiece_tokenizer
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
+from kd.input_pipeline import trained_byte_level
 
 _CHAT = [
   {'role': 'user', 'content': ' Hi '},
@@ -23,7 +25,9 @@ def _model(change):
   base = tokenizers.load('bytes')
   model = sentencepiece_model_pb2.ModelProto.FromString(base.model_proto)
   change(model)
-  return tokenizers.Tokenizer(model.SerializeToString())
+  return sentencepiece_tokenizer.SentencePieceTokenizer(
+    model.SerializeToString()
+  )
 
 
 @pytest.fixture(scope='module')
@@ -67,7 +71,13 @@ def test_plain_supervises_answer_and_eos(bytes_tokenizer):
   assert weights[1:] == [0, 0, 0, 1, 1]
 
 
-@pytest.mark.parametrize('name', templates.NAMES)
+@pytest.fixture(scope='module')
+def qwen_tokenizer(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('qwen')
+  return tokenizers.load(trained_byte_level.write(folder))
+
+
+@pytest.mark.parametrize('name', ['plain', 'gemma'])
 def test_one_bos_whatever_is_written(bytes_tokenizer, name):
   messages = templates.exchange('<bos><eos>x', '<bos>y<eos>')
   ids, _, _ = templates.encode(bytes_tokenizer, name, messages)
@@ -76,6 +86,80 @@ def test_one_bos_whatever_is_written(bytes_tokenizer, name):
   for found in (ids, prompt):
     assert found.count(bytes_tokenizer.bos_id) == 1 and found[0] == 2
   assert ids.count(bytes_tokenizer.eos_id) == (name == 'plain')
+
+
+@pytest.mark.parametrize('name', ['plain', 'qwen3', 'qwen3_no_thinking'])
+def test_no_bos_and_no_eos_from_text_without_bos(qwen_tokenizer, name):
+  messages = templates.exchange('<bos><|endoftext|>x', '<|endoftext|>y')
+  ids, _, weights = templates.encode(qwen_tokenizer, name, messages)
+  prompt = templates.encode_prompt(qwen_tokenizer, name, messages[:1])
+  # Thinking, the model begins with its block of thoughts.
+  assert prompt == ids[: len(prompt)]
+  assert not any(weights[: len(prompt)]) and all(weights[len(prompt) : -1])
+  assert ids.count(qwen_tokenizer.eos_id) == (name == 'plain')
+  text = qwen_tokenizer.decode(ids)
+  assert text.count('<bos>') == 1 and text.count('<|endoftext|>') == 2
+  with pytest.raises(errors.ConfigError, match='the tokenizer has no BOS'):
+    templates.encode_prompt(qwen_tokenizer, 'plain', templates.exchange(''))
+
+
+def _qwen_chat(*answers):
+  turns = ''.join(
+    f'<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n{answer}'
+    f'<|im_end|>\n'
+    for said, answer in zip([' Hi ', '2+2?'], answers, strict=True)
+  )
+  return f'<|im_start|>system\nBe brief.<|im_end|>\n{turns}'
+
+
+_EMPTY = '<think>\n\n</think>\n\n'
+
+
+def test_qwen3_text():
+  messages = [{'role': 'system', 'content': 'Be brief.'}, *_CHAT]
+  messages[2] = {'role': 'model', 'content': '<think>\nx\n</think>\n\nYes. '}
+  text, turns = templates.render('qwen3', messages)
+  assert text == _qwen_chat('Yes. ', f'{_EMPTY}4')
+  said = [text[t.begin : t.end] for t in turns]
+  assert said == ['Yes. <|im_end|>', f'{_EMPTY}4<|im_end|>']
+  again, turns = templates.render('qwen3_no_thinking', messages)
+  said = [text[t.begin : t.end] for t in turns]
+  assert (again, said) == (text, ['Yes. <|im_end|>', '4<|im_end|>'])
+  for name, end in (('qwen3', ''), ('qwen3_no_thinking', _EMPTY)):
+    prompt, turns = templates.render(name, messages[:-1], generate=True)
+    assert prompt == text[: text.index(f'{_EMPTY}4')] + end
+    assert len(turns) == 1
+
+
+@pytest.mark.parametrize(
+  'name, content, rationale, worked, answer',
+  [
+    ('qwen3', 'a b', 'a', f'{_EMPTY}a', ' b'),
+    ('qwen3_no_thinking', 'a b', 'a', 'a', ' b'),
+    ('qwen3_no_thinking', '\n\na b', '\n\na', 'a', ' b'),
+    (
+      'qwen3',
+      '<think>\na\n</think>b',
+      '<think>',
+      '<think>\na\n</think>\n\n',
+      'b',
+    ),
+    (
+      'qwen3_no_thinking',
+      '<think>a</think>\n\nb c',
+      '<think>a</think>\n\nb',
+      '<think>\na\n</think>\n\nb',
+      ' c',
+    ),
+  ],
+)
+def test_the_rationale_of_qwen3(name, content, rationale, worked, answer):
+  messages = templates.exchange('x', content, rationale)
+  text, (turn,) = templates.render(name, messages)
+  assert text[turn.begin : turn.answer] == worked
+  assert text[turn.answer : turn.end] == f'{answer}<|im_end|>'
+  plain, (same,) = templates.render(name, templates.exchange('x', content))
+  assert plain == text and same == (turn.begin, turn.begin, turn.end)
 
 
 def test_a_token_across_the_seam_is_supervised():
@@ -131,7 +215,7 @@ def merging_tokenizer():
     user_defined_symbols=['<start_of_turn>', '<end_of_turn>'],
     minloglevel=2,
   )
-  return tokenizers.Tokenizer(model.getvalue())
+  return sentencepiece_tokenizer.SentencePieceTokenizer(model.getvalue())
 
 
 def _first_that_cover(tokenizer, ids, text):
@@ -151,8 +235,11 @@ def _most_within(tokenizer, ids, text):
   )
 
 
-@pytest.mark.parametrize('kind', ['bytes', 'merging'])
-@pytest.mark.parametrize('name', templates.NAMES)
+@pytest.mark.parametrize(
+  'kind, name',
+  [(k, n) for k in ('bytes', 'merging') for n in ('plain', 'gemma')]
+  + [('qwen', 'plain'), ('qwen', 'qwen3_no_thinking')],
+)
 def test_the_rationale_by_brute_force(kind, name, request):
   tokenizer = request.getfixturevalue(f'{kind}_tokenizer')
   rng = random.Random(1)
@@ -173,6 +260,11 @@ def test_the_rationale_by_brute_force(kind, name, request):
       # The blanks that the template takes off targets are nobody's.
       first = len(targets) - len(targets.lstrip())
       kept = rationale[first : len(targets.rstrip())]
+    elif name == 'qwen3_no_thinking':
+      prompt = (
+        f'<|im_start|>user\n{inputs}<|im_end|>\n<|im_start|>assistant\n{_EMPTY}'
+      )
+      kept = rationale[len(targets) - len(targets.lstrip('\n')) :]
     # Ids are those of the text with no rationale; only parts differ.
     plain = templates.encode(
       tokenizer, name, templates.exchange(inputs, targets)
@@ -187,7 +279,7 @@ def test_the_rationale_by_brute_force(kind, name, request):
       range(begin, end)
     )
     assert all(weights[begin:end])
-  assert (straddled > 10) == (kind == 'merging')
+  assert (straddled > {'qwen': 0}.get(kind, 10)) == (kind != 'bytes')
 
 
 def test_padding_may_share_the_id_of_eos():
@@ -239,3 +331,5 @@ def test_names_and_tokenizers_are_checked(bytes_tokenizer):
 
   with pytest.raises(errors.ConfigError, match='which the tokenizer lacks'):
     templates.encode(_model(hide), 'gemma', _CHAT)
+  with pytest.raises(errors.ConfigError, match="legal: 'plain', 'gemma'$"):
+    templates.check_tokenizer(bytes_tokenizer, 'qwen3')

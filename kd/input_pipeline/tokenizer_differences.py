@@ -1,6 +1,11 @@
 """Compares two tokenizers by the ids that they give."""
 
+import dataclasses
+
+from kd.core import json_files
+from kd.input_pipeline import byte_level
 from kd.input_pipeline import sentencepiece_models
+from kd.input_pipeline import sentencepiece_tokenizer
 from kd.input_pipeline import tokenizers
 
 _Type = sentencepiece_models.Type
@@ -27,12 +32,62 @@ def describe(
   Returns:
     The first difference, '' if both give the same ids for every text.
   """
-  if one.model_proto == other.model_proto:
+  if one.digest == other.digest:
     return ''
-  for name in ('bos_id', 'eos_id', 'pad_id', 'unk_id'):
+  kinds = [_kind(tokenizer) for tokenizer in (one, other)]
+  if kinds[0] != kinds[1]:
+    return f'it is a {kinds[0]} {here}, a {kinds[1]} {there}'
+  for name in ('bos_id', 'eos_id', 'pad_id'):
     a, b = getattr(one, name), getattr(other, name)
     if a != b:
       return f'{name} is {a} {here}, {b} {there}'
+  if isinstance(one, sentencepiece_tokenizer.SentencePieceTokenizer):
+    return _of_pieces(one, other, here, there)
+  return _of_specs(one.spec, other.spec, here, there)
+
+
+def _kind(tokenizer: tokenizers.Tokenizer) -> str:
+  if isinstance(tokenizer, sentencepiece_tokenizer.SentencePieceTokenizer):
+    return 'SentencePiece model'
+  return 'byte-level BPE'
+
+
+def _of_specs(
+  one: byte_level.Spec, other: byte_level.Spec, here: str, there: str
+) -> str:
+  """Compares everything that decides the ids of a byte-level BPE."""
+  for name in ('tokens', 'merges'):
+    lists = getattr(one, name), getattr(other, name)
+    what = {'tokens': 'id', 'merges': 'merge'}[name]
+    for i, (a, b) in enumerate(zip(*lists, strict=False)):
+      if a != b:
+        return f'{what} {i} is {a!r} {here}, {b!r} {there}'
+    sizes = [len(part) for part in lists]
+    if sizes[0] != sizes[1]:
+      return f'it has {sizes[0]} {what}s {here}, {sizes[1]} {there}'
+  for i in sorted(one.added.keys() | other.added.keys()):
+    a, b = (
+      dataclasses.replace(spec.added[i], file='') if i in spec.added else None
+      for spec in (one, other)
+    )
+    if a != b:
+      text = one.tokens[i]
+      if a and b:
+        return f'the added token {text!r} is found in other places of a text'
+      where = here if a else there
+      return f'id {i} ({text!r}) is an added token {where} alone'
+  for name in ('normalizer', 'pre_tokenizer', 'decoder', 'ignore_merges'):
+    a, b = getattr(one, name), getattr(other, name)
+    if a != b:
+      a, b = map(json_files.short, (a, b))
+      return f'{name} is {a} {here}, {b} {there}'
+  return ''
+
+
+def _of_pieces(one, other, here, there) -> str:
+  """Compares the pieces and settings of two SentencePiece models."""
+  if one.unk_id != other.unk_id:
+    return f'unk_id is {one.unk_id} {here}, {other.unk_id} {there}'
   for i, (a, b) in enumerate(zip(one.pieces, other.pieces, strict=False)):
     if a[0] != b[0]:
       return f'id {i} is {a[0]!r} {here}, {b[0]!r} {there}'
@@ -67,7 +122,9 @@ def _by_model(one, other, here, there) -> str:
   return ''
 
 
-def _scores(tokenizer: tokenizers.Tokenizer, is_bpe: bool) -> list[float]:
+def _scores(
+  tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer, is_bpe: bool
+) -> list[float]:
   """Returns scores, of a BPE model the rank of each; equal ones are equal."""
   scores = [score for _, score, _ in tokenizer.pieces]
   if not is_bpe:

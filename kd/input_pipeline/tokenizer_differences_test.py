@@ -2,8 +2,8 @@ import pytest
 from sentencepiece import sentencepiece_model_pb2
 
 from kd.input_pipeline import sentencepiece_models
+from kd.input_pipeline import sentencepiece_tokenizer
 from kd.input_pipeline import tokenizer_differences
-from kd.input_pipeline import tokenizers
 
 _Type = sentencepiece_models.Type
 
@@ -16,7 +16,9 @@ def _tokenizer(change=lambda model: None):
   for text, score in (('a', -3), ('b', -4), ('ab', -1), ('ba', -2)):
     model.pieces.add(piece=text, score=score, type=_Type.NORMAL)
   change(model)
-  return tokenizers.Tokenizer(model.SerializeToString())
+  return sentencepiece_tokenizer.SentencePieceTokenizer(
+    model.SerializeToString()
+  )
 
 
 def _set(index, **fields):

@@ -26,6 +26,19 @@ _DECODERS = [_BACK, {'type': 'ByteFallback'}, {'type': 'Fuse'}]
 # eos_token '<end_of_turn>', and keep the vocabulary.
 _NAMES = {'bos': '<bos>', 'eos': '<eos>', 'pad': '<pad>', 'unk': '<unk>'}
 _MOST_IDS = 2**24
+# Fields of a BPE model that no supported tokenizer sets.
+MODEL_FIELDS_OFF = (
+  'dropout',
+  'continuing_subword_prefix',
+  'end_of_word_suffix',
+)
+# The field of a Sequence that holds its members, by the field of the file.
+_MEMBERS = {
+  'normalizer': 'normalizers',
+  'pre_tokenizer': 'pretokenizers',
+  'decoder': 'decoders',
+  'post_processor': 'processors',
+}
 
 
 def model(folder: added_tokens.Folder) -> bytes:
@@ -43,12 +56,12 @@ def model(folder: added_tokens.Folder) -> bytes:
   file = os.path.join(folder.directory, added_tokens.TOKENIZER_JSON)
   _check_form(folder.json, file)
   added_tokens.check(folder)
-  vocabulary = _vocabulary(folder, file)
-  special = _special(folder, vocabulary, file)
-  kinds = _kinds(folder, vocabulary, special)
-  listed = _merges(folder.json['model'], file)
-  scores = bpe.scores(vocabulary, kinds, listed)
-  pieces = list(zip(vocabulary, scores, kinds, strict=True))
+  texts = vocabulary(folder, file)
+  special = _special(folder, texts, file)
+  kinds = _kinds(folder, texts, special)
+  listed = merges(folder.json['model'], file)
+  scores = bpe.scores(texts, kinds, listed)
+  pieces = list(zip(texts, scores, kinds, strict=True))
   reason = bpe.problem(pieces) or bpe.difference(pieces, listed)
   if reason:
     raise errors.ConfigError(
@@ -73,13 +86,12 @@ def _check_form(value: Mapping[str, Any], file: str) -> None:
     refuse('model.type', kind, "'BPE'")
   if part.get('byte_fallback') is not True:
     refuse('model.byte_fallback', part.get('byte_fallback'), 'true')
-  off = ('dropout', 'ignore_merges')
-  for key in (*off, 'continuing_subword_prefix', 'end_of_word_suffix'):
+  for key in ('ignore_merges', *MODEL_FIELDS_OFF):
     if part.get(key):
       refuse(f'model.{key}', part[key], 'none')
-  if _parts(value.get('normalizer'), 'normalizers') != [_REPLACE]:
+  if parts(value, 'normalizer') != [_REPLACE]:
     refuse('normalizer', value.get('normalizer'), f'Replace " " by {_SPACE!r}')
-  for splitter in _parts(value.get('pre_tokenizer'), 'pretokenizers'):
+  for splitter in parts(value, 'pre_tokenizer'):
     # There are no spaces left to split at.
     pattern = splitter.get('pattern') if isinstance(splitter, dict) else None
     if (
@@ -88,32 +100,38 @@ def _check_form(value: Mapping[str, Any], file: str) -> None:
       or splitter.get('invert')
     ):
       refuse('pre_tokenizer', value['pre_tokenizer'], 'none')
-  decoders = _parts(value.get('decoder'), 'decoders')
+  decoders = parts(value, 'decoder')
   if decoders != _DECODERS:
     legal = f'Replace {_SPACE!r} by " ", ByteFallback, Fuse'
     refuse('decoder', value.get('decoder'), legal)
 
 
-def _parts(value: Any, key: str) -> list[Any]:
-  """Returns the members of a Sequence, or the one part there is."""
-  if value is None:
+def parts(value: Mapping[str, Any], key: str) -> list[Any]:
+  """Returns the members of a Sequence, or the one part there is.
+
+  Args:
+    value: the contents of tokenizer.json.
+    key: normalizer, pre_tokenizer, decoder or post_processor.
+  """
+  part = value.get(key)
+  if part is None:
     return []
-  if isinstance(value, dict) and value.get('type') == 'Sequence':
-    members = value.get(key)
+  if isinstance(part, dict) and part.get('type') == 'Sequence':
+    members = part.get(_MEMBERS[key])
     return members if isinstance(members, list) else [members]
-  return [value]
+  return [part]
 
 
-def ids(folder: added_tokens.Folder) -> dict[str, int]:
+def ids(folder: added_tokens.Folder, file: str) -> dict[str, int]:
   """Returns the ids of tokenizer.json's vocabulary by text.
 
   Args:
     folder: the folder's files, its tokenizer.json among them.
+    file: the name of tokenizer.json, for messages.
 
   Raises:
     ConfigError: the vocabulary is no map from texts to ids.
   """
-  file = os.path.join(folder.directory, added_tokens.TOKENIZER_JSON)
   part = folder.json.get('model')
   vocabulary = part.get('vocab') if isinstance(part, dict) else None
   if isinstance(vocabulary, list):  # Of a unigram model: [text, score] by id.
@@ -134,10 +152,18 @@ def ids(folder: added_tokens.Folder) -> dict[str, int]:
   )
 
 
-def _vocabulary(folder: added_tokens.Folder, file: str) -> list[str]:
-  """Returns the text of every id, added tokens included."""
+def vocabulary(folder: added_tokens.Folder, file: str) -> list[str]:
+  """Returns the text of every id, added tokens included.
+
+  Args:
+    folder: the folder's files, its tokenizer.json among them.
+    file: the name of tokenizer.json, for messages.
+
+  Raises:
+    ConfigError: two tokens have one id, or an id has no token.
+  """
   texts: dict[int, str] = {}
-  for text, index in ids(folder).items():
+  for text, index in ids(folder, file).items():
     if index in texts:
       raise errors.ConfigError(
         f'{file}: model.vocab',
@@ -209,8 +235,16 @@ def _kinds(
   return kinds
 
 
-def _merges(part: Mapping[str, Any], file: str) -> list[bpe.Merge]:
-  """Returns the merges, which older files write as one string each."""
+def merges(part: Mapping[str, Any], file: str) -> list[bpe.Merge]:
+  """Returns the merges, which older files write as one string each.
+
+  Args:
+    part: the `model` of tokenizer.json.
+    file: the name of tokenizer.json, for messages.
+
+  Raises:
+    ConfigError: the merges are no list of pairs.
+  """
   listed = part.get('merges')
   result = []
   for entry in listed if isinstance(listed, list) else [listed]:

@@ -1,92 +1,43 @@
-"""Loads SentencePiece tokenizers: of bytes, a file, a folder or a GGUF."""
+"""Loads tokenizers: of bytes, from a file, a folder, a GGUF or a run."""
 
 from collections.abc import Sequence
-import functools
-import hashlib
-import json
 import os
-import struct
-import tempfile
-from typing import Any
-
-import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
+from typing import Protocol
 
 from kd.core import errors
 from kd.core import paths
-from kd.core import text_files
+from kd.input_pipeline import added_tokens
+from kd.input_pipeline import byte_level
+from kd.input_pipeline import byte_level_tokenizer
+from kd.input_pipeline import gguf_vocabularies
 from kd.input_pipeline import hf_folders
 from kd.input_pipeline import sentencepiece_models
+from kd.input_pipeline import sentencepiece_tokenizer
 
-MODEL_FILE = hf_folders.MODEL_FILE
 KINDS = ('bytes', 'model', 'gguf', 'hf', 'workdir')
-_GEMMA_SETTINGS = {
-  'model_type': 'bpe',
-  'treat_whitespace_as_suffix': False,
-  'normalizer': '',
-  'add_dummy_prefix': False,
-  'remove_extra_whitespaces': False,
-  'escape_whitespaces': True,
-  'special_ids': [0, 1, 2, 3],
-  'unk_surface': ' \u2047 ',
-  'denormalizer': '',
-}
 _LEGAL = "'bytes', 'model:FILE', 'gguf:FILE', 'hf:DIR' or 'workdir:DIR'"
 
 
-class Tokenizer:
-  """Text to ids and back, without TensorFlow.
+class Tokenizer(Protocol):
+  """Converts text to ids and back, without TensorFlow.
 
   Attributes:
-    model_proto: the serialized SentencePiece model.
-    pieces: (piece, score, type) by id.
     vocab_size: number of ids.
-    pad_id: the padding's id; the EOS id where the model has no padding piece.
-    bos_id: put in front of every text by the caller, never by `encode`.
+    pad_id: the padding's id; the EOS id where the model has no padding token.
+    bos_id: begins every text, put there by the caller and never by `encode`;
+      None for a model whose texts begin without one.
     eos_id: ends a plain text.
-    unk_id: stands for what the model cannot write.
-    start_of_turn_id: id as which `<start_of_turn>` is read in text, or None.
-    end_of_turn_id: the same of `<end_of_turn>`.
     stop_ids: the ids that end a generated answer.
     digest: sha256 (hex); equal digests mean equal ids for every text, and equal
       texts for all ids.
   """
 
-  def __init__(self, model_proto: bytes, name: str = 'tokenizer'):
-    """Builds the tokenizer.
-
-    Args:
-      model_proto: a serialized SentencePiece ModelProto.
-      name: what to call the model in errors: its file or config path.
-
-    Raises:
-      ConfigError: the bytes are no SentencePiece model, or it lacks BOS or EOS.
-    """
-    self.model_proto = model_proto
-    self._processor = sentencepiece.SentencePieceProcessor()
-    proto = sentencepiece_models.parse(model_proto, name)
-    try:
-      self._processor.LoadFromSerializedProto(model_proto)
-    except (RuntimeError, ValueError) as e:
-      raise sentencepiece_models.is_none(name, e) from e
-    self.pieces = [(p.piece, p.score, p.type) for p in proto.pieces]
-    self.vocab_size = len(self.pieces)
-    self.bos_id = self._special(name, 'bos')
-    self.eos_id = self._special(name, 'eos')
-    self.unk_id = self._processor.unk_id()
-    pad_id = self._processor.pad_id()
-    self.pad_id = pad_id if pad_id >= 0 else self.eos_id
-    self.start_of_turn_id = self._find(sentencepiece_models.START_OF_TURN)
-    self.end_of_turn_id = self._find(sentencepiece_models.END_OF_TURN)
-    stops = (self.eos_id, self.end_of_turn_id)
-    self.stop_ids = tuple(i for i in stops if i is not None)
-    self.digest = self._digest(proto)
-    kind = sentencepiece_models.Type
-    self._silent = {
-      i
-      for i, p in enumerate(self.pieces)
-      if p[2] in (kind.CONTROL, kind.UNUSED)
-    }
+  vocab_size: int
+  pad_id: int
+  bos_id: int | None
+  eos_id: int
+  stop_ids: tuple[int, ...]
+  digest: str
 
   def encode(self, text: str) -> list[int]:
     """Returns the ids of a text, without BOS or EOS.
@@ -94,13 +45,11 @@ class Tokenizer:
     Raises:
       ConfigError: the text has half of a surrogate pair.
     """
-    text_files.check_unicode(text, 'text to tokenize')
-    return self._processor.encode(text)
 
   def encode_with_offsets(
     self, text: str
   ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids of a text and the characters each came from.
+    """Returns the ids of a text and the characters that each came from.
 
     Args:
       text: any text.
@@ -112,73 +61,36 @@ class Tokenizer:
     Raises:
       ConfigError: the text has half of a surrogate pair.
     """
-    text_files.check_unicode(text, 'text to tokenize')
-    out = self._processor.encode(text, return_type='offset_mapping')
-    # SentencePiece gives a character that falls apart into bytes to the last of
-    # them, and nothing to the others.
-    offsets = [(begin, max(end, begin + 1)) for begin, end in out['offsets']]
-    return out['ids'], offsets
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Text of ids; control ids and ids beyond the vocabulary say nothing."""
-    kept = [
-      int(i)
-      for i in ids
-      if 0 <= i < self.vocab_size and int(i) not in self._silent
-    ]
-    return self._processor.decode(kept)
+    """Returns the text of ids.
 
-  @functools.cached_property
-  def _model_directory(self) -> tempfile.TemporaryDirectory:
-    directory = tempfile.TemporaryDirectory(prefix='kd-tokenizer-')
-    with open(os.path.join(directory.name, MODEL_FILE), 'wb') as f:
-      f.write(self.model_proto)
-    return directory
+    BOS, EOS, padding and ids beyond the vocabulary give no text; bytes that are
+    no whole character give U+FFFD.
 
-  def vocabulary(self) -> Any:
-    """The same model as a `seqio.SentencePieceVocabulary`.
-
-    Its file is gone when this tokenizer is.
-
-    Returns:
-      The vocabulary.
+    Args:
+      ids: any integers.
     """
-    import seqio  # Brings TensorFlow along: 5 s and 880 MB.
 
-    path = os.path.join(self._model_directory.name, MODEL_FILE)
-    return seqio.SentencePieceVocabulary(path)
+  def text_of(self, index: int) -> str:
+    """Returns a token as the tokenizer's file writes it, for messages.
 
-  def _special(self, name: str, kind: str) -> int:
-    index = getattr(self._processor, f'{kind}_id')()
-    if index < 0:
-      raise errors.ConfigError(
-        name,
-        f'its tokenizer has no {kind.upper()} piece',
-        legal='a SentencePiece model with BOS and EOS',
-      )
-    return index
+    Args:
+      index: an id of the vocabulary.
+    """
 
-  def _digest(self, proto: sentencepiece_model_pb2.ModelProto) -> str:
-    """Returns the SHA-256 (hex) of the pieces by id, and of the settings."""
-    digest = hashlib.sha256()
-    for piece, score, kind in self.pieces:
-      raw = piece.encode('utf-8')
-      digest.update(struct.pack('<IfI', len(raw), score, kind) + raw)
-    settings = {
-      **sentencepiece_models.settings(proto),
-      'special_ids': [self.pad_id, self.eos_id, self.bos_id, self.unk_id],
-      'unk_surface': proto.trainer_spec.unk_surface,
-      'denormalizer': proto.denormalizer_spec.precompiled_charsmap.hex(),
-    }
-    # Gemma's own settings add nothing: rows, caches and runs were identified by
-    # the pieces alone once, and stay valid where that identifies them.
-    if settings != _GEMMA_SETTINGS:
-      digest.update(json.dumps(settings, sort_keys=True).encode())
-    return digest.hexdigest()
+  def id_of(self, text: str) -> int | None:
+    """Returns the id as which a text is read; None if it is not one token.
 
-  def _find(self, piece: str) -> int | None:
-    ids = self._processor.encode(piece)
-    return ids[0] if len(ids) == 1 and self.pieces[ids[0]][0] == piece else None
+    Args:
+      text: such as the mark of a turn.
+    """
+
+  def files(self) -> dict[str, bytes]:
+    """Returns the files that hold the tokenizer, by name.
+
+    Written to a folder DIR, they are what `load('workdir:DIR')` reads.
+    """
 
 
 def load(spec: str, path: str = 'tokenizer') -> Tokenizer:
@@ -211,30 +123,66 @@ def load(spec: str, path: str = 'tokenizer') -> Tokenizer:
         legal=_LEGAL,
         nearest='bytes',
       )
-    return Tokenizer(sentencepiece_models.from_bytes(), path)
+    model = sentencepiece_models.from_bytes()
+    return sentencepiece_tokenizer.SentencePieceTokenizer(model, path)
   if not where:
     raise errors.ConfigError(path, f'{spec!r} names no file', legal=_LEGAL)
   where = paths.expand(where)
-  if kind == 'workdir':
-    where = os.path.join(where, MODEL_FILE)
   try:
-    return Tokenizer(_model_proto(kind, where), where)
+    return _READERS[kind](where)
   except errors.ConfigError as e:
     raise errors.ConfigError(path, str(e)) from e
 
 
-def _model_proto(kind: str, where: str) -> bytes:
-  """Returns the serialized model in a GGUF, a folder or a file."""
-  if kind == 'gguf':
-    return sentencepiece_models.from_gguf(where)
-  if kind == 'hf':
-    return hf_folders.model(where)
-  if not os.path.isfile(where):
+def _from_model(file: str) -> Tokenizer:
+  if not os.path.isfile(file):
     raise errors.ConfigError(
-      where, 'no such file', legal='a SentencePiece model file'
+      file, 'no such file', legal='a SentencePiece model file'
     )
-  with open(where, 'rb') as f:
-    return f.read()
+  with open(file, 'rb') as f:
+    model = f.read()
+  return sentencepiece_tokenizer.SentencePieceTokenizer(model, file)
+
+
+def _from_gguf(file: str) -> Tokenizer:
+  fields = gguf_vocabularies.read(file)
+  kind = fields['model'] if 'model' in fields else None
+  if kind == 'llama':
+    model = sentencepiece_models.from_gguf(fields, file)
+    return sentencepiece_tokenizer.SentencePieceTokenizer(model, file)
+  if kind == 'gpt2':
+    return gguf_vocabularies.byte_level(fields, file)
+  raise errors.ConfigError(
+    file,
+    f'the kind of its tokenizer is {kind!r}',
+    legal="a GGUF whose tokenizer.ggml.model is 'llama' (SentencePiece) or "
+    "'gpt2' (byte-level BPE)",
+  )
+
+
+def _from_hf(directory: str) -> Tokenizer:
+  folder = hf_folders.read(directory)
+  if byte_level.is_byte_level(folder.json):
+    return byte_level_tokenizer.from_folder(folder)
+  model = hf_folders.model(folder)
+  return sentencepiece_tokenizer.SentencePieceTokenizer(model, directory)
+
+
+def _from_workdir(workdir: str) -> Tokenizer:
+  """Reads the files that a run keeps; see Tokenizer.files."""
+  model = os.path.join(workdir, sentencepiece_models.MODEL_FILE)
+  other = os.path.join(workdir, added_tokens.TOKENIZER_JSON)
+  if os.path.isfile(other) and not os.path.isfile(model):
+    return byte_level_tokenizer.from_folder(added_tokens.read(workdir))
+  return _from_model(model)
+
+
+_READERS = {
+  'model': _from_model,
+  'gguf': _from_gguf,
+  'hf': _from_hf,
+  'workdir': _from_workdir,
+}
 
 
 def for_source(init: str, path: str) -> Tokenizer | None:

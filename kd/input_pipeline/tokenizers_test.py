@@ -11,6 +11,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from kd.core import errors
 from kd.input_pipeline import sentencepiece_models
+from kd.input_pipeline import sentencepiece_tokenizer
 from kd.input_pipeline import tokenizer_differences
 from kd.input_pipeline import tokenizers
 from kd.input_pipeline import trained_models
@@ -65,17 +66,12 @@ def test_decode_never_fails(bytes_tokenizer):
   assert decode([7 + 0xFF]) == '\ufffd'
 
 
-def test_vocabulary_is_the_same_model(bytes_tokenizer):
-  vocabulary = bytes_tokenizer.vocabulary()
-  assert vocabulary.vocab_size == bytes_tokenizer.vocab_size
-  assert vocabulary.eos_id == 1 and vocabulary.bos_id == 2
-  assert list(vocabulary.encode('a b')) == bytes_tokenizer.encode('a b')
-
-
 def _changed(tokenizer, change):
   model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model_proto)
   change(model)
-  return tokenizers.Tokenizer(model.SerializeToString())
+  return sentencepiece_tokenizer.SentencePieceTokenizer(
+    model.SerializeToString()
+  )
 
 
 def _joining(model):

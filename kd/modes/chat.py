@@ -113,7 +113,7 @@ class _Session:
   def compile(self) -> None:
     """Compiles what short dialogues need."""
     start = time.monotonic()
-    bos = requests.numbered([self._run.tokenizer.bos_id], 0, 0, samples=1)
+    bos = requests.numbered([self._run.tokenizer.eos_id], 0, 0, samples=1)
     self._buckets.add(self._engine.bucket(bos, self._settings))
     self._console.say('compiling, once for all short dialogues')
 
@@ -203,7 +203,7 @@ class _Session:
       raise errors.ConfigError(
         'message',
         f'/system: the template {template!r} writes no system text',
-        legal="data.template 'gemma'",
+        legal=f'data.template {templates.with_turns()}',
       )
     self._turns.system_text = text
     self._console.say(

@@ -29,7 +29,9 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     tokenizer.bos_id,
     tokenizer.stop_ids,
     tokenizer.pad_id,
-    lambda new: hf_tokenizer.write(tokenizer, new, templates.JINJA[template]),
+    lambda new: hf_tokenizer.write(
+      tokenizer, new, templates.TEMPLATES[template].jinja
+    ),
   )
   source = run.student.source if run.student.keep_layers else None
   warning = weights.pattern_warning(run.student.config, source)

@@ -120,8 +120,7 @@ def _model(run, params):
   def encode(inputs, so_far):
     messages = templates.exchange(inputs)
     text, _ = templates.render(template, messages, generate=True)
-    text = text.removeprefix(templates.BOS) + so_far
-    return (run.tokenizer.bos_id, *run.tokenizer.encode(text))
+    return tuple(templates.encode_text(run.tokenizer, text + so_far))
 
   sampler = samplers.make(run, run.student, params)
   settings = _settings(run.config.search)

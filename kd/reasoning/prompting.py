@@ -70,10 +70,11 @@ def check(style: str, shots: int, template: str) -> None:
   """
   if style not in STYLES:
     raise errors.unknown('reasoning.style', 'style', style, STYLES)
-  if style == 'chat' and shots and template == 'plain':
+  if style == 'chat' and shots and not templates.has_turns(template):
     raise errors.ConfigError(
       'reasoning.style',
-      f"found 'chat' with {shots} examples, and data.template 'plain' has one "
-      'turn',
-      legal="'few_shot', reasoning.shots=0, or data.template='gemma'",
+      f"found 'chat' with {shots} examples, and data.template {template!r} has "
+      'one turn',
+      legal="'few_shot', reasoning.shots=0, or data.template "
+      f'{templates.with_turns()}',
     )

@@ -13,8 +13,8 @@ def _text(ids):
   """The text of ids, with the marks of turns as | and BOS as ^."""
   marks = {
     _TOKENIZER.bos_id: '^',
-    _TOKENIZER.start_of_turn_id: '|',
-    _TOKENIZER.end_of_turn_id: '|',
+    _TOKENIZER.id_of('<start_of_turn>'): '|',
+    _TOKENIZER.id_of('<end_of_turn>'): '|',
   }
   return ''.join(marks.get(i) or _TOKENIZER.decode([i]) for i in ids)
 

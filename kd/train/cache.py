@@ -18,7 +18,6 @@ from kd.core import progress as progress_lib
 from kd.core import run_info
 from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import rows as rows_lib
-from kd.input_pipeline import tokenizers
 from kd.partitioning import placement
 from kd.partitioning import processes
 from kd.partitioning import rules
@@ -226,9 +225,11 @@ def _table(job, teachers):
 
 def _write_files(job, table):
   """Writes the files other than shards; returns their SHA-256 by name."""
-  tokenizer = os.path.join(job.folder, tokenizers.MODEL_FILE)
-  run_info.write_bytes(tokenizer, job.run.tokenizer.model_proto)
-  files = {tokenizers.MODEL_FILE: identity.file_digest(tokenizer)}
+  files = {}
+  for name, data in job.run.tokenizer.files().items():
+    path = os.path.join(job.folder, name)
+    run_info.write_bytes(path, data)
+    files[name] = identity.file_digest(path)
   if table is not None:
     size = job.run.student.config.vocab_size
     digest = cached.write_unembedding(job.folder, table[:size])

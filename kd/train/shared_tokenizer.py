@@ -104,7 +104,9 @@ def check(
     ConfigError: its embedding is too small.
   """
   if chosen.vocab_size > sizes.vocab_size:
-    lacking = [text for text, _, _ in chosen.pieces[sizes.vocab_size :]]
+    lacking = [
+      chosen.text_of(i) for i in range(sizes.vocab_size, chosen.vocab_size)
+    ]
     rest = ', ...' if len(lacking) > 4 else ''
     raise errors.ConfigError(
       name,

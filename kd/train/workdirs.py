@@ -19,7 +19,6 @@ from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import json_files
 from kd.core import run_info
-from kd.input_pipeline import tokenizers
 from kd.partitioning import processes
 from kd.train import model_sizes
 from kd.train import resolved
@@ -158,7 +157,7 @@ def begin(
   inputs: Mapping[str, str],
   mixture: Mapping[str, Any],
 ) -> None:
-  """Writes config.json, run.json and tokenizer.model.
+  """Writes config.json, run.json and the tokenizer's files.
 
   Args:
     run: the resolved run.
@@ -196,9 +195,8 @@ def _begin(run, workdir, changes, inputs, mixture):
   text = config_lib.to_json(run.config) + '\n'
   run_info.write_json(os.path.join(workdir, model_sizes.RUN_FILE), value)
   run_info.write_text(os.path.join(workdir, CONFIG_FILE), text)
-  run_info.write_bytes(
-    os.path.join(workdir, tokenizers.MODEL_FILE), run.tokenizer.model_proto
-  )
+  for name, data in run.tokenizer.files().items():
+    run_info.write_bytes(os.path.join(workdir, name), data)
 
 
 def _read_run(workdir):

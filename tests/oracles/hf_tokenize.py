@@ -2,8 +2,10 @@
 
 Reads {"directory", "texts", "chats"} as JSON from stdin; writes {"ids",
 "decoded", "chats": [{"text", "ids", "error"}]} to stdout. Texts are encoded
-with the special tokens that the tokenizer adds by itself; the chats also get
-the opening of the model's turn where they end with the user's.
+with the special tokens that the tokenizer adds by itself, and decoded without
+the first ids, as many as the optional "skip" says (1). The chats also get the
+opening of the model's turn where they end with the user's, and the optional
+"options" go to the template.
 """
 
 import json
@@ -12,14 +14,13 @@ import sys
 import transformers
 
 
-def _chat(tokenizer, messages):
+def _chat(tokenizer, messages, options):
   generate = messages[-1]['role'] == 'user'
+  options = options | {'add_generation_prompt': generate}
   try:
-    text = tokenizer.apply_chat_template(
-      messages, tokenize=False, add_generation_prompt=generate
-    )
+    text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
     ids = tokenizer.apply_chat_template(
-      messages, tokenize=True, add_generation_prompt=generate, return_dict=False
+      messages, tokenize=True, return_dict=False, **options
     )
   except Exception as e:  # Jinja's own errors and transformers' alike.
     return {'text': None, 'ids': None, 'error': str(e)}
@@ -28,20 +29,17 @@ def _chat(tokenizer, messages):
 
 def main():
   request = json.load(sys.stdin)
+  skip, options = request.get('skip', 1), request.get('options', {})
   tokenizer = transformers.AutoTokenizer.from_pretrained(request['directory'])
   ids = [tokenizer(text)['input_ids'] for text in request['texts']]
+  plain = {'skip_special_tokens': False, 'clean_up_tokenization_spaces': False}
   json.dump(
     {
       'ids': ids,
-      'decoded': [
-        tokenizer.decode(
-          row[1:], skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        for row in ids
-      ],
+      'decoded': [tokenizer.decode(row[skip:], **plain) for row in ids],
       'eos_id': tokenizer.eos_token_id,
       'class': type(tokenizer).__name__,
-      'chats': [_chat(tokenizer, messages) for messages in request['chats']],
+      'chats': [_chat(tokenizer, chat, options) for chat in request['chats']],
     },
     sys.stdout,
   )

@@ -123,8 +123,8 @@ DATA = schema.Section(
     ),
     'template': F(
       'plain',
-      legal.one_of('plain', 'gemma'),
-      'plain: BOS, text, EOS; gemma: chat turns',
+      legal.one_of('plain', 'gemma', 'qwen3', 'qwen3_no_thinking'),
+      'plain: BOS, text, EOS; others: chat turns of that family (docs/data.md)',
     ),
     'batch_size': F(
       8, legal.Integer(1, 2**20), 'rows per step, over all devices'

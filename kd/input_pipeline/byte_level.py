@@ -1,0 +1,231 @@
+"""Reads and checks a tokenizer.json whose model is a byte-level BPE.
+
+Such a tokenizer writes every byte of the normalized text as one printable
+character, splits the text by a regular expression, and merges characters within
+each part. GPT-2, Llama 3 and Qwen work this way.
+"""
+
+from collections.abc import Collection, Mapping
+import dataclasses
+import json
+from typing import Any
+
+from kd.core import errors
+from kd.core import json_files
+from kd.input_pipeline import added_tokens
+from kd.input_pipeline import bpe
+from kd.input_pipeline import tokenizer_json
+
+_TYPE = 'ByteLevel'
+# Defaults of the library where a file leaves a field out.
+_SPLITTING = {'add_prefix_space': True, 'use_regex': True}
+
+
+def _byte_characters() -> list[str]:
+  """Returns the character that stands for each byte, as GPT-2 chose them."""
+  printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+  others = (byte for byte in range(256) if byte not in printable)
+  characters = {byte: chr(byte) for byte in printable}
+  characters |= {byte: chr(256 + i) for i, byte in enumerate(others)}
+  return [characters[byte] for byte in range(256)]
+
+
+CHARACTERS = tuple(_byte_characters())
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """Everything in a tokenizer.json that decides ids and text.
+
+  Two files that differ in nothing but how a library writes them have equal
+  specs.
+
+  Attributes:
+    tokens: the text of each id, added tokens included.
+    merges: the pairs of tokens that are merged, the first to be merged first.
+    added: tokens that are found in text before it is split, by id.
+    normalizer: what is done to the text first.
+    pre_tokenizer: how text is split.
+    decoder: how tokens become text again.
+    ignore_merges: whether a part that is a token needs no merges.
+  """
+
+  tokens: tuple[str, ...]
+  merges: tuple[bpe.Merge, ...]
+  added: Mapping[int, added_tokens.Token]
+  normalizer: Any
+  pre_tokenizer: Any
+  decoder: Any
+  ignore_merges: bool
+
+  def to_json(self, special_ids: Collection[int | None]) -> str:
+    """Returns canonical JSON of the spec and of the special ids.
+
+    Args:
+      special_ids: ids of the padding, EOS and BOS.
+    """
+    fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    fields['added'] = [
+      [index, token.content, token.normalized, *token.flags]
+      for index, token in sorted(self.added.items())
+    ]
+    return json.dumps({**fields, 'special_ids': special_ids}, sort_keys=True)
+
+
+def is_byte_level(value: Mapping[str, Any]) -> bool:
+  """Returns whether a tokenizer.json splits text and decodes it as bytes.
+
+  Args:
+    value: the file's contents.
+  """
+  return all(
+    any(_is_byte_level(part) for part in tokenizer_json.parts(value, key))
+    for key in ('pre_tokenizer', 'decoder')
+  )
+
+
+def _is_byte_level(part: Any) -> bool:
+  return isinstance(part, dict) and part.get('type') == _TYPE
+
+
+def read(folder: added_tokens.Folder, file: str) -> Spec:
+  """Checks the tokenizer of a folder.
+
+  Args:
+    folder: the contents of its files; see is_byte_level.
+    file: the name of tokenizer.json, for messages.
+
+  Returns:
+    What decides its ids.
+
+  Raises:
+    ConfigError: names what is damaged, missing, or not supported.
+  """
+  model = folder.json.get('model')
+  if not isinstance(model, dict) or model.get('type') != 'BPE':
+    kind = model.get('type') if isinstance(model, dict) else model
+    raise _unsupported(f'{file}: model.type', kind, "'BPE'")
+  for key in tokenizer_json.MODEL_FIELDS_OFF:
+    if model.get(key):
+      raise _unsupported(f'{file}: model.{key}', model[key], 'none')
+  ignore_merges = model.get('ignore_merges', False)
+  if not isinstance(ignore_merges, bool):
+    raise _unsupported(
+      f'{file}: model.ignore_merges', ignore_merges, 'true, false'
+    )
+  tokens = tokenizer_json.vocabulary(folder, file)
+  known = set(tokens)
+  for byte, character in enumerate(CHARACTERS):
+    if character not in known:
+      raise errors.ConfigError(
+        f'{file}: model.vocab',
+        f'has no token {character!r}, which stands for byte {byte:#04x}',
+        legal='a token for each of the 256 bytes',
+      )
+  merges = tokenizer_json.merges(model, file)
+  vocabulary = tokenizer_json.ids(folder, file)
+  for left, right in merges:
+    for text in (left, right, left + right):
+      if text not in vocabulary:
+        raise errors.ConfigError(
+          f'{file}: model.merges',
+          f'{json_files.short(left)} + {json_files.short(right)}: '
+          f'{json_files.short(text)} is no token of the vocabulary',
+        )
+  for text in folder.named:
+    if text not in known:
+      raise errors.ConfigError(
+        file, f'the special token {text!r} has no id in it'
+      )
+  return Spec(
+    tokens=tuple(tokens),
+    merges=tuple(merges),
+    added=folder.added,
+    normalizer=_canonical(folder.json, 'normalizer'),
+    pre_tokenizer=_canonical(folder.json, 'pre_tokenizer'),
+    decoder=_canonical(folder.json, 'decoder'),
+    ignore_merges=ignore_merges,
+  )
+
+
+def _canonical(value: Mapping[str, Any], key: str) -> list[Any]:
+  """Returns the members of a part without fields that change nothing."""
+  result = []
+  for part in tokenizer_json.parts(value, key):
+    if _is_byte_level(part):
+      # Offsets are trimmed by a post-processor, and decoders read no field.
+      fields = _SPLITTING if key == 'pre_tokenizer' else {}
+      part = {'type': _TYPE} | {k: part.get(k, v) for k, v in fields.items()}
+    result.append(part)
+  return result
+
+
+def first_id(value: Mapping[str, Any], file: str) -> int | None:
+  """Returns the id that a tokenizer.json puts before a text, or None.
+
+  transformers goes by this alone; it reads no bos_token for it.
+
+  Args:
+    value: the contents of the file.
+    file: its name, for messages.
+
+  Raises:
+    ConfigError: the file puts several tokens there, or does so in another way.
+  """
+  path = f'{file}: post_processor'
+  for part in tokenizer_json.parts(value, 'post_processor'):
+    if _is_byte_level(part):  # Changes offsets, and no ids.
+      continue
+    try:
+      if part['type'] != 'TemplateProcessing':
+        raise _unsupported(path, part['type'], "'TemplateProcessing'")
+      names = []
+      for entry in part['single']:
+        if 'SpecialToken' not in entry:
+          break
+        names.append(entry['SpecialToken']['id'])
+      ids = [i for name in names for i in part['special_tokens'][name]['ids']]
+    except (KeyError, TypeError) as e:
+      legal = "null, or an object of type 'TemplateProcessing'"
+      raise _unsupported(path, part, legal) from e
+    if len(ids) > 1:
+      raise _unsupported(path, names, 'one token in front of a text')
+    if ids and type(ids[0]) is not int:
+      raise _unsupported(path, ids[0], 'an id')
+    if ids:
+      return ids[0]
+  return None
+
+
+def library_json(
+  value: Mapping[str, Any],
+  added: Mapping[int, added_tokens.Token],
+  unread: Collection[str],
+) -> str:
+  """Returns the tokenizer.json that the `tokenizers` library is given.
+
+  Args:
+    value: the contents of the file.
+    added: all added tokens by id.
+    unread: the added tokens that are not read in text. They alone are marked
+      as special, which the library can be told to leave alone.
+  """
+  entries = [
+    {
+      'id': index,
+      'content': token.content,
+      **dict(zip(added_tokens.FLAGS, token.flags, strict=True)),
+      'normalized': token.normalized,
+      'special': token.content in unread,
+    }
+    for index, token in sorted(added.items())
+  ]
+  # A post-processor adds BOS, which callers do, and may trim offsets.
+  changes = {'truncation': None, 'padding': None, 'post_processor': None}
+  return json.dumps({**value, 'added_tokens': entries, **changes})
+
+
+def _unsupported(path: str, value: Any, legal: str) -> errors.ConfigError:
+  return errors.ConfigError(
+    path, f'found {json_files.short(value)}', legal=legal
+  )

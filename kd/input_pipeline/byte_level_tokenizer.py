@@ -1,0 +1,208 @@
+"""Byte-level BPE tokenizers, run by the `tokenizers` library."""
+
+from collections.abc import Mapping, Sequence
+import hashlib
+import os
+from typing import Any
+
+from kd.core import errors
+from kd.core import json_files
+from kd.core import text_files
+from kd.input_pipeline import added_tokens
+from kd.input_pipeline import byte_level
+from kd.input_pipeline import turn_marks
+
+GENERATION_CONFIG = 'generation_config.json'
+# Kept with a run, and exported, byte by byte.
+FILES = (
+  added_tokens.TOKENIZER_JSON,
+  added_tokens.CONFIG,
+  added_tokens.ADDED,
+  'special_tokens_map.json',
+  'chat_template.jinja',
+  'chat_template.json',
+  GENERATION_CONFIG,
+)
+# A vocabulary's own end of a document comes first: chat models name the end of
+# a turn as their eos_token, and keep the vocabulary of their base model.
+_DOCUMENT_ENDS = ('<|endoftext|>', '<|end_of_text|>')
+
+
+class ByteLevelTokenizer:
+  """Text to ids and back; see tokenizers.Tokenizer.
+
+  BOS, EOS and padding are never read in text, so data cannot end a prompt by
+  spelling `<|endoftext|>`. All other added tokens are.
+
+  Attributes:
+    spec: what decides the ids.
+    tokens: the text of each id.
+  """
+
+  def __init__(
+    self, folder: added_tokens.Folder, files: Mapping[str, bytes], file: str
+  ):
+    """Builds the tokenizer.
+
+    Args:
+      folder: the contents of its files.
+      files: the same files as bytes, by name, out of FILES.
+      file: the name of tokenizer.json, for messages.
+
+    Raises:
+      ConfigError: names what is damaged, missing, or not supported.
+    """
+    self._files = dict(files)
+    self.spec = byte_level.read(folder, file)
+    self.tokens = self.spec.tokens
+    self.vocab_size = len(self.tokens)
+    self._ids = {text: i for i, text in enumerate(self.tokens)}
+    ends = _generation_ends(files, file, self.vocab_size)
+    self.eos_id, self.pad_id = self._ends(folder.special, ends, file)
+    self.bos_id = byte_level.first_id(folder.json, file)
+    special = [self.pad_id, self.eos_id, self.bos_id]
+    unread = {self.tokens[i] for i in special if i is not None}
+    marks = {text for marks in turn_marks.ALL for text in marks}
+    self._tokenizer = self._load(
+      byte_level.library_json(folder.json, folder.added, unread - marks), file
+    )
+    self._tokenizer.encode_special_tokens = True
+    self._check_ids(file)
+    named = (self._ids.get(marks.end) for marks in turn_marks.ALL)
+    config_eos = self._ids.get(folder.special.get('eos_token', ''))
+    stops = (self.eos_id, config_eos, *named, *ends)
+    self.stop_ids = tuple(dict.fromkeys(i for i in stops if i is not None))
+    text = self.spec.to_json(special)
+    self.digest = hashlib.sha256(b'byte-level BPE ' + text.encode()).hexdigest()
+    self._silent = frozenset(special)
+
+  def encode(self, text: str) -> list[int]:
+    """Returns the ids of a text; see tokenizers.Tokenizer."""
+    return self._encode(text).ids
+
+  def encode_with_offsets(
+    self, text: str
+  ) -> tuple[list[int], list[tuple[int, int]]]:
+    """Returns ids and their characters; see tokenizers.Tokenizer."""
+    encoding = self._encode(text)
+    offsets, end, last = [], len(text), None
+    for begin, _ in reversed(encoding.offsets):
+      # A mark that is composed with the letter in front of it has no token of
+      # its own: each token extends to where the next one begins.
+      if last is not None and last > begin:
+        end = last
+      offsets.append((begin, max(end, begin + 1)))
+      last = begin
+    return encoding.ids, offsets[::-1]
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of ids; see tokenizers.Tokenizer."""
+    kept = [
+      int(i)
+      for i in ids
+      if 0 <= i < self.vocab_size and int(i) not in self._silent
+    ]
+    return self._tokenizer.decode(kept, skip_special_tokens=False)
+
+  def text_of(self, index: int) -> str:
+    """Returns a token as its file writes it."""
+    return self.tokens[index]
+
+  def id_of(self, text: str) -> int | None:
+    """Returns the id as which a text is read; None if it is not one token."""
+    ids = self.encode(text)
+    return ids[0] if len(ids) == 1 and self.tokens[ids[0]] == text else None
+
+  def files(self) -> dict[str, bytes]:
+    """Returns the files that hold the tokenizer, by name."""
+    return dict(self._files)
+
+  def _encode(self, text: str) -> Any:
+    text_files.check_unicode(text, 'text to tokenize')
+    return self._tokenizer.encode(text, add_special_tokens=False)
+
+  def _ends(
+    self, special: Mapping[str, str], ends: Sequence[int], file: str
+  ) -> tuple[int, int]:
+    """Returns the ids of EOS and of the padding."""
+    for text in _DOCUMENT_ENDS:
+      if text in self._ids:
+        return self._ids[text], self._ids[text]
+    eos = self._ids.get(special.get('eos_token', ''), ends[0] if ends else None)
+    if eos is None:
+      raise errors.ConfigError(
+        os.path.join(os.path.dirname(file), added_tokens.CONFIG),
+        'names no eos_token',
+        legal=f'an eos_token of {os.path.basename(file)}',
+      )
+    return eos, self._ids.get(special.get('pad_token', ''), eos)
+
+  def _load(self, text: str, file: str) -> Any:
+    """Returns the library's tokenizer of a tokenizer.json."""
+    import tokenizers  # Takes 20 ms, and only this kind of tokenizer needs it.
+
+    try:
+      return tokenizers.Tokenizer.from_str(text)
+    except Exception as e:  # The library raises nothing more special.
+      raise errors.ConfigError(
+        file,
+        f'is no tokenizer: {json_files.short(str(e))}',
+        legal='a tokenizer.json that the tokenizers library reads',
+      ) from e
+
+  def _check_ids(self, file: str) -> None:
+    """Refuses added tokens to which the library gives other ids."""
+    for index, token in self.spec.added.items():
+      actual = self._tokenizer.token_to_id(token.content)
+      if actual != index:
+        raise errors.ConfigError(
+          file,
+          f'the added token {token.content!r} has id {index}, but the '
+          f'tokenizers library gives it {actual}',
+          legal='added tokens with the ids that follow the vocabulary',
+        )
+
+
+def from_folder(folder: added_tokens.Folder) -> ByteLevelTokenizer:
+  """Builds the tokenizer of a folder.
+
+  Args:
+    folder: its files.
+
+  Raises:
+    ConfigError: see ByteLevelTokenizer.
+  """
+  files = {}
+  for name in FILES:
+    path = os.path.join(folder.directory, name)
+    if os.path.isfile(path):
+      with open(path, 'rb') as f:
+        files[name] = f.read()
+  file = os.path.join(folder.directory, added_tokens.TOKENIZER_JSON)
+  return ByteLevelTokenizer(folder, files, file)
+
+
+def _generation_ends(
+  files: Mapping[str, bytes], file: str, size: int
+) -> list[int]:
+  """Returns the ids that end an answer by generation_config.json."""
+  if GENERATION_CONFIG not in files:
+    return []
+  where = os.path.join(os.path.dirname(file), GENERATION_CONFIG)
+  value = json_files.parse(
+    files[GENERATION_CONFIG], where, 'a JSON object', is_file=True
+  )
+  if not isinstance(value, dict):
+    raise errors.ConfigError(
+      where, f'holds {json_files.short(value)}, not an object'
+    )
+  ids = value.get('eos_token_id')
+  ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
+  for index in ids:
+    if type(index) is not int or not 0 <= index < size:
+      raise errors.ConfigError(
+        f'{where}: eos_token_id',
+        f'found {json_files.short(index)}',
+        legal=f'ids of tokens, 0 to {size - 1}',
+      )
+  return ids

@@ -1,0 +1,143 @@
+"""transformers gives our ids and chats for Qwen3's files, before and after us.
+
+Not compared: EOS and padding that are spelled in text, which transformers takes
+for the tokens and kd for text.
+"""
+
+import json
+import os
+import random
+import subprocess
+
+import pytest
+
+from kd.input_pipeline import hf_tokenizer
+from kd.input_pipeline import templates
+from kd.input_pipeline import tokenizers
+from kd.input_pipeline import trained_byte_level
+
+_ROOT = os.path.dirname(
+  os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+)
+_CHATS = [
+  [{'role': 'user', 'content': ' What is 2+2? \n'}],
+  [
+    {'role': 'user', 'content': 'Hi'},
+    {'role': 'assistant', 'content': '\n4\n'},
+  ],
+  [
+    {'role': 'system', 'content': 'Be brief. '},
+    {'role': 'user', 'content': 'One\n\ntwo'},
+    {'role': 'assistant', 'content': '<think>\nHm.\n\n</think>\n\nOui.\n'},
+    {'role': 'user', 'content': 'cafe\u0301 \U0001f600'},
+    {'role': 'assistant', 'content': '\n\n<think>\nx </think> y\n</think>\nz'},
+  ],
+  [
+    {'role': 'user', 'content': '1'},
+    {'role': 'assistant', 'content': '\n2 '},
+    {'role': 'user', 'content': '3'},
+  ],
+]
+
+
+@pytest.fixture(scope='module')
+def python():
+  if 'KD_ORACLES_PYTHON' not in os.environ:
+    pytest.skip('KD_ORACLES_PYTHON names no Python with transformers')
+  return os.environ['KD_ORACLES_PYTHON']
+
+
+def _texts():
+  """Some hundred strings: each kind that tokenizers are known to get wrong."""
+  rng = random.Random(0)
+  words = ['def f(x):', ' self', '12345', '3.14', "it's", "I'LL", '####', '_']
+  words += [' ' * n for n in range(1, 9)] + ['\n' * n for n in range(1, 4)]
+  words += ['\r\n', '\t', '\x00', '\x7f', '\u00a0', '\u200b', '\ufeff']
+  # Composed and not; Hangul; what NFC leaves alone; what it replaces.
+  words += ['caf\u00e9', 'cafe\u0301', 'a\u0323\u0307', '\u1112\u1161\u11ab']
+  words += ['\ufb01', '\u212b', '\u0958', '\u0301', '\u4f60\u597d\u3002']
+  words += ['\u0928\u092e\u0938\u094d\u0924\u0947', '\u0645\u0631\u062d\u0628']
+  words += [
+    '\U0001f469\u200d\U0001f680',
+    '\U0001f600',
+    '\u2212',
+    '\u0661\u0662',
+  ]
+  words += ['<|im_start|>user\n', '<|im_end|>', '<think>', '</think>', '<|']
+  yield from ('', *words)
+  for _ in range(500):
+    yield ''.join(rng.choices(words, k=rng.randrange(2, 12)))
+
+
+def _ask(python, directory, texts=(), chats=(), **options):
+  with open(os.path.join(directory, 'config.json'), 'w') as f:
+    json.dump({'model_type': 'qwen3'}, f)
+  request = {'directory': str(directory), 'texts': texts, 'chats': chats}
+  script = os.path.join(_ROOT, 'tests', 'oracles', 'hf_tokenize.py')
+  out = subprocess.run(
+    [python, script],
+    input=json.dumps(request | {'skip': 0, 'options': options}),
+    text=True,
+    capture_output=True,
+    check=False,
+  )
+  assert out.returncode == 0, out.stderr
+  return json.loads(out.stdout)
+
+
+def test_transformers_gives_our_ids(python, tmp_path):
+  given, exported = tmp_path / 'given', tmp_path / 'exported'
+  given.mkdir()
+  tokenizer = tokenizers.load(trained_byte_level.write(given))
+  hf_tokenizer.write(
+    tokenizer, exported, templates.TEMPLATES['qwen3_no_thinking'].jinja
+  )
+  texts = list(_texts())
+  before, after = (_ask(python, d, texts) for d in (given, exported))
+  assert before['class'] == 'Qwen2Tokenizer'
+  assert (before['ids'], before['decoded']) == (after['ids'], after['decoded'])
+  for text, ids, decoded in zip(
+    texts, before['ids'], before['decoded'], strict=True
+  ):
+    ours = tokenizer.encode(text)
+    assert ours == ids, repr(text)
+    assert tokenizer.decode(ours) == decoded, repr(text)
+
+
+@pytest.mark.parametrize(
+  'name, options',
+  [
+    ('qwen3', {}),
+    ('qwen3', {'enable_thinking': True}),
+    ('qwen3_no_thinking', {}),
+    # Our own text of the other template, with the switch of the published one.
+    ('qwen3_no_thinking', {'enable_thinking': False}),
+    ('plain', {}),
+  ],
+)
+def test_transformers_writes_our_chats(python, tmp_path, name, options):
+  given, exported = tmp_path / 'given', tmp_path / 'exported'
+  given.mkdir()
+  tokenizer = tokenizers.load(trained_byte_level.write(given))
+  jinja = 'qwen3' if 'enable_thinking' in options else name
+  hf_tokenizer.write(tokenizer, exported, templates.TEMPLATES[jinja].jinja)
+  chats = _CHATS if name != 'plain' else _CHATS[:1]
+  got = _ask(python, exported, chats=chats, **options)
+  for messages, chat in zip(chats, got['chats'], strict=True):
+    generate = messages[-1]['role'] == 'user'
+    text, _ = templates.render(name, messages, generate)
+    assert text.removeprefix('<bos>') == chat['text']
+    ours = (
+      templates.encode_prompt(tokenizer, name, messages)
+      if generate
+      else templates.encode(tokenizer, name, messages)[0]
+    )
+    assert ours == chat['ids']
+
+
+def test_chats_that_the_template_refuses(python, tmp_path):
+  tokenizer = tokenizers.load(trained_byte_level.write(tmp_path))
+  hf_tokenizer.write(tokenizer, tmp_path, templates.TEMPLATES['qwen3'].jinja)
+  chat = [{'role': 'user', 'content': 'a'}, {'role': 'user', 'content': 'b'}]
+  (answer,) = _ask(python, tmp_path, chats=[chat])['chats']
+  assert 'Roles must alternate' in answer['error']

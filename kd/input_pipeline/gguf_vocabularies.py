@@ -1,0 +1,194 @@
+"""Reads the tokenizer that a GGUF file holds."""
+
+from collections.abc import Mapping
+import json
+from typing import Any
+
+from kd.checkpoints import gguf_parts
+from kd.core import errors
+from kd.core import json_files
+from kd.input_pipeline import added_tokens
+from kd.input_pipeline import byte_level_tokenizer
+from kd.input_pipeline import sentencepiece_models
+
+_PREFIX = sentencepiece_models.PREFIX
+_CHAT_TEMPLATE = 'tokenizer.chat_template'
+_LISTS = ('tokens', 'scores', 'token_type', 'merges')
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+_ENDS = ('eos', 'eot')
+_SPLIT = {'behavior': 'Isolated', 'invert': False}
+# By tokenizer.ggml.pre: the Unicode normalization and the regular expression of
+# the model's own tokenizer. llama.cpp does not normalize.
+_PRE = {
+  'qwen2': (
+    'NFC',
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+    r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+',
+  ),
+}
+
+
+def read(path: str) -> dict[str, Any]:
+  """Returns the tokenizer's metadata without their prefix.
+
+  Args:
+    path: a GGUF file, or any part of a split one.
+
+  Returns:
+    The fields of `tokenizer.ggml.`, and `chat_template` where there is one.
+
+  Raises:
+    ConfigError: the file is no GGUF or is damaged.
+  """
+  lists = [_PREFIX + name for name in _LISTS]
+  metadata = gguf_parts.read(path, lists).metadata
+  fields = {
+    key.removeprefix(_PREFIX): value
+    for key, value in metadata.items()
+    if key.startswith(_PREFIX)
+  }
+  if isinstance(metadata.get(_CHAT_TEMPLATE), str):
+    fields['chat_template'] = metadata[_CHAT_TEMPLATE]
+  return fields
+
+
+def byte_level(
+  fields: Mapping[str, Any], path: str
+) -> byte_level_tokenizer.ByteLevelTokenizer:
+  """Builds the byte-level BPE tokenizer of a GGUF file.
+
+  Args:
+    fields: from `read`; their `model` is 'gpt2'.
+    path: the file, for messages.
+
+  Raises:
+    ConfigError: a field is missing or damaged, or the text is split in a way
+      that is not known.
+  """
+  _check(fields, path)
+  tokens, kinds = fields['tokens'], fields['token_type']
+  size = len(tokens)
+  while size and kinds[size - 1] == _UNUSED:  # Padding of the embedding.
+    size -= 1
+  special = {
+    name: fields[f'{name}_token_id']
+    for name in ('bos', 'eos', 'eot', 'padding')
+    if f'{name}_token_id' in fields
+  }
+  for name, index in special.items():
+    if type(index) is not int or not 0 <= index < size:
+      raise errors.ConfigError(
+        path, f'its {name} token has id {index!r}', legal=f'0 to {size - 1}'
+      )
+  names = {name: tokens[index] for name, index in special.items()}
+  bos = names.get('bos') if fields.get('add_bos_token') else None
+  whole = _tokenizer_json(fields, size, bos)
+  config = {
+    'tokenizer_class': 'PreTrainedTokenizerFast',
+    'bos_token': bos,
+    'eos_token': names['eos'],
+    'pad_token': names.get('padding', names['eos']),
+    'clean_up_tokenization_spaces': False,
+    'model_max_length': 10**30,  # transformers' own way to say "no limit".
+  }
+  if 'chat_template' in fields:
+    config['chat_template'] = fields['chat_template']
+  ends = [special[name] for name in _ENDS if name in special]
+  values = {
+    added_tokens.TOKENIZER_JSON: whole,
+    added_tokens.CONFIG: config,
+    byte_level_tokenizer.GENERATION_CONFIG: {'eos_token_id': ends},
+  }
+  files = {
+    name: json.dumps(value, ensure_ascii=False, indent=1).encode()
+    for name, value in values.items()
+  }
+  return byte_level_tokenizer.ByteLevelTokenizer(
+    added_tokens.from_values(path, whole, config, {}),
+    files,
+    f'{path}: {_PREFIX.removesuffix(".")}',
+  )
+
+
+def _check(fields: Mapping[str, Any], path: str) -> None:
+  """Refuses missing fields, and lists of other types or lengths."""
+  if fields.get('pre') not in _PRE:
+    raise errors.ConfigError(
+      f'{path}: {_PREFIX}pre',
+      f'found {json_files.short(fields.get("pre"))}',
+      legal=', '.join(map(repr, _PRE)),
+    )
+  kinds = {'tokens': str, 'token_type': int, 'merges': str}
+  missing = [name for name in (*kinds, 'eos_token_id') if name not in fields]
+  if missing:
+    raise errors.ConfigError(
+      path, f'lacks the fields {_PREFIX}{{{", ".join(missing)}}}'
+    )
+  for name, kind in kinds.items():
+    value = fields[name]
+    if not isinstance(value, list) or not all(type(x) is kind for x in value):
+      raise errors.ConfigError(
+        f'{path}: {_PREFIX}{name}',
+        'is damaged',
+        legal=f'a list of {kind.__name__}',
+      )
+  if len(fields['tokens']) != len(fields['token_type']):
+    raise errors.ConfigError(
+      f'{path}: {_PREFIX}token_type',
+      f'has {len(fields["token_type"])} entries',
+      legal=f'one for each of {len(fields["tokens"])} tokens',
+    )
+
+
+def _tokenizer_json(
+  fields: Mapping[str, Any], size: int, bos: str | None
+) -> dict[str, Any]:
+  """Returns the contents of the tokenizer.json with the same tokens."""
+  form, pattern = _PRE[fields['pre']]
+  splits = {'type': 'Split', 'pattern': {'Regex': pattern}, **_SPLIT}
+  as_bytes = {'type': 'ByteLevel', 'add_prefix_space': False}
+  as_bytes |= {'trim_offsets': False, 'use_regex': False}
+  kinds = fields['token_type']
+  flags = dict.fromkeys((*added_tokens.FLAGS, 'normalized'), False)
+  added, vocabulary = [], {}
+  for index, text in enumerate(fields['tokens'][:size]):
+    if kinds[index] in (_CONTROL, _USER_DEFINED):
+      is_special = kinds[index] == _CONTROL
+      added.append(
+        {'id': index, 'content': text, **flags, 'special': is_special}
+      )
+    else:
+      vocabulary[text] = index
+  processor = None
+  if bos is not None:
+    first = {'SpecialToken': {'id': bos, 'type_id': 0}}
+    single = [first, {'Sequence': {'id': 'A', 'type_id': 0}}]
+    ids = [fields['bos_token_id']]
+    processor = {
+      'type': 'TemplateProcessing',
+      'single': single,
+      'pair': [*single, {'Sequence': {'id': 'B', 'type_id': 1}}],
+      'special_tokens': {bos: {'id': bos, 'ids': ids, 'tokens': [bos]}},
+    }
+  return {
+    'version': '1.0',
+    'truncation': None,
+    'padding': None,
+    'added_tokens': added,
+    'normalizer': {'type': form},
+    'pre_tokenizer': {'type': 'Sequence', 'pretokenizers': [splits, as_bytes]},
+    'post_processor': processor,
+    'decoder': as_bytes,
+    'model': {
+      'type': 'BPE',
+      'dropout': None,
+      'unk_token': None,
+      'continuing_subword_prefix': '',
+      'end_of_word_suffix': '',
+      'fuse_unk': False,
+      'byte_fallback': False,
+      'ignore_merges': False,
+      'vocab': vocabulary,
+      'merges': fields['merges'],
+    },
+  }

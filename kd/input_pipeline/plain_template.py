@@ -1,0 +1,40 @@
+"""The template without turns: BOS, a prompt, an answer, EOS."""
+
+from collections.abc import Sequence
+
+from kd.core import errors
+from kd.input_pipeline import chat_turns
+
+JINJA = """\
+{{ bos_token }}
+{%- for turn in messages -%}
+  {{ turn['content'] }}
+  {%- if turn['role'] == 'assistant' -%}{{ eos_token }}{%- endif -%}
+{%- endfor -%}
+"""
+
+
+def render(
+  messages: Sequence[chat_turns.Message], generate: bool
+) -> tuple[str, list[chat_turns.Turn]]:
+  """Writes messages as text; see templates.render."""
+  roles = [m['role'] for m in messages]
+  if roles not in (['user'], ['user', 'assistant'], ['user', 'model']):
+    raise errors.ConfigError(
+      'messages',
+      f"the 'plain' template cannot write the turns {roles}",
+      legal='one user turn, then at most one assistant turn (use a template '
+      'with turns)',
+    )
+  prompt = chat_turns.BOS + messages[0]['content']
+  if generate or len(messages) == 1:
+    if len(messages) != 1:
+      raise errors.ConfigError(
+        'messages',
+        'end with an assistant turn, so nothing is to generate',
+        legal='a user turn at the end',
+      )
+    return prompt, []
+  text = prompt + messages[1]['content'] + chat_turns.EOS
+  answer = len(prompt) + len(chat_turns.rationale(messages[1]))
+  return text, [chat_turns.Turn(len(prompt), answer, len(text))]

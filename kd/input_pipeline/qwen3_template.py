@@ -1,0 +1,126 @@
+"""Qwen3's turns (ChatML), with a block of thoughts before the last answer."""
+
+from collections.abc import Sequence
+
+from kd.input_pipeline import chat_turns
+from kd.input_pipeline import turn_marks
+
+_OPEN, _CLOSE = '<think>', '</think>'
+_NO_THOUGHTS = f'{_OPEN}\n\n{_CLOSE}\n\n'
+
+# The published text also writes tools, which kd has no messages for.
+_JINJA = """\
+{%- set system = messages[0]['role'] == 'system' -%}
+{%- set turns = messages[1:] if system else messages -%}
+{%- if system -%}
+  {{ '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
+{%- endif -%}
+{%- for turn in turns -%}
+  {%- if (turn['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+    {{ raise_exception('Roles must alternate: user, assistant, user, ...') }}
+  {%- endif -%}
+  {%- if turn['role'] == 'user' -%}
+    {{ '<|im_start|>user\\n' + turn['content'] }}
+  {%- else -%}
+    {%- set parts = turn['content'].split('</think>') -%}
+    {%- set thoughts = '' -%}
+    {%- set answer = turn['content'] -%}
+    {%- if parts | length > 1 -%}
+      {%- set thoughts = parts[0].split('<think>')[-1].strip('\\n') -%}
+      {%- set answer = parts[-1].lstrip('\\n') -%}
+    {%- endif -%}
+    {{ '<|im_start|>assistant\\n' }}
+    {%- if loop.last -%}
+      {{ '<think>\\n' + thoughts + '\\n</think>\\n\\n' }}
+      {{- answer.lstrip('\\n') }}
+    {%- else -%}
+      {{ answer }}
+    {%- endif -%}
+  {%- endif -%}
+  {{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+  {{ '<|im_start|>assistant\\n' }}
+  {%- if CONDITION -%}
+    {{ '<think>\\n\\n</think>\\n\\n' }}
+  {%- endif -%}
+{%- endif -%}
+"""
+JINJA = _JINJA.replace(
+  'CONDITION', 'enable_thinking is defined and not enable_thinking'
+)
+NO_THINKING_JINJA = _JINJA.replace('CONDITION', 'true')
+
+
+def render(
+  messages: Sequence[chat_turns.Message], generate: bool
+) -> tuple[str, list[chat_turns.Turn]]:
+  """Writes messages as text in which the model opens its block of thoughts.
+
+  See templates.render. The block is part of the model's last turn, even where
+  it is empty, and earlier turns lose theirs, as Qwen3 was trained.
+  """
+  return _render(messages, generate, thinking=True)
+
+
+def render_without_thinking(
+  messages: Sequence[chat_turns.Message], generate: bool
+) -> tuple[str, list[chat_turns.Turn]]:
+  """Writes messages as text whose prompt ends in an empty block of thoughts.
+
+  See templates.render, and `enable_thinking=False` of Qwen3's own template.
+  """
+  return _render(messages, generate, thinking=False)
+
+
+def _render(messages, generate, thinking):
+  system, messages = chat_turns.split(messages, generate)
+  start, end = turn_marks.CHATML
+  text = '' if system is None else f'{start}system\n{system}{end}\n'
+  turns = []
+  for i, message in enumerate(messages):
+    is_last = i == len(messages) - 1
+    if chat_turns.is_model(message):
+      text += f'{start}assistant\n'
+      block, said, rationale = _parts(message, is_last)
+      begin, answer = len(text), len(text) + len(block)
+      if block == _NO_THOUGHTS and not thinking:
+        begin = answer  # The prompt ends with the block.
+      worked = answer + len(rationale)
+      if not chat_turns.rationale(message):
+        worked = begin
+      text += block + said + end
+      turns.append(chat_turns.Turn(begin, worked, len(text)))
+    else:
+      text += f'{start}user\n{message["content"]}{end}'
+    text += '\n'
+  if generate:
+    text += f'{start}assistant\n' + ('' if thinking else _NO_THOUGHTS)
+  return text, turns
+
+
+def _parts(message: chat_turns.Message, is_last: bool) -> tuple[str, str, str]:
+  """Splits a message of the model.
+
+  Args:
+    message: its content may hold a block of thoughts.
+    is_last: whether the turn is the last, which alone has the block.
+
+  Returns:
+    The block with what separates it from the answer, the answer, and the
+    beginning of the answer that is rationale.
+  """
+  said, rationale = message['content'], chat_turns.rationale(message)
+  thoughts, is_closed = '', _CLOSE in said
+  if is_closed:
+    thoughts = said.partition(_CLOSE)[0].split(_OPEN)[-1].strip('\n')
+    said = said.rpartition(_CLOSE)[2]
+    # The rationale is a beginning of the content, so it may end in the block.
+    _, closed, rationale = rationale.rpartition(_CLOSE)
+    rationale = rationale if closed else ''
+  if is_closed or is_last:
+    stripped = said.lstrip('\n')
+    rationale = rationale[len(said) - len(stripped) :]
+    said = stripped
+  block = f'{_OPEN}\n{thoughts}\n{_CLOSE}\n\n' if is_last else ''
+  return block, said, rationale

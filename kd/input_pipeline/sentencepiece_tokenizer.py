@@ -1,0 +1,136 @@
+"""SentencePiece tokenizers: Gemma's, and the one of single bytes."""
+
+from collections.abc import Sequence
+import hashlib
+import json
+import struct
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+from kd.core import errors
+from kd.core import text_files
+from kd.input_pipeline import sentencepiece_models
+from kd.input_pipeline import turn_marks
+
+_GEMMA_SETTINGS = {
+  'model_type': 'bpe',
+  'treat_whitespace_as_suffix': False,
+  'normalizer': '',
+  'add_dummy_prefix': False,
+  'remove_extra_whitespaces': False,
+  'escape_whitespaces': True,
+  'special_ids': [0, 1, 2, 3],
+  'unk_surface': ' \u2047 ',
+  'denormalizer': '',
+}
+
+
+class SentencePieceTokenizer:
+  """Converts text to ids and back; see tokenizers.Tokenizer.
+
+  Attributes:
+    model_proto: the serialized SentencePiece model.
+    pieces: (piece, score, type) by id.
+    unk_id: stands for text that the model cannot write.
+  """
+
+  def __init__(self, model_proto: bytes, name: str = 'tokenizer'):
+    """Builds the tokenizer.
+
+    Args:
+      model_proto: a serialized SentencePiece ModelProto.
+      name: the file or config path of the model, for errors.
+
+    Raises:
+      ConfigError: the bytes are no SentencePiece model, or it lacks BOS or EOS.
+    """
+    self.model_proto = model_proto
+    self._processor = sentencepiece.SentencePieceProcessor()
+    proto = sentencepiece_models.parse(model_proto, name)
+    try:
+      self._processor.LoadFromSerializedProto(model_proto)
+    except (RuntimeError, ValueError) as e:
+      raise sentencepiece_models.not_a_model(name, e) from e
+    self.pieces = [(p.piece, p.score, p.type) for p in proto.pieces]
+    self.vocab_size = len(self.pieces)
+    self.bos_id: int = self._special(name, 'bos')
+    self.eos_id = self._special(name, 'eos')
+    self.unk_id = self._processor.unk_id()
+    pad_id = self._processor.pad_id()
+    self.pad_id = pad_id if pad_id >= 0 else self.eos_id
+    stops = (self.eos_id, *(self.id_of(marks.end) for marks in turn_marks.ALL))
+    self.stop_ids = tuple(i for i in stops if i is not None)
+    self.digest = self._digest(proto)
+    kind = sentencepiece_models.Type
+    self._silent = {
+      i
+      for i, p in enumerate(self.pieces)
+      if p[2] in (kind.CONTROL, kind.UNUSED)
+    }
+
+  def encode(self, text: str) -> list[int]:
+    """Returns the ids of a text; see tokenizers.Tokenizer."""
+    text_files.check_unicode(text, 'text to tokenize')
+    return self._processor.encode(text)
+
+  def encode_with_offsets(
+    self, text: str
+  ) -> tuple[list[int], list[tuple[int, int]]]:
+    """Returns ids and their characters; see tokenizers.Tokenizer."""
+    text_files.check_unicode(text, 'text to tokenize')
+    out = self._processor.encode(text, return_type='offset_mapping')
+    # Where a character becomes several bytes, SentencePiece gives the character
+    # to the last of them, and an empty range to the others.
+    offsets = [(begin, max(end, begin + 1)) for begin, end in out['offsets']]
+    return out['ids'], offsets
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of ids; see tokenizers.Tokenizer."""
+    kept = [
+      int(i)
+      for i in ids
+      if 0 <= i < self.vocab_size and int(i) not in self._silent
+    ]
+    return self._processor.decode(kept)
+
+  def text_of(self, index: int) -> str:
+    """Returns the piece of an id."""
+    return self.pieces[index][0]
+
+  def id_of(self, text: str) -> int | None:
+    """Returns the id as which a text is read; None if it is not one piece."""
+    ids = self._processor.encode(text)
+    return ids[0] if len(ids) == 1 and self.text_of(ids[0]) == text else None
+
+  def files(self) -> dict[str, bytes]:
+    """Returns the files that hold the tokenizer, by name."""
+    return {sentencepiece_models.MODEL_FILE: self.model_proto}
+
+  def _special(self, name: str, kind: str) -> int:
+    index = getattr(self._processor, f'{kind}_id')()
+    if index < 0:
+      raise errors.ConfigError(
+        name,
+        f'its tokenizer has no {kind.upper()} piece',
+        legal='a SentencePiece model with BOS and EOS',
+      )
+    return index
+
+  def _digest(self, proto: sentencepiece_model_pb2.ModelProto) -> str:
+    """Returns the SHA-256 (hex) of the pieces by id, and of the settings."""
+    digest = hashlib.sha256()
+    for piece, score, kind in self.pieces:
+      raw = piece.encode('utf-8')
+      digest.update(struct.pack('<IfI', len(raw), score, kind) + raw)
+    settings = {
+      **sentencepiece_models.settings(proto),
+      'special_ids': [self.pad_id, self.eos_id, self.bos_id, self.unk_id],
+      'unk_surface': proto.trainer_spec.unk_surface,
+      'denormalizer': proto.denormalizer_spec.precompiled_charsmap.hex(),
+    }
+    # Gemma's own settings add nothing: rows, caches and runs were identified by
+    # the pieces alone once, and stay valid where that identifies them.
+    if settings != _GEMMA_SETTINGS:
+      digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()
