@@ -10,7 +10,6 @@ import pytest
 from kd.checkpoints import gguf_weights
 from kd.checkpoints import hf_weights
 from kd.checkpoints import tensor_checks
-from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import tokenizers
 from kd.input_pipeline import trained_byte_level
 from tests import damage
@@ -89,7 +88,7 @@ def test_damaged_files_load_or_are_named(kind, tmp_path):
   def prepare(rng):
     # Without it tokenizer.json is read.
     if kind == 'tokenizer' and rng.random() < 0.5:
-      (folder / sentencepiece_models.MODEL_FILE).unlink()
+      (folder / 'tokenizer.model').unlink()
 
   damage.fuzz(
     kind, damage.seed(), folder, lambda: load(folder), _SECONDS, prepare=prepare
