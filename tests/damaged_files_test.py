@@ -72,7 +72,7 @@ def test_damaged_files_load_or_are_named(kind, tmp_path):
       [
         'tokenizer.json',
         'tokenizer_config.json',
-        sentencepiece_models.MODEL_FILE,
+        'tokenizer.model',
       ],
     ),
     'gguf': (_load_gguf, list(_PARTS)),
