@@ -147,11 +147,11 @@ def test_a_question_is_asked_as_the_task_asks_it():
 
 
 def test_no_code_of_ours_runs_text():
-  """What models write reaches these rooms: none of them can execute it."""
+  """What models write reaches these packages: none of them can execute it."""
   files = [
     f
-    for room in ('reasoning', 'evaluation', 'sampling', 'train', 'modes')
-    for f in glob.glob(os.path.join('kd', room, '*.py'))
+    for package in ('reasoning', 'evaluation', 'sampling', 'train', 'modes')
+    for f in glob.glob(os.path.join('kd', package, '*.py'))
     if not f.endswith('_test.py')
   ]
   assert len(files) > 40

@@ -89,7 +89,7 @@ def kd_tests(deps, data = [], recursive = False):
         kd_test("oracle_test", oracle, deps, data, oracles = True, size = "large")
     native.test_suite(name = "all_tests")
 
-def kd_room(name, deps = [], test_deps = [], data = [], test_data = [], recursive = False):
+def kd_package(name, deps = [], test_deps = [], data = [], test_data = [], recursive = False):
     """A package: one library of its files, and its tests by kd_tests.
 
     Args:

@@ -34,7 +34,7 @@ class Package:
       named = [*arguments.get('srcs', ()), *arguments.get('*', ())]
       if rule == 'kd_tests' and deep and inner.endswith('_test.py'):
         return True
-      if rule == 'kd_room' and deep:
+      if rule == 'kd_package' and deep:
         return True
       if any(fnmatch.fnmatch(inner, pattern) for pattern in named):
         return True
@@ -68,7 +68,7 @@ def violations(root, files):
 
 
 def _twice(package):
-  # A room's tests depend on both lists; Bazel refuses a label that is in both.
+  # A package's tests depend on both lists; Bazel refuses a label that is in both.
   for _, arguments in package.calls:
     deps = arguments.get('deps', ()) + arguments.get('test_deps', ())
     for label in sorted({x for x in deps if deps.count(x) > 1}):
@@ -81,7 +81,7 @@ def _missing_deps(root, packages, package, source):
   for imported in source.imports:
     path = _path(root, imported.module)
     owner = _owner(packages, path) if path else None
-    # //kd holds kd/__init__.py alone and comes with each room's library.
+    # //kd holds kd/__init__.py alone and comes with each package's library.
     if owner is None or owner == package or path == 'kd/__init__.py':
       continue
     if owner.folder == 'tests/oracles' and is_oracle_test:

@@ -1,4 +1,4 @@
-"""Checks the house's rules: who imports whom, and what Bazel must know.
+"""Checks the project's rules: who imports whom, and what Bazel must know.
 
 Usage: python3 -m tools.layers [ROOT]
 
@@ -12,15 +12,14 @@ import sys
 from tools import build_files
 from tools import sources
 
-# A room imports only from rooms before it.
-ROOMS = (
-  *('core', 'config', 'metrics', 'partitioning', 'models', 'quantization'),
-  *('checkpoints', 'losses', 'optimizers', 'input_pipeline', 'sampling'),
-  *('teachers', 'reasoning', 'evaluation', 'train'),
-  *('planning', 'serving', 'monitoring', 'modes'),
+# A package imports only from packages before it.
+PACKAGES = (
+  *('core', 'config', 'metrics', 'partitioning', 'models', 'checkpoints'),
+  *('losses', 'optimizers', 'input_pipeline', 'sampling', 'teachers'),
+  *('reasoning', 'evaluation', 'train', 'planning', 'modes'),
 )
 
-# What the files outside the rooms may import of the project.
+# What the files outside the packages may import of the project.
 MAY_IMPORT = {
   'main': ('kd', 'configs', 'data'),
   'benchmarks': ('benchmarks', 'configs', 'kd'),
@@ -43,7 +42,7 @@ NEVER = {'losses': ('kd.models',)}
 _SEQIO = ('data', 'input_pipeline', 'evaluation', 'tests')
 # The units that may import a library, or a part of one.
 LIBRARIES = {
-  'flax.linen': ('models', 'quantization', 'tests'),
+  'flax.linen': ('models', 'tests'),
   'seqio': _SEQIO,
   'tensorflow': _SEQIO,
   'tensorflow_datasets': _SEQIO,
@@ -89,7 +88,7 @@ def violations(root):
 def _file_rules(source, paths):
   if source.line_count > MAX_LINES:
     yield f'{source.path}: {source.line_count} lines; at most {MAX_LINES}'
-  known = (*ROOMS, *MAY_IMPORT, 'conftest.py')
+  known = (*PACKAGES, *MAY_IMPORT, 'conftest.py')
   if source.unit not in known:
     yield f'{source.path}: {source.unit} is in no layer; known: {known}'
   folder = source.path.rpartition('/')[0]
@@ -102,12 +101,14 @@ def _allowed(source):
   unit = source.unit
   if source.path.startswith(_PEERS):
     return _PEERS_MAY_IMPORT
-  if unit not in ROOMS:
+  if unit not in PACKAGES:
     # A test of the configs builds what they name.
     is_free = unit == 'configs' and source.is_test
     return MAY_IMPORT['tests' if is_free else unit]
-  rooms = ROOMS[: ROOMS.index(unit) + 1]
-  prefixes = [f'kd.{r}' for r in rooms if f'kd.{r}' not in NEVER.get(unit, ())]
+  packages = PACKAGES[: PACKAGES.index(unit) + 1]
+  prefixes = [
+    f'kd.{r}' for r in packages if f'kd.{r}' not in NEVER.get(unit, ())
+  ]
   if source.is_test:
     prefixes += ['configs', 'data', 'tests.oracles']
   return tuple(prefixes)
@@ -117,7 +118,7 @@ def _layer(source, imported):
   top = imported.module.split('.')[0]
   if top not in sources.TOP_PACKAGES or imported.module == 'kd':
     return
-  if source.unit not in (*ROOMS, *MAY_IMPORT):
+  if source.unit not in (*PACKAGES, *MAY_IMPORT):
     return
   allowed = _allowed(source)
   if not any(imported.within(prefix) for prefix in allowed):

@@ -6,7 +6,7 @@ import pytest
 
 from tools import layers
 
-_ROOM = 'kd_room(name = "x", deps = [%s], test_deps = [%s])'
+_PACKAGE = 'kd_package(name = "x", deps = [%s], test_deps = [%s])'
 
 
 def _write(root, files):
@@ -18,9 +18,9 @@ def _write(root, files):
 
 
 @pytest.fixture
-def house(tmp_path):
-  """A small house without violations."""
-  rooms = {
+def project(tmp_path):
+  """A small project without violations."""
+  packages = {
     'kd/core': ('', ''),
     'kd/metrics': ('"//kd/core"', ''),
     'kd/models': ('"//kd/core"', ''),
@@ -31,7 +31,7 @@ def house(tmp_path):
     'tests': ('"//kd/core", "//kd/losses", "//kd/models"', ''),
     'tests/oracles': ('', ''),
   }
-  suite = ', '.join(f'"//{room}:all_tests"' for room in rooms)
+  suite = ', '.join(f'"//{package}:all_tests"' for package in packages)
   files = {
     'BUILD': f'test_suite(name = "tests", tests = [{suite}])',
     'kd/BUILD': 'kd_library(name = "kd", srcs = ["__init__.py", "main.py"], '
@@ -52,21 +52,21 @@ def house(tmp_path):
     'kd/models/x_oracle_test.py': 'from tests.oracles import logits\n',
     'tests/oracles/logits.py': 'import torch\n',
   }
-  for room, deps in rooms.items():
-    files[f'{room}/BUILD'] = _ROOM % deps
-    files[f'{room}/__init__.py'] = ''
+  for package, deps in packages.items():
+    files[f'{package}/BUILD'] = _PACKAGE % deps
+    files[f'{package}/__init__.py'] = ''
   _write(tmp_path, files)
   return tmp_path
 
 
-def test_good_house_passes(house):
-  assert layers.violations(house) == []
+def test_good_house_passes(project):
+  assert layers.violations(project) == []
 
 
 @pytest.mark.parametrize(
   'path, text, expected',
   [
-    # Against the order of the rooms, in code and in tests.
+    # Against the order of the packages, in code and in tests.
     ('kd/core/x.py', 'from kd.losses import sums', 'core may import: kd.core'),
     ('kd/core/x_test.py', 'import kd.losses.sums', 'core may import: kd.core'),
     ('kd/losses/x.py', 'import kd.models.block', 'losses may import: kd.core'),
@@ -112,35 +112,35 @@ def test_good_house_passes(house):
     ('kd/core/x_test.py', 'import configs.base', '"//configs" to test_deps in'),
   ],
 )
-def test_violation_is_named(house, path, text, expected):
-  _write(house, {path: text})
-  found = layers.violations(house)
+def test_violation_is_named(project, path, text, expected):
+  _write(project, {path: text})
+  found = layers.violations(project)
   assert any(line.startswith(path) and expected in line for line in found)
 
 
-def test_test_dependency_does_not_serve_the_library(house):
-  _write(house, {'kd/input_pipeline/x.py': 'def f():\n  import data\n'})
-  assert any('"//data" to deps' in line for line in layers.violations(house))
+def test_test_dependency_does_not_serve_the_library(project):
+  _write(project, {'kd/input_pipeline/x.py': 'def f():\n  import data\n'})
+  assert any('"//data" to deps' in line for line in layers.violations(project))
 
 
-def test_package_missing_from_the_suite(house):
-  text = (house / 'BUILD').read_text()
-  (house / 'BUILD').write_text(text.replace('"//kd/losses:all_tests", ', ''))
-  assert layers.violations(house) == [
+def test_package_missing_from_the_suite(project):
+  text = (project / 'BUILD').read_text()
+  (project / 'BUILD').write_text(text.replace('"//kd/losses:all_tests", ', ''))
+  assert layers.violations(project) == [
     'kd/losses/sums_test.py: BUILD: //:tests lacks //kd/losses:all_tests'
   ]
 
 
-def test_a_label_in_both_lists_of_a_room(house):
+def test_a_label_in_both_lists_of_a_package(project):
   deps = '"//kd/core"', '"//configs", "//kd/core"'
-  (house / 'kd' / 'losses' / 'BUILD').write_text(_ROOM % deps)
-  assert layers.violations(house) == [
+  (project / 'kd' / 'losses' / 'BUILD').write_text(_PACKAGE % deps)
+  assert layers.violations(project) == [
     'kd/losses/BUILD: //kd/core stands in deps and test_deps'
   ]
 
 
-def test_exit_code_and_last_line(house, capsys):
-  assert layers.main([str(house)]) == 0
-  _write(house, {'kd/losses/x.py': 'import torch'})
-  assert layers.main([str(house)]) == 1
+def test_exit_code_and_last_line(project, capsys):
+  assert layers.main([str(project)]) == 0
+  _write(project, {'kd/losses/x.py': 'import torch'})
+  assert layers.main([str(project)]) == 1
   assert capsys.readouterr().out.splitlines()[-1] == 'layers: 1 violations'

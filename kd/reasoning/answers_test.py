@@ -239,7 +239,7 @@ def test_private_characters_of_a_text_have_no_meaning():
 
 
 def test_nothing_is_evaluated():
-  """No file of the room runs text, by a builtin or a parser built on one."""
+  """No file of the package runs text, by a builtin or a parser built on one."""
   folder = os.path.dirname(inspect.getsourcefile(answers))
   files = [
     f
