@@ -14,7 +14,7 @@ from data.gsm8k import gsm8k_dataset_builder
 from kd.core import errors
 from kd.input_pipeline import arithmetic
 from kd.input_pipeline import text_tasks
-from kd.reasoning import answers
+from kd.reasoning.arithmetic import answers
 
 # Up to three numbers of one or two digits: an example is under 64 bytes.
 DIGITS = 2

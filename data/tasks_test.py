@@ -10,7 +10,7 @@ from data import mixtures
 from data import tasks
 from data.gsm8k import gsm8k_dataset_builder
 from kd.core import errors
-from kd.reasoning import answers
+from kd.reasoning.arithmetic import answers
 
 _LINES = [
   {

@@ -18,7 +18,7 @@ from data import tasks
 from kd.core import errors
 from kd.core import json_files
 from kd.input_pipeline import arithmetic
-from kd.reasoning import answers
+from kd.reasoning.arithmetic import answers
 
 # What the tasks read; prepared rows are reused while the file is the same.
 DATA_FILES = {'traces_*': ('$KD_TRACES',)}

@@ -69,10 +69,10 @@ def test_choices_are_those_of_the_code():
   from kd.models import attention_backend
   from kd.models import gemma3
   from kd.optimizers import optimizers
-  from kd.reasoning import problems
-  from kd.reasoning import prompting
-  from kd.reasoning import tree_methods
-  from kd.reasoning import tree_search
+  from kd.reasoning.chains import prompting
+  from kd.reasoning.trees import problems
+  from kd.reasoning.trees import tree_methods
+  from kd.reasoning.trees import tree_search
   from kd.train import model_sizes
 
   models = {

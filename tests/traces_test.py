@@ -9,11 +9,11 @@ from data import mixtures
 from data import sources
 from kd.core import errors
 from kd.input_pipeline import arithmetic
-from kd.reasoning import answers
-from kd.reasoning import chains
-from kd.reasoning import questions
-from kd.reasoning import selection
-from kd.reasoning import traces
+from kd.reasoning.arithmetic import answers
+from kd.reasoning.chains import chains
+from kd.reasoning.chains import questions
+from kd.reasoning.chains import selection
+from kd.reasoning.chains import traces
 
 
 @pytest.fixture(name='path')

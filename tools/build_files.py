@@ -68,7 +68,7 @@ def violations(root, files):
 
 
 def _twice(package):
-  # A package's tests depend on both lists; Bazel refuses a label that is in both.
+  # A package's tests depend on both lists; Bazel refuses a label in both.
   for _, arguments in package.calls:
     deps = arguments.get('deps', ()) + arguments.get('test_deps', ())
     for label in sorted({x for x in deps if deps.count(x) > 1}):

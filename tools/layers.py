@@ -26,7 +26,7 @@ MAY_IMPORT = {
   'configs': ('configs', 'kd.config', 'kd.core', 'data'),
   'data': (
     *('data', 'kd.core', 'kd.input_pipeline'),
-    *('kd.reasoning.answers', 'kd.reasoning.gsm8k_lines'),
+    *('kd.reasoning.arithmetic.answers', 'kd.reasoning.gsm8k_lines'),
   ),
   'docs': ('docs', 'configs', 'data', 'kd'),
   'experiments': ('experiments', 'configs', 'data', 'kd'),

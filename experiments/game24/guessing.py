@@ -11,7 +11,7 @@ import fractions
 import functools
 import itertools
 
-from kd.reasoning import game24
+from kd.reasoning.trees import game24
 
 _Fraction = fractions.Fraction
 

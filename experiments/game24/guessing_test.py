@@ -4,7 +4,7 @@ import itertools
 import pytest
 
 from experiments.game24 import guessing
-from kd.reasoning import game24_answers
+from kd.reasoning.trees import game24_answers
 
 
 def _expressions(terms):

@@ -22,8 +22,8 @@ from experiments.game24 import students
 from kd.core import run_info
 from kd.input_pipeline import templates
 from kd.modes import search as search_mode
-from kd.reasoning import game24_answers
-from kd.reasoning import problems
+from kd.reasoning.trees import game24_answers
+from kd.reasoning.trees import problems
 from kd.sampling import requests
 from kd.train import outputs
 from kd.train import resolve

@@ -11,12 +11,12 @@ from kd.core import paths
 from kd.core import progress
 from kd.core import run_info
 from kd.input_pipeline import templates
-from kd.reasoning import chain_report
-from kd.reasoning import chains
-from kd.reasoning import prompting
-from kd.reasoning import questions as questions_lib
-from kd.reasoning import selection
-from kd.reasoning import traces
+from kd.reasoning.chains import chain_report
+from kd.reasoning.chains import chains
+from kd.reasoning.chains import prompting
+from kd.reasoning.chains import questions as questions_lib
+from kd.reasoning.chains import selection
+from kd.reasoning.chains import traces
 from kd.sampling import fields as sampling_fields
 from kd.sampling import requests
 from kd.teachers import param_digest

@@ -11,12 +11,12 @@ import ml_collections
 from kd.core import paths
 from kd.core import run_info
 from kd.input_pipeline import templates
-from kd.reasoning import problems
-from kd.reasoning import tree as tree_lib
-from kd.reasoning import tree_data
-from kd.reasoning import tree_picture
-from kd.reasoning import tree_run
-from kd.reasoning import tree_search
+from kd.reasoning.trees import problems
+from kd.reasoning.trees import tree as tree_lib
+from kd.reasoning.trees import tree_data
+from kd.reasoning.trees import tree_picture
+from kd.reasoning.trees import tree_run
+from kd.reasoning.trees import tree_search
 from kd.sampling import fields as sampling_fields
 from kd.sampling import requests
 from kd.teachers import param_digest

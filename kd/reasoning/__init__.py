@@ -1,1 +1,1 @@
-"""Chains and trees of thought: proposed, verified, voted on, written."""
+"""Worked solutions: arithmetic in prose, chains and trees of thought."""

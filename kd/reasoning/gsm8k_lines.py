@@ -5,7 +5,7 @@ import dataclasses
 
 from kd.core import errors
 from kd.core import json_files
-from kd.reasoning import answers
+from kd.reasoning.arithmetic import answers
 
 LEGAL = '{"question": "text", "answer": "steps\\n#### 3"}'
 

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from kd.reasoning import game24_answers
-from kd.reasoning import notation
-from kd.reasoning import questions
-from kd.reasoning import steps
-from kd.reasoning import traces
-from kd.reasoning import tree_problem
+from kd.reasoning.arithmetic import notation
+from kd.reasoning.arithmetic import steps
+from kd.reasoning.chains import questions
+from kd.reasoning.chains import traces
+from kd.reasoning.trees import game24_answers
+from kd.reasoning.trees import tree_problem
 
 _QUESTION = questions.Question('q', '1 2 3 4', '#### 10', '')
 _CHARACTERS = 2**15  # Of one text; what is quadratic takes minutes for these.

@@ -4,7 +4,7 @@ import ml_collections
 
 from kd.core import errors
 from kd.models import gemma3_config
-from kd.reasoning import problems
+from kd.reasoning.trees import problems
 
 Config = ml_collections.ConfigDict
 

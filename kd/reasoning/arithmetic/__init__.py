@@ -1,0 +1,1 @@
+"""Arithmetic in prose: numbers, answers and steps, read and checked exactly."""

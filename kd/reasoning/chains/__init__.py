@@ -1,0 +1,1 @@
+"""Chains of thought: asked for, sampled, voted on, selected, written."""

@@ -1,0 +1,296 @@
+"""Traces from a scripted sampler: verdicts, votes, selection, kills."""
+
+from collections.abc import Sequence
+import fractions
+import itertools
+import json
+import random
+
+import pytest
+
+from kd.core import errors
+from kd.reasoning.arithmetic import answers
+from kd.reasoning.chains import chain_report
+from kd.reasoning.chains import chains
+from kd.reasoning.chains import questions
+from kd.reasoning.chains import selection
+from kd.reasoning.chains import traces
+from kd.sampling import requests
+
+SETTINGS = requests.SamplingSettings(1.0, 0, 1.0, 0.0, 1.0, 99, ())
+RULES = selection.Rules('correct', 0.5, 'right', 1, 0, 0)
+
+
+class Killed(Exception):
+  pass
+
+
+def _scripted(replies, kill_after=None):
+  """A sampler whose reply is a function of (seed, sample's number) alone."""
+  asked = itertools.count()
+
+  def sampler(batch: Sequence[requests.Request], settings, progress=None):
+    assert settings is SETTINGS and progress is None
+    if kill_after is not None and next(asked) >= kill_after:
+      raise Killed
+    return [
+      [
+        _sample(random.Random(f'{r.seed}:{n}').choice(replies))
+        for n in range(r.samples)
+      ]
+      for r in batch
+    ]
+
+  return sampler
+
+
+def _sample(reply):
+  text, _, finish = reply.partition('@')
+  ids = tuple(text.encode())
+  return requests.Sample(ids, (-0.5,) * len(ids), text, finish or 'stop')
+
+
+def _question(name='q', worked='2 + 3 = 5\n#### 5'):
+  rationale = worked.rpartition('####')[0].strip()
+  return questions.Question(
+    name, 'Question: 2 + 3?\nAnswer:\n', worked, rationale
+  )
+
+
+def _judge(*replies, question=None):
+  found = [traces.SampledSolution.of(_sample(reply)) for reply in replies]
+  return traces.judge(question or _question(), found)
+
+
+def _reasons(group, rules=RULES):
+  kept, rejected = selection.select([group], rules)
+  reasons = {trace.number: reason for trace, reason in rejected}
+  assert {t.number for t in kept} | set(reasons) == set(range(len(group)))
+  return [reasons.get(i, '') for i in range(len(group))]
+
+
+GOOD = 'We add: 2 + 3 = 5.\n#### 5'
+
+
+@pytest.mark.parametrize(
+  'reply, reason',
+  [
+    (GOOD, ''),
+    ('<<2+3=5>>5 in all.\n\nThe answer is 5.', ''),
+    ('2 + 3 = 5\n\nSo \\boxed{5.00}', ''),
+    ('2 + 3 = 5\n#### 5\n\nQuestion: 1 + 1?\nAnswer:\n#### 2', ''),
+    ('@too_long', 'prompt_too_long'),
+    ('', 'empty'),
+    (' \n @length', 'empty'),
+    ('2 + 3 = 5 and the answer is 5@length', 'cut'),
+    ('2 + 3 = 5, which is it.\n#### five', 'no_answer'),
+    ('2 + 3 = 5\n#### 5 or\n#### 5', 'many_markers'),
+    ('2 + 3 = 6, no.\n#### 5', 'wrong_step'),
+    ('5 / 0 = 5\n#### 5', 'wrong_step'),
+    ('2 + = 5\n#### 5', 'wrong_step'),
+    ('It is clear.\n#### 5', 'few_steps'),
+    ('2 + 4 = 6\n#### 6', 'wrong_answer'),
+  ],
+)
+def test_each_kind_of_reply_has_its_reason(reply, reason):
+  assert _reasons(_judge(reply)) == [reason]
+
+
+def test_missing_references_are_a_reason_unless_votes_decide():
+  question = _question(worked='nobody knows')
+  group = _judge(
+    GOOD, '2 + 3 = 5 too.\n#### 5', '3+3=6\n#### 6', question=question
+  )
+  assert _reasons(group) == ['no_reference'] * 3
+  voted = selection.Rules('voted', 0.6, 'right', 1, 0, 0)
+  # The second calculates nothing that the first does not.
+  assert _reasons(group, voted) == ['', 'duplicate_steps', 'outvoted']
+  strict = selection.Rules('voted', 0.7, 'right', 1, 0, 0)
+  assert _reasons(group, strict) == ['outvoted'] * 3
+
+
+def _majority(values):
+  """By brute force: the value that more have than have any other."""
+  given = [v for v in values if v is not None]
+  return next(
+    (
+      v
+      for v in given
+      if all(given.count(v) > given.count(w) for w in given if w != v)
+    ),
+    None,
+  )
+
+
+def test_vote_is_the_strict_majority():
+  rng = random.Random(0)
+  for _ in range(500):
+    values = rng.choices(
+      [None, 1, 2, fractions.Fraction(1, 2)], k=rng.randrange(8)
+    )
+    found = traces.vote([answers.Answer(v, '', 0) for v in values])
+    assert found.winner == _majority(values)
+    if found.winner is not None:
+      given = sum(v is not None for v in values)
+      assert found.fraction == values.count(found.winner) / given
+
+
+def test_duplicates_by_text_and_by_statements():
+  group = _judge(
+    GOOD,
+    'we  ADD 2 + 3 = 5\n#### 5.0',
+    'Adding 2+3=5, fine.\n#### 5',
+    'First 1 + 1 = 2, and 2 + 3 = 5.\n#### 5',
+  )
+  assert _reasons(group) == ['', 'duplicate_text', 'duplicate_steps', '']
+  kept, _ = selection.select([group, _judge(GOOD)], RULES)
+  assert len(kept) == 3  # Another problem may have the same solution.
+
+
+def _chain(n, name):
+  """A right solution of n statements, unlike that of another name."""
+  work = ', '.join(f'{i} + {name} = {i + name}' for i in range(n))
+  return f'{work}, 2 + 3 = 5\n#### 5'
+
+
+def test_limits_balance_problems_and_lengths():
+  groups = [
+    _judge(
+      *(_chain(0, 0) if n else _chain(3, k) for k, n in enumerate(shape)),
+      question=_question(f'q{i}'),
+    )
+    for i, shape in enumerate([(0, 0, 0, 0), (0, 1), (0, 0, 0)])
+  ]
+  rules = selection.Rules('correct', 0.5, 'right', 1, 3, 4)
+  kept, rejected = selection.select(groups, rules)
+  # Three a problem at most; then, of those with four statements, problems take
+  # turns until there are four.
+  assert [t.id for t in kept] == ['q0-0', 'q0-1', 'q1-0', 'q1-1', 'q2-0']
+  assert [(t.id, r) for t, r in rejected] == [
+    ('q0-2', 'over_per_steps'),
+    ('q0-3', 'over_per_problem'),
+    ('q2-1', 'over_per_steps'),
+    ('q2-2', 'over_per_steps'),
+  ]
+
+
+def _asked(count):
+  found = [_question(f'q{i}') for i in range(count)]
+  return [
+    chains.Asked(q, (2, i + 3), chains.seed_of(7, q))
+    for i, q in enumerate(found)
+  ]
+
+
+REPLIES = [GOOD, '2+3=5, yes\n#### 5', '2+3=6\n#### 6', '@too_long', 'x@length']
+
+
+def _run(folder, kill_after=None, asked=None, identity=None, samples=3):
+  return chains.sample(
+    asked or _asked(7),
+    _scripted(REPLIES, kill_after),
+    SETTINGS,
+    samples,
+    str(folder),
+    identity or {'model': 'm'},
+    2,
+    lambda line: None,
+  )
+
+
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
+  whole = _run(tmp_path / 'whole')
+  wanted = (tmp_path / 'whole' / chains.SAMPLES).read_bytes()
+  assert (
+    len(wanted.splitlines()) == 7
+    and len({s.text for g in whole for s in g}) > 2
+  )
+  cut = tmp_path / 'cut'
+  for calls in (1, 1):
+    with pytest.raises(Killed):
+      _run(cut, kill_after=calls)
+  # A kill can leave any beginning of what was written.
+  file = cut / chains.SAMPLES
+  written = file.read_bytes()
+  assert written and wanted.startswith(written)
+  for length in range(0, len(written) + 1, 61):
+    file.write_bytes(wanted[:length])
+    assert _run(cut) == whole
+    assert file.read_bytes() == wanted
+  # Finished: nothing more is asked.
+  assert _run(cut, kill_after=0) == whole
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    (dict(identity={'model': 'other'}), "model: there 'm', now 'other'"),
+    (dict(asked=_asked(6)), 'prompts: there'),
+    (dict(samples=2), 'jsonl:1: has samples of'),
+  ],
+)
+def test_samples_of_another_run_are_refused(tmp_path, changes, words):
+  _run(tmp_path)
+  before = (tmp_path / chains.SAMPLES).read_bytes()
+  with pytest.raises(errors.ConfigError, match=words):
+    _run(tmp_path, **changes)
+  assert (tmp_path / chains.SAMPLES).read_bytes() == before
+
+
+def test_damaged_lines_are_named(tmp_path):
+  _run(tmp_path)
+  file = tmp_path / chains.SAMPLES
+  lines = file.read_bytes().splitlines(keepends=True)
+  file.write_bytes(lines[0] + b'{"id": 1}\n' + b''.join(lines[2:]))
+  with pytest.raises(errors.ConfigError, match='jsonl:2: is damaged'):
+    _run(tmp_path)
+
+
+def test_what_is_written_can_be_read_and_counted(tmp_path):
+  asked = _asked(40)
+  found = _run(tmp_path, asked=asked)
+  groups = [
+    traces.judge(a.question, s) for a, s in zip(asked, found, strict=True)
+  ]
+  kept, rejected = selection.select(groups, RULES)
+  path = chains.write(str(tmp_path), kept, asked, {'model': 'm'})
+  with open(path, encoding='utf-8') as f:
+    rows = [json.loads(line) for line in f]
+  assert len(rows) == len(kept) > 5
+  for row in rows:
+    assert row['targets'].startswith(row['rationale'])
+    assert answers.extract(row['targets']).value == 5
+    assert row['provenance']['steps'] == {'right': 1}
+    assert row['provenance']['right'] and row['provenance']['model'] == 'm'
+  summary = chain_report.summarize(groups, kept, rejected)
+  texts = [s for group in found for s in group]
+  assert (
+    summary['samples']
+    == 120
+    == summary['accepted'] + sum(summary['reasons'].values())
+  )
+  assert summary['reasons']['prompt_too_long'] == sum(
+    s.finish == 'too_long' for s in texts
+  )
+  right = sum('#### 5' in s.text for s in texts)
+  assert summary['sample_accuracy'] == right / 120
+  page = chain_report.page(summary, {'model': 'm'}, kept, rejected)
+  assert f'{len(kept)} of 120 samples' in page
+  assert 'wrong: `2+3=6` (is 5)' in page
+
+
+def test_nothing_stops_on_noise():
+  rng = random.Random(0)
+  pieces = (*'0123456789+-*/=() \n', '####', '\\boxed{', '}', '<<', '>>', 'is ')
+  question = _question()
+  for _ in range(300):
+    group = _judge(
+      *(''.join(rng.choices(pieces, k=40)) for _ in range(4)), question=question
+    )
+    kept, rejected = selection.select(
+      [group], selection.Rules('any', 0, 'any', 0, 0, 0)
+    )
+    for trace in kept:
+      assert trace.rationale
+    summary = chain_report.summarize([group], kept, rejected)
+    assert chain_report.page(summary, {}, kept, rejected)

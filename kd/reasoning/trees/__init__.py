@@ -1,0 +1,1 @@
+"""Trees of thought: problems, search, and training data from paths."""
