@@ -23,10 +23,10 @@ def test_a_model_of_27b_with_other_names_is_refused_at_once(layout):
   shapes = {
     f'_wrapped.{t.name(layout)}': t.file_shape for t in names.tensors(config)
   }
-  start = time.perf_counter()
+  start = time.process_time()
   with pytest.raises(errors.ConfigError) as caught:
     tensor_checks.check_shapes(_source(shapes, config, layout))
-  assert time.perf_counter() - start < 1
+  assert time.process_time() - start < 1
   text = str(caught.value)
   assert '808 are missing' in text and '808 are no part of the model' in text
   assert 'nearest: ' in text

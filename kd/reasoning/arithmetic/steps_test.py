@@ -131,10 +131,10 @@ def test_noise_neither_raises_nor_hangs():
     *'0123456789.,:+-*/^()[]{}%$=<>x ',
     *('=', '=', '\n', '<<', '>>', '**', ' of ', ' each', '\\frac{'),
   )
-  begin = time.monotonic()
+  begin = time.process_time()
   for _ in range(1500):
     for step in steps.check(''.join(rng.choices(pieces, k=80))):
       assert step.kind in steps.KINDS
   for piece in (*pieces, '1+', '(1', '<<1=', '1 a ', '- 1', '=1'):
     steps.check(piece * 8000)
-  assert time.monotonic() - begin < 30
+  assert time.process_time() - begin < 30
