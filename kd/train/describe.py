@@ -44,6 +44,7 @@ def run_lines(run: resolved.Run, workdir: str) -> str:
       f'{sizes.embed_dim}, from {model.init}, computed in '
       f'{model.module.dtype}'
     )
+  tokenizer_files = run.tokenizer.files()
   tokens = config.data.batch_size * config.data.length
   mesh = ' x '.join(f'{axis} {n}' for axis, n in run.mesh.shape.items())
   lines += [
@@ -57,7 +58,7 @@ def run_lines(run: resolved.Run, workdir: str) -> str:
     f'positions: {config.objective.positions.rule}, '
     f'{schedules.text(config.objective.positions.fraction)} of the targets',
     f'rows: prepared once in {paths.expand(config.data.folder)}',
-    f'workdir: {workdir}: {", ".join(outputs.FILES)}',
+    f'workdir: {workdir}: {", ".join([*outputs.FILES, *tokenizer_files])}',
   ]
   if config.evaluation.sets:
     lines.append(f'best checkpoint: {best.text(config)}')

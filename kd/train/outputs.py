@@ -13,7 +13,6 @@ EVALUATIONS = 'evaluations'
 FILES = (
   'config.json',
   'run.json',
-  'tokenizer.model',
   'metrics.jsonl',
   'checkpoints/',
   'evaluations/',
