@@ -1,7 +1,8 @@
 """Reads the tokens that a Hugging Face folder adds to its vocabulary.
 
-They are found in text before anything is joined, as SentencePiece finds its
-user-defined pieces, and may have ids beyond those of tokenizer.model.
+Tokenizers look for these tokens in the text before they merge anything, as
+SentencePiece looks for its user-defined pieces. Their ids may lie beyond those
+of tokenizer.model.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,7 @@ TOKENIZER_JSON = 'tokenizer.json'
 CONFIG = 'tokenizer_config.json'
 ADDED = 'added_tokens.json'
 
-# Stands for the features of an image, which a text model does not have.
+# The placeholder of an image, for which a text model has no embedding.
 VISION = ('<image_soft_token>',)
 
 _SPECIAL = ('bos_token', 'eos_token', 'pad_token', 'unk_token')
@@ -30,14 +31,14 @@ _SPACE = sentencepiece_models.SPACE
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-  """One added token.
+  """An added token.
 
   Attributes:
     content: its text.
-    normalized: whether it is looked for in the normalized text.
-    flags: whether it is a word of its own, and takes along the spaces to its
-      left and right; see FLAGS.
-    file: where it was read from.
+    normalized: whether it is matched against the normalized text.
+    flags: the values of FLAGS: whether it matches whole words only, and
+      whether it takes the spaces to its left and right.
+    file: the file that declares it.
   """
 
   content: str
@@ -48,16 +49,16 @@ class Token:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-  """The tokenizer files of a folder other than tokenizer.model.
+  """The contents of a folder's tokenizer files, except tokenizer.model.
 
   Attributes:
     directory: the folder.
     json: the contents of tokenizer.json, {} without that file.
     added: the added tokens by id.
-    special: names of bos_token, eos_token, pad_token and unk_token as far as
-      tokenizer_config.json has them.
-    named: other tokens that tokenizer_config.json lists as special, which have
-      an id in another file or none at all.
+    special: the texts of bos_token, eos_token, pad_token and unk_token where
+      tokenizer_config.json gives them.
+    named: all tokens that tokenizer_config.json calls special; their ids are in
+      other files, if anywhere.
   """
 
   directory: str
@@ -68,16 +69,16 @@ class Folder:
 
 
 def read(directory: str) -> Folder:
-  """Reads the files of a folder; each of them may be missing.
+  """Reads a folder's files; any of them may be missing.
 
   Args:
     directory: a Hugging Face model directory.
 
   Returns:
-    What they say.
+    Their contents.
 
   Raises:
-    ConfigError: a file is damaged, or two say different things of one id.
+    ConfigError: a file is damaged, or two give one id to different tokens.
   """
   return from_values(
     directory,
@@ -122,9 +123,9 @@ def from_values(
 
 
 def _add_all(
-  added: dict[int, Token], found: Iterable[tuple[int, Token]]
+  added: dict[int, Token], more: Iterable[tuple[int, Token]]
 ) -> None:
-  for index, token in found:
+  for index, token in more:
     if index in added and added[index].content != token.content:
       old = added[index]
       raise errors.ConfigError(
@@ -185,7 +186,7 @@ def _content(value: Any, path: str) -> str:
 
 
 def _named(config: Mapping[str, Any], file: str) -> Iterable[str]:
-  """Yields the tokens of the lists of special tokens."""
+  """Yields the tokens of the lists of special tokens in the config."""
   for key in _LISTS:
     value = config.get(key)
     if value is None:
@@ -203,10 +204,10 @@ def _wrong(path: str, value: Any, legal: str) -> errors.ConfigError:
 
 
 def check_flags(folder: Folder) -> None:
-  """Raises ConfigError unless all added tokens are found anywhere in text.
+  """Raises ConfigError unless all added tokens match anywhere in text.
 
   Args:
-    folder: its added tokens.
+    folder: holds the added tokens.
   """
   for token in folder.added.values():
     for name, value in zip(FLAGS, token.flags, strict=True):
@@ -214,15 +215,15 @@ def check_flags(folder: Folder) -> None:
         raise errors.ConfigError(
           f'{token.file}: {token.content!r}',
           f'{name} is {value}',
-          legal=f'added tokens that are found anywhere in text ({name} false)',
+          legal=f'added tokens that match anywhere in text ({name} false)',
         )
 
 
 def check(folder: Folder) -> None:
-  """Refuses added tokens that SentencePiece cannot find as transformers does.
+  """Rejects added tokens that SentencePiece would not match as transformers.
 
   Args:
-    folder: its added tokens.
+    folder: holds the added tokens.
 
   Raises:
     ConfigError: names the token.
@@ -232,13 +233,14 @@ def check(folder: Folder) -> None:
   for token in folder.added.values():
     text = token.content
     if set(text) == {_SPACE} and not token.normalized:
-      continue  # Never found in text: merges make it.
+      continue  # Produced by merges, never matched in text.
     if ' ' in text or _SPACE in text:
       raise errors.ConfigError(
         token.file, f'the added token {text!r} holds a space', legal=legal
       )
     (replaced if token.normalized else raw).add(text)
-  # transformers looks for the ones first, whatever begins further left.
+  # transformers matches the raw tokens first, even where a normalized one
+  # begins further left.
   heads = {text[:n] for text in raw for n in range(1, len(text) + 1)}
   tails = {text[n:] for text in raw for n in range(len(text))}
   for text in sorted(replaced):

@@ -1,9 +1,9 @@
 """Relates SentencePiece's scores to the list of merges of a tokenizer.json.
 
-SentencePiece joins the two neighbours that make the piece of the highest score,
-the leftmost first; the `tokenizers` library joins the pair that comes first in
-a list. Both give the same ids if the list has every way to cut each piece in
-two, ordered by falling score, and if no two pieces have the same score.
+SentencePiece merges the two neighbors that form the piece with the highest
+score, leftmost first; the `tokenizers` library merges the pair that comes first
+in a list. Both give the same ids if the list holds every split of each piece
+into two pieces, in order of decreasing score, and if no two scores are equal.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,10 +21,10 @@ BYTES = tuple(f'<0x{byte:02X}>' for byte in range(256))
 
 
 def is_run(piece: str, kind: int) -> bool:
-  """Whether a piece is a user-defined run of spaces.
+  """Returns whether a piece is a user-defined run of spaces.
 
-  `tokenizers` looks for added tokens before it replaces spaces, so it never
-  finds such a run in text: merges must make it.
+  `tokenizers` matches added tokens before it replaces spaces, so such a run
+  never matches: merges must produce it.
 
   Args:
     piece: its text.
@@ -34,9 +34,9 @@ def is_run(piece: str, kind: int) -> bool:
 
 
 def merges(pieces: Sequence[Piece]) -> list[Merge]:
-  """Lists the pairs that may be joined, the first to be joined first.
+  """Returns the merges in order of priority.
 
-  The order of the ways to make one piece does not matter.
+  The order of the merges that form one piece does not matter.
 
   Args:
     pieces: (text, score, type) by id.
@@ -46,7 +46,7 @@ def merges(pieces: Sequence[Piece]) -> list[Merge]:
   """
   normal = {p: -score for p, score, kind in pieces if kind == _Type.NORMAL}
   # Runs come before all others, the longest first: a run then grows from its
-  # left end, which gives the longest match that SentencePiece finds.
+  # left end into the longest match, as in SentencePiece.
   runs = {p: -len(p) for p, _, kind in pieces if is_run(p, kind)}
   result = []
   for rank in sorted(runs, key=runs.__getitem__):
@@ -58,7 +58,7 @@ def merges(pieces: Sequence[Piece]) -> list[Merge]:
 
 
 def _cuts(piece: str, parts: Iterable[str]) -> list[Merge]:
-  """Returns the ways to cut a piece into two of `parts`."""
+  """Returns the splits of a piece into two of `parts`."""
   return [
     (piece[:at], piece[at:])
     for at in range(1, len(piece))
@@ -67,7 +67,7 @@ def _cuts(piece: str, parts: Iterable[str]) -> list[Merge]:
 
 
 def problem(pieces: Sequence[Piece]) -> str:
-  """Says why no list of merges gives the ids that these scores give.
+  """Explains why no list of merges gives the ids that these scores give.
 
   Args:
     pieces: (text, score, type) by id.
@@ -102,7 +102,7 @@ def problem(pieces: Sequence[Piece]) -> str:
 def scores(
   vocabulary: Sequence[str], kinds: Sequence[int], listed: Sequence[Merge]
 ) -> list[float]:
-  """Returns scores whose order is that of a list of merges.
+  """Returns scores in the order of a list of merges.
 
   Args:
     vocabulary: the pieces' texts by id.
@@ -110,8 +110,9 @@ def scores(
     listed: the merges.
 
   Returns:
-    0, -1, -2, ... for the NORMAL pieces, by id where the list has that order,
-    as in Gemma's own models, else by the list; 0 for the others.
+    0, -1, -2, ... for the NORMAL pieces, in order of ids if that agrees with
+    the list, as in Gemma's models, else in the order of the list; 0 for all
+    other pieces.
   """
   first: dict[str, int] = {}
   for at, (left, right) in enumerate(listed):
@@ -128,11 +129,11 @@ def scores(
 
 
 def difference(pieces: Sequence[Piece], listed: Sequence[Merge]) -> str:
-  """Says where a list of merges is not the one that the pieces give.
+  """Describes how a list of merges differs from the one the pieces imply.
 
-  Merges that make a user-defined piece are not compared: text with such a piece
-  in it is cut before anything is joined. Runs of spaces are compared by what
-  the merges make of them.
+  Merges that form a user-defined piece are ignored: such a piece is split off
+  the text before anything is merged. Runs of spaces are compared by the result
+  of their merges.
 
   Args:
     pieces: (text, score, type) by id.
@@ -167,7 +168,7 @@ def difference(pieces: Sequence[Piece], listed: Sequence[Merge]) -> str:
         return f'{_show(left)} + {_show(right)} is listed twice'
       lengths.add(len(left))
       count += 1
-  # Each is a way to cut a piece, so equal numbers mean equal lists.
+  # Each merge is another split of a piece, so equal counts mean equal lists.
   wanted = sum(_count_cuts(piece, rank) for piece in rank)
   if count != wanted:
     return f'it has {count} merges, where the vocabulary has {wanted} cuts'
@@ -183,7 +184,7 @@ def _count_cuts(piece: str, parts: Mapping[str, float]) -> int:
 def _difference_of_runs(
   lengths: set[int], order: Mapping[tuple[int, int], int]
 ) -> str:
-  """Compares what merges make of runs of spaces with the longest matches."""
+  """Compares the merges of runs of spaces with the longest matches."""
   most = max(lengths, default=1)
   for length in range(1, 3 * most + 1):
     wanted, rest = [], length

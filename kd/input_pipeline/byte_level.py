@@ -42,12 +42,12 @@ class Spec:
 
   Attributes:
     tokens: the text of each id, added tokens included.
-    merges: the pairs of tokens that are merged, the first to be merged first.
-    added: tokens that are found in text before it is split, by id.
-    normalizer: what is done to the text first.
-    pre_tokenizer: how text is split.
-    decoder: how tokens become text again.
-    ignore_merges: whether a part that is a token needs no merges.
+    merges: pairs of tokens in order of priority.
+    added: tokens that match in text before it is split, by id.
+    normalizer: how the text is normalized.
+    pre_tokenizer: how the normalized text is split.
+    decoder: how tokens are converted to text.
+    ignore_merges: whether a part that is a token itself skips the merges.
   """
 
   tokens: tuple[str, ...]
@@ -96,7 +96,7 @@ def read(folder: added_tokens.Folder, file: str) -> Spec:
     file: the name of tokenizer.json, for messages.
 
   Returns:
-    What decides its ids.
+    The spec of the tokenizer.
 
   Raises:
     ConfigError: names what is damaged, missing, or not supported.
@@ -153,7 +153,7 @@ def _canonical(value: Mapping[str, Any], key: str) -> list[Any]:
   result = []
   for part in tokenizer_json.parts(value, key):
     if _is_byte_level(part):
-      # Offsets are trimmed by a post-processor, and decoders read no field.
+      # trim_offsets acts in post-processors alone, and decoders read no field.
       fields = _SPLITTING if key == 'pre_tokenizer' else {}
       part = {'type': _TYPE} | {k: part.get(k, v) for k, v in fields.items()}
     result.append(part)

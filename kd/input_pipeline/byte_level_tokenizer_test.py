@@ -126,7 +126,7 @@ def test_a_file_saved_again_has_the_same_digest(tokenizer, folder):
     (lambda v: v.update(normalizer=None), 'normalizer is [] here, ['),
     (
       lambda v: v['added_tokens'][5].update(rstrip=True),
-      "the added token '</tool_call>' is found in other places",
+      "the added token '</tool_call>' matches in other places",
     ),
     (lambda v: v['model'].update(ignore_merges=True), 'ignore_merges is True'),
     (lambda v: v.update(added_tokens=v['added_tokens'][:-1]), 'it has 607 ids'),

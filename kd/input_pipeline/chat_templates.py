@@ -1,4 +1,4 @@
-"""Chat templates that come with weights, compared with data.template."""
+"""Compares the chat templates that come with weights with data.template."""
 
 import os
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class ChatTemplate(NamedTuple):
 
 
 def warning(template: str, init: str) -> str:
-  """Says that weights were trained with another template than is in use.
+  """Warns if weights were trained with another template than data.template.
 
   Args:
     template: data.template.
@@ -73,14 +73,14 @@ def names(jinja: str) -> tuple[str, ...]:
   for name, template in templates.TEMPLATES.items():
     if jinja.strip() == template.jinja.strip():
       return (name, *_switched(jinja)[1:])
-  # A family's own text differs from ours, and from one size to the next.
+  # Published texts differ from kd's, and from one model size to the next.
   if turn_marks.GEMMA.start in jinja:
     return ('gemma',)
   return _switched(jinja) if turn_marks.CHATML.start in jinja else ()
 
 
 def _switched(jinja: str) -> tuple[str, ...]:
-  """Returns the two forms of a template that can leave out thoughts."""
+  """Returns the templates of a text with a switch for thoughts."""
   has_switch = 'enable_thinking' in jinja
   return ('qwen3', 'qwen3_no_thinking') if has_switch else ()
 

@@ -1,4 +1,4 @@
-"""Reads the tokenizer of a Hugging Face folder as one SentencePiece model."""
+"""Reads the tokenizer of a Hugging Face folder as a SentencePiece model."""
 
 from collections.abc import Iterator
 import os
@@ -33,9 +33,9 @@ def read(directory: str) -> added_tokens.Folder:
 def model(folder: added_tokens.Folder) -> bytes:
   """Returns a SentencePiece model that gives the ids that transformers gives.
 
-  That is tokenizer.model where there is one, else the equal of tokenizer.json,
-  with the tokens that tokenizer.json, tokenizer_config.json and
-  added_tokens.json add.
+  Starts from tokenizer.model, or without one from an equivalent of
+  tokenizer.json, and adds the tokens of tokenizer.json, tokenizer_config.json
+  and added_tokens.json.
 
   Args:
     folder: from `read`.
@@ -97,7 +97,7 @@ def _with_added(raw: bytes, file: str, folder: added_tokens.Folder) -> bytes:
 
 
 def _check_same(proto: _Proto, file: str, folder: added_tokens.Folder) -> None:
-  """Refuses a tokenizer.json of another vocabulary: transformers reads it."""
+  """Rejects a tokenizer.json that differs: transformers prefers it."""
   other = os.path.join(folder.directory, added_tokens.TOKENIZER_JSON)
   ids = tokenizer_json.ids(folder, other)
   size = len(proto.pieces)
@@ -123,11 +123,11 @@ def _check_same(proto: _Proto, file: str, folder: added_tokens.Folder) -> None:
 def _changes(
   proto: _Proto, file: str, folder: added_tokens.Folder
 ) -> Iterator[tuple[int, str]]:
-  """Yields the tokens that the model lacks or does not look for in text."""
+  """Yields the tokens that the model lacks or does not match in text."""
   pieces = [piece.piece for piece in proto.pieces]
   by_text = {text: i for i, text in enumerate(pieces)}
   spec = proto.trainer_spec
-  # By text, as SentencePiece finds them.
+  # By text, as SentencePiece identifies them.
   special = (spec.bos_piece, spec.eos_piece, spec.pad_piece, spec.unk_piece)
   wanted = {i: token.content for i, token in folder.added.items()}
   last = max(wanted, default=-1)
@@ -147,10 +147,10 @@ def _changes(
     if by_text.get(text, index) != index or (
       index < len(pieces) and pieces[index] != text
     ):
-      found = pieces[index] if index < len(pieces) else None
+      piece = pieces[index] if index < len(pieces) else None
       raise errors.ConfigError(
         file,
-        f'id {index} is {found!r}, but the added token {text!r}',
+        f'id {index} is {piece!r}, but the added token {text!r}',
         legal='added tokens with ids of their own',
       )
     kind = proto.pieces[index].type if index < len(pieces) else None

@@ -22,7 +22,7 @@ _Spec = sentencepiece_model_pb2.TrainerSpec
 
 
 def problem(tokenizer: tokenizers.Tokenizer) -> str:
-  """Says why no tokenizer.json gives the ids that a tokenizer gives.
+  """Explains why no tokenizer.json gives the ids of a tokenizer.
 
   Args:
     tokenizer: any.
@@ -44,21 +44,21 @@ def problem(tokenizer: tokenizers.Tokenizer) -> str:
 
 
 def check(tokenizer: tokenizers.Tokenizer, path: str) -> None:
-  """Refuses a tokenizer that `write` cannot write.
+  """Raises ConfigError for a tokenizer that `write` cannot write.
 
   Args:
     tokenizer: any.
     path: the config path that names it, for the message.
 
   Raises:
-    ConfigError: an export would give other ids than training had.
+    ConfigError: an export would give other ids than those of training.
   """
   reason = problem(tokenizer)
   if reason:
     raise errors.ConfigError(
       path,
       f'the tokenizer cannot be exported: {reason}',
-      legal='a byte-fallback BPE model that leaves its text as it is '
+      legal='a byte-fallback BPE model that does not normalize text '
       '(model_type=bpe, byte_fallback, normalization_rule_name=identity, '
       'add_dummy_prefix=false, remove_extra_whitespaces=false)',
     )
@@ -69,16 +69,15 @@ def write(
 ) -> None:
   """Writes the files of a tokenizer to a folder.
 
-  A tokenizer that was read from a tokenizer.json is written as it was. Of a
-  SentencePiece model, tokenizer.model, tokenizer.json, its config and the
-  special tokens are written.
+  The files of a byte-level BPE are written unchanged. A SentencePiece model is
+  written as tokenizer.model, tokenizer.json, its config and the special tokens.
 
   Args:
-    tokenizer: a byte-level BPE, or a byte-fallback BPE model that leaves its
-      text untouched, as Gemma's and 'bytes' are.
-    directory: where to; made if need be. Files of the same names are replaced.
-    chat_template: Jinja of a templates.Template. The text that came with the
-      tokenizer is kept where it writes the same template.
+    tokenizer: a byte-level BPE, or a byte-fallback BPE model that does not
+      normalize text, such as Gemma's and 'bytes'.
+    directory: created if missing. Files of the same names are replaced.
+    chat_template: the Jinja of a templates.Template. The tokenizer's own text
+      is kept if it writes that template by default.
 
   Raises:
     ConfigError: see check.
@@ -87,7 +86,7 @@ def write(
   os.makedirs(directory, exist_ok=True)
   if isinstance(tokenizer, byte_level_tokenizer.ByteLevelTokenizer):
     files = tokenizer.files()
-    # The model's exporter writes it, with the same ids of ends.
+    # checkpoints.huggingface writes this file, with the same stop ids.
     files.pop(byte_level_tokenizer.GENERATION_CONFIG, None)
   else:
     files = _sentencepiece_files(tokenizer, chat_template)
@@ -161,7 +160,7 @@ def _fast(
       'pattern': {'String': ' '},
       'content': space,
     },
-    # Nothing is split off: BPE merges across words, as SentencePiece does.
+    # Text is not split: BPE merges across words, as SentencePiece does.
     'pre_tokenizer': None,
     'post_processor': {
       'type': 'TemplateProcessing',
@@ -197,11 +196,11 @@ def _fast(
 def _added(
   tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer,
 ) -> list[dict[str, Any]]:
-  """Returns the tokens that are found in text before anything is merged.
+  """Returns the tokens that match in text before anything is merged.
 
-  `tokenizers` finds bos, eos, padding and unknown tokens in text too, since it
-  must list them here; SentencePiece does not. Other control tokens are left
-  out, so that neither does.
+  BOS, EOS, padding and unknown tokens must be listed, so `tokenizers` matches
+  them in text, which SentencePiece does not. Other control tokens are left out,
+  so that neither matches them.
   """
   kind = sentencepiece_models.Type
   special = {tokenizer.id_of(mark) for mark in turn_marks.GEMMA}

@@ -1,4 +1,4 @@
-"""Builds SentencePiece models of bytes and of a GGUF's vocabulary."""
+"""Builds, parses and describes SentencePiece models."""
 
 from collections.abc import Iterable, Mapping
 import hashlib
@@ -27,12 +27,12 @@ _FIELDS = (
 
 
 def from_bytes() -> bytes:
-  """A serialized model whose pieces are bytes.
+  """Serializes a model whose pieces are bytes.
 
   Ids: 0 <pad>, 1 <eos>, 2 <bos> (control), 3 <unk>, 4 <start_of_turn>,
-  5 <end_of_turn> (read in text), 6 the space, then the 256 bytes. Every text
-  comes back as it was, except that U+2581, SentencePiece's own mark of a space,
-  comes back as a space, as it does in Gemma's vocabulary.
+  5 <end_of_turn> (read in text), 6 the space, then the 256 bytes. Decoding
+  returns the text, except that U+2581, SentencePiece's symbol for a space,
+  becomes a space, as it does in Gemma's vocabulary.
 
   Returns:
     The ModelProto's bytes.
@@ -84,7 +84,7 @@ def from_gguf(fields: Mapping[str, Any], path: str) -> bytes:
 def _check_fields(
   fields: dict[str, Any], special: dict[str, Any], path: str
 ) -> None:
-  """Refuses lists of other types or lengths, and ids beyond them."""
+  """Raises ConfigError for lists of wrong types or lengths, and wrong ids."""
   kinds = {'tokens': str, 'scores': float, 'token_type': int}
   size = len(fields['tokens']) if isinstance(fields['tokens'], list) else 0
   for name, kind in kinds.items():
@@ -113,23 +113,23 @@ def parse(raw: bytes, name: str) -> sentencepiece_model_pb2.ModelProto:
 
   Args:
     raw: the bytes.
-    name: what to call the model in errors.
+    name: the name of the model in errors.
 
   Raises:
     ConfigError: the bytes are no ModelProto.
   """
   try:
     return sentencepiece_model_pb2.ModelProto.FromString(raw)
-  except Exception as e:  # The protobuf library's own, which kd doesn't import.
+  except Exception as e:  # protobuf's DecodeError, which kd does not import.
     raise not_a_model(name, e) from e
 
 
 def not_a_model(name: str, reason: Exception) -> errors.ConfigError:
-  """Returns the error for bytes that are no SentencePiece model.
+  """Returns the error for bytes that are not a SentencePiece model.
 
   Args:
-    name: what to call them: a file or a config field.
-    reason: what a library said.
+    name: the file or config field that holds them.
+    reason: the exception of the library.
   """
   return errors.ConfigError(
     name,
@@ -139,7 +139,7 @@ def not_a_model(name: str, reason: Exception) -> errors.ConfigError:
 
 
 def alters_text(proto: sentencepiece_model_pb2.ModelProto) -> str:
-  """Says how a model changes text before it looks for pieces; '' if not.
+  """Describes how a model changes text before it is split; '' if it does not.
 
   Args:
     proto: the model.
@@ -159,9 +159,9 @@ def alters_text(proto: sentencepiece_model_pb2.ModelProto) -> str:
 
 
 def settings(proto: sentencepiece_model_pb2.ModelProto) -> dict[str, Any]:
-  """Returns what decides a text's ids in addition to the pieces, as JSON.
+  """Returns the settings that decide ids together with the pieces, as JSON.
 
-  Pieces that are bytes say whether the model falls back to bytes.
+  Byte fallback is not among them: it shows in the types of the pieces.
 
   Args:
     proto: the model.
@@ -181,16 +181,16 @@ def settings(proto: sentencepiece_model_pb2.ModelProto) -> dict[str, Any]:
 def _piece(
   piece: str, score: float, kind: int, fixed: bool
 ) -> tuple[str, float, int]:
-  """One GGUF token as a SentencePiece piece, its score and type."""
+  """Returns a GGUF token as a SentencePiece piece with its score and type."""
   if fixed or kind in (Type.BYTE, Type.UNUSED):
     return piece, score, kind
   if set(piece) == {' '}:
-    # GGUF writes the runs of spaces with plain spaces, which would never match
-    # text whose spaces were escaped.
+    # GGUF writes runs of spaces with plain spaces, which would never match the
+    # escaped spaces of a text.
     piece = SPACE * len(piece)
   if kind in (Type.CONTROL, Type.USER_DEFINED):
-    # Gemma's turn marks are control tokens to llama.cpp, but its SentencePiece
-    # model reads them in text.
+    # llama.cpp treats Gemma's turn marks as control tokens, but SentencePiece
+    # matches them in text.
     return piece, score, Type.USER_DEFINED
   return piece, score, Type.NORMAL
 
@@ -202,14 +202,14 @@ def serialize(
   bos: int,
   unk: int,
 ) -> bytes:
-  """Serializes a byte-fallback BPE model that leaves its text untouched.
+  """Serializes a byte-fallback BPE model that does not normalize text.
 
   Args:
     pieces: (text, score, type) by id.
     pad: id of the padding, -1 for none.
     eos: id that ends a text.
     bos: id that begins a text.
-    unk: id of what the model cannot write.
+    unk: id of text that the model cannot write.
 
   Returns:
     The ModelProto's bytes.

@@ -1,4 +1,4 @@
-"""Chat templates: messages to text, ids and the tokens that the loss is on."""
+"""Chat templates: convert messages to text, ids and loss weights."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -71,7 +71,7 @@ def exchange(
 
 
 def has_turns(name: str) -> bool:
-  """Returns whether a template can write a chat: system text, several turns."""
+  """Returns whether a template can write several turns and a system text."""
   return TEMPLATES[name].marks is not None
 
 
@@ -81,7 +81,7 @@ def with_turns() -> str:
 
 
 def check_name(name: str, path: str = 'data.template') -> None:
-  """Raises ConfigError unless `name` is a template's."""
+  """Raises ConfigError unless `name` names a template."""
   if name not in NAMES:
     raise errors.unknown(path, 'template', name, NAMES)
 
@@ -94,7 +94,7 @@ def render(
   Args:
     name: a template of NAMES.
     messages: dicts of `role` (system, user, assistant or model) and `content`;
-      the model's may have `rationale`, the beginning of the content that is it.
+      the model's may have `rationale`, the beginning of the content.
     generate: end with the opening of the model's turn.
 
   Returns:
@@ -119,11 +119,11 @@ def encode(
 ) -> tuple[list[int], list[int], list[float]]:
   """Returns the ids of a whole example, and the part and weight of each.
 
-  The text is tokenized as one, so ids are those that a model sees when it reads
-  it. A token belongs to the model's turn if it shares a character with it, and
-  to the turn's rationale if it shares one with that: a token that holds both
-  prompt and answer is supervised, one that holds the end of the rationale and
-  the beginning of the answer is the rationale's last.
+  The text is tokenized as a whole, so the ids are those that a model sees. A
+  token belongs to the model's turn if it shares a character with it, and to the
+  turn's rationale if it shares one with that: a token with characters of prompt
+  and answer is supervised; one with characters of rationale and answer belongs
+  to the rationale.
 
   Args:
     tokenizer: gives the ids.
@@ -169,7 +169,7 @@ def _split_bos(
 
 
 def _share(offsets: Spans, spans: Spans) -> list[bool]:
-  """Whether each token shares a character with a span; both in order."""
+  """Returns whether each token overlaps a span; both are in order."""
   spans = [(begin, end) for begin, end in spans if begin < end]
   shares, at = [], 0
   for begin, end in offsets:

@@ -17,17 +17,17 @@ def describe(
   here: str = 'here',
   there: str = 'there',
 ) -> str:
-  """Says where two tokenizers differ.
+  """Describes the first difference between two tokenizers.
 
-  BPE looks at the order of the scores alone, and at no score of bytes and of
-  pieces that are found before anything is joined. Files disagree about those:
-  0 in a tokenizer.model, -1000 in a GGUF, none in a tokenizer.json.
+  BPE depends on the order of the scores, and ignores the scores of bytes and of
+  user-defined pieces. Files disagree about those: 0 in a tokenizer.model, -1000
+  in a GGUF, none in a tokenizer.json.
 
   Args:
     one: a tokenizer.
     other: the tokenizer to compare it with.
-    here: what the message calls the first.
-    there: what the message calls the second.
+    here: the first one's name in the message.
+    there: the second one's.
 
   Returns:
     The first difference, '' if both give the same ids for every text.
@@ -73,7 +73,7 @@ def _of_specs(
     if a != b:
       text = one.tokens[i]
       if a and b:
-        return f'the added token {text!r} is found in other places of a text'
+        return f'the added token {text!r} matches in other places of a text'
       where = here if a else there
       return f'id {i} ({text!r}) is an added token {where} alone'
   for name in ('normalizer', 'pre_tokenizer', 'decoder', 'ignore_merges'):
@@ -125,7 +125,7 @@ def _by_model(one, other, here, there) -> str:
 def _scores(
   tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer, is_bpe: bool
 ) -> list[float]:
-  """Returns scores, of a BPE model the rank of each; equal ones are equal."""
+  """Returns the scores, or for a BPE their ranks; equal scores rank equal."""
   scores = [score for _, score, _ in tokenizer.pieces]
   if not is_bpe:
     return scores

@@ -1,10 +1,10 @@
-"""Makes a SentencePiece model of a tokenizer.json, where the two are equal.
+"""Converts a tokenizer.json to an equivalent SentencePiece model.
 
-transformers 5 saves no tokenizer.model, so this is how the tokenizer of a
-current fine-tune is read. A byte-fallback BPE that replaces spaces and splits
-nothing, as Gemma's, has a SentencePiece model with the same ids for every text,
-except that bos, eos, padding and unknown tokens are not found in text: data
-cannot end a prompt by spelling `<eos>`.
+transformers 5 saves no tokenizer.model, so current fine-tunes bring this file
+alone. A byte-fallback BPE that replaces spaces and splits nothing, such as
+Gemma's, has a SentencePiece model with the same ids for every text, except that
+BOS, EOS, padding and unknown tokens do not match in text: data cannot end a
+prompt by spelling `<eos>`.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ _SPACE = sentencepiece_models.SPACE
 _REPLACE = {'type': 'Replace', 'pattern': {'String': ' '}, 'content': _SPACE}
 _BACK = {'type': 'Replace', 'pattern': {'String': _SPACE}, 'content': ' '}
 _DECODERS = [_BACK, {'type': 'ByteFallback'}, {'type': 'Fuse'}]
-# Gemma's own names come first: fine-tunes put others into their config, such as
-# eos_token '<end_of_turn>', and keep the vocabulary.
+# Gemma's own names come first: fine-tunes keep the vocabulary, but put others
+# into their config, such as eos_token '<end_of_turn>'.
 _NAMES = {'bos': '<bos>', 'eos': '<eos>', 'pad': '<pad>', 'unk': '<unk>'}
 _MOST_IDS = 2**24
 # Fields of a BPE model that no supported tokenizer sets.
@@ -42,16 +42,16 @@ _MEMBERS = {
 
 
 def model(folder: added_tokens.Folder) -> bytes:
-  """Returns the SentencePiece model equal to a folder's tokenizer.json.
+  """Returns the SentencePiece model equivalent to a folder's tokenizer.json.
 
   Args:
     folder: the folder's files, its tokenizer.json among them.
 
   Returns:
-    The serialized ModelProto; it has all added tokens but those for images.
+    The serialized ModelProto with all added tokens except those for images.
 
   Raises:
-    ConfigError: the file is damaged, or SentencePiece cannot do the same.
+    ConfigError: the file is damaged, or no SentencePiece model is equivalent.
   """
   file = os.path.join(folder.directory, added_tokens.TOKENIZER_JSON)
   _check_form(folder.json, file)
@@ -73,11 +73,11 @@ def model(folder: added_tokens.Folder) -> bytes:
 
 
 def _check_form(value: Mapping[str, Any], file: str) -> None:
-  """Refuses every part that works otherwise than Gemma's."""
+  """Raises ConfigError for components that differ from Gemma's."""
 
-  def refuse(key, found, legal):
+  def refuse(key, actual, legal):
     raise errors.ConfigError(
-      f'{file}: {key}', f'found {json_files.short(found)}', legal=legal
+      f'{file}: {key}', f'found {json_files.short(actual)}', legal=legal
     )
 
   part = value.get('model')
@@ -92,7 +92,7 @@ def _check_form(value: Mapping[str, Any], file: str) -> None:
   if parts(value, 'normalizer') != [_REPLACE]:
     refuse('normalizer', value.get('normalizer'), f'Replace " " by {_SPACE!r}')
   for splitter in parts(value, 'pre_tokenizer'):
-    # There are no spaces left to split at.
+    # The normalizer has left no spaces to split at.
     pattern = splitter.get('pattern') if isinstance(splitter, dict) else None
     if (
       pattern != {'String': ' '}
@@ -107,7 +107,7 @@ def _check_form(value: Mapping[str, Any], file: str) -> None:
 
 
 def parts(value: Mapping[str, Any], key: str) -> list[Any]:
-  """Returns the members of a Sequence, or the one part there is.
+  """Returns a component's members: those of a Sequence, or the one itself.
 
   Args:
     value: the contents of tokenizer.json.
@@ -130,7 +130,7 @@ def ids(folder: added_tokens.Folder, file: str) -> dict[str, int]:
     file: the name of tokenizer.json, for messages.
 
   Raises:
-    ConfigError: the vocabulary is no map from texts to ids.
+    ConfigError: the vocabulary does not map texts to ids.
   """
   part = folder.json.get('model')
   vocabulary = part.get('vocab') if isinstance(part, dict) else None
@@ -196,7 +196,7 @@ def vocabulary(folder: added_tokens.Folder, file: str) -> list[str]:
 def _special(
   folder: added_tokens.Folder, vocabulary: list[str], file: str
 ) -> dict[str, int]:
-  """Returns the ids of bos, eos, pad and unk; pad may be missing (-1)."""
+  """Returns the ids of bos, eos, pad (-1 if it is missing) and unk."""
   by_text = {text: i for i, text in enumerate(vocabulary)}
   unk = folder.json['model'].get('unk_token')
   named = dict(folder.special)
@@ -243,7 +243,7 @@ def merges(part: Mapping[str, Any], file: str) -> list[bpe.Merge]:
     file: the name of tokenizer.json, for messages.
 
   Raises:
-    ConfigError: the merges are no list of pairs.
+    ConfigError: the merges are not a list of pairs.
   """
   listed = part.get('merges')
   result = []

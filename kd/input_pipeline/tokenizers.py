@@ -1,4 +1,4 @@
-"""Loads tokenizers: of bytes, from a file, a folder, a GGUF or a run."""
+"""Loads tokenizers from files, folders, GGUFs and runs."""
 
 from collections.abc import Sequence
 import os

@@ -1,4 +1,4 @@
-"""Byte-level BPE tokenizers for tests, trained in a second as Qwen3's files."""
+"""Trains byte-level BPE tokenizers for tests, and writes them as Qwen3's."""
 
 import argparse
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""SentencePiece models for tests, trained in a second."""
+"""Trains SentencePiece models for tests, in a second."""
 
 import argparse
 import functools
@@ -8,7 +8,7 @@ from typing import Any
 
 import sentencepiece
 
-# What Gemma's model was trained with, as far as it changes ids.
+# The options of Gemma's model that change ids.
 GEMMA = dict(
   model_type='bpe',
   byte_fallback=True,
