@@ -6,6 +6,7 @@ import re
 import textwrap
 
 import jax
+import ml_collections
 import pytest
 
 from kd.config import base
@@ -15,137 +16,60 @@ from kd.config import overrides
 from kd.config import rules
 from kd.config import schema
 from kd.core import errors
+from kd.modes import check as check_mode
 from kd.train import resolve
-
-# Changes of the quickstart, and the field that the message must name.
-REFUSED = [
-  ('c.seed = 2**32', 'seed'),
-  ('c.seed = 2**70', 'seed'),
-  ("c.data.read.wait_s = float('nan')", 'data.read.wait_s'),
-  ('c.steps = 10.0', 'steps'),
-  ("c.steps = '10'", 'steps'),
-  ('c.rollout = 5', 'rollout'),
-  ('c.optimizer = 5', 'optimizer'),
-  ("c.optimizer = 'adamw'", 'optimizer'),
-  ('c.losses = 5', 'losses'),
-  ('c.losses = {}', 'losses'),
-  ("c.unlock(); del c['mesh']", 'mesh'),
-  ("c.unlock(); c.data.name = 'x'", 'data.name'),
-  ('c.unlock(); c.name = 5', 'name'),
-  ("c.student.init = 'teacher:1'", 'student.init'),
-  ("c.student.init = 'hf:gs://bucket/x'", 'student.init'),
-  ('c.student.keep_layers = (0.5,)', 'student.keep_layers'),
-  ('c.student.keep_layers = ((0,),)', 'student.keep_layers'),
-  ('c.student.keep_layers = (None,)', 'student.keep_layers'),
-  ('c.teacher.others = dict(second=5)', 'teacher.others.second'),
-  (
-    "c.teacher.others = dict(a=base.other_teacher(weight=float('inf')))",
-    'teacher.others.a.weight',
-  ),
-  ('c.teacher.others = dict(x=dict(nonsense=1))', 'teacher.others.x.nonsense'),
-  (
-    "c.teacher.source = 'none'; c.teacher.others = "
-    'dict(x=base.other_teacher(init="hf:y"))',
-    'teacher.others',
-  ),
-  ("c.data.module = '../evil'", 'data.module'),
-  ("c.data.module = 'data..mixtures'", 'data.module'),
-  ("c.data.module = 'data.mixtures\\n'", 'data.module'),
-  ("c.data.folder = ''", 'data.folder'),
-  ("c.data.folder = 'gs://bucket/rows'", 'data.folder'),
-  ("c.cache.folder = 's3://bucket/rows'", 'cache.folder'),
-  ("c.generate.output = 'gs://b/o.jsonl'", 'generate.output'),
-  ("c.data.folder = '/tmp/' + 'x' * 300", 'data.folder'),
-  ("c.losses.kl.weight = float('inf')", 'losses.kl.weight'),
-  ("c.losses.kl.temperature = float('inf')", 'losses.kl.temperature'),
-  ('c.losses.kl.clip = None', 'losses.kl.clip'),
-  ("c.losses.kl.part = ['all']", 'losses.kl.part'),
-  ('c.losses = dict(kl=1.0)', 'losses.kl'),
-  ("c.losses = dict(kl='forward_kl')", 'losses.kl'),
-  ("c.losses = {'$x^$': base.term('forward_kl')}", 'losses.$x^$'),
-  (
-    "c.losses = dict(h=base.term('hidden_states', norm='no'))",
-    'losses.h.norm',
-  ),
-  (
-    "c.losses = dict(a=base.term('attention_maps', block=1.5))",
-    'losses.a.block',
-  ),
-  (
-    "c.losses = dict(a=base.term('attention_relations', of=5))",
-    'losses.a.of',
-  ),
-  (
-    "c.losses.kl.weight = base.schedule('linear', begin='a', end=0.0, "
-    'first_step=0, last_step=2)',
-    'losses.kl.weight.begin',
-  ),
-  ('c.losses.kl.weight = dict(begin=1.0)', 'losses.kl.weight.name'),
-  ('c.objective.positions = dict(fraction=0.5)', 'objective.positions.rule'),
-  ("c.objective.positions = dict(rule='all')", 'objective.positions.fraction'),
-  ('c.objective.positions = 5', 'objective.positions'),
-  ('c.optimizer = base.adamw(1e-3)', 'optimizer.lr'),
-  ("c.optimizer = dict(name='adamw')", 'optimizer.lr'),
-  ('c.optimizer = base.adamw(dict(peak=1e-3))', 'optimizer.lr.name'),
-  ("c.optimizer.lr.peak = float('inf')", 'optimizer.lr.peak'),
-  (
-    "c.optimizer.lr = base.schedule('linear', begin=-1e-3, end=-1e-3, "
-    'first_step=0, last_step=3)',
-    'optimizer.lr',
-  ),
-  ('c.optimizer.lr.warmup_steps = 2**40', 'optimizer.lr.warmup_steps'),
-  ('c.optimizer.lr.warmup_steps = 900', 'optimizer.lr.warmup_steps'),
-  ('c.optimizer.epsilon = -1.0', 'optimizer.epsilon'),
-  ('c.optimizer.epsilon = 1e-60', 'optimizer.epsilon'),
-  ('c.optimizer.weight_decay = -1.0', 'optimizer.weight_decay'),
-  ("c.optimizer.weight_decay = float('nan')", 'optimizer.weight_decay'),
-  (
-    "c.optimizer = base.adafactor(base.schedule('constant', peak=1e-3, "
-    'warmup_steps=1), clip_update=0.0)',
-    'optimizer.clip_update',
-  ),
-  ("c.processes.coordinator = 'localhost:99999'", 'processes.coordinator'),
-  ("c.processes.coordinator = 'localhost:'", 'processes.coordinator'),
-  ("c.processes.coordinator = 'h:\\u00b2'", 'processes.coordinator'),
-  ('c.processes.count = 2', 'processes.coordinator'),
-  ("c.processes.dead_after_s = float('nan')", 'processes.dead_after_s'),
-  ('c.evaluation.max_new_tokens = 100000', 'evaluation.max_new_tokens'),
-  ('c.evaluation.sets = dict(held_out=5)', 'evaluation.sets.held_out'),
-  (
-    "c.evaluation.sets = {'a/b': base.evaluation_set()}",
-    'evaluation.sets.a/b',
-  ),
-  (
-    'c.evaluation.sets.held_out.update(examples=0, answers=0)',
-    'evaluation.sets.held_out.examples',
-  ),
-  ("c.generate.stop_strings = 'abc'", 'generate.stop_strings'),
-  ('c.rollout.buffer = 10**12', 'rollout.buffer'),
-  ("c.rollout.fraction = float('nan')", 'rollout.fraction'),
-  ("c.rollout.fraction = 'half'", 'rollout.fraction'),
-  (
-    # Beyond 1 at update 50 alone, which no coarse sample of 6400 meets.
-    "c.steps = 6400; c.rollout.fraction = base.schedule('inverse_sqrt', "
-    'peak=1.3, warmup_steps=50)',
-    'rollout.fraction',
-  ),
-  ("c.plan.price = float('nan')", 'plan.price'),
-  ('c.plan.lengths = (10**9,)', 'plan.lengths'),
-]
+from tests import refused_configs
 
 
-def _changed(change):
-  config = command_line.load('configs/quickstart.py')
+def _changed(change, file='configs/quickstart.py'):
+  config = command_line.load(file)
   exec(textwrap.dedent(change), {'c': config, 'base': base})
   return config
 
 
-@pytest.mark.parametrize('change, field', REFUSED)
-def test_refused_by_the_fields_name(change, field):
+@pytest.fixture
+def nothing_registered(monkeypatch):
+  """As in a new process, no task is known."""
+  import seqio
+
+  for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
+    monkeypatch.setattr(registry, '_REGISTRY', {})
+
+
+def _assert_refused(config, field, workdir):
   with pytest.raises(errors.ConfigError) as e:
-    resolve.resolve(_changed(change), jax.devices()[:1])
-  assert e.value.path == field, str(e.value)
+    check_mode.main(config, str(workdir))
+  assert field in ('', e.value.path), str(e.value)
   assert len(str(e.value)) < 700
+  assert not os.path.isdir(workdir)
+
+
+@pytest.mark.parametrize('change, field', refused_configs.CHANGES)
+def test_refused_by_the_fields_name(change, field, tmp_path):
+  _assert_refused(_changed(change), field, tmp_path / 'run')
+
+
+@pytest.mark.parametrize('module', refused_configs.MODULES)
+def test_modules_without_tasks(module, tmp_path, nothing_registered):
+  config = _quickstart()
+  config.data.module = module
+  _assert_refused(config, 'data.module', tmp_path / 'run')
+
+
+@pytest.mark.parametrize('file, change, field', refused_configs.OF_OTHERS)
+def test_other_configs_are_refused_by_the_fields_name(
+  file, change, field, tmp_path
+):
+  _assert_refused(_changed(change, file), field, tmp_path / 'run')
+
+
+def test_a_config_without_fields(tmp_path):
+  _assert_refused(ml_collections.ConfigDict(), '', tmp_path / 'run')
+
+
+@pytest.mark.parametrize('workdir', refused_configs.WORKDIRS)
+def test_workdirs_that_no_run_can_write_to(workdir):
+  _assert_refused(_quickstart(), '--workdir', workdir)
 
 
 _CHANGE = """from kd.config import base

@@ -269,6 +269,47 @@ def test_two_write_the_rows_that_one_writes(start):
   _assert_as_alone(again, expected)
 
 
+def test_a_run_resumes_with_what_may_change(start, alone, folder):
+  """Two devices, other rows' folder and cadence: the same result."""
+  shutil.copytree(folder / 'alone', folder / 'changed')
+  # As a kill after step 4 leaves it.
+  shutil.rmtree(folder / 'changed' / 'checkpoints' / '6')
+  changed = {
+    'mesh.fsdp': [-1, 2],
+    'data.folder': [f'{folder}/rows', f'{folder}/other-rows'],
+    'log.every': [1, 2],
+    'checkpoint.every': [2, 1],
+    'evaluation.every': [0, 3],
+    'evaluation.batch_size': [32, 16],
+    'objective.chunk_tokens': [4096, 128],
+    'optimizer.micro_batches': [1, 2],
+  }
+  flags = [f'--config.{name}={new}' for name, (_, new) in changed.items()]
+  run = start('changed', 1, *flags, devices=2)
+  assert run.finish() == [0], run.text(0, 'err')
+  assert 'resumes from step 4' in run.text(0, 'out')
+  recorded = json.loads((folder / 'changed' / 'run.json').read_text())
+  (change,) = recorded['changes']
+  assert change['step'] == 4 and change['fields'] == changed
+  *_, train, evaluated = command.metrics(run.workdir)
+  *_, fifth, sixth, expected = alone
+  assert train['step'] == evaluated['step'] == 6
+  for name, value in expected.items():
+    if name.startswith('eval/'):
+      np.testing.assert_allclose(evaluated[name], value, 1e-5, err_msg=name)
+  # One line of metrics for both steps: averaged over their targets.
+  tokens, losses = (
+    [line[f'train/{name}'] for line in (fifth, sixth)]
+    for name in ('target_weight', 'loss')
+  )
+  mean = np.average(losses, weights=tokens)
+  np.testing.assert_allclose(train['train/loss'], mean, 1e-5)
+  refused = start('changed', 1, *flags, '--config.optimizer.lr.peak=1e-3')
+  assert refused.finish() == [2]
+  error = refused.text(0, 'err')
+  assert 'optimizer.lr.peak: there 0.005, now 0.001' in error, error
+
+
 # TensorFlow opens the file, so that nobody sees that it has changed.
 _LINES = """
 import os
