@@ -304,7 +304,8 @@ def test_a_run_resumes_with_what_may_change(start, alone, folder):
   )
   mean = np.average(losses, weights=tokens)
   np.testing.assert_allclose(train['train/loss'], mean, 1e-5)
-  refused = start('changed', 1, *flags, '--config.optimizer.lr.peak=1e-3')
+  flags += ['--config.optimizer.lr.peak=1e-3']
+  refused = start('changed', 1, *flags, devices=2)
   assert refused.finish() == [2]
   error = refused.text(0, 'err')
   assert 'optimizer.lr.peak: there 0.005, now 0.001' in error, error
