@@ -8,107 +8,17 @@ import json
 import os
 import shutil
 import signal
-import socket
 import time
 
 import numpy as np
 import pytest
 
 from tests import command
+from tests import process_runs
 from tests import warm
 
 # Rows are read two steps ahead: at this step's rows a process sleeps.
 _SLOW = 4
-_CONFIG = (
-  *command.QUICK,
-  '--config.data.batch_size=8',
-  '--config.evaluation.baseline=False',
-  '--config.evaluation.every=0',
-  # 33 over batches of 32: the last has one row, which is on one process.
-  '--config.evaluation.batch_size=32',
-  '--config.evaluation.sets.held_out.examples=33',
-  '--config.evaluation.sets.held_out.answers=0',
-  '--config.log.every=1',
-  '--config.processes.dead_after_s=20',
-  '--config.processes.slow_after_s=2',
-  '--config.processes.start_timeout_s=200',
-)
-_WAIT_S = 400
-
-
-def _free_port():
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    return s.getsockname()[1]
-
-
-class _Run:
-  """Processes that share a workdir."""
-
-  def __init__(
-    self,
-    forks,
-    folder,
-    name,
-    count,
-    *changes,
-    sleeps=None,
-    devices=1,
-    homes=None,
-  ):
-    self.workdir, self.reads = f'{folder}/{name}', f'{folder}/{name}.reads'
-    self._meetings = f'{folder}/{name}.meetings'
-    arguments = [
-      *_CONFIG,
-      f'--workdir={self.workdir}',
-      f'--config.data.folder={"~" if homes else folder}/rows',
-      *changes,
-    ]
-    if count > 1:
-      arguments += [
-        f'--config.processes.coordinator=127.0.0.1:{_free_port()}',
-        f'--config.processes.count={count}',
-      ]
-    flag = f'--xla_force_host_platform_device_count={devices}'
-    faults = {
-      'watch_reader': {'file': self.reads, 'sleeps': sleeps or {}},
-      'count_collectives': {'file': self._meetings},
-    }
-    self.processes = [
-      forks.start(
-        [
-          *arguments,
-          f'--config.processes.index={i}',
-        ],
-        faults,
-        # As on machines of their own, where one path is different folders.
-        {'XLA_FLAGS': flag, **({'HOME': str(homes[i])} if homes else {})},
-        f'{self.workdir}.{i}',
-      )
-      for i in range(count)
-    ]
-
-  def text(self, index, stream):
-    """What a process has written to 'out' or 'err'."""
-    with open(f'{self.workdir}.{index}.{stream}') as f:
-      return f.read()
-
-  def meetings(self, index):
-    """Where a process has met the others, in order."""
-    with open(f'{self._meetings}.{index}') as f:
-      return f.read().splitlines()
-
-  def wait_for(self, words):
-    """Until process 0 has said that."""
-    end = time.monotonic() + _WAIT_S
-    while words not in self.text(0, 'out'):
-      assert self.processes[0].poll() is None, self.text(0, 'err')
-      assert time.monotonic() < end, self.text(0, 'out')
-      time.sleep(0.1)
-
-  def finish(self):
-    """Exit codes, when all have ended."""
-    return [p.wait(_WAIT_S) for p in self.processes]
 
 
 @pytest.fixture(scope='module')
@@ -122,7 +32,7 @@ def start(folder):
   # The folder may hold modules of tasks.
   path = f'{os.getcwd()}{os.pathsep}{folder}'
   forks = warm.Warm({**command.environment(), 'PYTHONPATH': path})
-  yield functools.partial(_Run, forks, folder)
+  yield functools.partial(process_runs.Run, forks, folder)
   forks.close()
 
 

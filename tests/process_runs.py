@@ -1,0 +1,106 @@
+"""Runs of several processes on this machine, from their command lines."""
+
+import socket
+import time
+
+from tests import command
+
+_CONFIG = (
+  *command.QUICK,
+  '--config.data.batch_size=8',
+  '--config.evaluation.baseline=False',
+  '--config.evaluation.every=0',
+  # 33 over batches of 32: the last has one row, which is on one process.
+  '--config.evaluation.batch_size=32',
+  '--config.evaluation.sets.held_out.examples=33',
+  '--config.evaluation.sets.held_out.answers=0',
+  '--config.log.every=1',
+  '--config.processes.dead_after_s=20',
+  '--config.processes.slow_after_s=2',
+  '--config.processes.start_timeout_s=200',
+)
+_WAIT_S = 400
+
+
+def _free_port():
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    return s.getsockname()[1]
+
+
+class Run:
+  """Processes that share a workdir."""
+
+  def __init__(
+    self,
+    forks,
+    folder,
+    name,
+    count,
+    *changes,
+    sleeps=None,
+    devices=1,
+    homes=None,
+  ):
+    """Starts the processes.
+
+    Args:
+      forks: starts kd.main, a warm.Warm.
+      folder: holds workdirs, what is printed, and prepared rows.
+      name: of the workdir.
+      count: of processes.
+      *changes: further arguments of kd.main.
+      sleeps: seconds by 'process:step' before rows are read.
+      devices: of each process.
+      homes: the home folder of each process, which then holds its prepared
+        rows: as on machines of their own, one path means different folders.
+    """
+    self.workdir, self.reads = f'{folder}/{name}', f'{folder}/{name}.reads'
+    self._meetings = f'{folder}/{name}.meetings'
+    arguments = [
+      *_CONFIG,
+      f'--workdir={self.workdir}',
+      f'--config.data.folder={"~" if homes else folder}/rows',
+      *changes,
+    ]
+    if count > 1:
+      arguments += [
+        f'--config.processes.coordinator=127.0.0.1:{_free_port()}',
+        f'--config.processes.count={count}',
+      ]
+    flag = f'--xla_force_host_platform_device_count={devices}'
+    faults = {
+      'watch_reader': {'file': self.reads, 'sleeps': sleeps or {}},
+      'count_collectives': {'file': self._meetings},
+    }
+    self.processes = [
+      forks.start(
+        [*arguments, f'--config.processes.index={i}'],
+        faults,
+        {'XLA_FLAGS': flag, **({'HOME': str(homes[i])} if homes else {})},
+        f'{self.workdir}.{i}',
+      )
+      for i in range(count)
+    ]
+
+  def text(self, index, stream):
+    """Returns what a process has written to 'out' or 'err'."""
+    with open(f'{self.workdir}.{index}.{stream}') as f:
+      return f.read()
+
+  def meetings(self, index):
+    """Returns where a process has met the others, in order."""
+    with open(f'{self._meetings}.{index}') as f:
+      return f.read().splitlines()
+
+  def wait_for(self, words):
+    """Waits until process 0 has printed that."""
+    end = time.monotonic() + _WAIT_S
+    while words not in self.text(0, 'out'):
+      assert self.processes[0].poll() is None, self.text(0, 'err')
+      assert time.monotonic() < end, self.text(0, 'out')
+      time.sleep(0.1)
+
+  def finish(self):
+    """Waits for all; returns their exit codes."""
+    return [p.wait(_WAIT_S) for p in self.processes]
