@@ -9,6 +9,7 @@ import sys
 
 from kd.checkpoints import huggingface
 from kd.checkpoints import weights
+from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.models import gemma3
 
@@ -16,7 +17,7 @@ _PROBLEMS = 8
 
 
 def row(tokenizer: tokenizers.Tokenizer, file: str, length: int) -> list[int]:
-  """The first ids of questions and answers, from BOS on.
+  """Returns the first ids of questions and answers, from BOS on.
 
   Args:
     tokenizer: the model's.
@@ -28,7 +29,8 @@ def row(tokenizer: tokenizers.Tokenizer, file: str, length: int) -> list[int]:
   text = '\n\n'.join(
     f'Question: {p["question"]}\nAnswer: {p["answer"]}' for p in problems
   )
-  return [tokenizer.bos_id, *tokenizer.encode(text)][:length]
+  messages = templates.exchange(text)
+  return templates.encode_prompt(tokenizer, 'plain', messages)[:length]
 
 
 def main(gguf, file, folder, length):

@@ -48,6 +48,7 @@ LIBRARIES = {
   'tensorflow_datasets': _SEQIO,
   'tensorflow_text': _SEQIO,
   'clu.metric_writers': ('metrics', 'tests'),
+  'tokenizers': ('input_pipeline',),
 }
 
 # Importing one costs seconds and most of a gigabyte: only inside functions, so
