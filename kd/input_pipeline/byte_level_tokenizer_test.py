@@ -165,9 +165,16 @@ def _bos(value, text='<|endoftext|>'):
 
 def test_a_text_begins_with_bos_where_the_file_says_so(folder):
   """As in Llama 3, whose tokenizer_config.json does not mention it."""
-  _edit(folder, 'tokenizer.json', _bos)
+
+  def change(value):
+    value['post_processor']['trim_offsets'] = True
+    _bos(value)
+
+  _edit(folder, 'tokenizer.json', change)
   read = tokenizers.load(f'hf:{folder}')
   assert read.bos_id == _END
+  # Spaces belong to their tokens, whatever the file says of offsets.
+  assert read.encode_with_offsets(' a a')[1] == [(0, 2), (2, 4)]
   exchange = templates.exchange('ab', 'a')
   ids, _, weights = templates.encode(read, 'plain', exchange)
   assert ids[0] == _END and ids[1] != _END and weights[0] == 0
