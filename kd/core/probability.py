@@ -1,7 +1,6 @@
 """Entropy, nuclei and random draws of distributions over token ids."""
 
 from collections.abc import Callable
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -109,5 +108,6 @@ def _invert(mass, uniform):
   # mass, or fall.
   sums = jax.lax.cummax(jnp.where(mass > 0, jnp.cumsum(mass), 0.0))
   # Right: a place without mass has the same sum as the place before it.
-  find = functools.partial(jnp.searchsorted, side='right')
-  return find(sums, uniform * sums[-1])
+  method = 'compare_all' if uniform.size == 1 else 'scan'  # The faster one.
+  wanted = uniform * sums[-1]
+  return jnp.searchsorted(sums, wanted, side='right', method=method)
