@@ -1,8 +1,8 @@
-"""Attention maps and relations against the teacher's, in blocks of queries.
+"""Compares attention maps and relations with the teacher's.
 
-Maps of a whole row are [B, N, L, L] and do not fit. They exist for a block of
-queries at a time, in the forward pass and again in the backward pass, which
-makes them anew from queries and keys.
+The maps of whole rows, [B, N, L, L], do not fit in memory. They are computed
+for a block of queries at a time, in the forward pass and again in the backward
+pass, from queries and keys.
 """
 
 from collections.abc import Callable
@@ -23,17 +23,18 @@ HEADS = ('each', 'mean')
 
 _KL = divergences.forward_kl().integrand
 
-# A logit that no softmax sees, finite so that differences of two are, too.
-_UNSEEN = -1e30
+# The logit of a masked key: its softmax is 0, and it is finite so that
+# differences of two are, too.
+_MASKED = -1e30
 
 
 class Heads(NamedTuple):
-  """One model's queries and keys, as they enter its attention's product.
+  """One model's queries and keys, as its attention multiplies them.
 
   Attributes:
     query: [B, L, N, H].
     key: [B, L, G, H], N being a multiple of G; head n reads key n // (N / G).
-    scale: what the products are multiplied by to give logits.
+    scale: factor that turns the products into logits.
   """
 
   query: Array
@@ -42,7 +43,7 @@ class Heads(NamedTuple):
 
 
 class _Keys(NamedTuple):
-  """What a block of queries reads, each [B, K, ...]."""
+  """The keys that a block of queries reads, each [B, K, ...]."""
 
   student: Array
   teacher: Array
@@ -53,16 +54,16 @@ class _Keys(NamedTuple):
 def check_heads(
   heads: str, student_heads: int, teacher_heads: int, path: str
 ) -> None:
-  """Refuses head counts that map_loss cannot compare.
+  """Checks that map_loss can compare the models' heads.
 
   Args:
     heads: see map_loss.
     student_heads: N of the student.
     teacher_heads: N of the teacher.
-    path: the config path of `heads`.
+    path: the config field of `heads`.
 
   Raises:
-    ConfigError: `heads` is unknown, or 'each' with unequal counts.
+    ConfigError: `heads` is unknown, or is 'each' and the counts differ.
   """
   if heads not in HEADS:
     raise errors.unknown(path, 'way to compare heads', heads, HEADS)
@@ -78,17 +79,17 @@ def check_heads(
 def check_relation_heads(
   relation_heads: int, student_width: int, teacher_width: int, path: str
 ) -> None:
-  """Refuses a number of relation heads that does not divide both widths.
+  """Checks that the number of relation heads divides both widths.
 
   Args:
     relation_heads: R.
-    student_width: heads x H of what the student relates: N H for queries, G H
-      for keys and values.
+    student_width: the student's heads x H: N H for queries, G H for keys and
+      values.
     teacher_width: the teacher's.
-    path: the config path of `relation_heads`.
+    path: the config field of `relation_heads`.
 
   Raises:
-    ConfigError: R is not a divisor of both.
+    ConfigError: R does not divide both.
   """
   divisible = math.gcd(student_width, teacher_width)
   whole = isinstance(relation_heads, int) and relation_heads > 0
@@ -102,9 +103,9 @@ def check_relation_heads(
 
 
 def _visible(positions, segment_ids, keys, window):
-  """Which keys a query sees in both models, bool [B, 1, C, K]."""
+  """Returns which keys a query attends to in both models, bool [B, 1, C, K]."""
   distance = positions[:, :, None] - keys.positions[:, None, :]
-  # Padding sees padding: zeros in both models, whose maps are thus the same.
+  # Padding attends to padding, which is zeros: both models' maps are equal.
   visible = segment_ids[:, :, None] == keys.segment_ids[:, None, :]
   visible &= distance >= 0
   if window is not None:
@@ -112,12 +113,12 @@ def _visible(positions, segment_ids, keys, window):
   return visible[:, None]
 
 
-# The gradients of the next two are written out, so that nothing but results is
-# kept. By default the compiler keeps what was summed, for the student alone,
-# sums the teacher's in another order, and equal logits have a gradient.
+# The gradients of the next two functions are written out so that only results
+# are kept. Otherwise the compiler keeps the summands of the student only, sums
+# the teacher's in another order, and equal logits get a gradient.
 @jax.custom_vjp
 def _log_softmax(logits):
-  """Log-probabilities [..., K]."""
+  """Computes log-probabilities [..., K]."""
   return jax.nn.log_softmax(logits)
 
 
@@ -136,7 +137,7 @@ _log_softmax.defvjp(_log_softmax_forward, _log_softmax_backward)
 
 @jax.custom_vjp
 def _log_sum(log_maps):
-  """Log of the sum of maps [B, N, C, K] over heads: [B, 1, C, K]."""
+  """Computes the log of maps [B, N, C, K] summed over heads: [B, 1, C, K]."""
   return jax.nn.logsumexp(log_maps, axis=1, keepdims=True)
 
 
@@ -154,7 +155,14 @@ _log_sum.defvjp(_log_sum_forward, _log_sum_backward)
 
 
 def _log_maps(query, key, scale, visible):
-  """Log attention of [B, C, N, H] to [B, K, G, H]: float32 [B, N, C, K]."""
+  """Computes log attention maps, float32 [B, N, C, K].
+
+  Args:
+    query: [B, C, N, H].
+    key: [B, K, G, H].
+    scale: factor of the products.
+    visible: bool [B, 1, C, K].
+  """
   b, c, n, h = query.shape
   logits = jnp.einsum(
     'bcgmh,bkgh->bgmck',
@@ -163,11 +171,11 @@ def _log_maps(query, key, scale, visible):
     preferred_element_type=jnp.float32,
   )
   logits = logits.reshape(b, n, c, -1) * scale
-  return _log_softmax(jnp.where(visible, logits, _UNSEEN))
+  return _log_softmax(jnp.where(visible, logits, _MASKED))
 
 
 def _pad(x, before, after):
-  """Zeros before and after the positions of x [B, L, ...]."""
+  """Adds zeros before and after the positions of x [B, L, ...]."""
   return jnp.pad(x, [(0, 0), (before, after)] + [(0, 0)] * (x.ndim - 2))
 
 
@@ -178,15 +186,15 @@ def _map_blocks(
   block: int,
   window: int | None,
 ) -> Array:
-  """Applies a function to each block of queries and the keys it may see.
+  """Applies a function to each block of queries and the keys it may attend to.
 
   Args:
-    function: of (queries [B, C, ...], keys [B, K, ...]), returns [B, C]. A
-      block's intermediate values are made anew for the backward pass.
+    function: maps (queries [B, C, ...], keys [B, K, ...]) to [B, C]. The
+      backward pass computes a block's intermediate values again.
     queries: a tree of [B, L, ...].
-    keys: a tree of [B, L, ...]; zeros stand for keys outside the row.
+    keys: a tree of [B, L, ...]; keys outside the row are zeros.
     block: C.
-    window: keys further back than this are not handed over; None for all.
+    window: the attention window; older keys are left out. None: all keys.
 
   Returns:
     [B, L].
@@ -226,23 +234,23 @@ def map_loss(
   heads: str,
   block: int,
 ) -> Array:
-  """T^2 KL(teacher's row of attention || student's), mean over heads.
+  """Computes T^2 KL(teacher's attention || student's), the mean over heads.
 
-  Rows are softmaxes at temperature T over the keys that both models see: those
-  of the same segment, not later, and nearer than `window`. Rows are packed as
-  in types.Batch: a segment's tokens stand side by side, in order.
+  Attention is a softmax at temperature T over the keys that both models attend
+  to: those of the same segment, not later, and nearer than `window`. Rows are
+  packed as in types.Batch: a segment's tokens are contiguous and in order.
 
   Args:
     student: [B, L, N_s, H_s] and keys.
     teacher: [B, L, N_t, H_t] and keys, not differentiated.
     positions: int32 [B, L], from 0 in each segment.
-    segment_ids: int32 [B, L], 0 on padding, where nothing is read.
-    window: the smaller of the two layers' windows in tokens, the query itself
+    segment_ids: int32 [B, L], 0 on padding, which is not read.
+    window: the smaller attention window of the two layers in tokens, the query
       included; None if both are global.
     temperature: T > 0.
     heads: 'each' compares head n with head n (N_s = N_t), 'mean' the mean of
       the student's maps with the mean of the teacher's.
-    block: queries whose maps exist at one time.
+    block: number of queries whose maps are held at a time.
 
   Returns:
     float32 [B, L] in nats; 0 on padding.
@@ -251,7 +259,7 @@ def map_loss(
   clean = lambda x: jnp.where(known, x, jnp.zeros_like(x))
   teacher = jax.lax.stop_gradient(teacher)
   keys = _Keys(
-    # Blocks add to the gradient of the keys: in float32, whatever their type.
+    # Blocks add up the gradient of the keys, in float32 for any data type.
     student=clean(student.key).astype(jnp.float32),
     teacher=clean(teacher.key),
     positions=positions,
@@ -268,7 +276,7 @@ def map_loss(
       teacher_query, keys.teacher, teacher.scale / temperature, visible
     )
     if heads == 'mean':
-      # Normalising divides by N, to exactly 1 where there is one key.
+      # Normalizing divides by N; with a single key the result is exactly 1.
       log_q, log_p = (_log_softmax(_log_sum(x)) for x in (log_q, log_p))
     return jnp.mean(jnp.sum(_KL(log_p, log_q), axis=-1), axis=1)
 
@@ -292,21 +300,21 @@ def relation_loss(
   temperature: Array | float,
   block: int,
 ) -> Array:
-  """MiniLMv2's relations of queries, keys or values (arXiv 2012.15828).
+  """Compares relations of queries, keys or values (MiniLMv2, arXiv 2012.15828).
 
-  Heads are put side by side and split into R of width W; the map of relation
-  head r is softmax(x_r x_r^T / sqrt(W)), so that head counts and widths may
-  differ. The rest is as in map_loss.
+  Heads are concatenated and split into R of width W; the map of relation head r
+  is softmax(x_r x_r^T / sqrt(W)), so that head counts and widths may differ.
+  Everything else is as in map_loss.
 
   Args:
-    student: [B, L, N_s, H_s] (or G_s heads), all three of the same kind.
-    teacher: [B, L, N_t, H_t], not differentiated.
+    student: [B, L, N_s, H_s] (or G_s heads): its queries, keys or values.
+    teacher: [B, L, N_t, H_t], the same kind of vectors, not differentiated.
     positions: int32 [B, L].
     segment_ids: int32 [B, L].
     relation_heads: R, which check_relation_heads has accepted.
     window: see map_loss.
     temperature: T > 0.
-    block: queries whose maps exist at one time.
+    block: number of queries whose maps are held at a time.
 
   Returns:
     float32 [B, L] in nats; 0 on padding.

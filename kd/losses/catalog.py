@@ -1,4 +1,4 @@
-"""All terms, and the config's `losses` made of them."""
+"""Builds the terms of a config's `losses`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,18 +10,18 @@ from kd.losses import divergence_terms
 from kd.losses import layer_terms
 from kd.losses import terms
 
-# Imported for what they register.
+# Importing them registers their terms.
 TERM_MODULES = (layer_terms, divergence_terms, cross_entropy)
 
 
 def build(
   losses: Mapping[str, Mapping[str, Any]], context: terms.Context
 ) -> tuple[terms.Term, ...]:
-  """The terms of the config's `losses`, in order of their keys.
+  """Returns the terms of the config's `losses`, ordered by key.
 
   Raises:
-    ConfigError: a term has an unknown name or argument, a weight below 0, or
-      needs a teacher where there is none.
+    ConfigError: a term has an unknown name or argument or a weight below 0, or
+      needs a teacher and there is none.
   """
   if not losses:
     raise errors.ConfigError('losses', 'no term', legal='one term or more')

@@ -1,9 +1,9 @@
-"""Logits chunk by chunk: a whole batch's do not fit in memory.
+"""Computes logits in chunks of tokens: those of a batch do not fit in memory.
 
-Each chunk takes the next positions that count of every row, so that prompts and
-padding are never computed. Its tokens lie in one axis T: products over two axes
-are far slower on a CPU. Within a chunk the few hidden states are gathered and
-the vocabulary stays where it lies, split over devices: what moves is small.
+Each chunk takes the next counted positions of every row, so that prompts and
+padding are never computed. Its tokens form one axis T: matrix products over two
+axes are far slower on a CPU. A chunk's hidden states are gathered on all
+devices while the vocabulary stays sharded, which moves the least data.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,16 @@ from kd.partitioning import rules
 
 Array = types.Array
 
-_SLICE = 8192  # ids whose gradients are made at a time on one device
+_VOCAB_BLOCK = 8192  # ids whose gradients one device computes at a time
 
 
 def gather(hidden: Array) -> Array:
-  """A chunk's hidden states [T, D] where its logits are made."""
+  """Returns a chunk's hidden states [T, D], gathered to compute its logits."""
   return rules.constrain(hidden, ('gathered_batch', None))
 
 
 def project(hidden: Array, unembedding: Array) -> Array:
-  """Logits float32 [T, V] of a chunk's hidden states [T, D]."""
+  """Computes logits, float32 [T, V], from a chunk's hidden states [T, D]."""
   logits = jnp.einsum(
     'td,vd->tv',
     gather(hidden),
@@ -37,7 +37,7 @@ def project(hidden: Array, unembedding: Array) -> Array:
 
 
 def _products(d_logits, hidden, unembedding):
-  """Gradients of hidden states [T, D] and unembedding [V, D], float32."""
+  """Returns the gradients of hidden states [T, D] and unembedding [V, D]."""
   product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   unembedding = unembedding.astype(hidden.dtype)
   return (
@@ -49,23 +49,24 @@ def _products(d_logits, hidden, unembedding):
 def pull_back(
   d_logits: Array, hidden: Array, unembedding: Array, total: Array
 ) -> tuple[Array, Array]:
-  """The gradients that a chunk's logits give to what they were made of.
+  """Computes the gradients of hidden states and unembedding from the logits'.
 
-  Where one device holds the whole vocabulary, that of the unembedding is as
-  large as the sum it is added to: both are made in slices of the vocabulary,
-  and added in place.
+  Where one device holds the whole vocabulary, a chunk's gradient of the
+  unembedding is as large as the sum it is added to: it is computed in blocks of
+  the vocabulary, which are added in place.
 
   Args:
-    d_logits: [T, V], the gradient of the logits, of the type of hidden.
+    d_logits: [T, V], the gradient of the logits, in the data type of `hidden`.
     hidden: [T, D], gathered.
     unembedding: float32 [V, D].
-    total: float32 [V, D], the unembedding's gradient from earlier chunks.
+    total: float32 [V, D], the unembedding's gradient summed over earlier
+      chunks.
 
   Returns:
     The gradient of hidden, float32 [T, D], and the new total.
   """
   size = total.shape[0]
-  if size <= _SLICE or rules.parts('vocab', size) > 1:
+  if size <= _VOCAB_BLOCK or rules.parts('vocab', size) > 1:
     d_hidden, product = _products(d_logits, hidden, unembedding)
     return d_hidden, total + product
 
@@ -78,42 +79,42 @@ def pull_back(
     )
     return d_hidden + one, total
 
-  count, rest = divmod(size, _SLICE)
+  count, rest = divmod(size, _VOCAB_BLOCK)
   carry = jax.lax.fori_loop(
     0,
     count,
-    lambda i, carry: add(i * _SLICE, _SLICE, carry),
+    lambda i, carry: add(i * _VOCAB_BLOCK, _VOCAB_BLOCK, carry),
     (jnp.zeros(hidden.shape, jnp.float32), total),
   )
-  return add(count * _SLICE, rest, carry) if rest else carry
+  return add(count * _VOCAB_BLOCK, rest, carry) if rest else carry
 
 
 def _fill(x, counted):
-  """X [B, C, ...] with zeros where nothing counts: NaN may stand there."""
+  """Replaces values of x [B, C, ...] that do not count, maybe NaN, by zeros."""
   counted = counted.reshape(counted.shape + (1,) * (x.ndim - 2))
   return jnp.where(counted, x, jnp.zeros((), x.dtype))
 
 
 class Layout:
-  """Which positions of a batch make up which chunk."""
+  """Assigns the counted positions of a batch to chunks."""
 
   def __init__(self, weights: Array, chunk_tokens: int):
-    """Plans chunks.
+    """Plans the chunks.
 
     Args:
-      weights: float32 [B, L]; what is not 0 counts.
-      chunk_tokens: tokens a device whose logits, over the whole vocabulary,
-        exist at one time.
+      weights: float32 [B, L]; a position counts where its weight is not 0.
+      chunk_tokens: tokens per device whose logits, over the whole vocabulary,
+        are held at a time.
     """
     batch, length = weights.shape
     rows = max(1, batch // rules.parts('batch', batch))
-    # Where rows are split, this many devices share a row's logits.
+    # The devices that rows are split over compute a row's logits together.
     tokens = chunk_tokens * rules.parts('length', length)
     self._size = max(1, min(length, tokens // rows))
     counted = weights != 0
     self._amount = jnp.sum(counted, axis=1)
     order = jnp.argsort(~counted, axis=1, stable=True)
-    # Beyond the row: read as 0 and never written.
+    # Positions beyond the row are read as 0 and never written.
     padding = [(0, 0), (0, -length % self._size)]
     self._order = jnp.pad(order, padding, constant_values=length)
     self.count = -(-jnp.max(self._amount) // self._size)
@@ -123,9 +124,9 @@ class Layout:
     return jax.lax.dynamic_slice_in_dim(self._order, start, self._size, 1)
 
   def take(self, tree: types.PyTree, index: Array) -> types.PyTree:
-    """Chunk number `index` of [B, L, ...] arrays: [T, ...], row by row.
+    """Returns chunk number `index` of arrays [B, L, ...]: [T, ...], by row.
 
-    Positions that do not count, where a row has fewer than others, are zeros.
+    A row with fewer counted positions than others is filled up with zeros.
     """
     positions = self._positions(index)
     number = index * self._size + jnp.arange(self._size)
@@ -133,22 +134,22 @@ class Layout:
 
     def one(x):
       row = lambda r, p: r.at[p].get(mode='fill', fill_value=0)
-      part = _fill(jax.vmap(row)(x, positions), counted)
-      # Cut before anything is gathered: else whole rows would be.
-      part = rules.constrain(part, ('batch',) + (None,) * (x.ndim - 1))
-      return part.reshape(-1, *x.shape[2:])
+      chunk = _fill(jax.vmap(row)(x, positions), counted)
+      # Before the chunk is gathered; otherwise whole rows would be gathered.
+      chunk = rules.constrain(chunk, ('batch',) + (None,) * (x.ndim - 1))
+      return chunk.reshape(-1, *x.shape[2:])
 
     return jax.tree.map(one, tree)
 
-  def put(self, whole: Array, part: Array, index: Array) -> Array:
-    """[B, L, ...] with chunk number `index` replaced by its [T, ...]."""
-    part = part.reshape(whole.shape[0], self._size, *whole.shape[2:])
-    part = rules.constrain(part, ('batch',) + (None,) * (whole.ndim - 1))
+  def put(self, whole: Array, chunk: Array, index: Array) -> Array:
+    """Returns `whole` [B, L, ...] with a chunk [T, ...] written into it."""
+    chunk = chunk.reshape(whole.shape[0], self._size, *whole.shape[2:])
+    chunk = rules.constrain(chunk, ('batch',) + (None,) * (whole.ndim - 1))
     row = lambda r, p, x: r.at[p].set(x, mode='drop', unique_indices=True)
-    return jax.vmap(row)(whole, self._positions(index), part)
+    return jax.vmap(row)(whole, self._positions(index), chunk)
 
   def sum_rows(self, values: Array) -> Array:
-    """Sums of a chunk's [T, ...] by row: [B, ...]."""
+    """Sums a chunk's values [T, ...] by row: [B, ...]."""
     by_row = values.reshape(-1, self._size, *values.shape[1:])
     return jnp.sum(by_row, axis=1)
 
@@ -159,11 +160,11 @@ def fold(
   layout: Layout,
   arrays: types.PyTree,
 ) -> types.PyTree:
-  """Runs `carry = function(carry, chunk, index)` over the chunks that count.
+  """Runs `carry = function(carry, chunk, index)` over all chunks.
 
   Args:
-    function: its chunk is a tree of [T, ...] like `arrays`.
-    carry: its first value.
+    function: called with a tree of [T, ...] like `arrays` as its chunk.
+    carry: the initial value.
     layout: the chunks.
     arrays: a tree of [B, L, ...].
   """

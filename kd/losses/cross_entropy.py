@@ -1,4 +1,4 @@
-"""Losses against the true next token."""
+"""Cross-entropy with the true next token."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from kd.losses import terms
 def negative_log_likelihood(
   logits: types.Array, labels: types.Array
 ) -> types.Array:
-  """-log softmax(logits)[label], in nats; differentiable once.
+  """Computes -log softmax(logits)[label] in nats; differentiable once.
 
   Args:
     logits: float32 [..., V].
@@ -31,7 +31,7 @@ def _nll_forward(logits, labels):
 
 
 def _nll_backward(residuals, cotangent):
-  """Softmax - one-hot in one pass over V; autodiff would take four."""
+  """Computes softmax - one-hot in one pass over V; autodiff takes four."""
   logits, labels, log_z = residuals
   ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
   q = jnp.exp(logits - log_z[..., None])
@@ -50,18 +50,18 @@ def cross_entropy(
   z_loss: float,
   part: str,
 ) -> terms.LogitsLoss:
-  """Cross-entropy with label smoothing and z-loss.
+  """Builds cross-entropy with label smoothing and z-loss.
 
-  The target is (1 - s) of the label and s spread over all V ids (arXiv
-  1512.00567, section 7); z x log(Z)^2 keeps the normaliser Z near 1 (arXiv
-  2204.02311, section 5).
+  The target distribution has 1 - s at the label and s spread evenly over all V
+  ids (arXiv 1512.00567, section 7); z x log(Z)^2 keeps the normalizer Z near 1
+  (arXiv 2204.02311, section 5).
   """
   del context
   terms.check_part(part)
   if part == 'sampled':
     raise errors.ConfigError(
       'part',
-      "found 'sampled': what the student wrote is no label",
+      "found 'sampled': tokens that the student sampled are no labels",
       legal='all, answer, rationale',
     )
   if not 0 <= label_smoothing < 1:

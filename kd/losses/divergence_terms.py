@@ -1,4 +1,4 @@
-"""Terms that compare next-token distributions: one for each divergence."""
+"""Registers a loss term for each divergence of next-token distributions."""
 
 import inspect
 
@@ -10,6 +10,7 @@ from kd.losses import terms
 
 
 def _register(name):
+  """Registers the term of a divergence, with the divergence's arguments."""
   own = divergences.DIVERGENCES.arguments(name)
 
   def build(context, *, temperature, clip, part, **arguments):
@@ -23,7 +24,7 @@ def _register(name):
     def per_token(
       inputs: terms.TokenInputs, values: terms.Values
     ) -> tuple[types.Array, tuple[types.Array, ...]]:
-      """T^k x divergence; the power k keeps the gradient's size."""
+      """Computes T^k x divergence; the power k keeps the gradient's size."""
       inputs.teacher.check(name, divergence, temperature)
       t = values['temperature']
       losses, finite = inputs.teacher.divergence(divergence, inputs.student, t)

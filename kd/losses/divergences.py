@@ -3,17 +3,18 @@
 A divergence is an integrand: a pure function of log-probabilities `log_p`
 (teacher) and `log_q` (student), float32 [..., V] in nats, that returns
 contributions [..., V], none below 0. Their sum over V is the divergence. The
-last axis is a whole distribution: the V ids, or K kept ids and one bucket that
-holds the mass of all others.
+last axis is a whole distribution: all V ids, or K ids and one outcome with the
+probability of all others.
 
-Contributions are Bregman-like: to the textbook's p (log p - log q) the linear
-term q - p is added, whose sum over a distribution is 0. So contribution and
-derivative with respect to log_q are exactly 0 where log_p and log_q are the
-same bits, -inf included, and a rounded normaliser changes them in second order.
+Contributions are Bregman-like: the linear term q - p, whose sum over a
+distribution is 0, is added to the textbook's p (log p - log q). Contribution
+and derivative with respect to log_q are therefore exactly 0 where log_p and
+log_q have equal bits, even -inf, and a rounded normalizer changes them in
+second order only.
 
-A log-probability below LOG_FLOOR counts as LOG_FLOOR, so an id that one side
-rules out costs up to 1e5 nats where KL would be infinite. A log-probability of
-NaN or +inf never gives a number. The teacher carries no gradient.
+A log-probability below LOG_FLOOR counts as LOG_FLOOR: an id that one model
+excludes costs up to 1e5 nats where KL would be infinite. A log-probability of
+NaN or +inf gives NaN. The teacher gets no gradient.
 """
 
 from collections.abc import Callable
@@ -34,32 +35,32 @@ Array = types.Array
 
 DIVERGENCES = registry.Registry('divergence')
 
-# Nats. Logits 1e4 apart at temperature 0.1 are still told apart.
+# Nats. Logits that differ by 1e4 at temperature 0.1 are still distinguished.
 LOG_FLOOR = -1e5
 
-# Below this gap of log-probabilities, contributions come from a power series:
-# differences of probabilities would cancel.
+# Below this difference of log-probabilities, contributions come from a power
+# series: differences of probabilities would cancel.
 _CLOSE = 0.25
 _SERIES_TERMS = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class Divergence:
-  """One divergence, ready for use.
+  """A divergence and its properties.
 
   Attributes:
     integrand: maps (log_p, log_q), float32 [..., V] in nats, to contributions
       [..., V] whose sum over V is the divergence. Differentiable in log_q.
-    temperature_power: the power of the temperature T to multiply the loss by,
-      so that its gradient with respect to logits keeps its size when T grows: 2
-      where the divergence is quadratic near log_p = log_q (arXiv 1503.02531,
-      section 2), 1 where it is linear.
-    needs_whole_distribution: whether a contribution depends on other ids', so
-      that the last axis can't be cut into pieces whose sums are added.
+    temperature_power: the loss is multiplied by this power of the temperature
+      T, so that the gradient with respect to logits keeps its size when T
+      grows: 2 if the divergence is quadratic near log_p = log_q (arXiv
+      1503.02531, section 2), 1 if it is linear.
+    needs_whole_distribution: whether a contribution depends on the other ids,
+      so that sums over subsets of ids cannot be added.
     slopes_cancel: whether derivatives with respect to log_q sum to 0 over a
-      whole distribution, so that nobody has to sum them.
-    sampled_integrand: takes the integrand's place where the outcomes are
-      samples of the teacher.
+      whole distribution, so that they need not be summed.
+    sampled_integrand: replaces the integrand where the outcomes are samples
+      from the teacher.
   """
 
   integrand: Callable[[Array, Array], Array]
@@ -77,10 +78,10 @@ def _divergence(
   slopes_cancel=False,
   sampled_integrand=None,
 ):
-  """A Divergence from its value and slope.
+  """Builds a Divergence from its value and slope.
 
   Args:
-    both: maps clamped (log_p, log_q) to the contributions and to the derivative
+    both: maps clamped (log_p, log_q) to the contributions and the derivatives
       of their sum with respect to log_q.
     temperature_power: see Divergence.
     needs_whole_distribution: see Divergence.
@@ -112,6 +113,7 @@ def _divergence(
 
 
 def _horner(x, coefficients):
+  """Evaluates a polynomial whose constant coefficient comes first."""
   result = coefficients[-1]
   for coefficient in coefficients[-2::-1]:
     result = result * x + coefficient
@@ -119,10 +121,10 @@ def _horner(x, coefficients):
 
 
 def _series(alpha, beta):
-  """Taylor coefficients of 2 h(d) / d^2 in d = log p - log q.
+  """Returns Taylor coefficients of 2 h(d) / d^2 in d = log p - log q.
 
-  The contribution to alpha-beta is p^s h(d) with s = alpha + beta and h(d) =
-  sum over k >= 2 of (-d)^k / k! (s^(k-1) - beta^(k-1)) / alpha.
+  The alpha-beta contribution is p^s h(d) with s = alpha + beta and h(d) = sum
+  over k >= 2 of (-d)^k / k! (s^(k-1) - beta^(k-1)) / alpha.
   """
   total = alpha + beta
   return [
@@ -138,17 +140,16 @@ _KL_SERIES = _series(1.0, 0.0)
 
 
 def _kl(x, y, gap):
-  """The contribution of `x` to KL(x || y); `gap` is log x - log y."""
+  """Computes contributions to KL(x || y); `gap` is log x - log y."""
   close = 0.5 * gap * gap * x * _horner(gap, _KL_SERIES)
   far = bounds.at_least(x * gap - x + y, 0.0)
   return jnp.where(jnp.abs(gap) < _CLOSE, close, far)
 
 
 def _minus(x, y, gap):
-  """The difference x - y, exactly 0 where log x - log y is.
+  """Computes x - y, exactly 0 where log x - log y is.
 
-  A compiler may give the two exponentials different rounding, each in its own
-  loop.
+  The compiler may round the two exponentials differently, in separate loops.
   """
   return jnp.where(gap == 0, 0.0, x - y)
 
@@ -160,10 +161,11 @@ def _forward_kl(log_p, log_q):
 
 
 def _sampled_forward_kl(log_p, log_q):
-  """The textbook's p (log p - log q).
+  """Computes the textbook's p (log p - log q).
 
-  Its gradient is q minus the drawn distribution, bounded, as Gemma 3 was
-  trained (arXiv 2503.19786, section 2.2; arXiv 2503.16870).
+  The gradient of its weighted sum is q minus the sampled distribution, which is
+  bounded; Gemma 3 was trained so (arXiv 2503.19786, section 2.2; arXiv
+  2503.16870).
   """
   return jnp.exp(log_p) * (log_p - log_q)
 
@@ -174,16 +176,16 @@ def _reverse_kl(log_p, log_q):
   return _kl(q, p, gap), q * gap
 
 
-def _mixture_gap(gap, share):
-  """How far log x is above log m, m = (1 - share) x + share y.
+def _mixture_gap(gap, weight):
+  """Computes log x - log m for m = (1 - weight) x + weight y.
 
   `gap` is log x - log y; where it is 0 the result is exactly 0.
   """
-  excess = share * jnp.expm1(-gap)  # m / x - 1; inf where x is nothing to y.
+  excess = weight * jnp.expm1(-gap)  # m / x - 1; inf where x is tiny next to y.
   is_x_high = gap > 0
-  high = jnp.where(is_x_high, 1 - share, share)
-  low = jnp.where(is_x_high, share, 1 - share)
-  # Above 0 even where float32 rounds the high one's share to 0.
+  high = jnp.where(is_x_high, 1 - weight, weight)
+  low = jnp.where(is_x_high, weight, 1 - weight)
+  # Above 0 even where float32 rounds the weight of the higher one to 0.
   log_m = jnp.log(high + low * jnp.exp(bounds.at_least(-jnp.abs(gap), -80.0)))
   return jnp.where(
     jnp.abs(excess) < 0.5,
@@ -229,7 +231,7 @@ def _alpha_beta(log_p, log_q, alpha, beta):
   scale = jnp.exp(total * jnp.where(is_p_high, log_p, log_q))
 
   def drop(power):
-    """(1 - exp(-power distance)) / power, and its limit as power nears 0."""
+    """Computes (1 - exp(-power distance)) / power, or its limit at power 0."""
     if power < 1e-9:
       return distance
     return -jnp.expm1(-power * distance) / power
@@ -254,11 +256,11 @@ def _adaptive_kl(log_p, log_q, head_mass):
   in_head = probability.in_nucleus(p, head_mass)
   total = jnp.sum(distance, axis=-1, keepdims=True)
   head = jnp.sum(jnp.where(in_head, distance, 0.0), axis=-1, keepdims=True)
-  share = jnp.where(total > 0, head / jnp.where(total > 0, total, 1.0), 0.5)
+  weight = jnp.where(total > 0, head / jnp.where(total > 0, total, 1.0), 0.5)
   forward, forward_slope = _forward_kl(log_p, log_q)
   reverse, reverse_slope = _reverse_kl(log_p, log_q)
-  value = share * forward + (1 - share) * reverse
-  return value, share * forward_slope + (1 - share) * reverse_slope
+  value = weight * forward + (1 - weight) * reverse
+  return value, weight * forward_slope + (1 - weight) * reverse_slope
 
 
 def _check(name, value, is_legal, legal):
@@ -269,7 +271,7 @@ def _check(name, value, is_legal, legal):
 
 @DIVERGENCES.register('forward_kl')
 def forward_kl():
-  """KL(p || q): q covers what p covers (arXiv 1503.02531)."""
+  """Returns KL(p || q): q covers all that p covers (arXiv 1503.02531)."""
   return _divergence(
     _forward_kl,
     slopes_cancel=True,  # They sum to the sum of q - p.
@@ -279,17 +281,17 @@ def forward_kl():
 
 @DIVERGENCES.register('reverse_kl')
 def reverse_kl():
-  """KL(q || p): q keeps to what p allows (arXiv 2306.08543)."""
+  """Returns KL(q || p): q avoids what p excludes (arXiv 2306.08543)."""
   return _divergence(_reverse_kl)
 
 
 @DIVERGENCES.register('jensen_shannon')
 def jensen_shannon(*, beta: float):
-  """The sum of beta KL(p || m) and (1 - beta) KL(q || m).
+  """Returns beta KL(p || m) + (1 - beta) KL(q || m).
 
-  Here m = beta p + (1 - beta) q (arXiv 2306.13649). Never above log 2. Divided
-  by beta it nears the forward KL as beta nears 0; divided by 1 - beta the
-  reverse KL as beta nears 1.
+  Here m = beta p + (1 - beta) q (arXiv 2306.13649). It is at most log 2.
+  Divided by beta it approaches the forward KL as beta approaches 0; divided by
+  1 - beta it approaches the reverse KL as beta approaches 1.
 
   Raises:
     ConfigError: beta is not between 0 and 1.
@@ -304,7 +306,9 @@ _SKEW = '0 or more and below 1; 0 is no skew'
 
 @DIVERGENCES.register('skewed_forward_kl')
 def skewed_forward_kl(*, skew: float):
-  """KL(p || skew p + (1 - skew) q), at most -log(skew) (arXiv 2402.03898).
+  """Returns KL(p || skew p + (1 - skew) q), at most -log(skew).
+
+  See arXiv 2402.03898.
 
   Raises:
     ConfigError: skew is below 0, or 1 or more.
@@ -317,7 +321,9 @@ def skewed_forward_kl(*, skew: float):
 
 @DIVERGENCES.register('skewed_reverse_kl')
 def skewed_reverse_kl(*, skew: float):
-  """KL(q || skew q + (1 - skew) p), at most -log(skew) (arXiv 2402.03898).
+  """Returns KL(q || skew q + (1 - skew) p), at most -log(skew).
+
+  See arXiv 2402.03898.
 
   Raises:
     ConfigError: skew is below 0, or 1 or more.
@@ -330,13 +336,13 @@ def skewed_reverse_kl(*, skew: float):
 
 @DIVERGENCES.register('total_variation')
 def total_variation():
-  """Half the sum of |p - q|, at most 1 (arXiv 2307.15190)."""
+  """Returns half the sum of |p - q|, at most 1 (arXiv 2307.15190)."""
   return _divergence(_total_variation, temperature_power=1)
 
 
 @DIVERGENCES.register('alpha_beta')
 def alpha_beta(*, alpha: float, beta: float):
-  """The alpha-beta divergence (arXiv 2505.04560; Cichocki et al., 2011).
+  """Returns alpha-beta divergences (arXiv 2505.04560; Cichocki et al., 2011).
 
   With s = alpha + beta, the sum over ids of (alpha/s p^s + beta/s q^s -
   p^alpha q^beta) / (alpha beta), and its limits where alpha or beta is 0:
@@ -355,12 +361,12 @@ def alpha_beta(*, alpha: float, beta: float):
 
 @DIVERGENCES.register('adaptive_kl')
 def adaptive_kl(*, head_mass: float):
-  """Forward and reverse KL, weighed at each position by where they are needed.
+  """Returns forward and reverse KL, weighted at each position.
 
-  arXiv 2404.02657: the weight of the forward KL is the share of the sum of
-  |p - q| that falls on the head, the fewest most likely ids of the teacher that
-  hold `head_mass` (0.5 there) of its probability. Ids as likely as the least
-  likely one of them belong to it too. The weights carry no gradient.
+  arXiv 2404.02657: the weight of the forward KL is the fraction of the sum of
+  |p - q| in the head, the smallest set of the teacher's most likely ids that
+  holds `head_mass` (0.5 in the paper) of its probability. Ids as likely as the
+  least likely one of them belong to it too. The weights carry no gradient.
 
   Raises:
     ConfigError: head_mass is not between 0 and 1.

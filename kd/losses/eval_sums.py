@@ -1,4 +1,4 @@
-"""Sums over target tokens by row, for evaluation."""
+"""Sums of evaluation metrics over the target tokens of each row."""
 
 import jax.numpy as jnp
 
@@ -20,22 +20,23 @@ def by_row(
   batch: types.Batch,
   chunk_tokens: int,
 ) -> dict[str, Array]:
-  """How well a model predicts targets, and how far it is from a teacher.
+  """Computes the likelihood of targets and the distance from the teachers.
 
   Args:
-    hidden: [B, L, D].
+    hidden: [B, L, D], the model's final hidden states.
     unembedding: [V, D].
-    targets: the teacher's, of dense teachers, or None.
-    batch: rows.
-    chunk_tokens: tokens a device whose logits exist at one time.
+    targets: distributions over the same ids as the model's, or None.
+    batch: the rows.
+    chunk_tokens: tokens per device whose logits are held at a time.
 
   Returns:
-    float32 [B] each: 'weight', 'nll' in nats, 'accuracy', the weight of targets
-    that are the model's most likely token, and, with a teacher, 'kl' to it in
-    nats at temperature 1 and 'agreement', the weight of targets at which both
-    models' most likely tokens are the same; a sum over a target at which
-    either model's logits are not finite is NaN. And 'nonfinite', float32
-    [B, 1 + n], the numbers of such targets of the model and of n teachers.
+    Weighted sums over the targets of each row, float32 [B]: 'weight', of 1;
+    'nll' in nats; 'accuracy', 1 where the target is the model's most
+    likely token; and with a teacher 'kl', from it to the model, in nats at
+    temperature 1, and 'agreement', 1 where both have the same most likely
+    token. A sum is NaN if a model's logits at one of its targets are not
+    finite. 'nonfinite', float32 [B, 1 + n], counts such targets of the model
+    and of each of n teachers.
   """
   layout = chunks.Layout(batch.weights, chunk_tokens)
   distribution = None if targets is None else targets.distribution
@@ -52,7 +53,7 @@ def by_row(
     student = chunks.project(hidden_c, unembedding)
     nll = cross_entropy.negative_log_likelihood(student, labels)
     hits = (jnp.argmax(student, axis=-1) == labels).astype(jnp.float32)
-    # Logits that are not finite must count neither as a hit nor as a miss.
+    # Logits that are not finite count neither as a hit nor as a miss.
     bad = ~jnp.isfinite(nll)
     values = {'nll': nll, 'accuracy': jnp.where(bad, jnp.nan, hits)}
     nonfinite = [bad]

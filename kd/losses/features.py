@@ -1,7 +1,8 @@
-"""Hidden states against hidden states, through a linear path.
+"""Compares hidden states through a trained linear projection.
 
-The student's state goes through a norm (if wanted), dropout and a projection to
-the teacher's width. The path is trained with the student and is no part of it.
+The student's hidden state passes through an optional norm, dropout and a
+projection to the teacher's width. These parameters are trained with the student
+but are not part of it.
 """
 
 from collections.abc import Mapping
@@ -14,43 +15,43 @@ from kd.core import types
 
 Array = types.Array
 
-# As in Gemma's own norms.
+# The same as in Gemma's norms.
 _EPSILON = 1e-6
 
 
 def _rounded(x, dtype):
-  """Rounds x to the digits of dtype, or to one less than float32 has.
+  """Rounds x to the precision of dtype, at most one bit less than float32.
 
-  Both sides of a loss are rounded so, and equal states stay equal bits. A cast
-  would not do: the compiler leaves out a cast and its inverse, and one side's
-  last product may be merged with the subtraction, unrounded.
+  Both sides of a loss are rounded in the same way, so that equal states have
+  equal bits. A cast is not enough: the compiler removes a cast and its inverse,
+  and may fuse one side's last product, unrounded, with the subtraction.
   """
   kind = jnp.finfo(dtype)
   return jax.lax.reduce_precision(x, kind.nexp, min(kind.nmant, 22))
 
 
 def _normed(x, weight):
-  """Gives x weight / rms(x), last axis, in float32 of the digits of x."""
+  """Computes x weight / rms(x) over the last axis, in x's precision."""
   wide = x.astype(jnp.float32)
   mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
   normed = wide * jax.lax.rsqrt(mean_square + _EPSILON) * weight
   return _rounded(normed, x.dtype)
 
 
-def init_path(
+def init_projection(
   rng: Array, student_width: int, teacher_width: int, norm: bool
 ) -> types.PyTree:
-  """Parameters of one path.
+  """Returns the initial parameters of one projection.
 
-  The projection starts as the identity where the widths agree, and otherwise
-  as a normal of variance 1 / D_s, which keeps the mean square. Paths of several
-  layers are stacked: `jax.vmap` over a key each.
+  The kernel is the identity if the widths are equal and otherwise normal with
+  variance 1 / D_s, which keeps the mean square. Projections of several layers
+  are stacked: use `jax.vmap` with a key for each.
 
   Args:
-    rng: a key.
+    rng: a random key.
     student_width: D_s.
     teacher_width: D_t.
-    norm: whether the state is normed first.
+    norm: whether the hidden state is normalized first.
 
   Returns:
     float32 {'projection': {'kernel': [D_s, D_t]}} and, with the norm,
@@ -67,20 +68,20 @@ def init_path(
   return params
 
 
-def apply_path(
+def apply_projection(
   params: Mapping[str, Mapping[str, Array]],
   hidden: Array,
   dropout_rate: float,
   rng: Array | None,
 ) -> Array:
-  """Norm (weight 1 + scale, epsilon 1e-6), dropout, projection.
+  """Applies the norm (weight 1 + scale, epsilon 1e-6), dropout and projection.
 
   Args:
-    params: from init_path; without 'norm' there is no norm.
-    hidden: [..., D_s]; the projection is multiplied in its dtype.
-    dropout_rate: the share of entries set to 0, below 1; the others are divided
-      by what it leaves.
-    rng: a key, or None for no dropout.
+    params: from init_projection; without 'norm' there is no norm.
+    hidden: [..., D_s]; the product is computed in its data type.
+    dropout_rate: fraction of entries that are set to 0, below 1; the others are
+      divided by 1 - dropout_rate.
+    rng: a random key, or None for no dropout.
 
   Returns:
     float32 [..., D_t].
@@ -101,14 +102,14 @@ def apply_path(
 
 
 def mse(mapped: Array, teacher: Array) -> Array:
-  """Mean squared difference from the teacher's state over its RMS.
+  """Computes the mean squared difference from the teacher's normalized state.
 
-  Gemma's residual stream has entries in the thousands, more in later layers:
-  over its root mean square (epsilon 1e-6) every layer counts alike. A state
-  equal to the teacher's has loss 0 after a path with norm, not without.
+  Gemma's hidden states have entries in the thousands, larger in later layers:
+  divided by their root mean square (epsilon 1e-6), all layers count alike. A
+  state equal to the teacher's has loss 0 only after a projection with a norm.
 
   Args:
-    mapped: [..., D_t], what apply_path made of the student's state.
+    mapped: [..., D_t], the student's state after apply_projection.
     teacher: [..., D_t], not differentiated.
 
   Returns:
@@ -120,14 +121,14 @@ def mse(mapped: Array, teacher: Array) -> Array:
 
 
 def _direction(x):
-  """Gives x / ||x|| along the last axis, or 0, and whether it exists.
+  """Returns x / ||x|| along the last axis, or 0, and whether it is defined.
 
-  Dividing by the largest entry first keeps the squares within float32.
+  Dividing by the largest entry first keeps the squares within float32's range.
   """
   x = x.astype(jnp.float32)
   largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
   exists = jnp.any(x != 0, axis=-1, keepdims=True)  # True where x has NaN.
-  # A direction does not change with scale, so neither does its derivative.
+  # The direction does not depend on the scale, so this needs no derivative.
   x = x / jax.lax.stop_gradient(jnp.where(exists, largest, 1.0))
   square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
   direction = x * jax.lax.rsqrt(jnp.where(exists, square, 1.0))
@@ -135,13 +136,13 @@ def _direction(x):
 
 
 def cosine(mapped: Array, teacher: Array) -> Array:
-  """1 - cosine similarity; 1, without a gradient, where a vector is 0.
+  """Computes 1 - cosine similarity; 1 without a gradient for a zero vector.
 
-  Made as half the squared distance of the directions, which is the same and
-  loses no digits where they agree.
+  It is computed as half the squared distance of the directions, which is equal
+  and keeps its precision when they agree.
 
   Args:
-    mapped: [..., D_t], what apply_path made of the student's state.
+    mapped: [..., D_t], the student's state after apply_projection.
     teacher: [..., D_t], not differentiated.
 
   Returns:
@@ -164,26 +165,26 @@ def layers_loss(
   dropout_rate: float,
   rng: Array | None,
 ) -> Array:
-  """The mean over n layer pairs, one pair at a time, forward and backward.
+  """Computes the mean loss over n layer pairs, one pair at a time.
 
   Args:
-    kind: a name of KINDS.
-    params: n paths from init_path, stacked along a first axis.
+    kind: a name in KINDS.
+    params: n projections from init_projection, stacked along a first axis.
     student_hidden: [n, B, L, D_s].
     teacher_hidden: [n, B, L, D_t], not differentiated.
-    dropout_rate: see apply_path.
-    rng: a key, or None for no dropout.
+    dropout_rate: see apply_projection.
+    rng: a random key, or None for no dropout.
 
   Returns:
     float32 [B, L].
   """
   pairs = student_hidden.shape[0]
 
-  # What a pair's loss is made from is at hand; it alone is kept for backward.
+  # The backward pass keeps only a pair's inputs, which exist anyway.
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def add(total, pair):
-    path, student, teacher, key = pair
-    mapped = apply_path(path, student, dropout_rate, key)
+    projection, student, teacher, key = pair
+    mapped = apply_projection(projection, student, dropout_rate, key)
     return total + KINDS[kind](mapped, teacher), None
 
   keys = None if rng is None else jax.random.split(rng, pairs)

@@ -42,7 +42,9 @@ def reference(kind, params, student, teacher):
 def make_params(pairs, student_width, teacher_width, norm):
   keys = jax.random.split(jax.random.key(0), pairs)
   params = jax.vmap(
-    lambda key: features.init_path(key, student_width, teacher_width, norm)
+    lambda key: features.init_projection(
+      key, student_width, teacher_width, norm
+    )
   )(keys)
   if norm:
     params['norm']['scale'] += normal(pairs, student_width, scale=0.3)
@@ -138,16 +140,16 @@ def test_bfloat16_states_are_summed_in_float32():
   # The products' factors are bfloat16, their sums are not.
   kernel = params['projection']['kernel'][0]
   path = {'projection': {'kernel': kernel}}
-  got = features.apply_path(path, student[0], 0.0, None)
+  got = features.apply_projection(path, student[0], 0.0, None)
   expected = wide(student[0]) @ wide(kernel.astype(jnp.bfloat16))
   np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_dropout_stands_between_norm_and_projection():
   hidden = normal(4, 1000, 8, scale=5)
-  params = features.init_path(jax.random.key(0), 8, 8, norm=True)
+  params = features.init_projection(jax.random.key(0), 8, 8, norm=True)
   rng = jax.random.key(1)
-  got = features.apply_path(params, hidden, 0.25, rng)
+  got = features.apply_projection(params, hidden, 0.25, rng)
   dropped = got == 0
   assert abs(dropped.mean() - 0.25) < 0.01
   # What is kept is the norm of the whole state over 0.75.
@@ -156,7 +158,7 @@ def test_dropout_stands_between_norm_and_projection():
   # Entries of the state are dropped, not those of its projection.
   params['projection']['kernel'] = jnp.ones((8, 1))
   np.testing.assert_allclose(
-    features.apply_path(params, hidden, 0.25, rng)[..., 0],
+    features.apply_projection(params, hidden, 0.25, rng)[..., 0],
     expected.sum(-1),
     rtol=1e-4,
     atol=1e-4,
@@ -172,7 +174,7 @@ def test_each_pair_has_its_own_dropout():
     'mse', params, hidden, hidden, 0.25, rng
   )
   alone = lambda key: features.mse(
-    features.apply_path(
+    features.apply_projection(
       jax.tree.map(lambda x: x[0], params), row[0], 0.25, key
     ),
     row[0],
@@ -185,10 +187,10 @@ def test_each_pair_has_its_own_dropout():
 
 
 def test_new_paths():
-  same = features.init_path(jax.random.key(0), 6, 6, norm=True)
+  same = features.init_projection(jax.random.key(0), 6, 6, norm=True)
   np.testing.assert_array_equal(same['projection']['kernel'], np.eye(6))
   np.testing.assert_array_equal(same['norm']['scale'], np.zeros(6))
-  other = features.init_path(jax.random.key(0), 400, 300, norm=False)
+  other = features.init_projection(jax.random.key(0), 400, 300, norm=False)
   assert set(other) == {'projection'}
   kernel = other['projection']['kernel']
   assert kernel.shape == (400, 300) and kernel.dtype == jnp.float32

@@ -1,8 +1,8 @@
-"""Which student layer learns from which teacher layer.
+"""Maps student layers to the teacher layers that they learn from.
 
-Layers are counted from 0. A map is fixed (`uniform`, `last`) or measured: the
-student's layers are then `evenly_spaced` and each takes the teacher layer that
-`choose` finds in the `similarity` of their hidden states.
+Layers are counted from 0. A map is fixed (`uniform`, `last`) or adaptive: the
+student's layers are then `evenly_spaced`, and `choose` selects the teacher
+layer of each by the `similarity` of their hidden states.
 """
 
 import jax
@@ -12,7 +12,8 @@ import numpy as np
 from kd.core import errors
 from kd.core import types
 
-# Below this share of the states' norm, what is left after centring is rounding.
+# Centered states with a norm below this fraction of the original are rounding
+# errors.
 _ROUNDING = 1e-6
 
 
@@ -22,15 +23,15 @@ def _check_pairs(pairs, layers, path):
 
 
 def evenly_spaced(layers: int, count: int, path: str) -> tuple[int, ...]:
-  """`count` of `layers` layers, floor((i + 1) layers / count) - 1 for each i.
+  """Selects layers floor((i + 1) layers / count) - 1 for i = 0 .. count - 1.
 
   Args:
     layers: S.
-    count: how many; the last of them is the last layer.
-    path: the config path of `count`, for the message.
+    count: number of layers to select; the last one is the last layer.
+    path: the config field of `count`, for the message.
 
   Returns:
-    Strictly increasing layers.
+    Strictly increasing layer numbers.
 
   Raises:
     ConfigError: `count` is not from 1 to `layers`.
@@ -42,16 +43,16 @@ def evenly_spaced(layers: int, count: int, path: str) -> tuple[int, ...]:
 def uniform(
   student_layers: int, teacher_layers: int, pairs: int, path: str
 ) -> tuple[tuple[int, int], ...]:
-  """Pairs that are evenly spaced in both models, the last with the last.
+  """Pairs layers that are evenly spaced in both models, up to the last ones.
 
   Args:
     student_layers: S of the student.
     teacher_layers: S of the teacher.
-    pairs: how many.
-    path: the config path of `pairs`, for the message.
+    pairs: number of pairs.
+    path: the config field of `pairs`, for the message.
 
   Returns:
-    (student layer, teacher layer) for each pair.
+    (student layer, teacher layer) of each pair.
 
   Raises:
     ConfigError: `pairs` is below 1 or above the layers of either model.
@@ -67,7 +68,7 @@ def uniform(
 def last(
   student_layers: int, teacher_layers: int, pairs: int, path: str
 ) -> tuple[tuple[int, int], ...]:
-  """The last `pairs` layers of both models; arguments as for `uniform`."""
+  """Pairs the last layers of both models; see `uniform` for the arguments."""
   _check_pairs(pairs, min(student_layers, teacher_layers), path)
   return tuple(
     (student_layers - i, teacher_layers - i) for i in range(pairs, 0, -1)
@@ -75,7 +76,7 @@ def last(
 
 
 def _product(x, y):
-  """Sum over tokens of outer products, [B, L, D], [B, L, E] to [D, E]."""
+  """Sums outer products over tokens: [B, L, D], [B, L, E] to [D, E]."""
   return jnp.einsum('bld,ble->de', x, y, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -83,50 +84,50 @@ def _norm(x):
   return jnp.sqrt(jnp.sum(jnp.square(x)))
 
 
-def _centred(hidden, weights):
-  """sqrt(weight) (x - mean) in float32, scaled to norm 1; 0 if all x agree."""
+def _centered(hidden, weights):
+  """Returns sqrt(weight) (x - mean), scaled to norm 1; 0 for constant x."""
   counted = weights[..., None] > 0
   x = jnp.where(counted, hidden.astype(jnp.float32), 0.0)
   w = jnp.where(counted, weights[..., None], 0.0)
   total = jnp.sum(w)
   mean = jnp.sum(w * x, (0, 1)) / jnp.where(total > 0, total, 1.0)
-  centred = jnp.sqrt(w) * (x - mean)
-  # CKA does not change with scale; at norm 1 its fourth powers stay in float32.
-  norm = _norm(centred)
+  centered = jnp.sqrt(w) * (x - mean)
+  # CKA is invariant to scale; at norm 1 fourth powers stay in float32's range.
+  norm = _norm(centered)
   is_constant = norm <= _ROUNDING * _norm(jnp.sqrt(w) * x)  # False for NaN.
-  return jnp.where(is_constant, 0.0, centred / norm)
+  return jnp.where(is_constant, 0.0, centered / norm)
 
 
 def similarity(
   student: types.Array, teacher: types.Array, weights: types.Array
 ) -> types.Array:
-  """Linear CKA of each student layer with each teacher layer.
+  """Computes linear CKA of each student layer with each teacher layer.
 
   ||Y^T X||^2 / (||X^T X|| ||Y^T Y||) in Frobenius norms (arXiv 1905.00414,
-  section 3), where each token counts by its weight and X and Y are centred by
-  their weighted means. The products are sums over tokens of size D x D, so
-  that tokens may be sharded; n m D_s D_t multiplications a token. CKA is biased
-  towards 1 where there are fewer tokens than D.
+  section 3), where each token is weighted and X and Y are centered by their
+  weighted means. The products are sums over tokens of size D x D, so that
+  tokens may be sharded; they take n m D_s D_t multiplications per token. CKA is
+  biased towards 1 if there are fewer tokens than D.
 
   Args:
     student: [n, B, L, D_s], hidden states of n layers.
     teacher: [m, B, L, D_t].
-    weights: [B, L]; what stands where this is 0 is not read.
+    weights: [B, L]; values at positions of weight 0 are not read.
 
   Returns:
-    float32 [n, m], from 0 to 1; 0 for a layer whose states do not vary, NaN for
-    one whose states are not finite.
+    float32 [n, m], from 0 to 1; 0 for a layer with constant states, NaN for one
+    with states that are not finite.
   """
 
   def own_norm(hidden):
-    x = _centred(hidden, weights)
+    x = _centered(hidden, weights)
     return _norm(_product(x, x))
 
   def row(layer):
-    x = _centred(layer, weights)
+    x = _centered(layer, weights)
 
     def entry(other):
-      return jnp.sum(jnp.square(_product(x, _centred(other, weights))))
+      return jnp.sum(jnp.square(_product(x, _centered(other, weights))))
 
     return jax.lax.map(entry, teacher)
 
@@ -138,11 +139,11 @@ def similarity(
 
 
 def choose(similarity: np.ndarray) -> np.ndarray:
-  """The teacher layer for each student layer, in order, of largest sum.
+  """Chooses teacher layers, in order, with the largest sum of similarities.
 
-  Layers increase strictly if the teacher has enough of them and do not
-  decrease otherwise. Among equal sums the earliest layers win, the first
-  student layer choosing first.
+  They increase strictly if the teacher has enough layers and do not decrease
+  otherwise. Of equal sums, the one with the earliest layers is chosen, the
+  first student layer's deciding first.
 
   Args:
     similarity: [n, m].
@@ -153,11 +154,12 @@ def choose(similarity: np.ndarray) -> np.ndarray:
   similarity = np.asarray(similarity, np.float64)
   n, m = similarity.shape
   step = 1 if n <= m else 0
-  # rest[i, j]: the best sum of student layers from i on, teacher layers from j.
+  # rest[i, j]: the largest sum of student layers from i and teacher layers from
+  # j on.
   rest = np.zeros((n + 1, m + 1))
   choice = np.zeros((n, m), np.int32)
   for i in reversed(range(n)):
-    # Later student layers need a layer each.
+    # Leave one layer for each later student layer.
     end = m - step * (n - 1 - i)
     sums = similarity[i, :end] + rest[i + 1, step : end + step]
     for j in reversed(range(end)):

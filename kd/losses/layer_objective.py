@@ -1,4 +1,4 @@
-"""The part of the objective that reads what layers show."""
+"""The part of the objective that reads layer outputs."""
 
 from collections.abc import Sequence
 
@@ -26,8 +26,8 @@ def specs(
   )
 
 
-def _pick(shown, spec, hidden, attention):
-  """A term's own layers out of those that all terms together read."""
+def _pick(taps, spec, hidden, attention):
+  """Selects a term's layers from those that all terms together read."""
 
   def take(x, all_layers, layers):
     if not layers:
@@ -37,10 +37,10 @@ def _pick(shown, spec, hidden, attention):
     return x[jnp.array([all_layers.index(i) for i in layers])]
 
   return types.Taps(
-    hidden=take(shown.hidden, spec.hidden, hidden),
-    query=take(shown.query, spec.attention, attention),
-    key=take(shown.key, spec.attention, attention),
-    value=take(shown.value, spec.attention, attention),
+    hidden=take(taps.hidden, spec.hidden, hidden),
+    query=take(taps.query, spec.attention, attention),
+    key=take(taps.key, spec.attention, attention),
+    value=take(taps.value, spec.attention, attention),
   )
 
 
@@ -50,7 +50,14 @@ def pick(
   student: types.Taps,
   teacher: types.Taps,
 ) -> tuple[types.Taps, types.Taps]:
-  """What `term` reads of student and teacher, out of what all `terms` read."""
+  """Returns the layer outputs of student and teacher that `term` reads.
+
+  Args:
+    terms: all terms that read layers.
+    term: one of them.
+    student: the layer outputs that all terms together read.
+    teacher: the same of the teacher.
+  """
   loss = term.loss
   student_spec, teacher_spec = specs(terms)
   return (
@@ -62,7 +69,7 @@ def pick(
 def init(
   terms: Sequence[terms_lib.Term], rng: Array
 ) -> tuple[dict[str, types.PyTree], dict[str, Array]]:
-  """First parameters and first layer maps of the terms that have them."""
+  """Returns initial parameters and layer maps of the terms that have them."""
   keys = jax.random.split(rng, max(len(terms), 1))
   projections = {
     t.key: t.loss.init(k) for t, k in zip(terms, keys, strict=False)
@@ -85,21 +92,22 @@ def total(
   layer_maps: dict[str, Array],
   rng: Array,
 ) -> tuple[Array, dict[str, Array], Array]:
-  """The total and each sum of the terms that read taps.
+  """Computes the terms that read layers.
 
   Args:
-    terms: all of them TapsLoss.
-    projections: their parameters by key.
-    student: what all of them read of the student.
-    teacher: what all of them read of the teacher; no gradient reaches it.
-    batch: rows.
-    settings: of this step.
+    terms: terms whose loss is a LayerLoss.
+    projections: their parameters, by key.
+    student: the student's layer outputs that all terms together read.
+    teacher: the teacher's, which get no gradient.
+    batch: the rows.
+    settings: those of this step.
     layer_maps: by key.
     rng: for dropout.
 
   Returns:
-    As objective.logits_total the total and the sum of each term; and float32
-    [], the number of tokens at which what is read of the teacher is not finite.
+    The sum over terms of weight x sum / total, float32 []; the sum of each
+    term; and the number of tokens at which the teacher's layer outputs are not
+    finite, float32 [].
   """
   scales = step_settings.scales(settings)
   value, sums = jnp.zeros(()), {}
@@ -117,7 +125,7 @@ def total(
     weights = step_settings.counted_weights(
       term.loss, batch.weights, batch.parts
     )
-    # Where a target does not count its loss may be anything, NaN included.
+    # The loss of a target that does not count may be anything, even NaN.
     losses = jnp.where(weights != 0, losses, 0.0)
     sums[term.key] = jnp.sum(losses * weights)
     value += scales[term.key] * sums[term.key]
@@ -126,19 +134,19 @@ def total(
 
 
 def _nonfinite(teacher, batch):
-  """Returns how many tokens have values of the teacher that are not finite.
+  """Counts tokens at which the teacher's layer outputs are not finite.
 
-  A target's hidden states count, and the attention of every token that is not
-  padding: targets attend to all of them.
+  Hidden states are read at targets, queries, keys and values at every token
+  that is not padding, since targets attend to them.
   """
 
   def bad(x, counted):
-    # A sum is not finite where one of its terms isn't.
+    # A sum is not finite if one of its terms is not.
     total = jnp.sum(x, axis=(0, *range(3, x.ndim)), dtype=jnp.float32)
     return jnp.sum(~jnp.isfinite(total) & counted).astype(jnp.float32)
 
   attention = [teacher.query, teacher.key, teacher.value]
-  found = [bad(x, batch.segment_ids > 0) for x in attention if x is not None]
+  counts = [bad(x, batch.segment_ids > 0) for x in attention if x is not None]
   if teacher.hidden is not None:
-    found.append(bad(teacher.hidden, batch.weights != 0))
-  return jax.lax.stop_gradient(sum(found, jnp.zeros(())))
+    counts.append(bad(teacher.hidden, batch.weights != 0))
+  return jax.lax.stop_gradient(sum(counts, jnp.zeros(())))

@@ -24,13 +24,13 @@ def _check(value, name, legal):
 
 
 def _need_teacher(context):
-  # Before its sizes are read; catalog.build says the same of other terms.
+  # The sizes are read before catalog.build can refuse this.
   if context.teacher is None:
     raise errors.ConfigError('name', 'needs a teacher, and there is none')
 
 
 def _pairs(context, layer_map, pairs):
-  """Pairs of a fixed map: the student's layers, the teacher's layers."""
+  """Returns the student's and the teacher's layers of a fixed map."""
   _check(layer_map, 'map', _FIXED)
   sizes = context.student.layers, context.teacher.layers
   return tuple(zip(*_FIXED[layer_map](*sizes, pairs, 'pairs'), strict=True))
@@ -48,10 +48,10 @@ def hidden_states(
   dropout: float,
   part: str,
 ) -> terms.LayerLoss:
-  """Hidden states through a trained linear path (arXiv 1412.6550, 1909.10351).
+  """Builds the loss of projected hidden states (arXiv 1412.6550, 1909.10351).
 
-  With map 'adaptive' each student layer is compared with the teacher layer
-  whose states are most like its own, measured anew every `remap_every` updates.
+  With map 'adaptive' each student layer is compared with the teacher layer that
+  is most similar to it, chosen again every `remap_every` updates.
   """
   _need_teacher(context)
   terms.check_part(part)
@@ -75,13 +75,20 @@ def hidden_states(
 
   def init(rng: types.Array) -> types.PyTree:
     keys = jax.random.split(rng, pairs)
-    return jax.vmap(lambda key: features.init_path(key, *widths, norm))(keys)
+    return jax.vmap(lambda key: features.init_projection(key, *widths, norm))(
+      keys
+    )
 
-  def per_token(paths, student, teacher, batch, values, chosen, rng):
+  def per_token(projections, student, teacher, batch, values, chosen, rng):
     del batch, values
     other = teacher.hidden if chosen is None else teacher.hidden[chosen]
     return features.layers_loss(
-      kind, paths, student.hidden, other, dropout, rng if dropout else None
+      kind,
+      projections,
+      student.hidden,
+      other,
+      dropout,
+      rng if dropout else None,
     )
 
   return terms.LayerLoss(
@@ -99,7 +106,7 @@ def hidden_states(
 
 
 def _attention_term(context, layers, part, temperature, pair_loss):
-  """The mean over layer pairs of a loss of attention."""
+  """Builds the mean over layer pairs of an attention loss."""
   terms.check_part(part)
 
   def window(pair):
@@ -109,8 +116,8 @@ def _attention_term(context, layers, part, temperature, pair_loss):
 
   windows = [window(p) for p in zip(*layers, strict=True)]
 
-  def per_token(paths, student, teacher, batch, values, chosen, rng):
-    del paths, chosen, rng
+  def per_token(projections, student, teacher, batch, values, chosen, rng):
+    del projections, chosen, rng
     total = 0.0
     for number, pair_window in enumerate(windows):
       of_pair = functools.partial(jax.tree.map, operator.itemgetter(number))
@@ -155,8 +162,9 @@ def attention_maps(
   block: int,
   part: str,
 ) -> terms.LayerLoss:
-  """KL between attention maps (after arXiv 1909.10351), head by head or of
-  the mean over heads.
+  """Builds the KL of attention maps (after arXiv 1909.10351).
+
+  It compares the maps head by head, or the means over heads.
   """
   _need_teacher(context)
   _check_block(block)
@@ -199,7 +207,7 @@ def attention_relations(
   block: int,
   part: str,
 ) -> terms.LayerLoss:
-  """KL between relations of queries, keys and values (arXiv 2012.15828)."""
+  """Builds the KL of query, key and value relations (arXiv 2012.15828)."""
   _need_teacher(context)
   _check_block(block)
   if not of:

@@ -65,13 +65,13 @@ def run(objective, layer_maps=None, share_path=False):
   student, student_taps = shown(STUDENT, objective.student_taps, 0)
   teacher, teacher_taps = shown(TEACHER, objective.teacher_taps, 1)
   paths, first_maps = layer_objective.init(
-    objective.taps_terms, jax.random.key(0)
+    objective.layer_terms, jax.random.key(0)
   )
   if share_path:
     paths = dict.fromkeys(paths, next(iter(paths.values())))
   batch = make_batch()
   total, sums, bad = layer_objective.total(
-    objective.taps_terms,
+    objective.layer_terms,
     paths,
     student_taps,
     teacher_taps,
@@ -145,13 +145,13 @@ def test_no_gradient_reaches_the_teacher():
   )
   _, student = shown(STUDENT, objective.student_taps, 0)
   _, teacher = shown(TEACHER, objective.teacher_taps, 1)
-  paths, _ = layer_objective.init(objective.taps_terms, jax.random.key(0))
+  paths, _ = layer_objective.init(objective.layer_terms, jax.random.key(0))
   batch = make_batch()
   settings = objective.settings(batch, 0)
 
   def total(student, teacher):
     return layer_objective.total(
-      objective.taps_terms,
+      objective.layer_terms,
       paths,
       student,
       teacher,
@@ -181,7 +181,7 @@ def test_tokens_at_which_the_teachers_layers_are_not_finite_are_counted():
   )
   _, student = shown(STUDENT, objective.student_taps, 0)
   _, teacher = shown(TEACHER, objective.teacher_taps, 1)
-  paths, _ = layer_objective.init(objective.taps_terms, jax.random.key(0))
+  paths, _ = layer_objective.init(objective.layer_terms, jax.random.key(0))
   batch = make_batch()
   batch = batch.replace(weights=batch.weights.at[0, 1].set(0.0))
   settings = objective.settings(batch, 0)
@@ -189,7 +189,7 @@ def test_tokens_at_which_the_teachers_layers_are_not_finite_are_counted():
   @jax.jit
   def count(teacher):
     total, _, bad = layer_objective.total(
-      objective.taps_terms,
+      objective.layer_terms,
       paths,
       student,
       teacher,

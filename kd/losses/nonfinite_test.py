@@ -253,7 +253,7 @@ def test_evaluation_counts_who_is_bad():
 def test_hidden_states_that_are_bad_are_seen(kind, value):
   rng = np.random.default_rng(0)
   clean = rng.normal(size=(2, ROWS, LENGTH, WIDTH)).astype(np.float32)
-  path = jax.vmap(lambda k: features.init_path(k, WIDTH, WIDTH, True))(
+  path = jax.vmap(lambda k: features.init_projection(k, WIDTH, WIDTH, True))(
     jax.random.split(jax.random.key(0))
   )
   loss = jax.jit(lambda s, t: features.layers_loss(kind, path, s, t, 0.0, None))

@@ -1,8 +1,8 @@
 """The objective: weighted terms over a batch's target tokens.
 
-Terms of next-token distributions share one pass over chunks of tokens. The
-gradient is made in the same pass: nothing of size tokens x V is kept for a
-backward one.
+Terms that read logits share one pass over chunks of tokens. The same pass
+computes the gradient, so that no array of size tokens x V is kept for a
+backward pass.
 """
 
 from collections.abc import Sequence
@@ -30,9 +30,9 @@ class Sums:
   """Sums over a batch's target tokens.
 
   Attributes:
-    losses: by term, of target weight x loss, in nats.
-    nonfinite: float32 [n], for each of n teachers the number of values that
-      were NaN or infinite where a target counts; zeros of finite teachers.
+    losses: by term, the sum of target weight x loss, in nats.
+    nonfinite: float32 [n], for each of n teachers the number of values at
+      counted targets that were NaN or infinite.
   """
 
   losses: dict[str, Array]
@@ -44,14 +44,14 @@ class Sums:
 
 @struct.dataclass
 class Student:
-  """What an objective reads of a student.
+  """The student's outputs that the objective reads.
 
   Attributes:
     hidden: [B, L, D], final hidden states.
     unembedding: float32 [V, D].
-    taps: the layer outputs of Objective.student_taps.
-    projections: trained parameters of terms, by their keys.
-    layer_maps: by a term's key, int32 [n]: the teacher layers it compares with.
+    taps: the layer outputs that Objective.student_taps names.
+    projections: trained parameters of terms, by the terms' keys.
+    layer_maps: by a term's key, int32 [n], the teacher layers it compares with.
   """
 
   hidden: Array
@@ -63,13 +63,13 @@ class Student:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Objective:
-  """A function that training minimizes, see `__call__`.
+  """The function that training minimizes; see `__call__`.
 
   Attributes:
-    terms: what is summed.
-    selection: the positions that terms of logits are computed at.
-    chunk_tokens: tokens a device whose logits, over the whole vocabulary, exist
-      at one time.
+    terms: the terms of the sum.
+    selection: the positions at which terms that read logits are computed.
+    chunk_tokens: tokens per device whose logits, over the whole vocabulary, are
+      held at a time.
   """
 
   terms: tuple[terms_lib.Term, ...]
@@ -87,18 +87,18 @@ class Objective:
     return self._of(terms_lib.LogitsLoss)
 
   @property
-  def taps_terms(self) -> tuple[terms_lib.Term, ...]:
+  def layer_terms(self) -> tuple[terms_lib.Term, ...]:
     return self._of(terms_lib.LayerLoss)
 
   @property
   def student_taps(self) -> types.TapSpec:
-    """The student's layer outputs that the terms read."""
-    return layer_objective.specs(self.taps_terms)[0]
+    """Returns the student's layer outputs that the terms read."""
+    return layer_objective.specs(self.layer_terms)[0]
 
   @property
   def teacher_taps(self) -> types.TapSpec:
-    """The first teacher's layer outputs that the terms read."""
-    return layer_objective.specs(self.taps_terms)[1]
+    """Returns the first teacher's layer outputs that the terms read."""
+    return layer_objective.specs(self.layer_terms)[1]
 
   def _of(self, kind):
     return tuple(t for t in self.terms if isinstance(t.loss, kind))
@@ -106,7 +106,7 @@ class Objective:
   def settings(
     self, batch: types.Batch, step: Array
   ) -> step_settings.StepSettings:
-    """Returns what the objective of a whole batch is computed with."""
+    """Returns the weights, totals and arguments for a whole batch."""
     return step_settings.make(self.terms, self.selection.fraction, batch, step)
 
   def scheduled(self, settings: step_settings.StepSettings) -> dict[str, Array]:
@@ -123,24 +123,24 @@ class Objective:
     settings: step_settings.StepSettings,
     rng: Array,
   ) -> tuple[Array, Sums]:
-    """Computes the objective of some rows of a step.
+    """Computes the objective of a batch or a micro-batch.
 
     Differentiable once, in the student's arrays.
 
     Args:
       student: its outputs.
-      targets: the teachers', or None if no term needs them.
-      batch: the rows: a whole batch, or one micro-batch.
-      settings: of the whole batch.
-      rng: for dropout and the choice of positions.
+      targets: the teachers' targets, or None if no term needs them.
+      batch: the rows of a whole batch or of one micro-batch.
+      settings: those of the whole batch.
+      rng: for dropout and the random choice of positions.
 
     Returns:
       float32 [], the sum over terms of weight x sum / total; and the sums, for
-      metrics: they carry no gradient.
+      metrics, which carry no gradient.
     """
     layers_rng, selection_rng = jax.random.split(rng)
     layers_total, layer_sums, bad_taps = layer_objective.total(
-      self.taps_terms,
+      self.layer_terms,
       student.projections,
       student.taps,
       targets and targets.taps,
@@ -159,20 +159,20 @@ class Objective:
       selection_rng,
       self.chunk_tokens,
     )
-    total_, sums = logits_total(
+    logits_value, sums = logits_total(
       self, student.hidden, student.unembedding, targets, kept, settings
     )
     nonfinite = sums.nonfinite
     if targets is not None:
-      # Terms read the layers of the first teacher alone.
+      # Terms read the layers of the first teacher only.
       nonfinite = nonfinite.at[0].add(bad_taps) + bad_scores
     sums = Sums(layer_sums | sums.losses, nonfinite)
-    return layers_total + total_, sums
+    return layers_total + logits_value, sums
 
 
 @struct.dataclass
 class _Inputs:
-  """What the logits' objective is not differentiated by."""
+  """Arguments of the logits' objective that it is not differentiated in."""
 
   distribution: distributions.Distribution | None
   labels: Array
@@ -205,7 +205,7 @@ def _chunk_sums(terms, student, chunk):
     )
     sums[term.key] = jnp.sum(losses * weights)
     if finite:
-      # At any target: a loss that is not finite is so at a weight of 0 too.
+      # Also where the term's own weight is 0: its loss is NaN there too.
       bad = [jnp.sum(~one & (chunk.weights != 0)) for one in finite]
       nonfinite += jnp.stack(bad).astype(jnp.float32)
   return total(sums, chunk.scales), Sums(sums, nonfinite)
@@ -217,13 +217,14 @@ def total(sums: dict[str, Array], scales: dict[str, Array]) -> Array:
 
 
 def _arrays(hidden, inputs):
-  """What is cut into chunks."""
+  """Returns the arrays that are cut into chunks."""
   distribution = inputs.distribution
   arrays = distribution and distribution.per_position()
   return hidden, arrays, inputs.labels, inputs.parts, inputs.weights
 
 
 def _chunk_inputs(inputs, chunk):
+  """Returns the inputs at a chunk's positions."""
   _, arrays, labels, parts, weights = chunk
   distribution = inputs.distribution
   return inputs.replace(
@@ -250,7 +251,7 @@ def _logits_objective(terms, chunk_tokens, hidden, unembedding, inputs):
 
 
 def _forward(terms, chunk_tokens, hidden, unembedding, inputs):
-  """The same with the gradients as residuals."""
+  """Computes _logits_objective, with the gradients as residuals."""
   layout = chunks.Layout(inputs.weights, chunk_tokens)
 
   def add(carry, chunk, index):
@@ -262,13 +263,13 @@ def _forward(terms, chunk_tokens, hidden, unembedding, inputs):
     )
     d_logits, new = gradient(student)
     d_logits = d_logits.astype(hidden.dtype)
-    part, d_unembedding = chunks.pull_back(
+    d_chunk, d_unembedding = chunks.pull_back(
       d_logits, chunks.gather(chunk[0]), unembedding, d_unembedding
     )
     return (
       sums + new,
       d_unembedding,
-      layout.put(d_hidden, part.astype(hidden.dtype), index),
+      layout.put(d_hidden, d_chunk.astype(hidden.dtype), index),
     )
 
   d_unembedding = rules.constrain(
@@ -305,21 +306,21 @@ def logits_total(
   batch: types.Batch,
   settings: step_settings.StepSettings,
 ) -> tuple[Array, Sums]:
-  """The total and each sum of the terms that read logits.
+  """Computes the terms that read logits.
 
   Differentiable once, in `hidden` and `unembedding`; the sums are for metrics
   and carry no gradient.
 
   Args:
-    objective: whose terms are summed.
+    objective: the objective with the terms.
     hidden: [B, L, D], the student's final hidden states.
     unembedding: float32 [V, D].
-    targets: the teacher's, or None if no term needs them.
-    batch: rows with the weights of the positions that are kept.
-    settings: of this step.
+    targets: the teachers' targets, or None if no term needs them.
+    batch: the rows, with weights at the positions that are kept.
+    settings: those of this step.
 
   Returns:
-    float32 [], sum over terms of weight x sum / total; and the sums.
+    float32 [], the sum over terms of weight x sum / total; and the sums.
   """
   terms = objective.logits_terms
   distribution = targets and targets.distribution

@@ -1,7 +1,7 @@
-"""Selective distillation: the objective at some positions only.
+"""Selective distillation: computes the objective at some positions only.
 
-Where a position is not kept, neither model's logits are made for the objective
-(arXiv 2602.01395). A rule that ranks by a model's entropy makes that model's
+At a position that is not kept, no model's logits are computed for the objective
+(arXiv 2602.01395). A rule that ranks by a model's entropy computes that model's
 logits once, without a gradient.
 """
 
@@ -26,11 +26,12 @@ RULES = ('all', 'random', 'student_entropy', 'teacher_entropy')
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Selection:
-  """Which target positions an objective is computed at.
+  """The target positions at which an objective is computed.
 
   Attributes:
-    rule: a name of RULES.
-    fraction: of a row's target positions that is kept, by step, (0, 1].
+    rule: a name in RULES.
+    fraction: by step, the fraction of a row's target positions that is kept, in
+      (0, 1].
   """
 
   rule: str
@@ -42,10 +43,10 @@ class Selection:
 
 
 def build(spec: Mapping[str, Any], path: str, steps: int) -> Selection:
-  """From the config's `objective.positions`.
+  """Builds the selection from the config's `objective.positions`.
 
   Raises:
-    ConfigError: an unknown field or rule, or a fraction that leaves (0, 1].
+    ConfigError: a field or rule is unknown, or the fraction leaves (0, 1].
   """
   for key in spec:
     if key not in ('rule', 'fraction'):
@@ -69,12 +70,12 @@ def build(spec: Mapping[str, Any], path: str, steps: int) -> Selection:
 
 
 def everywhere() -> Selection:
-  """Keeps every position."""
+  """Returns the selection that keeps every position."""
   return build({'rule': 'all', 'fraction': 1.0}, '', 1)
 
 
 def _student_entropies(hidden, unembedding, weights, chunk_tokens):
-  """Returns float32 [B, L], the entropy where the weight is not 0."""
+  """Computes the student's entropy where the weight is not 0: [B, L]."""
   layout = chunks.Layout(weights, chunk_tokens)
 
   def put(out, chunk, index):
@@ -95,7 +96,7 @@ def _teacher_entropies(distribution, weights, chunk_tokens):
   def put(out, chunk, index):
     tokens = distribution.with_positions(chunk).project(None)
     return jax.tree.map(
-      lambda whole, part: layout.put(whole, part, index), out, tokens.entropy()
+      lambda whole, new: layout.put(whole, new, index), out, tokens.entropy()
     )
 
   finite = jnp.ones((*weights.shape, distribution.num_teachers), bool)
@@ -104,7 +105,7 @@ def _teacher_entropies(distribution, weights, chunk_tokens):
 
 
 def _uniform(batch, key):
-  """float32 [B, L] that depend on the row's id alone, not on its batch."""
+  """Returns random scores [B, L] that depend on the row's id, not its batch."""
   row = lambda i: jax.random.uniform(
     jax.random.fold_in(key, i), batch.weights.shape[1:]
   )
@@ -112,19 +113,20 @@ def _uniform(batch, key):
 
 
 def keep_highest(scores: Array, weights: Array, fraction: Array) -> Array:
-  """Keeps the highest scores of each row and drops the other weights.
+  """Sets the weights of all but the highest scores of each row to 0.
 
-  Where a score that counts is not finite, the row's weights are NaN: it has no
-  highest scores, and a loss of some of its positions would hide that.
+  If a counted score is not finite, all weights of the row become NaN: a loss
+  over some of its positions would hide the fault.
 
   Args:
     scores: float32 [B, L].
     weights: float32 [B, L], 0 where a position does not count.
-    fraction: float32 [], of a row's counting positions, rounded up.
+    fraction: float32 [], of a row's counted positions; their number is rounded
+      up.
 
   Returns:
-    float32 [B, L]: 0 where dropped; what is kept is scaled up so that each row
-    weighs what it did.
+    float32 [B, L]; the weights that are kept are scaled so that the sum of each
+    row stays the same.
   """
   counted = weights != 0
   ranked = jnp.argsort(jnp.where(counted, -scores, jnp.inf), stable=True)
@@ -150,22 +152,22 @@ def select(
 ) -> tuple[types.Batch, Array]:
   """Returns the batch with weights only where the rule keeps a position.
 
-  The fraction is kept in each part of each row, so that it depends on no other
-  row and the total weight of a part stays the same.
+  The fraction applies to each part of each row separately, so that a row does
+  not depend on others and the total weight of a part stays the same.
 
   Args:
     selection: the rule.
-    fraction: float32 [], of this step.
+    fraction: float32 [], at this step.
     hidden: [B, L, D], the student's final hidden states.
     unembedding: [V, D].
-    targets: the teacher's, or None if the rule does not need them.
-    batch: rows.
+    targets: the teachers' targets, or None if the rule does not need them.
+    batch: the rows.
     key: of this step, for the random rule.
-    chunk_tokens: tokens a device whose logits exist at one time.
+    chunk_tokens: tokens per device whose logits are held at a time.
 
   Returns:
-    The batch, and for each teacher that the rule reads the number of targets at
-    which its distribution is not finite, float32 [n]; [0.] if it reads none.
+    The batch; and for each teacher that the rule reads, the number of targets
+    at which its distribution is not finite, float32 [n]; [0.] if it reads none.
   """
   finite = jnp.ones((*batch.weights.shape, 1), bool)
   if selection.rule == 'all':

@@ -1,4 +1,4 @@
-"""What a step's objective is computed with: weights, totals, arguments."""
+"""The weights, totals and scheduled arguments of the terms at a step."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ Array = types.Array
 
 @struct.dataclass
 class StepSettings:
-  """What a step's objective is computed with, by a term's key.
+  """The scalars that the objective of a step depends on.
 
   Attributes:
-    weights: float32 [], the term's weight at this step.
-    totals: float32 [], the weight of the targets that count for it, over the
-      whole batch: all micro-batches and devices.
-    values: the term's scalar arguments at this step.
-    fraction: float32 [], of the positions that are kept.
+    weights: by term, its weight, float32 [].
+    totals: by term, the sum of the weights of targets that count for it,
+      float32 [], over all micro-batches and devices.
+    values: by term, its scalar arguments.
+    fraction: of the positions that are kept, float32 [].
   """
 
   weights: dict[str, Array]
@@ -33,7 +33,7 @@ class StepSettings:
 def counted_weights(
   loss: terms_lib.LogitsLoss | terms_lib.LayerLoss, weights: Array, parts: Array
 ) -> Array:
-  """The target weights that count for a term, zeros elsewhere."""
+  """Returns the weights of targets that count for a term, 0 elsewhere."""
   wanted = terms_lib.PARTS[loss.part]
   if wanted is not None:
     return jnp.where(parts == wanted, weights, 0.0)
@@ -48,13 +48,13 @@ def make(
   batch: types.Batch,
   step: Array,
 ) -> StepSettings:
-  """Evaluates schedules, and sums target weights, for a whole batch.
+  """Evaluates schedules and sums target weights for a whole batch.
 
   Args:
-    terms: of the objective.
+    terms: all terms of the objective.
     fraction: of the positions that are kept, by step.
     batch: all rows of the step.
-    step: updates applied so far.
+    step: number of updates applied so far.
   """
   number = lambda schedule: jnp.asarray(schedule(step), jnp.float32)
   return StepSettings(
@@ -72,7 +72,7 @@ def make(
 
 
 def scales(settings: StepSettings) -> dict[str, Array]:
-  """What each term's sum is multiplied by; 0 where no target counts for it."""
+  """Returns the factor of each term's sum; 0 if no target counts for it."""
   return {
     key: jnp.where(total > 0, settings.weights[key] / total, 0.0)
     for key, total in settings.totals.items()
@@ -84,17 +84,14 @@ def scheduled(
   fraction: schedules.Schedule,
   settings: StepSettings,
 ) -> dict[str, Array]:
-  """What a term's or the selection's schedules gave, for the metrics.
-
-  Only of what the config made a schedule of: constants are in the config.
-  """
-  found = {}
+  """Returns the values of schedules, for metrics; constants are left out."""
+  scalars = {}
   for term in terms:
     if schedules.changes(term.weight):
-      found[f'weight/{term.key}'] = settings.weights[term.key]
+      scalars[f'weight/{term.key}'] = settings.weights[term.key]
     for name, schedule in term.loss.values.items():
       if schedules.changes(schedule):
-        found[f'{name}/{term.key}'] = settings.values[term.key][name]
+        scalars[f'{name}/{term.key}'] = settings.values[term.key][name]
   if schedules.changes(fraction):
-    found['positions/fraction'] = settings.fraction
-  return found
+    scalars['positions/fraction'] = settings.fraction
+  return scalars

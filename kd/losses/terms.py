@@ -1,7 +1,7 @@
-"""Loss terms by name.
+"""The loss terms of an objective, registered by name.
 
-A term gives a loss in nats for each target token, from what the two models say
-of it. It never sees a model: only arrays, and the sizes that a model has.
+A term computes a loss in nats for each target token from the outputs of student
+and teacher. It never sees a model, only arrays and the models' sizes.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from kd.losses import distributions
 
 TERMS = registry.Registry('loss')
 
-# Which targets of a row count for a term.
+# The targets of a row that count for a term.
 PARTS = {
   'all': None,
   'answer': types.ANSWER,
@@ -46,7 +46,7 @@ class TokenInputs:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What a term must know of a model.
+  """The sizes of a model that terms depend on.
 
   Attributes:
     layers: S.
@@ -54,8 +54,8 @@ class Sizes:
     heads: N.
     kv_heads: G.
     head_width: H.
-    attention_scale: what query-key products are multiplied by.
-    windows: by layer, how far a query sees, or None: any distance.
+    attention_scale: factor of query-key products.
+    windows: by layer, the attention window in tokens; None: global attention.
   """
 
   layers: int
@@ -69,10 +69,10 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """What a term is built in.
+  """The run that a term is built for.
 
   Attributes:
-    steps: updates of the whole run.
+    steps: number of updates of the run.
     student: the student's sizes, or None where no term compares layers.
     teacher: the teacher's sizes, or None without a teacher.
   """
@@ -84,18 +84,18 @@ class Context:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LogitsLoss:
-  """A loss of next-token distributions.
+  """A loss that reads next-token distributions.
 
   Attributes:
     per_token: maps (TokenInputs, values) to losses [...] in nats and, for each
       teacher that it reads, bool [...], whether that teacher's distribution is
       finite.
-    part: a name of PARTS.
+    part: a name in PARTS.
     needs_teacher: whether it reads the teacher's distribution.
-    reads_labels: whether it holds targets to be right; never what the student
-      wrote, therefore: it would be taught to repeat itself.
-    values: schedules of its scalar arguments; their values at a step are what
-      per_token is given.
+    reads_labels: whether it treats targets as ground truth; such terms skip
+      tokens that the student sampled.
+    values: schedules of its scalar arguments; per_token gets their values at
+      the step.
   """
 
   per_token: Callable[
@@ -109,21 +109,22 @@ class LogitsLoss:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerLoss:
-  """A loss of what layers show.
+  """A loss that reads layer outputs.
 
   Attributes:
-    per_token: of (its parameters, student's Taps, teacher's Taps, batch,
-      values, layer map or None, rng or None) to losses [B, L].
-    part: a name of PARTS.
-    values: as for LogitsLoss.
-    student_hidden: layers whose residual stream it reads.
-    teacher_hidden: likewise.
-    student_attention: layers whose queries, keys and values it reads.
-    teacher_attention: likewise.
+    per_token: maps (its parameters, the student's Taps, the teacher's Taps,
+      batch, values, layer map or None, rng or None) to losses [B, L].
+    part: a name in PARTS.
+    values: see LogitsLoss.
+    student_hidden: the student's layers whose hidden states it reads.
+    teacher_hidden: the teacher's layers whose hidden states it reads.
+    student_attention: the student's layers whose queries, keys and values it
+      reads.
+    teacher_attention: the same of the teacher.
     init: makes its parameters from an rng; {} if it has none.
-    layer_map: the first map, int32 [n], into teacher_hidden, for a term whose
-      map is measured again during the run; else None.
-    remap_every: updates between two measurements; 0 without layer_map.
+    layer_map: for a term with an adaptive map the initial one, int32 [n],
+      indices into teacher_hidden; otherwise None.
+    remap_every: updates between two choices of the map; 0 without layer_map.
   """
 
   per_token: Callable[..., types.Array]
@@ -151,9 +152,9 @@ class Term:
   """A named part of the objective.
 
   Attributes:
-    key: its name in the config and in the metrics.
-    weight: what it counts for, by step.
-    loss: what it is.
+    key: its name in the config and in metrics.
+    weight: its weight in the objective, by step.
+    loss: computes it.
   """
 
   key: str
@@ -162,16 +163,16 @@ class Term:
 
 
 def check_part(part: str) -> None:
-  """Raises ConfigError unless `part` is a name of PARTS."""
+  """Raises ConfigError unless `part` is a name in PARTS."""
   if part not in PARTS:
     raise errors.unknown('part', 'part', part, list(PARTS))
 
 
 def positive(value: Any, name: str, steps: int) -> schedules.Schedule:
-  """A number or schedule that must stay above 0.
+  """Builds the schedule of a value that must stay above 0.
 
   Raises:
-    ConfigError: it does not.
+    ConfigError: the value reaches 0 or less.
   """
   schedule = schedules.build(value, name, steps)
   lowest, _ = schedules.extremes(schedule, steps)

@@ -23,7 +23,7 @@ class AdaptiveLayerMap:
   """Finds, for terms with an adaptive map, the layers to compare with."""
 
   def __init__(self, model: gemma3.Gemma3, objective: objective_lib.Objective):
-    self._terms = objective.taps_terms
+    self._terms = objective.layer_terms
     self._adaptive = [t for t in self._terms if t.loss.remap_every]
     self._measure = jax.jit(
       lambda params, batch, shown: _similarities(

@@ -95,7 +95,7 @@ def init_state(
 ) -> TrainState:
   """The state before the first update."""
   key = jax.random.key(seed)
-  projections, layer_maps = layer_objective.init(objective.taps_terms, key)
+  projections, layer_maps = layer_objective.init(objective.layer_terms, key)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,

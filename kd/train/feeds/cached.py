@@ -47,9 +47,9 @@ class Source(feed.Source):
 
   def check(self, mesh, student, objective):
     super().check(mesh, student, objective)
-    if objective.taps_terms:
+    if objective.layer_terms:
       raise errors.ConfigError(
-        f'losses.{objective.taps_terms[0].key}',
+        f'losses.{objective.layer_terms[0].key}',
         'compares layers, and a cache holds no layer outputs',
         legal='a term of next-token distributions, or a teacher that is live',
       )
