@@ -227,7 +227,7 @@ def run(
 
 def main():
   """Prints the result."""
-  logging.set_verbosity(logging.ERROR)  # As kd.main does.
+  logging.set_verbosity(logging.ERROR)  # As `python -m kd` does.
   results.show(
     run(
       step_cpu.STUDENT,

@@ -88,5 +88,5 @@ def _params(spec, model, seed):
 
 
 if __name__ == '__main__':
-  host_memory.use_large_pages()  # As kd.main does.
+  host_memory.use_large_pages()  # As `python -m kd` does.
   main(sys.argv[1])

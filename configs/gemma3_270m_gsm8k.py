@@ -1,6 +1,6 @@
 """Half of Gemma 3 270M, distilled from the whole on GSM8K's worked answers.
 
-  python -m kd.main --workdir=/tmp/kd-gsm8k \
+  python -m kd --workdir=/tmp/kd-gsm8k \
       --config=configs/gemma3_270m_gsm8k.py:gguf:/path/to/gemma-3-270m.gguf
 
 The argument is where the teacher's weights are: gguf:FILE, hf:DIR or

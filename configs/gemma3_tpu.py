@@ -8,7 +8,7 @@ What runs on it is planned on any machine, from the models' names alone:
 
 To train, the argument is where the teacher's weights are: hf:DIR or gguf:FILE.
 
-  python -m kd.main --config=configs/gemma3_tpu.py:hf:/path/to/gemma-3-4b-pt \
+  python -m kd --config=configs/gemma3_tpu.py:hf:/path/to/gemma-3-4b-pt \
       --config.student.variant=1b --workdir=/path/to/run
 
 A row a chip and step: data.batch_size and evaluation.batch_size are the number

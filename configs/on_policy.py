@@ -1,6 +1,6 @@
 """On-policy distillation with the reverse KL, small.
 
-  python -m kd.main --workdir=/tmp/kd-on-policy \
+  python -m kd --workdir=/tmp/kd-on-policy \
       --config=configs/on_policy.py:workdir:/tmp/kd-gkd
 
 The argument is where the student's first weights are: workdir:DIR, hf:DIR or

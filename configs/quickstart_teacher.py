@@ -1,8 +1,8 @@
 """The quickstart's teacher: a million parameters that add and subtract.
 
-  python -m kd.main --config=configs/quickstart_teacher.py \
+  python -m kd --config=configs/quickstart_teacher.py \
       --workdir=/tmp/kd-teacher
-  python -m kd.main --config=configs/quickstart_teacher.py \
+  python -m kd --config=configs/quickstart_teacher.py \
       --workdir=/tmp/kd-teacher --mode=export
 
 The second command's output is data/fixtures/quickstart_teacher. It learns from

@@ -1,1 +1,1 @@
-"""Scripts that create TPU slices and run kd.main on them."""
+"""Scripts that create TPU slices and run kd on them."""

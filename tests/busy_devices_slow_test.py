@@ -25,7 +25,7 @@ def test_a_mesh_of_two_axes_trains_while_others_use_the_processors(tmp_path):
   try:
     done = subprocess.run(
       [
-        *(sys.executable, '-m', 'kd.main', *_SMALL),
+        *(sys.executable, '-m', 'kd', *_SMALL),
         *('--config.mesh.fsdp=4', '--config.mesh.tensor=2'),
         f'--config.data.folder={tmp_path}/rows',
         f'--workdir={tmp_path}/run',

@@ -219,7 +219,7 @@ def test_the_page_s_commands_run(tmp_path):
   lines = block.replace('\\\n', '').splitlines()
   assert len(lines) == 2
   for line in lines:
-    program, arguments = line.split('kd.main ')
+    program, arguments = line.split('-m kd ')
     assert program == 'python -m '
     arguments = arguments.replace('=/tmp/', f'={tmp_path}/').split()
     small = (*command.QUICK[1:], '--config.evaluation.baseline=False')

@@ -47,7 +47,7 @@ class _Terminal:
   def __init__(self, *arguments):
     self._pid, self._fd = pty.fork()
     if not self._pid:
-      python = [sys.executable, '-m', 'kd.main', '--mode=chat', *arguments]
+      python = [sys.executable, '-m', 'kd', '--mode=chat', *arguments]
       # A dumb terminal is sent no sequences that move the cursor.
       os.execve(python[0], python, {**command.environment(), 'TERM': 'dumb'})
     self._unread = ''

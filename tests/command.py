@@ -72,9 +72,9 @@ def _compiled():
 
 
 def start(arguments: Sequence[str], *python: str) -> subprocess.Popen:
-  """Starts `python -m kd.main` with these arguments."""
+  """Starts `python -m kd` with these arguments."""
   return subprocess.Popen(
-    [sys.executable, *python, '-m', 'kd.main', *arguments],
+    [sys.executable, *python, '-m', 'kd', *arguments],
     cwd=os.getcwd(),
     env=environment(),
     text=True,

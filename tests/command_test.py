@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from kd import modes
 from tests import command
 
 CONFIG = '--config=configs/quickstart.py'
@@ -206,3 +207,12 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
   )
   assert code == 0, err
   assert f'workdir: {home}/run: ' in out
+
+
+def test_help_names_the_modes_the_flags_and_the_page_of_fields():
+  _, out, _ = command.run(['--help'])
+  assert 'docs/config.md' in out and 'kd --config=configs/quickstart.py' in out
+  for flag in ('--config:', '--mode:', '--workdir:'):
+    assert flag in out
+  for mode in modes.helps():
+    assert f' {mode}: ' in out.replace('\n', ' ')

@@ -22,7 +22,7 @@ from tests import command
 
 _PAGE = pathlib.Path('docs/data.md').read_text()
 _README = pathlib.Path('README.md').read_text()
-_PROGRAM = 'python -m kd.main '
+_PROGRAM = 'python -m kd '
 
 
 def _blocks(kind):

@@ -168,7 +168,7 @@ def test_a_container_checks_its_bucket(storage, tmp_path, index):
     '--b=c d',
   ]
   subprocess.run(arguments, env=env, check=True)
-  main = '-u|-m|kd.main|--workdir=/mnt/kd/a|--b=c d|'
+  main = '-u|-m|kd|--workdir=/mnt/kd/a|--b=c d|'
   assert calls.read_text() == main
   calls.unlink()
   env |= {'KD_BUCKET': 'bkt', 'KD_OWNER': 'gke:a', 'KD_TAKEOVER': 'no'}

@@ -205,7 +205,7 @@ def test_a_line_that_cannot_be_right_is_refused(cloud):
   for line, word in (
     ([], "kd's flags are missing"),
     (['--config=c.py'], 'no --workdir'),
-    # kd.main would make a folder of this name on each worker's own disk.
+    # kd would make a folder of this name on each worker's own disk.
     (['--config=c.py', '--workdir=gs://bkt/a'], 'bucket=gs://NAME'),
   ):
     for script, verb in (('tpu', 'run'), ('tpu', 'watch'), ('tpu', 'collect')):

@@ -67,7 +67,7 @@ def test_setup_and_run_reach_every_worker(cloud):
       *('--implicit-dirs', '--metadata-cache-ttl-secs=0'),
       *('--enable-streaming-writes=false', 'bkt', '/mnt/kd'),
     ]
-    assert not c.calls('kd.main', worker)
+    assert not c.calls('-m', 'kd', worker)
     installed = c.calls(worker, '--require-hashes')
     assert [p[-1].rpartition('/')[2] for p in installed] == [
       'requirements_libtpu.lock'

@@ -18,7 +18,7 @@ from tests import command
 from tests import warm
 
 _README = pathlib.Path('README.md')
-_BAZEL, _PYTHON = './bazelw run //:train -- ', 'python -m kd.main '
+_BAZEL, _PYTHON = './bazelw run //:train -- ', 'python -m kd '
 # Others have tests of their own.
 _OTHERS = ('./bazelw test //:tests', './bazelw run //:plan -- ')
 # The steps of other tests' runs, whose programs are compiled already.
@@ -158,7 +158,7 @@ def test_trained_by_bazel_and_used_from_the_checkout(projects, tmp_path):
   with open(workdir / 'completions.jsonl') as f:
     assert [len(json.loads(line)['samples']) for line in f] == [1]
   # The same command resumes, and has nothing left to do.
-  (same,) = re.findall(r'`python -m kd.main ([^`]*)`', _README.read_text())
+  (same,) = re.findall(r'`python -m kd ([^`]*)`', _README.read_text())
   before = (workdir / 'metrics.jsonl').read_bytes()
   out = checkout.run(shlex.split(same.replace('\n', ' ')), tmp_path)
   assert (workdir / 'metrics.jsonl').read_bytes() == before

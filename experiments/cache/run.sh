@@ -6,7 +6,7 @@ set -euo pipefail
 weights=${1:?the weights of the teacher are missing: for instance gguf:FILE}
 out=${2:-/tmp/kd-experiments/cache}
 config=configs/gemma3_270m_gsm8k.py:$weights
-python -m kd.main --config="$config" --workdir="$out/student" \
+python -m kd --config="$config" --workdir="$out/student" \
   --config.evaluation.baseline=False
 mkdir -p "$out/caches"
 python -m experiments.cache.measure "$weights" "$out/student" "$out/caches"

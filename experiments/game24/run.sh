@@ -5,11 +5,11 @@ set -euo pipefail
 out=${1:-/tmp/kd-experiments/game24}
 : "${KD_DATA_DIR:?set it to a folder with game24/24.csv}"
 config=experiments/game24/config
-python -m kd.main --mode=search --config="${config}_paths.py" --workdir="$out/paths"
+python -m kd --mode=search --config="${config}_paths.py" --workdir="$out/paths"
 export KD_TRACES=$out/paths/search/paths.jsonl
 for seed in 0 1 2; do
   for kind in trace answer; do
-    python -m kd.main --config="${config}_$kind.py" --workdir="$out/$kind-$seed" \
+    python -m kd --config="${config}_$kind.py" --workdir="$out/$kind-$seed" \
       --config.seed=$seed
   done
 done

@@ -7,7 +7,7 @@ weights=${1:?the weights of the teacher are missing: for instance gguf:FILE}
 out=${2:-/tmp/kd-experiments/gemma3_270m_half}
 flags=(--config="configs/gemma3_270m_gsm8k.py:$weights" --config.log.every=5 "${@:3}")
 for seed in 0 1 2; do
-  python -m kd.main "${flags[@]}" --config.seed="$seed" --workdir="$out/$seed"
+  python -m kd "${flags[@]}" --config.seed="$seed" --workdir="$out/$seed"
 done
 python -m experiments.summary experiments/gemma3_270m_half "$out"/?
-python -m kd.main "${flags[@]}" --config.seed=0 --workdir="$out/0" --mode=export
+python -m kd "${flags[@]}" --config.seed=0 --workdir="$out/0" --mode=export

@@ -3,7 +3,7 @@
 set -euo pipefail
 out=${1:-/tmp/kd-experiments/quickstart}
 for seed in 0 1 2; do
-  python -m kd.main --config=configs/quickstart.py \
+  python -m kd --config=configs/quickstart.py \
     --workdir="$out/$seed" --config.seed="$seed"
 done
 python -m experiments.summary experiments/quickstart "$out"/?

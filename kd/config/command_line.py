@@ -28,6 +28,9 @@ from kd.config import overrides as overrides_lib
 from kd.core import errors
 from kd.core import paths
 
+# The flag is a key flag of the module that defines it by `define`.
+flags.disclaim_key_flags()
+
 _EXAMPLE = (
   'a file such as configs/quickstart.py, or FILE:ARGUMENT; without it, the '
   '--workdir of a run'

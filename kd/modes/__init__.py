@@ -27,6 +27,11 @@ def helps() -> dict[str, str]:
   }
 
 
+def help() -> str:
+  """Returns the help text of --mode."""
+  return ' '.join(f'{name}: {text}' for name, text in helps().items())
+
+
 def load(name: str) -> Main:
   """Returns the function that runs a mode."""
   return importlib.import_module(f'kd.modes.{name}').main

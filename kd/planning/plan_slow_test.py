@@ -16,7 +16,7 @@ from kd.planning import compile_client
 from kd.planning import libtpu
 
 _COMMAND = (
-  *('-m', 'kd.main', '--mode=plan', '--config=configs/gemma3_tpu.py'),
+  *('-m', 'kd', '--mode=plan', '--config=configs/gemma3_tpu.py'),
   *('--config.teacher.variant=tiny', '--config.student.variant=nano'),
   '--config.data.batch_size=8',
   '--config.data.length=256',

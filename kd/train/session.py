@@ -1,15 +1,20 @@
-"""Starts a mode: joins the processes and resolves the config."""
+"""Starts a mode: joins the processes, resolves the config; ends the program."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import json
+import os
+import sys
 
 import jax
 import ml_collections
 
 from kd.checkpoints import manager
 from kd.config import base
+from kd.config import places
 from kd.core import config as config_lib
 from kd.core import errors
+from kd.core import paths
 from kd.partitioning import processes
 from kd.train import describe
 from kd.train import resolve_student
@@ -21,6 +26,62 @@ def say(line: str) -> None:
   """Prints a line for the user, from one process."""
   if jax.process_index() == 0:
     print(line, flush=True)
+
+
+def enter_users_folder() -> None:
+  """Makes relative paths the user's: `bazel run` starts in its runfiles."""
+  folder = os.environ.get('BUILD_WORKING_DIRECTORY')
+  if folder:
+    os.chdir(folder)
+
+
+def recorded_config(
+  workdir: str | None, mode: str
+) -> ml_collections.ConfigDict | None:
+  """Returns the config where --config names none: that of the workdir's run.
+
+  A chat reads little of a config, so it needs no run either.
+  """
+  if workdir:
+    config = workdirs.recorded_config(paths.expand(workdir))
+    if config is not None:
+      return config
+  return base.get_config() if mode == 'chat' else None
+
+
+def check_workdir(workdir: str | None) -> None:
+  """Raises ConfigError unless --workdir can name a folder."""
+  if not workdir:
+    raise errors.ConfigError('--workdir', 'not given', legal='a folder')
+  fault = places.path_fault(workdir)
+  if fault:
+    raise errors.ConfigError(
+      '--workdir', fault, legal='a folder; a bucket can be mounted as one'
+    )
+
+
+@contextlib.contextmanager
+def exit_codes(workdir: str | None) -> Iterator[None]:
+  """Ends the program with the exit code of a user's error, on all processes.
+
+  Args:
+    workdir: the flag, for messages about its disk.
+
+  Raises:
+    SystemExit: a KdError or an OSError, which is told in one line.
+    Exception: any other; it is a fault of the program, exit code 1.
+  """
+  try:
+    yield
+    processes.finish()
+  except (errors.KdError, OSError) as e:
+    error = errors.for_user(e, workdir)
+    processes.fail(error, error.exit_code)
+    print(f'kd: error: {error}', file=sys.stderr, flush=True)
+    sys.exit(error.exit_code)
+  except (Exception, KeyboardInterrupt) as e:
+    processes.fail(e, code=1)
+    raise
 
 
 def devices(config: ml_collections.ConfigDict) -> list[jax.Device]:

@@ -73,7 +73,7 @@ check_line() {
   for argument in "${LINE[@]}"; do
     case $argument in
       --workdir=gs://*)
-        fail 2 "$argument: kd.main writes to folders: give the setting" \
+        fail 2 "$argument: kd writes to folders: give the setting" \
           "bucket=gs://NAME, and a --workdir below /mnt/kd, where it is mounted"
         ;;
       --workdir=*) WORKDIR=${argument#*=} ;;

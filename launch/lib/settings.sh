@@ -6,7 +6,7 @@ EXECUTE=''
 LINE=()
 
 # Usage: read_settings TABLE ARGUMENT... Fills SETTING, EXECUTE and LINE, the
-# arguments of kd.main that follow `--`.
+# arguments of kd that follow `--`.
 #
 # A line of TABLE is name;default;legal;meaning. A default of ! means that the
 # setting must be given, * that it may be given several times (setting_list

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Follows a run to its end. kd.main's exit code decides: 0, 2 and 3 end the
+# Follows a run to its end. kd's exit code decides: 0, 2 and 3 end the
 # watch; 42 (preempted) starts the run again without a limit; any other code,
 # and a worker that died, at most `failures` times.
 

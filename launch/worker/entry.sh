@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The entry point of the image: checks the bucket where one is mounted, then
-# becomes kd.main, which the notice of a preemption has to reach.
+# becomes kd, which the notice of a preemption has to reach.
 set -euo pipefail
 
 python=${KD_PYTHON:-$(cat /kd-python)}
@@ -13,4 +13,4 @@ if [[ ${KD_BUCKET:-} ]]; then
   "$python" launch/worker/bucket.py /mnt/kd "$KD_BUCKET" "$owner" \
     "$KD_TAKEOVER" "$@"
 fi
-exec "$python" -u -m kd.main "$@"
+exec "$python" -u -m kd "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs on every worker: starts kd.main with these arguments, detached from the
+# Runs on every worker: starts kd with these arguments, detached from the
 # connection. Usage: start.sh START OWNER TAKEOVER ARGUMENT...
 # START names this attempt, OWNER the slice; TAKEOVER (yes|no): see bucket.py.
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs on a worker: asks kd.main to save and end, and kills what does not end.
+# Runs on a worker: asks kd to save and end, and kills what does not end.
 # Usage: stop.sh SECONDS [START]. With START, only the run of this start.sh.
 set -euo pipefail
 

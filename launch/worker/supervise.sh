@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs on a worker as long as kd.main does, and writes down its exit code.
+# Runs on a worker as long as kd does, and writes down its exit code.
 # Usage: supervise.sh ARGUMENT...
 set -euo pipefail
 
@@ -9,15 +9,15 @@ echo "$$" >"$home/run/session"
 source "$home/environment"
 cd "$home/source"
 
-# A machine that goes down sends SIGTERM to every process: kd.main saves then,
+# A machine that goes down sends SIGTERM to every process: kd saves then,
 # and this shell has to outlive it.
 signalled=''
 trap 'signalled=yes' TERM INT
 
-printf 'kd: %s: %s: kd.main' "$(date --utc +%FT%TZ)" "$(hostname)"
+printf 'kd: %s: %s: kd' "$(date --utc +%FT%TZ)" "$(hostname)"
 printf ' %q' "$@"
 echo
-"$KD_PYTHON" -u -m kd.main "$@" &
+"$KD_PYTHON" -u -m kd "$@" &
 child=$!
 echo "$child" >"$home/run/pid"
 while true; do

@@ -183,9 +183,9 @@ class Cloud(world_lib.World):
     (self.root / 'plan.json').write_text(json.dumps(self.plan))
 
   def starts(self) -> list[list[str]]:
-    """kd.main's arguments, of every start on every worker, worker first."""
-    found = self.calls('kd.main')
-    return [[c[1], *c[c.index('kd.main') + 1 :]] for c in found]
+    """The program's arguments, of every start on every worker, worker first."""
+    found = self.calls('-m', 'kd')
+    return [[c[1], *c[c.index('kd') + 1 :]] for c in found]
 
   def wait_for(self, what, seconds: float = 120) -> None:
     """Until what() is true."""

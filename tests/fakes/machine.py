@@ -24,8 +24,8 @@ def main(argv: list[str]) -> int:
       print(f'{world.root}/machine_bin/python')
   elif program == 'gcsfuse' and '--version' in arguments:
     print(f'gcsfuse version {world.plan["gcsfuse"]} (Go version go1.24.0)')
-  elif 'kd.main' in arguments:
-    return _kd(world, worker, arguments[arguments.index('kd.main') + 1 :])
+  elif 'kd' in arguments:
+    return _kd(world, worker, arguments[arguments.index('kd') + 1 :])
   elif program.startswith('python'):
     return _python(world, arguments)
   return 0
@@ -70,7 +70,7 @@ def _kd(world, worker, arguments):
   position = int(slice_ or 0) * world.plan['workers'] + int(index)
   code = codes[min(start, len(codes) - 1)][position]
   if code == 'real':
-    real = [sys.executable, '-m', 'kd.main', *arguments]
+    real = [sys.executable, '-m', 'kd', *arguments]
     return subprocess.run(
       real, cwd=world.plan['root'], check=False, env=_real_env(world)
     ).returncode
