@@ -147,7 +147,7 @@ def test_training_rows_lose_their_steps(tmp_path):
     ({'teacher.source': 'cached'}, "data.rationale.drop_fraction: .*'cached'"),
     (
       {'data.rationale.drop_fraction.end': 2.0},
-      'dropped: found 2; legal: a number, 0 or more and at most 1',
+      'drop_fraction: found 2; legal: a number, 0 or more and at most 1',
     ),
   ],
 )
