@@ -69,9 +69,9 @@ def _texts():
     yield ''.join(rng.choices(words, k=rng.randrange(2, 12)))
 
 
-def _ask(python, directory, texts=(), chats=(), **options):
+def _ask(python, directory, texts=(), chats=(), model_type='qwen3', **options):
   with open(os.path.join(directory, 'config.json'), 'w') as f:
-    json.dump({'model_type': 'qwen3'}, f)
+    json.dump({'model_type': model_type}, f)
   request = {'directory': str(directory), 'texts': texts, 'chats': chats}
   script = os.path.join(_ROOT, 'tests', 'oracles', 'hf_tokenize.py')
   out = subprocess.run(
@@ -102,6 +102,40 @@ def test_transformers_gives_our_ids(python, tmp_path):
     ours = tokenizer.encode(text)
     assert ours == ids, repr(text)
     assert tokenizer.decode(ours) == decoded, repr(text)
+
+
+def test_llama_3_begins_texts_with_bos(python, tmp_path):
+  """Its tokenizer.json has a post-processor for it, and ignores merges."""
+  spec = trained_byte_level.write(
+    tmp_path, tokenizer_class='PreTrainedTokenizerFast'
+  )
+  file = tmp_path / 'tokenizer.json'
+  value = json.loads(file.read_text())
+  value['normalizer'] = None
+  value['model']['ignore_merges'] = True
+  bos = trained_byte_level.SPECIAL[3]
+  index = trained_byte_level.VOCABULARY + 3
+  first = {'SpecialToken': {'id': bos, 'type_id': 0}}
+  value['post_processor'] = {
+    'type': 'Sequence',
+    'processors': [
+      {**value['post_processor'], 'trim_offsets': True},
+      {
+        'type': 'TemplateProcessing',
+        'single': [first, {'Sequence': {'id': 'A', 'type_id': 0}}],
+        'pair': [first, {'Sequence': {'id': 'A', 'type_id': 0}}],
+        'special_tokens': {bos: {'id': bos, 'ids': [index], 'tokens': [bos]}},
+      },
+    ],
+  }
+  file.write_text(json.dumps(value))
+  tokenizer = tokenizers.load(spec)
+  assert tokenizer.bos_id == index
+  texts = list(_texts())[:200]
+  got = _ask(python, tmp_path, texts, model_type='llama')
+  for text, ids in zip(texts, got['ids'], strict=True):
+    plain = templates.exchange(text)
+    assert templates.encode_prompt(tokenizer, 'plain', plain) == ids, repr(text)
 
 
 @pytest.mark.parametrize(
