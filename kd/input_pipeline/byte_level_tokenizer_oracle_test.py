@@ -8,6 +8,7 @@ import json
 import os
 import random
 import subprocess
+import unicodedata
 
 import pytest
 
@@ -102,6 +103,28 @@ def test_transformers_gives_our_ids(python, tmp_path):
     ours = tokenizer.encode(text)
     assert ours == ids, repr(text)
     assert tokenizer.decode(ours) == decoded, repr(text)
+
+
+def test_llama_cpp_gives_our_ids_of_a_gguf(python, tmp_path):
+  """Except that llama.cpp does not normalize text."""
+  own = tokenizers.load(trained_byte_level.write(tmp_path))
+  file = tmp_path / 'a.gguf'
+  spec = trained_byte_level.write_gguf(file, own, with_tensors=True)
+  tokenizer = tokenizers.load(spec)
+  texts = {unicodedata.normalize('NFC', text) for text in _texts()}
+  texts = sorted(text for text in texts if '\0' not in text)
+  script = os.path.join(_ROOT, 'tests', 'oracles', 'llama_tokenize.py')
+  out = subprocess.run(
+    [python, script, tmp_path / 'ids.json'],
+    input=json.dumps({'model': str(file), 'texts': texts}),
+    text=True,
+    capture_output=True,
+    check=False,
+  )
+  assert out.returncode == 0, out.stderr
+  ids = json.loads((tmp_path / 'ids.json').read_text())
+  for text, theirs in zip(texts, ids, strict=True):
+    assert tokenizer.encode(text) == theirs, repr(text)
 
 
 def test_llama_3_begins_texts_with_bos(python, tmp_path):

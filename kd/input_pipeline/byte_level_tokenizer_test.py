@@ -4,7 +4,6 @@ import json
 import random
 import unicodedata
 
-import gguf
 import pytest
 import tokenizers as library
 
@@ -204,84 +203,6 @@ def test_files_are_kept_and_exported_unchanged(
     given['chat_template.jinja'] = templates.TEMPLATES['plain'].jinja.encode()
   assert files == given
   assert tokenizers.load(f'hf:{exported}').digest == tokenizer.digest
-
-
-def _write_gguf(path, tokenizer, **fields):
-  """Writes what llama.cpp's converter writes of a Qwen3 folder."""
-  writer = gguf.GGUFWriter(path, 'qwen3')
-  kinds = [gguf.TokenType.NORMAL] * _SIZE
-  kinds += [gguf.TokenType.CONTROL] * 4 + [gguf.TokenType.USER_DEFINED] * 4
-  padding = [f'[PAD{i}]' for i in range(_SIZE + 8, _SIZE + 16)]
-  kinds += [gguf.TokenType.UNUSED] * len(padding)
-  values = {
-    'model': 'gpt2',
-    'pre': 'qwen2',
-    'tokens': [*tokenizer.tokens, *padding],
-    'token_type': [int(kind) for kind in kinds],
-    'merges': [' '.join(pair) for pair in tokenizer.spec.merges],
-    'eos_token_id': _END_TURN,
-    'padding_token_id': _END,
-    'bos_token_id': _END,
-    'add_bos_token': False,
-  }
-  for name, value in (values | fields).items():
-    key = f'tokenizer.ggml.{name}'
-    if isinstance(value, bool):
-      writer.add_bool(key, value)
-    elif isinstance(value, int):
-      writer.add_uint32(key, value)
-    elif isinstance(value, str):
-      writer.add_string(key, value)
-    elif value is not None:
-      writer.add_array(key, value)
-  writer.add_chat_template(templates.TEMPLATES['qwen3'].jinja)
-  writer.write_header_to_file()
-  writer.write_kv_data_to_file()
-  writer.close()
-  return f'gguf:{path}'
-
-
-def test_a_gguf_gives_the_tokenizer_back(tokenizer, tmp_path):
-  read = tokenizers.load(_write_gguf(tmp_path / 'a.gguf', tokenizer))
-  assert tokenizer_differences.describe(read, tokenizer) == ''
-  assert read.digest == tokenizer.digest
-  assert (read.bos_id, read.stop_ids) == (None, tokenizer.stop_ids)
-  for text in _texts():
-    assert read.encode(text) == tokenizer.encode(text), repr(text)
-  for name, data in read.files().items():
-    (tmp_path / name).write_bytes(data)
-  kept = tokenizers.load(f'workdir:{tmp_path}')
-  assert (kept.digest, kept.stop_ids) == (read.digest, read.stop_ids)
-  spec = _write_gguf(tmp_path / 'b.gguf', tokenizer, add_bos_token=True)
-  assert tokenizers.load(spec).bos_id == _END
-
-
-@pytest.mark.parametrize(
-  'fields, message',
-  [
-    (
-      dict(pre='deepseek-llm'),
-      "ggml.pre: found 'deepseek-llm'; legal: 'qwen2'",
-    ),
-    (dict(merges=None), 'lacks the fields tokenizer.ggml.{merges}'),
-    (dict(merges=[1, 2]), 'merges: is damaged'),
-    (dict(merges=['a b c']), "model.merges: found 'a b c'"),
-    (dict(merges=['zz q']), "'zz' is no token of the vocabulary"),
-    (dict(token_type=[1]), 'token_type: has 1 entries'),
-    (dict(eos_token_id=10**6), 'eos token has id 1000000; legal: 0 to 607'),
-    (
-      dict(tokens=['a'], token_type=[1], eos_token_id=0)
-      | dict(bos_token_id=None, padding_token_id=None),
-      'has no token',
-    ),
-  ],
-)
-def test_a_damaged_gguf_is_refused(tokenizer, tmp_path, fields, message):
-  spec = _write_gguf(tmp_path / 'a.gguf', tokenizer, **fields)
-  with pytest.raises(errors.ConfigError) as caught:
-    tokenizers.load(spec, 'teacher.init')
-  assert str(caught.value).startswith(f'teacher.init: {tmp_path}/a.gguf')
-  assert message in str(caught.value)
 
 
 def _renamed(vocabulary, token):

@@ -8,6 +8,12 @@ import json
 import os
 from typing import Any
 
+import gguf
+import numpy as np
+
+from kd.input_pipeline import byte_level_tokenizer
+from kd.input_pipeline import templates
+
 _REGEX = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
   r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
@@ -91,3 +97,78 @@ def write(folder: str | os.PathLike, **config: Any) -> str:
     with open(os.path.join(folder, name), 'w', encoding='utf-8') as f:
       f.write(text)
   return f'hf:{folder}'
+
+
+def write_gguf(
+  path: str | os.PathLike,
+  tokenizer: byte_level_tokenizer.ByteLevelTokenizer,
+  with_tensors: bool = False,
+  **fields: Any,
+) -> str:
+  """Writes the GGUF that llama.cpp's converter makes of a folder of `write`.
+
+  Args:
+    path: the file.
+    tokenizer: the folder's.
+    with_tensors: whether to add a tiny model, which llama.cpp needs to load it.
+    **fields: fields of `tokenizer.ggml.` to change; None leaves one out.
+
+  Returns:
+    The `gguf:` source.
+  """
+  writer = gguf.GGUFWriter(path, 'qwen3')
+  kinds = [gguf.TokenType.NORMAL] * VOCABULARY
+  kinds += [gguf.TokenType.CONTROL] * len(SPECIAL)
+  kinds += [gguf.TokenType.USER_DEFINED] * len(OTHERS)
+  padding = [f'[PAD{i}]' for i in range(len(kinds), len(kinds) + 8)]
+  kinds += [gguf.TokenType.UNUSED] * len(padding)
+  values = {
+    'model': 'gpt2',
+    'pre': 'qwen2',
+    'tokens': [*tokenizer.tokens, *padding],
+    'token_type': [int(kind) for kind in kinds],
+    'merges': [' '.join(pair) for pair in tokenizer.spec.merges],
+    'eos_token_id': VOCABULARY + 2,
+    'padding_token_id': VOCABULARY,
+    'bos_token_id': VOCABULARY,
+    'add_bos_token': False,
+  }
+  for name, value in (values | fields).items():
+    key = f'tokenizer.ggml.{name}'
+    if isinstance(value, bool):
+      writer.add_bool(key, value)
+    elif isinstance(value, int):
+      writer.add_uint32(key, value)
+    elif isinstance(value, str):
+      writer.add_string(key, value)
+    elif value is not None:
+      writer.add_array(key, value)
+  writer.add_chat_template(templates.TEMPLATES['qwen3'].jinja)
+  if with_tensors:
+    _add_model(writer, len(kinds))
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  return f'gguf:{path}'
+
+
+def _add_model(writer: gguf.GGUFWriter, rows: int) -> None:
+  """Adds a Qwen3 of one layer and width 32."""
+  for key in ('embedding_length', 'feed_forward_length', 'context_length'):
+    writer.add_uint32(f'qwen3.{key}', 32)
+  for key in ('head_count', 'head_count_kv'):
+    writer.add_uint32(f'qwen3.attention.{key}', 1)
+  for key in ('key_length', 'value_length'):
+    writer.add_uint32(f'qwen3.attention.{key}', 32)
+  writer.add_block_count(1)
+  writer.add_layer_norm_rms_eps(1e-6)
+  writer.add_rope_freq_base(1e6)
+  matrices = ('attn_q', 'attn_k', 'attn_v', 'attn_output')
+  matrices += ('ffn_gate', 'ffn_up', 'ffn_down')
+  vectors = ('attn_norm', 'ffn_norm', 'attn_q_norm', 'attn_k_norm')
+  shapes = {f'blk.0.{name}': (32, 32) for name in matrices}
+  shapes |= {f'blk.0.{name}': (32,) for name in vectors}
+  shapes |= {'token_embd': (rows, 32), 'output_norm': (32,)}
+  for name, shape in shapes.items():
+    writer.add_tensor(f'{name}.weight', np.ones(shape, np.float32))
