@@ -160,14 +160,15 @@ def _canonical(value: Mapping[str, Any], key: str) -> list[Any]:
   return result
 
 
-def first_id(value: Mapping[str, Any], file: str) -> int | None:
+def first_id(value: Mapping[str, Any], size: int, file: str) -> int | None:
   """Returns the id that a tokenizer.json puts before a text, or None.
 
   transformers goes by this alone; it reads no bos_token for it.
 
   Args:
     value: the contents of the file.
-    file: its name, for messages.
+    size: number of ids.
+    file: the name of the file, for messages.
 
   Raises:
     ConfigError: the file puts several tokens there, or does so in another way.
@@ -190,9 +191,9 @@ def first_id(value: Mapping[str, Any], file: str) -> int | None:
       raise _unsupported(path, part, legal) from e
     if len(ids) > 1:
       raise _unsupported(path, names, 'one token in front of a text')
-    if ids and type(ids[0]) is not int:
-      raise _unsupported(path, ids[0], 'an id')
     if ids:
+      if type(ids[0]) is not int or not 0 <= ids[0] < size:
+        raise _unsupported(path, ids[0], f'an id, 0 to {size - 1}')
       return ids[0]
   return None
 

@@ -29,13 +29,13 @@ _DOCUMENT_ENDS = ('<|endoftext|>', '<|end_of_text|>')
 
 
 class ByteLevelTokenizer:
-  """Text to ids and back; see tokenizers.Tokenizer.
+  """Converts text to ids and back; see tokenizers.Tokenizer.
 
-  BOS, EOS and padding are never read in text, so data cannot end a prompt by
-  spelling `<|endoftext|>`. All other added tokens are.
+  BOS, EOS and padding never match in text, so data cannot end a prompt by
+  spelling `<|endoftext|>`. All other added tokens do.
 
   Attributes:
-    spec: what decides the ids.
+    spec: everything that decides the ids.
     tokens: the text of each id.
   """
 
@@ -59,7 +59,7 @@ class ByteLevelTokenizer:
     self._ids = {text: i for i, text in enumerate(self.tokens)}
     ends = _generation_ends(files, file, self.vocab_size)
     self.eos_id, self.pad_id = self._ends(folder.special, ends, file)
-    self.bos_id = byte_level.first_id(folder.json, file)
+    self.bos_id = byte_level.first_id(folder.json, self.vocab_size, file)
     special = [self.pad_id, self.eos_id, self.bos_id]
     unread = {self.tokens[i] for i in special if i is not None}
     marks = {text for marks in turn_marks.ALL for text in marks}
@@ -87,8 +87,8 @@ class ByteLevelTokenizer:
     encoding = self._encode(text)
     offsets, end, last = [], len(text), None
     for begin, _ in reversed(encoding.offsets):
-      # A mark that is composed with the letter in front of it has no token of
-      # its own: each token extends to where the next one begins.
+      # NFC composes a mark with the letter before it, which alone has the
+      # token: each token extends to the beginning of the next one.
       if last is not None and last > begin:
         end = last
       offsets.append((begin, max(end, begin + 1)))

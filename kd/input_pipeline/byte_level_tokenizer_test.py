@@ -148,13 +148,13 @@ def test_whatever_changes_ids_changes_the_digest_and_is_named(
   assert text == 'it is a SentencePiece model here, a byte-level BPE there'
 
 
-def _bos(value, text='<|endoftext|>'):
+def _bos(value, text='<|endoftext|>', index=_END):
   first = {'SpecialToken': {'id': text, 'type_id': 0}}
   template = {
     'type': 'TemplateProcessing',
     'single': [first, {'Sequence': {'id': 'A', 'type_id': 0}}],
     'pair': [{'Sequence': {'id': 'A', 'type_id': 0}}],
-    'special_tokens': {text: {'id': text, 'ids': [_END], 'tokens': [text]}},
+    'special_tokens': {text: {'id': text, 'ids': [index], 'tokens': [text]}},
   }
   value['post_processor'] = {
     'type': 'Sequence',
@@ -247,6 +247,8 @@ def _model(**fields):
     ),
     (lambda v: v.update(normalizer={'type': 'X'}), 'is no tokenizer: '),
     (lambda v: _bos(v, 5), 'post_processor: found '),
+    (lambda v: _bos(v, index=608), 'found 608; legal: an id, 0 to 607'),
+    (lambda v: _bos(v, index='x'), "found 'x'; legal: an id"),
     (
       lambda v: v.update(post_processor={'type': 'BertProcessing'}),
       "post_processor: found 'BertProcessing'",
