@@ -88,7 +88,7 @@ class _Stopped(Exception):
 
 
 class _Session:
-  """One dialogue."""
+  """A dialogue with the model."""
 
   def __init__(
     self,
@@ -263,7 +263,7 @@ class _Session:
 
 
 class _Speed:
-  """How fast the tokens of an answer come."""
+  """Measures how fast the tokens of an answer come."""
 
   def __init__(self):
     self._start = time.monotonic()

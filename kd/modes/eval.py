@@ -65,7 +65,7 @@ def _write(run, workdir, result, model, say):
 
 
 def _intervals(result, set_name) -> dict[str, Any]:
-  """[value, low, high] of each metric that has an interval."""
+  """Returns [value, low, high] of each metric that has an interval."""
   values = {
     m.metric: measures.value(result, set_name, m)
     for m in measures.of(result, set_name)

@@ -80,7 +80,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 
 def _rules(fields):
-  """The selection rules that the section `reasoning` declares."""
+  """Returns the selection rules of the section `reasoning`."""
   names = [field.name for field in dataclasses.fields(selection.Rules)]
   return selection.Rules(**{name: fields[name] for name in names})
 
@@ -93,7 +93,7 @@ def _counts(reasons):
 def _ask(
   run: resolved.Run, say: progress.Say
 ) -> tuple[list[questions_lib.Question], list[chains.Asked], tuple[str, ...]]:
-  """The examples, what is asked, and what ends a reply."""
+  """Returns worked examples, questions, and the strings that end a reply."""
   config = run.config
   fields, data = config.reasoning, config.data
   if fields.problems:
@@ -121,7 +121,7 @@ def _ask(
 
 
 def _model(run, workdir):
-  """The model that is asked, and its parameters."""
+  """Returns the model that is asked, and its parameters."""
   if run.config.reasoning.model == 'student':
     return run.student, outputs.student_params(run, workdir)
   if run.teacher is None:
@@ -140,7 +140,7 @@ def _identity(
   settings: requests.SamplingSettings,
   digest: str,
 ) -> dict[str, Any]:
-  """What decides the samples except the questions; part of every trace."""
+  """Returns what decides the samples, without the questions."""
   config = run.config
   fields = config.reasoning
   return {

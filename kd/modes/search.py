@@ -114,7 +114,7 @@ def _settings(fields) -> requests.SamplingSettings:
 
 
 def _model(run, params):
-  """The student with its parameters, as what proposes and judges."""
+  """Returns the student with its parameters, which proposes and judges."""
   template = run.config.data.template
 
   def encode(inputs, so_far):
@@ -128,7 +128,7 @@ def _model(run, params):
 
 
 def _identity(run, digest: str | None) -> dict[str, Any]:
-  """What decides a tree except its instance."""
+  """Returns what decides a tree, without its instance."""
   identity = {
     name: value
     for name, value in run.config.search.to_dict().items()
@@ -142,7 +142,7 @@ def _identity(run, digest: str | None) -> dict[str, Any]:
 
 
 def _draw(folder, problem, trees):
-  """A picture of each tree, and a page with all of them."""
+  """Writes a picture of each tree, and a page with all of them."""
   if not trees:
     return
   os.makedirs(os.path.join(folder, PICTURES), exist_ok=True)
@@ -158,7 +158,7 @@ def _draw(folder, problem, trees):
 
 
 def summarize(trees: Sequence[tree_lib.Tree]) -> dict[str, Any]:
-  """What summary.json holds: counts over all trees."""
+  """Returns the counts over all trees that summary.json holds."""
   faults: dict[str, int] = {}
   stopped: dict[str, int] = {}
   for tree in trees:
@@ -180,7 +180,7 @@ def summarize(trees: Sequence[tree_lib.Tree]) -> dict[str, Any]:
 
 
 def describe(summary: Mapping[str, Any]) -> str:
-  """A summary in a line."""
+  """Returns a summary in one line."""
   faults = ', '.join(f'{n:,} {k}' for k, n in sorted(summary['faults'].items()))
   return (
     f'{summary["solved"]} of {summary["trees"]} solved, '

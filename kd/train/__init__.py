@@ -1,1 +1,1 @@
-"""Resolving a config, the update step, and the loop around it."""
+"""Training: resolves a config, updates the student, evaluates, and saves."""

@@ -1,4 +1,4 @@
-"""Adaptive layer maps: measured again as the student changes."""
+"""Chooses which layers adaptive terms compare, again as the student changes."""
 
 from collections.abc import Sequence
 import logging
@@ -36,7 +36,7 @@ class AdaptiveLayerMap:
     )
 
   def due(self, step: int) -> list[terms_lib.Term]:
-    """The terms whose map is measured before the update after `step`."""
+    """Returns the terms whose map is due before the update after `step`."""
     return [t for t in self._adaptive if step % t.loss.remap_every == 0]
 
   def __call__(
@@ -46,7 +46,7 @@ class AdaptiveLayerMap:
     batch: types.Batch,
     targets: distributions.Targets | None,
   ) -> update.TrainState:
-    """The state with the maps that are due at this step, on this batch."""
+    """Returns the state with the maps that are due, measured on this batch."""
     due = self.due(step)
     if not due:
       return state

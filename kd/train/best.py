@@ -1,4 +1,4 @@
-"""Which metric of an evaluation chooses the best checkpoint."""
+"""Chooses the best checkpoint by a metric of the evaluations."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses

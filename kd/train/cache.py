@@ -45,7 +45,7 @@ _AHEAD = 2  # batches that are scored before the first of them is on the disk
 
 @dataclasses.dataclass(frozen=True)
 class CacheJob:
-  """A cache that is wanted.
+  """What to write to a cache, and where.
 
   Attributes:
     run: with a live teacher.
@@ -63,7 +63,7 @@ class CacheJob:
 
   @property
   def wanted(self) -> dict[str, Any]:
-    """What decides the cache's content, except the teacher's parameters."""
+    """Returns the cache's identity, without the teacher's parameters."""
     config = self.run.config
     return {
       **cached_feed.request(self.run, self.parts),
@@ -163,7 +163,7 @@ def _request(job: CacheJob, teachers: Sequence[live.Teacher]) -> dict[str, Any]:
 
 
 def write(job: CacheJob, teachers: Sequence[live.Teacher]) -> float:
-  """Writes what is missing of a cache, and publishes it.
+  """Writes the missing shards of a cache, then its manifest.
 
   Args:
     job: the cache; this run holds its folder.
@@ -214,7 +214,7 @@ def _publish(job, request, teachers):
 
 
 def _table(job, teachers):
-  """The teacher's unembedding, where hidden states are kept."""
+  """Returns the teacher's unembedding if the cache keeps hidden states."""
   if job.method.entries:
     return None
   table = teachers[0].params['embedding']
@@ -243,7 +243,7 @@ def _all_have_written():
 
 
 def _score(job, teachers, wanted, request):
-  """Asks the teacher about the rows of some shards, and writes them."""
+  """Scores the rows of some shards with the teacher and writes them."""
   config = job.run.config
   mesh = job.run.teacher.mesh
   size = config.cache.batch_size
@@ -286,7 +286,7 @@ def _score(job, teachers, wanted, request):
 def scorer(
   job: CacheJob, teachers: Sequence[live.Teacher]
 ) -> Callable[[Any], scoring.Scored]:
-  """The teacher's pass over a batch."""
+  """Returns the program of the teacher's pass over a batch."""
   config = job.run.config
   size = job.run.student.config.vocab_size
   if job.method.entries:
@@ -302,7 +302,7 @@ def scorer(
 
 
 def _check_whole(job, teachers):
-  """Looks at a cache that is there; makes damaged files again if asked to."""
+  """Checks a complete cache; with `cache.repair`, rewrites damaged files."""
   manifest = manifest_lib.read(job.folder, _PATH)
   wanted = _request(job, teachers)
   manifest_lib.check(manifest['request'], wanted, job.folder, _PATH)
@@ -353,7 +353,7 @@ def _repair(job, teachers, manifest, broken):
 
 
 def _verify(job, teachers, found):
-  """Scores random rows again and compares."""
+  """Scores random rows again and compares them with the cache."""
   config = job.run.config
   mesh = job.run.teacher.mesh
   size = config.cache.batch_size

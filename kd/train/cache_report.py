@@ -1,4 +1,4 @@
-"""What a cache holds, and whether it is its rows' and its teacher's."""
+"""Measures a cache, finds damage, and compares it with its teacher."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import os
@@ -26,7 +26,7 @@ _FAR = 0.1
 def problems(
   folder: str, manifest: Mapping[str, Any]
 ) -> tuple[list[int], list[str]]:
-  """Reads all files of a cache.
+  """Returns the problems of all files of a cache.
 
   Args:
     folder: of the cache.
@@ -48,7 +48,7 @@ def problems(
 
 
 def _damaged_rows(folder, manifest, facts) -> Iterator[str]:
-  """A line about the rows of a damaged file whose records are not whole."""
+  """Returns a line about the damaged rows of a file."""
   if not os.path.exists(os.path.join(folder, facts['file'])):
     return
   request = manifest['request']
@@ -70,7 +70,7 @@ def _damaged_rows(folder, manifest, facts) -> Iterator[str]:
 def measure(
   manifest: Mapping[str, Any], parts: Sequence[prepare.Prepared]
 ) -> dict[str, float]:
-  """Figures of a cache: see docs/cache.md.
+  """Returns the figures of a cache that docs/cache.md describes.
 
   Args:
     manifest: of the cache.
@@ -105,7 +105,7 @@ def report(
   workdir: str,
   say: Callable[[str], None],
 ) -> None:
-  """Says what a cache holds, and writes it to <workdir>/cache.json."""
+  """Prints the figures of a cache and writes them to <workdir>/cache.json."""
   request, found = cache.manifest['request'], measure(cache.manifest, parts)
   arguments = ', '.join(f'{k} {v}' for k, v in request['method'].items())
   digests = ', '.join(t['digest'] for t in request['teachers'])
@@ -142,7 +142,7 @@ class Comparison:
     self._shared, self._all = 0, 0
 
   def add(self, stored: records.RecordedRow, now: records.RecordedRow) -> None:
-    """Compares one row; its digest was compared when it was read."""
+    """Compares one row; reading it has checked its digest."""
     self._errors.append(np.abs(stored.target_logprob - now.target_logprob))
     self._errors.append(np.abs(stored.log_normalizer - now.log_normalizer))
     if not self._method.entries:
@@ -159,7 +159,7 @@ class Comparison:
     self._all += len(there)
 
   def say(self, say: Callable[[str], None], rows: int) -> None:
-    """Says how far they are apart.
+    """Prints the differences.
 
     Raises:
       ConfigError: so far that the cache is another teacher's.

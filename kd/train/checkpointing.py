@@ -1,4 +1,4 @@
-"""A job's state to and from its checkpoints."""
+"""Saves a run's state to checkpoints and restores it."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -20,11 +20,11 @@ _FEED_STATE, _PROJECTIONS = 'rollouts', 'paths'
 
 @dataclasses.dataclass(frozen=True)
 class ResumeInfo:
-  """Where a run stands, in addition to its arrays.
+  """What a checkpoint holds in addition to arrays.
 
   Attributes:
-    rows: the digest of what the rows are and in which order.
-    window: of training metrics, train_metrics.Window's state.
+    rows: the digest of the rows and their order.
+    window: of training metrics, train_metrics.MetricsWindow's state.
     evaluated: whether this step's evaluation, if one is due, is done.
   """
 
@@ -34,7 +34,7 @@ class ResumeInfo:
 
 
 class Saver:
-  """Saves, and takes up the last good checkpoint."""
+  """Saves checkpoints and restores the last good one."""
 
   def __init__(self, workdir: str, keep: int, say: Callable[[str], None]):
     """Puts damaged checkpoints aside and opens the others.

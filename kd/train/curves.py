@@ -1,4 +1,4 @@
-"""The picture of a run: held-out metrics by step, with intervals."""
+"""Plots held-out metrics by step, with confidence intervals."""
 
 from collections.abc import Mapping, Sequence
 import os

@@ -1,4 +1,4 @@
-"""What a config means, in lines for the user."""
+"""Describes a run in lines for the user, for check mode and before training."""
 
 from collections.abc import Mapping
 import contextlib

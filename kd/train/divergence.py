@@ -1,4 +1,4 @@
-"""What to do about values that are not finite, in words."""
+"""Explains which weights are not finite and what to change."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -25,7 +25,7 @@ def advice(
   student_init: str,
   checkpoints: Checkpoints,
 ) -> str:
-  """Says which weights are at fault, and what to change.
+  """Returns which weights are not finite, and what to change.
 
   A step that is not finite changes no parameter, and a run that resumes repeats
   the same steps. So a checkpoint is at fault if it was saved after the last

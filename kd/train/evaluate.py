@@ -1,4 +1,4 @@
-"""Evaluation of one model on every held-out set."""
+"""Evaluates one model on every held-out set."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -45,7 +45,7 @@ class HeldOut:
 
   @property
   def identity(self) -> dict[str, object]:
-    """What decides an evaluation's examples, as JSON."""
+    """The set's identity: digests of examples, number of answers."""
     examples = {
       part.task: [part.counts['rows_sha256'], part.counts['examples_sha256']]
       for part in self.parts
@@ -96,7 +96,7 @@ class Evaluator:
     held_out: Sequence[HeldOut],
     say: progress.Say,
   ):
-    """Builds the programs.
+    """Builds the compiled programs.
 
     Args:
       run: the resolved config.
@@ -133,7 +133,7 @@ class Evaluator:
   def __call__(
     self, params: types.PyTree, check: Callable[[], None]
   ) -> results.Result:
-    """Evaluates parameters.
+    """Evaluates a model with these parameters.
 
     Args:
       params: the model's.
@@ -181,7 +181,7 @@ class Evaluator:
       )
 
   def _score(self, params, held_out, check):
-    """The scores of each example by task, from likelihood.make."""
+    """Returns the scores of each example by task, from likelihood.make."""
     size = self._run.config.evaluation.batch_size
     mine = placement.local_rows(self._mesh, size)
     rows = sum(part.counts['rows'] for part in held_out.parts)
@@ -250,7 +250,7 @@ def _records(
   answered: Sequence[seqio_adapter.Answered],
   scored: seqio_adapter.Scores,
 ) -> list[dict[str, Any]]:
-  """The answers as results.Result has them."""
+  """Returns the answers as results.Result holds them."""
   records, by_example = [], scored.by_example
   names = [name for name in scored.pooled if name in by_example]
   for part in answered:
@@ -286,7 +286,7 @@ def _names(run, model):
 
 
 def _verdict(scores: Mapping[str, float | None]) -> str | None:
-  """Right, wrong or unparsed; None where the task has no exact match."""
+  """Returns right, wrong or unparsed; None if the task has no exact match."""
   exact = scores.get(results.EXACT_MATCH)
   if exact is None:
     return None

@@ -1,4 +1,4 @@
-"""Parameters of students and teachers, placed on the mesh."""
+"""Loads parameters of students and teachers onto the mesh."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from kd.train import resolved
 
 
 def abstract(model: resolved.Model) -> types.PyTree:
-  """Shapes and shardings of the model's parameters."""
+  """Returns the shapes and shardings of the model's parameters."""
   shapes = gemma3.unbox(gemma3.abstract_params(model.module))
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
@@ -67,7 +67,7 @@ def restore(
 
 
 def _whole(model):
-  """The model that `init` names, with the layers that are dropped later."""
+  """Reads the whole model that `init` names, before layers are dropped."""
   module = gemma3.Gemma3(model.source, model.module.dtype, model.module.remat)
   shardings = rules.param_shardings(
     model.mesh,
@@ -86,7 +86,7 @@ def load(
   path: str,
   teacher_params: types.PyTree | None,
 ) -> types.PyTree:
-  """Parameters as `init` says, on their devices, in the model's param_dtype.
+  """Loads the parameters that `init` names, on their devices.
 
   Args:
     model: whose they are.

@@ -1,4 +1,4 @@
-"""One run a workdir."""
+"""Locks a folder, so that one run at a time writes it."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -19,7 +19,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 def shared(
   folder: str, path: str, say: Callable[[str], None]
 ) -> Iterator[None]:
-  """Holds a folder for all processes of a run; the first one has the lock.
+  """Locks a folder for all processes of a run; process 0 holds the lock.
 
   Args:
     folder: what the run writes.
@@ -40,7 +40,7 @@ def shared(
 
 @contextlib.contextmanager
 def hold(folder: str, path: str) -> Iterator[str]:
-  """Makes the folder if need be, and holds it against other runs.
+  """Creates the folder if it is missing, and locks it against other runs.
 
   The kernel, or on NFS the server, gives a lock up when its process dies: a
   file that a dead run left means nothing, and no clock is asked. A folder that
@@ -82,7 +82,7 @@ def hold(folder: str, path: str) -> Iterator[str]:
 
 
 def _lock(path):
-  """The open file that holds the lock, and why it holds none."""
+  """Returns the open lock file, and why it holds no lock."""
   while True:
     file = open(path, 'a+', encoding='utf-8')  # noqa: SIM115
     warning = ''

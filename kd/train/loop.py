@@ -62,7 +62,7 @@ class TrainJob:
 
 
 class _Loop:
-  """State that changes while a job runs."""
+  """The state that changes while a job runs."""
 
   def __init__(self, job: TrainJob):
     # clu imports TensorFlow: only a run that trains waits for it.
@@ -107,7 +107,7 @@ class _Loop:
       print(f'{self._job.label}: {line}', flush=True)
 
   def _start(self):
-    """Takes up the last good checkpoint, or makes the first state."""
+    """Restores the last good checkpoint, or initializes the state."""
     job, latest = self._job, self._saver.latest
     abstract = update_lib.abstract_state(
       load_params.abstract(job.run.student),
@@ -145,7 +145,7 @@ class _Loop:
     self._saved = self._step  # Before the first step there is nothing to save.
 
   def _advise(self, teachers, unchanged_since):
-    """See divergence.advice."""
+    """Returns divergence.advice for this run."""
     self._saver.wait(self._step)  # For the checkpoint that is being saved.
     return divergence.advice(
       teachers,
@@ -158,7 +158,7 @@ class _Loop:
 
   @contextlib.contextmanager
   def _naming_the_step(self, what):
-    """Within it, a NonFiniteError names the step and says what to do."""
+    """Adds the step and advice to any NonFiniteError raised inside."""
     try:
       yield
     except errors.NonFiniteError as e:
@@ -199,7 +199,7 @@ class _Loop:
     return self.state
 
   def close(self) -> None:
-    """Ends what runs in the background; a save under way is finished."""
+    """Stops background threads; waits for a save that is under way."""
     self._saver.close()
     self._writer.close()
 
@@ -227,12 +227,12 @@ class _Loop:
     self._timer.step()
 
   def _feed_state(self):
-    """The feed's state as a checkpoint has it."""
+    """Returns the feed's state for a checkpoint."""
     everywhere = rules.replicated(self._job.run.mesh)
     return jax.device_put(self._job.feed.state(), everywhere)
 
   def _next(self, rows):
-    """The next rows; a process alone does not wait for them in vain."""
+    """Returns the next rows; several processes check for a stop meanwhile."""
     while (read := rows.get(_POLL_S)) is None:
       if jax.process_count() == 1 and preemption.NOTICE.received:
         self._end_preempted(None)

@@ -1,4 +1,4 @@
-"""Rules between a config and its devices."""
+"""Checks a config against its devices, and makes the meshes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ Config = ml_collections.ConfigDict
 
 
 def check(config: Config, mesh: jax.sharding.Mesh) -> None:
-  """Refuses batches, rows or an optimizer state that devices cannot split.
+  """Raises ConfigError if devices cannot split a batch, row or state.
 
   Args:
     config: whose fields are legal, each alone.
@@ -69,7 +69,7 @@ def _check_state_memory(config, mesh):
 
 
 def check_teacher_devices(config: Config, devices: Sequence[Any]) -> None:
-  """Refuses more devices for the teachers than there are.
+  """Raises ConfigError if the teachers get more devices than there are.
 
   Raises:
     ConfigError: names teacher.devices.

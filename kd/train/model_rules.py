@@ -1,4 +1,4 @@
-"""Rules between a config and its models, losses and problems."""
+"""Checks a config against its models and search problems."""
 
 import ml_collections
 
@@ -12,7 +12,7 @@ Config = ml_collections.ConfigDict
 def check_length(
   config: Config, path: str, sizes: gemma3_config.Gemma3Config
 ) -> None:
-  """Refuses rows that are longer than a model's context.
+  """Raises ConfigError if rows are longer than a model's context.
 
   Args:
     config: the run's.
@@ -31,7 +31,7 @@ def check_length(
 
 
 def check_search(search: Config) -> None:
-  """Refuses a search that its problem cannot serve.
+  """Raises ConfigError if a search asks for more than its problem offers.
 
   Raises:
     ConfigError: names the first field.

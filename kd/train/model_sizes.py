@@ -1,4 +1,4 @@
-"""Which model a config means: its sizes, from a variant or from weights."""
+"""Finds the sizes of the models that a config names."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -76,7 +76,7 @@ def _from_json(value: Any, where: str) -> gemma3_config.Gemma3Config:
 
 
 def _check_variant(config, variant, path):
-  """Refuses a variant whose sizes are not those of the weights."""
+  """Raises ConfigError if a variant's sizes are not those of the weights."""
   if not variant:
     return
   named = gemma3_config.from_variant(variant, variants.VARIANTS, path)
@@ -143,7 +143,7 @@ def source_config(
 
 
 def term_sizes(config: gemma3_config.Gemma3Config) -> terms.Sizes:
-  """What loss terms must know of a model."""
+  """Returns the sizes of a model that loss terms need."""
   return terms.Sizes(
     layers=config.num_layers,
     width=config.embed_dim,
@@ -161,7 +161,7 @@ def term_sizes(config: gemma3_config.Gemma3Config) -> terms.Sizes:
 def student_config(
   spec: Mapping[str, Any], source: gemma3_config.Gemma3Config
 ) -> gemma3_config.Gemma3Config:
-  """The student's sizes: those of its source, with the layers it keeps.
+  """Returns the student's sizes: its source's, with the layers it keeps.
 
   Raises:
     ConfigError: keep_layers is not legal.

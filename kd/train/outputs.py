@@ -1,4 +1,4 @@
-"""The files of a workdir, and the student that it holds."""
+"""Names a workdir's files and reads the student it holds."""
 
 import dataclasses
 
@@ -43,6 +43,6 @@ def student_source(run: resolved.Run, workdir: str) -> tuple[str, str]:
 
 
 def settings_line(settings: requests.SamplingSettings) -> str:
-  """Returns all sampling settings: none comes from anywhere but the config."""
+  """Returns a line with all sampling settings."""
   chosen = dataclasses.asdict(settings)
   return 'settings: ' + ', '.join(f'{k} {v}' for k, v in chosen.items())

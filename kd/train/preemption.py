@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM before a machine is taken away, and Ctrl-C."""
+"""Handles requests to stop: SIGTERM before a preemption, and Ctrl-C."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -19,7 +19,7 @@ _MARK = 0  # No signal has this number.
 
 
 class Notice:
-  """Requests to stop that this process has received: SIGTERM or Ctrl-C.
+  """The requests to stop that this process has received.
 
   Where nothing is unsaved the process ends at once with exit code 42, even in
   the middle of a compilation, which the main thread cannot interrupt: a SIGKILL
@@ -34,7 +34,7 @@ class Notice:
     self._caught_up = threading.Event()
 
   def install(self) -> None:
-    """Handles the signals from here on; call it in the main thread."""
+    """Installs the signal handlers; call it in the main thread."""
     here, there = os.pipe()
     os.set_blocking(there, False)
     self._pipe = there
@@ -73,7 +73,7 @@ class Notice:
 
   @contextlib.contextmanager
   def unsaved(self) -> Iterator[None]:
-    """Within it, there may be something to save: the caller looks."""
+    """Marks a block with unsaved work: a signal is left to the caller."""
     self._unsaved = True
     try:
       yield
@@ -84,7 +84,7 @@ class Notice:
 
   @contextlib.contextmanager
   def interrupts_left_to(self, handler: Callable[..., None]) -> Iterator[None]:
-    """Within it, `handler` handles Ctrl-C; call it in the main thread."""
+    """Lets `handler` handle Ctrl-C in a block; call it in the main thread."""
     self._takes_interrupts = False
     previous = signal.signal(signal.SIGINT, handler)
     try:
@@ -108,7 +108,7 @@ class Notice:
 
   @property
   def reason(self) -> str:
-    """Why this run stops, for a message."""
+    """The reason why the run stops, for a message."""
     if self.received:
       return f'{self._name} received'
     return 'another process of the run was told to stop'
@@ -128,7 +128,7 @@ NOTICE = Notice()
 
 
 class Agreement:
-  """Whether any process of the run has been told to stop, asked by all."""
+  """Lets all processes agree on whether any of them was told to stop."""
 
   def __init__(self, mesh: jax.sharding.Mesh):
     """Builds the program.
@@ -145,7 +145,7 @@ class Agreement:
     self._asked = None
 
   def ask(self) -> None:
-    """Sends this process's answer along with what the devices do."""
+    """Starts the exchange of this process's answer, without waiting."""
     if not self._alone:
       told = np.full(self._here, NOTICE.received)
       self._asked = self._any(
@@ -153,13 +153,13 @@ class Agreement:
       )
 
   def answer(self) -> bool:
-    """To what was last asked, the same on every process; waits for it."""
+    """Returns the answer to the last exchange, the same on every process."""
     if self._alone:
       return NOTICE.received
     return self._asked is not None and bool(self._asked)
 
   def check(self) -> None:
-    """Raises PreemptedError if any process has been told."""
+    """Raises PreemptedError if any process was told to stop."""
     self.ask()
     if self.answer():
       raise errors.PreemptedError(

@@ -1,4 +1,4 @@
-"""Evaluations on disk, each with the identity of what it measured.
+"""Records evaluations with the identity of what they measured.
 
 An evaluation is reused only if its model, teachers, examples and settings are
 those of now, whatever the files are called; otherwise it is measured again.

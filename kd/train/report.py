@@ -1,4 +1,4 @@
-"""The report that a run ends with: a table, what helped, a picture."""
+"""Writes the report of a run: tables, gaps to the teacher, curves."""
 
 from collections.abc import Mapping
 import os
@@ -28,7 +28,7 @@ def _read(folder: str, name: str) -> results.Result | None:
 
 
 def columns(workdir: str, steps: int) -> dict[str, results.Result]:
-  """Returns the evaluations that there are, by title."""
+  """Returns the recorded evaluations by column title."""
   baseline = os.path.join(workdir, outputs.BASELINE)
   found = {
     TEACHER: _read(workdir, 'teacher'),
@@ -63,7 +63,7 @@ def set_table(
 
 
 def _gaps(columns_, set_name):
-  """What share of the gap between baseline and teacher the student closed."""
+  """Returns how much of the gap from baseline to teacher the student closed."""
   wanted = (AFTER, CROSS_ENTROPY, TEACHER)
   if not all(title in columns_ for title in wanted):
     return []
@@ -83,7 +83,7 @@ def _gaps(columns_, set_name):
 
 
 def _examples(columns_, set_name):
-  """Answers of all models to a few examples."""
+  """Returns the answers of all models to a few examples."""
   answers = {
     title: [x for x in result.answers if x['set'] == set_name]
     for title, result in columns_.items()
@@ -95,7 +95,7 @@ def _examples(columns_, set_name):
 
 
 def _best_line(run, workdir, described):
-  """Says which checkpoint is the best one."""
+  """Returns a line that names the best checkpoint."""
   chosen = best.choose(run.config, described)
   step = manager.best_step(workdir)
   where = 'none was measured' if step is None else f'step {step}'

@@ -1,4 +1,4 @@
-"""From a config to everything that a run needs but weights and rows.
+"""Resolves a config to the objects of a run, without weights and rows.
 
 This is all that --mode=check does, and the first thing that every other mode
 does: what is wrong with a config is found here, before anything is written.
@@ -230,7 +230,7 @@ def shapes(
 
 
 def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
-  """Checks a config and builds what follows from it.
+  """Validates a config and builds the run from it.
 
   Args:
     config: as the flag gave it.
@@ -273,7 +273,7 @@ def init_sources(specs: Mapping[str, Config]) -> dict[str, str]:
 
 
 def _check_weights(init, path):
-  """Reads the headers of a model's files: all that check mode can afford."""
+  """Checks the headers of a model's files, without reading the weights."""
   if init.partition(':')[0] in weights.PREFIXES:
     weights.check_headers(init, path)
 

@@ -1,4 +1,4 @@
-"""From a config to a run that trains nothing: generate, export, eval."""
+"""Resolves a config for modes that train nothing: generate, export, eval."""
 
 from collections.abc import Sequence
 
@@ -88,7 +88,7 @@ def resolve_student(
 
 
 def _trained(config, workdir, mesh):
-  """The student that the workdir's run has trained."""
+  """Returns the student that the workdir's run has trained."""
   sizes = model_sizes.from_workdir(workdir, '--workdir')
   return resolve_lib.build_model(
     config.student,
@@ -113,7 +113,7 @@ def _check_has_weights(config: Config, workdir: str) -> None:
 
 
 def _nothing(config):
-  """An objective without terms."""
+  """Returns an objective without terms."""
   return objective_lib.Objective(
     terms=(),
     selection=selection.everywhere(),

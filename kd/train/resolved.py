@@ -1,4 +1,4 @@
-"""What a config resolves to: models without parameters, and the run."""
+"""The types that a config resolves to: Model, Teacher and Run."""
 
 from collections.abc import Callable
 import dataclasses

@@ -1,4 +1,4 @@
-"""Samplers of a run's models."""
+"""Makes samplers of a run's models."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -13,7 +13,7 @@ from kd.train import resolved
 def make(
   run: resolved.Run, model: resolved.Model, params: types.PyTree
 ) -> requests.Sampler:
-  """A sampler that answers evaluation.batch_size rows at a time.
+  """Returns a sampler that answers evaluation.batch_size rows at a time.
 
   Args:
     run: the resolved config.

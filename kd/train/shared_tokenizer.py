@@ -1,4 +1,4 @@
-"""One tokenizer for a student and its teachers."""
+"""Finds the one tokenizer of a student and its teachers."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -93,7 +93,7 @@ def check(
   name: str,
   sizes: gemma3_config.Gemma3Config,
 ) -> None:
-  """Refuses a model that has no row for some of the tokenizer's ids.
+  """Raises ConfigError if a model lacks rows for some of the tokenizer's ids.
 
   Args:
     chosen: the tokenizer.

@@ -1,4 +1,4 @@
-"""Training metrics between two writes, and steps that were not finite."""
+"""Averages training metrics between two writes; counts non-finite steps."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ class MetricsWindow:
     advise: Callable[[Sequence[str], int], str],
     say: Callable[[str], None],
   ):
-    """Starts from what `state` returned.
+    """Initializes the window from what `state` returned.
 
     Args:
       state: of an earlier window; {} for the first.
@@ -40,7 +40,7 @@ class MetricsWindow:
     self._means = means.Means(state['means'] if state else {})
 
   def state(self) -> dict[str, Any]:
-    """JSON that keeps every bit."""
+    """Returns the state as JSON that keeps every bit."""
     return {
       'means': self._means.state(),
       'nonfinite': self._nonfinite,
@@ -48,7 +48,7 @@ class MetricsWindow:
     }
 
   def add(self, step: int, out: update.Output) -> None:
-    """Adds a step's output; one that is not finite is counted alone.
+    """Adds a step's output; a non-finite one is only counted.
 
     Raises:
       NonFiniteError: more of these in a row than are allowed.
@@ -98,7 +98,7 @@ class MetricsWindow:
     self._say(f'{line}: skipped, {self._in_a_row} in a row')
 
   def take(self) -> dict[str, float]:
-    """The metrics, train/...; begins the next window."""
+    """Returns the metrics as train/NAME and starts the next window."""
     values = {**self._means.compute(), 'nonfinite': float(self._nonfinite)}
     self._means, self._nonfinite = means.Means({}), 0
     return {f'train/{name}': value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""The rows that a run trains on: prepared, mixed and read by step."""
+"""Prepares, mixes and reads the rows that a run trains on."""
 
 from collections.abc import Callable, Iterable, Sequence
 import functools
@@ -105,7 +105,7 @@ def digest(
 
 
 def _dropped(run):
-  """The share of rationales that rows are without, by step, or None."""
+  """Returns the fraction of rationales that is dropped, by step, or None."""
   spec = run.config.data.rationale.to_dict()
   return rationale_dropping.build(spec, 'data.rationale', run.config.steps)
 
@@ -113,7 +113,7 @@ def _dropped(run):
 def read(
   run: resolved.Run, parts: Sequence[prepare_lib.Prepared]
 ) -> Callable[[int, Iterable[int]], types.Batch]:
-  """The training rows by step."""
+  """Returns the function that reads the training rows of a step."""
   config = run.config
   rows = rows_lib.Rows(
     parts,

@@ -1,4 +1,4 @@
-"""One optimizer update as a pure function."""
+"""Builds one optimizer update as a pure function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +31,7 @@ _COMPILER_OPTIONS = {
 
 @struct.dataclass
 class TrainState:
-  """What a checkpoint holds.
+  """The state of training that a checkpoint holds.
 
   Attributes:
     step: int32 [], updates applied or skipped so far.
@@ -52,13 +52,13 @@ class TrainState:
 
   @property
   def trained(self) -> tuple[types.PyTree, types.PyTree]:
-    """What the optimizer changes."""
+    """Returns the parameters that the optimizer changes."""
     return self.params, self.projections
 
 
 @struct.dataclass
 class Output:
-  """What an update reports.
+  """The metrics that an update returns.
 
   Attributes:
     sums: by term, the sum over target tokens of weight x loss, in nats.
@@ -93,7 +93,7 @@ def init_state(
   optimizer: optax.GradientTransformationExtraArgs,
   seed: int,
 ) -> TrainState:
-  """The state before the first update."""
+  """Returns the state before the first update."""
   key = jax.random.key(seed)
   projections, layer_maps = layer_objective.init(objective.layer_terms, key)
   return TrainState(
@@ -112,7 +112,7 @@ def abstract_state(
   optimizer: optax.GradientTransformationExtraArgs,
   mesh: jax.sharding.Mesh,
 ) -> TrainState:
-  """Shapes of a state, and where an update leaves it.
+  """Returns the shapes and shardings of a state.
 
   Moments and factors of moments are split over the axes that their parameters
   are split over, moments possibly in the host's memory; counters and what terms
@@ -158,7 +158,7 @@ def abstract_state(
 
 
 def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
-  """[B, ...] leaves to [parts, B / parts, ...].
+  """Reshapes leaves [B, ...] to [parts, B / parts, ...].
 
   Part m takes rows m, m + parts, ...: on each device its own rows, so that
   nothing moves between devices.
@@ -186,7 +186,7 @@ def _loss(model, objective):
 
 
 def _split_targets(targets, parts):
-  """What belongs to rows, in parts, and how to put a part back in place."""
+  """Splits the targets that belong to rows; returns them and how to rejoin."""
   if targets is None:
     return None, lambda rows: None
   arrays = targets.distribution.per_position()
@@ -304,7 +304,7 @@ def make(
 
 
 def jit(update: Update, mesh: jax.sharding.Mesh) -> Update:
-  """The update as a program that writes the new state where the old one lies.
+  """Jits the update; the new state reuses the old one's buffers.
 
   Args:
     update: from make.
@@ -316,7 +316,7 @@ def jit(update: Update, mesh: jax.sharding.Mesh) -> Update:
 
 
 class CompiledOnce:
-  """A jitted update, compiled for its first arguments and no others."""
+  """A jitted update that is compiled once, for the shapes of its first call."""
 
   def __init__(self, jitted: Update):
     self._jitted, self._program = jitted, None

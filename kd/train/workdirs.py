@@ -1,4 +1,4 @@
-"""The run that a workdir belongs to, and what may change when it resumes.
+"""Checks which run a workdir belongs to, and what may change on resume.
 
 A workdir is identified by content: the values of the config, and digests of
 the weights and examples that the config names. Paths may change: a moved
@@ -47,7 +47,7 @@ _STORED_SOURCES = ('hf', 'gguf', 'workdir')
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-  """How a config differs from the one that a workdir was last run with.
+  """The changes of a config since the workdir was last run.
 
   Attributes:
     fields: [old, new] by field; fields that only other modes read are left out.
@@ -133,7 +133,7 @@ def check(
 
 
 def _names_stored_files(field, *values):
-  """Whether a field names weights or a tokenizer, before and now."""
+  """Returns whether a field names weights or a tokenizer, before and now."""
   if not field.endswith('.init') and field != 'data.tokenizer':
     return False
   kinds = [str(value).partition(':')[0] for value in values]

@@ -29,7 +29,7 @@ from kd.train.feeds import feed
 
 
 class Source(feed.Source):
-  """Targets of a cache on disk."""
+  """The source of targets from a cache on disk."""
 
   computed_by = 'live'
 
@@ -209,7 +209,7 @@ def teacher_inits(config: feed.Config) -> dict[str, str]:
 
 
 def check_terms(config: feed.Config, method: Mapping[str, Any]) -> None:
-  """Refuses losses that a cache of sampled ids cannot serve.
+  """Raises ConfigError for losses that a cache of sampled ids cannot serve.
 
   Args:
     config: the run's.

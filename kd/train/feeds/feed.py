@@ -183,7 +183,7 @@ class Source:
     student: resolved.Model,
     objective: objective_lib.Objective,
   ) -> None:
-    """Refuses an objective that the source cannot serve.
+    """Raises ConfigError for an objective that the source cannot serve.
 
     Args:
       mesh: the student's devices.
