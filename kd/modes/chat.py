@@ -14,12 +14,12 @@ from kd.core import types
 from kd.input_pipeline import templates
 from kd.models import gemma3_config
 from kd.partitioning import rules
+from kd.sampling import console as console_lib
 from kd.sampling import dialogue
 from kd.sampling import engine
 from kd.sampling import fields as sampling_fields
 from kd.sampling import requests
 from kd.sampling import streaming
-from kd.train import console as console_lib
 from kd.train import outputs
 from kd.train import preemption
 from kd.train import resolved

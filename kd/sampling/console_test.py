@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from kd.core import errors
-from kd.train import console as console_lib
+from kd.sampling import console as console_lib
 
 
 def _console(monkeypatch, data):
