@@ -19,24 +19,21 @@ from kd.modes import train as train_mode
 from kd.train import resolve
 from kd.train import training_rows
 from tests import command
+from tests import page_commands
 
-_TEACHER = os.path.join('data', 'fixtures', 'quickstart_teacher')
 _STEP = re.compile(r'(-?\d+)([+-])(\d+)=(-?\d+)')
 PROBLEMS = 12
 
 
 def _arguments(folder, *more):
+  """Returns the arguments of the page's command, with fewer problems."""
+  (arguments,) = page_commands.commands('docs/reasoning.md')
+  arguments.remove('--workdir=/tmp/kd-traces')
   return [
-    '--mode=reason',
-    '--config=configs/quickstart.py',
+    *arguments,
     f'--workdir={folder}',
-    f'--config.student.init=hf:{_TEACHER}',
-    '--config.student.variant=',
-    '--config.data.mixture=arithmetic_few',
-    '--config.reasoning.shots=0',
     f'--config.reasoning.count={PROBLEMS}',
     '--config.reasoning.samples=3',
-    '--config.reasoning.max_new_tokens=40',
     '--config.reasoning.temperature=1.0',
     '--config.reasoning.concurrency=3',
     *more,

@@ -121,11 +121,13 @@ def test_non_finite_loss_ends_with_3(folder):
 
 def test_export_evaluates_and_answers_as_the_run_does(folder, straight):
   run = _arguments(folder, 'straight')
+  # Without --config: that of the workdir's run.
+  workdir = f'--workdir={straight[0]}'
   code, out, err = command.run(
-    [*run, '--mode=export', '--config.export.dtype=float32']
+    [workdir, '--mode=export', '--config.export.dtype=float32']
   )
   assert code == 0 and 'model.safetensors' in out, err
-  code, here, err = command.run([*run, '--mode=eval'])
+  code, here, err = command.run([workdir, '--mode=eval'])
   assert code == 0, err
   exported = [
     f'--config.student.init=hf:{straight[0]}/export/hf',
@@ -149,8 +151,7 @@ def test_export_evaluates_and_answers_as_the_run_does(folder, straight):
   prompts.write_text('{"prompt": "Q: 1+2=?\\nA:\\n"}\n' * 3)
   answers = folder / 'answers.jsonl'
   ask = [
-    *run,
-    *exported,
+    workdir,
     '--mode=generate',
     f'--config.generate.prompts={prompts}',
     f'--config.generate.output={answers}',

@@ -18,6 +18,7 @@ from kd.modes import train as train_mode
 from kd.reasoning.trees import gsm8k
 from kd.reasoning.trees import tree_problem
 from tests import command
+from tests import page_commands
 
 _TEACHER = os.path.join('data', 'fixtures', 'quickstart_teacher')
 _MODEL = (
@@ -167,10 +168,13 @@ def test_no_code_of_ours_runs_text():
 
 def test_branches_are_learnt_from_through_a_cache(tmp_path, monkeypatch):
   """Node-level soft targets: the teacher's, at a state's thoughts alone."""
-  puzzles = tmp_path / 'puzzles.csv'
+  puzzles = tmp_path / 'game24' / '24.csv'
+  puzzles.parent.mkdir()
   puzzles.write_text('Rank,Puzzles\n1,4 6 1 1\n2,3 3 8 8\n3,2 3 4 5\n')
-  config = command_line.load('experiments/game24/config_paths.py')
-  config.search.update(data=str(puzzles), first=0, count=-1, num_pictures=0)
+  monkeypatch.setenv('KD_DATA_DIR', str(tmp_path))
+  # The page's command, with all of these puzzles.
+  config, _ = page_commands.parse(page_commands.commands('docs/trees.md')[0])
+  config.search.update(first=0, count=-1, num_pictures=0)
   search_mode.main(config, str(tmp_path / 'trees'))
   path = tmp_path / 'trees' / 'search' / 'branches.jsonl'
   branches = [json.loads(line) for line in path.read_text().splitlines()]
