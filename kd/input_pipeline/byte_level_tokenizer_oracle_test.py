@@ -14,6 +14,7 @@ import pytest
 
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import templates
+from kd.input_pipeline import tokenizer_differences
 from kd.input_pipeline import tokenizers
 from kd.input_pipeline import trained_byte_level
 
@@ -103,6 +104,30 @@ def test_transformers_gives_our_ids(python, tmp_path):
     ours = tokenizer.encode(text)
     assert ours == ids, repr(text)
     assert tokenizer.decode(ours) == decoded, repr(text)
+
+
+def test_files_that_transformers_saves_again(python, tmp_path):
+  """As fine-tunes have them: the same tokenizer, or one with more tokens."""
+  given, saved = tmp_path / 'given', tmp_path / 'saved'
+  given.mkdir()
+  own = tokenizers.load(trained_byte_level.write(given))
+  (given / 'config.json').write_text('{"model_type": "qwen3"}')
+  request = {'directory': str(given), 'target': str(saved)}
+  script = os.path.join(_ROOT, 'tests', 'oracles', 'hf_resave.py')
+  for special, plain in ([], []), (['<s1>'], ['<tool>']):
+    subprocess.run(
+      [python, script],
+      input=json.dumps(request | {'special': special, 'plain': plain}),
+      text=True,
+      capture_output=True,
+      check=True,
+    )
+    read = tokenizers.load(f'hf:{saved}')
+    difference = tokenizer_differences.describe(read, own)
+    assert (difference == '') == (read.digest == own.digest) == (not plain)
+  texts = [f'{x}<tool>{y}<s1>' for x in ('', 'a ') for y in ('b', ' <think>')]
+  got = _ask(python, saved, texts)
+  assert [read.encode(text) for text in texts] == got['ids']
 
 
 def test_llama_cpp_gives_our_ids_of_a_gguf(python, tmp_path):
