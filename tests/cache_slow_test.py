@@ -147,7 +147,7 @@ def _rows(folder):
   return [
     records.decode(record, method, request['vocab_size'], digest)
     for facts in manifest['shards']
-    for record in shards.records(folder, facts)
+    for record in shards.read_records(folder, facts)
   ]
 
 

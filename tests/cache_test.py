@@ -265,7 +265,7 @@ def test_another_teacher_or_method_or_format_is_refused(folder, own):
   os.rename(c / 'manifest.json', c / 'kept')
   with cache_runs.refused('teachers', 'digest'):
     cache_runs.write(folder, c, **method, **other)
-  with cache_runs.refused('being written, or was given up half-way'):
+  with cache_runs.refused('being written, or was left incomplete'):
     train_mode.main(cache_runs.cached(folder, c), str(folder / 'refused'))
   (c / 'manifest.json').write_text(json.dumps({**manifest, 'format': 1}))
   with cache_runs.refused('format: found 1', 'legal: 2'):
@@ -342,12 +342,12 @@ def _adopt(cache, other):
   for number, facts in enumerate(theirs['shards']):
     shard = shards.plan(_ROWS, theirs['shards'][0]['rows'])[number]
     writer = shards.Writer(str(cache), shard)
-    for record in shards.records(str(other), facts):
+    for record in shards.read_records(str(other), facts):
       row = records.decode(record, method, vocab_size, from_id)
       writer.write(records.encode(row, method, vocab_size, to_id))
     writer.finish(facts['statistics'])
     mine['shards'][number] = shards.facts(str(cache), shard)
-  shards.tidy(str(cache))
+  shards.remove_temporary_files(str(cache))
   _publish(cache, mine)
 
 

@@ -102,7 +102,7 @@ def _write_cache(folder, settings, teacher):
     files[cached.UNEMBEDDING] = cached.write_unembedding(str(folder), table)
   facts = [shards.facts(str(folder), shard) for shard in plan]
   manifest_lib.publish(str(folder), request, facts, files)
-  shards.tidy(str(folder))
+  shards.remove_temporary_files(str(folder))
 
 
 def _read_cache(folder, mesh):

@@ -104,7 +104,7 @@ def _apart(found, exact):
 def _bytes(folder, manifest):
   """Of all records, as if there were many: a file is filled up to 64 KiB."""
   (facts,) = manifest['shards']
-  found = list(shards.records(folder, facts)) * _TIMES
+  found = list(shards.read_records(folder, facts)) * _TIMES
   with tempfile.TemporaryDirectory() as scratch:
     many = shards.Shard(0, 1, 0, len(found))
     writer = shards.Writer(scratch, many)

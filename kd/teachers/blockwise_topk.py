@@ -1,4 +1,8 @@
-"""Logits in blocks of ids: a pass over them finds what all the rest needs."""
+"""Top-k and random draws from logits that are split into blocks of ids.
+
+One pass over the logits computes the maximum and the mass of each block; most
+of what follows reads only a few blocks.
+"""
 
 from flax import struct
 import jax
@@ -14,13 +18,13 @@ _BLOCK = 128  # ids
 
 @struct.dataclass
 class Blocks:
-  """Logits [T, V] as n blocks, with sums over each.
+  """Logits [T, V] split into n blocks, with the sums of each.
 
   Attributes:
-    logits: float32 [T, n, 128]; -inf of ids beyond V, below all that are there.
-    highest: float32 [T, n], the largest of each block.
-    top: float32 [T, 1], the largest of all.
-    mass: float32 [T, n], sums of exp(logit - top).
+    logits: float32 [T, n, 128]; -inf for ids from V on.
+    highest: float32 [T, n], the largest logit of each block.
+    top: float32 [T, 1], the largest logit.
+    mass: float32 [T, n], the sum of exp(logit - top) over each block.
     vocab_size: V.
   """
 
@@ -32,18 +36,18 @@ class Blocks:
 
   @property
   def log_normalizer(self) -> Array:
-    """Float32 [T]: log-probabilities are logits less it."""
+    """Returns float32 [T]: log-probabilities are logits minus this."""
     return self.top[:, 0] + jnp.log(jnp.sum(self.mass, axis=1))
 
   @property
   def entropy(self) -> Array:
-    """Float32 [T], nats; costs as much as all of `look`."""
+    """Computes the entropy in nats, float32 [T]; as expensive as `split`."""
     logits = self.logits.reshape(self.logits.shape[0], -1)
     return probability.entropy(logits - self.log_normalizer[:, None])
 
 
-def look(logits: Array) -> Blocks:
-  """Blocks of logits float32 [T, V]."""
+def split(logits: Array) -> Blocks:
+  """Splits logits, float32 [T, V], into blocks."""
   rows, size = logits.shape
   padding = [(0, 0), (0, -size % _BLOCK)]
   logits = jnp.pad(logits, padding, constant_values=-jnp.inf)
@@ -54,41 +58,42 @@ def look(logits: Array) -> Blocks:
   return Blocks(logits, highest, top, mass, size)
 
 
-def without(blocks: Blocks, ids: Array) -> Blocks:
-  """Blocks in which the ids [T, K] are ruled out; they may not be all."""
+def exclude(blocks: Blocks, ids: Array) -> Blocks:
+  """Returns blocks without the ids [T, K], which must not be all ids."""
   rows = ids.shape[0]
   flat = blocks.logits.reshape(rows, -1)[:, : blocks.vocab_size]
-  return look(flat.at[jnp.arange(rows)[:, None], ids].set(-jnp.inf))
+  return split(flat.at[jnp.arange(rows)[:, None], ids].set(-jnp.inf))
 
 
 def most_likely(blocks: Blocks, size: int) -> tuple[Array, Array, Array]:
-  """The `size` most likely ids of each row, and the log-mass of the others.
+  """Returns the most likely ids of each token, and the log-mass of all others.
 
-  They lie in the `size` blocks with the highest logits: only these are sorted.
+  They are in the `size` blocks with the highest maxima; only these are sorted.
 
   Args:
     blocks: of logits [T, V].
     size: K, at most V.
 
   Returns:
-    ids int32 [T, K], the most likely first; their log-probabilities; and the
-    log-mass of all others, float32 [T], -inf if there are none.
+    ids, int32 [T, K], the most likely first; their log-probabilities, float32
+    [T, K]; and the log-mass of all others, float32 [T], -inf if there are none.
   """
   rows, count, _ = blocks.logits.shape
   row = jnp.arange(rows)[:, None]
   _, chosen = jax.lax.top_k(blocks.highest, min(size, count))
   inside = jnp.take_along_axis(blocks.logits, chosen[:, :, None], axis=1)
   inside = inside.reshape(rows, -1)
-  found, places = jax.lax.top_k(inside, size)
+  highest, places = jax.lax.top_k(inside, size)
   block = jnp.take_along_axis(chosen, places // _BLOCK, axis=1)
-  # Summed by itself: 1 less the kept mass is noise where that is near 1.
+  # The other ids are summed directly: 1 minus the kept mass would be rounding
+  # error where that is close to 1.
   rest = jnp.exp(inside - blocks.top).at[row, places].set(0.0)
   outside = blocks.mass.at[row, chosen].set(0.0)
   tail = jnp.sum(rest, axis=1) + jnp.sum(outside, axis=1)
   normalizer = blocks.log_normalizer
   return (
     block * _BLOCK + places % _BLOCK,
-    found - normalizer[:, None],
+    highest - normalizer[:, None],
     jnp.log(tail) + blocks.top[:, 0] - normalizer,
   )
 
@@ -102,8 +107,8 @@ def draw(blocks: Blocks, keys: Array, draws: int) -> tuple[Array, Array]:
     draws: N.
 
   Returns:
-    ids int32 [T, N], rising, each once; slots that are not used come last and
-    hold -1. And int32 [T, N], how often each was drawn; 0 in slots not used.
+    ids, int32 [T, N], increasing, each at most once, -1 in unused slots at the
+    end; and how often each was drawn, int32 [T, N], 0 in unused slots.
   """
 
   def mass_within(chosen):
@@ -115,7 +120,7 @@ def draw(blocks: Blocks, keys: Array, draws: int) -> tuple[Array, Array]:
 
 
 def _count(ids):
-  """Each id once, rising, and how often it was there."""
+  """Returns each id once, increasing, and how often it occurs."""
   ids = jnp.sort(ids, axis=1)
   new = jnp.concatenate(
     [jnp.ones_like(ids[:, :1], bool), ids[:, 1:] != ids[:, :-1]], axis=1

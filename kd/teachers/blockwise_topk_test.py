@@ -45,7 +45,7 @@ _SIZES = [(5, 3), (128, 128), (130, 130), (263, 20), (1000, 1), (1000, 1000)]
 def test_the_most_likely_and_all_others(vocab_size, size):
   logits = _logits(vocab_size)
   whole = _logprobs(logits)
-  seen = blockwise_topk.look(jnp.asarray(logits))
+  seen = blockwise_topk.split(jnp.asarray(logits))
   wide = logits.astype(np.float64)
   np.testing.assert_allclose(
     seen.log_normalizer, wide[:, 0] - whole[:, 0], rtol=1e-6, atol=2e-6
@@ -71,7 +71,7 @@ def test_tails_are_relative_to_themselves():
   for share in (0.99, 1e-9):
     p = np.full(4000, share / 3999)
     p[1234] = 1 - share
-    seen = blockwise_topk.look(jnp.log(jnp.asarray(p, jnp.float32))[None])
+    seen = blockwise_topk.split(jnp.log(jnp.asarray(p, jnp.float32))[None])
     _, _, tail = blockwise_topk.most_likely(seen, 1)
     beyond = 1 - share / 3999 if share > 0.5 and p[1234] < p[0] else share
     np.testing.assert_allclose(np.exp(tail), beyond, rtol=2e-5)
@@ -81,7 +81,7 @@ def _draw(logits, seed, draws):
   keys = jax.random.split(jax.random.key(seed), len(logits))
   draw = jax.jit(blockwise_topk.draw, static_argnums=2)
   return map(
-    np.asarray, draw(blockwise_topk.look(jnp.asarray(logits)), keys, draws)
+    np.asarray, draw(blockwise_topk.split(jnp.asarray(logits)), keys, draws)
   )
 
 
@@ -114,16 +114,16 @@ def test_draws_depend_on_their_keys_alone():
   ids, counts = _draw(logits, 3, 50)
   keys = jax.random.split(jax.random.key(3), len(logits))
   for n in (0, 4, 7):
-    seen = blockwise_topk.look(jnp.asarray(logits[n : n + 1]))
+    seen = blockwise_topk.split(jnp.asarray(logits[n : n + 1]))
     one, times = blockwise_topk.draw(seen, keys[n : n + 1], 50)
     np.testing.assert_array_equal(one[0], ids[n])
     np.testing.assert_array_equal(times[0], counts[n])
 
 
 def _keep(method, logits):
-  seen = compression.Seen(
+  seen = compression.TokenOutputs(
     hidden=None,
-    blocks=blockwise_topk.look(jnp.asarray(logits)),
+    blocks=blockwise_topk.split(jnp.asarray(logits)),
     keys=jax.random.split(jax.random.key(0), len(logits)),
   )
   return jax.tree.map(np.asarray, method.keep(seen))

@@ -1,4 +1,4 @@
-"""Reads targets that teachers computed before, with the rows."""
+"""Reads the targets of rows from a cache."""
 
 import bisect
 import os
@@ -25,7 +25,7 @@ UNEMBEDDING = 'unembedding.safetensors'
 
 
 class Cache:
-  """A cache on disk, read row by row in any order."""
+  """A cache on disk, whose rows are read in any order."""
 
   def __init__(
     self,
@@ -36,12 +36,12 @@ class Cache:
     """Opens the files.
 
     Args:
-      folder: of the cache.
-      manifest: of it, checked.
-      patience: with disks that fail.
+      folder: the cache's folder.
+      manifest: its manifest, checked.
+      patience: how often to try again when the disk fails.
 
     Raises:
-      ConfigError: a file is missing, or is not as it was written.
+      ConfigError: a file is missing, or differs from what was written.
       ReadError: the disk fails.
     """
     self.folder, self.manifest, self._patience = folder, manifest, patience
@@ -56,7 +56,7 @@ class Cache:
     files = [os.path.join(folder, f['file']) for f in manifest['shards']]
     try:
       self._source = grain.sources.ArrayRecordDataSource(files)
-    except Exception as e:  # array_record raises kinds of its own.
+    except Exception as e:  # array_record has exception classes of its own.
       self._check_files(manifest['shards'], deep=True, where='')
       raise retry.ReadError(f'{folder}: cannot be opened: {e}') from e
     self._first_rows = [facts['first_row'] for facts in manifest['shards']]
@@ -65,7 +65,7 @@ class Cache:
     return len(self._source)
 
   def row(self, row_id: int) -> records.RecordedRow:
-    """The targets of the row of that number.
+    """Reads the targets of a row.
 
     Raises:
       ConfigError: there is no such row, or its file was changed.
@@ -89,14 +89,14 @@ class Cache:
         ),
       )
     except retry.ReadError:
-      # What was changed stays so: that is not for another try.
+      # A file that was changed is not worth another attempt.
       number = bisect.bisect_right(self._first_rows, row_id) - 1
       facts = self.manifest['shards'][number]
       self._check_files([facts], deep=True, where=f' (read for row {row_id})')
       raise
 
   def _check_files(self, facts, deep, where):
-    """Refuses files that are not as they were written."""
+    """Raises ConfigError for a file that differs from what was written."""
     for one in facts:
       problem = shards.problem(self.folder, one, deep=deep)
       if problem:
@@ -108,38 +108,38 @@ class Cache:
         )
 
   def read(self, batch: types.Batch) -> types.PyTree:
-    """What is known of a batch's rows, as numpy arrays [b, L, ...].
+    """Reads the targets of some rows, as numpy arrays [b, L, ...].
 
     Args:
-      batch: numpy arrays of some rows.
+      batch: numpy arrays of the rows.
 
     Returns:
-      TopK, Sampled, or hidden states [b, L, D]; zeros of hidden states, and no
-      ids, where the cache says nothing.
+      TopK, Sampled, or hidden states [b, L, D]. Positions without targets have
+      no ids, or hidden states of 0.
 
     Raises:
-      ConfigError: targets are those of another row: names it.
+      ConfigError: targets belong to another row; names it.
       ReadError: see `row`.
     """
-    found = [self.row_of(batch, i) for i in range(len(batch.row_id))]
+    rows = [self.row_of(batch, i) for i in range(len(batch.row_id))]
     if not self.method.entries:
-      return _hidden(found)
-    ids = np.stack([self._entries(r, r.ids, -1, np.int32) for r in found])
+      return _hidden(rows)
+    ids = np.stack([self._entries(r, r.ids, -1, np.int32) for r in rows])
     logprobs = np.stack(
-      [self._entries(r, r.logprobs, -np.inf, np.float32) for r in found]
+      [self._entries(r, r.logprobs, -np.inf, np.float32) for r in rows]
     )
     counts = tails = None
     if self.method.draws:
       counts = np.stack(
-        [self._entries(r, r.counts, 0, np.float32) for r in found]
+        [self._entries(r, r.counts, 0, np.float32) for r in rows]
       )
     if self.method.exact:
-      tails = _tails(found)
+      tails = _tails(rows)
     kept = compression.Kept(ids, logprobs, counts, tails, None)
     return self.method.sparse(kept)
 
   def row_of(self, batch: types.Batch, number: int) -> records.RecordedRow:
-    """The targets of one of a batch's rows; raises as `read`."""
+    """Reads the targets of a batch's row; raises the errors of `read`."""
     row_id = int(batch.row_id[number])
     row = self.row(row_id)
     wanted = records.digest_of(batch, number)
@@ -153,72 +153,73 @@ class Cache:
     return row
 
   def _entries(self, row, values, nothing, kind):
-    """Entries as [L, K], with `nothing` in slots that are not used."""
-    part = np.full((len(row.entries), self.most_entries), nothing, kind)
-    part[np.arange(self.most_entries) < row.entries[:, None]] = values
+    """Returns entries as [L, K], with `nothing` in unused slots."""
+    counted = np.full((len(row.entries), self.most_entries), nothing, kind)
+    counted[np.arange(self.most_entries) < row.entries[:, None]] = values
     whole = np.full((len(row.counted), self.most_entries), nothing, kind)
-    whole[row.counted] = part
+    whole[row.counted] = counted
     return whole
 
 
-def _tails(found):
-  """Log-masses [b, L] of all other ids; 0 where nothing is known."""
-  tails = np.zeros((len(found), len(found[0].counted)), np.float32)
-  for row, values in zip(found, tails, strict=True):
+def _tails(rows):
+  """Returns the log-masses of all other ids, [b, L]; 0 without targets."""
+  tails = np.zeros((len(rows), len(rows[0].counted)), np.float32)
+  for row, values in zip(rows, tails, strict=True):
     values[row.counted] = row.tail_logprob
   return tails
 
 
-def _hidden(found):
-  first = found[0].hidden
-  shape = (len(found), len(found[0].counted), first.shape[1])
+def _hidden(rows):
+  """Returns hidden states [b, L, D]; 0 without targets."""
+  first = rows[0].hidden
+  shape = (len(rows), len(rows[0].counted), first.shape[1])
   hidden = np.zeros(shape, first.dtype)
-  for row, values in zip(found, hidden, strict=True):
+  for row, values in zip(rows, hidden, strict=True):
     values[row.counted] = row.hidden
   return hidden
 
 
 def write_unembedding(folder: str, table: np.ndarray) -> str:
-  """Keeps the table [V, D] that hidden states are multiplied by.
+  """Writes the unembedding [V, D] that hidden states are multiplied with.
 
   Returns:
-    SHA-256 of the file.
+    The SHA-256 of the file.
 
   Raises:
     KdError: the disk is full or fails.
   """
   path = os.path.join(folder, UNEMBEDDING)
-  with shards.failing_as_kd(path):
+  with shards.kd_errors(path):
     tensor_files.save(path + '.tmp', {'unembedding': table})
   run_info.sync(path + '.tmp')
-  found = identity.file_digest(path + '.tmp')
+  digest = identity.file_digest(path + '.tmp')
   os.replace(path + '.tmp', path)
-  return found
+  return digest
 
 
 def unembedding(
   cache: Cache, vocab_size: int, mesh: jax.sharding.Mesh
 ) -> jax.Array:
-  """The teacher's unembedding [V, D] on the mesh.
+  """Reads the teacher's unembedding [V, D] and places it on the mesh.
 
   Args:
-    cache: of hidden states.
-    vocab_size: V, ids that the student has.
-    mesh: of the student.
+    cache: a cache of hidden states.
+    vocab_size: V, the number of ids that the student has.
+    mesh: the student's.
 
   Raises:
-    ConfigError: the file is missing or is another one.
+    ConfigError: the file is missing or was changed.
   """
   path = os.path.join(cache.folder, UNEMBEDDING)
   legal = 'the file as --mode=cache wrote it'
   try:
-    found = identity.file_digest(path)
+    digest = identity.file_digest(path)
     table = safetensors_numpy.load_file(path)['unembedding']
-  except Exception as e:  # safetensors raises a kind of its own.
+  except Exception as e:  # safetensors has an exception class of its own.
     raise errors.ConfigError(
       'cache.folder', f'{path!r} cannot be read: {e}', legal=legal
     ) from e
-  if found != cache.manifest['files'].get(UNEMBEDDING):
+  if digest != cache.manifest['files'].get(UNEMBEDDING):
     raise errors.ConfigError(
       'cache.folder', f'{path!r} was changed', legal=legal
     )

@@ -37,7 +37,7 @@ def _through_files(folder, name, method, logits):
   tokens = _ROWS * _LENGTH
   kept = jax.jit(
     lambda x, keys: method.keep(
-      compression.Seen(None, blockwise_topk.look(x), keys)
+      compression.TokenOutputs(None, blockwise_topk.split(x), keys)
     )
   )(jnp.tile(logits, (tokens, 1)), jax.random.split(jax.random.key(3), tokens))
   grid = lambda x: np.asarray(x).reshape(_ROWS, _LENGTH, *x.shape[1:])

@@ -1,4 +1,4 @@
-"""What is kept of a teacher's distribution, by name."""
+"""Methods to compress a teacher's distribution for a cache, by name."""
 
 import dataclasses
 
@@ -19,13 +19,13 @@ METHODS = registry.Registry('method of a cache')
 
 
 @struct.dataclass
-class Seen:
-  """What a teacher says of T tokens, whole.
+class TokenOutputs:
+  """A teacher's outputs for T tokens.
 
   Attributes:
-    hidden: [T, D], its final hidden states, or None for several teachers.
-    blocks: of logits [T, V], of ids that count.
-    keys: jax.random keys [T], of each token's place in its row and of the row.
+    hidden: [T, D], its final hidden states; None for several teachers.
+    blocks: the logits [T, V] of the shared vocabulary.
+    keys: jax.random keys [T], which depend on the row and the position in it.
   """
 
   hidden: Array | None
@@ -35,12 +35,13 @@ class Seen:
 
 @struct.dataclass
 class Kept:
-  """What a method keeps of T tokens; None for what it doesn't.
+  """What a method keeps of T tokens; None for what it does not keep.
 
   Attributes:
-    ids: int32 [T, K], rising; slots that are not used come last and hold -1.
-    logprobs: float32 [T, K], of these ids.
-    counts: int32 [T, K], how often each was drawn; 0 if it was not by chance.
+    ids: int32 [T, K], increasing, with -1 in unused slots at the end.
+    logprobs: float32 [T, K], their log-probabilities.
+    counts: int32 [T, K], how often each was drawn; 0 for an id that is kept for
+      its probability.
     tail_logprob: float32 [T], the log-mass of all other ids.
     hidden: [T, D].
   """
@@ -54,15 +55,15 @@ class Kept:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """One way to keep a distribution.
+  """A compression method with its settings.
 
   Attributes:
-    name: in METHODS.
-    stored_as: the type of stored log-probabilities or hidden states.
-    entries: K, the most ids of a token; 0: keeps hidden states.
-    mass: of the most likely ids that are kept, if fewer than `entries` reach
-      it; 1: always `entries`.
-    draws: how many ids are drawn of each token, of `entries`; 0: none is.
+    name: its name in METHODS.
+    stored_as: the stored data type of log-probabilities or hidden states.
+    entries: K, the maximum number of ids per token; 0: hidden states are kept.
+    mass: the most likely ids are kept until they hold this probability, or all
+      `entries` of them; 1: always `entries`.
+    draws: how many of the `entries` are drawn at random; 0: none.
   """
 
   name: str
@@ -73,12 +74,12 @@ class Method:
 
   @property
   def exact(self) -> int:
-    """How many of the most likely ids are kept, whatever is drawn."""
+    """Returns how many of the most likely ids are kept."""
     return self.entries - self.draws
 
   @property
   def token_distribution(self) -> type[distributions.TokenDistribution]:
-    """The type of the targets, as terms compare them."""
+    """Returns the type of the targets that loss terms compare."""
     if not self.entries:
       return dense_distributions.MixtureLogits
     if self.draws:
@@ -104,86 +105,85 @@ class Method:
       weights = xp.where(kept.counts > 0, drawn, xp.exp(kept.logprobs))
     return sparse_distributions.Sampled(kept.ids, kept.logprobs, weights)
 
-  def keep(self, seen: Seen) -> Kept:
-    """Chooses from what the teacher says; to be jitted."""
+  def keep(self, outputs: TokenOutputs) -> Kept:
+    """Compresses a teacher's outputs; can be jitted."""
     if not self.entries:
-      return Kept(None, None, None, None, seen.hidden)
+      return Kept(None, None, None, None, outputs.hidden)
     if not self.exact:
-      ids, counts = blocks_lib.draw(seen.blocks, seen.keys, self.draws)
-      return Kept(ids, _logprobs(seen.blocks, ids), counts, None, None)
-    vocab_size = seen.blocks.vocab_size
+      ids, counts = blocks_lib.draw(outputs.blocks, outputs.keys, self.draws)
+      return Kept(ids, _logprobs(outputs.blocks, ids), counts, None, None)
+    vocab_size = outputs.blocks.vocab_size
     if self.draws:
-      return self._keep_both(seen, min(self.exact, vocab_size - 1))
+      return self._keep_both(outputs, min(self.exact, vocab_size - 1))
     size = min(self.entries, vocab_size)
-    ids, found, tail = blocks_lib.most_likely(seen.blocks, size)
+    ids, logprobs, tail = blocks_lib.most_likely(outputs.blocks, size)
     if self.mass < 1:
-      before = jnp.cumsum(jnp.exp(found), axis=1) - jnp.exp(found)
-      # The most likely id is kept whatever it has.
+      before = jnp.cumsum(jnp.exp(logprobs), axis=1) - jnp.exp(logprobs)
+      # The most likely id is always kept.
       kept = (before < self.mass).at[:, 0].set(True)
-      rest = jax.nn.logsumexp(jnp.where(kept, -jnp.inf, found), axis=1)
+      rest = jax.nn.logsumexp(jnp.where(kept, -jnp.inf, logprobs), axis=1)
       tail = jnp.logaddexp(tail, rest)
       ids = jnp.where(kept, ids, -1)
-    order = _rising(ids)
+    order = _increasing(ids)
     ids = jnp.take_along_axis(ids, order, axis=1)
-    found = jnp.take_along_axis(found, order, axis=1)
-    found = jnp.where(ids < 0, -jnp.inf, found)
-    return Kept(ids, found, None, tail, None)
+    logprobs = jnp.take_along_axis(logprobs, order, axis=1)
+    logprobs = jnp.where(ids < 0, -jnp.inf, logprobs)
+    return Kept(ids, logprobs, None, tail, None)
 
-  def _keep_both(self, seen, size):
-    """The most likely ids, and draws from the others."""
-    likely, _, tail = blocks_lib.most_likely(seen.blocks, size)
-    others = blocks_lib.without(seen.blocks, likely)
-    drawn, counts = blocks_lib.draw(others, seen.keys, self.draws)
+  def _keep_both(self, outputs, size):
+    """Keeps the most likely ids and draws from all others."""
+    likely, _, tail = blocks_lib.most_likely(outputs.blocks, size)
+    others = blocks_lib.exclude(outputs.blocks, likely)
+    drawn, counts = blocks_lib.draw(others, outputs.keys, self.draws)
     ids = jnp.concatenate([likely, drawn], axis=1)
     counts = jnp.concatenate([jnp.zeros_like(likely), counts], axis=1)
-    order = _rising(ids)
+    order = _increasing(ids)
     ids = jnp.take_along_axis(ids, order, axis=1)
     counts = jnp.take_along_axis(counts, order, axis=1)
-    return Kept(ids, _logprobs(seen.blocks, ids), counts, tail, None)
+    return Kept(ids, _logprobs(outputs.blocks, ids), counts, tail, None)
 
 
-def _rising(ids):
-  """The order of ids [T, K] in which those below 0 come last."""
+def _increasing(ids):
+  """Returns the order that sorts ids [T, K], with those below 0 last."""
   last = jnp.iinfo(ids.dtype).max
   return jnp.argsort(jnp.where(ids < 0, last, ids), axis=1)
 
 
 def _logprobs(blocks, ids):
-  """Log-probabilities of ids [T, N]; -inf for an id below 0."""
+  """Returns log-probabilities of ids [T, N]; -inf for an id below 0."""
   flat = blocks.logits.reshape(ids.shape[0], -1)
-  found = jnp.take_along_axis(flat, jnp.maximum(ids, 0), axis=1)
-  return jnp.where(ids < 0, -jnp.inf, found - blocks.log_normalizer[:, None])
+  logits = jnp.take_along_axis(flat, jnp.maximum(ids, 0), axis=1)
+  return jnp.where(ids < 0, -jnp.inf, logits - blocks.log_normalizer[:, None])
 
 
 @METHODS.register('top_k')
 def _top_k(*, entries, logprobs):
-  """The most likely ids, and the mass of all others as one number."""
+  """Keeps the most likely ids and the total mass of all others."""
   return Method('top_k', logprobs, entries, 1.0, 0)
 
 
 @METHODS.register('nucleus')
 def _nucleus(*, mass, entries, logprobs):
-  """The fewest ids with that mass, `entries` at most (arXiv 1904.09751)."""
+  """Keeps the fewest ids with a given mass (arXiv 1904.09751)."""
   return Method('nucleus', logprobs, entries, mass, 0)
 
 
 @METHODS.register('sampled')
 def _sampled(*, draws, logprobs):
-  """Ids drawn with replacement and how often each was (arXiv 2503.16870)."""
+  """Keeps ids drawn with replacement and their counts (arXiv 2503.16870)."""
   return Method('sampled', logprobs, draws, 1.0, draws)
 
 
 @METHODS.register('stratified')
 def _stratified(*, entries, draws, logprobs):
-  """The most likely ids as they are, and ids drawn from the others.
+  """Keeps the most likely ids, and ids drawn from all others.
 
-  Unbiased as drawn ids are, and with far less noise: of the mass that is kept
-  chance has nothing to say.
+  Unbiased like `sampled`, with lower variance: only the tail is sampled.
   """
   return Method('stratified', logprobs, entries + draws, 1.0, draws)
 
 
 @METHODS.register('hidden')
 def _hidden(*, values):
-  """The final hidden states, which with the unembedding are all logits."""
+  """Keeps final hidden states; with the unembedding they give all logits."""
   return Method('hidden', values, 0, 1.0, 0)

@@ -1,4 +1,4 @@
-"""Live teachers: they score each batch when it is trained on."""
+"""Live teachers, which score each batch in the step that trains on it."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -36,16 +36,17 @@ def make(
 ) -> Callable[[types.Batch], distributions.Targets]:
   """Returns the function from a batch to the teachers' targets.
 
-  The targets are final hidden states and the embeddings: logits [B, L, V] never
-  exist as a whole. An embedding is not copied, unless it has padding rows that
-  the student lacks: cut at each step, a split table would move between devices.
+  The targets are final hidden states and unembeddings: logits of shape
+  [B, L, V] never exist as a whole. An unembedding is copied only if it has
+  padding rows that the student lacks: slicing a sharded table in each step
+  would move it between devices.
 
   Args:
-    teachers: one, or those of a mixture.
+    teachers: one teacher, or those of a mixture.
     vocab_size: V of the student.
-    spec: layers of the first teacher whose insides are shown too.
-    mesh: the mesh that batches lie on, and targets; if it is not the teachers'
-      own, they move between the two, and the embeddings have a copy here.
+    spec: layer outputs of the first teacher that are returned too.
+    mesh: of batches and targets; if the teachers are on another one, batches
+      and targets are transferred, and this mesh has a copy of the unembeddings.
   """
   own = jax.tree.leaves(teachers[0].params)[0].sharding.mesh
   nothing = types.TapSpec((), ())
@@ -60,39 +61,39 @@ def make(
   weights = [jnp.float32(t.weight) for t in teachers]
 
   def targets(batch):
-    # Nothing here waits: on devices of their own the teachers are at this batch
-    # as soon as they have done the one before.
+    # Nothing here blocks: teachers on devices of their own begin with this
+    # batch as soon as they have finished the previous one.
     if own != mesh:
       batch = jax.device_put(batch, rules.batch_sharding(own))
     with rules.active(own):
-      found = [
+      outputs = [
         score(t.params, batch)
         for score, t in zip(scores, teachers, strict=True)
       ]
     if own != mesh:
-      found = _move(found, mesh)
+      outputs = _move(outputs, mesh)
     mixture = dense_distributions.DenseMixture(
       tuple(
         dense_distributions.DenseTeacher(hidden, unembedding, weight)
         for (hidden, _), unembedding, weight in zip(
-          found, unembeddings, weights, strict=True
+          outputs, unembeddings, weights, strict=True
         )
       )
     )
-    return distributions.Targets(mixture, taps=found[0][1])
+    return distributions.Targets(mixture, taps=outputs[0][1])
 
   return targets
 
 
-def unembedding_place(
+def unembedding_sharding(
   table: types.Array, vocab_size: int, mesh: jax.sharding.Mesh
 ) -> jax.sharding.NamedSharding:
-  """Where the embedding that targets name lies.
+  """Returns the sharding of the unembedding in the targets.
 
   Args:
     table: the teacher's embedding [V_t, D_t], which may be abstract.
     vocab_size: V of the student: rows beyond it are cut off.
-    mesh: the one that targets lie on.
+    mesh: of the targets.
   """
   size = min(table.shape[0], vocab_size)
   if size == table.shape[0] and table.sharding.mesh == mesh:
@@ -101,31 +102,31 @@ def unembedding_place(
 
 
 def _unembedding(table, vocab_size, mesh):
-  """The embedding, where the objective needs it."""
-  place = unembedding_place(table, vocab_size, mesh)
+  """Returns the unembedding on the devices that the objective uses."""
+  sharding = unembedding_sharding(table, vocab_size, mesh)
   rows = table.shape[0]
   if table.sharding.mesh != mesh:
     table = jax.device_put(table, rules.table_sharding(mesh, rows))
   if rows <= vocab_size:
     return table
-  return jax.jit(lambda x: x[:vocab_size], out_shardings=place)(table)
+  return jax.jit(lambda x: x[:vocab_size], out_shardings=sharding)(table)
 
 
-def _move(found, mesh):
-  """Hidden states and taps [n, B, L, ...] to another mesh."""
+def _move(outputs, mesh):
+  """Transfers hidden states and layer outputs to another mesh."""
   return [
     (
       jax.device_put(hidden, rules.hidden_sharding(mesh)),
-      shown and jax.device_put(shown, rules.taps_sharding(mesh)),
+      taps and jax.device_put(taps, rules.taps_sharding(mesh)),
     )
-    for hidden, shown in found
+    for hidden, taps in outputs
   ]
 
 
 def scorer(
   model: gemma3.Gemma3, spec: types.TapSpec
 ) -> Callable[[types.PyTree, types.Batch], tuple[types.Array, types.Taps]]:
-  """The jitted forward pass: from (params, batch) to hidden states and taps."""
+  """Returns the jitted map from (params, batch) to hidden states and taps."""
 
   @jax.jit
   def score(params, batch):

@@ -1,4 +1,4 @@
-"""A cache's manifest: what the cache holds, checked whenever it is read."""
+"""Reads, checks and writes a cache's manifest, which says what it holds."""
 
 from collections.abc import Iterable, Mapping
 import os
@@ -13,11 +13,11 @@ from kd.core import json_files
 from kd.core import run_info
 from kd.teachers import shards
 
-FORMAT = 2  # Raise it when what is written changes its meaning.
+FORMAT = 2  # Raise it when the written data changes its meaning.
 
-# A folder with it is whole, and is not written to but by a repair.
+# A folder with this file is complete; only a repair changes it.
 FILE = 'manifest.json'
-# Of a cache that is being written.
+# A folder with this file alone is being written.
 REQUEST = 'request.json'
 
 _KINDS = {dict: 'an object', list: 'a list', int: 'a whole number', str: 'text'}
@@ -39,11 +39,11 @@ def read(folder: str, path: str) -> dict[str, Any]:
     raise errors.ConfigError(path, f'{folder!r}: no such folder', legal=legal)
   file = os.path.join(folder, FILE)
   if not os.path.exists(file):
-    found = f'{folder!r} holds no {FILE}'
+    problem = f'{folder!r} holds no {FILE}'
     if os.path.exists(os.path.join(folder, REQUEST)):
-      found = f'{folder!r} is being written, or was given up half-way'
+      problem = f'{folder!r} is being written, or was left incomplete'
       legal = 'a complete cache: --mode=cache with this config resumes it'
-    raise errors.ConfigError(path, found, legal=legal)
+    raise errors.ConfigError(path, problem, legal=legal)
   manifest = json_files.read(file, path)
   try:
     _check_shape(manifest)
@@ -55,7 +55,7 @@ def read(folder: str, path: str) -> dict[str, Any]:
 def _check_shape(manifest: Mapping[str, Any]) -> None:
   """Raises ConfigError, naming the field, unless every reader can rely on it.
 
-  `check` compares the fields of the request that are not looked at here.
+  `check` compares the other fields of the request.
   """
   version = manifest['format'] if 'format' in manifest else None
   if version != FORMAT:
@@ -134,13 +134,13 @@ def check(
   folder: str,
   path: str,
 ) -> None:
-  """Compares a cache's request with what is wanted, field by field.
+  """Compares a cache's request with the wanted one, field by field.
 
   Args:
     found: the cache's request.
-    wanted: what a field of it must be; fields that it lacks may be anything.
-    folder: of the cache.
-    path: of the config's field that names it.
+    wanted: the values that its fields must have; others may be anything.
+    folder: the cache's folder.
+    path: the config field that names it.
 
   Raises:
     ConfigError: names each field that differs, with both values.
@@ -160,13 +160,13 @@ def publish(
   shards: Iterable[Mapping[str, Any]],
   files: Mapping[str, str],
 ) -> None:
-  """Writes the manifest: from here on the cache is whole.
+  """Writes the manifest, which makes the cache complete.
 
   Args:
-    folder: of the cache.
+    folder: the cache's folder.
     request: what the cache holds.
-    shards: what is said of each file, see shards.facts.
-    files: SHA-256 of what else there is, by name.
+    shards: the facts of each file, see shards.facts.
+    files: SHA-256 of other files, by name.
   """
   value = {
     'format': FORMAT,

@@ -1,4 +1,4 @@
-"""A digest of parameters that is the same on any mesh."""
+"""Computes a digest of parameters that is the same on any mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,10 @@ _WORDS = 2  # 32 bits each, of every parameter
 
 
 def of(params: types.PyTree) -> str:
-  """Names, shapes, types and every bit of the parameters: 16 hex digits.
+  """Returns the digest of names, shapes, data types and values: 16 hex digits.
 
-  Each number is mixed with its place and these are added up as integers, whose
-  sum does not depend on how the devices share the work.
+  Each value is hashed together with its index, and the hashes are added as
+  integers: the sum does not depend on the sharding.
   """
   leaves = jax.tree_util.tree_leaves_with_path(params)
   sums = jax.device_get([_sum(leaf) for _, leaf in leaves])
@@ -41,7 +41,7 @@ def _sum(leaf):
 
 
 def _mix(x):
-  """A bijection of uint32 that spreads every bit (MurmurHash3's finaliser)."""
+  """Mixes the bits of uint32, one to one (MurmurHash3's finalizer)."""
   x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
   x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
   return x ^ (x >> 16)

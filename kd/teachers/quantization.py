@@ -1,4 +1,4 @@
-"""Ids and log-probabilities in few bits, with bounds on what is lost."""
+"""Stores ids and log-probabilities in few bits."""
 
 import numpy as np
 
@@ -6,20 +6,20 @@ _LEVELS = 255
 
 
 def id_bits(vocab_size: int) -> int:
-  """Bits that an id below `vocab_size` needs."""
+  """Returns the number of bits that an id below `vocab_size` needs."""
   return max(1, (vocab_size - 1).bit_length())
 
 
 def pack_ids(ids: np.ndarray, bits: int) -> bytes:
-  """Unsigned numbers below 2 ** bits, `bits` each and no more.
+  """Packs unsigned numbers below 2 ** bits into `bits` each.
 
-  They lie in planes: all lowest bytes, all second bytes, ..., then the bits
-  that are left, side by side. The compressor behind finds more in a plane than
-  in a stream whose numbers begin anywhere in a byte.
+  They are stored in planes: all lowest bytes, all second bytes, ..., then the
+  remaining bits. The file's compressor finds more redundancy in planes than in
+  a stream whose numbers begin anywhere in a byte.
 
   Args:
     ids: uint32 [n].
-    bits: of each.
+    bits: number of bits of each.
   """
   whole, rest = divmod(bits, 8)
   planes = [
@@ -33,13 +33,13 @@ def pack_ids(ids: np.ndarray, bits: int) -> bytes:
 
 
 def packed_size(count: int, bits: int) -> int:
-  """Bytes of `count` numbers of `bits` each."""
+  """Returns the size in bytes of `count` packed numbers."""
   whole, rest = divmod(bits, 8)
   return count * whole + (count * rest + 7) // 8
 
 
 def unpack_ids(data: bytes, count: int, bits: int) -> np.ndarray:
-  """The inverse of pack_ids: uint32 [count]."""
+  """Reverses pack_ids: uint32 [count]."""
   whole, rest = divmod(bits, 8)
   ids = np.zeros(count, np.uint32)
   for i in range(whole):
@@ -56,11 +56,11 @@ def unpack_ids(data: bytes, count: int, bits: int) -> np.ndarray:
 
 
 def gaps(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  """Each id less the one before it in its position; the first as it is.
+  """Returns differences of consecutive ids of a position, and its first id.
 
   Args:
-    ids: uint32 [entries], rising within a position.
-    counts: int [positions], entries of each.
+    ids: uint32 [entries], increasing within a position.
+    counts: int [positions], the number of entries of each.
   """
   before = np.concatenate([np.zeros(1, ids.dtype), ids[:-1]])[: len(ids)]
   before[_starts(counts)] = 0
@@ -68,8 +68,8 @@ def gaps(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def from_gaps(gaps: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  """The inverse of gaps."""
-  # Wraps around at 2 ** 32, and differences of such sums are right again.
+  """Reverses gaps."""
+  # The sums wrap around at 2 ** 32, but their differences are correct.
   sums = np.cumsum(gaps, dtype=np.uint32)
   starts = _starts(counts)
   before = sums[starts] - gaps[starts]
@@ -77,54 +77,45 @@ def from_gaps(gaps: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _starts(counts):
-  """Where each position that has entries begins."""
+  """Returns where the entries of each position begin, if it has any."""
   ends = np.cumsum(counts)
   return (ends - counts)[counts > 0]
 
 
 def lowest(logprobs: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  """What codes of a position are relative to: float16 [positions], <= 0.
+  """Returns a lower bound of each position's values: float16 [positions], <= 0.
 
   Args:
     logprobs: float32 [entries].
-    counts: int [positions], entries of each.
+    counts: int [positions], the number of entries of each.
   """
-  found = np.zeros(len(counts), np.float32)
+  exact = np.zeros(len(counts), np.float32)
   if len(logprobs):
-    found[counts > 0] = np.minimum.reduceat(logprobs, _starts(counts))
-  rounded = found.astype(np.float16)
-  # Not above the lowest: its code would be beyond the last.
+    exact[counts > 0] = np.minimum.reduceat(logprobs, _starts(counts))
+  rounded = exact.astype(np.float16)
+  # Rounding up would give the lowest value a code above the last one.
   return np.where(
-    rounded > found, np.nextafter(rounded, np.float16(-np.inf)), rounded
+    rounded > exact, np.nextafter(rounded, np.float16(-np.inf)), rounded
   )
 
 
 def encode(logprobs: np.ndarray, lowest: np.ndarray) -> np.ndarray:
-  """Codes uint8 [entries] of log-probabilities.
+  """Quantizes log-probabilities to codes, uint8 [entries].
 
-  Levels are closer where probabilities are larger: the code is 255 times the
-  square root of the share of the lowest one.
+  The code is 255 sqrt(logprob / lowest), so that levels are closer where
+  probabilities are larger.
 
   Args:
     logprobs: float32 [entries], from `lowest` to 0.
     lowest: float32 [entries], that of the position, < 0 unless all are 0.
   """
-  share = np.divide(
+  ratio = np.divide(
     logprobs, lowest, out=np.zeros_like(logprobs), where=lowest < 0
   )
-  return np.rint(_LEVELS * np.sqrt(share)).astype(np.uint8)
+  return np.rint(_LEVELS * np.sqrt(ratio)).astype(np.uint8)
 
 
 def decode(codes: np.ndarray, lowest: np.ndarray) -> np.ndarray:
-  """Log-probabilities float32 [entries] of codes; see encode."""
+  """Returns the log-probabilities of codes, float32 [entries]; see encode."""
   root = codes.astype(np.float32) / _LEVELS
   return lowest * root * root
-
-
-def bound(logprobs: np.ndarray, lowest: np.ndarray) -> np.ndarray:
-  """The most that decoding may be away from each log-probability.
-
-  Half a level of the root, squared: |lowest| (root / 255 + 1 / 510^2).
-  """
-  root = np.sqrt(np.divide(logprobs, lowest, where=lowest < 0, out=0 * lowest))
-  return -lowest * (root / _LEVELS + 1 / (2 * _LEVELS) ** 2)

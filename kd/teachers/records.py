@@ -1,18 +1,19 @@
-"""One row's targets as bytes: the record of a cache.
+"""Encodes one row's targets as a record of a cache.
 
-All numbers are little-endian; n positions count, with E entries in all.
+All numbers are little-endian. n is the number of counted positions, E that of
+their entries.
 
   8 bytes      digest of the row that the targets belong to
   3 x uint32   L, n, D (0 without hidden states)
-  ceil(L / 8)  which positions count, a bit each, the highest bit first
+  ceil(L / 8)  which positions count, one bit each, the highest bit first
   n x float16  log-probability of the true next token
-  n x float32  log-normaliser of the teacher's logits
-  entries:     n x uint16 entries of each position; n x float16 log-mass of all
-               but the most likely ids (if these are kept); n x float16 lowest
-               log-probability (of 8-bit ones); E ids less the one before, see
-               quantization.pack_ids; E x uint8 codes or float16
-               log-probabilities; E x uint8 how often each was drawn, uint16
-               from 256 draws on (if any is)
+  n x float32  log-normalizer of the teacher's logits
+  entries:     n x uint16 number of entries of each position; n x float16
+               log-mass of all but the most likely ids (if these are kept); n x
+               float16 lowest log-probability (if stored as uint8); E
+               differences of ids, see quantization.gaps and pack_ids; E x uint8
+               codes or float16 log-probabilities; E x uint8 how often each was
+               drawn, uint16 from 256 draws on (if ids are drawn)
   hidden:      n x float16 entropy; n x D bfloat16, or n x float32 steps and
                n x D int8
   uint32       CRC-32 of all before, which begins with the cache's digest
@@ -33,32 +34,32 @@ from kd.teachers import quantization
 
 _HEADER = struct.Struct('<8s3I')
 _CHECK = struct.Struct('<I')
-_LEAST = np.float32(-6e4)  # Of a float16; exp of it is 0.
+_LEAST = np.float32(-6e4)  # In the range of float16; its exponential is 0.
 _STEPS = 127
 
 DIGEST_BYTES = 8
 
 
 class DamagedError(Exception):
-  """A record that is not what was written."""
+  """A record's bytes are not those that were written."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordedRow:
-  """What a teacher said of one row.
+  """The targets of one row.
 
   Attributes:
-    digest: of the row that it belongs to, see digest_of.
-    counted: bool [L], positions that it is known of; n of them.
-    target_logprob: float32 [n], of the true next token.
+    digest: of the row that they belong to, see digest_of.
+    counted: bool [L], the n positions with targets.
+    target_logprob: float32 [n], the log-probability of the true next token.
     log_normalizer: float32 [n].
-    entries: int32 [n], how many ids each position has; None with hidden.
-    ids: uint32 [E], rising within a position, or None.
+    entries: int32 [n], the number of ids of each position; None with hidden.
+    ids: uint32 [E], increasing within a position, or None.
     logprobs: float32 [E], of these ids, or None.
-    counts: int32 [E], how often each was drawn, 0 if it was not by chance, or
-      None.
+    counts: int32 [E], how often each was drawn, 0 for an id that is kept for
+      its probability; or None.
     tail_logprob: float32 [n], log-mass of all other ids, or None.
-    entropy: float32 [n], nats, with hidden; else None.
+    entropy: float32 [n], in nats, with hidden; otherwise None.
     hidden: bfloat16 or float32 [n, D], or None.
   """
 
@@ -76,11 +77,11 @@ class RecordedRow:
 
 
 def digest_of(batch: types.Batch, at: int) -> bytes:
-  """Of a prepared row's content: the same in every process and on any day.
+  """Returns the digest of a prepared row's content.
 
   Args:
     batch: numpy arrays.
-    at: which of its rows.
+    at: index of the row in the batch.
   """
   row = {name: getattr(batch, name)[at] for name in packing.FIELDS}
   data = packing.to_bytes(row)
@@ -96,11 +97,10 @@ def encode(
   """Returns the record of a row.
 
   Args:
-    row: what the teacher said.
-    method: of the cache.
+    row: the targets.
+    method: the cache's.
     vocab_size: V.
-    cache_digest: of the cache, see manifest.cache_digest. The record is none of
-      any other cache.
+    cache_digest: see manifest.cache_digest; another cache refuses the record.
   """
   size = 0 if row.hidden is None else row.hidden.shape[1]
   parts = [
@@ -163,16 +163,16 @@ def _encode_hidden(hidden, method):
 
 
 class _Reader:
-  """Takes arrays from bytes, one after the other."""
+  """Reads arrays from bytes, one after the other."""
 
   def __init__(self, data: bytes):
     self.data, self.at = data, 0
 
   def take(self, kind: str, count: int) -> np.ndarray:
     kind = np.dtype(kind)
-    found = np.frombuffer(self.data, kind, count, self.at)
+    array = np.frombuffer(self.data, kind, count, self.at)
     self.at += count * kind.itemsize
-    return found
+    return array
 
   def take_bytes(self, count: int) -> bytes:
     self.at += count
@@ -184,7 +184,7 @@ def decode(
 ) -> RecordedRow:
   """Returns the row that `encode` was given, up to rounding.
 
-  Kept ids and the tail are made to sum to 1 again.
+  The probabilities of kept ids and the tail are normalized to sum to 1 again.
 
   Raises:
     DamagedError: the bytes are not those that encode returned, or are a record
@@ -209,8 +209,8 @@ def decode(
     log_normalizer=reader.take('<f4', n).astype(np.float32),
   )
   if method.entries:
-    found = _decode_entries(reader, method, vocab_size, n)
-    return RecordedRow(**common, **found, entropy=None, hidden=None)
+    entries = _decode_entries(reader, method, vocab_size, n)
+    return RecordedRow(**common, **entries, entropy=None, hidden=None)
   entropy = reader.take('<f2', n).astype(np.float32)
   hidden = _decode_hidden(reader, method, n, size)
   return RecordedRow(**common, **nothing, entropy=entropy, hidden=hidden)
@@ -249,7 +249,7 @@ def _decode_entries(reader, method, vocab_size, n):
 
 
 def _normalize(logprobs, kept, entries, tail):
-  """Kept ids and the tail, made to sum to 1."""
+  """Normalizes kept ids and the tail so that they sum to 1."""
   if not len(logprobs):
     return logprobs, tail
   starts = np.cumsum(entries) - entries

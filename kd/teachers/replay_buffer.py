@@ -1,4 +1,4 @@
-"""A bounded buffer of rows that the student wrote, which a checkpoint holds."""
+"""A bounded buffer of rows that the student sampled, saved in checkpoints."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -15,9 +15,9 @@ class BufferedRow:
   """A row with the student's answer.
 
   Attributes:
-    fields: by name of packing.FIELDS, [L] each.
+    fields: arrays [L], by the names in packing.FIELDS.
     row_id: of the row whose prompt it has.
-    made: updates that the student had had when it wrote it.
+    made: number of updates of the student when it sampled the answer.
   """
 
   fields: Mapping[str, np.ndarray]
@@ -26,10 +26,10 @@ class BufferedRow:
 
 
 class Buffer:
-  """The rows that were added last; the oldest make way."""
+  """Holds the rows that were added last; a new one replaces the oldest."""
 
   def __init__(self, size: int, length: int):
-    """Makes room for `size` rows of `length` tokens."""
+    """Allocates space for `size` rows of `length` tokens."""
     self._size = size
     self._arrays = {
       name: np.tile(field, (size, 1))
@@ -40,15 +40,15 @@ class Buffer:
     self._arrays['next'] = np.zeros((), np.int32)
 
   def state(self) -> dict[str, np.ndarray]:
-    """Arrays that `load` takes, whose shapes never change."""
+    """Returns the arrays that `load` takes; their shapes never change."""
     return {name: array.copy() for name, array in self._arrays.items()}
 
   def load(self, state: Mapping[str, np.ndarray]) -> None:
-    """Takes up what `state` returned."""
+    """Restores what `state` returned."""
     self._arrays = {name: np.array(state[name]) for name in self._arrays}
 
   def add(self, row: BufferedRow) -> None:
-    """Keeps a row, in place of the oldest if there is no room."""
+    """Adds a row, in place of the oldest one if the buffer is full."""
     at = int(self._arrays['next'])
     for name in packing.FIELDS:
       self._arrays[name][at] = row.fields[name]
@@ -56,7 +56,7 @@ class Buffer:
     self._arrays['next'][...] = (at + 1) % self._size
 
   def draw(self, count: int, draws: np.random.Generator) -> list[BufferedRow]:
-    """Rows drawn without replacement: `count`, or all if there are fewer."""
+    """Draws rows without replacement: `count`, or all if there are fewer."""
     used = np.flatnonzero(self._arrays['made'] != _UNUSED)
     chosen = draws.permutation(used)[:count]
     return [self._row(int(at)) for at in chosen]

@@ -19,7 +19,7 @@ from kd.input_pipeline import packing
 from kd.sampling import requests
 from kd.teachers import replay_buffer
 
-# Apart from whatever else is drawn from the run's seed.
+# Separate these random streams from others with the run's seed.
 _ROWS, _ANSWERS = 0x4011, 0x4012
 
 Sampler = Callable[
@@ -29,7 +29,7 @@ Sampler = Callable[
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """A prompt and what the student answered, to be looked at."""
+  """A prompt and the student's answer, as text for people to read."""
 
   prompt: str
   answer: str
@@ -37,13 +37,13 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-  """What a step is trained on.
+  """A step's batch with answers of the student.
 
   Attributes:
     rows: the batch, numpy arrays.
     scalars: metrics, by name.
-    example: one of the student's rows; None if there is none.
-    seconds: that sampling took.
+    example: one of the student's answers; None if there is none.
+    seconds: duration of sampling.
   """
 
   rows: types.Batch
@@ -53,10 +53,10 @@ class Rollout:
 
 
 def prompt_of(row: Mapping[str, np.ndarray]) -> tuple[int, ...]:
-  """The ids before a row's first target; () if it has none.
+  """Returns the ids before a row's first target; () if it has none.
 
   Args:
-    row: by name of packing.FIELDS; it holds one example.
+    row: arrays by the names in packing.FIELDS; it holds one example.
   """
   targets = np.flatnonzero(row['weights'])
   if not targets.size:
@@ -64,20 +64,20 @@ def prompt_of(row: Mapping[str, np.ndarray]) -> tuple[int, ...]:
   return tuple(row['tokens'][: targets[0] + 1].tolist())
 
 
-def answered(
+def answer_row(
   prompt: Sequence[int], sample: requests.Sample, length: int, pad_id: int
 ) -> dict[str, np.ndarray]:
-  """The row of a prompt and the student's answer, cut to the row's length.
+  """Returns the row of a prompt and an answer, truncated to L tokens.
 
   Args:
-    prompt: ids of it, BOS first; no more than `length`.
-    sample: the answer. The id that ended it is a target too: else the student
-      would never be told when to stop.
+    prompt: its ids, BOS first, at most `length`.
+    sample: the answer. The stop id that ended it is a target too, so that the
+      student learns when to stop.
     length: L.
-    pad_id: fills the rest.
+    pad_id: fills the rest of the row.
 
   Returns:
-    By name of packing.FIELDS, [L] each.
+    Arrays [L], by the names in packing.FIELDS.
   """
   end = [] if sample.stop_id is None else [sample.stop_id]
   ids = [*prompt, *sample.ids, *end][: length + 1]
@@ -92,17 +92,17 @@ def answered(
 
 
 def room(prompt: Sequence[int], length: int) -> int:
-  """Returns the most ids of an answer that a row of L positions can hold."""
-  # A row's targets are shifted: its last one has no position of its own.
+  """Returns the maximum number of answer ids in a row of L positions."""
+  # Targets are shifted by one: the last target needs no input position.
   return length + 1 - len(prompt)
 
 
 class Rollouts:
-  """Puts the student's answers in place of some of each step's rows.
+  """Replaces some of each step's rows by answers of the student.
 
-  What a step is trained on is a function of the seed, the step, the data, the
-  parameters before it and the buffer. Processes have no part in it; devices
-  only as far as they round logits differently, which may change what is drawn.
+  A step's batch is a function of the seed, the step, the data, the parameters
+  before the step and the buffer. It does not depend on the number of processes,
+  and on devices only if they round logits differently, which may change draws.
   """
 
   def __init__(
@@ -115,28 +115,27 @@ class Rollouts:
     pad_id: int,
     decode: Callable[[Sequence[int]], str],
   ):
-    """Builds it.
+    """Configures the rollouts.
 
     Args:
-      sampler: answers requests with given parameters; the same on every
+      sampler: answers requests with given parameters, identically on every
         process.
-      fraction: of a step's rows, by step, [0, 1].
-      every: updates from one sampling to the next; the student's rows of those
-        in between come out of the buffer.
-      buffer: keeps rows; None exactly where `every` is 1.
-      seed: of what is drawn.
-      pad_id: fills rows up.
-      decode: ids to text, of what is shown.
+      fraction: of a step's rows that are replaced, by step, [0, 1].
+      every: updates from one sampling to the next; in between, rows are drawn
+        from the buffer.
+      buffer: of sampled rows; None if `every` is 1.
+      seed: of the random draws.
+      pad_id: fills the rest of a row.
+      decode: converts ids to text, for examples.
     """
     self._sampler, self._fraction, self._every = sampler, fraction, every
     self.buffer = buffer
     self._seed, self._pad_id, self._decode = seed, pad_id, decode
 
   def prompts_step(self, step: int) -> int | None:
-    """Which batch of the data has a step's prompts; None: it samples none.
+    """Returns the index of the batch with a step's prompts; None: no sampling.
 
-    Batches are counted by samplings, so that no prompt is left out where a step
-    samples none.
+    Steps without sampling are not counted, so that no prompt is skipped.
     """
     number, rest = divmod(step, self._every)
     return None if rest else number
@@ -148,14 +147,14 @@ class Rollouts:
     rows: types.Batch,
     prompts: types.Batch | None,
   ) -> Rollout:
-    """Makes a step's batch.
+    """Returns a step's batch.
 
     Args:
-      step: number of updates already applied.
-      params: the student's, by which they were.
-      rows: the data's whole batch for this step, numpy arrays of B rows.
-      prompts: the data's whole batch whose prompts are answered now, B rows;
-        None where prompts_step says so.
+      step: number of updates applied so far.
+      params: the student's parameters before the step.
+      rows: the whole batch of the data for this step, numpy arrays of B rows.
+      prompts: the whole batch of the data whose prompts are answered, B rows;
+        None if prompts_step is None.
     """
     size = len(rows.row_id)
     draws = np.random.default_rng([_ROWS, self._seed, step])
@@ -165,22 +164,22 @@ class Rollouts:
     scalars, seconds = {}, 0.0
     if prompts is None:
       kept = self.buffer.draw(count, draws)
-      found = dict(zip(places.tolist(), kept, strict=False))
+      new_rows = dict(zip(places.tolist(), kept, strict=False))
     else:
-      found, scalars, seconds = self._sample(step, params, prompts, places)
+      new_rows, scalars, seconds = self._sample(step, params, prompts, places)
       if self.buffer is not None:
-        for row in found.values():
+        for row in new_rows.values():
           self.buffer.add(row)
-    ages = [step - row.made for row in found.values()]
-    scalars['rollout/fraction'] = len(found) / size
+    ages = [step - row.made for row in new_rows.values()]
+    scalars['rollout/fraction'] = len(new_rows) / size
     if ages:
       scalars['rollout/age'] = float(np.mean(ages))
       scalars['rollout/oldest'] = float(max(ages))
-    example = self._example(found)
-    return Rollout(_replaced(rows, found), scalars, example, seconds)
+    example = self._example(new_rows)
+    return Rollout(_replace(rows, new_rows), scalars, example, seconds)
 
   def _sample(self, step, params, prompts, places):
-    """New rows by place in the batch, what they are like, and seconds."""
+    """Samples rows, by index in the batch; returns also metrics and seconds."""
     asked = {}
     for place in places.tolist():
       row = {name: getattr(prompts, name)[place] for name in packing.FIELDS}
@@ -196,7 +195,7 @@ class Rollouts:
         )
     answers, seconds = [], 0.0
     if asked:
-      # What the update before still takes is not the sampler's time.
+      # Do not count the time that the previous update still takes.
       jax.block_until_ready(params)
       began = time.monotonic()
       answers = self._sampler(params, list(asked.values()))
@@ -210,9 +209,9 @@ class Rollouts:
       if sample.finish != 'too_long'
     }
     length = prompts.tokens.shape[1]
-    found = {
+    new_rows = {
       place: replay_buffer.BufferedRow(
-        answered(asked[place].ids, sample, length, self._pad_id),
+        answer_row(asked[place].ids, sample, length, self._pad_id),
         int(prompts.row_id[place]),
         step,
       )
@@ -221,12 +220,12 @@ class Rollouts:
     rooms = {place: room(asked[place].ids, length) for place in fitting}
     scalars = _summary(fitting, rooms)
     scalars['rollout/no_room'] = float(len(samples) - len(fitting))
-    return found, scalars, seconds
+    return new_rows, scalars, seconds
 
-  def _example(self, found):
-    if not found:
+  def _example(self, new_rows):
+    if not new_rows:
       return None
-    fields = next(iter(found.values())).fields
+    fields = next(iter(new_rows.values())).fields
     answer = fields['targets'][fields['weights'] > 0].tolist()
     return Example(self._decode(prompt_of(fields)), self._decode(answer))
 
@@ -234,11 +233,11 @@ class Rollouts:
 def _summary(
   samples: Mapping[int, requests.Sample], rooms: Mapping[int, int]
 ) -> dict[str, float]:
-  """Metrics of new answers, of the part of each that is trained on.
+  """Computes metrics of new answers as far as their rows hold them.
 
   Args:
-    samples: by place in the batch.
-    rooms: the most ids of each, its stop id included.
+    samples: by index in the batch.
+    rooms: the maximum number of ids of each, including its stop id.
   """
   if not samples:
     return {}
@@ -248,7 +247,7 @@ def _summary(
     ends = sample.finish == 'stop'
     fits = len(sample.ids) + (sample.stop_id is not None) <= rooms[place]
     stopped.append(ends and fits)
-    # At the row's end, whatever else would have ended it there.
+    # By the row's end, even if a limit ended it at the same id.
     truncated.append(not fits or (not ends and len(kept[-1]) == rooms[place]))
   logprobs = [value for values in kept for value in values]
   scalars = {
@@ -261,14 +260,14 @@ def _summary(
   return scalars
 
 
-def _replaced(
-  rows: types.Batch, found: Mapping[int, replay_buffer.BufferedRow]
+def _replace(
+  rows: types.Batch, new_rows: Mapping[int, replay_buffer.BufferedRow]
 ) -> types.Batch:
-  """The batch with other rows at some places."""
+  """Returns the batch with some rows replaced, by index."""
   fields = {
     name: np.array(getattr(rows, name)) for name in (*packing.FIELDS, 'row_id')
   }
-  for place, row in found.items():
+  for place, row in new_rows.items():
     for name in packing.FIELDS:
       fields[name][place] = row.fields[name]
     fields['row_id'][place] = row.row_id

@@ -107,7 +107,7 @@ def test_a_row_holds_the_prompt_and_what_the_student_wrote():
 
 def test_a_long_answer_is_cut_and_a_prompt_without_room_keeps_the_datas():
   long = requests.Sample(tuple(range(10, 30)), (0.0,) * 20, '', 'length')
-  row = rollouts.answered((1, 5, 6), long, _LENGTH, _PAD)
+  row = rollouts.answer_row((1, 5, 6), long, _LENGTH, _PAD)
   assert row['targets'].tolist() == [5, 6, *range(10, 24)]
   assert row['weights'].sum() == 14
   batch = _batch([(1, 39), (1, 5)])

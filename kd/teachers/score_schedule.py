@@ -1,4 +1,4 @@
-"""Which rows a pass over a cache scores when, on which process."""
+"""Assigns the rows of a cache's shards to batches and processes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,9 +10,9 @@ from kd.teachers import shards
 
 
 class ScoreSchedule:
-  """Rows of shards in batches: each shard is one process's to write.
+  """The batches in which the rows of shards are scored.
 
-  All processes plan the whole walk and come to the same plan.
+  One process writes each shard. All processes compute the same schedule.
   """
 
   def __init__(
@@ -21,25 +21,25 @@ class ScoreSchedule:
     batch_size: int,
     wanted: Sequence[shards.Shard],
   ):
-    """Plans.
+    """Computes the schedule.
 
     Args:
       mesh: the devices of all processes.
-      batch_size: rows over all of them, B.
-      wanted: the shards to be written.
+      batch_size: B, rows per batch over all processes.
+      wanted: the shards to write.
     """
     writers = _writers(mesh, batch_size)
     names = sorted(set(writers.tolist()))
-    # Slots of a batch that each writer fills, and its rows in order.
+    # The slots of a batch that each writing process fills, and its rows.
     self._slots = [np.flatnonzero(writers == name) for name in names]
-    shares = [list(wanted[n :: len(names)]) for n in range(len(names))]
+    assigned = [list(wanted[n :: len(names)]) for n in range(len(names))]
     self._rows = [
-      [row for s in share for row in range(s.first_row, s.first_row + s.rows)]
-      for share in shares
+      [row for s in own for row in range(s.first_row, s.first_row + s.rows)]
+      for own in assigned
     ]
     here = jax.process_index()
     self._mine = names.index(here) if here in names else None
-    self.shards = shares[self._mine] if self._mine is not None else []
+    self.shards = assigned[self._mine] if self._mine is not None else []
     self._batch_size = batch_size
     self.steps = max(
       (
@@ -51,16 +51,16 @@ class ScoreSchedule:
     self.rows = sum(len(rows) for rows in self._rows)
 
   def batches(self) -> Iterator[np.ndarray]:
-    """The row of each slot of a batch, int64 [B]; -1 where it has none."""
+    """Yields the row in each slot of a batch, int64 [B]; -1 in empty slots."""
     for step in range(self.steps):
       batch = np.full(self._batch_size, -1)
       for rows, slots in zip(self._rows, self._slots, strict=True):
-        part = rows[step * len(slots) : (step + 1) * len(slots)]
-        batch[slots[: len(part)]] = part
+        next_rows = rows[step * len(slots) : (step + 1) * len(slots)]
+        batch[slots[: len(next_rows)]] = next_rows
       yield batch
 
   def own(self, batch: np.ndarray) -> np.ndarray:
-    """Slots of a batch whose rows this process writes, in their order."""
+    """Returns the slots of a batch whose rows this process writes, in order."""
     if self._mine is None:
       return np.zeros(0, np.int64)
     slots = self._slots[self._mine]
@@ -68,9 +68,9 @@ class ScoreSchedule:
 
 
 def _writers(mesh, batch_size):
-  """The first process that has each slot of a batch: int64 [B]."""
-  places = rules.batch_sharding(mesh).devices_indices_map((batch_size,))
+  """Returns the first process that holds each slot of a batch: int64 [B]."""
+  devices = rules.batch_sharding(mesh).devices_indices_map((batch_size,))
   writers = np.full(batch_size, np.iinfo(np.int64).max)
-  for device, index in places.items():
+  for device, index in devices.items():
     writers[index] = np.minimum(writers[index], device.process_index)
   return writers

@@ -1,4 +1,4 @@
-"""A teacher's pass over rows, down to what a cache keeps of it."""
+"""Scores rows with teachers and compresses the results for a cache."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,17 +20,17 @@ Array = types.Array
 
 @struct.dataclass
 class Scored:
-  """What is known of each target of [B, L] whose weight is not 0.
+  """Scores at positions [B, L]; only those of counted targets are computed.
 
   Attributes:
     kept: what the method keeps.
-    target_logprob: float32, of the true next token.
-    log_normalizer: float32, log of the sum of exp(logits); 0, but for rounding,
-      of several teachers, whose mixture has no logits.
+    target_logprob: float32, the log-probability of the true next token.
+    log_normalizer: float32, log of the sum of exp(logits); 0 up to rounding for
+      several teachers, since their mixture has log-probabilities only.
     entropy: float32, in nats, of what is kept: at most the teacher's own; an
       estimate of it where ids were drawn.
-    dropped_mass: float32, of the ids that are left out: those from `vocab_size`
-      on.
+    dropped_mass: float32, the probability of ids from `vocab_size` on, which
+      are left out.
     finite: bool [..., n], whether each of n teachers' logits are finite.
   """
 
@@ -49,16 +49,16 @@ def make(
   chunk_tokens: int,
   seed: int,
 ) -> Callable[[types.Batch], Scored]:
-  """Returns the function from a batch to what is kept of it.
+  """Returns the function that scores a batch.
 
-  What is drawn depends on the seed, the row and the place in it alone.
+  Random draws depend only on the seed, the row and the position in it.
 
   Args:
-    teachers: one, or those of a mixture.
-    method: what is kept.
-    vocab_size: V, ids that count: that the student has, or the tokenizer.
-    chunk_tokens: tokens a device whose logits exist at one time.
-    seed: of what is drawn.
+    teachers: one teacher, or those of a mixture.
+    method: decides what is kept.
+    vocab_size: V, the number of ids that the student or the tokenizer has.
+    chunk_tokens: tokens per device whose logits are held at a time.
+    seed: of the random draws.
   """
   weights = [t.weight for t in teachers]
   modules = [t.model for t in teachers]
@@ -74,24 +74,24 @@ def make(
     ]
     tables = [p['embedding'] for p in params]
 
-    def look(chunk):
-      return _look(chunk, tables, weights, method, vocab_size)
+    def score_chunk(chunk):
+      return _score_tokens(chunk, tables, weights, method, vocab_size)
 
     layout = chunks.Layout(batch.weights, chunk_tokens)
     arrays = (hidden, batch.targets, _keys(batch, seed))
     whole = jax.tree.map(
       lambda x: jnp.zeros((*batch.targets.shape, *x.shape[1:]), x.dtype),
-      jax.eval_shape(lambda: look(layout.take(arrays, 0))),
+      jax.eval_shape(lambda: score_chunk(layout.take(arrays, 0))),
     )
 
     def body(whole, chunk, index):
-      put = lambda w, part: layout.put(w, part, index)
-      return jax.tree.map(put, whole, look(chunk))
+      put = lambda w, new: layout.put(w, new, index)
+      return jax.tree.map(put, whole, score_chunk(chunk))
 
-    found = chunks.fold(body, whole, layout, arrays)
-    # Each process reads whole rows of its own.
+    scored = chunks.fold(body, whole, layout, arrays)
+    # Each process reads the rows on its devices.
     return jax.tree.map(
-      lambda x: rules.constrain(x, ('batch',) + (None,) * (x.ndim - 1)), found
+      lambda x: rules.constrain(x, ('batch',) + (None,) * (x.ndim - 1)), scored
     )
 
   def run(batch):
@@ -102,49 +102,51 @@ def make(
 
 
 def _keys(batch, seed):
-  """Raw keys uint32 [B, L, 2]: the seed's, by row and by place in it."""
+  """Returns raw keys, uint32 [B, L, 2], by seed, row and position."""
   key = jax.random.key(seed)
-  places = jnp.arange(batch.targets.shape[1])
-  of = lambda row, place: jax.random.key_data(
-    jax.random.fold_in(jax.random.fold_in(key, row), place)
+  positions = jnp.arange(batch.targets.shape[1])
+  one = lambda row, position: jax.random.key_data(
+    jax.random.fold_in(jax.random.fold_in(key, row), position)
   )
-  by_place = jax.vmap(of, (None, 0))
-  return jax.vmap(by_place, (0, None))(batch.row_id, places)
+  of_row = jax.vmap(one, (None, 0))
+  return jax.vmap(of_row, (0, None))(batch.row_id, positions)
 
 
-def _look(chunk, tables, weights, method, vocab_size):
-  """Scored of a chunk's tokens [T, ...]."""
+def _score_tokens(chunk, tables, weights, method, vocab_size):
+  """Returns the Scored of a chunk's tokens, [T, ...]."""
   hidden, targets, keys = chunk
   logits = [
     chunks.project(h, table) for h, table in zip(hidden, tables, strict=True)
   ]
   size = min(vocab_size, *(x.shape[-1] for x in logits))
-  one, sums = _one(logits, weights, size)
-  seen = blockwise_topk.look(one)
+  mixed, sums = _mix(logits, weights, size)
+  blocks = blockwise_topk.split(mixed)
   at_target = jnp.take_along_axis(
-    seen.logits.reshape(targets.size, -1), targets[:, None], axis=1
+    blocks.logits.reshape(targets.size, -1), targets[:, None], axis=1
   )
-  normalizer = seen.log_normalizer
+  normalizer = blocks.log_normalizer
   alone = len(logits) == 1
   if alone:
     sums = (normalizer[:, None],)
   kept = method.keep(
-    compression.Seen(
+    compression.TokenOutputs(
       hidden=hidden[0] if alone else None,
-      blocks=seen,
+      blocks=blocks,
       keys=jax.random.wrap_key_data(keys),
     )
   )
   dropped = _dropped_mass(logits, size)
+  if method.entries:
+    entropy, _ = method.sparse(kept).entropy()
+  else:
+    entropy = blocks.entropy
   return Scored(
     kept=kept,
     target_logprob=at_target[:, 0] - normalizer,
     log_normalizer=normalizer,
-    entropy=method.sparse(kept).entropy()[0]
-    if method.entries
-    else seen.entropy,
+    entropy=entropy,
     dropped_mass=jnp.sum(dropped * jnp.array(weights), axis=-1),
-    # Also of the logits that are left out: they tell of a broken teacher.
+    # Includes the logits that are left out, which also show a broken teacher.
     finite=jnp.isfinite(jnp.concatenate(sums, axis=-1) + dropped),
   )
 
@@ -165,7 +167,7 @@ def _dropped_mass(logits, size):
   return jnp.stack([of(x) for x in logits], axis=-1)
 
 
-def _one(logits, weights, size):
+def _mix(logits, weights, size):
   """Returns the logits of one teacher, or the log-probabilities of a mixture of
   several and the normalizer of each.
   """

@@ -1,4 +1,4 @@
-"""From what a teacher said of rows to the files of a cache."""
+"""Writes the scores of rows to the shards of a cache."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from kd.teachers import shards
 
 
 class ShardWriter:
-  """Writes shards one after the other, from rows in their order."""
+  """Writes shards one after the other, from rows in order."""
 
   def __init__(
     self,
@@ -27,11 +27,11 @@ class ShardWriter:
     """Begins with the first shard.
 
     Args:
-      folder: of the cache.
-      wanted: the shards, whose rows come in this order.
-      method: what is kept.
+      folder: the cache's folder.
+      wanted: the shards; rows are added in this order.
+      method: the compression method.
       vocab_size: V.
-      teachers: how errors call each teacher.
+      teachers: names of the teachers in error messages.
       cache_digest: of the cache, see manifest.cache_digest.
     """
     self._cache_digest = cache_digest
@@ -45,8 +45,8 @@ class ShardWriter:
 
     Args:
       batch: numpy arrays.
-      scored: what the teacher said of it, numpy arrays.
-      at: which of its rows.
+      scored: the batch's scores, numpy arrays.
+      at: index of the row in the batch.
 
     Raises:
       NonFiniteError: a teacher's logits are not finite.
@@ -96,12 +96,12 @@ class ShardWriter:
 def row_of(
   batch: types.Batch, scored: scoring.Scored, at: int
 ) -> records.RecordedRow:
-  """A batch's row as its record has it.
+  """Returns a row's scores as its record stores them.
 
   Args:
     batch: numpy arrays.
-    scored: what the teacher said of it, numpy arrays.
-    at: which of its rows.
+    scored: the batch's scores, numpy arrays.
+    at: index of the row in the batch.
   """
   counted = batch.weights[at] != 0
   kept = scored.kept

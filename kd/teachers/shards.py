@@ -1,4 +1,4 @@
-"""The files of a cache: each holds the records of some rows in order."""
+"""The shards of a cache: files with the records of consecutive rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
@@ -17,11 +17,11 @@ from kd.core import identity
 from kd.core import json_files
 from kd.core import run_info
 
-# One record a group, so that a read touches no other row.
+# One record per group, so that a read decompresses no other row.
 _OPTIONS = 'group_size:1,brotli:6'
-_BEGINNING, _ENDING = 'targets-', '.array_record'
+_PREFIX, _SUFFIX = 'targets-', '.array_record'
 
-# What the facts of a file say of its targets.
+# Statistics of a file's targets.
 SUMS = ('nll', 'entropy', 'tail_mass', 'dropped_mass')
 COUNTS = ('positions', 'entries', 'most_entries')
 
@@ -37,8 +37,8 @@ FACTS = schema.Section(
     **_required(
       {
         'file': legal.Matching(
-          rf'{_BEGINNING}\d{{5,}}-of-\d{{5,}}{re.escape(_ENDING)}',
-          f'{_BEGINNING}N-of-M{_ENDING}',
+          rf'{_PREFIX}\d{{5,}}-of-\d{{5,}}{re.escape(_SUFFIX)}',
+          f'{_PREFIX}N-of-M{_SUFFIX}',
         ),
         'first_row': _LARGE,
         'rows': legal.Integer(1, 2**62),
@@ -62,9 +62,9 @@ class Shard:
 
   Attributes:
     number: of the file, from 0.
-    count: of files.
+    count: number of files of the cache.
     first_row: the row_id of its first record.
-    rows: how many records it has.
+    rows: number of records.
   """
 
   number: int
@@ -74,18 +74,18 @@ class Shard:
 
   @property
   def name(self) -> str:
-    return f'{_BEGINNING}{self.number:05d}-of-{self.count:05d}{_ENDING}'
+    return f'{_PREFIX}{self.number:05d}-of-{self.count:05d}{_SUFFIX}'
 
   def path(self, folder: str) -> str:
     return os.path.join(folder, self.name)
 
   def facts_path(self, folder: str) -> str:
-    """Of what is said of the file before the cache is whole."""
+    """Returns the path of the file's facts until the cache is complete."""
     return os.path.join(folder, self.name.partition('.')[0] + '.json')
 
 
 def plan(rows: int, shard_rows: int) -> list[Shard]:
-  """The files of `rows` rows."""
+  """Returns the files for this number of rows."""
   count = -(-rows // shard_rows)
   return [
     Shard(n, count, n * shard_rows, min(shard_rows, rows - n * shard_rows))
@@ -94,17 +94,17 @@ def plan(rows: int, shard_rows: int) -> list[Shard]:
 
 
 class Writer:
-  """Writes one file aside, and renames it when it is whole."""
+  """Writes one file under a temporary name, and renames it when complete."""
 
   def __init__(self, folder: str, shard: Shard):
     self._folder, self._shard = folder, shard
-    self._aside = shard.path(folder) + '.tmp'
-    # The writer would add to what a killed process left.
-    if os.path.exists(self._aside):
-      os.unlink(self._aside)
-    with failing_as_kd(self._aside):
+    self._temporary = shard.path(folder) + '.tmp'
+    # The writer would append to the file of a process that was killed.
+    if os.path.exists(self._temporary):
+      os.unlink(self._temporary)
+    with kd_errors(self._temporary):
       self._writer = array_record_module.ArrayRecordWriter(
-        self._aside, _OPTIONS
+        self._temporary, _OPTIONS
       )
     self._written = 0
 
@@ -114,49 +114,49 @@ class Writer:
     Raises:
       KdError: the disk is full or fails.
     """
-    with failing_as_kd(self._aside):
+    with kd_errors(self._temporary):
       self._writer.write(record)
     self._written += 1
 
   def finish(self, statistics: dict[str, float]) -> None:
-    """Names the file; whoever finds its facts finds it whole.
+    """Renames the file, then writes its facts, which tell that it is complete.
 
     Args:
-      statistics: of its rows, kept with its digest.
+      statistics: of its rows.
 
     Raises:
-      KdError: the disk is full or fails: the file has no name then.
+      KdError: the disk is full or fails; the file is not renamed then.
       OSError: likewise.
     """
     shard = self._shard
     if self._written != shard.rows:
       raise ValueError(f'{self._written} of {shard.rows} rows were written')
-    with failing_as_kd(self._aside):
+    with kd_errors(self._temporary):
       self._writer.close()
-      run_info.sync(self._aside)
-      # Read back: what the disk has, not what was meant.
-      reader = array_record_module.ArrayRecordReader(self._aside)
+      run_info.sync(self._temporary)
+      # Read back what is on the disk.
+      reader = array_record_module.ArrayRecordReader(self._temporary)
       with contextlib.closing(reader):
-        found = reader.num_records()
-    if found != shard.rows:
+        count = reader.num_records()
+    if count != shard.rows:
       raise errors.KdError(
-        f'{self._aside}: {found} of {shard.rows} rows are on the disk'
+        f'{self._temporary}: {count} of {shard.rows} rows are on the disk'
       )
     facts = {
       'file': shard.name,
       'first_row': shard.first_row,
       'rows': shard.rows,
-      'bytes': os.path.getsize(self._aside),
-      'sha256': identity.file_digest(self._aside),
+      'bytes': os.path.getsize(self._temporary),
+      'sha256': identity.file_digest(self._temporary),
       'statistics': statistics,
     }
-    os.replace(self._aside, shard.path(self._folder))
+    os.replace(self._temporary, shard.path(self._folder))
     run_info.write_json(shard.facts_path(self._folder), facts)
 
 
 @contextlib.contextmanager
-def failing_as_kd(path: str) -> Iterator[None]:
-  """Within it, what a library raises of its own is a KdError about the file."""
+def kd_errors(path: str) -> Iterator[None]:
+  """Converts exceptions of libraries, but no OSError, to a KdError."""
   try:
     yield
   except OSError:
@@ -169,7 +169,7 @@ def failing_as_kd(path: str) -> Iterator[None]:
 
 
 def facts(folder: str, shard: Shard) -> dict[str, Any] | None:
-  """Reads the facts of a complete file; None if it must be written again."""
+  """Reads a file's facts; None if the file must be written again."""
   path = shard.facts_path(folder)
   try:
     record = json_files.read(path)
@@ -181,33 +181,33 @@ def facts(folder: str, shard: Shard) -> dict[str, Any] | None:
 
 
 def problem(folder: str, facts: dict[str, Any], deep: bool) -> str:
-  """What is wrong with a file; '' if nothing is.
+  """Describes what is wrong with a file; '' if nothing is.
 
   Args:
-    folder: of the cache.
-    facts: what its manifest says of the file.
-    deep: reads the file whole; else its size alone is looked at.
+    folder: the cache's folder.
+    facts: the file's entry in the manifest.
+    deep: whether to compare the content too, or only the size.
   """
   wanted = facts['sha256'] if deep else None
   return _fault(os.path.join(folder, facts['file']), facts['bytes'], wanted)
 
 
 def changed(folder: str, files: Mapping[str, str]) -> list[str]:
-  """A line about each file that is not as it was written.
+  """Returns a line about each file that differs from what was written.
 
   Args:
-    folder: of the cache.
+    folder: the cache's folder.
     files: SHA-256 by name.
   """
-  found = {
+  faults = {
     name: _fault(os.path.join(folder, name), None, wanted)
     for name, wanted in sorted(files.items())
   }
-  return [f'{name} {fault}' for name, fault in found.items() if fault]
+  return [f'{name} {fault}' for name, fault in faults.items() if fault]
 
 
 def _fault(path, wanted_bytes, wanted_sha256):
-  """What is wrong with a file; what is None is not looked at."""
+  """Describes what is wrong with a file; does not check what is None."""
   try:
     size = os.path.getsize(path)
     if wanted_bytes is not None and size != wanted_bytes:
@@ -223,32 +223,30 @@ def _fault(path, wanted_bytes, wanted_sha256):
   return ''
 
 
-def strangers(folder: str, plan: Sequence[Shard]) -> list[str]:
-  """Names of files of a cache that are in no such plan."""
+def unknown_files(folder: str, plan: Sequence[Shard]) -> list[str]:
+  """Returns the names of shards in a folder that are not in the plan."""
   legal = {shard.name for shard in plan}
   return sorted(
     name
     for name in os.listdir(folder)
-    if name.startswith(_BEGINNING)
-    and name.endswith(_ENDING)
-    and name not in legal
+    if name.startswith(_PREFIX) and name.endswith(_SUFFIX) and name not in legal
   )
 
 
-def tidy(folder: str) -> None:
-  """Removes what only a cache that is being written needs."""
+def remove_temporary_files(folder: str) -> None:
+  """Removes the files that only an incomplete cache needs."""
   for name in os.listdir(folder):
-    if name.startswith(_BEGINNING) and not name.endswith(_ENDING):
+    if name.startswith(_PREFIX) and not name.endswith(_SUFFIX):
       os.unlink(os.path.join(folder, name))
 
 
-def records(folder: str, facts: dict[str, Any]) -> Iterator[bytes | None]:
-  """Each record of a file that may be damaged; None for what can't be read."""
+def read_records(folder: str, facts: dict[str, Any]) -> Iterator[bytes | None]:
+  """Yields each record of a file that may be damaged; None if unreadable."""
   try:
     reader = array_record_module.ArrayRecordReader(
       os.path.join(folder, facts['file'])
     )
-  except Exception:  # array_record raises kinds of its own.
+  except Exception:  # array_record has exception classes of its own.
     yield from [None] * facts['rows']
     return
   for index in range(facts['rows']):
@@ -256,5 +254,5 @@ def records(folder: str, facts: dict[str, Any]) -> Iterator[bytes | None]:
       yield reader.read([index])[0]
     except Exception:  # As above.
       yield None
-  with contextlib.suppress(Exception):  # Of a file that was cut off.
+  with contextlib.suppress(Exception):  # The file may be truncated.
     reader.close()

@@ -185,7 +185,7 @@ def write(job: CacheJob, teachers: Sequence[live.Teacher]) -> float:
       manifest_lib.begin(job.folder, request, _PATH)
       found = [shards.facts(job.folder, shard) for shard in plan]
     # Another shard_rows, or more rows, would leave files of another plan.
-    strange = shards.strangers(job.folder, plan)
+    strange = shards.unknown_files(job.folder, plan)
     if strange:
       raise errors.ConfigError(
         _PATH,
@@ -207,7 +207,7 @@ def _publish(job, request, teachers):
   def publish():
     facts = [shards.facts(job.folder, shard) for shard in job.plan]
     manifest_lib.publish(job.folder, request, facts, _write_files(job, table))
-    shards.tidy(job.folder)
+    shards.remove_temporary_files(job.folder)
 
   _all_have_written()
   processes.from_first(publish)
@@ -309,7 +309,7 @@ def _check_whole(job, teachers):
 
   def look():
     # What one that was killed between publishing and tidying has left.
-    shards.tidy(job.folder)
+    shards.remove_temporary_files(job.folder)
     return cache_report.problems(job.folder, manifest)
 
   broken, lines = processes.from_first(look)
@@ -347,7 +347,7 @@ def _repair(job, teachers, manifest, broken):
     if shards.changed(job.folder, files):
       files = _write_files(job, table)
     manifest_lib.publish(job.folder, manifest['request'], facts, files)
-    shards.tidy(job.folder)
+    shards.remove_temporary_files(job.folder)
 
   processes.from_first(publish)
 

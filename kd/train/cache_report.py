@@ -55,7 +55,7 @@ def _damaged_rows(folder, manifest, facts) -> Iterator[str]:
   method = compression.METHODS.build(request['method'], 'method')
   digest = manifest_lib.cache_digest(request)
   bad = []
-  for number, record in enumerate(shards.records(folder, facts)):
+  for number, record in enumerate(shards.read_records(folder, facts)):
     try:
       if record is None:
         raise records.DamagedError('it cannot be read')

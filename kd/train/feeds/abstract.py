@@ -56,7 +56,7 @@ def unembeddings(run: resolved.Run) -> list[types.PyTree]:
   tables, vocab_size = [], run.student.config.vocab_size
   for params in teacher_params(run):
     table = params['embedding']
-    sharding = live.unembedding_place(table, vocab_size, run.mesh)
+    sharding = live.unembedding_sharding(table, vocab_size, run.mesh)
     shape = min(table.shape[0], vocab_size), table.shape[1]
     tables.append(array(shape, table.dtype, sharding))
   return tables
