@@ -142,7 +142,7 @@ _MISSING = {
 
 
 def _python(folder, modules):
-  """A Python that has some empty modules and no others but its own."""
+  """Returns a Python that has some empty modules and no others but its own."""
   folder.mkdir()
   for module in modules:
     (folder / module).mkdir()

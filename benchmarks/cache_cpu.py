@@ -75,7 +75,7 @@ def _config(folder, examples, steps, source, cache):
 
 
 def _run(config, student, teacher) -> resolved.Run:
-  """The run of models that no weights on the disk have."""
+  """Returns the run of models that no weights on the disk have."""
   sizes = lambda spec, path, of: student if path == 'student' else teacher
   make_mesh = lambda axes, part: mesh_lib.make(axes, jax.devices()[part])
   run = resolve.shapes(config, make_mesh, sizes)

@@ -93,7 +93,7 @@ def _compile(python, module, case):
 
 
 def cases(lengths: Sequence[int], large: bool) -> list[dict[str, Any]]:
-  """The arguments of compile_tpu, one for each case."""
+  """Returns the arguments of compile_tpu, one for each case."""
   settings = {'remat': _REMAT, 'chunk_tokens': _CHUNK_TOKENS}
   small = {'topology': 'v5e:2x4', 'student': '1b', 'teacher': '4b'}
   found = [

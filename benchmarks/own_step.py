@@ -38,7 +38,7 @@ def arguments(positions: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fields(config: gemma3_config.Gemma3Config) -> dict[str, Any]:
-  """A model in the argument."""
+  """Returns a model in the argument."""
   return dataclasses.asdict(config)
 
 

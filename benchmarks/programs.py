@@ -55,7 +55,7 @@ class Step:
     return jax.device_put(state, shardings)
 
   def targets(self, params: types.PyTree):
-    """The teacher's function from a batch to its targets."""
+    """Returns the teacher's function from a batch to its targets."""
     model = self.run.teacher
     params = jax.device_put(params, model.shardings)
     teacher = live.Teacher(model.module, params, 1.0)
@@ -85,7 +85,7 @@ class Step:
   # Shapes with their places, for programs that are only compiled.
 
   def program(self, name: str):
-    """A jitted function and its abstract arguments.
+    """Returns a jitted function and its abstract arguments.
 
     Args:
       name: OBJECTIVE, TEACHER or STEP.

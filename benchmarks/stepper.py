@@ -12,7 +12,7 @@ from typing import Any
 
 
 def claim_stdout():
-  """A stream to the parent; whatever else is printed goes to stderr."""
+  """Returns a stream to the parent; whatever else is printed goes to stderr."""
   stream = os.fdopen(os.dup(1), 'w', encoding='utf-8')
   os.dup2(2, 1)
   return stream

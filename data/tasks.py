@@ -124,7 +124,7 @@ def _gsm8k_builder():
 
 
 def gsm8k_targets(answer: str, steps: bool) -> tuple[str, str]:
-  """A GSM8K answer without its calculator marks.
+  """Returns a GSM8K answer without its calculator marks.
 
   Args:
     answer: as GSM8K has it.

@@ -34,7 +34,7 @@ PREFIXES = {
 
 
 def _row(name, trace):
-  """The example that a task makes of a trace."""
+  """Returns the example that a task makes of a trace."""
   label = f'{answers.MARKER} {trace["answer"]}'
   targets, rationale = {
     'traces_cot': (trace['targets'], trace['rationale']),

@@ -138,7 +138,7 @@ def test_a_full_disk(name, driver, straight, codes):
 
 
 def _rows(folder):
-  """All records of a cache, in order."""
+  """Returns all records of a cache, in order."""
   with open(f'{folder}/manifest.json') as f:
     manifest = json.load(f)
   request = manifest['request']

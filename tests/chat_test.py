@@ -80,14 +80,14 @@ class _Terminal:
     return self.until(_PROMPT)
 
   def code(self):
-    """The exit code."""
+    """Returns the exit code."""
     status = os.waitpid(self._pid, 0)[1]
     os.close(self._fd)
     return os.waitstatus_to_exitcode(status)
 
 
 def _generated(folder, *dialogues):
-  """The answers of --mode=generate to messages and answers in turn."""
+  """Returns the answers of --mode=generate to messages and answers in turn."""
   roles = ('user', 'assistant', 'user')
   lines = [
     {'messages': [{'role': r, 'content': t} for r, t in zip(roles, texts)]}

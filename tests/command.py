@@ -35,7 +35,7 @@ QUICK = (
 
 
 def environment() -> dict[str, str]:
-  """The variables of a program that is tested."""
+  """Returns the variables of a program that is tested."""
   env = {
     **os.environ,
     'PYTHONPATH': os.getcwd(),
@@ -95,7 +95,7 @@ def run(arguments: Sequence[str], *python: str) -> tuple[int, str, str]:
 
 
 def metrics(workdir: str) -> list[dict]:
-  """The lines of metrics.jsonl without what depends on the machine."""
+  """Returns the lines of metrics.jsonl without what depends on the machine."""
   path = os.path.join(workdir, 'metrics.jsonl')
   if not os.path.exists(path):
     return []

@@ -40,7 +40,7 @@ _TOKENS = np.random.default_rng(0).integers(6, 96, 40, np.int32)
 
 
 def _random(config):
-  """A model whose norms weigh too: they start at 0."""
+  """Returns a model whose norms weigh too: they start at 0."""
   model = gemma3.build(config, 'float32', 'none', 'student')
 
   @jax.jit

@@ -68,7 +68,7 @@ class Driver:
     return dict(zip(names, json.loads(done.stdout), strict=True))
 
   def where(self, name):
-    """A chain's folder."""
+    """Returns a chain's folder."""
     return os.path.join(self.folder, name)
 
   def workdir(self, name, inside=''):
@@ -80,7 +80,7 @@ class Driver:
 
 
 def end_state(workdir):
-  """All that a run leaves, but its timings."""
+  """Returns all that a run leaves, but its timings."""
   evaluations = {}
   for name in sorted(os.listdir(f'{workdir}/evaluations')):
     with open(f'{workdir}/evaluations/{name}', encoding='utf-8') as f:

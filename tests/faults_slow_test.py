@@ -73,7 +73,7 @@ _POINTS = _signal_points()
 
 
 def _signal(driver, name, events):
-  """The faults that make a chain's signal."""
+  """Returns the faults that make a chain's signal."""
   kind, at, signal_name, _ = _POINTS[name]
   if kind == 'signal_at_event':
     number = 1 + len(events) * at // 1000
@@ -172,7 +172,7 @@ def _add_clock(add):
 
 
 def _can_mount(folder):
-  """Whether this user may mount; a container's root may not."""
+  """Returns whether this user may mount; a container's root may not."""
   os.makedirs(folder)
   call = ['mount', '-t', 'tmpfs', '-o', 'size=4k', 'kd-test', folder]
   try:

@@ -22,7 +22,7 @@ _TEACHER = 'data/fixtures/quickstart_teacher'
 
 
 def _shown():
-  """The commands of the page, and the table's fields with defaults."""
+  """Returns the commands of the page, and the table's fields with defaults."""
   text = _DOCS.read_text()
   blocks = re.findall(r'^```(\w*)\n(.*?)^```', text, re.M | re.S)
   commands = ''.join(block for language, block in blocks if not language)

@@ -66,7 +66,7 @@ def test_the_verdict_on_all_workers():
 
 
 def starts_by_worker(c):
-  """The arguments of each worker's starts, worker after worker."""
+  """Returns the arguments of each worker's starts, worker after worker."""
   return [
     [s[1:] for s in c.starts() if s[0] == f'worker={i}']
     for i in range(c.plan['workers'])

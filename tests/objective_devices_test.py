@@ -86,7 +86,7 @@ def _place(mesh, hidden, unembedding, teacher, batch):
 
 
 def _compiled(shape, kind, chunk_tokens):
-  """The program of value and gradient, and its arguments."""
+  """Returns the program of value and gradient, and its arguments."""
   count = int(np.prod(shape))
   mesh = mesh_lib.make(
     dict(zip(mesh_lib.AXES, shape, strict=False)), jax.devices()[:count]

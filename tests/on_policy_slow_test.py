@@ -146,7 +146,7 @@ def test_a_student_that_says_nothing_learns_from_where_it_stopped(folder):
 
 
 def _silent(folder):
-  """The quickstart's teacher, made to end every answer at once."""
+  """Returns the quickstart's teacher, made to end every answer at once."""
   from safetensors import numpy
 
   there = folder / 'silent_student'

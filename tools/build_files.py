@@ -27,7 +27,7 @@ class Package:
     return {s for _, kw in self.calls for a in arguments for s in kw.get(a, ())}
 
   def covers(self, path):
-    """Whether a target has the file at `path` (below this folder)."""
+    """Returns whether a target has the file at `path` (below this folder)."""
     inner = os.path.relpath(path, self.folder or '.')
     for rule, arguments in self.calls:
       deep = 'True' in arguments.get('recursive', ()) or '/' not in inner

@@ -142,7 +142,7 @@ def _draw(results, path):
 
 
 def _table(results):
-  """A Markdown table."""
+  """Returns a Markdown table."""
   lines = [
     '| method | ids per target | bytes per target | loss, % | gradient, % |',
     '| --- | ---: | ---: | ---: | ---: |',

@@ -16,7 +16,7 @@ HARDEST = 100
 
 
 def config(kind: str) -> ml_collections.ConfigDict:
-  """The config of 'paths', 'trace' or 'answer'."""
+  """Returns the config of 'paths', 'trace' or 'answer'."""
   c = base.get_config()
   c.steps = 1000
   c.teacher.source = 'none'

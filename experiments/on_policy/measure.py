@@ -47,7 +47,7 @@ def _read(workdir):
 
 
 def table(results):
-  """A Markdown table: mean over seeds, and each seed's value."""
+  """Returns a Markdown table: mean over seeds, and each seed's value."""
   titles = ' | '.join(['student', 'loss', *_MEASURES.values(), 'tokens'])
   rows = [f'| {titles} |', '| --- | --- |' + ' ---: |' * (len(_MEASURES) + 1)]
   for kind, seeds in results.items():

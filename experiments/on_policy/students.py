@@ -21,7 +21,7 @@ _FRACTIONS = {'on_policy': 1.0, 'mixed': 0.5}
 
 
 def config(kind: str, start: str) -> ml_collections.ConfigDict:
-  """The config of a student.
+  """Returns the config of a student.
 
   Args:
     kind: a name of LOSSES.

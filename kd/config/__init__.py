@@ -1,1 +1,1 @@
-"""The fields of a config: defaults, legal values, meaning, command line."""
+"""The config: fields with defaults and legal values, rules, command line."""

@@ -1,4 +1,4 @@
-"""The config with every field at its default, and makers of its parts.
+"""The config with every field at its default, and builders of its parts.
 
 A config starts from get_config() and changes what it needs:
 
@@ -64,27 +64,27 @@ def get_config() -> Part:
 
 
 def term(name: str, weight=1.0, **changes) -> Part:
-  """A loss term: its name, its weight (a number or schedule), arguments."""
+  """Returns a loss term; its weight is a number or a schedule."""
   return schema.option(losses.TERM, name, weight=weight, **changes)
 
 
 def schedule(name: str, **arguments) -> Part:
-  """A number that changes with the updates."""
+  """Returns a number that changes with the updates."""
   return schema.option(schema.SCHEDULES, name, **arguments)
 
 
 def adamw(lr, **changes) -> Part:
-  """AdamW, with usual settings for language models."""
+  """Returns AdamW, with usual settings for language models."""
   return schema.option(training.OPTIMIZER, 'adamw', lr=lr, **changes)
 
 
 def adafactor(lr, **changes) -> Part:
-  """Adafactor, with the settings that T5 was trained with."""
+  """Returns Adafactor, with the settings that T5 was trained with."""
   return schema.option(training.OPTIMIZER, 'adafactor', lr=lr, **changes)
 
 
 def cache_method(name: str, **changes) -> Part:
-  """What `cache.method` holds."""
+  """Returns a value of `cache.method`."""
   return schema.option(data.CACHE_METHOD, name, **changes)
 
 
@@ -93,27 +93,27 @@ def _section(section, changes):
 
 
 def evaluation_set(**changes) -> Part:
-  """A held-out set: what evaluation.sets.<name> holds."""
+  """Returns a held-out set: a value of evaluation.sets.<name>."""
   return _section(outputs.EVALUATION_SET, changes)
 
 
 def positions(rule: str, **changes) -> Part:
-  """What objective.positions holds; the fraction may be a schedule."""
+  """Returns a value of objective.positions; the fraction may be a schedule."""
   return _section(losses.POSITIONS, {'rule': rule, **changes})
 
 
 def rationale(drop_fraction) -> Part:
-  """What data.rationale holds; the fraction may be a schedule."""
+  """Returns a value of data.rationale; the fraction may be a schedule."""
   return schema.part(dict(drop_fraction=drop_fraction))
 
 
 def rollout(**changes) -> Part:
-  """What `rollout` holds: how the student samples rows of its own training."""
+  """Returns a value of `rollout`: how the student samples its own rows."""
   return _section(sampling.ROLLOUT, changes)
 
 
 def other_teacher(**changes) -> Part:
-  """One teacher of several: what teacher.others.<name> holds."""
+  """Returns one teacher of several: a value of teacher.others.<name>."""
   return _section(models.OTHER_TEACHER, changes)
 
 

@@ -138,7 +138,7 @@ def _text_of(node):
 
 
 def _chosen(node, value, path):
-  """The fields of the option that a part names."""
+  """Returns the fields of the option that a part names."""
   if 'name' not in value:
     raise errors.ConfigError(
       f'{path}.name',

@@ -104,7 +104,7 @@ def _parse(argv, flag_name, default):
 
 
 def _expanded(arguments):
-  """The arguments, with those of --flagfile in its place."""
+  """Returns the arguments, with those of --flagfile in its place."""
   try:
     return flags.FLAGS.read_flags_from_files(list(arguments), force_gnu=True)
   except UnicodeDecodeError as e:
@@ -236,7 +236,7 @@ def _check_takes(get_config, arguments, location, flag):
 
 
 def _last_part(error):
-  """The part of a config in whose method an error was raised, or None."""
+  """Returns the part of a config whose method raised the error, or None."""
   part = None
   for frame, _ in traceback.walk_tb(error.__traceback__):
     holder = frame.f_locals.get('self')
@@ -246,7 +246,7 @@ def _last_part(error):
 
 
 def _failed(error: BaseException, file: str) -> errors.KdError:
-  """The user's message for an error that a config's file raised."""
+  """Returns the user's message for an error that a config's file raised."""
   if isinstance(error, errors.KdError):
     return error
   lines = [

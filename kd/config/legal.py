@@ -1,4 +1,4 @@
-"""Legal values of a field: a test, the text that states it, and a parser."""
+"""Legal values of a field: checks, the text that states them, parsers."""
 
 import ast
 from collections.abc import Mapping
@@ -134,7 +134,7 @@ class Number(Legal):
     return bool(np.isfinite(value)) and self._between(value, np.float32)
 
   def _between(self, value, kind) -> bool:
-    """Whether a value is in the interval whose ends are of type `kind`."""
+    """Returns whether a value is in the interval, with ends of type `kind`."""
     return (
       (self.above is None or value > kind(self.above))
       and (self.at_least is None or value >= kind(self.at_least))
@@ -325,7 +325,7 @@ class Scheduled(Legal):
 
 
 def integer(least: int, most: int = INT32, also: Mapping[int, str] = {}):
-  """Whole numbers from `least` to `most`, and those of `also`."""
+  """Returns whole numbers from `least` to `most`, and those of `also`."""
   return Integer(least, most, also)
 
 

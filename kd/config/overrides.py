@@ -1,4 +1,4 @@
-"""Fields of a config that the command line changes."""
+"""Applies changes of fields from the command line."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -102,7 +102,7 @@ def _put(holder, key, value, override):
 
 
 def _child(node, value, key, parents, override):
-  """The schema of a field, which must be in the config."""
+  """Returns the schema of a field, which must be in the config."""
   if not schema.is_part(value) or not (
     key in value or _lacks(node, value, key)
   ):
@@ -124,7 +124,7 @@ def _child(node, value, key, parents, override):
 
 
 def _children(node, value):
-  """The schema of the fields that a part may have, by name."""
+  """Returns the schema of the fields that a part may have, by name."""
   choice = schema.choice_of(node)
   if choice:
     has_name = schema.is_part(value) and _NAME in value
@@ -141,7 +141,7 @@ def _lacks(node, value, key):
 
 
 def _parsed(node, override):
-  """The value of a field that is typed as text."""
+  """Returns the value of a field that is typed as text."""
   if isinstance(node, schema.Entries) and override.text == '{}':
     return schema.part({})
   if not isinstance(node, schema.Field):
@@ -168,7 +168,7 @@ def _first_field(node):
 
 
 def _renamed(choice, old, override):
-  """The option of that name, with what it has in common with the old one.
+  """Returns the option of that name, with arguments shared with the old one.
 
   An argument keeps its value if both names have the same one, by meaning and
   default: the temperature of all divergences is one, their betas are two.

@@ -1,4 +1,4 @@
-"""Rules between fields: one function each.
+"""Rules between fields, one function each; a docstring states its rule.
 
 They need nothing but the config. Rules that need models or devices stand where
 these are built, in kd/train/resolve.py.

@@ -1,4 +1,4 @@
-"""The shape of a config: fields in sections, and the check of a config.
+"""The schema of a config: fields in sections.
 
 A field is declared once, in kd/config/fields, with its default, its legal
 values and what it means. The defaults (base.py), the check, the command line

@@ -1,4 +1,4 @@
-"""Bounds that keep NaN.
+"""Clamps values without turning NaN into a number.
 
 XLA's CPU backend hands some maxima and minima to kernels that return the other
 operand where one is NaN (YNNPACK, in jaxlib 0.10): a clamp that is written with

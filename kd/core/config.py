@@ -1,4 +1,4 @@
-"""Configs as JSON, and the differences between two of them."""
+"""Writes configs as JSON and finds the differences between two."""
 
 from collections.abc import Iterator, Mapping
 import json
@@ -10,7 +10,7 @@ from kd.core import errors
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Leaves by dotted path; an empty sub-dict is a leaf."""
+  """Returns leaves by dotted path; an empty sub-dict is a leaf."""
   leaves = {}
   for key, value in config.items():
     path = f'{prefix}{key}'
@@ -22,7 +22,7 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
-  """The resolved config as JSON, keys in order; tuples become lists."""
+  """Returns the resolved config as JSON, keys in order; tuples become lists."""
   return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 

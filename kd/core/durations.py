@@ -1,8 +1,8 @@
-"""How lengths of time are written."""
+"""Formats durations."""
 
 
 def clock(seconds: float) -> str:
-  """Hours, minutes and seconds, as 1:02:03."""
+  """Returns hours, minutes and seconds, as 1:02:03."""
   minutes, second = divmod(int(seconds + 0.5), 60)
   hours, minute = divmod(minutes, 60)
   return f'{hours}:{minute:02}:{second:02}'

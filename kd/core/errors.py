@@ -52,7 +52,7 @@ class ConfigError(KdError):
     super().__init__(f'{path}: {self._rest}')
 
   def within(self, path: str) -> 'ConfigError':
-    """The same error, its path being relative to `path`."""
+    """Returns the same error, its path being relative to `path`."""
     joined = f'{path}.{self.path}' if path else self.path
     return ConfigError(joined, self._rest)
 
@@ -115,7 +115,7 @@ def refused_unless_writable(
 
 
 def for_user(error: KdError | OSError, workdir: str) -> KdError:
-  """The error as main prints it.
+  """Returns the error as main prints it.
 
   Args:
     error: what ended the run.
@@ -149,7 +149,7 @@ def nearest(name: str, legal: Iterable[str]) -> str:
 def unknown(
   path: str, kind: str, name: str, legal: Sequence[str], renamed: str = ''
 ) -> ConfigError:
-  """An error for a name that is not among the legal ones.
+  """Returns an error for a name that is not among the legal ones.
 
   Args:
     path: the path of the field that holds the name.

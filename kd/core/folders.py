@@ -1,4 +1,4 @@
-"""Folders that a run is going to write."""
+"""Checks folders that a run is going to write."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""How this process takes memory from the system and gives it back."""
+"""Controls how the process takes memory from the system and returns it."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Log lines of the project's own modules, which reach the user."""
+"""Shows the log lines of the project's own modules to the user."""
 
 from collections.abc import Callable
 import logging

@@ -1,4 +1,4 @@
-"""Paths as a user writes them in a config or a flag."""
+"""Expands paths as a user writes them in a config or a flag."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Progress lines: how much of a long task is done, and how long it takes."""
+"""Prints progress lines of a long task: how much is done, and the ETA."""
 
 from collections.abc import Callable
 import math

@@ -1,4 +1,4 @@
-"""Imports that would print what no user can act on."""
+"""Silences what imports print and no user can act on."""
 
 from collections.abc import Iterator
 import contextlib

@@ -34,7 +34,7 @@ class Registry:
     return sorted(self._builders)
 
   def arguments(self, name: str) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of the builder of that name."""
+    """Returns the keyword-only parameters of the builder of that name."""
     parameters = inspect.signature(self._builders[name]).parameters
     return {
       key: p

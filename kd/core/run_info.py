@@ -1,4 +1,4 @@
-"""What a run was made of: versions, devices, command."""
+"""Collects versions, devices and command line of a run."""
 
 import datetime
 from importlib import metadata
@@ -26,7 +26,7 @@ _PACKAGES = (
 
 
 def collect() -> dict[str, Any]:
-  """Versions, devices and command line of this process."""
+  """Returns versions, devices and command line of this process."""
   return {
     'command': sys.argv,
     'python': platform.python_version(),

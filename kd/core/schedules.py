@@ -1,4 +1,4 @@
-"""Numbers that change with the optimizer's updates.
+"""Schedules: numbers that change with the optimizer's updates.
 
 Learning rates, and the weights, temperatures and shares of losses.
 """
@@ -94,7 +94,7 @@ def warmup_cosine(
 def warmup_linear(
   steps: int, *, peak: float, warmup_steps: int, final: float
 ) -> Schedule:
-  """A straight line from `peak` to `final` at the last update."""
+  """Returns a straight line from `peak` to `final` at the last update."""
   _check(peak=peak, warmup_steps=warmup_steps, final=final)
   decay = _decay_steps(steps, warmup_steps)
   return _warm_up(
@@ -181,7 +181,7 @@ def text(spec: float | Mapping[str, Any]) -> str:
 
 
 def build(value: Any, path: str, steps: int) -> Schedule:
-  """A number as the schedule that never changes, or a schedule from its spec.
+  """Builds a schedule from its spec, or a constant one from a number.
 
   Args:
     value: a number, or a mapping with `name` and arguments.
@@ -214,7 +214,7 @@ class _Constant:
 
 
 def changes(schedule: Schedule) -> bool:
-  """Whether it was built from a schedule's spec, not from a number."""
+  """Returns whether it was built from a schedule's spec, not from a number."""
   return not isinstance(schedule, _Constant)
 
 

@@ -1,4 +1,4 @@
-"""Text that users bring: an error names its line."""
+"""Reads text that users bring; errors name the line."""
 
 from kd.core import errors
 

@@ -1,1 +1,1 @@
-"""Held-out quality: likelihood, agreement with the teacher, answers."""
+"""Evaluation: likelihood, agreement with the teacher, answers, intervals."""

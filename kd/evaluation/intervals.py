@@ -1,4 +1,4 @@
-"""Confidence intervals by the paired bootstrap over examples, in float64.
+"""Computes confidence intervals by the paired bootstrap over examples.
 
 All quantities are functions of weighted means m = sum(w_i v_i) / sum(w_i) over
 the same n examples: an NLL in nats per token has the example's NLL a token as v
@@ -36,7 +36,7 @@ class Interval:
   high: float
 
   def map(self, increasing: Callable[[float], float]) -> 'Interval':
-    """The interval of an increasing function of the value."""
+    """Returns the interval of an increasing function of the value."""
     return Interval(
       *(float(increasing(x)) for x in (self.value, self.low, self.high))
     )
@@ -59,7 +59,7 @@ class GapShare:
 def mean(
   values: Sequence[float], weights: Sequence[float] | None = None
 ) -> Interval:
-  """The interval of a weighted mean.
+  """Returns the interval of a weighted mean.
 
   Args:
     values: [n], one for each example.
@@ -80,7 +80,7 @@ def difference(
   others: Sequence[float],
   weights: Sequence[float] | None = None,
 ) -> Interval:
-  """The interval of mean(values) - mean(others) over the same examples."""
+  """Computes the interval of mean(values) - mean(others), example by example."""
   return _interval([values, others], weights, lambda m: m[0] - m[1])
 
 
@@ -90,7 +90,7 @@ def gap_share(
   teacher: Sequence[float],
   weights: Sequence[float] | None = None,
 ) -> GapShare:
-  """The interval of (student - baseline) / (teacher - baseline), of means.
+  """Computes the interval of (student - baseline) / (teacher - baseline).
 
   It is the same for scores of which more is better and for losses. Where the
   interval of teacher - baseline holds 0, resampled shares divide by numbers of
@@ -126,7 +126,7 @@ def gap_share(
 
 
 def _interval(columns, weights, function) -> Interval:
-  """The interval of a function of means [C] or [C, resamples]."""
+  """Returns the interval of a function of means [C] or [C, resamples]."""
   values, weights = _checked(columns, weights)
   value = function(values @ weights / np.sum(weights))
   tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]

@@ -9,7 +9,7 @@ from kd.evaluation import intervals
 
 
 def _enumerated(columns, weights, function):
-  """The interval over all n^n equally likely resamples, one by one."""
+  """Returns the interval over all n^n equally likely resamples, one by one."""
   n = len(weights)
   results = []
   for drawn in itertools.product(range(n), repeat=n):

@@ -1,4 +1,4 @@
-"""Likelihood of held-out targets, and distance to the teacher."""
+"""Measures the likelihood of held-out targets and distance to the teacher."""
 
 from collections.abc import Callable, Iterable, Sequence
 import math
@@ -92,7 +92,7 @@ def _check_finite(by_row, names):
 
 
 def summarize(scores: Scores) -> dict[str, float]:
-  """Means over target tokens.
+  """Computes means over target tokens.
 
   Args:
     scores: from the function that make returns.

@@ -1,4 +1,4 @@
-"""Metrics of one evaluation with their titles and confidence intervals."""
+"""Describes the metrics of an evaluation: titles, values, intervals."""
 
 from collections.abc import Sequence
 import dataclasses

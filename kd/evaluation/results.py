@@ -1,4 +1,4 @@
-"""The result of one evaluation, and its files."""
+"""Reads and writes the result of an evaluation."""
 
 from collections.abc import Mapping
 import dataclasses

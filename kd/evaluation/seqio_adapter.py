@@ -1,4 +1,4 @@
-"""Answers scored by the seqio tasks that they belong to."""
+"""Scores answers with the seqio tasks that they belong to."""
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
@@ -178,7 +178,7 @@ def _combined(metrics, alone, name):
 
 
 def _reduction(values, whole):
-  """np.mean or np.sum, whichever gives `whole`; None if neither does."""
+  """Returns np.mean or np.sum, whichever gives `whole`; None if neither does."""
   for function in (np.mean, np.sum):
     if len(values) and np.isclose(function(values), whole, rtol=1e-9):
       return function
@@ -186,7 +186,7 @@ def _reduction(values, whole):
 
 
 def _ends(samples):
-  """Metrics of how answers ended."""
+  """Returns the metrics of how answers ended."""
   rare = dict(unit='fraction', higher_is_better=False, diagnostic=True)
   titles = {
     'truncated': ('length', 'answers cut off'),
@@ -229,7 +229,7 @@ def _read(part: Answered, module: str) -> _Task:
 
 
 def _task(name: str, module: str):
-  """The registered task, or an error with the nearest name."""
+  """Returns the registered task, or an error with the nearest name."""
   # Not at the top: it imports TensorFlow, which takes seconds and 880 MB.
   with quiet.imports():
     import seqio
@@ -257,7 +257,7 @@ def _task(name: str, module: str):
 
 
 def _text(value: str | bytes) -> str:
-  """The text of a field: bytes from seqio, str from prepared rows."""
+  """Returns the text of a field: bytes from seqio, str from prepared rows."""
   return value.decode('utf-8') if isinstance(value, bytes) else value
 
 

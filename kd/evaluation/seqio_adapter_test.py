@@ -112,7 +112,7 @@ def _spread(targets, predictions):
 
 
 def _own(by_example):
-  """The metrics of tasks, without those that every task has."""
+  """Returns the metrics of tasks, without those that every task has."""
   ends = ('truncated', 'too_long')
   return {k: x for k, x in by_example.items() if k not in ends}
 

@@ -1,4 +1,4 @@
-"""A few answers of several models to the same examples, as text."""
+"""Shows a few answers of several models to the same examples."""
 
 from collections.abc import Mapping, Sequence
 import re
@@ -71,7 +71,7 @@ def block(example: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _printable(text):
-  """The beginning of a text; control characters are written as escapes."""
+  """Returns the beginning of a text, control characters as escapes."""
   cut = text.rstrip('\n')[:_LONGEST]
   if len(cut) < len(text.rstrip('\n')):
     cut += ' ...'

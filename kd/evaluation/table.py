@@ -1,4 +1,4 @@
-"""The table that ends a run: models in columns, measures in rows."""
+"""Renders the table of a report: models in columns, metrics in rows."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -49,7 +49,7 @@ class Table:
 
 
 def markdown(table: Table) -> str:
-  """The table in Markdown, its notes as a list; ends with a newline."""
+  """Returns the table in Markdown, its notes as a list; ends with a newline."""
   header, *body = [
     [cell.replace('|', r'\|') for cell in line] for line in _grid(table)
   ]
@@ -61,7 +61,7 @@ def markdown(table: Table) -> str:
 
 
 def text(table: Table) -> str:
-  """The table for a terminal: aligned, numbers to the right."""
+  """Returns the table for a terminal: aligned, numbers to the right."""
   grid = _grid(table)
   widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
 
@@ -78,7 +78,7 @@ def text(table: Table) -> str:
 
 
 def gap_note(name: str, gap: intervals.GapShare) -> str:
-  """The sentence that says whether distillation helped.
+  """Returns the sentence that says whether distillation helped.
 
   Args:
     name: the measure, e.g. 'NLL'.
@@ -107,7 +107,7 @@ def gap_note(name: str, gap: intervals.GapShare) -> str:
 
 
 def _grid(table: Table) -> list[list[str]]:
-  """All cells as text, the header first."""
+  """Returns all cells as text, the header first."""
   lines = [['', *table.columns]]
   for row in table.rows:
     lines.append([row.name, *(_cell(c, row.decimals) for c in row.cells)])

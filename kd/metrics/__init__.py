@@ -1,1 +1,1 @@
-"""Weighted means, metric writers and progress."""
+"""Metrics: weighted means, task metrics, writers."""

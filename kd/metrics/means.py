@@ -1,4 +1,4 @@
-"""Means from sums and weights, merged in float64.
+"""Merges weighted means in float64.
 
 clu's Average sums in the input's type and casts weights to bool; target
 weights are floats, so the project keeps its own few lines.
@@ -22,7 +22,7 @@ class Means:
     self._sums[name] = (old_total + float(total), old_weight + float(weight))
 
   def compute(self) -> dict[str, float]:
-    """The means; a name whose weight is 0 has none."""
+    """Returns the means; a name whose weight is 0 has none."""
     return {
       name: total / weight
       for name, (total, weight) in self._sums.items()
@@ -30,5 +30,5 @@ class Means:
     }
 
   def state(self) -> dict[str, tuple[float, float]]:
-    """What restores these means: JSON keeps every bit of it."""
+    """Returns what restores these means; JSON keeps every bit of it."""
     return dict(self._sums)

@@ -1,4 +1,4 @@
-"""TensorBoard's event files of a run that resumes.
+"""Removes steps from TensorBoard's event files that a resumed run repeats.
 
 Importing tensorboard is slow: it is imported within functions.
 """
@@ -66,7 +66,7 @@ def _name(seconds):
 
 
 def _values(paths: list[str]) -> list[Any]:
-  """The events with values in a run's files, as TensorBoard shows them."""
+  """Returns the events with values of a run's files, in TensorBoard's order."""
   from tensorboard.backend.event_processing import event_file_loader
   from tensorboard.compat.proto import event_pb2
 

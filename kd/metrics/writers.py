@@ -1,4 +1,4 @@
-"""clu metric writers: JSON lines, the terminal, TensorBoard.
+"""Writes metrics with clu: JSON lines, the terminal, TensorBoard.
 
 Importing this module imports TensorFlow where it is installed, as clu does:
 import it where a run begins, not at the top of a module.
@@ -60,7 +60,7 @@ class _ScalarWriter(metric_writers.MetricWriter):
 
 
 def _remains(step, is_evaluation, restart_after, evaluated):
-  """Whether what was written at a step is not written again after a restart."""
+  """Returns whether a step's metrics are kept: a resumed run skips them."""
   if step == restart_after:
     return evaluated or not is_evaluation
   return step < restart_after
@@ -189,7 +189,7 @@ def create(
   evaluated: bool,
   tensorboard: bool,
 ) -> metric_writers.MetricWriter:
-  """The run's writer; on processes other than the first it writes nothing.
+  """Returns the run's writer; it writes on process 0 only.
 
   Args:
     folder: the workdir.
@@ -275,7 +275,7 @@ class StepTimer:
 
 
 def device_memory(devices: Sequence[jax.Device]) -> Mapping[str, float]:
-  """The largest peak of these devices in bytes, where they tell it."""
+  """Returns the largest peak of these devices in bytes, where they tell it."""
   peaks = [
     stats['peak_bytes_in_use']
     for stats in (d.memory_stats() for d in devices)

@@ -1,4 +1,4 @@
-"""Gradient transformations from the config."""
+"""Builds the optimizer of a config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ MEMORIES = ('device', 'host')
 
 
 def decay_mask(params: types.PyTree) -> types.PyTree:
-  """True for the parameters that weight decay shrinks: all but norms."""
+  """Returns True for the parameters that weight decay shrinks: all but norms."""
 
   def decayed(path, leaf):
     del leaf
@@ -51,7 +51,7 @@ def stacked_mask(params: types.PyTree) -> types.PyTree:
 def adamw(
   learning_rate, *, weight_decay: float, b1: float, b2: float, epsilon: float
 ) -> skip_nonfinite.Transformation:
-  """AdamW (arXiv 1711.05101)."""
+  """Returns AdamW (arXiv 1711.05101)."""
   for name, value in (('b1', b1), ('b2', b2)):
     if not 0 <= value < 1:
       raise errors.ConfigError(name, f'found {value}', legal='[0, 1)')
@@ -69,7 +69,7 @@ def adafactor(
   clip_update: float,
   scale_by_parameter: bool,
 ) -> skip_nonfinite.Transformation:
-  """Adafactor (arXiv 1804.04235) without momentum."""
+  """Returns Adafactor (arXiv 1804.04235) without momentum."""
   if not clip_update > 0:
     raise errors.ConfigError(
       'clip_update', f'found {clip_update}', legal='above 0'
@@ -104,7 +104,7 @@ def _clip(max_norm):
 def build(
   spec: Mapping[str, Any], steps: int
 ) -> tuple[skip_nonfinite.Transformation, schedules.Schedule]:
-  """The optimizer and its learning rate.
+  """Returns the optimizer and its learning rate.
 
   Args:
     spec: the config's `optimizer`.

@@ -1,4 +1,4 @@
-"""Optimizers that change nothing at an update that is not finite."""
+"""Optimizers that skip an update that is not finite."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ Transformation = optax.GradientTransformationExtraArgs
 
 
 def gated(transformation: optax.GradientTransformation) -> Transformation:
-  """Any transformation, its `update` taking bool [] `finite` as well.
+  """Returns a transformation whose `update` also takes bool [] `finite`.
 
   Old and new state both exist for a moment.
   """
@@ -37,7 +37,7 @@ def adamw(
   weight_decay: float,
   mask: Callable[[types.PyTree], types.PyTree],
 ) -> Transformation:
-  """AdamW (arXiv 1711.05101) whose state is written where the old one lies.
+  """Returns AdamW (arXiv 1711.05101) that reuses the old state's buffers.
 
   What is done is what optax.adamw does. There every moment and parameter is
   copied first, since the compiler makes updates of the old moments while it

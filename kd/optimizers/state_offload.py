@@ -1,4 +1,4 @@
-"""Optimizer state that lies in the host's memory between updates."""
+"""Keeps optimizer state in the host's memory between updates."""
 
 import jax
 import optax
@@ -15,7 +15,7 @@ class Moved(optax.GradientTransformationExtraArgs):
 
 
 def moved(transformation: skip_nonfinite.Transformation) -> Moved:
-  """The transformation, with an update that takes a state from the host.
+  """Returns the transformation with its state in the host's memory.
 
   What lies there is taken to the device for the update, and what comes of it is
   put back. Its `init` makes a state on the device: who keeps the state moves it
@@ -32,7 +32,7 @@ def moved(transformation: skip_nonfinite.Transformation) -> Moved:
 
 
 def memory_kind(transformation: skip_nonfinite.Transformation) -> str | None:
-  """The memory for moments between updates, as shardings name it.
+  """Returns the memory for moments between updates, as shardings name it.
 
   None is the device's own.
   """

@@ -1,4 +1,4 @@
-"""Whether the other processes of a run live, and what they are waited for.
+"""Watches whether the other processes of a run are alive.
 
 Each process says once a second that it lives, in the key-value store of jax's
 coordination service, which runs in process 0. Process 0 hears all of them, the
@@ -77,7 +77,7 @@ class Watch:
     self._told: dict[int, float] = {}
 
   def start(self) -> None:
-    """From now on."""
+    """Starts the watch."""
     # Two: a call to a machine that is gone can hang for minutes.
     for name, what in (('beat', self._beat), ('silence', self._silence)):
       threading.Thread(target=what, name=name, daemon=True).start()
@@ -189,7 +189,7 @@ class Watch:
     os._exit(code)
 
   def _wait_for_others(self):
-    """Until all who live have left, but not for long."""
+    """Waits briefly until all live processes have left."""
     began = time.monotonic()
     living = {
       index

@@ -1,4 +1,4 @@
-"""Which processes a config and an environment mean."""
+"""Finds a run's processes from the config and the environment."""
 
 from collections.abc import Mapping
 import os
@@ -42,7 +42,7 @@ def find(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _whole(variable, text):
-  """The number that a variable holds, in ASCII digits."""
+  """Returns the number that a variable holds, in ASCII digits."""
   if not re.fullmatch('[0-9]{1,7}', text) or int(text) > _MOST:
     raise errors.ConfigError(
       f'${variable}',

@@ -1,4 +1,4 @@
-"""Which processes a config and an environment mean."""
+"""Finds a run's processes from the config and the environment."""
 
 import os
 

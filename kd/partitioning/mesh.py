@@ -1,4 +1,4 @@
-"""The device mesh that the config asks for."""
+"""Builds the device mesh of a config."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -106,7 +106,7 @@ def make(
 def platform(
   mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
 ) -> tuple[str, float]:
-  """The devices' platform, and of GPUs the compute capability, else 0.
+  """Returns the devices' platform, and of GPUs the compute capability, else 0.
 
   An AbstractMesh must have an abstract device, which is no GPU.
   """

@@ -1,4 +1,4 @@
-"""Rows of a batch on the devices of several processes."""
+"""Places the rows of a batch on the devices of several processes."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from kd.partitioning import rules
 
 
 def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
-  """Which rows of a batch this process's devices hold: nobody reads others.
+  """Returns which rows of a batch this process's devices hold and it reads.
 
   Args:
     mesh: the devices of all processes.
@@ -53,7 +53,7 @@ def place(
 def fetch(
   tree: types.PyTree, mesh: jax.sharding.Mesh, batch_size: int
 ) -> types.PyTree:
-  """The inverse of `place`: this process's rows, as numpy arrays.
+  """Returns this process's rows as numpy arrays; the inverse of `place`.
 
   Args:
     tree: arrays of B rows, split over devices by rows alone.

@@ -1,4 +1,4 @@
-"""One run over several processes, through jax.distributed."""
+"""Runs one program in several processes, through jax.distributed."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -147,7 +147,7 @@ def _explain_abort(number):
 
 
 def from_first(call: Callable[[], Any]) -> Any:
-  """What `call`, made in process 0 alone, returns; the others wait for it.
+  """Returns what `call` returns in process 0; the others wait for it.
 
   All processes must call this in the same order. An error in process 0 ends
   them all with its message.
@@ -166,7 +166,7 @@ def from_first(call: Callable[[], Any]) -> Any:
 
 
 def first_then_all(what: str, call: Callable[[], T]) -> T:
-  """What `call` returns, after process 0 has made it alone.
+  """Returns what `call` returns, called in process 0 first.
 
   Args:
     what: is made, as the message says it if the others wait for long.
@@ -197,7 +197,7 @@ def waited_for(what: str) -> Iterator[None]:
 
 
 def finish() -> None:
-  """Leaves in order, when all have come to this point."""
+  """Leaves in order, once all processes have come to this point."""
   global _joined
   if _joined is None:
     return

@@ -1,4 +1,4 @@
-"""From logical axis names, which models use, to mesh axes."""
+"""Maps logical axis names, which models use, to mesh axes."""
 
 from collections.abc import Callable, Sequence
 import contextlib
@@ -51,7 +51,7 @@ def _axis_size(mesh, axes):
 
 
 def _longest(mesh, axes):
-  """Of one or several mesh axes the one with the most devices."""
+  """Returns the mesh axis with the most devices."""
   axes = (axes,) if isinstance(axes, str) else axes
   return max(axes, key=lambda axis: mesh.shape[axis])
 
@@ -62,7 +62,7 @@ def param_shardings(
   shapes: types.PyTree,
   path: str,
 ) -> types.PyTree:
-  """Where each parameter lies.
+  """Returns the sharding of each parameter.
 
   Key and value heads and the vocabulary are replicated where the devices do not
   divide them; any other axis must be divided evenly.
@@ -107,21 +107,21 @@ def param_shardings(
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """Rows are split over the data and fsdp axes."""
+  """Returns the sharding of a batch: rows over the data and fsdp axes."""
   return jax.sharding.NamedSharding(
     mesh, jax.sharding.PartitionSpec(BATCH_AXES)
   )
 
 
 def hidden_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """Where hidden states [B, L, D] lie: split by row and position."""
+  """Returns the sharding of hidden states [B, L, D]: by row and position."""
   return jax.sharding.NamedSharding(
     mesh, jax.sharding.PartitionSpec(BATCH_AXES, _BY_NAME['length'])
   )
 
 
 def taps_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """Where a teacher's taps [n, B, L, ...] lie: split as hidden states are."""
+  """Returns the sharding of a teacher's taps [n, B, L, ...]."""
   return jax.sharding.NamedSharding(
     mesh, jax.sharding.PartitionSpec(None, BATCH_AXES, _BY_NAME['length'])
   )
@@ -130,7 +130,7 @@ def taps_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
 def table_sharding(
   mesh: jax.sharding.Mesh, vocab_size: int
 ) -> jax.sharding.NamedSharding:
-  """Where an embedding [V, D] lies: split by vocabulary, if that divides."""
+  """Returns the sharding of an embedding [V, D]: by vocabulary, if possible."""
   axes = _BY_NAME['vocab']
   if vocab_size % _axis_size(mesh, axes):
     axes = None
@@ -142,12 +142,12 @@ def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
 
 
 def row_parts(mesh: jax.sharding.Mesh) -> int:
-  """Into how many parts a batch's rows are split."""
+  """Returns into how many parts a batch's rows are split."""
   return _axis_size(mesh, BATCH_AXES)
 
 
 def length_parts(mesh: jax.sharding.Mesh) -> int:
-  """Into how many parts each row is split."""
+  """Returns into how many parts each row is split."""
   return _axis_size(mesh, _BY_NAME.get('length'))
 
 
@@ -159,7 +159,7 @@ def active(mesh: jax.sharding.Mesh):
 
 
 def parts(name: str, size: int) -> int:
-  """Into how many parts the active mesh splits a logical axis of this size.
+  """Returns into how many parts the mesh splits a logical axis of this size.
 
   1 without a mesh, and where `constrain` would leave it whole.
   """
@@ -172,7 +172,7 @@ def parts(name: str, size: int) -> int:
 def on_parts(
   function: Callable[..., types.PyTree], ins: types.PyTree, outs: types.PyTree
 ) -> Callable[..., types.PyTree]:
-  """The function run by each device on its own parts of the arguments.
+  """Returns a function that each device runs on its parts of the arguments.
 
   Args:
     function: what it is given and returns are parts; without an active mesh, it

@@ -55,7 +55,7 @@ class Cost:
 def compiled(
   run: resolved.Run, program: programs.Program, answer: compile_client.Compiled
 ) -> Cost:
-  """The cost that a compiled program says it has."""
+  """Returns the cost that a compiled program says it has."""
   memory = buffers.read(
     answer.text(compile_client.BUFFERS), answer.text(compile_client.LIVE)
   )

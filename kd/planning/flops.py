@@ -132,7 +132,7 @@ def step(
   logits_tokens: int,
   kernel: str,
 ) -> dict[str, int]:
-  """A training step with live teachers, by part.
+  """Returns a training step with live teachers, by part.
 
   Args:
     student: the student.

@@ -64,7 +64,7 @@ def _batch(rows, length):
 
 
 def _update(remat, rows, length):
-  """The compiled update's text."""
+  """Returns the compiled update's text."""
   model = gemma3.build(_STUDENT, 'float32', remat, '')
   lr = base.schedule('constant', peak=1e-4, warmup_steps=0)
   optimizer, rate = optimizers.build(base.adamw(lr).to_dict(), 10)

@@ -213,7 +213,7 @@ def _step(program, body, place):
 
 
 def _element(computation, state, place):
-  """The instruction that gives an element of a tuple, or None."""
+  """Returns the instruction that gives an element of a tuple, or None."""
   if state.op != 'tuple':
     return None
   return _uncopied(computation, computation.by_name[state.operands[place]])
@@ -226,7 +226,7 @@ def _uncopied(computation, value):
 
 
 def _constant(computation, value):
-  """The number that an instruction is, or None."""
+  """Returns the number that an instruction is, or None."""
   if value is None:
     return None
   if value.name in computation.by_name:  # Else it is within a fusion.

@@ -71,11 +71,11 @@ class Instruction:
     return found.group(1) if found else ''
 
   def integers(self, name: str) -> tuple[int, ...]:
-    """The numbers of an attribute like `dimensions={0,2}`."""
+    """Returns the numbers of an attribute like `dimensions={0,2}`."""
     return tuple(int(n) for n in re.findall(r'\d+', self.attribute(name)))
 
   def called(self, name: str) -> list[str]:
-    """The computations that an attribute names."""
+    """Returns the computations that an attribute names."""
     return re.findall(r'%([\w.\-]+)', self.attribute(name))
 
 
@@ -175,7 +175,7 @@ def _end_of_type(text):
 
 
 def _closing(text, depth):
-  """The place of the parenthesis that closes `depth` open ones."""
+  """Returns the place of the parenthesis that closes `depth` open ones."""
   for match in re.finditer(r'[()]', text):
     depth += 1 if match[0] == '(' else -1
     if depth == 0:

@@ -16,7 +16,7 @@ _HOW = (
 
 
 def packages() -> str:
-  """The folder to look for libtpu in; '' if this environment has it.
+  """Returns the folder to look for libtpu in; '' if this environment has it.
 
   Bazel makes an environment for the targets that have it in their data; without
   Bazel, KD_LIBTPU_PYTHON names the Python of one.
@@ -46,7 +46,7 @@ def packages() -> str:
 
 
 def _bazels():
-  """The Python that Bazel's repository of that name tells, or ''."""
+  """Returns the Python that Bazel's repository of that name tells, or ''."""
   # Bazel's folder of external repositories is next to that of this one.
   here = os.path.dirname(os.path.abspath(__file__))
   file = os.path.join(here, '..', '..', '..', 'libtpu', 'python')

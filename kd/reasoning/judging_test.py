@@ -20,7 +20,7 @@ _SECONDS = 4  # Of CPU: five times what the slowest one needs.
 
 
 def _judge(text):
-  """All that is made of a reply; returns its trace."""
+  """Returns all that is made of a reply; returns its trace."""
   (trace,) = traces.judge(
     _QUESTION, [traces.SampledSolution(text, 'stop', 1, 0.0)]
   )

@@ -151,7 +151,7 @@ def insert(
 
 
 def _held(tokens, entries, shape):
-  """The ids of each entry's prompt, bool [B, V] or [B, 0]."""
+  """Returns the ids of each entry's prompt, bool [B, V] or [B, 0]."""
   rows, v = jnp.arange(shape[0]), shape[1]
   ids = tokens[entries.source]
   is_read = jnp.arange(ids.shape[1]) < entries.position[:, None]
@@ -254,7 +254,7 @@ def _logits(held, hidden, vocab_size) -> Array:
 
 
 def _laid_out(rows: DecodeSlots) -> DecodeSlots:
-  """All but the cache whole on every device."""
+  """Returns all but the cache whole on every device."""
   whole = lambda x: rules.constrain(x, (None,) * x.ndim)
   rest = {
     field.name: whole(getattr(rows, field.name))

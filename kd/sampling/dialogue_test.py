@@ -10,7 +10,7 @@ _TOKENIZER = tokenizers.load('bytes')
 
 
 def _text(ids):
-  """The text of ids, with the marks of turns as | and BOS as ^."""
+  """Returns the text of ids, with the marks of turns as | and BOS as ^."""
   marks = {
     _TOKENIZER.bos_id: '^',
     _TOKENIZER.id_of('<start_of_turn>'): '|',

@@ -42,7 +42,7 @@ class Vocabulary:
 
 
 def vocabulary(tokenizer: tokenizers.Tokenizer) -> Vocabulary:
-  """A tokenizer's Vocabulary."""
+  """Returns a tokenizer's Vocabulary."""
   return Vocabulary(
     tokenizer.vocab_size,
     tuple(tokenizer.stop_ids),
@@ -126,7 +126,7 @@ class Engine:
     )
 
   def _longest(self, request, settings) -> int:
-    """The most ids that a prompt may have."""
+    """Returns the most ids that a prompt may have."""
     limit = requests_lib.limit(request, settings)
     return self._model.config.context - limit
 
@@ -137,7 +137,7 @@ class Engine:
     settings: Settings,
     progress: Progress | None = None,
   ) -> list[list[Sample]]:
-    """All requests' samples, in the requests' order.
+    """Returns all requests' samples, in the requests' order.
 
     Args:
       params: of the model, float32, placed or sharded as they are.

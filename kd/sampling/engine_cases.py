@@ -75,7 +75,7 @@ def prompts(lengths, seed=0):
 
 
 def asked(ids, samples=1):
-  """A request for each prompt, the prompt's number being the seed."""
+  """Returns a request for each prompt, the prompt's number being the seed."""
   return [requests.Request(p, i, samples) for i, p in enumerate(ids)]
 
 
@@ -104,7 +104,7 @@ def logprobs(params, prompt, answer):
 
 
 def greedy(params, prompt, count, vocab=VOCAB):
-  """The most likely ids, by a forward pass for each."""
+  """Returns the most likely ids, by a forward pass for each."""
   ids = list(prompt)
   for _ in range(count):
     ids.append(int(np.argmax(logits(params, ids)[-1][:vocab])))

@@ -150,7 +150,7 @@ def _check_messages(messages, where):
 def requests_of(
   prompts: Sequence[Prompt], seed: int, samples: int
 ) -> list[requests.Request]:
-  """A request for each prompt, numbered in order."""
+  """Returns a request for each prompt, numbered in order."""
   return [
     requests.numbered(prompt.ids, seed, number, samples)
     for number, prompt in enumerate(prompts)

@@ -33,7 +33,7 @@ class SamplingSettings:
 
 
 def greedy(max_new_tokens: int) -> SamplingSettings:
-  """The most likely ids, as the model has them."""
+  """Returns the most likely ids, as the model has them."""
   return SamplingSettings(
     temperature=0.0,
     top_k=0,

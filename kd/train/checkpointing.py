@@ -150,7 +150,7 @@ class Saver:
 def _items(
   state: update.TrainState, feed_state: Mapping[str, types.PyTree]
 ) -> dict[str, types.PyTree]:
-  """A state as a checkpoint's items; step is the checkpoint's name."""
+  """Returns a state as a checkpoint's items; step is the checkpoint's name."""
   parts = {
     'opt_state': state.opt_state,
     'rng': state.rng,

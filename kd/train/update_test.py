@@ -64,7 +64,7 @@ def _batch(rows, length=4):
 
 
 def _targets(rows, length=4):
-  """A teacher that says something else of every row."""
+  """Returns a teacher that says something else of every row."""
   rng = np.random.default_rng(1)
   normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
   hidden, layer = normal(rows, length, _WIDTH), normal(1, rows, length, _WIDTH)

@@ -174,7 +174,7 @@ class Cloud(world_lib.World):
     return self.launch(*first, *arguments)
 
   def verbs(self) -> list[str]:
-    """The verbs of gcloud's calls for slices, in order."""
+    """Returns the verbs of gcloud's calls for slices, in order."""
     return [c[c.index('tpus') + 2] for c in self.calls('gcloud', 'tpus')]
 
   def replan(self, **plan) -> None:

@@ -235,7 +235,7 @@ def _delete(world, group, names, flags):
 
 
 def _workers(world, group, name, flags):
-  """The ids of the workers that flags mean, or an error."""
+  """Returns the ids of the workers that flags mean, or an error."""
   base, index = (name, 0) if group != 'tpu-vm' else _owner(world, name)
   here = world.slice(base)
   if here is None or _state(world, base, index)[1] != 'READY':

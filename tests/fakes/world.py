@@ -46,7 +46,7 @@ class World:
       f.write(line)
 
   def calls(self, *words: str) -> list[list[str]]:
-    """All calls that have each of these words among their arguments."""
+    """Returns all calls that have each of these words among their arguments."""
     path = self.root / 'calls.jsonl'
     lines = path.read_text().splitlines() if path.exists() else []
     found = [json.loads(line) for line in lines]
@@ -84,7 +84,7 @@ class World:
     return [f'{s}/{i}' for s in range(slices) for i in workers]
 
   def home(self, name: str, worker: str | int) -> pathlib.Path:
-    """The home folder of a worker of the slice that is there now."""
+    """Returns the home folder of a worker of the slice that is there now."""
     life = self.slice(name)['life']
     folder = f'w-{worker}'.replace('/', '-')
     path = self.root / 'machines' / f'{name}-{life}' / folder
@@ -93,5 +93,5 @@ class World:
 
 
 def current() -> World:
-  """The world of the process that was started in it."""
+  """Returns the world of the process that was started in it."""
   return World(os.environ['KD_FAKE_WORLD'])

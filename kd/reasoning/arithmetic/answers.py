@@ -99,7 +99,7 @@ def own_part(text: str) -> str:
 
 
 def names_answer(line: str) -> bool:
-  """Whether a line says 'answer is' or 'answer:'."""
+  """Returns whether a line says 'answer is' or 'answer:'."""
   return bool(_ANSWER_IS.search(line))
 
 
@@ -142,7 +142,7 @@ def _named(line: str, numbers: numerals.Numerals) -> numerals.Number | None:
 
 
 def _only(text: str) -> numerals.Number | None:
-  """The one number of a text, or what it is computed to be."""
+  """Returns the one number of a text, or what it is computed to be."""
   found = numerals.Numerals(text)
   if not len(found):
     return None

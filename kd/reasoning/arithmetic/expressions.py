@@ -58,7 +58,7 @@ class Evaluation:
 
 
 def evaluate(text: str) -> Evaluation:
-  """The value of a text that is one expression, with units or without.
+  """Returns the value of a text that is one expression, with units or without.
 
   Never raises: what is no expression has the problem NO_PARSE, and so has the
   empty text.
@@ -73,7 +73,7 @@ def evaluate(text: str) -> Evaluation:
 
 
 def of_tokens(tokens: Sequence[Token]) -> Evaluation:
-  """The value of tokens that are one expression and the units in it."""
+  """Returns the value of tokens that are one expression and the units in it."""
   if len(tokens) > MOST_TOKENS:
     return failed(TOO_LARGE)
   if any(_is_symbol(token) for token in tokens):
@@ -103,7 +103,7 @@ def failed(problem: str) -> Evaluation:
 
 
 def _is_symbol(token):
-  """Whether a token is a variable, or a time of day."""
+  """Returns whether a token is a variable, or a time of day."""
   if token.kind == tokens_lib.CLOCK:
     return True
   return (
@@ -202,7 +202,7 @@ def _is_sign(token):
 
 
 def _follows(tokens, at):
-  """Whether an operator is there, with an operand behind it."""
+  """Returns whether an operator is there, with an operand behind it."""
   if at + 1 >= len(tokens) or tokens[at].kind != tokens_lib.OPERATOR:
     return False
   return _begins_operand(tokens, at + 1)
@@ -220,7 +220,7 @@ def _begins_operand(tokens, at):
 
 
 def _is_product(tokens, at):
-  """Whether a parenthesis is there that multiplies what it touches."""
+  """Returns whether a parenthesis is there that multiplies what it touches."""
   last = tokens[at - 1]
   return (
     tokens[at].kind == tokens_lib.OPEN

@@ -169,7 +169,7 @@ def _grouped(match: re.Match) -> str:
 
 
 def _grouped_by_blanks(match: re.Match) -> str:
-  """The same for blanks, which also stand between two numbers."""
+  """Returns the same for blanks, which also stand between two numbers."""
   first, rest = match['first'], match['rest'].split()
   behind = match.string[match.end() : match.end() + 2]
   if not _BEFORE_BLANK.fullmatch(first):

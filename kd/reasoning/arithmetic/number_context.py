@@ -101,7 +101,7 @@ class Context:
     return token.kind == 'word' and number_words.is_number(token.text)
 
   def _ends_operand(self, at: int) -> bool:
-    """Whether something that can be computed with ends at a token."""
+    """Returns whether something that can be computed with ends at a token."""
     token = self._get(at)
     if token.kind == 'word' and not self._is_number(at):
       one_letter = len(token.text) == 1 and token.text.isalpha()
@@ -257,7 +257,7 @@ class Context:
     return ''
 
   def _unit(self, at: int) -> tuple[str, int]:
-    """The unit of a number, and the token behind it."""
+    """Returns the unit of a number, and the token behind it."""
     text = self.tokens[at].text
     unit = number_words.read(text, False).unit
     if unit or text[-1] in '.:':
@@ -265,7 +265,7 @@ class Context:
     return number_words.unit_of(self._get(at + 1).text), at + 2
 
   def _is_second(self, at: int, unit: str) -> bool:
-    """Whether a number in another unit is there."""
+    """Returns whether a number in another unit is there."""
     if self._get(at).text in ('and', ','):
       at += 1
     return self._is_number(at) and self._unit(at)[0] not in ('', unit)

@@ -118,7 +118,7 @@ def _bare(word: str) -> str:
 
 
 def _value(match: re.Match) -> fractions.Fraction | None:
-  """The number that a word is, or None."""
+  """Returns the number that a word is, or None."""
   whole, decimals = match['whole'] or '', match['decimals'] or ''
   if not (whole or decimals) or _TORN.fullmatch(whole):
     return None
@@ -143,7 +143,7 @@ def _value(match: re.Match) -> fractions.Fraction | None:
 
 
 def _is_unit(word: str, is_money: bool) -> bool:
-  """Whether a word that touches a number changes nothing about it."""
+  """Returns whether a word that touches a number changes nothing about it."""
   if len(word) == 1 and word < '\u2e80':  # East Asian letters are words.
     return word in UNIT_LETTERS and not is_money
   return not (

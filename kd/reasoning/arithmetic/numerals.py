@@ -99,7 +99,7 @@ class Numerals:
     return Number(value, word.text, False)
 
   def is_equated(self, index: int) -> bool:
-    """Whether a number's right neighbor is '=', units between them."""
+    """Returns whether a number's right neighbor is '=', units between them."""
     context = number_context.Context(self._tokens, self._at[index], True)
     return context.is_equated
 

@@ -282,6 +282,6 @@ def test_a_number_is_read_as_itself_or_not_at_all():
 
 
 def _is_last(value, number, separator):
-  """Whether it is the last, or the first line's, of several numbers."""
+  """Returns whether it is the last, or the first line's, of several numbers."""
   parts = number.split(separator)
   return str(abs(value)) in [str(fractions.Fraction(p)) for p in parts]

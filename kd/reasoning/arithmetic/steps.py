@@ -101,7 +101,7 @@ def compare(left: expressions.Evaluation, right: expressions.Evaluation) -> str:
 
 
 def _rounds(exact, shown):
-  """Whether one number is `exact` to the digits that it shows."""
+  """Returns whether one number is `exact` to the digits that it shows."""
   if shown.unit is None or abs(shown.value) < 10 * shown.unit:
     return False
   rest = abs(exact) - abs(shown.value)
@@ -110,7 +110,7 @@ def _rounds(exact, shown):
 
 
 def _judge(text, left, right, marked):
-  """The step of two sides."""
+  """Returns the step of two sides."""
   for side in (left, right):
     if side.problem:
       return Step(text, side.problem, None, marked)
@@ -153,7 +153,7 @@ class _Side:
 
 
 def _in_prose(line: str) -> Iterator[Step]:
-  """The statements of a line without marks."""
+  """Yields the statements of a line without marks."""
   if '=' not in line and 'equals' not in line:
     return
   pieces: list[list[Token]] = [[]]
@@ -182,7 +182,7 @@ def _in_prose(line: str) -> Iterator[Step]:
 
 
 def _is_statement(left, right, in_chain):
-  """Whether two sides say something about arithmetic."""
+  """Returns whether two sides say something about arithmetic."""
   if in_chain:
     differ = left.units and right.units and left.units != right.units
     return bool(right.operators or not differ)
@@ -193,7 +193,7 @@ def _is_statement(left, right, in_chain):
 
 
 def _left(piece: Sequence[Token]) -> _Side | None:
-  """The longest expression at the end of what stands before a sign."""
+  """Returns the longest expression at the end of what stands before a sign."""
   breaks = [i for i, t in enumerate(piece) if t.kind == tokens_lib.BREAK]
   piece = piece[breaks[-1] + 1 if breaks else 0 :]
   is_cut, piece = len(piece) > MOST_TOKENS, piece[-MOST_TOKENS:]
@@ -222,7 +222,7 @@ def _left(piece: Sequence[Token]) -> _Side | None:
 
 
 def _may_begin(piece, begin):
-  """Whether an expression may begin at a token."""
+  """Returns whether an expression may begin at a token."""
   token = piece[begin]
   if token.kind != tokens_lib.OPERATOR:
     return token.kind in tokens_lib.OPERANDS
@@ -237,7 +237,7 @@ def _may_begin(piece, begin):
 
 
 def _is_call(before, token):
-  """Whether a parenthesis holds a function's argument: 'f(2)'."""
+  """Returns whether a parenthesis holds a function's argument: 'f(2)'."""
   return (
     before.kind == tokens_lib.WORD
     and token.kind == tokens_lib.OPEN
@@ -272,7 +272,7 @@ def _right(piece: Sequence[Token]) -> _Side | None:
 
 
 def _side(piece, end, units, problem, named):
-  """The side whose expression is the first `end` tokens of a piece."""
+  """Returns the side whose expression is the first `end` tokens of a piece."""
   tokens = piece[:end]
   evaluation = (
     expressions.failed(problem)

@@ -160,7 +160,7 @@ def _read_number(text, match, found):
 
 
 def _is_apart(found: Sequence[Token], begin: int) -> bool:
-  """Whether a division and a blank stand before: 25 / 1/3 is 75."""
+  """Returns whether a division and a blank stand before: 25 / 1/3 is 75."""
   return bool(found) and found[-1].text == '/' and found[-1].end < begin
 
 
@@ -198,7 +198,7 @@ def _read_word(text, match, found):
 
 
 def _is_share(found: Sequence[Token]) -> bool:
-  """Whether what was read ends in a percentage or a fraction."""
+  """Returns whether what was read ends in a percentage or a fraction."""
   if found and found[-1].kind in (PERCENT, CLOSE):
     return True
   return (

@@ -70,7 +70,7 @@ def page(
   kept: Sequence[Trace],
   rejected: Sequence[tuple[Trace, str]],
 ) -> str:
-  """The report in markdown.
+  """Returns the report in markdown.
 
   Args:
     summary: from `summarize`.

@@ -57,7 +57,7 @@ class Asked:
 
 
 def seed_of(seed: int, question: Question) -> int:
-  """A seed of a question's own, whatever others are asked with it."""
+  """Returns a seed of a question's own, whatever others are asked with it."""
   digest = hashlib.sha256(f'{seed}:{question.id}'.encode()).digest()
   return int.from_bytes(digest[:4], 'big') >> 1
 

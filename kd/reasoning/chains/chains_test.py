@@ -148,7 +148,7 @@ def test_duplicates_by_text_and_by_statements():
 
 
 def _chain(n, name):
-  """A right solution of n statements, unlike that of another name."""
+  """Returns a right solution of n statements, unlike that of another name."""
   work = ', '.join(f'{i} + {name} = {i + name}' for i in range(n))
   return f'{work}, 2 + 3 = 5\n#### 5'
 

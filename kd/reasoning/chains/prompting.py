@@ -40,7 +40,7 @@ def messages(
 
 
 def _worked(shot: Question) -> str:
-  """A solution without calculator marks, as answers are wanted."""
+  """Returns a solution without calculator marks, as answers are wanted."""
   return answers.without_marks(shot.worked)
 
 

@@ -129,7 +129,7 @@ def _seen(trace, texts, sequences):
 
 
 def _in_turns(groups: Sequence[Sequence[int]]) -> list[int]:
-  """The first of each group, then the second of each, and so on."""
+  """Returns the first of each group, then the second of each, and so on."""
   longest = max(map(len, groups))
   return [
     group[turn]

@@ -67,7 +67,7 @@ class Number(NamedTuple):
 
 
 def _join(a: Number, sign: str, b: Number) -> Number:
-  """The number that an operation makes; raises Fault."""
+  """Returns the number that an operation makes; raises Fault."""
   value = _OPERATORS[sign](a.value, b.value)
   binding = _SUM if sign in '+-' else _PRODUCT
   left = f'({a.text})' if a.binding < binding else a.text
@@ -79,7 +79,7 @@ def _join(a: Number, sign: str, b: Number) -> Number:
 
 @functools.lru_cache(maxsize=1 << 18)
 def reachable(values: tuple[_Fraction, ...]) -> bool:
-  """Whether sorted values, each used once, can make the goal."""
+  """Returns whether sorted values, each used once, can make the goal."""
   if len(values) == 1:
     return values[0] == GOAL
   for i, j in itertools.combinations(range(len(values)), 2):
@@ -102,7 +102,7 @@ def _number(text):
 
 
 def _take(numbers, value):
-  """The first number of that value, and the others; raises Fault."""
+  """Returns the first number of that value, and the others; raises Fault."""
   for i, number in enumerate(numbers):
     if number.value == value:
       return number, numbers[:i] + numbers[i + 1 :]
@@ -134,7 +134,7 @@ class Game24:
     return len(instance.question.split()) - 1
 
   def propose(self, state: tree_problem.State) -> list[str]:
-    """All steps, those with the plainest results first."""
+    """Returns all steps, those with the plainest results first."""
     found = {}
     for i, j in itertools.combinations(range(len(state.position)), 2):
       a, b = state.position[i], state.position[j]
@@ -211,11 +211,11 @@ class Game24:
     return f'Make {GOAL}: {instance.question}\n'
 
   def targets(self, state: tree_problem.State) -> str:
-    """The steps, and the expression that they amount to."""
+    """Returns the steps, and the expression that they amount to."""
     return f'{tree_problem.written(state)}{answers.MARKER} {self.answer(state)}'
 
   def answer(self, state: tree_problem.State) -> str:
-    """The expression of a terminal state, from its steps."""
+    """Returns the expression of a terminal state, from its steps."""
     return state.position[0].text
 
   def value_inputs(self, state: tree_problem.State) -> str:

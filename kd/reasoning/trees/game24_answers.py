@@ -92,7 +92,7 @@ def check(question: str, reply: str) -> Verdict:
 
 
 def _answer(reply: str) -> str:
-  """The text that is judged, '' if there is none."""
+  """Returns the text that is judged, '' if there is none."""
   if answers.MARKER in reply:
     lines = reply.rpartition(answers.MARKER)[2].splitlines()[:1]
   else:
@@ -135,7 +135,7 @@ def _numbers(given: Sequence[str], used: Sequence[str]) -> str:
 
 
 def _joined(given: Sequence[str]) -> set[str]:
-  """The numbers written together, two or more of them, in any order."""
+  """Returns the numbers written together, two or more of them, in any order."""
   return {
     ''.join(order)
     for count in range(2, len(given) + 1)

@@ -96,7 +96,7 @@ class Tree:
     return [node for node in self.nodes if node.status == 'solution']
 
   def path(self, node: Node) -> list[Node]:
-    """The nodes from the first thought to this one."""
+    """Returns the nodes from the first thought to this one."""
     found = []
     while node.parent >= 0:
       found.append(node)
@@ -111,7 +111,7 @@ class Tree:
     self.faults[kind] = self.faults.get(kind, 0) + 1
 
   def to_json(self) -> str:
-    """The tree's file; equal trees give equal bytes."""
+    """Returns the tree's file; equal trees give equal bytes."""
     return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + '\n'
 
 
@@ -127,6 +127,6 @@ def from_json(text: str) -> Tree:
 
 
 def seed(*names: object) -> int:
-  """A number below 2^31 from names: equal names give equal numbers."""
+  """Returns a number below 2^31 from names: equal names give equal numbers."""
   text = '/'.join(str(name) for name in names)
   return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1

@@ -84,7 +84,7 @@ class Reader:
 
 
 def paths(reader: Reader, contrast: int) -> Iterator[Record]:
-  """A record for each solution, in the order they were found.
+  """Yields a record for each solution, in the order they were found.
 
   Args:
     reader: of a tree.
@@ -143,7 +143,7 @@ def pairs(reader: Reader) -> Iterator[Record]:
 
 
 def branches(reader: Reader) -> Iterator[Record]:
-  """A record for each thought of a state that has two or more."""
+  """Yields a record for each thought of a state that has two or more."""
   tree = reader.tree
   for node in tree.nodes:
     children = [c for c in reader.children(node) if not c.fault]

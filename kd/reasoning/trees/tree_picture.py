@@ -42,7 +42,7 @@ class _Box:
 
 
 def draw(tree: tree_lib.Tree, title: str) -> str:
-  """The picture's text.
+  """Returns the picture's text.
 
   Args:
     tree: any.
@@ -77,7 +77,7 @@ def _escape(text: str) -> str:
 
 
 def _boxes(root, children, good):
-  """The boxes of a tree; solutions' branches come first."""
+  """Returns the boxes of a tree; solutions' branches come first."""
   box = _Box([root], 0)
   pending = [(root, box)]
   while pending:

@@ -137,7 +137,7 @@ def written(state: State) -> str:
 
 
 def read_value(text: str) -> float:
-  """The last word of VALUES in a judgement; raises Fault."""
+  """Returns the last word of VALUES in a judgement; raises Fault."""
   words = [w for w in _WORD.findall(text[:LONGEST].lower()) if w in VALUES]
   if not words:
     raise Fault('unread_value', repr(text[:40]))

@@ -194,7 +194,7 @@ def _file(folder: str, name: str) -> str:
 
 
 def _finished(folder, instance) -> tree_lib.Tree | None:
-  """The instance's tree, if a run has finished it."""
+  """Returns the instance's tree, if a run has finished it."""
   path = _file(folder, instance.id)
   if not os.path.exists(path):
     return None

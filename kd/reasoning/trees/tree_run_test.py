@@ -107,7 +107,7 @@ def test_all_trees_states_go_through_one_call(tmp_path):
 
 
 def _killed(folder, at):
-  """A process that is killed in its sampler's call number `at`."""
+  """Returns a process that is killed in its sampler's call number `at`."""
   code = (
     'import sys; from kd.reasoning.trees import tree_run_test as t; '
     't.search(sys.argv[1], t.Player(int(sys.argv[2])))'

@@ -51,7 +51,7 @@ def sample(text, finish='stop', logprob=-1.0):
 
 
 def grow(problem, the_plan, answer, question='4 6 1 1', right=''):
-  """The tree, and the batches that were asked.
+  """Returns the tree, and the batches that were asked.
 
   Args:
     problem: the search's.
@@ -76,7 +76,7 @@ def grow(problem, the_plan, answer, question='4 6 1 1', right=''):
 
 
 def _position(prompt):
-  """The state behind a prompt of the game."""
+  """Returns the state behind a prompt of the game."""
   first, *lines = prompt.splitlines()
   state = GAME.root(instance(first.removeprefix('Make 24: ')))
   for line in lines:
