@@ -80,7 +80,7 @@ def difference(
   others: Sequence[float],
   weights: Sequence[float] | None = None,
 ) -> Interval:
-  """Computes the interval of mean(values) - mean(others), example by example."""
+  """Computes the interval of mean(values) - mean(others), by example."""
   return _interval([values, others], weights, lambda m: m[0] - m[1])
 
 

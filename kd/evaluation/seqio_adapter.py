@@ -178,7 +178,7 @@ def _combined(metrics, alone, name):
 
 
 def _reduction(values, whole):
-  """Returns np.mean or np.sum, whichever gives `whole`; None if neither does."""
+  """Returns np.mean or np.sum, whichever gives `whole`, else None."""
   for function in (np.mean, np.sum):
     if len(values) and np.isclose(function(values), whole, rtol=1e-9):
       return function

@@ -23,7 +23,7 @@ MEMORIES = ('device', 'host')
 
 
 def decay_mask(params: types.PyTree) -> types.PyTree:
-  """Returns True for the parameters that weight decay shrinks: all but norms."""
+  """Returns True for parameters that weight decay shrinks: all but norms."""
 
   def decayed(path, leaf):
     del leaf
