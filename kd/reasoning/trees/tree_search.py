@@ -236,7 +236,7 @@ class _Search:
       node.value = sum(values) / len(values) if values else unknown
 
   def _ask_votes(self, nodes):
-    """Computes the fraction of the votes; equal fractions where none can be read."""
+    """Computes fractions of votes; equal ones where none can be read."""
     states = [self._states[node.id] for node in nodes]
     prompt = (nodes[0].id, self._problem.vote_inputs(states), '')
     answers = yield from self._ask('vote', [prompt], self._plan.votes)
