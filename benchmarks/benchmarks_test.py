@@ -20,15 +20,11 @@ from benchmarks import results
 from benchmarks import step_cpu
 from benchmarks import step_real_cpu
 from kd.checkpoints import huggingface
-from kd.config import variants
 from kd.models import attention
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
 from kd.planning import flops
 
-_MODEL = gemma3_config.from_variant('nano', variants.VARIANTS, '').keep_layers(
-  (4, 5)
-)
+_MODEL = families.variant('nano', '').keep_layers((4, 5))
 
 
 def _check(result, tokens):
@@ -36,7 +32,7 @@ def _check(result, tokens):
   ours = result['programs']['ours']
   assert ours['step_s'] * ours['tokens_per_s'] == pytest.approx(tokens)
   assert 100 < ours['peak_mib'] < 4000
-  count = gemma3_config.parameter_count(_MODEL)
+  count = _MODEL.parameter_count
   assert result['parameters'] == {'student': count, 'teacher': count}
   reached = sum(result['step_gflop']['ours'].values()) / ours['step_s']
   share = reached / result['limit_gflop_per_s']
@@ -56,7 +52,7 @@ def test_step_cpu(capsys):
 
 
 def test_step_real_cpu(tmp_path):
-  model = gemma3.build(_MODEL, 'float32', 'none', '')
+  model = families.build(_MODEL, 'float32', 'none', '')
   params = programs.random_params(model, 0)
   folder = str(tmp_path / 'hf')
   huggingface.write(
@@ -73,7 +69,7 @@ def test_generate_cpu():
   found = generate_cpu.run(model, prompts, 4, (), rounds=1, bandwidth_mib=8)
   ours = found['programs']['ours']
   assert ours['step_s'] * ours['tokens_per_s'] == pytest.approx(8)
-  moved = 4e-9 * gemma3_config.parameter_count(_MODEL) * 4 / ours['step_s']
+  moved = 4e-9 * _MODEL.parameter_count * 4 / ours['step_s']
   share = moved / found['bandwidth_gb_per_s']
   assert ours['bandwidth_share'] == pytest.approx(share)
 
@@ -241,7 +237,7 @@ def test_programs_compute_what_is_on_paper():
   shown = objective_tpu.summary(found, paper)
   assert shown['large'] == {'error': 'does not fit'}
   assert shown['step']['flops_to_paper'] == pytest.approx(1, rel=1e-3)
-  count = gemma3_config.parameter_count(_MODEL)
+  count = _MODEL.parameter_count
   embedding = _MODEL.vocab_size * _MODEL.embed_dim
   assert step.teacher_bytes_kept() == 4 * (count - embedding)
   state = count * 3 * 4

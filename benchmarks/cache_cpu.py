@@ -32,8 +32,7 @@ from kd.core import types
 from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import tokenizers
 from kd.losses import chunks
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models.gemma3 import config as gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.teachers import compression
@@ -87,16 +86,16 @@ def _bare(run, teachers):
   model, params = run.teacher, teachers[0].params
   chunk_tokens = run.config.objective.chunk_tokens
 
+  table = model.module.unembedding(params)
+
   @jax.jit
   def forward(batch):
-    hidden, _ = gemma3.forward(
-      model.module, params, batch, types.TapSpec((), ())
-    )
+    hidden, _ = model.module.forward(params, batch, types.TapSpec((), ()))
     layout = chunks.Layout(batch.weights, chunk_tokens)
 
     def add(total, chunk, index):
       del index
-      return total + jnp.sum(chunks.project(chunk, params['embedding']))
+      return total + jnp.sum(chunks.project(chunk, table))
 
     return chunks.fold(add, jnp.zeros(()), layout, hidden)
 

@@ -22,8 +22,7 @@ import numpy as np
 from benchmarks import alternate
 from benchmarks import programs
 from benchmarks import stepper
-from kd.config import variants
-from kd.models import gemma3_config
+from kd.models import families
 from kd.partitioning import rules
 from kd.planning import costs
 from kd.planning import hlo
@@ -35,9 +34,7 @@ def main(argument):
   topology = topologies.get_topology_desc(
     platform='tpu', topology_name=spec['topology']
   )
-  config = lambda name: gemma3_config.from_variant(
-    spec[name], variants.VARIANTS, name
-  )
+  config = lambda name: families.variant(spec[name], name)
   length = spec['length']
   step = programs.build(
     config('student'),

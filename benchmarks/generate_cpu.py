@@ -27,7 +27,7 @@ from benchmarks import needs
 from benchmarks import peer_steps
 from benchmarks import results
 from benchmarks import steps
-from kd.models import gemma3_config
+from kd.models.gemma3 import config as gemma3_config
 
 _CASES = flags.DEFINE_list('cases', ['random', 'real'], 'What to measure.')
 

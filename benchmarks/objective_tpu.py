@@ -19,10 +19,9 @@ from benchmarks import alternate
 from benchmarks import environments
 from benchmarks import needs
 from benchmarks import results
-from kd.config import variants
 from kd.core import errors
 from kd.models import attention_backend
-from kd.models import gemma3_config
+from kd.models import families
 from kd.planning import flops
 from kd.planning import libtpu
 
@@ -45,8 +44,7 @@ def on_paper(case: Mapping[str, Any], rows: int) -> dict[str, int]:
     rows: B.
   """
   student, teacher = (
-    gemma3_config.from_variant(case[name], variants.VARIANTS, name)
-    for name in ('student', 'teacher')
+    families.variant(case[name], name) for name in ('student', 'teacher')
   )
   tokens = rows * case['length']
   # As a run of packed rows on TPUs chooses it.

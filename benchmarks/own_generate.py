@@ -17,8 +17,8 @@ from benchmarks import programs
 from benchmarks import stepper
 from kd.checkpoints import weights
 from kd.core import host_memory
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
 from kd.sampling import engine
 from kd.sampling import requests
 
@@ -48,7 +48,7 @@ def main(argument):
     found = sampler.generate(params, asked, settings)
     assert {len(s.ids) for (s,) in found} == {spec['new_tokens']}
 
-  count = gemma3_config.parameter_count(model.config)
+  count = model.config.parameter_count
   stepper.serve(stream, step, {'parameters': count})
 
 
@@ -56,11 +56,11 @@ def _model(spec):
   if 'folder' in spec:
     init = f'hf:{spec["folder"]}'
     config = weights.model_config(init, 'folder')
-    model = gemma3.build(config, spec['dtype'], 'none', 'model')
+    model = families.build(config, spec['dtype'], 'none', 'model')
     return model, weights.load(init, model, None, (), 'float32', 'folder')
   kinds = tuple(spec['model']['layer_kinds'])
   config = gemma3_config.Gemma3Config(**{**spec['model'], 'layer_kinds': kinds})
-  model = gemma3.build(config, spec['dtype'], 'none', 'model')
+  model = families.build(config, spec['dtype'], 'none', 'model')
   return model, jax.block_until_ready(programs.random_params(model, 0))
 
 

@@ -22,7 +22,7 @@ from benchmarks import stepper
 from kd.checkpoints import weights
 from kd.config import base
 from kd.core import host_memory
-from kd.models import gemma3_config
+from kd.models.gemma3 import config as gemma3_config
 from kd.partitioning import rules
 from kd.train import update as update_lib
 
@@ -62,7 +62,7 @@ def main(argument):
       state, out = update(state, batch, wanted)
     jax.block_until_ready((state, out))
 
-  sizes = [gemma3_config.parameter_count(c) for c in (student, teacher)]
+  sizes = [c.parameter_count for c in (student, teacher)]
   stepper.serve(stream, run, {'parameters': sizes})
 
 

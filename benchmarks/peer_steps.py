@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks import alternate
 from benchmarks import environments
-from kd.models import gemma3_config
+from kd.models.gemma3 import config as gemma3_config
 
 Config = gemma3_config.Gemma3Config
 TRL_LOSSES = {'trl_gkd': 'gkd', 'trl_chunked': 'chunked'}

@@ -12,8 +12,8 @@ import numpy as np
 from kd.config import base
 from kd.core import types
 from kd.losses import objective as objective_lib
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import family
+from kd.models.gemma3 import config as gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.planning import programs
@@ -79,7 +79,8 @@ class Step:
       return jax.value_and_grad(total, (0, 1))(hidden, unembedding)
 
     rows = rules.batch_sharding(self.mesh)
-    table = self.run.student.shardings['embedding']
+    student = self.run.student
+    table = student.module.unembedding(student.shardings)
     return jax.jit(gradient, out_shardings=(None, (rows, table)))
 
   # Shapes with their places, for programs that are only compiled.
@@ -105,7 +106,7 @@ class Step:
       model.module.dtype,
       sharding=rules.hidden_sharding(run.mesh),
     )
-    table = programs.state(run).params['embedding']
+    table = run.student.module.unembedding(programs.state(run).params)
     batch = abstract.batch(run, run.mesh)
     return hidden, table, programs.targets(run), batch
 
@@ -172,7 +173,7 @@ def batch(tokens: types.Array) -> types.Batch:
   )
 
 
-def random_params(model: gemma3.Gemma3, seed: int) -> types.PyTree:
+def random_params(model: family.Model, seed: int) -> types.PyTree:
   """Float32 parameters without compiling their initialisers: 0.02 x normal."""
   rng = np.random.default_rng(seed)
 
@@ -182,5 +183,5 @@ def random_params(model: gemma3.Gemma3, seed: int) -> types.PyTree:
     values = rng.standard_normal(leaf.shape, np.float32)
     return jnp.asarray(np.multiply(values, 0.02, out=values))
 
-  shapes = gemma3.unbox(gemma3.abstract_params(model))
+  shapes = model.abstract_params()
   return jax.tree_util.tree_map_with_path(fill, shapes)

@@ -11,7 +11,7 @@ from kd.checkpoints import huggingface
 from kd.checkpoints import weights
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
-from kd.models import gemma3
+from kd.models import families
 
 _PROBLEMS = 8
 
@@ -37,7 +37,7 @@ def main(gguf, file, folder, length):
   init = f'gguf:{gguf}'
   tokenizer = tokenizers.for_source(init, 'gguf')
   config = weights.model_config(init, 'gguf')
-  model = gemma3.build(config, 'float32', 'none', 'gguf')
+  model = families.build(config, 'float32', 'none', 'gguf')
   huggingface.write(
     folder,
     weights.load(init, model, None, (), 'float32', 'gguf'),

@@ -21,7 +21,7 @@ from benchmarks import peer_steps
 from benchmarks import results
 from benchmarks import steps
 from kd.models import attention
-from kd.models import gemma3_config
+from kd.models.gemma3 import config as gemma3_config
 from kd.planning import flops
 
 # By peer: its environment.

@@ -1,4 +1,4 @@
-"""kd distils large Gemma 3 models into small ones."""
+"""kd distils large language models into small ones."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""kd: distills large Gemma 3 models into small ones.
+"""kd: distills large language models into small ones.
 
 python -m kd --config=configs/quickstart.py --workdir=/tmp/kd-quickstart
 

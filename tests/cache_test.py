@@ -13,7 +13,6 @@ from sentencepiece import sentencepiece_model_pb2
 from kd.config import base
 from kd.core import types
 from kd.input_pipeline import rows as rows_lib
-from kd.models import gemma3
 from kd.modes import train as train_mode
 from kd.partitioning import rules
 from kd.teachers import compression
@@ -112,7 +111,7 @@ def test_a_record_says_what_a_forward_pass_says_of_the_next_token(
   whole = rows_lib.Numbered(parts)(range(_ROWS))
   with rules.active(run.mesh):
     nothing = types.TapSpec((), ())
-    hidden, _ = gemma3.forward(teacher.model, teacher.params, whole, nothing)
+    hidden, _ = teacher.model.forward(teacher.params, whole, nothing)
   table = np.asarray(teacher.params['embedding'], np.float64)
   size = run.tokenizer.vocab_size
   assert size < len(table)

@@ -58,7 +58,6 @@ def _named_choices(node, path=''):
 
 def test_choices_are_those_of_the_code():
   """Every field with names, also one that is added to the schema later."""
-  from kd.config import variants
   from kd.input_pipeline import mixing
   from kd.input_pipeline import templates
   from kd.input_pipeline import tokenizers
@@ -67,7 +66,8 @@ def test_choices_are_those_of_the_code():
   from kd.losses import selection
   from kd.losses import terms
   from kd.models import attention_backend
-  from kd.models import gemma3
+  from kd.models import families
+  from kd.models import layer_stack
   from kd.optimizers import optimizers
   from kd.reasoning.chains import prompting
   from kd.reasoning.trees import problems
@@ -77,7 +77,7 @@ def test_choices_are_those_of_the_code():
 
   models = {
     'attention': attention_backend.NAMES,
-    'variant': {'', *variants.VARIANTS},
+    'variant': {'', *families.variants()},
     'init': {'', *model_sizes.KINDS} - {'random', 'teacher'},
   }
   expected = {
@@ -85,7 +85,7 @@ def test_choices_are_those_of_the_code():
     **{f'teacher.others.{key}': names for key, names in models.items()},
     **{f'student.{key}': names for key, names in models.items()},
     'student.init': model_sizes.KINDS,
-    'student.remat': gemma3.REMAT_POLICIES,
+    'student.remat': layer_stack.REMAT_POLICIES,
     'data.template': templates.NAMES,
     'data.tokenizer': {'', *tokenizers.KINDS},
     'data.rates': mixing.UNITS,

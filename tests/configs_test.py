@@ -1,6 +1,5 @@
 """Every shipped config resolves, and its step is traced without weights."""
 
-import functools
 import glob
 import json
 import math
@@ -13,17 +12,15 @@ import ml_collections
 import pytest
 
 from kd.checkpoints import hf_config
-from kd.checkpoints import names
 from kd.config import command_line
-from kd.config import variants
 from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import tokenizers
 from kd.losses import dense_distributions
 from kd.losses import distributions
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models import tensors as tensors_lib
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.train import describe
@@ -42,7 +39,7 @@ FILES = sorted(
 
 def _weightless(folder, variant):
   """A model's folder as check mode sees it: headers, and a tokenizer."""
-  sizes = gemma3_config.from_variant(variant, variants.VARIANTS, '')
+  sizes = families.variant(variant, '')
   tokenizer = tokenizers.load('bytes')
   values = hf_config.to_dict(sizes, 'bfloat16', 2, (1, 5), 0)
   (folder / hf_config.FILE).write_text(hf_config.to_json(values))
@@ -54,9 +51,9 @@ def _weightless(folder, variant):
 def _write_header(file, sizes):
   """Tensors of zeros, which take no room on the disk."""
   header, end = {}, 0
-  for tensor in names.tensors(sizes):
+  for tensor in families.of(sizes).tensors(sizes):
     begin, end = end, end + 2 * math.prod(tensor.file_shape)
-    header[tensor.name(names.HF)] = {
+    header[tensor.name(tensors_lib.HF)] = {
       'dtype': 'BF16',
       'shape': tensor.file_shape,
       'data_offsets': [begin, end],
@@ -111,9 +108,8 @@ def _targets(run, teachers, batch):
   """Shapes of what the teachers would say."""
   found = []
   for module, params in teachers:
-    forward = functools.partial(gemma3.forward, module)
     hidden, shown = jax.eval_shape(
-      jax.jit(forward, static_argnums=2),
+      jax.jit(module.forward, static_argnums=2),
       params,
       batch,
       run.objective.teacher_taps,
@@ -121,7 +117,9 @@ def _targets(run, teachers, batch):
     weight = jax.ShapeDtypeStruct((), jnp.float32)
     found.append(
       (
-        dense_distributions.DenseTeacher(hidden, params['embedding'], weight),
+        dense_distributions.DenseTeacher(
+          hidden, module.unembedding(params), weight
+        ),
         shown,
       )
     )

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kd.checkpoints import huggingface
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
 from tests.oracles import client
 
 _EOS = [1, 5]
@@ -41,11 +41,11 @@ _TOKENS = np.random.default_rng(0).integers(6, 96, 40, np.int32)
 
 def _random(config):
   """Returns a model whose norms weigh too: they start at 0."""
-  model = gemma3.build(config, 'float32', 'none', 'student')
+  model = families.build(config, 'float32', 'none', 'student')
 
   @jax.jit
   def make(rng):
-    params = gemma3.init_params(model, rng)
+    params = model.init_params(rng)
     noise = lambda x: x + 0.1 * jax.random.normal(rng, x.shape)
     return jax.tree.map(noise, params)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kd.checkpoints import weights
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
 from tests.oracles import client
 
 _SMALL = dict(
@@ -94,7 +94,7 @@ def oracle(tmp_path_factory):
 
 def _model(directory, dtype='float32'):
   init = f'hf:{directory}'
-  model = gemma3.build(
+  model = families.build(
     weights.model_config(init, 'student.init'), dtype, 'none', 'student'
   )
   return model, weights.load(init, model, None, (), 'float32', 'student.init')

@@ -3,24 +3,22 @@
 import jax
 import pytest
 
-from kd.config import variants
 from kd.core import errors
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 
 
 def _shardings(variant, **shape):
-  sizes = gemma3_config.from_variant(variant, variants.VARIANTS, '')
-  model = gemma3.build(sizes, 'float32', 'none', 'student')
+  sizes = families.variant(variant, '')
+  model = families.build(sizes, 'float32', 'none', 'student')
   mesh = jax.sharding.AbstractMesh(
     tuple(shape.get(axis, 1) for axis in mesh_lib.AXES), mesh_lib.AXES
   )
   return rules.param_shardings(
     mesh,
-    gemma3.logical_axes(model),
-    gemma3.unbox(gemma3.abstract_params(model)),
+    model.logical_axes(),
+    model.abstract_params(),
     'student',
   )
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd.checkpoints import names
 from kd.checkpoints import weights
 from kd.input_pipeline import tokenizers
-from kd.models import gemma3
+from kd.models import families
+from kd.models import tensors as tensors_lib
 from tests.oracles import client
 
 _TEXTS = 20
@@ -55,7 +55,7 @@ def oracle(gguf, texts, tmp_path_factory):
 @pytest.fixture(scope='module')
 def ours(gguf):
   init = f'gguf:{gguf}'
-  model = gemma3.build(
+  model = families.build(
     weights.model_config(init, 'student.init'), 'float32', 'none', 'student'
   )
   return model, weights.load(init, model, None, (), 'float32', 'student.init')
@@ -68,10 +68,10 @@ def test_conversion_is_bit_equal(ours, oracle):
   # State dicts list the tied head too.
   assert digests.pop('lm_head.weight') == digests['model.embed_tokens.weight']
   found = {}
-  for t in names.tensors(model.config):
-    leaf = names.leaf(params, t.path)
+  for t in families.of(model.config).tensors(model.config):
+    leaf = tensors_lib.leaf(params, t.path)
     array = np.asarray(leaf if t.group is None else leaf[t.group])
-    array = np.ascontiguousarray(t.to_file(array, names.HF))
+    array = np.ascontiguousarray(t.to_file(array, tensors_lib.HF))
     found[t.hf] = hashlib.sha256(array).hexdigest()
   assert found == digests
 

@@ -14,7 +14,7 @@ from tools import sources
 
 # A package imports only from packages before it.
 PACKAGES = (
-  *('core', 'config', 'metrics', 'partitioning', 'models', 'checkpoints'),
+  *('core', 'metrics', 'partitioning', 'models', 'config', 'checkpoints'),
   *('losses', 'optimizers', 'input_pipeline', 'sampling', 'teachers'),
   *('reasoning', 'evaluation', 'train', 'planning', 'modes'),
 )
@@ -111,7 +111,7 @@ def _allowed(source):
     f'kd.{r}' for r in packages if f'kd.{r}' not in NEVER.get(unit, ())
   ]
   if source.is_test:
-    prefixes += ['configs', 'data', 'tests.oracles']
+    prefixes += ['configs', 'data', 'kd.config', 'tests.oracles']
   return tuple(prefixes)
 
 

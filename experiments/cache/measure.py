@@ -22,7 +22,6 @@ from kd.config import base
 from kd.core import run_info
 from kd.core import types
 from kd.losses import objective as objective_lib
-from kd.models import gemma3
 from kd.teachers import compression
 from kd.teachers import shards
 from kd.train import cache as cache_lib
@@ -65,9 +64,9 @@ class _Gradient:
     self._rows = rows
     module = run.student.module
     nothing = types.TapSpec((), ())
-    forward = jax.jit(lambda p, b: gemma3.forward(module, p, b, nothing)[0])
+    forward = jax.jit(lambda p, b: module.forward(p, b, nothing)[0])
     self._hidden = [forward(student, batch) for batch in rows]
-    self._table = student['embedding']
+    self._table = module.unembedding(student)
 
     def total(table, hidden, found, batch):
       settings = run.objective.settings(batch, 0)

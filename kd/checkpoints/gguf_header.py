@@ -35,8 +35,8 @@ _FORMATS = {
 
 
 _MOST_DIMENSIONS = 4  # As ggml's own arrays.
-# A list of one number a layer, where a number would do as well.
-_SMALL_LISTS = ('gemma3.attention.sliding_window_pattern',)
+# End of the key of a list with one number per layer, or of a number.
+_SMALL_LIST = '.attention.sliding_window_pattern'
 _INTEGERS = (
   'general.alignment',
   'split.count',
@@ -144,7 +144,7 @@ def read(path: str, lists: Sequence[str] = ()) -> Header:
         raise errors.ConfigError(
           path, f'GGUF version {version}', legal='2 or 3, little-endian'
         )
-      header = _fields(stream, path, [*lists, *_SMALL_LISTS])
+      header = _fields(stream, path, lists)
     # Unknown types and text that is not UTF-8 are ValueErrors.
     except (_Damaged, ValueError, RecursionError) as e:
       raise errors.ConfigError(
@@ -171,7 +171,8 @@ def _fields(stream: _Stream, path: str, lists: Sequence[str]) -> Header:
   for _ in range(field_count):
     key = stream.string()
     kind = _Type(stream.scalar('I'))
-    if kind == _Type.ARRAY and key not in lists:
+    is_wanted = key in lists or key.endswith(_SMALL_LIST)
+    if kind == _Type.ARRAY and not is_wanted:
       _skip_array(stream)
     else:
       metadata[key] = _value(stream, kind)

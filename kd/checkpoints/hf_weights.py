@@ -1,22 +1,22 @@
-"""Gemma 3 from a Hugging Face folder of safetensors files.
+"""Reads a model from a Hugging Face folder of safetensors files.
 
 Opening a folder reads its config, its index and the headers of its files;
 tensors are read one at a time afterwards.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import os
-import re
 from typing import Any
 
 import numpy as np
 import safetensors
 
 from kd.checkpoints import hf_config
-from kd.checkpoints import names
 from kd.core import errors
 from kd.core import json_files
+from kd.models import families
+from kd.models import tensors as tensors_lib
 
 INDEX = 'model.safetensors.index.json'
 SINGLE = 'model.safetensors'
@@ -24,27 +24,10 @@ HEAD = 'lm_head.weight'
 EMBEDDING = 'model.embed_tokens.weight'
 _READABLE = ('BF16', 'F16', 'F32', 'F64')
 
-_VISION = re.compile(r'(model\.)?(vision_tower|multi_modal_projector)\.')
-# Where the text model's tensors are: in flat files, in the published 4B, and in
-# the 4B as newer transformers write it; the head is outside of the model.
-_TEXT_HEAD = re.compile(r'(?:language_model\.)?lm_head\.weight$')
-_TEXT = re.compile(
-  r'(?:model\.language_model\.|language_model\.model\.|model\.)?'
-  r'((?:embed_tokens|layers|norm)\..*)'
-)
 
-
-def canonical(key: str) -> str | None:
-  """Returns a key as a flat file has it; None for a vision tensor."""
-  if _VISION.match(key):
-    return None
-  if _TEXT_HEAD.match(key):
-    return HEAD
-  match = _TEXT.match(key)
-  return f'model.{match.group(1)}' if match else key
-
-
-def common_prefix(keys: list[str]) -> str:
+def common_prefix(
+  keys: list[str], canonical: Callable[[str], str | None]
+) -> str:
   """Returns what a wrapper put before every key, '' if nothing.
 
   torch.compile saves `_orig_mod.model.embed_tokens.weight`, data parallelism
@@ -54,6 +37,7 @@ def common_prefix(keys: list[str]) -> str:
 
   Args:
     keys: all keys of all files.
+    canonical: see family.Family.hf_key.
   """
   if not keys:
     return ''
@@ -74,13 +58,13 @@ class Source:
 
   Attributes:
     file: the folder.
-    layout: names.HF.
+    layout: tensors_lib.HF.
     config: the model in it.
     shapes: the text tensors' shapes by canonical name.
     skipped: names of the vision tensors, which are left out.
   """
 
-  layout = names.HF
+  layout = tensors_lib.HF
 
   def __init__(self, directory: str):
     """Reads the config and the headers of the files, but no tensor.
@@ -90,7 +74,7 @@ class Source:
 
     Raises:
       ConfigError: a file is missing or damaged, two keys name the same tensor,
-        or the output head has another shape than the embedding.
+        or a tied output head has another shape than the embedding.
     """
     self.file = directory
     self.config = hf_config.read(directory)
@@ -102,10 +86,13 @@ class Source:
       for path in (os.path.join(directory, f) for f in _files(directory))
       for key, header in _headers(path).items()
     ]
-    prefix = common_prefix([key for _, key, _ in headers])
+    canonical = families.of(self.config).hf_key
+    prefix = common_prefix([key for _, key, _ in headers], canonical)
     for path, key, header in headers:
       self._add(path, key, header, canonical(key[len(prefix) :]))
-    self._head_shape = self.shapes.pop(HEAD, None)
+    self._head_shape = None
+    if self.config.tied:
+      self._head_shape = self.shapes.pop(HEAD, None)
     if self._head_shape not in (None, self.shapes.get(EMBEDDING)):
       raise self._untied()
 
@@ -143,7 +130,7 @@ class Source:
     )
 
   def check_head(self) -> None:
-    """Compares the output head, if there is one, with the embedding.
+    """Compares a tied output head, if a file has one, with the embedding.
 
     Raises:
       ConfigError: they differ.

@@ -11,11 +11,10 @@ import safetensors.numpy
 
 from kd.checkpoints import hf_config
 from kd.checkpoints import hf_weights
-from kd.checkpoints import names
 from kd.checkpoints import weights
 from kd.core import errors
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
 
 _CONFIG = gemma3_config.Gemma3Config(
   embed_dim=16,
@@ -41,7 +40,7 @@ def tensors():
   random = np.random.default_rng(0)
   return {
     t.hf: random.normal(size=t.file_shape).astype(np.float32)
-    for t in names.tensors(_CONFIG)
+    for t in families.of(_CONFIG).tensors(_CONFIG)
   }
 
 
@@ -55,7 +54,7 @@ def _write(directory, tensors, vocab_size=48):
 
 
 def _load(init):
-  model = gemma3.build(_CONFIG, 'float32', 'none', 'student')
+  model = families.build(_CONFIG, 'float32', 'none', 'student')
   weights.check_headers(init, 'teacher.init')
   return weights.load(init, model, None, (), 'float32', 'teacher.init')
 

@@ -1,4 +1,4 @@
-"""Writes Gemma 3 as a Hugging Face folder of safetensors files."""
+"""Writes a model as a Hugging Face folder of safetensors files."""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
@@ -12,11 +12,12 @@ import numpy as np
 
 from kd.checkpoints import hf_config
 from kd.checkpoints import hf_weights
-from kd.checkpoints import names
 from kd.core import errors
 from kd.core import tensor_files
 from kd.core import types
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models import family
+from kd.models import tensors as tensors_lib
 
 DTYPES = {'bfloat16': ml_dtypes.bfloat16, 'float32': np.float32}
 
@@ -24,9 +25,9 @@ DTYPES = {'bfloat16': ml_dtypes.bfloat16, 'float32': np.float32}
 def write(
   directory: str,
   params: types.PyTree,
-  config: gemma3_config.Gemma3Config,
+  config: family.Config,
   dtype: str,
-  bos_id: int,
+  bos_id: int | None,
   eos_ids: Sequence[int],
   pad_id: int,
   write_tokenizer: Callable[[str], None],
@@ -35,14 +36,14 @@ def write(
   """Writes a directory that transformers and vLLM load.
 
   Everything is written to another directory first, which is then renamed, so a
-  reader finds the old files or the new ones. There is no head: it is tied.
+  reader finds the old files or the new ones. A tied head is not written.
 
   Args:
     directory: where to; what is there is replaced.
     params: the parameter tree, on host or devices.
     config: the model.
     dtype: 'bfloat16', to which float32 is rounded once, or 'float32'.
-    bos_id: begins every text.
+    bos_id: begins every text; None if the tokenizer has none.
     eos_ids: ids that end generation: EOS, then end of turn.
     pad_id: id of padding.
     write_tokenizer: called with the new directory, to put the tokenizer there.
@@ -87,8 +88,8 @@ def _write_json(directory: str, name: str, values: Any) -> None:
 
 
 def _shards(
-  tensors: Sequence[names.Tensor], item_bytes: int, file_bytes: int
-) -> list[list[names.Tensor]]:
+  tensors: Sequence[tensors_lib.Tensor], item_bytes: int, file_bytes: int
+) -> list[list[tensors_lib.Tensor]]:
   """Groups consecutive tensors that fit into a file; no group is empty."""
   shards, used = [[]], 0
   for tensor in tensors:
@@ -104,12 +105,12 @@ def _shards(
 def _write_weights(
   directory: str,
   params: types.PyTree,
-  config: gemma3_config.Gemma3Config,
+  config: family.Config,
   dtype: str,
   file_bytes: int,
 ) -> None:
   item_bytes = np.dtype(DTYPES[dtype]).itemsize
-  shards = _shards(names.tensors(config), item_bytes, file_bytes)
+  shards = _shards(families.of(config).tensors(config), item_bytes, file_bytes)
   places, total = {}, 0
   for i, shard in enumerate(shards, 1):
     file = hf_weights.SINGLE
@@ -117,10 +118,10 @@ def _write_weights(
       file = f'model-{i:05d}-of-{len(shards):05d}.safetensors'
     arrays = {}
     for t in shard:
-      leaf = names.leaf(params, t.path)
+      leaf = tensors_lib.leaf(params, t.path)
       array = np.asarray(leaf if t.group is None else leaf[t.group])
       arrays[t.hf] = np.ascontiguousarray(
-        t.to_file(array, names.HF).astype(DTYPES[dtype])
+        t.to_file(array, tensors_lib.HF).astype(DTYPES[dtype])
       )
       places[t.hf] = file
       total += arrays[t.hf].nbytes

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from kd.checkpoints import names
 from kd.core import errors
 from kd.core import types
+from kd.models import families
 
 _EXPONENTS = {
   np.dtype(ml_dtypes.bfloat16): 0x7F80,
@@ -22,7 +22,7 @@ _PIECE = 2**20  # Values that are looked at together: they fit into a cache.
 def check_shapes(source: Any) -> None:
   """Compares the names and shapes of a source's tensors with its model's.
 
-  The embedding may have more rows than the config says: tables are padded.
+  Embeddings may have more rows than the config says, as padding.
 
   Args:
     source: a hf_weights.Source or gguf_weights.Source.
@@ -31,12 +31,12 @@ def check_shapes(source: Any) -> None:
     ConfigError: some are missing, extra or of another shape; the message names
       the first few of each kind.
   """
-  tensors = names.tensors(source.config)
+  tensors = families.of(source.config).tensors(source.config)
   wanted = {t.name(source.layout): t.file_shape for t in tensors}
   shapes = dict(source.shapes)
-  table = tensors[0].name(source.layout)
-  if table in shapes and shapes[table][1:] == wanted[table][1:]:
-    wanted[table] = max(shapes[table], wanted[table])
+  for table in (t.name(source.layout) for t in tensors if t.is_table):
+    if table in shapes and shapes[table][1:] == wanted[table][1:]:
+      wanted[table] = max(shapes[table], wanted[table])
   missing = [
     f'{name} {list(shape)}'
     for name, shape in wanted.items()

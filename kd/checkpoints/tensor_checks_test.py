@@ -4,24 +4,24 @@ import types
 import numpy as np
 import pytest
 
-from kd.checkpoints import names
 from kd.checkpoints import tensor_checks
-from kd.config import variants
 from kd.core import errors
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models import tensors as tensors_lib
 
 
-def _source(shapes, config, layout=names.HF):
+def _source(shapes, config, layout=tensors_lib.HF):
   return types.SimpleNamespace(
     layout=layout, file='/m/gemma', config=config, shapes=shapes
   )
 
 
-@pytest.mark.parametrize('layout', [names.HF, names.GGUF])
+@pytest.mark.parametrize('layout', [tensors_lib.HF, tensors_lib.GGUF])
 def test_a_model_of_27b_with_other_names_is_refused_at_once(layout):
-  config = gemma3_config.from_variant('27b', variants.VARIANTS, 'variant')
+  config = families.variant('27b', 'variant')
   shapes = {
-    f'_wrapped.{t.name(layout)}': t.file_shape for t in names.tensors(config)
+    f'_wrapped.{t.name(layout)}': t.file_shape
+    for t in families.of(config).tensors(config)
   }
   start = time.process_time()
   with pytest.raises(errors.ConfigError) as caught:

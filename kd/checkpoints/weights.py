@@ -14,13 +14,13 @@ import numpy as np
 from kd.checkpoints import gguf_weights
 from kd.checkpoints import hf_config
 from kd.checkpoints import hf_weights
-from kd.checkpoints import names
 from kd.checkpoints import tensor_checks
 from kd.core import errors
 from kd.core import paths
 from kd.core import types
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models import family
+from kd.models import tensors as tensors_lib
 
 PREFIXES = ('hf', 'gguf')
 _LOG = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def _open(init: str, path: str) -> Any:
     return module.Source(place)
 
 
-def model_config(init: str, path: str) -> gemma3_config.Gemma3Config:
+def model_config(init: str, path: str) -> family.Config:
   """Returns the model in 'hf:DIR' or 'gguf:FILE' from config.json or a header.
 
   Args:
@@ -91,41 +91,6 @@ def check_headers(init: str, path: str) -> None:
     tensor_checks.check_shapes(source)
 
 
-def pattern_warning(
-  config: gemma3_config.Gemma3Config,
-  source: gemma3_config.Gemma3Config | None = None,
-) -> str:
-  """Says which programs cannot load a model's layer kinds.
-
-  Args:
-    config: the model.
-    source: the larger model whose layers it keeps, if any.
-
-  Returns:
-    The warning, with layers of the source to keep instead if these can be
-    selected; '' if the kinds are as published.
-  """
-  if config.is_published_pattern:
-    return ''
-  kinds = ''.join(kind[0] for kind in config.layer_kinds)
-  text = (
-    f'layer kinds {kinds} (l: local, g: global) are not five local layers to '
-    "one global: programs that derive a layer's kind from its number, such as "
-    'llama.cpp, cannot load this model; transformers from 4.53 and vLLM, which '
-    'read layer_types, can'
-  )
-  if source is None:
-    return text
-  wanted = gemma3_config.published_kinds(config.num_layers)
-  layers = gemma3_config.closest_layers(source.layer_kinds, wanted)
-  if layers is None:
-    return text
-  return (
-    f'{text}. Every program can load the same number of layers with '
-    f"--config.student.keep_layers='{layers}'"
-  )
-
-
 def check_keep_layers(
   keep_layers: Sequence[int], num_layers: int, path: str
 ) -> None:
@@ -139,15 +104,13 @@ def check_keep_layers(
       raise errors.ConfigError(path, f'found {i} before {j}', legal=legal)
 
 
-def _kept(
-  config: gemma3_config.Gemma3Config, keep_layers: Sequence[int]
-) -> tuple[int, ...]:
+def _kept(config: family.Config, keep_layers: Sequence[int]) -> tuple[int, ...]:
   check_keep_layers(keep_layers, config.num_layers, 'student.keep_layers')
   return tuple(keep_layers) or tuple(range(config.num_layers))
 
 
 def _check_config(
-  source: Any, kept: Sequence[int], model: gemma3.Gemma3
+  source: Any, kept: Sequence[int], model: family.Model
 ) -> None:
   """Raises ConfigError unless the module fits the source's kept layers.
 
@@ -167,27 +130,25 @@ def _check_config(
 
 
 def _by_leaf(
-  source_config: gemma3_config.Gemma3Config,
+  source_config: family.Config,
   kept: Sequence[int],
-) -> dict[tuple[str, ...], list[tuple[names.Tensor, names.Tensor]]]:
+) -> dict[tuple[str, ...], list[tuple[tensors_lib.Tensor, tensors_lib.Tensor]]]:
   """Returns the (target, source) tensors of each kept parameter."""
-  target_config = source_config.keep_layers(kept)
-  sources = names.tensors(source_config)
-  top = [t for t in sources if t.path[0] not in ('pattern', 'remainder')]
-  per_layer = (len(sources) - len(top)) // source_config.num_layers
-  chosen = list(top)
-  for i in kept:
-    start = len(top) + i * per_layer
-    chosen += sources[start : start + per_layer]
+  chosen = families.of(source_config)
+  by_layer = {}
+  for tensor in chosen.tensors(source_config):
+    by_layer.setdefault(tensor.layer, []).append(tensor)
+  sources = [t for layer in (None, *kept) for t in by_layer[layer]]
+  targets = chosen.tensors(source_config.keep_layers(kept))
   leaves = {}
-  for target, source in zip(names.tensors(target_config), chosen, strict=True):
+  for target, source in zip(targets, sources, strict=True):
     leaves.setdefault(target.path, []).append((target, source))
   return leaves
 
 
 def load(
   init: str,
-  model: gemma3.Gemma3,
+  model: family.Model,
   shardings: types.PyTree | None,
   keep_layers: Sequence[int],
   dtype: str,
@@ -197,7 +158,7 @@ def load(
 
   Nothing is read before every tensor's name and shape is known to be right. At
   most one parameter (for scanned layers: one of each group, stacked) is on the
-  host in addition to those already placed. Rows of the embedding beyond the
+  host in addition to those already placed. Rows of embeddings beyond the
   module's vocabulary are left out.
 
   Args:
@@ -210,7 +171,7 @@ def load(
     path: the config path of `init`, for messages.
 
   Returns:
-    Parameters, in the tree of gemma3.init_params.
+    Parameters, in the tree of Model.init_params.
 
   Raises:
     ConfigError: a file is missing or damaged, a tensor is missing, extra,
@@ -228,19 +189,21 @@ def load(
     )
   params = {}
   for leaf, pairs in _by_leaf(source.config, kept).items():
-    sharding = names.leaf(shardings, leaf) if shardings is not None else None
+    sharding = (
+      tensors_lib.leaf(shardings, leaf) if shardings is not None else None
+    )
     with _named(path):
       array = _assemble(source, pairs)
-    if leaf == names.EMBEDDING:
+    if pairs[0][0].is_table:
       array = array[: model.config.vocab_size]
-    names.set_leaf(
+    tensors_lib.set_leaf(
       params, leaf, _place(array.astype(jnp.dtype(dtype), copy=False), sharding)
     )
   return params
 
 
 def _assemble(
-  source: Any, pairs: list[tuple[names.Tensor, names.Tensor]]
+  source: Any, pairs: list[tuple[tensors_lib.Tensor, tensors_lib.Tensor]]
 ) -> np.ndarray:
   """Reads one parameter to the host, as float32."""
   target, first = pairs[0]
@@ -274,7 +237,7 @@ def _place(
 
 def layers_from(
   params: types.PyTree,
-  config: gemma3_config.Gemma3Config,
+  config: family.Config,
   keep_layers: Sequence[int],
   shardings: types.PyTree | None = None,
 ) -> types.PyTree:
@@ -296,7 +259,7 @@ def layers_from(
   leaves = _by_leaf(config, _kept(config, keep_layers))
 
   def one(source, origin):
-    leaf = names.leaf(source, origin.path)
+    leaf = tensors_lib.leaf(source, origin.path)
     return leaf if origin.group is None else leaf[origin.group]
 
   def take(source):
@@ -305,7 +268,7 @@ def layers_from(
       parts = [one(source, origin) for _, origin in pairs]
       stack = pairs[0][0].group is not None
       array = jnp.stack(parts) if stack else jnp.copy(parts[0])
-      names.set_leaf(result, path, array.astype(jnp.float32))
+      tensors_lib.set_leaf(result, path, array.astype(jnp.float32))
     return result
 
   return jax.jit(take, out_shardings=shardings)(params)

@@ -1,12 +1,9 @@
-from flax import linen as nn
 import jax
 import numpy as np
 
 from kd.checkpoints import huggingface
 from kd.checkpoints import weights
-from kd.config import variants
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
 from kd.partitioning import mesh as meshes
 from kd.partitioning import rules
 
@@ -14,16 +11,16 @@ from kd.partitioning import rules
 def _shardings(mesh, model):
   return rules.param_shardings(
     mesh,
-    gemma3.logical_axes(model),
-    nn.unbox(gemma3.abstract_params(model)),
+    model.logical_axes(),
+    model.abstract_params(),
     'student',
   )
 
 
 def test_each_device_gets_its_part_of_each_parameter(tmp_path):
-  config = gemma3_config.from_variant('tiny', variants.VARIANTS, 'variant')
-  model = gemma3.build(config, 'float32', 'none', 'student')
-  params = gemma3.init_params(model, jax.random.key(0))
+  config = families.variant('tiny', 'variant')
+  model = families.build(config, 'float32', 'none', 'student')
+  params = model.init_params(jax.random.key(0))
   directory = str(tmp_path / 'model')
   huggingface.write(
     directory, params, config, 'float32', 2, [1], 0, lambda _: None
@@ -38,7 +35,7 @@ def test_each_device_gets_its_part_of_each_parameter(tmp_path):
   assert gate.addressable_shards[0].data.size == gate.size // 8
   jax.tree.map(np.testing.assert_array_equal, found, params)
 
-  half = gemma3.build(
+  half = families.build(
     config.keep_layers((1, 3, 5)), 'float32', 'none', 'student'
   )
   wanted = weights.load(

@@ -1,4 +1,3 @@
-import dataclasses
 import os
 import shutil
 
@@ -12,11 +11,11 @@ import safetensors.numpy
 from kd.checkpoints import gguf_weights
 from kd.checkpoints import hf_weights
 from kd.checkpoints import huggingface
-from kd.checkpoints import names
 from kd.checkpoints import weights
 from kd.core import errors
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models import tensors as tensors_lib
+from kd.models.gemma3 import config as gemma3_config
 
 # Two groups of 6 layers, and 2 that are left.
 _CONFIG = gemma3_config.Gemma3Config(
@@ -38,15 +37,13 @@ _CONFIG = gemma3_config.Gemma3Config(
 
 
 def _build(config=_CONFIG):
-  return gemma3.build(config, 'float32', 'none', 'student')
+  return families.build(config, 'float32', 'none', 'student')
 
 
 def _random_params():
   """Values that bfloat16 holds exactly, and that 1 + w doesn't round."""
   random = np.random.default_rng(0)
-  shapes = jax.eval_shape(
-    lambda: gemma3.init_params(_build(), jax.random.key(0))
-  )
+  shapes = jax.eval_shape(lambda: _build().init_params(jax.random.key(0)))
   return jax.tree.map(
     lambda s: (random.integers(-120, 120, s.shape) / 128).astype(np.float32),
     shapes,
@@ -110,11 +107,11 @@ def _write_gguf(path, params, kind=gguf.GGMLQuantizationType.F32, **split):
   writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
   writer.add_rope_scaling_factor(config.global_rope_factor)
   writer.add_token_list(['a', 'bc'] * 48)
-  for t in names.tensors(config):
-    leaf = names.leaf(params, t.path)
+  for t in families.of(config).tensors(config):
+    leaf = tensors_lib.leaf(params, t.path)
     array = leaf if t.group is None else leaf[t.group]
-    array = np.ascontiguousarray(t.to_file(array, names.GGUF))
-    if t.is_norm:
+    array = np.ascontiguousarray(t.to_file(array, tensors_lib.GGUF))
+    if t.path[-1] == 'scale':
       writer.add_tensor(t.gguf, array)
     else:
       raw = gguf.quantize(array, kind)
@@ -157,7 +154,7 @@ def test_shards_with_an_index_and_bfloat16_rounded_once(params, tmp_path):
     assert 'lm_head.weight' not in arrays
     size += os.path.getsize(os.path.join(directory, file))
   header_bytes = 30_000
-  assert abs(size - 2 * gemma3_config.parameter_count(_CONFIG)) < header_bytes
+  assert abs(size - 2 * _CONFIG.parameter_count) < header_bytes
   found = weights.load(
     f'hf:{directory}', _build(), None, (), 'float32', 'student.init'
   )
@@ -278,7 +275,7 @@ def test_gguf_loads_to_the_same_tree(params, tmp_path):
 
 
 def test_a_split_gguf_loads_as_one(params, tmp_path):
-  count = len(names.tensors(_CONFIG))
+  count = len(families.of(_CONFIG).tensors(_CONFIG))
   _write_gguf(str(tmp_path / 'model.gguf'), params, split_max_tensors=count - 1)
   found = weights.load(
     *(f'gguf:{tmp_path}/model-00002-of-00002.gguf', _build(), None, ()),
@@ -310,13 +307,16 @@ def test_kept_layers_are_those_layers_with_their_kinds(hf_dir, params):
   )
   placed = jax.tree.map(jax.numpy.asarray, params)
   _assert_equal(weights.layers_from(placed, _CONFIG, kept), found)
-  source = {t.hf: t for t in names.tensors(_CONFIG)}
-  for t in names.tensors(small):
+  source = {t.hf: t for t in families.of(_CONFIG).tensors(_CONFIG)}
+  for t in families.of(small).tensors(small):
     name = t.hf
     if t.path[0] in ('pattern', 'remainder'):
       layer = int(name.split('.')[2])
       name = name.replace(f'.{layer}.', f'.{kept[layer]}.', 1)
-    a, b = names.leaf(found, t.path), names.leaf(params, source[name].path)
+    a, b = (
+      tensors_lib.leaf(found, t.path),
+      tensors_lib.leaf(params, source[name].path),
+    )
     a = a if t.group is None else a[t.group]
     b = b if source[name].group is None else b[source[name].group]
     np.testing.assert_array_equal(a, b)
@@ -340,21 +340,3 @@ def test_wrong_keep_layers_and_models_are_refused(hf_dir):
     weights.load(
       f'hf:{hf_dir}', _build(), None, (0, 1), 'float32', 'student.init'
     )
-
-
-def test_pattern_warning_says_who_cannot_load():
-  assert weights.pattern_warning(_CONFIG) == ''
-  text = weights.pattern_warning(_CONFIG.keep_layers((0, 5, 6)))
-  assert 'lgl' in text and 'llama.cpp' in text and 'transformers' in text
-
-
-def test_pattern_warning_proposes_layers_that_fit():
-  text = weights.pattern_warning(_CONFIG.keep_layers((0, 5, 6)), _CONFIG)
-  assert text.endswith("--config.student.keep_layers='(0, 4, 9)'")
-  one = weights.pattern_warning(_CONFIG.keep_layers((5,)), _CONFIG)
-  assert one.endswith("--config.student.keep_layers='(0,)'")
-  # Without local layers in the source nothing fits.
-  odd = dataclasses.replace(_CONFIG, layer_kinds=('global',) * 3)
-  assert 'keep_layers' not in weights.pattern_warning(
-    odd.keep_layers((0,)), odd
-  )

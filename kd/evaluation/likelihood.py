@@ -10,7 +10,7 @@ from kd.core import errors
 from kd.core import types
 from kd.losses import distributions
 from kd.losses import eval_sums
-from kd.models import gemma3
+from kd.models import family
 from kd.partitioning import placement
 from kd.partitioning import rules
 
@@ -18,7 +18,7 @@ Scores = dict[str, np.ndarray]
 
 
 def make(
-  model: gemma3.Gemma3,
+  model: family.Model,
   teacher_targets: Callable[[types.Batch], distributions.Targets] | None,
   names: Sequence[str],
   mesh: jax.sharding.Mesh,
@@ -46,11 +46,9 @@ def make(
 
   @jax.jit
   def score(params, batch, targets):
-    hidden, _ = model.apply(
-      {'params': params}, batch.tokens, batch.positions, batch.segment_ids
-    )
+    hidden, _ = model.forward(params, batch, types.TapSpec((), ()))
     by_row = eval_sums.by_row(
-      hidden, params['embedding'], targets, batch, chunk_tokens
+      hidden, model.unembedding(params), targets, batch, chunk_tokens
     )
     # Whole on every device, so that each process can read them.
     return {k: rules.constrain(v, (None,) * v.ndim) for k, v in by_row.items()}

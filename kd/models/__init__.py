@@ -1,1 +1,1 @@
-"""Gemma 3 in flax.linen."""
+"""Model families in flax.linen, one per folder, and the parts they share."""

@@ -5,7 +5,7 @@ import dataclasses
 from kd.core import errors
 from kd.models import attention
 from kd.models import cudnn
-from kd.models import gemma3_config
+from kd.models import family
 from kd.models import splash
 
 XLA = attention.XLA
@@ -34,7 +34,7 @@ class Place:
 
 def choose(
   name: str,
-  config: gemma3_config.Gemma3Config,
+  config: family.Config,
   dtype: str,
   place: Place,
   path: str,

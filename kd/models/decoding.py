@@ -1,17 +1,18 @@
-"""Decoding: prompts to a cache of keys and values, then a token at a time.
+"""Decodes with a Transformer: prompts to a KV cache, then token by token.
 
 Layers are not scanned here, and each one's weights and cache are arrays of
 their own: out of stacked ones XLA would copy a layer's part at every token.
+nn.Module offers these functions as methods.
 """
 
+from flax import linen as nn
 from flax import struct
 import jax
 import jax.numpy as jnp
 
 from kd.core import types
 from kd.models import attention
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import embedding as embedding_lib
 from kd.models import layers
 from kd.partitioning import rules
 
@@ -33,21 +34,32 @@ class Weights:
 
   Attributes:
     embedding: [V, D].
-    layers: the parameters of each of the S layers, those of MLPs turned: the
-      axis that products sum over comes last, see matmul.project.
+    layers: the parameters of each of the S layers, those of MLPs transposed:
+      the axis that products sum over comes last, see matmul.project.
     final_norm: those of the last norm.
+    head: [V, D], the output embedding if it is not tied, else None.
   """
 
   embedding: Array
   layers: tuple[PyTree, ...]
   final_norm: PyTree
+  head: Array | None
+
+  @property
+  def unembedding(self) -> Array:
+    """The output embedding [V, D]."""
+    return self.embedding if self.head is None else self.head
 
 
-def weights(model: gemma3.Gemma3, params: PyTree) -> Weights:
+def weights(model: nn.Module, params: PyTree) -> Weights:
   """Takes layers apart, and casts matrices as the layers cast them.
 
-  Once, where decoding would read and cast the float32 ones at every token. The
-  norms' weights stay float32, since the layers use them so.
+  Otherwise decoding would read and cast the float32 ones at every token. The
+  norms' parameters stay float32, since the layers use them so.
+
+  Args:
+    model: the Transformer.
+    params: its parameters, as training has them.
   """
   c = model.config
 
@@ -56,17 +68,11 @@ def weights(model: gemma3.Gemma3, params: PyTree) -> Weights:
       return leaf
     return _turned(leaf.astype(model.dtype))
 
+  head = None if c.tied else params['head'].astype(model.dtype)
   embedding = params['embedding'].astype(model.dtype)
-  found = []
-  for i in range(c.num_layers):
-    group, place = divmod(i, c.scan_period)
-    if group < c.scan_groups:
-      stacked = params['pattern'][f'layer_{place}']
-      found.append(jax.tree.map(lambda x, n=group: x[n], stacked))
-    else:
-      found.append(params['remainder'][f'layer_{place}'])
-  turned = jax.tree_util.tree_map_with_path(cast, tuple(found))
-  return Weights(embedding, turned, params['final_norm'])
+  layers_ = tuple(model.layer_params(params, i) for i in range(c.num_layers))
+  turned = jax.tree_util.tree_map_with_path(cast, layers_)
+  return Weights(embedding, turned, params['final_norm'], head)
 
 
 def _turned(leaf: Array) -> Array:
@@ -74,39 +80,39 @@ def _turned(leaf: Array) -> Array:
 
 
 @jax.named_scope(layers.KV_CACHE)
-def empty(model: gemma3.Gemma3, batch: int, slots: int) -> Cache:
-  """A cache with room for `slots` positions in each of `batch` rows."""
+def empty(model: nn.Module, batch: int, slots: int) -> Cache:
+  """Returns a cache with room for `slots` positions in each of `batch` rows."""
   c = model.config
 
   def one(kind):
-    shape = (batch, _slots(c, kind, slots), c.num_kv_heads, c.head_dim)
+    held = _slots(c.window_of(kind), slots)
+    shape = (batch, held, c.num_kv_heads, c.head_dim)
     return rules.constrain(jnp.zeros(shape, model.dtype), _CACHE_AXES)
 
   return tuple((one(kind), one(kind)) for kind in c.layer_kinds)
 
 
-def _slots(config, kind, slots):
-  return min(slots, config.window) if kind == gemma3_config.LOCAL else slots
+def _slots(window, slots):
+  return slots if window is None else min(slots, window)
 
 
 def prefill(
-  model: gemma3.Gemma3, params: PyTree, tokens: Array, lengths: Array
+  model: nn.Module, params: PyTree, tokens: Array, lengths: Array
 ) -> Cache:
-  """Reads the beginnings of texts.
+  """Computes the cache of prompts.
 
   Args:
-    model: the module.
+    model: the Transformer.
     params: its parameters, as training has them.
     tokens: int32 [B, L], padded on the right.
-    lengths: int32 [B], 0 to L, how many of them there are.
+    lengths: int32 [B], 0 to L, number of tokens of each row.
 
   Returns:
     A cache with L slots.
   """
   b, length = tokens.shape
   positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (b, length))
-  _, shown = gemma3.forward(
-    model.clone(kernel=attention.XLA),
+  _, shown = model.clone(kernel=attention.XLA).forward(
     params,
     types.Batch(
       tokens=tokens,
@@ -122,7 +128,7 @@ def prefill(
 
   @jax.named_scope(layers.KV_CACHE)
   def place(kind, x):
-    slots = _slots(model.config, kind, length)
+    slots = _slots(model.config.window_of(kind), length)
     if slots < length:
       last = (lengths - 1)[:, None]
       held = jnp.maximum(_positions(last, slots), 0)
@@ -136,7 +142,7 @@ def prefill(
 
 
 def _positions(last: Array, slots: int) -> Array:
-  """Which positions are in a cache's slots, below 0 in those not yet used.
+  """Returns the positions in a cache's slots, below 0 in those not yet used.
 
   Args:
     last: int32 [B, 1], the latest position of each row.
@@ -150,7 +156,7 @@ def _positions(last: Array, slots: int) -> Array:
 
 @jax.named_scope(layers.KV_CACHE)
 def insert(cache: Cache, rows: Cache, take: Array, source: Array) -> Cache:
-  """Puts prompts' rows in place of others.
+  """Replaces some rows of the cache with prompts' rows.
 
   Args:
     cache: B rows.
@@ -177,16 +183,16 @@ def insert(cache: Cache, rows: Cache, take: Array, source: Array) -> Cache:
 
 
 def extend(
-  model: gemma3.Gemma3,
+  model: nn.Module,
   held: Weights,
   cache: Cache,
   ids: Array,
   positions: Array,
 ) -> tuple[Array, Cache]:
-  """Reads the next token of each row.
+  """Computes hidden states of the next token of each row.
 
   Args:
-    model: the module.
+    model: the Transformer.
     held: its weights.
     cache: of all earlier positions.
     ids: int32 [B].
@@ -197,18 +203,20 @@ def extend(
   """
   c = model.config
   positions = positions[:, None]
-  x = gemma3.embed_few(held.embedding, ids[:, None], model.dtype)
+  x = embedding_lib.embed_few(
+    held.embedding, ids[:, None], model.dtype, model.embedding_scale
+  )
   x = rules.constrain(x, layers.DECODING_AXES)
-  angles = layers.angles(c, positions)
+  angles = model.angles(positions)
   updated = []
   turned_back = jax.tree.map(_turned, held.layers)
   for kind, params, pair in zip(c.layer_kinds, turned_back, cache, strict=True):
     slots = pair[0].shape[1]
     seen = _positions(positions, slots)[:, None, :] >= 0
-    x, pair, _ = layers.Layer(c, False, attention.XLA).apply(
+    x, pair, _ = model.layer_type(c, False, attention.XLA).apply(
       {'params': params}, x, angles[kind], seen, pair, positions % slots
     )
     updated.append(tuple(rules.constrain(array, _CACHE_AXES) for array in pair))
-  norm = layers.RMSNorm(c.norm_epsilon, 'norm')
+  norm = layers.RMSNorm(c.norm_epsilon, 'norm', model.norm_offset)
   x = norm.apply({'params': held.final_norm}, x)
   return x[:, 0], tuple(updated)

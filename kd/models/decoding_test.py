@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from kd.models import decoding
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
 
 # One group of 6 layers and 2 that are left; a window much shorter than a text.
 _CONFIG = gemma3_config.Gemma3Config(
@@ -25,15 +25,13 @@ _CONFIG = gemma3_config.Gemma3Config(
   global_rope_factor=8.0,
   norm_epsilon=1e-6,
 )
-_MODEL = gemma3.build(_CONFIG, 'float32', 'none', 'student')
+_MODEL = families.build(_CONFIG, 'float32', 'none', 'student')
 _LENGTH = 14
 
 
 @pytest.fixture(name='params', scope='module')
 def _params():
-  return jax.jit(gemma3.init_params, static_argnums=0)(
-    _MODEL, jax.random.key(0)
-  )
+  return jax.jit(_MODEL.init_params)(jax.random.key(0))
 
 
 def test_a_ring_holds_no_more_than_the_window():

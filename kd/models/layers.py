@@ -1,22 +1,23 @@
-"""Norm, rotary embedding, attention and MLP of Gemma 3 (arXiv 2503.19786)."""
+"""Parts that the layers of several families are made of.
 
+A norm, the rotary embedding, grouped-query attention and the gated MLP.
+"""
+
+from collections.abc import Callable
 import functools
 
 from flax import linen as nn
 import jax
-from jax import ad_checkpoint
 import jax.numpy as jnp
 
 from kd.core import types
 from kd.models import attention
-from kd.models import gemma3_config
+from kd.models import family
 from kd.models import matmul
 from kd.partitioning import rules
 
 Array = types.Array
 
-# The name of the value that rematerialization saves.
-LAYER_INPUT = 'layer_input'
 # Scopes of operations, by which a plan sorts what a program keeps in memory.
 KV_CACHE = 'kv_cache'
 TRANSFORMER_LAYERS = 'transformer_layers'
@@ -24,8 +25,15 @@ TRANSFORMER_LAYERS = 'transformer_layers'
 # Logical axes of [B, L, D] between layers. A decoding step has few rows of one
 # token: sums of them over devices are much smaller than the weights, so weights
 # stay where they are and rows are gathered.
-_BY_ROW = ('batch', 'length', None)
+BY_ROW_AXES = ('batch', 'length', None)
 DECODING_AXES = ('gathered_batch', None, 'embed')
+
+# Logical axes of an MLP's matrices and of a norm's parameter.
+WIDE_AXES, NARROW_AXES, NORM_AXES = (
+  ('embed', 'mlp'),
+  ('mlp', 'embed'),
+  ('norm',),
+)
 
 
 def _parameter(module, name, init, shape, axes):
@@ -44,39 +52,47 @@ def _fan_in(in_axis, out_axis):
   return jax.jit(init, static_argnums=(1, 2))
 
 
-def rms_norm(x: Array, scale: Array, epsilon: float) -> Array:
-  """Root-mean-square norm of the last axis with weight `1 + scale`.
+def rms_norm(x: Array, scale: Array, epsilon: float, offset: float) -> Array:
+  """Root-mean-square norm of the last axis, times `offset + scale`.
 
-  It is computed in float32 throughout; what it gives has the type of x.
+  It is computed in float32; the result has the type of x.
   """
   wide = x.astype(jnp.float32)
   mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
   normed = wide * jax.lax.rsqrt(mean_square + epsilon)
-  weight = 1.0 + scale.astype(jnp.float32)
+  weight = offset + scale.astype(jnp.float32)
   return (normed * weight).astype(x.dtype)
 
 
 class RMSNorm(nn.Module):
-  """Root-mean-square norm; see rms_norm."""
+  """Root-mean-square norm; see rms_norm.
+
+  Attributes:
+    epsilon: added to the mean square.
+    axis_name: logical name of the parameter's axis.
+    offset: 1 if the parameter is stored as its distance from 1, else 0.
+  """
 
   epsilon: float
   axis_name: str
+  offset: float
 
   @nn.compact
   def scale(self, width: int) -> Array:
-    """Its parameter, [width]."""
-    zeros = nn.initializers.zeros
-    return _parameter(self, 'scale', zeros, (width,), (self.axis_name,))
+    """Returns its parameter, [width]."""
+    init = nn.initializers.zeros if self.offset else nn.initializers.ones
+    return _parameter(self, 'scale', init, (width,), (self.axis_name,))
 
   def __call__(self, x: Array) -> Array:
-    """Normalises the last axis of x [..., D]; keeps its dtype."""
-    return rms_norm(x, self.scale(x.shape[-1]), self.epsilon)
+    """Normalizes the last axis of x [..., D]; keeps its type."""
+    scale = self.scale(x.shape[-1])
+    return rms_norm(x, scale, self.epsilon, self.offset)
 
 
 def rotary_angles(
   positions: Array, head_dim: int, base: float, factor: float
 ) -> Array:
-  """Angles of the rotary embedding (arXiv 2104.09864), float32.
+  """Computes angles of the rotary embedding (arXiv 2104.09864), float32.
 
   Args:
     positions: int32 [B, L].
@@ -90,21 +106,6 @@ def rotary_angles(
   exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
   frequencies = 1.0 / (base**exponents) / factor
   return positions[..., None].astype(jnp.float32) * frequencies
-
-
-def angles(
-  config: gemma3_config.Gemma3Config, positions: Array
-) -> dict[str, Array]:
-  """The rotary angles of positions [B, L] by kind of layer: [B, L, H / 2]."""
-  c = config
-  return {
-    gemma3_config.LOCAL: rotary_angles(
-      positions, c.head_dim, c.local_rope_base, 1.0
-    ),
-    gemma3_config.GLOBAL: rotary_angles(
-      positions, c.head_dim, c.global_rope_base, c.global_rope_factor
-    ),
-  }
 
 
 def rotate(x: Array, angles: Array) -> Array:
@@ -123,15 +124,17 @@ class Attention(nn.Module):
 
   Attributes:
     config: the model's sizes.
+    norm_offset: of the norms, see RMSNorm.
     kernel: what computes it without a cache, see attention.causal.
   """
 
-  config: gemma3_config.Gemma3Config
+  config: family.Config
+  norm_offset: float
   kernel: str
 
   @nn.compact
   def __call__(self, x, angles, seen, cache, slots):
-    """Attends to what queries see.
+    """Computes attention, within rows or with a cache of earlier keys.
 
     Args:
       x: [B, L, D].
@@ -166,7 +169,7 @@ class Attention(nn.Module):
     )
 
     def norm(name):
-      return RMSNorm(c.norm_epsilon, 'head_width', name=name)
+      return RMSNorm(c.norm_epsilon, 'head_width', self.norm_offset, name=name)
 
     def project(w, axis):
       projected = matmul.project(x, w)
@@ -178,7 +181,7 @@ class Attention(nn.Module):
     key = rotate(norm('key_norm')(project(w_key, 'kv_heads')), angles)
     value = project(w_value, 'kv_heads')
     heads = (query, key, value)
-    scale = c.query_scale**-0.5
+    scale = c.attention_scale
     if cache is None:
       attended = attention.causal(query, key, value, seen, scale, self.kernel)
     else:
@@ -195,78 +198,48 @@ class Attention(nn.Module):
     return matmul.project(attended, w_out), cache, heads
 
 
-_WIDE, _NARROW, _NORM = ('embed', 'mlp'), ('mlp', 'embed'), ('norm',)
-
-
 class MLP(nn.Module):
-  """GeGLU with the tanh approximation of GELU; see _mlp_block."""
-
-  config: gemma3_config.Gemma3Config
-
-  @nn.compact
-  def weights(self) -> tuple[Array, Array, Array]:
-    """Its parameters: gate [D, F], up [D, F] and down [F, D]."""
-    d, f = self.config.embed_dim, self.config.mlp_dim
-    return (
-      _parameter(self, 'gate', _fan_in(0, 1), (d, f), _WIDE),
-      _parameter(self, 'up', _fan_in(0, 1), (d, f), _WIDE),
-      _parameter(self, 'down', _fan_in(0, 1), (f, d), _NARROW),
-    )
-
-
-def _mlp_block(epsilon, axes, x, before, gate, up, down, after):
-  """Returns [B, L, D], x plus the MLP's output; `axes` are those of x."""
-  y = rms_norm(x, before, epsilon)
-  hidden = nn.gelu(matmul.project(y, gate), approximate=True)
-  hidden = hidden * matmul.project(y, up)
-  hidden = rules.constrain(hidden, (*axes[:2], 'mlp'))
-  return x + rms_norm(matmul.project(hidden, down), after, epsilon)
-
-
-class Layer(nn.Module):
-  """One transformer block: norms before and after attention and MLP.
+  """The weights of a gated MLP; see gated_mlp.
 
   Attributes:
     config: the model's sizes.
-    shows_heads: whether it returns what its attention reads.
-    kernel: see Attention.
   """
 
-  config: gemma3_config.Gemma3Config
-  shows_heads: bool
-  kernel: str
+  config: family.Config
 
   @nn.compact
-  def __call__(self, x, angles, seen, cache, slots):
-    """Maps x [B, L, D] and this layer's cache; see Attention.
-
-    Returns:
-      [B, L, D], the updated cache, and (query, key, value) or None.
-    """
-    # What lies before has no name of its own: this is what can be saved
-    # elsewhere than on the device.
-    x = ad_checkpoint.checkpoint_name(x, LAYER_INPUT)
-    axes = _BY_ROW if cache is None else DECODING_AXES
-
-    def norm(name):
-      return RMSNorm(self.config.norm_epsilon, 'norm', name=name)
-
-    attended, cache, heads = Attention(
-      self.config, self.kernel, name='attention'
-    )(norm('pre_attention_norm')(x), angles, seen, cache, slots)
-    x = x + norm('post_attention_norm')(attended)
-    d = self.config.embed_dim
-    # As one function of positions: it is all that a long row's gradient makes
-    # once more.
-    x = matmul.by_position(
-      functools.partial(_mlp_block, self.config.norm_epsilon, axes),
-      x,
-      (
-        norm('pre_mlp_norm').scale(d),
-        *MLP(self.config, name='mlp').weights(),
-        norm('post_mlp_norm').scale(d),
-      ),
-      (_NORM, _WIDE, _WIDE, _NARROW, _NORM),
+  def weights(self) -> tuple[Array, Array, Array]:
+    """Returns its parameters: gate [D, F], up [D, F] and down [F, D]."""
+    d, f = self.config.embed_dim, self.config.mlp_dim
+    return (
+      _parameter(self, 'gate', _fan_in(0, 1), (d, f), WIDE_AXES),
+      _parameter(self, 'up', _fan_in(0, 1), (d, f), WIDE_AXES),
+      _parameter(self, 'down', _fan_in(0, 1), (f, d), NARROW_AXES),
     )
-    x = rules.constrain(x, axes)
-    return x, cache, heads if self.shows_heads else None
+
+
+def gated_mlp(
+  activation: Callable[[Array], Array],
+  axes: tuple[str | None, ...],
+  x: Array,
+  gate: Array,
+  up: Array,
+  down: Array,
+) -> Array:
+  """Computes `(activation(x gate) * (x up)) down` for x [B, L, D].
+
+  Args:
+    activation: of the gate.
+    axes: logical axes of x.
+    x: [B, L, D].
+    gate: [D, F].
+    up: [D, F].
+    down: [F, D].
+
+  Returns:
+    [B, L, D].
+  """
+  hidden = activation(matmul.project(x, gate))
+  hidden = hidden * matmul.project(x, up)
+  hidden = rules.constrain(hidden, (*axes[:2], 'mlp'))
+  return matmul.project(hidden, down)

@@ -1,21 +1,25 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from kd.models import attention
 from kd.models import attention_mask
-from kd.models import gemma3_config
 from kd.models import layers
+from kd.models.gemma3 import config as gemma3_config
 
 
-def test_rms_norm_multiplies_by_one_more_than_its_weight_in_float32():
+@pytest.mark.parametrize('offset', [0.0, 1.0])
+def test_rms_norm_multiplies_by_its_offset_weight_in_float32(offset):
   random = np.random.default_rng(0)
   x = jnp.asarray(random.normal(size=(3, 16)) * 20, jnp.bfloat16)
   scale = random.normal(size=16).astype(np.float32)
-  found = layers.RMSNorm(1e-6, 'norm').apply({'params': {'scale': scale}}, x)
+  found = layers.RMSNorm(1e-6, 'norm', offset).apply(
+    {'params': {'scale': scale}}, x
+  )
   wide = np.asarray(x, np.float64)
   exact = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-6)
-  exact *= 1 + scale.astype(np.float64)
+  exact *= offset + scale.astype(np.float64)
   assert found.dtype == jnp.bfloat16
   # Rounded once: never more than half of the last of 8 bits away.
   error = np.abs(np.asarray(found, np.float64) - exact)
@@ -63,7 +67,7 @@ def test_attention_has_the_query_scale_and_no_soft_cap():
     norm_epsilon=1e-6,
   )
   random = np.random.default_rng(0)
-  module = layers.Attention(config, attention.XLA)
+  module = layers.Attention(config, 1.0, attention.XLA)
   x = random.normal(size=(1, 5, 8)).astype(np.float32)
   positions = np.arange(5)[None]
   angles = layers.rotary_angles(positions, 8, 1e6, 1.0)

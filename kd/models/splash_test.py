@@ -6,17 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd.config import variants
 from kd.core import errors
 from kd.models import attention_backend
 from kd.models import attention_cases as cases
 from kd.models import attention_mask
 from kd.models import blockwise_attention
-from kd.models import gemma3_config
+from kd.models import families
 from kd.models import splash
 
 _LENGTH = 300  # Three blocks, the last one padded.
-_1B = gemma3_config.from_variant('1b', variants.VARIANTS, '')
+_1B = families.variant('1b', '')
 _TPU = attention_backend.Place('tpu', 0.0, packed=True, length_parts=1)
 _GPU = attention_backend.Place('gpu', 9.0, packed=False, length_parts=1)
 

@@ -1,6 +1,5 @@
 import dataclasses
 
-from flax import linen as nn
 import jax
 import numpy as np
 import pytest
@@ -8,9 +7,11 @@ import pytest
 from kd.core import types
 from kd.models import attention
 from kd.models import attention_mask
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
 from kd.models import layers
+from kd.models import transformer
+from kd.models.gemma3 import config as gemma3_config
+from kd.models.gemma3 import layer
 
 # Two groups of four layers, and three that are left.
 _KINDS = gemma3_config.periodic_kinds(11, 4)
@@ -34,12 +35,12 @@ _EMPTY = types.TapSpec((), ())
 
 
 def _model(remat='none'):
-  return gemma3.build(_CONFIG, 'float32', remat, 'student')
+  return families.build(_CONFIG, 'float32', remat, 'student')
 
 
 @pytest.fixture(scope='module')
 def params():
-  init = jax.jit(lambda rng: gemma3.init_params(_model(), rng))
+  init = jax.jit(lambda rng: _model().init_params(rng))
   return init(jax.random.key(0))
 
 
@@ -72,7 +73,7 @@ def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
   batch, c = _batch(), _CONFIG
   order = (10, 0, 1, 5, 9, 2, 7, 6, 8, 3, 4)
   spec = types.TapSpec(hidden=order, attention=order[::-1])
-  run = jax.jit(lambda p: gemma3.forward(_model(), p, batch, spec))
+  run = jax.jit(lambda p: _model().forward(p, batch, spec))
   final, shown = run(params)
   assert shown.hidden.shape == (11, 2, 11, 32)
   assert shown.query.shape == (11, 2, 11, 4, 8)
@@ -88,7 +89,7 @@ def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
       1.0 if is_local else c.global_rope_factor,
     )
     sight = attention_mask.AttentionMask(places, c.window if is_local else None)
-    x, _, heads = layers.Layer(c, True, attention.XLA).apply(
+    x, _, heads = layer.Layer(c, True, attention.XLA).apply(
       {'params': _layer_params(params, i)}, x, angles, sight, None, None
     )
     found = shown.hidden[order.index(i)]
@@ -99,7 +100,7 @@ def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
       np.testing.assert_allclose(
         found[order[::-1].index(i)], wanted, rtol=1e-5, atol=2e-5
       )
-  norm = layers.RMSNorm(c.norm_epsilon, 'norm')
+  norm = layers.RMSNorm(c.norm_epsilon, 'norm', 1.0)
   normed = norm.apply({'params': params['final_norm']}, shown.hidden[0])
   np.testing.assert_allclose(normed, final, atol=1e-6)
 
@@ -107,7 +108,7 @@ def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
 def test_what_attention_reads_is_what_is_shown(params):
   """Attention by the formula over what is shown, projected, is its output."""
   batch = _batch()
-  module = layers.Attention(_CONFIG, attention.XLA)
+  module = layers.Attention(_CONFIG, 1.0, attention.XLA)
   of_layer = _layer_params(params, 2)['attention']
   x = np.random.default_rng(0).normal(size=(2, 11, 32)).astype(np.float32)
   angles = layers.rotary_angles(batch.positions, 8, 1e6, 8.0)
@@ -135,13 +136,13 @@ def test_remat_changes_no_gradient():
   spec = types.TapSpec(hidden=(1, 4), attention=(2, 3))
   kinds = gemma3_config.periodic_kinds(5, 2)
   config = dataclasses.replace(_CONFIG, layer_kinds=kinds)
-  build = lambda remat: gemma3.build(config, 'float32', remat, 'student')
-  init = jax.jit(lambda rng: gemma3.init_params(build('none'), rng))
+  build = lambda remat: families.build(config, 'float32', remat, 'student')
+  init = jax.jit(lambda rng: build('none').init_params(rng))
   params = init(jax.random.key(0))
 
   def gradient(remat):
     def loss(params):
-      hidden, shown = gemma3.forward(build(remat), params, batch, spec)
+      hidden, shown = build(remat).forward(params, batch, spec)
       return sum((x**2).mean() for x in jax.tree.leaves((hidden, shown)))
 
     return jax.jit(jax.grad(loss))(params)
@@ -157,7 +158,7 @@ def test_remat_changes_no_gradient():
 
 def _program(spec, remat='none'):
   """The forward program as text."""
-  params = nn.unbox(gemma3.abstract_params(_model()))
+  params = _model().abstract_params()
   batch = _batch()
 
   def run(params):
@@ -165,12 +166,12 @@ def _program(spec, remat='none'):
       return _model(remat).apply(
         {'params': params}, batch.tokens, batch.positions, batch.segment_ids
       )[0]
-    return gemma3.forward(_model(remat), params, batch, spec)[0:2]
+    return _model(remat).forward(params, batch, spec)[0:2]
 
   return str(jax.jit(run).trace(params).jaxpr)
 
 
-@pytest.mark.parametrize('remat', list(gemma3.REMAT_POLICIES))
+@pytest.mark.parametrize('remat', list(transformer.REMAT_POLICIES))
 def test_nothing_tapped_costs_nothing(remat):
   assert _program(_EMPTY, remat) == _program(None, remat)
 
@@ -197,4 +198,4 @@ def test_only_layers_in_the_same_place_are_stacked():
 )
 def test_layers_that_do_not_exist_are_refused(spec, params):
   with pytest.raises(ValueError, match='layer (11|-1) of 11'):
-    gemma3.forward(_model(), params, _batch(), spec)
+    _model().forward(params, _batch(), spec)

@@ -12,7 +12,7 @@ from kd.core import notices
 from kd.core import progress
 from kd.core import types
 from kd.input_pipeline import templates
-from kd.models import gemma3_config
+from kd.models import families
 from kd.partitioning import rules
 from kd.sampling import console as console_lib
 from kd.sampling import dialogue
@@ -64,7 +64,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   with progress.Progress('loading', console.say):
     params = outputs.student_params(run, workdir)
   _, title = outputs.student_source(run, workdir)
-  count = gemma3_config.parameter_count(run.student.config)
+  count = run.student.config.parameter_count
   console.say(
     f'{title}: {count:,} parameters, context of {context:,} tokens, template '
     f'{template!r}'
@@ -200,10 +200,12 @@ class _Session:
   def _set_system(self, text: str) -> None:
     template = self._run.config.data.template
     if not templates.has_turns(template):
+      chat = families.of(self._run.student.config).chat_template
       raise errors.ConfigError(
         'message',
         f'/system: the template {template!r} writes no system text',
         legal=f'data.template {templates.with_turns()}',
+        nearest=chat,
       )
     self._turns.system_text = text
     self._console.say(

@@ -5,9 +5,9 @@ import os
 import ml_collections
 
 from kd.checkpoints import huggingface
-from kd.checkpoints import weights
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import templates
+from kd.models import families
 from kd.train import outputs
 from kd.train import session
 
@@ -34,7 +34,9 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     ),
   )
   source = run.student.source if run.student.keep_layers else None
-  warning = weights.pattern_warning(run.student.config, source)
+  warning = families.of(run.student.config).export_warning(
+    run.student.config, source
+  )
   if warning:
     say(f'warning: {warning}')
   say(f'wrote {folder}: {", ".join(sorted(os.listdir(folder)))}')

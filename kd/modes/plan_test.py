@@ -40,6 +40,16 @@ def test_a_plan_without_the_compiler(tmp_path, capsys):
   )
 
 
+def test_another_family_with_a_head_of_its_own_is_planned(tmp_path, capsys):
+  models = {'teacher.variant': 'qwen3_32b', 'student.variant': 'qwen3_8b'}
+  sizes = {'data.batch_size': 64, 'evaluation.batch_size': 64}
+  _plan(tmp_path, **models, **sizes, **{'plan.topology': 'v5e:8x8'})
+  assert 'v5e:8x8: 64 chips' in capsys.readouterr().out
+  with open(tmp_path / records.RESULTS, encoding='utf-8') as f:
+    (row,) = json.load(f)['plans']
+  assert row['expected']['seconds'] > 0
+
+
 @pytest.mark.parametrize(
   'changes,message',
   [

@@ -11,6 +11,7 @@ from kd.core import errors
 from kd.core import registry
 from kd.core import schedules
 from kd.core import types
+from kd.models import layer_stack
 from kd.optimizers import adafactor as adafactor_lib
 from kd.optimizers import skip_nonfinite
 from kd.optimizers import state_offload
@@ -42,7 +43,7 @@ def stacked_mask(params: types.PyTree) -> types.PyTree:
   def stacked(path, leaf):
     del leaf
     is_term = path[0] == jax.tree_util.SequenceKey(1)
-    return is_term or jax.tree_util.DictKey('pattern') in path
+    return is_term or layer_stack.is_stacked(path)
 
   return jax.tree_util.tree_map_with_path(stacked, params)
 

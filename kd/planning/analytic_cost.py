@@ -22,7 +22,7 @@ import math
 
 import jax
 
-from kd.models import gemma3_config
+from kd.models import family
 from kd.models import matmul
 from kd.partitioning import rules
 from kd.planning import buffers
@@ -55,7 +55,7 @@ def _itemsize(model):
   return jax.numpy.dtype(model.module.dtype).itemsize
 
 
-def _width(config: gemma3_config.Gemma3Config, factors, tensor):
+def _width(config: family.Config, factors, tensor):
   """Returns elements per token: multiples of D, of all heads and of F."""
   of_width, of_heads, of_mlp = factors
   heads = (config.num_heads + config.num_kv_heads) * config.head_dim
@@ -84,12 +84,6 @@ def _layer_bytes(model, factors, tokens, length):
   return whole, whole - mlp + mlp / slices
 
 
-def _layer_weights(config):
-  """Returns the number of parameters of one layer's matrices."""
-  heads = config.head_dim * (2 * config.num_heads + 2 * config.num_kv_heads)
-  return config.embed_dim * (heads + 3 * config.mlp_dim)
-
-
 def _table_in_columns(mesh, config, size):
   """Returns bytes per chip of an embedding that is split by columns."""
   parts = _split(mesh) * _tensor(mesh)
@@ -101,7 +95,7 @@ def _table_in_columns(mesh, config, size):
 
 def _gathered(model):
   """Returns bytes per chip of all weights of a pass, and of those received."""
-  whole = _layer_weights(model.config) * model.config.num_layers
+  whole = model.config.layer_matrices * model.config.num_layers
   whole *= _itemsize(model) / _tensor(model.mesh)
   return whole, whole * (1 - 1 / _split(model.mesh))
 
@@ -223,18 +217,16 @@ def decode(run: resolved.Run, held: costs.Held) -> costs.Cost:
   slots = length + steps
   size, tensor = _itemsize(model), _tensor(run.mesh)
   kv_parts = tensor if config.num_kv_heads % tensor == 0 else 1
-  windows = {
-    gemma3_config.LOCAL: min(slots, config.window),
-    gemma3_config.GLOBAL: slots,
-  }
   cache = 2 * config.num_kv_heads * config.head_dim * rows * size / kv_parts
-  cache *= sum(windows[kind] for kind in config.layer_kinds)
+  cache *= sum(
+    slots if window is None else min(slots, window) for window in config.windows
+  )
   _, layer = _layer_bytes(model, _PASS_AT_WORK, rows * length, length)
   gathered, received = _gathered(model)
   table = _table_in_columns(run.mesh, config, size)
   # The copy that decoding reads, and the pass over the prompts makes another.
   weights = held.student * size / 4
-  layers = weights - held.embedding * size / 4
+  layers = weights - (held.embedding + held.head) * size / 4
   return costs.Cost(
     name=programs.DECODE,
     bytes=_named(
@@ -243,7 +235,7 @@ def decode(run: resolved.Run, held: costs.Held) -> costs.Cost:
       temporaries=layer + layers,
       collectives=max(2 * gathered / config.num_layers, table),
     ),
-    flops=2 * rows * slots * gemma3_config.parameter_count(config) / tensor,
+    flops=2 * rows * slots * config.parameter_count / tensor,
     hbm=held.student + 2 * gathered + steps * (weights + cache),
     ici=received + steps * _sums_of_a_token(model, batch),
     host=0,

@@ -11,7 +11,6 @@ from kd.core import errors
 from kd.losses import dense_distributions
 from kd.losses import sparse_distributions
 from kd.models import decoding
-from kd.models import gemma3
 from kd.planning import analytic_cost
 from kd.planning import chips
 from kd.planning import costs
@@ -44,12 +43,12 @@ def _estimate(**changes):
 
 def test_what_is_kept_are_the_bytes_of_real_arrays():
   run = planned_run.on_paper(_config(), 1)
-  params = gemma3.init_params(run.student.module, jax.random.key(0))
+  params = run.student.module.init_params(jax.random.key(0))
   size = sum(x.nbytes for x in jax.tree.leaves(params))
   moments = sum(
     x.nbytes for x in jax.tree.leaves(run.optimizer.init((params, {})))
   )
-  teacher = gemma3.init_params(run.teacher.module, jax.random.key(0))
+  teacher = run.teacher.module.init_params(jax.random.key(0))
   found = costs.held(run)
   assert found.parameters == size
   assert found.optimizer == moments

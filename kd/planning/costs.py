@@ -1,10 +1,9 @@
 """The cost of each program on one chip, and the memory a run holds besides."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 
 from kd.models import attention
-from kd.models import gemma3_config
 from kd.planning import buffers
 from kd.planning import chips
 from kd.planning import compile_client
@@ -83,7 +82,8 @@ class Held:
     student: the student's part of it.
     optimizer: moments in HBM.
     on_host: moments in the host's memory.
-    embedding: the student's embedding.
+    embedding: one embedding of the student.
+    head: its output embedding, 0 if that is the input embedding.
     teachers: parameters, by teacher.
     tables: by teacher, the unembedding that its targets refer to.
     copied: by teacher, whether that is a copy: cut to the student's vocabulary,
@@ -95,6 +95,7 @@ class Held:
   optimizer: int
   on_host: int
   embedding: int
+  head: int
   teachers: tuple[int, ...]
   tables: tuple[int, ...]
   copied: tuple[bool, ...]
@@ -108,14 +109,16 @@ class Held:
 
 def held(run: resolved.Run) -> Held:
   """Returns what the run holds, from its shapes and its mesh."""
-  state = programs.state(run)
+  state, module = programs.state(run), run.student.module
+  embedding = programs.local_bytes(module.unembedding(state.params))
   sizes = lambda trees: tuple(programs.local_bytes(tree) for tree in trees)
   return Held(
     parameters=programs.local_bytes(state.trained),
     student=programs.local_bytes(state.params),
     optimizer=programs.local_bytes(state.opt_state),
     on_host=programs.local_bytes(state.opt_state, of_host=True),
-    embedding=programs.local_bytes(state.params['embedding']),
+    embedding=embedding,
+    head=0 if module.config.tied else embedding,
     teachers=sizes(abstract.teacher_params(run)),
     tables=sizes(abstract.unembeddings(run)),
     copied=tuple(programs.are_copies(run)),
@@ -155,27 +158,16 @@ def beside(run: resolved.Run, kept: Held) -> dict[str, dict[str, int]]:
 def model_flops(run: resolved.Run) -> dict[str, int]:
   """Operations of a step on paper, of all chips; see flops.step."""
   data = run.config.data
-  configs: Sequence[gemma3_config.Gemma3Config] = (
-    [model.config for model in run.teacher_models]
-    if run.objective.needs_teacher
-    else []
-  )
+  teachers = run.teacher_models if run.objective.needs_teacher else ()
   return flops.step(
     run.student.config,
-    configs,
+    [model.config for model in teachers],
     data.batch_size,
     data.length,
     run.config.student.remat,
     data.batch_size * data.length,
     run.student.module.kernel,
   )
-
-
-_NO_PAIRS = flops.Attention(
-  pairs={gemma3_config.LOCAL: 0, gemma3_config.GLOBAL: 0},
-  forward_products=0,
-  backward_products=0,
-)
 
 
 def kernel_flops(run: resolved.Run, name: str) -> float:
@@ -206,4 +198,5 @@ def kernel_flops(run: resolved.Run, name: str) -> float:
       parts.append(flops.recomputed(model.config, *shape, work, remat))
     return sum(parts)
 
-  return (every(work) - every(_NO_PAIRS)) / model.mesh.size
+  nothing = dataclasses.replace(work, forward_products=0, backward_products=0)
+  return (every(work) - every(nothing)) / model.mesh.size

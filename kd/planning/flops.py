@@ -2,7 +2,7 @@
 
 A product of [m, k] and [k, n] takes 2 m k n of them; all else (norms, softmax,
 the optimizer) is left out. For a model of S layers, tokens T = B L and, by kind
-of layer, P query-key pairs of a row whose scores are computed:
+of window, P query-key pairs of a row whose scores are computed:
 
   weights, a layer    2 T D (2 N H + 2 G H + 3 F)
   attention, a layer  4 B P N H               (scores, and sums of values)
@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 
 from kd.models import attention
-from kd.models import gemma3_config
+from kd.models import family
 from kd.models import splash
 
-Config = gemma3_config.Gemma3Config
+Config = family.Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Attention:
   """How attention is computed in one row.
 
   Attributes:
-    pairs: P by kind of layer: query-key pairs whose scores are computed, hidden
-      ones too where a block has them.
+    pairs: P by attention window: query-key pairs whose scores are computed,
+      hidden ones too where a block has them.
     forward_products: products of P x H multiply-adds a head in the forward
       pass: 2, scores and sums of values.
     backward_products: the same in the backward pass: 4, or 5 where scores are
       made anew.
   """
 
-  pairs: Mapping[str, int]
+  pairs: Mapping[int | None, int]
   forward_products: int
   backward_products: int
 
@@ -48,16 +48,16 @@ def as_computed(config: Config, length: int, kernel: str) -> Attention:
     length: L.
     kernel: attention.XLA or attention.SPLASH.
   """
-  windows = {gemma3_config.LOCAL: config.window, gemma3_config.GLOBAL: None}
+  windows = set(config.windows)
   if kernel == attention.SPLASH:
     block = splash.block_size(length, 1)
     return Attention(
-      pairs={k: _pairs(length, w, block) for k, w in windows.items()},
+      pairs={w: _pairs(length, w, block) for w in windows},
       forward_products=2,
       backward_products=splash.BACKWARD_PRODUCTS,
     )
   return Attention(
-    pairs={k: attention.pairs_computed(length, w) for k, w in windows.items()},
+    pairs={w: attention.pairs_computed(length, w) for w in windows},
     forward_products=2,
     backward_products=5 if attention.makes_scores_anew(length) else 4,
   )
@@ -72,15 +72,12 @@ def _pairs(length, window, block):
 
 
 def _weights(config, tokens):
-  c = config
-  heads = c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads)
-  width = heads + 3 * c.mlp_dim
-  return 2 * tokens * c.num_layers * c.embed_dim * width
+  return 2 * tokens * config.num_layers * config.layer_matrices
 
 
 def _attention_product(config, rows, work):
   """One product of queries and keys in every layer."""
-  pairs = sum(work.pairs[kind] for kind in config.layer_kinds)
+  pairs = sum(work.pairs[window] for window in config.windows)
   return 2 * rows * pairs * config.num_heads * config.head_dim
 
 
@@ -106,7 +103,7 @@ def backward(config: Config, rows: int, length: int, work: Attention) -> int:
 def recomputed(
   config: Config, rows: int, length: int, work: Attention, remat: str
 ) -> int:
-  """What the backward pass computes again, by gemma3.REMAT_POLICIES.
+  """What the backward pass computes again, by transformer.REMAT_POLICIES.
 
   'dots' keeps the products with weights, which have no batch axis.
   """
@@ -115,7 +112,8 @@ def recomputed(
   product = work.forward_products * _attention_product(config, rows, work)
   if remat.startswith('dots'):
     return product
-  return _weights(config, rows * length) + product
+  again = 2 * rows * length * config.num_layers * config.recomputed_matrices
+  return again + product
 
 
 def logits(config: Config, tokens: int, vocab_size: int) -> int:

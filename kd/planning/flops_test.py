@@ -14,8 +14,9 @@ from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
 from kd.models import attention
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
+from kd.models.qwen3 import config as qwen3_config
 from kd.optimizers import optimizers
 from kd.planning import flops
 from kd.planning import hlo
@@ -44,6 +45,22 @@ def _config(width, layers, vocab_size):
 
 
 _STUDENT, _TEACHER = _config(32, 4, 640), _config(48, 5, 768)
+_STUDENTS = {
+  'gemma3': _STUDENT,
+  'qwen3': qwen3_config.Qwen3Config(
+    embed_dim=32,
+    mlp_dim=96,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    vocab_size=640,
+    num_layers=4,
+    context=4096,
+    rope_base=1e6,
+    norm_epsilon=1e-6,
+    tied=False,
+  ),
+}
 
 
 def _shapes(tree):
@@ -63,9 +80,9 @@ def _batch(rows, length):
   )
 
 
-def _update(remat, rows, length):
+def _update(student, remat, rows, length):
   """Returns the compiled update's text."""
-  model = gemma3.build(_STUDENT, 'float32', remat, '')
+  model = families.build(student, 'float32', remat, '')
   lr = base.schedule('constant', peak=1e-4, warmup_steps=0)
   optimizer, rate = optimizers.build(base.adamw(lr).to_dict(), 10)
   sizes = terms_lib.Sizes(4, 32, 4, 2, 16, 0.25, (None,) * 4)
@@ -77,7 +94,7 @@ def _update(remat, rows, length):
     selection=selection.everywhere(),
     chunk_tokens=_CHUNK,
   )
-  params = _shapes(gemma3.unbox(gemma3.abstract_params(model)))
+  params = _shapes(model.abstract_params())
   state = jax.eval_shape(
     lambda p: update.init_state(p, objective, optimizer, 0), params
   )
@@ -95,15 +112,23 @@ def _update(remat, rows, length):
 
 
 @pytest.mark.parametrize(
-  'remat,rows,length',
-  [('none', 2, 200), ('block', 2, 200), ('dots', 2, 200), ('block', 1, 1300)],
+  'family,remat,rows,length',
+  [
+    ('gemma3', 'none', 2, 200),
+    ('gemma3', 'block', 2, 200),
+    ('gemma3', 'dots', 2, 200),
+    ('gemma3', 'block', 1, 1300),
+    ('qwen3', 'dots', 2, 200),
+    ('qwen3', 'block', 1, 1300),
+  ],
 )
-def test_the_update(remat, rows, length):
-  models, xla = (_STUDENT, (_TEACHER,)), attention.XLA
+def test_the_update(family, remat, rows, length):
+  student = _STUDENTS[family]
+  models, xla = (student, (_TEACHER,)), attention.XLA
   parts = flops.step(*models, rows, length, remat, rows * length, xla)
   on_paper = sum(parts.values()) - parts['teacher']
   trips = -(-length // (_CHUNK // rows))
-  counted = hlo.flops(_update(remat, rows, length), trips)
+  counted = hlo.flops(_update(student, remat, rows, length), trips)
   # The last chunk may be padded, which is no work on paper.
   padded = trips * _CHUNK - rows * length
   waste = flops.step(*models, 1, 1, 'none', padded, xla)['objective']
@@ -112,9 +137,9 @@ def test_the_update(remat, rows, length):
 
 @pytest.mark.parametrize('length', [200, 1300])
 def test_the_teacher(length):
-  model = gemma3.build(_TEACHER, 'float32', 'none', '')
-  params = _shapes(gemma3.unbox(gemma3.abstract_params(model)))
-  forward = lambda p, b: gemma3.forward(model, p, b, types.TapSpec((), ()))
+  model = families.build(_TEACHER, 'float32', 'none', '')
+  params = _shapes(model.abstract_params())
+  forward = lambda p, b: model.forward(p, b, types.TapSpec((), ()))
   text = jax.jit(forward).lower(params, _batch(2, length)).compile().as_text()
   work = flops.as_computed(_TEACHER, length, attention.XLA)
   np.testing.assert_allclose(
@@ -127,9 +152,9 @@ def test_a_kernel_computes_the_blocks_in_which_something_is_seen(length):
   block = {384: 128, 2048: 512}[length]
   work = flops.as_computed(_TEACHER, length, attention.SPLASH)
   places = np.arange(length)
-  for kind, window in (('local', _TEACHER.window), ('global', length)):
+  for window in (_TEACHER.window, None):
     behind = places[:, None] - places[None, :]
-    seen = (behind >= 0) & (behind < window)
+    seen = (behind >= 0) & (behind < (window or length))
     blocks = seen.reshape(length // block, block, length // block, block)
     count = int(blocks.any((1, 3)).sum())
-    assert work.pairs[kind] == count * block**2, kind
+    assert work.pairs[window] == count * block**2, window

@@ -19,8 +19,8 @@ import pytest
 from kd.config import base
 from kd.models import attention
 from kd.models import attention_mask
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
 from kd.optimizers import optimizers
 from kd.optimizers import state_offload
 from kd.partitioning import mesh as mesh_lib
@@ -83,7 +83,7 @@ def _on_host(mesh, function, *arguments):
 
 
 def _gradient(remat):
-  model = gemma3.build(_SMALL, 'bfloat16', remat, '')
+  model = families.build(_SMALL, 'bfloat16', remat, '')
 
   def loss(params, ids):
     hidden, _ = model.apply({'params': params}, ids, ids, ids)
@@ -100,8 +100,8 @@ def _offloaded(mesh):
   )
   for remat in ('block', 'block_offload', 'dots_offload'):
     model, gradient = _gradient(remat)
-    shapes = gemma3.unbox(gemma3.abstract_params(model))
-    places = rules.param_shardings(mesh, gemma3.logical_axes(model), shapes, '')
+    shapes = model.abstract_params()
+    places = rules.param_shardings(mesh, model.logical_axes(), shapes, '')
     params = jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
       shapes,

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import ml_collections
 
-from kd.config import variants
 from kd.core import errors
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models import family
 from kd.partitioning import mesh as mesh_lib
 from kd.train import mesh_rules
 from kd.train import model_sizes
@@ -28,8 +28,8 @@ def changed(
 def source_config(
   spec: Mapping[str, Any],
   path: str,
-  teacher: gemma3_config.Gemma3Config | None,
-) -> gemma3_config.Gemma3Config:
+  teacher: family.Config | None,
+) -> family.Config:
   """Returns a model's sizes; other than in training, a variant is enough.
 
   See model_sizes.source_config.
@@ -38,14 +38,12 @@ def source_config(
     ConfigError: neither a variant nor weights are named, or see there.
   """
   if spec['variant'] and spec['init'] != 'teacher':
-    return gemma3_config.from_variant(
-      spec['variant'], variants.VARIANTS, f'{path}.variant'
-    )
+    return families.variant(spec['variant'], f'{path}.variant')
   if not spec['variant'] and not spec['init']:
     raise errors.ConfigError(
       f'{path}.variant',
       f"found '', and {path}.init names no weights",
-      legal=', '.join(variants.VARIANTS),
+      legal=', '.join(families.variants()),
     )
   return model_sizes.source_config(spec, path, teacher)
 

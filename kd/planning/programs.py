@@ -18,7 +18,8 @@ import numpy as np
 
 from kd.core import types
 from kd.losses import distributions
-from kd.models import decoding
+from kd.models import layer_stack
+from kd.models import tensors
 from kd.partitioning import rules
 from kd.planning import planned_run
 from kd.sampling import device
@@ -193,7 +194,7 @@ def decode(run: resolved.Run) -> Program:
   )
 
   def answer(params, weights, tokens, lengths, entries):
-    cache = decoding.prefill(model, params, tokens, lengths)
+    cache = model.prefill(params, tokens, lengths)
     state = device.empty(model, rows, length + limit, repeats=False)
     state = device.insert(state, cache, tokens, entries)
     _, ids, logprobs = device.steps(
@@ -232,16 +233,14 @@ def decode(run: resolved.Run) -> Program:
 
 def _decoding_weights(model, params):
   """Returns the weights that decoding reads, sharded as the parameters are."""
-  found = jax.eval_shape(lambda p: decoding.weights(model, p), params)
+  found = jax.eval_shape(lambda p: model.decoding_weights(p), params)
 
   def place(path, x):
     if len(path) == 1 or not hasattr(path[1], 'idx'):
       return abstract.array(x.shape, x.dtype, _at(params, path).sharding)
-    group, number = divmod(path[1].idx, model.config.scan_period)
-    stacked = group < model.config.scan_groups
-    key = 'pattern' if stacked else 'remainder'
-    like = _at(params[key][f'layer_{number}'], path[2:])
-    spec = like.sharding.spec[1:] if stacked else like.sharding.spec
+    keys, group = layer_stack.location(model.config, path[1].idx)
+    like = _at(tensors.leaf(params, keys), path[2:])
+    spec = like.sharding.spec if group is None else like.sharding.spec[1:]
     if x.ndim == 2:  # Transposed.
       spec = (*spec, None, None)[1::-1]
     place = jax.sharding.NamedSharding(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from kd.core import types
 from kd.models import decoding
-from kd.models import gemma3
+from kd.models import family
 from kd.partitioning import rules
 from kd.sampling import picking
 
@@ -85,7 +85,7 @@ class Limits:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def empty(
-  model: gemma3.Gemma3, batch: int, slots: int, repeats: bool
+  model: family.Model, batch: int, slots: int, repeats: bool
 ) -> DecodeSlots:
   """Idle rows.
 
@@ -98,7 +98,7 @@ def empty(
   zeros = lambda *shape: jnp.zeros((batch, *shape), jnp.int32)
   return _laid_out(
     DecodeSlots(
-      cache=decoding.empty(model, batch, slots),
+      cache=model.empty_cache(batch, slots),
       last=zeros(),
       position=zeros(),
       count=zeros(),
@@ -110,8 +110,18 @@ def empty(
   )
 
 
-weights = jax.jit(decoding.weights, static_argnums=0)
-prefill = jax.jit(decoding.prefill, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def weights(model: family.Model, params: types.PyTree) -> types.PyTree:
+  """Returns the parameters as decoding reads them."""
+  return model.decoding_weights(params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def prefill(
+  model: family.Model, params: types.PyTree, tokens: Array, lengths: Array
+) -> types.PyTree:
+  """Computes the KV cache of prompts."""
+  return model.prefill(params, tokens, lengths)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -162,7 +172,7 @@ def _held(tokens, entries, shape):
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 7), donate_argnums=3)
 def steps(
-  model: gemma3.Gemma3,
+  model: family.Model,
   rule: picking.Rule,
   held: decoding.Weights,
   rows: DecodeSlots,
@@ -214,9 +224,7 @@ def _step(model, rule, held, rows, numbers, limits):
 
   They read their last id again, into the same place of their own cache.
   """
-  hidden, cache = decoding.extend(
-    model, held, rows.cache, rows.last, rows.position
-  )
+  hidden, cache = model.extend(held, rows.cache, rows.last, rows.position)
   logits = _logits(held, hidden, limits.vocab_size)
   keys = jax.random.wrap_key_data(rows.keys)
   keys = jax.vmap(jax.random.fold_in)(keys, rows.count)
@@ -244,7 +252,7 @@ def _step(model, rule, held, rows, numbers, limits):
 def _logits(held, hidden, vocab_size) -> Array:
   """Logits float32 [B, V] of hidden [B, D]."""
   logits = jnp.einsum(
-    'bd,vd->bv', hidden, held.embedding, preferred_element_type=jnp.float32
+    'bd,vd->bv', hidden, held.unembedding, preferred_element_type=jnp.float32
   )
   logits = rules.constrain(logits, ('gathered_batch', 'vocab'))
   # Rows beyond the tokenizer are untrained and may win. They are masked instead

@@ -7,7 +7,7 @@ from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import tokenizers
 from kd.models import decoding
-from kd.models import gemma3
+from kd.models import family
 from kd.sampling import calls
 from kd.sampling import device
 from kd.sampling import requests as requests_lib
@@ -51,7 +51,7 @@ def vocabulary(tokenizer: tokenizers.Tokenizer) -> Vocabulary:
   )
 
 
-def check_room(model: gemma3.Gemma3, max_new_tokens: int, path: str) -> None:
+def check_room(model: family.Model, max_new_tokens: int, path: str) -> None:
   """Refuses answers so long that no prompt leaves room for them.
 
   Raises:
@@ -75,7 +75,7 @@ class Engine:
 
   def __init__(
     self,
-    model: gemma3.Gemma3,
+    model: family.Model,
     words: Vocabulary,
     batch_size: int,
     shapes: Shapes = SHAPES,

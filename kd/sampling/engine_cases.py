@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
 from kd.sampling import engine
 from kd.sampling import requests
 
@@ -29,7 +29,7 @@ CONFIG = gemma3_config.Gemma3Config(
   global_rope_factor=8.0,
   norm_epsilon=1e-6,
 )
-MODEL = gemma3.build(CONFIG, 'float32', 'none', 'student')
+MODEL = families.build(CONFIG, 'float32', 'none', 'student')
 
 
 def strong_params(config=CONFIG):
@@ -40,10 +40,8 @@ def strong_params(config=CONFIG):
     std = 3 if path[-1].key == 'scale' else 0.25
     return jnp.asarray(rng.normal(0, std, leaf.shape), jnp.float32)
 
-  model = gemma3.build(config, 'float32', 'none', 'student')
-  return jax.tree_util.tree_map_with_path(
-    draw, gemma3.unbox(gemma3.abstract_params(model))
-  )
+  model = families.build(config, 'float32', 'none', 'student')
+  return jax.tree_util.tree_map_with_path(draw, model.abstract_params())
 
 
 def letters(ids):
@@ -92,7 +90,8 @@ def logits(params, ids):
   positions = np.arange(CONFIG.context, dtype=np.int32)[None]
   places = positions, (positions < len(ids)).astype(np.int32)
   hidden = _forward(MODEL, params, tokens, *places)
-  return np.asarray(hidden)[0, : len(ids)] @ np.asarray(params['embedding']).T
+  table = np.asarray(MODEL.unembedding(params))
+  return np.asarray(hidden)[0, : len(ids)] @ table.T
 
 
 def logprobs(params, prompt, answer):

@@ -2,14 +2,11 @@
 
 import dataclasses
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd.config import variants
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.sampling import engine
@@ -18,13 +15,13 @@ from kd.sampling import requests
 
 def test_eight_devices_equal_one():
   config = dataclasses.replace(
-    gemma3_config.from_variant('nano', variants.VARIANTS, 'variant'),
+    families.variant('nano', 'variant'),
     layer_kinds=('local', 'global', 'local'),
     window=8,
   )
-  model = gemma3.build(config, 'float32', 'none', 'student')
+  model = families.build(config, 'float32', 'none', 'student')
   rng = np.random.default_rng(0)
-  shapes = nn.unbox(gemma3.abstract_params(model))
+  shapes = model.abstract_params()
   params = jax.tree.map(
     lambda x: jnp.asarray(rng.normal(0, 0.2, x.shape), jnp.float32), shapes
   )
@@ -42,7 +39,7 @@ def test_eight_devices_equal_one():
 
   mesh = mesh_lib.make({'data': 2, 'fsdp': 2, 'tensor': 2}, jax.devices())
   shardings = rules.param_shardings(
-    mesh, gemma3.logical_axes(model), shapes, 'student'
+    mesh, model.logical_axes(), shapes, 'student'
   )
   placed = jax.device_put(params, shardings)
   assert not placed['embedding'].sharding.is_fully_replicated

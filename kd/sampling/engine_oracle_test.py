@@ -5,7 +5,7 @@ import numpy as np
 from kd.checkpoints import weights
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
-from kd.models import gemma3
+from kd.models import families
 from kd.sampling import engine
 from kd.sampling import requests
 from tests.oracles import client
@@ -37,7 +37,7 @@ def test_greedy_text_equals_transformers(tmp_path):
     arrays,
     tmp_path / 'greedy',
   )
-  model = gemma3.build(
+  model = families.build(
     weights.model_config(init, 'student.init'), 'float32', 'none', 'student'
   )
   assert len(prompts[-1]) > model.config.window

@@ -11,7 +11,7 @@ from kd.core import errors
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.models import decoding
-from kd.models import gemma3
+from kd.models import families
 from kd.sampling import device
 from kd.sampling import engine as engine_lib
 from kd.sampling import engine_cases as cases
@@ -303,7 +303,7 @@ def test_non_finite_logits_are_an_error_that_names_the_prompt(params):
 
 
 def test_bfloat16_parameters_are_cast_as_the_layers_do(params):
-  model = gemma3.build(cases.CONFIG, 'bfloat16', 'none', 'student')
+  model = families.build(cases.CONFIG, 'bfloat16', 'none', 'student')
   held = device.weights(model, params)
   assert held.embedding.dtype == jnp.bfloat16
   (ids,) = cases.prompts([30])
@@ -354,7 +354,7 @@ def test_text_through_the_byte_tokenizer(stop):
   tokenizer = tokenizers.load('bytes')
   stop_id = {tokenizer.text_of(i): i for i in tokenizer.stop_ids}[stop]
   config = dataclasses.replace(cases.CONFIG, vocab_size=264)
-  model = gemma3.build(config, 'float32', 'none', 'student')
+  model = families.build(config, 'float32', 'none', 'student')
   # With layers of zero weight the hidden state is the last id's embedding. Rows
   # of these inner products make each id of the chain point at the next.
   chain = [*tokenizer.encode('?hi'), stop_id]
@@ -363,9 +363,7 @@ def test_text_through_the_byte_tokenizer(stop):
     products[k, k + 1] = products[k + 1, k] = 2 * 16.0**k
   table = np.zeros((264, config.embed_dim), np.float32)
   table[chain, :4] = np.linalg.cholesky(products)
-  params = jax.tree.map(
-    lambda x: jnp.zeros(x.shape), gemma3.unbox(gemma3.abstract_params(model))
-  )
+  params = jax.tree.map(lambda x: jnp.zeros(x.shape), model.abstract_params())
   params['embedding'] = jnp.asarray(table)
   prompt = templates.encode_prompt(
     tokenizer, 'plain', templates.exchange('say hi?')

@@ -8,12 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kd.config import variants
 from kd.core import errors
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
 from kd.sampling import engine
 from kd.sampling import prompts
 from kd.sampling import requests
@@ -27,10 +25,9 @@ SETTINGS = requests.greedy(5)
 
 @pytest.fixture(name='answerer', scope='module')
 def _answerer():
-  config = gemma3_config.from_variant('nano', variants.VARIANTS, 'variant')
-  model = gemma3.build(config, 'float32', 'none', 'student')
-  init = jax.jit(gemma3.init_params, static_argnums=0)
-  params = init(model, jax.random.key(0))
+  config = families.variant('nano', 'variant')
+  model = families.build(config, 'float32', 'none', 'student')
+  params = jax.jit(model.init_params)(jax.random.key(0))
   sampler = engine.Engine(model, engine.vocabulary(TOKENIZER), 2)
   return sampler, params
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from kd.core import types
 from kd.losses import dense_distributions
 from kd.losses import distributions
-from kd.models import gemma3
+from kd.models import family
 from kd.partitioning import rules
 
 
@@ -23,7 +23,7 @@ class Teacher:
     weight: in the mixture of teachers; the weights sum to 1.
   """
 
-  model: gemma3.Gemma3
+  model: family.Model
   params: types.PyTree
   weight: float
 
@@ -56,7 +56,8 @@ def make(
   ]
 
   unembeddings = [
-    _unembedding(t.params['embedding'], vocab_size, mesh) for t in teachers
+    _unembedding(t.model.unembedding(t.params), vocab_size, mesh)
+    for t in teachers
   ]
   weights = [jnp.float32(t.weight) for t in teachers]
 
@@ -124,13 +125,13 @@ def _move(outputs, mesh):
 
 
 def scorer(
-  model: gemma3.Gemma3, spec: types.TapSpec
+  model: family.Model, spec: types.TapSpec
 ) -> Callable[[types.PyTree, types.Batch], tuple[types.Array, types.Taps]]:
   """Returns the jitted map from (params, batch) to hidden states and taps."""
 
   @jax.jit
   def score(params, batch):
-    hidden, taps = gemma3.forward(model, params, batch, spec)
+    hidden, taps = model.forward(params, batch, spec)
     return rules.constrain(hidden, ('batch', 'length', None)), taps
 
   return score

@@ -5,10 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from kd.config import variants
 from kd.core import types
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
 from kd.partitioning import rules
@@ -34,17 +32,17 @@ def _batch(rows, length):
 
 def _targets(student_mesh, teacher_mesh, batch):
   """The teacher's parameters and what it says of the student's batch."""
-  sizes = gemma3_config.from_variant('nano', variants.VARIANTS, '')
+  sizes = families.variant('nano', '')
   kinds = sizes.layer_kinds[:2]
   sizes = dataclasses.replace(sizes, layer_kinds=kinds, vocab_size=264)
-  model = gemma3.build(sizes, 'float32', 'none', 'teacher')
+  model = families.build(sizes, 'float32', 'none', 'teacher')
   shardings = rules.param_shardings(
     teacher_mesh,
-    gemma3.logical_axes(model),
-    gemma3.unbox(gemma3.abstract_params(model)),
+    model.logical_axes(),
+    model.abstract_params(),
     'teacher',
   )
-  init = jax.jit(lambda key: gemma3.init_params(model, key))
+  init = jax.jit(lambda key: model.init_params(key))
   params = jax.device_put(init(jax.random.key(0)), shardings)
   # The student's vocabulary lacks the teacher's last rows.
   score = live.make(

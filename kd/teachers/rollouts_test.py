@@ -9,8 +9,8 @@ import pytest
 from kd.core import schedules
 from kd.core import types
 from kd.input_pipeline import packing
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
 from kd.sampling import engine
 from kd.sampling import requests
 from kd.teachers import replay_buffer
@@ -205,13 +205,13 @@ def test_rows_that_are_used_again_leave_no_prompt_out():
 
 def test_log_probabilities_belong_to_the_tokens_they_stand_at():
   """Case F6: prompts of two lengths, a student that has not changed since."""
-  model = gemma3.build(_CONFIG, 'float32', 'none', 'student')
+  model = families.build(_CONFIG, 'float32', 'none', 'student')
   rng = np.random.default_rng(1)
   params = jax.tree_util.tree_map_with_path(
     lambda path, leaf: rng.normal(
       0, 3 if path[-1].key == 'scale' else 0.25, leaf.shape
     ).astype(np.float32),
-    gemma3.unbox(gemma3.abstract_params(model)),
+    model.abstract_params(),
   )
   words = engine.Vocabulary(_VOCAB, tuple(range(2, 9)), _PAD, _decode)
   sampling = requests.SamplingSettings(1.0, 0, 1.0, 0.0, 1.0, 8, ())
@@ -224,7 +224,7 @@ def test_log_probabilities_belong_to_the_tokens_they_stand_at():
 
   batch = _batch([(1, 9), (1, 9, 11, 12, 13), (1, 14, 15), (1, 16)])
   rows = _make(sample)(0, params, batch, batch).rows
-  hidden, _ = gemma3.forward(model, params, rows, types.TapSpec((), ()))
+  hidden, _ = model.forward(params, rows, types.TapSpec((), ()))
   logits = np.asarray(hidden, np.float64) @ params['embedding'].T
   logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
   stopped = 0

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from kd.core import types
 from kd.losses import chunks
 from kd.losses import dense_distributions
-from kd.models import gemma3
 from kd.partitioning import rules
 from kd.teachers import blockwise_topk
 from kd.teachers import compression
@@ -69,10 +68,12 @@ def make(
   def score(params, batch):
     nothing = types.TapSpec((), ())
     hidden = [
-      gemma3.forward(module, p, batch, nothing)[0]
+      module.forward(p, batch, nothing)[0]
       for module, p in zip(modules, params, strict=True)
     ]
-    tables = [p['embedding'] for p in params]
+    tables = [
+      module.unembedding(p) for module, p in zip(modules, params, strict=True)
+    ]
 
     def score_chunk(chunk):
       return _score_tokens(chunk, tables, weights, method, vocab_size)

@@ -5,10 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from kd.config import variants
 from kd.core import types
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
 from kd.partitioning import rules
@@ -40,17 +38,17 @@ def _batch():
 
 def _teachers(mesh, shares):
   """Teachers of one size and other seeds."""
-  sizes = gemma3_config.from_variant('nano', variants.VARIANTS, '')
+  sizes = families.variant('nano', '')
   kinds = sizes.layer_kinds[:2]
   sizes = dataclasses.replace(sizes, layer_kinds=kinds, vocab_size=_WIDE)
-  model = gemma3.build(sizes, 'float32', 'none', 'teacher')
+  model = families.build(sizes, 'float32', 'none', 'teacher')
   shardings = rules.param_shardings(
     mesh,
-    gemma3.logical_axes(model),
-    gemma3.unbox(gemma3.abstract_params(model)),
+    model.logical_axes(),
+    model.abstract_params(),
     'teacher',
   )
-  init = jax.jit(lambda key: gemma3.init_params(model, key))
+  init = jax.jit(lambda key: model.init_params(key))
   found = []
   for seed, share in enumerate(shares):
     params = init(jax.random.key(seed))
@@ -72,8 +70,8 @@ def _direct(shares):
   p, dropped, normalizer = 0, 0, None
   for teacher in _teachers(mesh, shares):
     with rules.active(mesh):
-      hidden, _ = gemma3.forward(
-        teacher.model, teacher.params, _batch(), types.TapSpec((), ())
+      hidden, _ = teacher.model.forward(
+        teacher.params, _batch(), types.TapSpec((), ())
       )
     table = np.asarray(teacher.params['embedding'], np.float64)
     e = np.exp(np.asarray(hidden, np.float64) @ table.T)

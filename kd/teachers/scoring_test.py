@@ -3,10 +3,8 @@
 import jax
 import numpy as np
 
-from kd.config import variants
 from kd.core import types
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
 from kd.partitioning import rules
@@ -20,7 +18,7 @@ _TOKENIZER, _TABLE = 260, 264  # The last rows of the table are padding.
 
 def _params(model, seed):
   rng = np.random.default_rng(seed)
-  shapes = gemma3.unbox(gemma3.abstract_params(model))
+  shapes = model.abstract_params()
   return jax.tree.map(
     lambda x: (rng.normal(size=x.shape) / 8).astype(np.float32), shapes
   )
@@ -38,8 +36,8 @@ def test_ids_that_are_left_out_tell_which_teacher_is_bad():
     weights=ones.astype(np.float32),
     row_id=np.arange(_ROWS, dtype=np.int32),
   )
-  sizes = gemma3_config.from_variant('nano', variants.VARIANTS, '')
-  model = gemma3.build(sizes.keep_layers((5,)), 'float32', 'none', '')
+  sizes = families.variant('nano', '')
+  model = families.build(sizes.keep_layers((5,)), 'float32', 'none', '')
   mesh = mesh_lib.make({'data': 1}, jax.devices()[:1])
   method = compression.Method('top_k', 'float16', 5, 1.0, 0)
   good, bad = _params(model, 0), _params(model, 1)

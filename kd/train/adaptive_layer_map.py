@@ -13,7 +13,7 @@ from kd.losses import layer_maps
 from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import terms as terms_lib
-from kd.models import gemma3
+from kd.models import family
 from kd.train import update
 
 _LOG = logging.getLogger(__name__)
@@ -22,14 +22,14 @@ _LOG = logging.getLogger(__name__)
 class AdaptiveLayerMap:
   """Finds, for terms with an adaptive map, the layers to compare with."""
 
-  def __init__(self, model: gemma3.Gemma3, objective: objective_lib.Objective):
+  def __init__(self, model: family.Model, objective: objective_lib.Objective):
     self._terms = objective.layer_terms
     self._adaptive = [t for t in self._terms if t.loss.remap_every]
     self._measure = jax.jit(
       lambda params, batch, shown: _similarities(
         self._adaptive,
         self._terms,
-        gemma3.forward(model, params, batch, objective.student_taps)[1],
+        model.forward(params, batch, objective.student_taps)[1],
         shown,
         batch,
       )

@@ -5,26 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd.config import base
-from kd.config import variants
 from kd.core import types
 from kd.losses import catalog
 from kd.losses import distributions
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
 from kd.train import adaptive_layer_map
 from kd.train import model_sizes
 from kd.train import update
 
 
 def test_a_student_that_is_not_finite_keeps_its_map():
-  sizes = gemma3_config.from_variant('nano', variants.VARIANTS, 'variant')
-  model = gemma3.build(sizes, 'float32', 'none', 'student')
-  params = jax.jit(gemma3.init_params, static_argnums=0)(
-    model, jax.random.key(0)
-  )
+  sizes = families.variant('nano', 'variant')
+  model = families.build(sizes, 'float32', 'none', 'student')
+  params = jax.jit(model.init_params)(jax.random.key(0))
   spec = base.term('hidden_states', map='adaptive', pairs=2, remap_every=1)
   shape = model_sizes.term_sizes(sizes)
   context = terms_lib.Context(steps=10, student=shape, teacher=shape)
@@ -43,7 +39,7 @@ def test_a_student_that_is_not_finite_keeps_its_map():
     weights=np.ones((2, 8), np.float32),
     row_id=np.arange(2, dtype=np.int32),
   )
-  _, shown = gemma3.forward(model, params, batch, objective.teacher_taps)
+  _, shown = model.forward(params, batch, objective.teacher_taps)
   targets = distributions.Targets(None, shown)
 
   def state(params):

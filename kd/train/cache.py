@@ -217,7 +217,7 @@ def _table(job, teachers):
   """Returns the teacher's unembedding if the cache keeps hidden states."""
   if job.method.entries:
     return None
-  table = teachers[0].params['embedding']
+  table = teachers[0].model.unembedding(teachers[0].params)
   if jax.process_count() > 1:
     table = multihost_utils.process_allgather(table, tiled=True)
   return np.asarray(table)

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 import contextlib
 
-from kd.checkpoints import weights
 from kd.core import errors
 from kd.core import paths
 from kd.core import schedules
 from kd.input_pipeline import chat_templates
 from kd.input_pipeline import hf_tokenizer
-from kd.models import gemma3_config
+from kd.models import families
 from kd.train import best
 from kd.train import outputs
 from kd.train import resolved
@@ -37,7 +36,7 @@ def run_lines(run: resolved.Run, workdir: str) -> str:
   if source.teacher_line():
     lines.append(source.teacher_line())
   for name, model in (*teachers, ('student', run.student)):
-    count = gemma3_config.parameter_count(model.config)
+    count = model.config.parameter_count
     sizes = model.config
     lines.append(
       f'{name}: {count:,} parameters, {sizes.num_layers} layers, width '
@@ -97,7 +96,7 @@ def _warnings(run):
   lines = []
   for path, model in models(run).items():
     source = model.source if model.keep_layers else None
-    problem = weights.pattern_warning(model.config, source)
+    problem = families.of(model.config).export_warning(model.config, source)
     if problem:
       lines.append(f'warning: {path}: {problem}')
   reason = hf_tokenizer.problem(run.tokenizer)

@@ -1,7 +1,6 @@
 """Loads parameters of students and teachers onto the mesh."""
 
 import dataclasses
-import functools
 import os
 
 import jax
@@ -12,7 +11,7 @@ from kd.checkpoints import weights
 from kd.core import errors
 from kd.core import paths
 from kd.core import types
-from kd.models import gemma3
+from kd.models import families
 from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.train import resolved
@@ -20,7 +19,7 @@ from kd.train import resolved
 
 def abstract(model: resolved.Model) -> types.PyTree:
   """Returns the shapes and shardings of the model's parameters."""
-  shapes = gemma3.unbox(gemma3.abstract_params(model.module))
+  shapes = model.module.abstract_params()
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding
@@ -68,11 +67,12 @@ def restore(
 
 def _whole(model):
   """Reads the whole model that `init` names, before layers are dropped."""
-  module = gemma3.Gemma3(model.source, model.module.dtype, model.module.remat)
+  like = model.module
+  module = families.of(model.source).build(model.source, like.dtype, like.remat)
   shardings = rules.param_shardings(
     model.mesh,
-    gemma3.logical_axes(module),
-    gemma3.unbox(gemma3.abstract_params(module)),
+    module.logical_axes(),
+    module.abstract_params(),
     'student',
   )
   return dataclasses.replace(
@@ -99,8 +99,8 @@ def load(
   """
   kind, _, place = model.init.partition(':')
   if kind == 'random':
-    init = functools.partial(gemma3.init_params, model.module)
-    return jax.jit(init, out_shardings=model.shardings)(jax.random.key(seed))
+    init = jax.jit(model.module.init_params, out_shardings=model.shardings)
+    return init(jax.random.key(seed))
   if kind == 'workdir' and not model.keep_layers:
     params = restore(paths.expand(place), model, 'last', path)
     return jax.tree.map(lambda x: x.astype(model.param_dtype), params)

@@ -10,8 +10,8 @@ import pytest
 
 from kd.checkpoints import manager
 from kd.core import errors
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.train import load_params
 from kd.train import resolved
@@ -35,10 +35,10 @@ _CONFIG = gemma3_config.Gemma3Config(
 
 
 def _model(init):
-  module = gemma3.build(_CONFIG, 'float32', 'none', 'student')
+  module = families.build(_CONFIG, 'float32', 'none', 'student')
   mesh = mesh_lib.make({}, jax.devices()[:1])
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  shapes = gemma3.unbox(gemma3.abstract_params(module))
+  shapes = module.abstract_params()
   return resolved.Model(
     module=module,
     init=init,

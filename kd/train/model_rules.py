@@ -3,15 +3,13 @@
 import ml_collections
 
 from kd.core import errors
-from kd.models import gemma3_config
+from kd.models import family
 from kd.reasoning.trees import problems
 
 Config = ml_collections.ConfigDict
 
 
-def check_length(
-  config: Config, path: str, sizes: gemma3_config.Gemma3Config
-) -> None:
+def check_length(config: Config, path: str, sizes: family.Config) -> None:
   """Raises ConfigError if rows are longer than a model's context.
 
   Args:

@@ -5,22 +5,20 @@ import dataclasses
 import os
 from typing import Any
 
-from kd.checkpoints import sizes
 from kd.checkpoints import weights
-from kd.config import variants
 from kd.core import errors
 from kd.core import json_files
 from kd.core import paths
 from kd.losses import terms
-from kd.models import gemma3_config
+from kd.models import config_json
+from kd.models import families
+from kd.models import family
 
 KINDS = ('random', 'teacher', 'hf', 'gguf', 'workdir')
 RUN_FILE = 'run.json'
 
-_KINDS = {gemma3_config.LOCAL, gemma3_config.GLOBAL}
 
-
-def from_workdir(folder: str, path: str) -> gemma3_config.Gemma3Config:
+def from_workdir(folder: str, path: str) -> family.Config:
   """Reads the sizes of the student that another run trained.
 
   Args:
@@ -36,52 +34,26 @@ def from_workdir(folder: str, path: str) -> gemma3_config.Gemma3Config:
       path, f'{folder!r} holds no {RUN_FILE}', legal='the workdir of a run'
     )
   try:
-    return _from_json(json_files.read(file).get('student'), f'{file}: student')
+    student = json_files.read(file).get('student')
+    return config_json.from_json(student, f'{file}: student')
   except errors.ConfigError as e:
     raise errors.ConfigError(path, str(e)) from e
-
-
-def _from_json(value: Any, where: str) -> gemma3_config.Gemma3Config:
-  """Returns the sizes that a run.json holds; errors name the field."""
-  fields = {f.name: f for f in dataclasses.fields(gemma3_config.Gemma3Config)}
-  if not isinstance(value, dict) or set(value) != set(fields):
-    raise errors.ConfigError(
-      where,
-      f'found {json_files.short(value)}',
-      legal=f'an object with {", ".join(fields)}',
-    )
-  numbers = {
-    name: sizes.number(value[name], f'{where}.{name}', field.type)
-    for name, field in fields.items()
-    if name != 'layer_kinds'
-  }
-  sizes.check_kv_heads(
-    numbers['num_heads'],
-    numbers['num_kv_heads'],
-    f'{where}.num_kv_heads',
-    'num_heads',
-  )
-  kinds = value['layer_kinds']
-  if (
-    not isinstance(kinds, list)
-    or not 0 < len(kinds) <= sizes.MOST_LAYERS
-    or not set(map(str, kinds)) <= _KINDS
-  ):
-    raise errors.ConfigError(
-      f'{where}.layer_kinds',
-      f'found {json_files.short(kinds)}',
-      legal=f'1 to {sizes.MOST_LAYERS} of {", ".join(sorted(_KINDS))}',
-    )
-  return gemma3_config.Gemma3Config(**numbers, layer_kinds=tuple(kinds))
 
 
 def _check_variant(config, variant, path):
   """Raises ConfigError if a variant's sizes are not those of the weights."""
   if not variant:
     return
-  named = gemma3_config.from_variant(variant, variants.VARIANTS, path)
+  named = families.variant(variant, path)
   # The two constants below are the file's to say: copies of one model differ.
   flexible = {'vocab_size', 'context'}
+  if named.family != config.family:
+    raise errors.ConfigError(
+      path,
+      f'found {variant!r} of {families.of(named).title}, and the weights are '
+      f'of {families.of(config).title}',
+      legal="'' to take what the weights say",
+    )
   different = [
     f'{f.name} {getattr(config, f.name)} (variant: {getattr(named, f.name)})'
     for f in dataclasses.fields(config)
@@ -99,8 +71,8 @@ def _check_variant(config, variant, path):
 def source_config(
   spec: Mapping[str, Any],
   path: str,
-  teacher: gemma3_config.Gemma3Config | None,
-) -> gemma3_config.Gemma3Config:
+  teacher: family.Config | None,
+) -> family.Config:
   """Sizes of the model that `init` names, before layers are dropped.
 
   Args:
@@ -123,9 +95,7 @@ def source_config(
       nearest=errors.nearest(kind, KINDS),
     )
   if kind == 'random':
-    return gemma3_config.from_variant(
-      spec['variant'], variants.VARIANTS, f'{path}.variant'
-    )
+    return families.variant(spec['variant'], f'{path}.variant')
   if kind == 'teacher':
     if teacher is None:
       raise errors.ConfigError(
@@ -142,7 +112,7 @@ def source_config(
   return config
 
 
-def term_sizes(config: gemma3_config.Gemma3Config) -> terms.Sizes:
+def term_sizes(config: family.Config) -> terms.Sizes:
   """Returns the sizes of a model that loss terms need."""
   return terms.Sizes(
     layers=config.num_layers,
@@ -150,17 +120,14 @@ def term_sizes(config: gemma3_config.Gemma3Config) -> terms.Sizes:
     heads=config.num_heads,
     kv_heads=config.num_kv_heads,
     head_width=config.head_dim,
-    attention_scale=config.query_scale**-0.5,
-    windows=tuple(
-      config.window if kind == gemma3_config.LOCAL else None
-      for kind in config.layer_kinds
-    ),
+    attention_scale=config.attention_scale,
+    windows=config.windows,
   )
 
 
 def student_config(
-  spec: Mapping[str, Any], source: gemma3_config.Gemma3Config
-) -> gemma3_config.Gemma3Config:
+  spec: Mapping[str, Any], source: family.Config
+) -> family.Config:
   """Returns the student's sizes: its source's, with the layers it keeps.
 
   Raises:

@@ -6,12 +6,11 @@ import os
 
 import pytest
 
-from kd.config import variants
 from kd.core import errors
-from kd.models import gemma3_config
+from kd.models import families
 from kd.train import model_sizes
 
-_CONFIG = gemma3_config.from_variant('1b', variants.VARIANTS, 'variant')
+_CONFIG = families.variant('1b', 'variant')
 _DAMAGED = [
   ('embed_dim', 2**31, 'found 2147483648; legal: a whole number from 1 to'),
   ('mlp_dim', True, 'found True'),

@@ -23,8 +23,8 @@ from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
 from kd.models import attention_backend
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models import family
 from kd.optimizers import optimizers
 from kd.partitioning import membership
 from kd.partitioning import mesh as mesh_lib
@@ -38,15 +38,15 @@ from kd.train import shared_tokenizer
 from kd.train.feeds import feed
 
 # As model_sizes.source_config.
-SourceConfig = Callable[..., gemma3_config.Gemma3Config]
+SourceConfig = Callable[..., family.Config]
 Config = ml_collections.ConfigDict
 
 
 def build_model(
   spec: Config,
   path: str,
-  source: gemma3_config.Gemma3Config,
-  sizes: gemma3_config.Gemma3Config,
+  source: family.Config,
+  sizes: family.Config,
   mesh: jax.sharding.Mesh,
   remat: str,
   packed: bool,
@@ -65,7 +65,7 @@ def build_model(
   Raises:
     ConfigError: the devices have no such kernel, or do not divide a size.
   """
-  module = gemma3.build(sizes, spec.dtype, remat, path)
+  module = families.build(sizes, spec.dtype, remat, path)
   kernel = attention_backend.choose(
     spec.attention,
     sizes,
@@ -76,9 +76,8 @@ def build_model(
     f'{path}.attention',
   )
   module = module.clone(kernel=kernel)
-  boxed = gemma3.abstract_params(module)
   shardings = rules.param_shardings(
-    mesh, gemma3.logical_axes(module), gemma3.unbox(boxed), path
+    mesh, module.logical_axes(), module.abstract_params(), path
   )
   keep = tuple(spec['keep_layers']) if 'keep_layers' in spec else ()
   param_dtype = spec['param_dtype'] if 'param_dtype' in spec else 'float32'
@@ -87,7 +86,7 @@ def build_model(
 
 def source_sizes(
   config: Config, specs: Mapping[str, Config], source_config: SourceConfig
-) -> dict[str, gemma3_config.Gemma3Config]:
+) -> dict[str, family.Config]:
   """Returns the sizes of what each model's init names.
 
   Args:
@@ -111,7 +110,7 @@ def source_sizes(
 def build_teachers(
   config: Config,
   specs: Mapping[str, Config],
-  sizes: Mapping[str, gemma3_config.Gemma3Config],
+  sizes: Mapping[str, family.Config],
   mesh: jax.sharding.Mesh,
 ) -> tuple[resolved.Teacher, ...]:
   """Returns the teachers with their weights in the mixture, which sum to 1.
@@ -138,7 +137,7 @@ def build_teachers(
 
 
 def build_student(
-  config: Config, source: gemma3_config.Gemma3Config, mesh: jax.sharding.Mesh
+  config: Config, source: family.Config, mesh: jax.sharding.Mesh
 ) -> resolved.Model:
   """Returns the student, with the layers of its source that it keeps.
 

@@ -12,8 +12,7 @@ import optax
 from kd.core import types
 from kd.input_pipeline import tokenizers
 from kd.losses import objective as objective_lib
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import family
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +28,15 @@ class Model:
     param_dtype: of its parameters in memory.
   """
 
-  module: gemma3.Gemma3
+  module: family.Model
   init: str
-  source: gemma3_config.Gemma3Config
+  source: family.Config
   keep_layers: tuple[int, ...]
   shardings: types.PyTree
   param_dtype: str
 
   @property
-  def config(self) -> gemma3_config.Gemma3Config:
+  def config(self) -> family.Config:
     return self.module.config
 
   @property

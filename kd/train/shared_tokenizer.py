@@ -10,7 +10,7 @@ from kd.checkpoints import weights
 from kd.core import errors
 from kd.input_pipeline import tokenizer_differences
 from kd.input_pipeline import tokenizers
-from kd.models import gemma3_config
+from kd.models import family
 from kd.train import model_sizes
 
 _LOG = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def tokenizer(
 
 def source_config(
   tokenizer: Callable[[], tokenizers.Tokenizer],
-) -> Callable[..., gemma3_config.Gemma3Config]:
+) -> Callable[..., family.Config]:
   """Returns model_sizes.source_config without padding of embeddings in files.
 
   Published tables have rows that no id of the tokenizer has (64 in Gemma 3 4B
@@ -91,7 +91,7 @@ def source_config(
 def check(
   chosen: tokenizers.Tokenizer,
   name: str,
-  sizes: gemma3_config.Gemma3Config,
+  sizes: family.Config,
 ) -> None:
   """Raises ConfigError if a model lacks rows for some of the tokenizer's ids.
 

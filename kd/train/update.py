@@ -15,7 +15,7 @@ from kd.losses import distributions
 from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import step_settings
-from kd.models import gemma3
+from kd.models import family
 from kd.optimizers import state_offload
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
@@ -176,9 +176,9 @@ def _loss(model, objective):
 
   def loss(trained, batch, targets, settings, layer_maps, key):
     params, projections = trained
-    hidden, shown = gemma3.forward(model, params, batch, objective.student_taps)
+    hidden, shown = model.forward(params, batch, objective.student_taps)
     student = objective_lib.Student(
-      hidden, params['embedding'], shown, projections, layer_maps
+      hidden, model.unembedding(params), shown, projections, layer_maps
     )
     return objective(student, targets, batch, settings, key)
 
@@ -234,7 +234,7 @@ def _accumulate(loss, objective, micro_batches):
 
 
 def make(
-  model: gemma3.Gemma3,
+  model: family.Model,
   objective: objective_lib.Objective,
   optimizer: optax.GradientTransformationExtraArgs,
   rate: schedules.Schedule,

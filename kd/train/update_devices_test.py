@@ -12,8 +12,8 @@ from kd.losses import catalog
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
 from kd.optimizers import optimizers
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
@@ -78,8 +78,7 @@ def _batch(batch=8, length=24, vocab=260):
 
 
 def _init(model, seed):
-  init = functools.partial(gemma3.init_params, model)
-  return jax.jit(init)(jax.random.key(seed))
+  return jax.jit(model.init_params)(jax.random.key(seed))
 
 
 def _objective():
@@ -94,12 +93,12 @@ def _objective():
 def _programs(shape, count, micro_batches, remat):
   """The first state, where its parts lie, the update, and the teacher."""
   devices = jax.devices()[:count]
-  model = gemma3.build(SIZES, 'float32', remat, 'student')
+  model = families.build(SIZES, 'float32', remat, 'student')
   mesh = mesh_lib.make(dict(zip(mesh_lib.AXES, shape, strict=False)), devices)
   shardings = rules.param_shardings(
     mesh,
-    gemma3.logical_axes(model),
-    gemma3.unbox(gemma3.abstract_params(model)),
+    model.logical_axes(),
+    model.abstract_params(),
     'student',
   )
   params = jax.device_put(_init(model, 0), shardings)
@@ -195,7 +194,7 @@ def test_non_finite_loss_leaves_parameters_alone():
   batch = _batch()
   weights = batch.weights.copy()
   weights[0, np.argmax(weights[0] > 0)] = np.inf
-  model = gemma3.build(SIZES, 'float32', 'none', '')
+  model = families.build(SIZES, 'float32', 'none', '')
   before = jax.device_get(_init(model, 0))
   _, params = _three_updates((1, 1, 1), 1, batch=batch.replace(weights=weights))
   jax.tree.map(np.testing.assert_array_equal, params, before)

@@ -14,8 +14,8 @@ from kd.losses import distributions
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import terms as terms_lib
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
 from kd.optimizers import optimizers
 from kd.train import model_sizes
 from kd.train import update
@@ -80,7 +80,7 @@ def _targets(rows, length=4):
 @functools.cache
 def _make(dtype, micro_batches, keys):
   """Returns the update of these terms, and its first state."""
-  model = gemma3.build(_SIZES, dtype, 'none', '')
+  model = families.build(_SIZES, dtype, 'none', '')
   lr = base.schedule('warmup_linear', peak=1.0, warmup_steps=4, final=0.0)
   optimizer, rate = optimizers.build(base.adamw(lr).to_dict(), 12)
   sizes = model_sizes.term_sizes(_SIZES)
@@ -91,7 +91,7 @@ def _make(dtype, micro_batches, keys):
   rng = np.random.default_rng(2)
   params = jax.tree.map(
     lambda x: (rng.normal(size=x.shape) / 4).astype(np.float32),
-    gemma3.unbox(gemma3.abstract_params(model)),
+    model.abstract_params(),
   )
   return jax.jit(step), update.init_state(params, objective, optimizer, 0)
 

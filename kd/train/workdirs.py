@@ -19,6 +19,7 @@ from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import json_files
 from kd.core import run_info
+from kd.models import config_json
 from kd.partitioning import processes
 from kd.train import model_sizes
 from kd.train import resolved
@@ -187,7 +188,7 @@ def _begin(run, workdir, changes, inputs, mixture):
     )
   value = {
     **run_info.collect(),
-    'student': dataclasses.asdict(run.student.config),
+    'student': config_json.to_json(run.student.config),
     'inputs': {**old.get('inputs', {}), **inputs},
     'changes': history,
     'mixture': mixture,

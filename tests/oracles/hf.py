@@ -8,8 +8,9 @@ arrays; see client.py. Commands:
 gguf: the path of the real Gemma 3 270M's GGUF file.
 
 models: cases by name, each a dict of
-  directory or gguf: the model; with `config`, fields of Gemma3TextConfig, it is
-    made there first, with random weights.
+  directory or gguf: the model; with `config`, fields of its configuration class
+    and `model_type` (default: gemma3_text), it is made there first, with random
+    weights.
   dtype: 'float32' or 'bfloat16'; of a GGUF file always float32.
   logits: names of arrays of ids [L]; each gives an array CASE.NAME [L, V].
   embedded: names of arrays of ids; each gives CASE.NAME.embedded [L, D], what
@@ -18,6 +19,10 @@ models: cases by name, each a dict of
     the 16 ids that follow, greedily.
   digests: if true, the result's `digests` are SHA-256 of the float32 tensors.
   The result also has `missing` and `unexpected`, keys of the loaded files.
+
+shapes: configs by name, as `config` above; nothing is allocated. Each gives
+  `parameters`, their number, tied ones counted once, and `tensors`, the shape
+  of each tensor by name.
 """
 
 import functools
@@ -43,16 +48,39 @@ def models(cases, given, made):
   return {name: _case(name, c, given, made) for name, c in cases.items()}
 
 
+def _from_config(config):
+  config = {'model_type': 'gemma3_text', **config}
+  return transformers.AutoModelForCausalLM.from_config(
+    transformers.AutoConfig.for_model(**config)
+  )
+
+
+def shapes(cases, given, made):
+  del given, made
+  with torch.device('meta'):
+    return {
+      name: _shapes(_from_config(config)) for name, config in cases.items()
+    }
+
+
+def _shapes(model):
+  return {
+    'parameters': sum(p.numel() for p in model.parameters()),
+    'tensors': {key: list(t.shape) for key, t in model.state_dict().items()},
+  }
+
+
 def _make(config, directory):
   """A random model whose activations and logits have a size of about 1."""
   torch.manual_seed(0)
-  config = transformers.Gemma3TextConfig(**config)
-  model = transformers.Gemma3ForCausalLM(config)
+  model = _from_config(config)
   with torch.no_grad():
     for parameter in model.parameters():
-      is_norm = parameter.ndim == 1
-      std = 0.3 if is_norm else parameter.shape[1] ** -0.5
-      parameter.normal_(0, std)
+      if parameter.ndim == 1:
+        # Norms start at 0 or 1, where they do nothing.
+        parameter.normal_(float(parameter[0]), 0.3)
+      else:
+        parameter.normal_(0, parameter.shape[1] ** -0.5)
   model.save_pretrained(directory)
 
 
@@ -122,7 +150,8 @@ def _case(name, case, given, made):
 def main(command, given, made):
   with open(os.path.join(given, 'cases.json'), encoding='utf-8') as f:
     cases = json.load(f)
-  results = {'gguf': gguf_path, 'models': models}[command](cases, given, made)
+  run = {'gguf': gguf_path, 'models': models, 'shapes': shapes}[command]
+  results = run(cases, given, made)
   with open(os.path.join(made, 'results.json'), 'w', encoding='utf-8') as f:
     json.dump(results, f)
 

@@ -3,7 +3,7 @@
 from kd.config import legal
 from kd.config import places
 from kd.config import schema
-from kd.config import variants
+from kd.models import families
 
 F = schema.Field
 
@@ -17,8 +17,8 @@ _ATTENTION = F(
 )
 _VARIANT = F(
   '',
-  legal.one_of('', *variants.VARIANTS),
-  "a model size of kd/config/variants.py; '': the size of the weights",
+  legal.one_of('', *families.variants()),
+  "a model size of docs/models.md; '': the size of the weights",
 )
 
 _WHERE = {

@@ -54,8 +54,9 @@ def unembeddings(run: resolved.Run) -> list[types.PyTree]:
   The rows beyond the student's vocabulary are cut off; see teachers/live.
   """
   tables, vocab_size = [], run.student.config.vocab_size
-  for params in teacher_params(run):
-    table = params['embedding']
+  every = zip(run.teacher_models, teacher_params(run), strict=True)
+  for model, params in every:
+    table = model.module.unembedding(params)
     sharding = live.unembedding_sharding(table, vocab_size, run.mesh)
     shape = min(table.shape[0], vocab_size), table.shape[1]
     tables.append(array(shape, table.dtype, sharding))

@@ -1,10 +1,10 @@
-"""The shape of a Gemma 3 text model."""
+"""Sizes and constants of a Gemma 3 text model."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
-from kd.core import errors
+from kd.models import family
 
 LOCAL = 'local'
 GLOBAL = 'global'
@@ -12,26 +12,15 @@ PUBLISHED_PERIOD = 6  # five local layers, then a global one
 
 
 def periodic_kinds(num_layers: int, every: int) -> tuple[str, ...]:
-  """Kinds of layers 0..S-1 with the last of each `every` layers global."""
+  """Returns kinds of S layers, the last of each `every` of them global."""
   return tuple(
     GLOBAL if (i + 1) % every == 0 else LOCAL for i in range(num_layers)
   )
 
 
 def published_kinds(num_layers: int) -> tuple[str, ...]:
-  """Kinds of layers 0..S-1 as published: layers 5, 11, 17, ... are global."""
+  """Returns kinds of S layers as published: 5, 11, 17, ... are global."""
   return periodic_kinds(num_layers, PUBLISHED_PERIOD)
-
-
-def period(kinds: Sequence[str]) -> int:
-  """The smallest p such that `kinds` repeats itself every p layers.
-
-  The last repetition may be cut short; it then runs outside the scan.
-  """
-  for p in range(1, len(kinds) + 1):
-    if all(kinds[i] == kinds[i - p] for i in range(p, len(kinds))):
-      return p
-  return len(kinds)
 
 
 def closest_layers(
@@ -66,8 +55,8 @@ def closest_layers(
 
 
 @dataclasses.dataclass(frozen=True)
-class Gemma3Config:
-  """Sizes and constants of one model; nothing that training chooses.
+class Gemma3Config(family.Config):
+  """Sizes and constants of one model; see family.Config.
 
   Attributes:
     embed_dim: D.
@@ -77,14 +66,18 @@ class Gemma3Config:
     head_dim: H.
     vocab_size: V, rows of the embedding, padding rows included.
     layer_kinds: LOCAL or GLOBAL for each of the S layers.
-    window: keys that a local layer's query sees, itself included.
-    context: positions the model was trained for.
+    window: number of keys that a query of a local layer sees, its own included.
+    context: number of positions the model was trained for.
     query_scale: attention scores are multiplied by query_scale ** -0.5.
     local_rope_base: base of the rotary frequencies in local layers.
     global_rope_base: the same in global layers.
     global_rope_factor: positions are divided by it in global layers.
     norm_epsilon: added to the mean square in RMSNorm.
   """
+
+  family: ClassVar[str] = 'gemma3'
+  KINDS: ClassVar[tuple[str, ...]] = (LOCAL, GLOBAL)
+  tied: ClassVar[bool] = True
 
   embed_dim: int
   mlp_dim: int
@@ -106,54 +99,37 @@ class Gemma3Config:
     return len(self.layer_kinds)
 
   @property
-  def scan_period(self) -> int:
-    return period(self.layer_kinds)
-
-  @property
-  def scan_groups(self) -> int:
-    """How many whole periods the scan runs over."""
-    return self.num_layers // self.scan_period
+  def attention_scale(self) -> float:
+    return self.query_scale**-0.5
 
   @property
   def is_published_pattern(self) -> bool:
     return self.layer_kinds == published_kinds(self.num_layers)
 
+  def window_of(self, kind: str) -> int | None:
+    """Returns how many keys a query of such a layer sees, None for all."""
+    return self.window if kind == LOCAL else None
+
   def keep_layers(self, layers: Sequence[int]) -> 'Gemma3Config':
-    """The model that has only these layers, each with its kind."""
+    """Returns the model with these layers alone, each with its kind."""
     return dataclasses.replace(
       self, layer_kinds=tuple(self.layer_kinds[i] for i in layers)
     )
 
+  @property
+  def parameter_count(self) -> int:
+    """The number of parameters; the tied head is counted once."""
+    norms = 4 * self.embed_dim + 2 * self.head_dim
+    layers = self.num_layers * (self.layer_matrices + norms)
+    return self.vocab_size * self.embed_dim + layers + self.embed_dim
 
-def from_variant(
-  name: str, table: Mapping[str, Mapping[str, Any]], path: str
-) -> Gemma3Config:
-  """The published model of that name.
+
+def from_variant(fields: Mapping[str, Any]) -> Gemma3Config:
+  """Returns the model that an entry of variants.VARIANTS describes.
 
   Args:
-    name: the variant, e.g. '1b'.
-    table: kd/config/variants.py's VARIANTS: fields of Gemma3Config, with
-      `num_layers` in place of `layer_kinds`.
-    path: the config path that holds the name, for the message.
-
-  Returns:
-    Its config.
-
-  Raises:
-    ConfigError: there is no such variant.
+    fields: of Gemma3Config, with `num_layers` in place of `layer_kinds`.
   """
-  if name not in table:
-    raise errors.unknown(path, 'variant', name, list(table))
-  fields = dict(table[name])
+  fields = dict(fields)
   kinds = published_kinds(fields.pop('num_layers'))
   return Gemma3Config(layer_kinds=kinds, **fields)
-
-
-def parameter_count(config: Gemma3Config) -> int:
-  """Parameters of the model; the output head is the embedding, counted once."""
-  c = config
-  attention = c.embed_dim * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads)
-  mlp = 3 * c.embed_dim * c.mlp_dim
-  norms = 4 * c.embed_dim + 2 * c.head_dim
-  layers = c.num_layers * (attention + mlp + norms)
-  return c.vocab_size * c.embed_dim + layers + c.embed_dim

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from kd.core import types
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
 
 _LOCAL, _GLOBAL = gemma3_config.LOCAL, gemma3_config.GLOBAL
 # A scan of two layers, and one layer behind it.
@@ -90,8 +90,8 @@ def _forward(params, layers, tokens, positions, segments):
 @pytest.fixture(scope='module')
 def built():
   """The model, and parameters none of which is at its initial value."""
-  model = gemma3.build(_CONFIG, 'float32', 'none', '')
-  shapes = gemma3.unbox(gemma3.abstract_params(model))
+  model = families.build(_CONFIG, 'float32', 'none', '')
+  shapes = model.abstract_params()
   rng = np.random.default_rng(0)
   return model, jax.tree.map(
     lambda x: (rng.normal(size=x.shape) * 0.5).astype(np.float32), shapes
@@ -108,9 +108,7 @@ def test_forward_is_the_papers(built):
   rows = (tokens, nothing, positions, segments, nothing, nothing, [0])
   batch = types.Batch(*(np.array([x], np.int32) for x in rows))
   spec = types.TapSpec((0, 1, 2), ())
-  hidden, shown = jax.jit(lambda p: gemma3.forward(model, p, batch, spec))(
-    params
-  )
+  hidden, shown = jax.jit(lambda p: model.forward(p, batch, spec))(params)
 
   wide = jax.tree.map(np.float64, params)
   scanned = jax.tree.map(lambda x: x[0], wide['pattern'])

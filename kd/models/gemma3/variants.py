@@ -2,7 +2,8 @@
 
 Sizes and constants come from the `config.json` of each published model
 (270M, 1B, 4B, 12B, 27B) and from arXiv 2503.19786; `tiny` and `nano` are this
-project's own, for the quickstart. Fields: kd/models/gemma3_config.py.
+project's own, for the quickstart. The fields are those of config.Gemma3Config,
+with `num_layers` in place of `layer_kinds`.
 """
 
 _COMMON = dict(

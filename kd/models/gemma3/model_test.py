@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd.config import variants
 from kd.core import errors
-from kd.models import gemma3
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models import transformer
+from kd.models.gemma3 import config as gemma3_config
 
 # One group of 6 layers and 2 that are left; a window much shorter than a text.
 _CONFIG = gemma3_config.Gemma3Config(
@@ -32,8 +32,8 @@ _CONFIG = gemma3_config.Gemma3Config(
 
 
 def _build(config=_CONFIG, dtype='float32', remat='none'):
-  model = gemma3.build(config, dtype, remat, 'student')
-  shapes = gemma3.unbox(gemma3.abstract_params(model))
+  model = families.build(config, dtype, remat, 'student')
+  shapes = model.abstract_params()
   random = np.random.default_rng(0)
   # As its own initialization in size; that takes seconds to compile.
   draw = lambda x: (0.15 * random.normal(size=x.shape)).astype(np.float32)
@@ -125,12 +125,12 @@ def test_variants_have_the_published_query_scale_and_size():
     '27b': (1.416, 25.600),
   }
   for name, (embedding, rest) in published.items():
-    c = gemma3_config.from_variant(name, variants.VARIANTS, 'variant')
+    c = families.variant(name, 'variant')
     assert c.query_scale == (168 if name == '27b' else 256)
     assert c.query_scale == (
       c.embed_dim / c.num_heads if name == '27b' else c.head_dim
     )
-    total = gemma3_config.parameter_count(c) / 1e9
+    total = c.parameter_count / 1e9
     assert c.vocab_size * c.embed_dim / 1e9 == pytest.approx(
       embedding, rel=0.01
     )
@@ -167,8 +167,8 @@ def _equations(num_layers, remat):
   config = dataclasses.replace(
     _CONFIG, layer_kinds=gemma3_config.published_kinds(num_layers)
   )
-  model = gemma3.build(config, 'float32', remat, 'student')
-  shapes = jax.eval_shape(lambda: gemma3.init_params(model, jax.random.key(0)))
+  model = families.build(config, 'float32', remat, 'student')
+  shapes = jax.eval_shape(lambda: model.init_params(jax.random.key(0)))
   batch = [jax.ShapeDtypeStruct((1, 8), np.int32)] * 3
 
   def loss(params, *batch):
@@ -177,15 +177,15 @@ def _equations(num_layers, remat):
   return len(str(jax.make_jaxpr(jax.grad(loss))(shapes, *batch)).splitlines())
 
 
-@pytest.mark.parametrize('remat', list(gemma3.REMAT_POLICIES))
+@pytest.mark.parametrize('remat', list(transformer.REMAT_POLICIES))
 def test_the_program_does_not_grow_with_depth(remat):
   assert _equations(12, remat) == _equations(24, remat)
 
 
 def _saved_per_token(remat):
   """Numbers that the forward pass saves for the backward pass, by token."""
-  model = gemma3.build(_CONFIG, 'float32', remat, 'student')
-  shapes = gemma3.unbox(gemma3.abstract_params(model))
+  model = families.build(_CONFIG, 'float32', remat, 'student')
+  shapes = model.abstract_params()
 
   def residuals(params, *batch):
     run = lambda p: model.apply({'params': p}, *batch)[0]
@@ -272,7 +272,7 @@ def test_bfloat16_parameters_are_used_as_they_are():
 def test_parameters_are_float32_and_activations_of_the_given_type():
   model, params = _build(dtype='bfloat16')
   # Traced, not compiled: they are what a run starts with.
-  initial = jax.eval_shape(lambda: gemma3.init_params(model, jax.random.key(0)))
+  initial = jax.eval_shape(lambda: model.init_params(jax.random.key(0)))
   assert {x.dtype for x in jax.tree.leaves(initial)} == {jnp.dtype('float32')}
   hidden, _ = _runner(model)(params, _tokens(5), *_places(5))
   assert hidden.dtype == jnp.bfloat16

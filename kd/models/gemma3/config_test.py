@@ -1,8 +1,8 @@
 import itertools
 import random
 
-from kd.config import variants
-from kd.models import gemma3_config
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
 
 
 def _every(kinds, wanted):
@@ -41,7 +41,7 @@ def test_closest_layers_are_the_best_of_all_selections():
 
 
 def test_half_of_270m():
-  model = gemma3_config.from_variant('270m', variants.VARIANTS, '')
+  model = families.variant('270m', '')
   half = gemma3_config.published_kinds(9)
   found = gemma3_config.closest_layers(model.layer_kinds, half)
   assert found == (0, 2, 4, 6, 8, 11, 12, 14, 16)

@@ -1,0 +1,80 @@
+"""Writes a model's sizes to JSON and reads them, as run.json holds them."""
+
+import dataclasses
+from typing import Any
+
+from kd.core import errors
+from kd.core import json_files
+from kd.models import families
+from kd.models import family
+from kd.models import file_fields
+
+_FAMILY = 'family'
+
+
+def to_json(config: family.Config) -> dict[str, Any]:
+  """Returns the model's family and sizes as JSON values."""
+  return {_FAMILY: config.family, **dataclasses.asdict(config)}
+
+
+def from_json(value: Any, where: str) -> family.Config:
+  """Returns the sizes that `to_json` wrote.
+
+  Args:
+    value: the JSON value; without a family it is of families.FIRST.
+    where: its file and field, for messages.
+
+  Raises:
+    ConfigError: names the field that is missing or wrong.
+  """
+  if not isinstance(value, dict):
+    raise errors.ConfigError(
+      where, f'found {json_files.short(value)}', legal='an object'
+    )
+  value = dict(value)
+  name = value.pop(_FAMILY, families.FIRST)
+  if name not in families.NAMES:
+    text = json_files.short(name).strip("'")
+    raise errors.unknown(f'{where}.{_FAMILY}', 'family', text, families.NAMES)
+  config_type = families.get(name).config_type
+  fields = {f.name: f for f in dataclasses.fields(config_type)}
+  if set(value) != set(fields):
+    raise errors.ConfigError(
+      where,
+      f'found {json_files.short(value)}',
+      legal=f'an object with {", ".join(fields)}',
+    )
+  read = {
+    key: _field(value[key], field.type, f'{where}.{key}', config_type)
+    for key, field in fields.items()
+  }
+  file_fields.check_kv_heads(
+    read['num_heads'],
+    read['num_kv_heads'],
+    f'{where}.num_kv_heads',
+    'num_heads',
+  )
+  return config_type(**read)
+
+
+def _field(value, kind, where, config_type):
+  """Returns a field's value: a number, a flag, or the kinds of layers."""
+  if kind in (int, float):
+    return file_fields.number(value, where, kind)
+  if kind is bool:
+    if not isinstance(value, bool):
+      found = f'found {json_files.short(value)}'
+      raise errors.ConfigError(where, found, legal='true, false')
+    return value
+  kinds = config_type.KINDS
+  if (
+    not isinstance(value, list)
+    or not 0 < len(value) <= file_fields.MOST_LAYERS
+    or not set(map(str, value)) <= set(kinds)
+  ):
+    raise errors.ConfigError(
+      where,
+      f'found {json_files.short(value)}',
+      legal=f'1 to {file_fields.MOST_LAYERS} of {", ".join(sorted(kinds))}',
+    )
+  return tuple(value)

@@ -1,0 +1,120 @@
+"""The registry of model families, by name, variant and kind of file.
+
+A family is imported when it is first asked for, so that the config page, which
+needs the names of variants alone, imports no model.
+"""
+
+from collections.abc import Mapping
+import functools
+import importlib
+import typing
+from typing import Any
+
+from kd.core import errors
+
+if typing.TYPE_CHECKING:
+  from kd.models import family
+
+# Folders of this package; a new family is added here and nowhere else.
+NAMES = ('gemma3', 'qwen3')
+# Of run.json files that were written before there was a second family.
+FIRST = 'gemma3'
+
+
+@functools.cache
+def get(name: str) -> 'family.Family':
+  """Returns the family of that name."""
+  return importlib.import_module(f'kd.models.{name}.family').FAMILY
+
+
+def of(config: 'family.Config') -> 'family.Family':
+  """Returns the family that a model belongs to."""
+  return get(config.family)
+
+
+def variants() -> dict[str, tuple[str, Mapping[str, Any]]]:
+  """Returns (family, fields) by the name of the variant."""
+  named = {}
+  for name in NAMES:
+    module = importlib.import_module(f'kd.models.{name}.variants')
+    for variant, fields in module.VARIANTS.items():
+      if variant in named:
+        raise ValueError(f'{name} and {named[variant][0]} have {variant!r}')
+      named[variant] = name, fields
+  return named
+
+
+def variant(name: str, path: str) -> 'family.Config':
+  """Returns the sizes of the variant of that name.
+
+  Args:
+    name: the variant, e.g. '1b' or 'qwen3_8b'.
+    path: the config path that holds the name, for the message.
+
+  Raises:
+    ConfigError: there is no such variant.
+  """
+  named = variants()
+  if name not in named:
+    raise errors.unknown(path, 'variant', name, list(named))
+  family_name, fields = named[name]
+  return get(family_name).variant(fields)
+
+
+def model_types() -> dict[str, str]:
+  """Returns the name of the family by `model_type` of a config.json."""
+  return {kind: name for name in NAMES for kind in get(name).hf_model_types}
+
+
+def by_model_type(model_type: str, path: str) -> 'family.Family':
+  """Returns the family of a config.json's model_type.
+
+  Args:
+    model_type: the value.
+    path: the file and its key, for the message.
+
+  Raises:
+    ConfigError: no family has it.
+  """
+  known = model_types()
+  if model_type not in known:
+    raise errors.unknown(path, 'model type', model_type, list(known))
+  return get(known[model_type])
+
+
+def by_architecture(architecture: Any, path: str) -> 'family.Family':
+  """Returns the family of a GGUF file's general.architecture.
+
+  Args:
+    architecture: the value, None if the file has none.
+    path: the file and its field, for the message.
+
+  Raises:
+    ConfigError: no family has it.
+  """
+  known = {get(name).gguf_architecture: name for name in NAMES}
+  if architecture not in known:
+    raise errors.ConfigError(
+      path, f'found {architecture!r}', legal=', '.join(map(repr, known))
+    )
+  return get(known[architecture])
+
+
+def build(
+  config: 'family.Config', dtype: str, remat: str, path: str
+) -> 'family.Model':
+  """Returns a model without its parameters.
+
+  Args:
+    config: its sizes.
+    dtype: data type of activations, 'float32' or 'bfloat16'.
+    remat: a name of transformer.REMAT_POLICIES.
+    path: the config path of the model ('student'), for messages.
+
+  Raises:
+    ConfigError: dtype or remat is not legal.
+  """
+  from kd.models import transformer  # Imports flax.
+
+  chosen = transformer.check_build(dtype, remat, path)
+  return of(config).build(config, chosen, remat)

@@ -1,0 +1,311 @@
+"""The protocol of a model family: its sizes, its model, and its files.
+
+A family is a folder of this package, such as kd/models/gemma3, with a file
+`family.py` that defines `FAMILY`, a Family, and a file `variants.py`. One line
+of kd/models/families.py registers it. Code outside the folder asks a Config, a
+Model or the Family, and knows no parameter, key or file name of its own.
+"""
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import jax
+
+from kd.core import types
+from kd.models import tensors
+
+Array = types.Array
+
+
+class Config(abc.ABC):
+  """Sizes and constants of one model, which training does not choose.
+
+  Each family has a frozen dataclass that implements it. Its fields are written
+  to run.json and to the identity of a teacher cache.
+
+  Attributes:
+    family: name of the family.
+    KINDS: the values that layer_kinds may have.
+    embed_dim: D.
+    mlp_dim: F.
+    num_heads: N, query heads.
+    num_kv_heads: G, key and value heads; divides N.
+    head_dim: H.
+    vocab_size: V, rows of the embedding, padding rows included.
+    context: number of positions the model was trained for.
+    norm_epsilon: added to the mean square in RMSNorm.
+    num_layers: S.
+    layer_kinds: the kind of each layer. Layers of one kind have the same
+      attention window and the same rotary angles.
+    tied: whether the output embedding is the input embedding.
+    attention_scale: attention scores are multiplied by it.
+  """
+
+  family: ClassVar[str]
+  KINDS: ClassVar[tuple[str, ...]]
+  embed_dim: int
+  mlp_dim: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  vocab_size: int
+  context: int
+  norm_epsilon: float
+  num_layers: int
+  layer_kinds: tuple[str, ...]
+  tied: bool
+  attention_scale: float
+
+  @abc.abstractmethod
+  def window_of(self, kind: str) -> int | None:
+    """Returns how many keys a query of such a layer sees, None for all.
+
+    The query's own position counts. Masks and the KV cache use it.
+    """
+
+  @abc.abstractmethod
+  def keep_layers(self, layers: Sequence[int]) -> 'Config':
+    """Returns the model with these layers alone, for `student.keep_layers`."""
+
+  @property
+  @abc.abstractmethod
+  def parameter_count(self) -> int:
+    """The number of parameters, a tied head counted once; shown to the user."""
+
+  @property
+  def windows(self) -> tuple[int | None, ...]:
+    """The attention window of each layer; losses and plans read them."""
+    return tuple(map(self.window_of, self.layer_kinds))
+
+  @property
+  def layer_matrices(self) -> int:
+    """The number of weights of one layer that each token is multiplied by.
+
+    FLOPs and communication are estimated from it.
+    """
+    heads = self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
+    return self.embed_dim * (heads + 3 * self.mlp_dim)
+
+  @property
+  def recomputed_matrices(self) -> int:
+    """Of layer_matrices, those that rematerialization multiplies by again.
+
+    A product that no gradient needs is not computed a second time.
+    """
+    return self.layer_matrices
+
+  @property
+  def scan_period(self) -> int:
+    """The number of layers after which kinds repeat; see layer_stack."""
+    return period(self.layer_kinds)
+
+  @property
+  def scan_groups(self) -> int:
+    """The number of whole periods, which the scan runs over."""
+    return self.num_layers // self.scan_period
+
+
+def period(kinds: Sequence[str]) -> int:
+  """Returns the smallest p such that `kinds` repeats itself every p layers.
+
+  The last repetition may be incomplete; it runs outside the scan.
+  """
+  for p in range(1, len(kinds) + 1):
+    if all(kinds[i] == kinds[i - p] for i in range(p, len(kinds))):
+      return p
+  return len(kinds)
+
+
+class Model(Protocol):
+  """A model without its parameters; kd/models/transformer.py implements it.
+
+  Two models are equal, and share compiled programs, if their attributes are.
+
+  Attributes:
+    config: its sizes.
+    dtype: data type of activations; parameters may have another.
+    remat: a name of transformer.REMAT_POLICIES.
+    kernel: what computes attention within rows, see attention.causal.
+  """
+
+  config: Config
+  dtype: jax.numpy.dtype
+  remat: str
+  kernel: str
+
+  def clone(self, **changes: Any) -> 'Model':
+    """Returns a copy with other attributes; resolve sets the kernel so."""
+
+  def forward(
+    self, params: types.PyTree, batch: types.Batch, spec: types.TapSpec
+  ) -> tuple[Array, types.Taps]:
+    """Runs whole rows; training, teachers and evaluation call it.
+
+    Args:
+      params: the parameters.
+      batch: rows of [B, L].
+      spec: the layers whose outputs or heads are returned too; static.
+
+    Returns:
+      Hidden states after the final norm [B, L, D], and the taps in spec's
+      order.
+    """
+
+  def unembedding(self, params: types.PyTree) -> Array:
+    """Returns the output embedding [V, D].
+
+    Logits are `hidden @ unembedding.T`. Losses and sampling compute them in
+    pieces, since [B, L, V] does not fit in memory.
+    """
+
+  def init_params(self, rng: Array) -> types.PyTree:
+    """Returns random float32 parameters, for `init` random."""
+
+  def abstract_params(self) -> types.PyTree:
+    """Returns the shape and type of each parameter; computes nothing."""
+
+  def logical_axes(self) -> types.PyTree:
+    """Returns each parameter's PartitionSpec of logical axis names.
+
+    kd/partitioning/rules.py maps them to axes of the mesh.
+    """
+
+  def layer_params(self, params: types.PyTree, layer: int) -> types.PyTree:
+    """Returns the parameters of one layer; plans place decoding's by them."""
+
+  def decoding_weights(self, params: types.PyTree) -> types.PyTree:
+    """Returns the parameters as `extend` reads them, converted once.
+
+    The result has an attribute `unembedding` [V, D]. kd/sampling calls this
+    and the methods below.
+    """
+
+  def empty_cache(self, batch: int, slots: int) -> types.PyTree:
+    """Returns a KV cache with room for `slots` positions in each row.
+
+    Each of its arrays has rows first, then slots.
+    """
+
+  def prefill(
+    self, params: types.PyTree, tokens: Array, lengths: Array
+  ) -> types.PyTree:
+    """Computes the cache of prompts.
+
+    Args:
+      params: the parameters, as training has them.
+      tokens: int32 [B, L], padded on the right.
+      lengths: int32 [B], 0 to L, number of tokens of each row.
+
+    Returns:
+      A cache with L slots.
+    """
+
+  def extend(
+    self,
+    held: types.PyTree,
+    cache: types.PyTree,
+    ids: Array,
+    positions: Array,
+  ) -> tuple[Array, types.PyTree]:
+    """Computes hidden states of the next token of each row.
+
+    Args:
+      held: from decoding_weights.
+      cache: of all earlier positions.
+      ids: int32 [B].
+      positions: int32 [B], their positions in their rows.
+
+    Returns:
+      [B, D], hidden states after the final norm, and the cache with them.
+    """
+
+
+class Family(abc.ABC):
+  """A model family: what is asked without a model's parameters.
+
+  Attributes:
+    name: its folder in kd/models.
+    title: its name in messages.
+    config_type: its Config.
+    chat_template: the name in kd/input_pipeline/templates.py of the template
+      that its instruction-tuned models were trained with.
+    hf_model_types: values of `model_type` in config.json that are its models.
+    gguf_architecture: value of `general.architecture` in its GGUF files.
+  """
+
+  name: str
+  title: str
+  config_type: type[Config]
+  chat_template: str
+  hf_model_types: tuple[str, ...]
+  gguf_architecture: str
+
+  @abc.abstractmethod
+  def variant(self, fields: Mapping[str, Any]) -> Config:
+    """Returns the model that an entry of its variants.py describes."""
+
+  @abc.abstractmethod
+  def build(self, config: Config, dtype: jax.numpy.dtype, remat: str) -> Model:
+    """Returns the model; families.build has checked the arguments."""
+
+  @abc.abstractmethod
+  def tensors(self, config: Config) -> list[tensors.Tensor]:
+    """Returns every tensor of a file, and the parameter that it belongs to.
+
+    Import, export and `keep_layers` use it. Tensors that belong to no layer
+    come first, then those of each layer in turn, in one order.
+    """
+
+  @abc.abstractmethod
+  def config_from_hf(self, raw: Mapping[str, Any], file: str) -> Config:
+    """Converts the contents of a config.json.
+
+    Args:
+      raw: the JSON object, whose model_type is one of hf_model_types.
+      file: its path, for messages.
+
+    Raises:
+      ConfigError: a key is missing, wrong, or asks for what the family lacks.
+    """
+
+  @abc.abstractmethod
+  def config_to_hf(self, config: Config) -> dict[str, Any]:
+    """Returns the keys of config.json that describe the model, for export."""
+
+  @abc.abstractmethod
+  def hf_key(self, key: str) -> str | None:
+    """Returns the tensor's name in `tensors` of a key of a safetensors file.
+
+    Returns:
+      The name; the key itself if it is no tensor of the family; None if it is
+      to be left out without a message, such as a vision tower's.
+    """
+
+  @abc.abstractmethod
+  def config_from_gguf(
+    self,
+    metadata: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    file: str,
+  ) -> Config:
+    """Converts the header of a GGUF file.
+
+    Args:
+      metadata: its fields; general.architecture is gguf_architecture.
+      shapes: each tensor's shape by name, outermost dimension first.
+      file: its path, for messages.
+
+    Raises:
+      ConfigError: a field is missing, wrong, or asks for what the family lacks.
+    """
+
+  def export_warning(self, config: Config, source: Config | None) -> str:
+    """Says which programs cannot load an exported model, '' if all can.
+
+    Args:
+      config: the model.
+      source: the larger model whose layers it keeps, if any.
+    """
+    del config, source
+    return ''

@@ -1,0 +1,116 @@
+"""Gemma 3 as a family; see kd/models/family.py."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from kd.models import family
+from kd.models import tensors as tensors_lib
+from kd.models import transformer
+from kd.models.gemma3 import config as config_lib
+from kd.models.gemma3 import gguf
+from kd.models.gemma3 import huggingface
+from kd.models.gemma3 import layer
+from kd.models.gemma3 import model
+
+_Entry = tensors_lib.Entry
+
+
+def _norm(path: str, hf: str, gguf_name: str, dims: str = 'D') -> _Entry:
+  # Only GGUF files hold 1 + scale.
+  return _Entry(
+    f'{path}/scale', hf, gguf_name, dims, gguf_offset=layer.NORM_OFFSET
+  )
+
+
+_TOP = (
+  _Entry('embedding', 'model.embed_tokens.weight', 'token_embd.weight', 'VD'),
+  _norm('final_norm', 'model.norm.weight', 'output_norm.weight'),
+)
+_LAYER = (
+  _Entry('attention/query', 'self_attn.q_proj', 'attn_q', 'DNH', 1),
+  _Entry('attention/key', 'self_attn.k_proj', 'attn_k', 'DGH', 1),
+  _Entry('attention/value', 'self_attn.v_proj', 'attn_v', 'DGH', 1),
+  _Entry('attention/out', 'self_attn.o_proj', 'attn_output', 'NHD', 2),
+  _norm('attention/query_norm', 'self_attn.q_norm', 'attn_q_norm', 'H'),
+  _norm('attention/key_norm', 'self_attn.k_norm', 'attn_k_norm', 'H'),
+  _Entry('mlp/gate', 'mlp.gate_proj', 'ffn_gate', 'DF', 1),
+  _Entry('mlp/up', 'mlp.up_proj', 'ffn_up', 'DF', 1),
+  _Entry('mlp/down', 'mlp.down_proj', 'ffn_down', 'FD', 1),
+  _norm('pre_attention_norm', 'input_layernorm', 'attn_norm'),
+  _norm(
+    'post_attention_norm', 'post_attention_layernorm', 'post_attention_norm'
+  ),
+  _norm('pre_mlp_norm', 'pre_feedforward_layernorm', 'ffn_norm'),
+  _norm('post_mlp_norm', 'post_feedforward_layernorm', 'post_ffw_norm'),
+)
+
+
+class Gemma3(family.Family):
+  """The Gemma 3 family, text models."""
+
+  name = 'gemma3'
+  title = 'Gemma 3'
+  config_type = config_lib.Gemma3Config
+  chat_template = 'gemma'
+  hf_model_types = huggingface.MODEL_TYPES
+  gguf_architecture = gguf.ARCHITECTURE
+
+  def variant(self, fields: Mapping[str, Any]) -> config_lib.Gemma3Config:
+    return config_lib.from_variant(fields)
+
+  def build(
+    self, config: family.Config, dtype: jax.numpy.dtype, remat: str
+  ) -> family.Model:
+    return model.Gemma3(config, dtype, remat)
+
+  def tensors(self, config: family.Config) -> list[tensors_lib.Tensor]:
+    return transformer.tensors(config, _TOP, _LAYER)
+
+  def config_from_hf(
+    self, raw: Mapping[str, Any], file: str
+  ) -> config_lib.Gemma3Config:
+    return huggingface.from_dict(raw, file)
+
+  def config_to_hf(self, config: family.Config) -> dict[str, Any]:
+    return huggingface.to_dict(config)
+
+  def hf_key(self, key: str) -> str | None:
+    return huggingface.key(key)
+
+  def config_from_gguf(
+    self,
+    metadata: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    file: str,
+  ) -> config_lib.Gemma3Config:
+    vocab_size = shapes['token_embd.weight'][0]
+    return gguf.from_metadata(metadata, vocab_size, file)
+
+  def export_warning(
+    self, config: family.Config, source: family.Config | None
+  ) -> str:
+    """Warns of layer kinds that are not as published; see family.Family."""
+    if config.is_published_pattern:
+      return ''
+    kinds = ''.join(kind[0] for kind in config.layer_kinds)
+    text = (
+      f'layer kinds {kinds} (l: local, g: global) are not five local layers to '
+      "one global: programs that derive a layer's kind from its number, such "
+      'as llama.cpp, cannot load this model; transformers from 4.53 and vLLM, '
+      'which read layer_types, can'
+    )
+    if source is None:
+      return text
+    wanted = config_lib.published_kinds(config.num_layers)
+    layers = config_lib.closest_layers(source.layer_kinds, wanted)
+    if layers is None:
+      return text
+    return (
+      f'{text}. Every program can load the same number of layers with '
+      f"--config.student.keep_layers='{layers}'"
+    )
+
+
+FAMILY = Gemma3()

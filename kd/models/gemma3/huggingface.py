@@ -1,0 +1,210 @@
+"""Gemma 3 in Hugging Face's files: config.json and names of tensors.
+
+A `gemma3_text` config (270M, 1B) holds every key. A `gemma3` config (4B and up)
+holds under `text_config` what differs from that class's published defaults, so
+there, and only there, a missing key means the published value.
+"""
+
+from collections.abc import Mapping
+import re
+from typing import Any
+
+from kd.models import file_fields
+from kd.models.gemma3 import config as config_lib
+
+MODEL_TYPES = ('gemma3_text', 'gemma3')
+_NESTED = MODEL_TYPES[1]
+
+_PUBLISHED = {
+  'num_attention_heads': 8,
+  'num_key_value_heads': 4,
+  'head_dim': 256,
+  'vocab_size': 262_208,
+  'query_pre_attn_scalar': 256,
+  'rms_norm_eps': 1e-6,
+  'max_position_embeddings': 131_072,
+  'rope_theta': 1_000_000.0,
+  'rope_local_base_freq': 10_000.0,
+}
+
+# Keys that may be missing and have one legal value.
+_FIXED = {
+  'hidden_activation': 'gelu_pytorch_tanh',
+  'attention_bias': False,
+  'tie_word_embeddings': True,
+  'use_bidirectional_attention': False,
+  'attn_logit_softcapping': None,
+  'final_logit_softcapping': None,
+}
+_KINDS = {
+  'sliding_attention': config_lib.LOCAL,
+  'full_attention': config_lib.GLOBAL,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+_VISION = re.compile(r'(model\.)?(vision_tower|multi_modal_projector)\.')
+# Where the text model's tensors are: in flat files, in the published 4B, and in
+# the 4B as newer transformers write it; the head is outside of the model.
+_TEXT_HEAD = re.compile(r'(?:language_model\.)?(lm_head\.weight)$')
+_TEXT = re.compile(
+  r'(?:model\.language_model\.|language_model\.model\.|model\.)?'
+  r'((?:embed_tokens|layers|norm)\..*)'
+)
+
+
+def key(key_: str) -> str | None:
+  """Returns a key as a flat file has it; see family.Family.hf_key."""
+  if _VISION.match(key_):
+    return None
+  head = _TEXT_HEAD.match(key_)
+  if head:
+    return head.group(1)
+  match = _TEXT.match(key_)
+  return f'model.{match.group(1)}' if match else key_
+
+
+def from_dict(raw: Mapping[str, Any], file: str) -> config_lib.Gemma3Config:
+  """Converts the contents of config.json; see family.Family.config_from_hf."""
+  fields = file_fields.Json(file, raw)
+  if raw['model_type'] == _NESTED:
+    # The head is tied at the outer level, where readers look.
+    text = {**fields.object('text_config')}
+    if 'tie_word_embeddings' in raw:
+      text['tie_word_embeddings'] = raw['tie_word_embeddings']
+    fields = file_fields.Json(f'{file}: text_config', text, _PUBLISHED)
+  fields.check_fixed(_FIXED)
+  global_base, factor, local_base = _rope(fields)
+  return config_lib.Gemma3Config(
+    embed_dim=fields.number('hidden_size'),
+    mlp_dim=fields.number('intermediate_size'),
+    num_heads=fields.number('num_attention_heads'),
+    num_kv_heads=fields.kv_heads('num_key_value_heads', 'num_attention_heads'),
+    head_dim=fields.number('head_dim'),
+    vocab_size=fields.number('vocab_size'),
+    layer_kinds=_layer_kinds(fields),
+    window=fields.number('sliding_window'),
+    context=fields.number('max_position_embeddings'),
+    query_scale=fields.number('query_pre_attn_scalar', float),
+    local_rope_base=local_base,
+    global_rope_base=global_base,
+    global_rope_factor=factor,
+    norm_epsilon=fields.number('rms_norm_eps', float),
+  )
+
+
+def _layer_kinds(fields: file_fields.Json) -> tuple[str, ...]:
+  """Returns kinds: as listed, else by the period, else as published."""
+  count = fields.number('num_hidden_layers', most=file_fields.MOST_LAYERS)
+  listed = fields.layer_types(count, _KINDS)
+  if listed is not None:
+    return listed
+  for name in ('sliding_window_pattern', '_sliding_window_pattern'):
+    if fields.has(name):
+      return config_lib.periodic_kinds(count, fields.number(name))
+  return config_lib.published_kinds(count)
+
+
+def _rope(fields: file_fields.Json) -> tuple[float, float, float]:
+  """Returns base and factor of global layers, and base of local ones."""
+  flat, nested = None, None
+  is_flat = any(
+    fields.has(k)
+    for k in ('rope_theta', 'rope_local_base_freq', 'rope_scaling')
+  )
+  if is_flat or not fields.has('rope_parameters'):
+    factor = 1.0
+    if fields.has('rope_scaling'):
+      factor = file_fields.rope_factor(
+        fields, 'rope_scaling', fields.values['rope_scaling']
+      )
+    flat = (
+      fields.number('rope_theta', float),
+      factor,
+      fields.number('rope_local_base_freq', float),
+    )
+  if fields.has('rope_parameters'):
+    nested = _nested_rope(fields)
+  if flat and nested and flat != nested:
+    raise fields.error(
+      'rope_parameters',
+      f'says (base, factor, local base) {nested}, but rope_theta, '
+      f'rope_scaling and rope_local_base_freq say {flat}',
+      legal='the same in both forms, or only one of them',
+    )
+  return nested or flat
+
+
+def _nested_rope(fields: file_fields.Json) -> tuple[float, float, float]:
+  """Returns the same from `rope_parameters`, which has a dict for each type."""
+  bases, factors = {}, {}
+  for name, kind in _KINDS.items():
+    key = f'rope_parameters.{name}'
+    part = fields.object('rope_parameters').get(name)
+    if not isinstance(part, dict):
+      raise fields.error(key, 'missing', legal='an object with rope_theta')
+    values = file_fields.Json(fields.path(key), part)
+    bases[kind] = values.number('rope_theta', float)
+    factors[kind] = file_fields.rope_factor(fields, key, part)
+  if factors[config_lib.LOCAL] != 1:
+    raise fields.error(
+      'rope_parameters.sliding_attention',
+      f'factor {factors[config_lib.LOCAL]}',
+      legal='1: no scaling',
+    )
+  return (
+    bases[config_lib.GLOBAL],
+    factors[config_lib.GLOBAL],
+    bases[config_lib.LOCAL],
+  )
+
+
+def to_dict(config: config_lib.Gemma3Config) -> dict[str, Any]:
+  """Returns the keys of a flat config.json; see family.Family.config_to_hf.
+
+  Rotary bases and scaling are written in the old form and in the new one, so
+  that each version of transformers, and vLLM, finds the one that it reads.
+  """
+  c = config
+  scaling = None
+  full = {'rope_type': 'default'}
+  if c.global_rope_factor != 1:
+    scaling = {'rope_type': 'linear', 'factor': c.global_rope_factor}
+    full = dict(scaling)
+  values = {
+    'architectures': ['Gemma3ForCausalLM'],
+    'model_type': 'gemma3_text',
+    **_FIXED,
+    'head_dim': c.head_dim,
+    'hidden_size': c.embed_dim,
+    'intermediate_size': c.mlp_dim,
+    'layer_types': [_NAMES[kind] for kind in c.layer_kinds],
+    'max_position_embeddings': c.context,
+    'num_attention_heads': c.num_heads,
+    'num_hidden_layers': c.num_layers,
+    'num_key_value_heads': c.num_kv_heads,
+    'query_pre_attn_scalar': _whole(c.query_scale),
+    'rms_norm_eps': c.norm_epsilon,
+    'rope_local_base_freq': c.local_rope_base,
+    'rope_parameters': {
+      'full_attention': full | {'rope_theta': c.global_rope_base},
+      'sliding_attention': {
+        'rope_type': 'default',
+        'rope_theta': c.local_rope_base,
+      },
+    },
+    'rope_scaling': scaling,
+    'rope_theta': c.global_rope_base,
+    'sliding_window': c.window,
+    'vocab_size': c.vocab_size,
+  }
+  for p in range(1, c.num_layers + 1):
+    if c.layer_kinds == config_lib.periodic_kinds(c.num_layers, p):
+      values['sliding_window_pattern'] = p  # For readers without layer_types.
+      break
+  return values
+
+
+def _whole(x: float) -> int | float:
+  """An int where there is one: transformers refuses 256.0 here."""
+  return int(x) if x == int(x) else x

@@ -1,0 +1,167 @@
+"""Runs a model's layers, those of whole periods as one scanned program.
+
+Only this file knows where a layer's parameters are in the tree: those of the
+scanned layers are stacked, with one entry for each period along their first
+axis; the layers behind the last whole period have arrays of their own.
+"""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+
+from kd.core import types
+from kd.models import family
+from kd.models import taps
+from kd.models import tensors
+
+# Keys in the parameter tree: scanned layers, and the layers behind them.
+_SCANNED, _REST = 'pattern', 'remainder'
+
+# Name of the value that rematerialization saves.
+LAYER_INPUT = 'layer_input'
+
+# By name of `student.remat`: what the backward pass finds saved of each layer:
+# everything; its input; its input and matmul outputs; its input, in the host's
+# memory; its input, and in the host's memory matmul outputs.
+REMAT_POLICIES = {
+  'none': None,
+  'block': jax.checkpoint_policies.nothing_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'block_offload': (
+    jax.checkpoint_policies.save_and_offload_only_these_names(
+      names_which_can_be_saved=[],
+      names_which_can_be_offloaded=[LAYER_INPUT],
+      offload_src='device',
+      offload_dst='pinned_host',
+    )
+  ),
+  'dots_offload': (
+    jax.checkpoint_policies.offload_dot_with_no_batch_dims(
+      'device', 'pinned_host'
+    )
+  ),
+}
+
+
+def location(config: family.Config, layer: int) -> tensors.Location:
+  """Returns where a layer's parameters are.
+
+  Args:
+    config: the model.
+    layer: the layer's index.
+
+  Returns:
+    Keys into the parameter tree, and the index along the first axis of arrays
+    there, None if these are the layer's own.
+  """
+  group, position = divmod(layer, config.scan_period)
+  if group < config.scan_groups:
+    return (_SCANNED, f'layer_{position}'), group
+  return (_REST, f'layer_{position}'), None
+
+
+def params_of(
+  config: family.Config, params: types.PyTree, layer: int
+) -> types.PyTree:
+  """Returns the parameters of one layer."""
+  keys, group = location(config, layer)
+  own = tensors.leaf(params, keys)
+  return own if group is None else jax.tree.map(lambda x: x[group], own)
+
+
+def is_stacked(path: tuple[Any, ...]) -> bool:
+  """Returns whether a parameter has several layers along its first axis.
+
+  Args:
+    path: its keys, as jax.tree_util gives them.
+  """
+  return jax.tree_util.DictKey(_SCANNED) in path
+
+
+class _Layers(nn.Module):
+  """Runs a few layers in a row: one period, or the layers behind the scan.
+
+  Attributes:
+    config: the model's sizes.
+    layer_type: the family's layer, a module with the call of layers.Attention.
+    kinds: kind of each layer.
+    remat: a name of REMAT_POLICIES.
+    tapped: layers whose output or heads are returned, numbered from 0 here.
+    kernel: see attention.causal.
+  """
+
+  config: family.Config
+  layer_type: type[nn.Module]
+  kinds: tuple[str, ...]
+  remat: str
+  tapped: types.TapSpec
+  kernel: str
+
+  @nn.compact
+  def __call__(self, x, angles, masks):
+    layer = self.layer_type
+    if self.remat != 'none':
+      layer = nn.remat(layer, policy=REMAT_POLICIES[self.remat])
+    hidden, heads = {}, {}
+    for i, kind in enumerate(self.kinds):
+      shows = i in self.tapped.attention
+      x, _, read = layer(self.config, shows, self.kernel, name=f'layer_{i}')(
+        x, angles[kind], masks[kind], None, None
+      )
+      if i in self.tapped.hidden:
+        hidden[i] = (x,)
+      if shows:
+        heads[i] = read
+    return x, (hidden, heads)
+
+
+def run(model: nn.Module, x, angles, masks, spec, layer_type):
+  """Runs all layers, within a compact method of `model`.
+
+  Args:
+    model: the module, a family.Model, whose children the layers become.
+    x: [B, L, D], the first layer's input.
+    angles: rotary angles [B, L, H / 2] by kind of layer.
+    masks: attention_mask.AttentionMask by kind of layer.
+    spec: the layers whose output or heads are returned.
+    layer_type: the family's layer.
+
+  Returns:
+    [B, L, D], the last layer's output, and the Taps of `spec`.
+  """
+  config = model.config
+  period, groups = config.scan_period, config.scan_groups
+  scanned_layers = range(groups * period)
+  rest = range(groups * period, config.num_layers)
+  scanned = nn.scan(
+    _Layers,
+    variable_axes={'params': 0},
+    split_rngs={'params': True},
+    in_axes=(nn.broadcast, nn.broadcast),
+    length=groups,
+    metadata_params={nn.PARTITION_NAME: 'layers'},
+    # The check traces every layer once more, and so takes random keys.
+    check_constancy_invariants=model.is_initializing(),
+  )(
+    config,
+    layer_type,
+    config.layer_kinds[:period],
+    model.remat,
+    spec.places(scanned_layers, period),
+    model.kernel,
+    name=_SCANNED,
+  )
+  x, shown = scanned(x, angles, masks)
+  shown_rest = ({}, {})
+  if rest:
+    x, shown_rest = _Layers(
+      config,
+      layer_type,
+      config.layer_kinds[rest.start :],
+      model.remat,
+      spec.places(rest, len(rest)),
+      model.kernel,
+      name=_REST,
+    )(x, angles, masks)
+  return x, taps.collect(spec, shown, shown_rest, groups, period)

@@ -1,0 +1,40 @@
+"""Qwen3 in GGUF files: metadata."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kd.models import file_fields
+from kd.models.qwen3 import config as config_lib
+
+ARCHITECTURE = 'qwen3'
+HEAD = 'output.weight'
+
+
+def from_metadata(
+  metadata: Mapping[str, Any],
+  shapes: Mapping[str, tuple[int, ...]],
+  file: str,
+) -> config_lib.Qwen3Config:
+  """Converts a header; see family.Family.config_from_gguf.
+
+  Without an output embedding of its own the head is tied, as for llama.cpp.
+  """
+  fields = file_fields.Gguf(file, ARCHITECTURE, metadata)
+  factor = fields.rope_factor()
+  if factor != 1:
+    raise fields.error('rope.scaling.factor', f'found {factor}', '1')
+  return config_lib.Qwen3Config(
+    embed_dim=fields.number('embedding_length'),
+    mlp_dim=fields.number('feed_forward_length'),
+    num_heads=fields.number('attention.head_count'),
+    num_kv_heads=fields.kv_heads(),
+    head_dim=fields.number('attention.key_length'),
+    vocab_size=shapes['token_embd.weight'][0],
+    num_layers=fields.number('block_count', most=file_fields.MOST_LAYERS),
+    context=fields.number('context_length'),
+    rope_base=fields.number('rope.freq_base', kind=float),
+    norm_epsilon=file_fields.nearest_decimal(
+      fields.number('attention.layer_norm_rms_epsilon', kind=float)
+    ),
+    tied=HEAD not in shapes,
+  )

@@ -1,0 +1,153 @@
+"""Maps parameters to the tensors of other programs' files.
+
+A linear map is stored here with its inputs first and its heads apart, e.g. the
+query as [D, N, H]; in Hugging Face's and GGUF's files it is a matrix with its
+outputs first, [N * H, D].
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+
+import numpy as np
+
+from kd.core import types
+
+# Keys of a layer's parameters, and the index of its scan group or None.
+Location = tuple[tuple[str, ...], int | None]
+
+HF = 'hf'
+GGUF = 'gguf'
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One row of a family's table of tensors.
+
+  Attributes:
+    path: keys into the parameter tree, or into a layer's part of it, joined
+      by '/'.
+    hf: its name in a Hugging Face file, within its layer.
+    gguf: its name in a GGUF file, within its layer.
+    dims: its dimensions here, as letters: V, D, F, H, N, G.
+    inputs: how many dimensions are inputs; 0: stored as it is.
+    gguf_offset: what a GGUF file holds in addition to the parameter: 1 for a
+      norm whose weight is 1 + scale.
+  """
+
+  path: str
+  hf: str
+  gguf: str
+  dims: str
+  inputs: int = 0
+  gguf_offset: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """One tensor of a file, and the parameter that it belongs to.
+
+  Attributes:
+    path: keys into the parameter tree.
+    layer: index of its layer; None if it belongs to none.
+    group: its index along the first axis of a scanned parameter, else None.
+    shape: its shape here, without that axis.
+    inputs: how many dimensions of `shape` are inputs, 0: stored as it is.
+    hf: its name in a Hugging Face file.
+    gguf: its name in a GGUF file.
+    gguf_offset: see Entry.
+  """
+
+  path: tuple[str, ...]
+  layer: int | None
+  group: int | None
+  shape: tuple[int, ...]
+  inputs: int
+  hf: str
+  gguf: str
+  gguf_offset: float
+
+  @property
+  def is_table(self) -> bool:
+    """Whether it has a row for each id; files may have more, as padding."""
+    return self.layer is None and len(self.shape) == 2
+
+  def name(self, layout: str) -> str:
+    """Returns its name in a file of `layout` (HF or GGUF)."""
+    return {HF: self.hf, GGUF: self.gguf}[layout]
+
+  @property
+  def file_shape(self) -> tuple[int, ...]:
+    """Its shape in either kind of file."""
+    if not self.inputs:
+      return self.shape
+    inputs, outputs = self.shape[: self.inputs], self.shape[self.inputs :]
+    return math.prod(outputs), math.prod(inputs)
+
+  def from_file(self, array: np.ndarray, layout: str) -> np.ndarray:
+    """Converts a file's array to the parameter, of `shape`."""
+    if self.inputs:
+      return array.T.reshape(self.shape)
+    if self.gguf_offset and layout == GGUF:
+      return array - np.float32(self.gguf_offset)
+    return array
+
+  def to_file(self, array: np.ndarray, layout: str) -> np.ndarray:
+    """Converts a parameter of `shape` to the array that a file holds."""
+    if self.inputs:
+      return array.reshape(self.file_shape[::-1]).T
+    if self.gguf_offset and layout == GGUF:
+      return array + np.float32(self.gguf_offset)
+    return array
+
+
+def of_model(
+  top: Sequence[Entry],
+  layer: Sequence[Entry],
+  sizes: Mapping[str, int],
+  locations: Sequence[Location],
+) -> list[Tensor]:
+  """Returns a model's tensors.
+
+  Args:
+    top: entries that belong to no layer; their names are whole.
+    layer: entries of each layer.
+    sizes: by letter of `dims`.
+    locations: of each layer's parameters.
+
+  Returns:
+    Those of `top`, then layer by layer.
+  """
+
+  def one(entry, layer, location, hf, gguf):
+    keys, group = location
+    return Tensor(
+      path=keys + tuple(entry.path.split('/')),
+      layer=layer,
+      group=group,
+      shape=tuple(sizes[d] for d in entry.dims),
+      inputs=entry.inputs,
+      hf=hf.format(entry.hf),
+      gguf=gguf.format(entry.gguf),
+      gguf_offset=entry.gguf_offset,
+    )
+
+  listed = [one(entry, None, ((), None), '{}', '{}') for entry in top]
+  for i, location in enumerate(locations):
+    hf, gguf = f'model.layers.{i}.{{}}.weight', f'blk.{i}.{{}}.weight'
+    listed += [one(entry, i, location, hf, gguf) for entry in layer]
+  return listed
+
+
+def leaf(tree: types.PyTree, path: tuple[str, ...]) -> types.PyTree:
+  """Returns the leaf, or subtree, at `path`."""
+  for key in path:
+    tree = tree[key]
+  return tree
+
+
+def set_leaf(tree: dict, path: tuple[str, ...], value: types.PyTree) -> None:
+  """Puts `value` at `path` of nested dicts, which are made where missing."""
+  for key in path[:-1]:
+    tree = tree.setdefault(key, {})
+  tree[path[-1]] = value

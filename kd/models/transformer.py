@@ -1,0 +1,246 @@
+"""A decoder-only transformer: embedding, stack of layers, final norm.
+
+It implements family.Model but for what families differ in, which a subclass
+defines. The model ends at its final hidden states: logits are their product
+with the output embedding, and losses and sampling compute that product in
+pieces, since [B, L, V] does not fit in memory.
+"""
+
+from collections.abc import Sequence
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd.core import errors
+from kd.core import types
+from kd.models import attention
+from kd.models import attention_mask
+from kd.models import decoding
+from kd.models import embedding as embedding_lib
+from kd.models import family
+from kd.models import layer_stack
+from kd.models import layers
+from kd.models import tensors as tensors_lib
+
+Array = types.Array
+
+REMAT_POLICIES = layer_stack.REMAT_POLICIES
+_NO_TAPS = types.TapSpec((), ())
+_TABLE_AXES = ('vocab', 'table_width')
+
+
+class Transformer(nn.Module):
+  """The transformer; see family.Model.
+
+  A subclass defines `layer_type`, `norm_offset` and `angles`, and
+  `embedding_scale` if it has one.
+
+  Attributes:
+    config: its sizes.
+    dtype: data type of activations; parameters may have another.
+    remat: a name of REMAT_POLICIES.
+    kernel: what computes attention within rows, see attention.causal; 'xla'
+      runs anywhere.
+  """
+
+  config: family.Config
+  dtype: jnp.dtype
+  remat: str
+  kernel: str = attention.XLA
+
+  # The module of a layer. Its attributes are those of layers.Attention, and
+  # `shows_heads` before the kernel.
+  layer_type = None
+  # A norm multiplies by its parameter plus this.
+  norm_offset = None
+
+  @nn.nowrap
+  def angles(self, positions: Array) -> dict[str, Array]:
+    """Returns rotary angles [B, L, H / 2] by kind, for positions [B, L]."""
+    raise NotImplementedError
+
+  @property
+  def embedding_scale(self) -> float | None:
+    """Input embeddings are multiplied by it; None: they are not scaled."""
+    return None
+
+  @nn.compact
+  def __call__(self, tokens, positions, segment_ids, spec=_NO_TAPS):
+    """Runs the transformer.
+
+    Args:
+      tokens: int32 [B, L].
+      positions: int32 [B, L], from 0 in each segment.
+      segment_ids: int32 [B, L]; attention stays within equal ids, 0 is padding.
+      spec: see `forward`.
+
+    Returns:
+      See `forward`.
+    """
+    c = self.config
+    table = self._table('embedding')
+    if not c.tied:
+      self._table('head')
+    x = embedding_lib.embed(table, tokens, self.dtype, self.embedding_scale)
+    where = attention_mask.Positions(positions, segment_ids)
+    masks = {
+      kind: attention_mask.AttentionMask(where, c.window_of(kind))
+      for kind in dict.fromkeys(c.layer_kinds)
+    }
+    angles = self.angles(positions)
+    with jax.named_scope(layers.TRANSFORMER_LAYERS):
+      x, shown = layer_stack.run(self, x, angles, masks, spec, self.layer_type)
+    norm = layers.RMSNorm(
+      c.norm_epsilon, 'norm', self.norm_offset, name='final_norm'
+    )
+    return norm(x), shown
+
+  def _table(self, name):
+    c = self.config
+    return self.param(
+      name,
+      nn.with_logical_partitioning(
+        nn.initializers.normal(c.embed_dim**-0.5), _TABLE_AXES
+      ),
+      (c.vocab_size, c.embed_dim),
+      jnp.float32,
+    )
+
+  @nn.nowrap
+  def forward(
+    self, params: types.PyTree, batch: types.Batch, spec: types.TapSpec
+  ) -> tuple[Array, types.Taps]:
+    """Runs whole rows; see family.Model.
+
+    Raises:
+      ValueError: spec names a layer that the model does not have.
+    """
+    spec.check(self.config.num_layers)
+    return self.apply(
+      {'params': params},
+      batch.tokens,
+      batch.positions,
+      batch.segment_ids,
+      spec,
+    )
+
+  @nn.nowrap
+  def unembedding(self, params: types.PyTree) -> Array:
+    """Returns the output embedding [V, D]; see family.Model."""
+    return params['embedding' if self.config.tied else 'head']
+
+  @nn.nowrap
+  def init_params(self, rng: Array) -> types.PyTree:
+    """Returns random float32 parameters, without partitioning boxes."""
+    return nn.unbox(_init(self, rng))
+
+  @nn.nowrap
+  def abstract_params(self) -> types.PyTree:
+    """Returns the shape and type of each parameter; see family.Model."""
+    return nn.unbox(_boxed(self))
+
+  @nn.nowrap
+  def logical_axes(self) -> types.PyTree:
+    """Returns logical axis names; see family.Model."""
+    return nn.get_partition_spec(_boxed(self))
+
+  @nn.nowrap
+  def layer_params(self, params: types.PyTree, layer: int) -> types.PyTree:
+    """Returns the parameters of one layer; see family.Model."""
+    return layer_stack.params_of(self.config, params, layer)
+
+  @nn.nowrap
+  def decoding_weights(self, params: types.PyTree) -> decoding.Weights:
+    """Returns the parameters as decoding reads them; see family.Model."""
+    return decoding.weights(self, params)
+
+  @nn.nowrap
+  def empty_cache(self, batch: int, slots: int) -> decoding.Cache:
+    """Returns an empty KV cache; see family.Model."""
+    return decoding.empty(self, batch, slots)
+
+  @nn.nowrap
+  def prefill(
+    self, params: types.PyTree, tokens: Array, lengths: Array
+  ) -> decoding.Cache:
+    """Computes the cache of prompts; see family.Model."""
+    return decoding.prefill(self, params, tokens, lengths)
+
+  @nn.nowrap
+  def extend(
+    self,
+    held: decoding.Weights,
+    cache: decoding.Cache,
+    ids: Array,
+    positions: Array,
+  ) -> tuple[Array, decoding.Cache]:
+    """Computes the next token of each row; see family.Model."""
+    return decoding.extend(self, held, cache, ids, positions)
+
+
+def _init(model, rng):
+  one = jnp.ones((1, 1), jnp.int32)
+  return model.init(rng, one, one, one)['params']
+
+
+@functools.lru_cache(maxsize=32)  # Tracing takes a second or more.
+def _boxed(model):
+  """Returns boxes of logical axis names over jax.ShapeDtypeStruct."""
+  return jax.eval_shape(lambda: _init(model, jax.random.key(0)))
+
+
+def check_build(dtype: str, remat: str, path: str) -> jnp.dtype:
+  """Checks the arguments of families.build.
+
+  Args:
+    dtype: 'float32' or 'bfloat16'.
+    remat: a name of REMAT_POLICIES.
+    path: the config path of the model ('student'), for messages.
+
+  Returns:
+    The data type.
+
+  Raises:
+    ConfigError: one of the names is not legal.
+  """
+  if dtype == 'float16':
+    raise errors.ConfigError(
+      f'{path}.dtype',
+      "found 'float16': activations exceed its largest value",
+      legal='float32, bfloat16',
+      nearest='bfloat16',
+    )
+  if dtype not in ('float32', 'bfloat16'):
+    raise errors.unknown(
+      f'{path}.dtype', 'type', dtype, ('float32', 'bfloat16')
+    )
+  if remat not in REMAT_POLICIES:
+    raise errors.unknown(f'{path}.remat', 'policy', remat, list(REMAT_POLICIES))
+  return jnp.dtype(dtype)
+
+
+def tensors(
+  config: family.Config,
+  top: Sequence[tensors_lib.Entry],
+  layer: Sequence[tensors_lib.Entry],
+) -> list[tensors_lib.Tensor]:
+  """Returns every tensor of a model, those of no layer first.
+
+  Args:
+    config: the model.
+    top: entries that belong to no layer.
+    layer: entries of each layer.
+  """
+  c = config
+  sizes = {
+    'V': c.vocab_size,
+    'D': c.embed_dim,
+    'F': c.mlp_dim,
+    'H': c.head_dim,
+    'N': c.num_heads,
+    'G': c.num_kv_heads,
+  }
+  locations = [layer_stack.location(c, i) for i in range(c.num_layers)]
+  return tensors_lib.of_model(top, layer, sizes, locations)
