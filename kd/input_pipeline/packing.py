@@ -22,7 +22,7 @@ class Example:
   """One tokenized example of n ids.
 
   Attributes:
-    ids: int32 [n], BOS first.
+    ids: int32 [n], BOS first if the tokenizer has one.
     parts: int32 [n], the part of the answer that each id belongs to, as
       `types.Batch.parts` has it.
     weights: float32 [n], what each id counts for as a target.

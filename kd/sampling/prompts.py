@@ -49,7 +49,7 @@ class Prompt:
   """A line of a file of prompts.
 
   Attributes:
-    ids: of the prompt, BOS included.
+    ids: of the prompt, BOS included if the tokenizer has one.
     fields: the line: prompt or messages, and keys of the user's own.
   """
 
