@@ -1,17 +1,18 @@
-"""A byte-level BPE and Qwen3's turns through every mode, with a small Gemma."""
+"""A small Qwen3 with its kind of tokenizer and its turns, in every mode."""
 
+import dataclasses
 import io
 import json
-import os
 import shutil
 import sys
 
-import numpy as np
+import jax
 import pytest
-import safetensors.numpy
 
+from kd.checkpoints import huggingface
 from kd.input_pipeline import tokenizers
 from kd.input_pipeline import trained_byte_level
+from kd.models import families
 from kd.modes import chat as chat_mode
 from kd.modes import check as check_mode
 from kd.modes import export as export_mode
@@ -20,33 +21,24 @@ from kd.modes import train as train_mode
 from tests import cache_runs
 from tests import command
 
-_FIXTURE = 'data/fixtures/quickstart_teacher'
 _SIZE = trained_byte_level.VOCABULARY + 8
 _ROWS = _SIZE + 24  # The embedding is padded, as Qwen3's.
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Holds `teacher`: the quickstart's, with other embeddings and tokenizer."""
+  """Holds `teacher`: a random Qwen3 with a tokenizer and config as Qwen3's."""
   folder = tmp_path_factory.mktemp('byte_level')
-  teacher = folder / 'teacher'
-  teacher.mkdir()
-  with open(os.path.join(_FIXTURE, 'config.json'), encoding='utf-8') as f:
-    config = json.load(f)
-  (teacher / 'config.json').write_text(
-    json.dumps(config | {'vocab_size': _ROWS})
+  config = dataclasses.replace(
+    families.variant('qwen3_tiny', 'variant'), vocab_size=_ROWS, num_layers=2
   )
-  tensors = safetensors.numpy.load_file(
-    os.path.join(_FIXTURE, 'model.safetensors')
+  model = families.build(config, 'float32', 'none', 'teacher')
+  params = jax.jit(model.init_params)(jax.random.key(1))
+  huggingface.write(
+    *(str(folder / 'teacher'), jax.device_get(params), config, 'float32'),
+    *(None, [_SIZE - 6, _SIZE - 8], _SIZE - 8),
+    trained_byte_level.write,
   )
-  name = 'model.embed_tokens.weight'
-  shape = (_ROWS, tensors[name].shape[1])
-  noise = np.random.default_rng(0).normal(0, 0.05, shape)
-  tensors[name] = noise.astype(tensors[name].dtype)
-  safetensors.numpy.save_file(
-    tensors, teacher / 'model.safetensors', {'format': 'pt'}
-  )
-  trained_byte_level.write(teacher)
   with command.compiled_once():
     yield folder
 

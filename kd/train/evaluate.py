@@ -231,9 +231,12 @@ class Evaluator:
     asked = []
     for example in examples:
       messages = templates.exchange(example['inputs'])
-      ids = templates.encode_prompt(
-        self._run.tokenizer, config.data.template, messages
-      )
+      try:
+        ids = templates.encode_prompt(
+          self._run.tokenizer, config.data.template, messages
+        )
+      except errors.ConfigError as e:
+        raise e.at(f'evaluation, example {example["id"]!r}') from e
       asked.append(requests.Request(tuple(ids), seed=0, samples=1))
     with rules.active(self._mesh):
       completions = self._engine.generate(
