@@ -117,7 +117,8 @@ def read_in(directory: str, name: str, field: str = '') -> dict[str, Any]:
     ConfigError: as `read`.
   """
   path = os.path.join(directory, name)
-  return read(path, field) if os.path.isfile(path) else {}
+  there = os.path.isfile(path) or os.path.isdir(path)
+  return read(path, field) if there else {}
 
 
 def read_lines(path: str, legal: str) -> Iterator[tuple[str, dict[str, Any]]]:

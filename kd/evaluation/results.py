@@ -110,6 +110,8 @@ def read(path: str) -> tuple[dict[str, Any], Result] | None:
     }
     if not all(isinstance(x, dict) for x in answers):
       return None
+    if not isinstance(fields.get('identity', {}), dict):
+      return None
     return fields, Result(metrics, scores, answers, descriptions)
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return None

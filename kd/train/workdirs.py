@@ -15,6 +15,7 @@ import ml_collections
 
 from kd.checkpoints import manager
 from kd.config import base
+from kd.config import legal as legal_lib
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import json_files
@@ -25,6 +26,9 @@ from kd.train import model_sizes
 from kd.train import resolved
 
 CONFIG_FILE = 'config.json'
+_LONGEST = 300  # Characters of a library's message.
+_LISTED = 20  # Of many differences, those that a message lists.
+_WRITTEN = 'the file as the run wrote it'
 
 # Fields that only other modes read.
 _OTHER_MODES = ('export.', 'generate.', 'plan.', 'reasoning.', 'search.')
@@ -78,13 +82,18 @@ def recorded_config(workdir: str) -> ml_collections.ConfigDict | None:
   Raises:
     ConfigError: the file is damaged, or another version of kd wrote it.
   """
-  fields = json_files.read_in(workdir, CONFIG_FILE, '--workdir')
+  fields = _read(workdir, CONFIG_FILE)
   if not fields:
     return None
+  file = os.path.join(workdir, CONFIG_FILE)
   try:
     return base.checked(ml_collections.ConfigDict(fields))
   except errors.ConfigError as e:
-    raise e.at(f'{os.path.join(workdir, CONFIG_FILE)}: {e.path}') from e
+    raise e.at(f'{file}: {e.path}') from e
+  except (ValueError, TypeError) as e:  # ConfigDict takes no such names.
+    raise errors.ConfigError(
+      '--workdir', f'{file}: {str(e)[:_LONGEST]}', _WRITTEN
+    ) from e
 
 
 def check(
@@ -103,15 +112,15 @@ def check(
     The differences that are allowed.
 
   Raises:
-    ConfigError: another field differs: lists them all; or `steps` is below the
+    ConfigError: other fields differ: lists them; or `steps` is below the
       step of the latest checkpoint.
   """
-  old = json_files.read_in(workdir, CONFIG_FILE, '--workdir')
+  old = _read(workdir, CONFIG_FILE)
   if not old:
     return Changes({}, {})
   new = json.loads(config_lib.to_json(config))
   allowed = (*_RESUMABLE, *also_allowed)
-  if all(c['teacher']['source'] != 'on_policy' for c in (old, new)):
+  if not any(_is_on_policy(c) for c in (old, new)):
     allowed = (*allowed, 'rollout.')
   changes, refused = Changes({}, {}), []
   for field, there, here in config_lib.differences(old, new):
@@ -122,7 +131,10 @@ def check(
     elif field.startswith(allowed):
       changes.fields[field] = [there, here]
     else:
-      refused.append(f'{field}: there {there!r}, now {here!r}')
+      there, here = legal_lib.shown(there), legal_lib.shown(here)
+      refused.append(f'{field}: there {there}, now {here}')
+  if len(refused) > _LISTED:
+    refused[_LISTED:] = [f'and {len(refused) - _LISTED} more']
   if refused:
     raise errors.ConfigError(
       '--workdir',
@@ -131,6 +143,20 @@ def check(
     )
   _check_steps(config.steps, workdir)
   return changes
+
+
+def _read(workdir, name):
+  """Returns what a JSON file of a workdir holds; {} without such a file."""
+  fields = json_files.read_in(workdir, name, '--workdir')
+  file = os.path.join(workdir, name)
+  if not fields and os.path.exists(file):
+    raise errors.ConfigError('--workdir', f'{file}: holds no field', _WRITTEN)
+  return fields
+
+
+def _is_on_policy(fields):
+  teacher = fields.get('teacher')
+  return isinstance(teacher, dict) and teacher.get('source') == 'on_policy'
 
 
 def _names_stored_files(field, *values):
@@ -177,7 +203,7 @@ def _begin(run, workdir, changes, inputs, mixture):
   old = _read_run(workdir)
   inputs = {**inputs, 'data.tokenizer': run.tokenizer.digest}
   _check_inputs(workdir, old, inputs)
-  history = list(old.get('changes', []))
+  history = list(old['changes'])
   if changes.fields or changes.paths:
     history.append(
       {
@@ -189,7 +215,7 @@ def _begin(run, workdir, changes, inputs, mixture):
   value = {
     **run_info.collect(),
     'student': config_json.to_json(run.student.config),
-    'inputs': {**old.get('inputs', {}), **inputs},
+    'inputs': {**old['inputs'], **inputs},
     'changes': history,
     'mixture': mixture,
   }
@@ -201,11 +227,22 @@ def _begin(run, workdir, changes, inputs, mixture):
 
 
 def _read_run(workdir):
-  return json_files.read_in(workdir, model_sizes.RUN_FILE, '--workdir')
+  """Returns what run.json holds; without a run, no inputs and no changes."""
+  fields = _read(workdir, model_sizes.RUN_FILE)
+  if not fields:
+    return {'inputs': {}, 'changes': []}
+  for name, kind in (('inputs', dict), ('changes', list)):
+    if not isinstance(fields.get(name), kind):
+      file = os.path.join(workdir, model_sizes.RUN_FILE)
+      found = json_files.short(fields.get(name))
+      raise errors.ConfigError(
+        '--workdir', f'{file}: {name}: found {found}', _WRITTEN
+      )
+  return fields
 
 
 def _check_inputs(workdir, old, inputs):
-  recorded = old.get('inputs', {})
+  recorded = old['inputs']
   known = [name for name in inputs if name in recorded]
   config_lib.refuse_differences(
     {name: recorded[name] for name in known},
