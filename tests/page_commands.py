@@ -1,4 +1,4 @@
-"""Finds the command lines of kd.main in pages and docstrings."""
+"""Finds the command lines of kd in pages and docstrings."""
 
 import pathlib
 import re
@@ -10,7 +10,7 @@ from kd.config import base
 from kd.config import command_line
 from kd.config import overrides
 
-_STARTS = r'python -m kd\.main|bazelw? run //:(?:train|plan) --'
+_STARTS = r'python -m kd|bazelw? run //:(?:train|plan) --'
 # What follows a command on its line.
 _END = re.compile(r' (&|\||# ).*')
 
