@@ -18,17 +18,19 @@ from kd.core import run_info
 from kd.evaluation import intervals
 from kd.evaluation import measures
 from kd.evaluation import results as results_lib
+from kd.metrics import metric
 from kd.train import outputs
 from kd.train import report
 from kd.train import workdirs as workdirs_lib
 
+_LIKELIHOODS = (measures.AGREEMENT, measures.KL, measures.NLL)
 MEASURES = {
   m.metric: m
   for m in (
-    measures.Measure(results_lib.EXACT_MATCH, 'exact match', False),
-    measures.Measure(measures.AGREEMENT, 'top-1 agreement', True),
-    measures.Measure(measures.KL, 'KL to the teacher, nats per token', True),
-    measures.Measure(measures.NLL, 'NLL, nats per token', True),
+    measures.Measure(
+      results_lib.EXACT_MATCH, metric.Description('exact match'), False
+    ),
+    *(m for m in measures.LIKELIHOODS if m.metric in _LIKELIHOODS),
   )
 }
 _COLOURS = {report.AFTER: 'tab:blue', report.CROSS_ENTROPY: 'tab:orange'}
@@ -47,8 +49,8 @@ def read(workdirs: Sequence[str]) -> Results:
   results: Results = {}
   for title, runs in by_title.items():
     for set_name in runs[0].scores:
-      for metric, measure in MEASURES.items():
-        name = f'eval/{set_name}/{metric}'
+      for measure in MEASURES.values():
+        name = f'eval/{set_name}/{measure.metric}'
         if name in runs[0].metrics:
           interval = _interval(runs, set_name, measure)
           results.setdefault(name, {})[title] = {
@@ -107,9 +109,9 @@ def draw(results: Results, workdirs: Sequence[str], path: str) -> None:
     layout='constrained',
   )
   _losses(axes[0], workdirs)
-  for axis, metric in zip(axes[1:], chosen, strict=True):
-    _bars(axis, named[metric])
-    axis.set_title(f'held out: {MEASURES[metric].title}', fontsize=10)
+  for axis, name in zip(axes[1:], chosen, strict=True):
+    _bars(axis, named[name])
+    axis.set_title(f'held out: {MEASURES[name].title}', fontsize=10)
   run_info.write_picture(path, figure, dpi=110)
   pyplot.close(figure)
 

@@ -20,6 +20,7 @@ def _result(rng, level, weights):
     {f'eval/{_SET}/{name}': value for name, value in metrics.items()},
     {_SET: {name: column.tolist() for name, column in columns.items()}},
     [],
+    {},
   )
 
 
