@@ -19,7 +19,7 @@ _TEACHER = os.path.join(
   *('data', 'fixtures', 'quickstart_teacher'),
 )
 _PARTS = ('model-00001-of-00002.gguf', 'model-00002-of-00002.gguf')
-_SECONDS = 6
+_SECONDS = 5
 
 
 def _load_folder(folder):

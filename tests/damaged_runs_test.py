@@ -32,7 +32,7 @@ from kd.teachers import shard_writer
 from kd.teachers import shards
 from tests import damage
 
-_SECONDS = 5
+_SECONDS = 4
 _PATIENCE = retry.RetryPolicy(attempts=1, wait_s=0.0, timeout_s=60.0)
 _ROWS, _LENGTH, _VOCAB, _WIDTH = 4, 16, 90, 8
 
