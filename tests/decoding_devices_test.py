@@ -1,17 +1,22 @@
 """What decoding exchanges between devices: activations, never weights."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from configs import gemma3_tpu
 from kd.models import decoding
+from kd.models import families
+from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.planning import hlo_text
 from kd.planning import planned_run
 from kd.planning import programs
 from kd.sampling import device
 from kd.train import load_params
+from kd.train import resolve
 
 _ROWS, _PROMPT = 8, 16
 _EXCHANGES = (
@@ -25,7 +30,14 @@ _MESHES = [
 ]
 
 
-def _run(mesh):
+# A model whose output embedding is a parameter of its own.
+_UNTIED = dataclasses.replace(
+  families.variant('qwen3_tiny', 'variant'), tied=False
+)
+_CASES = [*((mesh, None) for mesh in _MESHES), (_MESHES[1], _UNTIED)]
+
+
+def _run(mesh, sizes=None):
   config = gemma3_tpu.get_config()
   config.update_from_flattened_dict(
     {
@@ -39,7 +51,11 @@ def _run(mesh):
     }
     | {f'mesh.{axis}': size for axis, size in mesh.items()}
   )
-  return planned_run.on_devices(config, np.asarray(jax.devices()))
+  devices = np.asarray(jax.devices())
+  if sizes is None:
+    return planned_run.on_devices(config, devices)
+  make = lambda sizes, part: mesh_lib.make(sizes, devices[part])
+  return resolve.shapes(config, make, lambda *_: sizes)
 
 
 def _exchanges(text):
@@ -51,9 +67,9 @@ def _exchanges(text):
   ]
 
 
-@pytest.mark.parametrize('mesh', _MESHES)
-def test_decoding_gathers_no_weights(mesh):
-  run = _run(mesh)
+@pytest.mark.parametrize('mesh, sizes', _CASES)
+def test_decoding_gathers_no_weights(mesh, sizes):
+  run = _run(mesh, sizes)
   program = programs.decode(run)
   with rules.active(run.mesh):
     text = program.function.lower(*program.arguments).compile().as_text()
@@ -72,9 +88,9 @@ def test_decoding_gathers_no_weights(mesh):
   assert exchanged[False] <= max(layer, _ROWS * _PROMPT * model.embed_dim)
 
 
-@pytest.mark.parametrize('mesh', _MESHES)
-def test_decoding_weights_are_split_as_the_plan_says(mesh):
-  run = _run(mesh)
+@pytest.mark.parametrize('mesh, sizes', _CASES)
+def test_decoding_weights_are_split_as_the_plan_says(mesh, sizes):
+  run = _run(mesh, sizes)
   params = load_params.abstract(run.student)
   with rules.active(run.mesh):
     compiled = device.weights.lower(run.student.module, params).compile()

@@ -14,6 +14,7 @@ from kd.losses import selection
 from kd.losses import terms as terms_lib
 from kd.models import families
 from kd.models.gemma3 import config as gemma3_config
+from kd.models.qwen3 import config as qwen3_config
 from kd.optimizers import optimizers
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
@@ -50,6 +51,20 @@ SIZES = gemma3_config.Gemma3Config(
   global_rope_factor=1.0,
   norm_epsilon=1e-6,
 )
+# Its head is a parameter of its own.
+QWEN3 = qwen3_config.Qwen3Config(
+  embed_dim=32,
+  mlp_dim=64,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=16,
+  vocab_size=264,
+  num_layers=4,
+  context=64,
+  rope_base=1e6,
+  norm_epsilon=1e-6,
+  tied=False,
+)
 
 
 def _batch(batch=8, length=24, vocab=260):
@@ -81,8 +96,8 @@ def _init(model, seed):
   return jax.jit(model.init_params)(jax.random.key(seed))
 
 
-def _objective():
-  sizes = model_sizes.term_sizes(SIZES)
+def _objective(model_config):
+  sizes = model_sizes.term_sizes(model_config)
   context = terms_lib.Context(steps=10, student=sizes, teacher=sizes)
   # Half the positions, by entropy: their choice must not depend on the mesh.
   kept = selection.build({'rule': 'student_entropy', 'fraction': 0.5}, '', 10)
@@ -90,10 +105,10 @@ def _objective():
 
 
 @functools.cache
-def _programs(shape, count, micro_batches, remat):
+def _programs(shape, count, micro_batches, remat, sizes):
   """The first state, where its parts lie, the update, and the teacher."""
   devices = jax.devices()[:count]
-  model = families.build(SIZES, 'float32', remat, 'student')
+  model = families.build(sizes, 'float32', remat, 'student')
   mesh = mesh_lib.make(dict(zip(mesh_lib.AXES, shape, strict=False)), devices)
   shardings = rules.param_shardings(
     mesh,
@@ -103,10 +118,10 @@ def _programs(shape, count, micro_batches, remat):
   )
   params = jax.device_put(_init(model, 0), shardings)
   teacher = jax.device_put(_init(model, 1), shardings)
-  objective = _objective()
+  objective = _objective(sizes)
   targets = live.make(
     [live.Teacher(model, teacher, 1.0)],
-    SIZES.vocab_size,
+    sizes.vocab_size,
     objective.teacher_taps,
     mesh,
   )
@@ -128,10 +143,12 @@ def _programs(shape, count, micro_batches, remat):
   return jax.device_get(state), places, mesh, step, targets
 
 
-def _three_updates(shape, count, micro_batches=1, remat='none', batch=None):
+def _three_updates(
+  shape, count, micro_batches=1, remat='none', batch=None, sizes=SIZES
+):
   """Losses, gradient norms and parameters after three updates."""
   first, places, mesh, step, targets = _programs(
-    shape, count, micro_batches, remat
+    shape, count, micro_batches, remat, sizes
   )
   state = jax.device_put(first, places)
   rows = placement.place(_batch() if batch is None else batch, mesh, 8)
@@ -160,6 +177,12 @@ def _assert_same(got, expected):
 @pytest.mark.parametrize('shape', [(1, 8, 1), (2, 2, 2), (1, 2, 1, 4)])
 def test_meshes_change_nothing(shape, one_device):
   _assert_same(_three_updates(shape, 8), one_device)
+
+
+def test_meshes_change_nothing_for_a_head_of_its_own():
+  one = _three_updates((1, 1, 1), 1, sizes=QWEN3)
+  _assert_same(_three_updates((2, 2, 2), 8, sizes=QWEN3), one)
+  assert np.any(one[1]['head'] != one[1]['embedding'])
 
 
 def test_micro_batches_over_devices(one_device):
