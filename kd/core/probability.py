@@ -64,6 +64,19 @@ def in_nucleus(p: Array, mass: Array | float) -> Array:
   return _bits(p) >= _bits(nucleus_threshold(p, mass))
 
 
+def in_sorted_nucleus(p: Array, mass: Array | float) -> Array:
+  """Returns which of some descending probabilities are in the nucleus.
+
+  Args:
+    p: float32 [..., K], from the highest to the lowest.
+    mass: see nucleus_threshold.
+
+  Returns:
+    bool [..., K]; all of them if together they hold less than `mass`.
+  """
+  return jnp.cumsum(p, axis=-1) - p < mass
+
+
 def _bits(p):
   """Returns the bits of floats, whose order is that of floats from 0."""
   return jax.lax.bitcast_convert_type(p, jnp.int32)

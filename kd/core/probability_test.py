@@ -57,6 +57,17 @@ def test_a_nucleus_is_what_sorting_finds(size, mass):
     }
 
 
+def test_sorted_probabilities_have_the_same_nucleus():
+  p = -np.sort(-_distributions(64)[:2]).astype(np.float32)
+  for mass in (1e-6, 0.3, 0.9, 0.999, 2.0):
+    inside = np.asarray(probability.in_sorted_nucleus(p, mass))
+    for row, kept in zip(p.astype(np.float64), inside, strict=True):
+      before = np.concatenate([[0], np.cumsum(row)[:-1]])
+      # Sums of float32 numbers may be rounded across the boundary.
+      clear = np.abs(before - mass) > 1e-6
+      np.testing.assert_array_equal(kept[clear], (before < mass)[clear])
+
+
 def test_the_threshold_is_the_highest_with_enough_mass():
   """Tries every probability that occurs, and one beyond."""
   rng = np.random.default_rng(1)

@@ -23,10 +23,9 @@ class Batch:
     positions: int32 [B, L], from 0 at the start of each segment.
     segment_ids: int32 [B, L], 1, 2, ... by packed example, 0 on padding.
     parts: int32 [B, L], the part of its example's answer that each target
-      belongs to: RATIONALE; SAMPLED, where the student wrote it; or ANSWER,
-      which is also what stands on prompts, on padding, and where a task tells
-      no parts apart.
-    weights: float32 [B, L], what each target counts for; 0 on prompts and
+      belongs to: RATIONALE; SAMPLED, if the student sampled it; otherwise
+      ANSWER, also on prompts and padding.
+    weights: float32 [B, L], the weight of each target; 0 on prompts and
       padding.
     row_id: int32 [B], the row's index in its prepared data.
   """
@@ -42,11 +41,11 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class TapSpec:
-  """Which layers show what; numbers count from 0.
+  """Names the layer outputs that a forward pass returns; layers count from 0.
 
   Attributes:
-    hidden: layers whose output, the residual stream behind them, is shown.
-    attention: layers whose queries, keys and values are shown.
+    hidden: layers whose output (the residual stream after them) is returned.
+    attention: layers whose queries, keys and values are returned.
   """
 
   hidden: tuple[int, ...]
@@ -56,25 +55,25 @@ class TapSpec:
     """Raises ValueError if one of the layers does not exist."""
     for layer in self.hidden + self.attention:
       if not 0 <= layer < num_layers:
-        raise ValueError(f'layer {layer} of {num_layers} is to be tapped')
+        raise ValueError(f'no layer {layer}: the model has {num_layers}')
 
   def places(self, layers: range, period: int) -> 'TapSpec':
-    """The places 0..period-1 that these layers have in their periods."""
+    """Returns the places 0..period-1 of these layers in their periods."""
 
     def among(chosen):
-      found = {(i - layers.start) % period for i in chosen if i in layers}
-      return tuple(sorted(found))
+      places = {(i - layers.start) % period for i in chosen if i in layers}
+      return tuple(sorted(places))
 
     return TapSpec(among(self.hidden), among(self.attention))
 
 
 @struct.dataclass
 class Taps:
-  """What a model's layers show in addition to its final hidden states.
+  """The layer outputs that a TapSpec names.
 
   Attributes:
-    hidden: [n, B, L, D], the residual stream behind n chosen layers, or None.
-    query: [m, B, L, N, H], as attention reads it, in m chosen layers, or None.
+    hidden: [n, B, L, D], the residual stream after n layers, or None.
+    query: [m, B, L, N, H], as attention reads it, of m layers, or None.
     key: [m, B, L, G, H], likewise.
     value: [m, B, L, G, H], likewise.
   """

@@ -198,8 +198,13 @@ def decode(run: resolved.Run) -> Program:
     state = device.empty(model, rows, length + limit, repeats=False)
     state = device.insert(state, cache, tokens, entries)
     _, ids, logprobs = device.steps(
-      *(model, picking.rule(greedy, model.config.vocab_size), weights, state),
-      *(picking.numbers(greedy), limits, entries.take, limit),
+      *(
+        model,
+        picking.options(greedy, model.config.vocab_size),
+        weights,
+        state,
+      ),
+      *(picking.parameters(greedy), limits, entries.take, limit),
     )
     return ids, logprobs
 

@@ -74,8 +74,8 @@ class Call:
     self._model, self._words, self._settings = model, words, settings
     self._shapes = shapes
     self._batch_size = batch_size
-    self._rule = picking.rule(settings, model.config.vocab_size)
-    self._numbers = picking.numbers(settings)
+    self._rule = picking.options(settings, model.config.vocab_size)
+    self._numbers = picking.parameters(settings)
     self._limits = device.Limits(
       vocab_size=np.int32(words.size),
       stop_ids=np.asarray(words.stop_ids, np.int32),

@@ -173,10 +173,10 @@ def _held(tokens, entries, shape):
 @functools.partial(jax.jit, static_argnums=(0, 1, 7), donate_argnums=3)
 def steps(
   model: family.Model,
-  rule: picking.Rule,
+  rule: picking.Options,
   held: decoding.Weights,
   rows: DecodeSlots,
-  numbers: picking.Numbers,
+  numbers: picking.Parameters,
   limits: Limits,
   live: Array,
   count: int,

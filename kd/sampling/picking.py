@@ -1,4 +1,4 @@
-"""From logits to ids: filters, and draws with each row's own key."""
+"""Picks the next ids: penalty, temperature, filters and random draws."""
 
 import dataclasses
 
@@ -13,19 +13,19 @@ from kd.sampling import requests
 
 Array = types.Array
 
-_BLOCK = 512  # ids that are drawn from together
+_BLOCK = 512  # ids per block, see probability.draw_by_blocks
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-  """What of picking is compiled in.
+class Options:
+  """Static sampling options, which are compiled into the program.
 
   Attributes:
-    draws: ids are drawn; False: the most likely one is taken.
-    top_k: see requests.SamplingSettings.
-    top_p: some ids are ruled out by it.
-    min_p: likewise.
-    repeats: the repetition penalty is not 1.
+    draws: whether ids are drawn; otherwise the most likely one is taken.
+    top_k: see requests.SamplingSettings; 0: all ids.
+    top_p: whether top_p excludes ids.
+    min_p: whether min_p excludes ids.
+    repeats: whether the repetition penalty is not 1.
   """
 
   draws: bool
@@ -36,8 +36,8 @@ class Rule:
 
 
 @struct.dataclass
-class Numbers:
-  """What of requests.SamplingSettings is not compiled in: each float32 []."""
+class Parameters:
+  """Traced sampling parameters of requests.SamplingSettings, float32 []."""
 
   temperature: Array
   top_p: Array
@@ -45,10 +45,10 @@ class Numbers:
   repetition_penalty: Array
 
 
-def rule(settings: requests.SamplingSettings, vocab_size: int) -> Rule:
-  """What `settings` asks of the program, for V = vocab_size."""
+def options(settings: requests.SamplingSettings, vocab_size: int) -> Options:
+  """Returns the static options of `settings` for V = vocab_size."""
   draws = settings.temperature > 0
-  return Rule(
+  return Options(
     draws=draws,
     top_k=settings.top_k if draws and settings.top_k < vocab_size else 0,
     top_p=draws and settings.top_p < 1,
@@ -57,69 +57,69 @@ def rule(settings: requests.SamplingSettings, vocab_size: int) -> Rule:
   )
 
 
-def numbers(settings: requests.SamplingSettings) -> Numbers:
-  """What `settings` gives the program."""
-  fields = (field.name for field in dataclasses.fields(Numbers))
-  return Numbers(**{f: np.float32(getattr(settings, f)) for f in fields})
+def parameters(settings: requests.SamplingSettings) -> Parameters:
+  """Returns the traced parameters of `settings`."""
+  fields = (field.name for field in dataclasses.fields(Parameters))
+  return Parameters(**{f: np.float32(getattr(settings, f)) for f in fields})
 
 
 def pick(
-  how: Rule, by: Numbers, logits: Array, held: Array, keys: Array
+  static: Options, traced: Parameters, logits: Array, held: Array, keys: Array
 ) -> Array:
-  """Chooses the next id of each row.
+  """Picks the next id of each row.
 
-  The penalty comes first, then temperature, top-k, top-p of what that left, and
-  min-p.
+  The repetition penalty is applied first, then temperature, top-k, top-p of
+  what top-k left, and min-p.
 
   Args:
-    how: compiled in.
-    by: the numbers.
-    logits: float32 [B, V], minus infinity where an id must not come.
-    held: bool [B, V], ids that the row has; read if how.repeats.
-    keys: random keys [B]; read if how.draws.
+    static: the static options.
+    traced: the traced parameters.
+    logits: float32 [B, V], minus infinity for ids that must not be picked.
+    held: bool [B, V], ids that the row contains; read if static.repeats.
+    keys: random keys [B]; read if static.draws.
 
   Returns:
     int32 [B].
   """
-  if how.repeats:
-    penalty = by.repetition_penalty
+  if static.repeats:
+    penalty = traced.repetition_penalty
     worse = jnp.where(logits > 0, logits / penalty, logits * penalty)
     logits = jnp.where(held, worse, logits)
-  if not how.draws:
+  if not static.draws:
     return most_likely(logits)
   top = jnp.max(logits, axis=-1, keepdims=True)
-  mass = jnp.exp((logits - top) / by.temperature)
-  return _draw(_filter(how, by, mass), keys)
+  mass = jnp.exp((logits - top) / traced.temperature)
+  return _draw(_filter(static, traced, mass), keys)
 
 
 def most_likely(logits: Array) -> Array:
-  """The first of the highest logits of each row of [B, V]: int32 [B]."""
+  """Returns the first of the highest logits in each row [B, V]: int32 [B]."""
   # Twice as fast on CPU as argmax.
   v = logits.shape[-1]
   highest = logits == jnp.max(logits, axis=-1, keepdims=True)
   ids = jnp.arange(v, dtype=jnp.int32)
-  # Where a row has NaN, none is highest.
+  # In a row with NaN, no logit equals the highest.
   return jnp.minimum(jnp.min(jnp.where(highest, ids, v), axis=-1), v - 1)
 
 
-def _filter(how, by, mass):
-  """Sets the mass of ids that are ruled out to 0; the highest is 1."""
-  if not (how.top_k or how.top_p or how.min_p):
+def _filter(static, traced, mass):
+  """Sets the mass of excluded ids to 0; the highest mass is 1."""
+  if not (static.top_k or static.top_p or static.min_p):
     return mass
   least = jnp.zeros((mass.shape[0],), jnp.float32)
-  if how.top_k:
-    best, _ = jax.lax.top_k(mass, how.top_k)
+  if static.top_k:
+    best, _ = jax.lax.top_k(mass, static.top_k)
     least = best[:, -1]
-    if how.top_p:
-      before = jnp.cumsum(best, axis=-1) - best
-      wanted = by.top_p * jnp.sum(best, axis=-1, keepdims=True)
-      inside = jnp.sum(before < wanted, axis=-1, keepdims=True)
-      least = jnp.take_along_axis(best, inside - 1, axis=-1)[:, 0]
-  elif how.top_p:
-    wanted = by.top_p * jnp.sum(mass, axis=-1, keepdims=True)
+    if static.top_p:
+      wanted = traced.top_p * jnp.sum(best, axis=-1, keepdims=True)
+      inside = probability.in_sorted_nucleus(best, wanted)
+      size = jnp.sum(inside, axis=-1, keepdims=True)
+      least = jnp.take_along_axis(best, size - 1, axis=-1)[:, 0]
+  elif static.top_p:
+    wanted = traced.top_p * jnp.sum(mass, axis=-1, keepdims=True)
     least = probability.nucleus_threshold(mass, wanted)[:, 0]
-  if how.min_p:
-    least = jnp.maximum(least, by.min_p)
+  if static.min_p:
+    least = jnp.maximum(least, traced.min_p)
   return jnp.where(mass >= least[:, None], mass, 0.0)
 
 
@@ -133,5 +133,5 @@ def _draw(mass: Array, keys: Array) -> Array:
     lambda chosen: jnp.take_along_axis(blocks, chosen[:, :, None], axis=1),
     uniform[:, :, None],
   )
-  # Where a row has NaN, no id is drawn.
+  # A row with NaN draws no id.
   return jnp.minimum(ids[:, 0], v - 1)

@@ -6,6 +6,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from kd.core import probability
 from kd.core import registry
 from kd.core import types
 from kd.losses import dense_distributions
@@ -118,9 +119,9 @@ class Method:
     size = min(self.entries, vocab_size)
     ids, logprobs, tail = blocks_lib.most_likely(outputs.blocks, size)
     if self.mass < 1:
-      before = jnp.cumsum(jnp.exp(logprobs), axis=1) - jnp.exp(logprobs)
+      inside = probability.in_sorted_nucleus(jnp.exp(logprobs), self.mass)
       # The most likely id is always kept.
-      kept = (before < self.mass).at[:, 0].set(True)
+      kept = inside.at[:, 0].set(True)
       rest = jax.nn.logsumexp(jnp.where(kept, -jnp.inf, logprobs), axis=1)
       tail = jnp.logaddexp(tail, rest)
       ids = jnp.where(kept, ids, -1)
