@@ -22,7 +22,7 @@ from benchmarks import step_real_cpu
 from kd.checkpoints import huggingface
 from kd.models import attention
 from kd.models import families
-from kd.planning import flops
+from kd.planning.cost import flops
 
 _MODEL = families.variant('nano', '').keep_layers((4, 5))
 

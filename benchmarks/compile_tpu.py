@@ -24,8 +24,8 @@ from benchmarks import programs
 from benchmarks import stepper
 from kd.models import families
 from kd.partitioning import rules
-from kd.planning import costs
-from kd.planning import hlo
+from kd.planning.cost import costs
+from kd.planning.hlo import hlo
 
 
 def main(argument):

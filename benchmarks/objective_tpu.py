@@ -22,8 +22,8 @@ from benchmarks import results
 from kd.core import errors
 from kd.models import attention_backend
 from kd.models import families
-from kd.planning import flops
 from kd.planning import libtpu
+from kd.planning.cost import flops
 
 _PEER = flags.DEFINE_bool('peer', True, "Also compile Tunix's: takes long.")
 _LENGTHS = flags.DEFINE_list(

@@ -22,7 +22,7 @@ from benchmarks import results
 from benchmarks import steps
 from kd.models import attention
 from kd.models.gemma3 import config as gemma3_config
-from kd.planning import flops
+from kd.planning.cost import flops
 
 # By peer: its environment.
 _PEERS = {

@@ -22,7 +22,7 @@ from benchmarks import results
 from benchmarks import steps
 from kd.checkpoints import weights
 from kd.models import attention
-from kd.planning import flops
+from kd.planning.cost import flops
 
 _PEERS = {'trl_gkd': 'peers_trl', 'trl_chunked': 'peers_trl'}
 _LENGTH = 256

@@ -11,9 +11,9 @@ from kd.models import decoding
 from kd.models import families
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
-from kd.planning import hlo_text
 from kd.planning import planned_run
 from kd.planning import programs
+from kd.planning.hlo import hlo_text
 from kd.sampling import device
 from kd.train import load_params
 from kd.train import resolve

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kd.planning import hlo_text
+from kd.planning.hlo import hlo_text
 
 _BRANCHES = ('branch_computations', 'true_computation', 'false_computation')
 # Attributes of each operation that name computations with arrays in memory.

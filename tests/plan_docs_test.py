@@ -13,11 +13,11 @@ import pytest
 from configs import gemma3_tpu
 from kd.config import base
 from kd.config import overrides
-from kd.planning import buffers
-from kd.planning import chips
 from kd.planning import planned_run
 from kd.planning import suggestions
 from kd.planning import tables
+from kd.planning.cost import chips
+from kd.planning.hlo import buffers
 
 _PAGES = {
   name: pathlib.Path(f'docs/{name}.md').read_text()

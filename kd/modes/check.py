@@ -8,7 +8,7 @@ from kd.core import config as config_lib
 from kd.core import folders
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import lookup
-from kd.planning import costs
+from kd.planning.cost import costs
 from kd.train import describe
 from kd.train import resolve
 from kd.train import resolved

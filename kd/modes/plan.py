@@ -8,10 +8,7 @@ import ml_collections
 from kd.config import base
 from kd.core import errors
 from kd.core import folders
-from kd.planning import chips
 from kd.planning import compile_client
-from kd.planning import costs
-from kd.planning import estimates
 from kd.planning import libtpu
 from kd.planning import planned_run
 from kd.planning import programs
@@ -19,6 +16,9 @@ from kd.planning import records
 from kd.planning import search
 from kd.planning import suggestions
 from kd.planning import tables
+from kd.planning.cost import chips
+from kd.planning.cost import costs
+from kd.planning.cost import estimates
 from kd.train import session
 
 

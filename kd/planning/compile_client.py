@@ -18,8 +18,8 @@ import kd
 from kd.core import errors
 from kd.core import identity
 from kd.core import paths
-from kd.planning import chips
 from kd.planning import libtpu
+from kd.planning.cost import chips
 
 # Increased when the stored files change: older answers are then compiled again.
 FORMAT = 2

@@ -32,10 +32,10 @@ import ml_collections
 from kd.core import errors
 from kd.core import identity
 from kd.partitioning import rules
-from kd.planning import chips
 from kd.planning import compile_client
 from kd.planning import planned_run
 from kd.planning import programs
+from kd.planning.cost import chips
 
 # Locations of the form loc("jit(f)/while/body/dot_general"(#loc7)).
 _SCOPE = re.compile(r'loc\("([^"]*)"\(')

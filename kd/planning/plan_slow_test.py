@@ -10,10 +10,10 @@ import pytest
 from configs import gemma3_tpu
 from kd.config import overrides
 from kd.core import errors
-from kd.planning import buffers
-from kd.planning import chips
 from kd.planning import compile_client
 from kd.planning import libtpu
+from kd.planning.cost import chips
+from kd.planning.hlo import buffers
 
 _COMMAND = (
   *('-m', 'kd', '--mode=plan', '--config=configs/gemma3_tpu.py'),

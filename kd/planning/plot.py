@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kd.core import run_info
-from kd.planning import buffers
-from kd.planning import estimates
 from kd.planning import programs
 from kd.planning import tables
+from kd.planning.cost import estimates
+from kd.planning.hlo import buffers
 
 _GIB = 2**30
 _COLUMNS = 3  # panels side by side

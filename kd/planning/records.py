@@ -7,9 +7,9 @@ from typing import Any
 from kd.core import errors
 from kd.core import json_files
 from kd.core import run_info
-from kd.planning import estimates
 from kd.planning import plot
 from kd.planning import tables
+from kd.planning.cost import estimates
 
 RESULTS, TABLE, PICTURE = 'plan.json', 'plan.md', 'plan.png'
 _ROWS = 'plans'

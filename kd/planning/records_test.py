@@ -7,12 +7,12 @@ import pytest
 
 from configs import gemma3_tpu
 from kd.core import errors
-from kd.planning import chips
-from kd.planning import estimates
 from kd.planning import plot
 from kd.planning import records
 from kd.planning import suggestions
 from kd.planning import tables
+from kd.planning.cost import chips
+from kd.planning.cost import estimates
 
 
 def _row(source=estimates.PAPER, date='', **changes):

@@ -12,12 +12,12 @@ from kd.core import config as config_lib
 from kd.core import errors
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
-from kd.planning import chips
-from kd.planning import costs
-from kd.planning import estimates
 from kd.planning import planned_run
 from kd.planning import suggestions
 from kd.planning import tables
+from kd.planning.cost import chips
+from kd.planning.cost import costs
+from kd.planning.cost import estimates
 from kd.train.feeds import feed
 
 # Offloading comes last: the formulas give its transfers to the host no time.

@@ -6,12 +6,12 @@ from typing import Any
 import ml_collections
 
 from kd.core import errors
-from kd.planning import analytic_cost
-from kd.planning import chips
-from kd.planning import costs
-from kd.planning import estimates
 from kd.planning import planned_run
 from kd.planning import tables
+from kd.planning.cost import analytic_cost
+from kd.planning.cost import chips
+from kd.planning.cost import costs
+from kd.planning.cost import estimates
 from kd.train import resolved
 from kd.train.feeds import feed
 

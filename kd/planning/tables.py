@@ -5,9 +5,9 @@ import dataclasses
 from typing import Any
 
 from kd.core import identity
-from kd.planning import buffers
-from kd.planning import estimates
 from kd.planning import programs
+from kd.planning.cost import estimates
+from kd.planning.hlo import buffers
 
 _GIB = 2**30
 TITLES = {

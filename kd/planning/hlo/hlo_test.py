@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd.planning import hlo
+from kd.planning.hlo import hlo
 
 _X = jax.ShapeDtypeStruct((8, 32), jnp.float32)
 _W = jax.ShapeDtypeStruct((32, 32), jnp.float32)

@@ -25,10 +25,10 @@ import jax
 from kd.models import family
 from kd.models import matmul
 from kd.partitioning import rules
-from kd.planning import buffers
-from kd.planning import costs
-from kd.planning import flops
 from kd.planning import programs
+from kd.planning.cost import costs
+from kd.planning.cost import flops
+from kd.planning.hlo import buffers
 from kd.train import resolved
 
 _KEPT = {

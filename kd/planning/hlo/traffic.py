@@ -8,8 +8,8 @@ import functools
 import math
 import re
 
-from kd.planning import hlo
-from kd.planning import hlo_text
+from kd.planning.hlo import hlo
+from kd.planning.hlo import hlo_text
 
 # These name what lies somewhere, and move nothing.
 _NAMES = (

@@ -11,7 +11,7 @@ import dataclasses
 import re
 
 from kd.models import layers
-from kd.planning import hlo_text
+from kd.planning.hlo import hlo_text
 
 KINDS = (
   *('parameters', 'optimizer', 'gradients', 'activations', 'kv_cache'),

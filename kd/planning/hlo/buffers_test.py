@@ -8,10 +8,10 @@ import pytest
 from configs import gemma3_tpu
 from kd.models import decoding
 from kd.partitioning import rules
-from kd.planning import buffers
-from kd.planning import hlo_text
 from kd.planning import planned_run
 from kd.planning import programs
+from kd.planning.hlo import buffers
+from kd.planning.hlo import hlo_text
 from kd.train.feeds import abstract
 
 _ASSIGNED = """\

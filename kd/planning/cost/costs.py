@@ -4,13 +4,13 @@ from collections.abc import Mapping
 import dataclasses
 
 from kd.models import attention
-from kd.planning import buffers
-from kd.planning import chips
 from kd.planning import compile_client
-from kd.planning import flops
-from kd.planning import hlo
 from kd.planning import programs
-from kd.planning import traffic
+from kd.planning.cost import chips
+from kd.planning.cost import flops
+from kd.planning.hlo import buffers
+from kd.planning.hlo import hlo
+from kd.planning.hlo import traffic
 from kd.train import resolved
 from kd.train.feeds import abstract
 

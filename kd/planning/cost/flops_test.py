@@ -18,8 +18,8 @@ from kd.models import families
 from kd.models.gemma3 import config as gemma3_config
 from kd.models.qwen3 import config as qwen3_config
 from kd.optimizers import optimizers
-from kd.planning import flops
-from kd.planning import hlo
+from kd.planning.cost import flops
+from kd.planning.hlo import hlo
 from kd.train import update
 
 _CHUNK = 64

@@ -5,10 +5,10 @@ import dataclasses
 import functools
 from typing import Any
 
-from kd.planning import buffers
-from kd.planning import chips
-from kd.planning import costs
 from kd.planning import programs
+from kd.planning.cost import chips
+from kd.planning.cost import costs
+from kd.planning.hlo import buffers
 from kd.train import resolved
 from kd.train.feeds import feed
 

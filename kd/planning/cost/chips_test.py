@@ -5,7 +5,7 @@ import math
 import pytest
 
 from kd.core import errors
-from kd.planning import chips
+from kd.planning.cost import chips
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ from kd.core import errors
 from kd.losses import dense_distributions
 from kd.losses import sparse_distributions
 from kd.models import decoding
-from kd.planning import analytic_cost
-from kd.planning import chips
-from kd.planning import costs
 from kd.planning import planned_run
 from kd.planning import programs
 from kd.planning import search
 from kd.planning import suggestions
 from kd.planning import tables
+from kd.planning.cost import analytic_cost
+from kd.planning.cost import chips
+from kd.planning.cost import costs
 
 _CHOSEN = chips.parse('v5e:2x4')
 

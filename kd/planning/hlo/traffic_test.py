@@ -1,6 +1,6 @@
 """Bytes of programs that are written out here, counted by hand."""
 
-from kd.planning import traffic
+from kd.planning.hlo import traffic
 
 _KIB = 1024
 

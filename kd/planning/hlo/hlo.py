@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from kd.planning import hlo_text
+from kd.planning.hlo import hlo_text
 
 # What calls a computation, once for each time that it runs itself.
 _CALLS = {

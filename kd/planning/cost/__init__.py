@@ -1,0 +1,1 @@
+"""Costs of programs: by formula, per program, and summed up for a run."""
