@@ -10,7 +10,7 @@ from kd.core import json_files
 from kd.core import text_files
 from kd.input_pipeline import added_tokens
 from kd.input_pipeline import byte_level
-from kd.input_pipeline import turn_marks
+from kd.models import families
 
 GENERATION_CONFIG = 'generation_config.json'
 # Kept with a run, and exported, byte by byte.
@@ -62,13 +62,13 @@ class ByteLevelTokenizer:
     self.bos_id = byte_level.first_id(folder.json, self.vocab_size, file)
     special = [self.pad_id, self.eos_id, self.bos_id]
     unread = {self.tokens[i] for i in special if i is not None}
-    marks = {text for marks in turn_marks.ALL for text in marks}
+    marks = {text for marks in families.turn_marks() for text in marks}
     self._tokenizer = self._load(
       byte_level.library_json(folder.json, folder.added, unread - marks), file
     )
     self._tokenizer.encode_special_tokens = True
     self._check_ids(file)
-    named = (self._ids.get(marks.end) for marks in turn_marks.ALL)
+    named = (self._ids.get(marks.end) for marks in families.turn_marks())
     config_eos = self._ids.get(folder.special.get('eos_token', ''))
     stops = (self.eos_id, config_eos, *named, *ends)
     self.stop_ids = tuple(dict.fromkeys(i for i in stops if i is not None))

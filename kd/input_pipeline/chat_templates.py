@@ -9,7 +9,6 @@ from kd.core import paths
 from kd.core import text_files
 from kd.input_pipeline import added_tokens
 from kd.input_pipeline import templates
-from kd.input_pipeline import turn_marks
 
 _FIELD = 'chat_template'
 FILE = f'{_FIELD}.jinja'
@@ -70,19 +69,11 @@ def names(jinja: str) -> tuple[str, ...]:
   Returns:
     Their names, the one that it writes by default first.
   """
-  for name, template in templates.TEMPLATES.items():
-    if jinja.strip() == template.jinja.strip():
-      return (name, *_switched(jinja)[1:])
+  known = templates.TEMPLATES.items()
+  ours = [n for n, t in known if t.jinja.strip() == jinja.strip()]
   # Published texts differ from kd's, and from one model size to the next.
-  if turn_marks.GEMMA.start in jinja:
-    return ('gemma',)
-  return _switched(jinja) if turn_marks.CHATML.start in jinja else ()
-
-
-def _switched(jinja: str) -> tuple[str, ...]:
-  """Returns the templates of a text with a switch for thoughts."""
-  has_switch = 'enable_thinking' in jinja
-  return ('qwen3', 'qwen3_no_thinking') if has_switch else ()
+  theirs = [n for n, t in known if t.recognizes(jinja)]
+  return tuple(dict.fromkeys([*ours, *theirs]))
 
 
 def read_folder(directory: str) -> ChatTemplate | None:

@@ -16,7 +16,7 @@ from kd.input_pipeline import chat_templates
 from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import sentencepiece_tokenizer
 from kd.input_pipeline import tokenizers
-from kd.input_pipeline import turn_marks
+from kd.models.gemma3 import chat_template as gemma_template
 
 _Spec = sentencepiece_model_pb2.TrainerSpec
 
@@ -203,7 +203,7 @@ def _added(
   so that neither matches them.
   """
   kind = sentencepiece_models.Type
-  special = {tokenizer.id_of(mark) for mark in turn_marks.GEMMA}
+  special = {tokenizer.id_of(mark) for mark in gemma_template.MARKS}
   special |= {tokenizer.bos_id, tokenizer.eos_id}
   special |= {tokenizer.pad_id, tokenizer.unk_id}
   added = []

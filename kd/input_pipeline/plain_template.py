@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kd.core import errors
-from kd.input_pipeline import chat_turns
+from kd.models import chat_turns
 
 JINJA = """\
 {{ bos_token }}
@@ -38,3 +38,6 @@ def render(
   text = prompt + messages[1]['content'] + chat_turns.EOS
   answer = len(prompt) + len(chat_turns.rationale(messages[1]))
   return text, [chat_turns.Turn(len(prompt), answer, len(text))]
+
+
+TEMPLATE = chat_turns.Template(render, JINJA)

@@ -8,7 +8,7 @@ from typing import Any
 from sentencepiece import sentencepiece_model_pb2
 
 from kd.core import errors
-from kd.input_pipeline import turn_marks
+from kd.models.gemma3 import chat_template as gemma_template
 
 MODEL_FILE = 'tokenizer.model'
 SPACE = '\u2581'  # How SentencePiece writes a space inside a piece.
@@ -39,7 +39,7 @@ def from_bytes() -> bytes:
   """
   pieces = [(name, 0.0, Type.CONTROL) for name in ('<pad>', '<eos>', '<bos>')]
   pieces.append(('<unk>', 0.0, Type.UNKNOWN))
-  pieces += [(mark, 0.0, Type.USER_DEFINED) for mark in turn_marks.GEMMA]
+  pieces += [(mark, 0.0, Type.USER_DEFINED) for mark in gemma_template.MARKS]
   pieces.append((SPACE, 0.0, Type.NORMAL))
   pieces += [(f'<0x{byte:02X}>', 0.0, Type.BYTE) for byte in range(256)]
   return serialize(pieces, pad=0, eos=1, bos=2, unk=3)

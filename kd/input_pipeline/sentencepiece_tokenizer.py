@@ -11,7 +11,7 @@ from sentencepiece import sentencepiece_model_pb2
 from kd.core import errors
 from kd.core import text_files
 from kd.input_pipeline import sentencepiece_models
-from kd.input_pipeline import turn_marks
+from kd.models import families
 
 _GEMMA_SETTINGS = {
   'model_type': 'bpe',
@@ -59,8 +59,8 @@ class SentencePieceTokenizer:
     self.unk_id = self._processor.unk_id()
     pad_id = self._processor.pad_id()
     self.pad_id = pad_id if pad_id >= 0 else self.eos_id
-    stops = (self.eos_id, *(self.id_of(marks.end) for marks in turn_marks.ALL))
-    self.stop_ids = tuple(i for i in stops if i is not None)
+    ends = (self.id_of(marks.end) for marks in families.turn_marks())
+    self.stop_ids = (self.eos_id, *(i for i in ends if i is not None))
     self.digest = self._digest(proto)
     kind = sentencepiece_models.Type
     self._silent = {

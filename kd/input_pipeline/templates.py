@@ -1,51 +1,18 @@
 """Chat templates: convert messages to text, ids and loss weights."""
 
-from collections.abc import Callable, Sequence
-import dataclasses
+from collections.abc import Sequence
 
 from kd.core import errors
 from kd.core import types
-from kd.input_pipeline import chat_turns
-from kd.input_pipeline import gemma_template
 from kd.input_pipeline import plain_template
-from kd.input_pipeline import qwen3_template
 from kd.input_pipeline import tokenizers
-from kd.input_pipeline import turn_marks
+from kd.models import chat_turns
+from kd.models import families
 
 Message = chat_turns.Message
 Spans = list[tuple[int, int]]
 
-
-@dataclasses.dataclass(frozen=True)
-class Template:
-  """One way to write messages as text.
-
-  Attributes:
-    render: writes messages; see the function `render`.
-    jinja: the same for transformers and vLLM.
-    marks: what begins and ends a turn; None for a template without turns, whose
-      answer ends with EOS.
-  """
-
-  render: Callable[[Sequence[Message], bool], tuple[str, list[chat_turns.Turn]]]
-  jinja: str
-  marks: turn_marks.Marks | None = None
-
-
-TEMPLATES = {
-  'plain': Template(plain_template.render, plain_template.JINJA),
-  'gemma': Template(
-    gemma_template.render, gemma_template.JINJA, turn_marks.GEMMA
-  ),
-  'qwen3': Template(
-    qwen3_template.render, qwen3_template.JINJA, turn_marks.CHATML
-  ),
-  'qwen3_no_thinking': Template(
-    qwen3_template.render_without_thinking,
-    qwen3_template.NO_THINKING_JINJA,
-    turn_marks.CHATML,
-  ),
-}
+TEMPLATES = {'plain': plain_template.TEMPLATE, **families.chat_templates()}
 NAMES = tuple(TEMPLATES)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from kd.core import errors
 
 if typing.TYPE_CHECKING:
+  from kd.models import chat_turns
   from kd.models import family
 
 # Folders of this package; a new family is added here and nowhere else.
@@ -42,6 +43,22 @@ def variants() -> dict[str, tuple[str, Mapping[str, Any]]]:
         raise ValueError(f'{name} and {named[variant][0]} have {variant!r}')
       named[variant] = name, fields
   return named
+
+
+@functools.cache
+def chat_templates() -> dict[str, 'chat_turns.Template']:
+  """Returns the families' chat templates by name."""
+  templates = {}
+  for name in NAMES:
+    module = importlib.import_module(f'kd.models.{name}.chat_template')
+    templates |= module.TEMPLATES
+  return templates
+
+
+def turn_marks() -> tuple['chat_turns.Marks', ...]:
+  """Returns the marks of all families' turns."""
+  marks = (template.marks for template in chat_templates().values())
+  return tuple(dict.fromkeys(marks))
 
 
 def variant(name: str, path: str) -> 'family.Config':

@@ -228,7 +228,7 @@ class Family(abc.ABC):
     name: its folder in kd/models.
     title: its name in messages.
     config_type: its Config.
-    chat_template: the name in kd/input_pipeline/templates.py of the template
+    chat_template: the name, in the family's chat_template.py, of the template
       that its instruction-tuned models were trained with.
     hf_model_types: values of `model_type` in config.json that are its models.
     gguf_architecture: value of `general.architecture` in its GGUF files.

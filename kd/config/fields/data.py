@@ -4,6 +4,7 @@ from kd.config import legal
 from kd.config import places
 from kd.config import schema
 from kd.config.fields import sampling
+from kd.models import families
 
 F = schema.Field
 
@@ -123,7 +124,7 @@ DATA = schema.Section(
     ),
     'template': F(
       'plain',
-      legal.one_of('plain', 'gemma', 'qwen3', 'qwen3_no_thinking'),
+      legal.one_of('plain', *families.chat_templates()),
       'plain: BOS, text, EOS; others: chat turns of that family (docs/data.md)',
     ),
     'batch_size': F(

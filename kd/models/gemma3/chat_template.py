@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from kd.input_pipeline import chat_turns
-from kd.input_pipeline import turn_marks
+from kd.models import chat_turns
+
+MARKS = chat_turns.Marks('<start_of_turn>', '<end_of_turn>')
 
 # Jinja's whitespace in `trim` is Python's str.strip, so both paths agree.
 JINJA = """\
@@ -36,7 +37,7 @@ def render(
 ) -> tuple[str, list[chat_turns.Turn]]:
   """Writes messages as text; see templates.render."""
   system, messages = chat_turns.split(messages, generate)
-  start, end = turn_marks.GEMMA
+  start, end = MARKS
   prefix = '' if system is None else f'{system}\n\n'
   text, turns = chat_turns.BOS, []
   for i, message in enumerate(messages):
@@ -52,3 +53,10 @@ def render(
   if generate:
     text += f'{start}model\n'
   return text, turns
+
+
+TEMPLATES = {
+  'gemma': chat_turns.Template(
+    render, JINJA, MARKS, lambda jinja: MARKS.start in jinja
+  )
+}

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from kd.input_pipeline import chat_turns
-from kd.input_pipeline import turn_marks
+from kd.models import chat_turns
 
+MARKS = chat_turns.Marks('<|im_start|>', '<|im_end|>')
 _OPEN, _CLOSE = '<think>', '</think>'
 _NO_THOUGHTS = f'{_OPEN}\n\n{_CLOSE}\n\n'
 
@@ -75,7 +75,7 @@ def render_without_thinking(
 
 def _render(messages, generate, thinking):
   system, messages = chat_turns.split(messages, generate)
-  start, end = turn_marks.CHATML
+  start, end = MARKS
   text = '' if system is None else f'{start}system\n{system}{end}\n'
   turns = []
   for i, message in enumerate(messages):
@@ -124,3 +124,20 @@ def _parts(message: chat_turns.Message, is_last: bool) -> tuple[str, str, str]:
     said = stripped
   block = f'{_OPEN}\n{thoughts}\n{_CLOSE}\n\n' if is_last else ''
   return block, said, rationale
+
+
+def _recognizes(jinja: str) -> bool:
+  """Returns whether a Jinja text writes both forms: it has the switch.
+
+  Qwen2.5's text has the same marks, and a system text of its own.
+  """
+  return MARKS.start in jinja and 'enable_thinking' in jinja
+
+
+# The form that published texts write by default comes first.
+TEMPLATES = {
+  'qwen3': chat_turns.Template(render, JINJA, MARKS, _recognizes),
+  'qwen3_no_thinking': chat_turns.Template(
+    render_without_thinking, NO_THINKING_JINJA, MARKS, _recognizes
+  ),
+}

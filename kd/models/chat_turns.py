@@ -1,6 +1,7 @@
-"""Messages of a chat, and where the model's turns are in the text of one."""
+"""The contract of chat templates: messages, turns and their marks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from typing import NamedTuple
 
 from kd.core import errors
@@ -25,6 +26,32 @@ class Turn(NamedTuple):
   begin: int
   answer: int
   end: int
+
+
+class Marks(NamedTuple):
+  """The texts that begin and end a turn, one token each."""
+
+  start: str
+  end: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+  """One way to write messages as text.
+
+  Attributes:
+    render: called with messages and whether the model continues them; see
+      kd.input_pipeline.templates.render.
+    jinja: the same template for transformers and vLLM.
+    marks: begin and end a turn; None for a template without turns, whose answer
+      ends with EOS.
+    recognizes: whether a published Jinja text writes these turns.
+  """
+
+  render: Callable[[Sequence[Message], bool], tuple[str, list[Turn]]]
+  jinja: str
+  marks: Marks | None = None
+  recognizes: Callable[[str], bool] = lambda jinja: False
 
 
 def rationale(message: Message) -> str:
