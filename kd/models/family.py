@@ -1,9 +1,9 @@
 """The protocol of a model family: its sizes, its model, and its files.
 
-A family is a folder of this package, such as kd/models/gemma3, with three files:
-`family.py` defines `FAMILY`, a Family; `variants.py` its sizes by name; and
-`chat_template.py` `TEMPLATES`, its chat_turns.Template objects by name. One line
-of kd/models/families.py registers it. Code outside the folder asks a Config, a
+A family is a folder of this package, such as kd/models/gemma3, where
+`family.py` defines `FAMILY`, a Family; `variants.py` its sizes by name;
+`chat_template.py` `TEMPLATES`, its chat templates by name. One line of
+kd/models/families.py registers it. Code outside the folder asks a Config, a
 Model or the Family, and knows no parameter, key or file name of its own.
 """
 
