@@ -90,6 +90,11 @@ def test_the_commands_run_and_print_what_the_page_shows(folder, capsys):
   out = capsys.readouterr().out.splitlines()
   for block in _blocks('text')[:2]:
     _assert_printed(block, out)
+  # The task's own metric is everywhere.
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  assert 'eval/held_out/same_text' in json.loads(lines[-1]), lines[-1]
+  assert '| answer as in the data |' in (workdir / 'report.md').read_text()
+  assert any('same_text 0.0000' in line for line in out)
   # run.json has the same; 16 rows in all, shares counted by hand.
   recorded = json.loads((workdir / 'run.json').read_text())['mixture']
   sums, answers = recorded['sums'], recorded['answers']
