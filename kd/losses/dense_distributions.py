@@ -1,4 +1,4 @@
-"""Teachers whose logits of every id are known, alone or mixed."""
+"""Distributions of teachers whose logits of every id are known."""
 
 import functools
 
@@ -13,6 +13,15 @@ from kd.losses import distributions
 from kd.losses import divergences
 
 Array = types.Array
+
+
+def _log_sum(logits, size, temperature):
+  """Computes the normalizer [..., 1] of a softmax over the first `size` ids.
+
+  A reduction writes no array of size V; jax.nn.log_softmax would.
+  """
+  scaled = logits[..., :size] / temperature
+  return jax.nn.logsumexp(scaled, axis=-1, keepdims=True)
 
 
 @struct.dataclass
@@ -92,16 +101,14 @@ class MixtureLogits(distributions.TokenDistribution):
 
   @property
   def size(self) -> int:
-    """The number of ids that all teachers have."""
+    """Returns the number of ids that all teachers have."""
     return min(t.logits.shape[-1] for t in self.teachers)
 
   def log_sums(
     self, size: int, temperature: Array | float
   ) -> tuple[Array, ...]:
     """Computes each teacher's normalizer over its first `size` ids."""
-    return tuple(
-      distributions.log_sum(t.logits, size, temperature) for t in self.teachers
-    )
+    return tuple(_log_sum(t.logits, size, temperature) for t in self.teachers)
 
   def log_probabilities(
     self, log_sums: tuple[Array, ...], size: int, temperature: Array | float
@@ -127,7 +134,7 @@ class MixtureLogits(distributions.TokenDistribution):
     size = min(student.shape[-1], self.size)
     return distributions.Normalizers(
       self.log_sums(size, temperature),
-      distributions.log_sum(student, size, temperature),
+      _log_sum(student, size, temperature),
     )
 
   def _normalized(self, student, normalizers, temperature):

@@ -11,9 +11,9 @@ sparse_distributions.
 """
 
 import abc
+from typing import Any
 
 from flax import struct
-import jax
 import jax.numpy as jnp
 
 from kd.core import types
@@ -58,21 +58,21 @@ class Pair:
   Attributes:
     log_p: float32 [..., V], the teacher's log-probabilities.
     log_q: float32 [..., V], the student's.
-    counts: None, or float32 [..., V]: the outcomes are samples, and this is the
-      weight of each in a sum over outcomes.
+    weights: None, or float32 [..., V]: the outcomes are samples, and these are
+      their weights in a sum over outcomes.
     normalizers: what both were divided by.
   """
 
   log_p: Array
   log_q: Array
-  counts: Array | None
+  weights: Array | None
   normalizers: Normalizers
 
   def contributions(self, divergence: divergences.Divergence) -> Array:
     """Computes what each outcome adds to a divergence: float32 [..., V]."""
-    if self.counts is None:
+    if self.weights is None:
       return divergence.integrand(self.log_p, self.log_q)
-    return divergence.sampled_integrand(self.log_p, self.log_q) * self.counts
+    return divergence.sampled_integrand(self.log_p, self.log_q) * self.weights
 
 
 class TokenDistribution(abc.ABC):
@@ -80,7 +80,7 @@ class TokenDistribution(abc.ABC):
 
   @classmethod
   def check(
-    cls, name: str, divergence: divergences.Divergence, temperature: object
+    cls, name: str, divergence: divergences.Divergence, temperature: Any
   ) -> None:
     """Raises ConfigError if a term cannot be computed from such targets.
 
@@ -115,7 +115,7 @@ class TokenDistribution(abc.ABC):
     """Computes a divergence; differentiable in the student's logits.
 
     Args:
-      divergence: which one.
+      divergence: the divergence.
       student: float32 [..., V], the student's logits.
       temperature: float32 [].
 
@@ -135,7 +135,7 @@ class Distribution(abc.ABC):
   @property
   @abc.abstractmethod
   def num_teachers(self) -> int:
-    """How many teachers can be told apart where values are not finite."""
+    """Returns the number of teachers that are told apart when not finite."""
 
   @abc.abstractmethod
   def per_position(self) -> types.PyTree:
@@ -175,12 +175,3 @@ class Targets:
 def count_teachers(distribution: Distribution | None) -> int:
   """Returns how many teachers a distribution comes from; 0 for None."""
   return distribution.num_teachers if distribution else 0
-
-
-def log_sum(logits: Array, size: int, temperature: Array | float) -> Array:
-  """Computes the normalizer [..., 1] of a softmax over the first `size` ids.
-
-  A reduction writes nothing of size V; jax.nn.log_softmax would.
-  """
-  scaled = logits[..., :size] / temperature
-  return jax.nn.logsumexp(scaled, axis=-1, keepdims=True)

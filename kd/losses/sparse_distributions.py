@@ -1,4 +1,6 @@
-"""Teachers of which only some ids are known, as a cache keeps them."""
+"""Distributions of which only some ids are known, as a cache keeps them."""
+
+from typing import Any
 
 from flax import struct
 import jax
@@ -137,9 +139,9 @@ class Sampled(_Sparse):
     used = self._used()
     log_q = jnp.where(used, _logits_of(student, self.ids) - total, 0.0)
     log_p = jnp.where(used, self.logprobs, 0.0)
-    counts = jnp.where(used, self.weights, 0.0) * jnp.exp(-log_p)
+    weights = jnp.where(used, self.weights, 0.0) * jnp.exp(-log_p)
     normalizers = distributions.Normalizers((self._log_sum(),), total)
-    return distributions.Pair(log_p, log_q, counts, normalizers)
+    return distributions.Pair(log_p, log_q, weights, normalizers)
 
   def entropy(self) -> tuple[Array, Array]:
     """Estimates the entropy, without bias, from the drawn ids."""
@@ -150,9 +152,9 @@ class Sampled(_Sparse):
 
   @classmethod
   def check(
-    cls, name: str, divergence: divergences.Divergence, temperature: object
+    cls, name: str, divergence: divergences.Divergence, temperature: Any
   ) -> None:
-    legal = 'targets that are not sampled'
+    legal = "targets of cache.method 'top_k', 'nucleus' or 'hidden'"
     if temperature != 1:
       raise errors.ConfigError(
         'temperature',

@@ -96,7 +96,7 @@ def test_weights_of_drawn_ids_have_the_teacher_as_their_mean(
   likely = np.argsort(-p)[:exact]
   np.testing.assert_allclose(mean[likely], p[likely], rtol=rounding)
   rest = np.delete(np.arange(_VOCAB), likely)
-  # Each of so many draws carries an equal part of the mass that is drawn.
+  # Each of the draws carries an equal part of the mass that is drawn.
   each = p[rest].sum() / (draws * _ROWS * _LENGTH)
   error = np.abs(mean - p)[rest]
   assert (error < rounding * p[rest] + 5 * np.sqrt(each * p[rest]) + each).all()
