@@ -23,8 +23,8 @@ XLA = 'xla'
 SPLASH = 'splash'
 CUDNN = 'cudnn'
 
-# Rows up to this length are cut into slices of queries, which is fastest where
-# memory is no question; longer ones into pairs of blocks. Both in positions.
+# Rows up to this length are cut into slices of queries, which is fastest as
+# long as memory suffices; longer ones into pairs of blocks. Both in positions.
 _SHORT = 1024
 _SLICES = 4
 _SMALLEST_SLICE = 64
@@ -34,13 +34,13 @@ _BLOCK = 512
 def dense(
   query: Array, key: Array, value: Array, seen: Array, scale: float
 ) -> Array:
-  """Attention with all scores at once.
+  """Computes attention with all scores at once.
 
   Args:
     query: [B, L, N, H].
     key: [B, M, G, H].
     value: [B, M, G, H].
-    seen: bool [B, L, M], see attention_mask.mask.
+    seen: bool [B, L, M], whether each query sees each key.
     scale: scores are multiplied by it.
 
   Returns:
@@ -60,50 +60,50 @@ def causal(
   query: Array,
   key: Array,
   value: Array,
-  sight: attention_mask.AttentionMask,
+  mask: attention_mask.AttentionMask,
   scale: float,
   kernel: str,
 ) -> Array:
-  """Attention within rows.
+  """Computes attention within rows.
 
   Args:
     query: [B, L, N, H].
     key: [B, L, G, H].
     value: [B, L, G, H].
-    sight: what queries see.
+    mask: the keys that queries see.
     scale: scores are multiplied by it.
-    kernel: XLA computes it in the way that suits the rows' length; SPLASH and
-      CUDNN are kernels for TPU and GPU. CUDNN needs rows of one text each.
+    kernel: XLA, which runs anywhere, cuts rows as suits their length; SPLASH
+      and CUDNN are kernels for TPU and GPU. CUDNN needs rows of one text each.
 
   Returns:
     [B, L, N, H].
   """
   if kernel == SPLASH:
-    return splash.attend(query, key, value, sight, scale, interpret=False)
+    return splash.attend(query, key, value, mask, scale, interpret=False)
   if kernel == CUDNN:
-    return cudnn.attend(query, key, value, sight.window, scale, CUDNN)
+    return cudnn.attend(query, key, value, mask.window, scale, CUDNN)
   length = query.shape[1]
   if makes_scores_anew(length) or rules.parts('length', length) > 1:
-    return blockwise_attention.attend(query, key, value, sight, scale, _BLOCK)
-  return in_slices(query, key, value, sight, scale, _slice_size(length))
+    return blockwise_attention.attend(query, key, value, mask, scale, _BLOCK)
+  return in_slices(query, key, value, mask, scale, _slice_size(length))
 
 
 def makes_scores_anew(length: int) -> bool:
-  """Whether gradients of `causal` compute the scores once more."""
+  """Returns whether gradients of `causal` compute the scores once more."""
   return length > _SHORT
 
 
 def pairs_computed(length: int, window: int | None) -> int:
-  """For how many query-key pairs of a row `causal` computes a score.
+  """Returns the number of query-key pairs of a row that `causal` scores.
 
-  Those that are hidden count too, where they share a block with others.
+  Masked pairs count too, if they share a block with visible ones.
   """
-  sight = attention_mask.AttentionMask(None, window)
+  mask = attention_mask.AttentionMask(None, window)
   if makes_scores_anew(length):
     return (
-      blockwise_attention.pairs(sight, length, _BLOCK, 1).key.size * _BLOCK**2
+      blockwise_attention.pairs(mask, length, _BLOCK, 1).key.size * _BLOCK**2
     )
-  slices = _slices(sight, length, _slice_size(length))
+  slices = _slices(mask, length, _slice_size(length))
   return sum((stop - start) * (stop - first) for start, stop, first in slices)
 
 
@@ -111,31 +111,31 @@ def _slice_size(length):
   return max(_SMALLEST_SLICE, math.ceil(length / _SLICES))
 
 
-def _slices(sight, length, size):
-  """Where slices of queries start and stop, and the first key of each."""
+def _slices(mask, length, size):
+  """Yields start and stop of each slice of queries, and its first key."""
   for start in range(0, length, size):
-    yield start, min(start + size, length), max(0, start - sight.reach(length))
+    yield start, min(start + size, length), max(0, start - mask.reach(length))
 
 
 def in_slices(
   query: Array,
   key: Array,
   value: Array,
-  sight: attention_mask.AttentionMask,
+  mask: attention_mask.AttentionMask,
   scale: float,
   size: int,
 ) -> Array:
-  """See causal: `size` queries at a time, each slice with the keys it needs.
+  """Computes `causal` for `size` queries at a time, with the keys they see.
 
   Gradients keep the slices' scores.
   """
   attended = []
-  for start, stop, first in _slices(sight, query.shape[1], size):
+  for start, stop, first in _slices(mask, query.shape[1], size):
     keys = slice(first, stop)
-    seen = attention_mask.mask(
-      sight.places.part(start, stop - start),
-      sight.places.part(first, stop - first),
-      sight.window,
+    seen = attention_mask.visible(
+      mask.row.part(start, stop - start),
+      mask.row.part(first, stop - first),
+      mask.window,
     )
     attended.append(
       dense(query[:, start:stop], key[:, keys], value[:, keys], seen, scale)

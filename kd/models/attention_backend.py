@@ -1,4 +1,4 @@
-"""Which kernel computes attention within rows, and what it computes."""
+"""Chooses the kernel that computes attention within rows."""
 
 import dataclasses
 
@@ -17,13 +17,13 @@ NAMES = ('auto', XLA, SPLASH, CUDNN)
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """Where attention is computed, and of what.
+  """The devices and rows that attention is computed for.
 
   Attributes:
     platform: of the devices: 'cpu', 'gpu', 'tpu'.
     capability: a GPU's compute capability, such as 9.0; 0 of other devices.
     packed: whether a row may hold several texts.
-    length_parts: into how many parts rows are split.
+    length_parts: number of parts that rows are split into over devices.
   """
 
   platform: str
@@ -39,23 +39,22 @@ def choose(
   place: Place,
   path: str,
 ) -> str:
-  """The kernel that a config's `attention` means.
+  """Returns the kernel that a config's `attention` names.
 
-  'auto' is splash on a TPU, cuDNN on a GPU, and XLA wherever these cannot do
-  what is asked.
+  'auto' is splash on a TPU, cuDNN on a GPU, and XLA if these cannot compute it.
 
   Args:
     name: one of NAMES.
     config: the model.
     dtype: of its activations.
-    place: where it runs.
+    place: the devices and rows.
     path: the field's config path ('student.attention').
 
   Returns:
     One of NAMES but 'auto'.
 
   Raises:
-    ConfigError: the name is unknown, or that kernel cannot do what is asked.
+    ConfigError: the name is unknown, or the kernel cannot compute it here.
   """
   if name not in NAMES:
     raise errors.unknown(path, 'kernel', name, NAMES)
@@ -78,7 +77,7 @@ def choose(
 
 
 def _against_splash(config, place):
-  """Why splash cannot be used here, or None."""
+  """Returns why splash cannot be used here, or None."""
   if place.platform != 'tpu':
     return f'which runs on TPUs alone, and the devices are {place.platform}s'
   if not splash.suits(config.head_dim):
@@ -87,7 +86,7 @@ def _against_splash(config, place):
 
 
 def _against_cudnn(config, dtype, place):
-  """Why cuDNN cannot be used here, or None."""
+  """Returns why cuDNN cannot be used here, or None."""
   if place.platform != 'gpu':
     return f'which runs on GPUs alone, and the devices are {place.platform}s'
   if place.packed:

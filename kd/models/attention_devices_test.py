@@ -56,8 +56,8 @@ def test_parts_equal_the_formula(form, window, shape):
   mesh = mesh_lib.make(
     dict(zip(mesh_lib.AXES, shape, strict=True)), jax.devices()
   )
-  sight = attention_mask.AttentionMask(_rows(), window)
-  attend = lambda *x: form(*x, sight=sight, scale=cases.SCALE)
+  mask = attention_mask.AttentionMask(_rows(), window)
+  attend = lambda *x: form(*x, mask=mask, scale=cases.SCALE)
   with rules.active(mesh):
     found = cases.run(attend, _arrays())
   found[0] *= (np.asarray(_rows().segment_ids) > 0)[..., None, None]
@@ -68,8 +68,8 @@ def test_parts_equal_the_formula(form, window, shape):
 def test_scores_are_made_for_each_part_alone():
   """Of 4 parts each makes the pairs of the last, the longest one."""
   mesh = mesh_lib.make({'fsdp': 2, 'sequence': 4, 'data': 1}, jax.devices())
-  sight = attention_mask.AttentionMask(_rows(), None)
-  attend = lambda *x: _PAIRS(*x, sight=sight, scale=cases.SCALE)
+  mask = attention_mask.AttentionMask(_rows(), None)
+  attend = lambda *x: _PAIRS(*x, mask=mask, scale=cases.SCALE)
   arrays = [jnp.asarray(x, jnp.float32) for x in _arrays()[:3]]
   with rules.active(mesh):
     text = str(jax.jit(attend).trace(*arrays).jaxpr)

@@ -1,4 +1,4 @@
-"""Which keys a query sees."""
+"""The attention mask: which keys of its row a query sees."""
 
 from flax import struct
 import jax
@@ -10,7 +10,7 @@ Array = types.Array
 
 @struct.dataclass
 class Positions:
-  """Where tokens stand in their rows.
+  """Positions of tokens in rows of packed segments.
 
   Attributes:
     positions: int32 [B, L], ascending one by one within a segment.
@@ -21,7 +21,7 @@ class Positions:
   segment_ids: Array
 
   def part(self, start: int | Array, size: int) -> 'Positions':
-    """Returns positions start to start + size - 1 of each row."""
+    """Returns those of tokens start..start + size - 1 of each row."""
     return jax.tree.map(
       lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=1), self
     )
@@ -29,23 +29,24 @@ class Positions:
 
 @struct.dataclass
 class AttentionMask:
-  """Which keys of its own row a query sees: earlier ones, and itself.
+  """A causal mask within segments, with a sliding window or without.
 
   Attributes:
-    places: of the row's tokens.
-    window: how many keys at most, itself included; None for all.
+    row: positions of the row's tokens, queries and keys alike.
+    window: number of keys that a query sees at most, its own included; None:
+      all earlier ones.
   """
 
-  places: Positions
+  row: Positions
   window: int | None = struct.field(pytree_node=False)
 
   def reach(self, length: int) -> int:
-    """How far back a query in a row of this length may look, in positions."""
+    """Returns how many positions back a query in a row of `length` may look."""
     return length - 1 if self.window is None else min(self.window, length) - 1
 
 
-def mask(queries: Positions, keys: Positions, window: int | None) -> Array:
-  """Which keys a query sees: bool [B, L, M]."""
+def visible(queries: Positions, keys: Positions, window: int | None) -> Array:
+  """Returns whether each query sees each key: bool [B, L, M]."""
   distance = queries.positions[:, :, None] - keys.positions[:, None, :]
   ids = keys.segment_ids[:, None, :]
   seen = (queries.segment_ids[:, :, None] == ids) & (ids > 0) & (distance >= 0)

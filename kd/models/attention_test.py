@@ -21,8 +21,8 @@ def test_blocks_equal_the_formula(window, form):
   arrays = cases.heads(37)
   # Padding's own results get no gradient, and of slices they mean nothing.
   arrays[-1] *= (np.asarray(places.segment_ids) > 0)[..., None, None]
-  sight = attention_mask.AttentionMask(places, window)
-  found = cases.run(lambda *x: form(*x, sight, cases.SCALE, _BLOCK), arrays)
+  mask = attention_mask.AttentionMask(places, window)
+  found = cases.run(lambda *x: form(*x, mask, cases.SCALE, _BLOCK), arrays)
   wanted = cases.exact(arrays, cases.seen(places, window))
   if form is attention.in_slices:
     found[0][:, np.asarray(places.segment_ids)[0] == 0] = 0
@@ -35,8 +35,8 @@ def test_padding_and_large_scores_stay_finite(form):
   places = cases.places(9, left=9, right=9)
   arrays = cases.heads(27)
   arrays[0] *= 1e3
-  sight = attention_mask.AttentionMask(places, 4)
-  found = cases.run(lambda *x: form(*x, sight, cases.SCALE, _BLOCK), arrays)
+  mask = attention_mask.AttentionMask(places, 4)
+  found = cases.run(lambda *x: form(*x, mask, cases.SCALE, _BLOCK), arrays)
   assert all(np.isfinite(x).all() for x in found)
 
 
@@ -45,7 +45,7 @@ def test_padding_and_large_scores_stay_finite(form):
 def test_a_segment_is_bit_blind_to_the_one_before(window, form):
   """Both reach over borders of blocks and further than the window."""
   first, second = 21, 19
-  sight = attention_mask.AttentionMask(cases.places(first, second), window)
+  mask = attention_mask.AttentionMask(cases.places(first, second), window)
   arrays, others = (
     cases.heads(first + second),
     cases.heads(first + second, seed=1),
@@ -53,7 +53,7 @@ def test_a_segment_is_bit_blind_to_the_one_before(window, form):
   others = [100 * x for x in others]
   for x, other in zip(arrays, others, strict=True):
     other[:, first:] = x[:, first:]
-  attend = lambda *x: form(*x, sight, cases.SCALE, _BLOCK)
+  attend = lambda *x: form(*x, mask, cases.SCALE, _BLOCK)
   for got, other in zip(cases.run(attend, arrays), cases.run(attend, others)):
     np.testing.assert_array_equal(got[:, first:], other[:, first:])
 
@@ -61,8 +61,8 @@ def test_a_segment_is_bit_blind_to_the_one_before(window, form):
 def test_bfloat16_is_as_close_to_the_formula_as_all_scores_at_once():
   places = cases.places(64)
   arrays = [np.asarray(jnp.bfloat16(x), np.float64) for x in cases.heads(64)]
-  seen = attention_mask.mask(places, places, None)
-  sight = attention_mask.AttentionMask(places, None)
+  seen = attention_mask.visible(places, places, None)
+  mask = attention_mask.AttentionMask(places, None)
   wanted = cases.exact(arrays, cases.seen(places, None))
 
   def error(attend):
@@ -70,7 +70,7 @@ def test_bfloat16_is_as_close_to_the_formula_as_all_scores_at_once():
     return [np.abs(x - y).mean() for x, y in zip(found, wanted, strict=True)]
 
   blocks = error(
-    lambda *x: blockwise_attention.attend(*x, sight, cases.SCALE, _BLOCK)
+    lambda *x: blockwise_attention.attend(*x, mask, cases.SCALE, _BLOCK)
   )
   whole = error(lambda *x: attention.dense(*x, seen, cases.SCALE))
   assert (np.array(blocks) < 1.25 * np.array(whole)).all()
@@ -80,8 +80,8 @@ def _gradient(length, window):
   """The gradient as a function of abstract arrays, and these."""
 
   def run(query, key, value, places):
-    sight = attention_mask.AttentionMask(places, window)
-    out = attention.causal(query, key, value, sight, cases.SCALE, attention.XLA)
+    mask = attention_mask.AttentionMask(places, window)
+    out = attention.causal(query, key, value, mask, cases.SCALE, attention.XLA)
     return out.astype(jnp.float32).sum()
 
   shapes = [

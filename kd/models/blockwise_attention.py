@@ -1,4 +1,4 @@
-"""Attention over pairs of blocks: one of queries and one of keys at a time."""
+"""Computes attention block by block: one of queries, one of keys at a time."""
 
 import functools
 
@@ -16,8 +16,8 @@ from kd.partitioning import rules
 Array = types.Array
 _Names = jax.sharding.PartitionSpec
 
-# Scores of hidden keys; and what no visible score falls below, so that a query
-# which sees no key at all gives exp(_HIDDEN - _FLOOR) = 0 to each.
+# The score of masked keys, and a bound that no visible score falls below: a
+# query that sees no key at all gives exp(_HIDDEN - _FLOOR) = 0 to each.
 _HIDDEN = -1e30
 _FLOOR = -1e20
 
@@ -26,27 +26,27 @@ def attend(
   query: Array,
   key: Array,
   value: Array,
-  sight: attention_mask.AttentionMask,
+  mask: attention_mask.AttentionMask,
   scale: float,
   block: int,
 ) -> Array:
-  """Attention within rows; see attention.causal.
+  """Computes attention within rows; see attention.causal.
 
   Softmax is accumulated over the blocks of keys (arXiv 1805.02867), and
-  gradients make the scores anew (arXiv 2205.14135), both in float32. A query
-  that sees no key gives 0.
+  gradients recompute the scores (arXiv 2205.14135), both in float32. The result
+  is 0 for a query that sees no key.
   """
   length = query.shape[1]
   parts = rules.parts('length', length)
-  plan = pairs(sight, length, block, parts)
-  ids = sight.places
+  plan = pairs(mask, length, block, parts)
+  ids = mask.row
   if parts == 1:
     # Left to the compiler, which may split heads as it likes.
-    return _own(query, key, value, ids, ids, plan, sight.window, scale, block)
+    return _own(query, key, value, ids, ids, plan, mask.window, scale, block)
   key, value = repeat_kv.for_each_part(key, value, query.shape[2])
 
   def each(*arrays):
-    return _own(*arrays, sight.window, scale, block)
+    return _own(*arrays, mask.window, scale, block)
 
   of_queries = _Names('batch', 'length', 'heads')
   of_keys = _Names('batch', None, 'heads')
@@ -65,13 +65,13 @@ def attend(
 
 @struct.dataclass
 class BlockPlan:
-  """Pairs of blocks in the order in which they are computed, [parts, P].
+  """Pairs of blocks in the order of their computation, [parts, P].
 
   Attributes:
-    query: the number of a block of queries, within a part of the row.
-    key: that of a block of keys, in the whole row.
+    query: index of a block of queries, within a part of the row.
+    key: index of a block of keys, in the whole row.
     is_first: whether it is the first pair with these queries.
-    is_real: whether it counts; parts with fewer pairs are filled up.
+    is_real: False for pairs that only fill up parts with fewer pairs.
   """
 
   query: Array
@@ -81,20 +81,20 @@ class BlockPlan:
 
 
 def pairs(
-  sight: attention_mask.AttentionMask, length: int, block: int, parts: int
+  mask: attention_mask.AttentionMask, length: int, block: int, parts: int
 ) -> BlockPlan:
-  """The pairs in which a query may see a key, by blocks of queries in order.
+  """Returns the pairs in which a query may see a key.
 
   Args:
-    sight: what queries see.
+    mask: the keys that queries see.
     length: of rows, a multiple of `parts`.
     block: positions in a block.
-    parts: into how many parts queries are split.
+    parts: number of parts that queries are split into.
 
   Returns:
-    The plan of each part: numpy arrays.
+    The pairs of each part, by blocks of queries in order: numpy arrays.
   """
-  own, reach = length // parts, sight.reach(length)
+  own, reach = length // parts, mask.reach(length)
   plans = []
   for start in range(0, length, own):
     found = []
@@ -116,7 +116,7 @@ def pairs(
 
 
 def _own(query, key, value, queries, keys, plan, window, scale, block):
-  """Attention of a part of each row, [B, l, N, H], to the whole row."""
+  """Computes attention of a part of each row, [B, l, N, H], to all of it."""
   length = query.shape[1]
 
   def padded(x):
@@ -151,23 +151,23 @@ def _dot(form, x, y):
 
 
 def _to_rows(x, groups):
-  """[B, b, N, ...] to [B, G, N / G * b, ...]: rows of one matrix a group."""
+  """Reshapes [B, b, N, ...] to [B, G, N / G * b, ...], a matrix per group."""
   x = x.reshape(*x.shape[:2], groups, -1, *x.shape[3:])
   x = jnp.moveaxis(x, 1, 3)
   return x.reshape(*x.shape[:2], -1, *x.shape[4:])
 
 
 def _from_rows(x, block):
-  """The inverse of _to_rows."""
+  """Inverts _to_rows."""
   x = x.reshape(*x.shape[:2], -1, block, *x.shape[3:])
   x = jnp.moveaxis(x, 3, 1)
   return x.reshape(*x.shape[:2], -1, *x.shape[4:])
 
 
 def _scores(query, key, queries, keys, pair, window, scale):
-  """Scores of a block of queries and one of keys, as rows: [B, G, ., b]."""
+  """Returns scores of a block of queries and one of keys: [B, G, ., b]."""
   block = key.shape[1]
-  seen = attention_mask.mask(
+  seen = attention_mask.visible(
     queries.part(pair.query * block, block),
     keys.part(pair.key * block, block),
     window,
@@ -198,7 +198,7 @@ def _forward(query, key, value, queries, keys, plan, window, scale, block):
       chance.astype(value.dtype),
       _part(value, j * block, block),
     )
-    # What stands here after the last block of keys is right.
+    # Each block of keys writes here; the last one has the whole sum.
     divisor = bounds.at_least(total, jnp.finfo(jnp.float32).tiny)
     attended = _from_rows(summed / divisor[..., None], block)
     out = _put(out, attended, i * block)
@@ -222,7 +222,7 @@ def _backward(window, scale, block, residuals, gradient):
   query, key, value, queries, keys, plan, out, normaliser = residuals
   batch, _, heads, width = query.shape
   groups, dtype = key.shape[2], query.dtype
-  # [B, L, N]: what softmax's gradient subtracts in each row.
+  # [B, L, N]: softmax's gradient subtracts it in each row.
   mean = jnp.sum(
     out.astype(jnp.float32) * gradient.astype(jnp.float32), axis=-1
   )

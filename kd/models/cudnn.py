@@ -11,7 +11,7 @@ _Names = jax.sharding.PartitionSpec
 
 
 def widest_head(capability: float) -> int:
-  """The widest head that a GPU of this compute capability can take; 0: none."""
+  """Returns the widest head that GPUs of this compute capability take, or 0."""
   if capability >= 9:
     return 256
   return 128 if capability >= 8 else 0
@@ -25,10 +25,10 @@ def attend(
   scale: float,
   implementation: str,
 ) -> Array:
-  """Attention within rows of one text each, padding behind it.
+  """Computes attention within rows of one text each, with padding behind it.
 
-  No text's query sees padding, which is later than all of them: nothing but
-  order hides it, and what padding's own queries give means nothing.
+  No query of a text sees padding, which comes later. The results of padding's
+  own queries mean nothing.
 
   Args:
     query: [B, L, N, H].

@@ -71,15 +71,15 @@ def test_attention_has_the_query_scale_and_no_soft_cap():
   x = random.normal(size=(1, 5, 8)).astype(np.float32)
   positions = np.arange(5)[None]
   angles = layers.rotary_angles(positions, 8, 1e6, 1.0)
-  sight = attention_mask.AttentionMask(
+  mask = attention_mask.AttentionMask(
     attention_mask.Positions(positions, positions * 0 + 1), None
   )
-  params = module.init(jax.random.key(0), x, angles, sight, None, None)
+  params = module.init(jax.random.key(0), x, angles, mask, None, None)
   params = jax.tree.map(
     lambda p: p.value, params['params'], is_leaf=lambda p: hasattr(p, 'value')
   )
   params['query_norm']['scale'] = np.full(8, 40.0, np.float32)
-  found, _, _ = module.apply({'params': params}, x, angles, sight, None, None)
+  found, _, _ = module.apply({'params': params}, x, angles, mask, None, None)
 
   def heads(name, norm):
     y = np.einsum('ld,dnh->lnh', x[0], params[name], dtype=np.float64)

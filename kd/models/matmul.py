@@ -1,4 +1,4 @@
-"""Products with weights, whole or a slice of positions at a time."""
+"""Multiplies by weights, for whole rows or a slice of positions at a time."""
 
 from collections.abc import Callable, Sequence
 import functools
@@ -19,9 +19,9 @@ _SLICE = 8192
 def project(x: Array, w: Array) -> Array:
   """Contracts x [B, L, ...] with the first axes of w [..., *]: [B, L, *].
 
-  It is one product of two matrices: from a gradient that sums over B and L as
+  It is one product of two matrices: for a gradient that sums over B and L as
   two axes XLA makes slow transposed copies on CPU. Rows that are split over
-  devices cannot be laid one behind another without gathering them.
+  devices stay apart, since joining them would gather them.
   """
   shared = x.shape[2:]
   rest = w.shape[len(shared) :]
@@ -42,10 +42,10 @@ def by_position(
   weights: Sequence[Array],
   names: Sequence[tuple[str | None, ...]],
 ) -> Array:
-  """Runs `function(x, *weights)`, which maps each position by itself.
+  """Computes `function(x, *weights)`, which maps each position by itself.
 
-  Long rows go through it a slice of positions at a time, and its gradient
-  computes it once more, so that what it makes in between exists for a slice.
+  Long rows are computed a slice of positions at a time, and the gradient
+  recomputes each slice, so that intermediate values exist for one slice alone.
 
   Args:
     function: from [B, L, D] and the weights to [B, L, D]; static.
@@ -115,10 +115,10 @@ _sliced.defvjp(_forward, _backward)
 
 
 def _gathered(weights, names, dtype):
-  """The weights as products read them: in `dtype`, gathered once."""
+  """Returns the weights as products read them: in `dtype`, gathered once."""
 
   def one(w, axes):
-    # What vectors hold is added to 1: they would lose bits.
+    # Vectors are norms' parameters, which are used in float32.
     w = w.astype(dtype) if w.ndim > 1 else w
     return rules.constrain(w, [None if n == 'embed' else n for n in axes])
 
@@ -126,7 +126,7 @@ def _gathered(weights, names, dtype):
 
 
 def _cut(x):
-  """[B, L, D] to [slices, B, l, D]: of each device's part of a row a slice."""
+  """Cuts [B, L, D] into [slices, B, l, D], the same on each device."""
   batch, length, width = x.shape
   parts, count = rules.parts('length', length), slices(length)
   x = x.reshape(batch, parts, length // parts, width)
@@ -137,7 +137,7 @@ def _cut(x):
 
 
 def _joined(x, length):
-  """The inverse of _cut."""
+  """Inverts _cut."""
   count, batch, _, width = x.shape
   parts = rules.parts('length', length)
   x = jnp.moveaxis(x.reshape(count, batch, parts, -1, width), 0, 2)

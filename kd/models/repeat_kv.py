@@ -1,4 +1,4 @@
-"""Heads of grouped-query attention over devices."""
+"""Splits heads of grouped-query attention over devices."""
 
 import math
 
@@ -11,9 +11,9 @@ Array = types.Array
 
 
 def for_each_part(key: Array, value: Array, count: int) -> tuple[Array, Array]:
-  """Keys and values of which each device's query heads have their own.
+  """Repeats keys and values, so that each device's query heads have their own.
 
-  Where devices do not divide the G heads, each head is there several times.
+  Nothing is repeated if the devices divide the G heads.
 
   Args:
     key: [B, L, G, H].

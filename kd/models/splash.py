@@ -1,7 +1,7 @@
-"""Splash attention: the TPU's kernel for masks that are known beforehand.
+"""Splash attention, the TPU kernel for masks that are known beforehand.
 
-Blocks of hidden scores are left out, and scores never leave the chip's fast
-memory: arrays are those of the arguments and of the result.
+Blocks whose scores are all masked are skipped, and scores never leave the
+chip's fast memory.
 """
 
 import functools
@@ -28,13 +28,13 @@ _Names = jax.sharding.PartitionSpec
 # padded to a multiple of the smallest, the width of a TPU's registers.
 _BLOCKS = (512, 256, 128)
 
-# Products of queries, keys and head width in the kernels of the backward pass:
+# Matmuls over queries, keys and head width in the kernels of the backward pass:
 # three for the gradient of queries, four for those of keys and values.
 BACKWARD_PRODUCTS = 7
 
 
 def suits(width: int) -> bool:
-  """Whether heads of this width fill the TPU's registers."""
+  """Returns whether heads of this width fill the TPU's registers."""
   return width % _BLOCKS[-1] == 0
 
 
@@ -42,11 +42,11 @@ def attend(
   query: Array,
   key: Array,
   value: Array,
-  sight: attention_mask.AttentionMask,
+  mask: attention_mask.AttentionMask,
   scale: float,
   interpret: bool,
 ) -> Array:
-  """Attention within rows; see attention.causal.
+  """Computes attention within rows; see attention.causal.
 
   Queries are split over devices by row, position and head, keys and values by
   row and head alone. Scores are scaled by scaling queries, as Google's own code
@@ -56,27 +56,27 @@ def attend(
     query: [B, L, N, H].
     key: [B, L, G, H].
     value: [B, L, G, H].
-    sight: what queries see.
+    mask: the keys that queries see.
     scale: scores are multiplied by it.
-    interpret: whether the kernels are run step by step, which any device can.
+    interpret: whether the kernels are interpreted, which any device can do.
 
   Returns:
-    [B, L, N, H]; of padding something finite.
+    [B, L, N, H], finite also for padding.
   """
   length, count = query.shape[1:3]
   parts = rules.parts('length', length)
   block = block_size(length, parts)
 
   def laid_out(x):
-    """[B, L, n, H] to [B, n, padded L, H]."""
+    """Converts [B, L, n, H] to [B, n, padded L, H]."""
     return jnp.swapaxes(_padded(x, block * parts), 1, 2)
 
   key, value = repeat_kv.for_each_part(key, value, count)
   query, key, value = (laid_out(x) for x in (query * scale, key, value))
-  ids = _padded(sight.places.segment_ids, block * parts)
+  ids = _padded(mask.row.segment_ids, block * parts)
   kernel = _kernel(
     query.shape[2],
-    sight.window,
+    mask.window,
     count // rules.parts('heads', count),
     parts,
     block,
@@ -106,24 +106,24 @@ def attend(
 
 
 def block_size(length: int, parts: int) -> int:
-  """Positions in a block of rows that are split into `parts`."""
+  """Returns the positions of a block, for rows that are split into `parts`."""
   smallest = _BLOCKS[-1]
   own = -(-length // (smallest * parts)) * smallest
   return next(block for block in _BLOCKS if own % block == 0)
 
 
 def _padded(x, multiple):
-  """X [B, L, ...] with zeros behind: of segment ids, padding."""
+  """Appends zeros to x [B, L, ...]; a segment id of 0 is padding."""
   padding = [(0, 0), (0, -x.shape[1] % multiple)] + [(0, 0)] * (x.ndim - 2)
   return jnp.pad(x, padding)
 
 
 @functools.lru_cache(maxsize=16)  # Planning blocks takes seconds in long rows.
 def _kernel(length, window, count, parts, block, interpret):
-  """The library's kernel for `count` heads and rows of parts x blocks.
+  """Returns the library's kernel for `count` heads and rows of parts x blocks.
 
-  Rows hold segments without gaps: how far positions lie apart in a row is how
-  far they do in their segment.
+  Rows hold segments without gaps, so that two tokens of a segment are as far
+  apart in the row as their positions are.
   """
   shape = (length, length)
   if window is None:
@@ -159,6 +159,6 @@ def _kernel(length, window, count, parts, block, interpret):
 
 
 def _kernel_names(kernel):
-  """How the kernel's plan is split: by blocks of queries, and by queries."""
+  """Returns how the kernel's arrays are split: by queries or their blocks."""
   by_rank = {3: _Names(None, 'length'), 1: _Names('length')}
   return jax.tree.map(lambda x: by_rank[x.ndim], kernel)

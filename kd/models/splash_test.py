@@ -27,8 +27,8 @@ def test_packed_segments_equal_the_formula(window):
   arrays = cases.heads(_LENGTH)
   real = (np.asarray(places.segment_ids) > 0)[..., None, None]
   arrays[-1] *= real
-  sight = attention_mask.AttentionMask(places, window)
-  attend = lambda *x: splash.attend(*x, sight, cases.SCALE, interpret=True)
+  mask = attention_mask.AttentionMask(places, window)
+  attend = lambda *x: splash.attend(*x, mask, cases.SCALE, interpret=True)
   found = cases.run(attend, arrays)
   assert np.isfinite(found[0]).all()
   found[0] *= real
@@ -40,16 +40,16 @@ def test_packed_segments_equal_the_formula(window):
 def test_bfloat16_is_as_close_as_pairs_of_blocks():
   places = cases.places(128)
   arrays = [np.asarray(jnp.bfloat16(x), np.float64) for x in cases.heads(128)]
-  sight = attention_mask.AttentionMask(places, None)
+  mask = attention_mask.AttentionMask(places, None)
   wanted = cases.exact(arrays, cases.seen(places, None))
 
   def error(attend):
     found = cases.run(attend, arrays, jnp.bfloat16)
     return [np.abs(x - y).mean() for x, y in zip(found, wanted, strict=True)]
 
-  ours = error(lambda *x: splash.attend(*x, sight, cases.SCALE, True))
+  ours = error(lambda *x: splash.attend(*x, mask, cases.SCALE, True))
   pairs = error(
-    lambda *x: blockwise_attention.attend(*x, sight, cases.SCALE, 64)
+    lambda *x: blockwise_attention.attend(*x, mask, cases.SCALE, 64)
   )
   assert (np.array(ours) < 1.5 * np.array(pairs)).all()
 

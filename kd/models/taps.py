@@ -1,4 +1,4 @@
-"""Taps: what chosen layers show, for losses on features."""
+"""Collects outputs of chosen layers, for losses on features."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,20 +7,20 @@ import jax.numpy as jnp
 
 from kd.core import types
 
-# By place, a layer's (output,); and by place, its (query, key, value).
+# By number in the period, a layer's (output,); likewise (query, key, value).
 Shown = tuple[Mapping[int, tuple[Any]], Mapping[int, tuple[Any, Any, Any]]]
 
 
 def collect(
   spec: types.TapSpec, stacked: Shown, rest: Shown, groups: int, period: int
 ) -> types.Taps:
-  """Stacks what the layers of spec show, in its order.
+  """Stacks the outputs of the layers of `spec`, in its order.
 
   Args:
     spec: the layers.
-    stacked: by place in the period, arrays of [groups, ...].
-    rest: by place among the layers after the scan, arrays.
-    groups: how many periods the scan ran over.
+    stacked: by number in the period, arrays of [groups, ...].
+    rest: by number among the layers after the scan, arrays.
+    groups: number of periods that the scan ran over.
     period: layers in each.
   """
 

@@ -88,9 +88,9 @@ def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
       c.local_rope_base if is_local else c.global_rope_base,
       1.0 if is_local else c.global_rope_factor,
     )
-    sight = attention_mask.AttentionMask(places, c.window if is_local else None)
+    mask = attention_mask.AttentionMask(places, c.window if is_local else None)
     x, _, heads = layer.Layer(c, True, attention.XLA).apply(
-      {'params': _layer_params(params, i)}, x, angles, sight, None, None
+      {'params': _layer_params(params, i)}, x, angles, mask, None, None
     )
     found = shown.hidden[order.index(i)]
     np.testing.assert_allclose(found, x, atol=1e-5)
@@ -121,7 +121,7 @@ def test_what_attention_reads_is_what_is_shown(params):
     None,
     None,
   )
-  seen = np.asarray(attention_mask.mask(places, places, None))
+  seen = np.asarray(attention_mask.visible(places, places, None))
   key, value = (np.repeat(y, 2, axis=2) for y in (key, value))
   scores = np.einsum('blnh,bmnh->bnlm', query, key) * 12.0**-0.5
   chance = np.where(seen[:, None], np.exp(scores), 0)

@@ -54,8 +54,8 @@ _WINDOWS = {'local': 512, 'global': None}
 
 def _program(kernel, window):
   def attended(query, key, value, places):
-    sight = attention_mask.AttentionMask(places, window)
-    out = attention.causal(query, key, value, sight, 1 / 16, kernel)
+    mask = attention_mask.AttentionMask(places, window)
+    out = attention.causal(query, key, value, mask, 1 / 16, kernel)
     return out.astype(jnp.float32).sum()
 
   return jax.jit(jax.grad(attended, (0, 1, 2)))

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from kd.core import errors
+from kd.models import config_json
 from kd.models import families
 from kd.train import model_sizes
 
@@ -30,7 +31,29 @@ def _read(folder, student):
 
 
 def test_a_run_gives_its_student_back(tmp_path):
+  for name in families.variants():
+    config = families.variant(name, 'variant')
+    assert _read(tmp_path, config_json.to_json(config)) == config
+  # Runs did not name the family while there was one.
   assert _read(tmp_path, dataclasses.asdict(_CONFIG)) == _CONFIG
+
+
+def test_another_family_is_named(tmp_path):
+  qwen3 = config_json.to_json(families.variant('qwen3_8b', 'variant'))
+  for student, message in (
+    (qwen3 | {'family': 'gemma4'}, "student.family: .*did you mean 'gemma3'"),
+    (qwen3 | {'tied': 1}, 'student.tied: found 1; legal: true, false'),
+    (qwen3 | {'window': 4}, 'legal: an object with embed_dim, .*, tied'),
+  ):
+    with pytest.raises(errors.ConfigError, match=message):
+      _read(tmp_path, student)
+
+
+def test_weights_of_another_family_than_the_variant_are_refused(tmp_path):
+  _read(tmp_path, config_json.to_json(_CONFIG))
+  spec = {'init': f'workdir:{tmp_path}', 'variant': 'qwen3_4b'}
+  with pytest.raises(errors.ConfigError, match='of Qwen3, and .* of Gemma 3'):
+    model_sizes.source_config(spec, 'student', None)
 
 
 @pytest.mark.parametrize('name, value, message', _DAMAGED)
