@@ -1,7 +1,7 @@
-"""Computes logits in chunks of tokens: those of a batch do not fit in memory.
+"""Computes logits in chunks of tokens; a whole batch's do not fit in memory.
 
 Each chunk takes the next counted positions of every row, so that prompts and
-padding are never computed. Its tokens form one axis T: matrix products over two
+padding are skipped. Its tokens form one axis T: matrix products over two
 axes are far slower on a CPU. A chunk's hidden states are gathered on all
 devices while the vocabulary stays sharded, which moves the least data.
 """
@@ -49,7 +49,7 @@ def _products(d_logits, hidden, unembedding):
 def pull_back(
   d_logits: Array, hidden: Array, unembedding: Array, total: Array
 ) -> tuple[Array, Array]:
-  """Computes the gradients of hidden states and unembedding from the logits'.
+  """Backpropagates logits' gradients to hidden states and the unembedding.
 
   Where one device holds the whole vocabulary, a chunk's gradient of the
   unembedding is as large as the sum it is added to: it is computed in blocks of
@@ -90,7 +90,7 @@ def pull_back(
 
 
 def _fill(x, counted):
-  """Replaces values of x [B, C, ...] that do not count, maybe NaN, by zeros."""
+  """Zeroes x [B, C, ...] where `counted` is false, even if it is NaN there."""
   counted = counted.reshape(counted.shape + (1,) * (x.ndim - 2))
   return jnp.where(counted, x, jnp.zeros((), x.dtype))
 

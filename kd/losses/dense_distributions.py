@@ -165,7 +165,7 @@ class MixtureLogits(distributions.TokenDistribution):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _divergence(divergence, student, teacher, temperature):
-  """Computes MixtureLogits.divergence; its gradient keeps no array of V.
+  """Computes MixtureLogits.divergence; its VJP stores no [..., V] array.
 
   Differentiable in the student's logits.
   """
@@ -197,7 +197,7 @@ def _divergence_backward(divergence, residuals, cotangents):
   """Computes (slope - q sum(slope)) / T in one pass over V.
 
   Reading the logits again and taking exponentials twice costs less than writing
-  arrays of size V and reading them; the barrier keeps the compiler from doing
+  arrays of size V and reading them; the barrier keeps the compiler from storing
   that.
   """
   student, teacher, normalizers, temperature, slopes = residuals

@@ -1,4 +1,4 @@
-"""Teachers' next-token distributions, and what a loss needs of one.
+"""Interfaces between loss terms and teachers' next-token distributions.
 
 A `Distribution` describes all positions of a batch. The objective computes with
 chunks of tokens: it cuts the arrays `per_position` into chunks, puts a chunk in
@@ -147,7 +147,7 @@ class Distribution(abc.ABC):
 
     Args:
       arrays: [B, L, ...], or [T, ...] of a chunk. Positions that do not count
-        are zeros: what is computed of them must be finite.
+        are zeros: results computed from them must be finite.
     """
 
   @abc.abstractmethod

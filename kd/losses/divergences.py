@@ -7,7 +7,7 @@ last axis is a whole distribution: all V ids, or K ids and one outcome with the
 probability of all others.
 
 Contributions are Bregman-like: the linear term q - p, whose sum over a
-distribution is 0, is added to the textbook's p (log p - log q). Contribution
+distribution is 0, is added to the textbook form p (log p - log q). Contribution
 and derivative with respect to log_q are therefore exactly 0 where log_p and
 log_q have equal bits, even -inf, and a rounded normalizer changes them in
 second order only.
@@ -271,7 +271,7 @@ def _check(name, value, is_legal, legal):
 
 @DIVERGENCES.register('forward_kl')
 def forward_kl():
-  """Returns KL(p || q): q covers all that p covers (arXiv 1503.02531)."""
+  """Returns KL(p || q): mode-covering (arXiv 1503.02531)."""
   return _divergence(
     _forward_kl,
     slopes_cancel=True,  # They sum to the sum of q - p.
@@ -281,7 +281,7 @@ def forward_kl():
 
 @DIVERGENCES.register('reverse_kl')
 def reverse_kl():
-  """Returns KL(q || p): q avoids what p excludes (arXiv 2306.08543)."""
+  """Returns KL(q || p): mode-seeking (arXiv 2306.08543)."""
   return _divergence(_reverse_kl)
 
 

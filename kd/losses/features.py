@@ -31,7 +31,7 @@ def _rounded(x, dtype):
 
 
 def _normed(x, weight):
-  """Computes x weight / rms(x) over the last axis, in x's precision."""
+  """Computes x * weight / rms(x) over the last axis, in x's precision."""
   wide = x.astype(jnp.float32)
   mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
   normed = wide * jax.lax.rsqrt(mean_square + _EPSILON) * weight

@@ -141,7 +141,7 @@ def similarity(
 def choose(similarity: np.ndarray) -> np.ndarray:
   """Chooses teacher layers, in order, with the largest sum of similarities.
 
-  They increase strictly if the teacher has enough layers and do not decrease
+  They are strictly increasing if n <= m and nondecreasing
   otherwise. Of equal sums, the one with the earliest layers is chosen, the
   first student layer's deciding first.
 

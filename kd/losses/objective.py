@@ -172,7 +172,7 @@ class Objective:
 
 @struct.dataclass
 class _Inputs:
-  """Arguments of the logits' objective that it is not differentiated in."""
+  """Non-differentiated arguments of _logits_objective."""
 
   distribution: distributions.Distribution | None
   labels: Array
@@ -186,7 +186,7 @@ def no_sums(
   terms: Sequence[terms_lib.Term],
   distribution: distributions.Distribution | None,
 ) -> Sums:
-  """Returns the sums over no tokens."""
+  """Returns all-zero sums."""
   zero = jnp.zeros((), jnp.float32)
   count = distributions.count_teachers(distribution)
   return Sums({term.key: zero for term in terms}, jnp.zeros(count, jnp.float32))

@@ -1,4 +1,4 @@
-"""Selective distillation: computes the objective at some positions only.
+"""Selective distillation: computes logits terms at some positions only.
 
 At a position that is not kept, no model's logits are computed for the objective
 (arXiv 2602.01395). A rule that ranks by a model's entropy computes that model's
@@ -26,7 +26,7 @@ RULES = ('all', 'random', 'student_entropy', 'teacher_entropy')
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Selection:
-  """The target positions at which an objective is computed.
+  """The rule that picks the positions where logits terms are computed.
 
   Attributes:
     rule: a name in RULES.

@@ -69,7 +69,7 @@ class TopK(_Sparse):
     return jnp.concatenate([self.logprobs, self.tail_logprob[..., None]], -1)
 
   def _bounded_buckets(self):
-    """Returns the same with LOG_ZERO for -inf: 0 times that is 0."""
+    """Returns _buckets with -inf raised to LOG_ZERO, so that 0 * x is 0."""
     return bounds.at_least(self._buckets(), probability.LOG_ZERO)
 
   def _log_sum(self):
@@ -119,7 +119,7 @@ class Sampled(_Sparse):
   weights: Array
 
   def _used(self):
-    """Returns which slots [..., K] are used; also those of a weight of NaN."""
+    """Returns which slots [..., K] are used; NaN weights count as used."""
     return (self.ids >= 0) & (self.weights != 0)
 
   def _log_sum(self):
@@ -171,6 +171,6 @@ class Sampled(_Sparse):
 
 
 def _shown(temperature):
-  """Returns a number, or the name of its schedule."""
+  """Returns the temperature as messages show it: number or schedule name."""
   is_number = isinstance(temperature, int | float)
   return temperature if is_number else temperature['name']

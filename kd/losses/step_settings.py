@@ -1,4 +1,4 @@
-"""The weights, totals and scheduled arguments of the terms at a step."""
+"""Scalars of the objective at one step: weights, normalizers, schedules."""
 
 from collections.abc import Sequence
 
@@ -72,7 +72,7 @@ def make(
 
 
 def scales(settings: StepSettings) -> dict[str, Array]:
-  """Returns the factor of each term's sum; 0 if no target counts for it."""
+  """Returns weight / total of each term; 0 if no target counts for it."""
   return {
     key: jnp.where(total > 0, settings.weights[key] / total, 0.0)
     for key, total in settings.totals.items()

@@ -31,7 +31,7 @@ Values = Mapping[str, types.Array]
 
 @struct.dataclass
 class TokenInputs:
-  """The tokens of a chunk, as terms of next-token distributions read them.
+  """The inputs of a LogitsLoss: logits, teacher and labels of a chunk.
 
   Attributes:
     student: float32 [..., V], the student's logits.
@@ -69,7 +69,7 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """The run that a term is built for.
+  """What a term's builder may know about the run.
 
   Attributes:
     steps: number of updates of the run.
@@ -113,7 +113,7 @@ class LayerLoss:
 
   Attributes:
     per_token: maps (its parameters, the student's Taps, the teacher's Taps,
-      batch, values, layer map or None, rng or None) to losses [B, L].
+      batch, values, layer map or None, rng) to losses [B, L].
     part: a name in PARTS.
     values: see LogitsLoss.
     student_hidden: the student's layers whose hidden states it reads.
@@ -124,7 +124,7 @@ class LayerLoss:
     init: makes its parameters from an rng; {} if it has none.
     layer_map: for a term with an adaptive map the initial one, int32 [n],
       indices into teacher_hidden; otherwise None.
-    remap_every: updates between two choices of the map; 0 without layer_map.
+    remap_every: updates between recomputations of the map; 0 without layer_map.
   """
 
   per_token: Callable[..., types.Array]

@@ -38,7 +38,7 @@ class Cache:
     Args:
       folder: the cache's folder.
       manifest: its manifest, checked.
-      patience: how often to try again when the disk fails.
+      patience: retry policy for failed reads.
 
     Raises:
       ConfigError: a file is missing, or differs from what was written.
@@ -89,7 +89,7 @@ class Cache:
         ),
       )
     except retry.ReadError:
-      # A file that was changed is not worth another attempt.
+      # If the file was changed, say so: a retry cannot help.
       number = bisect.bisect_right(self._first_rows, row_id) - 1
       facts = self.manifest['shards'][number]
       self._check_files([facts], deep=True, where=f' (read for row {row_id})')

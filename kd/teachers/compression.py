@@ -36,7 +36,7 @@ class TokenOutputs:
 
 @struct.dataclass
 class Kept:
-  """What a method keeps of T tokens; None for what it does not keep.
+  """The compressed outputs for T tokens; fields a method omits are None.
 
   Attributes:
     ids: int32 [T, K], increasing, with -1 in unused slots at the end.
@@ -75,7 +75,7 @@ class Method:
 
   @property
   def exact(self) -> int:
-    """Returns how many of the most likely ids are kept."""
+    """Returns the number of most likely ids that are always kept."""
     return self.entries - self.draws
 
   @property

@@ -1,4 +1,4 @@
-"""Reads, checks and writes a cache's manifest, which says what it holds."""
+"""Reads, checks and writes a cache's manifest: its identity and its files."""
 
 from collections.abc import Iterable, Mapping
 import os
@@ -13,7 +13,7 @@ from kd.core import json_files
 from kd.core import run_info
 from kd.teachers import shards
 
-FORMAT = 2  # Raise it when the written data changes its meaning.
+FORMAT = 2  # Increment when the meaning of stored data changes.
 
 # A folder with this file is complete; only a repair changes it.
 FILE = 'manifest.json'
@@ -53,7 +53,7 @@ def read(folder: str, path: str) -> dict[str, Any]:
 
 
 def _check_shape(manifest: Mapping[str, Any]) -> None:
-  """Raises ConfigError, naming the field, unless every reader can rely on it.
+  """Raises ConfigError, naming the field, if the manifest is malformed.
 
   `check` compares the other fields of the request.
   """
@@ -118,7 +118,7 @@ def begin(folder: str, request: Mapping[str, Any], path: str) -> None:
   """Writes the request file, or compares it with the one that is there.
 
   Raises:
-    ConfigError: the folder was begun with another request; names the fields.
+    ConfigError: the folder was created for another request; names the fields.
   """
   file = os.path.join(folder, REQUEST)
   begun = {'format': FORMAT, **request}
@@ -149,7 +149,7 @@ def check(
     {key: found.get(key) for key in wanted},
     wanted,
     path,
-    f'{folder!r} is a cache of something else',
+    f'{folder!r} is the cache of another config',
     'another folder, or the values with which the cache was made',
   )
 

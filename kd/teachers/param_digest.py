@@ -1,4 +1,4 @@
-"""Computes a digest of parameters that is the same on any mesh."""
+"""Computes a digest of parameters independent of the mesh."""
 
 import jax
 import jax.numpy as jnp

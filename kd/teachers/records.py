@@ -41,7 +41,7 @@ DIGEST_BYTES = 8
 
 
 class DamagedError(Exception):
-  """A record's bytes are not those that were written."""
+  """Raised if a record's bytes differ from those written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def encode(
     row: the targets.
     method: the cache's.
     vocab_size: V.
-    cache_digest: see manifest.cache_digest; another cache refuses the record.
+    cache_digest: see manifest.cache_digest; decode compares it.
   """
   size = 0 if row.hidden is None else row.hidden.shape[1]
   parts = [

@@ -17,7 +17,7 @@ class BufferedRow:
   Attributes:
     fields: arrays [L], by the names in packing.FIELDS.
     row_id: of the row whose prompt it has.
-    made: number of updates of the student when it sampled the answer.
+    made: updates applied to the student when it sampled the answer.
   """
 
   fields: Mapping[str, np.ndarray]

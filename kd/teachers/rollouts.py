@@ -1,4 +1,4 @@
-"""On-policy rows: the student writes the answers that a teacher then scores.
+"""On-policy rows: the student samples answers, which a teacher scores.
 
 Generalized knowledge distillation (arXiv 2306.13649): in a fraction of a step's
 rows only the prompts are kept, the student samples the answers, and training
@@ -121,7 +121,7 @@ class Rollouts:
       sampler: answers requests with given parameters, identically on every
         process.
       fraction: of a step's rows that are replaced, by step, [0, 1].
-      every: updates from one sampling to the next; in between, rows are drawn
+      every: updates between samplings; at other steps, rows are drawn
         from the buffer.
       buffer: of sampled rows; None if `every` is 1.
       seed: of the random draws.
@@ -233,7 +233,7 @@ class Rollouts:
 def _summary(
   samples: Mapping[int, requests.Sample], rooms: Mapping[int, int]
 ) -> dict[str, float]:
-  """Computes metrics of new answers as far as their rows hold them.
+  """Computes metrics of the new answers, truncated to their rows.
 
   Args:
     samples: by index in the batch.
@@ -247,7 +247,7 @@ def _summary(
     ends = sample.finish == 'stop'
     fits = len(sample.ids) + (sample.stop_id is not None) <= rooms[place]
     stopped.append(ends and fits)
-    # By the row's end, even if a limit ended it at the same id.
+    # Truncated by the row, even if max_new_tokens ended at the same id.
     truncated.append(not fits or (not ends and len(kept[-1]) == rooms[place]))
   logprobs = [value for values in kept for value in values]
   scalars = {

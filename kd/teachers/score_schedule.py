@@ -10,7 +10,7 @@ from kd.teachers import shards
 
 
 class ScoreSchedule:
-  """The batches in which the rows of shards are scored.
+  """Assigns the rows of the missing shards to scoring batches.
 
   One process writes each shard. All processes compute the same schedule.
   """

@@ -19,7 +19,7 @@ Array = types.Array
 
 @struct.dataclass
 class Scored:
-  """Scores at positions [B, L]; only those of counted targets are computed.
+  """Scores at positions [B, L]; zeros where no target counts.
 
   Attributes:
     kept: what the method keeps.
@@ -114,7 +114,7 @@ def _keys(batch, seed):
 
 
 def _score_tokens(chunk, tables, weights, method, vocab_size):
-  """Returns the Scored of a chunk's tokens, [T, ...]."""
+  """Scores a chunk's tokens; fields have shape [T, ...]."""
   hidden, targets, keys = chunk
   logits = [
     chunks.project(h, table) for h, table in zip(hidden, tables, strict=True)
@@ -147,7 +147,7 @@ def _score_tokens(chunk, tables, weights, method, vocab_size):
     log_normalizer=normalizer,
     entropy=entropy,
     dropped_mass=jnp.sum(dropped * jnp.array(weights), axis=-1),
-    # Includes the logits that are left out, which also show a broken teacher.
+    # Also check the dropped logits: NaN there means a broken teacher too.
     finite=jnp.isfinite(jnp.concatenate(sums, axis=-1) + dropped),
   )
 

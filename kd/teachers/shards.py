@@ -47,7 +47,7 @@ FACTS = schema.Section(
       }
     ),
     'statistics': schema.Section(
-      'Sums over its targets.',
+      'Sums and maxima over its targets.',
       _required(
         dict.fromkeys(SUMS, legal.Number()) | dict.fromkeys(COUNTS, _LARGE)
       ),
@@ -80,7 +80,7 @@ class Shard:
     return os.path.join(folder, self.name)
 
   def facts_path(self, folder: str) -> str:
-    """Returns the path of the file's facts until the cache is complete."""
+    """Returns the path of the shard's metadata until the cache is complete."""
     return os.path.join(folder, self.name.partition('.')[0] + '.json')
 
 
@@ -119,7 +119,7 @@ class Writer:
     self._written += 1
 
   def finish(self, statistics: dict[str, float]) -> None:
-    """Renames the file, then writes its facts, which tell that it is complete.
+    """Renames the file, then writes its metadata, which marks it complete.
 
     Args:
       statistics: of its rows.
@@ -156,7 +156,7 @@ class Writer:
 
 @contextlib.contextmanager
 def kd_errors(path: str) -> Iterator[None]:
-  """Converts exceptions of libraries, but no OSError, to a KdError."""
+  """Converts library exceptions other than OSError to KdError."""
   try:
     yield
   except OSError:
@@ -215,7 +215,7 @@ def _fault(path, wanted_bytes, wanted_sha256):
     if (
       wanted_sha256 is not None and identity.file_digest(path) != wanted_sha256
     ):
-      return 'has other bytes than were written'
+      return 'does not match its recorded SHA-256'
   except FileNotFoundError:
     return 'is missing'
   except OSError as e:

@@ -1,7 +1,7 @@
-"""The files that a cache's teachers were read from, to notice changed ones.
+"""Detects changes in the weight files that a cache's teachers came from.
 
 A cache is identified by the digest of its teachers' parameters, but training
-from it does not load them. Files can be compared without: by size and
+from it does not load them. Files are compared instead: by size and
 modification time first, then by SHA-256.
 """
 
@@ -22,7 +22,7 @@ from kd.input_pipeline import file_digests
 from kd.teachers import manifest
 
 # In a cache's folder. Not part of the manifest, whose digest identifies the
-# cache: the same weights may lie in other files.
+# cache: the same weights may be stored in other files.
 FILE = 'teacher_files.json'
 
 _ABSENT = 'absent'
@@ -45,7 +45,7 @@ def _files(init: str) -> dict[str, str]:
       digests.FILE: os.path.join(place, manager.FOLDER, step, digests.FILE)
     }
   if kind == 'gguf':
-    # One part of a split model stands for all of them.
+    # init names one part of a split model; match all parts.
     patterns = [_GGUF_PART.sub(r'-*\1', glob.escape(place))]
   else:
     patterns = [os.path.join(glob.escape(place), name) for name in _HF]
@@ -74,7 +74,7 @@ def describe(inits: Mapping[str, str], folder: str) -> dict[str, Any]:
     for name, path in _files(init).items():
       if not os.path.exists(path):
         continue
-      # Before the content: a change in between is then noticed later.
+      # Stat before reading: a change in between is then detected later.
       modified = os.stat(path).st_mtime_ns
       content = known.of(path)
       if content is not None:
@@ -126,7 +126,7 @@ def _is_description(value):
 def warnings(cache: str, inits: Mapping[str, str], folder: str) -> list[str]:
   """Returns a warning for each teacher whose files are not the recorded ones.
 
-  A teacher whose files are not at hand is not compared.
+  A teacher whose files are missing here is not compared.
 
   Args:
     cache: the cache's folder.

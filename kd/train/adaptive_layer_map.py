@@ -1,4 +1,4 @@
-"""Chooses which layers adaptive terms compare, again as the student changes."""
+"""Recomputes the layer maps of adaptive terms during training."""
 
 from collections.abc import Sequence
 import logging
@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class AdaptiveLayerMap:
-  """Finds, for terms with an adaptive map, the layers to compare with."""
+  """Recomputes adaptive layer maps every `remap_every` updates."""
 
   def __init__(self, model: family.Model, objective: objective_lib.Objective):
     self._terms = objective.layer_terms
@@ -36,7 +36,7 @@ class AdaptiveLayerMap:
     )
 
   def due(self, step: int) -> list[terms_lib.Term]:
-    """Returns the terms whose map is due before the update after `step`."""
+    """Returns the terms whose map is recomputed before update `step` + 1."""
     return [t for t in self._adaptive if step % t.loss.remap_every == 0]
 
   def __call__(

@@ -14,13 +14,13 @@ from kd.metrics import metric
 from kd.sampling import requests
 from kd.train import evaluate
 
-# By held-out set and metric, what a task's metric is.
+# Descriptions of the tasks' own metrics, by held-out set and metric.
 Descriptions = Mapping[str, Mapping[str, metric.Description]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-  """The choice of the best checkpoint.
+  """The metric by which the best checkpoint is chosen.
 
   Attributes:
     metric: its full name, eval/<set>/<metric>; '' without held-out sets.
@@ -34,7 +34,7 @@ class Best:
     return f'{"highest" if self.highest else "lowest"} {self.metric}'
 
   def figure(self, metrics: Mapping[str, float]) -> float | None:
-    """Returns a figure that is lowest for the best; None if it is unknown."""
+    """Returns the metric, negated if higher is better; None if not finite."""
     value = metrics.get(self.metric)
     if value is None or not math.isfinite(value):
       return None
@@ -42,7 +42,7 @@ class Best:
 
 
 def choose(config: ml_collections.ConfigDict, described: Descriptions) -> Best:
-  """Returns what `evaluation.best` says.
+  """Returns the metric and direction that `evaluation.best` names.
 
   Args:
     config: the run's.
@@ -67,7 +67,7 @@ def text(config: ml_collections.ConfigDict) -> str:
   known = {m.metric for m in measures.LIKELIHOODS}
   own = config.evaluation.best.metric.rpartition('/')[2]
   if config.evaluation.best.direction == 'auto' and own not in known:
-    return f'{chosen.metric}, the lowest or highest as its task says'
+    return f'{chosen.metric}, lowest or highest, as the task defines'
   return str(chosen)
 
 
@@ -89,7 +89,7 @@ def check(
   described = {}
   for held in held_out:
     if held.name == name and best.metric not in known:
-      # The references stand in for answers: only names are of interest here.
+      # Score the references as answers: only the metrics' names are needed.
       scores = seqio_adapter.score(
         [_referred(part) for part in held.parts], config.data.module
       )

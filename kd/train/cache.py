@@ -1,4 +1,4 @@
-"""--mode=cache: a teacher's targets of all rows, computed once."""
+"""--mode=cache: computes, checks or repairs a cache of teacher targets."""
 
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -40,7 +40,7 @@ from kd.train.feeds import feed
 from kd.train.feeds import live as live_feed
 
 _PATH = 'cache.folder'
-_AHEAD = 2  # batches that are scored before the first of them is on the disk
+_AHEAD = 2  # batches scored ahead of the one being written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,14 +102,14 @@ def cache(run: resolved.Run, workdir: str, say: progress_lib.Say) -> None:
     whole = processes.from_first(
       lambda: os.path.exists(os.path.join(folder, manifest_lib.FILE))
     )
-    # Before they are loaded: files that change while the teacher is asked are
+    # Before they are loaded: files that change during scoring are
     # then noticed when training from the cache.
     files = processes.from_first(
       lambda: source_files.describe(
         cached_feed.teacher_inits(config), paths.expand(config.data.folder)
       )
     )
-    # Also where the cache is whole: its targets must be this teacher's.
+    # Also for a complete cache: its targets must be this teacher's.
     teachers = live_feed.load(run)
     if whole:
       _check_whole(job, teachers)
@@ -128,7 +128,7 @@ def _check(run, method):
   if not run.teachers:
     raise errors.ConfigError(
       'teacher.source',
-      f'found {run.config.teacher.source!r}: there is no teacher to ask',
+      f'found {run.config.teacher.source!r}: there is no teacher to score rows',
       legal="'live', 'on_policy' or 'cached', with teacher.init",
     )
   parts = rules.row_parts(run.teacher.mesh)
@@ -143,7 +143,7 @@ def _check(run, method):
     raise errors.ConfigError(
       'cache.method.name',
       f'found {method.name!r}, and there are {len(run.teachers)} teachers',
-      legal='top_k, nucleus, sampled, or one teacher',
+      legal='top_k, nucleus, sampled, stratified, or one teacher',
     )
 
 
@@ -166,14 +166,14 @@ def write(job: CacheJob, teachers: Sequence[live.Teacher]) -> float:
   """Writes the missing shards of a cache, then its manifest.
 
   Args:
-    job: the cache; this run holds its folder.
-    teachers: who are asked.
+    job: the cache; its folder is locked by this run.
+    teachers: score the rows.
 
   Returns:
-    Tokens a second over all processes, once the first batch was done.
+    Tokens per second over all processes, without the first batch.
 
   Raises:
-    ConfigError: the folder holds what is begun of another cache.
+    ConfigError: the folder contains another, incomplete cache.
     NonFiniteError: the teacher's logits are not finite.
   """
   request, plan = _request(job, teachers), job.plan
@@ -286,11 +286,11 @@ def _score(job, teachers, wanted, request):
 def scorer(
   job: CacheJob, teachers: Sequence[live.Teacher]
 ) -> Callable[[Any], scoring.Scored]:
-  """Returns the program of the teacher's pass over a batch."""
+  """Returns the function that scores a batch."""
   config = job.run.config
   size = job.run.student.config.vocab_size
   if job.method.entries:
-    # The head's rows beyond the tokenizer's ids are padding.
+    # Unembedding rows beyond the tokenizer's ids are padding.
     size = job.run.tokenizer.vocab_size
   return scoring.make(
     teachers,
@@ -308,7 +308,7 @@ def _check_whole(job, teachers):
   manifest_lib.check(manifest['request'], wanted, job.folder, _PATH)
 
   def look():
-    # What one that was killed between publishing and tidying has left.
+    # A run killed right after publishing leaves temporary files.
     shards.remove_temporary_files(job.folder)
     return cache_report.problems(job.folder, manifest)
 
@@ -327,7 +327,7 @@ def _check_whole(job, teachers):
   for line in lines:
     job.say(line)
   _repair(job, teachers, manifest, broken)
-  job.say(f'{job.folder}: what was damaged was made again')
+  job.say(f'{job.folder}: damaged files were rewritten')
 
 
 def _repair(job, teachers, manifest, broken):
@@ -359,7 +359,7 @@ def _verify(job, teachers, found):
   size = config.cache.batch_size
   mine = placement.local_rows(mesh, size)
   rows, score = rows_lib.Numbered(job.parts), scorer(job, teachers)
-  # Others at each call, and the same in every process.
+  # New rows at each call, the same in every process.
   seed = processes.from_first(lambda: time.time_ns())
   chosen = np.random.default_rng(seed).permutation(len(rows))
   chosen = chosen[: config.cache.verify]

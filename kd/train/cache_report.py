@@ -162,7 +162,7 @@ class Comparison:
     """Prints the differences.
 
     Raises:
-      ConfigError: so far that the cache is another teacher's.
+      ConfigError: the mean difference is too large for the same teacher.
     """
     errors_found = np.concatenate(self._errors) if self._errors else np.zeros(1)
     largest, mean = errors_found.max(initial=0.0), errors_found.mean()
@@ -171,7 +171,7 @@ class Comparison:
       f'{rows} rows scored again: largest error {largest:.3g} nats, mean '
       f'{mean:.3g}, {same:.1%} of the ids the same'
     )
-    # NaN is not small either.
+    # `not <=`, so that NaN fails too.
     if not mean <= _FAR:
       raise errors.ConfigError(
         'cache.folder', line, legal=f'a mean of {_FAR} nats at most'
@@ -180,6 +180,6 @@ class Comparison:
 
 
 def _by_place(row):
-  """Position and id as one number."""
+  """Returns position and id packed into one int64."""
   place = np.repeat(np.arange(len(row.entries)), row.entries)
   return place.astype(np.int64) << 32 | row.ids

@@ -20,7 +20,7 @@ _FEED_STATE, _PROJECTIONS = 'rollouts', 'paths'
 
 @dataclasses.dataclass(frozen=True)
 class ResumeInfo:
-  """What a checkpoint holds in addition to arrays.
+  """The part of a checkpoint that is stored as JSON.
 
   Attributes:
     rows: the digest of the rows and their order.
@@ -41,7 +41,7 @@ class Saver:
 
     Args:
       workdir: where the job's files go.
-      keep: how many of the latest checkpoints stay.
+      keep: number of latest checkpoints to keep.
       say: called with a line for each that is damaged.
 
     Raises:
@@ -55,22 +55,22 @@ class Saver:
 
   @property
   def latest(self) -> int | None:
-    """The step of the last checkpoint, if there is one."""
+    """Returns the step of the last checkpoint, or None."""
     return self._manager.latest_step()
 
   @property
   def steps(self) -> list[int]:
-    """The steps of the checkpoints that are kept, rising."""
+    """Returns the steps of the kept checkpoints, in increasing order."""
     return self._manager.steps()
 
   @property
   def best(self) -> int | None:
-    """The step of the checkpoint with the best evaluation, if there is one."""
+    """Returns the step of the best checkpoint, or None."""
     return self._manager.best_step()
 
   @property
   def folder(self) -> str:
-    """The folder of the checkpoints."""
+    """Returns the folder of the checkpoints."""
     return self._manager.folder
 
   def restore(
@@ -84,12 +84,12 @@ class Saver:
 
     Args:
       step: of the checkpoint.
-      like: the state's shapes.
+      like: shapes and shardings to restore into.
       feed_state: likewise, of the feed's state; {} if it has none.
       rows: the digest that ResumeInfo has.
 
     Returns:
-      The state, the feed's state, and the position.
+      The state, the feed's state, and the ResumeInfo.
 
     Raises:
       ConfigError: it is another model's or optimizer's, or of other rows.
@@ -125,14 +125,14 @@ class Saver:
       step: updates applied.
       state: after them.
       feed_state: of the feed; {} if it has none.
-      position: where the data and metrics stand.
-      quality: a figure of which less is better, if one was measured now.
+      position: see ResumeInfo.
+      quality: lower is better; None if not evaluated at this step.
     """
     as_json = dataclasses.asdict(position)
     self._manager.save(step, _items(state, feed_state), as_json, quality)
 
   def rate(self, step: int, quality: float) -> None:
-    """The figure of a checkpoint that was saved without one."""
+    """Sets the quality of a checkpoint that was saved without one."""
     self._manager.rate(step, quality)
 
   def check(self, step: int) -> None:
@@ -140,7 +140,7 @@ class Saver:
     self._manager.check(step)
 
   def wait(self, step: int) -> None:
-    """Waits until every save is whole; raises KdError if one failed."""
+    """Waits until every save is complete; raises KdError if one failed."""
     self._manager.wait(step)
 
   def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Explains which weights are not finite and what to change."""
+"""Builds the advice of a NonFiniteError: the cause and what to change."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -25,7 +25,7 @@ def advice(
   student_init: str,
   checkpoints: Checkpoints,
 ) -> str:
-  """Returns which weights are not finite, and what to change.
+  """Returns which checkpoint or weights are at fault, and what to change.
 
   A step that is not finite changes no parameter, and a run that resumes repeats
   the same steps. So a checkpoint is at fault if it was saved after the last
@@ -33,9 +33,9 @@ def advice(
 
   Args:
     teachers: the names of the teachers that are not finite, if any.
-    unchanged_since: how many updates the student's parameters have had.
+    unchanged_since: number of updates when the parameters last changed.
     student_init: the config's student.init.
-    checkpoints: that there are.
+    checkpoints: the run's.
 
   Returns:
     The end of an error message, without a full stop.

@@ -45,7 +45,7 @@ class HeldOut:
 
   @property
   def identity(self) -> dict[str, object]:
-    """The set's identity: digests of examples, number of answers."""
+    """Returns the set's identity: example digests and number of answers."""
     examples = {
       part.task: [part.counts['rows_sha256'], part.counts['examples_sha256']]
       for part in self.parts
@@ -86,7 +86,7 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
 
 
 class Evaluator:
-  """Scores one model's parameters: likelihood, distance, answers."""
+  """Scores one model's parameters: likelihood, KL, answers."""
 
   def __init__(
     self,
@@ -101,7 +101,7 @@ class Evaluator:
     Args:
       run: the resolved config.
       model: the model that is evaluated.
-      teacher_targets: the live teacher, from and to the model's mesh, or None.
+      teacher_targets: maps batches to targets on the model's mesh, or None.
       held_out: from prepare_sets.
       say: prints a line of progress.
     """
@@ -170,7 +170,7 @@ class Evaluator:
   def _check_norm(self, params):
     """Raises NonFiniteError if the sum of squares of parameters overflows.
 
-    RMS norms divide by such sums, and so make zeros of a model that diverged:
+    RMS norms divide by such sums, so a diverged model outputs zeros:
     its evaluation would be finite.
     """
     if not np.isfinite(jax.device_get(self._norm(params))):
@@ -283,7 +283,7 @@ def _as_json(score):
 
 
 def _names(run, model):
-  """Returns how messages call the evaluated model and each teacher."""
+  """Returns display names of the evaluated model and of each teacher."""
   teachers = feed.source(run.config).teacher_names()
   return (teachers[0] if model is run.teacher else 'the student', *teachers)
 

@@ -66,7 +66,7 @@ def restore(
 
 
 def _whole(model):
-  """Reads the whole model that `init` names, before layers are dropped."""
+  """Returns the model that `init` names, with all its layers."""
   like = model.module
   module = families.of(model.source).build(model.source, like.dtype, like.remat)
   shardings = rules.param_shardings(
@@ -111,7 +111,7 @@ def load(
     else:
       # Only moves them if the teacher has devices or a mesh of its own.
       source = jax.device_put(source, _whole(model).shardings)
-    # Copies: the student's buffers are given up at each update.
+    # Copies: each update donates the student's buffers.
     return weights.layers_from(
       source, model.source, model.keep_layers, model.shardings
     )

@@ -19,7 +19,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 def shared(
   folder: str, path: str, say: Callable[[str], None]
 ) -> Iterator[None]:
-  """Locks a folder for all processes of a run; process 0 holds the lock.
+  """Locks a folder exclusively for a run; process 0 holds the lock.
 
   Args:
     folder: what the run writes.
@@ -42,8 +42,8 @@ def shared(
 def hold(folder: str, path: str) -> Iterator[str]:
   """Creates the folder if it is missing, and locks it against other runs.
 
-  The kernel, or on NFS the server, gives a lock up when its process dies: a
-  file that a dead run left means nothing, and no clock is asked. A folder that
+  The kernel, or on NFS the server, releases a lock when its process dies: a
+  file that a dead run left is ignored; no timeout is involved. A folder that
   was made here and stayed empty is removed again.
 
   Args:

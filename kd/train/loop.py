@@ -28,20 +28,20 @@ from kd.train import update as update_lib
 from kd.train.feeds import feed as feed_lib
 
 _READ_AHEAD = 2  # batches
-_POLL_S = 1.0  # between looks at whether the run was told to stop
+_POLL_S = 1.0  # between checks for a request to stop
 
 Evaluate = Callable[[int, types.PyTree, Callable[[], None]], dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainJob:
-  """One student's training.
+  """The arguments of `train`: one student to train.
 
   Attributes:
     run: the resolved config.
     objective: the run's training objective, or the baseline's.
     workdir: where this student's files go.
-    label: what stands before its lines on the terminal.
+    label: prefix of its lines on the terminal.
     init: makes the student's first parameters.
     feed: supplies each step's batch and targets.
     evaluate: of (step, params, check); returns eval/ metrics, and calls check
@@ -65,7 +65,7 @@ class _Loop:
   """The state that changes while a job runs."""
 
   def __init__(self, job: TrainJob):
-    # clu imports TensorFlow: only a run that trains waits for it.
+    # clu imports TensorFlow: import it only when training.
     with quiet.imports():
       from kd.metrics import writers
 
@@ -128,7 +128,7 @@ class _Loop:
       )
       job.feed.load(jax.device_get(feed_state))
       self._say(f'resumes from step {latest}')
-    # Where an update leaves it: else the second one would be compiled anew.
+    # Use the update's output shardings, or the second update recompiles.
     self.state = jax.device_put(
       state, jax.tree.map(lambda leaf: leaf.sharding, abstract)
     )
@@ -162,7 +162,7 @@ class _Loop:
     try:
       yield
     except errors.NonFiniteError as e:
-      self._absorb()  # The step before may have been the first at fault.
+      self._absorb()  # The previous step may have failed first.
       advice = self._window.advice(self._step, e.teachers)
       raise errors.NonFiniteError(
         f'{what} step {self._step}: {e}; {advice}', e.teachers
@@ -170,7 +170,7 @@ class _Loop:
 
   def run(self) -> update_lib.TrainState:
     """Trains to the last step; see train."""
-    # Also where a preemption came before a checkpoint's evaluation had ended.
+    # Also if the last run was preempted before this evaluation finished.
     if self._evaluation_due() and not self._evaluated:
       quality = self._evaluate()
       if self._step and quality is not None:
@@ -185,7 +185,7 @@ class _Loop:
     )
     self._timer.restart()
     with contextlib.closing(rows):
-      # Compiles: as long as that takes nothing is unsaved.
+      # The first step compiles; until it is done nothing is unsaved.
       with progress.Progress('compiling the update', self._say):
         self._take_step(rows)
         jax.block_until_ready(self.state)
@@ -209,7 +209,7 @@ class _Loop:
     with processes.waited_for(f'its rows of step {self._step}'):
       read = self._next(rows)
     self._timer.wait(time.monotonic() - began)
-    # Before the step's programs: the answer then need not wait for them.
+    # Dispatched before the step, so that it need not wait for the step.
     self._told.ask()
     with self._naming_the_step('the batch after'):
       fed = job.feed(self._step, self.state.params, read)
@@ -219,7 +219,7 @@ class _Loop:
       self.state = self._remap(self._step, self.state, fed.batch, fed.targets)
       self.state, out = self._update(self.state, fed.batch, fed.targets)
     self._step += 1
-    # One step late, so that the device always has the next one to do.
+    # One step late, so that the device is never idle.
     self._absorb()
     scalars = {**out.scalars, **fed.metrics}
     self._pending = self._step, out.replace(scalars=scalars)
@@ -232,7 +232,7 @@ class _Loop:
     return jax.device_put(self._job.feed.state(), everywhere)
 
   def _next(self, rows):
-    """Returns the next rows; several processes check for a stop meanwhile."""
+    """Returns the next rows; a single process checks for a stop meanwhile."""
     while (read := rows.get(_POLL_S)) is None:
       if jax.process_count() == 1 and preemption.NOTICE.received:
         self._end_preempted(None)
@@ -310,7 +310,7 @@ class _Loop:
 
   def _save(self, quality):
     self._absorb()
-    # A checkpoint stands for all that was written before it.
+    # Flush first: resuming assumes that earlier metrics were written.
     self._writer.flush()
     self._saver.save(
       self._step,
@@ -340,7 +340,7 @@ def train(job: TrainJob) -> update_lib.TrainState:
   try:
     state = loop.run()
   except BaseException:
-    # What ended the run is what the user must see.
+    # Do not let an error in close() hide the original one.
     with contextlib.suppress(Exception):
       loop.close()
     raise

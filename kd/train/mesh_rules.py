@@ -17,10 +17,10 @@ Config = ml_collections.ConfigDict
 
 
 def check(config: Config, mesh: jax.sharding.Mesh) -> None:
-  """Raises ConfigError if devices cannot split a batch, row or state.
+  """Raises ConfigError if a config field does not fit the devices.
 
   Args:
-    config: whose fields are legal, each alone.
+    config: fields are valid individually.
     mesh: the student's devices.
 
   Raises:

@@ -45,7 +45,7 @@ def check_search(search: Config) -> None:
   if enumerated and not problem.enumerable:
     raise errors.ConfigError(
       'search.proposals',
-      f"found 'enumerated', and {search.problem} has no end of thoughts",
+      f"found 'enumerated', and {search.problem} has infinitely many thoughts",
       legal="'sampled'",
     )
   if enumerated and search.evaluator == 'likelihood':

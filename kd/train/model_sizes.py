@@ -45,7 +45,7 @@ def _check_variant(config, variant, path):
   if not variant:
     return
   named = families.variant(variant, path)
-  # The two constants below are the file's to say: copies of one model differ.
+  # Copies of one model differ in these two; the file's values are used.
   flexible = {'vocab_size', 'context'}
   if named.family != config.family:
     raise errors.ConfigError(
@@ -73,7 +73,7 @@ def source_config(
   path: str,
   teacher: family.Config | None,
 ) -> family.Config:
-  """Sizes of the model that `init` names, before layers are dropped.
+  """Returns the sizes of the model that `init` names, with all layers.
 
   Args:
     spec: the config's `student` or `teacher`.
@@ -81,7 +81,7 @@ def source_config(
     teacher: the teacher's sizes, for a student with init 'teacher'.
 
   Raises:
-    ConfigError: `init` is not legal, or nothing is there.
+    ConfigError: `init` is not legal, or names no model.
   """
   kind, _, where = spec['init'].partition(':')
   if kind not in KINDS or (path != 'student' and kind in KINDS[:2]):

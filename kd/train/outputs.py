@@ -1,4 +1,4 @@
-"""Names a workdir's files and reads the student it holds."""
+"""Lists a workdir's files; loads its student; formats sampling settings."""
 
 import dataclasses
 

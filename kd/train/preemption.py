@@ -73,7 +73,7 @@ class Notice:
 
   @contextlib.contextmanager
   def unsaved(self) -> Iterator[None]:
-    """Marks a block with unsaved work: a signal is left to the caller."""
+    """Marks a block with unsaved work: a signal only sets `received`."""
     self._unsaved = True
     try:
       yield
@@ -91,12 +91,12 @@ class Notice:
       yield
     finally:
       signal.signal(signal.SIGINT, previous)
-      # The thread may have yet to read of a signal that `handler` had.
+      # The thread may not have read a signal that `handler` got.
       self._catch_up()
       self._takes_interrupts = True
 
   def _catch_up(self):
-    """Waits until the thread has read of all signals so far."""
+    """Waits until the thread has processed all signals so far."""
     if self._pipe is not None:
       self._caught_up.clear()
       os.write(self._pipe, bytes([_MARK]))
@@ -108,7 +108,7 @@ class Notice:
 
   @property
   def reason(self) -> str:
-    """The reason why the run stops, for a message."""
+    """Returns why the run stops, for a message."""
     if self.received:
       return f'{self._name} received'
     return 'another process of the run was told to stop'
@@ -145,7 +145,7 @@ class Agreement:
     self._asked = None
 
   def ask(self) -> None:
-    """Starts the exchange of this process's answer, without waiting."""
+    """Starts the all-reduce of `received`, without waiting."""
     if not self._alone:
       told = np.full(self._here, NOTICE.received)
       self._asked = self._any(
@@ -153,7 +153,7 @@ class Agreement:
       )
 
   def answer(self) -> bool:
-    """Returns the answer to the last exchange, the same on every process."""
+    """Returns the last all-reduce's result, equal on every process."""
     if self._alone:
       return NOTICE.received
     return self._asked is not None and bool(self._asked)

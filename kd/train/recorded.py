@@ -1,7 +1,7 @@
 """Records evaluations with the identity of what they measured.
 
 An evaluation is reused only if its model, teachers, examples and settings are
-those of now, whatever the files are called; otherwise it is measured again.
+unchanged, regardless of file names; otherwise it is measured again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from kd.train import evaluate
 from kd.train import outputs
 from kd.train import resolved
 
-_FORMAT = 1  # Raise it when what an evaluation measures changes its meaning.
+_FORMAT = 1  # Increment when the meaning of a recorded metric changes.
 _SHARED = 'evaluations'  # In data.folder: the evaluations of teachers.
 
 
@@ -88,7 +88,7 @@ class Recorder:
     if shared:
       file = f'{identity.digest(wanted)}.json'
       places.append(os.path.join(self._shared, file))
-    # One process looks for all: they do the same whatever others see.
+    # Process 0 decides, so that all processes take the same branch.
     metrics = processes.from_first(lambda: self._reuse(places, wanted))
     if metrics is not None:
       return metrics

@@ -246,7 +246,7 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   mesh_rules.check_teacher_devices(config, devices)
   specs = feed.source(config).teacher_specs()
   sources = init_sources({**specs, 'student': config.student})
-  # Loaded when `shapes` needs it, after what it finds wrong without.
+  # Loaded lazily, so that cheaper checks in `shapes` fail first.
   tokenizer = functools.cache(lambda: _load_tokenizer(config, sources))
   source_config = shared_tokenizer.source_config(tokenizer)
   run = shapes(config, mesh_maker(devices), source_config)

@@ -1,4 +1,4 @@
-"""Resolves a config for modes that train nothing: generate, export, eval."""
+"""Resolves a config for modes that do not train, such as eval and export."""
 
 from collections.abc import Sequence
 
@@ -35,7 +35,7 @@ def resolve_student(
   that student.init names: neither losses nor a teacher are needed.
 
   Args:
-    config: as the flag gave it.
+    config: as given on the command line.
     devices: the devices of all processes.
     workdir: the folder that may hold a run.
     with_teachers: whether the teachers are needed too.

@@ -41,11 +41,11 @@ class Model:
 
   @property
   def mesh(self) -> jax.sharding.Mesh:
-    """The devices that it is on."""
+    """Returns the mesh that it is on."""
     return jax.tree.leaves(self.shardings)[0].mesh
 
   def identity(self, weights: str) -> dict[str, Any]:
-    """Returns what decides the model's outputs, as JSON.
+    """Returns what determines the model's outputs, as JSON values.
 
     Args:
       weights: the digest of its parameters, from param_digest.of.
@@ -97,7 +97,7 @@ class Run:
 
   @property
   def teacher(self) -> Model | None:
-    """The first teacher."""
+    """Returns the first teacher's model, or None."""
     return self.teachers[0].model if self.teachers else None
 
   @property

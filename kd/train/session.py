@@ -1,4 +1,4 @@
-"""Starts a mode: joins the processes, resolves the config; ends the program."""
+"""Helpers of all modes: printing, joining processes, config, exit codes."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -29,7 +29,7 @@ def say(line: str) -> None:
 
 
 def enter_users_folder() -> None:
-  """Makes relative paths the user's: `bazel run` starts in its runfiles."""
+  """Changes to the user's folder; `bazel run` starts in its runfiles."""
   folder = os.environ.get('BUILD_WORKING_DIRECTORY')
   if folder:
     os.chdir(folder)
@@ -40,7 +40,7 @@ def recorded_config(
 ) -> ml_collections.ConfigDict | None:
   """Returns the config where --config names none: that of the workdir's run.
 
-  A chat reads little of a config, so it needs no run either.
+  Mode chat falls back to the default config.
   """
   if workdir:
     config = workdirs.recorded_config(paths.expand(workdir))
@@ -62,13 +62,13 @@ def check_workdir(workdir: str | None) -> None:
 
 @contextlib.contextmanager
 def exit_codes(workdir: str | None) -> Iterator[None]:
-  """Ends the program with the exit code of a user's error, on all processes.
+  """Converts errors to exit codes, on all processes.
 
   Args:
     workdir: the flag, for messages about its disk.
 
   Raises:
-    SystemExit: a KdError or an OSError, which is told in one line.
+    SystemExit: for a KdError or OSError, printed as one line.
     Exception: any other; it is a fault of the program, exit code 1.
   """
   try:

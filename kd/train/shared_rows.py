@@ -20,7 +20,7 @@ def prepare(
   Args:
     what: names the rows in messages.
     prepare_rows: prepare_lib.prepare with all arguments but `refresh`.
-    refresh: whether to prepare rows again that exist.
+    refresh: whether to prepare existing rows again.
 
   Returns:
     The rows of each task.

@@ -24,7 +24,7 @@ def tokenizer(
 
   Args:
     data: the config's section; its tokenizer, if it names one, comes first.
-    sources: by the field that names it, what may bring a tokenizer: a model's
+    sources: by the field that names it, what may contain a tokenizer: a model's
       init, or 'workdir:DIR'.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Averages training metrics between two writes; counts non-finite steps."""
+"""Averages metrics between writes; limits consecutive non-finite steps."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,8 +26,8 @@ class MetricsWindow:
 
     Args:
       state: of an earlier window; {} for the first.
-      allowed: steps in a row that may be not finite; 0: none.
-      teachers: how messages call each teacher.
+      allowed: maximum number of consecutive non-finite steps.
+      teachers: display name of each teacher.
       advise: of the names of teachers that are not finite and the number of
         updates that the student's parameters have had; returns what the user
         can do.
@@ -40,7 +40,7 @@ class MetricsWindow:
     self._means = means.Means(state['means'] if state else {})
 
   def state(self) -> dict[str, Any]:
-    """Returns the state as JSON that keeps every bit."""
+    """Returns the state as JSON values that round-trip exactly."""
     return {
       'means': self._means.state(),
       'nonfinite': self._nonfinite,

@@ -91,7 +91,7 @@ def digest(
 ) -> str:
   """Returns the digest of the rows, their order and the source's files.
 
-  Training with another digest is other training.
+  Training resumes only with the same digest.
   """
   shares = mixing.row_shares(parts, run.config.data.rates)
   parts = [

@@ -1,4 +1,4 @@
-"""Builds one optimizer update as a pure function."""
+"""Builds and compiles the training step, and defines its TrainState."""
 
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +67,7 @@ class Output:
     totals: by term, the sum of the target weights that count for it.
     weight: the sum of target weights.
     loss: the objective.
-    scalars: norms, the learning rate, and what schedules gave.
+    scalars: norms, the learning rate, and values of schedules.
     finite: whether every sum, every teacher and the gradient's norm were
       finite; the parameters change only if so.
   """
@@ -140,7 +140,7 @@ def abstract_state(
       return like(leaf, param.sharding.with_memory_kind(kind))
     if leaf.ndim != param.ndim:
       return like(leaf, replicated)
-    # A mean over some axes, whose size is 1.
+    # A factored moment: axes that were averaged have size 1.
     spec = [*param.sharding.spec, *[None] * param.ndim][: param.ndim]
     sizes = zip(leaf.shape, param.shape, spec, strict=True)
     kept = [axis if size == whole else None for size, whole, axis in sizes]
@@ -160,7 +160,7 @@ def abstract_state(
 def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
   """Reshapes leaves [B, ...] to [parts, B / parts, ...].
 
-  Part m takes rows m, m + parts, ...: on each device its own rows, so that
+  Part m takes rows m, m + parts, ...: each device keeps its own rows, so that
   nothing moves between devices.
   """
 
@@ -186,7 +186,7 @@ def _loss(model, objective):
 
 
 def _split_targets(targets, parts):
-  """Splits the targets that belong to rows; returns them and how to rejoin."""
+  """Splits targets by row; returns the parts and how to rebuild Targets."""
   if targets is None:
     return None, lambda rows: None
   arrays = targets.distribution.per_position()
@@ -205,7 +205,7 @@ def _split_targets(targets, parts):
 
 
 def _accumulate(loss, objective, micro_batches):
-  """Returns the function to the gradient and the Sums of a whole batch."""
+  """Returns the function that computes a batch's gradient and Sums."""
   gradient = jax.grad(loss, has_aux=True)
   if micro_batches == 1:
     return gradient
@@ -261,7 +261,7 @@ def make(
       state.trained, batch, targets, settings, state.layer_maps, key
     )
     grad_norm = optax.tree.norm(grads)
-    # Read here, before parameters are written in their place.
+    # Computed before the update overwrites the donated parameters.
     param_norm = optax.tree.norm(state.params)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
     for value in sums.losses.values():
@@ -325,6 +325,6 @@ class CompiledOnce:
     if self._program is None:
       host_memory.give_back()
       self._program = self._jitted.lower(*arguments).compile()
-      # Before it runs, so that what it needs and what that took never add up.
+      # Free the compiler's memory before the program allocates its own.
       host_memory.give_back()
     return self._program(*arguments)

@@ -27,7 +27,7 @@ from kd.train import resolved
 
 CONFIG_FILE = 'config.json'
 _LONGEST = 300  # Characters of a library's message.
-_LISTED = 20  # Of many differences, those that a message lists.
+_LISTED = 20  # Maximum number of differences in a message.
 _WRITTEN = 'the file as the run wrote it'
 
 # Fields that only other modes read.
@@ -52,7 +52,7 @@ _STORED_SOURCES = ('hf', 'gguf', 'workdir')
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-  """The changes of a config since the workdir was last run.
+  """The config fields that changed since the workdir's last run.
 
   Attributes:
     fields: [old, new] by field; fields that only other modes read are left out.
@@ -90,7 +90,7 @@ def recorded_config(workdir: str) -> ml_collections.ConfigDict | None:
     return base.checked(ml_collections.ConfigDict(fields))
   except errors.ConfigError as e:
     raise e.at(f'{file}: {e.path}') from e
-  except (ValueError, TypeError) as e:  # ConfigDict takes no such names.
+  except (ValueError, TypeError) as e:  # ConfigDict rejects some names.
     raise errors.ConfigError(
       '--workdir', f'{file}: {str(e)[:_LONGEST]}', _WRITTEN
     ) from e

@@ -1,4 +1,4 @@
-"""Arguments of training programs as shapes with shardings, without arrays."""
+"""ShapeDtypeStructs of a training step's inputs, for compiling and planning."""
 
 import jax
 import jax.numpy as jnp

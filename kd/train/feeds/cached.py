@@ -42,7 +42,7 @@ class Source(feed.Source):
 
   def term_teacher(self, student, teachers):
     del teachers
-    # Any sizes do: only terms of layers read them, which `check` refuses.
+    # Only layer terms read the sizes, and `check` rejects those.
     return student
 
   def check(self, mesh, student, objective):
@@ -161,7 +161,7 @@ def targets_of(
 def request(
   run: resolved.Run, prepared: Sequence[prepare.Prepared]
 ) -> dict[str, Any]:
-  """Returns what a config and its rows decide of a cache's manifest."""
+  """Returns the part of a cache's request that config and rows determine."""
   data = run.config.data
   return {
     'mixture': data.mixture,

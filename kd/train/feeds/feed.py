@@ -3,8 +3,8 @@
 teacher.source names one. A file of this package defines two classes, or the
 first alone if the base class of the second serves it:
 
-  Source: what the name means for a config, before any data is read.
-  Feed: an open source, which the training loop calls once per step.
+  Source: checks the config and opens files; creates the Feed.
+  Feed: supplies the batch and targets of each training step.
 
 A new feed is a file here and a line in `_MODULES`.
 """
@@ -28,7 +28,7 @@ from kd.partitioning import placement
 from kd.train import resolved
 
 Config = ml_collections.ConfigDict
-# From a step and row numbers to these rows of the step's batch.
+# Maps (step, indices in the step's batch) to these rows.
 Rows = Callable[[int, np.ndarray], types.Batch]
 # From a batch on the student's mesh to the targets of the live teachers.
 LiveTargets = Callable[[types.Batch], distributions.Targets]
@@ -44,7 +44,7 @@ _MODULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Fed:
-  """What one step trains on.
+  """The inputs of one training step.
 
   Attributes:
     batch: on the student's mesh.
@@ -140,9 +140,9 @@ class Feed:
 
 
 class Source:
-  """What a value of teacher.source means for a config.
+  """Builds the feed that a value of teacher.source names.
 
-  The base class has no teacher.
+  The base class serves teacher.source='none'.
 
   Attributes:
     computed_by: the value of teacher.source that computes what this source
@@ -203,7 +203,7 @@ class Source:
         )
 
   def sampling(self) -> Config | None:
-    """Returns the section of what the student samples, or None."""
+    """Returns the config section of the student's sampling, or None."""
     return None
 
   def teacher_line(self) -> str | None:
@@ -279,6 +279,6 @@ class Source:
 
 def source(config: Config) -> Source:
   """Returns the source that teacher.source names."""
-  # By name: the modules import this one, and what builds a run asks it.
+  # Imported lazily: these modules import this one.
   module = _MODULES[config.teacher.source]
   return importlib.import_module(f'kd.train.feeds.{module}').Source(config)

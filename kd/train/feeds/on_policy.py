@@ -23,14 +23,14 @@ _OF_DATA = ('answer', 'rationale')
 
 
 class Source(live.Source):
-  """Live teachers that score what the student writes."""
+  """Live teachers that score the student's samples."""
 
   def check(self, mesh, student, objective):
     config = self._config
     if not objective.needs_teacher:
       raise errors.ConfigError(
         'teacher.source',
-        "found 'on_policy', and no term of losses asks a teacher",
+        "found 'on_policy', and no term in `losses` uses a teacher",
         legal="'none', or a term of next-token distributions",
       )
     fraction = config_rules.scheduled(config, 'rollout.fraction')
@@ -40,7 +40,7 @@ class Source(live.Source):
       if lowest == 1 and of_data:
         raise errors.ConfigError(
           f'losses.{term.key}',
-          "counts the data's answers, and rollout.fraction leaves no such row",
+          "uses the data's answers, but rollout.fraction replaces every row",
           legal='a fraction below 1, or a divergence with part '
           "'all' or 'sampled'",
         )
