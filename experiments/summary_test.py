@@ -5,7 +5,7 @@ import pytest
 
 from experiments import summary
 from kd.evaluation import results
-from kd.train import recorded
+from kd.train import evaluation_records
 from kd.train import report
 
 _SET, _STEPS, _EXAMPLES = 'held_out', 40, 200
@@ -35,7 +35,9 @@ def _workdir(folder, seed, weights):
     (f'{where}/baseline', f'step_{_STEPS}', 0.5),
   ):
     written[student, name] = _result(rng, level, weights)
-    results.write(recorded.path(student, name), written[student, name])
+    results.write(
+      evaluation_records.path(student, name), written[student, name]
+    )
   lines = [{'step': n, 'train/loss': 4 / n} for n in (10, 20, 40)]
   for student in (where, f'{where}/baseline'):
     with open(f'{student}/metrics.jsonl', 'w', encoding='utf-8') as f:

@@ -10,7 +10,7 @@ import pytest
 from safetensors import numpy as safetensors
 
 from kd.modes import train as train_mode
-from kd.teachers import source_files
+from kd.teachers import teacher_files
 from kd.train import resolve
 from tests import cache_runs
 from tests import command
@@ -101,11 +101,11 @@ def test_another_folder_and_the_same_weights_in_other_files(folder, teacher):
 
 
 def test_a_damaged_record_is_refused(folder, teacher):
-  record = folder / 'cache' / source_files.FILE
+  record = folder / 'cache' / teacher_files.FILE
   whole = record.read_bytes()
   for text in ('{', '[]', '{"teacher.init": 3}', '{"a": {"init": "hf:x"}}'):
     record.write_text(text)
-    with cache_runs.refused('cache.folder', source_files.FILE):
+    with cache_runs.refused('cache.folder', teacher_files.FILE):
       train_mode.main(
         cache_runs.cached(folder, folder / 'cache'), str(folder / 'damaged')
       )

@@ -11,12 +11,12 @@ def test_the_schema_knows_the_arguments_of_every_part():
   from kd.config.fields import losses
   from kd.config.fields import training
   from kd.core import schedules
-  from kd.losses import catalog
+  from kd.losses import term_builder
   from kd.losses import terms
   from kd.optimizers import optimizers
   from kd.teachers import compression
 
-  assert catalog.TERM_MODULES
+  assert term_builder.TERM_MODULES
   for choice, registry in (
     (losses.TERM, terms.TERMS),
     (schema.SCHEDULES, schedules.SCHEDULES),
@@ -62,7 +62,7 @@ def test_choices_are_those_of_the_code():
   from kd.input_pipeline import templates
   from kd.input_pipeline import tokenizers
   from kd.losses import attention_maps
-  from kd.losses import features
+  from kd.losses import hidden_states
   from kd.losses import selection
   from kd.losses import terms
   from kd.models import attention_backend
@@ -90,7 +90,7 @@ def test_choices_are_those_of_the_code():
     'data.tokenizer': {'', *tokenizers.KINDS},
     'data.rates': mixing.UNITS,
     'losses.part': terms.PARTS,
-    'losses.kind': features.KINDS,
+    'losses.kind': hidden_states.KINDS,
     'losses.heads': attention_maps.HEADS,
     'objective.positions.rule': selection.RULES,
     'optimizer.state_memory': optimizers.MEMORIES,

@@ -9,12 +9,12 @@ import pytest
 
 from kd.config import base
 from kd.core import types
-from kd.losses import catalog
 from kd.losses import dense_distributions
 from kd.losses import distributions
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import sparse_distributions
+from kd.losses import term_builder
 from kd.losses import terms
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
@@ -29,7 +29,7 @@ LOSSES = ('forward_kl', 'jensen_shannon', 'total_variation', 'cross_entropy')
 def _objective(names, chunk_tokens):
   specs = {name: base.term(name).to_dict() for name in names}
   return objective_lib.Objective(
-    catalog.build(specs, CONTEXT), selection.everywhere(), chunk_tokens
+    term_builder.build(specs, CONTEXT), selection.everywhere(), chunk_tokens
   )
 
 

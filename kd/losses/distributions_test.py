@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from kd.core import errors
-from kd.losses import catalog
 from kd.losses import dense_distributions
 from kd.losses import sparse_distributions
+from kd.losses import term_builder
 from kd.losses import terms
 
 CONTEXT = terms.Context(
@@ -35,7 +35,7 @@ def build(name, temperature=1.0, clip=0.0):
     part='all',
     **OWN[name],
   )
-  (term,) = catalog.build({'a': spec}, CONTEXT)
+  (term,) = term_builder.build({'a': spec}, CONTEXT)
 
   def loss(student, teacher):
     inputs = terms.TokenInputs(

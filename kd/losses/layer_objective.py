@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
-from kd.losses import step_settings
+from kd.losses import step_scalars
 from kd.losses import terms as terms_lib
 
 Array = types.Array
@@ -88,7 +88,7 @@ def total(
   student: types.Taps,
   teacher: types.Taps | None,
   batch: types.Batch,
-  settings: step_settings.StepSettings,
+  settings: step_scalars.StepScalars,
   layer_maps: dict[str, Array],
   rng: Array,
 ) -> tuple[Array, dict[str, Array], Array]:
@@ -109,7 +109,7 @@ def total(
     term; and the number of tokens at which the teacher's layer outputs are not
     finite, float32 [].
   """
-  scales = step_settings.scales(settings)
+  scales = step_scalars.scales(settings)
   value, sums = jnp.zeros(()), {}
   for number, term in enumerate(terms):
     own, others = pick(terms, term, student, teacher)
@@ -122,7 +122,7 @@ def total(
       layer_maps.get(term.key),
       jax.random.fold_in(rng, number),
     )
-    weights = step_settings.counted_weights(
+    weights = step_scalars.counted_weights(
       term.loss, batch.weights, batch.parts
     )
     # The loss of a target that does not count may be anything, even NaN.

@@ -9,7 +9,7 @@ import jax
 from kd.core import errors
 from kd.core import types
 from kd.losses import attention_maps as maps_lib
-from kd.losses import features
+from kd.losses import hidden_states as hidden_states_lib
 from kd.losses import layer_maps
 from kd.losses import terms
 
@@ -55,7 +55,7 @@ def hidden_states(
   """
   _need_teacher(context)
   terms.check_part(part)
-  _check(kind, 'kind', features.KINDS)
+  _check(kind, 'kind', hidden_states_lib.KINDS)
   _check(map, 'map', (*_FIXED, _ADAPTIVE))
   if not 0 <= dropout < 1:
     raise errors.ConfigError('dropout', f'found {dropout}', legal='[0, 1)')
@@ -75,14 +75,14 @@ def hidden_states(
 
   def init(rng: types.Array) -> types.PyTree:
     keys = jax.random.split(rng, pairs)
-    return jax.vmap(lambda key: features.init_projection(key, *widths, norm))(
-      keys
-    )
+    return jax.vmap(
+      lambda key: hidden_states_lib.init_projection(key, *widths, norm)
+    )(keys)
 
   def per_token(projections, student, teacher, batch, values, chosen, rng):
     del batch, values
     other = teacher.hidden if chosen is None else teacher.hidden[chosen]
-    return features.layers_loss(
+    return hidden_states_lib.layers_loss(
       kind,
       projections,
       student.hidden,

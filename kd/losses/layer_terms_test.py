@@ -7,11 +7,11 @@ import numpy as np
 from kd.config import base
 from kd.core import types
 from kd.losses import attention_maps
-from kd.losses import catalog
-from kd.losses import features
+from kd.losses import hidden_states
 from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import selection
+from kd.losses import term_builder
 from kd.losses import terms
 
 B, L = 2, 5
@@ -23,7 +23,7 @@ CONTEXT = terms.Context(steps=10, student=STUDENT, teacher=TEACHER)
 def build(**losses):
   specs = {key: spec.to_dict() for key, spec in losses.items()}
   return objective_lib.Objective(
-    catalog.build(specs, CONTEXT), selection.everywhere(), 8
+    term_builder.build(specs, CONTEXT), selection.everywhere(), 8
   )
 
 
@@ -93,7 +93,7 @@ def test_each_term_gets_its_own_layers_of_those_that_all_read():
   pairs = {'first': ([1, 3], [2, 5]), 'second': ([1, 2, 3], [3, 4, 5])}
   for key, kind in (('first', 'mse'), ('second', 'cosine')):
     mine, theirs = pairs[key]
-    losses = features.layers_loss(
+    losses = hidden_states.layers_loss(
       kind, paths[key], student.hidden[mine], teacher.hidden[theirs], 0.0, None
     )
     np.testing.assert_allclose(
@@ -131,7 +131,7 @@ def test_an_adaptive_map_is_what_the_state_says():
   chosen = {'a': jnp.array([0, 4])}
   _, sums, *_ = run(objective, chosen)
   assert sums['a'] != first['a']
-  losses = features.layers_loss(
+  losses = hidden_states.layers_loss(
     'mse', paths['a'], student.hidden[[1, 3]], teacher.hidden[[0, 4]], 0.0, None
   )
   np.testing.assert_allclose(

@@ -8,12 +8,12 @@ import pytest
 
 from kd.config import base
 from kd.core import types
-from kd.losses import catalog
 from kd.losses import dense_distributions
 from kd.losses import distributions
 from kd.losses import eval_sums
 from kd.losses import objective as objective_lib
 from kd.losses import selection
+from kd.losses import term_builder
 from kd.losses import terms
 
 B, L, D, V = 3, 9, 5, 17
@@ -95,7 +95,7 @@ def test_one_class_is_a_new_kind_of_targets(rule):
   hidden, unembedding, both, batch = _case()
   fraction = 1.0 if rule == 'all' else 0.5
   objective = objective_lib.Objective(
-    catalog.build(
+    term_builder.build(
       {key: spec.to_dict() for key, spec in TERMS.items()},
       terms.Context(steps=1, student=SIZES, teacher=SIZES),
     ),

@@ -8,16 +8,16 @@ import pytest
 from kd.config import base
 from kd.core import types
 from kd.losses import attention_maps
-from kd.losses import catalog
 from kd.losses import dense_distributions
 from kd.losses import distributions
 from kd.losses import distributions_test as sparse
 from kd.losses import eval_sums
-from kd.losses import features
+from kd.losses import hidden_states
 from kd.losses import layer_maps
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import sparse_distributions
+from kd.losses import term_builder
 
 # At this size XLA's CPU kernels for maxima return a number where one operand is
 # NaN. They don't for a few small rows.
@@ -96,7 +96,7 @@ def _objective(names, rule='all', fraction=1.0):
     clip = {'clip': 2.0} if name in sparse.OWN else {}
     specs[name] = base.term(name, **clip, **own).to_dict()
   kept = selection.build({'rule': rule, 'fraction': fraction}, '', 10)
-  terms = catalog.build(specs, sparse.CONTEXT)
+  terms = term_builder.build(specs, sparse.CONTEXT)
   return objective_lib.Objective(terms, kept, 1000)
 
 
@@ -195,7 +195,7 @@ def test_positions_are_not_selected_away_by_a_bad_student():
 def test_a_teacher_is_named_by_a_term_of_other_positions():
   """The loss is NaN there too, whatever the term's weight."""
   spec = base.term('forward_kl', part='rationale').to_dict()
-  terms = catalog.build({'kl': spec}, sparse.CONTEXT)
+  terms = term_builder.build({'kl': spec}, sparse.CONTEXT)
   everywhere = selection.build({'rule': 'all', 'fraction': 1.0}, '', 10)
   run = _run(objective_lib.Objective(terms, everywhere, 1000))
   teacher = _distribution('mixture', AT, np.nan)
@@ -248,15 +248,17 @@ def test_evaluation_counts_who_is_bad():
         np.testing.assert_array_equal(np.isnan(got[key]), one)
 
 
-@pytest.mark.parametrize('kind', sorted(features.KINDS))
+@pytest.mark.parametrize('kind', sorted(hidden_states.KINDS))
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
 def test_hidden_states_that_are_bad_are_seen(kind, value):
   rng = np.random.default_rng(0)
   clean = rng.normal(size=(2, ROWS, LENGTH, WIDTH)).astype(np.float32)
-  path = jax.vmap(lambda k: features.init_projection(k, WIDTH, WIDTH, True))(
-    jax.random.split(jax.random.key(0))
+  path = jax.vmap(
+    lambda k: hidden_states.init_projection(k, WIDTH, WIDTH, True)
+  )(jax.random.split(jax.random.key(0)))
+  loss = jax.jit(
+    lambda s, t: hidden_states.layers_loss(kind, path, s, t, 0.0, None)
   )
-  loss = jax.jit(lambda s, t: features.layers_loss(kind, path, s, t, 0.0, None))
   for fill in (None, 0.0):
     bad = np.array(clean)
     if fill is not None:

@@ -18,7 +18,7 @@ from kd.losses import chunks
 from kd.losses import distributions
 from kd.losses import layer_objective
 from kd.losses import selection as selection_lib
-from kd.losses import step_settings
+from kd.losses import step_scalars
 from kd.losses import terms as terms_lib
 from kd.partitioning import rules
 
@@ -105,22 +105,20 @@ class Objective:
 
   def settings(
     self, batch: types.Batch, step: Array
-  ) -> step_settings.StepSettings:
+  ) -> step_scalars.StepScalars:
     """Returns the weights, totals and arguments for a whole batch."""
-    return step_settings.make(self.terms, self.selection.fraction, batch, step)
+    return step_scalars.make(self.terms, self.selection.fraction, batch, step)
 
-  def scheduled(self, settings: step_settings.StepSettings) -> dict[str, Array]:
+  def scheduled(self, settings: step_scalars.StepScalars) -> dict[str, Array]:
     """Returns the values of schedules at this step, for the metrics."""
-    return step_settings.scheduled(
-      self.terms, self.selection.fraction, settings
-    )
+    return step_scalars.scheduled(self.terms, self.selection.fraction, settings)
 
   def __call__(
     self,
     student: Student,
     targets: distributions.Targets | None,
     batch: types.Batch,
-    settings: step_settings.StepSettings,
+    settings: step_scalars.StepScalars,
     rng: Array,
   ) -> tuple[Array, Sums]:
     """Computes the objective of a batch or a micro-batch.
@@ -200,7 +198,7 @@ def _chunk_sums(terms, student, chunk):
   sums, nonfinite = {}, jnp.zeros(distributions.count_teachers(distribution))
   for term in terms:
     losses, finite = term.loss.per_token(inputs, chunk.values[term.key])
-    weights = step_settings.counted_weights(
+    weights = step_scalars.counted_weights(
       term.loss, chunk.weights, chunk.parts
     )
     sums[term.key] = jnp.sum(losses * weights)
@@ -304,7 +302,7 @@ def logits_total(
   unembedding: Array,
   targets: distributions.Targets | None,
   batch: types.Batch,
-  settings: step_settings.StepSettings,
+  settings: step_scalars.StepScalars,
 ) -> tuple[Array, Sums]:
   """Computes the terms that read logits.
 
@@ -333,7 +331,7 @@ def logits_total(
     labels=batch.targets,
     parts=batch.parts,
     weights=batch.weights,
-    scales=step_settings.scales(settings),
+    scales=step_scalars.scales(settings),
     values=settings.values,
   )
   value, sums = _logits_objective(

@@ -7,12 +7,12 @@ import pytest
 
 from kd.config import base
 from kd.core import types
-from kd.losses import catalog
 from kd.losses import dense_distributions
 from kd.losses import distributions
 from kd.losses import eval_sums
 from kd.losses import objective
 from kd.losses import selection
+from kd.losses import term_builder
 from kd.losses import terms as terms_lib
 
 KL = base.term('forward_kl', weight=0.7, temperature=2.0).to_dict()
@@ -106,7 +106,7 @@ def to_batch(case):
 
 def build(terms, chunk_tokens=4):
   return objective.Objective(
-    catalog.build(terms, CONTEXT), selection.everywhere(), chunk_tokens
+    term_builder.build(terms, CONTEXT), selection.everywhere(), chunk_tokens
   )
 
 

@@ -8,12 +8,12 @@ import pytest
 from kd.config import base
 from kd.core import errors
 from kd.core import types
-from kd.losses import catalog
 from kd.losses import dense_distributions
 from kd.losses import distributions
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import sparse_distributions
+from kd.losses import term_builder
 from kd.losses import terms
 
 B, L, D, V = 3, 17, 4, 11
@@ -144,7 +144,7 @@ def test_what_is_not_kept_is_not_computed():
   spoilt = jnp.where(kept.weights[..., None] > 0, hidden, jnp.nan)
   sizes = terms.Sizes(1, 1, 1, 1, 1, 1.0, (None,))
   objective = objective_lib.Objective(
-    catalog.build(
+    term_builder.build(
       {'kl': base.term('forward_kl').to_dict()},
       terms.Context(steps=1, student=sizes, teacher=sizes),
     ),

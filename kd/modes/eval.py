@@ -12,8 +12,8 @@ from kd.evaluation import results
 from kd.evaluation import table
 from kd.teachers import param_digest
 from kd.train import evaluate as evaluate_lib
+from kd.train import evaluation_records
 from kd.train import outputs
-from kd.train import recorded
 from kd.train import report
 from kd.train import session
 from kd.train.feeds import live
@@ -57,7 +57,7 @@ def _write(run, workdir, result, model, say):
     }
     say(table.text(report.set_table({title: result}, name)))
     say(f'{name}: ' + ', '.join(f'{k} {v:,}' for k, v in sizes.items()))
-  path = recorded.path(workdir, f'eval_{what}')
+  path = evaluation_records.path(workdir, f'eval_{what}')
   results.write(path, result, more)
   say(f'scores: {path}')
   if result.answers:

@@ -14,20 +14,20 @@ from kd.core import progress
 from kd.core import types
 from kd.evaluation import side_by_side
 from kd.input_pipeline import prepare as prepare_lib
-from kd.losses import catalog
 from kd.losses import objective as objective_lib
 from kd.losses import selection
+from kd.losses import term_builder
 from kd.losses import terms as terms_lib
 from kd.teachers import live
 from kd.teachers import param_digest
 from kd.train import best as best_lib
 from kd.train import describe
 from kd.train import evaluate as evaluate_lib
+from kd.train import evaluation_records
 from kd.train import load_params
 from kd.train import lock
 from kd.train import loop
 from kd.train import outputs
-from kd.train import recorded
 from kd.train import report
 from kd.train import resolve
 from kd.train import resolved
@@ -152,7 +152,7 @@ class _Training:
     )
     if teachers.models:
       self._teacher_targets = self._targets_on(run.mesh)
-    self._record = recorded.Recorder(
+    self._record = evaluation_records.Recorder(
       run, data.held_out, teachers.digests, session.say
     )
     self._evaluator = evaluate_lib.Evaluator(
@@ -233,8 +233,10 @@ class _Training:
     )
 
   def _answers(self, folder, label, step):
-    student = recorded.path(self._folder(folder, step), f'step_{step}')
-    teacher = recorded.path(self._workdir, 'teacher')
+    student = evaluation_records.path(
+      self._folder(folder, step), f'step_{step}'
+    )
+    teacher = evaluation_records.path(self._workdir, 'teacher')
     return side_by_side.texts_of({'teacher': teacher, label: student})
 
 
@@ -243,7 +245,7 @@ def baseline(objective: objective_lib.Objective) -> objective_lib.Objective:
   spec = base.term('cross_entropy').to_dict()
   context = terms_lib.Context(steps=1, student=None, teacher=None)
   return objective_lib.Objective(
-    terms=catalog.build({'ce': spec}, context),
+    terms=term_builder.build({'ce': spec}, context),
     selection=selection.everywhere(),
     chunk_tokens=objective.chunk_tokens,
   )

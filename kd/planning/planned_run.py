@@ -10,7 +10,7 @@ from kd.core import errors
 from kd.models import families
 from kd.models import family
 from kd.partitioning import mesh as mesh_lib
-from kd.train import mesh_rules
+from kd.train import meshes
 from kd.train import model_sizes
 from kd.train import resolve
 from kd.train import resolved
@@ -64,7 +64,7 @@ def on_paper(config: ml_collections.ConfigDict, chips: int) -> resolved.Run:
   Raises:
     ConfigError: see resolve.shapes.
   """
-  mesh_rules.check_teacher_devices(config, range(chips))
+  meshes.check_teacher_devices(config, range(chips))
 
   def make(sizes, part):
     shape = mesh_lib.resolve(sizes, len(range(chips)[part]))

@@ -6,10 +6,10 @@ import numpy as np
 
 from kd.config import base
 from kd.core import types
-from kd.losses import catalog
 from kd.losses import distributions
 from kd.losses import objective as objective_lib
 from kd.losses import selection
+from kd.losses import term_builder
 from kd.losses import terms as terms_lib
 from kd.models import families
 from kd.train import adaptive_layer_map
@@ -25,7 +25,7 @@ def test_a_student_that_is_not_finite_keeps_its_map():
   shape = model_sizes.term_sizes(sizes)
   context = terms_lib.Context(steps=10, student=shape, teacher=shape)
   objective = objective_lib.Objective(
-    catalog.build({'hidden': spec.to_dict()}, context),
+    term_builder.build({'hidden': spec.to_dict()}, context),
     selection.everywhere(),
     chunk_tokens=64,
   )

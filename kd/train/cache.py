@@ -26,11 +26,11 @@ from kd.teachers import compression
 from kd.teachers import live
 from kd.teachers import manifest as manifest_lib
 from kd.teachers import param_digest
-from kd.teachers import score_schedule as walk_lib
+from kd.teachers import row_assignment as assignment_lib
 from kd.teachers import scoring
 from kd.teachers import shard_writer
 from kd.teachers import shards
-from kd.teachers import source_files
+from kd.teachers import teacher_files
 from kd.train import cache_report
 from kd.train import lock
 from kd.train import resolved
@@ -105,7 +105,7 @@ def cache(run: resolved.Run, workdir: str, say: progress_lib.Say) -> None:
     # Before they are loaded: files that change during scoring are
     # then noticed when training from the cache.
     files = processes.from_first(
-      lambda: source_files.describe(
+      lambda: teacher_files.describe(
         cached_feed.teacher_inits(config), paths.expand(config.data.folder)
       )
     )
@@ -115,7 +115,7 @@ def cache(run: resolved.Run, workdir: str, say: progress_lib.Say) -> None:
       _check_whole(job, teachers)
     else:
       write(job, teachers)
-    processes.from_first(lambda: source_files.record(folder, files))
+    processes.from_first(lambda: teacher_files.record(folder, files))
     found = cached_feed.open_cache(run, job.parts)
     cache_report.report(found, job.parts, workdir, say)
     if config.cache.verify:
@@ -247,10 +247,10 @@ def _score(job, teachers, wanted, request):
   config = job.run.config
   mesh = job.run.teacher.mesh
   size = config.cache.batch_size
-  walk = walk_lib.ScoreSchedule(mesh, size, wanted)
-  series = shard_writer.ShardWriter(
+  assignment = assignment_lib.RowAssignment(mesh, size, wanted)
+  writer = shard_writer.ShardWriter(
     job.folder,
-    walk.shards,
+    assignment.shards,
     job.method,
     job.run.student.config.vocab_size,
     feed.source(job.run.config).teacher_names(),
@@ -259,22 +259,22 @@ def _score(job, teachers, wanted, request):
   score = scorer(job, teachers)
   rows, mine = rows_lib.Numbered(job.parts), placement.local_rows(mesh, size)
   progress = progress_lib.Progress(
-    'cache', job.say, walk.rows, 'rows', tokens=config.data.length
+    'cache', job.say, assignment.rows, 'rows', tokens=config.data.length
   )
 
   def write(batch, scored, slots, count):
     found = placement.fetch(scored, mesh, size)
     for at in np.searchsorted(mine, slots):
-      series.add(batch, found, int(at))
+      writer.add(batch, found, int(at))
     progress.add(count)
 
   pending = []
   with progress, futures.ThreadPoolExecutor(1, 'cache') as pool:
-    for numbers in walk.batches():
+    for numbers in assignment.batches():
       batch = rows(numbers[mine])
       scored = score(placement.place(batch, mesh, size))
       # While the next batch is scored, this one is packed and written.
-      slots, count = walk.own(numbers), int((numbers >= 0).sum())
+      slots, count = assignment.own(numbers), int((numbers >= 0).sum())
       pending.append(pool.submit(write, batch, scored, slots, count))
       if len(pending) > _AHEAD:
         pending.pop(0).result()

@@ -55,7 +55,9 @@ def restore(
   step = saved.best_step() if which == 'best' else saved.latest_step()
   if step is None:
     raise errors.ConfigError(path, f'{folder!r} holds no {which} checkpoint')
-  whole = lambda: saved.check_whole(step, ('params', 'position'), path)
+  whole = lambda: saved.check_with_all_layers(
+    step, ('params', 'position'), path
+  )
   processes.from_first(whole)
   items, _ = saved.restore(step, {'params': abstract(model)})
   saved.close()
@@ -65,7 +67,7 @@ def restore(
   return items['params']
 
 
-def _whole(model):
+def _with_all_layers(model):
   """Returns the model that `init` names, with all its layers."""
   like = model.module
   module = families.of(model.source).build(model.source, like.dtype, like.remat)
@@ -107,10 +109,12 @@ def load(
   if kind in ('teacher', 'workdir'):
     source = teacher_params
     if kind == 'workdir':
-      source = restore(paths.expand(place), _whole(model), 'last', path)
+      source = restore(
+        paths.expand(place), _with_all_layers(model), 'last', path
+      )
     else:
       # Only moves them if the teacher has devices or a mesh of its own.
-      source = jax.device_put(source, _whole(model).shardings)
+      source = jax.device_put(source, _with_all_layers(model).shardings)
     # Copies: each update donates the student's buffers.
     return weights.layers_from(
       source, model.source, model.keep_layers, model.shardings

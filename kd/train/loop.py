@@ -19,8 +19,8 @@ from kd.partitioning import rules
 from kd.train import adaptive_layer_map
 from kd.train import best as best_lib
 from kd.train import checkpointing
-from kd.train import divergence
 from kd.train import load_params
+from kd.train import nonfinite_advice
 from kd.train import preemption
 from kd.train import resolved
 from kd.train import train_metrics
@@ -73,7 +73,7 @@ class _Loop:
     self._saver = checkpointing.Saver(
       job.workdir, self._config.checkpoint.keep, self._say
     )
-    self._told = preemption.Agreement(job.run.mesh)
+    self._stop_agreement = preemption.Agreement(job.run.mesh)
     self._update = update_lib.CompiledOnce(
       update_lib.jit(
         update_lib.make(
@@ -145,24 +145,24 @@ class _Loop:
     self._saved = self._step  # Before the first step there is nothing to save.
 
   def _advise(self, teachers, unchanged_since):
-    """Returns divergence.advice for this run."""
+    """Returns nonfinite_advice.advice for this run."""
     self._saver.wait(self._step)  # For the checkpoint that is being saved.
-    return divergence.advice(
+    return nonfinite_advice.advice(
       teachers,
       unchanged_since,
       f'student.init {self._config.student.init}',
-      divergence.Checkpoints(
+      nonfinite_advice.Checkpoints(
         self._saver.steps, self._saver.best, self._saver.folder
       ),
     )
 
   @contextlib.contextmanager
-  def _naming_the_step(self, what):
+  def _add_step_to_errors(self, what):
     """Adds the step and advice to any NonFiniteError raised inside."""
     try:
       yield
     except errors.NonFiniteError as e:
-      self._absorb()  # The previous step may have failed first.
+      self._add_pending_metrics()  # The previous step may have failed first.
       advice = self._window.advice(self._step, e.teachers)
       raise errors.NonFiniteError(
         f'{what} step {self._step}: {e}; {advice}', e.teachers
@@ -210,8 +210,8 @@ class _Loop:
       read = self._next(rows)
     self._timer.wait(time.monotonic() - began)
     # Dispatched before the step, so that it need not wait for the step.
-    self._told.ask()
-    with self._naming_the_step('the batch after'):
+    self._stop_agreement.ask()
+    with self._add_step_to_errors('the batch after'):
       fed = job.feed(self._step, self.state.params, read)
     self._timer.sample(fed.sampling_s)
     self._timer.wait(fed.placing_s)
@@ -220,7 +220,7 @@ class _Loop:
       self.state, out = self._update(self.state, fed.batch, fed.targets)
     self._step += 1
     # One step late, so that the device is never idle.
-    self._absorb()
+    self._add_pending_metrics()
     scalars = {**out.scalars, **fed.metrics}
     self._pending = self._step, out.replace(scalars=scalars)
     self._texts = fed.texts
@@ -246,9 +246,9 @@ class _Loop:
     began = time.monotonic()
     quality = None
     if self._evaluation_due():
-      self._absorb()
+      self._add_pending_metrics()
       quality = self._evaluate()
-    preempted = self._told.answer()
+    preempted = self._stop_agreement.answer()
     due = step % config.checkpoint.every == 0
     if preempted:
       self._end_preempted(quality)
@@ -273,13 +273,13 @@ class _Loop:
     ends = step in (0, self._config.steps)
     return ends or bool(every and step % every == 0)
 
-  def _absorb(self):
+  def _add_pending_metrics(self):
     if self._pending is not None:
       pending, self._pending = self._pending, None
       self._window.add(*pending)
 
   def _write_metrics(self):
-    self._absorb()
+    self._add_pending_metrics()
     tokens = self._config.data.batch_size * self._config.data.length
     metrics = {
       **self._window.take(),
@@ -294,9 +294,9 @@ class _Loop:
   def _evaluate(self):
     self._evaluated = False
     try:
-      with self._naming_the_step('evaluation after'):
+      with self._add_step_to_errors('evaluation after'):
         metrics = self._job.evaluate(
-          self._step, self.state.params, self._told.check
+          self._step, self.state.params, self._stop_agreement.check
         )
     except errors.PreemptedError:
       self._end_preempted(None)
@@ -309,7 +309,7 @@ class _Loop:
     return self._job.best.figure(metrics)
 
   def _save(self, quality):
-    self._absorb()
+    self._add_pending_metrics()
     # Flush first: resuming assumes that earlier metrics were written.
     self._writer.flush()
     self._saver.save(

@@ -12,8 +12,8 @@ from kd.evaluation import side_by_side
 from kd.evaluation import table
 from kd.train import best
 from kd.train import curves
+from kd.train import evaluation_records
 from kd.train import outputs
-from kd.train import recorded
 from kd.train import resolved
 
 FILE = 'report.md'
@@ -23,7 +23,7 @@ _BRACKETS = 'brackets: 95% intervals, bootstrap over examples'
 
 
 def _read(folder: str, name: str) -> results.Result | None:
-  record = results.read(recorded.path(folder, name))
+  record = results.read(evaluation_records.path(folder, name))
   return record and record[1]
 
 

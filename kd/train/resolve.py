@@ -1,7 +1,7 @@
 """Resolves a config to the objects of a run, without weights and rows.
 
-This is all that --mode=check does, and the first thing that every other mode
-does: what is wrong with a config is found here, before anything is written.
+Modes check, train, cache, search and plan start here: errors in a config are
+found before anything is written.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +18,9 @@ from kd.config import rules as config_rules
 from kd.core import errors
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
-from kd.losses import catalog
 from kd.losses import objective as objective_lib
 from kd.losses import selection
+from kd.losses import term_builder
 from kd.losses import terms as terms_lib
 from kd.models import attention_backend
 from kd.models import families
@@ -30,8 +30,8 @@ from kd.partitioning import membership
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.sampling import engine
-from kd.train import mesh_rules
-from kd.train import model_rules
+from kd.train import meshes
+from kd.train import model_checks
 from kd.train import model_sizes
 from kd.train import resolved
 from kd.train import shared_tokenizer
@@ -128,7 +128,7 @@ def build_teachers(
   for path, spec in specs.items():
     size = sizes[path]
     model = build_model(spec, path, size, size, mesh, 'none', config.data.pack)
-    model_rules.check_length(config, path, size)
+    model_checks.check_length(config, path, size)
     models.append((model, spec.weight))
   whole = sum(weight for _, weight in models)
   return tuple(
@@ -150,7 +150,7 @@ def build_student(
     ConfigError: as for build_teachers, or it keeps layers that do not exist.
   """
   sizes = model_sizes.student_config(config.student, source)
-  model_rules.check_length(config, 'student', sizes)
+  model_checks.check_length(config, 'student', sizes)
   remat, packed = config.student.remat, config.data.pack
   return build_model(
     config.student, 'student', source, sizes, mesh, remat, packed
@@ -165,7 +165,7 @@ def _objective(config, source, student, teachers):
     teacher=teacher and model_sizes.term_sizes(teacher.config),
   )
   objective = objective_lib.Objective(
-    terms=catalog.build(config.losses.to_dict(), context),
+    terms=term_builder.build(config.losses.to_dict(), context),
     selection=selection.build(
       config.objective.positions.to_dict(),
       'objective.positions',
@@ -184,13 +184,13 @@ def _objective(config, source, student, teachers):
 
 def shapes(
   config: ml_collections.ConfigDict,
-  make_mesh: mesh_rules.MakeMesh,
+  make_mesh: meshes.MakeMesh,
   source_config: SourceConfig,
 ) -> resolved.Run:
   """Builds a run from shapes alone, without weights and tokenizers.
 
   Args:
-    config: as the flag gave it.
+    config: as given on the command line.
     make_mesh: from the config's `mesh` to some of the devices.
     source_config: which sizes a model has; see model_sizes.source_config.
 
@@ -202,11 +202,11 @@ def shapes(
   specs = source.teacher_specs()
   sizes = source_sizes(config, specs, source_config)
   config_rules.check(config)
-  model_rules.check_search(config.search)
-  mesh = mesh_rules.student_mesh(config, make_mesh)
-  mesh_rules.check(config, mesh)
+  model_checks.check_search(config.search)
+  mesh = meshes.student_mesh(config, make_mesh)
+  meshes.check(config, mesh)
   optimizer, learning_rate = optimizers.build(config.optimizer, config.steps)
-  teacher_mesh = mesh_rules.teacher_mesh(config, mesh, make_mesh)
+  teacher_mesh = meshes.teacher_mesh(config, mesh, make_mesh)
   teachers = build_teachers(config, specs, sizes, teacher_mesh)
   student = build_student(config, sizes['student'], mesh)
   objective = _objective(config, source, student, teachers)
@@ -232,7 +232,7 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   """Validates a config and builds the run from it.
 
   Args:
-    config: as the flag gave it.
+    config: as given on the command line.
     devices: the devices of all processes.
 
   Returns:
@@ -243,7 +243,7 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   """
   config = base.checked(config)
   membership.check(config.processes)
-  mesh_rules.check_teacher_devices(config, devices)
+  meshes.check_teacher_devices(config, devices)
   specs = feed.source(config).teacher_specs()
   sources = init_sources({**specs, 'student': config.student})
   # Loaded lazily, so that cheaper checks in `shapes` fail first.
@@ -261,7 +261,7 @@ def _load_tokenizer(config, sources):
   return shared_tokenizer.tokenizer(config.data, {**first, **sources})
 
 
-def mesh_maker(devices: Sequence[jax.Device]) -> mesh_rules.MakeMesh:
+def mesh_maker(devices: Sequence[jax.Device]) -> meshes.MakeMesh:
   """Returns the function that makes meshes of some of these devices."""
   return lambda sizes, part: mesh_lib.make(sizes, devices[part])
 

@@ -12,8 +12,8 @@ from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.partitioning import membership
 from kd.sampling import fields
-from kd.train import mesh_rules
-from kd.train import model_rules
+from kd.train import meshes
+from kd.train import model_checks
 from kd.train import model_sizes
 from kd.train import resolve as resolve_lib
 from kd.train import resolved
@@ -48,10 +48,10 @@ def resolve_student(
   """
   config = base.checked(config)
   membership.check(config.processes)
-  mesh_rules.check_teacher_devices(config, devices)
-  model_rules.check_search(config.search)
+  meshes.check_teacher_devices(config, devices)
+  model_checks.check_search(config.search)
   make_mesh = resolve_lib.mesh_maker(devices)
-  mesh = mesh_rules.student_mesh(config, make_mesh)
+  mesh = meshes.student_mesh(config, make_mesh)
   rows = config.evaluation.batch_size
   fields.check_devices(rows, mesh, 'evaluation.batch_size')
   specs = feed.source(config).teacher_specs() if with_teachers else {}
@@ -73,7 +73,7 @@ def resolve_student(
     student = resolve_lib.build_student(config, sizes['student'], mesh)
   teachers_mesh = mesh
   if specs:
-    teachers_mesh = mesh_rules.teacher_mesh(config, mesh, make_mesh)
+    teachers_mesh = meshes.teacher_mesh(config, mesh, make_mesh)
   run = resolved.Run(
     config=ml_collections.FrozenConfigDict(config),
     mesh=mesh,

@@ -113,7 +113,7 @@ def open_trained(
   """Resolves a config for a mode that trains nothing.
 
   Args:
-    config: as the flag gave it.
+    config: as given on the command line.
     workdir: may hold a run.
     with_teachers: whether the mode needs the teachers.
     warn: prints a warning.

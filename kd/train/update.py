@@ -14,7 +14,7 @@ from kd.core import types
 from kd.losses import distributions
 from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
-from kd.losses import step_settings
+from kd.losses import step_scalars
 from kd.models import family
 from kd.optimizers import state_offload
 from kd.partitioning import mesh as mesh_lib
@@ -288,7 +288,7 @@ def make(
         for i, layer in enumerate(layers)
       },
     }
-    scales = step_settings.scales(settings)
+    scales = step_scalars.scales(settings)
     out = Output(
       sums=sums.losses,
       nonfinite=sums.nonfinite,

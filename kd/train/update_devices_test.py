@@ -8,9 +8,9 @@ import pytest
 
 from kd.config import base
 from kd.core import types
-from kd.losses import catalog
 from kd.losses import objective as objective_lib
 from kd.losses import selection
+from kd.losses import term_builder
 from kd.losses import terms as terms_lib
 from kd.models import families
 from kd.models.gemma3 import config as gemma3_config
@@ -101,7 +101,7 @@ def _objective(model_config):
   context = terms_lib.Context(steps=10, student=sizes, teacher=sizes)
   # Half the positions, by entropy: their choice must not depend on the mesh.
   kept = selection.build({'rule': 'student_entropy', 'fraction': 0.5}, '', 10)
-  return objective_lib.Objective(catalog.build(LOSSES, context), kept, 32)
+  return objective_lib.Objective(term_builder.build(LOSSES, context), kept, 32)
 
 
 @functools.cache

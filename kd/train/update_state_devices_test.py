@@ -4,9 +4,9 @@ import jax
 import numpy as np
 
 from kd.config import base
-from kd.losses import catalog
 from kd.losses import objective as objective_lib
 from kd.losses import selection
+from kd.losses import term_builder
 from kd.losses import terms as terms_lib
 from kd.optimizers import optimizers
 from kd.partitioning import mesh as mesh_lib
@@ -29,7 +29,9 @@ def test_adafactors_factors_are_split_as_their_parameters_are():
   lr = base.schedule('constant', peak=1e-3, warmup_steps=0)
   optimizer, _ = optimizers.build(base.adafactor(lr).to_dict(), 10)
   context = terms_lib.Context(steps=10, student=None, teacher=None)
-  terms = catalog.build({'ce': base.term('cross_entropy').to_dict()}, context)
+  terms = term_builder.build(
+    {'ce': base.term('cross_entropy').to_dict()}, context
+  )
   objective = objective_lib.Objective(terms, selection.everywhere(), 64)
   abstract = update.abstract_state(params, objective, optimizer, mesh)
   found = {

@@ -8,11 +8,11 @@ import numpy as np
 
 from kd.config import base
 from kd.core import types
-from kd.losses import catalog
 from kd.losses import dense_distributions
 from kd.losses import distributions
 from kd.losses import objective as objective_lib
 from kd.losses import selection
+from kd.losses import term_builder
 from kd.losses import terms as terms_lib
 from kd.models import families
 from kd.models.gemma3 import config as gemma3_config
@@ -85,7 +85,7 @@ def _make(dtype, micro_batches, keys):
   optimizer, rate = optimizers.build(base.adamw(lr).to_dict(), 12)
   sizes = model_sizes.term_sizes(_SIZES)
   context = terms_lib.Context(steps=12, student=sizes, teacher=sizes)
-  terms = catalog.build({k: _TERMS[k].to_dict() for k in keys}, context)
+  terms = term_builder.build({k: _TERMS[k].to_dict() for k in keys}, context)
   objective = objective_lib.Objective(terms, selection.everywhere(), 64)
   step = update.make(model, objective, optimizer, rate, micro_batches)
   rng = np.random.default_rng(2)

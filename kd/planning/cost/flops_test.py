@@ -7,11 +7,11 @@ import pytest
 
 from kd.config import base
 from kd.core import types
-from kd.losses import catalog
 from kd.losses import dense_distributions
 from kd.losses import distributions
 from kd.losses import objective as objective_lib
 from kd.losses import selection
+from kd.losses import term_builder
 from kd.losses import terms as terms_lib
 from kd.models import attention
 from kd.models import families
@@ -87,7 +87,7 @@ def _update(student, remat, rows, length):
   optimizer, rate = optimizers.build(base.adamw(lr).to_dict(), 10)
   sizes = terms_lib.Sizes(4, 32, 4, 2, 16, 0.25, (None,) * 4)
   objective = objective_lib.Objective(
-    terms=catalog.build(
+    terms=term_builder.build(
       {'kl': base.term('forward_kl').to_dict()},
       terms_lib.Context(steps=10, student=sizes, teacher=sizes),
     ),

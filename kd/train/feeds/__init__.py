@@ -1,1 +1,1 @@
-"""Feeds: where a training step's batch and targets come from, one per file."""
+"""Feeds: sources of a step's batch and targets; feed.py is the interface."""

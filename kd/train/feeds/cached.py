@@ -22,7 +22,7 @@ from kd.partitioning import rules
 from kd.teachers import cached
 from kd.teachers import compression
 from kd.teachers import manifest as manifest_lib
-from kd.teachers import source_files
+from kd.teachers import teacher_files
 from kd.train import resolved
 from kd.train.feeds import abstract
 from kd.train.feeds import feed
@@ -100,7 +100,7 @@ class Source(feed.Source):
     return [
       reused,
       *processes.from_first(
-        lambda: source_files.warnings(folder, inits, digests)
+        lambda: teacher_files.warnings(folder, inits, digests)
       ),
     ]
 

@@ -1,14 +1,14 @@
 """What a user is told to do about values that are not finite."""
 
-from kd.train import divergence
+from kd.train import nonfinite_advice
 
 NEW = 'train in a new workdir with a lower optimizer.lr.peak'
 AGAIN = 'the same command ends at this step again'
 
 
 def _advice(unchanged_since, steps, best, folder, teachers=()):
-  checkpoints = divergence.Checkpoints(steps, best, folder)
-  return divergence.advice(
+  checkpoints = nonfinite_advice.Checkpoints(steps, best, folder)
+  return nonfinite_advice.advice(
     teachers, unchanged_since, 'student.init hf:S', checkpoints
   )
 

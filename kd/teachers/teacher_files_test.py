@@ -1,6 +1,6 @@
 import os
 
-from kd.teachers import source_files
+from kd.teachers import teacher_files
 
 
 def _cache(tmp_path, init):
@@ -9,9 +9,9 @@ def _cache(tmp_path, init):
   cache.mkdir()
   (cache / 'manifest.json').write_text('{}')
   digests = str(tmp_path / 'digests')
-  described = source_files.describe({'teacher.init': init}, digests)
-  source_files.record(str(cache), described)
-  return lambda now: source_files.warnings(
+  described = teacher_files.describe({'teacher.init': init}, digests)
+  teacher_files.record(str(cache), described)
+  return lambda now: teacher_files.warnings(
     str(cache), {'teacher.init': now}, digests
   )
 

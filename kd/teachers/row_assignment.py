@@ -9,7 +9,7 @@ from kd.partitioning import rules
 from kd.teachers import shards
 
 
-class ScoreSchedule:
+class RowAssignment:
   """Assigns the rows of the missing shards to scoring batches.
 
   One process writes each shard. All processes compute the same schedule.

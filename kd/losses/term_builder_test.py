@@ -4,7 +4,7 @@ import pytest
 
 from kd.config import base
 from kd.core import errors
-from kd.losses import catalog
+from kd.losses import term_builder
 from kd.losses import terms
 
 KL = base.term('forward_kl', weight=0.7, temperature=2.0).to_dict()
@@ -49,7 +49,7 @@ WRONG = [
 @pytest.mark.parametrize('spec,words', WRONG)
 def test_wrong_terms_are_named(spec, words):
   with pytest.raises(errors.ConfigError) as e:
-    catalog.build({'a': spec}, CONTEXT)
+    term_builder.build({'a': spec}, CONTEXT)
   assert all(word in str(e.value) for word in words), str(e.value)
 
 
@@ -57,4 +57,4 @@ def test_terms_that_need_a_teacher_say_so():
   alone = terms.Context(steps=10, student=SIZES, teacher=None)
   for name in ('forward_kl', 'hidden_states', 'attention_maps'):
     with pytest.raises(errors.ConfigError, match='needs a teacher'):
-      catalog.build({'a': base.term(name).to_dict()}, alone)
+      term_builder.build({'a': base.term(name).to_dict()}, alone)

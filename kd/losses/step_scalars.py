@@ -13,7 +13,7 @@ Array = types.Array
 
 
 @struct.dataclass
-class StepSettings:
+class StepScalars:
   """The scalars that the objective of a step depends on.
 
   Attributes:
@@ -47,7 +47,7 @@ def make(
   fraction: schedules.Schedule,
   batch: types.Batch,
   step: Array,
-) -> StepSettings:
+) -> StepScalars:
   """Evaluates schedules and sums target weights for a whole batch.
 
   Args:
@@ -57,7 +57,7 @@ def make(
     step: number of updates applied so far.
   """
   number = lambda schedule: jnp.asarray(schedule(step), jnp.float32)
-  return StepSettings(
+  return StepScalars(
     fraction=number(fraction),
     weights={term.key: number(term.weight) for term in terms},
     totals={
@@ -71,7 +71,7 @@ def make(
   )
 
 
-def scales(settings: StepSettings) -> dict[str, Array]:
+def scales(settings: StepScalars) -> dict[str, Array]:
   """Returns weight / total of each term; 0 if no target counts for it."""
   return {
     key: jnp.where(total > 0, settings.weights[key] / total, 0.0)
@@ -82,7 +82,7 @@ def scales(settings: StepSettings) -> dict[str, Array]:
 def scheduled(
   terms: Sequence[terms_lib.Term],
   fraction: schedules.Schedule,
-  settings: StepSettings,
+  settings: StepScalars,
 ) -> dict[str, Array]:
   """Returns the values of schedules, for metrics; constants are left out."""
   scalars = {}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd.losses import features
+from kd.losses import hidden_states
 
 EPSILON = 1e-6
 
@@ -42,7 +42,7 @@ def reference(kind, params, student, teacher):
 def make_params(pairs, student_width, teacher_width, norm):
   keys = jax.random.split(jax.random.key(0), pairs)
   params = jax.vmap(
-    lambda key: features.init_projection(
+    lambda key: hidden_states.init_projection(
       key, student_width, teacher_width, norm
     )
   )(keys)
@@ -60,7 +60,9 @@ def test_value_and_gradient_equal_float64(kind, norm):
   weights = normal(2, 4, seed=3)
 
   def total(params, student, teacher):
-    losses = features.layers_loss(kind, params, student, teacher, 0.0, None)
+    losses = hidden_states.layers_loss(
+      kind, params, student, teacher, 0.0, None
+    )
     return jnp.sum(losses * weights), losses
 
   both = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)
@@ -93,7 +95,7 @@ def test_equal_states_have_no_loss_and_no_gradient(kind, dtype):
   hidden = jnp.asarray(normal(2, 3, 5, 64, scale=1000), dtype)
 
   def total(params, student):
-    losses = features.layers_loss(kind, params, student, hidden, 0.0, None)
+    losses = hidden_states.layers_loss(kind, params, student, hidden, 0.0, None)
     return jnp.sum(losses), losses
 
   both = jax.grad(total, argnums=(0, 1), has_aux=True)
@@ -114,7 +116,9 @@ def test_zero_vectors_and_large_entries_stay_finite(kind):
   teacher[0, 0, 3] *= 1e-30
 
   def total(params, student):
-    losses = features.layers_loss(kind, params, student, teacher, 0.0, None)
+    losses = hidden_states.layers_loss(
+      kind, params, student, teacher, 0.0, None
+    )
     return jnp.sum(losses), losses
 
   both = jax.grad(total, argnums=(0, 1), has_aux=True)
@@ -124,8 +128,8 @@ def test_zero_vectors_and_large_entries_stay_finite(kind):
   if kind == 'cosine':
     # No direction, no likeness and nothing to follow; else size is no matter.
     np.testing.assert_array_equal(losses[0, :2], 1)
-    expected = features.cosine(student * 1e20, teacher)[0, 0, 3]
-    got = features.cosine(student, teacher)[0, 0, 3]
+    expected = hidden_states.cosine(student * 1e20, teacher)[0, 0, 3]
+    got = hidden_states.cosine(student, teacher)[0, 0, 3]
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
@@ -133,23 +137,23 @@ def test_bfloat16_states_are_summed_in_float32():
   params = make_params(1, 512, 640, norm=True)
   student, teacher = normal(1, 1, 3, 512), normal(1, 1, 3, 640, seed=1)
   student, teacher = (jnp.asarray(x, jnp.bfloat16) for x in (student, teacher))
-  for kind in features.KINDS:
-    got = features.layers_loss(kind, params, student, teacher, 0.0, None)
+  for kind in hidden_states.KINDS:
+    got = hidden_states.layers_loss(kind, params, student, teacher, 0.0, None)
     expected = reference(kind, *wide((params, student, teacher)))
     np.testing.assert_allclose(got, expected, rtol=2e-3)
   # The products' factors are bfloat16, their sums are not.
   kernel = params['projection']['kernel'][0]
   path = {'projection': {'kernel': kernel}}
-  got = features.apply_projection(path, student[0], 0.0, None)
+  got = hidden_states.apply_projection(path, student[0], 0.0, None)
   expected = wide(student[0]) @ wide(kernel.astype(jnp.bfloat16))
   np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_dropout_stands_between_norm_and_projection():
   hidden = normal(4, 1000, 8, scale=5)
-  params = features.init_projection(jax.random.key(0), 8, 8, norm=True)
+  params = hidden_states.init_projection(jax.random.key(0), 8, 8, norm=True)
   rng = jax.random.key(1)
-  got = features.apply_projection(params, hidden, 0.25, rng)
+  got = hidden_states.apply_projection(params, hidden, 0.25, rng)
   dropped = got == 0
   assert abs(dropped.mean() - 0.25) < 0.01
   # What is kept is the norm of the whole state over 0.75.
@@ -158,7 +162,7 @@ def test_dropout_stands_between_norm_and_projection():
   # Entries of the state are dropped, not those of its projection.
   params['projection']['kernel'] = jnp.ones((8, 1))
   np.testing.assert_allclose(
-    features.apply_projection(params, hidden, 0.25, rng)[..., 0],
+    hidden_states.apply_projection(params, hidden, 0.25, rng)[..., 0],
     expected.sum(-1),
     rtol=1e-4,
     atol=1e-4,
@@ -170,11 +174,11 @@ def test_each_pair_has_its_own_dropout():
   params['norm']['scale'] *= 0
   row = normal(1, 1, 32, 16)
   hidden = np.concatenate([row, row])
-  loss = lambda rng: features.layers_loss(
+  loss = lambda rng: hidden_states.layers_loss(
     'mse', params, hidden, hidden, 0.25, rng
   )
-  alone = lambda key: features.mse(
-    features.apply_projection(
+  alone = lambda key: hidden_states.mse(
+    hidden_states.apply_projection(
       jax.tree.map(lambda x: x[0], params), row[0], 0.25, key
     ),
     row[0],
@@ -187,10 +191,10 @@ def test_each_pair_has_its_own_dropout():
 
 
 def test_new_paths():
-  same = features.init_projection(jax.random.key(0), 6, 6, norm=True)
+  same = hidden_states.init_projection(jax.random.key(0), 6, 6, norm=True)
   np.testing.assert_array_equal(same['projection']['kernel'], np.eye(6))
   np.testing.assert_array_equal(same['norm']['scale'], np.zeros(6))
-  other = features.init_projection(jax.random.key(0), 400, 300, norm=False)
+  other = hidden_states.init_projection(jax.random.key(0), 400, 300, norm=False)
   assert set(other) == {'projection'}
   kernel = other['projection']['kernel']
   assert kernel.shape == (400, 300) and kernel.dtype == jnp.float32
@@ -205,7 +209,7 @@ def test_one_pair_at_a_time():
       jnp.ones((pairs, 4, 128, 64)),
     )
     loss = lambda p, s, t: jnp.sum(
-      features.layers_loss('mse', p, s, t, 0.1, jax.random.key(0))
+      hidden_states.layers_loss('mse', p, s, t, 0.1, jax.random.key(0))
     )
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(
       params, student, teacher
