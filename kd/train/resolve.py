@@ -1,6 +1,6 @@
 """Resolves a config to the objects of a run, without weights and rows.
 
-Modes check, train, cache, search and plan start here: errors in a config are
+Modes check, train, cache and search start here: errors in a config are
 found before anything is written.
 """
 
