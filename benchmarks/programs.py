@@ -94,7 +94,7 @@ class Step:
     run = self.run
     if name == OBJECTIVE:
       return self.objective_gradient, self._logits()
-    (program,) = (p for p in programs.of(run) if p.name == name)
+    (program,) = (p for p in programs.all_programs(run) if p.name == name)
     return program.function, program.arguments
 
   def _logits(self):

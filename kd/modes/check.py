@@ -55,12 +55,12 @@ def changed(config: ml_collections.ConfigDict) -> list[str]:
 
 def memory(run: resolved.Run) -> str:
   """Returns a line on the bytes that a device holds between steps."""
-  held = costs.held(run)
+  resident = costs.resident_memory(run)
   parts = {
-    'parameters': held.parameters,
-    'gradients': held.parameters,
-    'optimizer state': held.optimizer,
-    'teachers': sum(held.teachers),
+    'parameters': resident.parameters,
+    'gradients': resident.parameters,
+    'optimizer state': resident.optimizer,
+    'teachers': sum(resident.teachers),
   }
   listed = ', '.join(f'{k} {v / _MIB:,.1f}' for k, v in parts.items() if v)
   total = sum(parts.values()) / _MIB

@@ -35,8 +35,10 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   chosen = chips.parse(config.plan.topology)
   records.read(workdir)  # Refused now, not after an hour of compilation.
   lengths = tuple(dict.fromkeys(config.plan.lengths)) or (config.data.length,)
-  papers = [_by_formula(config, chosen, length) for length in lengths]
-  _check_context(papers[0].run)
+  analytic_estimates = [
+    _by_formula(config, chosen, length) for length in lengths
+  ]
+  _check_context(analytic_estimates[0].run)
   if config.plan.topology != chosen.name:
     count = f'{chosen.count} chip' + ('s' if chosen.count > 1 else '')
     session.say(f'{config.plan.topology} is {chosen.name}: {count}')
@@ -50,14 +52,14 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       _search(of_length, chosen, workdir)
     return
   planned, helps = [], []
-  for paper, estimate in _estimates(config, chosen, papers):
+  for analytic, estimate in _estimates(config, chosen, analytic_estimates):
     planned.append(estimate)
     helps.append(_help(estimate))
-    _add(workdir, tables.record(estimate, paper, helps[-1]))
+    _add(workdir, tables.record(estimate, analytic, helps[-1]))
   session.say('')
-  session.say(tables.terminal(planned, papers))
+  session.say(tables.terminal(planned, analytic_estimates))
   for estimate, lines in zip(planned, helps, strict=True):
-    if estimate.refused:
+    if estimate.does_not_fit:
       _advise(estimate, lines)
   _say_paths(workdir)
 
@@ -76,7 +78,7 @@ def _by_formula(config, chosen, length):
 
 def _check_context(run):
   """Raises if a prompt and its answer exceed the student's context."""
-  _, limit = programs.decoded(run.config)
+  _, limit = programs.decode_size(run.config)
   prompt, context = run.config.plan.prompt_length, run.student.config.context
   if prompt + limit > context:
     room = context - limit
@@ -97,16 +99,16 @@ def _add(workdir, row):
     )
 
 
-def _estimates(config, chosen, papers):
+def _estimates(config, chosen, analytic_estimates):
   """Returns pairs of estimates: by formula, and the one to show."""
   if not config.plan.compile:
-    return zip(papers, papers, strict=True)
-  return compiled(config, chosen, papers)
+    return zip(analytic_estimates, analytic_estimates, strict=True)
+  return compiled(config, chosen, analytic_estimates)
 
 
 def _help(estimate):
   """Returns changes that would make it fit; [] if it does."""
-  if not estimate.refused:
+  if not estimate.does_not_fit:
     return []
   return suggestions.lines(
     planned_run.changed(estimate.run.config, {}), estimate
@@ -116,7 +118,7 @@ def _help(estimate):
 def compiled(
   config: ml_collections.ConfigDict,
   chosen: chips.Slice,
-  papers: Sequence[estimates.Estimate],
+  analytic_estimates: Sequence[estimates.Estimate],
 ) -> Iterator[tuple[estimates.Estimate, estimates.Estimate]]:
   """Compiles the run's programs for the length of each estimate by formula.
 
@@ -126,22 +128,24 @@ def compiled(
   Raises:
     KdError: see compile_client.run.
   """
-  by_length = {paper.run.config.data.length: paper for paper in papers}
+  by_length = {
+    analytic.run.config.data.length: analytic for analytic in analytic_estimates
+  }
   answers = {length: {} for length in by_length}
   for answer in compile_client.run(
     config, chosen, list(by_length), None, session.say
   ):
-    paper, so_far = by_length[answer.length], answers[answer.length]
-    run, wanted = paper.run, programs.of(paper.run)
+    analytic, so_far = by_length[answer.length], answers[answer.length]
+    run, wanted = analytic.run, programs.all_programs(analytic.run)
     so_far[answer.program] = answer
     if len(so_far) == len(wanted):
       yield (
-        paper,
+        analytic,
         estimates.Estimate(
           run,
           chosen,
           estimates.COMPILER,
-          paper.held,
+          analytic.resident,
           [costs.compiled(run, p, so_far[p.name]) for p in wanted],
           date=min(a.facts['date'] for a in so_far.values()),
           versions=answer.facts['versions'],
@@ -155,13 +159,13 @@ def _search(config, chosen, workdir):
   session.say(f'{len(ranked)} different ways fit by formula; trying the best')
   tried = []
   for candidate in ranked[: config.plan.compiled]:
-    session.say(candidate.lines)
+    session.say(candidate.flags)
     changed = planned_run.changed(config, candidate.changes)
     # A candidate's estimate shares the model of its mesh's first candidate.
     whole = suggestions.estimate(changed, chosen)
-    for paper, estimate in _estimates(changed, chosen, [whole]):
+    for analytic, estimate in _estimates(changed, chosen, [whole]):
       tried.append((candidate, estimate))
-      _add(workdir, tables.record(estimate, paper, _help(estimate)))
+      _add(workdir, tables.record(estimate, analytic, _help(estimate)))
   session.say(f'\n{config.data.length:,} tokens per row on {chosen.name}')
   session.say(search.table(tried))
   _say_paths(workdir)

@@ -1,1 +1,1 @@
-"""What a step costs: read out of compiled programs, and counted on paper."""
+"""Plans memory and time of a run, from compiled programs or by formula."""

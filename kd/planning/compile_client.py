@@ -1,4 +1,4 @@
-"""Runs the TPU compiler in a child process, and reads its stored answers."""
+"""Runs the TPU compiler in a child process and reads its stored results."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
@@ -21,13 +21,13 @@ from kd.core import paths
 from kd.planning import libtpu
 from kd.planning.cost import chips
 
-# Increased when the stored files change: older answers are then compiled again.
+# Increase when the stored files change: older results are then compiled again.
 FORMAT = 2
 FACTS = 'facts.json'
 PROGRAM = 'program.hlo.gz'
 LIVE = 'live-range.txt.gz'
 BUFFERS = 'buffer-assignment.txt.gz'
-# The stored files, and how the names of XLA's dump files end.
+# The stored files and the suffixes of the XLA dumps that they come from.
 DUMPS = {
   PROGRAM: 'optimizations.txt',
   LIVE: 'optimizations-live-range.txt',
@@ -39,13 +39,13 @@ _LAST_LINES = 15
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """The compiler's answer about one program.
+  """The compiler's result for one program.
 
   Attributes:
     length: L, tokens per row.
     program: name of the program; see programs.Program.
-    seconds: compile time; 0 if a stored answer was reused.
-    folder: where the answer is stored.
+    seconds: compile time; 0 if a stored result was reused.
+    folder: the folder of the stored result.
   """
 
   length: int
@@ -55,12 +55,12 @@ class Compiled:
 
   @functools.cached_property
   def facts(self) -> Mapping[str, Any]:
-    """The answer's numbers and its origin.
+    """Reads the numbers of the result and where they come from.
 
     'error': the compiler's message if the program does not fit, else ''.
-    'host': bytes in the host's memory. 'bytes': bytes in HBM by the compiler's
-    own sum, 0 where it gives none. 'date': when it was compiled. 'versions':
-    of jax, jaxlib and libtpu. 'sha256': digests of the stored files.
+    'host': bytes in host memory. 'bytes': bytes in HBM as the compiler reports
+    them, or 0 if it does not. 'date': date of the compilation. 'versions':
+    versions of jax, jaxlib and libtpu. 'sha256': digests of the stored files.
     """
     with open(os.path.join(self.folder, FACTS), encoding='utf-8') as f:
       return json.load(f)
@@ -74,7 +74,7 @@ class Compiled:
 
 
 def is_intact(folder: str) -> bool:
-  """Returns whether the stored answer has all its files, undamaged."""
+  """Returns whether all files of a stored result exist and are undamaged."""
   try:
     with open(os.path.join(folder, FACTS), encoding='utf-8') as f:
       stored = json.load(f)['sha256']
@@ -93,20 +93,20 @@ def run(
   programs: Sequence[str] | None,
   say: Callable[[str], None],
 ) -> Iterator[Compiled]:
-  """Compiles a run's programs, one after the other.
+  """Compiles the programs of a run, one after the other.
 
   Args:
-    config: the run's config; answers are stored in its plan.folder.
-    chosen: the slice.
-    lengths: values of L.
+    config: the run's config; results are stored in its plan.folder.
+    chosen: the TPU slice.
+    lengths: row lengths L to compile for.
     programs: names of the programs; None for all.
     say: prints a line of progress.
 
   Yields:
-    Each program as soon as it is compiled.
+    The result of each program as soon as it is compiled.
 
   Raises:
-    ConfigError: libtpu is missing, or the config is wrong for the slice.
+    ConfigError: libtpu is missing, or the config does not work on the slice.
     KdError: the compiler itself failed.
   """
   folder = os.path.abspath(paths.expand(config.plan.folder))
@@ -145,7 +145,7 @@ def _start(folder, scratch, request):
       stdout=subprocess.PIPE,
       stderr=log,
     )
-  # Left open: the compiler ends when the pipe does, however this process ends.
+  # Kept open: the worker exits when the pipe closes, however this process ends.
   process.stdin.write(json.dumps(request) + '\n')
   process.stdin.flush()
   return process
@@ -153,17 +153,17 @@ def _start(folder, scratch, request):
 
 def _read(process, folder, scratch, say):
   for line in process.stdout:
-    answer = json.loads(line)
-    if 'config_error' in answer:
-      raise errors.ConfigError(*answer['config_error'])
+    message = json.loads(line)
+    if 'config_error' in message:
+      raise errors.ConfigError(*message['config_error'])
     compiled = Compiled(
-      answer['length'],
-      answer['program'],
-      answer['seconds'],
-      os.path.join(folder, answer['key']),
+      message['length'],
+      message['program'],
+      message['seconds'],
+      os.path.join(folder, message['key']),
     )
     title = f'{compiled.program}, {compiled.length:,} tokens'
-    if answer['damaged']:
+    if message['damaged']:
       say(f'{compiled.folder} is damaged: compiled again')
     if compiled.seconds:
       say(f'compiled {title}: {compiled.seconds:.0f} s')

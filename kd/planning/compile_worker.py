@@ -1,12 +1,12 @@
 """Compiles a run's programs for a TPU slice, without a TPU.
 
-A separate process, started by kd.planning.compile_client: `python -m
-kd.planning.compile_worker FOLDER` with libtpu on its path. Reads one line of
-JSON: config, generation, topology, lengths, programs (names; null: all). Prints
-one line of JSON for each length and program, as soon as it is compiled. The
-answers are stored in FOLDER by a digest of everything they depend on: the
-program, the slice, versions and flags; see compile_client.Compiled. When its
-input ends, so does the process: its parent is gone.
+kd.planning.compile_client starts it as a process of its own: `python -m
+kd.planning.compile_worker FOLDER` with libtpu on its path. It reads one line of
+JSON with config, generation, topology, lengths and programs (names, or null for
+all), and prints one line of JSON for each length and program as soon as it is
+compiled. Results are stored in FOLDER under a digest of everything they depend
+on: the program, the slice, versions and flags; see compile_client.Compiled.
+When standard input closes, the parent is gone and the process exits.
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def _run(request, folder, say):
     run = planned_run.on_devices(
       planned_run.changed(config, {'data.length': length}), topology.devices
     )
-    for program in programs.of(run):
+    for program in programs.all_programs(run):
       wanted = request['programs']
       if wanted is None or program.name in wanted:
         say(
@@ -62,16 +62,16 @@ def _run(request, folder, say):
 
 
 def _compile(program, topology, folder) -> dict[str, Any]:
-  """Compiles a program unless an intact answer about it is stored."""
+  """Compiles a program unless an intact result is stored."""
   begin = time.monotonic()
   with rules.active(program.mesh):
     lowered = program.function.lower(*program.arguments)
     key = _key(lowered, topology)
-    home = os.path.join(folder, key)
-    exists = os.path.isdir(home)
-    is_known = exists and compile_client.is_intact(home)
+    destination = os.path.join(folder, key)
+    exists = os.path.isdir(destination)
+    is_known = exists and compile_client.is_intact(destination)
     if not is_known:
-      _fill(home, lowered)
+      _store(destination, lowered)
   return {
     'key': key,
     'seconds': 0.0 if is_known else time.monotonic() - begin,
@@ -80,17 +80,17 @@ def _compile(program, topology, folder) -> dict[str, Any]:
 
 
 def _key(lowered, topology):
-  """Returns a digest of everything that the compiler's answer depends on."""
-  whole = [
+  """Returns a digest of everything that the compiler's result depends on."""
+  inputs = [
     compile_client.FORMAT,
     topology,
     _versions(),
     _flags(),
     lowered.as_text(),
-    # Not in the text above. The plan sorts buffers by the names of operations.
+    # The text above lacks them, and buffers are classified by operation names.
     sorted(set(_SCOPE.findall(lowered.as_text(debug_info=True)))),
   ]
-  return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:24]
+  return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:24]
 
 
 def _versions():
@@ -98,7 +98,7 @@ def _versions():
 
 
 def _flags():
-  """Returns the environment's compiler flags, but for those set here."""
+  """Returns the compiler flags of the environment that are not set by us."""
   ours = ('JAX_PLATFORMS', 'JAX_ENABLE_COMPILATION_CACHE')
   return {
     name: value
@@ -107,37 +107,37 @@ def _flags():
   }
 
 
-def _fill(home, lowered):
-  """Compiles a program and stores the answer, complete or not at all."""
-  os.makedirs(os.path.dirname(home), exist_ok=True)
-  aside = tempfile.mkdtemp(dir=os.path.dirname(home), prefix='tmp-')
+def _store(destination, lowered):
+  """Compiles a program and stores the result atomically."""
+  os.makedirs(os.path.dirname(destination), exist_ok=True)
+  temporary = tempfile.mkdtemp(dir=os.path.dirname(destination), prefix='tmp-')
   try:
-    facts = _facts(lowered, aside)
+    facts = _facts(lowered, temporary)
     facts['date'] = datetime.date.today().isoformat()
     facts['versions'] = _versions()
     facts['sha256'] = {
-      name: identity.file_digest(os.path.join(aside, name))
+      name: identity.file_digest(os.path.join(temporary, name))
       for name in compile_client.DUMPS
     }
     with open(
-      os.path.join(aside, compile_client.FACTS), 'w', encoding='utf-8'
+      os.path.join(temporary, compile_client.FACTS), 'w', encoding='utf-8'
     ) as f:
       json.dump(facts, f)
-    shutil.rmtree(home, ignore_errors=True)
-    os.replace(aside, home)
+    shutil.rmtree(destination, ignore_errors=True)
+    os.replace(temporary, destination)
   except BaseException:
-    shutil.rmtree(aside)
+    shutil.rmtree(temporary)
     raise
 
 
-def _facts(lowered, aside):
+def _facts(lowered, temporary):
   dump = os.environ[compile_client.DUMP_FOLDER]
   shutil.rmtree(dump, ignore_errors=True)
   facts = {'error': '', 'host': 0, 'bytes': 0}
   try:
     m = lowered.compile().memory_analysis()
     facts['host'] = m.host_temp_size_in_bytes + m.host_argument_size_in_bytes
-    if m.temp_size_in_bytes:  # The compiler leaves it out of small programs.
+    if m.temp_size_in_bytes:  # Not reported for small programs.
       facts['bytes'] = (
         m.argument_size_in_bytes
         + m.temp_size_in_bytes
@@ -146,27 +146,27 @@ def _facts(lowered, aside):
       )
   except jax.errors.JaxRuntimeError as e:
     facts['error'] = str(e)
-  if not _keep_dumps(dump, aside):
+  if not _keep_dumps(dump, temporary):
     raise errors.KdError(f'the compiler wrote no dump: {facts["error"]}')
   return facts
 
 
-def _keep_dumps(dump, aside):
+def _keep_dumps(dump, temporary):
   """Stores the compiler's dump files; returns False if one is missing.
 
-  The dump of a program that does not fit is complete too.
+  The compiler also writes complete dumps of a program that does not fit.
   """
   for name, end in compile_client.DUMPS.items():
-    found = [
+    dumps = [
       f
       for f in glob.glob(os.path.join(dump, f'module_*.after_{end}'))
-      # Lowering itself runs small programs on the CPU; they are dumped too.
+      # Lowering runs small programs on the CPU, which are dumped as well.
       if '.cpu_' not in os.path.basename(f)
     ]
-    if not found:
+    if not dumps:
       return False
-    with open(max(found, key=os.path.getsize), encoding='utf-8') as f:
-      _write(os.path.join(aside, name), f.read())
+    with open(max(dumps, key=os.path.getsize), encoding='utf-8') as f:
+      _write(os.path.join(temporary, name), f.read())
   return True
 
 
@@ -176,7 +176,7 @@ def _write(path, text):
 
 
 def main(request: Mapping[str, Any], folder: str, stream) -> None:
-  """Compiles the requested programs; prints a ConfigError as a line too."""
+  """Compiles the requested programs; reports a ConfigError as a line too."""
 
   def say(**values):
     print(json.dumps(values), file=stream, flush=True)
@@ -188,13 +188,13 @@ def main(request: Mapping[str, Any], folder: str, stream) -> None:
 
 
 def end_with_input() -> None:
-  """Ends this process, in a compilation too, when its standard input ends."""
+  """Exits the process, even during compilation, when its input closes."""
 
   def watch():
     while os.read(0, 1):
       pass
     dumps = os.environ.get(compile_client.DUMP_FOLDER, '')
-    # With the parent's log, which nobody is left to read.
+    # The folder also has the parent's log, which nobody will read.
     shutil.rmtree(os.path.dirname(dumps), ignore_errors=True)
     os._exit(1)
 

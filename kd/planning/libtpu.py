@@ -1,4 +1,4 @@
-"""Where the compiler of TPU programs is: a package with a lock of its own."""
+"""Locates libtpu, the TPU compiler, which has a lock file of its own."""
 
 import importlib.util
 import os
@@ -16,18 +16,18 @@ _HOW = (
 
 
 def packages() -> str:
-  """Returns the folder to look for libtpu in; '' if this environment has it.
+  """Returns the folder that has libtpu, or '' if this environment has it.
 
-  Bazel makes an environment for the targets that have it in their data; without
-  Bazel, KD_LIBTPU_PYTHON names the Python of one.
+  Bazel builds an environment for the targets that list it in their data.
+  Without Bazel, KD_LIBTPU_PYTHON is the Python of such an environment.
 
   Raises:
-    ConfigError: there is none; says the commands that install it.
+    ConfigError: libtpu is missing; the message has the install commands.
   """
-  found = importlib.util.find_spec('libtpu')
-  if found is not None and found.origin:  # A stray folder has none.
+  spec = importlib.util.find_spec('libtpu')
+  if spec is not None and spec.origin:  # A stray folder has no origin.
     return ''
-  python = os.environ.get(_VARIABLE) or _bazels()
+  python = os.environ.get(_VARIABLE) or _bazel_python()
   if not python:
     raise errors.ConfigError(
       '--mode=plan', 'libtpu, the compiler of TPU programs, is missing', _HOW
@@ -45,9 +45,9 @@ def packages() -> str:
   return folder
 
 
-def _bazels():
-  """Returns the Python that Bazel's repository of that name tells, or ''."""
-  # Bazel's folder of external repositories is next to that of this one.
+def _bazel_python():
+  """Returns the Python that Bazel's libtpu repository names, or ''."""
+  # Bazel puts external repositories next to this one.
   here = os.path.dirname(os.path.abspath(__file__))
   file = os.path.join(here, '..', '..', '..', 'libtpu', 'python')
   if not os.path.isfile(file):
@@ -57,21 +57,21 @@ def _bazels():
 
 
 def environment(root: str, folder: str) -> dict[str, str]:
-  """Variables of a process that compiles for TPUs that are not there.
+  """Returns the environment variables to compile for absent TPUs.
 
   Args:
-    root: the folder that this project's packages lie in.
-    folder: from `packages`.
+    root: the folder that contains this project's packages.
+    folder: the folder from `packages`.
   """
   path = (root, folder, os.environ.get('PYTHONPATH', ''))
   return {
     **os.environ,
     'PYTHONPATH': os.pathsep.join(filter(None, path)),
-    # Leaves a TPU of this machine free for others.
+    # Does not lock a TPU of this machine.
     'JAX_PLATFORMS': 'cpu',
-    # A program from jax's cache would not be compiled, and so not be dumped.
+    # A cache hit would skip the compilation and its dump.
     'JAX_ENABLE_COMPILATION_CACHE': 'false',
     'TPU_SKIP_MDS_QUERY': '1',
-    # By default one process holds libtpu: a training run of this machine.
+    # By default libtpu allows one process, which may be a training run.
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
   }

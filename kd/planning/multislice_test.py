@@ -1,7 +1,7 @@
-"""Meshes over two TPU slices, compiled for TPUs that need not be there.
+"""Tests meshes over two TPU slices, compiled for TPUs that are absent.
 
-The file is also the program that compiles, in a process of its own: libtpu is
-no part of the tests' environment.
+The file is also the program that compiles, as a process of its own: the tests'
+environment has no libtpu.
 """
 
 import json
@@ -23,7 +23,7 @@ _P = jax.sharding.PartitionSpec
 
 
 def _gradient(mesh):
-  """The compiled gradient of a product whose weights are split over fsdp."""
+  """Returns the compiled gradient of a product with weights sharded on fsdp."""
 
   def array(*spec):
     sharding = jax.sharding.NamedSharding(mesh, _P(*spec))
@@ -40,7 +40,7 @@ def _compile():
   )
   mesh = mesh_lib.make({'data': 2, 'fsdp': -1}, topology.devices)
   text = _gradient(mesh)
-  found = {
+  result = {
     'shape': dict(mesh.shape),
     'slices': [
       sorted({d.slice_index for d in block.flat}) for block in mesh.devices
@@ -51,8 +51,8 @@ def _compile():
   try:
     mesh_lib.make({'data': 1, 'fsdp': -1}, topology.devices)
   except errors.ConfigError as e:
-    found['refused'] = str(e)
-  print(json.dumps(found))
+    result['refused'] = str(e)
+  print(json.dumps(result))
 
 
 @pytest.fixture(scope='module')

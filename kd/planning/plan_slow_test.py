@@ -76,13 +76,13 @@ def test_bytes_are_the_compilers(planned):
   assert row['programs']['step']['bytes']['gradients'] > 0
 
 
-def test_operations_on_paper_are_those_of_the_compiled_program(planned):
+def test_operations_by_formula_are_those_of_the_compiled_program(planned):
   row = planned[2]
   for name in ('teacher', 'step'):
-    found, paper = (
+    compiled, analytic = (
       part['programs'][name]['flops'] for part in (row, row['paper'])
     )
-    assert abs(found - paper) < 0.05 * paper, name
+    assert abs(compiled - analytic) < 0.05 * analytic, name
 
 
 def test_it_imports_no_tensorflow_and_writes_what_it_says(planned):

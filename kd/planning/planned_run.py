@@ -1,4 +1,4 @@
-"""Builds the run to plan, from its config: without weights or devices."""
+"""Builds the run to plan from its config, without weights or devices."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,12 @@ from kd.train import resolved
 def changed(
   config: ml_collections.ConfigDict, changes: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
-  """Returns a copy of the config with other values, by dotted path."""
+  """Returns a copy of the config with some fields changed.
+
+  Args:
+    config: the config.
+    changes: new values by dotted field.
+  """
   copy = ml_collections.ConfigDict(config.to_dict())
   copy.update_from_flattened_dict(dict(changes))
   return copy
@@ -30,12 +35,16 @@ def source_config(
   path: str,
   teacher: family.Config | None,
 ) -> family.Config:
-  """Returns a model's sizes; other than in training, a variant is enough.
+  """Returns the config of a model; unlike in training, a variant is enough.
 
-  See model_sizes.source_config.
+  Args:
+    spec: the model's section of the config.
+    path: the section's dotted path, for messages.
+    teacher: the teacher's config, for a student initialized from it.
 
   Raises:
-    ConfigError: neither a variant nor weights are named, or see there.
+    ConfigError: neither a variant nor weights are given; or see
+      model_sizes.source_config.
   """
   if spec['variant'] and spec['init'] != 'teacher':
     return families.variant(spec['variant'], f'{path}.variant')
@@ -49,7 +58,7 @@ def source_config(
 
 
 def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
-  """Returns the run on these devices, which need not exist.
+  """Returns the run on the given devices, which need not exist.
 
   Raises:
     ConfigError: see resolve.shapes.
@@ -58,8 +67,10 @@ def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   return resolve.shapes(config, make, source_config)
 
 
-def on_paper(config: ml_collections.ConfigDict, chips: int) -> resolved.Run:
-  """Returns the run on a mesh without devices, enough for estimates.
+def on_abstract_mesh(
+  config: ml_collections.ConfigDict, chips: int
+) -> resolved.Run:
+  """Returns the run on a mesh without devices; enough for estimates.
 
   Raises:
     ConfigError: see resolve.shapes.

@@ -1,4 +1,4 @@
-"""Draws the memory of planned runs as bars against the chip's memory."""
+"""Plots the memory of planned runs against the memory of a chip."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,11 +24,11 @@ _COLORS = {
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: str) -> None:
-  """Draws the plans of a workdir; see `figure`.
+  """Plots the plans of a workdir to a PNG file; see `figure`.
 
   Args:
-    rows: of plan.json.
-    path: the PNG file.
+    rows: rows of plan.json.
+    path: path of the PNG file.
   """
   run_info.write_picture(path, figure(rows), dpi=150)
 
@@ -36,12 +36,12 @@ def draw(rows: Sequence[Mapping[str, Any]], path: str) -> None:
 def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
   """Returns a figure with a panel for each pair of models and slice.
 
-  A panel has a bar for each length, of the program that needs most memory; for
-  a single length it has a bar for each program. A line marks the HBM of a chip.
-  Bars by formula alone are hatched.
+  A panel has a bar for each length, for the program that needs the most memory;
+  with a single length it has a bar for each program. A line marks the HBM of a
+  chip. Bars that are only estimated by formula are hatched.
 
   Args:
-    rows: of plan.json.
+    rows: rows of plan.json.
   """
   # Matplotlib takes a second to import.
   import matplotlib.figure
@@ -49,10 +49,10 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
   panels = sorted(_panels(rows).items())
   columns = min(len(panels), _COLUMNS)
   lines = -(-len(panels) // columns)
-  drawn = matplotlib.figure.Figure(
+  result = matplotlib.figure.Figure(
     figsize=(max(3.6 * columns, 5.0), 3.3 * lines + 0.9), layout='constrained'
   )
-  grid = drawn.subplots(lines, columns, squeeze=False)
+  grid = result.subplots(lines, columns, squeeze=False)
   for axes in grid.flat[len(panels) :]:
     axes.set_axis_off()
   for axes, (title, bars) in zip(grid.flat, panels, strict=False):
@@ -61,16 +61,16 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
     axes.set_ylabel('GiB per chip')
   handles, used = {}, set()
   for axes in grid.flat:
-    found, labels = axes.get_legend_handles_labels()
-    handles |= dict(zip(labels, found, strict=True))
+    artists, labels = axes.get_legend_handles_labels()
+    handles |= dict(zip(labels, artists, strict=True))
     used |= {
       label
-      for label, bars in zip(labels, found, strict=True)
+      for label, bars in zip(labels, artists, strict=True)
       if any(bar.get_height() for bar in bars)
     }
   titles = [tables.TITLES[k] for k in reversed(buffers.KINDS)]
   shown = [title for title in titles if title in used]
-  drawn.legend(
+  result.legend(
     [handles[label] for label in shown],
     shown,
     loc='outside lower center',
@@ -78,11 +78,11 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> Any:
     fontsize=8,
     frameon=False,
   )
-  return drawn
+  return result
 
 
 def _panels(rows):
-  """Returns the rows that share a panel, by its title."""
+  """Groups the rows by the title of their panel."""
   panels = {}
   for row in rows:
     title = f'{row["teacher"]} to {row["student"]}, {row["topology"]}'
@@ -91,12 +91,12 @@ def _panels(rows):
 
 
 def _bars(rows):
-  """Returns a panel's bars: its rows, or the programs of its only row."""
+  """Returns the bars of a panel: its rows, or the programs of its only row."""
   rows = sorted(rows, key=lambda row: row['length'])
   if len(rows) > 1:
     return [row | {'label': _tick(row, rows)} for row in rows]
   (row,) = rows
-  # The teachers' passes, the update, decoding; plan.json sorts by name.
+  # Order: the teachers' passes, the update, decoding. plan.json sorts by name.
   last = (programs.STEP, programs.DECODE)
   order = lambda name: (name in last and 1 + last.index(name), name)
   return [
@@ -120,19 +120,19 @@ def _panel(axes, title, bars):
       label=tables.TITLES[kind],
     )
     for patch, bar in zip(drawn, bars, strict=True):
-      if bar['source'] == estimates.PAPER:
+      if bar['source'] == estimates.FORMULA:
         patch.set_hatch('////')
     bottoms = [b + s for b, s in zip(bottoms, sizes, strict=True)]
   limit = bars[0]['hbm_bytes'] / _GIB
   axes.axhline(limit, color='black', linewidth=1.2, linestyle='--')
   top = max([limit, *bottoms])
-  for place, total in enumerate(bottoms):
-    # Below the line where the number would be on it.
+  for index, total in enumerate(bottoms):
+    # Lifted to the HBM line if the number would overlap it.
     above = abs(total + 0.04 * top - limit) > 0.06 * top
     height = total if above or total > limit else limit
     axes.annotate(
       f'{total:.1f}',
-      (place, height),
+      (index, height),
       xytext=(0, 2),
       textcoords='offset points',
       ha='center',
@@ -154,14 +154,14 @@ def _panel(axes, title, bars):
   axes.set_xticks(range(len(bars)), [bar['label'] for bar in bars])
   axes.tick_params(labelsize=8)
   lengths = {bar['length'] for bar in bars}
-  one = f'programs, {bars[0]["length"]:,} tokens per row'
-  axes.set_xlabel('tokens per row' if len(lengths) > 1 else one, fontsize=8)
+  single = f'programs, {bars[0]["length"]:,} tokens per row'
+  axes.set_xlabel('tokens per row' if len(lengths) > 1 else single, fontsize=8)
   for side in ('top', 'right'):
     axes.spines[side].set_visible(False)
 
 
 def _tick(bar, bars):
-  """Returns the length, and what else tells bars of one length apart."""
+  """Returns the label of a bar: its length, and settings if that is shared."""
   label = f'{bar["length"]:,}'
   same = [other for other in bars if other['length'] == bar['length']]
   if len(same) > 1:

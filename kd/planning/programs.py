@@ -1,8 +1,8 @@
-"""Builds a run's programs, to be compiled from shapes alone.
+"""Builds the programs of a run with abstract arguments, to compile them.
 
-They are the run's own: the teacher's pass of kd/teachers, the update of
-kd/train and the decoding of kd/sampling, with abstract arguments sharded as the
-run shards them.
+These are the functions that training runs: the teacher's pass of kd/teachers,
+the update of kd/train and the decoding of kd/sampling. Their arguments are
+abstract arrays, sharded as the run shards them.
 """
 
 from collections.abc import Callable
@@ -38,15 +38,15 @@ _HOST = 'pinned_host'
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A program before it is compiled.
+  """A jitted function and the abstract arguments to compile it with.
 
   Attributes:
-    name: TEACHER, TEACHER.1 and so on for others, STEP or DECODE.
+    name: TEACHER (more teachers: TEACHER.1, ...), STEP or DECODE.
     mesh: the devices that it runs on.
     function: the jitted function.
     arguments: abstract arrays with shardings.
-    trips: the number of trips of loops whose count depends on data.
-    kinds: what the arguments hold, by prefixes of their names in the program.
+    trips: trip count to assume for loops whose count depends on data.
+    kinds: kind of memory (see buffers.KINDS) by prefix of an argument's name.
   """
 
   name: str
@@ -58,48 +58,50 @@ class Program:
 
 
 def _argument_names(function):
-  """Returns a function's argument names: they begin names in the program."""
+  """Returns argument names; names of arrays in the program start with them."""
   return list(inspect.signature(function).parameters)
 
 
-def local_bytes(tree: types.PyTree, of_host: bool = False) -> int:
-  """Returns bytes per chip of abstract arrays, without the padding of tiles.
+def local_bytes(tree: types.PyTree, in_host: bool = False) -> int:
+  """Returns bytes per chip of abstract arrays, not counting tile padding.
 
   Args:
     tree: jax.ShapeDtypeStructs with shardings.
-    of_host: count arrays in the host's memory, not in the chip's.
+    in_host: whether to count arrays in host memory instead of HBM.
   """
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
-    if (x.sharding.memory_kind == _HOST) == of_host
+    if (x.sharding.memory_kind == _HOST) == in_host
   )
 
 
 def state(run: resolved.Run) -> update.TrainState:
-  """Returns the student's training state."""
+  """Returns the abstract training state of the student."""
   return update.abstract_state(
     load_params.abstract(run.student), run.objective, run.optimizer, run.mesh
   )
 
 
-def is_apart(run: resolved.Run) -> bool:
-  """Returns whether the teachers have chips of their own."""
+def has_teacher_devices(run: resolved.Run) -> bool:
+  """Returns whether chips are reserved for the teachers."""
   return run.config.teacher.devices > 0
 
 
-def are_copies(run: resolved.Run) -> list[bool]:
-  """Returns, by teacher, whether its targets hold a copy of its unembedding."""
+def copies_unembedding(run: resolved.Run) -> list[bool]:
+  """Returns whether the targets copy the unembedding, for each teacher."""
   size = run.student.config.vocab_size
   # Abstract meshes over different chips are equal.
   return [
-    model.config.vocab_size > size or model.mesh != run.mesh or is_apart(run)
+    model.config.vocab_size > size
+    or model.mesh != run.mesh
+    or has_teacher_devices(run)
     for model in run.teacher_models
   ]
 
 
 def targets(run: resolved.Run) -> distributions.Targets | None:
-  """Returns the targets of a batch."""
+  """Returns the abstract targets of a batch, or None without a teacher."""
   if not run.objective.needs_teacher:
     return None
   source = feed.source(run.config)
@@ -107,24 +109,24 @@ def targets(run: resolved.Run) -> distributions.Targets | None:
 
 
 def teacher_names(run: resolved.Run) -> list[str]:
-  """Returns names of the programs in which teachers score a batch."""
+  """Returns the names of the programs in which teachers score a batch."""
   return [f'{TEACHER}.{i}' if i else TEACHER for i in range(len(run.teachers))]
 
 
 def teachers(run: resolved.Run) -> list[Program]:
-  """Returns the pass of each teacher over a batch."""
-  found = []
+  """Returns the program of each teacher: a forward pass over a batch."""
+  result = []
   every = zip(
     teacher_names(run),
     run.teacher_models,
     abstract.teacher_params(run),
     strict=True,
   )
-  for number, (name, model, params) in enumerate(every):
-    spec = types.TapSpec((), ()) if number else run.objective.teacher_taps
+  for index, (name, model, params) in enumerate(every):
+    spec = types.TapSpec((), ()) if index else run.objective.teacher_taps
     function = live.scorer(model.module, spec)
     params_name, _ = _argument_names(function)
-    found.append(
+    result.append(
       Program(
         name=name,
         mesh=model.mesh,
@@ -134,11 +136,11 @@ def teachers(run: resolved.Run) -> list[Program]:
         kinds={params_name: 'teacher'},
       )
     )
-  return found
+  return result
 
 
-def chunks(run: resolved.Run) -> int:
-  """Returns the number of chunks of a chip's positions in a micro-batch."""
+def num_chunks(run: resolved.Run) -> int:
+  """Returns the number of chunks of a micro-batch on one chip."""
   config = run.config
   positions = config.data.batch_size * config.data.length
   positions //= rules.row_parts(run.mesh) * rules.length_parts(run.mesh)
@@ -147,23 +149,23 @@ def chunks(run: resolved.Run) -> int:
 
 
 def step(run: resolved.Run) -> Program:
-  """Returns the update, as the training loop jits it."""
+  """Returns the update program, jitted as the training loop jits it."""
   config = run.config
-  make = update.make(
+  update_fn = update.make(
     run.student.module,
     run.objective,
     run.optimizer,
     run.learning_rate,
     config.optimizer.micro_batches,
   )
-  function = update.jit(make, run.mesh)
+  function = update.jit(update_fn, run.mesh)
   state_name, _, targets_name = _argument_names(function)
   return Program(
     name=STEP,
     mesh=run.mesh,
     function=function,
     arguments=(state(run), abstract.batch(run, run.mesh), targets(run)),
-    trips=chunks(run),
+    trips=num_chunks(run),
     kinds={
       f'{state_name}.params': 'parameters',
       f'{state_name}.paths': 'parameters',
@@ -173,8 +175,8 @@ def step(run: resolved.Run) -> Program:
   )
 
 
-def decoded(config: ml_collections.FrozenConfigDict) -> tuple[int, int]:
-  """Returns rows and new tokens of the larger program that decodes."""
+def decode_size(config: ml_collections.FrozenConfigDict) -> tuple[int, int]:
+  """Returns rows and new tokens per row of the largest decoding."""
   sampling = [config.evaluation, feed.source(config).sampling()]
   sizes = [(x.batch_size, x.max_new_tokens) for x in sampling if x is not None]
   return max(sizes, key=lambda s: s[0] * (config.plan.prompt_length + s[1]))
@@ -184,8 +186,8 @@ def decode(run: resolved.Run) -> Program:
   """Returns the program in which the student answers a batch of prompts."""
   config = run.config
   model = run.student.module
-  (rows, limit), length = decoded(config), config.plan.prompt_length
-  # The ids that stop an answer are the tokenizer's, and change no shape.
+  (rows, limit), length = decode_size(config), config.plan.prompt_length
+  # The stop ids come from the tokenizer; their values do not change shapes.
   greedy = requests.greedy(limit)
   limits = device.Limits(
     vocab_size=np.int32(model.config.vocab_size),
@@ -209,8 +211,8 @@ def decode(run: resolved.Run) -> Program:
     return ids, logprobs
 
   params = load_params.abstract(run.student)
-  everywhere = rules.replicated(run.mesh)
-  ints = abstract.array((rows,), jnp.int32, everywhere)
+  replicated = rules.replicated(run.mesh)
+  ints = abstract.array((rows,), jnp.int32, replicated)
   function = jax.jit(answer)
   return Program(
     name=DECODE,
@@ -219,14 +221,14 @@ def decode(run: resolved.Run) -> Program:
     arguments=(
       params,
       _decoding_weights(model, params),
-      abstract.array((rows, length), jnp.int32, everywhere),
+      abstract.array((rows, length), jnp.int32, replicated),
       ints,
       device.Entries(
-        take=abstract.array((rows,), jnp.bool_, everywhere),
+        take=abstract.array((rows,), jnp.bool_, replicated),
         source=ints,
         last=ints,
         position=ints,
-        seed=abstract.array((rows, 2), jnp.uint32, everywhere),
+        seed=abstract.array((rows, 2), jnp.uint32, replicated),
         sample=ints,
         limit=ints,
       ),
@@ -237,8 +239,8 @@ def decode(run: resolved.Run) -> Program:
 
 
 def _decoding_weights(model, params):
-  """Returns the weights that decoding reads, sharded as the parameters are."""
-  found = jax.eval_shape(lambda p: model.decoding_weights(p), params)
+  """Returns abstract decoding weights, sharded like the parameters."""
+  shapes = jax.eval_shape(lambda p: model.decoding_weights(p), params)
 
   def place(path, x):
     if len(path) == 1 or not hasattr(path[1], 'idx'):
@@ -248,12 +250,12 @@ def _decoding_weights(model, params):
     spec = like.sharding.spec if group is None else like.sharding.spec[1:]
     if x.ndim == 2:  # Transposed.
       spec = (*spec, None, None)[1::-1]
-    place = jax.sharding.NamedSharding(
+    sharding = jax.sharding.NamedSharding(
       like.sharding.mesh, jax.sharding.PartitionSpec(*spec)
     )
-    return abstract.array(x.shape, x.dtype, place)
+    return abstract.array(x.shape, x.dtype, sharding)
 
-  return jax.tree_util.tree_map_with_path(place, found)
+  return jax.tree_util.tree_map_with_path(place, shapes)
 
 
 def _at(tree, path):
@@ -262,7 +264,7 @@ def _at(tree, path):
   return tree
 
 
-def of(run: resolved.Run) -> list[Program]:
-  """Returns every program of a training run with evaluations."""
-  scored = teachers(run) if run.objective.needs_teacher else []
-  return [*scored, step(run), decode(run)]
+def all_programs(run: resolved.Run) -> list[Program]:
+  """Returns all programs of a training run, including evaluation."""
+  teachers_ = teachers(run) if run.objective.needs_teacher else []
+  return [*teachers_, step(run), decode(run)]

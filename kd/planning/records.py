@@ -1,4 +1,4 @@
-"""The plans of a workdir: plan.json, and a table and a picture made of it."""
+"""Keeps the plans of a workdir: plan.json, and its table and plot."""
 
 from collections.abc import Mapping
 import os
@@ -13,7 +13,8 @@ from kd.planning.cost import estimates
 
 RESULTS, TABLE, PICTURE = 'plan.json', 'plan.md', 'plan.png'
 _ROWS = 'plans'
-# Rows that agree in these are the same run: the new one replaces the old one.
+# Rows that agree in these fields describe the same run; a new row replaces the
+# old one.
 _KEY = (
   *('teacher', 'student', 'topology', 'length', 'batch_size'),
   *('micro_batches', 'remat', 'mesh', 'teacher_devices', 'teacher_mesh'),
@@ -21,41 +22,41 @@ _KEY = (
 
 
 def add(workdir: str, row: Mapping[str, Any]) -> str:
-  """Adds a row to the workdir's plans, in place of one of the same run.
+  """Adds a row to the workdir's plans and replaces the row of the same run.
 
-  A compiled row stays where the new one has its digest and is not compiled.
+  An estimate by formula does not replace a compiled row of the same digest.
 
   Args:
     workdir: the folder; created if it is missing.
-    row: from tables.record.
+    row: a row from tables.record.
 
   Returns:
-    The date of the compiled row that stays, or ''.
+    The date of the compiled row that was kept, or ''.
 
   Raises:
-    ConfigError: the workdir's plan.json is not one.
+    ConfigError: plan.json is not a plan of this version.
   """
   os.makedirs(workdir, exist_ok=True)
   rows = read(workdir)
   same = lambda other: all(other[key] == row[key] for key in _KEY)
-  stays = [
+  compiled = [
     other
     for other in rows
     if same(other)
     and other['source'] == estimates.COMPILER
     and other['digest'] == row['digest']
   ]
-  if stays and row['source'] != estimates.COMPILER:
-    return stays[0]['date']
+  if compiled and row['source'] != estimates.COMPILER:
+    return compiled[0]['date']
   write(workdir, [other for other in rows if not same(other)] + [dict(row)])
   return ''
 
 
 def read(workdir: str) -> list[dict[str, Any]]:
-  """Returns the rows of a workdir's plan.json; none if there is no such file.
+  """Returns the rows of plan.json, or [] if there is no such file.
 
   Raises:
-    ConfigError: the file does not hold plans.
+    ConfigError: the file is not a plan of this version.
   """
   path = os.path.join(workdir, RESULTS)
   if not os.path.exists(path):
@@ -67,13 +68,13 @@ def read(workdir: str) -> list[dict[str, Any]]:
     isinstance(row, dict) and needed <= row.keys() for row in rows
   ):
     raise errors.ConfigError(
-      path, 'holds no plans of this version', legal='delete it to plan again'
+      path, 'is not a plan of this version', legal='delete it to plan again'
     )
   return rows
 
 
 def write(workdir: str, rows: list[dict[str, Any]]) -> None:
-  """Writes the rows, and makes the table and the picture of them."""
+  """Writes plan.json, and the table and the plot of its rows."""
   run_info.write_json(os.path.join(workdir, RESULTS), {_ROWS: rows})
   table = os.path.join(workdir, TABLE)
   run_info.write_text(table, tables.markdown(rows))
@@ -81,5 +82,5 @@ def write(workdir: str, rows: list[dict[str, Any]]) -> None:
 
 
 def paths(workdir: str) -> list[str]:
-  """Returns the files that `write` writes."""
+  """Returns the paths of the files that `write` creates."""
   return [os.path.join(workdir, name) for name in (RESULTS, TABLE, PICTURE)]

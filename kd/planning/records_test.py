@@ -15,7 +15,7 @@ from kd.planning.cost import chips
 from kd.planning.cost import estimates
 
 
-def _row(source=estimates.PAPER, date='', **changes):
+def _row(source=estimates.FORMULA, date='', **changes):
   config = gemma3_tpu.get_config()
   config.update_from_flattened_dict(
     {
@@ -38,12 +38,12 @@ def test_a_compiled_plan_stays_only_if_it_is_of_the_same_config(tmp_path):
   assert records.add(folder, compiled) == ''
   assert records.add(folder, _row()) == '2026-01-02'
   assert records.read(folder) == [compiled]
-  # The same row of the table, but another price or chunk: planned anew.
+  # The same row of the table with another price or chunk: planned again.
   for changes in ({'plan.price': 2.0}, {'objective.chunk_tokens': 64}):
     records.write(folder, [compiled])
     assert records.add(folder, _row(**changes)) == ''
     (row,) = records.read(folder)
-    assert row['source'] == estimates.PAPER
+    assert row['source'] == estimates.FORMULA
   records.add(folder, _row(**{'data.length': 512}))
   assert [row['length'] for row in records.read(folder)] == [256, 512]
 
@@ -77,14 +77,14 @@ def test_a_picture_of_one_length_has_a_bar_for_each_program():
   # The legend is within the picture.
   box = legend.get_window_extent()
   assert 0 <= box.x0 < box.x1 <= drawn.bbox.width
-  two = plot.figure([row, _row(**{'data.length': 512})])
-  assert _texts(two.axes[0]) == ['256', '512']
+  after = plot.figure([row, _row(**{'data.length': 512})])
+  assert _texts(after.axes[0]) == ['256', '512']
 
 
 def test_the_picture_has_a_panel_for_each_slice(tmp_path):
   rows = [_row(**{'data.length': length}) for length in (256, 512)]
   records.write(str(tmp_path), rows)
-  one = matplotlib.image.imread(tmp_path / records.PICTURE).shape
+  before = matplotlib.image.imread(tmp_path / records.PICTURE).shape
   records.write(str(tmp_path), rows + [rows[0] | {'topology': 'v5e:4x4'}])
-  two = matplotlib.image.imread(tmp_path / records.PICTURE).shape
-  assert two[0] == one[0] and two[1] > one[1] > 600
+  after = matplotlib.image.imread(tmp_path / records.PICTURE).shape
+  assert after[0] == before[0] and after[1] > before[1] > 600

@@ -20,39 +20,39 @@ from kd.planning.cost import costs
 from kd.planning.cost import estimates
 from kd.train.feeds import feed
 
-# Offloading comes last: the formulas give its transfers to the host no time.
+# Offloading is last because the formulas ignore the time of its transfers.
 _REMATS = ('none', 'dots', 'block', 'block_offload')
 _MICRO_BATCHES = (1, 2, 4, 8)
-_BATCHES = (1, 2, 4)  # times the config's
-# Every layer waits for sums over these axes: more chips never pay.
-_MOST = {'tensor': 8, 'sequence': 8}
-# HBM to spare, as a share: the formulas may be short of that.
+_BATCHES = (1, 2, 4)  # multiples of the config's batch size
+# Every layer waits for sums over these axes, so larger ones never pay off.
+_MAX_AXIS = {'tensor': 8, 'sequence': 8}
+# Fraction of HBM left free, because the formulas may underestimate by that.
 _MARGIN = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """A way to run a config.
+  """A candidate configuration of a run.
 
   Attributes:
-    changes: values by the config's dotted paths.
-    paper: its estimate.
+    changes: new values by dotted field of the config.
+    estimate: its estimate by formula.
   """
 
   changes: Mapping[str, Any]
-  paper: estimates.Estimate
+  estimate: estimates.Estimate
 
   @property
-  def lines(self) -> str:
-    """The flags to paste into a command."""
+  def flags(self) -> str:
+    """Returns the flags to paste into a command."""
     return suggestions.flags(self.changes)
 
 
 def meshes(count: int) -> Iterator[dict[str, int]]:
-  """Returns every mesh of this many chips."""
+  """Yields every mesh of `count` chips."""
   divisors = [n for n in range(1, count + 1) if count % n == 0]
   choices = [
-    [n for n in divisors if n <= _MOST.get(axis, count)]
+    [n for n in divisors if n <= _MAX_AXIS.get(axis, count)]
     for axis in mesh_lib.AXES
   ]
   for sizes in itertools.product(*choices):
@@ -61,23 +61,24 @@ def meshes(count: int) -> Iterator[dict[str, int]]:
 
 
 def _teacher_mesh(**sizes):
-  """Returns values of teacher.mesh; without arguments, the student's mesh."""
+  """Returns the fields of teacher.mesh; the default is the student's mesh."""
   return {f'teacher.mesh.{axis}': sizes.get(axis, 0) for axis in mesh_lib.AXES}
 
 
 def _placements(
-  count: int, mesh: Mapping[str, int], own: int
+  count: int, mesh: Mapping[str, int], reserved: int
 ) -> Iterator[dict[str, Any]]:
-  """Yields ways to shard the teachers' parameters.
+  """Yields config changes that place and shard the teachers' parameters.
 
   Args:
-    count: of chips.
-    mesh: the student's.
-    own: chips of the teachers' own; 0: they are on the student's.
+    count: number of chips.
+    mesh: the student's mesh.
+    reserved: number of chips reserved for the teachers; 0: they share the
+      student's chips.
   """
-  placed = {'teacher.devices': own}
-  if own:
-    yield placed | _teacher_mesh(fsdp=own)
+  placed = {'teacher.devices': reserved}
+  if reserved:
+    yield placed | _teacher_mesh(fsdp=reserved)
     return
   yield placed | _teacher_mesh()
   if mesh['fsdp'] < count:
@@ -85,19 +86,19 @@ def _placements(
 
 
 def _bases(config, count):
-  """Yields every mesh of the student with every placement of the teachers."""
+  """Yields each student mesh combined with each placement of the teachers."""
   live = bool(feed.source(config).teacher_specs())
   given = config_lib.flatten(config)
-  # With the student, or on half of the chips: other shares leave numbers of
-  # chips that batches do not divide.
-  for own in sorted({0, count // 2 if live else 0}):
-    for mesh in meshes(count - own):
+  # The teachers share all chips or get half of them: other fractions leave
+  # numbers of chips that do not divide the batch.
+  for reserved in sorted({0, count // 2 if live else 0}):
+    for mesh in meshes(count - reserved):
       base = {f'mesh.{axis}': size for axis, size in mesh.items()}
       if not live:
         yield base
         continue
-      for placement in _placements(count, mesh, own):
-        # What the config says already need not be pasted.
+      for placement in _placements(count, mesh, reserved):
+        # Flags that equal the config are left out.
         new = {k: v for k, v in placement.items() if given[k] != v}
         yield base | new
 
@@ -115,10 +116,10 @@ def _changes(config, base):
 
 
 def _on_mesh(config, chosen, base) -> Iterator[Candidate]:
-  """Yields the ways on one mesh; what the run keeps is counted once."""
+  """Yields the candidates of one mesh; counts its resident memory once."""
   whole = planned_run.changed(config, {**base, 'optimizer.micro_batches': 1})
-  run = planned_run.on_paper(whole, chosen.count)
-  held = costs.held(run)
+  run = planned_run.on_abstract_mesh(whole, chosen.count)
+  resident = costs.resident_memory(run)
   for changes in _changes(config, base):
     rows = changes['optimizer.micro_batches'] * rules.row_parts(run.mesh)
     if changes['data.batch_size'] % rows:
@@ -127,46 +128,46 @@ def _on_mesh(config, chosen, base) -> Iterator[Candidate]:
       planned_run.changed(config, changes)
     )
     same = dataclasses.replace(run, config=changed)
-    yield Candidate(changes, suggestions.on_paper(same, held, chosen))
+    yield Candidate(changes, suggestions.by_formula(same, resident, chosen))
 
 
 def ranked(
   config: ml_collections.ConfigDict, chosen: chips.Slice
 ) -> list[Candidate]:
-  """Returns the ways that fit by formula, the fastest first; see _order.
+  """Returns the candidates that fit by formula, fastest first; see _order.
 
-  Of several that agree in every printed figure, only the first is returned.
+  If several agree in every printed figure, only the first is returned.
 
   Raises:
-    ConfigError: nothing fits; the message has the way that needs least.
+    ConfigError: nothing fits; the message has the smallest candidate.
   """
-  found, error = [], None
+  candidates, error = [], None
   for base in _bases(config, chosen.count):
     try:
-      found += _on_mesh(config, chosen, base)
+      candidates += _on_mesh(config, chosen, base)
     except errors.ConfigError as e:
-      error = e  # Heads or rows do not divide.
-  if not found:
+      error = e  # Heads or rows are not divisible.
+  if not candidates:
     raise error
   limit = (1 - _MARGIN) * chosen.chip.hbm_bytes
-  fitting = [c for c in found if c.paper.total <= limit]
+  fitting = [c for c in candidates if c.estimate.total <= limit]
   if not fitting:
-    least = min(found, key=lambda c: c.paper.total)
+    least = min(candidates, key=lambda c: c.estimate.total)
     raise errors.ConfigError(
       'plan.topology',
-      f'nothing fits {chosen.name} by formula; the least is {least.lines}, '
-      f'with {tables.gib(least.paper.total)} GiB per chip of '
+      f'nothing fits {chosen.name} by formula; the least is {least.flags}, '
+      f'with {tables.gib(least.estimate.total)} GiB per chip of '
       f'{tables.gib(chosen.chip.hbm_bytes)}',
       legal='a larger slice, a shorter data.length, a smaller teacher',
     )
   best = {}
   for candidate in sorted(fitting, key=_order):
-    best.setdefault(_figures(candidate.paper), candidate)
+    best.setdefault(_figures(candidate.estimate), candidate)
   return list(best.values())
 
 
 def _figures(estimate):
-  """Returns the figures of an estimate as the table of a search prints them."""
+  """Returns the figures of an estimate as the table prints them."""
   return (
     f'{estimate.limit.tokens_a_day:.3g}',
     f'{estimate.seconds:.3g}',
@@ -176,38 +177,39 @@ def _figures(estimate):
 
 
 def _order(candidate):
-  """Sorts by printed speed; where that is equal, by what paper knows least of.
+  """Returns the sort key of a candidate: printed speed, then tie-breakers.
 
-  In this order: fewer devices in tensor (each layer waits for their sums), less
-  network traffic per token, more rows per device and micro-batch, fewer bytes.
+  Ties are broken by what the formulas model least well: fewer devices on the
+  tensor axis (each layer waits for their sums), less network traffic per token,
+  more rows per device and micro-batch, less memory.
   """
-  paper, shape = candidate.paper, candidate.paper.run.mesh.shape
-  config = paper.run.config
+  analytic, shape = candidate.estimate, candidate.estimate.run.mesh.shape
+  config = analytic.run.config
   tokens = config.data.batch_size * config.data.length
-  network = sum(cost.ici for cost in paper.step_costs) / tokens
-  rows = config.data.batch_size / rules.row_parts(paper.run.mesh)
+  network = sum(cost.ici for cost in analytic.step_costs) / tokens
+  rows = config.data.batch_size / rules.row_parts(analytic.run.mesh)
   rows /= config.optimizer.micro_batches
-  speed = float(f'{paper.limit.tokens_a_day:.3g}')
-  return -speed, shape['tensor'], float(f'{network:.3g}'), -rows, paper.total
+  speed = float(f'{analytic.limit.tokens_a_day:.3g}')
+  return -speed, shape['tensor'], float(f'{network:.3g}'), -rows, analytic.total
 
 
 def table(
   tried: Sequence[tuple[Candidate, estimates.Estimate]],
 ) -> str:
-  """Returns the compiled candidates, the best first, with flags to paste."""
+  """Formats the compiled candidates, best first, with flags to paste."""
   order = sorted(
-    tried, key=lambda t: (bool(t[1].refused), -t[1].limit.tokens_a_day)
+    tried, key=lambda t: (bool(t[1].does_not_fit), -t[1].limit.tokens_a_day)
   )
   lines = [
     f'{"":4}{"tokens per day":>16}{"step, s":>10}{"MFU":>6}{"GiB":>8}'
     f'{"by formula":>12}  fits'
   ]
-  for place, (candidate, estimate) in enumerate(order, 1):
+  for rank, (candidate, estimate) in enumerate(order, 1):
     tokens, seconds, mfu, size = _figures(estimate)
     lines += [
-      f'{place:>2}. {tokens:>16}{seconds:>10}{mfu:>6}{size:>8}'
-      f'{tables.gib(candidate.paper.total):>12}'
-      f'  {"no" if estimate.refused else "yes"}',
-      f'    {candidate.lines}',
+      f'{rank:>2}. {tokens:>16}{seconds:>10}{mfu:>6}{size:>8}'
+      f'{tables.gib(candidate.estimate.total):>12}'
+      f'  {"no" if estimate.does_not_fit else "yes"}',
+      f'    {candidate.flags}',
     ]
   return '\n'.join(lines)

@@ -1,4 +1,4 @@
-"""Suggests changes with which a run fits, each with its effect."""
+"""Suggests config changes that reduce memory, each with its effect."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,27 +15,31 @@ from kd.planning.cost import estimates
 from kd.train import resolved
 from kd.train.feeds import feed
 
-_NOTABLE = 0.01  # of a chip's HBM: less is not worth a line
+_MIN_EFFECT = 0.01  # fraction of HBM; smaller effects are not listed
 
 
 def estimate(
   config: ml_collections.ConfigDict, chosen: chips.Slice
 ) -> estimates.Estimate:
-  """Returns the estimate by formula of a config.
+  """Returns the estimate of a config by formula.
 
   Raises:
-    ConfigError: the config is wrong for the slice.
+    ConfigError: the config does not work on the slice.
   """
-  run = planned_run.on_paper(config, chosen.count)
-  return on_paper(run, costs.held(run), chosen)
+  run = planned_run.on_abstract_mesh(config, chosen.count)
+  return by_formula(run, costs.resident_memory(run), chosen)
 
 
-def on_paper(
-  run: resolved.Run, held: costs.Held, chosen: chips.Slice
+def by_formula(
+  run: resolved.Run, resident: costs.ResidentMemory, chosen: chips.Slice
 ) -> estimates.Estimate:
-  """Returns the estimate by formula of a run whose shapes are known."""
+  """Returns the estimate of a resolved run by formula."""
   return estimates.Estimate(
-    run, chosen, estimates.PAPER, held, analytic_cost.of(run, held)
+    run,
+    chosen,
+    estimates.FORMULA,
+    resident,
+    analytic_cost.all_costs(run, resident),
   )
 
 
@@ -54,7 +58,7 @@ def _changes(config, estimate_) -> Iterator[dict[str, Any]]:
   yield {'data.batch_size': config.data.batch_size // 2}
   if shape['data'] > 1:
     yield {'mesh.data': 1, 'mesh.fsdp': shape['data'] * shape['fsdp']}
-  # Where chips share a row, batches divide into more micro-batches.
+  # With several chips per row, a batch can have more micro-batches.
   for axis in ('tensor', 'sequence'):
     for parts in (2, 4, 8):
       if shape['fsdp'] % parts == 0:
@@ -73,46 +77,48 @@ def _changes(config, estimate_) -> Iterator[dict[str, Any]]:
 
 
 def _larger(chosen):
-  """Yields the larger slices of the same generation."""
+  """Yields the larger slices of the same TPU generation."""
   names = [f'{chosen.generation}:{s}' for s in chosen.chip.shapes]
   for name in names[names.index(chosen.name) + 1 :]:
     yield chips.parse(name)
 
 
 def lines(
-  config: ml_collections.ConfigDict, found: estimates.Estimate
+  config: ml_collections.ConfigDict, planned: estimates.Estimate
 ) -> list[str]:
-  """Returns changes that reduce memory, the largest effect first.
+  """Returns one line per change that reduces memory, largest effect first.
 
-  Effects are by formula, scaled to the compiled size.
+  Effects are computed by formula and scaled to the compiled size.
 
   Args:
-    config: the run's.
-    found: its estimate, which does not fit.
+    config: the config of the run.
+    planned: its estimate, which does not fit.
   """
-  before = estimate(config, found.chosen).total
-  limit = found.chosen.chip.hbm_bytes
+  before = estimate(config, planned.chosen).total
+  limit = planned.chosen.chip.hbm_bytes
   effects = []
-  for changes in _changes(config, found):
+  for changes in _changes(config, planned):
     try:
-      after = estimate(planned_run.changed(config, changes), found.chosen).total
+      after = estimate(
+        planned_run.changed(config, changes), planned.chosen
+      ).total
     except errors.ConfigError:
-      continue  # Batches or heads do not divide.
-    effects.append((found.total * (1 - after / before), flags(changes)))
-  larger = _on_larger(config, found, before)
-  effects = [e for e in effects + larger if e[0] > _NOTABLE * limit]
+      continue  # Batches or heads are not divisible.
+    effects.append((planned.total * (1 - after / before), flags(changes)))
+  larger = _on_larger(config, planned, before)
+  effects = [e for e in effects + larger if e[0] > _MIN_EFFECT * limit]
   result = []
   for saved, text in sorted(effects, reverse=True):
-    over = found.total - saved - limit
+    over = planned.total - saved - limit
     verdict = 'fits' if over <= 0 else f'still {tables.gib(over)} GiB too many'
     result.append(f'{text}: {tables.gib(saved)} GiB less, {verdict}')
   return result
 
 
-def _on_larger(config, found, before):
-  for chosen in _larger(found.chosen):
-    # The same rows per chip; fsdp takes the additional chips.
-    times = chosen.count // found.chosen.count
+def _on_larger(config, planned, before):
+  for chosen in _larger(planned.chosen):
+    # Keeps the rows per chip; fsdp gets the additional chips.
+    times = chosen.count // planned.chosen.count
     rows = {
       'data.batch_size': config.data.batch_size * times,
       'evaluation.batch_size': config.evaluation.batch_size * times,
@@ -123,8 +129,8 @@ def _on_larger(config, found, before):
       after = estimate(planned_run.changed(config, rows), chosen).total
     except errors.ConfigError:
       continue
-    fits = found.total * after / before <= chosen.chip.hbm_bytes
-    if fits or chosen.count >= 4 * found.chosen.count:
+    fits = planned.total * after / before <= chosen.chip.hbm_bytes
+    if fits or chosen.count >= 4 * planned.chosen.count:
       text = f'--config.plan.topology={chosen.name}, the same rows per chip'
-      return [(found.total * (1 - after / before), text)]
+      return [(planned.total * (1 - after / before), text)]
   return []

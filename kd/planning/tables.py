@@ -1,4 +1,4 @@
-"""A plan as text: a table for the terminal, JSON, a table in Markdown."""
+"""Formats a plan as a terminal table, as JSON and as a Markdown table."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -31,16 +31,18 @@ _COLUMNS = (
 
 
 def names(estimate: estimates.Estimate) -> tuple[str, str]:
-  """Teachers and student, as the config names them."""
+  """Returns the teachers and the student, as the config names them."""
   config = estimate.run.config
-  named = lambda spec: spec.variant or spec.init
-  teachers = [named(config.teacher)] if estimate.run.teachers else []
-  teachers += [named(spec) for _, spec in sorted(config.teacher.others.items())]
-  return ' and '.join(teachers) or 'none', named(config.student)
+  name_of = lambda spec: spec.variant or spec.init
+  teachers = [name_of(config.teacher)] if estimate.run.teachers else []
+  teachers += [
+    name_of(spec) for _, spec in sorted(config.teacher.others.items())
+  ]
+  return ' and '.join(teachers) or 'none', name_of(config.student)
 
 
 def gib(size: float) -> str:
-  """Bytes in GiB, as every table and message has them."""
+  """Formats bytes as GiB, the unit of every table and message."""
   return f'{size / _GIB:.2f}'
 
 
@@ -49,15 +51,19 @@ def _flops(estimate, unit):
 
 
 def _fits(estimate):
-  return 'no: ' + ', '.join(estimate.refused) if estimate.refused else 'yes'
+  return (
+    'no: ' + ', '.join(estimate.does_not_fit)
+    if estimate.does_not_fit
+    else 'yes'
+  )
 
 
 def _dollars(speed):
   return f'{speed["dollars"]:,.2f}' if speed['dollars'] else '-'
 
 
-def _rows(estimate, paper):
-  """Yields (title, text) of each line of the terminal's table."""
+def _rows(estimate, analytic):
+  """Yields the title and the text of each line of the terminal table."""
   phase = estimate.phases[estimate.peak]
   limit = estimate.chosen.chip.hbm_bytes
   yield f'GiB per chip, of {gib(limit)}', gib(estimate.total)
@@ -66,15 +72,15 @@ def _rows(estimate, paper):
   yield '  peak while running', estimate.peak
   for name, size in estimate.peaks.items():
     yield f'  in {name}', gib(size)
-  yield '  by formula', gib(paper.total)
+  yield '  by formula', gib(analytic.total)
   yield 'GiB per chip in host memory', gib(estimate.host)
   yield 'fits', _fits(estimate)
   yield 'TFLOP per chip and step', f'{_flops(estimate, 1e12):.3g}'
-  yield '  by formula', f'{_flops(paper, 1e12):.3g}'
+  yield '  by formula', f'{_flops(analytic, 1e12):.3g}'
   for title, key in (('HBM', 'hbm'), ('network', 'ici')):
     total = lambda e, key=key: sum(getattr(c, key) for c in e.step_costs)
     yield f'GB per chip and step, {title}', f'{total(estimate) / 1e9:.3g}'
-    yield '  by formula', f'{total(paper) / 1e9:.3g}'
+    yield '  by formula', f'{total(analytic) / 1e9:.3g}'
   yield 'at most (roofline): MFU', f'{estimate.limit.mfu:.0%}'
   yield '  bound by', estimate.bound
   yield from _speed(estimate.limit)
@@ -90,15 +96,15 @@ def _speed(speed):
 
 
 def terminal(
-  found: Sequence[estimates.Estimate], paper: Sequence[estimates.Estimate]
+  planned: Sequence[estimates.Estimate], analytic: Sequence[estimates.Estimate]
 ) -> str:
   """Returns the plan as a table with a column for each length.
 
   Args:
-    found: an estimate for each length.
-    paper: the same by formula.
+    planned: an estimate for each length.
+    analytic: the estimates by formula, in the same order.
   """
-  first = found[0]
+  first = planned[0]
   teacher, student = names(first)
   config = first.run.config
   mesh = ' x '.join(f'{axis} {n}' for axis, n in first.run.mesh.shape.items())
@@ -108,9 +114,9 @@ def terminal(
     f'{config.data.batch_size} rows per step in '
     f'{config.optimizer.micro_batches} micro-batches, remat '
     f'{config.student.remat}, attention by {first.run.student.module.kernel}',
-    _line('tokens per row', [f'{e.run.config.data.length:,}' for e in found]),
+    _line('tokens per row', [f'{e.run.config.data.length:,}' for e in planned]),
   ]
-  columns = [list(_rows(e, p)) for e, p in zip(found, paper, strict=True)]
+  columns = [list(_rows(e, p)) for e, p in zip(planned, analytic, strict=True)]
   longest = max(columns, key=len)
   for number, (title, _) in enumerate(longest):
     cells = [c[number][1] if number < len(c) else '-' for c in columns]
@@ -124,15 +130,15 @@ def _line(title, cells):
 
 def record(
   estimate: estimates.Estimate,
-  paper: estimates.Estimate,
+  analytic: estimates.Estimate,
   advice: Sequence[str],
 ) -> dict[str, Any]:
   """Returns a row of plan.json.
 
   Args:
-    estimate: the compiler's, or `paper` where nothing is compiled.
-    paper: by formula.
-    advice: what would make it fit.
+    estimate: from the compiler, or `analytic` if nothing was compiled.
+    analytic: the estimate by formula.
+    advice: changes with which the run would fit.
   """
   teacher, student = names(estimate)
   config = estimate.run.config
@@ -147,19 +153,19 @@ def record(
     'teacher_mesh': dict(config.teacher.mesh),
     'digest': _digest(estimate),
     **estimates.as_json(estimate),
-    'paper': estimates.as_json(paper),
+    'paper': estimates.as_json(analytic),
     'advice': list(advice),
   }
 
 
-# Fields that say what to plan, not what a row is computed from.
-_REQUEST = ('lengths', 'topology', 'compile', 'search', 'compiled', 'folder')
+# Fields that select what to plan; they do not affect the numbers of a row.
+_SELECTION = ('lengths', 'topology', 'compile', 'search', 'compiled', 'folder')
 
 
 def _digest(estimate):
-  """Returns a digest of everything that the row depends on but versions."""
+  """Returns a digest of all inputs of the row except package versions."""
   run, config = estimate.run, estimate.run.config.to_dict()
-  for name in _REQUEST:
+  for name in _SELECTION:
     del config['plan'][name]
   models = [run.student, *(model for model in run.teacher_models)]
   sizes = [dataclasses.asdict(model.config) for model in models]

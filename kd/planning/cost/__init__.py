@@ -1,1 +1,1 @@
-"""Costs of programs: by formula, per program, and summed up for a run."""
+"""Estimates the cost of programs and of a whole run."""

@@ -1,9 +1,9 @@
 """Estimates the cost of a run's programs by formula, without a compiler.
 
-Bytes of parameters, optimizer state and teachers are exact but for the padding
-of tiles. For the rest, with T tokens per chip in a micro-batch, S, D, F, N, G
-and H as in GLOSSARY.md, t chips on the tensor axis, b bytes per activation and
-c the number of slices in which the MLP takes a row (matmul.slices_on):
+Bytes of parameters, optimizer state and teachers are exact up to tile padding.
+The rest uses T tokens per chip in a micro-batch, S, D, F, N, G and H as in
+GLOSSARY.md, t chips on the tensor axis, b bytes per activation and c slices in
+which the MLP processes a row (matmul.slices_on):
 
   saved by remat 'block'   S T D b                     the residual stream
   saved by remat 'dots'    S T (4 D + (2 N + 2 G) H / t + 2 F / t) b
@@ -14,8 +14,8 @@ c the number of slices in which the MLP takes a row (matmul.slices_on):
   tables                   four float32 copies of the embedding in the update
   lookup                   the table once more in columns, and its gradient
 
-The factors, and the share of gaps between buffers, were fitted to what XLA
-allocates for v5e. docs/plan.md says how far they are from compiled programs.
+The factors and the overhead of gaps between buffers were fitted to what XLA
+allocates for v5e. docs/plan.md reports their error against compiled programs.
 """
 
 import math
@@ -45,10 +45,10 @@ _OFFLOADED = dict.fromkeys(_KEPT, (0, 0, 0)) | {
 }
 _STEP_AT_WORK, _PASS_AT_WORK = (8, 4, 10), (4, 2, 3)
 _COPIED_TABLES = 4
-_LOGIT_BYTES = 30  # that the objective reads and writes for each logit
-_GAPS = 1.15  # a heap's size to what lies in it
-_BATCH_BYTES = 24  # of a position: its ids and its weight
-_LANES = 128  # columns of a tile: a narrower array is padded to it
+_LOGIT_BYTES = 30  # read and written by the objective per logit
+_GAPS = 1.15  # size of the heap relative to the buffers in it
+_BATCH_BYTES = 24  # per position: its ids and its weight
+_LANES = 128  # columns of a tile; narrower arrays are padded
 
 
 def _itemsize(model):
@@ -56,7 +56,7 @@ def _itemsize(model):
 
 
 def _width(config: family.Config, factors, tensor):
-  """Returns elements per token: multiples of D, of all heads and of F."""
+  """Returns elements per token from multiples of D, of all heads and of F."""
   of_width, of_heads, of_mlp = factors
   heads = (config.num_heads + config.num_kv_heads) * config.head_dim
   return (
@@ -66,14 +66,14 @@ def _width(config: family.Config, factors, tensor):
 
 
 def _layer_bytes(model, factors, tokens, length):
-  """Returns bytes per chip of a layer's temporaries: of a pass, and at a time.
+  """Returns bytes per chip of a layer's temporaries: in total, and at a time.
 
-  The MLP takes long rows in slices, and only one slice's temporaries exist.
+  The MLP processes long rows in slices; temporaries exist for one slice only.
 
   Args:
     model: the model.
-    factors: multiples of D, of heads and of F that are temporary.
-    tokens: per chip.
+    factors: multiples of D, of all heads and of F that are temporary.
+    tokens: tokens per chip.
     length: tokens per row.
   """
   tensor, parts = _tensor(model.mesh), rules.length_parts(model.mesh)
@@ -85,8 +85,8 @@ def _layer_bytes(model, factors, tokens, length):
 
 
 def _table_in_columns(mesh, config, size):
-  """Returns bytes per chip of an embedding that is split by columns."""
-  parts = _split(mesh) * _tensor(mesh)
+  """Returns bytes per chip of an embedding sharded by columns."""
+  parts = _weight_shards(mesh) * _tensor(mesh)
   columns = config.embed_dim / parts
   if parts > 1:
     columns = math.ceil(columns / _LANES) * _LANES
@@ -94,18 +94,20 @@ def _table_in_columns(mesh, config, size):
 
 
 def _gathered(model):
-  """Returns bytes per chip of all weights of a pass, and of those received."""
+  """Returns bytes per chip of gathered weights: all, and the received ones."""
   whole = model.config.layer_matrices * model.config.num_layers
   whole *= _itemsize(model) / _tensor(model.mesh)
-  return whole, whole * (1 - 1 / _split(model.mesh))
+  return whole, whole * (1 - 1 / _weight_shards(model.mesh))
 
 
-def teacher(run: resolved.Run, held: costs.Held, number: int) -> costs.Cost:
+def teacher(
+  run: resolved.Run, resident: costs.ResidentMemory, number: int
+) -> costs.Cost:
   """Returns the cost of a teacher's pass over a batch."""
   model = run.teacher_models[number]
   length = run.config.data.length
   tokens, size = _tokens(run, model.mesh), _itemsize(model)
-  params = held.teachers[number]
+  params = resident.teachers[number]
   gathered, received = _gathered(model)
   table = _table_in_columns(model.mesh, model.config, 2)
   work = flops.as_computed(model.config, length, model.module.kernel)
@@ -113,7 +115,7 @@ def teacher(run: resolved.Run, held: costs.Held, number: int) -> costs.Cost:
   moved, layer = _layer_bytes(model, _PASS_AT_WORK, tokens, length)
   return costs.Cost(
     name=programs.teacher_names(run)[number],
-    bytes=_named(
+    bytes=_by_kind(
       teacher=params,
       activations=_BATCH_BYTES * tokens + 2 * hidden,
       temporaries=layer,
@@ -122,19 +124,22 @@ def teacher(run: resolved.Run, held: costs.Held, number: int) -> costs.Cost:
     flops=flops.forward(model.config, run.config.data.batch_size, length, work)
     / model.mesh.size,
     hbm=params + 2 * gathered + model.config.num_layers * 2 * moved,
-    ici=received + _between_parts(model, tokens),
+    ici=received + _pass_ici(model, tokens),
     host=0,
     stated=0,
     error='',
   )
 
 
-def step(run: resolved.Run, held: costs.Held) -> costs.Cost:
+def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
   """Returns the cost of an update."""
   model, micro = run.student, run.config.optimizer.micro_batches
   tokens = _tokens(run, run.mesh) / micro
   size, tensor = _itemsize(model), _tensor(run.mesh)
-  params, moments = held.parameters, held.optimizer + held.on_host
+  params, moments = (
+    resident.parameters,
+    resident.optimizer + resident.optimizer_on_host,
+  )
   remat = run.config.student.remat
   kept = model.config.num_layers * _width(model.config, _KEPT[remat], tensor)
   length = run.config.data.length
@@ -144,14 +149,14 @@ def step(run: resolved.Run, held: costs.Held) -> costs.Cost:
   offloaded = model.config.num_layers * tokens * size
   offloaded *= _width(model.config, _OFFLOADED[remat], tensor)
   gradients = params * (1 if micro == 1 else 2)
-  tables = _COPIED_TABLES * held.embedding
+  tables = _COPIED_TABLES * resident.embedding
   tables += _table_in_columns(run.mesh, model.config, 4)
   heap = _GAPS * (kept + gradients + tables + layer)
   passes = micro * (2 if remat == 'none' else 3)
   targets = 0
   if run.teachers and run.objective.needs_teacher:
-    # Counted: tracing the teachers takes too long for a search.
-    targets = sum(held.tables) + sum(
+    # By formula, since tracing the teachers is too slow for a search.
+    targets = sum(resident.unembeddings) + sum(
       _tokens(run, run.mesh) * model.config.embed_dim * _itemsize(model)
       for model in run.teacher_models
     )
@@ -161,57 +166,59 @@ def step(run: resolved.Run, held: costs.Held) -> costs.Cost:
   parts.pop('teacher')
   return costs.Cost(
     name=programs.STEP,
-    bytes=_named(
+    bytes=_by_kind(
       parameters=params,
-      optimizer=held.optimizer,
+      optimizer=resident.optimizer,
       teacher=targets,
       gradients=gradients,
       activations=kept + _BATCH_BYTES * _tokens(run, run.mesh),
       temporaries=heap - kept - gradients,
     ),
     flops=sum(parts.values()) / run.mesh.size,
-    # Gradients, moments and parameters are read and written by the update.
+    # The update reads and writes gradients, moments and parameters.
     hbm=(
       3 * (params + moments)
       + passes * (2 * gathered + model.config.num_layers * moved)
       + 2 * kept * micro
-      + micro * programs.chunks(run) * _chunk_traffic(run)
+      + micro * programs.num_chunks(run) * _chunk_traffic(run)
       + _LOGIT_BYTES * _tokens(run, run.mesh) * model.config.vocab_size / tensor
     ),
     ici=(
-      passes * (received + _between_parts(model, tokens))
-      # Sums of gradients go out as float32.
+      passes * (received + _pass_ici(model, tokens))
+      # Gradients are summed in float32.
       + micro * received * 4 / size
       + 2 * params * (1 - 1 / run.mesh.shape['data'])
     ),
-    host=held.on_host + offloaded,
+    host=resident.optimizer_on_host + offloaded,
     stated=0,
     error='',
   )
 
 
 def _chunk_traffic(run):
-  """Returns bytes that each chunk of positions reads and writes of embeddings.
+  """Returns bytes of embeddings that a chunk of positions reads and writes.
 
-  The student's is read twice and its gradient is added to; a teacher's is read.
+  A chunk reads the student's embedding twice, accumulates its gradient, and
+  reads the embedding of each teacher.
   """
   config = run.student.config
   whole = 12 * config.embed_dim + sum(
     2 * model.config.embed_dim for model in run.teacher_models
   )
-  return config.vocab_size * whole / (_split(run.mesh) * _tensor(run.mesh))
+  return (
+    config.vocab_size * whole / (_weight_shards(run.mesh) * _tensor(run.mesh))
+  )
 
 
-def decode(run: resolved.Run, held: costs.Held) -> costs.Cost:
+def decode(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
   """Returns the cost of answering one batch of prompts.
 
-  The peak is in the pass over the prompts, which gathers the weights of about
-  two layers at a time, and columns of the embedding. A decoding step gathers no
-  weights.
+  The peak is in prefill, which gathers the weights of about two layers at a
+  time, and columns of the embedding. A decoding step gathers no weights.
   """
   model = run.student
   config = model.config
-  batch, steps = programs.decoded(run.config)
+  batch, steps = programs.decode_size(run.config)
   rows = batch / rules.row_parts(run.mesh)
   length = run.config.plan.prompt_length
   slots = length + steps
@@ -224,62 +231,64 @@ def decode(run: resolved.Run, held: costs.Held) -> costs.Cost:
   _, layer = _layer_bytes(model, _PASS_AT_WORK, rows * length, length)
   gathered, received = _gathered(model)
   table = _table_in_columns(run.mesh, config, size)
-  # The copy that decoding reads, and the pass over the prompts makes another.
-  weights = held.student * size / 4
-  layers = weights - (held.embedding + held.head) * size / 4
+  # The copy that decoding reads; prefill makes another.
+  weights = resident.student * size / 4
+  layers = weights - (resident.embedding + resident.head) * size / 4
   return costs.Cost(
     name=programs.DECODE,
-    bytes=_named(
-      parameters=held.student + weights,
+    bytes=_by_kind(
+      parameters=resident.student + weights,
       kv_cache=cache,
       temporaries=layer + layers,
       collectives=max(2 * gathered / config.num_layers, table),
     ),
     flops=2 * rows * slots * config.parameter_count / tensor,
-    hbm=held.student + 2 * gathered + steps * (weights + cache),
-    ici=received + steps * _sums_of_a_token(model, batch),
+    hbm=resident.student + 2 * gathered + steps * (weights + cache),
+    ici=received + steps * _decode_step_ici(model, batch),
     host=0,
     stated=0,
     error='',
   )
 
 
-def _sums_of_a_token(model, batch):
-  """Returns bytes received for sums over devices in one decoding step.
+def _decode_step_ici(model, batch):
+  """Returns bytes received by all-reduces in one decoding step.
 
-  By layer: sums of queries, keys, values and of the MLP's two products in, and
-  attended values; a sum is received twice.
+  Each layer sums queries, keys, values, the MLP's two input products and the
+  attention output; a sum is received twice.
   """
   config, mesh = model.config, model.mesh
   heads = (3 * config.num_heads + 4 * config.num_kv_heads) * config.head_dim
   width = heads + 4 * config.mlp_dim
   rows = batch / mesh.shape['data']
-  share = 1 - 1 / _split(mesh)
+  share = 1 - 1 / _weight_shards(mesh)
   whole = config.num_layers * width / _tensor(mesh)
   return share * rows * whole * _itemsize(model)
 
 
-def of(run: resolved.Run, held: costs.Held) -> list[costs.Cost]:
-  """Returns the cost of every program of the run, in the order of programs.of.
+def all_costs(
+  run: resolved.Run, resident: costs.ResidentMemory
+) -> list[costs.Cost]:
+  """Returns the cost of every program, in the order of programs.all_programs.
 
   Args:
     run: the run.
-    held: what it keeps in memory from step to step.
+    resident: its resident memory.
   """
   count = len(run.teachers) if run.objective.needs_teacher else 0
-  scored = [teacher(run, held, number) for number in range(count)]
-  return [*scored, step(run, held), decode(run, held)]
+  teachers = [teacher(run, resident, number) for number in range(count)]
+  return [*teachers, step(run, resident), decode(run, resident)]
 
 
 def _tokens(run, mesh):
-  """Returns the tokens of a batch, per chip."""
+  """Returns the tokens of a batch per chip."""
   data = run.config.data
   parts = rules.row_parts(mesh) * rules.length_parts(mesh)
   return data.batch_size * data.length / parts
 
 
-def _split(mesh):
-  """Returns the number of parts of the weights that a layer gathers."""
+def _weight_shards(mesh):
+  """Returns the number of shards that a layer gathers its weights from."""
   return mesh.shape['fsdp'] * rules.length_parts(mesh)
 
 
@@ -287,10 +296,11 @@ def _tensor(mesh):
   return mesh.shape['tensor']
 
 
-def _between_parts(model, tokens):
-  """Returns bytes received in a pass for sums over tensor, and for sequence.
+def _pass_ici(model, tokens):
+  """Returns bytes received in a forward pass on the tensor and sequence axes.
 
-  Two sums per layer over the tensor axis; keys and values of whole rows.
+  Each layer has two sums over the tensor axis, and gathers the keys and values
+  of whole rows over the sequence axis.
   """
   config, parts = model.config, rules.length_parts(model.mesh)
   tensor = _tensor(model.mesh)
@@ -300,5 +310,5 @@ def _between_parts(model, tokens):
   return size * (sums + keys / tensor)
 
 
-def _named(**found):
-  return dict.fromkeys(buffers.KINDS, 0) | {k: int(v) for k, v in found.items()}
+def _by_kind(**sizes):
+  return dict.fromkeys(buffers.KINDS, 0) | {k: int(v) for k, v in sizes.items()}

@@ -1,4 +1,4 @@
-"""The count on paper against arrays, arithmetic and common sense."""
+"""Tests the formulas against arrays, arithmetic and common sense."""
 
 import jax
 import ml_collections
@@ -41,26 +41,27 @@ def _estimate(**changes):
   return suggestions.estimate(_config(**changes), _CHOSEN)
 
 
-def test_what_is_kept_are_the_bytes_of_real_arrays():
-  run = planned_run.on_paper(_config(), 1)
+def test_resident_memory_equals_the_bytes_of_real_arrays():
+  run = planned_run.on_abstract_mesh(_config(), 1)
   params = run.student.module.init_params(jax.random.key(0))
   size = sum(x.nbytes for x in jax.tree.leaves(params))
   moments = sum(
     x.nbytes for x in jax.tree.leaves(run.optimizer.init((params, {})))
   )
   teacher = run.teacher.module.init_params(jax.random.key(0))
-  found = costs.held(run)
-  assert found.parameters == size
-  assert found.optimizer == moments
-  assert found.teachers == (
+  resident = costs.resident_memory(run)
+  assert resident.parameters == size
+  assert resident.optimizer == moments
+  assert resident.teachers == (
     sum(x.nbytes for x in jax.tree.leaves(teacher)) / 2,
   )
-  assert found.embedding == params['embedding'].nbytes
+  assert resident.embedding == params['embedding'].nbytes
 
 
 def test_parts_of_a_mesh_hold_parts():
   whole, parts = (
-    costs.held(planned_run.on_paper(_config(), chips)) for chips in (1, 8)
+    costs.resident_memory(planned_run.on_abstract_mesh(_config(), chips))
+    for chips in (1, 8)
   )
   norms = 0.01 * whole.parameters
   assert abs(parts.parameters - whole.parameters / 8) < norms
@@ -69,19 +70,21 @@ def test_parts_of_a_mesh_hold_parts():
 
 def test_a_table_that_is_cut_lies_there_twice():
   changes = {'teacher.variant': '4b', 'student.variant': '1b'}
-  kept = costs.held(planned_run.on_paper(_config(**changes), 8))
+  resident = costs.resident_memory(
+    planned_run.on_abstract_mesh(_config(**changes), 8)
+  )
   rows, width = 262_144, 2560
-  assert kept.copies == rows * width * 2 // 8
+  assert resident.copied_bytes == rows * width * 2 // 8
   assert _estimate(**changes).phases[programs.DECODE]['teacher'] == (
-    kept.teachers[0] + kept.copies
+    resident.teachers[0] + resident.copied_bytes
   )
 
 
-def test_less_is_kept_where_more_is_computed_again():
+def test_remat_trades_memory_for_operations():
   sizes, work = zip(
     *(
-      (found.peaks[programs.STEP], found.step_costs[-1].flops)
-      for found in (
+      (estimate.peaks[programs.STEP], estimate.step_costs[-1].flops)
+      for estimate in (
         _estimate(**{'student.remat': remat})
         for remat in ('none', 'dots', 'block')
       )
@@ -94,12 +97,12 @@ def test_less_is_kept_where_more_is_computed_again():
   assert halved.peaks[programs.STEP] < sizes[0]
 
 
-def test_teachers_apart_share_neither_memory_nor_time():
+def test_teachers_on_reserved_chips_share_neither_memory_nor_time():
   together = _estimate(**{'student.remat': 'none'})
   apart = _estimate(**{'student.remat': 'none', 'teacher.devices': 4})
-  own, copied = apart.held.teachers[0], apart.held.tables[0]
-  assert own > 1.9 * together.held.teachers[0]  # On half of the chips.
-  assert apart.held.copies == copied
+  own, copied = apart.resident.teachers[0], apart.resident.unembeddings[0]
+  assert own > 1.9 * together.resident.teachers[0]  # On half of the chips.
+  assert apart.resident.copied_bytes == copied
   assert apart.phases[programs.TEACHER]['parameters'] == 0
   assert apart.phases[programs.DECODE]['teacher'] == copied
   chip = _CHOSEN.chip
@@ -109,17 +112,17 @@ def test_teachers_apart_share_neither_memory_nor_time():
 
 
 def test_money_and_time_by_hand():
-  found = _estimate(**{'plan.price': 2.0, 'steps': 7200})
-  hours = 7200 * found.seconds / 3600
-  assert found.limit.dollars == pytest.approx(hours * 8 * 2.0)
-  a_day = 16 * 256 * 86_400 / found.seconds
-  assert found.limit.tokens_a_day == pytest.approx(a_day)
+  estimate = _estimate(**{'plan.price': 2.0, 'steps': 7200})
+  hours = 7200 * estimate.seconds / 3600
+  assert estimate.limit.dollars == pytest.approx(hours * 8 * 2.0)
+  a_day = 16 * 256 * 86_400 / estimate.seconds
+  assert estimate.limit.tokens_a_day == pytest.approx(a_day)
   chip = _CHOSEN.chip
   slowest = [
     max(c.flops / chip.flops, c.hbm / chip.hbm_bandwidth)
-    for c in found.step_costs
+    for c in estimate.step_costs
   ]
-  assert found.seconds >= sum(slowest)
+  assert estimate.seconds >= sum(slowest)
 
 
 def test_the_expected_speed_is_that_of_its_mfu_and_never_above_the_roofline():
@@ -140,11 +143,11 @@ def test_the_expected_speed_is_that_of_its_mfu_and_never_above_the_roofline():
 
 def test_decoding_holds_the_student_once_and_the_copy_that_it_reads():
   run = _estimate().run
-  held = costs.held(run)
+  resident = costs.resident_memory(run)
   params = programs.decode(run).arguments[:2]
   phase = _estimate().phases[programs.DECODE]
   trained, copy = (programs.local_bytes(tree) for tree in params)
-  assert trained == held.student == held.parameters
+  assert trained == resident.student == resident.parameters
   # The norms of the copy are float32.
   assert phase['parameters'] == pytest.approx(trained + copy, rel=0.02)
 
@@ -153,25 +156,25 @@ def test_decoding_holds_the_student_once_and_the_copy_that_it_reads():
 def test_local_layers_keep_no_more_of_a_long_prompt_than_their_window(prompt):
   changes = {'student.variant': '1b', 'plan.prompt_length': prompt}
   config = _config(**changes, **{'evaluation.batch_size': 8})
-  found = suggestions.estimate(config, _CHOSEN)
+  estimate = suggestions.estimate(config, _CHOSEN)
   rows, slots = 8 // 8, prompt + config.evaluation.max_new_tokens
-  model = found.run.student.module
+  model = estimate.run.student.module
   cache = jax.eval_shape(lambda: decoding.empty(model, rows, slots))
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
-  assert found.phases[programs.DECODE]['kv_cache'] == size
+  assert estimate.phases[programs.DECODE]['kv_cache'] == size
 
 
 def test_every_mesh_of_a_slice_has_all_its_chips():
-  found = list(search.meshes(8))
-  assert {'data': 1, 'fsdp': 8, 'tensor': 1, 'sequence': 1} in found
+  meshes = list(search.meshes(8))
+  assert {'data': 1, 'fsdp': 8, 'tensor': 1, 'sequence': 1} in meshes
   products = set()
-  for mesh in found:
+  for mesh in meshes:
     product = 1
     for size in mesh.values():
       product *= size
     products.add(product)
-  assert products == {8} and len({tuple(m.values()) for m in found}) == len(
-    found
+  assert products == {8} and len({tuple(m.values()) for m in meshes}) == len(
+    meshes
   )
 
 
@@ -181,24 +184,24 @@ def test_a_search_ranks_what_fits_and_its_lines_can_be_pasted():
   ranked = search.ranked(config, chosen)
   order = []
   for c in ranked:
-    config_, shape = c.paper.run.config, c.paper.run.mesh.shape
-    network = sum(cost.ici for cost in c.paper.step_costs)
+    config_, shape = c.estimate.run.config, c.estimate.run.mesh.shape
+    network = sum(cost.ici for cost in c.estimate.step_costs)
     tokens = config_.data.batch_size * config_.data.length
-    speed = float(f'{c.paper.limit.tokens_a_day:.3g}')
+    speed = float(f'{c.estimate.limit.tokens_a_day:.3g}')
     order.append((-speed, shape['tensor'], float(f'{network / tokens:.3g}')))
   # Ties go to fewer devices in tensor, then to less network traffic.
   assert order == sorted(order)
-  printed = [search.table([(c, c.paper)]).splitlines()[1] for c in ranked]
+  printed = [search.table([(c, c.estimate)]).splitlines()[1] for c in ranked]
   assert len(set(printed)) == len(printed)
-  assert all(c.paper.total < chosen.chip.hbm_bytes for c in ranked)
+  assert all(c.estimate.total < chosen.chip.hbm_bytes for c in ranked)
   best = ranked[0]
   again = ml_collections.ConfigDict(config.to_dict())
-  for word in best.lines.split():
+  for word in best.flags.split():
     path, value = word.removeprefix('--config.').split('=')
     again.update_from_flattened_dict(
       {path: type(config_lib.flatten(config)[path])(value)}
     )
-  assert suggestions.estimate(again, chosen).total == best.paper.total
+  assert suggestions.estimate(again, chosen).total == best.estimate.total
   tried = {
     (c.changes.get('teacher.devices', 0), c.changes.get('teacher.mesh.fsdp', 0))
     for c in ranked
@@ -224,23 +227,23 @@ def test_advice_says_what_helps_and_whether_it_is_enough():
       'data.length': 8192,
     }
   )
-  found = suggestions.estimate(config, _CHOSEN)
-  assert found.refused == [programs.STEP]
-  lines = suggestions.lines(config, found)
+  estimate = suggestions.estimate(config, _CHOSEN)
+  assert estimate.does_not_fit == [programs.STEP]
+  lines = suggestions.lines(config, estimate)
   block = [x for x in lines if x.startswith('--config.student.remat=block:')]
   config.student.remat = 'block'
   after = suggestions.estimate(config, _CHOSEN)
-  saved = (found.total - after.total) / 2**30
+  saved = (estimate.total - after.total) / 2**30
   assert len(block) == 1 and f'{saved:.2f} GiB less' in block[0]
-  assert block[0].endswith('fits') == (not after.refused)
+  assert block[0].endswith('fits') == (not after.does_not_fit)
 
 
 def test_tables_have_a_cell_for_each_column():
-  found = _estimate()
-  row = tables.record(found, found, ['more chips'])
+  estimate = _estimate()
+  row = tables.record(estimate, estimate, ['more chips'])
   lines = tables.markdown([row, row]).splitlines()
   assert len({line.count('|') for line in lines}) == 1 and len(lines) == 4
-  text = tables.terminal([found, found], [found, found])
+  text = tables.terminal([estimate, estimate], [estimate, estimate])
   assert 'tiny to nano on v5e:2x4' in text and 'MFU' in text
 
 
@@ -261,12 +264,15 @@ def test_a_cached_teacher_is_no_program_and_few_bytes(method, kind):
     {'teacher.variant': 'tiny', 'student.variant': 'nano'}
     | {'data.batch_size': 16, 'data.length': 256, 'teacher.source': 'cached'}
   )
-  found = suggestions.estimate(config, _CHOSEN)
-  assert [x.name for x in programs.of(found.run)] == ['step', 'decode']
-  kept = programs.targets(found.run)
-  assert isinstance(kept.distribution, kind) and kept.taps is None
-  step = analytic_cost.step(found.run, costs.held(found.run))
-  assert step.bytes['teacher'] == programs.local_bytes(kept)
+  estimate = suggestions.estimate(config, _CHOSEN)
+  assert [x.name for x in programs.all_programs(estimate.run)] == [
+    'step',
+    'decode',
+  ]
+  targets = programs.targets(estimate.run)
+  assert isinstance(targets.distribution, kind) and targets.taps is None
+  step = analytic_cost.step(estimate.run, costs.resident_memory(estimate.run))
+  assert step.bytes['teacher'] == programs.local_bytes(targets)
 
 
 def test_a_run_of_rollouts_decodes_what_it_samples():
@@ -276,12 +282,12 @@ def test_a_run_of_rollouts_decodes_what_it_samples():
 
   def decoding(**more):
     config.update_from_flattened_dict(more)
-    found = suggestions.estimate(config, _CHOSEN)
-    named = {x.name: x for x in programs.of(found.run)}
+    estimate = suggestions.estimate(config, _CHOSEN)
+    named = {x.name: x for x in programs.all_programs(estimate.run)}
     assert list(named) == ['teacher', 'step', 'decode']
-    return analytic_cost.decode(found.run, costs.held(found.run)), named[
-      'decode'
-    ]
+    return analytic_cost.decode(
+      estimate.run, costs.resident_memory(estimate.run)
+    ), named['decode']
 
   evaluated, _ = decoding()
   on_policy = {'teacher.source': 'on_policy', 'data.pack': False}

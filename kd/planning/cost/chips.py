@@ -1,4 +1,4 @@
-"""Peak figures of TPU chips, and the slices of them that can be created."""
+"""Lists the peak figures of TPU chips and the available slices."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -18,21 +18,21 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One generation of TPU. All figures are per chip.
+  """A TPU generation. All figures are per chip.
 
   Attributes:
     flops: peak bfloat16 operations per second.
-    hbm_bytes: HBM available to programs: the chip's, less what the runtime
-      reserves. The compiler states it when a program does not fit.
+    hbm_bytes: HBM available to programs, without what the runtime reserves. The
+      compiler reports it when a program does not fit.
     hbm_bandwidth: bytes per second between HBM and the chip.
     ici_bandwidth: bytes per second received over all links to other chips; the
       same number can be sent at the same time.
-    shapes: slices that can be created, chips along each axis.
-    accelerator: the prefix of Cloud's accelerator types, as in v5litepod-16.
-    cores_named: TensorCores per chip that an accelerator type counts: v5p-16
-      has 8 chips, v5litepod-16 has 16.
-    compiler_options: options with which libtpu sees one device per chip.
-    source: where the figures are published.
+    shapes: available slices, as chips along each axis.
+    accelerator: prefix of Cloud's accelerator types, as in v5litepod-16.
+    cores_named: TensorCores per chip in the number of an accelerator type:
+      v5p-16 has 8 chips, v5litepod-16 has 16.
+    compiler_options: options that make libtpu show one device per chip.
+    source: URL where the figures are published.
   """
 
   flops: float
@@ -97,10 +97,10 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  """Chips that a program runs on.
+  """A TPU slice: the chips that a program runs on.
 
   Attributes:
-    name: generation and shape, 'v5e:4x4'.
+    name: generation and shape, such as 'v5e:4x4'.
     generation: a key of CHIPS.
     count: number of chips.
   """
@@ -115,7 +115,7 @@ class Slice:
 
   @property
   def accelerator_type(self) -> str:
-    """The slice's name in Cloud's API, 'v5litepod-16'."""
+    """Returns the name in Cloud's API, such as 'v5litepod-16'."""
     cores = self.count * self.chip.cores_named
     return f'{self.chip.accelerator}-{cores}'
 
@@ -135,14 +135,14 @@ def _slice(name):
 
 
 def _by_accelerator_type():
-  """Returns every slice by its name in Cloud's API; 'v5e-16' counts too."""
+  """Returns every slice by its name in Cloud's API, and by the short v5e-16."""
   slices = [_slice(name) for name in names()]
   short = {f'v5e-{s.count}': s for s in slices if s.generation == 'v5e'}
   return short | {s.accelerator_type: s for s in slices}
 
 
 def _nearest(name):
-  """Returns the slice that was probably meant: v5e:4x4 for v5e:4x3."""
+  """Returns the most similar name: v5e:4x4 for v5e:4x3."""
   types = _by_accelerator_type()
   match = re.fullmatch(r'(v\d\w*)([:-])(\d+(?:x\d+)*)', name)
   if not match:
@@ -160,11 +160,11 @@ def _nearest(name):
 
 
 def parse(name: str) -> Slice:
-  """Returns the slice of that name.
+  """Returns the slice with a given name.
 
   Args:
-    name: generation and shape ('v5e:2x4'), or Cloud's accelerator type of that
-      slice ('v5litepod-8').
+    name: generation and shape ('v5e:2x4'), or the accelerator type of Cloud
+      ('v5litepod-8').
 
   Raises:
     ConfigError: there is no such slice.

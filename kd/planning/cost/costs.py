@@ -1,4 +1,4 @@
-"""The cost of each program on one chip, and the memory a run holds besides."""
+"""Computes the cost of each program and the resident memory of a run."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -17,17 +17,17 @@ from kd.train.feeds import abstract
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """One program on one chip.
+  """The cost of one program on one chip.
 
   Attributes:
-    name: of the program.
-    bytes: in HBM while it needs most, by buffers.KINDS.
-    flops: operations.
-    hbm: bytes that it reads and writes.
-    ici: bytes that come in from other chips.
-    host: bytes that it holds in the host's memory.
-    stated: bytes in HBM as the compiler sums them up; 0 where it does not.
-    error: of a compiler that refuses the program: the message; else ''.
+    name: name of the program.
+    bytes: bytes in HBM at the program's peak, by buffers.KINDS.
+    flops: floating point operations.
+    hbm: bytes read from and written to HBM.
+    ici: bytes received from other chips.
+    host: bytes in host memory.
+    stated: bytes in HBM as the compiler reports them; 0 if it does not.
+    error: the compiler's message if the program does not compile, else ''.
   """
 
   name: str
@@ -40,10 +40,11 @@ class Cost:
   error: str
 
   def seconds(self, chip: chips.Chip) -> float:
-    """The roofline: whatever takes longest, all else going on meanwhile."""
+    """Returns the roofline time, as if compute and transfers fully overlap."""
     return max(self.seconds_by_part(chip).values())
 
   def seconds_by_part(self, chip: chips.Chip) -> dict[str, float]:
+    """Returns the time of compute, HBM traffic and network traffic."""
     return {
       'compute': self.flops / chip.flops,
       'memory': self.hbm / chip.hbm_bandwidth,
@@ -54,7 +55,7 @@ class Cost:
 def compiled(
   run: resolved.Run, program: programs.Program, answer: compile_client.Compiled
 ) -> Cost:
-  """Returns the cost that a compiled program says it has."""
+  """Returns the cost of a compiled program, read from its text."""
   memory = buffers.read(
     answer.text(compile_client.BUFFERS), answer.text(compile_client.LIVE)
   )
@@ -73,90 +74,93 @@ def compiled(
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
-  """What a run holds in memory from step to step, bytes per chip.
+class ResidentMemory:
+  """The memory that a run keeps between programs, in bytes per chip.
 
   Attributes:
-    parameters: everything that is trained: the student, and projections of loss
+    parameters: all trained parameters: the student's, and projections of loss
       terms.
-    student: the student's part of it.
-    optimizer: moments in HBM.
-    on_host: moments in the host's memory.
-    embedding: one embedding of the student.
-    head: its output embedding, 0 if that is the input embedding.
-    teachers: parameters, by teacher.
-    tables: by teacher, the unembedding that its targets refer to.
-    copied: by teacher, whether that is a copy: cut to the student's vocabulary,
-      or moved to the student's mesh.
+    student: parameters of the student.
+    optimizer: optimizer moments in HBM.
+    optimizer_on_host: optimizer moments in host memory.
+    embedding: one embedding table of the student.
+    head: its output embedding; 0 if it is tied to the input embedding.
+    teachers: parameters of each teacher.
+    unembeddings: for each teacher, the unembedding that its targets refer to.
+    copied: for each teacher, whether that unembedding is a copy: truncated to
+      the student's vocabulary, or moved to the student's mesh.
   """
 
   parameters: int
   student: int
   optimizer: int
-  on_host: int
+  optimizer_on_host: int
   embedding: int
   head: int
   teachers: tuple[int, ...]
-  tables: tuple[int, ...]
+  unembeddings: tuple[int, ...]
   copied: tuple[bool, ...]
 
   @property
-  def copies(self) -> int:
-    """Bytes of the tables that are copies."""
-    both = zip(self.tables, self.copied, strict=True)
+  def copied_bytes(self) -> int:
+    """Returns the bytes of the unembeddings that are copies."""
+    both = zip(self.unembeddings, self.copied, strict=True)
     return sum(size for size, is_copy in both if is_copy)
 
 
-def held(run: resolved.Run) -> Held:
-  """Returns what the run holds, from its shapes and its mesh."""
+def resident_memory(run: resolved.Run) -> ResidentMemory:
+  """Computes the resident memory of a run from its shapes and mesh."""
   state, module = programs.state(run), run.student.module
   embedding = programs.local_bytes(module.unembedding(state.params))
   sizes = lambda trees: tuple(programs.local_bytes(tree) for tree in trees)
-  return Held(
+  return ResidentMemory(
     parameters=programs.local_bytes(state.trained),
     student=programs.local_bytes(state.params),
     optimizer=programs.local_bytes(state.opt_state),
-    on_host=programs.local_bytes(state.opt_state, of_host=True),
+    optimizer_on_host=programs.local_bytes(state.opt_state, in_host=True),
     embedding=embedding,
     head=0 if module.config.tied else embedding,
     teachers=sizes(abstract.teacher_params(run)),
-    tables=sizes(abstract.unembeddings(run)),
-    copied=tuple(programs.are_copies(run)),
+    unembeddings=sizes(abstract.unembeddings(run)),
+    copied=tuple(programs.copies_unembedding(run)),
   )
 
 
-def beside(run: resolved.Run, kept: Held) -> dict[str, dict[str, int]]:
-  """Returns bytes in HBM while a program runs that are not its own, by kind.
+def extra_bytes(
+  run: resolved.Run, resident: ResidentMemory
+) -> dict[str, dict[str, int]]:
+  """Returns resident bytes that are not arguments of the running program.
 
   Args:
     run: the run.
-    kept: what it holds.
+    resident: its resident memory.
 
   Returns:
-    By program, bytes per chip by kind.
+    For each program, bytes per chip by kind.
   """
-  student = {'parameters': kept.parameters, 'optimizer': kept.optimizer}
+  student = {'parameters': resident.parameters, 'optimizer': resident.optimizer}
   # The student's own parameters are arguments of the decoding program.
-  projections = {'parameters': kept.parameters - kept.student}
-  teachers = sum(kept.teachers)
-  apart = programs.is_apart(run)
-  on_students = kept.copies + (0 if apart else teachers)
-  found = {
+  projections = {'parameters': resident.parameters - resident.student}
+  teachers = sum(resident.teachers)
+  has_own_chips = programs.has_teacher_devices(run)
+  on_students = resident.copied_bytes + (0 if has_own_chips else teachers)
+  extra = {
     # The unembeddings are arguments of the update.
-    programs.STEP: {'teacher': on_students - sum(kept.tables)},
+    programs.STEP: {'teacher': on_students - sum(resident.unembeddings)},
     programs.DECODE: {'teacher': on_students} | student | projections,
   }
-  for name, own in zip(programs.teacher_names(run), kept.teachers, strict=True):
-    others = {'teacher': teachers - own}
-    found[name] = others
-    if not apart:
-      found[name] = {'teacher': on_students - own} | student
-  nothing = dict.fromkeys(buffers.KINDS, 0)
-  return {name: nothing | kinds for name, kinds in found.items()}
+  for name, own in zip(
+    programs.teacher_names(run), resident.teachers, strict=True
+  ):
+    extra[name] = {'teacher': teachers - own}
+    if not has_own_chips:
+      extra[name] = {'teacher': on_students - own} | student
+  zero = dict.fromkeys(buffers.KINDS, 0)
+  return {name: zero | kinds for name, kinds in extra.items()}
 
 
 def model_flops(run: resolved.Run) -> dict[str, int]:
-  """Operations of a step on paper, of all chips; see flops.step."""
+  """Returns the operations of a step on all chips, by formula."""
   data = run.config.data
   teachers = run.teacher_models if run.objective.needs_teacher else ()
   return flops.step(
@@ -171,13 +175,14 @@ def model_flops(run: resolved.Run) -> dict[str, int]:
 
 
 def kernel_flops(run: resolved.Run, name: str) -> float:
-  """Operations a chip of attention kernels, which a program's text lacks.
+  """Returns operations per chip of attention kernels, by formula.
 
-  On paper: a kernel skips blocks as its mask says. Decoding has no kernel.
+  The text of a program does not show them: a kernel skips blocks according to
+  its mask. Decoding has no kernel.
 
   Args:
     run: the run.
-    name: of the program.
+    name: name of the program.
   """
   data = run.config.data
   shape = data.batch_size, data.length
@@ -190,7 +195,7 @@ def kernel_flops(run: resolved.Run, name: str) -> float:
     return 0.0
   work = flops.as_computed(model.config, data.length, kernel)
 
-  def every(work):
+  def total(work):
     parts = [flops.forward(model.config, *shape, work)]
     if name == programs.STEP:
       remat = run.config.student.remat
@@ -198,5 +203,7 @@ def kernel_flops(run: resolved.Run, name: str) -> float:
       parts.append(flops.recomputed(model.config, *shape, work, remat))
     return sum(parts)
 
-  nothing = dataclasses.replace(work, forward_products=0, backward_products=0)
-  return (every(work) - every(nothing)) / model.mesh.size
+  no_products = dataclasses.replace(
+    work, forward_products=0, backward_products=0
+  )
+  return (total(work) - total(no_products)) / model.mesh.size

@@ -1,4 +1,4 @@
-"""Sums the costs of programs up to those of a run: memory, time, money."""
+"""Combines the costs of programs into the memory, time and price of a run."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -14,20 +14,21 @@ from kd.train.feeds import feed
 
 _DAY = 86_400.0
 _HOUR = 3_600.0
-COMPILER, PAPER = 'compiler', 'paper'
+# Values of 'source' in plan.json.
+COMPILER, FORMULA = 'compiler', 'paper'
 
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-  """How fast a run is at some MFU.
+  """The speed of a run at a given MFU.
 
   Attributes:
-    mfu: operations that the models need, none counted twice, as a share of what
-      the chips could do in that time.
-    seconds: per step.
+    mfu: model FLOPs utilization: operations of the models, not counting
+      recomputation, as a fraction of the chips' peak.
+    seconds: seconds per step.
     tokens_a_day: tokens trained on per day.
-    hours: of the whole run.
-    dollars: of the whole run; 0 where the config gives no price.
+    hours: duration of the whole run.
+    dollars: price of the whole run; 0 if the config has no price.
   """
 
   mfu: float
@@ -39,86 +40,87 @@ class Speed:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """A run on a slice.
+  """The cost of a run on a TPU slice.
 
   Attributes:
     run: the planned run.
-    chosen: the slice.
-    source: where the numbers come from, COMPILER or PAPER.
-    held: what the run holds in memory.
-    costs: of each program.
-    date: of the oldest compilation; '' where nothing was compiled.
-    versions: of the compiler's packages; {} where nothing was compiled.
+    chosen: the TPU slice.
+    source: origin of the numbers, COMPILER or FORMULA.
+    resident: the resident memory of the run.
+    costs: cost of each program.
+    date: date of the oldest compilation; '' if nothing was compiled.
+    versions: versions of the compiler's packages; {} if nothing was compiled.
   """
 
   run: resolved.Run
   chosen: chips.Slice
   source: str
-  held: costs.Held
+  resident: costs.ResidentMemory
   costs: Sequence[costs.Cost]
   date: str = ''
   versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   @functools.cached_property
   def phases(self) -> dict[str, dict[str, int]]:
-    """Bytes per chip while each program runs, by kind."""
-    beside = costs.beside(self.run, self.held)
+    """Returns bytes per chip during each program, by kind."""
+    extra = costs.extra_bytes(self.run, self.resident)
     return {
-      c.name: {k: c.bytes[k] + beside[c.name][k] for k in buffers.KINDS}
+      c.name: {k: c.bytes[k] + extra[c.name][k] for k in buffers.KINDS}
       for c in self.costs
     }
 
   @property
   def peaks(self) -> dict[str, int]:
-    """Bytes per chip while each program runs."""
+    """Returns bytes per chip during each program."""
     return {name: sum(kinds.values()) for name, kinds in self.phases.items()}
 
   @property
   def peak(self) -> str:
-    """The program that decides what memory is needed."""
+    """Returns the name of the program that needs the most memory."""
     return max(self.peaks, key=self.peaks.get)
 
   @property
   def total(self) -> int:
+    """Returns bytes per chip that the run needs."""
     return self.peaks[self.peak]
 
   @property
   def host(self) -> float:
-    """Bytes per chip in the host's memory, of the program that needs most."""
+    """Returns bytes of host memory per chip; the maximum over programs."""
     return max(c.host for c in self.costs)
 
   @property
-  def refused(self) -> list[str]:
-    """Programs that do not fit."""
+  def does_not_fit(self) -> list[str]:
+    """Returns the names of the programs that do not fit."""
     limit = self.chosen.chip.hbm_bytes
     return [c.name for c in self.costs if c.error or self.peaks[c.name] > limit]
 
   @property
   def step_costs(self) -> list[costs.Cost]:
-    """What every update runs: the teachers' passes and the update."""
+    """Returns the costs of one step: the teachers' passes and the update."""
     return [c for c in self.costs if c.name != programs.DECODE]
 
   @property
   def seconds(self) -> float:
-    """Seconds per step by the roofline, the least that is possible.
+    """Returns the roofline time of a step, a lower bound.
 
-    Teachers on chips of their own score the next batch in the meantime, unless
-    the student has yet to write it.
+    Teachers on reserved chips score the next batch at the same time, unless the
+    student samples the rows of that batch.
     """
     seconds = [c.seconds(self.chosen.chip) for c in self.step_costs]
     samples = feed.source(self.run.config).sampling() is not None
-    if programs.is_apart(self.run) and not samples:
+    if programs.has_teacher_devices(self.run) and not samples:
       return max(sum(seconds[:-1]), seconds[-1])
     return sum(seconds)
 
   @functools.cached_property
   def limit(self) -> Speed:
-    """The roofline's speed, the most that is possible."""
+    """Returns the speed of the roofline, an upper bound."""
     return self._speed(self.seconds)
 
   @property
   def expected(self) -> Speed:
-    """The speed at the config's plan.mfu, or the roofline's if that is less."""
+    """Returns the speed at plan.mfu, or at the roofline if that is slower."""
     mfu = min(self.limit.mfu, self.run.config.plan.mfu)
     return self._speed(self.seconds * self.limit.mfu / mfu)
 
@@ -138,7 +140,7 @@ class Estimate:
 
   @property
   def bound(self) -> str:
-    """What the step waits for most: compute, memory or network."""
+    """Returns what limits the step: compute, memory or network."""
     parts = dict.fromkeys(('compute', 'memory', 'network'), 0.0)
     for cost in self.step_costs:
       by_part = cost.seconds_by_part(self.chosen.chip)
@@ -148,7 +150,7 @@ class Estimate:
 
 
 def as_json(estimate: Estimate) -> dict[str, Any]:
-  """Returns the estimate in numbers: bytes and operations per chip, seconds."""
+  """Returns the estimate as JSON: bytes and operations per chip, seconds."""
   config = estimate.run.config
   return {
     'topology': estimate.chosen.name,
@@ -160,8 +162,8 @@ def as_json(estimate: Estimate) -> dict[str, Any]:
     'hbm_bytes': estimate.chosen.chip.hbm_bytes,
     'peak_bytes': estimate.total,
     'peak_program': estimate.peak,
-    'fits': not estimate.refused,
-    'does_not_fit': estimate.refused,
+    'fits': not estimate.does_not_fit,
+    'does_not_fit': estimate.does_not_fit,
     'bytes': estimate.phases[estimate.peak],
     'host_bytes': estimate.host,
     'programs': {

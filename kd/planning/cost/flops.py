@@ -1,15 +1,15 @@
-"""Floating point operations of a training step on paper.
+"""Computes the floating point operations of a training step by formula.
 
-A product of [m, k] and [k, n] takes 2 m k n of them; all else (norms, softmax,
-the optimizer) is left out. For a model of S layers, tokens T = B L and, by kind
-of window, P query-key pairs of a row whose scores are computed:
+A product of [m, k] and [k, n] takes 2 m k n operations; everything else (norms,
+softmax, the optimizer) is ignored. For a model of S layers, with T = B L tokens
+and P computed query-key pairs per row (P depends on the attention window):
 
   weights, a layer    2 T D (2 N H + 2 G H + 3 F)
   attention, a layer  4 B P N H               (scores, and sums of values)
-  backward            2 x weights; 2 B P N H for each product, see Attention
+  backward            2 x weights; 2 B P N H per product, see Attention
   objective           2 T' D V x 3, and for a teacher 2 T' D_t V
 
-where T' are the positions that logits are made at. Embedding lookup takes none.
+where T' is the number of positions with logits. Embedding lookup takes none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,15 +24,15 @@ Config = family.Config
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-  """How attention is computed in one row.
+  """Describes how attention is computed in one row.
 
   Attributes:
-    pairs: P by attention window: query-key pairs whose scores are computed,
-      hidden ones too where a block has them.
-    forward_products: products of P x H multiply-adds a head in the forward
-      pass: 2, scores and sums of values.
-    backward_products: the same in the backward pass: 4, or 5 where scores are
-      made anew.
+    pairs: P for each attention window: query-key pairs whose scores are
+      computed, including masked pairs of a computed block.
+    forward_products: products of P x H multiply-adds per head in the forward
+      pass: 2, scores and weighted values.
+    backward_products: the same in the backward pass: 4, or 5 if scores are
+      recomputed.
   """
 
   pairs: Mapping[int | None, int]
@@ -41,7 +41,7 @@ class Attention:
 
 
 def as_computed(config: Config, length: int, kernel: str) -> Attention:
-  """Attention as kd.models computes it in rows of `length`.
+  """Returns how kd.models computes attention in rows of `length` tokens.
 
   Args:
     config: the model.
@@ -64,11 +64,11 @@ def as_computed(config: Config, length: int, kernel: str) -> Attention:
 
 
 def _pairs(length, window, block):
-  """Pairs in blocks of which a query sees a key."""
+  """Counts the pairs of all blocks that are not fully masked."""
   blocks = -(-length // block)
   reach = blocks if window is None else -(-(window - 1) // block) + 1
-  seen = sum(min(i + 1, reach) for i in range(blocks))
-  return seen * block**2
+  computed = sum(min(i + 1, reach) for i in range(blocks))
+  return computed * block**2
 
 
 def _weights(config, tokens):
@@ -76,26 +76,26 @@ def _weights(config, tokens):
 
 
 def _attention_product(config, rows, work):
-  """One product of queries and keys in every layer."""
+  """Returns operations of one query-key product in every layer."""
   pairs = sum(work.pairs[window] for window in config.windows)
   return 2 * rows * pairs * config.num_heads * config.head_dim
 
 
 def forward(config: Config, rows: int, length: int, work: Attention) -> int:
-  """From tokens to final hidden states; no logits.
+  """Returns operations from tokens to final hidden states, without logits.
 
   Args:
     config: the model.
     rows: B.
     length: L.
-    work: see Attention.
+    work: how attention is computed.
   """
   product = _attention_product(config, rows, work)
   return _weights(config, rows * length) + work.forward_products * product
 
 
 def backward(config: Config, rows: int, length: int, work: Attention) -> int:
-  """From the gradient by final hidden states to that by all parameters."""
+  """Returns operations of the backward pass, from final hidden states on."""
   product = _attention_product(config, rows, work)
   return 2 * _weights(config, rows * length) + work.backward_products * product
 
@@ -103,9 +103,10 @@ def backward(config: Config, rows: int, length: int, work: Attention) -> int:
 def recomputed(
   config: Config, rows: int, length: int, work: Attention, remat: str
 ) -> int:
-  """What the backward pass computes again, by transformer.REMAT_POLICIES.
+  """Returns operations that the backward pass recomputes under a remat policy.
 
-  'dots' keeps the products with weights, which have no batch axis.
+  See transformer.REMAT_POLICIES. 'dots' saves the products with weights, which
+  have no batch axis.
   """
   if remat == 'none':
     return 0
@@ -117,7 +118,7 @@ def recomputed(
 
 
 def logits(config: Config, tokens: int, vocab_size: int) -> int:
-  """The product of final hidden states and `vocab_size` unembeddings."""
+  """Returns operations of the logits of `tokens` positions."""
   return 2 * tokens * config.embed_dim * vocab_size
 
 
@@ -130,21 +131,21 @@ def step(
   logits_tokens: int,
   kernel: str,
 ) -> dict[str, int]:
-  """Returns a training step with live teachers, by part.
+  """Returns the operations of a training step with live teachers, by part.
 
   Args:
     student: the student.
-    teachers: the teachers; none if the objective has no teacher.
+    teachers: the teachers; empty if the objective has no teacher.
     rows: B, over all devices and micro-batches.
     length: L.
-    remat: the student's policy.
-    logits_tokens: T', the positions at which the objective is computed: B L,
-      less what does not count or is not kept.
-    kernel: of attention, in all models; see as_computed.
+    remat: the student's remat policy.
+    logits_tokens: T', the positions at which the objective is computed: B L
+      minus positions without weight or not selected.
+    kernel: the attention kernel of all models; see as_computed.
 
   Returns:
-    Operations of 'teacher', 'student_forward', 'student_backward',
-    'recomputed' and 'objective'.
+    Operations by part: 'teacher', 'student_forward',
+    'student_backward', 'recomputed' and 'objective'.
   """
   work = as_computed(student, length, kernel)
   shape = rows, length

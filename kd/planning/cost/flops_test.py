@@ -1,4 +1,4 @@
-"""The count on paper against programs that were compiled."""
+"""Tests the formulas against compiled programs."""
 
 import jax
 import jax.numpy as jnp
@@ -126,13 +126,13 @@ def test_the_update(family, remat, rows, length):
   student = _STUDENTS[family]
   models, xla = (student, (_TEACHER,)), attention.XLA
   parts = flops.step(*models, rows, length, remat, rows * length, xla)
-  on_paper = sum(parts.values()) - parts['teacher']
+  analytic = sum(parts.values()) - parts['teacher']
   trips = -(-length // (_CHUNK // rows))
   counted = hlo.flops(_update(student, remat, rows, length), trips)
-  # The last chunk may be padded, which is no work on paper.
+  # The last chunk may be padded, which the formulas ignore.
   padded = trips * _CHUNK - rows * length
   waste = flops.step(*models, 1, 1, 'none', padded, xla)['objective']
-  np.testing.assert_allclose(counted - waste, on_paper, rtol=1e-3)
+  np.testing.assert_allclose(counted - waste, analytic, rtol=1e-3)
 
 
 @pytest.mark.parametrize('length', [200, 1300])

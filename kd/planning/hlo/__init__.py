@@ -1,1 +1,1 @@
-"""Compiled programs read from their text: operations, memory, traffic."""
+"""Reads operations, memory and traffic from the text of compiled programs."""

@@ -1,7 +1,7 @@
-"""Sorts a chip's memory at a program's peak by kind.
+"""Classifies the memory of a chip at a program's peak by kind.
 
-The input is XLA's dump of buffer assignment and live ranges: the place of each
-value, its bytes including the padding of tiles, its lifetime, and the name of
+The input is XLA's dump of buffer assignment and live ranges. It has the offset
+of each value, its bytes including tile padding, its lifetime, and the name of
 the operation that computes it.
 """
 
@@ -24,22 +24,22 @@ _VALUE = re.compile(
 )
 _LIVES = re.compile(r'^    (\S+):(\d+)-(\d+)$')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
-# These pass a value on unchanged.
+# Operations that return their operand unchanged.
 _COPIES = ('copy', 'copy-start', 'copy-done', 'bitcast')
-_MOVES = re.compile(
+_COLLECTIVES = re.compile(
   r'all-gather|all-reduce|all-to-all|reduce-scatter|collective'
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """A program's buffers in HBM, bytes of one chip.
+  """The buffers of a program in HBM, in bytes per chip.
 
   Attributes:
-    arguments: by name.
-    outputs: those that do not lie where donated arguments did, together.
-    heap: what all other values share.
-    at_peak: values of the heap that live when most of it is taken, by name.
+    arguments: size of each argument by name.
+    outputs: total size of outputs that do not reuse donated arguments.
+    heap: size of the heap that all other values share.
+    at_peak: sizes of the heap values that are alive at the peak, by name.
   """
 
   arguments: Mapping[str, int]
@@ -53,11 +53,11 @@ class Memory:
 
 
 def read(assigned: str, live: str) -> Memory:
-  """Reads the compiler's files.
+  """Parses the dump files of the compiler.
 
   Args:
-    assigned: its buffer-assignment file.
-    live: its live-range file.
+    assigned: text of the buffer-assignment file.
+    live: text of the live-range file.
   """
   arguments, outputs, heap, values = {}, 0, 0, {}
   kind = ''
@@ -93,14 +93,14 @@ def _kind_of_allocation(text):
 
 
 def _most_alive(values, live):
-  """Returns the values alive when they take the most memory, with their sizes.
+  """Returns the sizes of the values that are alive at the peak.
 
-  Values in the same place at the same time, such as the parameters of a loop's
-  body and of its condition, are one array: one of them stands for all.
+  Values at the same offset at the same time are one array, such as the
+  parameters of the body and the condition of a loop; only one is returned.
 
   Args:
     values: size and offset by name.
-    live: the live-range file.
+    live: text of the live-range file.
   """
   lives, changes = {}, []
   for line in live.splitlines():
@@ -128,16 +128,16 @@ def by_kind(
 ) -> dict[str, int]:
   """Returns bytes per chip by KINDS; their sum is memory.total.
 
-  Gradients are values of an update that have the type of a trained argument and
-  are no copy of an argument; activations are what the forward pass saves for
-  the backward pass, the batch and the outputs; collectives are results of
-  collective operations, mostly gathered weights; temporaries are scratch and
+  Gradients are values of an update with the type of a trained argument that are
+  not a copy of an argument. Activations are the batch, the outputs and what the
+  forward pass saves for the backward pass. Collectives are results of
+  collective operations, mostly gathered weights. Temporaries are scratch and
   fragmentation.
 
   Args:
-    memory: of the program.
+    memory: the buffers of the program.
     program: text of the compiled program.
-    arguments: kinds by prefix of an argument's name in the source; other
+    arguments: kind by prefix of an argument's name in the source; other
       arguments are activations.
   """
   origins = _Origins(program, arguments)
@@ -154,11 +154,11 @@ def by_kind(
 
 
 class _Origins:
-  """Finds the source operation of each value of a program."""
+  """Maps each value of a program to the source operation that makes it."""
 
   def __init__(self, text, arguments):
     program = hlo_text.parse(text)
-    self._found = {
+    self._instructions = {
       i.name: (computation, i)
       for computation in program.computations.values()
       for i in computation.instructions
@@ -171,7 +171,7 @@ class _Origins:
       for part in i.called('body') + i.called('condition')
     }
     self._arguments = tuple(arguments)
-    # Types of the arguments that are trained; only an update has moments too.
+    # Types of trained arguments; only an update has optimizer arguments.
     trained = [k for k, kind in arguments.items() if kind == 'parameters']
     is_update = 'optimizer' in arguments.values()
     self._trained = {
@@ -183,12 +183,12 @@ class _Origins:
     }
 
   def kind(self, value):
-    """Returns the kind of a value on the heap; its name may have an index."""
+    """Returns the kind of a heap value; its name may have a tuple index."""
     name = value.partition('{')[0]
-    if name in self._found:
-      _, instruction = self._found[name]
+    if name in self._instructions:
+      _, instruction = self._instructions[name]
       calls = ' '.join((name, *instruction.called('calls')))
-      if _MOVES.search(calls):
+      if _COLLECTIVES.search(calls):
         return 'collectives'
     op_names = self.op_names(value)
     scopes = [scope for op_name in op_names for scope in op_name.split('/')]
@@ -203,24 +203,24 @@ class _Origins:
 
   def _type(self, value):
     name, _, index = value.partition('{')
-    if name not in self._found:
+    if name not in self._instructions:
       return None
-    arrays = self._found[name][1].arrays
+    arrays = self._instructions[name][1].arrays
     index = _index(index) or 0
     return _type(arrays[index]) if index < len(arrays) else None
 
   def op_names(self, value):
-    """Returns the names in the source of the operations that make a value.
+    """Returns the source names of the operations that compute a value.
 
-    A copy has the name of what is copied. A value that a loop carries has the
-    loop's name and that of its initial value.
+    A copy has the name of its operand. A value carried by a loop has the name
+    of the loop and the name of its initial value.
     """
     name, _, index = value.partition('{')
     index = _index(index)
     names, seen = [], set()
-    while name in self._found and (name, index) not in seen:
+    while name in self._instructions and (name, index) not in seen:
       seen.add((name, index))
-      computation, instruction = self._found[name]
+      computation, instruction = self._instructions[name]
       origin = _OP_NAME.search(instruction.attributes)
       if origin:
         names.append(origin[1].replace('\\', ''))
@@ -231,7 +231,7 @@ class _Origins:
     return names
 
   def _source(self, computation, instruction, index):
-    """Returns the value, as name and index, that an instruction passes on."""
+    """Returns name and index of the value that an instruction forwards."""
     op, operands = instruction.op, instruction.operands
     if op == 'while':
       return operands[0], index
@@ -247,7 +247,7 @@ class _Origins:
 
 
 def _index(text):
-  """Returns the first index of '1,0}', or None for ''."""
+  """Returns the first index of a text such as '1,0}', or None for ''."""
   return int(text.rstrip('}').split(',')[0]) if text.rstrip('}') else None
 
 

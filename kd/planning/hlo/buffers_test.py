@@ -72,9 +72,9 @@ def test_bytes_by_kind():
     'gradient': 200,
     'all-gather.9': 100,
   }
-  found = buffers.by_kind(memory, _PROGRAM, _KINDS)
+  sizes = buffers.by_kind(memory, _PROGRAM, _KINDS)
   gaps = 900 - 700
-  assert found == {
+  assert sizes == {
     'parameters': 1000,
     'optimizer': 2000,
     'gradients': 200,
@@ -84,7 +84,7 @@ def test_bytes_by_kind():
     'temporaries': gaps,
     'collectives': 100,
   }
-  assert sum(found.values()) == memory.total
+  assert sum(sizes.values()) == memory.total
 
 
 _LOOP = """\
@@ -114,8 +114,8 @@ metadata={op_name="jit(f)/while"}
 def test_a_carried_value_is_of_its_initial_values_kind(scope, kind):
   text = _LOOP.replace('SCOPE', scope)
   memory = buffers.Memory({'a': 400}, 0, 400, {'p{1}': 400})
-  found = buffers.by_kind(memory, text, {'cache': kind})
-  assert found == dict.fromkeys(buffers.KINDS, 0) | {kind: 800}
+  sizes = buffers.by_kind(memory, text, {'cache': kind})
+  assert sizes == dict.fromkeys(buffers.KINDS, 0) | {kind: 800}
   memory = buffers.Memory({}, 0, 400, {'r': 400})
   assert buffers.by_kind(memory, text, {})[kind] == 400
 
@@ -141,12 +141,12 @@ def _run():
 @pytest.fixture(scope='module', name='lowered')
 def _lowered(run):
   """The run's programs before XLA compiles them, by name."""
-  found = {}
-  for program in programs.of(run):
+  lowered_programs = {}
+  for program in programs.all_programs(run):
     with rules.active(program.mesh):
       lowered = program.function.lower(*program.arguments)
-    found[program.name] = program, lowered
-  return found
+    lowered_programs[program.name] = program, lowered
+  return lowered_programs
 
 
 def _text(lowered):
@@ -167,7 +167,7 @@ def _loops(text, shapes):
   ]
 
 
-def _held_by_kind(run):
+def _argument_trees_by_kind(run):
   """By program, what its arguments hold, from the run's own arrays."""
   state = programs.state(run)
   student, weights = programs.decode(run).arguments[:2]
@@ -199,7 +199,7 @@ def test_arguments_of_each_program_are_sorted_by_what_they_hold(
   kinds = buffers.by_kind(memory, text, program.kinds)
   batch = kinds.pop('activations')
   every = programs.local_bytes(program.arguments)
-  for kind, tree in _held_by_kind(run)[name].items():
+  for kind, tree in _argument_trees_by_kind(run)[name].items():
     # Unused arguments, such as the last norm in decoding, are left out.
     size = programs.local_bytes(tree)
     assert kinds.pop(kind) == pytest.approx(size, rel=0.001)

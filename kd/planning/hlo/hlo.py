@@ -1,6 +1,6 @@
 """Counts the operations of a compiled program from its text.
 
-XLA's own cost_analysis() counts the body of a loop once, however often it runs.
+XLA's own cost_analysis() counts the body of a loop only once.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 
 from kd.planning.hlo import hlo_text
 
-# What calls a computation, once for each time that it runs itself.
+# Operations that call a computation once each time they run.
 _CALLS = {
   'async-start': 'calls',
   'call': 'to_apply',
@@ -21,23 +21,23 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 def flops(text: str, unknown_trips: int | None) -> int:
-  """Floating point operations of all products: 2 for each multiply-add.
+  """Counts the floating point operations of all products, 2 per multiply-add.
 
-  Counts dots and convolutions (the TPU's compiler makes these of dots), those
-  within fusions too; a loop's body times its trips; of a conditional the most
-  expensive branch. Custom calls count as nothing: a kernel's operations are not
-  in the text.
+  Counts dots and convolutions (the TPU compiler turns dots into convolutions),
+  also inside fusions; the body of a loop times its trip count; the most
+  expensive branch of a conditional. Custom calls count as 0, since the text
+  does not have a kernel's operations.
 
   Args:
-    text: from `compiled.as_text()`.
-    unknown_trips: how often loops run whose count depends on data, or None if
+    text: the program, from `compiled.as_text()`.
+    unknown_trips: trip count of loops whose count depends on data, or None if
       there are none.
 
   Returns:
     Operations of one device.
 
   Raises:
-    ValueError: there is such a loop, and unknown_trips is None.
+    ValueError: the count of a loop depends on data, and unknown_trips is None.
   """
   program = hlo_text.parse(text)
   return total(program, functools.partial(_products, program), unknown_trips)
@@ -49,12 +49,12 @@ Count = Callable[[hlo_text.Computation, hlo_text.Instruction], float]
 def total(
   program: hlo_text.Program, count: Count, unknown_trips: int | None
 ) -> float:
-  """A sum over every instruction that a program runs, as often as it does.
+  """Sums a count over all instructions, weighted by how often they run.
 
   Args:
-    program: from hlo_text.parse.
-    count: what an instruction adds by itself; not asked for loops, branches
-      and calls, whose insides are counted.
+    program: the program, from hlo_text.parse.
+    count: returns the count of an instruction. It is not called for loops,
+      conditionals and calls; their computations are counted instead.
     unknown_trips: see flops.
 
   Raises:
@@ -64,9 +64,9 @@ def total(
   @functools.cache
   def inside(name):
     computation = program.computations[name]
-    return sum(one(computation, i) for i in computation.instructions)
+    return sum(count_of(computation, i) for i in computation.instructions)
 
-  def one(computation, instruction):
+  def count_of(computation, instruction):
     op = instruction.op
     if op in _CALLS:
       return sum(inside(c) for c in instruction.called(_CALLS[op]))
@@ -108,10 +108,11 @@ def _dot(computation, instruction):
 
 
 def _convolution(computation, instruction):
-  """2 x outputs x inputs of each, without what meets padding or holes.
+  """Returns 2 x outputs x inputs of each, without padding and dilation holes.
 
-  A batched dot is a convolution whose dilated input meets each batch's kernel
-  alone: counting holes would count it once for each pair of batches.
+  XLA writes a batched dot as a convolution with a dilated input, so that each
+  batch meets its own kernel only. Counting the holes of the dilation would
+  count every pair of batches.
   """
   lhs, rhs = (
     computation.by_name[name].arrays[0].shape
@@ -124,33 +125,33 @@ def _convolution(computation, instruction):
     for label, shape in zip(labels, (lhs, rhs, out), strict=True)
   )
   window = _window(instruction)
-  meetings = math.prod(
-    _meetings(lhs[str(d)], out[str(d)], *(w[d] for w in window))
+  overlaps = math.prod(
+    _overlaps(lhs[str(d)], out[str(d)], *(w[d] for w in window))
     for d in range(len(lhs) - 2)
   )
-  return 2 * out['b'] * out['f'] * rhs['i'] * meetings
+  return 2 * out['b'] * out['f'] * rhs['i'] * overlaps
 
 
 def _window(instruction):
-  """Sizes, strides, low paddings, input's and kernel's dilations by axis."""
+  """Returns sizes, strides, low paddings and both dilations, by axis."""
   axes = len(instruction.attribute('dim_labels').split('_')[0]) - 2
   text = instruction.attribute('window')
 
-  def field(name, otherwise):
-    found = re.search(rf'\b{name}=([\d_x\-]+)', text)
-    parts = found[1].split('x') if found else [otherwise] * axes
+  def field(name, default):
+    match = re.search(rf'\b{name}=([\d_x\-]+)', text)
+    parts = match[1].split('x') if match else [default] * axes
     return [int(part.split('_')[0]) for part in parts]
 
   names = ('size', 'stride', 'pad', 'lhs_dilate', 'rhs_dilate')
   return [field(name, '0' if name == 'pad' else '1') for name in names]
 
 
-def _meetings(inputs, outputs, size, stride, low, dilation, kernel_dilation):
-  """How often an input and a place of the kernel meet along one axis."""
+def _overlaps(inputs, outputs, size, stride, low, dilation, kernel_dilation):
+  """Counts pairs of an input and a kernel element that meet on one axis."""
   starts = np.arange(outputs)[:, None] * stride - low
-  places = starts + np.arange(size) * kernel_dilation
-  inside = (places >= 0) & (places <= (inputs - 1) * dilation)
-  return int(np.sum(inside & (places % dilation == 0)))
+  positions = starts + np.arange(size) * kernel_dilation
+  inside = (positions >= 0) & (positions <= (inputs - 1) * dilation)
+  return int(np.sum(inside & (positions % dilation == 0)))
 
 
 def _branches(instruction):
@@ -159,7 +160,7 @@ def _branches(instruction):
 
 
 def _trip_count(program, computation, loop):
-  """How often a loop runs, or None if that depends on data."""
+  """Returns the trip count of a loop, or None if it depends on data."""
   known = _TRIPS.search(loop.attributes)
   if known:
     return int(known[1])
@@ -172,17 +173,17 @@ def _trip_count(program, computation, loop):
   counter, stop = operands
   if counter.op != 'get-tuple-element' or stop.op != 'constant':
     return None
-  (place,) = counter.integers('index')
+  (index,) = counter.integers('index')
   state = computation.by_name[loop.operands[0]]
-  start = _constant(computation, _element(computation, state, place))
-  step = _step(program, body, place)
+  start = _constant(computation, _element(computation, state, index))
+  step = _step(program, body, index)
   if start is None or step is None:
     return None
   return -(-(int(stop.arguments) - start) // step)
 
 
 def _inside(program, computation, instruction):
-  """What a fusion of one operation does, and to which operands of it."""
+  """Returns the operation inside a one-operation fusion, and its operands."""
   operands = [computation.by_name[o] for o in instruction.operands]
   if instruction.op != 'fusion':
     return instruction, operands
@@ -190,17 +191,18 @@ def _inside(program, computation, instruction):
   by_parameter = lambda i: (
     operands[int(i.arguments)] if i.op == 'parameter' else i
   )
-  found = [by_parameter(inner.by_name[o]) for o in inner.root.operands]
-  return inner.root, found
+  return inner.root, [
+    by_parameter(inner.by_name[o]) for o in inner.root.operands
+  ]
 
 
-def _step(program, body, place):
-  """What a loop's body adds to element `place` of its state, or None.
+def _step(program, body, index):
+  """Returns what a loop adds to element `index` of its state, or None.
 
-  Not always 1: loops that the compiler makes of a product whose operand goes
-  round the devices do two rounds in one.
+  This is not always 1: for a product whose operand is passed around the
+  devices, the compiler unrolls two iterations into one.
   """
-  value = _element(body, body.root, place)
+  value = _element(body, body.root, index)
   if value is None:
     return None
   op, operands = _inside(program, body, value)
@@ -212,11 +214,11 @@ def _step(program, body, place):
   return constants[0] if len(constants) == 1 else None
 
 
-def _element(computation, state, place):
-  """Returns the instruction that gives an element of a tuple, or None."""
+def _element(computation, state, index):
+  """Returns the instruction of a tuple element, or None."""
   if state.op != 'tuple':
     return None
-  return _uncopied(computation, computation.by_name[state.operands[place]])
+  return _uncopied(computation, computation.by_name[state.operands[index]])
 
 
 def _uncopied(computation, value):
@@ -226,9 +228,9 @@ def _uncopied(computation, value):
 
 
 def _constant(computation, value):
-  """Returns the number that an instruction is, or None."""
+  """Returns the value of a constant, or None if it is not constant."""
   if value is None:
     return None
-  if value.name in computation.by_name:  # Else it is within a fusion.
+  if value.name in computation.by_name:  # Otherwise it is inside a fusion.
     value = _uncopied(computation, value)
   return int(value.arguments) if value.op == 'constant' else None

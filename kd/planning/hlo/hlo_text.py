@@ -1,4 +1,4 @@
-"""Reads the text of a compiled program (HLO) into computations."""
+"""Parses the text of a compiled program (HLO) into computations."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -26,7 +26,7 @@ class Array:
   Attributes:
     dtype: as HLO writes it, 'f32'.
     shape: on one device.
-    space: the memory it lies in; 0 is the large one, others are on the chip.
+    space: the memory space: 0 is HBM, others are on the chip.
   """
 
   dtype: str
@@ -39,7 +39,7 @@ class Array:
 
   @property
   def bytes(self) -> float:
-    """Without what tiles are padded with; 0 of a token or an opaque value."""
+    """Returns bytes without tile padding; 0 for tokens and opaque values."""
     return self.elements * _BYTES[self.dtype] if self.dtype in _BYTES else 0.0
 
 
@@ -48,11 +48,11 @@ class Instruction:
   """One line of a computation.
 
   Attributes:
-    name: of the result.
-    arrays: the result; several where it is a tuple.
-    op: the operation, 'dot', 'fusion', ...
-    arguments: the text in its parentheses.
-    attributes: the text behind them.
+    name: name of the result.
+    arrays: types of the result; several if it is a tuple.
+    op: the operation: 'dot', 'fusion', ...
+    arguments: the text in parentheses.
+    attributes: the text after the parentheses.
   """
 
   name: str
@@ -66,9 +66,9 @@ class Instruction:
     return re.findall(r'%([\w.\-]+)', self.arguments)
 
   def attribute(self, name: str) -> str:
-    """Text of `name=...` up to the next space; '' where there is none."""
-    found = re.search(rf'\b{name}=(\{{[^}}]*\}}|[^\s]+?)(,|$)', self.attributes)
-    return found.group(1) if found else ''
+    """Returns the text of the attribute `name=...`, or ''."""
+    match = re.search(rf'\b{name}=(\{{[^}}]*\}}|[^\s]+?)(,|$)', self.attributes)
+    return match.group(1) if match else ''
 
   def integers(self, name: str) -> tuple[int, ...]:
     """Returns the numbers of an attribute like `dimensions={0,2}`."""
@@ -81,9 +81,9 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Computation:
-  """A computation: its instructions in order, the last one is its root.
+  """The instructions of a computation in order, with the root at the end.
 
-  HLO marks the root, which need not stand last; here it does.
+  HLO marks the root, which may be anywhere; here it is always the last one.
   """
 
   name: str
@@ -100,14 +100,14 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-  """Computations by name, and the name of the one that is run."""
+  """A program: its computations by name, and the name of the entry."""
 
   computations: dict[str, Computation]
   entry: str
 
 
 def parse(text: str) -> Program:
-  """Reads what `compiled.as_text()` gives.
+  """Parses the text from `compiled.as_text()`.
 
   Raises:
     ValueError: the text has no entry computation.
@@ -132,7 +132,7 @@ def _blocks(text: str) -> Iterator[tuple[bool, str, list[str]]]:
       yield bool(header[1]), header[2], lines
       header = None
     elif lines and not _INSTRUCTION.match(line):
-      lines[-1] += line  # A kernel's settings go on over several lines.
+      lines[-1] += line  # The settings of a kernel span several lines.
     else:
       lines.append(line)
 
@@ -154,7 +154,7 @@ def _computation(name, lines):
 def _instruction(name, text):
   text = _COMMENT.sub('', text)
   end = _end_of_type(text)
-  arrays = tuple(_array(*found) for found in _ARRAY.findall(text[:end]))
+  arrays = tuple(_array(*match) for match in _ARRAY.findall(text[:end]))
   op, _, rest = text[end:].strip().partition('(')
   close = _closing(rest, 1)
   return Instruction(name, arrays, op, rest[:close], rest[close + 1 :])
@@ -170,12 +170,12 @@ def _array(dtype, shape, layout):
 
 
 def _end_of_type(text):
-  """Where the type of `type op(...)` ends; a tuple's type has spaces in it."""
+  """Returns the end of the type in `type op(...)`; tuples contain spaces."""
   return _closing(text[1:], 1) + 2 if text[0] == '(' else text.index(' ')
 
 
 def _closing(text, depth):
-  """Returns the place of the parenthesis that closes `depth` open ones."""
+  """Returns the index of the parenthesis that closes `depth` open ones."""
   for match in re.finditer(r'[()]', text):
     depth += 1 if match[0] == '(' else -1
     if depth == 0:

@@ -1,6 +1,6 @@
-"""Bytes that a compiled program moves, counted from its text.
+"""Counts the bytes that a compiled program moves, from its text.
 
-XLA's own count of bytes, like that of operations, takes a loop's body once.
+XLA's own count of bytes, like that of operations, counts a loop's body once.
 """
 
 import dataclasses
@@ -11,12 +11,12 @@ import re
 from kd.planning.hlo import hlo
 from kd.planning.hlo import hlo_text
 
-# These name what lies somewhere, and move nothing.
-_NAMES = (
+# Operations that only refer to data and move nothing.
+_FREE = (
   *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast'),
   *('after-all', 'partition-id', 'iota', 'opt-barrier'),
 )
-_EXCHANGES = (
+_COLLECTIVES = (
   *('all-gather', 'all-reduce', 'all-to-all', 'reduce-scatter'),
   'collective-permute',
 )
@@ -25,11 +25,11 @@ _CHANNEL = re.compile(r'channel_id=(\d+)')
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-  """Bytes of one chip.
+  """Bytes moved by one chip.
 
   Attributes:
-    hbm: read from its memory and written to it.
-    ici: that come in from other chips.
+    hbm: bytes read from and written to HBM.
+    ici: bytes received from other chips.
   """
 
   hbm: float
@@ -37,13 +37,13 @@ class Traffic:
 
 
 def count(text: str, unknown_trips: int | None) -> Traffic:
-  """Bytes that a program moves.
+  """Counts the bytes that a program moves.
 
-  Of an operation its operands and results count, as far as they lie in HBM; of
-  a slice or an update in place, only what is sliced or updated.
+  An operation counts its operands and results that are in HBM. A slice or an
+  in-place update counts only the slice or the update.
 
   Args:
-    text: from `compiled.as_text()`.
+    text: the program, from `compiled.as_text()`.
     unknown_trips: see hlo.flops.
 
   Raises:
@@ -59,24 +59,24 @@ def count(text: str, unknown_trips: int | None) -> Traffic:
 
 
 def _hbm(program, computation, instruction):
-  if instruction.op in _NAMES or instruction.op.endswith('-done'):
+  if instruction.op in _FREE or instruction.op.endswith('-done'):
     return 0.0
   if instruction.op == 'fusion':
     return _fusion(program, computation, instruction)
   read = [computation.by_name.get(name) for name in instruction.operands]
   if instruction.op == 'dynamic-update-slice':
-    return 2 * _main(read[1])
+    return 2 * _hbm_bytes(read[1])
   if instruction.op in ('dynamic-slice', 'gather', 'slice'):
-    return 2 * _main(instruction)
+    return 2 * _hbm_bytes(instruction)
   if instruction.op.endswith('-start') and len(instruction.arrays) > 1:
-    ends = instruction.arrays[:2]  # Whence and whither, in either order.
+    ends = instruction.arrays[:2]  # Source and destination, in either order.
     moved = min(a.bytes for a in ends)
     return sum(moved for a in ends if a.space == 0)
-  return _main(instruction) + sum(_main(i) for i in read)
+  return _hbm_bytes(instruction) + sum(_hbm_bytes(i) for i in read)
 
 
-def _main(instruction):
-  """Bytes of a result that lie in HBM."""
+def _hbm_bytes(instruction):
+  """Returns the bytes of a result that are in HBM."""
   if instruction is None:
     return 0.0
   return sum(a.bytes for a in instruction.arrays if a.space == 0)
@@ -91,27 +91,28 @@ def _fusion(program, computation, instruction):
       continue
     name = instruction.operands[int(i.arguments)]
     operand = computation.by_name.get(name)
-    if operand is None or not _main(operand):
+    if operand is None or not _hbm_bytes(operand):
       continue
-    total += min(_main(operand), _read(inner, i, uses))
+    total += min(_hbm_bytes(operand), _read(inner, i, uses))
   return total + _written(inner, instruction)
 
 
 def _uses(computation):
-  found = {}
+  """Returns the users of each value: instruction and operand index."""
+  users = {}
   for i in computation.instructions:
-    for place, name in enumerate(i.operands):
-      found.setdefault(name, []).append((i, place))
-  return found
+    for index, name in enumerate(i.operands):
+      users.setdefault(name, []).append((i, index))
+  return users
 
 
 def _read(inner, parameter, uses):
-  """Bytes that a fusion reads of one of its parameters."""
+  """Returns the bytes that a fusion reads from one of its parameters."""
   total = 0.0
-  for user, place in uses.get(parameter.name, ()):
-    if user.op in ('dynamic-slice', 'slice', 'gather') and place == 0:
+  for user, index in uses.get(parameter.name, ()):
+    if user.op in ('dynamic-slice', 'slice', 'gather') and index == 0:
       total += sum(a.bytes for a in user.arrays)
-    elif user.op == 'dynamic-update-slice' and place == 0:
+    elif user.op == 'dynamic-update-slice' and index == 0:
       total += 0.0
     elif user.op == 'bitcast':
       total += _read(inner, user, uses)
@@ -121,7 +122,7 @@ def _read(inner, parameter, uses):
 
 
 def _written(inner, instruction):
-  """Bytes that a fusion writes: of an update in place, the update."""
+  """Returns the bytes that a fusion writes; in place, only the update."""
   roots = [inner.root]
   if inner.root.op == 'tuple':
     roots = [inner.by_name[name] for name in inner.root.operands]
@@ -144,9 +145,9 @@ def _ici(program, seen, computation, instruction):
     inner = program.computations[instruction.called('calls')[0]]
     return sum(_ici(program, seen, inner, i) for i in inner.instructions)
   op = instruction.op.removesuffix('-start')
-  if op not in _EXCHANGES:
+  if op not in _COLLECTIVES:
     return 0.0
-  # What overlaps with other work is written several times: start, steps, end.
+  # An asynchronous collective appears several times: start, steps, done.
   channel = _CHANNEL.search(instruction.attributes)
   if channel:
     if channel[1] in seen:
@@ -158,25 +159,25 @@ def _ici(program, seen, computation, instruction):
     for a in computation.by_name[name].arrays
   )
   devices = _group(instruction.attributes)
-  share = 1 - 1 / devices if devices else 1.0
+  fraction = 1 - 1 / devices if devices else 1.0
   if op == 'all-gather':
     return read * (devices - 1)
   if op == 'all-reduce':
-    # What scatters its sum at once needs one way only.
+    # A sum that is scattered at once is a reduce-scatter: one way only.
     ways = 1 if 'scatter' in computation.name else 2
-    return ways * share * read
-  return read if op == 'collective-permute' else share * read
+    return ways * fraction * read
+  return read if op == 'collective-permute' else fraction * read
 
 
 def _group(attributes):
-  """Devices that exchange among themselves, by any of HLO's notations."""
-  found = re.search(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}', attributes)
-  if found:
-    sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-    axes = re.findall(r"'(\w+)'", found[2])
+  """Returns the size of a replica group, in any of HLO's notations."""
+  match = re.search(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}', attributes)
+  if match:
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+    axes = re.findall(r"'(\w+)'", match[2])
     return math.prod(int(sizes[axis]) for axis in axes)
-  found = re.search(r'replica_groups=\[\d+,(\d+)\]', attributes)
-  if found:
-    return int(found[1])
-  found = re.search(r'replica_groups=\{\{([\d,]*)\}', attributes)
-  return found[1].count(',') + 1 if found else 1
+  match = re.search(r'replica_groups=\[\d+,(\d+)\]', attributes)
+  if match:
+    return int(match[1])
+  match = re.search(r'replica_groups=\{\{([\d,]*)\}', attributes)
+  return match[1].count(',') + 1 if match else 1

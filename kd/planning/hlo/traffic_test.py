@@ -5,7 +5,7 @@ from kd.planning.hlo import traffic
 _KIB = 1024
 
 # A loop of five trips reads a slice of a stack [5, 16, 16] and multiplies; what
-# is gathered lies in two fusions, the start and the end of one exchange.
+# is gathered is in two fusions, the start and the end of one collective.
 _PROGRAM = """\
 HloModule test, is_scheduled=true
 
@@ -64,15 +64,15 @@ copy-start(%finish)
 
 
 def test_counted_by_hand():
-  found = traffic.count(_PROGRAM, None)
+  counted = traffic.count(_PROGRAM, None)
   # Three of four parts of 256 bytes come in, once.
-  assert found.ici == 3 * 256
-  counters = 5 * 4  # `next` lies on the chip, what it adds to does not.
+  assert counted.ici == 3 * 256
+  counters = 5 * 4  # `next` is on the chip, its operand is in HBM.
   constants = 5 * 4
   index = 5 * 4  # A slice's place is read too.
-  gathered = 2 * 256 + _KIB  # Of the two results one stays on the chip.
+  gathered = 2 * 256 + _KIB  # One of the two results stays on the chip.
   slices = 5 * _KIB  # Read from HBM, kept on the chip.
-  assert found.hbm == (
+  assert counted.hbm == (
     gathered + slices + counters + constants + index + _KIB  # and fetched.
   )
 
