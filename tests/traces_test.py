@@ -19,7 +19,7 @@ from kd.reasoning.chains import traces
 @pytest.fixture(name='path')
 def _path(tmp_path, monkeypatch):
   """A file that kd/reasoning wrote: two traces for each of 60 problems."""
-  groups, asked = [], []
+  groups, prompts = [], []
   for i in range(10, 70):
     question = questions.Question(
       f'q{i}', f'Question: {i} + 1?\nAnswer:\n', f'#### {i + 1}', ''
@@ -30,10 +30,10 @@ def _path(tmp_path, monkeypatch):
     )
     samples = [traces.SampledSolution(text, 'stop', 9, -1.0) for text in texts]
     groups.append(traces.judge(question, samples))
-    asked.append(chains.Asked(question, (2, i), i))
+    prompts.append(chains.Prompt(question, (2, i), i))
   rules = selection.Rules('correct', 0.0, 'right', 1, 0, 0)
   kept, _ = selection.select(groups, rules)
-  path = chains.write(str(tmp_path), kept, asked, {})
+  path = chains.write(str(tmp_path), kept, prompts, {})
   monkeypatch.setenv('KD_TRACES', path)
   return path
 

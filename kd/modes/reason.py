@@ -44,14 +44,14 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   session.check_one_process('reason')
   fields = run.config.reasoning
   prompting.check(fields.style, fields.shots, run.config.data.template)
-  shots, asked, stops = _ask(run, say)
+  shots, prompts, stops = _prompts(run, say)
   folder = paths.expand(fields.folder or os.path.join(workdir, 'traces'))
   with lock.shared(folder, _PATH, say):
     model, params = _model(run, workdir)
     settings = sampling_fields.settings(fields, stops)
     identity = _identity(run, shots, settings, param_digest.of(params))
-    found = chains.sample(
-      asked,
+    sampled = chains.sample(
+      prompts,
       samplers.make(run, model, params),
       settings,
       fields.samples,
@@ -61,11 +61,11 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       say,
     )
     groups = [
-      traces.judge(one.question, samples)
-      for one, samples in zip(asked, found, strict=True)
+      traces.judge(prompt.question, replies)
+      for prompt, replies in zip(prompts, sampled, strict=True)
     ]
     kept, rejected = selection.select(groups, _rules(fields))
-    path = chains.write(folder, kept, asked, identity)
+    path = chains.write(folder, kept, prompts, identity)
     summary = chain_report.summarize(groups, kept, rejected)
     run_info.write_json(os.path.join(folder, chains.SUMMARY), summary)
     run_info.write_text(
@@ -90,38 +90,38 @@ def _counts(reasons):
   return shown or 'none'
 
 
-def _ask(
+def _prompts(
   run: resolved.Run, say: progress.Say
-) -> tuple[list[questions_lib.Question], list[chains.Asked], tuple[str, ...]]:
-  """Returns worked examples, questions, and the strings that end a reply."""
+) -> tuple[list[questions_lib.Question], list[chains.Prompt], tuple[str, ...]]:
+  """Returns few-shot examples, prompts, and the strings that end a reply."""
   config = run.config
   fields, data = config.reasoning, config.data
   if fields.problems:
-    found = questions_lib.read_file(fields.problems, fields.question_format)
+    questions = questions_lib.read_file(fields.problems, fields.question_format)
   else:
     limit = fields.count
     if limit > 0:
       limit += fields.shots
-    found = questions_lib.read_task(
+    questions = questions_lib.read_task(
       data.mixture, data.split, data.module, limit, say
     )
-  shots, rest = questions_lib.split_shots(found, fields.shots)
+  shots, rest = questions_lib.split_shots(questions, fields.shots)
   if fields.count > 0:
     rest = rest[: fields.count]
-  asked = []
+  prompts = []
   for question in rest:
     messages = prompting.messages(
       fields.style, fields.instruction, shots, question
     )
     ids = templates.encode_prompt(run.tokenizer, data.template, messages)
     seed = chains.seed_of(config.seed, question)
-    asked.append(chains.Asked(question, tuple(ids), seed))
+    prompts.append(chains.Prompt(question, tuple(ids), seed))
   stops = prompting.stop_strings(fields.style, [*shots, *rest])
-  return shots, asked, stops
+  return shots, prompts, stops
 
 
 def _model(run, workdir):
-  """Returns the model that is asked, and its parameters."""
+  """Returns the model to sample from, and its parameters."""
   if run.config.reasoning.model == 'student':
     return run.student, outputs.student_params(run, workdir)
   if run.teacher is None:
@@ -140,7 +140,7 @@ def _identity(
   settings: requests.SamplingSettings,
   digest: str,
 ) -> dict[str, Any]:
-  """Returns what decides the samples, without the questions."""
+  """Returns the settings that determine the samples, without questions."""
   config = run.config
   fields = config.reasoning
   return {

@@ -1,1 +1,1 @@
-"""Worked solutions: arithmetic in prose, chains and trees of thought."""
+"""Checks worked solutions; samples chains and searches trees of thought."""

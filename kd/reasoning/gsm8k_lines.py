@@ -1,4 +1,4 @@
-"""Files of problems with worked answers, such as GSM8K (arXiv 2110.14168)."""
+"""Reads problems with worked answers, such as GSM8K (arXiv 2110.14168)."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -12,13 +12,13 @@ LEGAL = '{"question": "text", "answer": "steps\\n#### 3"}'
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """A problem.
+  """A problem with its worked answer.
 
   Attributes:
-    number: of its line, from 1.
+    number: line number, from 1.
     question: the question.
     answer: worked steps and the line with the answer, as in the file.
-    final: that line alone, '#### 3'.
+    final: only the line with the answer, such as '#### 3'.
   """
 
   number: int
@@ -31,13 +31,13 @@ def read(path: str) -> Iterator[Line]:
   """Reads a file of problems.
 
   Args:
-    path: JSON lines with `question` and `answer`, which ends with '#### N'.
+    path: JSON lines with `question` and `answer`; answers end with '#### N'.
 
   Yields:
-    The problems in the file's order.
+    The problems in the order of the file.
 
   Raises:
-    ConfigError: a line is wrong, or its answer has no number; names the line.
+    ConfigError: a line is invalid, or its answer has no number.
   """
   lines = json_files.read_lines(path, LEGAL)
   for number, (where, value) in enumerate(lines, 1):

@@ -1,1 +1,1 @@
-"""Arithmetic in prose: numbers, answers and steps, read and checked exactly."""
+"""Reads numbers, answers and arithmetic steps in prose, and checks them."""

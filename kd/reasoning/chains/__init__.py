@@ -1,1 +1,1 @@
-"""Chains of thought: asked for, sampled, voted on, selected, written."""
+"""Samples chains of thought, checks them and selects training data."""

@@ -1,4 +1,4 @@
-"""What came of sampling chains of thought: counts, and a page with examples."""
+"""Reports sampled chains of thought: counts, and a page with examples."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from kd.reasoning.chains import traces as traces_lib
 Trace = traces_lib.Trace
 
 _EXAMPLES = 2  # Of each kind.
-_LONGEST = 600  # Characters of an example.
+_MAX_CHARS = 600  # Of an example.
 
 
 def summarize(
@@ -19,48 +19,50 @@ def summarize(
   kept: Sequence[Trace],
   rejected: Sequence[tuple[Trace, str]],
 ) -> dict[str, Any]:
-  """Counts and shares of a set of traces.
+  """Returns counts and fractions of a set of traces.
 
   Args:
-    by_problem: every trace, by problem.
-    kept: those that were accepted.
-    rejected: the others, with reasons.
+    by_problem: all traces of each problem.
+    kept: the accepted traces.
+    rejected: the rejected traces with reasons.
 
   Returns:
-    problems, samples, tokens; accepted, acceptance (their share of samples),
+    problems, samples, tokens; accepted, acceptance (fraction of the samples),
     problems_with_traces; reasons, steps (statements by verdict) and kept_steps
-    (traces by number of right statements) as counts by name; references (how
-    many problems have a readable one) and, of those problems alone,
-    sample_accuracy, vote_accuracy and any_right: shares from 0 to 1, None
-    without one.
+    (traces by number of right statements) as counts by name; references (number
+    of problems with a readable reference) and, for those problems only,
+    sample_accuracy, vote_accuracy and any_right: fractions from 0 to 1, or None
+    without references.
   """
-  everything = [t for group in by_problem for t in group]
+  all_traces = [t for group in by_problem for t in group]
   known = [g for g in by_problem if g and g[0].right is not None]
-  of_known = [t for group in known for t in group]
+  known_traces = [t for group in known for t in group]
   voted = [g[0].vote.winner == g[0].question.answer for g in known]
-  steps = collections.Counter(s.kind for t in everything for s in t.steps)
+  steps = collections.Counter(s.kind for t in all_traces for s in t.steps)
   reasons = collections.Counter(reason for _, reason in rejected)
   lengths = collections.Counter(t.checked for t in kept)
   return {
     'problems': len(by_problem),
-    'samples': len(everything),
-    'tokens': sum(t.sampled.tokens for t in everything),
+    'samples': len(all_traces),
+    'tokens': sum(t.sampled.tokens for t in all_traces),
     'accepted': len(kept),
-    'acceptance': _share(len(kept), len(everything)),
+    'acceptance': _fraction(len(kept), len(all_traces)),
     'problems_with_traces': len({t.question.id for t in kept}),
     'reasons': {r: reasons[r] for r in traces_lib.REASONS if reasons[r]},
     'steps': {k: steps[k] for k in steps_lib.KINDS if steps[k]},
     'kept_steps': {str(n): lengths[n] for n in sorted(lengths)},
     'references': len(known),
-    'sample_accuracy': _share(sum(t.right for t in of_known), len(of_known)),
-    'vote_accuracy': _share(sum(voted), len(known)),
-    'any_right': _share(
+    'sample_accuracy': _fraction(
+      sum(t.right for t in known_traces), len(known_traces)
+    ),
+    'vote_accuracy': _fraction(sum(voted), len(known)),
+    'any_right': _fraction(
       sum(any(t.right for t in g) for g in known), len(known)
     ),
   }
 
 
-def _share(part: int, whole: int) -> float | None:
+def _fraction(part: int, whole: int) -> float | None:
   return part / whole if whole else None
 
 
@@ -74,9 +76,9 @@ def page(
 
   Args:
     summary: from `summarize`.
-    identity: what decided the samples.
-    kept: traces.
-    rejected: traces with reasons.
+    identity: the settings that determined the samples.
+    kept: the accepted traces.
+    rejected: the rejected traces with reasons.
   """
   parts = [
     '# Chains of thought\n',
@@ -101,8 +103,8 @@ def page(
   return '\n'.join(part for part in parts if part)
 
 
-def _percent(share: float | None) -> str:
-  return 'none' if share is None else f'{share:.1%}'
+def _percent(fraction: float | None) -> str:
+  return 'none' if fraction is None else f'{fraction:.1%}'
 
 
 def _accuracy(summary):
@@ -131,24 +133,28 @@ def _cell(text: str) -> str:
 
 
 def _example(trace: Trace, reason: str) -> str:
-  """One trace, indented so that nothing in it is read as markdown."""
+  """Formats a trace, indented so that its text is not parsed as markdown."""
   answer, reference = trace.answer, trace.question.answer
   lines = [f'**{trace.id}**' + (f': {reason}' if reason else '')]
-  found = answer.reason if answer.value is None else answers.write(answer.value)
-  wanted = 'unknown' if reference is None else answers.write(reference)
-  lines += [f'answer: {_cell(found)}; reference: {wanted}', '']
-  shown = f'{_cut(trace.question.inputs)}\n---\n{_cut(trace.sampled.text)}'
+  shown_answer = (
+    answer.reason if answer.value is None else answers.write(answer.value)
+  )
+  expected = 'unknown' if reference is None else answers.write(reference)
+  lines += [f'answer: {_cell(shown_answer)}; reference: {expected}', '']
+  shown = (
+    f'{_truncate(trace.question.inputs)}\n---\n{_truncate(trace.sampled.text)}'
+  )
   lines += [f'    {line}' for line in shown.splitlines()]
   wrong = [s for s in trace.steps if s.kind in steps_lib.ERRORS][:4]
   if wrong:
     lines.append('')
   for step in wrong:
-    wanted = (
+    expected = (
       '' if step.wanted is None else f' (is {answers.write(step.wanted)})'
     )
-    lines.append(f'- {step.kind}: `{_cell(step.text)}`{wanted}')
+    lines.append(f'- {step.kind}: `{_cell(step.text)}`{expected}')
   return '\n'.join(lines) + '\n'
 
 
-def _cut(text: str) -> str:
-  return text if len(text) <= _LONGEST else f'{text[:_LONGEST]} [...]'
+def _truncate(text: str) -> str:
+  return text if len(text) <= _MAX_CHARS else f'{text[:_MAX_CHARS]} [...]'

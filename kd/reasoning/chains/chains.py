@@ -1,12 +1,13 @@
-"""Chains of thought on disk: asked for, resumed, selected, written.
+"""Samples chains of thought, resumes interrupted runs, and writes traces.
 
-  chains.json     what decides the samples; another run's folder is refused
-  samples.jsonl   every reply, one line a problem
-  traces.jsonl    what is kept, one line a trace: see `write`
+  chains.json     settings that determine the samples; must match to resume
+  samples.jsonl   all replies, one line per problem
+  traces.jsonl    the kept traces, one line each: see `write`
   summary.json    counts
 
-A killed run resumes with the first problem that has no whole line. Rules of
-selection are not part of chains.json: samples are selected from anew.
+An interrupted run resumes at the first problem without a complete line.
+chains.json does not have the selection rules, so that they can change: traces
+are always selected again from all samples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,13 +37,13 @@ Question = questions_lib.Question
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-  """A question as the model reads it.
+class Prompt:
+  """A question with its encoded prompt.
 
   Attributes:
-    question: it.
-    ids: of its prompt, BOS included.
-    seed: of its samples.
+    question: the question.
+    ids: token ids of the prompt, including BOS.
+    seed: random seed of its samples.
   """
 
   question: Question
@@ -51,19 +52,19 @@ class Asked:
 
   @property
   def digest(self) -> str:
-    """Of the prompt's ids: text, template and tokenizer have a part in it."""
+    """Returns a digest of the ids; depends on text, template and tokenizer."""
     array = np.asarray(self.ids, '<i4')
     return identity_lib.bytes_digest(array.tobytes())
 
 
 def seed_of(seed: int, question: Question) -> int:
-  """Returns a seed of a question's own, whatever others are asked with it."""
+  """Returns the seed of a question, which does not depend on the others."""
   digest = hashlib.sha256(f'{seed}:{question.id}'.encode()).digest()
   return int.from_bytes(digest[:4], 'big') >> 1
 
 
 def sample(
-  asked: Sequence[Asked],
+  prompts: Sequence[Prompt],
   sampler: requests.Sampler,
   settings: requests.SamplingSettings,
   samples: int,
@@ -72,60 +73,63 @@ def sample(
   concurrency: int,
   say: Callable[[str], None],
 ) -> list[list[traces_lib.SampledSolution]]:
-  """Samples every question's solutions that the folder lacks.
+  """Samples solutions of all questions, except those already in the folder.
 
   Args:
-    asked: with ids of their own.
-    sampler: answers.
-    settings: of all requests.
-    samples: of each question.
-    folder: made where it is missing.
-    identity: what decides the samples in addition to the questions, as JSON.
-    concurrency: questions that are asked before the next write.
-    say: called with progress.
+    prompts: the prompts, with unique question ids.
+    sampler: the sampler.
+    settings: sampling settings of all requests.
+    samples: number of samples per question.
+    folder: output folder; created if it is missing.
+    identity: settings that determine the samples, in addition to the prompts;
+      as JSON.
+    concurrency: number of questions sampled between two writes.
+    say: prints a line of progress.
 
   Returns:
-    The samples of each question, in the questions' order.
+    The samples of each question, in the order of the prompts.
 
   Raises:
-    ConfigError: the folder is another run's, or its samples are damaged.
-    NonFiniteError: as the sampler.
+    ConfigError: the folder is of another run, or its samples are damaged.
+    NonFiniteError: the sampler raised it.
   """
-  prompts = ''.join(a.digest for a in asked).encode()
-  _claim(folder, {**identity, 'prompts': identity_lib.bytes_digest(prompts)})
+  digests = ''.join(prompt.digest for prompt in prompts).encode()
+  _claim(folder, {**identity, 'prompts': identity_lib.bytes_digest(digests)})
   path = os.path.join(folder, SAMPLES)
-  done = _resume(path, asked, samples)
+  done = _resume(path, prompts, samples)
   if done:
     say(
       f'{path}: samples of {len(done)} problems, of {run_info.date(path)}, are '
       'kept'
     )
   with open(path, 'ab') as f:
-    for begin in range(len(done), len(asked), concurrency):
-      group = asked[begin : begin + concurrency]
+    for begin in range(len(done), len(prompts), concurrency):
+      group = prompts[begin : begin + concurrency]
       answered = sampler(
         [requests.Request(a.ids, a.seed, samples) for a in group], settings
       )
       records = []
-      for one, replies in zip(group, answered, strict=True):
-        done.append([traces_lib.SampledSolution.of(reply) for reply in replies])
-        records.append(_record(one, done[-1]))
+      for prompt, replies in zip(group, answered, strict=True):
+        done.append(
+          [traces_lib.SampledSolution.from_sample(reply) for reply in replies]
+        )
+        records.append(_record(prompt, done[-1]))
       json_lines.append(f, records)
-      say(f'{len(done)}/{len(asked)} problems, {samples} samples each')
+      say(f'{len(done)}/{len(prompts)} problems, {samples} samples each')
   return done
 
 
-def _record(asked, samples):
+def _record(prompt, samples):
   return {
-    'id': asked.question.id,
-    'prompt_digest': asked.digest,
-    'seed': asked.seed,
+    'id': prompt.question.id,
+    'prompt_digest': prompt.digest,
+    'seed': prompt.seed,
     'samples': [dataclasses.asdict(sampled) for sampled in samples],
   }
 
 
 def _claim(folder: str, identity: Mapping[str, Any]) -> None:
-  """Makes the folder, or refuses one with samples of something else."""
+  """Creates the folder, or raises if it belongs to another run."""
   has_samples = os.path.exists(os.path.join(folder, SAMPLES))
   if has_samples and not os.path.exists(os.path.join(folder, IDENTITY)):
     raise errors.ConfigError(
@@ -144,9 +148,9 @@ def _claim(folder: str, identity: Mapping[str, Any]) -> None:
 
 
 def _resume(
-  path: str, asked: Sequence[Asked], samples: int
+  path: str, prompts: Sequence[Prompt], samples: int
 ) -> list[list[traces_lib.SampledSolution]]:
-  """Returns the samples that are there already, in order."""
+  """Returns the samples that are already in the file, in order."""
   done = []
   legal = 'a line of samples, or a new folder'
   for where, record in json_lines.resume(path, legal):
@@ -154,18 +158,18 @@ def _resume(
       replies = [
         traces_lib.SampledSolution(**reply) for reply in record['samples']
       ]
-      named = record['id'], record['prompt_digest'], len(replies)
+      key = record['id'], record['prompt_digest'], len(replies)
     except (TypeError, KeyError) as e:
       raise errors.ConfigError(where, f'is damaged ({e})', legal) from e
     number = len(done)
-    if number >= len(asked) or named != (
-      asked[number].question.id,
-      asked[number].digest,
+    if number >= len(prompts) or key != (
+      prompts[number].question.id,
+      prompts[number].digest,
       samples,
     ):
       raise errors.ConfigError(
         where,
-        f'has samples of {named[0]!r}, which is not problem {number + 1}',
+        f'has samples of {key[0]!r}, which is not problem {number + 1}',
         legal='a new folder, or one that a run with these problems began',
       )
     done.append(replies)
@@ -175,23 +179,24 @@ def _resume(
 def write(
   folder: str,
   kept: Sequence[traces_lib.Trace],
-  asked: Sequence[Asked],
+  prompts: Sequence[Prompt],
   provenance: Mapping[str, Any],
 ) -> str:
-  """Writes traces.jsonl aside, then renames it.
+  """Writes traces.jsonl atomically.
 
-  Each line holds id, problem, inputs, targets (rationale, then '#### N'),
-  rationale, answer, and provenance: what is given here, seed, prompt_digest,
-  sample, tokens, logprob, steps (how many of each verdict), right, votes.
+  Each line has id, problem, inputs, targets (rationale, then '#### N'),
+  rationale, answer and provenance, which contains the given provenance, seed,
+  prompt_digest, sample, tokens, logprob, steps (counts by verdict), right and
+  votes.
 
   Returns:
-    The file's path.
+    The path of the file.
   """
-  by_id = {a.question.id: a for a in asked}
+  by_id = {prompt.question.id: prompt for prompt in prompts}
   path = os.path.join(folder, TRACES)
   lines = []
   for trace in kept:
-    one = by_id[trace.question.id]
+    prompt = by_id[trace.question.id]
     answer = answers.write(trace.answer.value)
     kinds = [step.kind for step in trace.steps]
     row = {
@@ -203,8 +208,8 @@ def write(
       'answer': answer,
       'provenance': {
         **provenance,
-        'seed': one.seed,
-        'prompt_digest': one.digest,
+        'seed': prompt.seed,
+        'prompt_digest': prompt.digest,
         'sample': trace.number,
         'tokens': trace.sampled.tokens,
         'logprob': trace.sampled.logprob,

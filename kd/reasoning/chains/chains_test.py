@@ -27,11 +27,11 @@ class Killed(Exception):
 
 def _scripted(replies, kill_after=None):
   """A sampler whose reply is a function of (seed, sample's number) alone."""
-  asked = itertools.count()
+  calls = itertools.count()
 
   def sampler(batch: Sequence[requests.Request], settings, progress=None):
     assert settings is SETTINGS and progress is None
-    if kill_after is not None and next(asked) >= kill_after:
+    if kill_after is not None and next(calls) >= kill_after:
       raise Killed
     return [
       [
@@ -50,16 +50,18 @@ def _sample(reply):
   return requests.Sample(ids, (-0.5,) * len(ids), text, finish or 'stop')
 
 
-def _question(name='q', worked='2 + 3 = 5\n#### 5'):
-  rationale = worked.rpartition('####')[0].strip()
+def _question(name='q', solution='2 + 3 = 5\n#### 5'):
+  rationale = solution.rpartition('####')[0].strip()
   return questions.Question(
-    name, 'Question: 2 + 3?\nAnswer:\n', worked, rationale
+    name, 'Question: 2 + 3?\nAnswer:\n', solution, rationale
   )
 
 
 def _judge(*replies, question=None):
-  found = [traces.SampledSolution.of(_sample(reply)) for reply in replies]
-  return traces.judge(question or _question(), found)
+  samples = [
+    traces.SampledSolution.from_sample(_sample(reply)) for reply in replies
+  ]
+  return traces.judge(question or _question(), samples)
 
 
 def _reasons(group, rules=RULES):
@@ -97,7 +99,7 @@ def test_each_kind_of_reply_has_its_reason(reply, reason):
 
 
 def test_missing_references_are_a_reason_unless_votes_decide():
-  question = _question(worked='nobody knows')
+  question = _question(solution='nobody knows')
   group = _judge(
     GOOD, '2 + 3 = 5 too.\n#### 5', '3+3=6\n#### 6', question=question
   )
@@ -128,11 +130,11 @@ def test_vote_is_the_strict_majority():
     values = rng.choices(
       [None, 1, 2, fractions.Fraction(1, 2)], k=rng.randrange(8)
     )
-    found = traces.vote([answers.Answer(v, '', 0) for v in values])
-    assert found.winner == _majority(values)
-    if found.winner is not None:
+    vote = traces.vote([answers.Answer(v, '', 0) for v in values])
+    assert vote.winner == _majority(values)
+    if vote.winner is not None:
       given = sum(v is not None for v in values)
-      assert found.fraction == values.count(found.winner) / given
+      assert vote.fraction == values.count(vote.winner) / given
 
 
 def test_duplicates_by_text_and_by_statements():
@@ -174,20 +176,20 @@ def test_limits_balance_problems_and_lengths():
   ]
 
 
-def _asked(count):
-  found = [_question(f'q{i}') for i in range(count)]
+def _prompts(count):
+  questions_ = [_question(f'q{i}') for i in range(count)]
   return [
-    chains.Asked(q, (2, i + 3), chains.seed_of(7, q))
-    for i, q in enumerate(found)
+    chains.Prompt(q, (2, i + 3), chains.seed_of(7, q))
+    for i, q in enumerate(questions_)
   ]
 
 
 REPLIES = [GOOD, '2+3=5, yes\n#### 5', '2+3=6\n#### 6', '@too_long', 'x@length']
 
 
-def _run(folder, kill_after=None, asked=None, identity=None, samples=3):
+def _run(folder, kill_after=None, prompts=None, identity=None, samples=3):
   return chains.sample(
-    asked or _asked(7),
+    prompts or _prompts(7),
     _scripted(REPLIES, kill_after),
     SETTINGS,
     samples,
@@ -217,7 +219,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
     file.write_bytes(wanted[:length])
     assert _run(cut) == whole
     assert file.read_bytes() == wanted
-  # Finished: nothing more is asked.
+  # Finished: nothing more is sampled.
   assert _run(cut, kill_after=0) == whole
 
 
@@ -225,7 +227,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
   'changes, words',
   [
     (dict(identity={'model': 'other'}), "model: there 'm', now 'other'"),
-    (dict(asked=_asked(6)), 'prompts: there'),
+    (dict(prompts=_prompts(6)), 'prompts: there'),
     (dict(samples=2), 'jsonl:1: has samples of'),
   ],
 )
@@ -247,13 +249,13 @@ def test_damaged_lines_are_named(tmp_path):
 
 
 def test_what_is_written_can_be_read_and_counted(tmp_path):
-  asked = _asked(40)
-  found = _run(tmp_path, asked=asked)
+  prompts = _prompts(40)
+  sampled = _run(tmp_path, prompts=prompts)
   groups = [
-    traces.judge(a.question, s) for a, s in zip(asked, found, strict=True)
+    traces.judge(p.question, s) for p, s in zip(prompts, sampled, strict=True)
   ]
   kept, rejected = selection.select(groups, RULES)
-  path = chains.write(str(tmp_path), kept, asked, {'model': 'm'})
+  path = chains.write(str(tmp_path), kept, prompts, {'model': 'm'})
   with open(path, encoding='utf-8') as f:
     rows = [json.loads(line) for line in f]
   assert len(rows) == len(kept) > 5
@@ -263,7 +265,7 @@ def test_what_is_written_can_be_read_and_counted(tmp_path):
     assert row['provenance']['steps'] == {'right': 1}
     assert row['provenance']['right'] and row['provenance']['model'] == 'm'
   summary = chain_report.summarize(groups, kept, rejected)
-  texts = [s for group in found for s in group]
+  texts = [s for group in sampled for s in group]
   assert (
     summary['samples']
     == 120

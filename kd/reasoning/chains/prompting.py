@@ -1,4 +1,4 @@
-"""How a model is asked for worked steps: examples in front, or a chat."""
+"""Builds prompts for worked steps, with few-shot examples or a chat."""
 
 from collections.abc import Sequence
 import os
@@ -11,62 +11,67 @@ from kd.reasoning.chains import questions as questions_lib
 STYLES = ('few_shot', 'chat')
 Question = questions_lib.Question
 
-_BETWEEN = '\n\n'  # Between one example and the next.
-_LONGEST_STOP = 24  # Characters.
+_SEPARATOR = '\n\n'  # Between examples.
+_MAX_STOP_CHARS = 24
 
 
 def messages(
   style: str, instruction: str, shots: Sequence[Question], question: Question
 ) -> list[templates.Message]:
-  """What a model is asked, as for templates.render.
+  """Returns the messages of a prompt, for templates.render.
 
   Args:
-    style: few_shot (the examples stand in front of the question as text) or
-      chat (they are turns that came before).
-    instruction: of a chat, in front of its first question.
-    shots: examples, worked.
-    question: to be solved.
+    style: few_shot (the examples are text before the question) or chat (the
+      examples are previous turns).
+    instruction: text before the first question of a chat.
+    shots: worked examples.
+    question: the question to solve.
   """
   if style == 'few_shot':
-    examples = (f'{s.inputs}{_worked(s)}{_BETWEEN}' for s in shots)
+    examples = (f'{s.inputs}{_solution(s)}{_SEPARATOR}' for s in shots)
     return templates.exchange(''.join(examples) + question.inputs)
   turns = []
   for shot in shots:
-    turns += templates.exchange(shot.inputs, _worked(shot), shot.rationale)
+    turns += templates.exchange(shot.inputs, _solution(shot), shot.rationale)
   turns += templates.exchange(question.inputs)
   first = dict(turns[0])
-  first['content'] = f'{instruction}{_BETWEEN}{first["content"]}'
+  first['content'] = f'{instruction}{_SEPARATOR}{first["content"]}'
   return [first, *turns[1:]]
 
 
-def _worked(shot: Question) -> str:
-  """Returns a solution without calculator marks, as answers are wanted."""
-  return answers.without_marks(shot.worked)
+def _solution(shot: Question) -> str:
+  """Returns the solution of an example without calculator marks."""
+  return answers.without_marks(shot.solution)
 
 
-def stop_strings(style: str, asked: Sequence[Question]) -> tuple[str, ...]:
-  """Where a reply would go on to ask: all questions' common beginning.
+def stop_strings(style: str, questions: Sequence[Question]) -> tuple[str, ...]:
+  """Returns the strings that end a reply: the common prefix of questions.
+
+  A few-shot reply may continue with another question.
 
   Args:
-    style: as above; a chat's turns end by themselves.
-    asked: all questions and examples.
+    style: see `messages`; a chat needs no stop string.
+    questions: all questions and examples.
 
   Returns:
-    The string that ends a reply, or none where questions begin differently.
+    One string, or none if the questions have no common prefix.
   """
   if style != 'few_shot':
     return ()
-  common = os.path.commonprefix([q.inputs for q in asked]).partition('\n')[0]
+  common = os.path.commonprefix([q.inputs for q in questions]).partition('\n')[
+    0
+  ]
   head, colon, _ = common.partition(':')
-  opening = (head + colon if colon else common)[:_LONGEST_STOP].strip()
+  opening = (head + colon if colon else common)[:_MAX_STOP_CHARS].strip()
   return (f'\n{opening}',) if opening else ()
 
 
 def check(style: str, shots: int, template: str) -> None:
-  """Refuses a style that the template cannot write.
+  """Raises if the template does not support the style.
 
   Raises:
-    ConfigError: an unknown style, or a chat with examples in plain text.
+    ConfigError: the style is unknown, or a chat with examples has a template
+      without turns.
   """
   if style not in STYLES:
     raise errors.unknown('reasoning.style', 'style', style, STYLES)

@@ -21,20 +21,26 @@ def _write(path, lines):
   return str(path)
 
 
-@pytest.fixture(name='found')
-def _found(tmp_path):
+@pytest.fixture(name='problems')
+def _problems(tmp_path):
   return questions.read_file(_write(tmp_path / 'p.jsonl', LINES), FORM)
 
 
-def test_lines_of_gsm8k_are_problems(found):
-  assert [q.id for q in found] == ['line-1', 'line-2', 'line-3', 'me', 'line-5']
-  assert [q.answer for q in found] == [1, 2, 3, None, None]
-  assert found[0].rationale == '0+1=<<0+1=1>>1'
-  assert found[4].inputs == 'Question: {x}\nAnswer:\n'
+def test_lines_of_gsm8k_are_problems(problems):
+  assert [q.id for q in problems] == [
+    'line-1',
+    'line-2',
+    'line-3',
+    'me',
+    'line-5',
+  ]
+  assert [q.answer for q in problems] == [1, 2, 3, None, None]
+  assert problems[0].rationale == '0+1=<<0+1=1>>1'
+  assert problems[4].inputs == 'Question: {x}\nAnswer:\n'
 
 
-def test_few_shot_prompts_and_what_ends_a_reply(found):
-  shots, rest = questions.split_shots(found, 2)
+def test_few_shot_prompts_and_what_ends_a_reply(problems):
+  shots, rest = questions.split_shots(problems, 2)
   assert [q.id for q in rest] == ['line-3', 'me', 'line-5']
   (message,) = prompting.messages('few_shot', 'unused', shots, rest[1])
   assert message['content'] == (
@@ -42,14 +48,14 @@ def test_few_shot_prompts_and_what_ends_a_reply(found):
     'Question: 1 + 1?\nAnswer:\n1+1=2\n#### 2\n\n'
     'Question: Who?\nAnswer:\n'
   )
-  assert prompting.stop_strings('few_shot', found) == ('\nQuestion:',)
-  other = [found[0], questions.Question('x', 'How?', '', '')]
+  assert prompting.stop_strings('few_shot', problems) == ('\nQuestion:',)
+  other = [problems[0], questions.Question('x', 'How?', '', '')]
   assert prompting.stop_strings('few_shot', other) == ()
-  assert prompting.stop_strings('chat', found) == ()
+  assert prompting.stop_strings('chat', problems) == ()
 
 
-def test_chats_are_turns_that_the_template_writes(found):
-  shots, rest = questions.split_shots(found, 1)
+def test_chats_are_turns_that_the_template_writes(problems):
+  shots, rest = questions.split_shots(problems, 1)
   messages = prompting.messages('chat', 'Think.', shots, rest[0])
   text, turns = templates.render('gemma', messages, generate=True)
   assert text == (
@@ -81,8 +87,8 @@ def test_bad_files_are_named(tmp_path, lines, words):
     questions.read_file(path, FORM)
 
 
-def test_too_many_examples_are_refused(found):
+def test_too_many_examples_are_refused(problems):
   with pytest.raises(errors.ConfigError, match='legal: 0 to 3'):
-    questions.split_shots(found, 4)
+    questions.split_shots(problems, 4)
   with pytest.raises(errors.ConfigError, match='no problem is left'):
-    questions.split_shots(found[:3], 3)
+    questions.split_shots(problems[:3], 3)

@@ -1,4 +1,4 @@
-"""Problems to be solved in words: from JSON lines or a seqio task."""
+"""Reads the problems to solve, from JSON lines or a seqio task."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -20,54 +20,54 @@ class Question:
   """A problem.
 
   Attributes:
-    id: unlike any other's.
-    inputs: what a model is asked.
-    worked: a solution, from which the answer can be read; '' without one.
-    rationale: the worked steps that it begins with.
+    id: a unique id.
+    inputs: the text that the model is asked.
+    solution: a reference solution with its answer; '' if there is none.
+    rationale: the worked steps of the reference solution.
   """
 
   id: str
   inputs: str
-  worked: str
+  solution: str
   rationale: str
 
   @property
   def answer(self) -> fractions.Fraction | None:
-    """The right answer; None where the solution has no number, or is ''."""
-    return answers.extract(self.worked).value
+    """Returns the reference answer; None if the solution has no number."""
+    return answers.extract(self.solution).value
 
 
-def read_file(path: str, form: str) -> list[Question]:
-  """Reads JSON lines; GSM8K's own files are such.
+def read_file(path: str, question_format: str) -> list[Question]:
+  """Reads problems from JSON lines, such as the files of GSM8K.
 
   Args:
-    path: the file.
-    form: what is asked, with {question} in the question's place.
+    path: path of the file.
+    question_format: the text to ask, with {question} for the question.
 
   Raises:
-    ConfigError: the file is missing or empty, or a line is wrong.
+    ConfigError: the file is missing or empty, or a line is invalid.
   """
   path = paths.expand(path)
   if not os.path.isfile(path):
     raise errors.ConfigError('reasoning.problems', f'{path}: no such file')
-  found, seen = [], {}
+  questions, line_by_id = [], {}
   lines = json_files.read_lines(path, LEGAL)
   for number, (where, value) in enumerate(lines, 1):
-    question = _question(value, where, number, form)
-    if question.id in seen:
+    question = _question(value, where, number, question_format)
+    if question.id in line_by_id:
       raise errors.ConfigError(
         where,
-        f'has the id {question.id!r} of line {seen[question.id]}',
+        f'has the id {question.id!r} of line {line_by_id[question.id]}',
         legal='ids that differ',
       )
-    seen[question.id] = number
-    found.append(question)
-  if not found:
+    line_by_id[question.id] = number
+    questions.append(question)
+  if not questions:
     raise errors.ConfigError(path, 'is empty', legal=f'JSON lines of {LEGAL}')
-  return found
+  return questions
 
 
-def _question(value, where, number, form):
+def _question(value, where, number, question_format):
   for key in value:
     if key not in _KEYS:
       raise errors.unknown(where, 'key', key, _KEYS)
@@ -75,8 +75,8 @@ def _question(value, where, number, form):
   worked = row['answer'] if 'answer' in row else ''
   return Question(
     id=row['id'] if 'id' in row else f'line-{number}',
-    inputs=form.replace('{question}', row['question']),
-    worked=worked.strip(),
+    inputs=question_format.replace('{question}', row['question']),
+    solution=worked.strip(),
     rationale=worked.rpartition(answers.MARKER)[0].strip(),
   )
 
@@ -87,39 +87,43 @@ def read_task(
   """Reads the examples of a seqio task or mixture.
 
   Args:
-    name: that `module` registers.
-    split: of it.
+    name: name of a task or mixture that `module` registers.
+    split: the split to read.
     module: a Python module.
-    limit: the number of questions of each task, from the first; -1: all.
-    say: called with lines of progress.
+    limit: maximum number of questions of each task; -1: all.
+    say: prints a line of progress.
 
   Raises:
-    ConfigError: as examples.tasks and examples.read.
+    ConfigError: see examples.tasks and examples.read.
   """
-  found = []
+  questions = []
   tasks = [task for task, _ in examples.tasks(name, split, module)]
   for task in tasks:
-    # Tasks of a mixture may show the same problems in different ways.
+    # Tasks of a mixture may have the same problems in different formats.
     prefix = f'{task.name}:' if len(tasks) > 1 else ''
-    found += [
+    questions += [
       Question(
         prefix + row['id'], row['inputs'], row['targets'], row['rationale']
       )
       for row in examples.read(task, split, module, limit, say)
     ]
-  return found
+  return questions
 
 
 def split_shots(
-  found: Sequence[Question], shots: int
+  questions: Sequence[Question], shots: int
 ) -> tuple[list[Question], list[Question]]:
-  """Takes the first worked problems as examples; the others are to be solved.
+  """Splits questions into the first `shots` worked ones and the rest.
+
+  Returns:
+    The few-shot examples, and the questions to solve.
 
   Raises:
-    ConfigError: fewer have worked steps and a readable answer, or none is left.
+    ConfigError: too few have worked steps and a readable answer, or no question
+      is left.
   """
   worked = [
-    i for i, q in enumerate(found) if q.rationale and q.answer is not None
+    i for i, q in enumerate(questions) if q.rationale and q.answer is not None
   ][:shots]
   if len(worked) < shots:
     raise errors.ConfigError(
@@ -127,12 +131,12 @@ def split_shots(
       f'found {shots}, and {len(worked)} problems have worked steps',
       legal=f'0 to {len(worked)}, or problems with worked answers',
     )
-  taken = set(worked)
-  rest = [q for i, q in enumerate(found) if i not in taken]
+  example_indices = set(worked)
+  rest = [q for i, q in enumerate(questions) if i not in example_indices]
   if not rest:
     raise errors.ConfigError(
       'reasoning.shots',
       f'found {shots}: no problem is left to solve',
-      legal=f'0 to {len(found) - 1}',
+      legal=f'0 to {len(questions) - 1}',
     )
-  return [found[i] for i in worked], rest
+  return [questions[i] for i in worked], rest

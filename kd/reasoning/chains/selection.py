@@ -1,4 +1,4 @@
-"""Which traces become training data: checked, voted on, distinct, balanced."""
+"""Selects training data: traces that are correct, distinct and balanced."""
 
 import collections
 from collections.abc import Iterable, Sequence
@@ -12,17 +12,17 @@ Trace = traces_lib.Trace
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-  """What a trace must be.
+  """Rules that a trace must meet to be kept.
 
   Attributes:
-    keep: correct (answers as the reference does), voted (as most samples of
-      its problem do), both, or any (has an answer).
-    min_vote_fraction: fraction of the answers that the most frequent one needs.
+    keep: correct (equals the reference), voted (equals the majority vote),
+      both, or any (has an answer).
+    min_vote_fraction: minimum fraction of answers that agree with the vote.
     steps: right (no statement is wrong or unreadable) or any.
-    min_steps: statements that were checked and are right.
-    max_per_problem: traces kept per problem; 0: no limit.
-    max_per_step_count: traces kept with the same number of right statements; 0:
-      no limit.
+    min_steps: minimum number of statements that were checked and are right.
+    max_per_problem: maximum number of traces per problem; 0: no limit.
+    max_per_step_count: maximum number of traces with the same number of right
+      statements; 0: no limit.
   """
 
   keep: str
@@ -33,8 +33,8 @@ class Rules:
   max_per_step_count: int
 
 
-def fault(trace: Trace, rules: Rules) -> str:
-  """Why a trace is rejected whatever the others are; '' if it is not."""
+def rejection_reason(trace: Trace, rules: Rules) -> str:
+  """Returns why a trace is rejected on its own; '' if it is accepted."""
   sampled = trace.sampled
   if sampled.finish == 'too_long':
     return traces_lib.TOO_LONG
@@ -66,32 +66,32 @@ def fault(trace: Trace, rules: Rules) -> str:
 def select(
   by_problem: Iterable[Sequence[Trace]], rules: Rules
 ) -> tuple[list[Trace], list[tuple[Trace, str]]]:
-  """Splits traces into those that are kept and the others, with reasons.
+  """Splits traces into kept ones and rejected ones with reasons.
 
-  Of equal texts, and of equal sequences of statements, the first of a problem
-  is kept. Where there are too many with one number of statements, problems
-  take turns, in their order.
+  Among traces of a problem with equal texts or equal calculations, only the
+  first is kept. If too many traces have the same number of right statements,
+  problems take turns in order.
 
   Args:
     by_problem: the traces of each problem.
-    rules: what they must be.
+    rules: the rules for keeping a trace.
 
   Returns:
-    The traces that are kept, in the given order, and the rejected ones with
-    one of traces.REASONS, likewise.
+    The kept traces, and the rejected traces with one of traces.REASONS, both
+    in the given order.
   """
   reasons: dict[int, str] = {}
-  everything: list[Trace] = []
+  all_traces: list[Trace] = []
   turns: dict[int, list[list[int]]] = collections.defaultdict(list)
   for group in by_problem:
-    first = len(everything)
-    everything += group
+    first = len(all_traces)
+    all_traces += group
     kept: list[int] = []
     texts, sequences = set(), set()
     for i, trace in enumerate(group, first):
-      reason = fault(trace, rules)
+      reason = rejection_reason(trace, rules)
       if not reason:
-        reason = _seen(trace, texts, sequences)
+        reason = _duplicate_reason(trace, texts, sequences)
       if (
         not reason
         and rules.max_per_problem
@@ -104,20 +104,20 @@ def select(
       kept.append(i)
     by_steps = collections.defaultdict(list)
     for i in kept:
-      by_steps[everything[i].checked].append(i)
+      by_steps[all_traces[i].checked].append(i)
     for count, numbers in by_steps.items():
       turns[count].append(numbers)
   if rules.max_per_step_count:
     for groups in turns.values():
       for i in _in_turns(groups)[rules.max_per_step_count :]:
         reasons[i] = traces_lib.OVER_STEPS
-  kept = [t for i, t in enumerate(everything) if i not in reasons]
-  rejected = [(everything[i], reason) for i, reason in sorted(reasons.items())]
+  kept = [t for i, t in enumerate(all_traces) if i not in reasons]
+  rejected = [(all_traces[i], reason) for i, reason in sorted(reasons.items())]
   return kept, rejected
 
 
-def _seen(trace, texts, sequences):
-  """Whether it repeats what a problem has; takes note of it otherwise."""
+def _duplicate_reason(trace, texts, sequences):
+  """Returns why a trace is a duplicate; if it is not, records it."""
   text, sequence = trace.text_key, trace.steps_key
   if text in texts:
     return traces_lib.DUPLICATE_TEXT

@@ -1,4 +1,4 @@
-"""Checks sampled solutions: which are worth training on."""
+"""Checks sampled solutions for use as training data."""
 
 import collections
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from kd.reasoning.arithmetic import steps as steps_lib
 from kd.reasoning.chains import questions as questions_lib
 from kd.sampling import requests
 
-# Why a trace is not kept, in the order in which it is looked for.
-TOO_LONG = 'prompt_too_long'  # There was no room for an answer.
+# Reasons why a trace is rejected, in the order of the checks.
+TOO_LONG = 'prompt_too_long'  # The prompt leaves no room for an answer.
 EMPTY = 'empty'
-CUT = 'cut'  # At the limit of tokens.
+CUT = 'cut'  # The reply reached the token limit.
 UNPARSED = 'no_answer'
 MANY_MARKERS = 'many_markers'
 WRONG_STEP = 'wrong_step'
@@ -38,13 +38,13 @@ _PIECE = re.compile(r'[^\W_]+(?:[.,][0-9]+)*|[-+*/=<>^]')
 
 @dataclasses.dataclass(frozen=True)
 class SampledSolution:
-  """One reply as the model wrote it.
+  """A reply of the model.
 
   Attributes:
-    text: of it.
-    finish: as requests.Sample has it.
-    tokens: ids of it.
-    logprob: nats, mean over its ids; 0 without ids.
+    text: the text of the reply.
+    finish: why it ended; see requests.Sample.
+    tokens: number of tokens.
+    logprob: mean log-probability per token in nats; 0 without tokens.
   """
 
   text: str
@@ -53,7 +53,8 @@ class SampledSolution:
   logprob: float
 
   @classmethod
-  def of(cls, sample: requests.Sample) -> 'SampledSolution':
+  def from_sample(cls, sample: requests.Sample) -> 'SampledSolution':
+    """Returns the solution of a decoded sample."""
     total = sum(sample.logprobs)
     return cls(
       text=sample.text,
@@ -65,12 +66,12 @@ class SampledSolution:
 
 @dataclasses.dataclass(frozen=True)
 class Vote:
-  """What the samples of one problem answer (self-consistency, 2203.11171).
+  """A majority vote over samples of a problem (self-consistency, 2203.11171).
 
   Attributes:
-    counts: how many gave each answer, the most frequent first.
-    winner: the answer of most; None if none has one, or two have as many.
-    fraction: the winner's fraction of the samples that answered; 0 without one.
+    counts: answers and their counts, most frequent first.
+    winner: the most frequent answer; None without answers or in a tie.
+    fraction: the winner's fraction of all answers; 0 without a winner.
   """
 
   counts: tuple[tuple[fractions.Fraction, int], ...]
@@ -80,16 +81,16 @@ class Vote:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-  """A reply with its verdicts.
+  """A sampled solution with the results of its checks.
 
   Attributes:
-    question: that it solves.
-    number: which of the question's samples it is, from 0.
+    question: the question that it solves.
+    number: index of the sample among those of the question, from 0.
     sampled: the reply.
-    answer: what it answers.
-    steps: its statements.
-    vote: of all samples of the question.
-    right: whether it answers as the reference does; None without one.
+    answer: the answer read from the reply.
+    steps: the checked statements of the reply.
+    vote: the vote over all samples of the question.
+    right: whether the answer equals the reference; None without a reference.
   """
 
   question: questions_lib.Question
@@ -106,13 +107,13 @@ class Trace:
 
   @property
   def checked(self) -> int:
-    """Statements that could be checked and are right."""
+    """Returns the number of statements that were checked and are right."""
     kinds = steps_lib.RIGHT, steps_lib.ROUNDED
     return sum(step.kind in kinds for step in self.steps)
 
   @property
   def rationale(self) -> str:
-    """Its worked steps, without calculator marks and the answer's line."""
+    """Returns the worked steps, without calculator marks and answer line."""
     text = answers.own_part(self.sampled.text)
     if answers.MARKER in text:
       text = text.rpartition(answers.MARKER)[0]
@@ -123,19 +124,19 @@ class Trace:
 
   @property
   def text_key(self) -> str:
-    """Equal for texts that differ in case, blanks and punctuation alone."""
+    """Returns a key that ignores case, whitespace and punctuation."""
     return ' '.join(_PIECE.findall(self.rationale.lower()))
 
   @property
   def steps_key(self) -> tuple[str, ...]:
-    """Equal for solutions that calculate the same in the same order."""
+    """Returns a key of the calculations, in order."""
     prose = [s for s in self.steps if not s.marked] or self.steps
     return tuple(re.sub(r'[^0-9.+*/=()^-]', '', s.text) for s in prose)
 
 
-def vote(found: Sequence[answers.Answer]) -> Vote:
-  """Counts answers; replies without one have no vote."""
-  values = [a.value for a in found if a.value is not None]
+def vote(answers_: Sequence[answers.Answer]) -> Vote:
+  """Counts the answers; replies without an answer do not vote."""
+  values = [a.value for a in answers_ if a.value is not None]
   counts = tuple(collections.Counter(values).most_common())
   if not counts or (len(counts) > 1 and counts[0][1] == counts[1][1]):
     return Vote(counts, None, 0.0)
@@ -145,15 +146,15 @@ def vote(found: Sequence[answers.Answer]) -> Vote:
 def judge(
   question: questions_lib.Question, samples: Sequence[SampledSolution]
 ) -> list[Trace]:
-  """Returns the traces of all samples of one question; never raises."""
-  # A reply that was cut off has not come to its answer.
-  found = [
+  """Checks all samples of a question; never raises."""
+  # A truncated reply has not reached its answer.
+  answers_ = [
     answers.extract(s.text)
     if s.finish == 'stop'
     else answers.Answer(None, s.finish, 0)
     for s in samples
   ]
-  voted = vote(found)
+  vote_ = vote(answers_)
   reference = question.answer
   return [
     Trace(
@@ -162,8 +163,10 @@ def judge(
       sampled=sampled,
       answer=answer,
       steps=tuple(steps_lib.check(answers.own_part(sampled.text))),
-      vote=voted,
+      vote=vote_,
       right=None if reference is None else answer.value == reference,
     )
-    for number, (sampled, answer) in enumerate(zip(samples, found, strict=True))
+    for number, (sampled, answer) in enumerate(
+      zip(samples, answers_, strict=True)
+    )
   ]

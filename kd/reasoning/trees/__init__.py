@@ -1,1 +1,1 @@
-"""Trees of thought: problems, search, and training data from paths."""
+"""Searches trees of thought and writes training data from them."""
