@@ -28,7 +28,7 @@ _MODE = flags.DEFINE_enum('mode', 'train', list(modes.helps()), modes.help())
 def main(argv: list[str]) -> None:
   """Runs the mode; ends with the exit code of its error, if it has one."""
   del argv
-  preemption.NOTICE.install()
+  preemption.STOP_REQUESTS.install()
   compile_cache.enable()
   with session.exit_codes(_WORKDIR.value):
     session.check_workdir(_WORKDIR.value)

@@ -276,7 +276,7 @@ def test_warnings_propose_layers_and_a_template(tmp_path):
   (tmp_path / 'chat_template.jinja').write_text('<start_of_turn>')
   config.student.keep_layers = tuple(range(1, 18, 2))
   run = resolve.resolve(config, jax.devices()[:1])
-  *_, kinds, template = describe.run_lines(run, str(tmp_path)).splitlines()
+  *_, kinds, template = describe.describe_run(run, str(tmp_path)).splitlines()
   assert kinds.startswith('warning: student: layer kinds llgllgllg ')
   assert "keep_layers='(0, 2, 4, 6, 8, 11, 12, 14, 16)'" in kinds
   assert template.startswith("warning: teacher.init: data.template is 'plain'")

@@ -152,7 +152,7 @@ def _prepare(folder, seed):
     cache_dir=str(folder),
     limit=20,
     module='data.mixtures',
-    patience=_PATIENCE,
+    retry_policy=_PATIENCE,
     say=lambda line: None,
   )
 

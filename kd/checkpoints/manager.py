@@ -195,7 +195,7 @@ class Manager:
       step, lambda: self._manager.save(step, args=args, metrics=metrics)
     )
 
-  def rate(self, step: int, quality: float) -> None:
+  def set_quality(self, step: int, quality: float) -> None:
     """Gives a checkpoint the figure that its save did not have yet."""
     # Where Orbax writes and reads it; digests leave this file out.
     path = os.path.join(self.folder, str(step), digests.FIGURE)

@@ -131,7 +131,7 @@ def test_readers_refuse_what_is_damaged(copied):
 
 
 def test_a_figure_that_comes_later_ranks_and_leaves_the_digests(copied):
-  manager.Manager(str(copied.parent), 2).rate(1, 0.25)
+  manager.Manager(str(copied.parent), 2).set_quality(1, 0.25)
   again = manager.Manager(str(copied.parent), 2)
   assert again.best_step() == 1
   assert not digests.problem(str(copied / '1'))

@@ -69,7 +69,7 @@ def _prepare(folder, template, length, **task):
     seed=0,
     cache_dir=str(folder),
     limit=-1,
-    patience=retry.RetryPolicy(attempts=1, wait_s=0.0, timeout_s=60.0),
+    retry_policy=retry.RetryPolicy(attempts=1, wait_s=0.0, timeout_s=60.0),
     say=lambda line: None,
     **task,
   )

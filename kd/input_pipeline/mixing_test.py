@@ -25,9 +25,9 @@ def _part(name):
     'too_long': ['x-1', 'x-7'],  # These are in no row.
     'target_weight': sum(tokens),
   }
-  patience = retry.RetryPolicy(1, 0.0, 1.0)
+  retry_policy = retry.RetryPolicy(1, 0.0, 1.0)
   return prepared.Prepared(
-    name, '', rate, 0, 512, 0, counts, {}, patience, False
+    name, '', rate, 0, 512, 0, counts, {}, retry_policy, False
   )
 
 

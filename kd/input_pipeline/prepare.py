@@ -44,7 +44,7 @@ def prepare(
   cache_dir: str,
   limit: int,
   module: str,
-  patience: retry.RetryPolicy,
+  retry_policy: retry.RetryPolicy,
   refresh: bool = False,
   say: Callable[[str], None] = logging.info,
 ) -> list[prepared.Prepared]:
@@ -67,7 +67,7 @@ def prepare(
     cache_dir: the folder of all prepared rows.
     limit: number of examples of each task to use, from the first; -1 for all.
     module: the Python module to import, 'data.mixtures'.
-    patience: with a source that cannot be read.
+    retry_policy: with a source that cannot be read.
     refresh: prepares the rows even if there are some to reuse.
     say: prints lines of progress.
 
@@ -108,9 +108,9 @@ def prepare(
   reused = folder is not None
   if folder is None:
     say(f'preparing rows of {name} ({split}) in {cache_dir}')
-    folder = _write(stem, request, code, digests, tokenizer, patience, say)
+    folder = _write(stem, request, code, digests, tokenizer, retry_policy, say)
   parts = prepared.open_folder(
-    folder, request, tokenizer.pad_id, patience, reused, digests
+    folder, request, tokenizer.pad_id, retry_policy, reused, digests
   )
   _warn_of_unknown_files(parts, say)
   return parts
@@ -156,7 +156,7 @@ def _write(
   code: task_code.TaskCode,
   digests: file_digests.Digests,
   tokenizer: tokenizers.Tokenizer,
-  patience: retry.RetryPolicy,
+  retry_policy: retry.RetryPolicy,
   say: Callable[[str], None],
 ) -> str:
   """Writes a complete folder under a temporary name; returns its own name."""
@@ -171,7 +171,7 @@ def _write(
     aside, held = temp_dirs.make(parent)
   try:
     manifest = _write_parts(
-      aside, request, code, digests, tokenizer, patience, say
+      aside, request, code, digests, tokenizer, retry_policy, say
     )
     key = identity.digest([manifest['parts'], manifest['sources']])
     folder = f'{stem}-{key}'
@@ -200,7 +200,7 @@ def _write_parts(
   code: task_code.TaskCode,
   digests: file_digests.Digests,
   tokenizer: tokenizers.Tokenizer,
-  patience: retry.RetryPolicy,
+  retry_policy: retry.RetryPolicy,
   say: Callable[[str], None],
 ) -> dict[str, Any]:
   """Writes the rows of every task; returns the manifest."""
@@ -210,7 +210,7 @@ def _write_parts(
   before = task_files.describe(tasks, split, code, digests, ())
   parts = []
   for task, rate in pairs:
-    examples = patience.read(
+    examples = retry_policy.read(
       f'task {task.name!r}, split {split!r}',
       lambda task=task: examples_lib.read(
         task, split, module, request['limit'], say

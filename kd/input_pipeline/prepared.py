@@ -37,7 +37,7 @@ class Prepared:
       share of positions), too_long (ids of the examples that no row can hold,
       which were left out).
     manifest: everything that went in, as in the folder's manifest.json.
-    patience: with the files when they are read.
+    retry_policy: with the files when they are read.
     reused: whether the rows were prepared by an earlier call.
   """
 
@@ -49,7 +49,7 @@ class Prepared:
   pad_id: int
   counts: dict[str, Any]
   manifest: dict[str, Any]
-  patience: retry.RetryPolicy
+  retry_policy: retry.RetryPolicy
   reused: bool
 
   @property
@@ -120,7 +120,7 @@ def open_folder(
   folder: str,
   request: dict[str, Any],
   pad_id: int,
-  patience: retry.RetryPolicy,
+  retry_policy: retry.RetryPolicy,
   reused: bool,
   digests: file_digests.Digests,
 ) -> list[Prepared]:
@@ -130,7 +130,7 @@ def open_folder(
     folder: a folder that `prepare.prepare` wrote.
     request: the request that the manifest must record.
     pad_id: fills unused positions.
-    patience: with files that cannot be read.
+    retry_policy: with files that cannot be read.
     reused: whether an earlier call wrote it.
     digests: gives the files' digests.
 
@@ -159,7 +159,7 @@ def open_folder(
       pad_id,
       counts,
       manifest,
-      patience,
+      retry_policy,
       reused,
     )
     _check_part(opened, digests)

@@ -34,7 +34,7 @@ class _Part:
   def _read(self, what, call):
     file = self._part.rows_file
     try:
-      return self._part.patience.read(f'{file}: {what}', call)
+      return self._part.retry_policy.read(f'{file}: {what}', call)
     except retry.DamagedError as e:
       raise errors.ConfigError(
         file,

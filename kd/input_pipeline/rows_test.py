@@ -95,7 +95,7 @@ def test_a_share_reads_no_other_rows(hundred, tmp_path):
     return call()
 
   for part in parts:
-    object.__setattr__(part, 'patience', types.SimpleNamespace(read=note))
+    object.__setattr__(part, 'retry_policy', types.SimpleNamespace(read=note))
   rows_lib.Rows(hundred, 10, 0, False, 'rows')(0, [3, 7])
   assert read == ['3', '7']
   read.clear()

@@ -91,7 +91,7 @@ class User:
       cache_dir=str(self.rows),
       limit=-1,
       module=f'{name}_tasks',
-      patience=retry.RetryPolicy(attempts=3, wait_s=0.5, timeout_s=60.0),
+      retry_policy=retry.RetryPolicy(attempts=3, wait_s=0.5, timeout_s=60.0),
       say=self.lines.append,
       **changes,
     )

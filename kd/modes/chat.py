@@ -140,7 +140,7 @@ class _Session:
     interrupted = False  # by the last Ctrl-C, and nothing was sent since
     if self._console.interactive:
       self._console.say('/help lists commands; Ctrl-D leaves')
-      interrupts = preemption.NOTICE.interrupts_left_to(self._interrupt)
+      interrupts = preemption.STOP_REQUESTS.interrupts_left_to(self._interrupt)
     else:
       interrupts = contextlib.nullcontext()
     with interrupts:

@@ -31,7 +31,11 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   changes = workdirs.check(run.config, workdir)
   folders.check_writable(workdir, '--workdir')
   folders.check_writable(config.data.folder, 'data.folder')
-  lines = [*changed(run.config), describe.run_lines(run, workdir), memory(run)]
+  lines = [
+    *changed(run.config),
+    describe.describe_run(run, workdir),
+    memory(run),
+  ]
   session.say('\n'.join([*lines, *changes.notes()]))
   rationale = [
     f'losses.{term.key}.part'

@@ -47,7 +47,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   say = session.say
   run = resolve.resolve(config, session.devices(config))
   changes = workdirs.check(config, workdir)
-  say('\n'.join([describe.run_lines(run, workdir), *changes.notes()]))
+  say('\n'.join([describe.describe_run(run, workdir), *changes.notes()]))
   with lock.shared(workdir, '--workdir', say):
     data = prepare(run, say)
     with progress.Progress('loading the teacher', say):
@@ -93,7 +93,7 @@ def prepare(run: resolved.Run, say: progress.Say) -> Data:
   training_rows.check_rationale(run, parts, say)
   source = feed_lib.source(run.config)
   opened = source.open(run, parts)
-  for line in source.notes():
+  for line in source.file_warnings():
     say(line)
   held_out = evaluate_lib.prepare_sets(run, say)
   best = best_lib.check(run.config, held_out)

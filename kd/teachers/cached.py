@@ -31,20 +31,20 @@ class Cache:
     self,
     folder: str,
     manifest: dict[str, Any],
-    patience: retry.RetryPolicy,
+    retry_policy: retry.RetryPolicy,
   ):
     """Opens the files.
 
     Args:
       folder: the cache's folder.
       manifest: its manifest, checked.
-      patience: retry policy for failed reads.
+      retry_policy: retry policy for failed reads.
 
     Raises:
       ConfigError: a file is missing, or differs from what was written.
       ReadError: the disk fails.
     """
-    self.folder, self.manifest, self._patience = folder, manifest, patience
+    self.folder, self.manifest, self._patience = folder, manifest, retry_policy
     self._check_files(manifest['shards'], deep=False, where='')
     request = manifest['request']
     self.method = compression.METHODS.build(request['method'], 'method')

@@ -33,7 +33,7 @@ class Best:
   def __str__(self) -> str:
     return f'{"highest" if self.highest else "lowest"} {self.metric}'
 
-  def figure(self, metrics: Mapping[str, float]) -> float | None:
+  def quality(self, metrics: Mapping[str, float]) -> float | None:
     """Returns the metric, negated if higher is better; None if not finite."""
     value = metrics.get(self.metric)
     if value is None or not math.isfinite(value):

@@ -34,14 +34,14 @@ def _config(**changes):
     ({'direction': 'max'}, 'highest eval/arithmetic/nll', 1.0, 2.0),
   ],
 )
-def test_the_figure_is_lowest_for_the_best(changes, words, high, low):
+def test_the_quality_is_lowest_for_the_best(changes, words, high, low):
   config = _config(**changes)
   rules.best_is_measured(config)
   chosen = best.choose(config, {})
   assert str(chosen) == words
-  figure = lambda value: chosen.figure({chosen.metric: value})
-  assert figure(low) < figure(high)
-  assert figure(math.nan) is None and chosen.figure({}) is None
+  quality = lambda value: chosen.quality({chosen.metric: value})
+  assert quality(low) < quality(high)
+  assert quality(math.nan) is None and chosen.quality({}) is None
 
 
 @pytest.mark.parametrize(

@@ -131,9 +131,9 @@ class Saver:
     as_json = dataclasses.asdict(position)
     self._manager.save(step, _items(state, feed_state), as_json, quality)
 
-  def rate(self, step: int, quality: float) -> None:
+  def set_quality(self, step: int, quality: float) -> None:
     """Sets the quality of a checkpoint that was saved without one."""
-    self._manager.rate(step, quality)
+    self._manager.set_quality(step, quality)
 
   def check(self, step: int) -> None:
     """Raises KdError if a save in the background has failed."""

@@ -23,7 +23,7 @@ def _term(key, spec):
   return f'{schedules.text(spec["weight"])} x {key} ({name})'
 
 
-def run_lines(run: resolved.Run, workdir: str) -> str:
+def describe_run(run: resolved.Run, workdir: str) -> str:
   """Returns what a config means: models, tokens per step, files."""
   config = run.config
   lines = []
@@ -33,8 +33,8 @@ def run_lines(run: resolved.Run, workdir: str) -> str:
     for t in run.teachers
   ]
   source = feed.source(config)
-  if source.teacher_line():
-    lines.append(source.teacher_line())
+  if source.describe_teacher():
+    lines.append(source.describe_teacher())
   for name, model in (*teachers, ('student', run.student)):
     count = model.config.parameter_count
     sizes = model.config
@@ -61,7 +61,7 @@ def run_lines(run: resolved.Run, workdir: str) -> str:
   ]
   if config.evaluation.sets:
     lines.append(f'best checkpoint: {best.text(config)}')
-  lines += source.lines()
+  lines += source.describe()
   if config.evaluation.baseline:
     lines.append(f'baseline: {workdir}/{outputs.BASELINE}')
   return '\n'.join([*lines, *_warnings(run)])

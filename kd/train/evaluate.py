@@ -73,7 +73,7 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
       cache_dir=config.data.folder,
       limit=-1 if -1 in (entry.examples, entry.answers) else count,
       module=config.data.module,
-      patience=retry.RetryPolicy(**config.data.read),
+      retry_policy=retry.RetryPolicy(**config.data.read),
       say=say,
     )
     parts = shared_rows.prepare(

@@ -73,7 +73,7 @@ class _Loop:
     self._saver = checkpointing.Saver(
       job.workdir, self._config.checkpoint.keep, self._say
     )
-    self._stop_agreement = preemption.Agreement(job.run.mesh)
+    self._stop_agreement = preemption.StopAgreement(job.run.mesh)
     self._update = update_lib.CompiledOnce(
       update_lib.jit(
         update_lib.make(
@@ -174,7 +174,7 @@ class _Loop:
     if self._evaluation_due() and not self._evaluated:
       quality = self._evaluate()
       if self._step and quality is not None:
-        self._saver.rate(self._step, quality)
+        self._saver.set_quality(self._step, quality)
     if self._step == self._config.steps:
       return self.state
     rows = read_ahead.ReadAhead(
@@ -190,7 +190,7 @@ class _Loop:
         self._take_step(rows)
         jax.block_until_ready(self.state)
       self._timer.compiled()
-      with preemption.NOTICE.unsaved():
+      with preemption.STOP_REQUESTS.unsaved():
         self._after_step()
         while self._step < self._config.steps:
           self._take_step(rows)
@@ -210,7 +210,7 @@ class _Loop:
       read = self._next(rows)
     self._timer.wait(time.monotonic() - began)
     # Dispatched before the step, so that it need not wait for the step.
-    self._stop_agreement.ask()
+    self._stop_agreement.start()
     with self._add_step_to_errors('the batch after'):
       fed = job.feed(self._step, self.state.params, read)
     self._timer.sample(fed.sampling_s)
@@ -234,7 +234,7 @@ class _Loop:
   def _next(self, rows):
     """Returns the next rows; a single process checks for a stop meanwhile."""
     while (read := rows.get(_POLL_S)) is None:
-      if jax.process_count() == 1 and preemption.NOTICE.received:
+      if jax.process_count() == 1 and preemption.STOP_REQUESTS.received:
         self._end_preempted(None)
     return read
 
@@ -248,7 +248,7 @@ class _Loop:
     if self._evaluation_due():
       self._add_pending_metrics()
       quality = self._evaluate()
-    preempted = self._stop_agreement.answer()
+    preempted = self._stop_agreement.result()
     due = step % config.checkpoint.every == 0
     if preempted:
       self._end_preempted(quality)
@@ -264,8 +264,8 @@ class _Loop:
       self._save(quality)
     self._saver.wait(step)
     raise errors.PreemptedError(
-      f'{preemption.NOTICE.reason}: saved step {step}; run the same command to '
-      'resume'
+      f'{preemption.STOP_REQUESTS.reason}: saved step {step}; run the same '
+      'command to resume'
     )
 
   def _evaluation_due(self):
@@ -306,7 +306,7 @@ class _Loop:
     self._writer.write_scalars(self._step, metrics)
     if jax.process_index() == 0:
       self._writer.write_texts(self._step, self._job.answers(self._step))
-    return self._job.best.figure(metrics)
+    return self._job.best.quality(metrics)
 
   def _save(self, quality):
     self._add_pending_metrics()

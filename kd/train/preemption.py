@@ -18,7 +18,7 @@ ABORTED = 128 + signal.SIGINT
 _MARK = 0  # No signal has this number.
 
 
-class Notice:
+class StopRequests:
   """The requests to stop that this process has received.
 
   Where nothing is unsaved the process ends at once with exit code 42, even in
@@ -124,10 +124,10 @@ def _end_now(code, line):
   os._exit(code)
 
 
-NOTICE = Notice()
+STOP_REQUESTS = StopRequests()
 
 
-class Agreement:
+class StopAgreement:
   """Lets all processes agree on whether any of them was told to stop."""
 
   def __init__(self, mesh: jax.sharding.Mesh):
@@ -144,24 +144,24 @@ class Agreement:
     self._any = jax.jit(lambda x: x.any(), out_shardings=everywhere)
     self._asked = None
 
-  def ask(self) -> None:
+  def start(self) -> None:
     """Starts the all-reduce of `received`, without waiting."""
     if not self._alone:
-      told = np.full(self._here, NOTICE.received)
+      told = np.full(self._here, STOP_REQUESTS.received)
       self._asked = self._any(
         jax.make_array_from_process_local_data(self._split, told)
       )
 
-  def answer(self) -> bool:
+  def result(self) -> bool:
     """Returns the last all-reduce's result, equal on every process."""
     if self._alone:
-      return NOTICE.received
+      return STOP_REQUESTS.received
     return self._asked is not None and bool(self._asked)
 
   def check(self) -> None:
     """Raises PreemptedError if any process was told to stop."""
-    self.ask()
-    if self.answer():
+    self.start()
+    if self.result():
       raise errors.PreemptedError(
-        f'{NOTICE.reason}; run the same command to resume'
+        f'{STOP_REQUESTS.reason}; run the same command to resume'
       )

@@ -10,8 +10,8 @@ import pytest
 _CODE = """
 import time
 from kd.train import preemption
-preemption.NOTICE.install()
-with preemption.NOTICE.unsaved():
+preemption.STOP_REQUESTS.install()
+with preemption.STOP_REQUESTS.unsaved():
   print('ready', flush=True)
   time.sleep(60)
 """

@@ -24,10 +24,10 @@ def make(
     ConfigError: the tokenizer has more ids than the model.
   """
   rows = run.config.evaluation.batch_size
-  return functools.partial(for_any_params(run, model, rows), params)
+  return functools.partial(without_params(run, model, rows), params)
 
 
-def for_any_params(
+def without_params(
   run: resolved.Run, model: resolved.Model, batch_size: int
 ) -> Callable[..., list[list[requests.Sample]]]:
   """Returns a sampler whose first argument is the model's parameters.

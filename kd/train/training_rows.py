@@ -35,7 +35,7 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
     cache_dir=config.data.folder,
     limit=config.data.examples,
     module=config.data.module,
-    patience=retry.RetryPolicy(**config.data.read),
+    retry_policy=retry.RetryPolicy(**config.data.read),
     say=say,
   )
   parts = shared_rows.prepare(

@@ -54,7 +54,7 @@ class Source(feed.Source):
         legal='a term of next-token distributions, or a teacher that is live',
       )
 
-  def teacher_line(self):
+  def describe_teacher(self):
     return f'teacher: its targets in {self._config.cache.folder}'
 
   def teacher_names(self):
@@ -91,7 +91,7 @@ class Source(feed.Source):
   def open(self, run, prepared):
     return open_cache(run, prepared)
 
-  def notes(self):
+  def file_warnings(self):
     folder = paths.expand(self._config.cache.folder)
     date = run_info.date(os.path.join(folder, manifest_lib.FILE))
     reused = f'{folder}: targets of {date} are used'
@@ -135,7 +135,7 @@ class Feed(feed.Feed):
   def __call__(self, step, params, read):
     del step, params
     (batch, kept), placing_s = self._place(read)
-    return feed.Fed(batch, self._targets(kept), placing_s)
+    return feed.StepInputs(batch, self._targets(kept), placing_s)
 
 
 def targets_of(

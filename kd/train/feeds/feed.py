@@ -43,7 +43,7 @@ _MODULES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Fed:
+class StepInputs:
   """The inputs of one training step.
 
   Attributes:
@@ -109,7 +109,7 @@ class Feed:
 
   def __call__(
     self, step: int, params: types.PyTree, read: types.PyTree
-  ) -> Fed:
+  ) -> StepInputs:
     """Returns what the step trains on.
 
     Args:
@@ -123,7 +123,7 @@ class Feed:
     del step, params
     batch, placing_s = self._place(read)
     targets = self._targets(batch) if self._targets else None
-    return Fed(batch, targets, placing_s)
+    return StepInputs(batch, targets, placing_s)
 
   def _place(self, tree):
     """Returns the tree on the student's mesh, and seconds."""
@@ -206,11 +206,11 @@ class Source:
     """Returns the config section of the student's sampling, or None."""
     return None
 
-  def teacher_line(self) -> str | None:
+  def describe_teacher(self) -> str | None:
     """Returns a line on a teacher that is not loaded, for --mode=check."""
     return 'teacher: none'
 
-  def lines(self) -> list[str]:
+  def describe(self) -> list[str]:
     """Returns more lines on the source for --mode=check."""
     return []
 
@@ -248,7 +248,7 @@ class Source:
     """
     del run, prepared
 
-  def notes(self) -> list[str]:
+  def file_warnings(self) -> list[str]:
     """Returns lines on the files that are used: their date, and changes."""
     return []
 

@@ -29,7 +29,7 @@ class Source(feed.Source):
     del student
     return teachers[0].model if teachers else None
 
-  def teacher_line(self):
+  def describe_teacher(self):
     return None
 
   def teacher_names(self):

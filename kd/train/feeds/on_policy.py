@@ -52,7 +52,7 @@ class Source(live.Source):
   def sampling(self):
     return self._config.rollout
 
-  def lines(self):
+  def describe(self):
     rollout = self._config.rollout
     settings = dataclasses.asdict(_settings(rollout))
     del settings['stop_strings']
@@ -102,7 +102,7 @@ class Feed(feed.Feed):
     batch, placing_s = self._place(rows)
     example = outcome.example
     texts = dataclasses.asdict(example) if example else {}
-    return feed.Fed(
+    return feed.StepInputs(
       batch,
       self._targets(batch),
       placing_s,
@@ -122,7 +122,7 @@ class Feed(feed.Feed):
 
 def _rollouts(run: resolved.Run) -> rollouts_lib.Rollouts:
   config = run.config
-  sample = samplers.for_any_params(run, run.student, config.rollout.batch_size)
+  sample = samplers.without_params(run, run.student, config.rollout.batch_size)
   settings = _settings(config.rollout)
   buffer = None
   if config.rollout.buffer:
