@@ -14,7 +14,7 @@ import sys
 import matplotlib
 import numpy as np
 
-from kd.core import run_info
+from kd.core import atomic_files
 from kd.evaluation import intervals
 from kd.evaluation import measures
 from kd.evaluation import results as results_lib
@@ -112,7 +112,7 @@ def draw(results: Results, workdirs: Sequence[str], path: str) -> None:
   for axis, name in zip(axes[1:], chosen, strict=True):
     _bars(axis, named[name])
     axis.set_title(f'held out: {MEASURES[name].title}', fontsize=10)
-  run_info.write_picture(path, figure, dpi=110)
+  atomic_files.write_picture(path, figure, dpi=110)
   pyplot.close(figure)
 
 
@@ -184,10 +184,10 @@ def _shared_config(workdir):
 def main(folder: str, *workdirs: str) -> None:
   """Writes the summary of some workdirs to an experiment's folder."""
   results = read(workdirs)
-  run_info.write_json(os.path.join(folder, 'results.json'), results)
+  atomic_files.write_json(os.path.join(folder, 'results.json'), results)
   draw(results, workdirs, os.path.join(folder, 'result.png'))
   config = _shared_config(workdirs[0])
-  run_info.write_json(os.path.join(folder, 'config.json'), config)
+  atomic_files.write_json(os.path.join(folder, 'config.json'), config)
   print(table(results))
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kd.core import run_info
+from kd.core import atomic_files
 from kd.losses import divergences
 
 IDS = np.arange(200.0)
@@ -134,7 +134,7 @@ def draw(fits, path):
   for axis in axes[1]:
     axis.set_xlabel('id')
   figure.tight_layout()
-  run_info.write_picture(path, figure, dpi=110)
+  atomic_files.write_picture(path, figure, dpi=110)
   pyplot.close(figure)
 
 

@@ -19,7 +19,7 @@ import matplotlib.figure
 
 from configs import gemma3_270m_gsm8k
 from kd.config import base
-from kd.core import run_info
+from kd.core import atomic_files
 from kd.core import types
 from kd.losses import objective as objective_lib
 from kd.teachers import compression
@@ -137,7 +137,7 @@ def _draw(results, path):
       side.set_minor_formatter(ticker.NullFormatter())
     axis.grid(alpha=0.3)
   axes[1].legend()
-  run_info.write_picture(path, figure, dpi=120)
+  atomic_files.write_picture(path, figure, dpi=120)
 
 
 def _table(results):
@@ -202,7 +202,7 @@ def main(gguf, workdir, out):
     )
     print(json.dumps(results[-1]), flush=True)
   here = os.path.dirname(os.path.abspath(__file__))
-  run_info.write_json(
+  atomic_files.write_json(
     os.path.join(here, 'results.json'),
     {'targets': count, 'loss': loss / count, 'methods': results},
   )

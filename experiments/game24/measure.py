@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments.game24 import guessing
 from experiments.game24 import students
-from kd.core import run_info
+from kd.core import atomic_files
 from kd.input_pipeline import templates
 from kd.modes import search as search_mode
 from kd.reasoning.trees import game24_answers
@@ -152,12 +152,12 @@ def draw(results, random, path):
   axis.set_xticks(range(len(names)), names, fontsize=8)
   axis.set_ylabel(f'solved of the hardest {students.HARDEST}')
   axis.set_ylim(0)
-  run_info.write_picture(path, figure, dpi=110)
+  atomic_files.write_picture(path, figure, dpi=110)
 
 
 def _write(results):
   random = baseline(results)
-  run_info.write_json(
+  atomic_files.write_json(
     os.path.join(_FOLDER, 'results.json'), {**results, RANDOM: random}
   )
   draw(results, random, os.path.join(_FOLDER, 'result.png'))

@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 
 from experiments.on_policy import students
-from kd.core import run_info
+from kd.core import atomic_files
 from kd.train import outputs
 
 _MEASURES = {
@@ -78,7 +78,7 @@ def draw(results, path):
     axis.set_xticks(range(len(names)), names, fontsize=8)
     axis.set_title(_MEASURES[measure], fontsize=10)
   figure.tight_layout()
-  run_info.write_picture(path, figure, dpi=110)
+  atomic_files.write_picture(path, figure, dpi=110)
 
 
 def main(runs):
@@ -89,7 +89,7 @@ def main(runs):
       seed = workdir.rpartition('-')[2]
       results.setdefault(kind, {})[seed] = _read(workdir)
   folder = os.path.dirname(os.path.abspath(__file__))
-  run_info.write_json(os.path.join(folder, 'results.json'), results)
+  atomic_files.write_json(os.path.join(folder, 'results.json'), results)
   draw(results, os.path.join(folder, 'result.png'))
   print(table(results))
 

@@ -13,9 +13,9 @@ import jax
 import orbax.checkpoint as ocp
 
 from kd.checkpoints import digests
+from kd.core import atomic_files
 from kd.core import errors
 from kd.core import identity
-from kd.core import run_info
 from kd.core import types
 from kd.partitioning import processes
 
@@ -200,7 +200,7 @@ class Manager:
     # Where Orbax writes and reads it; digests leave this file out.
     path = os.path.join(self.folder, str(step), digests.FIGURE)
     figure = json.dumps({digests.METRIC: quality})
-    processes.from_first(lambda: run_info.write_text(path, figure))
+    processes.from_first(lambda: atomic_files.write_text(path, figure))
     self._manager.reload()
 
   def check_whole(self, step: int, items: Sequence[str], path: str) -> None:

@@ -6,10 +6,10 @@ import json
 import os
 from typing import Any
 
+from kd.core import atomic_files
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import json_files
-from kd.core import run_info
 
 
 def digest(value: Any) -> str:
@@ -60,7 +60,7 @@ def claim(
   ):
     os.makedirs(folder, exist_ok=True)
     if not os.path.exists(path):
-      run_info.write_json(path, identity)
+      atomic_files.write_json(path, identity)
       return
   recorded = json_files.read(path, field)
   what = f'{folder!r} holds {holds}'

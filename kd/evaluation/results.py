@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+from kd.core import atomic_files
 from kd.core import run_info
 from kd.metrics import metric
 
@@ -60,7 +61,7 @@ def write(
   os.makedirs(os.path.dirname(path), exist_ok=True)
   lines = [json.dumps(x, ensure_ascii=False) + '\n' for x in result.answers]
   # Before the JSON file, whose presence means that the result is whole.
-  run_info.write_text(answers_path(path), ''.join(lines))
+  atomic_files.write_text(answers_path(path), ''.join(lines))
   # A task's own metric may be NaN, such as a correlation without variance.
   number = run_info.json_number
   fields = {
@@ -78,7 +79,7 @@ def write(
       for name, described in result.descriptions.items()
     },
   }
-  run_info.write_json(path, fields)
+  atomic_files.write_json(path, fields)
 
 
 def read(path: str) -> tuple[dict[str, Any], Result] | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from sentencepiece import sentencepiece_model_pb2
 
+from kd.core import atomic_files
 from kd.core import errors
-from kd.core import run_info
 from kd.input_pipeline import added_tokens
 from kd.input_pipeline import bpe
 from kd.input_pipeline import byte_level_tokenizer
@@ -91,13 +91,13 @@ def write(
   else:
     files = _sentencepiece_files(tokenizer, chat_template)
   for name, data in files.items():
-    run_info.write_bytes(os.path.join(directory, name), data)
+    atomic_files.write_bytes(os.path.join(directory, name), data)
   written = chat_templates.read_folder(directory)
   wanted = chat_templates.names(chat_template)[:1]
   if written is None or written.names[:1] != wanted:
     # transformers prefers this file to the field of tokenizer_config.json.
     path = os.path.join(directory, chat_templates.FILE)
-    run_info.write_bytes(path, chat_template.encode('utf-8'))
+    atomic_files.write_bytes(path, chat_template.encode('utf-8'))
 
 
 def _sentencepiece_files(

@@ -9,9 +9,9 @@ from typing import Any
 from array_record.python import array_record_module
 import numpy as np
 
+from kd.core import atomic_files
 from kd.core import errors
 from kd.core import identity
-from kd.core import run_info
 from kd.core import types
 from kd.input_pipeline import examples as examples_lib
 from kd.input_pipeline import packing
@@ -77,7 +77,7 @@ def write(
     json.dumps(e | {'in_rows': i not in missing}, ensure_ascii=False) + '\n'
     for i, e in enumerate(examples)
   )
-  run_info.write_text(os.path.join(folder, f'{name}.examples.jsonl'), text)
+  atomic_files.write_text(os.path.join(folder, f'{name}.examples.jsonl'), text)
   used = [encoded[i] for row in rows for i in row]
   tokens = sum(e.positions for e in used)
   worked = sum(e.weights[e.parts == types.RATIONALE].sum() for e in used)
@@ -135,5 +135,5 @@ def _write_rows(
     digest.update(record)
     writer.write(record)
   writer.close()
-  run_info.sync(path)
+  atomic_files.sync(path)
   return digest.hexdigest()

@@ -9,10 +9,10 @@ from typing import Any
 
 from absl import logging
 
+from kd.core import atomic_files
 from kd.core import errors
 from kd.core import identity
 from kd.core import paths
-from kd.core import run_info
 from kd.input_pipeline import examples as examples_lib
 from kd.input_pipeline import file_digests
 from kd.input_pipeline import opened_files
@@ -176,7 +176,7 @@ def _write(
     key = identity.digest([manifest['parts'], manifest['sources']])
     folder = f'{stem}-{key}'
     prepared.write_manifest(aside, manifest)
-    run_info.sync(aside)
+    atomic_files.sync(aside)
     try:
       os.rename(aside, folder)
     except OSError:
@@ -187,7 +187,7 @@ def _write(
       names = sorted(os.listdir(aside), key=lambda x: x == prepared.MANIFEST)
       for name in names:
         os.replace(os.path.join(aside, name), os.path.join(folder, name))
-    run_info.sync(parent)
+    atomic_files.sync(parent)
     return folder
   finally:
     shutil.rmtree(aside, ignore_errors=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 from array_record.python import array_record_module
 
+from kd.core import atomic_files
 from kd.core import errors
 from kd.core import identity
 from kd.core import json_files
-from kd.core import run_info
 from kd.input_pipeline import file_digests
 from kd.input_pipeline import retry
 
@@ -92,7 +92,7 @@ def write_manifest(folder: str, manifest: dict[str, Any]) -> None:
   """Writes the manifest of a folder, with its own digest."""
   manifest = manifest | {'digest': identity.digest(manifest)}
   text = json.dumps(manifest, indent=2)
-  run_info.write_text(os.path.join(folder, MANIFEST), text)
+  atomic_files.write_text(os.path.join(folder, MANIFEST), text)
 
 
 def read_manifest(folder: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import socket
 import time
 from typing import Any
 
-from kd.core import run_info
+from kd.core import atomic_files
 
 _PATTERN = 'events.out.tfevents.*'
 _VERSION = 'brain.Event:2'
@@ -88,4 +88,4 @@ def _write(path, events):
   writer = record_writer.RecordWriter(buffer)
   for event in events:
     writer.write(event.SerializeToString())
-  run_info.write_bytes(path, buffer.getvalue())
+  atomic_files.write_bytes(path, buffer.getvalue())

@@ -6,10 +6,10 @@ from typing import Any
 
 import ml_collections
 
+from kd.core import atomic_files
 from kd.core import errors
 from kd.core import paths
 from kd.core import progress
-from kd.core import run_info
 from kd.input_pipeline import templates
 from kd.reasoning.chains import chain_report
 from kd.reasoning.chains import chains
@@ -67,8 +67,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     kept, rejected = selection.select(groups, _rules(fields))
     path = chains.write(folder, kept, prompts, identity)
     summary = chain_report.summarize(groups, kept, rejected)
-    run_info.write_json(os.path.join(folder, chains.SUMMARY), summary)
-    run_info.write_text(
+    atomic_files.write_json(os.path.join(folder, chains.SUMMARY), summary)
+    atomic_files.write_text(
       os.path.join(folder, chains.REPORT),
       chain_report.page(summary, identity, kept, rejected),
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 import ml_collections
 
+from kd.core import atomic_files
 from kd.core import paths
-from kd.core import run_info
 from kd.input_pipeline import templates
 from kd.reasoning.trees import problems
 from kd.reasoning.trees import tree as tree_lib
@@ -90,7 +90,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     counts = tree_data.write(folder, readers, fields.contrast, provenance)
     _draw(folder, fields.problem, trees[: fields.num_pictures])
     summary = summarize(trees)
-    run_info.write_json(os.path.join(folder, SUMMARY), summary)
+    atomic_files.write_json(os.path.join(folder, SUMMARY), summary)
   say(f'{folder}: {describe(summary)}')
   say(', '.join(f'{name}: {count:,} lines' for name, count in counts.items()))
 
@@ -151,10 +151,10 @@ def _draw(folder, problem, trees):
     title = f'{problem}: {tree.question}'
     picture = tree_picture.draw(tree, title)
     path = os.path.join(folder, PICTURES, f'{tree.instance}.svg')
-    run_info.write_text(path, picture)
+    atomic_files.write_text(path, picture)
     page.append(f'<h2 id="{html.escape(tree.instance)}"></h2>{picture}')
   path = os.path.join(folder, f'{PICTURES}.html')
-  run_info.write_text(path, '\n'.join(page))
+  atomic_files.write_text(path, '\n'.join(page))
 
 
 def summarize(trees: Sequence[tree_lib.Tree]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kd.core import run_info
+from kd.core import atomic_files
 from kd.planning import programs
 from kd.planning import tables
 from kd.planning.cost import estimates
@@ -30,7 +30,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: str) -> None:
     rows: rows of plan.json.
     path: path of the PNG file.
   """
-  run_info.write_picture(path, figure(rows), dpi=150)
+  atomic_files.write_picture(path, figure(rows), dpi=150)
 
 
 def figure(rows: Sequence[Mapping[str, Any]]) -> Any:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 import os
 from typing import Any
 
+from kd.core import atomic_files
 from kd.core import errors
 from kd.core import json_files
-from kd.core import run_info
 from kd.planning import plot
 from kd.planning import tables
 from kd.planning.cost import estimates
@@ -75,9 +75,9 @@ def read(workdir: str) -> list[dict[str, Any]]:
 
 def write(workdir: str, rows: list[dict[str, Any]]) -> None:
   """Writes plan.json, and the table and the plot of its rows."""
-  run_info.write_json(os.path.join(workdir, RESULTS), {_ROWS: rows})
+  atomic_files.write_json(os.path.join(workdir, RESULTS), {_ROWS: rows})
   table = os.path.join(workdir, TABLE)
-  run_info.write_text(table, tables.markdown(rows))
+  atomic_files.write_text(table, tables.markdown(rows))
   plot.draw(rows, os.path.join(workdir, PICTURE))
 
 

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from safetensors import numpy as safetensors_numpy
 
+from kd.core import atomic_files
 from kd.core import errors
 from kd.core import identity
-from kd.core import run_info
 from kd.core import tensor_files
 from kd.core import types
 from kd.input_pipeline import retry
@@ -191,7 +191,7 @@ def write_unembedding(folder: str, table: np.ndarray) -> str:
   path = os.path.join(folder, UNEMBEDDING)
   with shards.kd_errors(path):
     tensor_files.save(path + '.tmp', {'unembedding': table})
-  run_info.sync(path + '.tmp')
+  atomic_files.sync(path + '.tmp')
   digest = identity.file_digest(path + '.tmp')
   os.replace(path + '.tmp', path)
   return digest

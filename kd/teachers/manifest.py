@@ -6,11 +6,11 @@ from typing import Any
 
 from kd.config import check as config_check
 from kd.config.fields import data as data_fields
+from kd.core import atomic_files
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import identity
 from kd.core import json_files
-from kd.core import run_info
 from kd.teachers import shards
 
 FORMAT = 2  # Increment when the meaning of stored data changes.
@@ -125,7 +125,7 @@ def begin(folder: str, request: Mapping[str, Any], path: str) -> None:
   if os.path.exists(file):
     check(json_files.read(file, path), begun, folder, path)
   else:
-    run_info.write_json(file, begun)
+    atomic_files.write_json(file, begun)
 
 
 def check(
@@ -175,4 +175,4 @@ def publish(
     'files': files,
   }
   value['digest'] = identity.digest(value)
-  run_info.write_json(os.path.join(folder, FILE), value)
+  atomic_files.write_json(os.path.join(folder, FILE), value)

@@ -12,10 +12,10 @@ from array_record.python import array_record_module
 from kd.config import check as config_check
 from kd.config import legal
 from kd.config import schema
+from kd.core import atomic_files
 from kd.core import errors
 from kd.core import identity
 from kd.core import json_files
-from kd.core import run_info
 
 # One record per group, so that a read decompresses no other row.
 _OPTIONS = 'group_size:1,brotli:6'
@@ -133,7 +133,7 @@ class Writer:
       raise ValueError(f'{self._written} of {shard.rows} rows were written')
     with kd_errors(self._temporary):
       self._writer.close()
-      run_info.sync(self._temporary)
+      atomic_files.sync(self._temporary)
       # Read back what is on the disk.
       reader = array_record_module.ArrayRecordReader(self._temporary)
       with contextlib.closing(reader):
@@ -151,7 +151,7 @@ class Writer:
       'statistics': statistics,
     }
     os.replace(self._temporary, shard.path(self._folder))
-    run_info.write_json(shard.facts_path(self._folder), facts)
+    atomic_files.write_json(shard.facts_path(self._folder), facts)
 
 
 @contextlib.contextmanager

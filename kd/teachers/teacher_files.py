@@ -14,6 +14,7 @@ from typing import Any
 
 from kd.checkpoints import digests
 from kd.checkpoints import manager
+from kd.core import atomic_files
 from kd.core import errors
 from kd.core import json_files
 from kd.core import paths
@@ -92,7 +93,7 @@ def record(cache: str, described: Mapping[str, Any]) -> None:
   with contextlib.suppress(errors.ConfigError):
     if os.path.exists(path) and _read(cache) == described:
       return
-  run_info.write_json(path, described)
+  atomic_files.write_json(path, described)
 
 
 def _read(cache):

@@ -11,6 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from kd.core import atomic_files
 from kd.core import errors
 from kd.core import identity
 from kd.core import paths
@@ -228,7 +229,7 @@ def _write_files(job, table):
   files = {}
   for name, data in job.run.tokenizer.files().items():
     path = os.path.join(job.folder, name)
-    run_info.write_bytes(path, data)
+    atomic_files.write_bytes(path, data)
     files[name] = identity.file_digest(path)
   if table is not None:
     size = job.run.student.config.vocab_size

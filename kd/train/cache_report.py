@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from kd.core import atomic_files
 from kd.core import errors
-from kd.core import run_info
 from kd.input_pipeline import prepare
 from kd.teachers import cached
 from kd.teachers import compression
@@ -131,7 +131,7 @@ def report(
     )
   if jax.process_index() == 0:
     os.makedirs(workdir, exist_ok=True)
-    run_info.write_json(os.path.join(workdir, FILE), {**request, **found})
+    atomic_files.write_json(os.path.join(workdir, FILE), {**request, **found})
 
 
 class Comparison:

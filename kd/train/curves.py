@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 import os
 import re
 
-from kd.core import run_info
+from kd.core import atomic_files
 from kd.evaluation import intervals
 from kd.evaluation import measures
 from kd.evaluation import results
@@ -70,7 +70,7 @@ def draw(
     ncols=len(labels),
     frameon=False,
   )
-  run_info.write_picture(path, figure, dpi=130)
+  atomic_files.write_picture(path, figure, dpi=130)
   pyplot.close(figure)
 
 

@@ -55,9 +55,7 @@ def restore(
   step = saved.best_step() if which == 'best' else saved.latest_step()
   if step is None:
     raise errors.ConfigError(path, f'{folder!r} holds no {which} checkpoint')
-  whole = lambda: saved.check_whole(
-    step, ('params', 'position'), path
-  )
+  whole = lambda: saved.check_whole(step, ('params', 'position'), path)
   processes.from_first(whole)
   items, _ = saved.restore(step, {'params': abstract(model)})
   saved.close()

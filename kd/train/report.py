@@ -4,7 +4,7 @@ from collections.abc import Mapping
 import os
 
 from kd.checkpoints import manager
-from kd.core import run_info
+from kd.core import atomic_files
 from kd.evaluation import intervals
 from kd.evaluation import measures
 from kd.evaluation import results
@@ -136,6 +136,8 @@ def write(run: resolved.Run, workdir: str) -> str:
   curves.draw(
     os.path.join(workdir, curves.FILE), names, students, found.get(TEACHER)
   )
-  run_info.write_text(os.path.join(workdir, FILE), '\n\n'.join(markdown) + '\n')
+  atomic_files.write_text(
+    os.path.join(workdir, FILE), '\n\n'.join(markdown) + '\n'
+  )
   path = os.path.join(workdir, FILE)
   return '\n'.join([*text, line, f'report: {path}'])

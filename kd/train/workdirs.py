@@ -16,6 +16,7 @@ import ml_collections
 from kd.checkpoints import manager
 from kd.config import base
 from kd.config import legal as legal_lib
+from kd.core import atomic_files
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import json_files
@@ -220,10 +221,10 @@ def _begin(run, workdir, changes, inputs, mixture):
     'mixture': mixture,
   }
   text = config_lib.to_json(run.config) + '\n'
-  run_info.write_json(os.path.join(workdir, model_sizes.RUN_FILE), value)
-  run_info.write_text(os.path.join(workdir, CONFIG_FILE), text)
+  atomic_files.write_json(os.path.join(workdir, model_sizes.RUN_FILE), value)
+  atomic_files.write_text(os.path.join(workdir, CONFIG_FILE), text)
   for name, data in run.tokenizer.files().items():
-    run_info.write_bytes(os.path.join(workdir, name), data)
+    atomic_files.write_bytes(os.path.join(workdir, name), data)
 
 
 def _read_run(workdir):
@@ -271,7 +272,7 @@ def check_input(workdir: str, name: str, digest: str) -> None:
     if name not in old['inputs']:
       old['inputs'][name] = digest
       file = os.path.join(workdir, model_sizes.RUN_FILE)
-      run_info.write_json(file, old)
+      atomic_files.write_json(file, old)
 
   processes.from_first(record)
 

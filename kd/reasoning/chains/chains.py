@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from kd.core import atomic_files
 from kd.core import errors
 from kd.core import identity as identity_lib
 from kd.core import json_lines
@@ -219,5 +220,5 @@ def write(
       },
     }
     lines.append(json_lines.encode(row))
-  run_info.write_bytes(path, b''.join(lines))
+  atomic_files.write_bytes(path, b''.join(lines))
   return path

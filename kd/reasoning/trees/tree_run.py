@@ -13,6 +13,7 @@ import dataclasses
 import os
 from typing import Any
 
+from kd.core import atomic_files
 from kd.core import errors
 from kd.core import identity as identity_lib
 from kd.core import json_lines
@@ -102,7 +103,7 @@ def run(
       except StopIteration as e:
         trees[name] = e.value
         del growing[name]
-        run_info.write_text(_file(folder, name), e.value.to_json())
+        atomic_files.write_text(_file(folder, name), e.value.to_json())
     if len(trees) > told:
       told = len(trees)
       solved = sum(bool(tree.solutions) for tree in trees.values())
