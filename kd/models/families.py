@@ -1,6 +1,6 @@
 """The registry of model families, by name, variant and kind of file.
 
-A family is imported when it is first asked for, so that the config page, which
+A family is imported when it is first needed, so that the config's page, which
 needs the names of variants alone, imports no model.
 """
 
