@@ -97,7 +97,10 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def _asks_model(fields) -> bool:
   """Returns whether a search needs a model at all."""
-  return fields.proposals == 'sampled' or fields.evaluator in tree_search.ASKED
+  return (
+    fields.proposals == 'sampled'
+    or fields.evaluator in tree_search.MODEL_EVALUATORS
+  )
 
 
 def _plan(fields) -> tree_search.SearchSettings:

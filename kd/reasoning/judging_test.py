@@ -56,7 +56,7 @@ def test_time_is_linear(piece):
 
 
 def test_a_longer_text_is_not_judged():
-  text = '2+2=5\n#### 4'.rjust(notation.LONGEST + 1)
+  text = '2+2=5\n#### 4'.rjust(notation.MAX_CHARS + 1)
   begin = time.process_time()
   trace = _judge(text)
   assert time.process_time() - begin < 1

@@ -35,11 +35,11 @@ def check_search(search: Config) -> None:
     ConfigError: names the first field.
   """
   problem = problems.SOURCES[search.problem].problem
-  if search.shots > problem.most_examples:
+  if search.shots > problem.max_examples:
     raise errors.ConfigError(
       'search.shots',
       f'found {search.shots}',
-      legal=f'0 to {problem.most_examples}',
+      legal=f'0 to {problem.max_examples}',
     )
   enumerated = search.proposals == 'enumerated'
   if enumerated and not problem.enumerable:

@@ -1,30 +1,30 @@
-r"""Final answers of worked solutions (GSM8K's '#### N'): reading and comparing.
+r"""Extracts and compares final answers of worked solutions (GSM8K's '#### N').
 
-Rewards, filters, votes and evaluation all use this one reader. Its rules:
+Rewards, filters, votes and evaluation all use these rules:
 
-- A reply ends at a later line that begins another question: 'Question:',
+- A reply ends at a later line that starts another question: 'Question:',
   '**Question 2:**', 'Q:', 'Problem 3.'.
-- With '####' in the reply, the answer is the first number on the line that
-  follows the last '####'. Without, it is the number in the last \boxed{}, else
-  the number directly behind the last 'answer is' or 'answer:', else the last
-  number behind that, or of a reply without these words.
-- Of arithmetic with its result, the answer is the result: '6 * 3 = 18' is 18.
+- If the reply has '####', the answer is the first number on the line after the
+  last '####'. Otherwise it is the number in the last \boxed{}, else the number
+  directly after the last 'answer is' or 'answer:', else the last number after
+  these words, or the last number of a reply without them.
+- If the answer is arithmetic with a result, it is the result: '6 * 3 = 18' is
+  18.
 - A number may have a sign, thousands in groups of three (separated by commas,
-  apostrophes, underscores, thin or no-break spaces and LaTeX's ones; by blanks
-  where nothing else can be meant), decimals, a currency sign, a unit ('29
-  dollars', '5km'), and punctuation and Markdown around it. '3/4' is the
-  fraction, '3 1/2' the mixed number, and so are their LaTeX forms. Digits of
-  all scripts are read.
-- A percent sign is a unit like any other: '29%' is 29, since GSM8K writes the
-  answer to "what percent" without it.
-- A number is read as a whole or not at all: what has digits and is none of
-  these ('12:30', '1,23', '1e9', '10-3', '9**9', '2 hours 30 minutes', '5
-  million', more than 40 digits) makes the reply unparsed where the answer
-  should stand. So do two numbers in a box.
-- A reply of more than notation.LONGEST characters is unparsed.
+  apostrophes, underscores, thin, no-break or LaTeX spaces, or by spaces if this
+  is unambiguous), decimals, a currency sign, a unit ('29 dollars', '5km'), and
+  punctuation and Markdown around it. '3/4' is a fraction and '3 1/2' a mixed
+  number, also in LaTeX. Digits of all scripts are supported.
+- A percent sign is a unit: '29%' is 29, because GSM8K writes the answer to
+  "what percent" without it.
+- A number is read as a whole or not at all. If another word with digits
+  ('12:30', '1,23', '1e9', '10-3', '9**9', '2 hours 30 minutes', '5 million',
+  more than 40 digits) is in the place of the answer, the reply is unparsed. So
+  is a box with two numbers.
+- A reply of more than notation.MAX_CHARS characters is unparsed.
 
-Nothing is evaluated, no float is made (values are exact fractions), and time is
-linear in the reply's length. numerals.py reads the numbers.
+Nothing is evaluated, values are exact fractions, and the time is linear in the
+length of the reply. numerals.py reads the numbers.
 """
 
 from collections.abc import Sequence
@@ -58,12 +58,12 @@ _CALCULATOR = re.compile(r'<<[^<>]*>>')
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What a reply answers.
+  """The final answer of a reply.
 
   Attributes:
-    value: the number, None where there is none to read.
-    reason: why there is none, '' otherwise.
-    markers: how often '####' stands in the reply; more than one is suspicious.
+    value: the number; None if it cannot be read.
+    reason: why there is no number; '' if there is one.
+    markers: number of '####' in the reply; more than one is suspicious.
   """
 
   value: fractions.Fraction | None
@@ -72,39 +72,39 @@ class Answer:
 
 
 def extract(text: str) -> Answer:
-  """Reads the final answer of a reply, by the rules above; never raises."""
-  if len(text) > notation.LONGEST:
-    return Answer(None, f'longer than {notation.LONGEST:,} characters', 0)
-  text = own_part(text)
+  """Extracts the final answer of a reply by the rules above; never raises."""
+  if len(text) > notation.MAX_CHARS:
+    return Answer(None, f'longer than {notation.MAX_CHARS:,} characters', 0)
+  text = without_follow_up(text)
   markers = text.count(MARKER)
   if markers:
     lines = text.rpartition(MARKER)[2].strip().splitlines()
     number = None
     if lines:
-      number = _named(lines[0], numerals.Numerals(lines[0]))
-    missing = f'no number behind the last {MARKER}'
+      number = _stated(lines[0], numerals.Numerals(lines[0]))
+    missing = f'no number after the last {MARKER}'
   else:
     number, missing = _without_marker(text)
   if number is None:
     return Answer(None, missing, markers)
-  sure = number.value is not None
-  reason = '' if sure else f'{number.text[:60]!r} is not surely one number'
+  is_clear = number.value is not None
+  reason = '' if is_clear else f'{number.text[:60]!r} is not clearly one number'
   return Answer(number.value, reason, markers)
 
 
-def own_part(text: str) -> str:
-  """Returns the reply without a question that it goes on to ask itself."""
+def without_follow_up(text: str) -> str:
+  """Returns the reply without a following question that it invents."""
   match = _NEXT_QUESTION.search(text)
   return text[: match.start()] if match else text
 
 
-def names_answer(line: str) -> bool:
-  """Returns whether a line says 'answer is' or 'answer:'."""
+def announces_answer(line: str) -> bool:
+  """Returns whether a line contains 'answer is' or 'answer:'."""
   return bool(_ANSWER_IS.search(line))
 
 
 def _without_marker(text: str) -> tuple[numerals.Number | None, str]:
-  """The number that answers a reply without '####', or why there is none."""
+  """Returns the answer of a reply without '####', or why there is none."""
   boxed = _last_boxed(text)
   if boxed is not None:
     return _only(boxed), 'no number in the last box'
@@ -113,21 +113,21 @@ def _without_marker(text: str) -> tuple[numerals.Number | None, str]:
     begin = match.end()
   if begin is not None:
     line = text[begin:].partition('\n')[0]
-    behind = numerals.Numerals(line)
-    if behind.begins_with_number:
-      return _named(line, behind), ''
-    if behind.begins_with_sign and len(behind):
+    numbers = numerals.Numerals(line)
+    if numbers.begins_with_number:
+      return _stated(line, numbers), ''
+    if numbers.begins_with_sign and len(numbers):
       return numerals.Number(None, line.strip(), False), ''
-  told = numerals.Numerals(text if begin is None else text[begin:])
-  return (told.read(-1, False) if len(told) else None), 'no number'
+  numbers = numerals.Numerals(text if begin is None else text[begin:])
+  return (numbers.read(-1, False) if len(numbers) else None), 'no number'
 
 
-def _named(line: str, numbers: numerals.Numerals) -> numerals.Number | None:
-  """Returns the number that a line names, or what it is computed to be.
+def _stated(line: str, numbers: numerals.Numerals) -> numerals.Number | None:
+  """Returns the number that a line states, or the result of its arithmetic.
 
   Args:
     line: the line.
-    numbers: of the line; the first one is what it names.
+    numbers: the numbers of the line; it states the first one.
   """
   if not len(numbers):
     return None
@@ -142,28 +142,28 @@ def _named(line: str, numbers: numerals.Numerals) -> numerals.Number | None:
 
 
 def _only(text: str) -> numerals.Number | None:
-  """Returns the one number of a text, or what it is computed to be."""
-  found = numerals.Numerals(text)
-  if not len(found):
+  """Returns the only number of a text, or the result of its arithmetic."""
+  numbers = numerals.Numerals(text)
+  if not len(numbers):
     return None
-  number = found.read(0, True)
-  if len(found) == 1:
+  number = numbers.read(0, True)
+  if len(numbers) == 1:
     return number
   result = _result(text) if number.computed else None
   return result or numerals.Number(None, text.strip(), number.computed)
 
 
 def _result(line: str) -> numerals.Number | None:
-  """The number behind the equals sign of a line that has one of them."""
+  """Returns the number after the equals sign of a line with only one."""
   _, sign, right = line.partition('=')
-  found = numerals.Numerals(right)
-  if not sign or '=' in right or len(found) != 1:
+  numbers = numerals.Numerals(right)
+  if not sign or '=' in right or len(numbers) != 1:
     return None
-  return found.read(0, True)
+  return numbers.read(0, True)
 
 
 def _last_boxed(text: str) -> str | None:
-  r"""What the last \boxed{...} holds; to the end where it is never closed."""
+  r"""Returns the content of the last \boxed{...}, which may be unclosed."""
   begin = None
   for match in _BOXED.finditer(text):
     begin = match.end()
@@ -182,7 +182,7 @@ def without_marks(text: str) -> str:
   return _CALCULATOR.sub('', text)
 
 
-def write(value: fractions.Fraction) -> str:
+def to_text(value: fractions.Fraction) -> str:
   """Returns a number as text that `extract` reads back: '24', '-0.5', '1/3'."""
   digits = 0
   while digits < 10 and (value * 10**digits).denominator != 1:
@@ -196,7 +196,7 @@ def write(value: fractions.Fraction) -> str:
 
 
 def exact_match(prediction: str, reference: str) -> bool:
-  """Whether two texts give the same number; texts without one never match."""
+  """Returns whether two texts have the same answer; False without a number."""
   return _equal(extract(prediction), extract(reference))
 
 
@@ -207,20 +207,20 @@ def _equal(prediction: Answer, reference: Answer) -> bool:
 def compare(
   references: Sequence[Answer], predictions: Sequence[Answer]
 ) -> dict[str, float]:
-  """Scores answers that were read already; the order is seqio's.
+  """Scores extracted answers; the argument order is that of seqio.
 
   Args:
-    references: the right answers.
+    references: the reference answers.
     predictions: the answers to score, one for each reference.
 
   Returns:
-    exact_match: fraction of right answers, from 0 to 1 (NaN for no answers).
-    unparsed: number of replies without an answer to read; they count as wrong.
-    many_markers: number of replies with '####' more than once.
-    Each is a metric.Metric, which is a float.
+    exact_match: fraction of right answers, from 0 to 1 (NaN if there are none).
+    unparsed: number of replies without a readable answer; they count as wrong.
+    many_markers: number of replies with more than one '####'.
+    Each value is a metric.Metric, which is a float.
 
   Raises:
-    ValueError: the two differ in number, or a reference has no number.
+    ValueError: the lengths differ, or a reference has no number.
   """
   if len(predictions) != len(references):
     raise ValueError(
@@ -250,7 +250,7 @@ def compare(
 def score(
   predictions: Sequence[str], references: Sequence[str]
 ) -> dict[str, float]:
-  """Reads and scores replies; returns what `compare` does."""
+  """Extracts and scores answers of replies; see `compare`."""
   return compare(
     [extract(r) for r in references], [extract(p) for p in predictions]
   )

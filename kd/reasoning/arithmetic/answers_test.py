@@ -136,7 +136,7 @@ def test_ten_markers_are_flagged():
 @pytest.mark.parametrize('end', ['\n', '\n\n', '\r\n'])
 def test_a_reply_ends_where_it_asks_another_question(question, end):
   reply = f'7 + 1 = 8{end}'
-  assert answers.own_part(f'{reply}{question} 2\n#### 2') == reply
+  assert answers.without_follow_up(f'{reply}{question} 2\n#### 2') == reply
   assert answers.extract(f'{reply}{question}\n#### 2').value == 8
   assert answers.extract(f'#### 8{end}{question} It is \\boxed{{2}}').value == 8
 
@@ -150,8 +150,8 @@ def test_a_reply_ends_where_it_asks_another_question(question, end):
 )
 def test_other_lines_do_not_end_a_reply(line):
   text = f'It is so.\n{line}\n#### 8'
-  assert answers.own_part(text) == text
-  assert answers.own_part('Question: 3?') == 'Question: 3?'
+  assert answers.without_follow_up(text) == text
+  assert answers.without_follow_up('Question: 3?') == 'Question: 3?'
 
 
 def test_numbers_round_trip_in_every_format():
@@ -184,11 +184,11 @@ def test_written_numbers_are_read_back():
   rng = random.Random(1)
   for _ in range(2000):
     value = fractions.Fraction(rng.randrange(-9999, 9999), rng.randrange(1, 99))
-    text = answers.write(value)
+    text = answers.to_text(value)
     assert answers.extract(f'#### {text}').value == value, text
-  assert answers.write(fractions.Fraction(-1, 2)) == '-0.5'
-  assert answers.write(fractions.Fraction(1, 3)) == '1/3'
-  assert answers.write(fractions.Fraction(1200)) == '1200'
+  assert answers.to_text(fractions.Fraction(-1, 2)) == '-0.5'
+  assert answers.to_text(fractions.Fraction(1, 3)) == '1/3'
+  assert answers.to_text(fractions.Fraction(1200)) == '1200'
 
 
 def test_a_reference_without_a_number_is_an_error():

@@ -1,13 +1,13 @@
-"""Exact arithmetic by a parser: nothing is ever run, and no float is made.
+"""Parses and evaluates arithmetic exactly, without executing anything.
 
-What it reads: integers, decimals, fractions and mixed numbers ('3 1/2'),
-thousands in groups ('1,234'), percent signs (hundredths), currency signs and
-units (both without effect), + - * / and their Unicode and LaTeX forms, 'x'
-between two numbers, '1/2 of 30', powers with whole exponents, parentheses.
-A product without a sign ('2(3)') behind a division is refused: readers differ.
+Supports integers, decimals, fractions and mixed numbers ('3 1/2'), thousands in
+groups ('1,234'), percent signs (hundredths), currency signs and units (both
+without effect), + - * / and their Unicode and LaTeX forms, 'x' between two
+numbers, '1/2 of 30', powers with integer exponents, and parentheses. A product
+without a sign ('2(3)') after a division is refused because it is ambiguous.
 
-Length, depth, digits and the size of every result are bounded, so that what a
-model writes is read in time linear in its length.
+Length, depth, digits and the size of every result are bounded, so that any text
+takes time linear in its length.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,91 +19,92 @@ from kd.reasoning.arithmetic import tokens as tokens_lib
 
 Token = tokens_lib.Token
 
-# What an expression without a value is.
+# Problems of an expression without a value.
 NO_PARSE = 'no_parse'
 DIVISION_BY_ZERO = 'division_by_zero'
 TOO_LARGE = 'too_large'
-SYMBOLIC = 'symbolic'  # Words or letters stand where numbers would.
+SYMBOLIC = 'symbolic'  # Has words or letters in place of numbers.
 
-MOST_TOKENS = 120
-DEEPEST = 20  # Parentheses, or powers of powers, within one another.
-LARGEST_EXPONENT = 64
-MOST_BITS = 1024  # Of a result's numerator, and of its denominator.
+MAX_TOKENS = 120
+MAX_DEPTH = 20  # Of nested parentheses and powers.
+MAX_EXPONENT = 64
+MAX_BITS = 1024  # Of the numerator and of the denominator of a result.
 
-# Letters that are units; any other one alone is a variable.
+# Letters that are units; other single letters are variables.
 _UNIT_LETTERS = frozenset('mglLhka')
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """What an expression comes to.
+  """The result of evaluating an expression.
 
   Attributes:
-    value: exact; None where there is none.
-    problem: why there is none; '' otherwise.
-    operations: how many of + - * / ^ there are, signs not counted.
-    unit: of an expression that is one decimal number, what its last digit
-      counts; None of others.
-    bare: of an expression that is one decimal number and a percent sign or a
-      word such as 'million', value and unit without that; None of others.
-    has_marks: whether it holds such a sign or word.
+    value: exact value; None if there is none.
+    problem: why there is no value; '' if there is one.
+    operations: number of operators + - * / ^, not counting signs.
+    unit: value of one unit in the last digit, if the expression is a single
+      decimal number; None otherwise.
+    unscaled: value and unit without the percent sign or the word such as
+      'million', if the expression is a single decimal number with one; None
+      otherwise.
+    is_scaled: whether the expression has such a sign or word.
   """
 
   value: fractions.Fraction | None
   problem: str
   operations: int
   unit: fractions.Fraction | None
-  bare: tuple[fractions.Fraction, fractions.Fraction] | None
-  has_marks: bool
+  unscaled: tuple[fractions.Fraction, fractions.Fraction] | None
+  is_scaled: bool
 
 
 def evaluate(text: str) -> Evaluation:
-  """Returns the value of a text that is one expression, with units or without.
+  """Evaluates a text that is one expression, with or without units.
 
-  Never raises: what is no expression has the problem NO_PARSE, and so has the
-  empty text.
+  Never raises: a text that is not an expression, such as the empty text, has
+  the problem NO_PARSE.
   """
-  tokens = tokens_lib.read(notation.plain(text))
-  if len(tokens) > MOST_TOKENS:
-    return failed(TOO_LARGE)
-  end = extent(tokens, 0)
+  tokens = tokens_lib.read(notation.normalize(text))
+  if len(tokens) > MAX_TOKENS:
+    return failure(TOO_LARGE)
+  end = end_of_expression(tokens, 0)
   if not end or not all(t.kind == tokens_lib.WORD for t in tokens[end:]):
-    return failed(NO_PARSE)
-  return of_tokens(tokens)
+    return failure(NO_PARSE)
+  return evaluate_tokens(tokens)
 
 
-def of_tokens(tokens: Sequence[Token]) -> Evaluation:
-  """Returns the value of tokens that are one expression and the units in it."""
-  if len(tokens) > MOST_TOKENS:
-    return failed(TOO_LARGE)
+def evaluate_tokens(tokens: Sequence[Token]) -> Evaluation:
+  """Evaluates tokens that are one expression and its units."""
+  if len(tokens) > MAX_TOKENS:
+    return failure(TOO_LARGE)
   if any(_is_symbol(token) for token in tokens):
-    return failed(SYMBOLIC)
+    return failure(SYMBOLIC)
   tokens = _without_units(tokens)
   parser = _Parser(tokens)
   try:
     value = parser.whole()
   except _Problem as e:
-    return failed(e.args[0])
+    return failure(e.args[0])
   percents = sum(t.kind == tokens_lib.PERCENT for t in tokens)
-  marked = bool(percents) or any(t.scale > 1 for t in tokens)
+  is_scaled = bool(percents) or any(t.scale > 1 for t in tokens)
   if parser.operations:
-    return Evaluation(value, '', parser.operations, None, None, marked)
+    return Evaluation(value, '', parser.operations, None, None, is_scaled)
   (number,) = (t for t in tokens if t.kind == tokens_lib.NUMBER)
   if number.unit is None:
-    return Evaluation(value, '', 0, None, None, marked)
+    return Evaluation(value, '', 0, None, None, is_scaled)
   factor = fractions.Fraction(number.scale, 100**percents)
   unit = number.unit / 100**percents
-  bare = (value / factor, unit / factor) if marked else None
-  return Evaluation(value, '', 0, unit, bare, marked)
+  unscaled = (value / factor, unit / factor) if is_scaled else None
+  return Evaluation(value, '', 0, unit, unscaled, is_scaled)
 
 
-def failed(problem: str) -> Evaluation:
-  """What an expression with a problem comes to."""
+def failure(problem: str) -> Evaluation:
+  """Returns the evaluation of an expression with a problem."""
   return Evaluation(None, problem, 0, None, None, False)
 
 
 def _is_symbol(token):
-  """Returns whether a token is a variable, or a time of day."""
+  """Returns whether a token is a variable or a time of day."""
   if token.kind == tokens_lib.CLOCK:
     return True
   return (
@@ -114,51 +115,51 @@ def _is_symbol(token):
   )
 
 
-def extent(tokens: Sequence[Token], begin: int) -> int:
-  """Returns where the longest expression that begins at a token ends.
+def end_of_expression(tokens: Sequence[Token], begin: int) -> int:
+  """Returns the end of the longest expression that starts at a token.
 
   Args:
-    tokens: of a text.
-    begin: the number of its first token.
+    tokens: the tokens of a text.
+    begin: index of the first token.
 
   Returns:
-    The number of the token behind it, `begin` if there is no expression. Units
-    within it are part of it, those behind it are not.
+    Index of the token after the expression; `begin` if there is none. Units
+    inside the expression belong to it, trailing units do not.
   """
   return _scan(tokens, begin)[0]
 
 
-def last_begin(
+def find_last(
   tokens: Sequence[Token], may_begin: Callable[[int], bool]
 ) -> tuple[int, int] | None:
-  """Finds the longest expression with nothing but units behind it.
+  """Finds the longest expression at the end of the tokens, except units.
 
-  A scan that fails says how far its failure reaches: to where it stopped, or
-  to the last parenthesis that it opened and did not close. No expression that
-  begins before that comes further, so all scans together take linear time.
+  A failed scan returns the position where it stopped, or its last unclosed
+  parenthesis. Expressions that start before that position do not end later, so
+  the next scan starts there and all scans together take linear time.
 
   Args:
-    tokens: of a text.
-    may_begin: whether an expression may begin at the token of a number.
+    tokens: the tokens of a text.
+    may_begin: returns whether an expression may start at a token index.
 
   Returns:
-    The numbers of its first token and of the token behind its last one; None
-    if there is no such expression.
+    Indices of the first token and of the token after the last one; None if
+    there is no such expression.
   """
   begin = 0
   while begin < len(tokens):
-    behind = begin + 1
+    after = begin + 1
     if may_begin(begin):
       end, stopped = _scan(tokens, begin)
-      if end > begin and behind_units(tokens, end) == len(tokens):
+      if end > begin and skip_units(tokens, end) == len(tokens):
         return begin, end
-      behind = max(behind, stopped)
-    begin = behind
+      after = max(after, stopped)
+    begin = after
   return None
 
 
 def _scan(tokens, begin):
-  """Returns where an expression ends, and before where none reaches further."""
+  """Returns the end of an expression, and where to start the next scan."""
   end = at = begin
   opened: list[int] = []
   wants_operand = True
@@ -183,15 +184,15 @@ def _scan(tokens, begin):
       opened.append(at)
       at, wants_operand = at + 1, True
     else:
-      behind = behind_units(tokens, at)
+      after = skip_units(tokens, at)
       closes = (
         opened
-        and behind < len(tokens)
-        and tokens[behind].kind == tokens_lib.CLOSE
+        and after < len(tokens)
+        and tokens[after].kind == tokens_lib.CLOSE
       )
-      if behind == at or not (closes or _follows(tokens, behind)):
+      if after == at or not (closes or _follows(tokens, after)):
         break
-      at = behind
+      at = after
     if not wants_operand and not opened:
       end = at
   return end, opened[-1] + 1 if opened else at
@@ -202,7 +203,7 @@ def _is_sign(token):
 
 
 def _follows(tokens, at):
-  """Returns whether an operator is there, with an operand behind it."""
+  """Returns whether an operator and an operand are at an index."""
   if at + 1 >= len(tokens) or tokens[at].kind != tokens_lib.OPERATOR:
     return False
   return _begins_operand(tokens, at + 1)
@@ -220,7 +221,7 @@ def _begins_operand(tokens, at):
 
 
 def _is_product(tokens, at):
-  """Returns whether a parenthesis is there that multiplies what it touches."""
+  """Returns whether an index has a parenthesis that multiplies: 2(3)."""
   last = tokens[at - 1]
   return (
     tokens[at].kind == tokens_lib.OPEN
@@ -229,9 +230,14 @@ def _is_product(tokens, at):
   )
 
 
-def behind_units(tokens: Sequence[Token], at: int) -> int:
-  """The number of the first token from `at` that is no unit: no word, and no
-  parenthesis that holds words alone.
+def skip_units(tokens: Sequence[Token], at: int) -> int:
+  """Returns the index of the first token that is not part of a unit.
+
+  Units are words, and parentheses that contain only words.
+
+  Args:
+    tokens: the tokens of a text.
+    at: index of the first token.
   """
   while at < len(tokens):
     if tokens[at].kind == tokens_lib.WORD:
@@ -250,12 +256,12 @@ def behind_units(tokens: Sequence[Token], at: int) -> int:
 
 
 def _without_units(tokens):
-  """The tokens without words, and without parentheses that hold words alone."""
+  """Returns the tokens without units; see skip_units."""
   kept, at = [], 0
   while at < len(tokens):
-    behind = behind_units(tokens, at)
-    if behind > at:
-      at = behind
+    after = skip_units(tokens, at)
+    if after > at:
+      at = after
       continue
     kept.append(tokens[at])
     at += 1
@@ -263,18 +269,18 @@ def _without_units(tokens):
 
 
 class _Problem(Exception):
-  """Why an expression has no value."""
+  """Raised with the reason why an expression has no value."""
 
 
 def _bounded(value):
   large = max(value.numerator.bit_length(), value.denominator.bit_length())
-  if large > MOST_BITS:
+  if large > MAX_BITS:
     raise _Problem(TOO_LARGE)
   return value
 
 
 class _Parser:
-  """Recursive descent: sums of products of signed powers of atoms."""
+  """Recursive descent parser: sums of products of signed powers of atoms."""
 
   def __init__(self, tokens: Sequence[Token]):
     self.operations = 0
@@ -287,7 +293,7 @@ class _Parser:
     return value
 
   def _next(self, kind, texts='') -> str:
-    """Takes the next token if it has a kind and one of the texts."""
+    """Consumes the next token if it has a kind and one of the texts."""
     if self._at < len(self._tokens):
       token = self._tokens[self._at]
       if token.kind == kind and (not texts or token.text in texts):
@@ -341,7 +347,7 @@ class _Parser:
       exponent = self._signed()
     if exponent.denominator != 1:
       raise _Problem(NO_PARSE)
-    if abs(exponent) > LARGEST_EXPONENT:
+    if abs(exponent) > MAX_EXPONENT:
       raise _Problem(TOO_LARGE)
     if not base and exponent < 0:
       raise _Problem(DIVISION_BY_ZERO)
@@ -366,14 +372,14 @@ class _Parser:
 
 
 class _Deeper:
-  """One level further down while it is entered."""
+  """Context manager that increases the nesting depth of a parser."""
 
   def __init__(self, parser):
     self._parser = parser
 
   def __enter__(self):
     self._parser._depth += 1
-    if self._parser._depth > DEEPEST:
+    if self._parser._depth > MAX_DEPTH:
       raise _Problem(TOO_LARGE)
 
   def __exit__(self, *unused):

@@ -52,8 +52,8 @@ Fraction = fractions.Fraction
   ],
 )
 def test_values(text, value):
-  found = expressions.evaluate(text)
-  assert (found.value, found.problem) == (Fraction(value), '')
+  evaluation = expressions.evaluate(text)
+  assert (evaluation.value, evaluation.problem) == (Fraction(value), '')
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_values(text, value):
 )
 def test_problems_are_verdicts(text, problem):
   begin = time.process_time()
-  found = expressions.evaluate(text)
-  assert (found.value, found.problem) == (None, problem)
+  evaluation = expressions.evaluate(text)
+  assert (evaluation.value, evaluation.problem) == (None, problem)
   assert time.process_time() - begin < 1
   assert not os.path.exists('X')
 
@@ -134,15 +134,15 @@ def test_agrees_with_pythons_fractions_on_trees():
   zero = 0
   for _ in range(3000):
     text, value = _tree(rng, rng.randrange(5))
-    found = expressions.evaluate(text)
+    evaluation = expressions.evaluate(text)
     if value is None:
-      assert found.problem == 'division_by_zero', text
+      assert evaluation.problem == 'division_by_zero', text
       zero += 1
-    elif not found.problem:
-      assert found.value == value, text
+    elif not evaluation.problem:
+      assert evaluation.value == value, text
     else:
       bits = max(value.numerator.bit_length(), value.denominator.bit_length())
-      assert found.problem == 'too_large' and bits > 200, text
+      assert evaluation.problem == 'too_large' and bits > 200, text
   assert zero > 3
 
 
@@ -155,8 +155,8 @@ def test_precedence_agrees_with_python():
     for sign, n in zip(signs, numbers[1:], strict=True):
       text += f'{sign}{n}'
       oracle += f'{sign}Fraction({n})'
-    wanted = eval(oracle, {'Fraction': Fraction})  # Of this test's own text.
-    assert expressions.evaluate(text).value == wanted, text
+    expected = eval(oracle, {'Fraction': Fraction})  # Of this test's own text.
+    assert expressions.evaluate(text).value == expected, text
 
 
 def test_noise_neither_raises_nor_hangs():

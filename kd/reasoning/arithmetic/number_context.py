@@ -1,4 +1,4 @@
-"""What stands next to a number, and whether the number is a part of it."""
+"""Examines the context of a number: whether it is part of something else."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from kd.reasoning.arithmetic import number_words
 
-# Whose part a number is.
+# What a number is part of.
 COMPUTED = 'computed'  # Arithmetic: '9 * 9', '2(3)'.
 PART = 'part'  # Something else: '\sqrt{16}', '5 or 6', '2 hours 30 minutes'.
 
@@ -21,7 +21,7 @@ _TOKEN = re.compile(
   """,
   re.VERBOSE,
 )
-# Commands that only separate; a number next to any other one is a part of it.
+# Commands that are separators; a number next to another one is part of it.
 _SEPARATORS = frozenset(
   f'\\{name}'
   for name in (
@@ -39,7 +39,7 @@ _HALVES = frozenset(('half', 'quarter', 'third', 'fourth', 'fifth'))
 
 
 class Token(NamedTuple):
-  """A piece of a text; kind is word, command, stars, line (its end), other."""
+  """A token; kind is word, command, stars, line (end of line) or other."""
 
   kind: str
   text: str
@@ -47,11 +47,11 @@ class Token(NamedTuple):
   end: int
 
 
-_NOTHING = Token('line', '', -1, -1)
+_NO_TOKEN = Token('line', '', -1, -1)
 
 
 def tokens(text: str) -> list[Token]:
-  """Splits a text in plain notation; blanks are left out."""
+  """Splits a normalized text into tokens, without whitespace."""
   return [
     Token(m.lastgroup, m.group(), m.start(), m.end())
     for m in _TOKEN.finditer(text)
@@ -60,11 +60,11 @@ def tokens(text: str) -> list[Token]:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """A number among the tokens of its text.
+  """A number and the tokens around it.
 
   Attributes:
-    tokens: of the text.
-    at: the number's token.
+    tokens: the tokens of the text.
+    at: index of the token of the number.
     alone: see numerals.Numerals.read.
   """
 
@@ -73,12 +73,12 @@ class Context:
   alone: bool
 
   def is_part_of(self) -> str:
-    """Returns COMPUTED, PART, or '' for a number of its own."""
+    """Returns COMPUTED, PART, or '' for a separate number."""
     return self._left() or self._right() or self._quantity()
 
   @property
   def is_negative(self) -> bool:
-    """Whether a word makes it negative: 'negative 5', 'is minus 5'."""
+    """Returns whether a word negates it: 'negative 5', 'is minus 5'."""
     word, before = self._get(self.at - 1).text, self._get(self.at - 2)
     if word.lower() == 'negative':
       return True
@@ -87,21 +87,21 @@ class Context:
 
   @property
   def is_equated(self) -> bool:
-    """Whether '=' follows it, units between them."""
+    """Returns whether '=' follows the number and its units."""
     at = self.at + 1
     while self._get(at).kind == 'word' and not self._is_number(at):
       at += 1
     return self._get(at).text == '='
 
   def _get(self, at: int) -> Token:
-    return self.tokens[at] if 0 <= at < len(self.tokens) else _NOTHING
+    return self.tokens[at] if 0 <= at < len(self.tokens) else _NO_TOKEN
 
   def _is_number(self, at: int) -> bool:
     token = self._get(at)
     return token.kind == 'word' and number_words.is_number(token.text)
 
   def _ends_operand(self, at: int) -> bool:
-    """Returns whether something that can be computed with ends at a token."""
+    """Returns whether an operand ends at a token."""
     token = self._get(at)
     if token.kind == 'word' and not self._is_number(at):
       one_letter = len(token.text) == 1 and token.text.isalpha()
@@ -113,15 +113,15 @@ class Context:
     if token.kind == 'word' and not self._is_number(at):
       one_letter = len(token.text) == 1 and token.text.isalpha()
       return one_letter or (
-        token.text in ('+', '-', '$') and self._begins_operand_behind(at)
+        token.text in ('+', '-', '$') and self._begins_operand_after(at)
       )
     return token.kind in ('word', 'command') or token.text in _OPENING
 
-  def _begins_operand_behind(self, at: int) -> bool:
+  def _begins_operand_after(self, at: int) -> bool:
     return self._is_number(at + 1) or self._get(at + 1).text in _OPENING
 
   def _left(self) -> str:
-    """Looks at what stands before the number and the brackets around it."""
+    """Checks what comes before the number and the brackets around it."""
     at, inner = self.at - 1, self.tokens[self.at]
     while self._get(at).text in _OPENING:
       inner, outer = self.tokens[at], self._get(at - 1)
@@ -145,20 +145,20 @@ class Context:
     return PART if glued and self._splits(at) else ''
 
   def _splits(self, at: int) -> bool:
-    """Whether a sign splits a number, or encloses it: '12|000', '|-5|'."""
-    token, before, behind = (self._get(i) for i in (at, at - 1, at + 1))
+    """Returns whether a sign splits or encloses it: '12|000', '|-5|'."""
+    token, before, after = (self._get(i) for i in (at, at - 1, at + 1))
     if token.kind != 'other' or token.text in '=<>':
       return False
     if token.text == '|' and before.end != token.begin:
       return True
     return (
-      (before.end, behind.begin) == (token.begin, token.end)
+      (before.end, after.begin) == (token.begin, token.end)
       and self._is_number(at - 1)
       and self._is_number(at + 1)
     )
 
   def _applied(self, outer: Token) -> str:
-    """What a bracket that touches a token makes of the number in it."""
+    """Returns what a number in brackets is part of, given the token before."""
     if outer.kind == 'command':
       return '' if outer.text in _SEPARATORS else PART
     if outer.kind == 'word':
@@ -176,7 +176,7 @@ class Context:
       if word in _ALWAYS or self._ends_operand(at - 1):
         return COMPUTED
       is_first = before.kind == 'line'
-      # A dash, a mark of a list, or a sign? Only the last makes it negative.
+      # A dash, a list mark or a sign; only a sign negates the number.
       unsure = before.text == '=' or (is_first and self.alone)
       return PART if word in '+-' and unsure else ''
     if word[-1] in '+/^\u00b1\u221a' or (word[-1] == '-' and word[0].isdigit()):
@@ -194,7 +194,7 @@ class Context:
     return PART if self.alone else ''
 
   def _right(self) -> str:
-    """Looks at what stands behind the number and the brackets around it."""
+    """Checks what comes after the number and the brackets around it."""
     at, end = self.at + 1, self.tokens[self.at].end
     while self._get(at).text in (*_CLOSING, *_QUOTES):
       end, at = self.tokens[at].end, at + 1
@@ -245,19 +245,19 @@ class Context:
     return PART if is_variable and not is_unit else ''
 
   def _quantity(self) -> str:
-    """Looks for a quantity in two units: 5 feet 10 inches, $5 and 30 cents."""
-    unit, behind = self._unit(self.at)
-    if unit and self._is_second(behind, unit):
+    """Checks for a quantity in two units: 5 feet 10 inches, $5 and 30 cents."""
+    unit, after = self._unit(self.at)
+    if unit and self._is_second(after, unit):
       return PART
-    # The number before, at most two units, a comma or 'and' away.
+    # The previous number: at most two units and a comma or 'and' before.
     for at in range(self.at - 1, max(self.at - 5, -1), -1):
       if self._is_number(at):
-        unit, behind = self._unit(at)
-        return PART if unit and self._is_second(behind, unit) else ''
+        unit, after = self._unit(at)
+        return PART if unit and self._is_second(after, unit) else ''
     return ''
 
   def _unit(self, at: int) -> tuple[str, int]:
-    """Returns the unit of a number, and the token behind it."""
+    """Returns the unit of a number, and the index of the token after it."""
     text = self.tokens[at].text
     unit = number_words.read(text, False).unit
     if unit or text[-1] in '.:':
@@ -265,7 +265,7 @@ class Context:
     return number_words.unit_of(self._get(at + 1).text), at + 2
 
   def _is_second(self, at: int, unit: str) -> bool:
-    """Returns whether a number in another unit is there."""
+    """Returns whether a number in another unit is at a token."""
     if self._get(at).text in ('and', ','):
       at += 1
     return self._is_number(at) and self._unit(at)[0] not in ('', unit)

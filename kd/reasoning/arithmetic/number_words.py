@@ -1,4 +1,4 @@
-"""One word of text as a number: sign, currency, thousands, fraction, unit."""
+"""Parses a word as a number: sign, currency, thousands, fraction, unit."""
 
 import fractions
 import re
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from kd.reasoning.arithmetic import notation
 
-MOST_DIGITS = 40
-# Words for powers of ten. Whether '5 million' answers with 5 or with 5,000,000
-# depends on the question ("how many millions"), so neither is read.
+MAX_DIGITS = 40
+# Words for powers of ten. Whether '5 million' means 5 or 5,000,000 depends on
+# the question ("how many millions"), so neither is returned.
 SCALES = frozenset(
   (
     *('hundred', 'thousand', 'million', 'billion', 'trillion', 'lakh', 'crore'),
@@ -17,8 +17,8 @@ SCALES = frozenset(
   )
 )
 _EAST_ASIAN_SCALES = tuple('\u5341\u767e\u5343\u4e07\u842c\u4ebf\u5104')
-# Letters that are units; other ones are variables ('5x') or powers of ten
-# ('5k', '$3m').
+# Letters that are units; others are variables ('5x') or powers of ten ('5k',
+# '$3m').
 UNIT_LETTERS = frozenset('mglLhsctdpCFNVWJA')
 _VARIABLES = re.compile('[xyznab]+')
 _UNITS = {
@@ -61,7 +61,7 @@ _PATTERN = re.compile(
 _DIGIT = re.compile(r'\d')
 # Names ('x2', 'Q3') and units with a power ('m^2', 'm/s^2').
 _NAME = re.compile(r'[^\W\d_]+[0-9]|[^\W\d_]+(?:/[^\W\d_]+)?\^[0-9][.,:$]*\Z')
-# Groups of digits torn from a number, as in '12|000'.
+# Groups of digits split from a number, as in '12|000'.
 _TORN = re.compile('0[0-9]{2}|00+')
 _ARITHMETIC = re.compile(r'[-+/^0-9.,:$%]+')
 
@@ -70,10 +70,10 @@ class Word(NamedTuple):
   """A word with digits.
 
   Attributes:
-    value: None if it is not one number.
-    text: the word without punctuation in front.
-    unit: a key of _UNITS, '' for others and for none.
-    computed: it has no value because it is arithmetic.
+    value: the number, or None if it is not exactly one number.
+    text: the word without leading punctuation.
+    unit: a key of _UNITS; '' for other units and for none.
+    computed: whether it has no value because it is arithmetic.
   """
 
   value: fractions.Fraction | None
@@ -83,13 +83,13 @@ class Word(NamedTuple):
 
 
 def is_number(word: str) -> bool:
-  """Whether a word has digits and is not a name or a unit with a power."""
+  """Returns whether a word has digits and is not a name or a power unit."""
   word = _bare(word)
   return bool(_DIGIT.search(word)) and not _NAME.match(word)
 
 
 def unit_of(word: str) -> str:
-  """Returns the unit that a word names; '' for none."""
+  """Returns the unit of a unit word, or ''."""
   return _UNIT_OF.get(word.rstrip('.,:').lower(), '')
 
 
@@ -97,8 +97,8 @@ def read(word: str, sure: bool) -> Word:
   """Reads a word with digits.
 
   Args:
-    word: from a text in plain notation.
-    sure: whether groups of digits with blanks between them are one number.
+    word: a word of a normalized text.
+    sure: whether groups of digits separated by spaces are one number.
   """
   text = _bare(word)
   if sure:
@@ -109,22 +109,22 @@ def read(word: str, sure: bool) -> Word:
   unit = ''
   if match:
     unit = unit_of(match['unit'] or '') or ('dollar' if match['money'] else '')
-  return Word(value, notation.shown(text), unit, computed)
+  return Word(value, notation.display(text), unit, computed)
 
 
 def _bare(word: str) -> str:
-  # Unless a decimal point leads it.
+  # Keeps a leading decimal point.
   return word if re.match(r'\.[0-9]', word) else word.lstrip('.,:#')
 
 
 def _value(match: re.Match) -> fractions.Fraction | None:
-  """Returns the number that a word is, or None."""
+  """Returns the number of a matched word, or None."""
   whole, decimals = match['whole'] or '', match['decimals'] or ''
   if not (whole or decimals) or _TORN.fullmatch(whole):
     return None
   if match['sign'] and match['sign2']:
     return None
-  if sum(map(str.isdigit, match.group())) > MOST_DIGITS:
+  if sum(map(str.isdigit, match.group())) > MAX_DIGITS:
     return None
   above, below = match['above'], match['below']
   if below is not None and (decimals or not int(below)):
@@ -143,7 +143,7 @@ def _value(match: re.Match) -> fractions.Fraction | None:
 
 
 def _is_unit(word: str, is_money: bool) -> bool:
-  """Returns whether a word that touches a number changes nothing about it."""
+  """Returns whether a suffix is a unit that does not change the number."""
   if len(word) == 1 and word < '\u2e80':  # East Asian letters are words.
     return word in UNIT_LETTERS and not is_money
   return not (

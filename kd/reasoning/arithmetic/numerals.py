@@ -1,11 +1,11 @@
-r"""Numbers in text, each read as a whole or not at all.
+r"""Reads the numbers of a text, each as a whole or not at all.
 
-A word that holds a digit is one number or none: '12:30', '1,23' and '10-3' have
-no value. Neither has a number that is a part of something: of arithmetic
-('9 * 9', '2^10', '2(3)'), of a command that is not known ('\sqrt{16}'), of a
-quantity in two units ('2 hours 30 minutes'), of two numbers of which either may
-be meant ('5 or 6'). Values are exact fractions, nothing is evaluated, and time
-is linear in the text's length.
+A word with a digit is one number or none: '12:30', '1,23' and '10-3' have no
+value. A number that is part of something else has no value either: arithmetic
+('9 * 9', '2^10', '2(3)'), an unknown command ('\sqrt{16}'), a quantity in two
+units ('2 hours 30 minutes') or alternatives ('5 or 6'). Values are exact
+fractions, nothing is evaluated, and the time is linear in the length of the
+text.
 """
 
 import fractions
@@ -29,7 +29,7 @@ _SIGNED_FRACTION = re.compile(r'-\(([0-9]+/[0-9]+)\)')
 _DASH = re.compile('[\u2014\u2015](?=[0-9])')
 _TIE = re.compile('(?<=[0-9])~(?=[0-9])')
 _FULL_STOP = re.compile('\u3002(?![0-9])')
-# Other punctuation that may touch a number, much of it East Asian.
+# Other punctuation that may be next to a number, much of it East Asian.
 _PUNCTUATION = str.maketrans(
   dict.fromkeys(
     '\u2014\u2015\u2026\u3001\uff0c\uff0e\uff1b\uff1a\uff01\uff1f\u3008\u3009'
@@ -41,12 +41,12 @@ _OTHER_LETTER = re.compile(r'[^\W\d_\x00-\x7f]')
 
 
 class Number(NamedTuple):
-  """A number as a text mentions it.
+  """A number in a text.
 
   Attributes:
-    value: None where no number is surely meant.
-    text: the word, as it stands.
-    computed: it has no value because it is a part of arithmetic.
+    value: the value; None if it is uncertain.
+    text: the word in the text.
+    computed: whether it has no value because it is part of arithmetic.
   """
 
   value: fractions.Fraction | None
@@ -55,7 +55,7 @@ class Number(NamedTuple):
 
 
 class Numerals:
-  """The numbers of a text, in its order; each is read when it is asked for."""
+  """The numbers of a text, in order; parsed on demand."""
 
   def __init__(self, text: str):
     self._tokens = number_context.tokens(_tidy(text))
@@ -63,7 +63,7 @@ class Numerals:
     self._at = [
       i for i in words if number_words.is_number(self._tokens[i].text)
     ]
-    # What the text begins with.
+    # The first word of the text.
     self._first = words[0] if words else None
 
   def __len__(self) -> int:
@@ -82,9 +82,9 @@ class Numerals:
     """Reads a number.
 
     Args:
-      index: which one of the text; negative ones count from its end.
-      alone: the text is there to name one number, not to tell a story: more of
-        what stands next to the number can make it uncertain.
+      index: index of the number; negative indices count from the end.
+      alone: whether the text is expected to state one number, not to be prose;
+        then more kinds of context make the number uncertain.
     """
     at = self._at[index]
     sure = alone and len(self._at) == 1
@@ -92,21 +92,21 @@ class Numerals:
     if word.value is None:
       return Number(None, word.text, word.computed)
     context = number_context.Context(self._tokens, at, alone)
-    whole = context.is_part_of()
-    if whole:
-      return Number(None, word.text, whole == number_context.COMPUTED)
+    part_of = context.is_part_of()
+    if part_of:
+      return Number(None, word.text, part_of == number_context.COMPUTED)
     value = -word.value if context.is_negative else word.value
     return Number(value, word.text, False)
 
   def is_equated(self, index: int) -> bool:
-    """Returns whether a number's right neighbor is '=', units between them."""
+    """Returns whether '=' follows a number and its units."""
     context = number_context.Context(self._tokens, self._at[index], True)
     return context.is_equated
 
 
 def _tidy(text: str) -> str:
-  """Returns plain notation, each mixed number one word, without emphasis."""
-  text = notation.plain(text.replace('\r\n', '\n').replace('\r', '\n'))
+  """Normalizes text, joins mixed numbers and removes emphasis."""
+  text = notation.normalize(text.replace('\r\n', '\n').replace('\r', '\n'))
   text = _SIGNED_FRACTION.sub(r'-\1', text)
   text = _TIE.sub(notation.BROKEN, _MIXED.sub(_join, text))
   if not text.isascii():
@@ -116,13 +116,13 @@ def _tidy(text: str) -> str:
 
 
 def _letter(match: re.Match) -> str:
-  """Keeps letters; numerals, such as a circled 1, are part of no number."""
+  """Keeps letters; replaces numerals such as a circled 1."""
   is_letter = unicodedata.category(match.group())[0] != 'N'
   return match.group() if is_letter else notation.BROKEN
 
 
 def _join(match: re.Match) -> str:
-  """Joins a mixed number; one that is improper is no number."""
+  """Joins a mixed number; an improper one is not a number."""
   whole, word, above, below = match.groups()
   if int(above) < int(below):
     return f'{whole}{notation.JOINT}{above}/{below}'

@@ -270,8 +270,8 @@ def test_a_number_is_read_as_itself_or_not_at_all():
     sign = rng.choice(('', '', '-', '\u2212'))
     text = rng.choice(_AROUND).format(sign + number)
     value = answers.extract(text).value
-    wanted = fractions.Fraction(f'{whole}.{decimals or 0}')
-    if value == (-wanted if sign else wanted):
+    expected = fractions.Fraction(f'{whole}.{decimals or 0}')
+    if value == (-expected if sign else expected):
       right[separator] += 1
     elif value is not None:
       # Only what also stands between two numbers, or has a meaning of its own.

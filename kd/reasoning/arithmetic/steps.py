@@ -1,19 +1,20 @@
-"""Checks each 'a op b = c' of a worked solution, exactly.
+"""Checks each statement 'a op b = c' of a worked solution exactly.
 
-Statements are the calculator's marks of GSM8K (<<48/2=24>>) and whatever stands
-on both sides of an equals sign in the prose around them; in a chain a = b = c
-each side is compared with the next. The rules:
+Statements are GSM8K's calculator marks (<<48/2=24>>) and the two sides of an
+equals sign in prose; in a chain a = b = c each side is compared with the next.
+The rules:
 
-- A side is right if it has the other's value; it is rounded if it is one number
-  that is the other's value rounded, half away from zero, to the digits that it
-  shows, of which two at least are significant: 100/3 = 33, but not 7/2 = 4.
-- A percent sign on the result alone may be a hundredth or a unit: 20/80 = 25%,
-  and 20/80*100 = 25%. So may words such as 'million' be.
-- Words behind numbers are units and have no effect. Two numbers without an
-  operation ('1 hour = 60 minutes') are a definition and not checked, unless
-  they end a chain and name no different units.
-- Where words or letters stand for numbers ('2x + 4 = 10', 'cost + 5 * 2 = 9')
-  there is nothing to check: symbolic, neither right nor wrong.
+- A statement is right if both sides have the same value. It is rounded if one
+  side is a number that is the other side's value rounded, half away from zero,
+  to the shown digits, with at least two significant ones: 100/3 = 33, but not
+  7/2 = 4.
+- A percent sign only on the result is either a hundredth or a unit: 20/80 = 25%
+  and 20/80*100 = 25%. The same holds for words such as 'million'.
+- Words after numbers are units and have no effect. Two numbers without an
+  operator ('1 hour = 60 minutes') are a definition and not checked, unless
+  they end a chain and do not have different units.
+- Statements with words or letters in place of numbers ('2x + 4 = 10', 'cost + 5
+  * 2 = 9') are symbolic, neither right nor wrong.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from kd.reasoning.arithmetic import tokens as tokens_lib
 RIGHT = 'right'
 ROUNDED = 'rounded'
 WRONG = 'wrong'
-# Beside these, the problems of expressions.
+# The problems of expressions are kinds as well.
 KINDS = (
   *(RIGHT, ROUNDED, WRONG, expressions.NO_PARSE),
   *(expressions.DIVISION_BY_ZERO, expressions.TOO_LARGE, expressions.SYMBOLIC),
@@ -41,57 +42,57 @@ ERRORS = tuple(
 )
 
 _MARK = re.compile(r'<<([^<>\n]*)>>')
-# What lists put in front of a line.
+# Bullets and numbers of list items.
 _LIST_MARK = re.compile(r'\A\s*(?:[-*\u2022+]|[0-9]{1,3}[.)])\s+')
 Token = tokens_lib.Token
 
-MOST_TOKENS = expressions.MOST_TOKENS  # Of one side.
+MAX_TOKENS = expressions.MAX_TOKENS  # Of one side.
 
-# Emphasis, not powers: no digit or parenthesis on both sides.
+# Emphasis, not powers: no digits or parentheses on both sides.
 _STARS = re.compile(r'(?<![0-9)\s])\s*\*\*|\*\*(?!\s*[-0-9(.$])')
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """One statement.
+  """A checked statement.
 
   Attributes:
-    text: its two sides, as they stand in the solution.
+    text: both sides, as in the solution.
     kind: one of KINDS.
-    wanted: the exact value of the other side where it is wrong; None otherwise.
-    marked: it is a calculator's mark.
+    expected: exact value of the other side if it is wrong, else None.
+    is_mark: whether it is a calculator mark.
   """
 
   text: str
   kind: str
-  wanted: fractions.Fraction | None
-  marked: bool
+  expected: fractions.Fraction | None
+  is_mark: bool
 
 
 def check(text: str) -> list[Step]:
-  """Returns the statements of a solution with their verdicts, line by line.
+  """Returns the checked statements of a solution, line by line.
 
-  Never raises, whatever the text is; time is linear in its length. A text of
-  more than notation.LONGEST characters has none.
+  Never raises and takes time linear in the length of the text. A text of more
+  than notation.MAX_CHARS characters has no statements.
   """
-  found = []
-  if len(text) > notation.LONGEST:
-    return found
+  statements = []
+  if len(text) > notation.MAX_CHARS:
+    return statements
   for line in text.splitlines():
     if not line or line.isspace():
       continue
-    found += [_marked(m[1]) for m in _MARK.finditer(line)]
+    statements += [_mark_step(m[1]) for m in _MARK.finditer(line)]
     line = _LIST_MARK.sub('', _MARK.sub('', line), count=1)
-    found += _in_prose(notation.plain(_STARS.sub(' ', line)))
-  return found
+    statements += _in_prose(notation.normalize(_STARS.sub(' ', line)))
+  return statements
 
 
 def compare(left: expressions.Evaluation, right: expressions.Evaluation) -> str:
-  """RIGHT, ROUNDED or WRONG, of two sides that have values."""
+  """Compares two sides with values; returns RIGHT, ROUNDED or WRONG."""
   pairs = [(left, right)]
-  if right.bare and not left.has_marks:
-    # Where a percent sign or 'million' is a unit.
-    value, unit = right.bare
+  if right.unscaled and not left.is_scaled:
+    # The percent sign or 'million' may be a unit.
+    value, unit = right.unscaled
     pairs.append((left, dataclasses.replace(right, value=value, unit=unit)))
   if any(a.value == b.value for a, b in pairs):
     return RIGHT
@@ -101,7 +102,7 @@ def compare(left: expressions.Evaluation, right: expressions.Evaluation) -> str:
 
 
 def _rounds(exact, shown):
-  """Returns whether one number is `exact` to the digits that it shows."""
+  """Returns whether a number is `exact` rounded to the shown digits."""
   if shown.unit is None or abs(shown.value) < 10 * shown.unit:
     return False
   rest = abs(exact) - abs(shown.value)
@@ -109,17 +110,17 @@ def _rounds(exact, shown):
   return exact * shown.value > 0 and -half <= rest < half
 
 
-def _judge(text, left, right, marked):
-  """Returns the step of two sides."""
+def _judge(text, left, right, is_mark):
+  """Returns the statement of two sides."""
   for side in (left, right):
     if side.problem:
-      return Step(text, side.problem, None, marked)
+      return Step(text, side.problem, None, is_mark)
   kind = compare(left, right)
-  return Step(text, kind, left.value if kind == WRONG else None, marked)
+  return Step(text, kind, left.value if kind == WRONG else None, is_mark)
 
 
-def _marked(text):
-  """The step of a calculator's mark: its first wrong pair, or its last."""
+def _mark_step(text):
+  """Returns the statement of a mark: its first wrong pair, or its last."""
   sides = [expressions.evaluate(side) for side in text.split('=')]
   problems = [side.problem for side in sides if side.problem]
   if len(sides) < 2 or problems:
@@ -136,12 +137,12 @@ class _Side:
   """An expression next to an equals sign.
 
   Attributes:
-    evaluation: of it.
-    operators: how many signs it has, the first token not counted.
-    begin: where it begins in the line.
-    end: where it ends.
-    named: words stand before it, or behind it.
-    units: the word behind it, '' without one.
+    evaluation: value of the expression.
+    operators: number of operators, not counting the first token.
+    begin: start offset in the line.
+    end: end offset.
+    named: whether words come before or after it.
+    units: the word after it, or ''.
   """
 
   evaluation: expressions.Evaluation
@@ -162,42 +163,42 @@ def _in_prose(line: str) -> Iterator[Step]:
       pieces.append([])
     else:
       pieces[-1].append(token)
-  last = None  # The right side of the statement before.
-  for before, behind in zip(pieces, pieces[1:], strict=False):
-    left, right = _left(before), _right(behind)
+  last = None  # The right side of the previous statement.
+  for before, after in zip(pieces, pieces[1:], strict=False):
+    left, right = _left(before), _right(after)
     in_chain = bool(last and left) and last.begin == left.begin
     last = None
     if left is None:
       continue
     if right is None:
       if left.operators:
-        words = any(t.kind == tokens_lib.WORD for t in behind)
+        words = any(t.kind == tokens_lib.WORD for t in after)
         kind = expressions.SYMBOLIC if words else expressions.NO_PARSE
-        text = f'{notation.shown(line[left.begin : left.end])} ='
+        text = f'{notation.display(line[left.begin : left.end])} ='
         yield Step(text, left.evaluation.problem or kind, None, False)
     elif _is_statement(left, right, in_chain):
       last = right
-      text = notation.shown(line[left.begin : right.end])
+      text = notation.display(line[left.begin : right.end])
       yield _judge(text, left.evaluation, right.evaluation, False)
 
 
 def _is_statement(left, right, in_chain):
-  """Returns whether two sides say something about arithmetic."""
+  """Returns whether two sides are an arithmetic statement."""
   if in_chain:
     differ = left.units and right.units and left.units != right.units
     return bool(right.operators or not differ)
   if left.operators:
     return True
-  # '2 boxes = 2 * 10' and 'on day 3 = 4 + 5' name what is computed.
+  # '2 boxes = 2 * 10' and 'on day 3 = 4 + 5' only name the result.
   return bool(right.operators) and not left.named
 
 
 def _left(piece: Sequence[Token]) -> _Side | None:
-  """Returns the longest expression at the end of what stands before a sign."""
+  """Returns the longest expression that ends before an equals sign."""
   breaks = [i for i, t in enumerate(piece) if t.kind == tokens_lib.BREAK]
   piece = piece[breaks[-1] + 1 if breaks else 0 :]
-  is_cut, piece = len(piece) > MOST_TOKENS, piece[-MOST_TOKENS:]
-  span = expressions.last_begin(piece, functools.partial(_may_begin, piece))
+  is_cut, piece = len(piece) > MAX_TOKENS, piece[-MAX_TOKENS:]
+  span = expressions.find_last(piece, functools.partial(_may_begin, piece))
   if span:
     begin, end = span
     token, before = piece[begin], piece[begin - 1] if begin else None
@@ -222,13 +223,13 @@ def _left(piece: Sequence[Token]) -> _Side | None:
 
 
 def _may_begin(piece, begin):
-  """Returns whether an expression may begin at a token."""
+  """Returns whether an expression may start at a token."""
   token = piece[begin]
   if token.kind != tokens_lib.OPERATOR:
     return token.kind in tokens_lib.OPERANDS
   if token.text not in '+-' or begin + 1 == len(piece):
     return False
-  # A sign, unless it stands between a word and a number, apart from both.
+  # A sign, unless it is between a word and a number with spaces around it.
   return (
     begin == 0
     or piece[begin - 1].kind == tokens_lib.OPEN
@@ -237,7 +238,7 @@ def _may_begin(piece, begin):
 
 
 def _is_call(before, token):
-  """Returns whether a parenthesis holds a function's argument: 'f(2)'."""
+  """Returns whether a parenthesis is a function call: 'f(2)'."""
   return (
     before.kind == tokens_lib.WORD
     and token.kind == tokens_lib.OPEN
@@ -246,26 +247,26 @@ def _is_call(before, token):
 
 
 def _right(piece: Sequence[Token]) -> _Side | None:
-  """The longest expression at the beginning of what stands behind a sign."""
-  piece = piece[: MOST_TOKENS + 1]
-  end = expressions.extent(piece, 0)
+  """Returns the longest expression that starts after an equals sign."""
+  piece = piece[: MAX_TOKENS + 1]
+  end = expressions.end_of_expression(piece, 0)
   if not end:
     return None
-  if end > MOST_TOKENS - 1:
+  if end > MAX_TOKENS - 1:
     return _side(piece, end, (), expressions.TOO_LARGE, False)
   units = list(
     itertools.takewhile(lambda t: t.kind == tokens_lib.WORD, piece[end:])
   )
   if units and units[0].begin > piece[end - 1].end:
-    # Of what goes on after the statement, the first word may be a unit.
+    # Only the first word after the statement may be a unit.
     symbolic, units = False, [u for u in units[:1] if len(u.text) > 1]
   else:
-    behind = piece[end:][:2]
+    after = piece[end:][:2]
     symbolic = (
-      len(behind) == 2
-      and behind[0].kind == tokens_lib.OPERATOR
-      and behind[0].text != '-'
-      and behind[1].kind == tokens_lib.WORD
+      len(after) == 2
+      and after[0].kind == tokens_lib.OPERATOR
+      and after[0].text != '-'
+      and after[1].kind == tokens_lib.WORD
     )
   problem = expressions.SYMBOLIC if symbolic else ''
   return _side(piece, end, units, problem, False)
@@ -275,9 +276,9 @@ def _side(piece, end, units, problem, named):
   """Returns the side whose expression is the first `end` tokens of a piece."""
   tokens = piece[:end]
   evaluation = (
-    expressions.failed(problem)
+    expressions.failure(problem)
     if problem
-    else expressions.of_tokens([*tokens, *units])
+    else expressions.evaluate_tokens([*tokens, *units])
   )
   return _Side(
     evaluation=evaluation,

@@ -1,4 +1,4 @@
-"""Statements found in worked solutions, and their verdicts."""
+"""Tests the statements of worked solutions and their verdicts."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_verdicts(text, kinds):
 
 def test_step_says_what_was_wanted():
   (step,) = steps.check('so 2 + 2 = 5 apples')
-  assert (step.text, step.wanted, step.marked) == ('2 + 2 = 5', 4, False)
+  assert (step.text, step.expected, step.is_mark) == ('2 + 2 = 5', 4, False)
 
 
 def test_made_up_statements_in_prose():
@@ -104,8 +104,8 @@ def test_made_up_statements_in_prose():
         f'{shown}{unit} a day.',
       ]
     )
-    wanted = 'wrong' if wrong else 'right'
-    assert set(_kinds(text)) == {wanted}, text
+    expected = 'wrong' if wrong else 'right'
+    assert set(_kinds(text)) == {expected}, text
 
 
 def test_worked_solutions_of_gsm8k():
@@ -116,7 +116,7 @@ def test_worked_solutions_of_gsm8k():
   with open(path, encoding='utf-8') as f:
     for line in f:
       for step in steps.check(json.loads(line)['answer']):
-        counts = marks if step.marked else prose
+        counts = marks if step.is_mark else prose
         counts[step.kind] = counts.get(step.kind, 0) + 1
   # GSM8K made its marks with a calculator; two hold '//'.
   assert marks == {'right': 23714, 'no_parse': 2}

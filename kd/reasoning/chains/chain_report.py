@@ -137,9 +137,9 @@ def _example(trace: Trace, reason: str) -> str:
   answer, reference = trace.answer, trace.question.answer
   lines = [f'**{trace.id}**' + (f': {reason}' if reason else '')]
   shown_answer = (
-    answer.reason if answer.value is None else answers.write(answer.value)
+    answer.reason if answer.value is None else answers.to_text(answer.value)
   )
-  expected = 'unknown' if reference is None else answers.write(reference)
+  expected = 'unknown' if reference is None else answers.to_text(reference)
   lines += [f'answer: {_cell(shown_answer)}; reference: {expected}', '']
   shown = (
     f'{_truncate(trace.question.inputs)}\n---\n{_truncate(trace.sampled.text)}'
@@ -150,7 +150,7 @@ def _example(trace: Trace, reason: str) -> str:
     lines.append('')
   for step in wrong:
     expected = (
-      '' if step.wanted is None else f' (is {answers.write(step.wanted)})'
+      '' if step.expected is None else f' (is {answers.to_text(step.expected)})'
     )
     lines.append(f'- {step.kind}: `{_cell(step.text)}`{expected}')
   return '\n'.join(lines) + '\n'

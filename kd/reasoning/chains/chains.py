@@ -198,7 +198,7 @@ def write(
   lines = []
   for trace in kept:
     prompt = by_id[trace.question.id]
-    answer = answers.write(trace.answer.value)
+    answer = answers.to_text(trace.answer.value)
     kinds = [step.kind for step in trace.steps]
     row = {
       'id': trace.id,
@@ -216,7 +216,7 @@ def write(
         'logprob': trace.sampled.logprob,
         'steps': {kind: kinds.count(kind) for kind in sorted(set(kinds))},
         'right': trace.right,
-        'votes': {answers.write(v): n for v, n in trace.vote.counts},
+        'votes': {answers.to_text(v): n for v, n in trace.vote.counts},
       },
     }
     lines.append(json_lines.encode(row))

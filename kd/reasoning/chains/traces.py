@@ -114,12 +114,14 @@ class Trace:
   @property
   def rationale(self) -> str:
     """Returns the worked steps, without calculator marks and answer line."""
-    text = answers.own_part(self.sampled.text)
+    text = answers.without_follow_up(self.sampled.text)
     if answers.MARKER in text:
       text = text.rpartition(answers.MARKER)[0]
     else:
       before, _, last = text.rstrip().rpartition('\n')
-      text = before if before.strip() and answers.names_answer(last) else text
+      text = (
+        before if before.strip() and answers.announces_answer(last) else text
+      )
     return answers.without_marks(text).strip()
 
   @property
@@ -130,7 +132,7 @@ class Trace:
   @property
   def steps_key(self) -> tuple[str, ...]:
     """Returns a key of the calculations, in order."""
-    prose = [s for s in self.steps if not s.marked] or self.steps
+    prose = [s for s in self.steps if not s.is_mark] or self.steps
     return tuple(re.sub(r'[^0-9.+*/=()^-]', '', s.text) for s in prose)
 
 
@@ -162,7 +164,7 @@ def judge(
       number=number,
       sampled=sampled,
       answer=answer,
-      steps=tuple(steps_lib.check(answers.own_part(sampled.text))),
+      steps=tuple(steps_lib.check(answers.without_follow_up(sampled.text))),
       vote=vote_,
       right=None if reference is None else answer.value == reference,
     )

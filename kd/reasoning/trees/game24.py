@@ -1,13 +1,13 @@
-"""The game of 24: four numbers, each used once, that are to make 24.
+"""Defines the game of 24: make 24 from four numbers, each used once.
 
-A thought is one operation on two of the numbers that are left, with what is
-left then:
+A thought is an operation on two of the remaining numbers, followed by the
+numbers that remain then:
 
   8 / 3 = 8/3 left 3 8 8/3
 
-Its terms stand apart by blanks, so that '8/3' is a number and '8 / 3' a step.
-Values are exact fractions. Puzzles: the 1,362 of 4nums.com as arXiv 2305.10601
-uses them, in order of the time that people take.
+Terms are separated by spaces, so that '8/3' is a number and '8 / 3' a step.
+Values are exact fractions. The puzzles are the 1,362 of 4nums.com that arXiv
+2305.10601 uses, ordered by the time that people need.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,46 +48,48 @@ _OPERATORS: dict[str, Callable[[_Fraction, _Fraction], _Fraction]] = {
   '*': lambda a, b: a * b,
   '/': _divide,
 }
-# How tightly an expression holds together: sum, product, number.
+# Precedence of an expression: sum, product, number.
 _SUM, _PRODUCT, _ATOM = range(3)
 
 
 class Number(NamedTuple):
-  """A number that is left.
+  """A remaining number.
 
   Attributes:
-    value: exact.
-    text: the expression that it came from.
-    binding: 0 for a sum or difference, 1 product or quotient, 2 given number.
+    value: exact value.
+    text: the expression that computes it.
+    precedence: 0: sum or difference; 1: product or quotient; 2: given number.
   """
 
   value: _Fraction
   text: str
-  binding: int
+  precedence: int
 
 
 def _join(a: Number, sign: str, b: Number) -> Number:
-  """Returns the number that an operation makes; raises Fault."""
+  """Returns the result of an operation; raises Fault."""
   value = _OPERATORS[sign](a.value, b.value)
-  binding = _SUM if sign in '+-' else _PRODUCT
-  left = f'({a.text})' if a.binding < binding else a.text
-  # What is subtracted or divided by: (a-(b-c)), (a/(b*c)).
-  loose = b.binding <= binding if sign in '-/' else b.binding < binding
-  right = f'({b.text})' if loose else b.text
-  return Number(value, f'{left}{sign}{right}', binding)
+  precedence = _SUM if sign in '+-' else _PRODUCT
+  left = f'({a.text})' if a.precedence < precedence else a.text
+  # Right operands of - and /: (a-(b-c)), (a/(b*c)).
+  needs_parentheses = (
+    b.precedence <= precedence if sign in '-/' else b.precedence < precedence
+  )
+  right = f'({b.text})' if needs_parentheses else b.text
+  return Number(value, f'{left}{sign}{right}', precedence)
 
 
 @functools.lru_cache(maxsize=1 << 18)
 def reachable(values: tuple[_Fraction, ...]) -> bool:
-  """Returns whether sorted values, each used once, can make the goal."""
+  """Returns whether the sorted values can make the goal."""
   if len(values) == 1:
     return values[0] == GOAL
   for i, j in itertools.combinations(range(len(values)), 2):
     rest = values[:i] + values[i + 1 : j] + values[j + 1 :]
     a, b = values[i], values[j]
-    made = {a + b, a - b, b - a, a * b}
-    made |= {x / y for x, y in ((a, b), (b, a)) if y}
-    if any(reachable(tuple(sorted((*rest, value)))) for value in made):
+    results = {a + b, a - b, b - a, a * b}
+    results |= {x / y for x, y in ((a, b), (b, a)) if y}
+    if any(reachable(tuple(sorted((*rest, value)))) for value in results):
       return True
   return False
 
@@ -102,14 +104,14 @@ def _number(text):
 
 
 def _take(numbers, value):
-  """Returns the first number of that value, and the others; raises Fault."""
+  """Returns the first number with a value, and the others; raises Fault."""
   for i, number in enumerate(numbers):
     if number.value == value:
       return number, numbers[:i] + numbers[i + 1 :]
   raise tree_problem.Fault('not_left', str(value))
 
 
-# A puzzle and the steps to its end.
+# Puzzles and their solutions.
 _EXAMPLES = (
   ('4 4 6 8', ('4 + 8 = 12', '6 - 4 = 2', '12 * 2 = 24')),
   ('2 9 10 12', ('12 * 2 = 24', '10 - 9 = 1', '24 * 1 = 24')),
@@ -118,11 +120,11 @@ _EXAMPLES = (
 
 
 class Game24:
-  """The problem; see tree_problem.TreeProblem."""
+  """The game of 24; see tree_problem.TreeProblem."""
 
   name = 'game24'
   enumerable = True
-  most_examples = len(_EXAMPLES)
+  max_examples = len(_EXAMPLES)
 
   def root(self, instance: tree_problem.Instance) -> tree_problem.State:
     numbers = tuple(
@@ -134,8 +136,8 @@ class Game24:
     return len(instance.question.split()) - 1
 
   def propose(self, state: tree_problem.State) -> list[str]:
-    """Returns all steps, those with the plainest results first."""
-    found = {}
+    """Returns all steps: integer results before fractions, negatives last."""
+    value_by_step = {}
     for i, j in itertools.combinations(range(len(state.position)), 2):
       a, b = state.position[i], state.position[j]
       for x, sign, y in (
@@ -147,17 +149,20 @@ class Game24:
         number = _join(x, sign, y)
         rest = [n for k, n in enumerate(state.position) if k not in (i, j)]
         text = _step(x, sign, y, number, rest)
-        found.setdefault(text, number.value)
-    plain = lambda text: (found[text] < 0, found[text].denominator > 1)
-    return sorted(found, key=plain)
+        value_by_step.setdefault(text, number.value)
+    order = lambda text: (
+      value_by_step[text] < 0,
+      value_by_step[text].denominator > 1,
+    )
+    return sorted(value_by_step, key=order)
 
   def apply(
     self, state: tree_problem.State, thought: str
   ) -> tree_problem.State:
-    """Reads a step; what is left need not be said, but must be right."""
+    """Parses a step; the remaining numbers are optional, but must be right."""
     if not thought.strip():
       raise tree_problem.Fault('empty', '')
-    if len(thought) > tree_problem.LONGEST:
+    if len(thought) > tree_problem.MAX_CHARS:
       raise tree_problem.Fault('no_parse', f'{len(thought)} characters')
     head, _, tail = thought.translate(_SIGNS).partition(_LEFT)
     words = head.split()
@@ -182,20 +187,20 @@ class Game24:
     return len(state.position) == 1
 
   def is_solution(self, state: tree_problem.State) -> bool:
-    """One number is left, and the expression of the steps is right."""
+    """Returns whether one number is left and the expression is right."""
     if not self.is_terminal(state):
       return False
     question = state.instance.question
     return game24_answers.check(question, self.answer(state)).right
 
   def verify(self, state: tree_problem.State) -> float:
-    """1 if the goal can still be reached, which a solver finds out, else 0."""
+    """Returns 1 if a solver can still reach the goal, else 0."""
     return float(reachable(_values(state)))
 
   def examples(self, count: int) -> str:
     if not count:
       return ''
-    told = [
+    parts = [
       f'Use each number once, with + - * /, to make {GOAL}. Each line takes '
       'two of the numbers that are left and tells what is left then.\n'
     ]
@@ -204,28 +209,32 @@ class Game24:
       state = self.root(instance)
       for step in steps:
         state = self.apply(state, step)
-      told.append(f'{self.inputs(instance)}{self.targets(state)}\n')
-    return '\n'.join(told) + '\n'
+      parts.append(f'{self.inputs(instance)}{self.targets(state)}\n')
+    return '\n'.join(parts) + '\n'
 
   def inputs(self, instance: tree_problem.Instance) -> str:
     return f'Make {GOAL}: {instance.question}\n'
 
   def targets(self, state: tree_problem.State) -> str:
-    """Returns the steps, and the expression that they amount to."""
-    return f'{tree_problem.written(state)}{answers.MARKER} {self.answer(state)}'
+    """Returns the steps and the resulting expression."""
+    return (
+      f'{tree_problem.text_so_far(state)}{answers.MARKER} {self.answer(state)}'
+    )
 
   def answer(self, state: tree_problem.State) -> str:
-    """Returns the expression of a terminal state, from its steps."""
+    """Returns the expression of a terminal state."""
     return state.position[0].text
 
   def value_inputs(self, state: tree_problem.State) -> str:
     return (
       f'Can these numbers make {GOAL}, each used once? Answer sure, likely or '
-      f'impossible.\n10 14\nsure\n1 1\nimpossible\n{_listed(state)}\n'
+      f'impossible.\n10 14\nsure\n1 1\nimpossible\n{_numbers_text(state)}\n'
     )
 
   def vote_inputs(self, states: Sequence[tree_problem.State]) -> str:
-    choices = ''.join(f'{i}: {_listed(s)}\n' for i, s in enumerate(states, 1))
+    choices = ''.join(
+      f'{i}: {_numbers_text(s)}\n' for i, s in enumerate(states, 1)
+    )
     return (
       f'Which of these make {GOAL} most easily, each number used once?\n'
       f'{choices}Best: '
@@ -236,7 +245,7 @@ def _values(state):
   return tuple(sorted(number.value for number in state.position))
 
 
-def _listed(state):
+def _numbers_text(state):
   return ' '.join(str(number.value) for number in state.position)
 
 
@@ -246,13 +255,13 @@ def _step(first, sign, second, result, rest) -> str:
 
 
 def read(path: str) -> list[tree_problem.Instance]:
-  """Puzzles of a CSV file, in its order; ids tell their ranks.
+  """Reads puzzles from a CSV file; ids contain their rank in the file.
 
   Args:
-    path: has a column Puzzles, each 2 to 5 numbers of 1 to 999.
+    path: a file with a column Puzzles: 2 to 5 numbers from 1 to 999 each.
 
   Raises:
-    ConfigError: there is no such file, or a line is wrong.
+    ConfigError: there is no such file, or a line is invalid.
   """
   if not os.path.isfile(path):
     raise errors.ConfigError(
@@ -260,7 +269,7 @@ def read(path: str) -> list[tree_problem.Instance]:
       f'no file {path!r}',
       legal='a CSV file with a column Puzzles',
     )
-  found = []
+  instances = []
   lines = io.StringIO(text_files.read(path), newline='')
   for rank, row in enumerate(csv.DictReader(lines), 1):
     puzzle = row.get('Puzzles') or ''
@@ -270,5 +279,5 @@ def read(path: str) -> list[tree_problem.Instance]:
         f'Puzzles is {puzzle[:60]!r}',
         legal='2 to 5 numbers of 1 to 999, separated by spaces',
       )
-    found.append(tree_problem.Instance(f'game24-{rank:04d}', puzzle, ''))
-  return found
+    instances.append(tree_problem.Instance(f'game24-{rank:04d}', puzzle, ''))
+  return instances

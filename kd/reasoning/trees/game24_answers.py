@@ -1,9 +1,9 @@
-r"""Whether an expression wins the game of 24: exact, and never executed.
+r"""Checks answers of the game of 24 exactly, without executing them.
 
-The answer of a reply is the line behind its last '####', without one its last
-line that isn't empty; a \boxed{} around it is taken off. It is an expression
-of the four signs, parentheses and the puzzle's numbers, each exactly once, and
-may say '= 24' behind it: what counts is what the expression comes to.
+The answer of a reply is the line after the last '####', or else the last line
+that is not empty; \boxed{} around it is removed. It must be an expression of
+the four operators, parentheses and each number of the puzzle exactly once, and
+may end with '= 24'. Only the value of the expression counts.
 """
 
 import collections
@@ -21,26 +21,26 @@ GOAL = 24
 RIGHT = 'right'
 # Reasons why a reply is wrong.
 REASONS = {
-  'empty': 'nothing is answered',
-  'no_parse': 'the answer is no expression of + - * / and parentheses',
+  'empty': 'the answer is empty',
+  'no_parse': 'the answer is not an expression of + - * / and parentheses',
   'reused': 'a number is used more often than it is given',
   'left_out': 'a number is not used',
-  'joined': 'given numbers are written together as one',
+  'joined': 'given numbers are joined into one number',
   'not_given': 'a number is used that is not given',
   'division_by_zero': 'it divides by zero',
-  'wrong_value': 'it comes to something else',
+  'wrong_value': 'its value is not the goal',
 }
-_LONGEST = 400  # Characters of an answer.
+_MAX_CHARS = 400  # Of an answer.
 _BOX = '\\boxed{'
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """What a reply is worth.
+  """The result of checking a reply.
 
   Attributes:
     reason: 'right', or a key of REASONS.
-    value: what the expression comes to; None if it is none.
+    value: value of the expression; None if it cannot be evaluated.
   """
 
   reason: str
@@ -52,23 +52,25 @@ class Verdict:
 
 
 def check(question: str, reply: str) -> Verdict:
-  """Judges a reply.
+  """Checks a reply; never raises.
+
+  Takes time linear in the length of the reply.
 
   Args:
-    question: the puzzle's numbers, a blank between them.
+    question: the numbers of the puzzle, separated by spaces.
     reply: any text.
 
   Returns:
-    The verdict; never raises, in time linear in the reply's length. A reply of
-    more than notation.LONGEST characters is no expression.
+    The verdict. A reply of more than notation.MAX_CHARS characters is not
+    parsed.
   """
-  if len(reply) > notation.LONGEST:
+  if len(reply) > notation.MAX_CHARS:
     return Verdict('no_parse')
   text = _answer(reply)
   if not text:
     return Verdict('empty')
-  tokens = tokens_lib.read(notation.plain(text[: _LONGEST + 1]))
-  if len(text) > _LONGEST:
+  tokens = tokens_lib.read(notation.normalize(text[: _MAX_CHARS + 1]))
+  if len(text) > _MAX_CHARS:
     return Verdict('no_parse')
   sides: list[list[tokens_lib.Token]] = [[]]
   for token in tokens:
@@ -79,20 +81,20 @@ def check(question: str, reply: str) -> Verdict:
   claims_goal = [[t.text for t in side] == [str(GOAL)] for side in sides[1:]]
   if len(sides) > 2 or not all(claims_goal) or not _is_plain(sides[0]):
     return Verdict('no_parse')
-  found = expressions.of_tokens(sides[0])
-  if found.problem == expressions.DIVISION_BY_ZERO:
+  evaluation = expressions.evaluate_tokens(sides[0])
+  if evaluation.problem == expressions.DIVISION_BY_ZERO:
     return Verdict('division_by_zero')
-  if found.problem:
+  if evaluation.problem:
     return Verdict('no_parse')
   used = [t.text for t in sides[0] if t.kind == tokens_lib.NUMBER]
-  reason = _numbers(question.split(), used)
+  reason = _number_error(question.split(), used)
   if not reason:
-    reason = RIGHT if found.value == GOAL else 'wrong_value'
-  return Verdict(reason, found.value)
+    reason = RIGHT if evaluation.value == GOAL else 'wrong_value'
+  return Verdict(reason, evaluation.value)
 
 
 def _answer(reply: str) -> str:
-  """Returns the text that is judged, '' if there is none."""
+  """Returns the answer of a reply, or ''."""
   if answers.MARKER in reply:
     lines = reply.rpartition(answers.MARKER)[2].splitlines()[:1]
   else:
@@ -104,7 +106,7 @@ def _answer(reply: str) -> str:
 
 
 def _is_plain(tokens: Sequence[tokens_lib.Token]) -> bool:
-  """Whether they are digits, signs between operands, and parentheses."""
+  """Returns whether tokens are numbers, binary operators and parentheses."""
   last = tokens_lib.OPEN
   operand = tokens_lib.NUMBER, tokens_lib.CLOSE
   for token in tokens:
@@ -122,8 +124,8 @@ def _is_plain(tokens: Sequence[tokens_lib.Token]) -> bool:
   return bool(tokens)
 
 
-def _numbers(given: Sequence[str], used: Sequence[str]) -> str:
-  """What is wrong with the numbers that were used, '' if nothing is."""
+def _number_error(given: Sequence[str], used: Sequence[str]) -> str:
+  """Returns a key of REASONS if the numbers are wrong, else ''."""
   left = collections.Counter(given)
   left.subtract(used)
   for number in used:
@@ -135,7 +137,7 @@ def _numbers(given: Sequence[str], used: Sequence[str]) -> str:
 
 
 def _joined(given: Sequence[str]) -> set[str]:
-  """Returns the numbers written together, two or more of them, in any order."""
+  """Returns all concatenations of two or more given numbers."""
   return {
     ''.join(order)
     for count in range(2, len(given) + 1)

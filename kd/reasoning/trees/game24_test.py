@@ -106,18 +106,18 @@ def test_every_puzzle_is_solved_by_the_enumerated_search():
 
 def test_the_solver_agrees_with_brute_force_on_any_numbers():
   rng = random.Random(0)
-  found = set()
+  outcomes = set()
   for _ in range(25):
     numbers = [rng.randint(1, 13) for _ in range(4)]
     exact = tuple(sorted(map(fractions.Fraction, numbers)))
-    found.add(game24.reachable(exact))
+    outcomes.add(game24.reachable(exact))
     assert game24.reachable(exact) == _solvable(numbers), numbers
-  assert found == {True, False}
+  assert outcomes == {True, False}
 
 
 def test_verdicts_agree_with_brute_force_on_random_expressions():
   rng = random.Random(1)
-  found = set()
+  outcomes = set()
   for _ in range(5):
     numbers = [rng.randint(1, 13) for _ in range(4)]
     question = ' '.join(map(str, numbers))
@@ -127,8 +127,8 @@ def test_verdicts_agree_with_brute_force_on_random_expressions():
       verdict = game24_answers.check(question, f'so\n#### {text} = 24')
       assert verdict.value == value, text
       assert verdict.right == (value == 24), text
-      found.add(verdict.reason)
-  assert found == {'right', 'wrong_value', 'division_by_zero'}
+      outcomes.add(verdict.reason)
+  assert outcomes == {'right', 'wrong_value', 'division_by_zero'}
 
 
 @pytest.mark.parametrize(
@@ -272,8 +272,8 @@ def test_expressions_come_to_what_their_steps_come_to():
 
 
 def test_examples_for_other_models_are_right():
-  told = GAME.examples(GAME.most_examples)
-  for example in told.split('\n\n')[1:-1]:
+  examples = GAME.examples(GAME.max_examples)
+  for example in examples.split('\n\n')[1:-1]:
     first, _, reply = example.partition('\n')
     question = first.removeprefix(f'Make {game24.GOAL}: ')
     assert game24_answers.check(question, reply).right

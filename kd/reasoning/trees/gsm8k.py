@@ -1,8 +1,8 @@
-"""GSM8K as a search: a thought is a line of a worked solution.
+"""Defines GSM8K as a search: a thought is a line of a worked solution.
 
-Each line's arithmetic is checked exactly (steps.py), and the line with '####'
-ends a path (arXiv 2110.14168). Two states are equal if their lines make the
-same statements, whatever the words around them.
+The arithmetic of each line is checked exactly (steps.py), and the line with
+'####' ends a path (arXiv 2110.14168). Two states are equal if their lines have
+the same arithmetic statements.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from kd.reasoning.arithmetic import steps
 from kd.reasoning.trees import tree_problem
 
 FILE = os.path.join('gsm8k', 'train.jsonl')
-LONGEST_PATH = 16  # Lines; the longest of GSM8K's own solutions has 11.
+MAX_PATH_LENGTH = 16  # Lines; the longest solution in GSM8K has 11.
 _EXAMPLES = (
   (
     'A shelf holds 4 boxes with 6 pens each. 9 pens are sold. How many are '
@@ -42,11 +42,11 @@ _EXAMPLES = (
 
 @dataclasses.dataclass(frozen=True)
 class Lines:
-  """What is known of a state's lines.
+  """Counts of checked lines.
 
   Attributes:
-    checked: how many make statements, all right.
-    wrong: how many make a wrong one.
+    checked: number of lines with statements that are all right.
+    wrong: number of lines with a wrong statement.
   """
 
   checked: int
@@ -54,36 +54,36 @@ class Lines:
 
 
 class Gsm8k:
-  """The problem; see tree_problem.TreeProblem."""
+  """GSM8K; see tree_problem.TreeProblem."""
 
   name = 'gsm8k'
   enumerable = False
-  most_examples = len(_EXAMPLES)
+  max_examples = len(_EXAMPLES)
 
   def root(self, instance: tree_problem.Instance) -> tree_problem.State:
     return tree_problem.State(instance, (), Lines(0, 0))
 
   def depth(self, instance: tree_problem.Instance) -> int:
     del instance
-    return LONGEST_PATH
+    return MAX_PATH_LENGTH
 
   def propose(self, state: tree_problem.State) -> list[str]:
-    """Raises TypeError: there is no end of lines."""
+    """Raises TypeError: lines cannot be enumerated."""
     del state
     raise TypeError('the lines of a solution cannot be enumerated')
 
   def apply(
     self, state: tree_problem.State, thought: str
   ) -> tree_problem.State:
-    """Takes any line; a wrong statement is for `verify` to judge."""
+    """Accepts any line; `verify` handles wrong statements."""
     line = ' '.join(thought.split())
     if not line:
       raise tree_problem.Fault('empty', '')
-    if len(line) > tree_problem.LONGEST:
+    if len(line) > tree_problem.MAX_CHARS:
       raise tree_problem.Fault('no_parse', f'{len(line)} characters')
-    found = steps.check(line)
-    wrong = any(step.kind in steps.ERRORS for step in found)
-    checked = not wrong and any(step.kind == steps.RIGHT for step in found)
+    statements = steps.check(line)
+    wrong = any(step.kind in steps.ERRORS for step in statements)
+    checked = not wrong and any(step.kind == steps.RIGHT for step in statements)
     lines = Lines(
       state.position.checked + checked, state.position.wrong + wrong
     )
@@ -92,15 +92,15 @@ class Gsm8k:
   def key(self, state: tree_problem.State) -> str:
     keys = set()
     for line in state.thoughts:
-      said = [step.text for step in steps.check(line)] or [line.lower()]
-      keys.add(';'.join(''.join(text.split()) for text in said))
+      statements = [step.text for step in steps.check(line)] or [line.lower()]
+      keys.add(';'.join(''.join(text.split()) for text in statements))
     return '\n'.join(sorted(keys))
 
   def is_terminal(self, state: tree_problem.State) -> bool:
     return bool(state.thoughts) and answers.MARKER in state.thoughts[-1]
 
   def is_solution(self, state: tree_problem.State) -> bool:
-    """No statement is wrong, nor is the answer, if the right one is known."""
+    """Returns whether all statements and the answer, if known, are right."""
     if not self.is_terminal(state) or state.position.wrong:
       return False
     answer, right = state.thoughts[-1], state.instance.answer
@@ -109,22 +109,22 @@ class Gsm8k:
     return answers.extract(answer).value is not None
 
   def verify(self, state: tree_problem.State) -> float:
-    """0 with a wrong statement, else more for each line with a right one."""
+    """Returns 0 with a wrong statement; otherwise rises with checked lines."""
     if state.position.wrong:
       return 0.0
     return (1 + state.position.checked) / (1 + len(state.thoughts))
 
   def examples(self, count: int) -> str:
     return ''.join(
-      _asked(question) + '\n'.join(lines) + '\n\n'
+      _question_text(question) + '\n'.join(lines) + '\n\n'
       for question, lines in _EXAMPLES[:count]
     )
 
   def inputs(self, instance: tree_problem.Instance) -> str:
-    return _asked(instance.question)
+    return _question_text(instance.question)
 
   def answer(self, state: tree_problem.State) -> str:
-    """What stands behind the last '####', without commas and units."""
+    """Returns the number after the last '####', without commas and units."""
     return str(answers.extract(state.thoughts[-1]).value)
 
   def targets(self, state: tree_problem.State) -> str:
@@ -132,34 +132,34 @@ class Gsm8k:
 
   def value_inputs(self, state: tree_problem.State) -> str:
     return (
-      f'{_asked(state.instance.question)}{tree_problem.written(state)}\n'
+      f'{_question_text(state.instance.question)}{tree_problem.text_so_far(state)}\n'
       'Are these steps right, and do they lead to the answer? Say sure, likely '
       'or impossible.\n'
     )
 
   def vote_inputs(self, states: Sequence[tree_problem.State]) -> str:
     choices = ''.join(
-      f'Choice {i}:\n{tree_problem.written(s)}\n'
+      f'Choice {i}:\n{tree_problem.text_so_far(s)}\n'
       for i, s in enumerate(states, 1)
     )
     return (
-      f'{_asked(states[0].instance.question)}\n{choices}'
+      f'{_question_text(states[0].instance.question)}\n{choices}'
       'Which choice is the best beginning of a right solution?\nChoice '
     )
 
 
-def _asked(question: str) -> str:
+def _question_text(question: str) -> str:
   return f'Question: {question}\nAnswer:\n'
 
 
 def read(path: str) -> list[tree_problem.Instance]:
-  """Returns the problems of a file, in its order.
+  """Reads the problems of a file, in order.
 
   Args:
-    path: JSON lines, as gsm8k_lines.read takes them.
+    path: JSON lines; see gsm8k_lines.read.
 
   Raises:
-    ConfigError: there is no such file, or a line is wrong.
+    ConfigError: there is no such file, or a line is invalid.
   """
   if not os.path.isfile(path):
     raise errors.ConfigError(

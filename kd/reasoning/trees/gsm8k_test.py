@@ -75,7 +75,7 @@ def test_lines_that_are_none():
 
 
 def test_examples_pass_the_projects_own_rules():
-  for example in PROBLEM.examples(PROBLEM.most_examples).split('\n\n')[:-1]:
+  for example in PROBLEM.examples(PROBLEM.max_examples).split('\n\n')[:-1]:
     lines = example.split('Answer:\n')[1].splitlines()
     state = _state(*lines, answer='')
     assert PROBLEM.is_solution(state)
@@ -86,18 +86,18 @@ def test_most_of_the_real_solutions_pass():
   path = os.path.join(os.environ.get('KD_DATA_DIR', ''), gsm8k.FILE)
   if not os.path.isfile(path):
     pytest.skip(f'KD_DATA_DIR holds no {gsm8k.FILE}')
-  found = problems.instances(problems.SOURCES['gsm8k'], path, 0, 600)
+  instances = problems.instances(problems.SOURCES['gsm8k'], path, 0, 600)
   passed = 0
   with open(path, encoding='utf-8') as f:
-    for instance, record in zip(found, f, strict=False):
+    for instance, record in zip(instances, f, strict=False):
       work = re.sub('<<[^<>]*>>', '', json.loads(record)['answer'])
       state = PROBLEM.root(instance)
       for line in filter(str.strip, work.splitlines()):
         assert not PROBLEM.is_terminal(state)
         state = PROBLEM.apply(state, line)
-      assert len(state.thoughts) <= gsm8k.LONGEST_PATH
+      assert len(state.thoughts) <= gsm8k.MAX_PATH_LENGTH
       passed += PROBLEM.is_solution(state)
-  assert len(found) == 600 and 0.97 * 600 < passed < 600
+  assert len(instances) == 600 and 0.97 * 600 < passed < 600
 
 
 @pytest.mark.parametrize(

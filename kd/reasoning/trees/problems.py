@@ -1,4 +1,4 @@
-"""The problems that trees can be searched for, and where their data lies."""
+"""Lists the problems that can be searched, with their data files."""
 
 from collections.abc import Callable
 import dataclasses
@@ -13,12 +13,12 @@ from kd.reasoning.trees import tree_problem
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A problem and its instances.
+  """A problem and its data.
 
   Attributes:
-    problem: what a search asks.
-    read: makes instances of a file; raises ConfigError.
-    file: where its data lies in $KD_DATA_DIR.
+    problem: the problem.
+    read: reads the instances of a file; raises ConfigError.
+    file: path of its data within $KD_DATA_DIR.
   """
 
   problem: tree_problem.TreeProblem
@@ -35,16 +35,16 @@ SOURCES = {
 def instances(
   source: Source, path: str, first: int, count: int
 ) -> list[tree_problem.Instance]:
-  """Instances of a file, or of the problem's own one.
+  """Reads instances of a problem.
 
   Args:
-    source: the problem's.
-    path: the file; '' for that in $KD_DATA_DIR.
-    first: the number of the first one, from 0.
-    count: how many; -1: all that follow.
+    source: the problem and its data.
+    path: path of the file; '' for the file in $KD_DATA_DIR.
+    first: index of the first instance, from 0.
+    count: number of instances; -1: all remaining ones.
 
   Raises:
-    ConfigError: there is no such file or instance, or a line is wrong.
+    ConfigError: there is no such file or instance, or a line is invalid.
   """
   if not path:
     if 'KD_DATA_DIR' not in os.environ:
@@ -54,11 +54,15 @@ def instances(
         legal=f'a file, or a folder with {source.file} as KD_DATA_DIR',
       )
     path = os.path.join(os.environ['KD_DATA_DIR'], source.file)
-  found = source.read(paths.expand(path))
-  if first >= len(found):
+  all_instances = source.read(paths.expand(path))
+  if first >= len(all_instances):
     raise errors.ConfigError(
       'search.first',
-      f'found {first}, and {path!r} holds {len(found)}',
-      legal=f'0 to {len(found) - 1}',
+      f'found {first}, and {path!r} has {len(all_instances)}',
+      legal=f'0 to {len(all_instances) - 1}',
     )
-  return found[first:] if count == -1 else found[first : first + count]
+  return (
+    all_instances[first:]
+    if count == -1
+    else all_instances[first : first + count]
+  )

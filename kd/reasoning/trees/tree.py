@@ -1,4 +1,4 @@
-"""A tree of thoughts: its nodes, what it cost, and its file."""
+"""Defines a tree of thoughts: its nodes, its cost, and its file format."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -6,35 +6,36 @@ import hashlib
 import json
 from typing import Any
 
-# What became of a node.
+# Final states of a node.
 STATUSES = {
   'open': 'not expanded when the search ended',
   'expanded': 'its thoughts were proposed',
   'solution': 'terminal and right',
   'failed': 'terminal and wrong',
   'pruned': 'its value is too low',
-  'beyond': 'its level or parent has enough better ones',
-  'deep': 'a path may have no more thoughts',
-  'same': 'an equal state came before',
-  'fault': 'its thought is none',
+  'beyond': 'its level or parent has enough better nodes',
+  'deep': 'the path has the maximum number of thoughts',
+  'same': 'an equal state already exists',
+  'fault': 'its thought is invalid',
 }
 
 
 @dataclasses.dataclass
 class Node:
-  """A thought, and the state behind it.
+  """A thought and the state after it.
 
   Attributes:
-    id: 0 for the root, rising in the order of making.
-    parent: the id of the state it was thought in; -1 for the root.
-    depth: thoughts before and with it.
-    thought: the line; as the model wrote it for a fault.
-    value: from 0 to 1, None if nobody was asked.
+    id: 0 for the root; increases in order of creation.
+    parent: id of the parent node; -1 for the root.
+    depth: number of thoughts from the root, including this one.
+    thought: the line; for an invalid thought, the text of the model.
+    value: evaluation from 0 to 1; None if it was not evaluated.
     status: a key of STATUSES.
     count: how often it was proposed in its parent's state.
-    logprob: the model's, of the thought, in nats; None for enumerated ones.
-    fault: what is wrong, a key of tree_problem.FAULTS; '' if nothing is.
-    same_as: the id of the equal state for status 'same', else -1.
+    logprob: log-probability of the thought in nats; None for enumerated ones.
+    fault: why the thought is invalid, a key of tree_problem.FAULTS; '' if it is
+      valid.
+    same_as: id of the equal state for status 'same', else -1.
   """
 
   id: int
@@ -50,13 +51,13 @@ class Node:
 
 
 @dataclasses.dataclass
-class Spent:
-  """What a tree has cost so far.
+class Cost:
+  """The cost of a tree so far.
 
   Attributes:
-    calls: completions that the model was asked for.
-    prompt_tokens: read; once a request, whatever its number of samples.
-    new_tokens: generated, stop ids included.
+    calls: number of completions requested from the model.
+    prompt_tokens: prompt tokens; counted once per request.
+    new_tokens: generated tokens, including stop ids.
   """
 
   calls: int = 0
@@ -70,24 +71,24 @@ class Spent:
 
 @dataclasses.dataclass
 class Tree:
-  """The search of one instance.
+  """The search tree of one instance.
 
   Attributes:
-    instance: its id.
-    question: what was given.
-    answer: the right answer, or ''.
-    nodes: by id.
-    spent: calls and tokens.
-    faults: how many texts were wrong, by kind.
+    instance: id of the instance.
+    question: the question.
+    answer: the reference answer, or ''.
+    nodes: all nodes, indexed by id.
+    spent: cost in calls and tokens.
+    faults: number of invalid texts by kind.
     stopped: the budget that ended the search: 'calls', 'tokens' or 'nodes';
-      '' if it came to its end.
+      '' if the search finished.
   """
 
   instance: str
   question: str
   answer: str
   nodes: list[Node] = dataclasses.field(default_factory=list)
-  spent: Spent = dataclasses.field(default_factory=Spent)
+  spent: Cost = dataclasses.field(default_factory=Cost)
   faults: dict[str, int] = dataclasses.field(default_factory=dict)
   stopped: str = ''
 
@@ -97,36 +98,36 @@ class Tree:
 
   def path(self, node: Node) -> list[Node]:
     """Returns the nodes from the first thought to this one."""
-    found = []
+    nodes = []
     while node.parent >= 0:
-      found.append(node)
+      nodes.append(node)
       node = self.nodes[node.parent]
-    return found[::-1]
+    return nodes[::-1]
 
   def children(self, parent: int) -> Iterator[Node]:
-    """In the order of making."""
+    """Yields the children of a node in order of creation."""
     return (node for node in self.nodes if node.parent == parent)
 
   def count_fault(self, kind: str) -> None:
     self.faults[kind] = self.faults.get(kind, 0) + 1
 
   def to_json(self) -> str:
-    """Returns the tree's file; equal trees give equal bytes."""
+    """Returns the tree as JSON; equal trees give equal text."""
     return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + '\n'
 
 
 def from_json(text: str) -> Tree:
-  """What to_json wrote.
+  """Parses the JSON of Tree.to_json.
 
   Raises:
-    ValueError, KeyError, TypeError: the text is something else.
+    ValueError, KeyError, TypeError: the text is not a tree.
   """
   values: dict[str, Any] = json.loads(text)
   nodes = [Node(**node) for node in values.pop('nodes')]
-  return Tree(nodes=nodes, spent=Spent(**values.pop('spent')), **values)
+  return Tree(nodes=nodes, spent=Cost(**values.pop('spent')), **values)
 
 
 def seed(*names: object) -> int:
-  """Returns a number below 2^31 from names: equal names give equal numbers."""
+  """Returns a seed below 2^31 that is determined by the names."""
   text = '/'.join(str(name) for name in names)
   return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1

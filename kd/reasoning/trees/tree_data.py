@@ -1,14 +1,13 @@
-"""Training data from trees: paths, pairs, and branches to be scored.
+"""Writes training data from trees: paths, preference pairs and branches.
 
-paths.jsonl     a path to a solution as one linear rationale
-pairs.jsonl     a good and a bad thought of one state
-branches.jsonl  a thought of a state that has several: a row for a teacher
+paths.jsonl     the path to a solution as one rationale
+pairs.jsonl     a good and a bad thought of the same state
+branches.jsonl  one of several thoughts of a state, for a teacher to score
 
-Paths and branches have what the project's tasks have, inputs, targets, and the
-rationale that the targets begin with. In a branch the rationale is what was
-thought before, so that a loss term of part 'answer' is on the thought alone:
-the teacher that scores the row, live or from a cache, gives its own
-distribution at the branching point.
+Paths and branches have the fields of a task: inputs, targets, and the rationale
+that the targets start with. The rationale of a branch is the previous thoughts,
+so that a loss term with part 'answer' covers only the thought: a teacher that
+scores the row provides its distribution at the branching point.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,14 +20,14 @@ from kd.reasoning.trees import tree as tree_lib
 from kd.reasoning.trees import tree_problem
 
 FILES = ('paths.jsonl', 'pairs.jsonl', 'branches.jsonl')
-# Before a thought that a rationale tells of and does not go on with.
-NOT = 'not '
+# Prefix of a thought that a rationale mentions and rejects.
+REJECTED_PREFIX = 'not '
 
 Record = dict[str, Any]
 
 
 class Reader:
-  """A tree with its states, and what is known of each node."""
+  """A tree with the states of its nodes and which of them are good or bad."""
 
   def __init__(
     self,
@@ -36,12 +35,12 @@ class Reader:
     instance: tree_problem.Instance,
     tree: tree_lib.Tree,
   ):
-    """Thinks the tree's thoughts once more.
+    """Applies all thoughts of a tree to restore its states.
 
     Args:
-      problem: the tree's.
-      instance: the tree's.
-      tree: finished.
+      problem: the problem of the tree.
+      instance: the instance of the tree.
+      tree: a finished tree.
     """
     self.problem, self.instance, self.tree = problem, instance, tree
     self.states = {0: problem.root(instance)}
@@ -53,15 +52,16 @@ class Reader:
         self.states[node.id] = problem.apply(before, node.thought)
     self.good = {step.id for node in tree.solutions for step in tree.path(node)}
     self._bad: dict[int, bool] = {}
-    # Children come after their parents, and an equal state before its like.
+    # In reverse, children come before parents, and duplicates before the
+    # state that they equal.
     for node in reversed(tree.nodes):
       self._bad[node.id] = self._leads_nowhere(node)
 
   def children(self, node: tree_lib.Node) -> list[tree_lib.Node]:
     return self._children.get(node.id, [])
 
-  def bad(self, node: tree_lib.Node) -> bool:
-    """Whether nothing good can come of a node, as far as the search knows."""
+  def is_bad(self, node: tree_lib.Node) -> bool:
+    """Returns whether the search found that a node leads to no solution."""
     if node.status == 'same':
       node = self.tree.nodes[node.same_as]
     return self._bad[node.id]
@@ -74,8 +74,8 @@ class Reader:
       ) and not any(c.status == 'same' for c in children)
     return node.status in ('fault', 'failed', 'pruned')
 
-  def why(self, node: tree_lib.Node) -> str:
-    """What speaks against a bad node, in a word."""
+  def rejection_reason(self, node: tree_lib.Node) -> str:
+    """Returns why a node is bad: a fault, a status or 'led_nowhere'."""
     if node.fault:
       return node.fault
     if node.status == 'same':
@@ -84,30 +84,30 @@ class Reader:
 
 
 def paths(reader: Reader, contrast: int) -> Iterator[Record]:
-  """Yields a record for each solution, in the order they were found.
+  """Yields a record for each solution, in the order of the search.
 
   Args:
-    reader: of a tree.
-    contrast: bad thoughts that are told of before each good one, at most.
+    reader: the reader of a tree.
+    contrast: maximum number of bad thoughts mentioned before each good one.
   """
   problem, tree = reader.problem, reader.tree
   for node in tree.solutions:
     lines = []
     for step in tree.path(node):
       siblings = reader.children(tree.nodes[step.parent])
-      bad = [s for s in siblings if s.status != 'fault' and reader.bad(s)]
-      lines += [f'{NOT}{s.thought}' for s in bad[:contrast]]
+      bad = [s for s in siblings if s.status != 'fault' and reader.is_bad(s)]
+      lines += [f'{REJECTED_PREFIX}{s.thought}' for s in bad[:contrast]]
       lines.append(step.thought)
     state = reader.states[node.id]
-    plain = tree_problem.written(state)
-    told = ''.join(f'{line}\n' for line in lines)
-    targets = told + problem.targets(state).removeprefix(plain)
+    plain = tree_problem.text_so_far(state)
+    thoughts = ''.join(f'{line}\n' for line in lines)
+    targets = thoughts + problem.targets(state).removeprefix(plain)
     yield {
       'id': f'{tree.instance}-{node.id}',
       'inputs': problem.inputs(reader.instance),
       'targets': targets,
-      # A last thought that is the answer is no rationale.
-      'rationale': _rationale(told, targets),
+      # Excludes the last thought if it is the answer.
+      'rationale': _rationale(thoughts, targets),
       'answer': problem.answer(state),
       'tree': tree.instance,
       'nodes': [step.id for step in tree.path(node)],
@@ -115,20 +115,20 @@ def paths(reader: Reader, contrast: int) -> Iterator[Record]:
     }
 
 
-def _rationale(told, targets):
-  if told.rstrip('\n') != targets:
-    return told.rstrip('\n')
+def _rationale(thoughts, targets):
+  if thoughts.rstrip('\n') != targets:
+    return thoughts.rstrip('\n')
   return targets.rpartition('\n')[0]
 
 
 def pairs(reader: Reader) -> Iterator[Record]:
-  """A record for each good thought and each bad one of the same state."""
+  """Yields a record for each pair of a good and a bad thought of a state."""
   tree = reader.tree
   for node in tree.nodes:
     children = reader.children(node)
     good = [c for c in children if c.id in reader.good]
-    bad = [c for c in children if c.id not in reader.good and reader.bad(c)]
-    before = tree_problem.written(reader.states[node.id]) if good else ''
+    bad = [c for c in children if c.id not in reader.good and reader.is_bad(c)]
+    before = tree_problem.text_so_far(reader.states[node.id]) if good else ''
     for chosen in good:
       for rejected in bad:
         yield {
@@ -137,7 +137,7 @@ def pairs(reader: Reader) -> Iterator[Record]:
           'chosen': f'{before}{chosen.thought}\n',
           'rejected': f'{before}{rejected.thought}\n',
           'shared': len(before),
-          'why': reader.why(rejected),
+          'why': reader.rejection_reason(rejected),
           'tree': tree.instance,
         }
 
@@ -149,7 +149,7 @@ def branches(reader: Reader) -> Iterator[Record]:
     children = [c for c in reader.children(node) if not c.fault]
     if len(children) < 2:
       continue
-    before = tree_problem.written(reader.states[node.id])
+    before = tree_problem.text_so_far(reader.states[node.id])
     total = sum(child.count for child in children)
     for child in children:
       yield {
@@ -157,7 +157,7 @@ def branches(reader: Reader) -> Iterator[Record]:
         'inputs': reader.problem.inputs(reader.instance),
         'targets': before + child.thought,
         'rationale': before.rstrip('\n'),
-        # None is given yet; rows of the traces' task have the field.
+        # A branch has no answer yet; the task of traces requires the field.
         'answer': '',
         'tree': tree.instance,
         'node': node.id,
@@ -174,27 +174,27 @@ def write(
   contrast: int,
   provenance: Mapping[str, Any],
 ) -> dict[str, int]:
-  """Writes FILES; returns how many records each holds.
+  """Writes FILES and returns the number of records of each.
 
   Args:
-    folder: where.
-    readers: of the trees, one at a time.
-    contrast: as for `paths`.
-    provenance: added to every record.
+    folder: the output folder.
+    readers: the readers of the trees; consumed one at a time.
+    contrast: see `paths`.
+    provenance: fields added to every record.
   """
   counts = dict.fromkeys(FILES, 0)
-  aside = {name: os.path.join(folder, f'{name}.tmp') for name in FILES}
+  temporary = {name: os.path.join(folder, f'{name}.tmp') for name in FILES}
   with contextlib.ExitStack() as stack:
     files = {
       name: stack.enter_context(open(path, 'w', encoding='utf-8'))
-      for name, path in aside.items()
+      for name, path in temporary.items()
     }
     for reader in readers:
-      made = paths(reader, contrast), pairs(reader), branches(reader)
-      for name, records in zip(FILES, made, strict=True):
+      records_by_file = paths(reader, contrast), pairs(reader), branches(reader)
+      for name, records in zip(FILES, records_by_file, strict=True):
         for record in records:
           files[name].write(json.dumps({**record, **provenance}) + '\n')
           counts[name] += 1
-  for name, path in aside.items():
+  for name, path in temporary.items():
     os.replace(path, os.path.join(folder, name))
   return counts

@@ -41,10 +41,10 @@ def sampled():
 
 
 def test_paths_are_right_and_linear(sampled):
-  found = list(tree_data.paths(_reader(sampled), contrast=0))
-  assert len(found) == len(sampled.solutions)
-  assert len({record['id'] for record in found}) == len(found)
-  for record in found:
+  records = list(tree_data.paths(_reader(sampled), contrast=0))
+  assert len(records) == len(sampled.solutions)
+  assert len({record['id'] for record in records}) == len(records)
+  for record in records:
     assert record['inputs'] == 'Make 24: 4 6 1 1\n'
     assert game24_answers.check('4 6 1 1', record['targets']).right
     work, marker, _ = record['targets'].rpartition('\n#### ')
@@ -58,28 +58,30 @@ def test_paths_are_right_and_linear(sampled):
 def test_contrast_tells_of_lost_branches(sampled):
   reader = _reader(sampled)
   plain = {r['id']: r for r in tree_data.paths(reader, contrast=0)}
-  told = 0
+  rejected = 0
   for record in tree_data.paths(reader, contrast=2):
     lines = record['rationale'].splitlines()
-    good = [line for line in lines if not line.startswith(tree_data.NOT)]
+    good = [
+      line for line in lines if not line.startswith(tree_data.REJECTED_PREFIX)
+    ]
     assert good == plain[record['id']]['rationale'].splitlines()
     assert record['targets'].startswith(record['rationale'] + '\n#### ')
     state = GAME.root(reader.instance)
     for line in lines:
-      if line.startswith(tree_data.NOT):
-        told += 1
-        lost = GAME.apply(state, line.removeprefix(tree_data.NOT))
+      if line.startswith(tree_data.REJECTED_PREFIX):
+        rejected += 1
+        lost = GAME.apply(state, line.removeprefix(tree_data.REJECTED_PREFIX))
         assert not GAME.verify(lost)
       else:
         state = GAME.apply(state, line)
-  assert told
+  assert rejected
 
 
 def test_pairs_are_one_good_and_one_lost_thought_of_one_state(sampled):
-  found = list(tree_data.pairs(_reader(sampled)))
-  reasons = {record['why'] for record in found}
+  records = list(tree_data.pairs(_reader(sampled)))
+  reasons = {record['why'] for record in records}
   assert reasons >= {'pruned', 'not_left'}
-  for record in found:
+  for record in records:
     chosen, rejected = record['chosen'], record['rejected']
     before = chosen[: record['shared']]
     assert rejected.startswith(before) and chosen != rejected
@@ -96,9 +98,9 @@ def test_pairs_are_one_good_and_one_lost_thought_of_one_state(sampled):
 
 
 def test_branches_are_rows_for_a_teacher(sampled):
-  found = list(tree_data.branches(_reader(sampled)))
+  records = list(tree_data.branches(_reader(sampled)))
   by_state = {}
-  for record in found:
+  for record in records:
     node = sampled.nodes[int(record['id'].rpartition('-')[2])]
     assert record['targets'].endswith(node.thought)
     before = record['targets'].removesuffix(node.thought)
@@ -120,7 +122,7 @@ def test_unfinished_branches_are_neither_good_nor_bad():
   reader = _reader(tree)
   for node in tree.nodes:
     if node.status in ('open', 'beyond'):
-      assert not reader.bad(node)
+      assert not reader.is_bad(node)
 
 
 def test_files_are_json_lines_with_provenance(sampled, tmp_path):
@@ -170,7 +172,7 @@ def test_a_large_tree_is_cut_and_says_so():
   for node in tree.nodes[1:]:
     node.status = 'expanded'
   _, texts, boxes = _pictured(tree)
-  assert len(boxes) < 3 * tree_picture.MOST_ROWS
+  assert len(boxes) < 3 * tree_picture.MAX_ROWS
   assert any('are not drawn' in text for text in texts)
 
 

@@ -1,4 +1,4 @@
-"""The orders in which a tree's states are expanded."""
+"""Chooses which states of a tree to expand next."""
 
 from collections.abc import Callable, Sequence
 import heapq
@@ -10,20 +10,20 @@ Nodes = Sequence[tree_lib.Node]
 
 
 class Method(Protocol):
-  """Keeps the states that wait, and says which are next."""
+  """Keeps the unexpanded states and chooses the next ones."""
 
   def next(self) -> list[tree_lib.Node]:
-    """States that are to be expanded together; [] when none waits."""
+    """Returns the states to expand together; [] if there are none."""
 
   def add(self, nodes: Nodes) -> None:
-    """States that were made by expanding the last ones, with their values.
+    """Adds the evaluated children of the states that `next` returned.
 
-    Those that will not be expanded get the status 'beyond'.
+    States that will never be expanded get the status 'beyond'.
     """
 
 
 def _best(nodes: Nodes) -> list[tree_lib.Node]:
-  """The highest value first; of equal ones the one that was made first."""
+  """Sorts nodes by decreasing value, then by id."""
   return sorted(nodes, key=lambda node: (-node.value, node.id))
 
 
@@ -35,7 +35,7 @@ def _keep(nodes: Nodes, breadth: int) -> list[tree_lib.Node]:
 
 
 class Beam:
-  """Level by level, the best of each level (breadth-first)."""
+  """Beam search: expands the best states of each level."""
 
   def __init__(self, breadth: int):
     self._breadth, self._level = breadth, []
@@ -49,7 +49,7 @@ class Beam:
 
 
 class DepthFirst:
-  """The best thought first, and back to the next best where it ends."""
+  """Depth-first search: expands the best child first, then backtracks."""
 
   def __init__(self, breadth: int):
     self._breadth, self._stack = breadth, []
@@ -62,7 +62,7 @@ class DepthFirst:
 
 
 class BestFirst:
-  """The best states that wait anywhere in the tree."""
+  """Best-first search: expands the best states anywhere in the tree."""
 
   def __init__(self, breadth: int):
     self._breadth, self._heap = breadth, []
@@ -73,7 +73,7 @@ class BestFirst:
 
   def add(self, nodes: Nodes) -> None:
     for node in nodes:
-      # The id decides between equal values: nodes are never compared.
+      # The id breaks ties, so that nodes are never compared.
       heapq.heappush(self._heap, (-node.value, node.id, node))
 
 

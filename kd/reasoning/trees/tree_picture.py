@@ -1,4 +1,4 @@
-"""A tree as one self-contained SVG file: thoughts from left to right."""
+"""Draws a tree as a self-contained SVG file, from left to right."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -8,12 +8,12 @@ import re
 from kd.reasoning.trees import tree as tree_lib
 from kd.reasoning.trees import tree_problem
 
-# Rows of a picture; a tree that needs more shows its first ones.
-MOST_ROWS = 300
+# Maximum rows of a picture; the rest of a larger tree is left out.
+MAX_ROWS = 300
 _ROW, _COLUMN, _BOX = 26, 330, 290  # Pixels: height, width, a box's width.
-_LETTERS = 40  # Of a thought; the rest is shown under the mouse.
+_LETTERS = 40  # Of a thought; the tooltip has the full text.
 _TOP = 96
-# What XML can't hold, and a model may have written.
+# Characters that are illegal in XML.
 _ILLEGAL = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
 # By status: fill, edge.
 _COLOURS = {
@@ -27,13 +27,13 @@ _COLOURS = {
   'same': ('#f2ecf8', '#7b5aa6'),
   'fault': ('#fbe3e1', '#b3382c'),
 }
-# Leaves of these are drawn as one box for each parent.
+# Leaves with these statuses are drawn as one box per parent and status.
 _FOLDED = ('pruned', 'beyond', 'deep', 'same', 'fault', 'failed', 'open')
 
 
 @dataclasses.dataclass
 class _Box:
-  """What is drawn: a node, or several leaves of one status."""
+  """A drawn box: a node, or several leaves with the same status."""
 
   nodes: Sequence[tree_lib.Node]
   column: int
@@ -42,21 +42,18 @@ class _Box:
 
 
 def draw(tree: tree_lib.Tree, title: str) -> str:
-  """Returns the picture's text.
+  """Returns the picture of a tree as SVG without external references.
 
   Args:
-    tree: any.
-    title: the first line.
-
-  Returns:
-    SVG that loads nothing.
+    tree: the tree.
+    title: the heading of the picture.
   """
   good = {s.id for node in tree.solutions for s in tree.path(node)}
   children: dict[int, list[tree_lib.Node]] = {}
   for node in tree.nodes[1:]:
     children.setdefault(node.parent, []).append(node)
   root = _boxes(tree.nodes[0], children, good)
-  rows, hidden = _place(root)
+  rows, hidden = _assign_rows(root)
   deepest = max(node.depth for node in tree.nodes)
   width = (deepest + 1) * _COLUMN + 20
   height = _TOP + (rows + 1) * _ROW
@@ -77,7 +74,7 @@ def _escape(text: str) -> str:
 
 
 def _boxes(root, children, good):
-  """Returns the boxes of a tree; solutions' branches come first."""
+  """Returns the boxes of a tree; branches with solutions come first."""
   box = _Box([root], 0)
   pending = [(root, box)]
   while pending:
@@ -95,10 +92,10 @@ def _boxes(root, children, good):
   return box
 
 
-def _place(root):
-  """Gives boxes their rows; returns these, and how many boxes are left out."""
+def _assign_rows(root):
+  """Sets the rows of boxes; returns the numbers of rows and hidden boxes."""
   rows = hidden = 0
-  # (box, whether those below it are placed)
+  # Pairs of a box and whether its children are placed.
   stack = [(root, False)]
   while stack:
     box, placed = stack.pop()
@@ -111,7 +108,7 @@ def _place(root):
       stack.append((box, True))
       stack += [(b, False) for b in reversed(box.below)]
       continue
-    if rows == MOST_ROWS:
+    if rows == MAX_ROWS:
       box.row = -1.0
       hidden += 1
       continue
@@ -148,7 +145,7 @@ def _heading(tree, title, hidden):
     x += 34 + 7 * len(status)
 
 
-def _all(root):
+def _traverse(root):
   stack = [root]
   while stack:
     box = stack.pop()
@@ -156,17 +153,17 @@ def _all(root):
     stack += box.below[::-1]
 
 
-def _middle(box):
+def _center_y(box):
   return _TOP + box.row * _ROW + _ROW / 2
 
 
 def _edges(root, good):
-  for box in _all(root):
+  for box in _traverse(root):
     for below in box.below:
       on_path = below.nodes[0].id in good
       colour, width = ('#1d7a35', 2.5) if on_path else ('#c3c7ce', 1)
-      x, y = 10 + box.column * _COLUMN + _BOX, _middle(box)
-      to_x, to_y = 10 + below.column * _COLUMN, _middle(below)
+      x, y = 10 + box.column * _COLUMN + _BOX, _center_y(box)
+      to_x, to_y = 10 + below.column * _COLUMN, _center_y(below)
       bend = (x + to_x) / 2
       yield (
         f'<path d="M{x} {y} C{bend} {y} {bend} {to_y} {to_x} {to_y}" '
@@ -175,11 +172,11 @@ def _edges(root, good):
 
 
 def _draw_boxes(root, question):
-  for box in _all(root):
+  for box in _traverse(root):
     first = box.nodes[0]
     fill, edge = _COLOURS[first.status]
-    x, y = 10 + box.column * _COLUMN, _middle(box) - 10
-    text, full = _words(box, question)
+    x, y = 10 + box.column * _COLUMN, _center_y(box) - 10
+    text, full = _labels(box, question)
     dashed = ' stroke-dasharray="4 2"' if len(box.nodes) > 1 else ''
     value = '' if first.value is None or not first.depth else _number(first)
     yield (
@@ -198,8 +195,8 @@ def _number(node):
   return f'{times}{node.value:.2g}'
 
 
-def _words(box, question):
-  """What a box says, and what it says under the mouse."""
+def _labels(box, question):
+  """Returns the text of a box and its tooltip."""
   if len(box.nodes) > 1:
     text = f'{len(box.nodes)} thoughts: {box.nodes[0].thought}, ...'
     full = '\n'.join(_full(n) for n in box.nodes)
@@ -208,7 +205,7 @@ def _words(box, question):
     text = node.thought if node.depth else question
     full = _full(node)
   text = ' '.join(text.split())
-  # Marks of folded boxes stand where a value would.
+  # Folded boxes show their status in place of a value.
   letters = _LETTERS - (8 if len(box.nodes) > 1 else 0)
   return (text if len(text) <= letters else text[: letters - 1] + '…'), full
 

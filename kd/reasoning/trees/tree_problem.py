@@ -1,9 +1,9 @@
-"""What a search over partial thoughts needs to know of a problem.
+"""Defines the interface between a problem and a search over thoughts.
 
-The state of a search is what has been thought so far, after arXiv 2305.10601
-(Tree of Thoughts). A thought is one line of text. Whatever a model writes, a
-problem either makes a state of it or raises a `Fault`, in bounded time, and
-never executes it.
+The state of a search is the list of previous thoughts, after Tree of Thoughts
+(arXiv 2305.10601). A thought is one line of text. For any text of a model, a
+problem either returns the next state or raises a `Fault`. It takes bounded time
+and never executes the text.
 """
 
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ import dataclasses
 import re
 from typing import Any, Protocol
 
-# What can be wrong with a model's text; a search counts each kind.
+# Kinds of unusable texts; a search counts each kind.
 FAULTS = {
   'empty': 'the completion is empty',
   'too_long': 'the prompt leaves no room in the context',
-  'cut': 'the completion met the token limit',
-  'no_parse': 'the text is no thought of this problem',
-  'not_left': 'a number that is not left: used before, or never there',
+  'cut': 'the completion reached the token limit',
+  'no_parse': 'the text is not a thought of this problem',
+  'not_left': 'a number that is not left: already used, or never given',
   'division_by_zero': 'a division by zero',
-  'wrong_result': 'the result is not what the step comes to',
-  'wrong_left': 'the numbers said to be left are others',
-  'unread_value': "a judgement of a state can't be read",
-  'unread_vote': "a vote can't be read",
+  'wrong_result': 'the result of the step is wrong',
+  'wrong_left': 'the list of numbers that are left is wrong',
+  'unread_value': 'a judgement of a state cannot be parsed',
+  'unread_vote': 'a vote cannot be parsed',
 }
-# Characters of a thought that are looked at; a longer one is no thought.
-LONGEST = 1000
-# A model's words for a state, and what they count: arXiv 2305.10601, with
+# Maximum length of a thought in characters; longer ones are invalid.
+MAX_CHARS = 1000
+# Values of a model's judgements of a state, after arXiv 2305.10601 with
 # `sure` as 1.
 VALUES = {'sure': 1.0, 'likely': 0.05, 'impossible': 0.0}
 
@@ -34,7 +34,7 @@ _WORD = re.compile('[a-z]+|[0-9]+')
 
 
 class Fault(ValueError):
-  """A text that can't be used.
+  """Raised for a text that cannot be used.
 
   Attributes:
     kind: a key of FAULTS.
@@ -47,12 +47,12 @@ class Fault(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Instance:
-  """One thing to solve.
+  """An instance of a problem.
 
   Attributes:
-    id: names its tree's files; letters, digits, '-' and '_'.
-    question: what is given.
-    answer: the right answer, '' where any that verifies will do.
+    id: id, used in file names: letters, digits, '-' and '_'.
+    question: the question.
+    answer: the reference answer; '' if any verified answer is right.
   """
 
   id: str
@@ -62,12 +62,12 @@ class Instance:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-  """What has been thought of an instance.
+  """A state of a search.
 
   Attributes:
-    instance: what is to be solved.
-    thoughts: lines, the first one first.
-    position: what the problem makes of them.
+    instance: the instance to solve.
+    thoughts: the previous thoughts, in order.
+    position: data of the problem that follows from the thoughts.
   """
 
   instance: Instance
@@ -76,78 +76,78 @@ class State:
 
 
 class TreeProblem(Protocol):
-  """A kind of instances, with rules that need no model.
+  """A problem: its rules, prompts and verifier.
 
   Attributes:
-    name: in configs and files.
-    enumerable: whether `propose` knows every legal thought.
-    most_examples: how many worked examples there are for a prompt.
+    name: name in configs and files.
+    enumerable: whether `propose` can enumerate all legal thoughts.
+    max_examples: number of worked examples available for a prompt.
   """
 
   name: str
   enumerable: bool
-  most_examples: int
+  max_examples: int
 
   def root(self, instance: Instance) -> State:
-    """The state before the first thought."""
+    """Returns the state before the first thought."""
 
   def depth(self, instance: Instance) -> int:
-    """The most thoughts of a path; 0: any number."""
+    """Returns the maximum length of a path in thoughts; 0: no limit."""
 
   def propose(self, state: State) -> list[str]:
-    """Every legal thought, in a fixed order; for enumerable problems."""
+    """Returns all legal thoughts in a fixed order, if enumerable."""
 
   def apply(self, state: State, thought: str) -> State:
-    """The state after a thought; raises Fault."""
+    """Returns the state after a thought; raises Fault."""
 
   def key(self, state: State) -> str:
-    """Equal for states from which the same can be reached."""
+    """Returns a key that is equal for equivalent states."""
 
   def is_terminal(self, state: State) -> bool:
-    """Whether nothing is left to think."""
+    """Returns whether the state is final."""
 
   def is_solution(self, state: State) -> bool:
-    """Whether it is terminal and right."""
+    """Returns whether the state is terminal and right."""
 
   def verify(self, state: State) -> float:
-    """The exact verifier's judgement, from 0 (lost) to 1."""
+    """Returns the value by the exact verifier, from 0 (lost) to 1."""
 
   def examples(self, count: int) -> str:
-    """Instructions with worked examples, '' for none."""
+    """Returns instructions with `count` worked examples; '' for none."""
 
   def inputs(self, instance: Instance) -> str:
-    """What a student is asked; another model finds it behind examples."""
+    """Returns the question as text; prompts put it after the examples."""
 
   def answer(self, state: State) -> str:
-    """What a terminal state answers."""
+    """Returns the answer of a terminal state."""
 
   def targets(self, state: State) -> str:
-    """All that a model has to write for a terminal state, answer included."""
+    """Returns the complete reply that ends in a terminal state."""
 
   def value_inputs(self, state: State) -> str:
-    """Asks for one word of VALUES."""
+    """Returns a prompt that asks for one word of VALUES."""
 
   def vote_inputs(self, states: Sequence[State]) -> str:
-    """Asks for the number, from 1, of the best state."""
+    """Returns a prompt that asks for the number of the best state, from 1."""
 
 
-def written(state: State) -> str:
-  """What a model has written when it is in a state: lines, each ended."""
+def text_so_far(state: State) -> str:
+  """Returns the thoughts of a state as text, each with a line end."""
   return ''.join(f'{thought}\n' for thought in state.thoughts)
 
 
 def read_value(text: str) -> float:
-  """Returns the last word of VALUES in a judgement; raises Fault."""
-  words = [w for w in _WORD.findall(text[:LONGEST].lower()) if w in VALUES]
+  """Returns the value of the last word of VALUES in a text; raises Fault."""
+  words = [w for w in _WORD.findall(text[:MAX_CHARS].lower()) if w in VALUES]
   if not words:
     raise Fault('unread_value', repr(text[:40]))
   return VALUES[words[-1]]
 
 
 def read_vote(text: str, count: int) -> int:
-  """The choice, from 0, that is the last number of a vote; raises Fault."""
-  numbers = [w for w in _WORD.findall(text[:LONGEST].lower()) if w.isdigit()]
-  # More digits than any choice has are not read.
+  """Returns the last number of a vote as an index from 0; raises Fault."""
+  numbers = [w for w in _WORD.findall(text[:MAX_CHARS].lower()) if w.isdigit()]
+  # Bounds the cost of int().
   if not numbers or len(numbers[-1]) > 6 or not 1 <= int(numbers[-1]) <= count:
     raise Fault('unread_vote', repr(text[:40]))
   return int(numbers[-1]) - 1

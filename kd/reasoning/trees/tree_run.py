@@ -1,11 +1,11 @@
-"""Searches many instances at once, and resumes where it was killed.
+"""Searches many instances at once and resumes interrupted runs.
 
-  search.json     what decides the trees; another run's folder is refused
-  calls.jsonl     what the model has answered, while trees grow
-  trees/ID.json   each tree that is finished
+  search.json     settings that determine the trees; must match to resume
+  calls.jsonl     samples of the model for unfinished trees
+  trees/ID.json   finished trees
 
-A search asks for samples and does nothing else that could differ, so a run that
-starts again plays the answers back and comes to the same trees.
+A search depends on its samples only, so a resumed run replays the stored
+samples and gets the same trees.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,12 +32,12 @@ Samples = list[requests.Sample]
 
 @dataclasses.dataclass(frozen=True)
 class ThoughtModel:
-  """What proposes and judges.
+  """The model that proposes and evaluates thoughts.
 
   Attributes:
-    sampler: answers.
-    settings: of every request.
-    encode: makes prompts.
+    sampler: samples completions.
+    settings: sampling settings of every request.
+    encode: encodes prompts.
   """
 
   sampler: requests.Sampler
@@ -48,7 +48,7 @@ class ThoughtModel:
 def run(
   problem: tree_problem.TreeProblem,
   instances: Sequence[tree_problem.Instance],
-  plan: tree_search.SearchSettings,
+  settings: tree_search.SearchSettings,
   model: ThoughtModel | None,
   folder: str,
   identity: Mapping[str, Any],
@@ -58,70 +58,73 @@ def run(
   """Searches every instance.
 
   Args:
-    problem: their kind.
-    instances: with ids of their own.
-    plan: how.
-    model: None where the plan asks none.
-    folder: as above; made where it is missing.
-    identity: what decides the trees in addition to the instances, as JSON; a
-      folder with another one is refused.
-    concurrency: trees that grow at one time.
-    say: called with progress.
+    problem: the problem.
+    instances: the instances, with unique ids.
+    settings: settings of the search.
+    model: the model; None if the search calls no model.
+    folder: output folder; created if it is missing.
+    identity: settings that determine the trees, in addition to the instances;
+      as JSON. A folder with another identity is refused.
+    concurrency: number of trees that are searched at the same time.
+    say: prints a line of progress.
 
   Returns:
-    The trees, in the instances' order.
+    The trees, in the order of the instances.
 
   Raises:
-    ConfigError: the folder holds another search, or something else.
+    ConfigError: the folder is of another search, or a file is damaged.
   """
   _claim(folder, identity)
   calls = _Calls(os.path.join(folder, CALLS))
   trees = {}
   for instance in instances:
-    found = _finished(folder, instance)
-    if found is not None:
-      trees[instance.id] = found
+    tree = _finished(folder, instance)
+    if tree is not None:
+      trees[instance.id] = tree
   waiting = [i for i in instances if i.id not in trees]
-  told = len(trees)
+  num_reported = len(trees)
   if trees:
     date = run_info.date(os.path.join(folder, TREES))
-    say(f'{folder}: {told} trees, the last of {date}, are kept')
-  growing: dict[str, tuple[tree_search.Asked, list[requests.Request]]] = {}
-  while waiting or growing:
-    while waiting and len(growing) < concurrency:
+    say(f'{folder}: {num_reported} trees, the last of {date}, are kept')
+  active: dict[
+    str, tuple[tree_search.SearchGenerator, list[requests.Request]]
+  ] = {}
+  while waiting or active:
+    while waiting and len(active) < concurrency:
       instance = waiting.pop(0)
       encode = model.encode if model else None
-      search = tree_search.search(problem, instance, plan, encode)
-      growing[instance.id] = search, []
-    answers = _answer(model, calls, [asked for _, asked in growing.values()])
-    for (name, (search, asked)), samples in zip(
-      list(growing.items()), answers, strict=True
+      search = tree_search.search(problem, instance, settings, encode)
+      active[instance.id] = search, []
+    pending = [batch for _, batch in active.values()]
+    answers = _sample_all(model, calls, pending)
+    for (name, (search, batch)), samples in zip(
+      list(active.items()), answers, strict=True
     ):
       try:
-        # A generator's first value is waited for with None.
-        growing[name] = search, search.send(samples if asked else None)
+        # A generator must be started with None.
+        active[name] = search, search.send(samples if batch else None)
       except StopIteration as e:
         trees[name] = e.value
-        del growing[name]
+        del active[name]
         atomic_files.write_text(_file(folder, name), e.value.to_json())
-    if len(trees) > told:
-      told = len(trees)
+    if len(trees) > num_reported:
+      num_reported = len(trees)
       solved = sum(bool(tree.solutions) for tree in trees.values())
-      say(f'{told}/{len(instances)} trees, {solved} solved')
+      say(f'{num_reported}/{len(instances)} trees, {solved} solved')
   calls.remove()
   return [trees[instance.id] for instance in instances]
 
 
-def _answer(model, calls, asked: Sequence[Sequence[requests.Request]]):
-  """Samples of all trees' requests, the unknown ones in one sampler call."""
+def _sample_all(model, calls, batches: Sequence[Sequence[requests.Request]]):
+  """Returns samples of all requests; one sampler call for the new ones."""
   new = {}
-  for request in (r for requests_ in asked for r in requests_):
+  for request in (r for requests_ in batches for r in requests_):
     if request not in calls:
       new[_name(request)] = request
   if new:
-    found = model.sampler(list(new.values()), model.settings)
-    calls.add(dict(zip(new, found, strict=True)))
-  return [[calls[request] for request in each] for each in asked]
+    sampled = model.sampler(list(new.values()), model.settings)
+    calls.add(dict(zip(new, sampled, strict=True)))
+  return [[calls[request] for request in batch] for batch in batches]
 
 
 def _name(request: requests.Request) -> str:
@@ -131,19 +134,19 @@ def _name(request: requests.Request) -> str:
 
 
 class _Calls:
-  """Answers that are on the disk before a tree sees them."""
+  """Stores samples on disk before a search receives them."""
 
   def __init__(self, path: str):
     self._path = path
     self._samples: dict[str, Samples] = {}
-    legal = 'remove the file: its trees grow anew'
+    legal = 'remove the file to search its trees again'
     for where, record in json_lines.resume(path, legal):
       try:
         samples = [_sample(s) for s in record['samples']]
         self._samples[record['name']] = samples
       except (ValueError, KeyError, TypeError) as e:
         raise errors.ConfigError(
-          where, f'is no answer that --mode=search wrote ({e})', legal
+          where, f'is not a sample written by --mode=search ({e})', legal
         ) from e
 
   def __contains__(self, request: requests.Request) -> bool:
@@ -178,7 +181,7 @@ def _sample(values) -> requests.Sample:
 
 
 def _claim(folder, identity):
-  """Makes the folder, or refuses one that holds another search."""
+  """Creates the folder, or raises if it belongs to another search."""
   identity_lib.claim(
     folder,
     IDENTITY,
@@ -195,7 +198,7 @@ def _file(folder: str, name: str) -> str:
 
 
 def _finished(folder, instance) -> tree_lib.Tree | None:
-  """Returns the instance's tree, if a run has finished it."""
+  """Returns the finished tree of an instance, or None."""
   path = _file(folder, instance.id)
   if not os.path.exists(path):
     return None
@@ -205,7 +208,7 @@ def _finished(folder, instance) -> tree_lib.Tree | None:
     tree = tree_lib.from_json(text)
   except (ValueError, KeyError, TypeError, RecursionError) as e:
     raise errors.ConfigError(
-      path, f'is no tree ({e})', legal='remove the file: it grows anew'
+      path, f'is not a tree ({e})', legal='remove the file to search it again'
     ) from e
   if (tree.question, tree.answer) != (instance.question, instance.answer):
     raise errors.ConfigError(

@@ -50,12 +50,12 @@ class Player:
     self.batches: list[int] = []
     self._kill_at = kill_at
 
-  def __call__(self, asked, settings, progress=None):
+  def __call__(self, batch, settings, progress=None):
     assert settings is SETTINGS and progress is None
-    self.batches.append(len(asked))
+    self.batches.append(len(batch))
     if len(self.batches) == self._kill_at:
       os.kill(os.getpid(), signal.SIGKILL)
-    return [self._answer(request) for request in asked]
+    return [self._answer(request) for request in batch]
 
   def _answer(self, request):
     question, *thoughts = bytes(request.ids).decode().splitlines()
@@ -63,13 +63,13 @@ class Player:
     for thought in thoughts:
       state = GAME.apply(state, thought)
     rng = random.Random(request.seed)
-    found = []
+    samples = []
     for _ in range(request.samples):
       text = rng.choice([*GAME.propose(state), '', 'x', '9 * 9 = 81'])
       ids = tuple(text.encode())
       logprobs = tuple(-rng.random() for _ in ids)
-      found.append(requests.Sample(ids, logprobs, text, 'stop'))
-    return found
+      samples.append(requests.Sample(ids, logprobs, text, 'stop'))
+    return samples
 
 
 def _encode(inputs, so_far):
@@ -135,7 +135,7 @@ def test_kills_change_nothing(tmp_path):
   assert _files(folder) != _files(tmp_path / 'whole')
   last = Player()
   search(folder, last)
-  # Nothing was asked twice: three calls were answered before the last kill.
+  # Nothing was sampled twice: three calls were answered before the last kill.
   assert len(last.batches) == calls - 3
   assert _files(folder) == _files(tmp_path / 'whole')
   assert not (folder / tree_run.CALLS).exists()
@@ -162,7 +162,7 @@ def test_another_search_is_refused(tmp_path):
     search(tmp_path, Player(), changed)
   assert _files(tmp_path) == before
   (tmp_path / 'trees' / 'p-0.json').write_text('{}')
-  with pytest.raises(errors.ConfigError, match='p-0.json: is no tree'):
+  with pytest.raises(errors.ConfigError, match='p-0.json: is not a tree'):
     search(tmp_path, Player())
 
 

@@ -1,9 +1,9 @@
-"""The search of one tree, as a generator of what it asks the model.
+"""Searches one tree, as a generator that yields sampling requests.
 
-After Tree of Thoughts (arXiv 2305.10601): thoughts are proposed in states, the
-new states are evaluated, the best are expanded. A search yields requests
-and is sent their samples, so that one sampler call can answer many trees; it
-draws nothing and asks no clock, so that the same answers give the same tree.
+After Tree of Thoughts (arXiv 2305.10601): the model proposes thoughts, the new
+states are evaluated, and the best are expanded. A search yields requests and
+receives their samples, so that one sampler call can serve many trees. It uses
+no random numbers and no clock: the same samples give the same tree.
 """
 
 from collections.abc import Callable, Generator
@@ -15,15 +15,15 @@ from kd.reasoning.trees import tree_methods
 from kd.reasoning.trees import tree_problem
 from kd.sampling import requests
 
-# Evaluators that ask the model, and all of them.
-ASKED = ('value', 'vote')
-EVALUATORS = ('exact', 'likelihood', *ASKED)
+# Evaluators that call the model.
+MODEL_EVALUATORS = ('value', 'vote')
+EVALUATORS = ('exact', 'likelihood', *MODEL_EVALUATORS)
 PROPOSALS = ('sampled', 'enumerated')
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-  """How trees are searched; fields as in kd/config/base.py's `search`."""
+  """Settings of a search; see the section `search` in docs/config.md."""
 
   method: str
   proposals: str
@@ -43,9 +43,9 @@ class SearchSettings:
   seed: int
 
 
-# (what a model is asked, what it has written of the answer) to a prompt's ids.
+# Maps a question and the beginning of an answer to the ids of a prompt.
 Encode = Callable[[str, str], tuple[int, ...]]
-Asked = Generator[
+SearchGenerator = Generator[
   list[requests.Request], list[list[requests.Sample]], tree_lib.Tree
 ]
 
@@ -53,95 +53,99 @@ Asked = Generator[
 def search(
   problem: tree_problem.TreeProblem,
   instance: tree_problem.Instance,
-  plan: SearchSettings,
+  settings: SearchSettings,
   encode: Encode | None,
-) -> Asked:
+) -> SearchGenerator:
   """Searches one instance.
 
   Args:
-    problem: its kind.
-    instance: what is to be solved.
-    plan: how.
-    encode: makes prompts; None where the plan asks no model.
+    problem: the problem.
+    instance: the instance to solve.
+    settings: settings of the search.
+    encode: encodes prompts; None if the search calls no model.
 
   Yields:
-    Requests, all of the same moment, one or more: their samples are to be sent
-    back in their order.
+    Lists of one or more independent requests; the caller sends back their
+    samples in order.
 
   Returns:
     The tree.
   """
-  return _Search(problem, instance, plan, encode).run()
+  return _Search(problem, instance, settings, encode).run()
 
 
 class _Search:
   """The state of one search."""
 
-  def __init__(self, problem, instance, plan, encode):
-    self._problem, self._plan, self._encode = problem, plan, encode
+  def __init__(self, problem, instance, settings, encode):
+    self._problem, self._settings, self._encode = problem, settings, encode
     self._tree = tree_lib.Tree(instance.id, instance.question, instance.answer)
-    self._states = {}  # by node id; states of faults and equal ones are not
-    self._seen = {}  # node id by state key
+    self._states = {}  # State by node id; invalid thoughts have none.
+    self._node_by_key = {}  # Node id by state key.
     self._instance = instance
     self._depth = min(
-      d for d in (problem.depth(instance), plan.depth, math.inf) if d
+      d for d in (problem.depth(instance), settings.depth, math.inf) if d
     )
-    self._method = tree_methods.METHODS[plan.method](plan.breadth)
+    self._method = tree_methods.METHODS[settings.method](settings.breadth)
 
-  def run(self) -> Asked:
+  def run(self) -> SearchGenerator:
+    """Runs the search; see `search`."""
     root = tree_lib.Node(0, -1, 0, '', value=1.0)
     self._tree.nodes.append(root)
     self._states[0] = self._problem.root(self._instance)
-    self._seen[self._problem.key(self._states[0])] = 0
+    self._node_by_key[self._problem.key(self._states[0])] = 0
     self._method.add([root])
     while nodes := self._method.next():
-      made = yield from self._propose(nodes)
-      wait = [node for node in made if self._goes_on(node)]
-      enough = 0 < self._plan.solutions <= len(self._tree.solutions)
-      # Data can be made of what is known for nothing; calls are not wasted.
-      asks = self._plan.evaluator in ASKED
-      if wait and not (self._tree.stopped or (enough and asks)):
-        yield from self._evaluate(wait)
-      for node in wait:
-        if node.value is not None and node.value <= self._plan.prune:
+      children = yield from self._propose(nodes)
+      candidates = [node for node in children if self._may_expand(node)]
+      enough = 0 < self._settings.solutions <= len(self._tree.solutions)
+      # Values are used as training data too, but are not worth model calls
+      # once the search ends.
+      calls_model = self._settings.evaluator in MODEL_EVALUATORS
+      if candidates and not (self._tree.stopped or (enough and calls_model)):
+        yield from self._evaluate(candidates)
+      for node in candidates:
+        if node.value is not None and node.value <= self._settings.prune:
           node.status = 'pruned'
       if self._tree.stopped or enough:
         break
-      self._method.add([node for node in wait if node.status == 'open'])
+      self._method.add([node for node in candidates if node.status == 'open'])
     return self._tree
 
   def _propose(self, nodes):
-    """Expands states; returns the new nodes that are no faults."""
-    if self._plan.proposals == 'enumerated':
+    """Expands states; returns the new nodes with valid thoughts."""
+    if self._settings.proposals == 'enumerated':
       texts = [
         [(text, None) for text in self._problem.propose(self._states[node.id])]
         for node in nodes
       ]
     else:
       texts = yield from self._sample_thoughts(nodes)
-    made = []
-    # A budget may end before the last of them.
+    children = []
+    # `texts` is shorter than `nodes` if a budget was exhausted.
     for node, proposed in zip(nodes, texts, strict=False):
       node.status = 'expanded'
-      made += self._add_children(node, proposed)
-    return made
+      children += self._add_children(node, proposed)
+    return children
 
   def _sample_thoughts(self, nodes):
-    """By node: (text, log-probability) of each sample, faults counted."""
-    examples = self._problem.examples(self._plan.shots)
+    """Returns text and log-probability of each valid sample, by node."""
+    examples = self._problem.examples(self._settings.shots)
     inputs = examples + self._problem.inputs(self._instance)
     prompts = [
-      (node.id, inputs, tree_problem.written(self._states[node.id]))
+      (node.id, inputs, tree_problem.text_so_far(self._states[node.id]))
       for node in nodes
     ]
-    answers = yield from self._ask('propose', prompts, self._plan.samples)
+    answers = yield from self._sample(
+      'propose', prompts, self._settings.samples
+    )
     return [
       [(s.text, sum(s.logprobs)) for s in samples if self._usable(s, True)]
       for samples in answers
     ]
 
   def _usable(self, sample, whole):
-    """Returns whether a sample holds a text; counts what is wrong if not."""
+    """Returns whether a sample has a usable text; counts a fault if not."""
     kind = ''
     if sample.finish == 'too_long':
       kind = 'too_long'
@@ -154,8 +158,8 @@ class _Search:
     return not kind
 
   def _add_children(self, parent, proposed):
-    """The new nodes of one state; thoughts that are equal become one."""
-    found = {}
+    """Adds distinct thoughts of a state as nodes; returns the valid ones."""
+    node_by_thought = {}
     for text, logprob in proposed:
       try:
         state = self._problem.apply(self._states[parent.id], text)
@@ -163,40 +167,40 @@ class _Search:
       except tree_problem.Fault as e:
         state, key, fault = None, text, e.kind
         self._tree.count_fault(fault)
-      if key in found:
-        found[key].count += 1
+      if key in node_by_thought:
+        node_by_thought[key].count += 1
         continue
-      if 0 < self._plan.max_nodes <= len(self._tree.nodes):
+      if 0 < self._settings.max_nodes <= len(self._tree.nodes):
         self._tree.stopped = 'nodes'
         break
       node = tree_lib.Node(
         len(self._tree.nodes),
         parent.id,
         parent.depth + 1,
-        key[: tree_problem.LONGEST],
+        key[: tree_problem.MAX_CHARS],
         logprob=logprob,
         fault=fault,
         status='fault' if fault else 'open',
       )
-      found[key] = node
+      node_by_thought[key] = node
       self._tree.nodes.append(node)
       if state is not None:
         self._states[node.id] = state
-    return [node for node in found.values() if not node.fault]
+    return [node for node in node_by_thought.values() if not node.fault]
 
-  def _goes_on(self, node):
-    """Whether a new state may be expanded; gives the others their status."""
+  def _may_expand(self, node):
+    """Returns whether a new state may be expanded; sets its status if not."""
     state = self._states[node.id]
     if self._problem.is_terminal(state):
-      right = self._problem.is_solution(state)
-      node.status = 'solution' if right else 'failed'
-      node.value = float(right)
+      is_right = self._problem.is_solution(state)
+      node.status = 'solution' if is_right else 'failed'
+      node.value = float(is_right)
       return False
     key = self._problem.key(state)
-    if self._plan.deduplicate and key in self._seen:
-      node.status, node.same_as = 'same', self._seen[key]
+    if self._settings.deduplicate and key in self._node_by_key:
+      node.status, node.same_as = 'same', self._node_by_key[key]
       return False
-    self._seen[key] = node.id
+    self._node_by_key[key] = node.id
     if node.depth >= self._depth:
       node.status = 'deep'
       return False
@@ -205,116 +209,118 @@ class _Search:
   def _evaluate(self, nodes):
     evaluators = {
       'exact': self._verify,
-      'likelihood': self._weigh,
-      'value': self._ask_values,
-      'vote': self._ask_votes,
+      'likelihood': self._score_likelihood,
+      'value': self._judge_values,
+      'vote': self._judge_votes,
     }
-    yield from evaluators[self._plan.evaluator](nodes)
+    yield from evaluators[self._settings.evaluator](nodes)
 
   def _verify(self, nodes):
     for node in nodes:
       node.value = self._problem.verify(self._states[node.id])
     yield from ()
 
-  def _weigh(self, nodes):
-    """The model's probability of a thought, geometric mean over the path."""
+  def _score_likelihood(self, nodes):
+    """Sets values to the geometric mean probability of the path's thoughts."""
     for node in nodes:
       logprobs = [step.logprob for step in self._tree.path(node)]
       node.value = math.exp(sum(logprobs) / len(logprobs))
     yield from ()
 
-  def _ask_values(self, nodes):
-    """The mean judgement; that of a state that no one can judge is 'likely'."""
+  def _judge_values(self, nodes):
+    """Sets values to the mean judgement; 'likely' if none can be parsed."""
     prompts = [
       (node.id, self._problem.value_inputs(self._states[node.id]), '')
       for node in nodes
     ]
-    answers = yield from self._ask('value', prompts, self._plan.votes)
+    answers = yield from self._sample('value', prompts, self._settings.votes)
     for node, samples in zip(nodes, answers, strict=False):
-      values = self._read(samples, tree_problem.read_value)
+      values = self._parse(samples, tree_problem.read_value)
       unknown = tree_problem.VALUES['likely']
       node.value = sum(values) / len(values) if values else unknown
 
-  def _ask_votes(self, nodes):
-    """Computes fractions of votes; equal ones where none can be read."""
+  def _judge_votes(self, nodes):
+    """Sets values to fractions of votes; uniform if none can be parsed."""
     states = [self._states[node.id] for node in nodes]
     prompt = (nodes[0].id, self._problem.vote_inputs(states), '')
-    answers = yield from self._ask('vote', [prompt], self._plan.votes)
+    answers = yield from self._sample('vote', [prompt], self._settings.votes)
     if not answers:
       return
     (samples,) = answers
     read = lambda text: tree_problem.read_vote(text, len(nodes))
-    votes = self._read(samples, read)
+    votes = self._parse(samples, read)
     for i, node in enumerate(nodes):
       node.value = votes.count(i) / len(votes) if votes else 1 / len(nodes)
 
-  def _read(self, samples, read):
-    found = []
+  def _parse(self, samples, parse):
+    """Returns the parsed samples; counts those that cannot be parsed."""
+    parsed = []
     for sample in samples:
       if not self._usable(sample, False):
         continue
       try:
-        found.append(read(sample.text))
+        parsed.append(parse(sample.text))
       except tree_problem.Fault as e:
         self._tree.count_fault(e.kind)
-    return found
+    return parsed
 
-  def _ask(self, purpose, prompts, samples):
-    """Samples by prompt; where a budget ends, of the first prompts alone.
+  def _sample(self, purpose, prompts, samples):
+    """Samples all prompts, or only the first ones if a budget is exhausted.
 
-    Answers cost less than they might have: near a budget's end what is left is
-    asked for again, until no answer could be paid for.
+    Requests reserve their maximum cost. Samples often cost less, so the rest is
+    requested again until the budget does not allow another sample.
     """
     answers = [[] for _ in prompts]
     waiting = list(range(len(prompts)))
     while waiting:
-      asked = {}
+      batch = {}
       for index in waiting:
         node, inputs, so_far = prompts[index]
         ids = self._encode(inputs, so_far)
-        wanted = samples - len(answers[index])
-        count = self._affordable(asked.values(), ids, wanted)
+        missing = samples - len(answers[index])
+        count = self._samples_in_budget(batch.values(), ids, missing)
         if count:
           names = (self._instance.id, node, purpose, len(answers[index]))
-          seed = tree_lib.seed(self._plan.seed, *names)
-          asked[index] = requests.Request(ids, seed, count)
-        if count < wanted:
+          seed = tree_lib.seed(self._settings.seed, *names)
+          batch[index] = requests.Request(ids, seed, count)
+        if count < missing:
           break
-      if not asked:
+      if not batch:
         break
-      found = yield list(asked.values())
-      self._pay(asked.values(), found)
-      for index, more in zip(asked, found, strict=True):
-        answers[index] += more
+      sampled = yield list(batch.values())
+      self._charge(batch.values(), sampled)
+      for index, new_samples in zip(batch, sampled, strict=True):
+        answers[index] += new_samples
       waiting = [i for i in waiting if len(answers[i]) < samples]
       if not waiting:
         self._tree.stopped = ''
     return [each for each in answers if each]
 
-  def _affordable(self, asked, ids, samples):
-    """How many samples fit the budgets, were each as long as it may be."""
-    spent, longest = self._tree.spent, self._plan.max_new_tokens
+  def _samples_in_budget(self, batch, ids, samples):
+    """Returns how many samples of maximum length the budgets allow."""
+    spent, max_tokens = self._tree.spent, self._settings.max_new_tokens
     limits = {}
-    if self._plan.max_calls:
-      reserved = sum(request.samples for request in asked)
-      limits['calls'] = self._plan.max_calls - spent.calls - reserved
-    if self._plan.max_tokens:
-      reserved = sum(len(r.ids) + r.samples * longest for r in asked)
-      left = self._plan.max_tokens - spent.tokens - reserved - len(ids)
-      limits['tokens'] = left // longest
+    if self._settings.max_calls:
+      reserved = sum(request.samples for request in batch)
+      limits['calls'] = self._settings.max_calls - spent.calls - reserved
+    if self._settings.max_tokens:
+      reserved = sum(len(r.ids) + r.samples * max_tokens for r in batch)
+      left = self._settings.max_tokens - spent.tokens - reserved - len(ids)
+      limits['tokens'] = left // max_tokens
     for name, limit in limits.items():
       if limit < samples:
         samples = max(limit, 0)
         self._tree.stopped = name
     return samples
 
-  def _pay(self, asked, answers):
+  def _charge(self, requests_, answers):
+    """Adds the cost of samples to the tree."""
     spent = self._tree.spent
-    for request, samples in zip(asked, answers, strict=True):
+    for request, samples in zip(requests_, answers, strict=True):
       spent.calls += len(samples)
       if any(sample.finish != 'too_long' for sample in samples):
         spent.prompt_tokens += len(request.ids)
       for sample in samples:
-        # What stops an answer was generated too.
+        # The stop id was generated as well.
         count = len(sample.ids) + (sample.finish == 'stop')
-        spent.new_tokens += min(count, self._plan.max_new_tokens)
+        spent.new_tokens += min(count, self._settings.max_new_tokens)

@@ -1,4 +1,4 @@
-"""Searches with written answers: orders, judgements, budgets, bad answers."""
+"""Tests searches with scripted replies: orders, values, budgets, faults."""
 
 import dataclasses
 import math
@@ -51,7 +51,7 @@ def sample(text, finish='stop', logprob=-1.0):
 
 
 def grow(problem, the_plan, answer, question='4 6 1 1', right=''):
-  """Returns the tree, and the batches that were asked.
+  """Returns the tree, and the batches of requests.
 
   Args:
     problem: the search's.
@@ -63,15 +63,15 @@ def grow(problem, the_plan, answer, question='4 6 1 1', right=''):
   search = tree_search.search(
     problem, instance(question, right), the_plan, encode
   )
-  asked, answers = [], None
+  batches, answers = [], None
   while True:
     try:
-      asked.append(search.send(answers))
+      batches.append(search.send(answers))
     except StopIteration as e:
-      return e.value, asked
-    answers = [answer(bytes(r.ids).decode(), r) for r in asked[-1]]
+      return e.value, batches
+    answers = [answer(bytes(r.ids).decode(), r) for r in batches[-1]]
     assert all(
-      len(a) == r.samples for a, r in zip(answers, asked[-1], strict=True)
+      len(a) == r.samples for a, r in zip(answers, batches[-1], strict=True)
     )
 
 
@@ -95,8 +95,8 @@ def test_enumerated_beam_finds_what_brute_force_knows():
   for question, solvable in (('3 3 8 8', True), ('1 1 1 1', False)):
     for method in ('beam', 'depth_first', 'best_first'):
       the_plan = plan(method=method, proposals='enumerated', breadth=99)
-      tree, asked = grow(GAME, the_plan, None, question)
-      assert bool(tree.solutions) == solvable and not asked
+      tree, batches = grow(GAME, the_plan, None, question)
+      assert bool(tree.solutions) == solvable and not batches
 
 
 def test_a_level_is_one_batch_and_the_best_are_kept():
@@ -110,8 +110,8 @@ def test_a_level_is_one_batch_and_the_best_are_kept():
       for text in rng.sample(legal, request.samples)
     ]
 
-  tree, asked = grow(GAME, the_plan, answer)
-  assert [len(batch) for batch in asked] == [1, 2, 2]
+  tree, batches = grow(GAME, the_plan, answer)
+  assert [len(batch) for batch in batches] == [1, 2, 2]
   for depth in (1, 2):
     level = [n for n in tree.nodes if n.depth == depth]
     kept = [n.value for n in level if n.status == 'expanded']
@@ -135,8 +135,8 @@ def test_depth_first_goes_back_to_the_next_best():
     ]
 
   the_plan = plan(method='depth_first', evaluator='likelihood')
-  tree, asked = grow(GAME, the_plan, answer)
-  assert all(len(batch) == 1 for batch in asked)
+  tree, batches = grow(GAME, the_plan, answer)
+  assert all(len(batch) == 1 for batch in batches)
   assert [p.count('\n') for p in order] == [1, 2, 3, 2]
   assert order[-1].endswith('1 - 1 = 0 left 4 6 0\n')
   assert not tree.solutions and not tree.stopped
@@ -188,15 +188,15 @@ def test_values_and_votes_are_the_models():
       words = ['4 * 6 = 24', '4 + 6 = 10', '6 - 4 = 2']
     return [sample(w) for w in (words * 3)[: request.samples]]
 
-  tree, asked = grow(GAME, plan(evaluator='value', depth=2), judge)
+  tree, batches = grow(GAME, plan(evaluator='value', depth=2), judge)
   values = {n.thought: n.value for n in tree.nodes if n.depth == 1}
   assert list(values.values()) == [0.5, 0.0, 0.0]
   assert tree.faults['unread_value'] == 1
-  assert len(asked[1]) == 3  # One batch for the level's judgements.
-  tree, asked = grow(GAME, plan(evaluator='vote', depth=2), judge)
+  assert len(batches[1]) == 3  # One batch for the level's judgements.
+  tree, batches = grow(GAME, plan(evaluator='vote', depth=2), judge)
   values = {n.thought: n.value for n in tree.nodes if n.depth == 1}
   assert list(values.values()) == [1.0, 0.0, 0.0]
-  assert len(asked[1]) == 1 and tree.faults['unread_vote'] == 2
+  assert len(batches[1]) == 1 and tree.faults['unread_vote'] == 2
 
 
 def test_no_judgement_is_asked_for_when_a_solution_is_there():
@@ -204,8 +204,8 @@ def test_no_judgement_is_asked_for_when_a_solution_is_there():
     sample(text) for text in ('#### 10', '3*4=12', '5+5=10') * 2
   ]
   problem, the_plan = gsm8k.Gsm8k(), plan(evaluator='value', depth=2)
-  tree, asked = grow(problem, the_plan, answer, 'Why?', '#### 10')
-  assert tree.solutions and len(asked) == 1
+  tree, batches = grow(problem, the_plan, answer, 'Why?', '#### 10')
+  assert tree.solutions and len(batches) == 1
   for node in tree.nodes[2:]:
     assert (node.status, node.value) == ('open', None)
 
@@ -238,9 +238,11 @@ def test_bad_answers_are_counted_and_stop_nothing(kind):
   def answer(prompt, request):
     return [BAD[kind], *player(prompt, request)][: request.samples]
 
-  tree, asked = grow(GAME, plan(samples=30), answer)
+  tree, batches = grow(GAME, plan(samples=30), answer)
   # Later on the same text may be wrong in another way.
-  assert tree.faults[kind] and sum(tree.faults.values()) == sum(map(len, asked))
+  assert tree.faults[kind] and sum(tree.faults.values()) == sum(
+    map(len, batches)
+  )
   assert tree.solutions
   only = lambda prompt, request: [BAD[kind]] * request.samples
   tree, _ = grow(GAME, PLAN, only)
@@ -257,22 +259,22 @@ def test_budgets_are_never_exceeded(method, evaluator):
     return player(prompt, request)
 
   for limit in (0, 1, 5, 7, 20, 47):
-    tree, asked = grow(
+    tree, batches = grow(
       GAME,
       plan(
         method=method, evaluator=evaluator, solutions=0, max_calls=limit or 1000
       ),
       answer,
     )
-    calls = sum(r.samples for batch in asked for r in batch)
+    calls = sum(r.samples for batch in batches for r in batch)
     assert tree.spent.calls == calls
     assert calls == limit if tree.stopped else calls <= 1000
   for limit in (10, 90, 300, 600):
     the_plan = plan(
       method=method, evaluator=evaluator, solutions=0, max_tokens=limit
     )
-    tree, asked = grow(GAME, the_plan, answer)
-    prompts = sum(len(r.ids) for batch in asked for r in batch)
+    tree, batches = grow(GAME, the_plan, answer)
+    prompts = sum(len(r.ids) for batch in batches for r in batch)
     assert tree.spent.prompt_tokens == prompts
     assert tree.spent.tokens <= limit
     # What was left over would not have paid for one more answer.
@@ -303,8 +305,8 @@ def test_a_solution_in_lines_of_prose():
   }
 
   def answer(prompt, request):
-    told = lines[prompt.count('\n') - 2]
-    return [sample(t) for t in (told * request.samples)[: request.samples]]
+    text = lines[prompt.count('\n') - 2]
+    return [sample(t) for t in (text * request.samples)[: request.samples]]
 
   problem = gsm8k.Gsm8k()
   tree, _ = grow(problem, plan(breadth=1), answer, 'Why?', '#### 10')
