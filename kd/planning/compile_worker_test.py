@@ -1,4 +1,4 @@
-"""The process that compiles, without the compiler."""
+"""Tests the compile worker without running the compiler."""
 
 import subprocess
 import sys

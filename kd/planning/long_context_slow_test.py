@@ -1,6 +1,6 @@
-"""Splash attention and host memory, compiled for TPUs that need not be there.
+"""Tests splash attention and offloading, compiled for absent TPUs.
 
-The file is also the program that compiles, in a process of its own: libtpu is
+The file is also the program that compiles, as a process of its own: libtpu is
 no part of the tests' environment.
 """
 
@@ -76,7 +76,7 @@ def _arguments(mesh):
 
 
 def _on_host(mesh, function, *arguments):
-  """Bytes a chip that a program takes of the host's memory."""
+  """Returns bytes per chip of host memory that a program uses."""
   with rules.active(mesh):
     memory = jax.jit(function).lower(*arguments).compile().memory_analysis()
   return memory.host_temp_size_in_bytes + memory.host_argument_size_in_bytes
@@ -93,8 +93,8 @@ def _gradient(remat):
 
 
 def _offloaded(mesh):
-  """Bytes on the host by policy, and of an optimizer's state."""
-  found = {}
+  """Returns bytes in host memory by remat policy and of optimizer state."""
+  results = {}
   ids = jax.ShapeDtypeStruct(
     (_ROWS, _LENGTH), jnp.int32, sharding=rules.batch_sharding(mesh)
   )
@@ -107,7 +107,7 @@ def _offloaded(mesh):
       shapes,
       places,
     )
-    found[remat] = _on_host(mesh, gradient, params, ids)
+    results[remat] = _on_host(mesh, gradient, params, ids)
   lr = base.schedule('constant', peak=1e-4, warmup_steps=0)
   spec = base.adamw(lr, state_memory='host').to_dict()
   optimizer, _ = optimizers.build(spec, 1)
@@ -123,12 +123,12 @@ def _offloaded(mesh):
     params,
   )
   update = lambda g, s, p: optimizer.update(g, s, p, finite=True)
-  found['moments'] = _on_host(mesh, update, params, state, params)
-  found['parameters'] = sum(
+  results['moments'] = _on_host(mesh, update, params, state, params)
+  results['parameters'] = sum(
     x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape))
     for x in jax.tree.leaves(params)
   )
-  return found
+  return results
 
 
 def _compile(stream):
@@ -136,7 +136,7 @@ def _compile(stream):
     platform='tpu', topology_name='v5e:2x4'
   )
   mesh = mesh_lib.make(_MESHES['fsdp'], topology.devices)
-  found = {'host': _offloaded(mesh)}
+  results = {'host': _offloaded(mesh)}
   for place, sizes in _MESHES.items():
     mesh = mesh_lib.make(sizes, topology.devices)
     for kind, window in _WINDOWS.items():
@@ -145,15 +145,15 @@ def _compile(stream):
         compiled = function.lower(*_arguments(mesh)).compile()
       text = compiled.as_text()
       phases = ('fwd', 'dq', 'dkv')
-      found[f'{place} {kind}'] = {
+      results[f'{place} {kind}'] = {
         'kernels': [p for p in phases if f'splash_mha_{p}_segmented' in text],
         'temporaries': compiled.memory_analysis().temp_size_in_bytes,
       }
-  print(json.dumps(found), file=stream, flush=True)
+  print(json.dumps(results), file=stream, flush=True)
 
 
 @pytest.fixture(scope='module')
-def found():
+def results():
   root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
   done = subprocess.run(
     # By its path, this folder's libtpu.py would hide the package.
@@ -168,22 +168,22 @@ def found():
 
 @pytest.mark.parametrize('kind', list(_WINDOWS))
 @pytest.mark.parametrize('place', list(_MESHES))
-def test_kernels_of_both_passes_are_in_the_program(found, place, kind):
-  one = found[f'{place} {kind}']
-  assert one['kernels'] == ['fwd', 'dq', 'dkv']
+def test_kernels_of_both_passes_are_in_the_program(results, place, kind):
+  program = results[f'{place} {kind}']
+  assert program['kernels'] == ['fwd', 'dq', 'dkv']
   scores = 4 * _ROWS * _QUERIES * _LENGTH**2 // 8  # In float32, of one chip.
-  assert one['temporaries'] < scores / 4
+  assert program['temporaries'] < scores / 4
 
 
-def test_what_is_offloaded_lies_on_the_host(found):
-  taken = found['host']
-  assert taken['block'] == 0
+def test_offloaded_arrays_are_in_host_memory(results):
+  host_bytes = results['host']
+  assert host_bytes['block'] == 0
   # Each layer's input, [1, L, D] in bfloat16.
   inputs = _SMALL.num_layers * _LENGTH * _SMALL.embed_dim * 2
-  assert inputs <= taken['block_offload'] < 1.5 * inputs
-  assert taken['dots_offload'] > inputs
-  moments = 2 * taken['parameters']
-  assert moments <= taken['moments'] < 1.5 * moments
+  assert inputs <= host_bytes['block_offload'] < 1.5 * inputs
+  assert host_bytes['dots_offload'] > inputs
+  moments = 2 * host_bytes['parameters']
+  assert moments <= host_bytes['moments'] < 1.5 * moments
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""--mode=plan as its user runs it, with the TPU compiler itself."""
+"""Tests --mode=plan with the TPU compiler."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""plan.json: what replaces what, and files that are none."""
+"""Tests plan.json: which rows are replaced, and invalid files."""
 
 import json
 

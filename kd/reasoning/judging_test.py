@@ -1,4 +1,4 @@
-"""Judging of hostile text: nothing raises, and time is linear in the length."""
+"""Tests hostile text: nothing raises, and time is linear in its length."""
 
 import contextlib
 import os

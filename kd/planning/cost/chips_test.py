@@ -1,4 +1,4 @@
-"""Slices by name, and figures that cannot be far off."""
+"""Tests slice names and the plausibility of the chip figures."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Memory by kind, on a dump written here and on the programs of a run."""
+"""Tests memory by kind on a small dump and on the programs of a run."""
 
 import math
 
@@ -140,7 +140,7 @@ def _run():
 
 @pytest.fixture(scope='module', name='lowered')
 def _lowered(run):
-  """The run's programs before XLA compiles them, by name."""
+  """Returns the lowered programs of the run by name."""
   lowered_programs = {}
   for program in programs.all_programs(run):
     with rules.active(program.mesh):
@@ -154,7 +154,7 @@ def _text(lowered):
 
 
 def _loops(text, shapes):
-  """By loop, bytes of the float32 arrays of these shapes that it carries."""
+  """Returns bytes of float32 arrays of given shapes that each loop carries."""
   return [
     {
       f'{i.name}{{{index}}}': 4 * math.prod(array.shape)
@@ -168,7 +168,7 @@ def _loops(text, shapes):
 
 
 def _argument_trees_by_kind(run):
-  """By program, what its arguments hold, from the run's own arrays."""
+  """Returns arguments by kind for each program, from the arrays of the run."""
   state = programs.state(run)
   student, weights = programs.decode(run).arguments[:2]
   (teacher,) = abstract.teacher_params(run)

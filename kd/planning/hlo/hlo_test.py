@@ -1,4 +1,4 @@
-"""Counts from compiled programs against counts by hand."""
+"""Tests operation counts of compiled programs against counts by hand."""
 
 import jax
 import jax.numpy as jnp

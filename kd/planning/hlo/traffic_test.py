@@ -1,4 +1,4 @@
-"""Bytes of programs that are written out here, counted by hand."""
+"""Tests byte counts of small programs against counts by hand."""
 
 from kd.planning.hlo import traffic
 

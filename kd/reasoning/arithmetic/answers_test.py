@@ -1,4 +1,4 @@
-"""Reading answers: cases L1 to L8 of what others got wrong."""
+"""Tests answer extraction on cases L1 to L8, which other readers get wrong."""
 
 import ast
 import decimal
@@ -231,7 +231,7 @@ def test_noise_never_raises():
 
 
 def test_private_characters_of_a_text_have_no_meaning():
-  """Some of them are marks of the reader's own."""
+  """Tests private-use characters, some of which the reader uses as marks."""
   for code in (*range(0xE000, 0xE010), 0xE123, 0xF8FF, 0xF0000, 0x10FFFD):
     for text in ('3{}1/2', '3{}1/2 hours', '12{}000', '4{}'):
       text = text.format(chr(code))
@@ -239,7 +239,7 @@ def test_private_characters_of_a_text_have_no_meaning():
 
 
 def test_nothing_is_evaluated():
-  """No file of the package runs text, by a builtin or a parser built on one."""
+  """Tests that no file of the package executes text."""
   folder = os.path.dirname(os.path.dirname(inspect.getsourcefile(answers)))
   files = [
     f

@@ -1,4 +1,4 @@
-"""Exact arithmetic against Python's own on generated trees, and its bounds."""
+"""Tests exact arithmetic against Python's on generated trees, and bounds."""
 
 import fractions
 import os
@@ -95,7 +95,7 @@ def test_problems_are_verdicts(text, problem):
 
 
 def _tree(rng, depth):
-  """A random expression as text, and its value by Python's own arithmetic.
+  """Returns a random expression as text, and its value by Python.
 
   Every operand is in parentheses, so that this knows nothing of precedence.
   """

@@ -1,4 +1,4 @@
-"""Forms of numbers: each is read as itself, or the reply is unparsed."""
+"""Tests forms of numbers: each is read exactly, or the reply is unparsed."""
 
 import fractions
 import random
@@ -229,7 +229,7 @@ def test_form(text, value):
   assert (answer.value is None) == bool(answer.reason)
 
 
-# How digits are grouped: what stands between thousands.
+# Separators of thousands.
 _SEPARATORS = (
   *('', ',', '\u00a0', '\u2009', '\u202f', '\u2007', '\u200a', "'", '\u2019'),
   *('_', r'\,', r'\:', r'\;', '{,}', r'{\,}', r',\!', ' ', r'\ ', '\u200b'),
@@ -237,7 +237,7 @@ _SEPARATORS = (
   *('.', '-', '/', '+', ';', ', ', r'\quad ', '\u2060', '\u2212'),
 )
 _SURE = 18  # The first of them are read in most places.
-# These stand between two numbers as well, of which one is then read.
+# Separators that also occur between two numbers; then one of them is read.
 _BLANKS = (' ', r'\ ', '\u2002', '\t', '\u3000', '\n', ';', ', ', r'\quad ')
 # And these are a decimal point, a range, a fraction.
 _AMBIGUOUS = (*_BLANKS, '.', '/')
@@ -250,7 +250,7 @@ _AROUND = (
 
 
 def _written(rng, whole, decimals, separator):
-  """The number's digits; groups are of three, or now and then of others."""
+  """Returns the digits in groups of three, or sometimes of other sizes."""
   size = 3 if rng.random() < 0.8 else rng.choice((2, 4))
   digits, groups = str(whole), []
   while digits:
@@ -274,7 +274,7 @@ def test_a_number_is_read_as_itself_or_not_at_all():
     if value == (-expected if sign else expected):
       right[separator] += 1
     elif value is not None:
-      # Only what also stands between two numbers, or has a meaning of its own.
+      # Only separators that also occur between numbers or have a meaning.
       assert separator in number and separator in _AMBIGUOUS, text
       assert separator not in _BLANKS or _is_last(value, number, separator)
   for separator in _SEPARATORS[:_SURE]:

@@ -91,7 +91,7 @@ def sample(
     The samples of each question, in the order of the prompts.
 
   Raises:
-    ConfigError: the folder is of another run, or its samples are damaged.
+    ConfigError: the folder belongs to another run, or its samples are damaged.
     NonFiniteError: the sampler raised it.
   """
   digests = ''.join(prompt.digest for prompt in prompts).encode()

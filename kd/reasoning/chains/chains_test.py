@@ -1,4 +1,4 @@
-"""Traces from a scripted sampler: verdicts, votes, selection, kills."""
+"""Tests traces of a scripted sampler: verdicts, votes, selection, resuming."""
 
 from collections.abc import Sequence
 import fractions
@@ -26,7 +26,7 @@ class Killed(Exception):
 
 
 def _scripted(replies, kill_after=None):
-  """A sampler whose reply is a function of (seed, sample's number) alone."""
+  """Returns a sampler whose replies depend only on seed and sample index."""
   calls = itertools.count()
 
   def sampler(batch: Sequence[requests.Request], settings, progress=None):
@@ -112,7 +112,7 @@ def test_missing_references_are_a_reason_unless_votes_decide():
 
 
 def _majority(values):
-  """By brute force: the value that more have than have any other."""
+  """Returns the most frequent value by brute force; None in a tie."""
   given = [v for v in values if v is not None]
   return next(
     (
@@ -211,7 +211,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
   for calls in (1, 1):
     with pytest.raises(Killed):
       _run(cut, kill_after=calls)
-  # A kill can leave any beginning of what was written.
+  # A killed run may leave any prefix of the file.
   file = cut / chains.SAMPLES
   written = file.read_bytes()
   assert written and wanted.startswith(written)

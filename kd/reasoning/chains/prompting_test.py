@@ -1,4 +1,4 @@
-"""What a model is asked, read from files and tasks."""
+"""Tests prompts, and problems read from files and tasks."""
 
 import json
 

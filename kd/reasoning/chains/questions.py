@@ -21,7 +21,7 @@ class Question:
 
   Attributes:
     id: a unique id.
-    inputs: the text that the model is asked.
+    inputs: text of the question in the prompt.
     solution: a reference solution with its answer; '' if there is none.
     rationale: the worked steps of the reference solution.
   """

@@ -1,4 +1,4 @@
-"""Game of 24 against brute force, and replies that try to cheat."""
+"""Tests the game of 24 against brute force, and replies that cheat."""
 
 import fractions
 import itertools

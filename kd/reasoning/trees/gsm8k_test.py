@@ -1,4 +1,4 @@
-"""GSM8K's lines as thoughts: what counts as equal, wrong, the end."""
+"""Tests lines of GSM8K as thoughts: equal, wrong and terminal states."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Data and pictures of trees, against the trees and the game's own rules."""
+"""Tests training data and pictures against the trees and the rules."""
 
 import json
 from xml.etree import ElementTree
@@ -28,7 +28,7 @@ def _reader(tree):
 
 @pytest.fixture(scope='module')
 def sampled():
-  """A tree with faults, equal states, solutions and lost branches."""
+  """Returns a tree with faults, equal states, solutions and dead ends."""
   bad = searches.sample('9 * 9 = 81')
 
   def answer(prompt, request):

@@ -72,7 +72,7 @@ def run(
     The trees, in the order of the instances.
 
   Raises:
-    ConfigError: the folder is of another search, or a file is damaged.
+    ConfigError: the folder belongs to another search, or a file is damaged.
   """
   _claim(folder, identity)
   calls = _Calls(os.path.join(folder, CALLS))

@@ -1,4 +1,4 @@
-"""Many trees: one sampler call for all, kills, folders of other searches."""
+"""Tests many trees: shared sampler calls, resuming, refused folders."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ SETTINGS = requests.SamplingSettings(1.0, 0, 1.0, 0.0, 1.0, 60, ('\n',))
 
 
 class Player:
-  """A sampler: what it draws is decided by each request's seed."""
+  """A sampler whose samples are determined by the seed of each request."""
 
   def __init__(self, kill_at: int = 0):
     self.batches: list[int] = []
@@ -127,7 +127,7 @@ def test_kills_change_nothing(tmp_path):
   assert calls > 3
   folder = tmp_path / 'killed'
   # Killed once in its first call and then in the next but one, with a line that
-  # is not whole behind the last.
+  # is incomplete after the last.
   for at in (1, 2, 3):
     assert _killed(folder, at) == -signal.SIGKILL
     with open(folder / tree_run.CALLS, 'ab') as f:
