@@ -210,7 +210,7 @@ def test_comparison():
   }
 
 
-def test_programs_compute_what_is_on_paper():
+def test_programs_match_the_operations_by_formula():
   rows, length = 2, 64
   everywhere = {'rule': 'all', 'fraction': 1.0}
   settings = {'remat': 'block', 'chunk_tokens': 32, 'positions': everywhere}
@@ -247,7 +247,7 @@ def test_programs_compute_what_is_on_paper():
 def test_cases_of_tpus():
   found = objective_tpu.cases([2048, 8192], large=True)
   assert [c['topology'] for c in found] == ['v5e:2x4', 'v5e:2x4', 'v5e:4x4']
-  paper = objective_tpu.on_paper(found[0], rows=8)
+  paper = objective_tpu.by_formula(found[0], rows=8)
   # 3 products of the student's logits and 1 of the teacher's.
   widths = 3 * 1152 + 2560
   assert paper['objective'] == 2 * 8 * 2048 * 262144 * widths

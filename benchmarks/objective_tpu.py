@@ -3,7 +3,7 @@
 No TPU is needed: the compiler comes with the environment `libtpu`. One row a
 chip, forward KL, AdamW, bfloat16 activations: 1B from 4B on v5e:2x4 at three
 lengths, and 4B from 27B on v5e:4x4. Prints one line of JSON: by case and
-program GiB per chip, and operations next to the count on paper, compared with
+program GiB per chip, and operations next to the count by formula, compared with
 what Tunix's own step takes, or the compiler's error where it does not fit.
 """
 
@@ -36,7 +36,7 @@ _REMAT = 'block'
 _CHIPS = {'v5e:2x4': 8, 'v5e:4x4': 16}
 
 
-def on_paper(case: Mapping[str, Any], rows: int) -> dict[str, int]:
+def by_formula(case: Mapping[str, Any], rows: int) -> dict[str, int]:
   """Operations of each program of compile_tpu.
 
   Args:
@@ -133,7 +133,7 @@ def main():
   for case in cases(lengths, _LARGE.value):
     alternate.say(f'compiling {case}')
     ours = _compile(sys.executable, 'benchmarks.compile_tpu', case)
-    paper = on_paper(case, _CHIPS[case['topology']])
+    paper = by_formula(case, _CHIPS[case['topology']])
     result = case | {'ours': summary(ours, paper)}
     if _PEER.value:
       alternate.say("compiling Tunix's")

@@ -48,7 +48,7 @@ class Own:
 
   Attributes:
     arguments: of own_step.
-    flops: of the step on paper, by part.
+    flops: operations of the step by formula, by part.
   """
 
   arguments: Mapping[str, Any]
