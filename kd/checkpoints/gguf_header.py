@@ -47,7 +47,7 @@ _INTEGERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """Where one tensor is, its shape and its type.
+  """A tensor's file, offset, shape and type.
 
   Attributes:
     file: the path of the file that holds it.

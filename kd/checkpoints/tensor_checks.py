@@ -112,7 +112,7 @@ def check_finite(array: np.ndarray, where: str) -> None:
 
 
 def _is_finite(piece: np.ndarray) -> bool:
-  """Whether all values are finite as float32."""
+  """Returns whether all values are finite as float32."""
   if piece.dtype in _EXPONENTS:
     # numpy is slow with types of 16 bits; without its sign such a number is not
     # finite from the one on whose exponent is all ones and mantissa 0.

@@ -26,14 +26,14 @@ def heads(length, seed=0):
 
 
 def run(attend, arrays, dtype=jnp.float32):
-  """What attend gives, and its gradients by query, key and value."""
+  """Returns attention, and its gradients by query, key and value."""
   *inputs, gradient = (jnp.asarray(x, dtype) for x in arrays)
   out, pull = jax.vjp(jax.jit(attend), *inputs)
   return [np.asarray(x, np.float64) for x in (out, *pull(gradient))]
 
 
 def exact(arrays, seen):
-  """The same in float64, head by head; seen [L, L]."""
+  """Returns the same in float64, head by head; seen [L, L]."""
   query, key, value, gradient = (x[0] for x in arrays)
   made = [np.zeros_like(x) for x in (query, query, key, value)]
   for n in range(query.shape[1]):

@@ -197,5 +197,5 @@ def test_only_layers_in_the_same_place_are_stacked():
   'spec', [types.TapSpec((11,), ()), types.TapSpec((), (-1,))]
 )
 def test_layers_that_do_not_exist_are_refused(spec, params):
-  with pytest.raises(ValueError, match='layer (11|-1) of 11'):
+  with pytest.raises(ValueError, match='no layer (11|-1): the model has 11'):
     _model().forward(params, _batch(), spec)

@@ -206,5 +206,5 @@ def to_dict(config: config_lib.Gemma3Config) -> dict[str, Any]:
 
 
 def _whole(x: float) -> int | float:
-  """An int where there is one: transformers refuses 256.0 here."""
+  """Returns an int if x is whole: transformers refuses 256.0 here."""
   return int(x) if x == int(x) else x
