@@ -245,12 +245,3 @@ def compare(
       **rare,
     ),
   }
-
-
-def score(
-  predictions: Sequence[str], references: Sequence[str]
-) -> dict[str, float]:
-  """Extracts and scores answers of replies; see `compare`."""
-  return compare(
-    [extract(r) for r in references], [extract(p) for p in predictions]
-  )

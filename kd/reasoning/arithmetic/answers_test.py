@@ -118,7 +118,8 @@ def test_comparison_is_exact():
 def test_ten_markers_are_flagged():
   reply = '\n'.join(f'#### {i}' for i in range(10))
   assert answers.extract(reply).markers == 10
-  out = answers.score([reply, '#### 9', '#### ,'], ['#### 9'] * 3)
+  replies = [answers.extract(x) for x in (reply, '#### 9', '#### ,')]
+  out = answers.compare([answers.extract('#### 9')] * 3, replies)
   assert out == {'exact_match': 2 / 3, 'unparsed': 1.0, 'many_markers': 1.0}
 
 
@@ -192,8 +193,9 @@ def test_written_numbers_are_read_back():
 
 
 def test_a_reference_without_a_number_is_an_error():
+  references = [answers.extract(x) for x in ('1', 'x')]
   with pytest.raises(ValueError, match='reference 1: no number'):
-    answers.score(['1', '2'], ['1', 'x'])
+    answers.compare(references, references)
 
 
 @pytest.mark.parametrize(
