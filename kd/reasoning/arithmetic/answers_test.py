@@ -1,4 +1,4 @@
-"""Tests answer extraction on cases L1 to L8, which other readers get wrong."""
+"""Answer extraction, on replies that other readers get wrong."""
 
 import ast
 import decimal
