@@ -33,7 +33,7 @@ _KILLED = {
   **{f'record-{n}': (_WRITE, n) for n in (1, 4, 8)},
   **{f'file-{n}': ('kd.teachers.shards:Writer.finish', n) for n in (1, _FILES)},
   'publish': ('kd.teachers.manifest:publish', 1),
-  'tidy': ('kd.teachers.shards:tidy', 1),
+  'tidy': ('kd.teachers.shards:remove_temporary_files', 1),
 }
 _EVENTS = (300, 600, 900)  # Of the straight run's file events, thousandths.
 
@@ -220,7 +220,7 @@ def test_the_page_s_commands_run(tmp_path):
   assert len(lines) == 2
   for line in lines:
     program, arguments = line.split('-m kd ')
-    assert program == 'python -m '
+    assert program == 'python '
     arguments = arguments.replace('=/tmp/', f'={tmp_path}/').split()
     small = (*command.QUICK[1:], '--config.evaluation.baseline=False')
     code, _, err = command.run([*arguments, *small])

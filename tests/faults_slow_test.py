@@ -13,7 +13,7 @@ from kd.train import lock
 from tests import fault_chains
 
 _GENERATE = 'kd.sampling.engine:Engine.generate'
-_ABSORB = 'kd.train.train_metrics:Window.add'
+_ABSORB = 'kd.train.train_metrics:MetricsWindow.add'
 _READ = 'kd.input_pipeline.packing:from_bytes'
 
 # Of the file events of a run, by thousandths, where it is killed or told to

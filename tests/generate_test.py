@@ -34,7 +34,7 @@ def test_the_page_s_commands_run(tmp_path):
   (write, run, talk), fields = _shown()
   subprocess.run(write, shell=True, check=True, cwd=tmp_path)
   program, *arguments = run.split('-m kd ')
-  assert program == 'python -m '
+  assert program == 'python '
   arguments = arguments[0].split()
   for name in ('prompts.jsonl', 'kd-answers'):
     arguments = [
