@@ -289,7 +289,7 @@ def test_damage_is_named_and_mended(how, folder, own):
     _break(how, path)
   times = {p.name: p.stat().st_mtime_ns for p in c.iterdir()}
   words = {
-    'flipped': 'has other bytes than were written',
+    'flipped': 'does not match its recorded SHA-256',
     'cut': 'bytes, ',
     'missing': 'is missing',
   }[how]

@@ -196,9 +196,9 @@ def test_the_page_s_commands_run_and_its_table_is_right(tmp_path):
   ('changes', 'words'),
   [
     ({'rollout.buffer': 1, 'rollout.every': 2}, 'rollout.buffer.*2 or more'),
-    ({'rollout.fraction': 1.0}, "losses.labels: counts the data's answers"),
+    ({'rollout.fraction': 1.0}, "losses.labels: uses the data's answers"),
     ({'rollout.max_new_tokens': 64}, 'rollout.max_new_tokens.*data.length, 64'),
-    ({'losses.labels.part': 'sampled'}, 'losses.labels.part.*is no label'),
+    ({'losses.labels.part': 'sampled'}, 'losses.labels.part.*are no labels'),
   ],
 )
 def test_refused_beside_the_rest_of_the_config(folder, changes, words):
