@@ -387,7 +387,7 @@ def test_a_shard_of_another_teachers_cache_is_refused(folder, own, tmp_path):
   cache_runs.write(folder, tmp_path / 'rounded', **other)
   shutil.copy(_shard(tmp_path / 'rounded', 0), _shard(c, 0))
   with cache_runs.refused(
-    'cache.folder', 'targets-00000-of-00004', 'other byt'
+    'cache.folder', 'targets-00000-of-00004', 'recorded SHA-256'
   ):
     train_mode.main(cache_runs.cached(folder, c), str(tmp_path / 'run'))
 
