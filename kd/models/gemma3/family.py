@@ -20,7 +20,11 @@ _Entry = tensors_lib.Entry
 def _norm(path: str, hf: str, gguf_name: str, dims: str = 'D') -> _Entry:
   # Only GGUF files hold 1 + scale.
   return _Entry(
-    f'{path}/scale', hf, gguf_name, dims, gguf_offset=layer.NORM_OFFSET
+    f'{path}/scale',
+    hf,
+    gguf_name,
+    dims,
+    gguf_offset=layer.Layer.style.norm_offset,
   )
 
 

@@ -15,7 +15,7 @@ class Gemma3(transformer.Transformer):
   """The transformer of Gemma 3; see transformer.Transformer."""
 
   layer_type = layer.Layer
-  norm_offset = layer.NORM_OFFSET
+  norm_offset = layer.Layer.style.norm_offset
 
   @property
   def embedding_scale(self) -> float:

@@ -1,70 +1,13 @@
 """A layer of Qwen3 (arXiv 2505.09388)."""
 
-import functools
-
 from flax import linen as nn
-from jax import ad_checkpoint
 
-from kd.models import family
-from kd.models import layer_stack
-from kd.models import layers
-from kd.models import matmul
-from kd.partitioning import rules
-
-NORM_OFFSET = 0.0  # A norm multiplies by its parameter.
+from kd.models import decoder_layer
 
 
-def _mlp_block(epsilon, axes, x, before, gate, up, down):
-  """Returns [B, L, D], x plus the MLP's output; `axes` are those of x."""
-  y = layers.rms_norm(x, before, epsilon, NORM_OFFSET)
-  return x + layers.gated_mlp(nn.silu, axes, y, gate, up, down)
+class Layer(decoder_layer.DecoderLayer):
+  """Attention and a SwiGLU MLP, each with a norm before it."""
 
-
-class Layer(nn.Module):
-  """Attention and a SwiGLU MLP, each with a norm before it.
-
-  Attributes:
-    config: the model's sizes.
-    shows_heads: whether queries, keys and values are returned.
-    kernel: see layers.Attention.
-  """
-
-  config: family.Config
-  shows_heads: bool
-  kernel: str
-
-  @nn.compact
-  def __call__(self, x, angles, seen, cache, slots):
-    """Maps x [B, L, D] and this layer's cache; see layers.Attention.
-
-    Returns:
-      [B, L, D], the updated cache, and (query, key, value) or None.
-    """
-    # Only a named value can be saved in the host's memory.
-    x = ad_checkpoint.checkpoint_name(x, layer_stack.LAYER_INPUT)
-    axes = layers.BY_ROW_AXES if cache is None else layers.DECODING_AXES
-    epsilon, width = self.config.norm_epsilon, self.config.embed_dim
-
-    def norm(name):
-      return layers.RMSNorm(epsilon, 'norm', NORM_OFFSET, name=name)
-
-    attended, cache, heads = layers.Attention(
-      self.config, NORM_OFFSET, self.kernel, name='attention'
-    )(norm('pre_attention_norm')(x), angles, seen, cache, slots)
-    x = x + attended
-    # One function of each position, which is all that the gradient of a long
-    # row computes once more.
-    x = matmul.by_position(
-      functools.partial(_mlp_block, epsilon, axes),
-      x,
-      (
-        norm('pre_mlp_norm').scale(width),
-        *layers.MLP(self.config, name='mlp').weights(),
-      ),
-      (
-        layers.NORM_AXES,
-        *(layers.WIDE_AXES, layers.WIDE_AXES, layers.NARROW_AXES),
-      ),
-    )
-    x = rules.constrain(x, axes)
-    return x, cache, heads if self.shows_heads else None
+  style = decoder_layer.Style(
+    norm_offset=0.0, activation=nn.silu, has_post_norms=False
+  )

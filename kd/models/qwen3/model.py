@@ -15,7 +15,7 @@ class Qwen3(transformer.Transformer):
   """The transformer of Qwen3; see transformer.Transformer."""
 
   layer_type = layer.Layer
-  norm_offset = layer.NORM_OFFSET
+  norm_offset = layer.Layer.style.norm_offset
 
   @nn.nowrap
   def angles(self, positions: Array) -> dict[str, Array]:

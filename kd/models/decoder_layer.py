@@ -1,0 +1,100 @@
+"""The layer that decoder families share: attention and a gated MLP."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import ClassVar
+
+from flax import linen as nn
+from jax import ad_checkpoint
+
+from kd.core import types
+from kd.models import family
+from kd.models import layer_stack
+from kd.models import layers
+from kd.models import matmul
+from kd.partitioning import rules
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+  """What the layers of two families differ in, apart from their sizes.
+
+  Attributes:
+    norm_offset: a norm multiplies by its parameter plus this.
+    activation: of the MLP's gate.
+    has_post_norms: whether attention and the MLP have a norm after them too.
+  """
+
+  norm_offset: float
+  activation: Callable[[types.Array], types.Array]
+  has_post_norms: bool
+
+
+def _mlp_block(style, epsilon, axes, x, before, gate, up, down, *after):
+  """Returns [B, L, D], x plus the MLP's output; `axes` are those of x."""
+  y = layers.rms_norm(x, before, epsilon, style.norm_offset)
+  y = layers.gated_mlp(style.activation, axes, y, gate, up, down)
+  for scale in after:
+    y = layers.rms_norm(y, scale, epsilon, style.norm_offset)
+  return x + y
+
+
+class DecoderLayer(nn.Module):
+  """Attention and a gated MLP, each with a norm before it.
+
+  Attributes:
+    style: what the family's layers are like.
+    config: the model's sizes.
+    shows_heads: whether queries, keys and values are returned.
+    kernel: see layers.Attention.
+  """
+
+  style: ClassVar[Style]
+  config: family.Config
+  shows_heads: bool
+  kernel: str
+
+  @nn.compact
+  def __call__(self, x, angles, seen, cache, slots):
+    """Maps x [B, L, D] and this layer's cache; see layers.Attention.
+
+    Returns:
+      [B, L, D], the updated cache, and (query, key, value) or None.
+    """
+    # Only a named value can be saved in the host's memory.
+    x = ad_checkpoint.checkpoint_name(x, layer_stack.LAYER_INPUT)
+    axes = layers.BY_ROW_AXES if cache is None else layers.DECODING_AXES
+    epsilon, width = self.config.norm_epsilon, self.config.embed_dim
+    style = self.style
+
+    def norm(name):
+      return layers.RMSNorm(epsilon, 'norm', style.norm_offset, name=name)
+
+    attended, cache, heads = layers.Attention(
+      self.config, style.norm_offset, self.kernel, name='attention'
+    )(norm('pre_attention_norm')(x), angles, seen, cache, slots)
+    if style.has_post_norms:
+      attended = norm('post_attention_norm')(attended)
+    x = x + attended
+    weights = [
+      norm('pre_mlp_norm').scale(width),
+      *layers.MLP(self.config, name='mlp').weights(),
+    ]
+    weight_axes = [
+      layers.NORM_AXES,
+      *(layers.WIDE_AXES, layers.WIDE_AXES, layers.NARROW_AXES),
+    ]
+    if style.has_post_norms:
+      weights.append(norm('post_mlp_norm').scale(width))
+      weight_axes.append(layers.NORM_AXES)
+    # One function of each position, which is all that the gradient of a long
+    # row computes once more.
+    x = matmul.by_position(
+      functools.partial(_mlp_block, style, epsilon, axes),
+      x,
+      tuple(weights),
+      tuple(weight_axes),
+    )
+    x = rules.constrain(x, axes)
+    return x, cache, heads if self.shows_heads else None
