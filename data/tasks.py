@@ -53,7 +53,7 @@ def read_answer(output, example=None, is_target=False):
 
 
 def exact_match(targets, predictions):
-  """Metric functions of `answers.compare`."""
+  """Metric function: what `answers.compare` returns."""
   return answers.compare(targets, predictions)
 
 

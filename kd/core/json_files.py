@@ -65,6 +65,22 @@ def parse(data: bytes, where: str, legal: str, is_file: bool = False) -> Any:
   return value
 
 
+def parse_object(
+  data: bytes, where: str, legal: str, is_file: bool = False
+) -> dict[str, Any]:
+  """Parses JSON that must be an object; see `parse`.
+
+  Raises:
+    ConfigError: as `parse`, or the value is no object.
+  """
+  value = parse(data, where, legal, is_file)
+  if not isinstance(value, dict):
+    raise errors.ConfigError(
+      where, f'holds {short(value)}, not an object', legal=legal
+    )
+  return value
+
+
 def read(path: str, field: str = '') -> dict[str, Any]:
   """Reads a file that holds one JSON object.
 
@@ -97,12 +113,7 @@ def _read(path):
     raise errors.ConfigError(path, 'is a folder', legal=_LEGAL) from e
   if not data.strip():
     raise errors.ConfigError(path, 'is empty', legal=_LEGAL)
-  value = parse(data, path, _LEGAL, is_file=True)
-  if not isinstance(value, dict):
-    raise errors.ConfigError(
-      path, f'holds {short(value)}, not an object', legal=_LEGAL
-    )
-  return value
+  return parse_object(data, path, _LEGAL, is_file=True)
 
 
 def read_in(directory: str, name: str, field: str = '') -> dict[str, Any]:
@@ -137,12 +148,7 @@ def read_lines(path: str, legal: str) -> Iterator[tuple[str, dict[str, Any]]]:
   with open(path, 'rb') as f:
     for number, line in enumerate(f, 1):
       where = f'{path}:{number}'
-      value = parse(line, where, legal)
-      if not isinstance(value, dict):
-        raise errors.ConfigError(
-          where, f'holds {short(value)}, not an object', legal=legal
-        )
-      yield where, value
+      yield where, parse_object(line, where, legal)
 
 
 def texts(

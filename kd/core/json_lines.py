@@ -60,11 +60,6 @@ def resume(path: str, legal: str) -> Iterator[tuple[str, dict[str, Any]]]:
   whole = data[: data.rfind(b'\n') + 1]
   for number, line in enumerate(whole.split(b'\n')[:-1], 1):
     where = f'{path}:{number}'
-    record = json_files.parse(line, where, legal)
-    if not isinstance(record, dict):
-      raise errors.ConfigError(
-        where, f'holds {json_files.short(record)}, not an object', legal
-      )
-    yield where, record
+    yield where, json_files.parse_object(line, where, legal)
   if len(whole) < len(data):
     os.truncate(path, len(whole))

@@ -95,22 +95,24 @@ def score(answered: Sequence[Answered], module: str) -> Scores:
   metrics = [
     _joined(task, found) for task, found in zip(tasks, by_function, strict=True)
   ]
-  ends = [_ends(part.samples) for part in answered]
-  alone = []
-  for task, functions, end in zip(tasks, by_function, ends, strict=True):
-    alone.append(_alone(task, [*functions.items(), (None, end)]))
+  alone = [
+    _alone(task, found) for task, found in zip(tasks, by_function, strict=True)
+  ]
   pooled = _pool(tasks, by_function, metrics, alone)
-  pooled |= _ends([s for part in answered for s in part.samples])
+  by_example = _columns(pooled, sum(alone, []))
+  ends = _ends([s for part in answered for s in part.samples])
+  pooled |= ends
+  by_example |= {name: list(end.values) for name, end in ends.items()}
   by_task = {
-    task.name: whole | end
-    for task, whole, end in zip(tasks, metrics, ends, strict=True)
+    task.name: whole | _ends(part.samples)
+    for task, whole, part in zip(tasks, metrics, answered, strict=True)
   }
   descriptions = {
     name: value.description
     for name, value in pooled.items()
     if isinstance(value, metric.Metric)
   }
-  return Scores(pooled, by_task, _columns(pooled, sum(alone, [])), descriptions)
+  return Scores(pooled, by_task, by_example, descriptions)
 
 
 def _columns(pooled, alone):
@@ -266,10 +268,10 @@ def _alone(task: _Task, by_function) -> list[dict[str, float]]:
 
   Args:
     task: the task.
-    by_function: pairs of a metric function and the metrics that it returned.
+    by_function: by metric function, the metrics that it returned.
   """
   scores: list[dict[str, float]] = [{} for _ in task.ids]
-  for function, whole in by_function:
+  for function, whole in by_function.items():
     told = {k: m for k, m in whole.items() if isinstance(m, metric.Metric)}
     for name, value in told.items():
       for one, x in zip(scores, value.values, strict=True):

@@ -198,7 +198,7 @@ def first_id(value: Mapping[str, Any], size: int, file: str) -> int | None:
   return None
 
 
-def library_json(
+def to_library(
   value: Mapping[str, Any],
   added: Mapping[int, added_tokens.Token],
   unread: Collection[str],

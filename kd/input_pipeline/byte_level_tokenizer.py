@@ -64,7 +64,7 @@ class ByteLevelTokenizer:
     unread = {self.tokens[i] for i in special if i is not None}
     marks = {text for marks in families.turn_marks() for text in marks}
     self._tokenizer = self._load(
-      byte_level.library_json(folder.json, folder.added, unread - marks), file
+      byte_level.to_library(folder.json, folder.added, unread - marks), file
     )
     self._tokenizer.encode_special_tokens = True
     self._check_ids(file)
@@ -189,13 +189,9 @@ def _generation_ends(
   if GENERATION_CONFIG not in files:
     return []
   where = os.path.join(os.path.dirname(file), GENERATION_CONFIG)
-  value = json_files.parse(
+  value = json_files.parse_object(
     files[GENERATION_CONFIG], where, 'a JSON object', is_file=True
   )
-  if not isinstance(value, dict):
-    raise errors.ConfigError(
-      where, f'holds {json_files.short(value)}, not an object'
-    )
   ids = value.get('eos_token_id')
   ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
   for index in ids:

@@ -7,6 +7,7 @@ is imported only when it runs.
 
 import ast
 from collections.abc import Callable
+import functools
 import importlib
 import pathlib
 
@@ -17,6 +18,7 @@ Main = Callable[[ml_collections.ConfigDict, str], None]
 _FOLDER = pathlib.Path(__file__).parent
 
 
+@functools.cache
 def helps() -> dict[str, str]:
   """Returns the first line of each mode's docstring, by the mode's name."""
   files = sorted(p for p in _FOLDER.glob('*.py') if p.stem != '__init__')

@@ -18,6 +18,9 @@ from kd.train import evaluate
 Descriptions = Mapping[str, Mapping[str, metric.Description]]
 
 
+_LIKELIHOODS = {m.metric: m.about for m in measures.LIKELIHOODS}
+
+
 @dataclasses.dataclass(frozen=True)
 class Best:
   """The metric by which the best checkpoint is chosen.
@@ -41,6 +44,11 @@ class Best:
     return -value if self.highest else value
 
 
+def _own_name(name: str) -> str:
+  """Returns the name of a metric without its task's: TASK/NAME or NAME."""
+  return name.rpartition('/')[2]
+
+
 def choose(config: ml_collections.ConfigDict, described: Descriptions) -> Best:
   """Returns the metric and direction that `evaluation.best` names.
 
@@ -54,9 +62,8 @@ def choose(config: ml_collections.ConfigDict, described: Descriptions) -> Best:
   name = best.set or min(sets)
   highest = best.direction == 'max'
   if best.direction == 'auto':
-    about = {m.metric: m.about for m in measures.LIKELIHOODS}
-    about = {**described.get(name, {}), **about}
-    about = about.get(best.metric.rpartition('/')[2], metric.Description())
+    known = {**described.get(name, {}), **_LIKELIHOODS}
+    about = known.get(_own_name(best.metric), metric.Description())
     highest = about.higher_is_better
   return Best(f'eval/{name}/{best.metric}', highest)
 
@@ -64,9 +71,8 @@ def choose(config: ml_collections.ConfigDict, described: Descriptions) -> Best:
 def text(config: ml_collections.ConfigDict) -> str:
   """Returns `evaluation.best` in words, before any task is loaded."""
   chosen = choose(config, {})
-  known = {m.metric for m in measures.LIKELIHOODS}
-  own = config.evaluation.best.metric.rpartition('/')[2]
-  if config.evaluation.best.direction == 'auto' and own not in known:
+  best = config.evaluation.best
+  if best.direction == 'auto' and _own_name(best.metric) not in _LIKELIHOODS:
     return f'{chosen.metric}, lowest or highest, as the task defines'
   return str(chosen)
 
