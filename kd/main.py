@@ -47,11 +47,7 @@ def run() -> None:
   # Libraries warn of what is intended; the project's own lines are shown.
   logging.set_verbosity(logging.ERROR)
   notices.show(session.say)
-  default = lambda: session.recorded_config(_WORKDIR.value, _MODE.value)
-  app.run(
-    main,
-    flags_parser=lambda argv: command_line.parse_flags(argv, default=default),
-  )
+  app.run(main, flags_parser=_parse_flags)
 
 
 if __name__ == '__main__':

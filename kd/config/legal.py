@@ -324,11 +324,6 @@ class Scheduled(Legal):
     return self.number.parse(text)
 
 
-def integer(least: int, most: int = INT32, also: Mapping[int, str] = {}):
-  """Returns whole numbers from `least` to `most`, and those of `also`."""
-  return Integer(least, most, also)
-
-
 def one_of(*names: str, formerly: Mapping[str, str] | None = None) -> OneOf:
   return OneOf(names, formerly or {})
 

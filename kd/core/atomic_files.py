@@ -1,5 +1,6 @@
 """Writes files aside and renames them: readers never see half of one."""
 
+from collections.abc import Mapping
 import io
 import json
 import os
@@ -35,6 +36,12 @@ def sync(path: str) -> None:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
+
+
+def write_all(folder: str, files: Mapping[str, bytes]) -> None:
+  """Writes files by name into a folder, each aside, then renames it."""
+  for name, data in files.items():
+    write_bytes(os.path.join(folder, name), data)
 
 
 def write_bytes(path: str, value: bytes) -> None:

@@ -18,6 +18,16 @@ def digest(value: Any) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def with_digest(value: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a JSON object with the digest of its other fields."""
+  return {**value, 'digest': content_digest(value)}
+
+
+def content_digest(value: Mapping[str, Any]) -> str:
+  """Returns the digest of a JSON object's fields other than `digest`."""
+  return digest({key: x for key, x in value.items() if key != 'digest'})
+
+
 def file_digest(path: str) -> str:
   """Returns the SHA-256 of a file's bytes, as 64 hex digits."""
   with open(path, 'rb') as f:

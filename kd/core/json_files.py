@@ -22,6 +22,17 @@ def short(value: Any) -> str:
   return _SHORT.repr(value)
 
 
+def unexpected(path: str, value: Any, legal: str) -> errors.ConfigError:
+  """Returns the error for a JSON value that is not what may stand there.
+
+  Args:
+    path: the file and the key.
+    value: the value, shortened in the message.
+    legal: what may stand there.
+  """
+  return errors.ConfigError(path, f'found {short(value)}', legal=legal)
+
+
 def parse(data: bytes, where: str, legal: str, is_file: bool = False) -> Any:
   """Parses JSON that a user may have written.
 

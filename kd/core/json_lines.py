@@ -9,6 +9,7 @@ import json
 import os
 from typing import Any, BinaryIO
 
+from kd.core import atomic_files
 from kd.core import errors
 from kd.core import json_files
 
@@ -21,6 +22,13 @@ def encode(record: Mapping[str, Any]) -> bytes:
   """
   line = json.dumps(record, ensure_ascii=False, allow_nan=False)
   return line.encode('utf-8') + b'\n'
+
+
+def write(path: str, records: Iterable[Mapping[str, Any]]) -> bytes:
+  """Writes a whole file aside, then renames it; returns its bytes."""
+  data = b''.join(map(encode, records))
+  atomic_files.write_bytes(path, data)
+  return data
 
 
 def append(file: BinaryIO, records: Iterable[Mapping[str, Any]]) -> None:

@@ -48,8 +48,14 @@ def date(path: str) -> str:
   return moment.strftime(_DATE)
 
 
-def json_number(value: float) -> float | str:
-  """Returns a number, or its name where JSON has none: float() reads both."""
+def json_number(value: float | None) -> float | str | None:
+  """Returns a number, or its name where JSON has none: float() reads both.
+
+  Args:
+    value: None, for one that is missing, stays.
+  """
+  if value is None:
+    return None
   value = float(value)
   if math.isfinite(value):
     return value

@@ -110,21 +110,15 @@ def per_example(
     weights = list(scores['weight'])
     values = zip(scores[name], weights, strict=True)
     return [value / weight for value, weight in values], weights
-  weights = scores.get(results.weight_of(name), [None] * len(scores[name]))
   # A task of the set may lack the metric.
-  pairs = [
-    (value, weight)
-    for value, weight in zip(scores[name], weights, strict=True)
-    if value is not None
-  ]
-  values, weights = zip(*pairs, strict=True)
-  if None not in weights:
-    return list(values), list(weights)
+  measured = [i for i, x in enumerate(scores[name]) if x is not None]
+  values = [scores[name][i] for i in measured]
+  weights = scores.get(results.weight_of(name))
+  if weights is not None:
+    return values, [weights[i] for i in measured]
   whole = result.metrics[f'eval/{set_name}/{name}']
   mean = sum(values) / len(values)
-  if not math.isclose(mean, whole, rel_tol=1e-6):
-    return None
-  return list(values), None
+  return (values, None) if math.isclose(mean, whole, rel_tol=1e-6) else None
 
 
 def value(

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from kd.core import atomic_files
+from kd.core import json_lines
 from kd.core import run_info
 from kd.metrics import metric
 
@@ -59,9 +60,8 @@ def write(
     more: other fields of the JSON file.
   """
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  lines = [json.dumps(x, ensure_ascii=False) + '\n' for x in result.answers]
   # Before the JSON file, whose presence means that the result is whole.
-  atomic_files.write_text(answers_path(path), ''.join(lines))
+  json_lines.write(answers_path(path), result.answers)
   # A task's own metric may be NaN, such as a correlation without variance.
   number = run_info.json_number
   fields = {
@@ -69,7 +69,7 @@ def write(
     'metrics': {name: number(x) for name, x in result.metrics.items()},
     'scores': {
       name: {
-        metric: [None if x is None else number(x) for x in column]
+        metric: [number(x) for x in column]
         for metric, column in columns.items()
       }
       for name, columns in result.scores.items()

@@ -140,10 +140,12 @@ def _from_list(value: Any, file: str) -> Iterable[tuple[int, Token]]:
   if value is None:
     return
   if not isinstance(value, list):
-    raise _wrong(f'{file}: added_tokens', value, 'a list')
+    raise json_files.unexpected(f'{file}: added_tokens', value, 'a list')
   for entry in value:
     if not isinstance(entry, dict) or 'id' not in entry:
-      raise _wrong(f'{file}: added_tokens', entry, 'objects with id, content')
+      raise json_files.unexpected(
+        f'{file}: added_tokens', entry, 'objects with id, content'
+      )
     yield _index(entry['id'], file), _token(entry, file)
 
 
@@ -151,7 +153,9 @@ def _from_decoder(value: Any, file: str) -> Iterable[tuple[int, Token]]:
   if value is None:
     return
   if not isinstance(value, dict):
-    raise _wrong(f'{file}: added_tokens_decoder', value, 'an object')
+    raise json_files.unexpected(
+      f'{file}: added_tokens_decoder', value, 'an object'
+    )
   for key, entry in value.items():
     is_number = key.isdecimal() and len(key) < 10
     yield _index(int(key) if is_number else key, file), _token(entry, file)
@@ -166,7 +170,9 @@ def _from_map(
 
 def _index(value: Any, file: str) -> int:
   if type(value) is not int or not 0 <= value < _MOST_IDS:
-    raise _wrong(f'{file}: the id of an added token', value, 'a number')
+    raise json_files.unexpected(
+      f'{file}: the id of an added token', value, 'a number'
+    )
   return value
 
 
@@ -181,7 +187,7 @@ def _content(value: Any, path: str) -> str:
     value = value.get('content')
   if not isinstance(value, str) or not 0 < len(value) <= _MOST_CHARACTERS:
     legal = f'the text of a token, of up to {_MOST_CHARACTERS} characters'
-    raise _wrong(path, value, legal)
+    raise json_files.unexpected(path, value, legal)
   return value
 
 
@@ -192,15 +198,9 @@ def _named(config: Mapping[str, Any], file: str) -> Iterable[str]:
     if value is None:
       continue
     if not isinstance(value, (list, dict)):
-      raise _wrong(f'{file}: {key}', value, 'a list')
+      raise json_files.unexpected(f'{file}: {key}', value, 'a list')
     for entry in value.values() if isinstance(value, dict) else value:
       yield _content(entry, f'{file}: {key}')
-
-
-def _wrong(path: str, value: Any, legal: str) -> errors.ConfigError:
-  return errors.ConfigError(
-    path, f'found {json_files.short(value)}', legal=legal
-  )
 
 
 def check_flags(folder: Folder) -> None:

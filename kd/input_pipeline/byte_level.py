@@ -104,16 +104,17 @@ def read(folder: added_tokens.Folder, file: str) -> Spec:
   model = folder.json.get('model')
   if not isinstance(model, dict) or model.get('type') != 'BPE':
     kind = model.get('type') if isinstance(model, dict) else model
-    raise _unsupported(f'{file}: model.type', kind, "'BPE'")
+    raise json_files.unexpected(f'{file}: model.type', kind, "'BPE'")
   for key in tokenizer_json.MODEL_FIELDS_OFF:
     if model.get(key):
-      raise _unsupported(f'{file}: model.{key}', model[key], 'none')
+      raise json_files.unexpected(f'{file}: model.{key}', model[key], 'none')
   ignore_merges = model.get('ignore_merges', False)
   if not isinstance(ignore_merges, bool):
-    raise _unsupported(
+    raise json_files.unexpected(
       f'{file}: model.ignore_merges', ignore_merges, 'true, false'
     )
-  tokens = tokenizer_json.vocabulary(folder, file)
+  vocabulary = tokenizer_json.ids(folder, file)
+  tokens = tokenizer_json.vocabulary(folder, vocabulary, file)
   known = set(tokens)
   for byte, character in enumerate(CHARACTERS):
     if character not in known:
@@ -123,7 +124,6 @@ def read(folder: added_tokens.Folder, file: str) -> Spec:
         legal='a token for each of the 256 bytes',
       )
   merges = tokenizer_json.merges(model, file)
-  vocabulary = tokenizer_json.ids(folder, file)
   for left, right in merges:
     for text in (left, right, left + right):
       if text not in vocabulary:
@@ -179,7 +179,7 @@ def first_id(value: Mapping[str, Any], size: int, file: str) -> int | None:
       continue
     try:
       if part['type'] != 'TemplateProcessing':
-        raise _unsupported(path, part['type'], "'TemplateProcessing'")
+        raise json_files.unexpected(path, part['type'], "'TemplateProcessing'")
       names = []
       for entry in part['single']:
         if 'SpecialToken' not in entry:
@@ -188,12 +188,12 @@ def first_id(value: Mapping[str, Any], size: int, file: str) -> int | None:
       ids = [i for name in names for i in part['special_tokens'][name]['ids']]
     except (KeyError, TypeError) as e:
       legal = "null, or an object of type 'TemplateProcessing'"
-      raise _unsupported(path, part, legal) from e
+      raise json_files.unexpected(path, part, legal) from e
     if len(ids) > 1:
-      raise _unsupported(path, names, 'one token in front of a text')
+      raise json_files.unexpected(path, names, 'one token in front of a text')
     if ids:
       if type(ids[0]) is not int or not 0 <= ids[0] < size:
-        raise _unsupported(path, ids[0], f'an id, 0 to {size - 1}')
+        raise json_files.unexpected(path, ids[0], f'an id, 0 to {size - 1}')
       return ids[0]
   return None
 
@@ -224,9 +224,3 @@ def to_library(
   # A post-processor adds BOS, which callers do, and may trim offsets.
   changes = {'truncation': None, 'padding': None, 'post_processor': None}
   return json.dumps({**value, 'added_tokens': entries, **changes})
-
-
-def _unsupported(path: str, value: Any, legal: str) -> errors.ConfigError:
-  return errors.ConfigError(
-    path, f'found {json_files.short(value)}', legal=legal
-  )

@@ -9,6 +9,7 @@ from kd.core import errors
 from kd.core import json_files
 from kd.core import text_files
 from kd.input_pipeline import added_tokens
+from kd.input_pipeline import base_tokenizer
 from kd.input_pipeline import byte_level
 from kd.models import families
 
@@ -28,7 +29,7 @@ FILES = (
 _DOCUMENT_ENDS = ('<|endoftext|>', '<|end_of_text|>')
 
 
-class ByteLevelTokenizer:
+class ByteLevelTokenizer(base_tokenizer.BaseTokenizer):
   """Converts text to ids and back; see tokenizers.Tokenizer.
 
   BOS, EOS and padding never match in text, so data cannot end a prompt by
@@ -56,9 +57,9 @@ class ByteLevelTokenizer:
     self.spec = byte_level.read(folder, file)
     self.tokens = self.spec.tokens
     self.vocab_size = len(self.tokens)
-    self._ids = {text: i for i, text in enumerate(self.tokens)}
+    ids = {text: i for i, text in enumerate(self.tokens)}
     ends = _generation_ends(files, file, self.vocab_size)
-    self.eos_id, self.pad_id = self._ends(folder.special, ends, file)
+    self.eos_id, self.pad_id = _ends(ids, folder.special, ends, file)
     self.bos_id = byte_level.first_id(folder.json, self.vocab_size, file)
     special = [self.pad_id, self.eos_id, self.bos_id]
     unread = {self.tokens[i] for i in special if i is not None}
@@ -68,8 +69,8 @@ class ByteLevelTokenizer:
     )
     self._tokenizer.encode_special_tokens = True
     self._check_ids(file)
-    named = (self._ids.get(marks.end) for marks in families.turn_marks())
-    config_eos = self._ids.get(folder.special.get('eos_token', ''))
+    named = (ids.get(marks.end) for marks in families.turn_marks())
+    config_eos = ids.get(folder.special.get('eos_token', ''))
     stops = (self.eos_id, config_eos, *named, *ends)
     self.stop_ids = tuple(dict.fromkeys(i for i in stops if i is not None))
     text = self.spec.to_json(special)
@@ -97,21 +98,12 @@ class ByteLevelTokenizer:
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of ids; see tokenizers.Tokenizer."""
-    kept = [
-      int(i)
-      for i in ids
-      if 0 <= i < self.vocab_size and int(i) not in self._silent
-    ]
+    kept = self._with_text(ids)
     return self._tokenizer.decode(kept, skip_special_tokens=False)
 
   def text_of(self, index: int) -> str:
     """Returns a token as its file writes it."""
     return self.tokens[index]
-
-  def id_of(self, text: str) -> int | None:
-    """Returns the id as which a text is read; None if it is not one token."""
-    ids = self.encode(text)
-    return ids[0] if len(ids) == 1 and self.tokens[ids[0]] == text else None
 
   def files(self) -> dict[str, bytes]:
     """Returns the files that hold the tokenizer, by name."""
@@ -120,22 +112,6 @@ class ByteLevelTokenizer:
   def _encode(self, text: str) -> Any:
     text_files.check_unicode(text, 'text to tokenize')
     return self._tokenizer.encode(text, add_special_tokens=False)
-
-  def _ends(
-    self, special: Mapping[str, str], ends: Sequence[int], file: str
-  ) -> tuple[int, int]:
-    """Returns the ids of EOS and of the padding."""
-    for text in _DOCUMENT_ENDS:
-      if text in self._ids:
-        return self._ids[text], self._ids[text]
-    eos = self._ids.get(special.get('eos_token', ''), ends[0] if ends else None)
-    if eos is None:
-      raise errors.ConfigError(
-        os.path.join(os.path.dirname(file), added_tokens.CONFIG),
-        'names no eos_token',
-        legal=f'an eos_token of {os.path.basename(file)}',
-      )
-    return eos, self._ids.get(special.get('pad_token', ''), eos)
 
   def _load(self, text: str, file: str) -> Any:
     """Returns the library's tokenizer of a tokenizer.json."""
@@ -180,6 +156,26 @@ def from_folder(folder: added_tokens.Folder) -> ByteLevelTokenizer:
         files[name] = f.read()
   file = os.path.join(folder.directory, added_tokens.TOKENIZER_JSON)
   return ByteLevelTokenizer(folder, files, file)
+
+
+def _ends(
+  ids: Mapping[str, int],
+  special: Mapping[str, str],
+  ends: Sequence[int],
+  file: str,
+) -> tuple[int, int]:
+  """Returns the ids of EOS and of the padding."""
+  for text in _DOCUMENT_ENDS:
+    if text in ids:
+      return ids[text], ids[text]
+  eos = ids.get(special.get('eos_token', ''), ends[0] if ends else None)
+  if eos is None:
+    raise errors.ConfigError(
+      os.path.join(os.path.dirname(file), added_tokens.CONFIG),
+      'names no eos_token',
+      legal=f'an eos_token of {os.path.basename(file)}',
+    )
+  return eos, ids.get(special.get('pad_token', ''), eos)
 
 
 def _generation_ends(

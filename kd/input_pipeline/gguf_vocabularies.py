@@ -14,7 +14,7 @@ from kd.input_pipeline import sentencepiece_models
 _PREFIX = sentencepiece_models.PREFIX
 _CHAT_TEMPLATE = 'tokenizer.chat_template'
 _LISTS = ('tokens', 'scores', 'token_type', 'merges')
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
 _ENDS = ('eos', 'eot')
 _SPLIT = {'behavior': 'Isolated', 'invert': False}
 # By tokenizer.ggml.pre: the Unicode normalization and the regular expression of
@@ -75,11 +75,7 @@ def byte_level(
     for name in ('bos', 'eos', 'eot', 'padding')
     if f'{name}_token_id' in fields
   }
-  for name, index in special.items():
-    if type(index) is not int or not 0 <= index < size:
-      raise errors.ConfigError(
-        path, f'its {name} token has id {index!r}', legal=f'0 to {size - 1}'
-      )
+  sentencepiece_models.check_special(special, size, path)
   names = {name: tokens[index] for name, index in special.items()}
   bos = names.get('bos') if fields.get('add_bos_token') else None
   whole = _tokenizer_json(fields, size, bos)
@@ -119,11 +115,7 @@ def _check(fields: Mapping[str, Any], path: str) -> None:
       legal=', '.join(map(repr, _PRE)),
     )
   kinds = {'tokens': str, 'token_type': int, 'merges': str}
-  missing = [name for name in (*kinds, 'eos_token_id') if name not in fields]
-  if missing:
-    raise errors.ConfigError(
-      path, f'lacks the fields {_PREFIX}{{{", ".join(missing)}}}'
-    )
+  sentencepiece_models.check_present(fields, (*kinds, 'eos_token_id'), path)
   for name, kind in kinds.items():
     value = fields[name]
     if not isinstance(value, list) or not all(type(x) is kind for x in value):

@@ -90,8 +90,7 @@ def write(
     files.pop(byte_level_tokenizer.GENERATION_CONFIG, None)
   else:
     files = _sentencepiece_files(tokenizer, chat_template)
-  for name, data in files.items():
-    atomic_files.write_bytes(os.path.join(directory, name), data)
+  atomic_files.write_all(directory, files)
   written = chat_templates.read_folder(directory)
   wanted = chat_templates.names(chat_template)[:1]
   if written is None or written.names[:1] != wanted:

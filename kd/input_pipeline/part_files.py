@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import hashlib
-import json
 import os
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from kd.core import atomic_files
 from kd.core import errors
 from kd.core import identity
+from kd.core import json_lines
 from kd.core import types
 from kd.input_pipeline import examples as examples_lib
 from kd.input_pipeline import packing
@@ -73,11 +73,10 @@ def write(
   rows_file = os.path.join(folder, f'{name}.array_record')
   digest = _write_rows(rows_file, rows, encoded, length, tokenizer.pad_id)
   missing = set(left_out)
-  text = ''.join(
-    json.dumps(e | {'in_rows': i not in missing}, ensure_ascii=False) + '\n'
-    for i, e in enumerate(examples)
+  data = json_lines.write(
+    os.path.join(folder, f'{name}.examples.jsonl'),
+    (e | {'in_rows': i not in missing} for i, e in enumerate(examples)),
   )
-  atomic_files.write_text(os.path.join(folder, f'{name}.examples.jsonl'), text)
   used = [encoded[i] for row in rows for i in row]
   tokens = sum(e.positions for e in used)
   worked = sum(e.weights[e.parts == types.RATIONALE].sum() for e in used)
@@ -91,7 +90,7 @@ def write(
     'too_long': too_long,
     'rows_sha256': digest,
     'rows_file_sha256': identity.file_digest(rows_file),
-    'examples_sha256': hashlib.sha256(text.encode()).hexdigest(),
+    'examples_sha256': hashlib.sha256(data).hexdigest(),
   }
 
 

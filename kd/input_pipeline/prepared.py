@@ -90,8 +90,7 @@ class Prepared:
 
 def write_manifest(folder: str, manifest: dict[str, Any]) -> None:
   """Writes the manifest of a folder, with its own digest."""
-  manifest = manifest | {'digest': identity.digest(manifest)}
-  text = json.dumps(manifest, indent=2)
+  text = json.dumps(identity.with_digest(manifest), indent=2)
   atomic_files.write_text(os.path.join(folder, MANIFEST), text)
 
 
@@ -109,10 +108,10 @@ def read_manifest(folder: str) -> dict[str, Any]:
       path, f'cannot be read: {e.strerror}', legal=_LEGAL
     ) from e
   manifest = json_files.parse(data, path, _LEGAL, is_file=True)
-  if isinstance(manifest, dict):
-    content = {key: x for key, x in manifest.items() if key != 'digest'}
-    if manifest.get('digest') == identity.digest(content):
-      return manifest
+  if isinstance(manifest, dict) and (
+    manifest.get('digest') == identity.content_digest(manifest)
+  ):
+    return manifest
   raise errors.ConfigError(path, 'was changed', legal=_LEGAL)
 
 

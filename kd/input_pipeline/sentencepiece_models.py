@@ -58,11 +58,7 @@ def from_gguf(fields: Mapping[str, Any], path: str) -> bytes:
   Raises:
     ConfigError: a field is missing or damaged.
   """
-  missing = [name for name in _FIELDS if name not in fields]
-  if missing:
-    raise errors.ConfigError(
-      path, f'lacks the fields {PREFIX}{{{", ".join(missing)}}}'
-    )
+  check_present(fields, _FIELDS, path)
   special = {
     'bos': fields['bos_token_id'],
     'eos': fields['eos_token_id'],
@@ -101,6 +97,22 @@ def _check_fields(
       )
   if not all(map(math.isfinite, fields['scores'])):
     raise errors.ConfigError(f'{path}: {PREFIX}scores', 'are not all finite')
+  check_special(special, size, path)
+
+
+def check_present(
+  fields: Mapping[str, Any], names: Iterable[str], path: str
+) -> None:
+  """Raises ConfigError if a GGUF's tokenizer lacks some of these fields."""
+  missing = [name for name in names if name not in fields]
+  if missing:
+    raise errors.ConfigError(
+      path, f'lacks the fields {PREFIX}{{{", ".join(missing)}}}'
+    )
+
+
+def check_special(special: Mapping[str, Any], size: int, path: str) -> None:
+  """Raises ConfigError if a special token's id is none of the vocabulary's."""
   for name, index in special.items():
     if type(index) is not int or not 0 <= index < size:
       raise errors.ConfigError(

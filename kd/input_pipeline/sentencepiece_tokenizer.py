@@ -10,6 +10,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from kd.core import errors
 from kd.core import text_files
+from kd.input_pipeline import base_tokenizer
 from kd.input_pipeline import sentencepiece_models
 from kd.models import families
 
@@ -26,7 +27,7 @@ _GEMMA_SETTINGS = {
 }
 
 
-class SentencePieceTokenizer:
+class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
   """Converts text to ids and back; see tokenizers.Tokenizer.
 
   Attributes:
@@ -87,21 +88,11 @@ class SentencePieceTokenizer:
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of ids; see tokenizers.Tokenizer."""
-    kept = [
-      int(i)
-      for i in ids
-      if 0 <= i < self.vocab_size and int(i) not in self._silent
-    ]
-    return self._processor.decode(kept)
+    return self._processor.decode(self._with_text(ids))
 
   def text_of(self, index: int) -> str:
     """Returns the piece of an id."""
     return self.pieces[index][0]
-
-  def id_of(self, text: str) -> int | None:
-    """Returns the id as which a text is read; None if it is not one piece."""
-    ids = self._processor.encode(text)
-    return ids[0] if len(ids) == 1 and self.text_of(ids[0]) == text else None
 
   def files(self) -> dict[str, bytes]:
     """Returns the files that hold the tokenizer, by name."""

@@ -56,7 +56,7 @@ def model(folder: added_tokens.Folder) -> bytes:
   file = os.path.join(folder.directory, added_tokens.TOKENIZER_JSON)
   _check_form(folder.json, file)
   added_tokens.check(folder)
-  texts = vocabulary(folder, file)
+  texts = vocabulary(folder, ids(folder, file), file)
   special = _special(folder, texts, file)
   kinds = _kinds(folder, texts, special)
   listed = merges(folder.json['model'], file)
@@ -76,9 +76,7 @@ def _check_form(value: Mapping[str, Any], file: str) -> None:
   """Raises ConfigError for components that differ from Gemma's."""
 
   def refuse(key, actual, legal):
-    raise errors.ConfigError(
-      f'{file}: {key}', f'found {json_files.short(actual)}', legal=legal
-    )
+    raise json_files.unexpected(f'{file}: {key}', actual, legal)
 
   part = value.get('model')
   if not isinstance(part, dict) or part.get('type') != 'BPE':
@@ -152,18 +150,21 @@ def ids(folder: added_tokens.Folder, file: str) -> dict[str, int]:
   )
 
 
-def vocabulary(folder: added_tokens.Folder, file: str) -> list[str]:
+def vocabulary(
+  folder: added_tokens.Folder, own: Mapping[str, int], file: str
+) -> list[str]:
   """Returns the text of every id, added tokens included.
 
   Args:
-    folder: the folder's files, its tokenizer.json among them.
+    folder: holds the added tokens.
+    own: ids of the vocabulary without them, from `ids`.
     file: the name of tokenizer.json, for messages.
 
   Raises:
     ConfigError: two tokens have one id, or an id has no token.
   """
   texts: dict[int, str] = {}
-  for text, index in ids(folder, file).items():
+  for text, index in own.items():
     if index in texts:
       raise errors.ConfigError(
         f'{file}: model.vocab',

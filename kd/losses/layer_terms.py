@@ -24,7 +24,7 @@ def _check(value, name, legal):
 
 
 def _need_teacher(context):
-  # Fail here: sizes are read before catalog.build checks for a teacher.
+  # Fail here: sizes are read before term_builder.build checks for a teacher.
   if context.teacher is None:
     raise errors.ConfigError('name', 'needs a teacher, and there is none')
 

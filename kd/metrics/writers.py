@@ -13,7 +13,6 @@ import time
 from clu import metric_writers
 import jax
 
-from kd.core import atomic_files
 from kd.core import durations
 from kd.core import errors
 from kd.core import json_lines
@@ -98,7 +97,7 @@ class JsonLinesWriter(_ScalarWriter):
   def _drop_after(self, step, evaluated):
     lines = json_lines.resume(self._path, _LINE)
     kept = [x for where, x in lines if _stays(x, where, step, evaluated)]
-    atomic_files.write_bytes(self._path, b''.join(map(json_lines.encode, kept)))
+    json_lines.write(self._path, kept)
 
   def write_scalars(self, step, scalars):
     phase = 'eval' if any(k.startswith('eval/') for k in scalars) else 'train'

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from kd.core import atomic_files
 from kd.core import errors
 from kd.core import identity as identity_lib
 from kd.core import json_files
@@ -222,7 +221,7 @@ def answer_file(
         if progress is not None:
           progress(len(done), len(asked))
   ordered = [done[i] for i in range(len(asked))]
-  atomic_files.write_bytes(path, b''.join(map(json_lines.encode, ordered)))
+  json_lines.write(path, ordered)
   return ordered
 
 

@@ -90,12 +90,12 @@ def _check_shape(manifest: Mapping[str, Any]) -> None:
   for name in manifest['files']:
     _check_type(manifest['files'], name, str, f'files.{name[:80]}')
   _check_type(manifest, 'digest', str, 'digest')
-  content = {key: x for key, x in manifest.items() if key != 'digest'}
-  if manifest['digest'] != identity.digest(content):
+  digest = identity.content_digest(manifest)
+  if manifest['digest'] != digest:
     raise errors.ConfigError(
       'digest',
       f'found {json_files.short(manifest["digest"])}, and the other fields '
-      f'have {identity.digest(content)}: something was changed',
+      f'have {digest}: something was changed',
       legal='the file as --mode=cache wrote it',
     )
 
@@ -174,5 +174,5 @@ def publish(
     'shards': list(shards),
     'files': files,
   }
-  value['digest'] = identity.digest(value)
-  atomic_files.write_json(os.path.join(folder, FILE), value)
+  file = os.path.join(folder, FILE)
+  atomic_files.write_json(file, identity.with_digest(value))

@@ -226,11 +226,11 @@ def _table(job, teachers):
 
 def _write_files(job, table):
   """Writes the files other than shards; returns their SHA-256 by name."""
-  files = {}
-  for name, data in job.run.tokenizer.files().items():
-    path = os.path.join(job.folder, name)
-    atomic_files.write_bytes(path, data)
-    files[name] = identity.file_digest(path)
+  names = job.run.tokenizer.files()
+  atomic_files.write_all(job.folder, names)
+  files = {
+    name: identity.file_digest(os.path.join(job.folder, name)) for name in names
+  }
   if table is not None:
     size = job.run.student.config.vocab_size
     digest = cached.write_unembedding(job.folder, table[:size])

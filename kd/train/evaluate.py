@@ -269,17 +269,12 @@ def _records(
           'reference': example['targets'],
           'answer': sample.text,
           'verdict': _verdict(scores),
-          'scores': {k: _as_json(x) for k, x in scores.items()},
+          'scores': {k: run_info.json_number(x) for k, x in scores.items()},
           'finish': sample.finish,
           'tokens': len(sample.ids),
         }
       )
   return records
-
-
-def _as_json(score):
-  """Returns a score as JSON has it: a task's own may be NaN or missing."""
-  return None if score is None else run_info.json_number(score)
 
 
 def _names(run, model):

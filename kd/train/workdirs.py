@@ -223,8 +223,7 @@ def _begin(run, workdir, changes, inputs, mixture):
   text = config_lib.to_json(run.config) + '\n'
   atomic_files.write_json(os.path.join(workdir, model_sizes.RUN_FILE), value)
   atomic_files.write_text(os.path.join(workdir, CONFIG_FILE), text)
-  for name, data in run.tokenizer.files().items():
-    atomic_files.write_bytes(os.path.join(workdir, name), data)
+  atomic_files.write_all(workdir, run.tokenizer.files())
 
 
 def _read_run(workdir):

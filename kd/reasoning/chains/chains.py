@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from kd.core import atomic_files
 from kd.core import errors
 from kd.core import identity as identity_lib
 from kd.core import json_lines
@@ -195,7 +194,7 @@ def write(
   """
   by_id = {prompt.question.id: prompt for prompt in prompts}
   path = os.path.join(folder, TRACES)
-  lines = []
+  rows = []
   for trace in kept:
     prompt = by_id[trace.question.id]
     answer = answers.to_text(trace.answer.value)
@@ -219,6 +218,6 @@ def write(
         'votes': {answers.to_text(v): n for v, n in trace.vote.counts},
       },
     }
-    lines.append(json_lines.encode(row))
-  atomic_files.write_bytes(path, b''.join(lines))
+    rows.append(row)
+  json_lines.write(path, rows)
   return path

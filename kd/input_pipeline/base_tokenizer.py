@@ -1,0 +1,47 @@
+"""What both kinds of tokenizers do alike."""
+
+import abc
+from collections.abc import Collection, Sequence
+import functools
+
+
+class BaseTokenizer(abc.ABC):
+  """Looks up the ids of marks, and leaves ids without text out.
+
+  Attributes:
+    vocab_size: number of ids.
+  """
+
+  vocab_size: int
+  _silent: Collection[int | None]  # Ids that give no text.
+
+  @abc.abstractmethod
+  def encode(self, text: str) -> list[int]:
+    """Returns the ids of a text; see tokenizers.Tokenizer."""
+
+  @abc.abstractmethod
+  def text_of(self, index: int) -> str:
+    """Returns a token as its file writes it."""
+
+  @functools.cached_property
+  def _known(self) -> dict[str, int | None]:
+    return {}
+
+  def id_of(self, text: str) -> int | None:
+    """Returns the id as which a text is read; None if it is not one token.
+
+    Templates ask for the same few marks with every example.
+    """
+    if text not in self._known:
+      ids = self.encode(text)
+      is_token = len(ids) == 1 and self.text_of(ids[0]) == text
+      self._known[text] = ids[0] if is_token else None
+    return self._known[text]
+
+  def _with_text(self, ids: Sequence[int]) -> list[int]:
+    """Returns the ids that `decode` gives to the library."""
+    return [
+      int(i)
+      for i in ids
+      if 0 <= i < self.vocab_size and int(i) not in self._silent
+    ]
