@@ -35,8 +35,6 @@ _FORMATS = {
 
 
 _MOST_DIMENSIONS = 4  # As ggml's own arrays.
-# End of the key of a list with one number per layer, or of a number.
-_SMALL_LIST = '.attention.sliding_window_pattern'
 _INTEGERS = (
   'general.alignment',
   'split.count',
@@ -171,8 +169,7 @@ def _fields(stream: _Stream, path: str, lists: Sequence[str]) -> Header:
   for _ in range(field_count):
     key = stream.string()
     kind = _Type(stream.scalar('I'))
-    is_wanted = key in lists or key.endswith(_SMALL_LIST)
-    if kind == _Type.ARRAY and not is_wanted:
+    if kind == _Type.ARRAY and key not in lists:
       _skip_array(stream)
     else:
       metadata[key] = _value(stream, kind)

@@ -41,7 +41,7 @@ class Source:
         type that the `gguf` package doesn't dequantize.
     """
     self.file = file
-    header = gguf_parts.read(file)
+    header = gguf_parts.read(file, families.gguf_lists())
     self._tensors = header.tensors
     self.shapes = {name: e.shape for name, e in self._tensors.items()}
     self.config = read_config(header, file)

@@ -12,6 +12,7 @@ from kd.checkpoints import hf_config
 from kd.checkpoints import weights
 from kd.core import errors
 from kd.models import families
+from kd.models import layer_stack
 from kd.models import tensors as tensors_lib
 
 # What the published 0.6B's config.json says.
@@ -154,8 +155,8 @@ def test_a_gguf_file_loads_to_the_same_tree(tied, tmp_path):
   for i, layer in enumerate((0, 2)):
     jax.tree.map(
       np.testing.assert_array_equal,
-      small.layer_params(kept, i),
-      model.layer_params(params, layer),
+      layer_stack.params_of(small.config, kept, i),
+      layer_stack.params_of(config, params, layer),
     )
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from kd.core import types
 from kd.models import attention
 from kd.models import embedding as embedding_lib
+from kd.models import layer_stack
 from kd.models import layers
 from kd.partitioning import rules
 
@@ -70,7 +71,9 @@ def weights(model: nn.Module, params: PyTree) -> Weights:
 
   head = None if c.tied else params['head'].astype(model.dtype)
   embedding = params['embedding'].astype(model.dtype)
-  layers_ = tuple(model.layer_params(params, i) for i in range(c.num_layers))
+  layers_ = tuple(
+    layer_stack.params_of(c, params, i) for i in range(c.num_layers)
+  )
   turned = jax.tree_util.tree_map_with_path(cast, layers_)
   return Weights(embedding, turned, params['final_norm'], head)
 

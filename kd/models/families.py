@@ -99,6 +99,11 @@ def by_model_type(model_type: str, path: str) -> 'family.Family':
   return get(known[model_type])
 
 
+def gguf_lists() -> tuple[str, ...]:
+  """Returns the lists in GGUF metadata that the families read."""
+  return tuple(key for name in NAMES for key in get(name).gguf_lists)
+
+
 def by_architecture(architecture: Any, path: str) -> 'family.Family':
   """Returns the family of a GGUF file's general.architecture.
 

@@ -28,6 +28,7 @@ class Config(abc.ABC):
   Attributes:
     family: name of the family.
     KINDS: the values that layer_kinds may have.
+    layer_norms: number of norms of width D in a layer.
     embed_dim: D.
     mlp_dim: F.
     num_heads: N, query heads.
@@ -45,6 +46,7 @@ class Config(abc.ABC):
 
   family: ClassVar[str]
   KINDS: ClassVar[tuple[str, ...]]
+  layer_norms: ClassVar[int]
   embed_dim: int
   mlp_dim: int
   num_heads: int
@@ -70,9 +72,12 @@ class Config(abc.ABC):
     """Returns the model with these layers alone, for `student.keep_layers`."""
 
   @property
-  @abc.abstractmethod
   def parameter_count(self) -> int:
     """The number of parameters, a tied head counted once; shown to the user."""
+    norms = self.layer_norms * self.embed_dim + 2 * self.head_dim
+    layers = self.num_layers * (self.layer_matrices + norms)
+    tables = self.vocab_size * self.embed_dim * (1 if self.tied else 2)
+    return tables + layers + self.embed_dim
 
   @property
   def windows(self) -> tuple[int | None, ...]:
@@ -172,9 +177,6 @@ class Model(Protocol):
     kd/partitioning/rules.py maps them to axes of the mesh.
     """
 
-  def layer_params(self, params: types.PyTree, layer: int) -> types.PyTree:
-    """Returns the parameters of one layer; plans place decoding's by them."""
-
   def decoding_weights(self, params: types.PyTree) -> types.PyTree:
     """Returns the parameters as `extend` reads them, converted once.
 
@@ -226,25 +228,26 @@ class Family(abc.ABC):
   """A model family: what is asked without a model's parameters.
 
   Attributes:
-    name: its folder in kd/models.
     title: its name in messages.
     config_type: its Config.
     chat_template: the name, in the family's chat_template.py, of the template
       that its instruction-tuned models were trained with.
     hf_model_types: values of `model_type` in config.json that are its models.
     gguf_architecture: value of `general.architecture` in its GGUF files.
+    gguf_lists: keys of lists in their metadata that are read; others, such as
+      vocabularies, are skipped.
   """
 
-  name: str
   title: str
   config_type: type[Config]
   chat_template: str
   hf_model_types: tuple[str, ...]
   gguf_architecture: str
+  gguf_lists: tuple[str, ...] = ()
 
-  @abc.abstractmethod
   def variant(self, fields: Mapping[str, Any]) -> Config:
     """Returns the model that an entry of its variants.py describes."""
+    return self.config_type(**fields)
 
   @abc.abstractmethod
   def build(self, config: Config, dtype: jax.numpy.dtype, remat: str) -> Model:
@@ -274,7 +277,6 @@ class Family(abc.ABC):
   def config_to_hf(self, config: Config) -> dict[str, Any]:
     """Returns the keys of config.json that describe the model, for export."""
 
-  @abc.abstractmethod
   def hf_key(self, key: str) -> str | None:
     """Returns the tensor's name in `tensors` of a key of a safetensors file.
 
@@ -282,6 +284,7 @@ class Family(abc.ABC):
       The name; the key itself if it is no tensor of the family; None if it is
       to be left out without a message, such as a vision tower's.
     """
+    return key
 
   @abc.abstractmethod
   def config_from_gguf(

@@ -66,6 +66,10 @@ def nearest_decimal(x: float) -> float:
   return float(str(np.float32(x)))
 
 
+# The keys of the key and value heads, and of the query heads, in GGUF files.
+GGUF_HEADS = ('attention.head_count_kv', 'attention.head_count')
+
+
 class Json:
   """The fields of a JSON object, such as config.json."""
 
@@ -184,45 +188,39 @@ def rope_factor(fields: Json, key: str, scaling: Any) -> float:
   return Json(fields.path(key), scaling).number('factor', float)
 
 
-class Gguf:
+class Gguf(Json):
   """The metadata of one architecture in a GGUF file."""
 
-  def __init__(self, file: str, architecture: str, metadata: Mapping[str, Any]):
-    self._file = file
-    self._architecture = architecture
-    self._metadata = metadata
-
-  def path(self, name: str) -> str:
-    """Returns the name of a field in messages."""
-    return f'{self._file}: {self._architecture}.{name}'
-
-  def error(self, name: str, found: str, legal: str) -> errors.ConfigError:
-    """Returns the error about a field."""
-    return errors.ConfigError(self.path(name), found, legal=legal)
-
-  def get(self, name: str) -> Any:
-    """Returns the field, or None if the file has no such field."""
-    return self._metadata.get(f'{self._architecture}.{name}')
-
-  def number(
+  def __init__(
     self,
-    name: str,
-    default: float | None = None,
-    kind: type = int,
-    most: float = MOST,
-  ) -> Any:
-    """Returns the number of a field, above 0, or `default`."""
-    value = self.get(name)
-    value = default if value is None else value
-    return number(value, self.path(name), kind, most)
+    file: str,
+    architecture: str,
+    metadata: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+  ):
+    """Wraps the fields of an architecture.
 
-  def kv_heads(self) -> int:
-    """Returns the number of key and value heads."""
-    heads = self.number('attention.head_count')
-    kv_heads = self.number('attention.head_count_kv')
-    path = self.path('attention.head_count_kv')
-    check_kv_heads(heads, kv_heads, path, 'attention.head_count')
-    return kv_heads
+    Args:
+      file: the file, for messages.
+      architecture: what the fields' keys begin with.
+      metadata: all fields of the file.
+      defaults: what a missing field means, by key without the architecture.
+    """
+    self._prefix = f'{architecture}.'
+    own = {
+      key.removeprefix(self._prefix): value
+      for key, value in metadata.items()
+      if key.startswith(self._prefix)
+    }
+    super().__init__(file, own, defaults)
+
+  def path(self, key: str) -> str:
+    """Returns the name of a field in messages."""
+    return super().path(self._prefix + key)
+
+  def get(self, key: str) -> Any:
+    """Returns the field, or None if the file has no such field."""
+    return self.values.get(key)
 
   def rope_factor(self) -> float:
     """Returns the factor that positions are divided by.

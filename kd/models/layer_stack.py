@@ -116,16 +116,15 @@ class _Layers(nn.Module):
     return x, (hidden, heads)
 
 
-def run(model: nn.Module, x, angles, masks, spec, layer_type):
+def run(model: nn.Module, x, angles, masks, spec):
   """Runs all layers, within a compact method of `model`.
 
   Args:
-    model: the module, a family.Model, whose children the layers become.
+    model: the transformer.Transformer whose children the layers become.
     x: [B, L, D], the first layer's input.
     angles: rotary angles [B, L, H / 2] by kind of layer.
     masks: attention_mask.AttentionMask by kind of layer.
     spec: the layers whose output or heads are returned.
-    layer_type: the family's layer.
 
   Returns:
     [B, L, D], the last layer's output, and the Taps of `spec`.
@@ -145,7 +144,7 @@ def run(model: nn.Module, x, angles, masks, spec, layer_type):
     check_constancy_invariants=model.is_initializing(),
   )(
     config,
-    layer_type,
+    model.layer_type,
     config.layer_kinds[:period],
     model.remat,
     spec.places(scanned_layers, period),
@@ -157,7 +156,7 @@ def run(model: nn.Module, x, angles, masks, spec, layer_type):
   if rest:
     x, shown_rest = _Layers(
       config,
-      layer_type,
+      model.layer_type,
       config.layer_kinds[rest.start :],
       model.remat,
       spec.places(rest, len(rest)),

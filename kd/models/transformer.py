@@ -91,7 +91,7 @@ class Transformer(nn.Module):
     }
     angles = self.angles(positions)
     with jax.named_scope(layers.TRANSFORMER_LAYERS):
-      x, shown = layer_stack.run(self, x, angles, masks, spec, self.layer_type)
+      x, shown = layer_stack.run(self, x, angles, masks, spec)
     norm = layers.RMSNorm(
       c.norm_epsilon, 'norm', self.norm_offset, name='final_norm'
     )
@@ -145,11 +145,6 @@ class Transformer(nn.Module):
   def logical_axes(self) -> types.PyTree:
     """Returns logical axis names; see family.Model."""
     return nn.get_partition_spec(_boxed(self))
-
-  @nn.nowrap
-  def layer_params(self, params: types.PyTree, layer: int) -> types.PyTree:
-    """Returns the parameters of one layer; see family.Model."""
-    return layer_stack.params_of(self.config, params, layer)
 
   @nn.nowrap
   def decoding_weights(self, params: types.PyTree) -> decoding.Weights:

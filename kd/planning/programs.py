@@ -240,7 +240,7 @@ def decode(run: resolved.Run) -> Program:
 
 def _decoding_weights(model, params):
   """Returns abstract decoding weights, sharded like the parameters."""
-  shapes = jax.eval_shape(lambda p: model.decoding_weights(p), params)
+  shapes = jax.eval_shape(model.decoding_weights, params)
 
   def place(path, x):
     if len(path) == 1 or not hasattr(path[1], 'idx'):

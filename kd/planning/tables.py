@@ -167,7 +167,7 @@ def _digest(estimate):
   run, config = estimate.run, estimate.run.config.to_dict()
   for name in _SELECTION:
     del config['plan'][name]
-  models = [run.student, *(model for model in run.teacher_models)]
+  models = [run.student, *run.teacher_models]
   sizes = [dataclasses.asdict(model.config) for model in models]
   return identity.digest([config, sizes, estimate.chosen.name])
 

@@ -77,6 +77,7 @@ class Gemma3Config(family.Config):
 
   family: ClassVar[str] = 'gemma3'
   KINDS: ClassVar[tuple[str, ...]] = (LOCAL, GLOBAL)
+  layer_norms: ClassVar[int] = 4
   tied: ClassVar[bool] = True
 
   embed_dim: int
@@ -102,10 +103,6 @@ class Gemma3Config(family.Config):
   def attention_scale(self) -> float:
     return self.query_scale**-0.5
 
-  @property
-  def is_published_pattern(self) -> bool:
-    return self.layer_kinds == published_kinds(self.num_layers)
-
   def window_of(self, kind: str) -> int | None:
     """Returns how many keys a query of such a layer sees, None for all."""
     return self.window if kind == LOCAL else None
@@ -115,13 +112,6 @@ class Gemma3Config(family.Config):
     return dataclasses.replace(
       self, layer_kinds=tuple(self.layer_kinds[i] for i in layers)
     )
-
-  @property
-  def parameter_count(self) -> int:
-    """The number of parameters; the tied head is counted once."""
-    norms = 4 * self.embed_dim + 2 * self.head_dim
-    layers = self.num_layers * (self.layer_matrices + norms)
-    return self.vocab_size * self.embed_dim + layers + self.embed_dim
 
 
 def from_variant(fields: Mapping[str, Any]) -> Gemma3Config:

@@ -54,12 +54,12 @@ _LAYER = (
 class Gemma3(family.Family):
   """The Gemma 3 family, text models."""
 
-  name = 'gemma3'
   title = 'Gemma 3'
   config_type = config_lib.Gemma3Config
   chat_template = 'gemma'
   hf_model_types = huggingface.MODEL_TYPES
   gguf_architecture = gguf.ARCHITECTURE
+  gguf_lists = (f'{gguf.ARCHITECTURE}.{gguf.PATTERN}',)
 
   def variant(self, fields: Mapping[str, Any]) -> config_lib.Gemma3Config:
     return config_lib.from_variant(fields)
@@ -96,7 +96,8 @@ class Gemma3(family.Family):
     self, config: family.Config, source: family.Config | None
   ) -> str:
     """Warns of layer kinds that are not as published; see family.Family."""
-    if config.is_published_pattern:
+    wanted = config_lib.published_kinds(config.num_layers)
+    if config.layer_kinds == wanted:
       return ''
     kinds = ''.join(kind[0] for kind in config.layer_kinds)
     text = (
@@ -107,7 +108,6 @@ class Gemma3(family.Family):
     )
     if source is None:
       return text
-    wanted = config_lib.published_kinds(config.num_layers)
     layers = config_lib.closest_layers(source.layer_kinds, wanted)
     if layers is None:
       return text

@@ -8,8 +8,10 @@ from kd.models import file_fields
 from kd.models.gemma3 import config as config_lib
 
 ARCHITECTURE = 'gemma3'
-_LOCAL_ROPE_BASE = 10_000.0  # llama.cpp's default of rope.freq_base_swa.
+_DEFAULTS = {'rope.freq_base_swa': 10_000.0}  # As in llama.cpp.
 _LAYERS_OF_27B = 62
+# A period, or a list with an entry per layer.
+PATTERN = 'attention.sliding_window_pattern'
 
 
 def from_metadata(
@@ -31,7 +33,7 @@ def from_metadata(
   Raises:
     ConfigError: a field is missing, or asks for what Gemma 3 lacks.
   """
-  fields = file_fields.Gguf(file, ARCHITECTURE, metadata)
+  fields = file_fields.Gguf(file, ARCHITECTURE, metadata, _DEFAULTS)
   for name in ('attn_logit_softcapping', 'final_logit_softcapping'):
     if fields.get(name):
       raise fields.error(name, f'found {fields.get(name)}', 'none')
@@ -45,16 +47,14 @@ def from_metadata(
     embed_dim=width,
     mlp_dim=fields.number('feed_forward_length'),
     num_heads=heads,
-    num_kv_heads=fields.kv_heads(),
+    num_kv_heads=fields.kv_heads(*file_fields.GGUF_HEADS),
     head_dim=head_dim,
     vocab_size=vocab_size,
     layer_kinds=_layer_kinds(fields, layers),
     window=fields.number('attention.sliding_window'),
     context=fields.number('context_length'),
     query_scale=float(query_scale),
-    local_rope_base=fields.number(
-      'rope.freq_base_swa', _LOCAL_ROPE_BASE, float
-    ),
+    local_rope_base=fields.number('rope.freq_base_swa', float),
     global_rope_base=fields.number('rope.freq_base', kind=float),
     global_rope_factor=fields.rope_factor(),
     norm_epsilon=file_fields.nearest_decimal(
@@ -65,8 +65,7 @@ def from_metadata(
 
 def _layer_kinds(fields: file_fields.Gguf, layers: int) -> tuple[str, ...]:
   """Reads the pattern: a period, or a list that says which layers are local."""
-  name = 'attention.sliding_window_pattern'
-  pattern = fields.get(name)
+  pattern = fields.get(PATTERN)
   if pattern is None:
     return config_lib.published_kinds(layers)
   is_number = isinstance(pattern, int) and not isinstance(pattern, bool)
@@ -81,7 +80,7 @@ def _layer_kinds(fields: file_fields.Gguf, layers: int) -> tuple[str, ...]:
     return tuple(kinds[is_local] for is_local in pattern)
   found = f'{len(pattern)} entries' if is_list else json_files.short(pattern)
   raise fields.error(
-    name,
+    PATTERN,
     f'found {found}',
     f'a whole number, or true (local) or false for each of {layers} layers',
   )

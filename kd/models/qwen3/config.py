@@ -29,6 +29,7 @@ class Qwen3Config(family.Config):
 
   family: ClassVar[str] = 'qwen3'
   KINDS: ClassVar[tuple[str, ...]] = (FULL,)
+  layer_norms: ClassVar[int] = 2
 
   embed_dim: int
   mlp_dim: int
@@ -63,11 +64,3 @@ class Qwen3Config(family.Config):
   def recomputed_matrices(self) -> int:
     """All but the MLP's last one: its product is only added to the stream."""
     return self.layer_matrices - self.embed_dim * self.mlp_dim
-
-  @property
-  def parameter_count(self) -> int:
-    """The number of parameters; a tied head is counted once."""
-    norms = 2 * self.embed_dim + 2 * self.head_dim
-    layers = self.num_layers * (self.layer_matrices + norms)
-    tables = self.vocab_size * self.embed_dim * (1 if self.tied else 2)
-    return tables + layers + self.embed_dim

@@ -38,15 +38,11 @@ _LAYER = (
 class Qwen3(family.Family):
   """The Qwen3 family, dense text models."""
 
-  name = 'qwen3'
   title = 'Qwen3'
   config_type = config_lib.Qwen3Config
   chat_template = 'qwen3'
   hf_model_types = huggingface.MODEL_TYPES
   gguf_architecture = gguf.ARCHITECTURE
-
-  def variant(self, fields: Mapping[str, Any]) -> config_lib.Qwen3Config:
-    return config_lib.Qwen3Config(**fields)
 
   def build(
     self, config: family.Config, dtype: jax.numpy.dtype, remat: str
@@ -64,9 +60,6 @@ class Qwen3(family.Family):
 
   def config_to_hf(self, config: family.Config) -> dict[str, Any]:
     return huggingface.to_dict(config)
-
-  def hf_key(self, key: str) -> str | None:
-    return key
 
   def config_from_gguf(
     self,

@@ -8,6 +8,7 @@ import pytest
 
 from kd.core import types
 from kd.models import families
+from kd.models import layer_stack
 from kd.models.qwen3 import config as config_lib
 
 _CONFIG = config_lib.Qwen3Config(
@@ -99,7 +100,9 @@ def test_forward_is_the_papers(built):
   spec = types.TapSpec((0, 1, 2), ())
   hidden, shown = jax.jit(lambda p: model.forward(p, batch, spec))(params)
   wide = jax.tree.map(np.float64, params)
-  layers = [model.layer_params(wide, i) for i in range(_CONFIG.num_layers)]
+  layers = [
+    layer_stack.params_of(_CONFIG, wide, i) for i in range(_CONFIG.num_layers)
+  ]
   expected = _forward(
     wide, layers, batch.tokens[0], batch.positions[0], batch.segment_ids[0]
   )

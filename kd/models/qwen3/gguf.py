@@ -27,7 +27,7 @@ def from_metadata(
     embed_dim=fields.number('embedding_length'),
     mlp_dim=fields.number('feed_forward_length'),
     num_heads=fields.number('attention.head_count'),
-    num_kv_heads=fields.kv_heads(),
+    num_kv_heads=fields.kv_heads(*file_fields.GGUF_HEADS),
     head_dim=fields.number('attention.key_length'),
     vocab_size=shapes['token_embd.weight'][0],
     num_layers=fields.number('block_count', most=file_fields.MOST_LAYERS),
