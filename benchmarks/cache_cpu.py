@@ -33,17 +33,17 @@ from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import tokenizers
 from kd.losses import chunks
 from kd.models.gemma3 import config as gemma3_config
+from kd.modes import cache as cache_mode
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
-from kd.teachers import compression
+from kd.run import resolve
+from kd.run import resolved
+from kd.run import source as source_lib
 from kd.teachers import live
+from kd.teachers.cache import writer
 from kd.train import best
-from kd.train import cache as cache_lib
 from kd.train import loop
-from kd.train import resolve
-from kd.train import resolved
 from kd.train import training_rows
-from kd.train.feeds import feed
 from kd.train.feeds import live as live_feed
 
 _METHODS = ('top_k', 'sampled', 'hidden')
@@ -123,19 +123,18 @@ def _writing(run, parts, teachers, rounds, folder) -> dict[str, list[float]]:
     found['bare'].append(tokens / (time.monotonic() - began))
     for name in _METHODS:
       where = os.path.join(folder, f'{name}-{number}')
-      job = _job(run, parts, name, where)
-      found[name].append(cache_lib.write(job, teachers))
+      job = _job(run, parts, teachers, name, where)
+      found[name].append(writer.write(job))
   return found
 
 
-def _job(run, parts, name, folder):
+def _job(run, parts, teachers, name, folder):
   os.makedirs(folder)
   config = run.config.as_configdict()
   config.cache.folder = folder
   config.cache.method = base.cache_method(name)
   run = dataclasses.replace(run, config=ml_collections.FrozenConfigDict(config))
-  method = compression.METHODS.build(config.cache.method.to_dict(), 'method')
-  return cache_lib.CacheJob(run, parts, method, folder, lambda line: None)
+  return cache_mode.job_of(run, parts, teachers, folder, lambda line: None)
 
 
 def _training(runs, parts, teachers, rounds, folder) -> dict[str, list[Any]]:
@@ -144,7 +143,7 @@ def _training(runs, parts, teachers, rounds, folder) -> dict[str, list[Any]]:
   for number in range(rounds):
     for name, run in runs.items():
       where = os.path.join(folder, f'train-{name}-{number}')
-      source, live_targets = feed.source(run.config), None
+      source, live_targets = source_lib.of(run.config), None
       if name == 'live':
         live_targets = live_feed.targets_on(run, teachers, run.mesh)
       rows = rows_lib.Rows(

@@ -17,9 +17,9 @@ from kd.models.gemma3 import config as gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.planning import programs
+from kd.run import resolve
+from kd.run import resolved
 from kd.teachers import live
-from kd.train import resolve
-from kd.train import resolved
 from kd.train import update as update_lib
 from kd.train.feeds import abstract
 

@@ -19,9 +19,9 @@ from kd.evaluation import intervals
 from kd.evaluation import measures
 from kd.evaluation import results as results_lib
 from kd.metrics import metric
-from kd.train import outputs
+from kd.run import outputs
+from kd.run import workdirs as workdirs_lib
 from kd.train import report
-from kd.train import workdirs as workdirs_lib
 
 _LIKELIHOODS = (measures.AGREEMENT, measures.KL, measures.NLL)
 MEASURES = {

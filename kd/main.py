@@ -15,8 +15,8 @@ from kd.config import command_line
 from kd.core import compile_cache
 from kd.core import notices
 from kd.core import paths
+from kd.run import session
 from kd.train import preemption
-from kd.train import session
 
 _CONFIG = command_line.define()
 _WORKDIR = flags.DEFINE_string(

@@ -11,10 +11,10 @@ import subprocess
 import numpy as np
 import pytest
 
-from kd.teachers import compression
-from kd.teachers import manifest as manifest_lib
-from kd.teachers import records
-from kd.teachers import shards
+from kd.teachers.cache import compression
+from kd.teachers.cache import manifest as manifest_lib
+from kd.teachers.cache import records
+from kd.teachers.cache import shards
 from tests import command
 from tests import fault_chains
 from tests import warm
@@ -27,13 +27,16 @@ _SMALL = (
   '--config.cache.batch_size=4',
   '--config.cache.method.entries=16',
 )
-_WRITE = 'kd.teachers.shards:Writer.write'
+_WRITE = 'kd.teachers.cache.shards:Writer.write'
 # Where a run is killed: at a record, at a whole file, around the manifest.
 _KILLED = {
   **{f'record-{n}': (_WRITE, n) for n in (1, 4, 8)},
-  **{f'file-{n}': ('kd.teachers.shards:Writer.finish', n) for n in (1, _FILES)},
-  'publish': ('kd.teachers.manifest:publish', 1),
-  'tidy': ('kd.teachers.shards:remove_temporary_files', 1),
+  **{
+    f'file-{n}': ('kd.teachers.cache.shards:Writer.finish', n)
+    for n in (1, _FILES)
+  },
+  'publish': ('kd.teachers.cache.manifest:publish', 1),
+  'tidy': ('kd.teachers.cache.shards:remove_temporary_files', 1),
 }
 _EVENTS = (300, 600, 900)  # Of the straight run's file events, thousandths.
 

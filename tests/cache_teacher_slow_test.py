@@ -10,8 +10,8 @@ import pytest
 from safetensors import numpy as safetensors
 
 from kd.modes import train as train_mode
-from kd.teachers import teacher_files
-from kd.train import resolve
+from kd.run import resolve
+from kd.teachers.cache import teacher_files
 from tests import cache_runs
 from tests import command
 

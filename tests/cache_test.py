@@ -15,12 +15,12 @@ from kd.core import types
 from kd.input_pipeline import rows as rows_lib
 from kd.modes import train as train_mode
 from kd.partitioning import rules
-from kd.teachers import compression
-from kd.teachers import manifest as manifest_lib
-from kd.teachers import records
-from kd.teachers import shards
-from kd.train import lock
-from kd.train import resolve
+from kd.run import lock
+from kd.run import resolve
+from kd.teachers.cache import compression
+from kd.teachers.cache import manifest as manifest_lib
+from kd.teachers.cache import records
+from kd.teachers.cache import shards
 from kd.train import training_rows
 from kd.train.feeds import cached as cached_feed
 from kd.train.feeds import live as live_feed

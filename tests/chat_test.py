@@ -17,7 +17,7 @@ from kd.core import config as config_lib
 from kd.core import errors
 from kd.modes import chat as chat_mode
 from kd.modes import generate as generate_mode
-from kd.train import workdirs
+from kd.run import workdirs
 from tests import command
 
 _INIT = 'hf:data/fixtures/quickstart_teacher'

@@ -17,7 +17,7 @@ from kd.config import rules
 from kd.config import schema
 from kd.core import errors
 from kd.modes import check as check_mode
-from kd.train import resolve
+from kd.run import resolve
 from tests import refused_configs
 
 

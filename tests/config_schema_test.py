@@ -14,7 +14,7 @@ def test_the_schema_knows_the_arguments_of_every_part():
   from kd.losses import term_builder
   from kd.losses import terms
   from kd.optimizers import optimizers
-  from kd.teachers import compression
+  from kd.teachers.cache import compression
 
   assert term_builder.TERM_MODULES
   for choice, registry in (
@@ -73,7 +73,7 @@ def test_choices_are_those_of_the_code():
   from kd.reasoning.trees import problems
   from kd.reasoning.trees import tree_methods
   from kd.reasoning.trees import tree_search
-  from kd.train import model_sizes
+  from kd.run import model_sizes
 
   models = {
     'attention': attention_backend.NAMES,

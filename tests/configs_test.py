@@ -23,10 +23,10 @@ from kd.models import families
 from kd.models import tensors as tensors_lib
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
+from kd.run import load_params
+from kd.run import model_sizes
+from kd.run import resolve
 from kd.train import describe
-from kd.train import load_params
-from kd.train import model_sizes
-from kd.train import resolve
 from kd.train import update
 
 NOT_RUNS = ('__init__.py',)

@@ -24,12 +24,12 @@ from kd.input_pipeline import tokenizers
 from kd.partitioning import mesh as mesh_lib
 from kd.sampling import prompts
 from kd.sampling import requests
-from kd.teachers import cached
-from kd.teachers import compression
-from kd.teachers import manifest as manifest_lib
-from kd.teachers import scoring
-from kd.teachers import shard_writer
-from kd.teachers import shards
+from kd.teachers.cache import compression
+from kd.teachers.cache import manifest as manifest_lib
+from kd.teachers.cache import reader
+from kd.teachers.cache import scoring
+from kd.teachers.cache import shard_writer
+from kd.teachers.cache import shards
 from tests import damage
 
 _SECONDS = 4
@@ -99,7 +99,7 @@ def _write_cache(folder, settings, teacher):
   files = {}
   if not method.entries:
     table = rng.normal(size=(_VOCAB, _WIDTH)).astype(np.float32)
-    files[cached.UNEMBEDDING] = cached.write_unembedding(str(folder), table)
+    files[reader.UNEMBEDDING] = reader.write_unembedding(str(folder), table)
   facts = [shards.facts(str(folder), shard) for shard in plan]
   manifest_lib.publish(str(folder), request, facts, files)
   shards.remove_temporary_files(str(folder))
@@ -107,11 +107,11 @@ def _write_cache(folder, settings, teacher):
 
 def _read_cache(folder, mesh):
   manifest = manifest_lib.read(str(folder), 'cache.folder')
-  cache = cached.Cache(str(folder), manifest, _PATIENCE)
+  cache = reader.Cache(str(folder), manifest, _PATIENCE)
   targets = cache.read(_batch())
   if cache.method.entries:
     return targets
-  return targets, cached.unembedding(cache, _VOCAB, mesh)
+  return targets, reader.unembedding(cache, _VOCAB, mesh)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from kd.config import command_line
 from kd.core import config as config_lib
 from kd.evaluation import results
 from kd.metrics import writers
-from kd.train import model_sizes
-from kd.train import workdirs
+from kd.run import model_sizes
+from kd.run import workdirs
 from tests import damage
 
 _SECONDS = 3

@@ -17,7 +17,7 @@ from kd.config import command_line
 from kd.config import overrides
 from kd.core import errors
 from kd.modes import train as train_mode
-from kd.train import resolve
+from kd.run import resolve
 from tests import command
 
 _PAGE = pathlib.Path('docs/data.md').read_text()

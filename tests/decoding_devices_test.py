@@ -14,9 +14,9 @@ from kd.partitioning import rules
 from kd.planning import planned_run
 from kd.planning import programs
 from kd.planning.hlo import hlo_text
+from kd.run import load_params
+from kd.run import resolve
 from kd.sampling import device
-from kd.train import load_params
-from kd.train import resolve
 
 _ROWS, _PROMPT = 8, 16
 _EXCHANGES = (

@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from kd.train import lock
+from kd.run import lock
 from tests import fault_chains
 
 _GENERATE = 'kd.sampling.engine:Engine.generate'

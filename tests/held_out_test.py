@@ -10,7 +10,7 @@ from kd.config import command_line
 from kd.core import errors
 from kd.input_pipeline import lookup
 from kd.modes import train as train_mode
-from kd.train import resolve
+from kd.run import resolve
 from tests import cache_runs
 
 

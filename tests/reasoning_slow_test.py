@@ -16,7 +16,7 @@ from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import rows as rows_lib
 from kd.modes import train as train_mode
-from kd.train import resolve
+from kd.run import resolve
 from kd.train import training_rows
 from tests import command
 from tests import page_commands

@@ -16,7 +16,7 @@ from tools import sources
 PACKAGES = (
   *('core', 'metrics', 'partitioning', 'models', 'config', 'checkpoints'),
   *('losses', 'optimizers', 'input_pipeline', 'sampling', 'teachers'),
-  *('reasoning', 'evaluation', 'train', 'planning', 'modes'),
+  *('reasoning', 'evaluation', 'run', 'train', 'planning', 'modes'),
 )
 
 # What the files outside the packages may import of the project.

@@ -21,13 +21,14 @@ from configs import gemma3_270m_gsm8k
 from kd.config import base
 from kd.core import atomic_files
 from kd.core import types
+from kd.input_pipeline import rows as rows_lib
 from kd.losses import objective as objective_lib
-from kd.teachers import compression
-from kd.teachers import shards
-from kd.train import cache as cache_lib
-from kd.train import cache_report
-from kd.train import outputs
-from kd.train import resolve
+from kd.modes import cache as cache_mode
+from kd.run import outputs
+from kd.run import resolve
+from kd.teachers.cache import report
+from kd.teachers.cache import shards
+from kd.teachers.cache import writer
 from kd.train import training_rows
 from kd.train.feeds import cached as cached_feed
 from kd.train.feeds import live as live_feed
@@ -165,7 +166,7 @@ def main(gguf, workdir, out):
   run = resolve.resolve(first, jax.devices())
   parts = training_rows.prepare(run, print)
   teachers = live_feed.load(run)
-  numbered = cache_lib.rows_lib.Numbered(parts)
+  numbered = rows_lib.Numbered(parts)
   rows = [numbered([n]) for n in range(len(numbered))]
   gradient = _Gradient(run, outputs.student_params(run, out), rows)
   live = live_feed.targets_on(run, teachers, run.mesh)
@@ -179,16 +180,15 @@ def main(gguf, workdir, out):
     folder = os.path.join(out, label)
     os.makedirs(folder, exist_ok=True)
     run = resolve.resolve(_config(gguf, workdir, spec, folder), jax.devices())
-    method = compression.METHODS.build(spec.to_dict(), 'method')
-    job = cache_lib.CacheJob(run, parts, method, folder, lambda line: None)
+    job = cache_mode.job_of(run, parts, teachers, folder, lambda line: None)
     if not os.path.exists(os.path.join(folder, 'manifest.json')):
-      cache_lib.write(job, teachers)
+      writer.write(job)
     cache = cached_feed.open_cache(run, parts)
     from_cache = cached_feed.targets_of(run, cache)
     found, slope = gradient(
       lambda batch, cache=cache, find=from_cache: find(cache.read(batch))
     )
-    figures = cache_report.measure(cache.manifest, parts)
+    figures = report.measure(cache.manifest, parts)
     results.append(
       {
         'method': spec.to_dict(),

@@ -24,10 +24,10 @@ from kd.input_pipeline import templates
 from kd.modes import search as search_mode
 from kd.reasoning.trees import game24_answers
 from kd.reasoning.trees import problems
+from kd.run import outputs
+from kd.run import resolve
+from kd.run import samplers
 from kd.sampling import requests
-from kd.train import outputs
-from kd.train import resolve
-from kd.train import samplers
 
 SOURCE = problems.SOURCES['game24']
 # Whole answers to a puzzle for the verifier. A search has at most

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.on_policy import students
 from kd.core import atomic_files
-from kd.train import outputs
+from kd.run import outputs
 
 _MEASURES = {
   'exact_match': 'exact match, held out',

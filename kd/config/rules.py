@@ -1,7 +1,7 @@
 """Rules between fields, one function each; a docstring states its rule.
 
 They need nothing but the config. Rules that need models or devices stand where
-these are built, in kd/train/resolve.py.
+these are built, in kd/run/resolve.py.
 """
 
 from collections.abc import Callable

@@ -1,27 +1,164 @@
 """Computes the teacher's targets once, for runs that train from them."""
 
-import ml_collections
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
 
-from kd.train import cache
-from kd.train import describe
-from kd.train import resolve
-from kd.train import session
-from kd.train.feeds import feed
+import ml_collections
+import numpy as np
+
+from kd.core import errors
+from kd.core import paths
+from kd.core import progress
+from kd.input_pipeline import prepare as prepare_lib
+from kd.partitioning import processes
+from kd.partitioning import rules
+from kd.run import lock
+from kd.run import model_checks
+from kd.run import resolve
+from kd.run import resolved
+from kd.run import session
+from kd.run import source
+from kd.teachers import live
+from kd.teachers import param_digest
+from kd.teachers.cache import compression
+from kd.teachers.cache import report
+from kd.teachers.cache import teacher_files
+from kd.teachers.cache import verification
+from kd.teachers.cache import writer
+from kd.train import training_rows
+from kd.train.feeds import cached as cached_feed
+from kd.train.feeds import live as live_feed
+
+_PATH = 'cache.folder'
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Writes a cache, or reports on the one that is there; see docs/cache.md.
 
   Raises:
-    ConfigError: the cache belongs to another run or is damaged.
+    ConfigError: the cache belongs to another run, is damaged, does not belong
+      to its rows, or its folder can't be written.
     NonFiniteError: the teacher's logits are not finite.
   """
-  writer = feed.source(config).computed_by
-  if writer:
+  computed_by = source.of(config).computed_by
+  if computed_by:
     # The config of a run that reads the cache also says how it is made.
     config = config.copy_and_resolve_references()
-    config.teacher.source = writer
+    config.teacher.source = computed_by
   run = resolve.resolve(config, session.devices(config))
-  for line in describe.template_warnings(run, describe.models(run)):
-    session.say(line)
-  cache.cache(run, workdir, session.say)
+  say = session.say
+  for line in model_checks.template_warnings(run, model_checks.models(run)):
+    say(line)
+  _check(run)
+  folder = paths.expand(run.config.cache.folder)
+  parts = training_rows.prepare(run, say)
+  with lock.shared(folder, _PATH, say):
+    is_complete = writer.is_complete(folder)
+    # Before they are loaded: files that change during scoring are
+    # then noticed when training from the cache.
+    files = processes.from_first(
+      lambda: teacher_files.describe(
+        cached_feed.teacher_inits(run.config),
+        paths.expand(run.config.data.folder),
+      )
+    )
+    # Also for a complete cache: its targets must be this teacher's.
+    teachers = live_feed.load(run)
+    job = job_of(run, parts, teachers, folder, say)
+    if is_complete:
+      writer.check(job, run.config.cache.repair)
+    else:
+      writer.write(job)
+    processes.from_first(lambda: teacher_files.record(folder, files))
+    cache = cached_feed.open_cache(run, parts)
+    report.report(cache, parts, workdir, say)
+    if run.config.cache.verify:
+      verification.verify(job, cache, run.config.cache.verify)
+
+
+def job_of(
+  run: resolved.Run,
+  parts: Sequence[prepare_lib.Prepared],
+  teachers: Sequence[live.Teacher],
+  folder: str,
+  say: progress.Say,
+) -> writer.CacheJob:
+  """Returns what a config says of a cache, once its teachers are loaded.
+
+  Args:
+    run: with live teachers.
+    parts: the rows.
+    teachers: the run's, with their parameters.
+    folder: where the cache is.
+    say: called with a line for the user.
+  """
+  config = run.config
+  return writer.CacheJob(
+    folder=folder,
+    request=_request(run, parts, teachers),
+    parts=parts,
+    length=config.data.length,
+    teachers=teachers,
+    teacher_names=source.of(config).teacher_names(),
+    method=_method(config),
+    tokenizer=run.tokenizer,
+    vocab_size=run.student.config.vocab_size,
+    shard_rows=config.cache.shard_rows,
+    batch_size=config.cache.batch_size,
+    chunk_tokens=config.objective.chunk_tokens,
+    seed=config.seed,
+    say=say,
+  )
+
+
+def _method(config) -> compression.Method:
+  spec = config.cache.method.to_dict()
+  return compression.METHODS.build(spec, 'cache.method')
+
+
+def _request(run, parts, teachers) -> dict[str, Any]:
+  """Returns all that decides what the cache holds."""
+  described = [
+    {
+      'digest': param_digest.of(loaded.params),
+      'share': teacher.weight,
+      'dtype': str(np.dtype(teacher.model.module.dtype)),
+      'param_dtype': teacher.model.param_dtype,
+      **dataclasses.asdict(teacher.model.config),
+    }
+    for loaded, teacher in zip(teachers, run.teachers, strict=True)
+  ]
+  return {
+    **cached_feed.request(run, parts),
+    'method': run.config.cache.method.to_dict(),
+    'temperature': 1.0,
+    'seed': run.config.seed,
+    'teachers': described,
+  }
+
+
+def _check(run):
+  method = _method(run.config)
+  if not run.config.cache.folder:
+    raise errors.ConfigError(_PATH, "found ''", legal='a folder')
+  if not run.teachers:
+    raise errors.ConfigError(
+      'teacher.source',
+      f'found {run.config.teacher.source!r}: there is no teacher to score rows',
+      legal="'live', 'on_policy' or 'cached', with teacher.init",
+    )
+  parts = rules.row_parts(run.teacher.mesh)
+  if run.config.cache.batch_size % parts:
+    raise errors.ConfigError(
+      'cache.batch_size',
+      f'found {run.config.cache.batch_size}, which {parts} devices '
+      "(data x fsdp of the teacher's mesh) do not divide",
+      legal=f'a multiple of {parts}',
+    )
+  if not method.entries and len(run.teachers) > 1:
+    raise errors.ConfigError(
+      'cache.method.name',
+      f'found {method.name!r}, and there are {len(run.teachers)} teachers',
+      legal='top_k, nucleus, sampled, stratified, or one teacher',
+    )

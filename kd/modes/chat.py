@@ -14,16 +14,16 @@ from kd.core import types
 from kd.input_pipeline import templates
 from kd.models import families
 from kd.partitioning import rules
+from kd.run import outputs
+from kd.run import resolved
+from kd.run import session
 from kd.sampling import console as console_lib
 from kd.sampling import dialogue
 from kd.sampling import engine
 from kd.sampling import fields as sampling_fields
 from kd.sampling import requests
 from kd.sampling import streaming
-from kd.train import outputs
 from kd.train import preemption
-from kd.train import resolved
-from kd.train import session
 
 # One step at a time shows each token as it comes. A dialogue passes through
 # few lengths of prompts, and nearly all of them share one program of steps.

@@ -9,11 +9,11 @@ from kd.core import folders
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import lookup
 from kd.planning.cost import costs
+from kd.run import resolve
+from kd.run import resolved
+from kd.run import session
+from kd.run import workdirs
 from kd.train import describe
-from kd.train import resolve
-from kd.train import resolved
-from kd.train import session
-from kd.train import workdirs
 
 _MIB = 2**20
 

@@ -10,12 +10,12 @@ from kd.evaluation import intervals
 from kd.evaluation import measures
 from kd.evaluation import results
 from kd.evaluation import table
+from kd.run import outputs
+from kd.run import session
 from kd.teachers import param_digest
 from kd.train import evaluate as evaluate_lib
 from kd.train import evaluation_records
-from kd.train import outputs
 from kd.train import report
-from kd.train import session
 from kd.train.feeds import live
 
 

@@ -8,8 +8,8 @@ from kd.checkpoints import huggingface
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import templates
 from kd.models import families
-from kd.train import outputs
-from kd.train import session
+from kd.run import outputs
+from kd.run import session
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:

@@ -8,12 +8,12 @@ from kd.core import identity
 from kd.core import paths
 from kd.core import progress
 from kd.partitioning import rules
+from kd.run import outputs
+from kd.run import session
 from kd.sampling import engine
 from kd.sampling import fields as sampling_fields
 from kd.sampling import prompts
 from kd.teachers import param_digest
-from kd.train import outputs
-from kd.train import session
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:

@@ -19,7 +19,7 @@ from kd.planning import tables
 from kd.planning.cost import chips
 from kd.planning.cost import costs
 from kd.planning.cost import estimates
-from kd.train import session
+from kd.run import session
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:

@@ -17,15 +17,15 @@ from kd.reasoning.chains import prompting
 from kd.reasoning.chains import questions as questions_lib
 from kd.reasoning.chains import selection
 from kd.reasoning.chains import traces
+from kd.run import load_params
+from kd.run import lock
+from kd.run import outputs
+from kd.run import resolved
+from kd.run import samplers
+from kd.run import session
 from kd.sampling import fields as sampling_fields
 from kd.sampling import requests
 from kd.teachers import param_digest
-from kd.train import load_params
-from kd.train import lock
-from kd.train import outputs
-from kd.train import resolved
-from kd.train import samplers
-from kd.train import session
 
 _PATH = 'reasoning.folder'
 

@@ -17,14 +17,14 @@ from kd.reasoning.trees import tree_data
 from kd.reasoning.trees import tree_picture
 from kd.reasoning.trees import tree_run
 from kd.reasoning.trees import tree_search
+from kd.run import lock
+from kd.run import outputs
+from kd.run import resolve
+from kd.run import samplers
+from kd.run import session
 from kd.sampling import fields as sampling_fields
 from kd.sampling import requests
 from kd.teachers import param_digest
-from kd.train import lock
-from kd.train import outputs
-from kd.train import resolve
-from kd.train import samplers
-from kd.train import session
 
 SUMMARY = 'summary.json'
 PICTURES = 'pictures'

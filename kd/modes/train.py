@@ -18,22 +18,23 @@ from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import term_builder
 from kd.losses import terms as terms_lib
+from kd.run import load_params
+from kd.run import lock
+from kd.run import outputs
+from kd.run import resolve
+from kd.run import resolved
+from kd.run import session
+from kd.run import source as source_lib
+from kd.run import workdirs
 from kd.teachers import live
 from kd.teachers import param_digest
 from kd.train import best as best_lib
 from kd.train import describe
 from kd.train import evaluate as evaluate_lib
 from kd.train import evaluation_records
-from kd.train import load_params
-from kd.train import lock
 from kd.train import loop
-from kd.train import outputs
 from kd.train import report
-from kd.train import resolve
-from kd.train import resolved
-from kd.train import session
 from kd.train import training_rows
-from kd.train import workdirs
 from kd.train.feeds import feed as feed_lib
 from kd.train.feeds import live as live_feed
 
@@ -72,7 +73,8 @@ class Data:
   Attributes:
     train: the training mixture's parts.
     held_out: the evaluation sets.
-    opened: the files of the run's source of targets; see feed.Source.open.
+    opened: the files of the run's source of targets; see
+      source_lib.Source.open.
     best: what makes a checkpoint the best one.
   """
 
@@ -91,7 +93,7 @@ def prepare(run: resolved.Run, say: progress.Say) -> Data:
   """
   parts = training_rows.prepare(run, say)
   training_rows.check_rationale(run, parts, say)
-  source = feed_lib.source(run.config)
+  source = source_lib.of(run.config)
   opened = source.open(run, parts)
   for line in source.file_warnings():
     say(line)
@@ -124,7 +126,7 @@ def _inputs(
   run: resolved.Run, data: Data, teachers: Teachers
 ) -> dict[str, str]:
   """Returns digests of what a run reads, by the field that names it."""
-  specs = feed_lib.source(run.config).teacher_specs()
+  specs = source_lib.of(run.config).teacher_specs()
   weights = dict(zip(specs, teachers.digests, strict=True))
   return {
     **{f'{path}.init': digest for path, digest in weights.items()},
@@ -208,7 +210,7 @@ class _Training:
 
   def _feed(self, objective):
     run, data = self._run, self._data
-    source = feed_lib.source(run.config)
+    source = source_lib.of(run.config)
     rows = training_rows.read(run, data.train)
     if not objective.needs_teacher:
       # Labels alone train on the data's own rows, whatever the source adds.

@@ -10,10 +10,10 @@ from kd.core import errors
 from kd.models import families
 from kd.models import family
 from kd.partitioning import mesh as mesh_lib
-from kd.train import meshes
-from kd.train import model_sizes
-from kd.train import resolve
-from kd.train import resolved
+from kd.run import meshes
+from kd.run import model_sizes
+from kd.run import resolve
+from kd.run import resolved
 
 
 def changed(

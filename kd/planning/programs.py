@@ -22,15 +22,15 @@ from kd.models import layer_stack
 from kd.models import tensors
 from kd.partitioning import rules
 from kd.planning import planned_run
+from kd.run import load_params
+from kd.run import resolved
+from kd.run import source as source_lib
 from kd.sampling import device
 from kd.sampling import picking
 from kd.sampling import requests
 from kd.teachers import live
-from kd.train import load_params
-from kd.train import resolved
 from kd.train import update
 from kd.train.feeds import abstract
-from kd.train.feeds import feed
 
 TEACHER, STEP, DECODE = 'teacher', 'step', 'decode'
 _HOST = 'pinned_host'
@@ -104,7 +104,7 @@ def targets(run: resolved.Run) -> distributions.Targets | None:
   """Returns the abstract targets of a batch, or None without a teacher."""
   if not run.objective.needs_teacher:
     return None
-  source = feed.source(run.config)
+  source = source_lib.of(run.config)
   return source.abstract_targets(run, planned_run.source_config)
 
 
@@ -177,7 +177,7 @@ def step(run: resolved.Run) -> Program:
 
 def decode_size(config: ml_collections.FrozenConfigDict) -> tuple[int, int]:
   """Returns rows and new tokens per row of the largest decoding."""
-  sampling = [config.evaluation, feed.source(config).sampling()]
+  sampling = [config.evaluation, source_lib.of(config).sampling()]
   sizes = [(x.batch_size, x.max_new_tokens) for x in sampling if x is not None]
   return max(sizes, key=lambda s: s[0] * (config.plan.prompt_length + s[1]))
 

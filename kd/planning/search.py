@@ -18,7 +18,7 @@ from kd.planning import tables
 from kd.planning.cost import chips
 from kd.planning.cost import costs
 from kd.planning.cost import estimates
-from kd.train.feeds import feed
+from kd.run import source
 
 # Offloading is last because the formulas ignore the time of its transfers.
 _REMATS = ('none', 'dots', 'block', 'block_offload')
@@ -87,7 +87,7 @@ def _placements(
 
 def _bases(config, count):
   """Yields each student mesh combined with each placement of the teachers."""
-  live = bool(feed.source(config).teacher_specs())
+  live = bool(source.of(config).teacher_specs())
   given = config_lib.flatten(config)
   # The teachers share all chips or get half of them: other fractions leave
   # numbers of chips that do not divide the batch.

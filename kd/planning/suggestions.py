@@ -12,8 +12,8 @@ from kd.planning.cost import analytic_cost
 from kd.planning.cost import chips
 from kd.planning.cost import costs
 from kd.planning.cost import estimates
-from kd.train import resolved
-from kd.train.feeds import feed
+from kd.run import resolved
+from kd.run import source
 
 _MIN_EFFECT = 0.01  # fraction of HBM; smaller effects are not listed
 
@@ -70,7 +70,7 @@ def _changes(config, estimate_) -> Iterator[dict[str, Any]]:
   if estimate_.run.teachers:
     yield {'teacher.param_dtype': 'bfloat16'}
   halves = {'evaluation.batch_size': config.evaluation.batch_size // 2}
-  if feed.source(config).sampling() is not None:
+  if source.of(config).sampling() is not None:
     halves['rollout.batch_size'] = config.rollout.batch_size // 2
   yield halves
   yield {'data.length': config.data.length // 2}

@@ -12,8 +12,8 @@ from kd.losses import selection
 from kd.losses import term_builder
 from kd.losses import terms as terms_lib
 from kd.models import families
+from kd.run import model_sizes
 from kd.train import adaptive_layer_map
-from kd.train import model_sizes
 from kd.train import update
 
 

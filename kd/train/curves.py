@@ -8,7 +8,7 @@ from kd.core import atomic_files
 from kd.evaluation import intervals
 from kd.evaluation import measures
 from kd.evaluation import results
-from kd.train import outputs
+from kd.run import outputs
 
 FILE = 'curves.png'
 _LIKELIHOODS = (measures.NLL, measures.KL, measures.AGREEMENT)

@@ -1,18 +1,14 @@
 """Describes a run in lines for the user, for check mode and before training."""
 
-from collections.abc import Mapping
-import contextlib
-
-from kd.core import errors
 from kd.core import paths
 from kd.core import schedules
-from kd.input_pipeline import chat_templates
 from kd.input_pipeline import hf_tokenizer
 from kd.models import families
+from kd.run import model_checks
+from kd.run import outputs
+from kd.run import resolved
+from kd.run import source as source_lib
 from kd.train import best
-from kd.train import outputs
-from kd.train import resolved
-from kd.train.feeds import feed
 
 
 def _term(key, spec):
@@ -32,7 +28,7 @@ def describe_run(run: resolved.Run, workdir: str) -> str:
     (f'teacher ({t.weight:.0%})' if several else 'teacher', t.model)
     for t in run.teachers
   ]
-  source = feed.source(config)
+  source = source_lib.of(config)
   if source.describe_teacher():
     lines.append(source.describe_teacher())
   for name, model in (*teachers, ('student', run.student)):
@@ -67,34 +63,10 @@ def describe_run(run: resolved.Run, workdir: str) -> str:
   return '\n'.join([*lines, *_warnings(run)])
 
 
-def models(run: resolved.Run) -> dict[str, resolved.Model]:
-  """Returns the run's models by their paths in the config."""
-  models = (run.student, *run.teacher_models)
-  specs = feed.source(run.config).teacher_specs() if run.teachers else ()
-  return dict(zip(('student', *specs), models, strict=True))
-
-
-def template_warnings(
-  run: resolved.Run, models_: Mapping[str, resolved.Model]
-) -> list[str]:
-  """Returns a line for each model that was trained with another template.
-
-  Args:
-    run: the resolved config.
-    models_: some of its models, by their paths in the config.
-  """
-  template, problems = run.config.data.template, {}
-  for path, model in models_.items():
-    # A file that cannot be read is no reason to refuse a run here.
-    with contextlib.suppress(errors.ConfigError):
-      problems[path] = chat_templates.warning(template, model.init)
-  return [f'warning: {p}.init: {text}' for p, text in problems.items() if text]
-
-
 def _warnings(run):
   """Returns lines on what is legal but probably not meant."""
   lines = []
-  for path, model in models(run).items():
+  for path, model in model_checks.models(run).items():
     source = model.source if model.keep_layers else None
     problem = families.of(model.config).export_warning(model.config, source)
     if problem:
@@ -102,4 +74,4 @@ def _warnings(run):
   reason = hf_tokenizer.problem(run.tokenizer)
   if reason:
     lines.append(f'warning: the tokenizer cannot be exported: {reason}')
-  return lines + template_warnings(run, models(run))
+  return lines + model_checks.template_warnings(run, model_checks.models(run))

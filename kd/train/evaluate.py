@@ -22,9 +22,10 @@ from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import templates
 from kd.partitioning import placement
 from kd.partitioning import rules
+from kd.run import resolved
+from kd.run import source
 from kd.sampling import engine
 from kd.sampling import requests
-from kd.train import resolved
 from kd.train import shared_rows
 from kd.train.feeds import feed
 
@@ -279,7 +280,7 @@ def _records(
 
 def _names(run, model):
   """Returns display names of the evaluated model and of each teacher."""
-  teachers = feed.source(run.config).teacher_names()
+  teachers = source.of(run.config).teacher_names()
   return (teachers[0] if model is run.teacher else 'the student', *teachers)
 
 

@@ -16,9 +16,9 @@ from kd.core import progress
 from kd.core import run_info
 from kd.evaluation import results
 from kd.partitioning import processes
+from kd.run import outputs
+from kd.run import resolved
 from kd.train import evaluate
-from kd.train import outputs
-from kd.train import resolved
 
 _FORMAT = 1  # Increment when the meaning of a recorded metric changes.
 _SHARED = 'evaluations'  # In data.folder: the evaluations of teachers.

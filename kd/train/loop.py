@@ -16,13 +16,13 @@ from kd.input_pipeline import retry
 from kd.losses import objective as objective_lib
 from kd.partitioning import processes
 from kd.partitioning import rules
+from kd.run import load_params
+from kd.run import resolved
 from kd.train import adaptive_layer_map
 from kd.train import best as best_lib
 from kd.train import checkpointing
-from kd.train import load_params
 from kd.train import nonfinite_advice
 from kd.train import preemption
-from kd.train import resolved
 from kd.train import train_metrics
 from kd.train import update as update_lib
 from kd.train.feeds import feed as feed_lib

@@ -10,11 +10,11 @@ from kd.evaluation import measures
 from kd.evaluation import results
 from kd.evaluation import side_by_side
 from kd.evaluation import table
+from kd.run import outputs
+from kd.run import resolved
 from kd.train import best
 from kd.train import curves
 from kd.train import evaluation_records
-from kd.train import outputs
-from kd.train import resolved
 
 FILE = 'report.md'
 TEACHER, BEFORE = 'teacher', 'student before'

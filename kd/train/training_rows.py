@@ -12,7 +12,7 @@ from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import rationale_dropping
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
-from kd.train import resolved
+from kd.run import resolved
 from kd.train import shared_rows
 
 

@@ -19,8 +19,8 @@ from kd.optimizers import optimizers
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
 from kd.partitioning import rules
+from kd.run import model_sizes
 from kd.teachers import live
-from kd.train import model_sizes
 from kd.train import update
 
 # One term of each kind, so that a mesh is wrong for none of them.

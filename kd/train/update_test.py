@@ -17,7 +17,7 @@ from kd.losses import terms as terms_lib
 from kd.models import families
 from kd.models.gemma3 import config as gemma3_config
 from kd.optimizers import optimizers
-from kd.train import model_sizes
+from kd.run import model_sizes
 from kd.train import update
 
 _WIDTH, _VOCAB = 16, 48

@@ -29,7 +29,7 @@ from kd.planning import programs
 from kd.planning.cost import costs
 from kd.planning.cost import flops
 from kd.planning.hlo import buffers
-from kd.train import resolved
+from kd.run import resolved
 
 _KEPT = {
   'block': (1, 0, 0),

@@ -11,7 +11,7 @@ from kd.planning.cost import flops
 from kd.planning.hlo import buffers
 from kd.planning.hlo import hlo
 from kd.planning.hlo import traffic
-from kd.train import resolved
+from kd.run import resolved
 from kd.train.feeds import abstract
 
 

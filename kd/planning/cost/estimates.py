@@ -9,8 +9,8 @@ from kd.planning import programs
 from kd.planning.cost import chips
 from kd.planning.cost import costs
 from kd.planning.hlo import buffers
-from kd.train import resolved
-from kd.train.feeds import feed
+from kd.run import resolved
+from kd.run import source as source_lib
 
 _DAY = 86_400.0
 _HOUR = 3_600.0
@@ -108,7 +108,7 @@ class Estimate:
     student samples the rows of that batch.
     """
     seconds = [c.seconds(self.chosen.chip) for c in self.step_costs]
-    samples = feed.source(self.run.config).sampling() is not None
+    samples = source_lib.of(self.run.config).sampling() is not None
     if programs.has_teacher_devices(self.run) and not samples:
       return max(sum(seconds[:-1]), seconds[-1])
     return sum(seconds)

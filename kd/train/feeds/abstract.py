@@ -5,9 +5,9 @@ import jax.numpy as jnp
 
 from kd.core import types
 from kd.partitioning import rules
+from kd.run import load_params
+from kd.run import resolved
 from kd.teachers import live
-from kd.train import load_params
-from kd.train import resolved
 
 
 def array(shape, dtype, sharding) -> jax.ShapeDtypeStruct:

@@ -19,16 +19,17 @@ from kd.losses import divergences
 from kd.losses import sparse_distributions
 from kd.partitioning import processes
 from kd.partitioning import rules
-from kd.teachers import cached
-from kd.teachers import compression
-from kd.teachers import manifest as manifest_lib
-from kd.teachers import teacher_files
-from kd.train import resolved
+from kd.run import resolved
+from kd.run import source
+from kd.teachers.cache import compression
+from kd.teachers.cache import manifest as manifest_lib
+from kd.teachers.cache import reader
+from kd.teachers.cache import teacher_files
 from kd.train.feeds import abstract
 from kd.train.feeds import feed
 
 
-class Source(feed.Source):
+class Source(source.Source):
   """The source of targets from a cache on disk."""
 
   computed_by = 'live'
@@ -115,7 +116,7 @@ class Source(feed.Source):
 class Feed(feed.Feed):
   """Batches with the targets of a cache."""
 
-  def __init__(self, run, rows, digest, teacher_names, cache: cached.Cache):
+  def __init__(self, run, rows, digest, teacher_names, cache: reader.Cache):
     """Opens the feed; see feed.Feed.
 
     Args:
@@ -139,12 +140,12 @@ class Feed(feed.Feed):
 
 
 def targets_of(
-  run: resolved.Run, cache: cached.Cache
+  run: resolved.Run, cache: reader.Cache
 ) -> Callable[[types.PyTree], distributions.Targets]:
   """Returns the function from what Cache.read returned to the targets."""
   if cache.method.entries:
     return lambda kept: distributions.Targets(kept, None)
-  table = cached.unembedding(cache, run.student.config.vocab_size, run.mesh)
+  table = reader.unembedding(cache, run.student.config.vocab_size, run.mesh)
   # The teacher itself multiplies in this data type.
   dtype = cache.manifest['request']['teachers'][0]['dtype']
   weight = jnp.float32(1.0)
@@ -183,7 +184,7 @@ def request(
 
 def open_cache(
   run: resolved.Run, prepared: Sequence[prepare.Prepared]
-) -> cached.Cache:
+) -> reader.Cache:
   """Opens the cache of these rows.
 
   Raises:
@@ -194,12 +195,12 @@ def open_cache(
   manifest_lib.check(
     manifest['request'], request(run, prepared), folder, 'cache.folder'
   )
-  return cached.Cache(
+  return reader.Cache(
     folder, manifest, retry.RetryPolicy(**run.config.data.read)
   )
 
 
-def teacher_inits(config: feed.Config) -> dict[str, str]:
+def teacher_inits(config: source.Config) -> dict[str, str]:
   """Returns where the weights of a cache's teachers are, by config field."""
   others = {
     f'teacher.others.{name}.init': spec.init
@@ -208,7 +209,7 @@ def teacher_inits(config: feed.Config) -> dict[str, str]:
   return {'teacher.init': config.teacher.init, **others}
 
 
-def check_terms(config: feed.Config, method: Mapping[str, Any]) -> None:
+def check_terms(config: source.Config, method: Mapping[str, Any]) -> None:
   """Raises ConfigError for losses that a cache of sampled ids cannot serve.
 
   Args:

@@ -5,8 +5,8 @@ import pytest
 from kd.config import base
 from kd.config.fields import models
 from kd.core import errors
+from kd.run import source
 from kd.train.feeds import cached
-from kd.train.feeds import feed
 
 
 def test_every_legal_source_has_its_feed():
@@ -14,7 +14,7 @@ def test_every_legal_source_has_its_feed():
   for name in legal.names:
     config = base.get_config()
     config.teacher.source = name
-    found = feed.source(config)
+    found = source.of(config)
     has_teacher = bool(found.teacher_names())
     assert has_teacher == (name != 'none'), name
     assert bool(found.teacher_specs()) == (name in ('live', 'on_policy')), name

@@ -9,14 +9,15 @@ from kd.core import types
 from kd.losses import dense_distributions
 from kd.losses import distributions
 from kd.partitioning import rules
+from kd.run import load_params
+from kd.run import resolved
+from kd.run import source
 from kd.teachers import live
-from kd.train import load_params
-from kd.train import resolved
 from kd.train.feeds import abstract
 from kd.train.feeds import feed
 
 
-class Source(feed.Source):
+class Source(source.Source):
   """Teachers that score each batch when the student is trained on it."""
 
   def teacher_specs(self):
@@ -56,10 +57,15 @@ class Source(feed.Source):
       dense_distributions.DenseMixture(tuple(dense)), _abstract_taps(run)
     )
 
+  def feed(self, run, rows, digest, opened, live_targets):
+    del opened
+    names = self.teacher_names()
+    return feed.Feed(run, rows, digest, names, live_targets)
+
 
 def load(run: resolved.Run) -> list[live.Teacher]:
   """Loads the parameters of a run's teachers onto their devices."""
-  specs = feed.source(run.config).teacher_specs()
+  specs = source.of(run.config).teacher_specs()
   return [
     live.Teacher(
       teacher.model.module,

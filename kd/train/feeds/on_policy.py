@@ -8,13 +8,13 @@ import numpy as np
 from kd.config import rules as config_rules
 from kd.core import errors
 from kd.core import schedules
+from kd.run import resolved
+from kd.run import samplers
 from kd.sampling import engine
 from kd.sampling import fields
 from kd.sampling import requests
 from kd.teachers import replay_buffer
 from kd.teachers import rollouts as rollouts_lib
-from kd.train import resolved
-from kd.train import samplers
 from kd.train.feeds import feed
 from kd.train.feeds import live
 

@@ -1,0 +1,1 @@
+"""What a config resolves to: models, tokenizer, objective, devices, workdir."""

@@ -1,0 +1,127 @@
+"""Loads parameters of students and teachers onto the mesh."""
+
+import dataclasses
+import os
+
+import jax
+
+from kd.checkpoints import manager
+from kd.checkpoints import tensor_checks
+from kd.checkpoints import weights
+from kd.core import errors
+from kd.core import paths
+from kd.core import types
+from kd.models import families
+from kd.partitioning import processes
+from kd.partitioning import rules
+from kd.run import resolved
+
+
+def abstract(model: resolved.Model) -> types.PyTree:
+  """Returns the shapes and shardings of the model's parameters."""
+  shapes = model.module.abstract_params()
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    model.shardings,
+  )
+
+
+def restore(
+  workdir: str, model: resolved.Model, which: str, path: str
+) -> types.PyTree:
+  """Reads the parameters that a run has saved.
+
+  Args:
+    workdir: the run's folder.
+    model: whose they are; keep_layers is ignored.
+    which: 'last' or 'best'.
+    path: the config path that names the workdir, for the message.
+
+  Raises:
+    ConfigError: there is no checkpoint, it is damaged, it is another model's,
+      or its parameters are not finite.
+  """
+  folder = os.path.join(workdir, manager.FOLDER)
+  if not os.path.isdir(folder):
+    raise errors.ConfigError(
+      path,
+      f'{workdir!r} holds no {manager.FOLDER}',
+      legal='the workdir of a run that has saved',
+    )
+  saved = manager.Manager(workdir, keep=1, read_only=True)
+  step = saved.best_step() if which == 'best' else saved.latest_step()
+  if step is None:
+    raise errors.ConfigError(path, f'{folder!r} holds no {which} checkpoint')
+  whole = lambda: saved.check_whole(step, ('params', 'position'), path)
+  processes.from_first(whole)
+  items, _ = saved.restore(step, {'params': abstract(model)})
+  saved.close()
+  tensor_checks.check_finite_params(
+    items['params'], f'{path}: checkpoint {folder}/{step}'
+  )
+  return items['params']
+
+
+def _with_all_layers(model):
+  """Returns the model that `init` names, with all its layers."""
+  like = model.module
+  module = families.of(model.source).build(model.source, like.dtype, like.remat)
+  shardings = rules.param_shardings(
+    model.mesh,
+    module.logical_axes(),
+    module.abstract_params(),
+    'student',
+  )
+  return dataclasses.replace(
+    model, module=module, keep_layers=(), shardings=shardings
+  )
+
+
+def load(
+  model: resolved.Model,
+  seed: int,
+  path: str,
+  teacher_params: types.PyTree | None,
+) -> types.PyTree:
+  """Loads the parameters that `init` names, on their devices.
+
+  Args:
+    model: whose they are.
+    seed: of random ones.
+    path: the config path of `init`, for messages.
+    teacher_params: the teacher's, for init 'teacher'.
+
+  Raises:
+    ConfigError: the source lacks a tensor or holds one of another shape.
+  """
+  kind, _, place = model.init.partition(':')
+  if kind == 'random':
+    init = jax.jit(model.module.init_params, out_shardings=model.shardings)
+    return init(jax.random.key(seed))
+  if kind == 'workdir' and not model.keep_layers:
+    params = restore(paths.expand(place), model, 'last', path)
+    return jax.tree.map(lambda x: x.astype(model.param_dtype), params)
+  if kind in ('teacher', 'workdir'):
+    source = teacher_params
+    if kind == 'workdir':
+      source = restore(
+        paths.expand(place), _with_all_layers(model), 'last', path
+      )
+    else:
+      # Only moves them if the teacher has devices or a mesh of its own.
+      source = jax.device_put(source, _with_all_layers(model).shardings)
+    # Copies: each update donates the student's buffers.
+    return weights.layers_from(
+      source, model.source, model.keep_layers, model.shardings
+    )
+  return weights.load(
+    model.init,
+    model.module,
+    model.shardings,
+    model.keep_layers,
+    model.param_dtype,
+    path,
+  )

@@ -1,0 +1,71 @@
+"""One run a workdir, whoever died before."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kd.core import errors
+from kd.run import lock
+
+_HOLDER = """
+import sys, time
+from kd.run import lock
+with lock.hold(sys.argv[1], '--workdir'):
+  print('held', flush=True)
+  time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+  """Another process that holds the workdir."""
+  process = subprocess.Popen(
+    [sys.executable, '-c', _HOLDER, str(tmp_path)],
+    env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == 'held\n'
+  yield process
+  process.kill()
+  process.wait()
+
+
+def test_the_second_is_refused_and_a_dead_one_is_not_in_the_way(
+  holder, tmp_path
+):
+  for _ in range(2):
+    with (
+      pytest.raises(errors.ConfigError) as e,
+      lock.hold(str(tmp_path), '--workdir'),
+    ):
+      pass
+    assert f'process {holder.pid} on {os.uname().nodename}' in str(e.value)
+  holder.kill()
+  holder.wait()
+  assert os.path.exists(tmp_path / lock.FILE)
+  with lock.hold(str(tmp_path), '--workdir') as warning:
+    assert warning == ''
+  assert not os.path.exists(tmp_path / lock.FILE)
+
+
+def test_leaves_nothing_of_what_it_made(tmp_path):
+  made = tmp_path / 'run'
+  with pytest.raises(KeyError), lock.hold(str(made), '--workdir'):
+    assert os.listdir(made) == [lock.FILE]
+    raise KeyError
+  assert not made.exists()
+  with lock.hold(str(made), '--workdir'):
+    (made / 'config.json').touch()
+  assert os.listdir(made) == ['config.json']
+
+
+def test_a_folder_that_cannot_be_written_is_refused():
+  # A file system that not even root makes folders on.
+  with (
+    pytest.raises(errors.ConfigError, match='^--workdir: .*cannot be written'),
+    lock.hold('/proc/kd', '--workdir'),
+  ):
+    pass

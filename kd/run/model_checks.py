@@ -1,0 +1,86 @@
+"""Checks a config against its models, their templates and search problems."""
+
+from collections.abc import Mapping
+import contextlib
+
+import ml_collections
+
+from kd.core import errors
+from kd.input_pipeline import chat_templates
+from kd.models import family
+from kd.reasoning.trees import problems
+from kd.run import resolved
+from kd.run import source
+
+Config = ml_collections.ConfigDict
+
+
+def check_length(config: Config, path: str, sizes: family.Config) -> None:
+  """Raises ConfigError if rows are longer than a model's context.
+
+  Args:
+    config: the run's.
+    path: the model's, for the message.
+    sizes: the model's.
+
+  Raises:
+    ConfigError: names data.length.
+  """
+  if config.data.length > sizes.context:
+    raise errors.ConfigError(
+      'data.length',
+      f'found {config.data.length}, longer than the context of the {path}',
+      legal=f'up to {sizes.context}',
+    )
+
+
+def check_search(search: Config) -> None:
+  """Raises ConfigError if a search asks for more than its problem offers.
+
+  Raises:
+    ConfigError: names the first field.
+  """
+  problem = problems.SOURCES[search.problem].problem
+  if search.shots > problem.max_examples:
+    raise errors.ConfigError(
+      'search.shots',
+      f'found {search.shots}',
+      legal=f'0 to {problem.max_examples}',
+    )
+  enumerated = search.proposals == 'enumerated'
+  if enumerated and not problem.enumerable:
+    raise errors.ConfigError(
+      'search.proposals',
+      f"found 'enumerated', and {search.problem} has infinitely many thoughts",
+      legal="'sampled'",
+    )
+  if enumerated and search.evaluator == 'likelihood':
+    raise errors.ConfigError(
+      'search.evaluator',
+      "found 'likelihood', and enumerated thoughts have none",
+      legal="'exact', 'value' or 'vote'",
+    )
+
+
+def models(run: resolved.Run) -> dict[str, resolved.Model]:
+  """Returns the run's models by their paths in the config."""
+  models = (run.student, *run.teacher_models)
+  specs = source.of(run.config).teacher_specs() if run.teachers else ()
+  return dict(zip(('student', *specs), models, strict=True))
+
+
+def template_warnings(
+  run: resolved.Run, models_: Mapping[str, resolved.Model]
+) -> list[str]:
+  """Returns a line for each model that was trained with another template.
+
+  Args:
+    run: the resolved config.
+    models_: some of its models, by their paths in the config.
+  """
+  template, warnings = run.config.data.template, {}
+  for path, model in models_.items():
+    # A file that cannot be read is no reason to refuse a run here.
+    with contextlib.suppress(errors.ConfigError):
+      warnings[path] = chat_templates.warning(template, model.init)
+  return [f'warning: {p}.init: {text}' for p, text in warnings.items() if text]

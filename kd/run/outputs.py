@@ -1,0 +1,48 @@
+"""Lists a workdir's files; loads its student; formats sampling settings."""
+
+import dataclasses
+
+from kd.checkpoints import manager
+from kd.core import types
+from kd.run import load_params
+from kd.run import resolved
+from kd.sampling import requests
+
+BASELINE = 'baseline'
+EVALUATIONS = 'evaluations'
+FILES = (
+  'config.json',
+  'run.json',
+  'metrics.jsonl',
+  'checkpoints/',
+  'evaluations/',
+  'report.md',
+)
+
+
+def student_params(run: resolved.Run, workdir: str) -> types.PyTree:
+  """Reads the workdir's checkpoint, or what student.init names without one.
+
+  Args:
+    run: from resolve_student, which refuses a student without weights.
+    workdir: the folder that may hold a run.
+  """
+  if manager.latest_step(workdir) is not None:
+    return load_params.restore(
+      workdir, run.student, run.config.export.checkpoint, '--workdir'
+    )
+  return load_params.load(run.student, run.config.seed, 'student.init', None)
+
+
+def student_source(run: resolved.Run, workdir: str) -> tuple[str, str]:
+  """Returns what student_params reads: a name for files, and a title."""
+  if manager.latest_step(workdir) is not None:
+    which = run.config.export.checkpoint
+    return which, f'{which} checkpoint'
+  return 'init', run.student.init
+
+
+def settings_line(settings: requests.SamplingSettings) -> str:
+  """Returns a line with all sampling settings."""
+  chosen = dataclasses.asdict(settings)
+  return 'settings: ' + ', '.join(f'{k} {v}' for k, v in chosen.items())

@@ -1,0 +1,297 @@
+"""Resolves a config to the objects of a run, without weights and rows.
+
+Modes check, train, cache and search start here: errors in a config are
+found before anything is written.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import ml_collections
+
+from kd.checkpoints import weights
+from kd.config import base
+from kd.config import rules as config_rules
+from kd.core import errors
+from kd.input_pipeline import templates
+from kd.input_pipeline import tokenizers
+from kd.losses import objective as objective_lib
+from kd.losses import selection
+from kd.losses import term_builder
+from kd.losses import terms as terms_lib
+from kd.models import attention_backend
+from kd.models import families
+from kd.models import family
+from kd.optimizers import optimizers
+from kd.partitioning import membership
+from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import rules
+from kd.run import meshes
+from kd.run import model_checks
+from kd.run import model_sizes
+from kd.run import resolved
+from kd.run import shared_tokenizer
+from kd.run import source as source_lib
+from kd.sampling import engine
+
+# As model_sizes.source_config.
+SourceConfig = Callable[..., family.Config]
+Config = ml_collections.ConfigDict
+
+
+def build_model(
+  spec: Config,
+  path: str,
+  source: family.Config,
+  sizes: family.Config,
+  mesh: jax.sharding.Mesh,
+  remat: str,
+  packed: bool,
+) -> resolved.Model:
+  """Builds a model without its parameters.
+
+  Args:
+    spec: its section of the config.
+    path: the section's path.
+    source: the sizes of what its init names.
+    sizes: its own.
+    mesh: its devices.
+    remat: see student.remat.
+    packed: whether rows hold several examples.
+
+  Raises:
+    ConfigError: the devices have no such kernel, or do not divide a size.
+  """
+  module = families.build(sizes, spec.dtype, remat, path)
+  kernel = attention_backend.choose(
+    spec.attention,
+    sizes,
+    spec.dtype,
+    attention_backend.Place(
+      *mesh_lib.platform(mesh), packed, rules.length_parts(mesh)
+    ),
+    f'{path}.attention',
+  )
+  module = module.clone(kernel=kernel)
+  shardings = rules.param_shardings(
+    mesh, module.logical_axes(), module.abstract_params(), path
+  )
+  keep = tuple(spec['keep_layers']) if 'keep_layers' in spec else ()
+  param_dtype = spec['param_dtype'] if 'param_dtype' in spec else 'float32'
+  return resolved.Model(module, spec.init, source, keep, shardings, param_dtype)
+
+
+def source_sizes(
+  config: Config, specs: Mapping[str, Config], source_config: SourceConfig
+) -> dict[str, family.Config]:
+  """Returns the sizes of what each model's init names.
+
+  Args:
+    config: the run's.
+    specs: the teachers' sections by path; see source_lib.Source.teacher_specs.
+    source_config: as model_sizes.source_config.
+
+  Returns:
+    Sizes by the path of the model, 'student' among them.
+
+  Raises:
+    ConfigError: names an init or variant.
+  """
+  sizes = {
+    path: source_config(spec, path, None) for path, spec in specs.items()
+  }
+  teacher = sizes.get('teacher')
+  return sizes | {'student': source_config(config.student, 'student', teacher)}
+
+
+def build_teachers(
+  config: Config,
+  specs: Mapping[str, Config],
+  sizes: Mapping[str, family.Config],
+  mesh: jax.sharding.Mesh,
+) -> tuple[resolved.Teacher, ...]:
+  """Returns the teachers with their weights in the mixture, which sum to 1.
+
+  Args:
+    config: the run's.
+    specs: the teachers' sections by path.
+    sizes: by path, from source_sizes.
+    mesh: the teachers' devices.
+
+  Raises:
+    ConfigError: rows are longer than a context, or axes do not divide a size.
+  """
+  models = []
+  for path, spec in specs.items():
+    size = sizes[path]
+    model = build_model(spec, path, size, size, mesh, 'none', config.data.pack)
+    model_checks.check_length(config, path, size)
+    models.append((model, spec.weight))
+  whole = sum(weight for _, weight in models)
+  return tuple(
+    resolved.Teacher(model, weight / whole) for model, weight in models
+  )
+
+
+def build_student(
+  config: Config, source: family.Config, mesh: jax.sharding.Mesh
+) -> resolved.Model:
+  """Returns the student, with the layers of its source that it keeps.
+
+  Args:
+    config: the run's.
+    source: the sizes of what student.init names.
+    mesh: the student's devices.
+
+  Raises:
+    ConfigError: as for build_teachers, or it keeps layers that do not exist.
+  """
+  sizes = model_sizes.student_config(config.student, source)
+  model_checks.check_length(config, 'student', sizes)
+  remat, packed = config.student.remat, config.data.pack
+  return build_model(
+    config.student, 'student', source, sizes, mesh, remat, packed
+  )
+
+
+def _objective(config, source, student, teachers):
+  teacher = source.term_teacher(student, teachers)
+  context = terms_lib.Context(
+    steps=config.steps,
+    student=model_sizes.term_sizes(student.config),
+    teacher=teacher and model_sizes.term_sizes(teacher.config),
+  )
+  objective = objective_lib.Objective(
+    terms=term_builder.build(config.losses.to_dict(), context),
+    selection=selection.build(
+      config.objective.positions.to_dict(),
+      'objective.positions',
+      config.steps,
+    ),
+    chunk_tokens=config.objective.chunk_tokens,
+  )
+  if objective.selection.needs_teacher and teacher is None:
+    raise errors.ConfigError(
+      'objective.positions.rule',
+      f'found {objective.selection.rule!r}, and there is no teacher',
+      legal="'all', 'random', 'student_entropy'",
+    )
+  return objective
+
+
+def shapes(
+  config: ml_collections.ConfigDict,
+  make_mesh: meshes.MakeMesh,
+  source_config: SourceConfig,
+) -> resolved.Run:
+  """Builds a run from shapes alone, without weights and tokenizers.
+
+  Args:
+    config: as given on the command line.
+    make_mesh: from the config's `mesh` to some of the devices.
+    source_config: which sizes a model has; see model_sizes.source_config.
+
+  Raises:
+    ConfigError: names the first thing that is wrong.
+  """
+  config = base.checked(config)
+  source = source_lib.of(config)
+  specs = source.teacher_specs()
+  sizes = source_sizes(config, specs, source_config)
+  config_rules.check(config)
+  model_checks.check_search(config.search)
+  mesh = meshes.student_mesh(config, make_mesh)
+  meshes.check(config, mesh)
+  optimizer, learning_rate = optimizers.build(config.optimizer, config.steps)
+  teacher_mesh = meshes.teacher_mesh(config, mesh, make_mesh)
+  teachers = build_teachers(config, specs, sizes, teacher_mesh)
+  student = build_student(config, sizes['student'], mesh)
+  objective = _objective(config, source, student, teachers)
+  source.check(mesh, student, objective)
+  engine.check_room(
+    student.module,
+    config.evaluation.max_new_tokens,
+    'evaluation.max_new_tokens',
+  )
+  return resolved.Run(
+    config=ml_collections.FrozenConfigDict(config),
+    mesh=mesh,
+    tokenizer=None,
+    student=student,
+    teachers=teachers,
+    objective=objective,
+    optimizer=optimizer,
+    learning_rate=learning_rate,
+  )
+
+
+def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
+  """Validates a config and builds the run from it.
+
+  Args:
+    config: as given on the command line.
+    devices: the devices of all processes.
+
+  Returns:
+    The run.
+
+  Raises:
+    ConfigError: names the first thing that is wrong.
+  """
+  config = base.checked(config)
+  membership.check(config.processes)
+  meshes.check_teacher_devices(config, devices)
+  specs = source_lib.of(config).teacher_specs()
+  sources = init_sources({**specs, 'student': config.student})
+  # Loaded lazily, so that cheaper checks in `shapes` fail first.
+  tokenizer = functools.cache(lambda: _load_tokenizer(config, sources))
+  source_config = shared_tokenizer.source_config(tokenizer)
+  run = shapes(config, mesh_maker(devices), source_config)
+  run = with_tokenizer(run, tokenizer())
+  for path, init in sources.items():
+    _check_weights(init, path)
+  return run
+
+
+def _load_tokenizer(config, sources):
+  first = source_lib.of(config).tokenizer_inits()
+  return shared_tokenizer.tokenizer(config.data, {**first, **sources})
+
+
+def mesh_maker(devices: Sequence[jax.Device]) -> meshes.MakeMesh:
+  """Returns the function that makes meshes of some of these devices."""
+  return lambda sizes, part: mesh_lib.make(sizes, devices[part])
+
+
+def init_sources(specs: Mapping[str, Config]) -> dict[str, str]:
+  """Returns the models' inits by the fields that name them."""
+  return {f'{path}.init': spec.init for path, spec in specs.items()}
+
+
+def _check_weights(init, path):
+  """Checks the headers of a model's files, without reading the weights."""
+  if init.partition(':')[0] in weights.PREFIXES:
+    weights.check_headers(init, path)
+
+
+def with_tokenizer(
+  run: resolved.Run, tokenizer: tokenizers.Tokenizer
+) -> resolved.Run:
+  """Adds the tokenizer to a run.
+
+  Raises:
+    ConfigError: a model has too few embeddings for it, or it lacks a token of
+      the template.
+  """
+  models = {'student': run.student}
+  if run.teachers:
+    specs = source_lib.of(run.config).teacher_specs()
+    models |= zip(specs, run.teacher_models, strict=True)
+  for path, model in models.items():
+    shared_tokenizer.check(tokenizer, path, model.config)
+  template = run.config.data.template
+  templates.check_tokenizer(tokenizer, template, 'data.template')
+  return dataclasses.replace(run, tokenizer=tokenizer)

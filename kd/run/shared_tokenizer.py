@@ -1,0 +1,117 @@
+"""Finds the one tokenizer of a student and its teachers."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import logging
+
+import ml_collections
+
+from kd.checkpoints import weights
+from kd.core import errors
+from kd.input_pipeline import tokenizer_differences
+from kd.input_pipeline import tokenizers
+from kd.models import family
+from kd.run import model_sizes
+
+_LOG = logging.getLogger(__name__)
+_MULTIPLE = 8  # Of rows of an embedding.
+
+
+def tokenizer(
+  data: ml_collections.ConfigDict, sources: Mapping[str, str]
+) -> tokenizers.Tokenizer:
+  """Returns the one tokenizer of all models.
+
+  Args:
+    data: the config's section; its tokenizer, if it names one, comes first.
+    sources: by the field that names it, what may contain a tokenizer: a model's
+      init, or 'workdir:DIR'.
+
+  Raises:
+    ConfigError: there is none, or the models have different ones.
+  """
+  found, loaded = {}, {}
+  if data.tokenizer:
+    named = tokenizers.load(data.tokenizer, 'data.tokenizer')
+    found['data.tokenizer'] = loaded[data.tokenizer] = named
+  for path, init in sources.items():
+    try:
+      if init not in loaded:
+        loaded[init] = tokenizers.for_source(init, path)
+      found[path] = loaded[init]
+    except errors.ConfigError as e:
+      # A folder whose tokenizer is missing or of another kind.
+      if not data.tokenizer:
+        raise
+      _LOG.info('%s; data.tokenizer is used', e)
+  found = {path: t for path, t in found.items() if t is not None}
+  if not found:
+    raise errors.ConfigError(
+      'data.tokenizer',
+      "found '', and no weights come with a tokenizer",
+      legal='bytes, model:FILE, gguf:FILE, hf:DIR',
+    )
+  (first, chosen), *others = found.items()
+  for path, other in others:
+    difference = tokenizer_differences.describe(
+      other, chosen, 'here', f'in {first}'
+    )
+    if difference:
+      raise errors.ConfigError(
+        path,
+        f'its tokenizer is not that of {first}: {difference}',
+        legal='models with one tokenizer',
+      )
+  return chosen
+
+
+def source_config(
+  tokenizer: Callable[[], tokenizers.Tokenizer],
+) -> Callable[..., family.Config]:
+  """Returns model_sizes.source_config without padding of embeddings in files.
+
+  Published tables have rows that no id of the tokenizer has (64 in Gemma 3 4B
+  and up). They are cut when weights are read, so they are never sampled and
+  take no part in a softmax; a multiple of 8 is kept, which devices can share.
+
+  Args:
+    tokenizer: returns the tokenizer; called for models in files alone.
+  """
+
+  def of(spec, path, teacher):
+    sizes = model_sizes.source_config(spec, path, teacher)
+    if spec['init'].partition(':')[0] not in weights.PREFIXES:
+      return sizes
+    rows = -(-tokenizer().vocab_size // _MULTIPLE) * _MULTIPLE
+    return dataclasses.replace(sizes, vocab_size=min(sizes.vocab_size, rows))
+
+  return of
+
+
+def check(
+  chosen: tokenizers.Tokenizer,
+  name: str,
+  sizes: family.Config,
+) -> None:
+  """Raises ConfigError if a model lacks rows for some of the tokenizer's ids.
+
+  Args:
+    chosen: the tokenizer.
+    name: the model's config path.
+    sizes: of the model.
+
+  Raises:
+    ConfigError: its embedding is too small.
+  """
+  if chosen.vocab_size > sizes.vocab_size:
+    lacking = [
+      chosen.text_of(i) for i in range(sizes.vocab_size, chosen.vocab_size)
+    ]
+    rest = ', ...' if len(lacking) > 4 else ''
+    raise errors.ConfigError(
+      name,
+      f'its embedding has {sizes.vocab_size} rows, the tokenizer '
+      f'{chosen.vocab_size} ids: no row for '
+      f'{", ".join(map(repr, lacking[:4]))}{rest}',
+      legal='an embedding with a row for each id',
+    )

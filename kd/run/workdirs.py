@@ -1,0 +1,282 @@
+"""Checks which run a workdir belongs to, and what may change on resume.
+
+A workdir is identified by content: the values of the config, and digests of
+the weights and examples that the config names. Paths may change: a moved
+checkout or a workdir that was copied from another machine is the same run.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import os
+from typing import Any
+
+import ml_collections
+
+from kd.checkpoints import manager
+from kd.config import base
+from kd.config import legal as legal_lib
+from kd.core import atomic_files
+from kd.core import config as config_lib
+from kd.core import errors
+from kd.core import json_files
+from kd.core import run_info
+from kd.models import config_json
+from kd.partitioning import processes
+from kd.run import model_sizes
+from kd.run import resolved
+
+CONFIG_FILE = 'config.json'
+_LONGEST = 300  # Characters of a library's message.
+_LISTED = 20  # Maximum number of differences in a message.
+_WRITTEN = 'the file as the run wrote it'
+
+# Fields that only other modes read.
+_OTHER_MODES = ('export.', 'generate.', 'plan.', 'reasoning.', 'search.')
+# Fields that decide how and how often the same values are computed and saved,
+# up to rounding. `steps` is one: a run may be extended.
+_RESUMABLE = (
+  *('steps', 'nonfinite', 'checkpoint.', 'log.'),
+  *('evaluation.every', 'evaluation.batch_size'),
+  *('data.folder', 'data.read.', 'data.refresh'),
+  *('mesh.', 'teacher.mesh.', 'teacher.devices', 'processes.'),
+  *('objective.chunk_tokens', 'optimizer.micro_batches'),
+  *('student.attention', 'teacher.attention', 'student.remat'),
+  'optimizer.state_memory',
+  'cache.',  # A cache is compared by the digest of its manifest.
+  'rollout.batch_size',
+)
+# Fields that a mode that trains nothing may change too.
+NOT_TRAINED = ('evaluation.',)
+_STORED_SOURCES = ('hf', 'gguf', 'workdir')
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+  """The config fields that changed since the workdir's last run.
+
+  Attributes:
+    fields: [old, new] by field; fields that only other modes read are left out.
+    paths: the same for fields that name files, whose content is compared.
+  """
+
+  fields: Mapping[str, list[Any]]
+  paths: Mapping[str, list[Any]]
+
+  def notes(self) -> list[str]:
+    """Returns a line for each change."""
+    lines = [
+      f'changed since the last start: {field}: {old!r} to {new!r}'
+      for field, (old, new) in self.fields.items()
+    ]
+    lines += [
+      f'{field} was {old!r} and is {new!r}: must have the same content, which '
+      'is checked when it is loaded'
+      for field, (old, new) in self.paths.items()
+    ]
+    return lines
+
+
+def recorded_config(workdir: str) -> ml_collections.ConfigDict | None:
+  """Returns the config that a workdir was last run with; None without a run.
+
+  Raises:
+    ConfigError: the file is damaged, or another version of kd wrote it.
+  """
+  fields = _read(workdir, CONFIG_FILE)
+  if not fields:
+    return None
+  file = os.path.join(workdir, CONFIG_FILE)
+  try:
+    return base.checked(ml_collections.ConfigDict(fields))
+  except errors.ConfigError as e:
+    raise e.at(f'{file}: {e.path}') from e
+  except (ValueError, TypeError) as e:  # ConfigDict rejects some names.
+    raise errors.ConfigError(
+      '--workdir', f'{file}: {str(e)[:_LONGEST]}', _WRITTEN
+    ) from e
+
+
+def check(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  also_allowed: tuple[str, ...] = (),
+) -> Changes:
+  """Compares a config with the one that a workdir was last run with.
+
+  Args:
+    config: the config.
+    workdir: the folder, which need not exist.
+    also_allowed: prefixes of more fields that may differ.
+
+  Returns:
+    The differences that are allowed.
+
+  Raises:
+    ConfigError: other fields differ: lists them; or `steps` is below the
+      step of the latest checkpoint.
+  """
+  old = _read(workdir, CONFIG_FILE)
+  if not old:
+    return Changes({}, {})
+  new = json.loads(config_lib.to_json(config))
+  allowed = (*_RESUMABLE, *also_allowed)
+  if not any(_is_on_policy(c) for c in (old, new)):
+    allowed = (*allowed, 'rollout.')
+  changes, refused = Changes({}, {}), []
+  for field, there, here in config_lib.differences(old, new):
+    if field.startswith(_OTHER_MODES):
+      continue
+    if _names_stored_files(field, there, here):
+      changes.paths[field] = [there, here]
+    elif field.startswith(allowed):
+      changes.fields[field] = [there, here]
+    else:
+      there, here = legal_lib.shown(there), legal_lib.shown(here)
+      refused.append(f'{field}: there {there}, now {here}')
+  if len(refused) > _LISTED:
+    refused[_LISTED:] = [f'and {len(refused) - _LISTED} more']
+  if refused:
+    raise errors.ConfigError(
+      '--workdir',
+      f'{workdir!r} holds a run of another config:\n  ' + '\n  '.join(refused),
+      legal='a new folder, or the same config to resume that run',
+    )
+  _check_steps(config.steps, workdir)
+  return changes
+
+
+def _read(workdir, name):
+  """Returns what a JSON file of a workdir holds; {} without such a file."""
+  fields = json_files.read_in(workdir, name, '--workdir')
+  file = os.path.join(workdir, name)
+  if not fields and os.path.exists(file):
+    raise errors.ConfigError('--workdir', f'{file}: holds no field', _WRITTEN)
+  return fields
+
+
+def _is_on_policy(fields):
+  teacher = fields.get('teacher')
+  return isinstance(teacher, dict) and teacher.get('source') == 'on_policy'
+
+
+def _names_stored_files(field, *values):
+  """Returns whether a field names weights or a tokenizer, before and now."""
+  if not field.endswith('.init') and field != 'data.tokenizer':
+    return False
+  kinds = [str(value).partition(':')[0] for value in values]
+  return all(kind in (*_STORED_SOURCES, 'model') for kind in kinds)
+
+
+def _check_steps(steps, workdir):
+  step = manager.latest_step(workdir)
+  if step is not None and steps < step:
+    raise errors.ConfigError(
+      'steps',
+      f'found {steps}, and {workdir!r} holds a checkpoint of step {step}',
+      legal=f'{step} or more, or a new folder',
+    )
+
+
+def begin(
+  run: resolved.Run,
+  workdir: str,
+  changes: Changes,
+  inputs: Mapping[str, str],
+  mixture: Mapping[str, Any],
+) -> None:
+  """Writes config.json, run.json and the tokenizer's files.
+
+  Args:
+    run: the resolved run.
+    workdir: its folder.
+    changes: from `check`.
+    inputs: digests of what the run reads, by field.
+    mixture: each task's shares of rows, examples and target tokens.
+
+  Raises:
+    ConfigError: the workdir was begun with other inputs.
+  """
+  processes.from_first(lambda: _begin(run, workdir, changes, inputs, mixture))
+
+
+def _begin(run, workdir, changes, inputs, mixture):
+  old = _read_run(workdir)
+  inputs = {**inputs, 'data.tokenizer': run.tokenizer.digest}
+  _check_inputs(workdir, old, inputs)
+  history = list(old['changes'])
+  if changes.fields or changes.paths:
+    history.append(
+      {
+        'date': run_info.now(),
+        'step': manager.latest_step(workdir) or 0,
+        'fields': {**changes.fields, **changes.paths},
+      }
+    )
+  value = {
+    **run_info.collect(),
+    'student': config_json.to_json(run.student.config),
+    'inputs': {**old['inputs'], **inputs},
+    'changes': history,
+    'mixture': mixture,
+  }
+  text = config_lib.to_json(run.config) + '\n'
+  atomic_files.write_json(os.path.join(workdir, model_sizes.RUN_FILE), value)
+  atomic_files.write_text(os.path.join(workdir, CONFIG_FILE), text)
+  atomic_files.write_all(workdir, run.tokenizer.files())
+
+
+def _read_run(workdir):
+  """Returns what run.json holds; without a run, no inputs and no changes."""
+  fields = _read(workdir, model_sizes.RUN_FILE)
+  if not fields:
+    return {'inputs': {}, 'changes': []}
+  for name, kind in (('inputs', dict), ('changes', list)):
+    if not isinstance(fields.get(name), kind):
+      file = os.path.join(workdir, model_sizes.RUN_FILE)
+      found = json_files.short(fields.get(name))
+      raise errors.ConfigError(
+        '--workdir', f'{file}: {name}: found {found}', _WRITTEN
+      )
+  return fields
+
+
+def _check_inputs(workdir, old, inputs):
+  recorded = old['inputs']
+  known = [name for name in inputs if name in recorded]
+  config_lib.refuse_differences(
+    {name: recorded[name] for name in known},
+    {name: inputs[name] for name in known},
+    '--workdir',
+    f'{workdir!r} was begun with other content, by digest',
+    'the same content at these fields, or a new folder',
+  )
+
+
+def check_input(workdir: str, name: str, digest: str) -> None:
+  """Records the digest of one more input, or compares it with the record.
+
+  Args:
+    workdir: a folder that `begin` has written.
+    name: the field that names the input.
+    digest: of the input.
+
+  Raises:
+    ConfigError: another digest is recorded.
+  """
+
+  def record():
+    old = _read_run(workdir)
+    _check_inputs(workdir, old, {name: digest})
+    if name not in old['inputs']:
+      old['inputs'][name] = digest
+      file = os.path.join(workdir, model_sizes.RUN_FILE)
+      atomic_files.write_json(file, old)
+
+  processes.from_first(record)
+
+
+def check_tokenizer(run: resolved.Run, workdir: str) -> None:
+  """Raises ConfigError if a workdir was trained with another tokenizer."""
+  recorded = _read_run(workdir)
+  _check_inputs(workdir, recorded, {'data.tokenizer': run.tokenizer.digest})

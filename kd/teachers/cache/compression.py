@@ -1,0 +1,190 @@
+"""Methods to compress a teacher's distribution for a cache, by name."""
+
+import dataclasses
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from kd.core import probability
+from kd.core import registry
+from kd.core import types
+from kd.losses import dense_distributions
+from kd.losses import distributions
+from kd.losses import sparse_distributions
+from kd.teachers.cache import blockwise_topk as blocks_lib
+
+Array = types.Array
+
+METHODS = registry.Registry('method of a cache')
+
+
+@struct.dataclass
+class TokenOutputs:
+  """A teacher's outputs for T tokens.
+
+  Attributes:
+    hidden: [T, D], its final hidden states; None for several teachers.
+    blocks: the logits [T, V] of the shared vocabulary.
+    keys: jax.random keys [T], which depend on the row and the position in it.
+  """
+
+  hidden: Array | None
+  blocks: blocks_lib.Blocks
+  keys: Array
+
+
+@struct.dataclass
+class Kept:
+  """The compressed outputs for T tokens; fields a method omits are None.
+
+  Attributes:
+    ids: int32 [T, K], increasing, with -1 in unused slots at the end.
+    logprobs: float32 [T, K], their log-probabilities.
+    counts: int32 [T, K], how often each was drawn; 0 for an id that is kept for
+      its probability.
+    tail_logprob: float32 [T], the log-mass of all other ids.
+    hidden: [T, D].
+  """
+
+  ids: Array | None
+  logprobs: Array | None
+  counts: Array | None
+  tail_logprob: Array | None
+  hidden: Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A compression method with its settings.
+
+  Attributes:
+    name: its name in METHODS.
+    stored_as: the stored data type of log-probabilities or hidden states.
+    entries: K, the maximum number of ids per token; 0: hidden states are kept.
+    mass: the most likely ids are kept until they hold this probability, or all
+      `entries` of them; 1: always `entries`.
+    draws: how many of the `entries` are drawn at random; 0: none.
+  """
+
+  name: str
+  stored_as: str
+  entries: int
+  mass: float
+  draws: int
+
+  @property
+  def exact(self) -> int:
+    """Returns the number of most likely ids that are always kept."""
+    return self.entries - self.draws
+
+  @property
+  def token_distribution(self) -> type[distributions.TokenDistribution]:
+    """Returns the type of the targets that loss terms compare."""
+    if not self.entries:
+      return dense_distributions.MixtureLogits
+    if self.draws:
+      return sparse_distributions.Sampled
+    return sparse_distributions.TopK
+
+  def sparse(
+    self, kept: Kept
+  ) -> sparse_distributions.TopK | sparse_distributions.Sampled:
+    """Returns kept ids as a distribution.
+
+    Args:
+      kept: of a method with entries: numpy or jax arrays, [...] for [T].
+    """
+    if not self.draws:
+      return sparse_distributions.TopK(
+        kept.ids, kept.logprobs, kept.tail_logprob
+      )
+    weights = kept.counts / self.draws
+    if self.exact:
+      xp = kept.logprobs.__array_namespace__()
+      drawn = xp.exp(kept.tail_logprob)[..., None] * weights
+      weights = xp.where(kept.counts > 0, drawn, xp.exp(kept.logprobs))
+    return sparse_distributions.Sampled(kept.ids, kept.logprobs, weights)
+
+  def keep(self, outputs: TokenOutputs) -> Kept:
+    """Compresses a teacher's outputs; can be jitted."""
+    if not self.entries:
+      return Kept(None, None, None, None, outputs.hidden)
+    if not self.exact:
+      ids, counts = blocks_lib.draw(outputs.blocks, outputs.keys, self.draws)
+      return Kept(ids, _logprobs(outputs.blocks, ids), counts, None, None)
+    vocab_size = outputs.blocks.vocab_size
+    if self.draws:
+      return self._keep_both(outputs, min(self.exact, vocab_size - 1))
+    size = min(self.entries, vocab_size)
+    ids, logprobs, tail = blocks_lib.most_likely(outputs.blocks, size)
+    if self.mass < 1:
+      inside = probability.in_sorted_nucleus(jnp.exp(logprobs), self.mass)
+      # The most likely id is always kept.
+      kept = inside.at[:, 0].set(True)
+      rest = jax.nn.logsumexp(jnp.where(kept, -jnp.inf, logprobs), axis=1)
+      tail = jnp.logaddexp(tail, rest)
+      ids = jnp.where(kept, ids, -1)
+    order = _increasing(ids)
+    ids = jnp.take_along_axis(ids, order, axis=1)
+    logprobs = jnp.take_along_axis(logprobs, order, axis=1)
+    logprobs = jnp.where(ids < 0, -jnp.inf, logprobs)
+    return Kept(ids, logprobs, None, tail, None)
+
+  def _keep_both(self, outputs, size):
+    """Keeps the most likely ids and draws from all others."""
+    likely, _, tail = blocks_lib.most_likely(outputs.blocks, size)
+    others = blocks_lib.exclude(outputs.blocks, likely)
+    drawn, counts = blocks_lib.draw(others, outputs.keys, self.draws)
+    ids = jnp.concatenate([likely, drawn], axis=1)
+    counts = jnp.concatenate([jnp.zeros_like(likely), counts], axis=1)
+    order = _increasing(ids)
+    ids = jnp.take_along_axis(ids, order, axis=1)
+    counts = jnp.take_along_axis(counts, order, axis=1)
+    return Kept(ids, _logprobs(outputs.blocks, ids), counts, tail, None)
+
+
+def _increasing(ids):
+  """Returns the order that sorts ids [T, K], with those below 0 last."""
+  last = jnp.iinfo(ids.dtype).max
+  return jnp.argsort(jnp.where(ids < 0, last, ids), axis=1)
+
+
+def _logprobs(blocks, ids):
+  """Returns log-probabilities of ids [T, N]; -inf for an id below 0."""
+  flat = blocks.logits.reshape(ids.shape[0], -1)
+  logits = jnp.take_along_axis(flat, jnp.maximum(ids, 0), axis=1)
+  return jnp.where(ids < 0, -jnp.inf, logits - blocks.log_normalizer[:, None])
+
+
+@METHODS.register('top_k')
+def _top_k(*, entries, logprobs):
+  """Keeps the most likely ids and the total mass of all others."""
+  return Method('top_k', logprobs, entries, 1.0, 0)
+
+
+@METHODS.register('nucleus')
+def _nucleus(*, mass, entries, logprobs):
+  """Keeps the fewest ids with a given mass (arXiv 1904.09751)."""
+  return Method('nucleus', logprobs, entries, mass, 0)
+
+
+@METHODS.register('sampled')
+def _sampled(*, draws, logprobs):
+  """Keeps ids drawn with replacement and their counts (arXiv 2503.16870)."""
+  return Method('sampled', logprobs, draws, 1.0, draws)
+
+
+@METHODS.register('stratified')
+def _stratified(*, entries, draws, logprobs):
+  """Keeps the most likely ids, and ids drawn from all others.
+
+  Unbiased like `sampled`, with lower variance: only the tail is sampled.
+  """
+  return Method('stratified', logprobs, entries + draws, 1.0, draws)
+
+
+@METHODS.register('hidden')
+def _hidden(*, values):
+  """Keeps final hidden states; with the unembedding they give all logits."""
+  return Method('hidden', values, 0, 1.0, 0)

@@ -1,0 +1,184 @@
+"""Scores rows with teachers and compresses the results for a cache."""
+
+from collections.abc import Callable, Sequence
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.losses import chunks
+from kd.losses import dense_distributions
+from kd.partitioning import rules
+from kd.teachers import live
+from kd.teachers.cache import blockwise_topk
+from kd.teachers.cache import compression
+
+Array = types.Array
+
+
+@struct.dataclass
+class Scored:
+  """Scores at positions [B, L]; zeros where no target counts.
+
+  Attributes:
+    kept: what the method keeps.
+    target_logprob: float32, the log-probability of the true next token.
+    log_normalizer: float32, log of the sum of exp(logits); 0 up to rounding for
+      several teachers, since their mixture has log-probabilities only.
+    entropy: float32, in nats, of what is kept: at most the teacher's own; an
+      estimate of it where ids were drawn.
+    dropped_mass: float32, the probability of ids from `vocab_size` on, which
+      are left out.
+    finite: bool [..., n], whether each of n teachers' logits are finite.
+  """
+
+  kept: compression.Kept
+  target_logprob: Array
+  log_normalizer: Array
+  entropy: Array
+  dropped_mass: Array
+  finite: Array
+
+
+def make(
+  teachers: Sequence[live.Teacher],
+  method: compression.Method,
+  vocab_size: int,
+  chunk_tokens: int,
+  seed: int,
+) -> Callable[[types.Batch], Scored]:
+  """Returns the function that scores a batch.
+
+  Random draws depend only on the seed, the row and the position in it.
+
+  Args:
+    teachers: one teacher, or those of a mixture.
+    method: decides what is kept.
+    vocab_size: V, the number of ids that the student or the tokenizer has.
+    chunk_tokens: tokens per device whose logits are held at a time.
+    seed: of the random draws.
+  """
+  weights = [t.weight for t in teachers]
+  modules = [t.model for t in teachers]
+  params = [t.params for t in teachers]
+  mesh = jax.tree.leaves(params)[0].sharding.mesh
+
+  @jax.jit
+  def score(params, batch):
+    nothing = types.TapSpec((), ())
+    hidden = [
+      module.forward(p, batch, nothing)[0]
+      for module, p in zip(modules, params, strict=True)
+    ]
+    tables = [
+      module.unembedding(p) for module, p in zip(modules, params, strict=True)
+    ]
+
+    def score_chunk(chunk):
+      return _score_tokens(chunk, tables, weights, method, vocab_size)
+
+    layout = chunks.Layout(batch.weights, chunk_tokens)
+    arrays = (hidden, batch.targets, _keys(batch, seed))
+    whole = jax.tree.map(
+      lambda x: jnp.zeros((*batch.targets.shape, *x.shape[1:]), x.dtype),
+      jax.eval_shape(lambda: score_chunk(layout.take(arrays, 0))),
+    )
+
+    def body(whole, chunk, index):
+      put = lambda w, new: layout.put(w, new, index)
+      return jax.tree.map(put, whole, score_chunk(chunk))
+
+    scored = chunks.fold(body, whole, layout, arrays)
+    # Each process reads the rows on its devices.
+    return jax.tree.map(
+      lambda x: rules.constrain(x, ('batch',) + (None,) * (x.ndim - 1)), scored
+    )
+
+  def run(batch):
+    with rules.active(mesh):
+      return score(params, batch)
+
+  return run
+
+
+def _keys(batch, seed):
+  """Returns raw keys, uint32 [B, L, 2], by seed, row and position."""
+  key = jax.random.key(seed)
+  positions = jnp.arange(batch.targets.shape[1])
+  one = lambda row, position: jax.random.key_data(
+    jax.random.fold_in(jax.random.fold_in(key, row), position)
+  )
+  of_row = jax.vmap(one, (None, 0))
+  return jax.vmap(of_row, (0, None))(batch.row_id, positions)
+
+
+def _score_tokens(chunk, tables, weights, method, vocab_size):
+  """Scores a chunk's tokens; fields have shape [T, ...]."""
+  hidden, targets, keys = chunk
+  logits = [
+    chunks.project(h, table) for h, table in zip(hidden, tables, strict=True)
+  ]
+  size = min(vocab_size, *(x.shape[-1] for x in logits))
+  mixed, sums = _mix(logits, weights, size)
+  blocks = blockwise_topk.split(mixed)
+  at_target = jnp.take_along_axis(
+    blocks.logits.reshape(targets.size, -1), targets[:, None], axis=1
+  )
+  normalizer = blocks.log_normalizer
+  alone = len(logits) == 1
+  if alone:
+    sums = (normalizer[:, None],)
+  kept = method.keep(
+    compression.TokenOutputs(
+      hidden=hidden[0] if alone else None,
+      blocks=blocks,
+      keys=jax.random.wrap_key_data(keys),
+    )
+  )
+  dropped = _dropped_mass(logits, size)
+  if method.entries:
+    entropy, _ = method.sparse(kept).entropy()
+  else:
+    entropy = blocks.entropy
+  return Scored(
+    kept=kept,
+    target_logprob=at_target[:, 0] - normalizer,
+    log_normalizer=normalizer,
+    entropy=entropy,
+    dropped_mass=jnp.sum(dropped * jnp.array(weights), axis=-1),
+    # Also check the dropped logits: NaN there means a broken teacher too.
+    finite=jnp.isfinite(jnp.concatenate(sums, axis=-1) + dropped),
+  )
+
+
+def _dropped_mass(logits, size):
+  """Returns each teacher's mass on ids from `size` on: float32 [T, n].
+
+  It is NaN where a logit of these ids is NaN or +inf.
+  """
+
+  def of(x):
+    if x.shape[-1] <= size:
+      return jnp.zeros(x.shape[0], jnp.float32)
+    beyond = jax.nn.logsumexp(x[:, size:], axis=-1)
+    whole = jnp.logaddexp(jax.nn.logsumexp(x[:, :size], axis=-1), beyond)
+    return jnp.exp(beyond - whole)
+
+  return jnp.stack([of(x) for x in logits], axis=-1)
+
+
+def _mix(logits, weights, size):
+  """Returns the logits of one teacher, or the log-probabilities of a mixture of
+  several and the normalizer of each.
+  """
+  if len(logits) == 1:
+    return logits[0][:, :size], ()
+  teachers = tuple(
+    dense_distributions.TeacherLogits(x, jnp.float32(weight))
+    for x, weight in zip(logits, weights, strict=True)
+  )
+  mixture = dense_distributions.MixtureLogits(teachers)
+  unit = jnp.float32(1.0)
+  sums = mixture.log_sums(size, unit)
+  return mixture.log_probabilities(sums, size, unit), sums

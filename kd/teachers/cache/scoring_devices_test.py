@@ -1,0 +1,128 @@
+"""A teacher's pass down to what is kept, on meshes, against float64 numpy."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from kd.core import types
+from kd.models import families
+from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import placement
+from kd.partitioning import rules
+from kd.teachers import live
+from kd.teachers.cache import compression
+from kd.teachers.cache import scoring
+
+_B, _L, _V = 8, 16, 260
+_WIDE = 264  # The teachers' columns: the student lacks the last four.
+_TOP = compression.Method('top_k', 'float16', 5, 1.0, 0)
+_DRAWN = compression.Method('sampled', 'float16', 40, 1.0, 40)
+_HIDDEN = compression.Method('hidden', 'bfloat16', 0, 1.0, 0)
+
+
+def _batch():
+  rng = np.random.default_rng(0)
+  ids = rng.integers(4, 250, (2, _B, _L)).astype(np.int32)
+  ones = np.ones((_B, _L), np.int32)
+  return types.Batch(
+    tokens=ids[0],
+    targets=ids[1],
+    positions=np.cumsum(ones, 1, dtype=np.int32) - 1,
+    segment_ids=ones,
+    parts=0 * ones,
+    weights=(rng.random((_B, _L)) < 0.6).astype(np.float32),
+    row_id=np.arange(100, 100 + _B, dtype=np.int32),
+  )
+
+
+def _teachers(mesh, shares):
+  """Teachers of one size and other seeds."""
+  sizes = families.variant('nano', '')
+  kinds = sizes.layer_kinds[:2]
+  sizes = dataclasses.replace(sizes, layer_kinds=kinds, vocab_size=_WIDE)
+  model = families.build(sizes, 'float32', 'none', 'teacher')
+  shardings = rules.param_shardings(
+    mesh,
+    model.logical_axes(),
+    model.abstract_params(),
+    'teacher',
+  )
+  init = jax.jit(lambda key: model.init_params(key))
+  found = []
+  for seed, share in enumerate(shares):
+    params = init(jax.random.key(seed))
+    found.append(live.Teacher(model, jax.device_put(params, shardings), share))
+  return found
+
+
+def _scored(sizes, shares, method):
+  count = int(np.prod(list(sizes.values())))
+  mesh = mesh_lib.make(sizes, jax.devices()[:count])
+  score = scoring.make(_teachers(mesh, shares), method, _V, 24, 7)
+  found = score(placement.place(_batch(), mesh, _B))
+  return jax.tree.map(np.asarray, placement.fetch(found, mesh, _B))
+
+
+def _direct(shares):
+  """Probabilities of the ids that the student has, the mass of others."""
+  mesh = mesh_lib.make({'data': 1}, jax.devices()[:1])
+  p, dropped, normalizer = 0, 0, None
+  for teacher in _teachers(mesh, shares):
+    with rules.active(mesh):
+      hidden, _ = teacher.model.forward(
+        teacher.params, _batch(), types.TapSpec((), ())
+      )
+    table = np.asarray(teacher.params['embedding'], np.float64)
+    e = np.exp(np.asarray(hidden, np.float64) @ table.T)
+    normalizer = np.log(e[..., :_V].sum(-1))
+    p = p + teacher.weight * e[..., :_V] / e[..., :_V].sum(-1, keepdims=True)
+    dropped = dropped + teacher.weight * e[..., _V:].sum(-1) / e.sum(-1)
+  return p, dropped, normalizer, np.asarray(hidden)
+
+
+def _check(found, shares):
+  batch = _batch()
+  counted = batch.weights != 0
+  p, dropped, normalizer, hidden = _direct(shares)
+  at_target = np.take_along_axis(p, batch.targets[..., None], -1)[..., 0]
+  near = lambda got, like: np.testing.assert_allclose(
+    got[counted], like[counted], 1e-4, 1e-5
+  )
+  near(found.target_logprob, np.log(at_target))
+  near(found.log_normalizer, normalizer if len(shares) == 1 else 0 * dropped)
+  # Case E3.
+  assert dropped[counted].max() > 1e-3
+  near(found.dropped_mass, dropped)
+  kept = found.kept
+  if kept.hidden is not None:
+    near(kept.hidden, hidden)
+    near(found.entropy, -(p * np.log(p)).sum(-1))
+    return
+  assert kept.ids.max() < _V
+  used = counted[..., None] & (kept.ids >= 0)
+  each = np.take_along_axis(p, np.maximum(kept.ids, 0), -1)
+  np.testing.assert_allclose(
+    kept.logprobs[used], np.log(each)[used], 1e-4, 1e-5
+  )
+  if kept.counts is None:
+    most = np.sort(np.argsort(-p, axis=-1)[..., :5], -1)
+    np.testing.assert_array_equal(kept.ids[counted], most[counted])
+    near(kept.tail_logprob, np.log(1 - each.sum(-1)))
+  else:
+    assert (kept.counts[counted].sum(-1) == 40).all()
+
+
+def test_a_mesh_changes_nothing():
+  for method in (_TOP, _DRAWN):
+    found = _scored({'data': 2, 'fsdp': 2, 'tensor': 2}, (1.0,), method)
+    _check(found, (1.0,))
+  alone = _scored({'data': 1}, (1.0,), _DRAWN)
+  np.testing.assert_array_equal(found.kept.ids, alone.kept.ids)
+  np.testing.assert_array_equal(found.kept.counts, alone.kept.counts)
+
+
+def test_hidden_states_and_a_mixture():
+  sizes = {'fsdp': 2, 'sequence': 2}
+  _check(_scored(sizes, (1.0,), _HIDDEN), (1.0,))
+  _check(_scored(sizes, (0.7, 0.3), _TOP), (0.7, 0.3))

@@ -1,0 +1,177 @@
+"""Detects changes in the weight files that a cache's teachers came from.
+
+A cache is identified by the digest of its teachers' parameters, but training
+from it does not load them. Files are compared instead: by size and
+modification time first, then by SHA-256.
+"""
+
+from collections.abc import Mapping
+import contextlib
+import glob
+import os
+import re
+from typing import Any
+
+from kd.checkpoints import digests
+from kd.checkpoints import manager
+from kd.core import atomic_files
+from kd.core import errors
+from kd.core import json_files
+from kd.core import paths
+from kd.core import run_info
+from kd.input_pipeline import file_digests
+from kd.teachers.cache import manifest
+
+# In a cache's folder. Not part of the manifest, whose digest identifies the
+# cache: the same weights may be stored in other files.
+FILE = 'teacher_files.json'
+
+_ABSENT = 'absent'
+_SHOWN = 16  # hex digits of a digest
+_GGUF_PART = re.compile(r'-\d{5,}(-of-\d{5,}\.gguf)$')
+_HF = ('config.json', '*.safetensors', '*.safetensors.index.json')
+
+
+def _files(init: str) -> dict[str, str]:
+  """Returns the files of 'hf:DIR', 'gguf:FILE' or 'workdir:DIR', by name.
+
+  Files that do not exist may be among them.
+  """
+  kind, _, place = init.partition(':')
+  place = paths.expand(place)
+  if kind == 'workdir':
+    # It has the digests of the checkpoint's other files.
+    step = str(manager.latest_step(place))
+    return {
+      digests.FILE: os.path.join(place, manager.FOLDER, step, digests.FILE)
+    }
+  if kind == 'gguf':
+    # init names one part of a split model; match all parts.
+    patterns = [_GGUF_PART.sub(r'-*\1', glob.escape(place))]
+  else:
+    patterns = [os.path.join(glob.escape(place), name) for name in _HF]
+  return {
+    os.path.basename(path): path
+    for pattern in patterns
+    for path in glob.glob(pattern)
+  }
+
+
+def describe(inits: Mapping[str, str], folder: str) -> dict[str, Any]:
+  """Describes the files of teachers.
+
+  Args:
+    inits: where the weights come from, by config field.
+    folder: keeps the digests of large files, see file_digests.Digests.
+
+  Returns:
+    By field, JSON: `init`, and `files`: by name [bytes, modification time in
+    ns, SHA-256].
+  """
+  known = file_digests.Digests(folder)
+  described = {}
+  for field, init in inits.items():
+    files = {}
+    for name, path in _files(init).items():
+      if not os.path.exists(path):
+        continue
+      # Stat before reading: a change in between is then detected later.
+      modified = os.stat(path).st_mtime_ns
+      content = known.of(path)
+      if content is not None:
+        files[name] = [content[0], modified, content[1]]
+    described[field] = {'init': init, 'files': files}
+  return described
+
+
+def record(cache: str, described: Mapping[str, Any]) -> None:
+  """Writes what `describe` returned into a cache's folder, if it is new.
+
+  A damaged record is replaced.
+  """
+  path = os.path.join(cache, FILE)
+  with contextlib.suppress(errors.ConfigError):
+    if os.path.exists(path) and _read(cache) == described:
+      return
+  atomic_files.write_json(path, described)
+
+
+def _read(cache):
+  """Returns the record; {} for a cache that has none."""
+  recorded = json_files.read_in(cache, FILE, 'cache.folder')
+  for field, value in recorded.items():
+    if not _is_description(value):
+      raise errors.ConfigError(
+        'cache.folder',
+        f'{os.path.join(cache, FILE)}: {field}: found '
+        f'{json_files.short(value)}',
+        legal='the file as --mode=cache wrote it',
+      )
+  return recorded
+
+
+def _is_description(value):
+  if not isinstance(value, dict) or value.keys() != {'init', 'files'}:
+    return False
+  init, files = value['init'], value['files']
+  return (
+    isinstance(init, str)
+    and isinstance(files, dict)
+    and all(
+      isinstance(x, list) and list(map(type, x)) == [int, int, str]
+      for x in files.values()
+    )
+  )
+
+
+def warnings(cache: str, inits: Mapping[str, str], folder: str) -> list[str]:
+  """Returns a warning for each teacher whose files are not the recorded ones.
+
+  A teacher whose files are missing here is not compared.
+
+  Args:
+    cache: the cache's folder.
+    inits: where the config says that the weights are, by field; a teacher whose
+      field is absent or '' is looked for where it was.
+    folder: as for `describe`.
+
+  Raises:
+    ConfigError: the record is damaged.
+  """
+  lines = []
+  for field, recorded in _read(cache).items():
+    init = inits.get(field) or recorded['init']
+    changes = _changes(recorded['files'], init, folder)
+    if changes:
+      date = run_info.date(os.path.join(cache, manifest.FILE))
+      lines.append(
+        f'warning: cache.folder {cache!r} was written on {date} from {field} '
+        f'{recorded["init"]!r}; '
+        + ('' if init == recorded['init'] else f'{field} is {init!r} now, and ')
+        + f'these files differ: {", ".join(changes)}. The targets are those of '
+        'the teacher as it was. To train on the present one, write a cache in '
+        'another folder (--mode=cache); if its weights are the same, '
+        '--mode=cache with this folder confirms that, and this warning ends'
+      )
+  return lines
+
+
+def _changes(recorded, init, folder):
+  """Returns 'NAME (SHA-256 X then, Y now)' of each file that differs."""
+  known = file_digests.Digests(folder)
+  here = {n: path for n, path in _files(init).items() if os.path.exists(path)}
+  changes = []
+  for name in sorted(recorded.keys() | here.keys()) if here else ():
+    size, modified, then = recorded.get(name, (None, None, _ABSENT))
+    now = _ABSENT
+    if name in here:
+      status = os.stat(here[name])
+      if [status.st_size, status.st_mtime_ns] == [size, modified]:
+        continue
+      content = known.of(here[name])
+      now = content[1] if content else 'unreadable'
+    if now != then:
+      changes.append(
+        f'{name} (SHA-256 {then[:_SHOWN]} then, {now[:_SHOWN]} now)'
+      )
+  return changes

@@ -1,0 +1,47 @@
+"""Scores random rows again and compares them with a cache."""
+
+import time
+
+import numpy as np
+
+from kd.input_pipeline import rows as rows_lib
+from kd.partitioning import placement
+from kd.partitioning import processes
+from kd.teachers.cache import reader
+from kd.teachers.cache import report
+from kd.teachers.cache import shard_writer
+from kd.teachers.cache import writer
+
+
+def verify(job: writer.CacheJob, cache: reader.Cache, count: int) -> None:
+  """Says how far rows of a cache are from their teachers.
+
+  Args:
+    job: what the cache is.
+    cache: the cache.
+    count: number of rows, chosen anew at each call.
+
+  Raises:
+    ConfigError: a row's targets are not those of the teachers.
+  """
+  mesh, size = job.mesh, job.batch_size
+  local_rows = placement.local_rows(mesh, size)
+  rows, score = rows_lib.Numbered(job.parts), writer.scorer(job)
+  # The same rows in every process.
+  seed = processes.from_first(lambda: time.time_ns())
+  chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+  comparison = report.Comparison(job.method)
+  for first in range(0, len(chosen), size):
+    numbers = np.full(size, -1)
+    part = chosen[first : first + size]
+    numbers[: len(part)] = part
+    batch = rows(numbers[local_rows])
+    scored = placement.fetch(
+      score(placement.place(batch, mesh, size)), mesh, size
+    )
+    for at, number in enumerate(numbers[local_rows]):
+      if number >= 0:
+        comparison.add(
+          cache.row_of(batch, at), shard_writer.row_of(batch, scored, at)
+        )
+  comparison.say(job.say, len(chosen))

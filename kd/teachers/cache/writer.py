@@ -1,0 +1,278 @@
+"""Writes a cache of teacher targets, and repairs one that is damaged."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
+import dataclasses
+import os
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from kd.core import atomic_files
+from kd.core import errors
+from kd.core import identity
+from kd.core import progress as progress_lib
+from kd.core import run_info
+from kd.input_pipeline import prepare as prepare_lib
+from kd.input_pipeline import rows as rows_lib
+from kd.input_pipeline import tokenizers
+from kd.partitioning import placement
+from kd.partitioning import processes
+from kd.teachers import live
+from kd.teachers.cache import compression
+from kd.teachers.cache import manifest as manifest_lib
+from kd.teachers.cache import reader
+from kd.teachers.cache import report
+from kd.teachers.cache import row_assignment as assignment_lib
+from kd.teachers.cache import scoring
+from kd.teachers.cache import shard_writer
+from kd.teachers.cache import shards
+
+_PATH = 'cache.folder'
+_AHEAD = 2  # batches scored ahead of the one being written
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheJob:
+  """What to write to a cache, and where.
+
+  Attributes:
+    folder: locked by this run while it writes.
+    request: all that decides what the cache holds; its manifest keeps it.
+    parts: the rows.
+    length: L, the tokens of a row.
+    teachers: score the rows, all on one mesh.
+    teacher_names: for messages.
+    method: what is kept of a distribution.
+    tokenizer: of the rows; its files are written too.
+    vocab_size: V of the student.
+    shard_rows: rows per file.
+    batch_size: rows scored at a time.
+    chunk_tokens: tokens whose logits exist at a time.
+    seed: of the targets that are sampled.
+    say: called with a line for the user.
+  """
+
+  folder: str
+  request: Mapping[str, Any]
+  parts: Sequence[prepare_lib.Prepared]
+  length: int
+  teachers: Sequence[live.Teacher]
+  teacher_names: Sequence[str]
+  method: compression.Method
+  tokenizer: tokenizers.Tokenizer
+  vocab_size: int
+  shard_rows: int
+  batch_size: int
+  chunk_tokens: int
+  seed: int
+  say: progress_lib.Say
+
+  @property
+  def mesh(self) -> jax.sharding.Mesh:
+    """The teachers' devices."""
+    return jax.tree.leaves(self.teachers[0].params)[0].sharding.mesh
+
+  @property
+  def plan(self) -> list[shards.Shard]:
+    """The files that the rows are divided into."""
+    rows = sum(part.counts['rows'] for part in self.parts)
+    return shards.plan(rows, self.shard_rows)
+
+
+def is_complete(folder: str) -> bool:
+  """Returns whether process 0 sees a complete cache."""
+  return processes.from_first(
+    lambda: os.path.exists(os.path.join(folder, manifest_lib.FILE))
+  )
+
+
+def write(job: CacheJob) -> float:
+  """Writes the missing shards of a cache, then its manifest.
+
+  Args:
+    job: the cache.
+
+  Returns:
+    Tokens per second over all processes, without the first batch.
+
+  Raises:
+    ConfigError: the folder contains another, incomplete cache.
+    NonFiniteError: the teacher's logits are not finite.
+  """
+  plan = job.plan
+
+  def begin():
+    with errors.refused_unless_writable(
+      _PATH, job.folder, 'a folder that this user can write'
+    ):
+      manifest_lib.begin(job.folder, job.request, _PATH)
+      found = [shards.facts(job.folder, shard) for shard in plan]
+    # Another shard_rows, or more rows, would leave files of another plan.
+    strange = shards.unknown_files(job.folder, plan)
+    if strange:
+      raise errors.ConfigError(
+        _PATH,
+        f'{job.folder!r} holds {strange[0]!r}, which is no file of '
+        f'{len(plan)} shards of {job.shard_rows} rows',
+        legal='the cache.shard_rows that it was begun with, or a new folder',
+      )
+    return [n for n, facts in enumerate(found) if facts is None]
+
+  missing = processes.from_first(begin)
+  rate = _score(job, [plan[n] for n in missing], job.request)
+  _publish(job)
+  return rate
+
+
+def _publish(job):
+  table = _table(job)
+
+  def publish():
+    facts = [shards.facts(job.folder, shard) for shard in job.plan]
+    files = _write_files(job, table)
+    manifest_lib.publish(job.folder, job.request, facts, files)
+    shards.remove_temporary_files(job.folder)
+
+  _all_have_written()
+  processes.from_first(publish)
+
+
+def _table(job):
+  """Returns the teacher's unembedding if the cache keeps hidden states."""
+  if job.method.entries:
+    return None
+  teacher = job.teachers[0]
+  table = teacher.model.unembedding(teacher.params)
+  if jax.process_count() > 1:
+    table = multihost_utils.process_allgather(table, tiled=True)
+  return np.asarray(table)
+
+
+def _write_files(job, table):
+  """Writes the files other than shards; returns their SHA-256 by name."""
+  names = job.tokenizer.files()
+  atomic_files.write_all(job.folder, names)
+  files = {
+    name: identity.file_digest(os.path.join(job.folder, name)) for name in names
+  }
+  if table is not None:
+    digest = reader.write_unembedding(job.folder, table[: job.vocab_size])
+    files[reader.UNEMBEDDING] = digest
+  return files
+
+
+def _all_have_written():
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices('kd/cache')
+
+
+def _score(job, wanted, request):
+  """Scores the rows of some shards with the teacher and writes them."""
+  mesh, size = job.mesh, job.batch_size
+  assignment = assignment_lib.RowAssignment(mesh, size, wanted)
+  writer = shard_writer.ShardWriter(
+    job.folder,
+    assignment.shards,
+    job.method,
+    job.vocab_size,
+    job.teacher_names,
+    manifest_lib.cache_digest(request),
+  )
+  score = scorer(job)
+  rows, mine = rows_lib.Numbered(job.parts), placement.local_rows(mesh, size)
+  progress = progress_lib.Progress(
+    'cache', job.say, assignment.rows, 'rows', tokens=job.length
+  )
+
+  def write(batch, scored, slots, count):
+    found = placement.fetch(scored, mesh, size)
+    for at in np.searchsorted(mine, slots):
+      writer.add(batch, found, int(at))
+    progress.add(count)
+
+  pending = []
+  with progress, futures.ThreadPoolExecutor(1, 'cache') as pool:
+    for numbers in assignment.batches():
+      batch = rows(numbers[mine])
+      scored = score(placement.place(batch, mesh, size))
+      # While the next batch is scored, this one is packed and written.
+      slots, count = assignment.own(numbers), int((numbers >= 0).sum())
+      pending.append(pool.submit(write, batch, scored, slots, count))
+      if len(pending) > _AHEAD:
+        pending.pop(0).result()
+    for future in pending:
+      future.result()
+  return progress.per_s
+
+
+def scorer(job: CacheJob) -> Callable[[Any], scoring.Scored]:
+  """Returns the function that scores a batch."""
+  size = job.vocab_size
+  if job.method.entries:
+    # Unembedding rows beyond the tokenizer's ids are padding.
+    size = job.tokenizer.vocab_size
+  return scoring.make(
+    job.teachers, job.method, size, job.chunk_tokens, job.seed
+  )
+
+
+def check(job: CacheJob, repair: bool) -> None:
+  """Checks a complete cache.
+
+  Args:
+    job: what the cache should be.
+    repair: whether damaged files are written again.
+
+  Raises:
+    ConfigError: it holds something else, or is damaged.
+    NonFiniteError: the teacher's logits are not finite.
+  """
+  manifest = manifest_lib.read(job.folder, _PATH)
+  manifest_lib.check(manifest['request'], job.request, job.folder, _PATH)
+
+  def look():
+    # A run killed right after publishing leaves temporary files.
+    shards.remove_temporary_files(job.folder)
+    return report.problems(job.folder, manifest)
+
+  broken, lines = processes.from_first(look)
+  date = run_info.date(os.path.join(job.folder, manifest_lib.FILE))
+  job.say(f'{job.folder}: written {date}, the targets of this teacher')
+  if not lines:
+    return
+  if not repair:
+    raise errors.ConfigError(
+      _PATH,
+      f'{job.folder!r} is damaged:\n  ' + '\n  '.join(lines),
+      legal='the files as they were written; '
+      '--config.cache.repair=True makes these again',
+    )
+  for line in lines:
+    job.say(line)
+  _repair(job, manifest, broken)
+  job.say(f'{job.folder}: damaged files were rewritten')
+
+
+def _repair(job, manifest, broken):
+  plan = [
+    shards.Shard(n, len(manifest['shards']), facts['first_row'], facts['rows'])
+    for n, facts in enumerate(manifest['shards'])
+  ]
+  _score(job, [plan[n] for n in broken], manifest['request'])
+  table = _table(job)
+  _all_have_written()
+
+  def publish():
+    facts = list(manifest['shards'])
+    for n in broken:
+      facts[n] = shards.facts(job.folder, plan[n])
+    files = manifest['files']
+    if shards.changed(job.folder, files):
+      files = _write_files(job, table)
+    manifest_lib.publish(job.folder, manifest['request'], facts, files)
+    shards.remove_temporary_files(job.folder)
+
+  processes.from_first(publish)
