@@ -20,8 +20,8 @@ from benchmarks import results
 from benchmarks import step_cpu
 from benchmarks import step_real_cpu
 from kd.checkpoints import huggingface
-from kd.models import attention
 from kd.models import families
+from kd.models.attention import attention
 from kd.planning.cost import flops
 
 _MODEL = families.variant('nano', '').keep_layers((4, 5))

@@ -20,8 +20,8 @@ from benchmarks import environments
 from benchmarks import needs
 from benchmarks import results
 from kd.core import errors
-from kd.models import attention_backend
 from kd.models import families
+from kd.models.attention import attention_backend
 from kd.planning import libtpu
 from kd.planning.cost import flops
 

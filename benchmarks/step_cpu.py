@@ -20,7 +20,7 @@ from benchmarks import own_step
 from benchmarks import peer_steps
 from benchmarks import results
 from benchmarks import steps
-from kd.models import attention
+from kd.models.attention import attention
 from kd.models.gemma3 import config as gemma3_config
 from kd.planning.cost import flops
 

@@ -21,7 +21,7 @@ from benchmarks import peer_steps
 from benchmarks import results
 from benchmarks import steps
 from kd.checkpoints import weights
-from kd.models import attention
+from kd.models.attention import attention
 from kd.planning.cost import flops
 
 _PEERS = {'trl_gkd': 'peers_trl', 'trl_chunked': 'peers_trl'}

@@ -65,9 +65,9 @@ def test_choices_are_those_of_the_code():
   from kd.losses import hidden_states
   from kd.losses import selection
   from kd.losses import terms
-  from kd.models import attention_backend
   from kd.models import families
   from kd.models import layer_stack
+  from kd.models.attention import attention_backend
   from kd.optimizers import optimizers
   from kd.reasoning.chains import prompting
   from kd.reasoning.trees import problems

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
-from kd.models import attention
 from kd.models import embedding as embedding_lib
 from kd.models import layer_stack
 from kd.models import layers
+from kd.models.attention import attention
 from kd.partitioning import rules
 
 Array = types.Array

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
-from kd.models import attention
 from kd.models import family
 from kd.models import matmul
+from kd.models.attention import attention
 from kd.partitioning import rules
 
 Array = types.Array

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from kd.core import types
-from kd.models import attention
-from kd.models import attention_mask
 from kd.models import families
 from kd.models import layers
 from kd.models import transformer
+from kd.models.attention import attention
+from kd.models.attention import attention_mask
 from kd.models.gemma3 import config as gemma3_config
 from kd.models.gemma3 import layer
 

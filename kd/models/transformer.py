@@ -15,14 +15,14 @@ import jax.numpy as jnp
 
 from kd.core import errors
 from kd.core import types
-from kd.models import attention
-from kd.models import attention_mask
 from kd.models import decoding
 from kd.models import embedding as embedding_lib
 from kd.models import family
 from kd.models import layer_stack
 from kd.models import layers
 from kd.models import tensors as tensors_lib
+from kd.models.attention import attention
+from kd.models.attention import attention_mask
 
 Array = types.Array
 

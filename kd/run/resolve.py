@@ -22,9 +22,9 @@ from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import term_builder
 from kd.losses import terms as terms_lib
-from kd.models import attention_backend
 from kd.models import families
 from kd.models import family
+from kd.models.attention import attention_backend
 from kd.optimizers import optimizers
 from kd.partitioning import membership
 from kd.partitioning import mesh as mesh_lib

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 
-from kd.models import attention
+from kd.models.attention import attention
 from kd.planning import compile_client
 from kd.planning import programs
 from kd.planning.cost import chips

@@ -15,9 +15,9 @@ where T' is the number of positions with logits. Embedding lookup takes none.
 from collections.abc import Mapping, Sequence
 import dataclasses
 
-from kd.models import attention
 from kd.models import family
-from kd.models import splash
+from kd.models.attention import attention
+from kd.models.attention import splash
 
 Config = family.Config
 

@@ -13,8 +13,8 @@ from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import term_builder
 from kd.losses import terms as terms_lib
-from kd.models import attention
 from kd.models import families
+from kd.models.attention import attention
 from kd.models.gemma3 import config as gemma3_config
 from kd.models.qwen3 import config as qwen3_config
 from kd.optimizers import optimizers

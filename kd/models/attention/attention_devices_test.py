@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd.models import attention_cases as cases
-from kd.models import attention_mask
-from kd.models import blockwise_attention
-from kd.models import splash
+from kd.models.attention import attention_cases as cases
+from kd.models.attention import attention_mask
+from kd.models.attention import blockwise_attention
+from kd.models.attention import splash
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 

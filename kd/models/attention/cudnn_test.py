@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from kd.models import attention_cases as cases
-from kd.models import cudnn
+from kd.models.attention import attention_cases as cases
+from kd.models.attention import cudnn
 
 
 @pytest.mark.parametrize('window', [None, 1, 8, 50])

@@ -17,8 +17,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 import jax.numpy as jnp
 
 from kd.core import types
-from kd.models import attention_mask
-from kd.models import repeat_kv
+from kd.models.attention import attention_mask
+from kd.models.attention import repeat_kv
 from kd.partitioning import rules
 
 Array = types.Array

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from kd.core import errors
-from kd.models import attention_backend
-from kd.models import attention_cases as cases
-from kd.models import attention_mask
-from kd.models import blockwise_attention
 from kd.models import families
-from kd.models import splash
+from kd.models.attention import attention_backend
+from kd.models.attention import attention_cases as cases
+from kd.models.attention import attention_mask
+from kd.models.attention import blockwise_attention
+from kd.models.attention import splash
 
 _LENGTH = 300  # Three blocks, the last one padded.
 _1B = families.variant('1b', '')

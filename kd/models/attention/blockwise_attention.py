@@ -9,8 +9,8 @@ import numpy as np
 
 from kd.core import bounds
 from kd.core import types
-from kd.models import attention_mask
-from kd.models import repeat_kv
+from kd.models.attention import attention_mask
+from kd.models.attention import repeat_kv
 from kd.partitioning import rules
 
 Array = types.Array

@@ -3,7 +3,7 @@
 import jax
 
 from kd.core import types
-from kd.models import repeat_kv
+from kd.models.attention import repeat_kv
 from kd.partitioning import rules
 
 Array = types.Array

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd.models import attention
-from kd.models import attention_cases as cases
-from kd.models import attention_mask
-from kd.models import blockwise_attention
+from kd.models.attention import attention
+from kd.models.attention import attention_cases as cases
+from kd.models.attention import attention_mask
+from kd.models.attention import blockwise_attention
 
 _BLOCK = 8
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
-from kd.models import attention_mask
-from kd.models import blockwise_attention
-from kd.models import cudnn
-from kd.models import splash
+from kd.models.attention import attention_mask
+from kd.models.attention import blockwise_attention
+from kd.models.attention import cudnn
+from kd.models.attention import splash
 from kd.partitioning import rules
 
 Array = types.Array

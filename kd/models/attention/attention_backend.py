@@ -3,10 +3,10 @@
 import dataclasses
 
 from kd.core import errors
-from kd.models import attention
-from kd.models import cudnn
 from kd.models import family
-from kd.models import splash
+from kd.models.attention import attention
+from kd.models.attention import cudnn
+from kd.models.attention import splash
 
 XLA = attention.XLA
 SPLASH = attention.SPLASH
