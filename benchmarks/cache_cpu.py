@@ -102,11 +102,11 @@ def _bare(run, teachers):
   return forward
 
 
-def _writing(run, parts, teachers, rounds, folder) -> dict[str, list[float]]:
+def _writing(run, prepared, teachers, rounds, folder) -> dict[str, list[float]]:
   """Tokens a second of each round."""
   config = run.config
   size = config.cache.batch_size
-  numbered = rows_lib.Numbered(parts)
+  numbered = rows_lib.Numbered(prepared)
   batches = [
     jax.device_put(numbered(range(first, first + size)))
     for first in range(0, len(numbered) - size + 1, size)
@@ -123,21 +123,21 @@ def _writing(run, parts, teachers, rounds, folder) -> dict[str, list[float]]:
     found['bare'].append(tokens / (time.monotonic() - began))
     for name in _METHODS:
       where = os.path.join(folder, f'{name}-{number}')
-      job = _job(run, parts, teachers, name, where)
+      job = _job(run, prepared, teachers, name, where)
       found[name].append(writer.write(job))
   return found
 
 
-def _job(run, parts, teachers, name, folder):
+def _job(run, prepared, teachers, name, folder):
   os.makedirs(folder)
   config = run.config.as_configdict()
   config.cache.folder = folder
   config.cache.method = base.cache_method(name)
   run = dataclasses.replace(run, config=ml_collections.FrozenConfigDict(config))
-  return cache_mode.job_of(run, parts, teachers, folder, lambda line: None)
+  return cache_mode.job_of(run, prepared, teachers, folder, lambda line: None)
 
 
-def _training(runs, parts, teachers, rounds, folder) -> dict[str, list[Any]]:
+def _training(runs, prepared, teachers, rounds, folder) -> dict[str, list[Any]]:
   """What the loop says of its second half, for each way and round."""
   found = {name: [] for name in runs}
   for number in range(rounds):
@@ -147,7 +147,7 @@ def _training(runs, parts, teachers, rounds, folder) -> dict[str, list[Any]]:
       if name == 'live':
         live_targets = live_feed.targets_on(run, teachers, run.mesh)
       rows = rows_lib.Rows(
-        parts, run.config.data.batch_size, 0, shuffle=True, rates='rows'
+        prepared, run.config.data.batch_size, 0, shuffle=True, rates='rows'
       )
       job = loop.TrainJob(
         run=run,
@@ -156,7 +156,7 @@ def _training(runs, parts, teachers, rounds, folder) -> dict[str, list[Any]]:
         label=name,
         init=lambda run=run: programs.random_params(run.student.module, 0),
         feed=source.feed(
-          run, rows, name, source.open(run, parts), live_targets
+          run, rows, name, source.open(run, prepared), live_targets
         ),
         evaluate=lambda step, params, check: {},
         answers=lambda step: {},
@@ -195,14 +195,14 @@ def run(
     }
     live_run = runs['live']
     with contextlib.redirect_stdout(sys.stderr):
-      parts = training_rows.prepare(live_run, print)
+      prepared = training_rows.prepare(live_run, print)
     module = live_run.teacher.module
     params = jax.device_put(
       programs.random_params(module, 1), live_run.teacher.shardings
     )
     teachers = [live.Teacher(module, params, 1.0)]
-    writing = _writing(live_run, parts, teachers, rounds, folder)
-    training = _training(runs, parts, teachers, rounds, folder)
+    writing = _writing(live_run, prepared, teachers, rounds, folder)
+    training = _training(runs, prepared, teachers, rounds, folder)
   middle = lambda values: statistics.median(values)
   rates = {name: middle(values) for name, values in writing.items()}
   steps_per = {

@@ -48,7 +48,7 @@ def by_formula(case: Mapping[str, Any], rows: int) -> dict[str, int]:
   )
   tokens = rows * case['length']
   # As a run of packed rows on TPUs chooses it.
-  place = attention_backend.Place('tpu', 0.0, packed=True, length_parts=1)
+  place = attention_backend.Place('tpu', 0.0, packed=True, length_shards=1)
   kernel = attention_backend.choose(
     'auto', student, 'bfloat16', place, 'attention'
   )

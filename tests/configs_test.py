@@ -246,7 +246,7 @@ def test_a_row_that_devices_cannot_share_is_refused():
   with pytest.raises(errors.ConfigError, match='data.length.*250.*4 devices'):
     run()
   config.data.length = 248
-  assert rules.length_parts(run().mesh) == 4
+  assert rules.length_shards(run().mesh) == 4
 
 
 def _four(sizes, *_):

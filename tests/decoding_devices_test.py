@@ -123,6 +123,6 @@ def test_prompts_reach_their_rows_without_being_gathered(mesh):
   np.testing.assert_array_equal(key, expected)
   np.testing.assert_array_equal(value, expected)
   exchanged = _exchanges(insert.as_text())
-  share = prompts.size // rules.row_parts(run.mesh)
+  share = prompts.size // rules.row_shards(run.mesh)
   assert exchanged
   assert all(a.elements <= share for i in exchanged for a in i.arrays)

@@ -164,9 +164,9 @@ def main(gguf, workdir, out):
   """Measures, and writes results.json, result.png and a table beside this."""
   first = _config(gguf, workdir, base.cache_method('top_k'), out)
   run = resolve.resolve(first, jax.devices())
-  parts = training_rows.prepare(run, print)
+  prepared = training_rows.prepare(run, print)
   teachers = live_feed.load(run)
-  numbered = rows_lib.Numbered(parts)
+  numbered = rows_lib.Numbered(prepared)
   rows = [numbered([n]) for n in range(len(numbered))]
   gradient = _Gradient(run, outputs.student_params(run, out), rows)
   live = live_feed.targets_on(run, teachers, run.mesh)
@@ -180,15 +180,15 @@ def main(gguf, workdir, out):
     folder = os.path.join(out, label)
     os.makedirs(folder, exist_ok=True)
     run = resolve.resolve(_config(gguf, workdir, spec, folder), jax.devices())
-    job = cache_mode.job_of(run, parts, teachers, folder, lambda line: None)
+    job = cache_mode.job_of(run, prepared, teachers, folder, lambda line: None)
     if not os.path.exists(os.path.join(folder, 'manifest.json')):
       writer.write(job)
-    cache = cached_feed.open_cache(run, parts)
+    cache = cached_feed.open_cache(run, prepared)
     from_cache = cached_feed.targets_of(run, cache)
     found, slope = gradient(
       lambda batch, cache=cache, find=from_cache: find(cache.read(batch))
     )
-    figures = report.measure(cache.manifest, parts)
+    figures = report.measure(cache.manifest, prepared)
     results.append(
       {
         'method': spec.to_dict(),

@@ -9,29 +9,33 @@ from collections.abc import Sequence
 import fractions
 import math
 
-from kd.input_pipeline import prepared
+from kd.input_pipeline import prepared as prepared_lib
 
 UNITS = ('rows', 'examples', 'tokens')
 _PRECISION = 1_000_000  # Shares are taken as fractions of this denominator.
 
 
-def row_shares(parts: Sequence[prepared.Prepared], unit: str) -> list[float]:
+def row_shares(
+  prepared: Sequence[prepared_lib.Prepared], unit: str
+) -> list[float]:
   """Returns the share of rows that each task gets.
 
   Args:
-    parts: the tasks of a mixture, with their rates.
+    prepared: the rows of each task of a mixture, with its rate.
     unit: what the rates are shares of, one of UNITS.
 
   Returns:
-    Shares that sum to 1, in the order of parts.
+    Shares that sum to 1, in the order of the tasks.
   """
-  weights = [part.rate / _per_row(part, unit) for part in parts]
+  weights = [
+    task_rows.rate / _per_row(task_rows, unit) for task_rows in prepared
+  ]
   return [weight / sum(weights) for weight in weights]
 
 
-def _per_row(part: prepared.Prepared, unit: str) -> float:
+def _per_row(task_rows: prepared_lib.Prepared, unit: str) -> float:
   """Returns how much of a unit a row of a task holds on average."""
-  counts = part.counts
+  counts = task_rows.counts
   return {
     'rows': lambda: 1.0,
     'examples': lambda: (
@@ -42,12 +46,12 @@ def _per_row(part: prepared.Prepared, unit: str) -> float:
 
 
 def describe(
-  parts: Sequence[prepared.Prepared], unit: str, rows: int
+  prepared: Sequence[prepared_lib.Prepared], unit: str, rows: int
 ) -> dict[str, dict[str, float]]:
   """Returns what the tasks of a mixture amount to in a run.
 
   Args:
-    parts: the tasks.
+    prepared: the rows of each task.
     unit: what the rates are shares of.
     rows: number of rows that the run trains on.
 
@@ -55,19 +59,19 @@ def describe(
     By task: its share of the declared rates, of rows, examples and target
     tokens, and how often the run goes through its rows (epochs).
   """
-  shares = row_shares(parts, unit)
-  rates = sum(part.rate for part in parts)
+  shares = row_shares(prepared, unit)
+  rates = sum(task_rows.rate for task_rows in prepared)
   totals = {
-    u: sum(s * _per_row(p, u) for s, p in zip(shares, parts, strict=True))
+    u: sum(s * _per_row(p, u) for s, p in zip(shares, prepared, strict=True))
     for u in UNITS
   }
   return {
-    part.task: {
-      'rate': part.rate / rates,
-      **{u: share * _per_row(part, u) / totals[u] for u in UNITS},
-      'epochs': rows * share / part.counts['rows'],
+    task_rows.task: {
+      'rate': task_rows.rate / rates,
+      **{u: share * _per_row(task_rows, u) / totals[u] for u in UNITS},
+      'epochs': rows * share / task_rows.counts['rows'],
     }
-    for part, share in zip(parts, shares, strict=True)
+    for task_rows, share in zip(prepared, shares, strict=True)
   }
 
 

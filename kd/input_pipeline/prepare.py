@@ -17,7 +17,7 @@ from kd.input_pipeline import examples as examples_lib
 from kd.input_pipeline import file_digests
 from kd.input_pipeline import opened_files
 from kd.input_pipeline import part_files
-from kd.input_pipeline import prepared
+from kd.input_pipeline import prepared as prepared_lib
 from kd.input_pipeline import retry
 from kd.input_pipeline import task_code
 from kd.input_pipeline import task_files
@@ -25,7 +25,7 @@ from kd.input_pipeline import temp_dirs
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 
-Prepared = prepared.Prepared  # The type of the parts that `prepare` returns.
+Prepared = prepared_lib.Prepared  # What `prepare` returns for a task.
 
 FORMAT = 4  # Raise it when what is written changes its meaning.
 
@@ -47,7 +47,7 @@ def prepare(
   retry_policy: retry.RetryPolicy,
   refresh: bool = False,
   say: Callable[[str], None] = logging.info,
-) -> list[prepared.Prepared]:
+) -> list[prepared_lib.Prepared]:
   """Returns the rows of a task or mixture, preparing them if necessary.
 
   Rows under `cache_dir` are reused, without importing TensorFlow, if they were
@@ -72,7 +72,7 @@ def prepare(
     say: prints lines of progress.
 
   Returns:
-    One part for each task, in the order of their names.
+    The rows of each task, in the order of their names.
 
   Raises:
     ConfigError: an unknown name or split, data that is missing, wrong, empty or
@@ -109,11 +109,11 @@ def prepare(
   if folder is None:
     say(f'preparing rows of {name} ({split}) in {cache_dir}')
     folder = _write(stem, request, code, digests, tokenizer, retry_policy, say)
-  parts = prepared.open_folder(
+  prepared = prepared_lib.open_folder(
     folder, request, tokenizer.pad_id, retry_policy, reused, digests
   )
-  _warn_of_unknown_files(parts, say)
-  return parts
+  _warn_of_unknown_files(prepared, say)
+  return prepared
 
 
 def _reusable(
@@ -126,7 +126,7 @@ def _reusable(
     for name in os.listdir(parent):
       if name.startswith(f'{prefix}-'):
         folder = os.path.join(parent, name)
-        manifest = prepared.read_manifest(folder)
+        manifest = prepared_lib.read_manifest(folder)
         found.append((manifest['prepared'], folder, manifest['sources']))
   for _, folder, sources in sorted(found, key=lambda f: f[:2], reverse=True):
     if task_files.unchanged(sources, code, digests):
@@ -135,17 +135,17 @@ def _reusable(
 
 
 def _warn_of_unknown_files(
-  parts: list[prepared.Prepared], say: Callable[[str], None]
+  prepared: list[prepared_lib.Prepared], say: Callable[[str], None]
 ) -> None:
   """Says once for each task that changes of its data cannot be noticed."""
-  for part in parts:
-    known = part.manifest['sources']['tasks'][part.task]['known']
-    if not known and part.task not in _warned:
-      _warned.add(part.task)
+  for task_rows in prepared:
+    known = task_rows.manifest['sources']['tasks'][task_rows.task]['known']
+    if not known and task_rows.task not in _warned:
+      _warned.add(task_rows.task)
       say(
-        f'warning: cannot see which files task {part.task!r} reads, so its '
-        f'rows are reused when they change: declare {task_files.NAME} in '
-        f'{part.manifest["request"]["module"]}, or pass '
+        f'warning: cannot see which files task {task_rows.task!r} reads, so '
+        f'its rows are reused when they change: declare {task_files.NAME} in '
+        f'{task_rows.manifest["request"]["module"]}, or pass '
         '--config.data.refresh=True'
       )
 
@@ -175,7 +175,7 @@ def _write(
     )
     key = identity.digest([manifest['parts'], manifest['sources']])
     folder = f'{stem}-{key}'
-    prepared.write_manifest(aside, manifest)
+    prepared_lib.write_manifest(aside, manifest)
     atomic_files.sync(aside)
     try:
       os.rename(aside, folder)
@@ -184,7 +184,9 @@ def _write(
         raise
       # The same rows, from another process or an earlier day, whose files may
       # have been damaged since. The manifest comes last: it makes them count.
-      names = sorted(os.listdir(aside), key=lambda x: x == prepared.MANIFEST)
+      names = sorted(
+        os.listdir(aside), key=lambda x: x == prepared_lib.MANIFEST
+      )
       for name in names:
         os.replace(os.path.join(aside, name), os.path.join(folder, name))
     atomic_files.sync(parent)

@@ -10,21 +10,21 @@ from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import mixing
 from kd.input_pipeline import packing
-from kd.input_pipeline import prepared
+from kd.input_pipeline import prepared as prepared_lib
 from kd.input_pipeline import retry
 
 
 class _Part:
   """A prepared task as a random-access source of rows with their ids."""
 
-  def __init__(self, part: prepared.Prepared):
+  def __init__(self, task_rows: prepared_lib.Prepared):
     """Opens the file.
 
     Raises:
       ConfigError: it is damaged.
       ReadError: the disk fails.
     """
-    self._first, self._part = part.first_row_id, part
+    self._first, self._part = task_rows.first_row_id, task_rows
     self._source, self._rows = self._read('opening it', self._open)
 
   def _open(self):
@@ -64,7 +64,7 @@ class Rows:
 
   def __init__(
     self,
-    parts: Sequence[prepared.Prepared],
+    prepared: Sequence[prepared_lib.Prepared],
     batch_size: int,
     seed: int,
     shuffle: bool,
@@ -73,7 +73,7 @@ class Rows:
     """Opens the files.
 
     Args:
-      parts: what `prepare.prepare` returned.
+      prepared: what `prepare.prepare` returned.
       batch_size: rows a step over all processes, B.
       seed: chooses the order.
       shuffle: False keeps the files' order in every epoch.
@@ -87,8 +87,10 @@ class Rows:
         'data.batch_size', str(batch_size), legal='1 or more'
       )
     self.batch_size = batch_size
-    self._datasets = [_dataset(part, seed, shuffle) for part in parts]
-    self._order = mixing.Order(mixing.row_shares(parts, rates))
+    self._datasets = [
+      _dataset(task_rows, seed, shuffle) for task_rows in prepared
+    ]
+    self._order = mixing.Order(mixing.row_shares(prepared, rates))
 
   def __call__(self, step: int, numbers: Iterable[int]) -> types.Batch:
     """Rows of a step; no others are read.
@@ -106,14 +108,14 @@ class Rows:
 
 
 def _dataset(
-  part: prepared.Prepared, seed: int, shuffle: bool
+  task_rows: prepared_lib.Prepared, seed: int, shuffle: bool
 ) -> grain.MapDataset:
   """A task's rows without end."""
-  dataset = grain.MapDataset.source(_Part(part))
+  dataset = grain.MapDataset.source(_Part(task_rows))
   if shuffle and len(dataset) > 1:
     # grain seeds epoch e with seed + e, so that neighbouring seeds would share
     # their orders: spread them.
-    digest = hashlib.sha256(f'{seed}:{part.task}'.encode()).digest()
+    digest = hashlib.sha256(f'{seed}:{task_rows.task}'.encode()).digest()
     dataset = dataset.shuffle(seed=int.from_bytes(digest[:4], 'big'))
   return dataset.repeat()
 
@@ -130,15 +132,15 @@ def _batch(rows: Sequence[dict[str, np.ndarray]]) -> types.Batch:
 class Numbered:
   """Rows by their row_id."""
 
-  def __init__(self, parts: Sequence[prepared.Prepared]):
+  def __init__(self, prepared: Sequence[prepared_lib.Prepared]):
     """Opens the files.
 
     Args:
-      parts: what `prepare.prepare` returned.
+      prepared: what `prepare.prepare` returned.
     """
-    sources = [_Part(part) for part in parts]
+    sources = [_Part(task_rows) for task_rows in prepared]
     self._places = [(s, index) for s in sources for index in range(len(s))]
-    self._padding = packing.empty(parts[0].length, parts[0].pad_id)
+    self._padding = packing.empty(prepared[0].length, prepared[0].pad_id)
     self._padding['row_id'] = np.int32(-1)
 
   def __len__(self) -> int:
@@ -156,7 +158,7 @@ class Numbered:
 
 
 def batches(
-  parts: Sequence[prepared.Prepared],
+  prepared: Sequence[prepared_lib.Prepared],
   batch_size: int,
   numbers: Sequence[int],
 ) -> Iterator[types.Batch]:
@@ -165,7 +167,7 @@ def batches(
   There are as many batches on every process, whatever its rows are.
 
   Args:
-    parts: what `prepare.prepare` returned.
+    prepared: what `prepare.prepare` returned.
     batch_size: rows a batch, B.
     numbers: which rows of each batch, from 0 to B - 1; no others are read.
 
@@ -173,7 +175,7 @@ def batches(
     These rows of each batch; the last batch is filled up with rows of padding,
     whose row_id is -1.
   """
-  rows = Numbered(parts)
+  rows = Numbered(prepared)
   for first in range(0, len(rows), batch_size):
     wanted = [first + int(i) for i in numbers]
     yield rows(n if n < len(rows) else -1 for n in wanted)

@@ -66,7 +66,7 @@ def pull_back(
     The gradient of hidden, float32 [T, D], and the new total.
   """
   size = total.shape[0]
-  if size <= _VOCAB_BLOCK or rules.parts('vocab', size) > 1:
+  if size <= _VOCAB_BLOCK or rules.shards('vocab', size) > 1:
     d_hidden, product = _products(d_logits, hidden, unembedding)
     return d_hidden, total + product
 
@@ -107,9 +107,9 @@ class Layout:
         are held at a time.
     """
     batch, length = weights.shape
-    rows = max(1, batch // rules.parts('batch', batch))
+    rows = max(1, batch // rules.shards('batch', batch))
     # The devices that rows are split over compute a row's logits together.
-    tokens = chunk_tokens * rules.parts('length', length)
+    tokens = chunk_tokens * rules.shards('length', length)
     self._size = max(1, min(length, tokens // rows))
     counted = weights != 0
     self._amount = jnp.sum(counted, axis=1)

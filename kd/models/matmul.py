@@ -27,7 +27,7 @@ def project(x: Array, w: Array) -> Array:
   rest = w.shape[len(shared) :]
   matrix = w.astype(x.dtype).reshape(math.prod(shared), -1)
   flat = x.reshape(*x.shape[:2], math.prod(shared))
-  if rules.parts('length', x.shape[1]) == 1:
+  if rules.shards('length', x.shape[1]) == 1:
     flat = flat.reshape(-1, math.prod(shared))
   if x.shape[1] == 1 and w.ndim == 2:
     # Decoding: XLA reads a matrix from the left, its rows summed over, at up to
@@ -64,12 +64,12 @@ def by_position(
 
 def slices(length: int) -> int:
   """Returns the number of slices in which by_position takes these rows."""
-  return slices_on(rules.parts('length', length), length)
+  return slices_on(rules.shards('length', length), length)
 
 
-def slices_on(parts: int, length: int) -> int:
-  """Returns the number of slices where rows are split over `parts` devices."""
-  return -(-length // (parts * _SLICE))
+def slices_on(shards: int, length: int) -> int:
+  """Returns the number of slices where rows are split over `shards` devices."""
+  return -(-length // (shards * _SLICE))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -88,8 +88,8 @@ def _backward(function, names, residuals, gradient):
   x, weights = residuals
   gathered = _gathered(weights, names, x.dtype)
 
-  def step(sums, parts):
-    part, d_part = parts
+  def step(sums, arrays):
+    part, d_part = arrays
     _, pull = jax.vjp(function, part, *gathered)
     d_part, *d_weights = pull(d_part)
     # Summed over devices a slice at a time: sums of slices are kept in float32,
@@ -128,10 +128,10 @@ def _gathered(weights, names, dtype):
 def _cut(x):
   """Cuts [B, L, D] into [slices, B, l, D], the same on each device."""
   batch, length, width = x.shape
-  parts, count = rules.parts('length', length), slices(length)
-  x = x.reshape(batch, parts, length // parts, width)
+  shards, count = rules.shards('length', length), slices(length)
+  x = x.reshape(batch, shards, length // shards, width)
   x = jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % count), (0, 0)))
-  x = x.reshape(batch, parts, count, -1, width)
+  x = x.reshape(batch, shards, count, -1, width)
   x = jnp.moveaxis(x, 2, 0).reshape(count, batch, -1, width)
   return rules.constrain(x, (None, 'batch', 'length', None))
 
@@ -139,8 +139,8 @@ def _cut(x):
 def _joined(x, length):
   """Inverts _cut."""
   count, batch, _, width = x.shape
-  parts = rules.parts('length', length)
-  x = jnp.moveaxis(x.reshape(count, batch, parts, -1, width), 0, 2)
-  x = x.reshape(batch, parts, -1, width)[:, :, : length // parts]
+  shards = rules.shards('length', length)
+  x = jnp.moveaxis(x.reshape(count, batch, shards, -1, width), 0, 2)
+  x = x.reshape(batch, shards, -1, width)[:, :, : length // shards]
   x = x.reshape(batch, length, width)
   return rules.constrain(x, ('batch', 'length', None))

@@ -52,7 +52,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     say(line)
   _check(run)
   folder = paths.expand(run.config.cache.folder)
-  parts = training_rows.prepare(run, say)
+  prepared = training_rows.prepare(run, say)
   with lock.shared(folder, _PATH, say):
     is_complete = writer.is_complete(folder)
     # Before they are loaded: files that change during scoring are
@@ -65,21 +65,21 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     )
     # Also for a complete cache: its targets must be this teacher's.
     teachers = live_feed.load(run)
-    job = job_of(run, parts, teachers, folder, say)
+    job = job_of(run, prepared, teachers, folder, say)
     if is_complete:
       writer.check(job, run.config.cache.repair)
     else:
       writer.write(job)
     processes.from_first(lambda: teacher_files.record(folder, files))
-    cache = cached_feed.open_cache(run, parts)
-    report.report(cache, parts, workdir, say)
+    cache = cached_feed.open_cache(run, prepared)
+    report.report(cache, prepared, workdir, say)
     if run.config.cache.verify:
       verification.verify(job, cache, run.config.cache.verify)
 
 
 def job_of(
   run: resolved.Run,
-  parts: Sequence[prepare_lib.Prepared],
+  prepared: Sequence[prepare_lib.Prepared],
   teachers: Sequence[live.Teacher],
   folder: str,
   say: progress.Say,
@@ -88,7 +88,7 @@ def job_of(
 
   Args:
     run: with live teachers.
-    parts: the rows.
+    prepared: the rows of each task.
     teachers: the run's, with their parameters.
     folder: where the cache is.
     say: called with a line for the user.
@@ -96,8 +96,8 @@ def job_of(
   config = run.config
   return writer.CacheJob(
     folder=folder,
-    request=_request(run, parts, teachers),
-    parts=parts,
+    request=_request(run, prepared, teachers),
+    prepared=prepared,
     length=config.data.length,
     teachers=teachers,
     teacher_names=source.of(config).teacher_names(),
@@ -117,7 +117,7 @@ def _method(config) -> compression.Method:
   return compression.METHODS.build(spec, 'cache.method')
 
 
-def _request(run, parts, teachers) -> dict[str, Any]:
+def _request(run, prepared, teachers) -> dict[str, Any]:
   """Returns all that decides what the cache holds."""
   described = [
     {
@@ -130,7 +130,7 @@ def _request(run, parts, teachers) -> dict[str, Any]:
     for loaded, teacher in zip(teachers, run.teachers, strict=True)
   ]
   return {
-    **cached_feed.request(run, parts),
+    **cached_feed.request(run, prepared),
     'method': run.config.cache.method.to_dict(),
     'temperature': 1.0,
     'seed': run.config.seed,
@@ -148,13 +148,13 @@ def _check(run):
       f'found {run.config.teacher.source!r}: there is no teacher to score rows',
       legal="'live', 'on_policy' or 'cached', with teacher.init",
     )
-  parts = rules.row_parts(run.teacher.mesh)
-  if run.config.cache.batch_size % parts:
+  shards = rules.row_shards(run.teacher.mesh)
+  if run.config.cache.batch_size % shards:
     raise errors.ConfigError(
       'cache.batch_size',
-      f'found {run.config.cache.batch_size}, which {parts} devices '
+      f'found {run.config.cache.batch_size}, which {shards} devices '
       "(data x fsdp of the teacher's mesh) do not divide",
-      legal=f'a multiple of {parts}',
+      legal=f'a multiple of {shards}',
     )
   if not method.entries and len(run.teachers) > 1:
     raise errors.ConfigError(

@@ -102,7 +102,7 @@ class _Session:
     self._turns, self._console = turns, console
     self._words = engine.vocabulary(run.tokenizer)
     # Devices share rows, and one of the rows is used.
-    rows = rules.row_parts(run.mesh)
+    rows = rules.row_shards(run.mesh)
     self._engine = engine.Engine(run.student.module, self._words, rows, _SHAPES)
     self._params, self._weights = params, self._engine.weights(params)
     self._buckets: set[int] = set()

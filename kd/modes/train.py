@@ -71,7 +71,7 @@ class Data:
   """Prepared rows.
 
   Attributes:
-    train: the training mixture's parts.
+    train: the rows of each task of the training mixture.
     held_out: the evaluation sets.
     opened: the files of the run's source of targets; see
       source_lib.Source.open.
@@ -91,15 +91,15 @@ def prepare(run: resolved.Run, say: progress.Say) -> Data:
     ConfigError: an unknown mixture or split, data that is not there, or a cache
       of something else.
   """
-  parts = training_rows.prepare(run, say)
-  training_rows.check_rationale(run, parts, say)
+  prepared = training_rows.prepare(run, say)
+  training_rows.check_rationale(run, prepared, say)
   source = source_lib.of(run.config)
-  opened = source.open(run, parts)
+  opened = source.open(run, prepared)
   for line in source.file_warnings():
     say(line)
   held_out = evaluate_lib.prepare_sets(run, say)
   best = best_lib.check(run.config, held_out)
-  return Data(parts, held_out, opened, best)
+  return Data(prepared, held_out, opened, best)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,14 +84,14 @@ def param_shardings(
     axes = []
     for name, size in zip(names, leaf.shape, strict=True):
       axis = _BY_NAME.get(name)
-      parts = _axis_size(mesh, axis)
-      if name in _REPLICABLE and size % parts:
-        axis, parts = None, 1
-      if size % parts:
+      shards = _axis_size(mesh, axis)
+      if name in _REPLICABLE and size % shards:
+        axis, shards = None, 1
+      if size % shards:
         where = jax.tree_util.keystr(key_path, simple=True, separator='/')
         raise errors.ConfigError(
           f'mesh.{_longest(mesh, axis)}',
-          f'{parts} devices do not divide the {size} {name} of {path} '
+          f'{shards} devices do not divide the {size} {name} of {path} '
           f'({where})',
           legal=f'a divisor of {size}',
         )
@@ -141,12 +141,12 @@ def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def row_parts(mesh: jax.sharding.Mesh) -> int:
+def row_shards(mesh: jax.sharding.Mesh) -> int:
   """Returns into how many parts a batch's rows are split."""
   return _axis_size(mesh, BATCH_AXES)
 
 
-def length_parts(mesh: jax.sharding.Mesh) -> int:
+def length_shards(mesh: jax.sharding.Mesh) -> int:
   """Returns into how many parts each row is split."""
   return _axis_size(mesh, _BY_NAME.get('length'))
 
@@ -158,7 +158,7 @@ def active(mesh: jax.sharding.Mesh):
     yield
 
 
-def parts(name: str, size: int) -> int:
+def shards(name: str, size: int) -> int:
   """Returns into how many parts the mesh splits a logical axis of this size.
 
   1 without a mesh, and where `constrain` would leave it whole.
@@ -172,11 +172,11 @@ def parts(name: str, size: int) -> int:
 def on_parts(
   function: Callable[..., types.PyTree], ins: types.PyTree, outs: types.PyTree
 ) -> Callable[..., types.PyTree]:
-  """Returns a function that each device runs on its parts of the arguments.
+  """Returns a function that each device runs on its shards of the arguments.
 
   Args:
-    function: what it is given and returns are parts; without an active mesh, it
-      itself is returned.
+    function: takes and returns shards; without an active mesh, it is returned
+      itself.
     ins: for each argument a tree of PartitionSpecs of logical names, which must
       divide it evenly. What is not named every device has as a whole.
     outs: the same of what it returns.

@@ -143,7 +143,7 @@ def num_chunks(run: resolved.Run) -> int:
   """Returns the number of chunks of a micro-batch on one chip."""
   config = run.config
   positions = config.data.batch_size * config.data.length
-  positions //= rules.row_parts(run.mesh) * rules.length_parts(run.mesh)
+  positions //= rules.row_shards(run.mesh) * rules.length_shards(run.mesh)
   positions //= config.optimizer.micro_batches
   return -(-positions // config.objective.chunk_tokens)
 

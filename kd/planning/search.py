@@ -121,7 +121,7 @@ def _on_mesh(config, chosen, base) -> Iterator[Candidate]:
   run = planned_run.on_abstract_mesh(whole, chosen.count)
   resident = costs.resident_memory(run)
   for changes in _changes(config, base):
-    rows = changes['optimizer.micro_batches'] * rules.row_parts(run.mesh)
+    rows = changes['optimizer.micro_batches'] * rules.row_shards(run.mesh)
     if changes['data.batch_size'] % rows:
       continue
     changed = ml_collections.FrozenConfigDict(
@@ -187,7 +187,7 @@ def _order(candidate):
   config = analytic.run.config
   tokens = config.data.batch_size * config.data.length
   network = sum(cost.ici for cost in analytic.step_costs) / tokens
-  rows = config.data.batch_size / rules.row_parts(analytic.run.mesh)
+  rows = config.data.batch_size / rules.row_shards(analytic.run.mesh)
   rows /= config.optimizer.micro_batches
   speed = float(f'{analytic.limit.tokens_a_day:.3g}')
   return -speed, shape['tensor'], float(f'{network:.3g}'), -rows, analytic.total

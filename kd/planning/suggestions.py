@@ -60,12 +60,12 @@ def _changes(config, estimate_) -> Iterator[dict[str, Any]]:
     yield {'mesh.data': 1, 'mesh.fsdp': shape['data'] * shape['fsdp']}
   # With several chips per row, a batch can have more micro-batches.
   for axis in ('tensor', 'sequence'):
-    for parts in (2, 4, 8):
-      if shape['fsdp'] % parts == 0:
+    for shards in (2, 4, 8):
+      if shape['fsdp'] % shards == 0:
         yield {
-          'mesh.fsdp': shape['fsdp'] // parts,
-          f'mesh.{axis}': shape[axis] * parts,
-          'optimizer.micro_batches': micro * parts,
+          'mesh.fsdp': shape['fsdp'] // shards,
+          f'mesh.{axis}': shape[axis] * shards,
+          'optimizer.micro_batches': micro * shards,
         }
   if estimate_.run.teachers:
     yield {'teacher.param_dtype': 'bfloat16'}

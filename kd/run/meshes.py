@@ -32,14 +32,14 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
 
 
 def _check_rows(config, mesh):
-  parts = rules.row_parts(mesh)
+  shards = rules.row_shards(mesh)
   micro = config.optimizer.micro_batches
-  if config.data.batch_size % (micro * parts):
+  if config.data.batch_size % (micro * shards):
     raise errors.ConfigError(
       'data.batch_size',
       f'found {config.data.batch_size}, which {micro} micro-batches over '
-      f'{parts} devices (mesh.data x mesh.fsdp) do not divide',
-      legal=f'a multiple of {micro * parts}',
+      f'{shards} devices (mesh.data x mesh.fsdp) do not divide',
+      legal=f'a multiple of {micro * shards}',
     )
   fields.check_devices(
     config.evaluation.batch_size, mesh, 'evaluation.batch_size'
@@ -47,13 +47,13 @@ def _check_rows(config, mesh):
 
 
 def _check_length(config, mesh):
-  parts = rules.length_parts(mesh)
-  if config.data.length % parts:
+  shards = rules.length_shards(mesh)
+  if config.data.length % shards:
     raise errors.ConfigError(
       'data.length',
-      f'found {config.data.length}, which {parts} devices (mesh.sequence) do '
+      f'found {config.data.length}, which {shards} devices (mesh.sequence) do '
       'not divide',
-      legal=f'a multiple of {parts}',
+      legal=f'a multiple of {shards}',
     )
 
 
@@ -122,18 +122,18 @@ def teacher_mesh(
 
 
 def _check_teacher_rows(config, mesh):
-  parts = rules.row_parts(mesh)
+  shards = rules.row_shards(mesh)
   for section in ('data', 'evaluation'):
-    if config[section].batch_size % parts:
+    if config[section].batch_size % shards:
       raise errors.ConfigError(
         f'{section}.batch_size',
-        f'found {config[section].batch_size}, which {parts} devices '
+        f'found {config[section].batch_size}, which {shards} devices '
         '(teacher.mesh.data x teacher.mesh.fsdp) do not divide',
-        legal=f'a multiple of {parts}',
+        legal=f'a multiple of {shards}',
       )
-  if config.data.length % rules.length_parts(mesh):
+  if config.data.length % rules.length_shards(mesh):
     raise errors.ConfigError(
       'teacher.mesh.sequence',
-      f'found {rules.length_parts(mesh)}',
+      f'found {rules.length_shards(mesh)}',
       legal=f'a divisor of data.length, {config.data.length}',
     )

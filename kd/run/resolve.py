@@ -71,7 +71,7 @@ def build_model(
     sizes,
     spec.dtype,
     attention_backend.Place(
-      *mesh_lib.platform(mesh), packed, rules.length_parts(mesh)
+      *mesh_lib.platform(mesh), packed, rules.length_shards(mesh)
     ),
     f'{path}.attention',
   )

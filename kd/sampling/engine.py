@@ -85,7 +85,7 @@ class Engine:
     Args:
       model: the module; its dtype is that of the cache.
       words: of the tokenizer.
-      batch_size: B, answers that grow together; a multiple of rules.row_parts
+      batch_size: B, answers that grow together; a multiple of rules.row_shards
         within rules.active.
       shapes: sizes that programs are compiled for.
 

@@ -27,13 +27,13 @@ def check_devices(batch_size: int, mesh: jax.sharding.Mesh, path: str) -> None:
   Raises:
     ConfigError: names it.
   """
-  parts = rules.row_parts(mesh)
-  if batch_size % parts:
+  shards = rules.row_shards(mesh)
+  if batch_size % shards:
     raise errors.ConfigError(
       path,
-      f'found {batch_size}, which {parts} devices (mesh.data x mesh.fsdp) do '
+      f'found {batch_size}, which {shards} devices (mesh.data x mesh.fsdp) do '
       'not divide',
-      legal=f'a multiple of {parts}',
+      legal=f'a multiple of {shards}',
     )
 
 

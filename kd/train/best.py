@@ -99,7 +99,8 @@ def check(
     if held.name == name:
       # Score the references as answers: only the metrics' names are needed.
       scores = seqio_adapter.score(
-        [_referred(part) for part in held.parts], config.data.module
+        [_referred(task_rows) for task_rows in held.prepared],
+        config.data.module,
       )
       if best.metric not in scores.pooled:
         legal = [*known, *sorted(scores.pooled)]
@@ -110,9 +111,9 @@ def check(
   return choose(config, described)
 
 
-def _referred(part):
-  examples = part.examples()
+def _referred(task_rows):
+  examples = task_rows.examples()
   samples = [
     requests.Sample((), (), example['targets'], 'stop') for example in examples
   ]
-  return seqio_adapter.Answered(part.task, examples, samples)
+  return seqio_adapter.Answered(task_rows.task, examples, samples)

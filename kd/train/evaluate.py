@@ -36,20 +36,23 @@ class HeldOut:
 
   Attributes:
     name: in evaluation.sets.
-    parts: its tasks, one example a row.
+    prepared: its tasks, one example a row.
     answers: how many examples of each task are answered by generation.
   """
 
   name: str
-  parts: Sequence[prepare.Prepared]
+  prepared: Sequence[prepare.Prepared]
   answers: int
 
   @property
   def identity(self) -> dict[str, object]:
     """Returns the set's identity: example digests and number of answers."""
     examples = {
-      part.task: [part.counts['rows_sha256'], part.counts['examples_sha256']]
-      for part in self.parts
+      task_rows.task: [
+        task_rows.counts['rows_sha256'],
+        task_rows.counts['examples_sha256'],
+      ]
+      for task_rows in self.prepared
     }
     return {'examples': examples, 'answers': self.answers}
 
@@ -77,12 +80,12 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
       retry_policy=retry.RetryPolicy(**config.data.read),
       say=say,
     )
-    parts = shared_rows.prepare(
+    prepared = shared_rows.prepare(
       f'rows of {name}', prepare_set, config.data.refresh
     )
-    for part in parts:
-      say(f'{name}: {part.describe()}')
-    held_out.append(HeldOut(name, parts, entry.answers))
+    for task_rows in prepared:
+      say(f'{name}: {task_rows.describe()}')
+    held_out.append(HeldOut(name, prepared, entry.answers))
   return held_out
 
 
@@ -185,13 +188,13 @@ class Evaluator:
     """Returns the scores of each example by task, from likelihood.make."""
     size = self._run.config.evaluation.batch_size
     mine = placement.local_rows(self._mesh, size)
-    rows = sum(part.counts['rows'] for part in held_out.parts)
+    rows = sum(task_rows.counts['rows'] for task_rows in held_out.prepared)
     label = f'evaluating {held_out.name}'
     with progress.Progress(label, self._say, rows, 'rows') as task:
 
-      def batches(part):
-        left = part.counts['rows']
-        for batch in rows_lib.batches([part], size, mine):
+      def batches(task_rows):
+        left = task_rows.counts['rows']
+        for batch in rows_lib.batches([task_rows], size, mine):
           check()
           yield batch
           # The batch has been scored by the time the next one is asked for.
@@ -199,18 +202,18 @@ class Evaluator:
           left -= size
 
       return {
-        part.task: self._likelihood(params, batches(part))
-        for part in held_out.parts
+        task_rows.task: self._likelihood(params, batches(task_rows))
+        for task_rows in held_out.prepared
       }
 
   def _answer(self, params, held_out, check):
     """Generates answers to the first examples of each task."""
     chosen = []
-    for part in held_out.parts:
-      examples = part.examples()
+    for task_rows in held_out.prepared:
+      examples = task_rows.examples()
       if held_out.answers > 0:
         examples = examples[: held_out.answers]
-      chosen.append((part.task, examples))
+      chosen.append((task_rows.task, examples))
     label = f'answering {held_out.name}'
     total = sum(len(examples) for _, examples in chosen)
     with progress.Progress(label, self._say, total, 'prompts') as task:
@@ -257,14 +260,16 @@ def _records(
   """Returns the answers as results.Result holds them."""
   records, by_example = [], scored.by_example
   names = [name for name in scored.pooled if name in by_example]
-  for part in answered:
-    for example, sample in zip(part.examples, part.samples, strict=True):
+  for task_rows in answered:
+    for example, sample in zip(
+      task_rows.examples, task_rows.samples, strict=True
+    ):
       at = len(records)
       scores = {name: by_example[name][at] for name in names}
       records.append(
         {
           'set': set_name,
-          'task': part.task,
+          'task': task_rows.task,
           'id': example['id'],
           'prompt': example['inputs'],
           'reference': example['targets'],

@@ -29,21 +29,21 @@ def prepare(
     ConfigError: this process has other rows than process 0; or what
       `prepare_rows` raises.
   """
-  parts = processes.first_then_all(
+  prepared = processes.first_then_all(
     what, lambda: _prepare_once(prepare_rows, refresh)
   )
-  first = processes.from_first(lambda: _digest(parts))
-  if refresh and _digest(parts) != first:
+  first = processes.from_first(lambda: _digest(prepared))
+  if refresh and _digest(prepared) != first:
     # The folder of this process is another one, with rows of its own.
-    parts = prepare_rows(refresh=True)
-  if _digest(parts) != first:
+    prepared = prepare_rows(refresh=True)
+  if _digest(prepared) != first:
     raise errors.ConfigError(
       'data.folder',
-      f'{what}: process {jax.process_index()} has rows {_digest(parts)}, '
+      f'{what}: process {jax.process_index()} has rows {_digest(prepared)}, '
       f'process 0 has {first}',
       legal='a folder that all processes see, or the same data for each',
     )
-  return parts
+  return prepared
 
 
 def _prepare_once(prepare_rows, refresh):
@@ -57,5 +57,7 @@ def _prepare_once(prepare_rows, refresh):
     return prepare_rows(refresh=True)
 
 
-def _digest(parts):
-  return identity.digest([part.counts['rows_sha256'] for part in parts])
+def _digest(prepared):
+  return identity.digest(
+    [task_rows.counts['rows_sha256'] for task_rows in prepared]
+  )

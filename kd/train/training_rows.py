@@ -38,28 +38,28 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
     retry_policy=retry.RetryPolicy(**config.data.read),
     say=say,
   )
-  parts = shared_rows.prepare(
+  prepared = shared_rows.prepare(
     'rows to train on', prepare_train, config.data.refresh
   )
-  for part in parts:
-    say(part.describe())
-  if len(parts) > 1:
-    for line in mixing.lines(shares_of(run, parts), config.data.rates):
+  for task_rows in prepared:
+    say(task_rows.describe())
+  if len(prepared) > 1:
+    for line in mixing.lines(shares_of(run, prepared), config.data.rates):
       say(line)
-  return parts
+  return prepared
 
 
 def shares_of(
-  run: resolved.Run, parts: Sequence[prepare_lib.Prepared]
+  run: resolved.Run, prepared: Sequence[prepare_lib.Prepared]
 ) -> dict[str, dict[str, float]]:
   """Returns each task's shares of the run, as run.json records them."""
   config = run.config
   rows = config.steps * config.data.batch_size
-  return mixing.describe(parts, config.data.rates, rows)
+  return mixing.describe(prepared, config.data.rates, rows)
 
 
 def check_rationale(
-  run: resolved.Run, parts: Sequence[prepare_lib.Prepared], say: progress.Say
+  run: resolved.Run, prepared: Sequence[prepare_lib.Prepared], say: progress.Say
 ) -> None:
   """Rejects rationale settings if no task of the mixture has rationales.
 
@@ -72,9 +72,9 @@ def check_rationale(
   }
   if _dropped(run) is not None:
     settings['data.rationale.drop_fraction'] = 'found more than 0'
-  without = [p.task for p in parts if not p.counts['rationale_weight']]
+  without = [p.task for p in prepared if not p.counts['rationale_weight']]
   for path, problem in settings.items():
-    if len(without) == len(parts):
+    if len(without) == len(prepared):
       raise errors.ConfigError(
         path,
         f'{problem}, and {run.config.data.mixture!r} has no rationale',
@@ -86,19 +86,19 @@ def check_rationale(
 
 def digest(
   run: resolved.Run,
-  parts: Sequence[prepare_lib.Prepared],
+  prepared: Sequence[prepare_lib.Prepared],
   source_digest: str | None,
 ) -> str:
   """Returns the digest of the rows, their order and the source's files.
 
   Training resumes only with the same digest.
   """
-  shares = mixing.row_shares(parts, run.config.data.rates)
-  parts = [
-    [part.counts['rows_sha256'], share]
-    for part, share in zip(parts, shares, strict=True)
+  shares = mixing.row_shares(prepared, run.config.data.rates)
+  prepared = [
+    [task_rows.counts['rows_sha256'], share]
+    for task_rows, share in zip(prepared, shares, strict=True)
   ]
-  named = [parts, run.config.seed, run.config.data.batch_size]
+  named = [prepared, run.config.seed, run.config.data.batch_size]
   if source_digest:
     named.append(source_digest)
   return identity.digest(named)
@@ -111,12 +111,12 @@ def _dropped(run):
 
 
 def read(
-  run: resolved.Run, parts: Sequence[prepare_lib.Prepared]
+  run: resolved.Run, prepared: Sequence[prepare_lib.Prepared]
 ) -> Callable[[int, Iterable[int]], types.Batch]:
   """Returns the function that reads the training rows of a step."""
   config = run.config
   rows = rows_lib.Rows(
-    parts,
+    prepared,
     config.data.batch_size,
     config.seed,
     shuffle=True,

@@ -83,7 +83,7 @@ def causal(
   if kernel == CUDNN:
     return cudnn.attend(query, key, value, mask.window, scale, CUDNN)
   length = query.shape[1]
-  if makes_scores_anew(length) or rules.parts('length', length) > 1:
+  if makes_scores_anew(length) or rules.shards('length', length) > 1:
     return blockwise_attention.attend(query, key, value, mask, scale, _BLOCK)
   return in_slices(query, key, value, mask, scale, _slice_size(length))
 

@@ -23,13 +23,13 @@ class Place:
     platform: of the devices: 'cpu', 'gpu', 'tpu'.
     capability: a GPU's compute capability, such as 9.0; 0 of other devices.
     packed: whether a row may hold several texts.
-    length_parts: number of parts that rows are split into over devices.
+    length_shards: number of parts that rows are split into over devices.
   """
 
   platform: str
   capability: float
   packed: bool
-  length_parts: int
+  length_shards: int
 
 
 def choose(
@@ -91,7 +91,7 @@ def _against_cudnn(config, dtype, place):
     return f'which runs on GPUs alone, and the devices are {place.platform}s'
   if place.packed:
     return 'which cannot keep packed texts apart (data.pack)'
-  if place.length_parts > 1:
+  if place.length_shards > 1:
     return 'which needs whole rows on each device (mesh.sequence)'
   if dtype != 'bfloat16':
     return f'which needs activations in bfloat16, not {dtype}'

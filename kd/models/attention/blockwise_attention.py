@@ -37,10 +37,10 @@ def attend(
   is 0 for a query that sees no key.
   """
   length = query.shape[1]
-  parts = rules.parts('length', length)
-  plan = pairs(mask, length, block, parts)
+  shards = rules.shards('length', length)
+  plan = pairs(mask, length, block, shards)
   ids = mask.row
-  if parts == 1:
+  if shards == 1:
     # Left to the compiler, which may split heads as it likes.
     return _own(query, key, value, ids, ids, plan, mask.window, scale, block)
   key, value = repeat_kv.for_each_part(key, value, query.shape[2])
@@ -65,13 +65,13 @@ def attend(
 
 @struct.dataclass
 class BlockPlan:
-  """Pairs of blocks in the order of their computation, [parts, P].
+  """Pairs of blocks in the order of their computation, [shards, P].
 
   Attributes:
     query: index of a block of queries, within a part of the row.
     key: index of a block of keys, in the whole row.
     is_first: whether it is the first pair with these queries.
-    is_real: False for pairs that only fill up parts with fewer pairs.
+    is_real: False for pairs that only fill up shards with fewer pairs.
   """
 
   query: Array
@@ -81,20 +81,20 @@ class BlockPlan:
 
 
 def pairs(
-  mask: attention_mask.AttentionMask, length: int, block: int, parts: int
+  mask: attention_mask.AttentionMask, length: int, block: int, shards: int
 ) -> BlockPlan:
   """Returns the pairs in which a query may see a key.
 
   Args:
     mask: the keys that queries see.
-    length: of rows, a multiple of `parts`.
+    length: of rows, a multiple of `shards`.
     block: positions in a block.
-    parts: number of parts that queries are split into.
+    shards: number of shards that queries are split into.
 
   Returns:
     The pairs of each part, by blocks of queries in order: numpy arrays.
   """
-  own, reach = length // parts, mask.reach(length)
+  own, reach = length // shards, mask.reach(length)
   plans = []
   for start in range(0, length, own):
     found = []
@@ -110,7 +110,7 @@ def pairs(
   for found in plans:
     # Behind the last block of queries, whose sums it leaves as they are.
     found += [(found[-1][0], 0, False, False)] * (most - len(found))
-  # [parts, P] of each field, from (parts, P, fields).
+  # [shards, P] of each field, from (shards, P, fields).
   fields = np.moveaxis(np.array(plans), -1, 0)
   return BlockPlan(*fields[:2], *fields[2:].astype(bool))
 

@@ -24,6 +24,6 @@ def for_each_part(key: Array, value: Array, count: int) -> tuple[Array, Array]:
     Both, [B, L, G', H], where the devices divide G'. It divides N, which is a
     multiple of G and of the devices.
   """
-  parts = rules.parts('heads', count)
-  copies = parts // math.gcd(parts, key.shape[2])
+  shards = rules.shards('heads', count)
+  copies = shards // math.gcd(shards, key.shape[2])
   return tuple(jnp.repeat(x, copies, axis=2) for x in (key, value))

@@ -64,21 +64,21 @@ def attend(
     [B, L, N, H], finite also for padding.
   """
   length, count = query.shape[1:3]
-  parts = rules.parts('length', length)
-  block = block_size(length, parts)
+  shards = rules.shards('length', length)
+  block = block_size(length, shards)
 
   def laid_out(x):
     """Converts [B, L, n, H] to [B, n, padded L, H]."""
-    return jnp.swapaxes(_padded(x, block * parts), 1, 2)
+    return jnp.swapaxes(_padded(x, block * shards), 1, 2)
 
   key, value = repeat_kv.for_each_part(key, value, count)
   query, key, value = (laid_out(x) for x in (query * scale, key, value))
-  ids = _padded(mask.row.segment_ids, block * parts)
+  ids = _padded(mask.row.segment_ids, block * shards)
   kernel = _kernel(
     query.shape[2],
     mask.window,
-    count // rules.parts('heads', count),
-    parts,
+    count // rules.shards('heads', count),
+    shards,
     block,
     interpret,
   )
@@ -105,10 +105,10 @@ def attend(
   return jnp.swapaxes(out, 1, 2)[:, :length]
 
 
-def block_size(length: int, parts: int) -> int:
-  """Returns the positions of a block, for rows that are split into `parts`."""
+def block_size(length: int, shards: int) -> int:
+  """Returns the positions of a block, for rows that are split into `shards`."""
   smallest = _BLOCKS[-1]
-  own = -(-length // (smallest * parts)) * smallest
+  own = -(-length // (smallest * shards)) * smallest
   return next(block for block in _BLOCKS if own % block == 0)
 
 
@@ -119,8 +119,8 @@ def _padded(x, multiple):
 
 
 @functools.lru_cache(maxsize=16)  # Planning blocks takes seconds in long rows.
-def _kernel(length, window, count, parts, block, interpret):
-  """Returns the library's kernel for `count` heads and rows of parts x blocks.
+def _kernel(length, window, count, shards, block, interpret):
+  """Returns the library's kernel for `count` heads and rows of shards x blocks.
 
   Rows hold segments without gaps, so that two tokens of a segment are as far
   apart in the row as their positions are.
@@ -139,7 +139,7 @@ def _kernel(length, window, count, parts, block, interpret):
     block_kv_dq=block,
   )
   heads_mask = masks.MultiHeadMask([mask] * count)
-  shares = dict(head_shards=1, q_seq_shards=parts)
+  shares = dict(head_shards=1, q_seq_shards=shards)
   # Its function is the same in all of them.
   forward, function = plans.process_mask(heads_mask, (block, block), **shares)
   keys, _ = plans.process_mask_dkv(heads_mask, (block, block), **shares)

@@ -16,8 +16,8 @@ from kd.models.attention import splash
 
 _LENGTH = 300  # Three blocks, the last one padded.
 _1B = families.variant('1b', '')
-_TPU = attention_backend.Place('tpu', 0.0, packed=True, length_parts=1)
-_GPU = attention_backend.Place('gpu', 9.0, packed=False, length_parts=1)
+_TPU = attention_backend.Place('tpu', 0.0, packed=True, length_shards=1)
+_GPU = attention_backend.Place('gpu', 9.0, packed=False, length_shards=1)
 
 
 @pytest.mark.parametrize('window', [None, 1, 127, 128, 129])
@@ -70,7 +70,7 @@ def test_auto_is_the_kernel_of_the_platform():
   assert choose(_GPU) == attention_backend.CUDNN
   changed = lambda **fields: dataclasses.replace(_GPU, **fields)
   assert choose(changed(packed=True)) == attention_backend.XLA
-  assert choose(changed(length_parts=2)) == attention_backend.XLA
+  assert choose(changed(length_shards=2)) == attention_backend.XLA
   assert choose(changed(capability=8.0)) == attention_backend.XLA  # 256 wide.
   assert choose(changed(platform='cpu')) == attention_backend.XLA
   assert choose(_GPU, 'float32') == attention_backend.XLA

@@ -76,8 +76,8 @@ def _layer_bytes(model, factors, tokens, length):
     tokens: tokens per chip.
     length: tokens per row.
   """
-  tensor, parts = _tensor(model.mesh), rules.length_parts(model.mesh)
-  slices = matmul.slices_on(parts, length)
+  tensor, shards = _tensor(model.mesh), rules.length_shards(model.mesh)
+  slices = matmul.slices_on(shards, length)
   size = tokens * _itemsize(model)
   whole = _width(model.config, factors, tensor) * size
   mlp = _width(model.config, (0, 0, factors[2]), tensor) * size
@@ -86,11 +86,11 @@ def _layer_bytes(model, factors, tokens, length):
 
 def _table_in_columns(mesh, config, size):
   """Returns bytes per chip of an embedding sharded by columns."""
-  parts = _weight_shards(mesh) * _tensor(mesh)
-  columns = config.embed_dim / parts
-  if parts > 1:
+  shards = _weight_shards(mesh) * _tensor(mesh)
+  columns = config.embed_dim / shards
+  if shards > 1:
     columns = math.ceil(columns / _LANES) * _LANES
-  return config.vocab_size * columns * size if parts > 1 else 0.0
+  return config.vocab_size * columns * size if shards > 1 else 0.0
 
 
 def _gathered(model):
@@ -162,8 +162,8 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
     )
   elif run.objective.needs_teacher:
     targets = programs.local_bytes(programs.targets(run))
-  parts = costs.model_flops(run)
-  parts.pop('teacher')
+  by_model = costs.model_flops(run)
+  by_model.pop('teacher')
   return costs.Cost(
     name=programs.STEP,
     bytes=_by_kind(
@@ -174,7 +174,7 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
       activations=kept + _BATCH_BYTES * _tokens(run, run.mesh),
       temporaries=heap - kept - gradients,
     ),
-    flops=sum(parts.values()) / run.mesh.size,
+    flops=sum(by_model.values()) / run.mesh.size,
     # The update reads and writes gradients, moments and parameters.
     hbm=(
       3 * (params + moments)
@@ -219,7 +219,7 @@ def decode(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
   model = run.student
   config = model.config
   batch, steps = programs.decode_size(run.config)
-  rows = batch / rules.row_parts(run.mesh)
+  rows = batch / rules.row_shards(run.mesh)
   length = run.config.plan.prompt_length
   slots = length + steps
   size, tensor = _itemsize(model), _tensor(run.mesh)
@@ -283,13 +283,13 @@ def all_costs(
 def _tokens(run, mesh):
   """Returns the tokens of a batch per chip."""
   data = run.config.data
-  parts = rules.row_parts(mesh) * rules.length_parts(mesh)
-  return data.batch_size * data.length / parts
+  shards = rules.row_shards(mesh) * rules.length_shards(mesh)
+  return data.batch_size * data.length / shards
 
 
 def _weight_shards(mesh):
   """Returns the number of shards that a layer gathers its weights from."""
-  return mesh.shape['fsdp'] * rules.length_parts(mesh)
+  return mesh.shape['fsdp'] * rules.length_shards(mesh)
 
 
 def _tensor(mesh):
@@ -302,11 +302,11 @@ def _pass_ici(model, tokens):
   Each layer has two sums over the tensor axis, and gathers the keys and values
   of whole rows over the sequence axis.
   """
-  config, parts = model.config, rules.length_parts(model.mesh)
+  config, shards = model.config, rules.length_shards(model.mesh)
   tensor = _tensor(model.mesh)
   size = config.num_layers * tokens * _itemsize(model)
   sums = 4 * (1 - 1 / tensor) * config.embed_dim
-  keys = 2 * (parts - 1) * config.num_kv_heads * config.head_dim
+  keys = 2 * (shards - 1) * config.num_kv_heads * config.head_dim
   return size * (sums + keys / tensor)
 
 

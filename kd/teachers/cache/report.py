@@ -68,13 +68,13 @@ def _damaged_rows(folder, manifest, facts) -> Iterator[str]:
 
 
 def measure(
-  manifest: Mapping[str, Any], parts: Sequence[prepare.Prepared]
+  manifest: Mapping[str, Any], prepared: Sequence[prepare.Prepared]
 ) -> dict[str, float]:
   """Returns the figures of a cache that docs/cache.md describes.
 
   Args:
     manifest: of the cache.
-    parts: its rows.
+    prepared: its rows.
   """
   facts = manifest['shards']
   total = lambda name: sum(f['statistics'][name] for f in facts)
@@ -86,7 +86,7 @@ def measure(
     'files': len(facts),
     'bytes': size,
     'targets': total('positions'),
-    'coverage': total('positions') / sum(p.counts['tokens'] for p in parts),
+    'coverage': total('positions') / sum(p.counts['tokens'] for p in prepared),
     'bytes_per_target': size / positions,
     'nll': total('nll') / positions,
     'entropy': total('entropy') / positions,
@@ -101,12 +101,12 @@ def measure(
 
 def report(
   cache: reader.Cache,
-  parts: Sequence[prepare.Prepared],
+  prepared: Sequence[prepare.Prepared],
   workdir: str,
   say: Callable[[str], None],
 ) -> None:
   """Prints the figures of a cache and writes them to <workdir>/cache.json."""
-  request, found = cache.manifest['request'], measure(cache.manifest, parts)
+  request, found = cache.manifest['request'], measure(cache.manifest, prepared)
   arguments = ', '.join(f'{k} {v}' for k, v in request['method'].items())
   digests = ', '.join(t['digest'] for t in request['teachers'])
   say(f'{cache.folder}: {arguments}; teacher {digests}')

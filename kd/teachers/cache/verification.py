@@ -26,7 +26,7 @@ def verify(job: writer.CacheJob, cache: reader.Cache, count: int) -> None:
   """
   mesh, size = job.mesh, job.batch_size
   local_rows = placement.local_rows(mesh, size)
-  rows, score = rows_lib.Numbered(job.parts), writer.scorer(job)
+  rows, score = rows_lib.Numbered(job.prepared), writer.scorer(job)
   # The same rows in every process.
   seed = processes.from_first(lambda: time.time_ns())
   chosen = np.random.default_rng(seed).permutation(len(rows))[:count]

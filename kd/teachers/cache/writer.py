@@ -41,7 +41,7 @@ class CacheJob:
   Attributes:
     folder: locked by this run while it writes.
     request: all that decides what the cache holds; its manifest keeps it.
-    parts: the rows.
+    prepared: the rows of each task.
     length: L, the tokens of a row.
     teachers: score the rows, all on one mesh.
     teacher_names: for messages.
@@ -57,7 +57,7 @@ class CacheJob:
 
   folder: str
   request: Mapping[str, Any]
-  parts: Sequence[prepare_lib.Prepared]
+  prepared: Sequence[prepare_lib.Prepared]
   length: int
   teachers: Sequence[live.Teacher]
   teacher_names: Sequence[str]
@@ -78,7 +78,7 @@ class CacheJob:
   @property
   def plan(self) -> list[shards.Shard]:
     """The files that the rows are divided into."""
-    rows = sum(part.counts['rows'] for part in self.parts)
+    rows = sum(task_rows.counts['rows'] for task_rows in self.prepared)
     return shards.plan(rows, self.shard_rows)
 
 
@@ -182,7 +182,7 @@ def _score(job, wanted, request):
     manifest_lib.cache_digest(request),
   )
   score = scorer(job)
-  rows, mine = rows_lib.Numbered(job.parts), placement.local_rows(mesh, size)
+  rows, mine = rows_lib.Numbered(job.prepared), placement.local_rows(mesh, size)
   progress = progress_lib.Progress(
     'cache', job.say, assignment.rows, 'rows', tokens=job.length
   )

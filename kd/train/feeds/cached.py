@@ -171,11 +171,11 @@ def request(
     'length': data.length,
     'pack': data.pack,
     'rows': {
-      part.task: {
-        'rows': part.counts['rows'],
-        'sha256': part.counts['rows_sha256'],
+      task_rows.task: {
+        'rows': task_rows.counts['rows'],
+        'sha256': task_rows.counts['rows_sha256'],
       }
-      for part in prepared
+      for task_rows in prepared
     },
     'tokenizer': run.tokenizer.digest,
     'vocab_size': run.student.config.vocab_size,
