@@ -58,6 +58,7 @@ def _named_choices(node, path=''):
 
 def test_choices_are_those_of_the_code():
   """Every field with names, also one that is added to the schema later."""
+  from kd.checkpoints import gguf_writer
   from kd.input_pipeline import mixing
   from kd.input_pipeline import templates
   from kd.input_pipeline import tokenizers
@@ -68,6 +69,7 @@ def test_choices_are_those_of_the_code():
   from kd.models import families
   from kd.models import layer_stack
   from kd.models.attention import attention_backend
+  from kd.modes import export
   from kd.optimizers import optimizers
   from kd.reasoning.chains import prompting
   from kd.reasoning.trees import problems
@@ -89,6 +91,9 @@ def test_choices_are_those_of_the_code():
     'data.template': templates.NAMES,
     'data.tokenizer': {'', *tokenizers.KINDS},
     'data.rates': mixing.UNITS,
+    'export.formats': export.FORMATS,
+    'export.gguf_type': gguf_writer.FILE_TYPES,
+    'export.gguf_embedding_type': {'auto', *gguf_writer.FILE_TYPES},
     'losses.part': terms.PARTS,
     'losses.kind': hidden_states.KINDS,
     'losses.heads': attention_maps.HEADS,

@@ -17,6 +17,7 @@ _RUN_BY = {
   'README.md': 'readme_slow_test.py',
   'docs/cache.md': 'cache_slow_test.py',
   'docs/data.md': 'data_docs_slow_test.py',
+  'docs/export.md': 'export_test.py',
   'docs/generate.md': 'generate_test.py',
   'docs/launch.md': 'launch_docs_test.py',
   'docs/objective.md': 'docs_commands_test.py',

@@ -9,7 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kd.checkpoints import gguf_parts
+from kd.checkpoints import gguf_writer
 from kd.checkpoints import weights
+from kd.input_pipeline import gguf_tokenizers
+from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import tokenizers
 from kd.models import families
 from kd.models import tensors as tensors_lib
@@ -117,3 +121,43 @@ def test_logits_top_1_and_nll_equal_transformers(ours, oracle, texts):
   assert largest <= 2e-3
   assert flips == 0
   assert abs(found_nll - reference_nll) < 5e-5
+
+
+def test_a_gguf_has_the_metadata_of_the_real_one(gguf, tmp_path):
+  """Whichever file the tokenizer comes from."""
+  lists = [f'tokenizer.ggml.{x}' for x in ('tokens', 'token_type', 'scores')]
+  real = gguf_parts.read(gguf, lists).metadata
+  # Names of the model, and a type that we do not write.
+  named = ('name', 'basename', 'size_label', 'file_type', 'architecture')
+  for name in named:
+    del real[f'general.{name}']
+  config = families.variant('270m', 'student.variant')
+  own = tokenizers.load(f'gguf:{gguf}')
+  hf_tokenizer.write(own, tmp_path, '')
+  os.rename(tmp_path / 'tokenizer.model', tmp_path / 'a.model')
+  (tmp_path / 'config.json').write_text('{"model_type": "gemma3_text"}')
+  for spec in (f'model:{tmp_path}/a.model', f'hf:{tmp_path}'):
+    tokenizer = tokenizers.load(spec)
+    fields = gguf_tokenizers.fields(
+      tokenizer, config.vocab_size, 'plain', 'data.tokenizer'
+    )
+    fields = gguf_writer.fields(config, 'F32', fields)
+    if spec.startswith('hf'):
+      # No merge makes a single character, and tokenizer.json has no scores.
+      for values in (real, fields):
+        values['tokenizer.ggml.scores'] = [
+          score
+          for text, score in zip(
+            values['tokenizer.ggml.tokens'],
+            values['tokenizer.ggml.scores'],
+            strict=True,
+          )
+          if len(text) > 1
+        ]
+    for name in named:
+      fields.pop(f'general.{name}', None)
+    eps = 'gemma3.attention.layer_norm_rms_epsilon'
+    fields[eps] = float(np.float32(fields[eps]))
+    assert fields.keys() == real.keys()
+    for key, value in real.items():
+      assert fields[key] == value and type(fields[key]) is type(value), key

@@ -1,6 +1,7 @@
 """Writes files aside and renames them: readers never see half of one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import io
 import json
 import os
@@ -56,3 +57,20 @@ def write_bytes(path: str, value: bytes) -> None:
     f.flush()
     os.fsync(f.fileno())
   os.replace(aside, path)
+
+
+@contextlib.contextmanager
+def aside(path: str) -> Iterator[str]:
+  """Yields a path to write to; what it holds afterwards replaces `path`.
+
+  Nothing is left where the block raises; see write_bytes.
+  """
+  new = f'{path}.tmp'
+  try:
+    yield new
+    sync(new)
+    os.replace(new, path)
+  except BaseException:
+    with contextlib.suppress(FileNotFoundError):
+      os.unlink(new)
+    raise

@@ -17,6 +17,7 @@ from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizer_differences
 from kd.input_pipeline import tokenizers
 from kd.input_pipeline import trained_byte_level
+from tests.oracles import client
 
 _ROOT = os.path.dirname(
   os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -130,7 +131,8 @@ def test_files_that_transformers_saves_again(python, tmp_path):
   assert [read.encode(text) for text in texts] == got['ids']
 
 
-def test_llama_cpp_gives_our_ids_of_a_gguf(python, tmp_path):
+@pytest.mark.usefixtures('python')
+def test_llama_cpp_gives_our_ids_of_a_gguf(tmp_path):
   """Except that llama.cpp does not normalize text."""
   own = tokenizers.load(trained_byte_level.write(tmp_path))
   file = tmp_path / 'a.gguf'
@@ -138,17 +140,9 @@ def test_llama_cpp_gives_our_ids_of_a_gguf(python, tmp_path):
   tokenizer = tokenizers.load(spec)
   texts = {unicodedata.normalize('NFC', text) for text in _texts()}
   texts = sorted(text for text in texts if '\0' not in text)
-  script = os.path.join(_ROOT, 'tests', 'oracles', 'llama_tokenize.py')
-  out = subprocess.run(
-    [python, script, tmp_path / 'ids.json'],
-    input=json.dumps({'model': str(file), 'texts': texts}),
-    text=True,
-    capture_output=True,
-    check=False,
-  )
-  assert out.returncode == 0, out.stderr
-  ids = json.loads((tmp_path / 'ids.json').read_text())
-  for text, theirs in zip(texts, ids, strict=True):
+  case = dict(file=str(file), texts=texts)
+  out, _ = client.run('llama', 'models', {'a': case}, {}, tmp_path / 'oracle')
+  for text, theirs in zip(texts, out['a']['ids'], strict=True):
     assert tokenizer.encode(text) == theirs, repr(text)
 
 

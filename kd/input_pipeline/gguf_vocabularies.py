@@ -12,14 +12,14 @@ from kd.input_pipeline import byte_level_tokenizer
 from kd.input_pipeline import sentencepiece_models
 
 _PREFIX = sentencepiece_models.PREFIX
-_CHAT_TEMPLATE = 'tokenizer.chat_template'
+CHAT_TEMPLATE = 'tokenizer.chat_template'
 _LISTS = ('tokens', 'scores', 'token_type', 'merges')
-_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 _ENDS = ('eos', 'eot')
 _SPLIT = {'behavior': 'Isolated', 'invert': False}
 # By tokenizer.ggml.pre: the Unicode normalization and the regular expression of
 # the model's own tokenizer. llama.cpp does not normalize.
-_PRE = {
+PRE = {
   'qwen2': (
     'NFC',
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
@@ -47,8 +47,8 @@ def read(path: str) -> dict[str, Any]:
     for key, value in metadata.items()
     if key.startswith(_PREFIX)
   }
-  if isinstance(metadata.get(_CHAT_TEMPLATE), str):
-    fields['chat_template'] = metadata[_CHAT_TEMPLATE]
+  if isinstance(metadata.get(CHAT_TEMPLATE), str):
+    fields['chat_template'] = metadata[CHAT_TEMPLATE]
   return fields
 
 
@@ -68,7 +68,7 @@ def byte_level(
   _check(fields, path)
   tokens, kinds = fields['tokens'], fields['token_type']
   size = len(tokens)
-  while size and kinds[size - 1] == _UNUSED:  # Padding of the embedding.
+  while size and kinds[size - 1] == UNUSED:  # Padding of the embedding.
     size -= 1
   special = {
     name: fields[f'{name}_token_id']
@@ -108,11 +108,11 @@ def byte_level(
 
 def _check(fields: Mapping[str, Any], path: str) -> None:
   """Refuses missing fields, and lists of other types or lengths."""
-  if fields.get('pre') not in _PRE:
+  if fields.get('pre') not in PRE:
     raise errors.ConfigError(
       f'{path}: {_PREFIX}pre',
       f'found {json_files.short(fields.get("pre"))}',
-      legal=', '.join(map(repr, _PRE)),
+      legal=', '.join(map(repr, PRE)),
     )
   kinds = {'tokens': str, 'token_type': int, 'merges': str}
   sentencepiece_models.check_present(fields, (*kinds, 'eos_token_id'), path)
@@ -136,7 +136,7 @@ def _tokenizer_json(
   fields: Mapping[str, Any], size: int, bos: str | None
 ) -> dict[str, Any]:
   """Returns the contents of the tokenizer.json with the same tokens."""
-  form, pattern = _PRE[fields['pre']]
+  form, pattern = PRE[fields['pre']]
   splits = {'type': 'Split', 'pattern': {'Regex': pattern}, **_SPLIT}
   as_bytes = {'type': 'ByteLevel', 'add_prefix_space': False}
   as_bytes |= {'trim_offsets': False, 'use_regex': False}
@@ -144,8 +144,8 @@ def _tokenizer_json(
   flags = dict.fromkeys((*added_tokens.FLAGS, 'normalized'), False)
   added, vocabulary = [], {}
   for index, text in enumerate(fields['tokens'][:size]):
-    if kinds[index] in (_CONTROL, _USER_DEFINED):
-      is_special = kinds[index] == _CONTROL
+    if kinds[index] in (CONTROL, USER_DEFINED):
+      is_special = kinds[index] == CONTROL
       added.append(
         {'id': index, 'content': text, **flags, 'special': is_special}
       )

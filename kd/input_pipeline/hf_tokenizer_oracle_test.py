@@ -4,20 +4,28 @@ Not compared: bos, eos, padding and unknown tokens that are spelled in text,
 which transformers takes for the tokens and SentencePiece for text.
 """
 
+import dataclasses
 import json
 import os
 import random
 import subprocess
 
+import jax
+import numpy as np
 import pytest
 
+from kd.checkpoints import gguf_writer
 from kd.core import errors
+from kd.input_pipeline import gguf_tokenizers
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import sentencepiece_tokenizer
 from kd.input_pipeline import templates
+from kd.input_pipeline import tokenizer_differences
 from kd.input_pipeline import tokenizers
 from kd.input_pipeline import trained_models
+from kd.models import families
+from tests.oracles import client
 
 _ROOT = os.path.dirname(
   os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -195,3 +203,33 @@ def test_we_give_the_ids_of_what_transformers_saves(kind, python, tmp_path):
       assert one.vocab_size == tokenizer.vocab_size + len(special + plain)
       for text, ids in zip(_texts(), got['ids'], strict=True):
         assert [one.bos_id] + one.encode(text) == ids, repr(text)
+
+
+def _write_gguf(path, tokenizer):
+  """Writes a GGUF with the tokenizer and a model of one small layer."""
+  config = dataclasses.replace(
+    families.variant('tiny', 'variant'), vocab_size=tokenizer.vocab_size
+  ).keep_layers((0,))
+  model = families.build(config, 'float32', 'none', 'student')
+  params = jax.tree.map(
+    lambda x: np.ones(x.shape, np.float32), model.abstract_params()
+  )
+  metadata = gguf_tokenizers.fields(
+    tokenizer, config.vocab_size, 'gemma', 'data.tokenizer'
+  )
+  gguf_writer.write(path, params, config, 'F16', 'F16', metadata)
+  return f'gguf:{path}'
+
+
+@pytest.mark.parametrize('kind', ['bytes', 'gemma', 'trained'])
+def test_llama_cpp_gives_our_ids(kind, python, tmp_path):
+  """Except of texts with U+2581, which only SentencePiece takes for a space."""
+  tokenizer = _tokenizer(kind, python)
+  path = str(tmp_path / 'a.gguf')
+  read = tokenizers.load(_write_gguf(path, tokenizer))
+  assert tokenizer_differences.describe(read, tokenizer) == ''
+  texts = [text for text in _texts() if not {'\0', '\u2581'} & {*text}]
+  case = dict(file=path, texts=texts)
+  out, _ = client.run('llama', 'models', {'a': case}, {}, tmp_path / 'oracle')
+  for text, ids in zip(texts, out['a']['ids'], strict=True):
+    assert ids == [tokenizer.bos_id] + tokenizer.encode(text), repr(text)

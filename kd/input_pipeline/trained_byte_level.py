@@ -99,6 +99,35 @@ def write(folder: str | os.PathLike, **config: Any) -> str:
   return f'hf:{folder}'
 
 
+def metadata(
+  tokenizer: byte_level_tokenizer.ByteLevelTokenizer,
+) -> dict[str, Any]:
+  """Returns what llama.cpp's converter makes of a folder of `write`.
+
+  Args:
+    tokenizer: the folder's.
+
+  Returns:
+    The fields of `tokenizer.ggml.`, for an embedding of 8 rows more.
+  """
+  kinds = [gguf.TokenType.NORMAL] * VOCABULARY
+  kinds += [gguf.TokenType.CONTROL] * len(SPECIAL)
+  kinds += [gguf.TokenType.USER_DEFINED] * len(OTHERS)
+  padding = [f'[PAD{i}]' for i in range(len(kinds), len(kinds) + 8)]
+  kinds += [gguf.TokenType.UNUSED] * len(padding)
+  return {
+    'model': 'gpt2',
+    'pre': 'qwen2',
+    'tokens': [*tokenizer.tokens, *padding],
+    'token_type': [int(kind) for kind in kinds],
+    'merges': [' '.join(pair) for pair in tokenizer.spec.merges],
+    'eos_token_id': VOCABULARY + 2,
+    'padding_token_id': VOCABULARY,
+    'bos_token_id': VOCABULARY,
+    'add_bos_token': False,
+  }
+
+
 def write_gguf(
   path: str | os.PathLike,
   tokenizer: byte_level_tokenizer.ByteLevelTokenizer,
@@ -117,22 +146,7 @@ def write_gguf(
     The `gguf:` source.
   """
   writer = gguf.GGUFWriter(path, 'qwen3')
-  kinds = [gguf.TokenType.NORMAL] * VOCABULARY
-  kinds += [gguf.TokenType.CONTROL] * len(SPECIAL)
-  kinds += [gguf.TokenType.USER_DEFINED] * len(OTHERS)
-  padding = [f'[PAD{i}]' for i in range(len(kinds), len(kinds) + 8)]
-  kinds += [gguf.TokenType.UNUSED] * len(padding)
-  values = {
-    'model': 'gpt2',
-    'pre': 'qwen2',
-    'tokens': [*tokenizer.tokens, *padding],
-    'token_type': [int(kind) for kind in kinds],
-    'merges': [' '.join(pair) for pair in tokenizer.spec.merges],
-    'eos_token_id': VOCABULARY + 2,
-    'padding_token_id': VOCABULARY,
-    'bos_token_id': VOCABULARY,
-    'add_bos_token': False,
-  }
+  values = metadata(tokenizer)
   for name, value in (values | fields).items():
     key = f'tokenizer.ggml.{name}'
     if isinstance(value, bool):
@@ -145,7 +159,7 @@ def write_gguf(
       writer.add_array(key, value)
   writer.add_chat_template(templates.TEMPLATES['qwen3'].jinja)
   if with_tensors:
-    _add_model(writer, len(kinds))
+    _add_model(writer, len(values['tokens']))
   writer.write_header_to_file()
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import jax
+import numpy as np
 
 from kd.core import types
-from kd.models import tensors
+from kd.models import tensors as tensors_lib
 
 Array = types.Array
 
@@ -236,6 +237,7 @@ class Family(abc.ABC):
     gguf_architecture: value of `general.architecture` in its GGUF files.
     gguf_lists: keys of lists in their metadata that are read; others, such as
       vocabularies, are skipped.
+    license: the license of its published models, by its name on the hub.
   """
 
   title: str
@@ -244,6 +246,7 @@ class Family(abc.ABC):
   hf_model_types: tuple[str, ...]
   gguf_architecture: str
   gguf_lists: tuple[str, ...] = ()
+  license: str
 
   def variant(self, fields: Mapping[str, Any]) -> Config:
     """Returns the model that an entry of its variants.py describes."""
@@ -254,7 +257,7 @@ class Family(abc.ABC):
     """Returns the model; families.build has checked the arguments."""
 
   @abc.abstractmethod
-  def tensors(self, config: Config) -> list[tensors.Tensor]:
+  def tensors(self, config: Config) -> list[tensors_lib.Tensor]:
     """Returns every tensor of a file, and the parameter that it belongs to.
 
     Import, export and `keep_layers` use it. Tensors that belong to no layer
@@ -303,6 +306,32 @@ class Family(abc.ABC):
     Raises:
       ConfigError: a field is missing, wrong, or asks for what the family lacks.
     """
+
+  @abc.abstractmethod
+  def config_to_gguf(self, config: Config) -> dict[str, Any]:
+    """Returns the fields of a GGUF header that describe the model, for export.
+
+    Returns:
+      Values by key without the architecture.
+    """
+
+  def to_gguf(
+    self, config: Config, tensor: tensors_lib.Tensor, array: np.ndarray
+  ) -> np.ndarray:
+    """Converts a parameter to the array that a GGUF file holds, for export.
+
+    Args:
+      config: the model.
+      tensor: the parameter, an entry of `tensors`.
+      array: its float32 values, of tensor.shape.
+    """
+    del config
+    return tensor.to_file(array, tensors_lib.GGUF)
+
+  def gguf_note(self, config: Config) -> str:
+    """Says which versions of llama.cpp read an exported model, '' for all."""
+    del config
+    return ''
 
   def export_warning(self, config: Config, source: Config | None) -> str:
     """Says which programs cannot load an exported model, '' if all can.

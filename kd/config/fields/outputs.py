@@ -61,10 +61,27 @@ EVALUATION = schema.Section(
   },
 )
 
+GGUF_TYPES = ('F32', 'F16', 'BF16', 'Q8_0', 'Q4_0')
 EXPORT = schema.Section(
   'Weights for other systems (`--mode=export`).',
   {
-    'dtype': F('bfloat16', legal.DTYPE, 'data type of the written weights'),
+    'formats': F(
+      ('hf',),
+      legal.Tuple(legal.one_of('hf', 'gguf'), least=1),
+      'hf: a folder for transformers and vLLM; gguf: files for llama.cpp',
+    ),
+    'dtype': F('bfloat16', legal.DTYPE, 'data type of the weights in hf'),
+    'gguf_type': F(
+      ('Q8_0',),
+      legal.Tuple(legal.one_of(*GGUF_TYPES), least=1),
+      'types of the weights in gguf, a file for each',
+    ),
+    'gguf_embedding_type': F(
+      'auto',
+      legal.one_of('auto', *GGUF_TYPES),
+      'type of the embedding in gguf; auto: Q8_0 with Q4_0 weights, else as '
+      'the weights',
+    ),
     'checkpoint': F(
       'last', legal.one_of('last', 'best'), 'which checkpoint to export'
     ),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from kd.models import family
 from kd.models import tensors as tensors_lib
@@ -50,6 +51,8 @@ _LAYER = (
   _norm('post_mlp_norm', 'post_feedforward_layernorm', 'post_ffw_norm'),
 )
 
+_QUERY_NORM = ('attention', 'query_norm', 'scale')
+
 
 class Gemma3(family.Family):
   """The Gemma 3 family, text models."""
@@ -60,6 +63,7 @@ class Gemma3(family.Family):
   hf_model_types = huggingface.MODEL_TYPES
   gguf_architecture = gguf.ARCHITECTURE
   gguf_lists = (f'{gguf.ARCHITECTURE}.{gguf.PATTERN}',)
+  license = 'gemma'
 
   def variant(self, fields: Mapping[str, Any]) -> config_lib.Gemma3Config:
     return config_lib.from_variant(fields)
@@ -92,6 +96,29 @@ class Gemma3(family.Family):
     vocab_size = shapes['token_embd.weight'][0]
     return gguf.from_metadata(metadata, vocab_size, file)
 
+  def config_to_gguf(self, config: family.Config) -> dict[str, Any]:
+    return gguf.to_metadata(config)
+
+  def to_gguf(
+    self, config: family.Config, tensor: tensors_lib.Tensor, array: np.ndarray
+  ) -> np.ndarray:
+    """Also scales the norm of the queries; see gguf.query_factor."""
+    array = tensor.to_file(array, tensors_lib.GGUF)
+    if tensor.path[-len(_QUERY_NORM) :] == _QUERY_NORM:
+      array = array * np.float32(gguf.query_factor(config))
+    return array
+
+  def gguf_note(self, config: family.Config) -> str:
+    """Names the models whose pattern of layers is a list; see family.Family."""
+    pattern = gguf.to_metadata(config).get(gguf.PATTERN)
+    if not isinstance(pattern, list):
+      return ''
+    return (
+      'the kinds of the layers repeat at no period, so the GGUF lists them: '
+      'llama.cpp reads such a list since the end of 2025; earlier versions '
+      'take it for five local layers to one global, without a word'
+    )
+
   def export_warning(
     self, config: family.Config, source: family.Config | None
   ) -> str:
@@ -102,9 +129,9 @@ class Gemma3(family.Family):
     kinds = ''.join(kind[0] for kind in config.layer_kinds)
     text = (
       f'layer kinds {kinds} (l: local, g: global) are not five local layers to '
-      "one global: programs that derive a layer's kind from its number, such "
-      'as llama.cpp, cannot load this model; transformers from 4.53 and vLLM, '
-      'which read layer_types, can'
+      "one global: programs that derive a layer's kind from its number cannot "
+      'load this folder; transformers from 4.53 and vLLM, which read '
+      'layer_types, can, and llama.cpp reads the GGUF of export.formats'
     )
     if source is None:
       return text

@@ -1,4 +1,4 @@
-"""Gemma 3 in GGUF files: metadata."""
+"""Gemma 3 in GGUF files: metadata, and the scale of queries."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,7 @@ from kd.models.gemma3 import config as config_lib
 ARCHITECTURE = 'gemma3'
 _DEFAULTS = {'rope.freq_base_swa': 10_000.0}  # As in llama.cpp.
 _LAYERS_OF_27B = 62
+_WINDOW = 'attention.sliding_window'
 # A period, or a list with an entry per layer.
 PATTERN = 'attention.sliding_window_pattern'
 
@@ -19,8 +20,8 @@ def from_metadata(
 ) -> config_lib.Gemma3Config:
   """Converts metadata; see family.Family.config_from_gguf.
 
-  A missing field means what it means to llama.cpp. No field holds the query
-  scale: it is D / N in 27B and the head width elsewhere.
+  A missing field means what it means to llama.cpp; without a window every layer
+  is global. No field holds the query scale; see query_factor.
 
   Args:
     metadata: a header's metadata.
@@ -42,7 +43,12 @@ def from_metadata(
   width = fields.number('embedding_length')
   heads = fields.number('attention.head_count')
   head_dim = fields.number('attention.key_length')
-  query_scale = head_dim if layers != _LAYERS_OF_27B else width / heads
+  context = fields.number('context_length')
+  kinds, window = _layer_kinds(fields, layers), context
+  if fields.has(_WINDOW):
+    window = fields.number(_WINDOW)
+  else:
+    kinds = (config_lib.GLOBAL,) * layers  # As llama.cpp does.
   return config_lib.Gemma3Config(
     embed_dim=width,
     mlp_dim=fields.number('feed_forward_length'),
@@ -50,10 +56,10 @@ def from_metadata(
     num_kv_heads=fields.kv_heads(*file_fields.GGUF_HEADS),
     head_dim=head_dim,
     vocab_size=vocab_size,
-    layer_kinds=_layer_kinds(fields, layers),
-    window=fields.number('attention.sliding_window'),
-    context=fields.number('context_length'),
-    query_scale=float(query_scale),
+    layer_kinds=kinds,
+    window=window,
+    context=context,
+    query_scale=float(_query_scale(layers, width, heads, head_dim)),
     local_rope_base=fields.number('rope.freq_base_swa', float),
     global_rope_base=fields.number('rope.freq_base', kind=float),
     global_rope_factor=fields.rope_factor(),
@@ -61,6 +67,62 @@ def from_metadata(
       fields.number('attention.layer_norm_rms_epsilon', kind=float)
     ),
   )
+
+
+def _query_scale(layers: int, width: int, heads: int, head_dim: int) -> int:
+  """Returns the query scale that llama.cpp takes for a model of these sizes.
+
+  It takes every model of 62 layers for 27B, and divides integers there.
+  """
+  return width // heads if layers == _LAYERS_OF_27B else head_dim
+
+
+def query_factor(config: config_lib.Gemma3Config) -> float:
+  """Returns what queries are multiplied by in a GGUF, for llama.cpp's scale.
+
+  llama.cpp reads no scale from the file: where the model has another one, the
+  norm of the queries carries the ratio.
+  """
+  c = config
+  assumed = _query_scale(c.num_layers, c.embed_dim, c.num_heads, c.head_dim)
+  return (assumed / c.query_scale) ** 0.5
+
+
+def to_metadata(config: config_lib.Gemma3Config) -> dict[str, Any]:
+  """Returns a model's metadata; see family.Family.config_to_gguf."""
+  c = config
+  fields = {
+    'context_length': c.context,
+    'embedding_length': c.embed_dim,
+    'block_count': c.num_layers,
+    'feed_forward_length': c.mlp_dim,
+    'attention.head_count': c.num_heads,
+    'attention.layer_norm_rms_epsilon': c.norm_epsilon,
+    'attention.key_length': c.head_dim,
+    'attention.value_length': c.head_dim,
+    'rope.freq_base': c.global_rope_base,
+    'attention.head_count_kv': c.num_kv_heads,
+  }
+  if c.global_rope_factor != 1:
+    fields['rope.scaling.type'] = 'linear'
+    fields['rope.scaling.factor'] = c.global_rope_factor
+  if config_lib.LOCAL not in c.layer_kinds:
+    return fields  # llama.cpp aborts on a window without local layers.
+  fields[_WINDOW] = c.window
+  if c.local_rope_base != _DEFAULTS['rope.freq_base_swa']:
+    fields['rope.freq_base_swa'] = c.local_rope_base
+  pattern = _pattern(c.layer_kinds)
+  if pattern != config_lib.PUBLISHED_PERIOD:
+    fields[PATTERN] = pattern
+  return fields
+
+
+def _pattern(kinds: tuple[str, ...]) -> int | list[bool]:
+  """Returns a period, which every llama.cpp reads, or what is local."""
+  for period in (config_lib.PUBLISHED_PERIOD, *range(2, len(kinds) + 2)):
+    if kinds == config_lib.periodic_kinds(len(kinds), period):
+      return period
+  return [kind == config_lib.LOCAL for kind in kinds]
 
 
 def _layer_kinds(fields: file_fields.Gguf, layers: int) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ class Qwen3(family.Family):
   chat_template = 'qwen3'
   hf_model_types = huggingface.MODEL_TYPES
   gguf_architecture = gguf.ARCHITECTURE
+  license = 'apache-2.0'
 
   def build(
     self, config: family.Config, dtype: jax.numpy.dtype, remat: str
@@ -68,6 +69,9 @@ class Qwen3(family.Family):
     file: str,
   ) -> config_lib.Qwen3Config:
     return gguf.from_metadata(metadata, shapes, file)
+
+  def config_to_gguf(self, config: family.Config) -> dict[str, Any]:
+    return gguf.to_metadata(config)
 
 
 FAMILY = Qwen3()

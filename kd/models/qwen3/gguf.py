@@ -38,3 +38,20 @@ def from_metadata(
     ),
     tied=HEAD not in shapes,
   )
+
+
+def to_metadata(config: config_lib.Qwen3Config) -> dict[str, Any]:
+  """Returns a model's metadata; see family.Family.config_to_gguf."""
+  c = config
+  return {
+    'context_length': c.context,
+    'embedding_length': c.embed_dim,
+    'block_count': c.num_layers,
+    'feed_forward_length': c.mlp_dim,
+    'attention.head_count': c.num_heads,
+    'attention.head_count_kv': c.num_kv_heads,
+    'rope.freq_base': c.rope_base,
+    'attention.layer_norm_rms_epsilon': c.norm_epsilon,
+    'attention.key_length': c.head_dim,
+    'attention.value_length': c.head_dim,
+  }

@@ -1,0 +1,118 @@
+"""llama.cpp as an oracle; the oracles' Python runs this, not the product's.
+
+Usage: python llama.py models GIVEN MADE
+
+Reads GIVEN/cases.json and the arrays beside it, writes MADE/results.json and
+arrays; see client.py. Cases are by name, each a dict of
+  file: a GGUF file.
+  log_probs: names of arrays of ids [L]; each gives an array CASE.NAME [V] of
+    the log-probabilities of the id that follows, NaN for all but the `most`
+    likely ids.
+  most: how many; all by default.
+  generate: names of arrays of ids; each gives, under the result's `generated`,
+    the ids that follow, greedily.
+  new_tokens: how many ids to generate at most.
+  texts: texts; the result's `ids` are theirs, special tokens read as such.
+  chats: lists of messages; the result's `chats` are [content, finish_reason] of
+    the answers, greedily.
+  threads: of the processor; 2 by default.
+The result also has `size`, the number of tokens.
+"""
+
+import json
+import os
+import sys
+import urllib.request
+
+import numpy as np
+import xllamacpp
+
+
+class _Model:
+  """A server of one model, on this machine alone."""
+
+  def __init__(self, file, threads):
+    params = xllamacpp.CommonParams()
+    params.model.path = file
+    params.n_ctx, params.n_parallel, params.warmup = 1024, 1, False
+    params.cpuparams.n_threads = threads
+    self._server = xllamacpp.Server(params)
+
+  def ask(self, path, **body):
+    request = urllib.request.Request(
+      f'{self._server.listening_address}{path}',
+      json.dumps(body).encode() if body else None,
+      {'Content-Type': 'application/json'},
+    )
+    with urllib.request.urlopen(request) as answer:
+      return json.load(answer)
+
+  @property
+  def size(self):
+    return self.ask('/v1/models')['data'][0]['meta']['n_vocab']
+
+  def ids(self, text):
+    body = {'add_special': True, 'parse_special': True}
+    return self.ask('/tokenize', content=text, **body)['tokens']
+
+  def complete(self, ids, **more):
+    body = {'temperature': 0, 'return_tokens': True, 'cache_prompt': True}
+    return self.ask('/completion', prompt=ids, **body, **more)
+
+
+def _log_probs(model, ids, size, most):
+  # Nothing is said of an id that ends the text or is half a character, so the
+  # id of 'a' follows; the log-probabilities are those before the bias.
+  bias = [[model.ids('a')[-1], 1e6]]
+  answer = model.complete(ids, n_predict=1, n_probs=most, logit_bias=bias)
+  result = np.full(size, np.nan, np.float32)
+  for token in answer['completion_probabilities'][0]['top_logprobs']:
+    result[token['id']] = token['logprob']
+  return result
+
+
+def _chat(model, messages, most):
+  answer = model.ask(
+    '/v1/chat/completions', messages=messages, temperature=0, max_tokens=most
+  )
+  choice = answer['choices'][0]
+  return [choice['message']['content'], choice['finish_reason']]
+
+
+def models(cases, given, made):
+  return {name: _case(name, c, given, made) for name, c in cases.items()}
+
+
+def _case(name, case, given, made):
+  model = _Model(case['file'], case.get('threads', 2))
+  size = model.size
+  result = {'size': size, 'generated': {}}
+
+  def ids(key):
+    return np.load(os.path.join(given, f'{key}.npy')).tolist()
+
+  for key in case.get('log_probs', ()):
+    array = _log_probs(model, ids(key), size, case.get('most', size))
+    np.save(os.path.join(made, f'{name}.{key}.npy'), array)
+  for key in case.get('generate', ()):
+    answer = model.complete(ids(key), n_predict=case['new_tokens'])
+    result['generated'][key] = answer['tokens']
+  if 'texts' in case:
+    result['ids'] = [model.ids(text) for text in case['texts']]
+  if 'chats' in case:
+    result['chats'] = [
+      _chat(model, chat, case['new_tokens']) for chat in case['chats']
+    ]
+  return result
+
+
+def main(command, given, made):
+  with open(os.path.join(given, 'cases.json'), encoding='utf-8') as f:
+    cases = json.load(f)
+  results = {'models': models}[command](cases, given, made)
+  with open(os.path.join(made, 'results.json'), 'w', encoding='utf-8') as f:
+    json.dump(results, f)
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
