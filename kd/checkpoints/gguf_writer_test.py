@@ -84,7 +84,10 @@ def test_a_query_scale_that_no_field_holds_is_in_a_norm(built, tmp_path):
   path = tmp_path / 'a.gguf'
   for changes, assumed in (
     (dict(query_scale=7.0), head),
-    (dict(query_scale=7.0, layer_kinds=('global',) * 62), width),
+    (
+      dict(query_scale=7.0, layer_kinds=('global',) * 62, head_dim=2 * head),
+      width,
+    ),
   ):
     model, params = built
     config = dataclasses.replace(model.config, **changes)
