@@ -1,6 +1,8 @@
 """--mode=export as docs/export.md shows it."""
 
+import contextlib
 import dataclasses
+import os
 import pathlib
 
 import gguf
@@ -12,7 +14,9 @@ from safetensors import numpy as safetensors_numpy
 from kd.checkpoints import huggingface
 from kd.config import command_line
 from kd.core import errors
+from kd.input_pipeline import file_digests
 from kd.input_pipeline import hf_tokenizer
+from kd.input_pipeline import temp_dirs
 from kd.input_pipeline import tokenizers
 from kd.models import families
 from kd.modes import export as export_mode
@@ -56,15 +60,45 @@ def test_the_page_s_commands_write_the_files(exported):
     np.testing.assert_array_equal(tensors[name], array[: len(tensors[name])])
 
 
-def test_what_cannot_be_loaded_is_refused_before_anything_is_written(tmp_path):
-  variant = families.variant('tiny', 'variant')
-  model = families.build(
-    dataclasses.replace(variant, mlp_dim=48), 'float32', 'none', 'student'
-  )
+@contextlib.contextmanager
+def _umask(value):
+  old = os.umask(value)
+  try:
+    yield
+  finally:
+    os.umask(old)
+
+
+def _write_folder(folder, **changes):
+  """Writes a tiny model of zeros as a Hugging Face folder."""
+  config = dataclasses.replace(families.variant('tiny', 'variant'), **changes)
+  model = families.build(config, 'float32', 'none', 'student')
   params = jax.tree.map(lambda x: np.zeros(x.shape), model.abstract_params())
-  folder, tokenizer = str(tmp_path / 'hf'), tokenizers.load('bytes')
+  tokenizer = tokenizers.load('bytes')
   write = lambda new: hf_tokenizer.write(tokenizer, new, '')
-  huggingface.write(folder, params, model.config, 'float32', 2, [1], 0, write)
+  huggingface.write(folder, params, config, 'float32', 2, [1], 0, write)
+
+
+def test_files_have_the_permissions_of_the_umask(tmp_path):
+  data = tmp_path / 'large'
+  data.write_bytes(bytes(9 << 20))
+  os.utime(data, (0, 0))
+  with _umask(0o027):
+    file_digests.Digests(str(tmp_path / 'digests')).of(str(data))
+    _write_folder(str(tmp_path / 'hf'))
+    aside, held = temp_dirs.make(str(tmp_path))
+    os.close(held)
+  for path in (tmp_path / 'hf', pathlib.Path(aside)):
+    assert path.stat().st_mode & 0o777 == 0o750
+  files = [*(tmp_path / 'hf').iterdir(), tmp_path / 'digests' / 'digests.json']
+  assert len(files) == 8
+  for path in files:
+    assert path.stat().st_mode & 0o777 == 0o640, path
+
+
+def test_what_cannot_be_loaded_is_refused_before_anything_is_written(tmp_path):
+  folder = str(tmp_path / 'hf')
+  _write_folder(folder, mlp_dim=48)
   config = command_line.load('configs/quickstart.py')
   config.student.update(init=f'hf:{folder}', variant='')
   config.export.formats = ('hf', 'gguf')

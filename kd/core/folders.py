@@ -1,12 +1,26 @@
-"""Checks folders that a run is going to write."""
+"""Makes folders, and checks those that a run is going to write."""
 
 import os
+import uuid
 
 from kd.core import errors
 from kd.core import paths
 
 _LONGEST_NAME = 255  # bytes of one name, on all usual file systems
 _OF_THE_KERNEL = ('/proc', '/sys', '/dev')
+
+
+def new_name(parent: str, prefix: str) -> str:
+  """Returns a path that nothing has, for what is renamed later.
+
+  What is made there has the permissions that the umask gives; the functions of
+  `tempfile` make everything readable by its owner alone.
+
+  Args:
+    parent: the folder.
+    prefix: what the name begins with.
+  """
+  return os.path.join(parent, prefix + uuid.uuid4().hex[:16])
 
 
 def check_writable(path: str, field: str) -> None:

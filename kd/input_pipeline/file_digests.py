@@ -4,9 +4,9 @@ import contextlib
 import json
 import os
 import stat
-import tempfile
 import time
 
+from kd.core import folders
 from kd.core import identity
 
 FILE = 'digests.json'
@@ -79,13 +79,14 @@ class Digests:
 
   def _write(self):
     os.makedirs(self._folder, exist_ok=True)
-    aside, name = tempfile.mkstemp(prefix='.digests-', dir=self._folder)
+    name = folders.new_name(self._folder, '.digests-')
     try:
-      with os.fdopen(aside, 'w', encoding='utf-8') as f:
+      with open(name, 'x', encoding='utf-8') as f:
         json.dump(self._known, f, indent=1)
       os.replace(name, os.path.join(self._folder, FILE))
     except BaseException:
-      os.unlink(name)
+      with contextlib.suppress(FileNotFoundError):
+        os.unlink(name)
       raise
 
 

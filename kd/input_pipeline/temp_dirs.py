@@ -4,15 +4,16 @@ import contextlib
 import fcntl
 import os
 import shutil
-import tempfile
+
+from kd.core import folders
 
 _PREFIX = '.writing-'
 
 
 def make(parent: str) -> tuple[str, int]:
   """A new folder, and a descriptor that locks it as long as it is open."""
-  new = tempfile.mkdtemp(prefix='.new-', dir=parent)
-  os.chmod(new, 0o755)  # The cache may be shared; mkdtemp's is private.
+  new = folders.new_name(parent, '.new-')
+  os.mkdir(new)
   descriptor = os.open(new, os.O_RDONLY)
   with contextlib.suppress(OSError):  # Not every file system has locks.
     fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -20,7 +20,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from typing import Any
@@ -30,6 +29,7 @@ from jax.experimental import topologies
 import ml_collections
 
 from kd.core import errors
+from kd.core import folders
 from kd.core import identity
 from kd.partitioning import rules
 from kd.planning import compile_client
@@ -110,7 +110,8 @@ def _flags():
 def _store(destination, lowered):
   """Compiles a program and stores the result atomically."""
   os.makedirs(os.path.dirname(destination), exist_ok=True)
-  temporary = tempfile.mkdtemp(dir=os.path.dirname(destination), prefix='tmp-')
+  temporary = folders.new_name(os.path.dirname(destination), 'tmp-')
+  os.mkdir(temporary)
   try:
     facts = _facts(lowered, temporary)
     facts['date'] = datetime.date.today().isoformat()
