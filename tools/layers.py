@@ -15,7 +15,14 @@ from tools import sources
 # A package imports only from packages before it.
 PACKAGES = (
   *('core', 'metrics', 'partitioning', 'models', 'config', 'checkpoints'),
-  *('losses', 'optimizers', 'input_pipeline', 'sampling', 'teachers'),
+  *(
+    'pruning',
+    'losses',
+    'optimizers',
+    'input_pipeline',
+    'sampling',
+    'teachers',
+  ),
   *('reasoning', 'evaluation', 'run', 'train', 'planning', 'modes'),
 )
 

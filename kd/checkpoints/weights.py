@@ -129,7 +129,7 @@ def _check_config(
     raise errors.ConfigError(source.file, '; '.join(differ))
 
 
-def _by_leaf(
+def by_leaf(
   source_config: family.Config,
   kept: Sequence[int],
 ) -> dict[tuple[str, ...], list[tuple[tensors_lib.Tensor, tensors_lib.Tensor]]]:
@@ -188,7 +188,7 @@ def load(
       '%s: left out %d vision tensors', source.file, len(source.skipped)
     )
   params = {}
-  for leaf, pairs in _by_leaf(source.config, kept).items():
+  for leaf, pairs in by_leaf(source.config, kept).items():
     sharding = (
       tensors_lib.leaf(shardings, leaf) if shardings is not None else None
     )
@@ -256,7 +256,7 @@ def layers_from(
   Raises:
     ConfigError: keep_layers is out of range or out of order.
   """
-  leaves = _by_leaf(config, _kept(config, keep_layers))
+  leaves = by_leaf(config, _kept(config, keep_layers))
 
   def one(source, origin):
     leaf = tensors_lib.leaf(source, origin.path)

@@ -132,6 +132,17 @@ def kept_layers_rise(config: Any) -> None:
     )
 
 
+def layers_are_chosen_once(config: Any) -> None:
+  """Layers are named, or their number is given."""
+  count, named = config.student.prune.layers, config.student.keep_layers
+  if count and named:
+    raise errors.ConfigError(
+      'student.prune.layers',
+      f'found {count}, and student.keep_layers is {tuple(named)}',
+      legal='one of the two',
+    )
+
+
 def evaluation_has_examples(config: Any) -> None:
   """A held-out set that is named is evaluated."""
   for name, entry in config.evaluation.sets.items():
@@ -175,6 +186,7 @@ RULES: tuple[Callable[[Any], None], ...] = (
   buffer_serves_steps_between,
   rollouts_are_rows,
   kept_layers_rise,
+  layers_are_chosen_once,
   evaluation_has_examples,
   best_is_measured,
 )

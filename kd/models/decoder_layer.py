@@ -88,13 +88,20 @@ class DecoderLayer(nn.Module):
     if style.has_post_norms:
       weights.append(norm('post_mlp_norm').scale(width))
       weight_axes.append(layers.NORM_AXES)
-    # One function of each position, which is all that the gradient of a long
-    # row computes once more.
-    x = matmul.by_position(
-      functools.partial(_mlp_block, style, epsilon, axes),
-      x,
-      tuple(weights),
-      tuple(weight_axes),
-    )
+    x = self.add_mlp(x, tuple(weights), tuple(weight_axes), axes)
     x = rules.constrain(x, axes)
     return x, cache, heads if self.shows_heads else None
+
+  def add_mlp(self, x, weights, weight_axes, axes):
+    """Returns x plus the MLP's output.
+
+    A method of its own, so that layer_measures can intercept it.
+    """
+    # One function of each position, which is all that the gradient of a long
+    # row computes once more.
+    return matmul.by_position(
+      functools.partial(_mlp_block, self.style, self.config.norm_epsilon, axes),
+      x,
+      weights,
+      weight_axes,
+    )

@@ -9,6 +9,7 @@ Model or the Family, and knows no parameter, key or file name of its own.
 
 import abc
 from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -72,6 +73,17 @@ class Config(abc.ABC):
   def keep_layers(self, layers: Sequence[int]) -> 'Config':
     """Returns the model with these layers alone, for `student.keep_layers`."""
 
+  def with_widths(
+    self, embed_dim: int, mlp_dim: int, num_heads: int
+  ) -> 'Config':
+    """Returns the model with other widths, for `student.prune`.
+
+    All else stays, the attention scale in particular.
+    """
+    return dataclasses.replace(
+      self, embed_dim=embed_dim, mlp_dim=mlp_dim, num_heads=num_heads
+    )
+
   @property
   def parameter_count(self) -> int:
     """The number of parameters, a tied head counted once; shown to the user."""
@@ -134,12 +146,15 @@ class Model(Protocol):
     dtype: data type of activations; parameters may have another.
     remat: a name of transformer.REMAT_POLICIES.
     kernel: what computes attention within rows, see attention.causal.
+    embedding_scale: input embeddings are multiplied by it; None: they are not
+      scaled.
   """
 
   config: Config
   dtype: jax.numpy.dtype
   remat: str
   kernel: str
+  embedding_scale: float | None
 
   def clone(self, **changes: Any) -> 'Model':
     """Returns a copy with other attributes; resolve sets the kernel so."""
@@ -260,8 +275,9 @@ class Family(abc.ABC):
   def tensors(self, config: Config) -> list[tensors_lib.Tensor]:
     """Returns every tensor of a file, and the parameter that it belongs to.
 
-    Import, export and `keep_layers` use it. Tensors that belong to no layer
-    come first, then those of each layer in turn, in one order.
+    Import, export, `keep_layers` and pruning use it. Tensors that belong to no
+    layer come first, the input embedding before all; then those of each layer
+    in turn, in one order.
     """
 
   @abc.abstractmethod
@@ -330,6 +346,11 @@ class Family(abc.ABC):
 
   def gguf_note(self, config: Config) -> str:
     """Says which versions of llama.cpp read an exported model, '' for all."""
+    del config
+    return ''
+
+  def hf_problem(self, config: Config) -> str:
+    """Says why transformers refuses the model's sizes, '' if it does not."""
     del config
     return ''
 

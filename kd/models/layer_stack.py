@@ -18,6 +18,9 @@ from kd.models import tensors
 # Keys in the parameter tree: scanned layers, and the layers behind them.
 _SCANNED, _REST = 'pattern', 'remainder'
 
+# Flax's collection of what layer_measures computes inside layers.
+MEASURED = 'measured'
+
 # Name of the value that rematerialization saves.
 LAYER_INPUT = 'layer_input'
 
@@ -135,7 +138,7 @@ def run(model: nn.Module, x, angles, masks, spec):
   rest = range(groups * period, config.num_layers)
   scanned = nn.scan(
     _Layers,
-    variable_axes={'params': 0},
+    variable_axes={'params': 0, MEASURED: 0},
     split_rngs={'params': True},
     in_axes=(nn.broadcast, nn.broadcast),
     length=groups,

@@ -183,7 +183,7 @@ class Attention(nn.Module):
     heads = (query, key, value)
     scale = c.attention_scale
     if cache is None:
-      attended = attention.causal(query, key, value, seen, scale, self.kernel)
+      attended = self.attend(query, key, value, seen)
     else:
       rows = jnp.arange(x.shape[0])[:, None]
       with jax.named_scope(KV_CACHE):
@@ -196,6 +196,14 @@ class Attention(nn.Module):
       names = ('gathered_batch', None, 'heads', None)
       attended = rules.constrain(attended, names)
     return matmul.project(attended, w_out), cache, heads
+
+  def attend(self, query, key, value, mask):
+    """Computes attention within rows: [B, L, N, H].
+
+    A method of its own, so that layer_measures can intercept it.
+    """
+    scale = self.config.attention_scale
+    return attention.causal(query, key, value, mask, scale, self.kernel)
 
 
 class MLP(nn.Module):
@@ -239,7 +247,17 @@ def gated_mlp(
   Returns:
     [B, L, D].
   """
+  return matmul.project(gated_hidden(activation, axes, x, gate, up), down)
+
+
+def gated_hidden(
+  activation: Callable[[Array], Array],
+  axes: tuple[str | None, ...],
+  x: Array,
+  gate: Array,
+  up: Array,
+) -> Array:
+  """Returns what gated_mlp multiplies by `down`: [B, L, F]."""
   hidden = activation(matmul.project(x, gate))
   hidden = hidden * matmul.project(x, up)
-  hidden = rules.constrain(hidden, (*axes[:2], 'mlp'))
-  return matmul.project(hidden, down)
+  return rules.constrain(hidden, (*axes[:2], 'mlp'))

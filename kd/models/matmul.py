@@ -62,6 +62,36 @@ def by_position(
   return _sliced(function, tuple(names), x, tuple(weights))
 
 
+def sum_by_position(
+  function: Callable[[Array, Array], types.PyTree], x: Array, weights: Array
+) -> types.PyTree:
+  """Computes `function(x, weights)`, which sums over positions.
+
+  Long rows are computed a slice of positions at a time.
+
+  Args:
+    function: from [B, L, D] and [B, L] to sums over L; positions of weight 0
+      add nothing.
+    x: [B, L, D].
+    weights: float [B, L].
+  """
+  if slices(x.shape[1]) == 1:
+    return function(x, weights)
+  cut = _cut(x), _cut(weights[..., None])
+
+  def step(sums, part):
+    x, weights = part
+    added = function(x, weights[..., 0])
+    return jax.tree.map(jnp.add, sums, added), None
+
+  first = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), cut
+  )
+  shapes = jax.eval_shape(lambda x, w: function(x, w[..., 0]), *first)
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  return jax.lax.scan(step, zeros, cut)[0]
+
+
 def slices(length: int) -> int:
   """Returns the number of slices in which by_position takes these rows."""
   return slices_on(rules.shards('length', length), length)

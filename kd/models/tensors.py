@@ -52,6 +52,7 @@ class Tensor:
     layer: index of its layer; None if it belongs to none.
     group: its index along the first axis of a scanned parameter, else None.
     shape: its shape here, without that axis.
+    dims: its dimensions here, as letters; see Entry.
     inputs: how many dimensions of `shape` are inputs, 0: stored as it is.
     hf: its name in a Hugging Face file.
     gguf: its name in a GGUF file.
@@ -62,6 +63,7 @@ class Tensor:
   layer: int | None
   group: int | None
   shape: tuple[int, ...]
+  dims: str
   inputs: int
   hf: str
   gguf: str
@@ -126,6 +128,7 @@ def of_model(
       layer=layer,
       group=group,
       shape=tuple(sizes[d] for d in entry.dims),
+      dims=entry.dims,
       inputs=entry.inputs,
       hf=hf.format(entry.hf),
       gguf=gguf.format(entry.gguf),

@@ -14,6 +14,9 @@ from kd.core import types
 from kd.models import families
 from kd.partitioning import processes
 from kd.partitioning import rules
+from kd.pruning import scores as scores_lib
+from kd.pruning import selection as selection_lib
+from kd.pruning import slicing
 from kd.run import resolved
 
 
@@ -76,7 +79,23 @@ def _with_all_layers(model):
     'student',
   )
   return dataclasses.replace(
-    model, module=module, keep_layers=(), shardings=shardings
+    model, module=module, keep_layers=(), shardings=shardings, prune=None
+  )
+
+
+def pruned(
+  model: resolved.Model, params: types.PyTree, scores: scores_lib.Scores
+) -> types.PyTree:
+  """Returns the parameters that a pruned model keeps, on its devices.
+
+  Args:
+    model: the pruned model.
+    params: of the model that `init` names, with all its layers.
+    scores: of that model.
+  """
+  selection = selection_lib.select(model.prune, scores, model.keep_layers)
+  return slicing.prune(
+    params, model.source, model.config, selection, model.shardings
   )
 
 
@@ -95,8 +114,12 @@ def load(
     teacher_params: the teacher's, for init 'teacher'.
 
   Raises:
-    ConfigError: the source lacks a tensor or holds one of another shape.
+    ConfigError: the source lacks a tensor or holds one of another shape, or the
+      scores to prune by are not its own.
   """
+  if model.prune is not None:
+    whole = load(_with_all_layers(model), seed, path, teacher_params)
+    return pruned(model, whole, scores_lib.load(model.prune, model.source))
   kind, _, place = model.init.partition(':')
   if kind == 'random':
     init = jax.jit(model.module.init_params, out_shardings=model.shardings)

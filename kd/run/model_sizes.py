@@ -13,6 +13,9 @@ from kd.losses import terms
 from kd.models import config_json
 from kd.models import families
 from kd.models import family
+from kd.pruning import scores
+from kd.pruning import selection
+from kd.pruning import sizes
 
 KINDS = ('random', 'teacher', 'hf', 'gguf', 'workdir')
 RUN_FILE = 'run.json'
@@ -128,19 +131,26 @@ def term_sizes(config: family.Config) -> terms.Sizes:
 def student_config(
   spec: Mapping[str, Any], source: family.Config
 ) -> family.Config:
-  """Returns the student's sizes: its source's, with the layers it keeps.
+  """Returns the student's sizes: its source's, with what it keeps of it.
 
   Raises:
-    ConfigError: keep_layers is not legal.
+    ConfigError: keep_layers or prune is not legal.
   """
-  if not spec['keep_layers']:
-    return source
-  path = 'student.keep_layers'
-  if spec['init'] == 'random':
+  keep, request = tuple(spec['keep_layers']), sizes.request(spec['prune'])
+  path = 'student.keep_layers' if keep else sizes.PATH
+  if (keep or request) and spec['init'] == 'random':
+    found = keep or request.sizes
     raise errors.ConfigError(
       path,
-      f'found {tuple(spec["keep_layers"])} with init random',
-      legal='() where there are no weights to keep',
+      f'found {found} with init random',
+      legal='the default where there are no weights to keep',
     )
-  weights.check_keep_layers(spec['keep_layers'], source.num_layers, path)
-  return source.keep_layers(spec['keep_layers'])
+  weights.check_keep_layers(keep, source.num_layers, path)
+  if request is None:
+    return source.keep_layers(keep) if keep else source
+  sizes.check(request, source)
+  layers = keep or range(request.layers or source.num_layers)
+  if sizes.kept_kinds(request, source) is None:
+    importance = scores.load(request, source).layers
+    layers = selection.select_layers(request, source, importance)
+  return sizes.pruned(request, source, layers)

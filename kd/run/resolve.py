@@ -29,6 +29,8 @@ from kd.optimizers import optimizers
 from kd.partitioning import membership
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
+from kd.pruning import scores
+from kd.pruning import sizes as prune_sizes
 from kd.run import meshes
 from kd.run import model_checks
 from kd.run import model_sizes
@@ -81,7 +83,10 @@ def build_model(
   )
   keep = tuple(spec['keep_layers']) if 'keep_layers' in spec else ()
   param_dtype = spec['param_dtype'] if 'param_dtype' in spec else 'float32'
-  return resolved.Model(module, spec.init, source, keep, shardings, param_dtype)
+  prune = prune_sizes.request(spec['prune']) if 'prune' in spec else None
+  return resolved.Model(
+    module, spec.init, source, keep, shardings, param_dtype, prune
+  )
 
 
 def source_sizes(
@@ -251,9 +256,16 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   source_config = shared_tokenizer.source_config(tokenizer)
   run = shapes(config, mesh_maker(devices), source_config)
   run = with_tokenizer(run, tokenizer())
+  check_scores(run.student)
   for path, init in sources.items():
     _check_weights(init, path)
   return run
+
+
+def check_scores(student: resolved.Model) -> None:
+  """Raises ConfigError if a student to prune has no scores that fit."""
+  if student.prune is not None:
+    scores.load(student.prune, student.source)
 
 
 def _load_tokenizer(config, sources):

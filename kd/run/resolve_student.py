@@ -1,6 +1,7 @@
 """Resolves a config for modes that do not train, such as eval and export."""
 
 from collections.abc import Sequence
+import dataclasses
 
 import jax
 import ml_collections
@@ -71,6 +72,7 @@ def resolve_student(
     source_config = shared_tokenizer.source_config(lambda: tokenizer)
     sizes = resolve_lib.source_sizes(config, specs, source_config)
     student = resolve_lib.build_student(config, sizes['student'], mesh)
+    resolve_lib.check_scores(student)
   teachers_mesh = mesh
   if specs:
     teachers_mesh = meshes.teacher_mesh(config, mesh, make_mesh)
@@ -90,7 +92,7 @@ def resolve_student(
 def _trained(config, workdir, mesh):
   """Returns the student that the workdir's run has trained."""
   sizes = model_sizes.from_workdir(workdir, '--workdir')
-  return resolve_lib.build_model(
+  student = resolve_lib.build_model(
     config.student,
     'student',
     source=sizes,
@@ -99,6 +101,8 @@ def _trained(config, workdir, mesh):
     remat=config.student.remat,
     packed=config.data.pack,
   )
+  # It was pruned before it was trained.
+  return dataclasses.replace(student, prune=None)
 
 
 def _check_has_weights(config: Config, workdir: str) -> None:

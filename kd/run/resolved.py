@@ -13,6 +13,7 @@ from kd.core import types
 from kd.input_pipeline import tokenizers
 from kd.losses import objective as objective_lib
 from kd.models import family
+from kd.pruning import sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Model:
     keep_layers: the layers of that model which this one keeps; (): all.
     shardings: the sharding of each parameter.
     param_dtype: of its parameters in memory.
+    prune: what it keeps of those layers, by importance; None: all.
   """
 
   module: family.Model
@@ -34,6 +36,7 @@ class Model:
   keep_layers: tuple[int, ...]
   shardings: types.PyTree
   param_dtype: str
+  prune: sizes.Request | None = None
 
   @property
   def config(self) -> family.Config:

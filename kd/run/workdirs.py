@@ -23,6 +23,7 @@ from kd.core import json_files
 from kd.core import run_info
 from kd.models import config_json
 from kd.partitioning import processes
+from kd.pruning import sizes
 from kd.run import model_sizes
 from kd.run import resolved
 
@@ -32,7 +33,10 @@ _LISTED = 20  # Maximum number of differences in a message.
 _WRITTEN = 'the file as the run wrote it'
 
 # Fields that only other modes read.
-_OTHER_MODES = ('export.', 'generate.', 'plan.', 'reasoning.', 'search.')
+_OTHER_MODES = (
+  *('export.', 'generate.', 'plan.', 'reasoning.', 'search.'),
+  'student.prune.calibration_rows',
+)
 # Fields that decide how and how often the same values are computed and saved,
 # up to rounding. `steps` is one: a run may be extended.
 _RESUMABLE = (
@@ -162,6 +166,9 @@ def _is_on_policy(fields):
 
 def _names_stored_files(field, *values):
   """Returns whether a field names weights or a tokenizer, before and now."""
+  if field == sizes.SCORES:
+    # The digest of the pruned parameters is student.init's.
+    return all(values)
   if not field.endswith('.init') and field != 'data.tokenizer':
     return False
   kinds = [str(value).partition(':')[0] for value in values]

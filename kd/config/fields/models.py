@@ -45,6 +45,43 @@ def _teacher_axis(name):
   return F(0, _AXIS, f'devices along axis {name}; 0: 1')
 
 
+_ALL = legal.Integer(0)
+PRUNE = schema.Section(
+  'What to keep of `init` by importance (docs/pruning.md).',
+  {
+    'layers': F(0, _ALL, 'layers; 0: all, or those of `keep_layers`'),
+    'mlp_dim': F(0, _ALL, 'channels of each MLP; 0: all'),
+    'num_heads': F(
+      0, _ALL, 'query heads of each layer, as many of each KV group; 0: all'
+    ),
+    'embed_dim': F(0, _ALL, 'channels of the embedding; 0: all'),
+    'scores': F(
+      '',
+      places.Path('file', optional=True),
+      "scores.json of `--mode=prune`, which training needs; '': that mode "
+      'computes them',
+    ),
+    'calibration_rows': F(
+      512,
+      legal.Integer(1),
+      'training rows that `--mode=prune` measures the model on',
+    ),
+    'head_score': F(
+      'both',
+      legal.one_of('both', 'activation', 'pattern'),
+      'importance of a query head: activation, the norm of its output; '
+      'pattern, the distance of its attention map from the most similar one in '
+      'its KV group; both, their product',
+    ),
+    'layer_pattern': F(
+      'periodic',
+      legal.one_of('periodic', 'any'),
+      'periodic: the kinds of layers (local, global) repeat as in `init`; any: '
+      'the most important layers, whatever their kinds',
+    ),
+  },
+)
+
 STUDENT = schema.Section(
   'The model that is trained.',
   {
@@ -59,6 +96,7 @@ STUDENT = schema.Section(
       legal.Tuple(legal.Integer(0, 9999)),
       'layers of init to keep, from 0, in rising order; (): all',
     ),
+    'prune': PRUNE,
     'dtype': F('bfloat16', legal.DTYPE, 'data type of activations'),
     'attention': _ATTENTION,
     'remat': F(

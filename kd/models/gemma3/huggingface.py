@@ -159,6 +159,18 @@ def _nested_rope(fields: file_fields.Json) -> tuple[float, float, float]:
   )
 
 
+def problem(config: config_lib.Gemma3Config) -> str:
+  """Says why transformers refuses the sizes; see family.Family.hf_problem."""
+  if config.embed_dim % config.num_heads:
+    return (
+      f'its {config.num_heads} query heads do not divide the embedding width, '
+      f'{config.embed_dim}'
+    )
+  if not float(config.query_scale).is_integer():
+    return f'its query scale, {config.query_scale:g}, is no whole number'
+  return ''
+
+
 def to_dict(config: config_lib.Gemma3Config) -> dict[str, Any]:
   """Returns the keys of a flat config.json; see family.Family.config_to_hf.
 

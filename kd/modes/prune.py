@@ -1,0 +1,262 @@
+"""Measures what a model can do without, and writes it without that."""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+from typing import Any
+
+import ml_collections
+
+from kd.checkpoints import huggingface
+from kd.checkpoints import manager
+from kd.checkpoints import weights
+from kd.config import base
+from kd.core import atomic_files
+from kd.core import folders
+from kd.core import identity as identity_lib
+from kd.core import json_files
+from kd.core import run_info
+from kd.core import types
+from kd.input_pipeline import hf_tokenizer
+from kd.input_pipeline import prepare as prepare_lib
+from kd.input_pipeline import rows as rows_lib
+from kd.input_pipeline import templates
+from kd.models import config_json
+from kd.models import family
+from kd.models.attention import attention
+from kd.planning.cost import flops
+from kd.pruning import calibration
+from kd.pruning import picture
+from kd.pruning import scores as scores_lib
+from kd.pruning import selection as selection_lib
+from kd.pruning import sizes
+from kd.run import load_params
+from kd.run import lock
+from kd.run import outputs
+from kd.run import resolve as resolve_lib
+from kd.run import resolve_student
+from kd.run import resolved
+from kd.run import session
+from kd.run import workdirs
+from kd.teachers import param_digest
+from kd.train import training_rows
+
+FOLDER = 'prune'
+PLAN = 'plan.json'
+WEIGHTS = 'hf'
+
+
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Writes <workdir>/prune: scores, their picture, a plan and the weights.
+
+  The model is the workdir's student, or else what student.init names. Without
+  sizes in student.prune, the scores and their picture alone are written.
+
+  Raises:
+    ConfigError: a size is not legal, or there are no weights.
+    NonFiniteError: see calibration.run.
+  """
+  say = session.say
+  config = base.checked(config)
+  run = _whole(config, workdir)
+  session.check_one_process('prune')
+  hf_tokenizer.check(run.tokenizer, 'data.tokenizer')
+  request = sizes.request(config.student.prune)
+  if request:
+    _check(config, run, request, workdir)
+  folders.check_writable(workdir, '--workdir')
+  named = request and request.scores
+  prepared = () if named else training_rows.prepare(run, say)
+  folder = os.path.join(workdir, FOLDER)
+  with lock.shared(workdir, '--workdir', say):
+    os.makedirs(folder, exist_ok=True)
+    params = outputs.student_params(run, workdir)
+    if named:
+      scores = scores_lib.load(request, run.student.config)
+    else:
+      scores = _scores(run, params, prepared, folder)
+    if request:
+      _write(config, run, request, scores, params, workdir)
+    else:
+      picture.draw(os.path.join(folder, picture.FILE), scores, None)
+      names = ', '.join(f'{sizes.PATH}.{name}' for name in sizes.SIZES)
+      say(f'wrote {folder}; to prune, set one of {names}')
+
+
+def _whole(config, workdir) -> resolved.Run:
+  """Resolves the run of the model to prune, with all that it has."""
+  changed = config.copy_and_resolve_references()
+  student = changed.student
+  if student.init == 'teacher':
+    student.init = changed.teacher.init
+  student.keep_layers = ()
+  for name in sizes.SIZES:
+    student.prune[name] = 0
+  run = resolve_student.resolve_student(
+    changed, session.devices(config), workdir
+  )
+  # The workdir's student may be pruned once more.
+  allowed = (*workdirs.NOT_TRAINED, f'{sizes.PATH}.')
+  workdirs.check(config, workdir, allowed)
+  workdirs.check_tokenizer(run, workdir)
+  return run
+
+
+def _keep_layers(config, workdir) -> Sequence[int]:
+  """Returns the layers that the config names; () of a student so made."""
+  is_trained = manager.latest_step(workdir) is not None
+  return () if is_trained else tuple(config.student.keep_layers)
+
+
+def _check(config, run, request, workdir):
+  """Reports limits before anything is measured or written.
+
+  Raises:
+    ConfigError: a size or a layer is not legal, or the mesh does not divide it.
+  """
+  source = run.student.config
+  sizes.check(request, source)
+  # Scores may choose layers of other kinds, but of the same sizes.
+  layers = _keep_layers(config, workdir)
+  layers = layers or range(request.layers or source.num_layers)
+  model = _model(config, run, request, layers, workdir)
+  for line in sizes.warnings(source, model.config):
+    session.say(f'warning: {line}')
+
+
+def _model(config, run, request, layers, workdir) -> resolved.Model:
+  """Returns the pruned model, without its parameters."""
+  keep = _keep_layers(config, workdir)
+  weights.check_keep_layers(
+    keep, run.student.config.num_layers, 'student.keep_layers'
+  )
+  model = resolve_lib.build_model(
+    config.student,
+    'student',
+    source=run.student.config,
+    sizes=sizes.pruned(request, run.student.config, layers),
+    mesh=run.mesh,
+    remat='none',
+    packed=config.data.pack,
+  )
+  return dataclasses.replace(model, keep_layers=keep, prune=request)
+
+
+def _scores(
+  run: resolved.Run,
+  params: types.PyTree,
+  prepared: Sequence[prepare_lib.Prepared],
+  folder: str,
+) -> scores_lib.Scores:
+  """Returns the scores that the folder has, or measures them."""
+  config = run.config
+  rows = min(
+    config.student.prune.calibration_rows,
+    sum(task_rows.counts['rows'] for task_rows in prepared),
+  )
+  batch_size = config.evaluation.batch_size
+  facts = {
+    'rows': rows,
+    'mixture': config.data.mixture,
+    'model': run.student.identity(param_digest.of(params)),
+    'order': training_rows.digest(run, prepared, None),
+  }
+  identity = identity_lib.digest([*facts.values(), batch_size])
+  path = os.path.join(folder, scores_lib.FILE)
+  if json_files.read_in(folder, scores_lib.FILE).get('identity') == identity:
+    session.say(f'the scores are there: {path}')
+    return scores_lib.read(path, '--workdir')
+  job = calibration.Job(
+    model=run.student.module,
+    params=params,
+    mesh=run.mesh,
+    read=rows_lib.Rows(
+      prepared, batch_size, config.seed, shuffle=True, rates=config.data.rates
+    ),
+    rows=rows,
+    batch_size=batch_size,
+    length=config.data.length,
+    identity=identity,
+    folder=folder,
+    say=session.say,
+  )
+  facts = {
+    'rows': rows,
+    'mixture': config.data.mixture,
+    'weights': facts['model']['weights'],
+    'identity': identity,
+    'date': run_info.now(),
+  }
+  sums = calibration.run(job)
+  scores = scores_lib.from_sums(run.student.config, sums, facts)
+  scores_lib.write(path, scores)
+  calibration.forget(folder)
+  return scores
+
+
+def _write(config, run, request, scores, params, workdir):
+  """Writes the picture, the plan and the weights of the pruned model."""
+  folder = os.path.join(workdir, FOLDER)
+  keep = _keep_layers(config, workdir)
+  selection = selection_lib.select(request, scores, keep)
+  model = _model(config, run, request, selection.layers, workdir)
+  picture.draw(os.path.join(folder, picture.FILE), scores, selection)
+  plan = {
+    'before': costs(run.student.config, config.data.length),
+    'after': costs(model.config, config.data.length),
+  }
+  kept = {
+    'layers': list(selection.layers),
+    'config': config_json.to_json(model.config),
+  }
+  atomic_files.write_json(os.path.join(folder, PLAN), {**plan, 'kept': kept})
+  for line in table(plan):
+    session.say(line)
+  session.say(f'layers that are kept: {", ".join(map(str, selection.layers))}')
+  tokenizer = run.tokenizer
+  jinja = templates.TEMPLATES[config.data.template].jinja
+  huggingface.write(
+    os.path.join(folder, WEIGHTS),
+    load_params.pruned(model, params, scores),
+    model.config,
+    config.export.dtype,
+    tokenizer.bos_id,
+    tokenizer.stop_ids,
+    tokenizer.pad_id,
+    lambda new: hf_tokenizer.write(tokenizer, new, jinja),
+  )
+  session.say(
+    f'wrote {folder}; --config.student.init=hf:{folder}/{WEIGHTS} trains it'
+  )
+
+
+def costs(config: family.Config, length: int) -> dict[str, Any]:
+  """Returns what a model takes, for rows of `length` tokens, by name."""
+  work = flops.as_computed(config, length, attention.XLA)
+  operations = flops.forward(config, 1, length, work)
+  operations += flops.logits(config, length, config.vocab_size)
+  return {
+    'parameters': config.parameter_count,
+    'parameters outside the embedding': sizes.non_embedding(config),
+    'bytes in bfloat16': 2 * config.parameter_count,
+    'bytes in float32': 4 * config.parameter_count,
+    'forward FLOPs per token': round(operations / length),
+  }
+
+
+def table(plan: dict[str, dict[str, Any]]) -> list[str]:
+  """Returns lines that compare costs before and after."""
+  before, after = plan['before'], plan['after']
+  rows = [('', 'before', 'after', 'left')]
+  rows += [
+    (name, f'{value:,}', f'{after[name]:,}', f'{after[name] / value:.1%}')
+    for name, value in before.items()
+  ]
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return [
+    '  '.join(
+      [row[0].ljust(widths[0])]
+      + [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
+    )
+    for row in rows
+  ]

@@ -1,0 +1,1 @@
+"""Structured pruning: importance of layers, heads and channels, and slices."""

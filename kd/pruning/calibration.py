@@ -1,0 +1,135 @@
+"""Runs calibration rows through a model, resumably."""
+
+from collections.abc import Callable, Iterable
+import contextlib
+import dataclasses
+import os
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from kd.core import atomic_files
+from kd.core import errors
+from kd.core import progress
+from kd.core import types
+from kd.models import family
+from kd.partitioning import placement
+from kd.partitioning import rules
+from kd.pruning import importance
+
+# In the job's folder until all rows have been through the model.
+FILE = 'calibration.safetensors'
+_SAVE_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What is measured, on which rows.
+
+  Attributes:
+    model: the model.
+    params: its parameters, on their devices.
+    mesh: the devices.
+    read: reads rows of a batch, by the batch's number and theirs in it.
+    rows: number of rows, which need not fill the last batch.
+    batch_size: rows at a time.
+    length: L, tokens of a row.
+    identity: digest of the model, its weights and the rows.
+    folder: where partial sums are kept.
+    say: called with a line for the user.
+  """
+
+  model: family.Model
+  params: types.PyTree
+  mesh: jax.sharding.Mesh
+  read: Callable[[int, Iterable[int]], types.Batch]
+  rows: int
+  batch_size: int
+  length: int
+  identity: str
+  folder: str
+  say: progress.Say
+
+
+def run(job: Job) -> dict[str, np.ndarray]:
+  """Returns the sums over all rows; resumes from the sums that were saved.
+
+  The sums are the same, bit for bit, however often it was interrupted.
+
+  Raises:
+    ConfigError: the saved sums are damaged.
+    NonFiniteError: an activation is NaN or infinite.
+  """
+  file = os.path.join(job.folder, FILE)
+  done, sums = _saved(job, file)
+  if done:
+    job.say(f'resuming after {done * job.batch_size:,} rows')
+  sums = jax.device_put(sums, rules.replicated(job.mesh))
+  add, batches = importance.make(job.model), -(-job.rows // job.batch_size)
+  saved_at = time.monotonic()
+  with progress.Progress(
+    'calibration', job.say, job.rows, 'rows', tokens=job.length
+  ) as task:
+    for number in range(done, batches):
+      batch = placement.place(_batch(job, number), job.mesh, job.batch_size)
+      with rules.active(job.mesh):
+        sums = add(job.params, sums, batch)
+      # Waits for the devices, which would otherwise queue every batch.
+      sums[importance.TOKENS].block_until_ready()
+      task.set(min(job.rows, (number + 1) * job.batch_size))
+      if time.monotonic() - saved_at >= _SAVE_S and number + 1 < batches:
+        _save(job, file, number + 1, sums)
+        saved_at = time.monotonic()
+  result = jax.device_get(sums)
+  bad = [name for name, x in result.items() if not np.isfinite(x).all()]
+  if bad:
+    raise errors.NonFiniteError(
+      f'activations are NaN or infinite: sums of {", ".join(bad)}'
+    )
+  return result
+
+
+def forget(folder: str) -> None:
+  """Removes partial sums, which the scores have replaced."""
+  with contextlib.suppress(FileNotFoundError):
+    os.unlink(os.path.join(folder, FILE))
+
+
+def _batch(job, number):
+  """Returns this process's rows of a batch, as padding beyond the last row."""
+  mine = placement.local_rows(job.mesh, job.batch_size)
+  batch = job.read(number, mine)
+  beyond = number * job.batch_size + mine >= job.rows
+  ids = np.where(beyond[:, None], 0, batch.segment_ids)
+  return batch.replace(segment_ids=ids.astype(np.int32))
+
+
+def _saved(job, file) -> tuple[int, dict[str, Any]]:
+  """Returns the number of batches that were summed, and their sums."""
+  nothing = 0, importance.zeros(job.model.config)
+  if not os.path.exists(file):
+    return nothing
+  try:
+    with safetensors.safe_open(file, 'numpy') as f:
+      metadata = f.metadata() or {}
+      sums = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+  except safetensors.SafetensorError as e:
+    raise errors.ConfigError(
+      file, f'is damaged: {e}', legal='the file as it was written, or none'
+    ) from e
+  if metadata.get('identity') != job.identity:
+    job.say(
+      'calibrating again: the model, its weights or the rows have changed'
+    )
+    return nothing
+  return int(metadata['batches']), sums
+
+
+def _save(job, file, batches, sums):
+  arrays = {name: np.asarray(value) for name, value in sums.items()}
+  metadata = {'identity': job.identity, 'batches': str(batches)}
+  atomic_files.write_bytes(file, safetensors.numpy.save(arrays, metadata))

@@ -1,0 +1,99 @@
+"""Plots importance scores and what is kept."""
+
+import numpy as np
+
+from kd.core import atomic_files
+from kd.pruning import scores as scores_lib
+from kd.pruning import selection as selection_lib
+
+FILE = 'scores.png'
+_KEPT, _REMOVED = 'tab:blue', 'lightgrey'
+
+
+def draw(
+  path: str,
+  scores: scores_lib.Scores,
+  selection: selection_lib.Selection | None,
+) -> None:
+  """Draws a panel each for layers, MLP channels, heads and embedding.
+
+  Args:
+    path: the PNG file.
+    scores: importance scores.
+    selection: what is kept, shown in blue; None before that is chosen.
+  """
+  import matplotlib  # Slow to import.
+
+  matplotlib.use('Agg')
+  from matplotlib import pyplot
+
+  figure, axes = pyplot.subplots(2, 2, figsize=(10, 7.2), layout='constrained')
+  (layers, channels), (heads, width) = axes
+  _layers(layers, scores, selection)
+  _channels(channels, scores, selection)
+  _heads(figure, heads, scores, selection)
+  _width(width, scores, selection)
+  atomic_files.write_picture(path, figure, dpi=110)
+  pyplot.close(figure)
+
+
+def _layers(axis, scores, selection):
+  count = scores.config.num_layers
+  kept = range(count) if selection is None else selection.layers
+  colours = [_KEPT if i in kept else _REMOVED for i in range(count)]
+  axis.bar(range(count), scores.layers, color=colours, edgecolor='grey')
+  axis.set_yscale('log')
+  axis.set_title('layers: 1 - cosine(input, output)', fontsize=10)
+  axis.set_xlabel('layer')
+  axis.margins(x=0.02)
+
+
+def _channels(axis, scores, selection):
+  from matplotlib import pyplot
+
+  colours = pyplot.get_cmap('viridis')(np.linspace(0, 1, len(scores.channels)))
+  for layer, (values, colour) in enumerate(
+    zip(scores.channels, colours, strict=True)
+  ):
+    label = f'layer {layer}' if layer in (0, len(colours) - 1) else None
+    axis.plot(_descending(values), color=colour, linewidth=1, label=label)
+  if selection is not None:
+    axis.axvline(selection.channels.shape[1], color=_KEPT, linestyle='--')
+  axis.set_title(
+    'MLP channels of each layer, relative to the mean', fontsize=10
+  )
+  axis.set_xlabel('rank')
+  axis.set_yscale('log')
+  axis.legend(frameon=False)
+
+
+def _descending(values):
+  return np.sort(values)[::-1] / max(values.mean(), np.finfo(float).tiny)
+
+
+def _heads(figure, axis, scores, selection):
+  shares = scores.heads / np.maximum(
+    scores.heads.sum(axis=1, keepdims=True), np.finfo(float).tiny
+  )
+  image = axis.imshow(shares, aspect='auto', cmap='Blues', vmin=0)
+  figure.colorbar(image, ax=axis)
+  if selection is not None:
+    for layer, kept in zip(selection.layers, selection.heads, strict=True):
+      axis.plot(kept, [layer] * len(kept), '.', color='tab:orange')
+  axis.set_title(
+    "query heads: share of the layer's activation (dots: kept)", fontsize=10
+  )
+  axis.set_xticks(range(shares.shape[1]))
+  axis.set_xlabel('head')
+  axis.set_ylabel('layer')
+
+
+def _width(axis, scores, selection):
+  layers = slice(None) if selection is None else list(selection.layers)
+  total = (scores.attention_width + scores.mlp_width)[layers].sum(axis=0)
+  axis.plot(_descending(total), color='black', linewidth=1)
+  if selection is not None:
+    axis.axvline(len(selection.width), color=_KEPT, linestyle='--')
+  axis.set_title('embedding channels, relative to the mean', fontsize=10)
+  axis.set_xlabel('rank')
+  axis.set_yscale('log')
