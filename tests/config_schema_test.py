@@ -71,6 +71,8 @@ def test_choices_are_those_of_the_code():
   from kd.models.attention import attention_backend
   from kd.modes import export
   from kd.optimizers import optimizers
+  from kd.pruning import selection as pruning_selection
+  from kd.pruning import sizes
   from kd.reasoning.chains import prompting
   from kd.reasoning.trees import problems
   from kd.reasoning.trees import tree_methods
@@ -99,6 +101,8 @@ def test_choices_are_those_of_the_code():
     'losses.heads': attention_maps.HEADS,
     'objective.positions.rule': selection.RULES,
     'optimizer.state_memory': optimizers.MEMORIES,
+    'student.prune.head_score': pruning_selection.HEAD_SCORES,
+    'student.prune.layer_pattern': sizes.PATTERNS,
     'reasoning.style': prompting.STYLES,
     'search.problem': problems.SOURCES,
     'search.method': tree_methods.METHODS,

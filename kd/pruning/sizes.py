@@ -15,6 +15,7 @@ NUM_HEADS, EMBED_DIM = 'num_heads', 'embed_dim'
 SIZES = (LAYERS, MLP_DIM, NUM_HEADS, EMBED_DIM)
 
 PERIODIC, ANY = 'periodic', 'any'
+PATTERNS = (PERIODIC, ANY)
 
 # Values of a matrix's row that share a scale in GGUF files.
 _Q4_0_BLOCK, _K_QUANTS_BLOCK = 32, 256
