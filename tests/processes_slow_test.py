@@ -122,6 +122,27 @@ def test_a_notice_to_one_is_obeyed_by_all(start, alone):
   _assert_as_alone(run, alone)
 
 
+def test_two_export_what_one_does(start, alone):
+  """Parameters are split over both; process 0 writes, byte by byte the same."""
+  changes = ['--mode=export', '--config.export.formats=hf,gguf']
+  split = ['--config.mesh.data=1', '--config.mesh.tensor=2']
+  written = []
+  for count in (1, 2):
+    run = start('alone', count, *changes, *(split if count > 1 else ()))
+    assert run.finish() == [0] * count, run.text(0, 'err')
+    folder = f'{run.workdir}/export'
+    names = [
+      f'{x}/{n}' for x in ('hf', 'gguf') for n in os.listdir(f'{folder}/{x}')
+    ]
+    assert len(names) > 6
+    written.append({})
+    for name in names:
+      with open(f'{folder}/{name}', 'rb') as f:
+        written[-1][name] = f.read()
+    shutil.rmtree(folder)
+  assert written[0] == written[1]
+
+
 def test_one_goes_on_as_two(start, alone):
   run = start('grows', 1, sleeps={f'0:{_SLOW}': 15.0})
   # Waiting, a process alone saves at once.

@@ -1,26 +1,41 @@
 """Brings parameters to the host, one tensor of a file at a time."""
 
+from collections.abc import Iterator, Sequence
+
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
 from kd.core import types
 from kd.models import tensors as tensors_lib
+from kd.partitioning import processes
 
 
-def tensor(params: types.PyTree, t: tensors_lib.Tensor) -> np.ndarray:
-  """Returns a tensor's parameter, of t.shape, on the host.
+def each(
+  params: types.PyTree, tensors: Sequence[tensors_lib.Tensor]
+) -> Iterator[tuple[tensors_lib.Tensor, np.ndarray]]:
+  """Yields tensors with their values, on the host.
 
-  With several processes all call this in the same order: each holds a part of
-  the parameter.
+  All processes must call this and exhaust it: each holds a part of the
+  parameters. They wait for process 0 after each tensor, which may write it.
 
   Args:
     params: the parameter tree, on host or devices.
-    t: an entry of family.Family.tensors.
+    tensors: entries of family.Family.tensors.
+
+  Yields:
+    Each tensor, and its array of tensor.shape.
   """
-  leaf = tensors_lib.leaf(params, t.path)
-  if t.group is not None:
-    leaf = leaf[t.group]
+  for tensor in tensors:
+    yield tensor, _on_host(params, tensor)
+    # Not in the next gathering, whose wait has an end.
+    processes.from_first(lambda: None)
+
+
+def _on_host(params: types.PyTree, tensor: tensors_lib.Tensor) -> np.ndarray:
+  leaf = tensors_lib.leaf(params, tensor.path)
+  if tensor.group is not None:
+    leaf = leaf[tensor.group]
   if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
     leaf = multihost_utils.process_allgather(leaf, tiled=True)
   return np.asarray(leaf)

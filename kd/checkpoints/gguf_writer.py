@@ -105,9 +105,10 @@ def write(
   """
   chosen = families.of(config)
   tensors = chosen.tensors(config)
+  arrays = gather.each(params, tensors)
   if jax.process_index():
-    for t in tensors:
-      gather.tensor(params, t)
+    for _ in arrays:
+      pass
     return
   rows = len(metadata[TOKENS])
   kinds = {t.gguf: _kind(t, weight_type, table_type) for t in tensors}
@@ -121,9 +122,8 @@ def write(
       writer.write_header_to_file()
       writer.write_kv_data_to_file()
       writer.write_ti_data_to_file()
-      for t in tensors:
-        array = gather.tensor(params, t).astype(np.float32, copy=False)
-        array = chosen.to_gguf(config, t, array)
+      for t, array in arrays:
+        array = chosen.to_gguf(config, t, array.astype(np.float32, copy=False))
         array = np.ascontiguousarray(array[:rows] if t.is_table else array)
         writer.write_tensor_data(_quantize(array, kinds[t.gguf], t.gguf))
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import itertools
 import os
 import shutil
 import tempfile
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 
+from kd.checkpoints import gather
 from kd.checkpoints import hf_config
 from kd.checkpoints import hf_weights
 from kd.core import errors
@@ -30,13 +33,14 @@ def write(
   bos_id: int | None,
   eos_ids: Sequence[int],
   pad_id: int,
-  write_tokenizer: Callable[[str], None],
+  write_more: Callable[[str], None],
   file_bytes: int = 2 * 2**30,
 ) -> None:
   """Writes a directory that transformers and vLLM load.
 
   Everything is written to another directory first, which is then renamed, so a
-  reader finds the old files or the new ones. A tied head is not written.
+  reader finds the old files or the new ones. A tied head is not written. All
+  processes call this; the first one writes.
 
   Args:
     directory: where to; what is there is replaced.
@@ -46,7 +50,7 @@ def write(
     bos_id: begins every text; None if the tokenizer has none.
     eos_ids: ids that end generation: EOS, then end of turn.
     pad_id: id of padding.
-    write_tokenizer: called with the new directory, to put the tokenizer there.
+    write_more: called last with the new directory, to put the tokenizer there.
     file_bytes: most bytes of tensors in a file, and so of host memory.
 
   Raises:
@@ -54,14 +58,20 @@ def write(
   """
   if dtype not in DTYPES:
     raise errors.unknown('export.dtype', 'type', dtype, list(DTYPES))
+  tensors = families.of(config).tensors(config)
+  arrays = gather.each(params, tensors)
+  if jax.process_index():
+    for _ in arrays:
+      pass
+    return
   with _replaced(directory) as new:
-    _write_weights(new, params, config, dtype, file_bytes)
+    _write_weights(new, _shards(tensors, dtype, file_bytes), arrays, dtype)
     values = hf_config.to_dict(config, dtype, bos_id, eos_ids, pad_id)
     _write_json(new, hf_config.FILE, values)
     ids = ('bos_token_id', 'eos_token_id', 'pad_token_id')
     generation = {key: values[key] for key in ids} | {'do_sample': False}
     _write_json(new, 'generation_config.json', generation)
-    write_tokenizer(new)
+    write_more(new)
 
 
 @contextlib.contextmanager
@@ -88,9 +98,10 @@ def _write_json(directory: str, name: str, values: Any) -> None:
 
 
 def _shards(
-  tensors: Sequence[tensors_lib.Tensor], item_bytes: int, file_bytes: int
+  tensors: Sequence[tensors_lib.Tensor], dtype: str, file_bytes: int
 ) -> list[list[tensors_lib.Tensor]]:
   """Groups consecutive tensors that fit into a file; no group is empty."""
+  item_bytes = np.dtype(DTYPES[dtype]).itemsize
   shards, used = [[]], 0
   for tensor in tensors:
     size = int(np.prod(tensor.shape)) * item_bytes
@@ -104,29 +115,27 @@ def _shards(
 
 def _write_weights(
   directory: str,
-  params: types.PyTree,
-  config: family.Config,
+  shards: Sequence[Sequence[tensors_lib.Tensor]],
+  arrays: Iterator[tuple[tensors_lib.Tensor, np.ndarray]],
   dtype: str,
-  file_bytes: int,
 ) -> None:
-  item_bytes = np.dtype(DTYPES[dtype]).itemsize
-  shards = _shards(families.of(config).tensors(config), item_bytes, file_bytes)
+  """Writes the files of `shards`, whose tensors `arrays` yields in order."""
   places, total = {}, 0
   for i, shard in enumerate(shards, 1):
     file = hf_weights.SINGLE
     if len(shards) > 1:
       file = f'model-{i:05d}-of-{len(shards):05d}.safetensors'
-    arrays = {}
-    for t in shard:
-      leaf = tensors_lib.leaf(params, t.path)
-      array = np.asarray(leaf if t.group is None else leaf[t.group])
-      arrays[t.hf] = np.ascontiguousarray(
+    stored = {}
+    for t, array in itertools.islice(arrays, len(shard)):
+      stored[t.hf] = np.ascontiguousarray(
         t.to_file(array, tensors_lib.HF).astype(DTYPES[dtype])
       )
       places[t.hf] = file
-      total += arrays[t.hf].nbytes
+      total += stored[t.hf].nbytes
     path = os.path.join(directory, file)
-    tensor_files.save(path, arrays, {'format': 'pt'})
+    tensor_files.save(path, stored, {'format': 'pt'})
   if len(shards) > 1:
     index = {'metadata': {'total_size': total}, 'weight_map': places}
     _write_json(directory, hf_weights.INDEX, index)
+  for _ in arrays:  # The other processes wait until it is exhausted.
+    raise AssertionError('a tensor is in no file')

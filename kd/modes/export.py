@@ -38,7 +38,6 @@ def _hf(run: resolved.Run, workdir: str) -> Write:
   folder = os.path.join(workdir, 'export', 'hf')
   tokenizer, template = run.tokenizer, run.config.data.template
   hf_tokenizer.check(tokenizer, 'data.tokenizer')
-  session.check_one_process('export')
 
   def write(params):
     huggingface.write(
