@@ -83,6 +83,11 @@ def adafactor(lr, **changes) -> Part:
   return schema.option(training.OPTIMIZER, 'adafactor', lr=lr, **changes)
 
 
+def parameter_group(match: str, **changes) -> Part:
+  """Returns a value of optimizer.groups.<name>; the rate may be a schedule."""
+  return _section(training.GROUP, {'match': match, **changes})
+
+
 def cache_method(name: str, **changes) -> Part:
   """Returns a value of `cache.method`."""
   return schema.option(data.CACHE_METHOD, name, **changes)

@@ -110,6 +110,7 @@ class Number(Legal):
   at_least: float | None = None
   below: float | None = None
   at_most: float | None = None
+  also: Mapping[float, str] = dataclasses.field(default_factory=dict)
 
   kind = 'a number'
 
@@ -121,7 +122,9 @@ class Number(Legal):
       f'below {self.below:g}' if self.below is not None else '',
       f'at most {self.at_most:g}' if self.at_most is not None else '',
     ]
-    return 'a number, ' + (' and '.join(x for x in ends if x) or 'finite')
+    usual = 'a number, ' + (' and '.join(x for x in ends if x) or 'finite')
+    special = [f'{value:g} ({meaning})' for value, meaning in self.also.items()]
+    return ', '.join((usual, *special))
 
   def holds(self, value: float) -> bool:
     """Returns whether a float32 is finite and in the interval.
@@ -145,6 +148,8 @@ class Number(Legal):
   def fault(self, value):
     if isinstance(value, bool) or not isinstance(value, int | float):
       return self._wrong_type(value)
+    if value in self.also:
+      return ''
     try:
       if self.holds(float(value)) and self._between(float(value), float):
         return ''
@@ -226,6 +231,19 @@ class Matching(Text):
     if re.fullmatch(self.pattern, value):
       return ''
     return f'found {shown(value)}'
+
+
+class Expression(Text):
+  """A regular expression, as Python's `re` reads it."""
+
+  text = 'a regular expression'
+
+  def _fault(self, value):
+    try:
+      re.compile(value)
+    except (re.error, RecursionError) as e:
+      return f'found {shown(value)}: {e}'
+    return '' if value else 'found an empty one'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,6 +354,7 @@ ALL_OR_COUNT = Integer(1, also={-1: 'all'})
 SEED = Integer(0, SEEDS)
 BOOLEAN = Boolean()
 TEXT = Text()
+EXPRESSION = Expression()
 SPLIT = Matching('.+', 'the name of a split')
 DTYPE = one_of('bfloat16', 'float32')
 DURATION = Number(above=0, at_most=SECONDS)

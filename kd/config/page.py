@@ -51,9 +51,10 @@ def _heading(title, doc):
 def _body(path, node):
   if isinstance(node, schema.Choice):
     yield from _options(node)
-    return
-  yield from _table(node.children)
-  for key, child in node.children.items():
+  else:
+    yield from _table(node.children)
+  parts = node.common if isinstance(node, schema.Choice) else node.children
+  for key, child in parts.items():
     if not isinstance(child, schema.Field):
       yield from _section(schema.join(path, key), child)
 

@@ -36,19 +36,22 @@ def project(hidden: Array, unembedding: Array) -> Array:
   return rules.constrain(logits, ('gathered_batch', 'vocab'))
 
 
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+def _d_hidden(d_logits, unembedding):
+  return _product('tv,vd->td', d_logits, unembedding.astype(d_logits.dtype))
+
+
 def _products(d_logits, hidden, unembedding):
   """Returns the gradients of hidden states [T, D] and unembedding [V, D]."""
-  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-  unembedding = unembedding.astype(hidden.dtype)
-  return (
-    product('tv,vd->td', d_logits, unembedding),
-    product('tv,td->vd', d_logits, hidden),
-  )
+  d_hidden = _d_hidden(d_logits, unembedding)
+  return d_hidden, _product('tv,td->vd', d_logits, hidden)
 
 
 def pull_back(
-  d_logits: Array, hidden: Array, unembedding: Array, total: Array
-) -> tuple[Array, Array]:
+  d_logits: Array, hidden: Array, unembedding: Array, total: Array | None
+) -> tuple[Array, Array | None]:
   """Backpropagates logits' gradients to hidden states and the unembedding.
 
   Where one device holds the whole vocabulary, a chunk's gradient of the
@@ -60,11 +63,13 @@ def pull_back(
     hidden: [T, D], gathered.
     unembedding: float32 [V, D].
     total: float32 [V, D], the unembedding's gradient summed over earlier
-      chunks.
+      chunks; None if it is not trained.
 
   Returns:
     The gradient of hidden, float32 [T, D], and the new total.
   """
+  if total is None:
+    return _d_hidden(d_logits, unembedding), None
   size = total.shape[0]
   if size <= _VOCAB_BLOCK or rules.shards('vocab', size) > 1:
     d_hidden, product = _products(d_logits, hidden, unembedding)

@@ -22,3 +22,6 @@ def test_gradients_are_whole_products(vocab_size):
     d_hidden / scale, d_logits @ unembedding / scale, atol=3e-6
   )
   np.testing.assert_allclose(total, before + d_logits.T @ hidden, atol=3e-6)
+  alone, none = jax.jit(chunks.pull_back)(*single[:3], None)
+  np.testing.assert_allclose(alone / scale, d_hidden / scale, atol=3e-6)
+  assert none is None

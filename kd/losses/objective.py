@@ -249,7 +249,15 @@ def _logits_objective(terms, chunk_tokens, hidden, unembedding, inputs):
 
 
 def _forward(terms, chunk_tokens, hidden, unembedding, inputs):
-  """Computes _logits_objective, with the gradients as residuals."""
+  """Computes _logits_objective, with the gradients as residuals.
+
+  The unembedding's gradient is left out if it is not trained: the compiler
+  would compute it all the same.
+  """
+  trains_unembedding = unembedding.perturbed
+  hidden, unembedding, inputs = jax.tree.map(
+    lambda argument: argument.value, (hidden, unembedding, inputs)
+  )
   layout = chunks.Layout(inputs.weights, chunk_tokens)
 
   def add(carry, chunk, index):
@@ -270,9 +278,11 @@ def _forward(terms, chunk_tokens, hidden, unembedding, inputs):
       layout.put(d_hidden, d_chunk.astype(hidden.dtype), index),
     )
 
-  d_unembedding = rules.constrain(
-    jnp.zeros(unembedding.shape), ('vocab', 'table_width')
-  )
+  d_unembedding = None
+  if trains_unembedding:
+    d_unembedding = rules.constrain(
+      jnp.zeros(unembedding.shape), ('vocab', 'table_width')
+    )
   zeros = no_sums(terms, inputs.distribution)
   carry = zeros, d_unembedding, jnp.zeros_like(hidden)
   sums, d_unembedding, d_hidden = chunks.fold(
@@ -288,12 +298,12 @@ def _backward(terms, chunk_tokens, residuals, cotangents):
   scale = cotangents[0]
   return (
     (d_hidden * scale).astype(d_hidden.dtype),
-    d_unembedding * scale,
+    None if d_unembedding is None else d_unembedding * scale,
     None,
   )
 
 
-_logits_objective.defvjp(_forward, _backward)
+_logits_objective.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def logits_total(

@@ -73,6 +73,27 @@ def params_of(
   return own if group is None else jax.tree.map(lambda x: x[group], own)
 
 
+def paths(config: family.Config, keys: tuple[Any, ...]) -> tuple[str, ...]:
+  """Returns a parameter's path as users see it, such as layers.3.mlp.gate.
+
+  Args:
+    config: the model.
+    keys: of the parameter, as jax.tree_util gives them.
+
+  Returns:
+    One path, or those of the layers along its first axis.
+  """
+  root, *names = (jax.tree_util.keystr((key,), simple=True) for key in keys)
+  if root not in (_SCANNED, _REST):
+    return ('.'.join((root, *names)),)
+  position = int(names[0].removeprefix('layer_'))
+  scanned = config.scan_groups * config.scan_period
+  layers = (scanned + position,)
+  if root == _SCANNED:
+    layers = range(position, scanned, config.scan_period)
+  return tuple('.'.join(('layers', str(i), *names[1:])) for i in layers)
+
+
 def is_stacked(path: tuple[Any, ...]) -> bool:
   """Returns whether a parameter has several layers along its first axis.
 

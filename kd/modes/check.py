@@ -62,7 +62,7 @@ def memory(run: resolved.Run) -> str:
   resident = costs.resident_memory(run)
   parts = {
     'parameters': resident.parameters,
-    'gradients': resident.parameters,
+    'gradients': resident.gradients,
     'optimizer state': resident.optimizer,
     'teachers': sum(resident.teachers),
   }

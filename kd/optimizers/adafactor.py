@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from kd.core import schedules
@@ -12,7 +13,7 @@ from kd.core import types
 from kd.optimizers import skip_nonfinite
 
 Array = types.Array
-Mask = Callable[[types.PyTree], types.PyTree]
+ByParameter = Callable[[types.PyTree], types.PyTree]
 
 _LEAST_SQUARE = 1e-30  # epsilon 1 of the paper, added to squared gradients
 _LEAST_SCALE = 1e-3  # epsilon 2, the least root mean square of a parameter
@@ -56,9 +57,8 @@ def adafactor(
   decay_rate: float,
   clip_update: float,
   scale_by_parameter: bool,
-  weight_decay: float,
-  decayed: Mask,
-  stacked: Mask,
+  weight_decays: ByParameter,
+  stacked: ByParameter,
 ) -> skip_nonfinite.Transformation:
   """Returns Adafactor with decoupled weight decay, as AdamW has it.
 
@@ -68,10 +68,10 @@ def adafactor(
     clip_update: an update's root mean square is cut to this.
     scale_by_parameter: whether updates are relative to the root mean square of
       the parameter.
-    weight_decay: times the learning rate, what decayed parameters lose.
-    decayed: from parameters to a tree of bools: which of them decay.
-    stacked: likewise, which of them hold one parameter of each of several
-      layers along their first axis; each layer is treated by itself.
+    weight_decays: from parameters to a tree of their weight decays.
+    stacked: from parameters to a tree of bools: which of them hold one
+      parameter of each of several layers along their first axis; each layer is
+      treated by itself.
 
   Returns:
     The transformation; its `update` takes bool [] `finite`.
@@ -111,7 +111,7 @@ def adafactor(
     rate = jnp.asarray(learning_rate(state.count), jnp.float32)
     mean = lambda old, new: decay * old + (1 - decay) * new
 
-    def one(gradient, rows, columns, full, param, is_decayed, has_layers):
+    def one(gradient, rows, columns, full, param, weight_decay, has_layers):
       square = jnp.square(gradient) + _LEAST_SQUARE
       axes = _factored_axes(param.shape, has_layers)
       if axes is None:
@@ -126,7 +126,7 @@ def adafactor(
       step /= jnp.maximum(1.0, _rms(step, has_layers) / clip_update)
       if scale_by_parameter:
         step *= jnp.maximum(_rms(param, has_layers), _LEAST_SCALE)
-      if is_decayed:
+      if np.any(weight_decay):
         step += weight_decay * param
       return -rate * step, rows, columns, full
 
@@ -137,7 +137,7 @@ def adafactor(
       state.columns,
       state.full,
       params,
-      decayed(params),
+      weight_decays(params),
       stacked(params),
     )
     updates, *moments = (

@@ -1,6 +1,7 @@
 """Builds the optimizer of a config."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import dataclasses
 from typing import Any
 
 import jax
@@ -13,24 +14,40 @@ from kd.core import schedules
 from kd.core import types
 from kd.models import layer_stack
 from kd.optimizers import adafactor as adafactor_lib
+from kd.optimizers import parameter_groups
 from kd.optimizers import skip_nonfinite
 from kd.optimizers import state_offload
 
 OPTIMIZERS = registry.Registry('optimizer')
 # Fields of `optimizer` that are no argument of the named builder.
-COMMON = ('lr', 'clip_norm', 'micro_batches', 'state_memory')
+COMMON = ('lr', 'clip_norm', 'micro_batches', 'state_memory', 'groups')
 # Where an optimizer's state lies between updates.
 MEMORIES = ('device', 'host')
 
 
-def decay_mask(params: types.PyTree) -> types.PyTree:
-  """Returns True for parameters that weight decay shrinks: all but norms."""
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """A gradient transformation, and the parameters that it trains.
 
-  def decayed(path, leaf):
-    del leaf
-    return path[-1].key != 'scale'
+  Attributes:
+    init: from the trained parameters to the state before the first update.
+    update: from (gradients, state, trained parameters) to (updates, state). It
+      takes bool [] `finite`, and changes nothing where that is False; and
+      `grad_norm`, the norm to clip by, None for that of all gradients.
+    groups: which parameters are trained, and factors on the learning rate that
+      the updates are to be multiplied by.
+    state_memory: where its state is between updates, one of MEMORIES.
+  """
 
-  return jax.tree_util.tree_map_with_path(decayed, params)
+  init: Callable[[types.PyTree], types.PyTree]
+  update: Callable[..., tuple[types.PyTree, types.PyTree]]
+  groups: parameter_groups.ParameterGroups
+  state_memory: str
+
+  @property
+  def memory_kind(self) -> str | None:
+    """The memory of moments, as shardings name it; None: the device's own."""
+    return state_offload.KIND if self.state_memory == 'host' else None
 
 
 def stacked_mask(params: types.PyTree) -> types.PyTree:
@@ -50,20 +67,27 @@ def stacked_mask(params: types.PyTree) -> types.PyTree:
 
 @OPTIMIZERS.register('adamw')
 def adamw(
-  learning_rate, *, weight_decay: float, b1: float, b2: float, epsilon: float
+  learning_rate,
+  groups,
+  *,
+  weight_decay: float,
+  b1: float,
+  b2: float,
+  epsilon: float,
 ) -> skip_nonfinite.Transformation:
   """Returns AdamW (arXiv 1711.05101)."""
   for name, value in (('b1', b1), ('b2', b2)):
     if not 0 <= value < 1:
       raise errors.ConfigError(name, f'found {value}', legal='[0, 1)')
   return skip_nonfinite.adamw(
-    learning_rate, b1, b2, epsilon, weight_decay, decay_mask
+    learning_rate, b1, b2, epsilon, _decays(groups, weight_decay)
   )
 
 
 @OPTIMIZERS.register('adafactor')
 def adafactor(
   learning_rate,
+  groups,
   *,
   weight_decay: float,
   decay_rate: float,
@@ -80,10 +104,13 @@ def adafactor(
     decay_rate,
     clip_update,
     scale_by_parameter,
-    weight_decay,
-    decay_mask,
+    _decays(groups, weight_decay),
     stacked_mask,
   )
+
+
+def _decays(groups, weight_decay):
+  return lambda params: groups.weight_decays(params, weight_decay)
 
 
 def _clip(max_norm):
@@ -93,27 +120,31 @@ def _clip(max_norm):
   optax.clip_by_global_norm make it write all gradients once more.
   """
 
-  def update(gradients, state, params=None):
-    del params
-    norm = optax.tree.norm(gradients)
+  def update(gradients, state, params=None, *, grad_norm=None, **arguments):
+    del params, arguments
+    norm = optax.tree.norm(gradients) if grad_norm is None else grad_norm
     factor = max_norm / jnp.maximum(norm, max_norm)
     return jax.tree.map(lambda g: g * factor, gradients), state
 
-  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+  return optax.GradientTransformationExtraArgs(
+    lambda _: optax.EmptyState(), update
+  )
 
 
 def build(
-  spec: Mapping[str, Any], steps: int
-) -> tuple[skip_nonfinite.Transformation, schedules.Schedule]:
+  spec: Mapping[str, Any],
+  steps: int,
+  groups: parameter_groups.ParameterGroups = parameter_groups.ALL_TRAINED,
+) -> tuple[Optimizer, schedules.Schedule]:
   """Returns the optimizer and its learning rate.
 
   Args:
     spec: the config's `optimizer`.
     steps: updates of the whole run, the end of decays.
+    groups: those of the parameters that it will train.
 
   Returns:
-    The transformation, whose `update` takes bool [] `finite` and changes
-    nothing where that is False, and the rate at update number 0, 1, ...
+    The optimizer, and the rate at update number 0, 1, ...
 
   Raises:
     ConfigError: a name, an argument or a value is not legal.
@@ -131,9 +162,12 @@ def build(
     )
   rate = schedules.SCHEDULES.build(spec['lr'], 'optimizer.lr', steps)
   named = {k: v for k, v in spec.items() if k not in COMMON}
-  transformation = OPTIMIZERS.build(named, 'optimizer', rate)
+  transformation = OPTIMIZERS.build(named, 'optimizer', rate, groups)
   if spec['clip_norm'] > 0:
     transformation = optax.chain(_clip(spec['clip_norm']), transformation)
   if spec['state_memory'] == 'host':
     transformation = state_offload.moved(transformation)
-  return transformation, rate
+  memory = spec['state_memory']
+  return Optimizer(
+    transformation.init, transformation.update, groups, memory
+  ), rate

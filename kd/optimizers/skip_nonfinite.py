@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from kd.core import schedules
@@ -18,7 +19,8 @@ def gated(transformation: optax.GradientTransformation) -> Transformation:
   Old and new state both exist for a moment.
   """
 
-  def update(gradients, state, params, *, finite):
+  def update(gradients, state, params, *, finite, **arguments):
+    del arguments
     updates, new_state = transformation.update(gradients, state, params)
     keep = lambda new, old: jnp.where(finite, new, old)
     return (
@@ -34,8 +36,7 @@ def adamw(
   b1: float,
   b2: float,
   epsilon: float,
-  weight_decay: float,
-  mask: Callable[[types.PyTree], types.PyTree],
+  weight_decays: Callable[[types.PyTree], types.PyTree],
 ) -> Transformation:
   """Returns AdamW (arXiv 1711.05101) that reuses the old state's buffers.
 
@@ -48,8 +49,7 @@ def adamw(
     b1: decay of the gradient's mean.
     b2: decay of its square.
     epsilon: added to the square's root.
-    weight_decay: of the parameters that `mask` names.
-    mask: from parameters to a tree of bools.
+    weight_decays: from parameters to a tree of their weight decays.
 
   Returns:
     The transformation; its `update` takes bool [] `finite`.
@@ -60,7 +60,8 @@ def adamw(
     count = jnp.zeros((), jnp.int32)
     return optax.ScaleByAdamState(count, zeros(), zeros())
 
-  def update(gradients, state, params, *, finite):
+  def update(gradients, state, params, *, finite, **arguments):
+    del arguments
     count = state.count + finite
     mean = lambda decay: (
       lambda old, new: jnp.where(finite, decay * old + (1 - decay) * new, old)
@@ -74,13 +75,13 @@ def adamw(
     number = jnp.maximum(count, 1).astype(jnp.float32)
     mu_scale, nu_scale = 1 / (1 - b1**number), 1 / (1 - b2**number)
 
-    def step(m, v, param, is_decayed):
+    def step(m, v, param, weight_decay):
       change = m * mu_scale / (jnp.sqrt(v * nu_scale) + epsilon)
-      if is_decayed:
+      if np.any(weight_decay):
         change += weight_decay * param
       return -rate * change
 
-    updates = jax.tree.map(step, mu, nu, params, mask(params))
+    updates = jax.tree.map(step, mu, nu, params, weight_decays(params))
     return updates, optax.ScaleByAdamState(count, mu, nu)
 
   return Transformation(init, update)

@@ -1,25 +1,23 @@
 """Keeps optimizer state in the host's memory between updates."""
 
 import jax
-import optax
 
 from kd.core import types
 from kd.optimizers import skip_nonfinite
 
+KIND = 'pinned_host'  # The host's memory, as shardings name it.
 _HOST = jax.memory.Space.Host
 _DEVICE = jax.memory.Space.Device
 
 
-class Moved(optax.GradientTransformationExtraArgs):
-  """A transformation whose state is to lie on the host; see `moved`."""
-
-
-def moved(transformation: skip_nonfinite.Transformation) -> Moved:
+def moved(
+  transformation: skip_nonfinite.Transformation,
+) -> skip_nonfinite.Transformation:
   """Returns the transformation with its state in the host's memory.
 
-  What lies there is taken to the device for the update, and what comes of it is
-  put back. Its `init` makes a state on the device: who keeps the state moves it
-  once, to the memory that memory_kind names.
+  The state is copied to the device for the update, and the new one copied back.
+  `init` makes a state on the device: the caller moves it once, to the memory
+  KIND.
   """
 
   def update(gradients, state, params, **arguments):
@@ -28,15 +26,7 @@ def moved(transformation: skip_nonfinite.Transformation) -> Moved:
     back = lambda x, old: jax.device_put(x, _HOST) if _is_on_host(old) else x
     return updates, jax.tree.map(back, new, state)
 
-  return Moved(transformation.init, update)
-
-
-def memory_kind(transformation: skip_nonfinite.Transformation) -> str | None:
-  """Returns the memory for moments between updates, as shardings name it.
-
-  None is the device's own.
-  """
-  return 'pinned_host' if isinstance(transformation, Moved) else None
+  return skip_nonfinite.Transformation(transformation.init, update)
 
 
 def _is_on_host(x: types.Array) -> bool:

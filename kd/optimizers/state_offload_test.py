@@ -6,7 +6,6 @@ import numpy as np
 
 from kd.config import base
 from kd.optimizers import optimizers
-from kd.optimizers import state_offload
 
 _PARAMS = ({'matrix': jnp.ones((3, 4))}, {})
 
@@ -15,7 +14,7 @@ def _three(memory):
   lr = base.schedule('constant', peak=1e-2, warmup_steps=0)
   spec = base.adamw(lr, state_memory=memory).to_dict()
   optimizer, _ = optimizers.build(spec, 10)
-  kind = state_offload.memory_kind(optimizer)
+  kind = optimizer.memory_kind
 
   def place(x):
     here = x.sharding.with_memory_kind(kind if x.ndim else None)

@@ -22,7 +22,6 @@ from kd.models.attention import attention
 from kd.models.attention import attention_mask
 from kd.models.gemma3 import config as gemma3_config
 from kd.optimizers import optimizers
-from kd.optimizers import state_offload
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.planning import libtpu
@@ -114,7 +113,7 @@ def _offloaded(mesh):
   far = lambda x: jax.ShapeDtypeStruct(
     x.shape,
     x.dtype,
-    sharding=x.sharding.with_memory_kind(state_offload.memory_kind(optimizer)),
+    sharding=x.sharding.with_memory_kind(optimizer.memory_kind),
   )
   state = optax.tree_map_params(
     optimizer,

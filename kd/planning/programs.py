@@ -168,7 +168,7 @@ def step(run: resolved.Run) -> Program:
     trips=num_chunks(run),
     kinds={
       f'{state_name}.params': 'parameters',
-      f'{state_name}.paths': 'parameters',
+      f'{state_name}.projections': 'parameters',
       f'{state_name}.opt_state': 'optimizer',
       targets_name: 'teacher',
     },

@@ -18,6 +18,7 @@ from kd.config import rules as config_rules
 from kd.core import errors
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
+from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import term_builder
@@ -26,6 +27,7 @@ from kd.models import families
 from kd.models import family
 from kd.models.attention import attention_backend
 from kd.optimizers import optimizers
+from kd.optimizers import parameter_groups
 from kd.partitioning import membership
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
@@ -187,6 +189,20 @@ def _objective(config, source, student, teachers):
   return objective
 
 
+def _optimizer(config, student, objective):
+  """Returns the optimizer with its groups, and the learning rate."""
+  groups = parameter_groups.build(
+    config.optimizer.groups.to_dict(), 'optimizer.groups', config.steps
+  )
+  split = parameter_groups.ParameterGroups(student.config, groups)
+  # Shapes alone.
+  projections, _ = jax.eval_shape(
+    lambda: layer_objective.init(objective.layer_terms, jax.random.key(0))
+  )
+  split.check((student.module.abstract_params(), projections))
+  return optimizers.build(config.optimizer, config.steps, split)
+
+
 def shapes(
   config: ml_collections.ConfigDict,
   make_mesh: meshes.MakeMesh,
@@ -210,12 +226,12 @@ def shapes(
   model_checks.check_search(config.search)
   mesh = meshes.student_mesh(config, make_mesh)
   meshes.check(config, mesh)
-  optimizer, learning_rate = optimizers.build(config.optimizer, config.steps)
   teacher_mesh = meshes.teacher_mesh(config, mesh, make_mesh)
   teachers = build_teachers(config, specs, sizes, teacher_mesh)
   student = build_student(config, sizes['student'], mesh)
   objective = _objective(config, source, student, teachers)
   source.check(mesh, student, objective)
+  optimizer, learning_rate = _optimizer(config, student, objective)
   engine.check_room(
     student.module,
     config.evaluation.max_new_tokens,

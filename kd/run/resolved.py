@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
 from kd.core import types
 from kd.input_pipeline import tokenizers
 from kd.losses import objective as objective_lib
 from kd.models import family
+from kd.optimizers import optimizers
 from kd.pruning import sizes
 
 
@@ -85,7 +85,7 @@ class Run:
     teachers: the models that it learns from, the one that the config calls
       `teacher` first; () without a live teacher.
     objective: the training objective; without terms where nothing is trained.
-    optimizer: the gradient transformation; None where nothing is trained.
+    optimizer: trains it; None where nothing is trained.
     learning_rate: by update; None likewise.
   """
 
@@ -95,7 +95,7 @@ class Run:
   student: Model
   teachers: tuple[Teacher, ...]
   objective: objective_lib.Objective
-  optimizer: optax.GradientTransformation | None
+  optimizer: optimizers.Optimizer | None
   learning_rate: Callable[[int], float] | None
 
   @property

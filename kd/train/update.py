@@ -16,7 +16,8 @@ from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import step_scalars
 from kd.models import family
-from kd.optimizers import state_offload
+from kd.optimizers import optimizers
+from kd.optimizers import parameter_groups
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 
@@ -39,7 +40,7 @@ class TrainState:
     projections: parameters that terms train in addition, by their keys; they
       are left out of its export.
     layer_maps: by a term's key, int32 [n]: teacher layers it compares with.
-    opt_state: the optimizer's, over params and projections.
+    opt_state: the optimizer's, over the trained ones of params and projections.
     rng: key data; step k uses fold_in(rng, k).
   """
 
@@ -51,8 +52,8 @@ class TrainState:
   rng: Array
 
   @property
-  def trained(self) -> tuple[types.PyTree, types.PyTree]:
-    """Returns the parameters that the optimizer changes."""
+  def all_params(self) -> tuple[types.PyTree, types.PyTree]:
+    """Returns all parameters of which an optimizer's groups train some."""
     return self.params, self.projections
 
 
@@ -90,18 +91,19 @@ Update = Callable[
 def init_state(
   params: types.PyTree,
   objective: objective_lib.Objective,
-  optimizer: optax.GradientTransformationExtraArgs,
+  optimizer: optimizers.Optimizer,
   seed: int,
 ) -> TrainState:
   """Returns the state before the first update."""
   key = jax.random.key(seed)
   projections, layer_maps = layer_objective.init(objective.layer_terms, key)
+  trained, _ = optimizer.groups.split((params, projections))
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     projections=projections,
     layer_maps=layer_maps,
-    opt_state=optimizer.init((params, projections)),
+    opt_state=optimizer.init(trained),
     rng=jax.random.key_data(key),
   )
 
@@ -109,7 +111,7 @@ def init_state(
 def abstract_state(
   params: types.PyTree,
   objective: objective_lib.Objective,
-  optimizer: optax.GradientTransformationExtraArgs,
+  optimizer: optimizers.Optimizer,
   mesh: jax.sharding.Mesh,
 ) -> TrainState:
   """Returns the shapes and shardings of a state.
@@ -121,7 +123,7 @@ def abstract_state(
   Args:
     params: jax.ShapeDtypeStructs with shardings.
     objective: the training objective.
-    optimizer: the gradient transformation.
+    optimizer: the optimizer.
     mesh: the devices.
   """
   state = jax.eval_shape(
@@ -136,8 +138,8 @@ def abstract_state(
 
   def like_param(leaf, param):
     if leaf.shape == param.shape:
-      kind = state_offload.memory_kind(optimizer)
-      return like(leaf, param.sharding.with_memory_kind(kind))
+      place = param.sharding.with_memory_kind(optimizer.memory_kind)
+      return like(leaf, place)
     if leaf.ndim != param.ndim:
       return like(leaf, replicated)
     # A factored moment: axes that were averaged have size 1.
@@ -147,11 +149,12 @@ def abstract_state(
     place = jax.sharding.PartitionSpec(*kept)
     return like(leaf, jax.sharding.NamedSharding(mesh, place))
 
+  trained, _ = optimizer.groups.split((params, everywhere.projections))
   opt_state = optax.tree_map_params(
-    optimizer,
+    optimizer.init,
     like_param,
     state.opt_state,
-    (params, everywhere.projections),
+    trained,
     transform_non_params=lambda leaf: like(leaf, replicated),
   )
   return everywhere.replace(params=params, opt_state=opt_state)
@@ -172,10 +175,10 @@ def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
 
 
 def _loss(model, objective):
-  """Returns the function from (params, projections) to the total and Sums."""
+  """Returns the function from trained parameters to the total and Sums."""
 
-  def loss(trained, batch, targets, settings, layer_maps, key):
-    params, projections = trained
+  def loss(trained, frozen, batch, targets, settings, layer_maps, key):
+    params, projections = parameter_groups.merge(trained, frozen)
     hidden, shown = model.forward(params, batch, objective.student_taps)
     student = objective_lib.Student(
       hidden, model.unembedding(params), shown, projections, layer_maps
@@ -210,13 +213,14 @@ def _accumulate(loss, objective, micro_batches):
   if micro_batches == 1:
     return gradient
 
-  def accumulate(trained, batch, targets, settings, layer_maps, key):
+  def accumulate(trained, frozen, batch, targets, settings, layer_maps, key):
     target_rows, rebuild = _split_targets(targets, micro_batches)
 
     def body(carry, part):
       rows, part_targets, part_key = part
       new = gradient(
-        trained, rows, rebuild(part_targets), settings, layer_maps, part_key
+        *(trained, frozen, rows, rebuild(part_targets)),
+        *(settings, layer_maps, part_key),
       )
       return jax.tree.map(jnp.add, carry, new), None
 
@@ -236,7 +240,7 @@ def _accumulate(loss, objective, micro_batches):
 def make(
   model: family.Model,
   objective: objective_lib.Objective,
-  optimizer: optax.GradientTransformationExtraArgs,
+  optimizer: optimizers.Optimizer,
   rate: schedules.Schedule,
   micro_batches: int,
 ) -> Update:
@@ -245,7 +249,7 @@ def make(
   Args:
     model: the student.
     objective: the training objective.
-    optimizer: the gradient transformation.
+    optimizer: the optimizer.
     rate: the learning rate by update, for the metrics.
     micro_batches: parts of a batch whose gradients are summed.
 
@@ -257,20 +261,25 @@ def make(
   def update(state, batch, targets):
     settings = objective.settings(batch, state.step)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    trained, frozen = optimizer.groups.split(state.all_params)
+    factors = optimizer.groups.factors(trained, state.step)
     grads, sums = accumulate(
-      state.trained, batch, targets, settings, state.layer_maps, key
+      trained, frozen, batch, targets, settings, state.layer_maps, key
     )
-    grad_norm = optax.tree.norm(grads)
+    grad_norm = parameter_groups.norm(grads, factors)
     # Computed before the update overwrites the donated parameters.
-    param_norm = optax.tree.norm(state.params)
-    finite = jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
+    param_norm = optax.tree.norm(trained[0])
+    # Also of layers that do not train yet: moments follow their gradients.
+    finite = jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(param_norm)
     for value in sums.losses.values():
       finite &= jnp.isfinite(value)
     finite &= jnp.all(sums.nonfinite == 0)
     updates, opt_state = optimizer.update(
-      grads, state.opt_state, state.trained, finite=finite
+      grads, state.opt_state, trained, finite=finite, grad_norm=grad_norm
     )
-    params, projections = optax.apply_updates(state.trained, updates)
+    params, projections = parameter_groups.merge(
+      parameter_groups.apply_updates(trained, updates, factors), frozen
+    )
     new_state = state.replace(
       step=state.step + 1,
       params=params,
@@ -281,6 +290,7 @@ def make(
       'grad_norm': grad_norm,
       'param_norm': param_norm,
       'lr': jnp.asarray(rate(state.step), jnp.float32),
+      **optimizer.groups.scalars(state.step),
       **objective.scheduled(settings),
       **{
         f'layer_map/{key}/{i}': layer

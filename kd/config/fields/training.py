@@ -8,6 +8,30 @@ F = schema.Field
 _NOT_NEGATIVE = legal.Number(at_least=0)
 _DECAY = legal.Number(at_least=0, below=1)
 
+_WEIGHT_DECAY = legal.Number(at_least=0, at_most=1e6)
+
+GROUP = schema.Section(
+  'The parameters of one group.',
+  {
+    'match': F(
+      schema.REQUIRED,
+      legal.EXPRESSION,
+      'matches a path such as layers.3.mlp.gate, or its beginning up to a dot',
+    ),
+    'rate': F(
+      1.0, legal.Scheduled(_NOT_NEGATIVE), 'factor on the learning rate'
+    ),
+    'weight_decay': F(
+      -1.0,
+      legal.Number(at_least=0, at_most=1e6, also={-1.0: "the optimizer's"}),
+      'on its matrices, never on norms; -1: as the optimizer has it',
+    ),
+    'frozen': F(
+      False, legal.BOOLEAN, 'not trained: no gradient and no optimizer state'
+    ),
+  },
+)
+
 OPTIMIZER = schema.Choice(
   doc='The optimizer.',
   kind='optimizer',
@@ -27,12 +51,19 @@ OPTIMIZER = schema.Choice(
       legal.one_of('device', 'host'),
       'where the optimizer state is kept between updates',
     ),
+    'groups': schema.Entries(
+      'Parameters with settings of their own, by name; the first group, in the '
+      'order of their names, that matches a parameter has it '
+      '(docs/training.md).',
+      GROUP,
+      default={},
+    ),
   },
   options={
     'adamw': {
       'weight_decay': F(
         0.01,
-        legal.Number(at_least=0, at_most=1e6),
+        _WEIGHT_DECAY,
         'on matrices, never on norms; times the learning rate',
       ),
       'b1': F(0.9, _DECAY, "decay of the gradient's mean"),
@@ -42,7 +73,7 @@ OPTIMIZER = schema.Choice(
     'adafactor': {
       'weight_decay': F(
         0.0,
-        legal.Number(at_least=0, at_most=1e6),
+        _WEIGHT_DECAY,
         'on matrices, never on norms',
       ),
       'decay_rate': F(

@@ -10,7 +10,7 @@ which the MLP processes a row (matmul.slices_on):
   saved by remat 'none'    S T (10 D + (4 N + 4 G) H / t + 5 F / t) b
   one layer of a step      T (8 D + 4 (N + G) H / t + 10 F / (t c)) b
   one layer of a pass      T (4 D + 2 (N + G) H / t + 3 F / (t c)) b
-  gradients                4 bytes per parameter, sharded as parameters are
+  gradients                4 bytes per trained parameter, sharded as these are
   tables                   four float32 copies of the embedding in the update
   lookup                   the table once more in columns, and its gradient
 
@@ -148,7 +148,7 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
   kept *= tokens * size
   offloaded = model.config.num_layers * tokens * size
   offloaded *= _width(model.config, _OFFLOADED[remat], tensor)
-  gradients = params * (1 if micro == 1 else 2)
+  gradients = resident.gradients * (1 if micro == 1 else 2)
   tables = _COPIED_TABLES * resident.embedding
   tables += _table_in_columns(run.mesh, model.config, 4)
   heap = _GAPS * (kept + gradients + tables + layer)
@@ -177,7 +177,7 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
     flops=sum(by_model.values()) / run.mesh.size,
     # The update reads and writes gradients, moments and parameters.
     hbm=(
-      3 * (params + moments)
+      3 * (resident.gradients + moments)
       + passes * (2 * gathered + model.config.num_layers * moved)
       + 2 * kept * micro
       + micro * programs.num_chunks(run) * _chunk_traffic(run)
@@ -187,7 +187,7 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
       passes * (received + _pass_ici(model, tokens))
       # Gradients are summed in float32.
       + micro * received * 4 / size
-      + 2 * params * (1 - 1 / run.mesh.shape['data'])
+      + 2 * resident.gradients * (1 - 1 / run.mesh.shape['data'])
     ),
     host=resident.optimizer_on_host + offloaded,
     stated=0,

@@ -58,6 +58,19 @@ def test_resident_memory_equals_the_bytes_of_real_arrays():
   assert resident.embedding == params['embedding'].nbytes
 
 
+def test_gradients_and_moments_are_those_of_trained_parameters():
+  config = _config()
+  with config.unlocked():
+    config.optimizer.groups = {
+      'tables': base.parameter_group('embedding', frozen=True)
+    }
+  run = planned_run.on_abstract_mesh(config, 1)
+  resident = costs.resident_memory(run)
+  trained = resident.parameters - resident.embedding
+  assert resident.gradients == trained
+  assert resident.optimizer == 2 * trained + 4  # And a counter.
+
+
 def test_parts_of_a_mesh_hold_parts():
   whole, parts = (
     costs.resident_memory(planned_run.on_abstract_mesh(_config(), chips))

@@ -78,8 +78,8 @@ class ResidentMemory:
   """The memory that a run keeps between programs, in bytes per chip.
 
   Attributes:
-    parameters: all trained parameters: the student's, and projections of loss
-      terms.
+    parameters: the student's parameters, and projections of loss terms.
+    gradients: gradients of those that are trained.
     student: parameters of the student.
     optimizer: optimizer moments in HBM.
     optimizer_on_host: optimizer moments in host memory.
@@ -92,6 +92,7 @@ class ResidentMemory:
   """
 
   parameters: int
+  gradients: int
   student: int
   optimizer: int
   optimizer_on_host: int
@@ -111,10 +112,12 @@ class ResidentMemory:
 def resident_memory(run: resolved.Run) -> ResidentMemory:
   """Computes the resident memory of a run from its shapes and mesh."""
   state, module = programs.state(run), run.student.module
+  trained, _ = run.optimizer.groups.split(state.all_params)
   embedding = programs.local_bytes(module.unembedding(state.params))
   sizes = lambda trees: tuple(programs.local_bytes(tree) for tree in trees)
   return ResidentMemory(
-    parameters=programs.local_bytes(state.trained),
+    parameters=programs.local_bytes(state.all_params),
+    gradients=programs.local_bytes(trained),
     student=programs.local_bytes(state.params),
     optimizer=programs.local_bytes(state.opt_state),
     optimizer_on_host=programs.local_bytes(state.opt_state, in_host=True),

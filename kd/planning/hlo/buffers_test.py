@@ -176,7 +176,7 @@ def _argument_trees_by_kind(run):
   return {
     'teacher': {'teacher': teacher},
     'step': {
-      'parameters': state.trained,
+      'parameters': state.all_params,
       'optimizer': state.opt_state,
       'teacher': targets,
     },

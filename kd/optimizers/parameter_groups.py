@@ -1,0 +1,308 @@
+"""Parameter groups: which parameters are trained, at which rate and decay.
+
+Parameters are named by paths as users see them, such as layers.3.mlp.gate:
+one for each layer, although several layers are stacked in one array.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import itertools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kd.core import errors
+from kd.core import schedules
+from kd.core import types
+from kd.models import family
+from kd.models import layer_stack
+
+Array = types.Array
+# Jax's keys of a leaf of (parameters, projections of terms).
+KeyPath = tuple[Any, ...]
+
+_OPTIMIZERS_OWN = -1.0  # A group's weight_decay that means the optimizer's.
+_TERMS = jax.tree_util.SequenceKey(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Settings of the parameters whose paths an expression matches.
+
+  Attributes:
+    name: of its entry in the config.
+    match: regular expression of a path, or of its beginning up to a dot.
+    rate: factor on the learning rate, by update.
+    weight_decay: of its matrices; None: the optimizer's.
+    frozen: whether its parameters are not trained.
+  """
+
+  name: str
+  match: str
+  rate: schedules.Schedule
+  weight_decay: float | None
+  frozen: bool
+
+  def matches(self, path: str) -> bool:
+    """Returns whether a parameter belongs to it, if to no earlier group."""
+    beginnings = itertools.accumulate(path.split('.'), '{}.{}'.format)
+    return any(re.fullmatch(self.match, one) for one in beginnings)
+
+
+def _frozen_nowhere(path: str) -> bool:
+  del path
+  return False
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterGroups:
+  """The groups of a student's parameters.
+
+  Trees here are pairs (the student's parameters, projections of loss terms). A
+  tree of trained parameters has None in the place of the others.
+
+  Attributes:
+    sizes: the student's; None if there is neither a group nor a predicate.
+    groups: the first one that matches a path decides.
+    is_frozen: of a path: whether that parameter is frozen whatever its group.
+  """
+
+  sizes: family.Config | None = None
+  groups: tuple[Group, ...] = ()
+  is_frozen: Callable[[str], bool] = _frozen_nowhere
+
+  def split(self, tree: types.PyTree) -> tuple[types.PyTree, types.PyTree]:
+    """Returns the trained parameters, and the frozen ones.
+
+    An array of several layers is frozen if all of them are.
+    """
+
+    def pick(frozen):
+      return jax.tree_util.tree_map_with_path(
+        lambda path, x: x if self._is_frozen(path) == frozen else None, tree
+      )
+
+    return pick(False), pick(True)
+
+  def factors(self, trained: types.PyTree, step: Array) -> types.PyTree | None:
+    """Returns factors on the learning rate; None if all are always 1.
+
+    Args:
+      trained: the trained parameters.
+      step: int32 [], updates so far.
+
+    Returns:
+      By parameter a float, or an array that broadcasts to it; 0 for layers that
+      are frozen.
+    """
+    rates = self._rates(step)
+
+    def factor(path, x):
+      values = [self._factor(name, rates) for name in self.names(path)]
+      return _by_layer(values, x.ndim)
+
+    tree = jax.tree_util.tree_map_with_path(factor, trained)
+    leaves = jax.tree.leaves(tree)
+    return None if all(_is_one(leaf) for leaf in leaves) else tree
+
+  def weight_decays(
+    self, trained: types.PyTree, weight_decay: float
+  ) -> types.PyTree:
+    """Returns the weight decay of each parameter; 0 for norms.
+
+    Args:
+      trained: the trained parameters.
+      weight_decay: the optimizer's.
+
+    Returns:
+      By parameter a float, or an array that broadcasts to it.
+    """
+
+    def decay(path, x):
+      if _is_norm(path):
+        return 0.0
+      groups = [self._group(name) for name in self.names(path)]
+      values = [
+        weight_decay if g is None or g.weight_decay is None else g.weight_decay
+        for g in groups
+      ]
+      return _by_layer(values, x.ndim)
+
+    return jax.tree_util.tree_map_with_path(decay, trained)
+
+  def scalars(self, step: Array) -> dict[str, Array]:
+    """Returns the factor of each trained group, for the metrics."""
+    return {
+      f'lr_factor/{name}': jnp.asarray(rate, jnp.float32)
+      for name, rate in self._rates(step).items()
+    }
+
+  def check(self, tree: types.PyTree) -> None:
+    """Raises ConfigError if a group is empty, or nothing is trained.
+
+    Args:
+      tree: the parameters, or their shapes.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = [name for path, _ in leaves for name in self.names(path)]
+    for group in self.groups:
+      _check_group(group, names, self._group)
+    if not jax.tree.leaves(self.split(tree)[0]):
+      raise errors.ConfigError(
+        'optimizer.groups',
+        'all parameters are frozen',
+        legal='groups that leave some to train',
+      )
+
+  def _rates(self, step):
+    return {g.name: g.rate(step) for g in self.groups if not g.frozen}
+
+  def names(self, path: KeyPath) -> tuple[str, ...]:
+    """Returns the path of each layer that a parameter holds."""
+    root, *keys = path
+    if root == _TERMS:
+      return ('.'.join(('losses', *map(_text, keys))),)
+    if self.sizes is None:
+      return ('',)
+    return layer_stack.paths(self.sizes, tuple(keys))
+
+  def _group(self, name):
+    return next((g for g in self.groups if g.matches(name)), None)
+
+  def _is_frozen(self, path):
+    if self.sizes is None:
+      return False
+    groups = [(name, self._group(name)) for name in self.names(path)]
+    return all(
+      self.is_frozen(name) or (group is not None and group.frozen)
+      for name, group in groups
+    )
+
+  def _factor(self, name, rates):
+    group = self._group(name)
+    if self.is_frozen(name) or (group is not None and group.frozen):
+      return 0.0
+    return 1.0 if group is None else rates[group.name]
+
+
+ALL_TRAINED = ParameterGroups()
+
+
+def merge(trained: types.PyTree, frozen: types.PyTree) -> types.PyTree:
+  """Returns the parameters that ParameterGroups.split divided."""
+  return jax.tree.map(
+    lambda x, y: y if x is None else x,
+    trained,
+    frozen,
+    is_leaf=lambda x: x is None,
+  )
+
+
+def norm(gradients: types.PyTree, factors: types.PyTree | None) -> Array:
+  """Returns the global norm of the gradients whose factor is not 0."""
+  if factors is None:
+    return optax.tree.norm(gradients)
+  counted = lambda g, factor: (
+    g if _is_one(factor) else jnp.where(jnp.asarray(factor) > 0, g, 0.0)
+  )
+  return optax.tree.norm(jax.tree.map(counted, gradients, factors))
+
+
+def apply_updates(
+  params: types.PyTree, updates: types.PyTree, factors: types.PyTree | None
+) -> types.PyTree:
+  """Adds updates, times their factors; where one is 0, no bit changes."""
+  if factors is None:
+    return optax.apply_updates(params, updates)
+
+  def add(param, update, factor):
+    if _is_one(factor):
+      return param + update
+    return jnp.where(jnp.asarray(factor) > 0, param + factor * update, param)
+
+  return jax.tree.map(add, params, updates, factors)
+
+
+def build(
+  entries: Mapping[str, Mapping[str, Any]], path: str, steps: int
+) -> tuple[Group, ...]:
+  """Builds the groups of a config, in the order of their names.
+
+  Args:
+    entries: by name, the fields of a group.
+    path: their config path.
+    steps: updates of the whole run.
+
+  Raises:
+    ConfigError: a schedule is not legal.
+  """
+  groups = []
+  for name, entry in sorted(entries.items()):
+    decay = entry['weight_decay']
+    groups.append(
+      Group(
+        name=name,
+        match=entry['match'],
+        rate=schedules.build(entry['rate'], f'{path}.{name}.rate', steps),
+        weight_decay=None if decay == _OPTIMIZERS_OWN else decay,
+        frozen=entry['frozen'],
+      )
+    )
+  return tuple(groups)
+
+
+def _check_group(group, names, group_of):
+  """Raises ConfigError if no parameter belongs to a group."""
+  matched = [name for name in names if group.matches(name)]
+  path = f'optimizer.groups.{group.name}.match'
+  if not matched:
+    raise errors.ConfigError(
+      path,
+      f'{group.match!r} matches no parameter',
+      legal='a regular expression of paths such as '
+      + errors.first_of(_examples(names)),
+      nearest=errors.nearest(group.match.replace('\\', ''), names),
+    )
+  owners = {group_of(name).name for name in matched}
+  if group.name not in owners:
+    raise errors.ConfigError(
+      path,
+      f'{group.match!r} matches only parameters of earlier groups: '
+      + ', '.join(sorted(owners)),
+      legal='an expression that matches others, or a name that is sorted '
+      'before theirs',
+    )
+
+
+def _examples(names):
+  """Returns the first path of each part of the model."""
+  return list({name.partition('.')[0]: name for name in names[::-1]}.values())
+
+
+def _by_layer(values, ndim):
+  """Returns values of layers as one that broadcasts to their array."""
+  if all(value is values[0] for value in values):
+    return values[0]
+  if any(isinstance(value, jax.Array) for value in values):
+    stacked = jnp.stack([jnp.asarray(v, jnp.float32) for v in values])
+  elif len(set(values)) == 1:
+    return values[0]
+  else:
+    stacked = np.asarray(values, np.float32)
+  return stacked.reshape(-1, *[1] * (ndim - 1))
+
+
+def _is_one(factor):
+  return isinstance(factor, float) and factor == 1.0
+
+
+def _is_norm(path):
+  return _text(path[-1]) == 'scale'
+
+
+def _text(key):
+  return jax.tree_util.keystr((key,), simple=True)

@@ -1,0 +1,139 @@
+"""Which group a parameter belongs to, and wrong groups."""
+
+import jax
+import numpy as np
+import pytest
+
+from kd.config import base
+from kd.core import errors
+from kd.models import families
+from kd.models.gemma3 import config as gemma3_config
+from kd.optimizers import parameter_groups
+
+# Six layers with a period of two, and one behind them.
+SIZES = gemma3_config.Gemma3Config(
+  embed_dim=16,
+  mlp_dim=32,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=8,
+  vocab_size=48,
+  layer_kinds=('local', 'local', 'global') * 2 + ('local',),
+  window=4,
+  context=64,
+  query_scale=8.0,
+  local_rope_base=1e4,
+  global_rope_base=1e6,
+  global_rope_factor=1.0,
+  norm_epsilon=1e-6,
+)
+_MODEL = families.build(SIZES, 'float32', 'none', '')
+_PAIR = (
+  _MODEL.abstract_params(),
+  {'hidden': {'projection': {'kernel': jax.ShapeDtypeStruct((1, 2, 2), 'f4')}}},
+)
+
+
+def build(is_frozen=lambda path: False, **entries):
+  entries = {name: entry.to_dict() for name, entry in entries.items()}
+  groups = parameter_groups.build(entries, 'optimizer.groups', 10)
+  return parameter_groups.ParameterGroups(SIZES, groups, is_frozen)
+
+
+def _by_path(tree):
+  """Returns the value of each layer's parameter, by its path."""
+  values, model = {}, build()
+  for path, x in jax.tree_util.tree_leaves_with_path(tree):
+    names = model.names(path)
+    each = x.reshape(-1) if np.ndim(x) else [x] * len(names)
+    values |= zip(names, map(float, each), strict=True)
+  return values
+
+
+def test_every_layer_has_the_paths_that_users_see():
+  paths = set(_by_path(jax.tree.map(lambda x: 0.0, _PAIR)))
+  assert {
+    *('embedding', 'final_norm.scale', 'losses.hidden.projection.kernel'),
+    *(f'layers.{i}.mlp.gate' for i in range(7)),
+    *(f'layers.{i}.attention.query_norm.scale' for i in range(7)),
+  } <= paths
+  assert len(paths) == 3 + 7 * 13
+
+
+def test_the_first_group_that_matches_decides():
+  groups = build(
+    a=base.parameter_group('layers.3', rate=0.0),
+    b=base.parameter_group(r'layers\.(3|6)', rate=0.25, weight_decay=0.5),
+    c=base.parameter_group('.*norm', weight_decay=7.0),
+    d=base.parameter_group('losses|final', rate=3.0),
+    e=base.parameter_group('.*embedding', frozen=True),
+  )
+  trained, _ = groups.split(_PAIR)
+  factors = _by_path(groups.factors(trained, 0))
+  decays = _by_path(groups.weight_decays(trained, 0.125))
+  assert 'embedding' not in factors
+  for path, factor in factors.items():
+    root, layer, *_ = path.split('.')
+    # `final` is neither a path nor its beginning up to a dot.
+    expected = {'3': 0.0, '6': 0.25}.get(layer, 1.0)
+    assert factor == (3.0 if root == 'losses' else expected), path
+    is_own = layer == '6' and root == 'layers'
+    decay = 0.5 if is_own else 0.125
+    assert decays[path] == (0.0 if path.endswith('scale') else decay), path
+
+
+def test_a_stack_is_frozen_if_all_its_layers_are():
+  # Layers 0 and 3 are one array, 2 and 5 another one, 6 is alone.
+  groups = build(
+    is_frozen=lambda path: path == 'layers.6.mlp.up',
+    low=base.parameter_group(r'layers\.[0235]\.mlp\.gate', frozen=True),
+    some=base.parameter_group(r'layers\.4\.mlp\.gate', frozen=True),
+  )
+  trained, frozen = groups.split(_PAIR)
+  assert set(_by_path(jax.tree.map(lambda x: 0.0, frozen))) == {
+    *(f'layers.{i}.mlp.gate' for i in (0, 2, 3, 5)),
+    'layers.6.mlp.up',
+  }
+  zeros = {k for k, v in _by_path(groups.factors(trained, 0)).items() if v == 0}
+  assert zeros == {'layers.4.mlp.gate'}
+  whole = parameter_groups.merge(trained, frozen)
+  assert jax.tree.structure(whole) == jax.tree.structure(_PAIR)
+
+
+def test_without_groups_nothing_is_scaled_or_frozen():
+  groups = build(one=base.parameter_group('layers.0'))
+  trained, frozen = groups.split(_PAIR)
+  assert groups.factors(trained, 0) is None
+  assert not jax.tree.leaves(frozen)
+
+
+@pytest.mark.parametrize(
+  'match,words',
+  [
+    (
+      'layers.3.mlp.gat',
+      ("'layers.3.mlp.gat' matches no", 'layers.3.mlp.gate'),
+    ),
+    ('embeding', ('groups.x.match', "did you mean 'embedding'")),
+    ('layers.4', ('only parameters of earlier groups: low',)),
+    ('.*', ('all parameters are frozen',)),
+  ],
+)
+def test_wrong_groups_are_named(match, words):
+  groups = build(
+    low=base.parameter_group(r'layers\..*', frozen=True),
+    x=base.parameter_group(match, frozen=True),
+  )
+  with pytest.raises(errors.ConfigError) as e:
+    groups.check(_PAIR)
+  assert all(word in str(e.value) for word in words), str(e.value)
+
+
+def test_illegal_fields_are_named():
+  config = base.get_config()
+  config.optimizer.groups = dict(a=base.parameter_group('layers.(3'))
+  with pytest.raises(errors.ConfigError, match='groups.a.match.*unterminated'):
+    base.checked(config)
+  config.optimizer.groups.a = base.parameter_group('x', weight_decay=-2.0)
+  with pytest.raises(errors.ConfigError, match="-1 .the optimizer's"):
+    base.checked(config)
