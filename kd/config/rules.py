@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from kd.config import schema
+from kd.config.fields import training
 from kd.core import errors
 from kd.core import schedules
 
@@ -121,6 +122,30 @@ def rollouts_are_rows(config: Any) -> None:
     )
 
 
+def groups_train(config: Any) -> None:
+  """A group of parameters trains within the run, or is frozen."""
+  for name, group in config.optimizer.groups.items():
+    path = f'optimizer.groups.{name}'
+    if group.first_step >= config.steps:
+      raise errors.ConfigError(
+        f'{path}.first_step',
+        f'found {group.first_step}, and the run has {config.steps} steps',
+        legal=f'fewer than {config.steps}, or frozen=True',
+      )
+    changed = [
+      field
+      for field in ('rate', 'first_step', 'weight_decay')
+      if group[field] != schema.defaults(training.GROUP)[field]
+    ]
+    if group.frozen and changed:
+      raise errors.ConfigError(
+        f'{path}.frozen',
+        f'found True, with {changed[0]} {group[changed[0]]!r}, which a frozen '
+        'parameter does not have',
+        legal=f'False, or no {changed[0]}',
+      )
+
+
 def kept_layers_rise(config: Any) -> None:
   """Layers are named once each, in order."""
   layers = tuple(config.student.keep_layers)
@@ -185,6 +210,7 @@ RULES: tuple[Callable[[Any], None], ...] = (
   others_need_a_teacher,
   buffer_serves_steps_between,
   rollouts_are_rows,
+  groups_train,
   kept_layers_rise,
   layers_are_chosen_once,
   evaluation_has_examples,

@@ -20,7 +20,10 @@ from kd.optimizers import state_offload
 
 OPTIMIZERS = registry.Registry('optimizer')
 # Fields of `optimizer` that are no argument of the named builder.
-COMMON = ('lr', 'clip_norm', 'micro_batches', 'state_memory', 'groups')
+COMMON = (
+  *('lr', 'clip_norm', 'micro_batches', 'state_memory'),
+  *('layer_decay', 'groups'),
+)
 # Where an optimizer's state lies between updates.
 MEMORIES = ('device', 'host')
 

@@ -38,6 +38,7 @@ class Group:
     match: regular expression of a path, or of its beginning up to a dot.
     rate: factor on the learning rate, by update.
     weight_decay: of its matrices; None: the optimizer's.
+    first_step: updates before the first one that changes its parameters.
     frozen: whether its parameters are not trained.
   """
 
@@ -45,7 +46,15 @@ class Group:
   match: str
   rate: schedules.Schedule
   weight_decay: float | None
+  first_step: int
   frozen: bool
+
+  def factor(self, step: Array) -> float | Array:
+    """Returns the factor on the learning rate; 0 before `first_step`."""
+    rate = self.rate(step)
+    if self.first_step:
+      rate = jnp.where(step >= self.first_step, rate, 0.0)
+    return rate
 
   def matches(self, path: str) -> bool:
     """Returns whether a parameter belongs to it, if to no earlier group."""
@@ -68,11 +77,14 @@ class ParameterGroups:
   Attributes:
     sizes: the student's; None if there is neither a group nor a predicate.
     groups: the first one that matches a path decides.
+    layer_decay: factor on the learning rate of a layer for each layer above
+      it, and of the input embedding for all layers.
     is_frozen: of a path: whether that parameter is frozen whatever its group.
   """
 
   sizes: family.Config | None = None
   groups: tuple[Group, ...] = ()
+  layer_decay: float = 1.0
   is_frozen: Callable[[str], bool] = _frozen_nowhere
 
   def split(self, tree: types.PyTree) -> tuple[types.PyTree, types.PyTree]:
@@ -159,7 +171,7 @@ class ParameterGroups:
       )
 
   def _rates(self, step):
-    return {g.name: g.rate(step) for g in self.groups if not g.frozen}
+    return {g.name: g.factor(step) for g in self.groups if not g.frozen}
 
   def names(self, path: KeyPath) -> tuple[str, ...]:
     """Returns the path of each layer that a parameter holds."""
@@ -186,7 +198,22 @@ class ParameterGroups:
     group = self._group(name)
     if self.is_frozen(name) or (group is not None and group.frozen):
       return 0.0
-    return 1.0 if group is None else rates[group.name]
+    own = self._layer_factor(name)
+    if group is None:
+      return own
+    return rates[group.name] if own == 1.0 else own * rates[group.name]
+
+  def _layer_factor(self, name):
+    """Returns the factor by which `layer_decay` scales a parameter's rate."""
+    if self.layer_decay == 1.0:
+      return 1.0
+    root, *keys = name.split('.')
+    if root == 'layers':
+      return self.layer_decay ** (self.sizes.num_layers - 1 - int(keys[0]))
+    # As the input embedding, also where it is the output embedding too.
+    return (
+      self.layer_decay**self.sizes.num_layers if root == 'embedding' else 1.0
+    )
 
 
 ALL_TRAINED = ParameterGroups()
@@ -249,6 +276,7 @@ def build(
         match=entry['match'],
         rate=schedules.build(entry['rate'], f'{path}.{name}.rate', steps),
         weight_decay=None if decay == _OPTIMIZERS_OWN else decay,
+        first_step=entry['first_step'],
         frozen=entry['frozen'],
       )
     )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kd.config import base
+from kd.config import rules
 from kd.core import errors
 from kd.models import families
 from kd.models.gemma3 import config as gemma3_config
@@ -34,10 +35,10 @@ _PAIR = (
 )
 
 
-def build(is_frozen=lambda path: False, **entries):
+def build(is_frozen=lambda path: False, layer_decay=1.0, **entries):
   entries = {name: entry.to_dict() for name, entry in entries.items()}
   groups = parameter_groups.build(entries, 'optimizer.groups', 10)
-  return parameter_groups.ParameterGroups(SIZES, groups, is_frozen)
+  return parameter_groups.ParameterGroups(SIZES, groups, layer_decay, is_frozen)
 
 
 def _by_path(tree):
@@ -100,6 +101,36 @@ def test_a_stack_is_frozen_if_all_its_layers_are():
   assert jax.tree.structure(whole) == jax.tree.structure(_PAIR)
 
 
+def test_rates_decay_by_layer_from_the_top():
+  groups = build(
+    layer_decay=0.5, slow=base.parameter_group(r'.*\.mlp', rate=0.125)
+  )
+  for path, factor in _by_path(groups.factors(_PAIR, 0)).items():
+    root, layer, *_ = path.split('.') + ['']
+    depth = {'layers': 6 - int(layer) if layer.isdigit() else 0, 'embedding': 7}
+    own = 0.125 if '.mlp.' in path else 1.0
+    assert factor == own * 0.5 ** depth.get(root, 0), path
+
+
+def test_a_group_trains_from_its_first_step():
+  groups = build(
+    layer_decay=0.5,
+    late=base.parameter_group(
+      r'layers\.[56]',
+      first_step=4,
+      rate=base.schedule(
+        'linear', begin=1.0, end=3.0, first_step=2, last_step=6
+      ),
+    ),
+  )
+  values = jax.jit(lambda step: groups.factors(_PAIR, step))
+  for step, rate in ((3, 0.0), (4, 2.0), (5, 2.5), (9, 3.0)):
+    factors = _by_path(values(np.int32(step)))
+    assert factors['layers.6.mlp.gate'] == rate
+    assert factors['layers.5.mlp.gate'] == rate / 2
+    assert factors['layers.2.mlp.gate'] == 1 / 16
+
+
 def test_without_groups_nothing_is_scaled_or_frozen():
   groups = build(one=base.parameter_group('layers.0'))
   trained, frozen = groups.split(_PAIR)
@@ -126,6 +157,21 @@ def test_wrong_groups_are_named(match, words):
   )
   with pytest.raises(errors.ConfigError) as e:
     groups.check(_PAIR)
+  assert all(word in str(e.value) for word in words), str(e.value)
+
+
+@pytest.mark.parametrize(
+  'changes,words',
+  [
+    (dict(first_step=1000), ('groups.a.first_step', 'fewer than 1000')),
+    (dict(frozen=True, rate=0.5), ('groups.a.frozen', 'rate 0.5')),
+  ],
+)
+def test_fields_that_contradict_each_other_are_named(changes, words):
+  config = base.get_config()
+  config.optimizer.groups = dict(a=base.parameter_group('layers', **changes))
+  with pytest.raises(errors.ConfigError) as e:
+    rules.check(base.checked(config))
   assert all(word in str(e.value) for word in words), str(e.value)
 
 

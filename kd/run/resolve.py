@@ -194,7 +194,9 @@ def _optimizer(config, student, objective):
   groups = parameter_groups.build(
     config.optimizer.groups.to_dict(), 'optimizer.groups', config.steps
   )
-  split = parameter_groups.ParameterGroups(student.config, groups)
+  split = parameter_groups.ParameterGroups(
+    student.config, groups, config.optimizer.layer_decay
+  )
   # Shapes alone.
   projections, _ = jax.eval_shape(
     lambda: layer_objective.init(objective.layer_terms, jax.random.key(0))

@@ -26,6 +26,12 @@ GROUP = schema.Section(
       legal.Number(at_least=0, at_most=1e6, also={-1.0: "the optimizer's"}),
       'on its matrices, never on norms; -1: as the optimizer has it',
     ),
+    'first_step': F(
+      0,
+      legal.COUNT,
+      'updates before the first one that changes them; their moments follow '
+      'their gradients from the start',
+    ),
     'frozen': F(
       False, legal.BOOLEAN, 'not trained: no gradient and no optimizer state'
     ),
@@ -50,6 +56,12 @@ OPTIMIZER = schema.Choice(
       'device',
       legal.one_of('device', 'host'),
       'where the optimizer state is kept between updates',
+    ),
+    'layer_decay': F(
+      1.0,
+      legal.Number(above=0, at_most=1),
+      'factor on the learning rate of a layer for each layer above it, and of '
+      'the input embedding for all layers',
     ),
     'groups': schema.Entries(
       'Parameters with settings of their own, by name; the first group, in the '
