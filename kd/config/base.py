@@ -83,6 +83,21 @@ def adafactor(lr, **changes) -> Part:
   return schema.option(training.OPTIMIZER, 'adafactor', lr=lr, **changes)
 
 
+def lion(lr, **changes) -> Part:
+  """Returns Lion, with the settings of its paper for language models."""
+  return schema.option(training.OPTIMIZER, 'lion', lr=lr, **changes)
+
+
+def muon(lr, **changes) -> Part:
+  """Returns Muon, with AdamW for what is no matrix of a layer."""
+  return schema.option(training.OPTIMIZER, 'muon', lr=lr, **changes)
+
+
+def sgd(lr, **changes) -> Part:
+  """Returns stochastic gradient descent with momentum."""
+  return schema.option(training.OPTIMIZER, 'sgd', lr=lr, **changes)
+
+
 def parameter_group(match: str, **changes) -> Part:
   """Returns a value of optimizer.groups.<name>; the rate may be a schedule."""
   return _section(training.GROUP, {'match': match, **changes})

@@ -14,6 +14,8 @@ from kd.core import schedules
 from kd.core import types
 from kd.models import layer_stack
 from kd.optimizers import adafactor as adafactor_lib
+from kd.optimizers import descent
+from kd.optimizers import muon as muon_lib
 from kd.optimizers import parameter_groups
 from kd.optimizers import skip_nonfinite
 from kd.optimizers import state_offload
@@ -110,6 +112,51 @@ def adafactor(
     _decays(groups, weight_decay),
     stacked_mask,
   )
+
+
+@OPTIMIZERS.register('lion')
+def lion(
+  learning_rate, groups, *, weight_decay: float, b1: float, b2: float
+) -> skip_nonfinite.Transformation:
+  """Returns Lion (arXiv 2302.06675)."""
+  return descent.along(
+    optax.scale_by_lion(b1, b2), learning_rate, _decays(groups, weight_decay)
+  )
+
+
+@OPTIMIZERS.register('muon')
+def muon(
+  learning_rate,
+  groups,
+  *,
+  weight_decay: float,
+  momentum: float,
+  nesterov: bool,
+  iterations: int,
+  rms: float,
+  b1: float,
+  b2: float,
+  epsilon: float,
+) -> skip_nonfinite.Transformation:
+  """Returns Muon for the matrices of layers, AdamW for the others."""
+  direction = muon_lib.direction(
+    lambda params: muon_lib.matrix_axes(groups.sizes, params),
+    momentum,
+    nesterov,
+    iterations,
+    rms,
+    optax.scale_by_adam(b1, b2, epsilon),
+  )
+  return descent.along(direction, learning_rate, _decays(groups, weight_decay))
+
+
+@OPTIMIZERS.register('sgd')
+def sgd(
+  learning_rate, groups, *, weight_decay: float, momentum: float, nesterov: bool
+) -> skip_nonfinite.Transformation:
+  """Returns stochastic gradient descent with momentum."""
+  direction = optax.trace(momentum, nesterov) if momentum else optax.identity()
+  return descent.along(direction, learning_rate, _decays(groups, weight_decay))
 
 
 def _decays(groups, weight_decay):

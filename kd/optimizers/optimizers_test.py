@@ -8,6 +8,7 @@ import pytest
 
 from kd.config import base
 from kd.core import errors
+from kd.optimizers import optimizer_cases
 from kd.optimizers import optimizers
 
 STEPS = 100
@@ -58,16 +59,23 @@ def test_adamw_with_clipping_and_mask():
   np.testing.assert_allclose(params['norm']['scale'], w[2:], rtol=1e-5)
 
 
-@pytest.mark.parametrize('build_spec', [base.adamw, base.adafactor])
+@pytest.mark.parametrize(
+  'build_spec',
+  [base.adamw, base.adafactor, base.lion, base.muon, base.sgd],
+)
 def test_an_update_that_is_not_finite_changes_nothing(build_spec):
   lr = base.schedule('constant', peak=0.1, warmup_steps=0)
-  optimizer, _ = build(build_spec(lr))
-  params = {'w': jnp.array([1.0, 2.0])}
-  good, bad = {'w': jnp.array([0.3, 0.4])}, {'w': jnp.array([jnp.nan, 1.0])}
-  _, state = optimizer.update(good, optimizer.init(params), params, finite=True)
-  updates, same = optimizer.update(bad, state, params, finite=False)
+  groups = optimizer_cases.groups()
+  optimizer, _ = optimizers.build(build_spec(lr).to_dict(), STEPS, groups)
+  rng = np.random.default_rng(0)
+  params, good = optimizer_cases.random(rng), optimizer_cases.random(rng)
+  bad = jax.tree.map(lambda x: x * np.float32(np.nan), good)
+  update = jax.jit(optimizer.update)
+  updates, state = update(good, optimizer.init(params), params, finite=True)
+  assert all(x.any() for x in jax.tree.leaves(updates))
+  updates, same = update(bad, state, params, finite=False)
   jax.tree.map(np.testing.assert_array_equal, same, state)
-  assert not updates['w'].any()
+  assert not any(x.any() for x in jax.tree.leaves(updates))
 
 
 def test_adamw_is_that_of_optax():

@@ -175,12 +175,11 @@ class ParameterGroups:
 
   def names(self, path: KeyPath) -> tuple[str, ...]:
     """Returns the path of each layer that a parameter holds."""
-    root, *keys = path
-    if root == _TERMS:
-      return ('.'.join(('losses', *map(_text, keys))),)
+    if path[0] == _TERMS:
+      return ('.'.join(('losses', *keys(path)[1:])),)
     if self.sizes is None:
       return ('',)
-    return layer_stack.paths(self.sizes, tuple(keys))
+    return layer_stack.paths(self.sizes, path[1:])
 
   def _group(self, name):
     return next((g for g in self.groups if g.matches(name)), None)
@@ -207,9 +206,9 @@ class ParameterGroups:
     """Returns the factor by which `layer_decay` scales a parameter's rate."""
     if self.layer_decay == 1.0:
       return 1.0
-    root, *keys = name.split('.')
+    root, *rest = name.split('.')
     if root == 'layers':
-      return self.layer_decay ** (self.sizes.num_layers - 1 - int(keys[0]))
+      return self.layer_decay ** (self.sizes.num_layers - 1 - int(rest[0]))
     # As the input embedding, also where it is the output embedding too.
     return (
       self.layer_decay**self.sizes.num_layers if root == 'embedding' else 1.0
@@ -329,8 +328,9 @@ def _is_one(factor):
 
 
 def _is_norm(path):
-  return _text(path[-1]) == 'scale'
+  return keys(path)[-1] == 'scale'
 
 
-def _text(key):
-  return jax.tree_util.keystr((key,), simple=True)
+def keys(path: KeyPath) -> tuple[str, ...]:
+  """Returns the keys of a leaf as text."""
+  return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)

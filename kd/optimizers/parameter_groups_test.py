@@ -7,48 +7,17 @@ import pytest
 from kd.config import base
 from kd.config import rules
 from kd.core import errors
-from kd.models import families
-from kd.models.gemma3 import config as gemma3_config
+from kd.optimizers import optimizer_cases
 from kd.optimizers import parameter_groups
 
-# Six layers with a period of two, and one behind them.
-SIZES = gemma3_config.Gemma3Config(
-  embed_dim=16,
-  mlp_dim=32,
-  num_heads=2,
-  num_kv_heads=1,
-  head_dim=8,
-  vocab_size=48,
-  layer_kinds=('local', 'local', 'global') * 2 + ('local',),
-  window=4,
-  context=64,
-  query_scale=8.0,
-  local_rope_base=1e4,
-  global_rope_base=1e6,
-  global_rope_factor=1.0,
-  norm_epsilon=1e-6,
-)
-_MODEL = families.build(SIZES, 'float32', 'none', '')
-_PAIR = (
-  _MODEL.abstract_params(),
-  {'hidden': {'projection': {'kernel': jax.ShapeDtypeStruct((1, 2, 2), 'f4')}}},
-)
-
-
-def build(is_frozen=lambda path: False, layer_decay=1.0, **entries):
-  entries = {name: entry.to_dict() for name, entry in entries.items()}
-  groups = parameter_groups.build(entries, 'optimizer.groups', 10)
-  return parameter_groups.ParameterGroups(SIZES, groups, layer_decay, is_frozen)
+_PAIR = optimizer_cases.SHAPES
+build = optimizer_cases.groups
 
 
 def _by_path(tree):
-  """Returns the value of each layer's parameter, by its path."""
-  values, model = {}, build()
-  for path, x in jax.tree_util.tree_leaves_with_path(tree):
-    names = model.names(path)
-    each = x.reshape(-1) if np.ndim(x) else [x] * len(names)
-    values |= zip(names, map(float, each), strict=True)
-  return values
+  """Returns one number of each layer's parameter, by its path."""
+  parts = optimizer_cases.by_path(tree)
+  return {path: float(np.ravel(x)[0]) for path, x in parts.items()}
 
 
 def test_every_layer_has_the_paths_that_users_see():

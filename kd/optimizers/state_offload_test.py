@@ -3,17 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from kd.config import base
+from kd.optimizers import optimizer_cases
 from kd.optimizers import optimizers
 
-_PARAMS = ({'matrix': jnp.ones((3, 4))}, {})
+_PARAMS = jax.tree.map(lambda x: jnp.ones(x.shape), optimizer_cases.SHAPES)
 
 
-def _three(memory):
+def _three(build_spec, memory):
   lr = base.schedule('constant', peak=1e-2, warmup_steps=0)
-  spec = base.adamw(lr, state_memory=memory).to_dict()
-  optimizer, _ = optimizers.build(spec, 10)
+  spec = build_spec(lr, state_memory=memory).to_dict()
+  optimizer, _ = optimizers.build(spec, 10, optimizer_cases.groups())
   kind = optimizer.memory_kind
 
   def place(x):
@@ -26,13 +28,14 @@ def _three(memory):
   for slope in (1.0, -2.0, 3.0):
     gradients = jax.tree.map(lambda x, by=slope: by * x, _PARAMS)
     updates, state = step(gradients, state, _PARAMS, finite=True)
-    seen.append(np.asarray(updates[0]['matrix']))
+    seen.append(np.asarray(updates[0]['embedding']))
   kinds = {x.sharding.memory_kind for x in jax.tree.leaves(state) if x.ndim}
   return np.stack(seen), kinds
 
 
-def test_updates_are_the_same_and_state_stays_on_the_host():
-  near, _ = _three('device')
-  far, kinds = _three('host')
+@pytest.mark.parametrize('build_spec', [base.adamw, base.muon])
+def test_updates_are_the_same_and_state_stays_on_the_host(build_spec):
+  near, _ = _three(build_spec, 'device')
+  far, kinds = _three(build_spec, 'host')
   np.testing.assert_array_equal(near, far)
   assert kinds == {'pinned_host'}

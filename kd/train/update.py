@@ -137,6 +137,8 @@ def abstract_state(
   everywhere = jax.tree.map(lambda leaf: like(leaf, replicated), state)
 
   def like_param(leaf, param):
+    if leaf is None:  # Another optimizer's.
+      return None
     if leaf.shape == param.shape:
       place = param.sharding.with_memory_kind(optimizer.memory_kind)
       return like(leaf, place)
@@ -156,6 +158,7 @@ def abstract_state(
     state.opt_state,
     trained,
     transform_non_params=lambda leaf: like(leaf, replicated),
+    is_leaf=lambda leaf: leaf is None,
   )
   return everywhere.replace(params=params, opt_state=opt_state)
 

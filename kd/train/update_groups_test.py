@@ -5,6 +5,7 @@ import re
 
 import jax
 import numpy as np
+import pytest
 
 from kd.config import base
 from kd.core import types
@@ -74,14 +75,14 @@ def _params():
   return params
 
 
-def _build(groups, clip_norm=0.0):
+def _build(groups, clip_norm=0.0, build_spec=base.adamw):
   """Returns the objective, the optimizer and the learning rate."""
   entries = {name: entry.to_dict() for name, entry in groups.items()}
   built = parameter_groups.ParameterGroups(
     _SIZES, parameter_groups.build(entries, 'optimizer.groups', _STEPS)
   )
   lr = base.schedule('constant', peak=_RATE, warmup_steps=0)
-  spec = base.adamw(lr, weight_decay=0.5, clip_norm=clip_norm).to_dict()
+  spec = build_spec(lr, weight_decay=0.5, clip_norm=clip_norm).to_dict()
   context = terms_lib.Context(steps=_STEPS, student=None, teacher=None)
   terms = term_builder.build(
     {'ce': base.term('cross_entropy').to_dict()}, context
@@ -173,10 +174,12 @@ def test_frozen_layers_of_a_stack_keep_every_bit_and_have_no_norm():
   np.testing.assert_allclose(norms[0], (np.sum(rest) / 0.01) ** 0.5, rtol=1e-4)
 
 
-def test_a_state_without_moments_of_frozen_parameters_is_restored(tmp_path):
-  objective, optimizer, _ = _build(
-    {'low': _group('layers.*|embedding', frozen=True)}
-  )
+@pytest.mark.parametrize('build_spec', [base.adamw, base.muon])
+def test_a_state_without_moments_of_frozen_parameters_is_restored(
+  build_spec, tmp_path
+):
+  groups = {'low': _group(r'layers\.(0|2|\d\.mlp)|embedding', frozen=True)}
+  objective, optimizer, _ = _build(groups, build_spec=build_spec)
   state = update.init_state(_params(), objective, optimizer, 0)
   saver = checkpointing.Saver(str(tmp_path), 1, print)
   saver.save(3, state, {}, checkpointing.ResumeInfo('rows', {}, True), None)
@@ -191,4 +194,7 @@ def test_a_state_without_moments_of_frozen_parameters_is_restored(tmp_path):
   saver.close()
   expected = state.replace(step=jax.numpy.int32(3))
   jax.tree.map(np.testing.assert_array_equal, restored, expected)
-  assert len(jax.tree.leaves(restored.opt_state)) == 1 + 2  # The final norm.
+  # The final norm; matrices and norms of the layers that are left.
+  moments = {base.adamw: 2 * (1 + 4 + 6), base.muon: 2 * (1 + 6) + 4}
+  leaves = [x for x in jax.tree.leaves(restored.opt_state) if x.size > 3]
+  assert len(leaves) == moments[build_spec]

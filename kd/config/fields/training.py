@@ -83,11 +83,7 @@ OPTIMIZER = schema.Choice(
       'epsilon': F(1e-8, legal.Number(above=0), "added to the square's root"),
     },
     'adafactor': {
-      'weight_decay': F(
-        0.0,
-        _WEIGHT_DECAY,
-        'on matrices, never on norms',
-      ),
+      'weight_decay': F(0.0, _WEIGHT_DECAY, 'on matrices, never on norms'),
       'decay_rate': F(
         0.8,
         legal.Number(above=0, at_most=1),
@@ -100,10 +96,55 @@ OPTIMIZER = schema.Choice(
         True, legal.BOOLEAN, "scale updates by a parameter's root mean square"
       ),
     },
+    'lion': {
+      'weight_decay': F(
+        0.1,
+        _WEIGHT_DECAY,
+        'on matrices, never on norms; times the learning rate',
+      ),
+      'b1': F(0.9, _DECAY, 'weight of the mean in the sign that is followed'),
+      'b2': F(0.99, _DECAY, "decay of the gradient's mean"),
+    },
+    'muon': {
+      'weight_decay': F(
+        0.1,
+        _WEIGHT_DECAY,
+        'on matrices, never on norms; times the learning rate',
+      ),
+      'momentum': F(0.95, _DECAY, "decay of the gradient's mean, of matrices"),
+      'nesterov': F(True, legal.BOOLEAN, "Nesterov's momentum"),
+      'iterations': F(
+        5, legal.Integer(1, 100), 'of Newton and Schulz, which orthogonalize'
+      ),
+      'rms': F(
+        0.2,
+        legal.Number(above=0),
+        "root mean square of a matrix's update, relative to the learning rate; "
+        "0.2 is AdamW's",
+      ),
+      'b1': F(0.9, _DECAY, "AdamW's decay of the gradient's mean"),
+      'b2': F(0.95, _DECAY, "AdamW's decay of the gradient's square"),
+      'epsilon': F(1e-8, legal.Number(above=0), "AdamW's"),
+    },
+    'sgd': {
+      'weight_decay': F(
+        0.0,
+        _WEIGHT_DECAY,
+        'on matrices, never on norms; times the learning rate, and not in the '
+        'momentum',
+      ),
+      'momentum': F(0.9, _DECAY, 'decay of the sum of gradients; 0: none'),
+      'nesterov': F(False, legal.BOOLEAN, "Nesterov's momentum"),
+    },
   },
   docs={
     'adamw': 'AdamW (arXiv 1711.05101), with usual values for language models',
     'adafactor': 'Adafactor (arXiv 1804.04235), with the settings of T5',
+    'lion': 'Lion (arXiv 2302.06675); its learning rate is a third to a tenth '
+    "of AdamW's",
+    'muon': 'Muon (arXiv 2502.16982) for the matrices of layers, AdamW for '
+    'embeddings, norms and what terms train',
+    'sgd': 'stochastic gradient descent',
   },
 )
 
