@@ -9,9 +9,11 @@ import struct
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import pytest
 
 from kd.checkpoints import hf_config
+from kd.checkpoints import weights
 from kd.config import command_line
 from kd.core import errors
 from kd.core import types
@@ -23,6 +25,9 @@ from kd.models import families
 from kd.models import tensors as tensors_lib
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
+from kd.pruning import importance
+from kd.pruning import scores as scores_lib
+from kd.pruning import sizes as sizes_lib
 from kd.run import load_params
 from kd.run import model_sizes
 from kd.run import resolve
@@ -68,7 +73,20 @@ def _load(file, folder):
   with open(file, encoding='utf-8') as f:
     takes_weights = 'def get_config(arg' in f.read()
   argument = f':{_weightless(folder, "270m")}' if takes_weights else ''
-  return command_line.load(file + argument)
+  config = command_line.load(file + argument)
+  if sizes_lib.request(config.student.prune):
+    config.student.prune.scores = _scores(config.teacher.init, folder)
+  return config
+
+
+def _scores(init, folder):
+  """A file of importance scores of the model that `init` names."""
+  config = weights.model_config(init, '')
+  shapes = importance.shapes(config)
+  sums = {name: np.ones(shape) for name, shape in shapes.items()}
+  path = str(folder / scores_lib.FILE)
+  scores_lib.write(path, scores_lib.from_sums(config, sums, {}))
+  return path
 
 
 def _trace(run):
