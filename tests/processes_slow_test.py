@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 
+from kd.pruning import scores
 from tests import command
 from tests import process_runs
 from tests import warm
@@ -141,6 +142,30 @@ def test_two_export_what_one_does(start, alone):
         written[-1][name] = f.read()
     shutil.rmtree(folder)
   assert written[0] == written[1]
+
+
+def test_two_prune_as_one_does(start):
+  """The same parts are kept, by the same scores but for rounding."""
+  changes = (
+    *(
+      '--mode=prune',
+      '--config.student.variant=',
+      '--config.student.init=teacher',
+    ),
+    *('--config.student.prune.mlp_dim=256', '--config.export.dtype=float32'),
+  )
+  weights, found = [], []
+  for count in (1, 2):
+    run = start(f'prune{count}', count, *changes)
+    assert run.finish() == [0] * count, run.text(0, 'err')
+    folder = f'{run.workdir}/prune'
+    with open(f'{folder}/hf/model.safetensors', 'rb') as f:
+      weights.append(f.read())
+    found.append(scores.read(f'{folder}/scores.json', ''))
+  assert weights[0] == weights[1]
+  for name in ('layers', 'channels', 'heads', 'similarity'):
+    both = (getattr(x, name) for x in found)
+    np.testing.assert_allclose(*both, rtol=1e-5)
 
 
 def test_one_goes_on_as_two(start, alone):

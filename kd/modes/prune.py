@@ -5,6 +5,7 @@ import dataclasses
 import os
 from typing import Any
 
+import jax
 import ml_collections
 
 from kd.checkpoints import huggingface
@@ -24,6 +25,7 @@ from kd.input_pipeline import templates
 from kd.models import config_json
 from kd.models import family
 from kd.models.attention import attention
+from kd.partitioning import processes
 from kd.planning.cost import flops
 from kd.pruning import calibration
 from kd.pruning import picture
@@ -59,7 +61,6 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   say = session.say
   config = base.checked(config)
   run = _whole(config, workdir)
-  session.check_one_process('prune')
   hf_tokenizer.check(run.tokenizer, 'data.tokenizer')
   request = sizes.request(config.student.prune)
   if request:
@@ -69,7 +70,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   prepared = () if named else training_rows.prepare(run, say)
   folder = os.path.join(workdir, FOLDER)
   with lock.shared(workdir, '--workdir', say):
-    os.makedirs(folder, exist_ok=True)
+    if jax.process_index() == 0:
+      os.makedirs(folder, exist_ok=True)
     params = outputs.student_params(run, workdir)
     if named:
       scores = scores_lib.load(request, run.student.config)
@@ -78,7 +80,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     if request:
       _write(config, run, request, scores, params, workdir)
     else:
-      picture.draw(os.path.join(folder, picture.FILE), scores, None)
+      _draw(folder, scores, None)
       names = ', '.join(f'{sizes.PATH}.{name}' for name in sizes.SIZES)
       say(f'wrote {folder}; to prune, set one of {names}')
 
@@ -163,7 +165,7 @@ def _scores(
   }
   identity = identity_lib.digest([*facts.values(), batch_size])
   path = os.path.join(folder, scores_lib.FILE)
-  if json_files.read_in(folder, scores_lib.FILE).get('identity') == identity:
+  if processes.from_first(lambda: _identity(folder)) == identity:
     session.say(f'the scores are there: {path}')
     return scores_lib.read(path, '--workdir')
   job = calibration.Job(
@@ -189,9 +191,20 @@ def _scores(
   }
   sums = calibration.run(job)
   scores = scores_lib.from_sums(run.student.config, sums, facts)
-  scores_lib.write(path, scores)
-  calibration.forget(folder)
+  if jax.process_index() == 0:
+    scores_lib.write(path, scores)
+    calibration.forget(folder)
   return scores
+
+
+def _identity(folder) -> str | None:
+  """Returns what identifies the scores that the folder has, None for none."""
+  return json_files.read_in(folder, scores_lib.FILE).get('identity')
+
+
+def _draw(folder, scores, selection):
+  if jax.process_index() == 0:
+    picture.draw(os.path.join(folder, picture.FILE), scores, selection)
 
 
 def _write(config, run, request, scores, params, workdir):
@@ -200,7 +213,7 @@ def _write(config, run, request, scores, params, workdir):
   keep = _keep_layers(config, workdir)
   selection = selection_lib.select(request, scores, keep)
   model = _model(config, run, request, selection.layers, workdir)
-  picture.draw(os.path.join(folder, picture.FILE), scores, selection)
+  _draw(folder, scores, selection)
   plan = {
     'before': costs(run.student.config, config.data.length),
     'after': costs(model.config, config.data.length),
@@ -209,7 +222,9 @@ def _write(config, run, request, scores, params, workdir):
     'layers': list(selection.layers),
     'config': config_json.to_json(model.config),
   }
-  atomic_files.write_json(os.path.join(folder, PLAN), {**plan, 'kept': kept})
+  if jax.process_index() == 0:
+    path = os.path.join(folder, PLAN)
+    atomic_files.write_json(path, {**plan, 'kept': kept})
   for line in table(plan):
     session.say(line)
   session.say(f'layers that are kept: {", ".join(map(str, selection.layers))}')

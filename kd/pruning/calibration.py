@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -18,6 +19,7 @@ from kd.core import progress
 from kd.core import types
 from kd.models import family
 from kd.partitioning import placement
+from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.pruning import importance
 
@@ -65,10 +67,9 @@ def run(job: Job) -> dict[str, np.ndarray]:
     NonFiniteError: an activation is NaN or infinite.
   """
   file = os.path.join(job.folder, FILE)
-  done, sums = _saved(job, file)
+  done, sums = _resumed(job, file)
   if done:
     job.say(f'resuming after {done * job.batch_size:,} rows')
-  sums = jax.device_put(sums, rules.replicated(job.mesh))
   add, batches = importance.make(job.model), -(-job.rows // job.batch_size)
   saved_at = time.monotonic()
   with progress.Progress(
@@ -108,11 +109,29 @@ def _batch(job, number):
   return batch.replace(segment_ids=ids.astype(np.int32))
 
 
-def _saved(job, file) -> tuple[int, dict[str, Any]]:
+def _resumed(job, file) -> tuple[int, dict[str, jax.Array]]:
   """Returns the number of batches that were summed, and their sums."""
-  nothing = 0, importance.zeros(job.model.config)
+  saved = {}
+
+  def read():
+    saved.update(_read(job, file))
+    return saved.get('batches', 0)
+
+  done = processes.from_first(read)
+  sums = saved.get('sums') or importance.zeros(job.model.config)
+  if done and jax.process_count() > 1:
+    sums = multihost_utils.broadcast_one_to_all(sums)
+  sharding = rules.replicated(job.mesh)
+  return done, {
+    name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+    for name, x in sums.items()
+  }
+
+
+def _read(job, file) -> dict[str, Any]:
+  """Returns the saved number of batches and sums; {} without them."""
   if not os.path.exists(file):
-    return nothing
+    return {}
   try:
     with safetensors.safe_open(file, 'numpy') as f:
       metadata = f.metadata() or {}
@@ -125,11 +144,13 @@ def _saved(job, file) -> tuple[int, dict[str, Any]]:
     job.say(
       'calibrating again: the model, its weights or the rows have changed'
     )
-    return nothing
-  return int(metadata['batches']), sums
+    return {}
+  return {'batches': int(metadata['batches']), 'sums': sums}
 
 
 def _save(job, file, batches, sums):
+  if jax.process_index():
+    return
   arrays = {name: np.asarray(value) for name, value in sums.items()}
   metadata = {'identity': job.identity, 'batches': str(batches)}
   atomic_files.write_bytes(file, safetensors.numpy.save(arrays, metadata))

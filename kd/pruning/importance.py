@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kd.core import types
 from kd.models import family
@@ -56,9 +57,9 @@ def shapes(config: family.Config) -> dict[str, tuple[int, ...]]:
   return by_layer | {TOKENS: ()}
 
 
-def zeros(config: family.Config) -> Sums:
+def zeros(config: family.Config) -> dict[str, np.ndarray]:
   """Returns the sums of no rows."""
-  return {k: jnp.zeros(s, jnp.float32) for k, s in shapes(config).items()}
+  return {k: np.zeros(s, np.float32) for k, s in shapes(config).items()}
 
 
 def make(
