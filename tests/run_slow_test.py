@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import huggingface_hub
 import pytest
 
 from tests import command
@@ -163,3 +164,47 @@ def test_export_evaluates_and_answers_as_the_run_does(folder, straight):
   answers.write_text(''.join(first.splitlines(True)[:2]))
   code, _, err = command.run(ask)
   assert code == 0 and answers.read_text() == first, err
+
+
+def test_verify_finds_what_an_export_no_longer_is(folder, straight):
+  workdir = f'--workdir={straight[0]}'
+  both = '--config.export.formats=hf,gguf'
+  code, _, err = command.run([workdir, '--mode=export', both])
+  assert code == 0, err
+  code, out, err = command.run([workdir, '--mode=verify'])
+  assert code == 0 and 'differs: ' not in out, err
+  assert 'claims are true' in out and 'eval/held_out/exact_match: ' in out
+  export = f'{straight[0]}/export'
+  card = huggingface_hub.ModelCard.load(f'{export}/hf/README.md')
+  assert (card.data.license, card.data.base_model) == (
+    'gemma',
+    ['quickstart_teacher'],
+  )
+  results = {x.metric_type: x.metric_value for x in card.data.eval_results}
+  evaluated = command.metrics(straight[0])[-1]
+  for name in ('nll', 'kl', 'exact_match'):
+    assert results[name] == pytest.approx(evaluated[f'eval/held_out/{name}'])
+  assert 'Gemma Terms of Use' in card.text
+  with open(f'{export}/hf/README.md', 'a') as f:
+    f.write('The best model.')
+  with open(f'{export}/gguf/model-Q8_0.gguf', 'r+b') as f:
+    f.seek(-1, os.SEEK_END)
+    f.write(b'\x55')
+  with open(f'{export}/hf/more.bin', 'w') as f:
+    f.write('x')
+  file = f'{export}/hf/provenance.json'
+  with open(file) as f:
+    claims = json.load(f)
+  claims['evaluation']['metrics']['eval/held_out/nll'] *= 0.9
+  claims['config'] = '0' * 16
+  with open(file, 'w') as f:
+    json.dump(claims, f)
+  code, out, err = command.run([workdir, '--mode=verify'])
+  assert code == 2 and '5 of ' in err and 'claims are not true' in err, err
+  lines = [x for x in out.splitlines() if x.startswith('differs: ')]
+  for line, part in zip(
+    lines,
+    ('README.md: ', 'more.bin: ', ': config: 0000', 'Q8_0.gguf: ', '/nll: '),
+    strict=True,
+  ):
+    assert part in line, line

@@ -28,10 +28,15 @@ def collect() -> dict[str, Any]:
   return {
     'command': sys.argv,
     'python': platform.python_version(),
-    'packages': {name: metadata.version(name) for name in _PACKAGES},
+    'packages': packages(),
     'devices': [str(d) for d in jax.devices()],
     'process_count': jax.process_count(),
   }
+
+
+def packages() -> dict[str, str]:
+  """Returns the versions of the libraries that compute and read."""
+  return {name: metadata.version(name) for name in _PACKAGES}
 
 
 _DATE = '%Y-%m-%d %H:%M:%SZ'

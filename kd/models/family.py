@@ -253,6 +253,7 @@ class Family(abc.ABC):
     gguf_lists: keys of lists in their metadata that are read; others, such as
       vocabularies, are skipped.
     license: the license of its published models, by its name on the hub.
+    notice: what must accompany a model that is made from them; '' for nothing.
   """
 
   title: str
@@ -262,6 +263,7 @@ class Family(abc.ABC):
   gguf_architecture: str
   gguf_lists: tuple[str, ...] = ()
   license: str
+  notice: str = ''
 
   def variant(self, fields: Mapping[str, Any]) -> Config:
     """Returns the model that an entry of its variants.py describes."""

@@ -2,22 +2,28 @@
 
 from collections.abc import Callable
 import os
+from typing import Any
 
 import jax
 import ml_collections
 
 from kd.checkpoints import gguf_writer
 from kd.checkpoints import huggingface
+from kd.core import atomic_files
 from kd.core import types
 from kd.input_pipeline import gguf_tokenizers
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import templates
 from kd.models import families
+from kd.run import model_card
 from kd.run import outputs
+from kd.run import provenance
 from kd.run import resolved
 from kd.run import session
+from kd.teachers import param_digest
 
-Write = Callable[[types.PyTree], None]
+# Writes files of parameters about which the claims are made, and their card.
+Write = Callable[[types.PyTree, dict[str, Any], str], None]
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -29,8 +35,13 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     for name in dict.fromkeys(run.config.export.formats)
   ]
   params = outputs.student_params(run, workdir)
+  # Asked of all processes: each holds a part of the parameters.
+  weights = param_digest.of(params)
+  claims, result = provenance.collect(run, workdir, weights)
+  has_turns = templates.has_turns(run.config.data.template)
+  card = model_card.text(run, workdir, claims, result, has_turns)
   for write in writers:
-    write(params)
+    write(params, claims, card)
 
 
 def _hf(run: resolved.Run, workdir: str) -> Write:
@@ -38,19 +49,25 @@ def _hf(run: resolved.Run, workdir: str) -> Write:
   folder = os.path.join(workdir, 'export', 'hf')
   tokenizer, template = run.tokenizer, run.config.data.template
   hf_tokenizer.check(tokenizer, 'data.tokenizer')
+  dtype = run.config.export.dtype
 
-  def write(params):
+  def write_more(new, claims, card):
+    hf_tokenizer.write(tokenizer, new, templates.TEMPLATES[template].jinja)
+    atomic_files.write_text(os.path.join(new, model_card.FILE), card)
+    _write_notice(run, new)
+    path = os.path.join(new, provenance.FILE)
+    provenance.write(path, claims, dtype, os.listdir(new))
+
+  def write(params, claims, card):
     huggingface.write(
       folder,
       params,
       run.student.config,
-      run.config.export.dtype,
+      dtype,
       tokenizer.bos_id,
       tokenizer.stop_ids,
       tokenizer.pad_id,
-      lambda new: hf_tokenizer.write(
-        tokenizer, new, templates.TEMPLATES[template].jinja
-      ),
+      lambda new: write_more(new, claims, card),
     )
     source = run.student.source if run.student.keep_layers else None
     warning = families.of(run.student.config).export_warning(
@@ -79,21 +96,36 @@ def _gguf(run: resolved.Run, workdir: str) -> Write:
     run.config.data.template,
     'data.tokenizer',
   )
-  name = os.path.basename(os.path.abspath(workdir))
-  metadata = {'general.name': name, **metadata}
+  metadata = {'general.name': model_card.name(workdir), **metadata}
 
-  def write(params):
-    if jax.process_index() == 0:
+  def write(params, claims, card):
+    del card  # It says how transformers loads the model.
+    # Metrics are of the parameters, not of these weights.
+    claims = claims | {'evaluation': None}
+    is_first = jax.process_index() == 0
+    if is_first:
       os.makedirs(folder, exist_ok=True)
+      _write_notice(run, folder)
     for kind, table_kind in kinds.items():
-      path = os.path.join(folder, f'model-{kind}.gguf')
+      name = f'model-{kind}.gguf'
+      path = os.path.join(folder, name)
       gguf_writer.write(path, params, config, kind, table_kind, metadata)
+      if is_first:
+        provenance.write(f'{path}.{provenance.FILE}', claims, kind, [name])
     note = families.of(config).gguf_note(config)
     if note:
       session.say(f'note: {note}')
     _say_written(folder)
 
   return write
+
+
+def _write_notice(run: resolved.Run, folder: str) -> None:
+  """Writes what the license wants to accompany a model."""
+  notice = families.of(run.student.config).notice
+  if notice:
+    path = os.path.join(folder, model_card.NOTICE_FILE)
+    atomic_files.write_text(path, notice + '\n')
 
 
 def _say_written(folder: str) -> None:

@@ -42,6 +42,13 @@ def student_source(run: resolved.Run, workdir: str) -> tuple[str, str]:
   return 'init', run.student.init
 
 
+def student_step(run: resolved.Run, workdir: str) -> int | None:
+  """Returns the step of the checkpoint that student_params reads, if any."""
+  if run.config.export.checkpoint == 'best':
+    return manager.best_step(workdir)
+  return manager.latest_step(workdir)
+
+
 def settings_line(settings: requests.SamplingSettings) -> str:
   """Returns a line with all sampling settings."""
   chosen = dataclasses.asdict(settings)

@@ -208,7 +208,7 @@ def begin(
 
 
 def _begin(run, workdir, changes, inputs, mixture):
-  old = _read_run(workdir)
+  old = read_run(workdir)
   inputs = {**inputs, 'data.tokenizer': run.tokenizer.digest}
   _check_inputs(workdir, old, inputs)
   history = list(old['changes'])
@@ -233,8 +233,12 @@ def _begin(run, workdir, changes, inputs, mixture):
   atomic_files.write_all(workdir, run.tokenizer.files())
 
 
-def _read_run(workdir):
-  """Returns what run.json holds; without a run, no inputs and no changes."""
+def read_run(workdir: str) -> dict[str, Any]:
+  """Returns what run.json holds; without a run, no inputs and no changes.
+
+  Raises:
+    ConfigError: the file is damaged.
+  """
   fields = _read(workdir, model_sizes.RUN_FILE)
   if not fields:
     return {'inputs': {}, 'changes': []}
@@ -273,7 +277,7 @@ def check_input(workdir: str, name: str, digest: str) -> None:
   """
 
   def record():
-    old = _read_run(workdir)
+    old = read_run(workdir)
     _check_inputs(workdir, old, {name: digest})
     if name not in old['inputs']:
       old['inputs'][name] = digest
@@ -285,5 +289,5 @@ def check_input(workdir: str, name: str, digest: str) -> None:
 
 def check_tokenizer(run: resolved.Run, workdir: str) -> None:
   """Raises ConfigError if a workdir was trained with another tokenizer."""
-  recorded = _read_run(workdir)
+  recorded = read_run(workdir)
   _check_inputs(workdir, recorded, {'data.tokenizer': run.tokenizer.digest})

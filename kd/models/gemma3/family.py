@@ -64,6 +64,10 @@ class Gemma3(family.Family):
   gguf_architecture = gguf.ARCHITECTURE
   gguf_lists = (f'{gguf.ARCHITECTURE}.{gguf.PATTERN}',)
   license = 'gemma'
+  notice = (
+    'Gemma is provided under and subject to the Gemma Terms of Use found at '
+    'ai.google.dev/gemma/terms'
+  )
 
   def variant(self, fields: Mapping[str, Any]) -> config_lib.Gemma3Config:
     return config_lib.from_variant(fields)

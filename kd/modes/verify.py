@@ -1,0 +1,201 @@
+"""Checks what the workdir's exports claim: digests and metrics, measured."""
+
+from collections.abc import Iterator, Mapping
+import glob
+import math
+import os
+from typing import Any
+
+import ml_collections
+
+from kd.checkpoints import weights
+from kd.core import errors
+from kd.core import identity
+from kd.core import types
+from kd.evaluation import measures
+from kd.partitioning import processes
+from kd.run import provenance
+from kd.run import resolved
+from kd.run import session
+from kd.run import source as source_lib
+from kd.run import workdirs
+from kd.teachers import param_digest
+from kd.train import evaluate as evaluate_lib
+from kd.train.feeds import live
+
+# What a check found: whether the claim is true, and a line about it.
+Finding = tuple[bool, str]
+
+_HF = os.path.join('hf', provenance.FILE)
+# By the type of the files: by how much a metric measured again may differ, as a
+# fraction of the claim and in its own unit. Float32 may be summed in another
+# order; the metrics are those of the parameters before they were rounded.
+_LIMITS = {'float32': (1e-3, 1e-4), 'bfloat16': (0.01, 0.01)}
+
+
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Checks what the provenance.json of each export in <workdir>/export says.
+
+  Raises:
+    ConfigError: there is no export, or a claim is not true.
+  """
+  folder = os.path.join(workdir, 'export')
+  claims = {path: provenance.read(path) for path in _paths(folder)}
+  metrics = _metrics(claims[path]) if (path := _hf(folder)) in claims else {}
+  with_teachers = any(name.endswith(f'/{measures.KL}') for name in metrics)
+  run = session.open_trained(config, workdir, with_teachers)
+  findings = [
+    finding
+    for path, claimed in claims.items()
+    for finding in processes.from_first(
+      lambda path=path, claimed=claimed: list(_stored(path, claimed, workdir))
+    )
+  ]
+  for finding in findings:
+    _say(*finding)
+  if metrics:
+    for finding in _measured(run, os.path.dirname(path), claims[path]):
+      _say(*finding)
+      findings.append(finding)
+  false = [line for is_true, line in findings if not is_true]
+  if false:
+    raise errors.ConfigError(
+      folder, f'{len(false)} of {len(findings)} claims are not true'
+    )
+  session.say(f'{folder}: all {len(findings)} claims are true')
+
+
+def _hf(folder: str) -> str:
+  return os.path.join(folder, _HF)
+
+
+def _paths(folder: str) -> list[str]:
+  """Returns the files of the claims."""
+  paths = [_hf(folder)] if os.path.isfile(_hf(folder)) else []
+  paths += sorted(
+    glob.glob(os.path.join(glob.escape(folder), 'gguf', f'*.{provenance.FILE}'))
+  )
+  if not paths:
+    raise errors.ConfigError(
+      '--workdir',
+      f'{folder!r} holds no {provenance.FILE}',
+      legal='the workdir of --mode=export',
+    )
+  return paths
+
+
+def _say(is_true: bool, line: str) -> None:
+  session.say(f'{"agrees" if is_true else "differs"}: {line}')
+
+
+def _compared(what: str, claimed: Any, actual: Any) -> Finding:
+  if claimed == actual:
+    return True, what
+  return False, f'{what}: {claimed} is claimed, {actual} is there'
+
+
+def _metrics(claims: Mapping[str, Any]) -> dict[str, float]:
+  """Returns the metrics that an export claims."""
+  evaluation = claims.get('evaluation')
+  if not isinstance(evaluation, dict):
+    return {}
+  return {name: float(x) for name, x in evaluation['metrics'].items()}
+
+
+def _stored(
+  path: str, claims: Mapping[str, Any], workdir: str
+) -> Iterator[list[Any]]:
+  """Yields findings on what is on the disk, as JSON."""
+  folder = os.path.dirname(path)
+  for name, claimed in claims['files'].items():
+    file = os.path.join(folder, name)
+    digest = 'no file'
+    if os.path.isfile(file):
+      digest = identity.file_digest(file)
+    yield [*_compared(file, claimed['sha256'], digest)]
+  if path.endswith(_HF):
+    for name in sorted(os.listdir(folder)):
+      if name not in claims['files'] and name != provenance.FILE:
+        yield [False, f'{folder}/{name}: is not among the files that it claims']
+  what = f'{path}: config'
+  yield [*_compared(what, claims['config'], provenance.config_digest(workdir))]
+  inputs = workdirs.read_run(workdir)['inputs']
+  for field, claimed in claims['inputs'].items():
+    yield [*_compared(f'{path}: {field}', claimed, inputs.get(field))]
+  evaluation = claims.get('evaluation')
+  if evaluation:
+    file, digest = os.path.join(workdir, evaluation['file']), 'no file'
+    if os.path.isfile(file):
+      digest = identity.file_digest(file)
+    yield [*_compared(file, evaluation['sha256'], digest)]
+  there, here = map(_code, (claims['code'], provenance.code()))
+  if there != here:
+    session.say(f'note: {path}: written by {there}, checked by {here}')
+
+
+def _code(code: Mapping[str, Any]) -> str:
+  """Returns what identifies a program, as a message says it."""
+  commit = code.get('commit') or 'no commit'
+  return f'{commit} (sources {code.get("sources")})'
+
+
+def _measured(
+  run: resolved.Run, folder: str, claims: Mapping[str, Any]
+) -> Iterator[Finding]:
+  """Evaluates the exported weights, and yields findings on the metrics."""
+  inputs, teachers = claims['inputs'], []
+  if run.teachers:
+    teachers = live.load(run)
+    specs = source_lib.of(run.config).teacher_specs()
+    for spec, teacher in zip(specs, teachers, strict=True):
+      field, digest = f'{spec}.init', param_digest.of(teacher.params)
+      if field in inputs:
+        yield _compared(f'{field}, its weights', inputs[field], digest)
+  held_out = evaluate_lib.prepare_sets(run, session.say)
+  for entry in held_out:
+    field = f'evaluation.sets.{entry.name}'
+    digest = identity.digest(entry.identity['examples'])
+    if field in inputs:
+      yield _compared(f'{field}, its examples', inputs[field], digest)
+  params = _load(run, folder)
+  if claims['dtype'] == 'float32':
+    yield _compared(
+      f'{folder}: the parameters',
+      claims['student']['weights'],
+      param_digest.of(params),
+    )
+  targets = live.targets_on(run, teachers, run.mesh) if teachers else None
+  evaluator = evaluate_lib.Evaluator(
+    run, run.student, targets, held_out, session.say
+  )
+  result = evaluator(params, lambda: None)
+  relative, absolute = _LIMITS[claims['dtype']]
+  for name, claimed in _metrics(claims).items():
+    actual = float(result.metrics.get(name, math.nan))
+    limit = relative * abs(claimed) + absolute
+    set_name, _, metric = name.removeprefix('eval/').partition('/')
+    if not _is_likelihood(metric):
+      # An answer or two may change where two words are about as likely.
+      answers = measures.counts(result, set_name).get('answers', 0)
+      limit += 2 / max(answers, 1)
+    line = (
+      f'{name}: {claimed:.6g} is claimed, {actual:.6g} measured of the files '
+      f'(limit {limit:.2g})'
+    )
+    is_same = abs(actual - claimed) <= limit
+    yield is_same or (math.isnan(actual) and math.isnan(claimed)), line
+
+
+def _is_likelihood(metric: str) -> bool:
+  return metric in {measure.metric for measure in measures.LIKELIHOODS}
+
+
+def _load(run: resolved.Run, folder: str) -> types.PyTree:
+  return weights.load(
+    f'hf:{folder}',
+    run.student.module,
+    run.student.shardings,
+    (),
+    run.student.param_dtype,
+    '--workdir',
+  )

@@ -1,0 +1,192 @@
+"""Writes and reads what an export claims about itself."""
+
+from collections.abc import Mapping, Sequence
+import glob
+import os
+import shutil
+import subprocess
+from typing import Any
+
+from kd.checkpoints import manager
+from kd.core import atomic_files
+from kd.core import identity
+from kd.core import json_files
+from kd.core import paths
+from kd.core import run_info
+from kd.evaluation import measures
+from kd.evaluation import results
+from kd.run import outputs
+from kd.run import resolved
+from kd.run import workdirs
+
+FILE = 'provenance.json'
+_FORMAT = 1
+_GIT_TIMEOUT_S = 20
+_WRITTEN = 'the file as --mode=export wrote it'
+
+
+def collect(
+  run: resolved.Run, workdir: str, weights: str
+) -> tuple[dict[str, Any], results.Result | None]:
+  """Returns what is claimed of weights, whatever file they are written to.
+
+  Args:
+    run: the resolved run.
+    workdir: its folder; without a run the weights are those of student.init.
+    weights: the digest of the student's parameters.
+
+  Returns:
+    The claims as JSON, and the evaluation of these weights, None without one.
+  """
+  _, source = outputs.student_source(run, workdir)
+  student = {'source': source, **run.student.identity(weights)}
+  evaluation, result = _evaluation(workdir, weights)
+  claims = {
+    'format': _FORMAT,
+    'date': run_info.now(),
+    'code': code(),
+    'packages': run_info.packages(),
+    'config': config_digest(workdir),
+    'student': student,
+    'inputs': workdirs.read_run(workdir)['inputs'],
+    'rows': None,
+    'evaluation': evaluation,
+  }
+  step = outputs.student_step(run, workdir)
+  if step is not None:
+    saved = manager.Manager(workdir, keep=1, read_only=True)
+    _, position = saved.restore(step, {})
+    saved.close()
+    student['step'], claims['rows'] = step, position['rows']
+  return claims, result
+
+
+def config_digest(workdir: str) -> str | None:
+  """Returns the digest of a run's config, None without a run."""
+  config = json_files.read_in(workdir, workdirs.CONFIG_FILE)
+  return identity.digest(config) if config else None
+
+
+def _evaluation(
+  workdir: str, weights: str
+) -> tuple[dict[str, Any] | None, results.Result | None]:
+  """Returns a recorded evaluation of these weights.
+
+  Those of the run come before those of --mode=eval, which may be of other sets.
+  """
+  folder = os.path.join(workdir, outputs.EVALUATIONS)
+  names = [*glob.glob('step_*.json', root_dir=folder)]
+  names += sorted(glob.glob('eval_*.json', root_dir=folder))
+  for path in (os.path.join(folder, name) for name in names):
+    recorded = results.read(path)
+    if recorded is None:
+      continue
+    fields, result = recorded
+    model = fields.get('identity', fields).get('model')
+    if not isinstance(model, dict) or model.get('weights') != weights:
+      continue
+    evaluation = {
+      'file': os.path.relpath(path, workdir),
+      'sha256': identity.file_digest(path),
+      'metrics': metrics(result),
+    }
+    return evaluation, result
+  return None, None
+
+
+def metrics(result: results.Result) -> dict[str, float | str | None]:
+  """Returns the metrics of an evaluation that an export claims.
+
+  Those that explain others, such as counts of answers without a number, are
+  left out.
+  """
+  claimed = {}
+  for name in result.scores:
+    for measure in measures.of(result, name):
+      key = f'eval/{name}/{measure.metric}'
+      if not measure.about.diagnostic and key in result.metrics:
+        claimed[key] = run_info.json_number(result.metrics[key])
+  return claimed
+
+
+def code() -> dict[str, Any]:
+  """Returns what identifies this program.
+
+  Returns:
+    The git commit of the checkout and whether files differ from it (None where
+    there is no checkout), and the digest of the package's sources.
+  """
+  package = os.path.join(paths.project_folder(), 'kd')
+  names = sorted(glob.glob('**/*.py', root_dir=package, recursive=True))
+  sources = {n: identity.file_digest(os.path.join(package, n)) for n in names}
+  commit = _git(package, 'rev-parse', 'HEAD')
+  modified = None
+  if commit is not None:
+    modified = bool(_git(package, 'status', '--porcelain', '--', '.'))
+  return {
+    'commit': commit,
+    'modified': modified,
+    'sources': identity.digest(sources),
+  }
+
+
+def _git(folder: str, *arguments: str) -> str | None:
+  """Returns what git prints about a folder; None if it is in no checkout."""
+  if not shutil.which('git'):
+    return None
+  done = subprocess.run(
+    ['git', '-C', folder, *arguments],
+    check=False,
+    capture_output=True,
+    text=True,
+    timeout=_GIT_TIMEOUT_S,
+  )
+  return done.stdout.strip() if done.returncode == 0 else None
+
+
+def write(
+  path: str, claims: Mapping[str, Any], dtype: str, names: Sequence[str]
+) -> None:
+  """Writes the claims about files.
+
+  Args:
+    path: the file of the claims.
+    claims: from `collect`.
+    dtype: the type of the weights in the files.
+    names: of the files, in the same folder.
+  """
+  folder = os.path.dirname(path)
+  files = {}
+  for name in sorted(names):
+    file = os.path.join(folder, name)
+    files[name] = {
+      'bytes': os.path.getsize(file),
+      'sha256': identity.file_digest(file),
+    }
+  atomic_files.write_json(path, {**claims, 'dtype': dtype, 'files': files})
+
+
+def read(path: str) -> dict[str, Any]:
+  """Reads the claims about files.
+
+  Raises:
+    ConfigError: the file is damaged, or another version of kd wrote it.
+  """
+  claims = json_files.read(path)
+  kinds = {'code': dict, 'student': dict, 'inputs': dict}
+  kinds |= {'dtype': str, 'files': dict}
+  for key, kind in kinds.items():
+    if not isinstance(claims.get(key), kind):
+      raise json_files.unexpected(f'{path}: {key}', claims.get(key), _WRITTEN)
+  evaluation = claims.get('evaluation')
+  if evaluation is not None and not (
+    isinstance(evaluation, dict)
+    and isinstance(evaluation.get('metrics'), dict)
+    and {'file', 'sha256'} <= evaluation.keys()
+  ):
+    raise json_files.unexpected(f'{path}: evaluation', evaluation, _WRITTEN)
+  if claims.get('format') != _FORMAT:
+    raise json_files.unexpected(
+      f'{path}: format', claims.get('format'), f'{_FORMAT}'
+    )
+  return claims
