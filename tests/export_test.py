@@ -37,20 +37,22 @@ def exported(tmp_path_factory):
   return workdir
 
 
-def test_the_page_s_commands_write_the_files(exported):
+def test_the_page_s_commands_write_and_verify_files(exported):
   folder = exported / 'export'
   files = sorted(path.name for path in (folder / 'gguf').iterdir())
-  assert files == ['model-F32.gguf', 'model-Q4_0.gguf']
+  models = ['model-F32.gguf', 'model-Q4_0.gguf']
+  claims = [f'{name}.provenance.json' for name in models]
+  assert files == sorted(['NOTICE', *models, *claims])
   weights = safetensors_numpy.load_file(
     pathlib.Path('data/fixtures/quickstart_teacher/model.safetensors')
   )
   tensors = {
-    t.name: t for t in gguf.GGUFReader(folder / 'gguf' / files[1]).tensors
+    t.name: t for t in gguf.GGUFReader(folder / 'gguf' / models[1]).tensors
   }
   assert tensors['token_embd.weight'].tensor_type.name == 'Q8_0'
   assert tensors['blk.2.ffn_up.weight'].tensor_type.name == 'Q4_0'
   tensors = {
-    t.name: t.data for t in gguf.GGUFReader(folder / 'gguf' / files[0]).tensors
+    t.name: t.data for t in gguf.GGUFReader(folder / 'gguf' / models[0]).tensors
   }
   for name, hf in (
     ('token_embd.weight', 'model.embed_tokens.weight'),

@@ -8,7 +8,7 @@ from kd import modes
 
 _NAMES = {
   *('cache', 'chat', 'check', 'eval', 'export', 'generate'),
-  *('plan', 'prune', 'reason', 'search', 'train'),
+  *('plan', 'prune', 'reason', 'search', 'train', 'verify'),
 }
 
 
