@@ -108,10 +108,12 @@ def metrics(workdir: str) -> list[dict]:
 
 
 def saved(workdir: str, step: int) -> dict[str, np.ndarray]:
-  """Parameters and optimizer state on disk, read by Orbax alone."""
+  """Arrays of a checkpoint on disk, by item and path, read by Orbax alone."""
   found = {}
-  for item in ('params', 'optimizer'):
+  for item in ('params', 'optimizer', 'ema'):
     path = os.path.join(workdir, 'checkpoints', str(step), item)
+    if not os.path.isdir(path):
+      continue
     tree = ocp.StandardCheckpointer().restore(path)
     leaves = ocp.tree.to_flat_dict(tree, sep='/')
     found.update({f'{item}/{k}': np.asarray(v) for k, v in leaves.items()})

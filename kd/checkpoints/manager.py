@@ -20,8 +20,10 @@ from kd.core import types
 from kd.partitioning import processes
 
 FOLDER = 'checkpoints'
-# Apart, so that another run can read the parameters alone.
-ITEMS = ('params', 'optimizer')
+# Apart, so that another run can read the parameters alone. The average of
+# parameters is in checkpoints of runs that keep one.
+EMA = 'ema'
+ITEMS = ('params', 'optimizer', EMA)
 # Orbax limits a save by the clock on the wall, which may jump. A process that
 # dies meanwhile is noticed by kd.partitioning.
 _NEVER_S = 10 * 24 * 3600
@@ -76,7 +78,7 @@ class _Checked(ocp.path.atomicity.AtomicRenameTemporaryPath):
     await super().finalize()
 
   def _check(self):
-    for item in ITEMS:
+    for item in filter(lambda name: (self.get() / name).exists(), ITEMS):
       # Raises ValueError unless every array's metadata can be read back.
       ocp.StandardCheckpointHandler().metadata(self.get() / item)
     digests.write(str(self.get()), int(self.get_final().name))
@@ -178,7 +180,7 @@ class Manager:
 
     Args:
       step: optimizer updates applied.
-      items: a tree of arrays for each of ITEMS.
+      items: trees of arrays, by names of ITEMS.
       position: JSON: where data and metrics stand.
       quality: a figure of which less is better, if one was measured now.
 
@@ -188,7 +190,7 @@ class Manager:
     # What was not measured ranks last: Orbax warns at each save without one.
     metrics = {digests.METRIC: math.inf if quality is None else quality}
     args = ocp.args.Composite(
-      **{name: ocp.args.StandardSave(items[name]) for name in ITEMS},
+      **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
       position=ocp.args.JsonSave(dict(position)),
     )
     self._guard(
@@ -238,6 +240,19 @@ class Manager:
         'checkpoints are kept'
       ) from e
 
+  def leaves(self, step: int, name: str) -> set[str]:
+    """Returns the paths of an item's arrays, as leaf_path writes them.
+
+    Args:
+      step: which checkpoint.
+      name: of ITEMS.
+
+    Returns:
+      The paths; none if the checkpoint has no such item.
+    """
+    item = self._manager.directory / str(step) / name
+    return set(_shapes(_metadata(item))) if item.exists() else set()
+
   def restore(
     self, step: int, like: Mapping[str, types.PyTree]
   ) -> tuple[dict[str, types.PyTree], Any]:
@@ -269,17 +284,17 @@ class Manager:
     """Raises ConfigError, naming each leaf that differs from `like`'s."""
     # The manager would read the metadata of all items, damaged ones too.
     item = self._manager.directory / str(step) / name
-    found = _shapes(ocp.StandardCheckpointHandler().metadata(item))
+    found = _shapes(_metadata(item)) if item.exists() else {}
     expected = _shapes(like)
     problems = []
-    for path in sorted(expected.keys() | found.keys()):
-      if path not in found:
-        problems.append(f'{path}: missing, expected {expected[path]}')
-      elif path not in expected:
-        problems.append(f'{path}: unexpected, found {found[path]}')
-      elif found[path] != expected[path]:
+    for leaf in sorted(expected.keys() | found.keys()):
+      if leaf not in found:
+        problems.append(f'{leaf}: missing, expected {expected[leaf]}')
+      elif leaf not in expected:
+        problems.append(f'{leaf}: unexpected, found {found[leaf]}')
+      elif found[leaf] != expected[leaf]:
         problems.append(
-          f'{path}: found {found[path]}, expected {expected[path]}'
+          f'{leaf}: found {found[leaf]}, expected {expected[leaf]}'
         )
     if problems:
       shown = '\n  '.join(problems[:20])
@@ -292,8 +307,16 @@ class Manager:
     self._manager.close()
 
 
+def leaf_path(keys: tuple[Any, ...]) -> str:
+  """Returns a leaf's path; a NamedTuple's field and a dict's key are alike."""
+  return jax.tree_util.keystr(keys, simple=True, separator='/')
+
+
+def _metadata(item):
+  return ocp.StandardCheckpointHandler().metadata(item)
+
+
 def _shapes(tree):
-  """Shape by path; a NamedTuple's field and a dict's key look the same."""
+  """Returns shapes by path."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-  name = lambda path: jax.tree_util.keystr(path, simple=True, separator='/')
-  return {name(path): tuple(leaf.shape) for path, leaf in leaves}
+  return {leaf_path(keys): tuple(leaf.shape) for keys, leaf in leaves}

@@ -38,6 +38,7 @@ ROOT = schema.Section(
     'losses': losses.LOSSES,
     'objective': losses.OBJECTIVE,
     'optimizer': training.OPTIMIZER,
+    'ema': training.EMA,
     'mesh': training.MESH,
     'processes': training.PROCESSES,
     'checkpoint': training.CHECKPOINT,

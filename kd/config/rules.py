@@ -146,6 +146,16 @@ def groups_train(config: Any) -> None:
       )
 
 
+def averages_exist(config: Any) -> None:
+  """An average of parameters that is evaluated is kept."""
+  if config.evaluation.params == 'ema' and not config.ema.decay:
+    raise errors.ConfigError(
+      'evaluation.params',
+      "found 'ema', and ema.decay is 0: there is no average",
+      legal="'last', or ema.decay above 0, such as 0.999",
+    )
+
+
 def kept_layers_rise(config: Any) -> None:
   """Layers are named once each, in order."""
   layers = tuple(config.student.keep_layers)
@@ -211,6 +221,7 @@ RULES: tuple[Callable[[Any], None], ...] = (
   buffer_serves_steps_between,
   rollouts_are_rows,
   groups_train,
+  averages_exist,
   kept_layers_rise,
   layers_are_chosen_once,
   evaluation_has_examples,

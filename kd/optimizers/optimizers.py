@@ -42,12 +42,14 @@ class Optimizer:
     groups: which parameters are trained, and factors on the learning rate that
       the updates are to be multiplied by.
     state_memory: where its state is between updates, one of MEMORIES.
+    ema_decay: decay of an average of the trained parameters; 0: none.
   """
 
   init: Callable[[types.PyTree], types.PyTree]
   update: Callable[..., tuple[types.PyTree, types.PyTree]]
   groups: parameter_groups.ParameterGroups
   state_memory: str
+  ema_decay: float
 
   @property
   def memory_kind(self) -> str | None:
@@ -185,6 +187,7 @@ def build(
   spec: Mapping[str, Any],
   steps: int,
   groups: parameter_groups.ParameterGroups = parameter_groups.ALL_TRAINED,
+  ema_decay: float = 0.0,
 ) -> tuple[Optimizer, schedules.Schedule]:
   """Returns the optimizer and its learning rate.
 
@@ -192,6 +195,7 @@ def build(
     spec: the config's `optimizer`.
     steps: updates of the whole run, the end of decays.
     groups: those of the parameters that it will train.
+    ema_decay: decay of an average of the trained parameters; 0: none.
 
   Returns:
     The optimizer, and the rate at update number 0, 1, ...
@@ -219,5 +223,5 @@ def build(
     transformation = state_offload.moved(transformation)
   memory = spec['state_memory']
   return Optimizer(
-    transformation.init, transformation.update, groups, memory
+    transformation.init, transformation.update, groups, memory, ema_decay
   ), rate

@@ -170,6 +170,7 @@ def step(run: resolved.Run) -> Program:
       f'{state_name}.params': 'parameters',
       f'{state_name}.projections': 'parameters',
       f'{state_name}.opt_state': 'optimizer',
+      f'{state_name}.ema': 'optimizer',
       targets_name: 'teacher',
     },
   )

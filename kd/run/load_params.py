@@ -12,6 +12,7 @@ from kd.core import errors
 from kd.core import paths
 from kd.core import types
 from kd.models import families
+from kd.optimizers import parameter_groups
 from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.pruning import scores as scores_lib
@@ -33,7 +34,11 @@ def abstract(model: resolved.Model) -> types.PyTree:
 
 
 def restore(
-  workdir: str, model: resolved.Model, which: str, path: str
+  workdir: str,
+  model: resolved.Model,
+  which: str,
+  path: str,
+  averaged: bool = False,
 ) -> types.PyTree:
   """Reads the parameters that a run has saved.
 
@@ -42,6 +47,7 @@ def restore(
     model: whose they are; keep_layers is ignored.
     which: 'last' or 'best'.
     path: the config path that names the workdir, for the message.
+    averaged: whether to read the averages of the trained parameters.
 
   Raises:
     ConfigError: there is no checkpoint, it is damaged, it is another model's,
@@ -58,14 +64,34 @@ def restore(
   step = saved.best_step() if which == 'best' else saved.latest_step()
   if step is None:
     raise errors.ConfigError(path, f'{folder!r} holds no {which} checkpoint')
-  whole = lambda: saved.check_whole(step, ('params', 'position'), path)
+  like = {'params': abstract(model)}
+  if averaged:
+    like[manager.EMA] = _abstract_average(saved, step, like['params'])
+  whole = lambda: saved.check_whole(step, (*like, 'position'), path)
   processes.from_first(whole)
-  items, _ = saved.restore(step, {'params': abstract(model)})
+  items, _ = saved.restore(step, like)
   saved.close()
+  # Parameters that are not trained have no average.
+  params = parameter_groups.merge(items.get(manager.EMA), items['params'])
   tensor_checks.check_finite_params(
-    items['params'], f'{path}: checkpoint {folder}/{step}'
+    params, f'{path}: checkpoint {folder}/{step}'
   )
-  return items['params']
+  return params
+
+
+def _abstract_average(saved, step, params):
+  """Returns those of `params` whose average a checkpoint has."""
+  averaged = saved.leaves(step, manager.EMA)
+  if not averaged:
+    raise errors.ConfigError(
+      'export.params',
+      f"found 'ema', and the checkpoint {saved.folder}/{step} has no average: "
+      'its run had ema.decay=0',
+      legal="'last'",
+    )
+  return jax.tree_util.tree_map_with_path(
+    lambda keys, x: x if manager.leaf_path(keys) in averaged else None, params
+  )
 
 
 def _with_all_layers(model):

@@ -29,7 +29,11 @@ def student_params(run: resolved.Run, workdir: str) -> types.PyTree:
   """
   if manager.latest_step(workdir) is not None:
     return load_params.restore(
-      workdir, run.student, run.config.export.checkpoint, '--workdir'
+      workdir,
+      run.student,
+      run.config.export.checkpoint,
+      '--workdir',
+      averaged=_reads_average(run),
     )
   return load_params.load(run.student, run.config.seed, 'student.init', None)
 
@@ -38,6 +42,8 @@ def student_source(run: resolved.Run, workdir: str) -> tuple[str, str]:
   """Returns what student_params reads: a name for files, and a title."""
   if manager.latest_step(workdir) is not None:
     which = run.config.export.checkpoint
+    if _reads_average(run):
+      return f'{which}_ema', f'{which} checkpoint, averaged parameters'
     return which, f'{which} checkpoint'
   return 'init', run.student.init
 
@@ -47,6 +53,10 @@ def student_step(run: resolved.Run, workdir: str) -> int | None:
   if run.config.export.checkpoint == 'best':
     return manager.best_step(workdir)
   return manager.latest_step(workdir)
+
+
+def _reads_average(run):
+  return run.config.export.params == 'ema'
 
 
 def settings_line(settings: requests.SamplingSettings) -> str:

@@ -202,7 +202,9 @@ def _optimizer(config, student, objective):
     lambda: layer_objective.init(objective.layer_terms, jax.random.key(0))
   )
   split.check((student.module.abstract_params(), projections))
-  return optimizers.build(config.optimizer, config.steps, split)
+  return optimizers.build(
+    config.optimizer, config.steps, split, config.ema.decay
+  )
 
 
 def shapes(

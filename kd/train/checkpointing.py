@@ -95,6 +95,7 @@ class Saver:
       ConfigError: it is another model's or optimizer's, or of other rows.
     """
     items, position = self._manager.restore(step, _items(like, feed_state))
+    items = {manager_lib.EMA: None, **items}
     position = ResumeInfo(**position)
     if position.rows != rows:
       raise errors.ConfigError(
@@ -106,6 +107,7 @@ class Saver:
     state = update.TrainState(
       step=jax.numpy.asarray(step, jax.numpy.int32),
       params=items['params'],
+      ema=items[manager_lib.EMA],
       projections=items['optimizer'].pop(_PROJECTIONS, {}),
       **{'layer_maps': {}, **items['optimizer']},
     )
@@ -160,4 +162,5 @@ def _items(
   }
   # Orbax writes no empty dict.
   filled = {k: v for k, v in parts.items() if jax.tree.leaves(v)}
-  return {'params': state.params, 'optimizer': filled}
+  items = {'params': state.params, 'optimizer': filled}
+  return items if state.ema is None else {**items, manager_lib.EMA: state.ema}

@@ -55,6 +55,11 @@ def describe_run(run: resolved.Run, workdir: str) -> str:
     f'rows: prepared once in {paths.expand(config.data.folder)}',
     f'workdir: {workdir}: {", ".join([*outputs.FILES, *tokenizer_files])}',
   ]
+  if config.ema.decay:
+    lines.append(
+      f'average of parameters: decay {config.ema.decay:g}; '
+      f'evaluated: {config.evaluation.params}'
+    )
   if config.evaluation.sets:
     lines.append(f'best checkpoint: {best.text(config)}')
   lines += source.describe()

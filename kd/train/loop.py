@@ -296,7 +296,7 @@ class _Loop:
     try:
       with self._add_step_to_errors('evaluation after'):
         metrics = self._job.evaluate(
-          self._step, self.state.params, self._stop_agreement.check
+          self._step, self._evaluated_params(), self._stop_agreement.check
         )
     except errors.PreemptedError:
       self._end_preempted(None)
@@ -307,6 +307,11 @@ class _Loop:
     if jax.process_index() == 0:
       self._writer.write_texts(self._step, self._job.answers(self._step))
     return self._job.best.quality(metrics)
+
+  def _evaluated_params(self):
+    if self._config.evaluation.params == 'ema':
+      return self.state.averaged_params
+    return self.state.params
 
   def _save(self, quality):
     self._add_pending_metrics()

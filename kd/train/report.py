@@ -99,7 +99,13 @@ def _best_line(run, workdir, described):
   chosen = best.choose(run.config, described)
   step = manager.best_step(workdir)
   where = 'none was measured' if step is None else f'step {step}'
-  return f'Best checkpoint ({chosen}): {where}.'
+  line = f'Best checkpoint ({chosen}): {where}.'
+  if run.config.evaluation.params == 'ema':
+    line += (
+      ' Evaluations are of averaged parameters, with ema.decay '
+      f'{run.config.ema.decay:g}.'
+    )
+  return line
 
 
 def write(run: resolved.Run, workdir: str) -> str:

@@ -16,6 +16,7 @@ from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import step_scalars
 from kd.models import family
+from kd.optimizers import averaging
 from kd.optimizers import optimizers
 from kd.optimizers import parameter_groups
 from kd.partitioning import mesh as mesh_lib
@@ -42,6 +43,7 @@ class TrainState:
     layer_maps: by a term's key, int32 [n]: teacher layers it compares with.
     opt_state: the optimizer's, over the trained ones of params and projections.
     rng: key data; step k uses fold_in(rng, k).
+    ema: an average of the trained ones of params; None: there is none.
   """
 
   step: Array
@@ -50,6 +52,12 @@ class TrainState:
   layer_maps: dict[str, Array]
   opt_state: Any
   rng: Array
+  ema: types.PyTree = None
+
+  @property
+  def averaged_params(self) -> types.PyTree:
+    """Returns the student's parameters, trained ones as their average."""
+    return parameter_groups.merge(self.ema, self.params)
 
   @property
   def all_params(self) -> tuple[types.PyTree, types.PyTree]:
@@ -105,6 +113,7 @@ def init_state(
     layer_maps=layer_maps,
     opt_state=optimizer.init(trained),
     rng=jax.random.key_data(key),
+    ema=averaging.init(trained[0]) if optimizer.ema_decay else None,
   )
 
 
@@ -160,7 +169,8 @@ def abstract_state(
     transform_non_params=lambda leaf: like(leaf, replicated),
     is_leaf=lambda leaf: leaf is None,
   )
-  return everywhere.replace(params=params, opt_state=opt_state)
+  ema = trained[0] if optimizer.ema_decay else None
+  return everywhere.replace(params=params, opt_state=opt_state, ema=ema)
 
 
 def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
@@ -280,14 +290,19 @@ def make(
     updates, opt_state = optimizer.update(
       grads, state.opt_state, trained, finite=finite, grad_norm=grad_norm
     )
-    params, projections = parameter_groups.merge(
-      parameter_groups.apply_updates(trained, updates, factors), frozen
-    )
+    trained = parameter_groups.apply_updates(trained, updates, factors)
+    params, projections = parameter_groups.merge(trained, frozen)
+    ema = None
+    if optimizer.ema_decay:
+      ema = averaging.update(
+        state.ema, trained[0], optimizer.ema_decay, state.step + 1, finite
+      )
     new_state = state.replace(
       step=state.step + 1,
       params=params,
       projections=projections,
       opt_state=opt_state,
+      ema=ema,
     )
     scalars = {
       'grad_norm': grad_norm,

@@ -52,6 +52,12 @@ EVALUATION = schema.Section(
     'max_new_tokens': F(
       128, _LENGTH, 'tokens of an answer at most; it is cut there'
     ),
+    'params': F(
+      'last',
+      legal.one_of('last', 'ema'),
+      'evaluate the parameters after the last update, or their average '
+      '(`ema.decay`)',
+    ),
     'best': BEST,
     'sets': schema.Entries(
       'Held-out sets, by name.',
@@ -84,6 +90,12 @@ EXPORT = schema.Section(
     ),
     'checkpoint': F(
       'last', legal.one_of('last', 'best'), 'which checkpoint to export'
+    ),
+    'params': F(
+      'last',
+      legal.one_of('last', 'ema'),
+      "the checkpoint's parameters after its last update, or their average "
+      '(`ema.decay`); other modes read the same',
     ),
   },
 )

@@ -148,6 +148,17 @@ OPTIMIZER = schema.Choice(
   },
 )
 
+EMA = schema.Section(
+  'An exponential moving average of the trained parameters.',
+  {
+    'decay': F(
+      0.0,
+      _DECAY,
+      'at update t it is min(decay, (1 + t) / (10 + t)); 0: no average',
+    ),
+  },
+)
+
 _AXIS = legal.Integer(1, 2**20, {-1: 'all that are left'})
 
 MESH = schema.Section(

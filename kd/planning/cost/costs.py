@@ -81,7 +81,7 @@ class ResidentMemory:
     parameters: the student's parameters, and projections of loss terms.
     gradients: gradients of those that are trained.
     student: parameters of the student.
-    optimizer: optimizer moments in HBM.
+    optimizer: optimizer moments, and an average of parameters, in HBM.
     optimizer_on_host: optimizer moments in host memory.
     embedding: one embedding table of the student.
     head: its output embedding; 0 if it is tied to the input embedding.
@@ -119,7 +119,7 @@ def resident_memory(run: resolved.Run) -> ResidentMemory:
     parameters=programs.local_bytes(state.all_params),
     gradients=programs.local_bytes(trained),
     student=programs.local_bytes(state.params),
-    optimizer=programs.local_bytes(state.opt_state),
+    optimizer=programs.local_bytes((state.opt_state, state.ema)),
     optimizer_on_host=programs.local_bytes(state.opt_state, in_host=True),
     embedding=embedding,
     head=0 if module.config.tied else embedding,
