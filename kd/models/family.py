@@ -347,7 +347,7 @@ class Family(abc.ABC):
     return tensor.to_file(array, tensors_lib.GGUF)
 
   def gguf_note(self, config: Config) -> str:
-    """Says which versions of llama.cpp read an exported model, '' for all."""
+    """Says which versions of llama.cpp read an exported model, '' if all do."""
     del config
     return ''
 

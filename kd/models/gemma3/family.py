@@ -113,18 +113,18 @@ class Gemma3(family.Family):
     return array
 
   def gguf_note(self, config: family.Config) -> str:
-    """Names the models whose pattern of layers is a list; see family.Family."""
+    """Warns of layers that are not five local ones to a global one."""
     pattern = gguf.to_metadata(config).get(gguf.PATTERN)
-    if not isinstance(pattern, list):
+    if pattern is None:
       return ''
+    what, since = f'at a period of {pattern}', 'its versions of 2026'
+    if isinstance(pattern, list):
+      # Tried with its build 11549. In September it read a period alone.
+      what, since = 'at no period', 'its builds of October 2026'
     return (
-      'the kinds of the layers repeat at no period, so the GGUF lists them: '
-      'llama.cpp reads such a list since the end of 2025; earlier versions '
-      'take it for five local layers to one global, without a word'
+      f'the kinds of the layers repeat {what}: llama.cpp reads that from {since}'
+      ' on; earlier ones compute five local layers to one global, without a word'
     )
-
-  def hf_problem(self, config: family.Config) -> str:
-    return huggingface.problem(config)
 
   def export_warning(
     self, config: family.Config, source: family.Config | None

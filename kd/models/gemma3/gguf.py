@@ -118,7 +118,7 @@ def to_metadata(config: config_lib.Gemma3Config) -> dict[str, Any]:
 
 
 def _pattern(kinds: tuple[str, ...]) -> int | list[bool]:
-  """Returns a period, which every llama.cpp reads, or what is local."""
+  """Returns the period where there is one, or which layers are local."""
   for period in (config_lib.PUBLISHED_PERIOD, *range(2, len(kinds) + 2)):
     if kinds == config_lib.periodic_kinds(len(kinds), period):
       return period
