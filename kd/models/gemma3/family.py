@@ -122,8 +122,9 @@ class Gemma3(family.Family):
       # Tried with its build 11549. In September it read a period alone.
       what, since = 'at no period', 'its builds of October 2026'
     return (
-      f'the kinds of the layers repeat {what}: llama.cpp reads that from {since}'
-      ' on; earlier ones compute five local layers to one global, without a word'
+      f'the kinds of the layers repeat {what}: llama.cpp reads that from '
+      f'{since} on; earlier ones compute five local layers to one global, '
+      'without a word'
     )
 
   def export_warning(
