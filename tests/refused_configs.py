@@ -164,6 +164,13 @@ CHANGES = (
     'optimizer.clip_update',
   ),
   ("c.student.keep_layers = ('a',)", 'student.keep_layers'),
+  ('c.student.prune.layers = -1', 'student.prune.layers'),
+  ('c.student.prune.mlp_dim = 32', 'student.prune.mlp_dim'),
+  (
+    "c.student.update(init='teacher', variant='', keep_layers=(0,)); "
+    'c.student.prune.layers = 2',
+    'student.prune.layers',
+  ),
   (
     "c.teacher.update(source='none', init=''); c.data.tokenizer = 'bytes'; "
     "c.losses = dict(ce=base.term('cross_entropy')); "

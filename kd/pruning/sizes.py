@@ -48,9 +48,9 @@ class Request:
 
   @property
   def sizes(self) -> dict[str, int]:
-    """Returns the sizes that are not all, by field."""
-    values = {name: getattr(self, name) for name in SIZES}
-    return {name: value for name, value in values.items() if value}
+    """Returns the sizes that are not all, by the path of their field."""
+    values = {f'{PATH}.{name}': getattr(self, name) for name in SIZES}
+    return {path: value for path, value in values.items() if value}
 
   def widths(self, config: family.Config) -> dict[str, int]:
     """Returns D, F and N by name."""

@@ -137,15 +137,15 @@ def student_config(
     ConfigError: keep_layers or prune is not legal.
   """
   keep, request = tuple(spec['keep_layers']), sizes.request(spec['prune'])
-  path = 'student.keep_layers' if keep else sizes.PATH
   if (keep or request) and spec['init'] == 'random':
-    found = keep or request.sizes
+    asked = {'student.keep_layers': keep} if keep else request.sizes
+    path, size = next(iter(asked.items()))
     raise errors.ConfigError(
       path,
-      f'found {found} with init random',
-      legal='the default where there are no weights to keep',
+      f'found {size} with init random',
+      legal=f'{"()" if keep else 0} where there are no weights to keep',
     )
-  weights.check_keep_layers(keep, source.num_layers, path)
+  weights.check_keep_layers(keep, source.num_layers, 'student.keep_layers')
   if request is None:
     return source.keep_layers(keep) if keep else source
   sizes.check(request, source)

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from kd.config import base
 from kd.core import errors
 from kd.models import config_json
 from kd.models import families
@@ -54,6 +55,31 @@ def test_weights_of_another_family_than_the_variant_are_refused(tmp_path):
   spec = {'init': f'workdir:{tmp_path}', 'variant': 'qwen3_4b'}
   with pytest.raises(errors.ConfigError, match='of Qwen3, and .* of Gemma 3'):
     model_sizes.source_config(spec, 'student', None)
+
+
+def _student(**changes):
+  spec = base.get_config().student
+  spec.init, spec.keep_layers = 'teacher', changes.pop('keep_layers', ())
+  spec.prune.update(changes)
+  return model_sizes.student_config(spec, families.variant('270m', ''))
+
+
+def test_a_pruned_student_has_its_sizes_before_anything_is_measured():
+  local, last = ('local',) * 5, ('global',)
+  whole = _student()
+  smaller = _student(layers=8, mlp_dim=1024, num_heads=2, embed_dim=320)
+  assert smaller == dataclasses.replace(
+    whole,
+    layer_kinds=(*local, *last, *local[:2]),
+    mlp_dim=1024,
+    num_heads=2,
+    embed_dim=320,
+  )
+  chosen = _student(keep_layers=(5, 11, 12), mlp_dim=1024)
+  assert chosen.layer_kinds == ('global', 'global', 'local')
+  # Importance decides which kinds are left.
+  with pytest.raises(errors.ConfigError, match=r'prune\.scores: found '):
+    _student(layers=8, layer_pattern='any')
 
 
 @pytest.mark.parametrize('name, value, message', _DAMAGED)
