@@ -38,11 +38,14 @@ def draw(
 
 
 def _layers(axis, scores, selection):
+  from matplotlib import ticker
+
   count = scores.config.num_layers
   kept = range(count) if selection is None else selection.layers
   colours = [_KEPT if i in kept else _REMOVED for i in range(count)]
   axis.bar(range(count), scores.layers, color=colours, edgecolor='grey')
   axis.set_yscale('log')
+  axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
   axis.set_title('layers: 1 - cosine(input, output)', fontsize=10)
   axis.set_xlabel('layer')
   axis.margins(x=0.02)
