@@ -54,7 +54,7 @@ def _hf(run: resolved.Run, workdir: str) -> Write:
   def write_more(new, claims, card):
     hf_tokenizer.write(tokenizer, new, templates.TEMPLATES[template].jinja)
     atomic_files.write_text(os.path.join(new, model_card.FILE), card)
-    _write_notice(run, new)
+    model_card.write_notice(run.student.config, new)
     path = os.path.join(new, provenance.FILE)
     provenance.write(path, claims, dtype, os.listdir(new))
 
@@ -105,7 +105,7 @@ def _gguf(run: resolved.Run, workdir: str) -> Write:
     is_first = jax.process_index() == 0
     if is_first:
       os.makedirs(folder, exist_ok=True)
-      _write_notice(run, folder)
+      model_card.write_notice(config, folder)
     for kind, table_kind in kinds.items():
       name = f'model-{kind}.gguf'
       path = os.path.join(folder, name)
@@ -118,14 +118,6 @@ def _gguf(run: resolved.Run, workdir: str) -> Write:
     _say_written(folder)
 
   return write
-
-
-def _write_notice(run: resolved.Run, folder: str) -> None:
-  """Writes what the license wants to accompany a model."""
-  notice = families.of(run.student.config).notice
-  if notice:
-    path = os.path.join(folder, model_card.NOTICE_FILE)
-    atomic_files.write_text(path, notice + '\n')
 
 
 def _say_written(folder: str) -> None:

@@ -34,6 +34,7 @@ from kd.pruning import selection as selection_lib
 from kd.pruning import sizes
 from kd.run import load_params
 from kd.run import lock
+from kd.run import model_card
 from kd.run import outputs
 from kd.run import resolve as resolve_lib
 from kd.run import resolve_student
@@ -229,7 +230,12 @@ def _write(config, run, request, scores, params, workdir):
     session.say(line)
   session.say(f'layers that are kept: {", ".join(map(str, selection.layers))}')
   tokenizer = run.tokenizer
-  jinja = templates.TEMPLATES[config.data.template].jinja
+
+  def write_more(new):
+    jinja = templates.TEMPLATES[config.data.template].jinja
+    hf_tokenizer.write(tokenizer, new, jinja)
+    model_card.write_notice(model.config, new)
+
   huggingface.write(
     os.path.join(folder, WEIGHTS),
     load_params.pruned(model, params, scores),
@@ -238,7 +244,7 @@ def _write(config, run, request, scores, params, workdir):
     tokenizer.bos_id,
     tokenizer.stop_ids,
     tokenizer.pad_id,
-    lambda new: hf_tokenizer.write(tokenizer, new, jinja),
+    write_more,
   )
   session.say(
     f'wrote {folder}; --config.student.init=hf:{folder}/{WEIGHTS} trains it'

@@ -5,10 +5,12 @@ import json
 import os
 from typing import Any
 
+from kd.core import atomic_files
 from kd.core import schedules
 from kd.evaluation import measures
 from kd.evaluation import results
 from kd.models import families
+from kd.models import family
 from kd.run import provenance
 from kd.run import resolved
 from kd.run import workdirs
@@ -39,6 +41,13 @@ _PLAIN = "inputs = tokenizer('Hello', return_tensors='pt')"
 def name(workdir: str) -> str:
   """Returns the name of the model of a workdir."""
   return os.path.basename(os.path.abspath(workdir))
+
+
+def write_notice(config: family.Config, folder: str) -> None:
+  """Writes what the license wants to accompany a model."""
+  notice = families.of(config).notice
+  if notice:
+    atomic_files.write_text(os.path.join(folder, NOTICE_FILE), notice + '\n')
 
 
 def text(
