@@ -161,6 +161,7 @@ def _training(runs, prepared, teachers, rounds, folder) -> dict[str, list[Any]]:
         evaluate=lambda step, params, check: {},
         answers=lambda step: {},
         best=best.Best('', highest=False),
+        stop=best.Best('', highest=False),
       )
       with contextlib.redirect_stdout(sys.stderr):
         loop.train(job)

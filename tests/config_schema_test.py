@@ -30,7 +30,7 @@ def test_the_schema_knows_the_arguments_of_every_part():
 
 # Fields whose few words the code compares one by one, having no list of them.
 _WORDS = {
-  *('evaluation.params', 'export.params'),
+  *('evaluation.params', 'evaluation.stop.direction', 'export.params'),
   *('cache.method.logprobs', 'cache.method.values'),
   *('evaluation.best.direction', 'export.checkpoint', 'export.dtype'),
   *('losses.map', 'losses.of', 'nonfinite', 'reasoning.keep'),

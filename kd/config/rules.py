@@ -203,15 +203,36 @@ def metrics_without_answers(config: Any) -> tuple[str, ...]:
 
 def best_is_measured(config: Any) -> None:
   """The metric that chooses the best checkpoint is one of the evaluations'."""
-  best, sets = config.evaluation.best, config.evaluation.sets
-  if best.set and best.set not in sets:
-    raise errors.unknown('evaluation.best.set', 'set', best.set, sorted(sets))
+  _check_metric(config, 'best')
+
+
+def stop_is_measured(config: Any) -> None:
+  """The metric that ends training is one of the evaluations' during it."""
+  stop, evaluation = config.evaluation.stop, config.evaluation
+  if not stop.patience:
+    return
+  if not evaluation.every:
+    raise errors.ConfigError(
+      'evaluation.stop.patience',
+      f'found {stop.patience}, and evaluation.every is 0: nothing is evaluated '
+      'during training',
+      legal='0, or evaluation.every above 0',
+    )
+  _check_metric(config, 'stop')
+
+
+def _check_metric(config, section):
+  """Raises ConfigError if the metric that a section names is not measured."""
+  chosen, sets = config.evaluation[section], config.evaluation.sets
+  path = f'evaluation.{section}'
+  if chosen.set and chosen.set not in sets:
+    raise errors.unknown(f'{path}.set', 'set', chosen.set, sorted(sets))
   if not sets:
     return
   known = metrics_without_answers(config)
   # The metrics of tasks are known once their rows are prepared.
-  if best.metric not in known and not sets[best.set or min(sets)].answers:
-    raise errors.unknown('evaluation.best.metric', 'metric', best.metric, known)
+  if chosen.metric not in known and not sets[chosen.set or min(sets)].answers:
+    raise errors.unknown(f'{path}.metric', 'metric', chosen.metric, known)
 
 
 RULES: tuple[Callable[[Any], None], ...] = (
@@ -226,4 +247,5 @@ RULES: tuple[Callable[[Any], None], ...] = (
   layers_are_chosen_once,
   evaluation_has_examples,
   best_is_measured,
+  stop_is_measured,
 )

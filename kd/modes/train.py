@@ -30,6 +30,7 @@ from kd.teachers import live
 from kd.teachers import param_digest
 from kd.train import best as best_lib
 from kd.train import describe
+from kd.train import early_stop
 from kd.train import evaluate as evaluate_lib
 from kd.train import evaluation_records
 from kd.train import loop
@@ -58,12 +59,17 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     workdirs.begin(run, workdir, changes, inputs, shares)
     training = _Training(run, data, teachers, workdir)
     training.evaluate_teacher()
-    training.fit(run.objective, workdir, 'student')
+    ends = {}
+    ends['student'] = training.fit(run.objective, workdir, 'student')
     if run.config.evaluation.baseline:
       folder = os.path.join(workdir, outputs.BASELINE)
-      training.fit(baseline(run.objective), folder, 'baseline')
+      objective = baseline(run.objective)
+      ends[outputs.BASELINE] = training.fit(objective, folder, 'baseline')
     if jax.process_index() == 0:
-      say(report.write(run, workdir))
+      workdirs.record_ends(
+        workdir, {k: dataclasses.asdict(end) for k, end in ends.items()}
+      )
+      say(report.write(run, workdir, ends))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +82,14 @@ class Data:
     opened: the files of the run's source of targets; see
       source_lib.Source.open.
     best: what makes a checkpoint the best one.
+    stop: the metric that may end training early.
   """
 
   train: list[prepare_lib.Prepared]
   held_out: list[evaluate_lib.HeldOut]
   opened: Any
   best: best_lib.Best
+  stop: best_lib.Best
 
 
 def prepare(run: resolved.Run, say: progress.Say) -> Data:
@@ -99,7 +107,10 @@ def prepare(run: resolved.Run, say: progress.Say) -> Data:
     say(line)
   held_out = evaluate_lib.prepare_sets(run, say)
   best = best_lib.check(run.config, held_out)
-  return Data(prepared, held_out, opened, best)
+  stop = best
+  if run.config.evaluation.stop.patience:
+    stop = best_lib.check(run.config, held_out, best_lib.STOP)
+  return Data(prepared, held_out, opened, best, stop)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,10 +192,10 @@ class _Training:
 
   def fit(
     self, objective: objective_lib.Objective, folder: str, label: str
-  ) -> None:
-    """Trains a student to its last step; raises as loop.train."""
+  ) -> early_stop.End:
+    """Trains a student to its end; raises as loop.train."""
     os.makedirs(folder, exist_ok=True)
-    loop.train(
+    return loop.train(
       loop.TrainJob(
         run=self._run,
         objective=objective,
@@ -195,6 +206,7 @@ class _Training:
         evaluate=functools.partial(self._evaluate, folder),
         answers=functools.partial(self._answers, folder, label),
         best=self._data.best,
+        stop=self._data.stop,
       )
     )
 

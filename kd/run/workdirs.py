@@ -42,6 +42,7 @@ _OTHER_MODES = (
 _RESUMABLE = (
   *('steps', 'nonfinite', 'checkpoint.', 'log.'),
   *('evaluation.every', 'evaluation.batch_size'),
+  *('evaluation.stop.patience', 'evaluation.stop.min_delta'),
   *('data.folder', 'data.read.', 'data.refresh'),
   *('mesh.', 'teacher.mesh.', 'teacher.devices', 'processes.'),
   *('objective.chunk_tokens', 'optimizer.micro_batches'),
@@ -231,6 +232,17 @@ def _begin(run, workdir, changes, inputs, mixture):
   atomic_files.write_json(os.path.join(workdir, model_sizes.RUN_FILE), value)
   atomic_files.write_text(os.path.join(workdir, CONFIG_FILE), text)
   atomic_files.write_all(workdir, run.tokenizer.files())
+
+
+def record_ends(workdir: str, ends: Mapping[str, Any]) -> None:
+  """Records the last step of each training, and why it ended if early.
+
+  Args:
+    workdir: a folder that `begin` has written; one process calls this.
+    ends: JSON values by training.
+  """
+  file = os.path.join(workdir, model_sizes.RUN_FILE)
+  atomic_files.write_json(file, {**read_run(workdir), 'ends': ends})
 
 
 def read_run(workdir: str) -> dict[str, Any]:

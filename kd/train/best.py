@@ -1,4 +1,4 @@
-"""Chooses the best checkpoint by a metric of the evaluations."""
+"""The metrics that choose the best checkpoint and end training early."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -14,6 +14,9 @@ from kd.metrics import metric
 from kd.sampling import requests
 from kd.train import evaluate
 
+# Sections of `evaluation` that name a metric.
+BEST, STOP = 'best', 'stop'
+
 # Descriptions of the tasks' own metrics, by held-out set and metric.
 Descriptions = Mapping[str, Mapping[str, metric.Description]]
 
@@ -23,7 +26,7 @@ _LIKELIHOODS = {m.metric: m.about for m in measures.LIKELIHOODS}
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-  """The metric by which the best checkpoint is chosen.
+  """A metric of which the best value is looked for.
 
   Attributes:
     metric: its full name, eval/<set>/<metric>; '' without held-out sets.
@@ -49,14 +52,19 @@ def _own_name(name: str) -> str:
   return name.rpartition('/')[2]
 
 
-def choose(config: ml_collections.ConfigDict, described: Descriptions) -> Best:
-  """Returns the metric and direction that `evaluation.best` names.
+def choose(
+  config: ml_collections.ConfigDict,
+  described: Descriptions,
+  section: str = BEST,
+) -> Best:
+  """Returns the metric and direction that a section of `evaluation` names.
 
   Args:
     config: the run's.
     described: by set, what the tasks' own metrics are.
+    section: BEST or STOP.
   """
-  best, sets = config.evaluation.best, config.evaluation.sets
+  best, sets = config.evaluation[section], config.evaluation.sets
   if not sets:
     return Best('', highest=False)
   name = best.set or min(sets)
@@ -78,22 +86,25 @@ def text(config: ml_collections.ConfigDict) -> str:
 
 
 def check(
-  config: ml_collections.ConfigDict, held_out: Sequence[evaluate.HeldOut]
+  config: ml_collections.ConfigDict,
+  held_out: Sequence[evaluate.HeldOut],
+  section: str = BEST,
 ) -> Best:
-  """Returns what `evaluation.best` says, once its metric is known to exist.
+  """Returns what a section says, once its metric is known to exist.
 
   Args:
     config: the run's.
     held_out: the prepared sets.
+    section: BEST or STOP.
 
   Raises:
     ConfigError: names the metrics that there are.
   """
-  best = config.evaluation.best
+  best = config.evaluation[section]
   name = best.set or min(config.evaluation.sets, default='')
   known = rules.metrics_without_answers(config)
   if best.metric in known:
-    return choose(config, {})
+    return choose(config, {}, section)
   described = {}
   for held in held_out:
     if held.name == name:
@@ -105,10 +116,10 @@ def check(
       if best.metric not in scores.pooled:
         legal = [*known, *sorted(scores.pooled)]
         raise errors.unknown(
-          'evaluation.best.metric', 'metric', best.metric, legal
+          f'evaluation.{section}.metric', 'metric', best.metric, legal
         )
       described[name] = scores.descriptions
-  return choose(config, described)
+  return choose(config, described, section)
 
 
 def _referred(task_rows):

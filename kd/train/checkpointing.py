@@ -26,11 +26,13 @@ class ResumeInfo:
     rows: the digest of the rows and their order.
     window: of training metrics, train_metrics.MetricsWindow's state.
     evaluated: whether this step's evaluation, if one is due, is done.
+    stop: early_stop.EarlyStop's state after it.
   """
 
   rows: str
   window: Mapping[str, Any]
   evaluated: bool
+  stop: Mapping[str, Any]
 
 
 class Saver:

@@ -21,6 +21,7 @@ from kd.run import resolved
 from kd.train import adaptive_layer_map
 from kd.train import best as best_lib
 from kd.train import checkpointing
+from kd.train import early_stop
 from kd.train import nonfinite_advice
 from kd.train import preemption
 from kd.train import train_metrics
@@ -48,6 +49,7 @@ class TrainJob:
       between batches, which raises if the run must stop.
     answers: from a step that was evaluated to Markdown by name: some answers.
     best: which evaluation makes a checkpoint the best one.
+    stop: the metric that may end training early.
   """
 
   run: resolved.Run
@@ -59,6 +61,7 @@ class TrainJob:
   evaluate: Evaluate
   answers: Callable[[int], Mapping[str, str]]
   best: best_lib.Best
+  stop: best_lib.Best
 
 
 class _Loop:
@@ -116,7 +119,7 @@ class _Loop:
       job.run.mesh,
     )
     position = checkpointing.ResumeInfo(
-      job.feed.digest, window={}, evaluated=False
+      job.feed.digest, window={}, evaluated=False, stop={}
     )
     if latest is None:
       state = update_lib.init_state(
@@ -142,6 +145,10 @@ class _Loop:
       self._say,
     )
     self._evaluated = position.evaluated
+    stop = self._config.evaluation.stop
+    self._early_stop = early_stop.EarlyStop(
+      job.stop, stop.patience, stop.min_delta, position.stop
+    )
     self._saved = self._step  # Before the first step there is nothing to save.
 
   def _advise(self, teachers, unchanged_since):
@@ -168,15 +175,24 @@ class _Loop:
         f'{what} step {self._step}: {e}; {advice}', e.teachers
       ) from e
 
-  def run(self) -> update_lib.TrainState:
-    """Trains to the last step; see train."""
+  def run(self) -> early_stop.End:
+    """Trains to the last step, or until it no longer helps; see train."""
     # Also if the last run was preempted before this evaluation finished.
     if self._evaluation_due() and not self._evaluated:
       quality = self._evaluate()
       if self._step and quality is not None:
         self._saver.set_quality(self._step, quality)
-    if self._step == self._config.steps:
-      return self.state
+    if not self._ended():
+      self._train()
+    reason = self._early_stop.reason if self._step < self._config.steps else ''
+    if reason:
+      self._say(f'ended after step {self._step}: {reason}')
+    return early_stop.End(self._step, reason)
+
+  def _ended(self):
+    return self._step == self._config.steps or bool(self._early_stop.reason)
+
+  def _train(self):
     rows = read_ahead.ReadAhead(
       self._job.feed.read,
       self._step,
@@ -192,11 +208,10 @@ class _Loop:
       self._timer.compiled()
       with preemption.STOP_REQUESTS.unsaved():
         self._after_step()
-        while self._step < self._config.steps:
+        while not self._ended():
           self._take_step(rows)
           self._after_step()
         self._saver.wait(self._step)
-    return self.state
 
   def close(self) -> None:
     """Stops background threads; waits for a save that is under way."""
@@ -248,11 +263,13 @@ class _Loop:
     if self._evaluation_due():
       self._add_pending_metrics()
       quality = self._evaluate()
+      if self._ended() and step % config.log.every and not last:
+        self._write_metrics()
     preempted = self._stop_agreement.result()
     due = step % config.checkpoint.every == 0
     if preempted:
       self._end_preempted(quality)
-    if due or last or quality is not None:
+    if due or quality is not None or self._ended():
       self._save(quality)
     self._saver.check(step)
     self._timer.pause(time.monotonic() - began)
@@ -303,6 +320,7 @@ class _Loop:
     self._evaluated = True
     if not metrics:
       return None
+    self._early_stop.add(self._step, metrics)
     self._writer.write_scalars(self._step, metrics)
     if jax.process_index() == 0:
       self._writer.write_texts(self._step, self._job.answers(self._step))
@@ -322,18 +340,21 @@ class _Loop:
       self.state,
       self._feed_state(),
       checkpointing.ResumeInfo(
-        self._job.feed.digest, self._window.state(), self._evaluated
+        self._job.feed.digest,
+        self._window.state(),
+        self._evaluated,
+        self._early_stop.state(),
       ),
       quality,
     )
     self._saved = self._step
 
 
-def train(job: TrainJob) -> update_lib.TrainState:
-  """Runs a job to its last step, from its last good checkpoint if any.
+def train(job: TrainJob) -> early_stop.End:
+  """Runs a job to its end, from its last good checkpoint if any.
 
   Returns:
-    The state after the last step.
+    The step at which it ended, and why if that is not the last one.
 
   Raises:
     NonFiniteError: a loss or gradient was not finite; names step and term.
@@ -343,11 +364,11 @@ def train(job: TrainJob) -> update_lib.TrainState:
   """
   loop = _Loop(job)
   try:
-    state = loop.run()
+    end = loop.run()
   except BaseException:
     # Do not let an error in close() hide the original one.
     with contextlib.suppress(Exception):
       loop.close()
     raise
   loop.close()
-  return state
+  return end

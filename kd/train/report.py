@@ -14,6 +14,7 @@ from kd.run import outputs
 from kd.run import resolved
 from kd.train import best
 from kd.train import curves
+from kd.train import early_stop
 from kd.train import evaluation_records
 
 FILE = 'report.md'
@@ -27,15 +28,24 @@ def _read(folder: str, name: str) -> results.Result | None:
   return record and record[1]
 
 
-def columns(workdir: str, steps: int) -> dict[str, results.Result]:
-  """Returns the recorded evaluations by column title."""
+def columns(
+  workdir: str, ends: Mapping[str, early_stop.End]
+) -> dict[str, results.Result]:
+  """Returns the recorded evaluations by column title.
+
+  Args:
+    workdir: the run's folder.
+    ends: of 'student' and, if there is one, of the baseline.
+  """
   baseline = os.path.join(workdir, outputs.BASELINE)
   found = {
     TEACHER: _read(workdir, 'teacher'),
     BEFORE: _read(workdir, 'step_0'),
-    AFTER: _read(workdir, f'step_{steps}'),
-    CROSS_ENTROPY: _read(baseline, f'step_{steps}'),
+    AFTER: _read(workdir, f'step_{ends["student"].step}'),
   }
+  if outputs.BASELINE in ends:
+    step = ends[outputs.BASELINE].step
+    found[CROSS_ENTROPY] = _read(baseline, f'step_{step}')
   return {title: result for title, result in found.items() if result}
 
 
@@ -108,14 +118,26 @@ def _best_line(run, workdir, described):
   return line
 
 
-def write(run: resolved.Run, workdir: str) -> str:
+def _end_lines(ends):
+  """Returns a line for each training that ended before its last step."""
+  return [
+    f'The {label} ended after step {end.step}: {end.reason}.'
+    for label, end in ends.items()
+    if end.reason
+  ]
+
+
+def write(
+  run: resolved.Run, workdir: str, ends: Mapping[str, early_stop.End]
+) -> str:
   """Writes report.md and its picture; returns the tables for a terminal.
 
   Args:
     run: the run that has ended.
     workdir: its folder.
+    ends: of 'student' and, if there is one, of the baseline.
   """
-  found = columns(workdir, run.config.steps)
+  found = columns(workdir, ends)
   if not found:
     return 'no held-out set, so no report'
   names = sorted(found[AFTER].scores)
@@ -130,8 +152,9 @@ def write(run: resolved.Run, workdir: str) -> str:
     markdown += [f'## {title}', table.markdown(rendered)]
     markdown += _examples(found, name)
     text += [title, table.text(rendered)]
-  line = _best_line(run, workdir, found[AFTER].descriptions)
-  markdown += [line, f'![held-out metrics by step]({curves.FILE})']
+  lines = _end_lines(ends)
+  lines.append(_best_line(run, workdir, found[AFTER].descriptions))
+  markdown += [*lines, f'![held-out metrics by step]({curves.FILE})']
   start = curves.evaluations(workdir)
   students = {'student': start}
   if run.config.evaluation.baseline:
@@ -146,4 +169,4 @@ def write(run: resolved.Run, workdir: str) -> str:
     os.path.join(workdir, FILE), '\n\n'.join(markdown) + '\n'
   )
   path = os.path.join(workdir, FILE)
-  return '\n'.join([*text, line, f'report: {path}'])
+  return '\n'.join([*text, *lines, f'report: {path}'])

@@ -11,6 +11,7 @@ from kd.config import base
 from kd.evaluation import measures
 from kd.evaluation import results
 from kd.metrics import metric
+from kd.train import early_stop
 from kd.train import report
 
 # Legal names that would break formulas, tables or paths.
@@ -90,7 +91,14 @@ def test_one_number_in_table_and_metrics_and_values_by_task(workdir):
   config.steps = 8
   config.evaluation.baseline = True
   config.evaluation.sets = {_SET: base.evaluation_set(answers=-1)}
-  text = report.write(types.SimpleNamespace(config=config), str(workdir))
+  text = report.write(
+    types.SimpleNamespace(config=config),
+    str(workdir),
+    {
+      'student': early_stop.End(8, 'it no longer improved'),
+      'baseline': early_stop.End(8, ''),
+    },
+  )
   markdown = (workdir / 'report.md').read_text()
   rows = {
     cells[1].strip(): [x.split()[0] for x in cells[2:-1]]

@@ -182,7 +182,7 @@ def test_a_state_without_moments_of_frozen_parameters_is_restored(
   objective, optimizer, _ = _build(groups, build_spec=build_spec)
   state = update.init_state(_params(), objective, optimizer, 0)
   saver = checkpointing.Saver(str(tmp_path), 1, print)
-  saver.save(3, state, {}, checkpointing.ResumeInfo('rows', {}, True), None)
+  saver.save(3, state, {}, checkpointing.ResumeInfo('rows', {}, True, {}), None)
   saver.wait(3)
   mesh = mesh_lib.make({'data': 1}, jax.devices()[:1])
   place = rules.replicated(mesh)

@@ -41,6 +41,23 @@ BEST = schema.Section(
     ),
   },
 )
+STOP = schema.Section(
+  'When training ends before its last step (docs/training.md).',
+  {
+    **BEST.children,
+    'patience': F(
+      0,
+      legal.COUNT,
+      'evaluations in a row without improvement that end the run; 0: it never '
+      'ends early',
+    ),
+    'min_delta': F(
+      0.0,
+      legal.Number(at_least=0),
+      "an improvement is larger than this, in the metric's unit",
+    ),
+  },
+)
 EVALUATION = schema.Section(
   'Evaluation on held-out sets.',
   {
@@ -59,6 +76,7 @@ EVALUATION = schema.Section(
       '(`ema.decay`)',
     ),
     'best': BEST,
+    'stop': STOP,
     'sets': schema.Entries(
       'Held-out sets, by name.',
       EVALUATION_SET,
