@@ -196,15 +196,18 @@ def test_verify_finds_what_an_export_no_longer_is(folder, straight):
   with open(file) as f:
     claims = json.load(f)
   claims['evaluation']['metrics']['eval/held_out/nll'] *= 0.9
-  claims['config'] = '0' * 16
+  claims['config'] = claims['rows'] = '0' * 16
   with open(file, 'w') as f:
     json.dump(claims, f)
   code, out, err = command.run([workdir, '--mode=verify'])
-  assert code == 2 and '5 of ' in err and 'claims are not true' in err, err
+  assert code == 2 and '6 of ' in err and 'claims are not true' in err, err
   lines = [x for x in out.splitlines() if x.startswith('differs: ')]
   for line, part in zip(
     lines,
-    ('README.md: ', 'more.bin: ', ': config: 0000', 'Q8_0.gguf: ', '/nll: '),
+    (
+      *('README.md: ', 'more.bin: ', ': config: 0000', 'Q8_0.gguf: '),
+      *(': rows: 0000', '/nll: '),
+    ),
     strict=True,
   ):
     assert part in line, line

@@ -1,6 +1,7 @@
 """Checks what the workdir's exports claim: digests and metrics, measured."""
 
 from collections.abc import Iterator, Mapping
+import functools
 import glob
 import math
 import os
@@ -14,6 +15,7 @@ from kd.core import identity
 from kd.core import types
 from kd.evaluation import measures
 from kd.partitioning import processes
+from kd.run import outputs
 from kd.run import provenance
 from kd.run import resolved
 from kd.run import session
@@ -41,28 +43,52 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """
   folder = os.path.join(workdir, 'export')
   claims = {path: provenance.read(path) for path in _paths(folder)}
-  metrics = _metrics(claims[path]) if (path := _hf(folder)) in claims else {}
-  with_teachers = any(name.endswith(f'/{measures.KL}') for name in metrics)
+  hf = claims.get(_hf(folder), {})
+  with_teachers = any(x.endswith(f'/{measures.KL}') for x in _metrics(hf))
   run = session.open_trained(config, workdir, with_teachers)
-  findings = [
-    finding
-    for path, claimed in claims.items()
-    for finding in processes.from_first(
-      lambda path=path, claimed=claimed: list(_stored(path, claimed, workdir))
-    )
-  ]
-  for finding in findings:
-    _say(*finding)
-  if metrics:
-    for finding in _measured(run, os.path.dirname(path), claims[path]):
-      _say(*finding)
-      findings.append(finding)
-  false = [line for is_true, line in findings if not is_true]
-  if false:
+  findings = []
+  for is_true, line in _findings(run, workdir, claims):
+    findings.append(is_true)
+    session.say(f'{"agrees" if is_true else "differs"}: {line}')
+  if not all(findings):
     raise errors.ConfigError(
-      folder, f'{len(false)} of {len(findings)} claims are not true'
+      folder,
+      f'{findings.count(False)} of {len(findings)} claims are not true',
     )
   session.say(f'{folder}: all {len(findings)} claims are true')
+
+
+def _findings(
+  run: resolved.Run, workdir: str, claims: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Finding]:
+  """Yields what is found, the quickest checks first."""
+  for path, claimed in claims.items():
+    stored = functools.partial(_stored, path, claimed, workdir)
+    yield from processes.from_first(stored)
+  yield from _checkpoint(run, workdir, claims)
+  for path, claimed in claims.items():
+    if _metrics(claimed):
+      yield from _measured(run, os.path.dirname(path), claimed)
+
+
+def _checkpoint(
+  run: resolved.Run, workdir: str, claims: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Finding]:
+  """Yields findings on the weights that were exported, where they still are."""
+  step = outputs.student_step(run, workdir)
+  same = {k: c for k, c in claims.items() if c['student'].get('step') == step}
+  for path in claims.keys() - same.keys():
+    session.say(
+      f'note: {path}: its checkpoint is gone; its digest is not checked'
+    )
+  if not same:
+    return
+  weights_digest = param_digest.of(outputs.student_params(run, workdir))
+  rows = None if step is None else provenance.rows_digest(workdir, step)
+  for path, claimed in same.items():
+    claimed_weights = claimed['student'].get('weights')
+    yield _compared(f'{path}: weights', claimed_weights, weights_digest)
+    yield _compared(f'{path}: rows', claimed.get('rows'), rows)
 
 
 def _hf(folder: str) -> str:
@@ -84,10 +110,6 @@ def _paths(folder: str) -> list[str]:
   return paths
 
 
-def _say(is_true: bool, line: str) -> None:
-  session.say(f'{"agrees" if is_true else "differs"}: {line}')
-
-
 def _compared(what: str, claimed: Any, actual: Any) -> Finding:
   if claimed == actual:
     return True, what
@@ -104,33 +126,38 @@ def _metrics(claims: Mapping[str, Any]) -> dict[str, float]:
 
 def _stored(
   path: str, claims: Mapping[str, Any], workdir: str
-) -> Iterator[list[Any]]:
-  """Yields findings on what is on the disk, as JSON."""
-  folder = os.path.dirname(path)
+) -> list[Finding]:
+  """Returns findings on what is on the disk."""
+  findings, folder = [], os.path.dirname(path)
   for name, claimed in claims['files'].items():
     file = os.path.join(folder, name)
     digest = 'no file'
     if os.path.isfile(file):
       digest = identity.file_digest(file)
-    yield [*_compared(file, claimed['sha256'], digest)]
+    findings.append(_compared(file, claimed['sha256'], digest))
   if path.endswith(_HF):
     for name in sorted(os.listdir(folder)):
       if name not in claims['files'] and name != provenance.FILE:
-        yield [False, f'{folder}/{name}: is not among the files that it claims']
+        findings.append(
+          (False, f'{folder}/{name}: is not among the files that it claims')
+        )
   what = f'{path}: config'
-  yield [*_compared(what, claims['config'], provenance.config_digest(workdir))]
+  findings.append(
+    _compared(what, claims.get('config'), provenance.config_digest(workdir))
+  )
   inputs = workdirs.read_run(workdir)['inputs']
   for field, claimed in claims['inputs'].items():
-    yield [*_compared(f'{path}: {field}', claimed, inputs.get(field))]
+    findings.append(_compared(f'{path}: {field}', claimed, inputs.get(field)))
   evaluation = claims.get('evaluation')
   if evaluation:
     file, digest = os.path.join(workdir, evaluation['file']), 'no file'
     if os.path.isfile(file):
       digest = identity.file_digest(file)
-    yield [*_compared(file, evaluation['sha256'], digest)]
+    findings.append(_compared(file, evaluation['sha256'], digest))
   there, here = map(_code, (claims['code'], provenance.code()))
   if there != here:
     session.say(f'note: {path}: written by {there}, checked by {here}')
+  return findings
 
 
 def _code(code: Mapping[str, Any]) -> str:

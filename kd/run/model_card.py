@@ -134,9 +134,9 @@ def _model_index(
 ) -> list[dict[str, Any]]:
   if result is None:
     return []
-  entries = []
-  for set_name in result.scores:
-    entry = run.config.evaluation.sets[set_name]
+  entries, sets = [], run.config.evaluation.sets
+  for set_name in (name for name in result.scores if name in sets):
+    entry = sets[set_name]
     mixture = entry.mixture or run.config.data.mixture
     entries.append(
       {

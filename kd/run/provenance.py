@@ -9,6 +9,7 @@ from typing import Any
 
 from kd.checkpoints import manager
 from kd.core import atomic_files
+from kd.core import errors
 from kd.core import identity
 from kd.core import json_files
 from kd.core import paths
@@ -22,7 +23,6 @@ from kd.run import workdirs
 FILE = 'provenance.json'
 _FORMAT = 1
 _GIT_TIMEOUT_S = 20
-_WRITTEN = 'the file as --mode=export wrote it'
 
 
 def collect(
@@ -54,11 +54,16 @@ def collect(
   }
   step = outputs.student_step(run, workdir)
   if step is not None:
-    saved = manager.Manager(workdir, keep=1, read_only=True)
-    _, position = saved.restore(step, {})
-    saved.close()
-    student['step'], claims['rows'] = step, position['rows']
+    student['step'], claims['rows'] = step, rows_digest(workdir, step)
   return claims, result
+
+
+def rows_digest(workdir: str, step: int) -> str:
+  """Returns the digest of the rows that a checkpoint was trained on."""
+  saved = manager.Manager(workdir, keep=1, read_only=True)
+  _, position = saved.restore(step, {})
+  saved.close()
+  return position['rows']
 
 
 def config_digest(workdir: str) -> str | None:
@@ -175,18 +180,27 @@ def read(path: str) -> dict[str, Any]:
   claims = json_files.read(path)
   kinds = {'code': dict, 'student': dict, 'inputs': dict}
   kinds |= {'dtype': str, 'files': dict}
-  for key, kind in kinds.items():
-    if not isinstance(claims.get(key), kind):
-      raise json_files.unexpected(f'{path}: {key}', claims.get(key), _WRITTEN)
-  evaluation = claims.get('evaluation')
-  if evaluation is not None and not (
-    isinstance(evaluation, dict)
-    and isinstance(evaluation.get('metrics'), dict)
-    and {'file', 'sha256'} <= evaluation.keys()
-  ):
-    raise json_files.unexpected(f'{path}: evaluation', evaluation, _WRITTEN)
-  if claims.get('format') != _FORMAT:
-    raise json_files.unexpected(
-      f'{path}: format', claims.get('format'), f'{_FORMAT}'
+  is_whole = claims.get('format') == _FORMAT and all(
+    isinstance(claims.get(key), kind) for key, kind in kinds.items()
+  )
+  if not is_whole or not _are_claims(claims):
+    raise errors.ConfigError(
+      path,
+      'is damaged, or of another version',
+      legal='the file as --mode=export wrote it',
     )
   return claims
+
+
+def _are_claims(claims: Mapping[str, Any]) -> bool:
+  """Returns whether files and metrics have the fields that are read."""
+  empty = {'file': '', 'sha256': '', 'metrics': {}}
+  try:
+    evaluation = claims['evaluation'] or empty
+    texts = [evaluation['file'], evaluation['sha256']]
+    texts += [entry['sha256'] for entry in claims['files'].values()]
+    for number in evaluation['metrics'].values():
+      float(number)
+  except (AttributeError, KeyError, TypeError, ValueError):
+    return False
+  return all(isinstance(text, str) for text in texts)
