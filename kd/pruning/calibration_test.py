@@ -45,9 +45,14 @@ def test_an_interrupted_calibration_gives_the_same_bits(job, monkeypatch):
   for name, value in whole.items():
     np.testing.assert_array_equal(rest[name], value)
   # What was saved for other weights does not count.
-  other = dataclasses.replace(job, identity='b', read=_until(-1))
+  other = dataclasses.replace(
+    job, identity='b', read=_until(-1), say=lines.append
+  )
   with pytest.raises(_KilledError):
     calibration.run(other)
+  assert lines[2:] == [
+    'calibrating again: the model, its weights or the rows have changed'
+  ]
 
 
 def test_damaged_sums_are_named(job, tmp_path):
