@@ -123,7 +123,10 @@ def _check(config, run, request, workdir):
   layers = _keep_layers(config, workdir)
   layers = layers or range(request.layers or source.num_layers)
   model = _model(config, run, request, layers, workdir)
-  for line in sizes.warnings(source, model.config):
+  lines = sizes.warnings(source, model.config)
+  if sizes.kept_kinds(request, source) is not None:
+    lines += sizes.kinds_warning(model.config)
+  for line in lines:
     session.say(f'warning: {line}')
 
 
@@ -228,6 +231,9 @@ def _write(config, run, request, scores, params, workdir):
     atomic_files.write_json(path, {**plan, 'kept': kept})
   for line in table(plan):
     session.say(line)
+  if sizes.kept_kinds(request, run.student.config) is None:
+    for line in sizes.kinds_warning(model.config):
+      session.say(f'warning: {line}')
   session.say(f'layers that are kept: {", ".join(map(str, selection.layers))}')
   tokenizer = run.tokenizer
 

@@ -181,9 +181,6 @@ def warnings(source: family.Config, config: family.Config) -> list[str]:
   problem = families.of(source).hf_problem(source)
   if problem:
     lines.append(f'transformers refuses the model that is pruned: {problem}')
-  problem = families.of(config).export_warning(config, None)
-  if problem:
-    lines.append(problem)
   removed = 1 - non_embedding(config) / non_embedding(source)
   if removed > _MOST_REMOVED:
     lines.append(
@@ -191,6 +188,12 @@ def warnings(source: family.Config, config: family.Config) -> list[str]:
       'once: in steps of a third, with distillation between, more is kept'
     )
   return lines
+
+
+def kinds_warning(config: family.Config) -> list[str]:
+  """Returns a line if some programs need other kinds of layers, else none."""
+  problem = families.of(config).export_warning(config, None)
+  return [problem] if problem else []
 
 
 def non_embedding(config: family.Config) -> int:

@@ -71,7 +71,8 @@ def test_a_query_scale_that_is_no_whole_number_is_reported():
 )
 def test_what_a_size_costs_is_reported(changes, layers, words):
   asked = pruning_cases.request(**changes)
-  lines = sizes.warnings(_270M, sizes.pruned(asked, _270M, layers))
+  config = sizes.pruned(asked, _270M, layers)
+  lines = sizes.warnings(_270M, config) + sizes.kinds_warning(config)
   assert len(lines) == len(words), lines
   for line, word in zip(lines, words, strict=True):
     assert word in line

@@ -127,6 +127,9 @@ class Gemma3(family.Family):
       'without a word'
     )
 
+  def hf_problem(self, config: family.Config) -> str:
+    return huggingface.problem(config)
+
   def export_warning(
     self, config: family.Config, source: family.Config | None
   ) -> str:
