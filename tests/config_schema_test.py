@@ -80,6 +80,8 @@ def test_choices_are_those_of_the_code():
   from kd.reasoning.trees import tree_search
   from kd.run import model_sizes
 
+  tiny = families.variant('tiny', 'variant')
+  tensors = families.of(tiny).tensors(tiny)
   models = {
     'attention': attention_backend.NAMES,
     'variant': {'', *families.variants()},
@@ -102,6 +104,7 @@ def test_choices_are_those_of_the_code():
     'losses.heads': attention_maps.HEADS,
     'objective.positions.rule': selection.RULES,
     'optimizer.state_memory': optimizers.MEMORIES,
+    'student.lora.targets': {t.layer_matrix for t in tensors} - {None},
     'student.prune.head_score': pruning_selection.HEAD_SCORES,
     'student.prune.layer_pattern': sizes.PATTERNS,
     'reasoning.style': prompting.STYLES,

@@ -14,16 +14,10 @@ from tools import sources
 
 # A package imports only from packages before it.
 PACKAGES = (
-  *('core', 'metrics', 'partitioning', 'models', 'config', 'checkpoints'),
-  *(
-    'pruning',
-    'losses',
-    'optimizers',
-    'input_pipeline',
-    'sampling',
-    'teachers',
-  ),
-  *('reasoning', 'evaluation', 'run', 'train', 'planning', 'modes'),
+  *('core', 'metrics', 'partitioning', 'models', 'quantization', 'config'),
+  *('checkpoints', 'pruning', 'losses', 'optimizers', 'input_pipeline'),
+  *('sampling', 'teachers', 'reasoning', 'evaluation', 'run', 'train'),
+  *('planning', 'modes'),
 )
 
 # What the files outside the packages may import of the project.

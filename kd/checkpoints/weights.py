@@ -1,6 +1,6 @@
 """Loads parameters from 'hf:DIR' or 'gguf:FILE', or copies a teacher's."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import itertools
@@ -153,6 +153,7 @@ def load(
   keep_layers: Sequence[int],
   dtype: str,
   path: str,
+  convert: Callable[[tuple[str, ...], jax.Array], types.PyTree] | None = None,
 ) -> types.PyTree:
   """Reads parameters, tensor by tensor, into their shards.
 
@@ -169,6 +170,7 @@ def load(
     keep_layers: indices of the source's layers that are kept, () for all.
     dtype: of the parameters, 'float32' or 'bfloat16'.
     path: the config path of `init`, for messages.
+    convert: from a parameter's keys and value to what the tree holds instead.
 
   Returns:
     Parameters, in the tree of Model.init_params.
@@ -196,9 +198,9 @@ def load(
       array = _assemble(source, pairs)
     if pairs[0][0].is_table:
       array = array[: model.config.vocab_size]
-    tensors_lib.set_leaf(
-      params, leaf, _place(array.astype(jnp.dtype(dtype), copy=False), sharding)
-    )
+    placed = _place(array.astype(jnp.dtype(dtype), copy=False), sharding)
+    value = placed if convert is None else convert(leaf, placed)
+    tensors_lib.set_leaf(params, leaf, value)
   return params
 
 

@@ -193,6 +193,29 @@ class Model(Protocol):
     kd/partitioning/rules.py maps them to axes of the mesh.
     """
 
+  def is_frozen(self, path: str) -> bool:
+    """Returns whether a parameter is never trained.
+
+    Args:
+      path: such as layers.3.mlp.gate.
+    """
+
+  @property
+  def core(self) -> 'Model':
+    """The model whose layers run: itself, unless it wraps another."""
+
+  def bind(self, params: types.PyTree) -> types.PyTree:
+    """Returns the parameters that `core` is applied to.
+
+    Matrices may be computed.Computed: layers compute them, one at a time.
+    """
+
+  def plain_params(self, params: types.PyTree) -> types.PyTree:
+    """Returns the parameters of the plain model with the same outputs.
+
+    They are in the tree that `Family.tensors` describes, for export.
+    """
+
   def decoding_weights(self, params: types.PyTree) -> types.PyTree:
     """Returns the parameters as `extend` reads them, converted once.
 
@@ -297,6 +320,11 @@ class Family(abc.ABC):
   @abc.abstractmethod
   def config_to_hf(self, config: Config) -> dict[str, Any]:
     """Returns the keys of config.json that describe the model, for export."""
+
+  def hf_text_module(self, model_type: str) -> str:
+    """Returns the path of the layers' parent in the class of a model_type."""
+    del model_type
+    return 'model'
 
   def hf_key(self, key: str) -> str | None:
     """Returns the tensor's name in `tensors` of a key of a safetensors file.

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
+from kd.models import computed
 from kd.models import family
 from kd.models import matmul
 from kd.models.attention import attention
@@ -37,9 +38,10 @@ WIDE_AXES, NARROW_AXES, NORM_AXES = (
 
 
 def _parameter(module, name, init, shape, axes):
-  return module.param(
+  parameter = module.param(
     name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
   )
+  return computed.value(parameter)
 
 
 @functools.cache

@@ -5,9 +5,10 @@ query as [D, N, H]; in Hugging Face's and GGUF's files it is a matrix with its
 outputs first, [N * H, D].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,12 @@ from kd.core import types
 
 # Keys of a layer's parameters, and the index of its scan group or None.
 Location = tuple[tuple[str, ...], int | None]
+
+# The matrices of a layer in every family, as Hugging Face's files name them.
+LAYER_MATRICES = (
+  *('q_proj', 'k_proj', 'v_proj', 'o_proj'),
+  *('gate_proj', 'up_proj', 'down_proj'),
+)
 
 HF = 'hf'
 GGUF = 'gguf'
@@ -49,6 +56,7 @@ class Tensor:
 
   Attributes:
     path: keys into the parameter tree.
+    param: its parameter as users name it, such as layers.3.mlp.gate.
     layer: index of its layer; None if it belongs to none.
     group: its index along the first axis of a scanned parameter, else None.
     shape: its shape here, without that axis.
@@ -60,6 +68,7 @@ class Tensor:
   """
 
   path: tuple[str, ...]
+  param: str
   layer: int | None
   group: int | None
   shape: tuple[int, ...]
@@ -73,6 +82,13 @@ class Tensor:
   def is_table(self) -> bool:
     """Whether it has a row for each id; files may have more, as padding."""
     return self.layer is None and len(self.shape) == 2
+
+  @property
+  def layer_matrix(self) -> str | None:
+    """Its name in LAYER_MATRICES, or None."""
+    if self.layer is None or not self.inputs:
+      return None
+    return self.hf.removesuffix('.weight').rpartition('.')[2]
 
   def name(self, layout: str) -> str:
     """Returns its name in a file of `layout` (HF or GGUF)."""
@@ -123,8 +139,11 @@ def of_model(
 
   def one(entry, layer, location, hf, gguf):
     keys, group = location
+    names = entry.path.split('/')
+    parents = [] if layer is None else ['layers', str(layer)]
     return Tensor(
-      path=keys + tuple(entry.path.split('/')),
+      path=(*keys, *names),
+      param='.'.join(parents + names),
       layer=layer,
       group=group,
       shape=tuple(sizes[d] for d in entry.dims),
@@ -140,6 +159,89 @@ def of_model(
     hf, gguf = f'model.layers.{i}.{{}}.weight', f'blk.{i}.{{}}.weight'
     listed += [one(entry, i, location, hf, gguf) for entry in layer]
   return listed
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+  """A matrix of the parameter tree, or those of several layers in one array.
+
+  Attributes:
+    path: keys into the parameter tree.
+    params: each layer's as users name it, see Tensor.param.
+    layer_matrix: its name in LAYER_MATRICES; None for an embedding table.
+    groups: size of the scan's axis, before the others; None without one.
+    inputs: sizes of its inputs; of a table, of what follows its vocabulary.
+    outputs: sizes of its outputs; of a table, the vocabulary.
+  """
+
+  path: tuple[str, ...]
+  params: tuple[str, ...]
+  layer_matrix: str | None
+  groups: int | None
+  inputs: tuple[int, ...]
+  outputs: tuple[int, ...]
+
+  @property
+  def stack(self) -> tuple[int, ...]:
+    """The axes before inputs and outputs: the scan's, or none."""
+    return () if self.groups is None else (self.groups,)
+
+  @property
+  def num_inputs(self) -> int:
+    """The number of inputs, of all axes together."""
+    return math.prod(self.inputs)
+
+
+def matrices(tensors: Sequence[Tensor]) -> list[Matrix]:
+  """Returns the matrices of a model, in the order of its tensors."""
+  by_path = {}
+  for tensor in tensors:
+    if tensor.layer_matrix or tensor.is_table:
+      by_path.setdefault(tensor.path, []).append(tensor)
+  found = []
+  for path, layers in by_path.items():
+    first = layers[0]
+    count = first.inputs
+    inputs, outputs = first.shape[:count], first.shape[count:]
+    if first.is_table:
+      outputs, inputs = first.shape[:1], first.shape[1:]
+    found.append(
+      Matrix(
+        path=path,
+        params=tuple(tensor.param for tensor in layers),
+        layer_matrix=first.layer_matrix,
+        groups=None if first.group is None else len(layers),
+        inputs=inputs,
+        outputs=outputs,
+      )
+    )
+  return found
+
+
+def replaced(
+  tree: Mapping[str, Any],
+  matrices_: Sequence[Matrix],
+  function: Callable[[Matrix, Any], Any],
+) -> dict[str, Any]:
+  """Returns a tree of parameters with other values for some matrices.
+
+  Args:
+    tree: parameters; left as they are.
+    matrices_: those to replace.
+    function: from a matrix and its value to the new one.
+  """
+  new = _copy(tree)
+  for matrix in matrices_:
+    set_leaf(new, matrix.path, function(matrix, leaf(tree, matrix.path)))
+  return new
+
+
+def _copy(tree):
+  """Returns the same leaves in dicts of their own."""
+  return {
+    key: _copy(value) if isinstance(value, Mapping) else value
+    for key, value in tree.items()
+  }
 
 
 def leaf(tree: types.PyTree, path: tuple[str, ...]) -> types.PyTree:

@@ -147,6 +147,27 @@ class Transformer(nn.Module):
     return nn.get_partition_spec(_boxed(self))
 
   @nn.nowrap
+  def is_frozen(self, path: str) -> bool:
+    """Returns False: all parameters may be trained; see family.Model."""
+    del path
+    return False
+
+  @property
+  def core(self) -> 'Transformer':
+    """Returns itself; see family.Model."""
+    return self
+
+  @nn.nowrap
+  def bind(self, params: types.PyTree) -> types.PyTree:
+    """Returns the parameters themselves; see family.Model."""
+    return params
+
+  @nn.nowrap
+  def plain_params(self, params: types.PyTree) -> types.PyTree:
+    """Returns the parameters themselves; see family.Model."""
+    return params
+
+  @nn.nowrap
   def decoding_weights(self, params: types.PyTree) -> decoding.Weights:
     """Returns the parameters as decoding reads them; see family.Model."""
     return decoding.weights(self, params)

@@ -1,6 +1,7 @@
 """Loads parameters of students and teachers onto the mesh."""
 
 import dataclasses
+import functools
 import os
 
 import jax
@@ -12,13 +13,18 @@ from kd.core import errors
 from kd.core import paths
 from kd.core import types
 from kd.models import families
+from kd.models import lora
+from kd.models import tensors
 from kd.optimizers import parameter_groups
 from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.pruning import scores as scores_lib
 from kd.pruning import selection as selection_lib
 from kd.pruning import slicing
+from kd.quantization import quantized_model
+from kd.run import representations
 from kd.run import resolved
+from kd.run import workdirs
 
 
 def abstract(model: resolved.Model) -> types.PyTree:
@@ -94,18 +100,55 @@ def _abstract_average(saved, step, params):
   )
 
 
-def _with_all_layers(model):
-  """Returns the model that `init` names, with all its layers."""
-  like = model.module
-  module = families.of(model.source).build(model.source, like.dtype, like.remat)
-  shardings = rules.param_shardings(
-    model.mesh,
-    module.logical_axes(),
-    module.abstract_params(),
-    'student',
-  )
+def _of_workdir(folder: str, model: resolved.Model, path: str) -> types.PyTree:
+  """Reads what another run trained, as plain parameters.
+
+  Args:
+    folder: the run's workdir.
+    model: the plain model, with all its layers.
+    path: the config path that names the workdir, for messages.
+
+  Raises:
+    ConfigError: as for restore.
+  """
+  config = workdirs.recorded_config(folder)
+  if config is None:
+    return restore(folder, model, 'last', path)
+  student = config.student.to_dict()
+  module = representations.student(model.module, student, 'student')
+  params = restore(folder, _with_module(model, module), 'last', path)
+  return plain(_with_module(model, module), params)
+
+
+def plain(model: resolved.Model, params: types.PyTree) -> types.PyTree:
+  """Returns the parameters of the plain model with the same outputs.
+
+  Args:
+    model: the model.
+    params: its parameters, on its devices.
+  """
+  module = model.module
+  if module.core is module:
+    return params
+  shardings = _shardings(model, module.core)
+  return jax.jit(module.plain_params, out_shardings=shardings)(params)
+
+
+def _with_module(model, module):
+  """Returns the model with another module, all of whose layers are kept."""
   return dataclasses.replace(
-    model, module=module, keep_layers=(), shardings=shardings, prune=None
+    model,
+    module=module,
+    keep_layers=(),
+    shardings=_shardings(model, module),
+    prune=None,
+  )
+
+
+def _shardings(model, module):
+  """Returns the shardings of a module's parameters on the model's mesh."""
+  return rules.param_shardings(
+    model.mesh, module.logical_axes(), module.abstract_params(), 'student'
   )
 
 
@@ -123,6 +166,13 @@ def pruned(
   return slicing.prune(
     params, model.source, model.config, selection, model.shardings
   )
+
+
+def _with_all_layers(model):
+  """Returns the model that `init` names, with all its layers."""
+  like = model.module
+  module = families.of(model.source).build(model.source, like.dtype, like.remat)
+  return _with_module(model, module)
 
 
 def load(
@@ -143,6 +193,14 @@ def load(
     ConfigError: the source lacks a tensor or holds one of another shape, or the
       scores to prune by are not its own.
   """
+  if isinstance(model.module, quantized_model.FakeQuantizedModel):
+    # It has the parameters of the model that it wraps.
+    inner = dataclasses.replace(model, module=model.module.inner)
+    return load(inner, seed, path, teacher_params)
+  if isinstance(model.module, lora.LoraModel):
+    return _with_new_adapters(model, seed, path, teacher_params)
+  if isinstance(model.module, quantized_model.StoredModel):
+    return _with_few_bits(model, seed, path, teacher_params)
   if model.prune is not None:
     whole = load(_with_all_layers(model), seed, path, teacher_params)
     return pruned(model, whole, scores_lib.load(model.prune, model.source))
@@ -151,14 +209,12 @@ def load(
     init = jax.jit(model.module.init_params, out_shardings=model.shardings)
     return init(jax.random.key(seed))
   if kind == 'workdir' and not model.keep_layers:
-    params = restore(paths.expand(place), model, 'last', path)
+    params = _of_workdir(paths.expand(place), model, path)
     return jax.tree.map(lambda x: x.astype(model.param_dtype), params)
   if kind in ('teacher', 'workdir'):
     source = teacher_params
     if kind == 'workdir':
-      source = restore(
-        paths.expand(place), _with_all_layers(model), 'last', path
-      )
+      source = _of_workdir(paths.expand(place), _with_all_layers(model), path)
     else:
       # Only moves them if the teacher has devices or a mesh of its own.
       source = jax.device_put(source, _with_all_layers(model).shardings)
@@ -174,3 +230,46 @@ def load(
     model.param_dtype,
     path,
   )
+
+
+def _with_new_adapters(model, seed, path, teacher_params):
+  """Loads the frozen parameters and adds adapters that change nothing yet."""
+  module = model.module
+  inner = dataclasses.replace(
+    model,
+    module=module.inner,
+    shardings=module.base_params(model.shardings),
+  )
+  base = load(inner, seed, path, teacher_params)
+  make = jax.jit(
+    lambda base, key: module.with_base(base, module.init_adapters(key)),
+    out_shardings=model.shardings,
+    donate_argnums=0,
+  )
+  return make(base, jax.random.key(seed))
+
+
+def _with_few_bits(model, seed, path, teacher_params):
+  """Loads parameters and stores them in the schemes of a StoredModel."""
+  module, shardings = model.module, model.shardings
+  plain_shardings = _shardings(model, module.inner)
+  if model.init.partition(':')[0] in weights.PREFIXES and model.prune is None:
+
+    def convert(keys, array):
+      store = jax.jit(
+        functools.partial(module.quantize, keys),
+        out_shardings=tensors.leaf(shardings, keys),
+        donate_argnums=0,
+      )
+      return store(array)
+
+    # One parameter at a time: the whole model in float32 may not fit.
+    return weights.load(
+      *(model.init, module.inner, plain_shardings, model.keep_layers),
+      *('float32', path, convert),
+    )
+  inner = dataclasses.replace(
+    model, module=module.inner, shardings=plain_shardings
+  )
+  store = jax.jit(module.quantize_params, out_shardings=shardings)
+  return store(load(inner, seed, path, teacher_params))

@@ -36,6 +36,7 @@ from kd.pruning import sizes as prune_sizes
 from kd.run import meshes
 from kd.run import model_checks
 from kd.run import model_sizes
+from kd.run import representations
 from kd.run import resolved
 from kd.run import shared_tokenizer
 from kd.run import source as source_lib
@@ -80,6 +81,10 @@ def build_model(
     f'{path}.attention',
   )
   module = module.clone(kernel=kernel)
+  represented = representations.teacher
+  if path == 'student':
+    represented = representations.student
+  module = represented(module, spec.to_dict(), path)
   shardings = rules.param_shardings(
     mesh, module.logical_axes(), module.abstract_params(), path
   )
@@ -195,7 +200,10 @@ def _optimizer(config, student, objective):
     config.optimizer.groups.to_dict(), 'optimizer.groups', config.steps
   )
   split = parameter_groups.ParameterGroups(
-    student.config, groups, config.optimizer.layer_decay
+    student.config,
+    groups,
+    config.optimizer.layer_decay,
+    student.module.is_frozen,
   )
   # Shapes alone.
   projections, _ = jax.eval_shape(

@@ -26,6 +26,8 @@ def of(params: types.PyTree) -> str:
 
 @jax.jit  # One program for all leaves of a shape: models have few shapes.
 def _sum(leaf):
+  if leaf.dtype == jnp.int4:  # Has no unsigned type of its width in memory.
+    leaf = leaf.astype(jnp.int8)
   width = leaf.dtype.itemsize * 8
   bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f'uint{width}'))
   bits = bits.astype(jnp.uint32)

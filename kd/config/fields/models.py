@@ -4,6 +4,8 @@ from kd.config import legal
 from kd.config import places
 from kd.config import schema
 from kd.models import families
+from kd.models import tensors
+from kd.quantization import schemes
 
 F = schema.Field
 
@@ -21,12 +23,39 @@ _VARIANT = F(
   "a model size of docs/models.md; '': the size of the weights",
 )
 
+_SCHEME = legal.one_of('none', *schemes.SCHEMES)
+_RULES = schema.Entries(
+  'Rules for some matrices, by name; the first in order of the names that '
+  'matches decides.',
+  schema.Section(
+    'A rule.',
+    {
+      'match': F(
+        schema.REQUIRED,
+        legal.EXPRESSION,
+        'a regular expression of paths such as layers.3.mlp.gate, or of their '
+        'beginning up to a dot',
+      ),
+      'scheme': F(schema.REQUIRED, _SCHEME, 'scheme of these matrices'),
+    },
+  ),
+  default={},
+)
+_STORED = schema.Section(
+  'Weights in few bits in memory (docs/quantization.md).',
+  {
+    'weights': F('none', _SCHEME, 'scheme of the matrices of layers'),
+    'rules': _RULES,
+  },
+)
+
 _WHERE = {
   'variant': _VARIANT,
   'init': F('', _TEACHER_INIT, 'where its weights are'),
   'dtype': F('bfloat16', legal.DTYPE, 'data type of activations'),
   'param_dtype': F('bfloat16', legal.DTYPE, 'data type of its weights'),
   'attention': _ATTENTION,
+  'quantize': _STORED,
   'weight': F(
     1.0,
     legal.Number(above=0, at_most=1e6),
@@ -82,6 +111,51 @@ PRUNE = schema.Section(
   },
 )
 
+LORA = schema.Section(
+  'Low-rank adapters (arXiv 2106.09685): weights of init stay, and two thin '
+  'matrices are trained for each target.',
+  {
+    'rank': F(
+      0,
+      legal.Integer(0, 4096, {0: 'no adapters; all parameters are trained'}),
+      'R, the width of the thin matrices',
+    ),
+    'alpha': F(
+      16.0,
+      legal.Number(above=0, at_most=1e6),
+      'an adapter counts alpha / rank times',
+    ),
+    'targets': F(
+      tensors.LAYER_MATRICES,
+      legal.Tuple(legal.one_of(*tensors.LAYER_MATRICES), least=1),
+      'matrices of each layer that have an adapter, by their published names',
+    ),
+    'rank_stabilized': F(
+      False,
+      legal.BOOLEAN,
+      'alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732)',
+    ),
+    'base_dtype': F(
+      'bfloat16', legal.DTYPE, 'data type of the frozen weights in memory'
+    ),
+    'base_scheme': F(
+      'none',
+      _SCHEME,
+      'scheme of the frozen matrices of layers in memory; none: base_dtype',
+    ),
+  },
+)
+
+QUANTIZE = schema.Section(
+  'Training in the precision that the student will run in: weights are rounded '
+  'in the forward pass (docs/quantization.md).',
+  {
+    'weights': F('none', _SCHEME, 'scheme of the matrices of layers'),
+    'tables': F('none', _SCHEME, 'scheme of the embedding, and of the head'),
+    'rules': _RULES,
+  },
+)
+
 STUDENT = schema.Section(
   'The model that is trained.',
   {
@@ -97,6 +171,8 @@ STUDENT = schema.Section(
       'layers of init to keep, from 0, in rising order; (): all',
     ),
     'prune': PRUNE,
+    'lora': LORA,
+    'quantize': QUANTIZE,
     'dtype': F('bfloat16', legal.DTYPE, 'data type of activations'),
     'attention': _ATTENTION,
     'remat': F(

@@ -88,6 +88,9 @@ class Gemma3(family.Family):
   def config_to_hf(self, config: family.Config) -> dict[str, Any]:
     return huggingface.to_dict(config)
 
+  def hf_text_module(self, model_type: str) -> str:
+    return huggingface.text_module(model_type)
+
   def hf_key(self, key: str) -> str | None:
     return huggingface.key(key)
 

@@ -53,6 +53,11 @@ _TEXT = re.compile(
 )
 
 
+def text_module(model_type: str) -> str:
+  """Returns the path of the text model; see family.Family.hf_text_module."""
+  return 'model.language_model' if model_type == _NESTED else 'model'
+
+
 def key(key_: str) -> str | None:
   """Returns a key as a flat file has it; see family.Family.hf_key."""
   if _VISION.match(key_):

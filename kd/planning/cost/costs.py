@@ -113,7 +113,7 @@ def resident_memory(run: resolved.Run) -> ResidentMemory:
   """Computes the resident memory of a run from its shapes and mesh."""
   state, module = programs.state(run), run.student.module
   trained, _ = run.optimizer.groups.split(state.all_params)
-  embedding = programs.local_bytes(module.unembedding(state.params))
+  embedding = programs.local_bytes(module.core.unembedding(state.params))
   sizes = lambda trees: tuple(programs.local_bytes(tree) for tree in trees)
   return ResidentMemory(
     parameters=programs.local_bytes(state.all_params),

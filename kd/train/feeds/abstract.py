@@ -37,15 +37,16 @@ def batch(run: resolved.Run, mesh: jax.sharding.Mesh) -> types.Batch:
 
 def teacher_params(run: resolved.Run) -> list[types.PyTree]:
   """Returns each teacher's parameters, in the data type they are kept in."""
-  return [
-    jax.tree.map(
-      lambda x, dtype=teacher.model.param_dtype: array(
-        x.shape, dtype, x.sharding
-      ),
-      load_params.abstract(teacher.model),
-    )
-    for teacher in run.teachers
-  ]
+  return [_in_memory(model) for model in run.teacher_models]
+
+
+def _in_memory(model):
+  params = load_params.abstract(model)
+  if model.module.core is not model.module:
+    return params  # It says itself how they are kept.
+  return jax.tree.map(
+    lambda x: array(x.shape, model.param_dtype, x.sharding), params
+  )
 
 
 def unembeddings(run: resolved.Run) -> list[types.PyTree]:
@@ -56,7 +57,7 @@ def unembeddings(run: resolved.Run) -> list[types.PyTree]:
   tables, vocab_size = [], run.student.config.vocab_size
   every = zip(run.teacher_models, teacher_params(run), strict=True)
   for model, params in every:
-    table = model.module.unembedding(params)
+    table = model.module.core.unembedding(params)
     sharding = live.unembedding_sharding(table, vocab_size, run.mesh)
     shape = min(table.shape[0], vocab_size), table.shape[1]
     tables.append(array(shape, table.dtype, sharding))

@@ -1,0 +1,87 @@
+"""Writes adapters as a PEFT folder, which peft and vLLM load.
+
+A name under another prefix than the base's class has is loaded with a mere
+warning and changes nothing, so the prefix follows from the base's config.json.
+"""
+
+from collections.abc import Mapping, Sequence
+import os
+
+import jax
+import numpy as np
+
+from kd.checkpoints import hf_config
+from kd.core import atomic_files
+from kd.core import json_files
+from kd.core import tensor_files
+from kd.core import types
+from kd.models import families
+from kd.models import lora
+from kd.models import tensors as tensors_lib
+
+CONFIG_FILE = 'adapter_config.json'
+WEIGHTS_FILE = 'adapter_model.safetensors'
+
+
+def write(
+  folder: str, params: types.PyTree, model: lora.LoraModel, base: str
+) -> None:
+  """Writes the adapters of a model.
+
+  Args:
+    folder: an existing folder.
+    params: the model's.
+    model: the model.
+    base: the Hugging Face folder of the model that was adapted.
+
+  Raises:
+    ConfigError: the base's config.json is missing or no JSON object.
+  """
+  config = json_files.read(os.path.join(base, hf_config.FILE))
+  module = families.of(model.config).hf_text_module(config['model_type'])
+  arrays = {}
+  for tensor in families.of(model.config).tensors(model.config):
+    if tensor.layer_matrix in model.targets:
+      name = tensor.hf.removeprefix('model.').removesuffix('.weight')
+      for kind, array in _pair(params, tensor, model.rank).items():
+        arrays[f'base_model.model.{module}.{name}.{kind}.weight'] = array
+  tensor_files.save(
+    os.path.join(folder, WEIGHTS_FILE), arrays, {'format': 'pt'}
+  )
+  atomic_files.write_text(
+    os.path.join(folder, CONFIG_FILE),
+    hf_config.to_json(_config(model, module, base)),
+  )
+
+
+def _pair(params, tensor, rank) -> Mapping[str, np.ndarray]:
+  """Returns A as [R, inputs] and B as [outputs, R], float32."""
+  adapted = tensors_lib.leaf(params, tensor.path)
+  a, b = (jax.device_get(adapted[key]) for key in (lora.A, lora.B))
+  if tensor.group is not None:
+    a, b = a[tensor.group], b[tensor.group]
+  return {
+    'lora_A': np.ascontiguousarray(a.reshape(-1, rank).T),
+    'lora_B': np.ascontiguousarray(b.reshape(rank, -1).T),
+  }
+
+
+def _config(model, module, base):
+  """Returns adapter_config.json."""
+  targets: Sequence[str] | str = list(model.targets)
+  if module != 'model':
+    # A vision tower has matrices of the same names.
+    names = '|'.join(model.targets)
+    targets = rf'{module.replace(".", "[.]")}[.]layers[.].*[.]({names})'
+  return {
+    'peft_type': 'LORA',
+    'task_type': 'CAUSAL_LM',
+    'base_model_name_or_path': base,
+    'r': model.rank,
+    'lora_alpha': model.alpha,
+    'use_rslora': model.is_rank_stabilized,
+    'lora_dropout': 0.0,
+    'target_modules': targets,
+    'bias': 'none',
+    'inference_mode': True,
+  }

@@ -1,0 +1,203 @@
+"""Adapters against dense matrices that numpy merges."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd.core import types
+from kd.models import families
+from kd.models import lora
+from kd.models import tensors
+from kd.models.gemma3 import config as gemma3_config
+from kd.models.qwen3 import config as qwen3_config
+
+_NONE = types.TapSpec((), ())
+_SIZES = dict(
+  embed_dim=32,
+  mlp_dim=48,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  vocab_size=64,
+  context=128,
+  norm_epsilon=1e-6,
+)
+_CONFIGS = {
+  # Two groups of two layers, and one that is left.
+  'gemma3': gemma3_config.Gemma3Config(
+    **_SIZES,
+    layer_kinds=gemma3_config.periodic_kinds(5, 2),
+    window=4,
+    query_scale=12.0,
+    local_rope_base=1e4,
+    global_rope_base=1e6,
+    global_rope_factor=1.0,
+  ),
+  'qwen3': qwen3_config.Qwen3Config(
+    **_SIZES, num_layers=3, rope_base=1e6, tied=False
+  ),
+}
+
+
+@functools.cache
+def _model(
+  variant, targets=tensors.LAYER_MATRICES, stabilized=False, remat='dots'
+):
+  inner = families.build(_CONFIGS[variant], 'float32', remat, 'student')
+  return lora.LoraModel(inner, 3, 6.0, targets, stabilized)
+
+
+@functools.cache
+def _params(model):
+  """Returns parameters whose adapters change the outputs."""
+
+  @jax.jit
+  def make():
+    adapters = model.init_adapters(jax.random.key(1))
+    leaves, tree = jax.tree.flatten(adapters)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    normal = [
+      0.05 * jax.random.normal(key, leaf.shape)
+      for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    base = model.inner.init_params(jax.random.key(0))
+    return model.with_base(base, jax.tree.unflatten(tree, normal))
+
+  return make()
+
+
+def _batch():
+  tokens = jnp.asarray(np.random.default_rng(0).integers(4, 64, (2, 12)))
+  ones = jnp.ones_like(tokens)
+  return types.Batch(
+    tokens=tokens,
+    targets=tokens,
+    positions=jnp.broadcast_to(jnp.arange(12), (2, 12)),
+    segment_ids=ones,
+    parts=ones,
+    weights=ones.astype(jnp.float32),
+    row_id=jnp.arange(2),
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hidden(model, params):
+  return model.forward(params, _batch(), _NONE)[0]
+
+
+def _merged(model, params, scale):
+  """Returns dense parameters, merged by numpy in float64."""
+  dense = jax.tree.map(np.asarray, model.base_params(params))
+  for tensor in families.of(model.config).tensors(model.config):
+    if tensor.layer_matrix not in model.targets:
+      continue
+    adapter = tensors.leaf(params, tensor.path)
+    leaf = tensors.leaf(dense, tensor.path)
+    at = () if tensor.group is None else (tensor.group,)
+    a, b = (np.asarray(adapter[name], np.float64)[at] for name in 'ab')
+    whole = leaf.astype(np.float64)
+    whole[at] += scale * np.tensordot(a, b, 1)
+    tensors.set_leaf(dense, tensor.path, whole.astype(np.float32))
+  return dense
+
+
+@pytest.mark.parametrize(
+  ('model', 'scale'),
+  [
+    (_model('gemma3'), 2.0),
+    (_model('gemma3', ('q_proj', 'down_proj'), True), 6 / 3**0.5),
+    (_model('qwen3'), 2.0),
+  ],
+  ids=['all', 'two', 'qwen3'],
+)
+def test_outputs_are_those_of_merged_matrices(model, scale):
+  params = _params(model)
+  dense = _merged(model, params, scale)
+  expected, hidden = _hidden(model.inner, dense), _hidden(model, params)
+  np.testing.assert_allclose(hidden, expected, atol=2e-5)
+  base = _hidden(model.inner, model.base_params(params))
+  assert np.abs(np.asarray(base - expected)).max() > 0.05
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6),
+    jax.jit(model.plain_params)(params),
+    dense,
+  )
+
+
+def test_new_adapters_change_nothing():
+  model = _model('gemma3')
+  params = jax.jit(model.init_params)(jax.random.key(3))
+  hidden = _hidden(model, params)
+  base = _hidden(model.inner, model.base_params(params))
+  np.testing.assert_array_equal(hidden, base)
+
+
+def test_gradients_are_the_dense_ones_projected():
+  model, scale = _model('gemma3'), 2.0
+  params = _params(model)
+  probe = jax.random.normal(jax.random.key(5), (2, 12, model.config.embed_dim))
+
+  loss = lambda model, params: jnp.sum(probe * _hidden(model, params))
+  slope = jax.jit(jax.grad(loss, argnums=1), static_argnums=0)
+  dense = slope(model.inner, _merged(model, params, scale))
+  adapters = slope(model, params)
+  for tensor in families.of(model.config).tensors(model.config):
+    if not tensor.layer_matrix:
+      continue
+    at = () if tensor.group is None else (tensor.group,)
+    slope = np.asarray(tensors.leaf(dense, tensor.path))[at]
+    slope = slope.reshape(int(np.prod(tensor.shape[: tensor.inputs])), -1)
+    a, b = (np.asarray(tensors.leaf(params, tensor.path)[k])[at] for k in 'ab')
+    a, b = a.reshape(-1, model.rank), b.reshape(model.rank, -1)
+    found = tensors.leaf(adapters, tensor.path)
+    expected = {'a': scale * slope @ b.T, 'b': scale * a.T @ slope}
+    for name, value in expected.items():
+      size = np.abs(value).max()
+      np.testing.assert_allclose(
+        np.asarray(found[name])[at].reshape(value.shape),
+        value,
+        atol=1e-4 * size,
+      )
+
+
+@pytest.mark.parametrize('remat', ['dots', 'block'])
+def test_the_gradient_keeps_no_copy_of_the_matrices(remat):
+  model = _model('gemma3', remat=remat)
+  params = model.abstract_params()
+  is_adapter = lambda path: path[-1].key in 'ab'
+  pick = lambda which: jax.tree_util.tree_map_with_path(
+    lambda path, x: x if is_adapter(path) == which else None, params
+  )
+
+  def loss(adapters, base):
+    params = jax.tree.map(
+      lambda x, y: y if x is None else x,
+      adapters,
+      base,
+      is_leaf=lambda x: x is None,
+    )
+    return jnp.sum(model.forward(params, _batch(), _NONE)[0])
+
+  _, residuals = jax.eval_shape(
+    lambda a, b: jax.vjp(lambda a: loss(a, b), a), pick(True), pick(False)
+  )
+  wide = (model.config.embed_dim, model.config.mlp_dim)
+  matrices = lambda tree: [
+    x.shape for x in jax.tree.leaves(tree) if x.shape[-2:] in (wide, wide[::-1])
+  ]
+  assert len(matrices(residuals)) <= len(matrices(params))
+
+
+def test_axes_fit_the_parameters():
+  model = _model('gemma3')
+  spec = jax.sharding.PartitionSpec
+  ranks = jax.tree.map(
+    len, model.logical_axes(), is_leaf=lambda x: isinstance(x, spec)
+  )
+  assert ranks == jax.tree.map(lambda x: x.ndim, model.abstract_params())
+  axes = model.logical_axes()['pattern']['layer_0']
+  assert axes['mlp']['down']['a'] == spec('layers', 'mlp', None)
+  assert axes['attention']['out']['b'] == spec('layers', None, 'embed')

@@ -1,0 +1,106 @@
+"""A model whose parameters are another representation of a plain model's."""
+
+import abc
+import dataclasses
+from typing import Any, Self
+
+import jax
+
+from kd.core import types
+from kd.models import family
+
+Array = types.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class WrappedModel(abc.ABC):
+  """Implements family.Model with the layers of another model.
+
+  Attributes:
+    inner: the model with another representation; it may be wrapped too.
+  """
+
+  inner: family.Model
+
+  @abc.abstractmethod
+  def bind(self, params: types.PyTree) -> types.PyTree:
+    """Returns the parameters with Computed matrices; see family.Model."""
+
+  @abc.abstractmethod
+  def plain_params(self, params: types.PyTree) -> types.PyTree:
+    """Returns the parameters of the plain model; see family.Model."""
+
+  @abc.abstractmethod
+  def is_frozen(self, path: str) -> bool:
+    """Returns whether a parameter is never trained; see family.Model."""
+
+  @abc.abstractmethod
+  def init_params(self, rng: Array) -> types.PyTree:
+    """Returns random parameters; see family.Model."""
+
+  @abc.abstractmethod
+  def abstract_params(self) -> types.PyTree:
+    """Returns the shape and type of each parameter; see family.Model."""
+
+  @abc.abstractmethod
+  def logical_axes(self) -> types.PyTree:
+    """Returns logical axis names; see family.Model."""
+
+  @property
+  def core(self) -> family.Model:
+    """The model whose layers run, which is not wrapped."""
+    return self.inner.core
+
+  @property
+  def config(self) -> family.Config:
+    return self.core.config
+
+  @property
+  def dtype(self) -> jax.numpy.dtype:
+    return self.core.dtype
+
+  @property
+  def remat(self) -> str:
+    return self.core.remat
+
+  @property
+  def kernel(self) -> str:
+    return self.core.kernel
+
+  def clone(self, **changes: Any) -> Self:
+    """Returns a copy whose inner model has other attributes."""
+    return dataclasses.replace(self, inner=self.inner.clone(**changes))
+
+  def forward(
+    self, params: types.PyTree, batch: types.Batch, spec: types.TapSpec
+  ) -> tuple[Array, types.Taps]:
+    """Runs whole rows; see family.Model."""
+    return self.core.forward(self.bind(params), batch, spec)
+
+  def unembedding(self, params: types.PyTree) -> Array:
+    """Returns the output embedding [V, D]; see family.Model."""
+    return self.core.unembedding(self.bind(params))
+
+  def decoding_weights(self, params: types.PyTree) -> types.PyTree:
+    """Returns the parameters as `extend` reads them; see family.Model."""
+    return self.core.decoding_weights(self.plain_params(params))
+
+  def empty_cache(self, batch: int, slots: int) -> types.PyTree:
+    """Returns an empty KV cache; see family.Model."""
+    return self.core.empty_cache(batch, slots)
+
+  def prefill(
+    self, params: types.PyTree, tokens: Array, lengths: Array
+  ) -> types.PyTree:
+    """Computes the cache of prompts; see family.Model."""
+    return self.core.prefill(self.bind(params), tokens, lengths)
+
+  def extend(
+    self,
+    held: types.PyTree,
+    cache: types.PyTree,
+    ids: Array,
+    positions: Array,
+  ) -> tuple[Array, types.PyTree]:
+    """Computes the next token of each row; see family.Model."""
+    return self.core.extend(held, cache, ids, positions)

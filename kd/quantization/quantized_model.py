@@ -1,0 +1,236 @@
+"""Models some of whose matrices have few bits.
+
+A FakeQuantizedModel is trained: its parameters are those of the model that it
+wraps, and each layer rounds its matrices to the values that the scheme can
+represent. A StoredModel is frozen: its matrices are in memory as codes and
+scales.
+"""
+
+import dataclasses
+import functools
+import math
+
+from flax import struct
+import jax
+
+from kd.core import types
+from kd.models import computed
+from kd.models import families
+from kd.models import tensors as tensors_lib
+from kd.models import wrapped_model
+from kd.quantization import schemes
+
+Array = types.Array
+
+# Keys of a stored matrix: codes in the matrix's own shape, and scales
+# [*, blocks, *outputs].
+CODES, SCALES = 'codes', 'scales'
+
+# Keys of a matrix in the parameter tree, and the name of its scheme.
+SchemeOf = tuple[tuple[tuple[str, ...], str], ...]
+
+
+@struct.dataclass
+class FakeQuantized(computed.Computed):
+  """A matrix that is rounded where it is used.
+
+  Attributes:
+    weight: [*inputs, *outputs], an array or computed.
+    scheme: how it is rounded.
+    inputs: number of inputs, of all axes together.
+  """
+
+  weight: Array | computed.Computed
+  scheme: schemes.Scheme = struct.field(pytree_node=False)
+  inputs: int = struct.field(pytree_node=False)
+
+  def value(self) -> Array:
+    """Computes the rounded matrix."""
+    weight = computed.value(self.weight)
+    flat = weight.reshape(self.inputs, -1)
+    return schemes.fake_quantize(self.scheme, flat).reshape(weight.shape)
+
+
+@struct.dataclass
+class Stored(computed.Computed):
+  """A matrix in memory as codes and scales.
+
+  Attributes:
+    codes: [*inputs, *outputs].
+    scales: [blocks, *outputs].
+    scheme: how they are meant.
+    inputs: number of inputs, of all axes together.
+  """
+
+  codes: Array
+  scales: Array
+  scheme: schemes.Scheme = struct.field(pytree_node=False)
+  inputs: int = struct.field(pytree_node=False)
+
+  def value(self) -> Array:
+    """Computes the matrix in float32."""
+    codes = self.codes.reshape(self.inputs, -1)
+    scales = self.scales.reshape(self.scales.shape[0], -1)
+    return self.scheme.dequantize(codes, scales).reshape(self.codes.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class _QuantizedModel(wrapped_model.WrappedModel):
+  """Has a scheme for some of the inner model's matrices.
+
+  Attributes:
+    scheme_of: the schemes of these matrices; see rules.scheme_of.
+  """
+
+  scheme_of: SchemeOf
+
+  def _each(self, tree, function):
+    """Returns a tree with `function(matrix, scheme, x)` for these matrices."""
+    chosen = _matrices(self)
+    by_path = dict(self.scheme_of)
+
+    def one(matrix, x):
+      return function(matrix, schemes.SCHEMES[by_path[matrix.path]], x)
+
+    return tensors_lib.replaced(tree, chosen, one)
+
+
+@functools.lru_cache(maxsize=32)
+def _matrices(model: _QuantizedModel) -> list[tensors_lib.Matrix]:
+  """Returns the matrices that have a scheme."""
+  tensors = families.of(model.config).tensors(model.config)
+  chosen = dict(model.scheme_of)
+  return [m for m in tensors_lib.matrices(tensors) if m.path in chosen]
+
+
+def _flat(matrix, x):
+  """Returns an array of the matrix's axes as [*, inputs, outputs]."""
+  if matrix.layer_matrix is None:  # A table [V, D].
+    return x.T
+  return x.reshape(*matrix.stack, -1, math.prod(matrix.outputs))
+
+
+def _unflat(matrix, flat, shape):
+  """Inverts _flat."""
+  return flat.T if matrix.layer_matrix is None else flat.reshape(shape)
+
+
+def _rounded(matrix, scheme, x):
+  rounded = schemes.fake_quantize(scheme, _flat(matrix, x))
+  return _unflat(matrix, rounded, x.shape)
+
+
+def _stored(matrix, scheme, x):
+  """Returns the codes and scales of an array."""
+  codes, scales = scheme.quantize(_flat(matrix, x))
+  shape = *matrix.stack, scales.shape[-2], *matrix.outputs
+  return {
+    CODES: _unflat(matrix, codes, x.shape),
+    SCALES: _unflat(matrix, scales, shape),
+  }
+
+
+def _value(matrix, scheme, stored):
+  """Returns the array that codes and scales mean, float32."""
+  codes, scales = (_flat(matrix, stored[key]) for key in (CODES, SCALES))
+  return _unflat(matrix, scheme.dequantize(codes, scales), stored[CODES].shape)
+
+
+class FakeQuantizedModel(_QuantizedModel):
+  """A model whose matrices are rounded in the forward pass."""
+
+  def bind(self, params: types.PyTree) -> types.PyTree:
+    """Returns a FakeQuantized for each matrix; tables are rounded at once."""
+
+    def bound(matrix, scheme, x):
+      if matrix.layer_matrix is None:
+        return _rounded(matrix, scheme, x)
+      return FakeQuantized(x, scheme, matrix.num_inputs)
+
+    return self._each(self.inner.bind(params), bound)
+
+  def plain_params(self, params: types.PyTree) -> types.PyTree:
+    """Returns parameters with the rounded values."""
+    return self._each(self.inner.plain_params(params), _rounded)
+
+  def is_frozen(self, path: str) -> bool:
+    """Returns whether the inner model's parameter is frozen."""
+    return self.inner.is_frozen(path)
+
+  def init_params(self, rng: Array) -> types.PyTree:
+    """Returns random parameters of the inner model."""
+    return self.inner.init_params(rng)
+
+  def abstract_params(self) -> types.PyTree:
+    """Returns the inner model's shapes and types."""
+    return self.inner.abstract_params()
+
+  def logical_axes(self) -> types.PyTree:
+    """Returns the inner model's axes."""
+    return self.inner.logical_axes()
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredModel(_QuantizedModel):
+  """A frozen model with codes and scales in the place of layers' matrices.
+
+  Attributes:
+    param_dtype: data type of the other parameters.
+  """
+
+  param_dtype: str
+
+  def bind(self, params: types.PyTree) -> types.PyTree:
+    """Returns a Stored for each matrix."""
+
+    def bound(matrix, scheme, x):
+      return Stored(x[CODES], x[SCALES], scheme, matrix.num_inputs)
+
+    return self._each(params, bound)
+
+  def plain_params(self, params: types.PyTree) -> types.PyTree:
+    """Returns parameters with the matrices that codes and scales mean."""
+    return self._each(params, _value)
+
+  def quantize(self, path: tuple[str, ...], array: Array) -> types.PyTree:
+    """Returns one parameter as this model keeps it.
+
+    Args:
+      path: its keys in the parameter tree.
+      array: the inner model's.
+    """
+    if path not in dict(self.scheme_of):
+      return array.astype(self.param_dtype)
+    (matrix,) = (m for m in _matrices(self) if m.path == path)
+    return _stored(matrix, schemes.SCHEMES[dict(self.scheme_of)[path]], array)
+
+  def quantize_params(self, params: types.PyTree) -> types.PyTree:
+    """Returns the inner model's parameters as this model keeps them."""
+    return jax.tree_util.tree_map_with_path(
+      lambda path, x: self.quantize(tuple(key.key for key in path), x), params
+    )
+
+  def is_frozen(self, path: str) -> bool:
+    """Returns True: codes have no gradient."""
+    del path
+    return True
+
+  def init_params(self, rng: Array) -> types.PyTree:
+    """Returns random parameters."""
+    return self.quantize_params(self.inner.init_params(rng))
+
+  def abstract_params(self) -> types.PyTree:
+    """Returns the shape and type of each parameter; see family.Model."""
+    return jax.eval_shape(self.quantize_params, self.inner.abstract_params())
+
+  def logical_axes(self) -> types.PyTree:
+    """Returns logical axis names; see family.Model."""
+
+    def axes(matrix, scheme, spec):
+      del scheme
+      whole = jax.sharding.PartitionSpec
+      stack, inputs = len(matrix.stack), len(matrix.inputs)
+      scales = whole(*spec[:stack], None, *spec[stack + inputs :])
+      return {CODES: spec, SCALES: scales}
+
+    return self._each(self.inner.logical_axes(), axes)

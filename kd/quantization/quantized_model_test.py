@@ -1,0 +1,142 @@
+"""Models with few bits against the formula in float64 numpy."""
+
+import functools
+
+import gguf
+from gguf import quants
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd.core import types
+from kd.models import families
+from kd.models import tensors
+from kd.models.gemma3 import config as gemma3_config
+from kd.quantization import quantized_model
+from kd.quantization import rules
+
+_NONE = types.TapSpec((), ())
+# Two groups of two layers, and one that is left.
+_CONFIG = gemma3_config.Gemma3Config(
+  embed_dim=64,
+  mlp_dim=96,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=16,
+  vocab_size=64,
+  layer_kinds=gemma3_config.periodic_kinds(5, 2),
+  window=4,
+  context=128,
+  query_scale=16.0,
+  local_rope_base=1e4,
+  global_rope_base=1e6,
+  global_rope_factor=1.0,
+  norm_epsilon=1e-6,
+)
+
+
+@functools.cache
+def _inner():
+  return families.build(_CONFIG, 'float32', 'dots', 'student')
+
+
+@functools.cache
+def _params():
+  return jax.jit(_inner().init_params)(jax.random.key(0))
+
+
+def _schemes(scheme, tables='none'):
+  fields = {'weights': scheme, 'tables': tables, 'rules': {}}
+  return rules.scheme_of(_CONFIG, fields, 'student.quantize')
+
+
+def _batch():
+  tokens = jnp.asarray(np.random.default_rng(0).integers(4, 64, (2, 12)))
+  ones = jnp.ones_like(tokens)
+  return types.Batch(
+    tokens=tokens,
+    targets=tokens,
+    positions=jnp.broadcast_to(jnp.arange(12), (2, 12)),
+    segment_ids=ones,
+    parts=ones,
+    weights=ones.astype(jnp.float32),
+    row_id=jnp.arange(2),
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model, params):
+  hidden, _ = model.forward(params, _batch(), _NONE)
+  return hidden @ model.unembedding(params).T
+
+
+def _as_gguf(name):
+  """Returns the parameters as a GGUF file of that type would hold them."""
+  kind = gguf.GGMLQuantizationType[name.upper()]
+  config, expected = _inner().config, jax.tree.map(np.array, _params())
+  for tensor in families.of(config).tensors(config):
+    if not (tensor.layer_matrix or tensor.is_table):
+      continue
+    leaf = tensors.leaf(expected, tensor.path)
+    at = () if tensor.group is None else (tensor.group,)
+    file = np.ascontiguousarray(tensor.to_file(leaf[at], tensors.GGUF))
+    values = quants.dequantize(quants.quantize(file, kind), kind)
+    leaf[at] = tensor.from_file(values, tensors.GGUF)
+  return expected
+
+
+@pytest.mark.parametrize('name', ['q4_0', 'q8_0'])
+def test_the_forward_pass_uses_the_weights_of_the_file(name):
+  model = quantized_model.FakeQuantizedModel(_inner(), _schemes(name, name))
+  plain = jax.jit(model.plain_params)(_params())
+  expected = _as_gguf(name)
+  jax.tree.map(np.testing.assert_array_equal, plain, expected)
+  logits = _logits(model, _params())
+  np.testing.assert_allclose(
+    logits, _logits(_inner(), expected), atol=1e-5, rtol=0
+  )
+  rounding = np.abs(logits - _logits(_inner(), _params())).max()
+  assert rounding > (0.1 if name == 'q4_0' else 0.005)
+
+
+def test_gradients_are_those_at_the_rounded_weights():
+  model = quantized_model.FakeQuantizedModel(
+    _inner(), _schemes('int4_32', 'int8')
+  )
+  probe = jax.random.normal(jax.random.key(5), (2, 12, 64))
+  loss = lambda model, p: jnp.sum(probe * _logits(model, p))
+  slope = jax.jit(jax.grad(loss, argnums=1), static_argnums=0)
+  found = slope(model, _params())
+  expected = slope(_inner(), jax.jit(model.plain_params)(_params()))
+  # A symmetric scheme cuts no value: the gradient passes everywhere.
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(
+      x, y, atol=2e-4 * float(np.abs(y).max()), rtol=0
+    ),
+    found,
+    expected,
+  )
+
+
+@pytest.mark.parametrize('name', ['int4', 'q4_0', 'fp8'])
+def test_stored_models_have_the_outputs_of_rounded_ones(name):
+  stored = quantized_model.StoredModel(_inner(), _schemes(name), 'float32')
+  rounded = quantized_model.FakeQuantizedModel(_inner(), _schemes(name))
+  params = jax.jit(stored.quantize_params)(_params())
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert shapes(params) == shapes(stored.abstract_params())
+  spec = jax.sharding.PartitionSpec
+  ranks = jax.tree.map(
+    len, stored.logical_axes(), is_leaf=lambda x: isinstance(x, spec)
+  )
+  assert ranks == jax.tree.map(lambda x: x.ndim, params)
+  np.testing.assert_allclose(
+    _logits(stored, params),
+    _logits(rounded, _params()),
+    atol=2e-5,
+    rtol=0,
+  )
+  plain = jax.jit(stored.plain_params)(params)
+  expected = jax.jit(rounded.plain_params)(_params())
+  jax.tree.map(np.testing.assert_array_equal, plain, expected)

@@ -1,0 +1,202 @@
+"""Schemes that represent a matrix by small codes and scales.
+
+A scheme divides the inputs of a matrix [*, I, O] into blocks of one output
+each. A block's values are its codes times its scale. All arithmetic is float32.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+
+Array = types.Array
+
+_FP8 = jnp.float8_e4m3fn
+_FP8_MOST = 448.0  # The largest finite value of e4m3fn.
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+  """A scheme; see SCHEMES.
+
+  Attributes:
+    name: its name in SCHEMES.
+    bits: of a code.
+    code_dtype: data type of codes in memory.
+    scale_dtype: data type of scales.
+    block: inputs that share a scale; None: all inputs.
+    scale_of: from blocks [*, I / block, block, O] to scales with a block axis
+      of size 1.
+    lowest: smallest code.
+    highest: largest code.
+    rounded: from values in units of a scale to codes, as float32.
+  """
+
+  name: str
+  bits: int
+  code_dtype: jnp.dtype
+  scale_dtype: jnp.dtype
+  block: int | None
+  scale_of: Callable[[Array], Array]
+  lowest: float
+  highest: float
+  rounded: Callable[[Array], Array]
+
+  def quantize(self, matrix: Array) -> tuple[Array, Array]:
+    """Returns codes [*, I, O] and scales [*, I / block, O] of a matrix."""
+    blocks = self._blocks(matrix.astype(jnp.float32))
+    scales = self.scale_of(blocks)
+    codes = self._codes(blocks, scales)
+    return (
+      codes.astype(self.code_dtype).reshape(matrix.shape),
+      scales[..., 0, :].astype(self.scale_dtype),
+    )
+
+  def dequantize(self, codes: Array, scales: Array) -> Array:
+    """Returns the float32 matrix [*, I, O] that codes and scales mean."""
+    blocks = self._blocks(codes.astype(jnp.float32))
+    scales = scales.astype(jnp.float32)[..., None, :]
+    return (blocks * scales).reshape(codes.shape)
+
+  def is_inside(self, matrix: Array) -> Array:
+    """Returns bool [*, I, O]: which values are in the range of the codes.
+
+    The others are cut to the nearest code, so that they have no gradient.
+    """
+    blocks = self._blocks(matrix.astype(jnp.float32))
+    units = _divided(blocks, self.scale_of(blocks))
+    # Half a step beyond the outermost codes still rounds to them.
+    inside = (units > self.lowest - 0.5) & (units < self.highest + 0.5)
+    return inside.reshape(matrix.shape)
+
+  def check(self, inputs: int) -> str:
+    """Returns why a matrix with this many inputs can't be divided, or ''."""
+    if self.block and inputs % self.block:
+      return f'{inputs} inputs, no multiple of {self.block}'
+    return ''
+
+  def _blocks(self, matrix):
+    *stack, inputs, outputs = matrix.shape
+    block = self.block or inputs
+    return matrix.reshape(*stack, inputs // block, block, outputs)
+
+  def _codes(self, blocks, scales):
+    rounded = self.rounded(_divided(blocks, scales))
+    return jnp.clip(rounded, self.lowest, self.highest)
+
+
+def _divided(blocks, scales):
+  """Returns blocks in units of their scales; 0 where a scale is 0."""
+  # As ggml does: a product with the inverse, which rounds twice.
+  inverse = jnp.where(scales == 0, 0.0, 1.0 / jnp.where(scales == 0, 1, scales))
+  return blocks * inverse
+
+
+def _largest(blocks):
+  return jnp.max(jnp.abs(blocks), axis=-2, keepdims=True)
+
+
+def _signed_largest(blocks):
+  """Returns each block's value of largest magnitude, the first of equals."""
+  at = jnp.argmax(jnp.abs(blocks), axis=-2, keepdims=True)
+  return jnp.take_along_axis(blocks, at, axis=-2)
+
+
+def _half_away(x):
+  """Rounds halves away from zero, as C's roundf."""
+  return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)
+
+
+def _symmetric(name, bits, block=None):
+  most = 2 ** (bits - 1) - 1
+  return Scheme(
+    name=name,
+    bits=bits,
+    code_dtype=jnp.int8 if bits == 8 else jnp.int4,
+    scale_dtype=jnp.float32,
+    block=block,
+    scale_of=lambda blocks: _largest(blocks) / most,
+    lowest=-most,
+    highest=most,
+    rounded=jnp.round,
+  )
+
+
+_ALL = (
+  _symmetric('int8', 8),
+  _symmetric('int4', 4),
+  _symmetric('int4_32', 4, 32),
+  _symmetric('int4_128', 4, 128),
+  Scheme(
+    name='q8_0',
+    bits=8,
+    code_dtype=jnp.int8,
+    scale_dtype=jnp.float16,
+    block=32,
+    scale_of=lambda blocks: _largest(blocks) / 127,
+    lowest=-127,
+    highest=127,
+    rounded=_half_away,
+  ),
+  Scheme(
+    name='q4_0',
+    bits=4,
+    code_dtype=jnp.int4,
+    scale_dtype=jnp.float16,
+    block=32,
+    # The value of largest magnitude becomes -8: the only code without a
+    # counterpart on the other side.
+    scale_of=lambda blocks: _signed_largest(blocks) / -8,
+    lowest=-8,
+    highest=7,
+    rounded=lambda x: jnp.trunc(x + 8.5) - 8,
+  ),
+  Scheme(
+    name='fp8',
+    bits=8,
+    code_dtype=_FP8,
+    scale_dtype=jnp.float32,
+    block=None,
+    scale_of=lambda blocks: _largest(blocks) / _FP8_MOST,
+    lowest=-_FP8_MOST,
+    highest=_FP8_MOST,
+    rounded=lambda x: x.astype(_FP8).astype(jnp.float32),
+  ),
+)
+# By name. int8 and int4 have a scale per output, or per block of 32 or 128
+# inputs; q8_0 and q4_0 are ggml's; fp8 is e4m3 with a scale per output.
+SCHEMES = {scheme.name: scheme for scheme in _ALL}
+
+
+@jax.custom_vjp
+def _straight_through(matrix, rounded, is_inside):
+  """Returns `rounded`; the gradient passes to `matrix` where is_inside."""
+  del matrix, is_inside
+  return rounded
+
+
+def _forward(matrix, rounded, is_inside):
+  del matrix
+  return rounded, is_inside
+
+
+def _backward(is_inside, gradient):
+  return jnp.where(is_inside, gradient, 0), None, None
+
+
+_straight_through.defvjp(_forward, _backward)
+
+
+def fake_quantize(scheme: Scheme, matrix: Array) -> Array:
+  """Rounds a matrix [*, I, O] to the values that the scheme can represent.
+
+  Straight-through estimator (arXiv 1308.3432): the gradient of a value is that
+  of the rounded one inside the scheme's range, and zero outside.
+  """
+  rounded = scheme.dequantize(*scheme.quantize(matrix))
+  return _straight_through(
+    matrix, rounded.astype(matrix.dtype), scheme.is_inside(matrix)
+  )

@@ -1,0 +1,98 @@
+"""Schemes against float64 numpy, and ggml's own quantization."""
+
+import gguf
+from gguf import quants
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from kd.quantization import schemes
+
+_SHAPE = 3, 256, 24  # layers, inputs, outputs
+
+
+def _matrix(seed=0):
+  values = np.random.default_rng(seed).normal(size=_SHAPE).astype(np.float32)
+  values[0, :, 0] = 0  # A block without a scale.
+  values[1, 5, 3] = 40  # An outlier.
+  return values
+
+
+def _blocks(matrix, block):
+  return matrix.reshape(_SHAPE[0], -1, block or _SHAPE[1], _SHAPE[2])
+
+
+@pytest.mark.parametrize(
+  ('name', 'block', 'most'),
+  [
+    ('int8', None, 127),
+    ('int4', None, 7),
+    ('int4_32', 32, 7),
+    ('int4_128', 128, 7),
+  ],
+)
+def test_symmetric_integers_are_the_nearest_multiple(name, block, most):
+  matrix = _matrix()
+  scheme = schemes.SCHEMES[name]
+  codes, scales = jax.jit(scheme.quantize)(matrix)
+  blocks = _blocks(matrix.astype(np.float64), block)
+  expected = np.abs(blocks).max(axis=2, keepdims=True) / most
+  np.testing.assert_allclose(scales, expected[:, :, 0], rtol=1e-6)
+  units = blocks / np.where(expected == 0, 1, expected)
+  error = np.abs(_blocks(np.asarray(codes, np.float64), block) - units)
+  assert error.max() < 0.5 + 1e-4
+  assert np.abs(np.asarray(codes, int)).max() == most
+  values = np.asarray(scheme.dequantize(codes, scales), np.float64)
+  step = np.broadcast_to(expected, blocks.shape).reshape(_SHAPE)
+  assert (np.abs(values - matrix) <= step * (0.5 + 1e-4)).all()
+
+
+@pytest.mark.parametrize('name', ['q8_0', 'q4_0'])
+def test_ggml_blocks_are_those_of_gguf(name):
+  matrix = _matrix()
+  scheme = schemes.SCHEMES[name]
+  kind = gguf.GGMLQuantizationType[name.upper()]
+  # GGUF stores outputs first; blocks are runs of inputs.
+  file = np.ascontiguousarray(np.swapaxes(matrix, 1, 2))
+  expected = quants.dequantize(quants.quantize(file, kind), kind)
+  found = np.swapaxes(
+    np.asarray(
+      jax.jit(schemes.fake_quantize, static_argnums=0)(scheme, matrix)
+    ),
+    1,
+    2,
+  )
+  np.testing.assert_array_equal(found, expected)
+  # What is on the lattice stays there, byte for byte.
+  again = quants.dequantize(quants.quantize(found.copy(), kind), kind)
+  np.testing.assert_array_equal(again, found)
+
+
+def test_fp8_rounds_as_e4m3():
+  matrix = _matrix()
+  codes, scales = schemes.SCHEMES['fp8'].quantize(matrix)
+  expected = np.abs(matrix).max(axis=1, keepdims=True) / np.float32(448)
+  units = matrix * np.where(
+    expected == 0, 0, 1 / np.where(expected == 0, 1, expected)
+  )
+  np.testing.assert_allclose(scales, expected, rtol=1e-6)
+  np.testing.assert_array_equal(
+    np.asarray(codes).view(np.uint8),
+    units.astype(ml_dtypes.float8_e4m3fn).view(np.uint8),
+  )
+
+
+def test_gradients_pass_inside_the_range_alone():
+  scheme = schemes.SCHEMES['q4_0']
+  block = np.zeros((32, 1), np.float32)
+  # In units of the scale 1: -8 is its extremum, 7.4 rounds to 7, 7.6 is cut.
+  block[:4, 0] = -8, 7.4, 7.6, 0.3
+  slope = np.arange(1, 33, dtype=np.float32)[:, None]
+  gradient = jax.grad(
+    lambda x: jnp.sum(slope * schemes.fake_quantize(scheme, x))
+  )(block)
+  expected = slope.copy()
+  expected[2] = 0
+  np.testing.assert_array_equal(gradient, expected)

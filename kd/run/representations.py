@@ -1,0 +1,54 @@
+"""Wraps models whose parameters the config represents in another way."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kd.models import family
+from kd.models import lora
+from kd.quantization import quantized_model
+from kd.quantization import rules
+
+
+def student(
+  module: family.Model, spec: Mapping[str, Any], path: str
+) -> family.Model:
+  """Returns the student with adapters, rounded weights, or both.
+
+  Args:
+    module: the plain model.
+    spec: the config's `student`.
+    path: its config path, for messages.
+
+  Raises:
+    ConfigError: as for rules.scheme_of.
+  """
+  config = module.config
+  adapters = spec['lora']
+  if adapters['rank']:
+    fields = {'weights': adapters['base_scheme'], 'rules': {}}
+    schemes = rules.scheme_of(config, fields, f'{path}.lora')
+    base = quantized_model.StoredModel(module, schemes, adapters['base_dtype'])
+    module = lora.with_adapters(base, adapters)
+  schemes = rules.scheme_of(config, spec['quantize'], f'{path}.quantize')
+  if schemes:
+    module = quantized_model.FakeQuantizedModel(module, schemes)
+  return module
+
+
+def teacher(
+  module: family.Model, spec: Mapping[str, Any], path: str
+) -> family.Model:
+  """Returns a teacher, with its weights in few bits if the config says so.
+
+  Args:
+    module: the plain model.
+    spec: its section of the config.
+    path: the section's path, for messages.
+
+  Raises:
+    ConfigError: as for rules.scheme_of.
+  """
+  schemes = rules.scheme_of(module.config, spec['quantize'], f'{path}.quantize')
+  if not schemes:
+    return module
+  return quantized_model.StoredModel(module, schemes, spec['param_dtype'])
