@@ -36,7 +36,7 @@ _WORDS = {
   *('losses.map', 'losses.of', 'nonfinite', 'reasoning.keep'),
   *('reasoning.model', 'reasoning.steps', 'student.dtype', 'teacher.dtype'),
   *('teacher.others.dtype', 'teacher.others.param_dtype'),
-  *('teacher.param_dtype', 'teacher.source'),
+  *('teacher.param_dtype', 'student.lora.base_dtype', 'teacher.source'),
 }
 
 
@@ -74,6 +74,7 @@ def test_choices_are_those_of_the_code():
   from kd.optimizers import optimizers
   from kd.pruning import selection as pruning_selection
   from kd.pruning import sizes
+  from kd.quantization import schemes
   from kd.reasoning.chains import prompting
   from kd.reasoning.trees import problems
   from kd.reasoning.trees import tree_methods
@@ -82,7 +83,10 @@ def test_choices_are_those_of_the_code():
 
   tiny = families.variant('tiny', 'variant')
   tensors = families.of(tiny).tensors(tiny)
+  kinds = {'none', *schemes.SCHEMES}
+  fields = ('weights', 'rules.scheme')
   models = {
+    **{f'quantize.{field}': kinds for field in fields},
     'attention': attention_backend.NAMES,
     'variant': {'', *families.variants()},
     'init': {'', *model_sizes.KINDS} - {'random', 'teacher'},
@@ -105,6 +109,8 @@ def test_choices_are_those_of_the_code():
     'objective.positions.rule': selection.RULES,
     'optimizer.state_memory': optimizers.MEMORIES,
     'student.lora.targets': {t.layer_matrix for t in tensors} - {None},
+    'student.lora.base_scheme': kinds,
+    'student.quantize.tables': kinds,
     'student.prune.head_score': pruning_selection.HEAD_SCORES,
     'student.prune.layer_pattern': sizes.PATTERNS,
     'reasoning.style': prompting.STYLES,
