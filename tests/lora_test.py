@@ -1,11 +1,15 @@
 """A student with adapters: trained, resumed and exported, end to end."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
+from safetensors import numpy as safetensors
 
 from configs import quickstart
 from kd.config import base
+from kd.modes import export as export_mode
 from kd.modes import train as train_mode
 from kd.run import load_params
 from kd.run import resolve
@@ -73,3 +77,29 @@ def test_resumed_runs_are_bit_identical(runs):
     if m['phase'] == 'eval'
   ]
   assert nll[-1] < nll[0]
+
+
+def test_exported_adapters_and_base_are_the_merged_model(runs):
+  c = _config(runs, 4)
+  c.export.update(formats=('hf', 'peft'), dtype='float32')
+  export_mode.main(c, str(runs / 'whole'))
+  read = lambda *names: safetensors.load_file(
+    str(runs.joinpath('whole', 'export', *names))
+  )
+  merged = read('hf', 'model.safetensors')
+  expected = read('peft_base', 'model.safetensors')
+  adapters = read('peft', 'adapter_model.safetensors')
+  file = runs / 'whole' / 'export' / 'peft' / 'adapter_config.json'
+  config = json.loads(file.read_text())
+  assert config['base_model_name_or_path'].endswith('export/peft_base')
+  prefix, end = 'base_model.model.', '.lora_A.weight'
+  for name, a in adapters.items():
+    if name.endswith(end):
+      site = name.removesuffix(end)
+      b = adapters[f'{site}.lora_B.weight'].astype(np.float64)
+      change = config['lora_alpha'] / config['r'] * (b @ a)
+      expected[f'{site.removeprefix(prefix)}.weight'] += change
+  assert merged.keys() == expected.keys()
+  assert len(adapters) == 2 * 2 * 6  # Two of each matrix, two matrices a layer.
+  for name, array in merged.items():
+    np.testing.assert_allclose(array, expected[name], atol=1e-6, err_msg=name)

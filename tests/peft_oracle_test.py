@@ -80,9 +80,8 @@ def oracle(tmp_path_factory):
     ours[name] = _logits(model, params)
     named, adapter = folder / f'{name}_base', folder / f'{name}_adapter'
     named.mkdir()
-    adapter.mkdir()
     (named / 'config.json').write_text(json.dumps({'model_type': model_type}))
-    peft.write(str(adapter), params, model, str(named))
+    peft.write(str(adapter), params, model, str(named), lambda _: None)
     cases[name] = dict(
       base=text, adapter=str(adapter), with_vision=model_type == 'gemma3'
     )

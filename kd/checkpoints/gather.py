@@ -34,8 +34,11 @@ def each(
 
 def _on_host(params: types.PyTree, tensor: tensors_lib.Tensor) -> np.ndarray:
   leaf = tensors_lib.leaf(params, tensor.path)
-  if tensor.group is not None:
-    leaf = leaf[tensor.group]
+  return on_host(leaf if tensor.group is None else leaf[tensor.group])
+
+
+def on_host(leaf: np.ndarray | jax.Array) -> np.ndarray:
+  """Returns an array on the host; all processes must call this."""
   if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
     leaf = multihost_utils.process_allgather(leaf, tiled=True)
   return np.asarray(leaf)

@@ -1,11 +1,8 @@
 """Writes a model as a Hugging Face folder of safetensors files."""
 
 from collections.abc import Callable, Iterator, Sequence
-import contextlib
 import itertools
 import os
-import shutil
-import tempfile
 from typing import Any
 
 import jax
@@ -15,6 +12,7 @@ import numpy as np
 from kd.checkpoints import gather
 from kd.checkpoints import hf_config
 from kd.checkpoints import hf_weights
+from kd.core import atomic_files
 from kd.core import errors
 from kd.core import tensor_files
 from kd.core import types
@@ -64,7 +62,7 @@ def write(
     for _ in arrays:
       pass
     return
-  with _replaced(directory) as new:
+  with atomic_files.replaced_folder(directory) as new:
     _write_weights(new, _shards(tensors, dtype, file_bytes), arrays, dtype)
     values = hf_config.to_dict(config, dtype, bos_id, eos_ids, pad_id)
     _write_json(new, hf_config.FILE, values)
@@ -72,24 +70,6 @@ def write(
     generation = {key: values[key] for key in ids} | {'do_sample': False}
     _write_json(new, 'generation_config.json', generation)
     write_more(new)
-
-
-@contextlib.contextmanager
-def _replaced(directory: str) -> Iterator[str]:
-  """Yields a new directory that replaces `directory` once it is filled."""
-  directory = os.path.abspath(directory)
-  parent, name = os.path.split(directory)
-  os.makedirs(parent, exist_ok=True)
-  work = tempfile.mkdtemp(prefix=f'.{name}.', dir=parent)
-  try:
-    new = os.path.join(work, 'new')
-    os.mkdir(new)
-    yield new
-    if os.path.exists(directory):
-      os.rename(directory, os.path.join(work, 'old'))
-    os.rename(new, directory)
-  finally:
-    shutil.rmtree(work)
 
 
 def _write_json(directory: str, name: str, values: Any) -> None:

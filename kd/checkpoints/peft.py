@@ -4,12 +4,13 @@ A name under another prefix than the base's class has is loaded with a mere
 warning and changes nothing, so the prefix follows from the base's config.json.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import os
 
 import jax
 import numpy as np
 
+from kd.checkpoints import gather
 from kd.checkpoints import hf_config
 from kd.core import atomic_files
 from kd.core import json_files
@@ -24,15 +25,20 @@ WEIGHTS_FILE = 'adapter_model.safetensors'
 
 
 def write(
-  folder: str, params: types.PyTree, model: lora.LoraModel, base: str
+  folder: str,
+  params: types.PyTree,
+  model: lora.LoraModel,
+  base: str,
+  write_more: Callable[[str], None],
 ) -> None:
-  """Writes the adapters of a model.
+  """Writes the adapters of a model; all processes call this.
 
   Args:
-    folder: an existing folder.
+    folder: where to; what is there is replaced.
     params: the model's.
     model: the model.
     base: the Hugging Face folder of the model that was adapted.
+    write_more: called last with the new folder.
 
   Raises:
     ConfigError: the base's config.json is missing or no JSON object.
@@ -45,19 +51,20 @@ def write(
       name = tensor.hf.removeprefix('model.').removesuffix('.weight')
       for kind, array in _pair(params, tensor, model.rank).items():
         arrays[f'base_model.model.{module}.{name}.{kind}.weight'] = array
-  tensor_files.save(
-    os.path.join(folder, WEIGHTS_FILE), arrays, {'format': 'pt'}
-  )
-  atomic_files.write_text(
-    os.path.join(folder, CONFIG_FILE),
-    hf_config.to_json(_config(model, module, base)),
-  )
+  if jax.process_index():
+    return
+  with atomic_files.replaced_folder(folder) as new:
+    path = os.path.join(new, WEIGHTS_FILE)
+    tensor_files.save(path, arrays, {'format': 'pt'})
+    config = hf_config.to_json(_config(model, module, base))
+    atomic_files.write_text(os.path.join(new, CONFIG_FILE), config)
+    write_more(new)
 
 
 def _pair(params, tensor, rank) -> Mapping[str, np.ndarray]:
   """Returns A as [R, inputs] and B as [outputs, R], float32."""
   adapted = tensors_lib.leaf(params, tensor.path)
-  a, b = (jax.device_get(adapted[key]) for key in (lora.A, lora.B))
+  a, b = (gather.on_host(adapted[key]) for key in (lora.A, lora.B))
   if tensor.group is not None:
     a, b = a[tensor.group], b[tensor.group]
   return {

@@ -5,6 +5,8 @@ import contextlib
 import io
 import json
 import os
+import shutil
+import tempfile
 from typing import Any
 
 
@@ -74,3 +76,24 @@ def aside(path: str) -> Iterator[str]:
     with contextlib.suppress(FileNotFoundError):
       os.unlink(new)
     raise
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: str) -> Iterator[str]:
+  """Yields a new folder that replaces `folder` once it is filled.
+
+  Readers find the old files or the new ones.
+  """
+  folder = os.path.abspath(folder)
+  parent, name = os.path.split(folder)
+  os.makedirs(parent, exist_ok=True)
+  work = tempfile.mkdtemp(prefix=f'.{name}.', dir=parent)
+  try:
+    new = os.path.join(work, 'new')
+    os.mkdir(new)
+    yield new
+    if os.path.exists(folder):
+      os.rename(folder, os.path.join(work, 'old'))
+    os.rename(new, folder)
+  finally:
+    shutil.rmtree(work)

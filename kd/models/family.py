@@ -201,6 +201,10 @@ class Model(Protocol):
     """
 
   @property
+  def representation(self) -> dict[str, Any]:
+    """How `core` is wrapped, as JSON values; {} if it is not."""
+
+  @property
   def core(self) -> 'Model':
     """The model whose layers run: itself, unless it wraps another."""
 

@@ -8,6 +8,7 @@ pieces, since [B, L, V] does not fit in memory.
 
 from collections.abc import Sequence
 import functools
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -151,6 +152,11 @@ class Transformer(nn.Module):
     """Returns False: all parameters may be trained; see family.Model."""
     del path
     return False
+
+  @property
+  def representation(self) -> dict[str, Any]:
+    """Returns {}: it is not wrapped; see family.Model."""
+    return {}
 
   @property
   def core(self) -> 'Transformer':

@@ -47,6 +47,13 @@ class WrappedModel(abc.ABC):
     """Returns logical axis names; see family.Model."""
 
   @property
+  def representation(self) -> dict[str, Any]:
+    """The attributes of each wrapper, by its class; see family.Model."""
+    fields = [f.name for f in dataclasses.fields(self) if f.name != 'inner']
+    own = {name: getattr(self, name) for name in fields}
+    return {type(self).__name__: own, **self.inner.representation}
+
+  @property
   def core(self) -> family.Model:
     """The model whose layers run, which is not wrapped."""
     return self.inner.core

@@ -1,6 +1,7 @@
 """Writes the student for other systems: config, weights, tokenizer."""
 
 from collections.abc import Callable
+import dataclasses
 import os
 from typing import Any
 
@@ -9,12 +10,17 @@ import ml_collections
 
 from kd.checkpoints import gguf_writer
 from kd.checkpoints import huggingface
+from kd.checkpoints import peft
 from kd.core import atomic_files
+from kd.core import errors
+from kd.core import paths
 from kd.core import types
 from kd.input_pipeline import gguf_tokenizers
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import templates
 from kd.models import families
+from kd.models import lora
+from kd.run import load_params
 from kd.run import model_card
 from kd.run import outputs
 from kd.run import provenance
@@ -22,12 +28,26 @@ from kd.run import resolved
 from kd.run import session
 from kd.teachers import param_digest
 
-# Writes files of parameters about which the claims are made, and their card.
-Write = Callable[[types.PyTree, dict[str, Any], str], None]
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """The student's weights.
+
+  Attributes:
+    params: its parameters.
+    plain: those of the plain model with the same outputs.
+  """
+
+  params: types.PyTree
+  plain: types.PyTree
+
+
+# Writes files of weights about which the claims are made, and their card.
+Write = Callable[[Weights, dict[str, Any], str], None]
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Writes <workdir>/export/hf and <workdir>/export/gguf: export.formats."""
+  """Writes <workdir>/export/{hf,gguf,peft}: export.formats."""
   run = session.open_trained(config, workdir)
   # All are asked before the weights are read, which may take minutes.
   writers = [
@@ -40,8 +60,9 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   claims, result = provenance.collect(run, workdir, weights)
   has_turns = templates.has_turns(run.config.data.template)
   card = model_card.text(run, workdir, claims, result, has_turns)
+  both = Weights(params, load_params.plain(run.student, params))
   for write in writers:
-    write(params, claims, card)
+    write(both, claims, card)
 
 
 def _hf(run: resolved.Run, workdir: str) -> Write:
@@ -58,10 +79,10 @@ def _hf(run: resolved.Run, workdir: str) -> Write:
     path = os.path.join(new, provenance.FILE)
     provenance.write(path, claims, dtype, os.listdir(new))
 
-  def write(params, claims, card):
+  def write(weights, claims, card):
     huggingface.write(
       folder,
-      params,
+      weights.plain,
       run.student.config,
       dtype,
       tokenizer.bos_id,
@@ -98,7 +119,7 @@ def _gguf(run: resolved.Run, workdir: str) -> Write:
   )
   metadata = {'general.name': model_card.name(workdir), **metadata}
 
-  def write(params, claims, card):
+  def write(weights, claims, card):
     del card  # It says how transformers loads the model.
     # Metrics are of the parameters, not of these weights.
     claims = claims | {'evaluation': None}
@@ -109,7 +130,8 @@ def _gguf(run: resolved.Run, workdir: str) -> Write:
     for kind, table_kind in kinds.items():
       name = f'model-{kind}.gguf'
       path = os.path.join(folder, name)
-      gguf_writer.write(path, params, config, kind, table_kind, metadata)
+      plain = weights.plain
+      gguf_writer.write(path, plain, config, kind, table_kind, metadata)
       if is_first:
         provenance.write(f'{path}.{provenance.FILE}', claims, kind, [name])
     note = families.of(config).gguf_note(config)
@@ -120,9 +142,68 @@ def _gguf(run: resolved.Run, workdir: str) -> Write:
   return write
 
 
+def _peft(run: resolved.Run, workdir: str) -> Write:
+  """Returns what writes the adapters, and the base if it has no folder."""
+  module = run.student.module
+  if not isinstance(module, lora.LoraModel):
+    raise errors.ConfigError(
+      'export.formats',
+      "found 'peft', and the student is no model with adapters alone",
+      legal='hf, gguf; or student.lora.rank above 0, without student.quantize',
+    )
+  folder = os.path.join(workdir, 'export', 'peft')
+  base = _base_folder(run)
+  base_folder = base or os.path.join(workdir, 'export', 'peft_base')
+
+  def write(weights, claims, card):
+    del card  # It says how transformers loads the whole model.
+    if not base:
+      _write_base(run, base_folder, module, weights.params)
+
+    def write_more(new):
+      model_card.write_notice(run.student.config, new)
+      path = os.path.join(new, provenance.FILE)
+      provenance.write(path, claims, 'float32', os.listdir(new))
+
+    peft.write(folder, weights.params, module, base_folder, write_more)
+    _say_written(folder)
+
+  return write
+
+
+def _base_folder(run) -> str:
+  """Returns the folder of the model that has the adapters; '' without one."""
+  if run.student.keep_layers or run.student.prune is not None:
+    return ''
+  spec = run.config.student
+  if spec.init == 'teacher':
+    spec = run.config.teacher
+  kind, _, place = spec.init.partition(':')
+  return os.path.abspath(paths.expand(place)) if kind == 'hf' else ''
+
+
+def _write_base(run, folder, module, params):
+  """Writes the model without its adapters as a Hugging Face folder."""
+  tokenizer = run.tokenizer
+  template = templates.TEMPLATES[run.config.data.template]
+  huggingface.write(
+    folder,
+    load_params.plain(
+      dataclasses.replace(run.student, module=module.inner),
+      module.base_params(params),
+    ),
+    run.student.config,
+    run.config.export.dtype,
+    tokenizer.bos_id,
+    tokenizer.stop_ids,
+    tokenizer.pad_id,
+    lambda new: hf_tokenizer.write(tokenizer, new, template.jinja),
+  )
+
+
 def _say_written(folder: str) -> None:
   if jax.process_index() == 0:
     session.say(f'wrote {folder}: {", ".join(sorted(os.listdir(folder)))}')
 
 
-FORMATS = {'hf': _hf, 'gguf': _gguf}
+FORMATS = {'hf': _hf, 'gguf': _gguf, 'peft': _peft}

@@ -57,6 +57,7 @@ class Model:
       'weights': weights,
       'dtype': str(jnp.dtype(self.module.dtype)),
       **dataclasses.asdict(self.config),
+      **self.module.representation,
     }
 
 

@@ -91,8 +91,9 @@ EXPORT = schema.Section(
   {
     'formats': F(
       ('hf',),
-      legal.Tuple(legal.one_of('hf', 'gguf'), least=1),
-      'hf: a folder for transformers and vLLM; gguf: files for llama.cpp',
+      legal.Tuple(legal.one_of('hf', 'gguf', 'peft'), least=1),
+      'hf: a folder for transformers and vLLM; gguf: files for llama.cpp; '
+      'peft: the adapters of student.lora alone',
     ),
     'dtype': F('bfloat16', legal.DTYPE, 'data type of the weights in hf'),
     'gguf_type': F(
