@@ -160,7 +160,11 @@ class Model(Protocol):
     """Returns a copy with other attributes; resolve sets the kernel so."""
 
   def forward(
-    self, params: types.PyTree, batch: types.Batch, spec: types.TapSpec
+    self,
+    params: types.PyTree,
+    batch: types.Batch,
+    spec: types.TapSpec,
+    layer_weights: Array | None = None,
   ) -> tuple[Array, types.Taps]:
     """Runs whole rows; training, teachers and evaluation call it.
 
@@ -168,6 +172,7 @@ class Model(Protocol):
       params: the parameters.
       batch: rows of [B, L].
       spec: the layers whose outputs or heads are returned too; static.
+      layer_weights: float32 [S, B], factors of what layers add; None: 1.
 
     Returns:
       Hidden states after the final norm [B, L, D], and the taps in spec's
@@ -194,11 +199,7 @@ class Model(Protocol):
     """
 
   def is_frozen(self, path: str) -> bool:
-    """Returns whether a parameter is never trained.
-
-    Args:
-      path: such as layers.3.mlp.gate.
-    """
+    """Returns whether `path`, such as layers.3.mlp.gate, is never trained."""
 
   @property
   def representation(self) -> dict[str, Any]:

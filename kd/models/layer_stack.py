@@ -9,6 +9,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+import jax.numpy as jnp
 
 from kd.core import types
 from kd.models import family
@@ -123,16 +124,17 @@ class _Layers(nn.Module):
   kernel: str
 
   @nn.compact
-  def __call__(self, x, angles, masks):
+  def __call__(self, x, angles, masks, weights):
     layer = self.layer_type
     if self.remat != 'none':
       layer = nn.remat(layer, policy=REMAT_POLICIES[self.remat])
     hidden, heads = {}, {}
     for i, kind in enumerate(self.kinds):
       shows = i in self.tapped.attention
-      x, _, read = layer(self.config, shows, self.kernel, name=f'layer_{i}')(
+      y, _, read = layer(self.config, shows, self.kernel, name=f'layer_{i}')(
         x, angles[kind], masks[kind], None, None
       )
+      x = y if weights is None else _weighted(x, y, weights[i])
       if i in self.tapped.hidden:
         hidden[i] = (x,)
       if shows:
@@ -140,7 +142,34 @@ class _Layers(nn.Module):
     return x, (hidden, heads)
 
 
-def run(model: nn.Module, x, angles, masks, spec):
+def _weighted(x, y, weights):
+  """Returns x + weight x (y - x) by row; where the weight is 0, x itself."""
+  weights = weights[:, None, None].astype(x.dtype)
+  return jnp.where(weights == 0, x, x + weights * (y - x))
+
+
+def dropout_weights(
+  rate: float, num_layers: int, rows: int, rng: types.Array
+) -> types.Array:
+  """Draws which rows skip which layers (stochastic depth, arXiv 1603.09382).
+
+  Layer l = 1, ..., S is skipped by a row with probability rate x l / S.
+
+  Args:
+    rate: of the last layer, below 1.
+    num_layers: S.
+    rows: B.
+    rng: a random key.
+
+  Returns:
+    float32 [S, B], what each layer adds to a row is multiplied by: 0, or 1 over
+    the probability that it is not skipped, so that the mean is 1.
+  """
+  kept = 1.0 - rate * jnp.arange(1, num_layers + 1)[:, None] / num_layers
+  return jax.random.bernoulli(rng, kept, (num_layers, rows)) / kept
+
+
+def run(model: nn.Module, x, angles, masks, spec, weights=None):
   """Runs all layers, within a compact method of `model`.
 
   Args:
@@ -149,6 +178,7 @@ def run(model: nn.Module, x, angles, masks, spec):
     angles: rotary angles [B, L, H / 2] by kind of layer.
     masks: attention_mask.AttentionMask by kind of layer.
     spec: the layers whose output or heads are returned.
+    weights: see dropout_weights; None: all 1.
 
   Returns:
     [B, L, D], the last layer's output, and the Taps of `spec`.
@@ -161,7 +191,7 @@ def run(model: nn.Module, x, angles, masks, spec):
     _Layers,
     variable_axes={'params': 0, MEASURED: 0},
     split_rngs={'params': True},
-    in_axes=(nn.broadcast, nn.broadcast),
+    in_axes=(nn.broadcast, nn.broadcast, 0),
     length=groups,
     metadata_params={nn.PARTITION_NAME: 'layers'},
     # The check traces every layer once more, and so takes random keys.
@@ -175,7 +205,11 @@ def run(model: nn.Module, x, angles, masks, spec):
     model.kernel,
     name=_SCANNED,
   )
-  x, shown = scanned(x, angles, masks)
+  by_period = by_rest = None
+  if weights is not None:
+    by_period = weights[: rest.start].reshape(groups, period, -1)
+    by_rest = weights[rest.start :]
+  x, shown = scanned(x, angles, masks, by_period)
   shown_rest = ({}, {})
   if rest:
     x, shown_rest = _Layers(
@@ -186,5 +220,5 @@ def run(model: nn.Module, x, angles, masks, spec):
       spec.places(rest, len(rest)),
       model.kernel,
       name=_REST,
-    )(x, angles, masks)
+    )(x, angles, masks, by_rest)
   return x, taps.collect(spec, shown, shown_rest, groups, period)

@@ -6,6 +6,7 @@ import pytest
 
 from kd.core import types
 from kd.models import families
+from kd.models import layer_stack
 from kd.models import layers
 from kd.models import transformer
 from kd.models.attention import attention
@@ -68,12 +69,17 @@ def _layer_params(params, i):
   return params['remainder'][f'layer_{i - 8}']
 
 
-def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
-  """All layers, out of order, equal each by itself."""
+@pytest.mark.parametrize('weighted', [False, True])
+def test_each_layer_shows_what_it_makes_of_the_layer_before(params, weighted):
+  """All layers, out of order, equal each by itself, times its weight."""
+  weights = None
+  if weighted:
+    weights = np.random.default_rng(1).choice([0.0, 1.0, 1.5], (11, 2))
+    weights = weights.astype(np.float32)
   batch, c = _batch(), _CONFIG
   order = (10, 0, 1, 5, 9, 2, 7, 6, 8, 3, 4)
   spec = types.TapSpec(hidden=order, attention=order[::-1])
-  run = jax.jit(lambda p: _model().forward(p, batch, spec))
+  run = jax.jit(lambda p: _model().forward(p, batch, spec, weights))
   final, shown = run(params)
   assert shown.hidden.shape == (11, 2, 11, 32)
   assert shown.query.shape == (11, 2, 11, 4, 8)
@@ -89,9 +95,10 @@ def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
       1.0 if is_local else c.global_rope_factor,
     )
     mask = attention_mask.AttentionMask(places, c.window if is_local else None)
-    x, _, heads = layer.Layer(c, True, attention.XLA).apply(
+    y, _, heads = layer.Layer(c, True, attention.XLA).apply(
       {'params': _layer_params(params, i)}, x, angles, mask, None, None
     )
+    x = y if weights is None else x + weights[i][:, None, None] * (y - x)
     found = shown.hidden[order.index(i)]
     np.testing.assert_allclose(found, x, atol=1e-5)
     x = found  # So that rounding does not add up.
@@ -103,6 +110,16 @@ def test_each_layer_shows_what_it_makes_of_the_layer_before(params):
   norm = layers.RMSNorm(c.norm_epsilon, 'norm', 1.0)
   normed = norm.apply({'params': params['final_norm']}, shown.hidden[0])
   np.testing.assert_allclose(normed, final, atol=1e-6)
+
+
+def test_rows_skip_layers_in_proportion_to_depth():
+  weights = layer_stack.dropout_weights(0.5, 4, 20000, jax.random.key(0))
+  for layer_weights, rate in zip(weights, (0.125, 0.25, 0.375, 0.5)):
+    values, counts = np.unique(layer_weights, return_counts=True)
+    np.testing.assert_allclose(values, [0.0, 1 / (1 - rate)], rtol=1e-6)
+    np.testing.assert_allclose(counts[0] / 20000, rate, atol=0.01)
+  together = np.mean((weights[2] == 0) & (weights[3] == 0))
+  np.testing.assert_allclose(together, 0.375 * 0.5, atol=0.01)
 
 
 def test_what_attention_reads_is_what_is_shown(params):

@@ -68,7 +68,9 @@ class Transformer(nn.Module):
     return None
 
   @nn.compact
-  def __call__(self, tokens, positions, segment_ids, spec=_NO_TAPS):
+  def __call__(
+    self, tokens, positions, segment_ids, spec=_NO_TAPS, layer_weights=None
+  ):
     """Runs the transformer.
 
     Args:
@@ -76,6 +78,7 @@ class Transformer(nn.Module):
       positions: int32 [B, L], from 0 in each segment.
       segment_ids: int32 [B, L]; attention stays within equal ids, 0 is padding.
       spec: see `forward`.
+      layer_weights: see `forward`.
 
     Returns:
       See `forward`.
@@ -92,7 +95,7 @@ class Transformer(nn.Module):
     }
     angles = self.angles(positions)
     with jax.named_scope(layers.TRANSFORMER_LAYERS):
-      x, shown = layer_stack.run(self, x, angles, masks, spec)
+      x, shown = layer_stack.run(self, x, angles, masks, spec, layer_weights)
     norm = layers.RMSNorm(
       c.norm_epsilon, 'norm', self.norm_offset, name='final_norm'
     )
@@ -111,7 +114,11 @@ class Transformer(nn.Module):
 
   @nn.nowrap
   def forward(
-    self, params: types.PyTree, batch: types.Batch, spec: types.TapSpec
+    self,
+    params: types.PyTree,
+    batch: types.Batch,
+    spec: types.TapSpec,
+    layer_weights: Array | None = None,
   ) -> tuple[Array, types.Taps]:
     """Runs whole rows; see family.Model.
 
@@ -125,6 +132,7 @@ class Transformer(nn.Module):
       batch.positions,
       batch.segment_ids,
       spec,
+      layer_weights,
     )
 
   @nn.nowrap

@@ -79,10 +79,14 @@ class WrappedModel(abc.ABC):
     return dataclasses.replace(self, inner=self.inner.clone(**changes))
 
   def forward(
-    self, params: types.PyTree, batch: types.Batch, spec: types.TapSpec
+    self,
+    params: types.PyTree,
+    batch: types.Batch,
+    spec: types.TapSpec,
+    layer_weights: Array | None = None,
   ) -> tuple[Array, types.Taps]:
     """Runs whole rows; see family.Model."""
-    return self.core.forward(self.bind(params), batch, spec)
+    return self.core.forward(self.bind(params), batch, spec, layer_weights)
 
   def unembedding(self, params: types.PyTree) -> Array:
     """Returns the output embedding [V, D]; see family.Model."""

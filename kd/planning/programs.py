@@ -157,6 +157,7 @@ def step(run: resolved.Run) -> Program:
     run.optimizer,
     run.learning_rate,
     config.optimizer.micro_batches,
+    config.student.layer_dropout,
   )
   function = update.jit(update_fn, run.mesh)
   state_name, _, targets_name = _argument_names(function)

@@ -85,6 +85,7 @@ class _Loop:
           job.run.optimizer,
           job.run.learning_rate,
           self._config.optimizer.micro_batches,
+          self._config.student.layer_dropout,
         ),
         job.run.mesh,
       )

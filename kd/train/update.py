@@ -16,6 +16,7 @@ from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import step_scalars
 from kd.models import family
+from kd.models import layer_stack
 from kd.optimizers import averaging
 from kd.optimizers import optimizers
 from kd.optimizers import parameter_groups
@@ -29,6 +30,9 @@ Array = types.Array
 _COMPILER_OPTIONS = {
   'cpu': {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
 }
+
+# Folded into a step's key for random numbers apart from those of losses.
+_LAYER_DROPOUT = 1
 
 
 @struct.dataclass
@@ -187,12 +191,19 @@ def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
   return jax.tree.map(split, tree)
 
 
-def _loss(model, objective):
+def _loss(model, objective, layer_dropout):
   """Returns the function from trained parameters to the total and Sums."""
 
   def loss(trained, frozen, batch, targets, settings, layer_maps, key):
     params, projections = parameter_groups.merge(trained, frozen)
-    hidden, shown = model.forward(params, batch, objective.student_taps)
+    weights = ()
+    if layer_dropout:
+      rows, layers = batch.tokens.shape[0], model.config.num_layers
+      rng = jax.random.fold_in(key, _LAYER_DROPOUT)
+      weights = (layer_stack.dropout_weights(layer_dropout, layers, rows, rng),)
+    hidden, shown = model.forward(
+      params, batch, objective.student_taps, *weights
+    )
     student = objective_lib.Student(
       hidden, model.unembedding(params), shown, projections, layer_maps
     )
@@ -256,6 +267,7 @@ def make(
   optimizer: optimizers.Optimizer,
   rate: schedules.Schedule,
   micro_batches: int,
+  layer_dropout: float = 0.0,
 ) -> Update:
   """Builds the update.
 
@@ -265,11 +277,13 @@ def make(
     optimizer: the optimizer.
     rate: the learning rate by update, for the metrics.
     micro_batches: parts of a batch whose gradients are summed.
+    layer_dropout: see student.layer_dropout.
 
   Returns:
     A function of (state, batch, targets) for jit.
   """
-  accumulate = _accumulate(_loss(model, objective), objective, micro_batches)
+  loss = _loss(model, objective, layer_dropout)
+  accumulate = _accumulate(loss, objective, micro_batches)
 
   def update(state, batch, targets):
     settings = objective.settings(batch, state.step)

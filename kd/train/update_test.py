@@ -78,7 +78,7 @@ def _targets(rows, length=4):
 
 
 @functools.cache
-def _make(dtype, micro_batches, keys):
+def _make(dtype, micro_batches, keys, layer_dropout=0.0):
   """Returns the update of these terms, and its first state."""
   model = families.build(_SIZES, dtype, 'none', '')
   lr = base.schedule('warmup_linear', peak=1.0, warmup_steps=4, final=0.0)
@@ -87,7 +87,9 @@ def _make(dtype, micro_batches, keys):
   context = terms_lib.Context(steps=12, student=sizes, teacher=sizes)
   terms = term_builder.build({k: _TERMS[k].to_dict() for k in keys}, context)
   objective = objective_lib.Objective(terms, selection.everywhere(), 64)
-  step = update.make(model, objective, optimizer, rate, micro_batches)
+  step = update.make(
+    model, objective, optimizer, rate, micro_batches, layer_dropout
+  )
   rng = np.random.default_rng(2)
   params = jax.tree.map(
     lambda x: (rng.normal(size=x.shape) / 4).astype(np.float32),
@@ -152,3 +154,35 @@ def test_each_micro_batch_and_each_step_has_its_own_random_key():
   same, noisy = np.transpose([*seen.values()])
   np.testing.assert_allclose(same, same[0], rtol=1e-6)
   assert len(set(noisy)) == len(noisy), noisy
+
+
+def test_each_row_runs_a_layer_or_skips_it():
+  rate, batch, losses = 0.5, _batch(4), {}
+  step, state = _make('float32', 2, _LABELS, rate)
+  model = families.build(_SIZES, 'float32', 'none', '')
+
+  @jax.jit
+  def loss_by_row(weight):
+    weights = jnp.full((1, 4), weight)
+    hidden, _ = model.forward(
+      state.params, batch, types.TapSpec((), ()), weights
+    )
+    logits = hidden @ model.unembedding(state.params).T
+    logprobs = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(logprobs, batch.targets[..., None], -1)
+    return -jnp.sum(picked, axis=(1, 2))
+
+  kept, skipped = loss_by_row(1 / (1 - rate)), loss_by_row(0.0)
+  for row in range(4):
+    counted = (np.arange(4) == row)[:, None].astype(np.float32)
+    one = batch.replace(weights=batch.weights * counted)
+    losses[row] = [
+      float(step(state.replace(step=jnp.int32(k)), one, None)[1].sums['ce'])
+      for k in range(8)
+    ]
+  ran = np.array([np.isclose(losses[i], kept[i], rtol=1e-5) for i in range(4)])
+  fell = [np.isclose(losses[i], skipped[i], rtol=1e-5) for i in range(4)]
+  np.testing.assert_array_equal(ran, ~np.array(fell))
+  # Rows of one batch differ, and so do steps.
+  assert ran.any(0).any() and not ran.all(0).all()
+  assert len({tuple(x) for x in ran}) > 1 and len({tuple(x) for x in ran.T}) > 1

@@ -171,6 +171,12 @@ STUDENT = schema.Section(
       'layers of init to keep, from 0, in rising order; (): all',
     ),
     'prune': PRUNE,
+    'layer_dropout': F(
+      0.0,
+      legal.Number(at_least=0, below=1),
+      'probability that a row skips the last layer in training; in proportion '
+      'to depth for those below it',
+    ),
     'lora': LORA,
     'quantize': QUANTIZE,
     'dtype': F('bfloat16', legal.DTYPE, 'data type of activations'),
