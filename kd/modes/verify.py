@@ -1,6 +1,7 @@
 """Checks what the workdir's exports claim: digests and metrics, measured."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
 import functools
 import glob
 import math
@@ -75,20 +76,35 @@ def _checkpoint(
   run: resolved.Run, workdir: str, claims: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Finding]:
   """Yields findings on the weights that were exported, where they still are."""
-  step = outputs.student_step(run, workdir)
-  same = {k: c for k, c in claims.items() if c['student'].get('step') == step}
-  for path in claims.keys() - same.keys():
-    session.say(
-      f'note: {path}: its checkpoint is gone; its digest is not checked'
-    )
-  if not same:
-    return
-  weights_digest = param_digest.of(outputs.student_params(run, workdir))
-  rows = None if step is None else provenance.rows_digest(workdir, step)
-  for path, claimed in same.items():
-    claimed_weights = claimed['student'].get('weights')
-    yield _compared(f'{path}: weights', claimed_weights, weights_digest)
-    yield _compared(f'{path}: rows', claimed.get('rows'), rows)
+  by_choice = {}
+  for path, claimed in claims.items():
+    student = claimed['student']
+    choice = tuple(student.get(name) for name in provenance.SELECTION)
+    by_choice.setdefault((*choice, student.get('step')), []).append(path)
+  for (*choice, step), paths in by_choice.items():
+    chosen = _with_choice(run, choice)
+    if step != outputs.student_step(chosen, workdir):
+      session.say(
+        f'note: the checkpoint of {errors.first_of(paths)} is gone; its digest '
+        'is not checked'
+      )
+      continue
+    digest = param_digest.of(outputs.student_params(chosen, workdir))
+    rows = None if step is None else provenance.rows_digest(workdir, step)
+    for path in paths:
+      student = claims[path]['student']
+      yield _compared(f'{path}: weights', student.get('weights'), digest)
+      yield _compared(f'{path}: rows', claims[path].get('rows'), rows)
+
+
+def _with_choice(run: resolved.Run, choice: Sequence[str]) -> resolved.Run:
+  """Returns the run with the `export` fields that an export was made with."""
+  config = ml_collections.ConfigDict(run.config)
+  with config.unlocked():
+    config.export.update(dict(zip(provenance.SELECTION, choice, strict=True)))
+  return dataclasses.replace(
+    run, config=ml_collections.FrozenConfigDict(config)
+  )
 
 
 def _hf(folder: str) -> str:

@@ -21,6 +21,8 @@ from kd.run import resolved
 from kd.run import workdirs
 
 FILE = 'provenance.json'
+# The fields of `export` that choose the parameters.
+SELECTION = ('checkpoint', 'params')
 _FORMAT = 1
 _GIT_TIMEOUT_S = 20
 
@@ -39,7 +41,11 @@ def collect(
     The claims as JSON, and the evaluation of these weights, None without one.
   """
   _, source = outputs.student_source(run, workdir)
-  student = {'source': source, **run.student.identity(weights)}
+  student = {
+    'source': source,
+    **{name: run.config.export[name] for name in SELECTION},
+    **run.student.identity(weights),
+  }
   evaluation, result = _evaluation(workdir, weights)
   claims = {
     'format': _FORMAT,
