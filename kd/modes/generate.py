@@ -1,7 +1,9 @@
 """Answers the prompts of a file."""
 
+import functools
 import os
 
+import jax
 import ml_collections
 
 from kd.core import identity
@@ -13,6 +15,7 @@ from kd.run import session
 from kd.sampling import engine
 from kd.sampling import fields as sampling_fields
 from kd.sampling import prompts
+from kd.sampling import together
 from kd.teachers import param_digest
 
 
@@ -27,7 +30,6 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """
   say = session.say
   run = session.open_trained(config, workdir)
-  session.check_one_process('generate')
   fields = run.config.generate
   settings = sampling_fields.settings(fields, tuple(fields.stop_strings))
   module = run.student.module
@@ -38,25 +40,31 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   path = paths.expand(
     fields.output or os.path.join(workdir, 'completions.jsonl')
   )
-  questions = prompts.read(
-    paths.expand(fields.prompts), run.tokenizer, run.config.data.template
-  )
+  questions = []
+  if jax.process_index() == 0:
+    questions = prompts.read(
+      paths.expand(fields.prompts), run.tokenizer, run.config.data.template
+    )
   words = engine.vocabulary(run.tokenizer)
   sampler = engine.Engine(module, words, fields.batch_size)
   params = outputs.student_params(run, workdir)
+  model = identity.digest(run.student.identity(param_digest.of(params)))
   say(outputs.settings_line(settings))
   with (
     rules.active(run.mesh),
+    together.shared(functools.partial(sampler.stream, params)) as stream,
     progress.Progress('generate', say, len(questions), 'prompts') as task,
   ):
+    if stream is None:
+      return
     records = prompts.answer_file(
-      lambda asked: sampler.stream(params, asked, settings),
+      lambda asked: stream(asked, settings),
       questions,
       prompts.requests_of(questions, fields.seed, fields.samples),
       settings,
       path,
       fields.logprobs,
-      identity.digest(run.student.identity(param_digest.of(params))),
+      model,
       say,
       progress=lambda done, total: task.set(done),
     )

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from typing import Any
 
+import jax
 import ml_collections
 
 from kd.core import atomic_files
@@ -25,9 +26,14 @@ from kd.run import samplers
 from kd.run import session
 from kd.sampling import fields as sampling_fields
 from kd.sampling import requests
+from kd.sampling import together
 from kd.teachers import param_digest
 
 _PATH = 'reasoning.folder'
+# Few-shot examples, prompts, and the strings that end a reply.
+_Asked = tuple[
+  list[questions_lib.Question], list[chains.Prompt], tuple[str, ...]
+]
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -41,38 +47,53 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   say = session.say
   with_teachers = config.reasoning.model == 'teacher'
   run = session.open_trained(config, workdir, with_teachers)
-  session.check_one_process('reason')
   fields = run.config.reasoning
   prompting.check(fields.style, fields.shots, run.config.data.template)
-  shots, prompts, stops = _prompts(run, say)
+  asked = _prompts(run, say) if jax.process_index() == 0 else None
   folder = paths.expand(fields.folder or os.path.join(workdir, 'traces'))
   with lock.shared(folder, _PATH, say):
     model, params = _model(run, workdir)
-    settings = sampling_fields.settings(fields, stops)
-    identity = _identity(run, shots, settings, param_digest.of(params))
-    sampled = chains.sample(
-      prompts,
-      samplers.make(run, model, params),
-      settings,
-      fields.samples,
-      folder,
-      identity,
-      fields.concurrency,
-      say,
-    )
-    groups = [
-      traces.judge(prompt.question, replies)
-      for prompt, replies in zip(prompts, sampled, strict=True)
-    ]
-    kept, rejected = selection.select(groups, _rules(fields))
-    path = chains.write(folder, kept, prompts, identity)
-    summary = chain_report.summarize(groups, kept, rejected)
-    atomic_files.write_json(os.path.join(folder, chains.SUMMARY), summary)
-    atomic_files.write_text(
-      os.path.join(folder, chains.REPORT),
-      chain_report.page(summary, identity, kept, rejected),
-    )
-  say(
+    digest = param_digest.of(params)
+    with together.shared(samplers.make(run, model, params)) as sampler:
+      if sampler is not None:
+        say(_write(run, asked, sampler, digest, folder))
+
+
+def _write(
+  run: resolved.Run,
+  asked: _Asked,
+  sampler: requests.Sampler,
+  digest: str,
+  folder: str,
+) -> str:
+  """Samples, and writes traces and a report; returns a line about them."""
+  fields = run.config.reasoning
+  shots, prompts, stops = asked
+  settings = sampling_fields.settings(fields, stops)
+  identity = _identity(run, shots, settings, digest)
+  sampled = chains.sample(
+    prompts,
+    sampler,
+    settings,
+    fields.samples,
+    folder,
+    identity,
+    fields.concurrency,
+    session.say,
+  )
+  groups = [
+    traces.judge(prompt.question, replies)
+    for prompt, replies in zip(prompts, sampled, strict=True)
+  ]
+  kept, rejected = selection.select(groups, _rules(fields))
+  path = chains.write(folder, kept, prompts, identity)
+  summary = chain_report.summarize(groups, kept, rejected)
+  atomic_files.write_json(os.path.join(folder, chains.SUMMARY), summary)
+  atomic_files.write_text(
+    os.path.join(folder, chains.REPORT),
+    chain_report.page(summary, identity, kept, rejected),
+  )
+  return (
     f'{path}: {summary["accepted"]:,} of {summary["samples"]:,} samples, of '
     f'{summary["problems_with_traces"]:,} of {summary["problems"]:,} problems; '
     f'not kept: {_counts(summary["reasons"])}'
@@ -90,9 +111,7 @@ def _counts(reasons):
   return shown or 'none'
 
 
-def _prompts(
-  run: resolved.Run, say: progress.Say
-) -> tuple[list[questions_lib.Question], list[chains.Prompt], tuple[str, ...]]:
+def _prompts(run: resolved.Run, say: progress.Say) -> _Asked:
   """Returns few-shot examples, prompts, and the strings that end a reply."""
   config = run.config
   fields, data = config.reasoning, config.data
