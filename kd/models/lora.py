@@ -153,13 +153,15 @@ class LoraModel(wrapped_model.WrappedModel):
 
   def logical_axes(self) -> types.PyTree:
     """Returns logical axis names; see family.Model."""
+    plain = self.core.logical_axes()
 
-    def axes(matrix, spec):
+    def axes(matrix, base):
+      spec = tensors_lib.leaf(plain, matrix.path)
       stack, inputs = len(matrix.stack), len(matrix.inputs)
       whole = jax.sharding.PartitionSpec
       a = whole(*spec[: stack + inputs], None)
       b = whole(*spec[:stack], None, *spec[stack + inputs :])
-      return {BASE: spec, A: a, B: b}
+      return {BASE: base, A: a, B: b}
 
     return self._each(self.inner.logical_axes(), axes)
 

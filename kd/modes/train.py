@@ -177,18 +177,27 @@ class _Training:
     run, teachers = self._run, self._teachers
     if run.teacher is None or not self._data.held_out:
       return
-    targets = self._targets_on(run.teacher.mesh)
-    evaluator = evaluate_lib.Evaluator(
-      run, run.teacher, targets, self._data.held_out, session.say
-    )
-    self._record(
+
+    def measure():
+      targets = self._targets_on(run.teacher.mesh)
+      full = live_feed.load_full_precision(run)
+      if full is not None:
+        targets = live_feed.targets_on(run, full, run.teacher.mesh)
+      evaluator = evaluate_lib.Evaluator(
+        run, run.teacher, targets, self._data.held_out, session.say
+      )
+      return evaluator(teachers.models[0].params, lambda: None)
+
+    metrics = self._record(
       self._workdir,
       'teacher',
       run.teacher,
       teachers.digests[0],
-      lambda: evaluator(teachers.models[0].params, lambda: None),
+      measure,
       shared=True,
     )
+    for line in report.precision_lines(run, metrics):
+      session.say(line)
 
   def fit(
     self, objective: objective_lib.Objective, folder: str, label: str

@@ -11,6 +11,7 @@ import pytest
 
 from kd.core import types
 from kd.models import families
+from kd.models import lora
 from kd.models import tensors
 from kd.models.gemma3 import config as gemma3_config
 from kd.quantization import quantized_model
@@ -140,3 +141,48 @@ def test_stored_models_have_the_outputs_of_rounded_ones(name):
   plain = jax.jit(stored.plain_params)(params)
   expected = jax.jit(rounded.plain_params)(_params())
   jax.tree.map(np.testing.assert_array_equal, plain, expected)
+
+
+def test_adapters_on_few_bits_have_the_gradients_of_those_on_rounded_weights():
+  stored = quantized_model.StoredModel(_inner(), _schemes('int4_32'), 'float32')
+  fields = dict(rank=2, alpha=4.0, targets=('q_proj', 'down_proj'))
+  fields['rank_stabilized'] = False
+  few, plain = (lora.with_adapters(m, fields) for m in (stored, _inner()))
+
+  @jax.jit
+  def make(params):
+    adapters = few.init_adapters(jax.random.key(1))
+    adapters = [(a, b + 0.1) for a, b in adapters]
+    base = stored.quantize_params(params)
+    rounded = stored.plain_params(base)
+    return few.with_base(base, adapters), plain.with_base(rounded, adapters)
+
+  params, expected = make(_params())
+  spec = jax.sharding.PartitionSpec
+  ranks = jax.tree.map(
+    len, few.logical_axes(), is_leaf=lambda x: isinstance(x, spec)
+  )
+  assert ranks == jax.tree.map(lambda x: x.ndim, params)
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert shapes(params) == shapes(few.abstract_params())
+  is_adapter = lambda path: few.is_frozen(f'{path[-1].key}') is False
+
+  def slopes(model, params):
+    split = lambda which: jax.tree_util.tree_map_with_path(
+      lambda path, x: x if is_adapter(path) == which else None, params
+    )
+    merge = lambda x, y: y if x is None else x
+    loss = lambda adapters, base: jnp.sum(
+      _logits(
+        model,
+        jax.tree.map(merge, adapters, base, is_leaf=lambda x: x is None),
+      )
+      ** 2
+    )
+    return jax.tree.leaves(jax.jit(jax.grad(loss))(split(True), split(False)))
+
+  for one, other in zip(
+    slopes(few, params), slopes(plain, expected), strict=True
+  ):
+    size = float(np.abs(other).max())
+    np.testing.assert_allclose(one, other, atol=1e-4 * size, rtol=0)

@@ -127,11 +127,18 @@ def plain(model: resolved.Model, params: types.PyTree) -> types.PyTree:
     model: the model.
     params: its parameters, on its devices.
   """
-  module = model.module
-  if module.core is module:
+  if model.module.core is model.module:
     return params
-  shardings = _shardings(model, module.core)
-  return jax.jit(module.plain_params, out_shardings=shardings)(params)
+  shardings = core_of(model).shardings
+  return jax.jit(model.module.plain_params, out_shardings=shardings)(params)
+
+
+def core_of(model: resolved.Model) -> resolved.Model:
+  """Returns the model without adapters and schemes."""
+  core = model.module.core
+  return dataclasses.replace(
+    model, module=core, shardings=_shardings(model, core)
+  )
 
 
 def _with_module(model, module):

@@ -89,6 +89,15 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
   return held_out
 
 
+def _norm(params):
+  """Returns the norm of parameters; codes of few bits are always finite."""
+  leaves = jax.tree.leaves(params)
+  floats = (np.float32, jax.numpy.bfloat16, np.float16)
+  return optax.tree.norm(
+    [x.astype(np.float32) for x in leaves if x.dtype in floats]
+  )
+
+
 class Evaluator:
   """Scores one model's parameters: likelihood, KL, answers."""
 
@@ -112,7 +121,7 @@ class Evaluator:
     config = run.config
     self._run, self._held_out, self._say = run, held_out, say
     self._mesh, self._names = model.mesh, _names(run, model)
-    self._norm = jax.jit(optax.tree.norm)
+    self._norm = jax.jit(_norm)
     self._likelihood = likelihood.make(
       model.module,
       teacher_targets,

@@ -104,6 +104,27 @@ def _examples(columns_, set_name):
   return ['Some answers:', *map(side_by_side.block, chosen)]
 
 
+def precision_lines(
+  run: resolved.Run, metrics: Mapping[str, float]
+) -> list[str]:
+  """Returns what a teacher in few bits loses, for each held-out set.
+
+  Args:
+    run: the run.
+    metrics: of its first teacher.
+  """
+  if run.teacher is None or not run.config.teacher.quantize.measure:
+    return []
+  if run.teacher.module.core is run.teacher.module:
+    return []
+  return [
+    f'The teacher in few bits is {metrics[key]:.5f} nats (KL) from its '
+    f'full-precision weights on {name}.'
+    for name in run.config.evaluation.sets
+    if (key := f'eval/{name}/kl') in metrics
+  ]
+
+
 def _best_line(run, workdir, described):
   """Returns a line that names the best checkpoint."""
   chosen = best.choose(run.config, described)
@@ -153,6 +174,8 @@ def write(
     markdown += _examples(found, name)
     text += [title, table.text(rendered)]
   lines = _end_lines(ends)
+  if TEACHER in found:
+    lines += precision_lines(run, found[TEACHER].metrics)
   lines.append(_best_line(run, workdir, found[AFTER].descriptions))
   markdown += [*lines, f'![held-out metrics by step]({curves.FILE})']
   start = curves.evaluations(workdir)

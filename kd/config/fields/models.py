@@ -46,6 +46,12 @@ _STORED = schema.Section(
   {
     'weights': F('none', _SCHEME, 'scheme of the matrices of layers'),
     'rules': _RULES,
+    'measure': F(
+      True,
+      legal.BOOLEAN,
+      'before training, measure the KL from the full-precision weights, which '
+      'are in memory too meanwhile',
+    ),
   },
 )
 

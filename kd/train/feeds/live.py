@@ -65,14 +65,35 @@ class Source(source.Source):
 
 def load(run: resolved.Run) -> list[live.Teacher]:
   """Loads the parameters of a run's teachers onto their devices."""
+  return _load(run, run.teacher_models)
+
+
+def load_full_precision(run: resolved.Run) -> list[live.Teacher] | None:
+  """Loads teachers as their files have them, to measure what few bits cost.
+
+  Returns:
+    The teachers; None if none is in few bits and to be measured.
+  """
+  specs = source.of(run.config).teacher_specs().values()
+  models = [
+    load_params.core_of(model) if spec.quantize.measure else model
+    for spec, model in zip(specs, run.teacher_models, strict=True)
+  ]
+  kept = zip(models, run.teacher_models, strict=True)
+  if all(model.module == own.module for model, own in kept):
+    return None
+  return _load(run, models)
+
+
+def _load(run, models):
   specs = source.of(run.config).teacher_specs()
   return [
     live.Teacher(
-      teacher.model.module,
-      load_params.load(teacher.model, run.config.seed, f'{path}.init', None),
+      model.module,
+      load_params.load(model, run.config.seed, f'{path}.init', None),
       teacher.weight,
     )
-    for path, teacher in zip(specs, run.teachers, strict=True)
+    for path, model, teacher in zip(specs, models, run.teachers, strict=True)
   ]
 
 

@@ -1,0 +1,84 @@
+"""A student that is trained in few bits by a teacher in few bits."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import quickstart
+from kd.config import base
+from kd.core import errors
+from kd.modes import train as train_mode
+from kd.run import load_params
+from kd.run import resolve
+from kd.train.feeds import live
+from tests import command
+
+
+def _config(folder):
+  c = quickstart.get_config()
+  c.update(steps=3)
+  c.student.quantize.update(weights='q4_0', tables='q8_0')
+  c.teacher.quantize.weights = 'int4'
+  c.losses = dict(kl=base.term('forward_kl'))
+  c.data.update(
+    mixture='arithmetic_few',
+    examples=16,
+    length=64,
+    batch_size=4,
+    folder=str(folder / 'rows'),
+  )
+  c.optimizer.lr.update(warmup_steps=1)
+  c.evaluation.update(every=3, baseline=False, batch_size=8)
+  c.evaluation.sets.held_out.update(examples=8, answers=0)
+  c.checkpoint.update(every=3)
+  c.log.update(tensorboard=False, every=1)
+  return c
+
+
+def test_a_run_says_what_few_bits_cost(tmp_path, capsys):
+  with command.compiled_once():
+    train_mode.main(_config(tmp_path), str(tmp_path / 'run'))
+    run = resolve.resolve(_config(tmp_path), jax.devices())
+    (few,), (full,) = live.load(run), live.load_full_precision(run)
+  said = 'The teacher in few bits is '
+  (line,) = {x for x in capsys.readouterr().out.splitlines() if said in x}
+  kl = float(line.removeprefix(said).partition(' ')[0])
+  assert 1e-5 < kl < 1
+  assert line in (tmp_path / 'run' / 'report.md').read_text()
+  matrices = [x for x in jax.tree.leaves(few.params) if x.dtype == 'int4']
+  assert len(matrices) == 7 * 6
+  first = lambda params: params['pattern']['layer_0']['mlp']['gate']
+  whole, held = np.asarray(first(full.params)), first(few.params)
+  values = np.asarray(held['codes'], np.float64) * np.asarray(held['scales'])
+  step = np.abs(whole).max(axis=1, keepdims=True) / 7
+  assert np.abs(values - whole).max() <= step.max() * 0.51
+  trained = load_params.restore(
+    str(tmp_path / 'run'), run.student, 'last', 'workdir'
+  )
+  assert trained['embedding'].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+  ('changes', 'field', 'text'),
+  [
+    ({'weights': 'int4_128'}, 'weights', '64 inputs, no multiple of 128'),
+    (
+      {'rules': {'a': dict(match='layers[.]9', scheme='int8')}},
+      'rules.a.match',
+      'matches no matrix',
+    ),
+    (
+      {'rules': {'a': dict(match='head', scheme='int8')}},
+      'rules.a.match',
+      'matches no matrix',
+    ),
+  ],
+)
+def test_rules_are_checked(changes, field, text, tmp_path):
+  c = _config(tmp_path)
+  for name, value in changes.items():
+    c.student.quantize[name] = value
+  with pytest.raises(errors.ConfigError) as e:
+    resolve.resolve(c, jax.devices())
+  assert e.value.path == f'student.quantize.{field}'
+  assert text in str(e.value)
