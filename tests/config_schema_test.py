@@ -65,6 +65,7 @@ def test_choices_are_those_of_the_code():
   from kd.input_pipeline import tokenizers
   from kd.losses import attention_maps
   from kd.losses import hidden_states
+  from kd.losses import layer_terms
   from kd.losses import selection
   from kd.losses import terms
   from kd.models import families
@@ -105,6 +106,8 @@ def test_choices_are_those_of_the_code():
     'export.gguf_embedding_type': {'auto', *gguf_writer.FILE_TYPES},
     'losses.part': terms.PARTS,
     'losses.kind': hidden_states.KINDS,
+    'losses.distance': attention_maps.DISTANCES,
+    'losses.similarity': layer_terms.SIMILARITIES,
     'losses.heads': attention_maps.HEADS,
     'objective.positions.rule': selection.RULES,
     'optimizer.state_memory': optimizers.MEMORIES,

@@ -20,6 +20,7 @@ from kd.losses import divergences
 Array = types.Array
 
 HEADS = ('each', 'mean')
+DISTANCES = ('kl', 'cosine')
 
 _KL = divergences.forward_kl().integrand
 
@@ -223,6 +224,18 @@ def _map_blocks(
   return jnp.moveaxis(out, 0, 1).reshape(batch, -1)[:, :length]
 
 
+def _apart(distance, log_p, log_q):
+  """Returns the distance of maps [..., K] from the teacher's maps log_p."""
+  if distance == 'kl':
+    return jnp.sum(_KL(log_p, log_q), axis=-1)
+  p, q = (
+    x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True))
+    for x in (jnp.exp(log_p), jnp.exp(log_q))
+  )
+  # 1 minus their product; written so, it is never negative.
+  return jnp.sum(jnp.square(p - q), axis=-1) / 2
+
+
 def map_loss(
   student: Heads,
   teacher: Heads,
@@ -233,8 +246,12 @@ def map_loss(
   temperature: Array | float,
   heads: str,
   block: int,
+  distance: str = 'kl',
 ) -> Array:
-  """Computes T^2 KL(teacher's attention || student's), the mean over heads.
+  """Computes the distance of the student's attention from the teacher's.
+
+  It is the mean over heads of T^2 KL(teacher's || student's), or of 1 minus the
+  cosine of the angle between both.
 
   Attention is a softmax at temperature T over the keys that both models attend
   to: those of the same segment, not later, and nearer than `window`. Rows are
@@ -251,9 +268,10 @@ def map_loss(
     heads: 'each' compares head n with head n (N_s = N_t), 'mean' the mean of
       the student's maps with the mean of the teacher's.
     block: number of queries whose maps are held at a time.
+    distance: a name in DISTANCES.
 
   Returns:
-    float32 [B, L] in nats; 0 on padding.
+    float32 [B, L], for 'kl' in nats; 0 on padding.
   """
   known = (segment_ids > 0)[..., None, None]
   clean = lambda x: jnp.where(known, x, jnp.zeros_like(x))
@@ -278,7 +296,7 @@ def map_loss(
     if heads == 'mean':
       # Normalizing divides by N; with a single key the result is exactly 1.
       log_q, log_p = (_log_softmax(_log_sum(x)) for x in (log_q, log_p))
-    return jnp.mean(jnp.sum(_KL(log_p, log_q), axis=-1), axis=1)
+    return jnp.mean(_apart(distance, log_p, log_q), axis=1)
 
   queries = (
     clean(student.query),
@@ -286,7 +304,8 @@ def map_loss(
     positions,
     segment_ids,
   )
-  return temperature**2 * _map_blocks(block_loss, queries, keys, block, window)
+  losses = _map_blocks(block_loss, queries, keys, block, window)
+  return temperature**2 * losses if distance == 'kl' else losses
 
 
 def relation_loss(

@@ -53,18 +53,29 @@ def log_maps(heads, visible, temperature):
 
 
 def reference(
-  student, teacher, positions, segment_ids, window, temperature, heads='each'
+  student,
+  teacher,
+  positions,
+  segment_ids,
+  window,
+  temperature,
+  heads='each',
+  distance='kl',
 ):
-  distance = positions[:, :, None] - positions[:, None]
+  apart = positions[:, :, None] - positions[:, None]
   visible = segment_ids[:, :, None] == segment_ids[:, None]
-  visible &= (segment_ids[:, None] > 0) & (distance >= 0)
-  visible &= distance < (window or math.inf)
+  visible &= (segment_ids[:, None] > 0) & (apart >= 0)
+  visible &= apart < (window or math.inf)
   log_p, log_q = (log_maps(x, visible, temperature) for x in (teacher, student))
   with np.errstate(invalid='ignore'):
     if heads == 'mean':
       mean = lambda x: np.logaddexp.reduce(x, 1, keepdims=True)
       log_p, log_q = (mean(x) - math.log(x.shape[1]) for x in (log_p, log_q))
-    p = np.exp(log_p)
+    p, q = np.exp(log_p), np.exp(log_q)
+    if distance == 'cosine':
+      norms = np.linalg.norm(p, axis=-1) * np.linalg.norm(q, axis=-1)
+      angle = (1 - (p * q).sum(-1) / norms).mean(1)
+      return np.where(segment_ids > 0, angle, 0)
     kl = np.where(p > 0, p * (log_p - log_q), 0).sum(-1).mean(1)
   return temperature**2 * np.where(segment_ids > 0, kl, 0)
 
@@ -83,8 +94,20 @@ def differences(function, x):
   return gradient
 
 
-@functools.partial(jax.jit, static_argnames=('window', 'heads', 'block'))
-def run(student, teacher, where, weights, temperature, window, heads, block):
+@functools.partial(
+  jax.jit, static_argnames=('window', 'heads', 'block', 'distance')
+)
+def run(
+  student,
+  teacher,
+  where,
+  weights,
+  temperature,
+  window,
+  heads,
+  block,
+  distance='kl',
+):
   """Losses, and the weighted sum's gradients by all queries and keys."""
 
   def total(student, teacher):
@@ -96,6 +119,7 @@ def run(student, teacher, where, weights, temperature, window, heads, block):
       temperature=temperature,
       heads=heads,
       block=block,
+      distance=distance,
     )
     return jnp.sum(losses * weights), losses
 
@@ -106,23 +130,25 @@ def run(student, teacher, where, weights, temperature, window, heads, block):
 
 
 @pytest.mark.parametrize(
-  'heads,window,block',
+  'heads,window,block,distance',
   [
-    ('each', None, 3),
-    ('each', 3, 2),
-    ('mean', None, 7),
-    ('mean', 2, 3),
-    ('each', 100, 100),
+    ('each', None, 3, 'kl'),
+    ('each', 3, 2, 'kl'),
+    ('mean', None, 7, 'kl'),
+    ('mean', 2, 3, 'kl'),
+    ('each', 100, 100, 'kl'),
+    ('each', 3, 2, 'cosine'),
+    ('mean', None, 3, 'cosine'),
   ],
 )
-def test_value_and_gradient_equal_float64(heads, window, block):
+def test_value_and_gradient_equal_float64(heads, window, block, distance):
   where = rows(LENGTHS, 7)
   student = make_heads(2, 7, 4, 2, 3)
   count = {'each': 4, 'mean': 6}[heads]
   teacher = make_heads(2, 7, count, 1, 5, seed=5, scale=0.4)
   weights = normal(2, 7, seed=3)
   losses, (gradients, teacher_gradients) = run(
-    student, teacher, where, weights, 2.0, window, heads, block
+    student, teacher, where, weights, 2.0, window, heads, block, distance
   )
   expected = functools.partial(
     reference,
@@ -131,10 +157,11 @@ def test_value_and_gradient_equal_float64(heads, window, block):
     window=window,
     temperature=2.0,
     heads=heads,
+    distance=distance,
   )
   values = expected(student, teacher)
   assert losses.dtype == jnp.float32 and np.max(values) > 0.1
-  np.testing.assert_allclose(losses, values, rtol=1e-5, atol=1e-7)
+  np.testing.assert_allclose(losses, values, rtol=1e-5, atol=2e-7)
   total = lambda query, key: np.sum(
     expected(attention_maps.Heads(query, key, student.scale), teacher) * weights
   )
@@ -145,7 +172,8 @@ def test_value_and_gradient_equal_float64(heads, window, block):
   for x in teacher_gradients:
     np.testing.assert_array_equal(x, 0)
   # Padding, and what sees only itself.
-  assert not np.any(losses[0, 6:]) and not np.any(losses[:, 0])
+  alone = np.append(losses[0, 6:], losses[:, 0])
+  assert np.all(np.abs(alone) <= (1e-12 if distance == 'cosine' else 0))
 
 
 @pytest.mark.parametrize('window', [None, 5])

@@ -5,6 +5,7 @@ import functools
 import operator
 
 import jax
+import jax.numpy as jnp
 
 from kd.core import errors
 from kd.core import types
@@ -15,6 +16,8 @@ from kd.losses import terms
 
 _FIXED = {'uniform': layer_maps.uniform, 'last': layer_maps.last}
 _ADAPTIVE = 'adaptive'
+SIMILARITIES = ('states', 'attention')
+_BLOCK = 512  # Queries whose maps are compared at a time to choose layers.
 _RELATIONS = ('query', 'key', 'value')
 
 
@@ -44,6 +47,7 @@ def hidden_states(
   map: str,
   pairs: int,
   remap_every: int,
+  similarity: str,
   norm: bool,
   dropout: float,
   part: str,
@@ -51,7 +55,8 @@ def hidden_states(
   """Builds the loss of projected hidden states (arXiv 1412.6550, 1909.10351).
 
   With map 'adaptive' each student layer is compared with the teacher layer that
-  is most similar to it, chosen again every `remap_every` updates.
+  is most similar to it, by hidden states or by attention, chosen again every
+  `remap_every` updates.
   """
   _need_teacher(context)
   terms.check_part(part)
@@ -65,6 +70,14 @@ def hidden_states(
       f'found {remap_every} with map {map}',
       legal='above 0 with map adaptive, else 0',
     )
+  _check(similarity, 'similarity', SIMILARITIES)
+  by_attention = similarity == 'attention'
+  if by_attention and map != _ADAPTIVE:
+    raise errors.ConfigError(
+      'similarity',
+      f"found 'attention' with map {map}, which chooses no layers",
+      legal="'states', or map adaptive",
+    )
   widths = context.student.width, context.teacher.width
   first = 'uniform' if map == _ADAPTIVE else map
   student_layers, teacher_layers = _pairs(context, first, pairs)
@@ -72,6 +85,11 @@ def hidden_states(
   if map == _ADAPTIVE:
     layer_map = teacher_layers
     teacher_layers = tuple(range(context.teacher.layers))
+  measure = _similarity_of_states
+  if by_attention:
+    measure = functools.partial(
+      _similarity_of_attention, context, student_layers
+    )
 
   def init(rng: types.Array) -> types.PyTree:
     keys = jax.random.split(rng, pairs)
@@ -97,24 +115,89 @@ def hidden_states(
     values={},
     student_hidden=student_layers,
     teacher_hidden=teacher_layers,
-    student_attention=(),
-    teacher_attention=(),
+    student_attention=student_layers if by_attention else (),
+    teacher_attention=teacher_layers if by_attention else (),
     init=init,
     layer_map=layer_map,
     remap_every=remap_every,
+    similarity=measure if map == _ADAPTIVE else None,
   )
+
+
+def _similarity_of_states(student, teacher, batch):
+  """Returns layer_maps.similarity of hidden states, [n, m]."""
+  return layer_maps.similarity(student.hidden, teacher.hidden, batch.weights)
+
+
+def _similarity_of_attention(context, layers, student, teacher, batch):
+  """Returns the mean cosine of the layers' attention over target tokens.
+
+  Maps are means over heads. A local and a global layer are compared within the
+  local one's window.
+
+  Args:
+    context: the models' sizes.
+    layers: the student's n layers.
+    student: their Taps.
+    teacher: the Taps of all m layers of the teacher.
+    batch: the rows.
+
+  Returns:
+    float32 [n, m].
+  """
+  counted = batch.weights > 0
+  total = jnp.maximum(jnp.sum(batch.weights * counted), 1e-30)
+
+  def similarity(own, window, query, key):
+    losses = maps_lib.map_loss(
+      own,
+      maps_lib.Heads(query, key, context.teacher.attention_scale),
+      batch.positions,
+      batch.segment_ids,
+      window=window,
+      temperature=1.0,
+      heads='mean',
+      block=_BLOCK,
+      distance='cosine',
+    )
+    cosines = jnp.where(counted, (1.0 - losses) * batch.weights, 0.0)
+    return jnp.sum(cosines) / total
+
+  def row(number, layer):
+    own = maps_lib.Heads(
+      student.query[number],
+      student.key[number],
+      context.student.attention_scale,
+    )
+    values = [None] * context.teacher.layers
+    # One loop over all layers that have the same window.
+    for window in dict.fromkeys(context.teacher.windows):
+      same = [i for i, w in enumerate(context.teacher.windows) if w == window]
+      both = _window(context.student.windows[layer], window)
+      chosen = jax.lax.map(
+        lambda arrays, both=both: similarity(own, both, *arrays),
+        (teacher.query[jnp.array(same)], teacher.key[jnp.array(same)]),
+      )
+      for i, value in zip(same, chosen, strict=True):
+        values[i] = value
+    return jnp.stack(values)
+
+  return jnp.stack([row(*pair) for pair in enumerate(layers)])
+
+
+def _window(*windows):
+  """Returns the smallest window; None if all layers are global."""
+  return min((w for w in windows if w is not None), default=None)
 
 
 def _attention_term(context, layers, part, temperature, pair_loss):
   """Builds the mean over layer pairs of an attention loss."""
   terms.check_part(part)
 
-  def window(pair):
-    sizes = context.student, context.teacher
-    both = [s.windows[i] for s, i in zip(sizes, pair, strict=True)]
-    return min((w for w in both if w is not None), default=None)
-
-  windows = [window(p) for p in zip(*layers, strict=True)]
+  windows = [
+    _window(context.student.windows[i], context.teacher.windows[j])
+    for i, j in zip(*layers, strict=True)
+  ]
 
   def per_token(projections, student, teacher, batch, values, chosen, rng):
     del projections, chosen, rng
@@ -143,6 +226,7 @@ def _attention_term(context, layers, part, temperature, pair_loss):
     init=lambda rng: {},
     layer_map=None,
     remap_every=0,
+    similarity=None,
   )
 
 
@@ -155,6 +239,7 @@ def _check_block(block):
 def attention_maps(
   context: terms.Context,
   *,
+  distance: str,
   map: str,
   pairs: int,
   heads: str,
@@ -162,11 +247,12 @@ def attention_maps(
   block: int,
   part: str,
 ) -> terms.LayerLoss:
-  """Builds the KL of attention maps (after arXiv 1909.10351).
+  """Builds the distance of attention maps (after arXiv 1909.10351).
 
   It compares the maps head by head, or the means over heads.
   """
   _need_teacher(context)
+  _check(distance, 'distance', maps_lib.DISTANCES)
   _check_block(block)
   student, teacher = context.student, context.teacher
   maps_lib.check_heads(heads, student.heads, teacher.heads, 'heads')
@@ -184,6 +270,7 @@ def attention_maps(
       temperature=t,
       heads=heads,
       block=block,
+      distance=distance,
     )
 
   layers = _pairs(context, map, pairs)

@@ -124,6 +124,46 @@ def test_attention_terms_use_the_smaller_window_and_each_models_scale():
   np.testing.assert_allclose(sums['maps'], expected, rtol=1e-5)
 
 
+def _mean_map(query, key, scale, batch, window):
+  """Returns a layer's mean attention over heads, float64 [B, L, L]."""
+  query, key = np.float64(query), np.float64(key)
+  key = np.repeat(key, query.shape[2] // key.shape[2], axis=2)
+  apart = batch.positions[:, :, None] - batch.positions[:, None]
+  seen = batch.segment_ids[:, :, None] == batch.segment_ids[:, None]
+  seen &= (apart >= 0) & (apart < (window or L))
+  chance = np.exp(np.einsum('bqnh,bknh->bnqk', query, key) * scale)
+  chance *= seen[:, None]
+  return (chance / chance.sum(-1, keepdims=True)).mean(1)
+
+
+def test_an_adaptive_map_by_attention_compares_maps():
+  spec = base.term(
+    'hidden_states',
+    map='adaptive',
+    pairs=2,
+    remap_every=5,
+    similarity='attention',
+  )
+  (term,) = build(a=spec).layer_terms
+  loss, batch = term.loss, make_batch()
+  _, student = shown(STUDENT, types.TapSpec((), loss.student_attention), 0)
+  _, teacher = shown(TEACHER, types.TapSpec((), loss.teacher_attention), 1)
+  found = loss.similarity(student, teacher, batch)
+  assert found.shape == (2, TEACHER.layers)
+  weights = np.float64(batch.weights)
+  for i, mine in enumerate(loss.student_attention):
+    for j in range(TEACHER.layers):
+      both = STUDENT.windows[mine], TEACHER.windows[j]
+      window = min((w for w in both if w is not None), default=None)
+      p = _mean_map(student.query[i], student.key[i], 0.5, batch, window)
+      q = _mean_map(teacher.query[j], teacher.key[j], 0.3, batch, window)
+      norms = np.linalg.norm(p, axis=-1) * np.linalg.norm(q, axis=-1)
+      cosines = (p * q).sum(-1) / norms
+      expected = np.sum(cosines * weights) / weights.sum()
+      np.testing.assert_allclose(found[i, j], expected, rtol=1e-5)
+  assert np.ptp(found) > 0.01
+
+
 def test_an_adaptive_map_is_what_the_state_says():
   spec = base.term('hidden_states', map='adaptive', pairs=2, remap_every=5)
   objective = build(a=spec)

@@ -125,6 +125,8 @@ class LayerLoss:
     layer_map: for a term with an adaptive map the initial one, int32 [n],
       indices into teacher_hidden; otherwise None.
     remap_every: updates between recomputations of the map; 0 without layer_map.
+    similarity: maps (the student's Taps, the teacher's Taps, batch) to [n, m],
+      by which the map is chosen; None without layer_map.
   """
 
   per_token: Callable[..., types.Array]
@@ -137,6 +139,7 @@ class LayerLoss:
   init: Callable[[types.Array], types.PyTree]
   layer_map: Any
   remap_every: int
+  similarity: Callable[..., types.Array] | None
 
   @property
   def needs_teacher(self) -> bool:

@@ -80,7 +80,5 @@ def _similarities(
   found = {}
   for term in adaptive:
     own, others = layer_objective.pick(terms, term, student, teacher)
-    found[term.key] = layer_maps.similarity(
-      own.hidden, others.hidden, batch.weights
-    )
+    found[term.key] = term.loss.similarity(own, others, batch)
   return found

@@ -94,6 +94,12 @@ TERM = schema.Choice(
       'remap_every': F(
         0, legal.COUNT, 'updates between two choices of an adaptive map; else 0'
       ),
+      'similarity': F(
+        'states',
+        legal.one_of('states', 'attention'),
+        'how alike layers are to an adaptive map: by hidden states (linear '
+        'CKA) or by attention maps (cosine)',
+      ),
       'norm': F(True, legal.BOOLEAN, 'RMSNorm before the projection'),
       'dropout': F(
         0.0, legal.Number(at_least=0, below=1), 'dropout before the projection'
@@ -102,6 +108,12 @@ TERM = schema.Choice(
     },
     'attention_maps': {
       **_ATTENTION,
+      'distance': F(
+        'kl',
+        legal.one_of('kl', 'cosine'),
+        "of the student's maps from the teacher's; cosine: 1 minus the cosine "
+        'of both, without a unit',
+      ),
       'heads': F(
         'mean',
         legal.one_of('mean', 'each'),
