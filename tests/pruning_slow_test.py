@@ -1,5 +1,6 @@
 """docs/pruning.md's commands in order, and importance against brute force."""
 
+import filecmp
 import json
 import os
 
@@ -9,9 +10,11 @@ import pytest
 
 from kd import modes
 from kd.checkpoints import weights
+from kd.core import errors
 from kd.evaluation import likelihood
 from kd.input_pipeline import rows as rows_lib
 from kd.models import families
+from kd.modes import prune as prune_mode
 from kd.pruning import scores as scores_lib
 from kd.pruning import sizes
 from kd.run import load_params
@@ -78,6 +81,26 @@ def test_scores_and_folder_give_the_same_student(folder):
   c = run.student.config
   assert (c.num_layers, c.mlp_dim, c.num_heads, c.embed_dim) == (5, 192, 2, 128)
   jax.tree.map(np.testing.assert_array_equal, by_scores, written)
+
+
+def test_scores_are_reused_and_may_be_named(folder, capsys):
+  config, _ = page_commands.parse(['--config=configs/pruned.py'])
+  config = _smaller(config, folder)
+  first, named = (str(folder / name) for name in ('kd-pruned', 'named'))
+  config.student.prune.num_heads = 3
+  with pytest.raises(errors.ConfigError, match=r'num_heads: .*legal: 1, 2, 4'):
+    prune_mode.main(config, named)
+  assert not os.path.exists(named)
+  config.student.prune.num_heads = 2
+  config.student.prune.scores = f'{first}/prune/scores.json'
+  prune_mode.main(config, named)
+  weights_of = lambda run: f'{run}/prune/hf/model.safetensors'
+  assert filecmp.cmp(weights_of(first), weights_of(named), shallow=False)
+  assert not os.path.exists(f'{named}/prune/scores.json')
+  config.student.prune.update(dict.fromkeys(sizes.SIZES, 0), scores='')
+  prune_mode.main(config, first)
+  out = capsys.readouterr().out
+  assert 'the scores are there' in out and 'to prune, set one of' in out
 
 
 def test_the_second_round_prunes_the_trained_student(folder):
