@@ -14,6 +14,7 @@ import pytest
 
 from kd.checkpoints import hf_config
 from kd.checkpoints import weights
+from kd.config import base
 from kd.config import command_line
 from kd.core import errors
 from kd.core import types
@@ -74,6 +75,7 @@ def _load(file, folder):
     takes_weights = 'def get_config(arg' in f.read()
   argument = f':{_weightless(folder, "270m")}' if takes_weights else ''
   config = command_line.load(file + argument)
+  config.mesh = base.get_config().mesh  # Here there is one device.
   if sizes_lib.request(config.student.prune):
     config.student.prune.scores = _scores(config.teacher.init, folder)
   return config

@@ -140,7 +140,7 @@ def test_an_adaptive_map_by_attention_compares_maps():
   spec = base.term(
     'hidden_states',
     map='adaptive',
-    pairs=2,
+    pairs=3,
     remap_every=5,
     similarity='attention',
   )
@@ -149,7 +149,7 @@ def test_an_adaptive_map_by_attention_compares_maps():
   _, student = shown(STUDENT, types.TapSpec((), loss.student_attention), 0)
   _, teacher = shown(TEACHER, types.TapSpec((), loss.teacher_attention), 1)
   found = loss.similarity(student, teacher, batch)
-  assert found.shape == (2, TEACHER.layers)
+  assert found.shape == (3, TEACHER.layers)
   weights = np.float64(batch.weights)
   for i, mine in enumerate(loss.student_attention):
     for j in range(TEACHER.layers):

@@ -4,6 +4,7 @@ import jax
 import ml_collections
 import pytest
 
+from configs import gemma3_27b_4b
 from configs import gemma3_tpu
 from kd.config import base
 from kd.core import config as config_lib
@@ -249,6 +250,12 @@ def test_advice_says_what_helps_and_whether_it_is_enough():
   saved = (estimate.total - after.total) / 2**30
   assert len(block) == 1 and f'{saved:.2f} GiB less' in block[0]
   assert block[0].endswith('fits') == (not after.does_not_fit)
+
+
+def test_27b_into_4b_fits_16_chips_of_v5e():
+  chosen = chips.parse('v5e:4x4')
+  estimate = suggestions.estimate(gemma3_27b_4b.get_config(), chosen)
+  assert not estimate.does_not_fit
 
 
 def test_tables_have_a_cell_for_each_column():
