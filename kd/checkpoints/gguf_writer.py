@@ -33,7 +33,7 @@ def embedding_type(chosen: str, weight_type: str) -> str:
   """
   if chosen != 'auto':
     return chosen
-  # Read for each token as the output head too, it suffers more than the others.
+  # It is the output head too, whose errors reach the logits directly.
   return 'Q8_0' if weight_type == 'Q4_0' else weight_type
 
 

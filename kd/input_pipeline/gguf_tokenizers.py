@@ -62,7 +62,7 @@ def fields(
       path,
       f'the tokenizer cannot be written to a GGUF file: {difference}',
       legal='a tokenizer such as those of Gemma 3 and Qwen3, or '
-      "--config.export.formats='hf'",
+      '--config.export.formats=hf',
     )
   values = {_PREFIX + key: value for key, value in values.items()}
   if templates.has_turns(template):

@@ -115,13 +115,8 @@ def base_models(config: Any) -> list[str]:
       config.teacher.init,
       *(o.init for o in config.teacher.others.values()),
     ]
-  names = []
-  for init in inits:
-    kind, colon, place = init.partition(':')
-    if colon and place:
-      base = os.path.basename(place.rstrip('/'))
-      names.append(base.removesuffix('.gguf'))
-  return list(dict.fromkeys(names))
+  named = (init for init in inits if ':' in init)
+  return list(dict.fromkeys(map(provenance.weights_name, named)))
 
 
 def _tasks(workdir: str) -> list[str]:
@@ -182,7 +177,7 @@ def _made(run: resolved.Run, claims: Mapping[str, Any]) -> str:
     )
     lines += [
       f'- Trained for {student["step"]:,} steps of {tokens:,} tokens on '
-      f'`{c.data.mixture}`, from {c.student.init}.',
+      f'`{c.data.mixture}`, from `{provenance.weights_name(c.student.init)}`.',
       f'- Loss: {losses}; targets: `teacher.source={c.teacher.source}`.',
     ]
   if run.student.keep_layers:

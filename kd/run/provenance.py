@@ -40,7 +40,10 @@ def collect(
   Returns:
     The claims as JSON, and the evaluation of these weights, None without one.
   """
-  _, source = outputs.student_source(run, workdir)
+  step = outputs.student_step(run, workdir)
+  source = weights_name(run.student.init)
+  if step is not None:
+    _, source = outputs.student_source(run, workdir)
   student = {
     'source': source,
     **{name: run.config.export[name] for name in SELECTION},
@@ -58,10 +61,21 @@ def collect(
     'rows': None,
     'evaluation': evaluation,
   }
-  step = outputs.student_step(run, workdir)
   if step is not None:
     student['step'], claims['rows'] = step, rows_digest(workdir, step)
   return claims, result
+
+
+def weights_name(init: str) -> str:
+  """Returns a name of weights without the folders of this machine.
+
+  Args:
+    init: where they come from, such as hf:/models/gemma-3-4b-pt.
+  """
+  _, colon, place = init.partition(':')
+  if not colon:
+    return init
+  return os.path.basename(place.rstrip('/')).removesuffix('.gguf')
 
 
 def rows_digest(workdir: str, step: int) -> str:
