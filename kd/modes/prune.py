@@ -74,6 +74,9 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     if jax.process_index() == 0:
       os.makedirs(folder, exist_ok=True)
     params = outputs.student_params(run, workdir)
+    # What adapters and few bits were trained to is in the plain weights.
+    params = load_params.plain(run.student, params)
+    run = dataclasses.replace(run, student=load_params.core_of(run.student))
     if named:
       scores = scores_lib.load(request, run.student.config)
     else:
@@ -93,6 +96,9 @@ def _whole(config, workdir) -> resolved.Run:
   if student.init == 'teacher':
     student.init = changed.teacher.init
   student.keep_layers = ()
+  if manager.latest_step(workdir) is None:
+    defaults = base.get_config().student
+    student.update(lora=defaults.lora, quantize=defaults.quantize)
   for name in sizes.SIZES:
     student.prune[name] = 0
   run = resolve_student.resolve_student(
@@ -136,7 +142,7 @@ def _model(config, run, request, layers, workdir) -> resolved.Model:
   weights.check_keep_layers(
     keep, run.student.config.num_layers, 'student.keep_layers'
   )
-  model = resolve_lib.build_model(
+  built = resolve_lib.build_model(
     config.student,
     'student',
     source=run.student.config,
@@ -145,6 +151,7 @@ def _model(config, run, request, layers, workdir) -> resolved.Model:
     remat='none',
     packed=config.data.pack,
   )
+  model = load_params.core_of(built)
   return dataclasses.replace(model, keep_layers=keep, prune=request)
 
 
