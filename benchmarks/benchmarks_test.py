@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import adapters_cpu
 from benchmarks import alternate
 from benchmarks import cache_cpu
 from benchmarks import compile_tpu
@@ -49,6 +50,14 @@ def test_step_cpu(capsys):
   results.show(result)
   (line,) = capsys.readouterr().out.splitlines()
   assert json.loads(line)['benchmark'] == 'step_cpu'
+
+
+def test_adapters_cpu():
+  ways = {'lora_int4': {'lora': {'rank': 2, 'base_scheme': 'int4_32'}}}
+  result = adapters_cpu.run(_MODEL, 2, 32, 64, rounds=1, ways=ways)
+  few = result['programs']['lora_int4']
+  whole = result['programs']['ours']
+  assert few['step_ratio'] == pytest.approx(few['step_s'] / whole['step_s'])
 
 
 def test_step_real_cpu(tmp_path):

@@ -5,6 +5,7 @@ Its argument is a JSON object:
   student, teacher: fields of Gemma3Config.
   tokens: ids, rows of equal length.
   remat, chunk_tokens, positions: as in kd/config/base.py.
+  student_fields: more fields of the config's `student`; may be left out.
 """
 
 from collections.abc import Mapping

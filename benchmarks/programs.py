@@ -134,13 +134,14 @@ def build(
     student: sizes of the student.
     teacher: of the teacher.
     dtype: of activations, and of the teacher's parameters.
-    settings: the config's `remat` of the student, and `chunk_tokens` and
-      `positions` of the objective.
+    settings: the config's `remat` of the student, `chunk_tokens` and
+      `positions` of the objective, and, if there are more, `student_fields`.
     shape: of a batch, (B, L).
     devices: an array of them; the mesh is all of them in fsdp.
   """
   c = base.get_config()
   c.student.update(dtype=dtype, remat=settings['remat'])
+  c.student.update(settings.get('student_fields', {}))
   c.teacher.update(dtype=dtype, param_dtype=dtype)
   c.data.batch_size, c.data.length = shape
   c.evaluation.batch_size = shape[0]
@@ -174,7 +175,7 @@ def batch(tokens: types.Array) -> types.Batch:
 
 
 def random_params(model: family.Model, seed: int) -> types.PyTree:
-  """Float32 parameters without compiling their initialisers: 0.02 x normal."""
+  """Returns parameters without compiling initializers: 0.02 x normal."""
   rng = np.random.default_rng(seed)
 
   def fill(path, leaf):
@@ -183,5 +184,5 @@ def random_params(model: family.Model, seed: int) -> types.PyTree:
     values = rng.standard_normal(leaf.shape, np.float32)
     return jnp.asarray(np.multiply(values, 0.02, out=values))
 
-  shapes = model.abstract_params()
-  return jax.tree_util.tree_map_with_path(fill, shapes)
+  plain = jax.tree_util.tree_map_with_path(fill, model.core.abstract_params())
+  return jax.jit(model.from_plain)(plain, jax.random.key(seed))

@@ -19,7 +19,13 @@ from tests import command
 def _config(folder, steps):
   c = quickstart.get_config()
   c.update(steps=steps)
-  c.student.lora.update(rank=2, alpha=4.0, targets=('q_proj', 'down_proj'))
+  c.student.lora.update(
+    rank=2,
+    alpha=4.0,
+    targets=('q_proj', 'down_proj'),
+    base_scheme='int4',
+    base_dtype='float32',
+  )
   c.teacher.update(source='none', init='')
   c.losses = dict(ce=base.term('cross_entropy'))
   c.data.update(

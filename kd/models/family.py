@@ -199,7 +199,7 @@ class Model(Protocol):
     """
 
   def is_frozen(self, path: str) -> bool:
-    """Returns whether `path`, such as layers.3.mlp.gate, is never trained."""
+    """Returns whether a parameter such as layers.3.mlp.gate never changes."""
 
   @property
   def representation(self) -> dict[str, Any]:
@@ -210,16 +210,13 @@ class Model(Protocol):
     """The model whose layers run: itself, unless it wraps another."""
 
   def bind(self, params: types.PyTree) -> types.PyTree:
-    """Returns the parameters that `core` is applied to.
+    """Returns the parameters of `core`; matrices may be computed.Computed."""
 
-    Matrices may be computed.Computed: layers compute them, one at a time.
-    """
+  def from_plain(self, params: types.PyTree, rng: Array) -> types.PyTree:
+    """Returns parameters from those of `core`; `rng` is for what it adds."""
 
   def plain_params(self, params: types.PyTree) -> types.PyTree:
-    """Returns the parameters of the plain model with the same outputs.
-
-    They are in the tree that `Family.tensors` describes, for export.
-    """
+    """Returns the parameters of `core` with the same outputs, for export."""
 
   def decoding_weights(self, params: types.PyTree) -> types.PyTree:
     """Returns the parameters as `extend` reads them, converted once.

@@ -104,10 +104,10 @@ class LoraModel(wrapped_model.WrappedModel):
     """Returns whether a parameter is frozen; see family.Model."""
     return path.rpartition('.')[2] not in (A, B)
 
-  def init_params(self, rng: Array) -> types.PyTree:
-    """Returns a random base with adapters that change nothing yet."""
+  def from_plain(self, params: types.PyTree, rng: Array) -> types.PyTree:
+    """Returns the parameters with adapters that change nothing yet."""
     base_rng, rng = jax.random.split(rng)
-    base = self.inner.init_params(base_rng)
+    base = self.inner.from_plain(params, base_rng)
     return self.with_base(base, self.init_adapters(rng))
 
   def with_base(
@@ -146,10 +146,6 @@ class LoraModel(wrapped_model.WrappedModel):
       b = jnp.zeros((*matrix.stack, self.rank, *matrix.outputs), jnp.float32)
       adapters.append((a, b))
     return adapters
-
-  def abstract_params(self) -> types.PyTree:
-    """Returns the shape and type of each parameter; see family.Model."""
-    return jax.eval_shape(self.init_params, jax.random.key(0))
 
   def logical_axes(self) -> types.PyTree:
     """Returns logical axis names; see family.Model."""

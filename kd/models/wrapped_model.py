@@ -27,20 +27,16 @@ class WrappedModel(abc.ABC):
     """Returns the parameters with Computed matrices; see family.Model."""
 
   @abc.abstractmethod
+  def from_plain(self, params: types.PyTree, rng: Array) -> types.PyTree:
+    """Returns parameters from those of `core`; see family.Model."""
+
+  @abc.abstractmethod
   def plain_params(self, params: types.PyTree) -> types.PyTree:
     """Returns the parameters of the plain model; see family.Model."""
 
   @abc.abstractmethod
   def is_frozen(self, path: str) -> bool:
     """Returns whether a parameter is never trained; see family.Model."""
-
-  @abc.abstractmethod
-  def init_params(self, rng: Array) -> types.PyTree:
-    """Returns random parameters; see family.Model."""
-
-  @abc.abstractmethod
-  def abstract_params(self) -> types.PyTree:
-    """Returns the shape and type of each parameter; see family.Model."""
 
   @abc.abstractmethod
   def logical_axes(self) -> types.PyTree:
@@ -73,6 +69,16 @@ class WrappedModel(abc.ABC):
   @property
   def kernel(self) -> str:
     return self.core.kernel
+
+  def init_params(self, rng: Array) -> types.PyTree:
+    """Returns random parameters; see family.Model."""
+    plain_rng, rng = jax.random.split(rng)
+    return self.from_plain(self.core.init_params(plain_rng), rng)
+
+  def abstract_params(self) -> types.PyTree:
+    """Returns the shape and type of each parameter; see family.Model."""
+    plain = self.core.abstract_params()
+    return jax.eval_shape(self.from_plain, plain, jax.random.key(0))
 
   def clone(self, **changes: Any) -> Self:
     """Returns a copy whose inner model has other attributes."""

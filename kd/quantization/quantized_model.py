@@ -157,13 +157,9 @@ class FakeQuantizedModel(_QuantizedModel):
     """Returns whether the inner model's parameter is frozen."""
     return self.inner.is_frozen(path)
 
-  def init_params(self, rng: Array) -> types.PyTree:
-    """Returns random parameters of the inner model."""
-    return self.inner.init_params(rng)
-
-  def abstract_params(self) -> types.PyTree:
-    """Returns the inner model's shapes and types."""
-    return self.inner.abstract_params()
+  def from_plain(self, params: types.PyTree, rng: Array) -> types.PyTree:
+    """Returns the inner model's parameters; see family.Model."""
+    return self.inner.from_plain(params, rng)
 
   def logical_axes(self) -> types.PyTree:
     """Returns the inner model's axes."""
@@ -204,8 +200,9 @@ class StoredModel(_QuantizedModel):
     (matrix,) = (m for m in _matrices(self) if m.path == path)
     return _stored(matrix, schemes.SCHEMES[dict(self.scheme_of)[path]], array)
 
-  def quantize_params(self, params: types.PyTree) -> types.PyTree:
-    """Returns the inner model's parameters as this model keeps them."""
+  def from_plain(self, params: types.PyTree, rng: Array) -> types.PyTree:
+    """Returns the parameters as this model keeps them; see family.Model."""
+    params = self.inner.from_plain(params, rng)
     return jax.tree_util.tree_map_with_path(
       lambda path, x: self.quantize(tuple(key.key for key in path), x), params
     )
@@ -214,14 +211,6 @@ class StoredModel(_QuantizedModel):
     """Returns True: codes have no gradient."""
     del path
     return True
-
-  def init_params(self, rng: Array) -> types.PyTree:
-    """Returns random parameters."""
-    return self.quantize_params(self.inner.init_params(rng))
-
-  def abstract_params(self) -> types.PyTree:
-    """Returns the shape and type of each parameter; see family.Model."""
-    return jax.eval_shape(self.quantize_params, self.inner.abstract_params())
 
   def logical_axes(self) -> types.PyTree:
     """Returns logical axis names; see family.Model."""

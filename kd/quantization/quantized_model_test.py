@@ -124,7 +124,7 @@ def test_gradients_are_those_at_the_rounded_weights():
 def test_stored_models_have_the_outputs_of_rounded_ones(name):
   stored = quantized_model.StoredModel(_inner(), _schemes(name), 'float32')
   rounded = quantized_model.FakeQuantizedModel(_inner(), _schemes(name))
-  params = jax.jit(stored.quantize_params)(_params())
+  params = jax.jit(stored.from_plain)(_params(), jax.random.key(0))
   shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   assert shapes(params) == shapes(stored.abstract_params())
   spec = jax.sharding.PartitionSpec
@@ -153,7 +153,7 @@ def test_adapters_on_few_bits_have_the_gradients_of_those_on_rounded_weights():
   def make(params):
     adapters = few.init_adapters(jax.random.key(1))
     adapters = [(a, b + 0.1) for a, b in adapters]
-    base = stored.quantize_params(params)
+    base = stored.from_plain(params, jax.random.key(0))
     rounded = stored.plain_params(base)
     return few.with_base(base, adapters), plain.with_base(rounded, adapters)
 

@@ -278,5 +278,6 @@ def _with_few_bits(model, seed, path, teacher_params):
   inner = dataclasses.replace(
     model, module=module.inner, shardings=plain_shardings
   )
-  store = jax.jit(module.quantize_params, out_shardings=shardings)
-  return store(load(inner, seed, path, teacher_params))
+  store = jax.jit(module.from_plain, out_shardings=shardings)
+  params = load(inner, seed, path, teacher_params)
+  return store(params, jax.random.key(seed))

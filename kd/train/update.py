@@ -364,9 +364,16 @@ class CompiledOnce:
     self._jitted, self._program = jitted, None
 
   def __call__(self, *arguments) -> tuple[TrainState, Output]:
+    if self._program is None and _has_int4(arguments):
+      # Compiled programs compare the layout of int4 arrays wrongly.
+      self._program = self._jitted
     if self._program is None:
       host_memory.give_back()
       self._program = self._jitted.lower(*arguments).compile()
       # Free the compiler's memory before the program allocates its own.
       host_memory.give_back()
     return self._program(*arguments)
+
+
+def _has_int4(arguments):
+  return any(x.dtype == jnp.int4 for x in jax.tree.leaves(arguments))
