@@ -1,5 +1,6 @@
 """One update on one device and on eight, whole and in parts: the same."""
 
+import dataclasses
 import functools
 
 import jax
@@ -16,6 +17,7 @@ from kd.models import families
 from kd.models.gemma3 import config as gemma3_config
 from kd.models.qwen3 import config as qwen3_config
 from kd.optimizers import optimizers
+from kd.optimizers import parameter_groups
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
 from kd.partitioning import rules
@@ -105,7 +107,7 @@ def _objective(model_config):
 
 
 @functools.cache
-def _programs(shape, count, micro_batches, remat, sizes):
+def _programs(shape, count, micro_batches, remat, sizes, muon):
   """The first state, where its parts lie, the update, and the teacher."""
   devices = jax.devices()[:count]
   model = families.build(sizes, 'float32', remat, 'student')
@@ -128,9 +130,25 @@ def _programs(shape, count, micro_batches, remat, sizes):
   lr = base.schedule('constant', peak=1e-3, warmup_steps=0)
   # A larger epsilon: at first updates are sign(gradient) else, and rounding
   # decides the sign of what is almost zero.
-  optimizer, rate = optimizers.build(base.adamw(lr, epsilon=1e-3).to_dict(), 10)
+  spec, groups, more = base.adamw(lr, epsilon=1e-3), {}, (0.0, 0.0)
+  if muon:
+    spec = base.muon(lr, epsilon=1e-3)
+    groups = {
+      'a': base.parameter_group('embedding', frozen=True).to_dict(),
+      'b': base.parameter_group(r'layers\.0', frozen=True).to_dict(),
+      'c': base.parameter_group(r'layers\.1', rate=0.5).to_dict(),
+    }
+    more = 0.5, 0.3
+  ema_decay, layer_dropout = more
+  split = parameter_groups.ParameterGroups(
+    sizes, parameter_groups.build(groups, 'optimizer.groups', 10), 0.5
+  )
+  optimizer, rate = optimizers.build(spec.to_dict(), 10, split, ema_decay)
   step = update.jit(
-    update.make(model, objective, optimizer, rate, micro_batches), mesh
+    update.make(
+      model, objective, optimizer, rate, micro_batches, layer_dropout
+    ),
+    mesh,
   )
   abstract = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
@@ -144,11 +162,17 @@ def _programs(shape, count, micro_batches, remat, sizes):
 
 
 def _three_updates(
-  shape, count, micro_batches=1, remat='none', batch=None, sizes=SIZES
+  shape,
+  count,
+  micro_batches=1,
+  remat='none',
+  batch=None,
+  sizes=SIZES,
+  muon=False,
 ):
   """Losses, gradient norms and parameters after three updates."""
   first, places, mesh, step, targets = _programs(
-    shape, count, micro_batches, remat, sizes
+    shape, count, micro_batches, remat, sizes, muon
   )
   state = jax.device_put(first, places)
   rows = placement.place(_batch() if batch is None else batch, mesh, 8)
@@ -157,7 +181,8 @@ def _three_updates(
     with rules.active(mesh):
       state, out = step(state, rows, targets(rows))
     seen += [out.sums[key] for key in LOSSES] + [out.scalars['grad_norm']]
-  return np.array(seen), jax.device_get(state.params)
+  params = (state.params, state.ema) if muon else state.params
+  return np.array(seen), jax.device_get(params)
 
 
 @pytest.fixture(scope='module')
@@ -183,6 +208,18 @@ def test_meshes_change_nothing_for_a_head_of_its_own():
   one = _three_updates((1, 1, 1), 1, sizes=QWEN3)
   _assert_same(_three_updates((2, 2, 2), 8, sizes=QWEN3), one)
   assert np.any(one[1]['head'] != one[1]['embedding'])
+
+
+def test_meshes_change_nothing_for_groups_muon_averages_and_layer_dropout():
+  # One array of two layers.
+  sizes = dataclasses.replace(SIZES, layer_kinds=(gemma3_config.LOCAL,) * 2)
+  one = _three_updates((1, 1, 1), 1, sizes=sizes, muon=True)
+  _assert_same(_three_updates((2, 2, 2), 8, sizes=sizes, muon=True), one)
+  first = _init(families.build(sizes, 'float32', 'none', ''), 0)
+  params, average = one[1]
+  gate = lambda tree: tree['pattern']['layer_0']['mlp']['gate']
+  np.testing.assert_array_equal(gate(params)[0], gate(first)[0])
+  assert np.abs(gate(params) - gate(average))[1].max() > 1e-5
 
 
 def test_micro_batches_over_devices(one_device):
