@@ -92,7 +92,7 @@ def test_one_number_in_table_and_metrics_and_values_by_task(workdir):
   config.evaluation.baseline = True
   config.evaluation.sets = {_SET: base.evaluation_set(answers=-1)}
   text = report.write(
-    types.SimpleNamespace(config=config),
+    types.SimpleNamespace(config=config, teacher=None),
     str(workdir),
     {
       'student': early_stop.End(8, 'it no longer improved'),
