@@ -16,6 +16,7 @@ from kd.core import identity
 from kd.core import types
 from kd.evaluation import measures
 from kd.partitioning import processes
+from kd.run import load_params
 from kd.run import outputs
 from kd.run import provenance
 from kd.run import resolved
@@ -67,9 +68,9 @@ def _findings(
     stored = functools.partial(_stored, path, claimed, workdir)
     yield from processes.from_first(stored)
   yield from _checkpoint(run, workdir, claims)
-  for path, claimed in claims.items():
-    if _metrics(claimed):
-      yield from _measured(run, os.path.dirname(path), claimed)
+  path = _hf(os.path.join(workdir, 'export'))
+  if _metrics(claims.get(path, {})):
+    yield from _measured(run, os.path.dirname(path), claims[path])
 
 
 def _checkpoint(
@@ -113,10 +114,10 @@ def _hf(folder: str) -> str:
 
 def _paths(folder: str) -> list[str]:
   """Returns the files of the claims."""
-  paths = [_hf(folder)] if os.path.isfile(_hf(folder)) else []
-  paths += sorted(
-    glob.glob(os.path.join(glob.escape(folder), 'gguf', f'*.{provenance.FILE}'))
-  )
+  names = []
+  for pattern in (provenance.FILE, f'*.{provenance.FILE}'):
+    names += sorted(glob.glob(os.path.join('*', pattern), root_dir=folder))
+  paths = [os.path.join(folder, name) for name in names]
   if not paths:
     raise errors.ConfigError(
       '--workdir',
@@ -151,7 +152,7 @@ def _stored(
     if os.path.isfile(file):
       digest = identity.file_digest(file)
     findings.append(_compared(file, claimed['sha256'], digest))
-  if path.endswith(_HF):
+  if os.path.basename(path) == provenance.FILE:
     for name in sorted(os.listdir(folder)):
       if name not in claims['files'] and name != provenance.FILE:
         findings.append(
@@ -200,17 +201,17 @@ def _measured(
     digest = identity.digest(entry.identity['examples'])
     if field in inputs:
       yield _compared(f'{field}, its examples', inputs[field], digest)
-  params = _load(run, folder)
-  if claims['dtype'] == 'float32':
+  # A folder holds the plain model, whose outputs are the student's.
+  model = load_params.core_of(run.student)
+  params = _load(model, folder)
+  if claims['dtype'] == 'float32' and model.module is run.student.module:
     yield _compared(
       f'{folder}: the parameters',
       claims['student']['weights'],
       param_digest.of(params),
     )
   targets = live.targets_on(run, teachers, run.mesh) if teachers else None
-  evaluator = evaluate_lib.Evaluator(
-    run, run.student, targets, held_out, session.say
-  )
+  evaluator = evaluate_lib.Evaluator(run, model, targets, held_out, session.say)
   result = evaluator(params, lambda: None)
   relative, absolute = _LIMITS[claims['dtype']]
   for name, claimed in _metrics(claims).items():
@@ -233,12 +234,12 @@ def _is_likelihood(metric: str) -> bool:
   return metric in {measure.metric for measure in measures.LIKELIHOODS}
 
 
-def _load(run: resolved.Run, folder: str) -> types.PyTree:
+def _load(model: resolved.Model, folder: str) -> types.PyTree:
   return weights.load(
     f'hf:{folder}',
-    run.student.module,
-    run.student.shardings,
+    model.module,
+    model.shardings,
     (),
-    run.student.param_dtype,
+    model.param_dtype,
     '--workdir',
   )
