@@ -153,6 +153,19 @@ class ParameterGroups:
       for name, rate in self._rates(step).items()
     }
 
+  def count(self, tree: types.PyTree) -> tuple[int, int]:
+    """Returns how many parameters are trained, and how many there are.
+
+    Args:
+      tree: the parameters, or their shapes.
+    """
+    trained = total = 0
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+      frozen = [self._is_frozen_at(name) for name in self.names(path)]
+      trained += x.size // len(frozen) * frozen.count(False)
+      total += x.size
+    return trained, total
+
   def check(self, tree: types.PyTree) -> None:
     """Raises ConfigError if a group is empty, or nothing is trained.
 
@@ -187,16 +200,17 @@ class ParameterGroups:
   def _is_frozen(self, path):
     if self.sizes is None:
       return False
-    groups = [(name, self._group(name)) for name in self.names(path)]
-    return all(
-      self.is_frozen(name) or (group is not None and group.frozen)
-      for name, group in groups
-    )
+    return all(map(self._is_frozen_at, self.names(path)))
+
+  def _is_frozen_at(self, name):
+    """Returns whether one layer's parameter is frozen."""
+    group = self._group(name)
+    return self.is_frozen(name) or (group is not None and group.frozen)
 
   def _factor(self, name, rates):
-    group = self._group(name)
-    if self.is_frozen(name) or (group is not None and group.frozen):
+    if self._is_frozen_at(name):
       return 0.0
+    group = self._group(name)
     own = self._layer_factor(name)
     if group is None:
       return own

@@ -66,6 +66,8 @@ def test_a_stack_is_frozen_if_all_its_layers_are():
   }
   zeros = {k for k, v in _by_path(groups.factors(trained, 0)).items() if v == 0}
   assert zeros == {'layers.4.mlp.gate'}
+  total = sum(x.size for x in jax.tree.leaves(_PAIR))
+  assert groups.count(_PAIR) == (total - 6 * 16 * 32, total)
   whole = parameter_groups.merge(trained, frozen)
   assert jax.tree.structure(whole) == jax.tree.structure(_PAIR)
 

@@ -1,8 +1,11 @@
 """Describes a run in lines for the user, for check mode and before training."""
 
+import jax
+
 from kd.core import paths
 from kd.core import schedules
 from kd.input_pipeline import hf_tokenizer
+from kd.losses import layer_objective
 from kd.models import families
 from kd.run import model_checks
 from kd.run import outputs
@@ -39,6 +42,7 @@ def describe_run(run: resolved.Run, workdir: str) -> str:
       f'{sizes.embed_dim}, from {model.init}, computed in '
       f'{model.module.dtype}'
     )
+  lines += _frozen_line(run)
   tokenizer_files = run.tokenizer.files()
   tokens = config.data.batch_size * config.data.length
   mesh = ' x '.join(f'{axis} {n}' for axis, n in run.mesh.shape.items())
@@ -66,6 +70,18 @@ def describe_run(run: resolved.Run, workdir: str) -> str:
   if config.evaluation.baseline:
     lines.append(f'baseline: {workdir}/{outputs.BASELINE}')
   return '\n'.join([*lines, *_warnings(run)])
+
+
+def _frozen_line(run):
+  """Returns a line on how many parameters are trained, if not all are."""
+  projections, _ = jax.eval_shape(
+    lambda: layer_objective.init(run.objective.layer_terms, jax.random.key(0))
+  )
+  every = run.student.module.abstract_params(), projections
+  trained, total = run.optimizer.groups.count(every)
+  if trained == total:
+    return []
+  return [f'trained: {trained:,} of {total:,} parameters']
 
 
 def _warnings(run):

@@ -61,13 +61,20 @@ def test_resident_memory_equals_the_bytes_of_real_arrays():
 
 def test_gradients_and_moments_are_those_of_trained_parameters():
   config = _config()
+  plain = costs.model_flops(planned_run.on_abstract_mesh(config, 1))
   with config.unlocked():
     config.optimizer.groups = {
-      'tables': base.parameter_group('embedding', frozen=True)
+      'rest': base.parameter_group(r'layers\.\d+\.mlp|embedding', frozen=True)
     }
   run = planned_run.on_abstract_mesh(config, 1)
-  resident = costs.resident_memory(run)
-  trained = resident.parameters - resident.embedding
+  resident, c = costs.resident_memory(run), run.student.config
+  mlps = c.num_layers * 3 * c.embed_dim * c.mlp_dim
+  less = {k: plain[k] - v for k, v in costs.model_flops(run).items()}
+  positions = 2 * 16 * 256  # Multiplications and additions.
+  assert less.pop('student_backward') == positions * mlps
+  assert less.pop('objective') == positions * c.vocab_size * c.embed_dim
+  assert not any(less.values())
+  trained = resident.parameters - resident.embedding - 4 * mlps
   assert resident.gradients == trained
   assert resident.optimizer == 2 * trained + 4  # And a counter.
 

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 import dataclasses
 
+import jax
+
+from kd.models import layer_stack
 from kd.models.attention import attention
 from kd.planning import compile_client
 from kd.planning import programs
@@ -174,7 +177,22 @@ def model_flops(run: resolved.Run) -> dict[str, int]:
     run.config.student.remat,
     data.batch_size * data.length,
     run.student.module.kernel,
+    _frozen(run),
   )
+
+
+def _frozen(run):
+  """Returns what the student's optimizer does not train."""
+  groups, matrices, unembedding = run.optimizer.groups, 0, False
+  _, frozen = groups.split(programs.state(run).all_params)
+  table = 'embedding' if run.student.config.tied else 'head'
+  for path, x in jax.tree_util.tree_leaves_with_path(frozen):
+    names = groups.names(path)
+    is_layer = names[0].startswith('layers.')
+    if is_layer and x.ndim > 1 + layer_stack.is_stacked(path):
+      matrices += x.size
+    unembedding |= names[0].partition('.')[0] == table
+  return flops.Frozen(matrices, unembedding)
 
 
 def kernel_flops(run: resolved.Run, name: str) -> float:

@@ -63,6 +63,25 @@ def as_computed(config: Config, length: int, kernel: str) -> Attention:
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+  """The student's parameters without a gradient.
+
+  Gradients of activations are counted in all layers, even below the last
+  parameter that is trained.
+
+  Attributes:
+    matrices: weights of the matrices of all layers.
+    unembedding: whether the output embedding is one of them.
+  """
+
+  matrices: int
+  unembedding: bool
+
+
+NOTHING_FROZEN = Frozen(0, False)
+
+
 def _pairs(length, window, block):
   """Counts the pairs of all blocks that are not fully masked."""
   blocks = -(-length // block)
@@ -130,6 +149,7 @@ def step(
   remat: str,
   logits_tokens: int,
   kernel: str,
+  frozen: Frozen = NOTHING_FROZEN,
 ) -> dict[str, int]:
   """Returns the operations of a training step with live teachers, by part.
 
@@ -142,6 +162,7 @@ def step(
     logits_tokens: T', the positions at which the objective is computed: B L
       minus positions without weight or not selected.
     kernel: the attention kernel of all models; see as_computed.
+    frozen: the parameters that have no gradient.
 
   Returns:
     Operations by part: 'teacher', 'student_forward',
@@ -154,10 +175,13 @@ def step(
       forward(t, *shape, as_computed(t, length, kernel)) for t in teachers
     ),
     'student_forward': forward(student, *shape, work),
-    'student_backward': backward(student, *shape, work),
+    'student_backward': (
+      backward(student, *shape, work) - 2 * rows * length * frozen.matrices
+    ),
     'recomputed': recomputed(student, *shape, work, remat),
     'objective': (
-      3 * logits(student, logits_tokens, student.vocab_size)
+      (2 if frozen.unembedding else 3)
+      * logits(student, logits_tokens, student.vocab_size)
       + sum(
         logits(t, logits_tokens, min(t.vocab_size, student.vocab_size))
         for t in teachers

@@ -18,6 +18,7 @@ from kd.models.attention import attention
 from kd.models.gemma3 import config as gemma3_config
 from kd.models.qwen3 import config as qwen3_config
 from kd.optimizers import optimizers
+from kd.optimizers import parameter_groups
 from kd.planning.cost import flops
 from kd.planning.hlo import hlo
 from kd.train import update
@@ -80,11 +81,17 @@ def _batch(rows, length):
   )
 
 
-def _update(student, remat, rows, length):
+def _update(student, remat, rows, length, frozen=None):
   """Returns the compiled update's text."""
   model = families.build(student, 'float32', remat, '')
   lr = base.schedule('constant', peak=1e-4, warmup_steps=0)
-  optimizer, rate = optimizers.build(base.adamw(lr).to_dict(), 10)
+  groups = parameter_groups.ALL_TRAINED
+  if frozen:
+    entries = {'a': base.parameter_group(frozen, frozen=True).to_dict()}
+    groups = parameter_groups.ParameterGroups(
+      student, parameter_groups.build(entries, '', 10)
+    )
+  optimizer, rate = optimizers.build(base.adamw(lr).to_dict(), 10, groups)
   sizes = terms_lib.Sizes(4, 32, 4, 2, 16, 0.25, (None,) * 4)
   objective = objective_lib.Objective(
     terms=term_builder.build(
@@ -133,6 +140,21 @@ def test_the_update(family, remat, rows, length):
   padded = trips * _CHUNK - rows * length
   waste = flops.step(*models, 1, 1, 'none', padded, xla)['objective']
   np.testing.assert_allclose(counted - waste, analytic, rtol=1e-3)
+
+
+def test_an_update_without_gradients_of_some_parameters():
+  student = _STUDENT
+  mlps = 3 * student.num_layers * student.embed_dim * student.mlp_dim
+  models, shape, xla = (student, (_TEACHER,)), (2, 200), attention.XLA
+  frozen = flops.Frozen(mlps, True)
+  parts = flops.step(*models, *shape, 'dots', 400, xla, frozen)
+  analytic = sum(parts.values()) - parts['teacher']
+  trips = -(-200 // (_CHUNK // 2))
+  text = _update(student, 'dots', *shape, r'layers\.\d+\.mlp|embedding')
+  padded = trips * _CHUNK - 400
+  waste = flops.step(*models, 1, 1, 'none', padded, xla, frozen)['objective']
+  counted = hlo.flops(text, trips) - waste
+  np.testing.assert_allclose(counted, analytic, rtol=1e-3)
 
 
 @pytest.mark.parametrize('length', [200, 1300])
