@@ -6,6 +6,7 @@ one for each layer, although several layers are stacked in one array.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import itertools
 import re
 from typing import Any
@@ -194,8 +195,16 @@ class ParameterGroups:
       return ('',)
     return layer_stack.paths(self.sizes, path[1:])
 
+  @functools.cached_property
+  def _matched(self) -> dict[str, Group | None]:
+    """Groups by path, as far as they have been asked for."""
+    return {}
+
   def _group(self, name):
-    return next((g for g in self.groups if g.matches(name)), None)
+    if name not in self._matched:
+      matching = (group for group in self.groups if group.matches(name))
+      self._matched[name] = next(matching, None)
+    return self._matched[name]
 
   def _is_frozen(self, path):
     if self.sizes is None:

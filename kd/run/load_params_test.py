@@ -65,6 +65,8 @@ def test_checkpoints_that_are_not_finite_are_refused_by_name(tmp_path):
   save(1, params)
   back = load_params.load(model, 0, 'teacher.init', None)
   jax.tree.map(np.testing.assert_array_equal, back, params)
+  with pytest.raises(errors.ConfigError, match='export.params.*no average'):
+    load_params.restore(str(tmp_path), model, 'last', '--workdir', True)
   params['pattern']['layer_1']['mlp']['up'][0, 0, :3] = np.nan
   params['final_norm']['scale'][0] = np.inf
   save(2, params)

@@ -1,0 +1,23 @@
+"""The Python of docs/training.md makes legal configs."""
+
+import re
+
+import pytest
+
+from kd.config import base
+from kd.config import rules
+
+with open('docs/training.md', encoding='utf-8') as f:
+  _BLOCKS = re.findall(r'```python\n(.*?)```', f.read(), re.DOTALL)
+
+
+@pytest.mark.parametrize('block', _BLOCKS, ids=range(len(_BLOCKS)))
+def test_a_block_makes_a_legal_config(block):
+  c = base.get_config()
+  c.update(steps=10_000)
+  exec(block, {'c': c, 'base': base})
+  rules.check(base.checked(c))
+
+
+def test_there_are_blocks():
+  assert len(_BLOCKS) >= 3
