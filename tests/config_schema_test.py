@@ -114,6 +114,7 @@ def test_choices_are_those_of_the_code():
     'student.lora.targets': {t.layer_matrix for t in tensors} - {None},
     'student.lora.base_scheme': kinds,
     'student.quantize.tables': kinds,
+    'student.quantize.activations': {'none', *schemes.INPUTS},
     'student.prune.head_score': pruning_selection.HEAD_SCORES,
     'student.prune.layer_pattern': sizes.PATTERNS,
     'reasoning.style': prompting.STYLES,

@@ -31,10 +31,12 @@ class Style:
   has_post_norms: bool
 
 
-def _mlp_block(style, epsilon, axes, x, before, gate, up, down, *after):
+def _mlp_block(
+  style, round_inputs, epsilon, axes, x, before, gate, up, down, *after
+):
   """Returns [B, L, D], x plus the MLP's output; `axes` are those of x."""
   y = layers.rms_norm(x, before, epsilon, style.norm_offset)
-  y = layers.gated_mlp(style.activation, axes, y, gate, up, down)
+  y = layers.gated_mlp(style.activation, round_inputs, axes, y, gate, up, down)
   for scale in after:
     y = layers.rms_norm(y, scale, epsilon, style.norm_offset)
   return x + y
@@ -48,12 +50,14 @@ class DecoderLayer(nn.Module):
     config: the model's sizes.
     shows_heads: whether queries, keys and values are returned.
     kernel: see layers.Attention.
+    round_inputs: of all products with weights.
   """
 
   style: ClassVar[Style]
   config: family.Config
   shows_heads: bool
   kernel: str
+  round_inputs: layers.RoundInputs
 
   @nn.compact
   def __call__(self, x, angles, seen, cache, slots):
@@ -72,7 +76,11 @@ class DecoderLayer(nn.Module):
       return layers.RMSNorm(epsilon, 'norm', style.norm_offset, name=name)
 
     attended, cache, heads = layers.Attention(
-      self.config, style.norm_offset, self.kernel, name='attention'
+      self.config,
+      style.norm_offset,
+      self.kernel,
+      self.round_inputs,
+      name='attention',
     )(norm('pre_attention_norm')(x), angles, seen, cache, slots)
     if style.has_post_norms:
       attended = norm('post_attention_norm')(attended)
@@ -100,7 +108,13 @@ class DecoderLayer(nn.Module):
     # One function of each position, which is all that the gradient of a long
     # row computes once more.
     return matmul.by_position(
-      functools.partial(_mlp_block, self.style, self.config.norm_epsilon, axes),
+      functools.partial(
+        _mlp_block,
+        self.style,
+        self.round_inputs,
+        self.config.norm_epsilon,
+        axes,
+      ),
       x,
       weights,
       weight_axes,

@@ -216,9 +216,9 @@ def extend(
   for kind, params, pair in zip(c.layer_kinds, turned_back, cache, strict=True):
     slots = pair[0].shape[1]
     seen = _positions(positions, slots)[:, None, :] >= 0
-    x, pair, _ = model.layer_type(c, False, attention.XLA).apply(
-      {'params': params}, x, angles[kind], seen, pair, positions % slots
-    )
+    x, pair, _ = model.layer_type(
+      c, False, attention.XLA, model.round_inputs
+    ).apply({'params': params}, x, angles[kind], seen, pair, positions % slots)
     updated.append(tuple(rules.constrain(array, _CACHE_AXES) for array in pair))
   norm = layers.RMSNorm(c.norm_epsilon, 'norm', model.norm_offset)
   x = norm.apply({'params': held.final_norm}, x)

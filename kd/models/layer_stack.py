@@ -5,6 +5,7 @@ scanned layers are stacked, with one entry for each period along their first
 axis; the layers behind the last whole period have arrays of their own.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
@@ -114,6 +115,7 @@ class _Layers(nn.Module):
     remat: a name of REMAT_POLICIES.
     tapped: layers whose output or heads are returned, numbered from 0 here.
     kernel: see attention.causal.
+    round_inputs: see layers.RoundInputs.
   """
 
   config: family.Config
@@ -122,6 +124,7 @@ class _Layers(nn.Module):
   remat: str
   tapped: types.TapSpec
   kernel: str
+  round_inputs: Callable[[types.Array, int], types.Array]
 
   @nn.compact
   def __call__(self, x, angles, masks, weights):
@@ -131,9 +134,10 @@ class _Layers(nn.Module):
     hidden, heads = {}, {}
     for i, kind in enumerate(self.kinds):
       shows = i in self.tapped.attention
-      y, _, read = layer(self.config, shows, self.kernel, name=f'layer_{i}')(
-        x, angles[kind], masks[kind], None, None
+      module = layer(
+        self.config, shows, self.kernel, self.round_inputs, name=f'layer_{i}'
       )
+      y, _, read = module(x, angles[kind], masks[kind], None, None)
       x = y if weights is None else _weighted(x, y, weights[i])
       if i in self.tapped.hidden:
         hidden[i] = (x,)
@@ -203,6 +207,7 @@ def run(model: nn.Module, x, angles, masks, spec, weights=None):
     model.remat,
     spec.places(scanned_layers, period),
     model.kernel,
+    model.round_inputs,
     name=_SCANNED,
   )
   by_period = by_rest = None
@@ -219,6 +224,7 @@ def run(model: nn.Module, x, angles, masks, spec, weights=None):
       model.remat,
       spec.places(rest, len(rest)),
       model.kernel,
+      model.round_inputs,
       name=_REST,
     )(x, angles, masks, by_rest)
   return x, taps.collect(spec, shown, shown_rest, groups, period)

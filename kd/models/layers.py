@@ -18,6 +18,9 @@ from kd.models.attention import attention
 from kd.partitioning import rules
 
 Array = types.Array
+# From the inputs of a product, and the number of last axes that form a vector,
+# to the inputs that it uses.
+RoundInputs = Callable[[Array, int], Array]
 
 # Scopes of operations, by which a plan sorts what a program keeps in memory.
 KV_CACHE = 'kv_cache'
@@ -52,6 +55,12 @@ def _fan_in(in_axis, out_axis):
   # Flax traces it at every use of the parameter, to compare shapes: this way
   # once for each shape.
   return jax.jit(init, static_argnums=(1, 2))
+
+
+def unrounded(x: Array, axes: int) -> Array:
+  """Returns the inputs of a product as they are; see RoundInputs."""
+  del axes
+  return x
 
 
 def rms_norm(x: Array, scale: Array, epsilon: float, offset: float) -> Array:
@@ -128,11 +137,13 @@ class Attention(nn.Module):
     config: the model's sizes.
     norm_offset: of the norms, see RMSNorm.
     kernel: what computes it without a cache, see attention.causal.
+    round_inputs: of its products with weights.
   """
 
   config: family.Config
   norm_offset: float
   kernel: str
+  round_inputs: RoundInputs
 
   @nn.compact
   def __call__(self, x, angles, seen, cache, slots):
@@ -173,6 +184,8 @@ class Attention(nn.Module):
     def norm(name):
       return RMSNorm(c.norm_epsilon, 'head_width', self.norm_offset, name=name)
 
+    x = self.round_inputs(x, 1)
+
     def project(w, axis):
       projected = matmul.project(x, w)
       if cache is None:
@@ -197,6 +210,7 @@ class Attention(nn.Module):
       )
       names = ('gathered_batch', None, 'heads', None)
       attended = rules.constrain(attended, names)
+    attended = self.round_inputs(attended, 2)
     return matmul.project(attended, w_out), cache, heads
 
   def attend(self, query, key, value, mask):
@@ -230,6 +244,7 @@ class MLP(nn.Module):
 
 def gated_mlp(
   activation: Callable[[Array], Array],
+  round_inputs: RoundInputs,
   axes: tuple[str | None, ...],
   x: Array,
   gate: Array,
@@ -240,6 +255,7 @@ def gated_mlp(
 
   Args:
     activation: of the gate.
+    round_inputs: of the products.
     axes: logical axes of x.
     x: [B, L, D].
     gate: [D, F].
@@ -249,7 +265,9 @@ def gated_mlp(
   Returns:
     [B, L, D].
   """
-  return matmul.project(gated_hidden(activation, axes, x, gate, up), down)
+  x = round_inputs(x, 1)
+  hidden = gated_hidden(activation, axes, x, gate, up)
+  return matmul.project(round_inputs(hidden, 1), down)
 
 
 def gated_hidden(

@@ -67,7 +67,7 @@ def test_attention_has_the_query_scale_and_no_soft_cap():
     norm_epsilon=1e-6,
   )
   random = np.random.default_rng(0)
-  module = layers.Attention(config, 1.0, attention.XLA)
+  module = layers.Attention(config, 1.0, attention.XLA, layers.unrounded)
   x = random.normal(size=(1, 5, 8)).astype(np.float32)
   positions = np.arange(5)[None]
   angles = layers.rotary_angles(positions, 8, 1e6, 1.0)

@@ -95,7 +95,7 @@ def test_each_layer_shows_what_it_makes_of_the_layer_before(params, weighted):
       1.0 if is_local else c.global_rope_factor,
     )
     mask = attention_mask.AttentionMask(places, c.window if is_local else None)
-    y, _, heads = layer.Layer(c, True, attention.XLA).apply(
+    y, _, heads = layer.Layer(c, True, attention.XLA, layers.unrounded).apply(
       {'params': _layer_params(params, i)}, x, angles, mask, None, None
     )
     x = y if weights is None else x + weights[i][:, None, None] * (y - x)
@@ -125,7 +125,7 @@ def test_rows_skip_layers_in_proportion_to_depth():
 def test_what_attention_reads_is_what_is_shown(params):
   """Attention by the formula over what is shown, projected, is its output."""
   batch = _batch()
-  module = layers.Attention(_CONFIG, 1.0, attention.XLA)
+  module = layers.Attention(_CONFIG, 1.0, attention.XLA, layers.unrounded)
   of_layer = _layer_params(params, 2)['attention']
   x = np.random.default_rng(0).normal(size=(2, 11, 32)).astype(np.float32)
   angles = layers.rotary_angles(batch.positions, 8, 1e6, 8.0)

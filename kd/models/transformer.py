@@ -44,15 +44,16 @@ class Transformer(nn.Module):
     remat: a name of REMAT_POLICIES.
     kernel: what computes attention within rows, see attention.causal; 'xla'
       runs anywhere.
+    round_inputs: of products with the weights of layers.
   """
 
   config: family.Config
   dtype: jnp.dtype
   remat: str
   kernel: str = attention.XLA
+  round_inputs: layers.RoundInputs = layers.unrounded
 
-  # The module of a layer. Its attributes are those of layers.Attention, and
-  # `shows_heads` before the kernel.
+  # The module of a layer, a decoder_layer.DecoderLayer.
   layer_type = None
   # A norm multiplies by its parameter plus this.
   norm_offset = None

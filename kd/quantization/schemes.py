@@ -6,6 +6,7 @@ each. A block's values are its codes times its scale. All arithmetic is float32.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -200,3 +201,18 @@ def fake_quantize(scheme: Scheme, matrix: Array) -> Array:
   return _straight_through(
     matrix, rounded.astype(matrix.dtype), scheme.is_inside(matrix)
   )
+
+
+def _rounded_inputs(scheme, x, axes):
+  """Rounds each vector in the last axes of x by its own largest value."""
+  shape = x.shape
+  vectors = x.reshape(*shape[: x.ndim - axes], -1, 1)
+  return fake_quantize(scheme, vectors).reshape(shape)
+
+
+# By name, functions of the inputs of a product and the number of their last
+# axes that form a vector: the range of each vector is that of its values.
+INPUTS = {
+  name: functools.partial(_rounded_inputs, SCHEMES[name])
+  for name in ('int8', 'fp8')
+}

@@ -96,3 +96,19 @@ def test_gradients_pass_inside_the_range_alone():
   expected = slope.copy()
   expected[2] = 0
   np.testing.assert_array_equal(gradient, expected)
+
+
+@pytest.mark.parametrize('name', ['int8', 'fp8'])
+def test_inputs_are_rounded_by_their_own_range(name):
+  x = _matrix().reshape(3, 8, 32, 24)
+  found = schemes.INPUTS[name](jnp.asarray(x), 2)
+  vectors = x.reshape(24, -1).astype(np.float64)
+  most = {'int8': 127, 'fp8': 448}[name]
+  scale = np.abs(vectors).max(axis=1, keepdims=True) / most
+  if name == 'int8':
+    expected = np.round(vectors / scale) * scale
+  else:
+    expected = (vectors / scale).astype(ml_dtypes.float8_e4m3fn) * scale
+  error = np.abs(np.asarray(found).reshape(24, -1) - expected)
+  # A value that is half-way between two codes may go to either.
+  assert (error > 1e-5 * most * scale).mean() < 1e-3

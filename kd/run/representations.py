@@ -7,6 +7,7 @@ from kd.models import family
 from kd.models import lora
 from kd.quantization import quantized_model
 from kd.quantization import rules
+from kd.quantization import schemes as schemes_lib
 
 
 def student(
@@ -22,14 +23,17 @@ def student(
   Raises:
     ConfigError: as for rules.scheme_of.
   """
-  config = module.config
+  config, quantize = module.config, spec['quantize']
+  if quantize['activations'] != rules.NONE:
+    inputs = schemes_lib.INPUTS[quantize['activations']]
+    module = module.clone(round_inputs=inputs)
   adapters = spec['lora']
   if adapters['rank']:
     fields = {'weights': adapters['base_scheme'], 'rules': {}}
     schemes = rules.scheme_of(config, fields, f'{path}.lora')
     base = quantized_model.StoredModel(module, schemes, adapters['base_dtype'])
     module = lora.with_adapters(base, adapters)
-  schemes = rules.scheme_of(config, spec['quantize'], f'{path}.quantize')
+  schemes = rules.scheme_of(config, quantize, f'{path}.quantize')
   if schemes:
     module = quantized_model.FakeQuantizedModel(module, schemes)
   return module

@@ -158,6 +158,12 @@ QUANTIZE = schema.Section(
   {
     'weights': F('none', _SCHEME, 'scheme of the matrices of layers'),
     'tables': F('none', _SCHEME, 'scheme of the embedding, and of the head'),
+    'activations': F(
+      'none',
+      legal.one_of('none', *schemes.INPUTS),
+      'rounding of the inputs of products with the weights of layers, each '
+      'position by its own largest value',
+    ),
     'rules': _RULES,
   },
 )
