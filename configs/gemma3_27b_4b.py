@@ -13,8 +13,10 @@ and the student starts from its own:
 
 The guide's: the distance from the teacher at temperature 2 and the labels count
 half each; 32 rows a step in 4 micro-batches; AdamW with its first settings, the
-norm of gradients cut to 1, 1,000 steps of warm-up and half a cosine. The mesh
-is for 16 chips; elsewhere mesh.fsdp x 4 micro-batches must divide the 32 rows.
+norm of gradients cut to 1, 1,000 steps of warm-up and half a cosine; flash
+attention; layers' weights in int4, in blocks of 128 inputs, and the inputs of
+their products in fp8, both rounded as docs/quantization.md says. The mesh is
+for 16 chips; elsewhere mesh.fsdp x 4 micro-batches must divide the 32 rows.
 """
 
 from kd.config import base
@@ -31,6 +33,7 @@ def get_config(arg=''):
   # Flash attention: `auto` is splash on TPUs.
   c.teacher.attention = 'auto'
   c.student.attention = 'auto'
+  c.student.quantize.update(weights='int4_128', activations='fp8')
   c.data.mixture = 'gsm8k_cot'
   c.data.batch_size = 32
   c.data.length = 2048

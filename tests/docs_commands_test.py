@@ -20,11 +20,13 @@ _RUN_BY = {
   'docs/export.md': 'export_test.py',
   'docs/generate.md': 'generate_test.py',
   'docs/launch.md': 'launch_docs_test.py',
+  'docs/lora.md': 'lora_test.py',
   'docs/objective.md': 'docs_commands_test.py',
   'docs/on_policy.md': 'on_policy_slow_test.py',
   'docs/partition.md': 'docs_commands_test.py',
   'docs/plan.md': 'plan_docs_test.py',
   'docs/pruning.md': 'pruning_slow_test.py',
+  'docs/quantization.md': 'quantize_test.py',
   'docs/reasoning.md': 'reasoning_slow_test.py',
   'docs/tour.md': 'readme_slow_test.py',  # README's first command.
   'docs/trees.md': 'search_slow_test.py',

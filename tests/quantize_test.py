@@ -1,23 +1,27 @@
-"""A student that is trained in few bits by a teacher in few bits."""
+"""docs/quantization.md's commands, with a teacher in few bits."""
 
 import jax
 import numpy as np
 import pytest
 
-from configs import quickstart
+from kd.checkpoints import weights
 from kd.config import base
 from kd.core import errors
+from kd.models import families
+from kd.modes import export as export_mode
 from kd.modes import train as train_mode
 from kd.run import load_params
 from kd.run import resolve
 from kd.train.feeds import live
 from tests import command
+from tests import page_commands
+
+_TRAIN, _EXPORT = page_commands.commands('docs/quantization.md')
 
 
-def _config(folder):
-  c = quickstart.get_config()
+def _config(folder, arguments=_TRAIN):
+  c, _ = page_commands.parse(arguments)
   c.update(steps=3)
-  c.student.quantize.update(weights='q4_0', tables='q8_0')
   c.teacher.quantize.weights = 'int4'
   c.losses = dict(kl=base.term('forward_kl'))
   c.data.update(
@@ -55,7 +59,16 @@ def test_a_run_says_what_few_bits_cost(tmp_path, capsys):
   trained = load_params.restore(
     str(tmp_path / 'run'), run.student, 'last', 'workdir'
   )
-  assert trained['embedding'].dtype == np.float32
+  with command.compiled_once():
+    export_mode.main(_config(tmp_path, _EXPORT), str(tmp_path / 'run'))
+  file = tmp_path / 'run' / 'export' / 'gguf' / 'model-Q4_0.gguf'
+  size = weights.model_config(f'gguf:{file}', 'file')
+  module = families.build(size, 'float32', 'none', 'student')
+  written = weights.load(f'gguf:{file}', module, None, (), 'float32', 'file')
+  rounded = jax.jit(run.student.module.plain_params)(trained)
+  np.testing.assert_array_equal(
+    written['embedding'], rounded['embedding'][: size.vocab_size]
+  )
 
 
 @pytest.mark.parametrize(

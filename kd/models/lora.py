@@ -48,12 +48,31 @@ class Adapted(computed.Computed):
     """Computes W + scale * A B in float32."""
     base = computed.value(self.base).astype(jnp.float32)
     rank = self.a.shape[-1]
-    # The batch axis of size 1 tells remat_policies' "dots" not to save the
-    # product, which would keep a copy of every layer's matrix.
-    product = jnp.einsum(
-      'bir,bro->bio', self.a.reshape(1, -1, rank), self.b.reshape(1, rank, -1)
-    )
+    product = _product(self.a.reshape(-1, rank), self.b.reshape(rank, -1))
     return base + self.scale * product.reshape(base.shape)
+
+
+@jax.custom_vjp
+def _product(a, b):
+  """Returns a b for a [I, R] and b [R, O].
+
+  The batch axis of size 1 tells the policy "dots" of rematerialization not to
+  save the product, which would keep a copy of every layer's matrix.
+  """
+  return jnp.einsum('bir,bro->bio', a[None], b[None])[0]
+
+
+def _product_forward(a, b):
+  return _product(a, b), (a, b)
+
+
+def _product_backward(factors, gradient):
+  # Without the batch axis: XLA's products with one are slow on CPU.
+  a, b = factors
+  return gradient @ b.T, a.T @ gradient
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 @dataclasses.dataclass(frozen=True)
