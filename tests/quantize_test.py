@@ -60,8 +60,15 @@ def test_a_run_says_what_few_bits_cost(tmp_path, capsys):
     str(tmp_path / 'run'), run.student, 'last', 'workdir'
   )
   with command.compiled_once():
-    export_mode.main(_config(tmp_path, _EXPORT), str(tmp_path / 'run'))
+    config = _config(tmp_path, _EXPORT)
+    config.export.update(measure=True, gguf_type=('Q4_0', 'Q8_0'))
+    export_mode.main(config, str(tmp_path / 'run'))
   file = tmp_path / 'run' / 'export' / 'gguf' / 'model-Q4_0.gguf'
+  rows = (file.parent / 'rounding.md').read_text().splitlines()
+  cells = [row.split('|')[2:-1] for row in rows if row.startswith('| ')][1:]
+  # Its weights are on the lattice of the first type already.
+  assert all(before == trained_in for before, trained_in, _ in cells)
+  assert any(before != other for before, _, other in cells)
   size = weights.model_config(f'gguf:{file}', 'file')
   module = families.build(size, 'float32', 'none', 'student')
   written = weights.load(f'gguf:{file}', module, None, (), 'float32', 'file')

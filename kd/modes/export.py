@@ -27,6 +27,7 @@ from kd.run import provenance
 from kd.run import resolved
 from kd.run import session
 from kd.teachers import param_digest
+from kd.train import rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +135,9 @@ def _gguf(run: resolved.Run, workdir: str) -> Write:
       gguf_writer.write(path, plain, config, kind, table_kind, metadata)
       if is_first:
         provenance.write(f'{path}.{provenance.FILE}', claims, kind, [name])
+    if c.measure:
+      measured = rounding.measure(run, weights.plain, kinds, session.say)
+      session.say(rounding.write(folder, measured))
     note = families.of(config).gguf_note(config)
     if note:
       session.say(f'note: {note}')

@@ -107,6 +107,12 @@ EXPORT = schema.Section(
       'type of the embedding in gguf; auto: Q8_0 with Q4_0 weights, else as '
       'the weights',
     ),
+    'measure': F(
+      False,
+      legal.BOOLEAN,
+      'evaluate the weights before and after rounding to each gguf_type, on '
+      'evaluation.sets',
+    ),
     'checkpoint': F(
       'last', legal.one_of('last', 'best'), 'which checkpoint to export'
     ),
