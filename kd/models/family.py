@@ -193,10 +193,7 @@ class Model(Protocol):
     """Returns the shape and type of each parameter; computes nothing."""
 
   def logical_axes(self) -> types.PyTree:
-    """Returns each parameter's PartitionSpec of logical axis names.
-
-    kd/partitioning/rules.py maps them to axes of the mesh.
-    """
+    """Returns each parameter's PartitionSpec of names in partitioning.rules."""
 
   def is_frozen(self, path: str) -> bool:
     """Returns whether a parameter such as layers.3.mlp.gate never changes."""
@@ -214,6 +211,9 @@ class Model(Protocol):
 
   def from_plain(self, params: types.PyTree, rng: Array) -> types.PyTree:
     """Returns parameters from those of `core`; `rng` is for what it adds."""
+
+  def with_dropout(self, params: types.PyTree, rng: Array) -> types.PyTree:
+    """Returns the parameters of one training step, which drops some inputs."""
 
   def plain_params(self, params: types.PyTree) -> types.PyTree:
     """Returns the parameters of `core` with the same outputs, for export."""

@@ -87,12 +87,15 @@ class LoraModel(wrapped_model.WrappedModel):
     alpha: see the module.
     targets: the adapted matrices, of tensors.LAYER_MATRICES.
     is_rank_stabilized: see the module.
+    dropout: the probability that an adapter does not see an input in a training
+      step.
   """
 
   rank: int
   alpha: float
   targets: tuple[str, ...]
   is_rank_stabilized: bool
+  dropout: float = 0.0
 
   @property
   def scale(self) -> float:
@@ -114,6 +117,24 @@ class LoraModel(wrapped_model.WrappedModel):
 
     plain = self.inner.plain_params(self.base_params(params))
     return self._each(self._adapt(plain, params), merged)
+
+  def with_dropout(self, params: types.PyTree, rng: Array) -> types.PyTree:
+    """Returns adapters without some of their inputs, the same for all tokens.
+
+    The others count 1 / (1 - dropout) times. The tokens of a step share their
+    inputs since A is merged into W before it multiplies them.
+    """
+    if not self.dropout:
+      return params
+    numbers = {m.path: i for i, m in enumerate(_adapted(self))}
+
+    def dropped(matrix, x):
+      key = jax.random.fold_in(rng, numbers[matrix.path])
+      shape = *matrix.stack, *matrix.inputs, 1
+      kept = jax.random.bernoulli(key, 1 - self.dropout, shape)
+      return {**x, A: jnp.where(kept, x[A] / (1 - self.dropout), 0)}
+
+    return self._each(params, dropped)
 
   def base_params(self, params: types.PyTree) -> types.PyTree:
     """Returns the frozen model's parameters."""
@@ -205,6 +226,7 @@ def with_adapters(
     alpha=fields['alpha'],
     targets=tuple(fields['targets']),
     is_rank_stabilized=fields['rank_stabilized'],
+    dropout=fields['dropout'],
   )
 
 

@@ -1,5 +1,6 @@
 """Adapters against dense matrices that numpy merges."""
 
+import dataclasses
 import functools
 
 import jax
@@ -193,3 +194,23 @@ def test_axes_fit_the_parameters():
   axes = model.logical_axes()['pattern']['layer_0']
   assert axes['mlp']['down']['a'] == spec('layers', 'mlp', None)
   assert axes['attention']['out']['b'] == spec('layers', None, 'embed')
+
+
+def test_dropout_leaves_out_inputs_and_keeps_the_mean():
+  model = dataclasses.replace(_model('gemma3'), dropout=0.25)
+  params = _params(_model('gemma3'))
+  dropped = jax.jit(jax.vmap(model.with_dropout, (None, 0)))(
+    params, jax.random.split(jax.random.key(0), 400)
+  )
+  for path, new in jax.tree_util.tree_leaves_with_path(dropped):
+    old = tensors.leaf(params, [key.key for key in path])
+    if path[-1].key != 'a':
+      np.testing.assert_array_equal(new, np.broadcast_to(old, new.shape))
+      continue
+    factors = np.asarray(new / old)
+    # An input is dropped as a whole, for every column of A.
+    assert (np.ptp(factors, axis=-1) < 1e-5).all()
+    assert (np.isclose(factors, 0) | np.isclose(factors, 4 / 3)).all()
+    # Four standard deviations of the mean of 400 draws of an input.
+    error = np.abs(factors.mean(axis=0) - 1).max()
+    assert error < 5 * (1 / 3 / 400) ** 0.5

@@ -184,6 +184,12 @@ class Transformer(nn.Module):
     return params
 
   @nn.nowrap
+  def with_dropout(self, params: types.PyTree, rng: Array) -> types.PyTree:
+    """Returns the parameters themselves; see family.Model."""
+    del rng
+    return params
+
+  @nn.nowrap
   def plain_params(self, params: types.PyTree) -> types.PyTree:
     """Returns the parameters themselves; see family.Model."""
     return params

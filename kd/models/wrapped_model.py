@@ -31,6 +31,10 @@ class WrappedModel(abc.ABC):
     """Returns parameters from those of `core`; see family.Model."""
 
   @abc.abstractmethod
+  def with_dropout(self, params: types.PyTree, rng: Array) -> types.PyTree:
+    """Returns the parameters of one training step; see family.Model."""
+
+  @abc.abstractmethod
   def plain_params(self, params: types.PyTree) -> types.PyTree:
     """Returns the parameters of the plain model; see family.Model."""
 

@@ -84,6 +84,10 @@ class _QuantizedModel(wrapped_model.WrappedModel):
 
   scheme_of: SchemeOf
 
+  def with_dropout(self, params: types.PyTree, rng: Array) -> types.PyTree:
+    """Returns the inner model's; see family.Model."""
+    return self.inner.with_dropout(params, rng)
+
   def _each(self, tree, function):
     """Returns a tree with `function(matrix, scheme, x)` for these matrices."""
     chosen = _matrices(self)

@@ -148,7 +148,7 @@ def test_stored_models_have_the_outputs_of_rounded_ones(name):
 def test_adapters_on_few_bits_have_the_gradients_of_those_on_rounded_weights():
   stored = quantized_model.StoredModel(_inner(), _schemes('int4_32'), 'float32')
   fields = dict(rank=2, alpha=4.0, targets=('q_proj', 'down_proj'))
-  fields['rank_stabilized'] = False
+  fields |= dict(rank_stabilized=False, dropout=0.0)
   few, plain = (lora.with_adapters(m, fields) for m in (stored, _inner()))
 
   @jax.jit

@@ -32,7 +32,7 @@ _COMPILER_OPTIONS = {
 }
 
 # Folded into a step's key for random numbers apart from those of losses.
-_LAYER_DROPOUT = 1
+_LAYER_DROPOUT, _ADAPTER_DROPOUT = 1, 2
 
 
 @struct.dataclass
@@ -201,8 +201,11 @@ def _loss(model, objective, layer_dropout):
       rows, layers = batch.tokens.shape[0], model.config.num_layers
       rng = jax.random.fold_in(key, _LAYER_DROPOUT)
       weights = (layer_stack.dropout_weights(layer_dropout, layers, rows, rng),)
+    dropped = model.with_dropout(
+      params, jax.random.fold_in(key, _ADAPTER_DROPOUT)
+    )
     hidden, shown = model.forward(
-      params, batch, objective.student_taps, *weights
+      dropped, batch, objective.student_taps, *weights
     )
     student = objective_lib.Student(
       hidden, model.unembedding(params), shown, projections, layer_maps

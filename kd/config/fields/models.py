@@ -131,6 +131,12 @@ LORA = schema.Section(
       legal.Number(above=0, at_most=1e6),
       'an adapter counts alpha / rank times',
     ),
+    'dropout': F(
+      0.0,
+      legal.Number(at_least=0, below=1),
+      'probability that an adapter does not see an input in a training step; '
+      'all tokens of a micro-batch share these inputs',
+    ),
     'targets': F(
       tensors.LAYER_MATRICES,
       legal.Tuple(legal.one_of(*tensors.LAYER_MATRICES), least=1),
