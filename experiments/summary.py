@@ -21,6 +21,7 @@ from kd.evaluation import results as results_lib
 from kd.metrics import metric
 from kd.run import outputs
 from kd.run import workdirs as workdirs_lib
+from kd.train import early_stop
 from kd.train import report
 
 _LIKELIHOODS = (measures.AGREEMENT, measures.KL, measures.NLL)
@@ -43,8 +44,9 @@ def read(workdirs: Sequence[str]) -> Results:
   """Returns each metric of each model: the runs' values and their interval."""
   by_title: dict[str, list[results_lib.Result]] = {}
   for workdir in workdirs:
-    steps = _config(workdir)['steps']
-    for title, result in report.columns(workdir, steps).items():
+    recorded = workdirs_lib.read_run(workdir)['ends']
+    ends = {name: early_stop.End(**end) for name, end in recorded.items()}
+    for title, result in report.columns(workdir, ends).items():
       by_title.setdefault(title, []).append(result)
   results: Results = {}
   for title, runs in by_title.items():

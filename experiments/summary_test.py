@@ -45,6 +45,10 @@ def _workdir(folder, seed, weights):
   models = {'student': {'init': 'random'}, 'teacher': {'init': 'hf:/a/model'}}
   config = {'steps': _STEPS, **models}
   (folder / 'config.json').write_text(json.dumps(config))
+  end = {'step': _STEPS, 'reason': ''}
+  ends = {'student': end, 'baseline': end}
+  run = {'inputs': {}, 'changes': [], 'ends': ends}
+  (folder / 'run.json').write_text(json.dumps(run))
   return written[where, f'step_{_STEPS}']
 
 
