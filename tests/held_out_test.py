@@ -48,7 +48,7 @@ def test_gsm8k_is_evaluated_on_its_test_file(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   lines = []
   data = train_mode.prepare(_run(tmp_path, 'test'), lines.append)
-  ((part,),) = (held_out.parts for held_out in data.held_out)
+  ((part,),) = (held_out.prepared for held_out in data.held_out)
   questions = [e['inputs'] for e in part.examples()]
   assert len(questions) == 7
   for i, question in enumerate(questions, 500):
@@ -58,7 +58,7 @@ def test_gsm8k_is_evaluated_on_its_test_file(tmp_path, monkeypatch):
   trained = [e['inputs'] for p in data.train for e in p.examples()]
   assert 70 < len(trained) < 90 and not {*trained} & {*questions}
   data = train_mode.prepare(_run(tmp_path, 'validation'), lines.append)
-  ((part,),) = (held_out.parts for held_out in data.held_out)
+  ((part,),) = (held_out.prepared for held_out in data.held_out)
   assert len(part.examples()) + len(trained) == 90
   with pytest.raises(errors.ConfigError) as e:
     lookup.check(_run(tmp_path, 'tset').config, ())
