@@ -10,6 +10,7 @@ Model or the Family, and knows no parameter, key or file name of its own.
 import abc
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -125,7 +126,8 @@ class Config(abc.ABC):
     return self.num_layers // self.scan_period
 
 
-def period(kinds: Sequence[str]) -> int:
+@functools.cache
+def period(kinds: tuple[str, ...]) -> int:
   """Returns the smallest p such that `kinds` repeats itself every p layers.
 
   The last repetition may be incomplete; it runs outside the scan.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 
 import jax
 
@@ -177,15 +178,16 @@ def model_flops(run: resolved.Run) -> dict[str, int]:
     run.config.student.remat,
     data.batch_size * data.length,
     run.student.module.kernel,
-    _frozen(run),
+    _frozen(run.student.module, run.optimizer.groups),
   )
 
 
-def _frozen(run):
-  """Returns what the student's optimizer does not train."""
-  groups, matrices, unembedding = run.optimizer.groups, 0, False
-  _, frozen = groups.split(programs.state(run).all_params)
-  table = 'embedding' if run.student.config.tied else 'head'
+@functools.lru_cache(maxsize=64)  # A search asks for each of its candidates.
+def _frozen(module, groups):
+  """Returns what a student's optimizer does not train."""
+  matrices, unembedding = 0, False
+  _, frozen = groups.split((module.abstract_params(), {}))
+  table = 'embedding' if module.config.tied else 'head'
   for path, x in jax.tree_util.tree_leaves_with_path(frozen):
     names = groups.names(path)
     is_layer = names[0].startswith('layers.')
