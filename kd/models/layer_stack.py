@@ -6,6 +6,8 @@ axis; the layers behind the last whole period have arrays of their own.
 """
 
 from collections.abc import Callable
+import itertools
+import re
 from typing import Any
 
 from flax import linen as nn
@@ -80,7 +82,7 @@ def paths(config: family.Config, keys: tuple[Any, ...]) -> tuple[str, ...]:
 
   Args:
     config: the model.
-    keys: of the parameter, as jax.tree_util gives them.
+    keys: of the parameter, as jax.tree_util gives them or as text.
 
   Returns:
     One path, or those of the layers along its first axis.
@@ -94,6 +96,17 @@ def paths(config: family.Config, keys: tuple[Any, ...]) -> tuple[str, ...]:
   if root == _SCANNED:
     layers = range(position, scanned, config.scan_period)
   return tuple('.'.join(('layers', str(i), *names[1:])) for i in layers)
+
+
+def matches(expression: str, path: str) -> bool:
+  """Returns whether an expression matches a path, or its beginning to a dot.
+
+  Args:
+    expression: a regular expression.
+    path: as from `paths`.
+  """
+  beginnings = itertools.accumulate(path.split('.'), '{}.{}'.format)
+  return any(re.fullmatch(expression, one) for one in beginnings)
 
 
 def is_stacked(path: tuple[Any, ...]) -> bool:

@@ -126,10 +126,9 @@ class LoraModel(wrapped_model.WrappedModel):
     """
     if not self.dropout:
       return params
-    numbers = {m.path: i for i, m in enumerate(_adapted(self))}
 
     def dropped(matrix, x):
-      key = jax.random.fold_in(rng, numbers[matrix.path])
+      key = jax.random.fold_in(rng, _adapted(self).index(matrix))
       shape = *matrix.stack, *matrix.inputs, 1
       kept = jax.random.bernoulli(key, 1 - self.dropout, shape)
       return {**x, A: jnp.where(kept, x[A] / (1 - self.dropout), 0)}
@@ -214,12 +213,8 @@ class LoraModel(wrapped_model.WrappedModel):
     return tensors_lib.replaced(tree, _adapted(self), function)
 
 
-def with_adapters(
-  inner: family.Model, fields: Mapping[str, Any]
-) -> family.Model:
+def with_adapters(inner: family.Model, fields: Mapping[str, Any]) -> LoraModel:
   """Returns the model with the adapters that `student.lora` describes."""
-  if not fields['rank']:
-    return inner
   return LoraModel(
     inner=inner,
     rank=fields['rank'],

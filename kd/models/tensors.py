@@ -56,7 +56,6 @@ class Tensor:
 
   Attributes:
     path: keys into the parameter tree.
-    param: its parameter as users name it, such as layers.3.mlp.gate.
     layer: index of its layer; None if it belongs to none.
     group: its index along the first axis of a scanned parameter, else None.
     shape: its shape here, without that axis.
@@ -68,7 +67,6 @@ class Tensor:
   """
 
   path: tuple[str, ...]
-  param: str
   layer: int | None
   group: int | None
   shape: tuple[int, ...]
@@ -139,11 +137,8 @@ def of_model(
 
   def one(entry, layer, location, hf, gguf):
     keys, group = location
-    names = entry.path.split('/')
-    parents = [] if layer is None else ['layers', str(layer)]
     return Tensor(
-      path=(*keys, *names),
-      param='.'.join(parents + names),
+      path=keys + tuple(entry.path.split('/')),
       layer=layer,
       group=group,
       shape=tuple(sizes[d] for d in entry.dims),
@@ -167,7 +162,6 @@ class Matrix:
 
   Attributes:
     path: keys into the parameter tree.
-    params: each layer's as users name it, see Tensor.param.
     layer_matrix: its name in LAYER_MATRICES; None for an embedding table.
     groups: size of the scan's axis, before the others; None without one.
     inputs: sizes of its inputs; of a table, of what follows its vocabulary.
@@ -175,7 +169,6 @@ class Matrix:
   """
 
   path: tuple[str, ...]
-  params: tuple[str, ...]
   layer_matrix: str | None
   groups: int | None
   inputs: tuple[int, ...]
@@ -208,7 +201,6 @@ def matrices(tensors: Sequence[Tensor]) -> list[Matrix]:
     found.append(
       Matrix(
         path=path,
-        params=tuple(tensor.param for tensor in layers),
         layer_matrix=first.layer_matrix,
         groups=None if first.group is None else len(layers),
         inputs=inputs,

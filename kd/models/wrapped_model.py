@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 from typing import Any, Self
 
 import jax
@@ -81,8 +82,7 @@ class WrappedModel(abc.ABC):
 
   def abstract_params(self) -> types.PyTree:
     """Returns the shape and type of each parameter; see family.Model."""
-    plain = self.core.abstract_params()
-    return jax.eval_shape(self.from_plain, plain, jax.random.key(0))
+    return _abstract(self)
 
   def clone(self, **changes: Any) -> Self:
     """Returns a copy whose inner model has other attributes."""
@@ -125,3 +125,9 @@ class WrappedModel(abc.ABC):
   ) -> tuple[Array, types.PyTree]:
     """Computes the next token of each row; see family.Model."""
     return self.core.extend(held, cache, ids, positions)
+
+
+@functools.lru_cache(maxsize=32)  # Tracing may take a second.
+def _abstract(model):
+  plain = model.core.abstract_params()
+  return jax.eval_shape(model.from_plain, plain, jax.random.key(0))

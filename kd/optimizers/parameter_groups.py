@@ -7,8 +7,6 @@ one for each layer, although several layers are stacked in one array.
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-import itertools
-import re
 from typing import Any
 
 import jax
@@ -59,8 +57,7 @@ class Group:
 
   def matches(self, path: str) -> bool:
     """Returns whether a parameter belongs to it, if to no earlier group."""
-    beginnings = itertools.accumulate(path.split('.'), '{}.{}'.format)
-    return any(re.fullmatch(self.match, one) for one in beginnings)
+    return layer_stack.matches(self.match, path)
 
 
 def _frozen_nowhere(path: str) -> bool:

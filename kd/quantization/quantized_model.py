@@ -90,21 +90,24 @@ class _QuantizedModel(wrapped_model.WrappedModel):
 
   def _each(self, tree, function):
     """Returns a tree with `function(matrix, scheme, x)` for these matrices."""
-    chosen = _matrices(self)
-    by_path = dict(self.scheme_of)
-
-    def one(matrix, x):
-      return function(matrix, schemes.SCHEMES[by_path[matrix.path]], x)
-
-    return tensors_lib.replaced(tree, chosen, one)
+    chosen = _chosen(self)
+    matrices = [matrix for matrix, _ in chosen.values()]
+    return tensors_lib.replaced(
+      tree, matrices, lambda matrix, x: function(*chosen[matrix.path], x)
+    )
 
 
 @functools.lru_cache(maxsize=32)
-def _matrices(model: _QuantizedModel) -> list[tensors_lib.Matrix]:
-  """Returns the matrices that have a scheme."""
+def _chosen(
+  model: _QuantizedModel,
+) -> dict[tuple[str, ...], tuple[tensors_lib.Matrix, schemes.Scheme]]:
+  """Returns the matrices that have a scheme, and it, by the matrix's keys."""
   tensors = families.of(model.config).tensors(model.config)
-  chosen = dict(model.scheme_of)
-  return [m for m in tensors_lib.matrices(tensors) if m.path in chosen]
+  by_path = {m.path: m for m in tensors_lib.matrices(tensors)}
+  return {
+    path: (by_path[path], schemes.SCHEMES[name])
+    for path, name in model.scheme_of
+  }
 
 
 def _flat(matrix, x):
@@ -199,10 +202,10 @@ class StoredModel(_QuantizedModel):
       path: its keys in the parameter tree.
       array: the inner model's.
     """
-    if path not in dict(self.scheme_of):
+    chosen = _chosen(self).get(path)
+    if chosen is None:
       return array.astype(self.param_dtype)
-    (matrix,) = (m for m in _matrices(self) if m.path == path)
-    return _stored(matrix, schemes.SCHEMES[dict(self.scheme_of)[path]], array)
+    return _stored(*chosen, array)
 
   def from_plain(self, params: types.PyTree, rng: Array) -> types.PyTree:
     """Returns the parameters as this model keeps them; see family.Model."""

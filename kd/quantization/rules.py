@@ -1,13 +1,12 @@
 """Chooses the scheme of each matrix from the config."""
 
 from collections.abc import Mapping
-import itertools
-import re
 from typing import Any
 
 from kd.core import errors
 from kd.models import families
 from kd.models import family
+from kd.models import layer_stack
 from kd.models import tensors as tensors_lib
 from kd.quantization import quantized_model
 from kd.quantization import schemes
@@ -35,18 +34,22 @@ def scheme_of(
     ConfigError: a rule matches no matrix or some layers of a scan alone, or a
       matrix can't be divided into blocks.
   """
-  matrices = tensors_lib.matrices(families.of(config).tensors(config))
   rules = sorted(fields['rules'].items())
-  chosen, used = [], set()
-  for matrix in matrices:
+  if not rules and fields['weights'] == fields.get('tables', NONE) == NONE:
+    return ()
+  tensors = families.of(config).tensors(config)
+  chosen, used, every = [], set(), []
+  for matrix in tensors_lib.matrices(tensors):
     field = 'weights' if matrix.layer_matrix else 'tables'
-    names = {_rule(rules, param) for param in matrix.params}
+    params = layer_stack.paths(config, matrix.path)
+    every += params
+    names = {_rule(rules, param) for param in params}
     used |= names
     if len(names) > 1:
       raise errors.ConfigError(
         f'{path}.rules',
         f'{" and ".join(sorted(map(str, names)))} share layers of one scan: '
-        + ', '.join(matrix.params),
+        + ', '.join(params),
         legal='rules that match all of these, or none',
       )
     (rule,) = names
@@ -57,35 +60,32 @@ def scheme_of(
     if rule is not None:
       scheme = fields['rules'][rule]['scheme']
     if scheme != NONE:
-      _check(matrix, scheme, where)
+      _check(matrix, params[0], scheme, where)
       chosen.append((matrix.path, scheme))
   for rule, entry in rules:
     if rule not in used:
-      params = [param for matrix in matrices for param in matrix.params]
       raise errors.ConfigError(
         f'{path}.rules.{rule}.match',
         f'{entry["match"]!r} matches no matrix that no earlier rule matches',
-        legal='a regular expression of paths such as '
-        + errors.first_of(params),
-        nearest=errors.nearest(entry['match'], params),
+        legal='a regular expression of paths such as ' + errors.first_of(every),
+        nearest=errors.nearest(entry['match'], every),
       )
   return tuple(chosen)
 
 
 def _rule(rules, param):
   """Returns the name of the first rule that matches a parameter, or None."""
-  beginnings = list(itertools.accumulate(param.split('.'), '{}.{}'.format))
-  for name, entry in rules:
-    if any(re.fullmatch(entry['match'], one) for one in beginnings):
-      return name
-  return None
+  matching = (
+    name for name, entry in rules if layer_stack.matches(entry['match'], param)
+  )
+  return next(matching, None)
 
 
-def _check(matrix, scheme, where):
+def _check(matrix, param, scheme, where):
   problem = schemes.SCHEMES[scheme].check(matrix.num_inputs)
   if problem:
     raise errors.ConfigError(
       where,
-      f'{scheme!r}, and {matrix.params[0]} has {problem}',
+      f'{scheme!r}, and {param} has {problem}',
       legal='a scheme per channel, such as int8 or int4',
     )

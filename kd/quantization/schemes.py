@@ -25,7 +25,6 @@ class Scheme:
 
   Attributes:
     name: its name in SCHEMES.
-    bits: of a code.
     code_dtype: data type of codes in memory.
     scale_dtype: data type of scales.
     block: inputs that share a scale; None: all inputs.
@@ -37,7 +36,6 @@ class Scheme:
   """
 
   name: str
-  bits: int
   code_dtype: jnp.dtype
   scale_dtype: jnp.dtype
   block: int | None
@@ -115,7 +113,6 @@ def _symmetric(name, bits, block=None):
   most = 2 ** (bits - 1) - 1
   return Scheme(
     name=name,
-    bits=bits,
     code_dtype=jnp.int8 if bits == 8 else jnp.int4,
     scale_dtype=jnp.float32,
     block=block,
@@ -133,7 +130,6 @@ _ALL = (
   _symmetric('int4_128', 4, 128),
   Scheme(
     name='q8_0',
-    bits=8,
     code_dtype=jnp.int8,
     scale_dtype=jnp.float16,
     block=32,
@@ -144,7 +140,6 @@ _ALL = (
   ),
   Scheme(
     name='q4_0',
-    bits=4,
     code_dtype=jnp.int4,
     scale_dtype=jnp.float16,
     block=32,
@@ -157,7 +152,6 @@ _ALL = (
   ),
   Scheme(
     name='fp8',
-    bits=8,
     code_dtype=_FP8,
     scale_dtype=jnp.float32,
     block=None,

@@ -116,8 +116,8 @@ def _of_workdir(folder: str, model: resolved.Model, path: str) -> types.PyTree:
     return restore(folder, model, 'last', path)
   student = config.student.to_dict()
   module = representations.student(model.module, student, 'student')
-  params = restore(folder, _with_module(model, module), 'last', path)
-  return plain(_with_module(model, module), params)
+  trained = _with_module(model, module)
+  return plain(trained, restore(folder, trained, 'last', path))
 
 
 def plain(model: resolved.Model, params: types.PyTree) -> types.PyTree:
