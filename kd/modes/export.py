@@ -9,7 +9,6 @@ import jax
 import ml_collections
 
 from kd.checkpoints import gguf_writer
-from kd.checkpoints import huggingface
 from kd.checkpoints import peft
 from kd.core import atomic_files
 from kd.core import errors
@@ -20,6 +19,7 @@ from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import templates
 from kd.models import families
 from kd.models import lora
+from kd.run import hf_folder
 from kd.run import load_params
 from kd.run import model_card
 from kd.run import outputs
@@ -69,26 +69,20 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 def _hf(run: resolved.Run, workdir: str) -> Write:
   """Returns what writes the Hugging Face folder."""
   folder = os.path.join(workdir, 'export', 'hf')
-  tokenizer, template = run.tokenizer, run.config.data.template
-  hf_tokenizer.check(tokenizer, 'data.tokenizer')
-  dtype = run.config.export.dtype
+  hf_tokenizer.check(run.tokenizer, 'data.tokenizer')
 
   def write_more(new, claims, card):
-    hf_tokenizer.write(tokenizer, new, templates.TEMPLATES[template].jinja)
     atomic_files.write_text(os.path.join(new, model_card.FILE), card)
     model_card.write_notice(run.student.config, new)
     path = os.path.join(new, provenance.FILE)
-    provenance.write(path, claims, dtype, os.listdir(new))
+    provenance.write(path, claims, run.config.export.dtype, os.listdir(new))
 
   def write(weights, claims, card):
-    huggingface.write(
+    hf_folder.write(
       folder,
+      run,
       weights.plain,
       run.student.config,
-      dtype,
-      tokenizer.bos_id,
-      tokenizer.stop_ids,
-      tokenizer.pad_id,
       lambda new: write_more(new, claims, card),
     )
     source = run.student.source if run.student.keep_layers else None
@@ -162,7 +156,9 @@ def _peft(run: resolved.Run, workdir: str) -> Write:
   def write(weights, claims, card):
     del card  # It says how transformers loads the whole model.
     if not base:
-      _write_base(run, base_folder, module, weights.params)
+      bare = dataclasses.replace(run.student, module=module.inner)
+      params = load_params.plain(bare, module.base_params(weights.params))
+      hf_folder.write(base_folder, run, params, run.student.config)
 
     def write_more(new):
       model_card.write_notice(run.student.config, new)
@@ -184,25 +180,6 @@ def _base_folder(run) -> str:
     spec = run.config.teacher
   kind, _, place = spec.init.partition(':')
   return os.path.abspath(paths.expand(place)) if kind == 'hf' else ''
-
-
-def _write_base(run, folder, module, params):
-  """Writes the model without its adapters as a Hugging Face folder."""
-  tokenizer = run.tokenizer
-  template = templates.TEMPLATES[run.config.data.template]
-  huggingface.write(
-    folder,
-    load_params.plain(
-      dataclasses.replace(run.student, module=module.inner),
-      module.base_params(params),
-    ),
-    run.student.config,
-    run.config.export.dtype,
-    tokenizer.bos_id,
-    tokenizer.stop_ids,
-    tokenizer.pad_id,
-    lambda new: hf_tokenizer.write(tokenizer, new, template.jinja),
-  )
 
 
 def _say_written(folder: str) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import ml_collections
 
-from kd.checkpoints import huggingface
 from kd.checkpoints import manager
 from kd.checkpoints import weights
 from kd.config import base
@@ -21,7 +20,6 @@ from kd.core import types
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import rows as rows_lib
-from kd.input_pipeline import templates
 from kd.models import config_json
 from kd.models import family
 from kd.models.attention import attention
@@ -32,6 +30,7 @@ from kd.pruning import picture
 from kd.pruning import scores as scores_lib
 from kd.pruning import selection as selection_lib
 from kd.pruning import sizes
+from kd.run import hf_folder
 from kd.run import load_params
 from kd.run import lock
 from kd.run import model_card
@@ -242,22 +241,12 @@ def _write(config, run, request, scores, params, workdir):
     for line in sizes.kinds_warning(model.config):
       session.say(f'warning: {line}')
   session.say(f'layers that are kept: {", ".join(map(str, selection.layers))}')
-  tokenizer = run.tokenizer
-
-  def write_more(new):
-    jinja = templates.TEMPLATES[config.data.template].jinja
-    hf_tokenizer.write(tokenizer, new, jinja)
-    model_card.write_notice(model.config, new)
-
-  huggingface.write(
+  hf_folder.write(
     os.path.join(folder, WEIGHTS),
+    run,
     load_params.pruned(model, params, scores),
     model.config,
-    config.export.dtype,
-    tokenizer.bos_id,
-    tokenizer.stop_ids,
-    tokenizer.pad_id,
-    write_more,
+    lambda new: model_card.write_notice(model.config, new),
   )
   session.say(
     f'wrote {folder}; --config.student.init=hf:{folder}/{WEIGHTS} trains it'

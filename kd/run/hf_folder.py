@@ -1,0 +1,45 @@
+"""Writes a model and the run's tokenizer as a Hugging Face folder."""
+
+from collections.abc import Callable
+
+from kd.checkpoints import huggingface
+from kd.core import types
+from kd.input_pipeline import hf_tokenizer
+from kd.input_pipeline import templates
+from kd.models import family
+from kd.run import resolved
+
+
+def write(
+  folder: str,
+  run: resolved.Run,
+  params: types.PyTree,
+  config: family.Config,
+  write_more: Callable[[str], None] = lambda new: None,
+) -> None:
+  """Writes a folder that transformers and vLLM load; see huggingface.write.
+
+  Args:
+    folder: where to; what is there is replaced.
+    run: has the tokenizer, the chat template and export.dtype.
+    params: plain parameters.
+    config: the model.
+    write_more: called last with the new folder.
+  """
+  tokenizer = run.tokenizer
+
+  def write_tokenizer(new):
+    template = templates.TEMPLATES[run.config.data.template]
+    hf_tokenizer.write(tokenizer, new, template.jinja)
+    write_more(new)
+
+  huggingface.write(
+    folder,
+    params,
+    config,
+    run.config.export.dtype,
+    tokenizer.bos_id,
+    tokenizer.stop_ids,
+    tokenizer.pad_id,
+    write_tokenizer,
+  )
