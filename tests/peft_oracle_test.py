@@ -12,40 +12,16 @@ from kd.checkpoints import peft
 from kd.core import types
 from kd.models import families
 from kd.models import lora
+from kd.models import model_cases
 from kd.models import tensors
-from kd.models.gemma3 import config as gemma3_config
 from tests.oracles import client
 
-_CONFIG = gemma3_config.Gemma3Config(
-  embed_dim=32,
-  mlp_dim=48,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=8,
-  vocab_size=96,
-  layer_kinds=gemma3_config.published_kinds(8),
-  window=4,
-  context=128,
-  query_scale=12.0,
-  local_rope_base=1e4,
-  global_rope_base=1e6,
-  global_rope_factor=1.0,
-  norm_epsilon=1e-6,
-)
-_TOKENS = np.random.default_rng(0).integers(6, 96, 40, np.int32)
+_TOKENS = np.random.default_rng(0).integers(6, 64, 40, np.int32)
 # By name: the model_type of the base's config.json, targets, rank-stabilized.
 _CASES = {
   'text': ('gemma3_text', tensors.LAYER_MATRICES, False),
   'vision': ('gemma3', ('q_proj', 'o_proj', 'down_proj'), True),
 }
-
-
-def _random(tree, seed):
-  """Returns random arrays of these shapes: they compile no initializer."""
-  random = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda x: 0.2 * random.standard_normal(x.shape, np.float32), tree
-  )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -67,15 +43,17 @@ def _logits(model, params):
 @pytest.fixture(scope='module')
 def oracle(tmp_path_factory):
   folder = tmp_path_factory.mktemp('adapters')
-  inner = families.build(_CONFIG, 'float32', 'none', 'student')
-  base = _random(inner.abstract_params(), 0)
+  inner = families.build(model_cases.CONFIG, 'float32', 'none', 'student')
+  base = model_cases.random_params(inner.abstract_params())
   cases, ours = {}, {'base': _logits(inner, base)}
   text = str(folder / 'base')
-  huggingface.write(text, base, _CONFIG, 'float32', 2, [1], 0, lambda _: None)
+  huggingface.write(
+    text, base, model_cases.CONFIG, 'float32', 2, [1], 0, lambda _: None
+  )
   for name, (model_type, targets, stabilized) in _CASES.items():
     model = lora.LoraModel(inner, 3, 8.0, targets, stabilized)
     shapes = jax.eval_shape(model.init_adapters, jax.random.key(0))
-    params = model.with_base(base, _random(shapes, 1))
+    params = model.with_base(base, model_cases.random_params(shapes, seed=1))
     ours[name] = _logits(model, params)
     named, adapter = folder / f'{name}_base', folder / f'{name}_adapter'
     named.mkdir()

@@ -11,34 +11,25 @@ import pytest
 from kd.core import types
 from kd.models import families
 from kd.models import lora
+from kd.models import model_cases
 from kd.models import tensors
-from kd.models.gemma3 import config as gemma3_config
 from kd.models.qwen3 import config as qwen3_config
 
 _NONE = types.TapSpec((), ())
-_SIZES = dict(
-  embed_dim=32,
-  mlp_dim=48,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=8,
-  vocab_size=64,
-  context=128,
-  norm_epsilon=1e-6,
-)
 _CONFIGS = {
-  # Two groups of two layers, and one that is left.
-  'gemma3': gemma3_config.Gemma3Config(
-    **_SIZES,
-    layer_kinds=gemma3_config.periodic_kinds(5, 2),
-    window=4,
-    query_scale=12.0,
-    local_rope_base=1e4,
-    global_rope_base=1e6,
-    global_rope_factor=1.0,
-  ),
+  'gemma3': model_cases.CONFIG,
   'qwen3': qwen3_config.Qwen3Config(
-    **_SIZES, num_layers=3, rope_base=1e6, tied=False
+    embed_dim=32,
+    mlp_dim=48,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    vocab_size=64,
+    context=128,
+    norm_epsilon=1e-6,
+    num_layers=3,
+    rope_base=1e6,
+    tied=False,
   ),
 }
 
@@ -54,30 +45,14 @@ def _model(
 @functools.cache
 def _params(model):
   """Returns parameters whose adapters change the outputs."""
-  random = np.random.default_rng(0)
-  normal = lambda x: 0.1 * random.standard_normal(x.shape, np.float32)
-  base = jax.tree.map(normal, model.inner.abstract_params())
+  base = model_cases.random_params(model.inner.abstract_params())
   adapters = jax.eval_shape(model.init_adapters, jax.random.key(0))
-  return model.with_base(base, jax.tree.map(normal, adapters))
-
-
-def _batch():
-  tokens = jnp.asarray(np.random.default_rng(0).integers(4, 64, (2, 12)))
-  ones = jnp.ones_like(tokens)
-  return types.Batch(
-    tokens=tokens,
-    targets=tokens,
-    positions=jnp.broadcast_to(jnp.arange(12), (2, 12)),
-    segment_ids=ones,
-    parts=ones,
-    weights=ones.astype(jnp.float32),
-    row_id=jnp.arange(2),
-  )
+  return model.with_base(base, model_cases.random_params(adapters, seed=1))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _hidden(model, params):
-  return model.forward(params, _batch(), _NONE)[0]
+  return model.forward(params, model_cases.batch(), _NONE)[0]
 
 
 def _merged(model, params, scale):
@@ -172,7 +147,7 @@ def test_the_gradient_keeps_no_copy_of_the_matrices(remat):
       base,
       is_leaf=lambda x: x is None,
     )
-    return jnp.sum(model.forward(params, _batch(), _NONE)[0])
+    return jnp.sum(model.forward(params, model_cases.batch(), _NONE)[0])
 
   _, residuals = jax.eval_shape(
     lambda a, b: jax.vjp(lambda a: loss(a, b), a), pick(True), pick(False)

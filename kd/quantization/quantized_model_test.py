@@ -12,65 +12,32 @@ import pytest
 from kd.core import types
 from kd.models import families
 from kd.models import lora
+from kd.models import model_cases
 from kd.models import tensors
-from kd.models.gemma3 import config as gemma3_config
 from kd.quantization import quantized_model
 from kd.quantization import rules
 
 _NONE = types.TapSpec((), ())
-# Two groups of two layers, and one that is left.
-_CONFIG = gemma3_config.Gemma3Config(
-  embed_dim=64,
-  mlp_dim=96,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=16,
-  vocab_size=64,
-  layer_kinds=gemma3_config.periodic_kinds(5, 2),
-  window=4,
-  context=128,
-  query_scale=16.0,
-  local_rope_base=1e4,
-  global_rope_base=1e6,
-  global_rope_factor=1.0,
-  norm_epsilon=1e-6,
-)
 
 
 @functools.cache
 def _inner():
-  return families.build(_CONFIG, 'float32', 'dots', 'student')
+  return families.build(model_cases.CONFIG, 'float32', 'dots', 'student')
 
 
 @functools.cache
 def _params():
-  random = np.random.default_rng(0)
-  normal = lambda x: 0.1 * random.standard_normal(x.shape, np.float32)
-  return jax.tree.map(normal, _inner().abstract_params())
+  return model_cases.random_params(_inner().abstract_params())
 
 
 def _schemes(scheme, tables='none'):
   fields = {'weights': scheme, 'tables': tables, 'rules': {}}
-  return rules.scheme_of(_CONFIG, fields, 'student.quantize')
-
-
-def _batch():
-  tokens = jnp.asarray(np.random.default_rng(0).integers(4, 64, (2, 12)))
-  ones = jnp.ones_like(tokens)
-  return types.Batch(
-    tokens=tokens,
-    targets=tokens,
-    positions=jnp.broadcast_to(jnp.arange(12), (2, 12)),
-    segment_ids=ones,
-    parts=ones,
-    weights=ones.astype(jnp.float32),
-    row_id=jnp.arange(2),
-  )
+  return rules.scheme_of(model_cases.CONFIG, fields, 'student.quantize')
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(model, params):
-  hidden, _ = model.forward(params, _batch(), _NONE)
+  hidden, _ = model.forward(params, model_cases.batch(), _NONE)
   return hidden @ model.unembedding(params).T
 
 
