@@ -202,7 +202,7 @@ class Model(Protocol):
 
   @property
   def representation(self) -> dict[str, Any]:
-    """How `core` is wrapped, as JSON values; {} if it is not."""
+    """How values are rounded and `core` is wrapped, as JSON; {} if neither."""
 
   @property
   def core(self) -> 'Model':

@@ -164,8 +164,10 @@ class Transformer(nn.Module):
 
   @property
   def representation(self) -> dict[str, Any]:
-    """Returns {}: it is not wrapped; see family.Model."""
-    return {}
+    """Returns how inputs are rounded, if they are; see family.Model."""
+    if self.round_inputs is layers.unrounded:
+      return {}
+    return {'round_inputs': str(self.round_inputs)}
 
   @property
   def core(self) -> 'Transformer':

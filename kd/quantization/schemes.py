@@ -6,7 +6,6 @@ each. A block's values are its codes times its scale. All arithmetic is float32.
 
 from collections.abc import Callable
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -197,16 +196,22 @@ def fake_quantize(scheme: Scheme, matrix: Array) -> Array:
   )
 
 
-def _rounded_inputs(scheme, x, axes):
-  """Rounds each vector in the last axes of x by its own largest value."""
-  shape = x.shape
-  vectors = x.reshape(*shape[: x.ndim - axes], -1, 1)
-  return fake_quantize(scheme, vectors).reshape(shape)
+@dataclasses.dataclass(frozen=True)
+class RoundedInputs:
+  """Rounds the inputs of a product; see layers.RoundInputs.
+
+  Attributes:
+    scheme: its name in SCHEMES.
+  """
+
+  scheme: str
+
+  def __call__(self, x: Array, axes: int) -> Array:
+    """Rounds each vector in the last axes of x by its own largest value."""
+    shape = x.shape
+    vectors = x.reshape(*shape[: x.ndim - axes], -1, 1)
+    return fake_quantize(SCHEMES[self.scheme], vectors).reshape(shape)
 
 
-# By name, functions of the inputs of a product and the number of their last
-# axes that form a vector: the range of each vector is that of its values.
-INPUTS = {
-  name: functools.partial(_rounded_inputs, SCHEMES[name])
-  for name in ('int8', 'fp8')
-}
+# By name: the range of each vector is that of its values.
+INPUTS = {name: RoundedInputs(name) for name in ('int8', 'fp8')}

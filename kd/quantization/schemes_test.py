@@ -1,5 +1,7 @@
 """Schemes against float64 numpy, and ggml's own quantization."""
 
+import json
+
 import gguf
 from gguf import quants
 import jax
@@ -8,6 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from kd.models import families
+from kd.models import model_cases
 from kd.quantization import schemes
 
 _SHAPE = 3, 256, 24  # layers, inputs, outputs
@@ -112,3 +116,10 @@ def test_inputs_are_rounded_by_their_own_range(name):
   error = np.abs(np.asarray(found).reshape(24, -1) - expected)
   # A value that is half-way between two codes may go to either.
   assert (error > 1e-5 * most * scale).mean() < 1e-3
+
+
+def test_a_model_that_rounds_inputs_is_another_one():
+  plain = families.build(model_cases.CONFIG, 'float32', 'none', 'student')
+  models = [plain.clone(round_inputs=r) for r in schemes.INPUTS.values()]
+  said = [json.dumps(m.representation) for m in (plain, *models)]
+  assert len(set(said)) == 3
