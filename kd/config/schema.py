@@ -146,6 +146,31 @@ def option(choice: Choice, name: str, **changes: Any):
   return part({'name': name, **fields, **changes})
 
 
+def completed(node: Node, value: Any) -> Any:
+  """Returns a recorded config with the names and fields of this version.
+
+  A new field's default is what was done before there was the field, so a config
+  that an earlier version recorded means the same with it.
+
+  Args:
+    node: the schema of `value`.
+    value: JSON values, which need not be legal.
+  """
+  if isinstance(node, Field) or not is_part(value):
+    return value
+  result = dict(value)
+  if isinstance(node, Choice) and 'name' not in result:
+    return result
+  for key, child in children_of(node, value).items():
+    if isinstance(child, Field) and child.formerly in result:
+      result[key] = result.pop(child.formerly)
+    if key in result:
+      result[key] = completed(child, result[key])
+    elif not (isinstance(child, Field) and child.default is REQUIRED):
+      result[key] = defaults(child)
+  return result
+
+
 def join(path: str, key: str) -> str:
   """Returns the path of a field in the part at `path`."""
   return f'{path}.{key}' if path else key

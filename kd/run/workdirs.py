@@ -16,6 +16,7 @@ import ml_collections
 from kd.checkpoints import manager
 from kd.config import base
 from kd.config import legal as legal_lib
+from kd.config import schema
 from kd.core import atomic_files
 from kd.core import config as config_lib
 from kd.core import errors
@@ -88,18 +89,13 @@ def recorded_config(workdir: str) -> ml_collections.ConfigDict | None:
   Raises:
     ConfigError: the file is damaged, or another version of kd wrote it.
   """
-  fields = _read(workdir, CONFIG_FILE)
+  fields = _recorded_fields(workdir)
   if not fields:
     return None
-  file = os.path.join(workdir, CONFIG_FILE)
   try:
     return base.checked(ml_collections.ConfigDict(fields))
   except errors.ConfigError as e:
-    raise e.at(f'{file}: {e.path}') from e
-  except (ValueError, TypeError) as e:  # ConfigDict rejects some names.
-    raise errors.ConfigError(
-      '--workdir', f'{file}: {str(e)[:_LONGEST]}', _WRITTEN
-    ) from e
+    raise e.at(f'{os.path.join(workdir, CONFIG_FILE)}: {e.path}') from e
 
 
 def check(
@@ -121,7 +117,7 @@ def check(
     ConfigError: other fields differ: lists them; or `steps` is below the
       step of the latest checkpoint.
   """
-  old = _read(workdir, CONFIG_FILE)
+  old = _recorded_fields(workdir)
   if not old:
     return Changes({}, {})
   new = json.loads(config_lib.to_json(config))
@@ -149,6 +145,25 @@ def check(
     )
   _check_steps(config.steps, workdir)
   return changes
+
+
+def _recorded_fields(workdir):
+  """Returns the recorded config as JSON values; {} without a run.
+
+  Fields that its version of kd named otherwise get their names of today, those
+  that it did not have their defaults.
+  """
+  fields = _read(workdir, CONFIG_FILE)
+  if not fields:
+    return {}
+  try:
+    config = ml_collections.ConfigDict(schema.completed(base.ROOT, fields))
+  except (ValueError, TypeError) as e:  # ConfigDict rejects some names.
+    file = os.path.join(workdir, CONFIG_FILE)
+    raise errors.ConfigError(
+      '--workdir', f'{file}: {str(e)[:_LONGEST]}', _WRITTEN
+    ) from e
+  return json.loads(config_lib.to_json(config))
 
 
 def _read(workdir, name):
