@@ -156,19 +156,28 @@ def completed(node: Node, value: Any) -> Any:
     node: the schema of `value`.
     value: JSON values, which need not be legal.
   """
-  if isinstance(node, Field) or not is_part(value):
+  if isinstance(node, Field):
+    return _renamed(node.legal, value)
+  if not is_part(value):
     return value
   result = dict(value)
   if isinstance(node, Choice) and 'name' not in result:
     return result
   for key, child in children_of(node, value).items():
-    if isinstance(child, Field) and child.formerly in result:
-      result[key] = result.pop(child.formerly)
+    formerly = child.formerly if isinstance(child, Field) else ''
+    if formerly and formerly in result:
+      result[key] = result.pop(formerly)
     if key in result:
       result[key] = completed(child, result[key])
     elif not (isinstance(child, Field) and child.default is REQUIRED):
       result[key] = defaults(child)
   return result
+
+
+def _renamed(legal, value):
+  """Returns today's name of a value that one of several names."""
+  named = isinstance(legal, legal_lib.OneOf) and isinstance(value, str)
+  return legal.formerly.get(value, value) if named else value
 
 
 def join(path: str, key: str) -> str:

@@ -12,13 +12,15 @@ from kd.core import errors
 from kd.run import workdirs
 
 
-def test_a_config_without_the_fields_that_came_later(tmp_path):
+def test_a_config_of_an_earlier_version(tmp_path):
   config = base.checked(command_line.load('configs/quickstart.py'))
   recorded = json.loads(config_lib.to_json(config))
   _remove_defaults(recorded, json.loads(config_lib.to_json(_DEFAULTS)))
   assert 'ema' not in recorded and 'quantize' not in recorded['student']
   assert recorded['student']['variant'] == 'nano'
-  recorded['data']['rationale'] = {'dropped': 0.0}  # Its old name.
+  recorded['data']['rationale'] = {'dropped': 0.0}
+  config.teacher.source = 'on_policy'
+  recorded['teacher']['source'] = 'rollout'
   (tmp_path / 'config.json').write_text(json.dumps(recorded))
 
   changes = workdirs.check(config, str(tmp_path))
