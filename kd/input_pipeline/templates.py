@@ -113,7 +113,7 @@ def encode(
   cut = len(text) - len(body)
   if closed:
     body = body.removesuffix(chat_turns.EOS)
-  ids, offsets = tokenizer.encode_with_offsets(body)
+  ids, offsets = (x.tolist() for x in tokenizer.encode_with_offsets(body))
   offsets = [(begin + cut, end + cut) for begin, end in offsets]
   said = _share(offsets, [(t.begin, t.end) for t in turns])
   worked = _share(offsets, [(t.begin, t.answer) for t in turns])
