@@ -15,9 +15,9 @@ from tools import sources
 # A package imports only from packages before it.
 PACKAGES = (
   *('core', 'metrics', 'partitioning', 'models', 'quantization', 'config'),
-  *('checkpoints', 'pruning', 'losses', 'optimizers', 'input_pipeline'),
-  *('sampling', 'teachers', 'reasoning', 'evaluation', 'run', 'train'),
-  *('planning', 'modes'),
+  *('checkpoints', 'pruning', 'losses', 'optimizers', 'data_files'),
+  *('input_pipeline', 'sampling', 'teachers', 'reasoning', 'evaluation'),
+  *('run', 'train', 'planning', 'modes'),
 )
 
 # What the files outside the packages may import of the project.

@@ -12,6 +12,7 @@ import numpy as np
 from kd.core import errors
 from kd.core import quiet
 from kd.evaluation import results
+from kd.input_pipeline import conversations
 from kd.input_pipeline import user_errors
 from kd.metrics import metric
 from kd.sampling import requests
@@ -219,7 +220,7 @@ def _read(part: Answered, module: str) -> _Task:
     zip(part.examples, part.samples, strict=True)
   ):
     ids.append(str(example.get('id', number)))
-    reference = _text(example['targets'])
+    reference = _text(conversations.reference(example))
     try:
       targets.append(post(reference, example=example, is_target=True))
       predictions.append(post(sample.text, example=example, is_target=False))

@@ -1,4 +1,4 @@
-"""The texts of seqio tasks, read once and checked."""
+"""The examples of seqio tasks, read one at a time and checked."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -7,14 +7,19 @@ from typing import Any
 
 from kd.core import errors
 from kd.core import quiet
+from kd.data_files import chats
 from kd.input_pipeline import opened_files
 from kd.input_pipeline import retry
 from kd.input_pipeline import task_code
 from kd.input_pipeline import user_errors
 
-# The features that are read; `inputs` and `targets` must be there.
-_FIELDS = ('id', 'inputs', 'targets', 'rationale')
+_PAIR = ('inputs', 'targets', 'rationale')
+_LEGAL = (
+  'inputs and targets (id and rationale are optional), messages (JSON), or text'
+)
 _SHOWN = 40  # Characters of a text in an error.
+
+Example = dict[str, Any]
 
 EVERY = 5000  # Examples between two lines of progress.
 
@@ -78,10 +83,10 @@ def _rate(mixture: Any, task: Any) -> float:
   return rate
 
 
-def read(
+def stream(
   task: Any, split: str, module: str, limit: int, say: Callable[[str], None]
-) -> list[dict[str, str]]:
-  """Reads the examples of a task.
+) -> Iterator[Example]:
+  """Reads the examples of a task one at a time.
 
   Args:
     task: a seqio.Task.
@@ -90,10 +95,13 @@ def read(
     limit: number of examples to read, from the first; -1 for all.
     say: called with lines of progress.
 
-  Returns:
+  Yields:
     By example, in the source's order: `id` (the task's name and a number where
-    the task gives none), `inputs`, `targets`, and `rationale`, the beginning of
-    the targets that is the rationale ('' where the task gives none).
+    the task gives none), and one of
+    - `inputs`, `targets`, and `rationale`, the beginning of the targets that is
+      the rationale ('' where the task gives none);
+    - `messages`, as chats.check returns them;
+    - `text`, a document.
 
   Raises:
     ConfigError: the split is empty, the task's code fails, a feature is missing
@@ -101,25 +109,33 @@ def read(
     Exception: the disk or the network fails (`retry.is_transient`).
   """
   where = f'task {task.name!r}, split {split!r}'
-  rows = []
-  with opened_files.watched(module), _users_errors(where, rows):
+  last: list[str] = []
+  count = 0
+  with opened_files.watched(module), _users_errors(where, last):
     dataset = task.get_dataset(split=split, shuffle=False)
     if limit > 0:
       dataset = dataset.take(limit)
-    for i, example in enumerate(dataset.as_numpy_iterator()):
-      rows.append(_row(example, f'{task.name}-{i}', where))
-      if len(rows) % EVERY == 0:
-        say(f'{task.name}: {len(rows)} examples read')
-  if not rows:
+    for features in dataset.as_numpy_iterator():
+      example = _example(features, f'{task.name}-{count}', where)
+      last[:] = [example['id']]
+      count += 1
+      yield example
+      if count % EVERY == 0:
+        say(f'{task.name}: {count} examples read')
+  if not count:
     raise errors.ConfigError(
       'data.mixture', f'{where}: is empty', legal='a split with examples'
     )
-  return rows
 
 
 @contextlib.contextmanager
-def _users_errors(where: str, rows: list[Any]) -> Iterator[None]:
-  """Raises ConfigError for what the task's own code raises."""
+def _users_errors(where: str, last: list[str]) -> Iterator[None]:
+  """Raises ConfigError for what the task's own code raises.
+
+  Args:
+    where: the task and its split.
+    last: holds the id of the last example that was read, if any.
+  """
   try:
     yield
   except (errors.KdError, MemoryError):
@@ -127,22 +143,29 @@ def _users_errors(where: str, rows: list[Any]) -> Iterator[None]:
   except Exception as e:  # The user's code may raise anything.
     if retry.is_transient(e):
       raise
-    if rows:
-      where += f', behind example {rows[-1]["id"]!r}'
+    if last:
+      where += f', behind example {last[0]!r}'
     raise user_errors.refuse(e, 'data.mixture', where) from e
 
 
-def _row(example: dict[str, Any], name: str, where: str) -> dict[str, str]:
+def _example(features: dict[str, Any], name: str, where: str) -> Example:
   """Returns an example's texts, checked."""
-  if 'id' in example:
-    name = _text(example['id'], f"{where}, example {name!r}: feature 'id'")
+  if 'id' in features:
+    name = _text(features['id'], f"{where}, example {name!r}: feature 'id'")
   where += f', example {name!r}'
-  row = {'id': name, 'rationale': ''}
-  for field in _FIELDS[1:]:
-    if field in example:
-      row[field] = _text(example[field], f'{where}: feature {field!r}')
-  _check(row, where)
-  return row
+
+  def text(field):
+    return _text(features[field], f'{where}: feature {field!r}')
+
+  if 'messages' in features:
+    chat = text('messages')
+    return {'id': name, 'messages': chats.parse(chat, where)}
+  if 'text' in features:
+    return {'id': name, 'text': text('text')}
+  pair = {'id': name, 'rationale': ''}
+  pair |= {field: text(field) for field in _PAIR if field in features}
+  _check(pair, where)
+  return pair
 
 
 def _text(value: Any, where: str) -> str:
@@ -172,7 +195,7 @@ def _check(row: dict[str, str], where: str) -> None:
       raise errors.ConfigError(
         'data.mixture',
         f'{where} has no feature {field!r}',
-        legal='inputs and targets; id and rationale are optional',
+        legal=_LEGAL,
       )
   rationale, targets = row['rationale'], row['targets']
   if not targets.startswith(rationale):

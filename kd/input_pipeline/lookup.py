@@ -91,7 +91,7 @@ def _first_examples(tasks, split, module):
   found = []
   for task, _ in tasks:
     if isinstance(task.source, seqio.FunctionDataSource):
-      found += examples.read(
+      found += examples.stream(
         task, split, module, limit=1, say=lambda line: None
       )
   return found
@@ -101,7 +101,7 @@ def _check_rationale(examples_, tasks, data, fields):
   """Refuses terms of rationales if no task has any."""
   if not fields or len(examples_) < len(tasks):
     return
-  if not any(example['rationale'] for example in examples_):
+  if not any(example.get('rationale') for example in examples_):
     raise errors.ConfigError(
       fields[0],
       f"found 'rationale', and {data.mixture!r} gives none",

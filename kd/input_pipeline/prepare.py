@@ -45,6 +45,8 @@ def prepare(
   limit: int,
   module: str,
   retry_policy: retry.RetryPolicy,
+  long: str = 'chunk',
+  chunk_overlap: int = 0,
   refresh: bool = False,
   say: Callable[[str], None] = logging.info,
 ) -> list[prepared_lib.Prepared]:
@@ -59,7 +61,7 @@ def prepare(
     name: a seqio task or mixture that `module` registers.
     split: its split.
     tokenizer: gives the ids.
-    template: 'plain' or 'gemma'.
+    template: a name of templates.NAMES.
     length: positions of a row, L.
     pack: whether rows hold several examples; these are shuffled by `seed`
       before, or they keep the file's order.
@@ -68,6 +70,9 @@ def prepare(
     limit: number of examples of each task to use, from the first; -1 for all.
     module: the Python module to import, 'data.mixtures'.
     retry_policy: with a source that cannot be read.
+    long: what becomes of examples that are longer than a row, one of
+      encoding.LONG.
+    chunk_overlap: tokens that chunks of a document share, see encoding.Encoder.
     refresh: prepares the rows even if there are some to reuse.
     say: prints lines of progress.
 
@@ -96,6 +101,8 @@ def prepare(
     'pack': pack,
     'seed': seed if pack else None,
     'limit': limit,
+    'long': long,
+    'chunk_overlap': chunk_overlap,
     'module': module,
     'tokenizer': tokenizer.digest,
     'pad_bos_eos': [tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id],
@@ -214,8 +221,8 @@ def _write_parts(
   for task, rate in pairs:
     examples = retry_policy.read(
       f'task {task.name!r}, split {split!r}',
-      lambda task=task: examples_lib.read(
-        task, split, module, request['limit'], say
+      lambda task=task: list(
+        examples_lib.stream(task, split, module, request['limit'], say)
       ),
     )
     parts.append(

@@ -13,12 +13,13 @@ import sys
 import types
 
 from kd.core import errors
+from kd.input_pipeline import encoding
 from kd.input_pipeline import packing
 from kd.input_pipeline import templates
 from kd.input_pipeline import user_errors
 
 # The modules here that decide what a row of given texts looks like.
-_ROW_CODE = (packing, templates)
+_ROW_CODE = (encoding, packing, templates)
 # Libraries set variables of their own while they are imported.
 _VARIABLE = re.compile('(?!TF_|JAX_|XLA_)[A-Z][A-Z0-9_]+')
 

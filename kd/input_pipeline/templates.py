@@ -60,8 +60,9 @@ def render(
 
   Args:
     name: a template of NAMES.
-    messages: dicts of `role` (system, user, assistant or model) and `content`;
-      the model's may have `rationale`, the beginning of the content.
+    messages: dicts of `role` (system, user, assistant or model, tool) and
+      `content`; the model's may have `weight`, `rationale`, the beginning of
+      the content, and `tool_calls`.
     generate: end with the opening of the model's turn.
 
   Returns:
@@ -100,7 +101,8 @@ def encode(
   Returns:
     ids, with one BOS in front if the template and the tokenizer have one; a
     part for each: types.RATIONALE, or types.ANSWER on all else; a weight for
-    each: 1 on the model's turns and the marks that end them, 0 elsewhere.
+    each: the message's (1) on the model's turns and the marks that end them, 0
+    elsewhere.
 
   Raises:
     ConfigError: as `render`.
@@ -117,12 +119,13 @@ def encode(
   offsets = [(begin + cut, end + cut) for begin, end in offsets]
   said = _share(offsets, [(t.begin, t.end) for t in turns])
   worked = _share(offsets, [(t.begin, t.answer) for t in turns])
-  parts = [types.RATIONALE if w else types.ANSWER for w in worked]
+  parts = [types.ANSWER if w is None else types.RATIONALE for w in worked]
   ids, parts = first + ids, [types.ANSWER] * len(first) + parts
-  weights = [0.0] * len(first) + [float(s) for s in said]
+  weights = [0.0] * len(first)
+  weights += [0.0 if i is None else turns[i].weight for i in said]
   if closed:
     ids, parts = ids + [tokenizer.eos_id], parts + [types.ANSWER]
-    weights.append(1.0)
+    weights.append(turns[0].weight)
   return ids, parts, weights
 
 
@@ -135,14 +138,24 @@ def _split_bos(
   return [tokenizer.bos_id] if has_bos else [], body
 
 
-def _share(offsets: Spans, spans: Spans) -> list[bool]:
-  """Returns whether each token overlaps a span; both are in order."""
-  spans = [(begin, end) for begin, end in spans if begin < end]
+def _share(offsets: Spans, spans: Spans) -> list[int | None]:
+  """Returns the first span that each token overlaps; both are in order.
+
+  Args:
+    offsets: of the tokens.
+    spans: empty ones are passed over.
+
+  Returns:
+    Numbers of spans, None for a token that overlaps none.
+  """
   shares, at = [], 0
   for begin, end in offsets:
-    while at < len(spans) and spans[at][1] <= begin:
+    while at < len(spans) and (
+      spans[at][1] <= begin or spans[at][0] == spans[at][1]
+    ):
       at += 1
-    shares.append(at < len(spans) and end > spans[at][0])
+    overlaps = at < len(spans) and end > spans[at][0]
+    shares.append(at if overlaps else None)
   return shares
 
 

@@ -12,6 +12,7 @@ from kd.input_pipeline import sentencepiece_tokenizer
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.input_pipeline import trained_byte_level
+from kd.models import chat_turns
 
 _CHAT = [
   {'role': 'user', 'content': ' Hi '},
@@ -159,7 +160,8 @@ def test_the_rationale_of_qwen3(name, content, rationale, worked, answer):
   assert text[turn.begin : turn.answer] == worked
   assert text[turn.answer : turn.end] == f'{answer}<|im_end|>'
   plain, (same,) = templates.render(name, templates.exchange('x', content))
-  assert plain == text and same == (turn.begin, turn.begin, turn.end)
+  assert plain == text
+  assert same == chat_turns.Turn(turn.begin, turn.begin, turn.end)
 
 
 def test_a_token_across_the_seam_is_supervised():
@@ -311,7 +313,8 @@ def test_system_turn_goes_into_the_first_user_turn():
     (['user', 'user'], 'turn 2: is a user turn'),
     (['assistant'], 'turn 1: is a model turn'),
     (['system'], 'no user turn'),
-    (['user', 'tool'], "unknown role 'tool'"),
+    (['user', 'tool'], 'turn 2: is a tool turn'),
+    (['user', 'robot'], "unknown role 'robot'"),
   ],
 )
 def test_turns_out_of_order(roles, message):

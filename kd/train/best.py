@@ -10,6 +10,7 @@ from kd.config import rules
 from kd.core import errors
 from kd.evaluation import measures
 from kd.evaluation import seqio_adapter
+from kd.input_pipeline import conversations
 from kd.metrics import metric
 from kd.sampling import requests
 from kd.train import evaluate
@@ -125,6 +126,7 @@ def check(
 def _referred(task_rows):
   examples = task_rows.examples()
   samples = [
-    requests.Sample((), (), example['targets'], 'stop') for example in examples
+    requests.Sample((), (), conversations.reference(example), 'stop')
+    for example in examples
   ]
   return seqio_adapter.Answered(task_rows.task, examples, samples)

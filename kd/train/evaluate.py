@@ -16,6 +16,7 @@ from kd.core import types
 from kd.evaluation import likelihood
 from kd.evaluation import results
 from kd.evaluation import seqio_adapter
+from kd.input_pipeline import conversations
 from kd.input_pipeline import prepare
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
@@ -78,6 +79,8 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
       limit=-1 if -1 in (entry.examples, entry.answers) else count,
       module=config.data.module,
       retry_policy=retry.RetryPolicy(**config.data.read),
+      long=config.data.long,
+      chunk_overlap=config.data.chunk_overlap,
       say=say,
     )
     prepared = shared_rows.prepare(
@@ -243,7 +246,7 @@ class Evaluator:
     config = self._run.config
     asked = []
     for example in examples:
-      messages = templates.exchange(example['inputs'])
+      messages = conversations.prompt(example)
       try:
         ids = templates.encode_prompt(
           self._run.tokenizer, config.data.template, messages
@@ -280,8 +283,8 @@ def _records(
           'set': set_name,
           'task': task_rows.task,
           'id': example['id'],
-          'prompt': example['inputs'],
-          'reference': example['targets'],
+          'prompt': conversations.prompt_text(example),
+          'reference': conversations.reference(example),
           'answer': sample.text,
           'verdict': _verdict(scores),
           'scores': {k: run_info.json_number(x) for k, x in scores.items()},

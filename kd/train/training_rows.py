@@ -36,6 +36,8 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
     limit=config.data.examples,
     module=config.data.module,
     retry_policy=retry.RetryPolicy(**config.data.read),
+    long=config.data.long,
+    chunk_overlap=config.data.chunk_overlap,
     say=say,
   )
   prepared = shared_rows.prepare(

@@ -131,6 +131,17 @@ DATA = schema.Section(
       8, legal.Integer(1, 2**20), 'rows per step, over all devices'
     ),
     'length': F(256, legal.Integer(1, 2**20), 'tokens per row'),
+    'long': F(
+      'chunk',
+      legal.one_of('chunk', 'drop', 'refuse'),
+      'examples longer than a row. chunk: documents are divided, chats left '
+      'out; drop: both are left out; refuse: an error',
+    ),
+    'chunk_overlap': F(
+      0,
+      legal.Integer(0, 2**20),
+      'tokens that a chunk of a document repeats as context, with weight 0',
+    ),
     'pack': F(True, legal.BOOLEAN, 'put several examples in a row'),
     'seed': F(
       -1,

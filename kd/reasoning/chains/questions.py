@@ -94,7 +94,7 @@ def read_task(
     say: prints a line of progress.
 
   Raises:
-    ConfigError: see examples.tasks and examples.read.
+    ConfigError: see examples.tasks and examples.stream.
   """
   questions = []
   tasks = [task for task, _ in examples.tasks(name, split, module)]
@@ -105,7 +105,7 @@ def read_task(
       Question(
         prefix + row['id'], row['inputs'], row['targets'], row['rationale']
       )
-      for row in examples.read(task, split, module, limit, say)
+      for row in examples.stream(task, split, module, limit, say)
     ]
   return questions
 
