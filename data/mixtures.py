@@ -6,8 +6,8 @@ target tokens, as the config's field `data.rates` says (docs/data.md).
 
 import seqio
 
-from data import tasks  # noqa: F401, registers the tasks
-from data import traces  # noqa: F401, registers more
+from kd.data import tasks  # noqa: F401, registers the tasks
+from kd.data import traces  # noqa: F401, registers more
 
 # Two worked GSM8K examples for each of the others: those carry the reasoning,
 # the bare answers keep the short form known, and arithmetic steadies the steps.

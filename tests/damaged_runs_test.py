@@ -151,7 +151,7 @@ def _prepare(folder, seed):
     seed=seed,
     cache_dir=str(folder),
     limit=20,
-    module='data.mixtures',
+    module='kd.data.mixtures',
     retry_policy=_PATIENCE,
     say=lambda line: None,
   )

@@ -90,7 +90,7 @@ def violations(root):
 def _file_rules(source, paths):
   if source.line_count > MAX_LINES:
     yield f'{source.path}: {source.line_count} lines; at most {MAX_LINES}'
-  known = (*PACKAGES, *MAY_IMPORT, 'conftest.py')
+  known = (*PACKAGES, *MAY_IMPORT, 'conftest.py', 'setup.py')
   if source.unit not in known:
     yield f'{source.path}: {source.unit} is in no layer; known: {known}'
   folder = source.path.rpartition('/')[0]
@@ -165,6 +165,8 @@ def _oracle(source, imported):
 def _style(source, imported):
   if imported.module.startswith('.'):
     yield 'imports relatively: give the full name'
+  elif imported.by_folder:
+    yield f'imports {imported.module}: its name is kd.{imported.module}'
   elif imported.name and not source.path.endswith('__init__.py'):
     taken = f'{imported.name} from {imported.module}'
     yield f'imports {taken}, no module of the project: import modules only'

@@ -222,10 +222,17 @@ class Containing(Text):
 
 @dataclasses.dataclass(frozen=True)
 class Matching(Text):
-  """Text that matches a pattern in full, or is empty where that is said."""
+  """Text that matches a pattern in full, or is empty where that is said.
+
+  Attributes:
+    pattern: a regular expression.
+    text: what it means.
+    formerly: by a value of earlier versions, today's.
+  """
 
   pattern: str
   text: str
+  formerly: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def _fault(self, value):
     if re.fullmatch(self.pattern, value):

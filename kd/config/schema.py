@@ -175,8 +175,9 @@ def completed(node: Node, value: Any) -> Any:
 
 
 def _renamed(legal, value):
-  """Returns today's name of a value that one of several names."""
-  named = isinstance(legal, legal_lib.OneOf) and isinstance(value, str)
+  """Returns today's form of a value that names something."""
+  kinds = legal_lib.OneOf | legal_lib.Matching
+  named = isinstance(legal, kinds) and isinstance(value, str)
   return legal.formerly.get(value, value) if named else value
 
 

@@ -80,7 +80,7 @@ def score(answered: Sequence[Answered], module: str) -> Scores:
 
   Args:
     answered: the answers by task.
-    module: the module that declares the tasks, e.g. 'data.mixtures'.
+    module: the module that declares the tasks, e.g. 'kd.data.mixtures'.
 
   Raises:
     ConfigError: no such module or task, a task has no metric functions, or one

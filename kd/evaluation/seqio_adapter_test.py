@@ -10,7 +10,7 @@ from kd.evaluation import seqio_adapter
 from kd.metrics import metric
 from kd.sampling import requests
 
-MODULE = 'data.mixtures'
+MODULE = 'kd.data.mixtures'
 TASK = 'arithmetic_cot'
 
 EXAMPLES = [

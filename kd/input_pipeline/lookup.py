@@ -77,7 +77,7 @@ def _check_registers(module):
     raise errors.ConfigError(
       'data.module',
       f'{module!r} registers no task',
-      legal="a module that registers seqio tasks, such as 'data.mixtures'",
+      legal="a module that registers seqio tasks, such as 'kd.data.mixtures'",
     )
 
 

@@ -68,7 +68,7 @@ def prepare(
     seed: of that shuffle.
     cache_dir: the folder of all prepared rows.
     limit: number of examples of each task to use, from the first; -1 for all.
-    module: the Python module to import, 'data.mixtures'.
+    module: the Python module to import, 'kd.data.mixtures'.
     retry_policy: with a source that cannot be read.
     long: what becomes of examples that are longer than a row, one of
       encoding.LONG.

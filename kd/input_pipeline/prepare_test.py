@@ -32,7 +32,7 @@ def _prepare(folder, name='arithmetic_few', **changes):
       seed=0,
       cache_dir=str(folder),
       limit=60,
-      module='data.mixtures',
+      module='kd.data.mixtures',
       retry_policy=retry.RetryPolicy(attempts=1, wait_s=0.0, timeout_s=60.0),
       say=lambda line: None,
     )

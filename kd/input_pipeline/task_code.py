@@ -52,7 +52,7 @@ def of(module: str) -> TaskCode:
   is imported by a computed name is not seen: list its file in DATA_FILES.
 
   Args:
-    module: an importable module's name, e.g. 'data.mixtures'.
+    module: an importable module's name, e.g. 'kd.data.mixtures'.
 
   Raises:
     ConfigError: there is no such module, or a file has a syntax error.
@@ -114,7 +114,9 @@ def _no_module(module: str) -> errors.ConfigError:
   return errors.ConfigError(
     'data.module',
     f'there is no Python module {module!r}',
-    legal="a module that registers seqio tasks, such as 'data.mixtures'",
+    legal="a module that registers seqio tasks, such as 'kd.data.mixtures'",
+    # Where modules of earlier versions are now.
+    nearest=f'kd.{module}' if _find(f'kd.{module}') else '',
   )
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from typing import Any
 
+import kd
 from kd.checkpoints import manager
 from kd.core import atomic_files
 from kd.core import errors
@@ -138,17 +139,20 @@ def code() -> dict[str, Any]:
   """Returns what identifies this program.
 
   Returns:
-    The git commit of the checkout and whether files differ from it (None where
-    there is no checkout), and the digest of the package's sources.
+    The version, the git commit of the checkout and whether files differ from it
+    (None where there is no checkout), and the digest of the package's sources.
   """
-  package = os.path.join(paths.project_folder(), 'kd')
+  package = paths.package_folder()
   names = sorted(glob.glob('**/*.py', root_dir=package, recursive=True))
   sources = {n: identity.file_digest(os.path.join(package, n)) for n in names}
-  commit = _git(package, 'rev-parse', 'HEAD')
+  # An installed package may be in a repository of its user's.
+  in_git = paths.is_checkout()
+  commit = _git(package, 'rev-parse', 'HEAD') if in_git else None
   modified = None
   if commit is not None:
     modified = bool(_git(package, 'status', '--porcelain', '--', '.'))
   return {
+    'version': kd.__version__,
     'commit': commit,
     'modified': modified,
     'sources': identity.digest(sources),

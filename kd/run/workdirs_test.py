@@ -19,6 +19,7 @@ def test_a_config_of_an_earlier_version(tmp_path):
   assert 'ema' not in recorded and 'quantize' not in recorded['student']
   assert recorded['student']['variant'] == 'nano'
   recorded['data']['rationale'] = {'dropped': 0.0}
+  recorded['data']['module'] = 'data.mixtures'
   config.teacher.source = 'on_policy'
   recorded['teacher']['source'] = 'rollout'
   (tmp_path / 'config.json').write_text(json.dumps(recorded))

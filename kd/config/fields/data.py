@@ -104,10 +104,14 @@ DATA = schema.Section(
   'Rows of tokens.',
   {
     'module': F(
-      'data.mixtures',
+      'kd.data.mixtures',
       legal.Matching(
         r'[^\W\d]\w*(\.[^\W\d]\w*)*',
-        "a Python module's name, such as data.mixtures",
+        "a Python module's name, such as kd.data.mixtures",
+        formerly={
+          'data.mixtures': 'kd.data.mixtures',
+          'data.traces': 'kd.data.traces',
+        },
       ),
       'Python module that registers the mixture with seqio',
     ),
