@@ -73,22 +73,24 @@ class Encoder:
           f'{"chunk" if document else "drop"!r}',
         )
       if document and self.long == 'chunk':
-        return [_example(c, index) for c in self._chunks(*columns)]
-    return [_example(columns, index)]
+        return [packing.Example(*c, index) for c in self._chunks(*columns)]
+    return [packing.Example(*columns, index)]
 
   def _document(self, text):
     """Returns BOS, the text and EOS; all but BOS are targets."""
     first = self._first
     ids = [*first, *self.tokenizer.encode(text), self.tokenizer.eos_id]
-    weights = [0.0] * len(first) + [1.0] * (len(ids) - len(first))
-    return ids, [types.ANSWER] * len(ids), weights
+    weights = np.ones(len(ids), np.float32)
+    weights[: len(first)] = 0
+    parts = np.full(len(ids), types.ANSWER, np.int32)
+    return np.array(ids, np.int32), parts, weights
 
   @property
   def _first(self):
     bos = self.tokenizer.bos_id
     return [] if bos is None else [bos]
 
-  def _chunks(self, ids, parts, weights) -> Iterator[Sequence[Sequence]]:
+  def _chunks(self, ids, parts, weights) -> Iterator[Sequence[np.ndarray]]:
     """Yields the columns of full rows; each begins with the BOS, if any."""
     first = len(self._first)
     size = self.length + 1 - first
@@ -98,21 +100,9 @@ class Encoder:
     while True:
       chunk = slice(begin, begin + size)
       context = overlap if begin > first else 0
-      yield (
-        [*ids[:first], *ids[chunk]],
-        [*parts[:first], *parts[chunk]],
-        [*weights[:first], *[0.0] * context, *weights[chunk][context:]],
-      )
+      columns = [np.append(x[:first], x[chunk]) for x in (ids, parts, weights)]
+      columns[-1][first : first + context] = 0
+      yield columns
       if begin + size >= len(ids):
         return
       begin += size - overlap
-
-
-def _example(columns, index):
-  ids, parts, weights = columns
-  return packing.Example(
-    np.asarray(ids, np.int32),
-    np.asarray(parts, np.int32),
-    np.asarray(weights, np.float32),
-    index,
-  )

@@ -1,5 +1,6 @@
 """Encoding: weights of turns, chunks of documents, what is too long."""
 
+import numpy as np
 import pytest
 
 from kd.core import errors
@@ -113,5 +114,6 @@ def test_a_pair_is_what_it_was(tokenizer):
     tokenizer, 'gemma', templates.exchange('1+1?', '1+1=2 2', '1+1=2')
   )
   ours = example.ids, example.parts, example.weights
-  assert [column.tolist() for column in ours] == list(columns)
+  for column, expected in zip(ours, columns, strict=True):
+    np.testing.assert_array_equal(column, expected)
   assert example.parts.any() and example.index == 3

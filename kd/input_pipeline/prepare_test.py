@@ -51,12 +51,15 @@ def test_rows_hold_the_examples(cache):
   examples = part.examples()
   tokenizer = tokenizers.load('bytes')
   expected = sorted(
-    templates.encode(
-      tokenizer,
-      'plain',
-      templates.exchange(e['inputs'], e['targets'], e['rationale']),
-    )
+    tuple(column.tolist() for column in columns)
     for e in examples
+    for columns in [
+      templates.encode(
+        tokenizer,
+        'plain',
+        templates.exchange(e['inputs'], e['targets'], e['rationale']),
+      )
+    ]
   )
   found = []
   for batch in rows_lib.batches([part], 1, [0]):
