@@ -30,7 +30,7 @@ MAY_IMPORT = {
     *('kd.reasoning.arithmetic.answers', 'kd.reasoning.gsm8k_lines'),
   ),
   'docs': ('docs', 'configs', 'data', 'kd'),
-  'experiments': ('experiments', 'configs', 'data', 'kd'),
+  'experiments': ('experiments', 'configs', 'data', 'kd', 'tests.oracles'),
   # Scripts of their own, which import nothing of the project.
   'launch': (),
   'tests': ('tests', 'experiments', 'configs', 'data', 'kd'),

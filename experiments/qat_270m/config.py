@@ -6,7 +6,7 @@ in every forward pass; it is trained twice from there on the same rows: with the
 teacher's distributions, and with cross-entropy alone.
 """
 
-from configs import gemma3_270m_gsm8k
+from kd.configs import gemma3_270m_gsm8k
 from kd.config import base
 
 
@@ -16,7 +16,6 @@ def get_config(arg=''):
   c.student.keep_layers = ()
   c.student.quantize.weights = 'q4_0'
   c.student.quantize.tables = 'q8_0'
-  c.data.module = 'experiments.qat_270m.tasks'
   c.data.mixture = 'gsm8k_and_prose'
   c.data.rates = 'tokens'
   c.optimizer = base.adamw(

@@ -167,13 +167,16 @@ def _scores(
     sum(task_rows.counts['rows'] for task_rows in prepared),
   )
   batch_size = config.evaluation.batch_size
+  weights = param_digest.of(params)
   facts = {
     'rows': rows,
     'mixture': config.data.mixture,
-    'model': run.student.identity(param_digest.of(params)),
+    scores_lib.WEIGHTS: weights,
     'order': training_rows.digest(run, prepared, None),
   }
-  identity = identity_lib.digest([*facts.values(), batch_size])
+  identity = identity_lib.digest(
+    [*facts.values(), run.student.identity(weights), batch_size]
+  )
   path = os.path.join(folder, scores_lib.FILE)
   if processes.from_first(lambda: _identity(folder)) == identity:
     session.say(f'the scores are there: {path}')
