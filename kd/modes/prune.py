@@ -168,15 +168,9 @@ def _scores(
   )
   batch_size = config.evaluation.batch_size
   weights = param_digest.of(params)
-  facts = {
-    'rows': rows,
-    'mixture': config.data.mixture,
-    scores_lib.WEIGHTS: weights,
-    'order': training_rows.digest(run, prepared, None),
-  }
-  identity = identity_lib.digest(
-    [*facts.values(), run.student.identity(weights), batch_size]
-  )
+  model = run.student.identity(weights)
+  order = training_rows.digest(run, prepared, None)
+  identity = identity_lib.digest([rows, model, order, batch_size])
   path = os.path.join(folder, scores_lib.FILE)
   if processes.from_first(lambda: _identity(folder)) == identity:
     session.say(f'the scores are there: {path}')
@@ -198,7 +192,7 @@ def _scores(
   facts = {
     'rows': rows,
     'mixture': config.data.mixture,
-    'weights': facts['model']['weights'],
+    scores_lib.WEIGHTS: weights,
     'identity': identity,
     'date': run_info.now(),
   }
