@@ -6,8 +6,8 @@ in every forward pass; it is trained twice from there on the same rows: with the
 teacher's distributions, and with cross-entropy alone.
 """
 
-from kd.configs import gemma3_270m_gsm8k
 from kd.config import base
+from kd.configs import gemma3_270m_gsm8k
 
 
 def get_config(arg=''):
