@@ -70,7 +70,7 @@ def with_mode(arguments: Sequence[str]) -> list[str]:
   if not arguments or arguments[0].startswith('-'):
     return list(arguments)
   mode, *rest = arguments
-  modes.check(mode, 'command line')
+  modes.check_name(mode, 'command line')
   if any(re.match('-{1,2}mode(=|$)', a) for a in rest):
     raise errors.ConfigError(
       'command line', f'found {mode} and --mode', legal='one of them'

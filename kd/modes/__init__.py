@@ -31,7 +31,7 @@ def helps() -> dict[str, str]:
   }
 
 
-def check(name: str, path: str) -> None:
+def check_name(name: str, path: str) -> None:
   """Raises ConfigError unless there is a mode of that name.
 
   Args:
@@ -48,5 +48,5 @@ def load(name: str) -> Main:
   Raises:
     ConfigError: there is no such mode.
   """
-  check(name, '--mode')
+  check_name(name, '--mode')
   return importlib.import_module(f'kd.modes.{name}').main
