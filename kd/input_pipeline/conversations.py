@@ -48,4 +48,13 @@ def prompt_text(example: Example) -> str:
   """Returns the prompt for people to read: a chat has its roles."""
   if 'inputs' in example:
     return example['inputs']
-  return '\n'.join(f'{m["role"]}: {m["content"]}' for m in prompt(example))
+  return '\n'.join(map(_line, prompt(example)))
+
+
+def _line(message: chat_turns.Message) -> str:
+  calls = [
+    f'{call["name"]}({chat_turns.arguments(call)})'
+    for call in chat_turns.tool_calls(message)
+  ]
+  said = ' '.join(filter(None, [message['content'], *calls]))
+  return f'{message["role"]}: {said}'

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import itertools
 import math
+import os
 from typing import Any
 
 from kd.core import errors
 from kd.core import quiet
 from kd.data_files import chats
+from kd.input_pipeline import file_tasks
+from kd.input_pipeline import mixtures
 from kd.input_pipeline import opened_files
 from kd.input_pipeline import retry
 from kd.input_pipeline import task_code
@@ -24,13 +28,12 @@ Example = dict[str, Any]
 EVERY = 5000  # Examples between two lines of progress.
 
 
-def tasks(name: str, split: str, module: str) -> list[tuple[Any, float]]:
-  """Returns the seqio tasks of a task's or mixture's name, with their rates.
+def tasks(mixture: mixtures.Mixture, split: str) -> list[tuple[Any, float]]:
+  """Returns the seqio tasks of a mixture, with their rates.
 
   Args:
-    name: a seqio task or mixture that `module` registers.
+    mixture: names of seqio tasks and mixtures, and files, which become tasks.
     split: a split that each of them has.
-    module: the Python module to import.
 
   Returns:
     (seqio.Task, rate) pairs; the rate of a task alone is 1.
@@ -39,14 +42,49 @@ def tasks(name: str, split: str, module: str) -> list[tuple[Any, float]]:
     ConfigError: an unknown name or split, no such module, or one that cannot
       be imported; a rate is negative or not finite, or all are 0.
   """
-  with quiet.imports():
-    import seqio  # Brings TensorFlow along: 5 s and 880 MB.
+  register(mixture)
+  pairs = []
+  for part in mixture.parts:
+    of_part = _tasks(part, split)
+    # A mixture in a mixture has its rate, shared among its tasks.
+    whole = sum(rate for _, rate in of_part) if len(mixture.parts) > 1 else 1
+    pairs += [(task, part.rate * rate / whole) for task, rate in of_part]
+  twice = [task.name for task, _ in pairs]
+  twice = sorted({name for name in twice if twice.count(name) > 1})
+  if twice:
+    raise errors.ConfigError(
+      'data.mixture', f'has {", ".join(twice)} twice', legal='each task once'
+    )
+  return pairs
 
-  with opened_files.watched(module):
-    task_code.import_module(module)
+
+def register(mixture: mixtures.Mixture) -> None:
+  """Registers the tasks of a mixture with seqio.
+
+  Raises:
+    ConfigError: its module is not there or cannot be imported, or two tasks
+      have one name.
+  """
+  with quiet.imports():
+    import seqio  # noqa: F401, brings TensorFlow along: 5 s and 880 MB.
+
+  if mixture.module:
+    with opened_files.watched(mixture.module):
+      task_code.import_module(mixture.module)
+  for part in mixture.parts:
+    if part.source is not None:
+      file_tasks.register(part.task, part.source)
+
+
+def _tasks(part: mixtures.Part, split: str) -> list[tuple[Any, float]]:
+  """Returns the tasks of a part, with their rates in it."""
+  import seqio
+
+  name = part.task
   names = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
   if name not in names:
-    raise errors.unknown('data.mixture', 'task or mixture', name, names)
+    near = f'./{name}' if os.path.exists(name) else ''
+    raise errors.unknown('data.mixture', 'task or mixture', name, names, near)
   found = seqio.get_mixture_or_task(name)
   if isinstance(found, seqio.Mixture):
     pairs = [(task, _rate(found, task)) for task in found.tasks]
@@ -84,7 +122,12 @@ def _rate(mixture: Any, task: Any) -> float:
 
 
 def stream(
-  task: Any, split: str, module: str, limit: int, say: Callable[[str], None]
+  task: Any,
+  split: str,
+  module: str,
+  limit: int,
+  say: Callable[[str], None],
+  bad: Callable[[errors.ConfigError], None] | None = None,
 ) -> Iterator[Example]:
   """Reads the examples of a task one at a time.
 
@@ -94,6 +137,8 @@ def stream(
     module: the module that registers it.
     limit: number of examples to read, from the first; -1 for all.
     say: called with lines of progress.
+    bad: called with the error of an example that is wrong, which is skipped;
+      None raises it.
 
   Yields:
     By example, in the source's order: `id` (the task's name and a number where
@@ -112,11 +157,14 @@ def stream(
   last: list[str] = []
   count = 0
   with opened_files.watched(module), _users_errors(where, last):
-    dataset = task.get_dataset(split=split, shuffle=False)
+    source = file_tasks.source_of(task)
+    if source is not None:
+      examples = source.read(split, bad or _raise)
+    else:
+      examples = _of_dataset(task, split, limit, where, bad or _raise)
     if limit > 0:
-      dataset = dataset.take(limit)
-    for features in dataset.as_numpy_iterator():
-      example = _example(features, f'{task.name}-{count}', where)
+      examples = itertools.islice(examples, limit)
+    for example in examples:
       last[:] = [example['id']]
       count += 1
       yield example
@@ -126,6 +174,22 @@ def stream(
     raise errors.ConfigError(
       'data.mixture', f'{where}: is empty', legal='a split with examples'
     )
+
+
+def _of_dataset(task, split, limit, where, bad) -> Iterator[Example]:
+  """Yields the examples that seqio reads."""
+  dataset = task.get_dataset(split=split, shuffle=False)
+  if limit > 0:
+    dataset = dataset.take(limit)
+  for i, features in enumerate(dataset.as_numpy_iterator()):
+    try:
+      yield _example(features, f'{task.name}-{i}', where)
+    except errors.ConfigError as e:
+      bad(e)
+
+
+def _raise(error: errors.ConfigError) -> None:
+  raise error
 
 
 @contextlib.contextmanager

@@ -13,13 +13,15 @@ import sys
 import types
 
 from kd.core import errors
+from kd.data_files import chats
+from kd.data_files import examples
 from kd.input_pipeline import encoding
 from kd.input_pipeline import packing
 from kd.input_pipeline import templates
 from kd.input_pipeline import user_errors
 
 # The modules here that decide what a row of given texts looks like.
-_ROW_CODE = (encoding, packing, templates)
+_ROW_CODE = (encoding, packing, templates, chats, examples)
 # Libraries set variables of their own while they are imported.
 _VARIABLE = re.compile('(?!TF_|JAX_|XLA_)[A-Z][A-Z0-9_]+')
 
@@ -52,26 +54,24 @@ def of(module: str) -> TaskCode:
   is imported by a computed name is not seen: list its file in DATA_FILES.
 
   Args:
-    module: an importable module's name, e.g. 'kd.data.mixtures'.
+    module: an importable module's name, e.g. 'kd.data.mixtures'; '' where all data
+      is in files.
 
   Raises:
     ConfigError: there is no such module, or a file has a syntax error.
   """
   importlib.invalidate_caches()
+  if not module:
+    return TaskCode('', _digest({}), {}, '', {})
   spec = _top_spec(module.partition('.')[0])
   if spec is None or _find(module) is None:
     raise _no_module(module)
   walk = _Walk(module.partition('.')[0])
   walk.visit(module)
-  digest = hashlib.sha256()
-  for code in _ROW_CODE:
-    _update(digest, code.__name__, _read(code.__file__))
-  for name, path in sorted(walk.files.items()):
-    _update(digest, name, _read(path))
   where = spec.origin or next(iter(spec.submodule_search_locations))
   return TaskCode(
     module,
-    digest.hexdigest(),
+    _digest(walk.files),
     walk.files,
     os.path.dirname(os.path.realpath(where)),
     {
@@ -80,6 +80,16 @@ def of(module: str) -> TaskCode:
       if name in os.environ
     },
   )
+
+
+def _digest(files: dict[str, str]) -> str:
+  """Returns a digest of files by module, and of the code of rows."""
+  digest = hashlib.sha256()
+  for code in _ROW_CODE:
+    _update(digest, code.__name__, _read(code.__file__))
+  for name, path in sorted(files.items()):
+    _update(digest, name, _read(path))
+  return digest.hexdigest()
 
 
 def import_module(module: str) -> types.ModuleType:

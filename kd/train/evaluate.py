@@ -17,6 +17,7 @@ from kd.evaluation import likelihood
 from kd.evaluation import results
 from kd.evaluation import seqio_adapter
 from kd.input_pipeline import conversations
+from kd.input_pipeline import mixtures
 from kd.input_pipeline import prepare
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
@@ -37,11 +38,13 @@ class HeldOut:
 
   Attributes:
     name: in evaluation.sets.
-    prepared: its tasks, one example a row.
+    mixture: its data.
+    prepared: the rows of its tasks, one example a row.
     answers: how many examples of each task are answered by generation.
   """
 
   name: str
+  mixture: mixtures.Mixture
   prepared: Sequence[prepare.Prepared]
   answers: int
 
@@ -66,9 +69,10 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
     count = max(entry.examples, entry.answers)
     if entry.examples == 0 and entry.answers == 0:
       continue
+    mixture = mixtures.held_out(config, name)
     prepare_set = functools.partial(
       prepare.prepare,
-      entry.mixture or config.data.mixture,
+      mixture,
       entry.split,
       tokenizer=run.tokenizer,
       template=config.data.template,
@@ -77,7 +81,7 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
       seed=config.seed,
       cache_dir=config.data.folder,
       limit=-1 if -1 in (entry.examples, entry.answers) else count,
-      module=config.data.module,
+      on_error=config.data.on_error,
       retry_policy=retry.RetryPolicy(**config.data.read),
       long=config.data.long,
       chunk_overlap=config.data.chunk_overlap,
@@ -88,7 +92,7 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
     )
     for task_rows in prepared:
       say(f'{name}: {task_rows.describe()}')
-    held_out.append(HeldOut(name, prepared, entry.answers))
+    held_out.append(HeldOut(name, mixture, prepared, entry.answers))
   return held_out
 
 
@@ -170,7 +174,7 @@ class Evaluator:
       columns = {key: value.tolist() for key, value in by_row.items()}
       if held_out.answers:
         answered = self._answer(params, held_out, check)
-        scored = seqio_adapter.score(answered, self._run.config.data.module)
+        scored = seqio_adapter.score(answered, held_out.mixture)
         found[''] |= scored.pooled
         if len(by_task) > 1:
           for task, values in scored.by_task.items():

@@ -100,6 +100,24 @@ READ = schema.Section(
   },
 )
 
+COLUMNS = schema.Section(
+  "Names of files' columns (docs/data.md).",
+  {
+    name: F(name, legal.TEXT, doc)
+    for name, doc in {
+      'prompt': 'what the user says: text, or a list of messages',
+      'completion': 'what the assistant answers: text, or a list of messages',
+      'messages': 'a chat',
+      'text': 'a document',
+      'id': 'names the example in messages and answers',
+      'weight': "a factor of the loss of the example's tokens",
+      'rationale': 'the beginning of completion that is the worked steps',
+      'role': 'in each message: who says it',
+      'content': 'in each message: what is said',
+    }.items()
+  },
+)
+
 DATA = schema.Section(
   'Rows of tokens.',
   {
@@ -115,7 +133,25 @@ DATA = schema.Section(
       ),
       'Python module that registers the mixture with seqio',
     ),
-    'mixture': F('', legal.TEXT, 'a seqio task or mixture'),
+    'mixture': F(
+      '',
+      places.Mixture(),
+      'a seqio task or mixture, or files: a path, pattern or folder; or a '
+      'tuple of these, each alone or as (source, rate) (docs/data.md)',
+    ),
+    'columns': COLUMNS,
+    'held_out': F(
+      0.05,
+      legal.Number(at_least=0, at_most=1e9),
+      "prompts of files that evaluation.sets read and training doesn't: a "
+      'fraction, or from 1 on a number',
+    ),
+    'on_error': F(
+      'refuse',
+      legal.one_of('refuse', 'skip'),
+      'wrong examples. refuse: an error; skip: they are left out, counted and '
+      'listed',
+    ),
     'split': F('train', legal.SPLIT, 'its split'),
     'tokenizer': F(
       '',
