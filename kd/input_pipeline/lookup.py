@@ -101,7 +101,7 @@ def _first_examples(tasks, data, split, module):
   found = []
   for task, _ in tasks:
     if isinstance(task.source, seqio.FunctionDataSource):
-      skipped = skipping.Skipped() if data.on_error == 'skip' else None
+      skipped = skipping.taker(data.on_error)
       found += examples.stream(
         task, split, module, limit=1, say=lambda line: None, bad=skipped
       )

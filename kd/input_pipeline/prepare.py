@@ -48,7 +48,7 @@ def prepare(
   retry_policy: retry.RetryPolicy,
   long: str = 'chunk',
   chunk_overlap: int = 0,
-  on_error: str = 'refuse',
+  on_error: str = skipping.REFUSE,
   refresh: bool = False,
   say: Callable[[str], None] = logging.info,
 ) -> list[prepared_lib.Prepared]:
@@ -227,7 +227,7 @@ def _write_parts(
   before = task_files.describe(tasks, split, code, digests, ())
   parts = []
   for task, rate in pairs:
-    skipped = skipping.Skipped() if request['on_error'] == 'skip' else None
+    skipped = skipping.taker(request['on_error'])
     examples = retry_policy.read(
       f'task {task.name!r}, split {split!r}',
       lambda task=task, skipped=skipped: list(

@@ -4,7 +4,13 @@ from typing import Any
 
 from kd.core import errors
 
+REFUSE, SKIP = ON_ERROR = ('refuse', 'skip')  # data.on_error
 _LISTED = 1000  # of those that are skipped, in a manifest
+
+
+def taker(on_error: str) -> 'Skipped | None':
+  """Returns what examples.stream calls with errors; None if it raises them."""
+  return Skipped() if on_error == SKIP else None
 
 
 class Skipped:
