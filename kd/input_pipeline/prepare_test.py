@@ -22,7 +22,9 @@ from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 
 
-def _prepare(folder, name='arithmetic_few', module='kd.data.mixtures', **changes):
+def _prepare(
+  folder, name='arithmetic_few', module='kd.data.mixtures', **changes
+):
   arguments = (
     dict(
       split='train',

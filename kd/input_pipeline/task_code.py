@@ -54,8 +54,8 @@ def of(module: str) -> TaskCode:
   is imported by a computed name is not seen: list its file in DATA_FILES.
 
   Args:
-    module: an importable module's name, e.g. 'kd.data.mixtures'; '' where all data
-      is in files.
+    module: an importable module's name, e.g. 'kd.data.mixtures'; '' where all
+      data is in files.
 
   Raises:
     ConfigError: there is no such module, or a file has a syntax error.
