@@ -12,36 +12,13 @@ from typing import Any
 
 import ml_collections
 
+from kd.config import field
 from kd.config import legal as legal_lib
+from kd.config import registered
 from kd.core import schedules
 
-
-class _Required:
-  """Marks an argument without a default."""
-
-  def __repr__(self):
-    return 'required'
-
-
-REQUIRED = _Required()
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Field:
-  """One value of a config.
-
-  Attributes:
-    default: its default, or REQUIRED.
-    legal: its legal values.
-    doc: what it means, with its unit.
-    formerly: the name it had in earlier versions, which is refused with the
-      new one suggested; '' if it never had another.
-  """
-
-  default: Any
-  legal: legal_lib.Legal
-  doc: str
-  formerly: str = ''
+Field = field.Field
+REQUIRED = field.REQUIRED
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,8 +40,9 @@ class Choice:
 
   Attributes:
     doc: what it is.
-    kind: what its name is a name of, as messages say it.
-    options: by name, the fields of that option.
+    kind: what its name is a name of, as messages say it. A plugin may add to
+      the registry of that kind.
+    options: by name, the fields of that option, of those that come with kd.
     common: fields that it has whatever its name is.
     default: its default name.
     docs: by name, what the option is.
@@ -77,10 +55,18 @@ class Choice:
   default: str = ''
   docs: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+  def names(self) -> list[str]:
+    """Returns the names of all options, also those that plugins registered."""
+    return sorted({*self.options, *registered.names(self.kind)})
+
   def children(self, name: str) -> Mapping[str, 'Node']:
     """Returns the fields of an option; those in common of an unknown one."""
-    # A config may hold anything as a name.
-    own = self.options.get(name, {}) if isinstance(name, str) else {}
+    if not isinstance(name, str):  # A config may hold anything as a name.
+      return self.common
+    if name not in self.options and name in registered.names(self.kind):
+      own = registered.fields(self.kind, name)
+    else:
+      own = self.options.get(name, {})
     return {**self.common, **own}
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from kd.core import errors
+from kd.core import user_errors
 from kd.evaluation import results
 from kd.input_pipeline import conversations
 from kd.input_pipeline import examples
 from kd.input_pipeline import mixtures
-from kd.input_pipeline import user_errors
 from kd.metrics import metric
 from kd.sampling import requests
 

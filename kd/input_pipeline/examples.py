@@ -9,13 +9,13 @@ from typing import Any
 
 from kd.core import errors
 from kd.core import quiet
+from kd.core import user_errors
 from kd.data_files import chats
 from kd.input_pipeline import file_tasks
 from kd.input_pipeline import mixtures
 from kd.input_pipeline import opened_files
 from kd.input_pipeline import retry
 from kd.input_pipeline import task_code
-from kd.input_pipeline import user_errors
 
 _PAIR = ('inputs', 'targets', 'rationale')
 _LEGAL = (

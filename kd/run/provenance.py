@@ -17,6 +17,7 @@ from kd.core import paths
 from kd.core import run_info
 from kd.evaluation import measures
 from kd.evaluation import results
+from kd.input_pipeline import task_code
 from kd.run import outputs
 from kd.run import resolved
 from kd.run import workdirs
@@ -140,7 +141,8 @@ def code() -> dict[str, Any]:
 
   Returns:
     The version, the git commit of the checkout and whether files differ from it
-    (None where there is no checkout), and the digest of the package's sources.
+    (None where there is no checkout), the digest of the package's sources, and
+    those of plugins.
   """
   package = paths.package_folder()
   names = sorted(glob.glob('**/*.py', root_dir=package, recursive=True))
@@ -156,6 +158,7 @@ def code() -> dict[str, Any]:
     'commit': commit,
     'modified': modified,
     'sources': identity.digest(sources),
+    'plugins': task_code.plugin_digests(),
   }
 
 

@@ -22,6 +22,7 @@ from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import json_files
 from kd.core import run_info
+from kd.input_pipeline import task_code
 from kd.models import config_json
 from kd.partitioning import processes
 from kd.pruning import sizes
@@ -29,6 +30,7 @@ from kd.run import model_sizes
 from kd.run import resolved
 
 CONFIG_FILE = 'config.json'
+_PLUGINS = 'plugins'  # In run.json: digests of their code, by name.
 _LONGEST = 300  # Characters of a library's message.
 _LISTED = 20  # Maximum number of differences in a message.
 _WRITTEN = 'the file as the run wrote it'
@@ -41,7 +43,7 @@ _OTHER_MODES = (
 # Fields that decide how and how often the same values are computed and saved,
 # up to rounding. `steps` is one: a run may be extended.
 _RESUMABLE = (
-  *('steps', 'nonfinite', 'checkpoint.', 'log.'),
+  *('steps', 'nonfinite', 'checkpoint.', 'log.', 'plugins'),
   *('evaluation.every', 'evaluation.batch_size'),
   *('evaluation.stop.patience', 'evaluation.stop.min_delta'),
   *('data.folder', 'data.read.', 'data.refresh'),
@@ -63,6 +65,7 @@ class Changes:
 
   Attributes:
     fields: [old, new] by field; fields that only other modes read are left out.
+      Of a plugin whose code changed, by `plugins.NAME`, the digests of it.
     paths: the same for fields that name files, whose content is compared.
   """
 
@@ -144,6 +147,10 @@ def check(
       legal='a new folder, or the same config to resume that run',
     )
   _check_steps(config.steps, workdir)
+  recorded = read_run(workdir).get(_PLUGINS, {})
+  for name, digest in task_code.plugin_digests().items():
+    if name in recorded and recorded[name] != digest:
+      changes.fields[f'{_PLUGINS}.{name}'] = [recorded[name], digest]
   return changes
 
 
@@ -240,6 +247,7 @@ def _begin(run, workdir, changes, inputs, mixture):
     **run_info.collect(),
     'student': config_json.to_json(run.student.config),
     'inputs': {**old['inputs'], **inputs},
+    _PLUGINS: task_code.plugin_digests(),
     'changes': history,
     'mixture': mixture,
   }
