@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from kd.configs import gemma3_tpu
+from configs import gemma3_tpu
 from kd.models import decoding
 from kd.models import families
 from kd.partitioning import mesh as mesh_lib
@@ -37,7 +37,7 @@ _UNTIED = dataclasses.replace(
 _CASES = [*((mesh, None) for mesh in _MESHES), (_MESHES[1], _UNTIED)]
 
 
-def _run(mesh, sizes=None):
+def _run(mesh, sizes=None, **changes):
   config = gemma3_tpu.get_config()
   config.update_from_flattened_dict(
     {
@@ -50,6 +50,7 @@ def _run(mesh, sizes=None):
       'plan.prompt_length': _PROMPT,
     }
     | {f'mesh.{axis}': size for axis, size in mesh.items()}
+    | changes
   )
   devices = np.asarray(jax.devices())
   if sizes is None:
@@ -88,9 +89,13 @@ def test_decoding_gathers_no_weights(mesh, sizes):
   assert exchanged[False] <= max(layer, _ROWS * _PROMPT * model.embed_dim)
 
 
-@pytest.mark.parametrize('mesh, sizes', _CASES)
-def test_decoding_weights_are_split_as_the_plan_says(mesh, sizes):
-  run = _run(mesh, sizes)
+@pytest.mark.parametrize(
+  'mesh, sizes, scheme',
+  [*((*case, 'none') for case in _CASES), (_MESHES[1], None, 'int4')],
+)
+def test_decoding_weights_are_split_as_the_plan_says(mesh, sizes, scheme):
+  few_bits = {f'student.quantize.{x}': scheme for x in ('weights', 'tables')}
+  run = _run(mesh, sizes, **few_bits)
   params = load_params.abstract(run.student)
   with rules.active(run.mesh):
     compiled = device.weights.lower(run.student.module, params).compile()

@@ -62,7 +62,7 @@ def test_the_page_s_commands_run(tmp_path):
   assert 'each message is answered alone' in done.stderr
   assert not (tmp_path / 'kd-chat').exists()
   default = base.get_config().generate
-  beside = {'prompts', 'output'}
+  beside = {'prompts', 'output', 'quantize'}
   assert fields == {
     name: str(value) for name, value in default.items() if name not in beside
   }
@@ -106,6 +106,10 @@ def test_answers_of_another_model_are_not_continued(tmp_path):
   written = (tmp_path / 'completions.jsonl').read_bytes()
   with pytest.raises(errors.ConfigError, match='another model: digest .*, now'):
     generate_mode.main(_config(other, prompts=str(prompts)), str(tmp_path))
+  few_bits = _config(_TEACHER, prompts=str(prompts))
+  few_bits.generate.quantize.update(weights='int4', tables='int8')
+  with pytest.raises(errors.ConfigError, match='another model: digest .*, now'):
+    generate_mode.main(few_bits, str(tmp_path))
   assert (tmp_path / 'completions.jsonl').read_bytes() == written
 
 

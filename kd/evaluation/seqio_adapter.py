@@ -3,17 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
+import importlib
 import math
 from typing import Any
 
 import numpy as np
 
 from kd.core import errors
-from kd.core import user_errors
+from kd.core import quiet
 from kd.evaluation import results
-from kd.input_pipeline import conversations
-from kd.input_pipeline import examples
-from kd.input_pipeline import mixtures
+from kd.input_pipeline import user_errors
 from kd.metrics import metric
 from kd.sampling import requests
 
@@ -71,7 +70,7 @@ class _Task:
   pairs: Pairs
 
 
-def score(answered: Sequence[Answered], mixture: mixtures.Mixture) -> Scores:
+def score(answered: Sequence[Answered], module: str) -> Scores:
   """Scores answers with their tasks' postprocessors and metric functions.
 
   In addition to the metrics of the tasks there are `truncated`, the fraction of
@@ -80,7 +79,7 @@ def score(answered: Sequence[Answered], mixture: mixtures.Mixture) -> Scores:
 
   Args:
     answered: the answers by task.
-    mixture: has the tasks.
+    module: the module that declares the tasks, e.g. 'data.mixtures'.
 
   Raises:
     ConfigError: no such module or task, a task has no metric functions, or one
@@ -89,8 +88,7 @@ def score(answered: Sequence[Answered], mixture: mixtures.Mixture) -> Scores:
   """
   for part in answered:
     _check_lengths(part.examples, part.samples)
-  examples.register(mixture)
-  tasks = [_read(part) for part in answered]
+  tasks = [_read(part, module) for part in answered]
   by_function = [
     {f: _metrics(task, f, task.pairs) for f in task.functions} for task in tasks
   ]
@@ -212,16 +210,16 @@ def _check_lengths(*columns) -> None:
     )
 
 
-def _read(part: Answered) -> _Task:
+def _read(part: Answered, module: str) -> _Task:
   """Postprocesses targets and predictions."""
-  task = _task(part.task)
+  task = _task(part.task, module)
   post = task.postprocess_fn
   targets, predictions, ids = [], [], []
   for number, (example, sample) in enumerate(
     zip(part.examples, part.samples, strict=True)
   ):
     ids.append(str(example.get('id', number)))
-    reference = _text(conversations.reference(example))
+    reference = _text(example['targets'])
     try:
       targets.append(post(reference, example=example, is_target=True))
       predictions.append(post(sample.text, example=example, is_target=False))
@@ -232,10 +230,20 @@ def _read(part: Answered) -> _Task:
   return _Task(part.task, ids, functions, (targets, predictions))
 
 
-def _task(name: str):
+def _task(name: str, module: str):
   """Returns the registered task, or an error with the nearest name."""
-  import seqio  # Not at the top: it brings TensorFlow along.
+  # Not at the top: it imports TensorFlow, which takes seconds and 880 MB.
+  with quiet.imports():
+    import seqio
 
+  try:
+    importlib.import_module(module)
+  except ModuleNotFoundError as e:
+    if e.name is None or not module.startswith(e.name):
+      raise  # The module is there; what it imports is not.
+    raise errors.ConfigError(
+      'data.module', f'no module {module!r}', legal='an importable module'
+    ) from e
   if name not in seqio.TaskRegistry.names():
     raise errors.unknown(
       'evaluation', 'task', name, sorted(seqio.TaskRegistry.names())

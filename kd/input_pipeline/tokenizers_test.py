@@ -46,14 +46,9 @@ def test_bytes_are_bytes(bytes_tokenizer):
   assert bytes_tokenizer.vocab_size == 263
 
 
-def _with_offsets(tokenizer, text):
-  ids, offsets = tokenizer.encode_with_offsets(text)
-  return ids.tolist(), [tuple(pair) for pair in offsets.tolist()]
-
-
 def test_offsets_cover_the_text(bytes_tokenizer):
   for text in _texts():
-    ids, offsets = _with_offsets(bytes_tokenizer, text)
+    ids, offsets = bytes_tokenizer.encode_with_offsets(text)
     assert ids == bytes_tokenizer.encode(text)
     if '<end_of_turn>' in text:
       assert offsets == [(0, len(text))]

@@ -2,7 +2,6 @@
 
 import inspect
 
-from kd.config.fields import losses
 from kd.core import bounds
 from kd.core import errors
 from kd.core import types
@@ -42,8 +41,7 @@ def _register(name):
 
   keyword = inspect.Parameter.KEYWORD_ONLY
   common = [
-    inspect.Parameter(key, keyword, annotation=field)
-    for key, field in losses.DIVERGENCE.items()
+    inspect.Parameter(key, keyword) for key in ('temperature', 'clip', 'part')
   ]
   build.__signature__ = inspect.Signature(
     [
@@ -55,4 +53,5 @@ def _register(name):
   terms.TERMS.register(name)(build)
 
 
-divergences.DIVERGENCES.for_each(_register)
+for _name in divergences.DIVERGENCES.names():
+  _register(_name)

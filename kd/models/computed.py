@@ -3,11 +3,30 @@
 In the parameters that a model is applied to, a `Computed` may stand where the
 model has a matrix: a base with an adapter, or quantized values. Layers are
 scanned and rematerialized, so that only one layer's result exists at a time.
+In the weights that decoding reads, an `Operand` may stand there.
 """
 
 import abc
 
 from kd.core import types
+
+
+class Operand(abc.ABC):
+  """A pytree that stands for a matrix of which products alone are computed.
+
+  Attributes:
+    outputs: sizes of its outputs' axes, O together.
+  """
+
+  outputs: tuple[int, ...]
+
+  @abc.abstractmethod
+  def multiply(self, x: types.Array) -> types.Array:
+    """Computes x [B, I] times the matrix, float32 [B, O]."""
+
+  @abc.abstractmethod
+  def rows(self, ids: types.Array) -> types.Array:
+    """Returns the weights of some outputs, float32 [*, I] of ids [*]."""
 
 
 class Computed(abc.ABC):
@@ -17,9 +36,24 @@ class Computed(abc.ABC):
   def value(self) -> types.Array:
     """Computes the matrix."""
 
+  def rows(self, ids: types.Array) -> types.Array:
+    """Computes the rows [*, D] of a table [V, D]."""
+    return self.value()[ids]
+
+  def for_decoding(self) -> types.Array | Operand:
+    """Returns the matrix as decoding keeps it."""
+    return self.value()
+
 
 def value(parameter: types.Array | Computed) -> types.Array:
   """Returns a parameter as layers use it."""
   if isinstance(parameter, Computed):
     return parameter.value()
   return parameter
+
+
+def rows(table: types.Array | Computed | Operand, ids: types.Array):
+  """Returns the rows [*, D] of a table [V, D]; see Operand.rows."""
+  if isinstance(table, (Computed, Operand)):
+    return table.rows(ids)
+  return table[ids]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
+from kd.models import computed
 from kd.models import embedding as embedding_lib
 from kd.models import layer_stack
 from kd.models import layers
@@ -33,6 +34,8 @@ _BY_SLOT = (None, 'prompt_slots', 'kv_heads', None)
 class Weights:
   """Parameters as decoding reads them.
 
+  A matrix may be a computed.Operand.
+
   Attributes:
     embedding: [V, D].
     layers: the parameters of each of the S layers, those of MLPs transposed:
@@ -41,13 +44,13 @@ class Weights:
     head: [V, D], the output embedding if it is not tied, else None.
   """
 
-  embedding: Array
+  embedding: Array | computed.Operand
   layers: tuple[PyTree, ...]
   final_norm: PyTree
-  head: Array | None
+  head: Array | computed.Operand | None
 
   @property
-  def unembedding(self) -> Array:
+  def unembedding(self) -> Array | computed.Operand:
     """The output embedding [V, D]."""
     return self.embedding if self.head is None else self.head
 
@@ -64,22 +67,40 @@ def weights(model: nn.Module, params: PyTree) -> Weights:
   """
   c = model.config
 
-  def cast(path, leaf):
+  def table(name):
+    return _cast(_for_decoding(params[name]), model.dtype)
+
+  def layer(index):
+    of_layer = layer_stack.params_of(c, params, index)
+    return jax.tree_util.tree_map_with_path(matrix, of_layer, is_leaf=_is_whole)
+
+  def matrix(path, leaf):
     if path[-1].key == 'scale':
       return leaf
-    return _turned(leaf.astype(model.dtype))
+    return _turned(_cast(_for_decoding(leaf), model.dtype))
 
-  head = None if c.tied else params['head'].astype(model.dtype)
-  embedding = params['embedding'].astype(model.dtype)
-  layers_ = tuple(
-    layer_stack.params_of(c, params, i) for i in range(c.num_layers)
+  return Weights(
+    table('embedding'),
+    tuple(map(layer, range(c.num_layers))),
+    params['final_norm'],
+    None if c.tied else table('head'),
   )
-  turned = jax.tree_util.tree_map_with_path(cast, layers_)
-  return Weights(embedding, turned, params['final_norm'], head)
 
 
-def _turned(leaf: Array) -> Array:
-  return leaf.T if leaf.ndim == 2 else leaf
+def _is_whole(leaf):
+  return isinstance(leaf, (computed.Computed, computed.Operand))
+
+
+def _for_decoding(leaf):
+  return leaf.for_decoding() if isinstance(leaf, computed.Computed) else leaf
+
+
+def _cast(leaf, dtype):
+  return leaf if _is_whole(leaf) else leaf.astype(dtype)
+
+
+def _turned(leaf):
+  return leaf.T if not _is_whole(leaf) and leaf.ndim == 2 else leaf
 
 
 @jax.named_scope(layers.KV_CACHE)
@@ -212,7 +233,7 @@ def extend(
   x = rules.constrain(x, layers.DECODING_AXES)
   angles = model.angles(positions)
   updated = []
-  turned_back = jax.tree.map(_turned, held.layers)
+  turned_back = jax.tree.map(_turned, held.layers, is_leaf=_is_whole)
   for kind, params, pair in zip(c.layer_kinds, turned_back, cache, strict=True):
     slots = pair[0].shape[1]
     seen = _positions(positions, slots)[:, None, :] >= 0

@@ -1,8 +1,10 @@
 """Looks up rows of an embedding that is split over devices."""
 
+import jax
 import jax.numpy as jnp
 
 from kd.core import types
+from kd.models import computed
 from kd.partitioning import rules
 
 Array = types.Array
@@ -15,12 +17,18 @@ def _lookup(table, tokens):
   instead of all columns of its ids: columns of the table and of the result are
   exchanged, and no device ever holds the whole table.
   """
-  table = rules.constrain(table, (None, 'lookup_width'))
+  table = _laid_out(table, (None, 'lookup_width'))
   tokens = rules.constrain(tokens, ('gathered_batch', None))
-  x = rules.constrain(table[tokens], ('gathered_batch', None, 'lookup_width'))
+  x = computed.rows(table, tokens)
+  x = rules.constrain(x, ('gathered_batch', None, 'lookup_width'))
   # One exchange for each axis of the mesh: the compiler gathers all of it
   # where it has to exchange along two at a time.
   return rules.constrain(x, ('gathered_batch', 'length', 'looked_up_width'))
+
+
+def _laid_out(table, names):
+  """Lays out a table, which may be several arrays with a row for each id."""
+  return jax.tree.map(lambda x: rules.constrain(x, names), table)
 
 
 def _scaled(x, scale, dtype):
@@ -55,7 +63,8 @@ def embed_few(
   The table stays split by vocabulary: each device looks up the tokens of its
   part, and the parts are summed.
   """
-  table = rules.constrain(table, ('vocab', None))
+  table = _laid_out(table, ('vocab', None))
   tokens = rules.constrain(tokens, ('gathered_batch', None))
-  x = rules.constrain(table[tokens], ('gathered_batch', None, None))
+  x = computed.rows(table, tokens)
+  x = rules.constrain(x, ('gathered_batch', None, None))
   return _scaled(x, scale, dtype)

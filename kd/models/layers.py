@@ -41,6 +41,10 @@ WIDE_AXES, NARROW_AXES, NORM_AXES = (
 
 
 def _parameter(module, name, init, shape, axes):
+  if module.has_variable('params', name):
+    held = module.get_variable('params', name)
+    if isinstance(held, computed.Operand):
+      return held
   parameter = module.param(
     name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
   )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
+from kd.models import computed
 from kd.partitioning import rules
 
 Array = types.Array
@@ -16,13 +17,16 @@ Array = types.Array
 _SLICE = 8192
 
 
-def project(x: Array, w: Array) -> Array:
+def project(x: Array, w: Array | computed.Operand) -> Array:
   """Contracts x [B, L, ...] with the first axes of w [..., *]: [B, L, *].
 
   It is one product of two matrices: for a gradient that sums over B and L as
   two axes XLA makes slow transposed copies on CPU. Rows that are split over
   devices stay apart, since joining them would gather them.
   """
+  if isinstance(w, computed.Operand):
+    rows = w.multiply(x.reshape(x.shape[0] * x.shape[1], -1))
+    return rows.astype(x.dtype).reshape(*x.shape[:2], *w.outputs)
   shared = x.shape[2:]
   rest = w.shape[len(shared) :]
   matrix = w.astype(x.dtype).reshape(math.prod(shared), -1)
@@ -34,6 +38,15 @@ def project(x: Array, w: Array) -> Array:
     # 1.4 times the speed at which it reads one from the right, on CPU.
     return (matrix.T @ flat.reshape(-1, shared[0]).T).T[:, None]
   return (flat @ matrix).reshape(*x.shape[:2], *rest)
+
+
+def logits(hidden: Array, table: Array | computed.Operand) -> Array:
+  """Computes logits, float32 [B, V], of hidden [B, D] by a table [V, D]."""
+  if isinstance(table, computed.Operand):
+    return table.multiply(hidden)
+  return jnp.einsum(
+    'bd,vd->bv', hidden, table, preferred_element_type=jnp.float32
+  )
 
 
 def by_position(

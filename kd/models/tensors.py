@@ -180,6 +180,11 @@ class Matrix:
     return () if self.groups is None else (self.groups,)
 
   @property
+  def of_one_layer(self) -> 'Matrix':
+    """The matrix of each of the layers."""
+    return dataclasses.replace(self, groups=None)
+
+  @property
   def num_inputs(self) -> int:
     """The number of inputs, of all axes together."""
     return math.prod(self.inputs)

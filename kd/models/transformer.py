@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from kd.core import errors
 from kd.core import types
+from kd.models import computed
 from kd.models import decoding
 from kd.models import embedding as embedding_lib
 from kd.models import family
@@ -139,7 +140,7 @@ class Transformer(nn.Module):
   @nn.nowrap
   def unembedding(self, params: types.PyTree) -> Array:
     """Returns the output embedding [V, D]; see family.Model."""
-    return params['embedding' if self.config.tied else 'head']
+    return computed.value(params['embedding' if self.config.tied else 'head'])
 
   @nn.nowrap
   def init_params(self, rng: Array) -> types.PyTree:

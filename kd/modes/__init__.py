@@ -13,8 +13,6 @@ import pathlib
 
 import ml_collections
 
-from kd.core import errors
-
 Main = Callable[[ml_collections.ConfigDict, str], None]
 
 _FOLDER = pathlib.Path(__file__).parent
@@ -31,22 +29,11 @@ def helps() -> dict[str, str]:
   }
 
 
-def check_name(name: str, path: str) -> None:
-  """Raises ConfigError unless there is a mode of that name.
-
-  Args:
-    name: the name.
-    path: where it was found, for the message.
-  """
-  if name not in helps():
-    raise errors.unknown(path, 'mode', name, list(helps()))
+def help() -> str:
+  """Returns the help text of --mode."""
+  return ' '.join(f'{name}: {text}' for name, text in helps().items())
 
 
 def load(name: str) -> Main:
-  """Returns the function that runs a mode.
-
-  Raises:
-    ConfigError: there is no such mode.
-  """
-  check_name(name, '--mode')
+  """Returns the function that runs a mode."""
   return importlib.import_module(f'kd.modes.{name}').main

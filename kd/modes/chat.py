@@ -14,6 +14,7 @@ from kd.core import types
 from kd.input_pipeline import templates
 from kd.models import families
 from kd.partitioning import rules
+from kd.run import generation
 from kd.run import outputs
 from kd.run import resolved
 from kd.run import session
@@ -61,8 +62,9 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   turns = dialogue.Dialogue(
     run.tokenizer, template, context - settings.max_new_tokens
   )
+  student = generation.student(run)
   with progress.Progress('loading', console.say):
-    params = outputs.student_params(run, workdir)
+    params = generation.params(run, student, workdir)
   _, title = outputs.student_source(run, workdir)
   count = run.student.config.parameter_count
   console.say(
@@ -75,7 +77,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       f'the template {template!r} has no turns: each message is answered alone'
     )
   with rules.active(run.mesh):
-    talk = _Session(run, params, settings, turns, console)
+    talk = _Session(run, student, params, settings, turns, console)
     talk.compile()
     try:
       talk.talk()
@@ -93,6 +95,7 @@ class _Session:
   def __init__(
     self,
     run: resolved.Run,
+    student: resolved.Model,
     params: types.PyTree,
     settings: requests.SamplingSettings,
     turns: dialogue.Dialogue,
@@ -103,7 +106,7 @@ class _Session:
     self._words = engine.vocabulary(run.tokenizer)
     # Devices share rows, and one of the rows is used.
     rows = rules.row_shards(run.mesh)
-    self._engine = engine.Engine(run.student.module, self._words, rows, _SHAPES)
+    self._engine = engine.Engine(student.module, self._words, rows, _SHAPES)
     self._params, self._weights = params, self._engine.weights(params)
     self._buckets: set[int] = set()
     self._number = 0  # of the next message

@@ -10,6 +10,7 @@ from kd.core import identity
 from kd.core import paths
 from kd.core import progress
 from kd.partitioning import rules
+from kd.run import generation
 from kd.run import outputs
 from kd.run import session
 from kd.sampling import engine
@@ -32,7 +33,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   run = session.open_trained(config, workdir)
   fields = run.config.generate
   settings = sampling_fields.settings(fields, tuple(fields.stop_strings))
-  module = run.student.module
+  student = generation.student(run)
+  module = student.module
   sampling_fields.check_devices(
     fields.batch_size, run.mesh, 'generate.batch_size'
   )
@@ -47,8 +49,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     )
   words = engine.vocabulary(run.tokenizer)
   sampler = engine.Engine(module, words, fields.batch_size)
-  params = outputs.student_params(run, workdir)
-  model = identity.digest(run.student.identity(param_digest.of(params)))
+  params = generation.params(run, student, workdir)
+  model = identity.digest(student.identity(param_digest.of(params)))
   say(outputs.settings_line(settings))
   with (
     rules.active(run.mesh),

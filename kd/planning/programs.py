@@ -18,6 +18,7 @@ import numpy as np
 
 from kd.core import types
 from kd.losses import distributions
+from kd.models import computed
 from kd.models import layer_stack
 from kd.models import tensors
 from kd.partitioning import rules
@@ -222,7 +223,7 @@ def decode(run: resolved.Run) -> Program:
     function=function,
     arguments=(
       params,
-      _decoding_weights(model, params),
+      _decoding_weights(run.student, params),
       abstract.array((rows, length), jnp.int32, replicated),
       ints,
       device.Entries(
@@ -240,24 +241,50 @@ def decode(run: resolved.Run) -> Program:
   )
 
 
-def _decoding_weights(model, params):
+def _decoding_weights(student, params):
   """Returns abstract decoding weights, sharded like the parameters."""
-  shapes = jax.eval_shape(model.decoding_weights, params)
+  config, shardings = student.config, load_params.core_of(student).shardings
+  with rules.active(student.mesh):
+    shapes = jax.eval_shape(student.module.decoding_weights, params)
 
-  def place(path, x):
-    if len(path) == 1 or not hasattr(path[1], 'idx'):
-      return abstract.array(x.shape, x.dtype, _at(params, path).sharding)
-    keys, group = layer_stack.location(model.config, path[1].idx)
-    like = _at(tensors.leaf(params, keys), path[2:])
-    spec = like.sharding.spec if group is None else like.sharding.spec[1:]
+  def of_layer(path, x):
+    keys, group = layer_stack.location(config, path[1].idx)
+    like = _at(tensors.leaf(shardings, keys), path[2:])
+    spec = like.spec if group is None else like.spec[1:]
+    if isinstance(x, computed.Operand):
+      first = len(spec) - len(x.outputs)  # of the outputs
+      return _operand(x, like.mesh, spec[first], spec[0])
     if x.ndim == 2:  # Transposed.
       spec = (*spec, None, None)[1::-1]
-    sharding = jax.sharding.NamedSharding(
-      like.sharding.mesh, jax.sharding.PartitionSpec(*spec)
-    )
+    sharding = jax.sharding.PartitionSpec(*spec)
+    sharding = jax.sharding.NamedSharding(like.mesh, sharding)
     return abstract.array(x.shape, x.dtype, sharding)
 
-  return jax.tree_util.tree_map_with_path(place, shapes)
+  def place(path, x):
+    if len(path) > 1 and hasattr(path[1], 'idx'):
+      return of_layer(path, x)
+    like = _at(shardings, path)
+    if isinstance(x, computed.Operand):
+      return _operand(x, like.mesh, *like.spec)
+    return abstract.array(x.shape, x.dtype, like)
+
+  return jax.tree_util.tree_map_with_path(
+    place, shapes, is_leaf=lambda x: isinstance(x, computed.Operand)
+  )
+
+
+def _operand(operand, mesh, outputs, inputs):
+  """Places the arrays of an Operand, [O, I] before others [O, *]."""
+  arrays, structure = jax.tree.flatten(operand)
+  specs = [(outputs, inputs)] + [(outputs,)] * (len(arrays) - 1)
+  return structure.unflatten(
+    abstract.array(
+      x.shape,
+      x.dtype,
+      jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)),
+    )
+    for x, spec in zip(arrays, specs, strict=True)
+  )
 
 
 def _at(tree, path):

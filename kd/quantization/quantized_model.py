@@ -6,6 +6,7 @@ represent. A StoredModel is frozen: its matrices are in memory as codes and
 scales.
 """
 
+import abc
 import dataclasses
 import functools
 import math
@@ -18,6 +19,7 @@ from kd.models import computed
 from kd.models import families
 from kd.models import tensors as tensors_lib
 from kd.models import wrapped_model
+from kd.quantization import code_matrix
 from kd.quantization import schemes
 
 Array = types.Array
@@ -35,20 +37,24 @@ class FakeQuantized(computed.Computed):
   """A matrix that is rounded where it is used.
 
   Attributes:
-    weight: [*inputs, *outputs], an array or computed.
+    weight: of the matrix's axes, an array or computed.
     scheme: how it is rounded.
-    inputs: number of inputs, of all axes together.
+    matrix: its axes, of one layer.
   """
 
   weight: Array | computed.Computed
   scheme: schemes.Scheme = struct.field(pytree_node=False)
-  inputs: int = struct.field(pytree_node=False)
+  matrix: tensors_lib.Matrix = struct.field(pytree_node=False)
 
   def value(self) -> Array:
     """Computes the rounded matrix."""
-    weight = computed.value(self.weight)
-    flat = weight.reshape(self.inputs, -1)
-    return schemes.fake_quantize(self.scheme, flat).reshape(weight.shape)
+    return _rounded(self.matrix, self.scheme, computed.value(self.weight))
+
+  def for_decoding(self) -> code_matrix.CodeMatrix:
+    """Returns the codes of the rounded matrix."""
+    flat = _flat(self.matrix, computed.value(self.weight))
+    codes, scales = self.scheme.quantize(flat)
+    return code_matrix.make(codes, scales, self.matrix.outputs)
 
 
 @struct.dataclass
@@ -56,22 +62,31 @@ class Stored(computed.Computed):
   """A matrix in memory as codes and scales.
 
   Attributes:
-    codes: [*inputs, *outputs].
-    scales: [blocks, *outputs].
+    codes: of the matrix's axes.
+    scales: [blocks, *outputs]; of a table [V, blocks].
     scheme: how they are meant.
-    inputs: number of inputs, of all axes together.
+    matrix: its axes, of one layer.
   """
 
   codes: Array
   scales: Array
   scheme: schemes.Scheme = struct.field(pytree_node=False)
-  inputs: int = struct.field(pytree_node=False)
+  matrix: tensors_lib.Matrix = struct.field(pytree_node=False)
 
   def value(self) -> Array:
     """Computes the matrix in float32."""
-    codes = self.codes.reshape(self.inputs, -1)
-    scales = self.scales.reshape(self.scales.shape[0], -1)
-    return self.scheme.dequantize(codes, scales).reshape(self.codes.shape)
+    held = {CODES: self.codes, SCALES: self.scales}
+    return _value(self.matrix, self.scheme, held)
+
+  def for_decoding(self) -> code_matrix.CodeMatrix:
+    """Returns the same codes."""
+    flat = (_flat(self.matrix, x) for x in (self.codes, self.scales))
+    return code_matrix.make(*flat, self.matrix.outputs)
+
+  def rows(self, ids: Array) -> Array:
+    """Computes rows of a table in float32; see computed.rows."""
+    codes, scales = (x[ids.reshape(-1)].T for x in (self.codes, self.scales))
+    return self.scheme.dequantize(codes, scales).T.reshape(*ids.shape, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +99,17 @@ class _QuantizedModel(wrapped_model.WrappedModel):
 
   scheme_of: SchemeOf
 
+  @abc.abstractmethod
+  def _each_computed(self, params: types.PyTree) -> types.PyTree:
+    """Returns the core's parameters, a Computed for each of these matrices."""
+
   def with_dropout(self, params: types.PyTree, rng: Array) -> types.PyTree:
     """Returns the inner model's; see family.Model."""
     return self.inner.with_dropout(params, rng)
+
+  def decoding_weights(self, params: types.PyTree) -> types.PyTree:
+    """Returns codes in the place of these matrices; see family.Model."""
+    return self.core.decoding_weights(self._each_computed(params))
 
   def _each(self, tree, function):
     """Returns a tree with `function(matrix, scheme, x)` for these matrices."""
@@ -150,11 +173,16 @@ class FakeQuantizedModel(_QuantizedModel):
     """Returns a FakeQuantized for each matrix; tables are rounded at once."""
 
     def bound(matrix, scheme, x):
-      if matrix.layer_matrix is None:
-        return _rounded(matrix, scheme, x)
-      return FakeQuantized(x, scheme, matrix.num_inputs)
+      del scheme
+      return x.value() if matrix.layer_matrix is None else x
 
-    return self._each(self.inner.bind(params), bound)
+    return self._each(self._each_computed(params), bound)
+
+  def _each_computed(self, params):
+    return self._each(
+      self.inner.bind(params),
+      lambda matrix, scheme, x: FakeQuantized(x, scheme, matrix.of_one_layer),
+    )
 
   def plain_params(self, params: types.PyTree) -> types.PyTree:
     """Returns parameters with the rounded values."""
@@ -185,11 +213,13 @@ class StoredModel(_QuantizedModel):
 
   def bind(self, params: types.PyTree) -> types.PyTree:
     """Returns a Stored for each matrix."""
+    return self._each_computed(params)
 
-    def bound(matrix, scheme, x):
-      return Stored(x[CODES], x[SCALES], scheme, matrix.num_inputs)
+  def _each_computed(self, params):
+    def stored(matrix, scheme, x):
+      return Stored(x[CODES], x[SCALES], scheme, matrix.of_one_layer)
 
-    return self._each(params, bound)
+    return self._each(params, stored)
 
   def plain_params(self, params: types.PyTree) -> types.PyTree:
     """Returns parameters with the matrices that codes and scales mean."""
@@ -225,6 +255,8 @@ class StoredModel(_QuantizedModel):
     def axes(matrix, scheme, spec):
       del scheme
       whole = jax.sharding.PartitionSpec
+      if matrix.layer_matrix is None:
+        return {CODES: spec, SCALES: whole(spec[0], None)}
       stack, inputs = len(matrix.stack), len(matrix.inputs)
       scales = whole(*spec[:stack], None, *spec[stack + inputs :])
       return {CODES: spec, SCALES: scales}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 import os
 
 import jax
@@ -14,6 +13,7 @@ from kd.core import errors
 from kd.core import paths
 from kd.core import types
 from kd.models import families
+from kd.models import family
 from kd.models import lora
 from kd.models import tensors
 from kd.optimizers import parameter_groups
@@ -26,7 +26,6 @@ from kd.quantization import quantized_model
 from kd.run import representations
 from kd.run import resolved
 from kd.run import workdirs
-from kd.teachers import param_digest
 
 
 def abstract(model: resolved.Model) -> types.PyTree:
@@ -118,7 +117,7 @@ def _of_workdir(folder: str, model: resolved.Model, path: str) -> types.PyTree:
     return restore(folder, model, 'last', path)
   student = config.student.to_dict()
   module = representations.student(model.module, student, 'student')
-  trained = _with_module(model, module)
+  trained = _whole(model, module)
   return plain(trained, restore(folder, trained, 'last', path))
 
 
@@ -137,21 +136,20 @@ def plain(model: resolved.Model, params: types.PyTree) -> types.PyTree:
 
 def core_of(model: resolved.Model) -> resolved.Model:
   """Returns the model without adapters and schemes."""
-  core = model.module.core
+  return with_module(model, model.module.core)
+
+
+def with_module(model: resolved.Model, module: family.Model) -> resolved.Model:
+  """Returns the model with another module, on the same mesh."""
   return dataclasses.replace(
-    model, module=core, shardings=_shardings(model, core)
+    model, module=module, shardings=_shardings(model, module)
   )
 
 
-def _with_module(model, module):
+def _whole(model, module):
   """Returns the model with another module, all of whose layers are kept."""
-  return dataclasses.replace(
-    model,
-    module=module,
-    keep_layers=(),
-    shardings=_shardings(model, module),
-    prune=None,
-  )
+  model = with_module(model, module)
+  return dataclasses.replace(model, keep_layers=(), prune=None)
 
 
 def _shardings(model, module):
@@ -159,17 +157,6 @@ def _shardings(model, module):
   return rules.param_shardings(
     model.mesh, module.logical_axes(), module.abstract_params(), 'student'
   )
-
-
-def _warn_of_other_weights(scores, params):
-  """Warns if scores are not of these parameters, such as random ones."""
-  measured = scores.facts.get(scores_lib.WEIGHTS)
-  if measured != param_digest.of(params):
-    logging.getLogger(__name__).info(
-      'warning: student.prune.scores holds scores of other weights than '
-      'student.init names: %s',
-      'not measured by --mode=prune' if measured is None else measured,
-    )
 
 
 def pruned(
@@ -192,7 +179,7 @@ def _with_all_layers(model):
   """Returns the model that `init` names, with all its layers."""
   like = model.module
   module = families.of(model.source).build(model.source, like.dtype, like.remat)
-  return _with_module(model, module)
+  return _whole(model, module)
 
 
 def load(
@@ -223,9 +210,7 @@ def load(
     return _with_few_bits(model, seed, path, teacher_params)
   if model.prune is not None:
     whole = load(_with_all_layers(model), seed, path, teacher_params)
-    scores = scores_lib.load(model.prune, model.source)
-    _warn_of_other_weights(scores, whole)
-    return pruned(model, whole, scores)
+    return pruned(model, whole, scores_lib.load(model.prune, model.source))
   kind, _, place = model.init.partition(':')
   if kind == 'random':
     init = jax.jit(model.module.init_params, out_shardings=model.shardings)

@@ -20,6 +20,11 @@ FILES = (
 )
 
 
+def has_checkpoint(workdir: str) -> bool:
+  """Returns whether a run has saved its parameters."""
+  return manager.latest_step(workdir) is not None
+
+
 def student_params(run: resolved.Run, workdir: str) -> types.PyTree:
   """Reads the workdir's checkpoint, or what student.init names without one.
 
@@ -27,7 +32,7 @@ def student_params(run: resolved.Run, workdir: str) -> types.PyTree:
     run: from resolve_student, which refuses a student without weights.
     workdir: the folder that may hold a run.
   """
-  if manager.latest_step(workdir) is not None:
+  if has_checkpoint(workdir):
     return load_params.restore(
       workdir,
       run.student,
@@ -40,7 +45,7 @@ def student_params(run: resolved.Run, workdir: str) -> types.PyTree:
 
 def student_source(run: resolved.Run, workdir: str) -> tuple[str, str]:
   """Returns what student_params reads: a name for files, and a title."""
-  if manager.latest_step(workdir) is not None:
+  if has_checkpoint(workdir):
     which = run.config.export.checkpoint
     if _reads_average(run):
       return f'{which}_ema', f'{which} checkpoint, averaged parameters'

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from typing import Any
 
-import kd
 from kd.checkpoints import manager
 from kd.core import atomic_files
 from kd.core import errors
@@ -17,7 +16,6 @@ from kd.core import paths
 from kd.core import run_info
 from kd.evaluation import measures
 from kd.evaluation import results
-from kd.input_pipeline import task_code
 from kd.run import outputs
 from kd.run import resolved
 from kd.run import workdirs
@@ -140,25 +138,20 @@ def code() -> dict[str, Any]:
   """Returns what identifies this program.
 
   Returns:
-    The version, the git commit of the checkout and whether files differ from it
-    (None where there is no checkout), the digest of the package's sources, and
-    those of plugins.
+    The git commit of the checkout and whether files differ from it (None where
+    there is no checkout), and the digest of the package's sources.
   """
-  package = paths.package_folder()
+  package = os.path.join(paths.project_folder(), 'kd')
   names = sorted(glob.glob('**/*.py', root_dir=package, recursive=True))
   sources = {n: identity.file_digest(os.path.join(package, n)) for n in names}
-  # An installed package may be in a repository of its user's.
-  in_git = paths.is_checkout()
-  commit = _git(package, 'rev-parse', 'HEAD') if in_git else None
+  commit = _git(package, 'rev-parse', 'HEAD')
   modified = None
   if commit is not None:
     modified = bool(_git(package, 'status', '--porcelain', '--', '.'))
   return {
-    'version': kd.__version__,
     'commit': commit,
     'modified': modified,
     'sources': identity.digest(sources),
-    'plugins': task_code.plugin_digests(),
   }
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from kd.core import types
 from kd.models import decoding
 from kd.models import family
+from kd.models import matmul
 from kd.partitioning import rules
 from kd.sampling import picking
 
@@ -251,9 +252,7 @@ def _step(model, rule, held, rows, numbers, limits):
 
 def _logits(held, hidden, vocab_size) -> Array:
   """Logits float32 [B, V] of hidden [B, D]."""
-  logits = jnp.einsum(
-    'bd,vd->bv', hidden, held.unembedding, preferred_element_type=jnp.float32
-  )
+  logits = matmul.logits(hidden, held.unembedding)
   logits = rules.constrain(logits, ('gathered_batch', 'vocab'))
   # Rows beyond the tokenizer are untrained and may win. They are masked instead
   # of cut off, so that an evenly sharded vocabulary stays so.

@@ -19,8 +19,7 @@ _PART = F(
   legal.one_of('all', 'answer', 'rationale', 'sampled'),
   "targets that count; sampled: the student's own",
 )
-# Of every divergence, in addition to its own arguments.
-DIVERGENCE = {
+_DIVERGENCE = {
   'temperature': _TEMPERATURE,
   'clip': F(0.0, _NOT_NEGATIVE, "cap on a token's loss, in nats; 0: none"),
   'part': _PART,
@@ -55,22 +54,22 @@ TERM = schema.Choice(
   },
   default='forward_kl',
   options={
-    'forward_kl': DIVERGENCE,
-    'reverse_kl': DIVERGENCE,
+    'forward_kl': _DIVERGENCE,
+    'reverse_kl': _DIVERGENCE,
     'jensen_shannon': {
-      **DIVERGENCE,
+      **_DIVERGENCE,
       'beta': F(0.5, _OPEN_FRACTION, "the teacher's weight in the mixture"),
     },
-    'skewed_forward_kl': {**DIVERGENCE, 'skew': _SKEW},
-    'skewed_reverse_kl': {**DIVERGENCE, 'skew': _SKEW},
-    'total_variation': DIVERGENCE,
+    'skewed_forward_kl': {**_DIVERGENCE, 'skew': _SKEW},
+    'skewed_reverse_kl': {**_DIVERGENCE, 'skew': _SKEW},
+    'total_variation': _DIVERGENCE,
     'alpha_beta': {
-      **DIVERGENCE,
+      **_DIVERGENCE,
       'alpha': F(0.5, _POWER, "power of the teacher's probabilities"),
       'beta': F(0.5, _POWER, "power of the student's; not both 0"),
     },
     'adaptive_kl': {
-      **DIVERGENCE,
+      **_DIVERGENCE,
       'head_mass': F(
         0.5, _OPEN_FRACTION, "probability of the teacher's likeliest ids"
       ),

@@ -3,6 +3,7 @@
 from kd.config import legal
 from kd.config import places
 from kd.config import schema
+from kd.quantization import schemes
 
 F = schema.Field
 
@@ -47,6 +48,8 @@ def sampling(temperature: float, max_new_tokens: int) -> dict[str, F]:
   }
 
 
+_SCHEME = legal.one_of('none', *schemes.SCHEMES)
+
 GENERATE = schema.Section(
   'Answers to prompts (`--mode=generate`), and how `--mode=chat` samples.',
   {
@@ -61,6 +64,14 @@ GENERATE = schema.Section(
       "where answers are written; '': <workdir>/completions.jsonl",
     ),
     **sampling(temperature=0.0, max_new_tokens=128),
+    'quantize': schema.Section(
+      "The student's weights in few bits, which are multiplied without a copy "
+      'in more bits.',
+      {
+        'weights': F('none', _SCHEME, 'scheme of the matrices of layers'),
+        'tables': F('none', _SCHEME, 'scheme of the embedding and the head'),
+      },
+    ),
     'stop_strings': F(
       (),
       legal.Tuple(legal.Matching('(?s).+', 'text of one character or more')),

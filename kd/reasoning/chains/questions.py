@@ -8,9 +8,7 @@ import os
 from kd.core import errors
 from kd.core import json_files
 from kd.core import paths
-from kd.input_pipeline import conversations
 from kd.input_pipeline import examples
-from kd.input_pipeline import mixtures
 from kd.reasoning.arithmetic import answers
 
 LEGAL = '{"question": text, "answer": text, "id": text}; answer, id optional'
@@ -84,35 +82,30 @@ def _question(value, where, number, question_format):
 
 
 def read_task(
-  mixture: mixtures.Mixture,
-  split: str,
-  limit: int,
-  say: Callable[[str], None],
+  name: str, split: str, module: str, limit: int, say: Callable[[str], None]
 ) -> list[Question]:
-  """Reads the examples of tasks and files.
+  """Reads the examples of a seqio task or mixture.
 
   Args:
-    mixture: the tasks and files.
+    name: name of a task or mixture that `module` registers.
     split: the split to read.
+    module: a Python module.
     limit: maximum number of questions of each task; -1: all.
     say: prints a line of progress.
 
   Raises:
-    ConfigError: see examples.tasks and examples.stream.
+    ConfigError: see examples.tasks and examples.read.
   """
   questions = []
-  tasks = [task for task, _ in examples.tasks(mixture, split)]
+  tasks = [task for task, _ in examples.tasks(name, split, module)]
   for task in tasks:
     # Tasks of a mixture may have the same problems in different formats.
     prefix = f'{task.name}:' if len(tasks) > 1 else ''
     questions += [
       Question(
-        prefix + row['id'],
-        conversations.prompt_text(row),
-        conversations.reference(row),
-        row.get('rationale', ''),
+        prefix + row['id'], row['inputs'], row['targets'], row['rationale']
       )
-      for row in examples.stream(task, split, mixture.module, limit, say)
+      for row in examples.read(task, split, module, limit, say)
     ]
   return questions
 

@@ -4,7 +4,6 @@ from kd.run import source
 from kd.train.feeds import feed
 
 
-@source.SOURCES.register('none')
 class Source(source.Source):
   """Labels alone."""
 

@@ -1,0 +1,164 @@
+"""Matrices whose products read codes from memory.
+
+No float copy of a whole matrix exists. On accelerators the compiler dequantizes
+codes as the product reads them. Its CPU backend does so for one row of inputs
+alone; more rows are multiplied by a tile of a few outputs at a time, whose
+float values stay in the processor's cache.
+"""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.models import computed
+
+Array = types.Array
+
+_TILE = 2**20  # values
+# XLA's CPU backend dequantizes within a product only where the vector has less.
+_VECTOR_BYTES = 2**14
+
+
+@struct.dataclass
+class CodeMatrix(computed.Operand):
+  """A matrix [*inputs, *outputs] as codes and scales.
+
+  Attributes:
+    codes: [O, I]. Of 4 bits on one device: int8 [O, I / 2], in which a block's
+      first half has the low bits and its second half the high ones. Of fp8:
+      its bits, as uint8.
+    scales: [O, blocks].
+    outputs: sizes of the outputs' axes.
+    is_packed: whether a byte holds two codes.
+  """
+
+  codes: Array
+  scales: Array
+  outputs: tuple[int, ...] = struct.field(pytree_node=False)
+  is_packed: bool = struct.field(pytree_node=False)
+
+  def multiply(self, x: Array) -> Array:
+    """Multiplies rows by the matrix; see computed.Operand."""
+    parts = self._parts(x)
+    if _has_several_devices():
+      # A scan over tiles would gather what they share.
+      return _whole(parts, self)
+    return jax.lax.platform_dependent(parts, self, cpu=_on_cpu, default=_whole)
+
+  def rows(self, ids: Array) -> Array:
+    """Returns the weights of some outputs; see computed.Operand."""
+    codes, scales = self.codes[ids], self.scales[ids].astype(jnp.float32)
+    blocks = codes.reshape(*scales.shape, -1)
+    halves = _unpacked(self, blocks)
+    values = jnp.concatenate([h.astype(jnp.float32) for h in halves], axis=-1)
+    return (values * scales[..., None]).reshape(*ids.shape, -1)
+
+  def _parts(self, x):
+    """Returns the inputs of each of the matrices that `_matrices` returns."""
+    if not self.is_packed:
+      return [x]
+    halves = x.reshape(x.shape[0], self.scales.shape[1], 2, -1)
+    return [halves[:, :, i].reshape(x.shape[0], -1) for i in range(2)]
+
+
+def make(codes: Array, scales: Array, outputs: tuple[int, ...]) -> CodeMatrix:
+  """Returns a matrix of codes and scales.
+
+  Args:
+    codes: [I, O].
+    scales: [blocks, O].
+    outputs: sizes of the axes that O stands for.
+  """
+  codes, scales = codes.T, scales.T
+  block = codes.shape[1] // scales.shape[1]
+  # Several devices share the inputs, and each block would be on two of them. On
+  # CPU int4 takes a byte.
+  is_packed = (
+    codes.dtype == jnp.int4 and block % 2 == 0 and not _has_several_devices()
+  )
+  if is_packed:
+    low, high = jnp.split(
+      codes.astype(jnp.int8).reshape(*scales.shape, block), 2, axis=-1
+    )
+    codes = ((high << 4) | (low & 15)).reshape(codes.shape[0], -1)
+  elif codes.dtype == jnp.float8_e4m3fn:
+    # XLA's CPU backend would convert an array of fp8 before it is cut.
+    codes = jax.lax.bitcast_convert_type(codes, jnp.uint8)
+  return CodeMatrix(codes, scales, outputs, is_packed)
+
+
+def _has_several_devices():
+  return jax.sharding.get_abstract_mesh().size > 1
+
+
+def _unpacked(matrix, codes):
+  """Returns codes as numbers: all of them, or the low and the high ones."""
+  if matrix.is_packed:
+    return [(codes << 4) >> 4, codes >> 4]
+  if codes.dtype == jnp.uint8:
+    return [jax.lax.bitcast_convert_type(codes, jnp.float8_e4m3fn)]
+  return [codes]
+
+
+def _matrices(matrix, codes, scales, dtype):
+  """Returns matrices [outputs, inputs] whose products with `_parts` are summed.
+
+  Per-channel scales are left out: they multiply the sum.
+  """
+  halves = _unpacked(matrix, codes)
+  if scales.shape[1] == 1:
+    return [half.astype(dtype) for half in halves]
+  block = codes.shape[1] // scales.shape[1]
+  each = jnp.broadcast_to(
+    scales.astype(jnp.float32)[:, :, None], (*scales.shape, block)
+  ).reshape(codes.shape)
+  return [(half.astype(jnp.float32) * each).astype(dtype) for half in halves]
+
+
+def _scaled(y, scales):
+  """Multiplies y [B, O] by per-channel scales, if these are."""
+  if scales.shape[1] > 1:
+    return y
+  return y * scales[:, 0].astype(jnp.float32)
+
+
+def _whole(parts, matrix):
+  """Computes all outputs in one product of each part."""
+  matrices = _matrices(matrix, matrix.codes, matrix.scales, parts[0].dtype)
+  y = sum(
+    jnp.matmul(x, w.T, preferred_element_type=jnp.float32)
+    for x, w in zip(parts, matrices, strict=True)
+  )
+  return _scaled(y, matrix.scales)
+
+
+def _on_cpu(parts, matrix):
+  """Computes as `_whole`, in float32."""
+  parts = [x.astype(jnp.float32) for x in parts]
+  is_short_vector = len(parts[0]) == 1 and parts[0].nbytes < _VECTOR_BYTES
+  if is_short_vector and matrix.codes.dtype == jnp.int8:
+    matrices = _matrices(matrix, matrix.codes, matrix.scales, jnp.float32)
+    # XLA would add within a product, and then not dequantize there.
+    y = sum(
+      jax.lax.optimization_barrier(x @ w.T)
+      for x, w in zip(parts, matrices, strict=True)
+    )
+    return _scaled(y, matrix.scales)
+  outputs, inputs = len(matrix.codes), sum(x.shape[1] for x in parts)
+  size = min(outputs, max(1, _TILE // inputs))
+
+  def add_tile(number, y):
+    # The last one begins earlier, so that it is as large as the others.
+    start = jnp.minimum(number * size, outputs - size)
+    codes, scales = (
+      jax.lax.dynamic_slice_in_dim(x, start, size)
+      for x in (matrix.codes, matrix.scales)
+    )
+    matrices = _matrices(matrix, codes, scales, jnp.float32)
+    tile = sum(w @ x.T for x, w in zip(parts, matrices, strict=True))
+    return jax.lax.dynamic_update_slice_in_dim(y, tile, start, 0)
+
+  y = jnp.zeros((outputs, len(parts[0])), jnp.float32)
+  y = jax.lax.fori_loop(0, -(-outputs // size), add_tile, y)
+  return _scaled(y.T, matrix.scales)

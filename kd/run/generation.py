@@ -1,0 +1,51 @@
+"""Loads the student in the representation that generation reads."""
+
+import jax
+
+from kd.core import types
+from kd.quantization import quantized_model
+from kd.quantization import rules
+from kd.run import load_params
+from kd.run import outputs
+from kd.run import resolved
+
+
+def student(run: resolved.Run) -> resolved.Model:
+  """Returns the student, in the few bits that `generate.quantize` names.
+
+  Raises:
+    ConfigError: as for rules.scheme_of.
+  """
+  model, fields = run.student, run.config.generate.quantize.to_dict()
+  schemes = rules.scheme_of(
+    model.config, {**fields, 'rules': {}}, 'generate.quantize'
+  )
+  if not schemes:
+    return model
+  stored = quantized_model.StoredModel(model.module.core, schemes, 'float32')
+  return load_params.with_module(model, stored)
+
+
+def params(
+  run: resolved.Run, model: resolved.Model, workdir: str
+) -> types.PyTree:
+  """Reads the workdir's checkpoint, or what student.init names without one.
+
+  Args:
+    run: the resolved config.
+    model: from `student`.
+    workdir: the folder that may hold a run.
+
+  Raises:
+    ConfigError: as for outputs.student_params.
+  """
+  trained = run.student
+  if model is trained:
+    return outputs.student_params(run, workdir)
+  is_plain = trained.module.core is trained.module
+  if is_plain and not outputs.has_checkpoint(workdir):
+    # One parameter at a time, where files are read.
+    return load_params.load(model, run.config.seed, 'student.init', None)
+  plain = load_params.plain(trained, outputs.student_params(run, workdir))
+  store = jax.jit(model.module.from_plain, out_shardings=model.shardings)
+  return store(plain, jax.random.key(0))
