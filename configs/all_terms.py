@@ -9,8 +9,8 @@ at the positions where it is least sure.
 
 import functools
 
-from configs import quickstart
 from kd.config import base
+from kd.configs import quickstart
 
 
 def get_config():

@@ -9,8 +9,8 @@ is the Jensen-Shannon divergence. configs/on_policy.py is the case where all
 rows are the student's own and the divergence is the reverse KL.
 """
 
-from configs import quickstart
 from kd.config import base
+from kd.configs import quickstart
 
 
 def get_config():

@@ -11,8 +11,8 @@ compared with what the teacher would have said there, so that the student learns
 to come back from its own mistakes.
 """
 
-from configs import quickstart
 from kd.config import base
+from kd.configs import quickstart
 
 
 def get_config(arg='random'):

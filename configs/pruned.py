@@ -9,7 +9,7 @@ of it; the second trains that. docs/pruning.md explains both, and how to prune
 the result once more.
 """
 
-from configs import quickstart
+from kd.configs import quickstart
 
 
 def get_config():

@@ -6,8 +6,9 @@ target tokens, as the config's field `data.rates` says (docs/data.md).
 
 import seqio
 
-from data import tasks  # noqa: F401, registers the tasks
-from data import traces  # noqa: F401, registers more
+from kd.data import reference_prose  # noqa: F401, registers one more
+from kd.data import tasks  # noqa: F401, registers the tasks
+from kd.data import traces  # noqa: F401, registers more
 
 # Two worked GSM8K examples for each of the others: those carry the reasoning,
 # the bare answers keep the short form known, and arithmetic steadies the steps.
@@ -23,4 +24,9 @@ seqio.MixtureRegistry.add(
 # Label and rationale as two tasks of one question (arXiv 2305.02301).
 seqio.MixtureRegistry.add(
   'step_by_step_v1', [('traces_label', 1.0), ('traces_rationale', 1.0)]
+)
+
+# Text like what a model was trained on next to what it is trained for.
+seqio.MixtureRegistry.add(
+  'gsm8k_and_prose', [('gsm8k_cot', 1.0), ('reference_prose', 1.0)]
 )

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import functools
 import os
 
-from data.gsm8k import gsm8k_dataset_builder
 from kd.core import errors
+from kd.data.gsm8k import gsm8k_dataset_builder
 from kd.input_pipeline import arithmetic
 from kd.input_pipeline import text_tasks
 from kd.reasoning.arithmetic import answers

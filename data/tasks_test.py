@@ -6,10 +6,10 @@ import os
 import pytest
 import seqio
 
-from data import mixtures
-from data import tasks
-from data.gsm8k import gsm8k_dataset_builder
 from kd.core import errors
+from kd.data import mixtures
+from kd.data import tasks
+from kd.data.gsm8k import gsm8k_dataset_builder
 from kd.reasoning.arithmetic import answers
 
 _LINES = [

@@ -13,10 +13,10 @@ mixture step_by_step_v1 draws from both.
 
 import functools
 
-from data import sources
-from data import tasks
 from kd.core import errors
 from kd.core import json_files
+from kd.data import sources
+from kd.data import tasks
 from kd.input_pipeline import arithmetic
 from kd.reasoning.arithmetic import answers
 

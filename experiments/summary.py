@@ -36,6 +36,8 @@ MEASURES = {
 }
 _COLOURS = {report.AFTER: 'tab:blue', report.CROSS_ENTROPY: 'tab:orange'}
 
+_ROOM = 3  # Times the largest value of a trained model.
+
 # By 'eval/<set>/<metric>' and model: {'seeds': values, 'interval': [low, high]}
 Results = dict[str, dict[str, dict[str, list[float]]]]
 
@@ -77,6 +79,7 @@ def _interval(
 def table(results: Results) -> str:
   """Returns a Markdown table: means over runs, intervals, each run's value."""
   titles = list(next(iter(results.values())))
+  several = len({_set_name(name) for name in results}) > 1
   lines = [
     '| | ' + ' | '.join(titles) + ' |',
     '| --- |' + ' ---: |' * len(titles),
@@ -84,7 +87,8 @@ def table(results: Results) -> str:
   for name, row in results.items():
     cells = [_cell(row[title]) if title in row else '-' for title in titles]
     measure = MEASURES[name.rpartition('/')[2]]
-    lines.append(f'| {measure.title} | ' + ' | '.join(cells) + ' |')
+    of_set = f'{_set_name(name)}: ' if several else ''
+    lines.append(f'| {of_set}{measure.title} | ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines) + '\n'
 
 
@@ -97,25 +101,35 @@ def _cell(value: Mapping[str, Sequence[float]]) -> str:
 
 
 def draw(results: Results, workdirs: Sequence[str], path: str) -> None:
-  """Draws the training losses of both students and the held-out metrics."""
+  """Draws the training losses of both students, and each set's metrics."""
   matplotlib.use('Agg')
   from matplotlib import pyplot
 
-  named = {name.rpartition('/')[2]: row for name, row in results.items()}
+  metrics = {name.rpartition('/')[2] for name in results}
   # Right answers say more than agreement.
-  hidden = {measures.AGREEMENT} if results_lib.EXACT_MATCH in named else set()
-  chosen = [m for m in MEASURES if m in named and m not in hidden]
+  hidden = {measures.AGREEMENT} if results_lib.EXACT_MATCH in metrics else set()
+  chosen = [m for m in MEASURES if m in metrics and m not in hidden]
+  sets = list(dict.fromkeys(_set_name(name) for name in results))
   figure, axes = pyplot.subplots(
-    *(1, 1 + len(chosen)),
-    figsize=(3.5 * (1 + len(chosen)), 3.2),
+    *(len(sets), 1 + len(chosen)),
+    figsize=(3.5 * (1 + len(chosen)), 3.2 * len(sets)),
     layout='constrained',
+    squeeze=False,
   )
-  _losses(axes[0], workdirs)
-  for axis, name in zip(axes[1:], chosen, strict=True):
-    _bars(axis, named[name])
-    axis.set_title(f'held out: {MEASURES[name].title}', fontsize=10)
+  _losses(axes[0, 0], workdirs)
+  for axis in axes[1:, 0]:
+    axis.axis('off')
+  for row, set_name in zip(axes, sets, strict=True):
+    title = 'held out' if len(sets) == 1 else set_name
+    for axis, metric_name in zip(row[1:], chosen, strict=True):
+      _bars(axis, results[f'eval/{set_name}/{metric_name}'])
+      axis.set_title(f'{title}: {MEASURES[metric_name].title}', fontsize=10)
   atomic_files.write_picture(path, figure, dpi=110)
   pyplot.close(figure)
+
+
+def _set_name(name):
+  return name.split('/')[1]
 
 
 def _losses(axis, workdirs):
@@ -148,7 +162,9 @@ def _losses(axis, workdirs):
 
 def _bars(axis, row):
   """Draws a bar for each model, with its interval and a dot for each run."""
-  titles = [title for title in row if title != report.BEFORE]
+  largest = max(max(x['seeds']) for t, x in row.items() if t != report.BEFORE)
+  # A student that knows nothing yet would leave no room for the others.
+  titles = [t for t, x in row.items() if max(x['seeds']) < _ROOM * largest]
   for x, title in enumerate(titles):
     seeds, (low, high) = row[title]['seeds'], row[title]['interval']
     mean = np.mean(seeds)

@@ -1,7 +1,19 @@
-"""kd distils large language models into small ones."""
+"""kd distils large language models into small ones.
+
+The packages kd.configs and kd.data are the folders configs/ and data/: next to
+this one in a checkout, in it once the wheel has been installed, which brings
+one top-level package only. Both have these names in both places, so a config or
+a module of tasks imports the same wherever it runs.
+"""
 
 import os
 import re
+
+__version__ = '0.1.0'
+
+# Where Python looks for modules of this package: also in the checkout.
+if not os.path.isdir(os.path.join(__path__[0], 'configs')):
+  __path__.append(os.path.dirname(__path__[0]))
 
 # C++ logging that TensorFlow shares with other libraries reads this once, when
 # the first of them is loaded: only here is early enough.

@@ -1,19 +1,33 @@
-"""Starts the program: python -m kd --config=FILE --workdir=DIR.
+"""Starts the program: kd MODE, or python -m kd --mode=MODE.
 
 On Linux the process starts anew first, with large pages for its arrays: that
 must come before imports, which take seconds.
 """
 
+import sys
+
+from kd import command
+from kd.core import errors
 from kd.core import host_memory
 
-if __name__ == '__main__':
-  host_memory.use_large_pages()
 
-  from absl import flags
+def start() -> None:
+  """Runs the command line of this process."""
+  text = command.answer(sys.argv[1:])
+  if text is not None:
+    print(text)
+    return
+  try:
+    sys.argv[1:] = command.with_mode(sys.argv[1:])
+  except errors.ConfigError as e:
+    print(f'kd: error: {e}', file=sys.stderr)
+    sys.exit(e.exit_code)
+  host_memory.use_large_pages()
 
   from kd import main
 
-  # --help shows the text and the flags of the module that was started.
-  __doc__ = main.__doc__
-  flags.adopt_module_key_flags(main)
   main.run()
+
+
+if __name__ == '__main__':
+  start()

@@ -1,6 +1,4 @@
-"""kd: distills large language models into small ones.
-
-python -m kd --config=configs/quickstart.py --workdir=/tmp/kd-quickstart
+"""Parses the command line and runs a mode.
 
 Modes are in kd/modes, fields of a config in docs/config.md, exit codes in
 docs/survive.md.
@@ -22,7 +20,7 @@ _CONFIG = command_line.define()
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Where the run writes, and resumes from.'
 )
-_MODE = flags.DEFINE_enum('mode', 'train', list(modes.helps()), modes.help())
+_MODE = flags.DEFINE_string('mode', 'train', ', '.join(modes.helps()))
 
 
 def main(argv: list[str]) -> None:
@@ -30,10 +28,11 @@ def main(argv: list[str]) -> None:
   del argv
   preemption.STOP_REQUESTS.install()
   compile_cache.enable()
-  with session.exit_codes(_WORKDIR.value):
-    session.check_workdir(_WORKDIR.value)
+  workdir = _WORKDIR.value or command_line.default_workdir()
+  with session.exit_codes(workdir):
     mode = modes.load(_MODE.value)
-    mode(_CONFIG.value, paths.expand(_WORKDIR.value))
+    session.check_workdir(workdir)
+    mode(_CONFIG.value, paths.expand(workdir))
 
 
 def _parse_flags(argv):

@@ -1,8 +1,8 @@
 """evaluation.best chooses the checkpoint that is kept, end to end."""
 
-from configs import quickstart
 from kd.checkpoints import manager
 from kd.config import base
+from kd.configs import quickstart
 from kd.modes import train as train_mode
 from tests import command
 

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from configs import quickstart
+from kd.configs import quickstart
 from kd.core import errors
 from kd.modes import cache as cache_mode
 

@@ -3,6 +3,8 @@
 from kd.config import base
 from kd.config import legal
 from kd.config import schema
+from kd.input_pipeline import encoding
+from kd.input_pipeline import skipping
 
 
 def test_the_schema_knows_the_arguments_of_every_part():
@@ -101,6 +103,8 @@ def test_choices_are_those_of_the_code():
     'data.template': templates.NAMES,
     'data.tokenizer': {'', *tokenizers.KINDS},
     'data.rates': mixing.UNITS,
+    'data.long': encoding.LONG,
+    'data.on_error': skipping.ON_ERROR,
     'export.formats': export.FORMATS,
     'export.gguf_type': gguf_writer.FILE_TYPES,
     'export.gguf_embedding_type': {'auto', *gguf_writer.FILE_TYPES},

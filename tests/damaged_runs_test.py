@@ -16,6 +16,7 @@ from kd.checkpoints import manager as manager_lib
 from kd.checkpoints import repair
 from kd.core import types
 from kd.input_pipeline import file_digests
+from kd.input_pipeline import mixtures
 from kd.input_pipeline import prepare
 from kd.input_pipeline import prepared
 from kd.input_pipeline import retry
@@ -142,7 +143,7 @@ def test_caches(settings, tmp_path):
 def _prepare(folder, seed):
   """Returns the parts of a mixture whose rows `seed` shuffles."""
   return prepare.prepare(
-    'arithmetic_few',
+    mixtures.task('arithmetic_few', 'kd.data.mixtures'),
     'train',
     tokenizer=tokenizers.load('bytes'),
     template='plain',
@@ -151,7 +152,6 @@ def _prepare(folder, seed):
     seed=seed,
     cache_dir=str(folder),
     limit=20,
-    module='data.mixtures',
     retry_policy=_PATIENCE,
     say=lambda line: None,
   )

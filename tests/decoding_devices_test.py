@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import gemma3_tpu
+from kd.configs import gemma3_tpu
 from kd.models import decoding
 from kd.models import families
 from kd.partitioning import mesh as mesh_lib

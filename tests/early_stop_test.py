@@ -3,8 +3,8 @@
 import json
 import os
 
-from configs import quickstart
 from kd.config import base
+from kd.configs import quickstart
 from kd.modes import train as train_mode
 from tests import command
 

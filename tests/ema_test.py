@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 
-from configs import quickstart
 from kd.config import base
+from kd.configs import quickstart
 from kd.modes import eval as eval_mode
 from kd.modes import train as train_mode
 from tests import command

@@ -22,7 +22,7 @@ import time
 
 _AT_A_TIME = 2
 IMPORTED = (
-  *('matplotlib.pyplot', 'data.mixtures'),
+  *('matplotlib.pyplot', 'kd.data.mixtures'),
   *('kd.main', 'kd.metrics.writers'),
 )
 

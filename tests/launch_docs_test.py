@@ -1,7 +1,6 @@
 """Every command of docs/launch.md, run in order against a simulated cloud."""
 
 import functools
-import importlib
 import operator
 import os
 import pathlib
@@ -10,6 +9,7 @@ import shlex
 import signal
 import subprocess
 
+from kd.config import command_line
 from tests.fakes import cloud as cloud_lib
 
 DOCS = pathlib.Path('docs/launch.md')
@@ -105,9 +105,7 @@ def test_the_lines_name_configs_and_fields_that_are_there():
     if '--config=' not in line:
       continue
     flags = [w for w in shlex.split(line) if w.startswith('--config')]
-    file, _, argument = flags[0].removeprefix('--config=').partition(':')
-    module = file.removesuffix('.py').replace('/', '.')
-    config = importlib.import_module(module).get_config(argument)
+    config = command_line.load(flags[0].removeprefix('--config='))
     for flag in flags[1:]:
       path, _, text = flag.removeprefix('--config.').partition('=')
       *folders, name = path.split('.')

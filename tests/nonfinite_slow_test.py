@@ -10,7 +10,7 @@ from tests import fault_chains
 
 _FIXTURE = 'data/fixtures/quickstart_teacher'
 _MIXTURE = """
-from configs import quickstart
+from kd.configs import quickstart
 from kd.config import base
 
 

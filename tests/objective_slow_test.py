@@ -11,7 +11,7 @@ import safetensors
 from tests import command
 
 _CONFIG = """
-from configs import all_terms
+from kd.configs import all_terms
 from kd.config import base
 
 

@@ -9,8 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
-from configs import quickstart
 from kd.config import base
+from kd.configs import quickstart
 from kd.core import errors
 from kd.modes import check as check_mode
 from kd.modes import train as train_mode

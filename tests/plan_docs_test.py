@@ -10,9 +10,9 @@ import subprocess
 
 import pytest
 
-from configs import gemma3_tpu
 from kd.config import base
 from kd.config import overrides
+from kd.configs import gemma3_tpu
 from kd.planning import planned_run
 from kd.planning import suggestions
 from kd.planning import tables

@@ -71,6 +71,17 @@ def _loaded(folder, init, scores):
 _TEACHER = 'hf:{project}/data/fixtures/quickstart_teacher'
 
 
+def test_scores_of_other_weights_are_named(folder, caplog):
+  file = folder / 'kd-pruned' / 'prune' / 'scores.json'
+  caplog.set_level('INFO', 'kd')
+  _loaded(folder, _TEACHER, file)
+  assert 'other weights' not in caplog.text
+  other = folder / 'other.json'
+  other.write_text(json.dumps({**json.loads(file.read_text()), 'weights': 'a'}))
+  _loaded(folder, _TEACHER, other)
+  assert 'scores of other weights than student.init names: a' in caplog.text
+
+
 def test_scores_and_folder_give_the_same_student(folder):
   prune = folder / 'kd-pruned' / 'prune'
   names = ['hf', 'plan.json', 'scores.json', 'scores.png']

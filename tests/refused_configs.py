@@ -36,7 +36,7 @@ CHANGES = (
   ),
   ("c.data.module = '../evil'", 'data.module'),
   ("c.data.module = 'data..mixtures'", 'data.module'),
-  ("c.data.module = 'data.mixtures\\n'", 'data.module'),
+  ("c.data.module = 'kd.data.mixtures\\n'", 'data.module'),
   ("c.data.folder = ''", 'data.folder'),
   ("c.data.folder = 'gs://bucket/rows'", 'data.folder'),
   ("c.cache.folder = 's3://bucket/rows'", 'cache.folder'),

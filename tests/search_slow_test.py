@@ -188,7 +188,7 @@ def test_branches_are_learnt_from_through_a_cache(tmp_path, monkeypatch):
   config.update_from_flattened_dict(
     {
       'steps': 1,
-      'data.module': 'data.traces',
+      'data.module': 'kd.data.traces',
       'data.mixture': 'traces_cot',
       'data.length': 256,
       'data.batch_size': 16,

@@ -5,9 +5,9 @@ import json
 import pytest
 import seqio
 
-from data import mixtures
-from data import sources
 from kd.core import errors
+from kd.data import mixtures
+from kd.data import sources
 from kd.input_pipeline import arithmetic
 from kd.reasoning.arithmetic import answers
 from kd.reasoning.chains import chains

@@ -37,15 +37,15 @@ def project(tmp_path):
     'kd/BUILD': 'kd_library(name = "kd", srcs = ["__init__.py", "main.py"], '
     'deps = ["//configs", "//data", "//kd/losses"])',
     'kd/__init__.py': '',
-    'kd/main.py': 'import configs\nfrom kd.losses import sums\n',
+    'kd/main.py': 'import kd.configs\nfrom kd.losses import sums\n',
     'kd/core/errors.py': 'import os\n',
     'kd/metrics/writers.py': 'from clu import metric_writers\n',
     'kd/metrics/run.py': 'def f():\n  from kd.metrics import writers\n',
     'kd/models/block.py': 'from flax import linen as nn\n',
     'kd/losses/sums.py': 'import jax.numpy\nfrom kd.core import errors\n',
-    'kd/losses/sums_test.py': 'from configs import base\n',
+    'kd/losses/sums_test.py': 'from kd.configs import base\n',
     'kd/input_pipeline/rows.py': 'def f():\n  import seqio\n',
-    'configs/base.py': 'import data\n',
+    'configs/base.py': 'import kd.data\n',
     'data/__init__.py': '',
     'data/tasks.py': 'import seqio\nfrom kd.input_pipeline import rows\n',
     'tests/parity_test.py': 'from kd.models import block\n',
@@ -70,7 +70,7 @@ def test_good_house_passes(project):
     ('kd/core/x.py', 'from kd.losses import sums', 'core may import: kd.core'),
     ('kd/core/x_test.py', 'import kd.losses.sums', 'core may import: kd.core'),
     ('kd/losses/x.py', 'import kd.models.block', 'losses may import: kd.core'),
-    ('kd/losses/x.py', 'import configs.base', 'losses may import: kd.core'),
+    ('kd/losses/x.py', 'import kd.configs.base', 'losses may import: kd.core'),
     ('kd/losses/x.py', 'def f():\n  import tests', 'losses may import: kd'),
     ('kd/main.py', 'import experiments.x', 'main may import: kd, configs'),
     ('configs/x.py', 'import kd.losses.sums', 'configs may import: configs'),
@@ -89,9 +89,11 @@ def test_good_house_passes(project):
     ('kd/metrics/x.py', 'from clu import metric_writers', 'at the top'),
     ('data/__init__.py', 'import tensorflow_datasets as tfds', 'at the top'),
     ('kd/metrics/x.py', 'from kd.metrics import writers', 'at the top'),
-    ('configs/x.py', 'from data import tasks', 'data.tasks at the top'),
+    ('configs/x.py', 'from kd.data import tasks', 'data.tasks at the top'),
     # Style.
     ('kd/core/x.py', 'from . import errors', 'imports relatively'),
+    ('configs/x.py', 'from configs import base', 'its name is kd.configs.base'),
+    ('kd/main.py', 'import data', 'its name is kd.data'),
     (
       'kd/core/x.py',
       'from kd.core.errors import Bad',
@@ -109,7 +111,11 @@ def test_good_house_passes(project):
       'kd/losses/x.py:1: imports kd.metrics.writers; '
       'add "//kd/metrics" to deps in kd/losses/BUILD',
     ),
-    ('kd/core/x_test.py', 'import configs.base', '"//configs" to test_deps in'),
+    (
+      'kd/core/x_test.py',
+      'import kd.configs.base',
+      '"//configs" to test_deps in',
+    ),
   ],
 )
 def test_violation_is_named(project, path, text, expected):
@@ -119,7 +125,7 @@ def test_violation_is_named(project, path, text, expected):
 
 
 def test_test_dependency_does_not_serve_the_library(project):
-  _write(project, {'kd/input_pipeline/x.py': 'def f():\n  import data\n'})
+  _write(project, {'kd/input_pipeline/x.py': 'def f():\n  import kd.data\n'})
   assert any('"//data" to deps' in line for line in layers.violations(project))
 
 

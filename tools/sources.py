@@ -14,6 +14,8 @@ TOP_PACKAGES = (
   'tests',
   'tools',
 )
+# Python finds these folders in the package kd; see kd/__init__.py.
+IN_KD = ('configs', 'data')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +24,19 @@ class Import:
 
   Attributes:
     module: its full name; of `from a import b`, 'a.b' where that is a module of
-      the project or where `a` is not the project's, else 'a'.
+      the project or where `a` is not the project's, else 'a'. kd.configs and
+      kd.data have the names of their folders, configs and data.
     line: where the statement is.
     lazy: whether it waits for a function to be called.
     name: what a first-party `from` statement takes that is not a module.
+    by_folder: whether it says configs or data, without kd.
   """
 
   module: str
   line: int
   lazy: bool
   name: str = ''
+  by_folder: bool = False
 
   def within(self, prefix):
     return self.module == prefix or self.module.startswith(f'{prefix}.')
@@ -88,7 +93,8 @@ def _imports(root, node, lazy):
   """Yields the imports at and below one node of the syntax tree."""
   if isinstance(node, ast.Import):
     for alias in node.names:
-      yield Import(alias.name, node.lineno, lazy)
+      module, by_folder = _folder(alias.name)
+      yield Import(module, node.lineno, lazy, by_folder=by_folder)
   elif isinstance(node, ast.ImportFrom):
     for alias in node.names:
       yield _taken(
@@ -99,11 +105,20 @@ def _imports(root, node, lazy):
     yield from _imports(root, child, lazy)
 
 
+def _folder(module):
+  """Returns kd.configs.x as configs.x, and whether it was that before."""
+  top, _, inner = module.partition('.')
+  if top == 'kd' and inner.partition('.')[0] in IN_KD:
+    return inner, False
+  return module, top in IN_KD
+
+
 def _taken(root, parent, alias, node, lazy):
-  inner = f'{parent}.{alias.name}'
+  inner, by_folder = _folder(f'{parent}.{alias.name}')
   if parent.split('.')[0] not in TOP_PACKAGES:
     return Import(inner, node.lineno, lazy)
   path = os.path.join(root, *inner.split('.'))
   if os.path.isdir(path) or os.path.exists(f'{path}.py'):
-    return Import(inner, node.lineno, lazy)
-  return Import(parent, node.lineno, lazy, name=alias.name)
+    return Import(inner, node.lineno, lazy, by_folder=by_folder)
+  parent, by_folder = _folder(parent)
+  return Import(parent, node.lineno, lazy, alias.name, by_folder)

@@ -8,8 +8,8 @@ import urllib.request
 from etils import epath
 import tensorflow_datasets as tfds
 
-from data import sources
 from kd.core import errors
+from kd.data import sources
 from kd.reasoning import gsm8k_lines
 
 _SOURCE = (

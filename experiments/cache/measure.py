@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from matplotlib import ticker
 import matplotlib.figure
 
-from configs import gemma3_270m_gsm8k
 from kd.config import base
+from kd.configs import gemma3_270m_gsm8k
 from kd.core import atomic_files
 from kd.core import types
 from kd.input_pipeline import rows as rows_lib

@@ -22,7 +22,7 @@ def config(kind: str) -> ml_collections.ConfigDict:
   c.teacher.source = 'none'
   c.student.variant = 'nano'
   c.student.dtype = 'float32'
-  c.data.module = 'data.traces'
+  c.data.module = 'kd.data.traces'
   c.data.mixture = 'traces_answer' if kind == 'answer' else 'traces_cot'
   c.data.tokenizer = 'bytes'
   c.losses = dict(ce=base.term('cross_entropy'))

@@ -7,8 +7,8 @@ and in their objective.
 
 import ml_collections
 
-from configs import quickstart
 from kd.config import base
+from kd.configs import quickstart
 
 LOSSES = {
   'start': 'cross_entropy',

@@ -13,7 +13,7 @@ import sys
 import jax
 import numpy as np
 
-from configs import gemma3_270m_gsm8k
+from kd.configs import gemma3_270m_gsm8k
 from kd.core import types
 from kd.evaluation import likelihood
 from kd.input_pipeline import rows as rows_lib

@@ -14,6 +14,8 @@ docs/config.md has every field with its legal values. Any field can be changed
 on the command line: --config.optimizer.lr.peak=3e-4.
 """
 
+from collections.abc import Sequence
+
 import ml_collections
 
 from kd.config import check
@@ -25,6 +27,7 @@ from kd.config.fields import outputs
 from kd.config.fields import reasoning
 from kd.config.fields import sampling
 from kd.config.fields import training
+from kd.core import plugins as plugins_lib
 
 ROOT = schema.Section(
   'A run.',
@@ -55,9 +58,15 @@ ROOT = schema.Section(
 Part = ml_collections.ConfigDict
 
 
-def get_config() -> Part:
-  """Returns the config with every field at its default."""
+def get_config(plugins: Sequence[str] = ()) -> Part:
+  """Returns the config with every field at its default.
+
+  Args:
+    plugins: modules to import, whose parts the config may then name.
+  """
   config = schema.defaults(ROOT)
+  config.plugins = tuple(plugins)
+  load_plugins(config)
   config.optimizer = adamw(
     schedule('warmup_cosine', peak=1e-4, warmup_steps=100, final=1e-5)
   )
@@ -138,11 +147,24 @@ def other_teacher(**changes) -> Part:
   return _section(models.OTHER_TEACHER, changes)
 
 
+def load_plugins(config: Part) -> None:
+  """Imports the modules of `plugins`, before other fields are read.
+
+  Raises:
+    ConfigError: see plugins.load.
+  """
+  names = config['plugins'] if 'plugins' in config else ()
+  check.check_node(ROOT.children['plugins'], names, plugins_lib.PATH)
+  plugins_lib.load(names)
+
+
 def checked(config: Part) -> Part:
   """Returns a config whose fields are legal, each value in its one form.
 
   Raises:
     ConfigError: names the first field that is not.
   """
+  if schema.is_part(config):
+    load_plugins(config)
   check.check(ROOT, config)
   return schema.normalized(ROOT, config).lock()

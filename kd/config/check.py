@@ -143,11 +143,11 @@ def _chosen(node, value, path):
     raise errors.ConfigError(
       f'{path}.name',
       'missing',
-      legal=', '.join(sorted(node.options)),
+      legal=', '.join(node.names()),
     )
   name = value['name']
-  if not isinstance(name, str) or name not in node.options:
-    legal = sorted(node.options)
+  if not isinstance(name, str) or name not in node.names():
+    legal = node.names()
     raise errors.ConfigError(
       f'{path}.name',
       f'unknown {node.kind} {legal_lib.shown(name)}',

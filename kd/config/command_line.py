@@ -1,6 +1,7 @@
 """The flag --config: a file with get_config(), and fields changed by flags.
 
   --config=FILE.py              or --config FILE.py, or FILE.py:ARGUMENT
+  --config=NAME                 the config of that name that comes with kd
   --config.data.length=512      changes a field
   --config.data.pack            is --config.data.pack=True
   --noconfig.data.pack          is --config.data.pack=False
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 import importlib.util
 import inspect
 import os
+import pathlib
 import re
 import sys
 import traceback
@@ -25,6 +27,7 @@ from kd.config import base
 from kd.config import check
 from kd.config import legal as legal_lib
 from kd.config import overrides as overrides_lib
+from kd.config import packaged
 from kd.core import errors
 from kd.core import paths
 
@@ -32,8 +35,8 @@ from kd.core import paths
 flags.disclaim_key_flags()
 
 _EXAMPLE = (
-  'a file such as configs/quickstart.py, or FILE:ARGUMENT; without it, the '
-  '--workdir of a run'
+  'a file, FILE.py or FILE.py:ARGUMENT, or a name such as quickstart; without '
+  'it, the --workdir of a run'
 )
 
 Default = Callable[[], ml_collections.ConfigDict | None]
@@ -44,16 +47,34 @@ class _Parser(flags.ArgumentParser):
 
   def __init__(self, name: str):
     self._flag = f'--{name}'
+    self.location = ''
 
   def parse(self, argument: str) -> ml_collections.ConfigDict:
+    self.location = argument
     return load(argument, self._flag)
 
 
 def define(name: str = 'config') -> flags.FlagHolder:
   """Defines the flag; its value is the config, once parse_flags has run."""
   return flags.DEFINE(
-    _Parser(name), name, None, 'The config: FILE.py, or FILE.py:ARGUMENT.'
+    _Parser(name),
+    name,
+    None,
+    'The config: NAME or FILE.py, or either:ARGUMENT.',
   )
+
+
+def default_workdir(name: str = 'config') -> str | None:
+  """Returns the workdir of a run without --workdir, by its config's name.
+
+  Args:
+    name: the flag of the config.
+
+  Returns:
+    kd-NAME in the current folder; None without the flag.
+  """
+  file = flags.FLAGS[name].parser.location.partition(':')[0]
+  return f'kd-{pathlib.Path(file).stem}' if file else None
 
 
 def parse_flags(
@@ -163,7 +184,7 @@ def _split(
 
 
 def load(location: str, flag: str = '--config') -> ml_collections.ConfigDict:
-  """Runs get_config of `FILE` or `FILE:ARGUMENT`.
+  """Runs get_config of `FILE`, `NAME`, `FILE:ARGUMENT` or `NAME:ARGUMENT`.
 
   Args:
     location: where the config is.
@@ -176,17 +197,7 @@ def load(location: str, flag: str = '--config') -> ml_collections.ConfigDict:
     ConfigError: there is no such file, or it fails.
   """
   file, colon, argument = location.partition(':')
-  file = paths.expand(file)
-  if not os.path.isfile(file):
-    folder = os.path.dirname(file) or '.'
-    there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    there = [os.path.join(folder, f) for f in there if f.endswith('.py')]
-    raise errors.ConfigError(
-      flag,
-      f'no file {file!r} (in {os.getcwd()})',
-      legal=', '.join(there) or 'a Python file with get_config()',
-      nearest=errors.nearest(file, there),
-    )
+  file = _file(file, flag)
   get_config = getattr(_module(file), 'get_config', None)
   if not callable(get_config):
     raise errors.ConfigError(
@@ -205,6 +216,27 @@ def load(location: str, flag: str = '--config') -> ml_collections.ConfigDict:
       legal='an ml_collections.ConfigDict',
     )
   return config
+
+
+def _file(name, flag):
+  """Returns the file of a config: a path, or the name of one of kd's own."""
+  file = paths.expand(name)
+  if os.path.isfile(file):
+    return file
+  if name in packaged.names():
+    return packaged.file(name)
+  folder = os.path.dirname(file) or '.'
+  there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+  there = [os.path.join(folder, f) for f in there if f.endswith('.py')]
+  named = re.fullmatch(r'[\w-]+', name)
+  if named:
+    there = [*packaged.names(), *there]
+  raise errors.ConfigError(
+    flag,
+    f'no {"config" if named else "file"} {file!r} (in {os.getcwd()})',
+    legal=', '.join(there) or 'a Python file with get_config()',
+    nearest=errors.nearest(file, there),
+  )
 
 
 def _module(file):

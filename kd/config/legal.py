@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kd.core import errors
+from kd.core import registry
 
 INT32 = 2**31 - 1
 SEEDS = 2**32 - 1  # jax.random.key reads the low 32 bits of a seed.
@@ -222,10 +223,17 @@ class Containing(Text):
 
 @dataclasses.dataclass(frozen=True)
 class Matching(Text):
-  """Text that matches a pattern in full, or is empty where that is said."""
+  """Text that matches a pattern in full, or is empty where that is said.
+
+  Attributes:
+    pattern: a regular expression.
+    text: what it means.
+    formerly: by a value of earlier versions, today's.
+  """
 
   pattern: str
   text: str
+  formerly: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def _fault(self, value):
     if re.fullmatch(self.pattern, value):
@@ -253,22 +261,31 @@ class OneOf(Text):
   Attributes:
     names: the legal ones.
     formerly: by a name of earlier versions, today's name.
+    kind: of the registry that plugins may add names to; '': none.
   """
 
   names: tuple[str, ...]
   formerly: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  kind: str = ''
 
   @property
   def text(self) -> str:
-    return ', '.join(repr(name) for name in self.names)
+    names = [repr(name) for name in self._all()]
+    return ', '.join(names + ['or one of a plugin'] * bool(self.kind))
+
+  def _all(self) -> list[str]:
+    """Returns the names, with those that plugins have registered."""
+    known = registry.of(self.kind)
+    more = known.names() if known else []
+    return [*self.names, *(name for name in more if name not in self.names)]
 
   def _fault(self, value):
-    return '' if value in self.names else f'unknown value {shown(value)}'
+    return '' if value in self._all() else f'unknown value {shown(value)}'
 
   def nearest(self, value):
     if isinstance(value, str) and value in self.formerly:
       return self.formerly[value]
-    return errors.nearest(str(value), filter(None, self.names))
+    return errors.nearest(str(value), filter(None, self._all()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,8 +361,10 @@ class Scheduled(Legal):
     return self.number.parse(text)
 
 
-def one_of(*names: str, formerly: Mapping[str, str] | None = None) -> OneOf:
-  return OneOf(names, formerly or {})
+def one_of(
+  *names: str, formerly: Mapping[str, str] | None = None, kind: str = ''
+) -> OneOf:
+  return OneOf(names, formerly or {}, kind)
 
 
 POSITIVE = Integer(1)
@@ -356,5 +375,6 @@ BOOLEAN = Boolean()
 TEXT = Text()
 EXPRESSION = Expression()
 SPLIT = Matching('.+', 'the name of a split')
+MODULE = Matching(r'[^\W\d]\w*(\.[^\W\d]\w*)*', "a Python module's name")
 DTYPE = one_of('bfloat16', 'float32')
 DURATION = Number(above=0, at_most=SECONDS)

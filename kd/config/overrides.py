@@ -10,6 +10,7 @@ from kd.config import check
 from kd.config import legal as legal_lib
 from kd.config import schema
 from kd.core import errors
+from kd.core import plugins
 
 _NAME = 'name'
 
@@ -47,7 +48,7 @@ def _possible(node, keys) -> Iterator[schema.Node]:
     if keys[0] in node.children:
       yield from _possible(node.children[keys[0]], keys[1:])
   elif isinstance(node, schema.Choice):
-    for name in node.options:
+    for name in node.names():
       if keys[0] in node.children(name):
         yield from _possible(node.children(name)[keys[0]], keys[1:])
 
@@ -59,8 +60,8 @@ def apply(
 
   Args:
     config: what get_config returned; it is changed.
-    overrides: a name comes before the arguments that it brings, whatever their
-      order here.
+    overrides: plugins are loaded first, and a name comes before the arguments
+      that it brings, whatever their order here.
 
   Returns:
     The changed config.
@@ -69,10 +70,14 @@ def apply(
     ConfigError: names a field that the config lacks, or a value that the field
       cannot have.
   """
+  first = [x for x in overrides if x.path == plugins.PATH]
   names = [x for x in overrides if x.path.split('.')[-1] == _NAME]
-  others = [x for x in overrides if x.path.split('.')[-1] != _NAME]
+  others = [x for x in overrides if x not in (*first, *names)]
   names.sort(key=lambda x: x.path.count('.'))
   with config.unlocked():
+    for override in first:
+      _set(config, override)
+    base.load_plugins(config)
     for override in (*names, *others):
       _set(config, override)
   return config.copy_and_resolve_references()
@@ -174,8 +179,8 @@ def _renamed(choice, old, override):
   default: the temperature of all divergences is one, their betas are two.
   """
   name = override.text
-  if name not in choice.options:
-    raise errors.unknown(override.path, choice.kind, name, list(choice.options))
+  if name not in choice.names():
+    raise errors.unknown(override.path, choice.kind, name, choice.names())
   if not schema.is_part(old):
     old = schema.part({_NAME: ''})
   if _NAME in old and old[_NAME] == name:

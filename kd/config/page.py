@@ -24,6 +24,10 @@ that may be a schedule becomes one in the same way:
 `--config.losses.kl.weight.name=linear`, with the schedule's arguments.
 `--config.evaluation.sets={}` empties a part whose entries have names of your
 choice.
+
+The modules of `plugins` may register more names (losses, optimizers, schedules,
+sources of targets, chat templates and others), with arguments of their own:
+[extend.md](extend.md). They are legal where the names below are.
 """
 
 

@@ -1,5 +1,6 @@
 """Legal values of fields that name a file, a folder or a source of weights."""
 
+import ast
 from collections.abc import Mapping
 import dataclasses
 import re
@@ -77,3 +78,47 @@ class Source(legal.Text):
     if kind not in self.kinds or not colon or not place:
       return f'found {legal.shown(value)}'
     return path_fault(place)
+
+
+class Mixture(legal.Legal):
+  """A name or place of data, or several with rates."""
+
+  text = "text, or a tuple of text and (text, rate): ('a.jsonl', ('b', 2.0))"
+  kind = 'a source of data'
+
+  def fault(self, value):
+    if isinstance(value, tuple | list):
+      if not value:
+        return 'found no source'
+      for fault in map(self._entry_fault, value):
+        if fault:
+          return f'{fault} in {legal.shown(tuple(value))}'
+      return ''
+    return legal.TEXT.fault(value)
+
+  def _entry_fault(self, entry):
+    if isinstance(entry, tuple | list):
+      if len(entry) != 2:
+        return f'found {legal.shown(entry)}'
+      source, rate = entry
+      return legal.TEXT.fault(source) or _RATE.fault(rate)
+    return legal.TEXT.fault(entry)
+
+  def normal(self, value):
+    if isinstance(value, str):
+      return value
+    return tuple(
+      entry if isinstance(entry, str) else (entry[0], float(entry[1]))
+      for entry in value
+    )
+
+  def parse(self, text):
+    if not re.match(r'\s*[\[(]', text):
+      return text
+    try:
+      return ast.literal_eval(text)
+    except (SyntaxError, MemoryError, RecursionError, TypeError) as e:
+      raise ValueError from e
+
+
+_RATE = legal.Number(at_least=0, at_most=1e9)

@@ -58,6 +58,17 @@ def batch_fits_int32(config: Any) -> None:
       )
 
 
+def chunks_advance(config: Any) -> None:
+  """A chunk of a document has tokens that the one before it lacks."""
+  overlap, length = config.data.chunk_overlap, config.data.length
+  if overlap >= length:
+    raise errors.ConfigError(
+      'data.chunk_overlap',
+      f'found {overlap}, and data.length is {length}',
+      legal=f'less than data.length, {length}',
+    )
+
+
 def rationale_needs_whole_rows(config: Any) -> None:
   """A cached teacher has scored rows with their whole rationales."""
   _, highest = _extremes(config, 'data.rationale.drop_fraction')
@@ -237,6 +248,7 @@ def _check_metric(config, section):
 
 RULES: tuple[Callable[[Any], None], ...] = (
   batch_fits_int32,
+  chunks_advance,
   rationale_needs_whole_rows,
   others_need_a_teacher,
   buffer_serves_steps_between,

@@ -12,36 +12,13 @@ from typing import Any
 
 import ml_collections
 
+from kd.config import field
 from kd.config import legal as legal_lib
+from kd.config import registered
 from kd.core import schedules
 
-
-class _Required:
-  """Marks an argument without a default."""
-
-  def __repr__(self):
-    return 'required'
-
-
-REQUIRED = _Required()
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Field:
-  """One value of a config.
-
-  Attributes:
-    default: its default, or REQUIRED.
-    legal: its legal values.
-    doc: what it means, with its unit.
-    formerly: the name it had in earlier versions, which is refused with the
-      new one suggested; '' if it never had another.
-  """
-
-  default: Any
-  legal: legal_lib.Legal
-  doc: str
-  formerly: str = ''
+Field = field.Field
+REQUIRED = field.REQUIRED
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,8 +40,9 @@ class Choice:
 
   Attributes:
     doc: what it is.
-    kind: what its name is a name of, as messages say it.
-    options: by name, the fields of that option.
+    kind: what its name is a name of, as messages say it. A plugin may add to
+      the registry of that kind.
+    options: by name, the fields of that option, of those that come with kd.
     common: fields that it has whatever its name is.
     default: its default name.
     docs: by name, what the option is.
@@ -77,10 +55,18 @@ class Choice:
   default: str = ''
   docs: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+  def names(self) -> list[str]:
+    """Returns the names of all options, also those that plugins registered."""
+    return sorted({*self.options, *registered.names(self.kind)})
+
   def children(self, name: str) -> Mapping[str, 'Node']:
     """Returns the fields of an option; those in common of an unknown one."""
-    # A config may hold anything as a name.
-    own = self.options.get(name, {}) if isinstance(name, str) else {}
+    if not isinstance(name, str):  # A config may hold anything as a name.
+      return self.common
+    if name not in self.options and name in registered.names(self.kind):
+      own = registered.fields(self.kind, name)
+    else:
+      own = self.options.get(name, {})
     return {**self.common, **own}
 
 
@@ -144,6 +130,41 @@ def option(choice: Choice, name: str, **changes: Any):
     if not (isinstance(node, Field) and node.default is REQUIRED)
   }
   return part({'name': name, **fields, **changes})
+
+
+def completed(node: Node, value: Any) -> Any:
+  """Returns a recorded config with the names and fields of this version.
+
+  A new field's default is what was done before there was the field, so a config
+  that an earlier version recorded means the same with it.
+
+  Args:
+    node: the schema of `value`.
+    value: JSON values, which need not be legal.
+  """
+  if isinstance(node, Field):
+    return _renamed(node.legal, value)
+  if not is_part(value):
+    return value
+  result = dict(value)
+  if isinstance(node, Choice) and 'name' not in result:
+    return result
+  for key, child in children_of(node, value).items():
+    formerly = child.formerly if isinstance(child, Field) else ''
+    if formerly and formerly in result:
+      result[key] = result.pop(formerly)
+    if key in result:
+      result[key] = completed(child, result[key])
+    elif not (isinstance(child, Field) and child.default is REQUIRED):
+      result[key] = defaults(child)
+  return result
+
+
+def _renamed(legal, value):
+  """Returns today's form of a value that names something."""
+  kinds = legal_lib.OneOf | legal_lib.Matching
+  named = isinstance(legal, kinds) and isinstance(value, str)
+  return legal.formerly.get(value, value) if named else value
 
 
 def join(path: str, key: str) -> str:

@@ -2,15 +2,29 @@
 
 import os
 
-# Stands for the folder that holds the package `kd`. A config that names a file
-# of the project with it means the same in every checkout, and in Bazel's copy.
+# Stands for the folder that holds configs/ and data/. A config that names a
+# file of the project with it means the same in every checkout, in Bazel's copy
+# and in an installed wheel.
 PROJECT = '{project}'
 
 
+def package_folder() -> str:
+  """Returns the absolute path of the package `kd`."""
+  return os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
 def project_folder() -> str:
-  """Returns the absolute path of the folder that holds the package `kd`."""
-  package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-  return os.path.dirname(package)
+  """Returns the absolute path of the folder that holds configs/ and data/.
+
+  That is the package itself where the wheel is installed.
+  """
+  package = package_folder()
+  return os.path.dirname(package) if is_checkout() else package
+
+
+def is_checkout() -> bool:
+  """Returns whether this program is a checkout, or Bazel's copy of one."""
+  return not os.path.isdir(os.path.join(package_folder(), 'configs'))
 
 
 def expand(path: str) -> str:

@@ -6,18 +6,28 @@ from typing import Any
 
 from kd.core import errors
 
+_BY_KIND: dict[str, 'Registry'] = {}
+
+
+def of(kind: str) -> 'Registry | None':
+  """Returns the registry of a kind, if the module that has it is imported."""
+  return _BY_KIND.get(kind)
+
 
 class Registry:
   """Builders of one kind by name; each builder's signature is its schema.
 
   A builder's positional parameters are supplied by the code; its keyword-only
   parameters are the config's fields except `name`. It refuses a value with a
-  ConfigError whose path is the argument's name.
+  ConfigError whose path is the argument's name. A plugin may register more;
+  kd/config/registered.py makes fields of what it registers.
   """
 
   def __init__(self, kind: str):
     self.kind = kind
     self._builders: dict[str, Callable[..., Any]] = {}
+    self._listeners: list[Callable[[str], None]] = []
+    _BY_KIND[kind] = self
 
   def register(self, name: str) -> Callable[[Callable], Callable]:
     """Returns a decorator that files a builder under `name`."""
@@ -26,6 +36,8 @@ class Registry:
       if name in self._builders:
         raise ValueError(f'{self.kind} {name!r} is registered twice')
       self._builders[name] = builder
+      for listener in self._listeners:
+        listener(name)
       return builder
 
     return add
@@ -33,9 +45,20 @@ class Registry:
   def names(self) -> list[str]:
     return sorted(self._builders)
 
+  def for_each(self, listener: Callable[[str], None]) -> None:
+    """Calls `listener` with each name, also with those registered later."""
+    for name in self.names():
+      listener(name)
+    self._listeners.append(listener)
+
+  def get(self, name: str) -> Callable[..., Any]:
+    """Returns the builder of that name."""
+    return self._builders[name]
+
   def arguments(self, name: str) -> dict[str, inspect.Parameter]:
     """Returns the keyword-only parameters of the builder of that name."""
-    parameters = inspect.signature(self._builders[name]).parameters
+    signature = inspect.signature(self._builders[name], eval_str=True)
+    parameters = signature.parameters
     return {
       key: p
       for key, p in parameters.items()

@@ -3,16 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
-import importlib
 import math
 from typing import Any
 
 import numpy as np
 
 from kd.core import errors
-from kd.core import quiet
+from kd.core import user_errors
 from kd.evaluation import results
-from kd.input_pipeline import user_errors
+from kd.input_pipeline import conversations
+from kd.input_pipeline import examples
+from kd.input_pipeline import mixtures
 from kd.metrics import metric
 from kd.sampling import requests
 
@@ -70,7 +71,7 @@ class _Task:
   pairs: Pairs
 
 
-def score(answered: Sequence[Answered], module: str) -> Scores:
+def score(answered: Sequence[Answered], mixture: mixtures.Mixture) -> Scores:
   """Scores answers with their tasks' postprocessors and metric functions.
 
   In addition to the metrics of the tasks there are `truncated`, the fraction of
@@ -79,7 +80,7 @@ def score(answered: Sequence[Answered], module: str) -> Scores:
 
   Args:
     answered: the answers by task.
-    module: the module that declares the tasks, e.g. 'data.mixtures'.
+    mixture: has the tasks.
 
   Raises:
     ConfigError: no such module or task, a task has no metric functions, or one
@@ -88,7 +89,8 @@ def score(answered: Sequence[Answered], module: str) -> Scores:
   """
   for part in answered:
     _check_lengths(part.examples, part.samples)
-  tasks = [_read(part, module) for part in answered]
+  examples.register(mixture)
+  tasks = [_read(part) for part in answered]
   by_function = [
     {f: _metrics(task, f, task.pairs) for f in task.functions} for task in tasks
   ]
@@ -210,16 +212,16 @@ def _check_lengths(*columns) -> None:
     )
 
 
-def _read(part: Answered, module: str) -> _Task:
+def _read(part: Answered) -> _Task:
   """Postprocesses targets and predictions."""
-  task = _task(part.task, module)
+  task = _task(part.task)
   post = task.postprocess_fn
   targets, predictions, ids = [], [], []
   for number, (example, sample) in enumerate(
     zip(part.examples, part.samples, strict=True)
   ):
     ids.append(str(example.get('id', number)))
-    reference = _text(example['targets'])
+    reference = _text(conversations.reference(example))
     try:
       targets.append(post(reference, example=example, is_target=True))
       predictions.append(post(sample.text, example=example, is_target=False))
@@ -230,20 +232,10 @@ def _read(part: Answered, module: str) -> _Task:
   return _Task(part.task, ids, functions, (targets, predictions))
 
 
-def _task(name: str, module: str):
+def _task(name: str):
   """Returns the registered task, or an error with the nearest name."""
-  # Not at the top: it imports TensorFlow, which takes seconds and 880 MB.
-  with quiet.imports():
-    import seqio
+  import seqio  # Not at the top: it brings TensorFlow along.
 
-  try:
-    importlib.import_module(module)
-  except ModuleNotFoundError as e:
-    if e.name is None or not module.startswith(e.name):
-      raise  # The module is there; what it imports is not.
-    raise errors.ConfigError(
-      'data.module', f'no module {module!r}', legal='an importable module'
-    ) from e
   if name not in seqio.TaskRegistry.names():
     raise errors.unknown(
       'evaluation', 'task', name, sorted(seqio.TaskRegistry.names())

@@ -7,10 +7,11 @@ import pytest
 
 from kd.core import errors
 from kd.evaluation import seqio_adapter
+from kd.input_pipeline import mixtures
 from kd.metrics import metric
 from kd.sampling import requests
 
-MODULE = 'data.mixtures'
+MODULE = 'kd.data.mixtures'
 TASK = 'arithmetic_cot'
 
 EXAMPLES = [
@@ -34,7 +35,7 @@ def _samples(texts, ends=None):
 
 def _score(*answered):
   return seqio_adapter.score(
-    [seqio_adapter.Answered(*a) for a in answered], MODULE
+    [seqio_adapter.Answered(*a) for a in answered], mixtures.task(TASK, MODULE)
   )
 
 
@@ -216,8 +217,8 @@ def test_wrong_names_and_numbers():
   with pytest.raises(errors.ConfigError, match="'arithmetic_cott'.*_cot'"):
     _score(('arithmetic_cott', EXAMPLES, samples))
   answered = [seqio_adapter.Answered(TASK, EXAMPLES, samples)]
-  with pytest.raises(errors.ConfigError, match="no module 'data.mixtrues'"):
-    seqio_adapter.score(answered, 'data.mixtrues')
+  with pytest.raises(errors.ConfigError, match="module 'data.mixtrues'"):
+    seqio_adapter.score(answered, mixtures.task(TASK, 'data.mixtrues'))
   with pytest.raises(ValueError, match='must be equal'):
     _score((TASK, EXAMPLES, samples[:-1]))
   with pytest.raises(ValueError, match='must be equal'):

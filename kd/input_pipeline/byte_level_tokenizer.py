@@ -5,6 +5,8 @@ import hashlib
 import os
 from typing import Any
 
+import numpy as np
+
 from kd.core import errors
 from kd.core import json_files
 from kd.core import text_files
@@ -81,9 +83,7 @@ class ByteLevelTokenizer(base_tokenizer.BaseTokenizer):
     """Returns the ids of a text; see tokenizers.Tokenizer."""
     return self._encode(text).ids
 
-  def encode_with_offsets(
-    self, text: str
-  ) -> tuple[list[int], list[tuple[int, int]]]:
+  def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns ids and their characters; see tokenizers.Tokenizer."""
     encoding = self._encode(text)
     offsets, end, last = [], len(text), None
@@ -94,7 +94,10 @@ class ByteLevelTokenizer(base_tokenizer.BaseTokenizer):
         end = last
       offsets.append((begin, max(end, begin + 1)))
       last = begin
-    return encoding.ids, offsets[::-1]
+    return (
+      np.array(encoding.ids, np.int32),
+      np.array(offsets[::-1], np.int32).reshape(-1, 2),
+    )
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of ids; see tokenizers.Tokenizer."""

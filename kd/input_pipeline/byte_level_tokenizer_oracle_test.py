@@ -206,7 +206,7 @@ def test_transformers_writes_our_chats(python, tmp_path, name, options):
     ours = (
       templates.encode_prompt(tokenizer, name, messages)
       if generate
-      else templates.encode(tokenizer, name, messages)[0]
+      else templates.encode(tokenizer, name, messages)[0].tolist()
     )
     assert ours == chat['ids']
 

@@ -1,31 +1,39 @@
-"""The texts of seqio tasks, read once and checked."""
+"""The examples of seqio tasks, read one at a time and checked."""
 
 from collections.abc import Callable, Iterator
 import contextlib
+import itertools
 import math
+import os
 from typing import Any
 
 from kd.core import errors
 from kd.core import quiet
+from kd.core import user_errors
+from kd.data_files import chats
+from kd.input_pipeline import file_tasks
+from kd.input_pipeline import mixtures
 from kd.input_pipeline import opened_files
 from kd.input_pipeline import retry
 from kd.input_pipeline import task_code
-from kd.input_pipeline import user_errors
 
-# The features that are read; `inputs` and `targets` must be there.
-_FIELDS = ('id', 'inputs', 'targets', 'rationale')
+_PAIR = ('inputs', 'targets', 'rationale')
+_LEGAL = (
+  'inputs and targets (id and rationale are optional), messages (JSON), or text'
+)
 _SHOWN = 40  # Characters of a text in an error.
+
+Example = dict[str, Any]
 
 EVERY = 5000  # Examples between two lines of progress.
 
 
-def tasks(name: str, split: str, module: str) -> list[tuple[Any, float]]:
-  """Returns the seqio tasks of a task's or mixture's name, with their rates.
+def tasks(mixture: mixtures.Mixture, split: str) -> list[tuple[Any, float]]:
+  """Returns the seqio tasks of a mixture, with their rates.
 
   Args:
-    name: a seqio task or mixture that `module` registers.
+    mixture: names of seqio tasks and mixtures, and files, which become tasks.
     split: a split that each of them has.
-    module: the Python module to import.
 
   Returns:
     (seqio.Task, rate) pairs; the rate of a task alone is 1.
@@ -34,14 +42,49 @@ def tasks(name: str, split: str, module: str) -> list[tuple[Any, float]]:
     ConfigError: an unknown name or split, no such module, or one that cannot
       be imported; a rate is negative or not finite, or all are 0.
   """
-  with quiet.imports():
-    import seqio  # Brings TensorFlow along: 5 s and 880 MB.
+  register(mixture)
+  pairs = []
+  for part in mixture.parts:
+    of_part = _tasks(part, split)
+    # A mixture in a mixture has its rate, shared among its tasks.
+    whole = sum(rate for _, rate in of_part) if len(mixture.parts) > 1 else 1
+    pairs += [(task, part.rate * rate / whole) for task, rate in of_part]
+  twice = [task.name for task, _ in pairs]
+  twice = sorted({name for name in twice if twice.count(name) > 1})
+  if twice:
+    raise errors.ConfigError(
+      'data.mixture', f'has {", ".join(twice)} twice', legal='each task once'
+    )
+  return pairs
 
-  with opened_files.watched(module):
-    task_code.import_module(module)
+
+def register(mixture: mixtures.Mixture) -> None:
+  """Registers the tasks of a mixture with seqio.
+
+  Raises:
+    ConfigError: its module is not there or cannot be imported, or two tasks
+      have one name.
+  """
+  with quiet.imports():
+    import seqio  # noqa: F401, brings TensorFlow along: 5 s and 880 MB.
+
+  if mixture.module:
+    with opened_files.watched(mixture.module):
+      task_code.import_module(mixture.module)
+  for part in mixture.parts:
+    if part.source is not None:
+      file_tasks.register(part.task, part.source)
+
+
+def _tasks(part: mixtures.Part, split: str) -> list[tuple[Any, float]]:
+  """Returns the tasks of a part, with their rates in it."""
+  import seqio
+
+  name = part.task
   names = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
   if name not in names:
-    raise errors.unknown('data.mixture', 'task or mixture', name, names)
+    near = f'./{name}' if os.path.exists(name) else ''
+    raise errors.unknown('data.mixture', 'task or mixture', name, names, near)
   found = seqio.get_mixture_or_task(name)
   if isinstance(found, seqio.Mixture):
     pairs = [(task, _rate(found, task)) for task in found.tasks]
@@ -78,10 +121,15 @@ def _rate(mixture: Any, task: Any) -> float:
   return rate
 
 
-def read(
-  task: Any, split: str, module: str, limit: int, say: Callable[[str], None]
-) -> list[dict[str, str]]:
-  """Reads the examples of a task.
+def stream(
+  task: Any,
+  split: str,
+  module: str,
+  limit: int,
+  say: Callable[[str], None],
+  bad: Callable[[errors.ConfigError], None] | None = None,
+) -> Iterator[Example]:
+  """Reads the examples of a task one at a time.
 
   Args:
     task: a seqio.Task.
@@ -89,11 +137,16 @@ def read(
     module: the module that registers it.
     limit: number of examples to read, from the first; -1 for all.
     say: called with lines of progress.
+    bad: called with the error of an example that is wrong, which is skipped;
+      None raises it.
 
-  Returns:
+  Yields:
     By example, in the source's order: `id` (the task's name and a number where
-    the task gives none), `inputs`, `targets`, and `rationale`, the beginning of
-    the targets that is the rationale ('' where the task gives none).
+    the task gives none), and one of
+    - `inputs`, `targets`, and `rationale`, the beginning of the targets that is
+      the rationale ('' where the task gives none);
+    - `messages`, as chats.check returns them;
+    - `text`, a document.
 
   Raises:
     ConfigError: the split is empty, the task's code fails, a feature is missing
@@ -101,25 +154,52 @@ def read(
     Exception: the disk or the network fails (`retry.is_transient`).
   """
   where = f'task {task.name!r}, split {split!r}'
-  rows = []
-  with opened_files.watched(module), _users_errors(where, rows):
-    dataset = task.get_dataset(split=split, shuffle=False)
+  last: list[str] = []
+  count = 0
+  with opened_files.watched(module), _users_errors(where, last):
+    source = file_tasks.source_of(task)
+    if source is not None:
+      examples = source.read(split, bad or _raise)
+    else:
+      examples = _of_dataset(task, split, limit, where, bad or _raise)
     if limit > 0:
-      dataset = dataset.take(limit)
-    for i, example in enumerate(dataset.as_numpy_iterator()):
-      rows.append(_row(example, f'{task.name}-{i}', where))
-      if len(rows) % EVERY == 0:
-        say(f'{task.name}: {len(rows)} examples read')
-  if not rows:
+      examples = itertools.islice(examples, limit)
+    for example in examples:
+      last[:] = [example['id']]
+      count += 1
+      yield example
+      if count % EVERY == 0:
+        say(f'{task.name}: {count} examples read')
+  if not count:
     raise errors.ConfigError(
       'data.mixture', f'{where}: is empty', legal='a split with examples'
     )
-  return rows
+
+
+def _of_dataset(task, split, limit, where, bad) -> Iterator[Example]:
+  """Yields the examples that seqio reads."""
+  dataset = task.get_dataset(split=split, shuffle=False)
+  if limit > 0:
+    dataset = dataset.take(limit)
+  for i, features in enumerate(dataset.as_numpy_iterator()):
+    try:
+      yield _example(features, f'{task.name}-{i}', where)
+    except errors.ConfigError as e:
+      bad(e)
+
+
+def _raise(error: errors.ConfigError) -> None:
+  raise error
 
 
 @contextlib.contextmanager
-def _users_errors(where: str, rows: list[Any]) -> Iterator[None]:
-  """Raises ConfigError for what the task's own code raises."""
+def _users_errors(where: str, last: list[str]) -> Iterator[None]:
+  """Raises ConfigError for what the task's own code raises.
+
+  Args:
+    where: the task and its split.
+    last: holds the id of the last example that was read, if any.
+  """
   try:
     yield
   except (errors.KdError, MemoryError):
@@ -127,22 +207,29 @@ def _users_errors(where: str, rows: list[Any]) -> Iterator[None]:
   except Exception as e:  # The user's code may raise anything.
     if retry.is_transient(e):
       raise
-    if rows:
-      where += f', behind example {rows[-1]["id"]!r}'
+    if last:
+      where += f', behind example {last[0]!r}'
     raise user_errors.refuse(e, 'data.mixture', where) from e
 
 
-def _row(example: dict[str, Any], name: str, where: str) -> dict[str, str]:
+def _example(features: dict[str, Any], name: str, where: str) -> Example:
   """Returns an example's texts, checked."""
-  if 'id' in example:
-    name = _text(example['id'], f"{where}, example {name!r}: feature 'id'")
+  if 'id' in features:
+    name = _text(features['id'], f"{where}, example {name!r}: feature 'id'")
   where += f', example {name!r}'
-  row = {'id': name, 'rationale': ''}
-  for field in _FIELDS[1:]:
-    if field in example:
-      row[field] = _text(example[field], f'{where}: feature {field!r}')
-  _check(row, where)
-  return row
+
+  def text(field):
+    return _text(features[field], f'{where}: feature {field!r}')
+
+  if 'messages' in features:
+    chat = text('messages')
+    return {'id': name, 'messages': chats.parse(chat, where)}
+  if 'text' in features:
+    return {'id': name, 'text': text('text')}
+  pair = {'id': name, 'rationale': ''}
+  pair |= {field: text(field) for field in _PAIR if field in features}
+  _check(pair, where)
+  return pair
 
 
 def _text(value: Any, where: str) -> str:
@@ -172,7 +259,7 @@ def _check(row: dict[str, str], where: str) -> None:
       raise errors.ConfigError(
         'data.mixture',
         f'{where} has no feature {field!r}',
-        legal='inputs and targets; id and rationale are optional',
+        legal=_LEGAL,
       )
   rationale, targets = row['rationale'], row['targets']
   if not targets.startswith(rationale):

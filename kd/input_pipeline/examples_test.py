@@ -6,6 +6,7 @@ import pytest
 
 from kd.core import errors
 from kd.core import types
+from kd.input_pipeline import mixtures
 from kd.input_pipeline import prepare
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
@@ -54,7 +55,7 @@ def declare(tmp_path, monkeypatch):
   def write(name, **columns):
     text = _MODULE.format(name=name, columns=columns)
     (tmp_path / f'{name}_module.py').write_text(text)
-    return {'name': name, 'module': f'{name}_module'}
+    return {'mixture': mixtures.task(name, f'{name}_module')}
 
   return write
 

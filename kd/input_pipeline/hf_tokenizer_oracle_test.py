@@ -171,7 +171,7 @@ def test_transformers_gives_our_ids(kind, python, tmp_path):
     ours = (
       templates.encode_prompt(tokenizer, 'gemma', messages)
       if generate
-      else templates.encode(tokenizer, 'gemma', messages)[0]
+      else templates.encode(tokenizer, 'gemma', messages)[0].tolist()
     )
     assert ours == chat['ids']
   assert [bool(chat['error']) for chat in got['chats']] == [False] * 3 + [True]

@@ -8,6 +8,8 @@ import ml_collections
 from kd.core import errors
 from kd.core import quiet
 from kd.input_pipeline import examples
+from kd.input_pipeline import mixtures
+from kd.input_pipeline import skipping
 
 
 def check(config: ml_collections.ConfigDict, rationale: Sequence[str]) -> str:
@@ -24,38 +26,49 @@ def check(config: ml_collections.ConfigDict, rationale: Sequence[str]) -> str:
     ConfigError: names the field.
   """
   data = config.data
-  _check_registers(data.module)
-  tasks = _tasks(data.mixture, data.split, data.module)
-  first = _first_examples(tasks, data.split, data.module)
+  trained = mixtures.training(config)
+  if trained.module:
+    _check_registers(trained)
+  tasks = _tasks(trained, data.split)
+  first = _first_examples(tasks, data, data.split, trained.module)
   for name, entry in sorted(config.evaluation.sets.items()):
     path = f'evaluation.sets.{name}'
-    mixture = entry.mixture or data.mixture
+    if not entry.examples and not entry.answers:
+      continue
+    mixture = mixtures.held_out(config, name)
     try:
-      held_out = _tasks(mixture, entry.split, data.module)
+      held_out = _tasks(mixture, entry.split)
     except errors.ConfigError as e:
       field = e.path.removeprefix('data.')
       if e.path not in ('data.mixture', 'data.split'):
         raise
       raise e.at(f'{path}.{field}') from e
-    _first_examples(held_out, entry.split, data.module)
+    _first_examples(held_out, data, entry.split, mixture.module)
   _check_rationale(first, tasks, data, rationale)
   names = ', '.join(task.name for task, _ in tasks)
   sets = len(config.evaluation.sets)
-  return f'data: {data.module} registers {names}; {sets} held-out sets exist'
+  where = f'{data.module} registers {names}' if trained.module else names
+  return f'data: {where}; {sets} held-out sets exist'
 
 
-def _tasks(mixture, split, module):
+def _tasks(mixture, split):
+  return _imported(lambda: examples.tasks(mixture, split), mixture.module)
+
+
+def _imported(call, module):
+  """Returns what `call` returns, which imports a module."""
   try:
-    return examples.tasks(mixture, split, module)
+    return call()
   except (errors.KdError, MemoryError):
     raise
   except Exception as e:  # The user's module may raise anything.
     raise errors.ConfigError(
-      'data.module', f'{module!r} cannot be imported: {type(e).__name__}: {e}'
+      'data.module',
+      f'{module!r} cannot be imported: {type(e).__name__}: {e}',
     ) from e
 
 
-def _check_registers(module):
+def _check_registers(mixture):
   """Refuses a module that registers nothing.
 
   One that some other module has imported before is given the benefit of the
@@ -67,21 +80,18 @@ def _check_registers(module):
   def registered():
     return {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
 
+  module = mixture.module
   before, known = registered(), module in sys.modules
-  try:
-    _tasks('', '', module)
-  except errors.ConfigError as e:
-    if e.path != 'data.mixture':
-      raise
+  _imported(lambda: examples.register(mixture), module)
   if not registered() or (not known and registered() == before):
     raise errors.ConfigError(
       'data.module',
       f'{module!r} registers no task',
-      legal="a module that registers seqio tasks, such as 'data.mixtures'",
+      legal="a module that registers seqio tasks, such as 'kd.data.mixtures'",
     )
 
 
-def _first_examples(tasks, split, module):
+def _first_examples(tasks, data, split, module):
   """Returns the first example of each task whose data is local.
 
   So that data that is missing or wrong from its first line on is known now.
@@ -91,8 +101,9 @@ def _first_examples(tasks, split, module):
   found = []
   for task, _ in tasks:
     if isinstance(task.source, seqio.FunctionDataSource):
-      found += examples.read(
-        task, split, module, limit=1, say=lambda line: None
+      skipped = skipping.taker(data.on_error)
+      found += examples.stream(
+        task, split, module, limit=1, say=lambda line: None, bad=skipped
       )
   return found
 
@@ -101,9 +112,9 @@ def _check_rationale(examples_, tasks, data, fields):
   """Refuses terms of rationales if no task has any."""
   if not fields or len(examples_) < len(tasks):
     return
-  if not any(example['rationale'] for example in examples_):
+  if not any(example.get('rationale') for example in examples_):
     raise errors.ConfigError(
       fields[0],
-      f"found 'rationale', and {data.mixture!r} gives none",
+      f"found 'rationale', and {mixtures.shown(data.mixture)!r} gives none",
       legal='all, answer, or a task with a rationale feature',
     )

@@ -12,7 +12,7 @@ import glob
 import os
 import sys
 
-from kd.input_pipeline import user_errors
+from kd.core import user_errors
 
 _IGNORED = ('/proc/', '/sys/', '/dev/', '/etc/', '/usr/lib/', '/usr/share/')
 _IGNORED_KINDS = ('.py', '.pyc', '.so', '.pth')

@@ -13,9 +13,9 @@ from kd.core import errors
 from kd.core import identity
 from kd.core import json_lines
 from kd.core import types
+from kd.input_pipeline import encoding
 from kd.input_pipeline import examples as examples_lib
 from kd.input_pipeline import packing
-from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 
 _NAMED = 5  # examples that are left out, in a line for the user
@@ -24,7 +24,7 @@ _NAMED = 5  # examples that are left out, in a line for the user
 def write(
   folder: str,
   name: str,
-  examples: list[dict[str, str]],
+  examples: list[dict[str, Any]],
   request: dict[str, Any],
   tokenizer: tokenizers.Tokenizer,
   say: Callable[[str], None],
@@ -34,7 +34,7 @@ def write(
   Args:
     folder: where the files go.
     name: the task's name.
-    examples: its texts, as examples.read returns them.
+    examples: as examples.stream yields them.
     request: see prepare.prepare.
     tokenizer: encodes the texts.
     say: prints lines of progress.
@@ -96,22 +96,20 @@ def write(
 
 def _encode(
   name: str,
-  examples: Sequence[dict[str, str]],
+  examples: Sequence[dict[str, Any]],
   request: dict[str, Any],
   tokenizer: tokenizers.Tokenizer,
   say: Callable[[str], None],
 ) -> Iterator[packing.Example]:
+  encoder = encoding.Encoder(
+    tokenizer,
+    request['template'],
+    request['length'],
+    request['long'],
+    request['chunk_overlap'],
+  )
   for i, example in enumerate(examples):
-    texts = (example[field] for field in ('inputs', 'targets', 'rationale'))
-    ids, parts, weights = templates.encode(
-      tokenizer, request['template'], templates.exchange(*texts)
-    )
-    yield packing.Example(
-      np.asarray(ids, np.int32),
-      np.asarray(parts, np.int32),
-      np.asarray(weights, np.float32),
-      i,
-    )
+    yield from encoder.encode(example, i)
     if (i + 1) % examples_lib.EVERY == 0:
       say(f'{name}: {i + 1} of {len(examples)} examples tokenized')
 

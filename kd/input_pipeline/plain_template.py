@@ -37,7 +37,8 @@ def render(
     return prompt, []
   text = prompt + messages[1]['content'] + chat_turns.EOS
   answer = len(prompt) + len(chat_turns.rationale(messages[1]))
-  return text, [chat_turns.Turn(len(prompt), answer, len(text))]
+  weight = chat_turns.weight(messages[1])
+  return text, [chat_turns.Turn(len(prompt), answer, len(text), weight)]
 
 
 TEMPLATE = chat_turns.Template(render, JINJA)

@@ -15,10 +15,12 @@ from kd.core import identity
 from kd.core import paths
 from kd.input_pipeline import examples as examples_lib
 from kd.input_pipeline import file_digests
+from kd.input_pipeline import mixtures
 from kd.input_pipeline import opened_files
 from kd.input_pipeline import part_files
 from kd.input_pipeline import prepared as prepared_lib
 from kd.input_pipeline import retry
+from kd.input_pipeline import skipping
 from kd.input_pipeline import task_code
 from kd.input_pipeline import task_files
 from kd.input_pipeline import temp_dirs
@@ -33,7 +35,7 @@ _warned: set[str] = set()
 
 
 def prepare(
-  name: str,
+  mixture: mixtures.Mixture,
   split: str,
   *,
   tokenizer: tokenizers.Tokenizer,
@@ -43,8 +45,10 @@ def prepare(
   seed: int,
   cache_dir: str,
   limit: int,
-  module: str,
   retry_policy: retry.RetryPolicy,
+  long: str = 'chunk',
+  chunk_overlap: int = 0,
+  on_error: str = skipping.REFUSE,
   refresh: bool = False,
   say: Callable[[str], None] = logging.info,
 ) -> list[prepared_lib.Prepared]:
@@ -56,18 +60,22 @@ def prepare(
   same rows at the same time.
 
   Args:
-    name: a seqio task or mixture that `module` registers.
-    split: its split.
+    mixture: the tasks and files.
+    split: their split.
     tokenizer: gives the ids.
-    template: 'plain' or 'gemma'.
+    template: a name of templates.NAMES.
     length: positions of a row, L.
     pack: whether rows hold several examples; these are shuffled by `seed`
       before, or they keep the file's order.
     seed: of that shuffle.
     cache_dir: the folder of all prepared rows.
     limit: number of examples of each task to use, from the first; -1 for all.
-    module: the Python module to import, 'data.mixtures'.
     retry_policy: with a source that cannot be read.
+    long: what becomes of examples that are longer than a row, one of
+      encoding.LONG.
+    chunk_overlap: tokens that chunks of a document share, see encoding.Encoder.
+    on_error: 'refuse' raises what is wrong with an example; 'skip' leaves it
+      out and records it.
     refresh: prepares the rows even if there are some to reuse.
     say: prints lines of progress.
 
@@ -86,29 +94,34 @@ def prepare(
     raise errors.ConfigError(
       'data.examples', str(limit), legal='1 or more, or -1 for all'
     )
-  code = task_code.of(module)
+  code = task_code.of(mixture.module)
   request = {
     'format': FORMAT,
-    'name': name,
+    **mixture.request,
     'split': split,
     'template': template,
     'length': length,
     'pack': pack,
     'seed': seed if pack else None,
     'limit': limit,
-    'module': module,
+    'long': long,
+    'chunk_overlap': chunk_overlap,
+    'on_error': on_error,
     'tokenizer': tokenizer.digest,
     'pad_bos_eos': [tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id],
     'code': code.digest,
   }
   cache_dir = paths.expand(cache_dir)
   digests = file_digests.Digests(cache_dir)
-  stem = os.path.join(cache_dir, f'{name}-{split}-{identity.digest(request)}')
+  name = f'{mixture.name}-{split}'
+  stem = os.path.join(cache_dir, f'{name}-{identity.digest(request)}')
   folder = None if refresh else _reusable(stem, code, digests)
   reused = folder is not None
   if folder is None:
-    say(f'preparing rows of {name} ({split}) in {cache_dir}')
-    folder = _write(stem, request, code, digests, tokenizer, retry_policy, say)
+    say(f'preparing rows of {mixture.name} ({split}) in {cache_dir}')
+    folder = _write(
+      stem, mixture, request, code, digests, tokenizer, retry_policy, say
+    )
   prepared = prepared_lib.open_folder(
     folder, request, tokenizer.pad_id, retry_policy, reused, digests
   )
@@ -152,6 +165,7 @@ def _warn_of_unknown_files(
 
 def _write(
   stem: str,
+  mixture: mixtures.Mixture,
   request: dict[str, Any],
   code: task_code.TaskCode,
   digests: file_digests.Digests,
@@ -171,7 +185,7 @@ def _write(
     aside, held = temp_dirs.make(parent)
   try:
     manifest = _write_parts(
-      aside, request, code, digests, tokenizer, retry_policy, say
+      aside, mixture, request, code, digests, tokenizer, retry_policy, say
     )
     key = identity.digest([manifest['parts'], manifest['sources']])
     folder = f'{stem}-{key}'
@@ -198,6 +212,7 @@ def _write(
 
 def _write_parts(
   folder: str,
+  mixture: mixtures.Mixture,
   request: dict[str, Any],
   code: task_code.TaskCode,
   digests: file_digests.Digests,
@@ -206,24 +221,30 @@ def _write_parts(
   say: Callable[[str], None],
 ) -> dict[str, Any]:
   """Writes the rows of every task; returns the manifest."""
-  split, module = request['split'], request['module']
-  pairs = examples_lib.tasks(request['name'], split, module)
+  split = request['split']
+  pairs = examples_lib.tasks(mixture, split)
   tasks = [task for task, _ in pairs]
   before = task_files.describe(tasks, split, code, digests, ())
   parts = []
   for task, rate in pairs:
+    skipped = skipping.taker(request['on_error'])
     examples = retry_policy.read(
       f'task {task.name!r}, split {split!r}',
-      lambda task=task: examples_lib.read(
-        task, split, module, request['limit'], say
+      lambda task=task, skipped=skipped: list(
+        examples_lib.stream(
+          task, split, mixture.module, request['limit'], say, skipped
+        )
       ),
     )
+    if skipped:
+      say(f'{task.name}: {skipped.line()}')
     parts.append(
       {'task': task.name, 'rate': rate}
       | part_files.write(folder, task.name, examples, request, tokenizer, say)
+      | {'skipped': skipped.record() if skipped else {}}
     )
   sources = task_files.describe(
-    tasks, split, code, digests, opened_files.by(module)
+    tasks, split, code, digests, opened_files.by(mixture.module)
   )
   for name, task in before['tasks'].items():
     # TFDS may have written the files of a task in the meantime.

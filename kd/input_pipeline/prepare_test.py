@@ -12,6 +12,7 @@ import pytest
 
 from kd.core import errors
 from kd.core import types
+from kd.input_pipeline import mixtures
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepare
 from kd.input_pipeline import prepared
@@ -21,7 +22,9 @@ from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 
 
-def _prepare(folder, name='arithmetic_few', **changes):
+def _prepare(
+  folder, name='arithmetic_few', module='kd.data.mixtures', **changes
+):
   arguments = (
     dict(
       split='train',
@@ -32,13 +35,12 @@ def _prepare(folder, name='arithmetic_few', **changes):
       seed=0,
       cache_dir=str(folder),
       limit=60,
-      module='data.mixtures',
       retry_policy=retry.RetryPolicy(attempts=1, wait_s=0.0, timeout_s=60.0),
       say=lambda line: None,
     )
     | changes
   )
-  return prepare.prepare(name, **arguments)
+  return prepare.prepare(mixtures.task(name, module), **arguments)
 
 
 @pytest.fixture(scope='module')
@@ -51,12 +53,15 @@ def test_rows_hold_the_examples(cache):
   examples = part.examples()
   tokenizer = tokenizers.load('bytes')
   expected = sorted(
-    templates.encode(
-      tokenizer,
-      'plain',
-      templates.exchange(e['inputs'], e['targets'], e['rationale']),
-    )
+    tuple(column.tolist() for column in columns)
     for e in examples
+    for columns in [
+      templates.encode(
+        tokenizer,
+        'plain',
+        templates.exchange(e['inputs'], e['targets'], e['rationale']),
+      )
+    ]
   )
   found = []
   for batch in rows_lib.batches([part], 1, [0]):

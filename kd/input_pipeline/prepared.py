@@ -35,7 +35,8 @@ class Prepared:
     counts: examples, rows, tokens (targets), target_weight (their sum of
       weights), rationale_weight (the rationales' share of that sum), fill (used
       share of positions), too_long (ids of the examples that no row can hold,
-      which were left out).
+      which were left out), skipped (the wrong examples' count and the first
+      errors, {} if there are none).
     manifest: everything that went in, as in the folder's manifest.json.
     retry_policy: with the files when they are read.
     reused: whether the rows were prepared by an earlier call.
@@ -82,6 +83,8 @@ class Prepared:
       line += (
         f' ({len(c["too_long"]):,} too long and left out: {", ".join(ids)})'
       )
+    if c['skipped']:
+      line += f', {c["skipped"]["count"]:,} wrong ones skipped'
     if self.reused:
       when = datetime.datetime.fromisoformat(self.manifest['prepared'])
       line += f', rows prepared on {when:%Y-%m-%d %H:%M} UTC, reused'

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from absl import logging
 
 from kd.core import errors
-from kd.input_pipeline import user_errors
+from kd.core import user_errors
 
 T = TypeVar('T')
 

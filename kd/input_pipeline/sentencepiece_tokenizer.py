@@ -1,10 +1,12 @@
 """SentencePiece tokenizers: Gemma's, and the one of single bytes."""
 
 from collections.abc import Sequence
+import functools
 import hashlib
 import json
 import struct
 
+import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
@@ -63,6 +65,7 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
     ends = (self.id_of(marks.end) for marks in families.turn_marks())
     self.stop_ids = (self.eos_id, *(i for i in ends if i is not None))
     self.digest = self._digest(proto)
+    self._alters_text = bool(sentencepiece_models.alters_text(proto))
     kind = sentencepiece_models.Type
     self._silent = {
       i
@@ -75,16 +78,28 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
     text_files.check_unicode(text, 'text to tokenize')
     return self._processor.encode(text)
 
-  def encode_with_offsets(
-    self, text: str
-  ) -> tuple[list[int], list[tuple[int, int]]]:
+  def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns ids and their characters; see tokenizers.Tokenizer."""
     text_files.check_unicode(text, 'text to tokenize')
+    if not self._alters_text:
+      # SentencePiece takes as long again to give offsets, and where it leaves
+      # the text as it is they follow from the pieces.
+      ids = self._processor.encode(text, return_type='numpy')
+      widths = self._widths[ids]
+      ends = np.cumsum(widths)
+      if len(text) == (ends[-1] if len(ends) else 0):
+        # A character's later bytes add nothing and have the whole character.
+        offsets = np.empty((len(ids), 2), np.int32)
+        offsets[:, 0] = ends - np.maximum(widths, 1)
+        offsets[:, 1] = ends
+        return ids, offsets
     out = self._processor.encode(text, return_type='offset_mapping')
+    ids = np.asarray(out['ids'], np.int32)
+    offsets = np.asarray(out['offsets'], np.int32).reshape(-1, 2)
     # Where a character becomes several bytes, SentencePiece gives the character
     # to the last of them, and an empty range to the others.
-    offsets = [(begin, max(end, begin + 1)) for begin, end in out['offsets']]
-    return out['ids'], offsets
+    offsets[:, 1] = np.maximum(offsets[:, 1], offsets[:, 0] + 1)
+    return ids, offsets
 
   def decode(self, ids: Sequence[int]) -> str:
     """Returns the text of ids; see tokenizers.Tokenizer."""
@@ -97,6 +112,20 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
   def files(self) -> dict[str, bytes]:
     """Returns the files that hold the tokenizer, by name."""
     return {sentencepiece_models.MODEL_FILE: self.model_proto}
+
+  @functools.cached_property
+  def _widths(self) -> np.ndarray:
+    """The characters that each id adds to a text, int64 [vocab_size]."""
+    kind = sentencepiece_models.Type
+
+    def width(piece, piece_kind):
+      if piece_kind == kind.UNKNOWN:
+        return 2**32  # Any number; no text is that long.
+      if piece_kind == kind.BYTE:  # The first one of a character adds it.
+        return int(int(piece[3:5], 16) & 0xC0 != 0x80)
+      return len(piece)
+
+    return np.array([width(p, k) for p, _, k in self.pieces], np.int64)
 
   def _special(self, name: str, kind: str) -> int:
     index = getattr(self._processor, f'{kind}_id')()

@@ -13,12 +13,19 @@ import sys
 import types
 
 from kd.core import errors
+from kd.core import identity
+from kd.core import plugins
+from kd.core import user_errors
+from kd.data_files import chats
+from kd.data_files import examples
+from kd.input_pipeline import encoding
 from kd.input_pipeline import packing
 from kd.input_pipeline import templates
-from kd.input_pipeline import user_errors
 
 # The modules here that decide what a row of given texts looks like.
-_ROW_CODE = (packing, templates)
+_ROW_CODE = (encoding, packing, templates, chats, examples)
+# What a plugin imports to register tasks.
+_TASKS = {'seqio', 'kd.input_pipeline.text_tasks'}
 # Libraries set variables of their own while they are imported.
 _VARIABLE = re.compile('(?!TF_|JAX_|XLA_)[A-Z][A-Z0-9_]+')
 
@@ -49,28 +56,33 @@ def of(module: str) -> TaskCode:
   Followed are imports anywhere in a file, of the module's own package, of kd
   and of whatever is not an installed package or part of Python. A module that
   is imported by a computed name is not seen: list its file in DATA_FILES.
+  A plugin that imports seqio or text_tasks may register tasks, and counts too.
 
   Args:
-    module: an importable module's name, e.g. 'data.mixtures'.
+    module: an importable module's name, e.g. 'kd.data.mixtures'; '' where all
+      data is in files.
 
   Raises:
     ConfigError: there is no such module, or a file has a syntax error.
   """
   importlib.invalidate_caches()
+  if not module:
+    return TaskCode('', _digest({}), {}, '', {})
   spec = _top_spec(module.partition('.')[0])
   if spec is None or _find(module) is None:
     raise _no_module(module)
   walk = _Walk(module.partition('.')[0])
   walk.visit(module)
-  digest = hashlib.sha256()
-  for code in _ROW_CODE:
-    _update(digest, code.__name__, _read(code.__file__))
-  for name, path in sorted(walk.files.items()):
-    _update(digest, name, _read(path))
+  for plugin in plugins.loaded():
+    other = _Walk(plugin.partition('.')[0])
+    other.visit(plugin)
+    if other.imports_tasks:
+      walk.files |= other.files
+      walk.variables |= other.variables
   where = spec.origin or next(iter(spec.submodule_search_locations))
   return TaskCode(
     module,
-    digest.hexdigest(),
+    _digest(walk.files),
     walk.files,
     os.path.dirname(os.path.realpath(where)),
     {
@@ -79,6 +91,33 @@ def of(module: str) -> TaskCode:
       if name in os.environ
     },
   )
+
+
+def _digest(files: dict[str, str]) -> str:
+  """Returns a digest of files by module, and of the code of rows."""
+  digest = hashlib.sha256()
+  for code in _ROW_CODE:
+    _update(digest, code.__name__, _read(code.__file__))
+  for name, path in sorted(files.items()):
+    _update(digest, name, _read(path))
+  return digest.hexdigest()
+
+
+def plugin_digests() -> dict[str, str]:
+  """Returns the digest of each plugin's own source files, by its name."""
+  digests = {}
+  for plugin in plugins.loaded():
+    walk = _Walk(plugin.partition('.')[0])
+    walk.visit(plugin)
+    own = sorted(n for n in walk.files if n.partition('.')[0] != 'kd')
+    digests[plugin] = identity.bytes_digest(
+      *(
+        part
+        for name in own
+        for part in (name.encode(), _read(walk.files[name]))
+      )
+    )
+  return digests
 
 
 def import_module(module: str) -> types.ModuleType:
@@ -113,7 +152,9 @@ def _no_module(module: str) -> errors.ConfigError:
   return errors.ConfigError(
     'data.module',
     f'there is no Python module {module!r}',
-    legal="a module that registers seqio tasks, such as 'data.mixtures'",
+    legal="a module that registers seqio tasks, such as 'kd.data.mixtures'",
+    # Where modules of earlier versions are now.
+    nearest=f'kd.{module}' if _find(f'kd.{module}') else '',
   )
 
 
@@ -124,6 +165,7 @@ class _Walk:
     self._own = (top, 'kd')
     self._seen: set[str] = set()
     self.files: dict[str, str] = {}
+    self.imports_tasks = False  # anywhere but in kd
     self.variables: set[str] = set()
 
   def visit(self, name: str) -> None:
@@ -146,7 +188,10 @@ class _Walk:
         package = name if spec.submodule_search_locations else ''
         package = package or name.rpartition('.')[0]
         tree = _parse(path)
-        pending += _imported(tree, package)
+        imported = list(_imported(tree, package))
+        pending += imported
+        if name.partition('.')[0] != 'kd':
+          self.imports_tasks |= not _TASKS.isdisjoint(imported)
         self.variables |= _variables(tree)
 
   def _counts(self, top):

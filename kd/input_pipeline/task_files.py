@@ -23,7 +23,9 @@ import sys
 from typing import Any
 
 from kd.core import errors
+from kd.data_files import locations
 from kd.input_pipeline import file_digests
+from kd.input_pipeline import file_tasks
 from kd.input_pipeline import task_code
 
 NAME = 'DATA_FILES'
@@ -70,7 +72,7 @@ def describe(
     patterns = [[module, p] for module, _, given in declared for p in given]
     for module, pattern in patterns:
       _check_matches(module, pattern, code)
-    of_source = _of_source(task.source, split)
+    of_source = _of_source(task, split)
     known = bool(declared) or of_source is not None
     undeclared = of_source if known else opened
     patterns += [['', pattern] for pattern in undeclared or ()]
@@ -131,10 +133,13 @@ def _declarations(
   return found
 
 
-def _of_source(source: Any, split: str) -> list[str] | None:
-  """Returns the patterns that a seqio source reads; None if it cannot tell."""
+def _of_source(task: Any, split: str) -> list[str] | None:
+  """Returns the patterns that a task's source reads; None if unknown."""
   import seqio
 
+  source, files = task.source, file_tasks.source_of(task)
+  if files is not None:
+    return list(locations.patterns(files.location))
   if isinstance(source, seqio.TfdsDataSource):
     # Its version is in its name; the file has the sizes of all shards.
     builder = source.tfds_dataset.builder

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import plain_template
@@ -10,10 +12,10 @@ from kd.models import chat_turns
 from kd.models import families
 
 Message = chat_turns.Message
-Spans = list[tuple[int, int]]
 
 TEMPLATES = {'plain': plain_template.TEMPLATE, **families.chat_templates()}
 NAMES = tuple(TEMPLATES)
+_NEVER = 2**62  # Characters: no text is that long.
 
 
 def exchange(
@@ -60,8 +62,9 @@ def render(
 
   Args:
     name: a template of NAMES.
-    messages: dicts of `role` (system, user, assistant or model) and `content`;
-      the model's may have `rationale`, the beginning of the content.
+    messages: dicts of `role` (system, user, assistant or model, tool) and
+      `content`; the model's may have `weight`, `rationale`, the beginning of
+      the content, and `tool_calls`.
     generate: end with the opening of the model's turn.
 
   Returns:
@@ -83,7 +86,7 @@ def render(
 
 def encode(
   tokenizer: tokenizers.Tokenizer, name: str, messages: Sequence[Message]
-) -> tuple[list[int], list[int], list[float]]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns the ids of a whole example, and the part and weight of each.
 
   The text is tokenized as a whole, so the ids are those that a model sees. A
@@ -98,9 +101,10 @@ def encode(
     messages: as for `render`.
 
   Returns:
-    ids, with one BOS in front if the template and the tokenizer have one; a
-    part for each: types.RATIONALE, or types.ANSWER on all else; a weight for
-    each: 1 on the model's turns and the marks that end them, 0 elsewhere.
+    ids, int32 [n], with one BOS in front if the template and the tokenizer have
+    one; a part for each, int32 [n]: types.RATIONALE, or types.ANSWER on all
+    else; a weight for each, float32 [n]: the message's (1) on the model's turns
+    and the marks that end them, 0 elsewhere.
 
   Raises:
     ConfigError: as `render`.
@@ -114,16 +118,19 @@ def encode(
   if closed:
     body = body.removesuffix(chat_turns.EOS)
   ids, offsets = tokenizer.encode_with_offsets(body)
-  offsets = [(begin + cut, end + cut) for begin, end in offsets]
-  said = _share(offsets, [(t.begin, t.end) for t in turns])
-  worked = _share(offsets, [(t.begin, t.answer) for t in turns])
-  parts = [types.RATIONALE if w else types.ANSWER for w in worked]
-  ids, parts = first + ids, [types.ANSWER] * len(first) + parts
-  weights = [0.0] * len(first) + [float(s) for s in said]
-  if closed:
-    ids, parts = ids + [tokenizer.eos_id], parts + [types.ANSWER]
-    weights.append(1.0)
-  return ids, parts, weights
+  said = _turns_of(offsets, [(t.begin - cut, t.end - cut) for t in turns])
+  worked = _turns_of(offsets, [(t.begin - cut, t.answer - cut) for t in turns])
+  begin, end = len(first), len(first) + len(ids)
+  all_ids = np.full(end + closed, tokenizer.eos_id, np.int32)
+  all_ids[:begin], all_ids[begin:end] = first, ids
+  parts = np.full(end + closed, types.ANSWER, np.int32)
+  parts[begin:end][worked >= 0] = types.RATIONALE
+  # Number -1, of a token in no turn, is the last one.
+  turn_weights = np.array([*(t.weight for t in turns), 0.0], np.float32)
+  weights = np.zeros(end + closed, np.float32)
+  weights[begin:end] = turn_weights[said]
+  weights[end:] = turn_weights[0]
+  return all_ids, parts, weights
 
 
 def _split_bos(
@@ -135,15 +142,26 @@ def _split_bos(
   return [tokenizer.bos_id] if has_bos else [], body
 
 
-def _share(offsets: Spans, spans: Spans) -> list[bool]:
-  """Returns whether each token overlaps a span; both are in order."""
-  spans = [(begin, end) for begin, end in spans if begin < end]
-  shares, at = [], 0
-  for begin, end in offsets:
-    while at < len(spans) and spans[at][1] <= begin:
-      at += 1
-    shares.append(at < len(spans) and end > spans[at][0])
-  return shares
+def _turns_of(
+  offsets: np.ndarray, spans: Sequence[tuple[int, int]]
+) -> np.ndarray:
+  """Returns the number of the first span that each token overlaps.
+
+  Args:
+    offsets: (begin, end) of each token's characters, [n, 2].
+    spans: (begin, end) of characters, in order; an empty one overlaps nothing.
+
+  Returns:
+    Numbers of spans, -1 for a token that overlaps none; [n].
+  """
+  numbers = [i for i, (begin, end) in enumerate(spans) if begin < end]
+  if not numbers:
+    return np.full(len(offsets), -1)
+  # Tokens after the last span get one more, which nothing overlaps.
+  begins = np.array([*(spans[i][0] for i in numbers), _NEVER])
+  ends = np.array([spans[i][1] for i in numbers])
+  at = ends.searchsorted(offsets[:, 0], side='right')
+  return np.where(offsets[:, 1] > begins[at], np.array([*numbers, -1])[at], -1)
 
 
 def encode_prompt(

@@ -12,6 +12,7 @@ from kd.input_pipeline import sentencepiece_tokenizer
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.input_pipeline import trained_byte_level
+from kd.models import chat_turns
 
 _CHAT = [
   {'role': 'user', 'content': ' Hi '},
@@ -39,6 +40,11 @@ def _chosen(tokenizer, ids, marks):
   return tokenizer.decode([i for i, mark in zip(ids, marks) if mark])
 
 
+def _encode(tokenizer, name, messages):
+  columns = templates.encode(tokenizer, name, messages)
+  return tuple(column.tolist() for column in columns)
+
+
 def test_gemma_text():
   text, turns = templates.render('gemma', _CHAT)
   assert text == (
@@ -54,7 +60,7 @@ def test_gemma_text():
 
 
 def test_end_of_turn_is_supervised(bytes_tokenizer):
-  ids, parts, weights = templates.encode(bytes_tokenizer, 'gemma', _CHAT)
+  ids, parts, weights = _encode(bytes_tokenizer, 'gemma', _CHAT)
   assert [w for i, w in zip(ids, weights) if i == 5] == [0, 1, 0, 1]
   assert _chosen(bytes_tokenizer, ids, weights) == (
     'Yes.<end_of_turn>4<end_of_turn>'
@@ -63,7 +69,7 @@ def test_end_of_turn_is_supervised(bytes_tokenizer):
 
 
 def test_plain_supervises_answer_and_eos(bytes_tokenizer):
-  ids, _, weights = templates.encode(
+  ids, _, weights = _encode(
     bytes_tokenizer, 'plain', templates.exchange('abc', 'd')
   )
   assert ids == [2, 7 + 97, 7 + 98, 7 + 99, 7 + 100, 1]
@@ -80,7 +86,7 @@ def qwen_tokenizer(tmp_path_factory):
 @pytest.mark.parametrize('name', ['plain', 'gemma'])
 def test_one_bos_whatever_is_written(bytes_tokenizer, name):
   messages = templates.exchange('<bos><eos>x', '<bos>y<eos>')
-  ids, _, _ = templates.encode(bytes_tokenizer, name, messages)
+  ids, _, _ = _encode(bytes_tokenizer, name, messages)
   prompt = templates.encode_prompt(bytes_tokenizer, name, messages[:1])
   assert prompt == ids[: len(prompt)]
   for found in (ids, prompt):
@@ -91,7 +97,7 @@ def test_one_bos_whatever_is_written(bytes_tokenizer, name):
 @pytest.mark.parametrize('name', ['plain', 'qwen3', 'qwen3_no_thinking'])
 def test_no_bos_and_no_eos_from_text_without_bos(qwen_tokenizer, name):
   messages = templates.exchange('<bos><|endoftext|>x', '<|endoftext|>y')
-  ids, _, weights = templates.encode(qwen_tokenizer, name, messages)
+  ids, _, weights = _encode(qwen_tokenizer, name, messages)
   prompt = templates.encode_prompt(qwen_tokenizer, name, messages[:1])
   # Thinking, the model begins with its block of thoughts.
   assert prompt == ids[: len(prompt)]
@@ -159,7 +165,8 @@ def test_the_rationale_of_qwen3(name, content, rationale, worked, answer):
   assert text[turn.begin : turn.answer] == worked
   assert text[turn.answer : turn.end] == f'{answer}<|im_end|>'
   plain, (same,) = templates.render(name, templates.exchange('x', content))
-  assert plain == text and same == (turn.begin, turn.begin, turn.end)
+  assert plain == text
+  assert same == chat_turns.Turn(turn.begin, turn.begin, turn.end)
 
 
 def test_a_token_across_the_seam_is_supervised():
@@ -168,7 +175,7 @@ def test_a_token_across_the_seam_is_supervised():
       model.pieces.add(piece=piece, score=-1.0, type=1)
 
   tokenizer = _model(merge)
-  ids, parts, weights = templates.encode(
+  ids, parts, weights = _encode(
     tokenizer, 'plain', templates.exchange('no', 'w!')
   )
   assert [tokenizer.pieces[i][0] for i in ids] == [
@@ -181,9 +188,7 @@ def test_a_token_across_the_seam_is_supervised():
   assert weights == [0, 0, 1, 1, 1]
   assert parts == [0, 0, 0, 0, 0]
   # The same token at the seam of rationale and answer is the rationale's.
-  again = templates.encode(
-    tokenizer, 'plain', templates.exchange('n', 'ow!', 'o')
-  )
+  again = _encode(tokenizer, 'plain', templates.exchange('n', 'ow!', 'o'))
   assert again == (ids, [0, 0, 1, 0, 0], weights)
 
 
@@ -250,7 +255,7 @@ def test_the_rationale_by_brute_force(kind, name, request):
     )
     rationale = targets[: rng.randrange(len(targets) + 1)]
     messages = templates.exchange(inputs, targets, rationale)
-    ids, parts, weights = templates.encode(tokenizer, name, messages)
+    ids, parts, weights = _encode(tokenizer, name, messages)
     prompt, kept = inputs, rationale
     if name == 'gemma':
       prompt = (
@@ -266,9 +271,7 @@ def test_the_rationale_by_brute_force(kind, name, request):
       )
       kept = rationale[len(targets) - len(targets.lstrip('\n')) :]
     # Ids are those of the text with no rationale; only parts differ.
-    plain = templates.encode(
-      tokenizer, name, templates.exchange(inputs, targets)
-    )
+    plain = _encode(tokenizer, name, templates.exchange(inputs, targets))
     assert plain == (ids, [0] * len(ids), weights)
     begin = end = 0
     if kept:
@@ -289,9 +292,7 @@ def test_padding_may_share_the_id_of_eos():
 
   tokenizer = _model(unpad)
   assert tokenizer.pad_id == tokenizer.eos_id == 1
-  ids, _, weights = templates.encode(
-    tokenizer, 'plain', templates.exchange('a', 'b')
-  )
+  ids, _, weights = _encode(tokenizer, 'plain', templates.exchange('a', 'b'))
   assert ids[-1] == 1 and weights[-1] == 1
 
 
@@ -311,7 +312,8 @@ def test_system_turn_goes_into_the_first_user_turn():
     (['user', 'user'], 'turn 2: is a user turn'),
     (['assistant'], 'turn 1: is a model turn'),
     (['system'], 'no user turn'),
-    (['user', 'tool'], "unknown role 'tool'"),
+    (['user', 'tool'], 'turn 2: is a tool turn'),
+    (['user', 'robot'], "unknown role 'robot'"),
   ],
 )
 def test_turns_out_of_order(roles, message):
@@ -330,6 +332,6 @@ def test_names_and_tokenizers_are_checked(bytes_tokenizer):
     model.pieces[5].type = 3
 
   with pytest.raises(errors.ConfigError, match='which the tokenizer lacks'):
-    templates.encode(_model(hide), 'gemma', _CHAT)
+    _encode(_model(hide), 'gemma', _CHAT)
   with pytest.raises(errors.ConfigError, match="legal: 'plain', 'gemma'$"):
     templates.check_tokenizer(bytes_tokenizer, 'qwen3')

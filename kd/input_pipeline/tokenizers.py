@@ -4,6 +4,8 @@ from collections.abc import Sequence
 import os
 from typing import Protocol
 
+import numpy as np
+
 from kd.core import errors
 from kd.core import paths
 from kd.input_pipeline import added_tokens
@@ -46,17 +48,16 @@ class Tokenizer(Protocol):
       ConfigError: the text has half of a surrogate pair.
     """
 
-  def encode_with_offsets(
-    self, text: str
-  ) -> tuple[list[int], list[tuple[int, int]]]:
+  def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns the ids of a text and the characters that each came from.
 
     Args:
       text: any text.
 
     Returns:
-      ids without BOS, and for each the (begin, end) of its characters in
-      `text`; each byte of a character has that whole character.
+      ids without BOS, int32 [n], and the (begin, end) of the characters of each
+      in `text`, int32 [n, 2]; each byte of a character has that whole
+      character.
 
     Raises:
       ConfigError: the text has half of a surrogate pair.

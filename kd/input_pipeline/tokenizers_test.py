@@ -46,9 +46,14 @@ def test_bytes_are_bytes(bytes_tokenizer):
   assert bytes_tokenizer.vocab_size == 263
 
 
+def _with_offsets(tokenizer, text):
+  ids, offsets = tokenizer.encode_with_offsets(text)
+  return ids.tolist(), [tuple(pair) for pair in offsets.tolist()]
+
+
 def test_offsets_cover_the_text(bytes_tokenizer):
   for text in _texts():
-    ids, offsets = bytes_tokenizer.encode_with_offsets(text)
+    ids, offsets = _with_offsets(bytes_tokenizer, text)
     assert ids == bytes_tokenizer.encode(text)
     if '<end_of_turn>' in text:
       assert offsets == [(0, len(text))]

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from kd.core import errors
+from kd.input_pipeline import mixtures
 from kd.input_pipeline import prepare
 from kd.input_pipeline import retry
 from kd.input_pipeline import tokenizers
@@ -81,7 +82,7 @@ class User:
     """Prepares the rows of a task; returns its part."""
     self.lines.clear()
     (part,) = prepare.prepare(
-      name,
+      mixtures.task(name, f'{name}_tasks'),
       'train',
       tokenizer=tokenizers.load('bytes'),
       template='plain',
@@ -90,7 +91,6 @@ class User:
       seed=0,
       cache_dir=str(self.rows),
       limit=-1,
-      module=f'{name}_tasks',
       retry_policy=retry.RetryPolicy(attempts=3, wait_s=0.5, timeout_s=60.0),
       say=self.lines.append,
       **changes,

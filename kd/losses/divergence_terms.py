@@ -2,6 +2,7 @@
 
 import inspect
 
+from kd.config.fields import losses
 from kd.core import bounds
 from kd.core import errors
 from kd.core import types
@@ -41,7 +42,8 @@ def _register(name):
 
   keyword = inspect.Parameter.KEYWORD_ONLY
   common = [
-    inspect.Parameter(key, keyword) for key in ('temperature', 'clip', 'part')
+    inspect.Parameter(key, keyword, annotation=field)
+    for key, field in losses.DIVERGENCE.items()
   ]
   build.__signature__ = inspect.Signature(
     [
@@ -53,5 +55,4 @@ def _register(name):
   terms.TERMS.register(name)(build)
 
 
-for _name in divergences.DIVERGENCES.names():
-  _register(_name)
+divergences.DIVERGENCES.for_each(_register)

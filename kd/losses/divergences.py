@@ -70,19 +70,19 @@ class Divergence:
   sampled_integrand: Callable[[Array, Array], Array]
 
 
-def _divergence(
-  both,
+def build(
+  both: Callable[[Array, Array], tuple[Array, Array]],
   *,
-  temperature_power=2,
-  needs_whole_distribution=False,
-  slopes_cancel=False,
-  sampled_integrand=None,
-):
+  temperature_power: int = 2,
+  needs_whole_distribution: bool = False,
+  slopes_cancel: bool = False,
+  sampled_integrand: Callable[[Array, Array], Array] | None = None,
+) -> Divergence:
   """Builds a Divergence from its value and slope.
 
   Args:
-    both: maps clamped (log_p, log_q) to the contributions and the derivatives
-      of their sum with respect to log_q.
+    both: maps (log_p, log_q), none below LOG_FLOOR, to the contributions and
+      the derivatives of their sum with respect to log_q.
     temperature_power: see Divergence.
     needs_whole_distribution: see Divergence.
     slopes_cancel: see Divergence.
@@ -272,7 +272,7 @@ def _check(name, value, is_legal, legal):
 @DIVERGENCES.register('forward_kl')
 def forward_kl():
   """Returns KL(p || q): mode-covering (arXiv 1503.02531)."""
-  return _divergence(
+  return build(
     _forward_kl,
     slopes_cancel=True,  # They sum to the sum of q - p.
     sampled_integrand=_sampled_forward_kl,
@@ -282,7 +282,7 @@ def forward_kl():
 @DIVERGENCES.register('reverse_kl')
 def reverse_kl():
   """Returns KL(q || p): mode-seeking (arXiv 2306.08543)."""
-  return _divergence(_reverse_kl)
+  return build(_reverse_kl)
 
 
 @DIVERGENCES.register('jensen_shannon')
@@ -298,7 +298,7 @@ def jensen_shannon(*, beta: float):
   """
   legal = 'above 0 and below 1; for 0 take forward_kl, for 1 reverse_kl'
   _check('beta', beta, lambda x: 0 < x < 1, legal)
-  return _divergence(functools.partial(_jensen_shannon, beta=beta))
+  return build(functools.partial(_jensen_shannon, beta=beta))
 
 
 _SKEW = '0 or more and below 1; 0 is no skew'
@@ -316,7 +316,7 @@ def skewed_forward_kl(*, skew: float):
   _check('skew', skew, lambda x: 0 <= x < 1, _SKEW)
   if skew == 0:
     return forward_kl()
-  return _divergence(functools.partial(_skewed_forward_kl, skew=skew))
+  return build(functools.partial(_skewed_forward_kl, skew=skew))
 
 
 @DIVERGENCES.register('skewed_reverse_kl')
@@ -330,14 +330,14 @@ def skewed_reverse_kl(*, skew: float):
   """
   _check('skew', skew, lambda x: 0 <= x < 1, _SKEW)
   if skew == 0:
-    return _divergence(_reverse_kl)
-  return _divergence(functools.partial(_skewed_reverse_kl, skew=skew))
+    return build(_reverse_kl)
+  return build(functools.partial(_skewed_reverse_kl, skew=skew))
 
 
 @DIVERGENCES.register('total_variation')
 def total_variation():
   """Returns half the sum of |p - q|, at most 1 (arXiv 2307.15190)."""
-  return _divergence(_total_variation, temperature_power=1)
+  return build(_total_variation, temperature_power=1)
 
 
 @DIVERGENCES.register('alpha_beta')
@@ -356,7 +356,7 @@ def alpha_beta(*, alpha: float, beta: float):
   _check('alpha', alpha, lambda x: x >= 0, legal)
   _check('beta', beta, lambda x: x >= 0 and alpha + x > 0, legal)
   both = functools.partial(_alpha_beta, alpha=float(alpha), beta=float(beta))
-  return _divergence(both)
+  return build(both)
 
 
 @DIVERGENCES.register('adaptive_kl')
@@ -373,4 +373,4 @@ def adaptive_kl(*, head_mass: float):
   """
   _check('head_mass', head_mass, lambda x: 0 < x < 1, 'above 0 and below 1')
   both = functools.partial(_adaptive_kl, head_mass=head_mass)
-  return _divergence(both, needs_whole_distribution=True)
+  return build(both, needs_whole_distribution=True)

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import NamedTuple
+import json
+from typing import Any, NamedTuple
 
 from kd.core import errors
 
 # Stand for the ids in a rendered text; not read as tokens.
 BOS = '<bos>'
 EOS = '<eos>'
-ROLES = ('system', 'user', 'assistant', 'model')
+ROLES = ('system', 'user', 'assistant', 'model', 'tool')
+ORDER = '[system,] user, assistant, [tool, ..., assistant,] user, ...'
 
-Message = Mapping[str, str]
+# role and content; a model's may have weight, rationale and tool_calls.
+Message = Mapping[str, Any]
 
 
 class Turn(NamedTuple):
@@ -21,11 +24,13 @@ class Turn(NamedTuple):
     begin: where the model's text begins.
     answer: where its rationale ends; `begin` without a rationale.
     end: after the mark that ends the turn.
+    weight: what each of its tokens counts for.
   """
 
   begin: int
   answer: int
   end: int
+  weight: float = 1.0
 
 
 class Marks(NamedTuple):
@@ -59,47 +64,98 @@ def rationale(message: Message) -> str:
   return message['rationale'] if 'rationale' in message else ''
 
 
+def weight(message: Message) -> float:
+  """Returns what each token of a model's message counts for."""
+  return message['weight'] if 'weight' in message else 1.0
+
+
+def tool_calls(message: Message) -> Sequence[Mapping[str, Any]]:
+  """Returns a message's calls of tools, each with name and arguments."""
+  return message['tool_calls'] if 'tool_calls' in message else ()
+
+
+def arguments(call: Mapping[str, Any]) -> str:
+  """Returns the arguments of a call as JSON; JSON that is given, unchanged."""
+  given = call['arguments']
+  if isinstance(given, str):
+    return given
+  return json.dumps(given, ensure_ascii=False)
+
+
 def is_model(message: Message) -> bool:
   """Returns whether the model says a message."""
   return message['role'] in ('assistant', 'model')
 
 
+def out_of_order(messages: Sequence[Message]) -> tuple[int, str] | None:
+  """Finds the first turn that cannot follow the one before it.
+
+  Args:
+    messages: the chat; a system text may come first.
+
+  Returns:
+    Its number from 0, and the roles that may stand there; None if all are in
+    order.
+  """
+  after = {'': 'user', 'user': 'model', 'model': 'user', 'tool': 'model'}
+  before = ''
+  for i, message in enumerate(messages):
+    role = 'model' if is_model(message) else message['role']
+    if role == 'system' and i == 0:
+      continue
+    # Several tools may answer; only a model asks them.
+    if role != after[before] and (role, before) not in _TOOL_TURNS:
+      more = ' or tool' if before in ('model', 'tool') else ''
+      return i, after[before].replace('model', 'assistant') + more
+    before = role
+  return None
+
+
+_TOOL_TURNS = (('tool', 'model'), ('tool', 'tool'))
+
+
 def split(
   messages: Sequence[Message], generate: bool
-) -> tuple[str | None, Sequence[Message]]:
-  """Checks the order of a chat's turns.
+) -> tuple[str | None, list[list[Message]]]:
+  """Checks the order of a chat's messages and divides it into turns.
 
   Args:
     messages: the chat.
     generate: whether the model continues it.
 
   Returns:
-    The system text, None without one, and the other messages.
+    The system text, None without one; the turns, each with one message, or with
+    the results of all tools that were called at once.
 
   Raises:
     ConfigError: user and model do not take turns, the user first, or the last
       turn leaves nothing to generate.
   """
-  legal = '[system,] user, assistant, user, ... in turn'
   system = None
+  place = out_of_order(messages)
   if messages and messages[0]['role'] == 'system':
     system, messages = messages[0]['content'], messages[1:]
   if not messages:
-    raise errors.ConfigError('messages', 'hold no user turn', legal=legal)
-  for i, message in enumerate(messages):
-    role = 'model' if is_model(message) else message['role']
-    expected = ('user', 'model')[i % 2]
-    if role != expected:
-      raise errors.ConfigError(
-        f'messages, turn {i + 1}',
-        f'is a {role} turn',
-        nearest=expected,
-        legal=legal,
-      )
+    raise errors.ConfigError('messages', 'hold no user turn', legal=ORDER)
+  if place is not None:
+    at, expected = place[0] - (system is not None), place[1]
+    role = 'model' if is_model(messages[at]) else messages[at]['role']
+    raise errors.ConfigError(
+      f'messages, turn {at + 1}',
+      f'is a {role} turn',
+      nearest=expected,
+      legal=ORDER,
+    )
   if generate and is_model(messages[-1]):
     raise errors.ConfigError(
       'messages',
       'end with a model turn, so nothing is to generate',
       legal='a user turn at the end',
     )
-  return system, messages
+  turns: list[list[Message]] = []
+  for message in messages:
+    if turns and message['role'] == turns[-1][0]['role'] == 'tool':
+      turns[-1].append(message)
+    else:
+      turns.append([message])
+  return system, turns

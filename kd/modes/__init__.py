@@ -13,6 +13,8 @@ import pathlib
 
 import ml_collections
 
+from kd.core import errors
+
 Main = Callable[[ml_collections.ConfigDict, str], None]
 
 _FOLDER = pathlib.Path(__file__).parent
@@ -29,11 +31,22 @@ def helps() -> dict[str, str]:
   }
 
 
-def help() -> str:
-  """Returns the help text of --mode."""
-  return ' '.join(f'{name}: {text}' for name, text in helps().items())
+def check_name(name: str, path: str) -> None:
+  """Raises ConfigError unless there is a mode of that name.
+
+  Args:
+    name: the name.
+    path: where it was found, for the message.
+  """
+  if name not in helps():
+    raise errors.unknown(path, 'mode', name, list(helps()))
 
 
 def load(name: str) -> Main:
-  """Returns the function that runs a mode."""
+  """Returns the function that runs a mode.
+
+  Raises:
+    ConfigError: there is no such mode.
+  """
+  check_name(name, '--mode')
   return importlib.import_module(f'kd.modes.{name}').main

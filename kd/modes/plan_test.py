@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from configs import gemma3_tpu
+from kd.configs import gemma3_tpu
 from kd.core import errors
 from kd.modes import plan as plan_mode
 from kd.planning import records

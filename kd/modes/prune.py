@@ -167,13 +167,10 @@ def _scores(
     sum(task_rows.counts['rows'] for task_rows in prepared),
   )
   batch_size = config.evaluation.batch_size
-  facts = {
-    'rows': rows,
-    'mixture': config.data.mixture,
-    'model': run.student.identity(param_digest.of(params)),
-    'order': training_rows.digest(run, prepared, None),
-  }
-  identity = identity_lib.digest([*facts.values(), batch_size])
+  weights = param_digest.of(params)
+  model = run.student.identity(weights)
+  order = training_rows.digest(run, prepared, None)
+  identity = identity_lib.digest([rows, model, order, batch_size])
   path = os.path.join(folder, scores_lib.FILE)
   if processes.from_first(lambda: _identity(folder)) == identity:
     session.say(f'the scores are there: {path}')
@@ -195,7 +192,7 @@ def _scores(
   facts = {
     'rows': rows,
     'mixture': config.data.mixture,
-    'weights': facts['model']['weights'],
+    scores_lib.WEIGHTS: weights,
     'identity': identity,
     'date': run_info.now(),
   }

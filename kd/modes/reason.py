@@ -11,6 +11,7 @@ from kd.core import atomic_files
 from kd.core import errors
 from kd.core import paths
 from kd.core import progress
+from kd.input_pipeline import mixtures
 from kd.input_pipeline import templates
 from kd.reasoning.chains import chain_report
 from kd.reasoning.chains import chains
@@ -122,7 +123,7 @@ def _prompts(run: resolved.Run, say: progress.Say) -> _Asked:
     if limit > 0:
       limit += fields.shots
     questions = questions_lib.read_task(
-      data.mixture, data.split, data.module, limit, say
+      mixtures.training(config), data.split, limit, say
     )
   shots, rest = questions_lib.split_shots(questions, fields.shots)
   if fields.count > 0:

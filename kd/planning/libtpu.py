@@ -8,8 +8,8 @@ from kd.core import errors
 
 _VARIABLE = 'KD_LIBTPU_PYTHON'
 _HOW = (
-  './bazelw run //:plan, which installs it; or pip install -r '
-  'requirements_libtpu.lock in this environment; or '
+  './bazelw run //:plan, which installs it; or pip install kd[plan], or '
+  '-r requirements_libtpu.lock, in this environment; or '
   f'{_VARIABLE}=$(python tools/make_venv.py requirements_libtpu.lock '
   '~/.cache/kd/venvs)'
 )

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from configs import gemma3_tpu
 from kd.config import overrides
+from kd.configs import gemma3_tpu
 from kd.core import errors
 from kd.planning import compile_client
 from kd.planning import libtpu

@@ -5,7 +5,7 @@ import json
 import matplotlib.image
 import pytest
 
-from configs import gemma3_tpu
+from kd.configs import gemma3_tpu
 from kd.core import errors
 from kd.planning import plot
 from kd.planning import records

@@ -18,6 +18,7 @@ from kd.pruning import sizes
 
 FILE = 'scores.json'
 _LEGAL = 'a file that --mode=prune wrote'
+WEIGHTS = 'weights'  # The fact that is the digest of the model's parameters.
 _MODEL = 'model'
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import os
 
 import jax
@@ -26,6 +27,7 @@ from kd.quantization import quantized_model
 from kd.run import representations
 from kd.run import resolved
 from kd.run import workdirs
+from kd.teachers import param_digest
 
 
 def abstract(model: resolved.Model) -> types.PyTree:
@@ -159,6 +161,17 @@ def _shardings(model, module):
   )
 
 
+def _warn_of_other_weights(scores, params):
+  """Warns if scores are not of these parameters, such as random ones."""
+  measured = scores.facts.get(scores_lib.WEIGHTS)
+  if measured != param_digest.of(params):
+    logging.getLogger(__name__).info(
+      'warning: student.prune.scores holds scores of other weights than '
+      'student.init names: %s',
+      'not measured by --mode=prune' if measured is None else measured,
+    )
+
+
 def pruned(
   model: resolved.Model, params: types.PyTree, scores: scores_lib.Scores
 ) -> types.PyTree:
@@ -210,7 +223,9 @@ def load(
     return _with_few_bits(model, seed, path, teacher_params)
   if model.prune is not None:
     whole = load(_with_all_layers(model), seed, path, teacher_params)
-    return pruned(model, whole, scores_lib.load(model.prune, model.source))
+    scores = scores_lib.load(model.prune, model.source)
+    _warn_of_other_weights(scores, whole)
+    return pruned(model, whole, scores)
   kind, _, place = model.init.partition(':')
   if kind == 'random':
     init = jax.jit(model.module.init_params, out_shardings=model.shardings)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from typing import Any
 
+import kd
 from kd.checkpoints import manager
 from kd.core import atomic_files
 from kd.core import errors
@@ -16,6 +17,7 @@ from kd.core import paths
 from kd.core import run_info
 from kd.evaluation import measures
 from kd.evaluation import results
+from kd.input_pipeline import task_code
 from kd.run import outputs
 from kd.run import resolved
 from kd.run import workdirs
@@ -138,20 +140,25 @@ def code() -> dict[str, Any]:
   """Returns what identifies this program.
 
   Returns:
-    The git commit of the checkout and whether files differ from it (None where
-    there is no checkout), and the digest of the package's sources.
+    The version, the git commit of the checkout and whether files differ from it
+    (None where there is no checkout), the digest of the package's sources, and
+    those of plugins.
   """
-  package = os.path.join(paths.project_folder(), 'kd')
+  package = paths.package_folder()
   names = sorted(glob.glob('**/*.py', root_dir=package, recursive=True))
   sources = {n: identity.file_digest(os.path.join(package, n)) for n in names}
-  commit = _git(package, 'rev-parse', 'HEAD')
+  # An installed package may be in a repository of its user's.
+  in_git = paths.is_checkout()
+  commit = _git(package, 'rev-parse', 'HEAD') if in_git else None
   modified = None
   if commit is not None:
     modified = bool(_git(package, 'status', '--porcelain', '--', '.'))
   return {
+    'version': kd.__version__,
     'commit': commit,
     'modified': modified,
     'sources': identity.digest(sources),
+    'plugins': task_code.plugin_digests(),
   }
 
 

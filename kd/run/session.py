@@ -29,10 +29,16 @@ def say(line: str) -> None:
 
 
 def enter_users_folder() -> None:
-  """Changes to the user's folder; `bazel run` starts in its runfiles."""
+  """Changes to the user's folder, where her modules are found, too.
+
+  `bazel run` starts in its runfiles, and neither it nor the command `kd` has
+  the folder on Python's path, as `python -m` does.
+  """
   folder = os.environ.get('BUILD_WORKING_DIRECTORY')
   if folder:
     os.chdir(folder)
+  if not {'', os.getcwd()} & set(sys.path):
+    sys.path.insert(0, os.getcwd())
 
 
 def recorded_config(

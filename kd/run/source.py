@@ -1,7 +1,7 @@
 """Where the targets of a run come from, asked before weights and rows are read.
 
-teacher.source names a source. A feed is a file of kd/train/feeds with two
-classes, `Source` and the `Feed` that it creates, and a line in `_MODULES`.
+teacher.source names a source. A feed is a file of kd/train/feeds, or a plugin,
+with two classes: a registered `Source`, and the `Feed` that it creates.
 """
 
 import abc
@@ -13,6 +13,7 @@ import jax
 import ml_collections
 
 from kd.core import errors
+from kd.core import registry
 from kd.input_pipeline import prepare
 from kd.losses import distributions
 from kd.losses import objective as objective_lib
@@ -20,7 +21,9 @@ from kd.run import resolved
 
 Config = ml_collections.ConfigDict
 
-# By the value of teacher.source.
+# From a checked config to its Source, by the value of teacher.source.
+SOURCES = registry.Registry('source of targets')
+# The modules of kd.train.feeds that register the sources that come with kd.
 _MODULES = {
   'none': 'labels',
   'live': 'live',
@@ -168,5 +171,7 @@ class Source(abc.ABC):
 def of(config: Config) -> Source:
   """Returns the source that teacher.source names."""
   # Imported lazily: these modules import this one, and more than it needs.
-  module = _MODULES[config.teacher.source]
-  return importlib.import_module(f'kd.train.feeds.{module}').Source(config)
+  name = config.teacher.source
+  if name in _MODULES:
+    importlib.import_module(f'kd.train.feeds.{_MODULES[name]}')
+  return SOURCES.get(name)(config)

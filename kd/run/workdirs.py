@@ -16,11 +16,13 @@ import ml_collections
 from kd.checkpoints import manager
 from kd.config import base
 from kd.config import legal as legal_lib
+from kd.config import schema
 from kd.core import atomic_files
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import json_files
 from kd.core import run_info
+from kd.input_pipeline import task_code
 from kd.models import config_json
 from kd.partitioning import processes
 from kd.pruning import sizes
@@ -28,6 +30,7 @@ from kd.run import model_sizes
 from kd.run import resolved
 
 CONFIG_FILE = 'config.json'
+_PLUGINS = 'plugins'  # In run.json: digests of their code, by name.
 _LONGEST = 300  # Characters of a library's message.
 _LISTED = 20  # Maximum number of differences in a message.
 _WRITTEN = 'the file as the run wrote it'
@@ -40,7 +43,7 @@ _OTHER_MODES = (
 # Fields that decide how and how often the same values are computed and saved,
 # up to rounding. `steps` is one: a run may be extended.
 _RESUMABLE = (
-  *('steps', 'nonfinite', 'checkpoint.', 'log.'),
+  *('steps', 'nonfinite', 'checkpoint.', 'log.', 'plugins'),
   *('evaluation.every', 'evaluation.batch_size'),
   *('evaluation.stop.patience', 'evaluation.stop.min_delta'),
   *('data.folder', 'data.read.', 'data.refresh'),
@@ -62,6 +65,7 @@ class Changes:
 
   Attributes:
     fields: [old, new] by field; fields that only other modes read are left out.
+      Of a plugin whose code changed, by `plugins.NAME`, the digests of it.
     paths: the same for fields that name files, whose content is compared.
   """
 
@@ -88,18 +92,13 @@ def recorded_config(workdir: str) -> ml_collections.ConfigDict | None:
   Raises:
     ConfigError: the file is damaged, or another version of kd wrote it.
   """
-  fields = _read(workdir, CONFIG_FILE)
+  fields = _recorded_fields(workdir)
   if not fields:
     return None
-  file = os.path.join(workdir, CONFIG_FILE)
   try:
     return base.checked(ml_collections.ConfigDict(fields))
   except errors.ConfigError as e:
-    raise e.at(f'{file}: {e.path}') from e
-  except (ValueError, TypeError) as e:  # ConfigDict rejects some names.
-    raise errors.ConfigError(
-      '--workdir', f'{file}: {str(e)[:_LONGEST]}', _WRITTEN
-    ) from e
+    raise e.at(f'{os.path.join(workdir, CONFIG_FILE)}: {e.path}') from e
 
 
 def check(
@@ -121,7 +120,7 @@ def check(
     ConfigError: other fields differ: lists them; or `steps` is below the
       step of the latest checkpoint.
   """
-  old = _read(workdir, CONFIG_FILE)
+  old = _recorded_fields(workdir)
   if not old:
     return Changes({}, {})
   new = json.loads(config_lib.to_json(config))
@@ -148,7 +147,30 @@ def check(
       legal='a new folder, or the same config to resume that run',
     )
   _check_steps(config.steps, workdir)
+  recorded = read_run(workdir).get(_PLUGINS, {})
+  for name, digest in task_code.plugin_digests().items():
+    if name in recorded and recorded[name] != digest:
+      changes.fields[f'{_PLUGINS}.{name}'] = [recorded[name], digest]
   return changes
+
+
+def _recorded_fields(workdir):
+  """Returns the recorded config as JSON values; {} without a run.
+
+  Fields that its version of kd named otherwise get their names of today, those
+  that it did not have their defaults.
+  """
+  fields = _read(workdir, CONFIG_FILE)
+  if not fields:
+    return {}
+  try:
+    config = ml_collections.ConfigDict(schema.completed(base.ROOT, fields))
+  except (ValueError, TypeError) as e:  # ConfigDict rejects some names.
+    file = os.path.join(workdir, CONFIG_FILE)
+    raise errors.ConfigError(
+      '--workdir', f'{file}: {str(e)[:_LONGEST]}', _WRITTEN
+    ) from e
+  return json.loads(config_lib.to_json(config))
 
 
 def _read(workdir, name):
@@ -225,6 +247,7 @@ def _begin(run, workdir, changes, inputs, mixture):
     **run_info.collect(),
     'student': config_json.to_json(run.student.config),
     'inputs': {**old['inputs'], **inputs},
+    _PLUGINS: task_code.plugin_digests(),
     'changes': history,
     'mixture': mixture,
   }

@@ -10,6 +10,7 @@ from kd.config import rules
 from kd.core import errors
 from kd.evaluation import measures
 from kd.evaluation import seqio_adapter
+from kd.input_pipeline import conversations
 from kd.metrics import metric
 from kd.sampling import requests
 from kd.train import evaluate
@@ -110,8 +111,7 @@ def check(
     if held.name == name:
       # Score the references as answers: only the metrics' names are needed.
       scores = seqio_adapter.score(
-        [_referred(task_rows) for task_rows in held.prepared],
-        config.data.module,
+        [_referred(task_rows) for task_rows in held.prepared], held.mixture
       )
       if best.metric not in scores.pooled:
         legal = [*known, *sorted(scores.pooled)]
@@ -125,6 +125,7 @@ def check(
 def _referred(task_rows):
   examples = task_rows.examples()
   samples = [
-    requests.Sample((), (), example['targets'], 'stop') for example in examples
+    requests.Sample((), (), conversations.reference(example), 'stop')
+    for example in examples
   ]
   return seqio_adapter.Answered(task_rows.task, examples, samples)

@@ -7,6 +7,7 @@ import pytest
 from kd.config import base
 from kd.config import rules
 from kd.core import errors
+from kd.input_pipeline import mixtures
 from kd.train import best
 from kd.train import evaluate
 
@@ -73,7 +74,8 @@ class _Part:
 
 
 def test_a_metric_of_the_tasks_is_checked_against_their_functions():
-  held_out = [evaluate.HeldOut('new', [_Part()], answers=4)]
+  mixture = mixtures.task('arithmetic_cot', 'kd.data.mixtures')
+  held_out = [evaluate.HeldOut('new', mixture, [_Part()], answers=4)]
   chosen = best.check(_config(set='new', metric='exact_match'), held_out)
   assert str(chosen) == 'highest eval/new/exact_match'
   chosen = best.check(_config(set='new', metric='unparsed'), held_out)

@@ -16,6 +16,8 @@ from kd.core import types
 from kd.evaluation import likelihood
 from kd.evaluation import results
 from kd.evaluation import seqio_adapter
+from kd.input_pipeline import conversations
+from kd.input_pipeline import mixtures
 from kd.input_pipeline import prepare
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
@@ -36,11 +38,13 @@ class HeldOut:
 
   Attributes:
     name: in evaluation.sets.
-    prepared: its tasks, one example a row.
+    mixture: its data.
+    prepared: the rows of its tasks, one example a row.
     answers: how many examples of each task are answered by generation.
   """
 
   name: str
+  mixture: mixtures.Mixture
   prepared: Sequence[prepare.Prepared]
   answers: int
 
@@ -65,9 +69,10 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
     count = max(entry.examples, entry.answers)
     if entry.examples == 0 and entry.answers == 0:
       continue
+    mixture = mixtures.held_out(config, name)
     prepare_set = functools.partial(
       prepare.prepare,
-      entry.mixture or config.data.mixture,
+      mixture,
       entry.split,
       tokenizer=run.tokenizer,
       template=config.data.template,
@@ -76,8 +81,10 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
       seed=config.seed,
       cache_dir=config.data.folder,
       limit=-1 if -1 in (entry.examples, entry.answers) else count,
-      module=config.data.module,
+      on_error=config.data.on_error,
       retry_policy=retry.RetryPolicy(**config.data.read),
+      long=config.data.long,
+      chunk_overlap=config.data.chunk_overlap,
       say=say,
     )
     prepared = shared_rows.prepare(
@@ -85,7 +92,7 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
     )
     for task_rows in prepared:
       say(f'{name}: {task_rows.describe()}')
-    held_out.append(HeldOut(name, prepared, entry.answers))
+    held_out.append(HeldOut(name, mixture, prepared, entry.answers))
   return held_out
 
 
@@ -167,7 +174,7 @@ class Evaluator:
       columns = {key: value.tolist() for key, value in by_row.items()}
       if held_out.answers:
         answered = self._answer(params, held_out, check)
-        scored = seqio_adapter.score(answered, self._run.config.data.module)
+        scored = seqio_adapter.score(answered, held_out.mixture)
         found[''] |= scored.pooled
         if len(by_task) > 1:
           for task, values in scored.by_task.items():
@@ -243,7 +250,7 @@ class Evaluator:
     config = self._run.config
     asked = []
     for example in examples:
-      messages = templates.exchange(example['inputs'])
+      messages = conversations.prompt(example)
       try:
         ids = templates.encode_prompt(
           self._run.tokenizer, config.data.template, messages
@@ -280,8 +287,8 @@ def _records(
           'set': set_name,
           'task': task_rows.task,
           'id': example['id'],
-          'prompt': example['inputs'],
-          'reference': example['targets'],
+          'prompt': conversations.prompt_text(example),
+          'reference': conversations.reference(example),
           'answer': sample.text,
           'verdict': _verdict(scores),
           'scores': {k: run_info.json_number(x) for k, x in scores.items()},

@@ -8,6 +8,7 @@ from kd.core import identity
 from kd.core import progress
 from kd.core import types
 from kd.input_pipeline import mixing
+from kd.input_pipeline import mixtures
 from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import rationale_dropping
 from kd.input_pipeline import retry
@@ -25,7 +26,7 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
   config = run.config
   prepare_train = functools.partial(
     prepare_lib.prepare,
-    config.data.mixture,
+    mixtures.training(config),
     config.data.split,
     tokenizer=run.tokenizer,
     template=config.data.template,
@@ -34,8 +35,10 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
     seed=config.seed if config.data.seed < 0 else config.data.seed,
     cache_dir=config.data.folder,
     limit=config.data.examples,
-    module=config.data.module,
+    on_error=config.data.on_error,
     retry_policy=retry.RetryPolicy(**config.data.read),
+    long=config.data.long,
+    chunk_overlap=config.data.chunk_overlap,
     say=say,
   )
   prepared = shared_rows.prepare(
@@ -72,12 +75,13 @@ def check_rationale(
   }
   if _dropped(run) is not None:
     settings['data.rationale.drop_fraction'] = 'found more than 0'
+  shown = mixtures.shown(run.config.data.mixture)
   without = [p.task for p in prepared if not p.counts['rationale_weight']]
   for path, problem in settings.items():
     if len(without) == len(prepared):
       raise errors.ConfigError(
         path,
-        f'{problem}, and {run.config.data.mixture!r} has no rationale',
+        f'{problem}, and {shown!r} has no rationale',
         legal='a task with a rationale feature, or this setting left out',
       )
     for task in without:

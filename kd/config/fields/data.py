@@ -100,18 +100,58 @@ READ = schema.Section(
   },
 )
 
+COLUMNS = schema.Section(
+  "Names of files' columns (docs/data.md).",
+  {
+    name: F(name, legal.TEXT, doc)
+    for name, doc in {
+      'prompt': 'what the user says: text, or a list of messages',
+      'completion': 'what the assistant answers: text, or a list of messages',
+      'messages': 'a chat',
+      'text': 'a document',
+      'id': 'names the example in messages and answers',
+      'weight': "a factor of the loss of the example's tokens",
+      'rationale': 'the beginning of completion that is the worked steps',
+      'role': 'in each message: who says it',
+      'content': 'in each message: what is said',
+    }.items()
+  },
+)
+
 DATA = schema.Section(
   'Rows of tokens.',
   {
     'module': F(
-      'data.mixtures',
+      'kd.data.mixtures',
       legal.Matching(
         r'[^\W\d]\w*(\.[^\W\d]\w*)*',
-        "a Python module's name, such as data.mixtures",
+        "a Python module's name, such as kd.data.mixtures",
+        formerly={
+          'data.mixtures': 'kd.data.mixtures',
+          'data.traces': 'kd.data.traces',
+        },
       ),
       'Python module that registers the mixture with seqio',
     ),
-    'mixture': F('', legal.TEXT, 'a seqio task or mixture'),
+    'mixture': F(
+      '',
+      places.Mixture(),
+      'a seqio task or mixture, or files: a path, pattern or folder; or a '
+      'tuple of these, each alone or as (source, rate) (docs/data.md)',
+    ),
+    'columns': COLUMNS,
+    'held_out': F(
+      0.05,
+      legal.Number(at_least=0, at_most=1e9),
+      "prompts of files that evaluation.sets read and training doesn't: a "
+      'fraction, or from 1 on a number',
+    ),
+    'on_error': F(
+      'refuse',
+      legal.one_of('refuse', 'skip'),
+      'wrong examples. refuse: an error; skip: they are left out, counted and '
+      'listed',
+    ),
     'split': F('train', legal.SPLIT, 'its split'),
     'tokenizer': F(
       '',
@@ -131,6 +171,17 @@ DATA = schema.Section(
       8, legal.Integer(1, 2**20), 'rows per step, over all devices'
     ),
     'length': F(256, legal.Integer(1, 2**20), 'tokens per row'),
+    'long': F(
+      'chunk',
+      legal.one_of('chunk', 'drop', 'refuse'),
+      'examples longer than a row. chunk: documents are divided, chats left '
+      'out; drop: both are left out; refuse: an error',
+    ),
+    'chunk_overlap': F(
+      0,
+      legal.Integer(0, 2**20),
+      'tokens that a chunk of a document repeats as context, with weight 0',
+    ),
     'pack': F(True, legal.BOOLEAN, 'put several examples in a row'),
     'seed': F(
       -1,

@@ -19,7 +19,8 @@ _PART = F(
   legal.one_of('all', 'answer', 'rationale', 'sampled'),
   "targets that count; sampled: the student's own",
 )
-_DIVERGENCE = {
+# Of every divergence, in addition to its own arguments.
+DIVERGENCE = {
   'temperature': _TEMPERATURE,
   'clip': F(0.0, _NOT_NEGATIVE, "cap on a token's loss, in nats; 0: none"),
   'part': _PART,
@@ -54,22 +55,22 @@ TERM = schema.Choice(
   },
   default='forward_kl',
   options={
-    'forward_kl': _DIVERGENCE,
-    'reverse_kl': _DIVERGENCE,
+    'forward_kl': DIVERGENCE,
+    'reverse_kl': DIVERGENCE,
     'jensen_shannon': {
-      **_DIVERGENCE,
+      **DIVERGENCE,
       'beta': F(0.5, _OPEN_FRACTION, "the teacher's weight in the mixture"),
     },
-    'skewed_forward_kl': {**_DIVERGENCE, 'skew': _SKEW},
-    'skewed_reverse_kl': {**_DIVERGENCE, 'skew': _SKEW},
-    'total_variation': _DIVERGENCE,
+    'skewed_forward_kl': {**DIVERGENCE, 'skew': _SKEW},
+    'skewed_reverse_kl': {**DIVERGENCE, 'skew': _SKEW},
+    'total_variation': DIVERGENCE,
     'alpha_beta': {
-      **_DIVERGENCE,
+      **DIVERGENCE,
       'alpha': F(0.5, _POWER, "power of the teacher's probabilities"),
       'beta': F(0.5, _POWER, "power of the student's; not both 0"),
     },
     'adaptive_kl': {
-      **_DIVERGENCE,
+      **DIVERGENCE,
       'head_mass': F(
         0.5, _OPEN_FRACTION, "probability of the teacher's likeliest ids"
       ),

@@ -216,7 +216,9 @@ TEACHER = schema.Section(
     'source': F(
       'live',
       legal.one_of(
-        'live', 'cached', 'on_policy', 'none', formerly={'rollout': 'on_policy'}
+        *('live', 'cached', 'on_policy', 'none'),
+        formerly={'rollout': 'on_policy'},
+        kind='source of targets',
       ),
       'live: scores every batch; cached: its targets are read from '
       '`cache.folder`; on_policy: live, and the student answers some of the '

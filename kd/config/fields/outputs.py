@@ -13,7 +13,11 @@ _EXAMPLES = legal.Integer(0, also={-1: 'all'})
 EVALUATION_SET = schema.Section(
   'A held-out set.',
   {
-    'mixture': F('', legal.TEXT, "a seqio task or mixture; '': data.mixture"),
+    'mixture': F(
+      '',
+      places.Mixture(),
+      "as data.mixture; '': data.mixture, of whose files data.held_out is kept",
+    ),
     'split': F('validation', legal.SPLIT, 'its split'),
     'examples': F(64, _EXAMPLES, 'examples to score, one a row; -1: all'),
     'answers': F(

@@ -224,6 +224,12 @@ LOG = schema.Section(
 TOP = {
   'steps': F(1000, legal.POSITIVE, 'optimizer updates'),
   'seed': F(0, legal.SEED, 'seed of random parameters and of the data order'),
+  'plugins': F(
+    (),
+    legal.Tuple(legal.MODULE),
+    "the user's modules, of the current folder or $PYTHONPATH, that are "
+    'imported first: what they register can be named here (docs/extend.md)',
+  ),
   'nonfinite': F(
     'stop',
     legal.one_of('stop', 'skip'),

@@ -8,36 +8,70 @@ MARKS = chat_turns.Marks('<|im_start|>', '<|im_end|>')
 _OPEN, _CLOSE = '<think>', '</think>'
 _NO_THOUGHTS = f'{_OPEN}\n\n{_CLOSE}\n\n'
 
-# The published text also writes tools, which kd has no messages for.
+# The published text also lists the tools that there are. `generation` marks
+# what the assistant says, for transformers' return_assistant_tokens_mask.
 _JINJA = """\
 {%- set system = messages[0]['role'] == 'system' -%}
 {%- set turns = messages[1:] if system else messages -%}
 {%- if system -%}
   {{ '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
 {%- endif -%}
+{%- set before = namespace(role='') -%}
 {%- for turn in turns -%}
-  {%- if (turn['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+  {%- set model_said = before.role == 'assistant' -%}
+  {%- set told = before.role == 'tool' -%}
+  {%- if not (
+    (turn['role'] == 'assistant' and not loop.first and not model_said)
+    or (turn['role'] == 'user' and (loop.first or model_said))
+    or (turn['role'] == 'tool' and (model_said or told))
+  ) -%}
     {{ raise_exception('Roles must alternate: user, assistant, user, ...') }}
   {%- endif -%}
+  {%- set before.role = turn['role'] -%}
   {%- if turn['role'] == 'user' -%}
-    {{ '<|im_start|>user\\n' + turn['content'] }}
+    {{ '<|im_start|>user\\n' + turn['content'] + '<|im_end|>\\n' }}
+  {%- elif turn['role'] == 'tool' -%}
+    {{ '' if told else '<|im_start|>user' }}
+    {{- '\\n<tool_response>\\n' + turn['content'] + '\\n</tool_response>' }}
+    {%- if loop.last or loop.nextitem['role'] != 'tool' -%}
+      {{ '<|im_end|>\\n' }}
+    {%- endif -%}
   {%- else -%}
-    {%- set parts = turn['content'].split('</think>') -%}
+    {%- set content = turn['content'] or '' -%}
+    {%- set parts = content.split('</think>') -%}
     {%- set thoughts = '' -%}
-    {%- set answer = turn['content'] -%}
+    {%- set answer = content -%}
     {%- if parts | length > 1 -%}
       {%- set thoughts = parts[0].split('<think>')[-1].strip('\\n') -%}
       {%- set answer = parts[-1].lstrip('\\n') -%}
     {%- endif -%}
     {{ '<|im_start|>assistant\\n' }}
+    {%- set block = '' -%}
     {%- if loop.last -%}
-      {{ '<think>\\n' + thoughts + '\\n</think>\\n\\n' }}
-      {{- answer.lstrip('\\n') }}
-    {%- else -%}
-      {{ answer }}
+      {%- set block = '<think>\\n' + thoughts + '\\n</think>\\n\\n' -%}
+      {%- set answer = answer.lstrip('\\n') -%}
     {%- endif -%}
+    {%- if not thoughts and (CONDITION) -%}
+      {{ block }}
+      {%- set block = '' -%}
+    {%- endif -%}
+    {%- generation -%}
+    {{ block + answer }}
+    {%- for call in turn['tool_calls'] or [] -%}
+      {%- set call = call['function'] or call -%}
+      {{ '\\n' if answer or not loop.first else '' }}
+      {{- '<tool_call>\\n{"name": "' + call['name'] + '", "arguments": ' }}
+      {%- if call['arguments'] is string -%}
+        {{ call['arguments'] }}
+      {%- else -%}
+        {{ call['arguments'] | tojson }}
+      {%- endif -%}
+      {{ '}\\n</tool_call>' }}
+    {%- endfor -%}
+    {{ '<|im_end|>' }}
+    {%- endgeneration -%}
+    {{ '\\n' }}
   {%- endif -%}
-  {{ '<|im_end|>\\n' }}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
   {{ '<|im_start|>assistant\\n' }}
@@ -74,12 +108,12 @@ def render_without_thinking(
 
 
 def _render(messages, generate, thinking):
-  system, messages = chat_turns.split(messages, generate)
+  system, groups = chat_turns.split(messages, generate)
   start, end = MARKS
   text = '' if system is None else f'{start}system\n{system}{end}\n'
   turns = []
-  for i, message in enumerate(messages):
-    is_last = i == len(messages) - 1
+  for i, group in enumerate(groups):
+    message, is_last = group[0], i == len(groups) - 1
     if chat_turns.is_model(message):
       text += f'{start}assistant\n'
       block, said, rationale = _parts(message, is_last)
@@ -89,8 +123,11 @@ def _render(messages, generate, thinking):
       worked = answer + len(rationale)
       if not chat_turns.rationale(message):
         worked = begin
-      text += block + said + end
-      turns.append(chat_turns.Turn(begin, worked, len(text)))
+      text += block + said + _calls(message, said) + end
+      weight = chat_turns.weight(message)
+      turns.append(chat_turns.Turn(begin, worked, len(text), weight))
+    elif message['role'] == 'tool':
+      text += f'{start}user{"".join(map(_result, group))}{end}'
     else:
       text += f'{start}user\n{message["content"]}{end}'
     text += '\n'
@@ -124,6 +161,21 @@ def _parts(message: chat_turns.Message, is_last: bool) -> tuple[str, str, str]:
     said = stripped
   block = f'{_OPEN}\n{thoughts}\n{_CLOSE}\n\n' if is_last else ''
   return block, said, rationale
+
+
+def _calls(message: chat_turns.Message, said: str) -> str:
+  """Returns the calls of tools behind what the model says."""
+  text = ''
+  for call in chat_turns.tool_calls(message):
+    arguments = chat_turns.arguments(call)
+    text += '\n' if said or text else ''
+    text += f'<tool_call>\n{{"name": "{call["name"]}", "arguments": '
+    text += f'{arguments}}}\n</tool_call>'
+  return text
+
+
+def _result(message: chat_turns.Message) -> str:
+  return f'\n<tool_response>\n{message["content"]}\n</tool_response>'
 
 
 def _recognizes(jinja: str) -> bool:

@@ -4,9 +4,9 @@ import jax
 import ml_collections
 import pytest
 
-from configs import gemma3_27b_4b
-from configs import gemma3_tpu
 from kd.config import base
+from kd.configs import gemma3_27b_4b
+from kd.configs import gemma3_tpu
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.losses import dense_distributions

@@ -5,7 +5,7 @@ import math
 import jax
 import pytest
 
-from configs import gemma3_tpu
+from kd.configs import gemma3_tpu
 from kd.models import decoding
 from kd.partitioning import rules
 from kd.planning import planned_run

@@ -8,7 +8,9 @@ import os
 from kd.core import errors
 from kd.core import json_files
 from kd.core import paths
+from kd.input_pipeline import conversations
 from kd.input_pipeline import examples
+from kd.input_pipeline import mixtures
 from kd.reasoning.arithmetic import answers
 
 LEGAL = '{"question": text, "answer": text, "id": text}; answer, id optional'
@@ -82,30 +84,35 @@ def _question(value, where, number, question_format):
 
 
 def read_task(
-  name: str, split: str, module: str, limit: int, say: Callable[[str], None]
+  mixture: mixtures.Mixture,
+  split: str,
+  limit: int,
+  say: Callable[[str], None],
 ) -> list[Question]:
-  """Reads the examples of a seqio task or mixture.
+  """Reads the examples of tasks and files.
 
   Args:
-    name: name of a task or mixture that `module` registers.
+    mixture: the tasks and files.
     split: the split to read.
-    module: a Python module.
     limit: maximum number of questions of each task; -1: all.
     say: prints a line of progress.
 
   Raises:
-    ConfigError: see examples.tasks and examples.read.
+    ConfigError: see examples.tasks and examples.stream.
   """
   questions = []
-  tasks = [task for task, _ in examples.tasks(name, split, module)]
+  tasks = [task for task, _ in examples.tasks(mixture, split)]
   for task in tasks:
     # Tasks of a mixture may have the same problems in different formats.
     prefix = f'{task.name}:' if len(tasks) > 1 else ''
     questions += [
       Question(
-        prefix + row['id'], row['inputs'], row['targets'], row['rationale']
+        prefix + row['id'],
+        conversations.prompt_text(row),
+        conversations.reference(row),
+        row.get('rationale', ''),
       )
-      for row in examples.read(task, split, module, limit, say)
+      for row in examples.stream(task, split, mixture.module, limit, say)
     ]
   return questions
 

@@ -29,6 +29,7 @@ from kd.train.feeds import abstract
 from kd.train.feeds import feed
 
 
+@source.SOURCES.register('cached')
 class Source(source.Source):
   """The source of targets from a cache on disk."""
 

@@ -4,6 +4,7 @@ from kd.run import source
 from kd.train.feeds import feed
 
 
+@source.SOURCES.register('none')
 class Source(source.Source):
   """Labels alone."""
 

@@ -17,6 +17,7 @@ from kd.train.feeds import abstract
 from kd.train.feeds import feed
 
 
+@source.SOURCES.register('live')
 class Source(source.Source):
   """Teachers that score each batch when the student is trained on it."""
 

@@ -10,6 +10,7 @@ from kd.core import errors
 from kd.core import schedules
 from kd.run import resolved
 from kd.run import samplers
+from kd.run import source
 from kd.sampling import engine
 from kd.sampling import fields
 from kd.sampling import requests
@@ -22,6 +23,7 @@ from kd.train.feeds import live
 _OF_DATA = ('answer', 'rationale')
 
 
+@source.SOURCES.register('on_policy')
 class Source(live.Source):
   """Live teachers that score the student's samples."""
 

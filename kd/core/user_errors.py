@@ -1,4 +1,4 @@
-"""Errors of a user's own task code, told without the frames of libraries."""
+"""Errors of a user's own code, told without the frames of libraries."""
 
 from collections.abc import Iterator
 import functools

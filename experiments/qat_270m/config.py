@@ -1,0 +1,32 @@
+"""Gemma 3 270M in Q4_0, trained to behave like itself in full precision.
+
+The argument is where the weights are: gguf:FILE, hf:DIR or workdir:DIR. The
+student is the teacher with its layers rounded to Q4_0 and its embedding to Q8_0
+in every forward pass; it is trained twice from there on the same rows: with the
+teacher's distributions, and with cross-entropy alone.
+"""
+
+from kd.config import base
+from kd.configs import gemma3_270m_gsm8k
+
+
+def get_config(arg=''):
+  c = gemma3_270m_gsm8k.get_config(arg)
+  c.steps = 40
+  c.student.keep_layers = ()
+  c.student.quantize.weights = 'q4_0'
+  c.student.quantize.tables = 'q8_0'
+  c.data.mixture = 'gsm8k_and_prose'
+  c.data.rates = 'tokens'
+  c.optimizer = base.adamw(
+    base.schedule('warmup_cosine', peak=3e-5, warmup_steps=4, final=3e-6)
+  )
+  c.evaluation.every = 40
+  c.evaluation.sets = dict(
+    gsm8k=base.evaluation_set(mixture='gsm8k_cot', examples=24),
+    prose=base.evaluation_set(mixture='reference_prose', examples=24),
+  )
+  c.checkpoint.every = 40
+  c.export.formats = ('gguf',)
+  c.export.gguf_type = ('Q4_0',)
+  return c

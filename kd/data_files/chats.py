@@ -1,0 +1,244 @@
+"""Checks chats as users write them, and brings them into one form."""
+
+from collections.abc import Mapping
+import json
+import math
+from typing import Any
+
+from kd.core import errors
+from kd.core import json_files
+from kd.core import text_files
+from kd.models import chat_turns
+
+# Other names of roles, as data sets and APIs have them.
+_ALIASES = {'model': 'assistant', 'human': 'user', 'gpt': 'assistant'}
+ROLES = ('system', 'user', 'assistant', 'tool')
+# Keys without a part in the text that the model reads.
+_IGNORED = ('name', 'tool_call_id')
+KEYS = ('role', 'content', 'weight', 'train', 'rationale', 'tool_calls')
+_LEGAL = '{"role": "user", "content": "text"}'
+MOST_WEIGHT = 1e6
+
+Message = dict[str, Any]
+
+
+def check(messages: Any, where: str) -> list[Message]:
+  """Returns a chat's messages in one form.
+
+  Args:
+    messages: a list of dicts with role and content; the assistant's may have
+      weight (a number) or train (true or false), rationale (the beginning of
+      the content) and tool_calls.
+    where: the file and line, for messages.
+
+  Returns:
+    By message: role (one of ROLES), content, weight (0 on all but the
+    assistant's) and, where they are given, rationale and tool_calls, a list of
+    {name, arguments}.
+
+  Raises:
+    ConfigError: names the message and the field that is wrong.
+  """
+  if not isinstance(messages, list) or not messages:
+    raise errors.ConfigError(
+      f'{where}: messages',
+      f'are {json_files.short(messages)}',
+      legal=f'a list of {_LEGAL}',
+    )
+  checked = [
+    _message(message, f'{where}: messages[{i}]')
+    for i, message in enumerate(messages)
+  ]
+  place = chat_turns.out_of_order(checked)
+  if place is not None:
+    i, expected = place
+    raise errors.ConfigError(
+      f'{where}: messages[{i}].role',
+      f'found {checked[i]["role"]!r}',
+      legal=f'{expected} (order: {chat_turns.ORDER})',
+    )
+  if all(message['role'] == 'system' for message in checked):
+    raise errors.ConfigError(
+      f'{where}: messages', 'hold no user turn', legal=chat_turns.ORDER
+    )
+  return checked
+
+
+def _message(message: Any, where: str) -> Message:
+  if not isinstance(message, Mapping):
+    raise errors.ConfigError(
+      where, f'is {json_files.short(message)}', legal=_LEGAL
+    )
+  given = {key: value for key, value in message.items() if value is not None}
+  for key in given:
+    if key not in (*KEYS, *_IGNORED):
+      raise errors.unknown(where, 'key', str(key), KEYS)
+  role = _role(given, where)
+  calls = given.get('tool_calls') or []
+  checked = {
+    'role': role,
+    'content': _content(given, where, optional=bool(calls)),
+    'weight': _weight(given, role, where),
+  }
+  if 'rationale' in given:
+    checked['rationale'] = _rationale(given, checked, where)
+  if calls:
+    _only_assistant(role, f'{where}.tool_calls')
+    checked['tool_calls'] = _calls(calls, f'{where}.tool_calls')
+  return checked
+
+
+def _role(message, where):
+  if 'role' not in message:
+    near = errors.nearest('role', map(str, message))
+    raise errors.ConfigError(
+      where, 'has no role', legal=', '.join(ROLES), nearest=near
+    )
+  role = message['role']
+  role = _ALIASES.get(role, role) if isinstance(role, str) else role
+  if role not in ROLES:
+    raise errors.unknown(f'{where}.role', 'role', str(role), ROLES)
+  return role
+
+
+def _content(message, where, optional):
+  content = message.get('content', '' if optional else None)
+  if isinstance(content, list):
+    content = ''.join(_part(part, where) for part in content)
+  if content is None:
+    raise errors.ConfigError(where, 'has no content', legal=_LEGAL)
+  return text(content, f'{where}.content', optional)
+
+
+def _part(part, where):
+  if isinstance(part, Mapping) and part.get('type') == 'text':
+    return text(part.get('text'), f'{where}.content')
+  raise errors.ConfigError(
+    f'{where}.content',
+    f'found {json_files.short(part)}',
+    legal='text, or parts {"type": "text", "text": "..."}',
+  )
+
+
+def text(value: Any, where: str, may_be_empty: bool = False) -> str:
+  """Returns a text that can be tokenized.
+
+  Raises:
+    ConfigError: it is no text, has no characters but white space, holds a null
+      character or half of a surrogate pair.
+  """
+  if not isinstance(value, str):
+    raise errors.ConfigError(
+      where, f'is {json_files.short(value)}', legal='text'
+    )
+  if '\0' in value:
+    raise errors.ConfigError(
+      where,
+      f'has a null character (U+0000) at character {value.index(chr(0)) + 1}',
+      legal='text without null characters',
+    )
+  text_files.check_unicode(value, where)
+  if not may_be_empty and not value.strip():
+    raise errors.ConfigError(where, 'is empty', legal='text')
+  return value
+
+
+def _weight(message, role, where):
+  """Returns what each token of a message counts for."""
+  if 'weight' in message and 'train' in message:
+    raise errors.ConfigError(
+      where, 'has both weight and train', legal='one of them'
+    )
+  if 'train' in message:
+    value = message['train']
+    if not isinstance(value, bool):
+      raise errors.ConfigError(
+        f'{where}.train',
+        f'is {json_files.short(value)}',
+        legal='true or false',
+      )
+  else:
+    value = message.get('weight', role == 'assistant')
+  value = weight(value, f'{where}.weight')
+  if value and role != 'assistant':
+    raise errors.ConfigError(
+      f'{where}.{"train" if "train" in message else "weight"}',
+      f'is {message.get("train", value)!r} on a {role} message',
+      legal='0 or false: the model learns what the assistant says',
+    )
+  return value
+
+
+def weight(value: Any, where: str) -> float:
+  """Returns a weight, checked.
+
+  Raises:
+    ConfigError: it is no finite number from 0 to MOST_WEIGHT.
+  """
+  is_number = isinstance(value, int | float)
+  if not is_number or not math.isfinite(value) or not 0 <= value <= MOST_WEIGHT:
+    raise errors.ConfigError(
+      where,
+      f'is {json_files.short(value)}',
+      legal=f'a number from 0 to {MOST_WEIGHT:,.0f}',
+    )
+  return float(value)
+
+
+def _rationale(message, checked, where):
+  _only_assistant(checked['role'], f'{where}.rationale')
+  rationale = text(message['rationale'], f'{where}.rationale', True)
+  if not checked['content'].startswith(rationale):
+    raise errors.ConfigError(
+      f'{where}.rationale',
+      f'{json_files.short(rationale)} does not begin the content, '
+      f'{json_files.short(checked["content"])}',
+      legal='the first characters of the content, unchanged',
+    )
+  return rationale
+
+
+def _only_assistant(role, where):
+  if role != 'assistant':
+    raise errors.ConfigError(
+      where, f'found on a {role} message', legal='an assistant message'
+    )
+
+
+def _calls(calls, where):
+  if not isinstance(calls, list):
+    raise errors.ConfigError(
+      where, f'is {json_files.short(calls)}', legal='a list of calls'
+    )
+  return [_call(call, f'{where}[{i}]') for i, call in enumerate(calls)]
+
+
+def _call(call, where):
+  """Returns a tool call as {name, arguments}; its arguments as written."""
+  legal = '{"name": "tool", "arguments": {"name": "value"}}'
+  function = call.get('function') if isinstance(call, Mapping) else None
+  call = function or call
+  if not isinstance(call, Mapping) or 'name' not in call:
+    raise errors.ConfigError(where, f'is {json_files.short(call)}', legal=legal)
+  arguments = call.get('arguments')
+  arguments = {} if arguments is None else arguments
+  parsed = arguments
+  if isinstance(arguments, str):
+    data = text(arguments, f'{where}.arguments').encode('utf-8')
+    parsed = json_files.parse(data, f'{where}.arguments', legal)
+  if not isinstance(parsed, Mapping):
+    raise errors.ConfigError(
+      f'{where}.arguments', f'is {json_files.short(arguments)}', legal=legal
+    )
+  return {'name': text(call['name'], f'{where}.name'), 'arguments': arguments}
+
+
+def parse(data: str, where: str) -> list[Message]:
+  """Returns the messages of a chat that is written as JSON; see `check`."""
+  legal = f'a JSON list of {_LEGAL}'
+  return check(json_files.parse(data.encode('utf-8'), where, legal), where)
+
+
+def dump(messages: list[Message]) -> str:
+  """Returns messages as JSON, which `parse` reads."""
+  return json.dumps(messages, ensure_ascii=False)

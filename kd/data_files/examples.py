@@ -1,0 +1,202 @@
+"""Converts a row of a file to an example."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from kd.core import errors
+from kd.core import json_files
+from kd.data_files import chats
+
+Example = dict[str, Any]
+
+_LEGAL = (
+  'prompt and completion, messages (a list of {"role": "user", "content": '
+  '"text"}), or text'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """The names that a file has for what an example consists of.
+
+  `inputs` and `targets`, as seqio calls them, also stand for the defaults of
+  prompt and completion.
+  """
+
+  prompt: str = 'prompt'
+  completion: str = 'completion'
+  messages: str = 'messages'
+  text: str = 'text'
+  id: str = 'id'
+  weight: str = 'weight'
+  rationale: str = 'rationale'
+  role: str = 'role'
+  content: str = 'content'
+
+
+_SYNONYMS = {'prompt': 'inputs', 'completion': 'targets'}
+
+
+def example(
+  row: Mapping[str, Any], where: str, columns: Columns, default_id: str
+) -> Example:
+  """Returns the example of a row to train on.
+
+  Args:
+    row: as the file has it.
+    where: the file and line, for messages.
+    columns: names of its columns.
+    default_id: the example's id if the row gives none.
+
+  Returns:
+    As examples.stream in kd/input_pipeline yields it.
+
+  Raises:
+    ConfigError: a column is missing or wrong, or no message is trained on.
+  """
+  fields = _fields(row, where, columns)
+  whole = {'id': _id(fields, where, default_id)}
+  row_weight = chats.weight(fields.get('weight', 1), f'{where}: weight')
+  if 'text' in fields:
+    whole['text'] = chats.text(fields['text'], f'{where}: text')
+    if row_weight != 1:
+      raise errors.ConfigError(
+        f'{where}: weight', f'is {row_weight:g}', legal='1 with text'
+      )
+    return whole
+  chat = _messages(fields, where, columns)
+  for message in chat:
+    message['weight'] *= row_weight
+  if not any(message['weight'] for message in chat):
+    raise errors.ConfigError(
+      where,
+      'trains on no message: none of the assistant has a weight above 0',
+      legal='at least one',
+    )
+  if _is_pair(chat) and isinstance(fields.get('prompt'), str):
+    question, answer = chat
+    return whole | {
+      'inputs': question['content'],
+      'targets': answer['content'],
+      'rationale': answer.get('rationale', ''),
+    }
+  return whole | {'messages': chat}
+
+
+def _is_pair(chat):
+  return [m['role'] for m in chat] == ['user', 'assistant'] and (
+    chat[1]['weight'] == 1
+  )
+
+
+def prompt(
+  row: Mapping[str, Any], where: str, columns: Columns
+) -> list[chats.Message]:
+  """Returns the messages of a row that a model is to continue.
+
+  An answer that the row has, in `completion` or as the last message, is left
+  out.
+
+  Raises:
+    ConfigError: a column is missing or wrong.
+  """
+  fields = _fields(row, where, columns, generate=True)
+  fields.pop('completion', None)
+  chat = _messages(fields, where, columns)
+  if chat[-1]['role'] == 'assistant':
+    chat.pop()
+  return chat
+
+
+def _fields(row, where, columns, generate=False):
+  """Returns the values of a row by kd's names for them."""
+  fields = {}
+  for field in dataclasses.fields(columns):
+    column = getattr(columns, field.name)
+    value = row.get(column)
+    if value is None and column == field.default:
+      value = row.get(_SYNONYMS.get(field.name, ''))
+    if value is not None:
+      fields[field.name] = value
+  if 'messages' in fields and 'completion' not in fields:
+    fields.pop('prompt', None)  # Data sets repeat the first message there.
+  kinds = [kind for kind in ('prompt', 'messages', 'text') if kind in fields]
+  if not kinds:
+    wanted = [columns.prompt, columns.messages, columns.text]
+    wanted = wanted[:2] if generate else wanted
+    near = [errors.nearest(str(key), wanted) for key in row]
+    raise errors.ConfigError(
+      where,
+      f'has {_keys(row)}, and none of {", ".join(wanted)}',
+      legal=f'{_LEGAL}; data.columns renames',
+      nearest=next(filter(None, near), ''),
+    )
+  if len(kinds) > 1:
+    raise errors.ConfigError(
+      where,
+      f'has {" and ".join(kinds)}',
+      legal=f"one of them; data.columns.{kinds[0]}='' ignores that column",
+    )
+  if kinds == ['prompt'] and 'completion' not in fields and not generate:
+    near = [errors.nearest(str(key), [columns.completion]) for key in row]
+    raise errors.ConfigError(
+      where,
+      f'has {_keys(row)}, and no {columns.completion}',
+      legal=f'{_LEGAL}; data.columns renames',
+      nearest=next(filter(None, near), ''),
+    )
+  return fields
+
+
+def _keys(row):
+  return ', '.join(json_files.short(key) for key in row) or 'no column'
+
+
+def _id(fields, where, default_id):
+  value = fields.get('id', default_id)
+  if isinstance(value, bool) or not isinstance(value, str | int):
+    raise errors.ConfigError(
+      f'{where}: id', f'is {json_files.short(value)}', legal='text or a number'
+    )
+  return chats.text(str(value), f'{where}: id')
+
+
+def _messages(fields, where, columns):
+  if 'messages' in fields:
+    return chats.check(_renamed(fields['messages'], columns), where)
+  prompt_, completion = fields['prompt'], fields.get('completion')
+  chat = (
+    [{'role': 'user', 'content': chats.text(prompt_, f'{where}: prompt')}]
+    if isinstance(prompt_, str)
+    else _turns(prompt_, f'{where}: prompt', columns)
+  )
+  if isinstance(completion, list):
+    chat = [*chat, *_turns(completion, f'{where}: completion', columns)]
+  elif completion is not None:
+    said = chats.text(completion, f'{where}: completion')
+    answer = {'role': 'assistant', 'content': said}
+    answer |= {k: fields[k] for k in ('rationale',) if k in fields}
+    chat = [*chat, answer]
+  return chats.check(chat, where)
+
+
+def _turns(value, where, columns):
+  if not isinstance(value, list):
+    raise errors.ConfigError(
+      where, f'is {json_files.short(value)}', legal='text or a list of messages'
+    )
+  return _renamed(value, columns)
+
+
+def _renamed(messages, columns):
+  """Returns messages with kd's names for role and content."""
+  names = {columns.role: 'role', columns.content: 'content'}
+  if not isinstance(messages, list) or set(names) == set(names.values()):
+    return messages
+  return [
+    {names.get(key, key): value for key, value in message.items()}
+    if isinstance(message, Mapping)
+    else message
+    for message in messages
+  ]

@@ -1,0 +1,116 @@
+"""Reads files of JSON lines, compressed or not, in bounded memory."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import gzip
+import io
+from typing import Any, BinaryIO
+import zlib
+
+from kd.core import errors
+from kd.core import json_files
+
+LEGAL = 'JSON lines in UTF-8: an object on each line (jq -c .[] writes them)'
+LONGEST = 64 << 20  # bytes of a line
+_UTF8_BOM = b'\xef\xbb\xbf'
+_UTF16_BOMS = (b'\xff\xfe', b'\xfe\xff')
+
+Row = tuple[str, dict[str, Any]]
+# Called with what is wrong with a row: raises it, or takes note.
+Bad = Callable[[errors.ConfigError], None]
+
+
+def read(path: str, bad: Bad) -> Iterator[Row]:
+  """Yields 'FILE:LINE' and the object of each line; blank lines are none.
+
+  Args:
+    path: the file.
+    bad: called with the error of a line that is wrong, names it.
+
+  Raises:
+    ConfigError: the file is compressed and damaged.
+  """
+  with _opened(path) as stream, _damage_told(path):
+    for number, line, is_torn in _lines(stream, path, bad):
+      where = f'{path}:{number}'
+      if not line.strip():
+        continue
+      try:
+        row = json_files.parse_object(line, where, LEGAL)
+      except errors.ConfigError as e:
+        if is_torn:
+          e = errors.ConfigError(
+            where, f'the file ends within this line ({e})', legal='whole lines'
+          )
+        bad(e)
+        continue
+      yield where, row
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+  with contextlib.ExitStack() as stack:
+    raw = stack.enter_context(open(path, 'rb'))
+    if path.lower().endswith('.gz'):
+      raw = stack.enter_context(gzip.GzipFile(fileobj=raw))
+    elif path.lower().endswith('.zst'):
+      import pyarrow
+
+      raw = io.BufferedReader(
+        stack.enter_context(pyarrow.CompressedInputStream(raw, 'zstd'))
+      )
+    yield raw
+
+
+@contextlib.contextmanager
+def _damage_told(path: str) -> Iterator[None]:
+  """Raises ConfigError for what decompression raises; disks fail otherwise."""
+  try:
+    yield
+  except (OSError, EOFError, zlib.error) as e:
+    if isinstance(e, OSError) and e.errno is not None:
+      raise
+    raise errors.ConfigError(
+      path, f'is damaged: {e}', legal='a whole compressed file'
+    ) from e
+
+
+def _lines(
+  stream: BinaryIO, path: str, bad: Bad
+) -> Iterator[tuple[int, bytes, bool]]:
+  """Yields number, bytes, and whether a line is the last and has no end."""
+  number = 0
+  while line := stream.readline(LONGEST + 1):
+    number += 1
+    if number == 1:
+      line = _without_mark(line, path, bad)
+    if len(line) > LONGEST:
+      bad(
+        errors.ConfigError(
+          f'{path}:{number}',
+          f'has more than {LONGEST:,} bytes',
+          legal='shorter lines: divide the example',
+        )
+      )
+      while line and not line.endswith(b'\n'):
+        line = stream.readline(LONGEST)
+      continue
+    yield number, line, not line.endswith(b'\n')
+
+
+def _without_mark(line: bytes, path: str, bad: Bad) -> bytes:
+  """Tells of a byte order mark."""
+  if line.startswith(_UTF16_BOMS):
+    raise errors.ConfigError(
+      f'{path}:1', 'is UTF-16, not UTF-8', legal=f'{LEGAL}; save it as UTF-8'
+    )
+  if line.startswith(_UTF8_BOM):
+    bad(
+      errors.ConfigError(
+        f'{path}:1',
+        'begins with a byte order mark (BOM)',
+        legal='UTF-8 without a byte order mark',
+      )
+    )
+    return b'\n'
+  return line

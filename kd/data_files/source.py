@@ -1,0 +1,144 @@
+"""A file, pattern or folder as a source of examples, with a held-out split."""
+
+from collections.abc import Iterator
+import dataclasses
+import functools
+import hashlib
+import os
+from typing import Any
+
+from kd.core import errors
+from kd.data_files import column_rows
+from kd.data_files import examples
+from kd.data_files import json_rows
+from kd.data_files import locations
+
+TRAIN, VALIDATION = 'train', 'validation'
+# Smaller sources are read twice to hold out exactly the given fraction.
+_SMALL = 16 << 20  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A place of data files.
+
+  Attributes:
+    location: a file, a pattern or a folder.
+    columns: names of the files' columns.
+    held_out: what the split `validation` has and `train` lacks: a fraction of
+      the prompts, or from 1 on their number. With 0 each split is the whole. A
+      folder with a split `validation` of its own holds out nothing else.
+    field: the config field that names it, for messages.
+  """
+
+  location: str
+  columns: examples.Columns = examples.Columns()
+  held_out: float = 0.0
+  field: str = 'data.mixture'
+
+  @property
+  def identity(self) -> dict[str, Any]:
+    """Returns what the examples depend on, other than the files' contents."""
+    return {
+      'location': self.location,
+      'columns': dataclasses.asdict(self.columns),
+      'held_out': self.held_out,
+    }
+
+  def splits(self) -> tuple[str, ...]:
+    """Returns the names of the splits."""
+    own = locations.splits(self.location)
+    return tuple(dict.fromkeys([*(own or (TRAIN,)), VALIDATION]))
+
+  def read(self, split: str, bad: json_rows.Bad) -> Iterator[examples.Example]:
+    """Yields the examples of a split, checked, in the order of the files.
+
+    Args:
+      split: one of `splits`.
+      bad: called with the error of an example that is wrong; names file, line
+        and field.
+
+    Raises:
+      ConfigError: there are no such files, or one is damaged.
+    """
+    own = locations.splits(self.location)
+    if split in own or not self.held_out:
+      if own and split not in own:
+        split = TRAIN
+      yield from self.whole(split if own else '', bad)
+      return
+    highest = self._highest_held_out(TRAIN if own else '')
+    for example in self.whole(TRAIN if own else '', bad):
+      if (place(example) <= highest) == (split == VALIDATION):
+        yield example
+
+  def whole(self, split: str, bad: json_rows.Bad) -> Iterator[examples.Example]:
+    """Yields the examples of all files, or of a folder's own split."""
+    for path in locations.files(self.location, self.field, split):
+      for where, row in read_file(path, bad):
+        number = where.rpartition(' ')[2].rpartition(':')[2]
+        default_id = f'{os.path.basename(path)}:{number}'
+        try:
+          example = examples.example(row, where, self.columns, default_id)
+        except errors.ConfigError as e:
+          bad(e)
+          continue
+        yield example
+
+  def _highest_held_out(self, split: str) -> float:
+    """Returns the place up to which prompts are held out."""
+    files = locations.files(self.location, self.field, split)
+    state = tuple(
+      (f, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files
+    )
+    if self.held_out < 1 and sum(size for _, size, _ in state) > _SMALL:
+      return self.held_out
+    return _nth_place(self, split, state)
+
+
+@functools.lru_cache(maxsize=64)
+def _nth_place(source: Source, split: str, state: tuple) -> float:
+  """Returns the place of the last prompt that is held out, exactly."""
+  del state  # The same files have the same places.
+  whole = source.whole(split, bad=lambda error: None)
+  places = sorted({place(example) for example in whole})
+  count = int(source.held_out)
+  if source.held_out < 1:
+    count = max(1, round(source.held_out * len(places)))
+  if count >= len(places):
+    raise errors.ConfigError(
+      'data.held_out',
+      f'found {source.held_out:g}, and {source.location} has {len(places)} '
+      'prompts that differ: none is left to train on',
+      legal='fewer, or evaluation.sets with a mixture of their own',
+    )
+  return places[count - 1]
+
+
+def prompt_key(example: examples.Example) -> str:
+  """Returns the text by which an example is held out: how its prompt begins.
+
+  Chats that begin with the same question are in the same split.
+  """
+  if 'text' in example:
+    return example['text'].strip()
+  if 'inputs' in example:
+    return example['inputs'].strip()
+  said = [m['content'] for m in example['messages'] if m['role'] == 'user']
+  return said[0].strip()
+
+
+def place(example: examples.Example) -> float:
+  """Returns a number from 0 to 1 that the prompt alone determines."""
+  digest = hashlib.sha256(prompt_key(example).encode('utf-8')).digest()
+  return int.from_bytes(digest[:8], 'big') / 2**64
+
+
+def read_file(path: str, bad: json_rows.Bad) -> Iterator[json_rows.Row]:
+  """Yields where each row of a file is, and the row."""
+  kind = locations.kind(path)
+  if kind == locations.PARQUET:
+    return column_rows.read_parquet(path, bad)
+  if kind == locations.ARROW:
+    return column_rows.read_arrow(path, bad)
+  return json_rows.read(path, bad)

@@ -1,0 +1,60 @@
+"""The chat that an example is: its messages, its prompt and its answer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kd.input_pipeline import templates
+from kd.models import chat_turns
+
+Example = Mapping[str, Any]
+
+
+def is_document(example: Example) -> bool:
+  """Returns whether an example is a text without turns."""
+  return 'text' in example
+
+
+def messages(example: Example) -> list[chat_turns.Message]:
+  """Returns the messages of an example that is no document.
+
+  Args:
+    example: has messages, or inputs and targets with, perhaps, rationale.
+  """
+  if 'messages' in example:
+    return list(example['messages'])
+  texts = (example[field] for field in ('inputs', 'targets', 'rationale'))
+  return templates.exchange(*texts)
+
+
+def prompt(example: Example) -> list[chat_turns.Message]:
+  """Returns the messages before the last answer; [] for a document."""
+  if is_document(example):
+    return []
+  chat = messages(example)
+  while chat and not chat_turns.is_model(chat[-1]):
+    chat.pop()
+  return chat[:-1]
+
+
+def reference(example: Example) -> str:
+  """Returns the last answer, which generated ones are compared with."""
+  if 'targets' in example:
+    return example['targets']
+  said = [m['content'] for m in messages(example) if chat_turns.is_model(m)]
+  return said[-1]
+
+
+def prompt_text(example: Example) -> str:
+  """Returns the prompt for people to read: a chat has its roles."""
+  if 'inputs' in example:
+    return example['inputs']
+  return '\n'.join(map(_line, prompt(example)))
+
+
+def _line(message: chat_turns.Message) -> str:
+  calls = [
+    f'{call["name"]}({chat_turns.arguments(call)})'
+    for call in chat_turns.tool_calls(message)
+  ]
+  said = ' '.join(filter(None, [message['content'], *calls]))
+  return f'{message["role"]}: {said}'

@@ -1,0 +1,108 @@
+"""Examples to ids: a chat as a whole, a long document in chunks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from kd.core import errors
+from kd.core import types
+from kd.input_pipeline import conversations
+from kd.input_pipeline import packing
+from kd.input_pipeline import templates
+from kd.input_pipeline import tokenizers
+
+LONG = ('chunk', 'drop', 'refuse')
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+  """Encodes examples for rows.
+
+  Attributes:
+    tokenizer: gives the ids.
+    template: how chats are written, a name of templates.NAMES.
+    length: positions of a row, L.
+    long: for examples that need more: 'chunk' divides documents, and chats are
+      left out; 'drop' leaves both out; 'refuse' is an error.
+    overlap: ids at the beginning of a chunk that end the chunk before it. They
+      are context: they have weight 0, so that each id is a target once.
+  """
+
+  tokenizer: tokenizers.Tokenizer
+  template: str
+  length: int
+  long: str = 'chunk'
+  overlap: int = 0
+
+  def encode(
+    self, example: Mapping[str, Any], index: int
+  ) -> list[packing.Example]:
+    """Returns an example's ids, parts and weights.
+
+    Args:
+      example: as examples.stream yields it.
+      index: its place in the prepared `examples.jsonl`.
+
+    Returns:
+      One for a chat, and one or several for a document. One that is longer than
+      a row stands in none (packing.assign).
+
+    Raises:
+      ConfigError: the template cannot write the chat, or the example is longer
+        than a row and `long` is 'refuse'.
+    """
+    document = conversations.is_document(example)
+    try:
+      if document:
+        columns = self._document(example['text'])
+      else:
+        chat = conversations.messages(example)
+        columns = templates.encode(self.tokenizer, self.template, chat)
+    except errors.ConfigError as e:
+      raise e.within(f'data.mixture: example {example["id"]!r}') from e
+    needed = len(columns[0]) - 1
+    if needed > self.length:
+      if self.long == 'refuse':
+        raise errors.ConfigError(
+          'data.long',
+          f"found 'refuse', and example {example['id']!r} needs {needed:,} "
+          'positions',
+          legal=f'data.length {needed} or more, or data.long '
+          f'{"chunk" if document else "drop"!r}',
+        )
+      if document and self.long == 'chunk':
+        return [packing.Example(*c, index) for c in self._chunks(*columns)]
+    return [packing.Example(*columns, index)]
+
+  def _document(self, text):
+    """Returns BOS, the text and EOS; all but BOS are targets."""
+    first = self._first
+    ids = [*first, *self.tokenizer.encode(text), self.tokenizer.eos_id]
+    weights = np.ones(len(ids), np.float32)
+    weights[: len(first)] = 0
+    parts = np.full(len(ids), types.ANSWER, np.int32)
+    return np.array(ids, np.int32), parts, weights
+
+  @property
+  def _first(self):
+    bos = self.tokenizer.bos_id
+    return [] if bos is None else [bos]
+
+  def _chunks(self, ids, parts, weights) -> Iterator[Sequence[np.ndarray]]:
+    """Yields the columns of full rows; each begins with the BOS, if any."""
+    first = len(self._first)
+    size = self.length + 1 - first
+    # Nothing predicts the first id of a row: without a BOS it is context.
+    overlap = max(self.overlap, 1 - first)
+    begin = first
+    while True:
+      chunk = slice(begin, begin + size)
+      context = overlap if begin > first else 0
+      columns = [np.append(x[:first], x[chunk]) for x in (ids, parts, weights)]
+      columns[-1][first : first + context] = 0
+      yield columns
+      if begin + size >= len(ids):
+        return
+      begin += size - overlap

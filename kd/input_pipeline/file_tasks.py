@@ -1,0 +1,95 @@
+"""Tasks of data files: seqio tasks whose examples Python reads."""
+
+from typing import Any
+
+from kd.core import errors
+from kd.data_files import source as source_lib
+from kd.input_pipeline import conversations
+from kd.metrics import metric
+
+
+def register(name: str, source: source_lib.Source) -> Any:
+  """Returns the seqio task of files; registers it.
+
+  A task of files that has the name is replaced.
+
+  Args:
+    name: of the task.
+    source: the files.
+
+  Raises:
+    ConfigError: another kind of task has that name.
+  """
+  import seqio
+  import tensorflow as tf
+
+  registry = seqio.TaskRegistry
+  if name in registry.names():
+    held = source_of(registry.get(name))
+    if held is None:
+      raise errors.ConfigError(
+        source.field,
+        f'the task of {source.location!r} would be called {name!r}, as another '
+        'task is',
+        legal='a file of another name',
+      )
+    if held == source:
+      return registry.get(name)
+    registry.remove(name)
+
+  def texts(split):
+    for example in source.read(split, _raise):
+      is_document = conversations.is_document(example)
+      yield {
+        'id': example['id'],
+        'inputs': conversations.prompt_text(example),
+        'targets': example['text']
+        if is_document
+        else conversations.reference(example),
+      }
+
+  def dataset(split, shuffle_files):
+    del shuffle_files  # Rows are shuffled when they are prepared.
+    return tf.data.Dataset.from_generator(
+      lambda: texts(split),
+      output_signature=dict.fromkeys(
+        ('id', 'inputs', 'targets'), tf.TensorSpec([], tf.string)
+      ),
+    )
+
+  data = seqio.FunctionDataSource(
+    dataset, splits=source.splits(), caching_permitted=False
+  )
+  data.files = source  # source_of finds it.
+  feature = seqio.Feature(
+    seqio.PassThroughVocabulary(size=0), add_eos=False, rank=0, dtype=tf.string
+  )
+  return registry.add(
+    name,
+    source=data,
+    preprocessors=[],
+    output_features=dict.fromkeys(('inputs', 'targets'), feature),
+    postprocess_fn=_stripped,
+    metric_fns=[same_answer],
+    shuffle_buffer_size=None,
+  )
+
+
+def source_of(task: Any) -> source_lib.Source | None:
+  """Returns the files that a seqio task reads; None for any other task."""
+  return getattr(task.source, 'files', None)
+
+
+def _raise(error: errors.ConfigError) -> None:
+  raise error
+
+
+def _stripped(text, example=None, is_target=False):
+  del example, is_target
+  return text.strip()
+
+
+def same_answer(targets, predictions):
+  """Metric function: which answers are those of the file, word for word."""
+  same = [t == p for t, p in zip(targets, predictions, strict=True)]
+  return {'same_answer': metric.Metric(same, title='answers as in the file')}

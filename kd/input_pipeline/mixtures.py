@@ -1,0 +1,162 @@
+"""What a config's data consists of: seqio tasks and files, with rates."""
+
+import dataclasses
+from typing import Any
+
+from kd.core import errors
+from kd.data_files import examples as file_examples
+from kd.data_files import locations
+from kd.data_files import source as source_lib
+
+FIELD = 'data.mixture'
+_LONGEST_NAME = 60  # characters; it is part of a folder's name
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A seqio task or mixture, or files.
+
+  Attributes:
+    task: the name that seqio has, or that the task of the files gets.
+    source: the files; None for a name of seqio's.
+    rate: its share of the mixture, before normalizing.
+  """
+
+  task: str
+  source: source_lib.Source | None
+  rate: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+  """All that examples are read from.
+
+  Attributes:
+    parts: in the config's order.
+    module: the Python module that registers the names; '' if all are files.
+  """
+
+  parts: tuple[Part, ...]
+  module: str
+
+  @property
+  def name(self) -> str:
+    """Returns a name for messages and folders."""
+    return '+'.join(part.task for part in self.parts)[:_LONGEST_NAME]
+
+  @property
+  def request(self) -> dict[str, Any]:
+    """Returns what rows depend on, as a manifest records it."""
+    return {
+      'name': self.name,
+      'module': self.module,
+      'parts': [
+        [part.task, part.source and part.source.identity, part.rate]
+        for part in self.parts
+      ],
+    }
+
+
+def task(name: str, module: str) -> Mixture:
+  """Returns a seqio task or mixture that a module registers."""
+  return Mixture((Part(name, None),), module)
+
+
+def training(config: Any) -> Mixture:
+  """Returns the data that a run trains on.
+
+  Raises:
+    ConfigError: a rate is wrong, or held-out sets have no data.
+  """
+  pairs = entries(config.data.mixture)
+  held_out = _evaluated(config)
+  return _mixture(config, FIELD, pairs, held_out)
+
+
+def held_out(config: Any, name: str) -> Mixture:
+  """Returns the data of a set of evaluation.sets.
+
+  Files that the run also trains on are divided by data.held_out; others are
+  used as a whole.
+
+  Raises:
+    ConfigError: a rate is wrong, or nothing of the files is held out.
+  """
+  field = f'evaluation.sets.{name}.mixture'
+  own = config.evaluation.sets[name].mixture
+  trained = {source for source, _ in entries(config.data.mixture)}
+  pairs = entries(own or config.data.mixture)
+  if not config.data.held_out:
+    for location, _ in pairs:
+      # A split of the folder's own, or a name of seqio's, is held out already.
+      split = config.evaluation.sets[name].split
+      if (
+        location in trained
+        and locations.is_location(location)
+        and split not in locations.splits(location)
+      ):
+        raise errors.ConfigError(
+          'data.held_out',
+          f'found 0, and evaluation.sets.{name} reads {location!r}, which is '
+          'trained on',
+          legal='more than 0, another mixture for that set, or '
+          'evaluation.sets={}',
+        )
+  return _mixture(config, field if own else FIELD, pairs, trained)
+
+
+def _evaluated(config) -> set[str]:
+  """Returns what held-out sets read: names and locations."""
+  read = set()
+  for entry in config.evaluation.sets.values():
+    if entry.examples or entry.answers:
+      mixture = entry.mixture or config.data.mixture
+      read |= {source for source, _ in entries(mixture)}
+  return read
+
+
+def entries(mixture: Any) -> list[tuple[str, float]]:
+  """Returns the names and locations of a field's value, with their rates."""
+  if isinstance(mixture, str):
+    return [(mixture, 1.0)]
+  return [
+    (entry, 1.0) if isinstance(entry, str) else (entry[0], float(entry[1]))
+    for entry in mixture
+  ]
+
+
+def shown(mixture: Any) -> str:
+  """Returns a field's value as text for people."""
+  return ', '.join(
+    name if rate == 1 else f'{name} (rate {rate:g})'
+    for name, rate in entries(mixture)
+  )
+
+
+def _mixture(config, field, pairs, divided) -> Mixture:
+  data = config.data
+  columns = file_examples.Columns(**data.columns)
+  parts, names = [], set()
+  for text, rate in pairs:
+    if not locations.is_location(text):
+      parts.append(Part(text, None, rate))
+      continue
+    share = float(data.held_out) if text in divided else 0.0
+    source = source_lib.Source(text, columns, share, field)
+    parts.append(Part(_unused(locations.task_name(text), names), source, rate))
+  if not any(part.rate for part in parts):
+    raise errors.ConfigError(
+      field, 'has the rate 0 for all', legal='a rate above 0 for at least one'
+    )
+  only_files = all(part.source for part in parts)
+  return Mixture(tuple(parts), '' if only_files else data.module)
+
+
+def _unused(name, names):
+  number = 2
+  unused = name
+  while unused in names:
+    unused = f'{name}.{number}'
+    number += 1
+  names.add(unused)
+  return unused

@@ -1,0 +1,40 @@
+"""Counts and lists examples that are skipped since they are wrong."""
+
+from typing import Any
+
+from kd.core import errors
+
+REFUSE, SKIP = ON_ERROR = ('refuse', 'skip')  # data.on_error
+_LISTED = 1000  # of those that are skipped, in a manifest
+
+
+def taker(on_error: str) -> 'Skipped | None':
+  """Returns what examples.stream calls with errors; None if it raises them."""
+  return Skipped() if on_error == SKIP else None
+
+
+class Skipped:
+  """Takes note of examples; `examples.stream` calls it with each error."""
+
+  def __init__(self):
+    self.count = 0
+    self._listed: list[str] = []
+
+  def __call__(self, error: errors.ConfigError) -> None:
+    self.count += 1
+    if len(self._listed) < _LISTED:
+      self._listed.append(str(error))
+
+  def line(self) -> str:
+    """Returns a line for the user: how many, and the first ones."""
+    shown = '; '.join(self._listed[: errors.NAMED])
+    rest = self.count - errors.NAMED
+    more = f'; and {rest:,} more' if rest > 0 else ''
+    return f'{self.count:,} wrong examples skipped: {shown}{more}'
+
+  def __bool__(self) -> bool:
+    return bool(self.count)
+
+  def record(self) -> dict[str, Any]:
+    """Returns the count and the first errors, as JSON."""
+    return {'count': self.count, 'first': list(self._listed)}
