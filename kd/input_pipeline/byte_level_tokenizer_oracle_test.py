@@ -12,6 +12,7 @@ import unicodedata
 
 import pytest
 
+from kd.input_pipeline import chat_cases
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizer_differences
@@ -40,6 +41,7 @@ _CHATS = [
     {'role': 'assistant', 'content': '\n2 '},
     {'role': 'user', 'content': '3'},
   ],
+  chat_cases.WITH_TOOLS,
 ]
 
 
@@ -199,7 +201,8 @@ def test_transformers_writes_our_chats(python, tmp_path, name, options):
   hf_tokenizer.write(tokenizer, exported, templates.TEMPLATES[jinja].jinja)
   chats = _CHATS if name != 'plain' else _CHATS[:1]
   got = _ask(python, exported, chats=chats, **options)
-  for messages, chat in zip(chats, got['chats'], strict=True):
+  for given_chat, chat in zip(chats, got['chats'], strict=True):
+    messages = chat_cases.checked(given_chat)
     generate = messages[-1]['role'] == 'user'
     text, _ = templates.render(name, messages, generate)
     assert text.removeprefix('<bos>') == chat['text']
@@ -209,6 +212,9 @@ def test_transformers_writes_our_chats(python, tmp_path, name, options):
       else templates.encode(tokenizer, name, messages)[0].tolist()
     )
     assert ours == chat['ids']
+    if not generate and templates.has_turns(name):
+      weights = templates.encode(tokenizer, name, messages)[2]
+      assert weights.tolist() == chat['mask'] and any(chat['mask'])
 
 
 def test_chats_that_the_template_refuses(python, tmp_path):

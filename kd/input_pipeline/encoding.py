@@ -76,6 +76,21 @@ class Encoder:
         return [packing.Example(*c, index) for c in self._chunks(*columns)]
     return [packing.Example(*columns, index)]
 
+  def chunk_sizes(self, positions: int, length: int) -> list[int]:
+    """Returns the positions of the chunks of a document.
+
+    Args:
+      positions: what the whole document needs.
+      length: positions of a row.
+    """
+    if positions <= length:
+      return [positions]
+    step = length - self.overlap
+    if not self._first:
+      step = length + 1 - max(self.overlap, 1)
+    sizes = [length] * -(-(positions - length) // step)
+    return [*sizes, positions - step * len(sizes)]
+
   def _document(self, text):
     """Returns BOS, the text and EOS; all but BOS are targets."""
     first = self._first

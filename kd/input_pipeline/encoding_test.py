@@ -45,6 +45,12 @@ def test_each_token_of_a_document_is_a_target_once(
     targets += weighed
     if number < len(chunks) - 1:
       assert chunk.positions == length
+  whole = encoding.Encoder(used, 'plain', 999).encode(
+    {'id': 'a', 'text': _TEXT}, 7
+  )
+  assert encoder.chunk_sizes(whole[0].positions, length) == [
+    chunk.positions for chunk in chunks
+  ]
   first = [] if has_bos else tokenizer.encode('a')
   assert first + targets == [*tokenizer.encode(_TEXT), _EOS]
   # Without a BOS an id is context by its place already: none predicts it.

@@ -16,6 +16,7 @@ import pytest
 
 from kd.checkpoints import gguf_writer
 from kd.core import errors
+from kd.input_pipeline import chat_cases
 from kd.input_pipeline import gguf_tokenizers
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import sentencepiece_models
@@ -41,6 +42,7 @@ _CHATS = [
     {'role': 'assistant', 'content': 'Oui.\n'},
     {'role': 'user', 'content': 'caf\u00e9 \U0001f600'},
   ],
+  chat_cases.WITH_TOOLS,
   [{'role': 'user', 'content': 'a'}, {'role': 'user', 'content': 'b'}],
 ]
 
@@ -161,7 +163,8 @@ def test_transformers_gives_our_ids(kind, python, tmp_path):
     assert ids == [tokenizer.bos_id] + ours, repr(text)
     # Either takes the mark of a space for a space.
     assert tokenizer.decode(ours) == decoded == text.replace('\u2581', ' ')
-  for messages, chat in zip(_CHATS, got['chats'], strict=True):
+  for given, chat in zip(_CHATS, got['chats'], strict=True):
+    messages = chat_cases.checked(given)
     if chat['error']:
       with pytest.raises(errors.ConfigError, match='turn 2.*is a user turn'):
         templates.render('gemma', messages)
@@ -174,7 +177,10 @@ def test_transformers_gives_our_ids(kind, python, tmp_path):
       else templates.encode(tokenizer, 'gemma', messages)[0].tolist()
     )
     assert ours == chat['ids']
-  assert [bool(chat['error']) for chat in got['chats']] == [False] * 3 + [True]
+    if not generate:
+      weights = templates.encode(tokenizer, 'gemma', messages)[2]
+      assert weights.tolist() == chat['mask'] and any(chat['mask'])
+  assert [bool(chat['error']) for chat in got['chats']] == [False] * 4 + [True]
   reread = tokenizers.load(f'hf:{tmp_path}')
   assert reread.digest == tokenizer.digest
 

@@ -236,7 +236,7 @@ def _write_parts(
         )
       ),
     )
-    if skipped:
+    if skipped and skipped.count:
       say(f'{task.name}: {skipped.line()}')
     parts.append(
       {'task': task.name, 'rate': rate}

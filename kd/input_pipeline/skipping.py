@@ -32,9 +32,8 @@ class Skipped:
     more = f'; and {rest:,} more' if rest > 0 else ''
     return f'{self.count:,} wrong examples skipped: {shown}{more}'
 
-  def __bool__(self) -> bool:
-    return bool(self.count)
-
   def record(self) -> dict[str, Any]:
-    """Returns the count and the first errors, as JSON."""
+    """Returns the count and the first errors, as JSON; {} without any."""
+    if not self.count:
+      return {}
     return {'count': self.count, 'first': list(self._listed)}

@@ -7,7 +7,7 @@ import sys
 from kd import modes
 
 _NAMES = {
-  *('cache', 'chat', 'check', 'eval', 'export', 'generate'),
+  *('cache', 'chat', 'check', 'data', 'eval', 'export', 'generate'),
   *('plan', 'prune', 'reason', 'search', 'train', 'verify'),
 }
 

@@ -1,7 +1,8 @@
 """Oracle: what transformers makes of texts and messages with a tokenizer.
 
 Reads {"directory", "texts", "chats"} as JSON from stdin; writes {"ids",
-"decoded", "chats": [{"text", "ids", "error"}]} to stdout. Texts are encoded
+"decoded", "chats": [{"text", "ids", "mask", "error"}]} to stdout; `mask` is
+that of the assistant's tokens. Texts are encoded
 with the special tokens that the tokenizer adds by itself, and decoded without
 the first ids, as many as the optional "skip" says (1). The chats also get the
 opening of the model's turn where they end with the user's, and the optional
@@ -19,12 +20,17 @@ def _chat(tokenizer, messages, options):
   options = options | {'add_generation_prompt': generate}
   try:
     text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    ids = tokenizer.apply_chat_template(
-      messages, tokenize=True, return_dict=False, **options
+    made = tokenizer.apply_chat_template(
+      messages,
+      tokenize=True,
+      return_dict=True,
+      return_assistant_tokens_mask=True,
+      **options,
     )
   except Exception as e:  # Jinja's own errors and transformers' alike.
-    return {'text': None, 'ids': None, 'error': str(e)}
-  return {'text': text, 'ids': ids, 'error': None}
+    return {'text': None, 'ids': None, 'mask': None, 'error': str(e)}
+  ids, mask = made['input_ids'], made['assistant_masks']
+  return {'text': text, 'ids': ids, 'mask': mask, 'error': None}
 
 
 def main():

@@ -1,0 +1,75 @@
+"""Rows as text in which what the model learns is highlighted."""
+
+from collections.abc import Sequence
+import itertools
+import re
+
+import numpy as np
+
+from kd.input_pipeline import packing
+from kd.input_pipeline import tokenizers
+
+_LONGEST = 4000  # characters shown of a row
+_GREEN, _YELLOW, _RESET = '\x1b[32m', '\x1b[33m', '\x1b[0m'
+_BETWEEN = '\n--- next example in the row ---\n'
+
+
+def text(
+  examples: Sequence[packing.Example],
+  tokenizer: tokenizers.Tokenizer,
+  color: bool,
+) -> str:
+  """Returns the examples of a row as text.
+
+  Args:
+    examples: in their order.
+    tokenizer: gave the ids.
+    color: highlights what has a weight in green, or in yellow with the weight
+      in front if it is not 1; False: in [[double brackets]].
+  """
+  return _BETWEEN.join(_example(e, tokenizer, color) for e in examples)
+
+
+def _example(example, tokenizer, color):
+  parts, left = [], _LONGEST
+  # The first id is never a target, whatever its weight.
+  weights = np.concatenate([[0.0], example.weights[1:]])
+  pairs = zip(example.ids.tolist(), weights.tolist(), strict=True)
+  for weight, run in itertools.groupby(pairs, key=lambda pair: pair[1]):
+    said = _printable(_decode([i for i, _ in run], tokenizer))
+    more = len(said) - left
+    parts.append(_marked(said[:left], weight, color))
+    left -= len(said)
+    if left <= 0:
+      parts.append(f'... ({more:,} more characters, and what follows)')
+      break
+  return ''.join(parts)
+
+
+def _marked(said, weight, color):
+  if not weight:
+    return said
+  factor = '' if weight == 1 else f'{weight:g}: '
+  if color:
+    return f'{_YELLOW if factor else _GREEN}{factor}{said}{_RESET}'
+  return f'[[{factor}{said}]]'
+
+
+def _decode(ids, tokenizer):
+  """Returns the text of ids; marks without text by their names."""
+  silent = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id}
+  return ''.join(
+    ''.join(map(tokenizer.text_of, run))
+    if is_silent
+    else tokenizer.decode(list(run))
+    for is_silent, run in itertools.groupby(ids, key=silent.__contains__)
+  )
+
+
+def _printable(said):
+  """Returns a text with control characters as escapes."""
+  return re.sub(
+    r'[^\n\t]',
+    lambda match: match[0] if match[0].isprintable() else repr(match[0])[1:-1],
+    said,
+  )
