@@ -103,6 +103,11 @@ def prompt(
   """
   fields = _fields(row, where, columns, generate=True)
   fields.pop('completion', None)
+  asked = fields.get('prompt')
+  if isinstance(asked, str):  # May be empty: the model begins by itself.
+    return [
+      {'role': 'user', 'content': chats.text(asked, f'{where}: prompt', True)}
+    ]
   chat = _messages(fields, where, columns)
   if chat[-1]['role'] == 'assistant':
     chat.pop()
@@ -121,6 +126,8 @@ def _fields(row, where, columns, generate=False):
       fields[field.name] = value
   if 'messages' in fields and 'completion' not in fields:
     fields.pop('prompt', None)  # Data sets repeat the first message there.
+  if generate:
+    fields.pop('text', None)
   kinds = [kind for kind in ('prompt', 'messages', 'text') if kind in fields]
   if not kinds:
     wanted = [columns.prompt, columns.messages, columns.text]

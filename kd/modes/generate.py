@@ -9,6 +9,7 @@ import ml_collections
 from kd.core import identity
 from kd.core import paths
 from kd.core import progress
+from kd.data_files import examples
 from kd.partitioning import rules
 from kd.run import generation
 from kd.run import outputs
@@ -44,8 +45,12 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   )
   questions = []
   if jax.process_index() == 0:
+    data = run.config.data
     questions = prompts.read(
-      paths.expand(fields.prompts), run.tokenizer, run.config.data.template
+      fields.prompts,
+      run.tokenizer,
+      data.template,
+      examples.Columns(**data.columns),
     )
   words = engine.vocabulary(run.tokenizer)
   sampler = engine.Engine(module, words, fields.batch_size)

@@ -4,23 +4,29 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import json
 import os
+import re
 from typing import Any
 
 import numpy as np
 
 from kd.core import errors
 from kd.core import identity as identity_lib
-from kd.core import json_files
 from kd.core import json_lines
 from kd.core import run_info
+from kd.data_files import examples
+from kd.data_files import locations
+from kd.data_files import source
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
+from kd.models import chat_turns
 from kd.sampling import requests
 
-_KEYS = ('prompt', 'messages')
 _LEGAL = (
-  '{"prompt": "text"} or {"messages": [{"role": "user", "content": "text"}]}'
+  'rows of {"prompt": "text"} or {"messages": [{"role": "user", "content": '
+  '"text"}]}'
 )
+_COLUMNS = examples.Columns()
+TEXT = 'prompt_text'  # Key of the text that the model continued.
 # Keys of a line of answers that a resumed run reads.
 _READ_BACK = {
   'index': int,
@@ -50,7 +56,8 @@ class Prompt:
 
   Attributes:
     ids: of the prompt, BOS included if the tokenizer has one.
-    fields: the line: prompt or messages, and keys of the user's own.
+    fields: the row: prompt or messages, and columns of the user's own; and
+      prompt_text, the text that `ids` are of, without BOS.
   """
 
   ids: list[int]
@@ -58,93 +65,71 @@ class Prompt:
 
 
 def read(
-  path: str, tokenizer: tokenizers.Tokenizer, template: str
+  location: str,
+  tokenizer: tokenizers.Tokenizer,
+  template: str,
+  columns: examples.Columns = _COLUMNS,
 ) -> list[Prompt]:
   """Reads prompts and encodes them.
 
   Args:
-    path: a file of JSON lines, each with {"prompt": str} or {"messages": [...]}
-      and any other keys, which are written with the answers.
+    location: files as those to train on: JSON lines, Parquet, ... An answer
+      that a row has, as `completion` or as the last message, is left out of the
+      prompt; all that a row has is written with the answers.
     tokenizer: gives the ids.
     template: how messages are written; a `prompt` is a user's only message.
+    columns: names of the files' columns.
 
   Raises:
-    ConfigError: the file is missing or empty, or a line is wrong: names the
-      first such line and numbers the others.
+    ConfigError: a file is missing or empty, or a line is wrong: names the first
+      such line and numbers the others.
   """
   templates.check_tokenizer(tokenizer, template)
-  if not os.path.isfile(path):
-    raise errors.ConfigError('generate.prompts', f'{path}: no such file')
-  with open(path, 'rb') as f:
-    lines = f.read().removesuffix(b'\n').split(b'\n')
-  if lines == [b'']:
-    raise errors.ConfigError(path, 'is empty', legal=f'JSON lines of {_LEGAL}')
+  field = 'generate.prompts'
+  if not location:
+    raise errors.ConfigError(field, "found ''", legal=locations.LEGAL)
   prompts, wrong = [], []
-  for number, line in enumerate(lines, 1):
-    try:
-      fields = _fields(line, f'{path}:{number}')
-      messages = fields.get('messages') or templates.exchange(fields['prompt'])
-      ids = templates.encode_prompt(tokenizer, template, messages)
-      prompts.append(Prompt(ids, fields))
-    except errors.ConfigError as e:
-      where = f'{path}:{number}'
-      # Templates do not know of the file.
-      at = e.path if e.path.startswith(where) else f'{where}: {e.path}'
-      wrong.append((number, at, str(e).removeprefix(f'{e.path}: ')))
+  for path in locations.files(location, field):
+    for where, row in source.read_file(path, wrong.append):
+      try:
+        messages = examples.prompt(_checked(row, where), where, columns)
+        text, _ = templates.render(template, messages, generate=True)
+        ids = templates.encode_text(tokenizer, text)
+        shown = text.removeprefix(chat_turns.BOS)
+        prompts.append(Prompt(ids, {**_plain(row), TEXT: shown}))
+      except errors.ConfigError as e:
+        # Templates do not know of the file.
+        at = e.path if e.path.startswith(where) else f'{where}: {e.path}'
+        wrong.append(e.at(at))
   if wrong:
-    others = ', '.join(str(number) for number, *_ in wrong[1:])
+    numbers = [re.search(r'(:|: row )(\d+)(:|$)', e.path) for e in wrong[1:]]
+    others = ', '.join(number[2] for number in numbers if number)
     more = f' (lines that are wrong too: {others})' if others else ''
-    raise errors.ConfigError(wrong[0][1], wrong[0][2] + more)
+    raise errors.ConfigError(
+      wrong[0].path, str(wrong[0]).removeprefix(f'{wrong[0].path}: ') + more
+    )
+  if not prompts:
+    raise errors.ConfigError(location, 'is empty', legal=_LEGAL)
   return prompts
 
 
-def _fields(line: bytes, where: str) -> dict[str, Any]:
-  """Checks and returns a line; raises ConfigError naming `where`."""
-  record = json_files.parse(line, where, _LEGAL)
-  if not isinstance(record, dict):
-    raise errors.ConfigError(
-      where, f'holds a {type(record).__name__}', legal=_LEGAL
-    )
-  for key in _WRITTEN:
-    if key in record:
+def _checked(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+  """Raises ConfigError if a row has a key that answers have."""
+  reserved = (*_WRITTEN, TEXT)
+  for key in reserved:
+    if key in row:
       raise errors.ConfigError(
         where,
         f'has a key {key!r}, which --mode=generate writes itself',
-        legal=f'other keys than {", ".join(_WRITTEN)}',
+        legal=f'other keys than {", ".join(reserved)}',
       )
-  count = sum(key in record for key in _KEYS)
-  if not count and record:
-    raise errors.unknown(where, 'key', next(iter(record)), _KEYS)
-  if count != 1:
-    raise errors.ConfigError(
-      where, f'has {count} of prompt and messages', legal=_LEGAL
-    )
-  if 'messages' in record:
-    _check_messages(record['messages'], f'{where}: messages')
-  elif not isinstance(record['prompt'], str):
-    raise errors.ConfigError(
-      where, f'prompt is {json_files.short(record["prompt"])}', legal='a string'
-    )
-  return record
+  return row
 
 
-def _check_messages(messages, where):
-  if not isinstance(messages, list) or not messages:
-    raise errors.ConfigError(
-      where, f'are {json_files.short(messages)}', legal=_LEGAL
-    )
-  for i, message in enumerate(messages):
-    is_dict = isinstance(message, dict)
-    if (
-      not is_dict
-      or set(message) != {'role', 'content'}
-      or not all(isinstance(value, str) for value in message.values())
-    ):
-      raise errors.ConfigError(
-        f'{where}[{i}]',
-        f'is {json_files.short(message)}',
-        legal='{"role": "user", "content": "text"}',
-      )
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a row as JSON: dates of Parquet become text, NaN None."""
+  text = json.dumps(row, default=str)
+  return json.loads(text, parse_constant=lambda name: None)
 
 
 def requests_of(

@@ -72,31 +72,41 @@ def _ids(tmp_path, texts=TEXTS):
 
 def test_prompt_is_a_users_message(tmp_path):
   message = {'role': 'user', 'content': 'Hi\u2028there'}
+  answer = {'role': 'assistant', 'content': 'Yes'}
   path = _write(
     tmp_path / 'in.jsonl',
     [
       json.dumps({'prompt': message['content']}, ensure_ascii=False),
       json.dumps({'messages': [message]}) + '\r',
+      # A chat to train on: its last answer is no part of the prompt.
+      json.dumps({'messages': [message, answer], 'prompt': 'Hi'}),
+      json.dumps({'prompt': message['content'], 'completion': 'Yes'}),
     ],
   )
   wanted = templates.encode_prompt(TOKENIZER, 'gemma', [message])
-  assert [prompt.ids for prompt in _read(path)] == [wanted, wanted]
+  read = _read(path)
+  assert [prompt.ids for prompt in read] == [wanted] * 4
+  assert read[2].fields['messages'][1] == answer
+  assert {prompt.fields['prompt_text'] for prompt in read} == {
+    '<start_of_turn>user\nHi\u2028there<end_of_turn>\n<start_of_turn>model\n'
+  }
 
 
 @pytest.mark.parametrize(
   'line, match',
   [
     ('{"prompt": ', r'in\.jsonl:2: is not JSON'),
-    ('', r'in\.jsonl:2: is not JSON'),
     (r'{"prompt": "Thanks \ud83d"}', r'in\.jsonl:2: has half of a surrogate'),
-    ('["a"]', r'in\.jsonl:2: holds a list'),
-    ('{"promt": "a"}', r"in\.jsonl:2: unknown key 'promt'.*'prompt'\?"),
-    ('{}', r'in\.jsonl:2: has 0 of'),
+    ('["a"]', r'in\.jsonl:2: holds \[.*not an object'),
+    ('{"promt": "a"}', r"in\.jsonl:2: has 'promt'.*'prompt'\?"),
+    ('{}', r'in\.jsonl:2: has no column'),
     ('{"prompt": "a", "index": 3}', r"in\.jsonl:2: has a key 'index'"),
-    ('{"prompt": "a", "messages": []}', r'in\.jsonl:2: has 2 of'),
-    ('{"prompt": 3}', r'in\.jsonl:2: prompt is 3'),
+    ('{"prompt": 3}', r'in\.jsonl:2: prompt: is 3'),
     ('{"messages": []}', r'in\.jsonl:2: messages: are \[\]'),
-    ('{"messages": [{"role": "user"}]}', r'in\.jsonl:2: messages\[0\]: is'),
+    (
+      '{"messages": [{"role": "user"}]}',
+      r'in\.jsonl:2: messages\[0\]: has no content',
+    ),
     (
       '{"messages": [{"role": "usr", "content": "a"}]}',
       r"in\.jsonl:2: messages\[0\]\.role: unknown role 'usr'.*'user'\?",
@@ -113,7 +123,7 @@ def test_bad_lines_are_named(tmp_path, line, match):
 
 
 def test_missing_and_empty_files(tmp_path):
-  with pytest.raises(errors.ConfigError, match='no such file'):
+  with pytest.raises(errors.ConfigError, match='no file'):
     _read(str(tmp_path / 'none.jsonl'))
   (tmp_path / 'empty.jsonl').touch()
   with pytest.raises(errors.ConfigError, match='is empty'):

@@ -55,8 +55,8 @@ GENERATE = schema.Section(
   {
     'prompts': F(
       '',
-      places.Path('file', optional=True),
-      'JSON lines of {"prompt": ...} or {"messages": [...]}',
+      legal.TEXT,
+      'files with prompt or messages, as those of data.mixture (docs/data.md)',
     ),
     'output': F(
       '',
