@@ -317,7 +317,8 @@ class Tuple(Legal):
     return tuple(self.item.normal(item) for item in value)
 
   def parse(self, text):
-    if isinstance(self.item, OneOf) and re.fullmatch(r'\w+(,\w+)*,?', text):
+    named = isinstance(self.item, OneOf | Matching)
+    if named and re.fullmatch(r'[\w.]+(,[\w.]+)*,?', text):
       return tuple(filter(None, text.split(',')))
     try:
       value = ast.literal_eval(text)
