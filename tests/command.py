@@ -71,11 +71,13 @@ def _compiled():
   return folder
 
 
-def start(arguments: Sequence[str], *python: str) -> subprocess.Popen:
-  """Starts `python -m kd` with these arguments."""
+def start(
+  arguments: Sequence[str], *python: str, cwd: str | None = None
+) -> subprocess.Popen:
+  """Starts `python -m kd` with these arguments, in this folder or another."""
   return subprocess.Popen(
     [sys.executable, *python, '-m', 'kd', *arguments],
-    cwd=os.getcwd(),
+    cwd=cwd or os.getcwd(),
     env=environment(),
     text=True,
     stdout=subprocess.PIPE,

@@ -100,7 +100,7 @@ def test_choices_are_those_of_the_code():
     **{f'student.{key}': names for key, names in models.items()},
     'student.init': model_sizes.KINDS,
     'student.remat': layer_stack.REMAT_POLICIES,
-    'data.template': templates.NAMES,
+    'data.template': templates.TEMPLATES.names(),
     'data.tokenizer': {'', *tokenizers.KINDS},
     'data.rates': mixing.UNITS,
     'data.long': encoding.LONG,

@@ -14,8 +14,6 @@ docs/config.md has every field with its legal values. Any field can be changed
 on the command line: --config.optimizer.lr.peak=3e-4.
 """
 
-from collections.abc import Sequence
-
 import ml_collections
 
 from kd.config import check
@@ -58,15 +56,9 @@ ROOT = schema.Section(
 Part = ml_collections.ConfigDict
 
 
-def get_config(plugins: Sequence[str] = ()) -> Part:
-  """Returns the config with every field at its default.
-
-  Args:
-    plugins: modules to import, whose parts the config may then name.
-  """
+def get_config() -> Part:
+  """Returns the config with every field at its default."""
   config = schema.defaults(ROOT)
-  config.plugins = tuple(plugins)
-  load_plugins(config)
   config.optimizer = adamw(
     schedule('warmup_cosine', peak=1e-4, warmup_steps=100, final=1e-5)
   )

@@ -270,8 +270,12 @@ class OneOf(Text):
 
   @property
   def text(self) -> str:
-    names = [repr(name) for name in self._all()]
-    return ', '.join(names + ['or one of a plugin'] * bool(self.kind))
+    text = ', '.join(repr(name) for name in self._all())
+    if not self.kind:
+      return text
+    return (
+      f'{text}, or one of a plugin' if text else f'a {self.kind} of a plugin'
+    )
 
   def _all(self) -> list[str]:
     """Returns the names, with those that plugins have registered."""

@@ -36,7 +36,7 @@ def fields(kind: str, name: str) -> Mapping[str, field.Field]:
   Raises:
     ConfigError: an argument of the builder has no type that a field can have.
   """
-  return _fields(registry.of(kind).get(name), kind, name)
+  return _fields(registry.of(kind)[name], kind, name)
 
 
 @functools.cache

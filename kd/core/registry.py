@@ -30,7 +30,10 @@ class Registry:
     _BY_KIND[kind] = self
 
   def register(self, name: str) -> Callable[[Callable], Callable]:
-    """Returns a decorator that files a builder under `name`."""
+    """Returns a decorator that files a builder under `name`.
+
+    Where parts have no arguments, the part itself stands for its builder.
+    """
 
     def add(builder):
       if name in self._builders:
@@ -51,9 +54,12 @@ class Registry:
       listener(name)
     self._listeners.append(listener)
 
-  def get(self, name: str) -> Callable[..., Any]:
-    """Returns the builder of that name."""
+  def __getitem__(self, name: str) -> Any:
+    """Returns what is registered under `name`."""
     return self._builders[name]
+
+  def __contains__(self, name: str) -> bool:
+    return name in self._builders
 
   def arguments(self, name: str) -> dict[str, inspect.Parameter]:
     """Returns the keyword-only parameters of the builder of that name."""

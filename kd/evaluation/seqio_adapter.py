@@ -71,7 +71,11 @@ class _Task:
   pairs: Pairs
 
 
-def score(answered: Sequence[Answered], mixture: mixtures.Mixture) -> Scores:
+def score(
+  answered: Sequence[Answered],
+  mixture: mixtures.Mixture,
+  metrics: Sequence[str] = (),
+) -> Scores:
   """Scores answers with their tasks' postprocessors and metric functions.
 
   In addition to the metrics of the tasks there are `truncated`, the fraction of
@@ -81,6 +85,7 @@ def score(answered: Sequence[Answered], mixture: mixtures.Mixture) -> Scores:
   Args:
     answered: the answers by task.
     mixture: has the tasks.
+    metrics: names in metric.METRICS, in addition to the tasks' own.
 
   Raises:
     ConfigError: no such module or task, a task has no metric functions, or one
@@ -90,24 +95,25 @@ def score(answered: Sequence[Answered], mixture: mixtures.Mixture) -> Scores:
   for part in answered:
     _check_lengths(part.examples, part.samples)
   examples.register(mixture)
-  tasks = [_read(part) for part in answered]
+  more = tuple(metric.METRICS[name] for name in metrics)
+  tasks = [_read(part, more) for part in answered]
   by_function = [
     {f: _metrics(task, f, task.pairs) for f in task.functions} for task in tasks
   ]
-  metrics = [
+  joined = [
     _joined(task, found) for task, found in zip(tasks, by_function, strict=True)
   ]
   alone = [
     _alone(task, found) for task, found in zip(tasks, by_function, strict=True)
   ]
-  pooled = _pool(tasks, by_function, metrics, alone)
+  pooled = _pool(tasks, by_function, joined, alone)
   by_example = _columns(pooled, sum(alone, []))
   ends = _ends([s for part in answered for s in part.samples])
   pooled |= ends
   by_example |= {name: list(end.values) for name, end in ends.items()}
   by_task = {
     task.name: whole | _ends(part.samples)
-    for task, whole, part in zip(tasks, metrics, answered, strict=True)
+    for task, whole, part in zip(tasks, joined, answered, strict=True)
   }
   descriptions = {
     name: value.description
@@ -212,9 +218,22 @@ def _check_lengths(*columns) -> None:
     )
 
 
-def _read(part: Answered) -> _Task:
-  """Postprocesses targets and predictions."""
+def _read(part: Answered, more: tuple[Metrics, ...]) -> _Task:
+  """Postprocesses targets and predictions.
+
+  Args:
+    part: the answers.
+    more: metric functions in addition to the task's.
+  """
   task = _task(part.task)
+  functions = (*task.predict_metric_fns, *more)
+  if not functions:
+    raise errors.ConfigError(
+      'evaluation',
+      f'task {part.task!r} has no metric function of answers',
+      legal='a task with metric_fns(targets, predictions), or '
+      'evaluation.metrics',
+    )
   post = task.postprocess_fn
   targets, predictions, ids = [], [], []
   for number, (example, sample) in enumerate(
@@ -228,7 +247,6 @@ def _read(part: Answered) -> _Task:
     except Exception as e:  # The user's function may raise anything.
       what = f'the postprocessor of task {part.task!r} failed on example '
       raise user_errors.refuse(e, 'evaluation', f'{what}{ids[-1]!r}') from e
-  functions = tuple(task.predict_metric_fns)
   return _Task(part.task, ids, functions, (targets, predictions))
 
 
@@ -240,14 +258,7 @@ def _task(name: str):
     raise errors.unknown(
       'evaluation', 'task', name, sorted(seqio.TaskRegistry.names())
     )
-  task = seqio.TaskRegistry.get(name)
-  if not task.predict_metric_fns:
-    raise errors.ConfigError(
-      'evaluation',
-      f'task {name!r} has no metric function of answers',
-      legal='a task with metric_fns(targets, predictions)',
-    )
-  return task
+  return seqio.TaskRegistry.get(name)
 
 
 def _text(value: str | bytes) -> str:

@@ -20,8 +20,8 @@ class ChatTemplate(NamedTuple):
 
   Attributes:
     file: where it is.
-    names: the templates of templates.NAMES with the same turns, the one that it
-      writes by default first; () if there is none.
+    names: those of templates.TEMPLATES that have the same turns, the one that
+      it writes by default first; () if there is none.
   """
 
   file: str
@@ -52,7 +52,7 @@ def warning(template: str, init: str) -> str:
     f'data.template is {template!r}, but the chat template in {trained.file} '
   )
   if not trained.names:
-    legal = ', '.join(map(repr, templates.NAMES))
+    legal = ', '.join(map(repr, templates.TEMPLATES.names()))
     return (
       f'{problem}is none of {legal}: the model sees prompts of another form'
     )
@@ -61,7 +61,7 @@ def warning(template: str, init: str) -> str:
 
 
 def names(jinja: str) -> tuple[str, ...]:
-  """Returns the templates of templates.NAMES that a Jinja text can write.
+  """Returns the templates of templates.TEMPLATES that a Jinja text can write.
 
   Args:
     jinja: a chat template of a Hugging Face folder or a GGUF.
@@ -69,7 +69,7 @@ def names(jinja: str) -> tuple[str, ...]:
   Returns:
     Their names, the one that it writes by default first.
   """
-  known = templates.TEMPLATES.items()
+  known = [(n, templates.TEMPLATES[n]) for n in templates.TEMPLATES.names()]
   ours = [n for n, t in known if t.jinja.strip() == jinja.strip()]
   # Published texts differ from kd's, and from one model size to the next.
   theirs = [n for n, t in known if t.recognizes(jinja)]
@@ -112,7 +112,7 @@ def _from_gguf(file: str) -> ChatTemplate | None:
 def _from_workdir(workdir: str) -> ChatTemplate | None:
   data = json_files.read_in(workdir, 'config.json').get('data')
   name = data.get('template') if isinstance(data, dict) else None
-  if name not in templates.NAMES:
+  if name not in templates.TEMPLATES:
     return None
   return ChatTemplate(os.path.join(workdir, 'config.json'), (name,))
 

@@ -93,7 +93,7 @@ def test_a_template_with_thoughts_writes_both_forms(tmp_path):
 def test_a_template_of_another_family(tmp_path):
   init = _write(tmp_path, _config(_LLAMA))
   text = chat_templates.warning('plain', init)
-  assert "none of 'plain', 'gemma'" in text
+  assert "none of 'gemma', 'plain'" in text
 
 
 @pytest.mark.parametrize('value', [None, 5, [], [5], {'default': _GEMMA}])

@@ -22,7 +22,7 @@ class Encoder:
 
   Attributes:
     tokenizer: gives the ids.
-    template: how chats are written, a name of templates.NAMES.
+    template: how chats are written, a name of templates.TEMPLATES.
     length: positions of a row, L.
     long: for examples that need more: 'chunk' divides documents, and chats are
       left out; 'drop' leaves both out; 'refuse' is an error.

@@ -63,7 +63,7 @@ def prepare(
     mixture: the tasks and files.
     split: their split.
     tokenizer: gives the ids.
-    template: a name of templates.NAMES.
+    template: a name of templates.TEMPLATES.
     length: positions of a row, L.
     pack: whether rows hold several examples; these are shuffled by `seed`
       before, or they keep the file's order.

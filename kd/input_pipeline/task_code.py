@@ -24,8 +24,11 @@ from kd.input_pipeline import templates
 
 # The modules here that decide what a row of given texts looks like.
 _ROW_CODE = (encoding, packing, templates, chats, examples)
-# What a plugin imports to register tasks.
-_TASKS = {'seqio', 'kd.input_pipeline.text_tasks'}
+# What a plugin imports to register tasks and chat templates.
+_OF_ROWS = {
+  *('seqio', 'kd.input_pipeline.text_tasks'),
+  *('kd.models.chat_turns', 'kd.input_pipeline.templates'),
+}
 # Libraries set variables of their own while they are imported.
 _VARIABLE = re.compile('(?!TF_|JAX_|XLA_)[A-Z][A-Z0-9_]+')
 
@@ -56,7 +59,7 @@ def of(module: str) -> TaskCode:
   Followed are imports anywhere in a file, of the module's own package, of kd
   and of whatever is not an installed package or part of Python. A module that
   is imported by a computed name is not seen: list its file in DATA_FILES.
-  A plugin that imports seqio or text_tasks may register tasks, and counts too.
+  A plugin that may register tasks or chat templates counts too.
 
   Args:
     module: an importable module's name, e.g. 'kd.data.mixtures'; '' where all
@@ -66,25 +69,26 @@ def of(module: str) -> TaskCode:
     ConfigError: there is no such module, or a file has a syntax error.
   """
   importlib.invalidate_caches()
-  if not module:
-    return TaskCode('', _digest({}), {}, '', {})
-  spec = _top_spec(module.partition('.')[0])
-  if spec is None or _find(module) is None:
+  spec = _top_spec(module.partition('.')[0]) if module else None
+  if module and (spec is None or _find(module) is None):
     raise _no_module(module)
   walk = _Walk(module.partition('.')[0])
-  walk.visit(module)
+  if module:
+    walk.visit(module)
   for plugin in plugins.loaded():
     other = _Walk(plugin.partition('.')[0])
     other.visit(plugin)
-    if other.imports_tasks:
+    if other.makes_rows:
       walk.files |= other.files
       walk.variables |= other.variables
-  where = spec.origin or next(iter(spec.submodule_search_locations))
+  where = ''
+  if spec is not None:
+    where = spec.origin or next(iter(spec.submodule_search_locations))
   return TaskCode(
     module,
     _digest(walk.files),
     walk.files,
-    os.path.dirname(os.path.realpath(where)),
+    os.path.dirname(os.path.realpath(where)) if where else '',
     {
       name: os.environ[name]
       for name in sorted(walk.variables)
@@ -165,7 +169,7 @@ class _Walk:
     self._own = (top, 'kd')
     self._seen: set[str] = set()
     self.files: dict[str, str] = {}
-    self.imports_tasks = False  # anywhere but in kd
+    self.makes_rows = False  # anywhere but in kd
     self.variables: set[str] = set()
 
   def visit(self, name: str) -> None:
@@ -191,7 +195,7 @@ class _Walk:
         imported = list(_imported(tree, package))
         pending += imported
         if name.partition('.')[0] != 'kd':
-          self.imports_tasks |= not _TASKS.isdisjoint(imported)
+          self.makes_rows |= not _OF_ROWS.isdisjoint(imported)
         self.variables |= _variables(tree)
 
   def _counts(self, top):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kd.core import errors
+from kd.core import registry
 from kd.core import types
 from kd.input_pipeline import plain_template
 from kd.input_pipeline import tokenizers
@@ -13,8 +14,11 @@ from kd.models import families
 
 Message = chat_turns.Message
 
-TEMPLATES = {'plain': plain_template.TEMPLATE, **families.chat_templates()}
-NAMES = tuple(TEMPLATES)
+# Of chat_turns.Template, by the value of data.template.
+TEMPLATES = registry.Registry(families.CHAT_TEMPLATE)
+TEMPLATES.register('plain')(plain_template.TEMPLATE)
+for _name, _template in families.chat_templates().items():
+  TEMPLATES.register(_name)(_template)
 _NEVER = 2**62  # Characters: no text is that long.
 
 
@@ -46,13 +50,13 @@ def has_turns(name: str) -> bool:
 
 def with_turns() -> str:
   """Returns the names of the templates that have turns, for messages."""
-  return ', '.join(repr(name) for name in NAMES if has_turns(name))
+  return ', '.join(repr(name) for name in TEMPLATES.names() if has_turns(name))
 
 
 def check_name(name: str, path: str = 'data.template') -> None:
   """Raises ConfigError unless `name` names a template."""
-  if name not in NAMES:
-    raise errors.unknown(path, 'template', name, NAMES)
+  if name not in TEMPLATES:
+    raise errors.unknown(path, 'template', name, TEMPLATES.names())
 
 
 def render(
@@ -61,7 +65,7 @@ def render(
   """Writes messages as the text that the model reads.
 
   Args:
-    name: a template of NAMES.
+    name: one of TEMPLATES.
     messages: dicts of `role` (system, user, assistant or model, tool) and
       `content`; the model's may have `weight`, `rationale`, the beginning of
       the content, and `tool_calls`.
@@ -225,6 +229,8 @@ def _writable(tokenizer: tokenizers.Tokenizer) -> str:
   """Returns the names of the templates that a tokenizer can write."""
   return ', '.join(
     repr(name)
-    for name, template in TEMPLATES.items()
-    if all(tokenizer.id_of(mark) is not None for mark in template.marks or ())
+    for name in TEMPLATES.names()
+    if all(
+      tokenizer.id_of(mark) is not None for mark in TEMPLATES[name].marks or ()
+    )
   )

@@ -3,6 +3,12 @@
 from collections.abc import Sequence
 import dataclasses
 
+from kd.core import registry
+
+# Of functions (targets, predictions) -> numbers or Metric by name, which score
+# the answers of any task, by the names in evaluation.metrics.
+METRICS = registry.Registry('metric')
+
 
 @dataclasses.dataclass(frozen=True)
 class Description:

@@ -11,6 +11,7 @@ import typing
 from typing import Any
 
 from kd.core import errors
+from kd.core import registry
 
 if typing.TYPE_CHECKING:
   from kd.models import chat_turns
@@ -18,6 +19,8 @@ if typing.TYPE_CHECKING:
 
 # Folders of this package; a new family is added here and nowhere else.
 NAMES = ('gemma3', 'qwen3')
+# The kind of the registry of chat templates, kd.input_pipeline.templates.
+CHAT_TEMPLATE = 'chat template'
 # Of run.json files that were written before there was a second family.
 FIRST = 'gemma3'
 
@@ -56,9 +59,13 @@ def chat_templates() -> dict[str, 'chat_turns.Template']:
 
 
 def turn_marks() -> tuple['chat_turns.Marks', ...]:
-  """Returns the marks of all families' turns."""
-  marks = (template.marks for template in chat_templates().values())
-  return tuple(dict.fromkeys(marks))
+  """Returns the marks of turns of all families' templates and of plugins'."""
+  templates = list(chat_templates().values())
+  known = registry.of(CHAT_TEMPLATE)
+  if known:
+    templates += [known[name] for name in known.names()]
+  marks = (template.marks for template in templates)
+  return tuple(dict.fromkeys(filter(None, marks)))
 
 
 def variant(name: str, path: str) -> 'family.Config':

@@ -174,4 +174,4 @@ def of(config: Config) -> Source:
   name = config.teacher.source
   if name in _MODULES:
     importlib.import_module(f'kd.train.feeds.{_MODULES[name]}')
-  return SOURCES.get(name)(config)
+  return SOURCES[name](config)

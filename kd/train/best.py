@@ -111,7 +111,9 @@ def check(
     if held.name == name:
       # Score the references as answers: only the metrics' names are needed.
       scores = seqio_adapter.score(
-        [_referred(task_rows) for task_rows in held.prepared], held.mixture
+        [_referred(task_rows) for task_rows in held.prepared],
+        held.mixture,
+        config.evaluation.metrics,
       )
       if best.metric not in scores.pooled:
         legal = [*known, *sorted(scores.pooled)]

@@ -174,7 +174,11 @@ class Evaluator:
       columns = {key: value.tolist() for key, value in by_row.items()}
       if held_out.answers:
         answered = self._answer(params, held_out, check)
-        scored = seqio_adapter.score(answered, held_out.mixture)
+        scored = seqio_adapter.score(
+          answered,
+          held_out.mixture,
+          self._run.config.evaluation.metrics,
+        )
         found[''] |= scored.pooled
         if len(by_task) > 1:
           for task, values in scored.by_task.items():

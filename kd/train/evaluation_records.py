@@ -15,6 +15,7 @@ from kd.core import paths
 from kd.core import progress
 from kd.core import run_info
 from kd.evaluation import results
+from kd.input_pipeline import task_code
 from kd.partitioning import processes
 from kd.run import outputs
 from kd.run import resolved
@@ -62,6 +63,9 @@ class Recorder:
       'tokenizer': run.tokenizer.digest,
       'max_new_tokens': run.config.evaluation.max_new_tokens,
     }
+    if run.config.evaluation.metrics:
+      self._common['metrics'] = list(run.config.evaluation.metrics)
+      self._common['plugins'] = task_code.plugin_digests()
 
   def __call__(
     self,

@@ -164,7 +164,9 @@ DATA = schema.Section(
     ),
     'template': F(
       'plain',
-      legal.one_of('plain', *families.chat_templates()),
+      legal.one_of(
+        'plain', *families.chat_templates(), kind=families.CHAT_TEMPLATE
+      ),
       'plain: BOS, text, EOS; others: chat turns of that family (docs/data.md)',
     ),
     'batch_size': F(

@@ -79,6 +79,11 @@ EVALUATION = schema.Section(
       'evaluate the parameters after the last update, or their average '
       '(`ema.decay`)',
     ),
+    'metrics': F(
+      (),
+      legal.Tuple(legal.one_of(kind='metric')),
+      "metrics of answers in addition to the tasks' own (docs/extend.md)",
+    ),
     'best': BEST,
     'stop': STOP,
     'sets': schema.Entries(
