@@ -168,7 +168,7 @@ def _read_rows(folder, part):
     file_digests.Digests(str(folder.parent)),
   )
   rows = rows_lib.Numbered(parts)
-  return parts[0].examples(), rows(range(len(rows)))
+  return list(parts[0].examples()), rows(range(len(rows)))
 
 
 def test_prepared_rows(tmp_path):

@@ -16,8 +16,8 @@ from kd.config import command_line
 from kd.core import errors
 from kd.input_pipeline import file_digests
 from kd.input_pipeline import hf_tokenizer
-from kd.input_pipeline import temp_dirs
 from kd.input_pipeline import tokenizers
+from kd.input_pipeline import work_folders
 from kd.models import families
 from kd.modes import export as export_mode
 from tests import command
@@ -88,9 +88,9 @@ def test_files_have_the_permissions_of_the_umask(tmp_path):
   with _umask(0o027):
     file_digests.Digests(str(tmp_path / 'digests')).of(str(data))
     _write_folder(str(tmp_path / 'hf'))
-    aside, held = temp_dirs.make(str(tmp_path))
-    os.close(held)
-  for path in (tmp_path / 'hf', pathlib.Path(aside)):
+    with work_folders.entered(str(tmp_path), 'rows') as (rows, _):
+      pass
+  for path in (tmp_path / 'hf', pathlib.Path(rows)):
     assert path.stat().st_mode & 0o777 == 0o750
   files = [*(tmp_path / 'hf').iterdir(), tmp_path / 'digests' / 'digests.json']
   assert len(files) == 8

@@ -59,7 +59,7 @@ def test_gsm8k_is_evaluated_on_its_test_file(tmp_path, monkeypatch):
   assert 70 < len(trained) < 90 and not {*trained} & {*questions}
   data = train_mode.prepare(_run(tmp_path, 'validation'), lines.append)
   ((part,),) = (held_out.prepared for held_out in data.held_out)
-  assert len(part.examples()) + len(trained) == 90
+  assert len(list(part.examples())) + len(trained) == 90
   with pytest.raises(errors.ConfigError) as e:
     lookup.check(_run(tmp_path, 'tset').config, ())
   assert str(e.value).startswith('evaluation.sets.gsm8k.split: ')

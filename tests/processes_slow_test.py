@@ -361,7 +361,7 @@ def test_rows_are_refreshed_in_each_folder(start, folder):
   old = start('old', 1, *changes, f'{cache}-old', homes=homes[:1])
   assert old.finish() == [0], old.text(0, 'err')
   ((path, _),) = _prepared(homes[0])
-  rows = path / 'lines.array_record'
+  rows = path / 'lines-00000.array_record'
   whole = rows.read_bytes()
   for home in homes[1:]:
     shutil.copytree(homes[0], home)
@@ -379,7 +379,7 @@ def test_rows_are_refreshed_in_each_folder(start, folder):
     assert [manifest['request']['rows']['lines']['sha256']] == [
       part['rows_sha256'] for part in there['parts']
     ]
-    examples = (path / 'lines.examples.jsonl').read_text().splitlines()
+    examples = (path / 'lines-00000.examples.jsonl').read_text().splitlines()
     assert [json.loads(x)['inputs'] for x in examples] == lines
     assert (path / rows.name).read_bytes() != whole
 

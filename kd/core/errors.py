@@ -51,6 +51,9 @@ class ConfigError(KdError):
       self._rest += f'\n{details}'
     super().__init__(f'{path}: {self._rest}')
 
+  def __reduce__(self):
+    return ConfigError, (self.path, self._rest)
+
   def within(self, path: str) -> 'ConfigError':
     """Returns the same error, its path being relative to `path`."""
     joined = f'{path}.{self.path}' if path else self.path

@@ -156,7 +156,7 @@ def stream(
   where = f'task {task.name!r}, split {split!r}'
   last: list[str] = []
   count = 0
-  with opened_files.watched(module), _users_errors(where, last):
+  with opened_files.watched(module) as notes, _users_errors(where, last):
     source = file_tasks.source_of(task)
     if source is not None:
       examples = source.read(split, bad or _raise)
@@ -167,7 +167,9 @@ def stream(
     for example in examples:
       last[:] = [example['id']]
       count += 1
+      notes.active = False  # What the caller opens is no data.
       yield example
+      notes.active = True
       if count % EVERY == 0:
         say(f'{task.name}: {count} examples read')
   if not count:

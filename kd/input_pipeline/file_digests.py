@@ -1,5 +1,6 @@
 """SHA-256 of data files; large ones are read again only when they change."""
 
+from collections.abc import Iterator
 import contextlib
 import json
 import os
@@ -35,6 +36,7 @@ class Digests:
     """
     self._folder = folder
     self._known = _read(os.path.join(folder, FILE))
+    self._delayed = False
 
   def of(self, path: str) -> tuple[int, str] | None:
     """Returns a file's size and SHA-256 (hex).
@@ -72,12 +74,28 @@ class Digests:
     digest = identity.file_digest(path)
     if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
       self._known[key] = [*state, digest]
-      # The rows are right without it, and the folder may be read-only.
-      with contextlib.suppress(OSError):
-        self._write()
+      self._write()
     return digest
 
+  @contextlib.contextmanager
+  def kept_once(self) -> Iterator[None]:
+    """Within it, the record is not written; at its end it is."""
+    before = dict(self._known)
+    self._delayed = True
+    try:
+      yield
+    finally:
+      self._delayed = False
+      if self._known != before:
+        self._write()
+
   def _write(self):
+    # The rows are right without it, and the folder may be read-only.
+    with contextlib.suppress(OSError):
+      if not self._delayed:
+        self._write_known()
+
+  def _write_known(self):
     os.makedirs(self._folder, exist_ok=True)
     name = folders.new_name(self._folder, '.digests-')
     try:

@@ -93,7 +93,7 @@ def test_files_and_tasks_are_mixed_and_counted(folder, tokenizer):
     counts = statistics.counts(_LENGTH)
     assert counts['examples'] == part.counts['examples']
     # Each id of a document is a target once; a chat left out has none.
-    left_out = len(part.counts['too_long'])
+    left_out = part.counts['too_long']
     assert counts['too_long'] == left_out
     if not left_out:
       assert counts['target_weight'] == part.counts['target_weight']

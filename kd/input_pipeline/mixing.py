@@ -39,7 +39,7 @@ def _per_row(task_rows: prepared_lib.Prepared, unit: str) -> float:
   return {
     'rows': lambda: 1.0,
     'examples': lambda: (
-      (counts['examples'] - len(counts['too_long'])) / counts['rows']
+      (counts['examples'] - counts['too_long']) / counts['rows']
     ),
     'tokens': lambda: counts['target_weight'] / counts['rows'],
   }[unit]()

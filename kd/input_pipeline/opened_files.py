@@ -57,18 +57,21 @@ def _of_module(module: str) -> set[str]:
 
 
 @contextlib.contextmanager
-def watched(module: str) -> Iterator[None]:
+def watched(module: str) -> Iterator['_Notes']:
   """Within it, notes what is opened for the tasks of a module.
 
   Args:
     module: the module's name.
+
+  Yields:
+    An object whose `active` may be set to False meanwhile.
   """
   notes = _notes()
   notes.read.clear()
   notes.written.clear()
   notes.active = True
   try:
-    yield
+    yield notes
   finally:
     notes.active = False
     _of_module(module).update(filter(_counts, notes.read - notes.written))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import pathlib
 import shutil
@@ -18,6 +17,7 @@ from kd.input_pipeline import prepare
 from kd.input_pipeline import prepared
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
+from kd.input_pipeline import shard_files
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 
@@ -50,7 +50,7 @@ def cache(tmp_path_factory):
 
 def test_rows_hold_the_examples(cache):
   (part,) = _prepare(cache)
-  examples = part.examples()
+  examples = list(part.examples())
   tokenizer = tokenizers.load('bytes')
   expected = sorted(
     tuple(column.tolist() for column in columns)
@@ -119,36 +119,39 @@ def test_without_packing_the_length_adds_only_padding(cache):
 
 def test_reused_and_told_apart(cache):
   (first,) = _prepare(cache)
-  before = os.stat(first.rows_file).st_mtime_ns
+  (file,) = first.files(shard_files.ROWS)
+  before = os.stat(file).st_mtime_ns
   (again,) = _prepare(cache)
   assert again == first
-  assert os.stat(again.rows_file).st_mtime_ns == before
+  assert os.stat(file).st_mtime_ns == before
   (other,) = _prepare(cache, seed=1)
   assert other.folder != first.folder
   assert other.counts['rows_sha256'] != first.counts['rows_sha256']
-  assert not [n for n in os.listdir(cache) if n.startswith('.writing-')]
+  assert not [n for n in os.listdir(cache) if n.startswith('.')]
 
 
 def test_too_long_is_reported_and_left_out(cache):
   lines = []
   (part,) = _prepare(cache, length=44, pack=False, say=lines.append)
-  left = part.counts['too_long']
+  left = [e['id'] for e in part.examples() if not e['in_rows']]
   lengths = {
     e['id']: len(tokenizers.load('bytes').encode(e['inputs'] + e['targets']))
     for e in part.examples()
   }
   # BOS, the text and EOS are 2 ids more than the text, 1 position more.
   assert left == [i for i, n in lengths.items() if n + 1 > 44] != []
+  assert part.counts['too_long'] == len(left)
   assert part.counts['rows'] == 60 - len(left)
   assert any(f'{len(left)} of 60' in line for line in lines)
-  assert [e['id'] for e in part.examples() if not e['in_rows']] == left
+  assert part.counts['too_long_ids'] == left[: shard_files.NAMED]
   for batch in rows_lib.batches([part], 1, [0]):
     assert batch.targets[batch.segment_ids == 1][-1] == 1
 
 
 def test_damage_is_named(tmp_path):
   (part,) = _prepare(tmp_path)
-  with open(part.examples_file, 'a') as f:
+  (file,) = part.files(shard_files.EXAMPLES)
+  with open(file, 'a') as f:
     f.write('{}\n')
   with pytest.raises(errors.ConfigError, match='was changed.*delete it'):
     _prepare(tmp_path)
@@ -165,13 +168,9 @@ def test_damage_is_named(tmp_path):
 def test_rows_of_another_order_are_refused(tmp_path):
   (part,), (other,) = (_prepare(tmp_path, seed=seed) for seed in (0, 1))
   assert part.counts['rows'] == other.counts['rows']
-  shutil.copy(other.rows_file, part.rows_file)
+  shutil.copy(*(p.files(shard_files.ROWS)[0] for p in (other, part)))
   with pytest.raises(errors.ConfigError, match='array_record: was changed'):
     _prepare(tmp_path)
-
-
-def _prepare_there(folder):
-  return _prepare(folder, limit=30)[0].counts['rows_sha256']
 
 
 def test_refresh_replaces_files_that_were_damaged(tmp_path):
@@ -184,13 +183,6 @@ def test_refresh_replaces_files_that_were_damaged(tmp_path):
   assert again.folder == part.folder
   assert file.read_bytes() == whole[name]
   assert sorted(os.listdir(part.folder)) == sorted(whole)
-
-
-def test_two_processes_at_once(tmp_path):
-  with multiprocessing.get_context('spawn').Pool(2) as pool:
-    digests = pool.map(_prepare_there, [tmp_path] * 2)
-  assert digests[0] == digests[1]
-  assert len(os.listdir(tmp_path)) == 1
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):

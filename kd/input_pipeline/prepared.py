@@ -1,13 +1,12 @@
 """Prepared rows on disk, opened after checking that they are complete."""
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import datetime
-import hashlib
 import json
 import os
 from typing import Any
-
-from array_record.python import array_record_module
 
 from kd.core import atomic_files
 from kd.core import errors
@@ -15,6 +14,10 @@ from kd.core import identity
 from kd.core import json_files
 from kd.input_pipeline import file_digests
 from kd.input_pipeline import retry
+from kd.input_pipeline import shard_files
+from kd.input_pipeline import shards
+from kd.input_pipeline import task_code
+from kd.input_pipeline import task_files
 
 MANIFEST = 'manifest.json'
 _LEGAL = 'the folder as it was written; delete it to prepare its rows again'
@@ -32,11 +35,8 @@ class Prepared:
     first_row_id: the row_id of its first row; parts of a mixture follow on.
     length: positions of a row, L.
     pad_id: fills unused positions.
-    counts: examples, rows, tokens (targets), target_weight (their sum of
-      weights), rationale_weight (the rationales' share of that sum), fill (used
-      share of positions), too_long (ids of the examples that no row can hold,
-      which were left out), skipped (the wrong examples' count and the first
-      errors, {} if there are none).
+    counts: as shard_files.total returns them, and skipped (the wrong examples'
+      count and the first errors, {} if there are none).
     manifest: everything that went in, as in the folder's manifest.json.
     retry_policy: with the files when they are read.
     reused: whether the rows were prepared by an earlier call.
@@ -53,22 +53,25 @@ class Prepared:
   retry_policy: retry.RetryPolicy
   reused: bool
 
-  @property
-  def rows_file(self) -> str:
-    return os.path.join(self.folder, f'{self.task}.array_record')
+  def files(self, kind: str) -> list[str]:
+    """Returns the files of its shards, in order.
 
-  @property
-  def examples_file(self) -> str:
-    return os.path.join(self.folder, f'{self.task}.examples.jsonl')
-
-  def examples(self) -> list[dict[str, Any]]:
-    """Returns the examples in file order.
-
-    Each has id, inputs, targets, rationale (the beginning of targets that is
-    the rationale, or '') and in_rows (bool).
+    Args:
+      kind: shard_files.ROWS or EXAMPLES.
     """
-    with open(self.examples_file, encoding='utf-8') as f:
-      return [json.loads(line) for line in f]
+    return [
+      os.path.join(self.folder, shards.name(self.task, number) + kind)
+      for number in range(len(self.counts['shards']))
+    ]
+
+  def examples(self) -> Iterator[dict[str, Any]]:
+    """Yields the examples in the order of the data.
+
+    Each is as examples.stream yields it, and has in_rows (bool).
+    """
+    for path in self.files(shard_files.EXAMPLES):
+      with open(path, encoding='utf-8') as f:
+        yield from map(json.loads, f)
 
   def describe(self) -> str:
     """Returns a line for the user: counts, what is left out, reuse."""
@@ -78,11 +81,9 @@ class Prepared:
       f'{c["examples"]:,} examples'
     )
     if c['too_long']:
-      ids = c['too_long'][:_NAMED]
-      ids += ['...'] if len(c['too_long']) > _NAMED else []
-      line += (
-        f' ({len(c["too_long"]):,} too long and left out: {", ".join(ids)})'
-      )
+      ids = c['too_long_ids'][:_NAMED]
+      ids += ['...'] if c['too_long'] > _NAMED else []
+      line += f' ({c["too_long"]:,} too long and left out: {", ".join(ids)})'
     if c['skipped']:
       line += f', {c["skipped"]["count"]:,} wrong ones skipped'
     if self.reused:
@@ -116,6 +117,24 @@ def read_manifest(folder: str) -> dict[str, Any]:
   ):
     return manifest
   raise errors.ConfigError(path, 'was changed', legal=_LEGAL)
+
+
+def reusable(
+  stem: str, code: task_code.TaskCode, digests: file_digests.Digests
+) -> str | None:
+  """Returns the newest folder whose data files are as they were, if any."""
+  parent, prefix = os.path.split(stem)
+  found = []
+  with contextlib.suppress(FileNotFoundError):
+    for name in os.listdir(parent):
+      if name.startswith(f'{prefix}-'):
+        folder = os.path.join(parent, name)
+        manifest = read_manifest(folder)
+        found.append((manifest['prepared'], folder, manifest['sources']))
+  for _, folder, sources in sorted(found, key=lambda f: f[:2], reverse=True):
+    if task_files.unchanged(sources, code, digests):
+      return folder
+  return None
 
 
 def open_folder(
@@ -164,33 +183,30 @@ def open_folder(
       retry_policy,
       reused,
     )
-    _check_part(opened, digests)
+    with digests.kept_once():
+      _check_part(opened, digests)
     parts.append(opened)
     first += part['rows']
   return parts
 
 
 def _check_part(part: Prepared, digests: file_digests.Digests) -> None:
-  try:
-    content = digests.of(part.rows_file)
-    reader = array_record_module.ArrayRecordReader(part.rows_file)
-    rows = reader.num_records()
-    reader.close()
-    found = hashlib.sha256(_read(part.examples_file)).hexdigest()
-  except Exception as e:  # array_record raises kinds of its own.
-    raise errors.ConfigError(
-      part.folder, f'cannot be read: {e}', legal=_LEGAL
-    ) from e
-  if rows != part.counts['rows']:
-    raise errors.ConfigError(
-      part.rows_file,
-      f'{rows} rows, the manifest says {part.counts["rows"]}',
-      legal=_LEGAL,
-    )
-  if not content or content[1] != part.counts['rows_file_sha256']:
-    raise errors.ConfigError(part.rows_file, 'was changed', legal=_LEGAL)
-  if found != part.counts['examples_sha256']:
-    raise errors.ConfigError(part.examples_file, 'was changed', legal=_LEGAL)
+  for kind, field in (
+    (shard_files.ROWS, 'rows_file_sha256'),
+    (shard_files.EXAMPLES, 'examples_sha256'),
+  ):
+    recorded = [shard[field] for shard in part.counts['shards']]
+    for path, digest in zip(part.files(kind), recorded, strict=True):
+      try:
+        content = digests.of(path)
+      except OSError as e:
+        raise errors.ConfigError(
+          path, f'cannot be read: {e}', legal=_LEGAL
+        ) from e
+      if not content:
+        raise errors.ConfigError(path, 'cannot be read', legal=_LEGAL)
+      if content[1] != digest:
+        raise errors.ConfigError(path, 'was changed', legal=_LEGAL)
 
 
 def _read(path: str) -> bytes:

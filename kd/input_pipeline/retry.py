@@ -1,11 +1,12 @@
 """Reading from disks and servers that fail or hang now and then."""
 
 import builtins
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import errno
 import gzip
 import io
+import itertools
 import sys
 import time
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from kd.core import errors
 from kd.core import user_errors
 
 T = TypeVar('T')
+_END: Any = object()
 
 # What says that a file is missing, forbidden or of another kind: it stays so.
 _PERMANENT = (
@@ -79,6 +81,32 @@ class RetryPolicy:
   attempts: int
   wait_s: float
   timeout_s: float
+
+  def stream(self, what: str, make: Callable[[], Iterable[T]]) -> Iterator[T]:
+    """Yields what an iterable yields; continues where a read failed.
+
+    Args:
+      what: what is read, for messages.
+      make: returns the iterable from its beginning, with equal items each time.
+
+    Raises:
+      ReadError, DamagedError, KdError: as `read`, of one item.
+    """
+    count, items = 0, None
+
+    def following():
+      nonlocal items
+      if items is None:
+        items = itertools.islice(make(), count, None)
+      try:
+        return next(items, _END)
+      except BaseException:
+        items = None
+        raise
+
+    while (item := self.read(what, following)) is not _END:
+      count += 1
+      yield item
 
   def read(self, what: str, call: Callable[[], T]) -> T:
     """Returns what `call` returns at the first attempt that does not fail.

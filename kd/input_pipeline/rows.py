@@ -1,7 +1,9 @@
 """Prepared rows by step: any step at any time, without TensorFlow."""
 
+import bisect
 from collections.abc import Iterable, Iterator, Sequence
 import hashlib
+import itertools
 
 import grain
 import numpy as np
@@ -12,27 +14,38 @@ from kd.input_pipeline import mixing
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepared as prepared_lib
 from kd.input_pipeline import retry
+from kd.input_pipeline import shard_files
 
 
 class _Part:
   """A prepared task as a random-access source of rows with their ids."""
 
   def __init__(self, task_rows: prepared_lib.Prepared):
-    """Opens the file.
+    """Opens the first file; the others are opened when they are first read.
 
     Raises:
       ConfigError: it is damaged.
       ReadError: the disk fails.
     """
-    self._first, self._part = task_rows.first_row_id, task_rows
-    self._source, self._rows = self._read('opening it', self._open)
+    self._part = task_rows
+    self._files = task_rows.files(shard_files.ROWS)
+    counts = [shard['rows'] for shard in task_rows.counts['shards']]
+    # The number of the last row of each file, plus 1.
+    self._ends = list(itertools.accumulate(counts))
+    self._sources: dict[int, grain.sources.ArrayRecordDataSource] = {}
+    self._source(bisect.bisect_right(self._ends, 0))
 
-  def _open(self):
-    source = grain.sources.ArrayRecordDataSource(self._part.rows_file)
-    return source, len(source)
+  def _source(self, number):
+    if number not in self._sources:
+      file = self._files[number]
+      self._sources[number] = self._read(
+        file,
+        'opening it',
+        lambda: grain.sources.ArrayRecordDataSource(file),
+      )
+    return self._sources[number]
 
-  def _read(self, what, call):
-    file = self._part.rows_file
+  def _read(self, file, what, call):
     try:
       return self._part.retry_policy.read(f'{file}: {what}', call)
     except retry.DamagedError as e:
@@ -44,14 +57,18 @@ class _Part:
       ) from e
 
   def __len__(self) -> int:
-    return self._rows
+    return self._ends[-1]
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    number = bisect.bisect_right(self._ends, index)
+    first = self._ends[number - 1] if number else 0
+    source = self._source(number)
     row = self._read(
+      self._files[number],
       f'row {index}',
-      lambda: packing.from_bytes(retry.record(self._source, index)),
+      lambda: packing.from_bytes(retry.record(source, index - first)),
     )
-    row['row_id'] = np.int32(self._first + index)
+    row['row_id'] = np.int32(self._part.first_row_id + index)
     return row
 
 
@@ -138,13 +155,13 @@ class Numbered:
     Args:
       prepared: what `prepare.prepare` returned.
     """
-    sources = [_Part(task_rows) for task_rows in prepared]
-    self._places = [(s, index) for s in sources for index in range(len(s))]
+    self._parts = [_Part(task_rows) for task_rows in prepared]
+    self._ends = list(itertools.accumulate(map(len, self._parts)))
     self._padding = packing.empty(prepared[0].length, prepared[0].pad_id)
     self._padding['row_id'] = np.int32(-1)
 
   def __len__(self) -> int:
-    return len(self._places)
+    return self._ends[-1]
 
   def __call__(self, numbers: Iterable[int]) -> types.Batch:
     """Numpy arrays of these rows, in their order; -1 is a row of padding."""
@@ -153,8 +170,8 @@ class Numbered:
   def _row(self, number):
     if number < 0:
       return self._padding
-    source, index = self._places[number]
-    return source[index]
+    part = bisect.bisect_right(self._ends, number)
+    return self._parts[part][number - (self._ends[part - 1] if part else 0)]
 
 
 def batches(

@@ -25,7 +25,7 @@ PATIENCE = retry.RetryPolicy(attempts=1, wait_s=0.0, timeout_s=60.0)
 def _part(folder, name, count, rate=1.0, first=0):
   """A part whose row i holds the ids i + 1, i + 2."""
   writer = array_record_module.ArrayRecordWriter(
-    os.path.join(folder, f'{name}.array_record'), 'group_size:1'
+    os.path.join(folder, f'{name}-00000.array_record'), 'group_size:1'
   )
   for i in range(count):
     example = packing.Example(
@@ -33,8 +33,9 @@ def _part(folder, name, count, rate=1.0, first=0):
     )
     writer.write(packing.to_bytes(packing.fill([example], 4, 0)))
   writer.close()
+  counts = {'rows': count, 'shards': [{'rows': count}]}
   return prepared.Prepared(
-    name, str(folder), rate, first, 4, 0, {}, {}, PATIENCE, False
+    name, str(folder), rate, first, 4, 0, counts, {}, PATIENCE, False
   )
 
 
@@ -162,7 +163,7 @@ def _damaged(whole, kind, number):
 
 @pytest.mark.parametrize('kind', ['flip', 'cut', 'zeros', 'removed'])
 def test_damaged_rows_are_refused_by_the_files_name(kind, hundred, tmp_path):
-  file = tmp_path / 'a.array_record'
+  file = tmp_path / 'a-00000.array_record'
   whole = file.read_bytes()
 
   def read():
@@ -198,7 +199,8 @@ def test_a_new_process_reads_the_same_order_without_tensorflow(
     'import sys\n'
     'from kd.input_pipeline import prepare, prepared, rows, tokenizers\n'
     'from kd.input_pipeline import retry\n'
-    f'part = prepared.Prepared("a", {str(tmp_path)!r}, 1.0, 0, 4, 0, {{}}, '
+    f'part = prepared.Prepared("a", {str(tmp_path)!r}, 1.0, 0, 4, 0, '
+    '{"shards": [{"rows": 100}]}, '
     '{}, retry.RetryPolicy(1, 0.0, 60.0), False)\n'
     'order = rows.Rows([part], 2, 0, True, "rows")\n'
     'steps = [order(step, [0, 1]).row_id for step in range(37, 60)]\n'

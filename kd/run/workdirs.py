@@ -46,7 +46,7 @@ _RESUMABLE = (
   *('steps', 'nonfinite', 'checkpoint.', 'log.', 'plugins'),
   *('evaluation.every', 'evaluation.batch_size'),
   *('evaluation.stop.patience', 'evaluation.stop.min_delta'),
-  *('data.folder', 'data.read.', 'data.refresh'),
+  *('data.folder', 'data.read.', 'data.refresh', 'data.workers'),
   *('mesh.', 'teacher.mesh.', 'teacher.devices', 'processes.'),
   *('objective.chunk_tokens', 'optimizer.micro_batches'),
   *('student.attention', 'teacher.attention', 'student.remat'),

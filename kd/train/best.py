@@ -125,7 +125,7 @@ def check(
 
 
 def _referred(task_rows):
-  examples = task_rows.examples()
+  examples = list(task_rows.examples())
   samples = [
     requests.Sample((), (), conversations.reference(example), 'stop')
     for example in examples

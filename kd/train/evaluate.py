@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -85,6 +86,7 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
       retry_policy=retry.RetryPolicy(**config.data.read),
       long=config.data.long,
       chunk_overlap=config.data.chunk_overlap,
+      workers=config.data.workers,
       say=say,
     )
     prepared = shared_rows.prepare(
@@ -230,10 +232,9 @@ class Evaluator:
     """Generates answers to the first examples of each task."""
     chosen = []
     for task_rows in held_out.prepared:
-      examples = task_rows.examples()
-      if held_out.answers > 0:
-        examples = examples[: held_out.answers]
-      chosen.append((task_rows.task, examples))
+      most = held_out.answers if held_out.answers > 0 else None
+      examples = itertools.islice(task_rows.examples(), most)
+      chosen.append((task_rows.task, list(examples)))
     label = f'answering {held_out.name}'
     total = sum(len(examples) for _, examples in chosen)
     with progress.Progress(label, self._say, total, 'prompts') as task:

@@ -1,6 +1,7 @@
 """Prepares the same rows in all processes."""
 
 from collections.abc import Callable
+import functools
 
 import jax
 
@@ -15,11 +16,14 @@ def prepare(
   prepare_rows: Callable[..., list[prepare_lib.Prepared]],
   refresh: bool,
 ) -> list[prepare_lib.Prepared]:
-  """Prepares rows in process 0 first, which the others may reuse.
+  """Prepares rows in process 0 first, which the others reuse.
+
+  If there are several shards of rows to prepare, all processes prepare them.
 
   Args:
     what: names the rows in messages.
-    prepare_rows: prepare_lib.prepare with all arguments but `refresh`.
+    prepare_rows: prepare_lib.prepare with all arguments but `refresh` and
+      `on_large`.
     refresh: whether to prepare existing rows again.
 
   Returns:
@@ -29,9 +33,12 @@ def prepare(
     ConfigError: this process has other rows than process 0; or what
       `prepare_rows` raises.
   """
-  prepared = processes.first_then_all(
-    what, lambda: _prepare_once(prepare_rows, refresh)
-  )
+  if refresh:
+    prepared = processes.first_then_all(
+      what, lambda: _prepare_once(prepare_rows)
+    )
+  else:
+    prepared = _prepare_together(what, prepare_rows)
   first = processes.from_first(lambda: _digest(prepared))
   if refresh and _digest(prepared) != first:
     # The folder of this process is another one, with rows of its own.
@@ -46,10 +53,21 @@ def prepare(
   return prepared
 
 
-def _prepare_once(prepare_rows, refresh):
+def _prepare_together(what, prepare_rows):
+  """Prepares rows; the others begin when they can reuse them, or can help."""
+  others_begin = functools.cache(lambda: processes.from_first(lambda: None))
+  if jax.process_index() > 0:
+    others_begin()
+  with processes.waited_for(what):
+    prepared = prepare_rows(refresh=False, on_large=others_begin)
+  others_begin()
+  return prepared
+
+
+def _prepare_once(prepare_rows):
   """Prepares rows again in process 0; the others reuse its rows."""
-  if not refresh or jax.process_index() == 0:
-    return prepare_rows(refresh=refresh)
+  if jax.process_index() == 0:
+    return prepare_rows(refresh=True)
   try:
     return prepare_rows(refresh=False)
   except errors.ConfigError:

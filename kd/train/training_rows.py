@@ -39,6 +39,7 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
     retry_policy=retry.RetryPolicy(**config.data.read),
     long=config.data.long,
     chunk_overlap=config.data.chunk_overlap,
+    workers=config.data.workers,
     say=say,
   )
   prepared = shared_rows.prepare(

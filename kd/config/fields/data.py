@@ -205,6 +205,11 @@ DATA = schema.Section(
     'folder': F(
       '~/.cache/kd/rows', places.Path('folder'), 'where prepared rows are kept'
     ),
+    'workers': F(
+      0,
+      legal.Integer(1, 1024, {0: 'one on each core'}),
+      'processes that prepare rows; the rows do not depend on them',
+    ),
     'read': READ,
   },
 )

@@ -1,0 +1,137 @@
+"""Who does which piece of work in a folder that several processes share.
+
+A claim is a file. Its owner holds a lock on it and touches it now and then, so
+that what a dead owner claimed is taken over: at once on the same machine, whose
+kernel drops its locks; after a minute without a touch on another one, where
+locks may be of no use. A claim that is taken from a living owner does no harm:
+the work has the same result, and files are renamed when they are complete.
+"""
+
+import contextlib
+import fcntl
+import os
+import socket
+import threading
+import time
+
+_SUFFIX = '.claim'
+_POLL_S = 0.2
+_TOUCH_S = 5.0
+_DEAD_AFTER_S = 60.0
+
+
+class Claims:
+  """The claims of this process in one folder; a context manager.
+
+  At its end they are released.
+  """
+
+  def __init__(self, folder: str):
+    """Initializes it.
+
+    Args:
+      folder: is there, and shared by all who claim.
+    """
+    self._folder = folder
+    self._held: dict[str, int] = {}
+    self._seen: dict[str, tuple[int, float]] = {}
+    self._ended = threading.Event()
+    self._thread = threading.Thread(
+      target=self._touch, name='claims', daemon=True
+    )
+
+  def __enter__(self) -> 'Claims':
+    self._thread.start()
+    return self
+
+  def __exit__(self, *error) -> None:
+    self._ended.set()
+    self._thread.join()
+    for name in list(self._held):
+      self.release(name)
+
+  def take(self, name: str) -> bool:
+    """Claims a piece of work; returns whether it is this process's now.
+
+    Args:
+      name: of the piece.
+
+    Raises:
+      FileNotFoundError: the folder is gone.
+    """
+    path = self._path(name)
+    if self._is_dead(path):
+      with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    try:
+      descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    except FileExistsError:
+      return False
+    with contextlib.suppress(OSError):  # Not every file system has locks.
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.write(descriptor, _machine())
+    self._held[name] = descriptor
+    return True
+
+  def wait(self, name: str) -> None:
+    """Claims a piece of work once nobody else has it.
+
+    Raises:
+      FileNotFoundError: the folder is gone.
+    """
+    while not self.take(name):
+      self._ended.wait(_POLL_S)
+
+  def release(self, name: str) -> None:
+    """Gives a piece back, done or not."""
+    descriptor = self._held.pop(name)
+    with contextlib.suppress(FileNotFoundError):
+      os.unlink(self._path(name))
+    os.close(descriptor)
+
+  def _path(self, name):
+    return os.path.join(self._folder, f'.{name}{_SUFFIX}')
+
+  def _is_dead(self, path):
+    """Returns whether the owner of a claim has died."""
+    try:
+      with open(path, 'rb') as f:
+        here = f.read() == _machine()
+        touched = os.fstat(f.fileno()).st_mtime_ns
+        if here and _unlocked(f):
+          return True
+    except FileNotFoundError:
+      return False
+    # Clocks of machines differ: only this one's is read.
+    now = time.monotonic()
+    if self._seen.setdefault(path, (touched, now))[0] != touched:
+      self._seen[path] = touched, now
+    return now - self._seen[path][1] > _DEAD_AFTER_S
+
+  def _touch(self):
+    while not self._ended.wait(_TOUCH_S):
+      for name in list(self._held):
+        with contextlib.suppress(OSError):
+          os.utime(self._path(name))
+
+
+def is_claim(file: str) -> bool:
+  """Returns whether a file's name is that of a claim."""
+  return file.endswith(_SUFFIX)
+
+
+def _unlocked(file) -> bool:
+  try:
+    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except OSError:
+    return False
+  return True
+
+
+def _machine() -> bytes:
+  """Names the machine since it was started."""
+  try:
+    with open('/proc/sys/kernel/random/boot_id', 'rb') as f:
+      return f.read()
+  except OSError:
+    return socket.gethostname().encode()

@@ -1,0 +1,211 @@
+"""Prepares one shard: its rows, its examples and a file of counts.
+
+The file of counts is written last. It makes the others complete, so that a
+preparation that was interrupted, or that several processes share, finds what is
+done.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
+import hashlib
+import json
+import os
+from typing import Any
+
+from array_record.python import array_record_module
+import numpy as np
+
+from kd.core import atomic_files
+from kd.core import folders
+from kd.core import identity
+from kd.core import json_lines
+from kd.core import types
+from kd.input_pipeline import encoding
+from kd.input_pipeline import packing
+from kd.input_pipeline import shards
+from kd.input_pipeline import tokenizers
+
+ROWS, EXAMPLES, COUNTS = '.array_record', '.examples.jsonl', '.counts.json'
+NAMED = 5  # Ids of examples that are left out, kept of each shard.
+
+_SUMS = ('examples', 'rows', 'tokens', 'target_weight', 'rationale_weight')
+
+
+def write(
+  folder: str,
+  shard: shards.Shard,
+  request: Mapping[str, Any],
+  tokenizer: tokenizers.Tokenizer,
+) -> dict[str, Any]:
+  """Writes a shard's files, which depend on the arguments alone.
+
+  Args:
+    folder: where the files go.
+    shard: the examples.
+    request: see prepare.prepare.
+    tokenizer: encodes the texts.
+
+  Returns:
+    The content of the file of counts, see `total`; and `data_sha256`, the
+    digest of the shard's examples, and the digests of both files.
+
+  Raises:
+    ConfigError: an example cannot be encoded.
+  """
+  examples, length = shard.examples(), request['length']
+  encoded = _encode(examples, request, tokenizer, shard.number)
+  rows, unplaced = packing.assign(
+    [e.positions for e in encoded], length, request['pack']
+  )
+  used = [encoded[i] for row in rows for i in row]
+  left_out = sorted({encoded[i].index for i in unplaced})
+  missing = set(left_out)
+  worked = sum(e.weights[e.parts == types.RATIONALE].sum() for e in used)
+  counts = {
+    'data_sha256': shard.digest,
+    'examples': len(examples),
+    'rows': len(rows),
+    'tokens': sum(e.positions for e in used),
+    'target_weight': float(sum(e.weights[1:].sum() for e in used)),
+    'rationale_weight': float(worked),
+    'too_long': len(left_out),
+    'too_long_ids': [examples[i]['id'] for i in left_out[:NAMED]],
+    'shortest': min(e.positions for e in encoded),
+  }
+  stem = os.path.join(folder, shard.name)
+  filled = (
+    packing.to_bytes(
+      packing.fill([encoded[i] for i in row], length, tokenizer.pad_id)
+    )
+    for row in rows
+  )
+  counts['rows_sha256'] = _write_rows(stem + ROWS, filled)
+  counts['rows_file_sha256'] = identity.file_digest(stem + ROWS)
+  lines = (e | {'in_rows': i not in missing} for i, e in enumerate(examples))
+  counts['examples_sha256'] = _write_lines(stem + EXAMPLES, lines)
+  _write_lines(stem + COUNTS, [counts])
+  return counts
+
+
+def _encode(
+  examples: Sequence[dict[str, Any]],
+  request: Mapping[str, Any],
+  tokenizer: tokenizers.Tokenizer,
+  number: int,
+) -> list[packing.Example]:
+  """Returns the encoded examples in the order in which they are packed."""
+  encoder = encoding.Encoder(
+    tokenizer,
+    request['template'],
+    request['length'],
+    request['long'],
+    request['chunk_overlap'],
+  )
+  encoded = [
+    part for i, e in enumerate(examples) for part in encoder.encode(e, i)
+  ]
+  order = np.arange(len(encoded))
+  if request['pack']:
+    # Of shard 0 they are the numbers of the seed alone.
+    np.random.default_rng([request['seed'], number]).shuffle(order)
+  return [encoded[i] for i in order]
+
+
+def finished(folder: str, name: str, digest: str) -> dict[str, Any] | None:
+  """Returns what `write` returned for a shard; None if it has not.
+
+  Args:
+    folder: where its files would be.
+    name: of the shard.
+    digest: of its examples.
+  """
+  stem = os.path.join(folder, name)
+  try:
+    with open(stem + COUNTS, 'rb') as f:
+      counts = json.loads(f.read())
+    if counts['data_sha256'] != digest:
+      return None
+    whole = (
+      identity.file_digest(stem + ROWS) == counts['rows_file_sha256']
+      and identity.file_digest(stem + EXAMPLES) == counts['examples_sha256']
+    )
+  except FileNotFoundError:
+    return None
+  return counts if whole else None
+
+
+def total(counts: Sequence[Mapping[str, Any]], length: int) -> dict[str, Any]:
+  """Returns the counts of a task.
+
+  Args:
+    counts: what `write` returned for its shards.
+    length: positions of a row.
+
+  Returns:
+    `examples`, `rows`, `tokens` (positions with a target), `target_weight` and
+    `rationale_weight` (sums of weights), `fill` (the fraction of positions that
+    is used), `too_long` (number of examples that no row can hold) and some of
+    their ids, the digests of all rows and examples, and `shards`: rows and
+    digests of each.
+  """
+  sums = {key: sum(c[key] for c in counts) for key in (*_SUMS, 'too_long')}
+  named = [i for c in counts for i in c['too_long_ids']]
+  kept = 'rows', 'rows_file_sha256', 'examples_sha256'
+  return {
+    **sums,
+    'too_long_ids': named[:NAMED],
+    'fill': sums['tokens'] / max(sums['rows'] * length, 1),
+    'rows_sha256': _joint([c['rows_sha256'] for c in counts]),
+    'examples_sha256': _joint([c['examples_sha256'] for c in counts]),
+    'shards': [{key: c[key] for key in kept} for c in counts],
+  }
+
+
+def _joint(digests: Sequence[str]) -> str:
+  """Returns the digest of digests; that of one shard is the task's own."""
+  if len(digests) == 1:
+    return digests[0]
+  return hashlib.sha256(''.join(digests).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _aside(path: str) -> Iterator[str]:
+  """Yields a path of its own to write to; the file there replaces `path`.
+
+  Two processes may write the same shard, and write the same bytes.
+  """
+  new = folders.new_name(os.path.dirname(path), '.new-')
+  try:
+    # Says that the folder is gone as no other library does.
+    with open(new, 'xb'):
+      pass
+    yield new
+    atomic_files.sync(new)
+    os.replace(new, path)
+  except BaseException:
+    with contextlib.suppress(FileNotFoundError):
+      os.unlink(new)
+    raise
+
+
+def _write_rows(path: str, records: Iterable[bytes]) -> str:
+  """Writes the records; returns the SHA-256 of their bytes in order."""
+  digest = hashlib.sha256()
+  with _aside(path) as new:
+    # One record a group, so that a read touches no other row.
+    writer = array_record_module.ArrayRecordWriter(new, 'group_size:1')
+    for record in records:
+      digest.update(record)
+      writer.write(record)
+    writer.close()
+  return digest.hexdigest()
+
+
+def _write_lines(path: str, records: Iterable[Mapping[str, Any]]) -> str:
+  """Writes lines of JSON; returns the SHA-256 of the file."""
+  digest = hashlib.sha256()
+  with _aside(path) as new, open(new, 'wb') as f:
+    for line in map(json_lines.encode, records):
+      digest.update(line)
+      f.write(line)
+  return digest.hexdigest()

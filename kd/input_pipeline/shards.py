@@ -1,0 +1,83 @@
+"""Shards: consecutive examples of a task, the unit of preparing rows.
+
+Where a shard ends depends on the examples alone, so that rows do too, whoever
+prepares them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+import functools
+import hashlib
+import json
+from typing import Any
+
+CHARACTERS = 16 << 20  # A shard ends with the example that reaches them.
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """Consecutive examples of a task.
+
+  Attributes:
+    task: the task's name.
+    number: from 0.
+    data: the examples, as JSON.
+  """
+
+  task: str
+  number: int
+  data: bytes
+
+  @property
+  def name(self) -> str:
+    """What the names of its files begin with."""
+    return name(self.task, self.number)
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """The SHA-256 (hex) of the examples."""
+    return hashlib.sha256(self.data).hexdigest()
+
+  def examples(self) -> list[dict[str, Any]]:
+    """Returns the examples."""
+    return json.loads(self.data)
+
+
+def name(task: str, number: int) -> str:
+  """Returns what the names of a shard's files begin with."""
+  return f'{task}-{number:05d}'
+
+
+def divide(task: str, examples: Iterable[Mapping[str, Any]]) -> Iterator[Shard]:
+  """Yields the shards of a task.
+
+  Args:
+    task: its name.
+    examples: as examples.stream yields them; one shard of them is in memory.
+  """
+  number, held, characters = 0, [], 0
+  for example in examples:
+    held.append(example)
+    characters += _characters(example)
+    if characters >= CHARACTERS:
+      yield _shard(task, number, held)
+      number, held, characters = number + 1, [], 0
+  if held:
+    yield _shard(task, number, held)
+
+
+def _characters(value: Any) -> int:
+  """Returns the length of all texts in an example."""
+  if isinstance(value, str):
+    return len(value)
+  if isinstance(value, Mapping):
+    return sum(map(_characters, value.values()))
+  if isinstance(value, list | tuple):
+    return sum(map(_characters, value))
+  return 0
+
+
+def _shard(task: str, number: int, examples: list[Any]) -> Shard:
+  text = json.dumps(examples, ensure_ascii=False)
+  # Half of a surrogate pair is refused where its text is encoded.
+  return Shard(task, number, text.encode('utf-8', 'surrogatepass'))

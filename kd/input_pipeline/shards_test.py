@@ -1,0 +1,172 @@
+"""Rows do not depend on who prepares their shards, nor on interruptions."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from kd.core import errors
+from kd.input_pipeline import mixtures
+from kd.input_pipeline import prepare
+from kd.input_pipeline import retry
+from kd.input_pipeline import shard_files
+from kd.input_pipeline import shard_workers
+from kd.input_pipeline import shards
+from kd.input_pipeline import tokenizers
+
+_CHARACTERS = 500  # Of a shard here: there are several of them.
+_COMMAND = 'from kd.input_pipeline import shards_test; shards_test.'
+
+
+def _prepare(folder, characters=_CHARACTERS, **changes):
+  shards.CHARACTERS = characters
+  mixture = mixtures.task('arithmetic_few', 'kd.data.mixtures')
+  arguments = dict(
+    tokenizer=tokenizers.load('bytes'),
+    template='plain',
+    length=100,
+    pack=True,
+    seed=3,
+    cache_dir=str(folder),
+    limit=60,
+    retry_policy=retry.RetryPolicy(attempts=1, wait_s=0.0, timeout_s=60.0),
+    say=lambda line: None,
+  )
+  (part,) = prepare.prepare(mixture, 'train', **arguments | changes)
+  return part
+
+
+def _files(part):
+  folder = pathlib.Path(part.folder)
+  names = sorted(p.name for p in folder.iterdir() if p.name != 'manifest.json')
+  return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _shards():
+  before = shards.CHARACTERS
+  yield
+  shards.CHARACTERS = before
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+  return _prepare(tmp_path_factory.mktemp('alone'))
+
+
+def test_shards_hold_the_examples_in_order(alone, tmp_path):
+  whole = _prepare(tmp_path, 16 << 20)
+  assert len(whole.counts['shards']) == 1 < 4 < len(alone.counts['shards'])
+  assert list(alone.examples()) == list(whole.examples())
+  for name in ('examples', 'tokens', 'target_weight', 'rationale_weight'):
+    assert alone.counts[name] == whole.counts[name]
+  for path in alone.files(shard_files.EXAMPLES)[:-1]:
+    sizes = [
+      sum(len(row[k]) for k in ('id', 'inputs', 'targets', 'rationale'))
+      for row in map(json.loads, pathlib.Path(path).read_text().splitlines())
+    ]
+    assert sum(sizes[:-1]) < _CHARACTERS <= sum(sizes)
+
+
+def test_the_number_of_workers_changes_nothing(alone, tmp_path):
+  part = _prepare(tmp_path, workers=3)
+  assert _files(part) == _files(alone)
+  assert os.listdir(tmp_path) == [os.path.basename(part.folder)]
+
+
+def test_a_workers_error_is_the_users(tmp_path):
+  with pytest.raises(errors.ConfigError, match="data.long: .*'refuse'"):
+    _prepare(tmp_path, workers=2, length=30, long='refuse')
+  assert not os.listdir(tmp_path)
+
+
+def test_a_dead_worker_is_named(tmp_path, monkeypatch):
+  monkeypatch.setattr(shard_workers, '_MODULE', 'this')  # Prints, and ends.
+  with pytest.raises(shard_workers.WorkerError, match='ended with 0 at arith'):
+    _prepare(tmp_path, workers=2)
+  assert not os.listdir(tmp_path)
+
+
+def _start(call):
+  return subprocess.Popen(
+    [sys.executable, '-c', _COMMAND + call],
+    env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)},
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+
+
+def killed(folder):
+  """Prepares two shards and dies in the third."""
+  write, calls = shard_files.write, []
+
+  def count(*arguments):
+    calls.append(arguments)
+    if len(calls) == 3:
+      os.kill(os.getpid(), signal.SIGKILL)
+    return write(*arguments)
+
+  shard_files.write = count
+  _prepare(folder)
+
+
+def test_what_a_killed_process_completed_is_kept(alone, tmp_path, monkeypatch):
+  process = _start(f'killed({str(tmp_path)!r})')
+  assert process.wait() == -signal.SIGKILL
+  (work,) = tmp_path.iterdir()
+  kept = {p.name: p.stat().st_ino for p in work.glob('*.array_record')}
+  assert len(kept) == 2
+  # A third one whose bytes did not reach the disk.
+  third = sorted(kept)[1]
+  (work / third).write_bytes(b'')
+  del kept[third]
+  part = _prepare(tmp_path, workers=2)
+  assert _files(part) == _files(alone)
+  for name, inode in kept.items():
+    assert os.stat(os.path.join(part.folder, name)).st_ino == inode
+  assert os.listdir(tmp_path) == [os.path.basename(part.folder)]
+
+
+def shared(folder):
+  """Prepares rows with another process; says how many shards are its own."""
+  write, calls = shard_files.write, []
+
+  def count(*arguments):
+    calls.append(arguments)
+    if len(calls) == 1:
+      print('began', flush=True)
+      input()
+    return write(*arguments)
+
+  shard_files.write = count
+  _prepare(folder)
+  print(len(calls))
+
+
+def test_processes_that_share_a_folder_divide_the_shards(
+  alone, tmp_path, monkeypatch
+):
+  total = len(alone.counts['shards'])
+  process = _start(f'shared({str(tmp_path)!r})')
+  assert process.stdout.readline() == 'began\n'
+  write, calls = shard_files.write, []
+
+  def count(*arguments):
+    calls.append(arguments)
+    if len(calls) == total - 2:
+      # The other one has claimed two, and this process waits for these.
+      process.stdin.write('\n')
+      process.stdin.flush()
+    return write(*arguments)
+
+  monkeypatch.setattr(shard_files, 'write', count)
+  part = _prepare(tmp_path)
+  assert process.communicate()[0] == '2\n' and process.returncode == 0
+  assert len(calls) == total - 2
+  assert _files(part) == _files(alone)
+  assert os.listdir(tmp_path) == [os.path.basename(part.folder)]

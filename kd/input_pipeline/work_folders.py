@@ -1,0 +1,93 @@
+"""Folders in which shards are prepared, until they are complete.
+
+Their names follow from what is prepared: who prepares the same finds one, with
+the shards that are complete, and may help.
+"""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import os
+import shutil
+import time
+
+from kd.core import atomic_files
+from kd.core import errors
+from kd.input_pipeline import claims as claims_lib
+from kd.input_pipeline import shard_files
+
+_PREFIX = '.shards-'
+_OLD = (_PREFIX, '.writing-')  # The second is of earlier versions.
+_OLD_S = 7 * 24 * 3600.0
+
+
+class GoneError(Exception):
+  """A folder that another process has given its name."""
+
+
+@contextlib.contextmanager
+def entered(parent: str, key: str) -> Iterator[tuple[str, claims_lib.Claims]]:
+  """Makes or enters a folder; yields it, and what claims pieces of work in it.
+
+  After an error of the data, and after any other without a complete shard, the
+  folder is removed.
+
+  Args:
+    parent: the folder of all prepared rows.
+    key: identifies what is prepared.
+
+  Raises:
+    GoneError: instead of any other error, if the folder is gone: another
+      process has completed it.
+  """
+  folder = os.path.join(parent, _PREFIX + key)
+  os.makedirs(folder, exist_ok=True)
+  try:
+    with claims_lib.Claims(folder) as claims:
+      yield folder, claims
+  except BaseException as e:
+    if not os.path.isdir(folder):
+      raise GoneError(folder) from e
+    complete = [x for x in os.listdir(folder) if x.endswith(shard_files.COUNTS)]
+    if isinstance(e, errors.ConfigError) or not complete:
+      shutil.rmtree(folder, ignore_errors=True)
+    raise
+
+
+def rename(folder: str, name: str, files: Sequence[str]) -> None:
+  """Gives a complete folder its name.
+
+  Args:
+    folder: from `entered`.
+    name: its new path.
+    files: what belongs to it; the last one makes the others count.
+  """
+  for other in set(os.listdir(folder)) - set(files):
+    path = os.path.join(folder, other)
+    if os.path.isdir(path):
+      shutil.rmtree(path)
+    elif not claims_lib.is_claim(other):
+      os.unlink(path)
+  atomic_files.sync(folder)
+  try:
+    os.rename(folder, name)
+  except OSError:
+    if not os.path.isdir(name):
+      raise
+    # The same rows, of an earlier day, whose files may have been damaged since.
+    for file in files:
+      os.replace(os.path.join(folder, file), os.path.join(name, file))
+    shutil.rmtree(folder)
+  # Until now they kept other processes away.
+  for other in filter(claims_lib.is_claim, os.listdir(name)):
+    os.unlink(os.path.join(name, other))
+  atomic_files.sync(os.path.dirname(name))
+
+
+def remove_old(parent: str) -> None:
+  """Removes what nobody has worked on for a week."""
+  for name in os.listdir(parent):
+    path = os.path.join(parent, name)
+    if name.startswith(_OLD):
+      with contextlib.suppress(FileNotFoundError):
+        if time.time() - os.stat(path).st_mtime > _OLD_S:
+          shutil.rmtree(path, ignore_errors=True)
