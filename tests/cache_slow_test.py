@@ -163,7 +163,8 @@ def _free_port():
 def _start(forks, driver, name, count, faults):
   """Processes that write one cache."""
   arguments = [
-    *fault_chains.SMALL,
+    fault_chains.SMALL[0],
+    *driver.arguments,
     *_SMALL,
     f'--config.data.folder={driver.folder}/straight/rows',
     f'--config.cache.folder={driver.cache(name)}',
@@ -176,7 +177,7 @@ def _start(forks, driver, name, count, faults):
   return [
     forks.start(
       [*arguments, f'--config.processes.index={i}'],
-      faults.get(i, {}),
+      {'alternate_layers': {}, **faults.get(i, {})},
       {},
       f'{driver.where(name)}/log{i}',
     )

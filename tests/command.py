@@ -44,6 +44,8 @@ def environment() -> dict[str, str]:
     'JAX_COMPILATION_CACHE_DIR': _compiled(),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    # Compiling takes longer than what is compiled.
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
   }
   # The device count of this test's process is not the program's.
   env.pop('XLA_FLAGS', None)
@@ -55,10 +57,12 @@ def compiled_once() -> Iterator[None]:
   """Lets the runs within this process share their compiled programs."""
   jax.config.update('jax_compilation_cache_dir', _compiled())
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  jax.config.update('jax_disable_most_optimizations', True)
   try:
     yield
   finally:
     jax.config.update('jax_compilation_cache_dir', None)
+    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 
+from tests import alternating
 from tests import command
 
 STEPS = 6
@@ -25,6 +26,8 @@ class Driver:
 
   def __init__(self, folder):
     self.folder, self._chains = str(folder), {}
+    # Arguments that all runs have, but for the workdir and the rows' folder.
+    self.arguments = (*SMALL[1:], alternating.teacher(self.folder))
 
   def add(self, name, faults, *more, inside='', rows='', config=SMALL[0]):
     """Adds a run to a chain.
@@ -44,13 +47,13 @@ class Driver:
       {
         'arguments': [
           config,
-          *SMALL[1:],
+          *self.arguments,
           f'--config.data.folder={self.folder}/{rows or name}/rows',
           f'--workdir={self.workdir(name, inside)}',
           *more,
         ],
         'log': f'{where}/log{len(chain)}',
-        'faults': faults,
+        'faults': {'alternate_layers': {}, **faults},
       }
     )
 

@@ -27,6 +27,11 @@ IMPORTED = (
 )
 
 
+def alternate_layers():
+  """The student's layers are local and global in turn: less is compiled."""
+  importlib.import_module('tests.alternating').make_variants_alternate()
+
+
 def count_events(folder, file):
   """Writes how many file events below a folder there were, when it ends."""
   seen = _on_events(folder, lambda number: None)

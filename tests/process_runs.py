@@ -3,6 +3,7 @@
 import socket
 import time
 
+from tests import alternating
 from tests import command
 
 _CONFIG = (
@@ -59,6 +60,7 @@ class Run:
     self._meetings = f'{folder}/{name}.meetings'
     arguments = [
       *_CONFIG,
+      alternating.teacher(folder),
       f'--workdir={self.workdir}',
       f'--config.data.folder={"~" if homes else folder}/rows',
       *changes,
@@ -70,6 +72,7 @@ class Run:
       ]
     flag = f'--xla_force_host_platform_device_count={devices}'
     faults = {
+      'alternate_layers': {},
       'watch_reader': {'file': self.reads, 'sleeps': sleeps or {}},
       'count_collectives': {'file': self._meetings},
     }
