@@ -140,6 +140,22 @@ def test_a_held_out_set_reads_what_training_does_not(folder):
     mixtures.held_out(config, 'held_out')
 
 
+def test_answers_are_compared_with_those_of_the_file(folder):
+  import seqio
+
+  config = _config('pairs.jsonl')
+  examples.register(mixtures.training(config))
+  task = seqio.TaskRegistry.get('pairs.jsonl')
+  (function,) = task.predict_metric_fns
+  predictions = [task.postprocess_fn(text) for text in ('a\n', 'b')]
+  metric = function(['a', 'c'], predictions)['same_answer']
+  assert metric == 0.5 and metric.values == (1, 0)
+  # Other programs that read the task with seqio get texts.
+  dataset = task.get_dataset(split='train', shuffle=False)
+  first = next(dataset.as_numpy_iterator())
+  assert first == {'id': b'pairs.jsonl:1', 'inputs': b'q1', 'targets': b'a'}
+
+
 def test_wrong_lines_are_refused_or_listed(folder, tokenizer):
   _write(folder / 'x.jsonl', [{'text': 'good'}, {'txet': 'bad'}, {'text': ''}])
   config = _config('x.jsonl', on_error='skip')
