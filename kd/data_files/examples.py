@@ -31,6 +31,7 @@ class Columns:
   id: str = 'id'
   weight: str = 'weight'
   rationale: str = 'rationale'
+  tools: str = 'tools'
   role: str = 'role'
   content: str = 'content'
 
@@ -128,6 +129,13 @@ def _fields(row, where, columns, generate=False):
     fields.pop('prompt', None)  # Data sets repeat the first message there.
   if generate:
     fields.pop('text', None)
+  if fields.get('tools'):
+    raise errors.ConfigError(
+      f'{where}: {columns.tools}',
+      'lists tools, which no template writes',
+      legal='the tools described in the system text (docs/data.md), and '
+      "data.columns.tools=''",
+    )
   kinds = [kind for kind in ('prompt', 'messages', 'text') if kind in fields]
   if not kinds:
     wanted = [columns.prompt, columns.messages, columns.text]

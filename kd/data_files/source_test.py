@@ -180,6 +180,10 @@ def _message(**changes):
     (_lines([{'messages': [_CHAT[0] | {'weight': 1}]}]), 'on a user message'),
     (_lines([{'messages': []}]), 'FILE:1: messages: are []'),
     (_lines([{'id': [1], 'text': 'a'}]), 'FILE:1: id: is [1]'),
+    (
+      _lines([{'messages': _CHAT, 'tools': [{}]}]),
+      'FILE:1: tools: lists tools',
+    ),
   ],
 )
 def test_what_is_wrong_is_named_or_skipped(data, message, tmp_path):

@@ -61,7 +61,8 @@ class Encoder:
         chat = conversations.messages(example)
         columns = templates.encode(self.tokenizer, self.template, chat)
     except errors.ConfigError as e:
-      raise e.within(f'data.mixture: example {example["id"]!r}') from e
+      where = f'data.mixture: example {example["id"]!r}: {e.path}'
+      raise e.at(where) from e
     needed = len(columns[0]) - 1
     if needed > self.length:
       if self.long == 'refuse':

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from kd.core import errors
 from kd.models import chat_turns
+from kd.models import families
 
 JINJA = """\
 {{ bos_token }}
@@ -23,8 +24,8 @@ def render(
     raise errors.ConfigError(
       'messages',
       f"the 'plain' template cannot write the turns {roles}",
-      legal='one user turn, then at most one assistant turn (use a template '
-      'with turns)',
+      legal='one user turn, then at most one assistant turn; or data.template '
+      f'{", ".join(map(repr, families.chat_templates()))}',
     )
   prompt = chat_turns.BOS + messages[0]['content']
   if generate or len(messages) == 1:

@@ -18,6 +18,7 @@ from kd.core import plugins
 from kd.core import user_errors
 from kd.data_files import chats
 from kd.data_files import examples
+from kd.data_files import source
 from kd.input_pipeline import encoding
 from kd.input_pipeline import packing
 from kd.input_pipeline import shard_files
@@ -25,7 +26,10 @@ from kd.input_pipeline import shards
 from kd.input_pipeline import templates
 
 # The modules here that decide what a row of given texts looks like.
-_ROW_CODE = (encoding, packing, shard_files, shards, templates, chats, examples)
+_ROW_CODE = (
+  *(encoding, packing, shard_files, shards, templates),
+  *(chats, examples, source),
+)
 # What a plugin imports to register tasks and chat templates.
 _OF_ROWS = {
   *('seqio', 'kd.input_pipeline.text_tasks'),

@@ -333,5 +333,5 @@ def test_names_and_tokenizers_are_checked(bytes_tokenizer):
 
   with pytest.raises(errors.ConfigError, match='which the tokenizer lacks'):
     _encode(_model(hide), 'gemma', _CHAT)
-  with pytest.raises(errors.ConfigError, match="legal: 'plain', 'gemma'$"):
+  with pytest.raises(errors.ConfigError, match="legal: 'gemma', 'plain'$"):
     templates.check_tokenizer(bytes_tokenizer, 'qwen3')

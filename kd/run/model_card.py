@@ -9,6 +9,7 @@ from kd.core import atomic_files
 from kd.core import schedules
 from kd.evaluation import measures
 from kd.evaluation import results
+from kd.input_pipeline import mixtures
 from kd.models import families
 from kd.models import family
 from kd.run import provenance
@@ -132,7 +133,7 @@ def _model_index(
   entries, sets = [], run.config.evaluation.sets
   for set_name in (name for name in result.scores if name in sets):
     entry = sets[set_name]
-    mixture = entry.mixture or run.config.data.mixture
+    mixture = mixtures.shown(entry.mixture or run.config.data.mixture)
     entries.append(
       {
         'task': {'type': 'text-generation'},
@@ -177,7 +178,8 @@ def _made(run: resolved.Run, claims: Mapping[str, Any]) -> str:
     )
     lines += [
       f'- Trained for {student["step"]:,} steps of {tokens:,} tokens on '
-      f'`{c.data.mixture}`, from `{provenance.weights_name(c.student.init)}`.',
+      f'`{mixtures.shown(c.data.mixture)}`, from '
+      f'`{provenance.weights_name(c.student.init)}`.',
       f'- Loss: {losses}; targets: `teacher.source={c.teacher.source}`.',
     ]
   if run.student.keep_layers:

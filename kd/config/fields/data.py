@@ -112,6 +112,7 @@ COLUMNS = schema.Section(
       'id': 'names the example in messages and answers',
       'weight': "a factor of the loss of the example's tokens",
       'rationale': 'the beginning of completion that is the worked steps',
+      'tools': 'tools that there are, which only the system text can describe',
       'role': 'in each message: who says it',
       'content': 'in each message: what is said',
     }.items()
