@@ -131,17 +131,26 @@ def _tokenizer(kind, python):
 
 
 def _ask(python, directory, model_type, chats=()):
-  # transformers and vLLM pick the class by the config.json of the folder.
-  with open(os.path.join(directory, 'config.json'), 'w') as f:
-    json.dump({'model_type': model_type}, f)
-  request = {'directory': str(directory), 'texts': _texts(), 'chats': chats}
-  return json.loads(_run(python, _SCRIPT, request))
+  return _ask_all(python, [directory], model_type, chats)[0]
 
 
-def _run(python, script, request):
+def _ask_all(python, directories, model_type, chats=()):
+  requests = []
+  for directory in directories:
+    # transformers and vLLM pick the class by the config.json of the folder.
+    with open(os.path.join(directory, 'config.json'), 'w') as f:
+      json.dump({'model_type': model_type}, f)
+    request = {'directory': str(directory), 'texts': _texts(), 'chats': chats}
+    requests.append(request)
+  answers = _run(python, _SCRIPT, requests).splitlines()
+  return [json.loads(line) for line in answers]
+
+
+def _run(python, script, requests):
+  """Runs an oracle once: importing transformers takes seconds."""
   out = subprocess.run(
     [python, script],
-    input=json.dumps(request),
+    input='\n'.join(map(json.dumps, requests)),
     text=True,
     capture_output=True,
     check=False,
@@ -189,26 +198,41 @@ def test_transformers_gives_our_ids(kind, python, tmp_path):
 def test_we_give_the_ids_of_what_transformers_saves(kind, python, tmp_path):
   """transformers 5 saves no tokenizer.model; fine-tunes add tokens."""
   tokenizer = _tokenizer(kind, python)
-  written, saved = tmp_path / 'written', tmp_path / 'saved'
+  written = tmp_path / 'written'
   hf_tokenizer.write(tokenizer, written, templates.TEMPLATES['gemma'].jinja)
   (written / 'config.json').write_text('{"model_type": "gemma3_text"}')
-  request = {'directory': str(written), 'target': str(saved)}
-  for special, plain in ([], []), (['<think>', '</think>'], ['<tool>']):
-    _run(python, _RESAVE, request | {'special': special, 'plain': plain})
-    assert not (saved / sentencepiece_models.MODEL_FILE).exists()
-    got = _ask(python, saved, 'gemma3_text')
-    read = [tokenizers.load(f'hf:{saved}')]
+  added = {'saved': ([], []), 'tuned': (['<think>', '</think>'], ['<tool>'])}
+  requests = [
+    {
+      'directory': str(written),
+      'target': str(tmp_path / name),
+      'special': special,
+      'plain': plain,
+    }
+    for name, (special, plain) in added.items()
+  ]
+  _run(python, _RESAVE, requests)
+  saved = [tmp_path / name for name in added]
+  answers = _ask_all(python, saved, 'gemma3_text')
+  exported = [tmp_path / f'exported_{name}' for name in added]
+  for folder, again, got, tokens in zip(
+    saved, exported, answers, added.values(), strict=True
+  ):
+    model = folder / sentencepiece_models.MODEL_FILE
+    assert not model.exists()
+    read = [tokenizers.load(f'hf:{folder}')]
     # As fine-tuners do: the tokenizer.model of the base model is added.
-    (saved / sentencepiece_models.MODEL_FILE).write_bytes(tokenizer.model_proto)
-    read.append(tokenizers.load(f'hf:{saved}'))
-    (saved / sentencepiece_models.MODEL_FILE).unlink()
-    exported = tmp_path / f'exported_{len(special)}'
-    hf_tokenizer.write(read[0], exported, templates.TEMPLATES['gemma'].jinja)
-    assert _ask(python, exported, 'gemma3_text')['ids'] == got['ids']
+    model.write_bytes(tokenizer.model_proto)
+    read.append(tokenizers.load(f'hf:{folder}'))
+    hf_tokenizer.write(read[0], again, templates.TEMPLATES['gemma'].jinja)
     for one in read:
-      assert one.vocab_size == tokenizer.vocab_size + len(special + plain)
+      assert one.vocab_size == tokenizer.vocab_size + len(sum(tokens, []))
       for text, ids in zip(_texts(), got['ids'], strict=True):
         assert [one.bos_id] + one.encode(text) == ids, repr(text)
+  for got, like in zip(
+    _ask_all(python, exported, 'gemma3_text'), answers, strict=True
+  ):
+    assert got['ids'] == like['ids']
 
 
 def _write_gguf(path, tokenizer):

@@ -1,7 +1,8 @@
-"""Oracle: saves a folder's tokenizer as transformers saves it.
+"""Oracle: saves folders' tokenizers as transformers saves them.
 
-Reads {"directory", "target", "special", "plain"} as JSON from stdin: two lists
-of tokens that are added first, the second as tokens that are no special ones.
+Reads lines of JSON from stdin, {"directory", "target", "special", "plain"}: two
+lists of tokens that are added first, the second as tokens that are no special
+ones.
 """
 
 import json
@@ -10,14 +11,18 @@ import sys
 import transformers
 
 
-def main():
-  request = json.load(sys.stdin)
+def _save(request):
   tokenizer = transformers.AutoTokenizer.from_pretrained(request['directory'])
   if request['special']:
     tokenizer.add_tokens(request['special'], special_tokens=True)
   if request['plain']:
     tokenizer.add_tokens(request['plain'])
   tokenizer.save_pretrained(request['target'])
+
+
+def main():
+  for line in sys.stdin:
+    _save(json.loads(line))
 
 
 if __name__ == '__main__':
