@@ -20,9 +20,13 @@ from kd.modes import train as train_mode
 from kd.run import resolve
 from tests import command
 
-# tests/chats_oracle_test.py runs what comes before.
+# tests/chats_oracle_test.py runs what comes before; what comes behind shows the
+# progress of a large preparation.
 _PAGE = (
-  pathlib.Path('docs/data.md').read_text().partition('\n## What a task')[2]
+  pathlib.Path('docs/data.md')
+  .read_text()
+  .partition('\n## What a task is')[2]
+  .partition('\n## Preparing large data')[0]
 )
 _README = pathlib.Path('README.md').read_text()
 _PROGRAM = 'python -m kd '
@@ -157,8 +161,10 @@ def test_examples_that_are_too_long_are_named_as_the_page_says(folder):
 def test_the_smallest_module_of_readme(folder):
   (block,) = re.findall(r'^  ```python\n(.*?)^  ```', _README, re.M | re.S)
   (folder / 'smallest.py').write_text(re.sub('^  ', '', block, flags=re.M))
-  for split in ('train', 'validation'):
-    text = '1+1=? \t#### 2\n2+2=? \t#### 4\n'
+  for split, text in (
+    ('train', '1+1=? \t#### 2\n2+2=? \t#### 4\n'),
+    ('validation', '3+3=? \t#### 6\n4+4=? \t#### 8\n'),
+  ):
     (folder / f'mine.{split}.tsv').write_text(text)
   lines = _prepare(
     folder,

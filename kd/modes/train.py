@@ -35,6 +35,7 @@ from kd.train import evaluate as evaluate_lib
 from kd.train import evaluation_records
 from kd.train import loop
 from kd.train import report
+from kd.train import shared_prompts
 from kd.train import training_rows
 from kd.train.feeds import feed as feed_lib
 from kd.train.feeds import live as live_feed
@@ -106,6 +107,8 @@ def prepare(run: resolved.Run, say: progress.Say) -> Data:
   for line in source.file_warnings():
     say(line)
   held_out = evaluate_lib.prepare_sets(run, say)
+  for line in shared_prompts.warnings(prepared, held_out):
+    say(line)
   best = best_lib.check(run.config, held_out)
   stop = best
   if run.config.evaluation.stop.patience:

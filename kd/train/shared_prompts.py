@@ -1,0 +1,45 @@
+"""Counts held-out prompts that are trained on as well."""
+
+from collections.abc import Sequence
+
+from kd.data_files import source
+from kd.input_pipeline import prepare
+from kd.train import evaluate
+
+
+def warnings(
+  train: Sequence[prepare.Prepared], held_out: Sequence[evaluate.HeldOut]
+) -> list[str]:
+  """Returns a line for each held-out set that shares prompts with training.
+
+  Rows that were prepared earlier have been counted then: with these alone there
+  are no lines. --mode=data counts at any time.
+
+  Args:
+    train: the rows to train on.
+    held_out: the sets.
+  """
+  prompts = {}
+  for held in held_out:
+    if all(rows.reused for rows in (*train, *held.prepared)):
+      continue
+    prompts[held.name] = {
+      source.prompt_key(example)
+      for rows in held.prepared
+      for example in rows.examples()
+    }
+  wanted = set().union(*prompts.values())
+  trained = set()
+  if wanted:
+    for rows in train:
+      keys = map(source.prompt_key, rows.examples())
+      trained |= wanted.intersection(keys)
+  lines = []
+  for name, asked in prompts.items():
+    both = len(asked & trained)
+    if both:
+      lines.append(
+        f'warning: {name}: {both:,} of {len(asked):,} prompts are also '
+        'trained on'
+      )
+  return lines
