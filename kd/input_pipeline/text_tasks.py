@@ -16,13 +16,18 @@ from typing import Any
 
 from kd.core import errors
 from kd.core import json_files
+from kd.data_files import chats
+from kd.input_pipeline import conversations
 
 _REQUIRED = ('inputs', 'targets')
 _OPTIONAL = ('id', 'rationale')
-_LEGAL = f'a mapping with {", ".join((*_REQUIRED, *_OPTIONAL))}'
+_LEGAL = (
+  f'a mapping with {", ".join((*_REQUIRED, *_OPTIONAL))}; or with messages or '
+  'text, and id'
+)
 
 # From a split's name to its examples.
-Examples = Callable[[str], Iterable[Mapping[str, str]]]
+Examples = Callable[[str], Iterable[Mapping[str, Any]]]
 # Of a text that was expected or generated; with the keyword arguments `example`
 # and `is_target`, as seqio calls it.
 Postprocessor = Callable[..., Any]
@@ -45,7 +50,9 @@ def add(
     name: of the task, for data.mixture or a mixture's rates.
     examples: yields the examples of a split: `inputs` (the prompt), `targets`
       (the answer) and, if it has them, `rationale` (the steps that the targets
-      begin with, '' for none) and `id`. All examples have the same keys.
+      begin with, '' for none) and `id`; or `messages`, a list as chats.check
+      takes it, or `text`, a document, and `id`. All examples have the same
+      keys.
     splits: names of the splits.
     postprocess: what is compared, of targets and of generated answers; None:
       the texts themselves.
@@ -81,6 +88,23 @@ def add(
   )
 
 
+def _texts(example, where):
+  """Returns the texts of an example; seqio needs inputs and targets of each."""
+  if 'messages' in example:
+    whole = {'messages': chats.check(example['messages'], where)}
+    texts = {
+      'messages': chats.dump(whole['messages']),
+      'inputs': conversations.prompt_text(whole),
+      'targets': conversations.reference(whole),
+    }
+  elif 'text' in example:
+    text = chats.text(example['text'], f'{where}: text')
+    texts = {'text': text, 'inputs': '', 'targets': text}
+  else:
+    return json_files.texts(example, where, _LEGAL, _REQUIRED, _OPTIONAL)
+  return texts | json_files.texts(example, where, _LEGAL, (), ('id',))
+
+
 def _columns(name, split, examples):
   """Returns the texts by key.
 
@@ -95,7 +119,7 @@ def _columns(name, split, examples):
       raise errors.ConfigError(
         where, f'found {json_files.short(example)}', legal=_LEGAL
       )
-    texts = json_files.texts(example, where, _LEGAL, _REQUIRED, _OPTIONAL)
+    texts = _texts(example, where)
     if not number:
       columns = {key: [] for key in texts}
     if texts.keys() != columns.keys():

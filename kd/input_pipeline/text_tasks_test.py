@@ -3,6 +3,7 @@
 import pytest
 
 from kd.core import errors
+from kd.input_pipeline import examples
 from kd.input_pipeline import text_tasks
 
 _ROWS = [
@@ -47,6 +48,22 @@ def test_seqio_reads_the_examples_and_scores_answers(added):
   assert set(task.splits) == {'train', 'test'}
   assert task.predict_metric_fns == [metric]
   assert task.postprocess_fn(' x ', example={}, is_target=True) == 'x'
+
+
+def test_chats_and_documents_are_examples(added):
+  chat = [
+    {'role': 'user', 'content': 'hi'},
+    {'role': 'assistant', 'content': 'yes', 'weight': 0.5},
+  ]
+  task = added('chats', lambda split: [{'id': 'a', 'messages': chat}])
+  (example,) = examples.stream(task, 'train', '', -1, print)
+  assert example == {
+    'id': 'a',
+    'messages': [chat[0] | {'weight': 0.0}, chat[1]],
+  }
+  task = added('documents', lambda split: [{'text': 'all'}])
+  (example,) = examples.stream(task, 'train', '', -1, print)
+  assert example == {'id': 'documents-0', 'text': 'all'}
 
 
 @pytest.mark.parametrize(

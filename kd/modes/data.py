@@ -39,12 +39,16 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   run = resolve.resolve(config, jax.devices())
   folders.check_writable(workdir, '--workdir')
   config = run.config
-  trained = _read(run, mixtures.training(config), config.data.split, 'train')
+  data = config.data
+  mixture = mixtures.training(config)
+  trained = _read(run, mixture, data.split, data.examples, 'train')
   sets = {}
   for name, entry in sorted(config.evaluation.sets.items()):
     if entry.examples or entry.answers:
       mixture = mixtures.held_out(config, name)
-      sets[name] = _read(run, mixture, entry.split, name)
+      limits = (entry.examples, entry.answers)
+      limit = -1 if -1 in limits else max(limits)
+      sets[name] = _read(run, mixture, entry.split, limit, name)
   for line in _rows(run, trained):
     session.say(line)
   record = _record(run, trained, sets)
@@ -79,11 +83,17 @@ class _Source:
 
 
 def _read(
-  run: resolved.Run, mixture: mixtures.Mixture, split: str, label: str
+  run: resolved.Run,
+  mixture: mixtures.Mixture,
+  split: str,
+  limit: int,
+  label: str,
 ) -> list[_Source]:
-  """Reads and counts all examples of a mixture."""
+  """Reads and counts the examples that a run would read of a mixture."""
   data = run.config.data
-  rest = (data.long, data.chunk_overlap)
+  # Long examples that training refuses are counted here.
+  long = 'chunk' if data.long == 'chunk' else 'drop'
+  rest = (long, data.chunk_overlap)
   encoder = encoding.Encoder(run.tokenizer, data.template, data.length, *rest)
   whole = encoding.Encoder(run.tokenizer, data.template, _WHOLE, *rest)
   sources = []
@@ -95,7 +105,7 @@ def _read(
           task,
           split,
           mixture.module,
-          data.examples if label == 'train' else -1,
+          limit,
           session.say,
           source.skipped,
         )
