@@ -10,6 +10,7 @@ from absl import logging
 
 from kd import modes
 from kd.config import command_line
+from kd.core import buckets
 from kd.core import compile_cache
 from kd.core import notices
 from kd.core import paths
@@ -32,7 +33,8 @@ def main(argv: list[str]) -> None:
   with session.exit_codes(workdir):
     mode = modes.load(_MODE.value)
     session.check_workdir(workdir)
-    mode(_CONFIG.value, paths.expand(workdir))
+    with buckets.synced():
+      mode(_CONFIG.value, paths.expand(workdir))
 
 
 def _parse_flags(argv):

@@ -6,13 +6,18 @@ import json
 import os
 import zlib
 
+from etils import epath
+
+from kd.core import objects
+
 FILE = 'digests.json'
 # Of Orbax: the quality figure, which may become known after the save; the times
 # of beginning and end, and that there was one, written after the digests.
 FIGURE = os.path.join('metrics', 'metrics')
 METRIC = 'quality'  # The figure's name in that file.
 TIMES = '_CHECKPOINT_METADATA'
-_UNCOUNTED = ('metrics', TIMES, 'commit_success.txt', FILE)
+COMMIT = 'commit_success.txt'  # Orbax writes it last.
+_UNCOUNTED = ('metrics', TIMES, COMMIT, FILE)
 _CHUNK = 1 << 22  # bytes
 _THREADS = 4
 
@@ -28,8 +33,12 @@ def write(folder: str, step: int) -> None:
   """
   files = dict(_each(folder, _files(folder), keep=True))
   path = os.path.join(folder, FILE)
+  text = json.dumps({'step': step, 'files': files}, indent=0, sort_keys=True)
+  if objects.is_url(path):
+    objects.write(path, text.encode())
+    return
   with open(path, 'w', encoding='utf-8') as f:
-    json.dump({'step': step, 'files': files}, f, indent=0, sort_keys=True)
+    f.write(text)
     f.flush()
     os.fsync(f.fileno())
 
@@ -44,8 +53,8 @@ def figure(folder: str) -> float | None:
     ValueError: the file that holds it is damaged.
   """
   try:
-    with open(os.path.join(folder, FIGURE), encoding='utf-8') as f:
-      return float(json.load(f)[METRIC])
+    text = epath.Path(folder, FIGURE).read_text()
+    return float(json.loads(text)[METRIC])
   except FileNotFoundError:
     return None
   except (KeyError, TypeError, OverflowError, RecursionError) as e:
@@ -60,8 +69,7 @@ def problem(folder: str, items: Sequence[str] = ()) -> str:
     items: looks at these of its folders alone; (): at everything.
   """
   try:
-    with open(os.path.join(folder, FILE), encoding='utf-8') as f:
-      written = json.load(f)
+    written = json.loads(epath.Path(folder, FILE).read_text())
     if str(written['step']) != os.path.basename(folder):
       return f'{FILE} says that it is the checkpoint of step {written["step"]}'
     files = written['files'].items()
@@ -72,9 +80,10 @@ def problem(folder: str, items: Sequence[str] = ()) -> str:
         return f'{name} is missing'
       if name not in counted:
         return f'{name} was added'
-      size = os.path.getsize(os.path.join(folder, name))
-      if size != counted[name][0]:
-        return f'{name} has {size} bytes, {counted[name][0]} were written'
+      if not objects.is_url(folder):  # Costs nothing, unlike the bytes.
+        size = os.path.getsize(os.path.join(folder, name))
+        if size != counted[name][0]:
+          return f'{name} has {size} bytes, {counted[name][0]} were written'
     for name, found in _each(folder, sorted(here), keep=False):
       if found != counted[name]:
         return f'{name} has other bytes than were written'
@@ -96,6 +105,9 @@ def _counts(name, items):
 
 def _files(folder):
   """Relative names of the files that count."""
+  if objects.is_url(folder):
+    names = [n for n in objects.names(folder) if not n.endswith('/')]
+    return [n for n in names if n and n.partition('/')[0] not in _UNCOUNTED]
   names = []
   for parent, folders, files in os.walk(folder):
     if parent == folder:
@@ -115,9 +127,9 @@ def _each(folder, names, keep):
 
 def _digest(path, keep):
   size, crc = 0, 0
-  with open(path, 'rb') as f:
+  with epath.Path(path).open('rb') as f:
     while chunk := f.read(_CHUNK):
       size, crc = size + len(chunk), zlib.crc32(chunk, crc)
-    if keep:
+    if keep and not objects.is_url(path):
       os.fsync(f.fileno())
   return size, f'{crc:08x}'

@@ -13,9 +13,13 @@ import jax
 import orbax.checkpoint as ocp
 
 from kd.checkpoints import digests
+from kd.checkpoints import orbax_buckets
+from kd.checkpoints import steps as steps_lib
 from kd.core import atomic_files
+from kd.core import buckets
 from kd.core import errors
 from kd.core import identity
+from kd.core import objects
 from kd.core import types
 from kd.partitioning import processes
 
@@ -29,16 +33,14 @@ ITEMS = ('params', 'optimizer', EMA)
 _NEVER_S = 10 * 24 * 3600
 
 
-def _steps(workdir: str) -> list[int]:
-  folder = os.path.join(workdir, FOLDER)
-  if not os.path.isdir(folder):
-    return []
-  return sorted(int(name) for name in os.listdir(folder) if name.isdecimal())
+def folder_of(workdir: str) -> str:
+  """Returns the folder of a workdir's checkpoints, of a bucket its URL."""
+  return buckets.remote(os.path.join(workdir, FOLDER))
 
 
 def latest_step(workdir: str) -> int | None:
   """Returns the step of a workdir's latest checkpoint, None without one."""
-  return max(_steps(workdir), default=None)
+  return max(steps_lib.of(folder_of(workdir)), default=None)
 
 
 def best_step(workdir: str) -> int | None:
@@ -51,8 +53,8 @@ def best_step(workdir: str) -> int | None:
     ConfigError: a file with a figure is damaged.
   """
   best, lowest = None, math.inf
-  for step in _steps(workdir):
-    folder = os.path.join(workdir, FOLDER, str(step))
+  for step in steps_lib.of(folder_of(workdir)):
+    folder = os.path.join(folder_of(workdir), str(step))
     try:
       figure = digests.figure(folder)
     except ValueError as e:
@@ -68,20 +70,37 @@ def best_step(workdir: str) -> int | None:
   return best
 
 
+async def _check(checkpoint):
+  # Orbax finalizes each item of a checkpoint, and then the checkpoint.
+  if checkpoint.get_final().name.isdigit():
+    await asyncio.to_thread(_check_readable, checkpoint)
+
+
+def _check_readable(checkpoint):
+  folder = checkpoint.get()
+  for item in filter(lambda name: (folder / name).exists(), ITEMS):
+    # Raises ValueError unless every array's metadata can be read back.
+    ocp.StandardCheckpointHandler().metadata(folder / item)
+  digests.write(str(folder), int(checkpoint.get_final().name))
+
+
 class _Checked(ocp.path.atomicity.AtomicRenameTemporaryPath):
   """A checkpoint that gets its final name once it is known to be readable."""
 
   async def finalize(self):
-    # Orbax finalizes each item of a checkpoint, and then the checkpoint.
-    if self.get_final().name.isdigit():
-      await asyncio.to_thread(self._check)
+    await _check(self)
     await super().finalize()
 
-  def _check(self):
-    for item in filter(lambda name: (self.get() / name).exists(), ITEMS):
-      # Raises ValueError unless every array's metadata can be read back.
-      ocp.StandardCheckpointHandler().metadata(self.get() / item)
-    digests.write(str(self.get()), int(self.get_final().name))
+
+class _CheckedObjects(ocp.path.atomicity.CommitFileTemporaryPath):
+  """A checkpoint in a bucket; its commit object is written once it is checked.
+
+  It has its final name before: a bucket cannot rename.
+  """
+
+  async def finalize(self):
+    await _check(self)
+    await super().finalize()
 
 
 def _literal(folder: str, read_only: bool) -> str:
@@ -90,7 +109,7 @@ def _literal(folder: str, read_only: bool) -> str:
   Orbax looks for the parts of a checkpoint by glob patterns that begin with its
   path, so it would not find those in a folder such as 'batch=[8]'.
   """
-  if glob.escape(folder) == folder:
+  if objects.is_url(folder) or glob.escape(folder) == folder:
     return folder
   links = os.path.join(os.path.expanduser('~'), '.cache', 'kd', 'links')
   link = os.path.join(links, identity.digest(folder))
@@ -117,7 +136,10 @@ class Manager:
     Raises:
       ConfigError: the figures that rank the checkpoints cannot be read.
     """
-    self.folder = os.path.join(os.path.abspath(workdir), FOLDER)
+    self.folder = folder_of(workdir)
+    if objects.is_url(self.folder):
+      orbax_buckets.prepare()
+    self._workdir = workdir
     self._literal_folder = _literal(self.folder, read_only)
     try:
       self._manager = self._open(keep, read_only)
@@ -148,7 +170,9 @@ class Manager:
         best_fn=lambda m: -m[digests.METRIC],
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
-        temporary_path_class=_Checked,
+        temporary_path_class=(
+          _CheckedObjects if objects.is_url(self.folder) else _Checked
+        ),
         async_options=ocp.AsyncOptions(
           timeout_secs=_NEVER_S,
           # Where a folder cannot be made, threads that write into it would
@@ -167,7 +191,7 @@ class Manager:
 
   def best_step(self) -> int | None:
     """The step with the lowest quality figure, if any was given one."""
-    return best_step(os.path.dirname(self.folder))
+    return best_step(self._workdir)
 
   def save(
     self,

@@ -3,8 +3,12 @@
 import json
 import os
 
+from etils import epath
+
 from kd.checkpoints import digests
+from kd.checkpoints import steps as steps_lib
 from kd.core import errors
+from kd.core import objects
 
 ASIDE = 'damaged-checkpoints'
 
@@ -23,7 +27,7 @@ def repair(folder: str) -> list[str]:
   Raises:
     ConfigError: there were checkpoints, and none of them is good.
   """
-  steps = _steps(folder)
+  steps = steps_lib.of(folder)[::-1]
   wrong, good = {}, False
   for step in steps:
     where = os.path.join(folder, str(step))
@@ -45,22 +49,14 @@ def repair(folder: str) -> list[str]:
   ]
 
 
-def _steps(folder):
-  """Steps of the checkpoints, the latest first."""
-  if not os.path.isdir(folder):
-    return []
-  return sorted(int(n) for n in os.listdir(folder) if n.isdigit())[::-1]
-
-
 def _list_problem(where):
   """What keeps a checkpoint from being listed."""
   name = digests.FIGURE
   try:
     digests.figure(where)  # Without one a checkpoint ranks last.
     name = digests.TIMES
-    with open(os.path.join(where, name), encoding='utf-8') as f:
-      if not isinstance(json.load(f), dict):
-        return f'{name} holds no JSON object'
+    if not isinstance(json.loads(epath.Path(where, name).read_text()), dict):
+      return f'{name} holds no JSON object'
   except FileNotFoundError:
     return ''
   except (OSError, ValueError, RecursionError) as e:
@@ -69,10 +65,23 @@ def _list_problem(where):
 
 
 def _put_aside(folder, step):
-  aside = os.path.join(os.path.dirname(folder), ASIDE)
-  os.makedirs(aside, exist_ok=True)
+  aside = epath.Path(os.path.dirname(folder), ASIDE)
+  aside.mkdir(parents=True, exist_ok=True)
   number = 0
-  while os.path.exists(path := os.path.join(aside, f'{step}.{number}')):
+  while (path := aside / f'{step}.{number}').exists():
     number += 1
-  os.rename(os.path.join(folder, str(step)), path)
-  return path
+  where = os.path.join(folder, str(step))
+  if objects.is_url(folder):
+    _move_objects(where, str(path))
+  else:
+    os.rename(where, path)
+  return str(path)
+
+
+def _move_objects(old, new):
+  names = objects.names(old)
+  for name in names:
+    objects.write(f'{new}/{name}', objects.read(f'{old}/{name}').data)
+  # First what makes it a checkpoint, in case that this is killed.
+  objects.remove([f'{old}/{digests.COMMIT}'])
+  objects.remove_folder(old)

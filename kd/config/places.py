@@ -7,6 +7,7 @@ import re
 
 from kd.config import legal
 from kd.core import errors
+from kd.core import objects
 
 _LONGEST_NAME = 255  # bytes, of a file or folder
 _LONGEST_PATH = 4000
@@ -43,6 +44,25 @@ def path_fault(value: str) -> str:
   longest = max(len(name.encode()) for name in value.split('/'))
   if longest > _LONGEST_NAME or len(value.encode()) > _LONGEST_PATH:
     return f'found {legal.shown(value)}, which is too long for a path'
+  return ''
+
+
+WORKDIR = (
+  'a folder, or one in a bucket: gs://BUCKET/FOLDER or s3://BUCKET/FOLDER'
+)
+# Orbax finds files by patterns of glob: none of their characters.
+_BUCKET = re.compile(r'(gs|s3)://[a-z0-9][a-z0-9._-]{2,}(/[\w.=+,@ -]+)+/?')
+
+
+def workdir_fault(value: str) -> str:
+  """Returns why a text cannot name a folder, of this machine or a bucket's."""
+  if not objects.is_url(value):
+    return path_fault(value)
+  if not _BUCKET.fullmatch(value):
+    return (
+      f'found {legal.shown(value)}; after the name of the bucket comes that of '
+      'a folder, of letters, digits and . = + , @ _ -'
+    )
   return ''
 
 

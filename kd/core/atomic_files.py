@@ -1,4 +1,7 @@
-"""Writes files aside and renames them: readers never see half of one."""
+"""Writes files aside and renames them: readers never see half of one.
+
+In a bucket an object appears when its upload is whole.
+"""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -8,6 +11,9 @@ import os
 import shutil
 import tempfile
 from typing import Any
+
+from kd.core import buckets
+from kd.core import objects
 
 
 def write_json(path: str, value: Any) -> None:
@@ -53,12 +59,16 @@ def write_bytes(path: str, value: bytes) -> None:
   Aside is one name, so that what a killed process left is written over; only
   one process at a time may write a path.
   """
+  if objects.is_url(path):
+    objects.write(path, value)
+    return
   aside = f'{path}.tmp'
   with open(aside, 'wb') as f:
     f.write(value)
     f.flush()
     os.fsync(f.fileno())
   os.replace(aside, path)
+  buckets.wrote(path)
 
 
 @contextlib.contextmanager
@@ -72,6 +82,7 @@ def aside(path: str) -> Iterator[str]:
     yield new
     sync(new)
     os.replace(new, path)
+    buckets.wrote(path)
   except BaseException:
     with contextlib.suppress(FileNotFoundError):
       os.unlink(new)
@@ -95,5 +106,6 @@ def replaced_folder(folder: str) -> Iterator[str]:
     if os.path.exists(folder):
       os.rename(folder, os.path.join(work, 'old'))
     os.rename(new, folder)
+    buckets.replaced(folder)
   finally:
     shutil.rmtree(work)

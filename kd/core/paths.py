@@ -2,6 +2,9 @@
 
 import os
 
+from kd.core import buckets
+from kd.core import objects
+
 # Stands for the folder that holds configs/ and data/. A config that names a
 # file of the project with it means the same in every checkout, in Bazel's copy
 # and in an installed wheel.
@@ -28,7 +31,12 @@ def is_checkout() -> bool:
 
 
 def expand(path: str) -> str:
-  """Expands `{project}/` and `~` at the beginning of a path."""
+  """Expands `{project}/` and `~` at the beginning of a path.
+
+  A folder in a bucket is downloaded: returns its local copy; see buckets.
+  """
+  if objects.is_url(path):
+    return buckets.local(path)
   if path == PROJECT or path.startswith(PROJECT + '/'):
     return project_folder() + path[len(PROJECT) :]
   return os.path.expanduser(path)

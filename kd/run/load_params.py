@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import logging
-import os
 
+from etils import epath
 import jax
 
 from kd.checkpoints import manager
@@ -62,8 +62,8 @@ def restore(
     ConfigError: there is no checkpoint, it is damaged, it is another model's,
       or its parameters are not finite.
   """
-  folder = os.path.join(workdir, manager.FOLDER)
-  if not os.path.isdir(folder):
+  folder = manager.folder_of(workdir)
+  if not epath.Path(folder).is_dir():
     raise errors.ConfigError(
       path,
       f'{workdir!r} holds no {manager.FOLDER}',

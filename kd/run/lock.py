@@ -8,8 +8,11 @@ import json
 import os
 import socket
 
+from kd.core import buckets
 from kd.core import errors
+from kd.core import objects
 from kd.partitioning import processes
+from kd.run import lease
 
 FILE = 'lock'
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
@@ -30,6 +33,14 @@ def shared(
     ConfigError: as for `hold`.
   """
   with contextlib.ExitStack() as stack:
+    if objects.is_url(buckets.remote(folder)):
+      processes.from_first(
+        lambda: stack.enter_context(lease.hold(folder, path, say))
+      )
+      # What another run wrote before this one held the lock.
+      buckets.refresh(folder)
+      yield
+      return
     warning = processes.from_first(
       lambda: stack.enter_context(hold(folder, path))
     )

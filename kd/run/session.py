@@ -12,6 +12,7 @@ import ml_collections
 from kd.checkpoints import manager
 from kd.config import base
 from kd.config import places
+from kd.core import buckets
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import paths
@@ -25,7 +26,7 @@ from kd.run import workdirs
 def say(line: str) -> None:
   """Prints a line for the user, from one process."""
   if jax.process_index() == 0:
-    print(line, flush=True)
+    print(buckets.shown(line), flush=True)
 
 
 def enter_users_folder() -> None:
@@ -48,7 +49,7 @@ def recorded_config(
 
   Mode chat falls back to the default config.
   """
-  if workdir:
+  if workdir and not places.workdir_fault(workdir):
     config = workdirs.recorded_config(paths.expand(workdir))
     if config is not None:
       return config
@@ -59,11 +60,9 @@ def check_workdir(workdir: str | None) -> None:
   """Raises ConfigError unless --workdir can name a folder."""
   if not workdir:
     raise errors.ConfigError('--workdir', 'not given', legal='a folder')
-  fault = places.path_fault(workdir)
+  fault = places.workdir_fault(workdir)
   if fault:
-    raise errors.ConfigError(
-      '--workdir', fault, legal='a folder; a bucket can be mounted as one'
-    )
+    raise errors.ConfigError('--workdir', fault, legal=places.WORKDIR)
 
 
 @contextlib.contextmanager
@@ -83,7 +82,8 @@ def exit_codes(workdir: str | None) -> Iterator[None]:
   except (errors.KdError, OSError) as e:
     error = errors.for_user(e, workdir)
     processes.fail(error, error.exit_code)
-    print(f'kd: error: {error}', file=sys.stderr, flush=True)
+    message = buckets.shown(f'kd: error: {error}')
+    print(message, file=sys.stderr, flush=True)
     sys.exit(error.exit_code)
   except (Exception, KeyboardInterrupt) as e:
     processes.fail(e, code=1)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import os
 from typing import Any
 
 import jax
@@ -49,7 +48,7 @@ class Saver:
     Raises:
       ConfigError: there are checkpoints, and none is good.
     """
-    folder = os.path.join(os.path.abspath(workdir), manager_lib.FOLDER)
+    folder = manager_lib.folder_of(workdir)
     # No other process may look before the first one has put them aside.
     for line in processes.from_first(lambda: repair.repair(folder)):
       say(line)

@@ -7,6 +7,7 @@ import time
 
 import jax
 
+from kd.core import buckets
 from kd.core import errors
 from kd.core import progress
 from kd.core import quiet
@@ -108,7 +109,7 @@ class _Loop:
 
   def _say(self, line):
     if jax.process_index() == 0:
-      print(f'{self._job.label}: {line}', flush=True)
+      print(buckets.shown(f'{self._job.label}: {line}'), flush=True)
 
   def _start(self):
     """Restores the last good checkpoint, or initializes the state."""
@@ -336,6 +337,7 @@ class _Loop:
     self._add_pending_metrics()
     # Flush first: resuming assumes that earlier metrics were written.
     self._writer.flush()
+    buckets.sync()
     self._saver.save(
       self._step,
       self.state,

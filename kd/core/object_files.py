@@ -1,0 +1,137 @@
+"""Makes etils.epath, which Orbax uses, read and write buckets through objects.
+
+epath calls fsspec's file systems. Those that fsspec knows (gcsfs, s3fs) pin
+versions that other libraries of this project exclude, and would be second
+clients with retries and credentials of their own.
+"""
+
+import io
+import os
+
+import fsspec
+
+from kd.core import objects
+
+
+class _Upload(io.BytesIO):
+  """A file that becomes an object when it is closed, whole or not at all."""
+
+  def __init__(self, url: str):
+    super().__init__()
+    self._url = url
+
+  def close(self):
+    if not self.closed:
+      objects.write(self._url, self.getvalue())
+    super().close()
+
+
+class _Files(fsspec.AbstractFileSystem):
+  """The objects of buckets as files.
+
+  A folder is what has objects below it, or an object whose name ends with a
+  slash, which `mkdir` writes.
+  """
+
+  scheme: str
+
+  def _url(self, path):
+    return f'{self.scheme}://{self._strip_protocol(path)}'
+
+  def _is_object(self, url):
+    has_name = '/' in url.partition('://')[2]
+    return has_name and objects.read(url).data is not None
+
+  def info(self, path, **unused):
+    del unused
+    url = self._url(path)
+    path = self._strip_protocol(path)
+    if objects.names(url):
+      return {'name': path, 'size': 0, 'type': 'directory'}
+    data = objects.read(url).data if '/' in path else b''
+    if data is None:
+      raise FileNotFoundError(url)
+    return {'name': path, 'size': len(data), 'type': 'file'}
+
+  def exists(self, path, **unused):
+    del unused
+    url = self._url(path)
+    return self._is_object(url) or bool(objects.names(url))
+
+  def isdir(self, path):
+    return bool(objects.names(self._url(path)))
+
+  def isfile(self, path):
+    return self._is_object(self._url(path))
+
+  def ls(self, path, detail=True, **unused):
+    del unused
+    names = objects.names(self._url(path))
+    path = self._strip_protocol(path)
+    if not names:
+      raise FileNotFoundError(path)
+    kinds = {}
+    for name in filter(None, names):
+      first, slash, _ = name.partition('/')
+      kinds[first] = 'directory' if slash else kinds.get(first, 'file')
+    found = [
+      {'name': f'{path}/{name}', 'size': 0, 'type': kind}
+      for name, kind in sorted(kinds.items())
+    ]
+    return found if detail else [x['name'] for x in found]
+
+  def mkdir(self, path, create_parents=True, **unused):
+    del create_parents, unused
+    objects.write(f'{self._url(path)}/', b'')
+
+  def makedirs(self, path, exist_ok=False):
+    if not exist_ok and self.exists(path):
+      raise FileExistsError(self._url(path))
+    self.mkdir(path)
+
+  def _open(self, path, mode='rb', **unused):
+    del unused
+    url = self._url(path)
+    if mode == 'wb':
+      return _Upload(url)
+    if mode != 'rb':
+      raise NotImplementedError(f'{url}: mode {mode}')
+    data = objects.read(url).data
+    if data is None:
+      raise FileNotFoundError(url)
+    return io.BytesIO(data)
+
+  def rm(self, path, recursive=False, maxdepth=None):
+    del maxdepth
+    url = self._url(path)
+    if recursive:
+      objects.remove_folder(url)
+    elif self.isdir(path):
+      raise IsADirectoryError(url)
+    objects.remove([url])
+
+  def rmdir(self, path):
+    objects.remove([f'{self._url(path)}/'])
+
+
+class _Gcs(_Files):
+  scheme = 'gs'
+  protocol = ('gs', 'gcs')
+
+
+class _S3(_Files):
+  scheme = 's3'
+  protocol = ('s3',)
+
+
+def register() -> None:
+  """Makes epath use these file systems for gs:// and s3://."""
+  from etils.epath import gpath
+
+  for kind in (_Gcs, _S3):
+    for protocol in kind.protocol:
+      fsspec.register_implementation(protocol, kind, clobber=True)
+  # Where TensorFlow is installed epath would use its client, which knows
+  # neither s3:// nor another server. It looks once.
+  os.environ['EPATH_USE_TF'] = 'false'
+  gpath._is_tf_installed.cache_clear()

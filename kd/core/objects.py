@@ -1,0 +1,199 @@
+"""Reads and writes objects of buckets: gs://BUCKET/NAME and s3://BUCKET/NAME.
+
+TensorStore is the client: Orbax brings it, it finds the credentials that the
+tools of Google Cloud and of AWS use, retries what a store refuses for a while
+(429, 5xx, lost connections), and can write on condition that nobody else has.
+"""
+
+from collections.abc import Iterable, Iterator
+import dataclasses
+import errno
+import functools
+import os
+from typing import Any
+
+_SCHEMES = ('gs://', 's3://')
+# With doubling delays: about two minutes in all, after which a run ends.
+_RETRIES = {'max_retries': 12, 'initial_delay': '0.25s', 'max_delay': '16s'}
+_AT_A_TIME = 64  # Requests.
+_PAST_SLASH = chr(ord('/') + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Object:
+  """An object as it was read.
+
+  Attributes:
+    data: its bytes; None where there is no such object.
+    generation: which write of the object this is; of a missing object too.
+  """
+
+  data: bytes | None
+  generation: bytes
+
+
+def is_url(path: str) -> bool:
+  """Returns whether a path names a bucket or something in one."""
+  return str(path).startswith(_SCHEMES)
+
+
+def read(url: str) -> Object:
+  """Returns an object.
+
+  Raises:
+    OSError: the store refuses or does not answer.
+  """
+  store, key = _place(url)
+  answer = _result(store.read(key), url)
+  return Object(
+    answer.value if answer.state == 'value' else None, answer.stamp.generation
+  )
+
+
+def read_changed(
+  generations: dict[str, bytes | None],
+) -> Iterator[tuple[str, Object | None]]:
+  """Reads objects, many at a time.
+
+  Args:
+    generations: by URL, the one that the caller has; None without one.
+
+  Yields:
+    URL and object; None instead of an object that has that generation.
+
+  Raises:
+    OSError: the store refuses or does not answer.
+  """
+  for urls in _batches(generations):
+    futures = []
+    for url in urls:
+      store, key = _place(url)
+      futures.append(store.read(key, if_not_equal=generations[url]))
+    for url, future in zip(urls, futures, strict=True):
+      answer = _result(future, url)
+      if answer.state == 'unspecified':
+        yield url, None
+      else:
+        data = answer.value if answer.state == 'value' else None
+        yield url, Object(data, answer.stamp.generation)
+
+
+def write(
+  url: str, data: bytes | None, if_generation: bytes | None = None
+) -> bytes | None:
+  """Writes or removes an object: all of it, or nothing.
+
+  Args:
+    url: of the object.
+    data: its bytes; None removes it.
+    if_generation: the object must still have this generation.
+
+  Returns:
+    The new generation; None where the object had another one. A write whose
+    answer was lost is repeated, and then finds the generation that it made.
+
+  Raises:
+    OSError: the store refuses or does not answer.
+  """
+  store, key = _place(url)
+  stamp = _result(store.write(key, data, if_equal=if_generation), url)
+  return stamp.generation or None
+
+
+def remove(urls: Iterable[str]) -> None:
+  """Removes objects; those that are missing are no error.
+
+  Raises:
+    OSError: the store refuses or does not answer.
+  """
+  for batch in _batches(urls):
+    futures = []
+    for url in batch:
+      store, key = _place(url)
+      futures.append(store.write(key, None))
+    for url, future in zip(batch, futures, strict=True):
+      _result(future, url)
+
+
+def names(folder: str) -> list[str]:
+  """Returns the names of all objects below a folder, relative to it, sorted.
+
+  Args:
+    folder: the URL, without a slash at its end.
+
+  Raises:
+    OSError: the store refuses or does not answer.
+  """
+  import tensorstore as ts
+
+  store, key = _place(folder)
+  key = key.rstrip('/')
+  if key:
+    begin, end = f'{key}/', f'{key}{_PAST_SLASH}'
+    wanted = ts.KvStore.KeyRange(begin, end)
+  else:
+    begin, wanted = '', ts.KvStore.KeyRange()
+  keys = _result(store.list(wanted), folder)
+  return sorted(key.decode()[len(begin) :] for key in keys)
+
+
+def remove_folder(folder: str) -> None:
+  """Removes all objects below a folder.
+
+  Raises:
+    OSError: the store refuses or does not answer.
+  """
+  remove(f'{folder}/{name}' for name in names(folder))
+
+
+def _place(url):
+  """Returns the store of a URL's bucket, and the name in it."""
+  scheme, _, rest = url.partition('://')
+  bucket, _, key = rest.partition('/')
+  return _store(scheme, bucket), key
+
+
+@functools.cache
+def _store(scheme, bucket):
+  import tensorstore as ts
+
+  url = f'{scheme}://{bucket}'
+  context = ts.Context(
+    {'gcs_request_retries': _RETRIES, 's3_request_retries': _RETRIES}
+  )
+  return _result(ts.KvStore.open(spec(url), context=context), url)
+
+
+def spec(url: str) -> dict[str, Any]:
+  """Returns TensorStore's specification of a folder of a bucket."""
+  scheme, _, rest = url.partition('://')
+  bucket, _, key = rest.partition('/')
+  if scheme == 'gs':
+    return {'driver': 'gcs', 'bucket': bucket, 'path': key}
+  found = {'driver': 's3', 'bucket': bucket, 'path': key}
+  # AWS's own variables; TensorStore itself does not read them.
+  endpoint = os.environ.get('AWS_ENDPOINT_URL')
+  region = os.environ.get('AWS_REGION') or os.environ.get('AWS_DEFAULT_REGION')
+  if endpoint:
+    found['endpoint'] = endpoint
+    region = region or 'us-east-1'
+  return {**found, 'aws_region': region} if region else found
+
+
+def _result(future, url):
+  try:
+    return future.result()
+  except (ValueError, RuntimeError) as e:
+    kind = str(e).partition(':')[0]
+    code = {
+      'PERMISSION_DENIED': errno.EACCES,
+      'UNAUTHENTICATED': errno.EACCES,
+      'NOT_FOUND': errno.ENOENT,
+    }.get(kind, errno.EIO)
+    raise OSError(code, str(e), url) from e
+
+
+def _batches(values):
+  values = list(values)
+  for begin in range(0, len(values), _AT_A_TIME):
+    yield values[begin : begin + _AT_A_TIME]

@@ -1,0 +1,311 @@
+"""An object store on this machine, with faults, for the tests of buckets.
+
+It serves the part of Cloud Storage's JSON API and of S3's API that TensorStore
+calls. State is in the memory of the process that starts it, so it outlives
+clients that are killed.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+from http import server
+import json
+import random
+import re
+import threading
+import time
+from urllib import parse
+from xml.sax import saxutils
+
+_PAGE = 50  # Objects in an answer of a listing: small, so that pages are used.
+
+
+@dataclasses.dataclass
+class Faults:
+  """The faults that the store injects; each is a fraction of the requests.
+
+  Attributes:
+    seed: of the random choices.
+    too_many: answers 429.
+    unavailable: answers 503.
+    torn_uploads: reads half of a body and closes the connection.
+    lost_answers: does what is asked, and closes the connection.
+    most: the number of faults after which there are no more.
+  """
+
+  seed: int = 0
+  too_many: float = 0.0
+  unavailable: float = 0.0
+  torn_uploads: float = 0.0
+  lost_answers: float = 0.0
+  most: int = 1000
+
+
+class Store:
+  """The state: objects by (bucket, name), and what was requested."""
+
+  def __init__(self, *buckets: str):
+    self.buckets = set(buckets)
+    self.objects: dict[tuple[str, str], tuple[int, bytes]] = {}
+    self.writes: list[str] = []  # Names in the order in which they were stored.
+    self.injected: list[str] = []
+    self.forbidden = False
+    self._lock, self._generation = threading.Lock(), time.time_ns()
+    self.set_faults(Faults())
+
+  def set_faults(self, faults: Faults) -> None:
+    """Sets the faults of later requests."""
+    self._faults, self._random = faults, random.Random(faults.seed)
+
+  def names(self, bucket: str, prefix: str = '') -> list[str]:
+    """Returns the names of a bucket's objects that begin with a prefix."""
+    with self._lock:
+      found = [n for b, n in self.objects if b == bucket]
+    return sorted(n for n in found if n.startswith(prefix))
+
+  def read(self, bucket: str, name: str) -> bytes:
+    """Returns the bytes of an object."""
+    return self.objects[bucket, name][1]
+
+  def fault(self, has_body: bool) -> str:
+    """Returns the name of the fault of this request, or ''."""
+    f = self._faults
+    with self._lock:
+      if len(self.injected) >= f.most:
+        return ''
+      names = ['too_many', 'unavailable', 'lost_answers']
+      names += ['torn_uploads'] * has_body
+      for name in names:
+        if self._random.random() < getattr(f, name):
+          self.injected.append(name)
+          return name
+    return ''
+
+  def put(self, bucket, name, data, matches):
+    """Stores an object if `matches` of its generation; returns the new one."""
+    with self._lock:
+      old = self.objects.get((bucket, name), (0, b''))
+      if not matches(old[0]):
+        return None
+      self._generation += 1
+      self.objects[bucket, name] = self._generation, data
+      self.writes.append(name)
+      return self._generation
+
+  def remove(self, bucket, name, matches):
+    """Removes an object; returns an HTTP status."""
+    with self._lock:
+      old = self.objects.get((bucket, name))
+      if old is None:
+        return 404
+      if not matches(old[0]):
+        return 412
+      del self.objects[bucket, name]
+      return 204
+
+
+class _Handler(server.BaseHTTPRequestHandler):
+  protocol_version = 'HTTP/1.1'
+  store: Store
+
+  def log_message(self, *unused):
+    del unused
+
+  def setup(self):
+    super().setup()
+    self.close_connection = False
+
+  def _answer(self, status, body=b'', **headers):
+    if self._lost:
+      return self._hang_up()
+    self.send_response(status)
+    for name, value in headers.items():
+      self.send_header(name.replace('_', '-'), str(value))
+    self.send_header('Content-Length', str(len(body)))
+    self.end_headers()
+    if self.command != 'HEAD':
+      self.wfile.write(body)
+    return None
+
+  def _json(self, value):
+    self._answer(
+      200, json.dumps(value).encode(), Content_Type='application/json'
+    )
+
+  def _hang_up(self):
+    self.close_connection = True
+    with contextlib.suppress(OSError):
+      self.connection.shutdown(2)
+
+  def _handle(self):
+    self._lost = False
+    length = int(self.headers.get('Content-Length') or 0)
+    fault = self.store.fault(length > 0)
+    if fault == 'torn_uploads':
+      self.rfile.read(length // 2)
+      return self._hang_up()
+    body = self.rfile.read(length)
+    if len(body) < length:  # The client was killed: nothing is stored.
+      return self._hang_up()
+    if fault in ('too_many', 'unavailable'):
+      return self._answer(429 if fault == 'too_many' else 503)
+    self._lost = fault == 'lost_answers'
+    url = parse.urlsplit(self.path)
+    query = dict(parse.parse_qsl(url.query, keep_blank_values=True))
+    if self.store.forbidden:
+      return self._answer(403)
+    if url.path.startswith(('/storage/v1/b/', '/upload/storage/v1/b/')):
+      return self._gcs(url.path, query, body)
+    return self._s3(url.path, query, body)
+
+  do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _handle
+
+  # Cloud Storage.
+
+  def _gcs(self, path, query, body):
+    match = re.fullmatch(r'(/upload)?/storage/v1/b/([^/]*)/o(?:/(.*))?', path)
+    if not match or match[2] not in self.store.buckets:
+      return self._answer(404)
+    bucket, name = match[2], parse.unquote(match[3] or '')
+
+    def matches(generation):
+      wanted = query.get('ifGenerationMatch')
+      return wanted is None or int(wanted) == generation
+
+    if self.command == 'POST':
+      new = self.store.put(bucket, query['name'], body, matches)
+      if new is None:
+        return self._answer(412)
+      return self._json({'name': query['name'], 'generation': str(new)})
+    if self.command == 'DELETE':
+      return self._answer(self.store.remove(bucket, name, matches))
+    if not name:
+      return self._gcs_list(bucket, query)
+    generation, data = self.store.objects.get((bucket, name), (0, b''))
+    if not generation:
+      return self._answer(404)
+    if not matches(generation):
+      return self._answer(412)
+    if query.get('alt') != 'media':
+      found = {'name': name, 'generation': str(generation), 'size': len(data)}
+      return self._json(found)
+    if query.get('ifGenerationNotMatch') == str(generation):
+      return self._answer(304)
+    return self._content(data, x_goog_generation=generation)
+
+  def _content(self, data, **headers):
+    match = re.fullmatch(r'bytes=(\d*)-(\d*)', self.headers.get('Range') or '')
+    if not match:
+      return self._answer(200, data, **headers)
+    size = len(data)
+    if not match[1]:
+      begin, end = max(size - int(match[2]), 0), size
+    else:
+      begin, end = int(match[1]), min(int(match[2] or size) + 1, size)
+    if begin >= size:
+      return self._answer(416, **headers)
+    headers['Content_Range'] = f'bytes {begin}-{end - 1}/{size}'
+    return self._answer(206, data[begin:end], **headers)
+
+  def _page(self, bucket, query, begin):
+    """Returns the names of a page of a listing, and where the next begins."""
+    names = self.store.names(bucket, query.get('prefix', ''))
+    names = [
+      n
+      for n in names
+      if n >= begin
+      and n >= query.get('startOffset', '')
+      and not ('endOffset' in query and n >= query['endOffset'])
+    ]
+    return names[:_PAGE], names[_PAGE] if len(names) > _PAGE else None
+
+  def _gcs_list(self, bucket, query):
+    names, following = self._page(bucket, query, query.get('pageToken', ''))
+    more = {'nextPageToken': following} if following else {}
+    self._json({'items': [{'name': n} for n in names], **more})
+
+  # S3.
+
+  def _s3(self, path, query, body):
+    bucket, _, name = parse.unquote(path[1:]).partition('/')
+    if bucket not in self.store.buckets:
+      return self._answer(404, b'<Error><Code>NoSuchBucket</Code></Error>')
+
+    def matches(generation):
+      if self.headers.get('If-None-Match') == '*':
+        return not generation
+      wanted = self.headers.get('If-Match')
+      return wanted is None or wanted.strip('"') == _etag(generation)
+
+    if self.command == 'PUT':
+      new = self.store.put(bucket, name, body, matches)
+      if new is None:
+        return self._answer(412)
+      return self._answer(200, ETag=f'"{_etag(new)}"')
+    if self.command == 'DELETE':
+      status = self.store.remove(bucket, name, matches)
+      return self._answer(204 if status == 404 else status)
+    if not name:
+      return self._s3_list(bucket, query)
+    generation, data = self.store.objects.get((bucket, name), (0, b''))
+    if not generation:
+      return self._answer(404, b'<Error><Code>NoSuchKey</Code></Error>')
+    if not matches(generation):
+      return self._answer(412)
+    etag = f'"{_etag(generation)}"'
+    if self.headers.get('If-None-Match') == etag:
+      return self._answer(304, ETag=etag)
+    return self._content(data, ETag=etag)
+
+  def _s3_list(self, bucket, query):
+    begin = query.get('continuation-token', '')
+    names, following = self._page(bucket, query, begin)
+    contents = ''.join(
+      f'<Contents><Key>{saxutils.escape(n)}</Key><Size>0</Size></Contents>'
+      for n in names
+    )
+    more = following is not None
+    token = saxutils.escape(following or '')
+    self._answer(
+      200,
+      (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f'<KeyCount>{len(names)}</KeyCount>'
+        f'<IsTruncated>{str(more).lower()}</IsTruncated>{contents}'
+        f'<NextContinuationToken>{token}</NextContinuationToken>'
+        '</ListBucketResult>'
+      ).encode(),
+      Content_Type='application/xml',
+      x_amz_bucket_region='us-east-1',
+    )
+
+
+def _etag(generation):
+  return hashlib.md5(str(generation).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def serve(*buckets: str):
+  """Serves a store; yields it and the environment of its clients."""
+  store = Store(*buckets)
+  handler = type('Handler', (_Handler,), {'store': store})
+  http = server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+  http.daemon_threads = True
+  thread = threading.Thread(target=http.serve_forever, daemon=True)
+  thread.start()
+  url = f'http://127.0.0.1:{http.server_address[1]}'
+  try:
+    yield (
+      store,
+      {
+        'TENSORSTORE_GCS_HTTP_URL': url,
+        'AWS_ENDPOINT_URL': url,
+        'AWS_ACCESS_KEY_ID': 'test',
+        'AWS_SECRET_ACCESS_KEY': 'test',
+        'AWS_REGION': 'us-east-1',
+      },
+    )
+  finally:
+    http.shutdown()
+    http.server_close()
