@@ -13,7 +13,6 @@ from kd.config import command_line
 from kd.core import buckets
 from kd.core import compile_cache
 from kd.core import notices
-from kd.core import paths
 from kd.run import session
 from kd.train import preemption
 
@@ -34,7 +33,7 @@ def main(argv: list[str]) -> None:
     mode = modes.load(_MODE.value)
     session.check_workdir(workdir)
     with buckets.synced():
-      mode(_CONFIG.value, paths.expand(workdir))
+      mode(_CONFIG.value, session.open_workdir(workdir))
 
 
 def _parse_flags(argv):

@@ -5,12 +5,12 @@ calls. State is in the memory of the process that starts it, so it outlives
 clients that are killed.
 """
 
+from collections.abc import Sequence
 import contextlib
-import dataclasses
 import hashlib
 from http import server
 import json
-import random
+import os
 import re
 import threading
 import time
@@ -20,25 +20,10 @@ from xml.sax import saxutils
 _PAGE = 50  # Objects in an answer of a listing: small, so that pages are used.
 
 
-@dataclasses.dataclass
-class Faults:
-  """The faults that the store injects; each is a fraction of the requests.
-
-  Attributes:
-    seed: of the random choices.
-    too_many: answers 429.
-    unavailable: answers 503.
-    torn_uploads: reads half of a body and closes the connection.
-    lost_answers: does what is asked, and closes the connection.
-    most: the number of faults after which there are no more.
-  """
-
-  seed: int = 0
-  too_many: float = 0.0
-  unavailable: float = 0.0
-  torn_uploads: float = 0.0
-  lost_answers: float = 0.0
-  most: int = 1000
+TOO_MANY, UNAVAILABLE = '429', '503'
+TORN_UPLOAD = 'torn'  # Half of a body is read, then the connection closed.
+LOST_ANSWER = 'lost'  # What was asked for is done, and the connection closed.
+FAULTS = (TOO_MANY, UNAVAILABLE, TORN_UPLOAD, LOST_ANSWER)
 
 
 class Store:
@@ -48,14 +33,17 @@ class Store:
     self.buckets = set(buckets)
     self.objects: dict[tuple[str, str], tuple[int, bytes]] = {}
     self.writes: list[str] = []  # Names in the order in which they were stored.
-    self.injected: list[str] = []
     self.forbidden = False
+    # Called before an upload is stored (False), and after it (True); where it
+    # raises PermissionError the answer is 403.
+    self.watch = lambda stored: None
     self._lock, self._generation = threading.Lock(), time.time_ns()
-    self.set_faults(Faults())
+    self._requests = 0
+    self.inject(())
 
-  def set_faults(self, faults: Faults) -> None:
-    """Sets the faults of later requests."""
-    self._faults, self._random = faults, random.Random(faults.seed)
+  def inject(self, faults: Sequence[str], every: int = 5) -> None:
+    """Injects faults into later requests, one into each `every`-th."""
+    self.faults_left, self._every = list(faults), every
 
   def names(self, bucket: str, prefix: str = '') -> list[str]:
     """Returns the names of a bucket's objects that begin with a prefix."""
@@ -67,22 +55,34 @@ class Store:
     """Returns the bytes of an object."""
     return self.objects[bucket, name][1]
 
+  def copy_to(self, bucket: str, prefix: str, folder: str) -> None:
+    """Writes the objects below a prefix as files into a folder."""
+    for name in self.names(bucket, f'{prefix}/'):
+      path = os.path.join(folder, name[len(prefix) + 1 :])
+      os.makedirs(os.path.dirname(path), exist_ok=True)
+      if not path.endswith('/'):
+        with open(path, 'wb') as f:
+          f.write(self.read(bucket, name))
+
   def fault(self, has_body: bool) -> str:
-    """Returns the name of the fault of this request, or ''."""
-    f = self._faults
+    """Returns the fault of this request, or ''."""
     with self._lock:
-      if len(self.injected) >= f.most:
+      self._requests += 1
+      if not self.faults_left or self._requests < self._every:
         return ''
-      names = ['too_many', 'unavailable', 'lost_answers']
-      names += ['torn_uploads'] * has_body
-      for name in names:
-        if self._random.random() < getattr(f, name):
-          self.injected.append(name)
-          return name
-    return ''
+      if self.faults_left[0] == TORN_UPLOAD and not has_body:
+        return ''  # The next request with a body.
+      self._requests = 0
+      return self.faults_left.pop(0)
 
   def put(self, bucket, name, data, matches):
     """Stores an object if `matches` of its generation; returns the new one."""
+    self.watch(False)
+    new = self._put(bucket, name, data, matches)
+    self.watch(True)
+    return new
+
+  def _put(self, bucket, name, data, matches):
     with self._lock:
       old = self.objects.get((bucket, name), (0, b''))
       if not matches(old[0]):
@@ -141,19 +141,25 @@ class _Handler(server.BaseHTTPRequestHandler):
     self._lost = False
     length = int(self.headers.get('Content-Length') or 0)
     fault = self.store.fault(length > 0)
-    if fault == 'torn_uploads':
+    if fault == TORN_UPLOAD:
       self.rfile.read(length // 2)
       return self._hang_up()
     body = self.rfile.read(length)
     if len(body) < length:  # The client was killed: nothing is stored.
       return self._hang_up()
-    if fault in ('too_many', 'unavailable'):
-      return self._answer(429 if fault == 'too_many' else 503)
-    self._lost = fault == 'lost_answers'
+    if fault in (TOO_MANY, UNAVAILABLE):
+      return self._answer(int(fault))
+    self._lost = fault == LOST_ANSWER
     url = parse.urlsplit(self.path)
     query = dict(parse.parse_qsl(url.query, keep_blank_values=True))
-    if self.store.forbidden:
+    try:
+      return self._serve(url, query, body)
+    except PermissionError:
       return self._answer(403)
+
+  def _serve(self, url, query, body):
+    if self.store.forbidden:
+      raise PermissionError
     if url.path.startswith(('/storage/v1/b/', '/upload/storage/v1/b/')):
       return self._gcs(url.path, query, body)
     return self._s3(url.path, query, body)

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 
 from kd.core import errors
 from kd.core import objects
@@ -24,11 +25,12 @@ from kd.core import objects
 # Folders of a workdir without a copy: checkpoints, and those that were damaged.
 _REMOTE = ('checkpoints', 'damaged-checkpoints')
 # Folders that are downloaded where `fetch` asks for them: they may be large.
-_ON_DEMAND = ('export', 'pruned')
+_ON_DEMAND = ('export', 'prune')
 LEASE = 'lease.json'  # See kd.run.lease.
-# In each folder that is replaced as a whole: what it holds, once it is complete.
+# In each folder that is replaced as a whole: its files, once it is complete.
 CONTENTS = 'kd_contents.json'
 _ASIDE = '.tmp'
+_SYNC_EVERY_S = 30.0  # Of files that grow: each upload is of the whole file.
 
 
 class _Copy:
@@ -42,6 +44,7 @@ class _Copy:
     # signature as of then.
     self._generations: dict[str, bytes] = {}
     self._signatures: dict[str, tuple[int, ...]] = {}
+    self._synced_at = time.monotonic()
     self.lost = ''  # Why nothing may be written any more.
 
   def download(self, below: str = '') -> None:
@@ -89,7 +92,13 @@ class _Copy:
       raise errors.KdError(f'{self.url}: {self.lost}')
 
   def sync(self) -> None:
-    """Uploads what has changed, the oldest first; removes what is gone."""
+    """Uploads what has changed, the oldest first; removes what is gone.
+
+    Raises:
+      KdError: another run has taken the folder over, also if nothing changed.
+    """
+    self.check_owned()
+    self._synced_at = time.monotonic()
     changed = []
     for name in _files(self.folder):
       signature = _signature(os.path.join(self.folder, name))
@@ -103,10 +112,14 @@ class _Copy:
       if not os.path.exists(os.path.join(self.folder, name))
     )
 
+  def grew(self) -> None:
+    """Uploads what has changed if that was not done lately."""
+    if time.monotonic() - self._synced_at > _SYNC_EVERY_S:
+      self.sync()
+
   def _remove(self, names):
     names = list(names)
     if names:
-      self.check_owned()
       objects.remove(f'{self.url}/{name}' for name in names)
     for name in names:
       self._forget(name)
@@ -157,6 +170,27 @@ def local(url: str) -> str:
   copy.download()
   _copies.append(copy)
   return copy.folder
+
+
+@contextlib.contextmanager
+def refused_unless_accessible(path: str, url: str):
+  """Within it, a bucket that can't be read or written is the config's fault.
+
+  Args:
+    path: of the field or flag that names the URL.
+    url: a folder in a bucket.
+
+  Raises:
+    ConfigError: there is no such bucket, or this user may not use it.
+  """
+  try:
+    yield
+  except (FileNotFoundError, PermissionError) as e:
+    raise errors.ConfigError(
+      path,
+      f'{url!r} cannot be used: {e.strerror}',
+      legal='a folder in a bucket that this user can read and write',
+    ) from e
 
 
 def remote(path: str) -> str:
@@ -214,6 +248,13 @@ def wrote(path: str) -> None:
   copy, name = _copy_of(path)
   if copy and _is_copied(name):
     copy.upload(name)
+
+
+def grew(path: str) -> None:
+  """Uploads a file of a local copy that grew, but not each time."""
+  copy, _ = _copy_of(path)
+  if copy:
+    copy.grew()
 
 
 def replaced(folder: str) -> None:

@@ -10,6 +10,7 @@ import os
 from typing import Any, BinaryIO
 
 from kd.core import atomic_files
+from kd.core import buckets
 from kd.core import errors
 from kd.core import json_files
 
@@ -41,6 +42,7 @@ def append(file: BinaryIO, records: Iterable[Mapping[str, Any]]) -> None:
   file.write(b''.join(map(encode, records)))
   file.flush()
   os.fsync(file.fileno())
+  buckets.grew(file.name)
 
 
 def resume(path: str, legal: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -15,7 +15,7 @@ from typing import Any
 _SCHEMES = ('gs://', 's3://')
 # With doubling delays: about two minutes in all, after which a run ends.
 _RETRIES = {'max_retries': 12, 'initial_delay': '0.25s', 'max_delay': '16s'}
-_AT_A_TIME = 64  # Requests.
+_AT_A_TIME = 16  # Requests.
 _PAST_SLASH = chr(ord('/') + 1)
 
 

@@ -12,6 +12,7 @@ from kd.checkpoints import manager
 from kd.checkpoints import weights
 from kd.config import base
 from kd.core import atomic_files
+from kd.core import buckets
 from kd.core import folders
 from kd.core import identity as identity_lib
 from kd.core import json_files
@@ -70,6 +71,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   prepared = () if named else training_rows.prepare(run, say)
   folder = os.path.join(workdir, FOLDER)
   with lock.shared(workdir, '--workdir', say):
+    buckets.fetch(folder)
     if jax.process_index() == 0:
       os.makedirs(folder, exist_ok=True)
     params = outputs.student_params(run, workdir)

@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 
 from kd.checkpoints import weights
+from kd.core import buckets
 from kd.core import errors
 from kd.core import identity
 from kd.core import types
@@ -44,6 +45,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     ConfigError: there is no export, or a claim is not true.
   """
   folder = os.path.join(workdir, 'export')
+  buckets.fetch(folder)
   claims = {path: provenance.read(path) for path in _paths(folder)}
   hf = claims.get(_hf(folder), {})
   with_teachers = any(x.endswith(f'/{measures.KL}') for x in _metrics(hf))

@@ -104,11 +104,7 @@ def hold(
     ConfigError: another run holds the folder, or it can't be written.
   """
   url = f'{buckets.remote(folder)}/{buckets.LEASE}'
-  with errors.refused_unless_writable(
-    path,
-    buckets.remote(folder),
-    'a folder in a bucket that this user can write',
-  ):
+  with buckets.refused_unless_accessible(path, buckets.remote(folder)):
     lease = _Lease(folder, url, every_s, dead_after_s)
     there = objects.read(url)
     if there.data is not None and not _was_killed_here(there.data):
@@ -127,12 +123,10 @@ def hold(
   lease.start()
   try:
     buckets.refresh(folder)
-    yield
+    with buckets.synced():
+      yield
   finally:
-    try:
-      buckets.sync()
-    finally:
-      lease.release()
+    lease.release()
 
 
 def _unrenewed(url, first, every_s, dead_after_s):

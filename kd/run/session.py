@@ -65,6 +65,16 @@ def check_workdir(workdir: str | None) -> None:
     raise errors.ConfigError('--workdir', fault, legal=places.WORKDIR)
 
 
+def open_workdir(workdir: str) -> str:
+  """Returns the folder of --workdir; of one in a bucket, its local copy.
+
+  Raises:
+    ConfigError: the bucket cannot be used.
+  """
+  with buckets.refused_unless_accessible('--workdir', workdir):
+    return paths.expand(workdir)
+
+
 @contextlib.contextmanager
 def exit_codes(workdir: str | None) -> Iterator[None]:
   """Converts errors to exit codes, on all processes.

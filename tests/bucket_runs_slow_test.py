@@ -1,0 +1,81 @@
+"""Runs of two processes whose workdir is in a bucket.
+
+KD_KILLS says how often the run is killed at random uploads, KD_FUZZ_SEED which
+uploads these are.
+"""
+
+import os
+import random
+
+import pytest
+
+from tests import command
+from tests import object_store
+from tests import process_runs
+from tests import warm
+
+_KILLS = int(os.environ.get('KD_KILLS', '2'))
+_STEPS = 6 + 2 * max(_KILLS - 2, 0)
+# A checkpoint is about 60 of them.
+_MOST_UPLOADS = 90
+_CHANGES = (
+  f'--config.steps={_STEPS}',
+  '--config.checkpoint.every=2',
+  '--config.evaluation.batch_size=8',
+  '--config.evaluation.sets.held_out.examples=8',
+)
+
+
+@pytest.mark.parametrize('scheme', ['gs', 's3'][: 1 if _KILLS < 3 else 2])
+def test_a_run_killed_at_random_uploads_ends_as_on_disk(tmp_path, scheme):
+  seed = int(os.environ.get('KD_FUZZ_SEED', random.randrange(10**6)))
+  print(f'KD_FUZZ_SEED={seed}')
+  chance = random.Random(seed)
+  with object_store.serve('bucket') as (store, environment):
+    forks = warm.Warm({**command.environment(), **environment})
+    try:
+      expected = process_runs.Run(forks, tmp_path, 'disk', 2, *_CHANGES)
+      assert expected.finish() == [0, 0], expected.text(0, 'err')
+      url = f'{scheme}://bucket/runs/killed'
+
+      def start(number):
+        return process_runs.Run(
+          forks, tmp_path, f'{number}', 2, f'--workdir={url}', *_CHANGES
+        )
+
+      for number in range(_KILLS):
+        store.inject(object_store.FAULTS, every=7)
+        run = start(number)
+        _kill_at(store, run, chance)
+        codes = run.finish()
+        assert codes == [-9, -9], run.text(0, 'err') + run.text(1, 'err')
+      store.watch = lambda stored: None
+      run = start('last')
+      assert run.finish() == [0, 0], run.text(0, 'err') + run.text(1, 'err')
+      assert 'resumes from step' in run.text(0, 'out') or _KILLS < 3
+    finally:
+      forks.close()
+    names = store.names('bucket')
+    assert 'runs/killed/lease.json' not in names
+    store.copy_to('bucket', 'runs/killed', f'{tmp_path}/copied')
+    mentions = [n for n in names if b'kd-bucket-' in store.read('bucket', n)]
+    assert not mentions
+  command.assert_ended_alike(f'{tmp_path}/copied', expected.workdir, _STEPS)
+  steps = os.listdir(f'{tmp_path}/copied/checkpoints')
+  assert sorted(steps) == sorted(os.listdir(f'{expected.workdir}/checkpoints'))
+
+
+def _kill_at(store, run, chance):
+  """Kills a run at one of its next uploads, before or after it is stored."""
+  left, when_stored = chance.randint(1, _MOST_UPLOADS), chance.random() < 0.5
+  print(f'kill at upload {left}, stored: {when_stored}')
+
+  def watch(stored):
+    nonlocal left
+    if stored == when_stored:
+      left -= 1
+      if left == 0:
+        for process in run.processes:
+          process.kill()
+
+  store.watch = watch

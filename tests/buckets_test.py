@@ -1,0 +1,231 @@
+"""Folders in buckets, against an object store on this machine."""
+
+import json
+import os
+import threading
+
+import pytest
+
+from kd.core import atomic_files
+from kd.core import buckets
+from kd.core import errors
+from kd.core import identity
+from kd.core import object_files
+from kd.core import objects
+from kd.core import paths
+from kd.run import lease
+from kd.run import lock
+from tests import object_store
+
+
+@pytest.fixture(params=['gs', 's3'])
+def bucket(request, monkeypatch):
+  """A store, and the URL of an empty folder in its bucket."""
+  with object_store.serve('bucket') as (store, environment):
+    for name, value in environment.items():
+      monkeypatch.setenv(name, value)
+    monkeypatch.setattr(buckets, '_copies', [])
+    objects._store.cache_clear()
+    yield store, f'{request.param}://bucket/run'
+    objects._store.cache_clear()
+
+
+def test_objects_survive_faults_and_are_whole(bucket):
+  store, url = bucket
+  store.inject(object_store.FAULTS)
+  written = {f'{url}/{i:02}': os.urandom(2000) for i in range(60)}
+  for name, data in written.items():
+    assert objects.write(name, data)
+  read = dict(objects.read_changed(dict.fromkeys(written)))
+  assert {name: x.data for name, x in read.items()} == written
+  assert not store.faults_left
+  # More than a page of the listing, and nothing of a folder that begins alike.
+  objects.write(f'{url}2/a', b'')
+  assert objects.names(url) == [f'{i:02}' for i in range(60)]
+  objects.remove_folder(url)
+  assert store.names('bucket') == ['run2/a']
+
+
+def test_a_refusal_is_an_error_of_the_user(bucket):
+  store, url = bucket
+  missing = url.replace('bucket', 'other-bucket')
+  with pytest.raises(FileNotFoundError):
+    objects.write(f'{missing}/a', b'')
+  store.forbidden = True
+  with pytest.raises(PermissionError) as e:
+    objects.read(f'{url}/a')
+  assert e.value.filename == f'{url}/a'
+
+
+def test_epath_reads_and_writes_objects(bucket):
+  from etils import epath
+
+  object_files.register()
+  folder = epath.Path(bucket[1]) / 'a'
+  assert not folder.exists()
+  folder.mkdir(parents=True)
+  assert folder.is_dir() and not list(folder.iterdir())
+  (folder / 'b.txt').write_text('é')
+  (folder / 'c' / 'd').write_bytes(b'1')
+  assert sorted(p.name for p in folder.iterdir()) == ['b.txt', 'c']
+  assert [p.name for p in folder.glob('*.txt')] == ['b.txt']
+  assert (folder / 'b.txt').read_text() == 'é' and (folder / 'c').is_dir()
+  assert not (folder / 'b.txt').is_dir() and not (folder / 'b').exists()
+  (folder / 'b.txt').unlink()
+  with pytest.raises(FileNotFoundError):
+    (folder / 'b.txt').read_text()
+  folder.rmtree()
+  assert bucket[0].names('bucket') == []
+
+
+def test_a_copy_uploads_in_the_order_of_writing(bucket):
+  store, url = bucket
+  objects.write(f'{url}/old.json', b'{}')
+  objects.write(f'{url}/checkpoints/1/a', b'large')
+  objects.write(f'{url}/export/hf/a', b'large')
+  folder = paths.expand(url + '/')
+  assert os.listdir(folder) == ['old.json']
+  assert paths.expand(f'{url}/sub') == f'{folder}/sub'
+  assert buckets.remote(f'{folder}/checkpoints') == f'{url}/checkpoints'
+  assert buckets.shown(f'wrote {folder}/x') == f'wrote {url}/x'
+  del store.writes[:]
+  atomic_files.write_text(f'{folder}/b.json', '1')
+  assert store.writes == ['run/b.json']
+  for name in ('z', 'a'):
+    with open(f'{folder}/{name}', 'w') as f:
+      f.write(name)
+    os.utime(f'{folder}/{name}', ns=(0, ord('z') - ord(name)))
+  os.unlink(f'{folder}/old.json')
+  buckets.sync()
+  buckets.sync()
+  assert store.writes == ['run/b.json', 'run/z', 'run/a']
+  assert 'run/old.json' not in store.names('bucket')
+  # What another run wrote meanwhile.
+  objects.write(f'{url}/z', b'2')
+  objects.remove([f'{url}/a'])
+  buckets.refresh(folder)
+  assert sorted(os.listdir(folder)) == ['b.json', 'z']
+  with open(f'{folder}/z') as f:
+    assert f.read() == '2'
+
+
+def _replace(folder, names):
+  with atomic_files.replaced_folder(f'{folder}/export/hf') as new:
+    for name in names:
+      with open(f'{new}/{name}', 'w') as f:
+        f.write(name)
+
+
+def _begin_anew(url):
+  """Returns the copy that another process would have."""
+  buckets._copies.clear()
+  folder = paths.expand(url)
+  buckets.fetch(f'{folder}/export')
+  return folder
+
+
+def test_a_replaced_folder_is_complete_or_says_that_it_is_not(bucket):
+  store, url = bucket
+  folder = paths.expand(url)
+  _replace(folder, ['a', 'b'])
+  contents = json.loads(store.read('bucket', 'run/export/hf/kd_contents.json'))
+  assert contents['complete'] and contents['files'] == {
+    x: [1, identity.file_digest(f'{folder}/export/hf/{x}')] for x in 'ab'
+  }
+  good = dict(store.objects)
+  for number in range(4):
+    # This upload, and what would follow, does not come to its end.
+    store.objects = dict(good)
+    folder = _begin_anew(url)
+    left = iter([None] * 2 * number)
+
+    def end(unused, left=left):
+      del unused
+      if next(left, 'end'):
+        raise PermissionError
+
+    store.watch = end
+    with pytest.raises(PermissionError):
+      _replace(folder, ['a', 'c'])
+    store.watch = lambda stored: None
+    if number:
+      with pytest.raises(errors.ConfigError, match='is incomplete'):
+        _begin_anew(url)
+    else:
+      folder = _begin_anew(url)
+      assert sorted(os.listdir(f'{folder}/export/hf')) == ['a', 'b']
+  buckets._copies.clear()
+  _replace(paths.expand(url), ['a', 'c'])
+  folder = _begin_anew(url)
+  assert sorted(os.listdir(f'{folder}/export/hf')) == ['a', 'c']
+  objects.write(f'{url}/export/hf/c', b'x')
+  with pytest.raises(errors.ConfigError, match='another c than was written'):
+    _begin_anew(url)
+
+
+def _hold(folder, said=None):
+  say = (said if said is not None else []).append
+  return lease.hold(folder, '--workdir', say, every_s=0.1, dead_after_s=1.0)
+
+
+def test_one_run_at_a_time_holds_a_folder(bucket):
+  store, url = bucket
+  folder = paths.expand(url)
+  said = []
+  with lock.shared(folder, '--workdir', print):
+    names = store.names('bucket')
+    assert names == ['run/lease.json']
+  assert store.names('bucket') == []
+  with _hold(folder):
+    second = _hold(folder, said)
+    with pytest.raises(errors.ConfigError, match='in use by process'):
+      second.__enter__()
+  assert len(said) == 1 and 'waiting up to 1 s' in said[0]
+  # A run on another machine was killed.
+  value = {'host': 'elsewhere', 'pid': 1, 'token': 'x', 'renewals': 3}
+  objects.write(f'{url}/lease.json', json.dumps(value).encode())
+  with _hold(folder, said):
+    atomic_files.write_text(f'{folder}/a', 'a')
+  assert 'process 1 on elsewhere' in said[1]
+  # One on this machine.
+  value = {**value, 'host': os.uname().nodename, 'pid': 2**22 + 1}
+  objects.write(f'{url}/lease.json', json.dumps(value).encode())
+  with _hold(folder, said):
+    assert len(said) == 2
+
+
+def test_of_several_runs_one_takes_a_dead_lease_over(bucket):
+  store, url = bucket
+  folder = paths.expand(url)
+  value = {'host': 'elsewhere', 'pid': 1, 'token': 'x', 'renewals': 3}
+  objects.write(f'{url}/lease.json', json.dumps(value).encode())
+  # The answer to the first renewal, or to the taking itself.
+  store.inject([object_store.LOST_ANSWER] * 3, every=3)
+  ended, go_on = [], threading.Event()
+
+  def run():
+    try:
+      with _hold(folder):
+        ended.append('held')
+        go_on.wait(10)
+    except errors.ConfigError:
+      ended.append('refused')
+      go_on.set()
+
+  threads = [threading.Thread(target=run) for _ in range(2)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert sorted(ended) == ['held', 'refused']
+
+
+def test_who_lost_the_lease_writes_nothing(bucket):
+  store, url = bucket
+  folder = paths.expand(url)
+  with pytest.raises(errors.KdError, match='taken it over'), _hold(folder):
+    objects.write(f'{url}/lease.json', b'{}')
+    while not buckets._copies[0].lost:
+      threading.Event().wait(0.05)
+    atomic_files.write_text(f'{folder}/a', 'a')
+  assert store.names('bucket') == ['run/lease.json']
