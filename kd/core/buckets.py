@@ -38,8 +38,11 @@ class _Copy:
 
   def __init__(self, url: str):
     self.url = url
-    self.folder = tempfile.mkdtemp(prefix='kd-bucket-')
-    atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+    parent = tempfile.mkdtemp(prefix='kd-bucket-')
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    # Of the same name: a model is called after its workdir.
+    self.folder = os.path.join(parent, os.path.basename(url))
+    os.mkdir(self.folder)
     # By relative name: the generation in the bucket, and the local file's
     # signature as of then.
     self._generations: dict[str, bytes] = {}

@@ -50,7 +50,7 @@ def recorded_config(
   Mode chat falls back to the default config.
   """
   if workdir and not places.workdir_fault(workdir):
-    config = workdirs.recorded_config(paths.expand(workdir))
+    config = workdirs.recorded_config(open_workdir(workdir))
     if config is not None:
       return config
   return base.get_config() if mode == 'chat' else None
