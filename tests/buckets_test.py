@@ -74,7 +74,10 @@ def test_epath_reads_and_writes_objects(bucket):
   (folder / 'b.txt').unlink()
   with pytest.raises(FileNotFoundError):
     (folder / 'b.txt').read_text()
+  (folder / 'commit_success.txt').write_text('')
+  del bucket[0].removals[:]
   folder.rmtree()
+  assert bucket[0].removals[0] == 'run/a/commit_success.txt'
   assert bucket[0].names('bucket') == []
 
 
@@ -188,7 +191,7 @@ def test_one_run_at_a_time_holds_a_folder(bucket):
     atomic_files.write_text(f'{folder}/a', 'a')
   assert 'process 1 on elsewhere' in said[1]
   # One on this machine.
-  value = {**value, 'host': os.uname().nodename, 'pid': 2**22 + 1}
+  value = {**value, **lease._here(), 'pid': 2**22 + 1}
   objects.write(f'{url}/lease.json', json.dumps(value).encode())
   with _hold(folder, said):
     assert len(said) == 2

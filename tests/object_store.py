@@ -32,7 +32,9 @@ class Store:
   def __init__(self, *buckets: str):
     self.buckets = set(buckets)
     self.objects: dict[tuple[str, str], tuple[int, bytes]] = {}
-    self.writes: list[str] = []  # Names in the order in which they were stored.
+    # Names in the order in which they were stored, and removed.
+    self.writes: list[str] = []
+    self.removals: list[str] = []
     self.forbidden = False
     # Called before an upload is stored (False), and after it (True); where it
     # raises PermissionError the answer is 403.
@@ -101,6 +103,7 @@ class Store:
       if not matches(old[0]):
         return 412
       del self.objects[bucket, name]
+      self.removals.append(name)
       return 204
 
 

@@ -12,6 +12,8 @@ import fsspec
 
 from kd.core import objects
 
+_COMMIT = 'commit_success.txt'  # What Orbax writes last.
+
 
 class _Upload(io.BytesIO):
   """A file that becomes an object when it is closed, whole or not at all."""
@@ -105,6 +107,8 @@ class _Files(fsspec.AbstractFileSystem):
     del maxdepth
     url = self._url(path)
     if recursive:
+      # First what says that the folder is whole, in case that this is killed.
+      objects.remove([f'{url}/{_COMMIT}'])
       objects.remove_folder(url)
     elif self.isdir(path):
       raise IsADirectoryError(url)

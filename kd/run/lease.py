@@ -41,7 +41,7 @@ class _Lease:
     """Writes the lease if it has still that generation."""
     self._count += 1
     value = {
-      'host': socket.gethostname(),
+      **_here(),
       'pid': os.getpid(),
       'token': self._token,
       'renewals': self._count,
@@ -142,11 +142,19 @@ def _unrenewed(url, first, every_s, dead_after_s):
   return first
 
 
+def _here():
+  """Returns what two processes share that see each other's numbers."""
+  namespace = ''
+  with contextlib.suppress(OSError):  # Of containers; Linux alone has them.
+    namespace = os.readlink('/proc/self/ns/pid')
+  return {'host': socket.gethostname(), 'namespace': namespace}
+
+
 def _was_killed_here(data):
   """Returns whether a lease is that of a process of this host that is gone."""
   try:
     holder = json.loads(data)
-    if holder['host'] != socket.gethostname():
+    if any(holder.get(k) != v for k, v in _here().items()):
       return False
     os.kill(int(holder['pid']), 0)
     return False
