@@ -40,12 +40,12 @@ class Store:
     # raises PermissionError the answer is 403.
     self.watch = lambda stored: None
     self._lock, self._generation = threading.Lock(), time.time_ns()
-    self._requests = 0
     self.inject(())
 
   def inject(self, faults: Sequence[str], every: int = 5) -> None:
     """Injects faults into later requests, one into each `every`-th."""
     self.faults_left, self._every = list(faults), every
+    self._requests = 0
 
   def names(self, bucket: str, prefix: str = '') -> list[str]:
     """Returns the names of a bucket's objects that begin with a prefix."""
