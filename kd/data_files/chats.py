@@ -226,11 +226,20 @@ def _call(call, where):
   if isinstance(arguments, str):
     data = text(arguments, f'{where}.arguments').encode('utf-8')
     parsed = json_files.parse(data, f'{where}.arguments', legal)
-  if not isinstance(parsed, Mapping):
+  if not isinstance(parsed, Mapping) or not _is_json(parsed):
     raise errors.ConfigError(
       f'{where}.arguments', f'is {json_files.short(arguments)}', legal=legal
     )
   return {'name': text(call['name'], f'{where}.name'), 'arguments': arguments}
+
+
+def _is_json(value) -> bool:
+  """Returns whether JSON can write a value: Parquet has dates and NaN."""
+  try:
+    json.dumps(value, allow_nan=False)
+  except (TypeError, ValueError):
+    return False
+  return True
 
 
 def parse(data: str, where: str) -> list[Message]:
