@@ -4,10 +4,24 @@ The packages kd.configs and kd.data are the folders configs/ and data/: next to
 this one in a checkout, in it once the wheel has been installed, which brings
 one top-level package only. Both have these names in both places, so a config or
 a module of tasks imports the same wherever it runs.
+
+kd.library has what is called from Python; its names are those of this package
+too, imported when they are first used: `import kd` costs nothing.
 """
 
+import importlib
 import os
 import re
+import typing
+
+if typing.TYPE_CHECKING:
+  from kd.library import distill as distill
+  from kd.library import Distilled as Distilled
+  from kd.library import get_config as get_config
+  from kd.library import load as load
+  from kd.library import Model as Model
+  from kd.library import plan as plan
+  from kd.library import Score as Score
 
 __version__ = '0.1.0'
 
@@ -28,3 +42,16 @@ _devices = re.search(
 )
 if _devices:
   os.environ.setdefault('PJRT_NPROC', str(8 * int(_devices[1])))
+
+_LIBRARY = ('Distilled', 'Model', 'Score')
+_LIBRARY += ('distill', 'get_config', 'load', 'plan')
+
+
+def __getattr__(name: str) -> typing.Any:
+  if name in _LIBRARY:
+    return getattr(importlib.import_module('kd.library'), name)
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_LIBRARY})

@@ -42,10 +42,7 @@ def warning(template: str, init: str) -> str:
   Raises:
     ConfigError: a file that may hold the template is damaged.
   """
-  kind, _, where = init.partition(':')
-  if kind not in _READERS:
-    return ''
-  trained = _READERS[kind](paths.expand(where))
+  trained = _read(init)
   if trained is None or template in trained.names:
     return ''
   problem = (
@@ -58,6 +55,24 @@ def warning(template: str, init: str) -> str:
     )
   names = ' or '.join(map(repr, trained.names))
   return f'{problem}is {names}: --config.data.template={trained.names[0]}'
+
+
+def default(init: str) -> str:
+  """Returns the template that weights were trained with, else 'plain'.
+
+  Args:
+    init: where the weights come from, as for `warning`.
+
+  Raises:
+    ConfigError: a file that may hold the template is damaged.
+  """
+  trained = _read(init)
+  return trained.names[0] if trained and trained.names else 'plain'
+
+
+def _read(init: str) -> ChatTemplate | None:
+  kind, _, where = init.partition(':')
+  return _READERS[kind](paths.expand(where)) if kind in _READERS else None
 
 
 def names(jinja: str) -> tuple[str, ...]:

@@ -1,0 +1,350 @@
+"""kd from Python: what `import kd` offers (docs/library.md).
+
+It calls what the modes call. Errors are exceptions: errors.ConfigError for what
+the caller got wrong, other errors.KdError as the modes have them.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import os
+import tempfile
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from kd.config import base
+from kd.config import command_line
+from kd.core import compile_cache
+from kd.core import errors
+from kd.core import paths
+from kd.core import types
+from kd.evaluation import likelihood
+from kd.evaluation import results
+from kd.input_pipeline import chat_templates
+from kd.input_pipeline import packing
+from kd.input_pipeline import templates
+from kd.modes import plan as plan_mode
+from kd.modes import train as train_mode
+from kd.partitioning import rules
+from kd.planning import records
+from kd.run import outputs
+from kd.run import resolved
+from kd.run import session
+from kd.run import workdirs
+from kd.sampling import engine
+from kd.sampling import fields as sampling_fields
+from kd.sampling import requests
+from kd.train import evaluation_records
+
+Config = ml_collections.ConfigDict
+Path = str | os.PathLike[str]
+# A prompt's text, or the messages of a chat: dicts of role and content.
+Prompt = str | Sequence[Mapping[str, Any]]
+
+_OF_FILES = ('prompts', 'output', 'logprobs')  # What --mode=generate writes.
+_KINDS = ('workdir', 'hf', 'gguf')
+
+
+@dataclasses.dataclass(frozen=True)
+class Distilled:
+  """What a run has made.
+
+  Attributes:
+    workdir: its folder.
+    metrics: of the last evaluation of the student, by name, such as
+      'eval/held_out/nll'; {} without held-out sets.
+    report: the path of report.md; None without held-out sets.
+  """
+
+  workdir: str
+  metrics: Mapping[str, float]
+  report: str | None
+
+  @functools.cached_property
+  def student(self) -> 'Model':
+    """The student, from the checkpoint that `export.checkpoint` names."""
+    return load(f'workdir:{self.workdir}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """How likely a text is to a model.
+
+  Attributes:
+    nll: negative log-probability of the text's tokens after the first, in nats.
+    tokens: the number of these.
+  """
+
+  nll: float
+  tokens: int
+
+
+def get_config(name: str, **changes: Any) -> Config:
+  """Returns a config, with changed fields.
+
+  Args:
+    name: as for --config: a config that comes with kd, 'quickstart', a file, or
+      either with ':ARGUMENT'.
+    **changes: values of fields at the top of the config, such as `steps`.
+
+  Raises:
+    ConfigError: there is no such config, or no such field.
+  """
+  value = command_line.load(name, 'config')
+  for key, change in changes.items():
+    if key not in value:
+      raise errors.unknown(key, 'field', key, list(value))
+    value[key] = change
+  return value
+
+
+def distill(config: Config | str, workdir: Path) -> Distilled:
+  """Trains a student, as --mode=train does; resumes the run of the workdir.
+
+  Args:
+    config: a config, or the name of one as for `get_config`.
+    workdir: where the run writes.
+
+  Raises:
+    KdError: see the modes.
+  """
+  folder = _folder(workdir)
+  compile_cache.enable()
+  train_mode.main(_checked(config), folder)
+  step = workdirs.read_run(folder)['ends']['student']['step']
+  evaluated = results.read(evaluation_records.path(folder, f'step_{step}'))
+  report = os.path.join(folder, 'report.md')
+  return Distilled(
+    folder,
+    dict(evaluated[1].metrics) if evaluated else {},
+    report if os.path.exists(report) else None,
+  )
+
+
+def plan(
+  config: Config | str, workdir: Path | None = None
+) -> list[dict[str, Any]]:
+  """Computes what a run needs on a TPU slice, as --mode=plan does.
+
+  JAX in this process uses the CPU alone afterwards.
+
+  Args:
+    config: with `plan.topology`; see `distill`.
+    workdir: where plan.json, a table and a picture are written; None: nowhere.
+
+  Returns:
+    The rows of plan.json, one for each length.
+
+  Raises:
+    KdError: the config is wrong for the slice, or the compiler failed.
+  """
+  value = _checked(config)
+  with tempfile.TemporaryDirectory() as scratch:
+    folder = scratch if workdir is None else _folder(workdir)
+    plan_mode.main(value, folder)
+    return records.read(folder)
+
+
+def load(path: Path, dtype: str = 'float32', template: str = '') -> 'Model':
+  """Loads a model.
+
+  Args:
+    path: a workdir, a folder for transformers, such as an export, or a GGUF
+      file; 'workdir:DIR', 'hf:DIR' or 'gguf:FILE' where it should be said.
+    dtype: data type of the computation, 'float32' or 'bfloat16'.
+    template: how messages are written, a value of data.template; '': as the
+      weights were trained, else 'plain'.
+
+  Raises:
+    ConfigError: there are no weights, or they are damaged.
+  """
+  compile_cache.enable()
+  kind, where = _located(os.fspath(path))
+  if kind == 'workdir':
+    value = workdirs.recorded_config(where)
+    if value is None:
+      raise errors.ConfigError(
+        'path', f'{where!r} holds no run', legal='the workdir of a run'
+      )
+  else:
+    value = base.get_config()
+    value.student.init = f'{kind}:{where}'
+    value.data.template = chat_templates.default(value.student.init)
+  with value.unlocked():
+    value.student.dtype = dtype
+    if template:
+      value.data.template = template
+  with tempfile.TemporaryDirectory() as no_run:
+    folder = where if kind == 'workdir' else no_run
+    run = session.open_trained(value, folder)
+    return Model(run, outputs.student_params(run, folder))
+
+
+class Model:
+  """A model with its parameters and tokenizer."""
+
+  def __init__(self, run: resolved.Run, params: Any):
+    """Initializes the model.
+
+    Args:
+      run: from session.open_trained.
+      params: of the student.
+    """
+    self._run, self._params = run, params
+    self._words = engine.vocabulary(run.tokenizer)
+
+  @property
+  def parameter_count(self) -> int:
+    """The number of parameters."""
+    return self._run.student.config.parameter_count
+
+  def generate(
+    self, prompts: Sequence[Prompt], **settings: Any
+  ) -> list[list[requests.Sample]]:
+    """Answers prompts.
+
+    Args:
+      prompts: texts, each a user's only message, or lists of messages.
+      **settings: fields of the config's `generate`, such as temperature, top_p,
+        max_new_tokens, samples, seed, batch_size, stop_strings.
+
+    Returns:
+      For each prompt its samples: `text`, `finish`, `ids`, `logprobs`.
+
+    Raises:
+      ConfigError: a setting or a message is not legal.
+      NonFiniteError: the model's logits are NaN or infinite.
+    """
+    if isinstance(prompts, str):
+      raise errors.ConfigError('prompts', 'found a text', legal='a list')
+    fields = self._generate_fields(settings)
+    sampling = sampling_fields.settings(fields, tuple(fields.stop_strings))
+    module = self._run.student.module
+    engine.check_room(module, sampling.max_new_tokens, 'max_new_tokens')
+    sampling_fields.check_devices(
+      fields.batch_size, self._run.mesh, 'batch_size'
+    )
+    asked = [
+      requests.numbered(self._ids(p, i), fields.seed, i, fields.samples)
+      for i, p in enumerate(prompts)
+    ]
+    sampler = engine.Engine(module, self._words, fields.batch_size)
+    with rules.active(self._run.mesh):
+      answers = dict(sampler.stream(self._params, asked, sampling))
+    return [answers[number] for number in range(len(asked))]
+
+  def _generate_fields(self, settings):
+    """Returns the section `generate` with these fields, checked."""
+    config = ml_collections.ConfigDict(self._run.config.to_dict())
+    for key, value in settings.items():
+      if key not in config.generate or key in _OF_FILES:
+        legal = [k for k in config.generate if k not in _OF_FILES]
+        raise errors.unknown(key, 'setting', key, legal)
+      config.generate[key] = value
+    return base.checked(config).generate
+
+  def _ids(self, prompt, number):
+    if isinstance(prompt, str):
+      prompt = templates.exchange(prompt)
+    try:
+      return templates.encode_prompt(
+        self._run.tokenizer, self._run.config.data.template, list(prompt)
+      )
+    except errors.ConfigError as e:
+      raise e.within(f'prompts[{number}]') from e
+
+  def score(self, texts: Sequence[str], batch_size: int = 8) -> list[Score]:
+    """Returns how likely texts are; a BOS, if there is one, is in front.
+
+    Args:
+      texts: of two tokens or more, with the BOS.
+      batch_size: texts at a time.
+
+    Raises:
+      ConfigError: a text has fewer tokens, or more than the context has.
+      NonFiniteError: the model's logits are NaN or infinite.
+    """
+    if isinstance(texts, str):
+      raise errors.ConfigError('texts', 'found a text', legal='a list')
+    sampling_fields.check_devices(batch_size, self._run.mesh, 'batch_size')
+    run = self._run
+    examples = [self._example(text, i) for i, text in enumerate(texts)]
+    measure = likelihood.make(
+      run.student.module,
+      None,
+      ('the model',),
+      run.mesh,
+      batch_size,
+      run.config.objective.chunk_tokens,
+    )
+    # Few lengths, so that few programs are compiled.
+    longest = max((e.positions for e in examples), default=1)
+    length = 1 << max(6, (longest - 1).bit_length())
+    whole = -(-len(examples) // batch_size) * batch_size
+    pad_id = run.tokenizer.pad_id
+    rows = [packing.fill([e], length, pad_id) for e in examples]
+    rows += [packing.empty(length, pad_id)] * (whole - len(rows))
+    batches = [
+      types.Batch(
+        row_id=np.zeros(batch_size, np.int32),
+        **{
+          name: np.stack([row[name] for row in rows[i : i + batch_size]])
+          for name in packing.FIELDS
+        },
+      )
+      for i in range(0, whole, batch_size)
+    ]
+    scores = measure(self._params, batches) if batches else {'nll': []}
+    return [
+      Score(float(nll), example.positions)
+      for nll, example in zip(scores['nll'], examples, strict=True)
+    ]
+
+  def _example(self, text, number):
+    tokenizer = self._run.tokenizer
+    first = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    ids = np.array([*first, *tokenizer.encode(text)], np.int32)
+    context = self._run.student.config.context
+    if not 2 <= len(ids) <= context:
+      raise errors.ConfigError(
+        f'texts[{number}]',
+        f'found {len(ids)} tokens',
+        legal=f'2 to {context}',
+      )
+    weights = np.ones(len(ids), np.float32)
+    return packing.Example(ids, np.zeros(len(ids), np.int32), weights, number)
+
+
+def _checked(config):
+  """Returns a config, or the one of that name, whose fields are legal."""
+  if isinstance(config, str):
+    config = get_config(config)
+  return base.checked(config)
+
+
+def _folder(workdir: Path) -> str:
+  """Returns a workdir's path, or raises ConfigError."""
+  session.check_workdir(os.fspath(workdir))
+  return paths.expand(os.fspath(workdir))
+
+
+def _located(path: str) -> tuple[str, str]:
+  """Returns the kind of weights, a name in _KINDS, and where they are."""
+  kind, colon, where = path.partition(':')
+  if colon and kind in _KINDS:
+    return kind, paths.expand(where)
+  path = paths.expand(path)
+  if os.path.isfile(path) and path.endswith('.gguf'):
+    return 'gguf', path
+  if os.path.isfile(os.path.join(path, 'run.json')):
+    return 'workdir', path
+  if os.path.isfile(os.path.join(path, 'config.json')):
+    return 'hf', path
+  raise errors.ConfigError(
+    'path',
+    f'{path!r} holds no model',
+    legal="a run's workdir, a folder with config.json and safetensors, a GGUF "
+    'file',
+  )

@@ -1,0 +1,142 @@
+"""kd.distill, kd.load and kd.plan, and the notebook that uses them."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import kd
+from kd.config import overrides
+from kd.core import errors
+from kd.modes import export
+from tests import command
+
+_ROOT = os.getcwd()
+_PROMPTS = ['Q: 1+2=?\nA:\n', 'Q: 30-4=?\nA:\n']
+
+
+def _small(config):
+  """Returns a config with the sizes of other tests' runs."""
+  flags = [f.removeprefix('--config.') for f in command.QUICK[1:]]
+  changes = [
+    overrides.Override(*flag.split('=', 1), argument=flag)
+    for flag in (*flags, 'evaluation.baseline=False')
+  ]
+  return overrides.apply(config, changes)
+
+
+@pytest.fixture(scope='module')
+def distilled(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('library') / 'run'
+  config = _small(kd.get_config('quickstart'))
+  with config.unlocked():
+    config.export.dtype = 'float32'
+  with command.compiled_once():
+    result = kd.distill(config, workdir)
+    export.main(config, result.workdir)
+    yield result
+
+
+def test_metrics_and_report_are_those_of_the_workdir(distilled):
+  last = [
+    x for x in command.metrics(distilled.workdir) if x['phase'] != 'train'
+  ]
+  assert distilled.metrics['eval/held_out/nll'] == last[-1]['eval/held_out/nll']
+  assert 'NLL' in pathlib.Path(distilled.report).read_text()
+
+
+def test_scores_agree_with_the_log_probabilities_of_answers(distilled):
+  student = distilled.student
+  answers = student.generate(
+    [_PROMPTS[0], [{'role': 'user', 'content': _PROMPTS[1]}]],
+    max_new_tokens=6,
+    temperature=0.5,
+    seed=3,
+  )
+  for prompt, (sample,) in zip(_PROMPTS, answers, strict=True):
+    # Bytes that are no UTF-8 do not come back as the same ids.
+    before, after = student.score([prompt, prompt + sample.text])
+    if after.tokens - before.tokens == len(sample.ids):
+      expected = -sum(sample.logprobs)
+      assert after.nll - before.nll == pytest.approx(expected, abs=1e-3)
+  again = student.generate(
+    [_PROMPTS[0]], max_new_tokens=6, temperature=0.5, seed=3
+  )
+  assert again[0][0].ids == answers[0][0].ids
+  assert (
+    len(student.generate(_PROMPTS[:1], samples=2, max_new_tokens=2)[0]) == 2
+  )
+
+
+def test_an_export_is_the_same_model(distilled):
+  exported = kd.load(os.path.join(distilled.workdir, 'export', 'hf'))
+  expected = distilled.student.score(_PROMPTS)
+  assert [s.nll for s in exported.score(_PROMPTS)] == [s.nll for s in expected]
+
+
+def test_errors_are_exceptions(distilled, tmp_path):
+  student = distilled.student
+  cases = {
+    'nearest config': (lambda: kd.get_config('quikstart'), "mean 'quickstart'"),
+    'field': (lambda: kd.get_config('quickstart', step=1), "mean 'steps'"),
+    'no model': (lambda: kd.load(tmp_path), 'holds no model'),
+    'setting': (
+      lambda: student.generate(['x'], temprature=1),
+      "mean 'temperature'",
+    ),
+    'value': (lambda: student.generate(['x'], top_p=2.0), 'top_p: found 2.0'),
+    'role': (
+      lambda: student.generate([[{'role': 'usr', 'content': 'x'}]]),
+      'prompts[0].messages[0].role',
+    ),
+    'empty text': (lambda: student.score(['']), 'texts[0]'),
+    'one text': (lambda: student.score('text'), 'found a text'),
+  }
+  for name, (call, expected) in cases.items():
+    with pytest.raises(errors.ConfigError) as e:
+      call()
+    assert expected in str(e.value), name
+
+
+def test_a_plan(tmp_path):
+  config = kd.get_config('gemma3_tpu')
+  config.teacher.variant, config.student.variant = '4b', '1b'
+  config.plan.update(topology='v5e:4x4', compile=False)
+  (row,) = kd.plan(config)
+  assert (row['topology'], row['source']) == ('v5e:4x4', 'formula')
+  assert not os.listdir(tmp_path)
+
+
+def test_import_is_light():
+  code = "import kd, sys; print('jax' in sys.modules, 'load' in dir(kd))"
+  out = subprocess.run([sys.executable, '-c', code], capture_output=True)
+  assert out.stdout == b'False True\n'
+  with pytest.raises(AttributeError, match='laod'):
+    _ = kd.laod
+
+
+def _cells(path):
+  cells = json.loads(pathlib.Path(path).read_text())['cells']
+  return [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
+
+
+def test_the_notebook_and_the_page_run(
+  distilled, tmp_path, monkeypatch, capsys
+):
+  """Of the notebook the code, with fewer steps; its output is the real run's."""
+  given = kd.get_config
+  small = lambda *arguments, **changes: _small(given(*arguments, **changes))
+  monkeypatch.setattr(kd, 'get_config', small, raising=False)
+  monkeypatch.chdir(tmp_path)
+  os.symlink(distilled.workdir, 'run')
+  space = {}
+  for cell in _cells(f'{_ROOT}/examples/quickstart.ipynb'):
+    exec(cell, space)
+  page = pathlib.Path(f'{_ROOT}/docs/library.md').read_text()
+  for block in re.findall(r'```python\n(.*?)```', page, re.S):
+    exec(block.replace('config.optimizer.lr.peak = 3e-3\n', ''), space)
+  assert 'student' in capsys.readouterr().out
