@@ -13,6 +13,7 @@ import kd
 from kd.config import overrides
 from kd.core import errors
 from kd.modes import export
+from kd.planning.cost import estimates
 from tests import command
 
 _ROOT = os.getcwd()
@@ -107,7 +108,7 @@ def test_a_plan(tmp_path):
   config.teacher.variant, config.student.variant = '4b', '1b'
   config.plan.update(topology='v5e:4x4', compile=False)
   (row,) = kd.plan(config)
-  assert (row['topology'], row['source']) == ('v5e:4x4', 'formula')
+  assert (row['topology'], row['source']) == ('v5e:4x4', estimates.FORMULA)
   assert not os.listdir(tmp_path)
 
 
@@ -127,7 +128,7 @@ def _cells(path):
 def test_the_notebook_and_the_page_run(
   distilled, tmp_path, monkeypatch, capsys
 ):
-  """Of the notebook the code, with fewer steps; its output is the real run's."""
+  """Runs the notebook's code with fewer steps than its output is from."""
   given = kd.get_config
   small = lambda *arguments, **changes: _small(given(*arguments, **changes))
   monkeypatch.setattr(kd, 'get_config', small, raising=False)

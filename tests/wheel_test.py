@@ -100,13 +100,13 @@ def test_training_in_an_empty_folder(installed, tmp_path):
   code, out, err = installed(
     tmp_path,
     *('train', '--config=quickstart', '--config.evaluation.baseline=False'),
-    *command.QUICK[1:],
+    *(a for a in command.QUICK[1:] if '.evaluation.' not in a),
+    *('--config.evaluation.every=0', '--config.evaluation.sets={}'),
   )
   assert code == 0, err
   assert [p.name for p in tmp_path.iterdir()] == ['kd-quickstart']
   workdir = tmp_path / 'kd-quickstart'
   assert 'workdir: kd-quickstart' in out
-  assert (workdir / 'report.md').exists()
   run = json.loads((workdir / 'run.json').read_text())
   assert run['ends']['student']['step'] == 6
 
