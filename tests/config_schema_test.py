@@ -105,6 +105,7 @@ def test_choices_are_those_of_the_code():
     'data.rates': mixing.UNITS,
     'data.long': encoding.LONG,
     'data.on_error': skipping.ON_ERROR,
+    'evaluation.metrics': (),
     'export.formats': export.FORMATS,
     'export.gguf_type': gguf_writer.FILE_TYPES,
     'export.gguf_embedding_type': {'auto', *gguf_writer.FILE_TYPES},
