@@ -75,12 +75,16 @@ def test_step_real_cpu(tmp_path):
 def test_generate_cpu():
   prompts = [list(range(3, 11))] * 2
   model = {'model': dataclasses.asdict(_MODEL)}
-  found = generate_cpu.run(model, prompts, 4, (), rounds=1, bandwidth_mib=8)
-  ours = found['programs']['ours']
+  types = ('F32', 'Q8_0')
+  found = generate_cpu.run(model, prompts, 4, (), 1, 8, types)
+  ours, few_bits = (found['programs'][n] for n in ('ours', 'ours_Q8_0'))
   assert ours['step_s'] * ours['tokens_per_s'] == pytest.approx(8)
   moved = 4e-9 * _MODEL.parameter_count * 4 / ours['step_s']
   share = moved / found['bandwidth_gb_per_s']
   assert ours['bandwidth_share'] == pytest.approx(share)
+  moved = lambda numbers: numbers['bandwidth_share'] * numbers['step_s']
+  # 32 codes and a scale in 34 bytes; norms in float32.
+  assert 4 * 0.9 < moved(ours) / moved(few_bits) < 4 * 32 / 34
 
 
 _TRL, _TUNIX = 'KD_PEERS_TRL_PYTHON', 'KD_PEERS_TUNIX_PYTHON'
@@ -105,6 +109,10 @@ _MISSING = {
   'an incomplete environment': (
     *(generate_cpu, ['--cases=random'], {}, ('torch', 'transformers')),
     [_TRL, 'no module trl;'],
+  ),
+  'no llama.cpp': (
+    *(generate_cpu, [], {}, _TRL_MODULES),
+    ['KD_ORACLES_PYTHON: not set', 'make_venv.py requirements_oracles'],
   ),
   'no data': (
     *(step_real_cpu, ['--peers='], {'KD_DATA_DIR': None}, (_GGUF,)),
@@ -135,7 +143,7 @@ _MISSING = {
     [f'{_TUNIX}: not set', '--nopeer'],
   ),
   'an unknown peer': (step_cpu, ['--peers=trl_gdk'], {}, (), ["'trl_gkd'"]),
-  'an unknown case': (generate_cpu, ['--cases=reel'], {}, (), ["'real'"]),
+  'an unknown case': (generate_cpu, ['--cases=reel_8'], {}, (), ["'real_8'"]),
   'a length': (
     objective_tpu,
     ['--lengths=2k'],
@@ -174,6 +182,7 @@ def test_what_is_missing_is_said_before_any_work(
   python = _python(tmp_path / 'python', modules)
   (tmp_path / 'gsm8k').mkdir()
   (tmp_path / 'gsm8k' / 'train.jsonl').touch()
+  monkeypatch.delenv('KD_ORACLES_PYTHON', raising=False)
   given = {_TRL: python, _TUNIX: python, _LIBTPU: python}
   given |= {'KD_DATA_DIR': str(tmp_path), **variables}
   for name, value in given.items():

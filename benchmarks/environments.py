@@ -7,6 +7,7 @@ from kd.core import errors
 
 # By name: the options that tools/make_venv.py makes it with, as in WORKSPACE.
 _OPTIONS = {
+  'oracles': '--unhashed=requirements_torch.in',
   'peers_trl': '--unhashed=requirements_torch.in',
   'peers_tunix': '--source_only=promise',
 }

@@ -1,16 +1,18 @@
-"""Tokens a second of sampled answers on this CPU, and Hugging Face's.
+"""Tokens a second of sampled answers on this CPU, and other programs'.
 
-Two cases, float32: 16 answers of 64 tokens to prompts of 64 by a random model
-of 6 layers, and 8 answers by the real Gemma 3 270M to prompts of GSM8K
-(--cases=real; KD_DATA_DIR must hold gsm8k/train.jsonl, the weights come with
-the peer's environment). What a step of decoding must move is the weights: the
-share of the memory's bandwidth that this comes to is measured in the same run.
-Prints one line of JSON.
+Three cases: 16 answers of 64 tokens to prompts of 64 by a random model of 6
+layers, in float32; and 1 and 8 answers of 32 tokens by the real Gemma 3 270M to
+prompts of GSM8K, in float32, Q8_0 and Q4_0 (--cases=real_1,real_8; KD_DATA_DIR
+must hold gsm8k/train.jsonl, the weights come with a peer's environment). Peers
+are Hugging Face in float32, and llama.cpp in all three. What a step of decoding
+must move is the weights: the share of the memory's bandwidth that this comes to
+is measured in the same run. Prints one line of JSON.
 """
 
 from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -29,9 +31,18 @@ from benchmarks import results
 from benchmarks import steps
 from kd.models.gemma3 import config as gemma3_config
 
-_CASES = flags.DEFINE_list('cases', ['random', 'real'], 'What to measure.')
+_CASES = flags.DEFINE_list(
+  'cases', ['random', 'real_1', 'real_8'], 'What to measure.'
+)
 
-_PEER = 'hugging_face'
+_HF, _LLAMA = 'hugging_face', 'llama_cpp'
+_PEERS = {_HF: 'peers_trl', _LLAMA: 'oracles'}
+# By type of a GGUF file: the schemes of the same weights here.
+_TYPES = {
+  'F32': {},
+  'Q8_0': {'weights': 'q8_0', 'tables': 'q8_0'},
+  'Q4_0': {'weights': 'q4_0', 'tables': 'q8_0'},
+}
 _BANDWIDTH = 'bandwidth'
 _BANDWIDTH_MIB = 512
 _WARM_UP = 1
@@ -60,6 +71,7 @@ def run(
   peers: Sequence[str],
   rounds: int,
   bandwidth_mib: int,
+  types: Sequence[str] = ('F32',),
 ) -> dict[str, Any]:
   """Measures one case.
 
@@ -67,25 +79,24 @@ def run(
     model: `folder`, or `model` with fields of Gemma3Config.
     prompts: ids of each, of equal length.
     new_tokens: of each answer.
-    peers: what ours is compared with: () or (_PEER,).
+    peers: what ours is compared with, of _PEERS. For llama.cpp the folder has a
+      file TYPE.gguf for each type.
     rounds: answers to all prompts that are measured.
     bandwidth_mib: of the array that is read to find the memory's bandwidth.
+    types: of weights, names of _TYPES.
 
   Returns:
     What the result says of it.
   """
-  given = {**model, 'prompts': prompts, 'new_tokens': new_tokens}
-  own = lambda dtype: alternate.Program(
-    sys.executable, 'benchmarks.own_generate', given | {'dtype': dtype}
+  given = {'prompts': prompts, 'new_tokens': new_tokens}
+  starts = _own({**model, **given}, types)
+  if _HF in peers:
+    starts[_HF] = lambda: _start_hf({**model, **given})
+  if _LLAMA in peers:
+    starts |= _llama(model['folder'], given, types)
+  starts[_BANDWIDTH] = lambda: alternate.Program(
+    sys.executable, 'benchmarks.bandwidth', {'mib': bandwidth_mib}
   )
-  starts = {
-    'ours': lambda: own('float32'),
-    'ours_bfloat16': lambda: own('bfloat16'),
-    **{peer: lambda: _start_peer(given) for peer in peers},
-    _BANDWIDTH: lambda: alternate.Program(
-      sys.executable, 'benchmarks.bandwidth', {'mib': bandwidth_mib}
-    ),
-  }
   with contextlib.ExitStack() as stack:
     programs = {}
     for name, start in starts.items():
@@ -99,8 +110,7 @@ def run(
     raise RuntimeError(f'models of different sizes: {facts}')
   for name, numbers in measured.items():
     numbers['tokens_per_s'] = len(prompts) * new_tokens / numbers['step_s']
-    size = 2 if name == 'ours_bfloat16' else 4
-    moved = 1e-9 * count * size * new_tokens / numbers['step_s']
+    moved = 1e-9 * facts[name]['weight_bytes'] * new_tokens / numbers['step_s']
     numbers['bandwidth_share'] = moved / limit
   return {
     'batch': len(prompts),
@@ -109,11 +119,50 @@ def run(
     'parameters': count,
     'programs': measured,
     'bandwidth_gb_per_s': limit,
-    **alternate.compare(measured, 'ours', list(peers)),
+    **alternate.compare(measured, 'ours', [_HF] if _HF in peers else []),
+    **({'to_llama_cpp': _to_llama(measured, types)} if _LLAMA in peers else {}),
   }
 
 
-def _start_peer(given):
+def _own_name(kind):
+  return 'ours' if kind == 'F32' else f'ours_{kind}'
+
+
+def _own(given, types):
+  """Returns what starts our sampler with weights of each type."""
+  own = lambda dtype, schemes: alternate.Program(
+    sys.executable,
+    'benchmarks.own_generate',
+    {**given, 'dtype': dtype, 'schemes': schemes},
+  )
+  return {
+    **{
+      _own_name(kind): functools.partial(own, 'float32', _TYPES[kind])
+      for kind in types
+    },
+    'ours_bfloat16': functools.partial(own, 'bfloat16', {}),
+  }
+
+
+def _llama(folder, given, types):
+  """Returns what starts llama.cpp with weights of each type."""
+  start = lambda kind: alternate.Program(
+    environments.python('oracles'),
+    'benchmarks.peers.llama_generate',
+    {**given, 'file': os.path.join(folder, f'{kind}.gguf')},
+  )
+  return {f'{_LLAMA}_{kind}': functools.partial(start, kind) for kind in types}
+
+
+def _to_llama(measured, types):
+  """Returns the ratio of our tokens a second to llama.cpp's, by type."""
+  speed = lambda name: measured[name]['tokens_per_s']
+  return {
+    kind: speed(_own_name(kind)) / speed(f'{_LLAMA}_{kind}') for kind in types
+  }
+
+
+def _start_hf(given):
   given = dict(given)
   if 'model' in given:
     config = gemma3_config.Gemma3Config(**given['model'])
@@ -125,36 +174,51 @@ def _start_peer(given):
 def _random(peers, rounds):
   ids = np.random.default_rng(0).integers(3, _RANDOM.vocab_size, (16, 64))
   model = {'model': dataclasses.asdict(_RANDOM)}
+  peers = [peer for peer in peers if peer == _HF]
   return run(model, ids.tolist(), 64, peers, rounds, _BANDWIDTH_MIB)
 
 
-def _real(peers, rounds):
-  batch, length, new_tokens = 8, 64, 32
+def _real(batch, peers, rounds):
+  length, new_tokens, types = 64, 32, list(_TYPES)
   with tempfile.TemporaryDirectory() as work:
     folder = os.path.join(work, 'hf')
     alternate.say('writing the weights for all programs')
-    done = subprocess.run(
-      [sys.executable, '-m', 'benchmarks.real_model']
-      + [needs.gguf(), needs.gsm8k(), folder, str(batch * length)],
-      check=True,
-      text=True,
-      stdout=subprocess.PIPE,
-      env=alternate.environment(),
+    done = _script(
+      'real_model', needs.gguf(), needs.gsm8k(), folder, str(batch * length)
     )
-    ids = json.loads(done.stdout.splitlines()[-1])
+    if _LLAMA in peers:
+      _script('real_gguf', needs.gguf(), folder, *types)
+    ids = json.loads(done.splitlines()[-1])
     prompts = [ids[i * length : (i + 1) * length] for i in range(batch)]
     model = {'folder': folder}
-    return run(model, prompts, new_tokens, peers, rounds, _BANDWIDTH_MIB)
+    return run(model, prompts, new_tokens, peers, rounds, _BANDWIDTH_MIB, types)
 
 
-_MEASURES = {'random': _random, 'real': _real}
+def _script(name, *arguments):
+  """Returns what a script of this folder prints."""
+  done = subprocess.run(
+    [sys.executable, '-m', f'benchmarks.{name}', *arguments],
+    check=True,
+    text=True,
+    stdout=subprocess.PIPE,
+    env=alternate.environment(),
+  )
+  return done.stdout
+
+
+_MEASURES = {
+  'random': _random,
+  'real_1': functools.partial(_real, 1),
+  'real_8': functools.partial(_real, 8),
+}
 
 
 def main():
   """Prints the result."""
   needs.choice('--cases', _CASES.value, list(_MEASURES))
-  peers = steps.peers({_PEER: 'peers_trl'})
-  if 'real' in _CASES.value:
+  is_real = any(case.startswith('real') for case in _CASES.value)
+  peers = steps.peers(_PEERS if is_real else {_HF: _PEERS[_HF]})
+  if is_real:
     needs.gsm8k()
     needs.weights()
   found = {

@@ -21,6 +21,7 @@ _GSM8K_SOURCE = (
 )
 # What the programs of benchmarks/peers import, by environment.
 MODULES = {
+  'oracles': ('xllamacpp',),
   'peers_trl': ('torch', 'transformers', 'trl'),
   'peers_tunix': ('jax', 'tunix'),
 }

@@ -6,6 +6,7 @@ Its argument is a JSON object:
   prompts: ids of each.
   new_tokens: of each answer.
   dtype: of activations.
+  schemes: {}, or `weights` and `tables`, those of layers and of the embedding.
 """
 
 import json
@@ -19,6 +20,8 @@ from kd.checkpoints import weights
 from kd.core import host_memory
 from kd.models import families
 from kd.models.gemma3 import config as gemma3_config
+from kd.quantization import quantized_model
+from kd.quantization import rules
 from kd.sampling import engine
 from kd.sampling import requests
 
@@ -48,11 +51,28 @@ def main(argument):
     found = sampler.generate(params, asked, settings)
     assert {len(s.ids) for (s,) in found} == {spec['new_tokens']}
 
-  count = model.config.parameter_count
-  stepper.serve(stream, step, {'parameters': count})
+  read = jax.eval_shape(model.decoding_weights, params)
+  facts = {
+    'parameters': model.config.parameter_count,
+    'weight_bytes': sum(
+      x.size * x.dtype.itemsize for x in jax.tree.leaves(read)
+    ),
+  }
+  stepper.serve(stream, step, facts)
 
 
 def _model(spec):
+  model, params = _plain(spec)
+  if not spec['schemes']:
+    return model, params
+  fields = {**spec['schemes'], 'rules': {}}
+  schemes = rules.scheme_of(model.config, fields, 'schemes')
+  stored = quantized_model.StoredModel(model, schemes, 'float32')
+  make = jax.jit(stored.from_plain, donate_argnums=0)
+  return stored, jax.block_until_ready(make(params, jax.random.key(0)))
+
+
+def _plain(spec):
   if 'folder' in spec:
     init = f'hf:{spec["folder"]}'
     config = weights.model_config(init, 'folder')

@@ -40,8 +40,12 @@ def main(argument):
       )
     assert found.shape == (len(ids), wanted)
 
-  count = sum(p.numel() for p in model.parameters())
-  stepper.serve(stream, step, {'parameters': count})
+  weights = list(model.parameters())
+  facts = {
+    'parameters': sum(p.numel() for p in weights),
+    'weight_bytes': sum(p.numel() * p.element_size() for p in weights),
+  }
+  stepper.serve(stream, step, facts)
 
 
 def _model(spec):
