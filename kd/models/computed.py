@@ -7,6 +7,7 @@ In the weights that decoding reads, an `Operand` may stand there.
 """
 
 import abc
+from typing import Any
 
 from kd.core import types
 
@@ -21,8 +22,8 @@ class Operand(abc.ABC):
   outputs: tuple[int, ...]
 
   @abc.abstractmethod
-  def multiply(self, x: types.Array) -> types.Array:
-    """Computes x [B, I] times the matrix, float32 [B, O]."""
+  def multiply(self, x: types.Array, dtype: Any) -> types.Array:
+    """Computes x [B, I] times the matrix: [B, O] in `dtype`."""
 
   @abc.abstractmethod
   def rows(self, ids: types.Array) -> types.Array:
@@ -45,6 +46,11 @@ class Computed(abc.ABC):
     return self.value()
 
 
+def is_one(leaf: Any) -> bool:
+  """Returns whether it stands for a matrix, and is no array."""
+  return isinstance(leaf, (Computed, Operand))
+
+
 def value(parameter: types.Array | Computed) -> types.Array:
   """Returns a parameter as layers use it."""
   if isinstance(parameter, Computed):
@@ -54,6 +60,6 @@ def value(parameter: types.Array | Computed) -> types.Array:
 
 def rows(table: types.Array | Computed | Operand, ids: types.Array):
   """Returns the rows [*, D] of a table [V, D]; see Operand.rows."""
-  if isinstance(table, (Computed, Operand)):
+  if is_one(table):
     return table.rows(ids)
   return table[ids]

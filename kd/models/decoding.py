@@ -5,6 +5,9 @@ their own: out of stacked ones XLA would copy a layer's part at every token.
 nn.Module offers these functions as methods.
 """
 
+import functools
+import math
+
 from flax import linen as nn
 from flax import struct
 import jax
@@ -13,8 +16,11 @@ import jax.numpy as jnp
 from kd.core import types
 from kd.models import computed
 from kd.models import embedding as embedding_lib
+from kd.models import families
 from kd.models import layer_stack
 from kd.models import layers
+from kd.models import matmul
+from kd.models import tensors as tensors_lib
 from kd.models.attention import attention
 from kd.partitioning import rules
 
@@ -34,12 +40,9 @@ _BY_SLOT = (None, 'prompt_slots', 'kv_heads', None)
 class Weights:
   """Parameters as decoding reads them.
 
-  A matrix may be a computed.Operand.
-
   Attributes:
     embedding: [V, D].
-    layers: the parameters of each of the S layers, those of MLPs transposed:
-      the axis that products sum over comes last, see matmul.project.
+    layers: the parameters of each of the S layers, matrices as Operands.
     final_norm: those of the last norm.
     head: [V, D], the output embedding if it is not tied, else None.
   """
@@ -59,25 +62,37 @@ def weights(model: nn.Module, params: PyTree) -> Weights:
   """Takes layers apart, and casts matrices as the layers cast them.
 
   Otherwise decoding would read and cast the float32 ones at every token. The
-  norms' parameters stay float32, since the layers use them so.
+  norms' parameters stay as they are.
 
   Args:
     model: the Transformer.
     params: its parameters, as training has them.
   """
   c = model.config
+  outputs = {
+    matrix.path: matrix.outputs
+    for matrix in tensors_lib.matrices(families.of(c).tensors(c))
+  }
 
   def table(name):
-    return _cast(_for_decoding(params[name]), model.dtype)
+    leaf = _for_decoding(params[name])
+    return leaf if computed.is_one(leaf) else leaf.astype(model.dtype)
+
+  def matrix(index, path, leaf):
+    keys, _ = layer_stack.location(c, index)
+    sizes = outputs.get(keys + tuple(key.key for key in path))
+    leaf = _for_decoding(leaf)
+    if sizes is None or computed.is_one(leaf):
+      return leaf
+    flat = leaf.astype(model.dtype).reshape(-1, math.prod(sizes))
+    return matmul.DenseMatrix(flat.T, sizes)
 
   def layer(index):
-    of_layer = layer_stack.params_of(c, params, index)
-    return jax.tree_util.tree_map_with_path(matrix, of_layer, is_leaf=_is_whole)
-
-  def matrix(path, leaf):
-    if path[-1].key == 'scale':
-      return leaf
-    return _turned(_cast(_for_decoding(leaf), model.dtype))
+    return jax.tree_util.tree_map_with_path(
+      functools.partial(matrix, index),
+      layer_stack.params_of(c, params, index),
+      is_leaf=computed.is_one,
+    )
 
   return Weights(
     table('embedding'),
@@ -87,20 +102,8 @@ def weights(model: nn.Module, params: PyTree) -> Weights:
   )
 
 
-def _is_whole(leaf):
-  return isinstance(leaf, (computed.Computed, computed.Operand))
-
-
 def _for_decoding(leaf):
   return leaf.for_decoding() if isinstance(leaf, computed.Computed) else leaf
-
-
-def _cast(leaf, dtype):
-  return leaf if _is_whole(leaf) else leaf.astype(dtype)
-
-
-def _turned(leaf):
-  return leaf.T if not _is_whole(leaf) and leaf.ndim == 2 else leaf
 
 
 @jax.named_scope(layers.KV_CACHE)
@@ -233,8 +236,7 @@ def extend(
   x = rules.constrain(x, layers.DECODING_AXES)
   angles = model.angles(positions)
   updated = []
-  turned_back = jax.tree.map(_turned, held.layers, is_leaf=_is_whole)
-  for kind, params, pair in zip(c.layer_kinds, turned_back, cache, strict=True):
+  for kind, params, pair in zip(c.layer_kinds, held.layers, cache, strict=True):
     slots = pair[0].shape[1]
     seen = _positions(positions, slots)[:, None, :] >= 0
     x, pair, _ = model.layer_type(

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 import functools
 import math
+from typing import Any
 
+from flax import struct
 import jax
 import jax.numpy as jnp
 
@@ -25,28 +27,64 @@ def project(x: Array, w: Array | computed.Operand) -> Array:
   devices stay apart, since joining them would gather them.
   """
   if isinstance(w, computed.Operand):
-    rows = w.multiply(x.reshape(x.shape[0] * x.shape[1], -1))
-    return rows.astype(x.dtype).reshape(*x.shape[:2], *w.outputs)
+    rows = w.multiply(x.reshape(x.shape[0] * x.shape[1], -1), x.dtype)
+    return rows.reshape(*x.shape[:2], *w.outputs)
   shared = x.shape[2:]
   rest = w.shape[len(shared) :]
   matrix = w.astype(x.dtype).reshape(math.prod(shared), -1)
   flat = x.reshape(*x.shape[:2], math.prod(shared))
   if rules.shards('length', x.shape[1]) == 1:
     flat = flat.reshape(-1, math.prod(shared))
-  if x.shape[1] == 1 and w.ndim == 2:
-    # Decoding: XLA reads a matrix from the left, its rows summed over, at up to
-    # 1.4 times the speed at which it reads one from the right, on CPU.
-    return (matrix.T @ flat.reshape(-1, shared[0]).T).T[:, None]
   return (flat @ matrix).reshape(*x.shape[:2], *rest)
+
+
+def by_rows(x: Array, w: Array, dtype: Any) -> Array:
+  """Computes x [B, I] times the transpose of w [O, I], for few rows of x.
+
+  Returns:
+    [B, O] in `dtype`.
+  """
+
+  def plain(x, w):
+    return jnp.matmul(x, w.T, preferred_element_type=dtype)
+
+  def on_cpu(x, w):
+    # Else XLA puts x on the left again, and copies w to read it by columns,
+    # which takes 1.8 times as long.
+    product = jnp.matmul(w, x.T, preferred_element_type=dtype)
+    return jax.lax.optimization_barrier(product).T
+
+  if len(x) == 1 or x.dtype != jnp.float32:
+    return plain(x, w)
+  return jax.lax.platform_dependent(x, w, cpu=on_cpu, default=plain)
+
+
+@struct.dataclass
+class DenseMatrix(computed.Operand):
+  """A matrix [*inputs, *outputs] in the order in which products read it.
+
+  Attributes:
+    array: [O, I].
+    outputs: sizes of the outputs' axes.
+  """
+
+  array: Array
+  outputs: tuple[int, ...] = struct.field(pytree_node=False)
+
+  def multiply(self, x: Array, dtype: Any) -> Array:
+    """Multiplies rows by the matrix; see computed.Operand."""
+    return by_rows(x, self.array, dtype)
+
+  def rows(self, ids: Array) -> Array:
+    """Returns the weights of some outputs; see computed.Operand."""
+    return self.array[ids]
 
 
 def logits(hidden: Array, table: Array | computed.Operand) -> Array:
   """Computes logits, float32 [B, V], of hidden [B, D] by a table [V, D]."""
   if isinstance(table, computed.Operand):
-    return table.multiply(hidden)
-  return jnp.einsum(
-    'bd,vd->bv', hidden, table, preferred_element_type=jnp.float32
-  )
+    return table.multiply(hidden, jnp.float32)
+  return by_rows(hidden, table, jnp.float32)
 
 
 def by_position(

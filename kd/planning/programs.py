@@ -254,8 +254,6 @@ def _decoding_weights(student, params):
     if isinstance(x, computed.Operand):
       first = len(spec) - len(x.outputs)  # of the outputs
       return _operand(x, like.mesh, spec[first], spec[0])
-    if x.ndim == 2:  # Transposed.
-      spec = (*spec, None, None)[1::-1]
     sharding = jax.sharding.PartitionSpec(*spec)
     sharding = jax.sharding.NamedSharding(like.mesh, sharding)
     return abstract.array(x.shape, x.dtype, sharding)

@@ -6,6 +6,8 @@ alone; more rows are multiplied by a tile of a few outputs at a time, whose
 float values stay in the processor's cache.
 """
 
+from typing import Any
+
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -38,8 +40,11 @@ class CodeMatrix(computed.Operand):
   outputs: tuple[int, ...] = struct.field(pytree_node=False)
   is_packed: bool = struct.field(pytree_node=False)
 
-  def multiply(self, x: Array) -> Array:
+  def multiply(self, x: Array, dtype: Any) -> Array:
     """Multiplies rows by the matrix; see computed.Operand."""
+    return self._multiply(x).astype(dtype)
+
+  def _multiply(self, x):
     parts = self._parts(x)
     if _has_several_devices():
       # A scan over tiles would gather what they share.

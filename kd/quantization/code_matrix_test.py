@@ -28,7 +28,7 @@ def test_products_read_codes_and_copy_no_matrix(name, monkeypatch):
   for rows, vector_bytes in ((1, 2**14), (3, 2**14), (1, 0)):
     monkeypatch.setattr(code_matrix, '_VECTOR_BYTES', vector_bytes)
     x = random.normal(size=(rows, _INPUTS)).astype(np.float32)
-    multiply = jax.jit(lambda matrix, x: matrix.multiply(x))
+    multiply = jax.jit(lambda matrix, x: matrix.multiply(x, x.dtype))
     program = multiply.lower(matrix, x).compile()
     np.testing.assert_allclose(program(matrix, x), x @ weights, atol=2e-4)
     assert program.memory_analysis().temp_size_in_bytes < _FLOAT_BYTES / 8
