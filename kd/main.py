@@ -13,6 +13,7 @@ from kd.config import command_line
 from kd.core import buckets
 from kd.core import compile_cache
 from kd.core import notices
+from kd.core import paths
 from kd.run import session
 from kd.train import preemption
 
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> None:
     mode = modes.load(_MODE.value)
     session.check_workdir(workdir)
     with buckets.synced():
-      mode(_CONFIG.value, session.open_workdir(workdir))
+      mode(_CONFIG.value, paths.expand(workdir))
 
 
 def _parse_flags(argv):

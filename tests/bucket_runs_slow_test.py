@@ -1,4 +1,4 @@
-"""Runs of two processes whose workdir is in a bucket.
+"""Runs of two processes whose workdir and teacher are in a bucket.
 
 KD_KILLS says how often the run is killed at random uploads, KD_FUZZ_SEED which
 uploads these are.
@@ -21,6 +21,7 @@ _KILLS = int(os.environ.get('KD_KILLS', '2'))
 _STEPS = 6 + 2 * max(_KILLS - 2, 0)
 # A checkpoint is about 60 of them.
 _MOST_UPLOADS = 90
+_TEACHER = 'data/fixtures/quickstart_teacher'
 _CHANGES = (
   f'--config.steps={_STEPS}',
   '--config.checkpoint.every=2',
@@ -41,10 +42,17 @@ def test_a_run_killed_at_random_uploads_ends_as_on_disk(tmp_path, scheme):
       assert expected.finish() == [0, 0], expected.text(0, 'err')
       url = f'{scheme}://bucket/runs/killed'
 
+      for name in os.listdir(_TEACHER):
+        with open(f'{_TEACHER}/{name}', 'rb') as f:
+          store.put('bucket', f'teacher/{name}', f.read(), lambda _: True)
+      arguments = (
+        f'--workdir={url}',
+        f'--config.teacher.init=hf:{scheme}://bucket/teacher',
+        *_CHANGES,
+      )
+
       def start(number):
-        return process_runs.Run(
-          forks, tmp_path, f'{number}', 2, f'--workdir={url}', *_CHANGES
-        )
+        return process_runs.Run(forks, tmp_path, f'{number}', 2, *arguments)
 
       for number in range(_KILLS):
         store.inject(object_store.FAULTS, every=7)

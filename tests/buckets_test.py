@@ -83,6 +83,8 @@ def test_epath_reads_and_writes_objects(bucket):
 
 def test_a_copy_uploads_in_the_order_of_writing(bucket):
   store, url = bucket
+  for name in ('run/../../outside', 'run/a//b'):  # Outside the copy.
+    store.put('bucket', name, b'', lambda generation: True)
   objects.write(f'{url}/old.json', b'{}')
   objects.write(f'{url}/checkpoints/1/a', b'large')
   objects.write(f'{url}/export/hf/a', b'large')
@@ -164,6 +166,16 @@ def test_a_replaced_folder_is_complete_or_says_that_it_is_not(bucket):
   objects.write(f'{url}/export/hf/c', b'x')
   with pytest.raises(errors.ConfigError, match='another c than was written'):
     _begin_anew(url)
+
+
+def test_a_file_and_a_bucket_that_may_not_be_read(bucket):
+  store, url = bucket
+  objects.write(f'{url}/model.gguf', b'GGUF')
+  with open(paths.expand(f'{url}/model.gguf'), 'rb') as f:
+    assert f.name.endswith('/model.gguf') and f.read() == b'GGUF'
+  store.forbidden = True
+  with pytest.raises(errors.ConfigError, match=f'{url}/hf: cannot be used'):
+    paths.expand(f'{url}/hf')
 
 
 def _hold(folder, said=None):

@@ -121,6 +121,8 @@ class _Handler(server.BaseHTTPRequestHandler):
   def _answer(self, status, body=b'', **headers):
     if self._lost:
       return self._hang_up()
+    if status >= 400 and not body:
+      body = json.dumps({'error': {'code': status}}).encode()
     self.send_response(status)
     for name, value in headers.items():
       self.send_header(name.replace('_', '-'), str(value))
@@ -150,7 +152,7 @@ class _Handler(server.BaseHTTPRequestHandler):
     body = self.rfile.read(length)
     if len(body) < length:  # The client was killed: nothing is stored.
       return self._hang_up()
-    if fault in (TOO_MANY, UNAVAILABLE):
+    if fault.isdigit():
       return self._answer(int(fault))
     self._lost = fault == LOST_ANSWER
     url = parse.urlsplit(self.path)

@@ -54,21 +54,23 @@ WORKDIR = (
 _BUCKET = re.compile(r'(gs|s3)://[a-z0-9][a-z0-9._-]{2,}(/[\w.=+,@ -]+)+/?')
 
 
-def workdir_fault(value: str) -> str:
-  """Returns why a text cannot name a folder, of this machine or a bucket's."""
+def place_fault(value: str) -> str:
+  """Returns why a text can't be a place of this machine or in a bucket."""
   if not objects.is_url(value):
     return path_fault(value)
   if not _BUCKET.fullmatch(value):
     return (
       f'found {legal.shown(value)}; after the name of the bucket comes that of '
-      'a folder, of letters, digits and . = + , @ _ -'
+      'a folder or file, of letters, digits and . = + , @ _ -'
     )
   return ''
 
 
 @dataclasses.dataclass(frozen=True)
 class Source(legal.Text):
-  """Words, or KIND:PLACE with a local place.
+  """Words, or KIND:PLACE.
+
+  PLACE may be in a bucket, but for the workdir of another run.
 
   Attributes:
     words: what may stand alone.
@@ -97,7 +99,8 @@ class Source(legal.Text):
     kind, colon, place = value.partition(':')
     if kind not in self.kinds or not colon or not place:
       return f'found {legal.shown(value)}'
-    return path_fault(place)
+    # Checkpoints have digests of files, which a cache compares.
+    return path_fault(place) if kind == 'workdir' else place_fault(place)
 
 
 class Mixture(legal.Legal):

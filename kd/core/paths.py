@@ -33,10 +33,14 @@ def is_checkout() -> bool:
 def expand(path: str) -> str:
   """Expands `{project}/` and `~` at the beginning of a path.
 
-  A folder in a bucket is downloaded: returns its local copy; see buckets.
+  A folder or file in a bucket is downloaded: returns its copy, see buckets.
+
+  Raises:
+    ConfigError: the bucket cannot be read.
   """
   if objects.is_url(path):
-    return buckets.local(path)
+    with buckets.refused_unless_accessible(path):
+      return buckets.local(path)
   if path == PROJECT or path.startswith(PROJECT + '/'):
     return project_folder() + path[len(PROJECT) :]
   return os.path.expanduser(path)

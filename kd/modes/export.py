@@ -11,6 +11,7 @@ import ml_collections
 from kd.checkpoints import gguf_writer
 from kd.checkpoints import peft
 from kd.core import atomic_files
+from kd.core import buckets
 from kd.core import errors
 from kd.core import paths
 from kd.core import types
@@ -179,7 +180,7 @@ def _base_folder(run) -> str:
   if spec.init == 'teacher':
     spec = run.config.teacher
   kind, _, place = spec.init.partition(':')
-  return os.path.abspath(paths.expand(place)) if kind == 'hf' else ''
+  return buckets.remote(paths.expand(place)) if kind == 'hf' else ''
 
 
 def _say_written(folder: str) -> None:

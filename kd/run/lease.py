@@ -104,7 +104,7 @@ def hold(
     ConfigError: another run holds the folder, or it can't be written.
   """
   url = f'{buckets.remote(folder)}/{buckets.LEASE}'
-  with buckets.refused_unless_accessible(path, buckets.remote(folder)):
+  with buckets.refused_unless_accessible(buckets.remote(folder)):
     lease = _Lease(folder, url, every_s, dead_after_s)
     there = objects.read(url)
     if there.data is not None and not _was_killed_here(there.data):

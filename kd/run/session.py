@@ -49,8 +49,8 @@ def recorded_config(
 
   Mode chat falls back to the default config.
   """
-  if workdir and not places.workdir_fault(workdir):
-    config = workdirs.recorded_config(open_workdir(workdir))
+  if workdir and not places.place_fault(workdir):
+    config = workdirs.recorded_config(paths.expand(workdir))
     if config is not None:
       return config
   return base.get_config() if mode == 'chat' else None
@@ -60,19 +60,9 @@ def check_workdir(workdir: str | None) -> None:
   """Raises ConfigError unless --workdir can name a folder."""
   if not workdir:
     raise errors.ConfigError('--workdir', 'not given', legal='a folder')
-  fault = places.workdir_fault(workdir)
+  fault = places.place_fault(workdir)
   if fault:
     raise errors.ConfigError('--workdir', fault, legal=places.WORKDIR)
-
-
-def open_workdir(workdir: str) -> str:
-  """Returns the folder of --workdir; of one in a bucket, its local copy.
-
-  Raises:
-    ConfigError: the bucket cannot be used.
-  """
-  with buckets.refused_unless_accessible('--workdir', workdir):
-    return paths.expand(workdir)
 
 
 @contextlib.contextmanager
