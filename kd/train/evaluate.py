@@ -94,8 +94,22 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
     )
     for task_rows in prepared:
       say(f'{name}: {task_rows.describe()}')
+    if entry.answers:
+      _check_prompts(name, prepared)
     held_out.append(HeldOut(name, mixture, prepared, entry.answers))
   return held_out
+
+
+def _check_prompts(name, prepared):
+  """Refuses to answer documents, which have no prompt."""
+  for task_rows in prepared:
+    if conversations.is_document(next(task_rows.examples())):
+      raise errors.ConfigError(
+        f'evaluation.sets.{name}.answers',
+        f'found more than 0, and {task_rows.task} has documents, which have no '
+        'prompt',
+        legal='0',
+      )
 
 
 def _norm(params):
