@@ -13,6 +13,11 @@ from kd.core import identity
 from kd.core import object_files
 from kd.core import objects
 from kd.core import paths
+from kd.data_files import source
+from kd.input_pipeline import file_digests
+from kd.input_pipeline import file_tasks
+from kd.input_pipeline import task_code
+from kd.input_pipeline import task_files
 from kd.run import lease
 from kd.run import lock
 from tests import object_store
@@ -245,3 +250,34 @@ def test_who_lost_the_lease_writes_nothing(bucket):
         threading.Event().wait(0.05)
     atomic_files.write_text(f'{folder}/a', 'a')
   assert store.names('bucket') == ['run/lease.json']
+
+
+def test_data_files_are_read_and_known(bucket, tmp_path):
+  _, url = bucket
+  line = '{"prompt": "%s", "completion": "b"}\n'
+  for name in ('one', 'two'):
+    objects.write(f'{url}/data/{name}.jsonl', (line % name).encode())
+  bad = []
+  for place, names in (
+    (f'{url}/data/one.jsonl', ['one']),
+    (f'{url}/data/*.jsonl', ['one', 'two']),
+    (f'{url}/data', ['one', 'two']),
+  ):
+    files = source.Source(place)
+    read = [example['inputs'] for example in files.read('train', bad.append)]
+    assert read == names and not bad
+  code = task_code.of('')
+  digests = file_digests.Digests(str(tmp_path))
+  task = file_tasks.register('bucket', source.Source(f'{url}/data/*.jsonl'))
+  sources = task_files.describe([task], 'train', code, digests, ())
+  assert len(sources['tasks']['bucket']['files']) == 2
+  assert task_files.unchanged(sources, code, digests)
+  # Another process has a copy of its own: the same until an object changes.
+  buckets._copies.clear()
+  assert task_files.unchanged(sources, code, digests)
+  objects.write(f'{url}/data/two.jsonl', (line % 'three').encode())
+  buckets._copies.clear()
+  assert not task_files.unchanged(sources, code, digests)
+  missing = source.Source(f'{url}/none.jsonl')
+  with pytest.raises(errors.ConfigError, match='no data in'):
+    list(missing.read('train', bad.append))

@@ -7,6 +7,7 @@ import os
 import re
 
 from kd.core import errors
+from kd.core import objects
 from kd.core import paths
 
 JSON_KINDS = ('.jsonl', '.ndjson', '.json')
@@ -18,6 +19,7 @@ LEGAL = (
 )
 _SPLITS = 'dataset_dict.json'  # A folder that has it has a folder by split.
 _STATE = 'state.json'  # Names the files of one split, in order.
+COPY = 'copy of '  # In front of a pattern of files in a bucket.
 
 
 def is_location(text: str) -> bool:
@@ -40,10 +42,24 @@ def splits(location: str) -> tuple[str, ...]:
   Raises:
     ConfigError: the file that names them is damaged.
   """
-  path = os.path.join(paths.expand(location), _SPLITS)
+  path = os.path.join(local(location), _SPLITS)
   if not os.path.isfile(path):
     return ()
   return tuple(_list(path, 'splits'))
+
+
+def local(location: str) -> str:
+  """Returns the path of a place; of one in a bucket, that of its local copy.
+
+  Raises:
+    ConfigError: the bucket cannot be read.
+  """
+  if not objects.is_url(location):
+    return paths.expand(location)
+  base = location
+  while glob.has_magic(base):
+    base = base.rpartition('/')[0]
+  return paths.expand(base) + location[len(base) :]
 
 
 def files(location: str, field: str, split: str = '') -> list[str]:
@@ -57,14 +73,14 @@ def files(location: str, field: str, split: str = '') -> list[str]:
   Raises:
     ConfigError: there are none, or one of another format.
   """
-  path = paths.expand(location)
+  path = local(location)
   if split:
     path = os.path.join(path, split)
   if '://' in path:
     raise errors.ConfigError(
       field,
       f'found {location!r}, which is no local path',
-      legal='files of this machine; a bucket can be mounted as a folder',
+      legal='files of this machine, of gs:// or of s3://',
     )
   if os.path.isdir(path):
     return _of_folder(path, field)
@@ -125,7 +141,12 @@ def _nearest(path: str) -> str:
 
 
 def patterns(location: str) -> Sequence[str]:
-  """Returns absolute glob patterns of all that a place may hold."""
+  """Returns absolute glob patterns of all that a place may hold.
+
+  That of a bucket is COPY and the location: the files of `local`.
+  """
+  if objects.is_url(location):
+    return [COPY + location]
   path = os.path.abspath(paths.expand(location))
   is_pattern = not os.path.exists(path)
   return [path if is_pattern else glob.escape(path)]

@@ -193,6 +193,8 @@ def _expand(
   module: str, pattern: str, code: task_code.TaskCode
 ) -> tuple[str, list[str]]:
   """Returns the folder that a pattern begins with, and the paths it matches."""
+  if pattern.startswith(locations.COPY):
+    pattern = locations.local(pattern.removeprefix(locations.COPY))
   pattern = os.path.expanduser(os.path.expandvars(pattern))
   if file_digests.is_remote(pattern):
     return '', _expand_remote(pattern)
