@@ -18,9 +18,11 @@ from benchmarks import needs
 from benchmarks import objective_tpu
 from benchmarks import programs
 from benchmarks import results
+from benchmarks import rows_cpu
 from benchmarks import step_cpu
 from benchmarks import step_real_cpu
 from kd.checkpoints import huggingface
+from kd.input_pipeline import tokenizers
 from kd.models import families
 from kd.models.attention import attention
 from kd.planning.cost import flops
@@ -279,3 +281,18 @@ def test_cache_cpu():
   assert set(found['training_tokens_per_s']) == {'none', 'cached', 'live'}
   assert all(rate > 0 for rate in found['writing_tokens_per_s'].values())
   assert 0 <= found['cached_data_wait_share'] < 1
+
+
+def test_rows_cpu():
+  tokenizer = tokenizers.load('bytes')
+  examples = list(rows_cpu.generated(20))
+  result = rows_cpu.run(tokenizer, {'few': iter(examples)}, peers=())
+  ours = result['cases']['few']['ours']
+  texts = [e['prompt'] + e['completion'] for e in examples]
+  fitting = [n for n in map(len, texts) if n < 512]
+  # Of each example BOS, the text and EOS, of which all but BOS are targets.
+  assert ours['tokens'] == sum(fitting) + len(fitting) > 0
+  assert ours['tokens_per_second'] * ours['seconds'] == pytest.approx(
+    ours['tokens']
+  )
+  assert 200 < ours['peak_mib'] < 4000

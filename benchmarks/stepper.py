@@ -18,6 +18,12 @@ def claim_stdout():
   return stream
 
 
+def cpu_seconds() -> float:
+  """Returns the CPU time of this process and of those that it waited for."""
+  times = os.times()
+  return times.user + times.system + times.children_user + times.children_system
+
+
 def serve(stream, step: Callable[[], Any], facts: dict[str, Any]) -> None:
   """Answers lines of stdin with steps, and its end with the peak of memory.
 
