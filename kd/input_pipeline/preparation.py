@@ -1,6 +1,6 @@
 """Prepares the rows of a request: shards, their manifest, a folder's name."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 import dataclasses
 import datetime
 import functools
@@ -9,20 +9,23 @@ from typing import Any
 
 from kd.core import errors
 from kd.core import identity
+from kd.input_pipeline import beam_backend
 from kd.input_pipeline import embedded
-from kd.input_pipeline import examples as examples_lib
 from kd.input_pipeline import file_digests
-from kd.input_pipeline import mixtures
 from kd.input_pipeline import opened_files
 from kd.input_pipeline import prepared as prepared_lib
+from kd.input_pipeline import reading as reading_lib
 from kd.input_pipeline import retry
 from kd.input_pipeline import shard_files
+from kd.input_pipeline import shard_workers
 from kd.input_pipeline import shards
 from kd.input_pipeline import skipping
 from kd.input_pipeline import task_code
 from kd.input_pipeline import task_files
 from kd.input_pipeline import tokenizers
 from kd.input_pipeline import work_folders
+
+EMBEDDED, BEAM = BACKENDS = ('embedded', 'beam')  # data.backend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,29 +34,32 @@ class Preparation:
 
   Attributes:
     stem: what the names of folders with this request begin with.
-    mixture: the tasks and files.
-    request: all that rows depend on but the data, see prepare.prepare.
+    reading: the tasks and files, and the request: all that rows depend on but
+      the data, see prepare.prepare.
     code: the module's source files.
     digests: gives the digests of files.
     tokenizer: encodes the texts.
-    retry_policy: with a source that cannot be read.
-    workers: number of processes.
+    backend: one of BACKENDS.
+    workers: number of processes of EMBEDDED; 0: one on each core.
+    beam_args: of a pipeline of BEAM.
     on_large: called once it is known that there are several shards to prepare.
     say: prints lines of progress.
-    skipped: by task, what takes its wrong examples.
   """
 
   stem: str
-  mixture: mixtures.Mixture
-  request: dict[str, Any]
+  reading: reading_lib.Reading
   code: task_code.TaskCode
   digests: file_digests.Digests
   tokenizer: tokenizers.Tokenizer
-  retry_policy: retry.RetryPolicy
+  backend: str
   workers: int
+  beam_args: Sequence[str]
   on_large: Callable[[], None]
   say: Callable[[str], None]
-  skipped: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  @property
+  def request(self) -> dict[str, Any]:
+    return self.reading.request
 
   @property
   def parent(self) -> str:
@@ -68,10 +74,11 @@ class Preparation:
     ):
       os.makedirs(self.parent, exist_ok=True)
       work_folders.remove_old(self.parent)
-    split = self.request['split']
-    pairs = examples_lib.tasks(self.mixture, split)
+    pairs = self.reading.tasks()
     tasks = [task for task, _ in pairs]
-    before = task_files.describe(tasks, split, self.code, self.digests, ())
+    before = task_files.describe(
+      tasks, self.request['split'], self.code, self.digests, ()
+    )
     key = identity.digest([self.request, before])
     while True:
       try:
@@ -84,28 +91,23 @@ class Preparation:
 
   def _write_in(self, folder, claims, pairs, before) -> str:
     """Writes the rows of every task, then renames the folder."""
-    job = embedded.Job(
-      folder,
-      self.request,
-      self.tokenizer,
-      {task.name: functools.partial(self._shards, task) for task, _ in pairs},
-      {task.name: self._size(task) for task, _ in pairs},
-      self.say,
-      self.on_large,
-    )
-    counts = embedded.prepare(job, claims, self.workers)
+    tasks = [task for task, _ in pairs]
+    counts, skipped = self._counts(folder, claims, tasks)
+    for name, record in skipped.items():
+      if record:
+        self.say(f'{name}: {skipping.line(record)}')
     claims.wait(prepared_lib.MANIFEST)
     parts = [
       {'task': task.name, 'rate': rate}
       | self._total(task, counts[task.name])
-      | {'skipped': self._skipped_of(task)}
+      | {'skipped': skipped[task.name]}
       for task, rate in pairs
     ]
     now = datetime.datetime.now(datetime.UTC)
     manifest = {
       'request': self.request,
       'prepared': now.isoformat(timespec='microseconds'),
-      'sources': self._sources([task for task, _ in pairs], before),
+      'sources': self._sources(tasks, before),
       'parts': parts,
     }
     digest = identity.digest([manifest['parts'], manifest['sources']])
@@ -120,29 +122,31 @@ class Preparation:
     work_folders.rename(folder, rows, [*names, prepared_lib.MANIFEST])
     return rows
 
-  def _shards(self, task) -> Iterator[shards.Shard]:
-    split, limit = self.request['split'], self.request['limit']
-
-    def read():
-      # Of the last reading, if there are several.
-      skipped = skipping.taker(self.request['on_error'])
-      self.skipped[task.name] = skipped
-      return examples_lib.stream(
-        task, split, self.mixture.module, limit, lambda line: None, skipped
-      )
-
-    examples = self.retry_policy.stream(
-      f'task {task.name!r}, split {split!r}', read
+  def _counts(self, folder, claims, tasks) -> tuple[Any, Any]:
+    """Prepares the shards; returns counts and wrong examples by task."""
+    skips: dict[str, skipping.Skipped | None] = {}
+    job = embedded.Job(
+      folder,
+      self.request,
+      self.tokenizer,
+      {
+        task.name: functools.partial(
+          self.reading.shards,
+          task,
+          # Of the last reading, if there are several.
+          functools.partial(skips.__setitem__, task.name),
+        )
+        for task in tasks
+      },
+      {task.name: self._size(task) for task in tasks},
+      self.say,
+      self.on_large,
     )
-    return shards.divide(task.name, examples)
-
-  def _skipped_of(self, task) -> dict[str, Any]:
-    """Returns the record of a task's wrong examples, and says it."""
-    skipped = self.skipped[task.name]
-    if skipped is None or not skipped.count:
-      return {}
-    self.say(f'{task.name}: {skipped.line()}')
-    return skipped.record()
+    if self.backend == BEAM:
+      claims.wait(BEAM)
+      return beam_backend.prepare(self.reading, job.setup(), self.beam_args)
+    counts = embedded.prepare(job, claims, shard_workers.count(self.workers))
+    return counts, {k: x.record() if x else {} for k, x in skips.items()}
 
   def _size(self, task) -> int | None:
     """Returns the number of a task's examples, if it is known."""
@@ -175,7 +179,7 @@ class Preparation:
 
   def _sources(self, tasks, before) -> dict[str, Any]:
     """Returns the data files, after checking that they did not change."""
-    opened = opened_files.by(self.mixture.module)
+    opened = opened_files.by(self.reading.mixture.module)
     sources = task_files.describe(
       tasks, self.request['split'], self.code, self.digests, opened
     )

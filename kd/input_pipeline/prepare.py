@@ -1,6 +1,6 @@
 """Prepares a task or mixture once: tokenized, packed, in ArrayRecord files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import os
 
 from absl import logging
@@ -8,12 +8,13 @@ from absl import logging
 from kd.core import errors
 from kd.core import identity
 from kd.core import paths
+from kd.input_pipeline import beam_backend
 from kd.input_pipeline import file_digests
 from kd.input_pipeline import mixtures
 from kd.input_pipeline import preparation
 from kd.input_pipeline import prepared as prepared_lib
+from kd.input_pipeline import reading
 from kd.input_pipeline import retry
-from kd.input_pipeline import shard_workers
 from kd.input_pipeline import skipping
 from kd.input_pipeline import task_code
 from kd.input_pipeline import task_files
@@ -42,7 +43,9 @@ def prepare(
   long: str = 'chunk',
   chunk_overlap: int = 0,
   on_error: str = skipping.REFUSE,
+  backend: str = preparation.EMBEDDED,
   workers: int = 1,
+  beam_args: Sequence[str] = (),
   on_large: Callable[[], None] = lambda: None,
   refresh: bool = False,
   say: Callable[[str], None] = logging.info,
@@ -72,8 +75,11 @@ def prepare(
     chunk_overlap: tokens that chunks of a document share, see encoding.Encoder.
     on_error: 'refuse' raises what is wrong with an example; 'skip' leaves it
       out and records it.
-    workers: number of processes of this machine that prepare shards; 0: one for
-      each core. The rows do not depend on it.
+    backend: prepares shards, one of preparation.BACKENDS. The rows depend on
+      none of these three.
+    workers: number of processes of this machine of the embedded backend; 0: one
+      on each core.
+    beam_args: arguments of Beam's pipeline.
     on_large: called once it is known that there are several shards to prepare.
     refresh: prepares the rows even if there are some to reuse.
     say: prints lines of progress.
@@ -87,6 +93,8 @@ def prepare(
     ReadError: the disk or the network failed at every attempt.
   """
   templates.check_tokenizer(tokenizer, template)
+  if backend == preparation.BEAM:
+    beam_backend.check()
   if length < 1:
     raise errors.ConfigError('data.length', str(length), legal='1 or more')
   if limit == 0 or limit < -1:
@@ -120,13 +128,13 @@ def prepare(
     say(f'preparing rows of {mixture.name} ({split}) in {cache_dir}')
     folder = preparation.Preparation(
       stem,
-      mixture,
-      request,
+      reading.Reading(mixture, request, retry_policy),
       code,
       digests,
       tokenizer,
-      retry_policy,
-      shard_workers.count(workers),
+      backend,
+      workers,
+      beam_args,
       on_large,
       say,
     ).write()

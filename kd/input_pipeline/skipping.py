@@ -1,5 +1,6 @@
 """Counts and lists examples that are skipped since they are wrong."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from kd.core import errors
@@ -25,15 +26,20 @@ class Skipped:
     if len(self._listed) < _LISTED:
       self._listed.append(str(error))
 
-  def line(self) -> str:
-    """Returns a line for the user: how many, and the first ones."""
-    shown = '; '.join(self._listed[: errors.NAMED])
-    rest = self.count - errors.NAMED
-    more = f'; and {rest:,} more' if rest > 0 else ''
-    return f'{self.count:,} wrong examples skipped: {shown}{more}'
-
   def record(self) -> dict[str, Any]:
     """Returns the count and the first errors, as JSON; {} without any."""
     if not self.count:
       return {}
     return {'count': self.count, 'first': list(self._listed)}
+
+
+def line(record: Mapping[str, Any]) -> str:
+  """Returns a line for the user: how many, and the first ones.
+
+  Args:
+    record: from Skipped.record, of one or more.
+  """
+  shown = '; '.join(record['first'][: errors.NAMED])
+  rest = record['count'] - errors.NAMED
+  more = f'; and {rest:,} more' if rest > 0 else ''
+  return f'{record["count"]:,} wrong examples skipped: {shown}{more}'

@@ -39,7 +39,9 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
     retry_policy=retry.RetryPolicy(**config.data.read),
     long=config.data.long,
     chunk_overlap=config.data.chunk_overlap,
+    backend=config.data.backend,
     workers=config.data.workers,
+    beam_args=config.data.beam_args,
     say=say,
   )
   prepared = shared_rows.prepare(

@@ -206,10 +206,21 @@ DATA = schema.Section(
     'folder': F(
       '~/.cache/kd/rows', places.Path('folder'), 'where prepared rows are kept'
     ),
+    'backend': F(
+      'embedded',
+      legal.one_of('embedded', 'beam'),
+      'prepares rows. embedded: processes of this machine; beam: Apache Beam '
+      '(docs/data.md). The rows depend on none of this',
+    ),
     'workers': F(
       0,
       legal.Integer(1, 1024, {0: 'one on each core'}),
-      'processes that prepare rows; the rows do not depend on them',
+      'processes of the embedded backend',
+    ),
+    'beam_args': F(
+      (),
+      legal.Tuple(legal.TEXT),
+      "arguments of Beam's pipeline, such as '--runner=DataflowRunner'",
     ),
     'read': READ,
   },
