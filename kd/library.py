@@ -4,13 +4,15 @@ It calls what the modes call. Errors are exceptions: errors.ConfigError for what
 the caller got wrong, other errors.KdError as the modes have them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 import os
 import tempfile
 from typing import Any
 
+from absl import logging
 import ml_collections
 import numpy as np
 
@@ -112,7 +114,8 @@ def distill(config: Config | str, workdir: Path) -> Distilled:
   """
   folder = _folder(workdir)
   compile_cache.enable()
-  train_mode.main(_checked(config), folder)
+  with _quiet_libraries():
+    train_mode.main(_checked(config), folder)
   step = workdirs.read_run(folder)['ends']['student']['step']
   evaluated = results.read(evaluation_records.path(folder, f'step_{step}'))
   report = os.path.join(folder, 'report.md')
@@ -176,7 +179,7 @@ def load(path: Path, dtype: str = 'float32', template: str = '') -> 'Model':
     value.student.dtype = dtype
     if template:
       value.data.template = template
-  with tempfile.TemporaryDirectory() as no_run:
+  with tempfile.TemporaryDirectory() as no_run, _quiet_libraries():
     folder = where if kind == 'workdir' else no_run
     run = session.open_trained(value, folder)
     return Model(run, outputs.student_params(run, folder))
@@ -315,6 +318,17 @@ class Model:
       )
     weights = np.ones(len(ids), np.float32)
     return packing.Example(ids, np.zeros(len(ids), np.int32), weights, number)
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+  """Hides what libraries warn of, as the command does: it is intended."""
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)
 
 
 def _checked(config):

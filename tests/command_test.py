@@ -125,9 +125,10 @@ def test_refused_with_exit_code_2(name, refusals):
   assert 'Traceback' not in err, err
 
 
-def test_no_workdir_is_refused():
-  code, _, err = command.run([CONFIG, '--mode=check'])
-  assert code == 2 and '--workdir' in err
+def test_a_workdir_that_is_not_given_has_the_configs_name():
+  code, out, err = command.run([CONFIG, '--mode=check'])
+  assert code == 0, err
+  assert 'workdir: kd-quickstart: ' in out
 
 
 def test_a_bucket_is_no_workdir():
