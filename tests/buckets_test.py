@@ -26,13 +26,8 @@ from tests import object_store
 @pytest.fixture(params=['gs', 's3'])
 def bucket(request, monkeypatch):
   """A store, and the URL of an empty folder in its bucket."""
-  with object_store.serve('bucket') as (store, environment):
-    for name, value in environment.items():
-      monkeypatch.setenv(name, value)
-    monkeypatch.setattr(buckets, '_copies', [])
-    objects._store.cache_clear()
+  with object_store.serve_here(monkeypatch) as store:
     yield store, f'{request.param}://bucket/run'
-    objects._store.cache_clear()
 
 
 def test_objects_survive_faults_and_are_whole(bucket):

@@ -17,6 +17,9 @@ import time
 from urllib import parse
 from xml.sax import saxutils
 
+from kd.core import buckets
+from kd.core import objects
+
 _PAGE = 50  # Objects in an answer of a listing: small, so that pages are used.
 
 
@@ -320,3 +323,15 @@ def serve(*buckets: str):
   finally:
     http.shutdown()
     http.server_close()
+
+
+@contextlib.contextmanager
+def serve_here(monkeypatch):
+  """Serves a store with one bucket, `bucket`, to this process; yields it."""
+  with serve('bucket') as (store, environment):
+    for name, value in environment.items():
+      monkeypatch.setenv(name, value)
+    monkeypatch.setattr(buckets, '_copies', [])
+    objects._store.cache_clear()
+    yield store
+    objects._store.cache_clear()

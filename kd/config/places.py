@@ -17,22 +17,25 @@ _LONGEST_PATH = 4000
 class Path(legal.Text):
   """A file or folder of this machine; '' where `optional` says what it means.
 
-  A bucket has to be mounted as a folder: local programs would create a folder
-  called gs: instead.
+  A bucket has to be mounted as a folder, unless `in_bucket` says that the field
+  takes its URL: local programs would create a folder called gs: instead.
   """
 
   what: str
   optional: bool = False
+  in_bucket: bool = False
 
   @property
   def text(self) -> str:
     empty = "'' or " if self.optional else ''
+    if self.in_bucket:
+      return f'{empty}a {self.what}, gs:// and s3:// too'
     return f'{empty}a {self.what}; a bucket can be mounted as a folder'
 
   def _fault(self, value):
     if not value:
       return '' if self.optional else "found ''"
-    return path_fault(value)
+    return place_fault(value) if self.in_bucket else path_fault(value)
 
 
 def path_fault(value: str) -> str:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 
 from kd.core import errors
+from kd.core import objects
 from kd.core import paths
 from kd.core import progress
 from kd.input_pipeline import prepare as prepare_lib
@@ -142,6 +144,12 @@ def _check(run):
   method = _method(run.config)
   if not run.config.cache.folder:
     raise errors.ConfigError(_PATH, "found ''", legal='a folder')
+  if objects.is_url(run.config.cache.folder) and jax.process_count() > 1:
+    raise errors.ConfigError(
+      _PATH,
+      f'found {run.config.cache.folder!r}, in {jax.process_count()} processes',
+      legal='a folder that they share, or one process',
+    )
   if not run.teachers:
     raise errors.ConfigError(
       'teacher.source',

@@ -60,7 +60,7 @@ CACHE = schema.Section(
   {
     'folder': F(
       '',
-      places.Path('folder', optional=True),
+      places.Path('folder', optional=True, in_bucket=True),
       "what --mode=cache writes and teacher.source='cached' reads",
     ),
     'method': CACHE_METHOD,

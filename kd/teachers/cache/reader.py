@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 
 from kd.core import atomic_files
+from kd.core import buckets
 from kd.core import errors
 from kd.core import identity
 from kd.core import tensor_files
@@ -194,6 +195,7 @@ def write_unembedding(folder: str, table: np.ndarray) -> str:
   atomic_files.sync(path + '.tmp')
   digest = identity.file_digest(path + '.tmp')
   os.replace(path + '.tmp', path)
+  buckets.wrote(path)
   return digest
 
 

@@ -13,6 +13,7 @@ from kd.config import check as config_check
 from kd.config import legal
 from kd.config import schema
 from kd.core import atomic_files
+from kd.core import buckets
 from kd.core import errors
 from kd.core import identity
 from kd.core import json_files
@@ -151,6 +152,7 @@ class Writer:
       'statistics': statistics,
     }
     os.replace(self._temporary, shard.path(self._folder))
+    buckets.wrote(shard.path(self._folder))
     atomic_files.write_json(shard.facts_path(self._folder), facts)
 
 
