@@ -1,6 +1,5 @@
 """Writing a cache, looking at it and training from it, all in one process."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -12,7 +11,6 @@ from safetensors import numpy
 from sentencepiece import sentencepiece_model_pb2
 
 from kd.config import base
-from kd.core import buckets
 from kd.core import types
 from kd.input_pipeline import rows as rows_lib
 from kd.modes import train as train_mode
@@ -28,7 +26,6 @@ from kd.train.feeds import cached as cached_feed
 from kd.train.feeds import live as live_feed
 from tests import cache_runs
 from tests import command
-from tests import object_store
 
 _ROWS = cache_runs.ROWS
 _METHODS = {
@@ -399,42 +396,3 @@ def test_a_folder_that_cannot_be_written(folder):
   (folder / 'file').write_text('')
   with cache_runs.refused('cache.folder', 'cannot be written'):
     cache_runs.write(folder, folder / 'file' / 'cache')
-
-
-def test_a_cache_in_a_bucket_is_the_same(folder, caches, monkeypatch):
-  url = 'gs://bucket/cache'
-  method = {'cache.method': base.cache_method('hidden')}
-  with object_store.serve_here(monkeypatch) as store:
-    cache_runs.write(folder, url, **method)
-    expected = {
-      path.name: path.read_bytes() for path in caches['hidden'].iterdir()
-    }
-    assert store.names('bucket') == [f'cache/{x}' for x in sorted(expected)]
-    for name, data in expected.items():
-      assert store.read('bucket', f'cache/{name}') == data, name
-    # A shard is there before its facts, and everything before the manifest.
-    order = [name.removeprefix('cache/') for name in store.writes]
-    shard = next(name for name in order if name.endswith('.array_record'))
-    facts = shard.partition('.')[0] + '.json'
-    assert order.index(shard) < order.index(facts)
-    manifest = order.index(manifest_lib.FILE)
-    assert manifest > max(
-      order.index(name) for name in expected if 'record' in name
-    )
-    # Another process finds it complete.
-    buckets._copies.clear()
-    config = cache_runs.cached(folder, url, **method)
-    run = resolve.resolve(config, jax.devices())
-    prepared = training_rows.prepare(run, print)
-    read = cached_feed.open_cache(run, prepared)
-    here = cached_feed.open_cache(
-      resolve.resolve(
-        cache_runs.cached(folder, caches['hidden'], **method), jax.devices()
-      ),
-      prepared,
-    )
-    for number in range(_ROWS):
-      np.testing.assert_equal(
-        dataclasses.asdict(read.row(number)),
-        dataclasses.asdict(here.row(number)),
-      )
