@@ -89,10 +89,10 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
       ends = np.cumsum(widths)
       if len(text) == (ends[-1] if len(ends) else 0):
         # A character's later bytes add nothing and have the whole character.
-        offsets = np.empty((len(ids), 2), np.int32)
-        offsets[:, 0] = ends - np.maximum(widths, 1)
-        offsets[:, 1] = ends
-        return ids, offsets
+        offsets = np.empty((2, len(ids)), np.int32)
+        np.subtract(ends, np.maximum(widths, 1), offsets[0], casting='unsafe')
+        offsets[1] = ends
+        return ids, offsets.T
     out = self._processor.encode(text, return_type='offset_mapping')
     ids = np.asarray(out['ids'], np.int32)
     offsets = np.asarray(out['offsets'], np.int32).reshape(-1, 2)

@@ -19,7 +19,6 @@ TEMPLATES = registry.Registry(families.CHAT_TEMPLATE)
 TEMPLATES.register('plain')(plain_template.TEMPLATE)
 for _name, _template in families.chat_templates().items():
   TEMPLATES.register(_name)(_template)
-_NEVER = 2**62  # Characters: no text is that long.
 
 
 def exchange(
@@ -122,18 +121,20 @@ def encode(
   if closed:
     body = body.removesuffix(chat_turns.EOS)
   ids, offsets = tokenizer.encode_with_offsets(body)
-  said = _turns_of(offsets, [(t.begin - cut, t.end - cut) for t in turns])
-  worked = _turns_of(offsets, [(t.begin - cut, t.answer - cut) for t in turns])
-  begin, end = len(first), len(first) + len(ids)
+  begins, ends = (x + cut for x in offsets.T)
+  first_id, end = len(first), len(first) + len(ids)
   all_ids = np.full(end + closed, tokenizer.eos_id, np.int32)
-  all_ids[:begin], all_ids[begin:end] = first, ids
+  all_ids[:first_id], all_ids[first_id:end] = first, ids
   parts = np.full(end + closed, types.ANSWER, np.int32)
-  parts[begin:end][worked >= 0] = types.RATIONALE
-  # Number -1, of a token in no turn, is the last one.
-  turn_weights = np.array([*(t.weight for t in turns), 0.0], np.float32)
   weights = np.zeros(end + closed, np.float32)
-  weights[begin:end] = turn_weights[said]
-  weights[end:] = turn_weights[0]
+  # From the last one: a token that two turns share belongs to the first.
+  for turn in reversed(turns):
+    at = _overlapping(begins, ends, turn.begin, turn.end)
+    weights[first_id:end][at] = turn.weight
+    at = _overlapping(begins, ends, turn.begin, turn.answer)
+    parts[first_id:end][at] = types.RATIONALE
+  if closed:
+    weights[end] = turns[0].weight
   return all_ids, parts, weights
 
 
@@ -146,26 +147,21 @@ def _split_bos(
   return [tokenizer.bos_id] if has_bos else [], body
 
 
-def _turns_of(
-  offsets: np.ndarray, spans: Sequence[tuple[int, int]]
-) -> np.ndarray:
-  """Returns the number of the first span that each token overlaps.
+def _overlapping(
+  begins: np.ndarray, ends: np.ndarray, begin: int, end: int
+) -> slice:
+  """Returns which tokens share a character with [begin, end).
 
   Args:
-    offsets: (begin, end) of each token's characters, [n, 2].
-    spans: (begin, end) of characters, in order; an empty one overlaps nothing.
-
-  Returns:
-    Numbers of spans, -1 for a token that overlaps none; [n].
+    begins: of the characters of each token; [n], in order.
+    ends: of these; [n], in order.
+    begin: of characters.
+    end: of these.
   """
-  numbers = [i for i, (begin, end) in enumerate(spans) if begin < end]
-  if not numbers:
-    return np.full(len(offsets), -1)
-  # Tokens after the last span get one more, which nothing overlaps.
-  begins = np.array([*(spans[i][0] for i in numbers), _NEVER])
-  ends = np.array([spans[i][1] for i in numbers])
-  at = ends.searchsorted(offsets[:, 0], side='right')
-  return np.where(offsets[:, 1] > begins[at], np.array([*numbers, -1])[at], -1)
+  if begin == end:
+    return slice(0)
+  first = ends.searchsorted(begin, side='right')
+  return slice(first, begins.searchsorted(end, side='left'))
 
 
 def encode_prompt(
