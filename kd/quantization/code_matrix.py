@@ -141,6 +141,9 @@ def _whole(parts, matrix):
 def _on_cpu(parts, matrix):
   """Computes as `_whole`, in float32."""
   parts = [x.astype(jnp.float32) for x in parts]
+  # Codes that depend on the inputs: else XLA would dequantize all of them
+  # before a loop of decoding steps.
+  parts, matrix = jax.lax.optimization_barrier((parts, matrix))
   is_short_vector = len(parts[0]) == 1 and parts[0].nbytes < _VECTOR_BYTES
   if is_short_vector and matrix.codes.dtype == jnp.int8:
     matrices = _matrices(matrix, matrix.codes, matrix.scales, jnp.float32)
@@ -151,7 +154,9 @@ def _on_cpu(parts, matrix):
     )
     return _scaled(y, matrix.scales)
   outputs, inputs = len(matrix.codes), sum(x.shape[1] for x in parts)
-  size = min(outputs, max(1, _TILE // inputs))
+  # Two tiles at least: XLA would dequantize a matrix outside of a loop early,
+  # and those of all layers would exist together.
+  size = min(max(1, _TILE // inputs), -(-outputs // 2))
 
   def add_tile(number, y):
     # The last one begins earlier, so that it is as large as the others.
