@@ -194,7 +194,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
   home = tmp_path / 'home'
   shutil.copytree('data/fixtures/quickstart_teacher', home / 'teacher')
   (home / 'config.py').write_text(
-    'from configs import quickstart\n'
+    'from kd.configs import quickstart\n'
     'def get_config():\n'
     '  c = quickstart.get_config()\n'
     "  c.teacher.init = 'hf:~/teacher'\n"
