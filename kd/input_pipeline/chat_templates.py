@@ -85,7 +85,11 @@ def names(jinja: str) -> tuple[str, ...]:
     Their names, the one that it writes by default first.
   """
   known = [(n, templates.TEMPLATES[n]) for n in templates.TEMPLATES.names()]
-  ours = [n for n, t in known if t.jinja.strip() == jinja.strip()]
+  ours = [
+    name
+    for name, t in known
+    if jinja.strip() in (t.jinja.strip(), t.jinja_of_gguf.strip())
+  ]
   # Published texts differ from kd's, and from one model size to the next.
   theirs = [n for n, t in known if t.recognizes(jinja)]
   return tuple(dict.fromkeys([*ours, *theirs]))

@@ -66,7 +66,7 @@ def fields(
     )
   values = {_PREFIX + key: value for key, value in values.items()}
   if templates.has_turns(template):
-    jinja = templates.TEMPLATES[template].jinja
+    jinja = templates.TEMPLATES[template].jinja_of_gguf
     values[gguf_vocabularies.CHAT_TEMPLATE] = jinja
   return values
 

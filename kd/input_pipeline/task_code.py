@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -21,14 +22,17 @@ from kd.data_files import examples
 from kd.data_files import source
 from kd.input_pipeline import encoding
 from kd.input_pipeline import packing
+from kd.input_pipeline import plain_template
 from kd.input_pipeline import shard_files
 from kd.input_pipeline import shards
 from kd.input_pipeline import templates
+from kd.models import chat_turns
+from kd.models import families
 
 # The modules here that decide what a row of given texts looks like.
 _ROW_CODE = (
   *(encoding, packing, shard_files, shards, templates),
-  *(chats, examples, source),
+  *(chat_turns, chats, examples, plain_template, source),
 )
 # What a plugin imports to register tasks and chat templates.
 _OF_ROWS = {
@@ -106,7 +110,9 @@ def of(module: str) -> TaskCode:
 def _digest(files: dict[str, str]) -> str:
   """Returns a digest of files by module, and of the code of rows."""
   digest = hashlib.sha256()
-  for code in _ROW_CODE:
+  builtin = families.chat_templates().values()
+  writers = {inspect.getmodule(template.render) for template in builtin}
+  for code in sorted({*_ROW_CODE, *writers}, key=lambda m: m.__name__):
     _update(digest, code.__name__, _read(code.__file__))
   for name, path in sorted(files.items()):
     _update(digest, name, _read(path))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
+import re
 from typing import Any, NamedTuple
 
 from kd.core import errors
@@ -57,6 +58,14 @@ class Template:
   jinja: str
   marks: Marks | None = None
   recognizes: Callable[[str], bool] = lambda jinja: False
+
+  @property
+  def jinja_of_gguf(self) -> str:
+    """Returns `jinja` without the blocks of what the assistant says.
+
+    Releases of llama-cpp-python before May 2026 cannot read these blocks.
+    """
+    return re.sub(r'{%- (end)?generation -%}', "{{- '' -}}", self.jinja)
 
 
 def rationale(message: Message) -> str:
