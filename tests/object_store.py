@@ -306,6 +306,8 @@ def serve(*buckets: str):
   handler = type('Handler', (_Handler,), {'store': store})
   http = server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
   http.daemon_threads = True
+  # A client that is killed resets its connection.
+  http.handle_error = lambda request, address: None
   thread = threading.Thread(target=http.serve_forever, daemon=True)
   thread.start()
   url = f'http://127.0.0.1:{http.server_address[1]}'
