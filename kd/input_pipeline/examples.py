@@ -16,6 +16,7 @@ from kd.input_pipeline import mixtures
 from kd.input_pipeline import opened_files
 from kd.input_pipeline import retry
 from kd.input_pipeline import task_code
+from kd.input_pipeline import text_tasks
 
 _PAIR = ('inputs', 'targets', 'rationale')
 _LEGAL = (
@@ -161,7 +162,7 @@ def stream(
     if source is not None:
       examples = source.read(split, bad or _raise)
     else:
-      examples = _of_dataset(task, split, limit, where, bad or _raise)
+      examples = _of_task(task, split, limit, where, bad or _raise)
     if limit > 0:
       examples = itertools.islice(examples, limit)
     for example in examples:
@@ -178,12 +179,23 @@ def stream(
     )
 
 
-def _of_dataset(task, split, limit, where, bad) -> Iterator[Example]:
-  """Yields the examples that seqio reads."""
-  dataset = task.get_dataset(split=split, shuffle=False)
-  if limit > 0:
-    dataset = dataset.take(limit)
-  for i, features in enumerate(dataset.as_numpy_iterator()):
+def _features(task, split, limit) -> Iterator[dict[str, Any]]:
+  """Yields the features of each example, as bytes."""
+  read = text_tasks.reader_of(task)
+  if read is None:
+    dataset = task.get_dataset(split=split, shuffle=False)
+    if limit > 0:
+      dataset = dataset.take(limit)
+    yield from dataset.as_numpy_iterator()
+    return
+  for texts in read(split):
+    # Half of a surrogate pair is refused with all that is not UTF-8.
+    yield {k: x.encode('utf-8', 'surrogatepass') for k, x in texts.items()}
+
+
+def _of_task(task, split, limit, where, bad) -> Iterator[Example]:
+  """Yields the examples of a task that reads no data files."""
+  for i, features in enumerate(_features(task, split, limit)):
     try:
       yield _example(features, f'{task.name}-{i}', where)
     except errors.ConfigError as e:

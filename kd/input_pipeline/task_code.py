@@ -186,6 +186,9 @@ class _Walk:
 
   def visit(self, name: str) -> None:
     """Adds the files of a module and of its packages, if they count."""
+    # The first names the whole library, and makes no rows; the second imports
+    # the models of all families, and `_digest` has what it needs of them.
+    self._seen.update(('kd', templates.__name__))
     pending = [name]
     while pending:
       name = pending.pop()

@@ -11,7 +11,7 @@ A module that a config names in `data.module` calls `add` for each of its tasks:
   text_tasks.add('mine', pairs, splits=('train', 'validation'))
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kd.core import errors
@@ -63,29 +63,47 @@ def add(
   import seqio
   import tensorflow as tf
 
+  def read(split):
+    return _checked(name, split, examples(split))
+
   def dataset(split, shuffle_files):
     del shuffle_files  # Rows are shuffled when they are prepared.
+    rows = list(read(split))
+    keys = rows[0] if rows else _REQUIRED
     return tf.data.Dataset.from_tensor_slices(
-      {
-        key: tf.constant(column, tf.string)
-        for key, column in _columns(name, split, examples(split)).items()
-      }
+      {key: tf.constant([row[key] for row in rows], tf.string) for key in keys}
     )
 
   feature = seqio.Feature(
     seqio.PassThroughVocabulary(size=0), add_eos=False, rank=0, dtype=tf.string
   )
+  source = seqio.FunctionDataSource(
+    dataset, splits=splits, num_input_examples=sizes, caching_permitted=False
+  )
+  source.read_texts = read  # reader_of finds it.
   seqio.TaskRegistry.add(
     name,
-    source=seqio.FunctionDataSource(
-      dataset, splits=splits, num_input_examples=sizes, caching_permitted=False
-    ),
+    source=source,
     preprocessors=[],
     output_features=dict.fromkeys(_REQUIRED, feature),
     postprocess_fn=postprocess,
     metric_fns=list(metrics),
     shuffle_buffer_size=None,
   )
+
+
+def reader_of(task: Any) -> Callable[[str], Iterator[dict[str, str]]] | None:
+  """Returns what reads a task's texts by split, one example at a time.
+
+  Reading them as a data set holds all in memory, and is slower.
+
+  Args:
+    task: a seqio task.
+
+  Returns:
+    The function; None for a task that `add` did not register.
+  """
+  return getattr(task.source, 'read_texts', None)
 
 
 def _texts(example, where):
@@ -105,14 +123,14 @@ def _texts(example, where):
   return texts | json_files.texts(example, where, _LEGAL, (), ('id',))
 
 
-def _columns(name, split, examples):
-  """Returns the texts by key.
+def _checked(name, split, examples):
+  """Yields the texts of examples, by key.
 
   Raises:
     ConfigError: an example has no text where one belongs, or other keys than
       the first example.
   """
-  columns: dict[str, list[str]] = {key: [] for key in _REQUIRED}
+  keys = None
   for number, example in enumerate(examples):
     where = f'data.mixture: task {name!r}, split {split!r}, example {number}'
     if not isinstance(example, Mapping):
@@ -120,14 +138,11 @@ def _columns(name, split, examples):
         where, f'found {json_files.short(example)}', legal=_LEGAL
       )
     texts = _texts(example, where)
-    if not number:
-      columns = {key: [] for key in texts}
-    if texts.keys() != columns.keys():
+    keys = texts.keys() if keys is None else keys
+    if texts.keys() != keys:
       raise errors.ConfigError(
         where,
-        f'has {", ".join(texts)}, and the first example {", ".join(columns)}',
+        f'has {", ".join(texts)}, and the first example {", ".join(keys)}',
         legal='the same keys in all examples',
       )
-    for key, text in texts.items():
-      columns[key].append(text)
-  return columns
+    yield texts

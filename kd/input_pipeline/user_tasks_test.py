@@ -7,6 +7,7 @@ import pytest
 from kd.core import identity
 from kd.input_pipeline import file_digests
 from kd.input_pipeline import retry
+from kd.input_pipeline import task_code
 from kd.input_pipeline import user_cases
 
 _PYTHON_READER = """
@@ -278,3 +279,10 @@ add(NAME, seqio.FunctionDataSource(read, splits=['train']))
     assert e.value.exit_code == 1 and user.retries == [0.5, 1.0]
     user.retries.clear()
   assert (user.folder / 'calls').read_text() == 'x' * 6
+
+
+def test_rows_depend_on_code_that_makes_texts_alone():
+  files = task_code.of('kd.data.mixtures').files
+  assert 'kd.reasoning.arithmetic.answers' in files
+  assert 'kd.input_pipeline.arithmetic' in files
+  assert 'kd.models.transformer' not in files and 'kd.library' not in files
