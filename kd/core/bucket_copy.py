@@ -23,7 +23,8 @@ _ASIDE = '.tmp'
 _SYNC_EVERY_S = 30.0  # Of files that grow: each upload is of the whole file.
 
 
-def is_copied(name):
+def is_copied(name: str) -> bool:
+  """Returns whether the copy has a file for the object of a name."""
   *folders, name = name.split('/')
   # Nothing outside the copy, nor in two places of it.
   if any(x in ('', *_REMOTE) or x.startswith('.') for x in folders):
