@@ -18,6 +18,7 @@ import numpy as np
 
 from kd.config import base
 from kd.config import command_line
+from kd.core import buckets
 from kd.core import compile_cache
 from kd.core import errors
 from kd.core import paths
@@ -120,9 +121,9 @@ def distill(config: Config | str, workdir: Path) -> Distilled:
   evaluated = results.read(evaluation_records.path(folder, f'step_{step}'))
   report = os.path.join(folder, 'report.md')
   return Distilled(
-    folder,
+    buckets.shown(folder),
     dict(evaluated[1].metrics) if evaluated else {},
-    report if os.path.exists(report) else None,
+    buckets.shown(report) if os.path.exists(report) else None,
   )
 
 
