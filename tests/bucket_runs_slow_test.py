@@ -4,6 +4,7 @@ KD_KILLS says how often the run is killed at random uploads, KD_FUZZ_SEED which
 uploads these are.
 """
 
+import json
 import os
 import random
 
@@ -21,7 +22,6 @@ _KILLS = int(os.environ.get('KD_KILLS', '2'))
 _STEPS = 6 + 2 * max(_KILLS - 2, 0)
 # A checkpoint is about 60 of them.
 _MOST_UPLOADS = 90
-_TEACHER = 'data/fixtures/quickstart_teacher'
 _CHANGES = (
   f'--config.steps={_STEPS}',
   '--config.checkpoint.every=2',
@@ -42,8 +42,10 @@ def test_a_run_killed_at_random_uploads_ends_as_on_disk(tmp_path, scheme):
       assert expected.finish() == [0, 0], expected.text(0, 'err')
       url = f'{scheme}://bucket/runs/killed'
 
-      for name in os.listdir(_TEACHER):
-        with open(f'{_TEACHER}/{name}', 'rb') as f:
+      config = json.loads((tmp_path / 'disk' / 'config.json').read_text())
+      teacher = config['teacher']['init'].removeprefix('hf:')
+      for name in os.listdir(teacher):
+        with open(f'{teacher}/{name}', 'rb') as f:
           store.put('bucket', f'teacher/{name}', f.read(), lambda _: True)
       arguments = (
         f'--workdir={url}',
