@@ -145,7 +145,9 @@ def _on_cpu(parts, matrix):
   # before a loop of decoding steps.
   parts, matrix = jax.lax.optimization_barrier((parts, matrix))
   is_short_vector = len(parts[0]) == 1 and parts[0].nbytes < _VECTOR_BYTES
-  if is_short_vector and matrix.codes.dtype == jnp.int8:
+  # Within a product, half bytes take three times as long as by tiles.
+  are_bytes = matrix.codes.dtype == jnp.int8 and not matrix.is_packed
+  if is_short_vector and are_bytes:
     matrices = _matrices(matrix, matrix.codes, matrix.scales, jnp.float32)
     # XLA would add within a product, and then not dequantize there.
     y = sum(
