@@ -36,7 +36,8 @@ MEASURES = {
 }
 _COLOURS = {report.AFTER: 'tab:blue', report.CROSS_ENTROPY: 'tab:orange'}
 
-_ROOM = 3  # Times the largest value of a trained model.
+# A model with more than this many times what trained ones have is not drawn.
+_LARGEST_RATIO = 3
 
 # By 'eval/<set>/<metric>' and model: {'seeds': values, 'interval': [low, high]}
 Results = dict[str, dict[str, dict[str, list[float]]]]
@@ -122,7 +123,11 @@ def draw(results: Results, workdirs: Sequence[str], path: str) -> None:
   for row, set_name in zip(axes, sets, strict=True):
     title = 'held out' if len(sets) == 1 else set_name
     for axis, metric_name in zip(row[1:], chosen, strict=True):
-      _bars(axis, results[f'eval/{set_name}/{metric_name}'])
+      name = f'eval/{set_name}/{metric_name}'
+      if name not in results:
+        axis.axis('off')
+        continue
+      _bars(axis, results[name])
       axis.set_title(f'{title}: {MEASURES[metric_name].title}', fontsize=10)
   atomic_files.write_picture(path, figure, dpi=110)
   pyplot.close(figure)
@@ -161,10 +166,12 @@ def _losses(axis, workdirs):
 
 
 def _bars(axis, row):
-  """Draws a bar for each model, with its interval and a dot for each run."""
+  """Draws bars of the models, with their intervals and a dot for each run."""
   largest = max(max(x['seeds']) for t, x in row.items() if t != report.BEFORE)
   # A student that knows nothing yet would leave no room for the others.
-  titles = [t for t, x in row.items() if max(x['seeds']) < _ROOM * largest]
+  titles = [
+    t for t, x in row.items() if max(x['seeds']) <= _LARGEST_RATIO * largest
+  ]
   for x, title in enumerate(titles):
     seeds, (low, high) = row[title]['seeds'], row[title]['interval']
     mean = np.mean(seeds)

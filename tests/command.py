@@ -54,15 +54,23 @@ def environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def compiled_once() -> Iterator[None]:
-  """Lets the runs within this process share their compiled programs."""
-  jax.config.update('jax_compilation_cache_dir', _compiled())
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-  jax.config.update('jax_disable_most_optimizations', True)
+  """Makes compiling cheap for the runs within this process.
+
+  They share their programs, which are not optimized, as `environment` says.
+  """
+  changes = {
+    'jax_compilation_cache_dir': _compiled(),
+    'jax_persistent_cache_min_compile_time_secs': 0,
+    'jax_disable_most_optimizations': True,
+  }
+  before = {name: getattr(jax.config, name) for name in changes}
+  for name, value in changes.items():
+    jax.config.update(name, value)
   try:
     yield
   finally:
-    jax.config.update('jax_compilation_cache_dir', None)
-    jax.config.update('jax_disable_most_optimizations', False)
+    for name, value in before.items():
+      jax.config.update(name, value)
 
 
 @functools.cache

@@ -15,11 +15,13 @@ import jax
 import numpy as np
 
 from kd.checkpoints import weights
+from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import rows as rows_lib
 from kd.models import families
 from kd.models import family
 from kd.run import session
+from kd.run import workdirs
 from kd.train import evaluate
 from tests.oracles import client
 
@@ -58,7 +60,9 @@ def _log_probs(
 
 def main(workdir: str) -> None:
   """Prints the mean NLL by both programs, and their differences."""
-  config = session.recorded_config(workdir, 'evaluate')
+  config = workdirs.recorded_config(workdir)
+  if config is None:
+    raise errors.ConfigError('WORKDIR', f'{workdir!r} holds no run')
   run = session.open_trained(config, workdir)
   file = os.path.join(workdir, _FILE)
   init = f'gguf:{file}'

@@ -13,7 +13,7 @@ from kd.core import types
 
 
 class Operand(abc.ABC):
-  """A pytree that stands for a matrix of which products alone are computed.
+  """A pytree that stands for a matrix, which can be multiplied as it is.
 
   Attributes:
     outputs: sizes of its outputs' axes, O together.
@@ -46,7 +46,7 @@ class Computed(abc.ABC):
     return self.value()
 
 
-def is_one(leaf: Any) -> bool:
+def stands_for_matrix(leaf: Any) -> bool:
   """Returns whether it stands for a matrix, and is no array."""
   return isinstance(leaf, (Computed, Operand))
 
@@ -60,6 +60,6 @@ def value(parameter: types.Array | Computed) -> types.Array:
 
 def rows(table: types.Array | Computed | Operand, ids: types.Array):
   """Returns the rows [*, D] of a table [V, D]; see Operand.rows."""
-  if is_one(table):
+  if stands_for_matrix(table):
     return table.rows(ids)
   return table[ids]

@@ -76,13 +76,15 @@ def weights(model: nn.Module, params: PyTree) -> Weights:
 
   def table(name):
     leaf = _for_decoding(params[name])
-    return leaf if computed.is_one(leaf) else leaf.astype(model.dtype)
+    return (
+      leaf if computed.stands_for_matrix(leaf) else leaf.astype(model.dtype)
+    )
 
   def matrix(index, path, leaf):
     keys, _ = layer_stack.location(c, index)
     sizes = outputs.get(keys + tuple(key.key for key in path))
     leaf = _for_decoding(leaf)
-    if sizes is None or computed.is_one(leaf):
+    if sizes is None or computed.stands_for_matrix(leaf):
       return leaf
     flat = leaf.astype(model.dtype).reshape(-1, math.prod(sizes))
     return matmul.DenseMatrix(flat.T, sizes)
@@ -91,7 +93,7 @@ def weights(model: nn.Module, params: PyTree) -> Weights:
     return jax.tree_util.tree_map_with_path(
       functools.partial(matrix, index),
       layer_stack.params_of(c, params, index),
-      is_leaf=computed.is_one,
+      is_leaf=computed.stands_for_matrix,
     )
 
   return Weights(

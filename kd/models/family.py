@@ -223,8 +223,8 @@ class Model(Protocol):
   def decoding_weights(self, params: types.PyTree) -> types.PyTree:
     """Returns the parameters as `extend` reads them, converted once.
 
-    The result has an attribute `unembedding` [V, D]. kd/sampling calls this
-    and the methods below.
+    The result has an attribute `unembedding` [V, D], an array or an Operand,
+    as `matmul.logits` takes it. kd/sampling calls this and the methods below.
     """
 
   def empty_cache(self, batch: int, slots: int) -> types.PyTree:

@@ -71,10 +71,17 @@ def local_bytes(tree: types.PyTree, in_host: bool = False) -> int:
     in_host: whether to count arrays in host memory instead of HBM.
   """
   return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    math.prod(x.sharding.shard_shape(x.shape)) * _bits(x.dtype) // 8
     for x in jax.tree.leaves(tree)
     if (x.sharding.memory_kind == _HOST) == in_host
   )
+
+
+def _bits(dtype):
+  """Returns the bits of a value on an accelerator; numpy gives int4 a byte."""
+  if jnp.issubdtype(dtype, jnp.integer):
+    return jnp.iinfo(dtype).bits
+  return 8 * dtype.itemsize
 
 
 def state(run: resolved.Run) -> update.TrainState:
@@ -223,7 +230,7 @@ def decode(run: resolved.Run) -> Program:
     function=function,
     arguments=(
       params,
-      _decoding_weights(run.student, params),
+      decoding_weights(run.student),
       abstract.array((rows, length), jnp.int32, replicated),
       ints,
       device.Entries(
@@ -241,8 +248,9 @@ def decode(run: resolved.Run) -> Program:
   )
 
 
-def _decoding_weights(student, params):
+def decoding_weights(student: resolved.Model) -> types.PyTree:
   """Returns abstract decoding weights, sharded like the parameters."""
+  params = load_params.abstract(student)
   config, shardings = student.config, load_params.core_of(student).shardings
   with rules.active(student.mesh):
     shapes = jax.eval_shape(student.module.decoding_weights, params)

@@ -231,9 +231,7 @@ def decode(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
   _, layer = _layer_bytes(model, _PASS_AT_WORK, rows * length, length)
   gathered, received = _gathered(model)
   table = _table_in_columns(run.mesh, config, size)
-  # The copy that decoding reads; prefill makes another.
-  weights = resident.student * size / 4
-  layers = weights - (resident.embedding + resident.head) * size / 4
+  weights, layers = _decoding_copy(model, resident)
   return costs.Cost(
     name=programs.DECODE,
     bytes=_by_kind(
@@ -249,6 +247,19 @@ def decode(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
     stated=0,
     error='',
   )
+
+
+def _decoding_copy(model, resident):
+  """Returns bytes of the weights that decoding reads, and of their layers.
+
+  Prefill makes another copy of the layers.
+  """
+  if model.module.core is not model.module:
+    held = programs.decoding_weights(model)
+    return programs.local_bytes(held), programs.local_bytes(held.layers)
+  scale = _itemsize(model) / 4
+  weights = resident.student * scale
+  return weights, weights - (resident.embedding + resident.head) * scale
 
 
 def _decode_step_ici(model, batch):

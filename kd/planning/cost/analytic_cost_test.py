@@ -173,6 +173,15 @@ def test_decoding_holds_the_student_once_and_the_copy_that_it_reads():
   assert phase['parameters'] == pytest.approx(trained + copy, rel=0.02)
 
 
+def test_decoding_reads_codes_of_a_quantized_student():
+  changes = {f'student.quantize.{k}': 'q4_0' for k in ('weights', 'tables')}
+  estimate = _estimate(**changes)
+  trained = costs.resident_memory(estimate.run).student
+  copy = estimate.phases[programs.DECODE]['parameters'] - trained
+  # 32 float32 values become 32 codes of 4 bits and a float16.
+  assert copy == pytest.approx(trained / 4 / 32 * 18, rel=0.02)
+
+
 @pytest.mark.parametrize('prompt', [16, 2048])
 def test_local_layers_keep_no_more_of_a_long_prompt_than_their_window(prompt):
   changes = {'student.variant': '1b', 'plan.prompt_length': prompt}

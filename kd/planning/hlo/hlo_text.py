@@ -11,11 +11,7 @@ _END = re.compile(r'^\}(,|$)')
 _INSTRUCTION = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = ')
 _ARRAY = re.compile(r'\b([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?')
 _SPACE = re.compile(r'S\((\d+)\)')
-_BYTES = {'pred': 1.0} | {
-  f'{kind}{bits}': bits / 8
-  for kind in ('s', 'u', 'f', 'bf')
-  for bits in (2, 4, 8, 16, 32, 64)
-}
+_DTYPE = re.compile(r'(?:s|u|f|bf|c)(\d+)(?:e\d+m\d+\w*)?')
 _COMMENT = re.compile(r'/\*.*?\*/')
 
 
@@ -40,7 +36,7 @@ class Array:
   @property
   def bytes(self) -> float:
     """Returns bytes without tile padding; 0 for tokens and opaque values."""
-    return self.elements * _BYTES[self.dtype] if self.dtype in _BYTES else 0.0
+    return self.elements * _bits(self.dtype) / 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +100,15 @@ class Program:
 
   computations: dict[str, Computation]
   entry: str
+
+
+@functools.cache
+def _bits(dtype):
+  """Returns the bits of a value: of 's4', 'bf16' or 'f8e4m3fn', 4, 16 and 8."""
+  if dtype == 'pred':
+    return 8
+  kind = _DTYPE.fullmatch(dtype)
+  return int(kind[1]) if kind else 0
 
 
 def parse(text: str) -> Program:
