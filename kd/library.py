@@ -32,7 +32,7 @@ from kd.modes import plan as plan_mode
 from kd.modes import train as train_mode
 from kd.partitioning import rules
 from kd.planning import records
-from kd.run import outputs
+from kd.run import generation
 from kd.run import resolved
 from kd.run import session
 from kd.run import workdirs
@@ -46,7 +46,10 @@ Path = str | os.PathLike[str]
 # A prompt's text, or the messages of a chat: dicts of role and content.
 Prompt = str | Sequence[Mapping[str, Any]]
 
-_OF_FILES = ('prompts', 'output', 'logprobs')  # What --mode=generate writes.
+# Fields of `generate` that `Model.generate` does not take.
+_NOT_SETTINGS = ('prompts', 'output', 'logprobs', 'quantize')
+# Fields that `load` may change.
+_OF_LOADING = ('student.dtype', 'data.template')
 _KINDS = ('workdir', 'hf', 'gguf')
 
 
@@ -182,27 +185,29 @@ def load(path: Path, dtype: str = 'float32', template: str = '') -> 'Model':
       value.data.template = template
   with tempfile.TemporaryDirectory() as no_run, _quiet_libraries():
     folder = where if kind == 'workdir' else no_run
-    run = session.open_trained(value, folder)
-    return Model(run, outputs.student_params(run, folder))
+    run = session.open_trained(value, folder, also_allowed=_OF_LOADING)
+    model = generation.student(run)
+    return Model(run, model, generation.params(run, model, folder))
 
 
 class Model:
   """A model with its parameters and tokenizer."""
 
-  def __init__(self, run: resolved.Run, params: Any):
+  def __init__(self, run: resolved.Run, model: resolved.Model, params: Any):
     """Initializes the model.
 
     Args:
       run: from session.open_trained.
-      params: of the student.
+      model: from generation.student.
+      params: its parameters.
     """
-    self._run, self._params = run, params
+    self._run, self._model, self._params = run, model, params
     self._words = engine.vocabulary(run.tokenizer)
 
   @property
   def parameter_count(self) -> int:
     """The number of parameters."""
-    return self._run.student.config.parameter_count
+    return self._model.config.parameter_count
 
   def generate(
     self, prompts: Sequence[Prompt], **settings: Any
@@ -225,7 +230,7 @@ class Model:
       raise errors.ConfigError('prompts', 'found a text', legal='a list')
     fields = self._generate_fields(settings)
     sampling = sampling_fields.settings(fields, tuple(fields.stop_strings))
-    module = self._run.student.module
+    module = self._model.module
     engine.check_room(module, sampling.max_new_tokens, 'max_new_tokens')
     sampling_fields.check_devices(
       fields.batch_size, self._run.mesh, 'batch_size'
@@ -243,8 +248,8 @@ class Model:
     """Returns the section `generate` with these fields, checked."""
     config = ml_collections.ConfigDict(self._run.config.to_dict())
     for key, value in settings.items():
-      if key not in config.generate or key in _OF_FILES:
-        legal = [k for k in config.generate if k not in _OF_FILES]
+      if key not in config.generate or key in _NOT_SETTINGS:
+        legal = [k for k in config.generate if k not in _NOT_SETTINGS]
         raise errors.unknown(key, 'setting', key, legal)
       config.generate[key] = value
     return base.checked(config).generate
@@ -276,7 +281,7 @@ class Model:
     run = self._run
     examples = [self._example(text, i) for i, text in enumerate(texts)]
     measure = likelihood.make(
-      run.student.module,
+      self._model.module,
       None,
       ('the model',),
       run.mesh,
@@ -310,7 +315,7 @@ class Model:
     tokenizer = self._run.tokenizer
     first = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     ids = np.array([*first, *tokenizer.encode(text)], np.int32)
-    context = self._run.student.config.context
+    context = self._model.config.context
     if not 2 <= len(ids) <= context:
       raise errors.ConfigError(
         f'texts[{number}]',

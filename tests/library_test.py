@@ -77,6 +77,11 @@ def test_an_export_is_the_same_model(distilled):
   expected = distilled.student.score(_PROMPTS)
   for one, other in zip(exported.score(_PROMPTS), expected, strict=True):
     assert one.nll == pytest.approx(other.nll, rel=1e-6)
+  # The workdir's config says float32 and 'plain'.
+  rounded = kd.load(distilled.workdir, dtype='bfloat16', template='gemma')
+  for one, other in zip(rounded.score(_PROMPTS), expected, strict=True):
+    assert one.nll != other.nll
+    assert one.nll == pytest.approx(other.nll, rel=0.02)
 
 
 def test_errors_are_exceptions(distilled, tmp_path):

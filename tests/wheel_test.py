@@ -91,6 +91,7 @@ def test_the_wheels_dependencies_include_the_tested_versions():
     (line.split('==') + [''])[:2]
     for line in pathlib.Path('requirements.in').read_text().split()
   )
+  assert len(ranges) == len(lines)
   assert ranges.keys() == tested.keys()
   for name, version in tested.items():
     assert not version or version in ranges[name] or not ranges[name], name

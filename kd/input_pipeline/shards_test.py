@@ -17,6 +17,7 @@ from kd.input_pipeline import shard_files
 from kd.input_pipeline import shard_workers
 from kd.input_pipeline import shards
 from kd.input_pipeline import tokenizers
+from kd.input_pipeline import work_folders
 
 _CHARACTERS = 500  # Of a shard here: there are several of them.
 _COMMAND = 'from kd.input_pipeline import shards_test; shards_test.'
@@ -170,3 +171,21 @@ def test_processes_that_share_a_folder_divide_the_shards(
   assert len(calls) == total - 2
   assert _files(part) == _files(alone)
   assert os.listdir(tmp_path) == [os.path.basename(part.folder)]
+
+
+def test_an_error_leaves_the_folder_in_which_others_work(tmp_path):
+  path = tmp_path / '.shards-key'
+  for others in (['.other.claim'], []):
+    with pytest.raises(errors.ConfigError):
+      with work_folders.entered(str(tmp_path), 'key') as (_, claims):
+        assert claims.take('mine')
+        for name in others:
+          (path / name).write_bytes(b'of another machine')
+        raise errors.ConfigError('data', 'is wrong')
+    assert [p.name for p in path.glob('.*')] == others
+    for name in others:
+      (path / name).unlink()
+  with pytest.raises(KeyboardInterrupt):
+    with work_folders.entered(str(tmp_path), 'key'):
+      path.rename(tmp_path / 'complete')
+      raise KeyboardInterrupt

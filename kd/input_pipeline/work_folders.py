@@ -29,14 +29,14 @@ def entered(parent: str, key: str) -> Iterator[tuple[str, claims_lib.Claims]]:
   """Makes or enters a folder; yields it, and what claims pieces of work in it.
 
   After an error of the data, and after any other without a complete shard, the
-  folder is removed.
+  folder is removed, unless another process works in it.
 
   Args:
     parent: the folder of all prepared rows.
     key: identifies what is prepared.
 
   Raises:
-    GoneError: instead of any other error, if the folder is gone: another
+    GoneError: instead of any other Exception, if the folder is gone: another
       process has completed it.
   """
   folder = os.path.join(parent, _PREFIX + key)
@@ -46,9 +46,13 @@ def entered(parent: str, key: str) -> Iterator[tuple[str, claims_lib.Claims]]:
       yield folder, claims
   except BaseException as e:
     if not os.path.isdir(folder):
-      raise GoneError(folder) from e
-    complete = [x for x in os.listdir(folder) if x.endswith(shard_files.COUNTS)]
-    if isinstance(e, errors.ConfigError) or not complete:
+      if isinstance(e, Exception):
+        raise GoneError(folder) from e
+      raise
+    names = os.listdir(folder)  # Without the claims of this process.
+    complete = any(name.endswith(shard_files.COUNTS) for name in names)
+    is_useless = isinstance(e, errors.ConfigError) or not complete
+    if is_useless and not any(map(claims_lib.is_claim, names)):
       shutil.rmtree(folder, ignore_errors=True)
     raise
 
@@ -61,12 +65,6 @@ def rename(folder: str, name: str, files: Sequence[str]) -> None:
     name: its new path.
     files: what belongs to it; the last one makes the others count.
   """
-  for other in set(os.listdir(folder)) - set(files):
-    path = os.path.join(folder, other)
-    if os.path.isdir(path):
-      shutil.rmtree(path)
-    elif not claims_lib.is_claim(other):
-      os.unlink(path)
   atomic_files.sync(folder)
   try:
     os.rename(folder, name)
@@ -77,9 +75,14 @@ def rename(folder: str, name: str, files: Sequence[str]) -> None:
     for file in files:
       os.replace(os.path.join(folder, file), os.path.join(name, file))
     shutil.rmtree(folder)
-  # Until now they kept other processes away.
-  for other in filter(claims_lib.is_claim, os.listdir(name)):
-    os.unlink(os.path.join(name, other))
+  # Until now claims kept other processes away, and counts were what a process
+  # that was killed here would have found again.
+  for other in set(os.listdir(name)) - set(files):
+    path = os.path.join(name, other)
+    if os.path.isdir(path):
+      shutil.rmtree(path)
+    else:
+      os.unlink(path)
   atomic_files.sync(os.path.dirname(name))
 
 

@@ -115,6 +115,7 @@ def open_trained(
   workdir: str,
   with_teachers: bool = False,
   warn: Callable[[str], None] = say,
+  also_allowed: tuple[str, ...] = (),
 ) -> resolved.Run:
   """Resolves a config for a mode that trains nothing.
 
@@ -123,6 +124,7 @@ def open_trained(
     workdir: may hold a run.
     with_teachers: whether the mode needs the teachers.
     warn: prints a warning.
+    also_allowed: prefixes of more fields that may differ from the run's.
 
   Raises:
     ConfigError: names the first field that is wrong.
@@ -130,7 +132,8 @@ def open_trained(
   run = resolve_student.resolve_student(
     config, devices(config), workdir, with_teachers
   )
-  workdirs.check(run.config, workdir, workdirs.NOT_TRAINED)
+  allowed = (*workdirs.NOT_TRAINED, *also_allowed)
+  workdirs.check(run.config, workdir, allowed)
   workdirs.check_tokenizer(run, workdir)
   models = model_checks.models(run)
   if manager.latest_step(workdir) is not None:

@@ -164,6 +164,7 @@ def _recorded_fields(workdir):
   fields = _read(workdir, CONFIG_FILE)
   if not fields:
     return {}
+  base.load_plugins(fields)  # What they add may have arguments with defaults.
   try:
     config = ml_collections.ConfigDict(schema.completed(base.ROOT, fields))
   except (ValueError, TypeError) as e:  # ConfigDict rejects some names.
