@@ -63,7 +63,7 @@ def compiled_once() -> Iterator[None]:
     'jax_persistent_cache_min_compile_time_secs': 0,
     'jax_disable_most_optimizations': True,
   }
-  before = {name: getattr(jax.config, name) for name in changes}
+  before = {name: jax.config.read(name) for name in changes}
   for name, value in changes.items():
     jax.config.update(name, value)
   try:

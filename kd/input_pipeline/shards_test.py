@@ -176,16 +176,20 @@ def test_processes_that_share_a_folder_divide_the_shards(
 def test_an_error_leaves_the_folder_in_which_others_work(tmp_path):
   path = tmp_path / '.shards-key'
   for others in (['.other.claim'], []):
-    with pytest.raises(errors.ConfigError):
-      with work_folders.entered(str(tmp_path), 'key') as (_, claims):
-        assert claims.take('mine')
-        for name in others:
-          (path / name).write_bytes(b'of another machine')
-        raise errors.ConfigError('data', 'is wrong')
+    with (
+      pytest.raises(errors.ConfigError),
+      work_folders.entered(str(tmp_path), 'key') as (_, claims),
+    ):
+      assert claims.take('mine')
+      for name in others:
+        (path / name).write_bytes(b'of another machine')
+      raise errors.ConfigError('data', 'is wrong')
     assert [p.name for p in path.glob('.*')] == others
     for name in others:
       (path / name).unlink()
-  with pytest.raises(KeyboardInterrupt):
-    with work_folders.entered(str(tmp_path), 'key'):
-      path.rename(tmp_path / 'complete')
-      raise KeyboardInterrupt
+  with (
+    pytest.raises(KeyboardInterrupt),
+    work_folders.entered(str(tmp_path), 'key'),
+  ):
+    path.rename(tmp_path / 'complete')
+    raise KeyboardInterrupt

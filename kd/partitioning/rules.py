@@ -152,9 +152,12 @@ def length_shards(mesh: jax.sharding.Mesh) -> int:
 
 
 @contextlib.contextmanager
-def active(mesh: jax.sharding.Mesh):
+def active(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh):
   """Within it, logical constraints of models and losses mean this mesh."""
-  with jax.set_mesh(mesh), spmd.logical_axis_rules(RULES):
+  use = jax.set_mesh
+  if isinstance(mesh, jax.sharding.AbstractMesh):  # Of a plan by formula.
+    use = jax.sharding.use_abstract_mesh
+  with use(mesh), spmd.logical_axis_rules(RULES):
     yield
 
 

@@ -175,11 +175,12 @@ def test_decoding_holds_the_student_once_and_the_copy_that_it_reads():
 
 def test_decoding_reads_codes_of_a_quantized_student():
   changes = {f'student.quantize.{k}': 'q4_0' for k in ('weights', 'tables')}
-  estimate = _estimate(**changes)
+  estimate = _estimate(**changes, **{'student.variant': '1b'})
   trained = costs.resident_memory(estimate.run).student
   copy = estimate.phases[programs.DECODE]['parameters'] - trained
-  # 32 float32 values become 32 codes of 4 bits and a float16.
-  assert copy == pytest.approx(trained / 4 / 32 * 18, rel=0.02)
+  # 4 of 32 bits, split over 8 chips; some scales are on several of them.
+  codes = trained / 8
+  assert codes < copy < 1.6 * codes
 
 
 @pytest.mark.parametrize('prompt', [16, 2048])
