@@ -58,19 +58,14 @@ def compiled_once() -> Iterator[None]:
 
   They share their programs, which are not optimized, as `environment` says.
   """
-  changes = {
-    'jax_compilation_cache_dir': _compiled(),
-    'jax_persistent_cache_min_compile_time_secs': 0,
-    'jax_disable_most_optimizations': True,
-  }
-  before = {name: jax.config.read(name) for name in changes}
-  for name, value in changes.items():
-    jax.config.update(name, value)
+  jax.config.update('jax_compilation_cache_dir', _compiled())
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  jax.config.update('jax_disable_most_optimizations', True)
   try:
     yield
   finally:
-    for name, value in before.items():
-      jax.config.update(name, value)
+    jax.config.update('jax_compilation_cache_dir', None)
+    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @functools.cache
