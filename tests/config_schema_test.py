@@ -4,6 +4,7 @@ from kd.config import base
 from kd.config import legal
 from kd.config import schema
 from kd.input_pipeline import encoding
+from kd.input_pipeline import preparation
 from kd.input_pipeline import skipping
 
 
@@ -105,6 +106,7 @@ def test_choices_are_those_of_the_code():
     'data.rates': mixing.UNITS,
     'data.long': encoding.LONG,
     'data.on_error': skipping.ON_ERROR,
+    'data.backend': preparation.BACKENDS,
     'evaluation.metrics': (),
     'export.formats': export.FORMATS,
     'export.gguf_type': gguf_writer.FILE_TYPES,

@@ -64,6 +64,16 @@ def check(messages: Any, where: str) -> list[Message]:
   return checked
 
 
+def check_trained(chat: list[Message], where: str) -> None:
+  """Raises ConfigError if a chat, from `check`, has no message to learn."""
+  if not any(message['weight'] for message in chat):
+    raise errors.ConfigError(
+      where,
+      'trains on no message: none of the assistant has a weight above 0',
+      legal='at least one',
+    )
+
+
 def _message(message: Any, where: str) -> Message:
   if not isinstance(message, Mapping):
     raise errors.ConfigError(

@@ -58,11 +58,21 @@ def _rows(path, batches, bad, damage) -> Iterator[json_rows.Row]:
           if isinstance(row, UnicodeDecodeError):
             bad(errors.ConfigError(where, f'is not UTF-8: {row}', legal='text'))
           else:
-            yield where, row
+            yield where, {k: _without_nulls(x) for k, x in row.items()}
   except damage as e:
     raise errors.ConfigError(
       path, f'is damaged: {e}', legal='a whole file'
     ) from e
+
+
+def _without_nulls(value: Any) -> Any:
+  """Returns a value without the keys that Arrow adds to nested dicts.
+
+  All dicts of a column have the same keys, null where a row lacks one.
+  """
+  if isinstance(value, dict):
+    return {k: _without_nulls(x) for k, x in value.items() if x is not None}
+  return [*map(_without_nulls, value)] if isinstance(value, list) else value
 
 
 def _dicts(batch: Any) -> list[dict[str, Any] | UnicodeDecodeError]:

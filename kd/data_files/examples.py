@@ -69,12 +69,7 @@ def example(
   chat = _messages(fields, where, columns)
   for message in chat:
     message['weight'] *= row_weight
-  if not any(message['weight'] for message in chat):
-    raise errors.ConfigError(
-      where,
-      'trains on no message: none of the assistant has a weight above 0',
-      legal='at least one',
-    )
+  chats.check_trained(chat, where)
   if _is_pair(chat) and isinstance(fields.get('prompt'), str):
     question, answer = chat
     return whole | {
@@ -86,9 +81,9 @@ def example(
 
 
 def _is_pair(chat):
-  return [m['role'] for m in chat] == ['user', 'assistant'] and (
-    chat[1]['weight'] == 1
-  )
+  if [message['role'] for message in chat] != ['user', 'assistant']:
+    return False
+  return chat[1]['weight'] == 1 and 'tool_calls' not in chat[1]
 
 
 def prompt(
@@ -187,6 +182,12 @@ def _messages(fields, where, columns):
     else _turns(prompt_, f'{where}: prompt', columns)
   )
   if isinstance(completion, list):
+    if 'rationale' in fields:
+      raise errors.ConfigError(
+        f'{where}: {columns.rationale}',
+        f'is given, and {columns.completion} is a list of messages',
+        legal="the key 'rationale' of one of these messages",
+      )
     chat = [*chat, *_turns(completion, f'{where}: completion', columns)]
   elif completion is not None:
     said = chats.text(completion, f'{where}: completion')

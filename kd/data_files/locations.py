@@ -84,7 +84,11 @@ def files(location: str, field: str, split: str = '') -> list[str]:
     )
   if os.path.isdir(path):
     return _of_folder(path, field)
-  matches = [path] if os.path.exists(path) else sorted(glob.glob(path))
+  matches = [path]
+  if not os.path.exists(path):
+    matches = sorted(glob.glob(path, recursive=True))
+    if '**' in path:  # It also matches the folders.
+      matches = [match for match in matches if not os.path.isdir(match)]
   if not matches:
     raise errors.ConfigError(
       field, f'no file {location!r}', legal=LEGAL, nearest=_nearest(path)

@@ -27,7 +27,8 @@ class Source:
     columns: names of the files' columns.
     held_out: what the split `validation` has and `train` lacks: a fraction of
       the prompts, or from 1 on their number. With 0 each split is the whole. A
-      folder with a split `validation` of its own holds out nothing else.
+      folder with a split `validation` of its own holds out nothing else; other
+      splits of its own are whole.
     field: the config field that names it, for messages.
   """
 
@@ -40,7 +41,8 @@ class Source:
   def identity(self) -> dict[str, Any]:
     """Returns what the examples depend on, other than the files' contents."""
     return {
-      'location': self.location,
+      # A relative location is another place in another folder.
+      'patterns': list(locations.patterns(self.location)),
       'columns': dataclasses.asdict(self.columns),
       'held_out': self.held_out,
     }
@@ -62,7 +64,8 @@ class Source:
       ConfigError: there are no such files, or one is damaged.
     """
     own = locations.splits(self.location)
-    if split in own or not self.held_out:
+    is_divided = self.held_out and VALIDATION not in own
+    if not is_divided or (split in own and split != TRAIN):
       if own and split not in own:
         split = TRAIN
       yield from self.whole(split if own else '', bad)

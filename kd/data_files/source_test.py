@@ -1,8 +1,10 @@
 """Files as users have them: every format, split by prompt, what is wrong."""
 
+import dataclasses
 import gzip
 import json
 import resource
+import shutil
 
 import numpy as np
 import pyarrow
@@ -90,13 +92,34 @@ def test_every_format_gives_the_same_examples(name, formats):
   ]
 
 
-def test_patterns_folders_and_splits(formats):
+def test_patterns_folders_and_splits(formats, tmp_path):
   assert len(_read(f'{formats}/[ae].*')) == 1200
   assert len(_read(formats / 'saved' / 'train')) == 600
   saved = source.Source(str(formats / 'saved'), held_out=0.5)
   assert saved.splits() == ('train', 'validation')
   # The folder's own split is held out, and nothing else.
   assert [len(list(saved.read(s, _raise))) for s in saved.splits()] == [600] * 2
+  # Without such a split, `train` is divided; other splits are whole.
+  text = json.dumps({'splits': ['train', 'test']})
+  other = shutil.copytree(formats / 'saved', tmp_path / 'other')
+  (other / 'validation').rename(other / 'test')
+  (other / 'dataset_dict.json').write_text(text)
+  whole = source.Source(str(other))
+  path = other / 'train' / 'data-00000-of-00002.arrow'
+  rows = [{'prompt': f'p{i}', 'completion': 'a'} for i in range(300)]
+  _write_arrow(path, pyarrow.Table.from_pylist(rows), pyarrow.ipc.new_stream)
+  half = dataclasses.replace(whole, held_out=0.5)
+  train, test, validation = (list(half.read(s, _raise)) for s in half.splits())
+  assert (len(train) + len(validation), len(test)) == (600, 600)
+  assert {e['id'] for e in validation} and not (
+    {e['id'] for e in train} & {e['id'] for e in validation}
+  )
+  # `**` stands for folders at any depth, and none.
+  (tmp_path / 'a' / 'b').mkdir(parents=True)
+  for folder in ('', 'a', 'a/b'):
+    (tmp_path / folder / 'x.jsonl').write_bytes(_GOOD)
+  assert len(_read(f'{tmp_path}/**/*.jsonl')) == 3
+  assert len(_read(f'{tmp_path}/a/**')) == 2
   assert "did you mean '" in _refused(formats / 'a.josnl')
   assert 'cannot tell the format' in _refused(formats / 's*')
 
@@ -181,6 +204,10 @@ def _message(**changes):
     (_lines([{'messages': []}]), 'FILE:1: messages: are []'),
     (_lines([{'id': [1], 'text': 'a'}]), 'FILE:1: id: is [1]'),
     (
+      _lines([{'prompt': 'a', 'completion': _CHAT[1:], 'rationale': 'y'}]),
+      'FILE:1: rationale: is given, and completion is a list of messages',
+    ),
+    (
       _lines([{'messages': _CHAT, 'tools': [{}]}]),
       'FILE:1: tools: lists tools',
     ),
@@ -226,6 +253,21 @@ def test_text_of_parquet_that_is_not_utf8(tmp_path):
   skipped = []
   assert [e['text'] for e in _read(path, bad=skipped.append)] == ['good']
   assert 'row 2: is not UTF-8' in str(skipped[0])
+
+
+def test_calls_of_tools(tmp_path):
+  """Arrow gives all calls the same arguments, null where a call has none."""
+  calls = [
+    {'name': 'f', 'arguments': {'city': 'Bonn'}},
+    {'name': 'g', 'arguments': {'zone': {'hours': 1}}},
+  ]
+  said = {'role': 'assistant', 'content': None, 'tool_calls': calls}
+  rows = [{'prompt': 'a', 'completion': [said]}]
+  parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / 'x.parquet')
+  (tmp_path / 'x.jsonl').write_bytes(_lines(rows))
+  for name in ('x.jsonl', 'x.parquet'):
+    (example,) = _read(tmp_path / name)
+    assert example['messages'][1]['tool_calls'] == calls
 
 
 def test_columns_weights_and_pairs(tmp_path):

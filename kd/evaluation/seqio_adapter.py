@@ -28,11 +28,13 @@ class Answered:
     task: the name of a seqio.Task.
     examples: with `targets` and whatever else the postprocessor reads.
     samples: the answers, in the same order.
+    template: how the model writes calls of tools, see conversations.reference.
   """
 
   task: str
   examples: Sequence[Example]
   samples: Sequence[requests.Sample]
+  template: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +242,7 @@ def _read(part: Answered, more: tuple[Metrics, ...]) -> _Task:
     zip(part.examples, part.samples, strict=True)
   ):
     ids.append(str(example.get('id', number)))
-    reference = _text(conversations.reference(example))
+    reference = _text(conversations.reference(example, part.template))
     try:
       targets.append(post(reference, example=example, is_target=True))
       predictions.append(post(sample.text, example=example, is_target=False))

@@ -23,6 +23,16 @@ from tests.oracles import client
 _ROOT = os.path.dirname(
   os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 )
+_THOUGHTS = [
+  {'role': 'user', 'content': 'Cold?'},
+  {
+    'role': 'assistant',
+    'content': '<think>\nHm.\n</think>\n\n',
+    'tool_calls': [{'function': {'name': 'get', 'arguments': {}}}],
+  },
+  {'role': 'tool', 'content': '3 C'},
+  {'role': 'assistant', 'content': 'Yes.'},
+]
 _CHATS = [
   [{'role': 'user', 'content': ' What is 2+2? \n'}],
   [
@@ -42,6 +52,8 @@ _CHATS = [
     {'role': 'user', 'content': '3'},
   ],
   chat_cases.WITH_TOOLS,
+  _THOUGHTS,
+  [*_THOUGHTS, {'role': 'user', 'content': 'Thanks'}],
 ]
 
 

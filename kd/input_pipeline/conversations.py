@@ -36,12 +36,25 @@ def prompt(example: Example) -> list[chat_turns.Message]:
   return chat[:-1]
 
 
-def reference(example: Example) -> str:
-  """Returns the last answer, which generated ones are compared with."""
+def reference(example: Example, template: str = '') -> str:
+  """Returns the last answer, which generated ones are compared with.
+
+  Args:
+    example: no document.
+    template: how calls of tools are written; '': for people to read.
+  """
   if 'targets' in example:
     return example['targets']
-  said = [m['content'] for m in messages(example) if chat_turns.is_model(m)]
-  return said[-1]
+  chat = messages(example)
+  while not chat_turns.is_model(chat[-1]):
+    chat.pop()
+  if not chat_turns.tool_calls(chat[-1]):
+    return chat[-1]['content']
+  if not template:
+    return _said(chat[-1])
+  text, turns = templates.render(template, chat)
+  marks = templates.TEMPLATES[template].marks
+  return text[turns[-1].begin : turns[-1].end].removesuffix(marks.end)
 
 
 def prompt_text(example: Example) -> str:
@@ -52,9 +65,12 @@ def prompt_text(example: Example) -> str:
 
 
 def _line(message: chat_turns.Message) -> str:
+  return f'{message["role"]}: {_said(message)}'
+
+
+def _said(message: chat_turns.Message) -> str:
   calls = [
     f'{call["name"]}({chat_turns.arguments(call)})'
     for call in chat_turns.tool_calls(message)
   ]
-  said = ' '.join(filter(None, [message['content'], *calls]))
-  return f'{message["role"]}: {said}'
+  return ' '.join(filter(None, [message['content'], *calls]))

@@ -10,7 +10,6 @@ from concurrent import futures
 import contextlib
 import dataclasses
 import os
-import threading
 import time
 from typing import Any
 
@@ -179,7 +178,7 @@ class _Run:
       for key in others:
         if not self._find(key) and self._claims.take(self._digests[key][0]):
           mine.add(key)
-      threading.Event().wait(_POLL_S)
+      time.sleep(_POLL_S)
     for key in mine:
       self._claims.release(self._digests[key][0])
 

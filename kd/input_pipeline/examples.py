@@ -15,6 +15,7 @@ from kd.input_pipeline import file_tasks
 from kd.input_pipeline import mixtures
 from kd.input_pipeline import opened_files
 from kd.input_pipeline import retry
+from kd.input_pipeline import skipping
 from kd.input_pipeline import task_code
 from kd.input_pipeline import text_tasks
 
@@ -128,7 +129,7 @@ def stream(
   module: str,
   limit: int,
   say: Callable[[str], None],
-  bad: Callable[[errors.ConfigError], None] | None = None,
+  bad: skipping.Skipped | None = None,
 ) -> Iterator[Example]:
   """Reads the examples of a task one at a time.
 
@@ -138,8 +139,8 @@ def stream(
     module: the module that registers it.
     limit: number of examples to read, from the first; -1 for all.
     say: called with lines of progress.
-    bad: called with the error of an example that is wrong, which is skipped;
-      None raises it.
+    bad: called with the error of an example that is wrong, which is skipped
+      and not counted; None raises it.
 
   Yields:
     By example, in the source's order: `id` (the task's name and a number where
@@ -157,35 +158,44 @@ def stream(
   where = f'task {task.name!r}, split {split!r}'
   last: list[str] = []
   count = 0
-  with opened_files.watched(module) as notes, _users_errors(where, last):
+  with _users_errors(where, last):
     source = file_tasks.source_of(task)
     if source is not None:
       examples = source.read(split, bad or _raise)
     else:
-      examples = _of_task(task, split, limit, where, bad or _raise)
+      examples = _of_task(task, split, where, bad or _raise)
     if limit > 0:
       examples = itertools.islice(examples, limit)
+    if source is None:
+      examples = _watched(module, examples)
     for example in examples:
       last[:] = [example['id']]
       count += 1
-      notes.active = False  # What the caller opens is no data.
       yield example
-      notes.active = True
       if count % EVERY == 0:
         say(f'{task.name}: {count} examples read')
   if not count:
+    skipped = bad.record() if bad else {}
+    more = f' ({skipping.line(skipped)})' if skipped else ''
     raise errors.ConfigError(
-      'data.mixture', f'{where}: is empty', legal='a split with examples'
+      'data.mixture', f'{where}: is empty{more}', legal='a split with examples'
     )
 
 
-def _features(task, split, limit) -> Iterator[dict[str, Any]]:
+def _watched(module, examples) -> Iterator[Example]:
+  """Yields examples; notes the files that the module opens for them."""
+  with opened_files.watched(module) as notes:
+    for example in examples:
+      notes.active = False  # What the caller opens is no data.
+      yield example
+      notes.active = True
+
+
+def _features(task, split) -> Iterator[dict[str, Any]]:
   """Yields the features of each example, as bytes."""
   read = text_tasks.reader_of(task)
   if read is None:
     dataset = task.get_dataset(split=split, shuffle=False)
-    if limit > 0:
-      dataset = dataset.take(limit)
     yield from dataset.as_numpy_iterator()
     return
   for texts in read(split):
@@ -193,9 +203,9 @@ def _features(task, split, limit) -> Iterator[dict[str, Any]]:
     yield {k: x.encode('utf-8', 'surrogatepass') for k, x in texts.items()}
 
 
-def _of_task(task, split, limit, where, bad) -> Iterator[Example]:
+def _of_task(task, split, where, bad) -> Iterator[Example]:
   """Yields the examples of a task that reads no data files."""
-  for i, features in enumerate(_features(task, split, limit)):
+  for i, features in enumerate(_features(task, split)):
     try:
       yield _example(features, f'{task.name}-{i}', where)
     except errors.ConfigError as e:
@@ -237,7 +247,9 @@ def _example(features: dict[str, Any], name: str, where: str) -> Example:
 
   if 'messages' in features:
     chat = text('messages')
-    return {'id': name, 'messages': chats.parse(chat, where)}
+    checked = chats.parse(chat, where)
+    chats.check_trained(checked, where)
+    return {'id': name, 'messages': checked}
   if 'text' in features:
     return {'id': name, 'text': text('text')}
   pair = {'id': name, 'rationale': ''}

@@ -6,10 +6,12 @@ import pytest
 
 from kd.core import errors
 from kd.core import types
+from kd.input_pipeline import examples
 from kd.input_pipeline import mixtures
 from kd.input_pipeline import prepare
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
+from kd.input_pipeline import skipping
 from kd.input_pipeline import tokenizers
 
 # (inputs, rationale, answer): a blank at the seam, characters of 2 to 4 bytes
@@ -155,6 +157,15 @@ def test_a_task_need_not_name_rationales(declare, tmp_path):
       "split 'train', example 'numbers-0': feature 'rationale' is int",
     ),
     (
+      'unweighted',
+      {
+        'inputs': ['?'],
+        'targets': ['so'],
+        'messages': ['[{"role": "user", "content": "?"}]'],
+      },
+      "example 'unweighted-0': trains on no message",
+    ),
+    (
       'promptless',
       {'targets': ['so']},
       "example 'promptless-0' has no feature 'inputs'",
@@ -166,3 +177,21 @@ def test_wrong_examples_are_named(name, columns, message, declare, tmp_path):
   with pytest.raises(errors.ConfigError, match=message):
     _prepare(tmp_path / 'rows', 'plain', 100, **task)
   assert not os.listdir(tmp_path / 'rows')
+
+
+def test_skipping_reads_on_to_the_first_good_examples(declare):
+  found = {}
+  for name, targets in (('last_good', ['so', '1', '2']), ('none_good', ['so'])):
+    count = len(targets)
+    task = declare(
+      name, inputs=['?'] * count, targets=targets, rationale=['1'] * count
+    )['mixture']
+    ((found[name], _),) = examples.tasks(task, 'train')
+  read = lambda name: list(
+    examples.stream(
+      found[name], 'train', f'{name}_module', 1, print, skipping.Skipped()
+    )
+  )
+  assert [e['id'] for e in read('last_good')] == ['last_good-1']
+  with pytest.raises(errors.ConfigError, match="1 wrong .*'none_good-0'"):
+    read('none_good')

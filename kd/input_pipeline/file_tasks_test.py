@@ -6,6 +6,7 @@ import pytest
 
 from kd.config import base
 from kd.core import errors
+from kd.input_pipeline import conversations
 from kd.input_pipeline import data_statistics
 from kd.input_pipeline import encoding
 from kd.input_pipeline import examples
@@ -111,6 +112,47 @@ def test_files_and_tasks_are_mixed_and_counted(folder, tokenizer):
   with open(folder / 'pairs.jsonl', 'a', encoding='utf-8') as f:
     f.write('{"prompt": "new", "completion": "new"}\n')
   assert not _prepare(config, files, 'train', folder, tokenizer)[0].reused
+
+
+def test_rows_belong_to_the_files_of_the_current_folder(
+  folder, tokenizer, monkeypatch
+):
+  mixture = mixtures.training(_config('x.jsonl'))
+  for text in ('here', 'there'):
+    (folder / text).mkdir()
+    monkeypatch.chdir(folder / text)
+    _write(folder / text / 'x.jsonl', [{'text': text}, {'text': 'both'}])
+    (part,) = _prepare(
+      config=_config('x.jsonl'),
+      mixture=mixture,
+      split='train',
+      folder=folder,
+      tokenizer=tokenizer,
+    )
+    assert not part.reused
+    assert {e['text'] for e in part.examples()} <= {text, 'both'}
+
+
+def test_calls_are_the_answer_of_a_chat(tokenizer):
+  call = {'name': 'f', 'arguments': {'a': 1}}
+  chat = [
+    {'role': 'user', 'content': 'hi'},
+    {'role': 'assistant', 'content': '', 'weight': 1.0, 'tool_calls': [call]},
+  ]
+  example = {'id': '', 'messages': chat}
+  wanted = {
+    'gemma': '{"name": "f", "parameters": {"a": 1}}',
+    'qwen3_no_thinking': '<tool_call>\n{"name": "f", "arguments": {"a": 1}}'
+    '\n</tool_call>',
+  }
+  for template, text in wanted.items():
+    assert conversations.reference(example, template) == text
+  encoder = encoding.Encoder(tokenizer, 'gemma', 9999)
+  statistics = data_statistics.Statistics(encoder)
+  statistics.add(example, *encoder.encode(example, 0))
+  assert statistics.empty == 0
+  with pytest.raises(errors.ConfigError, match="'plain'.*calls of tools"):
+    encoding.Encoder(tokenizer, 'plain', 9999).encode(example, 0)
 
 
 def test_duplicates_empty_answers_and_shared_prompts_are_counted(tokenizer):

@@ -93,7 +93,7 @@ def held_out(config: Any, name: str) -> Mixture:
       if (
         location in trained
         and locations.is_location(location)
-        and split not in locations.splits(location)
+        and not _has_split(location, split)
       ):
         raise errors.ConfigError(
           'data.held_out',
@@ -106,13 +106,22 @@ def held_out(config: Any, name: str) -> Mixture:
 
 
 def _evaluated(config) -> set[str]:
-  """Returns what held-out sets read: names and locations."""
+  """Returns what held-out sets read, but for splits of a folder's own."""
   read = set()
   for entry in config.evaluation.sets.values():
     if entry.examples or entry.answers:
       mixture = entry.mixture or config.data.mixture
-      read |= {source for source, _ in entries(mixture)}
+      read |= {
+        source
+        for source, _ in entries(mixture)
+        if not _has_split(source, entry.split)
+      }
   return read
+
+
+def _has_split(source: str, split: str) -> bool:
+  """Returns whether a source is a folder that has a split by itself."""
+  return locations.is_location(source) and split in locations.splits(source)
 
 
 def entries(mixture: Any) -> list[tuple[str, float]]:

@@ -27,6 +27,12 @@ def render(
       legal='one user turn, then at most one assistant turn; or data.template '
       f'{", ".join(map(repr, families.chat_templates()))}',
     )
+  if any(map(chat_turns.tool_calls, messages)):
+    raise errors.ConfigError(
+      'messages',
+      "the 'plain' template cannot write calls of tools",
+      legal=f'data.template {", ".join(map(repr, families.chat_templates()))}',
+    )
   prompt = chat_turns.BOS + messages[0]['content']
   if generate or len(messages) == 1:
     if len(messages) != 1:

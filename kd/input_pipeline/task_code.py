@@ -18,8 +18,12 @@ from kd.core import identity
 from kd.core import plugins
 from kd.core import user_errors
 from kd.data_files import chats
+from kd.data_files import column_rows
 from kd.data_files import examples
+from kd.data_files import json_rows
+from kd.data_files import locations
 from kd.data_files import source
+from kd.input_pipeline import conversations
 from kd.input_pipeline import encoding
 from kd.input_pipeline import packing
 from kd.input_pipeline import plain_template
@@ -31,8 +35,9 @@ from kd.models import families
 
 # The modules here that decide what a row of given texts looks like.
 _ROW_CODE = (
-  *(encoding, packing, shard_files, shards, templates),
+  *(conversations, encoding, packing, shard_files, shards, templates),
   *(chat_turns, chats, examples, plain_template, source),
+  *(column_rows, json_rows, locations),
 )
 # What a plugin imports to register tasks and chat templates.
 _OF_ROWS = {

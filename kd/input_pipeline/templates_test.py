@@ -137,6 +137,23 @@ def test_qwen3_text():
     assert len(turns) == 1
 
 
+def test_thoughts_of_qwen3_since_the_last_question():
+  """As Qwen3's published text writes them: results of tools are no question."""
+  call = [{'name': 'f', 'arguments': {}}]
+  thought = '<think>\nx\n</think>\n\n'
+  step = {'role': 'assistant', 'content': f'{thought}I', 'tool_calls': call}
+  told = {'role': 'tool', 'content': '1'}
+  turn = [*_CHAT[:1], step, told, step | {'content': 'II'}, told]
+  text, turns = templates.render(
+    'qwen3', [*turn, step, *_CHAT[2:3], step, told, step]
+  )
+  said = [text[t.begin : t.end].partition('\n<tool_call>')[0] for t in turns]
+  assert said == ['I', 'II', 'I', f'{thought}I', f'{thought}I']
+  prompt, turns = templates.render('qwen3', turn, generate=True)
+  said = [prompt[t.begin : t.end].partition('\n<tool_call>')[0] for t in turns]
+  assert said == [f'{thought}I', 'II']
+
+
 @pytest.mark.parametrize(
   'name, content, rationale, worked, answer',
   [

@@ -110,6 +110,7 @@ def _texts(example, where):
   """Returns the texts of an example; seqio needs inputs and targets of each."""
   if 'messages' in example:
     whole = {'messages': chats.check(example['messages'], where)}
+    chats.check_trained(whole['messages'], where)
     texts = {
       'messages': chats.dump(whole['messages']),
       'inputs': conversations.prompt_text(whole),

@@ -75,6 +75,7 @@ def test_chats_and_documents_are_examples(added):
       {'inputs': 'a', 'targets': 'b'},
       'example 2: has inputs, targets, and the',
     ),
+    ({'messages': [{'role': 'user', 'content': 'a'}]}, 'on no message'),
     ('a', "example 2: found 'a'; legal: a mapping with inputs, targets"),
   ],
 )

@@ -78,11 +78,12 @@ class User:
     text = ''.join(json.dumps(row) + '\n' for row in rows)
     (self.folder / name).write_text(text)
 
-  def prepare(self, name, **changes):
-    """Prepares the rows of a task; returns its part."""
+  def prepare(self, name, files=(), **changes):
+    """Prepares the rows of files and a task; returns the task's part."""
     self.lines.clear()
-    (part,) = prepare.prepare(
-      mixtures.task(name, f'{name}_tasks'),
+    task = mixtures.Part(name, None)
+    *_, part = prepare.prepare(
+      mixtures.Mixture((*files, task), f'{name}_tasks'),
       'train',
       tokenizer=tokenizers.load('bytes'),
       template='plain',

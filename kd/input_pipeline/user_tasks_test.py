@@ -5,7 +5,9 @@ import os
 import pytest
 
 from kd.core import identity
+from kd.data_files import source
 from kd.input_pipeline import file_digests
+from kd.input_pipeline import mixtures
 from kd.input_pipeline import retry
 from kd.input_pipeline import task_code
 from kd.input_pipeline import user_cases
@@ -90,6 +92,12 @@ def test_files_that_cannot_be_seen_are_warned_of_once(user):
   user.data(40)
   assert user.prepare('unseen').counts['examples'] == 8
   assert not user.lines
+  # What kd reads for another part of a mixture is not what the task reads.
+  user.data(9, 'other.jsonl')
+  files = source.Source(str(user.folder / 'other.jsonl'))
+  mixed = user.prepare('unseen', files=(mixtures.Part('files', files),))
+  known = mixed.manifest['sources']['tasks']
+  assert known['files']['known'] and not known['unseen']['known']
   fresh = user.prepare('unseen', refresh=True)
   assert fresh.counts['examples'] == 40 and not fresh.reused
   assert user.prepare('unseen').folder == fresh.folder

@@ -82,7 +82,7 @@ def read(
 
   Raises:
     ConfigError: a file is missing or empty, or a line is wrong: names the first
-      such line and numbers the others.
+      such line and lists the others.
   """
   templates.check_tokenizer(tokenizer, template)
   field = 'generate.prompts'
@@ -102,8 +102,8 @@ def read(
         at = e.path if e.path.startswith(where) else f'{where}: {e.path}'
         wrong.append(e.at(at))
   if wrong:
-    numbers = [re.search(r'(:|: row )(\d+)(:|$)', e.path) for e in wrong[1:]]
-    others = ', '.join(number[2] for number in numbers if number)
+    lines = [re.match(r'(.*(:|: row )\d+)(:|$)', e.path) for e in wrong[1:]]
+    others = ', '.join(line[1] for line in lines if line)
     more = f' (lines that are wrong too: {others})' if others else ''
     raise errors.ConfigError(
       wrong[0].path, str(wrong[0]).removeprefix(f'{wrong[0].path}: ') + more

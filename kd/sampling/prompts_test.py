@@ -118,7 +118,7 @@ def test_bad_lines_are_named(tmp_path, line, match):
   path = _write(tmp_path / 'in.jsonl', [good, line, good, '5'])
   with pytest.raises(errors.ConfigError, match=match) as found:
     _read(path)
-  assert 'wrong too: 4)' in str(found.value)
+  assert f'wrong too: {path}:4)' in str(found.value)
   assert found.value.exit_code == 2
 
 

@@ -262,8 +262,11 @@ class Evaluator:
 
       every = [example for _, examples in chosen for example in examples]
       samples = iter(self._complete(params, every, advance))
+    template = self._run.config.data.template
     return [
-      seqio_adapter.Answered(name, examples, [next(samples) for _ in examples])
+      seqio_adapter.Answered(
+        name, examples, [next(samples) for _ in examples], template
+      )
       for name, examples in chosen
     ]
 
@@ -309,7 +312,7 @@ def _records(
           'task': task_rows.task,
           'id': example['id'],
           'prompt': conversations.prompt_text(example),
-          'reference': conversations.reference(example),
+          'reference': conversations.reference(example, task_rows.template),
           'answer': sample.text,
           'verdict': _verdict(scores),
           'scores': {k: run_info.json_number(x) for k, x in scores.items()},

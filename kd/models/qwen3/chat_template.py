@@ -1,4 +1,7 @@
-"""Qwen3's turns (ChatML), with a block of thoughts before the last answer."""
+"""Qwen3's turns (ChatML), with a block of thoughts before the last answer.
+
+Model turns since the user's last message, those that call tools, keep theirs.
+"""
 
 from collections.abc import Sequence
 
@@ -16,6 +19,12 @@ _JINJA = """\
 {%- if system -%}
   {{ '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
 {%- endif -%}
+{%- set asked = namespace(last=0) -%}
+{%- for turn in turns -%}
+  {%- if turn['role'] == 'user' -%}
+    {%- set asked.last = loop.index -%}
+  {%- endif -%}
+{%- endfor -%}
 {%- set before = namespace(role='') -%}
 {%- for turn in turns -%}
   {%- set model_said = before.role == 'assistant' -%}
@@ -47,7 +56,7 @@ _JINJA = """\
     {%- endif -%}
     {{ '<|im_start|>assistant\\n' }}
     {%- set block = '' -%}
-    {%- if loop.last -%}
+    {%- if loop.last or (thoughts and loop.index > asked.last) -%}
       {%- set block = '<think>\\n' + thoughts + '\\n</think>\\n\\n' -%}
       {%- set answer = answer.lstrip('\\n') -%}
     {%- endif -%}
@@ -92,7 +101,8 @@ def render(
   """Writes messages as text in which the model opens its block of thoughts.
 
   See templates.render. The block is part of the model's last turn, even where
-  it is empty, and earlier turns lose theirs, as Qwen3 was trained.
+  it is empty, and turns before the user's last message lose theirs, as Qwen3
+  was trained.
   """
   return _render(messages, generate, thinking=True)
 
@@ -112,11 +122,12 @@ def _render(messages, generate, thinking):
   start, end = MARKS
   text = '' if system is None else f'{start}system\n{system}{end}\n'
   turns = []
+  asked = max(i for i, g in enumerate(groups) if g[0]['role'] == 'user')
   for i, group in enumerate(groups):
     message, is_last = group[0], i == len(groups) - 1
     if chat_turns.is_model(message):
       text += f'{start}assistant\n'
-      block, said, rationale = _parts(message, is_last)
+      block, said, rationale = _parts(message, is_last, i > asked)
       begin, answer = len(text), len(text) + len(block)
       if block == _NO_THOUGHTS and not thinking:
         begin = answer  # The prompt ends with the block.
@@ -136,12 +147,16 @@ def _render(messages, generate, thinking):
   return text, turns
 
 
-def _parts(message: chat_turns.Message, is_last: bool) -> tuple[str, str, str]:
+def _parts(
+  message: chat_turns.Message, is_last: bool, keeps_thoughts: bool
+) -> tuple[str, str, str]:
   """Splits a message of the model.
 
   Args:
     message: its content may hold a block of thoughts.
-    is_last: whether the turn is the last, which alone has the block.
+    is_last: whether the turn is the last, which has the block even if there are
+      no thoughts.
+    keeps_thoughts: whether the user says nothing later.
 
   Returns:
     The block with what separates it from the answer, the answer, and the
@@ -159,7 +174,9 @@ def _parts(message: chat_turns.Message, is_last: bool) -> tuple[str, str, str]:
     stripped = said.lstrip('\n')
     rationale = rationale[len(said) - len(stripped) :]
     said = stripped
-  block = f'{_OPEN}\n{thoughts}\n{_CLOSE}\n\n' if is_last else ''
+  block = ''
+  if is_last or (thoughts and keeps_thoughts):
+    block = f'{_OPEN}\n{thoughts}\n{_CLOSE}\n\n'
   return block, said, rationale
 
 
