@@ -9,6 +9,7 @@ from kd.checkpoints import digests
 from kd.checkpoints import manager
 from kd.checkpoints import repair
 from kd.core import errors
+from kd.core import layout
 from kd.core import objects
 from kd.core import paths
 from tests import object_store
@@ -79,10 +80,20 @@ def test_the_latest_and_the_best_stay_and_come_back(bucket, tmp_path):
   assert written.index('run/checkpoints/4/digests.json') == len(written) - 3
 
 
+@pytest.mark.parametrize('name', ['digests.json', '_CHECKPOINT_METADATA'])
+def test_a_store_with_faults_damages_no_checkpoint(bucket, name):
+  store, url = bucket
+  store.forbidden = f'4/{name}'
+  with pytest.raises(PermissionError):
+    repair.repair(manager.folder_of(paths.expand(url)))
+  store.forbidden = ''
+  assert not store.names('bucket', 'run/damaged')
+
+
 def test_a_checkpoint_without_its_commit_object_is_none(bucket):
   store, url = bucket
   workdir = paths.expand(url)
-  objects.remove([f'{url}/checkpoints/4/{digests.COMMIT}'])
+  objects.remove([f'{url}/checkpoints/4/{layout.COMMIT}'])
   assert manager.latest_step(workdir) == 2
   assert repair.repair(manager.folder_of(workdir)) == []
   manager.Manager(workdir, 1).close()

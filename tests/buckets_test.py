@@ -51,7 +51,7 @@ def test_a_refusal_is_an_error_of_the_user(bucket):
   missing = url.replace('bucket', 'other-bucket')
   with pytest.raises(FileNotFoundError):
     objects.write(f'{missing}/a', b'')
-  store.forbidden = True
+  store.forbidden = '/'
   with pytest.raises(PermissionError) as e:
     objects.read(f'{url}/a')
   assert e.value.filename == f'{url}/a'
@@ -156,6 +156,7 @@ def test_a_replaced_folder_is_complete_or_says_that_it_is_not(bucket):
     if number:
       with pytest.raises(errors.ConfigError, match='is incomplete'):
         _begin_anew(url)
+      buckets.fetch(f'{paths.expand(url)}/export', check=False)
     else:
       folder = _begin_anew(url)
       assert sorted(os.listdir(f'{folder}/export/hf')) == ['a', 'b']
@@ -173,7 +174,7 @@ def test_a_file_and_a_bucket_that_may_not_be_read(bucket):
   objects.write(f'{url}/model.gguf', b'GGUF')
   with open(paths.expand(f'{url}/model.gguf'), 'rb') as f:
     assert f.name.endswith('/model.gguf') and f.read() == b'GGUF'
-  store.forbidden = True
+  store.forbidden = '/'
   with pytest.raises(errors.ConfigError, match=f'{url}/hf: cannot be used'):
     paths.expand(f'{url}/hf')
 
@@ -203,12 +204,17 @@ def test_one_run_at_a_time_holds_a_folder(bucket):
     atomic_files.write_text(f'{folder}/a', 'a')
   assert 'process 1 on elsewhere' in said[1]
   # One on this machine.
-  value = {**value, **lease._here(), 'pid': 2**22 + 1}
+  # Another one whose processes have the same names and numbers.
+  value = {**value, **lease._here(), 'machine': 'clone', 'pid': 2**22 + 1}
+  objects.write(f'{url}/lease.json', json.dumps(value).encode())
+  with _hold(folder, said):
+    assert len(said) == 3
+  value = {**value, **lease._here()}
   objects.write(f'{url}/lease.json', json.dumps(value).encode())
   # The second request takes the lease; that it did is learned by reading it.
   store.inject([object_store.LOST_ANSWER], every=2)
   with _hold(folder, said):
-    assert len(said) == 2 and not store.faults_left
+    assert len(said) == 3 and not store.faults_left
 
 
 def test_of_several_runs_one_takes_a_dead_lease_over(bucket):
@@ -241,10 +247,22 @@ def test_who_lost_the_lease_writes_nothing(bucket):
   with pytest.raises(errors.KdError, match='taken it over'), _hold(folder):
     objects.write(f'{url}/lease.json', b'{}')
     for _ in range(200):
-      if not buckets._copies[0].lost:
+      if not buckets._copies[0].stopped:
         threading.Event().wait(0.05)
     atomic_files.write_text(f'{folder}/a', 'a')
   assert store.names('bucket') == ['run/lease.json']
+
+
+def test_writes_wait_while_the_lease_is_overdue(bucket):
+  store, url = bucket
+  folder = paths.expand(url)
+  answers = threading.Event()
+  with _hold(folder):
+    store.watch = lambda stored: answers.wait(10)
+    threading.Event().wait(1.2)
+    threading.Timer(0.3, answers.set).start()
+    buckets._copies[0].check_owned()
+    assert answers.is_set()
 
 
 def test_data_files_are_read_and_known(bucket, tmp_path):

@@ -38,7 +38,7 @@ class Store:
     # Names in the order in which they were stored, and removed.
     self.writes: list[str] = []
     self.removals: list[str] = []
-    self.forbidden = False
+    self.forbidden = ''  # Requests with this in their path are refused.
     # Called before an upload is stored (False), and after it (True); where it
     # raises PermissionError the answer is 403.
     self.watch = lambda stored: None
@@ -166,7 +166,7 @@ class _Handler(server.BaseHTTPRequestHandler):
       return self._answer(403)
 
   def _serve(self, url, query, body):
-    if self.store.forbidden:
+    if self.store.forbidden and self.store.forbidden in parse.unquote(url.path):
       raise PermissionError
     if url.path.startswith(('/storage/v1/b/', '/upload/storage/v1/b/')):
       return self._gcs(url.path, query, body)

@@ -8,6 +8,7 @@ import zlib
 
 from etils import epath
 
+from kd.core import layout
 from kd.core import objects
 
 FILE = 'digests.json'
@@ -16,8 +17,7 @@ FILE = 'digests.json'
 FIGURE = os.path.join('metrics', 'metrics')
 METRIC = 'quality'  # The figure's name in that file.
 TIMES = '_CHECKPOINT_METADATA'
-COMMIT = 'commit_success.txt'  # Orbax writes it last.
-_UNCOUNTED = ('metrics', TIMES, COMMIT, FILE)
+_UNCOUNTED = ('metrics', TIMES, layout.COMMIT, FILE)
 _CHUNK = 1 << 22  # bytes
 _THREADS = 4
 
@@ -67,6 +67,9 @@ def problem(folder: str, items: Sequence[str] = ()) -> str:
   Args:
     folder: the checkpoint, named by its step.
     items: looks at these of its folders alone; (): at everything.
+
+  Raises:
+    OSError: the store of its bucket refuses or does not answer.
   """
   try:
     written = json.loads(epath.Path(folder, FILE).read_text())
@@ -95,6 +98,8 @@ def problem(folder: str, items: Sequence[str] = ()) -> str:
   ):
     return f'{FILE} cannot be read'
   except OSError as e:
+    if objects.is_url(folder):  # The store has a fault, not the checkpoint.
+      raise
     return f'{e.filename or FILE} cannot be read: {e.strerror}'
   return ''
 

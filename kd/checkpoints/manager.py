@@ -19,11 +19,12 @@ from kd.core import atomic_files
 from kd.core import buckets
 from kd.core import errors
 from kd.core import identity
+from kd.core import layout
 from kd.core import objects
 from kd.core import types
 from kd.partitioning import processes
 
-FOLDER = 'checkpoints'
+FOLDER = layout.CHECKPOINTS
 # Apart, so that another run can read the parameters alone. The average of
 # parameters is in checkpoints of runs that keep one.
 EMA = 'ema'

@@ -8,9 +8,8 @@ from etils import epath
 from kd.checkpoints import digests
 from kd.checkpoints import steps as steps_lib
 from kd.core import errors
+from kd.core import layout
 from kd.core import objects
-
-ASIDE = 'damaged-checkpoints'
 
 
 def repair(folder: str) -> list[str]:
@@ -26,6 +25,7 @@ def repair(folder: str) -> list[str]:
 
   Raises:
     ConfigError: there were checkpoints, and none of them is good.
+    OSError: the store of their bucket refuses or does not answer.
   """
   steps = steps_lib.of(folder)[::-1]
   wrong, good = {}, False
@@ -60,12 +60,14 @@ def _list_problem(where):
   except FileNotFoundError:
     return ''
   except (OSError, ValueError, RecursionError) as e:
+    if isinstance(e, OSError) and objects.is_url(where):
+      raise  # The store has a fault, not the checkpoint.
     return f'{name} cannot be read: {e}'
   return ''
 
 
 def _put_aside(folder, step):
-  aside = epath.Path(os.path.dirname(folder), ASIDE)
+  aside = epath.Path(os.path.dirname(folder), layout.DAMAGED_CHECKPOINTS)
   aside.mkdir(parents=True, exist_ok=True)
   number = 0
   while (path := aside / f'{step}.{number}').exists():
@@ -83,5 +85,5 @@ def _move_objects(old, new):
   for name in names:
     objects.write(f'{new}/{name}', objects.read(f'{old}/{name}').data)
   # First what makes it a checkpoint, in case that this is killed.
-  objects.remove([f'{old}/{digests.COMMIT}'])
+  objects.remove([f'{old}/{layout.COMMIT}'])
   objects.remove_folder(old)

@@ -10,6 +10,7 @@ from kd.checkpoints import digests
 from kd.checkpoints import manager
 from kd.checkpoints import repair
 from kd.core import errors
+from kd.core import layout
 
 
 @pytest.fixture(scope='module')
@@ -70,7 +71,7 @@ def test_damage_to_any_file_is_found_and_named(damage, saved, tmp_path):
     (line,) = repair.repair(str(folder))
     assert 'checkpoint 2 is damaged' in line and name in line, line
     assert sorted(os.listdir(folder)) == ['1']
-    assert _files(folder.parent / repair.ASIDE / '2.0')
+    assert _files(folder.parent / layout.DAMAGED_CHECKPOINTS / '2.0')
     assert not repair.repair(str(folder))
 
 

@@ -2,7 +2,7 @@
 
 import os
 
-from kd.checkpoints import digests
+from kd.core import layout
 from kd.core import objects
 
 
@@ -15,7 +15,7 @@ def of(folder: str) -> list[int]:
   if objects.is_url(folder):
     # In a bucket what is being written has its final name, too.
     names = [name.split('/') for name in objects.names(folder)]
-    found = [x[0] for x in names if x[1:] == [digests.COMMIT]]
+    found = [x[0] for x in names if x[1:] == [layout.COMMIT]]
   elif os.path.isdir(folder):
     found = os.listdir(folder)
   else:

@@ -68,7 +68,7 @@ def write_bytes(path: str, value: bytes) -> None:
     f.flush()
     os.fsync(f.fileno())
   os.replace(aside, path)
-  buckets.wrote(path)
+  buckets.upload_file(path)
 
 
 @contextlib.contextmanager
@@ -82,7 +82,7 @@ def aside(path: str) -> Iterator[str]:
     yield new
     sync(new)
     os.replace(new, path)
-    buckets.wrote(path)
+    buckets.upload_file(path)
   except BaseException:
     with contextlib.suppress(FileNotFoundError):
       os.unlink(new)
@@ -106,6 +106,6 @@ def replaced_folder(folder: str) -> Iterator[str]:
     if os.path.exists(folder):
       os.rename(folder, os.path.join(work, 'old'))
     os.rename(new, folder)
-    buckets.replaced(folder)
+    buckets.upload_folder(folder)
   finally:
     shutil.rmtree(work)

@@ -4,23 +4,26 @@ import atexit
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 import time
 
 from kd.core import errors
+from kd.core import layout
 from kd.core import objects
 
-# Folders of a workdir without a copy: checkpoints, and those that were damaged.
-_REMOTE = ('checkpoints', 'damaged-checkpoints')
+# Folders of a workdir without a copy.
+_REMOTE = (layout.CHECKPOINTS, layout.DAMAGED_CHECKPOINTS)
 # Folders that are downloaded where `fetch` asks for them: they may be large.
-ON_DEMAND = ('export', 'prune')
+ON_DEMAND = (layout.EXPORT, layout.PRUNE)
 LEASE = 'lease.json'  # See kd.run.lease.
 # In each folder that is replaced as a whole: its files, once it is complete.
 CONTENTS = 'kd_contents.json'
 _ASIDE = '.tmp'
 _SYNC_EVERY_S = 30.0  # Of files that grow: each upload is of the whole file.
+_POLL_S = 0.1
 
 
 def is_copied(name: str) -> bool:
@@ -65,7 +68,9 @@ class Copy:
     self._generations: dict[str, bytes] = {}
     self._signatures: dict[str, tuple[int, ...]] = {}
     self._synced_at = time.monotonic()
-    self.lost = ''  # Why nothing may be written any more.
+    self.stopped = ''  # Why nothing may be written any more.
+    # When the lease ends if it is not renewed; of time.monotonic.
+    self.held_until = math.inf
 
   def download(self, below: str = '') -> None:
     """Brings the copy, or a folder of it, up to date with the bucket."""
@@ -106,7 +111,7 @@ class Copy:
   def _forget(self, name):
     del self._generations[name], self._signatures[name]
 
-  def upload(self, name: str) -> bytes:
+  def upload_file(self, name: str) -> bytes:
     """Uploads a file; returns its bytes."""
     self.check_owned()
     path = os.path.join(self.folder, name)
@@ -118,9 +123,18 @@ class Copy:
     return data
 
   def check_owned(self) -> None:
-    """Raises KdError if another run has taken the folder over."""
-    if self.lost:
-      raise errors.KdError(f'{self.url}: {self.lost}')
+    """Returns once no other run can have taken the folder over.
+
+    While the lease is overdue this waits: the next renewal either succeeds, so
+    nobody has taken it over, or stops the writes.
+
+    Raises:
+      KdError: another run has taken the folder over, or may have.
+    """
+    while not self.stopped and time.monotonic() > self.held_until:
+      time.sleep(_POLL_S)
+    if self.stopped:
+      raise errors.KdError(f'{self.url}: {self.stopped}')
 
   def sync(self) -> None:
     """Uploads what has changed, the oldest first; removes what is gone.
@@ -136,14 +150,14 @@ class Copy:
       if is_copied(name) and self._signatures.get(name) != signature:
         changed.append((signature, name))
     for _, name in sorted(changed):
-      self.upload(name)
+      self.upload_file(name)
     self._remove(
       name
       for name in self._generations
       if not os.path.exists(os.path.join(self.folder, name))
     )
 
-  def grew(self) -> None:
+  def upload_if_due(self) -> None:
     """Uploads what has changed if that was not done lately."""
     if time.monotonic() - self._synced_at > _SYNC_EVERY_S:
       self.sync()
@@ -155,7 +169,7 @@ class Copy:
     for name in names:
       self._forget(name)
 
-  def replace(self, below: str) -> None:
+  def upload_folder(self, below: str) -> None:
     """Uploads a folder that replaces the one in the bucket.
 
     Its contents are written first, as incomplete, and last: a reader finds the
@@ -166,7 +180,7 @@ class Copy:
     objects.write(contents, b'{"complete": false}\n')
     files = {}
     for name in sorted(_files(os.path.join(self.folder, below))):
-      data = self.upload(f'{below}/{name}')
+      data = self.upload_file(f'{below}/{name}')
       files[name] = [len(data), hashlib.sha256(data).hexdigest()]
     kept = {*files, CONTENTS}
     objects.remove(
@@ -194,8 +208,8 @@ class Copy:
         problem = f'lacks {name}'
         continue
       with open(path, 'rb') as f:
-        data = f.read()
-      if [len(data), hashlib.sha256(data).hexdigest()] != [size, digest]:
+        there = hashlib.file_digest(f, 'sha256').hexdigest()
+      if [os.path.getsize(path), there] != [size, digest]:
         problem = f'has another {name} than was written'
     if problem:
       raise errors.ConfigError(url, problem, legal='write it again')

@@ -79,40 +79,46 @@ def refresh(folder: str) -> None:
     copy.download()
 
 
-def fetch(folder: str) -> None:
-  """Downloads a folder of a local copy, also one that may be large.
+def fetch(path: str, check: bool = True) -> None:
+  """Downloads a folder or file of a local copy, also one that may be large.
+
+  Args:
+    path: the folder or file.
+    check: compares folders with their contents, see upload_folder.
 
   Raises:
-    ConfigError: the folder is not whole.
+    ConfigError: a folder is not whole.
   """
-  copy, below = _copy_of(folder)
+  copy, below = _copy_of(path)
   if not copy:
     return
   copy.download(below)
+  if not check:
+    return
   for name in objects.names(f'{copy.url}/{below}'):
     if os.path.basename(name) == bucket_copy.CONTENTS:
       copy.check(os.path.join(below, os.path.dirname(name)))
 
 
-def wrote(path: str) -> None:
+def upload_file(path: str) -> None:
   """Uploads a file of a local copy that was written whole."""
   copy, name = _copy_of(path)
   if copy and bucket_copy.is_copied(name):
-    copy.upload(name)
+    copy.upload_file(name)
 
 
-def grew(path: str) -> None:
+def upload_if_due(path: str) -> None:
   """Uploads a file of a local copy that grew, but not each time."""
   copy, _ = _copy_of(path)
   if copy:
-    copy.grew()
+    copy.upload_if_due()
 
 
-def replaced(folder: str) -> None:
+def upload_folder(folder: str) -> None:
   """Uploads a folder of a local copy that has replaced another."""
   copy, name = _copy_of(folder)
   if copy:
-    copy.replace(name)
+    copy.upload_folder(name)
 
 
 def sync() -> None:
@@ -139,10 +145,21 @@ def synced() -> Iterator[None]:
   sync()
 
 
-def lose(folder: str, why: str) -> None:
-  """Lets nothing be written any more to the bucket of a local copy."""
+def stop_writes(folder: str, why: str) -> None:
+  """Stops all writes to the bucket of a local copy."""
   copy, _ = _copy_of(folder)
-  copy.lost = why
+  copy.stopped = why
+
+
+def hold_until(folder: str, time_s: float) -> None:
+  """Sets when the lease of a local copy's bucket ends if it is not renewed.
+
+  Args:
+    folder: the local copy.
+    time_s: of time.monotonic.
+  """
+  copy, _ = _copy_of(folder)
+  copy.held_until = time_s
 
 
 def shown(text: str) -> str:

@@ -42,7 +42,7 @@ def append(file: BinaryIO, records: Iterable[Mapping[str, Any]]) -> None:
   file.write(b''.join(map(encode, records)))
   file.flush()
   os.fsync(file.fileno())
-  buckets.grew(file.name)
+  buckets.upload_if_due(file.name)
 
 
 def resume(path: str, legal: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -10,9 +10,8 @@ import os
 
 import fsspec
 
+from kd.core import layout
 from kd.core import objects
-
-_COMMIT = 'commit_success.txt'  # What Orbax writes last.
 
 
 class _Upload(io.BytesIO):
@@ -108,7 +107,7 @@ class _Files(fsspec.AbstractFileSystem):
     url = self._url(path)
     if recursive:
       # First what says that the folder is whole, in case that this is killed.
-      objects.remove([f'{url}/{_COMMIT}'])
+      objects.remove([f'{url}/{layout.COMMIT}'])
       objects.remove_folder(url)
     elif self.isdir(path):
       raise IsADirectoryError(url)

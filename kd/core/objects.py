@@ -135,8 +135,8 @@ def names(folder: str) -> list[str]:
     begin, wanted = '', ts.KvStore.KeyRange()
   keys = _result(store.list(wanted), folder)
   if not keys:
-    # TensorStore lists nothing where Cloud Storage refuses the listing. To who
-    # may not list, Cloud Storage refuses the reading of what is missing, too.
+    # TensorStore lists nothing where Cloud Storage refuses the listing. To a
+    # user who may not list, it also refuses to read what is missing.
     read(f'{folder}/')
     keys = _result(store.list(wanted), folder)
   return sorted(key.decode()[len(begin) :] for key in keys)

@@ -10,9 +10,10 @@ the work has the same result, and files are renamed when they are complete.
 import contextlib
 import fcntl
 import os
-import socket
 import threading
 import time
+
+from kd.core import machine
 
 _SUFFIX = '.claim'
 _POLL_S = 0.2
@@ -69,7 +70,7 @@ class Claims:
       return False
     with contextlib.suppress(OSError):  # Not every file system has locks.
       fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.write(descriptor, _machine())
+    os.write(descriptor, machine.name().encode())
     self._held[name] = descriptor
     return True
 
@@ -96,7 +97,7 @@ class Claims:
     """Returns whether the owner of a claim has died."""
     try:
       with open(path, 'rb') as f:
-        here = f.read() == _machine()
+        here = f.read() == machine.name().encode()
         touched = os.fstat(f.fileno()).st_mtime_ns
         if here and _unlocked(f):
           return True
@@ -126,12 +127,3 @@ def _unlocked(file) -> bool:
   except OSError:
     return False
   return True
-
-
-def _machine() -> bytes:
-  """Names the machine since it was started."""
-  try:
-    with open('/proc/sys/kernel/random/boot_id', 'rb') as f:
-      return f.read()
-  except OSError:
-    return socket.gethostname().encode()

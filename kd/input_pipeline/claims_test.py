@@ -3,6 +3,7 @@
 import os
 import time
 
+from kd.core import machine
 from kd.input_pipeline import claims
 
 
@@ -26,7 +27,7 @@ def test_another_machines_claim_is_taken_over_once_it_is_not_touched(
   with ours, theirs:
     assert theirs.take('a')
     # Locks tell nothing about other machines.
-    monkeypatch.setattr(claims, '_machine', lambda: b'another')
+    monkeypatch.setattr(machine, 'name', lambda: 'another')
     monkeypatch.setattr(claims, '_unlocked', lambda file: True)
     end = time.monotonic() + 1.0
     while time.monotonic() < end:

@@ -13,6 +13,7 @@ from kd.checkpoints import peft
 from kd.core import atomic_files
 from kd.core import buckets
 from kd.core import errors
+from kd.core import layout
 from kd.core import paths
 from kd.core import types
 from kd.input_pipeline import gguf_tokenizers
@@ -69,7 +70,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def _hf(run: resolved.Run, workdir: str) -> Write:
   """Returns what writes the Hugging Face folder."""
-  folder = os.path.join(workdir, 'export', 'hf')
+  folder = os.path.join(workdir, layout.EXPORT, 'hf')
   hf_tokenizer.check(run.tokenizer, 'data.tokenizer')
 
   def write_more(new, claims, card):
@@ -100,7 +101,7 @@ def _hf(run: resolved.Run, workdir: str) -> Write:
 def _gguf(run: resolved.Run, workdir: str) -> Write:
   """Returns what writes a GGUF file for each type."""
   c, config = run.config.export, run.student.config
-  folder = os.path.join(workdir, 'export', 'gguf')
+  folder = os.path.join(workdir, layout.EXPORT, 'gguf')
   kinds = {
     kind: gguf_writer.embedding_type(c.gguf_embedding_type, kind)
     for kind in c.gguf_type
@@ -150,9 +151,9 @@ def _peft(run: resolved.Run, workdir: str) -> Write:
       "found 'peft', and the student is no model with adapters alone",
       legal='hf, gguf; or student.lora.rank above 0, without student.quantize',
     )
-  folder = os.path.join(workdir, 'export', 'peft')
+  folder = os.path.join(workdir, layout.EXPORT, 'peft')
   base = _base_folder(run)
-  base_folder = base or os.path.join(workdir, 'export', 'peft_base')
+  base_folder = base or os.path.join(workdir, layout.EXPORT, 'peft_base')
 
   def write(weights, claims, card):
     del card  # It says how transformers loads the whole model.

@@ -16,6 +16,7 @@ from kd.core import buckets
 from kd.core import folders
 from kd.core import identity as identity_lib
 from kd.core import json_files
+from kd.core import layout
 from kd.core import run_info
 from kd.core import types
 from kd.input_pipeline import hf_tokenizer
@@ -44,7 +45,7 @@ from kd.run import workdirs
 from kd.teachers import param_digest
 from kd.train import training_rows
 
-FOLDER = 'prune'
+FOLDER = layout.PRUNE
 PLAN = 'plan.json'
 WEIGHTS = 'hf'
 
@@ -71,7 +72,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   prepared = () if named else training_rows.prepare(run, say)
   folder = os.path.join(workdir, FOLDER)
   with lock.shared(workdir, '--workdir', say):
-    buckets.fetch(folder)
+    # An incomplete prune/hf is no error: it is written again.
+    buckets.fetch(folder, check=False)
     if jax.process_index() == 0:
       os.makedirs(folder, exist_ok=True)
     params = outputs.student_params(run, workdir)

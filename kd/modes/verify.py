@@ -14,6 +14,7 @@ from kd.checkpoints import weights
 from kd.core import buckets
 from kd.core import errors
 from kd.core import identity
+from kd.core import layout
 from kd.core import types
 from kd.evaluation import measures
 from kd.partitioning import processes
@@ -44,7 +45,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   Raises:
     ConfigError: there is no export, or a claim is not true.
   """
-  folder = os.path.join(workdir, 'export')
+  folder = os.path.join(workdir, layout.EXPORT)
   buckets.fetch(folder)
   claims = {path: provenance.read(path) for path in _paths(folder)}
   hf = claims.get(_hf(folder), {})
@@ -70,7 +71,7 @@ def _findings(
     stored = functools.partial(_stored, path, claimed, workdir)
     yield from processes.from_first(stored)
   yield from _checkpoint(run, workdir, claims)
-  path = _hf(os.path.join(workdir, 'export'))
+  path = _hf(os.path.join(workdir, layout.EXPORT))
   if _metrics(claims.get(path, {})):
     yield from _measured(run, os.path.dirname(path), claims[path])
 

@@ -11,6 +11,7 @@ different machines are not compared.
 from collections.abc import Callable, Iterator
 import contextlib
 import json
+import math
 import os
 import socket
 import threading
@@ -19,10 +20,11 @@ import uuid
 
 from kd.core import buckets
 from kd.core import errors
+from kd.core import machine
 from kd.core import objects
 
 RENEWED_EVERY_S = 10.0
-DEAD_AFTER_S = 45.0  # Without a renewal; retries of one may take long.
+DEAD_AFTER_S = 45.0  # Without a renewal.
 
 
 class _Lease:
@@ -39,6 +41,7 @@ class _Lease:
 
   def take(self, generation: bytes) -> bool:
     """Writes the lease if it has still that generation."""
+    began = time.monotonic()
     self._count += 1
     value = {
       **_here(),
@@ -55,6 +58,7 @@ class _Lease:
         return False
       written = there.generation
     self._generation = written
+    buckets.hold_until(self._folder, began + self._dead_after_s)
     return True
 
   def start(self) -> None:
@@ -73,7 +77,9 @@ class _Lease:
     return None
 
   def _lose(self, why):
-    buckets.lose(self._folder, f'{why}; this run writes nothing any more')
+    buckets.stop_writes(
+      self._folder, f'{why}; this run writes nothing any more'
+    )
 
   def release(self) -> None:
     """Removes the lease if it is still this process's."""
@@ -81,6 +87,7 @@ class _Lease:
     self._thread.join()
     with contextlib.suppress(OSError):
       objects.write(self._url, None, self._generation)
+    buckets.hold_until(self._folder, math.inf)
 
 
 @contextlib.contextmanager
@@ -110,7 +117,7 @@ def hold(
     if there.data is not None and not _was_killed_here(there.data):
       say(
         f'{buckets.remote(folder)} is locked by {_holder(there.data)}; waiting '
-        f'up to {dead_after_s:.0f} s for a sign of it'
+        f'up to {dead_after_s:.0f} s to see whether its lease is renewed'
       )
       there = _unrenewed(url, there, every_s, dead_after_s)
     if there is None or not lease.take(there.generation):
@@ -147,7 +154,12 @@ def _here():
   namespace = ''
   with contextlib.suppress(OSError):  # Of containers; Linux alone has them.
     namespace = os.readlink('/proc/self/ns/pid')
-  return {'host': socket.gethostname(), 'namespace': namespace}
+  # The first namespace has the same name on every machine.
+  return {
+    'host': socket.gethostname(),
+    'machine': machine.name(),
+    'namespace': namespace,
+  }
 
 
 def _was_killed_here(data):

@@ -195,7 +195,7 @@ def write_unembedding(folder: str, table: np.ndarray) -> str:
   atomic_files.sync(path + '.tmp')
   digest = identity.file_digest(path + '.tmp')
   os.replace(path + '.tmp', path)
-  buckets.wrote(path)
+  buckets.upload_file(path)
   return digest
 
 

@@ -152,7 +152,7 @@ class Writer:
       'statistics': statistics,
     }
     os.replace(self._temporary, shard.path(self._folder))
-    buckets.wrote(shard.path(self._folder))
+    buckets.upload_file(shard.path(self._folder))
     atomic_files.write_json(shard.facts_path(self._folder), facts)
 
 
