@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 
 import numpy as np
@@ -30,6 +31,7 @@ from tests.oracles import client
 _FIRST, _, _REST = (
   pathlib.Path('docs/data.md').read_text().partition('\n## What a task is')
 )
+(_REFUSED,) = re.findall(r'^chats\.jsonl:5: .*', _REST, re.M)
 # A short run: what is tested is what it reads and writes.
 _CHANGES = {
   'steps': '2',
@@ -200,7 +202,7 @@ def _json(arguments):
 
 
 def test_the_page_shows_what_is_printed(folder, capsys, monkeypatch):
-  shown, counts, held_out, refused = (b.rstrip() for b in _blocks('text'))
+  shown, counts, held_out = (b.rstrip() for b in _blocks('text'))
   write, _, commands = _blocks('')[0].partition('\nEND\n')
   alone = folder / 'alone'
   alone.mkdir()
@@ -214,6 +216,13 @@ def test_the_page_shows_what_is_printed(folder, capsys, monkeypatch):
     assert text in out, out
   counted = json.loads((alone / 'out/kd-chats/data.json').read_text())
   assert counted['sources']['chats.jsonl']['examples'] == 3
+  shutil.copy('chats.jsonl', 'more.jsonl')
+  _run(
+    alone, first.replace('=chats.jsonl', "=\"('chats.jsonl','more.jsonl')\"")
+  )
+  assert re.findall(r'^--- a row of (\S+):', capsys.readouterr().out, re.M) == [
+    *('chats.jsonl', 'chats.jsonl', 'more.jsonl')
+  ]
   with open('chats.jsonl', 'a', encoding='utf-8') as f:
     f.write(
       '{"messages": [{"role": "user", "content": "a"}, '
@@ -221,7 +230,7 @@ def test_the_page_shows_what_is_printed(folder, capsys, monkeypatch):
     )
   with pytest.raises(errors.ConfigError) as e:
     _run(alone, first)
-  assert str(e.value) == refused
+  assert str(e.value) == _REFUSED
 
 
 def test_the_page_s_config_is_the_command_s():

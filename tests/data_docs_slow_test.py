@@ -134,7 +134,7 @@ def _refusal(folder):
 
 
 def test_wrong_data_is_refused_as_the_page_says(folder):
-  of_line, of_code, of_feature = _blocks('text')[2:5]
+  of_line, of_code, of_feature = _blocks('text')[3:6]
   data, module = (
     folder / 'my_data' / name for name in ('sums.train.jsonl', 'my_tasks.py')
   )
@@ -152,7 +152,7 @@ def test_wrong_data_is_refused_as_the_page_says(folder):
 
 
 def test_examples_that_are_too_long_are_named_as_the_page_says(folder):
-  (shown,) = _blocks('text')[5:]
+  (shown,) = _blocks('text')[6:]
   _assert_printed(shown, _prepare(folder, **{'data.length': '48'}))
   with pytest.raises(errors.ConfigError, match='too short for every.*13 or mo'):
     _prepare(folder, **{'data.length': '8'})

@@ -246,10 +246,9 @@ def _example(features: dict[str, Any], name: str, where: str) -> Example:
     return _text(features[field], f'{where}: feature {field!r}')
 
   if 'messages' in features:
-    chat = text('messages')
-    checked = chats.parse(chat, where)
-    chats.check_trained(checked, where)
-    return {'id': name, 'messages': checked}
+    chat = chats.parse(text('messages'), where)
+    chats.check_trained(chat, where)
+    return {'id': name, 'messages': chat}
   if 'text' in features:
     return {'id': name, 'text': text('text')}
   pair = {'id': name, 'rationale': ''}

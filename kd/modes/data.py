@@ -23,7 +23,7 @@ from kd.run import resolved
 from kd.run import session
 
 FILE = 'data.json'
-_ROWS = 3  # rows that are shown as text
+_ROWS = 3  # rows that are shown as text, of all sources
 _KEPT = 64  # examples of a source that these are made of
 _WIDTH = 40  # characters of the longest bar
 _WHOLE = 2**40  # positions: no example is longer
@@ -119,16 +119,17 @@ def _read(
 
 
 def _rows(run: resolved.Run, sources: list[_Source]) -> list[str]:
-  """Returns the first rows of the sources as text."""
+  """Returns the first rows of the sources, _ROWS in all, as text."""
   data = run.config.data
   color = sys.stdout.isatty()
   how = 'in color' if color else 'in [[brackets]]'
   lines = []
-  for source in sources:
+  for number, source in enumerate(sources[:_ROWS]):
+    share = len(range(number, _ROWS, len(sources)))
     kept = source.kept
     sizes = [example.positions for example in kept]
     rows, _ = packing.assign(sizes, data.length, data.pack)
-    for row in rows[: max(1, _ROWS // len(sources))]:
+    for row in rows[:share]:
       examples = [kept[i] for i in row]
       used = sum(example.positions for example in examples)
       lines += [
