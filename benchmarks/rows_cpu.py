@@ -1,8 +1,8 @@
 """Tokens a second of preparing rows on this CPU, and of datasets with TRL.
 
-Two cases: all of GSM8K's training problems, and generated problems of the same
-kind, once fewer and once all of them: what memory they need must not grow. The
-vocabulary is the real Gemma 3's, which comes with the peer's environment.
+Three cases: all of GSM8K's training problems, and few and many generated problems
+of the same kind, which must need the same memory. TRL cuts examples that are
+longer than a row, and counts their tokens; kd leaves them out. The vocabulary is the real Gemma 3's, which comes with the peer's environment.
 Prints one line of JSON. The time is that from the start of reading to the last
 file, without imports and the tokenizer's loading. Where other programs use the
 machine, tokens a second of CPU time are the number to compare.
@@ -31,7 +31,7 @@ from kd.input_pipeline import tokenizers
 _EXAMPLES = flags.DEFINE_integer(
   'examples', 1_000_000, 'Generated examples.', lower_bound=100
 )
-_FEW = 100  # The smaller number is this part of them.
+_FEW = 100  # Many generated examples for each of few.
 _LENGTH = 512
 _PEER = 'datasets_trl'
 _THINGS = ('apples', 'books', 'coins', 'eggs', 'flowers', 'marbles', 'stamps')
