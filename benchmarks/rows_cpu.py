@@ -1,8 +1,9 @@
 """Tokens a second of preparing rows on this CPU, and of datasets with TRL.
 
-Three cases: all of GSM8K's training problems, and few and many generated problems
-of the same kind, which must need the same memory. TRL cuts examples that are
-longer than a row, and counts their tokens; kd leaves them out. The vocabulary is the real Gemma 3's, which comes with the peer's environment.
+Three cases: all of GSM8K's training problems, and few and many generated
+problems of the same kind, which must need the same memory. TRL cuts examples
+that are longer than a row, and counts their tokens; kd leaves them out. The
+vocabulary is the real Gemma 3's, which comes with the peer's environment.
 Prints one line of JSON. The time is that from the start of reading to the last
 file, without imports and the tokenizer's loading. Where other programs use the
 machine, tokens a second of CPU time are the number to compare.
