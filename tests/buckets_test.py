@@ -4,6 +4,7 @@ import json
 import os
 import threading
 
+import fsspec
 import pytest
 
 from kd.core import atomic_files
@@ -61,6 +62,8 @@ def test_epath_reads_and_writes_objects(bucket):
   from etils import epath
 
   object_files.register()
+  for name in ('gs', 's3'):  # Those of other libraries are not replaced.
+    assert 'kd' not in str(fsspec.registry.get(name))
   folder = epath.Path(bucket[1]) / 'a'
   assert not folder.exists()
   folder.mkdir(parents=True)
@@ -71,6 +74,15 @@ def test_epath_reads_and_writes_objects(bucket):
   assert [p.name for p in folder.glob('*.txt')] == ['b.txt']
   assert (folder / 'b.txt').read_text() == 'é' and (folder / 'c').is_dir()
   assert not (folder / 'b.txt').is_dir() and not (folder / 'b').exists()
+  for mode in ('w', 'wb'):
+    # Half of a file replaces nothing.
+    with pytest.raises(KeyError), (folder / 'b.txt').open(mode) as f:
+      f.write('half' if mode == 'w' else b'half')
+      raise KeyError
+    f = (folder / 'b.txt').open(mode)
+    f.write('half' if mode == 'w' else b'half')
+    del f
+    assert (folder / 'b.txt').read_text() == 'é'
   (folder / 'b.txt').unlink()
   with pytest.raises(FileNotFoundError):
     (folder / 'b.txt').read_text()

@@ -5,9 +5,11 @@ versions that other libraries of this project exclude, and would be second
 clients with retries and credentials of their own.
 """
 
+import functools
 import io
-import os
 
+from etils.epath import backend as epath_backend
+from etils.epath import gpath
 import fsspec
 
 from kd.core import layout
@@ -21,10 +23,35 @@ class _Upload(io.BytesIO):
     super().__init__()
     self._url = url
 
+  def drop(self) -> None:
+    """Closes the file without an upload."""
+    super().close()
+
   def close(self):
     if not self.closed:
       objects.write(self._url, self.getvalue())
     super().close()
+
+  def __exit__(self, kind, *error):
+    if kind is not None:
+      self.drop()
+    super().__exit__(kind, *error)
+
+  def __del__(self):  # Nobody closed it: what it holds may be half a file.
+    self.drop()
+
+
+class _TextUpload(io.TextIOWrapper):
+  """The same for text."""
+
+  def __exit__(self, kind, *error):
+    if kind is not None:
+      self.buffer.drop()
+    else:
+      self.close()
+
+  def __del__(self):
+    self.buffer.drop()
 
 
 class _Files(fsspec.AbstractFileSystem):
@@ -102,6 +129,11 @@ class _Files(fsspec.AbstractFileSystem):
       raise FileNotFoundError(url)
     return io.BytesIO(data)
 
+  def open(self, path, mode='rb', **settings):
+    if mode != 'w':
+      return super().open(path, mode, **settings)
+    return _TextUpload(self._open(path, 'wb'), encoding='utf-8')
+
   def rm(self, path, recursive=False, maxdepth=None):
     del maxdepth
     url = self._url(path)
@@ -127,14 +159,28 @@ class _S3(_Files):
   protocol = ('s3',)
 
 
-def register() -> None:
-  """Makes epath use these file systems for gs:// and s3://."""
-  from etils.epath import gpath
+class _Backend(type(epath_backend.fsspec_backend)):
+  """Operations of epath, with these file systems.
 
-  for kind in (_Gcs, _S3):
-    for protocol in kind.protocol:
-      fsspec.register_implementation(protocol, kind, clobber=True)
-  # Where TensorFlow is installed epath would use its client, which knows
-  # neither s3:// nor another server. It looks once.
-  os.environ['EPATH_USE_TF'] = 'false'
-  gpath._is_tf_installed.cache_clear()
+  They are not registered with fsspec: other libraries of this process find the
+  file systems that they expect.
+  """
+
+  def _get_filesystem(self, name):
+    kinds = {'gcs': _Gcs, 's3': _S3}
+    return kinds[name]() if name in kinds else fsspec.filesystem(name)
+
+
+@functools.cache
+def register() -> None:
+  """Makes epath use these file systems for gs:// and s3://.
+
+  Where TensorFlow is installed epath would use its client, which knows neither
+  s3:// nor another server.
+  """
+  backend = _Backend()
+  its_own = gpath._GPath._backend.fget
+  gpath._GCS_BACKENDS |= {backend}
+  gpath._GPath._backend = property(
+    lambda path: backend if path._uri_scheme in ('gs', 's3') else its_own(path)
+  )
