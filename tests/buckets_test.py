@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import threading
 
 import fsspec
@@ -126,6 +129,35 @@ def test_a_copy_uploads_in_the_order_of_writing(bucket):
     assert f.read() == '2'
 
 
+@pytest.mark.parametrize('size', [199, 200, 201, 400, 555])
+def test_large_objects_are_read_in_parts(bucket, monkeypatch, size):
+  store, url = bucket
+  monkeypatch.setattr(objects, '_PART', 200)
+  data = os.urandom(size)
+  objects.write(f'{url}/a', data)
+  objects.write(f'{url}/b', b'')
+  folder = paths.expand(url)
+  with open(f'{folder}/a', 'rb') as f:
+    assert f.read() == data
+  assert os.path.getsize(f'{folder}/b') == 0
+  assert store.most_read <= 201
+  store.most_read = 0
+  buckets.refresh(folder)
+  assert store.most_read == 0
+
+
+def test_copies_of_killed_processes_are_removed(bucket, tmp_path, monkeypatch):
+  monkeypatch.setenv('TMPDIR', str(tmp_path))
+  monkeypatch.setattr(tempfile, 'tempdir', None)
+  paths.expand(bucket[1])
+  (of_this_process,) = os.listdir(tmp_path)
+  code = 'from kd.core import bucket_copy as b; import os; b._new_folder(); '
+  subprocess.run([sys.executable, '-c', f'{code}os._exit(42)'], check=False)
+  assert len(os.listdir(tmp_path)) == 2
+  subprocess.run([sys.executable, '-c', code], check=True)
+  assert os.listdir(tmp_path) == [of_this_process]
+
+
 def _replace(folder, names):
   with atomic_files.replaced_folder(f'{folder}/export/hf') as new:
     for name in names:
@@ -186,9 +218,18 @@ def test_a_file_and_a_bucket_that_may_not_be_read(bucket):
   objects.write(f'{url}/model.gguf', b'GGUF')
   with open(paths.expand(f'{url}/model.gguf'), 'rb') as f:
     assert f.name.endswith('/model.gguf') and f.read() == b'GGUF'
+  objects.write(f'{url}/model.gguf', b'GGUF, too')
+  buckets.refresh(f.name)
+  with open(f.name, 'rb') as f:
+    assert f.read() == b'GGUF, too'
+  # One of a run whose folder has a copy already.
+  paths.expand(url)
+  objects.write(f'{url}/export/gguf/b.gguf', b'b')
+  with open(paths.expand(f'{url}/export/gguf/b.gguf'), 'rb') as f:
+    assert f.read() == b'b'
   store.forbidden = '/'
-  with pytest.raises(errors.ConfigError, match=f'{url}/hf: cannot be used'):
-    paths.expand(f'{url}/hf')
+  with pytest.raises(errors.ConfigError, match=f'{url}2: cannot be used'):
+    paths.expand(f'{url}2')
 
 
 def _hold(folder, said=None):

@@ -38,6 +38,7 @@ class Store:
     # Names in the order in which they were stored, and removed.
     self.writes: list[str] = []
     self.removals: list[str] = []
+    self.most_read = 0  # Bytes of an object in one answer.
     self.forbidden = ''  # Requests with this in their path are refused.
     # Called before an upload is stored (False), and after it (True); where it
     # raises PermissionError the answer is 403.
@@ -210,7 +211,7 @@ class _Handler(server.BaseHTTPRequestHandler):
   def _content(self, data, **headers):
     match = re.fullmatch(r'bytes=(\d*)-(\d*)', self.headers.get('Range') or '')
     if not match:
-      return self._answer(200, data, **headers)
+      return self._read(200, data, **headers)
     size = len(data)
     if not match[1]:
       begin, end = max(size - int(match[2]), 0), size
@@ -219,7 +220,11 @@ class _Handler(server.BaseHTTPRequestHandler):
     if begin >= size:
       return self._answer(416, **headers)
     headers['Content_Range'] = f'bytes {begin}-{end - 1}/{size}'
-    return self._answer(206, data[begin:end], **headers)
+    return self._read(206, data[begin:end], **headers)
+
+  def _read(self, status, data, **headers):
+    self.store.most_read = max(self.store.most_read, len(data))
+    return self._answer(status, data, **headers)
 
   def _page(self, bucket, query, begin):
     """Returns the names of a page of a listing, and where the next begins."""

@@ -2,6 +2,8 @@
 
 import atexit
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import math
@@ -22,6 +24,7 @@ LEASE = 'lease.json'  # See kd.run.lease.
 # In each folder that is replaced as a whole: its files, once it is complete.
 CONTENTS = 'kd_contents.json'
 _ASIDE = '.tmp'
+_PREFIX = 'kd-bucket-copy-'  # Of folders in $TMPDIR.
 _SYNC_EVERY_S = 30.0  # Of files that grow: each upload is of the whole file.
 _POLL_S = 0.1
 
@@ -53,13 +56,49 @@ def _signature(path):
   return status.st_mtime_ns, status.st_size, status.st_ino
 
 
+def _new_folder():
+  """Returns a new folder, which is removed after the end of this process.
+
+  Its lock, which ends with the process, says that it is in use: a process that
+  was killed leaves its folder to the next one that makes one here.
+  """
+  _remove_unused()
+  while True:
+    folder = tempfile.mkdtemp(prefix=_PREFIX)
+    try:
+      descriptor = os.open(folder, os.O_RDONLY)  # Never closed.
+    except FileNotFoundError:
+      continue
+    with contextlib.suppress(OSError):  # Not every file system has locks.
+      fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if os.path.isdir(folder):  # Removed where it was seen before its lock.
+      atexit.register(shutil.rmtree, folder, ignore_errors=True)
+      return folder
+    os.close(descriptor)
+
+
+def _remove_unused():
+  parent = glob.escape(tempfile.gettempdir())
+  for folder in glob.glob(os.path.join(parent, f'{_PREFIX}*')):
+    try:
+      descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Another user's.
+      continue
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      shutil.rmtree(folder, ignore_errors=True)
+    except OSError:  # In use.
+      pass
+    finally:
+      os.close(descriptor)
+
+
 class Copy:
   """The local copy of a folder of a bucket."""
 
   def __init__(self, url: str):
     self.url = url
-    parent = tempfile.mkdtemp(prefix='kd-bucket-')
-    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    parent = _new_folder()
     # Of the same name: a model is called after its workdir.
     self.folder = os.path.join(parent, os.path.basename(url))
     os.mkdir(self.folder)
@@ -73,39 +112,52 @@ class Copy:
     self.held_until = math.inf
 
   def download(self, below: str = '') -> None:
-    """Brings the copy, or a folder of it, up to date with the bucket."""
-    names = objects.names(f'{self.url}/{below}'.rstrip('/'))
-    if not names and not below:
-      return self._download_file()
-    names = {os.path.join(below, name) for name in names}
-    wanted = {n for n in names if is_copied(n) and _is_wanted(n, below)}
-    generations = {
-      f'{self.url}/{name}': self._generations.get(name) for name in wanted
-    }
-    for url, read in objects.read_changed(generations):
-      if read is not None and read.data is not None:
-        self._store(url[len(self.url) + 1 :], read)
+    """Brings the copy, or a folder or file of it, up to date."""
+    listed = objects.names(self._url(below))
+    if listed:
+      names = {os.path.join(below, name) for name in listed}
+      wanted = {n for n in names if is_copied(n) and _is_wanted(n, below)}
+    else:
+      names = wanted = {below}  # It may be a file.
+    names = names - self._download_changed(wanted)
     for name in self._generations.keys() - names:
-      if not below or name.startswith(f'{below}/'):
+      if not below or f'{name}/'.startswith(f'{below}/'):
         with contextlib.suppress(FileNotFoundError):
-          os.unlink(os.path.join(self.folder, name))
+          os.unlink(self._path(name))
         self._forget(name)
-    return None
 
-  def _download_file(self):
-    """Where the URL is that of an object: the copy is a file."""
-    data = objects.read(self.url).data
-    if data is not None:
-      os.rmdir(self.folder)
-      with open(self.folder, 'wb') as f:
-        f.write(data)
+  def _download_changed(self, names):
+    """Downloads what has changed; returns the names of missing objects."""
+    missing = set()
+    generations = {self._url(n): self._generations.get(n) for n in names}
+    for url, read in objects.read_changed(generations):
+      name = url[len(self.url) + 1 :]
+      if read is None:
+        continue
+      if read.data is None and not read.is_large:
+        missing.add(name)
+      else:
+        self._store(name, url, read)
+    return missing
 
-  def _store(self, name, read):
-    path = os.path.join(self.folder, name)
+  def _url(self, name):
+    return f'{self.url}/{name}'.rstrip('/')
+
+  def _path(self, name):
+    return os.path.join(self.folder, name).rstrip('/')
+
+  def _store(self, name, url, read):
+    path = self._path(name)
+    if not name and os.path.isdir(path):  # The URL is that of a file.
+      os.rmdir(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
+    generation = read.generation
     with open(path, 'wb') as f:
-      f.write(read.data)
-    self._generations[name] = read.generation
+      if read.is_large:
+        generation = objects.read_large(url, f)
+      else:
+        f.write(read.data)
+    self._generations[name] = generation
     self._signatures[name] = _signature(path)
 
   def _forget(self, name):

@@ -41,11 +41,16 @@ def local(url: str) -> str:
 
   object_files.register()
   copy = bucket_copy.Copy(url)
-  copy.download()
-  if objects.read(f'{url}/{bucket_copy.CONTENTS}').data is not None:
-    copy.check('')
+  _download(copy)
   _copies.append(copy)
   return copy.folder
+
+
+def _download(copy):
+  copy.download()
+  contents = objects.read(f'{copy.url}/{bucket_copy.CONTENTS}').data
+  if contents is not None:
+    copy.check('')
 
 
 @contextlib.contextmanager
@@ -72,11 +77,15 @@ def remote(path: str) -> str:
   return os.path.join(copy.url, name).rstrip('/') if copy else path
 
 
-def refresh(folder: str) -> None:
-  """Downloads again what has changed in the bucket of a local copy."""
-  copy, _ = _copy_of(folder)
+def refresh(path: str) -> None:
+  """Downloads again what has changed in the bucket of a local copy.
+
+  Raises:
+    ConfigError: it is the folder of an export that is not whole.
+  """
+  copy, _ = _copy_of(path)
   if copy:
-    copy.download()
+    _download(copy)
 
 
 def fetch(path: str, check: bool = True) -> None:

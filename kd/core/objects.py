@@ -10,12 +10,13 @@ import dataclasses
 import errno
 import functools
 import os
-from typing import Any
+from typing import Any, BinaryIO
 
 _SCHEMES = ('gs://', 's3://')
 # With doubling delays: about two minutes in all, after which a run ends.
 _RETRIES = {'max_retries': 12, 'initial_delay': '0.25s', 'max_delay': '16s'}
 _AT_A_TIME = 16  # Requests.
+_PART = 1 << 25  # Bytes; larger objects are read in parts of this size.
 _PAST_SLASH = chr(ord('/') + 1)
 
 
@@ -24,12 +25,14 @@ class Object:
   """An object as it was read.
 
   Attributes:
-    data: its bytes; None where there is no such object.
+    data: its bytes; None where there is no such object, or it is large.
     generation: which write of the object this is; of a missing object too.
+    is_large: whether it is to be read with read_large.
   """
 
   data: bytes | None
   generation: bytes
+  is_large: bool = False
 
 
 def is_url(path: str) -> bool:
@@ -53,7 +56,7 @@ def read(url: str) -> Object:
 def read_changed(
   generations: dict[str, bytes | None],
 ) -> Iterator[tuple[str, Object | None]]:
-  """Reads objects, many at a time.
+  """Reads objects, many at a time, but not large ones.
 
   Args:
     generations: by URL, the one that the caller has; None without one.
@@ -65,17 +68,64 @@ def read_changed(
     OSError: the store refuses or does not answer.
   """
   for urls in _batches(generations):
-    futures = []
-    for url in urls:
-      store, key = _place(url)
-      futures.append(store.read(key, if_not_equal=generations[url]))
-    for url, future in zip(urls, futures, strict=True):
-      answer = _result(future, url)
+    # A byte past a part: to be told which objects have one.
+    past = dict.fromkeys(urls, slice(_PART, _PART + 1))
+    read = dict(_read_all(past, generations))
+    small = {url: slice(None) for url in urls if read[url] is None}
+    read.update(_read_all(small, generations))
+    for url, answer in read.items():
       if answer.state == 'unspecified':
         yield url, None
+      elif answer.state == 'value' and url not in small:
+        yield url, Object(None, answer.stamp.generation, is_large=True)
       else:
         data = answer.value if answer.state == 'value' else None
         yield url, Object(data, answer.stamp.generation)
+
+
+def _read_all(ranges, generations):
+  """Yields URL and answer for each range; None if the object ends before."""
+  futures = {}
+  for url, wanted in ranges.items():
+    store, key = _place(url)
+    futures[url] = store.read(
+      key, if_not_equal=generations[url], byte_range=wanted
+    )
+  for url, future in futures.items():
+    try:
+      yield url, _result(future, url)
+    except _PastEndError:
+      yield url, None
+
+
+def read_large(url: str, file: BinaryIO) -> bytes:
+  """Writes an object that is larger than a part to a file, part by part.
+
+  Returns:
+    Its generation.
+
+  Raises:
+    OSError: the store refuses or does not answer, or the object was replaced
+      meanwhile.
+  """
+  store, key = _place(url)
+  begin, generations, is_last = 0, set(), False
+  while not is_last:
+    try:
+      wanted = slice(begin, begin + _PART)
+      answer = _result(store.read(key, byte_range=wanted), url)
+      data = answer.value
+    except _PastEndError:
+      # With the byte before: the object may end here.
+      wanted = slice(begin - 1, None)
+      answer = _result(store.read(key, byte_range=wanted), url)
+      data, is_last = answer.value[1:], True
+    generations.add(answer.stamp.generation)
+    if len(generations) > 1:
+      raise OSError(errno.EIO, 'the object was replaced during a read', url)
+    file.write(data)
+    begin += len(data)
+  return generations.pop()
 
 
 def write(
@@ -185,11 +235,17 @@ def spec(url: str) -> dict[str, Any]:
   return {**found, 'aws_region': region} if region else found
 
 
+class _PastEndError(OSError):
+  """A range of bytes was asked for that the object does not have."""
+
+
 def _result(future, url):
   try:
     return future.result()
   except (ValueError, RuntimeError) as e:
     kind = str(e).partition(':')[0]
+    if kind == 'OUT_OF_RANGE':
+      raise _PastEndError(errno.EINVAL, str(e), url) from e
     code = {
       'PERMISSION_DENIED': errno.EACCES,
       'UNAUTHENTICATED': errno.EACCES,
