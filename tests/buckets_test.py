@@ -1,5 +1,6 @@
 """Folders in buckets, against an object store on this machine."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -8,8 +9,11 @@ import tempfile
 import threading
 
 import fsspec
+import jax
+import numpy as np
 import pytest
 
+from kd.checkpoints import peft
 from kd.core import atomic_files
 from kd.core import buckets
 from kd.core import errors
@@ -22,6 +26,10 @@ from kd.input_pipeline import file_digests
 from kd.input_pipeline import file_tasks
 from kd.input_pipeline import task_code
 from kd.input_pipeline import task_files
+from kd.models import families
+from kd.models import lora
+from kd.models import model_cases
+from kd.modes import export
 from kd.run import lease
 from kd.run import lock
 from tests import object_store
@@ -230,6 +238,35 @@ def test_a_file_and_a_bucket_that_may_not_be_read(bucket):
   store.forbidden = '/'
   with pytest.raises(errors.ConfigError, match=f'{url}2: cannot be used'):
     paths.expand(f'{url}2')
+
+
+def test_adapters_name_a_base_in_a_bucket_by_its_url(
+  bucket, tmp_path, monkeypatch
+):
+  _, url = bucket
+  objects.write(f'{url}/base/config.json', b'{"model_type": "gemma3_text"}')
+  inner = families.build(model_cases.CONFIG, 'float32', 'none', 'student')
+  model = lora.LoraModel(inner, 1, 1.0, ('q_proj',), False)
+  adapters = jax.eval_shape(model.init_adapters, jax.random.key(0))
+  params = model.with_base(
+    *jax.tree.map(
+      lambda x: np.zeros(x.shape, x.dtype), (inner.abstract_params(), adapters)
+    )
+  )
+  folder, more = str(tmp_path / 'peft'), lambda new: None
+  run = argparse.Namespace(
+    student=argparse.Namespace(keep_layers=(), prune=None),
+    config=argparse.Namespace(
+      student=argparse.Namespace(init=f'hf:{url}/base')
+    ),
+  )
+  base = export._base_folder(run)
+  peft.write(folder, params, model, base, more)
+  with open(f'{folder}/{peft.CONFIG_FILE}') as f:
+    assert json.load(f)['base_model_name_or_path'] == f'{url}/base'
+  # Other processes than the first have no copy of a base that it writes.
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  peft.write(folder, params, model, str(tmp_path / 'none'), more)
 
 
 def _hold(folder, said=None):

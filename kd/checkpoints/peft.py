@@ -13,6 +13,7 @@ import numpy as np
 from kd.checkpoints import gather
 from kd.checkpoints import hf_config
 from kd.core import atomic_files
+from kd.core import buckets
 from kd.core import json_files
 from kd.core import tensor_files
 from kd.core import types
@@ -43,16 +44,20 @@ def write(
   Raises:
     ConfigError: the base's config.json is missing or no JSON object.
   """
-  config = json_files.read(os.path.join(base, hf_config.FILE))
-  module = families.of(model.config).hf_text_module(config['model_type'])
-  arrays = {}
+  pairs = {}
   for tensor in families.of(model.config).tensors(model.config):
     if tensor.layer_matrix in model.targets:
       name = tensor.hf.removeprefix('model.').removesuffix('.weight')
-      for kind, array in _pair(params, tensor, model.rank).items():
-        arrays[f'base_model.model.{module}.{name}.{kind}.weight'] = array
-  if jax.process_index():
+      pairs[name] = _pair(params, tensor, model.rank)
+  if jax.process_index():  # It may have no base: process 0 writes that, too.
     return
+  config = json_files.read(os.path.join(base, hf_config.FILE))
+  module = families.of(model.config).hf_text_module(config['model_type'])
+  arrays = {
+    f'base_model.model.{module}.{name}.{kind}.weight': array
+    for name, pair in pairs.items()
+    for kind, array in pair.items()
+  }
   with atomic_files.replaced_folder(folder) as new:
     path = os.path.join(new, WEIGHTS_FILE)
     tensor_files.save(path, arrays, {'format': 'pt'})
@@ -83,7 +88,7 @@ def _config(model, module, base):
   return {
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',
-    'base_model_name_or_path': base,
+    'base_model_name_or_path': buckets.remote(base),
     'r': model.rank,
     'lora_alpha': model.alpha,
     'use_rslora': model.is_rank_stabilized,

@@ -11,7 +11,6 @@ import ml_collections
 from kd.checkpoints import gguf_writer
 from kd.checkpoints import peft
 from kd.core import atomic_files
-from kd.core import buckets
 from kd.core import errors
 from kd.core import layout
 from kd.core import paths
@@ -181,7 +180,7 @@ def _base_folder(run) -> str:
   if spec.init == 'teacher':
     spec = run.config.teacher
   kind, _, place = spec.init.partition(':')
-  return buckets.remote(paths.expand(place)) if kind == 'hf' else ''
+  return os.path.abspath(paths.expand(place)) if kind == 'hf' else ''
 
 
 def _say_written(folder: str) -> None:
