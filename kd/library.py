@@ -354,8 +354,8 @@ def _located(path: str) -> tuple[str, str]:
   """Returns the kind of weights, a name in _KINDS, and where they are."""
   kind, colon, where = path.partition(':')
   if colon and kind in _KINDS:
-    return kind, paths.expand(where)
-  path = paths.expand(path)
+    return kind, _as_it_is_now(where)
+  path = _as_it_is_now(path)
   if os.path.isfile(path) and path.endswith('.gguf'):
     return 'gguf', path
   if os.path.isfile(os.path.join(path, 'run.json')):
@@ -368,3 +368,10 @@ def _located(path: str) -> tuple[str, str]:
     legal="a run's workdir, a folder with config.json and safetensors, a GGUF "
     'file',
   )
+
+
+def _as_it_is_now(path: str) -> str:
+  """Returns the local path; what is in a bucket is downloaded again."""
+  path = paths.expand(path)
+  buckets.refresh(path)
+  return path
