@@ -64,7 +64,7 @@ def kd_tests(deps, data = [], recursive = False):
     oracle = _files("oracle_", recursive)
     plain = [f for f in _files("", recursive) if f not in slow + devices + oracle]
     if plain:
-        kd_test("test", plain, deps, data, size = "medium", timeout = "long")
+        kd_test("test", plain, deps, data, size = "medium", timeout = "eternal")
     for file in slow:
         kd_test(
             file[:-len(".py")].replace("/", "_"),
