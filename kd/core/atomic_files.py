@@ -13,6 +13,7 @@ import tempfile
 from typing import Any
 
 from kd.core import buckets
+from kd.core import layout
 from kd.core import objects
 
 
@@ -62,7 +63,7 @@ def write_bytes(path: str, value: bytes) -> None:
   if objects.is_url(path):
     objects.write(path, value)
     return
-  aside = f'{path}.tmp'
+  aside = path + layout.ASIDE
   with open(aside, 'wb') as f:
     f.write(value)
     f.flush()
@@ -77,7 +78,7 @@ def aside(path: str) -> Iterator[str]:
 
   Nothing is left where the block raises; see write_bytes.
   """
-  new = f'{path}.tmp'
+  new = path + layout.ASIDE
   try:
     yield new
     sync(new)

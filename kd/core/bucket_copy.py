@@ -23,9 +23,9 @@ ON_DEMAND = (layout.EXPORT, layout.PRUNE)
 LEASE = 'lease.json'  # See kd.run.lease.
 # In each folder that is replaced as a whole: its files, once it is complete.
 CONTENTS = 'kd_contents.json'
-_ASIDE = '.tmp'
 _PREFIX = 'kd-bucket-copy-'  # Of folders in $TMPDIR.
-_SYNC_EVERY_S = 30.0  # Of files that grow: each upload is of the whole file.
+# Seconds between uploads of files that grow, each of which sends a whole file.
+_SYNC_EVERY_S = 30.0
 _POLL_S = 0.1
 
 
@@ -36,7 +36,7 @@ def is_copied(name: str) -> bool:
   if any(x in ('', *_REMOTE) or x.startswith('.') for x in folders):
     return False
   unwanted = ('', '.', '..', LEASE, CONTENTS)
-  return name not in unwanted and not name.endswith(_ASIDE)
+  return name not in unwanted and not name.endswith(layout.ASIDE)
 
 
 def _is_wanted(name, below):
@@ -166,11 +166,11 @@ class Copy:
   def upload_file(self, name: str) -> bytes:
     """Uploads a file; returns its bytes."""
     self.check_owned()
-    path = os.path.join(self.folder, name)
+    path = self._path(name)
     signature = _signature(path)
     with open(path, 'rb') as f:
       data = f.read()
-    generation = objects.write(f'{self.url}/{name}', data)
+    generation = objects.write(self._url(name), data)
     self._generations[name], self._signatures[name] = generation, signature
     return data
 
@@ -198,15 +198,13 @@ class Copy:
     self._synced_at = time.monotonic()
     changed = []
     for name in _files(self.folder):
-      signature = _signature(os.path.join(self.folder, name))
+      signature = _signature(self._path(name))
       if is_copied(name) and self._signatures.get(name) != signature:
         changed.append((signature, name))
     for _, name in sorted(changed):
       self.upload_file(name)
     self._remove(
-      name
-      for name in self._generations
-      if not os.path.exists(os.path.join(self.folder, name))
+      name for name in self._generations if not os.path.exists(self._path(name))
     )
 
   def upload_if_due(self) -> None:
@@ -217,7 +215,7 @@ class Copy:
   def _remove(self, names):
     names = list(names)
     if names:
-      objects.remove(f'{self.url}/{name}' for name in names)
+      objects.remove(map(self._url, names))
     for name in names:
       self._forget(name)
 
@@ -228,16 +226,16 @@ class Copy:
     old files, the new ones, or learns that there are neither.
     """
     self.check_owned()
-    contents = f'{self.url}/{below}/{CONTENTS}'
+    contents = self._url(f'{below}/{CONTENTS}')
     objects.write(contents, b'{"complete": false}\n')
     files = {}
-    for name in sorted(_files(os.path.join(self.folder, below))):
+    for name in sorted(_files(self._path(below))):
       data = self.upload_file(f'{below}/{name}')
       files[name] = [len(data), hashlib.sha256(data).hexdigest()]
     kept = {*files, CONTENTS}
     objects.remove(
-      f'{self.url}/{below}/{name}'
-      for name in objects.names(f'{self.url}/{below}')
+      self._url(f'{below}/{name}')
+      for name in objects.names(self._url(below))
       if name not in kept
     )
     for name in list(self._generations):
@@ -248,14 +246,14 @@ class Copy:
 
   def check(self, below: str) -> None:
     """Raises ConfigError if a folder is not what its contents say."""
-    url = f'{self.url}/{below}'.rstrip('/')
+    url = self._url(below)
     read = objects.read(f'{url}/{CONTENTS}').data
     value = json.loads(read or b'{}')
     problem = ''
     if not value.get('complete'):
       problem = 'is incomplete: what wrote it was ended'
     for name, (size, digest) in value.get('files', {}).items():
-      path = os.path.join(self.folder, below, name)
+      path = self._path(os.path.join(below, name))
       if not os.path.exists(path):
         problem = f'lacks {name}'
         continue

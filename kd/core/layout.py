@@ -1,7 +1,8 @@
-"""Names of folders of a workdir, and of a file, that several packages know."""
+"""Names of folders and files of a workdir that several modules know."""
 
 CHECKPOINTS = 'checkpoints'
 DAMAGED_CHECKPOINTS = 'damaged-checkpoints'
 EXPORT = 'export'
 PRUNE = 'prune'
 COMMIT = 'commit_success.txt'  # Orbax writes it last into a checkpoint.
+ASIDE = '.tmp'  # Ends the name of a file that is renamed once it is whole.

@@ -225,14 +225,14 @@ def spec(url: str) -> dict[str, Any]:
   bucket, _, key = rest.partition('/')
   if scheme == 'gs':
     return {'driver': 'gcs', 'bucket': bucket, 'path': key}
-  found = {'driver': 's3', 'bucket': bucket, 'path': key}
+  result = {'driver': 's3', 'bucket': bucket, 'path': key}
   # AWS's own variables; TensorStore itself does not read them.
   endpoint = os.environ.get('AWS_ENDPOINT_URL')
   region = os.environ.get('AWS_REGION') or os.environ.get('AWS_DEFAULT_REGION')
   if endpoint:
-    found['endpoint'] = endpoint
+    result['endpoint'] = endpoint
     region = region or 'us-east-1'
-  return {**found, 'aws_region': region} if region else found
+  return {**result, 'aws_region': region} if region else result
 
 
 class _PastEndError(OSError):
