@@ -11,64 +11,39 @@ import subprocess
 import pytest
 
 from kd.core import errors
-from kd.input_pipeline import mixtures
-from kd.input_pipeline import prepare
-from kd.input_pipeline import retry
+from kd.input_pipeline import shard_cases
 from kd.input_pipeline import shards
-from kd.input_pipeline import tokenizers
 
 _SCRIPT = """
 import json, sys
 from kd.core import errors
-from kd.input_pipeline import beam_backend_test as test
-from kd.input_pipeline import shards
-shards.CHARACTERS = test.CHARACTERS
+from kd.input_pipeline import shard_cases
 where, argument = sys.argv[1:]
 args = {'backend': 'beam', 'beam_args': (argument,)}
-print(test.prepared(where + '/good', **args).folder)
+print(shard_cases.prepared(where + '/good', **args).folder)
 try:
-  test.prepared(where + '/bad', long='refuse', length=30, **args)
+  shard_cases.prepared(where + '/bad', long='refuse', length=30, **args)
 except errors.ConfigError as e:
   print(e)
 """
-CHARACTERS = 500  # Of a shard here.
 
 
-def prepared(folder, **changes):
-  """Prepares rows of several shards."""
-  arguments = dict(
-    tokenizer=tokenizers.load('bytes'),
-    template='plain',
-    length=100,
-    pack=True,
-    seed=3,
-    cache_dir=str(folder),
-    limit=60,
-    retry_policy=retry.RetryPolicy(attempts=1, wait_s=0.0, timeout_s=60.0),
-    say=lambda line: None,
-  )
-  mixture = mixtures.task('arithmetic_few', 'kd.data.mixtures')
-  (part,) = prepare.prepare(mixture, 'train', **arguments | changes)
-  return part
+@pytest.fixture(autouse=True)
+def _shards(monkeypatch):
+  monkeypatch.setattr(shards, 'CHARACTERS', shards.CHARACTERS)
 
 
-def _files(folder):
-  paths = sorted(pathlib.Path(folder).iterdir())
-  return {p.name: p.read_bytes() for p in paths if p.name != 'manifest.json'}
-
-
-def test_the_direct_runner_writes_the_same_bytes(tmp_path, monkeypatch):
+def test_the_direct_runner_writes_the_same_bytes(tmp_path):
   python = os.environ.get('KD_BEAM_PYTHON')
   if not python:
     pytest.skip('KD_BEAM_PYTHON names no Python with apache_beam')
-  monkeypatch.setattr(shards, 'CHARACTERS', CHARACTERS)
   out = subprocess.check_output(
     [python, '-c', _SCRIPT, tmp_path, '--runner=DirectRunner'], text=True
   )
   folder, message = out.splitlines()
-  own = prepared(tmp_path / 'own')
+  own = shard_cases.prepared(tmp_path / 'own')
   assert len(own.counts['shards']) > 4
-  assert _files(folder) == _files(own.folder)
+  assert shard_cases.files(folder) == shard_cases.files(own.folder)
   manifests = [
     json.loads((pathlib.Path(x) / 'manifest.json').read_text())
     for x in (folder, own.folder)
@@ -80,4 +55,4 @@ def test_the_direct_runner_writes_the_same_bytes(tmp_path, monkeypatch):
 
 def test_without_beam_the_environment_is_named(tmp_path):
   with pytest.raises(errors.ConfigError, match='data.backend: .*apache_beam'):
-    prepared(tmp_path, backend='beam')
+    shard_cases.prepared(tmp_path, backend='beam')

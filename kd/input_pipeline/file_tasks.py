@@ -5,6 +5,7 @@ from typing import Any
 from kd.core import errors
 from kd.data_files import source as source_lib
 from kd.input_pipeline import conversations
+from kd.input_pipeline import text_tasks
 from kd.metrics import metric
 
 
@@ -61,18 +62,7 @@ def register(name: str, source: source_lib.Source) -> Any:
     dataset, splits=source.splits(), caching_permitted=False
   )
   data.files = source  # source_of finds it.
-  feature = seqio.Feature(
-    seqio.PassThroughVocabulary(size=0), add_eos=False, rank=0, dtype=tf.string
-  )
-  return registry.add(
-    name,
-    source=data,
-    preprocessors=[],
-    output_features=dict.fromkeys(('inputs', 'targets'), feature),
-    postprocess_fn=_stripped,
-    metric_fns=[same_answer],
-    shuffle_buffer_size=None,
-  )
+  return text_tasks.register(name, data, _stripped, [same_answer])
 
 
 def source_of(task: Any) -> source_lib.Source | None:

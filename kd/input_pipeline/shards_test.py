@@ -10,41 +10,13 @@ import sys
 import pytest
 
 from kd.core import errors
-from kd.input_pipeline import mixtures
-from kd.input_pipeline import prepare
-from kd.input_pipeline import retry
+from kd.input_pipeline import shard_cases
 from kd.input_pipeline import shard_files
 from kd.input_pipeline import shard_workers
 from kd.input_pipeline import shards
-from kd.input_pipeline import tokenizers
 from kd.input_pipeline import work_folders
 
-_CHARACTERS = 500  # Of a shard here: there are several of them.
 _COMMAND = 'from kd.input_pipeline import shards_test; shards_test.'
-
-
-def _prepare(folder, characters=_CHARACTERS, **changes):
-  shards.CHARACTERS = characters
-  mixture = mixtures.task('arithmetic_few', 'kd.data.mixtures')
-  arguments = dict(
-    tokenizer=tokenizers.load('bytes'),
-    template='plain',
-    length=100,
-    pack=True,
-    seed=3,
-    cache_dir=str(folder),
-    limit=60,
-    retry_policy=retry.RetryPolicy(attempts=1, wait_s=0.0, timeout_s=60.0),
-    say=lambda line: None,
-  )
-  (part,) = prepare.prepare(mixture, 'train', **arguments | changes)
-  return part
-
-
-def _files(part):
-  folder = pathlib.Path(part.folder)
-  names = sorted(p.name for p in folder.iterdir() if p.name != 'manifest.json')
-  return {name: (folder / name).read_bytes() for name in names}
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -56,11 +28,11 @@ def _shards():
 
 @pytest.fixture(scope='module')
 def alone(tmp_path_factory):
-  return _prepare(tmp_path_factory.mktemp('alone'))
+  return shard_cases.prepared(tmp_path_factory.mktemp('alone'))
 
 
 def test_shards_hold_the_examples_in_order(alone, tmp_path):
-  whole = _prepare(tmp_path, 16 << 20)
+  whole = shard_cases.prepared(tmp_path, 16 << 20)
   assert len(whole.counts['shards']) == 1 < 4 < len(alone.counts['shards'])
   assert list(alone.examples()) == list(whole.examples())
   for name in ('examples', 'tokens', 'target_weight', 'rationale_weight'):
@@ -70,25 +42,25 @@ def test_shards_hold_the_examples_in_order(alone, tmp_path):
       sum(len(row[k]) for k in ('id', 'inputs', 'targets', 'rationale'))
       for row in map(json.loads, pathlib.Path(path).read_text().splitlines())
     ]
-    assert sum(sizes[:-1]) < _CHARACTERS <= sum(sizes)
+    assert sum(sizes[:-1]) < shard_cases.CHARACTERS <= sum(sizes)
 
 
 def test_the_number_of_workers_changes_nothing(alone, tmp_path):
-  part = _prepare(tmp_path, workers=3)
-  assert _files(part) == _files(alone)
+  part = shard_cases.prepared(tmp_path, workers=3)
+  assert shard_cases.files(part.folder) == shard_cases.files(alone.folder)
   assert os.listdir(tmp_path) == [os.path.basename(part.folder)]
 
 
 def test_a_workers_error_is_the_users(tmp_path):
   with pytest.raises(errors.ConfigError, match="data.long: .*'refuse'"):
-    _prepare(tmp_path, workers=2, length=30, long='refuse')
+    shard_cases.prepared(tmp_path, workers=2, length=30, long='refuse')
   assert not os.listdir(tmp_path)
 
 
 def test_a_dead_worker_is_named(tmp_path, monkeypatch):
   monkeypatch.setattr(shard_workers, '_MODULE', 'this')  # Prints, and ends.
   with pytest.raises(shard_workers.WorkerError, match='ended with 0 at arith'):
-    _prepare(tmp_path, workers=2)
+    shard_cases.prepared(tmp_path, workers=2)
   assert not os.listdir(tmp_path)
 
 
@@ -113,7 +85,7 @@ def killed(folder):
     return write(*arguments)
 
   shard_files.write = count
-  _prepare(folder)
+  shard_cases.prepared(folder)
 
 
 def test_what_a_killed_process_completed_is_kept(alone, tmp_path, monkeypatch):
@@ -126,8 +98,8 @@ def test_what_a_killed_process_completed_is_kept(alone, tmp_path, monkeypatch):
   third = sorted(kept)[1]
   (work / third).write_bytes(b'')
   del kept[third]
-  part = _prepare(tmp_path, workers=2)
-  assert _files(part) == _files(alone)
+  part = shard_cases.prepared(tmp_path, workers=2)
+  assert shard_cases.files(part.folder) == shard_cases.files(alone.folder)
   for name, inode in kept.items():
     assert os.stat(os.path.join(part.folder, name)).st_ino == inode
   assert os.listdir(tmp_path) == [os.path.basename(part.folder)]
@@ -145,7 +117,7 @@ def shared(folder):
     return write(*arguments)
 
   shard_files.write = count
-  _prepare(folder)
+  shard_cases.prepared(folder)
   print(len(calls))
 
 
@@ -166,10 +138,10 @@ def test_processes_that_share_a_folder_divide_the_shards(
     return write(*arguments)
 
   monkeypatch.setattr(shard_files, 'write', count)
-  part = _prepare(tmp_path)
+  part = shard_cases.prepared(tmp_path)
   assert process.communicate()[0] == '2\n' and process.returncode == 0
   assert len(calls) == total - 2
-  assert _files(part) == _files(alone)
+  assert shard_cases.files(part.folder) == shard_cases.files(alone.folder)
   assert os.listdir(tmp_path) == [os.path.basename(part.folder)]
 
 

@@ -74,14 +74,34 @@ def add(
       {key: tf.constant([row[key] for row in rows], tf.string) for key in keys}
     )
 
-  feature = seqio.Feature(
-    seqio.PassThroughVocabulary(size=0), add_eos=False, rank=0, dtype=tf.string
-  )
   source = seqio.FunctionDataSource(
     dataset, splits=splits, num_input_examples=sizes, caching_permitted=False
   )
   source.read_texts = read  # reader_of finds it.
-  seqio.TaskRegistry.add(
+  register(name, source, postprocess, metrics)
+
+
+def register(
+  name: str,
+  source: Any,
+  postprocess: Postprocessor | None,
+  metrics: Sequence[Metrics],
+) -> Any:
+  """Registers and returns the seqio task of a source of texts.
+
+  Args:
+    name: of the task.
+    source: a seqio.DataSource with the texts `inputs` and `targets`.
+    postprocess: as for `add`.
+    metrics: as for `add`.
+  """
+  import seqio
+  import tensorflow as tf
+
+  feature = seqio.Feature(
+    seqio.PassThroughVocabulary(size=0), add_eos=False, rank=0, dtype=tf.string
+  )
+  return seqio.TaskRegistry.add(
     name,
     source=source,
     preprocessors=[],

@@ -1,0 +1,37 @@
+"""Rows in several shards, for tests of what prepares them."""
+
+import pathlib
+
+from kd.input_pipeline import mixtures
+from kd.input_pipeline import prepare
+from kd.input_pipeline import prepared as prepared_lib
+from kd.input_pipeline import retry
+from kd.input_pipeline import shards
+from kd.input_pipeline import tokenizers
+
+CHARACTERS = 500  # Of a shard.
+
+
+def prepared(folder, characters=CHARACTERS, **changes) -> prepared_lib.Prepared:
+  """Prepares rows and sets the number of characters of a shard."""
+  shards.CHARACTERS = characters
+  arguments = dict(
+    tokenizer=tokenizers.load('bytes'),
+    template='plain',
+    length=100,
+    pack=True,
+    seed=3,
+    cache_dir=str(folder),
+    limit=60,
+    retry_policy=retry.RetryPolicy(attempts=1, wait_s=0.0, timeout_s=60.0),
+    say=lambda line: None,
+  )
+  mixture = mixtures.task('arithmetic_few', 'kd.data.mixtures')
+  (part,) = prepare.prepare(mixture, 'train', **arguments | changes)
+  return part
+
+
+def files(folder) -> dict[str, bytes]:
+  """Returns the contents of a folder's files, without the manifest's."""
+  paths = sorted(pathlib.Path(folder).iterdir())
+  return {p.name: p.read_bytes() for p in paths if p.name != 'manifest.json'}
