@@ -5,6 +5,7 @@ and the version, waits for no library.
 """
 
 from collections.abc import Sequence
+import itertools
 import re
 import textwrap
 
@@ -16,7 +17,8 @@ from kd.core import errors
 _USAGE = """\
 kd distills large language models into small ones.
 
-usage: kd MODE --config=CONFIG [--workdir=DIR] [--config.FIELD=VALUE ...]
+usage: kd MODE [ARGUMENT ...] --config=CONFIG [--workdir=DIR]
+          [--config.FIELD=VALUE ...]
 
 {modes}
 
@@ -49,13 +51,18 @@ def answer(arguments: Sequence[str]) -> str | None:
 
 def help_text() -> str:
   """Returns what `kd --help` prints."""
-  lines = [f'  {name:<10}{text}' for name, text in modes.helps().items()]
   return _USAGE.format(
-    modes='\n'.join(lines),
+    modes='\n'.join(itertools.starmap(_line, modes.all_modes().items())),
     configs=textwrap.fill(', '.join(packaged.names()), 56).replace(
       '\n', '\n' + ' ' * 24
     ),
   )
+
+
+def _line(name: str, mode: modes.Mode) -> str:
+  called = f'{name} {mode.arguments}'.rstrip()
+  gap = '\n' + ' ' * 12 if len(called) > 9 else ' ' * (10 - len(called))
+  return f'  {called}{gap}{mode.help}'
 
 
 def with_mode(arguments: Sequence[str]) -> list[str]:
@@ -70,7 +77,7 @@ def with_mode(arguments: Sequence[str]) -> list[str]:
   if not arguments or arguments[0].startswith('-'):
     return list(arguments)
   mode, *rest = arguments
-  modes.check_name(mode, 'command line')
+  modes.get(mode, 'command line')
   if any(re.match('-{1,2}mode(=|$)', a) for a in rest):
     raise errors.ConfigError(
       'command line', f'found {mode} and --mode', legal='one of them'

@@ -21,25 +21,38 @@ _CONFIG = command_line.define()
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Where the run writes, and resumes from.'
 )
-_MODE = flags.DEFINE_string('mode', 'train', ', '.join(modes.helps()))
+_MODE = flags.DEFINE_string('mode', 'train', ', '.join(modes.all_modes()))
 
 
 def main(argv: list[str]) -> None:
-  """Runs the mode; ends with the exit code of its error, if it has one."""
-  del argv
+  """Runs the mode; ends with the exit code of its error, if it has one.
+
+  Args:
+    argv: the program's name, then the words that are no flags.
+  """
   preemption.STOP_REQUESTS.install()
   compile_cache.enable()
   workdir = _WORKDIR.value or command_line.default_workdir()
   with session.exit_codes(workdir):
-    mode = modes.load(_MODE.value)
-    session.check_workdir(workdir)
+    run_mode = modes.load(_MODE.value)
+    takes_words = modes.get(_MODE.value, '--mode').arguments
+    if workdir or not takes_words:
+      session.check_workdir(workdir)
     with buckets.synced():
-      mode(_CONFIG.value, paths.expand(workdir))
+      arguments = [_CONFIG.value, paths.expand(workdir) if workdir else None]
+      run_mode(*arguments, *([argv[1:]] if takes_words else ()))
 
 
 def _parse_flags(argv):
-  default = lambda: session.recorded_config(_WORKDIR.value, _MODE.value)
-  return command_line.parse_flags(argv, default=default)
+  def default():
+    optional = modes.get(_MODE.value, '--mode').config_optional
+    return session.recorded_config(_WORKDIR.value, optional)
+
+  return command_line.parse_flags(
+    argv,
+    default=default,
+    arguments=lambda: modes.get(_MODE.value, '--mode').arguments,
+  )
 
 
 def run() -> None:

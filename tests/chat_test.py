@@ -54,11 +54,7 @@ class _Terminal:
 
   def until(self, words):
     """What is shown up to these words, which must come."""
-    end = time.monotonic() + 300
-    while words not in self._unread:
-      assert time.monotonic() < end, self._unread
-      if select.select([self._fd], [], [], 1.0)[0]:
-        self._unread += self._read()
+    assert self._waits_for(words, 300), self._unread
     shown, self._unread = self._unread.split(words, 1)
     return shown.replace('\r\n', '\n')
 
@@ -72,6 +68,25 @@ class _Terminal:
 
   def type(self, text):
     os.write(self._fd, text.encode())
+
+  def interrupt(self, words):
+    """Presses Ctrl-C until these words are shown; returns what comes before.
+
+    A signal that comes just before the program begins to wait for a key is
+    noticed with the next one only.
+    """
+    self.type('\x03')
+    while not self._waits_for(words, 20):
+      self.type('\x03')
+    return self.until(words)
+
+  def _waits_for(self, words, seconds):
+    """Returns whether the words are shown within this time."""
+    end = time.monotonic() + seconds
+    while words not in self._unread and time.monotonic() < end:
+      if select.select([self._fd], [], [], 1.0)[0]:
+        self._unread += self._read()
+    return words in self._unread
 
   def ask(self, line):
     """What is shown between a line and the next prompt."""
@@ -126,12 +141,10 @@ def test_a_dialogue_on_a_terminal(tmp_path):
   terminal.type('Q: 1+\\\n')
   terminal.until('... ')
   # At the prompt it drops what was typed; then it leaves.
-  terminal.type('\x03')
-  assert 'Ctrl-C again' in terminal.until(_PROMPT)
+  assert 'Ctrl-C again' in terminal.interrupt(_PROMPT)
   terminal.type('again')
   terminal.until('again')  # Its echo: the driver drops what it still holds.
-  terminal.type('\x03')
-  assert 'Ctrl-C again' in terminal.until(_PROMPT)
+  assert 'Ctrl-C again' in terminal.interrupt(_PROMPT)
   terminal.type('\x03')
   assert terminal.code() == 0
   assert not (tmp_path / 'none').exists()

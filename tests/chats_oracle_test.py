@@ -112,7 +112,7 @@ def _run(folder, line):
     config = command_line.load(place)
     changes |= {'data.folder': str(folder / 'rows'), **_CHANGES}
   else:
-    config = session.recorded_config(workdir, mode)
+    config = session.recorded_config(workdir, or_default=False)
     changes |= _GENERATE
   config = base.checked(
     overrides.apply(

@@ -212,5 +212,5 @@ def test_help_names_the_modes_and_the_flags():
   _, out, _ = command.run(['--help'])
   for flag in ('--config=', '--mode=', '--workdir=', '--config.FIELD='):
     assert flag in out
-  for mode in modes.helps():
+  for mode in modes.all_modes():
     assert f'\n  {mode} ' in out

@@ -54,7 +54,7 @@ def test_a_command_names_a_config_and_fields_that_exist(arguments):
     arguments.remove(_WRITTEN)
   _, flags = page_commands.parse(arguments)
   assert flags.keys() <= {'config', 'workdir', 'mode'}, flags
-  assert flags.get('mode', 'train') in modes.helps()
+  assert flags.get('mode', 'train') in modes.all_modes()
 
 
 def test_every_page_with_commands_has_a_test_that_runs_them():

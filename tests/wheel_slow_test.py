@@ -123,8 +123,8 @@ def test_words_of_the_command(installed, tmp_path):
   assert installed(tmp_path, '--version')[:2] == (0, f'kd {kd.__version__}\n')
   code, out, _ = installed(tmp_path, '--help')
   assert code == 0 and 'gemma3_27b_4b' in out
-  for name, text in modes.helps().items():
-    assert re.search(rf'^  {name} +{re.escape(text)}$', out, re.M)
+  for name, mode in modes.all_modes().items():
+    assert re.search(rf'^  {name}\b[^.]* {re.escape(mode.help)}$', out, re.M)
   cases = {
     ('trian', '--config=quickstart'): ("mode 'trian'", "mean 'train'?"),
     ('train', '--config=quikstart'): ("no config 'quikstart'", "'quickstart'?"),

@@ -46,6 +46,6 @@ def test_the_rows_are_named_by_what_they_do(fits):
 
 def test_the_picture_is_small(fits, tmp_path):
   path = tmp_path / 'divergences.png'
-  divergences.draw(fits, path)
+  divergences.draw(fits, str(path))
   data = path.read_bytes()
   assert data.startswith(b'\x89PNG') and len(data) < 150_000

@@ -81,6 +81,7 @@ def parse_flags(
   argv: Sequence[str],
   flag_name: str = 'config',
   default: Default = lambda: None,
+  arguments: Callable[[], str] = lambda: '',
 ) -> list[str]:
   """Parses the command line; for absl's app.run.
 
@@ -89,15 +90,17 @@ def parse_flags(
     flag_name: the flag of the config file.
     default: called if there is no such flag, when the other flags are parsed;
       returns the config, or None if there must be a flag.
+    arguments: called when the flags are parsed; returns the legal arguments
+      that are no flags, as the help shows them; empty: there are none.
 
   Returns:
-    The arguments that are no flags.
+    The program's name, and the arguments that are no flags.
 
   Raises:
     SystemExit: 2, after a message that names what is wrong.
   """
   try:
-    return _parse(argv, flag_name, default)
+    return _parse(argv, flag_name, default, arguments)
   except errors.KdError as e:
     message, code = str(e), e.exit_code
   except (flags.Error, TypeError, ValueError) as e:
@@ -108,12 +111,12 @@ def parse_flags(
   raise SystemExit(code)
 
 
-def _parse(argv, flag_name, default):
+def _parse(argv, flag_name, default, arguments):
   if any(re.match(r'-{1,2}help', a) for a in argv):
     return flags.FLAGS(argv)
   rest, changes = _split(_expanded(argv[1:]), flag_name)
   stray = flags.FLAGS([argv[0], *rest])
-  if len(stray) > 1:
+  if len(stray) > 1 and not arguments():
     raise errors.ConfigError('command line', f'stray argument {stray[1]!r}')
   flag = flags.FLAGS[flag_name]
   if flag.value is None:

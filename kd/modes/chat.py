@@ -30,6 +30,8 @@ from kd.train import preemption
 # few lengths of prompts, and nearly all of them share one program of steps.
 _SHAPES = engine.Shapes(steps=1, prompt=128, slots=2048)
 
+CONFIG_OPTIONAL = True
+
 _COMMAND = re.compile(r'/(\w*)(?:\s+(.*))?', re.DOTALL)
 _HELP = """\
 /system TEXT  put TEXT in front of the first message; /system alone removes it

@@ -13,17 +13,17 @@ _NAMES = {
 
 
 def test_each_file_is_a_mode_with_help():
-  helps = modes.helps()
-  assert set(helps) == _NAMES
-  for name, text in helps.items():
-    assert text.endswith('.') and len(text) <= 80, name
-    arguments = inspect.signature(modes.load(name)).parameters
-    assert list(arguments) == ['config', 'workdir'], name
+  assert set(modes.all_modes()) == _NAMES
+  for name, mode in modes.all_modes().items():
+    assert mode.help.endswith('.') and len(mode.help) <= 80, name
+    expected = ['config', 'workdir', *(['arguments'] if mode.arguments else [])]
+    parameters = inspect.signature(modes.load(name)).parameters
+    assert list(parameters) == expected, name
 
 
 def test_help_imports_no_mode():
   code = (
-    'import sys; from kd import modes; modes.helps(); '
+    'import sys; from kd import modes; modes.all_modes(); '
     'print([m for m in sys.modules if m.startswith("kd.modes.")], '
     '"jax" in sys.modules)'
   )

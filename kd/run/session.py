@@ -43,17 +43,20 @@ def enter_users_folder() -> None:
 
 
 def recorded_config(
-  workdir: str | None, mode: str
+  workdir: str | None, or_default: bool
 ) -> ml_collections.ConfigDict | None:
   """Returns the config where --config names none: that of the workdir's run.
 
-  Mode chat falls back to the default config.
+  Args:
+    workdir: the flag.
+    or_default: whether it is the default config where there is no run; None
+      otherwise.
   """
   if workdir and not places.place_fault(workdir):
     config = workdirs.recorded_config(paths.expand(workdir))
     if config is not None:
       return config
-  return base.get_config() if mode == 'chat' else None
+  return base.get_config() if or_default else None
 
 
 def check_workdir(workdir: str | None) -> None:
