@@ -25,14 +25,13 @@ from kd.core import paths
 from kd.core import types
 from kd.evaluation import likelihood
 from kd.evaluation import results
-from kd.input_pipeline import chat_templates
 from kd.input_pipeline import packing
 from kd.input_pipeline import templates
 from kd.modes import plan as plan_mode
 from kd.modes import train as train_mode
 from kd.partitioning import rules
 from kd.planning import records
-from kd.run import generation
+from kd.run import any_model
 from kd.run import resolved
 from kd.run import session
 from kd.run import workdirs
@@ -48,9 +47,6 @@ Prompt = str | Sequence[Mapping[str, Any]]
 
 # Fields of `generate` that `Model.generate` does not take.
 _NOT_SETTINGS = ('prompts', 'output', 'logprobs', 'quantize')
-# Fields that `load` may change.
-_OF_LOADING = ('student.dtype', 'data.template')
-_KINDS = ('workdir', 'hf', 'gguf')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,37 +164,21 @@ def load(path: Path, dtype: str = 'float32', template: str = '') -> 'Model':
     ConfigError: there are no weights, or they are damaged.
   """
   compile_cache.enable()
-  kind, where = _located(os.fspath(path))
-  if kind == 'workdir':
-    value = workdirs.recorded_config(where)
-    if value is None:
-      raise errors.ConfigError(
-        'path', f'{where!r} holds no run', legal='the workdir of a run'
-      )
-  else:
-    value = base.get_config()
-    value.student.init = f'{kind}:{where}'
-    value.data.template = chat_templates.default(value.student.init)
-  with value.unlocked():
-    value.student.dtype = dtype
-    if template:
-      value.data.template = template
-  with tempfile.TemporaryDirectory() as no_run, _quiet_libraries():
-    folder = where if kind == 'workdir' else no_run
-    run = session.open_trained(value, folder, also_allowed=_OF_LOADING)
-    model = generation.student(run)
-    return Model(run, model, generation.params(run, model, folder))
+  with _quiet_libraries():
+    return Model(*any_model.load(os.fspath(path), dtype, template))
 
 
 class Model:
   """A model with its parameters and tokenizer."""
 
-  def __init__(self, run: resolved.Run, model: resolved.Model, params: Any):
+  def __init__(
+    self, run: resolved.Run, model: resolved.Model, params: types.PyTree
+  ):
     """Initializes the model.
 
     Args:
-      run: from session.open_trained.
-      model: from generation.student.
+      run: from any_model.load, as are the others.
+      model: the model.
       params: its parameters.
     """
     self._run, self._model, self._params = run, model, params
@@ -348,30 +328,3 @@ def _folder(workdir: Path) -> str:
   """Returns a workdir's path, or raises ConfigError."""
   session.check_workdir(os.fspath(workdir))
   return paths.expand(os.fspath(workdir))
-
-
-def _located(path: str) -> tuple[str, str]:
-  """Returns the kind of weights, a name in _KINDS, and where they are."""
-  kind, colon, where = path.partition(':')
-  if colon and kind in _KINDS:
-    return kind, _as_it_is_now(where)
-  path = _as_it_is_now(path)
-  if os.path.isfile(path) and path.endswith('.gguf'):
-    return 'gguf', path
-  if os.path.isfile(os.path.join(path, 'run.json')):
-    return 'workdir', path
-  if os.path.isfile(os.path.join(path, 'config.json')):
-    return 'hf', path
-  raise errors.ConfigError(
-    'path',
-    f'{path!r} holds no model',
-    legal="a run's workdir, a folder with config.json and safetensors, a GGUF "
-    'file',
-  )
-
-
-def _as_it_is_now(path: str) -> str:
-  """Returns the local path; what is in a bucket is downloaded again."""
-  path = paths.expand(path)
-  buckets.refresh(path)
-  return path
