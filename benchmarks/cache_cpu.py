@@ -36,6 +36,7 @@ from kd.models.gemma3 import config as gemma3_config
 from kd.modes import cache as cache_mode
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
+from kd.planning.cost import step_work
 from kd.run import resolve
 from kd.run import resolved
 from kd.run import source as source_lib
@@ -159,6 +160,7 @@ def _training(runs, prepared, teachers, rounds, folder) -> dict[str, list[Any]]:
           run, rows, name, source.open(run, prepared), live_targets
         ),
         evaluate=lambda step, params, check: {},
+        work=step_work.of(run, run.objective),
         answers=lambda step: {},
         best=best.Best('', highest=False),
         stop=best.Best('', highest=False),

@@ -10,6 +10,7 @@ CHANGES = (
   ("c.data.read.wait_s = float('nan')", 'data.read.wait_s'),
   ('c.steps = 10.0', 'steps'),
   ("c.steps = '10'", 'steps'),
+  ('c.profile.update(steps=3, first_step=798)', 'profile.steps'),
   ('c.rollout = 5', 'rollout'),
   ('c.optimizer = 5', 'optimizer'),
   ("c.optimizer = 'adamw'", 'optimizer'),

@@ -45,6 +45,7 @@ ROOT = schema.Section(
     'checkpoint': training.CHECKPOINT,
     'evaluation': outputs.EVALUATION,
     'log': training.LOG,
+    'profile': training.PROFILE,
     'generate': sampling.GENERATE,
     'reasoning': reasoning.REASONING,
     'search': reasoning.SEARCH,

@@ -133,6 +133,19 @@ def rollouts_are_rows(config: Any) -> None:
     )
 
 
+def traced_steps_exist(config: Any) -> None:
+  """The steps of a trace are steps of the run."""
+  profile = config.profile
+  if profile.steps and profile.first_step + profile.steps > config.steps:
+    last = config.steps - profile.first_step
+    raise errors.ConfigError(
+      'profile.steps',
+      f'found {profile.steps}, after {profile.first_step} steps of '
+      f'{config.steps}',
+      legal=f'0 to {last}' if last > 0 else '0, or a lower profile.first_step',
+    )
+
+
 def groups_train(config: Any) -> None:
   """A group of parameters trains within the run, or is frozen."""
   for name, group in config.optimizer.groups.items():
@@ -254,6 +267,7 @@ RULES: tuple[Callable[[Any], None], ...] = (
   buffer_serves_steps_between,
   rollouts_are_rows,
   groups_train,
+  traced_steps_exist,
   averages_exist,
   kept_layers_rise,
   layers_are_chosen_once,

@@ -6,6 +6,7 @@ import platform
 import jax
 import jaxlib
 
+from kd.core import compilations
 from kd.core import identity
 from kd.core import paths
 
@@ -18,6 +19,7 @@ def enable() -> None:
 
   $JAX_COMPILATION_CACHE_DIR names another folder; an empty value keeps none.
   """
+  compilations.total()  # Counts from now on.
   if _VARIABLE in os.environ:
     return
   # A home folder may be shared by machines whose processors differ, and a

@@ -119,11 +119,13 @@ def test_timer_leaves_pauses_out():
     timer.wait(0.5)
     timer.step()
   now[0] += 100.0
+  timer.save(30.0)
   timer.pause(100.0)
   assert timer.compute(100) == {
     'perf/step_time_s': 2.0,
     'perf/tokens_per_s': 50.0,
     'perf/data_wait_share': 0.25,
+    'perf/checkpoint_s': 30.0,
   }
 
 

@@ -13,6 +13,7 @@ import time
 from clu import metric_writers
 import jax
 
+from kd.core import compilations
 from kd.core import durations
 from kd.core import errors
 from kd.core import json_lines
@@ -221,12 +222,13 @@ class StepTimer:
 
   def __init__(self, clock: Callable[[], float] = time.monotonic):
     self._clock = clock
+    self._compilations = compilations.total()
     self.restart()
 
   def restart(self) -> None:
     """Begins a new interval."""
     self._start, self._waited, self._paused = self._clock(), 0.0, 0.0
-    self._sampled, self._steps = 0.0, 0
+    self._sampled, self._saved, self._steps = 0.0, 0.0, 0
     self._compiled: dict[str, float] = {}
 
   def compiled(self) -> None:
@@ -250,6 +252,13 @@ class StepTimer:
     """Counts time that went to something else: evaluation, saving."""
     self._paused += seconds
 
+  def save(self, seconds: float) -> None:
+    """Counts time in which training waited for a checkpoint.
+
+    It is part of a pause, which is counted apart.
+    """
+    self._saved += seconds
+
   def step(self) -> None:
     self._steps += 1
 
@@ -259,7 +268,21 @@ class StepTimer:
     if not metrics:
       return {}
     speed = tokens_per_step / metrics['perf/step_time_s']
-    return {**metrics, 'perf/tokens_per_s': speed}
+    return {
+      **metrics,
+      'perf/tokens_per_s': speed,
+      'perf/checkpoint_s': self._saved,
+    }
+
+  def compiling(self) -> dict[str, float]:
+    """Returns perf/ metrics of what was compiled since the last call."""
+    total = compilations.total()
+    new, self._compilations = total - self._compilations, total
+    return {
+      'perf/compile_s': new.seconds,
+      'perf/programs_compiled': new.programs - new.cached,
+      'perf/programs_cached': new.cached,
+    }
 
   def _shares(self):
     if not self._steps:

@@ -18,6 +18,7 @@ from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import term_builder
 from kd.losses import terms as terms_lib
+from kd.planning.cost import step_work
 from kd.run import load_params
 from kd.run import lock
 from kd.run import outputs
@@ -217,6 +218,7 @@ class _Training:
         feed=self._feed(objective),
         evaluate=functools.partial(self._evaluate, folder),
         answers=functools.partial(self._answers, folder, label),
+        work=step_work.of(self._run, objective),
         best=self._data.best,
         stop=self._data.stop,
       )

@@ -43,7 +43,7 @@ _OTHER_MODES = (
 # Fields that decide how and how often the same values are computed and saved,
 # up to rounding. `steps` is one: a run may be extended.
 _RESUMABLE = (
-  *('steps', 'nonfinite', 'checkpoint.', 'log.', 'plugins'),
+  *('steps', 'nonfinite', 'checkpoint.', 'log.', 'profile.', 'plugins'),
   *('evaluation.every', 'evaluation.batch_size'),
   *('evaluation.stop.patience', 'evaluation.stop.min_delta'),
   *('data.folder', 'data.read.', 'data.refresh'),

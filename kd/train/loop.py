@@ -25,6 +25,7 @@ from kd.train import checkpointing
 from kd.train import early_stop
 from kd.train import nonfinite_advice
 from kd.train import preemption
+from kd.train import profiling
 from kd.train import train_metrics
 from kd.train import update as update_lib
 from kd.train.feeds import feed as feed_lib
@@ -49,6 +50,7 @@ class TrainJob:
     evaluate: of (step, params, check); returns eval/ metrics, and calls check
       between batches, which raises if the run must stop.
     answers: from a step that was evaluated to Markdown by name: some answers.
+    work: what a step computes.
     best: which evaluation makes a checkpoint the best one.
     stop: the metric that may end training early.
   """
@@ -61,6 +63,7 @@ class TrainJob:
   feed: feed_lib.Feed
   evaluate: Evaluate
   answers: Callable[[int], Mapping[str, str]]
+  work: train_metrics.StepWork
   best: best_lib.Best
   stop: best_lib.Best
 
@@ -98,6 +101,14 @@ class _Loop:
     self._pending, self._texts = None, {}
     self._timer = writers.StepTimer()
     self._memory = writers.device_memory
+    self._profiler = profiling.Profiler(
+      job.workdir,
+      self._config.profile.first_step,
+      self._config.profile.steps,
+      self._step,
+      self._timer.pause,
+      self._say,
+    )
     self._writer = writers.create(
       job.workdir,
       job.label,
@@ -211,12 +222,15 @@ class _Loop:
       with preemption.STOP_REQUESTS.unsaved():
         self._after_step()
         while not self._ended():
+          self._profiler.before(self._step, self.state)
           self._take_step(rows)
+          self._profiler.after(self._step, self.state)
           self._after_step()
         self._saver.wait(self._step)
 
   def close(self) -> None:
     """Stops background threads; waits for a save that is under way."""
+    self._profiler.close()
     self._saver.close()
     self._writer.close()
 
@@ -299,10 +313,11 @@ class _Loop:
 
   def _write_metrics(self):
     self._add_pending_metrics()
-    tokens = self._config.data.batch_size * self._config.data.length
+    work = self._job.work
     metrics = {
       **self._window.take(),
-      **self._timer.compute(tokens),
+      **work.with_achieved(self._timer.compute(work.tokens)),
+      **self._timer.compiling(),
       **self._memory(jax.local_devices()),
     }
     self._writer.write_scalars(self._step, metrics)
@@ -312,6 +327,7 @@ class _Loop:
 
   def _evaluate(self):
     self._evaluated = False
+    began = time.monotonic()
     try:
       with self._add_step_to_errors('evaluation after'):
         metrics = self._job.evaluate(
@@ -323,7 +339,10 @@ class _Loop:
     if not metrics:
       return None
     self._early_stop.add(self._step, metrics)
-    self._writer.write_scalars(self._step, metrics)
+    seconds = time.monotonic() - began
+    self._writer.write_scalars(
+      self._step, {**metrics, 'perf/evaluation_s': seconds}
+    )
     if jax.process_index() == 0:
       self._writer.write_texts(self._step, self._job.answers(self._step))
     return self._job.best.quality(metrics)
@@ -334,6 +353,7 @@ class _Loop:
     return self.state.params
 
   def _save(self, quality):
+    began = time.monotonic()
     self._add_pending_metrics()
     # Flush first: resuming assumes that earlier metrics were written.
     self._writer.flush()
@@ -351,6 +371,7 @@ class _Loop:
       quality,
     )
     self._saved = self._step
+    self._timer.save(time.monotonic() - began)
 
 
 def train(job: TrainJob) -> early_stop.End:

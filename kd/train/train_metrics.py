@@ -1,6 +1,7 @@
 """Averages metrics between writes; limits consecutive non-finite steps."""
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,6 +10,35 @@ import numpy as np
 from kd.core import errors
 from kd.metrics import means
 from kd.train import update
+
+# Whose largest value is written in addition to its mean: NAME_max.
+_WITH_MAXIMUM = 'grad_norm'
+
+
+@dataclasses.dataclass(frozen=True)
+class StepWork:
+  """What a training step computes.
+
+  Attributes:
+    tokens: of a batch.
+    flops: operations of the models, on all devices, without those that the
+      backward pass repeats and those of sampling.
+    peak_flops: operations a second that all devices can do; None: not known.
+  """
+
+  tokens: int
+  flops: float
+  peak_flops: float | None
+
+  def with_achieved(self, times: Mapping[str, float]) -> dict[str, float]:
+    """Adds the speed at which steps compute to StepTimer's metrics."""
+    metrics = dict(times)
+    if times:
+      speed = self.flops / times['perf/step_time_s']
+      metrics['perf/tflops_per_s'] = speed / 1e12
+      if self.peak_flops is not None:
+        metrics['perf/mfu'] = speed / self.peak_flops
+    return metrics
 
 
 class MetricsWindow:
@@ -38,11 +68,13 @@ class MetricsWindow:
     self._in_a_row = state['in_a_row'] if state else 0
     self._nonfinite = state['nonfinite'] if state else 0
     self._means = means.Means(state['means'] if state else {})
+    self._largest = state.get('largest', {})
 
   def state(self) -> dict[str, Any]:
     """Returns the state as JSON values that round-trip exactly."""
     return {
       'means': self._means.state(),
+      'largest': dict(self._largest),
       'nonfinite': self._nonfinite,
       'in_a_row': self._in_a_row,
     }
@@ -64,6 +96,8 @@ class MetricsWindow:
     self._means.add('loss', out.loss * out.weight, out.weight)
     for name, value in out.scalars.items():
       self._means.add(name, value, 1.0)
+    name, value = f'{_WITH_MAXIMUM}_max', float(out.scalars[_WITH_MAXIMUM])
+    self._largest[name] = max(value, self._largest.get(name, value))
     self._means.add('target_weight', out.weight, 1.0)
     self._means.add('empty_batches', out.weight == 0, 1.0)
 
@@ -99,6 +133,10 @@ class MetricsWindow:
 
   def take(self) -> dict[str, float]:
     """Returns the metrics as train/NAME and starts the next window."""
-    values = {**self._means.compute(), 'nonfinite': float(self._nonfinite)}
-    self._means, self._nonfinite = means.Means({}), 0
+    values = {
+      **self._means.compute(),
+      **self._largest,
+      'nonfinite': float(self._nonfinite),
+    }
+    self._means, self._largest, self._nonfinite = means.Means({}), {}, 0
     return {f'train/{name}': value for name, value in values.items()}

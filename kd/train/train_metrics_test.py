@@ -65,6 +65,7 @@ def test_skipped_ones_are_counted_and_stay_out_of_the_means():
   assert metrics['train/nonfinite'] == 3.0
   assert metrics['train/loss/kl'] == (1.0 + 3.0) / 4.0
   assert metrics['train/grad_norm'] == 2.0
+  assert metrics['train/grad_norm_max'] == 3.0
   assert [line[:6] for line in said] == ['step 2', 'step 3', 'step 5']
   assert w.take() == {'train/nonfinite': 0.0}
 
@@ -79,3 +80,14 @@ def test_more_in_a_row_than_allowed_stop_also_over_writes_and_restarts():
     errors.NonFiniteError, match=r'2 before it; unchanged since step 0, \[\]$'
   ):
     w.add(3, _out(math.nan))
+
+
+def test_achieved_speed_is_operations_over_time():
+  work = train_metrics.StepWork(100, flops=6e12, peak_flops=10e12)
+  times = {'perf/step_time_s': 1.5}
+  assert work.with_achieved(times) == {
+    'perf/step_time_s': 1.5,
+    'perf/tflops_per_s': 4.0,
+    'perf/mfu': 0.4,
+  }
+  assert work.with_achieved({}) == {}

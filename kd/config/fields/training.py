@@ -221,6 +221,14 @@ LOG = schema.Section(
   },
 )
 
+PROFILE = schema.Section(
+  'A trace of some steps, and its longest operations (docs/doctor.md).',
+  {
+    'steps': F(0, legal.Integer(0, 1000), 'steps to trace; 0: none'),
+    'first_step': F(10, legal.POSITIVE, 'steps before the first one of them'),
+  },
+)
+
 TOP = {
   'steps': F(1000, legal.POSITIVE, 'optimizer updates'),
   'seed': F(0, legal.SEED, 'seed of random parameters and of the data order'),

@@ -28,6 +28,7 @@ class Chip:
     ici_bandwidth: bytes per second received over all links to other chips; the
       same number can be sent at the same time.
     shapes: available slices, as chips along each axis.
+    device_kinds: what JAX calls the generation, in device_kind.
     accelerator: prefix of Cloud's accelerator types, as in v5litepod-16.
     cores_named: TensorCores per chip in the number of an accelerator type:
       v5p-16 has 8 chips, v5litepod-16 has 16.
@@ -40,6 +41,7 @@ class Chip:
   hbm_bandwidth: float
   ici_bandwidth: float
   shapes: tuple[str, ...]
+  device_kinds: tuple[str, ...]
   accelerator: str
   cores_named: int
   compiler_options: Mapping[str, str]
@@ -54,6 +56,7 @@ CHIPS = {
     hbm_bandwidth=1200e9,
     ici_bandwidth=2400e9 / 8,
     shapes=_CUBIC,
+    device_kinds=('TPU v4',),
     accelerator='v4',
     cores_named=2,
     compiler_options={'chip_config_name': 'megacore'},
@@ -65,6 +68,7 @@ CHIPS = {
     hbm_bandwidth=819e9,
     ici_bandwidth=400e9 / 2,
     shapes=_FLAT,
+    device_kinds=('TPU v5 lite', 'TPU v5e'),
     accelerator='v5litepod',
     cores_named=1,
     compiler_options={},
@@ -76,6 +80,7 @@ CHIPS = {
     hbm_bandwidth=2765e9,
     ici_bandwidth=1200e9 / 2,
     shapes=_CUBIC,
+    device_kinds=('TPU v5', 'TPU v5p'),
     accelerator='v5p',
     cores_named=2,
     compiler_options={},
@@ -87,6 +92,7 @@ CHIPS = {
     hbm_bandwidth=1640e9,
     ici_bandwidth=800e9 / 2,
     shapes=_FLAT,
+    device_kinds=('TPU v6 lite', 'TPU v6e'),
     accelerator='v6e',
     cores_named=1,
     compiler_options={},
@@ -139,6 +145,25 @@ def _by_accelerator_type():
   slices = [_slice(name) for name in names()]
   short = {f'v5e-{s.count}': s for s in slices if s.generation == 'v5e'}
   return short | {s.accelerator_type: s for s in slices}
+
+
+def of_devices(kind: str, count: int) -> Slice | None:
+  """Returns the slice that devices are.
+
+  Args:
+    kind: what JAX calls them, their device_kind.
+    count: number of devices, one for each chip.
+
+  Returns:
+    The slice; its name is '' where Cloud offers none of that many chips. None
+    for devices that are no TPU of CHIPS.
+  """
+  for generation, chip in CHIPS.items():
+    if kind in chip.device_kinds:
+      slices = [_slice(f'{generation}:{shape}') for shape in chip.shapes]
+      same = (s for s in slices if s.count == count)
+      return next(same, Slice('', generation, count))
+  return None
 
 
 def _nearest(name):

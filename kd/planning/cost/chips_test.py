@@ -71,3 +71,9 @@ def test_figures_agree_with_each_other():
     assert axes == ({3} if chip.cores_named == 2 else {2}), name
     counts = [chips.parse(f'{name}:{s}').count for s in chip.shapes]
     assert counts == sorted(counts) and math.log2(counts[-1]).is_integer()
+
+
+def test_devices_are_recognized_by_what_jax_calls_them():
+  assert chips.of_devices('TPU v5 lite', 8) == chips.parse('v5e:2x4')
+  assert chips.of_devices('TPU v6 lite', 3) == chips.Slice('', 'v6e', 3)
+  assert chips.of_devices('cpu', 1) is None
