@@ -19,6 +19,7 @@ import ml_collections
 from kd.config import check
 from kd.config import schema
 from kd.config.fields import data
+from kd.config.fields import deploy
 from kd.config.fields import losses
 from kd.config.fields import models
 from kd.config.fields import outputs
@@ -51,6 +52,7 @@ ROOT = schema.Section(
     'search': reasoning.SEARCH,
     'export': outputs.EXPORT,
     'plan': outputs.PLAN,
+    'registry': deploy.REGISTRY,
   },
 )
 

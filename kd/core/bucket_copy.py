@@ -19,7 +19,7 @@ from kd.core import objects
 # Folders of a workdir without a copy.
 _REMOTE = (layout.CHECKPOINTS, layout.DAMAGED_CHECKPOINTS)
 # Folders that are downloaded where `fetch` asks for them: they may be large.
-ON_DEMAND = (layout.EXPORT, layout.PRUNE)
+ON_DEMAND = (layout.EXPORT, layout.PRUNE, layout.VERSIONS)
 LEASE = 'lease.json'  # See kd.run.lease.
 # In each folder that is replaced as a whole: its files, once it is complete.
 CONTENTS = 'kd_contents.json'

@@ -4,6 +4,7 @@ import os
 from typing import NamedTuple
 
 from kd.checkpoints import gguf_parts
+from kd.core import identity as identity_lib
 from kd.core import json_files
 from kd.core import paths
 from kd.core import text_files
@@ -22,10 +23,12 @@ class ChatTemplate(NamedTuple):
     file: where it is.
     names: those of templates.TEMPLATES that have the same turns, the one that
       it writes by default first; () if there is none.
+    jinja: its text; '' where the name of a template stands for it.
   """
 
   file: str
   names: tuple[str, ...]
+  jinja: str = ''
 
 
 def warning(template: str, init: str) -> str:
@@ -70,6 +73,27 @@ def default(init: str) -> str:
   return trained.names[0] if trained and trained.names else 'plain'
 
 
+def identity(init: str) -> str:
+  """Returns what two sources of weights share that write chats alike.
+
+  Args:
+    init: where the weights come from, as for `warning`.
+
+  Returns:
+    The name of a template of templates.TEMPLATES; of another template the
+    digest of its text; '' where there is none.
+
+  Raises:
+    ConfigError: a file that may hold the template is damaged.
+  """
+  trained = _read(init)
+  if trained is None:
+    return ''
+  if trained.names:
+    return trained.names[0]
+  return identity_lib.bytes_digest(trained.jinja.encode())
+
+
 def _read(init: str) -> ChatTemplate | None:
   kind, _, where = init.partition(':')
   return _READERS[kind](paths.expand(where)) if kind in _READERS else None
@@ -95,6 +119,10 @@ def names(jinja: str) -> tuple[str, ...]:
   return tuple(dict.fromkeys([*ours, *theirs]))
 
 
+def _of_text(file: str, jinja: str) -> ChatTemplate:
+  return ChatTemplate(file, names(jinja), jinja)
+
+
 def read_folder(directory: str) -> ChatTemplate | None:
   """Reads the chat template of a Hugging Face folder.
 
@@ -111,7 +139,7 @@ def read_folder(directory: str) -> ChatTemplate | None:
   """
   file = os.path.join(directory, FILE)
   if os.path.isfile(file):
-    return ChatTemplate(file, names(text_files.read(file)))
+    return _of_text(file, text_files.read(file))
   for name in (added_tokens.CONFIG, f'{_FIELD}.json'):
     jinja = json_files.read_in(directory, name).get(_FIELD)
     if isinstance(jinja, list):  # Several, each with a name.
@@ -119,13 +147,13 @@ def read_folder(directory: str) -> ChatTemplate | None:
       defaults = [t for t in named if t.get('name') == 'default']
       jinja = defaults[0].get('template') if defaults else None
     if isinstance(jinja, str):
-      return ChatTemplate(os.path.join(directory, name), names(jinja))
+      return _of_text(os.path.join(directory, name), jinja)
   return None
 
 
 def _from_gguf(file: str) -> ChatTemplate | None:
   jinja = gguf_parts.read(file).metadata.get(_GGUF_FIELD)
-  return ChatTemplate(file, names(jinja)) if isinstance(jinja, str) else None
+  return _of_text(file, jinja) if isinstance(jinja, str) else None
 
 
 def _from_workdir(workdir: str) -> ChatTemplate | None:

@@ -1,0 +1,1 @@
+"""Versions of a model: their files, their reports and their stages."""

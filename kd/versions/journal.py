@@ -1,0 +1,75 @@
+"""The journal of a registry: one line a change, each with the digest before it.
+
+The whole file is written aside and renamed, in a bucket as one object: a killed
+command leaves the lines before its change, or those after it. Readers need no
+lock; who writes must hold it.
+"""
+
+from collections.abc import Mapping
+import getpass
+import os
+import socket
+from typing import Any
+
+from kd.core import errors
+from kd.core import identity
+from kd.core import json_files
+from kd.core import json_lines
+from kd.core import run_info
+
+FILE = 'journal.jsonl'
+_LEGAL = 'a change of a registry, as kd registry wrote it'
+
+
+def read(folder: str) -> list[dict[str, Any]]:
+  """Returns all changes, the oldest first; [] where there is no registry.
+
+  Raises:
+    ConfigError: a line was changed, removed or added by something else.
+  """
+  path = os.path.join(folder, FILE)
+  if not os.path.exists(path):
+    return []
+  records, previous = [], ''
+  for where, record in json_files.read_lines(path, _LEGAL):
+    number = len(records) + 1
+    if record.get('number') != number or record.get('previous') != previous:
+      raise errors.ConfigError(
+        where, 'does not continue the line before it', legal=_LEGAL
+      )
+    previous = identity.content_digest(record)
+    if record.get('digest') != previous:
+      raise errors.ConfigError(
+        where, 'was changed after it was written', legal=_LEGAL
+      )
+    records.append(record)
+  return records
+
+
+def append(folder: str, change: str, fields: Mapping[str, Any]) -> None:
+  """Writes one more change; the caller holds the folder's lock.
+
+  Args:
+    folder: the registry.
+    change: what was done, such as 'promote'.
+    fields: JSON values that say to what.
+  """
+  records = read(folder)
+  record = identity.with_digest(
+    {
+      'number': len(records) + 1,
+      'date': run_info.now(),
+      'by': f'{_user()}@{socket.gethostname()}',
+      'change': change,
+      **fields,
+      'previous': records[-1]['digest'] if records else '',
+    }
+  )
+  json_lines.write(os.path.join(folder, FILE), [*records, record])
+
+
+def _user() -> str:
+  try:
+    return getpass.getuser()
+  except (KeyError, OSError):  # A container's user without a name.
+    return str(os.getuid())

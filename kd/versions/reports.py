@@ -1,0 +1,82 @@
+"""Benchmark reports of versions: their verdict, and a copy in the registry."""
+
+import os
+from typing import Any
+
+from kd.core import atomic_files
+from kd.core import errors
+from kd.core import identity
+from kd.core import json_files
+
+FOLDER = 'reports'
+VERDICTS = ('ship', 'not distinguishable', 'worse')
+
+
+def read(path: str) -> dict[str, Any]:
+  """Returns a report of --mode=benchmark.
+
+  Raises:
+    ConfigError: it is none, or has no verdict.
+  """
+  report = json_files.read(path)
+  verdict = report.get('verdict')
+  if verdict not in VERDICTS:
+    raise json_files.unexpected(
+      f'{path}: verdict',
+      verdict,
+      f'{", ".join(VERDICTS)}, as --mode=benchmark writes it',
+    )
+  return report
+
+
+def store(registry: str, path: str) -> dict[str, Any]:
+  """Copies a report into a registry; returns what the journal says of it.
+
+  Raises:
+    ConfigError: as `read`.
+  """
+  report = read(path)
+  with open(path, 'rb') as f:
+    data = f.read()
+  name = os.path.join(FOLDER, f'{identity.bytes_digest(data)}.json')
+  os.makedirs(os.path.join(registry, FOLDER), exist_ok=True)
+  file = os.path.join(registry, name)
+  atomic_files.write_bytes(file, data)
+  return {
+    'file': name,
+    'sha256': identity.file_digest(file),
+    'verdict': report['verdict'],
+  }
+
+
+def problem(registry: str, report: dict[str, Any]) -> str:
+  """Returns how a stored report differs from what was recorded, or ''."""
+  file = os.path.join(registry, report['file'])
+  if not os.path.isfile(file):
+    return f'{file}: is missing'
+  digest = identity.file_digest(file)
+  if digest != report['sha256']:
+    return f'{file}: its digest is {digest}, not {report["sha256"]}'
+  return ''
+
+
+def check(name: str, report: dict[str, Any] | None, admitted: Any) -> None:
+  """Raises ConfigError unless a report lets a version be promoted.
+
+  Args:
+    name: of the version.
+    report: from `store`; None without one.
+    admitted: the verdicts of `registry.admit`.
+  """
+  if report is None:
+    raise errors.ConfigError(
+      'command line',
+      f'{name} has no benchmark report',
+      legal='kd registry add MODEL REPORT, with the JSON of --mode=benchmark',
+    )
+  if report['verdict'] not in admitted:
+    raise errors.ConfigError(
+      'command line',
+      f'the verdict on {name} is {report["verdict"]!r}',
+      legal=f'{", ".join(admitted)} (registry.admit)',
+    )
