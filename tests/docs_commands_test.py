@@ -31,6 +31,7 @@ _RUN_BY = {
   'docs/reasoning.md': 'reasoning_slow_test.py',
   'docs/tour.md': 'readme_slow_test.py',  # README's first command.
   'docs/trees.md': 'search_slow_test.py',
+  'docs/versions.md': 'registry_test.py',
 }
 # The reader of docs/data.md writes it.
 _WRITTEN = '--config=my_data/config.py'
@@ -53,8 +54,9 @@ def test_a_command_names_a_config_and_fields_that_exist(arguments):
   if _WRITTEN in arguments:
     arguments.remove(_WRITTEN)
   _, flags = page_commands.parse(arguments)
-  assert flags.keys() <= {'config', 'workdir', 'mode'}, flags
-  assert flags.get('mode', 'train') in modes.all_modes()
+  assert flags.keys() <= {'config', 'workdir', 'mode', 'words'}, flags
+  mode = modes.get(flags.get('mode', 'train'), '--mode')
+  assert mode.arguments or 'words' not in flags, flags
 
 
 def test_every_page_with_commands_has_a_test_that_runs_them():

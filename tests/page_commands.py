@@ -6,6 +6,7 @@ import shlex
 
 import ml_collections
 
+from kd import modes
 from kd.config import base
 from kd.config import command_line
 from kd.config import overrides
@@ -30,10 +31,22 @@ def commands(place: str) -> list[list[str]]:
 def parse(
   arguments: list[str],
 ) -> tuple[ml_collections.ConfigDict | None, dict[str, str]]:
-  """Returns the config of a command, None without one, and its flags."""
+  """Returns the config of a command, None without one, and its flags.
+
+  The words that follow a mode are the flag `words`, with spaces between.
+  """
   rest, changes = command_line._split(arguments, 'config')
-  flags = dict(flag.removeprefix('--').split('=', 1) for flag in rest)
-  if 'config' not in flags:
+  given = [x for x in rest if x.startswith('-')]
+  flags = dict(flag.removeprefix('--').split('=', 1) for flag in given)
+  mode, *words = [x for x in rest if not x.startswith('-')] or ['']
+  if mode:
+    flags['mode'] = mode
+  if words:
+    flags['words'] = shlex.join(words)
+  if 'config' in flags:
+    config = command_line.load(flags['config'])
+  elif 'mode' in flags and modes.get(flags['mode'], '--mode').config_optional:
+    config = base.get_config()
+  else:
     return None, flags
-  config = command_line.load(flags['config'])
   return base.checked(overrides.apply(config, changes)), flags

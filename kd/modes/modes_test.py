@@ -8,7 +8,7 @@ from kd import modes
 
 _NAMES = {
   *('cache', 'chat', 'check', 'data', 'eval', 'export', 'generate'),
-  *('plan', 'prune', 'reason', 'search', 'train', 'verify'),
+  *('plan', 'prune', 'reason', 'registry', 'search', 'train', 'verify'),
 }
 
 

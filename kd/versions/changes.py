@@ -60,6 +60,7 @@ def add(registry: str, model: str, report: str, say: Say) -> None:
     name = os.path.basename(claims_file)
     for version in state.versions.values():
       if version.files.get(name, {}).get('sha256') == digest:
+        model_files.check(model)
         _add_report(registry, version, report, say)
         return
     name = f'v{state.added + 1}'

@@ -80,7 +80,13 @@ def test_a_version_holds_what_was_exported(registry):
   with open(os.path.join(model, 'config.json'), 'a') as f:
     f.write(' ')
   assert not registry.differing()
-  # The export that was edited is refused, and nothing is left of it.
+  assert not registry.differing()
+  edited = registry.export('b')
+  with open(os.path.join(edited, 'config.json'), 'a') as f:
+    f.write(' ')
+  for folder in (model, edited):
+    with pytest.raises(errors.ConfigError, match='not the file that was exp'):
+      registry.add(folder)
   os.unlink(os.path.join(model, 'provenance.json'))
   with pytest.raises(errors.ConfigError, match=r'no provenance\.json'):
     registry.add(model)

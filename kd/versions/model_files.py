@@ -76,6 +76,25 @@ def copy(path: str, new: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     _copy_file(os.path.join(folder, name), os.path.join(new, name))
   atomic_files.sync(new)
   files = digests(new, names)
+  _check_claims(folder, claims, files)
+  where = new
+  if kind == 'gguf':
+    where = os.path.join(new, os.path.basename(path))
+  return f'{kind}:{where}', files, claims
+
+
+def check(path: str) -> None:
+  """Raises ConfigError unless a model's files are those that were exported.
+
+  Args:
+    path: as for `located`.
+  """
+  _, folder, claims_file = located(path)
+  claims = provenance.read(claims_file)
+  _check_claims(folder, claims, digests(folder, list(claims['files'])))
+
+
+def _check_claims(folder, claims, files):
   for name, claimed in claims['files'].items():
     if files[name]['sha256'] != claimed['sha256']:
       raise errors.ConfigError(
@@ -84,10 +103,6 @@ def copy(path: str, new: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
         f'{files[name]["sha256"]}, not {claimed["sha256"]}',
         legal='export it again',
       )
-  where = new
-  if kind == 'gguf':
-    where = os.path.join(new, os.path.basename(path))
-  return f'{kind}:{where}', files, claims
 
 
 def digests(folder: str, names: list[str]) -> dict[str, Any]:

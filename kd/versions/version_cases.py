@@ -1,12 +1,14 @@
 """An exported model and reports for tests of registries."""
 
 import json
+import os
 import pathlib
 import shutil
 
 from kd.run import provenance
 
 _MODEL = 'data/fixtures/quickstart_teacher'
+_FILES = ('config.json', 'model.safetensors', 'tokenizer.model')
 
 
 def export(folder: pathlib.Path, **config: object) -> str:
@@ -16,7 +18,9 @@ def export(folder: pathlib.Path, **config: object) -> str:
     folder: is made.
     **config: fields of its config.json that are changed.
   """
-  shutil.copytree(_MODEL, folder)
+  folder.mkdir()
+  for name in _FILES:
+    shutil.copy(os.path.join(_MODEL, name), folder)
   file = folder / 'config.json'
   file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
   claims = {
