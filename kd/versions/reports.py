@@ -46,6 +46,7 @@ def store(registry: str, path: str) -> dict[str, Any]:
     'file': name,
     'sha256': identity.file_digest(file),
     'verdict': report['verdict'],
+    'reference': report.get('reference'),
   }
 
 

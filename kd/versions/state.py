@@ -24,8 +24,8 @@ class Version:
     model: what `compatibility.describe` returned.
     files: by name, `bytes` and `sha256`.
     provenance: `source`, `weights` and `dtype` of its provenance.
-    report: its benchmark report, or None: `file` in the registry, `sha256` and
-      `verdict`.
+    report: its benchmark report, or None: `file` in the registry, `sha256`,
+      `verdict` and `reference`, which it was compared with.
     check: the check that admitted it to its latest stage, None of a candidate.
   """
 
