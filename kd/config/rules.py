@@ -202,6 +202,27 @@ def layers_are_chosen_once(config: Any) -> None:
     )
 
 
+def dither_has_matrices(config: Any) -> None:
+  """Noise is added to plain matrices that have a scheme."""
+  quantize = config.student.quantize
+  if not quantize.dither:
+    return
+  path = 'student.quantize.dither'
+  if config.student.lora.rank:
+    raise errors.ConfigError(
+      path,
+      f'found {quantize.dither}, and student.lora.rank is '
+      f'{config.student.lora.rank}: the base is frozen',
+      legal='0.0 with adapters',
+    )
+  if {quantize.weights, quantize.tables} == {'none'} and not quantize.rules:
+    raise errors.ConfigError(
+      path,
+      f'found {quantize.dither}, and no matrix has a scheme',
+      legal='0.0, or a scheme in student.quantize.weights',
+    )
+
+
 def evaluation_has_examples(config: Any) -> None:
   """A held-out set that is named is evaluated."""
   for name, entry in config.evaluation.sets.items():
@@ -271,6 +292,7 @@ RULES: tuple[Callable[[Any], None], ...] = (
   averages_exist,
   kept_layers_rise,
   layers_are_chosen_once,
+  dither_has_matrices,
   evaluation_has_examples,
   best_is_measured,
   stop_is_measured,

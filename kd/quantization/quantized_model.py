@@ -7,6 +7,7 @@ scales.
 """
 
 import abc
+from collections.abc import Callable
 import dataclasses
 import functools
 import math
@@ -187,6 +188,24 @@ class FakeQuantizedModel(_QuantizedModel):
   def plain_params(self, params: types.PyTree) -> types.PyTree:
     """Returns parameters with the rounded values."""
     return self._each(self.inner.plain_params(params), _rounded)
+
+  def map_rounded(
+    self,
+    params: types.PyTree,
+    function: Callable[[schemes.Scheme, Array], Array],
+  ) -> types.PyTree:
+    """Returns parameters with `function(scheme, x)` for the rounded matrices.
+
+    Args:
+      params: of the model.
+      function: of a matrix [*, I, O], an array of the same shape.
+    """
+
+    def each(matrix, scheme, x):
+      flat = function(scheme, _flat(matrix, x))
+      return _unflat(matrix, flat, x.shape)
+
+    return self._each(params, each)
 
   def is_frozen(self, path: str) -> bool:
     """Returns whether the inner model's parameter is frozen."""

@@ -2,8 +2,6 @@
 
 import functools
 
-import gguf
-from gguf import quants
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,7 @@ from kd.core import types
 from kd.models import families
 from kd.models import lora
 from kd.models import model_cases
-from kd.models import tensors
+from kd.quantization import quantized_cases
 from kd.quantization import quantized_model
 from kd.quantization import rules
 
@@ -41,26 +39,11 @@ def _logits(model, params):
   return hidden @ model.unembedding(params).T
 
 
-def _as_gguf(name):
-  """Returns the parameters as a GGUF file of that type would hold them."""
-  kind = gguf.GGMLQuantizationType[name.upper()]
-  config, expected = _inner().config, jax.tree.map(np.array, _params())
-  for tensor in families.of(config).tensors(config):
-    if not (tensor.layer_matrix or tensor.is_table):
-      continue
-    leaf = tensors.leaf(expected, tensor.path)
-    at = () if tensor.group is None else (tensor.group,)
-    file = np.ascontiguousarray(tensor.to_file(leaf[at], tensors.GGUF))
-    values = quants.dequantize(quants.quantize(file, kind), kind)
-    leaf[at] = tensor.from_file(values, tensors.GGUF)
-  return expected
-
-
 @pytest.mark.parametrize('name', ['q4_0', 'q8_0'])
 def test_the_forward_pass_uses_the_weights_of_the_file(name):
   model = quantized_model.FakeQuantizedModel(_inner(), _schemes(name, name))
   plain = jax.jit(model.plain_params)(_params())
-  expected = _as_gguf(name)
+  expected = quantized_cases.as_gguf(_inner(), _params(), name)
   jax.tree.map(np.testing.assert_array_equal, plain, expected)
   logits = _logits(model, _params())
   np.testing.assert_allclose(

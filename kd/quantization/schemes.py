@@ -59,16 +59,25 @@ class Scheme:
     scales = scales.astype(jnp.float32)[..., None, :]
     return (blocks * scales).reshape(codes.shape)
 
+  def units(self, matrix: Array) -> Array:
+    """Returns the matrix [*, I, O] in units of its blocks' scales."""
+    blocks = self._blocks(matrix.astype(jnp.float32))
+    return _divided(blocks, self.scale_of(blocks)).reshape(matrix.shape)
+
+  def steps(self, matrix: Array) -> Array:
+    """Returns the scale's magnitude [*, I, O] for each value of a matrix."""
+    blocks = self._blocks(matrix.astype(jnp.float32))
+    scales = jnp.abs(self.scale_of(blocks))
+    return jnp.broadcast_to(scales, blocks.shape).reshape(matrix.shape)
+
   def is_inside(self, matrix: Array) -> Array:
     """Returns bool [*, I, O]: which values are in the range of the codes.
 
     The others are cut to the nearest code, so that they have no gradient.
     """
-    blocks = self._blocks(matrix.astype(jnp.float32))
-    units = _divided(blocks, self.scale_of(blocks))
+    units = self.units(matrix)
     # Half a step beyond the outermost codes still rounds to them.
-    inside = (units > self.lowest - 0.5) & (units < self.highest + 0.5)
-    return inside.reshape(matrix.shape)
+    return (units > self.lowest - 0.5) & (units < self.highest + 0.5)
 
   def check(self, inputs: int) -> str:
     """Returns why a matrix with this many inputs can't be divided, or ''."""

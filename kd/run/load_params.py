@@ -24,6 +24,7 @@ from kd.pruning import scores as scores_lib
 from kd.pruning import selection as selection_lib
 from kd.pruning import slicing
 from kd.quantization import quantized_model
+from kd.quantization import rounding_ties
 from kd.run import representations
 from kd.run import resolved
 from kd.run import workdirs
@@ -216,7 +217,8 @@ def load(
   if isinstance(model.module, quantized_model.FakeQuantizedModel):
     # It has the parameters of the model that it wraps.
     inner = dataclasses.replace(model, module=model.module.inner)
-    return load(inner, seed, path, teacher_params)
+    params = load(inner, seed, path, teacher_params)
+    return _without_ties(model, params, seed, path)
   if isinstance(model.module, lora.LoraModel):
     return _with_new_adapters(model, seed, path, teacher_params)
   if isinstance(model.module, quantized_model.StoredModel):
@@ -252,6 +254,28 @@ def load(
     model.param_dtype,
     path,
   )
+
+
+def _without_ties(model, params, seed, path):
+  """Adds the model's dither; warns where weights lie between two codes."""
+  module, log = model.module, logging.getLogger(__name__)
+  if module.inner is not module.core:  # Merged weights have moved off the grid.
+    return params
+  if model.dither:
+    dithered = functools.partial(
+      rounding_ties.dithered, module, steps=model.dither
+    )
+    add = jax.jit(dithered, out_shardings=model.shardings, donate_argnums=0)
+    return add(params, jax.random.key(seed))
+  share = jax.jit(functools.partial(rounding_ties.share, module))(params)
+  if share > rounding_ties.MANY:
+    log.info(
+      'warning: %s: %.0f%% of the rounded weights lie halfway between two '
+      'codes, as weights do that have been rounded before: the first update '
+      'moves each by a whole code; student.quantize.dither=0.25 avoids that',
+      *(path, 100 * share),
+    )
+  return params
 
 
 def _with_new_adapters(model, seed, path, teacher_params):

@@ -91,8 +91,9 @@ def build_model(
   keep = tuple(spec['keep_layers']) if 'keep_layers' in spec else ()
   param_dtype = spec['param_dtype'] if 'param_dtype' in spec else 'float32'
   prune = prune_sizes.request(spec['prune']) if 'prune' in spec else None
+  dither = spec['quantize']['dither'] if 'dither' in spec['quantize'] else 0.0
   return resolved.Model(
-    module, spec.init, source, keep, shardings, param_dtype, prune
+    module, spec.init, source, keep, shardings, param_dtype, prune, dither
   )
 
 

@@ -28,6 +28,8 @@ class Model:
     shardings: the sharding of each parameter.
     param_dtype: of its parameters in memory.
     prune: what it keeps of those layers, by importance; None: all.
+    dither: noise of the first values of rounded matrices, in steps of their
+      codes; see rounding_ties.dithered.
   """
 
   module: family.Model
@@ -37,6 +39,7 @@ class Model:
   shardings: types.PyTree
   param_dtype: str
   prune: sizes.Request | None = None
+  dither: float = 0.0
 
   @property
   def config(self) -> family.Config:

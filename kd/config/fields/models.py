@@ -170,6 +170,13 @@ QUANTIZE = schema.Section(
       'rounding of the inputs of products with the weights of layers, each '
       'position by its own largest value',
     ),
+    'dither': F(
+      0.0,
+      legal.Number(at_least=0, at_most=1),
+      'uniform noise that is added to the first weights, at most this many '
+      'steps of their codes, where `init` names weights that have been rounded '
+      'before',
+    ),
     'rules': _RULES,
   },
 )

@@ -1,0 +1,28 @@
+"""Parameters as files of few bits hold them, for tests."""
+
+import gguf
+from gguf import quants
+import jax
+import numpy as np
+
+from kd.core import types
+from kd.models import families
+from kd.models import family
+from kd.models import tensors
+
+
+def as_gguf(
+  model: family.Model, params: types.PyTree, name: str
+) -> types.PyTree:
+  """Returns the parameters as a GGUF file of that type would hold them."""
+  kind = gguf.GGMLQuantizationType[name.upper()]
+  config, expected = model.config, jax.tree.map(np.array, params)
+  for tensor in families.of(config).tensors(config):
+    if not (tensor.layer_matrix or tensor.is_table):
+      continue
+    leaf = tensors.leaf(expected, tensor.path)
+    at = () if tensor.group is None else (tensor.group,)
+    file = np.ascontiguousarray(tensor.to_file(leaf[at], tensors.GGUF))
+    values = quants.dequantize(quants.quantize(file, kind), kind)
+    leaf[at] = tensor.from_file(values, tensors.GGUF)
+  return expected
