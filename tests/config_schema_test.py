@@ -36,7 +36,13 @@ _WORDS = {
   *('evaluation.params', 'evaluation.stop.direction', 'export.params'),
   *('cache.method.logprobs', 'cache.method.values'),
   *('evaluation.best.direction', 'export.checkpoint', 'export.dtype'),
-  *('losses.map', 'losses.of', 'nonfinite', 'reasoning.keep'),
+  *(
+    'registry.compatible',
+    'losses.map',
+    'losses.of',
+    'nonfinite',
+    'reasoning.keep',
+  ),
   *('reasoning.model', 'reasoning.steps', 'student.dtype', 'teacher.dtype'),
   *('teacher.others.dtype', 'teacher.others.param_dtype'),
   *('teacher.param_dtype', 'student.lora.base_dtype', 'teacher.source'),
@@ -84,6 +90,7 @@ def test_choices_are_those_of_the_code():
   from kd.reasoning.trees import tree_methods
   from kd.reasoning.trees import tree_search
   from kd.run import model_sizes
+  from kd.versions import reports
 
   tiny = families.variant('tiny', 'variant')
   tensors = families.of(tiny).tensors(tiny)
@@ -130,6 +137,7 @@ def test_choices_are_those_of_the_code():
     'search.problem': problems.SOURCES,
     'search.method': tree_methods.METHODS,
     'search.evaluator': tree_search.EVALUATORS,
+    'registry.admit': reports.VERDICTS,
     'search.proposals': tree_search.PROPOSALS,
   }
   paths = set()
