@@ -45,7 +45,7 @@ def _files(kind, recursive):
     deeper = ["**/*_%stest.py" % kind] if recursive else []
     return native.glob(["*_%stest.py" % kind] + deeper, allow_empty = True)
 
-def kd_tests(deps, data = [], recursive = False):
+def kd_tests(deps, data = [], recursive = False, shards = 1):
     """The tests of a package, by the names of their files.
 
     foo_test.py goes to :test, foo_devices_test.py to :devices_test (one process
@@ -58,13 +58,23 @@ def kd_tests(deps, data = [], recursive = False):
       deps: the libraries that the tests import.
       data: files that the tests read.
       recursive: whether folders below that have no BUILD belong to the package.
+      shards: the processes that :test is divided over, by files, where one would
+        be running alone at the end.
     """
     slow = _files("slow_", recursive)
     devices = _files("devices_", recursive)
     oracle = _files("oracle_", recursive)
     plain = [f for f in _files("", recursive) if f not in slow + devices + oracle]
     if plain:
-        kd_test("test", plain, deps, data, size = "medium", timeout = "eternal")
+        kd_test(
+            "test",
+            plain,
+            deps,
+            data,
+            size = "medium",
+            timeout = "eternal",
+            shard_count = shards if shards > 1 else None,
+        )
     for file in slow:
         kd_test(
             file[:-len(".py")].replace("/", "_"),
@@ -89,7 +99,7 @@ def kd_tests(deps, data = [], recursive = False):
         kd_test("oracle_test", oracle, deps, data, oracles = True, size = "large")
     native.test_suite(name = "all_tests")
 
-def kd_package(name, deps = [], test_deps = [], data = [], test_data = [], recursive = False):
+def kd_package(name, deps = [], test_deps = [], data = [], test_data = [], recursive = False, shards = 1):
     """A package: one library of its files, and its tests by kd_tests.
 
     Args:
@@ -99,6 +109,7 @@ def kd_package(name, deps = [], test_deps = [], data = [], test_data = [], recur
       data: files that the library reads when it runs.
       test_data: files that only the tests read.
       recursive: whether folders below that have no BUILD belong to the package.
+      shards: the processes that :test is divided over.
     """
     deeper = ["**/*.py"] if recursive else []
     deps = (["//kd"] if native.package_name().startswith("kd/") else []) + deps
@@ -112,4 +123,4 @@ def kd_package(name, deps = [], test_deps = [], data = [], test_data = [], recur
         deps = deps,
         visibility = ["//visibility:public"],
     )
-    kd_tests([":" + name] + deps + test_deps, test_data, recursive)
+    kd_tests([":" + name] + deps + test_deps, test_data, recursive, shards)

@@ -22,6 +22,17 @@ def _watch_for_time_out():
   faulthandler.dump_traceback_later(seconds, file=stderr)
 
 
+def _shard(files):
+  """Returns the test files that are this shard's."""
+  if 'TEST_TOTAL_SHARDS' not in os.environ:
+    return files
+  # Else Bazel takes it that each shard runs them all.
+  with open(os.environ['TEST_SHARD_STATUS_FILE'], 'w'):
+    pass
+  first = int(os.environ['TEST_SHARD_INDEX'])
+  return files[first :: int(os.environ['TEST_TOTAL_SHARDS'])]
+
+
 def main(argv):
   if 'TEST_TIMEOUT' in os.environ:
     _watch_for_time_out()
@@ -37,7 +48,7 @@ def main(argv):
   only = os.environ.get('TESTBRIDGE_TEST_ONLY')  # From --test_filter.
   if only:
     args += ['-k', only]
-  code = pytest.main(args + argv)
+  code = pytest.main(args + _shard(argv))
   if only and code == pytest.ExitCode.NO_TESTS_COLLECTED:
     return 0
   return int(code)
