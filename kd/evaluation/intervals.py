@@ -17,6 +17,8 @@ import numpy as np
 SEED = 0
 RESAMPLES = 2000
 LEVEL = 0.95
+# Student's t at LEVEL, both tails, for 1 degree of freedom and more.
+_STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 # Examples drawn at once, in all resamples together: bounds the memory.
 _DRAWS = 1 << 22
 
@@ -82,6 +84,49 @@ def difference(
 ) -> Interval:
   """Computes the interval of mean(values) - mean(others), by example."""
   return _interval([values, others], weights, lambda m: m[0] - m[1])
+
+
+def ratio(
+  values: Sequence[float],
+  others: Sequence[float],
+  weights: Sequence[float] | None = None,
+) -> Interval | None:
+  """Computes the interval of mean(values) / mean(others); None if that is 0."""
+  if not np.average(others, weights=weights):
+    return None
+  return _interval([values, others], weights, lambda m: m[0] / m[1])
+
+
+def sum_of_sizes(
+  columns: Sequence[Sequence[float]], weights: Sequence[float] | None = None
+) -> Interval:
+  """Computes the interval of the sum of |mean| of several columns."""
+  return _interval(columns, weights, lambda m: np.abs(m).sum(axis=0))
+
+
+def with_spread(interval: Interval, *groups: Sequence[float]) -> Interval:
+  """Widens an interval over examples by what the choice of seeds adds.
+
+  The half-widths add as standard deviations do: the interval's own, and for
+  each group of runs Student's t times the standard error of their mean. A group
+  of one run says nothing of its spread and adds nothing.
+
+  Args:
+    interval: of a difference of means over runs, over the examples.
+    *groups: a value for each run, of runs that differ in their seed alone.
+  """
+  variance = 0.0
+  for runs in groups:
+    n = len(runs)
+    if n > 1:
+      t = _STUDENT_T[min(n - 1, len(_STUDENT_T)) - 1]
+      variance += (t * np.std(runs, ddof=1)) ** 2 / n
+  wider = lambda half: float(np.sqrt(half**2 + variance))
+  return Interval(
+    interval.value,
+    interval.value - wider(interval.value - interval.low),
+    interval.value + wider(interval.high - interval.value),
+  )
 
 
 def gap_share(

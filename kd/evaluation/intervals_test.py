@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from kd.evaluation import intervals
 
@@ -39,6 +40,16 @@ def test_against_all_resamples():
       intervals.gap_share(STUDENT, BASELINE, TEACHER, WEIGHTS).interval,
       [STUDENT, BASELINE, TEACHER],
       lambda s, b, t: (s - b) / (t - b),
+    ),
+    (
+      intervals.ratio(STUDENT, TEACHER, WEIGHTS),
+      [STUDENT, TEACHER],
+      lambda s, t: s / t,
+    ),
+    (
+      intervals.sum_of_sizes([STUDENT, BASELINE, TEACHER], WEIGHTS),
+      [STUDENT, BASELINE, TEACHER],
+      lambda s, b, t: abs(s) + abs(b) + abs(t),
     ),
   ]
   for found, columns, function in cases:
@@ -116,3 +127,16 @@ def test_map_carries_the_bounds():
 def test_wrong_input(values, weights, match):
   with pytest.raises(ValueError, match=match):
     intervals.mean(values, weights)
+
+
+def test_seeds_widen_an_interval_as_students_t_does():
+  narrow = intervals.Interval(1.0, 0.5, 2.0)
+  assert intervals.with_spread(narrow, [0.3], [0.4]) == narrow
+  for runs in ([1.0, 1.2], [0.2, 0.9, 1.4, 1.1], list(range(10))):
+    t = stats.t.ppf(0.975, len(runs) - 1)
+    half = t * stats.sem(runs)
+    alone = intervals.with_spread(intervals.Interval(1.0, 1.0, 1.0), runs)
+    assert alone.high - 1 == pytest.approx(half, rel=1e-3)
+    wider = intervals.with_spread(narrow, runs)
+    assert 1 - wider.low == pytest.approx(np.hypot(0.5, half), rel=1e-3)
+    assert wider.high - 1 == pytest.approx(np.hypot(1.0, half), rel=1e-3)

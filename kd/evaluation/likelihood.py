@@ -8,6 +8,7 @@ import numpy as np
 
 from kd.core import errors
 from kd.core import types
+from kd.evaluation import calibration
 from kd.losses import distributions
 from kd.losses import eval_sums
 from kd.models import family
@@ -15,6 +16,11 @@ from kd.partitioning import placement
 from kd.partitioning import rules
 
 Scores = dict[str, np.ndarray]
+
+_MEANS = (
+  *('nll', 'accuracy', 'kl', 'agreement'),
+  *('top5_agreement', 'acceptance'),
+)
 
 
 def make(
@@ -24,6 +30,7 @@ def make(
   mesh: jax.sharding.Mesh,
   batch_size: int,
   chunk_tokens: int,
+  detailed: bool = False,
 ) -> Callable[[types.PyTree, Iterable[types.Batch]], Scores]:
   """Returns the function that scores rows.
 
@@ -34,22 +41,31 @@ def make(
     mesh: the mesh that rows are put on.
     batch_size: rows of a batch, over all processes.
     chunk_tokens: tokens whose logits exist at one time.
+    detailed: whether to compute the scores of a benchmark too.
 
   Returns:
     A function of (params, batches), each batch with this process's rows of it
     (placement.local_rows), to float64 arrays with an entry a row, in
     order: 'weight', 'nll', 'accuracy' and, with a teacher, 'kl' and
-    'agreement', each a sum over the row's target tokens. Rows without targets
-    are left out. It raises NonFiniteError where a model's logits are NaN or
-    infinite.
+    'agreement', each a sum over the row's target tokens. In detail there are
+    also 'row', the row_id, calibration's columns and, with a teacher,
+    'top5_agreement' and 'acceptance'. Rows without targets are left out. It
+    raises NonFiniteError where a model's logits are NaN or infinite.
   """
 
   @jax.jit
   def score(params, batch, targets):
     hidden, _ = model.forward(params, batch, types.TapSpec((), ()))
     by_row = eval_sums.by_row(
-      hidden, model.unembedding(params), targets, batch, chunk_tokens
+      hidden,
+      model.unembedding(params),
+      targets,
+      batch,
+      chunk_tokens,
+      detailed,
     )
+    if detailed:
+      by_row['row'] = batch.row_id
     # Whole on every device, so that each process can read them.
     return {k: rules.constrain(v, (None,) * v.ndim) for k, v in by_row.items()}
 
@@ -62,6 +78,8 @@ def make(
         by_row = jax.device_get(score(params, placed, targets))
       parts.append(_check_finite(by_row, names))
     joined = {k: v.astype(np.float64) for k, v in join(parts).items()}
+    if detailed:
+      joined |= calibration.columns(joined.pop('calibration'))
     scored = joined['weight'] > 0
     return {key: value[scored] for key, value in joined.items()}
 
@@ -97,12 +115,13 @@ def summarize(scores: Scores) -> dict[str, float]:
 
   Returns:
     'nll' in nats per token, 'perplexity', 'accuracy' from 0 to 1, and with a
-    teacher 'kl' in nats per token and 'agreement' from 0 to 1.
+    teacher 'kl' in nats per token and 'agreement' from 0 to 1. If the scores
+    have them, also 'ece', 'top5_agreement' and 'acceptance', from 0 to 1.
   """
   weight = scores['weight'].sum()
   means = {
-    key: float(scores[key].sum() / weight)
-    for key in ('nll', 'accuracy', 'kl', 'agreement')
-    if key in scores
+    key: float(scores[key].sum() / weight) for key in _MEANS if key in scores
   }
+  if calibration.is_in(scores):
+    means['ece'] = calibration.error(scores).value
   return {**means, 'perplexity': math.exp(min(means['nll'], 700.0))}

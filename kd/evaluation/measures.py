@@ -4,11 +4,13 @@ from collections.abc import Sequence
 import dataclasses
 import math
 
+from kd.evaluation import calibration
 from kd.evaluation import intervals
 from kd.evaluation import results
 from kd.metrics import metric
 
 NLL, KL, AGREEMENT = 'nll', 'kl', 'agreement'
+PERPLEXITY, ECE = 'perplexity', 'ece'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +45,15 @@ def _likelihood(name, title, unit='', higher_is_better=True):
 
 LIKELIHOODS = (
   _likelihood(NLL, 'NLL', 'nats per token', higher_is_better=False),
-  _likelihood('perplexity', 'perplexity', higher_is_better=False),
+  _likelihood(PERPLEXITY, 'perplexity', higher_is_better=False),
   _likelihood(
     KL, 'KL to the teacher', 'nats per token', higher_is_better=False
   ),
   _likelihood(AGREEMENT, 'top-1 agreement with the teacher'),
+  _likelihood('top5_agreement', 'top-5 agreement with the teacher'),
+  _likelihood('acceptance', 'acceptance of drafts by the teacher, 1 - TV'),
   _likelihood('accuracy', 'top-1 accuracy on the references'),
+  _likelihood(ECE, 'calibration error, ECE', higher_is_better=False),
 )
 
 
@@ -103,7 +108,7 @@ def per_example(
     if the metric was not measured, or is no such mean.
   """
   scores = result.scores[set_name]
-  name = NLL if measure.metric == 'perplexity' else measure.metric
+  name = NLL if measure.metric == PERPLEXITY else measure.metric
   if name not in scores or measure.about.total:
     return None
   if measure.by_token:
@@ -129,13 +134,15 @@ def value(
   Returns:
     None if it was not measured.
   """
+  if measure.metric == ECE and calibration.is_in(result.scores[set_name]):
+    return calibration.error(result.scores[set_name])
   examples = per_example(result, set_name, measure)
   if examples is None:
     return result.metrics.get(f'eval/{set_name}/{measure.metric}')
   if not all(map(math.isfinite, examples[0])):
     return math.nan
   interval = intervals.mean(*examples)
-  if measure.metric == 'perplexity':
+  if measure.metric == PERPLEXITY:
     return interval.map(lambda x: math.exp(min(x, 700.0)))
   return interval
 

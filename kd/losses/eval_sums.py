@@ -1,5 +1,6 @@
 """Sums of evaluation metrics over the target tokens of each row."""
 
+import jax
 import jax.numpy as jnp
 
 from kd.core import types
@@ -12,6 +13,11 @@ Array = types.Array
 
 _KL = divergences.forward_kl().integrand
 
+# Bins of equal width in which confidences are collected (arXiv 1706.04599).
+BINS = 15
+# The teacher's likeliest token counts if it is among this many of the model's.
+NEAREST = 5
+
 
 def by_row(
   hidden: Array,
@@ -19,6 +25,7 @@ def by_row(
   targets: distributions.Targets | None,
   batch: types.Batch,
   chunk_tokens: int,
+  detailed: bool = False,
 ) -> dict[str, Array]:
   """Computes the likelihood of targets and the distance from the teachers.
 
@@ -28,6 +35,8 @@ def by_row(
     targets: distributions over the same ids as the model's, or None.
     batch: the rows.
     chunk_tokens: tokens per device whose logits are held at a time.
+    detailed: whether to compute the sums of a benchmark too, which cost more
+      passes over the logits.
 
   Returns:
     Weighted sums over the targets of each row, float32 [B]: 'weight', of 1;
@@ -36,7 +45,13 @@ def by_row(
     temperature 1, and 'agreement', 1 where both have the same most likely
     token. A sum is NaN if a model's logits at one of its targets are not
     finite. 'nonfinite', float32 [B, 1 + n], counts such targets of the model
-    and of each of n teachers.
+    and of each of n teachers. In detail there are 'calibration' [B, BINS, 3],
+    and with a teacher 'top5_agreement', 1 where the teacher's most likely token
+    is among the model's five, and 'acceptance', the probability that
+    speculative sampling keeps a token that the model drafted for the teacher:
+    1 - TV (arXiv 2211.17192). 'calibration' has for each bin of the probability
+    of the model's most likely token the sums of 1, of that probability, and of
+    1 where the token is the target.
   """
   layout = chunks.Layout(batch.weights, chunk_tokens)
   distribution = None if targets is None else targets.distribution
@@ -57,6 +72,8 @@ def by_row(
     bad = ~jnp.isfinite(nll)
     values = {'nll': nll, 'accuracy': jnp.where(bad, jnp.nan, hits)}
     nonfinite = [bad]
+    if detailed:
+      values['calibration'] = _by_bin(student, hits)
     if distribution is not None:
       teacher = distribution.with_positions(arrays_c)
       tokens = teacher.project(student.shape[-1])
@@ -66,8 +83,13 @@ def by_row(
       same = (best[0] == best[1]).astype(jnp.float32)
       values['kl'] = pair.normalizers.keep_nonfinite(kl)
       values['agreement'] = pair.normalizers.keep_nonfinite(same)
+      if detailed:
+        values |= _nearness(pair, best[0])
       nonfinite += [~finite for finite in pair.normalizers.finite_teachers]
-    values = {k: v * weights for k, v in values.items()} | {'weight': weights}
+    values = {
+      k: v * jnp.reshape(weights, (-1,) + (1,) * (v.ndim - 1))
+      for k, v in values.items()
+    } | {'weight': weights}
     counted = (weights != 0)[:, None]
     values['nonfinite'] = jnp.stack(nonfinite, axis=-1) & counted
     return {k: sums[k] + layout.sum_rows(v) for k, v in values.items()}
@@ -75,8 +97,35 @@ def by_row(
   keys = ['weight', 'nll', 'accuracy']
   if targets is not None:
     keys += ['kl', 'agreement']
+    keys += ['top5_agreement', 'acceptance'] if detailed else []
   rows = batch.weights.shape[0]
   zeros = {key: jnp.zeros(rows) for key in keys}
+  if detailed:
+    zeros['calibration'] = jnp.zeros((rows, BINS, 3))
   models = 1 + distributions.count_teachers(distribution)
   zeros['nonfinite'] = jnp.zeros((rows, models))
   return chunks.fold(add, zeros, layout, arrays)
+
+
+def _by_bin(logits, hits):
+  """Returns 1, confidence and hit of each token in its bin: [T, BINS, 3]."""
+  largest = jnp.max(logits, axis=-1)
+  confidence = jnp.exp(largest - jax.nn.logsumexp(logits, axis=-1))
+  place = jnp.minimum((confidence * BINS).astype(jnp.int32), BINS - 1)
+  columns = jnp.stack([jnp.ones_like(hits), confidence, hits], axis=-1)
+  return jax.nn.one_hot(place, BINS)[:, :, None] * columns[:, None, :]
+
+
+def _nearness(pair, likeliest):
+  """Returns top-5 agreement and acceptance of a model at each token.
+
+  Args:
+    pair: log-probabilities of the teacher and the model.
+    likeliest: int32 [T], the teacher's most likely tokens.
+  """
+  own = jnp.take_along_axis(pair.log_q, likeliest[:, None], axis=-1)
+  before = jnp.sum(pair.log_q > own, axis=-1)
+  near = (before < NEAREST).astype(jnp.float32)
+  kept = jnp.sum(jnp.exp(jnp.minimum(pair.log_p, pair.log_q)), axis=-1)
+  keep = pair.normalizers.keep_nonfinite
+  return {'top5_agreement': keep(near), 'acceptance': keep(kept)}

@@ -133,6 +133,7 @@ class Evaluator:
     teacher_targets: feed.LiveTargets | None,
     held_out: Sequence[HeldOut],
     say: progress.Say,
+    detailed: bool = False,
   ):
     """Builds the compiled programs.
 
@@ -142,6 +143,7 @@ class Evaluator:
       teacher_targets: maps batches to targets on the model's mesh, or None.
       held_out: from prepare_sets.
       say: prints a line of progress.
+      detailed: whether to compute the scores of a benchmark too.
     """
     config = run.config
     self._run, self._held_out, self._say = run, held_out, say
@@ -154,6 +156,7 @@ class Evaluator:
       model.mesh,
       config.evaluation.batch_size,
       config.objective.chunk_tokens,
+      detailed,
     )
     self._engine = None
     if any(s.answers for s in held_out):
@@ -246,11 +249,7 @@ class Evaluator:
 
   def _answer(self, params, held_out, check):
     """Generates answers to the first examples of each task."""
-    chosen = []
-    for task_rows in held_out.prepared:
-      most = held_out.answers if held_out.answers > 0 else None
-      examples = itertools.islice(task_rows.examples(), most)
-      chosen.append((task_rows.task, list(examples)))
+    chosen = answered_examples(held_out)
     label = f'answering {held_out.name}'
     total = sum(len(examples) for _, examples in chosen)
     with progress.Progress(label, self._say, total, 'prompts') as task:
@@ -272,16 +271,10 @@ class Evaluator:
 
   def _complete(self, params, examples, advance):
     config = self._run.config
-    asked = []
-    for example in examples:
-      messages = conversations.prompt(example)
-      try:
-        ids = templates.encode_prompt(
-          self._run.tokenizer, config.data.template, messages
-        )
-      except errors.ConfigError as e:
-        raise e.at(f'evaluation, example {example["id"]!r}') from e
-      asked.append(requests.Request(tuple(ids), seed=0, samples=1))
+    asked = [
+      requests.Request(ids, seed=0, samples=1)
+      for ids in prompt_ids(self._run, examples)
+    ]
     with rules.active(self._mesh):
       completions = self._engine.generate(
         params,
@@ -290,6 +283,38 @@ class Evaluator:
         progress=advance,
       )
     return [samples[0] for samples in completions]
+
+
+def prompt_ids(
+  run: resolved.Run, examples: Sequence[Mapping[str, Any]]
+) -> list[tuple[int, ...]]:
+  """Returns the ids of examples' prompts.
+
+  Raises:
+    ConfigError: the template cannot write one of them.
+  """
+  every = []
+  for example in examples:
+    messages = conversations.prompt(example)
+    try:
+      ids = templates.encode_prompt(
+        run.tokenizer, run.config.data.template, messages
+      )
+    except errors.ConfigError as e:
+      raise e.at(f'evaluation, example {example["id"]!r}') from e
+    every.append(tuple(ids))
+  return every
+
+
+def answered_examples(
+  held_out: HeldOut,
+) -> list[tuple[str, list[dict[str, Any]]]]:
+  """Returns, by task, the examples of a set that are answered."""
+  most = held_out.answers if held_out.answers > 0 else None
+  return [
+    (task_rows.task, list(itertools.islice(task_rows.examples(), most)))
+    for task_rows in held_out.prepared
+  ]
 
 
 def _records(
