@@ -20,13 +20,13 @@ def _softmax(hidden, table):
 def test_sums_in_detail_are_those_of_whole_softmaxes():
   rng = np.random.default_rng(0)
   normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
-  hidden, table = normal(2, 7, 5), normal(_VOCAB, 5)
+  hidden, table = normal(2, 60, 5), normal(_VOCAB, 5)
   # Rows of padding, which the model lacks.
-  teachers_hidden, teachers_table = normal(2, 7, 3), normal(_VOCAB + 4, 3)
-  labels = rng.integers(0, _VOCAB, (2, 7)).astype(np.int32)
-  weights = rng.uniform(0.5, 2, (2, 7)).astype(np.float32)
+  teachers_hidden, teachers_table = normal(2, 60, 3), normal(_VOCAB + 4, 3)
+  labels = rng.integers(0, _VOCAB, (2, 60)).astype(np.int32)
+  weights = rng.uniform(0.5, 2, (2, 60)).astype(np.float32)
   weights[:, :2] = 0
-  zeros = jnp.zeros((2, 7), jnp.int32)
+  zeros = jnp.zeros((2, 60), jnp.int32)
   batch = types.Batch(
     tokens=zeros,
     targets=jnp.asarray(labels),
