@@ -15,6 +15,7 @@ import re
 import typing
 
 if typing.TYPE_CHECKING:
+  from kd.library import benchmark as benchmark
   from kd.library import distill as distill
   from kd.library import Distilled as Distilled
   from kd.library import get_config as get_config
@@ -44,7 +45,7 @@ if _devices:
   os.environ.setdefault('PJRT_NPROC', str(8 * int(_devices[1])))
 
 _LIBRARY = ('Distilled', 'Model', 'Score')
-_LIBRARY += ('distill', 'get_config', 'load', 'plan')
+_LIBRARY += ('benchmark', 'distill', 'get_config', 'load', 'plan')
 
 
 def __getattr__(name: str) -> typing.Any:

@@ -16,6 +16,7 @@ from absl import logging
 import ml_collections
 import numpy as np
 
+from kd.benchmarking import benchmark as benchmark_lib
 from kd.config import base
 from kd.config import command_line
 from kd.core import buckets
@@ -148,6 +149,44 @@ def plan(
     folder = scratch if workdir is None else _folder(workdir)
     plan_mode.main(value, folder)
     return records.read(folder)
+
+
+def benchmark(
+  models: Path | Sequence[Path],
+  workdir: Path,
+  config: Config | str | None = None,
+  **fields: Any,
+) -> dict[str, Any]:
+  """Compares a model with its teacher, a baseline and earlier benchmarks.
+
+  Args:
+    models: a model as for `load`, or several that differ in their seed alone.
+    workdir: the results are in its folder `benchmarks`.
+    config: with the held-out sets and the teacher; see `distill`. None: that of
+      the first workdir among the models, or the default one.
+    **fields: of the config's `benchmark`.
+
+  Returns:
+    What benchmark.json holds, such as `verdict`.
+
+  Raises:
+    KdError: see the modes.
+  """
+  one = isinstance(models, str | os.PathLike)
+  places = [os.fspath(x) for x in ((models,) if one else models)]
+  if config is None:
+    config = session.recorded_config(None, True, places)
+  value = _checked(config)
+  with value.unlocked():
+    for name in fields:
+      if name not in value.benchmark:
+        raise errors.unknown(name, 'field', name, list(value.benchmark))
+    value.benchmark.update(fields)
+  compile_cache.enable()
+  with _quiet_libraries():
+    return benchmark_lib.run(
+      base.checked(value), _folder(workdir), places, session.say
+    )
 
 
 def load(path: Path, dtype: str = 'float32', template: str = '') -> 'Model':

@@ -44,9 +44,10 @@ def main(argv: list[str]) -> None:
 
 
 def _parse_flags(argv):
-  def default():
-    optional = modes.get(_MODE.value, '--mode').config_optional
-    return session.recorded_config(_WORKDIR.value, optional)
+  def default(words):
+    mode = modes.get(_MODE.value, '--mode')
+    runs = words if mode.config_of_argument else ()
+    return session.recorded_config(_WORKDIR.value, mode.config_optional, runs)
 
   return command_line.parse_flags(
     argv,

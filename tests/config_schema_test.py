@@ -1,5 +1,7 @@
 """The schema's names and arguments are those of the code they are for."""
 
+from kd.benchmarking import benchmark
+from kd.benchmarking import verdicts
 from kd.config import base
 from kd.config import legal
 from kd.config import schema
@@ -138,6 +140,8 @@ def test_choices_are_those_of_the_code():
     'search.method': tree_methods.METHODS,
     'search.evaluator': tree_search.EVALUATORS,
     'registry.admit': reports.VERDICTS,
+    'benchmark.reference': benchmark.REFERENCES,
+    'benchmark.fail_on': verdicts.FAILURES,
     'search.proposals': tree_search.PROPOSALS,
   }
   paths = set()

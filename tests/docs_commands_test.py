@@ -15,6 +15,7 @@ from tests import page_commands
 # TPUs.
 _RUN_BY = {
   'README.md': 'readme_slow_test.py',
+  'docs/benchmark.md': 'library_slow_test.py',
   'docs/buckets.md': 'bucket_runs_slow_test.py',
   'docs/cache.md': 'cache_slow_test.py',
   'docs/data.md': 'data_docs_slow_test.py',

@@ -10,10 +10,13 @@ import sys
 import pytest
 
 import kd
+from kd.benchmarking import verdicts
 from kd.config import overrides
 from kd.core import errors
+from kd.modes import benchmark as benchmark_mode
 from kd.modes import export
 from kd.planning.cost import estimates
+from kd.run import workdirs
 from tests import command
 
 _ROOT = os.getcwd()
@@ -106,6 +109,56 @@ def test_errors_are_exceptions(distilled, tmp_path):
     with pytest.raises(errors.ConfigError) as e:
       call()
     assert expected in str(e.value), name
+
+
+def test_a_benchmark_against_an_earlier_one(distilled, tmp_path):
+  earlier = tmp_path / 'benchmarks' / 'teacher'
+  config = workdirs.recorded_config(distilled.workdir)
+  cost = dict(repeats=2, batch_sizes=(2,), prompt_lengths=(4,), new_tokens=3)
+  first = kd.benchmark(
+    'data/fixtures/quickstart_teacher',
+    tmp_path,
+    config,
+    name=earlier.name,
+    cost=cost,
+  )
+  assert first['verdict'] is None
+  of_itself = first['sets']['held_out']['measures']['model']
+  assert of_itself['kl']['value'][0] == pytest.approx(0, abs=1e-6)
+  assert of_itself['acceptance']['value'][0] == pytest.approx(1, abs=1e-6)
+  (timing,) = first['cost']['model']['timings']
+  assert timing['measured'] == {'first_token': 2, 'per_token': 4, 'whole': 2}
+  assert first['cost']['model']['disk_bytes'] == os.path.getsize(
+    'data/fixtures/quickstart_teacher/model.safetensors'
+  )
+
+  with config.unlocked():
+    config.benchmark.update(
+      earlier=(str(earlier),),
+      metric='nll',
+      pass_at=(1, 2),
+      samples=2,
+      slices=('id',),
+    )
+    config.benchmark.cost.measure = False
+  with pytest.raises(verdicts.VerdictError, match='earlier: teacher'):
+    benchmark_mode.main(config, None, [distilled.workdir])
+  folder = os.path.join(distilled.workdir, 'benchmarks', 'latest')
+  second = json.loads(pathlib.Path(folder, 'benchmark.json').read_text())
+  assert second['verdict'] == 'worse'
+  found = second['sets']['held_out']['measures']
+  # The same as the run's last evaluation, and as the earlier benchmark.
+  for name in ('nll', 'kl', 'agreement', 'accuracy', 'exact_match'):
+    expected = distilled.metrics[f'eval/held_out/{name}']
+    assert found['model'][name]['value'][0] == pytest.approx(expected, rel=1e-5)
+  assert found['teacher']['nll'] == found['earlier: teacher']['nll']
+  assert found['model']['pass@2']['value'] == [0, 0, 0]  # Cut at 8 tokens.
+  slices = second['sets']['held_out']['retention']
+  assert [x['rows'] for x in slices] == [8, *[1] * 8]
+  page = pathlib.Path(folder, 'benchmark.md').read_text()
+  pictures = re.findall(r'!\[\w+\]\((.*)\)', page)
+  assert pictures == ['comparison.png', 'reliability.png']
+  assert all(os.path.getsize(os.path.join(folder, x)) for x in pictures)
 
 
 def test_a_plan(tmp_path):

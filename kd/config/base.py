@@ -18,6 +18,7 @@ import ml_collections
 
 from kd.config import check
 from kd.config import schema
+from kd.config.fields import benchmark
 from kd.config.fields import data
 from kd.config.fields import deploy
 from kd.config.fields import losses
@@ -45,6 +46,7 @@ ROOT = schema.Section(
     'processes': training.PROCESSES,
     'checkpoint': training.CHECKPOINT,
     'evaluation': outputs.EVALUATION,
+    'benchmark': benchmark.BENCHMARK,
     'log': training.LOG,
     'profile': training.PROFILE,
     'generate': sampling.GENERATE,

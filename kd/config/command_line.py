@@ -39,7 +39,8 @@ _EXAMPLE = (
   'it, the --workdir of a run'
 )
 
-Default = Callable[[], ml_collections.ConfigDict | None]
+# Called with the arguments that are no flags.
+Default = Callable[[Sequence[str]], ml_collections.ConfigDict | None]
 
 
 class _Parser(flags.ArgumentParser):
@@ -80,7 +81,7 @@ def default_workdir(name: str = 'config') -> str | None:
 def parse_flags(
   argv: Sequence[str],
   flag_name: str = 'config',
-  default: Default = lambda: None,
+  default: Default = lambda words: None,
   arguments: Callable[[], str] = lambda: '',
 ) -> list[str]:
   """Parses the command line; for absl's app.run.
@@ -120,7 +121,7 @@ def _parse(argv, flag_name, default, arguments):
     raise errors.ConfigError('command line', f'stray argument {stray[1]!r}')
   flag = flags.FLAGS[flag_name]
   if flag.value is None:
-    flag.value = default()
+    flag.value = default(stray[1:])
   if flag.value is None:
     raise errors.ConfigError(f'--{flag_name}', 'not given', legal=_EXAMPLE)
   flag.value = base.checked(overrides_lib.apply(flag.value, changes))

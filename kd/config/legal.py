@@ -13,6 +13,7 @@ from kd.core import errors
 from kd.core import registry
 
 INT32 = 2**31 - 1
+_NAMES = re.compile(r'[\w.~/][\w.~/-]*(,[\w.~/][\w.~/-]*)*,?')
 SEEDS = 2**32 - 1  # jax.random.key reads the low 32 bits of a seed.
 SECONDS = 864_000.0  # Ten days: what waits longer waits for ever.
 
@@ -241,17 +242,23 @@ class Matching(Text):
     return f'found {shown(value)}'
 
 
+@dataclasses.dataclass(frozen=True)
 class Expression(Text):
-  """A regular expression, as Python's `re` reads it."""
+  """A regular expression, as Python's `re` reads it; empty if `optional`."""
 
-  text = 'a regular expression'
+  optional: bool = False
+
+  @property
+  def text(self) -> str:
+    empty = "'' or " if self.optional else ''
+    return f'{empty}a regular expression'
 
   def _fault(self, value):
     try:
       re.compile(value)
     except (re.error, RecursionError) as e:
       return f'found {shown(value)}: {e}'
-    return '' if value else 'found an empty one'
+    return '' if value or self.optional else 'found an empty one'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,8 +328,8 @@ class Tuple(Legal):
     return tuple(self.item.normal(item) for item in value)
 
   def parse(self, text):
-    named = isinstance(self.item, OneOf | Matching)
-    if named and re.fullmatch(r'[\w.]+(,[\w.]+)*,?', text):
+    # Names and paths need no quotes.
+    if isinstance(self.item, Text) and _NAMES.fullmatch(text):
       return tuple(filter(None, text.split(',')))
     try:
       value = ast.literal_eval(text)

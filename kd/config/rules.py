@@ -280,6 +280,40 @@ def _check_metric(config, section):
     raise errors.unknown(f'{path}.metric', 'metric', chosen.metric, known)
 
 
+def pass_at_fits_samples(config: Any) -> None:
+  """Of n answers, no more than n are drawn."""
+  benchmark = config.benchmark
+  if benchmark.pass_at and max(benchmark.pass_at) > benchmark.samples:
+    raise errors.ConfigError(
+      'benchmark.pass_at',
+      f'found {max(benchmark.pass_at)}, and benchmark.samples is '
+      f'{benchmark.samples}',
+      legal=f'at most {benchmark.samples}',
+    )
+
+
+def strides_fit_rows(config: Any) -> None:
+  """A window scores no more tokens than it has."""
+  stride, length = config.benchmark.stride, config.data.length
+  if stride > length:
+    raise errors.ConfigError(
+      'benchmark.stride',
+      f'found {stride}, and data.length is {length}',
+      legal=f'at most data.length, {length}',
+    )
+
+
+def references_exist(config: Any) -> None:
+  """An earlier benchmark that is compared with is named."""
+  benchmark = config.benchmark
+  if benchmark.reference == 'earlier' and not benchmark.earlier:
+    raise errors.ConfigError(
+      'benchmark.reference',
+      "found 'earlier', and benchmark.earlier is ()",
+      legal='the folder of an earlier benchmark in benchmark.earlier',
+    )
+
+
 RULES: tuple[Callable[[Any], None], ...] = (
   batch_fits_int32,
   chunks_advance,
@@ -296,4 +330,7 @@ RULES: tuple[Callable[[Any], None], ...] = (
   evaluation_has_examples,
   best_is_measured,
   stop_is_measured,
+  pass_at_fits_samples,
+  strides_fit_rows,
+  references_exist,
 )

@@ -1,6 +1,6 @@
 """A file, pattern or folder as a source of examples, with a held-out split."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 import hashlib
@@ -77,6 +77,25 @@ class Source:
 
   def whole(self, split: str, bad: json_rows.Bad) -> Iterator[examples.Example]:
     """Yields the examples of all files, or of a folder's own split."""
+    for _, example in self._rows(split, bad):
+      yield example
+
+  def column(self, split: str, name: str) -> dict[str, Any]:
+    """Returns what the rows of a split have in a column, by the example's id.
+
+    Args:
+      split: one of `splits`.
+      name: of the column; rows without it are left out.
+    """
+    own = locations.splits(self.location)
+    chosen = split if split in own else TRAIN
+    rows = self._rows(chosen if own else '', bad=lambda error: None)
+    return {x['id']: row[name] for row, x in rows if name in row}
+
+  def _rows(
+    self, split: str, bad: json_rows.Bad
+  ) -> Iterator[tuple[Mapping[str, Any], examples.Example]]:
+    """Yields each row with its example."""
     for path in locations.files(self.location, self.field, split):
       for where, row in read_file(path, bad):
         number = where.rpartition(' ')[2].rpartition(':')[2]
@@ -86,7 +105,7 @@ class Source:
         except errors.ConfigError as e:
           bad(e)
           continue
-        yield example
+        yield row, example
 
   def _highest_held_out(self, split: str) -> float:
     """Returns the place up to which prompts are held out."""

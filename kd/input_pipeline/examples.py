@@ -182,6 +182,33 @@ def stream(
     )
 
 
+def column(task: Any, split: str, name: str) -> dict[str, str]:
+  """Returns a field of a task's examples as text, by the example's id.
+
+  Args:
+    task: a seqio.Task.
+    split: one of its splits.
+    name: of a feature, or of a column of the task's files; examples without it
+      are left out.
+  """
+  where = f'task {task.name!r}, split {split!r}'
+  with _users_errors(where, []):
+    source = file_tasks.source_of(task)
+    if source is not None:
+      values = source.column(split, name)
+      return {key: str(value) for key, value in values.items()}
+    found = {}
+    for number, features in enumerate(_features(task, split)):
+      if name in features:
+        own = features.get('id', f'{task.name}-{number}'.encode())
+        value = features[name]
+        is_text = isinstance(value, bytes)
+        found[_text(own, where)] = (
+          value.decode('utf-8', 'replace') if is_text else str(value)
+        )
+    return found
+
+
 def _watched(module, examples) -> Iterator[Example]:
   """Yields examples; notes the files that the module opens for them."""
   with opened_files.watched(module) as notes:

@@ -2,13 +2,15 @@
 
 A mode is a file of this package with `main(config, workdir)`. The first line of
 the file's docstring is its help text. Nothing else lists the modes, and a mode
-is imported only when it runs. Two constants of a file change how it is called:
+is imported only when it runs. Constants of a file change how it is called:
 
   ARGUMENTS = 'MODEL...'   the words that follow its flags, as the help shows
                            them: its main has a third argument, their list, and
                            --workdir may be missing
   CONFIG_OPTIONAL = True   without --config, and without a run in --workdir, its
                            config is the default one
+  CONFIG_OF_ARGUMENT = True   the first word that is a run's folder comes before
+                           the default: its config is that run's
 """
 
 import ast
@@ -33,11 +35,14 @@ class Mode:
     help: the first line of its docstring.
     arguments: the words that follow its flags; empty if it takes none.
     config_optional: whether it runs without a config.
+    config_of_argument: whether an argument may be the folder of a run, whose
+      config is taken.
   """
 
   help: str
   arguments: str
   config_optional: bool
+  config_of_argument: bool
 
 
 @functools.cache
@@ -60,6 +65,7 @@ def _read(path: pathlib.Path) -> Mode:
     ast.get_docstring(tree).splitlines()[0],
     constants.get('ARGUMENTS', ''),
     constants.get('CONFIG_OPTIONAL', False),
+    constants.get('CONFIG_OF_ARGUMENT', False),
   )
 
 

@@ -7,8 +7,9 @@ import sys
 from kd import modes
 
 _NAMES = {
-  *('cache', 'chat', 'check', 'data', 'eval', 'export', 'generate'),
-  *('plan', 'prune', 'reason', 'registry', 'search', 'train', 'verify'),
+  *('benchmark', 'cache', 'chat', 'check', 'data', 'eval', 'export'),
+  *('generate', 'plan', 'prune', 'reason', 'registry', 'search', 'train'),
+  'verify',
 }
 
 

@@ -1,6 +1,6 @@
 """Helpers of all modes: printing, joining processes, config, exit codes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import json
 import os
@@ -43,7 +43,7 @@ def enter_users_folder() -> None:
 
 
 def recorded_config(
-  workdir: str | None, or_default: bool
+  workdir: str | None, or_default: bool, models: Sequence[str] = ()
 ) -> ml_collections.ConfigDict | None:
   """Returns the config where --config names none: that of the workdir's run.
 
@@ -51,11 +51,16 @@ def recorded_config(
     workdir: the flag.
     or_default: whether it is the default config where there is no run; None
       otherwise.
+    models: places of models; the config of the first run among them is next.
   """
-  if workdir and not places.place_fault(workdir):
-    config = workdirs.recorded_config(paths.expand(workdir))
-    if config is not None:
-      return config
+  runs = [place.removeprefix('workdir:') for place in models]
+  # A folder for transformers has a config.json, too.
+  runs = [x for x in runs if os.path.isfile(os.path.join(x, 'run.json'))]
+  for folder in (workdir, *runs):
+    if folder and not places.place_fault(folder):
+      config = workdirs.recorded_config(paths.expand(folder))
+      if config is not None:
+        return config
   return base.get_config() if or_default else None
 
 

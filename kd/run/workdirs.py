@@ -37,7 +37,8 @@ _WRITTEN = 'the file as the run wrote it'
 
 # Fields that only other modes read.
 _OTHER_MODES = (
-  *('export.', 'generate.', 'plan.', 'reasoning.', 'registry.', 'search.'),
+  *('benchmark.', 'export.', 'generate.', 'plan.', 'reasoning.'),
+  *('registry.', 'search.'),
   'student.prune.calibration_rows',
 )
 # Fields that decide how and how often the same values are computed and saved,

@@ -50,9 +50,18 @@ def columns(
 
 
 def set_table(
-  columns_: Mapping[str, results.Result], set_name: str
+  columns_: Mapping[str, results.Result],
+  set_name: str,
+  gap: tuple[str, str, str] = (AFTER, CROSS_ENTROPY, TEACHER),
 ) -> table.Table:
-  """Returns the table of a held-out set, a column for each model."""
+  """Returns the table of a held-out set, a column for each model.
+
+  Args:
+    columns_: results by title of a column.
+    set_name: the set.
+    gap: the titles of student, baseline and teacher, for the notes that say
+      which share of the gap the student closed.
+  """
   models = list(columns_.values())
   every = {m: None for model in models for m in measures.of(model, set_name)}
   rows = []
@@ -68,17 +77,16 @@ def set_table(
         if cells == [None] * len(cells):
           continue  # The task lacks the metric.
         rows.append(table.TableRow(f'{measure.title}: {task}', cells))
-  notes = [_BRACKETS, *_gaps(columns_, set_name)]
+  notes = [_BRACKETS, *_gaps(columns_, set_name, gap)]
   return table.Table(list(columns_), rows, notes)
 
 
-def _gaps(columns_, set_name):
+def _gaps(columns_, set_name, wanted):
   """Returns how much of the gap from baseline to teacher the student closed."""
-  wanted = (AFTER, CROSS_ENTROPY, TEACHER)
   if not all(title in columns_ for title in wanted):
     return []
   notes = []
-  for measure in measures.of(columns_[AFTER], set_name):
+  for measure in measures.of(columns_[wanted[0]], set_name):
     if not measure.is_main:
       continue
     examples = [

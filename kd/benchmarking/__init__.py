@@ -1,0 +1,1 @@
+"""Benchmarks of a model: quality, retention, cost, and a verdict."""

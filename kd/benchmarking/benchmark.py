@@ -1,0 +1,277 @@
+"""Runs a benchmark: measures the models, compares them, writes the results."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import os
+from typing import Any
+
+import ml_collections
+
+from kd.benchmarking import cost as cost_lib
+from kd.benchmarking import measuring
+from kd.benchmarking import models
+from kd.benchmarking import page
+from kd.benchmarking import pictures
+from kd.benchmarking import record
+from kd.benchmarking import slices
+from kd.benchmarking import verdicts
+from kd.core import errors
+from kd.core import progress
+from kd.partitioning import processes
+from kd.run import any_model
+from kd.teachers import live
+from kd.train import evaluate
+from kd.train.feeds import live as live_feed
+
+# Values of benchmark.reference.
+REFERENCES = ('auto', 'earlier', record.BASELINE, record.TEACHER, 'none')
+
+
+@dataclasses.dataclass(frozen=True)
+class _Teachers:
+  """The teachers in memory, and how errors and files call the first."""
+
+  loaded: Sequence[live.Teacher]
+
+  def targets_on(self, opened: models.Opened) -> measuring.Targets | None:
+    if not self.loaded:
+      return None
+    return live_feed.targets_on(opened.run, self.loaded, opened.model.mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Models:
+  """All that is measured.
+
+  Attributes:
+    seeds: the model, once for each seed.
+    baseline: the same of the baseline that benchmark.baseline names, or ().
+    owns_baselines: whether the baselines are those of the seeds' own runs.
+  """
+
+  seeds: Sequence[models.Opened]
+  baseline: Sequence[models.Opened]
+  owns_baselines: bool
+
+
+def run(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  places: Sequence[str],
+  say: progress.Say,
+) -> dict[str, Any]:
+  """Benchmarks a model.
+
+  Args:
+    config: what is measured, and how.
+    workdir: the results are in its folder `benchmarks`.
+    places: the model, or several that differ in their seed alone.
+    say: prints lines of progress, and the result.
+
+  Returns:
+    What benchmark.json holds.
+
+  Raises:
+    ConfigError: a model, a set or an earlier benchmark is missing, or they do
+      not go together.
+  """
+  if not config.evaluation.sets:
+    raise errors.ConfigError(
+      'evaluation.sets', 'found {}', legal='a set to measure on'
+    )
+  earlier = [
+    record.read(path, 'benchmark.earlier') for path in config.benchmark.earlier
+  ]
+  chosen = _open(config, places)
+  first = chosen.seeds[0]
+  # Before anything else is in memory.
+  params = first.params()
+  cost = cost_lib.measure(first, params, say)
+  held_out = evaluate.prepare_sets(first.run, say)
+  identities = {x.name: _identity(first, x) for x in held_out}
+  _check_comparable(chosen, identities, earlier)
+  teachers = _Teachers(live_feed.load(first.run) if first.run.teachers else ())
+
+  def measure(opened, params):
+    targets = teachers.targets_on(opened)
+    say(f'measuring {opened.place}')
+    return measuring.measure(opened, params, targets, held_out, say)
+
+  runs = [measure(first, params)]
+  del params
+  runs += [measure(x, x.params()) for x in chosen.seeds[1:]]
+  entries = [_entry(record.MODEL, chosen.seeds, runs, cost)]
+  if teachers.loaded:
+    entries.append(_teacher(first, teachers, measure, say))
+  baselines = [measure(x, x.params()) for x in chosen.baseline]
+  if chosen.owns_baselines:
+    baselines = [measure(x, x.baseline_params()) for x in chosen.seeds]
+  if baselines:
+    opened = chosen.baseline or chosen.seeds
+    entries.append(_entry(record.BASELINE, opened, baselines, None))
+  benchmark = _compare(
+    first, held_out, identities, entries, earlier, chosen.owns_baselines
+  )
+  return processes.from_first(lambda: _write(benchmark, config, workdir, say))
+
+
+def _entry(title, opened, runs, cost):
+  places = [x.place for x in opened]
+  return record.Entry(title, places, runs, measuring.mean(runs), cost)
+
+
+def _open(config, places) -> _Models:
+  """Resolves all models, which loads none."""
+  seeds = [models.open_model(config, place) for place in places]
+  if config.benchmark.baseline:
+    place = config.benchmark.baseline
+    return _Models(seeds, [models.open_model(config, place)], False)
+  owned = [x.baseline_folder is not None for x in seeds]
+  return _Models(seeds, (), all(owned))
+
+
+def _identity(opened, held_out) -> dict[str, Any]:
+  """Returns what the examples of a set and their answers depend on."""
+  config = opened.run.config
+  return {
+    **held_out.identity,
+    'template': config.data.template,
+    'tokenizer': opened.run.tokenizer.digest,
+    'max_new_tokens': config.evaluation.max_new_tokens,
+  }
+
+
+def _check_comparable(chosen, identities, earlier) -> None:
+  """Raises ConfigError unless all models are measured on the same rows."""
+  first, *others = [*chosen.seeds, *chosen.baseline]
+  for opened in others:
+    for held_out in evaluate.prepare_sets(opened.run, lambda line: None):
+      there = _identity(opened, held_out)
+      here = identities[held_out.name]
+      differ = [key for key in here if here[key] != there[key]]
+      if differ:
+        raise errors.ConfigError(
+          'MODEL',
+          f'{opened.place!r} has other {", ".join(differ)} than '
+          f'{first.place!r} on set {held_out.name!r}',
+          legal='models with one tokenizer and template',
+        )
+  for one in earlier:
+    if not _same_sets(identities, one):
+      raise errors.ConfigError(
+        'benchmark.earlier',
+        f'{one.entry.title!r} has none of the sets {", ".join(identities)} '
+        'with the same examples, template and tokenizer',
+        legal='a benchmark with the same evaluation.sets',
+      )
+
+
+def _same_sets(identities, earlier) -> list[str]:
+  return [
+    name
+    for name, identity in identities.items()
+    if earlier.identities.get(name) == identity
+  ]
+
+
+def _teacher(first, teachers, measure, say) -> record.Entry:
+  """Measures the first teacher."""
+  init = first.run.teacher.init
+  kind, where = any_model.locate(init)
+  opened = models.Opened(init, kind, where, first.run, first.run.teacher)
+  params = teachers.loaded[0].params
+  cost = cost_lib.measure(opened, params, say)
+  return _entry(record.TEACHER, [opened], [measure(opened, params)], cost)
+
+
+def _compare(
+  first: models.Opened,
+  held_out: Sequence[evaluate.HeldOut],
+  identities: Mapping[str, Any],
+  entries: list[record.Entry],
+  earlier: Sequence[record.Earlier],
+  paired_baseline: bool,
+) -> record.Benchmark:
+  """Returns the benchmark with the verdicts on all sets."""
+  fields = first.run.config.benchmark
+  every = [*entries, *(x.entry for x in earlier)]
+  reference = _reference(fields.reference, entries, earlier)
+  paired = paired_baseline and reference == record.BASELINE
+  by_title = {x.title: x for x in entries}
+  teacher = by_title.get(record.TEACHER)
+  parts = []
+  for one in held_out:
+    known = [x.entry for x in earlier if one.name in _same_sets(identities, x)]
+    there = [*entries, *known]
+    verdict = _verdict(fields, one.name, there, reference, paired)
+    retention = _retention(first, one, entries[0].mean, teacher)
+    parts.append(
+      record.Part(one.name, identities[one.name], there, retention, verdict)
+    )
+  said = [part.verdict for part in parts if part.verdict]
+  return record.Benchmark(
+    fields.name, every, parts, reference, verdicts.overall(said)
+  )
+
+
+def _reference(name, entries, earlier) -> str | None:
+  """Returns the title of the column that benchmark.reference names."""
+  titles = [x.title for x in entries]
+  if name == 'none':
+    return None
+  if name == 'earlier' or (name == 'auto' and earlier):
+    return earlier[0].entry.title
+  if name == 'auto':
+    return record.BASELINE if record.BASELINE in titles else None
+  if name not in titles:
+    raise errors.ConfigError(
+      'benchmark.reference',
+      f'found {name!r}, and there is none',
+      legal='auto, none, or a config or run that has one',
+    )
+  return name
+
+
+def _verdict(fields, set_name, entries, reference, paired):
+  other = next((x for x in entries if x.title == reference), None)
+  if other is None:
+    return None
+  mean = entries[0].mean
+  return verdicts.decide(
+    verdicts.measure_of(mean, set_name, fields.metric),
+    set_name,
+    entries[0].runs,
+    other.runs,
+    paired,
+    fields.margin,
+  )
+
+
+def _retention(first, held_out, mean, teacher):
+  if teacher is None:
+    return []
+  compared = slices.compared(mean, held_out.name)
+  return [
+    (
+      part,
+      {
+        m.metric: slices.retained(mean, teacher.mean, held_out.name, m, part)
+        for m in compared
+      },
+    )
+    for part in slices.of(first.run, held_out, mean)
+  ]
+
+
+def _write(benchmark, config, workdir, say) -> dict[str, Any]:
+  """Writes all files and prints the verdict."""
+  path = record.folder(workdir, config.benchmark.name)
+  os.makedirs(path, exist_ok=True)
+  fields = config.benchmark
+  drawn = pictures.draw(path, benchmark)
+  page.write(path, benchmark, drawn)
+  written = record.write(path, benchmark, fields.fail_on)
+  for line in page.lines(benchmark):
+    say(line)
+  say(f'benchmark: {os.path.join(path, record.PAGE)}')
+  return written

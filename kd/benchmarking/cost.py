@@ -1,0 +1,225 @@
+"""Measures what generation costs: latency, throughput, memory, disk.
+
+Prompts are random ids, and no id ends an answer, so that every answer has the
+same length and two models do the same work. Programs are compiled before
+anything is timed. Latency is taken where each token is shown at once, as a
+server streams; throughput with the engine's usual slices.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+import resource
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from kd.benchmarking import models
+from kd.checkpoints import manager
+from kd.core import progress
+from kd.core import types
+from kd.partitioning import rules
+from kd.run import outputs
+from kd.sampling import calls
+from kd.sampling import engine
+from kd.sampling import requests
+
+PERCENTILES = (50, 95, 99)
+# Suffixes of the files of weights in a folder for transformers.
+_WEIGHTS = ('.safetensors',)
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+  """What one size of batches and prompts costs.
+
+  Attributes:
+    batch_size: prompts that are answered together.
+    prompt_length: tokens of each.
+    first_token_s: seconds to the first token, by percentile.
+    per_token_s: seconds from one token to the next, likewise.
+    tokens_per_s: new tokens of the whole batch, the median.
+    requests_per_s: answers of the whole batch, the median.
+    measured: numbers of measurements of these three.
+  """
+
+  batch_size: int
+  prompt_length: int
+  first_token_s: dict[str, float]
+  per_token_s: dict[str, float]
+  tokens_per_s: float
+  requests_per_s: float
+  measured: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """What a model costs.
+
+  Attributes:
+    parameters: their number.
+    parameter_bytes: in the memory of all devices.
+    disk_bytes: of the files of the weights.
+    host_peak_bytes: the most memory that the process has had so far, with the
+      libraries and the compiler.
+    device_peak_bytes: the most on one device so far; None where the device
+      does not say.
+    timings: by size; empty if they are not measured.
+  """
+
+  parameters: int
+  parameter_bytes: int
+  disk_bytes: int
+  host_peak_bytes: int
+  device_peak_bytes: int | None
+  timings: Sequence[Timing]
+
+
+def measure(
+  opened: models.Opened, params: types.PyTree, say: progress.Say
+) -> Cost:
+  """Measures a model.
+
+  Args:
+    opened: the model.
+    params: its parameters.
+    say: prints a line of progress.
+
+  Raises:
+    ConfigError: an answer does not fit in the context.
+  """
+  fields = opened.run.config.benchmark.cost
+  sizes = []
+  if fields.measure:
+    longest = max(fields.prompt_lengths)
+    engine.check_room(
+      opened.model.module,
+      fields.new_tokens + longest - 1,
+      'benchmark.cost.prompt_lengths',
+    )
+    sizes = [(b, n) for b in fields.batch_sizes for n in fields.prompt_lengths]
+  timings = []
+  with progress.Progress('measuring cost', say, len(sizes), 'sizes') as task:
+    for batch_size, length in sizes:
+      timings.append(_time(opened, params, batch_size, length))
+      task.add(1)
+  return Cost(
+    opened.model.config.parameter_count,
+    sum(x.nbytes for x in jax.tree.leaves(params)),
+    disk_bytes(opened),
+    host_peak_bytes(),
+    device_peak_bytes(),
+    timings,
+  )
+
+
+def _time(opened, params, batch_size, length) -> Timing:
+  """Times one size."""
+  config = opened.run.config.benchmark
+  fields, module = config.cost, opened.model.module
+  words = dataclasses.replace(
+    engine.vocabulary(opened.run.tokenizer), stop_ids=()
+  )
+  rng = np.random.default_rng(config.seed)
+  prompts = rng.integers(words.size, size=(batch_size, length)).tolist()
+  asked = [requests.Request(tuple(ids), seed=0, samples=1) for ids in prompts]
+  settings = requests.greedy(fields.new_tokens)
+  # A batch is a multiple of the devices that rows are split over.
+  shards = rules.row_shards(opened.model.mesh)
+  rows = -(-batch_size // shards) * shards
+  one_by_one = engine.Engine(module, words, rows, calls.Shapes(steps=1))
+  usual = engine.Engine(module, words, rows)
+  first, gaps, whole = [], [], []
+  with rules.active(opened.model.mesh):
+    weights = usual.weights(params)
+    # The first round compiles.
+    for number in range(fields.repeats + 1):
+      times = _token_times(one_by_one, params, weights, asked, settings)
+      start = time.perf_counter()
+      list(usual.stream(params, asked, settings, weights=weights))
+      if number:
+        whole.append(time.perf_counter() - start)
+        first.append(times[1] - times[0])
+        gaps += np.diff(times[1:]).tolist()
+  middle = float(np.median(whole))
+  return Timing(
+    batch_size,
+    length,
+    _percentiles(first),
+    _percentiles(gaps),
+    batch_size * fields.new_tokens / middle,
+    batch_size / middle,
+    {'first_token': len(first), 'per_token': len(gaps), 'whole': len(whole)},
+  )
+
+
+def _token_times(sampler, params, weights, asked, settings) -> list[float]:
+  """Returns when a batch was asked, and when each token of it was there."""
+  times = [time.perf_counter()]
+
+  def watch(request, sample, ids):
+    del sample, ids
+    if request == 0:
+      times.append(time.perf_counter())
+
+  answers = sampler.stream(
+    params, asked, settings, watch=watch, weights=weights
+  )
+  for _ in answers:
+    if len(times) == settings.max_new_tokens:
+      times.append(time.perf_counter())  # All end with the same step.
+  return times
+
+
+def _percentiles(values) -> dict[str, float]:
+  return {f'p{p}': float(np.percentile(values, p)) for p in PERCENTILES}
+
+
+def disk_bytes(opened: models.Opened) -> int:
+  """Returns the size of the files of a model's weights."""
+  if opened.kind == 'gguf':
+    return os.path.getsize(opened.where)
+  if opened.kind == 'hf':
+    return sum(
+      entry.stat().st_size
+      for entry in os.scandir(opened.where)
+      if entry.name.endswith(_WEIGHTS)
+    )
+  step = outputs.student_step(opened.run, opened.where)
+  if step is None:  # A workdir without a checkpoint.
+    return 0
+  folder = os.path.join(manager.folder_of(opened.where), str(step), 'params')
+  return sum(
+    os.path.getsize(os.path.join(base, name))
+    for base, _, names in os.walk(folder)
+    for name in names
+  )
+
+
+def host_peak_bytes() -> int:
+  """Returns the most memory that this process has had."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == 'darwin' else peak * 1024
+
+
+def device_peak_bytes() -> int | None:
+  """Returns the most memory in use on one device so far, if it says."""
+  peaks = [
+    (device.memory_stats() or {}).get('peak_bytes_in_use')
+    for device in jax.local_devices()
+  ]
+  return None if None in peaks else max(peaks)
+
+
+def as_json(cost: Cost) -> dict[str, Any]:
+  """Returns a cost as JSON values."""
+  return dataclasses.asdict(cost)
+
+
+def from_json(fields: dict[str, Any]) -> Cost:
+  """Returns what `as_json` was given."""
+  timings = [Timing(**timing) for timing in fields['timings']]
+  return Cost(**{**fields, 'timings': timings})

@@ -1,0 +1,227 @@
+"""Divides the examples of a set, and computes what a student retains of each.
+
+Retention is the share of the teacher's quality that a student has: the ratio of
+their scores where more is better, such as exact match, and of their
+perplexities, the teacher's over the student's, for the NLL. It is 1 for a
+student as good as its teacher, and may be above.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from kd.core import errors
+from kd.evaluation import intervals
+from kd.evaluation import measures
+from kd.evaluation import results
+from kd.input_pipeline import conversations
+from kd.input_pipeline import encoding
+from kd.input_pipeline import examples as examples_lib
+from kd.run import resolved
+from kd.train import evaluate
+
+LENGTH = 'length'
+_MOST = 20  # values of a field that are shown, the most frequent
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+  """Some examples of a set.
+
+  Attributes:
+    field: by which the set is divided; '' for the whole set.
+    value: of these examples.
+    rows: numbers of their scored rows, among all of the set.
+    answers: numbers of their answers likewise.
+  """
+
+  field: str
+  value: str
+  rows: Sequence[int]
+  answers: Sequence[int]
+
+  @property
+  def title(self) -> str:
+    """Returns what a table calls it."""
+    return f'{self.field} {self.value}' if self.field else 'all'
+
+
+@dataclasses.dataclass(frozen=True)
+class _Places:
+  """Which example each row and each answer of a set belongs to.
+
+  Attributes:
+    examples: of all tasks of the set.
+    rows: the number of the example, by scored row.
+    answers: likewise by answer.
+    tasks: the name of the task, by example.
+  """
+
+  examples: Sequence[Mapping[str, Any]]
+  rows: Sequence[int]
+  answers: Sequence[int]
+  tasks: Sequence[str]
+
+
+def of(
+  run: resolved.Run, held_out: evaluate.HeldOut, result: results.Result
+) -> list[Slice]:
+  """Returns the slices of a set that the config names, the whole set first.
+
+  Args:
+    run: with benchmark.slices.
+    held_out: the set.
+    result: of any model on it, with the scores of a benchmark.
+
+  Raises:
+    ConfigError: the examples have no such field.
+  """
+  places = _places(run, held_out, result)
+  slices = [Slice('', '', range(len(places.rows)), range(len(places.answers)))]
+  for field in run.config.benchmark.slices:
+    if field == LENGTH:
+      values = _lengths(places, result.scores[held_out.name]['weight'])
+    else:
+      values = _field(run, held_out, places, field)
+    slices += _divided(field, values, places)
+  return slices
+
+
+def _places(run, held_out, result) -> _Places:
+  encoder = encoding.Encoder(
+    run.tokenizer,
+    run.config.data.template,
+    run.config.data.length,
+    run.config.data.long,
+    run.config.data.chunk_overlap,
+  )
+  every, tasks, by_row, answers = [], [], {}, []
+  for part in held_out.prepared:
+    row, first = part.first_row_id, len(every)
+    for example in part.examples():
+      number = len(every)
+      every.append(example)
+      tasks.append(part.task)
+      if not example['in_rows']:
+        continue
+      chunks = 1
+      if conversations.is_document(example):
+        chunks = len(encoder.encode(example, number))
+      by_row |= dict.fromkeys(range(row, row + chunks), number)
+      row += chunks
+    if held_out.answers:
+      count = len(every) - first
+      most = held_out.answers if held_out.answers > 0 else count
+      answers += range(first, first + min(most, count))
+  rows = [by_row[int(x)] for x in result.scores[held_out.name]['row']]
+  return _Places(every, rows, answers, tasks)
+
+
+def _lengths(places, weights) -> list[str | None]:
+  """Returns the range of target tokens of each example, a power of 2 wide."""
+  tokens = np.bincount(
+    places.rows, weights=weights, minlength=len(places.examples)
+  )
+  return [_range(round(x)) for x in tokens]
+
+
+def _range(tokens):
+  if tokens < 1:
+    return None  # The example stands in no row.
+  low = 1 << (tokens.bit_length() - 1)
+  return f'{low}' if low == 1 else f'{low} to {2 * low - 1}'
+
+
+def _field(run, held_out, places, field) -> list[str | None]:
+  """Returns a field's value of each example, as text."""
+  split = run.config.evaluation.sets[held_out.name].split
+  by_task = {
+    task.name: examples_lib.column(task, split, field)
+    for task, _ in examples_lib.tasks(held_out.mixture, split)
+  }
+  values = [
+    by_task[task].get(example['id'])
+    for task, example in zip(places.tasks, places.examples, strict=True)
+  ]
+  if all(value is None for value in values):
+    raise errors.ConfigError(
+      'benchmark.slices',
+      f'found {field!r}, which no example of {held_out.name!r} has',
+      legal=f'{LENGTH!r}, or a field of the examples',
+    )
+  return values
+
+
+def _divided(field, values, places) -> list[Slice]:
+  """Returns a slice for each value, ordered by number where it begins so."""
+  counts: dict[str, int] = {}
+  for value in values:
+    if value is not None:
+      counts[value] = counts.get(value, 0) + 1
+  most = sorted(counts, key=lambda v: -counts[v])[:_MOST]
+  return [
+    Slice(
+      field,
+      value,
+      [i for i, n in enumerate(places.rows) if values[n] == value],
+      [i for i, n in enumerate(places.answers) if values[n] == value],
+    )
+    for value in sorted(most, key=_order)
+  ]
+
+
+def _order(value):
+  number = value.split(' ')[0]
+  return (0, int(number), value) if number.isdecimal() else (1, 0, value)
+
+
+def retained(
+  student: results.Result,
+  teacher: results.Result,
+  set_name: str,
+  measure: measures.Measure,
+  part: Slice,
+) -> intervals.Interval | None:
+  """Returns the share of the teacher's quality that a student has.
+
+  Args:
+    student: its result.
+    teacher: its result, on the same examples.
+    set_name: the set.
+    measure: one of `compared`.
+    part: the examples.
+
+  Returns:
+    The share; None where the slice has no such score, or the teacher's is 0.
+  """
+  chosen = part.rows if measure.by_token else part.answers
+  columns = [x.scores[set_name] for x in (student, teacher)]
+  name = measure.metric
+  if not all(name in x for x in columns):
+    return None
+  chosen = [i for i in chosen if all(x[name][i] is not None for x in columns)]
+  if not chosen:
+    return None
+  own, others = (np.array([x[name][i] for i in chosen]) for x in columns)
+  weight = 'weight' if measure.by_token else results.weight_of(name)
+  weights = None
+  if weight in columns[0]:
+    weights = np.array([columns[0][weight][i] for i in chosen])
+  if measure.by_token:
+    own, others = own / weights, others / weights
+  if measure.metric == measures.NLL:
+    return intervals.difference(others, own, weights).map(math.exp)
+  return intervals.ratio(own, others, weights)
+
+
+def compared(result: results.Result, set_name: str) -> list[measures.Measure]:
+  """Returns the measures that retention is computed of."""
+  return [
+    m
+    for m in measures.of(result, set_name)
+    if m.metric == measures.NLL
+    or (m.is_main and m.about.higher_is_better and not m.about.total)
+  ]

@@ -1,0 +1,147 @@
+"""Decides whether a model is better or worse than a reference.
+
+The noise floor of a difference is its interval: a paired bootstrap over the
+examples, widened by the spread over seeds where there are several. A verdict
+says what the interval allows, never that two models are equal.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from kd.core import errors
+from kd.evaluation import intervals
+from kd.evaluation import measures
+from kd.evaluation import results
+
+SHIP, UNCLEAR, WORSE = 'ship', 'not distinguishable', 'worse'
+
+# The verdicts that end the command with an error, by benchmark.fail_on.
+FAILURES = {
+  'worse': (WORSE,),
+  'not_distinguishable': (UNCLEAR, WORSE),
+  'nothing': (),
+}
+
+
+class VerdictError(errors.KdError):
+  """A model is not good enough; its benchmark has been written."""
+
+  exit_code = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """A verdict on one set.
+
+  Attributes:
+    verdict: SHIP, UNCLEAR or WORSE.
+    measure: what was compared.
+    difference: the model's value minus the reference's.
+    margin: a difference that does not count as worse.
+    seeds: numbers of runs of the model and the reference.
+  """
+
+  verdict: str
+  measure: measures.Measure
+  difference: intervals.Interval
+  margin: float
+  seeds: tuple[int, int]
+
+
+def measure_of(
+  result: results.Result, set_name: str, name: str
+) -> measures.Measure:
+  """Returns the measure by which a set is judged.
+
+  Args:
+    result: of the model.
+    set_name: the set.
+    name: benchmark.metric.
+
+  Raises:
+    ConfigError: the set has no such metric, or it is no mean over examples.
+  """
+  known = {m.metric: m for m in measures.of(result, set_name)}
+  if name == 'auto':
+    name = results.EXACT_MATCH if results.EXACT_MATCH in known else measures.NLL
+  usable = [
+    key
+    for key, m in known.items()
+    if measures.per_example(result, set_name, m) is not None
+  ]
+  if name not in usable:
+    raise errors.unknown(
+      'benchmark.metric', f'metric of {set_name!r}', name, usable
+    )
+  return known[name]
+
+
+def decide(
+  measure: measures.Measure,
+  set_name: str,
+  runs: Sequence[results.Result],
+  reference: Sequence[results.Result],
+  paired: bool,
+  margin: float,
+) -> Verdict:
+  """Compares the runs of a model with those of a reference on one set.
+
+  Args:
+    measure: from `measure_of`.
+    set_name: the set, of the same examples for all.
+    runs: of the model, with different seeds.
+    reference: likewise.
+    paired: whether run i of both shares its seed and data.
+    margin: a difference that does not count as worse.
+  """
+  own, weights = _values(runs, set_name, measure)
+  others, _ = _values(reference, set_name, measure)
+  difference = intervals.difference(
+    own.mean(axis=0), others.mean(axis=0), weights
+  )
+  means = [np.average(x, axis=1, weights=weights) for x in (own, others)]
+  groups = [means[0] - means[1]] if paired else means
+  difference = intervals.with_spread(difference, *groups)
+  sign = 1 if measure.about.higher_is_better else -1
+  low, high = sorted((sign * difference.low, sign * difference.high))
+  verdict = SHIP if low > -margin else WORSE if high < -margin else UNCLEAR
+  return Verdict(
+    verdict, measure, difference, margin, (len(runs), len(reference))
+  )
+
+
+def _values(runs, set_name, measure):
+  """Returns each run's value of each example [runs, n], and the weights."""
+  columns = [measures.per_example(run, set_name, measure) for run in runs]
+  return np.array([values for values, _ in columns]), columns[0][1]
+
+
+def overall(verdicts: Sequence[Verdict]) -> str | None:
+  """Returns the verdict on all sets; None without any.
+
+  A model that is worse on one set is worse. It ships if it is better on one at
+  least.
+  """
+  said = {verdict.verdict for verdict in verdicts}
+  for verdict in (WORSE, SHIP, UNCLEAR):
+    if verdict in said:
+      return verdict
+  return None
+
+
+def check(verdict: str | None, fail_on: str, title: str, path: str) -> None:
+  """Raises VerdictError for a verdict that benchmark.fail_on names.
+
+  Args:
+    verdict: the overall one.
+    fail_on: the field.
+    title: what the model was compared with.
+    path: of the benchmark, for the message.
+  """
+  if verdict in FAILURES[fail_on]:
+    raise VerdictError(
+      f'verdict: {verdict}, compared with {title} (benchmark.fail_on is '
+      f'{fail_on!r}); see {path}'
+    )
