@@ -16,6 +16,7 @@ from tests import page_commands
 _RUN_BY = {
   'README.md': 'readme_slow_test.py',
   'docs/benchmark.md': 'library_slow_test.py',
+  'docs/board.md': 'board_test.py',
   'docs/buckets.md': 'bucket_runs_slow_test.py',
   'docs/cache.md': 'cache_slow_test.py',
   'docs/data.md': 'data_docs_slow_test.py',

@@ -17,7 +17,8 @@ PACKAGES = (
   *('core', 'metrics', 'partitioning', 'models', 'quantization', 'config'),
   *('checkpoints', 'pruning', 'losses', 'optimizers', 'data_files'),
   *('input_pipeline', 'sampling', 'teachers', 'reasoning', 'evaluation'),
-  *('run', 'versions', 'train', 'planning', 'benchmarking', 'modes'),
+  *('run', 'versions', 'train', 'planning', 'benchmarking', 'board'),
+  'modes',
 )
 
 # What the files outside the packages may import of the project.

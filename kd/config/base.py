@@ -19,6 +19,7 @@ import ml_collections
 from kd.config import check
 from kd.config import schema
 from kd.config.fields import benchmark
+from kd.config.fields import board
 from kd.config.fields import data
 from kd.config.fields import deploy
 from kd.config.fields import losses
@@ -55,6 +56,7 @@ ROOT = schema.Section(
     'export': outputs.EXPORT,
     'plan': outputs.PLAN,
     'registry': deploy.REGISTRY,
+    'board': board.BOARD,
   },
 )
 

@@ -8,6 +8,9 @@ import ml_collections
 
 from kd.core import errors
 
+# Stands for the value of a leaf that one of two configs lacks.
+ABSENT = 'absent'
+
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   """Returns leaves by dotted path; an empty sub-dict is a leaf."""
@@ -30,10 +33,9 @@ def differences(
   old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
   """Yields (path, old value, new value) of each leaf that differs."""
-  absent = 'absent'
   before, after = flatten(old), flatten(new)
   for path in sorted(before.keys() | after.keys()):
-    pair = before.get(path, absent), after.get(path, absent)
+    pair = before.get(path, ABSENT), after.get(path, ABSENT)
     if pair[0] != pair[1]:
       yield path, *pair
 

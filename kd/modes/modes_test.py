@@ -8,8 +8,8 @@ from kd import modes
 
 _NAMES = {
   *('benchmark', 'cache', 'chat', 'check', 'data', 'eval', 'export'),
-  *('generate', 'plan', 'prune', 'reason', 'registry', 'search', 'train'),
-  'verify',
+  *('generate', 'plan', 'prune', 'reason', 'registry', 'runs', 'search'),
+  *('train', 'verify'),
 }
 
 

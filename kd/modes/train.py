@@ -19,6 +19,7 @@ from kd.losses import selection
 from kd.losses import term_builder
 from kd.losses import terms as terms_lib
 from kd.planning.cost import step_work
+from kd.run import exits
 from kd.run import load_params
 from kd.run import lock
 from kd.run import outputs
@@ -52,7 +53,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   run = resolve.resolve(config, session.devices(config))
   changes = workdirs.check(config, workdir)
   say('\n'.join([describe.describe_run(run, workdir), *changes.notes()]))
-  with lock.shared(workdir, '--workdir', say):
+  with lock.shared(workdir, '--workdir', say), exits.recorded(workdir):
     data = prepare(run, say)
     with progress.Progress('loading the teacher', say):
       teachers = load_teachers(run)

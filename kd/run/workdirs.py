@@ -37,13 +37,13 @@ _WRITTEN = 'the file as the run wrote it'
 
 # Fields that only other modes read.
 _OTHER_MODES = (
-  *('benchmark.', 'export.', 'generate.', 'plan.', 'reasoning.'),
+  *('benchmark.', 'board.', 'export.', 'generate.', 'plan.', 'reasoning.'),
   *('registry.', 'search.'),
   'student.prune.calibration_rows',
 )
 # Fields that decide how and how often the same values are computed and saved,
 # up to rounding. `steps` is one: a run may be extended.
-_RESUMABLE = (
+RESUMABLE = (
   *('steps', 'nonfinite', 'checkpoint.', 'log.', 'profile.', 'plugins'),
   *('evaluation.every', 'evaluation.batch_size'),
   *('evaluation.stop.patience', 'evaluation.stop.min_delta'),
@@ -126,7 +126,7 @@ def check(
   if not old:
     return Changes({}, {})
   new = json.loads(config_lib.to_json(config))
-  allowed = (*_RESUMABLE, *also_allowed)
+  allowed = (*RESUMABLE, *also_allowed)
   if not any(_is_on_policy(c) for c in (old, new)):
     allowed = (*allowed, 'rollout.')
   changes, refused = Changes({}, {}), []

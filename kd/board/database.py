@@ -1,0 +1,298 @@
+"""A database of runs: DuckDB over the files of workdirs, in memory alone.
+
+The files are the only record: nothing is stored here that outlives the
+process, and a file that has changed is read again.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+import json
+import os
+import re
+import time
+from typing import Any
+
+from kd.board import directions
+from kd.board import discovery
+from kd.board import expressions
+from kd.board import run_files
+from kd.board import status as status_lib
+from kd.core import config as config_lib
+from kd.core import errors
+
+Row = dict[str, Any]
+
+# Columns that every run has, with their types.
+COLUMNS = {
+  'run': 'VARCHAR',
+  'folder': 'VARCHAR',
+  'status': 'VARCHAR',
+  'why': 'VARCHAR',
+  'step': 'BIGINT',
+  'steps': 'BIGINT',
+  'age_s': 'DOUBLE',
+  'best': 'DOUBLE',
+  'best_step': 'BIGINT',
+  'metric': 'VARCHAR',
+  'problems': 'BIGINT',
+}
+CONFIG = 'config.'  # In front of the fields of a config.
+_NLL = re.compile(r'eval/[^/]+/nll')
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+  """Which runs, and in which order; as the fields of `board`.
+
+  Attributes:
+    where: a condition on columns; '': all runs.
+    metric: whose best value is in the columns `best` and `best_step`.
+    direction: 'min', 'max' or 'auto'.
+    sort: a column, or -COLUMN for falling values.
+    path: in front of the fields' names in messages.
+  """
+
+  where: str = ''
+  metric: str = ''
+  direction: str = 'auto'
+  sort: str = ''
+  path: str = 'board.'
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+  """The runs that a query has found.
+
+  Attributes:
+    rows: a value for each column that the run has, by run.
+    metric: the metric of `best`; '' if no run has any.
+    highest: whether high values of it are good.
+    total: the number of all runs.
+  """
+
+  rows: list[Row]
+  metric: str
+  highest: bool
+  total: int
+
+
+class Database:
+  """The runs below some folders."""
+
+  def __init__(
+    self, roots: Sequence[str], clock: Callable[[], float] = time.time
+  ):
+    """Initializes an empty database; `refresh` reads the files.
+
+    Args:
+      roots: folders.
+      clock: returns the seconds since 1970.
+    """
+    self._roots, self._clock = roots, clock
+    self.runs: dict[str, run_files.RunFiles] = {}
+    self.statuses: dict[str, status_lib.Status] = {}
+    self.problems: dict[str, list[str]] = {}
+    self.version = 0  # Rises when a run has changed.
+
+  def refresh(self) -> None:
+    """Reads what has changed since the last call.
+
+    Raises:
+      ConfigError: a folder cannot be read.
+    """
+    folders = discovery.workdirs(self._roots)
+    changed = folders.keys() != self.runs.keys()
+    runs, now = {}, self._clock()
+    statuses, problems = {}, {}
+    for name, folder in folders.items():
+      files = self.runs.get(name)
+      if files is None or files.folder != folder:
+        files = run_files.RunFiles(folder)
+      changed |= files.refresh()
+      runs[name] = files
+      statuses[name] = status_lib.of(files, now)
+      problems[name] = _problems(files, statuses[name])
+    changed |= statuses != self.statuses
+    self.runs, self.statuses, self.problems = runs, statuses, problems
+    self.version += changed
+
+  def metrics(self) -> list[str]:
+    """Returns the names of all metrics of all runs, sorted."""
+    return sorted(
+      {name for files in self.runs.values() for name, _ in files.series()}
+    )
+
+  def select(self, query: Query) -> Selection:
+    """Returns the rows of a query.
+
+    Raises:
+      ConfigError: the query names no column or metric that there is, or its
+        condition is wrong; names the field.
+    """
+    metric = self._metric(query)
+    highest = directions.is_highest(metric, query.direction, self.runs)
+    rows = [self._row(name, metric, highest) for name in self.runs]
+    chosen = _ordered(rows, query, highest)
+    return Selection(chosen, metric, highest, len(rows))
+
+  def _metric(self, query):
+    names = Counter(
+      name for files in self.runs.values() for name, _ in files.series()
+    )
+    if query.metric:
+      if names and query.metric not in names:
+        near = errors.nearest(query.metric, names)
+        legal = [n for n in names if n.startswith('eval/')] or list(names)
+        raise errors.unknown(
+          f'{query.path}metric', 'metric', query.metric, legal, near
+        )
+      return query.metric
+    likely = [n for n in names if _NLL.fullmatch(n)]
+    if not likely:
+      return 'train/loss' if 'train/loss' in names else ''
+    return min(likely, key=lambda n: (-names[n], n))
+
+  def _row(self, name, metric, highest) -> Row:
+    files, status = self.runs[name], self.statuses[name]
+    steps = files.config.get('steps')
+    row = {
+      'run': name,
+      'folder': files.folder,
+      'status': status.name,
+      'why': status.why,
+      'step': files.step,
+      'steps': steps if isinstance(steps, int) else None,
+      'age_s': max(0.0, self._clock() - files.modified),
+      'metric': metric or None,
+      'problems': len(self.problems[name]),
+    }
+    series = files.get(metric) if metric else None
+    best = series.best(highest) if series else None
+    row['best_step'], row['best'] = best or (None, None)
+    for field, value in config_lib.flatten(files.config).items():
+      row[CONFIG + field] = _scalar(value)
+    for metric_name, values in files.series():
+      row.setdefault(metric_name, values.values[-1])
+    return row
+
+
+def _problems(files, status):
+  lines = list(files.problems)
+  if files.torn and status.name != status_lib.RUNNING:
+    lines.append(
+      f'{run_files.METRICS}: the last line is incomplete ({files.torn} bytes); '
+      'left out'
+    )
+  return lines
+
+
+def _scalar(value):
+  if value is None or isinstance(value, bool | int | float | str):
+    return value
+  return json.dumps(value)
+
+
+def _ordered(rows: list[Row], query: Query, highest: bool) -> list[Row]:
+  """Returns the rows that the condition holds for, sorted."""
+  types = _types(rows)
+  condition, by = 'true', 'age_s'
+  if query.where.strip():
+    condition = expressions.to_sql(query.where, types, f'{query.path}where')
+  descending = False
+  if query.sort:
+    descending = query.sort.startswith('-')
+    by = query.sort.removeprefix('-')
+    if by not in types:
+      raise errors.unknown(
+        f'{query.path}sort',
+        'column',
+        by,
+        [*COLUMNS],
+        errors.nearest(by, types),
+      )
+  elif query.metric:
+    by, descending = 'best', highest
+  if not rows:
+    return []
+  direction = 'DESC' if descending else 'ASC'
+  # The condition ends its line: it may end in a comment.
+  sql = (
+    f'SELECT row_number FROM runs WHERE ({condition}\n) ORDER BY '
+    f'{expressions.quoted(by)} {direction} NULLS LAST, run'
+  )
+  return [rows[i] for i in _execute(sql, rows, types, f'{query.path}where')]
+
+
+def _types(rows: Iterable[Row]) -> dict[str, str]:
+  """Returns the type of each column, by name."""
+  kinds: dict[str, set[type]] = {}
+  for row in rows:
+    for name, value in row.items():
+      kinds.setdefault(name, set()).add(type(value))
+  types = {name: _type(kind - {type(None)}) for name, kind in kinds.items()}
+  return {**types, **COLUMNS}
+
+
+def _type(kinds):
+  if kinds <= {bool} and kinds:
+    return 'BOOLEAN'
+  if kinds <= {int, float} and kinds:
+    return 'DOUBLE'
+  return 'VARCHAR'
+
+
+def _execute(
+  sql: str, rows: Sequence[Row], types: Mapping[str, str], field: str
+) -> list[int]:
+  """Returns the numbers of rows that a statement selects."""
+  import duckdb  # Modes that list no runs don't wait for it.
+  import pyarrow as pa
+
+  arrow = {
+    'VARCHAR': pa.string(),
+    'BOOLEAN': pa.bool_(),
+    'DOUBLE': pa.float64(),
+    'BIGINT': pa.int64(),
+  }
+  convert = {'VARCHAR': _text, 'DOUBLE': _float}
+  columns = {'row_number': pa.array(range(len(rows)), pa.int64())}
+  for name, kind in types.items():
+    values = [row.get(name) for row in rows]
+    if kind in convert:
+      values = [None if v is None else convert[kind](v) for v in values]
+    columns[name] = pa.array(values, arrow[kind])
+  with duckdb.connect(':memory:') as connection:
+    connection.execute('SET enable_external_access = false')
+    connection.register('runs', pa.table(columns))
+    try:
+      return [number for (number,) in connection.execute(sql).fetchall()]
+    except duckdb.Error as e:
+      message = str(e).split('\n')[0]
+      raise errors.ConfigError(
+        field, message, legal='a condition in SQL; see docs/board.md'
+      ) from e
+
+
+def _text(value):
+  # json.dumps writes true and 1.0 as the config's file does.
+  text = value if isinstance(value, str) else json.dumps(value)
+  return text.encode('utf-8', 'replace').decode()
+
+
+def _float(value):
+  try:
+    return float(value)
+  except OverflowError:
+    return float('inf')
+
+
+def default_roots(arguments: Sequence[str], workdir: str | None) -> list[str]:
+  """Returns the folders that a command looks into.
+
+  Args:
+    arguments: its words.
+    workdir: the flag, which names one more; without any it is this folder.
+  """
+  named = [*arguments, *([workdir] if workdir else [])]
+  return [os.path.expanduser(x) for x in named] or ['.']

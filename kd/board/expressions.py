@@ -1,0 +1,100 @@
+"""Reads conditions on columns whose names have dots and slashes.
+
+  config.optimizer.lr.peak > 1e-4 and eval/held_out/nll < 2
+
+is SQL but for the names, which SQL would have in double quotes. Names are
+replaced by quoted ones; what is neither a column nor a word of a condition is
+an error that names the nearest column.
+"""
+
+from collections.abc import Collection, Iterator
+import re
+
+from kd.core import errors
+
+_TOKEN = re.compile(
+  r"""
+  (?P<text>'(?:[^']|'')*')
+  | (?P<quoted>"(?:[^"]|"")*")
+  | (?P<name>[^\W\d]\w*(?:[./-]\w+)*)
+  | (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
+  | (?P<other>.)
+  """,
+  re.VERBOSE | re.DOTALL,
+)
+_WORDS = frozenset(
+  (
+    *('and', 'or', 'not', 'in', 'is', 'null', 'like', 'ilike', 'between'),
+    *('true', 'false', 'case', 'when', 'then', 'else', 'end', 'escape'),
+    *('similar', 'to', 'glob', 'cast', 'as', 'distinct', 'from'),
+    *('double', 'bigint', 'integer', 'varchar', 'boolean'),
+  )
+)
+_LEGAL = 'a condition on columns, such as config.steps > 100 and step < 50'
+
+
+def quoted(name: str) -> str:
+  """Returns a name as SQL has it."""
+  return '"' + name.replace('"', '""') + '"'
+
+
+def to_sql(text: str, columns: Collection[str], field: str) -> str:
+  """Returns a condition in SQL.
+
+  Args:
+    text: the condition.
+    columns: the names that it may have.
+    field: that holds the text, for messages.
+
+  Raises:
+    ConfigError: a name is no column; or there is a comment, or more than one
+      statement.
+  """
+  return ''.join(_parts(text, columns, field))
+
+
+def _parts(text, columns, field) -> Iterator[str]:
+  for match in _TOKEN.finditer(text):
+    kind, token = match.lastgroup, match[0]
+    if kind == 'name':
+      is_call = text[match.end() :].lstrip().startswith('(')
+      yield from _name(token, columns, is_call, field)
+    elif kind == 'quoted':
+      name = token[1:-1].replace('""', '"')
+      if name not in columns:
+        raise errors.unknown(field, 'column', name, _shown(name, columns))
+      yield token
+    elif token in (';', '"', "'", '$', '?', '{', '['):
+      raise errors.ConfigError(
+        field, f'found {token!r} in {text[:200]!r}', legal=_LEGAL
+      )
+    else:
+      yield token
+
+
+def _name(token, columns, is_call, field):
+  """Yields the SQL of a name, or of names with a slash or minus between."""
+  if token in columns:
+    yield quoted(token)
+    return
+  # a/b where only a is a column is a division, as a-b is a difference.
+  for match in reversed(list(re.finditer('[/-]', token))):
+    start, rest = token[: match.start()], token[match.end() :]
+    if start in columns:
+      yield quoted(start) + match[0]
+      if rest[0].isdigit():
+        yield rest
+      else:
+        yield from _name(rest, columns, is_call, field)
+      return
+  if token.isidentifier() and (is_call or token.lower() in _WORDS):
+    yield token
+    return
+  raise errors.unknown(field, 'column', token, _shown(token, columns))
+
+
+def _shown(name, columns):
+  """Returns the columns that a message lists: hundreds help nobody."""
+  near = errors.nearest(name, columns)
+  main = [c for c in columns if '.' not in c and '/' not in c]
+  return [*dict.fromkeys([*main, *filter(None, [near])])]

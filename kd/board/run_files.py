@@ -1,0 +1,229 @@
+"""Reads what a run writes, whatever state its files are in.
+
+A run may be writing them, may have been killed, or may be of another version:
+what can be read is, and the rest is a line in `problems`.
+"""
+
+import array
+from collections.abc import Iterator, Mapping
+import dataclasses
+import json
+import math
+import os
+from typing import Any
+
+from kd.run import exits
+from kd.run import outputs
+
+CONFIG, RUN, METRICS = 'config.json', 'run.json', 'metrics.jsonl'
+# A folder that has one of these is a workdir of a run.
+MARKS = (RUN, METRICS)
+BASELINE = f'{outputs.BASELINE}.'  # In front of its metrics' names.
+_MOST_PROBLEMS = 5  # Lines about one file.
+
+
+@dataclasses.dataclass
+class Series:
+  """The values of a metric, in the order in which they were written."""
+
+  steps: array.array = dataclasses.field(
+    default_factory=lambda: array.array('q')
+  )
+  values: array.array = dataclasses.field(
+    default_factory=lambda: array.array('d')
+  )
+
+  def best(self, highest: bool) -> tuple[int, float] | None:
+    """Returns step and value of the best one; None if none is finite."""
+    pairs = [
+      (value, -step)
+      for step, value in zip(self.steps, self.values, strict=True)
+      if math.isfinite(value)
+    ]
+    if not pairs:
+      return None
+    value, step = max(pairs) if highest else min(pairs, key=_lowest)
+    return -step, value
+
+
+def _lowest(pair):
+  value, step = pair
+  return value, -step
+
+
+class _MetricFile:
+  """The series of a metrics.jsonl, which may grow or be replaced."""
+
+  def __init__(self, path: str):
+    self._path, self._file_id, self._offset = path, None, 0
+    self._lines = 0
+    self.series: dict[str, Series] = {}
+    self.problems: list[str] = []
+    self.rest = 0  # Bytes of a last line that has no end yet.
+
+  def read(self) -> None:
+    """Reads the lines that were added since the last call."""
+    try:
+      with open(self._path, 'rb') as f:
+        stat = os.fstat(f.fileno())
+        if (stat.st_dev, stat.st_ino) != self._file_id or (
+          stat.st_size < self._offset
+        ):
+          self.__init__(self._path)
+          self._file_id = stat.st_dev, stat.st_ino
+        f.seek(self._offset)
+        data = f.read()
+    except FileNotFoundError:
+      self.__init__(self._path)
+      return
+    except OSError as e:
+      self.problems = [f'{METRICS}: {e.strerror}']
+      return
+    whole = data.rfind(b'\n') + 1
+    self._offset += whole
+    self.rest = len(data) - whole
+    for line in data[:whole].splitlines():
+      self._lines += 1
+      self._add(line)
+
+  def _add(self, line):
+    try:
+      record = json.loads(line)
+      step = record.pop('step')
+      is_text = record.pop('phase') == 'text'
+      if type(step) is not int or not 0 <= step < 2**63:
+        raise ValueError('no step')
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+      if len(self.problems) < _MOST_PROBLEMS:
+        self.problems.append(
+          f'{METRICS}:{self._lines}: no line of metrics; left out'
+        )
+      return
+    for name, value in {} if is_text else record.items():
+      if not isinstance(value, float):
+        try:
+          value = float(value)  # An integer, or 'NaN'.
+        except (ValueError, TypeError, OverflowError):
+          continue
+      series = self.series.get(name)
+      if series is None:
+        series = self.series[name] = Series()
+      series.steps.append(step)
+      series.values.append(value)
+
+
+class RunFiles:
+  """The files of one workdir.
+
+  Attributes:
+    folder: the workdir.
+    config: of config.json, nested; {} if there is none.
+    run: of run.json; {} if there is none.
+    end: of exit.json, why the last process ended early; {} if it did not.
+    problems: a line for each thing that could not be read.
+    modified: when the run last wrote, in seconds since 1970.
+  """
+
+  def __init__(self, folder: str):
+    self.folder = folder
+    self.config: dict[str, Any] = {}
+    self.run: dict[str, Any] = {}
+    self.end: dict[str, Any] = {}
+    self.modified = 0.0
+    self._json_problems: dict[str, str] = {}
+    self._states: dict[str, Any] = {}
+    baseline = os.path.join(folder, outputs.BASELINE)
+    self._student = _MetricFile(os.path.join(folder, METRICS))
+    self._baseline = _MetricFile(os.path.join(baseline, METRICS))
+
+  @property
+  def problems(self) -> list[str]:
+    """Lines about what could not be read."""
+    baseline = [f'{outputs.BASELINE}/{p}' for p in self._baseline.problems]
+    return [
+      *self._json_problems.values(),
+      *self._student.problems,
+      *baseline,
+    ]
+
+  @property
+  def torn(self) -> int:
+    """Bytes of a last line of metrics.jsonl that is incomplete."""
+    return self._student.rest
+
+  def refresh(self) -> bool:
+    """Reads what has changed; returns whether anything has."""
+    before = dict(self._states)
+    for name in (CONFIG, RUN, exits.FILE, METRICS, self._of_baseline()):
+      self._states[name] = self._state(name)
+    changed = {k for k, v in self._states.items() if before.get(k) != v}
+    if not before:
+      changed = set(self._states)
+    if CONFIG in changed:
+      self.config = self._json(CONFIG)
+    if RUN in changed:
+      self.run = self._json(RUN)
+    if exits.FILE in changed:
+      self.end = self._json(exits.FILE)
+    if METRICS in changed:
+      self._student.read()
+    if self._of_baseline() in changed:
+      self._baseline.read()
+    times = [state[0] for state in self._states.values() if state]
+    self.modified = max(times, default=0) / 1e9
+    return bool(changed)
+
+  def _of_baseline(self):
+    return os.path.join(outputs.BASELINE, METRICS)
+
+  def _state(self, name):
+    try:
+      stat = os.stat(os.path.join(self.folder, name))
+    except OSError:
+      return None
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+  def _json(self, name):
+    """Returns the object of a JSON file; {} and a problem if it has none."""
+    self._json_problems.pop(name, None)
+    if self._states[name] is None:
+      if name in (CONFIG, RUN):
+        self._json_problems[name] = f'{name} is missing'
+      return {}
+    try:
+      with open(os.path.join(self.folder, name), 'rb') as f:
+        value = json.loads(f.read())
+      if isinstance(value, dict):
+        return value
+      problem = 'holds no object'
+    except (ValueError, RecursionError):
+      problem = 'is damaged: not JSON'
+    except OSError as e:
+      problem = e.strerror or 'cannot be read'
+    self._json_problems[name] = f'{name} {problem}'
+    return {}
+
+  def series(self) -> Iterator[tuple[str, Series]]:
+    """Yields the metrics by name, those of the baseline as baseline.NAME."""
+    yield from self._student.series.items()
+    for name, series in self._baseline.series.items():
+      yield BASELINE + name, series
+
+  def get(self, name: str) -> Series | None:
+    """Returns the values of a metric, by its name in `series`."""
+    if name.startswith(BASELINE):
+      return self._baseline.series.get(name.removeprefix(BASELINE))
+    return self._student.series.get(name)
+
+  @property
+  def step(self) -> int:
+    """The last step that the student's metrics have."""
+    return max(
+      (s.steps[-1] for s in self._student.series.values() if s.steps),
+      default=0,
+    )
+
+  def ends(self) -> Mapping[str, Any]:
+    """Returns how the student's and the baseline's training ended."""
+    ends = self.run.get('ends')
+    return ends if isinstance(ends, dict) else {}

@@ -1,0 +1,57 @@
+"""Fields of the table of runs and of the page that shows them."""
+
+from kd.config import legal
+from kd.config import schema
+
+F = schema.Field
+
+BOARD = schema.Section(
+  'Looking at runs (`kd runs`, `kd board`, docs/board.md).',
+  {
+    'where': F(
+      '',
+      legal.TEXT,
+      'runs that are listed: a condition in SQL on columns, such as '
+      "config.optimizer.lr.peak > 1e-4 and status = 'finished'; '': all",
+    ),
+    'metric': F(
+      '',
+      legal.TEXT,
+      "metric whose best value is listed; '': the NLL of the first held-out "
+      'set',
+    ),
+    'direction': F(
+      'auto',
+      legal.one_of('auto', 'min', 'max'),
+      'whether low or high values of the metric are good; auto: as '
+      'evaluation.best.direction',
+    ),
+    'sort': F(
+      '',
+      legal.TEXT,
+      "column to sort by, -NAME for falling values; '': by the metric if "
+      'board.metric names one, else the latest first',
+    ),
+    'columns': F(
+      (), legal.Tuple(legal.TEXT), 'more columns of the table of `kd runs`'
+    ),
+    'output': F(
+      'table',
+      legal.one_of('table', 'differences', 'json'),
+      'what `kd runs` prints; differences: of each config from the first',
+    ),
+    'port': F(
+      8466,
+      legal.Integer(0, 65535),
+      'port of 127.0.0.1 that `kd board` listens on; 0: any free one',
+    ),
+    'models': F(
+      (),
+      legal.Tuple(
+        legal.Matching(r'https?://\S+', 'the URL of a server, with its /v1')
+      ),
+      'OpenAI-compatible servers for the page "chat", such as '
+      'http://127.0.0.1:8000/v1',
+    ),
+  },
+)

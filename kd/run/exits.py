@@ -1,0 +1,46 @@
+"""Records why a run ended before its last step, for those who look at it."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+
+import jax
+
+from kd.core import atomic_files
+from kd.core import errors
+from kd.core import run_info
+from kd.run import model_sizes
+
+FILE = 'exit.json'
+
+
+@contextlib.contextmanager
+def recorded(workdir: str) -> Iterator[None]:
+  """Writes exit.json if the block raises; removes that of an earlier start.
+
+  It holds the exit code, the message and the date. A process that is killed
+  writes nothing, nor does one that ends before the run has begun.
+
+  Args:
+    workdir: the run's folder, which exists and is locked.
+  """
+  path = os.path.join(workdir, FILE)
+  is_first = jax.process_index() == 0
+  if is_first:
+    with contextlib.suppress(OSError):
+      os.unlink(path)
+  try:
+    yield
+  except BaseException as e:
+    if is_first and os.path.exists(os.path.join(workdir, model_sizes.RUN_FILE)):
+      # The disk may be what failed: the error itself must reach the user.
+      with contextlib.suppress(OSError):
+        atomic_files.write_json(path, _describe(e))
+    raise
+
+
+def _describe(error):
+  code = error.exit_code if isinstance(error, errors.KdError) else 1
+  name = '' if isinstance(error, errors.KdError) else type(error).__name__
+  message = ': '.join(filter(None, [name, str(error)]))
+  return {'code': code, 'error': message, 'date': run_info.now()}

@@ -1,0 +1,31 @@
+import json
+import os
+
+import pytest
+
+from kd.core import errors
+from kd.run import exits
+
+
+def _raise_in(folder, error):
+  with pytest.raises(type(error)), exits.recorded(str(folder)):
+    raise error
+
+
+def test_the_last_error_is_recorded_once_a_run_has_begun(tmp_path):
+  path = tmp_path / exits.FILE
+  _raise_in(tmp_path, errors.PreemptedError('SIGTERM'))
+  assert not os.listdir(tmp_path)
+  (tmp_path / 'run.json').write_text('{}')
+  for error, code, message in (
+    (errors.PreemptedError('SIGTERM'), 42, 'SIGTERM'),
+    (errors.NonFiniteError('loss'), 3, 'loss'),
+    (KeyError('x'), 1, "KeyError: 'x'"),
+    (KeyboardInterrupt(), 1, 'KeyboardInterrupt'),
+  ):
+    _raise_in(tmp_path, error)
+    record = json.loads(path.read_text())
+    assert (record['code'], record['error']) == (code, message)
+  with exits.recorded(str(tmp_path)):
+    assert not path.exists()
+  assert not path.exists()

@@ -1,0 +1,69 @@
+"""kd runs, as docs/board.md and scripts call it."""
+
+import json
+import subprocess
+import sys
+
+from kd.board import board_cases
+from kd.config import base
+from kd.modes import runs as runs_mode
+from tests import command
+from tests import page_commands
+
+
+def test_the_commands_of_the_page_list_runs(tmp_path, capsys):
+  for i, peak in enumerate((1e-4, 3e-4)):
+    fields = board_cases.config(steps=100, optimizer__lr__peak=peak)
+    board_cases.write(tmp_path / f'r{i}', fields, scale=1 + i)
+  shown = []
+  for arguments in page_commands.commands('docs/board.md'):
+    config, flags = page_commands.parse(arguments)
+    assert (flags['mode'], flags['words']) == ('runs', '/tmp/sweep')
+    runs_mode.main(config, None, [str(tmp_path)])
+    shown.append(capsys.readouterr().out.splitlines())
+  table, chosen, differences = shown
+  assert len(table) == 5
+  assert [x.split()[0] for x in chosen] == [
+    'run',
+    'r1',
+    '1',
+    'eval/held_out/kl:',
+  ]
+  assert differences[1] == '  optimizer.lr.peak: 0.0001 -> 0.0003'
+
+
+def test_the_command_prints_json_and_refuses_with_code_2(tmp_path):
+  board_cases.write(tmp_path / 'a')
+
+  def run(*arguments):
+    return subprocess.run(
+      [sys.executable, '-m', 'kd', 'runs', *arguments],
+      env=command.environment(),
+      capture_output=True,
+      text=True,
+    )
+
+  done = run(str(tmp_path), '--config.board.output=json')
+  assert done.returncode == 0, done.stderr
+  (found,) = json.loads(done.stdout)['runs']
+  assert (found['run'], found['status'], found['step']) == (
+    'a',
+    'finished',
+    100,
+  )
+  assert (
+    found['config.optimizer.lr.peak'] == base.get_config().optimizer.lr.peak
+  )
+  refused = run(str(tmp_path), '--config.board.where=stepp > 1')
+  assert refused.returncode == 2
+  assert refused.stderr.splitlines() == [
+    "kd: error: board.where: unknown column 'stepp'; legal: "
+    + ', '.join(sorted(_MAIN))
+    + "; did you mean 'step'?"
+  ]
+
+
+_MAIN = (
+  *('run', 'folder', 'status', 'why', 'step', 'steps', 'age_s', 'best'),
+  *('best_step', 'metric', 'problems'),
+)
