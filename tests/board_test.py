@@ -29,7 +29,7 @@ def test_the_commands_of_the_page_list_runs(tmp_path, capsys):
     '1',
     'eval/held_out/kl:',
   ]
-  assert differences[1] == '  optimizer.lr.peak: 0.0001 -> 0.0003'
+  assert differences[1] == '  optimizer.lr.peak: 0.0003 -> 0.0001'
 
 
 def test_the_command_prints_json_and_refuses_with_code_2(tmp_path):

@@ -37,6 +37,7 @@ def test_the_schema_knows_the_arguments_of_every_part():
 _WORDS = {
   *('evaluation.params', 'evaluation.stop.direction', 'export.params'),
   *('cache.method.logprobs', 'cache.method.values'),
+  *('board.direction', 'board.output'),
   *('evaluation.best.direction', 'export.checkpoint', 'export.dtype'),
   *(
     'registry.compatible',

@@ -216,9 +216,8 @@ def _ordered(rows: list[Row], query: Query, highest: bool) -> list[Row]:
   if not rows:
     return []
   direction = 'DESC' if descending else 'ASC'
-  # The condition ends its line: it may end in a comment.
   sql = (
-    f'SELECT row_number FROM runs WHERE ({condition}\n) ORDER BY '
+    f'SELECT row_number FROM runs WHERE ({condition}) ORDER BY '
     f'{expressions.quoted(by)} {direction} NULLS LAST, run'
   )
   return [rows[i] for i in _execute(sql, rows, types, f'{query.path}where')]

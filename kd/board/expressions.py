@@ -14,7 +14,8 @@ from kd.core import errors
 
 _TOKEN = re.compile(
   r"""
-  (?P<text>'(?:[^']|'')*')
+  (?P<comment>--[^\n]*)
+  | (?P<text>'(?:[^']|'')*')
   | (?P<quoted>"(?:[^"]|"")*")
   | (?P<name>[^\W\d]\w*(?:[./-]\w+)*)
   | (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
@@ -47,8 +48,7 @@ def to_sql(text: str, columns: Collection[str], field: str) -> str:
     field: that holds the text, for messages.
 
   Raises:
-    ConfigError: a name is no column; or there is a comment, or more than one
-      statement.
+    ConfigError: a name is no column, or there is more than one statement.
   """
   return ''.join(_parts(text, columns, field))
 
@@ -56,6 +56,8 @@ def to_sql(text: str, columns: Collection[str], field: str) -> str:
 def _parts(text, columns, field) -> Iterator[str]:
   for match in _TOKEN.finditer(text):
     kind, token = match.lastgroup, match[0]
+    if kind == 'comment':
+      continue
     if kind == 'name':
       is_call = text[match.end() :].lstrip().startswith('(')
       yield from _name(token, columns, is_call, field)
