@@ -15,7 +15,8 @@ _NEEDS = {
     'KD_ORACLES_PYTHON' in os.environ,
     'set KD_ORACLES_PYTHON: KD_ORACLES_PYTHON=$(python tools/make_venv.py '
     'requirements_oracles.lock ~/.cache/kd/venvs '
-    '--unhashed=requirements_torch.in) pytest',
+    '--source_only=rouge-score --source_only=sqlitedict '
+    '--source_only=word2number --unhashed=requirements_torch.in) pytest',
   ),
   '_devices_test.py': (
     _DEVICES in os.environ.get('XLA_FLAGS', ''),

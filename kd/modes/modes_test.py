@@ -9,6 +9,7 @@ from kd import modes
 _NAMES = {
   *('benchmark', 'cache', 'chat', 'check', 'data', 'eval', 'export'),
   *('generate', 'plan', 'prune', 'reason', 'registry', 'runs', 'search'),
+  'serve',
   *('train', 'verify'),
 }
 

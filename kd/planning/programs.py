@@ -204,7 +204,7 @@ def decode(run: resolved.Run) -> Program:
   )
 
   def answer(params, weights, tokens, lengths, entries):
-    cache = model.prefill(params, tokens, lengths)
+    _, cache = model.prefill(params, tokens, lengths)
     state = device.empty(model, rows, length + limit, repeats=False)
     state = device.insert(state, cache, tokens, entries)
     _, ids, logprobs = device.steps(

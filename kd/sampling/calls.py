@@ -57,6 +57,58 @@ class Answer:
   ids: list[int] = dataclasses.field(default_factory=list)
   logprobs: list[float] = dataclasses.field(default_factory=list)
 
+  def grow(
+    self,
+    ids: np.ndarray,
+    logprobs: np.ndarray,
+    count: int,
+    end: int,
+    decode: stops.Decode,
+    stop_strings: tuple[str, ...],
+  ) -> Sample | None:
+    """Adds what a slice of steps has picked.
+
+    Args:
+      ids: int32 [K], the row's ids; the stop id is among them.
+      logprobs: float32 [K], of these.
+      count: ids of the whole answer, without the stop id.
+      end: why the row no longer decodes, see device.
+      decode: ids to text.
+      stop_strings: each of them ends the answer.
+
+    Returns:
+      The sample if the answer has ended, else None.
+
+    Raises:
+      NonFiniteError: the logits are NaN or infinite.
+    """
+    known = len(self.ids)
+    new = count - known
+    self.ids += ids[:new].tolist()
+    self.logprobs += logprobs[:new].tolist()
+    stopped = stops.end(decode, self.ids, known, stop_strings)
+    if stopped:
+      kept, text = stopped
+      return self._sample(kept, text, 'stop')
+    if end == device.BROKEN:
+      raise errors.NonFiniteError(
+        f'logits of prompt {self.request} are NaN or infinite after {count} '
+        'new tokens'
+      )
+    if end == device.RUNNING:
+      return None
+    stop_id = int(ids[new]) if end == device.STOPPED else None
+    return self._sample(count, decode(self.ids), _ENDS[int(end)], stop_id)
+
+  def _sample(self, count, text, finish, stop_id=None):
+    return Sample(
+      tuple(self.ids[:count]),
+      tuple(self.logprobs[:count]),
+      text,
+      finish,
+      stop_id,
+    )
+
 
 @dataclasses.dataclass
 class _Prompts:
@@ -198,43 +250,15 @@ class Call:
     for row, answer in enumerate(self._in_rows):
       if answer is None:
         continue
-      known = len(answer.ids)
-      new = counts[row] - known
-      answer.ids += ids[row, :new].tolist()
-      answer.logprobs += logprobs[row, :new].tolist()
-      found = stops.end(
-        self._words.decode, answer.ids, known, self._settings.stop_strings
+      sample = answer.grow(
+        ids[row],
+        logprobs[row],
+        counts[row],
+        ends[row],
+        self._words.decode,
+        self._settings.stop_strings,
       )
-      if found:
-        count, text = found
-        ended.append(self._leave(row, count, text, 'stop'))
-      elif ends[row] == device.BROKEN:
-        raise errors.NonFiniteError(
-          f'logits of prompt {answer.request} are NaN or infinite after'
-          f' {counts[row]} new tokens'
-        )
-      elif ends[row] != device.RUNNING:
-        text = self._words.decode(answer.ids)
-        stopped = ends[row] == device.STOPPED
-        ended.append(
-          self._leave(
-            row,
-            len(answer.ids),
-            text,
-            _ENDS[int(ends[row])],
-            int(ids[row, new]) if stopped else None,
-          )
-        )
+      if sample is not None:
+        self._in_rows[row] = None
+        ended.append((answer.request, answer.sample, sample))
     return ended
-
-  def _leave(self, row, count, text, finish, stop_id=None):
-    answer = self._in_rows[row]
-    self._in_rows[row] = None
-    sample = Sample(
-      tuple(answer.ids[:count]),
-      tuple(answer.logprobs[:count]),
-      text,
-      finish,
-      stop_id,
-    )
-    return answer.request, answer.sample, sample

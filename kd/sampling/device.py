@@ -122,7 +122,7 @@ def prefill(
   model: family.Model, params: types.PyTree, tokens: Array, lengths: Array
 ) -> types.PyTree:
   """Computes the KV cache of prompts."""
-  return model.prefill(params, tokens, lengths)
+  return model.prefill(params, tokens, lengths)[1]
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -221,15 +221,59 @@ def steps(
 
 
 def _step(model, rule, held, rows, numbers, limits):
-  """Reads each row's last id and picks the next; idle rows stay as they are.
+  """Reads each row's last id and picks the next; idle rows stay as they are."""
+  hidden, cache, logits, keys = read(model, held, rows, limits)
+  new = picking.pick(rule, numbers, logits, rows.held, keys)
+  return took(rows, cache, hidden, logits, new, limits)
 
-  They read their last id again, into the same place of their own cache.
+
+def read(
+  model: family.Model,
+  held: decoding.Weights,
+  rows: DecodeSlots,
+  limits: Limits,
+) -> tuple[Array, decoding.Cache, Array, Array]:
+  """Reads each row's last id.
+
+  Idle rows read their last id again, into the same place of their own cache.
+
+  Args:
+    model: the module.
+    held: its weights.
+    rows: the rows.
+    limits: of the answers.
+
+  Returns:
+    Hidden states [B, D], the cache with them, logits float32 [B, V], and the
+    keys [B] that the next ids are drawn with.
   """
   hidden, cache = model.extend(held, rows.cache, rows.last, rows.position)
-  logits = _logits(held, hidden, limits.vocab_size)
+  logits = logits_of(held, hidden, limits.vocab_size)
   keys = jax.random.wrap_key_data(rows.keys)
-  keys = jax.vmap(jax.random.fold_in)(keys, rows.count)
-  new = picking.pick(rule, numbers, logits, rows.held, keys)
+  return hidden, cache, logits, jax.vmap(jax.random.fold_in)(keys, rows.count)
+
+
+def took(
+  rows: DecodeSlots,
+  cache: decoding.Cache,
+  hidden: Array,
+  logits: Array,
+  new: Array,
+  limits: Limits,
+) -> tuple[DecodeSlots, Array, Array]:
+  """Notes the ids that rows take; idle rows stay as they are.
+
+  Args:
+    rows: the rows before.
+    cache: from `read`, as are hidden and logits.
+    hidden: [B, D].
+    logits: float32 [B, V].
+    new: int32 [B], the ids.
+    limits: of the answers.
+
+  Returns:
+    The rows, the ids int32 [B], and their log-probabilities float32 [B].
+  """
   normaliser = jax.nn.logsumexp(logits, axis=-1)
   logprob = jnp.take_along_axis(logits, new[:, None], axis=1)[:, 0] - normaliser
   broken = ~jnp.isfinite(normaliser) | ~jnp.all(jnp.isfinite(hidden), axis=-1)
@@ -250,8 +294,10 @@ def _step(model, rule, held, rows, numbers, limits):
   return rows, jnp.where(runs, new, limits.pad_id), logprob
 
 
-def _logits(held, hidden, vocab_size) -> Array:
-  """Logits float32 [B, V] of hidden [B, D]."""
+def logits_of(
+  held: decoding.Weights, hidden: Array, vocab_size: Array
+) -> Array:
+  """Returns logits float32 [B, V] of hidden [B, D]; -inf beyond vocab_size."""
   logits = matmul.logits(hidden, held.unembedding)
   logits = rules.constrain(logits, ('gathered_batch', 'vocab'))
   # Rows beyond the tokenizer are untrained and may win. They are masked instead

@@ -312,7 +312,7 @@ def test_bfloat16_parameters_are_cast_as_the_layers_do(params):
   plain = model.apply({'params': params}, tokens, *places)[0][0, -1]
   cache = decoding.insert(
     decoding.empty(model, 1, 40),
-    decoding.prefill(model, params, tokens[:, :-1], jnp.asarray([29])),
+    decoding.prefill(model, params, tokens[:, :-1], jnp.asarray([29]))[1],
     jnp.asarray([True]),
     jnp.asarray([0]),
   )

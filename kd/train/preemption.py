@@ -31,6 +31,7 @@ class StopRequests:
     self._received, self._unsaved = threading.Event(), False
     self._name, self._takes_interrupts = 'SIGTERM', True
     self._pipe: int | None = None
+    self._stop: Callable[[], None] | None = None
     self._caught_up = threading.Event()
 
   def install(self) -> None:
@@ -58,11 +59,14 @@ class StopRequests:
       return
     if number == signal.SIGINT and self._takes_interrupts:
       if self.received:
-        _end_now(ABORTED, 'Ctrl-C twice: ended without saving')
+        _end_now(ABORTED, 'Ctrl-C twice: ended at once')
       self._name = 'Ctrl-C'
     elif number != signal.SIGTERM:
       return
     self._received.set()
+    if self._stop is not None:
+      self._stop()
+      return
     if not self._unsaved:
       _end_now(errors.PreemptedError.exit_code, self._line())
     if self._name == 'Ctrl-C':
@@ -81,6 +85,19 @@ class StopRequests:
       self._unsaved = False
     if self.received:
       _end_now(errors.PreemptedError.exit_code, self._line())
+
+  @contextlib.contextmanager
+  def stopped_by(self, stop: Callable[[], None]) -> Iterator[None]:
+    """Lets `stop` end a block, which then ends as if it were done.
+
+    Args:
+      stop: called after SIGTERM or Ctrl-C, in another thread.
+    """
+    self._stop = stop
+    try:
+      yield
+    finally:
+      self._stop = None
 
   @contextlib.contextmanager
   def interrupts_left_to(self, handler: Callable[..., None]) -> Iterator[None]:

@@ -38,4 +38,4 @@ def test_the_second_interrupt_ends_without_saving(process):
   assert process.poll() is None
   process.send_signal(signal.SIGINT)
   assert process.wait(timeout=30) == 130
-  assert 'ended without saving' in process.stderr.read()
+  assert 'ended at once' in process.stderr.read()

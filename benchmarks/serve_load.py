@@ -1,0 +1,202 @@
+"""Answers of the server under Poisson arrivals below and above its capacity.
+
+Starts `kd serve` with a model (--model), finds how many requests a second it
+can answer, then sends requests at random times at each of --loads times that
+rate for --duration_s. Every answer is compared with the one that the same
+request got alone. Prints one line of JSON: for each load the numbers of
+requests that were answered, refused (429), late (504), lost and mixed up,
+percentiles of the time to the first token, and the server's memory at the
+beginning and the end.
+"""
+
+from collections.abc import Mapping
+from concurrent import futures
+import http.client
+import json
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from absl import flags
+import numpy as np
+
+from benchmarks import alternate
+from benchmarks import needs
+from benchmarks import results
+
+_MODEL = flags.DEFINE_string(
+  'model', 'data/fixtures/quickstart_teacher', 'What is served.'
+)
+_LOADS = flags.DEFINE_list(
+  'loads', ['0.8', '2'], 'Arrivals, as multiples of the capacity.'
+)
+_DURATION_S = flags.DEFINE_float(
+  'duration_s', 600.0, 'Time of each load.', lower_bound=1
+)
+_TOKENS = flags.DEFINE_integer('tokens', 32, 'Tokens of an answer at most.')
+_BATCH = flags.DEFINE_integer('batch', 32, 'Answers at a time.')
+
+_KINDS = 40  # different requests
+_CALIBRATION_S = 15.0
+# More than the server takes: their threads wait for answers.
+_CLIENTS = 512
+_PATH = '/v1/chat/completions'
+
+
+class _Server:
+  """A server, and requests to it."""
+
+  def __init__(self, process: subprocess.Popen):
+    self._port = 0
+    for line in process.stdout:
+      if found := re.search(r'http://[\d.]+:(\d+)', line):
+        self._port = int(found[1])
+      if line.startswith('ready'):
+        break
+    threading.Thread(target=lambda: list(process.stdout), daemon=True).start()
+
+  def ask(self, number: int, timeout_ms: int | None) -> tuple[int, str, float]:
+    """Sends request `number`; streams its answer.
+
+    Args:
+      number: decides its prompt and settings.
+      timeout_ms: its deadline; None: the server's.
+
+    Returns:
+      The status, the text, and seconds to the first token.
+    """
+    body: dict[str, Any] = {
+      'messages': [
+        {'role': 'user', 'content': f'Q: {number}+{7 * number}=?\nA:\n'}
+      ],
+      'max_tokens': 1 + number * 13 % _TOKENS.value,
+      'temperature': 0.9,
+      'seed': number,
+      'stream': True,
+    }
+    if timeout_ms:
+      body['timeout_ms'] = timeout_ms
+    start = time.monotonic()
+    connection = http.client.HTTPConnection('127.0.0.1', self._port, 600)
+    try:
+      connection.request('POST', _PATH, json.dumps(body))
+      response = connection.getresponse()
+      if response.status != 200:
+        response.read()
+        return response.status, '', time.monotonic() - start
+      first, text, ended = 0.0, '', False
+      for line in response:
+        first = first or time.monotonic() - start
+        data = line.decode().removeprefix('data: ').strip()
+        ended = ended or data == '[DONE]'
+        if data and not ended:
+          choice = json.loads(data)['choices'][0]
+          text += choice['delta'].get('content', '')
+      if not ended:
+        raise ConnectionError('the stream has no end')
+      return 200, text, first
+    finally:
+      connection.close()
+
+  def memory_mib(self) -> float:
+    """Returns the server's resident memory."""
+    connection = http.client.HTTPConnection('127.0.0.1', self._port, 60)
+    connection.request('GET', '/metrics')
+    text = connection.getresponse().read().decode()
+    (value,) = re.findall(r'^process_resident_memory_bytes (\S+)', text, re.M)
+    return float(value) / 2**20
+
+
+def _capacity(server: _Server, clients: int) -> float:
+  """Returns requests a second with as many clients as the batch has rows."""
+  end = time.monotonic() + _CALIBRATION_S
+
+  def client(seed):
+    numbers, count = random.Random(seed), 0
+    while time.monotonic() < end:
+      server.ask(numbers.randrange(_KINDS), 3_600_000)
+      count += 1
+    return count
+
+  start = time.monotonic()
+  with futures.ThreadPoolExecutor(clients) as pool:
+    count = sum(pool.map(client, range(clients)))
+  return count / (time.monotonic() - start)
+
+
+def _load(
+  server: _Server, rate: float, duration_s: float, wanted: Mapping[int, str]
+) -> dict[str, Any]:
+  """Sends requests at random times; returns what became of them."""
+  numbers, asked = random.Random(0), []
+  memory = server.memory_mib()
+  with futures.ThreadPoolExecutor(_CLIENTS) as pool:
+    start = due = time.monotonic()
+    while due < start + duration_s:
+      time.sleep(max(due - time.monotonic(), 0))
+      number = numbers.randrange(_KINDS)
+      asked.append((number, pool.submit(server.ask, number, None)))
+      due += numbers.expovariate(rate)
+    replies = [(number, _reply(future)) for number, future in asked]
+  answered = [(n, reply) for n, reply in replies if reply[0] == 200]
+  statuses = [status for _, (status, _, _) in replies]
+  first_ms = [1000 * seconds for _, (_, _, seconds) in answered] or [0.0]
+  points = np.percentile(first_ms, (50, 95, 99))
+  return {
+    'arrivals_per_s': rate,
+    'sent': len(replies),
+    'answered': len(answered),
+    'refused': statuses.count(429),
+    'late': statuses.count(504),
+    'lost': len(replies) - sum(statuses.count(x) for x in (200, 429, 504)),
+    'mixed': sum(text != wanted[n] for n, (_, text, _) in answered),
+    'first_token_ms': dict(zip(('p50', 'p95', 'p99'), points, strict=True)),
+    'memory_mib': [memory, server.memory_mib()],
+  }
+
+
+def _reply(future) -> tuple[int, str, float]:
+  try:
+    return future.result()
+  except (OSError, http.client.HTTPException) as e:
+    alternate.say(f'lost: {e!r}')
+    return 0, '', 0.0
+
+
+def run(duration_s: float, loads: list[float]) -> dict[str, Any]:
+  """Returns the server's capacity and what became of each load."""
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'kd', 'serve', f'own={_MODEL.value}']
+    + ['--config.serve.port=0', '--config.serve.max_length=256']
+    + [f'--config.serve.max_batch={_BATCH.value}'],
+    stdout=subprocess.PIPE,
+    text=True,
+    env=alternate.environment(),
+  )
+  try:
+    server = _Server(process)
+    wanted = {n: server.ask(n, 3_600_000)[1] for n in range(_KINDS)}
+    capacity = _capacity(server, _BATCH.value)
+    alternate.say(f'{capacity:.1f} requests/s')
+    measured = [
+      {'load': load, **_load(server, load * capacity, duration_s, wanted)}
+      for load in loads
+    ]
+    return {'capacity_per_s': capacity, 'loads': measured}
+  finally:
+    process.kill()
+    process.wait()
+
+
+def main():
+  """Prints the result."""
+  loads = [float(x) for x in _LOADS.value]
+  results.show({'benchmark': 'serve_load', **run(_DURATION_S.value, loads)})
+
+
+if __name__ == '__main__':
+  needs.start(main)

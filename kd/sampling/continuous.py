@@ -1,0 +1,391 @@
+"""A batch that requests join and leave while it decodes."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+
+import jax
+import numpy as np
+
+from kd.core import errors
+from kd.core import types
+from kd.models import decoding
+from kd.models import family
+from kd.sampling import calls
+from kd.sampling import continuous_device
+from kd.sampling import device
+from kd.sampling import engine
+from kd.sampling import picking
+from kd.sampling import requests as requests_lib
+
+ALTERNATIVES = continuous_device.ALTERNATIVES
+_SHORTEST = 16  # padded length of prompts
+_GROWTH = 4  # from one size of the batch to the next
+# Slices that fit a smaller batch before it shrinks: a copy costs time.
+_PATIENCE = 8
+
+# The most likely ids at one place and their log-probabilities, best first.
+Alternatives = tuple[tuple[int, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+  """Sizes that programs are compiled for; they change no answer.
+
+  Attributes:
+    batch: the most answers at a time.
+    length: the most ids of a prompt and its answer.
+    rows: a divisor of every size of the batch: the devices that share rows.
+    steps: tokens that each row decodes before others can join.
+    fewest_slots: the least number of positions that rows have room for.
+  """
+
+  batch: int
+  length: int
+  rows: int = 1
+  steps: int = 4
+  fewest_slots: int = 256
+
+  @property
+  def batches(self) -> tuple[int, ...]:
+    """Returns the sizes of the batch."""
+    sizes, size = [], self.rows
+    while size < self.batch:
+      sizes.append(size)
+      size *= _GROWTH
+    return (*sizes, self.batch)
+
+  @property
+  def slots(self) -> tuple[int, ...]:
+    """Returns the numbers of positions that rows have room for."""
+    sizes, size = [self.length], self.length // _GROWTH
+    while size >= self.fewest_slots:
+      sizes.append(size)
+      size //= _GROWTH
+    return tuple(sorted(sizes))
+
+  @property
+  def prompts(self) -> tuple[int, ...]:
+    """Returns the padded lengths of prompts."""
+    sizes, size = [], _SHORTEST
+    while size < self.length:
+      sizes.append(size)
+      size *= 2
+    return (*sizes, self.length)
+
+
+@dataclasses.dataclass(eq=False)
+class Answer:
+  """An answer that is asked for, and then grows.
+
+  Attributes:
+    request: its prompt and seed; see requests.Request.
+    sample: which of the request's samples it is.
+    settings: of the sampling. Only temperature, top_p, min_p, max_new_tokens
+      and stop_strings may differ from requests.greedy.
+    wants_alternatives: whether the most likely ids are kept.
+    grown: the ids and log-probabilities so far.
+    alternatives: for each id, and for a stop id that ended it, if wanted.
+    result: the sample, once it has ended.
+    stop_logprob: of the stop id that ended it, if one did.
+    error: why it ended without a result, if it did.
+  """
+
+  request: requests_lib.Request
+  sample: int
+  settings: requests_lib.SamplingSettings
+  wants_alternatives: bool = False
+  grown: calls.Answer = dataclasses.field(
+    default_factory=lambda: calls.Answer(0, 0)
+  )
+  alternatives: list[Alternatives] = dataclasses.field(default_factory=list)
+  result: requests_lib.Sample | None = None
+  stop_logprob: float | None = None
+  error: errors.NonFiniteError | None = None
+
+  @property
+  def ended(self) -> bool:
+    return self.result is not None or self.error is not None
+
+
+@dataclasses.dataclass
+class Prefilled:
+  """A prompt that was read, for all of its answers.
+
+  Attributes:
+    ids: the prompt.
+    cache: its KV cache, for `ContinuousBatch.add`.
+    logprobs: of each id after the first, at temperature 1; () if not scored.
+    alternatives: the most likely ids at these places; () if not scored.
+  """
+
+  ids: tuple[int, ...]
+  cache: decoding.Cache
+  logprobs: tuple[float, ...] = ()
+  alternatives: tuple[Alternatives, ...] = ()
+
+
+class ContinuousBatch:
+  """Decodes answers that begin and end at different times.
+
+  What an answer is depends on its request and settings, and not on the answers
+  that share the batch. One thread uses it, within rules.active of the model's
+  mesh.
+  """
+
+  def __init__(
+    self,
+    model: family.Model,
+    params: types.PyTree,
+    words: engine.Vocabulary,
+    shapes: Shapes,
+  ):
+    """Initializes an empty batch.
+
+    Args:
+      model: the module; its dtype is that of the cache.
+      params: its parameters.
+      words: of the tokenizer.
+      shapes: sizes that programs are compiled for.
+    """
+    self._model, self._params, self._words = model, params, words
+    self.shapes = shapes
+    self._weights = device.weights(model, params)
+    self._limits = device.Limits(
+      vocab_size=np.int32(words.size),
+      stop_ids=np.asarray(words.stop_ids, np.int32),
+      pad_id=np.int32(words.pad_id),
+    )
+    self._rows: list[Answer | None] = [None] * shapes.batches[0]
+    self._slots = shapes.slots[0]
+    self._cache = self._empty(len(self._rows), self._slots)
+    self._idle_slices = 0
+
+  @property
+  def answers(self) -> list[Answer]:
+    """Returns the answers that grow."""
+    return [answer for answer in self._rows if answer is not None]
+
+  @property
+  def room(self) -> int:
+    """Returns how many more answers there is room for."""
+    return self.shapes.batch - len(self.answers)
+
+  def compile(self) -> Iterator[tuple[int, int]]:
+    """Compiles all programs.
+
+    Yields:
+      The number of programs that are compiled, and of all.
+    """
+    sizes = self.shapes
+    total = len(sizes.prompts) * 2 + len(sizes.batches) * len(sizes.slots)
+    done = 0
+    for length in sizes.prompts:
+      ids = (0,) * (length if length == sizes.length else length + 1)
+      for scored in (False, True):
+        prompt = self.prefill(ids[: sizes.length], scored)
+        done += 1
+        yield done, total
+    for batch in sizes.batches:
+      for slots in sizes.slots:
+        self._resize(batch, slots)
+        self._cache = continuous_device.enter(self._cache, prompt.cache, 0)
+        self._decode()
+        done += 1
+        yield done, total
+        for other in sizes.batches:
+          source = np.zeros(other, np.int32)
+          continuous_device.with_rows(self._cache, source)
+        for other in sizes.slots:
+          self._fitted(self._cache, other)
+    self._resize(sizes.batches[0], sizes.slots[0])
+
+  def prefill(self, ids: Sequence[int], scored: bool = False) -> Prefilled:
+    """Reads a prompt.
+
+    Args:
+      ids: one or more, at most shapes.length.
+      scored: whether log-probabilities of the ids are computed, too.
+
+    Raises:
+      NonFiniteError: the prompt is scored, and logits are NaN or infinite.
+    """
+    # The first step of decoding reads the last id.
+    length = len(ids) - 1
+    size = min(s for s in self.shapes.prompts if s >= length)
+    shape = (self.shapes.rows, size)
+    tokens = np.full(shape, self._words.pad_id, np.int32)
+    lengths = np.zeros(self.shapes.rows, np.int32)
+    tokens[0, :length], lengths[0] = ids[:-1], length
+    if not scored:
+      cache = device.prefill(self._model, self._params, tokens, lengths)
+      return Prefilled(tuple(ids), self._fitted(cache, self.shapes.length))
+    following = np.zeros(size, np.int32)
+    following[:length] = ids[1:]
+    cache, scores = continuous_device.score(
+      *(self._model, self._params, self._weights, tokens, following),
+      *(lengths, self._limits.vocab_size),
+    )
+    scores = jax.device_get(scores)
+    if not scores.finite[:length].all():
+      raise errors.NonFiniteError('logits of a prompt are NaN or infinite')
+    return Prefilled(
+      tuple(ids),
+      self._fitted(cache, self.shapes.length),
+      tuple(scores.logprobs[:length].tolist()),
+      tuple(
+        map(
+          _alternatives,
+          scores.other_ids[:length],
+          scores.other_logprobs[:length],
+        )
+      ),
+    )
+
+  def add(self, answer: Answer, prompt: Prefilled) -> None:
+    """Begins an answer.
+
+    Args:
+      answer: an answer; with the prompt at most shapes.length ids.
+      prompt: of its request, from `prefill`.
+
+    Raises:
+      ValueError: there is no room.
+    """
+    if not self.room:
+      raise ValueError('the batch is full')
+    needed = len(prompt.ids) + self.shapes.steps
+    self._fit(len(self.answers) + 1, needed)
+    row = self._rows.index(None)
+    self._cache = continuous_device.enter(self._cache, prompt.cache, row)
+    self._rows[row] = answer
+
+  def remove(self, answer: Answer) -> None:
+    """Ends an answer early, if it has not ended."""
+    if answer in self._rows:
+      self._rows[self._rows.index(answer)] = None
+
+  def step(self) -> list[Answer]:
+    """Decodes a few tokens of each answer.
+
+    Returns:
+      The answers that have grown or ended; those that ended have left.
+    """
+    answers = self.answers
+    if not answers:
+      return []
+    self._fit(
+      len(answers), max(map(_position, answers)) + 1 + self.shapes.steps
+    )
+    got = self._decode()
+    for row, answer in enumerate(self._rows):
+      if answer is None:
+        continue
+      _grow(answer, got, row, self._words.decode)
+      if answer.ended:
+        self._rows[row] = None
+    return answers
+
+  def _decode(self) -> continuous_device.Slice:
+    self._cache, got = continuous_device.steps(
+      *(self._model, self._weights, self._cache, _states(self._rows)),
+      *(self._limits, self.shapes.steps),
+    )
+    return jax.device_get(got)
+
+  def _fit(self, answers: int, positions: int) -> None:
+    """Resizes the batch, at once if it is too small, later if too large."""
+    for answer in self.answers:
+      positions = max(positions, _position(answer) + 1 + self.shapes.steps)
+    positions = min(positions, self.shapes.length)
+    batch = min(b for b in self.shapes.batches if b >= answers)
+    slots = min(s for s in self.shapes.slots if s >= positions)
+    if batch > len(self._rows) or slots > self._slots:
+      batch, slots = max(batch, len(self._rows)), max(slots, self._slots)
+    elif (batch, slots) == (len(self._rows), self._slots):
+      self._idle_slices = 0
+      return
+    elif self._idle_slices < _PATIENCE:
+      self._idle_slices += 1
+      return
+    self._resize(batch, slots)
+
+  def _resize(self, batch: int, slots: int) -> None:
+    """Moves the answers to a batch of another size."""
+    self._idle_slices = 0
+    if batch != len(self._rows):
+      kept = [row for row, answer in enumerate(self._rows) if answer]
+      source = np.zeros(batch, np.int32)
+      source[: len(kept)] = kept
+      self._cache = continuous_device.with_rows(self._cache, source)
+      answers = self.answers
+      self._rows = answers + [None] * (batch - len(answers))
+    if slots != self._slots:
+      self._cache = self._fitted(self._cache, slots)
+      self._slots = slots
+
+  def _fitted(self, cache, slots):
+    return continuous_device.with_slots_of(cache, self._model, slots)
+
+  def _empty(self, batch, slots):
+    return continuous_device.empty_cache(self._model, batch, slots)
+
+
+def _position(answer: Answer) -> int:
+  """Returns where the id stands that is read next."""
+  return len(answer.request.ids) - 1 + len(answer.grown.ids)
+
+
+def _states(rows: Sequence[Answer | None]) -> continuous_device.RowStates:
+  """Returns what the rows continue with."""
+  batch = len(rows)
+  zeros = lambda *more, dtype=np.int32: np.zeros((batch, *more), dtype)
+  one = np.ones(batch, np.float32)
+  states = continuous_device.RowStates(
+    *(zeros(), zeros(), zeros(), zeros(), zeros(dtype=bool)),
+    *(zeros(2, dtype=np.uint32), zeros(), zeros(dtype=bool)),
+    picking.Parameters(0 * one, one.copy(), 0 * one, one.copy()),
+  )
+  for row, answer in enumerate(rows):
+    if answer is None:
+      continue
+    request, settings = answer.request, answer.settings
+    ids = answer.grown.ids or request.ids
+    states.last[row], states.position[row] = ids[-1], _position(answer)
+    states.count[row] = len(answer.grown.ids)
+    states.limit[row] = requests_lib.limit(request, settings)
+    states.live[row] = True
+    states.seed[row] = divmod(request.seed % 2**64, 2**32)
+    states.sample[row] = answer.sample
+    states.wants_alternatives[row] = answer.wants_alternatives
+    for name in ('temperature', 'top_p', 'min_p'):
+      getattr(states.parameters, name)[row] = getattr(settings, name)
+  return states
+
+
+def _grow(answer, got, row, decode):
+  """Adds to an answer what its row has got."""
+  known = len(answer.grown.ids)
+  try:
+    answer.result = answer.grown.grow(
+      got.ids[row],
+      got.logprobs[row],
+      int(got.count[row]),
+      int(got.end[row]),
+      decode,
+      answer.settings.stop_strings,
+    )
+  except errors.NonFiniteError as e:
+    answer.error = e
+  new = len(answer.grown.ids) - known
+  if answer.result and answer.result.stop_id is not None:
+    answer.stop_logprob = float(got.logprobs[row, new])
+    new += 1
+  if answer.wants_alternatives:
+    answer.alternatives += map(
+      _alternatives, got.other_ids[row, :new], got.other_logprobs[row, :new]
+    )
+
+
+def _alternatives(ids, logprobs) -> Alternatives:
+  known = logprobs > -np.inf  # A tokenizer may have few ids.
+  return tuple(zip(ids[known].tolist(), logprobs[known].tolist(), strict=True))

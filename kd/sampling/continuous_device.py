@@ -1,0 +1,291 @@
+"""What a continuous batch runs on the device.
+
+The batch's size changes while answers grow. Only `steps`, `prefill` and
+`score` are large programs; caches are moved by small ones, of one array each,
+which layers of a kind share.
+"""
+
+import functools
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.models import decoding
+from kd.models import family
+from kd.models import matmul
+from kd.partitioning import rules
+from kd.sampling import device
+from kd.sampling import picking
+
+Array = types.Array
+
+# The most alternatives to an id that can be asked for.
+ALTERNATIVES = 20
+_CHUNK = 16  # Positions whose logits exist at one time.
+
+
+@struct.dataclass
+class RowStates:
+  """What B rows continue with; the host keeps it between the slices.
+
+  Attributes:
+    last: int32 [B], the id that is read next.
+    position: int32 [B], where that stands.
+    count: int32 [B], ids of the answer so far.
+    limit: int32 [B], the most ids of the answer, its stop id included.
+    live: bool [B], whether there is an answer.
+    seed: uint32 [B, 2], of the request.
+    sample: int32 [B], which of the request's samples it is.
+    wants_alternatives: bool [B].
+    parameters: float32 [B] each.
+  """
+
+  last: Array
+  position: Array
+  count: Array
+  limit: Array
+  live: Array
+  seed: Array
+  sample: Array
+  wants_alternatives: Array
+  parameters: picking.Parameters
+
+
+@struct.dataclass
+class Slice:
+  """What rows have got in K steps; a row's begins at column 0.
+
+  Attributes:
+    ids: int32 [B, K], the stop id included.
+    logprobs: float32 [B, K], of the ids.
+    count: int32 [B], ids of the whole answer, without the stop id.
+    end: int32 [B], device.RUNNING, or why the answer ended.
+    other_ids: int32 [B, K, ALTERNATIVES], the most likely ids, where asked for.
+    other_logprobs: float32 [B, K, ALTERNATIVES], of these.
+  """
+
+  ids: Array
+  logprobs: Array
+  count: Array
+  end: Array
+  other_ids: Array
+  other_logprobs: Array
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5), donate_argnums=2)
+def steps(
+  model: family.Model,
+  held: decoding.Weights,
+  cache: decoding.Cache,
+  states: RowStates,
+  limits: device.Limits,
+  count: int,
+) -> tuple[decoding.Cache, Slice]:
+  """Decodes until all rows have ended, or for `count` steps.
+
+  Args:
+    model: the module.
+    held: its weights.
+    cache: of the rows; it is given up.
+    states: of the rows.
+    limits: of the answers.
+    count: K, static.
+
+  Returns:
+    The cache, and what the rows have got.
+  """
+  keys = jax.random.wrap_key_data(states.seed)
+  keys = jax.vmap(jax.random.fold_in)(keys, states.sample)
+  rows = device.DecodeSlots(
+    cache=cache,
+    last=states.last,
+    position=states.position,
+    count=states.count,
+    end=jnp.where(states.live, device.RUNNING, device.STOPPED),
+    keys=jax.random.key_data(keys),
+    limit=states.limit,
+    held=jnp.zeros((states.last.shape[0], 0), bool),
+  )
+  batch = states.last.shape[0]
+
+  def continues(carry):
+    step, rows, *_ = carry
+    return (step < count) & jnp.any(rows.end == device.RUNNING)
+
+  def body(carry):
+    step, rows, *columns = carry
+    hidden, cache, logits, keys = device.read(model, held, rows, limits)
+    new = picking.pick_by_row(states.parameters, logits, keys)
+    asked = jnp.any(states.wants_alternatives & (rows.end == device.RUNNING))
+    others = jax.lax.cond(asked, _alternatives, _none, logits)
+    rows, new, logprob = device.took(rows, cache, hidden, logits, new, limits)
+    values = (new, logprob, *others)
+    columns = [
+      x.at[:, step].set(v) for x, v in zip(columns, values, strict=True)
+    ]
+    return step + 1, rows, *columns
+
+  ints = jnp.zeros((batch, count), jnp.int32)
+  many = jnp.zeros((batch, count, ALTERNATIVES), jnp.int32)
+  columns = (ints, ints.astype(jnp.float32), many, many.astype(jnp.float32))
+  start = (jnp.int32(0), rows, *columns)
+  _, rows, *columns = jax.lax.while_loop(continues, body, start)
+  # Whole on every device, so that the host reads them.
+  whole = lambda x: rules.constrain(x, (None,) * x.ndim)
+  ids, logprobs, *others = map(whole, columns)
+  ended = Slice(ids, logprobs, whole(rows.count), whole(rows.end), *others)
+  return rows.cache, ended
+
+
+def _alternatives(logits):
+  """Returns the most likely ids of [n, V] logits, and log-probabilities."""
+  k = min(ALTERNATIVES, logits.shape[-1])
+  best, ids = jax.lax.top_k(logits, k)
+  best -= jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+  pad = ((0, 0), (0, ALTERNATIVES - k))
+  return jnp.pad(ids, pad), jnp.pad(best, pad, constant_values=-jnp.inf)
+
+
+def _none(logits):
+  shape = (logits.shape[0], ALTERNATIVES)
+  return jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
+
+
+@struct.dataclass
+class Scores:
+  """Log-probabilities of a prompt's ids after the first.
+
+  Attributes:
+    logprobs: float32 [L], of the id after each position.
+    finite: bool [L], whether the logits are.
+    other_ids: int32 [L, ALTERNATIVES], the most likely ids there.
+    other_logprobs: float32 [L, ALTERNATIVES], of these.
+  """
+
+  logprobs: Array
+  finite: Array
+  other_ids: Array
+  other_logprobs: Array
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def score(
+  model: family.Model,
+  params: types.PyTree,
+  held: decoding.Weights,
+  tokens: Array,
+  following: Array,
+  lengths: Array,
+  vocab_size: Array,
+) -> tuple[decoding.Cache, Scores]:
+  """Computes the cache of prompts and the likelihood of the first one's ids.
+
+  Args:
+    model: the module.
+    params: its parameters, as training has them.
+    held: its weights, as decoding reads them.
+    tokens: int32 [P, L], padded on the right.
+    following: int32 [L], the id after each of the first prompt's.
+    lengths: int32 [P], number of tokens of each row.
+    vocab_size: int32 [], ids of the tokenizer.
+
+  Returns:
+    A cache with L slots, and the scores of the first row.
+  """
+  hidden, cache = model.prefill(params, tokens, lengths)
+  length = tokens.shape[1]
+  size = min(_CHUNK, length)
+  whole = -length % size
+  hidden = jnp.pad(hidden[0], ((0, whole), (0, 0))).reshape(
+    -1, size, hidden.shape[-1]
+  )
+  labels = jnp.pad(following, (0, whole)).reshape(-1, size)
+
+  def of_chunk(chunk):
+    hidden, labels = chunk
+    logits = matmul.logits(hidden, held.unembedding)
+    is_id = jnp.arange(logits.shape[-1]) < vocab_size
+    logits = jnp.where(is_id, logits, -jnp.inf)
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    picked = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    finite = jnp.isfinite(normaliser)
+    return picked - normaliser, finite, *_alternatives(logits)
+
+  def none(chunk):
+    return jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_chunk, chunk)
+    )
+
+  def of_used(chunk):
+    start, *rest = chunk
+    # Padding may be half of the row.
+    return jax.lax.cond(start < lengths[0], of_chunk, none, tuple(rest))
+
+  starts = jnp.arange(hidden.shape[0]) * size
+  columns = jax.lax.map(of_used, (starts, hidden, labels))
+  flat = (x.reshape(-1, *x.shape[2:])[:length] for x in columns)
+  return cache, Scores(*(rules.constrain(x, (None,) * x.ndim) for x in flat))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def empty_cache(model: family.Model, batch: int, slots: int) -> decoding.Cache:
+  """Returns an empty KV cache."""
+  return model.empty_cache(batch, slots)
+
+
+def enter(
+  cache: decoding.Cache, prompts: decoding.Cache, row: int
+) -> decoding.Cache:
+  """Puts the first of some prefilled prompts into a row of a cache.
+
+  Args:
+    cache: the rows; it is given up.
+    prompts: P rows, with as many slots as the longest prompts need.
+    row: of the cache.
+  """
+  return jax.tree.map(lambda x, new: _put(x, new, row), cache, prompts)
+
+
+def with_slots_of(
+  cache: decoding.Cache, model: family.Model, slots: int
+) -> decoding.Cache:
+  """Returns a cache with room for `slots` positions of the model.
+
+  Args:
+    cache: [B, M, ...]; positions beyond `slots` are dropped.
+    model: the module.
+    slots: positions.
+  """
+  like = jax.eval_shape(lambda: model.empty_cache(1, slots))
+  return jax.tree.map(lambda x, to: _cut(x, to.shape[1]), cache, like)
+
+
+def with_rows(cache: decoding.Cache, source: Array) -> decoding.Cache:
+  """Returns a cache whose row i is the row source[i]; int32 [B']."""
+  return jax.tree.map(lambda x: _rows(x, source), cache)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(x, new, row):
+  slots = min(x.shape[1], new.shape[1])
+  return _laid_out(x.at[row, :slots].set(new[0, :slots]))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _cut(x, slots):
+  x = x[:, :slots]
+  return _laid_out(
+    jnp.pad(x, ((0, 0), (0, slots - x.shape[1]), (0, 0), (0, 0)))
+  )
+
+
+@jax.jit
+def _rows(x, source):
+  return _laid_out(x[source])
+
+
+def _laid_out(x):
+  # As `steps` returns it: in another layout it would be compiled again.
+  return rules.constrain(x, decoding.CACHE_AXES)

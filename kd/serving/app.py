@@ -1,0 +1,229 @@
+"""The HTTP routes."""
+
+import asyncio
+from collections.abc import Callable
+import contextlib
+import dataclasses
+import hmac
+
+from starlette import applications
+from starlette import requests as http
+from starlette import responses
+from starlette import routing
+
+from kd.core import errors
+from kd.serving import exchange as exchange_lib
+from kd.serving import http_errors
+from kd.serving import metrics as metrics_lib
+from kd.serving import replies
+from kd.serving import scheduler as scheduler_lib
+from kd.serving import wire
+from kd.serving import work as work_lib
+
+CHAT, COMPLETIONS = '/v1/chat/completions', '/v1/completions'
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What the routes go by.
+
+  Attributes:
+    key: that requests to /v1 must have; '': none.
+    max_request_bytes: of a request's body.
+    limits: of requests.
+    log_prompts: whether prompts and answers are logged.
+  """
+
+  key: str
+  max_request_bytes: int
+  limits: wire.Limits
+  log_prompts: bool
+
+
+class Server:
+  """The routes, and what they share."""
+
+  def __init__(
+    self,
+    scheduler: scheduler_lib.Scheduler,
+    metrics: metrics_lib.Metrics,
+    settings: Settings,
+    say: Callable[[str], None],
+  ):
+    """Initializes the server.
+
+    Args:
+      scheduler: that answers.
+      metrics: that are told.
+      settings: what it goes by.
+      say: called with a line for each request.
+    """
+    self._scheduler, self._metrics = scheduler, metrics
+    self._settings, self._say = settings, say
+
+  def app(self) -> applications.Starlette:
+    """Returns the ASGI application."""
+    route = routing.Route
+    return applications.Starlette(
+      routes=[
+        route(CHAT, self._answer, methods=['POST']),
+        route(COMPLETIONS, self._answer, methods=['POST']),
+        route('/v1/models', self._models),
+        route('/health', self._health),
+        route('/metrics', self._write_metrics),
+      ]
+    )
+
+  async def _health(self, request):
+    del request
+    state = self._scheduler.state
+    is_ready = state == scheduler_lib.READY
+    body = {'status': 'ok' if is_ready else state}
+    return responses.JSONResponse(body, 200 if is_ready else 503)
+
+  async def _write_metrics(self, request):
+    del request
+    is_ready = self._scheduler.state == scheduler_lib.READY
+    return responses.Response(
+      self._metrics.text(is_ready), media_type=metrics_lib.CONTENT_TYPE
+    )
+
+  async def _models(self, request):
+    try:
+      self._check_key(request)
+    except http_errors.HttpError as e:
+      return e.response()
+    models = [
+      {
+        'id': model.name,
+        'object': 'model',
+        'created': model.created,
+        'owned_by': 'kd',
+        'max_model_len': model.max_length,
+      }
+      for model in self._scheduler.models
+    ]
+    return responses.JSONResponse({'object': 'list', 'data': models})
+
+  def _check_key(self, request):
+    if not self._settings.key:
+      return
+    _, _, given = request.headers.get('authorization', '').partition(' ')
+    # In constant time: how long it takes tells nothing of the key.
+    if not hmac.compare_digest(given.encode(), self._settings.key.encode()):
+      raise http_errors.HttpError(
+        401,
+        'the API key is missing or wrong; legal: Authorization: Bearer KEY',
+        'authentication_error',
+        'invalid_api_key',
+        headers={'WWW-Authenticate': 'Bearer'},
+      )
+
+  async def _body(self, request) -> bytes:
+    parts, size, most = [], 0, self._settings.max_request_bytes
+    async for part in request.stream():
+      size += len(part)
+      if size > most:
+        raise http_errors.HttpError(
+          413,
+          f'the request has more than {most} bytes (serve.max_request_bytes)',
+          'invalid_request_error',
+        )
+      parts.append(part)
+    return b''.join(parts)
+
+  async def _answer(self, request: http.Request) -> responses.Response:
+    exchange = exchange_lib.Exchange(request, self._metrics, self._say)
+    try:
+      self._check_key(request)
+      body = await self._body(request)
+      asked = wire.read(
+        body,
+        request.url.path == CHAT,
+        self._scheduler.models,
+        self._settings.limits,
+      )
+      exchange.model = asked.model.name
+      if self._settings.log_prompts:
+        self._say(f'prompt: {body.decode(errors="replace")}')
+      return await self._submit(exchange, asked)
+    except http.ClientDisconnect:
+      exchange.ended(exchange_lib.CLIENT_LEFT)
+      return responses.Response(status_code=exchange_lib.CLIENT_LEFT)
+    except (http_errors.HttpError, errors.KdError) as e:
+      error = http_errors.converted(e)
+      exchange.ended(error.status)
+      return error.response()
+
+  async def _submit(self, exchange, asked: wire.Request):
+    """Queues a request; returns its reply, or the beginning of a stream."""
+    client = exchange.request.client
+    work = asked.work(client.host if client else '')
+    self._scheduler.submit(work, asked.timeout_s)
+    reply = replies.Reply(asked, work)
+    left = asyncio.create_task(_left(exchange.request))
+    try:
+      # A stream's status is sent with its first token, so that it can be 504.
+      events = [await self._first(exchange, work, left, asked.timeout_s)]
+      if asked.stream:
+        stream = exchange_lib.Stream(
+          exchange, asked, work, reply, self._log_answers
+        )
+        return stream.response(events[0], self._scheduler.cancel)
+      while sum(event.ended for event in events) < work.parts:
+        events.append(await _next(work, left))
+    except BaseException:
+      self._scheduler.cancel(work)
+      raise
+    finally:
+      left.cancel()
+    self._log_answers(reply)
+    exchange.ended(200, reply)
+    return responses.JSONResponse(reply.whole())
+
+  async def _first(self, exchange, work, left, timeout_s) -> work_lib.Event:
+    """Waits for the first token, or for a prompt that wanted none."""
+    try:
+      async with asyncio.timeout(timeout_s):
+        while True:
+          event = await _next(work, left)
+          if event.answer is not None or event.ended:
+            exchange.token()
+            return event
+    except TimeoutError as e:
+      raise http_errors.HttpError(
+        504,
+        f'no token within {1000 * timeout_s:.0f} ms (timeout_ms)',
+        'timeout_error',
+        'timeout',
+      ) from e
+
+  def _log_answers(self, reply):
+    if self._settings.log_prompts:
+      for text in reply.texts():
+        self._say(f'answer: {text!r}')
+
+
+async def _left(request: http.Request) -> None:
+  """Waits until the client has left."""
+  while (await request.receive())['type'] != 'http.disconnect':
+    pass
+
+
+async def _next(work: work_lib.Work, left: asyncio.Task) -> work_lib.Event:
+  """Returns the next event.
+
+  Raises:
+    ClientDisconnect: the client left before.
+    NonFiniteError: the logits of a prompt or answer are NaN or infinite.
+  """
+  event = asyncio.ensure_future(work.event())
+  try:
+    await asyncio.wait((event, left), return_when=asyncio.FIRST_COMPLETED)
+    if not event.done():
+      raise http.ClientDisconnect
+    return exchange_lib.checked(work, event.result())
+  finally:
+    event.cancel()
+    with contextlib.suppress(asyncio.CancelledError, errors.KdError):
+      await event

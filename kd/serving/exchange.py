@@ -1,0 +1,151 @@
+"""One request, from its arrival to its end; whole or as a stream."""
+
+from collections.abc import AsyncIterator, Callable
+import json
+import time
+from typing import Any
+
+from starlette import requests as http
+from starlette import responses
+
+from kd.core import errors
+from kd.serving import http_errors
+from kd.serving import metrics as metrics_lib
+from kd.serving import replies
+from kd.serving import wire
+from kd.serving import work as work_lib
+
+# The status that proxies log where a client left before its answer.
+CLIENT_LEFT = 499
+
+
+class Exchange:
+  """A request whose times are measured.
+
+  Attributes:
+    request: of HTTP.
+    model: the name of the model that answers; '' as long as it is not known.
+  """
+
+  def __init__(
+    self,
+    request: http.Request,
+    metrics: metrics_lib.Metrics,
+    say: Callable[[str], None],
+  ):
+    """Begins.
+
+    Args:
+      request: that has arrived.
+      metrics: that are told.
+      say: called with a line at the end.
+    """
+    self.request, self._metrics, self._say = request, metrics, say
+    self._start = time.monotonic()
+    self._first_s: float | None = None
+    self.model = ''
+
+  def token(self) -> None:
+    """Notes that there is a token."""
+    if self._first_s is None:
+      self._first_s = time.monotonic() - self._start
+      self._metrics.first_token(self.model, self._first_s)
+
+  def ended(self, code: int, reply: replies.Reply | None = None) -> None:
+    """Counts and logs the request."""
+    seconds = time.monotonic() - self._start
+    path = self.request.url.path
+    self._metrics.ended(self.model, path, code, seconds)
+    line = f'{path} {code} {seconds:.3f} s'
+    if reply is not None:
+      usage = reply.usage()
+      counts = usage['prompt_tokens'], usage['completion_tokens']
+      self._metrics.tokens(self.model, *counts)
+      line += f' {self.model} {counts[0]} + {counts[1]} tokens'
+    self._say(line)
+
+
+class Stream:
+  """A reply that is sent as it grows."""
+
+  def __init__(
+    self,
+    exchange: Exchange,
+    asked: wire.Request,
+    work: work_lib.Work,
+    reply: replies.Reply,
+    log_answers: Callable[[replies.Reply], None],
+  ):
+    self._exchange, self._asked, self._work = exchange, asked, work
+    self._reply, self._log_answers = reply, log_answers
+    self._code = CLIENT_LEFT
+
+  def response(
+    self,
+    event: work_lib.Event,
+    cancel: Callable[[work_lib.Work], None],
+  ) -> responses.Response:
+    """Returns the response.
+
+    Args:
+      event: the first one.
+      cancel: called with the work if the client leaves.
+    """
+    return _Closing(self._chunks(event), lambda: self._end(cancel))
+
+  def _end(self, cancel):
+    is_whole = self._code == 200
+    if not is_whole:
+      cancel(self._work)
+    self._exchange.ended(self._code, self._reply if is_whole else None)
+
+  async def _chunks(self, event) -> AsyncIterator[bytes]:
+    ends = 0
+    try:
+      for chunk in self._reply.first_chunks():
+        yield _sse(chunk)
+      while True:
+        for chunk in self._reply.chunks(event):
+          yield _sse(chunk)
+        ends += event.ended
+        if ends == self._work.parts:
+          break
+        event = checked(self._work, await self._work.event())
+      if self._asked.include_usage:
+        yield _sse(self._reply.usage_chunk())
+      yield b'data: [DONE]\n\n'
+      self._code = 200
+      self._log_answers(self._reply)
+    except errors.KdError as e:
+      error = http_errors.converted(e)
+      self._code = error.status
+      yield _sse(error.body)
+
+
+class _Closing(responses.StreamingResponse):
+  """A stream of events that tells when it ends, also if it never began."""
+
+  def __init__(self, content: AsyncIterator[bytes], at_end: Callable[[], None]):
+    super().__init__(content, media_type='text/event-stream')
+    self._at_end = at_end
+
+  async def __call__(self, scope, receive, send) -> None:
+    try:
+      await super().__call__(scope, receive, send)
+    finally:
+      self._at_end()
+
+
+def checked(work: work_lib.Work, event: work_lib.Event) -> work_lib.Event:
+  """Returns the event; raises what ended its prompt or answer."""
+  prompt = work.prompts[event.prompt]
+  error = prompt.error
+  if event.answer is not None:
+    error = prompt.answers[event.answer].error
+  if error:
+    raise error
+  return event
+
+
+def _sse(body: dict[str, Any]) -> bytes:
+  return f'data: {json.dumps(body, ensure_ascii=False)}\n\n'.encode()

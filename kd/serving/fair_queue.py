@@ -1,0 +1,53 @@
+"""A bounded queue that serves its clients in turn."""
+
+import collections
+from collections.abc import Iterator
+import itertools
+from typing import Generic, TypeVar
+
+Item = TypeVar('Item')
+
+
+class FairQueue(Generic[Item]):
+  """Holds items of several clients; each client's in the order they came.
+
+  The next item is the first one of the client whose turn it is, so that a
+  client with many requests delays the others by one at a time.
+  """
+
+  def __init__(self):
+    self._by_client: collections.OrderedDict[str, collections.deque[Item]] = (
+      collections.OrderedDict()
+    )
+
+  def __len__(self) -> int:
+    return sum(map(len, self._by_client.values()))
+
+  def __iter__(self) -> Iterator[Item]:
+    return itertools.chain.from_iterable(self._by_client.values())
+
+  def put(self, client: str, item: Item) -> None:
+    """Adds an item behind the client's others."""
+    self._by_client.setdefault(client, collections.deque()).append(item)
+
+  def get(self) -> Item:
+    """Removes and returns the next item.
+
+    Raises:
+      KeyError: there is none.
+    """
+    client, items = self._by_client.popitem(last=False)
+    item = items.popleft()
+    if items:
+      self._by_client[client] = items
+    return item
+
+  def remove(self, client: str, item: Item) -> bool:
+    """Removes an item; returns whether it was there."""
+    items = self._by_client.get(client, ())
+    if item not in items:
+      return False
+    items.remove(item)
+    if not items:
+      del self._by_client[client]
+    return True

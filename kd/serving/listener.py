@@ -1,0 +1,96 @@
+"""Runs the HTTP server in the main thread until it is told to stop."""
+
+from collections.abc import Iterator
+import contextlib
+import ipaddress
+import math
+import socket
+
+from starlette import applications
+import uvicorn
+
+from kd.core import errors
+
+
+def check_host(host: str, has_key: bool, without_key: bool) -> None:
+  """Refuses to let other machines in without an API key.
+
+  Raises:
+    ConfigError: the address is not loopback, and there is no key.
+  """
+  if is_loopback(host) or has_key or without_key:
+    return
+  raise errors.ConfigError(
+    'serve.host',
+    f'found {host!r}, which other machines reach, and no API key',
+    legal='127.0.0.1, or a key in KD_API_KEY, or serve.without_key=True',
+  )
+
+
+def is_loopback(host: str) -> bool:
+  """Returns whether only this machine reaches an address."""
+  if host == 'localhost':
+    return True
+  try:
+    return ipaddress.ip_address(host).is_loopback
+  except ValueError:
+    return False
+
+
+def bind(host: str, port: int) -> socket.socket:
+  """Returns a socket that listens.
+
+  Raises:
+    ConfigError: the port is taken, or the address is not this machine's.
+  """
+  try:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    family, address = found[0][0], found[0][4]
+    return socket.create_server(address[:2], family=family, backlog=2048)
+  except OSError as e:
+    raise errors.ConfigError(
+      'serve.port',
+      f'{host}:{port} cannot be listened on: {e.strerror}',
+      legal='a free port of an address of this machine',
+    ) from e
+
+
+class Listener:
+  """An HTTP server."""
+
+  def __init__(self, app: applications.Starlette, stop_s: float):
+    """Initializes the server.
+
+    Args:
+      app: the routes.
+      stop_s: seconds that requests have to end after `stop`.
+    """
+    self._server = _Server(
+      uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan='off',
+        # uvloop, where it is installed, takes the signals for itself.
+        loop='asyncio',
+        http='h11',
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(stop_s),
+      )
+    )
+
+  def run(self, listening: socket.socket) -> None:
+    """Answers until `stop` is called."""
+    self._server.run([listening])
+
+  def stop(self) -> None:
+    """Closes the socket; waits for requests; any thread may call it."""
+    self._server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+  """Leaves signals to kd.train.preemption."""
+
+  @contextlib.contextmanager
+  def capture_signals(self) -> Iterator[None]:
+    yield

@@ -1,0 +1,92 @@
+"""The server's metrics, in the text format of Prometheus."""
+
+import prometheus_client
+
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
+
+# Seconds. The limits of deadlines and alarms, 0.5 and 1, are among them.
+_SECONDS = (
+  *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0),
+  *(10.0, 30.0, 60.0, 300.0),
+)
+
+
+class Metrics:
+  """Counts requests and tokens, and measures their times."""
+
+  def __init__(self):
+    self._registry = prometheus_client.CollectorRegistry()
+    prometheus_client.ProcessCollector(registry=self._registry)
+    counter, histogram, gauge = (
+      prometheus_client.Counter,
+      prometheus_client.Histogram,
+      prometheus_client.Gauge,
+    )
+    at = dict(registry=self._registry)
+    timed = dict(buckets=_SECONDS, **at)
+    self._requests = counter(
+      'kd_requests',
+      'Requests that have ended; code 499: the client left.',
+      ['model', 'endpoint', 'code'],
+      **at,
+    )
+    self._tokens = counter(
+      'kd_tokens',
+      'Tokens of prompts that were read, and of answers.',
+      ['model', 'kind'],
+      **at,
+    )
+    self._first = histogram(
+      'kd_first_token_seconds',
+      'Time from a request to its first token.',
+      ['model'],
+      **timed,
+    )
+    self._whole = histogram(
+      'kd_request_seconds',
+      'Time from a request to its end.',
+      ['model'],
+      **timed,
+    )
+    self._waiting = gauge(
+      'kd_waiting_prompts', 'Prompts in the queue.', ['model'], **at
+    )
+    self._running = gauge(
+      'kd_running_answers', 'Answers in the batch.', ['model'], **at
+    )
+    self._ready = gauge('kd_ready', '1 once all programs are compiled.', **at)
+
+  def waiting(self, model: str) -> prometheus_client.Gauge:
+    """Returns the gauge of prompts that wait."""
+    return self._waiting.labels(model)
+
+  def running(self, model: str) -> prometheus_client.Gauge:
+    """Returns the gauge of answers that grow."""
+    return self._running.labels(model)
+
+  def first_token(self, model: str, seconds: float) -> None:
+    """Notes the time to a request's first token."""
+    self._first.labels(model).observe(seconds)
+
+  def ended(self, model: str, endpoint: str, code: int, seconds: float) -> None:
+    """Notes a request's end.
+
+    Args:
+      model: its name; '' if the request names none that is served.
+      endpoint: the path.
+      code: HTTP status.
+      seconds: from its beginning.
+    """
+    self._requests.labels(model, endpoint, str(code)).inc()
+    if code == 200:
+      self._whole.labels(model).observe(seconds)
+
+  def tokens(self, model: str, prompt: int, answer: int) -> None:
+    """Notes the tokens of an answered request."""
+    self._tokens.labels(model, 'prompt').inc(prompt)
+    self._tokens.labels(model, 'answer').inc(answer)
+
+  def text(self, ready: bool) -> bytes:
+    """Returns all metrics as Prometheus reads them."""
+    self._ready.set(ready)
+    return prometheus_client.generate_latest(self._registry)

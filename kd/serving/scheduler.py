@@ -1,0 +1,338 @@
+"""The thread that owns the devices: who is decoded when."""
+
+import collections
+from collections.abc import Callable, Sequence
+import dataclasses
+import math
+import threading
+import time
+
+from kd.core import errors
+from kd.partitioning import rules
+from kd.sampling import continuous
+from kd.serving import fair_queue
+from kd.serving import metrics as metrics_lib
+from kd.serving import served_model
+from kd.serving import work as work_lib
+
+COMPILING, READY, STOPPING, FAILED = 'compiling', 'ready', 'stopping', 'failed'
+
+# Prompts' ids that are read between two slices of running answers.
+_READ_AHEAD = 512
+_NEWEST = 0.3  # Weight of the latest value in a running mean.
+
+
+class BusyError(errors.KdError):
+  """There are too many requests.
+
+  Attributes:
+    retry_after_s: when there may be room.
+  """
+
+  def __init__(self, message: str, retry_after_s: int):
+    super().__init__(message)
+    self.retry_after_s = retry_after_s
+
+
+class StoppedError(errors.KdError):
+  """The server stops, or has failed."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Entry:
+  """A prompt that waits.
+
+  Attributes:
+    work: its request.
+    number: of the prompt in it.
+    since: when it came, in seconds.
+    begun: answers that have begun.
+  """
+
+  work: work_lib.Work
+  number: int
+  since: float
+  begun: int = 0
+
+  @property
+  def prompt(self) -> work_lib.Prompt:
+    return self.work.prompts[self.number]
+
+
+class _Lane:
+  """A model with its queue."""
+
+  def __init__(self, model: served_model.ServedModel):
+    self.model = model
+    self.waiting: fair_queue.FairQueue[_Entry] = fair_queue.FairQueue()
+    # The prompt whose answers are beginning.
+    self.current: _Entry | None = None
+    # Running means, in seconds: from one prompt that leaves the queue to the
+    # next, and from then to its first token.
+    self.interval_s, self.first_token_s = 0.0, 0.0
+    self.last_left = 0.0
+    # The places of answers that grow.
+    self.places: dict[continuous.Answer, tuple[_Entry, int]] = {}
+    self.started: dict[_Entry, float] = {}
+
+  @property
+  def is_busy(self) -> bool:
+    return bool(self.waiting or self.current or self.places)
+
+  def wait_s(self) -> float:
+    """Returns how long a prompt that comes now waits for its first token."""
+    ahead = len(self.waiting) + (self.current is not None)
+    if not ahead and self.model.batch.room:
+      return 0.0  # Nothing is known of a server that idles.
+    return (ahead + 1) * self.interval_s + self.first_token_s
+
+  def left(self, entry: _Entry) -> None:
+    """Notes that a prompt leaves the queue."""
+    now = time.monotonic()
+    passed = now - max(self.last_left, entry.since)
+    self.interval_s = _mean(self.interval_s, passed)
+    self.last_left = self.started[entry] = now
+
+  def first_token(self, entry: _Entry) -> None:
+    """Notes that a prompt has its first token."""
+    start = self.started.pop(entry, None)
+    if start is not None:
+      passed = time.monotonic() - start
+      self.first_token_s = _mean(self.first_token_s, passed)
+
+
+def _mean(mean, value):
+  return value if not mean else mean + _NEWEST * (value - mean)
+
+
+class Scheduler:
+  """Answers requests of several models, in one thread.
+
+  A request joins at the end of a slice of steps, and leaves at the end of one.
+  """
+
+  def __init__(
+    self,
+    models: Sequence[served_model.ServedModel],
+    queue: int,
+    metrics: metrics_lib.Metrics,
+    say: Callable[[str], None],
+    at_failure: Callable[[], None],
+  ):
+    """Initializes the scheduler; `start` starts its thread.
+
+    Args:
+      models: with different names.
+      queue: the most prompts that wait, of each model.
+      metrics: that it updates.
+      say: called with lines on the compilation.
+      at_failure: called if the thread ends with an error.
+    """
+    self.models = list(models)
+    self._lanes = {model: _Lane(model) for model in self.models}
+    self._queue, self._metrics, self._say = queue, metrics, say
+    self._at_failure = at_failure
+    self._changed = threading.Condition()
+    self._cancelled: collections.deque[work_lib.Work] = collections.deque()
+    self.state = COMPILING
+    self.error: Exception | None = None
+    # A daemon, so that a failed main thread ends the process.
+    self._thread = threading.Thread(
+      target=self._run, name='scheduler', daemon=True
+    )
+
+  def start(self) -> None:
+    """Compiles all programs, then answers requests, in a thread."""
+    self._thread.start()
+
+  def close(self) -> None:
+    """Takes no more requests; those that are here are answered."""
+    with self._changed:
+      if self.state != FAILED:
+        self.state = STOPPING
+      self._changed.notify()
+
+  def join(self, timeout_s: float) -> None:
+    """Waits until the thread has ended, after `close`."""
+    self._thread.join(timeout_s)
+
+  def submit(self, work: work_lib.Work, timeout_s: float) -> None:
+    """Queues a request.
+
+    Args:
+      work: its prompts.
+      timeout_s: the longest time to the first token that is of use.
+
+    Raises:
+      BusyError: the queue is full, or the first token would be too late.
+      StoppedError: the server stops or has failed.
+    """
+    lane = self._lanes[work.model]
+    with self._changed:
+      if self.state != READY:
+        raise StoppedError(f'the server is {self.state}')
+      wait_s, ahead = lane.wait_s(), len(lane.waiting)
+      later = max(1, math.ceil(wait_s))
+      # The first prompts need no place if they begin at once.
+      is_idle = not lane.waiting and not lane.current
+      room = self._queue + (lane.model.batch.room if is_idle else 0)
+      if ahead + len(work.prompts) > room:
+        raise BusyError(
+          f'{ahead} prompts wait, and at most {self._queue} may', later
+        )
+      if wait_s > timeout_s:
+        raise BusyError(
+          f'the first token would come after {wait_s:.1f} s, and the limit is '
+          f'{timeout_s:g} s',
+          later,
+        )
+      now = time.monotonic()
+      for number in range(len(work.prompts)):
+        lane.waiting.put(work.client, _Entry(work, number, now))
+      self._gauge(lane)
+      self._changed.notify()
+
+  def cancel(self, work: work_lib.Work) -> None:
+    """Ends a request that nobody waits for; its answers leave the batch."""
+    with self._changed:
+      work.cancelled = True
+      self._cancelled.append(work)
+      self._changed.notify()
+
+  def _run(self) -> None:
+    try:
+      self._compile()
+      while self._wait():
+        self._drop_cancelled()
+        for lane in self._lanes.values():
+          with rules.active(lane.model.run.mesh):
+            self._admit(lane)
+            self._step(lane)
+    except Exception as e:  # The handlers and the main thread must know.
+      self._fail(e)
+
+  def _compile(self):
+    start = time.monotonic()
+    for model in self.models:
+      with rules.active(model.run.mesh):
+        for done, total in model.batch.compile():
+          if self.state == STOPPING:
+            return
+          if done == total or not done % 8:
+            self._say(f'{model.name}: {done}/{total} programs compiled')
+    with self._changed:
+      if self.state == COMPILING:
+        self.state = READY
+    self._say(f'ready after {time.monotonic() - start:.1f} s')
+
+  def _wait(self) -> bool:
+    """Waits until there is something to do; returns False at the end."""
+    with self._changed:
+      while True:
+        if self._cancelled or any(x.is_busy for x in self._lanes.values()):
+          return True
+        if self.state == STOPPING:
+          return False
+        self._changed.wait()
+
+  def _fail(self, error):
+    with self._changed:
+      self.state, self.error = FAILED, error
+      works = {entry.work for entry, _ in self._places()}
+      for lane in self._lanes.values():
+        while lane.waiting:
+          works.add(lane.waiting.get().work)
+        if lane.current:
+          works.add(lane.current.work)
+    for work in works:
+      work.notify(StoppedError('the server has failed'))
+    self._at_failure()
+
+  def _places(self):
+    return [p for lane in self._lanes.values() for p in lane.places.values()]
+
+  def _drop_cancelled(self):
+    with self._changed:
+      works = set(self._cancelled)
+      self._cancelled.clear()
+      for work in works:
+        self._drop(self._lanes[work.model], work)
+
+  def _drop(self, lane, work):
+    for entry in [e for e in lane.waiting if e.work is work]:
+      lane.waiting.remove(work.client, entry)
+    if lane.current and lane.current.work is work:
+      lane.current = None
+    for answer, (entry, _) in list(lane.places.items()):
+      if entry.work is work:
+        lane.model.batch.remove(answer)
+        del lane.places[answer]
+    for entry in [e for e in lane.started if e.work is work]:
+      del lane.started[entry]
+    self._gauge(lane)
+
+  def _admit(self, lane: _Lane) -> None:
+    """Begins answers, as far as there is room and time."""
+    batch, read = lane.model.batch, 0
+    while True:
+      entry = lane.current
+      if entry is None:
+        # Running answers are not stopped for long.
+        if lane.places and read >= _READ_AHEAD:
+          return
+        entry = self._next(lane)
+        if entry is None:
+          return
+        read += len(entry.prompt.ids)
+        if not self._read(lane, entry):
+          continue
+      while entry.begun < len(entry.prompt.answers):
+        if not batch.room:
+          return
+        answer = entry.prompt.answers[entry.begun]
+        batch.add(answer, entry.prompt.read)
+        lane.places[answer] = (entry, entry.begun)
+        entry.begun += 1
+      entry.prompt.read.cache = None
+      lane.current = None
+
+  def _next(self, lane) -> _Entry | None:
+    """Takes the next prompt from the queue, if it can begin."""
+    with self._changed:
+      if not lane.waiting or not lane.model.batch.room:
+        return None
+      lane.current = lane.waiting.get()
+      lane.left(lane.current)
+      self._gauge(lane)
+      return lane.current
+
+  def _read(self, lane, entry) -> bool:
+    """Reads a prompt; returns whether answers of it are to begin."""
+    prompt = entry.prompt
+    try:
+      prompt.read = lane.model.batch.prefill(prompt.ids, prompt.scored)
+    except errors.NonFiniteError as e:
+      prompt.error = e
+    has_answers = bool(prompt.answers) and not prompt.error
+    entry.work.notify(work_lib.Event(entry.number, ended=not has_answers))
+    if not has_answers:
+      lane.first_token(entry)
+      lane.current = None
+    return has_answers
+
+  def _step(self, lane: _Lane) -> None:
+    """Decodes a slice and tells the handlers."""
+    self._metrics.running(lane.model.name).set(len(lane.places))
+    for answer in lane.model.batch.step():
+      entry, number = lane.places[answer]
+      lane.first_token(entry)
+      count = len(answer.grown.ids)
+      if answer.ended:
+        del lane.places[answer]
+        count = len(answer.result.ids) if answer.result else count
+      event = work_lib.Event(entry.number, number, count, answer.ended)
+      entry.work.notify(event)
+    self._metrics.running(lane.model.name).set(len(lane.places))
+
+  def _gauge(self, lane):
+    self._metrics.waiting(lane.model.name).set(len(lane.waiting))

@@ -1,0 +1,92 @@
+"""What the server's threads pass to each other: prompts, answers, events."""
+
+import asyncio
+from collections.abc import Sequence
+import dataclasses
+
+from kd.core import errors
+from kd.sampling import continuous
+from kd.serving import served_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+  """What has happened to a prompt.
+
+  Attributes:
+    prompt: its number in the request.
+    answer: the answer's number, if one has grown or ended; None: the prompt was
+      read.
+    count: the answer's ids that stay.
+    ended: whether there is no further event of the answer, or, of a prompt
+      without answers, of the prompt.
+  """
+
+  prompt: int
+  answer: int | None = None
+  count: int = 0
+  ended: bool = False
+
+
+@dataclasses.dataclass(eq=False)
+class Prompt:
+  """A prompt of a request.
+
+  Attributes:
+    ids: of it.
+    answers: that are asked for; none of a prompt that is only scored.
+    scored: whether log-probabilities of the prompt's ids are asked for.
+    read: the prompt when it was read; its cache is dropped with the last
+      answer's begin.
+    error: why it could not be read, if so.
+  """
+
+  ids: tuple[int, ...]
+  answers: list[continuous.Answer]
+  scored: bool
+  read: continuous.Prefilled | None = None
+  error: errors.NonFiniteError | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class Work:
+  """A request's prompts, and the events that its handler waits for.
+
+  Made within the event loop of the handler.
+
+  Attributes:
+    model: that answers.
+    prompts: of the request.
+    client: who sent it; clients take turns.
+    cancelled: set once nobody waits for it.
+  """
+
+  model: served_model.ServedModel
+  prompts: Sequence[Prompt]
+  client: str
+  cancelled: bool = False
+
+  def __post_init__(self):
+    self._loop = asyncio.get_running_loop()
+    self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
+
+  def notify(self, event: Event | Exception) -> None:
+    """Passes an event, or what ended the server, to the handler."""
+    if not self._loop.is_closed():
+      self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+  async def event(self) -> Event:
+    """Waits for the next event.
+
+    Raises:
+      KdError: the server cannot go on with the request.
+    """
+    event = await self._events.get()
+    if isinstance(event, Exception):
+      raise event
+    return event
+
+  @property
+  def parts(self) -> int:
+    """Returns the number of events that are an end."""
+    return sum(max(len(prompt.answers), 1) for prompt in self.prompts)

@@ -1,0 +1,108 @@
+"""A server in a process of its own, and requests to it."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import http.client
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+from typing import Any
+
+from tests import command
+from tests import page_commands
+
+KEY = 'a-key-of-tests'
+MODEL = 'data/fixtures/quickstart_teacher'
+_FLAGS = (
+  '--config.serve.port=0',
+  '--config.serve.max_batch=4',
+  '--config.serve.max_length=128',
+  '--config.serve.queue=2',
+  '--config.serve.steps=2',
+  # Machines of tests are slow; a test of the deadline sets its own.
+  '--config.serve.timeout_ms=120000',
+  '--config.serve.max_request_bytes=4000',
+)
+
+
+class Server:
+  """A running server.
+
+  Attributes:
+    port: where it listens.
+    lines: what it has printed.
+  """
+
+  def __init__(self, process: subprocess.Popen):
+    self.process, self.lines = process, []
+    # Otherwise a full pipe would stop the server.
+    threading.Thread(target=self._read, daemon=True).start()
+    self.until(lambda: re.search(r'listening on http://\S+:(\d+)', self.text))
+    (port,) = re.findall(r'listening on http://\S+:(\d+)', self.text)
+    self.port = int(port)
+
+  def _read(self):
+    self.lines += iter(self.process.stdout.readline, '')
+
+  @property
+  def text(self) -> str:
+    return ''.join(self.lines)
+
+  def until(self, is_so: Callable[[], Any]) -> None:
+    """Waits until a condition holds, or the server has ended."""
+    for _ in range(12_000):
+      if is_so():
+        return
+      assert self.process.poll() is None, command.finish(self.process)
+      time.sleep(0.05)
+    raise AssertionError(self.text)
+
+  def wait_until_ready(self) -> None:
+    """Waits for status 200 of /health; before, it is 503."""
+    self.until(lambda: self.send('/health')[0] == 200)
+
+  def connect(
+    self, path: str, body: Any = None, key: str = KEY
+  ) -> http.client.HTTPConnection:
+    """Sends a request."""
+    connection = http.client.HTTPConnection('127.0.0.1', self.port, 300)
+    data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    headers = {'Authorization': f'Bearer {key}'} if key else {}
+    method = 'GET' if body is None else 'POST'
+    connection.request(method, path, data, headers)
+    return connection
+
+  def open(
+    self, path: str, body: Any = None, key: str = KEY
+  ) -> http.client.HTTPResponse:
+    """Sends a request; returns the response, whose body is yet to be read."""
+    return self.connect(path, body, key).getresponse()
+
+  def send(
+    self, path: str, body: Any = None, key: str = KEY
+  ) -> tuple[int, Any, dict[str, str]]:
+    """Returns the status, the JSON body and the headers of a reply."""
+    response = self.open(path, body, key)
+    headers = {k.lower(): v for k, v in response.getheaders()}
+    data = response.read()
+    is_json = headers.get('content-type') == 'application/json'
+    return response.status, json.loads(data) if is_json else data, headers
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Server]:
+  """Runs the command of docs/serve.md, and kills it at the end."""
+  (arguments,) = page_commands.commands('docs/serve.md')
+  os.environ['KD_API_KEY'] = KEY
+  try:
+    process = command.start([*arguments, *_FLAGS])
+  finally:
+    del os.environ['KD_API_KEY']
+  try:
+    yield Server(process)
+  finally:
+    process.kill()
+    process.wait()
