@@ -40,7 +40,7 @@ _WORDS = {
   *('board.direction', 'board.output'),
   *('evaluation.best.direction', 'export.checkpoint', 'export.dtype'),
   *('losses.map', 'losses.of', 'nonfinite', 'reasoning.keep'),
-  *('registry.compatible', 'serve.dtype'),
+  *('deploy.scale_on', 'serve.dtype'),
   *('reasoning.model', 'reasoning.steps', 'student.dtype', 'teacher.dtype'),
   *('teacher.others.dtype', 'teacher.others.param_dtype'),
   *('teacher.param_dtype', 'student.lora.base_dtype', 'teacher.source'),
@@ -67,6 +67,7 @@ def _named_choices(node, path=''):
 def test_choices_are_those_of_the_code():
   """Every field with names, also one that is added to the schema later."""
   from kd.checkpoints import gguf_writer
+  from kd.deployment import checks
   from kd.input_pipeline import mixing
   from kd.input_pipeline import templates
   from kd.input_pipeline import tokenizers
@@ -88,6 +89,7 @@ def test_choices_are_those_of_the_code():
   from kd.reasoning.trees import tree_methods
   from kd.reasoning.trees import tree_search
   from kd.run import model_sizes
+  from kd.versions import compatibility
   from kd.versions import reports
 
   tiny = families.variant('tiny', 'variant')
@@ -138,6 +140,8 @@ def test_choices_are_those_of_the_code():
     'registry.admit': reports.VERDICTS,
     'benchmark.reference': benchmark.REFERENCES,
     'benchmark.fail_on': verdicts.FAILURES,
+    'registry.compatible': compatibility.ALL,
+    'deploy.checks': checks.NAMES,
     'search.proposals': tree_search.PROPOSALS,
   }
   paths = set()

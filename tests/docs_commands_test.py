@@ -20,6 +20,7 @@ _RUN_BY = {
   'docs/buckets.md': 'bucket_runs_slow_test.py',
   'docs/cache.md': 'cache_slow_test.py',
   'docs/data.md': 'data_docs_slow_test.py',
+  'docs/deploy.md': 'deploy_test.py',
   'docs/export.md': 'export_test.py',
   'docs/generate.md': 'generate_test.py',
   'docs/launch.md': 'launch_docs_test.py',

@@ -15,10 +15,10 @@ from tools import sources
 # A package imports only from packages before it.
 PACKAGES = (
   *('core', 'metrics', 'partitioning', 'models', 'quantization', 'config'),
-  *('checkpoints', 'pruning', 'losses', 'optimizers', 'data_files'),
-  *('input_pipeline', 'sampling', 'teachers', 'reasoning', 'evaluation'),
-  *('run', 'versions', 'train', 'planning', 'benchmarking', 'board'),
-  *('serving', 'modes'),
+  *('monitoring', 'checkpoints', 'pruning', 'losses', 'optimizers'),
+  *('data_files', 'input_pipeline', 'sampling', 'teachers', 'reasoning'),
+  *('evaluation', 'run', 'versions', 'train', 'planning', 'benchmarking'),
+  *('board', 'deployment', 'serving', 'modes'),
 )
 
 # What the files outside the packages may import of the project.

@@ -59,6 +59,8 @@ ROOT = schema.Section(
     'registry': deploy.REGISTRY,
     'board': board.BOARD,
     'serve': serve.SERVE,
+    'alarms': deploy.ALARMS,
+    'deploy': deploy.DEPLOY,
   },
 )
 

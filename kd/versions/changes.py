@@ -159,18 +159,24 @@ def _admit(registry, settings, state, version):
   }
 
 
-def _check_files(registry, version):
+def problems(registry: str, version: state_lib.Version) -> list[str]:
+  """Returns how files and report of a version differ from what was recorded."""
   folder = version.folder(registry)
   buckets.fetch(folder, check=False)
-  problems = model_files.problems(folder, version.files)
+  lines = model_files.problems(folder, version.files)
   if version.report:
-    problems += filter(None, [reports.problem(registry, version.report)])
-  if problems:
+    lines += filter(None, [reports.problem(registry, version.report)])
+  return lines
+
+
+def _check_files(registry, version):
+  lines = problems(registry, version)
+  if lines:
     raise errors.ConfigError(
-      folder,
+      version.folder(registry),
       f'the files of {version.name} are not those that were added',
       legal='kd registry add, from the export',
-      details='\n'.join(problems),
+      details='\n'.join(lines),
     )
 
 

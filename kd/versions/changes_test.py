@@ -173,12 +173,15 @@ def test_damage_is_found_and_never_promoted(two):
   assert line.startswith(f'{weights}: its digest is')
   with pytest.raises(errors.ConfigError, match='not those that were added'):
     two.rollback()
+  with pytest.raises(errors.ConfigError, match='not those that were added'):
+    two.promote('v1', 'canary')
   assert two.stages() == {'v1': 'candidate', 'v2': 'production'}
   path = os.path.join(two.folder, journal.FILE)
   with open(path) as f:
     lines = f.readlines()
   for changed in (
     [lines[0].replace('ship', 'shop'), *lines[1:]],
+    [*lines[:-1], lines[-1].replace('v1', 'v2')],
     lines[1:],
     [*lines[:2], *lines[3:]],
   ):

@@ -2,10 +2,7 @@
 
 from collections.abc import Iterator
 
-from kd.core import buckets
 from kd.versions import changes
-from kd.versions import model_files
-from kd.versions import reports
 from kd.versions import state as state_lib
 
 _HEADER = ('version', 'stage', 'verdict', 'added', 'MiB', 'weights', 'from')
@@ -44,11 +41,7 @@ def findings(registry: str) -> Iterator[tuple[bool, str]]:
   """
   state = changes.read(registry)
   for version in state.versions.values():
-    folder = version.folder(registry)
-    buckets.fetch(folder, check=False)
-    problems = model_files.problems(folder, version.files)
-    if version.report:
-      problems += filter(None, [reports.problem(registry, version.report)])
+    problems = changes.problems(registry, version)
     for line in problems:
       yield False, line
     if not problems:

@@ -94,6 +94,21 @@ def check(path: str) -> None:
   _check_claims(folder, claims, digests(folder, list(claims['files'])))
 
 
+def exported(path: str) -> tuple[str, int, list[str]]:
+  """Compares an exported model with its provenance.
+
+  Args:
+    path: as for `located`.
+
+  Returns:
+    Where its weights are, as `student.init` names it; the number of its files;
+    and how they differ, a line each.
+  """
+  kind, folder, claims_file = located(path)
+  claims = provenance.read(claims_file)['files']
+  return f'{kind}:{path}', len(claims), _differing(folder, claims)
+
+
 def _check_claims(folder, claims, files):
   for name, claimed in claims['files'].items():
     if files[name]['sha256'] != claimed['sha256']:
@@ -120,18 +135,23 @@ def digests(folder: str, names: list[str]) -> dict[str, Any]:
 def problems(folder: str, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
   """Returns how the files of a version differ from what was recorded."""
   there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-  lines = [
-    f'{folder}/{name}: is missing' for name in sorted(files.keys() - there)
-  ]
-  lines += [
+  more = [
     f'{folder}/{name}: is no file of this version'
     for name in sorted(there - files.keys())
   ]
-  for name in sorted(files.keys() & there):
-    recorded = files[name]['sha256']
-    digest = identity.file_digest(os.path.join(folder, name))
+  return [*_differing(folder, files), *more]
+
+
+def _differing(folder, files) -> list[str]:
+  lines = []
+  for name in sorted(files):
+    path, recorded = os.path.join(folder, name), files[name]['sha256']
+    if not os.path.isfile(path):
+      lines.append(f'{path}: is missing')
+      continue
+    digest = identity.file_digest(path)
     if digest != recorded:
-      lines.append(f'{folder}/{name}: its digest is {digest}, not {recorded}')
+      lines.append(f'{path}: its digest is {digest}, not {recorded}')
   return lines
 
 

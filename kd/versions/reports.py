@@ -24,7 +24,8 @@ def read(path: str) -> dict[str, Any]:
     raise json_files.unexpected(
       f'{path}: verdict',
       verdict,
-      f'{", ".join(VERDICTS)}, as --mode=benchmark writes it',
+      f'{", ".join(VERDICTS)}; --mode=benchmark writes it where there is a '
+      'model to compare with',
     )
   return report
 

@@ -5,17 +5,20 @@ import os
 import pathlib
 import shutil
 
+from safetensors import numpy
+
 from kd.run import provenance
 
 _MODEL = 'data/fixtures/quickstart_teacher'
 _FILES = ('config.json', 'model.safetensors', 'tokenizer.model')
 
 
-def export(folder: pathlib.Path, **config: object) -> str:
+def export(folder: pathlib.Path, scale: float = 1.0, **config: object) -> str:
   """Writes a folder as --mode=export does, of a model that is in the project.
 
   Args:
     folder: is made.
+    scale: the final norm is multiplied by it.
     **config: fields of its config.json that are changed.
   """
   folder.mkdir()
@@ -23,6 +26,11 @@ def export(folder: pathlib.Path, **config: object) -> str:
     shutil.copy(os.path.join(_MODEL, name), folder)
   file = folder / 'config.json'
   file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
+  if scale != 1.0:
+    path = folder / 'model.safetensors'
+    tensors = numpy.load_file(path)
+    tensors['model.norm.weight'] = tensors['model.norm.weight'] * scale
+    numpy.save_file(tensors, path, {'format': 'pt'})
   claims = {
     'format': 1,
     'code': {},

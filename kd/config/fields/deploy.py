@@ -1,4 +1,4 @@
-"""Fields of what brings a model into production: its registry."""
+"""Fields of production: versions, alarms, deployment."""
 
 from kd.config import legal
 from kd.config import places
@@ -26,5 +26,127 @@ REGISTRY = schema.Section(
       'at least as many positions',
     ),
     'keep': F(3, legal.COUNT, 'latest candidates that prune keeps'),
+  },
+)
+
+_SHARE = legal.Number(above=0, at_most=1)
+_NAME = legal.Matching(
+  r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?', 'a name in Kubernetes, 40 letters at most'
+)
+_OPTIONAL_NAME = legal.Matching(
+  r'|[a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?', "a name in Kubernetes, or ''"
+)
+
+ALARMS = schema.Section(
+  'Limits of a server, each with an alarm (docs/deploy.md).',
+  {
+    'p95_ms': F(
+      500.0,
+      legal.Number(above=0, at_most=1e7),
+      'ms to the first token, 95th percentile',
+    ),
+    'error_rate': F(
+      0.01, _SHARE, 'share of requests that fail or miss their deadline'
+    ),
+    'queue': F(0.8, _SHARE, 'share of serve.queue that waits'),
+    'memory': F(0.95, _SHARE, "share of the host's and the devices' memory"),
+    'agreement': F(
+      0.5,
+      _SHARE,
+      "least share of tokens that are the teacher's first choice, of answers "
+      'that are compared with it',
+    ),
+    'window_s': F(
+      300, legal.Integer(30, 86_400), 'seconds that a value is taken over'
+    ),
+    'for_s': F(
+      60, legal.Integer(0, 86_400), 'seconds over the limit before an alarm'
+    ),
+    'webhook': F(
+      '',
+      legal.Matching(r'|https?://\S+', "a URL, or ''"),
+      "where alarms are posted as JSON; '': nowhere",
+    ),
+    'prometheus': F(
+      '',
+      legal.Matching(r'|https?://\S+', "a URL, or ''"),
+      'the Prometheus server that `kd deploy check` asks for the alarms',
+    ),
+  },
+)
+
+CHECKS = (
+  *('hardware', 'memory', 'versions', 'digests', 'configs'),
+  *('data', 'ports', 'disk', 'monitoring', 'alarms'),
+)
+DEPLOY = schema.Section(
+  'Kubernetes manifests (`kd deploy`, docs/deploy.md).',
+  {
+    'checks': F(
+      CHECKS,
+      legal.Tuple(legal.one_of(*CHECKS), least=1),
+      'what `kd deploy check` checks, in this order',
+    ),
+    'folder': F(
+      'kd-deploy', places.Path('folder'), 'where manifests are written'
+    ),
+    'name': F('kd-serve', _NAME, 'name of all objects'),
+    'namespace': F('default', _NAME, 'their namespace'),
+    'image': F(
+      'kd',
+      legal.Matching(r'[a-z0-9][-a-z0-9._/:@]*', "a container image's name"),
+      'the image of launch/manifests/Dockerfile',
+    ),
+    'model': F(
+      '',
+      places.Path('model', optional=True, in_bucket=True),
+      'the model or registry as the container sees it, such as '
+      "/models/registry or a bucket's; '': registry.folder",
+    ),
+    'claim': F(
+      '',
+      _OPTIONAL_NAME,
+      "PersistentVolumeClaim to mount at /models; '': none",
+    ),
+    'key_secret': F(
+      '',
+      _OPTIONAL_NAME,
+      "Secret whose api-key is the server's API key; '': requests need none",
+    ),
+    'service_account': F(
+      'default', _NAME, 'service account, which may read the bucket'
+    ),
+    'min_replicas': F(1, legal.Integer(1, 1000), 'fewest replicas'),
+    'max_replicas': F(10, legal.Integer(1, 1000), 'most replicas'),
+    'scale_on': F(
+      'cpu',
+      legal.one_of('cpu', 'queue'),
+      'what decides on the number of replicas; queue needs an adapter for '
+      "Prometheus' metrics",
+    ),
+    'cpu_target': F(0.7, _SHARE, 'share of the requested CPUs that is used'),
+    'queue_target': F(
+      4, legal.Integer(1, 10**6), 'requests that wait in each replica'
+    ),
+    'cpus': F(
+      2.0, legal.Number(above=0, at_most=1024), 'CPUs that a replica requests'
+    ),
+    'memory_gib': F(
+      0.0,
+      legal.Number(at_least=0, at_most=2**20),
+      'memory of a replica; 0: what weights and KV cache need, and 2 GiB',
+    ),
+    'devices': F(
+      '',
+      legal.Matching(
+        r'|[a-z0-9.-]+/[a-z0-9.-]+=[1-9]\d*', "as NAME=COUNT, or ''"
+      ),
+      "accelerators of a replica, such as nvidia.com/gpu=1; '': none",
+    ),
+    'start_s': F(
+      900,
+      legal.Integer(10, 86_400),
+      'seconds in which a replica must have loaded and compiled',
+    ),
   },
 )

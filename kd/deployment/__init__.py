@@ -1,0 +1,1 @@
+"""Brings a model into production: checks, Kubernetes manifests, vLLM."""

@@ -1,0 +1,244 @@
+"""Kubernetes objects that run kd serve, from the config."""
+
+from collections.abc import Iterator
+import math
+from typing import Any
+
+from kd.config import base
+from kd.core import config as config_lib
+from kd.core import errors
+from kd.core import objects as objects_lib
+from kd.monitoring import names
+
+KEY_VARIABLE = 'KD_API_KEY'
+KEY = 'api-key'  # In the Secret.
+_SECTIONS = ('serve.', 'alarms.', 'registry.')
+_MODELS = '/models'
+_HOME = '/home/kd'
+_USER = 1000  # Of launch/manifests/Dockerfile.
+_PORT = 8000
+_SCRATCH_GIB = 2.0
+_PERIOD_S = 10
+_DRAIN_S = 10  # Until endpoints no longer name a pod that ends.
+
+
+def objects(config: Any, needed_bytes: int) -> list[dict[str, Any]]:
+  """Returns Deployment, Service, autoscaler and disruption budget.
+
+  Args:
+    config: the whole config.
+    needed_bytes: the memory that weights and KV cache need.
+
+  Raises:
+    ConfigError: the model has no path in a container.
+  """
+  return [
+    _object(config, 'apps/v1', 'Deployment', _deployment(config, needed_bytes)),
+    _object(config, 'v1', 'Service', _service(config)),
+    _object(
+      config, 'autoscaling/v2', 'HorizontalPodAutoscaler', _autoscaler(config)
+    ),
+    _object(
+      config,
+      'policy/v1',
+      'PodDisruptionBudget',
+      # Not minAvailable: one replica could never be moved to another node.
+      {'maxUnavailable': 1, 'selector': {'matchLabels': _labels(config)}},
+    ),
+  ]
+
+
+def _object(config, version, kind, spec) -> dict[str, Any]:
+  return {
+    'apiVersion': version,
+    'kind': kind,
+    'metadata': {
+      'name': config.deploy.name,
+      'namespace': config.deploy.namespace,
+      'labels': _labels(config),
+    },
+    'spec': spec,
+  }
+
+
+def _labels(config) -> dict[str, str]:
+  return {
+    'app.kubernetes.io/name': 'kd',
+    'app.kubernetes.io/instance': config.deploy.name,
+  }
+
+
+def _port(config) -> int:
+  return config.serve.port or _PORT
+
+
+def _deployment(config, needed_bytes) -> dict[str, Any]:
+  # No `replicas`: to apply the file again would undo the autoscaler's choice.
+  return {
+    'selector': {'matchLabels': _labels(config)},
+    'strategy': {
+      'type': 'RollingUpdate',
+      'rollingUpdate': {'maxSurge': 1, 'maxUnavailable': 0},
+    },
+    'template': {
+      'metadata': {
+        'labels': _labels(config),
+        'annotations': {
+          'prometheus.io/scrape': 'true',
+          'prometheus.io/path': '/metrics',
+          'prometheus.io/port': str(_port(config)),
+        },
+      },
+      'spec': _pod(config, needed_bytes),
+    },
+  }
+
+
+def _pod(config, needed_bytes) -> dict[str, Any]:
+  volumes = [{'name': 'home', 'emptyDir': {}}, {'name': 'tmp', 'emptyDir': {}}]
+  if config.deploy.claim:
+    claim = {'claimName': config.deploy.claim, 'readOnly': True}
+    volumes.append({'name': 'models', 'persistentVolumeClaim': claim})
+  return {
+    'serviceAccountName': config.deploy.service_account,
+    'terminationGracePeriodSeconds': math.ceil(config.serve.stop_s) + _DRAIN_S,
+    'securityContext': {
+      'runAsNonRoot': True,
+      'runAsUser': _USER,
+      'runAsGroup': _USER,
+      'fsGroup': _USER,
+      'seccompProfile': {'type': 'RuntimeDefault'},
+    },
+    'topologySpreadConstraints': [
+      {
+        'maxSkew': 1,
+        'topologyKey': 'kubernetes.io/hostname',
+        'whenUnsatisfiable': 'ScheduleAnyway',
+        'labelSelector': {'matchLabels': _labels(config)},
+      }
+    ],
+    'containers': [_container(config, needed_bytes)],
+    'volumes': volumes,
+  }
+
+
+def _container(config, needed_bytes) -> dict[str, Any]:
+  c = config.deploy
+  mounts = [
+    {'name': 'home', 'mountPath': _HOME},
+    {'name': 'tmp', 'mountPath': '/tmp'},
+  ]
+  if c.claim:
+    mounts.append({'name': 'models', 'mountPath': _MODELS, 'readOnly': True})
+  return {
+    'name': 'kd',
+    'image': c.image,
+    'args': list(_arguments(config)),
+    'env': _environment(c),
+    'ports': [{'name': 'http', 'containerPort': _port(config)}],
+    'resources': _resources(c, needed_bytes),
+    'securityContext': {
+      'allowPrivilegeEscalation': False,
+      'readOnlyRootFilesystem': True,
+      'capabilities': {'drop': ['ALL']},
+    },
+    # /health is 503 until all programs are compiled.
+    'startupProbe': {
+      **_health(),
+      'periodSeconds': _PERIOD_S,
+      'failureThreshold': math.ceil(c.start_s / _PERIOD_S),
+    },
+    'readinessProbe': {**_health(), 'periodSeconds': 5, 'failureThreshold': 2},
+    'livenessProbe': {
+      **_health(),
+      'periodSeconds': _PERIOD_S,
+      'timeoutSeconds': 5,
+      'failureThreshold': 6,
+    },
+    'volumeMounts': mounts,
+  }
+
+
+def _health() -> dict[str, Any]:
+  return {'httpGet': {'path': '/health', 'port': 'http'}}
+
+
+def _arguments(config) -> Iterator[str]:
+  """Yields the words of kd serve: the model, and what is not a default."""
+  yield 'serve'
+  yield f'{config.deploy.name}={_model(config)}'
+  changes = {'serve.host': '0.0.0.0', 'serve.port': _port(config)}
+  if not config.deploy.key_secret:
+    changes['serve.without_key'] = True
+  defaults = base.get_config().to_dict()
+  differences = config_lib.differences(defaults, config.to_dict())
+  for path, _, value in differences:
+    if path.startswith(_SECTIONS):
+      changes.setdefault(path, value)
+  # In brackets of its own, $(NAME) would be a variable's value.
+  for path, value in sorted(changes.items()):
+    yield f'--config.{path}={value}'.replace('$(', '$$(')
+
+
+def _model(config) -> str:
+  """Returns the model as the container sees it."""
+  path = config.deploy.model or config.registry.folder
+  if not objects_lib.is_url(path) and not path.startswith('/'):
+    raise errors.ConfigError(
+      'deploy.model',
+      f'found {config.deploy.model!r}, and registry.folder is {path!r}',
+      legal='a folder in a bucket, or an absolute path in the container, such '
+      f'as {_MODELS}/registry with deploy.claim',
+    )
+  return path
+
+
+def _environment(c) -> list[dict[str, Any]]:
+  variables = [{'name': 'HOME', 'value': _HOME}]
+  if c.key_secret:
+    source = {'secretKeyRef': {'name': c.key_secret, 'key': KEY}}
+    variables.append({'name': KEY_VARIABLE, 'valueFrom': source})
+  return variables
+
+
+def _resources(c, needed_bytes) -> dict[str, Any]:
+  gib = c.memory_gib or needed_bytes / 2**30 + _SCRATCH_GIB
+  memory = f'{math.ceil(gib * 1024)}Mi'
+  limits = {'memory': memory}
+  if c.devices:
+    name, _, count = c.devices.partition('=')
+    limits[name] = count
+  # No limit of CPUs: it would only slow a replica down while others are idle.
+  return {'requests': {'cpu': f'{c.cpus:g}', **limits}, 'limits': limits}
+
+
+def _service(config) -> dict[str, Any]:
+  return {
+    'type': 'ClusterIP',
+    'selector': _labels(config),
+    'ports': [{'name': 'http', 'port': 80, 'targetPort': 'http'}],
+  }
+
+
+def _autoscaler(config) -> dict[str, Any]:
+  c = config.deploy
+  if c.scale_on == 'cpu':
+    target = {'type': 'Utilization'}
+    target['averageUtilization'] = round(100 * c.cpu_target)
+    metric = {'type': 'Resource', 'resource': {'name': 'cpu', 'target': target}}
+  else:
+    target = {'type': 'AverageValue', 'averageValue': str(c.queue_target)}
+    pods = {'metric': {'name': names.WAITING}, 'target': target}
+    metric = {'type': 'Pods', 'pods': pods}
+  return {
+    'scaleTargetRef': {
+      'apiVersion': 'apps/v1',
+      'kind': 'Deployment',
+      'name': c.name,
+    },
+    'minReplicas': c.min_replicas,
+    'maxReplicas': c.max_replicas,
+    'metrics': [metric],
+    # A replica that is taken away has to compile when it comes back.
+    'behavior': {'scaleDown': {'stabilizationWindowSeconds': 600}},
+  }

@@ -1,0 +1,93 @@
+"""The memory that serving a model needs, and the memory that is free."""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+
+from kd.core import types
+from kd.models import families
+from kd.models import family
+
+_MEMINFO = '/proc/meminfo'
+_GROUP = '/sys/fs/cgroup'  # Of a container, version 2.
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+  """Bytes that a server holds as long as it runs.
+
+  Attributes:
+    params: the parameters, which prompts are read with.
+    decoding: the same as decoding reads them.
+    cache: keys and values of all slots.
+  """
+
+  params: int
+  decoding: int
+  cache: int
+
+  @property
+  def total(self) -> int:
+    """The sum."""
+    return self.params + self.decoding + self.cache
+
+
+def needed(
+  config: family.Config, dtype: str, max_batch: int, max_length: int
+) -> Need:
+  """Returns what a server needs, without programs and their scratch memory.
+
+  Args:
+    config: the model.
+    dtype: data type of the computation.
+    max_batch: answers at a time.
+    max_length: tokens of a prompt and its answer.
+  """
+  module = families.build(config, dtype, 'none', 'serve.dtype')
+  params = module.abstract_params()
+  decoding = jax.eval_shape(module.decoding_weights, params)
+  cache = jax.eval_shape(lambda: module.empty_cache(max_batch, max_length))
+  return Need(*map(_bytes, (params, decoding, cache)))
+
+
+def _bytes(tree: types.PyTree) -> int:
+  return sum(
+    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+  )
+
+
+def free(devices: list[Any]) -> int | None:
+  """Returns the free bytes of the devices; on CPUs those of the host.
+
+  None where the system does not tell.
+  """
+  if devices[0].platform == 'cpu':
+    return _free_in_host()
+  stats = [device.memory_stats() or {} for device in devices]
+  if not all('bytes_limit' in x for x in stats):
+    return None
+  return sum(x['bytes_limit'] - x.get('bytes_in_use', 0) for x in stats)
+
+
+def _free_in_host() -> int | None:
+  """Returns what Linux can give, within the limit of a container."""
+  text = _read(_MEMINFO)
+  available = re.search(r'^MemAvailable: +(\d+) kB$', text, re.M)
+  if not available:
+    return None
+  there = int(available[1]) * 1024
+  limit, used = _read(f'{_GROUP}/memory.max'), _read(f'{_GROUP}/memory.current')
+  if limit.strip().isdigit() and used.strip().isdigit():
+    there = min(there, int(limit) - int(used))
+  return there
+
+
+def _read(path: str) -> str:
+  try:
+    with open(path, encoding='ascii') as f:
+      return f.read()
+  except OSError:
+    return ''

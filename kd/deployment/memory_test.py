@@ -1,0 +1,23 @@
+"""The memory of a server, by formulas and as another library reads it."""
+
+import jax
+import psutil
+
+from kd.deployment import memory
+from kd.models import families
+
+
+def test_needed_is_the_sum_of_weights_and_keys_and_values():
+  config = families.variant('270m', 'variant')
+  need = memory.needed(config, 'bfloat16', 32, 2048)
+  assert need.params == 4 * config.parameter_count
+  # Sliding layers keep their window alone.
+  slots = sum(min(2048, window or 2048) for window in config.windows)
+  size = config.num_kv_heads * config.head_dim
+  assert need.cache == 32 * slots * 2 * size * 2
+  assert need.total == need.params + need.decoding + need.cache
+
+
+def test_free_is_what_the_system_can_give():
+  there = memory.free(jax.devices('cpu'))
+  assert 0 < there <= 1.2 * psutil.virtual_memory().available

@@ -1,0 +1,1 @@
+"""Watching a server: names of its metrics, alarms, and their dashboard."""

@@ -1,0 +1,19 @@
+"""Names of the metrics that a server exposes at /metrics.
+
+Counters end with _total and histograms have _bucket, _sum and _count, as the
+Prometheus client writes them.
+"""
+
+REQUESTS = 'kd_requests_total'  # By `model`, `endpoint` and `code`.
+FIRST_TOKEN_S = 'kd_first_token_seconds'  # Histogram.
+REQUEST_S = 'kd_request_seconds'  # Histogram.
+TOKENS = 'kd_tokens_total'  # By `kind`: prompt, answer.
+WAITING = 'kd_waiting_prompts'  # Gauge.
+RUNNING = 'kd_running_answers'  # Gauge.
+READY = 'kd_ready'  # Gauge.
+MEMORY_BYTES = 'kd_memory_bytes'  # Gauge, by `kind`: host, device.
+MEMORY_LIMIT_BYTES = 'kd_memory_limit_bytes'  # Gauge, likewise.
+# Of answers that the teacher scores, the tokens, and those it finds likeliest.
+COMPARED_TOKENS = 'kd_compared_tokens_total'
+AGREEING_TOKENS = 'kd_agreeing_tokens_total'
+VERSION = 'kd_version_info'  # Gauge, 1 by `version` and `stage`.

@@ -1,0 +1,133 @@
+"""Alarms: on above their limits and off below, as Prometheus evaluates them."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from kd.config import base
+from kd.monitoring import dashboard
+from kd.monitoring import names
+from kd.monitoring import rules
+
+# By alarm, series that are well, and series that are not: each is a name with
+# labels, and its values by the minute, as promtool writes them.
+_SERIES = {
+  'KdLatency': [
+    {
+      f'{names.FIRST_TOKEN_S}_bucket{{le="0.25"}}': f'0+{fast}x9',
+      f'{names.FIRST_TOKEN_S}_bucket{{le="0.5"}}': f'0+{fast}x9',
+      f'{names.FIRST_TOKEN_S}_bucket{{le="1"}}': '0+100x9',
+      f'{names.FIRST_TOKEN_S}_bucket{{le="+Inf"}}': '0+100x9',
+    }
+    for fast in (96, 94)
+  ],
+  'KdErrors': [
+    {
+      f'{names.REQUESTS}{{code="200"}}': '0+1000x9',
+      f'{names.REQUESTS}{{code="429"}}': '0+1000x9',
+      f'{names.REQUESTS}{{code="504"}}': f'0+{failed}x9',
+    }
+    for failed in (19, 22)
+  ],
+  'KdQueue': [
+    {
+      f'{names.WAITING}{{instance="a",model="x"}}': '1x9',
+      f'{names.WAITING}{{instance="b",model="x"}}': f'{waiting}x9',
+      f'{names.WAITING}{{instance="b",model="y"}}': '30x9',
+    }
+    for waiting in (20, 22)
+  ],
+  'KdMemory': [
+    {
+      f'{names.MEMORY_BYTES}{{kind="host"}}': f'{used}x9',
+      f'{names.MEMORY_LIMIT_BYTES}{{kind="host"}}': '100x9',
+    }
+    for used in (94, 96)
+  ],
+  'KdDrift': [
+    {
+      names.COMPARED_TOKENS: '0+100x9',
+      names.AGREEING_TOKENS: f'0+{agreeing}x9',
+    }
+    for agreeing in (51, 49)
+  ],
+  'KdDown': [{names.READY: '1x9'}, {names.READY: '0x9'}],
+}
+_HAS_PROMTOOL = shutil.which('promtool') is not None
+
+
+def _unit_test(series, is_on, rule):
+  """Returns a test of promtool: whether an alarm is on after nine minutes."""
+  return {
+    'interval': '1m',
+    'input_series': [
+      {'series': key, 'values': values} for key, values in series.items()
+    ],
+    'promql_expr_test': [
+      {
+        'expr': f'count({rule["expr"]}) or vector(0)',
+        'eval_time': '9m',
+        'exp_samples': [{'labels': '{}', 'value': int(is_on)}],
+      }
+    ],
+  }
+
+
+@pytest.mark.skipif(
+  not _HAS_PROMTOOL, reason='no promtool: apt-get install prometheus'
+)
+def test_prometheus_raises_each_alarm_at_its_limit(tmp_path):
+  # JSON is YAML too.
+  file = rules.prometheus(base.get_config())
+  (tmp_path / 'alarms.yaml').write_text(json.dumps(file))
+  by_name = {rule['alert']: rule for rule in file['groups'][0]['rules']}
+  assert by_name.keys() == _SERIES.keys()
+  tests = [
+    _unit_test(series, is_on, by_name[name])
+    for name, pair in _SERIES.items()
+    for is_on, series in zip((False, True), pair, strict=True)
+  ]
+  value = {
+    'rule_files': ['alarms.yaml'],
+    'evaluation_interval': '1m',
+    'tests': tests,
+  }
+  (tmp_path / 'tests.yaml').write_text(json.dumps(value))
+  for command in (
+    ['check', 'rules', 'alarms.yaml'],
+    ['test', 'rules', 'tests.yaml'],
+  ):
+    done = subprocess.run(
+      ['promtool', *command], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_limits_are_the_config_s():
+  config = base.get_config()
+  config.alarms.p95_ms, config.alarms.window_s = 250.0, 120
+  latency, *_ = rules.prometheus(config)['groups'][0]['rules']
+  assert latency['expr'].endswith('> 0.25')
+  assert '[120s]' in latency['expr']
+  panel, *_ = dashboard.grafana(config)['panels']
+  (_, red) = panel['fieldConfig']['defaults']['thresholds']['steps']
+  assert red == {'color': 'red', 'value': 0.25}
+
+
+def test_the_dashboard_shows_each_alarm_and_no_panel_twice():
+  config = base.get_config()
+  panels = dashboard.grafana(config)['panels']
+  shown = {t['expr'] for panel in panels for t in panel['targets']}
+  assert shown >= {alarm.value for alarm in rules.alarms(config)}
+  places = [tuple(p['gridPos'].values()) for p in panels]
+  assert len({*places}) == len({p['id'] for p in panels}) == len(panels)
+  assert all(x + w <= 24 for x, _, w, _ in places)
+  known = {value for key, value in vars(names).items() if key.isupper()}
+  used = set(
+    re.findall(r'kd_\w+', json.dumps([panels, rules.prometheus(config)]))
+  )
+  used = {re.sub('_bucket$', '', name) for name in used}
+  assert used <= known, used - known
