@@ -91,10 +91,25 @@ def ratio(
   others: Sequence[float],
   weights: Sequence[float] | None = None,
 ) -> Interval | None:
-  """Computes the interval of mean(values) / mean(others); None if that is 0."""
+  """Computes the interval of mean(values) / mean(others).
+
+  Resamples in which the others' mean is 0 are left out.
+
+  Args:
+    values: [n], scores by example.
+    others: [n], of what they are a share of.
+    weights: [n], what each example counts for; None: all the same.
+
+  Returns:
+    The ratio; None if the others' mean is 0.
+  """
   if not np.average(others, weights=weights):
     return None
-  return _interval([values, others], weights, lambda m: m[0] / m[1])
+  return _interval(
+    [values, others],
+    weights,
+    lambda m: m[0] / np.where(m[1] == 0, np.nan, m[1]),
+  )
 
 
 def sum_of_sizes(
