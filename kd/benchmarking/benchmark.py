@@ -84,12 +84,15 @@ def run(
   ]
   chosen = _open(config, places)
   first = chosen.seeds[0]
+  _check_reference(config.benchmark.reference, chosen)
   # Before anything else is in memory.
   params = first.params()
   cost = cost_lib.measure(first, params, say)
   held_out = evaluate.prepare_sets(first.run, say)
   identities = {x.name: _identity(first, x) for x in held_out}
   _check_comparable(chosen, identities, earlier)
+  for one in held_out:
+    slices.check_fields(first.run, one)
   teachers = _Teachers(live_feed.load(first.run) if first.run.teachers else ())
 
   def measure(opened, params):
@@ -100,23 +103,24 @@ def run(
   runs = [measure(first, params)]
   del params
   runs += [measure(x, x.params()) for x in chosen.seeds[1:]]
-  entries = [_entry(record.MODEL, chosen.seeds, runs, cost)]
+  places = [x.place for x in chosen.seeds]
+  entries = [_entry(record.MODEL, places, runs, cost)]
   if teachers.loaded:
     entries.append(_teacher(first, teachers, measure, say))
+  places = [x.place for x in chosen.baseline]
   baselines = [measure(x, x.params()) for x in chosen.baseline]
   if chosen.owns_baselines:
+    places = [str(x.baseline_folder) for x in chosen.seeds]
     baselines = [measure(x, x.baseline_params()) for x in chosen.seeds]
   if baselines:
-    opened = chosen.baseline or chosen.seeds
-    entries.append(_entry(record.BASELINE, opened, baselines, None))
+    entries.append(_entry(record.BASELINE, places, baselines, None))
   benchmark = _compare(
     first, held_out, identities, entries, earlier, chosen.owns_baselines
   )
   return processes.from_first(lambda: _write(benchmark, config, workdir, say))
 
 
-def _entry(title, opened, runs, cost):
-  places = [x.place for x in opened]
+def _entry(title, places, runs, cost):
   return record.Entry(title, places, runs, measuring.mean(runs), cost)
 
 
@@ -128,6 +132,20 @@ def _open(config, places) -> _Models:
     return _Models(seeds, [models.open_model(config, place)], False)
   owned = [x.baseline_folder is not None for x in seeds]
   return _Models(seeds, (), all(owned))
+
+
+def _check_reference(name, chosen) -> None:
+  """Raises ConfigError if the reference that is named is not there."""
+  there = {
+    record.BASELINE: bool(chosen.baseline) or chosen.owns_baselines,
+    record.TEACHER: bool(chosen.seeds[0].run.teachers),
+  }
+  if not there.get(name, True):
+    raise errors.ConfigError(
+      'benchmark.reference',
+      f'found {name!r}, and there is none',
+      legal='auto, none, or a config or run that has one',
+    )
 
 
 def _identity(opened, held_out) -> dict[str, Any]:
@@ -181,7 +199,7 @@ def _teacher(first, teachers, measure, say) -> record.Entry:
   opened = models.Opened(init, kind, where, first.run, first.run.teacher)
   params = teachers.loaded[0].params
   cost = cost_lib.measure(opened, params, say)
-  return _entry(record.TEACHER, [opened], [measure(opened, params)], cost)
+  return _entry(record.TEACHER, [init], [measure(opened, params)], cost)
 
 
 def _compare(
@@ -216,20 +234,13 @@ def _compare(
 
 def _reference(name, entries, earlier) -> str | None:
   """Returns the title of the column that benchmark.reference names."""
-  titles = [x.title for x in entries]
   if name == 'none':
     return None
   if name == 'earlier' or (name == 'auto' and earlier):
     return earlier[0].entry.title
   if name == 'auto':
-    return record.BASELINE if record.BASELINE in titles else None
-  if name not in titles:
-    raise errors.ConfigError(
-      'benchmark.reference',
-      f'found {name!r}, and there is none',
-      legal='auto, none, or a config or run that has one',
-    )
-  return name
+    name = record.BASELINE
+  return name if name in [x.title for x in entries] else None
 
 
 def _verdict(fields, set_name, entries, reference, paired):

@@ -159,6 +159,7 @@ def _memory_table(costs: Mapping[str, cost_lib.Cost]) -> str:
   rows = [
     table.TableRow(name, [read(c) for c in costs.values()], 2)
     for name, read in fields
+    if any(read(c) is not None for c in costs.values())
   ]
   return table.markdown(table.Table(list(costs), rows))
 

@@ -120,7 +120,7 @@ def _points(axis, part, measure, colours):
     if measure.about.higher_is_better
     else ('\N{DOWNWARDS ARROW}')
   )
-  axis.set_title(_wrapped(f'{measure.title} {arrow}'), fontsize=9)
+  axis.set_title(_wrapped(f'{arrow} {measure.title}'), fontsize=9)
   axis.set_xlim(-0.6, len(part.entries) - 0.4)
   axis.set_xticks([])
   axis.ticklabel_format(axis='y', useOffset=False)

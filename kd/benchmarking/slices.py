@@ -75,9 +75,6 @@ def of(
     run: with benchmark.slices.
     held_out: the set.
     result: of any model on it, with the scores of a benchmark.
-
-  Raises:
-    ConfigError: the examples have no such field.
   """
   places = _places(run, held_out, result)
   slices = [Slice('', '', range(len(places.rows)), range(len(places.answers)))]
@@ -135,24 +132,33 @@ def _range(tokens):
   return f'{low}' if low == 1 else f'{low} to {2 * low - 1}'
 
 
-def _field(run, held_out, places, field) -> list[str | None]:
-  """Returns a field's value of each example, as text."""
+def check_fields(run: resolved.Run, held_out: evaluate.HeldOut) -> None:
+  """Raises ConfigError unless examples of a set have the fields of slices."""
+  for field in run.config.benchmark.slices:
+    if field != LENGTH and not any(_values(run, held_out, field).values()):
+      raise errors.ConfigError(
+        'benchmark.slices',
+        f'found {field!r}, which no example of {held_out.name!r} has',
+        legal=f'{LENGTH!r}, or a field of the examples',
+      )
+
+
+def _values(run, held_out, field) -> dict[str, dict[str, str]]:
+  """Returns a field's values as text, by task and by id of the example."""
   split = run.config.evaluation.sets[held_out.name].split
-  by_task = {
+  return {
     task.name: examples_lib.column(task, split, field)
     for task, _ in examples_lib.tasks(held_out.mixture, split)
   }
-  values = [
+
+
+def _field(run, held_out, places, field) -> list[str | None]:
+  """Returns a field's value of each example."""
+  by_task = _values(run, held_out, field)
+  return [
     by_task[task].get(example['id'])
     for task, example in zip(places.tasks, places.examples, strict=True)
   ]
-  if all(value is None for value in values):
-    raise errors.ConfigError(
-      'benchmark.slices',
-      f'found {field!r}, which no example of {held_out.name!r} has',
-      legal=f'{LENGTH!r}, or a field of the examples',
-    )
-  return values
 
 
 def _divided(field, values, places) -> list[Slice]:

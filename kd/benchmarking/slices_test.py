@@ -99,7 +99,7 @@ def test_rows_and_answers_of_slices(tmp_path):
 
   chats = held_out['chats']
   with pytest.raises(errors.ConfigError, match="'topic', which no example"):
-    slices.of(opened.run, chats, _result(chats)[1])
+    slices.check_fields(opened.run, chats)
   opened, held_out = _open(tmp_path, slices=('level',))
   _, result = _result(held_out['chats'])
   whole, even, odd = slices.of(opened.run, held_out['chats'], result)
