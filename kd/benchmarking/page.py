@@ -77,7 +77,8 @@ def _set_blocks(part: record.Part) -> list[str]:
   counts = measures.counts(part.entries[0].mean, part.name)
   sizes = ', '.join(f'{v:,} {k.replace("_", " ")}' for k, v in counts.items())
   gap = (record.MODEL, record.BASELINE, record.TEACHER)
-  rendered = report.set_table(columns, part.name, gap)
+  seeds = {x.title: x.runs for x in part.entries}
+  rendered = report.set_table(columns, part.name, gap, seeds)
   blocks = [f'## {part.name}: {sizes}', table.markdown(rendered)]
   blocks.append(_seeds(part))
   if part.retention:
@@ -114,7 +115,8 @@ def _retention_table(part: record.Part) -> str:
   ]
   notes = [
     '1 is as good as the teacher. NLL: the ratio of the perplexities; others: '
-    'the ratio of the scores. In parentheses: scored rows.'
+    'the ratio of the scores. Brackets: over examples. In parentheses: scored '
+    'rows.'
   ]
   return table.markdown(table.Table(columns, rows, notes))
 

@@ -99,7 +99,7 @@ def _comparison(benchmark, colours):
 
 def _points(axis, part, measure, colours):
   for x, entry in enumerate(part.entries):
-    value = measures.value(entry.mean, part.name, measure)
+    value = measures.value(entry.mean, part.name, measure, entry.runs)
     if value is None:
       continue
     if not isinstance(value, intervals.Interval):

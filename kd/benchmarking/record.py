@@ -167,7 +167,7 @@ def _values(entry, set_name) -> dict[str, Any]:
   """Returns value, interval and seeds of each metric of a column."""
   found = {}
   for measure in measures.of(entry.mean, set_name):
-    value = measures.value(entry.mean, set_name, measure)
+    value = measures.value(entry.mean, set_name, measure, entry.runs)
     name = f'eval/{set_name}/{measure.metric}'
     seeds = [run_info.json_number(run.metrics[name]) for run in entry.runs]
     found[measure.metric] = {'value': _triple(value), 'seeds': seeds}

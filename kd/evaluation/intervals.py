@@ -136,6 +136,8 @@ def with_spread(interval: Interval, *groups: Sequence[float]) -> Interval:
     if n > 1:
       t = _STUDENT_T[min(n - 1, len(_STUDENT_T)) - 1]
       variance += (t * np.std(runs, ddof=1)) ** 2 / n
+  if not variance:
+    return interval
   wider = lambda half: float(np.sqrt(half**2 + variance))
   return Interval(
     interval.value,

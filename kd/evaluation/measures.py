@@ -127,13 +127,30 @@ def per_example(
 
 
 def value(
-  result: results.Result, set_name: str, measure: Measure
+  result: results.Result,
+  set_name: str,
+  measure: Measure,
+  runs: Sequence[results.Result] = (),
 ) -> intervals.Interval | float | None:
   """Returns a metric with its interval, or alone where it has none.
+
+  Args:
+    result: of a model, or the mean over runs.
+    set_name: the set.
+    measure: of which metric.
+    runs: with different seeds; their spread widens the interval.
 
   Returns:
     None if it was not measured.
   """
+  found = _value(result, set_name, measure)
+  if not isinstance(found, intervals.Interval):
+    return found
+  name = f'eval/{set_name}/{measure.metric}'
+  return intervals.with_spread(found, [run.metrics[name] for run in runs])
+
+
+def _value(result, set_name, measure):
   if measure.metric == ECE and calibration.is_in(result.scores[set_name]):
     return calibration.error(result.scores[set_name])
   examples = per_example(result, set_name, measure)

@@ -1,6 +1,6 @@
 """Writes the report of a run: tables, gaps to the teacher, curves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import os
 
 from kd.checkpoints import manager
@@ -21,6 +21,7 @@ FILE = 'report.md'
 TEACHER, BEFORE = 'teacher', 'student before'
 AFTER, CROSS_ENTROPY = 'student after', 'cross-entropy alone'
 _BRACKETS = 'brackets: 95% intervals, bootstrap over examples'
+_AND_SEEDS = ", and Student's t over seeds"
 
 
 def _read(folder: str, name: str) -> results.Result | None:
@@ -53,6 +54,7 @@ def set_table(
   columns_: Mapping[str, results.Result],
   set_name: str,
   gap: tuple[str, str, str] = (AFTER, CROSS_ENTROPY, TEACHER),
+  seeds: Mapping[str, Sequence[results.Result]] | None = None,
 ) -> table.Table:
   """Returns the table of a held-out set, a column for each model.
 
@@ -61,12 +63,18 @@ def set_table(
     set_name: the set.
     gap: the titles of student, baseline and teacher, for the notes that say
       which share of the gap the student closed.
+    seeds: by title, the runs of which a column is the mean. Their spread widens
+      the intervals; a share of the gap is not computed then.
   """
+  seeds = {k: runs for k, runs in (seeds or {}).items() if len(runs) > 1}
   models = list(columns_.values())
   every = {m: None for model in models for m in measures.of(model, set_name)}
   rows = []
   for measure in every:
-    cells = [measures.value(x, set_name, measure) for x in models]
+    cells = [
+      measures.value(x, set_name, measure, seeds.get(title, ()))
+      for title, x in columns_.items()
+    ]
     if measures.is_shown(measure, cells):
       rows.append(table.TableRow(measure.title, cells))
   for task in measures.tasks(models[0], set_name):
@@ -77,7 +85,8 @@ def set_table(
         if cells == [None] * len(cells):
           continue  # The task lacks the metric.
         rows.append(table.TableRow(f'{measure.title}: {task}', cells))
-  notes = [_BRACKETS, *_gaps(columns_, set_name, gap)]
+  notes = [_BRACKETS + (_AND_SEEDS if seeds else '')]
+  notes += [] if seeds else _gaps(columns_, set_name, gap)
   return table.Table(list(columns_), rows, notes)
 
 
