@@ -44,6 +44,7 @@ from kd.teachers import live
 from kd.teachers.cache import writer
 from kd.train import best
 from kd.train import loop
+from kd.train import train_job
 from kd.train import training_rows
 from kd.train.feeds import live as live_feed
 
@@ -150,7 +151,7 @@ def _training(runs, prepared, teachers, rounds, folder) -> dict[str, list[Any]]:
       rows = rows_lib.Rows(
         prepared, run.config.data.batch_size, 0, shuffle=True, rates='rows'
       )
-      job = loop.TrainJob(
+      job = train_job.TrainJob(
         run=run,
         objective=run.objective,
         workdir=where,

@@ -133,7 +133,7 @@ def test_a_full_disk(name, driver, straight, codes):
   if name not in codes:
     pytest.skip('only a user who may mount has a disk like this')
   assert codes[name] == [1, 0], driver.log(name, 0) + driver.log(name, 1)
-  said = driver.log(name, 0).splitlines()[-1]
+  said = driver.error(name)
   assert said.startswith('kd: error: ') and 'same command resumes' in said, said
   if name == 'full':
     assert driver.cache(name) in said, said

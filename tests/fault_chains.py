@@ -81,6 +81,11 @@ class Driver:
     with open(f'{self.folder}/{name}/log{number}', encoding='utf-8') as f:
       return f.read()
 
+  def error(self, name):
+    """Returns the error of a chain's first run; its likely causes follow it."""
+    lines = self.log(name, 0).splitlines()
+    return [line for line in lines if line.startswith('kd: error: ')][-1]
+
 
 def end_state(workdir):
   """Returns all that a run leaves, but its timings."""

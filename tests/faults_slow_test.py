@@ -226,7 +226,7 @@ def test_a_disk_that_cannot_be_written(name, driver, straight, codes):
     pytest.skip('only a user who may mount has a disk like this')
   code = _DISKS[name][1]
   assert codes[name] == [code, 0], driver.log(name, 0) + driver.log(name, 1)
-  said = driver.log(name, 0).splitlines()[-1]
+  said = driver.error(name)
   assert said.startswith('kd: error: '), driver.log(name, 0)
   assert ('cannot be written' if code == 2 else f'/{name}/disk/') in said, said
   fault_chains.assert_same(driver.workdir(name, 'disk'), straight[0])
@@ -236,8 +236,8 @@ def test_readers(driver, straight, codes):
   assert codes['reader-fails'] == codes['reader-slow'] == [0]
   assert codes['reader-broken'] == codes['reader-hangs'] == [1, 0]
   for words in ('array_record: row', '5 attempts', 'Input/output error'):
-    assert words in driver.log('reader-broken', 0).splitlines()[-1]
-  said = driver.log('reader-hangs', 0).splitlines()[-1]
+    assert words in driver.error('reader-broken')
+  said = driver.error('reader-hangs')
   assert 'kd: error: ' in said and 'data.read.timeout_s' in said
   for name in ('fails', 'slow', 'broken', 'hangs'):
     fault_chains.assert_same(driver.workdir(f'reader-{name}'), straight[0])
@@ -248,8 +248,8 @@ def test_steps_that_are_not_finite(driver, straight, codes):
   assert codes['nan-stopped'] == [3, 0], driver.log('nan-stopped', 1)
   assert codes['nan-preempted'] == [42, 0], driver.log('nan-preempted', 1)
   assert codes['nan-limit'] == [3]
-  assert 'step 4: ' in driver.log('nan-stopped', 0).splitlines()[-1]
-  assert 'step 4: ' in driver.log('nan-limit', 0).splitlines()[-1]
+  assert 'step 4: ' in driver.error('nan-stopped')
+  assert 'step 4: ' in driver.error('nan-limit')
   skipped = fault_chains.end_state(driver.workdir('nan-skipped'))
   (count,) = (v for k, v in skipped[0].items() if k.endswith('count'))
   assert count == fault_chains.STEPS - 1
@@ -281,6 +281,6 @@ def test_a_second_run_is_refused(driver, straight):
   with lock.hold(driver.workdir('straight'), '--workdir'):
     driver.add('straight', {}, _KEEP)
     assert driver.go() == {'straight': [2]}
-  said = driver.log('straight', 0).splitlines()[-1]
+  said = driver.error('straight')
   assert f'in use by process {os.getpid()} on ' in said, said
   fault_chains.assert_same(driver.workdir('straight'), straight[0])

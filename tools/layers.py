@@ -18,7 +18,7 @@ PACKAGES = (
   *('monitoring', 'checkpoints', 'pruning', 'losses', 'optimizers'),
   *('data_files', 'input_pipeline', 'sampling', 'teachers', 'reasoning'),
   *('evaluation', 'run', 'versions', 'train', 'planning', 'benchmarking'),
-  *('board', 'deployment', 'serving', 'modes'),
+  *('board', 'diagnosis', 'deployment', 'serving', 'modes'),
 )
 
 # What the files outside the packages may import of the project.

@@ -6,6 +6,11 @@ import sys
 
 _VARIABLE = 'GLIBC_TUNABLES'
 _NAME = 'glibc.malloc.hugetlb'
+# Limits of a container's memory, in control groups of version 2 and 1.
+_LIMITS = (
+  '/sys/fs/cgroup/memory.max',
+  '/sys/fs/cgroup/memory/memory.limit_in_bytes',
+)
 
 
 def use_large_pages() -> None:
@@ -25,6 +30,24 @@ def use_large_pages() -> None:
   sys.stdout.flush()
   sys.stderr.flush()
   os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def total_bytes() -> int | None:
+  """Returns the memory that processes here can take; None if it is unknown.
+
+  A container may be allowed less than the machine has.
+  """
+  try:
+    machine = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  except (ValueError, OSError):  # Not on this system.
+    return None
+  for path in _LIMITS:
+    try:
+      with open(path, encoding='ascii') as f:
+        return min(machine, int(f.read()))
+    except (OSError, ValueError):  # No such control group, or 'max'.
+      continue
+  return machine
 
 
 def give_back() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from kd.core import host_memory
+
 _PACKAGES = (
   'jax',
   'jaxlib',
@@ -30,8 +32,17 @@ def collect() -> dict[str, Any]:
     'python': platform.python_version(),
     'packages': packages(),
     'devices': [str(d) for d in jax.devices()],
+    'device_kind': jax.devices()[0].device_kind,
+    'device_bytes': _device_bytes(),
+    'host_bytes': host_memory.total_bytes(),
     'process_count': jax.process_count(),
   }
+
+
+def _device_bytes() -> int | None:
+  """Returns the memory of a device; None where it does not tell."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return stats.get('bytes_limit')
 
 
 def packages() -> dict[str, str]:

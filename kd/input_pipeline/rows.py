@@ -72,6 +72,12 @@ class _Part:
     return row
 
 
+def first(task_rows: prepared_lib.Prepared, count: int) -> list[dict]:
+  """Returns the first rows of a task, as packing.from_bytes has them."""
+  part = _Part(task_rows)
+  return [part[i] for i in range(min(count, len(part)))]
+
+
 class Rows:
   """The training rows: `rows(step)`, a pure function of (seed, step).
 

@@ -12,6 +12,7 @@ from kd.config import base
 from kd.core import identity
 from kd.core import progress
 from kd.core import types
+from kd.diagnosis import diagnose
 from kd.evaluation import side_by_side
 from kd.input_pipeline import prepare as prepare_lib
 from kd.losses import objective as objective_lib
@@ -37,7 +38,9 @@ from kd.train import evaluate as evaluate_lib
 from kd.train import evaluation_records
 from kd.train import loop
 from kd.train import report
+from kd.train import row_facts
 from kd.train import shared_prompts
+from kd.train import train_job
 from kd.train import training_rows
 from kd.train.feeds import feed as feed_lib
 from kd.train.feeds import live as live_feed
@@ -53,26 +56,36 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   run = resolve.resolve(config, session.devices(config))
   changes = workdirs.check(config, workdir)
   say('\n'.join([describe.describe_run(run, workdir), *changes.notes()]))
-  with lock.shared(workdir, '--workdir', say), exits.recorded(workdir):
+  with (
+    lock.shared(workdir, '--workdir', say),
+    diagnose.explained(workdir),
+    exits.recorded(workdir),
+  ):
     data = prepare(run, say)
     with progress.Progress('loading the teacher', say):
       teachers = load_teachers(run)
     shares = training_rows.shares_of(run, data.train)
     inputs = _inputs(run, data, teachers)
-    workdirs.begin(run, workdir, changes, inputs, shares)
-    training = _Training(run, data, teachers, workdir)
-    training.evaluate_teacher()
-    ends = {}
-    ends['student'] = training.fit(run.objective, workdir, 'student')
-    if run.config.evaluation.baseline:
-      folder = os.path.join(workdir, outputs.BASELINE)
-      objective = baseline(run.objective)
-      ends[outputs.BASELINE] = training.fit(objective, folder, 'baseline')
-    if jax.process_index() == 0:
-      workdirs.record_ends(
-        workdir, {k: dataclasses.asdict(end) for k, end in ends.items()}
-      )
-      say(report.write(run, workdir, ends))
+    facts = row_facts.describe(run, data.train, data.held_out)
+    about = {'mixture': shares, 'rows': facts}
+    workdirs.begin(run, workdir, changes, inputs, about)
+    _train(_Training(run, data, teachers, workdir), run, workdir)
+
+
+def _train(training, run, workdir):
+  """Trains the student and the baseline, and writes the report."""
+  training.evaluate_teacher()
+  ends = {}
+  ends['student'] = training.fit(run.objective, workdir, 'student')
+  if run.config.evaluation.baseline:
+    folder = os.path.join(workdir, outputs.BASELINE)
+    objective = baseline(run.objective)
+    ends[outputs.BASELINE] = training.fit(objective, folder, 'baseline')
+  if jax.process_index() == 0:
+    workdirs.record_ends(
+      workdir, {k: dataclasses.asdict(end) for k, end in ends.items()}
+    )
+    session.say(report.write(run, workdir, ends))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +223,7 @@ class _Training:
     """Trains a student to its end; raises as loop.train."""
     os.makedirs(folder, exist_ok=True)
     return loop.train(
-      loop.TrainJob(
+      train_job.TrainJob(
         run=self._run,
         objective=objective,
         workdir=folder,

@@ -96,6 +96,27 @@ def lines(
   """
   before = estimate(config, planned.chosen).total
   limit = planned.chosen.chip.hbm_bytes
+  effects = reductions(config, planned)
+  larger = _on_larger(config, planned, before)
+  effects = [e for e in effects + larger if e[0] > _MIN_EFFECT * limit]
+  result = []
+  for saved, text in sorted(effects, reverse=True):
+    over = planned.total - saved - limit
+    verdict = 'fits' if over <= 0 else f'still {tables.gib(over)} GiB too many'
+    result.append(f'{text}: {tables.gib(saved)} GiB less, {verdict}')
+  return result
+
+
+def reductions(
+  config: ml_collections.ConfigDict, planned: estimates.Estimate
+) -> list[tuple[float, str]]:
+  """Returns the bytes per chip that changes save, with their flags.
+
+  Args:
+    config: the config of the run.
+    planned: its estimate.
+  """
+  before = estimate(config, planned.chosen).total
   effects = []
   for changes in _changes(config, planned):
     try:
@@ -105,14 +126,7 @@ def lines(
     except errors.ConfigError:
       continue  # Batches or heads are not divisible.
     effects.append((planned.total * (1 - after / before), flags(changes)))
-  larger = _on_larger(config, planned, before)
-  effects = [e for e in effects + larger if e[0] > _MIN_EFFECT * limit]
-  result = []
-  for saved, text in sorted(effects, reverse=True):
-    over = planned.total - saved - limit
-    verdict = 'fits' if over <= 0 else f'still {tables.gib(over)} GiB too many'
-    result.append(f'{text}: {tables.gib(saved)} GiB less, {verdict}')
-  return result
+  return effects
 
 
 def _on_larger(config, planned, before):

@@ -90,8 +90,10 @@ def exit_codes(workdir: str | None) -> Iterator[None]:
   except (errors.KdError, OSError) as e:
     error = errors.for_user(e, workdir)
     processes.fail(error, error.exit_code)
-    message = buckets.shown(f'kd: error: {error}')
-    print(message, file=sys.stderr, flush=True)
+    # Notes say more about an error, such as its likely cause.
+    notes = [f'kd: {note}' for note in getattr(e, '__notes__', ())]
+    for line in (f'kd: error: {error}', *notes):
+      print(buckets.shown(line), file=sys.stderr, flush=True)
     sys.exit(error.exit_code)
   except (Exception, KeyboardInterrupt) as e:
     processes.fail(e, code=1)

@@ -216,7 +216,7 @@ def begin(
   workdir: str,
   changes: Changes,
   inputs: Mapping[str, str],
-  mixture: Mapping[str, Any],
+  data: Mapping[str, Any],
 ) -> None:
   """Writes config.json, run.json and the tokenizer's files.
 
@@ -225,15 +225,16 @@ def begin(
     workdir: its folder.
     changes: from `check`.
     inputs: digests of what the run reads, by field.
-    mixture: each task's shares of rows, examples and target tokens.
+    data: JSON values on the data: `mixture`, each task's shares of rows,
+      examples and target tokens, and `rows`, see row_facts.describe.
 
   Raises:
     ConfigError: the workdir was begun with other inputs.
   """
-  processes.from_first(lambda: _begin(run, workdir, changes, inputs, mixture))
+  processes.from_first(lambda: _begin(run, workdir, changes, inputs, data))
 
 
-def _begin(run, workdir, changes, inputs, mixture):
+def _begin(run, workdir, changes, inputs, data):
   old = read_run(workdir)
   inputs = {**inputs, 'data.tokenizer': run.tokenizer.digest}
   _check_inputs(workdir, old, inputs)
@@ -252,12 +253,20 @@ def _begin(run, workdir, changes, inputs, mixture):
     'inputs': {**old['inputs'], **inputs},
     _PLUGINS: task_code.plugin_digests(),
     'changes': history,
-    'mixture': mixture,
+    **data,
+    'parameters': _parameters(run),
   }
   text = config_lib.to_json(run.config) + '\n'
   atomic_files.write_json(os.path.join(workdir, model_sizes.RUN_FILE), value)
   atomic_files.write_text(os.path.join(workdir, CONFIG_FILE), text)
   atomic_files.write_all(workdir, run.tokenizer.files())
+
+
+def _parameters(run):
+  """Returns how many of the student's parameters there are, and trained."""
+  abstract = run.student.module.abstract_params()
+  trained, total = run.optimizer.groups.count((abstract, {}))
+  return {'total': total, 'trained': trained}
 
 
 def record_ends(workdir: str, ends: Mapping[str, Any]) -> None:

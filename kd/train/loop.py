@@ -1,8 +1,6 @@
 """The training loop."""
 
-from collections.abc import Callable, Mapping
 import contextlib
-import dataclasses
 import time
 
 import jax
@@ -11,67 +9,30 @@ from kd.core import buckets
 from kd.core import errors
 from kd.core import progress
 from kd.core import quiet
-from kd.core import types
 from kd.input_pipeline import read_ahead
 from kd.input_pipeline import retry
-from kd.losses import objective as objective_lib
 from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.run import load_params
-from kd.run import resolved
 from kd.train import adaptive_layer_map
-from kd.train import best as best_lib
 from kd.train import checkpointing
 from kd.train import early_stop
 from kd.train import nonfinite_advice
+from kd.train import nonfinite_origin
 from kd.train import preemption
 from kd.train import profiling
+from kd.train import train_job
 from kd.train import train_metrics
 from kd.train import update as update_lib
-from kd.train.feeds import feed as feed_lib
 
 _READ_AHEAD = 2  # batches
 _POLL_S = 1.0  # between checks for a request to stop
-
-Evaluate = Callable[[int, types.PyTree, Callable[[], None]], dict[str, float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainJob:
-  """The arguments of `train`: one student to train.
-
-  Attributes:
-    run: the resolved config.
-    objective: the run's training objective, or the baseline's.
-    workdir: where this student's files go.
-    label: prefix of its lines on the terminal.
-    init: makes the student's first parameters.
-    feed: supplies each step's batch and targets.
-    evaluate: of (step, params, check); returns eval/ metrics, and calls check
-      between batches, which raises if the run must stop.
-    answers: from a step that was evaluated to Markdown by name: some answers.
-    work: what a step computes.
-    best: which evaluation makes a checkpoint the best one.
-    stop: the metric that may end training early.
-  """
-
-  run: resolved.Run
-  objective: objective_lib.Objective
-  workdir: str
-  label: str
-  init: Callable[[], types.PyTree]
-  feed: feed_lib.Feed
-  evaluate: Evaluate
-  answers: Callable[[int], Mapping[str, str]]
-  work: train_metrics.StepWork
-  best: best_lib.Best
-  stop: best_lib.Best
 
 
 class _Loop:
   """The state that changes while a job runs."""
 
-  def __init__(self, job: TrainJob):
+  def __init__(self, job: train_job.TrainJob):
     # clu imports TensorFlow: import it only when training.
     with quiet.imports():
       from kd.metrics import writers
@@ -98,7 +59,7 @@ class _Loop:
       job.run.student.module, job.objective
     )
     self._start()
-    self._pending, self._texts = None, {}
+    self._pending, self._texts, self._counted = None, {}, None
     self._timer = writers.StepTimer()
     self._memory = writers.device_memory
     self._profiler = profiling.Profiler(
@@ -228,6 +189,14 @@ class _Loop:
           self._after_step()
         self._saver.wait(self._step)
 
+  def record_origin(self) -> None:
+    """Writes where values that are not finite began, and says it."""
+    if jax.process_count() > 1:
+      return  # Processes that fail alone would wait for the others.
+    origin = nonfinite_origin.find(self._job, self.state, self._counted)
+    nonfinite_origin.write(self._job.workdir, origin)
+    self._say(origin.text)
+
   def close(self) -> None:
     """Stops background threads; waits for a save that is under way."""
     self._profiler.close()
@@ -309,7 +278,9 @@ class _Loop:
   def _add_pending_metrics(self):
     if self._pending is not None:
       pending, self._pending = self._pending, None
+      self._counted = pending[0]
       self._window.add(*pending)
+      self._counted = None
 
   def _write_metrics(self):
     self._add_pending_metrics()
@@ -374,7 +345,7 @@ class _Loop:
     self._timer.save(time.monotonic() - began)
 
 
-def train(job: TrainJob) -> early_stop.End:
+def train(job: train_job.TrainJob) -> early_stop.End:
   """Runs a job to its end, from its last good checkpoint if any.
 
   Returns:
@@ -389,7 +360,10 @@ def train(job: TrainJob) -> early_stop.End:
   loop = _Loop(job)
   try:
     end = loop.run()
-  except BaseException:
+  except BaseException as e:
+    if isinstance(e, errors.NonFiniteError) and not e.teachers:
+      with contextlib.suppress(Exception):
+        loop.record_origin()
     # Do not let an error in close() hide the original one.
     with contextlib.suppress(Exception):
       loop.close()

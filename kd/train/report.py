@@ -16,6 +16,8 @@ from kd.train import best
 from kd.train import curves
 from kd.train import early_stop
 from kd.train import evaluation_records
+from kd.train import operations
+from kd.train import profiling
 
 FILE = 'report.md'
 TEACHER, BEFORE = 'teacher', 'student before'
@@ -156,6 +158,14 @@ def _best_line(run, workdir, described):
   return line
 
 
+def _profile_line(workdir):
+  """Returns a line on the longest operations, if steps were traced."""
+  path = os.path.join(profiling.FOLDER, operations.MARKDOWN)
+  if not os.path.isfile(os.path.join(workdir, path)):
+    return []
+  return [f'Longest operations of the traced steps: {path}.']
+
+
 def _end_lines(ends):
   """Returns a line for each training that ended before its last step."""
   return [
@@ -194,6 +204,7 @@ def write(
   if TEACHER in found:
     lines += precision_lines(run, found[TEACHER].metrics)
   lines.append(_best_line(run, workdir, found[AFTER].descriptions))
+  lines += _profile_line(workdir)
   markdown += [*lines, f'![held-out metrics by step]({curves.FILE})']
   start = curves.evaluations(workdir)
   students = {'student': start}

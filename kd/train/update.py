@@ -264,6 +264,21 @@ def _accumulate(loss, objective, micro_batches):
   return accumulate
 
 
+def gradient(
+  model: family.Model,
+  objective: objective_lib.Objective,
+  micro_batches: int,
+  layer_dropout: float,
+) -> Callable[..., tuple[types.PyTree, objective_lib.Sums]]:
+  """Returns the function that computes a batch's gradient and Sums.
+
+  It takes (trained, frozen, batch, targets, settings, layer_maps, key); see
+  `make` for the arguments.
+  """
+  loss = _loss(model, objective, layer_dropout)
+  return _accumulate(loss, objective, micro_batches)
+
+
 def make(
   model: family.Model,
   objective: objective_lib.Objective,
@@ -285,8 +300,7 @@ def make(
   Returns:
     A function of (state, batch, targets) for jit.
   """
-  loss = _loss(model, objective, layer_dropout)
-  accumulate = _accumulate(loss, objective, micro_batches)
+  accumulate = gradient(model, objective, micro_batches, layer_dropout)
 
   def update(state, batch, targets):
     settings = objective.settings(batch, state.step)

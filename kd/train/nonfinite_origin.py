@@ -1,0 +1,173 @@
+"""Finds where values that are not finite began, after a run has ended by them.
+
+Looks at the rows, the parameters, the outputs of layers and the gradients, in
+this order: what comes later is computed from what comes before. The step's rows
+are read again; its parameters are those of the end of the run, at most one
+update later.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+
+from kd.core import atomic_files
+from kd.core import errors
+from kd.core import types
+from kd.models import family
+from kd.models import layer_stack
+from kd.partitioning import rules
+from kd.run import source
+from kd.train import train_job
+from kd.train import update
+
+FILE = 'nonfinite.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+  """Where values were not finite; the first that is not empty is the origin.
+
+  Attributes:
+    step: the step, counted from 1; None: none is at fault, such as in an
+      evaluation.
+    rows: number of rows whose weights are not finite.
+    parameters: paths of parameters that are not finite, or whose sum of squares
+      is not.
+    layers: the layers whose outputs are not finite, from the bottom.
+    gradients: paths of parameters whose gradients are not.
+  """
+
+  step: int | None
+  rows: int = 0
+  parameters: tuple[str, ...] = ()
+  layers: tuple[int, ...] = ()
+  gradients: tuple[str, ...] = ()
+
+  @property
+  def text(self) -> str:
+    """Returns a line on the origin."""
+    if self.rows:
+      return f'not finite: the weights of {self.rows} rows of step {self.step}'
+    if self.parameters:
+      return f'not finite: the parameters {errors.first_of(self.parameters)}'
+    if self.layers:
+      return (
+        f'not finite: the output of layer {self.layers[0]}, the first of '
+        f'{len(self.layers)} layers, at step {self.step}'
+      )
+    if self.gradients:
+      return (
+        f'not finite: the gradients of {errors.first_of(self.gradients)} at '
+        f'step {self.step}'
+      )
+    return 'not finite: the origin did not show again after the run'
+
+
+def find(
+  job: train_job.TrainJob, state: update.TrainState, step: int | None
+) -> Origin:
+  """Returns where values that are not finite began.
+
+  Args:
+    job: the training that has ended.
+    state: its last state.
+    step: the step at fault, counted from 1; None if it is none.
+  """
+  model = job.run.student.module
+  parameters = _paths(model, state.params)
+  config = job.run.config
+  # The student's samples of a step cannot be drawn again.
+  if step is None or source.of(config).sampling() is not None:
+    return Origin(step, parameters=parameters)
+  with rules.active(job.run.mesh):
+    read = job.feed.read(step - 1)
+    fed = job.feed(step - 1, state.params, read)
+    bad = ~jnp.isfinite(fed.batch.weights).all(axis=-1)
+    origin = Origin(step, int(bad.sum()), parameters)
+    if not origin.rows and not origin.parameters:
+      layers = bad_layers(model, state.params, fed.batch)
+      origin = dataclasses.replace(origin, layers=layers)
+    if not origin.rows and not origin.parameters and not origin.layers:
+      gradients = _gradients(job, state, fed)
+      origin = dataclasses.replace(origin, gradients=gradients)
+  return origin
+
+
+def write(workdir: str, origin: Origin) -> None:
+  """Writes the origin into a workdir."""
+  path = os.path.join(workdir, FILE)
+  atomic_files.write_json(path, dataclasses.asdict(origin))
+
+
+def _paths(model, tree: types.PyTree) -> tuple[str, ...]:
+  """Returns the paths of arrays whose sum of squares is not finite."""
+  leaves = [
+    (path, x)
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
+
+  @jax.jit
+  def finite(arrays):
+    return [
+      jnp.isfinite(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=axes))
+      for x, axes in zip(arrays, summed, strict=True)
+    ]
+
+  # The layers of a stack apart.
+  summed = [
+    tuple(range(int(layer_stack.is_stacked(path)), x.ndim))
+    for path, x in leaves
+  ]
+  found: list[str] = []
+  values = jax.device_get(finite([x for _, x in leaves]))
+  for (path, _), value in zip(leaves, values, strict=True):
+    names = layer_stack.paths(model.config, path)
+    found += [
+      name
+      for name, is_finite in zip(names, value.reshape(-1), strict=True)
+      if not is_finite
+    ]
+  return tuple(sorted(found, key=_depth))
+
+
+def _depth(path: str) -> tuple[Sequence[int], str]:
+  """Sorts paths by layer, what is in none first."""
+  root, *rest = path.split('.')
+  return ([int(rest[0])] if root == 'layers' else [-1], path)
+
+
+def bad_layers(
+  model: family.Model, params: types.PyTree, batch: types.Batch
+) -> tuple[int, ...]:
+  """Returns the layers whose outputs are not finite."""
+  every = types.TapSpec(tuple(range(model.config.num_layers)), ())
+
+  @jax.jit
+  def finite(params, batch):
+    _, taps = model.forward(params, batch, every)
+    return jnp.isfinite(taps.hidden).all(axis=(1, 2, 3))
+
+  good = jax.device_get(finite(params, batch))
+  return tuple(i for i, one in enumerate(good) if not one)
+
+
+def _gradients(job, state, fed) -> tuple[str, ...]:
+  """Returns the paths of parameters whose gradients are not finite."""
+  config, optimizer = job.run.config, job.run.optimizer
+  gradient = update.gradient(
+    job.run.student.module,
+    job.objective,
+    config.optimizer.micro_batches,
+    config.student.layer_dropout,
+  )
+  trained, frozen = optimizer.groups.split(state.all_params)
+  settings = job.objective.settings(fed.batch, state.step)
+  key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+  grads, _ = jax.jit(gradient)(
+    *(trained, frozen, fed.batch, fed.targets, settings, state.layer_maps, key)
+  )
+  return _paths(job.run.student.module, grads[0])

@@ -1,0 +1,197 @@
+"""Each planted fault is named, and no other; a healthy run gets none.
+
+Faults are planted in copies of one real run's files; those that training itself
+has are real runs.
+"""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from kd.config import base
+from kd.configs import quickstart
+from kd.core import errors
+from kd.diagnosis import diagnose
+from kd.diagnosis import findings
+from kd.diagnosis import memory
+from kd.diagnosis import run_record
+from kd.diagnosis import stability
+from kd.diagnosis import training
+from kd.input_pipeline import rows as rows_lib
+from kd.models.gemma3 import config as gemma3_config
+from kd.modes import doctor
+from kd.modes import train as train_mode
+from kd.run import load_params
+from tests import alternating
+from tests import command
+from tests import planted_faults
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('doctor')
+
+
+@pytest.fixture(scope='module')
+def start(folder):
+  """Starts a small run; returns its workdir."""
+  with pytest.MonkeyPatch.context() as patched:
+    # Fewer layers are traced and compiled.
+    patched.setattr(gemma3_config, 'PUBLISHED_PERIOD', 2)
+    _, _, teacher = alternating.teacher(str(folder)).partition('=')
+
+    def run(name, rate=5e-3, baseline=False, sets=True):
+      c, workdir = quickstart.get_config(), str(folder / name)
+      c.update(steps=planted_faults.STEPS)
+      c.teacher.init = teacher
+      c.data.update(mixture='arithmetic_few', batch_size=4, length=64)
+      c.data.update(examples=64, folder=str(folder / 'rows'))
+      c.optimizer.lr = base.schedule('constant', peak=rate, warmup_steps=2)
+      c.evaluation.update(every=4, batch_size=8, baseline=baseline)
+      c.evaluation.sets.held_out.update(examples=16, answers=0)
+      if not sets:
+        c.evaluation.every = 0
+        c.evaluation.sets = {}
+      if baseline:
+        c.profile.update(steps=2, first_step=5)
+      c.checkpoint.update(every=50, keep=1)
+      c.log.update(every=1, tensorboard=False)
+      with command.compiled_once():
+        train_mode.main(c, workdir)
+      return workdir
+
+    yield run
+
+
+@pytest.fixture(scope='module')
+def healthy(start):
+  """A run's folder; its times are those of a machine that is idle."""
+  workdir = start('healthy', baseline=True)
+  planted_faults.edit_lines(workdir, planted_faults.set_times)
+  planted_faults.edit(
+    workdir, 'run.json', lambda run: run.update(host_bytes=64 * 2**30)
+  )
+  return workdir
+
+
+def _causes(workdir):
+  found = findings.diagnose(run_record.read(workdir))
+  assert all(0 < f.likelihood <= 1 and f.evidence and f.remedy for f in found)
+  return {f.cause: f for f in found}
+
+
+def test_a_healthy_run_has_no_cause(healthy, capsys):
+  assert _causes(healthy) == {}
+  doctor.main(base.get_config(), None, [healthy])
+  out = capsys.readouterr().out
+  assert out.startswith(
+    f'{healthy}: step 12 of 12, finished: after step 12\nno cause'
+  )
+  with open(os.path.join(healthy, 'report.md'), encoding='utf-8') as f:
+    assert 'profile/operations.md.' in f.read()
+  with open(f'{healthy}/profile/operations.json', encoding='utf-8') as f:
+    traced = json.load(f)
+  updates = [x for x in traced['operations'] if x['program'] == 'jit_update']
+  assert traced['first_step'] == 5
+  assert updates and all(x['calls'] % 2 == 0 for x in updates)
+  task = run_record.read(healthy).run['rows']['train'][0]
+  assert task['begins'] == task['with_bos'] > 0
+
+
+@pytest.fixture
+def planted(healthy, tmp_path):
+  """A copy of the run's files, to plant a fault in."""
+  workdir = str(tmp_path / 'run')
+  leave_out = shutil.ignore_patterns('checkpoints', 'events.*', '*.png')
+  shutil.copytree(healthy, workdir, ignore=leave_out)
+  return workdir
+
+
+@pytest.mark.parametrize('name', planted_faults.FAULTS)
+def test_a_planted_fault_is_named_and_no_other(name, planted):
+  plant, cause = planted_faults.FAULTS[name]
+  plant(planted)
+  found = _causes(planted)
+  assert list(found) == [cause], found
+  if cause in (memory.OUT, memory.NEARLY):
+    assert 'GiB, most of it in temporaries 0.02' in found[cause].evidence
+    assert '--config.' in found[cause].remedy
+
+
+def test_every_cause_has_a_fault_and_a_line_in_the_page():
+  causes = {*findings.DIAGNOSES.names()}
+  assert {cause for _, cause in planted_faults.FAULTS.values()} == causes
+  with open('docs/doctor.md', encoding='utf-8') as f:
+    table = f.read().split('| --- | --- |')[1].split('\n\n')[0]
+  assert set(table.strip().splitlines()) == {
+    f'| {cause} | {findings.about(cause)} |' for cause in causes
+  }
+
+
+def test_files_may_be_missing_or_torn(planted):
+  path = os.path.join(planted, 'metrics.jsonl')
+  with open(path, 'ab') as f:
+    f.write(b'{"step": 13, "pha')
+  assert _causes(planted) == {}
+  for name in ('evaluations', 'baseline', 'metrics.jsonl', 'run.json'):
+    path = os.path.join(planted, name)
+    shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+    assert _causes(planted) == {}
+  os.unlink(os.path.join(planted, 'config.json'))
+  with pytest.raises(errors.ConfigError, match='holds no config.json'):
+    diagnose.report(planted)
+
+
+def test_a_rate_that_is_100_times_too_high_is_named(start):
+  assert list(_causes(start('rate', rate=0.5, sets=False))) == [training.HIGH]
+
+
+def test_rows_that_are_not_finite_are_named_after_the_error(
+  start, folder, monkeypatch
+):
+  read = rows_lib.Rows.__call__
+
+  def poisoned(self, step, numbers):
+    batch = read(self, step, numbers)
+    if step == 3:
+      batch.weights[1] *= np.nan
+    return batch
+
+  monkeypatch.setattr(rows_lib.Rows, '__call__', poisoned)
+  with pytest.raises(errors.NonFiniteError, match='step 4') as e:
+    start('rows_nan', sets=False)
+  found = _causes(str(folder / 'rows_nan'))
+  assert list(found) == [stability.NOT_FINITE]
+  evidence = found[stability.NOT_FINITE].evidence
+  assert evidence.startswith('not finite: the weights of 1 rows of step 4')
+  assert e.value.__notes__ == [
+    f'likely cause: {stability.NOT_FINITE}: look at the weights that the data '
+    'gives to messages'
+  ]
+
+
+def test_parameters_that_are_not_finite_are_named_by_layer(
+  start, folder, monkeypatch
+):
+  load = load_params.load
+
+  def poisoned(model, seed, path, *args):
+    params = load(model, seed, path, *args)
+    if path != 'student.init':
+      return params
+    stacked = params['pattern']['layer_1']['mlp']
+    gate = stacked['gate']
+    # The second period of two layers.
+    stacked['gate'] = gate.at[1].multiply(np.nan)
+    return params
+
+  monkeypatch.setattr(load_params, 'load', poisoned)
+  with pytest.raises(errors.NonFiniteError):
+    start('params_nan', sets=False)
+  found = _causes(str(folder / 'params_nan'))
+  assert list(found) == [stability.NOT_FINITE]
+  evidence = found[stability.NOT_FINITE].evidence
+  assert evidence.startswith('not finite: the parameters layers.3.mlp.gate (')
