@@ -1,5 +1,6 @@
 """What every test process shares, with Bazel and without."""
 
+import gc
 import os
 
 import pytest
@@ -32,3 +33,8 @@ def pytest_collection_modifyitems(items):
     for ending, (present, command) in _NEEDS.items():
       if item.path.name.endswith(ending) and not present:
         item.add_marker(pytest.mark.skip(reason=command))
+
+
+def pytest_collection_finish():
+  """Tracing makes many objects: the collector leaves alone what is imported."""
+  gc.freeze()

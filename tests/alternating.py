@@ -5,6 +5,8 @@ layers of a scanned period. Here a period has one local and one global layer,
 and the scan has three periods, so that each kind of layer is run as before.
 """
 
+from collections.abc import Iterator
+import contextlib
 import importlib
 import json
 import os
@@ -36,5 +38,19 @@ def teacher(folder: str) -> str:
 
 def make_variants_alternate() -> None:
   """Changes this process: layers of Gemma 3's variants alternate."""
-  config = importlib.import_module('kd.models.gemma3.config')
-  config.PUBLISHED_PERIOD = 2
+  _config().PUBLISHED_PERIOD = 2
+
+
+@contextlib.contextmanager
+def variants() -> Iterator[None]:
+  """Has the layers of Gemma 3's variants alternate for a while."""
+  published = _config().PUBLISHED_PERIOD
+  make_variants_alternate()
+  try:
+    yield
+  finally:
+    _config().PUBLISHED_PERIOD = published
+
+
+def _config():
+  return importlib.import_module('kd.models.gemma3.config')

@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 
+from tests import alternating
 from tests import command
+from tests import warm
 
 _SMALL = (
   *command.QUICK,
-  '--config.steps=2',
   '--config.optimizer.lr.warmup_steps=1',
   '--config.data.batch_size=8',
   '--config.evaluation.baseline=False',
@@ -19,25 +20,31 @@ _SMALL = (
 
 def test_a_mesh_of_two_axes_trains_while_others_use_the_processors(tmp_path):
   """With PJRT_NPROC=8, XLA's own number of threads, it aborted in 3 of 3."""
-  flags = '--xla_force_host_platform_device_count=8'
   spin = [sys.executable, '-c', 'while True: pass']
-  others = [subprocess.Popen(spin) for _ in range(os.cpu_count())]
+  forks, others = warm.Warm(command.environment()), []
+  start = lambda name: forks.start(
+    [
+      *_SMALL,
+      '--config.steps=2',
+      *('--config.mesh.fsdp=4', '--config.mesh.tensor=2'),
+      alternating.teacher(str(tmp_path)),
+      f'--config.data.folder={tmp_path}/rows',
+      f'--workdir={tmp_path}/{name}',
+    ],
+    command.ALTERNATING,
+    {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'},
+    f'{tmp_path}/{name}.log',
+  )
   try:
-    done = subprocess.run(
-      [
-        *(sys.executable, '-m', 'kd', *_SMALL),
-        *('--config.mesh.fsdp=4', '--config.mesh.tensor=2'),
-        f'--config.data.folder={tmp_path}/rows',
-        f'--workdir={tmp_path}/run',
-      ],
-      env=command.environment() | {'XLA_FLAGS': flags},
-      capture_output=True,
-      text=True,
-    )
+    # What it compiles is compiled while nothing else runs.
+    assert start('quiet').wait(600) == 0
+    others += [subprocess.Popen(spin) for _ in range(os.cpu_count())]
+    busy = start('run')
+    assert busy.wait(600) == 0, busy.text('err')
   finally:
+    forks.close()
     for other in others:
       other.kill()
       other.wait()
-  assert done.returncode == 0, done.stderr[-2000:]
   (line,) = command.metrics(f'{tmp_path}/run')
   assert line['step'] == 2 and line['train/nonfinite'] == 0

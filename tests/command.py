@@ -1,7 +1,7 @@
 """Runs the program as its user does: another process, flags, files."""
 
 import atexit
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import functools
 import json
@@ -11,10 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
+from tests import warm
 
 QUICK = (
   '--config=configs/quickstart.py',
@@ -78,29 +82,75 @@ def _compiled():
   return folder
 
 
+_NO_FAULTS = types.MappingProxyType({})
+# What start takes as `faults`, where a run need not be of the usual layers.
+ALTERNATING = {'alternate_layers': {}}
+
+
+class _Forks:
+  """Starts the program in forks of one process; see tests/warm.py."""
+
+  def __init__(self):
+    self._folder, self._env = tempfile.mkdtemp(prefix='kd-runs-'), environment()
+    self._warm, self._started = warm.Warm(self._env), 0
+    atexit.register(self._close)
+
+  def start(self, arguments, faults):
+    self._started += 1
+    now = environment().items()
+    return self._warm.start(
+      arguments,
+      faults,
+      {name: value for name, value in now if self._env.get(name) != value},
+      f'{self._folder}/{self._started}',
+    )
+
+  def _close(self):
+    self._warm.close()
+    shutil.rmtree(self._folder, ignore_errors=True)
+
+
+_forks = functools.cache(_Forks)
+
+
 def start(
-  arguments: Sequence[str], *python: str, cwd: str | None = None
-) -> subprocess.Popen:
-  """Starts `python -m kd` with these arguments, in this folder or another."""
-  return subprocess.Popen(
-    [sys.executable, *python, '-m', 'kd', *arguments],
-    cwd=cwd or os.getcwd(),
+  arguments: Sequence[str], faults: Mapping[str, Any] = _NO_FAULTS
+) -> warm.Process:
+  """Starts the program, in a fork of a process that has imported it.
+
+  Args:
+    arguments: its command line.
+    faults: what goes wrong, and its arguments; see tests/fault_driver.py.
+  """
+  return _forks().start(arguments, faults)
+
+
+def finish(process: warm.Process) -> tuple[int, str, str]:
+  """Waits; returns the exit code and what was printed."""
+  code = process.wait(1200)
+  return code, process.text('out'), process.text('err')
+
+
+def run(
+  arguments: Sequence[str], faults: Mapping[str, Any] = _NO_FAULTS
+) -> tuple[int, str, str]:
+  """Runs the program to its end, as `start` starts it."""
+  return finish(start(arguments, faults))
+
+
+def run_python(
+  arguments: Sequence[str], cwd: str | None = None
+) -> tuple[int, str, str]:
+  """Runs `python -m kd` with these arguments, in this folder or another."""
+  done = subprocess.run(
+    [sys.executable, '-m', 'kd', *arguments],
+    cwd=cwd,
     env=environment(),
     text=True,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
+    capture_output=True,
+    timeout=600,
   )
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-  """Waits; returns the exit code and what was printed."""
-  out, err = process.communicate(timeout=600)
-  return process.returncode, out, err
-
-
-def run(arguments: Sequence[str], *python: str) -> tuple[int, str, str]:
-  """Runs the program to its end."""
-  return finish(start(arguments, *python))
+  return done.returncode, done.stdout, done.stderr
 
 
 def metrics(workdir: str) -> list[dict]:
@@ -138,7 +188,7 @@ def assert_ended_alike(workdir: str, expected: str, step: int) -> None:
   assert metrics(workdir) == metrics(expected)
 
 
-def wait(process: subprocess.Popen, workdir: str) -> None:
+def wait(process: warm.Process, workdir: str) -> None:
   """Until step 3 is trained and step 2, the first checkpoint, is whole."""
   for _ in range(30_000):
     lines = metrics(workdir)

@@ -96,7 +96,7 @@ REFUSED = {
 
 @pytest.fixture(scope='module')
 def refusals(tmp_path_factory):
-  """Runs them two at a time: each spends seconds on imports."""
+  """Runs them two at a time."""
   folder = tmp_path_factory.mktemp('refused')
   flags = tmp_path_factory.mktemp('flags')
   (flags / 'stepz.flags').write_text(f'{CONFIG}\n--config.stepz=7\n')
@@ -209,7 +209,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
 
 
 def test_help_names_the_modes_and_the_flags():
-  _, out, _ = command.run(['--help'])
+  _, out, _ = command.run_python(['--help'])
   for flag in ('--config=', '--mode=', '--workdir=', '--config.FIELD='):
     assert flag in out
   for mode in modes.all_modes():

@@ -28,7 +28,7 @@ def run(tmp_path_factory):
     (folder / name).write_text(text)
 
   def run(*arguments):
-    return command.finish(command.start(arguments, cwd=str(folder)))
+    return command.run_python(arguments, cwd=str(folder))
 
   return run, folder
 

@@ -44,7 +44,9 @@ def _arguments(folder, name):
 
 @pytest.fixture(scope='module')
 def straight(folder):
-  code, out, err = command.run(_arguments(folder, 'straight'))
+  code, out, err = command.run(
+    _arguments(folder, 'straight'), command.ALTERNATING
+  )
   assert code == 0, err
   return f'{folder}/straight', out
 
@@ -66,11 +68,13 @@ def test_metrics_of_terms_and_schedules(straight):
 
 def test_a_killed_run_ends_as_an_undisturbed_one(folder, straight):
   workdir = f'{folder}/killed'
-  process = command.start(_arguments(folder, 'killed'))
+  process = command.start(_arguments(folder, 'killed'), command.ALTERNATING)
   command.wait(process, workdir)
   process.send_signal(signal.SIGKILL)
   command.finish(process)
-  code, out, err = command.run(_arguments(folder, 'killed'))
+  code, out, err = command.run(
+    _arguments(folder, 'killed'), command.ALTERNATING
+  )
   assert code == 0 and 'resumes from step' in out, err
   expected, got = (command.saved(w, 6) for w in (straight[0], workdir))
   assert got.keys() == expected.keys()
@@ -83,7 +87,9 @@ def test_a_killed_run_ends_as_an_undisturbed_one(folder, straight):
 
 
 def test_paths_are_left_out_of_the_export(folder, straight):
-  code, _, err = command.run([*_arguments(folder, 'straight'), '--mode=export'])
+  code, _, err = command.run(
+    [*_arguments(folder, 'straight'), '--mode=export'], command.ALTERNATING
+  )
   assert code == 0, err
   export = os.path.join(straight[0], 'export', 'hf')
   with open(os.path.join(export, 'config.json'), encoding='utf-8') as f:

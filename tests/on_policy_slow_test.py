@@ -14,6 +14,7 @@ from kd.configs import quickstart
 from kd.core import errors
 from kd.modes import check as check_mode
 from kd.modes import train as train_mode
+from tests import alternating
 from tests import command
 
 _STEPS = 6
@@ -22,7 +23,7 @@ _STEPS = 6
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('on_policy')
-  with command.compiled_once():
+  with command.compiled_once(), alternating.variants():
     yield folder
 
 
@@ -181,7 +182,7 @@ def test_the_page_s_commands_run_and_its_table_is_right(tmp_path):
       '--config.rollout.max_new_tokens=16',
     ]
     ramp = [f'--config.rollout.fraction.{x}' for x in ramp]
-    code, _, err = command.run([*arguments, *small, *ramp])
+    code, _, err = command.run([*arguments, *small, *ramp], command.ALTERNATING)
     assert code == 0, err
   shares = [
     [x['train/rollout/fraction'] for x in _lines(tmp_path / name, 'train')]

@@ -85,7 +85,7 @@ def test_a_killed_run_ends_with_the_same_files(straight, tmp_path):
     assert process.poll() is None and time.monotonic() < end
     time.sleep(0.02)
   process.send_signal(signal.SIGKILL)
-  process.wait()
+  command.finish(process)
   code, _, err = command.run(_arguments(tmp_path))
   assert code == 0, err
   assert _files(tmp_path) == _files(straight[0])

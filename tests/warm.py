@@ -12,6 +12,7 @@ output. Prints its number; its exit code, or minus the signal, goes to the file
 """
 
 from collections.abc import Mapping, Sequence
+import gc
 import importlib
 import json
 import os
@@ -28,8 +29,13 @@ _LOOK_S = 0.05
 class Process:
   """A process that Warm started, as subprocess.Popen has it."""
 
-  def __init__(self, pid: int, code: str):
-    self._pid, self._code = pid, code
+  def __init__(self, pid: int, code: str, output: str):
+    self._pid, self._code, self._output = pid, code, output
+
+  def text(self, stream: str) -> str:
+    """Returns what it has written to 'out' or 'err'."""
+    with open(f'{self._output}.{stream}', encoding='utf-8') as f:
+      return f.read()
 
   def poll(self) -> int | None:
     """Its exit code, or None while it runs."""
@@ -104,7 +110,7 @@ class Warm:
       with open(request[stream], 'a', encoding='utf-8'):
         pass
     print(json.dumps(request), file=self._server.stdin, flush=True)
-    return Process(int(self._server.stdout.readline()), code)
+    return Process(int(self._server.stdout.readline()), code, output)
 
   def close(self) -> None:
     """Ends it, and every process that it started."""
@@ -164,6 +170,8 @@ def main() -> None:
   driver = importlib.import_module('tests.fault_driver')
   for name in driver.IMPORTED:
     importlib.import_module(name)
+  # The collector of a fork leaves alone what all have imported.
+  gc.freeze()
   request = _serve()
   if request:
     _become(request)
