@@ -20,8 +20,8 @@ _READ = 'kd.input_pipeline.packing:from_bytes'
 # end: the first tenth is preparation, most of the rest are saves. Others
 # don't prepare rows: their events begin behind that.
 _PREPARING = 100
-_KILLED = (20, 60, 120, 320, 560, 720, 930)
-_TOLD = (45, 200, 450, 910)
+_KILLED = (20, 120, 560, 720)
+_TOLD = (45, 450)
 # One is kept: where a save went wrong, there is no other.
 _KEEP = '--config.checkpoint.keep=1'
 
@@ -61,7 +61,6 @@ def _signal_points():
   for what, where, n in (
     ('step', _ABSORB, 1),
     # The first is of step 0: the teacher's evaluation is that of `straight`.
-    ('evaluation', _GENERATE, 2),
     ('last-evaluation', _GENERATE, 3),
     ('report', 'kd.train.report:write', 1),
   ):
@@ -114,7 +113,6 @@ def _add_damage(driver):
 _DISKS = {
   'read-only': ('ro', 2),
   'full': ('size=4k', 1),
-  'one-checkpoint': ('size=6m', 1),
   'two-checkpoints': ('size=9m', 1),
 }
 
@@ -131,16 +129,14 @@ def _add_disks(driver):
 
 def _add_readers(add):
   fail = {'where': _READ, 'first': 9, 'last': 12, 'seconds': 0}
-  add('reader-fails', {'fail_at_call': fail})
+  slow = {'where': _READ, 'number': 20, 'seconds': 3}
+  add('reader-fails', {'fail_at_call': fail, 'slow_at_call': slow})
   for_good = {**fail, 'last': 10**9}
   add('reader-broken', {'fail_at_call': for_good})
   add('reader-broken', {})
-  slow = {'where': _READ, 'number': 9, 'seconds': 3}
-  add('reader-slow', {'slow_at_call': slow})
-  hang = {**slow, 'number': 20, 'seconds': 300}
+  hang = {**slow, 'seconds': 300}
   limit = '--config.data.read.timeout_s=5'
   add('reader-hangs', {'slow_at_call': hang}, limit)
-  add('reader-hangs', {}, limit)
 
 
 def _add_nonfinite(add):
@@ -160,7 +156,6 @@ def _add_nonfinite(add):
 
 
 def _add_clock(add):
-  add('clock', {'jump_clock': {'seed': 0}})
   add(
     'clock-preempted',
     {
@@ -233,13 +228,13 @@ def test_a_disk_that_cannot_be_written(name, driver, straight, codes):
 
 
 def test_readers(driver, straight, codes):
-  assert codes['reader-fails'] == codes['reader-slow'] == [0]
-  assert codes['reader-broken'] == codes['reader-hangs'] == [1, 0]
+  assert codes['reader-fails'] == [0] and codes['reader-hangs'] == [1]
+  assert codes['reader-broken'] == [1, 0]
   for words in ('array_record: row', '5 attempts', 'Input/output error'):
     assert words in driver.error('reader-broken')
   said = driver.error('reader-hangs')
   assert 'kd: error: ' in said and 'data.read.timeout_s' in said
-  for name in ('fails', 'slow', 'broken', 'hangs'):
+  for name in ('fails', 'broken'):
     fault_chains.assert_same(driver.workdir(f'reader-{name}'), straight[0])
 
 
@@ -261,10 +256,10 @@ def test_steps_that_are_not_finite(driver, straight, codes):
 
 
 def test_a_clock_that_jumps(driver, straight, codes):
-  assert codes['clock'] == [0] and codes['clock-preempted'] == [42, 0]
-  for name in ('clock', 'clock-preempted'):
-    fault_chains.assert_same(driver.workdir(name), straight[0])
-  with open(f'{driver.workdir("clock")}/metrics.jsonl') as f:
+  name = 'clock-preempted'
+  assert codes[name] == [42, 0]
+  fault_chains.assert_same(driver.workdir(name), straight[0])
+  with open(f'{driver.workdir(name)}/metrics.jsonl') as f:
     steps = [json.loads(line) for line in f]
   times = [x['perf/step_time_s'] for x in steps if x['phase'] == 'train']
   assert all(0 < t < 600 for t in times)

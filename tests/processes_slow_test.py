@@ -111,7 +111,7 @@ def test_a_death_ends_the_other_and_one_process_goes_on(victim, start, alone):
   _assert_as_alone(run, alone)
 
 
-def test_a_notice_to_one_is_obeyed_by_all(start, alone):
+def test_a_notice_to_one_is_obeyed_by_all(start):
   run = start('told', 2, sleeps={f'1:{_SLOW + 1}': 10.0})
   run.wait_for('all wait for process 1')
   run.processes[1].send_signal(signal.SIGTERM)
@@ -119,8 +119,6 @@ def test_a_notice_to_one_is_obeyed_by_all(start, alone):
   saved = _checkpoints(run)[-1]
   for i, reason in enumerate(['was told to stop', 'SIGTERM received']):
     assert f'{reason}: saved step {saved}' in run.text(i, 'err')
-  assert start('told', 1).finish() == [0], run.text(0, 'err')
-  _assert_as_alone(run, alone)
 
 
 def test_two_export_what_one_does(start, alone):
