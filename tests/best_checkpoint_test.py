@@ -4,6 +4,7 @@ from kd.checkpoints import manager
 from kd.config import base
 from kd.configs import quickstart
 from kd.modes import train as train_mode
+from tests import alternating
 from tests import command
 
 
@@ -26,7 +27,7 @@ def test_the_chosen_direction_ranks_checkpoints(tmp_path):
   c.evaluation.best.update(metric='nll', direction='max')
   c.checkpoint.update(every=1, keep=1)
   c.log.tensorboard = False
-  with command.compiled_once():
+  with command.compiled_once(), alternating.variants():
     train_mode.main(c, str(tmp_path / 'run'))
   nll = {
     line['step']: line['eval/held_out/nll']

@@ -12,6 +12,7 @@ from safetensors import numpy as safetensors
 from kd.modes import train as train_mode
 from kd.run import resolve
 from kd.teachers.cache import teacher_files
+from tests import alternating
 from tests import cache_runs
 from tests import command
 
@@ -22,7 +23,7 @@ _WARNING = 'warning: cache.folder'
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('cache-teacher')
-  with command.compiled_once():
+  with command.compiled_once(), alternating.variants():
     yield folder
 
 

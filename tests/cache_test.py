@@ -24,6 +24,7 @@ from kd.teachers.cache import shards
 from kd.train import training_rows
 from kd.train.feeds import cached as cached_feed
 from kd.train.feeds import live as live_feed
+from tests import alternating
 from tests import cache_runs
 from tests import command
 
@@ -38,7 +39,7 @@ _METHODS = {
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('cache')
-  with command.compiled_once():
+  with command.compiled_once(), alternating.variants():
     yield folder
 
 

@@ -6,6 +6,7 @@ import os
 from kd.config import base
 from kd.configs import quickstart
 from kd.modes import train as train_mode
+from tests import alternating
 from tests import command
 
 _NLL = 'eval/held_out/nll'
@@ -33,7 +34,7 @@ def test_a_run_that_no_longer_improves_ends(tmp_path, capsys):
   c.log.update(every=5, tensorboard=False)
 
   def run():
-    with command.compiled_once():
+    with command.compiled_once(), alternating.variants():
       train_mode.main(c, workdir)
     lines = command.metrics(workdir)
     steps = {

@@ -10,6 +10,7 @@ from kd.config import base
 from kd.configs import quickstart
 from kd.modes import eval as eval_mode
 from kd.modes import train as train_mode
+from tests import alternating
 from tests import command
 
 _DECAY, _STEPS = 0.25, 4
@@ -57,7 +58,7 @@ def _nll(path):
 
 def test_averages_are_kept_evaluated_read_and_resumed(tmp_path):
   c, run = _config(tmp_path), str(tmp_path / 'run')
-  with command.compiled_once():
+  with command.compiled_once(), alternating.variants():
     train_mode.main(c, run)
     path = 'pattern/layer_0/mlp/gate'
     expected, last = _average(run, path)

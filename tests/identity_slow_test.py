@@ -11,16 +11,16 @@ from safetensors import numpy as safetensors
 from kd.config import command_line
 from kd.core import errors
 from kd.modes import train as train_mode
+from tests import alternating
 from tests import command
-
-_TEACHER = pathlib.Path('data/fixtures/quickstart_teacher')
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('identity')
-  shutil.copytree(_TEACHER, folder / 'teacher')
-  with command.compiled_once():
+  alternating.teacher(str(folder))
+  (folder / 'alternating_teacher').rename(folder / 'teacher')
+  with command.compiled_once(), alternating.variants():
     yield folder
 
 
@@ -90,7 +90,7 @@ def test_another_teacher_under_the_same_path_is_refused(
   folder, stopped, tmp_path
 ):
   teacher = tmp_path / 'teacher'
-  shutil.copytree(_TEACHER, teacher)
+  shutil.copytree(folder / 'teacher', teacher)
   # Another path with the same weights: the same run.
   before = _files(stopped)
   _other_teacher(teacher)
@@ -104,7 +104,7 @@ def test_another_teacher_under_the_same_path_is_refused(
 
 def test_paths_steps_and_cadence_may_change(folder, stopped, tmp_path, capsys):
   teacher = tmp_path / 'moved'
-  shutil.copytree(_TEACHER, teacher)
+  shutil.copytree(folder / 'teacher', teacher)
   _train(
     folder,
     stopped,
