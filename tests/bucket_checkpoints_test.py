@@ -30,10 +30,13 @@ def _restored(workdir, step):
   return items
 
 
-@pytest.fixture(scope='module', params=['gs', 's3'])
-def saved(request):
-  """A store, and the URL of a workdir with checkpoints 2 (the best) and 4."""
-  url = f'{request.param}://bucket/run'
+@pytest.fixture(scope='module')
+def saved():
+  """A store, and the URL of a workdir with checkpoints 2 (the best) and 4.
+
+  A gs:// workdir is that of tests/bucket_runs_slow_test.py.
+  """
+  url = 's3://bucket/run'
   with (
     pytest.MonkeyPatch.context() as monkeypatch,
     object_store.serve_here(monkeypatch) as store,

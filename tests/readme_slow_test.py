@@ -90,7 +90,8 @@ class _Project:
     arguments = [a.replace('=/tmp/', f'={root}/') for a in arguments]
     # As `bazel run` does, which starts the program in its own folder.
     env = {'BUILD_WORKING_DIRECTORY': str(self._user)}
-    process = self._warm.start([*arguments, *_SMALL], {}, env, log)
+    arguments += _SMALL
+    process = self._warm.start(arguments, command.ALTERNATING, env, log)
     code = process.wait(300)
     out, err = (pathlib.Path(f'{log}.{x}').read_text() for x in ('out', 'err'))
     assert code == 0, (arguments, out, err)

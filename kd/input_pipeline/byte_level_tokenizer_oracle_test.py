@@ -86,20 +86,30 @@ def _texts():
     yield ''.join(rng.choices(words, k=rng.randrange(2, 12)))
 
 
-def _ask(python, directory, texts=(), chats=(), model_type='qwen3', **options):
+def _request(directory, texts=(), chats=(), model_type='qwen3', **options):
+  """Returns a request to hf_tokenize.py; writes the config it chooses by."""
   with open(os.path.join(directory, 'config.json'), 'w') as f:
     json.dump({'model_type': model_type}, f)
   request = {'directory': str(directory), 'texts': texts, 'chats': chats}
-  script = os.path.join(_ROOT, 'tests', 'oracles', 'hf_tokenize.py')
+  return request | {'skip': 0, 'options': options}
+
+
+def _ask(python, *requests):
+  """Returns the answers of one process: its start takes seconds."""
+  lines = _run(python, 'hf_tokenize.py', requests).splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def _run(python, script, requests):
   out = subprocess.run(
-    [python, script],
-    input=json.dumps(request | {'skip': 0, 'options': options}),
+    [python, os.path.join(_ROOT, 'tests', 'oracles', script)],
+    input='\n'.join(map(json.dumps, requests)),
     text=True,
     capture_output=True,
     check=False,
   )
   assert out.returncode == 0, out.stderr
-  return json.loads(out.stdout)
+  return out.stdout
 
 
 def test_transformers_gives_our_ids(python, tmp_path):
@@ -110,7 +120,7 @@ def test_transformers_gives_our_ids(python, tmp_path):
     tokenizer, exported, templates.TEMPLATES['qwen3_no_thinking'].jinja
   )
   texts = list(_texts())
-  before, after = (_ask(python, d, texts) for d in (given, exported))
+  before, after = _ask(python, *(_request(d, texts) for d in (given, exported)))
   assert before['class'] == 'Qwen2Tokenizer'
   assert (before['ids'], before['decoded']) == (after['ids'], after['decoded'])
   for text, ids, decoded in zip(
@@ -123,25 +133,30 @@ def test_transformers_gives_our_ids(python, tmp_path):
 
 def test_files_that_transformers_saves_again(python, tmp_path):
   """As fine-tunes have them: the same tokenizer, or one with more tokens."""
-  given, saved = tmp_path / 'given', tmp_path / 'saved'
+  given = tmp_path / 'given'
   given.mkdir()
   own = tokenizers.load(trained_byte_level.write(given))
   (given / 'config.json').write_text('{"model_type": "qwen3"}')
-  request = {'directory': str(given), 'target': str(saved)}
-  script = os.path.join(_ROOT, 'tests', 'oracles', 'hf_resave.py')
-  for special, plain in ([], []), (['<s1>'], ['<tool>']):
-    subprocess.run(
-      [python, script],
-      input=json.dumps(request | {'special': special, 'plain': plain}),
-      text=True,
-      capture_output=True,
-      check=True,
+  requests = [
+    {
+      'directory': str(given),
+      'target': str(tmp_path / name),
+      'special': special,
+      'plain': plain,
+    }
+    for name, special, plain in (
+      ('same', [], []),
+      ('more', ['<s1>'], ['<tool>']),
     )
-    read = tokenizers.load(f'hf:{saved}')
+  ]
+  _run(python, 'hf_resave.py', requests)
+  for request in requests:
+    read = tokenizers.load(f'hf:{request["target"]}')
     difference = tokenizer_differences.describe(read, own)
-    assert (difference == '') == (read.digest == own.digest) == (not plain)
+    same = not request['plain']
+    assert (difference == '') == (read.digest == own.digest) == same
   texts = [f'{x}<tool>{y}<s1>' for x in ('', 'a ') for y in ('b', ' <think>')]
-  got = _ask(python, saved, texts)
+  (got,) = _ask(python, _request(tmp_path / 'more', texts))
   assert [read.encode(text) for text in texts] == got['ids']
 
 
@@ -188,32 +203,43 @@ def test_llama_3_begins_texts_with_bos(python, tmp_path):
   tokenizer = tokenizers.load(spec)
   assert tokenizer.bos_id == index
   texts = list(_texts())[:200]
-  got = _ask(python, tmp_path, texts, model_type='llama')
+  (got,) = _ask(python, _request(tmp_path, texts, model_type='llama'))
   for text, ids in zip(texts, got['ids'], strict=True):
     plain = templates.exchange(text)
     assert templates.encode_prompt(tokenizer, 'plain', plain) == ids, repr(text)
 
 
-@pytest.mark.parametrize(
-  'name, options',
-  [
-    ('qwen3', {}),
-    ('qwen3', {'enable_thinking': True}),
-    ('qwen3_no_thinking', {}),
-    # Our own text of the other template, with the switch of the published one.
-    ('qwen3_no_thinking', {'enable_thinking': False}),
-    ('plain', {}),
-  ],
-)
-def test_transformers_writes_our_chats(python, tmp_path, name, options):
-  given, exported = tmp_path / 'given', tmp_path / 'exported'
-  given.mkdir()
-  tokenizer = tokenizers.load(trained_byte_level.write(given))
-  jinja = 'qwen3' if 'enable_thinking' in options else name
-  hf_tokenizer.write(tokenizer, exported, templates.TEMPLATES[jinja].jinja)
-  chats = _CHATS if name != 'plain' else _CHATS[:1]
-  got = _ask(python, exported, chats=chats, **options)
-  for given_chat, chat in zip(chats, got['chats'], strict=True):
+_RENDERED = [
+  ('qwen3', {}),
+  ('qwen3', {'enable_thinking': True}),
+  ('qwen3_no_thinking', {}),
+  # Our own text of the other template, with the switch of the published one.
+  ('qwen3_no_thinking', {'enable_thinking': False}),
+  ('plain', {}),
+]
+
+
+@pytest.fixture(scope='module')
+def rendered(python, tmp_path_factory):
+  """The tokenizer; of each of _RENDERED, chats and what transformers writes."""
+  root = tmp_path_factory.mktemp('rendered')
+  tokenizer = tokenizers.load(trained_byte_level.write(root))
+  requests = []
+  for i, (name, options) in enumerate(_RENDERED):
+    jinja = 'qwen3' if 'enable_thinking' in options else name
+    folder = root / f'{i}'
+    hf_tokenizer.write(tokenizer, folder, templates.TEMPLATES[jinja].jinja)
+    chats = _CHATS if name != 'plain' else _CHATS[:1]
+    requests.append(_request(folder, chats=chats, **options))
+  answers = _ask(python, *requests)
+  return tokenizer, list(zip(requests, answers, strict=True))
+
+
+@pytest.mark.parametrize('index', range(len(_RENDERED)))
+def test_transformers_writes_our_chats(rendered, index):
+  tokenizer, answers = rendered
+  name, (request, got) = _RENDERED[index][0], answers[index]
+  for given_chat, chat in zip(request['chats'], got['chats'], strict=True):
     messages = chat_cases.checked(given_chat)
     generate = messages[-1]['role'] == 'user'
     text, _ = templates.render(name, messages, generate)
@@ -233,5 +259,6 @@ def test_chats_that_the_template_refuses(python, tmp_path):
   tokenizer = tokenizers.load(trained_byte_level.write(tmp_path))
   hf_tokenizer.write(tokenizer, tmp_path, templates.TEMPLATES['qwen3'].jinja)
   chat = [{'role': 'user', 'content': 'a'}, {'role': 'user', 'content': 'b'}]
-  (answer,) = _ask(python, tmp_path, chats=[chat])['chats']
+  (got,) = _ask(python, _request(tmp_path, chats=[chat]))
+  (answer,) = got['chats']
   assert 'Roles must alternate' in answer['error']

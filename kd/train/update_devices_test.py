@@ -107,10 +107,10 @@ def _objective(model_config):
 
 
 @functools.cache
-def _programs(shape, count, micro_batches, remat, sizes, muon):
+def _programs(shape, count, micro_batches, sizes, muon):
   """The first state, where its parts lie, the update, and the teacher."""
   devices = jax.devices()[:count]
-  model = families.build(sizes, 'float32', remat, 'student')
+  model = families.build(sizes, 'float32', 'none', 'student')
   mesh = mesh_lib.make(dict(zip(mesh_lib.AXES, shape, strict=False)), devices)
   shardings = rules.param_shardings(
     mesh,
@@ -165,14 +165,13 @@ def _three_updates(
   shape,
   count,
   micro_batches=1,
-  remat='none',
   batch=None,
   sizes=SIZES,
   muon=False,
 ):
   """Losses, gradient norms and parameters after three updates."""
   first, places, mesh, step, targets = _programs(
-    shape, count, micro_batches, remat, sizes, muon
+    shape, count, micro_batches, sizes, muon
   )
   state = jax.device_put(first, places)
   rows = placement.place(_batch() if batch is None else batch, mesh, 8)
@@ -232,12 +231,6 @@ def test_meshes_change_nothing_for_groups_muon_averages_and_layer_dropout():
 
 def test_micro_batches_over_devices(one_device):
   _assert_same(_three_updates((2, 2, 1), 4, 2), one_device)
-
-
-@pytest.mark.parametrize('remat', ['block'])
-def test_remat_changes_nothing(remat, one_device):
-  got = _three_updates((1, 1, 1), 1, remat=remat)
-  _assert_same(got, one_device)
 
 
 def test_more_padding_changes_nothing(one_device):

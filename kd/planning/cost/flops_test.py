@@ -122,10 +122,8 @@ def _update(student, remat, rows, length, frozen=None):
   'family,remat,rows,length',
   [
     ('gemma3', 'none', 2, 200),
-    ('gemma3', 'block', 2, 200),
     ('gemma3', 'dots', 2, 200),
     ('gemma3', 'block', 1, 1300),
-    ('qwen3', 'dots', 2, 200),
     ('qwen3', 'block', 1, 1300),
   ],
 )
