@@ -85,7 +85,13 @@ def test_files_and_metrics(straight):
 @pytest.mark.parametrize('name', ['SIGKILL', 'SIGINT'])
 def test_a_stopped_run_ends_as_an_undisturbed_one(name, folder, straight):
   workdir = f'{folder}/{name}'
-  process = _start(_arguments(folder, name))
+  # One comes to its baseline too, the other has none.
+  parts = ['', '/baseline'] if name == 'SIGKILL' else ['']
+  arguments = [
+    *_arguments(folder, name),
+    f'--config.evaluation.baseline={len(parts) == 2}',
+  ]
+  process = _start(arguments)
   command.wait(process, workdir)
   process.send_signal(getattr(signal, name))
   code, _, err = command.finish(process)
@@ -94,10 +100,10 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(name, folder, straight):
   else:
     assert code == 42 and 'Ctrl-C received: saved step' in err, err
     assert 'Traceback' not in err, err
-  code, out, err = _run(_arguments(folder, name))
+  code, out, err = _run(arguments)
   assert code == 0, err
   assert 'resumes from step' in out
-  for part in ('', '/baseline'):
+  for part in parts:
     command.assert_ended_alike(workdir + part, straight[0] + part, 6)
 
 

@@ -98,7 +98,7 @@ def test_tail_bucket_never_exceeds_dense_and_converges(name):
   loss = build(name)
   whole = loss(student, dense(teacher))
   previous = np.zeros_like(whole)
-  for k in (1, 2, 8, 20, 39, 40):
+  for k in (1, 8, 39, 40):
     sparse = loss(student, top_k(teacher, k))
     assert (sparse <= whole + 1e-6).all()
     # The ids of K are among those of a larger K: never less.

@@ -189,14 +189,6 @@ def one_device():
   return _three_updates((1, 1, 1), 1)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _compiled_quickly():
-  """Leaves LLVM's optimizations out: compiling takes most of the time."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 def _assert_same(got, expected):
   np.testing.assert_allclose(got[0], expected[0], rtol=2e-5)
   jax.tree.map(
