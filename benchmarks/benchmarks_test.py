@@ -19,6 +19,8 @@ from benchmarks import objective_tpu
 from benchmarks import programs
 from benchmarks import results
 from benchmarks import rows_cpu
+from benchmarks import serve_cpu
+from benchmarks import serve_load
 from benchmarks import step_cpu
 from benchmarks import step_real_cpu
 from kd.checkpoints import huggingface
@@ -87,6 +89,31 @@ def test_generate_cpu():
   moved = lambda numbers: numbers['bandwidth_share'] * numbers['step_s']
   # 32 codes and a scale in 34 bytes; norms in float32.
   assert 4 * 0.9 < moved(ours) / moved(few_bits) < 4 * 32 / 34
+
+
+_SERVED = 'data/fixtures/quickstart_teacher'
+
+
+@pytest.fixture(name='compiled_quickly')
+def _compiled_quickly(monkeypatch):
+  """Leaves LLVM's optimizations out of the servers' programs."""
+  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+
+
+def test_serve_cpu(compiled_quickly):
+  prompts = [[2, 9, 10, 11]] * 2
+  found = serve_cpu.run(_SERVED, prompts, 3, (), 1, types=('F32',))
+  assert found['concurrency'] == 2 and not found['to_llama_cpp']
+  assert found['tokens_per_s']['ours_F32'] > 0
+
+
+def test_serve_load(compiled_quickly):
+  found = serve_load.run(_SERVED, 2, 8, [3.0], 1.0, calibration_s=1.0)
+  (load,) = found['loads']
+  assert load['arrivals_per_s'] == pytest.approx(3 * found['capacity_per_s'])
+  counts = {k: load[k] for k in ('answered', 'refused', 'late')}
+  assert load['lost'] == load['mixed'] == 0 and load['answered']
+  assert sum(counts.values()) == load['sent']
 
 
 _TRL, _TUNIX = 'KD_PEERS_TRL_PYTHON', 'KD_PEERS_TUNIX_PYTHON'

@@ -9,7 +9,7 @@ percentiles of the time to the first token, and the server's memory at the
 beginning and the end.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 import http.client
 import json
@@ -41,7 +41,7 @@ _TOKENS = flags.DEFINE_integer('tokens', 32, 'Tokens of an answer at most.')
 _BATCH = flags.DEFINE_integer('batch', 32, 'Answers at a time.')
 
 _KINDS = 40  # different requests
-_CALIBRATION_S = 15.0
+_PATIENT_MS = 3_600_000
 # More than the server takes: their threads wait for answers.
 _CLIENTS = 512
 _PATH = '/v1/chat/completions'
@@ -50,8 +50,8 @@ _PATH = '/v1/chat/completions'
 class _Server:
   """A server, and requests to it."""
 
-  def __init__(self, process: subprocess.Popen):
-    self._port = 0
+  def __init__(self, process: subprocess.Popen, tokens: int):
+    self._port, self._tokens = 0, tokens
     for line in process.stdout:
       if found := re.search(r'http://[\d.]+:(\d+)', line):
         self._port = int(found[1])
@@ -73,7 +73,7 @@ class _Server:
       'messages': [
         {'role': 'user', 'content': f'Q: {number}+{7 * number}=?\nA:\n'}
       ],
-      'max_tokens': 1 + number * 13 % _TOKENS.value,
+      'max_tokens': 1 + number * 13 % self._tokens,
       'temperature': 0.9,
       'seed': number,
       'stream': True,
@@ -111,14 +111,14 @@ class _Server:
     return float(value) / 2**20
 
 
-def _capacity(server: _Server, clients: int) -> float:
+def _capacity(server: _Server, clients: int, duration_s: float) -> float:
   """Returns requests a second with as many clients as the batch has rows."""
-  end = time.monotonic() + _CALIBRATION_S
+  end = time.monotonic() + duration_s
 
   def client(seed):
     numbers, count = random.Random(seed), 0
     while time.monotonic() < end:
-      server.ask(numbers.randrange(_KINDS), 3_600_000)
+      server.ask(numbers.randrange(_KINDS), _PATIENT_MS)
       count += 1
     return count
 
@@ -167,20 +167,39 @@ def _reply(future) -> tuple[int, str, float]:
     return 0, '', 0.0
 
 
-def run(duration_s: float, loads: list[float]) -> dict[str, Any]:
-  """Returns the server's capacity and what became of each load."""
+def run(
+  model: str,
+  batch: int,
+  tokens: int,
+  loads: Sequence[float],
+  duration_s: float,
+  calibration_s: float = 15.0,
+) -> dict[str, Any]:
+  """Measures a server that it starts.
+
+  Args:
+    model: what is served.
+    batch: answers at a time.
+    tokens: most tokens of an answer.
+    loads: arrivals, as multiples of the capacity.
+    duration_s: of each load.
+    calibration_s: for which the capacity is measured.
+
+  Returns:
+    The capacity in requests a second, and what became of each load.
+  """
   process = subprocess.Popen(
-    [sys.executable, '-m', 'kd', 'serve', f'own={_MODEL.value}']
-    + ['--config.serve.port=0', '--config.serve.max_length=256']
-    + [f'--config.serve.max_batch={_BATCH.value}'],
+    [sys.executable, '-m', 'kd', 'serve', f'own={model}']
+    + ['--config.serve.port=0', f'--config.serve.max_length={2 * tokens + 64}']
+    + [f'--config.serve.max_batch={batch}'],
     stdout=subprocess.PIPE,
     text=True,
     env=alternate.environment(),
   )
   try:
-    server = _Server(process)
-    wanted = {n: server.ask(n, 3_600_000)[1] for n in range(_KINDS)}
-    capacity = _capacity(server, _BATCH.value)
+    server = _Server(process, tokens)
+    wanted = {n: server.ask(n, _PATIENT_MS)[1] for n in range(_KINDS)}
+    capacity = _capacity(server, batch, calibration_s)
     alternate.say(f'{capacity:.1f} requests/s')
     measured = [
       {'load': load, **_load(server, load * capacity, duration_s, wanted)}
@@ -195,7 +214,9 @@ def run(duration_s: float, loads: list[float]) -> dict[str, Any]:
 def main():
   """Prints the result."""
   loads = [float(x) for x in _LOADS.value]
-  results.show({'benchmark': 'serve_load', **run(_DURATION_S.value, loads)})
+  chosen = _MODEL.value, _BATCH.value, _TOKENS.value, loads
+  result = run(*chosen, _DURATION_S.value)
+  results.show({'benchmark': 'serve_load', **result})
 
 
 if __name__ == '__main__':

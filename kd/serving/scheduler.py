@@ -79,6 +79,20 @@ class _Lane:
   def is_busy(self) -> bool:
     return bool(self.waiting or self.current or self.places)
 
+  def queued(self, more: Sequence[work_lib.Prompt] = ()) -> int:
+    """Returns how many prompts wait that do not begin at once.
+
+    Args:
+      more: prompts that would come behind the others.
+    """
+    room, count = self.model.batch.room, 0
+    if self.current:
+      room -= len(self.current.prompt.answers) - self.current.begun
+    for prompt in (*(entry.prompt for entry in self.waiting), *more):
+      room -= max(len(prompt.answers), 1)
+      count += room < 0
+    return count
+
   def wait_s(self) -> float:
     """Returns how long a prompt that comes now waits for its first token."""
     ahead = len(self.waiting) + (self.current is not None)
@@ -171,14 +185,11 @@ class Scheduler:
     with self._changed:
       if self.state != READY:
         raise StoppedError(f'the server is {self.state}')
-      wait_s, ahead = lane.wait_s(), len(lane.waiting)
+      wait_s = lane.wait_s()
       later = max(1, math.ceil(wait_s))
-      # The first prompts need no place if they begin at once.
-      is_idle = not lane.waiting and not lane.current
-      room = self._queue + (lane.model.batch.room if is_idle else 0)
-      if ahead + len(work.prompts) > room:
+      if lane.queued(work.prompts) > self._queue:
         raise BusyError(
-          f'{ahead} prompts wait, and at most {self._queue} may', later
+          f'{lane.queued()} prompts wait, and at most {self._queue} may', later
         )
       if wait_s > timeout_s:
         raise BusyError(
