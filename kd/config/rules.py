@@ -170,6 +170,17 @@ def groups_train(config: Any) -> None:
       )
 
 
+def ranges_are_used(config: Any) -> None:
+  """Ranges of activations are those of rounded ones."""
+  quantize = config.student.quantize
+  if quantize.activation_range == 'running' and quantize.activations == 'none':
+    raise errors.ConfigError(
+      'student.quantize.activation_range',
+      "found 'running', and activations are not rounded",
+      legal='student.quantize.activations int8 or fp8',
+    )
+
+
 def averages_exist(config: Any) -> None:
   """An average of parameters that is evaluated is kept."""
   if config.evaluation.params == 'ema' and not config.ema.decay:
@@ -323,6 +334,7 @@ RULES: tuple[Callable[[Any], None], ...] = (
   rollouts_are_rows,
   groups_train,
   traced_steps_exist,
+  ranges_are_used,
   averages_exist,
   kept_layers_rise,
   layers_are_chosen_once,

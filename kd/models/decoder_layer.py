@@ -32,11 +32,14 @@ class Style:
 
 
 def _mlp_block(
-  style, round_inputs, epsilon, axes, x, before, gate, up, down, *after
+  style, round_inputs, epsilon, axes, x, before, gate, up, down, *more
 ):
   """Returns [B, L, D], x plus the MLP's output; `axes` are those of x."""
+  after, ranges = more[: style.has_post_norms], more[style.has_post_norms :]
   y = layers.rms_norm(x, before, epsilon, style.norm_offset)
-  y = layers.gated_mlp(style.activation, round_inputs, axes, y, gate, up, down)
+  y = layers.gated_mlp(
+    style.activation, round_inputs, axes, y, gate, up, down, ranges
+  )
   for scale in after:
     y = layers.rms_norm(y, scale, epsilon, style.norm_offset)
   return x + y
@@ -75,6 +78,10 @@ class DecoderLayer(nn.Module):
     def norm(name):
       return layers.RMSNorm(epsilon, 'norm', style.norm_offset, name=name)
 
+    mlp = layers.MLP(self.config, name='mlp')
+    ranges = mlp.input_ranges()
+    if ranges and cache is None:
+      x = layers.without_padding(x, seen)
     attended, cache, heads = layers.Attention(
       self.config,
       style.norm_offset,
@@ -85,10 +92,7 @@ class DecoderLayer(nn.Module):
     if style.has_post_norms:
       attended = norm('post_attention_norm')(attended)
     x = x + attended
-    weights = [
-      norm('pre_mlp_norm').scale(width),
-      *layers.MLP(self.config, name='mlp').weights(),
-    ]
+    weights = [norm('pre_mlp_norm').scale(width), *mlp.weights()]
     weight_axes = [
       layers.NORM_AXES,
       *(layers.WIDE_AXES, layers.WIDE_AXES, layers.NARROW_AXES),
@@ -96,6 +100,8 @@ class DecoderLayer(nn.Module):
     if style.has_post_norms:
       weights.append(norm('post_mlp_norm').scale(width))
       weight_axes.append(layers.NORM_AXES)
+    weights += ranges
+    weight_axes += [(matmul.MAXIMA,)] * len(ranges)
     x = self.add_mlp(x, tuple(weights), tuple(weight_axes), axes)
     x = rules.constrain(x, axes)
     return x, cache, heads if self.shows_heads else None

@@ -15,12 +15,19 @@ from kd.models import computed
 from kd.models import family
 from kd.models import matmul
 from kd.models.attention import attention
+from kd.models.attention import attention_mask
 from kd.partitioning import rules
 
 Array = types.Array
-# From the inputs of a product, and the number of last axes that form a vector,
-# to the inputs that it uses.
-RoundInputs = Callable[[Array, int], Array]
+# From the inputs of a product, the number of last axes that form a vector, and
+# the range of all its inputs if there is one (float32 []), to the inputs that
+# the product uses.
+RoundInputs = Callable[[Array, int, Array | None], Array]
+
+# Key of the ranges of the inputs of a module's two products, float32 [2]:
+# parameters of layers that have them (see quantization.running_ranges), and the
+# name of their axis.
+INPUT_RANGES = 'input_ranges'
 
 # Scopes of operations, by which a plan sorts what a program keeps in memory.
 KV_CACHE = 'kv_cache'
@@ -61,10 +68,27 @@ def _fan_in(in_axis, out_axis):
   return jax.jit(init, static_argnums=(1, 2))
 
 
-def unrounded(x: Array, axes: int) -> Array:
+def unrounded(x: Array, axes: int, input_range: Array | None) -> Array:
   """Returns the inputs of a product as they are; see RoundInputs."""
-  del axes
+  del axes, input_range
   return x
+
+
+def input_ranges(module: nn.Module) -> tuple[Array, ...]:
+  """Returns the ranges that a module's parameters hold: one array, or none."""
+  if module.has_variable('params', INPUT_RANGES):
+    return (module.get_variable('params', INPUT_RANGES),)
+  return ()
+
+
+def without_padding(x: Array, mask: attention_mask.AttentionMask) -> Array:
+  """Returns x [B, L, ...], 0 at padding, so that no range is padding's."""
+  ids = mask.row.segment_ids
+  return jnp.where(ids.reshape(*ids.shape, *[1] * (x.ndim - 2)) > 0, x, 0)
+
+
+def _range(ranges, product):
+  return ranges[0][product] if ranges else None
 
 
 def rms_norm(x: Array, scale: Array, epsilon: float, offset: float) -> Array:
@@ -188,7 +212,8 @@ class Attention(nn.Module):
     def norm(name):
       return RMSNorm(c.norm_epsilon, 'head_width', self.norm_offset, name=name)
 
-    x = self.round_inputs(x, 1)
+    ranges = input_ranges(self)
+    x = self.round_inputs(x, 1, _range(ranges, 0))
 
     def project(w, axis):
       projected = matmul.project(x, w)
@@ -203,6 +228,9 @@ class Attention(nn.Module):
     scale = c.attention_scale
     if cache is None:
       attended = self.attend(query, key, value, seen)
+      if ranges:
+        # Attention of a query that sees no key is the mean of all values.
+        attended = without_padding(attended, seen)
     else:
       rows = jnp.arange(x.shape[0])[:, None]
       with jax.named_scope(KV_CACHE):
@@ -214,7 +242,7 @@ class Attention(nn.Module):
       )
       names = ('gathered_batch', None, 'heads', None)
       attended = rules.constrain(attended, names)
-    attended = self.round_inputs(attended, 2)
+    attended = self.round_inputs(attended, 2, _range(ranges, 1))
     return matmul.project(attended, w_out), cache, heads
 
   def attend(self, query, key, value, mask):
@@ -245,6 +273,10 @@ class MLP(nn.Module):
       _parameter(self, 'down', _fan_in(0, 1), (f, d), NARROW_AXES),
     )
 
+  def input_ranges(self) -> tuple[Array, ...]:
+    """Returns its input_ranges."""
+    return input_ranges(self)
+
 
 def gated_mlp(
   activation: Callable[[Array], Array],
@@ -254,6 +286,7 @@ def gated_mlp(
   gate: Array,
   up: Array,
   down: Array,
+  ranges: tuple[Array, ...] = (),
 ) -> Array:
   """Computes `(activation(x gate) * (x up)) down` for x [B, L, D].
 
@@ -265,13 +298,14 @@ def gated_mlp(
     gate: [D, F].
     up: [D, F].
     down: [F, D].
+    ranges: see input_ranges.
 
   Returns:
     [B, L, D].
   """
-  x = round_inputs(x, 1)
+  x = round_inputs(x, 1, _range(ranges, 0))
   hidden = gated_hidden(activation, axes, x, gate, up)
-  return matmul.project(round_inputs(hidden, 1), down)
+  return matmul.project(round_inputs(hidden, 1, _range(ranges, 1)), down)
 
 
 def gated_hidden(

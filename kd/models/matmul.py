@@ -18,6 +18,9 @@ Array = types.Array
 # Positions of a row that a device computes at a time, where it has more.
 _SLICE = 8192
 
+# Logical axis of vectors whose "gradients" are maxima over positions.
+MAXIMA = 'maxima'
+
 
 def project(x: Array, w: Array | computed.Operand) -> Array:
   """Contracts x [B, L, ...] with the first axes of w [..., *]: [B, L, *].
@@ -176,7 +179,9 @@ def _backward(function, names, residuals, gradient):
     # Summed over devices a slice at a time: sums of slices are kept in float32,
     # and split over devices.
     sums = tuple(
-      s + rules.constrain(d, n).astype(jnp.float32)
+      (jnp.maximum if MAXIMA in n else jnp.add)(
+        s, rules.constrain(d, n).astype(jnp.float32)
+      )
       for s, d, n in zip(sums, d_weights, names, strict=True)
     )
     return sums, d_part

@@ -164,6 +164,7 @@ def step(run: resolved.Run) -> Program:
     run.learning_rate,
     config.optimizer.micro_batches,
     config.student.layer_dropout,
+    config.student.quantize.range_decay,
   )
   function = update.jit(update_fn, run.mesh)
   state_name, _, targets_name = _argument_names(function)

@@ -166,7 +166,10 @@ _ALL = (
     scale_of=lambda blocks: _largest(blocks) / _FP8_MOST,
     lowest=-_FP8_MOST,
     highest=_FP8_MOST,
-    rounded=lambda x: x.astype(_FP8).astype(jnp.float32),
+    # Larger values would be NaN.
+    rounded=lambda x: (
+      jnp.clip(x, -_FP8_MOST, _FP8_MOST).astype(_FP8).astype(jnp.float32)
+    ),
   ),
 )
 # By name. int8 and int4 have a scale per output, or per block of 32 or 128
@@ -215,12 +218,13 @@ class RoundedInputs:
 
   scheme: str
 
-  def __call__(self, x: Array, axes: int) -> Array:
+  def __call__(self, x: Array, axes: int, input_range: Array | None) -> Array:
     """Rounds each vector in the last axes of x by its own largest value."""
+    del input_range
     shape = x.shape
     vectors = x.reshape(*shape[: x.ndim - axes], -1, 1)
     return fake_quantize(SCHEMES[self.scheme], vectors).reshape(shape)
 
 
-# By name: the range of each vector is that of its values.
-INPUTS = {name: RoundedInputs(name) for name in ('int8', 'fp8')}
+# Names of the schemes that inputs may have.
+INPUTS = ('int8', 'fp8')

@@ -105,7 +105,7 @@ def test_gradients_pass_inside_the_range_alone():
 @pytest.mark.parametrize('name', ['int8', 'fp8'])
 def test_inputs_are_rounded_by_their_own_range(name):
   x = _matrix().reshape(3, 8, 32, 24)
-  found = schemes.INPUTS[name](jnp.asarray(x), 2)
+  found = schemes.RoundedInputs(name)(jnp.asarray(x), 2, None)
   vectors = x.reshape(24, -1).astype(np.float64)
   most = {'int8': 127, 'fp8': 448}[name]
   scale = np.abs(vectors).max(axis=1, keepdims=True) / most
@@ -120,6 +120,7 @@ def test_inputs_are_rounded_by_their_own_range(name):
 
 def test_a_model_that_rounds_inputs_is_another_one():
   plain = families.build(model_cases.CONFIG, 'float32', 'none', 'student')
-  models = [plain.clone(round_inputs=r) for r in schemes.INPUTS.values()]
+  rounded = map(schemes.RoundedInputs, schemes.INPUTS)
+  models = [plain.clone(round_inputs=r) for r in rounded]
   said = [json.dumps(m.representation) for m in (plain, *models)]
   assert len(set(said)) == 3

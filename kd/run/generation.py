@@ -5,6 +5,7 @@ import jax
 from kd.core import types
 from kd.quantization import quantized_model
 from kd.quantization import rules
+from kd.quantization import running_ranges
 from kd.run import load_params
 from kd.run import outputs
 from kd.run import resolved
@@ -23,6 +24,8 @@ def student(run: resolved.Run) -> resolved.Model:
   if not schemes:
     return model
   stored = quantized_model.StoredModel(model.module.core, schemes, 'float32')
+  if isinstance(model.module, running_ranges.RunningRangesModel):
+    stored = running_ranges.RunningRangesModel(stored)
   return load_params.with_module(model, stored)
 
 
@@ -46,6 +49,7 @@ def params(
   if is_plain and not outputs.has_checkpoint(workdir):
     # One parameter at a time, where files are read.
     return load_params.load(model, run.config.seed, 'student.init', None)
-  plain = load_params.plain(trained, outputs.student_params(run, workdir))
+  full = outputs.student_params(run, workdir)
   store = jax.jit(model.module.from_plain, out_shardings=model.shardings)
-  return store(plain, jax.random.key(0))
+  plain = load_params.plain(trained, full)
+  return running_ranges.carried(full, store(plain, jax.random.key(0)))

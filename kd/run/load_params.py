@@ -6,6 +6,7 @@ import logging
 
 from etils import epath
 import jax
+import jax.numpy as jnp
 
 from kd.checkpoints import manager
 from kd.checkpoints import tensor_checks
@@ -25,6 +26,7 @@ from kd.pruning import selection as selection_lib
 from kd.pruning import slicing
 from kd.quantization import quantized_model
 from kd.quantization import rounding_ties
+from kd.quantization import running_ranges
 from kd.run import representations
 from kd.run import resolved
 from kd.run import workdirs
@@ -219,6 +221,8 @@ def load(
     inner = dataclasses.replace(model, module=model.module.inner)
     params = load(inner, seed, path, teacher_params)
     return _without_ties(model, params, seed, path)
+  if isinstance(model.module, running_ranges.RunningRangesModel):
+    return _with_new_ranges(model, seed, path, teacher_params)
   if isinstance(model.module, lora.LoraModel):
     return _with_new_adapters(model, seed, path, teacher_params)
   if isinstance(model.module, quantized_model.StoredModel):
@@ -276,6 +280,16 @@ def _without_ties(model, params, seed, path):
       *(path, 100 * share),
     )
   return params
+
+
+def _with_new_ranges(model, seed, path, teacher_params):
+  """Loads parameters and adds ranges that have seen no input yet."""
+  inner = with_module(model, model.module.inner)
+  zeros = jax.jit(
+    jnp.zeros, static_argnums=0, out_shardings=rules.replicated(model.mesh)
+  )
+  params = load(inner, seed, path, teacher_params)
+  return model.module.with_ranges(params, zeros)
 
 
 def _with_new_adapters(model, seed, path, teacher_params):

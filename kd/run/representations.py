@@ -7,6 +7,7 @@ from kd.models import family
 from kd.models import lora
 from kd.quantization import quantized_model
 from kd.quantization import rules
+from kd.quantization import running_ranges
 from kd.quantization import schemes as schemes_lib
 
 
@@ -24,9 +25,9 @@ def student(
     ConfigError: as for rules.scheme_of.
   """
   config, quantize = module.config, spec['quantize']
-  if quantize['activations'] != rules.NONE:
-    inputs = schemes_lib.INPUTS[quantize['activations']]
-    module = module.clone(round_inputs=inputs)
+  inputs = quantize['activations']
+  if inputs != rules.NONE and quantize['activation_range'] == 'position':
+    module = module.clone(round_inputs=schemes_lib.RoundedInputs(inputs))
   adapters = spec['lora']
   if adapters['rank']:
     fields = {'weights': adapters['base_scheme'], 'rules': {}}
@@ -36,6 +37,8 @@ def student(
   schemes = rules.scheme_of(config, quantize, f'{path}.quantize')
   if schemes:
     module = quantized_model.FakeQuantizedModel(module, schemes)
+  if inputs != rules.NONE and quantize['activation_range'] == 'running':
+    module = running_ranges.wrapped(module, inputs)
   return module
 
 

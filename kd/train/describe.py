@@ -7,6 +7,7 @@ from kd.core import schedules
 from kd.input_pipeline import hf_tokenizer
 from kd.losses import layer_objective
 from kd.models import families
+from kd.quantization import running_ranges
 from kd.run import model_checks
 from kd.run import outputs
 from kd.run import resolved
@@ -77,7 +78,8 @@ def _frozen_line(run):
   projections, _ = jax.eval_shape(
     lambda: layer_objective.init(run.objective.layer_terms, jax.random.key(0))
   )
-  every = run.student.module.abstract_params(), projections
+  _, params = running_ranges.split(run.student.module.abstract_params())
+  every = params, projections
   trained, total = run.optimizer.groups.count(every)
   if trained == total:
     return []

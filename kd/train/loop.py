@@ -51,6 +51,7 @@ class _Loop:
           job.run.learning_rate,
           self._config.optimizer.micro_batches,
           self._config.student.layer_dropout,
+          self._config.student.quantize.range_decay,
         ),
         job.run.mesh,
       )

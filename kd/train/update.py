@@ -22,6 +22,8 @@ from kd.optimizers import optimizers
 from kd.optimizers import parameter_groups
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
+from kd.quantization import running_ranges
+from kd.train import micro_batches as micro_batches_lib
 
 Array = types.Array
 
@@ -177,24 +179,11 @@ def abstract_state(
   return everywhere.replace(params=params, opt_state=opt_state, ema=ema)
 
 
-def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
-  """Reshapes leaves [B, ...] to [parts, B / parts, ...].
-
-  Part m takes rows m, m + parts, ...: each device keeps its own rows, so that
-  nothing moves between devices.
-  """
-
-  def split(x):
-    x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
-    return jnp.swapaxes(x, 0, 1)
-
-  return jax.tree.map(split, tree)
-
-
 def _loss(model, objective, layer_dropout):
-  """Returns the function from trained parameters to the total and Sums."""
+  """Returns the function from parameters to the total and Sums."""
 
-  def loss(trained, frozen, batch, targets, settings, layer_maps, key):
+  def loss(trained, ranges, frozen, batch, targets, settings, layer_maps, key):
+    frozen = parameter_groups.merge(ranges, frozen)
     params, projections = parameter_groups.merge(trained, frozen)
     weights = ()
     if layer_dropout:
@@ -215,68 +204,18 @@ def _loss(model, objective, layer_dropout):
   return loss
 
 
-def _split_targets(targets, parts):
-  """Splits targets by row; returns the parts and how to rebuild Targets."""
-  if targets is None:
-    return None, lambda rows: None
-  arrays = targets.distribution.per_position()
-  shown = targets.taps and jax.tree.map(
-    lambda x: jnp.moveaxis(x, 1, 0), targets.taps
-  )
-
-  def rebuild(rows):
-    arrays, shown = rows
-    return distributions.Targets(
-      targets.distribution.with_positions(arrays),
-      shown and jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), shown),
-    )
-
-  return split_rows((arrays, shown), parts), rebuild
-
-
-def _accumulate(loss, objective, micro_batches):
-  """Returns the function that computes a batch's gradient and Sums."""
-  gradient = jax.grad(loss, has_aux=True)
-  if micro_batches == 1:
-    return gradient
-
-  def accumulate(trained, frozen, batch, targets, settings, layer_maps, key):
-    target_rows, rebuild = _split_targets(targets, micro_batches)
-
-    def body(carry, part):
-      rows, part_targets, part_key = part
-      new = gradient(
-        *(trained, frozen, rows, rebuild(part_targets)),
-        *(settings, layer_maps, part_key),
-      )
-      return jax.tree.map(jnp.add, carry, new), None
-
-    none = objective_lib.no_sums(
-      objective.terms, targets and targets.distribution
-    )
-    zeros = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, jnp.float32), (trained, none)
-    )
-    keys = jax.random.split(key, micro_batches)
-    parts = split_rows(batch, micro_batches), target_rows, keys
-    return jax.lax.scan(body, zeros, parts)[0]
-
-  return accumulate
-
-
 def gradient(
   model: family.Model,
   objective: objective_lib.Objective,
   micro_batches: int,
   layer_dropout: float,
-) -> Callable[..., tuple[types.PyTree, objective_lib.Sums]]:
+) -> Callable[..., Any]:
   """Returns the function that computes a batch's gradient and Sums.
 
-  It takes (trained, frozen, batch, targets, settings, layer_maps, key); see
-  `make` for the arguments.
+  See micro_batches.accumulate for it, and `make` for the arguments.
   """
   loss = _loss(model, objective, layer_dropout)
-  return _accumulate(loss, objective, micro_batches)
+  return micro_batches_lib.accumulate(loss, objective, micro_batches)
 
 
 def make(
@@ -286,6 +225,7 @@ def make(
   rate: schedules.Schedule,
   micro_batches: int,
   layer_dropout: float = 0.0,
+  range_decay: float = 0.0,
 ) -> Update:
   """Builds the update.
 
@@ -296,6 +236,7 @@ def make(
     rate: the learning rate by update, for the metrics.
     micro_batches: parts of a batch whose gradients are summed.
     layer_dropout: see student.layer_dropout.
+    range_decay: see student.quantize.range_decay.
 
   Returns:
     A function of (state, batch, targets) for jit.
@@ -306,9 +247,11 @@ def make(
     settings = objective.settings(batch, state.step)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     trained, frozen = optimizer.groups.split(state.all_params)
+    ranges, frozen = running_ranges.split(frozen)
     factors = optimizer.groups.factors(trained, state.step)
-    grads, sums = accumulate(
-      trained, frozen, batch, targets, settings, state.layer_maps, key
+    grads, largest, sums = accumulate(
+      *(trained, ranges, frozen, batch, targets),
+      *(settings, state.layer_maps, key),
     )
     grad_norm = parameter_groups.norm(grads, factors)
     # Computed before the update overwrites the donated parameters.
@@ -318,10 +261,14 @@ def make(
     for value in sums.losses.values():
       finite &= jnp.isfinite(value)
     finite &= jnp.all(sums.nonfinite == 0)
+    for value in jax.tree.leaves(largest):
+      finite &= jnp.all(jnp.isfinite(value))
     updates, opt_state = optimizer.update(
       grads, state.opt_state, trained, finite=finite, grad_norm=grad_norm
     )
     trained = parameter_groups.apply_updates(trained, updates, factors)
+    ranges = running_ranges.update(ranges, largest, range_decay, finite)
+    frozen = parameter_groups.merge(ranges, frozen)
     params, projections = parameter_groups.merge(trained, frozen)
     ema = None
     if optimizer.ema_decay:

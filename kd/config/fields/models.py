@@ -167,8 +167,19 @@ QUANTIZE = schema.Section(
     'activations': F(
       'none',
       legal.one_of('none', *schemes.INPUTS),
-      'rounding of the inputs of products with the weights of layers, each '
-      'position by its own largest value',
+      'rounding of the inputs of products with the weights of layers',
+    ),
+    'activation_range': F(
+      'position',
+      legal.one_of('position', 'running'),
+      "what is rounded to the scheme's largest code: position, the largest "
+      'input of the same position; running, an average over updates of the '
+      'largest input of the product (docs/quantization.md)',
+    ),
+    'range_decay': F(
+      0.99,
+      legal.Number(at_least=0, below=1),
+      'decay of the running average by update',
     ),
     'dither': F(
       0.0,

@@ -1,0 +1,101 @@
+"""Computes gradients of a batch in parts, whose results are merged."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.losses import distributions
+from kd.losses import objective as objective_lib
+
+
+def _split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
+  """Reshapes leaves [B, ...] to [parts, B / parts, ...].
+
+  Part m takes rows m, m + parts, ...: each device keeps its own rows, so that
+  nothing moves between devices.
+  """
+
+  def split(x):
+    x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
+    return jnp.swapaxes(x, 0, 1)
+
+  return jax.tree.map(split, tree)
+
+
+def _split_targets(targets, parts):
+  """Splits targets by row; returns the parts and how to rebuild Targets."""
+  if targets is None:
+    return None, lambda rows: None
+  arrays = targets.distribution.per_position()
+  shown = targets.taps and jax.tree.map(
+    lambda x: jnp.moveaxis(x, 1, 0), targets.taps
+  )
+
+  def rebuild(rows):
+    arrays, shown = rows
+    return distributions.Targets(
+      targets.distribution.with_positions(arrays),
+      shown and jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), shown),
+    )
+
+  return _split_rows((arrays, shown), parts), rebuild
+
+
+def accumulate(
+  loss: Callable[..., Any],
+  objective: objective_lib.Objective,
+  micro_batches: int,
+) -> Callable[..., Any]:
+  """Returns the function that computes the gradient of a batch.
+
+  Args:
+    loss: from (trained, ranges, frozen, batch, targets, settings, layer maps,
+      key) to the total and Sums.
+    objective: the training objective.
+    micro_batches: parts of a batch.
+
+  Returns:
+    A function of the same arguments. It returns the gradient of `trained` and
+    the Sums, both summed over the parts, and between them the largest inputs
+    that running_ranges observes in any part, in the place of `ranges`.
+  """
+  gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
+
+  def observed_gradient(*arguments):
+    (grads, largest), sums = gradient(*arguments)
+    return grads, largest, sums
+
+  if micro_batches == 1:
+    return observed_gradient
+
+  def accumulate_parts(
+    trained, ranges, frozen, batch, targets, settings, layer_maps, key
+  ):
+    target_rows, rebuild = _split_targets(targets, micro_batches)
+
+    def body(carry, part):
+      rows, part_targets, part_key = part
+      grads, largest, sums = observed_gradient(
+        *(trained, ranges, frozen, rows, rebuild(part_targets)),
+        *(settings, layer_maps, part_key),
+      )
+      return (
+        jax.tree.map(jnp.add, carry[0], grads),
+        jax.tree.map(jnp.maximum, carry[1], largest),
+        jax.tree.map(jnp.add, carry[2], sums),
+      ), None
+
+    none = objective_lib.no_sums(
+      objective.terms, targets and targets.distribution
+    )
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, jnp.float32), (trained, ranges, none)
+    )
+    keys = jax.random.split(key, micro_batches)
+    parts = _split_rows(batch, micro_batches), target_rows, keys
+    return jax.lax.scan(body, zeros, parts)[0]
+
+  return accumulate_parts
