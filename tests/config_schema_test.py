@@ -131,6 +131,7 @@ def test_choices_are_those_of_the_code():
     'generate.quantize.weights': kinds,
     'generate.quantize.tables': kinds,
     'student.quantize.activations': {'none', *schemes.INPUTS},
+    'student.quantize.activation_range': schemes.RANGES,
     'student.prune.head_score': pruning_selection.HEAD_SCORES,
     'student.prune.layer_pattern': sizes.PATTERNS,
     'reasoning.style': prompting.STYLES,

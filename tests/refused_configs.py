@@ -26,6 +26,9 @@ CHANGES = (
     "c.student.quantize.update(weights='q4_0', dither=0.25); "
     'c.student.lora.rank = 4',
     'student.quantize.dither',
+  (
+    "c.student.quantize.activation_range = 'running'",
+    'student.quantize.activation_range',
   ),
   ('c.student.keep_layers = (0.5,)', 'student.keep_layers'),
   ('c.student.keep_layers = ((0,),)', 'student.keep_layers'),

@@ -228,3 +228,5 @@ class RoundedInputs:
 
 # Names of the schemes that inputs may have.
 INPUTS = ('int8', 'fp8')
+# What their ranges may be those of: see student.quantize.activation_range.
+RANGES = POSITION, RUNNING = ('position', 'running')

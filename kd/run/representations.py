@@ -26,7 +26,10 @@ def student(
   """
   config, quantize = module.config, spec['quantize']
   inputs = quantize['activations']
-  if inputs != rules.NONE and quantize['activation_range'] == 'position':
+  if (
+    inputs != rules.NONE
+    and quantize['activation_range'] == schemes_lib.POSITION
+  ):
     module = module.clone(round_inputs=schemes_lib.RoundedInputs(inputs))
   adapters = spec['lora']
   if adapters['rank']:
@@ -37,7 +40,9 @@ def student(
   schemes = rules.scheme_of(config, quantize, f'{path}.quantize')
   if schemes:
     module = quantized_model.FakeQuantizedModel(module, schemes)
-  if inputs != rules.NONE and quantize['activation_range'] == 'running':
+  if (
+    inputs != rules.NONE and quantize['activation_range'] == schemes_lib.RUNNING
+  ):
     module = running_ranges.wrapped(module, inputs)
   return module
 

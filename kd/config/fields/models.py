@@ -170,8 +170,8 @@ QUANTIZE = schema.Section(
       'rounding of the inputs of products with the weights of layers',
     ),
     'activation_range': F(
-      'position',
-      legal.one_of('position', 'running'),
+      schemes.POSITION,
+      legal.one_of(*schemes.RANGES),
       "what is rounded to the scheme's largest code: position, the largest "
       'input of the same position; running, an average over updates of the '
       'largest input of the product (docs/quantization.md)',
