@@ -140,12 +140,13 @@ def _nth_place(source: Source, split: str, state: tuple) -> float:
 def prompt_key(example: examples.Example) -> str:
   """Returns the text by which an example is held out: how its prompt begins.
 
-  Chats that begin with the same question are in the same split.
+  Chats that begin with the same question are in the same split. A text without
+  a prompt is its own.
   """
   if 'text' in example:
     return example['text'].strip()
   if 'inputs' in example:
-    return example['inputs'].strip()
+    return example['inputs'].strip() or example['targets'].strip()
   said = [m['content'] for m in example['messages'] if m['role'] == 'user']
   return said[0].strip()
 

@@ -33,6 +33,12 @@ def test_shared_prompts_are_counted_when_rows_are_new():
   apart = _set('apart', [_pair('e')])
   line = 'warning: shares: 2 of 3 prompts are also trained on'
   assert shared_prompts.warnings(train, [shares, apart]) == [line]
+  # Texts without a prompt share only what they say.
+  text = lambda targets: {'inputs': ' ', 'targets': targets, 'rationale': ''}
+  prose = _set('prose', [text('a'), text('b')])
+  assert not shared_prompts.warnings([_Rows([text('c')])], [prose])
+  line = 'warning: prose: 1 of 2 prompts are also trained on'
+  assert shared_prompts.warnings([_Rows([text('b')])], [prose]) == [line]
   train = [_Rows([_pair('d')], reused=True)]
   again = _set('again', [_pair('d')], reused=True)
   assert not shared_prompts.warnings(train, [again])
