@@ -4,6 +4,7 @@ KD_KILLS says how often the run is killed at random uploads, KD_FUZZ_SEED which
 uploads these are. The last one comes after a checkpoint is complete.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -67,6 +68,24 @@ def test_a_run_killed_at_random_uploads_ends_as_on_disk(tmp_path, scheme):
       run = start('last')
       assert run.finish() == [0, 0], run.text(0, 'err') + run.text(1, 'err')
       assert 'resumes from step' in run.text(0, 'out')
+      store.inject(object_store.FAULTS, every=7)
+      _check_cache(
+        process_runs.Run(
+          forks,
+          tmp_path,
+          'cache',
+          2,
+          *(
+            '--mode=cache',
+            f'--config.teacher.init=workdir:{url}',
+            f'--config.cache.folder={scheme}://bucket/cache',
+            '--config.cache.shard_rows=4',
+            '--config.cache.verify=4',
+            *_CHANGES,
+          ),
+        ),
+        store,
+      )
     finally:
       forks.close()
     names = store.names('bucket')
@@ -82,6 +101,19 @@ def test_a_run_killed_at_random_uploads_ends_as_on_disk(tmp_path, scheme):
   assert command.metrics(copied) == command.metrics(expected.workdir)
   steps = os.listdir(f'{tmp_path}/copied/checkpoints')
   assert sorted(steps) == sorted(os.listdir(f'{expected.workdir}/checkpoints'))
+
+
+def _check_cache(run, store):
+  """Checks a cache that two processes have written, of a run's student."""
+  assert run.finish() == [0, 0], run.text(0, 'err') + run.text(1, 'err')
+  manifest = json.loads(store.read('bucket', 'cache/manifest.json'))
+  assert len(manifest['shards']) > 2
+  for facts in manifest['shards']:
+    data = store.read('bucket', f'cache/{facts["file"]}')
+    assert hashlib.sha256(data).hexdigest() == facts['sha256']
+  # Nothing is left that only an incomplete cache needs.
+  names = [n for n in store.names('bucket') if n.startswith('cache/targets-')]
+  assert len(names) == len(manifest['shards'])
 
 
 def _arrays(workdir):

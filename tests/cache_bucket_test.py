@@ -1,14 +1,18 @@
 """A cache in a bucket is that on a disk."""
 
 import dataclasses
+import hashlib
 
 import jax
 import numpy as np
+import pytest
 
 from kd.config import base
 from kd.core import buckets
+from kd.core import objects
 from kd.run import resolve
 from kd.teachers.cache import manifest as manifest_lib
+from kd.teachers.cache import teacher_files
 from kd.train import training_rows
 from kd.train.feeds import cached as cached_feed
 from tests import cache_runs
@@ -57,3 +61,32 @@ def test_a_cache_in_a_bucket_is_the_same(tmp_path, monkeypatch):
         dataclasses.asdict(read.row(number)),
         dataclasses.asdict(here.row(number)),
       )
+
+
+def test_a_teacher_that_is_a_run_in_a_bucket_is_known(tmp_path, monkeypatch):
+  url = 's3://bucket/run'
+  with object_store.serve_here(monkeypatch):
+    step = f'{url}/checkpoints/4'
+    for name, data in (('digests.json', b'{}'), ('commit_success.txt', b'')):
+      objects.write(f'{step}/{name}', data)
+    init, cache = {'teacher.init': f'workdir:{url}'}, str(tmp_path)
+    described = teacher_files.describe(init, cache)
+    (tmp_path / 'manifest.json').write_text('{}')
+    teacher_files.record(cache, described)
+    digest = hashlib.sha256(b'{}').hexdigest()
+    assert described['teacher.init']['files'] == {
+      'digests.json': [2, 0, digest]
+    }
+    assert not teacher_files.warnings(cache, init, cache)
+    objects.write(f'{step}/digests.json', b'[]')
+    (line,) = teacher_files.warnings(cache, init, cache)
+    assert f'(SHA-256 {digest[:16]} then, ' in line
+
+
+def test_what_a_store_cannot_take_is_an_error(monkeypatch, tmp_path):
+  monkeypatch.setattr(objects, '_MOST_S3', 3)
+  (tmp_path / 'a').write_bytes(b'1234')
+  with object_store.serve_here(monkeypatch), open(tmp_path / 'a', 'rb') as f:
+    with pytest.raises(OSError, match='has 4 bytes, and S3 takes 3'):
+      objects.write_file('s3://bucket/a', f)
+    assert objects.write_file('gs://bucket/a', f)

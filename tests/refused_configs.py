@@ -26,6 +26,7 @@ CHANGES = (
     "c.student.quantize.update(weights='q4_0', dither=0.25); "
     'c.student.lora.rank = 4',
     'student.quantize.dither',
+  ("c.student.init = 'workdir:gs://bucket/'", 'student.init'),
   (
     "c.student.quantize.activation_range = 'running'",
     'student.quantize.activation_range',

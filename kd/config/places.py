@@ -73,7 +73,7 @@ def place_fault(value: str) -> str:
 class Source(legal.Text):
   """Words, or KIND:PLACE.
 
-  PLACE may be in a bucket, but for the workdir of another run.
+  PLACE may be in a bucket.
 
   Attributes:
     words: what may stand alone.
@@ -102,8 +102,7 @@ class Source(legal.Text):
     kind, colon, place = value.partition(':')
     if kind not in self.kinds or not colon or not place:
       return f'found {legal.shown(value)}'
-    # Checkpoints have digests of files, which a cache compares.
-    return path_fault(place) if kind == 'workdir' else place_fault(place)
+    return place_fault(place)
 
 
 class Mixture(legal.Legal):

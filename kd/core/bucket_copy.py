@@ -51,6 +51,12 @@ def _files(folder):
   ]
 
 
+def _size_and_digest(path):
+  with open(path, 'rb') as f:
+    digest = hashlib.file_digest(f, 'sha256').hexdigest()
+  return [os.path.getsize(path), digest]
+
+
 def _signature(path):
   status = os.stat(path)
   return status.st_mtime_ns, status.st_size, status.st_ino
@@ -163,16 +169,14 @@ class Copy:
   def _forget(self, name):
     del self._generations[name], self._signatures[name]
 
-  def upload_file(self, name: str) -> bytes:
-    """Uploads a file; returns its bytes."""
+  def upload_file(self, name: str) -> None:
+    """Uploads a file."""
     self.check_owned()
     path = self._path(name)
     signature = _signature(path)
     with open(path, 'rb') as f:
-      data = f.read()
-    generation = objects.write(self._url(name), data)
+      generation = objects.write_file(self._url(name), f)
     self._generations[name], self._signatures[name] = generation, signature
-    return data
 
   def check_owned(self) -> None:
     """Returns once no other run can have taken the folder over.
@@ -230,8 +234,8 @@ class Copy:
     objects.write(contents, b'{"complete": false}\n')
     files = {}
     for name in sorted(_files(self._path(below))):
-      data = self.upload_file(f'{below}/{name}')
-      files[name] = [len(data), hashlib.sha256(data).hexdigest()]
+      files[name] = _size_and_digest(self._path(f'{below}/{name}'))
+      self.upload_file(f'{below}/{name}')
     kept = {*files, CONTENTS}
     objects.remove(
       self._url(f'{below}/{name}')
@@ -257,9 +261,7 @@ class Copy:
       if not os.path.exists(path):
         problem = f'lacks {name}'
         continue
-      with open(path, 'rb') as f:
-        there = hashlib.file_digest(f, 'sha256').hexdigest()
-      if [os.path.getsize(path), there] != [size, digest]:
+      if _size_and_digest(path) != [size, digest]:
         problem = f'has another {name} than was written'
     if problem:
       raise errors.ConfigError(url, problem, legal='write it again')

@@ -17,6 +17,7 @@ _SCHEMES = ('gs://', 's3://')
 _RETRIES = {'max_retries': 12, 'initial_delay': '0.25s', 'max_delay': '16s'}
 _AT_A_TIME = 16  # Requests.
 _PART = 1 << 25  # Bytes; larger objects are read in parts of this size.
+_MOST_S3 = 5 << 30  # Bytes of an object that is not sent in parts.
 _PAST_SLASH = chr(ord('/') + 1)
 
 
@@ -148,6 +149,35 @@ def write(
   store, key = _place(url)
   stamp = _result(store.write(key, data, if_equal=if_generation), url)
   return stamp.generation or None
+
+
+def write_file(url: str, file: BinaryIO) -> bytes:
+  """Writes an object from a file: all of it, or nothing.
+
+  TensorStore sends an object in one request, and so takes all of it into
+  memory. There it exists once: the bytes that are read here are freed.
+
+  Args:
+    url: of the object.
+    file: open at its beginning.
+
+  Returns:
+    The new generation.
+
+  Raises:
+    OSError: the store refuses or does not answer, or does not take a request
+      of that size.
+  """
+  store, key = _place(url)
+  size = os.fstat(file.fileno()).st_size
+  if url.startswith('s3://') and size > _MOST_S3:
+    raise OSError(
+      errno.EFBIG,
+      f'it has {size:,} bytes, and S3 takes {_MOST_S3:,} in one request',
+      url,
+    )
+  future = store.write(key, file.read())
+  return _result(future, url).generation
 
 
 def remove(urls: Iterable[str]) -> None:

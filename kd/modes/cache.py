@@ -8,8 +8,8 @@ import jax
 import ml_collections
 import numpy as np
 
+from kd.core import buckets
 from kd.core import errors
-from kd.core import objects
 from kd.core import paths
 from kd.core import progress
 from kd.input_pipeline import prepare as prepare_lib
@@ -73,6 +73,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     else:
       writer.write(job)
     processes.from_first(lambda: teacher_files.record(folder, files))
+    if jax.process_count() > 1:
+      buckets.refresh(folder)  # Process 0 has written the last files.
     cache = cached_feed.open_cache(run, prepared)
     report.report(cache, prepared, workdir, say)
     if run.config.cache.verify:
@@ -144,12 +146,6 @@ def _check(run):
   method = _method(run.config)
   if not run.config.cache.folder:
     raise errors.ConfigError(_PATH, "found ''", legal='a folder')
-  if objects.is_url(run.config.cache.folder) and jax.process_count() > 1:
-    raise errors.ConfigError(
-      _PATH,
-      f'found {run.config.cache.folder!r}, in {jax.process_count()} processes',
-      legal='a folder that they share, or one process',
-    )
   if not run.teachers:
     raise errors.ConfigError(
       'teacher.source',

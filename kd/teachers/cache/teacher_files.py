@@ -8,6 +8,7 @@ modification time first, then by SHA-256.
 from collections.abc import Mapping
 import contextlib
 import glob
+import hashlib
 import os
 import re
 from typing import Any
@@ -17,6 +18,7 @@ from kd.checkpoints import manager
 from kd.core import atomic_files
 from kd.core import errors
 from kd.core import json_files
+from kd.core import objects
 from kd.core import paths
 from kd.core import run_info
 from kd.input_pipeline import file_digests
@@ -43,7 +45,7 @@ def _files(init: str) -> dict[str, str]:
     # It has the digests of the checkpoint's other files.
     step = str(manager.latest_step(place))
     return {
-      digests.FILE: os.path.join(place, manager.FOLDER, step, digests.FILE)
+      digests.FILE: os.path.join(manager.folder_of(place), step, digests.FILE)
     }
   if kind == 'gguf':
     # init names one part of a split model; match all parts.
@@ -73,15 +75,29 @@ def describe(inits: Mapping[str, str], folder: str) -> dict[str, Any]:
   for field, init in inits.items():
     files = {}
     for name, path in _files(init).items():
-      if not os.path.exists(path):
-        continue
-      # Stat before reading: a change in between is then detected later.
-      modified = os.stat(path).st_mtime_ns
-      content = known.of(path)
+      content = _content(path, known)
       if content is not None:
-        files[name] = [content[0], modified, content[1]]
+        files[name] = list(content)
     described[field] = {'init': init, 'files': files}
   return described
+
+
+def _content(path, known):
+  """Returns bytes, modification time and SHA-256 of a file; None without one.
+
+  An object of a bucket has the time 0: it is small, and read each time.
+  """
+  if objects.is_url(path):
+    data = objects.read(path).data
+    if data is None:
+      return None
+    return len(data), 0, hashlib.sha256(data).hexdigest()
+  if not os.path.exists(path):
+    return None
+  # Stat before reading: a change in between is then detected later.
+  modified = os.stat(path).st_mtime_ns
+  content = known.of(path)
+  return content and (content[0], modified, content[1])
 
 
 def record(cache: str, described: Mapping[str, Any]) -> None:
@@ -159,19 +175,32 @@ def warnings(cache: str, inits: Mapping[str, str], folder: str) -> list[str]:
 def _changes(recorded, init, folder):
   """Returns 'NAME (SHA-256 X then, Y now)' of each file that differs."""
   known = file_digests.Digests(folder)
-  here = {n: path for n, path in _files(init).items() if os.path.exists(path)}
+  here = {n: path for n, path in _files(init).items() if _exists(path)}
   changes = []
   for name in sorted(recorded.keys() | here.keys()) if here else ():
     size, modified, then = recorded.get(name, (None, None, _ABSENT))
     now = _ABSENT
     if name in here:
-      status = os.stat(here[name])
-      if [status.st_size, status.st_mtime_ns] == [size, modified]:
+      if _is_as_recorded(here[name], size, modified):
         continue
-      content = known.of(here[name])
-      now = content[1] if content else 'unreadable'
+      content = _content(here[name], known)
+      now = content[2] if content else 'unreadable'
     if now != then:
       changes.append(
         f'{name} (SHA-256 {then[:_SHOWN]} then, {now[:_SHOWN]} now)'
       )
   return changes
+
+
+def _exists(path):
+  if objects.is_url(path):
+    return objects.read(path).data is not None
+  return os.path.exists(path)
+
+
+def _is_as_recorded(path, size, modified):
+  """Returns whether a file has that size and modification time."""
+  if objects.is_url(path):
+    return False
+  status = os.stat(path)
+  return [status.st_size, status.st_mtime_ns] == [size, modified]

@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from kd.core import atomic_files
+from kd.core import buckets
 from kd.core import errors
 from kd.core import identity
 from kd.core import progress as progress_lib
@@ -136,7 +137,7 @@ def _publish(job):
     manifest_lib.publish(job.folder, job.request, facts, files)
     shards.remove_temporary_files(job.folder)
 
-  _all_have_written()
+  _all_have_written(job.folder)
   processes.from_first(publish)
 
 
@@ -164,9 +165,11 @@ def _write_files(job, table):
   return files
 
 
-def _all_have_written():
+def _all_have_written(folder):
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('kd/cache')
+    # Each process has uploaded its own files to a bucket.
+    processes.from_first(lambda: buckets.refresh(folder))
 
 
 def _score(job, wanted, request):
@@ -263,7 +266,7 @@ def _repair(job, manifest, broken):
   ]
   _score(job, [plan[n] for n in broken], manifest['request'])
   table = _table(job)
-  _all_have_written()
+  _all_have_written(job.folder)
 
   def publish():
     facts = list(manifest['shards'])
