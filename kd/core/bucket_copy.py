@@ -39,10 +39,6 @@ def is_copied(name: str) -> bool:
   return name not in unwanted and not name.endswith(layout.ASIDE)
 
 
-def _is_wanted(name, below):
-  return bool(below) or name.partition('/')[0] not in ON_DEMAND
-
-
 def _files(folder):
   return [
     os.path.relpath(os.path.join(parent, name), folder)
@@ -102,8 +98,15 @@ def _remove_unused():
 class Copy:
   """The local copy of a folder of a bucket."""
 
-  def __init__(self, url: str):
-    self.url = url
+  def __init__(self, url: str, is_sparse: bool = False):
+    """Initializes an empty copy.
+
+    Args:
+      url: of the folder.
+      is_sparse: whether it holds only what is asked for by name, and files
+        are uploaded only by name.
+    """
+    self.url, self.is_sparse = url, is_sparse
     parent = _new_folder()
     # Of the same name: a model is called after its workdir.
     self.folder = os.path.join(parent, os.path.basename(url))
@@ -122,7 +125,7 @@ class Copy:
     listed = objects.names(self._url(below))
     if listed:
       names = {os.path.join(below, name) for name in listed}
-      wanted = {n for n in names if is_copied(n) and _is_wanted(n, below)}
+      wanted = {n for n in names if is_copied(n) and self._wants(n, below)}
     else:
       names = wanted = {below}  # It may be a file.
     names = names - self._download_changed(wanted)
@@ -131,6 +134,11 @@ class Copy:
         with contextlib.suppress(FileNotFoundError):
           os.unlink(self._path(name))
         self._forget(name)
+
+  def _wants(self, name, below):
+    if below:
+      return True
+    return not self.is_sparse and name.partition('/')[0] not in ON_DEMAND
 
   def _download_changed(self, names):
     """Downloads what has changed; returns the names of missing objects."""

@@ -31,12 +31,12 @@ def local(url: str) -> str:
     OSError: the store refuses or does not answer.
   """
   url = url.rstrip('/')
-  for copy in _copies:
-    if f'{url}/'.startswith(f'{copy.url}/'):
-      path = copy.folder + url[len(copy.url) :]
-      if url[len(copy.url) + 1 :].partition('/')[0] in bucket_copy.ON_DEMAND:
-        fetch(path)
-      return path
+  path = _local_path(url, is_sparse=False)
+  if path is not None:
+    copy, name = _copy_of(path)
+    if name.partition('/')[0] in bucket_copy.ON_DEMAND:
+      fetch(path)
+    return path
   from kd.core import object_files  # fsspec: not for local paths.
 
   object_files.register()
@@ -44,6 +44,33 @@ def local(url: str) -> str:
   _download(copy)
   _copies.append(copy)
   return copy.folder
+
+
+def sparse(url: str) -> str:
+  """Returns a local copy of a folder in a bucket that begins empty.
+
+  It holds what `fetch` has downloaded, and `sync` does not upload it: what is
+  written whole is uploaded at once, other files by `upload_file`.
+
+  Raises:
+    OSError: the store refuses or does not answer.
+  """
+  url = url.rstrip('/')
+  path = _local_path(url, is_sparse=True)
+  if path is None:
+    objects.read(f'{url}/')  # Refused unless it may be read.
+    _copies.append(bucket_copy.Copy(url, is_sparse=True))
+    path = _copies[-1].folder
+  return path
+
+
+def _local_path(url, is_sparse):
+  """Returns where a copy has a URL; None if no such copy has it."""
+  for copy in _copies:
+    inside = f'{url}/'.startswith(f'{copy.url}/')
+    if inside and copy.is_sparse == is_sparse:
+      return copy.folder + url[len(copy.url) :]
+  return None
 
 
 def _download(copy):
@@ -75,6 +102,20 @@ def remote(path: str) -> str:
   path = os.path.abspath(path)
   copy, name = _copy_of(path)
   return os.path.join(copy.url, name).rstrip('/') if copy else path
+
+
+def is_copy(path: str) -> bool:
+  """Returns whether a path is in a local copy."""
+  return _copy_of(path)[0] is not None
+
+
+def names(folder: str) -> list[str]:
+  """Returns the names of the objects below a folder of a local copy.
+
+  They are relative to the folder; of any other folder there are none.
+  """
+  copy, below = _copy_of(folder)
+  return objects.names(f'{copy.url}/{below}'.rstrip('/')) if copy else []
 
 
 def refresh(path: str) -> None:
@@ -119,7 +160,7 @@ def upload_file(path: str) -> None:
 def upload_if_due(path: str) -> None:
   """Uploads a file of a local copy that grew, but not each time."""
   copy, _ = _copy_of(path)
-  if copy:
+  if copy and not copy.is_sparse:
     copy.upload_if_due()
 
 
@@ -138,7 +179,8 @@ def sync() -> None:
     OSError: the store refuses or does not answer.
   """
   for copy in _copies:
-    copy.sync()
+    if not copy.is_sparse:
+      copy.sync()
 
 
 @contextlib.contextmanager

@@ -41,6 +41,24 @@ def expand(path: str) -> str:
   if objects.is_url(path):
     with buckets.refused_unless_accessible(path):
       return buckets.local(path)
+  return _expand_local(path)
+
+
+def expand_sparse(path: str) -> str:
+  """Expands the path of a folder; one in a bucket has an empty copy.
+
+  See buckets.sparse.
+
+  Raises:
+    ConfigError: the bucket cannot be read.
+  """
+  if objects.is_url(path):
+    with buckets.refused_unless_accessible(path):
+      return buckets.sparse(path)
+  return _expand_local(path)
+
+
+def _expand_local(path):
   if path == PROJECT or path.startswith(PROJECT + '/'):
     return project_folder() + path[len(PROJECT) :]
   return os.path.expanduser(path)

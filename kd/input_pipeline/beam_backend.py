@@ -15,6 +15,7 @@ from typing import Any
 
 from kd.core import atomic_files
 from kd.core import errors
+from kd.core import objects
 from kd.core import plugins
 from kd.input_pipeline import reading as reading_lib
 from kd.input_pipeline import shard_files
@@ -80,8 +81,19 @@ class _Write:
     return shard.name
 
 
-def check() -> None:
-  """Raises ConfigError if Beam is not installed."""
+def check(folder: str) -> None:
+  """Raises ConfigError if Beam is not installed, or can't write a folder.
+
+  Args:
+    folder: data.folder.
+  """
+  if objects.is_url(folder):
+    raise errors.ConfigError(
+      'data.folder',
+      f"found {folder!r}, and data.backend 'beam'",
+      legal='a folder that all workers of the pipeline share, or '
+      "data.backend 'embedded'",
+    )
   if importlib.util.find_spec('apache_beam') is None:
     raise errors.ConfigError(
       'data.backend',

@@ -12,20 +12,25 @@ import fcntl
 import os
 import threading
 import time
+from typing import Any
 
 from kd.core import machine
 
-_SUFFIX = '.claim'
-_POLL_S = 0.2
+SUFFIX = '.claim'
 _TOUCH_S = 5.0
-_DEAD_AFTER_S = 60.0
+DEAD_AFTER_S = 60.0
 
 
 class Claims:
   """The claims of this process in one folder; a context manager.
 
   At its end they are released.
+
+  Attributes:
+    poll_s: seconds between two looks at what others claim.
   """
+
+  poll_s = 0.2
 
   def __init__(self, folder: str):
     """Initializes it.
@@ -34,8 +39,8 @@ class Claims:
       folder: is there, and shared by all who claim.
     """
     self._folder = folder
-    self._held: dict[str, int] = {}
-    self._seen: dict[str, tuple[int, float]] = {}
+    self._held: dict[str, Any] = {}
+    self._seen: dict[str, tuple[Any, float]] = {}
     self._ended = threading.Event()
     self._thread = threading.Thread(
       target=self._touch, name='claims', daemon=True
@@ -81,7 +86,7 @@ class Claims:
       FileNotFoundError: the folder is gone.
     """
     while not self.take(name):
-      self._ended.wait(_POLL_S)
+      self._ended.wait(self.poll_s)
 
   def release(self, name: str) -> None:
     """Gives a piece back, done or not."""
@@ -91,7 +96,7 @@ class Claims:
     os.close(descriptor)
 
   def _path(self, name):
-    return os.path.join(self._folder, f'.{name}{_SUFFIX}')
+    return os.path.join(self._folder, f'.{name}{SUFFIX}')
 
   def _is_dead(self, path):
     """Returns whether the owner of a claim has died."""
@@ -107,18 +112,21 @@ class Claims:
     now = time.monotonic()
     if self._seen.setdefault(path, (touched, now))[0] != touched:
       self._seen[path] = touched, now
-    return now - self._seen[path][1] > _DEAD_AFTER_S
+    return now - self._seen[path][1] > DEAD_AFTER_S
 
   def _touch(self):
     while not self._ended.wait(_TOUCH_S):
       for name in list(self._held):
         with contextlib.suppress(OSError):
-          os.utime(self._path(name))
+          self._touch_one(name)
+
+  def _touch_one(self, name):
+    os.utime(self._path(name))
 
 
 def is_claim(file: str) -> bool:
   """Returns whether a file's name is that of a claim."""
-  return file.endswith(_SUFFIX)
+  return file.endswith(SUFFIX)
 
 
 def _unlocked(file) -> bool:

@@ -25,7 +25,6 @@ from kd.input_pipeline import shards as shards_lib
 from kd.input_pipeline import tokenizers
 
 _TOKENIZER = 'tokenizer'  # The folder of its files.
-_POLL_S = 0.2
 
 # By task: the counts of its shards, as shard_files.write returns them.
 Counts = dict[str, list[dict[str, Any]]]
@@ -164,6 +163,7 @@ class _Run:
     for future in done:
       shard = pending.pop(future)
       counts = future.result()
+      shard_files.upload(self._job.folder, shard.name)
       self._done[shard.task, shard.number] = counts
       self._claims.release(shard.name)
       self._report.add(shard.task, counts)
@@ -178,7 +178,7 @@ class _Run:
       for key in others:
         if not self._find(key) and self._claims.take(self._digests[key][0]):
           mine.add(key)
-      time.sleep(_POLL_S)
+      time.sleep(self._claims.poll_s)
     for key in mine:
       self._claims.release(self._digests[key][0])
 

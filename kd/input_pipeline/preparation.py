@@ -7,6 +7,7 @@ import functools
 import os
 from typing import Any
 
+from kd.core import buckets
 from kd.core import errors
 from kd.core import identity
 from kd.input_pipeline import beam_backend
@@ -82,7 +83,7 @@ class Preparation:
     key = identity.digest([self.request, before])
     while True:
       try:
-        with work_folders.entered(self.parent, key) as (folder, claims):
+        with work_folders.entered(self.stem, key) as (folder, claims):
           return self._write_in(folder, claims, pairs, before)
       except work_folders.GoneError:
         done = prepared_lib.reusable(self.stem, self.code, self.digests)
@@ -97,6 +98,8 @@ class Preparation:
       if record:
         self.say(f'{name}: {skipping.line(record)}')
     claims.wait(prepared_lib.MANIFEST)
+    if buckets.is_copy(folder) and prepared_lib.is_complete(folder):
+      return folder  # Another process has completed it.
     parts = [
       {'task': task.name, 'rate': rate}
       | self._total(task, counts[task.name])
@@ -111,7 +114,6 @@ class Preparation:
       'parts': parts,
     }
     digest = identity.digest([manifest['parts'], manifest['sources']])
-    rows = f'{self.stem}-{digest}'
     names = [
       f'{shards.name(part["task"], number)}{kind}'
       for part in parts
@@ -119,6 +121,9 @@ class Preparation:
       for kind in (shard_files.ROWS, shard_files.EXAMPLES)
     ]
     prepared_lib.write_manifest(folder, manifest)
+    if buckets.is_copy(folder):
+      return folder
+    rows = f'{self.stem}-{digest}'
     work_folders.rename(folder, rows, [*names, prepared_lib.MANIFEST])
     return rows
 

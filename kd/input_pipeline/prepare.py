@@ -94,7 +94,7 @@ def prepare(
   """
   templates.check_tokenizer(tokenizer, template)
   if backend == preparation.BEAM:
-    beam_backend.check()
+    beam_backend.check(cache_dir)
   if length < 1:
     raise errors.ConfigError('data.length', str(length), legal='1 or more')
   if limit == 0 or limit < -1:
@@ -118,7 +118,7 @@ def prepare(
     'pad_bos_eos': [tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id],
     'code': code.digest,
   }
-  cache_dir = paths.expand(cache_dir)
+  cache_dir = paths.expand_sparse(cache_dir)
   digests = file_digests.Digests(cache_dir)
   name = f'{mixture.name}-{split}'
   stem = os.path.join(cache_dir, f'{name}-{identity.digest(request)}')

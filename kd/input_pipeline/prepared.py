@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from kd.core import atomic_files
+from kd.core import buckets
 from kd.core import errors
 from kd.core import identity
 from kd.core import json_files
@@ -124,17 +125,30 @@ def reusable(
 ) -> str | None:
   """Returns the newest folder whose data files are as they were, if any."""
   parent, prefix = os.path.split(stem)
+  for name in buckets.names(parent):
+    if name.startswith(f'{prefix}-') and name.endswith(f'/{MANIFEST}'):
+      buckets.fetch(os.path.join(parent, name), check=False)
   found = []
   with contextlib.suppress(FileNotFoundError):
     for name in os.listdir(parent):
       if name.startswith(f'{prefix}-'):
         folder = os.path.join(parent, name)
+        if buckets.is_copy(folder) and not is_complete(folder):
+          continue
         manifest = read_manifest(folder)
         found.append((manifest['prepared'], folder, manifest['sources']))
   for _, folder, sources in sorted(found, key=lambda f: f[:2], reverse=True):
     if task_files.unchanged(sources, code, digests):
+      buckets.fetch(folder, check=False)
       return folder
   return None
+
+
+def is_complete(folder: str) -> bool:
+  """Returns whether a folder has a manifest."""
+  path = os.path.join(folder, MANIFEST)
+  buckets.fetch(path, check=False)
+  return os.path.exists(path)
 
 
 def open_folder(

@@ -16,6 +16,7 @@ from array_record.python import array_record_module
 import numpy as np
 
 from kd.core import atomic_files
+from kd.core import buckets
 from kd.core import folders
 from kd.core import identity
 from kd.core import json_lines
@@ -121,10 +122,13 @@ def finished(folder: str, name: str, digest: str) -> dict[str, Any] | None:
   """
   stem = os.path.join(folder, name)
   try:
+    buckets.fetch(stem + COUNTS, check=False)
     with open(stem + COUNTS, 'rb') as f:
       counts = json.loads(f.read())
     if counts['data_sha256'] != digest:
       return None
+    for kind in (ROWS, EXAMPLES):
+      buckets.fetch(stem + kind, check=False)
     whole = (
       identity.file_digest(stem + ROWS) == counts['rows_file_sha256']
       and identity.file_digest(stem + EXAMPLES) == counts['examples_sha256']
@@ -132,6 +136,12 @@ def finished(folder: str, name: str, digest: str) -> dict[str, Any] | None:
   except FileNotFoundError:
     return None
   return counts if whole else None
+
+
+def upload(folder: str, name: str) -> None:
+  """Uploads the files of a shard, if the folder is the copy of a bucket's."""
+  for kind in (ROWS, EXAMPLES, COUNTS):
+    buckets.upload_file(os.path.join(folder, name + kind))
 
 
 def total(counts: Sequence[Mapping[str, Any]], length: int) -> dict[str, Any]:

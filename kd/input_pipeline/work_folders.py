@@ -6,13 +6,18 @@ the shards that are complete, and may help.
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import itertools
 import os
 import shutil
 import time
 
 from kd.core import atomic_files
+from kd.core import buckets
 from kd.core import errors
+from kd.core import objects
 from kd.input_pipeline import claims as claims_lib
+from kd.input_pipeline import object_claims
+from kd.input_pipeline import prepared as prepared_lib
 from kd.input_pipeline import shard_files
 
 _PREFIX = '.shards-'
@@ -25,21 +30,25 @@ class GoneError(Exception):
 
 
 @contextlib.contextmanager
-def entered(parent: str, key: str) -> Iterator[tuple[str, claims_lib.Claims]]:
+def entered(stem: str, key: str) -> Iterator[tuple[str, claims_lib.Claims]]:
   """Makes or enters a folder; yields it, and what claims pieces of work in it.
 
   After an error of the data, and after any other without a complete shard, the
   folder is removed, unless another process works in it.
 
   Args:
-    parent: the folder of all prepared rows.
+    stem: what the path of the folder begins with once it is complete.
     key: identifies what is prepared.
 
   Raises:
     GoneError: instead of any other Exception, if the folder is gone: another
       process has completed it.
   """
-  folder = os.path.join(parent, _PREFIX + key)
+  if buckets.is_copy(stem):
+    with _entered_in_bucket(stem, key) as both:
+      yield both
+    return
+  folder = os.path.join(os.path.dirname(stem), _PREFIX + key)
   os.makedirs(folder, exist_ok=True)
   try:
     with claims_lib.Claims(folder) as claims:
@@ -49,12 +58,39 @@ def entered(parent: str, key: str) -> Iterator[tuple[str, claims_lib.Claims]]:
       if isinstance(e, Exception):
         raise GoneError(folder) from e
       raise
-    names = os.listdir(folder)  # Without the claims of this process.
-    complete = any(name.endswith(shard_files.COUNTS) for name in names)
-    is_useless = isinstance(e, errors.ConfigError) or not complete
-    if is_useless and not any(map(claims_lib.is_claim, names)):
+    # Without the claims of this process.
+    if _is_useless(e, os.listdir(folder)):
       shutil.rmtree(folder, ignore_errors=True)
     raise
+
+
+@contextlib.contextmanager
+def _entered_in_bucket(stem, key):
+  """Enters a folder of a bucket, which has its name from the beginning.
+
+  A bucket cannot rename: the manifest, which is written last, makes the folder
+  count. Where there is one already, the next number is taken.
+  """
+  numbers = itertools.count()
+  folders = (f'{stem}-{key}-{number}' for number in numbers)
+  folder = next(f for f in folders if not prepared_lib.is_complete(f))
+  os.makedirs(folder, exist_ok=True)
+  url = buckets.remote(folder)
+  try:
+    with object_claims.ObjectClaims(url) as claims:
+      yield folder, claims
+  except BaseException as e:
+    with contextlib.suppress(OSError):
+      if _is_useless(e, objects.names(url)):
+        objects.remove_folder(url)
+    raise
+
+
+def _is_useless(error, names):
+  """Returns whether to remove a folder after an error, by its files' names."""
+  complete = any(name.endswith(shard_files.COUNTS) for name in names)
+  is_useless = isinstance(error, errors.ConfigError) or not complete
+  return is_useless and not any(map(claims_lib.is_claim, names))
 
 
 def rename(folder: str, name: str, files: Sequence[str]) -> None:

@@ -62,7 +62,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     files = processes.from_first(
       lambda: teacher_files.describe(
         cached_feed.teacher_inits(run.config),
-        paths.expand(run.config.data.folder),
+        paths.expand_sparse(run.config.data.folder),
       )
     )
     # Also for a complete cache: its targets must be this teacher's.

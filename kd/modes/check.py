@@ -6,6 +6,7 @@ import ml_collections
 from kd.config import base
 from kd.core import config as config_lib
 from kd.core import folders
+from kd.core import paths
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import lookup
 from kd.planning.cost import costs
@@ -30,7 +31,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   hf_tokenizer.check(run.tokenizer, 'data.tokenizer')
   changes = workdirs.check(run.config, workdir)
   folders.check_writable(workdir, '--workdir')
-  folders.check_writable(config.data.folder, 'data.folder')
+  rows = paths.expand_sparse(config.data.folder)
+  folders.check_writable(rows, 'data.folder')
   lines = [
     *changed(run.config),
     describe.describe_run(run, workdir),

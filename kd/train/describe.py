@@ -57,7 +57,7 @@ def describe_run(run: resolved.Run, workdir: str) -> str:
     'losses: ' + ', '.join(_term(*item) for item in config.losses.items()),
     f'positions: {config.objective.positions.rule}, '
     f'{schedules.text(config.objective.positions.fraction)} of the targets',
-    f'rows: prepared once in {paths.expand(config.data.folder)}',
+    f'rows: prepared once in {paths.expand_sparse(config.data.folder)}',
     f'workdir: {workdir}: {", ".join([*outputs.FILES, *tokenizer_files])}',
   ]
   if config.ema.decay:

@@ -9,6 +9,7 @@ import os
 
 import jax
 
+from kd.core import buckets
 from kd.core import config as config_lib
 from kd.core import identity
 from kd.core import paths
@@ -49,7 +50,9 @@ class Recorder:
       say: prints a line about each evaluation that is reused or outdated.
     """
     self._say = say
-    self._shared = os.path.join(paths.expand(run.config.data.folder), _SHARED)
+    self._shared = os.path.join(
+      paths.expand_sparse(run.config.data.folder), _SHARED
+    )
     self._common = {
       'format': _FORMAT,
       'jax': jax.__version__,
@@ -108,6 +111,7 @@ class Recorder:
     A record of another workdir is copied into this one.
     """
     for place in places:
+      buckets.fetch(place, check=False)
       recorded = results.read(place)
       if recorded is None:
         continue

@@ -204,7 +204,9 @@ DATA = schema.Section(
     ),
     'rationale': RATIONALE,
     'folder': F(
-      '~/.cache/kd/rows', places.Path('folder'), 'where prepared rows are kept'
+      '~/.cache/kd/rows',
+      places.Path('folder', in_bucket=True),
+      'where prepared rows are kept',
     ),
     'backend': F(
       'embedded',

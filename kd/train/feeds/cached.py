@@ -97,7 +97,7 @@ class Source(source.Source):
     folder = paths.expand(self._config.cache.folder)
     date = run_info.date(os.path.join(folder, manifest_lib.FILE))
     reused = f'{folder}: targets of {date} are used'
-    digests = paths.expand(self._config.data.folder)
+    digests = paths.expand_sparse(self._config.data.folder)
     inits = teacher_inits(self._config)
     return [
       reused,

@@ -1,0 +1,144 @@
+"""Rows in a bucket are those of a folder, whoever prepares them."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from kd.core import buckets
+from kd.core import objects
+from kd.input_pipeline import object_claims
+from kd.input_pipeline import shard_cases
+from kd.input_pipeline import shard_files
+from tests import object_store
+
+_COMMAND = 'from tests.rows_bucket_test import *; '
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+  return shard_cases.files(
+    shard_cases.prepared(tmp_path_factory.mktemp('rows')).folder
+  )
+
+
+@pytest.fixture
+def store(monkeypatch):
+  with object_store.serve_here(monkeypatch) as store:
+    yield store
+
+
+def _objects(store):
+  """Returns the files of the only folder in the bucket, without the counts."""
+  names = [name.split('/') for name in store.names('bucket')]
+  (folder,) = {name[1] for name in names}
+  assert len(folder.split('-')) == 5
+  return {
+    name: store.read('bucket', f'rows/{folder}/{name}')
+    for _, _, name in names
+    if name != 'manifest.json' and not name.endswith(shard_files.COUNTS)
+  }
+
+
+def _start(call):
+  return subprocess.Popen(
+    [sys.executable, '-c', _COMMAND + call],
+    env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)},
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+
+
+def killed(url):
+  """Prepares two shards and dies in the third."""
+  write, calls = shard_files.write, []
+
+  def count(*arguments):
+    calls.append(arguments)
+    if len(calls) == 3:
+      os.kill(os.getpid(), signal.SIGKILL)
+    return write(*arguments)
+
+  shard_files.write = count
+  shard_cases.prepared(url)
+
+
+def test_what_a_killed_process_completed_is_used(alone, store, monkeypatch):
+  url = 'gs://bucket/rows'
+  store.inject(object_store.FAULTS, every=9)
+  process = _start(f'killed({url!r})')
+  assert process.wait() == -signal.SIGKILL
+  # Its claim has not been renewed for a minute.
+  monkeypatch.setattr('kd.input_pipeline.claims.DEAD_AFTER_S', 0.0)
+  write, calls = shard_files.write, []
+
+  def count(*arguments):
+    calls.append(arguments)
+    return write(*arguments)
+
+  monkeypatch.setattr(shard_files, 'write', count)
+  del store.writes[:]
+  part = shard_cases.prepared(url)
+  total = len(part.counts['shards'])
+  assert len(calls) == total - 2 and not part.reused
+  assert _objects(store) == alone
+  assert [n for n in store.writes if 'claim' not in n][-1].endswith(
+    'manifest.json'
+  )
+  # Another process reuses them.
+  buckets._copies.clear()
+  del store.writes[:]
+  part = shard_cases.prepared(url)
+  assert part.reused and not store.writes
+  assert {
+    name: data
+    for name, data in shard_cases.files(part.folder).items()
+    if not name.endswith(shard_files.COUNTS)
+  } == alone
+  # Rows that are prepared once more have a folder of their own.
+  assert shard_cases.prepared(url, refresh=True).folder != part.folder
+
+
+def shared(url):
+  """Prepares rows with another process; says how many shards are its own."""
+  object_claims.ObjectClaims.poll_s = 0.1
+  write, calls = shard_files.write, []
+
+  def count(*arguments):
+    calls.append(arguments)
+    if len(calls) == 1:
+      print('began', flush=True)
+      input()
+    return write(*arguments)
+
+  shard_files.write = count
+  shard_cases.prepared(url)
+  print(len(calls))
+
+
+def test_processes_divide_the_shards(alone, store, monkeypatch):
+  url = 's3://bucket/rows'
+  monkeypatch.setattr(object_claims.ObjectClaims, 'poll_s', 0.1)
+  process = _start(f'shared({url!r})')
+  assert process.stdout.readline() == 'began\n'
+  total = sum(name.endswith(shard_files.ROWS) for name in alone)
+  write, calls = shard_files.write, []
+
+  def count(*arguments):
+    calls.append(arguments)
+    if len(calls) == total - 2:
+      process.stdin.write('\n')
+      process.stdin.flush()
+    return write(*arguments)
+
+  monkeypatch.setattr(shard_files, 'write', count)
+  shard_cases.prepared(url)
+  theirs = int(process.communicate()[0])
+  assert process.returncode == 0
+  assert theirs > 0 and len(calls) + theirs == total
+  assert _objects(store) == alone
+  (manifest,) = [n for n in store.writes if n.endswith('manifest.json')]
+  assert objects.names(url) and manifest
