@@ -26,6 +26,7 @@ from benchmarks import needs
 from benchmarks import process_memory
 from benchmarks import results
 from kd.core import json_files
+from kd.data_files import json_rows
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import tokenizers
 
@@ -57,7 +58,7 @@ def generated(count: int) -> Iterator[dict[str, str]]:
 
 def _gsm8k() -> Iterator[dict[str, str]]:
   legal = 'an object with question and answer'
-  for where, row in json_files.read_lines(needs.gsm8k(), legal):
+  for where, row in json_rows.read(needs.gsm8k(), legal=legal):
     texts = json_files.texts(row, where, legal, ('question', 'answer'))
     yield {'prompt': texts['question'] + '\n', 'completion': texts['answer']}
 

@@ -17,6 +17,7 @@ from kd.core import errors
 from kd.core import json_files
 from kd.data import sources
 from kd.data import tasks
+from kd.data_files import json_rows
 from kd.input_pipeline import arithmetic
 from kd.reasoning.arithmetic import answers
 
@@ -57,7 +58,7 @@ def _read(split, *, name):
       legal='the traces.jsonl that --mode=reason wrote',
     )
   seen = set()
-  for where, value in json_files.read_lines(path, _LEGAL):
+  for where, value in json_rows.read(path, legal=_LEGAL):
     trace = _check(value, where)
     if arithmetic.split_of(trace['inputs']) != split:
       continue

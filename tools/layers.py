@@ -27,7 +27,7 @@ MAY_IMPORT = {
   'benchmarks': ('benchmarks', 'configs', 'kd'),
   'configs': ('configs', 'kd.config', 'kd.core', 'data'),
   'data': (
-    *('data', 'kd.core', 'kd.input_pipeline'),
+    *('data', 'kd.core', 'kd.data_files', 'kd.input_pipeline'),
     *('kd.reasoning.arithmetic.answers', 'kd.reasoning.gsm8k_lines'),
   ),
   'docs': ('docs', 'configs', 'data', 'kd'),

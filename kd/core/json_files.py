@@ -1,6 +1,6 @@
 """Reads JSON that users bring: what is wrong names the file and the line."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import json
 import math
 import os
@@ -141,25 +141,6 @@ def read_in(directory: str, name: str, field: str = '') -> dict[str, Any]:
   path = os.path.join(directory, name)
   there = os.path.isfile(path) or os.path.isdir(path)
   return read(path, field) if there else {}
-
-
-def read_lines(path: str, legal: str) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Reads a file of JSON lines, each of which holds one object.
-
-  Args:
-    path: a file that exists.
-    legal: what a line may hold, for messages.
-
-  Yields:
-    'FILE:LINE', for messages, and the object of that line.
-
-  Raises:
-    ConfigError: a line is wrong; names it.
-  """
-  with open(path, 'rb') as f:
-    for number, line in enumerate(f, 1):
-      where = f'{path}:{number}'
-      yield where, parse_object(line, where, legal)
 
 
 def texts(

@@ -59,6 +59,14 @@ def example(
   fields = _fields(row, where, columns)
   whole = {'id': _id(fields, where, default_id)}
   row_weight = chats.weight(fields.get('weight', 1), f'{where}: weight')
+  for kind in ('messages', 'text'):
+    if kind in fields and fields.get('rationale'):
+      raise errors.ConfigError(
+        f'{where}: {columns.rationale}',
+        f'is given, and {kind} has no such column',
+        legal="the key 'rationale' of a message, or data.columns.rationale='' "
+        'to ignore the column',
+      )
   if 'text' in fields:
     whole['text'] = chats.text(fields['text'], f'{where}: text')
     if row_weight != 1:

@@ -20,12 +20,18 @@ Row = tuple[str, dict[str, Any]]
 Bad = Callable[[errors.ConfigError], None]
 
 
-def read(path: str, bad: Bad) -> Iterator[Row]:
+def refuse(error: errors.ConfigError) -> None:
+  """Raises the error of a row."""
+  raise error
+
+
+def read(path: str, bad: Bad = refuse, legal: str = LEGAL) -> Iterator[Row]:
   """Yields 'FILE:LINE' and the object of each line; blank lines are none.
 
   Args:
     path: the file.
     bad: called with the error of a line that is wrong, names it.
+    legal: what a line may hold, for messages.
 
   Raises:
     ConfigError: the file is compressed and damaged.
@@ -36,7 +42,7 @@ def read(path: str, bad: Bad) -> Iterator[Row]:
       if not line.strip():
         continue
       try:
-        row = json_files.parse_object(line, where, LEGAL)
+        row = json_files.parse_object(line, where, legal)
       except errors.ConfigError as e:
         if is_torn:
           e = errors.ConfigError(

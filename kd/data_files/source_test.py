@@ -208,6 +208,10 @@ def _message(**changes):
       'FILE:1: rationale: is given, and completion is a list of messages',
     ),
     (
+      _lines([{'messages': _CHAT, 'rationale': 'y'}]),
+      'FILE:1: rationale: is given, and messages has no such column',
+    ),
+    (
       _lines([{'messages': _CHAT, 'tools': [{}]}]),
       'FILE:1: tools: lists tools',
     ),

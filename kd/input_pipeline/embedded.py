@@ -38,7 +38,7 @@ class Job:
     folder: where the shards' files go.
     request: see prepare.prepare.
     tokenizer: encodes the texts.
-    sources: returns, by task, its shards from the first.
+    shards_of: returns, by task, its shards from the first.
     sizes: by task, the number of its examples, where it is known.
     say: prints lines of progress.
     on_large: called once it is known that there are several shards to prepare.
@@ -47,7 +47,7 @@ class Job:
   folder: str
   request: dict[str, Any]
   tokenizer: tokenizers.Tokenizer
-  sources: Mapping[str, Callable[[], Iterator[shards_lib.Shard]]]
+  shards_of: Mapping[str, Callable[[], Iterator[shards_lib.Shard]]]
   sizes: Mapping[str, int | None]
   say: progress.Say
   on_large: Callable[[], None]
@@ -93,7 +93,7 @@ class _Run:
   def counts(self) -> Counts:
     return {
       task: [self._done[key] for key in sorted(self._done) if key[0] == task]
-      for task in self._job.sources
+      for task in self._job.shards_of
     }
 
   def read(self) -> bool:
@@ -136,8 +136,8 @@ class _Run:
 
   def _unclaimed(self):
     """Yields the shards that are this process's to prepare."""
-    for task, source in self._job.sources.items():
-      for shard in source():
+    for task, shards in self._job.shards_of.items():
+      for shard in shards():
         key = task, shard.number
         self._digests[key] = shard.name, shard.digest
         known = self._done.get(key)
@@ -197,7 +197,7 @@ class _Report:
     self._job = job
     self._began = self._last = time.monotonic()
     self._lines = self._tokens = self._prepared = 0
-    self._examples: dict[str, int] = dict.fromkeys(job.sources, 0)
+    self._examples: dict[str, int] = dict.fromkeys(job.shards_of, 0)
 
   def reuse(self, key, counts):
     """Counts a shard that is complete already."""

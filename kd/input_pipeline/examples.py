@@ -11,6 +11,7 @@ from kd.core import errors
 from kd.core import quiet
 from kd.core import user_errors
 from kd.data_files import chats
+from kd.data_files import json_rows
 from kd.input_pipeline import file_tasks
 from kd.input_pipeline import mixtures
 from kd.input_pipeline import opened_files
@@ -46,11 +47,14 @@ def tasks(mixture: mixtures.Mixture, split: str) -> list[tuple[Any, float]]:
   """
   register(mixture)
   pairs = []
-  for part in mixture.parts:
-    of_part = _tasks(part, split)
+  for component in mixture.components:
+    of_component = _tasks(component, split)
     # A mixture in a mixture has its rate, shared among its tasks.
-    whole = sum(rate for _, rate in of_part) if len(mixture.parts) > 1 else 1
-    pairs += [(task, part.rate * rate / whole) for task, rate in of_part]
+    several = len(mixture.components) > 1
+    whole = sum(rate for _, rate in of_component) if several else 1
+    pairs += [
+      (task, component.rate * rate / whole) for task, rate in of_component
+    ]
   twice = [task.name for task, _ in pairs]
   twice = sorted({name for name in twice if twice.count(name) > 1})
   if twice:
@@ -73,16 +77,18 @@ def register(mixture: mixtures.Mixture) -> None:
   if mixture.module:
     with opened_files.watched(mixture.module):
       task_code.import_module(mixture.module)
-  for part in mixture.parts:
-    if part.source is not None:
-      file_tasks.register(part.task, part.source)
+  for component in mixture.components:
+    if component.source is not None:
+      file_tasks.register(component.task, component.source)
 
 
-def _tasks(part: mixtures.Part, split: str) -> list[tuple[Any, float]]:
-  """Returns the tasks of a part, with their rates in it."""
+def _tasks(
+  component: mixtures.Component, split: str
+) -> list[tuple[Any, float]]:
+  """Returns the tasks of a component, with their rates in it."""
   import seqio
 
-  name = part.task
+  name = component.task
   names = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
   if name not in names:
     near = f'./{name}' if os.path.exists(name) else ''
@@ -161,9 +167,9 @@ def stream(
   with _users_errors(where, last):
     source = file_tasks.source_of(task)
     if source is not None:
-      examples = source.read(split, bad or _raise)
+      examples = source.read(split, bad or json_rows.refuse)
     else:
-      examples = _of_task(task, split, where, bad or _raise)
+      examples = _of_task(task, split, where, bad or json_rows.refuse)
     if limit > 0:
       examples = itertools.islice(examples, limit)
     if source is None:
@@ -218,29 +224,25 @@ def _watched(module, examples) -> Iterator[Example]:
       notes.active = True
 
 
-def _features(task, split) -> Iterator[dict[str, Any]]:
+def _features(task, split, bad) -> Iterator[dict[str, Any]]:
   """Yields the features of each example, as bytes."""
   read = text_tasks.reader_of(task)
   if read is None:
     dataset = task.get_dataset(split=split, shuffle=False)
     yield from dataset.as_numpy_iterator()
     return
-  for texts in read(split):
+  for texts in read(split, bad):
     # Half of a surrogate pair is refused with all that is not UTF-8.
     yield {k: x.encode('utf-8', 'surrogatepass') for k, x in texts.items()}
 
 
 def _of_task(task, split, where, bad) -> Iterator[Example]:
   """Yields the examples of a task that reads no data files."""
-  for i, features in enumerate(_features(task, split)):
+  for i, features in enumerate(_features(task, split, bad)):
     try:
       yield _example(features, f'{task.name}-{i}', where)
     except errors.ConfigError as e:
       bad(e)
-
-
-def _raise(error: errors.ConfigError) -> None:
-  raise error
 
 
 @contextlib.contextmanager

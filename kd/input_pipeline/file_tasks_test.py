@@ -168,7 +168,7 @@ def test_duplicates_empty_answers_and_shared_prompts_are_counted(tokenizer):
 
 def test_a_held_out_set_reads_what_training_does_not(folder):
   config = _config('pairs.jsonl')
-  assert mixtures.training(config).parts[0].source.held_out == 0.05
+  assert mixtures.training(config).components[0].source.held_out == 0.05
   assert mixtures.held_out(config, 'held_out') == mixtures.training(config)
   # A set with a file of its own reads all of it, and training all of its own.
   config.evaluation.sets.held_out.mixture = 'books.jsonl'
@@ -176,15 +176,15 @@ def test_a_held_out_set_reads_what_training_does_not(folder):
     mixtures.training(config),
     mixtures.held_out(config, 'held_out'),
   ):
-    assert mixture.parts[0].source.held_out == 0
+    assert mixture.components[0].source.held_out == 0
   # Sets that read a split of a folder's own need nothing of `train`.
   saved = folder / 'saved'
   saved.mkdir()
   (saved / 'dataset_dict.json').write_text('{"splits": ["train", "test"]}')
   config = _config('./saved')
-  assert mixtures.training(config).parts[0].source.held_out == 0.05
+  assert mixtures.training(config).components[0].source.held_out == 0.05
   config.evaluation.sets.held_out.split = 'test'
-  assert mixtures.training(config).parts[0].source.held_out == 0
+  assert mixtures.training(config).components[0].source.held_out == 0
   config = _config('pairs.jsonl', held_out=0.0)
   with pytest.raises(errors.ConfigError, match='data.held_out: found 0'):
     mixtures.held_out(config, 'held_out')

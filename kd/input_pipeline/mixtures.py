@@ -13,8 +13,8 @@ _LONGEST_NAME = 60  # characters; it is part of a folder's name
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-  """A seqio task or mixture, or files.
+class Component:
+  """What a mixture consists of: a seqio task or mixture, or files.
 
   Attributes:
     task: the name that seqio has, or that the task of the files gets.
@@ -32,17 +32,17 @@ class Mixture:
   """All that examples are read from.
 
   Attributes:
-    parts: in the config's order.
+    components: in the config's order.
     module: the Python module that registers the names; '' if all are files.
   """
 
-  parts: tuple[Part, ...]
+  components: tuple[Component, ...]
   module: str
 
   @property
   def name(self) -> str:
     """Returns a name for messages and folders."""
-    return '+'.join(part.task for part in self.parts)[:_LONGEST_NAME]
+    return '+'.join(c.task for c in self.components)[:_LONGEST_NAME]
 
   @property
   def request(self) -> dict[str, Any]:
@@ -51,15 +51,15 @@ class Mixture:
       'name': self.name,
       'module': self.module,
       'parts': [
-        [part.task, part.source and part.source.identity, part.rate]
-        for part in self.parts
+        [c.task, c.source and c.source.identity, c.rate]
+        for c in self.components
       ],
     }
 
 
 def task(name: str, module: str) -> Mixture:
   """Returns a seqio task or mixture that a module registers."""
-  return Mixture((Part(name, None),), module)
+  return Mixture((Component(name, None),), module)
 
 
 def training(config: Any) -> Mixture:
@@ -84,7 +84,7 @@ def held_out(config: Any, name: str) -> Mixture:
   """
   field = f'evaluation.sets.{name}.mixture'
   own = config.evaluation.sets[name].mixture
-  trained = {source for source, _ in entries(config.data.mixture)}
+  trained = {name for name, _ in entries(config.data.mixture)}
   pairs = entries(own or config.data.mixture)
   if not config.data.held_out:
     for location, _ in pairs:
@@ -112,16 +112,16 @@ def _evaluated(config) -> set[str]:
     if entry.examples or entry.answers:
       mixture = entry.mixture or config.data.mixture
       read |= {
-        source
-        for source, _ in entries(mixture)
-        if not _has_split(source, entry.split)
+        name
+        for name, _ in entries(mixture)
+        if not _has_split(name, entry.split)
       }
   return read
 
 
-def _has_split(source: str, split: str) -> bool:
-  """Returns whether a source is a folder that has a split by itself."""
-  return locations.is_location(source) and split in locations.splits(source)
+def _has_split(name: str, split: str) -> bool:
+  """Returns whether a name is that of a folder that has a split by itself."""
+  return locations.is_location(name) and split in locations.splits(name)
 
 
 def entries(mixture: Any) -> list[tuple[str, float]]:
@@ -145,20 +145,22 @@ def shown(mixture: Any) -> str:
 def _mixture(config, field, pairs, divided) -> Mixture:
   data = config.data
   columns = file_examples.Columns(**data.columns)
-  parts, names = [], set()
+  components, names = [], set()
   for text, rate in pairs:
     if not locations.is_location(text):
-      parts.append(Part(text, None, rate))
+      components.append(Component(text, None, rate))
       continue
     share = float(data.held_out) if text in divided else 0.0
     source = source_lib.Source(text, columns, share, field)
-    parts.append(Part(_unused(locations.task_name(text), names), source, rate))
-  if not any(part.rate for part in parts):
+    components.append(
+      Component(_unused(locations.task_name(text), names), source, rate)
+    )
+  if not any(c.rate for c in components):
     raise errors.ConfigError(
       field, 'has the rate 0 for all', legal='a rate above 0 for at least one'
     )
-  only_files = all(part.source for part in parts)
-  return Mixture(tuple(parts), '' if only_files else data.module)
+  only_files = all(c.source for c in components)
+  return Mixture(tuple(components), '' if only_files else data.module)
 
 
 def _unused(name, names):

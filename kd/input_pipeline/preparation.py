@@ -100,7 +100,7 @@ class Preparation:
     claims.wait(prepared_lib.MANIFEST)
     if buckets.is_copy(folder) and prepared_lib.is_complete(folder):
       return folder  # Another process has completed it.
-    parts = [
+    records = [
       {'task': task.name, 'rate': rate}
       | self._total(task, counts[task.name])
       | {'skipped': skipped[task.name]}
@@ -110,14 +110,14 @@ class Preparation:
     manifest = {
       'request': self.request,
       'prepared': now.isoformat(timespec='microseconds'),
-      'sources': self._sources(tasks, before),
-      'parts': parts,
+      'sources': self._data_files(tasks, before),
+      'parts': records,
     }
     digest = identity.digest([manifest['parts'], manifest['sources']])
     names = [
-      f'{shards.name(part["task"], number)}{kind}'
-      for part in parts
-      for number in range(len(part['shards']))
+      f'{shards.name(record["task"], number)}{kind}'
+      for record in records
+      for number in range(len(record['shards']))
       for kind in (shard_files.ROWS, shard_files.EXAMPLES)
     ]
     prepared_lib.write_manifest(folder, manifest)
@@ -182,17 +182,17 @@ class Preparation:
       )
     return total
 
-  def _sources(self, tasks, before) -> dict[str, Any]:
+  def _data_files(self, tasks, before) -> dict[str, Any]:
     """Returns the data files, after checking that they did not change."""
     opened = opened_files.by(self.reading.mixture.module)
-    sources = task_files.describe(
+    files = task_files.describe(
       tasks, self.request['split'], self.code, self.digests, opened
     )
     for name, task in before['tasks'].items():
       # TFDS may have written the files of a task in the meantime.
-      if task['files'] and task['files'] != sources['tasks'][name]['files']:
+      if task['files'] and task['files'] != files['tasks'][name]['files']:
         raise retry.ReadError(
           f'the data files of task {name!r} changed while they were read: '
           'start the same command again'
         )
-    return sources
+    return files

@@ -33,7 +33,7 @@ class Prepared:
     task: the seqio task's name.
     folder: where the files are.
     rate: its rate in the mixture, before normalizing; 1 for a task alone.
-    first_row_id: the row_id of its first row; parts of a mixture follow on.
+    first_row_id: the row_id of its first row; those of the next task follow.
     length: positions of a row, L.
     pad_id: fills unused positions.
     counts: as shard_files.total returns them, and skipped (the wrong examples'
@@ -137,8 +137,8 @@ def reusable(
           continue
         manifest = read_manifest(folder)
         found.append((manifest['prepared'], folder, manifest['sources']))
-  for _, folder, sources in sorted(found, key=lambda f: f[:2], reverse=True):
-    if task_files.unchanged(sources, code, digests):
+  for _, folder, files in sorted(found, key=lambda f: f[:2], reverse=True):
+    if task_files.unchanged(files, code, digests):
       buckets.fetch(folder, check=False)
       return folder
   return None
@@ -170,7 +170,7 @@ def open_folder(
     digests: gives the files' digests.
 
   Returns:
-    Its parts in the manifest's order.
+    The rows of each task, in the manifest's order.
 
   Raises:
     ConfigError: the folder is damaged or holds something else.
@@ -182,13 +182,13 @@ def open_folder(
       raise errors.ConfigError(
         os.path.join(folder, MANIFEST), f'{key} is {there!r}', legal=_LEGAL
       )
-  parts, first = [], 0
-  for part in manifest['parts']:
-    counts = {k: v for k, v in part.items() if k not in ('task', 'rate')}
+  tasks, first = [], 0
+  for record in manifest['parts']:
+    counts = {k: v for k, v in record.items() if k not in ('task', 'rate')}
     opened = Prepared(
-      part['task'],
+      record['task'],
       folder,
-      part['rate'],
+      record['rate'],
       first,
       request['length'],
       pad_id,
@@ -198,19 +198,19 @@ def open_folder(
       reused,
     )
     with digests.kept_once():
-      _check_part(opened, digests)
-    parts.append(opened)
-    first += part['rows']
-  return parts
+      _check_files(opened, digests)
+    tasks.append(opened)
+    first += record['rows']
+  return tasks
 
 
-def _check_part(part: Prepared, digests: file_digests.Digests) -> None:
+def _check_files(task_rows: Prepared, digests: file_digests.Digests) -> None:
   for kind, field in (
     (shard_files.ROWS, 'rows_file_sha256'),
     (shard_files.EXAMPLES, 'examples_sha256'),
   ):
-    recorded = [shard[field] for shard in part.counts['shards']]
-    for path, digest in zip(part.files(kind), recorded, strict=True):
+    recorded = [shard[field] for shard in task_rows.counts['shards']]
+    for path, digest in zip(task_rows.files(kind), recorded, strict=True):
       try:
         content = digests.of(path)
       except OSError as e:

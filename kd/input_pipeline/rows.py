@@ -17,8 +17,8 @@ from kd.input_pipeline import retry
 from kd.input_pipeline import shard_files
 
 
-class _Part:
-  """A prepared task as a random-access source of rows with their ids."""
+class _TaskRows:
+  """A prepared task as a random-access sequence of rows with their ids."""
 
   def __init__(self, task_rows: prepared_lib.Prepared):
     """Opens the first file; the others are opened when they are first read.
@@ -27,27 +27,27 @@ class _Part:
       ConfigError: it is damaged.
       ReadError: the disk fails.
     """
-    self._part = task_rows
+    self._prepared = task_rows
     self._files = task_rows.files(shard_files.ROWS)
     counts = [shard['rows'] for shard in task_rows.counts['shards']]
     # The number of the last row of each file, plus 1.
     self._ends = list(itertools.accumulate(counts))
-    self._sources: dict[int, grain.sources.ArrayRecordDataSource] = {}
-    self._source(bisect.bisect_right(self._ends, 0))
+    self._readers: dict[int, grain.sources.ArrayRecordDataSource] = {}
+    self._reader(bisect.bisect_right(self._ends, 0))
 
-  def _source(self, number):
-    if number not in self._sources:
+  def _reader(self, number):
+    if number not in self._readers:
       file = self._files[number]
-      self._sources[number] = self._read(
+      self._readers[number] = self._read(
         file,
         'opening it',
         lambda: grain.sources.ArrayRecordDataSource(file),
       )
-    return self._sources[number]
+    return self._readers[number]
 
   def _read(self, file, what, call):
     try:
-      return self._part.retry_policy.read(f'{file}: {what}', call)
+      return self._prepared.retry_policy.read(f'{file}: {what}', call)
     except retry.DamagedError as e:
       raise errors.ConfigError(
         file,
@@ -62,13 +62,13 @@ class _Part:
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
     number = bisect.bisect_right(self._ends, index)
     first = self._ends[number - 1] if number else 0
-    source = self._source(number)
+    source = self._reader(number)
     row = self._read(
       self._files[number],
       f'row {index}',
       lambda: packing.from_bytes(retry.record(source, index - first)),
     )
-    row['row_id'] = np.int32(self._part.first_row_id + index)
+    row['row_id'] = np.int32(self._prepared.first_row_id + index)
     return row
 
 
@@ -134,7 +134,7 @@ def _dataset(
   task_rows: prepared_lib.Prepared, seed: int, shuffle: bool
 ) -> grain.MapDataset:
   """A task's rows without end."""
-  dataset = grain.MapDataset.source(_Part(task_rows))
+  dataset = grain.MapDataset.source(_TaskRows(task_rows))
   if shuffle and len(dataset) > 1:
     # grain seeds epoch e with seed + e, so that neighbouring seeds would share
     # their orders: spread them.
@@ -161,8 +161,8 @@ class Numbered:
     Args:
       prepared: what `prepare.prepare` returned.
     """
-    self._parts = [_Part(task_rows) for task_rows in prepared]
-    self._ends = list(itertools.accumulate(map(len, self._parts)))
+    self._tasks = [_TaskRows(task_rows) for task_rows in prepared]
+    self._ends = list(itertools.accumulate(map(len, self._tasks)))
     self._padding = packing.empty(prepared[0].length, prepared[0].pad_id)
     self._padding['row_id'] = np.int32(-1)
 
@@ -177,7 +177,7 @@ class Numbered:
     if number < 0:
       return self._padding
     part = bisect.bisect_right(self._ends, number)
-    return self._parts[part][number - (self._ends[part - 1] if part else 0)]
+    return self._tasks[part][number - (self._ends[part - 1] if part else 0)]
 
 
 def batches(

@@ -17,6 +17,7 @@ from typing import Any
 from kd.core import errors
 from kd.core import json_files
 from kd.data_files import chats
+from kd.data_files import json_rows
 from kd.input_pipeline import conversations
 
 _REQUIRED = ('inputs', 'targets')
@@ -28,6 +29,9 @@ _LEGAL = (
 
 # From a split's name to its examples.
 Examples = Callable[[str], Iterable[Mapping[str, Any]]]
+# From a split's name, and what is called with the error of an example that is
+# wrong, to the texts of the others by key.
+Reader = Callable[[str, json_rows.Bad], Iterator[dict[str, str]]]
 # Of a text that was expected or generated; with the keyword arguments `example`
 # and `is_target`, as seqio calls it.
 Postprocessor = Callable[..., Any]
@@ -63,8 +67,8 @@ def add(
   import seqio
   import tensorflow as tf
 
-  def read(split):
-    return _checked(name, split, examples(split))
+  def read(split, bad=json_rows.refuse):
+    return _checked(name, split, examples(split), bad)
 
   def dataset(split, shuffle_files):
     del shuffle_files  # Rows are shuffled when they are prepared.
@@ -112,8 +116,8 @@ def register(
   )
 
 
-def reader_of(task: Any) -> Callable[[str], Iterator[dict[str, str]]] | None:
-  """Returns what reads a task's texts by split, one example at a time.
+def reader_of(task: Any) -> Reader | None:
+  """Returns what reads a task's texts, one example at a time.
 
   Reading them as a data set holds all in memory, and is slower.
 
@@ -128,6 +132,10 @@ def reader_of(task: Any) -> Callable[[str], Iterator[dict[str, str]]] | None:
 
 def _texts(example, where):
   """Returns the texts of an example; seqio needs inputs and targets of each."""
+  if not isinstance(example, Mapping):
+    raise errors.ConfigError(
+      where, f'found {json_files.short(example)}', legal=_LEGAL
+    )
   if 'messages' in example:
     whole = {'messages': chats.check(example['messages'], where)}
     chats.check_trained(whole['messages'], where)
@@ -144,26 +152,29 @@ def _texts(example, where):
   return texts | json_files.texts(example, where, _LEGAL, (), ('id',))
 
 
-def _checked(name, split, examples):
+def _checked(name, split, examples, bad):
   """Yields the texts of examples, by key.
 
-  Raises:
-    ConfigError: an example has no text where one belongs, or other keys than
-      the first example.
+  Those that have no text where one belongs, or other keys than the first
+  example, are left out: `bad` is called with the error.
   """
   keys = None
   for number, example in enumerate(examples):
     where = f'data.mixture: task {name!r}, split {split!r}, example {number}'
-    if not isinstance(example, Mapping):
-      raise errors.ConfigError(
-        where, f'found {json_files.short(example)}', legal=_LEGAL
-      )
-    texts = _texts(example, where)
-    keys = texts.keys() if keys is None else keys
-    if texts.keys() != keys:
-      raise errors.ConfigError(
-        where,
-        f'has {", ".join(texts)}, and the first example {", ".join(keys)}',
-        legal='the same keys in all examples',
-      )
+    try:
+      texts = _texts(example, where)
+      keys = texts.keys() if keys is None else keys
+      _check_keys(texts, keys, where)
+    except errors.ConfigError as e:
+      bad(e)
+      continue
     yield texts
+
+
+def _check_keys(texts, keys, where):
+  if texts.keys() != keys:
+    raise errors.ConfigError(
+      where,
+      f'has {", ".join(texts)}, and the first example {", ".join(keys)}',
+      legal='the same keys in all examples',
+    )

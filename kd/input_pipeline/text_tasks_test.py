@@ -4,6 +4,7 @@ import pytest
 
 from kd.core import errors
 from kd.input_pipeline import examples
+from kd.input_pipeline import skipping
 from kd.input_pipeline import text_tasks
 
 _ROWS = [
@@ -80,6 +81,11 @@ def test_chats_and_documents_are_examples(added):
   ],
 )
 def test_what_is_no_example_is_refused_by_number(row, words, added):
-  task = added('wrong', lambda split: [*_ROWS, row])
+  task = added('wrong', lambda split: [*_ROWS, row, *_ROWS])
   with pytest.raises(errors.ConfigError, match=words):
     _read(task)
+  skipped = skipping.Skipped()
+  read = list(examples.stream(task, 'train', '', -1, print, skipped))
+  assert read == [*_ROWS, *_ROWS]
+  (line,) = skipped.record()['first']
+  assert words.partition(': ')[2] in line

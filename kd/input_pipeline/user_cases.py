@@ -81,7 +81,7 @@ class User:
   def prepare(self, name, files=(), **changes):
     """Prepares the rows of files and a task; returns the task's part."""
     self.lines.clear()
-    task = mixtures.Part(name, None)
+    task = mixtures.Component(name, None)
     *_, part = prepare.prepare(
       mixtures.Mixture((*files, task), f'{name}_tasks'),
       'train',

@@ -95,7 +95,7 @@ def test_files_that_cannot_be_seen_are_warned_of_once(user):
   # What kd reads for another part of a mixture is not what the task reads.
   user.data(9, 'other.jsonl')
   files = source.Source(str(user.folder / 'other.jsonl'))
-  mixed = user.prepare('unseen', files=(mixtures.Part('files', files),))
+  mixed = user.prepare('unseen', files=(mixtures.Component('files', files),))
   known = mixed.manifest['sources']['tasks']
   assert known['files']['known'] and not known['unseen']['known']
   fresh = user.prepare('unseen', refresh=True)

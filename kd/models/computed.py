@@ -25,10 +25,6 @@ class Operand(abc.ABC):
   def multiply(self, x: types.Array, dtype: Any) -> types.Array:
     """Computes x [B, I] times the matrix: [B, O] in `dtype`."""
 
-  @abc.abstractmethod
-  def rows(self, ids: types.Array) -> types.Array:
-    """Returns the weights of some outputs, float32 [*, I] of ids [*]."""
-
 
 class Computed(abc.ABC):
   """A pytree whose value is a matrix. Its first leaf has the matrix's shape."""
@@ -37,13 +33,17 @@ class Computed(abc.ABC):
   def value(self) -> types.Array:
     """Computes the matrix."""
 
-  def rows(self, ids: types.Array) -> types.Array:
-    """Computes the rows [*, D] of a table [V, D]."""
-    return self.value()[ids]
-
   def for_decoding(self) -> types.Array | Operand:
     """Returns the matrix as decoding keeps it."""
     return self.value()
+
+
+class Table(abc.ABC):
+  """A pytree that stands for an embedding table, whose rows can be read."""
+
+  @abc.abstractmethod
+  def rows(self, ids: types.Array) -> types.Array:
+    """Returns rows, float32 [*, D] of ids [*]."""
 
 
 def stands_for_matrix(leaf: Any) -> bool:
@@ -58,8 +58,8 @@ def value(parameter: types.Array | Computed) -> types.Array:
   return parameter
 
 
-def rows(table: types.Array | Computed | Operand, ids: types.Array):
-  """Returns the rows [*, D] of a table [V, D]; see Operand.rows."""
-  if stands_for_matrix(table):
+def rows(table: types.Array | Table, ids: types.Array) -> types.Array:
+  """Returns the rows [*, D] of a table [V, D]; see Table.rows."""
+  if isinstance(table, Table):
     return table.rows(ids)
   return table[ids]

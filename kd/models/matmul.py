@@ -78,10 +78,6 @@ class DenseMatrix(computed.Operand):
     """Multiplies rows by the matrix; see computed.Operand."""
     return by_rows(x, self.array, dtype)
 
-  def rows(self, ids: Array) -> Array:
-    """Returns the weights of some outputs; see computed.Operand."""
-    return self.array[ids]
-
 
 def logits(hidden: Array, table: Array | computed.Operand) -> Array:
   """Computes logits, float32 [B, V], of hidden [B, D] by a table [V, D]."""

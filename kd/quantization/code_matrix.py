@@ -23,7 +23,7 @@ _VECTOR_BYTES = 2**14
 
 
 @struct.dataclass
-class CodeMatrix(computed.Operand):
+class CodeMatrix(computed.Operand, computed.Table):
   """A matrix [*inputs, *outputs] as codes and scales.
 
   Attributes:
@@ -52,7 +52,7 @@ class CodeMatrix(computed.Operand):
     return jax.lax.platform_dependent(parts, self, cpu=_on_cpu, default=_whole)
 
   def rows(self, ids: Array) -> Array:
-    """Returns the weights of some outputs; see computed.Operand."""
+    """Returns the weights of some outputs; see computed.Table."""
     codes, scales = self.codes[ids], self.scales[ids].astype(jnp.float32)
     blocks = codes.reshape(*scales.shape, -1)
     halves = _unpacked(self, blocks)

@@ -59,7 +59,7 @@ class FakeQuantized(computed.Computed):
 
 
 @struct.dataclass
-class Stored(computed.Computed):
+class Stored(computed.Computed, computed.Table):
   """A matrix in memory as codes and scales.
 
   Attributes:
@@ -85,7 +85,7 @@ class Stored(computed.Computed):
     return code_matrix.make(*flat, self.matrix.outputs)
 
   def rows(self, ids: Array) -> Array:
-    """Computes rows of a table in float32; see computed.rows."""
+    """Computes rows in float32; see computed.Table."""
     codes, scales = (x[ids.reshape(-1)].T for x in (self.codes, self.scales))
     return self.scheme.dequantize(codes, scales).T.reshape(*ids.shape, -1)
 

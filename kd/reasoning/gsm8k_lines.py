@@ -5,6 +5,7 @@ import dataclasses
 
 from kd.core import errors
 from kd.core import json_files
+from kd.data_files import json_rows
 from kd.reasoning.arithmetic import answers
 
 LEGAL = '{"question": "text", "answer": "steps\\n#### 3"}'
@@ -39,7 +40,7 @@ def read(path: str) -> Iterator[Line]:
   Raises:
     ConfigError: a line is invalid, or its answer has no number.
   """
-  lines = json_files.read_lines(path, LEGAL)
+  lines = json_rows.read(path, legal=LEGAL)
   for number, (where, value) in enumerate(lines, 1):
     texts = json_files.texts(value, where, LEGAL, ('question', 'answer'))
     last = texts['answer'].rpartition(answers.MARKER)[2].strip()

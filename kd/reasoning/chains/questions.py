@@ -8,6 +8,7 @@ import os
 from kd.core import errors
 from kd.core import json_files
 from kd.core import paths
+from kd.data_files import json_rows
 from kd.input_pipeline import conversations
 from kd.input_pipeline import examples
 from kd.input_pipeline import mixtures
@@ -53,7 +54,7 @@ def read_file(path: str, question_format: str) -> list[Question]:
   if not os.path.isfile(path):
     raise errors.ConfigError('reasoning.problems', f'{path}: no such file')
   questions, line_by_id = [], {}
-  lines = json_files.read_lines(path, LEGAL)
+  lines = json_rows.read(path, legal=LEGAL)
   for number, (where, value) in enumerate(lines, 1):
     question = _question(value, where, number, question_format)
     if question.id in line_by_id:
