@@ -20,12 +20,12 @@ CHANGES = (
   ("c.unlock(); c.data.name = 'x'", 'data.name'),
   ('c.unlock(); c.name = 5', 'name'),
   ("c.student.init = 'teacher:1'", 'student.init'),
-  ("c.student.init = 'workdir:gs://bucket/x'", 'student.init'),
   ('c.student.quantize.dither = 0.25', 'student.quantize.dither'),
   (
     "c.student.quantize.update(weights='q4_0', dither=0.25); "
     'c.student.lora.rank = 4',
     'student.quantize.dither',
+  ),
   ("c.student.init = 'workdir:gs://bucket/'", 'student.init'),
   (
     "c.student.quantize.activation_range = 'running'",
