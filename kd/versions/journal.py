@@ -13,9 +13,9 @@ from typing import Any
 
 from kd.core import errors
 from kd.core import identity
-from kd.core import json_files
 from kd.core import json_lines
 from kd.core import run_info
+from kd.data_files import json_rows
 
 FILE = 'journal.jsonl'
 _LEGAL = 'a change of a registry, as kd registry wrote it'
@@ -31,7 +31,7 @@ def read(folder: str) -> list[dict[str, Any]]:
   if not os.path.exists(path):
     return []
   records, previous = [], ''
-  for where, record in json_files.read_lines(path, _LEGAL):
+  for where, record in json_rows.read(path, legal=_LEGAL):
     number = len(records) + 1
     if record.get('number') != number or record.get('previous') != previous:
       raise errors.ConfigError(
