@@ -74,7 +74,7 @@ class _TaskRows:
 
 def first(task_rows: prepared_lib.Prepared, count: int) -> list[dict]:
   """Returns the first rows of a task, as packing.from_bytes has them."""
-  part = _Part(task_rows)
+  part = _TaskRows(task_rows)
   return [part[i] for i in range(min(count, len(part)))]
 
 

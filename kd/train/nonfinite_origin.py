@@ -19,6 +19,7 @@ from kd.core import types
 from kd.models import family
 from kd.models import layer_stack
 from kd.partitioning import rules
+from kd.quantization import running_ranges
 from kd.run import source
 from kd.train import train_job
 from kd.train import update
@@ -165,9 +166,11 @@ def _gradients(job, state, fed) -> tuple[str, ...]:
     config.student.layer_dropout,
   )
   trained, frozen = optimizer.groups.split(state.all_params)
+  ranges, frozen = running_ranges.split(frozen)
   settings = job.objective.settings(fed.batch, state.step)
   key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-  grads, _ = jax.jit(gradient)(
-    *(trained, frozen, fed.batch, fed.targets, settings, state.layer_maps, key)
+  grads, _, _ = jax.jit(gradient)(
+    *(trained, ranges, frozen, fed.batch, fed.targets),
+    *(settings, state.layer_maps, key),
   )
   return _paths(job.run.student.module, grads[0])
