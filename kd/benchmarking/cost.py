@@ -6,7 +6,7 @@ anything is timed. Latency is taken where each token is shown at once, as a
 server streams; throughput with the engine's usual slices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 import resource
@@ -176,6 +176,18 @@ def _token_times(sampler, params, weights, asked, settings) -> list[float]:
 
 def _percentiles(values) -> dict[str, float]:
   return {f'p{p}': float(np.percentile(values, p)) for p in PERCENTILES}
+
+
+def by_size(
+  costs: Mapping[str, Cost],
+) -> dict[tuple[int, int], dict[str, Timing]]:
+  """Returns timings by batch size and prompt length, then by title."""
+  found: dict[tuple[int, int], dict[str, Timing]] = {}
+  for title, cost in costs.items():
+    for timing in cost.timings:
+      size = timing.batch_size, timing.prompt_length
+      found.setdefault(size, {})[title] = timing
+  return dict(sorted(found.items()))
 
 
 def disk_bytes(opened: models.Opened) -> int:

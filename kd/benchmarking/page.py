@@ -50,7 +50,6 @@ def write(
     benchmark: what it shows.
     pictures: names of files in the folder.
   """
-  model = benchmark.entries[0]
   head, *by_set = lines(benchmark)
   blocks = [
     f'# Benchmark {benchmark.name}',
@@ -65,7 +64,7 @@ def write(
     blocks += _set_blocks(part)
   costs = {x.title: x.cost for x in benchmark.entries if x.cost}
   blocks += ['## Cost', _memory_table(costs)]
-  if model.cost.timings:
+  if any(cost.timings for cost in costs.values()):
     blocks += [_timing_table(costs), _COST_NOTE]
   blocks += [f'![{os.path.splitext(x)[0]}]({x})' for x in pictures]
   text = '\n\n'.join(block.strip('\n') for block in blocks if block)
@@ -168,9 +167,9 @@ def _memory_table(costs: Mapping[str, cost_lib.Cost]) -> str:
 
 def _timing_table(costs: Mapping[str, cost_lib.Cost]) -> str:
   rows = []
-  for timings in zip(*(c.timings for c in costs.values()), strict=True):
-    for title, timing in zip(costs, timings, strict=True):
-      size = f'batch {timing.batch_size}, prompt {timing.prompt_length}'
+  for (batch_size, length), timings in cost_lib.by_size(costs).items():
+    for title, timing in timings.items():
+      size = f'batch {batch_size}, prompt {length}'
       latencies = [
         1e3 * seconds
         for by_percentile in (timing.first_token_s, timing.per_token_s)

@@ -5,6 +5,7 @@ import os
 import textwrap
 from typing import Any
 
+from kd.benchmarking import cost as cost_lib
 from kd.benchmarking import record
 from kd.core import atomic_files
 from kd.evaluation import calibration
@@ -175,33 +176,35 @@ def _reliability(benchmark, colours):
 
 def _cost(benchmark, colours):
   """Draws latencies and throughput by the size of batches and prompts."""
-  timed = [x for x in benchmark.entries if x.cost and x.cost.timings]
+  costs = {x.title: x.cost for x in benchmark.entries if x.cost}
+  sizes = cost_lib.by_size(costs)
+  timed = [t for t in costs if any(t in timings for timings in sizes.values())]
   if not timed:
     return None
   panels: tuple[tuple[str, Callable[[Any], dict[str, float]]], ...] = (
-    ('first token, ms', lambda t: _ms(t.first_token_s)),
-    ('per token, ms', lambda t: _ms(t.per_token_s)),
+    ('first token, ms: p50, p95, p99', lambda t: _ms(t.first_token_s)),
+    ('per token, ms: p50, p95, p99', lambda t: _ms(t.per_token_s)),
     ('tokens/s', lambda t: {'p50': t.tokens_per_s}),
   )
   figure, axes = _grid(1, len(panels), 3.6, 3.2)
   for axis, (title, read) in zip(axes[0], panels, strict=True):
-    for number, entry in enumerate(timed):
-      shift = 0.25 * (number - (len(timed) - 1) / 2)
-      colour = colours[entry.title]
-      for x, timing in enumerate(entry.cost.timings):
-        values = read(timing)
-        axis.plot(x + shift, values['p50'], 'o', color=colour)
-        if 'p99' in values:
-          axis.plot([x + shift] * 3, list(values.values()), '_-', color=colour)
-    labels = [
-      f'{t.batch_size} x {t.prompt_length}' for t in timed[0].cost.timings
-    ]
+    for x, timings in enumerate(sizes.values()):
+      for number, name in enumerate(timed):
+        if name not in timings:
+          continue
+        place = x + 0.2 * (number - (len(timed) - 1) / 2)
+        values = read(timings[name])
+        axis.plot(place, values['p50'], 'o', color=colours[name])
+        bars = list(values.values())
+        if len(bars) > 1:
+          axis.plot([place] * len(bars), bars, '_-', color=colours[name])
+    labels = [f'{batch_size} x {length}' for batch_size, length in sizes]
     axis.set_xticks(range(len(labels)), labels, rotation=30, fontsize=8)
     axis.set_ylim(bottom=0)
     axis.set_title(title, fontsize=10)
     axis.set_xlabel('batch x prompt tokens', fontsize=9)
     axis.grid(axis='y', alpha=0.3)
-  _legend(figure, colours, [x.title for x in timed])
+  _legend(figure, colours, timed)
   return figure
 
 
