@@ -46,7 +46,8 @@ def build(name, temperature=1.0, clip=0.0):
     )
     return losses
 
-  return jax.jit(loss)
+  # Its operations are its own: compiled one by one they take longer.
+  return jax.jit(loss) if name == 'adaptive_kl' else loss
 
 
 def log_softmax(x):
@@ -95,7 +96,7 @@ F_DIVERGENCES = sorted(set(OWN) - {'alpha_beta', 'adaptive_kl'})
 @pytest.mark.parametrize('name', F_DIVERGENCES)
 def test_tail_bucket_never_exceeds_dense_and_converges(name):
   student, teacher = random_pair()
-  loss = build(name)
+  loss = jax.jit(build(name))
   whole = loss(student, dense(teacher))
   previous = np.zeros_like(whole)
   for k in (1, 8, 39, 40):
