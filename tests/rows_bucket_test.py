@@ -10,6 +10,7 @@ import pytest
 from kd.core import buckets
 from kd.core import objects
 from kd.input_pipeline import object_claims
+from kd.input_pipeline import prepared as prepared_lib
 from kd.input_pipeline import shard_cases
 from kd.input_pipeline import shard_files
 from tests import object_store
@@ -98,6 +99,13 @@ def test_what_a_killed_process_completed_is_used(alone, store, monkeypatch):
     for name, data in shard_cases.files(part.folder).items()
     if not name.endswith(shard_files.COUNTS)
   } == alone
+  # So does one that looked for them before they were complete.
+  look, answers = prepared_lib.reusable, iter([None])
+  with monkeypatch.context() as m:
+    m.setattr(
+      prepared_lib, 'reusable', lambda *args: next(answers, look(*args))
+    )
+    assert shard_cases.prepared(url).folder == part.folder
   # Rows that are prepared once more have a folder of their own.
   assert shard_cases.prepared(url, refresh=True).folder != part.folder
 

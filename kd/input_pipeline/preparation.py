@@ -44,6 +44,7 @@ class Preparation:
     workers: number of processes of EMBEDDED; 0: one on each core.
     beam_args: of a pipeline of BEAM.
     on_large: called once it is known that there are several shards to prepare.
+    refresh: whether rows that are there are prepared again.
     say: prints lines of progress.
   """
 
@@ -56,6 +57,7 @@ class Preparation:
   workers: int
   beam_args: Sequence[str]
   on_large: Callable[[], None]
+  refresh: bool
   say: Callable[[str], None]
 
   @property
@@ -82,6 +84,11 @@ class Preparation:
     )
     key = identity.digest([self.request, before])
     while True:
+      if buckets.is_copy(self.stem) and not self.refresh:
+        # A folder that was completed meanwhile has no other name to enter by.
+        done = prepared_lib.reusable(self.stem, self.code, self.digests)
+        if done is not None:
+          return done
       try:
         with work_folders.entered(self.stem, key) as (folder, claims):
           return self._write_in(folder, claims, pairs, before)

@@ -136,6 +136,7 @@ def prepare(
       workers,
       beam_args,
       on_large,
+      refresh,
       say,
     ).write()
   prepared = prepared_lib.open_folder(
