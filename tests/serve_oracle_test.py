@@ -8,10 +8,11 @@ from tests import server as server_lib
 from tests.oracles import client
 
 _PROMPT = 'Q: 30-4=?\nA:\n'
+# lm-eval moves white space at a context's end to what follows.
 _PAIRS = [
-  (_PROMPT, '30-4=26'),
-  (_PROMPT, '7'),
-  ('Q: 1+2=?\nA:\n', '1+2=3 #### 3'),
+  (f'{_PROMPT}3', '0-4='),
+  (f'{_PROMPT}3', '7'),
+  ('Q: 1+2=?\nA:\n1+2=3', ' #### 3'),
 ]
 
 
@@ -42,8 +43,13 @@ def test_openai_and_lm_eval_get_what_the_model_says(tmp_path):
   contexts = model.score([context for context, _ in _PAIRS])
   for (logprob, _), one, other in zip(told['scores'], whole, contexts):
     assert logprob == pytest.approx(other.nll - one.nll, abs=2e-3)
-  greedy = model.generate([_PROMPT], max_new_tokens=20)[0][0].text
-  assert [is_greedy for _, is_greedy in told['scores']] == [
-    greedy.startswith(text) for _, text in _PAIRS
+  texts = [_PROMPT, *(context for context, _ in _PAIRS)]
+  answers = model.generate(texts, max_new_tokens=20)
+  greedy, *others = [samples[0].text for samples in answers]
+  is_greedy = [
+    other.startswith(text)
+    for other, (_, text) in zip(others, _PAIRS, strict=True)
   ]
+  assert [told_greedy for _, told_greedy in told['scores']] == is_greedy
+  assert {True, False} == set(is_greedy)
   assert told['generated'] == [greedy.split('\n')[0]]
