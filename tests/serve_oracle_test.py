@@ -9,16 +9,19 @@ from tests.oracles import client
 
 _PROMPT = 'Q: 30-4=?\nA:\n'
 # lm-eval moves white space at a context's end to what follows.
-_PAIRS = [
-  (f'{_PROMPT}3', '0-4='),
-  (f'{_PROMPT}3', '7'),
-  ('Q: 1+2=?\nA:\n1+2=3', ' #### 3'),
-]
+_CONTEXTS = [f'{_PROMPT}3', 'Q: 1+2=?\nA:\n1+2=3']
 
 
 def test_openai_and_lm_eval_get_what_the_model_says(tmp_path):
   with server_lib.running() as server, command.compiled_once():
     model = kd.load(server_lib.MODEL)
+    answers = model.generate([_PROMPT, *_CONTEXTS], max_new_tokens=20)
+    greedy, *others = [samples[0].text for samples in answers]
+    pairs = [
+      pair
+      for context, other in zip(_CONTEXTS, others, strict=True)
+      for pair in ((context, other[:4]), (context, '7#'))
+    ]
     server.wait_until_ready()
     cases = {
       'url': f'http://127.0.0.1:{server.port}/v1',
@@ -26,7 +29,7 @@ def test_openai_and_lm_eval_get_what_the_model_says(tmp_path):
       'model': 'tiny',
       'tokenizer': server_lib.MODEL,
       'prompt': _PROMPT,
-      'pairs': _PAIRS,
+      'pairs': pairs,
     }
     told, _ = client.run('api', 'ask', cases, {}, tmp_path)
   ((sample,),) = model.generate(
@@ -39,17 +42,9 @@ def test_openai_and_lm_eval_get_what_the_model_says(tmp_path):
   assert told['tokens'] == [2] * len(sample.ids) and len(told['parts']) > 2
   assert told['error'][0] == 'temperature' and '0 or more' in told['error'][1]
   assert len(told['many']) == 2
-  whole = model.score([context + text for context, text in _PAIRS])
-  contexts = model.score([context for context, _ in _PAIRS])
+  whole = model.score([context + text for context, text in pairs])
+  contexts = model.score([context for context, _ in pairs])
   for (logprob, _), one, other in zip(told['scores'], whole, contexts):
     assert logprob == pytest.approx(other.nll - one.nll, abs=2e-3)
-  texts = [_PROMPT, *(context for context, _ in _PAIRS)]
-  answers = model.generate(texts, max_new_tokens=20)
-  greedy, *others = [samples[0].text for samples in answers]
-  is_greedy = [
-    other.startswith(text)
-    for other, (_, text) in zip(others, _PAIRS, strict=True)
-  ]
-  assert [told_greedy for _, told_greedy in told['scores']] == is_greedy
-  assert {True, False} == set(is_greedy)
+  assert [greedily for _, greedily in told['scores']] == [True, False] * 2
   assert told['generated'] == [greedy.split('\n')[0]]

@@ -6,13 +6,12 @@ import http.client
 import json
 import os
 import re
-import subprocess
-import threading
 import time
 from typing import Any
 
 from tests import command
 from tests import page_commands
+from tests import warm
 
 KEY = 'a-key-of-tests'
 MODEL = 'data/fixtures/quickstart_teacher'
@@ -32,24 +31,20 @@ class Server:
   """A running server.
 
   Attributes:
+    process: it.
     port: where it listens.
-    lines: what it has printed.
   """
 
-  def __init__(self, process: subprocess.Popen):
-    self.process, self.lines = process, []
-    # Otherwise a full pipe would stop the server.
-    threading.Thread(target=self._read, daemon=True).start()
-    self.until(lambda: re.search(r'listening on http://\S+:(\d+)', self.text))
-    (port,) = re.findall(r'listening on http://\S+:(\d+)', self.text)
-    self.port = int(port)
-
-  def _read(self):
-    self.lines += iter(self.process.stdout.readline, '')
+  def __init__(self, process: warm.Process):
+    self.process = process
+    listens = lambda: re.search(r'listening on http://\S+:(\d+)', self.text)
+    self.until(listens)
+    self.port = int(listens()[1])
 
   @property
   def text(self) -> str:
-    return ''.join(self.lines)
+    """Returns what it has printed."""
+    return self.process.text('out')
 
   def until(self, is_so: Callable[[], Any]) -> None:
     """Waits until a condition holds, or the server has ended."""
@@ -95,14 +90,14 @@ class Server:
 @contextlib.contextmanager
 def running() -> Iterator[Server]:
   """Runs the command of docs/serve.md, and kills it at the end."""
-  (arguments,) = page_commands.commands('docs/serve.md')
+  ((mode, *words),) = page_commands.commands('docs/serve.md')
   os.environ['KD_API_KEY'] = KEY
   try:
-    process = command.start([*arguments, *_FLAGS])
+    process = command.start([f'--mode={mode}', *words, *_FLAGS])
   finally:
     del os.environ['KD_API_KEY']
   try:
     yield Server(process)
   finally:
     process.kill()
-    process.wait()
+    process.wait(60)
