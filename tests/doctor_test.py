@@ -145,8 +145,41 @@ def test_files_may_be_missing_or_torn(planted):
     diagnose.report(planted)
 
 
+_PLUGIN = """
+from kd.diagnosis import findings
+
+
+@findings.DIAGNOSES.register('a full moon')
+def full_moon(record):
+  steps = record.train[-1]['step']
+  return findings.Finding(f'{steps} steps', 'wait two weeks', 0.1)
+"""
+
+
+def test_a_plugin_adds_a_diagnosis(planted, tmp_path, monkeypatch):
+  (tmp_path / 'my_diagnosis.py').write_text(_PLUGIN)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  planted_faults.edit(
+    planted, 'config.json', lambda c: c.update(plugins=['my_diagnosis'])
+  )
+  registered = dict(findings.DIAGNOSES._builders)
+  monkeypatch.setattr(findings.DIAGNOSES, '_builders', registered)
+  assert diagnose.report(planted)[1:] == [
+    '1. a full moon: 12 steps',
+    '   wait two weeks',
+  ]
+
+
 def test_a_rate_that_is_100_times_too_high_is_named(start):
-  assert list(_causes(start('rate', rate=0.5, sets=False))) == [training.HIGH]
+  workdir = start('rate', rate=0.5, sets=False)
+  assert list(_causes(workdir)) == [training.HIGH]
+  # Two operations for each weight of the teacher, six of the student's, and
+  # attention.
+  record = run_record.read(workdir)
+  flops = 4 * 64 * (2 * 1_167_872 + 6 * record.run['parameters']['total'])
+  line = record.train[-1]
+  done = line['perf/tflops_per_s'] * 1e12 * line['perf/step_time_s']
+  assert 1.0 < done / flops < 1.25 and 'perf/mfu' not in line
 
 
 def test_rows_that_are_not_finite_are_named_after_the_error(

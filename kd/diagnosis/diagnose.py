@@ -32,6 +32,7 @@ def report(workdir: str) -> list[str]:
       legal='the workdir of a run',
     )
   record = run_record.read(workdir)
+  _ = record.parsed_config  # Imports the run's plugins, which may add causes.
   found = findings.diagnose(record)
   names = ', '.join(findings.DIAGNOSES.names())
   return [
