@@ -1,13 +1,11 @@
 """Diagnoses of quality: the teacher, the data, and how training went."""
 
-from collections.abc import Sequence
-
 from kd.core import errors
+from kd.diagnosis import comparison
 from kd.diagnosis import findings
 from kd.diagnosis import run_record
-from kd.evaluation import intervals
+from kd.diagnosis import training
 from kd.evaluation import measures
-from kd.evaluation import results
 from kd.input_pipeline import chat_templates
 
 TEACHER, TEMPLATE, BOS = 'a poor teacher', 'the wrong template', 'no BOS'
@@ -15,7 +13,6 @@ MASK, LEAKAGE = 'a mask that counts nothing', 'leakage'
 _COUNTED = 0.005  # of the positions, the smallest share that is no mistake
 _EMPTY = 0.1  # batches without a target
 _SHARED = 0.02  # of the held-out prompts
-_WORSE = 0.02  # of the NLL
 
 
 @findings.DIAGNOSES.register(TEACHER)
@@ -27,22 +24,19 @@ def poor_teacher(record: run_record.RunRecord) -> findings.Finding | None:
     other, label = record.evaluations.get(0), 'the student before training'
   if record.teacher is None or other is None:
     return None
-  worse = increase(other, record.teacher, name)
+  worse = comparison.increase(other, record.teacher, name)
   if worse is None:
     return None
   key = f'eval/{name}/{measures.NLL}'
   own, others = record.teacher.metrics[key], other.metrics[key]
   return findings.Finding(
     f'on {name} the teacher has {own:.3f} nats per token, and {label} '
-    f'{others:.3f}: {interval(worse)} more',
+    f'{others:.3f}: {comparison.interval(worse)} more',
     'fine-tune the teacher on such data, take another one, or add a '
     'cross_entropy term; its template and tokenizer may be wrong, too',
     0.8,
     # The student follows it away from the held-out labels.
-    hides=(
-      *('overfitting', 'the temperature', 'a learning rate that is too high'),
-      'a learning rate that is too low',
-    ),
+    hides=(training.OVERFITTING, training.TEMPERATURE),
   )
 
 
@@ -135,44 +129,3 @@ def leakage(record: run_record.RunRecord) -> findings.Finding | None:
     'of its own): the scores of these sets are too good',
     0.7,
   )
-
-
-def increase(
-  before: results.Result, after: results.Result, set_name: str
-) -> intervals.Interval | None:
-  """Returns how much the NLL rose from one model to another.
-
-  Args:
-    before: an evaluation.
-    after: another of the same examples.
-    set_name: the held-out set.
-
-  Returns:
-    The interval of the difference, in nats per token; None if it can be 0, or
-    is below 2 % of the NLL.
-  """
-  measure = measures.LIKELIHOODS[0]
-  pairs = [
-    measures.per_example(result, set_name, measure)
-    for result in (after, before)
-    if set_name in result.scores
-  ]
-  if len(pairs) < 2 or not all(pairs):
-    return None
-  (high, weights), (low, _) = pairs
-  try:
-    change = intervals.difference(high, low, weights)
-  except ValueError:  # Other examples, or values that are not finite.
-    return None
-  level = before.metrics[f'eval/{set_name}/{measure.metric}']
-  return change if change.low > max(0.0, _WORSE * level) else None
-
-
-def interval(change: intervals.Interval) -> str:
-  """Returns an interval as text."""
-  return f'{change.value:.3f} [{change.low:.3f}, {change.high:.3f}]'
-
-
-def mean(values: Sequence[float]) -> float:
-  """Returns the mean of values."""
-  return sum(values) / len(values)

@@ -1,7 +1,9 @@
 """Diagnoses of training: learning rate, temperature, overfitting."""
 
+from collections.abc import Mapping
+
+from kd.diagnosis import comparison
 from kd.diagnosis import findings
-from kd.diagnosis import quality
 from kd.diagnosis import run_record
 from kd.diagnosis import stability
 from kd.evaluation import measures
@@ -22,12 +24,24 @@ _FELL, _FOLLOWED = 0.5, 0.1  # of the training divergence, and of the KL
 
 
 def _loss(record):
-  """Returns the loss by window, and the mean of its first and last third."""
+  """Returns the loss by window, and the mean of its first and last third.
+
+  None if there are too few windows, or a schedule changes what is summed.
+  """
   losses = record.values('train/loss')
-  if len(losses) < _FEWEST:
+  numbers = (
+    spec.get(field, 1.0)
+    for spec in record.get('losses', {}).values()
+    for field in ('weight', 'temperature')
+  )
+  if len(losses) < _FEWEST or any(isinstance(x, Mapping) for x in numbers):
     return None
   third = len(losses) // 3
-  return losses, quality.mean(losses[:third]), quality.mean(losses[-third:])
+  return (
+    losses,
+    comparison.mean(losses[:third]),
+    comparison.mean(losses[-third:]),
+  )
 
 
 @findings.DIAGNOSES.register(HIGH)
@@ -92,7 +106,7 @@ def overfits(record: run_record.RunRecord) -> findings.Finding | None:
   if len(levels) < 3 or not losses:
     return None
   best, last = min(levels, key=levels.get), max(levels)
-  worse = quality.increase(
+  worse = comparison.increase(
     record.evaluations[best], record.evaluations[last], name
   )
   before = [x['train/loss'] for x in record.train if x['step'] <= best]
@@ -105,8 +119,8 @@ def overfits(record: run_record.RunRecord) -> findings.Finding | None:
   return findings.Finding(
     f'on {name} the student had {levels[best]:.3f} nats per token at step '
     f'{best} and {levels[last]:.3f} at step {last}, '
-    f'{quality.interval(worse)} more, while its training loss fell; the run is '
-    f'{epochs:.1f} epochs',
+    f'{comparison.interval(worse)} more, while its training loss fell; the run '
+    f'is {epochs:.1f} epochs',
     "the best checkpoint (export.checkpoint='best'), evaluation.stop, more "
     'data, fewer steps, or student.layer_dropout',
     0.7,
