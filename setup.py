@@ -34,6 +34,7 @@ setuptools.setup(
   package_dir={f'kd.{folder}': folder for folder in _INSIDE_KD},
   package_data={
     'kd': ['py.typed'],
+    'kd.board': ['page/*'],
     'kd.data': ['fixtures/*/*', 'prompts/*'],
     'kd.data.gsm8k': ['*.tsv'],
   },

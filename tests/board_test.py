@@ -1,8 +1,10 @@
-"""kd runs, as docs/board.md and scripts call it."""
+"""kd runs and kd board, as docs/board.md and scripts call it."""
 
 import json
+import signal
 import subprocess
 import sys
+import urllib.request
 
 from kd.board import board_cases
 from kd.config import base
@@ -18,7 +20,9 @@ def test_the_commands_of_the_page_list_runs(tmp_path, capsys):
   shown = []
   for arguments in page_commands.commands('docs/board.md'):
     config, flags = page_commands.parse(arguments)
-    assert (flags['mode'], flags['words']) == ('runs', '/tmp/sweep')
+    assert flags['words'] == '/tmp/sweep'
+    if flags['mode'] == 'board':
+      continue  # The next test serves.
     runs_mode.main(config, None, [str(tmp_path)])
     shown.append(capsys.readouterr().out.splitlines())
   table, chosen, differences = shown
@@ -30,6 +34,30 @@ def test_the_commands_of_the_page_list_runs(tmp_path, capsys):
     'eval/held_out/kl:',
   ]
   assert differences[1] == '  optimizer.lr.peak: 0.0003 -> 0.0001'
+
+
+def test_the_board_serves_until_ctrl_c(tmp_path):
+  board_cases.write(tmp_path / 'a')
+  process = subprocess.Popen(
+    [
+      *(sys.executable, '-m', 'kd', 'board', str(tmp_path)),
+      '--config.board.port=0',
+    ],
+    env=command.environment(),
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  try:
+    assert process.stdout.readline() == f'1 runs below {tmp_path}\n'
+    url = process.stdout.readline().split()[1]
+    with urllib.request.urlopen(f'{url}api/runs') as response:
+      (run,) = json.load(response)['runs']
+    assert (run['run'], run['status']) == ('a', 'finished')
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+  finally:
+    process.kill()
+    process.wait()
 
 
 def test_the_command_prints_json_and_refuses_with_code_2(tmp_path):
@@ -65,5 +93,5 @@ def test_the_command_prints_json_and_refuses_with_code_2(tmp_path):
 
 _MAIN = (
   *('run', 'folder', 'status', 'why', 'step', 'steps', 'age_s', 'best'),
-  *('best_step', 'metric', 'problems'),
+  *('best_step', 'metric', 'modified', 'problems'),
 )

@@ -32,6 +32,7 @@ COLUMNS = {
   'step': 'BIGINT',
   'steps': 'BIGINT',
   'age_s': 'DOUBLE',
+  'modified': 'DOUBLE',
   'best': 'DOUBLE',
   'best_step': 'BIGINT',
   'metric': 'VARCHAR',
@@ -90,6 +91,7 @@ class Database:
       clock: returns the seconds since 1970.
     """
     self._roots, self._clock = roots, clock
+    self.found = discovery.Discovered({}, {}, {}, {})
     self.runs: dict[str, run_files.RunFiles] = {}
     self.statuses: dict[str, status_lib.Status] = {}
     self.problems: dict[str, list[str]] = {}
@@ -101,7 +103,8 @@ class Database:
     Raises:
       ConfigError: a folder cannot be read.
     """
-    folders = discovery.workdirs(self._roots)
+    self.found = discovery.find(self._roots)
+    folders = self.found.runs
     changed = folders.keys() != self.runs.keys()
     runs, now = {}, self._clock()
     statuses, problems = {}, {}
@@ -164,6 +167,7 @@ class Database:
       'step': files.step,
       'steps': steps if isinstance(steps, int) else None,
       'age_s': max(0.0, self._clock() - files.modified),
+      'modified': files.modified,
       'metric': metric or None,
       'problems': len(self.problems[name]),
     }

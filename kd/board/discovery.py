@@ -1,26 +1,46 @@
-"""Finds workdirs below folders."""
+"""Finds what runs have written below folders."""
 
 from collections.abc import Iterator, Sequence
+import dataclasses
 import os
 
 from kd.board import run_files
 from kd.core import errors
+from kd.planning import records
+from kd.reasoning.trees import tree_run
 from kd.run import outputs
+from kd.teachers.cache import report
 
-# Folders of a workdir that hold no other workdir.
+# Folders of a workdir that hold no other workdir, and are large.
 _OWN = frozenset(
-  {'checkpoints', 'profile', 'damaged-checkpoints', 'traces', 'search'}
+  {'checkpoints', 'profile', 'damaged-checkpoints', 'traces', tree_run.TREES}
   | {outputs.BASELINE, outputs.EVALUATIONS}
 )
 _DEEPEST = 8
 _MOST = 100_000  # Folders that are looked at below one.
 
 
-def workdirs(roots: Sequence[str]) -> dict[str, str]:
-  """Returns the workdirs at and below folders, by the runs' names.
+@dataclasses.dataclass(frozen=True)
+class Discovered:
+  """Folders by name: the path from the folder that was given.
 
-  A run's name is its path from the folder that was given; of several folders,
-  the folder's own name comes first.
+  Of several folders that were given, their own names come first.
+
+  Attributes:
+    runs: workdirs of runs.
+    plans: folders with plans.
+    caches: workdirs with figures of a cache.
+    searches: folders of searches for trees of thought.
+  """
+
+  runs: dict[str, str]
+  plans: dict[str, str]
+  caches: dict[str, str]
+  searches: dict[str, str]
+
+
+def find(roots: Sequence[str]) -> Discovered:
+  """Returns what is at and below folders.
 
   Args:
     roots: folders.
@@ -28,21 +48,31 @@ def workdirs(roots: Sequence[str]) -> dict[str, str]:
   Raises:
     ConfigError: one is no folder, or cannot be read.
   """
-  found: dict[str, str] = {}
+  found = Discovered({}, {}, {}, {})
+  marked = (
+    (found.runs, {run_files.RUN, run_files.METRICS}),
+    (found.plans, {records.RESULTS}),
+    (found.caches, {report.FILE}),
+    (found.searches, {tree_run.IDENTITY}),
+  )
   for root in roots:
     _check(root)
-    # normpath first: '.' and 'runs/' have no name.
+    # normpath: '.' and 'runs/' have no name.
     base = os.path.normpath(os.path.abspath(root))
-    for folder in _below(base):
-      name = os.path.relpath(folder, base)
-      if name == '.':
-        name = os.path.basename(base)
-      elif len(roots) > 1:
-        name = os.path.join(os.path.basename(base), name)
-      if found.get(name, folder) != folder:
-        name = folder
-      found[name] = folder
-  return dict(sorted(found.items()))
+    for folder, names in _below(base):
+      for folders, marks in marked:
+        if not names.isdisjoint(marks):
+          folders[_name(folder, base, roots, folders)] = folder
+  return Discovered(*(dict(sorted(folders.items())) for folders, _ in marked))
+
+
+def _name(folder, base, roots, taken):
+  name = os.path.relpath(folder, base)
+  if name == '.':
+    name = os.path.basename(base)
+  elif len(roots) > 1:
+    name = os.path.join(os.path.basename(base), name)
+  return folder if taken.get(name, folder) != folder else name
 
 
 def _check(root):
@@ -58,8 +88,8 @@ def _check(root):
     )
 
 
-def _below(base: str) -> Iterator[str]:
-  """Yields the workdirs at and below a folder; links are not followed."""
+def _below(base: str) -> Iterator[tuple[str, set[str]]]:
+  """Yields folders, and the names in each; links are not followed."""
   looked_at, waiting = 0, [(base, 0)]
   while waiting and looked_at < _MOST:
     folder, depth = waiting.pop()
@@ -70,13 +100,12 @@ def _below(base: str) -> Iterator[str]:
     except OSError:
       continue
     names = {entry.name for entry in listed}
-    is_workdir = not names.isdisjoint(run_files.MARKS)
-    if is_workdir:
-      yield folder
+    yield folder, names
     if depth == _DEEPEST:
       continue
+    is_own = not names.isdisjoint({*run_files.MARKS, tree_run.IDENTITY})
     for entry in listed:
-      if entry.name.startswith('.') or (is_workdir and entry.name in _OWN):
+      if entry.name.startswith('.') or (is_own and entry.name in _OWN):
         continue
       if entry.is_dir(follow_symlinks=False):
         waiting.append((entry.path, depth + 1))

@@ -7,9 +7,9 @@ import sys
 from kd import modes
 
 _NAMES = {
-  *('benchmark', 'cache', 'chat', 'check', 'data', 'deploy', 'doctor'),
-  *('eval', 'export', 'generate', 'plan', 'prune', 'reason', 'registry'),
-  *('runs', 'search', 'serve', 'train', 'verify'),
+  *('benchmark', 'board', 'cache', 'chat', 'check', 'data', 'deploy'),
+  *('doctor', 'eval', 'export', 'generate', 'plan', 'prune', 'reason'),
+  *('registry', 'runs', 'search', 'serve', 'train', 'verify'),
 }
 
 

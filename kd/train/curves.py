@@ -23,11 +23,19 @@ def evaluations(folder: str) -> dict[int, results.Result]:
   names = os.listdir(where) if os.path.isdir(where) else []
   found = {}
   for name in names:
-    match = _STEP.fullmatch(name)
-    recorded = match and results.read(os.path.join(where, name))
+    step = step_of(name)
+    if step is None:
+      continue
+    recorded = results.read(os.path.join(where, name))
     if recorded:
-      found[int(match[1])] = recorded[1]
+      found[step] = recorded[1]
   return dict(sorted(found.items()))
+
+
+def step_of(name: str) -> int | None:
+  """Returns the step of a file of `evaluations`; None for a teacher's."""
+  match = _STEP.fullmatch(name)
+  return int(match[1]) if match else None
 
 
 def draw(

@@ -1,0 +1,171 @@
+"""Reads the evaluations of a run for its page: tables, intervals, answers."""
+
+from collections.abc import Mapping
+import functools
+import os
+from typing import Any
+
+from kd.board import run_files
+from kd.evaluation import intervals
+from kd.evaluation import measures
+from kd.evaluation import results
+from kd.evaluation import table
+from kd.run import outputs
+from kd.train import curves
+from kd.train import early_stop
+from kd.train import report
+
+# A damaged file has numbers, or parts, that the report's code does not expect.
+_DAMAGED = (
+  *(ValueError, KeyError, TypeError, IndexError, AttributeError),
+  *(ZeroDivisionError, OverflowError),
+)
+
+
+def tables(files: run_files.RunFiles) -> list[dict[str, Any]]:
+  """Returns the table of each held-out set, as the report has it.
+
+  Of a run that has not finished, the student after its last evaluation.
+
+  Returns:
+    By set: name, title, columns, rows of cells (value, low, high), notes. A set
+    that cannot be read has `problem` instead.
+  """
+  return _tables(files.folder, _state(files.folder))
+
+
+@functools.lru_cache(maxsize=64)
+def _tables(folder, state):
+  columns = _columns(folder)
+  del state  # Of the files: when it changes they are read again.
+  found = []
+  for name in _sets(columns):
+    try:
+      found.append(_table(columns, name))
+    except _DAMAGED as e:
+      problem = f'the evaluations of {name} are damaged: {type(e).__name__}'
+      found.append({'name': name, 'problem': problem})
+  return found
+
+
+def _sets(columns):
+  return sorted({name for result in columns.values() for name in result.scores})
+
+
+def _table(columns, name):
+  of_set = {t: r for t, r in columns.items() if name in r.scores}
+  rendered = report.set_table(of_set, name)
+  sizes = measures.counts(next(reversed(of_set.values())), name)
+  counted = ', '.join(f'{n:,} {k.replace("_", " ")}' for k, n in sizes.items())
+  return {
+    'name': name,
+    'title': counted,
+    'columns': list(rendered.columns),
+    'rows': [
+      {'name': row.name, 'cells': [_cell(c) for c in row.cells]}
+      for row in rendered.rows
+    ],
+    'notes': list(rendered.notes),
+  }
+
+
+def _cell(cell: table.Cell):
+  if isinstance(cell, intervals.Interval):
+    return {'value': cell.value, 'low': cell.low, 'high': cell.high}
+  return {'value': cell}
+
+
+def answers(files: run_files.RunFiles, set_name: str) -> list[dict[str, Any]]:
+  """Returns the answers of all models to the examples of a set.
+
+  Returns:
+    For each example task, id, prompt, reference and `models`: by title answer,
+    verdict, finish and, where it was scored, kl: nats per token between the
+    teacher and the model on the reference.
+  """
+  return _answers(files.folder, set_name, _state(files.folder))
+
+
+@functools.lru_cache(maxsize=16)
+def _answers(folder, set_name, state):
+  del state
+  examples: dict[tuple[str, str], dict[str, Any]] = {}
+  for title, result in _columns(folder).items():
+    records = [r for r in result.answers if r.get('set') == set_name]
+    distances = _distances(result, set_name, records)
+    for record, distance in zip(records, distances, strict=True):
+      key = str(record.get('task')), str(record.get('id'))
+      example = examples.setdefault(
+        key,
+        {
+          'task': key[0],
+          'id': key[1],
+          'prompt': str(record.get('prompt', '')),
+          'reference': str(record.get('reference', '')),
+          'models': {},
+        },
+      )
+      example['models'][title] = {
+        'answer': str(record.get('answer', '')),
+        'verdict': record.get('verdict'),
+        'finish': record.get('finish'),
+        'kl': distance,
+      }
+  return list(examples.values())
+
+
+def _distances(result, set_name, records) -> list[float | None]:
+  """Returns the distance from the teacher on each answered example.
+
+  Examples of one task are scored in the order in which they are answered. Of
+  several tasks the files don't say which scores are whose.
+  """
+  columns = result.scores.get(set_name, {})
+  kls, weights = columns.get(measures.KL, []), columns.get('weight', [])
+  one_task = len({r.get('task') for r in records}) == 1
+  if not one_task or len(kls) < len(records) or len(weights) != len(kls):
+    return [None] * len(records)
+  pairs = list(zip(kls, weights, strict=True))[: len(records)]
+  return [
+    kl / weight if kl is not None and weight else None for kl, weight in pairs
+  ]
+
+
+def _columns(folder: str) -> Mapping[str, results.Result]:
+  """Returns the last evaluations by title, as the report does."""
+  ends = {'student': _last(folder)}
+  baseline = os.path.join(folder, outputs.BASELINE)
+  if os.path.isdir(os.path.join(baseline, outputs.EVALUATIONS)):
+    ends[outputs.BASELINE] = _last(baseline)
+  columns = report.columns(folder, ends)
+  if ends['student'].step == 0:
+    columns.pop(report.AFTER, None)  # It is the student before training.
+  return columns
+
+
+def _last(folder):
+  steps = [0]
+  try:
+    names = os.listdir(os.path.join(folder, outputs.EVALUATIONS))
+  except OSError:
+    names = []
+  for name in names:
+    step = curves.step_of(name)
+    if step is not None:
+      steps.append(step)
+  return early_stop.End(max(steps), '')
+
+
+def _state(folder):
+  """Returns sizes and dates of the files of evaluations."""
+  state = []
+  for parent in (folder, os.path.join(folder, outputs.BASELINE)):
+    where = os.path.join(parent, outputs.EVALUATIONS)
+    try:
+      with os.scandir(where) as entries:
+        for entry in entries:
+          stat = entry.stat()
+          state.append((entry.path, stat.st_size, stat.st_mtime_ns))
+    except OSError:
+      continue
+  return tuple(sorted(state))

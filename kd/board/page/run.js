@@ -1,0 +1,178 @@
+// The page of one run: evaluations with intervals, answers, curves, config.
+
+import {Chart} from './chart.js';
+import {age, get, h, number, problem, status, table} from './dom.js';
+
+const ANSWERS = 20;  // Examples shown before "more".
+
+class Run {
+  constructor(name) {
+    this.name = name;
+    this.title = name;
+    this.head = h('div', {class: 'run-head'});
+    this.tables = h('section', {'aria-label': 'Evaluations'});
+    this.answers = h('section', {'aria-label': 'Answers'});
+    this.panels = h('div', {class: 'panels'});
+    this.facts = h('section', {});
+    this.charts = new Map();
+    this.element = h('div', {class: 'run'}, this.head, this.tables,
+      h('h2', {}, 'Curves'), this.panels, this.answers, this.facts);
+  }
+
+  async update() {
+    const found = await get('/api/run', {run: this.name});
+    const mark = JSON.stringify({...found, modified: 0});
+    this.drawHead(found);
+    if (mark === this.mark) return;
+    this.mark = mark;
+    this.drawTables(found);
+    this.drawFacts(found);
+    const evaluated = JSON.stringify(found.tables);
+    if (evaluated !== this.evaluated) {
+      this.evaluated = evaluated;
+      await this.drawAnswers(found);
+    }
+    await this.drawCurves(found);
+  }
+
+  drawHead(run) {
+    const steps = run.steps ? `step ${number(run.step)} of ${number(run.steps)}` : `step ${number(run.step)}`;
+    this.head.replaceChildren(
+      h('p', {class: 'back'}, h('a', {href: '#/runs'}, '← all runs')),
+      h('h1', {}, run.run, ' ', status(run.status, run.why)),
+      h('p', {class: 'muted'}, `${steps} · ${run.why} · wrote ${age(Date.now() / 1000 - run.modified)} ago · `,
+        h('code', {}, run.folder)),
+      ...(run.steps ? [h('progress', {max: 1, value: Math.min(1, run.step / run.steps), 'aria-label': 'steps'})] : []),
+      ...run.problems.map(problem));
+  }
+
+  drawTables(run) {
+    this.tables.replaceChildren(h('h2', {}, 'Evaluation'));
+    if (!run.tables.length) this.tables.append(h('p', {class: 'muted'}, 'No evaluation yet.'));
+    for (const set of run.tables) {
+      if (set.problem) { this.tables.append(problem(set.problem)); continue; }
+      this.tables.append(h('h3', {}, set.name, ' ', h('span', {class: 'muted'}, set.title)),
+        table(['', ...set.columns], set.rows.map((row) => [row.name, ...row.cells.map((cell) => interval(cell, row))]),
+              {class: 'numbers', label: `evaluation of ${set.name}`}),
+        h('ul', {class: 'notes'}, set.notes.map((note) => h('li', {}, note))));
+    }
+  }
+
+  async drawAnswers(run) {
+    this.answers.replaceChildren();
+    const sets = run.tables.filter((t) => !t.problem).map((t) => t.name);
+    for (const name of sets) {
+      const examples = await get('/api/answers', {run: this.name, set: name});
+      if (examples.length) this.answers.append(answersOf(name, examples));
+    }
+  }
+
+  async drawCurves(run) {
+    const metrics = run.metrics.filter((m) => /^(eval\/[^/]+\/(nll|kl|exact_match)|train\/(loss|grad_norm|lr)|perf\/tokens_per_s)$/.test(m));
+    const curves = await get('/api/curves', {run: this.name, metric: metrics});
+    for (const metric of metrics) {
+      if (!this.charts.has(metric)) {
+        const chart = new Chart(metric);
+        this.charts.set(metric, chart);
+        this.panels.append(chart.element);
+      }
+      this.charts.get(metric).set(curves.filter((c) => c.metric === metric).map((c) => ({
+        ...c, name: c.baseline ? 'baseline' : 'student', faint: c.baseline,
+        color: c.baseline ? 'var(--c1)' : 'var(--c0)',
+      })), {log: false, smoothing: 0});
+    }
+  }
+
+  drawFacts(run) {
+    const facts = [['command', (run.command || []).join(' ')], ['devices', (run.devices || []).join(', ')],
+                   ['libraries', Object.entries(run.packages || {}).map((x) => x.join(' ')).join(', ')]];
+    this.facts.replaceChildren(
+      h('h2', {}, 'Run'),
+      h('dl', {}, facts.filter(([, text]) => text).map(([name, text]) => [h('dt', {}, name), h('dd', {}, h('code', {}, text))])),
+      ...(run.changes && run.changes.length ? [h('h3', {}, 'Changed on resume'), table(['date', 'step', 'fields'],
+        run.changes.map((c) => [c.date, number(c.step), Object.entries(c.fields || {}).map(([k, v]) => `${k}: ${JSON.stringify(v)}`).join('; ')]))] : []),
+      h('details', {}, h('summary', {}, 'Config'), h('pre', {}, JSON.stringify(run.config, null, 2))));
+  }
+}
+
+/** Returns a value with its interval, as text and as a bar over the row's range. */
+function interval(cell, row) {
+  if (cell.low === undefined) return h('span', {}, number(cell.value));
+  const all = row.cells.flatMap((c) => (c.low === undefined ? [] : [c.low, c.high]));
+  const low = Math.min(...all), high = Math.max(...all), span = high - low || 1;
+  const at = (x) => `${(100 * (x - low)) / span}%`;
+  return h('div', {class: 'interval'},
+    h('span', {}, number(cell.value)),
+    h('small', {}, `${number(cell.low, 3)} to ${number(cell.high, 3)}`),
+    h('span', {class: 'bar', 'aria-hidden': 'true'},
+      h('span', {style: {left: at(cell.low), width: `max(3px, ${(100 * (cell.high - cell.low)) / span}%)`}})));
+}
+
+const KINDS = {
+  all: () => true,
+  'models differ': (e) => new Set(Object.values(e.models).map((m) => m.verdict)).size > 1,
+  'student wrong': (e) => e.models['student after'] && e.models['student after'].verdict !== 'right',
+};
+
+function answersOf(name, examples) {
+  const box = h('div', {class: 'examples'});
+  const count = h('p', {class: 'muted', role: 'status'});
+  let most = ANSWERS;
+  const kind = h('select', {id: `kind-${name}`, onchange: () => { most = ANSWERS; draw(); }},
+    Object.keys(KINDS).map((k) => h('option', {}, k)));
+  // A student before training is so far away that the others would look alike.
+  const kls = examples.flatMap((e) => Object.entries(e.models).filter(([title]) => title !== 'student before').map(([, m]) => m.kl))
+    .filter((x) => typeof x === 'number');
+  const highest = kls.reduce((a, b) => Math.max(a, b), 1e-9);
+  function draw() {
+    const chosen = examples.filter(KINDS[kind.value]);
+    count.textContent = `${chosen.length} of ${examples.length} examples`;
+    box.replaceChildren(...chosen.slice(0, most).map((e) => example(e, highest)));
+    if (chosen.length > most) {
+      box.append(h('button', {type: 'button', class: 'more', onclick: () => { most += 100; draw(); }}, 'Show more'));
+    }
+  }
+  draw();
+  return h('div', {}, h('h2', {}, `Answers: ${name}`),
+    h('div', {class: 'tools'}, h('label', {for: `kind-${name}`}, 'Show', kind), count, kls.length ? scale(highest) : null,
+      h('span', {class: 'muted'}, h('mark', {}, 'marked'), ': from where an answer leaves the teacher’s')),
+    box);
+}
+
+function scale(highest) {
+  return h('span', {class: 'scale muted'}, 'KL to the teacher on the reference, nats per token: 0',
+    h('span', {class: 'ramp', 'aria-hidden': 'true'}), number(highest, 3));
+}
+
+function example(e, highest) {
+  const teacher = e.models.teacher;
+  return h('article', {class: 'example'},
+    h('div', {class: 'asked'}, h('pre', {}, e.prompt.trim()), h('p', {class: 'muted'}, 'reference'), h('pre', {}, e.reference)),
+    h('div', {class: 'models'}, Object.entries(e.models).map(([title, m]) =>
+      h('div', {class: 'answer', style: typeof m.kl === 'number' ? {'--kl': Math.min(1, m.kl / highest)} : {}},
+        h('h4', {}, h('span', {}, title), verdict(m), typeof m.kl === 'number'
+          ? h('span', {class: 'kl', title: 'KL to the teacher on the reference, nats per token'}, `KL ${number(m.kl, 3)}`) : null),
+        h('pre', {}, title === 'teacher' || !teacher ? m.answer : departing(teacher.answer, m.answer))))));
+}
+
+function verdict(m) {
+  const text = m.verdict || m.finish || '';
+  const shape = {right: '✓', wrong: '✕', unparsed: '?'}[text] || '';
+  return h('span', {class: `verdict ${text}`}, `${shape} ${text}`);
+}
+
+/** Returns an answer, marked from the word where it leaves the teacher's. */
+function departing(teacher, answer) {
+  const theirs = teacher.match(/\s+|\S+/g) || [], ours = answer.match(/\s+|\S+/g) || [];
+  let same = 0;
+  while (same < ours.length && ours[same] === theirs[same]) same += 1;
+  const rest = ours.slice(same).join('');
+  return [ours.slice(0, same).join(''), rest ? h('mark', {}, rest) : null];
+}
+
+/** Opens the page of a run. */
+export async function open(name) {
+  const page = new Run(name);
+  await page.update();
+  return page;
+}

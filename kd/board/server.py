@@ -1,0 +1,154 @@
+"""Serves the board to the browsers of this machine.
+
+Only loopback addresses are listened on, and only requests that name one as
+their host are answered, so that no page of another site can read runs through
+the browser. A path is one of the board's own files or pages; nothing of a
+request becomes a path of the file system.
+"""
+
+from collections.abc import Sequence
+import http
+from http import server
+import json
+import os
+import urllib.parse
+
+from kd.board import chat
+from kd.board import pages as pages_lib
+from kd.core import errors
+
+HOST = '127.0.0.1'
+_KINDS = {
+  '.html': 'text/html; charset=utf-8',
+  '.css': 'text/css; charset=utf-8',
+  '.js': 'text/javascript; charset=utf-8',
+  '.svg': 'image/svg+xml',
+}
+_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'page')
+_HEADERS = {
+  'Content-Security-Policy': "default-src 'self'; img-src 'self' data:; "
+  "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+  'X-Content-Type-Options': 'nosniff',
+  'Referrer-Policy': 'no-referrer',
+  'Cache-Control': 'no-store',
+}
+_MOST_BYTES = 1 << 20  # Of a message to the chat.
+
+
+def files() -> dict[str, bytes]:
+  """Returns the files of the page by their paths in a URL."""
+  found = {}
+  for name in sorted(os.listdir(_FOLDER)):
+    if os.path.splitext(name)[1] in _KINDS:
+      with open(os.path.join(_FOLDER, name), 'rb') as f:
+        found[f'/{name}'] = f.read()
+  found['/'] = found['/index.html']
+  return found
+
+
+def bind(
+  pages: pages_lib.Pages, models: Sequence[str], port: int
+) -> server.ThreadingHTTPServer:
+  """Returns a server that listens; `serve_forever` serves.
+
+  Args:
+    pages: what it serves.
+    models: URLs of the servers that the chat talks to.
+    port: of 127.0.0.1; 0: any free one.
+
+  Raises:
+    ConfigError: the port is taken.
+  """
+  handler = type('Handler', (_Handler,), {})
+  handler.pages, handler.models, handler.files = pages, models, files()
+  try:
+    return server.ThreadingHTTPServer((HOST, port), handler)
+  except OSError as e:
+    raise errors.ConfigError(
+      'board.port',
+      f'{HOST}:{port} cannot be listened on: {e.strerror}',
+      legal='a free port; 0: any',
+    ) from e
+
+
+class _Handler(server.BaseHTTPRequestHandler):
+  """One connection."""
+
+  pages: pages_lib.Pages
+  models: Sequence[str]
+  files: dict[str, bytes]
+  protocol_version = 'HTTP/1.1'
+  server_version, sys_version = 'kd', ''
+  timeout = 120  # Seconds of silence.
+
+  def do_GET(self):  # noqa: N802
+    if not self._is_of_this_machine():
+      return
+    path, _, query = self.path.partition('?')
+    if path in self.files:
+      kind = _KINDS[os.path.splitext(path)[1] or '.html']
+      self._send(http.HTTPStatus.OK, self.files[path], kind)
+      return
+    try:
+      parameters = urllib.parse.parse_qs(query, max_num_fields=1000)
+      self._send(http.HTTPStatus.OK, self.pages.answer(path, parameters))
+    except pages_lib.NotFoundError as e:
+      self._refuse(http.HTTPStatus.NOT_FOUND, str(e))
+    except (errors.ConfigError, ValueError) as e:
+      self._refuse(http.HTTPStatus.BAD_REQUEST, str(e))
+
+  def do_POST(self):  # noqa: N802
+    if not self._is_of_this_machine():
+      return
+    # A page of another site can send no JSON without asking first.
+    is_json = self.headers.get_content_type() == 'application/json'
+    length = self.headers.get('Content-Length', '')
+    if self.path != '/api/chat' or not is_json:
+      self.close_connection = True
+      self._refuse(http.HTTPStatus.NOT_FOUND, 'no such page')
+      return
+    if not length.isdecimal() or int(length) > _MOST_BYTES:
+      self.close_connection = True
+      self._refuse(http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE, 'too long')
+      return
+    body = self.rfile.read(int(length))
+    try:
+      parts = chat.stream(self.models, json.loads(body))
+    except (ValueError, errors.KdError) as e:
+      self._refuse(http.HTTPStatus.BAD_REQUEST, str(e))
+      return
+    self.close_connection = True
+    self.send_response(http.HTTPStatus.OK)
+    self._send_headers('text/event-stream', None)
+    for part in parts:
+      self.wfile.write(part)
+      self.wfile.flush()
+
+  def _is_of_this_machine(self):
+    name = self.headers.get('Host', '').rpartition(':')[0]
+    if name in (HOST, 'localhost'):
+      return True
+    self.close_connection = True
+    self._refuse(http.HTTPStatus.FORBIDDEN, f'the board is at {HOST}')
+    return False
+
+  def _refuse(self, status, message):
+    self._send(status, json.dumps({'error': message}).encode())
+
+  def _send(self, status, body, kind='application/json'):
+    self.send_response(status)
+    self._send_headers(kind, len(body))
+    self.wfile.write(body)
+
+  def _send_headers(self, kind, length):
+    self.send_header('Content-Type', kind)
+    if length is None:
+      self.send_header('Connection', 'close')
+    else:
+      self.send_header('Content-Length', str(length))
+    for name, value in _HEADERS.items():
+      self.send_header(name, value)
+    self.end_headers()
+
+  def log_message(self, *args):
+    """Prints nothing: the terminal shows the URL."""

@@ -1,0 +1,113 @@
+import http.client
+import json
+import threading
+
+import pytest
+
+from kd.board import board_cases
+from kd.board import database
+from kd.board import pages
+from kd.board import run_files
+from kd.board import server
+from kd.core import errors
+
+
+@pytest.fixture(scope='module')
+def listener(tmp_path_factory):
+  root = tmp_path_factory.mktemp('runs')
+  run = board_cases.write(root / 'good')
+  board_cases.evaluate(run, 'step_0', 4.6, 0)
+  board_cases.evaluate(run, 'teacher', 0.1, 24)
+  path = board_cases.evaluate(run, 'step_100', 0.9, 16)
+  bad = board_cases.write(root / 'bad')
+  board_cases.evaluate(bad, 'step_0', 4.6, 0)
+  with open(path, encoding='utf-8') as f:
+    record = json.load(f)
+  record['scores']['held_out']['weight'] = []
+  (bad / 'evaluations' / 'step_100.json').write_text(json.dumps(record))
+  (bad / 'evaluations' / 'step_100.answers.jsonl').write_text('{"x": 1}\n')
+  (root / 'plan.json').write_text('{"plans": 3}')
+  (root / 'cache.json').write_text('[')
+  db = database.Database([str(root)])
+  found = server.bind(pages.Pages(db, database.Query(), []), [], 0)
+  threading.Thread(target=found.serve_forever, daemon=True).start()
+  yield found
+  found.shutdown()
+  found.server_close()
+
+
+def _ask(listener, path, method='GET', body=None, **headers):
+  port = listener.server_address[1]
+  connection = http.client.HTTPConnection('127.0.0.1', port, timeout=30)
+  headers.setdefault('Host', f'127.0.0.1:{port}')
+  connection.request(method, path, body, headers)
+  response = connection.getresponse()
+  data = response.read()
+  connection.close()
+  return response.status, data
+
+
+def _json(listener, path):
+  status, data = _ask(listener, path)
+  assert status == 200, data
+  return json.loads(data)
+
+
+def test_its_own_files_and_pages_alone_are_served(listener):
+  assert _ask(listener, '/')[0] == 200
+  assert b'export' in _ask(listener, '/chart.js')[1]
+  for path in (
+    *('/../server.py', '/%2e%2e/server.py', '//etc/passwd', '/page/app.js'),
+    *('/api/run?run=../good', '/api/run?run=/etc', '/api/nothing'),
+    '/api/tree?search=x&tree=../../plan',
+  ):
+    assert _ask(listener, path)[0] == 404, path
+
+
+def test_other_hosts_and_methods_are_refused(listener):
+  assert _ask(listener, '/api/runs', Host='example.com')[0] == 403
+  assert _ask(listener, '/api/runs', 'POST', '{}')[0] == 404
+  assert _ask(listener, '/api/runs', 'DELETE')[0] == 501
+  text = {'Content-Type': 'text/plain'}
+  assert _ask(listener, '/api/chat', 'POST', '{}', **text)[0] == 404
+  as_json = {'Content-Type': 'application/json'}
+  for body in ('{}', '[', '{"messages": [], "model": 0}'):
+    assert _ask(listener, '/api/chat', 'POST', body, **as_json)[0] == 400
+  with pytest.raises(errors.ConfigError, match='board.port'):
+    server.bind(listener.RequestHandlerClass.pages, [], listener.server_port)
+
+
+def test_tables_have_the_reports_intervals_and_answers(listener):
+  (table,) = _json(listener, '/api/run?run=good')['tables']
+  assert table['columns'] == ['teacher', 'student before', 'student after']
+  nll = table['rows'][0]['cells'][2]
+  assert nll['low'] < nll['value'] < nll['high']
+  # The mean that the case asks for, of examples that weigh about the same.
+  assert nll['value'] == pytest.approx(0.9, rel=0.03)
+  answers = _json(listener, '/api/answers?run=good&set=held_out')
+  assert len(answers) == 24
+  assert answers[0]['models']['student after']['verdict'] == 'right'
+  # (1 - 0.5 * 0.5) * 0.9 of the NLL; the KL is 0.9 of that.
+  assert answers[0]['models']['student after']['kl'] == pytest.approx(
+    0.9 * 0.75 * 0.9
+  )
+
+
+def test_damaged_files_are_said_to_be(listener):
+  found = _json(listener, '/api/run?run=bad')
+  assert 'damaged' in found['tables'][0]['problem']
+  _json(listener, '/api/answers?run=bad&set=held_out')
+  documents = _json(listener, '/api/documents')
+  assert 'plan.json' in documents['plans'][0]['problem']
+  assert documents['caches'][0]['problem'] == 'cache.json is damaged: not JSON'
+
+
+def test_long_curves_keep_their_extremes():
+  series = run_files.Series()
+  for step in range(10_000):
+    series.steps.append(step)
+    series.values.append(100.0 if step == 5001 else step % 7)
+  thinned = pages._thinned(series)
+  assert len(thinned['steps']) <= 600
+  assert thinned['steps'][0] == 0 and thinned['steps'][-1] == 9999
+  assert max(thinned['values']) == 100.0

@@ -1,0 +1,195 @@
+"""Drives the board in Chromium; a script of KD_BROWSER_PYTHON's playwright.
+
+Usage: board_page.py CHROMIUM URL METRICS_FILE LINES [FOLDER_OF_PICTURES]
+
+METRICS_FILE belongs to the run `now`, which is running; LINES are added to it.
+Prints JSON: what was seen, and the errors of the page's console.
+"""
+
+import json
+import sys
+
+from playwright import sync_api
+
+_ARGUMENTS = (
+  *('--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run'),
+  *('--disable-background-networking', '--disable-component-update'),
+  '--disable-sync',
+)
+# The least contrast of a page's texts, as WCAG 2 defines it.
+_CONTRAST = """() => {
+  const numbers = (color) => color.match(/[0-9.]+/g).map(Number);
+  const light = (rgb) => {
+    const [r, g, b] = rgb.map((x) => x / 255)
+      .map((x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (e) => {
+    if (!e) return [255, 255, 255];
+    const [r, g, b, alpha = 1] = numbers(getComputedStyle(e).backgroundColor);
+    if (alpha === 1) return [r, g, b];
+    const below = ground(e.parentElement);
+    return [r, g, b].map((x, i) => alpha * x + (1 - alpha) * below[i]);
+  };
+  let least = 99;
+  for (const e of document.querySelectorAll('main *, header *')) {
+    const texts = [...e.childNodes].filter((n) => n.nodeType === 3);
+    const is_shown = texts.some((n) => n.data.trim()) && e.offsetWidth;
+    if (!is_shown || e.closest('svg, option')) continue;
+    const text = numbers(getComputedStyle(e).color).slice(0, 3);
+    const [a, b] = [text, ground(e)].map(light);
+    least = Math.min(least, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05));
+  }
+  return least;
+}"""
+_WIDTH = 'document.documentElement.scrollWidth'
+
+
+class Seen:
+  """The pages, and what was seen on them."""
+
+  def __init__(self, browser, url, pictures):
+    self._browser, self._url, self._pictures = browser, url, pictures
+    self.facts = {'errors': [], 'foreign': [], 'widths': {}, 'contrast': {}}
+
+  def open(self, path, scheme='light', width=1280, height=860):
+    """Returns a page, once it is drawn."""
+    context = self._browser.new_context(
+      viewport={'width': width, 'height': height}, color_scheme=scheme
+    )
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+    page.on('pageerror', lambda e: self.facts['errors'].append(str(e)))
+    page.on('console', self._note)
+    page.on('request', self._check)
+    page.goto(self._url + path)
+    return page
+
+  def _note(self, message):
+    if message.type in ('error', 'warning'):
+      self.facts['errors'].append(message.text)
+
+  def _check(self, request):
+    if not request.url.startswith((self._url, 'data:')):
+      self.facts['foreign'].append(request.url)
+
+  def picture(self, page, name):
+    """Saves a picture, where they are asked for, and the page's measures."""
+    self.facts['widths'][name] = page.evaluate(_WIDTH)
+    self.facts['contrast'][name] = page.evaluate(_CONTRAST)
+    if self._pictures:
+      page.screenshot(path=f'{self._pictures}/{name}.png')
+
+
+def _look_at_runs(seen, metrics_file, lines):
+  facts, page = seen.facts, seen.open('#/runs')
+  page.wait_for_selector('path.curve')
+  facts['count'] = page.text_content('.side > p')
+  facts['charts'] = page.locator('figure.chart').count()
+  seen.picture(page, 'runs-light')
+  with open(metrics_file, 'a', encoding='utf-8') as f:
+    f.write(lines)
+  page.get_by_text('65 / 400').wait_for()
+  page.fill('#where', 'config.optimizer.lr.peek > 1')
+  page.press('#where', 'Enter')
+  facts['refusal'] = page.wait_for_selector('.side .problem').text_content()
+  # The browser's console reports an answer of 400: it is expected here.
+  page.wait_for_timeout(100)
+  facts['errors'] = [e for e in facts['errors'] if '400' not in e]
+  page.fill('#where', "status = 'running'")
+  page.press('#where', 'Enter')
+  page.get_by_text('1 of 201 runs').wait_for()
+  facts['rows'] = page.locator('.runs-table tbody tr').count()
+
+
+def _use_the_keyboard(seen):
+  facts, page = seen.facts, seen.open('#/runs')
+  page.wait_for_selector('path.curve')
+  page.keyboard.press('Tab')
+  page.keyboard.press('Enter')
+  facts['skipped_to'] = page.evaluate('document.activeElement.id')
+  reached = []
+  for _ in range(8):
+    page.keyboard.press('Tab')
+    reached.append(
+      page.evaluate(
+        '[document.activeElement.id, '
+        'getComputedStyle(document.activeElement).outlineStyle]'
+      )
+    )
+  facts['reached'] = reached
+  page.focus('figure.chart svg')
+  page.keyboard.press('ArrowLeft')
+  page.keyboard.press('ArrowLeft')
+  facts['readout'] = page.text_content('figure.chart .readout')
+  box = page.locator('.runs-table input').nth(6)
+  box.focus()
+  before = page.locator('tr.chosen').count()
+  page.keyboard.press('Space')
+  page.locator('tr.chosen').nth(before).wait_for()
+  facts['kept_focus'] = page.evaluate("document.activeElement.type || ''")
+
+
+def _look_at_a_run(seen, path):
+  facts, page = seen.facts, seen.open(path)
+  page.wait_for_selector('.example')
+  facts['intervals'] = page.locator('.interval').count()
+  facts['marked'] = page.locator('.answer mark').all_text_contents()
+  facts['images'] = page.locator('main img').count()
+  facts['answers'] = page.locator('.example').first.inner_text()
+  seen.picture(page, 'run-light')
+
+
+def _look_at_trees(seen):
+  page = seen.open('#/documents')
+  page.click('details summary')
+  page.click('.trees button.link')
+  page.wait_for_selector('.tree .solution')
+  seen.facts['tree'] = page.locator('.tree .root').inner_text()
+  seen.picture(page, 'trees-light')
+
+
+def _chat(seen):
+  page = seen.open('#/chat')
+  page.fill('#message', 'What is 2+2?')
+  page.press('#message', 'Control+Enter')
+  page.get_by_text('pieces').nth(1).wait_for()
+  seen.facts['chat'] = page.locator('.said.model pre').all_text_contents()
+  seen.picture(page, 'chat-light')
+
+
+def _look_at_others(seen, run):
+  for name, path in (
+    *(('runs', '#/runs'), ('run', run)),
+    *(('trees', '#/documents'), ('chat', '#/chat')),
+  ):
+    page = seen.open(path, scheme='dark')
+    page.wait_for_selector('main h1, path.curve')
+    page.wait_for_timeout(300)
+    seen.picture(page, f'{name}-dark')
+    page = seen.open(path, width=390, height=844)
+    page.wait_for_selector('main h1, path.curve')
+    page.wait_for_timeout(300)
+    seen.picture(page, f'{name}-390')
+
+
+def main(chromium, url, metrics_file, lines, pictures=''):
+  """Looks at all pages."""
+  with sync_api.sync_playwright() as playwright:
+    browser = playwright.chromium.launch(
+      executable_path=chromium, args=list(_ARGUMENTS)
+    )
+    seen = Seen(browser, url, pictures)
+    _look_at_runs(seen, metrics_file, lines)
+    _use_the_keyboard(seen)
+    run = '#/run/r000'
+    _look_at_a_run(seen, run)
+    _look_at_trees(seen)
+    _chat(seen)
+    _look_at_others(seen, run)
+    browser.close()
+  print(json.dumps(seen.facts))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
