@@ -48,7 +48,7 @@ def test_the_board_serves_until_ctrl_c(tmp_path):
     text=True,
   )
   try:
-    assert process.stdout.readline() == f'1 runs below {tmp_path}\n'
+    assert process.stdout.readline() == f'1 run below {tmp_path}\n'
     url = process.stdout.readline().split()[1]
     with urllib.request.urlopen(f'{url}api/runs') as response:
       (run,) = json.load(response)['runs']

@@ -75,6 +75,11 @@ def _cell(cell: table.Cell):
   return {'value': cell}
 
 
+def count(files: run_files.RunFiles) -> int:
+  """Returns the number of files of evaluations, readable or not."""
+  return sum(path.endswith('.json') for path, _, _ in _state(files.folder))
+
+
 def answers(files: run_files.RunFiles, set_name: str) -> list[dict[str, Any]]:
   """Returns the answers of all models to the examples of a set.
 

@@ -14,6 +14,7 @@ from kd.board import evaluations
 from kd.board import listing
 from kd.board import run_files
 from kd.board import status as status_lib
+from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import run_info
 from kd.planning import records
@@ -25,6 +26,9 @@ Parameters = Mapping[str, Sequence[str]]
 
 _REFRESH_S = 1.0  # Between two looks at the files.
 _POINTS = 600  # Of a curve.
+# These read files of a run on their own, and compute intervals: other requests
+# don't wait for them.
+_SLOW = ('/api/tables', '/api/answers')
 _MOST_RUNS = 200  # Of one request for curves.
 
 
@@ -51,6 +55,8 @@ class Pages:
       '/api/runs': self._runs,
       '/api/curves': self._curves,
       '/api/run': self._run,
+      '/api/differences': self._differences,
+      '/api/tables': self._tables,
       '/api/answers': self._answers,
       '/api/documents': self._documents,
       '/api/trees': self._trees,
@@ -72,6 +78,9 @@ class Pages:
       if now - self._read_at > _REFRESH_S:
         self._db.refresh()
         self._read_at = time.monotonic()
+      if path not in _SLOW:
+        value = self.routes[path](parameters)
+    if path in _SLOW:
       value = self.routes[path](parameters)
     return json.dumps(_finite(value)).encode()
 
@@ -117,13 +126,7 @@ class Pages:
 
   def _run(self, parameters):
     name, files = self._files(_one(parameters, 'run'))
-    first = _one(parameters, 'first')
     status = self._db.statuses[name]
-    differences = (
-      listing.differences(self._db, first, name)
-      if first in self._db.runs
-      else []
-    )
     run = files.run
     return {
       'run': name,
@@ -135,15 +138,34 @@ class Pages:
       'modified': files.modified,
       'problems': self._db.problems[name],
       'config': files.config,
-      'differences': differences,
       'command': run.get('command'),
       'packages': run.get('packages'),
       'devices': run.get('devices'),
       'mixture': run.get('mixture'),
       'changes': run.get('changes'),
       'metrics': sorted(n for n, _ in files.series()),
-      'tables': evaluations.tables(files),
       'is_running': status.name == status_lib.RUNNING,
+    }
+
+  def _differences(self, parameters):
+    """Returns the fields in which some runs differ, and their values."""
+    names = [self._files(n)[0] for n in parameters.get('run', ())[:_MOST_RUNS]]
+    fields = {
+      field
+      for name in names[1:]
+      for field, _, _ in listing.differences(self._db, names[0], name)
+    }
+    configs = [config_lib.flatten(self._db.runs[n].config) for n in names]
+    return [
+      {'field': field, 'values': [c.get(field) for c in configs]}
+      for field in sorted(fields)
+    ]
+
+  def _tables(self, parameters):
+    _, files = self._files(_one(parameters, 'run'))
+    return {
+      'files': evaluations.count(files),
+      'tables': evaluations.tables(files),
     }
 
   def _answers(self, parameters):

@@ -78,7 +78,7 @@ def test_other_hosts_and_methods_are_refused(listener):
 
 
 def test_tables_have_the_reports_intervals_and_answers(listener):
-  (table,) = _json(listener, '/api/run?run=good')['tables']
+  (table,) = _json(listener, '/api/tables?run=good')['tables']
   assert table['columns'] == ['teacher', 'student before', 'student after']
   nll = table['rows'][0]['cells'][2]
   assert nll['low'] < nll['value'] < nll['high']
@@ -94,7 +94,7 @@ def test_tables_have_the_reports_intervals_and_answers(listener):
 
 
 def test_damaged_files_are_said_to_be(listener):
-  found = _json(listener, '/api/run?run=bad')
+  found = _json(listener, '/api/tables?run=bad')
   assert 'damaged' in found['tables'][0]['problem']
   _json(listener, '/api/answers?run=bad&set=held_out')
   documents = _json(listener, '/api/documents')

@@ -36,7 +36,8 @@ def main(
   shown = pages.Pages(db, query, models)
   with server.bind(shown, models, fields.port) as listener:
     port = listener.server_address[1]
-    session.say(f'{total} runs below {", ".join(roots)}')
+    runs = f'{total} run{"" if total == 1 else "s"}'
+    session.say(f'{runs} below {", ".join(roots)}')
     session.say(f'board: http://{server.HOST}:{port}/ (Ctrl-C ends it)')
     with (
       preemption.STOP_REQUESTS.interrupts_left_to(_interrupt),

@@ -11,7 +11,7 @@ export function ticks(low, high, count) {
   if (!(high > low)) return [low];
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].find((x) => x * power >= rough) * power;
+  const step = [1, 2, 5, 10].find((x) => x * power >= 0.75 * rough) * power;
   const first = Math.ceil(low / step - 1e-9);
   const last = Math.floor(high / step + 1e-9);
   const found = [];

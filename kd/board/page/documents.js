@@ -55,10 +55,10 @@ function search(one) {
     const trees = await get('/api/trees', {search: one.name});
     box.append(table(['instance', 'question', 'nodes', 'solutions'], trees.map((t) => [
       h('button', {type: 'button', class: 'link', onclick: () => show(one.name, t.name, drawn)}, t.name),
-      t.question, number(t.nodes), t.solutions ? `✓ ${t.solutions}` : '0']), {label: `trees of ${one.name}`, class: 'numbers'}));
+      t.question, number(t.nodes), t.solutions ? `✓ ${t.solutions}` : '0']), {label: `trees of ${one.name}`}));
   };
   const drawn = h('div', {class: 'tree'});
-  return h('details', {ontoggle: open}, h('summary', {}, `${one.name}: ${one.trees} trees`,
+  return h('details', {ontoggle: open}, h('summary', {}, `${one.name}: ${one.trees} tree${one.trees === 1 ? '' : 's'}`,
     h('span', {class: 'muted'}, ` ${settings.problem || ''} ${settings.method || ''} ${settings.evaluator || ''}`)),
     settings.problem && settings.problem.startsWith('search.json') ? problem(settings.problem) : null, box, drawn);
 }

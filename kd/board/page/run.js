@@ -3,6 +3,7 @@
 import {Chart} from './chart.js';
 import {age, get, h, number, problem, status, table} from './dom.js';
 
+const BEFORE = 'student before';  // The column of the untrained student.
 const ANSWERS = 20;  // Examples shown before "more".
 
 class Run {
@@ -10,7 +11,8 @@ class Run {
     this.name = name;
     this.title = name;
     this.head = h('div', {class: 'run-head'});
-    this.tables = h('section', {'aria-label': 'Evaluations'});
+    this.tables = h('section', {'aria-label': 'Evaluations'},
+      h('h2', {}, 'Evaluation'), h('p', {class: 'muted'}, 'computing intervals …'));
     this.answers = h('section', {'aria-label': 'Answers'});
     this.panels = h('div', {class: 'panels'});
     this.facts = h('section', {});
@@ -20,19 +22,28 @@ class Run {
   }
 
   async update() {
+    if (await this.read()) await this.evaluate();
+  }
+
+  /** Draws what the run has written; returns whether it has changed. */
+  async read() {
     const found = await get('/api/run', {run: this.name});
     const mark = JSON.stringify({...found, modified: 0});
     this.drawHead(found);
-    if (mark === this.mark) return;
+    if (mark === this.mark) return false;
     this.mark = mark;
-    this.drawTables(found);
     this.drawFacts(found);
-    const evaluated = JSON.stringify(found.tables);
-    if (evaluated !== this.evaluated) {
-      this.evaluated = evaluated;
-      await this.drawAnswers(found);
-    }
     await this.drawCurves(found);
+    return true;
+  }
+
+  /** Draws tables and answers, whose intervals take a moment. */
+  async evaluate() {
+    const evaluated = await get('/api/tables', {run: this.name});
+    if (JSON.stringify(evaluated) === this.evaluated) return;
+    this.evaluated = JSON.stringify(evaluated);
+    this.drawTables(evaluated);
+    await this.drawAnswers(evaluated);
   }
 
   drawHead(run) {
@@ -48,13 +59,16 @@ class Run {
 
   drawTables(run) {
     this.tables.replaceChildren(h('h2', {}, 'Evaluation'));
-    if (!run.tables.length) this.tables.append(h('p', {class: 'muted'}, 'No evaluation yet.'));
+    if (!run.tables.length) {
+      this.tables.append(h('p', {class: 'muted'}, run.files
+        ? 'The files in evaluations/ are damaged, or another version of kd wrote them.' : 'No evaluation yet.'));
+    }
     for (const set of run.tables) {
       if (set.problem) { this.tables.append(problem(set.problem)); continue; }
       this.tables.append(h('h3', {}, set.name, ' ', h('span', {class: 'muted'}, set.title)),
         table(['', ...set.columns], set.rows.map((row) => [row.name, ...row.cells.map((cell) => interval(cell, row))]),
               {class: 'numbers', label: `evaluation of ${set.name}`}),
-        h('ul', {class: 'notes'}, set.notes.map((note) => h('li', {}, note))));
+        h('ul', {class: 'notes'}, set.notes.map((note) => h('li', {}, note.replace(/^brackets/, 'small numbers and bars')))));
     }
   }
 
@@ -110,7 +124,8 @@ function interval(cell, row) {
 
 const KINDS = {
   all: () => true,
-  'models differ': (e) => new Set(Object.values(e.models).map((m) => m.verdict)).size > 1,
+  'models differ': (e) => new Set(Object.entries(e.models).filter(([title]) => title !== BEFORE)
+    .map(([, m]) => m.verdict)).size > 1,
   'student wrong': (e) => e.models['student after'] && e.models['student after'].verdict !== 'right',
 };
 
@@ -121,7 +136,7 @@ function answersOf(name, examples) {
   const kind = h('select', {id: `kind-${name}`, onchange: () => { most = ANSWERS; draw(); }},
     Object.keys(KINDS).map((k) => h('option', {}, k)));
   // A student before training is so far away that the others would look alike.
-  const kls = examples.flatMap((e) => Object.entries(e.models).filter(([title]) => title !== 'student before').map(([, m]) => m.kl))
+  const kls = examples.flatMap((e) => Object.entries(e.models).filter(([title]) => title !== BEFORE).map(([, m]) => m.kl))
     .filter((x) => typeof x === 'number');
   const highest = kls.reduce((a, b) => Math.max(a, b), 1e-9);
   function draw() {
@@ -135,7 +150,7 @@ function answersOf(name, examples) {
   draw();
   return h('div', {}, h('h2', {}, `Answers: ${name}`),
     h('div', {class: 'tools'}, h('label', {for: `kind-${name}`}, 'Show', kind), count, kls.length ? scale(highest) : null,
-      h('span', {class: 'muted'}, h('mark', {}, 'marked'), ': from where an answer leaves the teacher’s')),
+      h('span', {class: 'muted'}, h('span', {}, h('mark', {}, 'marked'), ': from where an answer leaves the teacher’s'))),
     box);
 }
 
@@ -152,7 +167,7 @@ function example(e, highest) {
       h('div', {class: 'answer', style: typeof m.kl === 'number' ? {'--kl': Math.min(1, m.kl / highest)} : {}},
         h('h4', {}, h('span', {}, title), verdict(m), typeof m.kl === 'number'
           ? h('span', {class: 'kl', title: 'KL to the teacher on the reference, nats per token'}, `KL ${number(m.kl, 3)}`) : null),
-        h('pre', {}, title === 'teacher' || !teacher ? m.answer : departing(teacher.answer, m.answer))))));
+        h('pre', {}, title === 'teacher' || !teacher ? m.answer : departing(teacher.answer, m.answer.trimEnd()))))));
 }
 
 function verdict(m) {
@@ -167,12 +182,14 @@ function departing(teacher, answer) {
   let same = 0;
   while (same < ours.length && ours[same] === theirs[same]) same += 1;
   const rest = ours.slice(same).join('');
+  if (!answer) return h('span', {class: 'muted'}, '(empty)');
   return [ours.slice(0, same).join(''), rest ? h('mark', {}, rest) : null];
 }
 
 /** Opens the page of a run. */
 export async function open(name) {
   const page = new Run(name);
-  await page.update();
+  await page.read();
+  setTimeout(() => page.evaluate().catch((error) => page.tables.replaceChildren(problem(error.message))), 0);
   return page;
 }

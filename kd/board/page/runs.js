@@ -193,8 +193,8 @@ class Runs {
     const asked = this.asked = {};
     const curves = chosen.length
       ? await get('/api/curves', {run: chosen, metric: metrics}) : [];
-    const named = chosen.length > 1 && chosen.length <= 16
-      ? await Promise.all(chosen.map((run) => get('/api/run', {run, first: chosen[0]}))) : [];
+    const differences = chosen.length > 1 && chosen.length <= 16
+      ? await get('/api/differences', {run: chosen}) : [];
     if (asked !== this.asked) return;
     this.curves = curves;
     for (const [metric, chart] of this.charts) {
@@ -209,7 +209,7 @@ class Runs {
     }
     this.setSeries();
     this.drawForm();
-    this.drawDifferences(chosen, named);
+    this.drawDifferences(chosen, differences);
   }
 
   setSeries() {
@@ -221,18 +221,14 @@ class Runs {
     }
   }
 
-  drawDifferences(chosen, named) {
-    const fields = [...new Set(named.flatMap((r) => r.differences.map(([field]) => field)))].sort();
+  drawDifferences(chosen, differences) {
     this.differences.replaceChildren();
-    if (!fields.length) return;
-    const lookup = (config, field) => field.split('.').reduce(
-      (part, key) => (part && typeof part === 'object' ? part[key] : undefined), config);
-    const rows = fields.map((field) => [h('code', {}, field), ...named.map((r) => {
-      const found = lookup(r.config, field);
-      const differs = JSON.stringify(found) !== JSON.stringify(lookup(named[0].config, field));
-      return h('span', {class: differs ? 'differs' : 'same'}, found === undefined ? '–' : value(found));
+    if (!differences.length) return;
+    const rows = differences.map(({field, values}) => [h('code', {}, field), ...values.map((x) => {
+      const differs = JSON.stringify(x) !== JSON.stringify(values[0]);
+      return h('span', {class: differs ? 'differs' : 'same'}, x === null ? '–' : value(x));
     })]);
-    this.differences.append(h('h2', {}, `Config: ${fields.length} fields differ`),
+    this.differences.append(h('h2', {}, `Config: ${rows.length} field${rows.length === 1 ? ' differs' : 's differ'}`),
       table(['field', ...chosen.map((run) => h('span', {class: 'head'}, swatch(colors.of(run)), run))], rows,
             {label: 'differences of configs'}));
   }
