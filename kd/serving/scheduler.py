@@ -86,8 +86,9 @@ class _Lane:
       more: prompts that would come behind the others.
     """
     room, count = self.model.batch.room, 0
-    if self.current:
-      room -= len(self.current.prompt.answers) - self.current.begun
+    current = self.current  # The scheduler's thread may replace it meanwhile.
+    if current:
+      room -= len(current.prompt.answers) - current.begun
     for prompt in (*(entry.prompt for entry in self.waiting), *more):
       room -= max(len(prompt.answers), 1)
       count += room < 0
