@@ -128,8 +128,9 @@ def _add_disks(driver):
 
 
 def _add_readers(add):
-  fail = {'where': _READ, 'first': 9, 'last': 12, 'seconds': 0}
-  slow = {'where': _READ, 'number': 20, 'seconds': 3}
+  # The first four reads are for run.json, and eight are for an evaluation.
+  fail = {'where': _READ, 'first': 13, 'last': 16, 'seconds': 0}
+  slow = {'where': _READ, 'number': 24, 'seconds': 3}
   add('reader-fails', {'fail_at_call': fail, 'slow_at_call': slow})
   for_good = {**fail, 'last': 10**9}
   add('reader-broken', {'fail_at_call': for_good})

@@ -67,6 +67,11 @@ def _remains(step, is_evaluation, restart_after, evaluated):
   return step < restart_after
 
 
+def _is_of_evaluation(tag):
+  """Returns whether an evaluation writes a metric."""
+  return tag.startswith('eval/') or tag == 'perf/evaluation_s'
+
+
 def _stays(record, where, step, evaluated):
   """Returns whether a line of metrics.jsonl is not written again."""
   try:
@@ -210,7 +215,7 @@ def create(
     tensorboard_events.drop(
       folder,
       lambda step, tag: _remains(
-        step, tag.startswith('eval/'), restart_after, evaluated
+        step, _is_of_evaluation(tag), restart_after, evaluated
       ),
     )
     writers.append(_TensorBoardWriter(folder))
