@@ -18,6 +18,7 @@ from kd.modes import export
 from kd.planning.cost import estimates
 from kd.run import workdirs
 from tests import command
+from tests import page_commands
 
 _ROOT = os.getcwd()
 _PROMPTS = ['Q: 1+2=?\nA:\n', 'Q: 30-4=?\nA:\n']
@@ -132,8 +133,14 @@ def test_a_benchmark_against_an_earlier_one(distilled, tmp_path):
     'data/fixtures/quickstart_teacher/model.safetensors'
   )
 
+  # The third command of docs/benchmark.md, on other models.
+  given, flags = page_commands.parse(
+    page_commands.commands('docs/benchmark.md')[2]
+  )
+  assert flags['words'].endswith('/export/hf') and given.benchmark.earlier
   with config.unlocked():
     config.benchmark.update(
+      fail_on=given.benchmark.fail_on,
       earlier=(str(earlier),),
       metric='nll',
       pass_at=(1, 2),

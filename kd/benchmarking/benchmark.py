@@ -79,9 +79,7 @@ def run(
     raise errors.ConfigError(
       'evaluation.sets', 'found {}', legal='a set to measure on'
     )
-  earlier = [
-    record.read(path, 'benchmark.earlier') for path in config.benchmark.earlier
-  ]
+  earlier = record.read(config.benchmark.earlier, 'benchmark.earlier')
   chosen = _open(config, places)
   first = chosen.seeds[0]
   _check_reference(config.benchmark.reference, chosen)

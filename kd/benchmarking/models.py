@@ -103,9 +103,10 @@ def _config_of(config, kind, where):
   else:
     value = base.get_config()
     with value.unlocked():
-      value.student = copy.deepcopy(config.student)
+      # What else the config says of a student was done when it was made.
       value.student.init = f'{kind}:{where}'
-      value.student.variant = base.get_config().student.variant
+      value.student.dtype = config.student.dtype
+      value.student.attention = config.student.attention
     template = config.data.template
     if template == 'plain':
       template = chat_templates.default(value.student.init)

@@ -86,7 +86,12 @@ def test_files_are_read_as_an_earlier_benchmark(tmp_path):
   value, low, high = of_model['nll']['value']
   assert low < min(of_model['nll']['seeds']) < value < high
 
-  earlier = record.read(first, 'benchmark.earlier')
+  (earlier,) = record.read([first], 'benchmark.earlier')
+  both = record.read([first, first], 'benchmark.earlier')
+  assert [x.entry.title for x in both] == [
+    'earlier: new (1)',
+    'earlier: new (2)',
+  ]
   assert earlier.identities == {_SET: {'a': 1}}
   assert earlier.entry.runs == _benchmark().entries[0].runs
   assert earlier.entry.cost == _cost((1, 16), (4, 16))
@@ -105,6 +110,6 @@ def test_files_are_read_as_an_earlier_benchmark(tmp_path):
 
   os.remove(os.path.join(first, 'models', 'model_1.json'))
   with pytest.raises(errors.ConfigError, match='missing or damaged'):
-    record.read(first, 'benchmark.earlier')
+    record.read([first], 'benchmark.earlier')
   with pytest.raises(errors.ConfigError, match='holds no benchmark.json'):
-    record.read(second, 'benchmark.earlier')
+    record.read([second], 'benchmark.earlier')

@@ -196,16 +196,31 @@ class Earlier:
   identities: Mapping[str, Any]
 
 
-def read(path: str, field: str) -> Earlier:
-  """Reads the model of an earlier benchmark.
+def read(paths: Sequence[str], field: str) -> list[Earlier]:
+  """Reads the models of earlier benchmarks.
 
   Args:
-    path: its folder.
-    field: the config field that names it.
+    paths: their folders.
+    field: the config field that names them.
 
   Raises:
     ConfigError: it holds no benchmark, or one of another version.
   """
+  found = [_read(path, field) for path in paths]
+  names = [x.entry.title for x in found]
+  # Of one name, they are told apart by their number.
+  return [
+    one
+    if names.count(name) == 1
+    else dataclasses.replace(
+      one,
+      entry=dataclasses.replace(one.entry, title=f'{name} ({number})'),
+    )
+    for number, (one, name) in enumerate(zip(found, names, strict=True), 1)
+  ]
+
+
+def _read(path, field) -> Earlier:
   file = os.path.join(path, FILE)
   if not os.path.isfile(file):
     raise errors.ConfigError(
