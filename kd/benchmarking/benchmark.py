@@ -15,6 +15,7 @@ from kd.benchmarking import pictures
 from kd.benchmarking import record
 from kd.benchmarking import slices
 from kd.benchmarking import verdicts
+from kd.config import rules
 from kd.core import errors
 from kd.core import progress
 from kd.partitioning import processes
@@ -75,6 +76,7 @@ def run(
     ConfigError: a model, a set or an earlier benchmark is missing, or they do
       not go together.
   """
+  rules.check(config)
   if not config.evaluation.sets:
     raise errors.ConfigError(
       'evaluation.sets', 'found {}', legal='a set to measure on'

@@ -1,5 +1,6 @@
 """Slices of real rows: windows of documents, and fields of files."""
 
+import itertools
 import json
 import math
 
@@ -11,6 +12,8 @@ from kd.benchmarking import slices
 from kd.config import base
 from kd.core import errors
 from kd.evaluation import results
+from kd.input_pipeline import examples
+from kd.input_pipeline import mixtures
 from kd.input_pipeline import rows as rows_lib
 from kd.train import evaluate
 
@@ -107,6 +110,17 @@ def test_rows_and_answers_of_slices(tmp_path):
   # The example that stands in no row is answered all the same.
   assert (even.title, even.rows, even.answers) == ('level 0', [1], [1, 3])
   assert (odd.title, odd.rows, odd.answers) == ('level 1', [0, 2, 3], [0, 2, 4])
+
+
+def test_fields_of_a_seqio_task():
+  mixture = mixtures.task('arithmetic_few', 'kd.data.mixtures')
+  ((task, _),) = examples.tasks(mixture, 'validation')
+  read = examples.stream(task, 'validation', mixture.module, -1, print)
+  for field in ('inputs', 'targets'):
+    read, again = itertools.tee(read)
+    expected = {x['id']: x[field] for x in again}
+    assert examples.column(task, 'validation', field) == expected
+  assert examples.column(task, 'validation', 'topic') == {}
 
 
 def _student_and_teacher():

@@ -204,7 +204,8 @@ def column(task: Any, split: str, name: str) -> dict[str, str]:
       values = source.column(split, name)
       return {key: str(value) for key, value in values.items()}
     found = {}
-    for number, features in enumerate(_features(task, split)):
+    wrong = lambda error: None  # It is no example then.
+    for number, features in enumerate(_features(task, split, wrong)):
       if name in features:
         own = features.get('id', f'{task.name}-{number}'.encode())
         value = features[name]
