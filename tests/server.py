@@ -88,9 +88,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Server]:
-  """Runs the command of docs/serve.md, and kills it at the end."""
-  ((mode, *words),) = page_commands.commands('docs/serve.md')
+def running(*more: str) -> Iterator[Server]:
+  """Runs a server, and kills it at the end.
+
+  Args:
+    *more: arguments of kd; by default those of docs/serve.md.
+  """
+  mode, *words = more or page_commands.commands('docs/serve.md')[0]
   os.environ['KD_API_KEY'] = KEY
   try:
     process = command.start([f'--mode={mode}', *words, *_FLAGS])

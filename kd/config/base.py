@@ -59,6 +59,7 @@ ROOT = schema.Section(
     'registry': deploy.REGISTRY,
     'board': board.BOARD,
     'serve': serve.SERVE,
+    'follow': deploy.FOLLOW,
     'alarms': deploy.ALARMS,
     'deploy': deploy.DEPLOY,
   },

@@ -1,22 +1,27 @@
 """Serves models by the OpenAI API."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
 
 import ml_collections
 
 from kd.core import errors
+from kd.core import paths
 from kd.run import any_model
 from kd.run import session
+from kd.serving import alarm_bell
 from kd.serving import app as app_lib
+from kd.serving import follower as follower_lib
 from kd.serving import listener as listener_lib
 from kd.serving import metrics as metrics_lib
+from kd.serving import router as router_lib
 from kd.serving import scheduler as scheduler_lib
 from kd.serving import served_model
 from kd.serving import wire
 from kd.train import preemption
+from kd.versions import journal
 
-ARGUMENTS = '[NAME=]MODEL...'
+ARGUMENTS = '[NAME=]MODEL... | [NAME=]REGISTRY'
 CONFIG_OPTIONAL = True
 
 _KEY = 'KD_API_KEY'
@@ -33,8 +38,9 @@ def main(
     config: its `serve` and `generate.quantize` are read; all else is each
       model's own.
     workdir: the run that is served if `arguments` names no model.
-    arguments: what any_model.load loads, or NAME=MODEL; without a name, that of
-      the file or folder.
+    arguments: what any_model.load loads, or a registry, whose versions are
+      followed; each may be NAME=MODEL; without a name, that of the file or
+      folder.
 
   Raises:
     ConfigError: a model or a field is wrong, or the port is taken.
@@ -42,11 +48,17 @@ def main(
   say, fields = session.say, config.serve
   key = os.environ.get(_KEY, '')
   listener_lib.check_host(fields.host, bool(key), fields.without_key)
-  paths = _by_name(arguments or ([workdir] if workdir else []))
+  places = _by_name(arguments or ([workdir] if workdir else []))
   listening = listener_lib.bind(fields.host, fields.port)
-  models = [_load(name, path, config) for name, path in paths.items()]
+  metrics, follower = metrics_lib.Metrics(), None
+  registry = _registry(places)
+  if registry:
+    follower = _follower(*registry, config)
+    models, router = follower.models, follower.router
+  else:
+    models = [_load(name, path, config) for name, path in places.items()]
+    router = router_lib.Router(models)
   session.check_one_process('serve')
-  metrics = metrics_lib.Metrics()
   scheduler = scheduler_lib.Scheduler(
     models, fields.queue, metrics, say, lambda: listener.stop()
   )
@@ -56,18 +68,22 @@ def main(
     wire.Limits(fields.max_batch, fields.timeout_ms / 1000),
     fields.log_prompts,
   )
-  server = app_lib.Server(scheduler, metrics, settings, say)
+  server = app_lib.Server(scheduler, router, metrics, settings, say)
   listener = listener_lib.Listener(server.app(), fields.stop_s)
   host, port = listening.getsockname()[:2]
   address = f'[{host}]' if ':' in host else host
   say(f'listening on http://{address}:{port}')
 
   def stop():
+    if follower:
+      follower.close()
     scheduler.close()
     listener.stop()
 
   with preemption.STOP_REQUESTS.stopped_by(stop):
     scheduler.start()
+    if follower:
+      follower.start(scheduler)
     listener.run(listening)
     scheduler.close()
     # All requests have ended; what compiles is not waited for.
@@ -79,25 +95,52 @@ def main(
 
 def _by_name(words: Sequence[str]) -> dict[str, str]:
   """Returns the path of each model by its name."""
-  paths = {}
+  places = {}
   for word in words:
     name, equals, path = word.partition('=')
     if not equals or os.path.exists(word):
       path = word
       last = os.path.basename(os.path.normpath(word.split(':')[-1]))
       name = last.removesuffix('.gguf')
-    if not name or name in paths:
+    if not name or name in places:
       raise errors.ConfigError(
         'command line',
         f'found two models of the name {name!r}' if name else f'found {word!r}',
         legal=f'{ARGUMENTS}, each with a name of its own',
       )
-    paths[name] = path
-  if not paths:
+    places[name] = path
+  if not places:
     raise errors.ConfigError(
       'command line', 'found no model', legal=f'{ARGUMENTS}, or --workdir'
     )
-  return paths
+  return places
+
+
+def _registry(places: Mapping[str, str]) -> tuple[str, str] | None:
+  """Returns the name and folder of a registry; None if models are named.
+
+  Raises:
+    ConfigError: something else is named, too.
+  """
+  for name, place in places.items():
+    folder = paths.expand(place)
+    if os.path.isfile(os.path.join(folder, journal.FILE)):
+      if len(places) > 1:
+        raise errors.ConfigError(
+          'command line',
+          f'found a registry, {place!r}, and {len(places) - 1} more',
+          legal=ARGUMENTS,
+        )
+      return name, folder
+  return None
+
+
+def _follower(
+  name: str, registry: str, config: ml_collections.ConfigDict
+) -> follower_lib.Follower:
+  bell = alarm_bell.AlarmBell(config.alarms.webhook, name, session.say)
+  load = lambda name, place: _load(name, place, config)
+  return follower_lib.Follower(registry, name, config, load, bell)
 
 
 def _load(

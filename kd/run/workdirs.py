@@ -38,7 +38,7 @@ _WRITTEN = 'the file as the run wrote it'
 # Fields that only other modes read.
 _OTHER_MODES = (
   *('benchmark.', 'board.', 'export.', 'generate.', 'plan.', 'reasoning.'),
-  *('registry.', 'search.', 'serve.', 'alarms.', 'deploy.'),
+  *('registry.', 'search.', 'serve.', 'alarms.', 'deploy.', 'follow.'),
   'student.prune.calibration_rows',
 )
 # Fields that decide how and how often the same values are computed and saved,

@@ -16,6 +16,7 @@ from kd.serving import exchange as exchange_lib
 from kd.serving import http_errors
 from kd.serving import metrics as metrics_lib
 from kd.serving import replies
+from kd.serving import router as router_lib
 from kd.serving import scheduler as scheduler_lib
 from kd.serving import wire
 from kd.serving import work as work_lib
@@ -46,6 +47,7 @@ class Server:
   def __init__(
     self,
     scheduler: scheduler_lib.Scheduler,
+    router: router_lib.Router,
     metrics: metrics_lib.Metrics,
     settings: Settings,
     say: Callable[[str], None],
@@ -54,11 +56,13 @@ class Server:
 
     Args:
       scheduler: that answers.
+      router: that chooses the model of a request.
       metrics: that are told.
       settings: what it goes by.
       say: called with a line for each request.
     """
-    self._scheduler, self._metrics = scheduler, metrics
+    self._scheduler, self._router = scheduler, router
+    self._metrics = metrics
     self._settings, self._say = settings, say
 
   def app(self) -> applications.Starlette:
@@ -95,13 +99,13 @@ class Server:
       return e.response()
     models = [
       {
-        'id': model.name,
+        'id': name,
         'object': 'model',
         'created': model.created,
         'owned_by': 'kd',
         'max_model_len': model.max_length,
       }
-      for model in self._scheduler.models
+      for name, model in self._router.listed().items()
     ]
     return responses.JSONResponse({'object': 'list', 'data': models})
 
@@ -133,17 +137,20 @@ class Server:
     return b''.join(parts)
 
   async def _answer(self, request: http.Request) -> responses.Response:
-    exchange = exchange_lib.Exchange(request, self._metrics, self._say)
+    exchange = exchange_lib.Exchange(
+      request, self._router, self._metrics, self._say
+    )
     try:
       self._check_key(request)
       body = await self._body(request)
       asked = wire.read(
         body,
         request.url.path == CHAT,
-        self._scheduler.models,
+        self._router.pick,
         self._settings.limits,
       )
-      exchange.model = asked.model.name
+      exchange.model = asked.model
+      exchange.hurries = asked.timeout_s < self._settings.limits.timeout_s
       if self._settings.log_prompts:
         self._say(f'prompt: {body.decode(errors="replace")}')
       return await self._submit(exchange, asked)

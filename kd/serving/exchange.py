@@ -12,11 +12,14 @@ from kd.core import errors
 from kd.serving import http_errors
 from kd.serving import metrics as metrics_lib
 from kd.serving import replies
+from kd.serving import router as router_lib
+from kd.serving import served_model
 from kd.serving import wire
 from kd.serving import work as work_lib
 
 # The status that proxies log where a client left before its answer.
 CLIENT_LEFT = 499
+_TOO_LATE = 504
 
 
 class Exchange:
@@ -24,12 +27,14 @@ class Exchange:
 
   Attributes:
     request: of HTTP.
-    model: the name of the model that answers; '' as long as it is not known.
+    model: that answers; None as long as it is not known.
+    hurries: whether its deadline is earlier than the server's own.
   """
 
   def __init__(
     self,
     request: http.Request,
+    router: router_lib.Router,
     metrics: metrics_lib.Metrics,
     say: Callable[[str], None],
   ):
@@ -37,31 +42,38 @@ class Exchange:
 
     Args:
       request: that has arrived.
+      router: that is told how it ends.
       metrics: that are told.
       say: called with a line at the end.
     """
-    self.request, self._metrics, self._say = request, metrics, say
+    self.request, self._router = request, router
+    self._metrics, self._say = metrics, say
     self._start = time.monotonic()
     self._first_s: float | None = None
-    self.model = ''
+    self.model: served_model.ServedModel | None = None
+    self.hurries = False
 
   def token(self) -> None:
     """Notes that there is a token."""
     if self._first_s is None:
       self._first_s = time.monotonic() - self._start
-      self._metrics.first_token(self.model, self._first_s)
+      self._metrics.first_token(self.model.name, self._first_s)
 
   def ended(self, code: int, reply: replies.Reply | None = None) -> None:
     """Counts and logs the request."""
     seconds = time.monotonic() - self._start
     path = self.request.url.path
-    self._metrics.ended(self.model, path, code, seconds)
+    name = self.model.name if self.model else ''
+    self._metrics.ended(name, path, code, seconds)
+    # A deadline that the client chose says nothing of the model.
+    if self.model and not (self.hurries and code == _TOO_LATE):
+      self._router.note(self.model, code, self._first_s)
     line = f'{path} {code} {seconds:.3f} s'
     if reply is not None:
       usage = reply.usage()
       counts = usage['prompt_tokens'], usage['completion_tokens']
-      self._metrics.tokens(self.model, *counts)
-      line += f' {self.model} {counts[0]} + {counts[1]} tokens'
+      self._metrics.tokens(name, *counts)
+      line += f' {name} {counts[0]} + {counts[1]} tokens'
     self._say(line)
 
 

@@ -143,8 +143,8 @@ class Scheduler:
       say: called with lines on the compilation.
       at_failure: called if the thread ends with an error.
     """
-    self.models = list(models)
-    self._lanes = {model: _Lane(model) for model in self.models}
+    # Replaced as a whole: the thread iterates without the lock.
+    self._lanes = {model: _Lane(model) for model in models}
     self._queue, self._metrics, self._say = queue, metrics, say
     self._at_failure = at_failure
     self._changed = threading.Condition()
@@ -170,6 +170,23 @@ class Scheduler:
   def join(self, timeout_s: float) -> None:
     """Waits until the thread has ended, after `close`."""
     self._thread.join(timeout_s)
+
+  def add(self, model: served_model.ServedModel) -> None:
+    """Takes requests of one more model, whose programs are compiled."""
+    with self._changed:
+      self._lanes = {**self._lanes, model: _Lane(model)}
+
+  def remove(self, model: served_model.ServedModel) -> bool:
+    """Forgets a model that gets no more requests.
+
+    Returns:
+      Whether it is gone: not while requests of it are answered.
+    """
+    with self._changed:
+      if self._lanes[model].is_busy:
+        return False
+      self._lanes = {m: x for m, x in self._lanes.items() if m is not model}
+      return True
 
   def submit(self, work: work_lib.Work, timeout_s: float) -> None:
     """Queues a request.
@@ -225,7 +242,7 @@ class Scheduler:
 
   def _compile(self):
     start = time.monotonic()
-    for model in self.models:
+    for model in self._lanes:
       with rules.active(model.run.mesh):
         for done, total in model.batch.compile():
           if self.state == STOPPING:

@@ -100,12 +100,17 @@ def named(models: Sequence[ServedModel], name: str) -> ServedModel:
   Raises:
     UnknownModelError: there is none.
   """
-  names = [model.name for model in models]
-  if name not in names:
-    raise UnknownModelError(
-      'model',
-      f'unknown model {legal.shown(name)}',
-      legal=', '.join(names),
-      nearest=errors.nearest(name, names),
-    )
-  return models[names.index(name)]
+  for model in models:
+    if model.name == name:
+      return model
+  raise unknown(name, [model.name for model in models])
+
+
+def unknown(name: str, names: Sequence[str]) -> UnknownModelError:
+  """Returns the error for a name that no model has."""
+  return UnknownModelError(
+    'model',
+    f'unknown model {legal.shown(name)}',
+    legal=', '.join(names),
+    nearest=errors.nearest(name, names),
+  )

@@ -1,6 +1,6 @@
 """Reads requests of the OpenAI API; wrong ones are refused by field."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import secrets
@@ -120,7 +120,7 @@ class Limits:
 def read(
   body: bytes,
   is_chat: bool,
-  models: Sequence[served_model.ServedModel],
+  pick: Callable[[str | None], served_model.ServedModel],
   limits: Limits,
 ) -> Request:
   """Reads a request.
@@ -128,14 +128,14 @@ def read(
   Args:
     body: of the HTTP request.
     is_chat: whether it came to /v1/chat/completions.
-    models: that are served.
+    pick: returns the model of a name, or of a request without one.
     limits: of requests.
 
   Raises:
     ConfigError: names the field that is wrong.
   """
   fields = _object(body, is_chat)
-  model = _model(fields, models)
+  model = pick(_get(fields, 'model', legal.TEXT, None))
   samples = _get(fields, 'n', legal.Integer(1, limits.answers), 1)
   if is_chat:
     prompts = [prompts_lib.chat(fields.get('messages'), model)]
@@ -199,15 +199,6 @@ def _get(
   if name not in fields:
     return default
   return prompts_lib.checked(name, legal_, fields[name])
-
-
-def _model(fields, models):
-  if 'model' not in fields and len(models) == 1:
-    return models[0]
-  if 'model' not in fields:
-    names = ', '.join(model.name for model in models)
-    raise errors.ConfigError('model', 'not given', legal=names)
-  return served_model.named(models, _get(fields, 'model', legal.TEXT, ''))
 
 
 def _settings(fields, max_tokens) -> requests.SamplingSettings:

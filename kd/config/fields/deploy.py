@@ -150,3 +150,29 @@ DEPLOY = schema.Section(
     ),
   },
 )
+
+FOLLOW = schema.Section(
+  'How `kd serve REGISTRY` follows a registry (docs/versions.md).',
+  {
+    'poll_s': F(10.0, legal.DURATION, 'seconds between looks at the registry'),
+    'canary_share': F(
+      0.1, legal.Number(at_least=0, at_most=1), 'share of requests for a canary'
+    ),
+    'fallback': F(
+      '',
+      places.Path('model', optional=True, in_bucket=True),
+      'a model that answers while the version in production is out, such as '
+      "the teacher; '': the version before it",
+    ),
+    'fewest': F(
+      20,
+      legal.POSITIVE,
+      'requests within alarms.window_s before a version is judged by '
+      'alarms.error_rate and alarms.p95_ms',
+    ),
+    'probe_s': F(
+      10.0, legal.DURATION, 'seconds between probes of a version that is out'
+    ),
+    'probes': F(3, legal.POSITIVE, 'good ones in a row that bring it back'),
+  },
+)

@@ -1,0 +1,245 @@
+"""Follows a registry: versions are loaded and switched while others answer."""
+
+from collections.abc import Callable
+import threading
+import time
+from typing import Any
+
+from kd.core import buckets
+from kd.core import errors
+from kd.partitioning import rules
+from kd.serving import alarm_bell
+from kd.serving import health as health_lib
+from kd.serving import probe
+from kd.serving import releases
+from kd.serving import scheduler as scheduler_lib
+from kd.serving import served_model
+from kd.versions import changes
+from kd.versions import state as state_lib
+
+# How long a request may take from the choice of its version to the queue.
+_LEAVES_AFTER_S = 30.0
+
+# Loads a version or another model; the arguments are its name and place.
+Load = Callable[[str, str], served_model.ServedModel]
+
+
+class Follower:
+  """Keeps a router's stages as the registry has them."""
+
+  def __init__(
+    self,
+    registry: str,
+    name: str,
+    config: Any,
+    load: Load,
+    bell: alarm_bell.AlarmBell,
+  ):
+    """Loads the version in production.
+
+    Args:
+      registry: its folder.
+      name: what requests call the model.
+      config: the whole config: its `follow` and `alarms`.
+      load: loads a model.
+      bell: raises alarms.
+
+    Raises:
+      ConfigError: no version is in production, or it can't be loaded.
+    """
+    self._registry, self._name, self._bell = registry, name, bell
+    self._config, self._load = config, load
+    self._scheduler: scheduler_lib.Scheduler | None = None
+    state = changes.read(registry)
+    if state.production is None:
+      raise errors.ConfigError(
+        'command line',
+        f'no version is in production in {buckets.shown(registry)!r}',
+        legal='kd registry promote VERSION production',
+      )
+    release = self._loaded(state, state.production)
+    # By version; the other model that is the fallback has ''.
+    self._releases = {release.version: release}
+    self._seen: state_lib.State | None = None  # When a version has failed.
+    self._failed: set[str] = set()
+    self._unused: dict[str, float] = {}
+    self._probed_at, self._passed = 0.0, {}
+    self.router = releases.ReleaseRouter(
+      name, releases.Stages(release), config.follow.canary_share
+    )
+    self._ended = threading.Event()
+    self._thread = threading.Thread(
+      target=self._run, name='follower', daemon=True
+    )
+
+  @property
+  def models(self) -> list[served_model.ServedModel]:
+    """Returns the models that are loaded."""
+    return [release.model for release in self._releases.values()]
+
+  def start(self, scheduler: scheduler_lib.Scheduler) -> None:
+    """Follows the registry from now on, in a thread."""
+    self._scheduler = scheduler
+    self._thread.start()
+
+  def close(self) -> None:
+    """Ends the thread, once it has loaded what it is loading."""
+    self._ended.set()
+
+  def _run(self) -> None:
+    told = ''
+    while not self._ended.wait(self._config.follow.poll_s):
+      if self._scheduler.state != scheduler_lib.READY:
+        continue
+      try:
+        self._update()
+        self._watch()
+        told = ''
+      except (errors.KdError, OSError) as e:
+        # Once, however often it is found again.
+        if str(e) != told:
+          told = str(e)
+          self._bell.ring('registry', f'the registry cannot be read: {told}')
+
+  def _update(self) -> None:
+    """Brings the stages to what the registry says."""
+    buckets.refresh(self._registry)
+    state = changes.read(self._registry)
+    if state != self._seen:
+      self._seen, self._failed = state, set()
+    before = self.router.stages
+    production = self._release(state, state.production) or before.production
+    canary = self._release(state, state.canary)
+    fallback = self._fallback(state, production, before)
+    stages = releases.Stages(production, canary, fallback)
+    self.router.stages = stages
+    if production is not before.production:
+      self._bell.say(
+        f'{self._name}: {production.version} answers, in place of '
+        f'{before.production.version}'
+      )
+    self._retire(stages)
+
+  def _fallback(self, state, production, before):
+    """Returns the release that answers while production is out."""
+    if self._config.follow.fallback:
+      return self._release(state, '')
+    release = self._release(state, state.fallback)
+    # A version that can't be loaded leaves the running one in its place.
+    return before.fallback if release is production else release
+
+  def _release(self, state, version):
+    """Returns a version, loaded; None without one, or if it can't be."""
+    if version is None or version in self._failed:
+      return None
+    if version not in self._releases:
+      try:
+        release = self._loaded(state, version)
+        self._warm_up(release)
+      except (errors.KdError, OSError) as e:
+        self._failed.add(version)
+        what = version or self._config.follow.fallback
+        self._bell.ring(
+          'version', f'{what} is not switched to: {e}', version=version
+        )
+        return None
+      self._releases[version] = release
+    return self._releases[version]
+
+  def _loaded(self, state, version) -> releases.Release:
+    """Loads a version, if its files are those that were added."""
+    c, name, place = self._config, self._name, self._config.follow.fallback
+    if version:
+      entry = state.versions[version]
+      problems = changes.problems(self._registry, entry)
+      if problems:
+        raise errors.ConfigError(version, errors.first_of(problems))
+      name, place = f'{name}@{version}', entry.init(self._registry)
+    else:
+      name = f'{name}@fallback'
+    limits = health_lib.Limits(
+      c.alarms.p95_ms / 1000,
+      c.alarms.error_rate,
+      c.alarms.window_s,
+      c.follow.fewest,
+    )
+    model = self._load(name, place)
+    return releases.Release(version, model, health_lib.Health(limits))
+
+  def _warm_up(self, release) -> None:
+    """Compiles programs and asks a question, before any request comes."""
+    model = release.model
+    with rules.active(model.run.mesh):
+      for _ in model.batch.compile():
+        if self._ended.is_set():
+          return
+    self._scheduler.add(model)
+    fault, _ = self._ask(release)
+    if fault:
+      self._scheduler.remove(model)
+      raise errors.KdError(f'a probe failed: {fault}')
+
+  def _ask(self, release):
+    timeout_s = self._config.serve.timeout_ms / 1000
+    return probe.ask(self._scheduler, release.model, timeout_s)
+
+  def _retire(self, stages) -> None:
+    """Frees the memory of versions that have no stage any more."""
+    used, now = {*stages.by_name().values()}, time.monotonic()
+    for version, release in list(self._releases.items()):
+      if release in used:
+        self._unused.pop(version, None)
+        continue
+      since = self._unused.setdefault(version, now)
+      is_left = now - since > _LEAVES_AFTER_S
+      if is_left and self._scheduler.remove(release.model):
+        del self._releases[version], self._unused[version]
+
+  def _watch(self) -> None:
+    """Takes versions out that are not well; probes those that are out."""
+    for stage, release in self.router.stages.by_name().items():
+      fault = '' if release.out else release.health.fault()
+      if fault:
+        release.out = fault
+        self._passed[release] = 0
+        to = self._instead(stage)
+        self._bell.ring(
+          'version',
+          f'{release.model.name} ({stage}) is taken out: {fault}; requests go '
+          f'to {to}',
+          version=release.version,
+          stage=stage,
+          reason=fault,
+        )
+    now = time.monotonic()
+    if now - self._probed_at < self._config.follow.probe_s:
+      return
+    self._probed_at = now
+    for release in self.router.stages.by_name().values():
+      if release.out:
+        self._probe(release)
+
+  def _instead(self, stage) -> str:
+    """Returns what answers instead of a release, for a message."""
+    stages = self.router.stages
+    if stage != 'production':
+      return stages.production.model.name
+    if not stages.fallback or stages.fallback.out:
+      return 'it all the same, for want of a fallback'
+    return stages.fallback.model.name
+
+  def _probe(self, release) -> None:
+    """Brings a version back after some good answers in a row."""
+    fault, first_s = self._ask(release)
+    if not fault and first_s > self._config.alarms.p95_ms / 1000:
+      fault = f'its first token came after {first_s:.3f} s'
+    self._passed[release] = 0 if fault else self._passed[release] + 1
+    if self._passed[release] >= self._config.follow.probes:
+      release.health.clear()
+      release.out = ''
+      self._bell.ring(
+        'recovered',
+        f'{release.model.name} is well again: {self._passed[release]} probes '
+        'in a row passed',
+        version=release.version,
+      )

@@ -1,0 +1,72 @@
+"""Whether a version answers well, over a window of its requests."""
+
+import collections
+from collections.abc import Callable
+import dataclasses
+import time
+
+_NOT_FINITE = 500  # The only reason for this status.
+_CLIENTS_FAULT = range(400, 500)
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """When a version is taken out.
+
+  Attributes:
+    first_token_s: the 95th percentile of the time to the first token.
+    error_rate: the share of requests that fail or come too late.
+    window_s: seconds that requests count.
+    fewest: of these requests, how many there must be for a judgment.
+  """
+
+  first_token_s: float
+  error_rate: float
+  window_s: float
+  fewest: int
+
+
+class Health:
+  """What is known of a version's latest requests."""
+
+  def __init__(
+    self, limits: Limits, clock: Callable[[], float] = time.monotonic
+  ):
+    self._limits, self._clock = limits, clock
+    self.clear()
+
+  def clear(self) -> None:
+    """Forgets all requests."""
+    self._events: collections.deque[tuple[float, bool, float | None]] = (
+      collections.deque()
+    )
+    self._is_finite = True
+
+  def note(self, code: int, first_s: float | None) -> None:
+    """Notes a request; see Router.note."""
+    if code in _CLIENTS_FAULT:
+      return
+    self._is_finite &= code != _NOT_FINITE
+    self._events.append((self._clock(), code != 200, first_s))
+
+  def fault(self) -> str:
+    """Returns why the version is not well, or ''."""
+    if not self._is_finite:
+      return 'its logits are NaN or infinite'
+    limits, since = self._limits, self._clock() - self._limits.window_s
+    while self._events and self._events[0][0] < since:
+      self._events.popleft()
+    events = list(self._events)
+    if len(events) < limits.fewest:
+      return ''
+    failed = sum(has_failed for _, has_failed, _ in events)
+    if failed > limits.error_rate * len(events):
+      return f'{failed} of {len(events)} requests failed or came too late'
+    times = sorted(first for _, _, first in events if first is not None)
+    p95 = times[int(0.95 * (len(times) - 1))] if times else 0.0
+    if p95 > limits.first_token_s:
+      return (
+        f'the 95th percentile of the time to the first token is {p95:.3f} s, '
+        f'and the limit {limits.first_token_s:g} s'
+      )
+    return ''

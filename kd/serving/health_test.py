@@ -1,0 +1,48 @@
+"""When a version is taken out."""
+
+from kd.serving import health as health_lib
+
+_LIMITS = health_lib.Limits(
+  first_token_s=0.5, error_rate=0.1, window_s=60.0, fewest=10
+)
+
+
+def _health(*requests, fewest=10):
+  now = [0.0]
+  health = health_lib.Health(_LIMITS, lambda: now[0])
+  for code, first_s in requests:
+    health.note(code, first_s)
+    now[0] += 1
+  return health, now
+
+
+def test_few_requests_judge_nobody_but_for_numbers_that_are_not_finite():
+  health, _ = _health(*[(504, None)] * 9)
+  assert health.fault() == ''
+  health.note(504, None)
+  assert health.fault() == '10 of 10 requests failed or came too late'
+  health, _ = _health((500, 0.1))
+  assert 'NaN' in health.fault()
+  health.clear()
+  assert health.fault() == ''
+
+
+def test_errors_above_the_limit_in_the_window():
+  fine, bad = (200, 0.1), (504, None)
+  health, now = _health(*[fine] * 18, *[bad] * 2)
+  assert health.fault() == ''  # 10 %.
+  health.note(*bad)
+  assert health.fault().startswith('3 of 21')
+  # A client's fault, or its leave, is none of the version.
+  health, _ = _health(*[(400, None), (429, None), (499, 0.1)] * 10)
+  assert health.fault() == ''
+  health, now = _health(*[bad] * 20)
+  now[0] = 100.0
+  assert health.fault() == ''
+
+
+def test_latency_is_the_95th_percentile():
+  health, _ = _health(*[(200, 0.1)] * 97, *[(200, 9.0)] * 3)
+  assert health.fault() == ''
+  health, _ = _health(*[(200, 0.1)] * 37, *[(200, 0.75)] * 3)
+  assert '0.750 s, and the limit 0.5 s' in health.fault()

@@ -1,0 +1,101 @@
+"""Routes requests between the versions of a model."""
+
+from collections.abc import Mapping
+import dataclasses
+import itertools
+
+from kd.serving import health as health_lib
+from kd.serving import router
+from kd.serving import served_model
+
+
+@dataclasses.dataclass(eq=False)
+class Release:
+  """A version that is loaded.
+
+  Attributes:
+    version: its name in the registry; '' of another model.
+    model: the model.
+    health: of its requests.
+    out: why it gets no requests, '' if it may get some.
+  """
+
+  version: str
+  model: served_model.ServedModel
+  health: health_lib.Health
+  out: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+  """Which release has which part.
+
+  Attributes:
+    production: gets the requests.
+    canary: gets a share of them.
+    fallback: gets them while production is out.
+  """
+
+  production: Release
+  canary: Release | None = None
+  fallback: Release | None = None
+
+  def by_name(self) -> dict[str, Release]:
+    """Returns the releases by their stages."""
+    found = {name: getattr(self, name) for name in _STAGES}
+    return {name: x for name, x in found.items() if x is not None}
+
+
+_STAGES = ('production', 'canary', 'fallback')
+
+
+class ReleaseRouter(router.Router):
+  """Answers requests of one name with the versions of a registry.
+
+  Attributes:
+    stages: replaced as a whole; each request reads it once.
+  """
+
+  def __init__(self, name: str, stages: Stages, canary_share: float):
+    """Initializes the router.
+
+    Args:
+      name: of the model, for all of its versions.
+      stages: to begin with.
+      canary_share: the share of requests that a canary gets.
+    """
+    super().__init__(())
+    self._name, self.stages = name, stages
+    self._share, self._count = canary_share, itertools.count(1)
+
+  def listed(self) -> Mapping[str, served_model.ServedModel]:
+    releases = self.stages.by_name().values()
+    models = {x.model.name: x.model for x in releases}
+    return {self._name: self.stages.production.model, **models}
+
+  def pick(self, name: str | None) -> served_model.ServedModel:
+    if name in (None, self._name):
+      return self._release().model
+    listed = self.listed()
+    if name in listed:
+      return listed[name]
+    raise served_model.unknown(name, list(listed))
+
+  def _release(self) -> Release:
+    stages, share = self.stages, self._share
+    if stages.canary and not stages.canary.out:
+      # Every so-and-so-many-th: as even as it can be, whatever the share.
+      number = next(self._count)
+      if int(number * share) > int((number - 1) * share):
+        return stages.canary
+    for release in (stages.production, stages.fallback):
+      if release and not release.out:
+        return release
+    # Nobody is well: the version that was chosen for it.
+    return stages.production
+
+  def note(self, model, code, first_s):
+    for release in self.stages.by_name().values():
+      if release.model is model:
+        release.health.note(code, first_s)
+        return

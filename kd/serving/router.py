@@ -1,0 +1,45 @@
+"""Which model answers a request."""
+
+from collections.abc import Sequence
+
+from kd.core import errors
+from kd.serving import served_model
+
+
+class Router:
+  """Finds models by the names that requests have."""
+
+  def __init__(self, models: Sequence[served_model.ServedModel]):
+    self._models = tuple(models)
+
+  def listed(self) -> dict[str, served_model.ServedModel]:
+    """Returns the models by the names that requests may have."""
+    return {model.name: model for model in self._models}
+
+  def pick(self, name: str | None) -> served_model.ServedModel:
+    """Returns the model that answers a request.
+
+    Args:
+      name: that the request has; None if it has none.
+
+    Raises:
+      ConfigError: there is no such model, or more than one without a name.
+    """
+    if name is None and len(self._models) == 1:
+      return self._models[0]
+    if name is None:
+      raise errors.ConfigError(
+        'model', 'not given', legal=', '.join(self.listed())
+      )
+    return served_model.named(self._models, name)
+
+  def note(
+    self, model: served_model.ServedModel, code: int, first_s: float | None
+  ) -> None:
+    """Notes how a request ended.
+
+    Args:
+      model: that answered.
+      code: HTTP status.
+      first_s: the time to the first token; None without one.
+    """

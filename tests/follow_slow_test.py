@@ -1,0 +1,152 @@
+"""A server follows a registry, while requests come."""
+
+import threading
+import time
+
+import pytest
+
+from kd.config import base
+from kd.modes import serve as serve_mode
+from kd.serving import alarm_bell
+from kd.serving import follower as follower_lib
+from kd.serving import metrics as metrics_lib
+from kd.serving import scheduler as scheduler_lib
+from kd.versions import changes
+from kd.versions import version_cases
+from tests import command
+from tests import server as server_lib
+
+_PROMPT = {'prompt': 'Q: 1+2=?\nA:\n', 'max_tokens': 8, 'temperature': 0}
+
+
+class _Registry:
+  def __init__(self, folder):
+    self.inputs, self.folder = folder, str(folder / 'registry')
+    self.settings = base.get_config().registry
+    self.report = version_cases.report(folder, 'ship')
+
+  def add(self, name, scale=1.0):
+    model = version_cases.export(self.inputs / name, scale)
+    changes.add(self.folder, model, self.report, print)
+
+  def promote(self, version, stage='production'):
+    changes.promote(self.folder, self.settings, version, stage, print)
+
+
+@pytest.fixture
+def registry(tmp_path):
+  made = _Registry(tmp_path)
+  made.add('a')
+  made.promote('v1')
+  return made
+
+
+class _Client(threading.Thread):
+  """Asks again and again; keeps status and model of each reply."""
+
+  def __init__(self, server):
+    super().__init__(daemon=True)
+    self._server, self.replies, self.ended = server, [], False
+    self.start()
+
+  def run(self):
+    while not self.ended:
+      status, body, _ = self._server.send('/v1/completions', _PROMPT)
+      self.replies.append((status, body.get('model')))
+
+  def until(self, count, *models):
+    """Waits for so many replies in a row by these models, of each one."""
+    for _ in range(6000):
+      last = {model for _, model in self.replies[-count:]}
+      if len(self.replies) >= count and last == {*models}:
+        return
+      time.sleep(0.05)
+    raise AssertionError((models, self.replies[-10:], self._server.text))
+
+
+def test_versions_are_switched_without_a_lost_request(registry):
+  with server_lib.running(
+    'serve',
+    f'tiny={registry.folder}',
+    '--config.follow.poll_s=0.2',
+    '--config.follow.canary_share=0.5',
+  ) as server:
+    server.wait_until_ready()
+    client = _Client(server)
+    client.until(3, 'tiny@v1')
+    registry.add('b')
+    registry.promote('v2')
+    client.until(3, 'tiny@v2')
+    # Logits that are not finite are noticed before a request comes.
+    registry.add('c', scale=3e38)
+    registry.promote('v3')
+    server.until(lambda: 'v3 is not switched to: a probe failed' in server.text)
+    client.until(3, 'tiny@v2')
+    changes.rollback(registry.folder, 'production', print)
+    registry.add('d')
+    registry.promote('v4', 'canary')
+    client.until(8, 'tiny@v2', 'tiny@v4')
+    changes.rollback(registry.folder, 'canary', print)
+    changes.rollback(registry.folder, 'production', print)
+    client.until(8, 'tiny@v1')
+    # A version can be asked by its name, too.
+    names = [x['id'] for x in server.send('/v1/models')[1]['data']]
+    assert names[:2] == ['tiny', 'tiny@v1']
+    client.ended = True
+    client.join()
+    statuses = {status for status, _ in client.replies}
+    assert statuses == {200} and len(client.replies) > 20
+
+
+@pytest.fixture
+def followed(registry):
+  """A follower of v2 with fallback v1, whose thread is the test's."""
+  registry.add('b')
+  config = base.get_config()
+  config.serve.update(max_batch=2, max_length=64, timeout_ms=600_000)
+  config.follow.update(probe_s=1e-9, probes=2)
+  config.alarms.p95_ms = 600_000.0
+  said = []
+  load = lambda name, place: serve_mode._load(name, place, config)
+  bell = alarm_bell.AlarmBell('', 'tiny', said.append)
+  with command.compiled_once():
+    follower = follower_lib.Follower(
+      registry.folder, 'tiny', config, load, bell
+    )
+    scheduler = scheduler_lib.Scheduler(
+      follower.models, 4, metrics_lib.Metrics(), print, lambda: None
+    )
+    scheduler.start()
+    while scheduler.state == scheduler_lib.COMPILING:
+      time.sleep(0.05)
+    follower._scheduler = scheduler
+    registry.promote('v2')
+    follower._update()
+    yield follower, said
+    scheduler.close()
+    scheduler.join(60)
+
+
+def test_a_version_that_is_not_well_is_out_until_probes_pass(followed):
+  follower, said = followed
+  router = follower.router
+  answers = lambda: router.pick('tiny').name
+  assert said == ['tiny: v2 answers, in place of v1']
+  assert answers() == 'tiny@v2'
+  follower._watch()
+  assert answers() == 'tiny@v2'
+  router.note(router.pick('tiny'), 500, None)
+  follower._watch()
+  assert 'tiny@v2 (production) is taken out: its logits are NaN' in said[-1]
+  assert said[-1].endswith('requests go to tiny@v1')
+  # One probe has passed, two are wanted.
+  assert answers() == 'tiny@v1'
+  follower._watch()
+  assert said[-1] == 'alarm: tiny@v2 is well again: 2 probes in a row passed'
+  assert answers() == 'tiny@v2'
+  # Without anybody who is well, the version of the registry answers.
+  for version in ('tiny@v1', 'tiny@v2'):
+    router.note(router.pick(version), 500, None)
+  follower._config.follow.probe_s = 1e9
+  follower._watch()
+  assert answers() == 'tiny@v2'
