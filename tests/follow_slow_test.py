@@ -1,5 +1,6 @@
 """A server follows a registry, while requests come."""
 
+import re
 import threading
 import time
 
@@ -7,6 +8,7 @@ import pytest
 
 from kd.config import base
 from kd.modes import serve as serve_mode
+from kd.monitoring import names
 from kd.serving import alarm_bell
 from kd.serving import follower as follower_lib
 from kd.serving import metrics as metrics_lib
@@ -70,6 +72,9 @@ def test_versions_are_switched_without_a_lost_request(registry):
     f'tiny={registry.folder}',
     '--config.follow.poll_s=0.2',
     '--config.follow.canary_share=0.5',
+    # The teacher is the model itself: it would have chosen all tokens.
+    f'--config.follow.teacher={registry.inputs}/a',
+    '--config.follow.compared_share=1',
   ) as server:
     server.wait_until_ready()
     client = _Client(server)
@@ -90,10 +95,17 @@ def test_versions_are_switched_without_a_lost_request(registry):
     changes.rollback(registry.folder, 'production', print)
     client.until(8, 'tiny@v1')
     # A version can be asked by its name, too.
-    names = [x['id'] for x in server.send('/v1/models')[1]['data']]
-    assert names[:2] == ['tiny', 'tiny@v1']
+    listed = [x['id'] for x in server.send('/v1/models')[1]['data']]
+    assert listed[:2] == ['tiny', 'tiny@v1']
     client.ended = True
     client.join()
+    text = server.send('/metrics')[1].decode()
+    compared, agreeing = (
+      float(re.search(rf'^{name} (\S+)$', text, re.M)[1])
+      for name in (names.COMPARED_TOKENS, names.AGREEING_TOKENS)
+    )
+    assert compared > 20 and agreeing == compared
+    assert f'{names.VERSION}{{stage="production",version="v1"}} 1.0' in text
     statuses = {status for status, _ in client.replies}
     assert statuses == {200} and len(client.replies) > 20
 
@@ -110,11 +122,12 @@ def followed(registry):
   load = lambda name, place: serve_mode._load(name, place, config)
   bell = alarm_bell.AlarmBell('', 'tiny', said.append)
   with command.compiled_once():
+    metrics = metrics_lib.Metrics()
     follower = follower_lib.Follower(
-      registry.folder, 'tiny', config, load, bell
+      registry.folder, 'tiny', config, load, bell, metrics
     )
     scheduler = scheduler_lib.Scheduler(
-      follower.models, 4, metrics_lib.Metrics(), print, lambda: None
+      follower.models, 4, metrics, print, lambda: None
     )
     scheduler.start()
     while scheduler.state == scheduler_lib.COMPILING:

@@ -53,7 +53,7 @@ def main(
   metrics, follower = metrics_lib.Metrics(), None
   registry = _registry(places)
   if registry:
-    follower = _follower(*registry, config)
+    follower = _follower(*registry, config, metrics)
     models, router = follower.models, follower.router
   else:
     models = [_load(name, path, config) for name, path in places.items()]
@@ -68,7 +68,8 @@ def main(
     wire.Limits(fields.max_batch, fields.timeout_ms / 1000),
     fields.log_prompts,
   )
-  server = app_lib.Server(scheduler, router, metrics, settings, say)
+  drift = follower.drift if follower else None
+  server = app_lib.Server(scheduler, router, metrics, settings, say, drift)
   listener = listener_lib.Listener(server.app(), fields.stop_s)
   host, port = listening.getsockname()[:2]
   address = f'[{host}]' if ':' in host else host
@@ -136,11 +137,14 @@ def _registry(places: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def _follower(
-  name: str, registry: str, config: ml_collections.ConfigDict
+  name: str,
+  registry: str,
+  config: ml_collections.ConfigDict,
+  metrics: metrics_lib.Metrics,
 ) -> follower_lib.Follower:
   bell = alarm_bell.AlarmBell(config.alarms.webhook, name, session.say)
   load = lambda name, place: _load(name, place, config)
-  return follower_lib.Follower(registry, name, config, load, bell)
+  return follower_lib.Follower(registry, name, config, load, bell, metrics)
 
 
 def _load(

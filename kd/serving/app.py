@@ -12,6 +12,7 @@ from starlette import responses
 from starlette import routing
 
 from kd.core import errors
+from kd.serving import drift as drift_lib
 from kd.serving import exchange as exchange_lib
 from kd.serving import http_errors
 from kd.serving import metrics as metrics_lib
@@ -51,6 +52,7 @@ class Server:
     metrics: metrics_lib.Metrics,
     settings: Settings,
     say: Callable[[str], None],
+    drift: drift_lib.Drift | None = None,
   ):
     """Initializes the server.
 
@@ -60,10 +62,11 @@ class Server:
       metrics: that are told.
       settings: what it goes by.
       say: called with a line for each request.
+      drift: compares answers with a teacher's, if there is one.
     """
     self._scheduler, self._router = scheduler, router
     self._metrics = metrics
-    self._settings, self._say = settings, say
+    self._settings, self._say, self._drift = settings, say, drift
 
   def app(self) -> applications.Starlette:
     """Returns the ASGI application."""
@@ -174,7 +177,7 @@ class Server:
       events = [await self._first(exchange, work, left, asked.timeout_s)]
       if asked.stream:
         stream = exchange_lib.Stream(
-          exchange, asked, work, reply, self._log_answers
+          exchange, asked, work, reply, self._answered
         )
         return stream.response(events[0], self._scheduler.cancel)
       while sum(event.ended for event in events) < work.parts:
@@ -184,7 +187,7 @@ class Server:
       raise
     finally:
       left.cancel()
-    self._log_answers(reply)
+    self._answered(reply)
     exchange.ended(200, reply)
     return responses.JSONResponse(reply.whole())
 
@@ -205,7 +208,9 @@ class Server:
         'timeout',
       ) from e
 
-  def _log_answers(self, reply):
+  def _answered(self, reply):
+    if self._drift:
+      self._drift.sample(self._scheduler, reply.work)
     if self._settings.log_prompts:
       for text in reply.texts():
         self._say(f'answer: {text!r}')

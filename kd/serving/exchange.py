@@ -86,10 +86,10 @@ class Stream:
     asked: wire.Request,
     work: work_lib.Work,
     reply: replies.Reply,
-    log_answers: Callable[[replies.Reply], None],
+    answered: Callable[[replies.Reply], None],
   ):
     self._exchange, self._asked, self._work = exchange, asked, work
-    self._reply, self._log_answers = reply, log_answers
+    self._reply, self._answered = reply, answered
     self._code = CLIENT_LEFT
 
   def response(
@@ -127,7 +127,7 @@ class Stream:
         yield _sse(self._reply.usage_chunk())
       yield b'data: [DONE]\n\n'
       self._code = 200
-      self._log_answers(self._reply)
+      self._answered(self._reply)
     except errors.KdError as e:
       error = http_errors.converted(e)
       self._code = error.status

@@ -9,7 +9,9 @@ from kd.core import buckets
 from kd.core import errors
 from kd.partitioning import rules
 from kd.serving import alarm_bell
+from kd.serving import drift as drift_lib
 from kd.serving import health as health_lib
+from kd.serving import metrics as metrics_lib
 from kd.serving import probe
 from kd.serving import releases
 from kd.serving import scheduler as scheduler_lib
@@ -34,6 +36,7 @@ class Follower:
     config: Any,
     load: Load,
     bell: alarm_bell.AlarmBell,
+    metrics: metrics_lib.Metrics,
   ):
     """Loads the version in production.
 
@@ -43,12 +46,14 @@ class Follower:
       config: the whole config: its `follow` and `alarms`.
       load: loads a model.
       bell: raises alarms.
+      metrics: that are told.
 
     Raises:
-      ConfigError: no version is in production, or it can't be loaded.
+      ConfigError: no version is in production, it or the teacher can't be
+        loaded, or they have different tokenizers.
     """
     self._registry, self._name, self._bell = registry, name, bell
-    self._config, self._load = config, load
+    self._config, self._load, self._metrics = config, load, metrics
     self._scheduler: scheduler_lib.Scheduler | None = None
     state = changes.read(registry)
     if state.production is None:
@@ -58,6 +63,7 @@ class Follower:
         legal='kd registry promote VERSION production',
       )
     release = self._loaded(state, state.production)
+    self.drift = self._compared_with(release.model)
     # By version; the other model that is the fallback has ''.
     self._releases = {release.version: release}
     self._seen: state_lib.State | None = None  # When a version has failed.
@@ -67,6 +73,7 @@ class Follower:
     self.router = releases.ReleaseRouter(
       name, releases.Stages(release), config.follow.canary_share
     )
+    self._tell(self.router.stages)
     self._ended = threading.Event()
     self._thread = threading.Thread(
       target=self._run, name='follower', daemon=True
@@ -75,7 +82,25 @@ class Follower:
   @property
   def models(self) -> list[served_model.ServedModel]:
     """Returns the models that are loaded."""
-    return [release.model for release in self._releases.values()]
+    models = [release.model for release in self._releases.values()]
+    return [*models, self.drift.teacher] if self.drift else models
+
+  def _compared_with(self, student) -> drift_lib.Drift | None:
+    """Loads the teacher with which answers are compared, if there is one."""
+    c = self._config
+    if not c.follow.teacher:
+      return None
+    teacher = self._load(f'{self._name}@teacher', c.follow.teacher)
+    if teacher.tokenizer.digest != student.tokenizer.digest:
+      raise errors.ConfigError(
+        'follow.teacher',
+        f'found {c.follow.teacher!r}, whose tokenizer is not that of the model',
+        legal='a model with the same tokenizer',
+      )
+    timeout_s = c.serve.timeout_ms / 1000
+    return drift_lib.Drift(
+      teacher, c.follow.compared_share, timeout_s, self._metrics
+    )
 
   def start(self, scheduler: scheduler_lib.Scheduler) -> None:
     """Follows the registry from now on, in a thread."""
@@ -113,12 +138,17 @@ class Follower:
     fallback = self._fallback(state, production, before)
     stages = releases.Stages(production, canary, fallback)
     self.router.stages = stages
+    self._tell(stages)
     if production is not before.production:
       self._bell.say(
         f'{self._name}: {production.version} answers, in place of '
         f'{before.production.version}'
       )
     self._retire(stages)
+
+  def _tell(self, stages) -> None:
+    releases_ = stages.by_name().items()
+    self._metrics.versions({stage: x.version for stage, x in releases_})
 
   def _fallback(self, state, production, before):
     """Returns the release that answers while production is out."""

@@ -1,6 +1,11 @@
 """The server's metrics, in the text format of Prometheus."""
 
+from collections.abc import Mapping
+
 import prometheus_client
+
+from kd.monitoring import memory
+from kd.monitoring import names
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
@@ -25,36 +30,61 @@ class Metrics:
     at = dict(registry=self._registry)
     timed = dict(buckets=_SECONDS, **at)
     self._requests = counter(
-      'kd_requests',
+      names.REQUESTS,
       'Requests that have ended; code 499: the client left.',
       ['model', 'endpoint', 'code'],
       **at,
     )
     self._tokens = counter(
-      'kd_tokens',
+      names.TOKENS,
       'Tokens of prompts that were read, and of answers.',
       ['model', 'kind'],
       **at,
     )
     self._first = histogram(
-      'kd_first_token_seconds',
+      names.FIRST_TOKEN_S,
       'Time from a request to its first token.',
       ['model'],
       **timed,
     )
     self._whole = histogram(
-      'kd_request_seconds',
+      names.REQUEST_S,
       'Time from a request to its end.',
       ['model'],
       **timed,
     )
     self._waiting = gauge(
-      'kd_waiting_prompts', 'Prompts in the queue.', ['model'], **at
+      names.WAITING, 'Prompts in the queue.', ['model'], **at
     )
     self._running = gauge(
-      'kd_running_answers', 'Answers in the batch.', ['model'], **at
+      names.RUNNING, 'Answers in the batch.', ['model'], **at
     )
-    self._ready = gauge('kd_ready', '1 once all programs are compiled.', **at)
+    self._ready = gauge(names.READY, '1 once all programs are compiled.', **at)
+
+    self._compared = counter(
+      names.COMPARED_TOKENS, 'Tokens of answers that the teacher scored.', **at
+    )
+    self._agreeing = counter(
+      names.AGREEING_TOKENS, 'Of these, those it finds likeliest.', **at
+    )
+    self._version = gauge(
+      names.VERSION, '1 of each version.', ['version', 'stage'], **at
+    )
+    self._memory = gauge(names.MEMORY_BYTES, 'Memory in use.', ['kind'], **at)
+    self._memory_limit = gauge(
+      names.MEMORY_LIMIT_BYTES, 'Memory that there is.', ['kind'], **at
+    )
+
+  def compared(self, tokens: int, agreeing: int) -> None:
+    """Notes an answer that the teacher has scored."""
+    self._compared.inc(tokens)
+    self._agreeing.inc(agreeing)
+
+  def versions(self, by_stage: Mapping[str, str]) -> None:
+    """Notes the names of the versions, by their stages."""
+    self._version.clear()
+    for stage, version in by_stage.items():
+      self._version.labels(version, stage).set(1)
 
   def waiting(self, model: str) -> prometheus_client.Gauge:
     """Returns the gauge of prompts that wait."""
@@ -89,4 +119,7 @@ class Metrics:
   def text(self, ready: bool) -> bytes:
     """Returns all metrics as Prometheus reads them."""
     self._ready.set(ready)
+    for kind, (used, limit) in memory.in_use().items():
+      self._memory.labels(kind).set(used)
+      self._memory_limit.labels(kind).set(limit)
     return prometheus_client.generate_latest(self._registry)

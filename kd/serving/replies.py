@@ -61,6 +61,11 @@ class Reply:
     body = self._body(self._name, choices)
     return {**body, 'usage': self.usage()}
 
+  @property
+  def work(self) -> work_lib.Work:
+    """The request's prompts and answers."""
+    return self._work
+
   def usage(self) -> dict[str, int]:
     """Returns the numbers of tokens; the stop id of an answer counts."""
     prompts = sum(len(prompt.ids) for prompt in self._work.prompts)

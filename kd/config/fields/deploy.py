@@ -164,6 +164,14 @@ FOLLOW = schema.Section(
       'a model that answers while the version in production is out, such as '
       "the teacher; '': the version before it",
     ),
+    'teacher': F(
+      '',
+      places.Path('model', optional=True, in_bucket=True),
+      "a model with which answers are compared; '': none are",
+    ),
+    'compared_share': F(
+      0.01, legal.Number(at_least=0, at_most=1), 'share of these answers'
+    ),
     'fewest': F(
       20,
       legal.POSITIVE,
