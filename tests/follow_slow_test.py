@@ -85,7 +85,7 @@ def test_versions_are_switched_without_a_lost_request(registry):
     # Logits that are not finite are noticed before a request comes.
     registry.add('c', scale=3e38)
     registry.promote('v3')
-    server.until(lambda: 'v3 is not switched to: a probe failed' in server.text)
+    server.until(lambda: 'alarm: v3 is not switched to: logits' in server.text)
     client.until(3, 'tiny@v2')
     changes.rollback(registry.folder, 'production', print)
     registry.add('d')

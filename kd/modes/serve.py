@@ -89,6 +89,8 @@ def main(
     scheduler.close()
     # All requests have ended; what compiles is not waited for.
     scheduler.join(timeout_s=5)
+    if follower:
+      follower.join(timeout_s=5)
   if scheduler.error:
     raise scheduler.error
   say('stopped')

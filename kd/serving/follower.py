@@ -1,6 +1,7 @@
 """Follows a registry: versions are loaded and switched while others answer."""
 
 from collections.abc import Callable
+import dataclasses
 import threading
 import time
 from typing import Any
@@ -21,6 +22,7 @@ from kd.versions import state as state_lib
 
 # How long a request may take from the choice of its version to the queue.
 _LEAVES_AFTER_S = 30.0
+_WATCH_S = 1.0
 
 # Loads a version or another model; the arguments are its name and place.
 Load = Callable[[str, str], served_model.ServedModel]
@@ -75,9 +77,11 @@ class Follower:
     )
     self._tell(self.router.stages)
     self._ended = threading.Event()
-    self._thread = threading.Thread(
-      target=self._run, name='follower', daemon=True
-    )
+    # Requests are watched while a version is loaded, which may take minutes.
+    self._threads = [
+      threading.Thread(target=self._run, args=run, daemon=True)
+      for run in ((self._update, config.follow.poll_s), (self._watch, _WATCH_S))
+    ]
 
   @property
   def models(self) -> list[served_model.ServedModel]:
@@ -103,28 +107,33 @@ class Follower:
     )
 
   def start(self, scheduler: scheduler_lib.Scheduler) -> None:
-    """Follows the registry from now on, in a thread."""
+    """Follows the registry from now on, in threads."""
     self._scheduler = scheduler
-    self._thread.start()
+    for thread in self._threads:
+      thread.start()
 
   def close(self) -> None:
-    """Ends the thread, once it has loaded what it is loading."""
+    """Ends the threads, once they have compiled what they are compiling."""
     self._ended.set()
 
-  def _run(self) -> None:
+  def join(self, timeout_s: float) -> None:
+    """Waits until the threads have ended, after `close`."""
+    for thread in self._threads:
+      thread.join(timeout_s)
+
+  def _run(self, call, every_s) -> None:
     told = ''
-    while not self._ended.wait(self._config.follow.poll_s):
+    while not self._ended.wait(every_s):
       if self._scheduler.state != scheduler_lib.READY:
         continue
       try:
-        self._update()
-        self._watch()
+        call()
         told = ''
       except (errors.KdError, OSError) as e:
         # Once, however often it is found again.
         if str(e) != told:
           told = str(e)
-          self._bell.ring('registry', f'the registry cannot be read: {told}')
+          self._bell.ring('registry', f'the registry is not followed: {told}')
 
   def _update(self) -> None:
     """Brings the stages to what the registry says."""
@@ -134,17 +143,22 @@ class Follower:
       self._seen, self._failed = state, set()
     before = self.router.stages
     production = self._release(state, state.production) or before.production
+    # At once: others may take minutes to load.
+    self._switch(dataclasses.replace(before, production=production))
     canary = self._release(state, state.canary)
+    self._switch(dataclasses.replace(self.router.stages, canary=canary))
     fallback = self._fallback(state, production, before)
-    stages = releases.Stages(production, canary, fallback)
-    self.router.stages = stages
+    self._switch(releases.Stages(production, canary, fallback))
+    self._retire(self.router.stages)
+
+  def _switch(self, stages) -> None:
+    before, self.router.stages = self.router.stages, stages
     self._tell(stages)
-    if production is not before.production:
+    if stages.production is not before.production:
       self._bell.say(
-        f'{self._name}: {production.version} answers, in place of '
+        f'{self._name}: {stages.production.version} answers, in place of '
         f'{before.production.version}'
       )
-    self._retire(stages)
 
   def _tell(self, stages) -> None:
     releases_ = stages.by_name().items()

@@ -60,7 +60,8 @@ class Health:
     if len(events) < limits.fewest:
       return ''
     failed = sum(has_failed for _, has_failed, _ in events)
-    if failed > limits.error_rate * len(events):
+    # A single failure may have any reason.
+    if failed > max(1, limits.error_rate * len(events)):
       return f'{failed} of {len(events)} requests failed or came too late'
     times = sorted(first for _, _, first in events if first is not None)
     p95 = times[int(0.95 * (len(times) - 1))] if times else 0.0
