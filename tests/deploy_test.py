@@ -53,6 +53,7 @@ def test_the_container_s_arguments_are_the_config(tmp_path):
     'registry.admit': ('ship', 'not distinguishable'),
     'alarms.webhook': 'https://host/a?b=$(HOME)&c=d',
     'alarms.p95_ms': 250.5,
+    'follow.canary_share': 0.25,
     'deploy.folder': str(tmp_path / 'deploy'),
   }
   config.update_from_flattened_dict(changed)
@@ -77,7 +78,7 @@ def test_the_container_s_arguments_are_the_config(tmp_path):
   flags = [flag.replace('$$(', '$(') for flag in flags]
   there, _ = page_commands.parse(['deploy', 'check', *flags])
   config.serve.host, config.serve.without_key = '0.0.0.0', True
-  for section in ('serve', 'alarms', 'registry'):
+  for section in ('serve', 'alarms', 'follow', 'registry'):
     assert there[section].to_dict() == config[section].to_dict()
 
 

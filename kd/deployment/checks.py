@@ -37,12 +37,15 @@ class Target:
     init: where the weights are: 'hf:DIR' or 'gguf:FILE'.
     problems: how its files differ from their digests.
     files: how many files were compared.
+    versions: how many models are loaded at a time: while a version of a
+      registry is loaded, the running one and its fallback stay.
   """
 
   config: Any
   init: str
   problems: tuple[str, ...]
   files: int
+  versions: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,18 +114,22 @@ def _hardware(target: Target) -> str:
   return f'{seen}, {cpus} CPUs'
 
 
-def need(config: Any, init: str) -> memory.Need:
-  """Returns the memory that serving weights takes with a config."""
-  model, serve = weights.model_config(init, 'command line'), config.serve
+def need(target: Target) -> memory.Need:
+  """Returns the memory that serving takes."""
+  model = weights.model_config(target.init, 'command line')
+  serve = target.config.serve
   length = min(serve.max_length, model.context)
-  return memory.needed(model, serve.dtype, serve.max_batch, length)
+  return memory.needed(model, serve.dtype, serve.max_batch, length).times(
+    target.versions
+  )
 
 
 def _memory(target: Target) -> str:
-  needed = need(target.config, target.init)
+  needed = need(target)
   there = memory.free(jax.devices())
+  several = f' for {target.versions} versions' if target.versions > 1 else ''
   parts = (
-    f'{needed.total / _GIB:.2f} GiB needed: parameters '
+    f'{needed.total / _GIB:.2f} GiB needed{several}: parameters '
     f'{needed.params / _GIB:.2f}, for decoding {needed.decoding / _GIB:.2f}, '
     f'KV cache {needed.cache / _GIB:.2f}'
   )

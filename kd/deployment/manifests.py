@@ -12,7 +12,7 @@ from kd.monitoring import names
 
 KEY_VARIABLE = 'KD_API_KEY'
 KEY = 'api-key'  # In the Secret.
-_SECTIONS = ('serve.', 'alarms.', 'registry.')
+_SECTIONS = ('serve.', 'alarms.', 'follow.', 'registry.')
 _MODELS = '/models'
 _HOME = '/home/kd'
 _USER = 1000  # Of launch/manifests/Dockerfile.

@@ -34,6 +34,10 @@ class Need:
     """The sum."""
     return self.params + self.decoding + self.cache
 
+  def times(self, count: int) -> 'Need':
+    """Returns what this many models of these sizes need."""
+    return Need(*(count * x for x in dataclasses.astuple(self)))
+
 
 def needed(
   config: family.Config, dtype: str, max_batch: int, max_length: int

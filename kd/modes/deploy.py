@@ -23,6 +23,8 @@ from kd.versions import model_files
 ARGUMENTS = 'check [MODEL] | manifests [MODEL] | vllm [MODEL]'
 CONFIG_OPTIONAL = True
 
+# In production, its fallback, and the one that is loaded to replace it.
+_VERSIONS = 3
 _COMMANDS = ('check', 'manifests', 'vllm')
 
 
@@ -56,7 +58,7 @@ def main(
   if command == 'check':
     _check(target)
   elif command == 'manifests':
-    _write(config, checks.need(config, target.init).total)
+    _write(config, checks.need(target).total)
   else:
     session.say(vllm.command(config, target.init, dtype))
 
@@ -80,7 +82,11 @@ def _target(
   version = state.versions[state.production]
   problems = changes.problems(registry, version)
   target = checks.Target(
-    config, version.init(registry), tuple(problems), len(version.files)
+    config,
+    version.init(registry),
+    tuple(problems),
+    len(version.files),
+    _VERSIONS,
   )
   return target, version.provenance['dtype']
 
