@@ -41,7 +41,7 @@ def test_the_board_serves_until_ctrl_c(tmp_path):
   process = subprocess.Popen(
     [
       *(sys.executable, '-m', 'kd', 'board', str(tmp_path)),
-      '--config.board.port=0',
+      *('--config.board.port=0', '--config.board.models=http://127.0.0.1:9/v1'),
     ],
     env=command.environment(),
     stdout=subprocess.PIPE,
@@ -53,6 +53,9 @@ def test_the_board_serves_until_ctrl_c(tmp_path):
     with urllib.request.urlopen(f'{url}api/runs') as response:
       (run,) = json.load(response)['runs']
     assert (run['run'], run['status']) == ('a', 'finished')
+    with urllib.request.urlopen(f'{url}api/models') as response:
+      (answered,) = json.load(response)
+    assert answered['problem'].startswith('http://127.0.0.1:9/v1: ')
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0
   finally:

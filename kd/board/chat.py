@@ -11,35 +11,36 @@ import urllib.request
 from kd.core import errors
 
 KEY = 'KD_API_KEY'  # As `kd serve` reads it.
-_TIMEOUT_S = 120
-_FIELDS = ('messages', 'max_tokens', 'temperature', 'seed')
+_TIMEOUT_S, _LIST_TIMEOUT_S = 120, 5
+_FIELDS = ('model', 'messages', 'max_tokens', 'temperature', 'seed')
 
 
-def stream(models: Sequence[str], request: Any) -> Iterator[bytes]:
+def stream(servers: Sequence[str], request: Any) -> Iterator[bytes]:
   """Returns the server's events, as they come.
 
   Args:
-    models: URLs of the servers.
-    request: `model`, a number of one, and fields of a chat completion.
+    servers: URLs.
+    request: `server`, the number of one, `model`, a name of `names`, and fields
+      of a chat completion.
 
   Raises:
     ConfigError: there is no such server, or no messages.
   """
   if not isinstance(request, dict) or 'messages' not in request:
     raise errors.ConfigError('chat', 'found no messages')
-  number = request.get('model')
-  if type(number) is not int or not 0 <= number < len(models):
+  number = request.get('server')
+  if type(number) is not int or not 0 <= number < len(servers):
     raise errors.ConfigError(
-      'chat', f'found model {number!r}', legal='a number of board.models'
+      'chat', f'found server {number!r}', legal='a number of board.models'
     )
-  return _events(models[number], request)
+  return _events(servers[number], request)
 
 
 def _events(url, request):
   """Yields events; a failure is one with `error`."""
   try:
     fields = {k: request[k] for k in _FIELDS if k in request}
-    fields |= {'stream': True, 'model': _model_of(url)}
+    fields |= {'stream': True}
     with _open(f'{url}/chat/completions', fields) as response:
       yield from response
   except urllib.error.HTTPError as e:
@@ -49,23 +50,25 @@ def _events(url, request):
     yield _error(f'{url}: {e}')
 
 
-def _model_of(url):
-  """Returns the name of the first model that a server has."""
-  with _open(f'{url}/models') as response:
-    listed = json.load(response)
+def names(url: str) -> dict[str, Any]:
+  """Returns the names of a server's models, or what is wrong as `problem`."""
   try:
-    return str(listed['data'][0]['id'])
-  except (KeyError, IndexError, TypeError) as e:
-    raise ValueError('its list of models is empty') from e
+    with _open(f'{url}/models', timeout_s=_LIST_TIMEOUT_S) as response:
+      listed = json.load(response)
+    return {'url': url, 'models': [str(x['id']) for x in listed['data']]}
+  except (OSError, http.client.HTTPException, ValueError) as e:
+    return {'url': url, 'models': [], 'problem': f'{url}: {e}'}
+  except (KeyError, TypeError):
+    return {'url': url, 'models': [], 'problem': f'{url}: no list of models'}
 
 
-def _open(url, fields=None):
+def _open(url, fields=None, timeout_s=_TIMEOUT_S):
   headers = {'Content-Type': 'application/json'}
   if os.environ.get(KEY):
     headers['Authorization'] = f'Bearer {os.environ[KEY]}'
   data = None if fields is None else json.dumps(fields).encode()
   return urllib.request.urlopen(
-    urllib.request.Request(url, data, headers), timeout=_TIMEOUT_S
+    urllib.request.Request(url, data, headers), timeout=timeout_s
   )
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Any
 
+from kd.board import chat
 from kd.board import database
 from kd.board import evaluations
 from kd.board import listing
@@ -26,9 +27,8 @@ Parameters = Mapping[str, Sequence[str]]
 
 _REFRESH_S = 1.0  # Between two looks at the files.
 _POINTS = 600  # Of a curve.
-# These read files of a run on their own, and compute intervals: other requests
-# don't wait for them.
-_SLOW = ('/api/tables', '/api/answers')
+# These compute intervals or ask servers: other requests don't wait for them.
+_SLOW = ('/api/tables', '/api/answers', '/api/models')
 _MOST_RUNS = 200  # Of one request for curves.
 
 
@@ -209,7 +209,7 @@ class Pages:
 
   def _model_names(self, parameters):
     del parameters
-    return list(self._models)
+    return [chat.names(url) for url in self._models]
 
   def _search(self, parameters):
     name = _one(parameters, 'search')

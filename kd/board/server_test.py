@@ -71,7 +71,7 @@ def test_other_hosts_and_methods_are_refused(listener):
   text = {'Content-Type': 'text/plain'}
   assert _ask(listener, '/api/chat', 'POST', '{}', **text)[0] == 404
   as_json = {'Content-Type': 'application/json'}
-  for body in ('{}', '[', '{"messages": [], "model": 0}'):
+  for body in ('{}', '[', '{"messages": [], "server": 0}'):
     assert _ask(listener, '/api/chat', 'POST', body, **as_json)[0] == 400
   with pytest.raises(errors.ConfigError, match='board.port'):
     server.bind(listener.RequestHandlerClass.pages, [], listener.server_port)

@@ -13,7 +13,7 @@ from kd.core import errors
 from kd.core import registry
 
 INT32 = 2**31 - 1
-_NAMES = re.compile(r'[\w.~/][\w.~/-]*(,[\w.~/][\w.~/-]*)*,?')
+_NAMES = re.compile(r'[\w.~/][\w.~/:-]*(,[\w.~/][\w.~/:-]*)*,?')
 SEEDS = 2**32 - 1  # jax.random.key reads the low 32 bits of a seed.
 SECONDS = 864_000.0  # Ten days: what waits longer waits for ever.
 
@@ -328,7 +328,7 @@ class Tuple(Legal):
     return tuple(self.item.normal(item) for item in value)
 
   def parse(self, text):
-    # Names and paths need no quotes.
+    # Names, paths and URLs need no quotes.
     if isinstance(self.item, Text) and _NAMES.fullmatch(text):
       return tuple(filter(None, text.split(',')))
     try:

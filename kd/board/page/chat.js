@@ -3,10 +3,10 @@
 import {get, h, number, problem} from './dom.js';
 
 class Chat {
-  constructor(models) {
+  constructor(servers) {
     this.title = 'Chat';
-    this.models = models;
-    this.sides = models.map((url, i) => ({url, number: i, messages: [], log: h('div', {class: 'log', role: 'log', 'aria-live': 'polite'})}));
+    const models = servers.flatMap(({url, models: names}, server) => names.map((model) => ({url, server, model})));
+    this.sides = models.map((one, i) => ({...one, number: i, messages: [], log: h('div', {class: 'log', role: 'log', 'aria-live': 'polite'})}));
     this.shown = this.sides.slice(0, 2);
     this.columns = h('div', {class: 'sides'});
     this.input = h('textarea', {id: 'message', rows: 3, placeholder: 'A message to both models',
@@ -20,8 +20,9 @@ class Chat {
       h('label', {for: 'tokens'}, 'Most tokens', this.tokens),
       this.button, h('button', {type: 'button', onclick: () => this.clear()}, 'Begin again'));
     this.element = h('div', {class: 'chat'}, h('h1', {}, 'Chat with two models'),
-      models.length ? [this.columns, this.form] : h('p', {}, 'Start the board with the servers to talk to: ',
-        h('code', {}, 'kd board --config.board.models=http://127.0.0.1:8000/v1,http://127.0.0.1:8001/v1')));
+      servers.map((x) => (x.problem ? problem(x.problem) : null)),
+      servers.length ? [this.columns, this.form] : h('p', {}, 'Start the board with the server of the models, such as ',
+        h('code', {}, 'kd board --config.board.models=http://127.0.0.1:8000/v1'), ' after ', h('code', {}, 'kd serve A B')));
     this.draw();
   }
 
@@ -29,7 +30,7 @@ class Chat {
     this.columns.replaceChildren(...this.shown.map((side, i) => h('section', {class: 'pane'},
       h('label', {for: `model-${i}`}, i ? 'Second model' : 'First model', h('select', {id: `model-${i}`, onchange: (e) => {
         this.shown[i] = this.sides[Number(e.target.value)]; this.draw();
-      }}, this.sides.map((x) => h('option', {value: x.number, selected: x === side}, x.url)))), side.log)));
+      }}, this.sides.map((x) => h('option', {value: x.number, selected: x === side}, `${x.model}, ${x.url.replace(/^https?:\/\//, '')}`)))), side.log)));
   }
 
   key(event) {
@@ -58,7 +59,7 @@ class Chat {
     const began = performance.now();
     let first = 0, pieces = 0;
     try {
-      for await (const event of events({model: side.number, messages: side.messages,
+      for await (const event of events({server: side.server, model: side.model, messages: side.messages,
                                         temperature: Number(this.temperature.value), max_tokens: Number(this.tokens.value)})) {
         if (event.error) throw new Error(event.error.message || event.error);
         const piece = event.choices?.[0]?.delta?.content;

@@ -50,7 +50,7 @@ BOARD = schema.Section(
       legal.Tuple(
         legal.Matching(r'https?://\S+', 'the URL of a server, with its /v1')
       ),
-      'OpenAI-compatible servers for the page "chat", such as '
+      'OpenAI-compatible servers whose models the page "Chat" offers, such as '
       'http://127.0.0.1:8000/v1',
     ),
   },
