@@ -113,6 +113,7 @@ class _Run:
         if submit is None:
           submit = self._start(stack)
           pending[submit(held)] = held
+          held = None
         if len(pending) == max(self._workers, 1):
           self._collect(pending, futures.FIRST_COMPLETED)
         pending[submit(shard)] = shard

@@ -57,7 +57,7 @@ def divide(task: str, examples: Iterable[Mapping[str, Any]]) -> Iterator[Shard]:
   """
   number, held, characters = 0, [], 0
   for example in examples:
-    held.append(example)
+    held.append(_json(example))
     characters += _characters(example)
     if characters >= CHARACTERS:
       yield _shard(task, number, held)
@@ -77,7 +77,12 @@ def _characters(value: Any) -> int:
   return 0
 
 
-def _shard(task: str, number: int, examples: list[Any]) -> Shard:
-  text = json.dumps(examples, ensure_ascii=False)
+def _json(example: Mapping[str, Any]) -> bytes:
+  text = json.dumps(example, ensure_ascii=False)
   # Half of a surrogate pair is refused where its text is encoded.
-  return Shard(task, number, text.encode('utf-8', 'surrogatepass'))
+  return text.encode('utf-8', 'surrogatepass')
+
+
+def _shard(task: str, number: int, examples: list[bytes]) -> Shard:
+  # As JSON, examples take a fraction of the memory that their objects take.
+  return Shard(task, number, b'[' + b', '.join(examples) + b']')
