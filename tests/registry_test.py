@@ -129,7 +129,9 @@ def test_the_page_s_commands(tmp_path, monkeypatch, capsys):
 def test_the_command_line(tmp_path):
   model = version_cases.export(tmp_path / 'model')
   flag = f'--config.registry.folder={tmp_path}/registry'
-  code, out, err = command.run(['registry', 'add', model, flag])
+  code, out, err = command.run(['--mode=registry', 'add', model, flag])
   assert (code, out) == (0, f'v1 is a candidate: {model}\n'), err
-  code, _, err = command.run(['registry', 'promote', 'v1', 'canary', flag])
+  code, _, err = command.run(
+    ['--mode=registry', 'promote', 'v1', 'canary', flag]
+  )
   assert (code, 'no benchmark report' in err) == (2, True), err
