@@ -44,8 +44,7 @@ def _events(url, request):
     with _open(f'{url}/chat/completions', fields) as response:
       yield from response
   except urllib.error.HTTPError as e:
-    detail = e.read(2000).decode('utf-8', 'replace')
-    yield _error(f'{url}: {e.code}: {detail}')
+    yield _error(f'{url}: {e.code}: {_detail(e.read(2000))}')
   except (OSError, ValueError, http.client.HTTPException) as e:
     yield _error(f'{url}: {e}')
 
@@ -70,6 +69,15 @@ def _open(url, fields=None, timeout_s=_TIMEOUT_S):
   return urllib.request.urlopen(
     urllib.request.Request(url, data, headers), timeout=timeout_s
   )
+
+
+def _detail(body):
+  """Returns the message of an error as the OpenAI API has it, or the body."""
+  text = body.decode('utf-8', 'replace')
+  try:
+    return str(json.loads(text)['error']['message'])
+  except (ValueError, KeyError, TypeError):
+    return text
 
 
 def _error(message):

@@ -289,7 +289,10 @@ def _tree_files(folder: str) -> dict[str, str]:
 
 
 def _summary(name, path):
-  stat = os.stat(path)
+  try:
+    stat = os.stat(path)
+  except OSError:  # Removed since it was listed.
+    return _summary_of(name, path, 0, 0)
   return _summary_of(name, path, stat.st_mtime_ns, stat.st_size)
 
 

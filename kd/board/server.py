@@ -11,6 +11,7 @@ import http
 from http import server
 import json
 import os
+import sys
 import urllib.parse
 
 from kd.board import chat
@@ -62,13 +63,21 @@ def bind(
   handler = type('Handler', (_Handler,), {})
   handler.pages, handler.models, handler.files = pages, models, files()
   try:
-    return server.ThreadingHTTPServer((HOST, port), handler)
+    return _Server((HOST, port), handler)
   except OSError as e:
     raise errors.ConfigError(
       'board.port',
       f'{HOST}:{port} cannot be listened on: {e.strerror}',
       legal='a free port; 0: any',
     ) from e
+
+
+class _Server(server.ThreadingHTTPServer):
+  """A server that says nothing about browsers that have left."""
+
+  def handle_error(self, request, client_address):
+    if not isinstance(sys.exception(), OSError):
+      super().handle_error(request, client_address)
 
 
 class _Handler(server.BaseHTTPRequestHandler):
@@ -114,7 +123,7 @@ class _Handler(server.BaseHTTPRequestHandler):
     body = self.rfile.read(int(length))
     try:
       parts = chat.stream(self.models, json.loads(body))
-    except (ValueError, errors.KdError) as e:
+    except (ValueError, RecursionError, errors.KdError) as e:
       self._refuse(http.HTTPStatus.BAD_REQUEST, str(e))
       return
     self.close_connection = True

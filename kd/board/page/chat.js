@@ -13,11 +13,14 @@ class Chat {
                                 onkeydown: (e) => this.key(e)});
     this.temperature = h('input', {id: 'temperature', type: 'number', min: 0, max: 2, step: 0.1, value: 0});
     this.tokens = h('input', {id: 'tokens', type: 'number', min: 1, max: 2048, value: 128});
+    this.alone = h('input', {id: 'alone', type: 'checkbox'});
     this.button = h('button', {type: 'submit'}, 'Send');
     this.form = h('form', {class: 'ask', onsubmit: (e) => { e.preventDefault(); this.send(); }},
       h('label', {class: 'wide', for: 'message'}, 'Message (Ctrl+Enter sends)', this.input),
       h('label', {for: 'temperature'}, 'Temperature', this.temperature),
       h('label', {for: 'tokens'}, 'Most tokens', this.tokens),
+      h('label', {class: 'inline', for: 'alone', title: 'Without the messages before it: for models that know no conversation'},
+        this.alone, 'each message alone'),
       this.button, h('button', {type: 'button', onclick: () => this.clear()}, 'Begin again'));
     this.element = h('div', {class: 'chat'}, h('h1', {}, 'Chat with two models'),
       servers.map((x) => (x.problem ? problem(x.problem) : null)),
@@ -43,8 +46,9 @@ class Chat {
   }
 
   async send() {
-    const text = this.input.value.trim();
-    if (!text || this.button.disabled) return;
+    // As it is: a template may need its last line break.
+    const text = this.input.value;
+    if (!text.trim() || this.button.disabled) return;
     this.button.disabled = true;
     this.input.value = '';
     await Promise.all([...new Set(this.shown)].map((side) => this.ask(side, text)));
@@ -53,6 +57,7 @@ class Chat {
   }
 
   async ask(side, text) {
+    if (this.alone.checked) side.messages = [];
     side.messages.push({role: 'user', content: text});
     const answer = h('pre', {}), note = h('small', {class: 'muted'}, 'waiting …');
     side.log.append(h('div', {class: 'said user'}, h('pre', {}, text)), h('div', {class: 'said model'}, answer, note));

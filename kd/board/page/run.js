@@ -98,7 +98,7 @@ class Run {
   }
 
   drawFacts(run) {
-    const facts = [['command', (run.command || []).join(' ')], ['devices', (run.devices || []).join(', ')],
+    const facts = [['command', [run.command || []].flat().join(' ')], ['devices', [run.devices || []].flat().join(', ')],
                    ['libraries', Object.entries(run.packages || {}).map((x) => x.join(' ')).join(', ')]];
     this.facts.replaceChildren(
       h('h2', {}, 'Run'),
