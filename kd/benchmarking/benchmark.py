@@ -30,11 +30,16 @@ REFERENCES = ('auto', 'earlier', record.BASELINE, record.TEACHER, 'none')
 
 @dataclasses.dataclass(frozen=True)
 class _Teachers:
-  """The teachers in memory, and how errors and files call the first."""
+  """The teachers in memory.
+
+  Attributes:
+    loaded: with their parameters; () without a teacher.
+  """
 
   loaded: Sequence[live.Teacher]
 
   def targets_on(self, opened: models.Opened) -> measuring.Targets | None:
+    """Returns the function from a batch to targets on a model's mesh."""
     if not self.loaded:
       return None
     return live_feed.targets_on(opened.run, self.loaded, opened.model.mesh)

@@ -182,12 +182,12 @@ def by_size(
   costs: Mapping[str, Cost],
 ) -> dict[tuple[int, int], dict[str, Timing]]:
   """Returns timings by batch size and prompt length, then by title."""
-  found: dict[tuple[int, int], dict[str, Timing]] = {}
+  timings: dict[tuple[int, int], dict[str, Timing]] = {}
   for title, cost in costs.items():
     for timing in cost.timings:
       size = timing.batch_size, timing.prompt_length
-      found.setdefault(size, {})[title] = timing
-  return dict(sorted(found.items()))
+      timings.setdefault(size, {})[title] = timing
+  return dict(sorted(timings.items()))
 
 
 def disk_bytes(opened: models.Opened) -> int:

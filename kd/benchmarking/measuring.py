@@ -70,14 +70,14 @@ def _with_metrics(result, more):
   """Returns a result with metrics that have a value for each answer."""
   metrics, scores = dict(result.metrics), dict(result.scores)
   descriptions = dict(result.descriptions)
-  for set_name, found in more.items():
+  for set_name, of_set in more.items():
     scores[set_name] = scores[set_name] | {
-      name: list(x.values) for name, x in found.items()
+      name: list(x.values) for name, x in of_set.items()
     }
     descriptions[set_name] = descriptions.get(set_name, {}) | {
-      name: x.description for name, x in found.items()
+      name: x.description for name, x in of_set.items()
     }
-    metrics |= {f'eval/{set_name}/{k}': float(x) for k, x in found.items()}
+    metrics |= {f'eval/{set_name}/{k}': float(x) for k, x in of_set.items()}
   return dataclasses.replace(
     result, metrics=metrics, scores=scores, descriptions=descriptions
   )

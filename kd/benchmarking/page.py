@@ -88,7 +88,7 @@ def _set_blocks(part: record.Part) -> list[str]:
 
 def _seeds(part: record.Part) -> str:
   """Returns the values of each seed of the columns that have several."""
-  found = []
+  by_seed = []
   for entry in part.entries:
     if len(entry.runs) < 2:
       continue
@@ -96,8 +96,8 @@ def _seeds(part: record.Part) -> str:
       if measure.is_main:
         name = f'eval/{part.name}/{measure.metric}'
         values = ', '.join(f'{run.metrics[name]:.4f}' for run in entry.runs)
-        found.append(f'- {entry.title}, {measure.title}, by seed: {values}')
-  return '\n'.join(found)
+        by_seed.append(f'- {entry.title}, {measure.title}, by seed: {values}')
+  return '\n'.join(by_seed)
 
 
 def _retention_table(part: record.Part) -> str:

@@ -127,7 +127,7 @@ def write(path: str, benchmark: Benchmark, fail_on: str) -> dict[str, Any]:
 
 
 def _part_json(part) -> dict[str, Any]:
-  found = {
+  fields = {
     'identity': part.identity,
     'counts': measures.counts(part.entries[0].mean, part.name),
     'verdict': None,
@@ -153,25 +153,25 @@ def _part_json(part) -> dict[str, Any]:
   }
   if part.verdict:
     verdict = part.verdict
-    found['verdict'] = {
+    fields['verdict'] = {
       'verdict': verdict.verdict,
       'metric': verdict.measure.metric,
       'difference': _triple(verdict.difference),
       'margin': verdict.margin,
       'seeds': list(verdict.seeds),
     }
-  return found
+  return fields
 
 
 def _values(entry, set_name) -> dict[str, Any]:
   """Returns value, interval and seeds of each metric of a column."""
-  found = {}
+  values = {}
   for measure in measures.of(entry.mean, set_name):
     value = measures.value(entry.mean, set_name, measure, entry.runs)
     name = f'eval/{set_name}/{measure.metric}'
     seeds = [run_info.json_number(run.metrics[name]) for run in entry.runs]
-    found[measure.metric] = {'value': _triple(value), 'seeds': seeds}
-  return found
+    values[measure.metric] = {'value': _triple(value), 'seeds': seeds}
+  return values
 
 
 def _triple(value) -> list[Any] | None:
@@ -206,8 +206,8 @@ def read(paths: Sequence[str], field: str) -> list[Earlier]:
   Raises:
     ConfigError: it holds no benchmark, or one of another version.
   """
-  found = [_read(path, field) for path in paths]
-  names = [x.entry.title for x in found]
+  earlier = [_read(path, field) for path in paths]
+  names = [x.entry.title for x in earlier]
   # Of one name, they are told apart by their number.
   return [
     one
@@ -216,7 +216,7 @@ def read(paths: Sequence[str], field: str) -> list[Earlier]:
       one,
       entry=dataclasses.replace(one.entry, title=f'{name} ({number})'),
     )
-    for number, (one, name) in enumerate(zip(found, names, strict=True), 1)
+    for number, (one, name) in enumerate(zip(earlier, names, strict=True), 1)
   ]
 
 
@@ -248,6 +248,6 @@ def _read(path, field) -> Earlier:
       f'{path!r}: the results of its models are missing or damaged',
       legal='the folder as it was written',
     )
-  found = [result for _, result in runs]
-  entry = Entry(title, places, found, measuring.mean(found), entry_cost)
+  measured = [result for _, result in runs]
+  entry = Entry(title, places, measured, measuring.mean(measured), entry_cost)
   return Earlier(entry, identities)

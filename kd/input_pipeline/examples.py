@@ -203,17 +203,17 @@ def column(task: Any, split: str, name: str) -> dict[str, str]:
     if source is not None:
       values = source.column(split, name)
       return {key: str(value) for key, value in values.items()}
-    found = {}
+    texts = {}
     wrong = lambda error: None  # It is no example then.
     for number, features in enumerate(_features(task, split, wrong)):
       if name in features:
         own = features.get('id', f'{task.name}-{number}'.encode())
         value = features[name]
         is_text = isinstance(value, bytes)
-        found[_text(own, where)] = (
+        texts[_text(own, where)] = (
           value.decode('utf-8', 'replace') if is_text else str(value)
         )
-    return found
+    return texts
 
 
 def _watched(module, examples) -> Iterator[Example]:
