@@ -9,6 +9,8 @@ import glob
 import os
 import sys
 import time
+import types
+from typing import Any
 
 from clu import metric_writers
 import jax
@@ -18,7 +20,9 @@ from kd.core import durations
 from kd.core import errors
 from kd.core import json_lines
 from kd.core import run_info
+from kd.metrics import scalar_writer
 from kd.metrics import tensorboard_events
+from kd.metrics import trackers as trackers_lib
 
 JSON_LINES = 'metrics.jsonl'
 _LINE = 'the lines as they were written; delete this one'
@@ -27,37 +31,6 @@ _HIDDEN = (
   *('perplexity', 'accuracy'),
   *('truncated', 'too_long', 'unparsed', 'many_markers'),
 )
-
-
-class _ScalarWriter(metric_writers.MetricWriter):
-  """A writer of scalars; what else there is goes to TensorBoard alone."""
-
-  def write_summaries(self, step, values, metadata=None):
-    del step, values, metadata
-
-  def write_images(self, step, images):
-    del step, images
-
-  def write_videos(self, step, videos):
-    del step, videos
-
-  def write_audios(self, step, audios, *, sample_rate):
-    del step, audios, sample_rate
-
-  def write_texts(self, step, texts):
-    del step, texts
-
-  def write_histograms(self, step, arrays, num_buckets=None):
-    del step, arrays, num_buckets
-
-  def write_hparams(self, hparams):
-    del hparams
-
-  def flush(self):
-    pass
-
-  def close(self):
-    self.flush()
 
 
 def _remains(step, is_evaluation, restart_after, evaluated):
@@ -81,7 +54,7 @@ def _stays(record, where, step, evaluated):
     raise errors.ConfigError(where, f'is no line of metrics: {e}', _LINE) from e
 
 
-class JsonLinesWriter(_ScalarWriter):
+class JsonLinesWriter(scalar_writer.ScalarWriter):
   """One JSON object a write: step, phase, then names and numbers or texts."""
 
   def __init__(self, folder: str, restart_after: int, evaluated: bool):
@@ -131,7 +104,7 @@ class JsonLinesWriter(_ScalarWriter):
     self._file.close()
 
 
-class TerminalWriter(_ScalarWriter):
+class TerminalWriter(scalar_writer.ScalarWriter):
   """A line a write: step, losses, speed, time left.
 
   On a terminal training lines overwrite one another; in a log each stays.
@@ -194,6 +167,8 @@ def create(
   restart_after: int,
   evaluated: bool,
   tensorboard: bool,
+  trackers: Sequence[str] = (),
+  config: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> metric_writers.MetricWriter:
   """Returns the run's writer; it writes on process 0 only.
 
@@ -204,6 +179,8 @@ def create(
     restart_after: the step that a resumed run starts from, or 0.
     evaluated: whether that step's evaluation is in the files for good.
     tensorboard: whether to write TensorBoard events too.
+    trackers: names in trackers.TRACKERS, which get the metrics too.
+    config: the run's config, for trackers.
   """
   if jax.process_index() != 0:
     return metric_writers.MultiWriter([])
@@ -219,6 +196,8 @@ def create(
       ),
     )
     writers.append(_TensorBoardWriter(folder))
+  for name in trackers:
+    writers.append(trackers_lib.TRACKERS[name](folder, label, config))
   return metric_writers.MultiWriter(writers)
 
 

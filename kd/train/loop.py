@@ -78,6 +78,8 @@ class _Loop:
       self._step,
       self._evaluated,
       self._config.log.tensorboard,
+      self._config.log.trackers,
+      self._config,
     )
 
   def _say(self, line):

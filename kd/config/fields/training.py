@@ -218,6 +218,11 @@ LOG = schema.Section(
   {
     'every': F(10, legal.POSITIVE, 'steps between writes of training metrics'),
     'tensorboard': F(True, legal.BOOLEAN, 'also write TensorBoard events'),
+    'trackers': F(
+      (),
+      legal.Tuple(legal.one_of('wandb', 'mlflow')),
+      'also write to these, if they are installed (docs/training.md)',
+    ),
   },
 )
 
