@@ -76,6 +76,7 @@ def test_choices_are_those_of_the_code():
   from kd.losses import layer_terms
   from kd.losses import selection
   from kd.losses import terms
+  from kd.metrics import trackers
   from kd.models import families
   from kd.models import layer_stack
   from kd.models.attention import attention_backend
@@ -118,6 +119,7 @@ def test_choices_are_those_of_the_code():
     'export.formats': export.FORMATS,
     'export.gguf_type': gguf_writer.FILE_TYPES,
     'export.gguf_embedding_type': {'auto', *gguf_writer.FILE_TYPES},
+    'log.trackers': trackers.TRACKERS,
     'losses.part': terms.PARTS,
     'losses.kind': hidden_states.KINDS,
     'losses.distance': attention_maps.DISTANCES,

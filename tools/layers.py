@@ -59,7 +59,9 @@ HEAVY = tuple(name for name in LIBRARIES if name != 'flax.linen')
 
 # These import one at the top, and so count as heavy themselves, with all that
 # is below data (data/__init__.py is light).
-HEAVY_MODULES = ('kd.metrics.writers',)
+HEAVY_MODULES = (
+  *('kd.metrics.scalar_writer', 'kd.metrics.trackers', 'kd.metrics.writers'),
+)
 
 # These live in other environments: only scripts of their Pythons see them.
 ORACLES = (

@@ -15,6 +15,7 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 _NODE = re.compile(r'^\{\{.*?\}\}\s*')
 # Bazel runs links to the files, so the folder is that of the file itself.
 _KD = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+_PACKAGE_FOLDERS = {'site-packages', 'dist-packages'}
 _LONGEST = 300  # characters of an exception's message
 
 
@@ -28,7 +29,10 @@ def _installed_folders() -> tuple[str, ...]:
 
 def is_installed(path: str) -> bool:
   """Returns whether a file is Python's own or an installed package's."""
-  return os.path.realpath(path).startswith(_installed_folders())
+  path = os.path.realpath(path)
+  # Other environments' folders may be on the path too, by PYTHONPATH or .pth.
+  is_package = not _PACKAGE_FOLDERS.isdisjoint(path.split(os.sep))
+  return is_package or path.startswith(_installed_folders())
 
 
 def refuse(

@@ -54,6 +54,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """
   say = session.say
   run = resolve.resolve(config, session.devices(config))
+  _check_trackers(run.config.log.trackers)
   changes = workdirs.check(config, workdir)
   say('\n'.join([describe.describe_run(run, workdir), *changes.notes()]))
   with (
@@ -70,6 +71,13 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     about = {'mixture': shares, 'rows': facts}
     workdirs.begin(run, workdir, changes, inputs, about)
     _train(_Training(run, data, teachers, workdir), run, workdir)
+
+
+def _check_trackers(names):
+  if names:
+    from kd.metrics import trackers
+
+    trackers.check(names)
 
 
 def _train(training, run, workdir):

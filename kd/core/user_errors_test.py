@@ -1,0 +1,12 @@
+"""What counts as an installed package, and what as the user's code."""
+
+import os
+
+from kd.core import user_errors
+
+
+def test_packages_of_other_environments_are_installed(tmp_path):
+  package = tmp_path / 'lib' / 'python3.11' / 'site-packages' / 'theirs.py'
+  assert user_errors.is_installed(str(package))
+  assert user_errors.is_installed(os.__file__)
+  assert not user_errors.is_installed(str(tmp_path / 'mine.py'))
