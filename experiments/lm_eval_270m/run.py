@@ -6,8 +6,8 @@ MODEL is a folder for transformers, such as an export, whose tokenizer both
 read. GSM8K is a file of its problems. lm-eval runs in KD_ORACLES_PYTHON, as its
 users run it: tasks in YAML and JSON lines, which are written to FOLDER, and
 the model `local-completions`. It asks for answers to problems (exact match of
-the number) and for the likeliest of a few numbers (multiple choice). kd computes
-both without a server. FOLDER gets results.json; the exit code is 1 if an answer
+the number) and for the likeliest of a few numbers (multiple choice). kd
+computes both without a server. FOLDER gets results.json; the exit code is 1 if an answer
 or a choice differs.
 """
 
@@ -78,7 +78,7 @@ metric_list:
 
 
 def _problems(path: str, count: int) -> list[dict[str, Any]]:
-  """Returns problems with a prompt for each task, and the numbers to choose from."""
+  """Returns problems: prompt, number, and the numbers to choose from."""
   with open(path, encoding='utf-8') as f:
     rows = [json.loads(next(f)) for _ in range(_SHOTS + count)]
   clean = lambda answer: re.sub(r'<<.*?>>', '', answer)
