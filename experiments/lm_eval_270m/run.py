@@ -7,8 +7,8 @@ read. GSM8K is a file of its problems. lm-eval runs in KD_ORACLES_PYTHON, as its
 users run it: tasks in YAML and JSON lines, which are written to FOLDER, and
 the model `local-completions`. It asks for answers to problems (exact match of
 the number) and for the likeliest of a few numbers (multiple choice). kd
-computes both without a server. FOLDER gets results.json; the exit code is 1 if an answer
-or a choice differs.
+computes both without a server. FOLDER gets results.json; the exit code is 1 if
+an answer or a choice differs.
 """
 
 import glob
