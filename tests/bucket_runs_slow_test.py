@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import re
 
 import jax
 import numpy as np
@@ -20,7 +21,8 @@ from tests import process_runs
 from tests import warm
 
 _KILLS = int(os.environ.get('KD_KILLS', '2'))
-_COMMIT = '/commit_success.txt'
+# Each item of a checkpoint has such an object, too, before the whole has one.
+_COMMIT = re.compile(r'/checkpoints/\d+/commit_success\.txt$')
 _STEPS = 6 + 2 * max(_KILLS - 2, 0)
 # A checkpoint is about 60 of them.
 _MOST_UPLOADS = 90
@@ -147,7 +149,7 @@ def _kill_at(store, run, chance, has_checkpoint):
 
   def watch(stored):
     nonlocal left
-    if has_checkpoint and not any(n.endswith(_COMMIT) for n in store.writes):
+    if has_checkpoint and not any(map(_COMMIT.search, store.writes)):
       return
     if stored == when_stored:
       left -= 1
