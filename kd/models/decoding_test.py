@@ -51,7 +51,7 @@ def test_rows_of_different_length_equal_the_full_pass(params):
     tokens, positions, np.ones_like(tokens)
   )
   prefill = jax.jit(decoding.prefill, static_argnums=0)
-  prompts = prefill(_MODEL, params, tokens[:, :9], lengths)
+  _, prompts = prefill(_MODEL, params, tokens[:, :9], lengths)
   # What the rows held before is gone, and their order is another.
   source = np.array([3, 0, 4, 2, 1], np.int32)
   cache = decoding.empty(_MODEL, rows, _LENGTH)

@@ -33,12 +33,14 @@ def share(
   def count(scheme, flat):
     units = scheme.units(flat)
     distance = jnp.abs(jnp.abs(units - jnp.trunc(units)) - 0.5)
-    counts.append((jnp.sum(distance < _TOLERANCE), units.size))
+    # A mean of means: a model's ties may be more than int32 can count.
+    ties = jnp.mean(jnp.mean(distance < _TOLERANCE, axis=-1))
+    counts.append((ties, units.size))
     return flat
 
   model.map_rounded(params, count)
-  ties, sizes = zip(*counts, strict=True)
-  return sum(ties) / sum(sizes)
+  whole = sum(size for _, size in counts)
+  return sum(ties * (size / whole) for ties, size in counts)
 
 
 def dithered(

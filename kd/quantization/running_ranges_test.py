@@ -159,7 +159,7 @@ def test_decoding_rounds_by_the_same_ranges():
   batch = model_cases.batch()
   hidden, _ = jax.jit(_model().forward, static_argnums=2)(params, batch, _NONE)
   lengths = jnp.full(2, 11)
-  cache = jax.jit(_model().prefill)(params, batch.tokens, lengths)
+  _, cache = jax.jit(_model().prefill)(params, batch.tokens, lengths)
   held = _model().decoding_weights(params)
   last, _ = jax.jit(_model().extend)(held, cache, batch.tokens[:, 11], lengths)
   np.testing.assert_allclose(last, hidden[:, 11], atol=2e-5)
