@@ -38,11 +38,15 @@ QUICK = (
 )
 
 
+# Here, because a test may change the current folder.
+_PROJECT = os.getcwd()
+
+
 def environment() -> dict[str, str]:
   """Returns the variables of a program that is tested."""
   env = {
     **os.environ,
-    'PYTHONPATH': os.getcwd(),
+    'PYTHONPATH': _PROJECT,
     'JAX_PLATFORMS': 'cpu',
     # What one run has compiled, the others need not.
     'JAX_COMPILATION_CACHE_DIR': _compiled(),
@@ -92,22 +96,32 @@ class _Forks:
 
   def __init__(self):
     self._folder, self._env = tempfile.mkdtemp(prefix='kd-runs-'), environment()
-    self._warm, self._started = warm.Warm(self._env), 0
+    self._warm, self._started = warm.Warm(self._env, _PROJECT), 0
     atexit.register(self._close)
 
   def start(self, arguments, faults):
     self._started += 1
-    now = environment().items()
     return self._warm.start(
       arguments,
       faults,
-      {name: value for name, value in now if self._env.get(name) != value},
+      changed(self._env, environment()),
       f'{self._folder}/{self._started}',
     )
 
   def _close(self):
     self._warm.close()
     shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def changed(
+  old: Mapping[str, str], new: Mapping[str, str]
+) -> dict[str, str | None]:
+  """Returns the variables that differ; None: it has been removed."""
+  return {
+    name: new.get(name)
+    for name in sorted(old.keys() | new.keys())
+    if old.get(name) != new.get(name)
+  }
 
 
 _forks = functools.cache(_Forks)
@@ -189,7 +203,7 @@ def assert_ended_alike(workdir: str, expected: str, step: int) -> None:
 
 
 def wait(process: warm.Process, workdir: str) -> None:
-  """Until step 3 is trained and step 2, the first checkpoint, is whole."""
+  """Waits until step 3 is trained and checkpoint 2 is complete."""
   for _ in range(30_000):
     lines = metrics(workdir)
     trained = any(x['step'] >= 3 and x['phase'] == 'train' for x in lines)

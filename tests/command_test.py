@@ -9,6 +9,7 @@ import pytest
 
 from kd import modes
 from tests import command
+from tests import warm
 
 CONFIG = '--config=configs/quickstart.py'
 PLANNED = '--config=configs/gemma3_tpu.py'
@@ -135,6 +136,13 @@ def test_a_bucket_is_no_workdir():
   """Else a folder called gs: would be made, on each machine its own."""
   code, _, err = command.run([CONFIG, '--mode=check', '--workdir=gs://bucket'])
   assert code == 2 and "'gs://bucket'" in err
+
+
+def test_a_fork_has_the_variables_of_its_start(monkeypatch):
+  monkeypatch.setattr(os, 'environ', {'same': '1', 'removed': '2', 'new': '0'})
+  now = {'same': '1', 'new': '3'}
+  warm.set_variables(command.changed(os.environ, now))
+  assert os.environ == now
 
 
 def test_a_config_is_read_before_devices_are_touched():

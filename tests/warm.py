@@ -38,14 +38,14 @@ class Process:
       return f.read()
 
   def poll(self) -> int | None:
-    """Its exit code, or None while it runs."""
+    """Returns the exit code, or None while it runs."""
     if not os.path.exists(self._code):
       return None
     with open(self._code, encoding='utf-8') as f:
       return int(f.read())
 
   def wait(self, timeout_s: float) -> int:
-    """Its exit code, when it has ended."""
+    """Waits until it has ended; returns the exit code."""
     end = time.monotonic() + timeout_s
     while (code := self.poll()) is None:
       if time.monotonic() > end:
@@ -85,7 +85,7 @@ class Warm:
     self,
     arguments: Sequence[str],
     faults: Mapping[str, Any],
-    env: Mapping[str, str],
+    env: Mapping[str, str | None],
     output: str,
   ) -> Process:
     """Starts kd.main.
@@ -93,8 +93,11 @@ class Warm:
     Args:
       arguments: its command line.
       faults: what goes wrong, and its arguments.
-      env: further variables.
+      env: variables that differ from those of Warm; None removes one.
       output: .out and .err of this name get what it says.
+
+    Raises:
+      RuntimeError: the process that would be forked has ended.
     """
     self._started += 1
     code = f'{output}.{self._started}.code'
@@ -109,8 +112,15 @@ class Warm:
     for stream in ('out', 'err'):  # So that they can be read at once.
       with open(request[stream], 'a', encoding='utf-8'):
         pass
-    print(json.dumps(request), file=self._server.stdin, flush=True)
-    return Process(int(self._server.stdout.readline()), code, output)
+    ended = RuntimeError('the process that would be forked has ended')
+    try:
+      print(json.dumps(request), file=self._server.stdin, flush=True)
+    except BrokenPipeError as e:
+      raise ended from e
+    pid = self._server.stdout.readline()
+    if not pid:
+      raise ended
+    return Process(int(pid), code, output)
 
   def close(self) -> None:
     """Ends it, and every process that it started."""
@@ -152,13 +162,22 @@ def _reap(codes, options):
       del codes[pid]
 
 
+def set_variables(changes: Mapping[str, str | None]) -> None:
+  """Sets variables of this process; None removes one."""
+  for name, value in changes.items():
+    if value is None:
+      os.environ.pop(name, None)
+    else:
+      os.environ[name] = value
+
+
 def _become(request):
   """Runs kd.main as the request says, in a fork."""
   null = os.open(os.devnull, os.O_RDONLY)
   os.dup2(null, 0)
   for stream, name in ((1, 'out'), (2, 'err')):
     os.dup2(os.open(request[name], os.O_WRONLY | os.O_APPEND), stream)
-  os.environ.update(request['env'])
+  set_variables(request['env'])
   driver = importlib.import_module('tests.fault_driver')
   for name, arguments in request['faults'].items():
     getattr(driver, name)(**arguments)

@@ -48,7 +48,10 @@ def main(argv):
   only = os.environ.get('TESTBRIDGE_TEST_ONLY')  # From --test_filter.
   if only:
     args += ['-k', only]
-  code = pytest.main(args + _shard(argv))
+  files = _shard(argv)
+  if not files:  # Without files pytest runs all tests below this folder.
+    return 0
+  code = pytest.main(args + files)
   if only and code == pytest.ExitCode.NO_TESTS_COLLECTED:
     return 0
   return int(code)

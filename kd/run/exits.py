@@ -33,8 +33,8 @@ def recorded(workdir: str) -> Iterator[None]:
     yield
   except BaseException as e:
     if is_first and os.path.exists(os.path.join(workdir, model_sizes.RUN_FILE)):
-      # The disk may be what failed: the error itself must reach the user.
-      with contextlib.suppress(OSError):
+      # The disk or bucket may have failed: the user must see the first error.
+      with contextlib.suppress(OSError, errors.KdError):
         atomic_files.write_json(path, _describe(e))
     raise
 

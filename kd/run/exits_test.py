@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from kd.core import atomic_files
 from kd.core import errors
 from kd.run import exits
 
@@ -29,3 +30,14 @@ def test_the_last_error_is_recorded_once_a_run_has_begun(tmp_path):
   with exits.recorded(str(tmp_path)):
     assert not path.exists()
   assert not path.exists()
+
+
+@pytest.mark.parametrize('kind', [OSError, errors.KdError])
+def test_a_failed_record_leaves_the_error(tmp_path, monkeypatch, kind):
+  def fail(*unused):
+    del unused
+    raise kind('the disk is full')
+
+  (tmp_path / 'run.json').write_text('{}')
+  monkeypatch.setattr(atomic_files, 'write_json', fail)
+  _raise_in(tmp_path, errors.NonFiniteError('loss'))
