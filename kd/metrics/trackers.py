@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import importlib.util
 import logging
 import os
+import sys
 import time
 from typing import Any
 
@@ -23,6 +24,11 @@ from kd.metrics import scalar_writer
 FILE = 'trackers.json'  # Their ids of the workdir's run.
 _PROJECT = 'kd'
 _PACKAGES = {'wandb': 'wandb', 'mlflow': 'mlflow'}
+# Training waits for a request: by default MLflow tries for minutes.
+_PATIENCE = {
+  'MLFLOW_HTTP_REQUEST_MAX_RETRIES': '1',
+  'MLFLOW_HTTP_REQUEST_TIMEOUT': '10',
+}
 _LONGEST = 500  # characters of a parameter in MLflow
 _MOST_PARAMETERS = 100  # in one request to MLflow
 
@@ -86,7 +92,7 @@ class WandbWriter(scalar_writer.ScalarWriter):
     self._run.log({**values, 'step': int(step)})
 
   def close(self):
-    self._run.finish()
+    self._run.finish(exit_code=int(_is_failing()))
 
 
 class MlflowWriter(scalar_writer.ScalarWriter):
@@ -100,13 +106,22 @@ class MlflowWriter(scalar_writer.ScalarWriter):
       label: of the student.
       config: of the run.
     """
+    for variable, value in _PATIENCE.items():
+      os.environ.setdefault(variable, value)
     import mlflow
 
     self._mlflow, self._client = mlflow, mlflow.MlflowClient()
     self._warned = False
     self._run_id = _recorded(folder).get('mlflow')
     if self._run_id is None:
-      self._run_id = self._create(_name(folder, label), config)
+      try:
+        self._run_id = self._create(_name(folder, label), config)
+      except mlflow.MlflowException as e:
+        raise errors.ConfigError(
+          'log.trackers',
+          f"found 'mlflow', and {mlflow.get_tracking_uri()} fails: {e}",
+          legal='a tracking server in MLFLOW_TRACKING_URI that answers',
+        ) from e
       _record(folder, 'mlflow', self._run_id)
 
   def _create(self, name, config):
@@ -137,7 +152,8 @@ class MlflowWriter(scalar_writer.ScalarWriter):
     self._try(lambda: self._client.log_batch(self._run_id, metrics=metrics))
 
   def close(self):
-    self._try(lambda: self._client.set_terminated(self._run_id))
+    status = 'FAILED' if _is_failing() else 'FINISHED'
+    self._try(lambda: self._client.set_terminated(self._run_id, status))
 
   def _try(self, call):
     """Calls, and warns once if MLflow fails: metrics.jsonl has all metrics."""
@@ -148,6 +164,11 @@ class MlflowWriter(scalar_writer.ScalarWriter):
         message = 'warning: MLflow does not take metrics: %s'
         logging.getLogger(__name__).info(message, e)
       self._warned = True
+
+
+def _is_failing():
+  """Returns whether an error ends the run: writers are closed on its way."""
+  return sys.exc_info()[0] is not None
 
 
 def _name(folder, label):

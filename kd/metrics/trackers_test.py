@@ -42,6 +42,14 @@ for first, last in ((1, 4), (3, 6)):  # The second run resumes from step 3.
     writer.write_scalars(step, {'train/loss': 1 / step})
   writer.flush()
   writer.close()
+  if last == 4:
+    run, = mlflow.MlflowClient().search_runs(['1'])
+    ends = [run.info.status]
+    try:
+      raise ValueError
+    except ValueError:
+      writers.trackers_lib.MlflowWriter(folder, 'student', {}).close()
+    ends.append(mlflow.MlflowClient().get_run(run.info.run_id).info.status)
 
 client = mlflow.MlflowClient()
 experiment, = client.search_experiments(filter_string="name = 'kd'")
@@ -50,7 +58,7 @@ history = client.get_metric_history(run.info.run_id, 'train/loss')
 found = {
   'parameters': run.data.params,
   'mlflow': [[m.step, m.value] for m in history],
-  'status': run.info.status,
+  'statuses': [*ends, run.info.status],
   'ids': set(), 'wandb': [],
 }
 for path in sorted(glob.glob(f'{folder}/wandb/offline-run-*/*.wandb')):
@@ -90,7 +98,8 @@ def test_trackers_read_back_a_run_and_its_resumption(tmp_path):
   assert sorted(found['wandb']) == sorted([s, 1 / s] for s in steps)
   assert sorted(found['mlflow']) == sorted([s, 1 / s] for s in steps)
   assert found['parameters'] == {'steps': '6', 'optimizer.lr': '0.5'}
-  assert found['status'] == 'FINISHED' and len(found['ids']) == 1
+  assert found['statuses'] == ['FINISHED', 'FAILED', 'FINISHED']
+  assert len(found['ids']) == 1
   written = json.loads((folder / trackers.FILE).read_text())
   assert written['wandb'] == found['ids'][0]
 
