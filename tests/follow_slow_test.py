@@ -148,14 +148,14 @@ def test_a_version_that_is_not_well_is_out_until_probes_pass(followed):
   assert answers() == 'tiny@v2'
   follower._watch()
   assert answers() == 'tiny@v2'
-  router.note(router.pick('tiny'), 500, None)
+  router.note(router.pick('tiny'), 500, None, 'its logits are NaN')
   follower._watch()
   assert 'tiny@v2 (production) is taken out: its logits are NaN' in said[-1]
   assert said[-1].endswith('requests go to tiny@v1')
   # One probe has passed, two are wanted.
   assert answers() == 'tiny@v1'
   follower._watch()
-  assert said[-1] == 'alarm: tiny@v2 is well again: 2 probes in a row passed'
+  assert said[-1] == 'alarm: tiny@v2 has recovered: 2 probes in a row passed'
   assert answers() == 'tiny@v2'
   # Without anybody who is well, the version of the registry answers.
   for version in ('tiny@v1', 'tiny@v2'):

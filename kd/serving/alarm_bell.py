@@ -10,7 +10,7 @@ from kd.monitoring import webhook
 
 
 class AlarmBell:
-  """Tells people that something is wrong, or is well again.
+  """Tells people that something is wrong, or has recovered.
 
   Attributes:
     say: called with lines for the log.

@@ -162,7 +162,7 @@ class Server:
       return responses.Response(status_code=exchange_lib.CLIENT_LEFT)
     except (http_errors.HttpError, errors.KdError) as e:
       error = http_errors.converted(e)
-      exchange.ended(error.status)
+      exchange.ended(error.status, fault=http_errors.fault(e))
       return error.response()
 
   async def _submit(self, exchange, asked: wire.Request):

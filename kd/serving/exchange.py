@@ -38,7 +38,7 @@ class Exchange:
     metrics: metrics_lib.Metrics,
     say: Callable[[str], None],
   ):
-    """Begins.
+    """Initializes the exchange.
 
     Args:
       request: that has arrived.
@@ -59,15 +59,23 @@ class Exchange:
       self._first_s = time.monotonic() - self._start
       self._metrics.first_token(self.model.name, self._first_s)
 
-  def ended(self, code: int, reply: replies.Reply | None = None) -> None:
-    """Counts and logs the request."""
+  def ended(
+    self, code: int, reply: replies.Reply | None = None, fault: str = ''
+  ) -> None:
+    """Counts and logs the request.
+
+    Args:
+      code: HTTP status.
+      reply: the answers, if the request was answered.
+      fault: why the model must get no more requests, if so.
+    """
     seconds = time.monotonic() - self._start
     path = self.request.url.path
     name = self.model.name if self.model else ''
     self._metrics.ended(name, path, code, seconds)
     # A deadline that the client chose says nothing of the model.
     if self.model and not (self.hurries and code == _TOO_LATE):
-      self._router.note(self.model, code, self._first_s)
+      self._router.note(self.model, code, self._first_s, fault)
     line = f'{path} {code} {seconds:.3f} s'
     if reply is not None:
       usage = reply.usage()
@@ -90,7 +98,7 @@ class Stream:
   ):
     self._exchange, self._asked, self._work = exchange, asked, work
     self._reply, self._answered = reply, answered
-    self._code = CLIENT_LEFT
+    self._code, self._fault = CLIENT_LEFT, ''
 
   def response(
     self,
@@ -109,7 +117,8 @@ class Stream:
     is_whole = self._code == 200
     if not is_whole:
       cancel(self._work)
-    self._exchange.ended(self._code, self._reply if is_whole else None)
+    reply = self._reply if is_whole else None
+    self._exchange.ended(self._code, reply, self._fault)
 
   async def _chunks(self, event) -> AsyncIterator[bytes]:
     ends = 0
@@ -130,7 +139,7 @@ class Stream:
       self._answered(self._reply)
     except errors.KdError as e:
       error = http_errors.converted(e)
-      self._code = error.status
+      self._code, self._fault = error.status, http_errors.fault(e)
       yield _sse(error.body)
 
 

@@ -71,7 +71,7 @@ class Follower:
     self._seen: state_lib.State | None = None  # When a version has failed.
     self._failed: set[str] = set()
     self._unused: dict[str, float] = {}
-    self._probed_at, self._passed = 0.0, {}
+    self._probed_at = 0.0
     self.router = releases.ReleaseRouter(
       name, releases.Stages(release), config.follow.canary_share
     )
@@ -129,10 +129,10 @@ class Follower:
       try:
         call()
         told = ''
-      except (errors.KdError, OSError) as e:
-        # Once, however often it is found again.
-        if str(e) != told:
-          told = str(e)
+      except Exception as e:  # The thread must go on.
+        # Once, however often it comes again.
+        if _text(e) != told:
+          told = _text(e)
           self._bell.ring('registry', f'the registry is not followed: {told}')
 
   def _update(self) -> None:
@@ -180,11 +180,13 @@ class Follower:
       try:
         release = self._loaded(state, version)
         self._warm_up(release)
-      except (errors.KdError, OSError) as e:
+      except Exception as e:  # Such as too little memory.
+        if self._ended.is_set():
+          return None
         self._failed.add(version)
         what = version or self._config.follow.fallback
         self._bell.ring(
-          'version', f'{what} is not switched to: {e}', version=version
+          'version', f'{what} is not switched to: {_text(e)}', version=version
         )
         return None
       self._releases[version] = release
@@ -216,11 +218,13 @@ class Follower:
     with rules.active(model.run.mesh):
       for _ in model.batch.compile():
         if self._ended.is_set():
-          return
+          raise errors.KdError('the server stops')
     self._scheduler.add(model)
     fault, _ = self._ask(release)
     if fault:
-      self._scheduler.remove(model)
+      # A probe that came too late leaves at the end of its slice.
+      while not self._scheduler.remove(model) and not self._ended.wait(0.1):
+        pass
       raise errors.KdError(f'a probe failed: {fault}')
 
   def _ask(self, release):
@@ -245,7 +249,7 @@ class Follower:
       fault = '' if release.out else release.health.fault()
       if fault:
         release.out = fault
-        self._passed[release] = 0
+        release.passed = 0
         to = self._instead(stage)
         self._bell.ring(
           'version',
@@ -269,7 +273,7 @@ class Follower:
     if stage != 'production':
       return stages.production.model.name
     if not stages.fallback or stages.fallback.out:
-      return 'it all the same, for want of a fallback'
+      return 'the same version: there is no fallback'
     return stages.fallback.model.name
 
   def _probe(self, release) -> None:
@@ -277,13 +281,20 @@ class Follower:
     fault, first_s = self._ask(release)
     if not fault and first_s > self._config.alarms.p95_ms / 1000:
       fault = f'its first token came after {first_s:.3f} s'
-    self._passed[release] = 0 if fault else self._passed[release] + 1
-    if self._passed[release] >= self._config.follow.probes:
+    release.passed = 0 if fault else release.passed + 1
+    if release.passed >= self._config.follow.probes:
       release.health.clear()
       release.out = ''
       self._bell.ring(
         'recovered',
-        f'{release.model.name} is well again: {self._passed[release]} probes '
-        'in a row passed',
+        f'{release.model.name} has recovered: {release.passed} probes in a row '
+        'passed',
         version=release.version,
       )
+
+
+def _text(error: Exception) -> str:
+  """Returns an error's message, with its type unless people know it."""
+  if isinstance(error, errors.KdError | OSError):
+    return str(error)
+  return f'{type(error).__name__}: {error}'

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import dataclasses
 import time
 
-_NOT_FINITE = 500  # The only reason for this status.
 _CLIENTS_FAULT = range(400, 500)
 
 
@@ -40,19 +39,19 @@ class Health:
     self._events: collections.deque[tuple[float, bool, float | None]] = (
       collections.deque()
     )
-    self._is_finite = True
+    self._fault = ''
 
-  def note(self, code: int, first_s: float | None) -> None:
+  def note(self, code: int, first_s: float | None, fault: str = '') -> None:
     """Notes a request; see Router.note."""
     if code in _CLIENTS_FAULT:
       return
-    self._is_finite &= code != _NOT_FINITE
+    self._fault = self._fault or fault
     self._events.append((self._clock(), code != 200, first_s))
 
   def fault(self) -> str:
     """Returns why the version is not well, or ''."""
-    if not self._is_finite:
-      return 'its logits are NaN or infinite'
+    if self._fault:
+      return self._fault
     limits, since = self._limits, self._clock() - self._limits.window_s
     while self._events and self._events[0][0] < since:
       self._events.popleft()

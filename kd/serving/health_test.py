@@ -7,22 +7,24 @@ _LIMITS = health_lib.Limits(
 )
 
 
-def _health(*requests, fewest=10):
+def _health(*requests):
   now = [0.0]
   health = health_lib.Health(_LIMITS, lambda: now[0])
-  for code, first_s in requests:
-    health.note(code, first_s)
+  for request in requests:
+    health.note(*request)
     now[0] += 1
   return health, now
 
 
-def test_few_requests_judge_nobody_but_for_numbers_that_are_not_finite():
+def test_few_requests_judge_nobody_unless_the_model_is_at_fault():
   health, _ = _health(*[(504, None)] * 9)
   assert health.fault() == ''
   health.note(504, None)
   assert health.fault() == '10 of 10 requests failed or came too late'
   health, _ = _health((500, 0.1))
-  assert 'NaN' in health.fault()
+  assert health.fault() == ''
+  health, _ = _health((500, 0.1, 'its logits are NaN'), (200, 0.1))
+  assert health.fault() == 'its logits are NaN'
   health.clear()
   assert health.fault() == ''
 
@@ -33,7 +35,7 @@ def test_errors_above_the_limit_in_the_window():
   assert health.fault() == ''  # 10 %.
   health.note(*bad)
   assert health.fault().startswith('3 of 21')
-  # A client's fault, or its leave, is none of the version.
+  # A client's fault, or its leave, is not the version's fault.
   health, _ = _health(*[(400, None), (429, None), (499, 0.1)] * 10)
   assert health.fault() == ''
   health, now = _health(*[bad] * 20)

@@ -37,6 +37,7 @@ class HttpError(Exception):
     }
 
   def response(self) -> responses.Response:
+    """Returns the reply."""
     return responses.JSONResponse(self.body, self.status, self.headers)
 
 
@@ -63,4 +64,13 @@ def converted(error: Exception) -> HttpError:
     return HttpError(503, str(error), 'server_error', headers=later)
   if isinstance(error, errors.NonFiniteError):
     return HttpError(500, str(error), 'server_error', 'not_finite')
+  if isinstance(error, scheduler.ModelError):
+    return HttpError(500, f'the model: {error}', 'server_error', 'model_failed')
   raise error
+
+
+def fault(error: Exception) -> str:
+  """Returns what an error says against the model that answered, or ''."""
+  if isinstance(error, errors.NonFiniteError):
+    return 'its logits are NaN or infinite'
+  return str(error) if isinstance(error, scheduler.ModelError) else ''

@@ -18,12 +18,14 @@ class Release:
     model: the model.
     health: of its requests.
     out: why it gets no requests, '' if it may get some.
+    passed: probes in a row that it has passed since it was taken out.
   """
 
   version: str
   model: served_model.ServedModel
   health: health_lib.Health
   out: str = ''
+  passed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Stages:
 
   def by_name(self) -> dict[str, Release]:
     """Returns the releases by their stages."""
-    found = {name: getattr(self, name) for name in _STAGES}
-    return {name: x for name, x in found.items() if x is not None}
+    releases = {name: getattr(self, name) for name in _STAGES}
+    return {name: x for name, x in releases.items() if x is not None}
 
 
 _STAGES = ('production', 'canary', 'fallback')
@@ -84,7 +86,7 @@ class ReleaseRouter(router.Router):
   def _release(self) -> Release:
     stages, share = self.stages, self._share
     if stages.canary and not stages.canary.out:
-      # Every so-and-so-many-th: as even as it can be, whatever the share.
+      # Spreads the canary's requests evenly, whatever the share.
       number = next(self._count)
       if int(number * share) > int((number - 1) * share):
         return stages.canary
@@ -94,8 +96,8 @@ class ReleaseRouter(router.Router):
     # Nobody is well: the version that was chosen for it.
     return stages.production
 
-  def note(self, model, code, first_s):
+  def note(self, model, code, first_s, fault=''):
     for release in self.stages.by_name().values():
       if release.model is model:
-        release.health.note(code, first_s)
+        release.health.note(code, first_s, fault)
         return

@@ -34,7 +34,11 @@ class Router:
     return served_model.named(self._models, name)
 
   def note(
-    self, model: served_model.ServedModel, code: int, first_s: float | None
+    self,
+    model: served_model.ServedModel,
+    code: int,
+    first_s: float | None,
+    fault: str = '',
   ) -> None:
     """Notes how a request ended.
 
@@ -42,4 +46,5 @@ class Router:
       model: that answered.
       code: HTTP status.
       first_s: the time to the first token; None without one.
+      fault: why the model must get no more requests, if so.
     """

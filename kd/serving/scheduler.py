@@ -41,6 +41,10 @@ class StoppedError(errors.KdError):
   """The server stops, or has failed."""
 
 
+class ModelError(errors.KdError):
+  """A model has failed; others may still answer."""
+
+
 @dataclasses.dataclass(eq=False)
 class _Entry:
   """A prompt that waits.
@@ -77,9 +81,12 @@ class _Lane:
     # The places of answers that grow.
     self.places: dict[continuous.Answer, tuple[_Entry, int]] = {}
     self.started: dict[_Entry, float] = {}
+    # Why the model answers no more requests, if so.
+    self.error: ModelError | None = None
 
   @property
   def is_busy(self) -> bool:
+    """Whether requests wait or are answered."""
     return bool(self.waiting or self.current or self.places)
 
   def queued(self, more: Sequence[work_lib.Prompt] = ()) -> int:
@@ -103,6 +110,18 @@ class _Lane:
     if not ahead and self.model.batch.room:
       return 0.0  # Nothing is known of a server that idles.
     return (ahead + 1) * self.interval_s + self.first_token_s
+
+  def clear(self) -> set[work_lib.Work]:
+    """Drops all requests, and returns them."""
+    entries = [entry for entry, _ in self.places.values()]
+    if self.current:
+      entries.append(self.current)
+    while self.waiting:
+      entries.append(self.waiting.get())
+    self.current = None
+    self.places.clear()
+    self.started.clear()
+    return {entry.work for entry in entries}
 
   def left(self, entry: _Entry) -> None:
     """Notes that a prompt leaves the queue."""
@@ -200,12 +219,17 @@ class Scheduler:
 
     Raises:
       BusyError: the queue is full, or the first token would be too late.
-      StoppedError: the server stops or has failed.
+      ModelError: the model has failed.
+      StoppedError: the server stops or has failed, or no longer has the model.
     """
-    lane = self._lanes[work.model]
     with self._changed:
       if self.state != READY:
         raise StoppedError(f'the server is {self.state}')
+      lane = self._lanes.get(work.model)
+      if lane is None:
+        raise StoppedError(f'{work.model.name} is no longer served')
+      if lane.error:
+        raise lane.error
       wait_s = lane.wait_s()
       later = max(1, math.ceil(wait_s))
       if lane.queued(work.prompts) > self._queue:
@@ -227,7 +251,6 @@ class Scheduler:
   def cancel(self, work: work_lib.Work) -> None:
     """Ends a request that nobody waits for; its answers leave the batch."""
     with self._changed:
-      work.cancelled = True
       self._cancelled.append(work)
       self._changed.notify()
 
@@ -237,11 +260,33 @@ class Scheduler:
       while self._wait():
         self._drop_cancelled()
         for lane in self._lanes.values():
-          with rules.active(lane.model.run.mesh):
-            self._admit(lane)
-            self._step(lane)
+          self._advance(lane)
     except Exception as e:  # The handlers and the main thread must know.
       self._fail(e)
+
+  def _advance(self, lane: _Lane) -> None:
+    """Begins and continues answers of a model that has not failed."""
+    if lane.error:
+      return
+    try:
+      with rules.active(lane.model.run.mesh):
+        self._admit(lane)
+        self._step(lane)
+    except Exception as e:  # Such as too little memory, of this model alone.
+      if all(x is lane or x.error for x in self._lanes.values()):
+        raise
+      self._break(lane, e)
+
+  def _break(self, lane, error):
+    """Ends a model's requests; its batch is in an unknown state."""
+    self._say(f'{lane.model.name} has failed: {type(error).__name__}: {error}')
+    with self._changed:
+      lane.error = ModelError(f'it has failed: {type(error).__name__}')
+      works = lane.clear()
+      self._gauge(lane)
+    self._metrics.running(lane.model.name).set(0)
+    for work in works:
+      work.notify(lane.error)
 
   def _compile(self):
     start = time.monotonic()
@@ -270,25 +315,19 @@ class Scheduler:
   def _fail(self, error):
     with self._changed:
       self.state, self.error = FAILED, error
-      works = {entry.work for entry, _ in self._places()}
-      for lane in self._lanes.values():
-        while lane.waiting:
-          works.add(lane.waiting.get().work)
-        if lane.current:
-          works.add(lane.current.work)
+      works = set().union(*(x.clear() for x in self._lanes.values()))
     for work in works:
       work.notify(StoppedError('the server has failed'))
     self._at_failure()
-
-  def _places(self):
-    return [p for lane in self._lanes.values() for p in lane.places.values()]
 
   def _drop_cancelled(self):
     with self._changed:
       works = set(self._cancelled)
       self._cancelled.clear()
       for work in works:
-        self._drop(self._lanes[work.model], work)
+        # A model that was removed has no requests.
+        if lane := self._lanes.get(work.model):
+          self._drop(lane, work)
 
   def _drop(self, lane, work):
     for entry in [e for e in lane.waiting if e.work is work]:
@@ -309,8 +348,8 @@ class Scheduler:
     while True:
       entry = lane.current
       if entry is None:
-        # Running answers are not stopped for long.
-        if lane.places and read >= _READ_AHEAD:
+        # Running answers and other models are not stopped for long.
+        if read >= _READ_AHEAD:
           return
         entry = self._next(lane)
         if entry is None:
@@ -348,6 +387,8 @@ class Scheduler:
     has_answers = bool(prompt.answers) and not prompt.error
     entry.work.notify(work_lib.Event(entry.number, ended=not has_answers))
     if not has_answers:
+      if prompt.read:
+        prompt.read.cache = None
       lane.first_token(entry)
       lane.current = None
     return has_answers

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 
 from kd.core import errors
@@ -58,13 +59,11 @@ class Work:
     model: that answers.
     prompts: of the request.
     client: who sent it; clients take turns.
-    cancelled: set once nobody waits for it.
   """
 
   model: served_model.ServedModel
   prompts: Sequence[Prompt]
   client: str
-  cancelled: bool = False
 
   def __post_init__(self):
     self._loop = asyncio.get_running_loop()
@@ -72,7 +71,8 @@ class Work:
 
   def notify(self, event: Event | Exception) -> None:
     """Passes an event, or what ended the server, to the handler."""
-    if not self._loop.is_closed():
+    # Nobody waits once the loop is closed, which it may be at any time.
+    with contextlib.suppress(RuntimeError):
       self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
   async def event(self) -> Event:

@@ -1,0 +1,118 @@
+"""What becomes of requests when models fail or are removed."""
+
+import asyncio
+import types
+
+import jax
+import pytest
+
+from kd.sampling import continuous
+from kd.serving import metrics as metrics_lib
+from kd.serving import scheduler as scheduler_lib
+from kd.serving import served_model
+from kd.serving import work as work_lib
+
+_IDS = tuple(range(600))
+
+
+class _Batch:
+  """Notes the prompts that it reads, and runs out of memory if told to."""
+
+  def __init__(self, fails=False):
+    self.room, self._fails = 4, fails
+    self.read = []
+
+  def compile(self):
+    yield 1, 1
+
+  def prefill(self, ids, scored):
+    del scored
+    if self._fails:
+      raise MemoryError('1 GiB')
+    self.read.append(ids)
+    return continuous.Prefilled(ids, cache=object())
+
+  def step(self):
+    return []
+
+
+def _model(name, **settings):
+  mesh = jax.make_mesh((1,), ('data',))
+  run = types.SimpleNamespace(mesh=mesh)
+  return served_model.ServedModel(name, run, _Batch(**settings))
+
+
+def _scheduler(*models, queue=8):
+  return scheduler_lib.Scheduler(
+    models, queue, metrics_lib.Metrics(), print, lambda: None
+  )
+
+
+def _scored(model, count=1, client='client'):
+  """Returns a request to score prompts."""
+  prompts = [work_lib.Prompt(_IDS, [], scored=True) for _ in range(count)]
+  return work_lib.Work(model, prompts, client)
+
+
+async def _ask(scheduler, model):
+  work = _scored(model)
+  scheduler.submit(work, 60.0)
+  async with asyncio.timeout(60):
+    return work.prompts[0], await work.event()
+
+
+def test_a_model_that_fails_leaves_the_others():
+  good, bad = _model('good'), _model('bad', fails=True)
+  scheduler = _scheduler(good, bad)
+
+  async def ask():
+    scheduler.start()
+    while scheduler.state == scheduler_lib.COMPILING:
+      await asyncio.sleep(0.01)
+    for _ in range(2):  # While it fails, and later.
+      with pytest.raises(scheduler_lib.ModelError, match='MemoryError'):
+        await _ask(scheduler, bad)
+    prompt, event = await _ask(scheduler, good)
+    assert event.ended
+    # A prompt that is only scored needs no keys and values any more.
+    assert prompt.read.cache is None
+    assert scheduler.remove(bad)
+    # The client of a model that is gone leaves late.
+    scheduler.cancel(_scored(bad))
+    await _ask(scheduler, good)
+    with pytest.raises(scheduler_lib.StoppedError, match='no longer served'):
+      await _ask(scheduler, bad)
+
+  asyncio.run(ask())
+  scheduler.close()
+  scheduler.join(60)
+  assert scheduler.state == scheduler_lib.STOPPING and not scheduler.error
+
+
+def test_the_last_model_that_fails_ends_the_server():
+  bad = _model('bad', fails=True)
+  scheduler = _scheduler(bad)
+
+  async def ask():
+    scheduler.start()
+    while scheduler.state == scheduler_lib.COMPILING:
+      await asyncio.sleep(0.01)
+    with pytest.raises(scheduler_lib.StoppedError, match='has failed'):
+      await _ask(scheduler, bad)
+
+  asyncio.run(ask())
+  scheduler.join(60)
+  assert isinstance(scheduler.error, MemoryError)
+
+
+def test_scored_prompts_of_one_model_let_others_come():
+  model = _model('model')
+  scheduler = _scheduler(model)
+  scheduler.state = scheduler_lib.READY
+
+  async def admit():
+    scheduler.submit(_scored(model, count=3), 60.0)
+    scheduler._admit(scheduler._lanes[model])
+
+  asyncio.run(admit())
+  assert len(model.batch.read) == 1
