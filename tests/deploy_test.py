@@ -51,7 +51,9 @@ def test_the_container_s_arguments_are_the_config(tmp_path):
     'serve.max_batch': 7,
     'serve.log_prompts': True,
     'registry.admit': ('ship', 'not distinguishable'),
-    'alarms.webhook': 'https://host/a?b=$(HOME)&c=d',
+    'alarms.webhook': 'https://host/a?b=c',
+    'alarms.prometheus': 'https://host/a?b=$(HOME)&c=d',
+    'generate.quantize.weights': 'q4_0',
     'alarms.p95_ms': 250.5,
     'follow.canary_share': 0.25,
     'deploy.folder': str(tmp_path / 'deploy'),
@@ -67,10 +69,24 @@ def test_the_container_s_arguments_are_the_config(tmp_path):
   changes.promote(
     *(config.registry.folder, config.registry, 'v1', 'production', print)
   )
+  with pytest.raises(errors.ConfigError, match='alarms.webhook: .*a secret'):
+    deploy_mode.main(config, None, ['manifests'])
+  config.deploy.webhook_secret = 'kd-webhook'
   deploy_mode.main(config, None, ['manifests'])
   with open(tmp_path / 'deploy' / 'kubernetes.yaml', encoding='utf-8') as f:
     deployment, *_ = yaml.safe_load_all(f)
-  (container,) = deployment['spec']['template']['spec']['containers']
+  pod = deployment['spec']['template']['spec']
+  (container,) = pod['containers']
+  _, pause = container['lifecycle']['preStop']['exec']['command']
+  needed_s = int(pause) + config.serve.stop_s
+  assert pod['terminationGracePeriodSeconds'] > needed_s
+  _, variable = container['env']
+  source = {'name': 'kd-webhook', 'key': 'webhook'}
+  assert variable == {
+    'name': 'KD_ALARMS_WEBHOOK',
+    'valueFrom': {'secretKeyRef': source},
+  }
+  config.alarms.webhook = ''
   mode, model, *flags = container['args']
   assert (mode, model) == ('serve', f'kd-serve={config.registry.folder}')
   # As Kubernetes does: $(HOME) alone would be the variable's value.
@@ -78,7 +94,7 @@ def test_the_container_s_arguments_are_the_config(tmp_path):
   flags = [flag.replace('$$(', '$(') for flag in flags]
   there, _ = page_commands.parse(['deploy', 'check', *flags])
   config.serve.host, config.serve.without_key = '0.0.0.0', True
-  for section in ('serve', 'alarms', 'follow', 'registry'):
+  for section in ('serve', 'alarms', 'follow', 'registry', 'generate'):
     assert there[section].to_dict() == config[section].to_dict()
 
 

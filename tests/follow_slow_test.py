@@ -159,7 +159,7 @@ def test_a_version_that_is_not_well_is_out_until_probes_pass(followed):
   assert answers() == 'tiny@v2'
   # Without anybody who is well, the version of the registry answers.
   for version in ('tiny@v1', 'tiny@v2'):
-    router.note(router.pick(version), 500, None)
+    router.note(router.pick(version), 500, None, 'NaN')
   follower._config.follow.probe_s = 1e9
   follower._watch()
   assert answers() == 'tiny@v2'

@@ -22,6 +22,7 @@ from kd.deployment import memory
 from kd.deployment import monitors
 from kd.deployment import packages
 from kd.input_pipeline import lookup
+from kd.monitoring import webhook
 from kd.versions import compatibility
 
 _GIB = 2**30
@@ -259,9 +260,10 @@ def _monitoring(target: Target) -> str:
 
 
 def _alarms(target: Target) -> str:
-  if not target.config.alarms.webhook:
+  if not webhook.url(target.config):
     raise _FailError(
-      'alarms.webhook is not set', 'set it to the URL that alarms are posted to'
+      'alarms.webhook is not set',
+      f'set it to the URL that alarms are posted to, or {webhook.VARIABLE}',
     )
   try:
     monitors.deliver_test(target.config)

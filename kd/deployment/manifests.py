@@ -9,10 +9,13 @@ from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import objects as objects_lib
 from kd.monitoring import names
+from kd.monitoring import webhook
 
 KEY_VARIABLE = 'KD_API_KEY'
-KEY = 'api-key'  # In the Secret.
-_SECTIONS = ('serve.', 'alarms.', 'follow.', 'registry.')
+KEY, WEBHOOK = 'api-key', 'webhook'  # In the Secrets.
+_SECTIONS = ('serve.', 'alarms.', 'follow.', 'registry.', 'generate.quantize.')
+# Secrets.
+_LEFT_OUT = ('alarms.webhook',)
 _MODELS = '/models'
 _HOME = '/home/kd'
 _USER = 1000  # Of launch/manifests/Dockerfile.
@@ -20,6 +23,7 @@ _PORT = 8000
 _SCRATCH_GIB = 2.0
 _PERIOD_S = 10
 _DRAIN_S = 10  # Until endpoints no longer name a pod that ends.
+_END_S = 15  # Until threads have ended, once all requests have.
 
 
 def objects(config: Any, needed_bytes: int) -> list[dict[str, Any]]:
@@ -30,8 +34,15 @@ def objects(config: Any, needed_bytes: int) -> list[dict[str, Any]]:
     needed_bytes: the memory that weights and KV cache need.
 
   Raises:
-    ConfigError: the model has no path in a container.
+    ConfigError: the model has no path in a container, or the URL of the webhook
+      has no Secret.
   """
+  if config.alarms.webhook and not config.deploy.webhook_secret:
+    raise errors.ConfigError(
+      'alarms.webhook',
+      'found a URL, which is a secret and is not written to a manifest',
+      legal=f"deploy.webhook_secret, a Secret with the URL as {WEBHOOK}, or ''",
+    )
   return [
     _object(config, 'apps/v1', 'Deployment', _deployment(config, needed_bytes)),
     _object(config, 'v1', 'Service', _service(config)),
@@ -101,7 +112,9 @@ def _pod(config, needed_bytes) -> dict[str, Any]:
     volumes.append({'name': 'models', 'persistentVolumeClaim': claim})
   return {
     'serviceAccountName': config.deploy.service_account,
-    'terminationGracePeriodSeconds': math.ceil(config.serve.stop_s) + _DRAIN_S,
+    'terminationGracePeriodSeconds': _DRAIN_S
+    + math.ceil(config.serve.stop_s)
+    + _END_S,
     'securityContext': {
       'runAsNonRoot': True,
       'runAsUser': _USER,
@@ -136,6 +149,8 @@ def _container(config, needed_bytes) -> dict[str, Any]:
     'args': list(_arguments(config)),
     'env': _environment(c),
     'ports': [{'name': 'http', 'containerPort': _port(config)}],
+    # SIGTERM ends the listening at once, and requests still come.
+    'lifecycle': {'preStop': {'exec': {'command': ['sleep', str(_DRAIN_S)]}}},
     'resources': _resources(c, needed_bytes),
     'securityContext': {
       'allowPrivilegeEscalation': False,
@@ -173,7 +188,7 @@ def _arguments(config) -> Iterator[str]:
   defaults = base.get_config().to_dict()
   differences = config_lib.differences(defaults, config.to_dict())
   for path, _, value in differences:
-    if path.startswith(_SECTIONS):
+    if path.startswith(_SECTIONS) and path not in _LEFT_OUT:
       changes.setdefault(path, value)
   # In brackets of its own, $(NAME) would be a variable's value.
   for path, value in sorted(changes.items()):
@@ -195,9 +210,13 @@ def _model(config) -> str:
 
 def _environment(c) -> list[dict[str, Any]]:
   variables = [{'name': 'HOME', 'value': _HOME}]
-  if c.key_secret:
-    source = {'secretKeyRef': {'name': c.key_secret, 'key': KEY}}
-    variables.append({'name': KEY_VARIABLE, 'valueFrom': source})
+  for variable, secret, key in (
+    (KEY_VARIABLE, c.key_secret, KEY),
+    (webhook.VARIABLE, c.webhook_secret, WEBHOOK),
+  ):
+    if secret:
+      source = {'secretKeyRef': {'name': secret, 'key': key}}
+      variables.append({'name': variable, 'valueFrom': source})
   return variables
 
 

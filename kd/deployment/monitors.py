@@ -1,5 +1,6 @@
 """Asks the monitoring of a server whether it would notice and tell."""
 
+from http import client
 import json
 import socket
 from typing import Any
@@ -22,12 +23,12 @@ def missing_rules(config: Any) -> tuple[list[str], int]:
     OSError: it does not answer as Prometheus does.
   """
   url = config.alarms.prometheus.rstrip('/') + '/api/v1/rules?type=alert'
-  with request.urlopen(url, timeout=_TIMEOUT_S) as answer:
-    try:
+  try:
+    with request.urlopen(url, timeout=_TIMEOUT_S) as answer:
       groups = json.load(answer)['data']['groups']
       there = {rule['name'] for group in groups for rule in group['rules']}
-    except (ValueError, KeyError, TypeError) as e:
-      raise OSError(f'{url}: not an answer of Prometheus') from e
+  except (client.HTTPException, ValueError, KeyError, TypeError) as e:
+    raise OSError(f'{url}: not an answer of Prometheus') from e
   wanted = [alarm.name for alarm in rules.alarms(config)]
   return [name for name in wanted if name not in there], len(wanted)
 
@@ -46,4 +47,4 @@ def deliver_test(config: Any) -> None:
     'host': host,
     'date': run_info.now(),
   }
-  webhook.deliver(config.alarms.webhook, alarm)
+  webhook.deliver(webhook.url(config), alarm)

@@ -7,6 +7,7 @@ import ml_collections
 
 from kd.core import errors
 from kd.core import paths
+from kd.monitoring import webhook
 from kd.run import any_model
 from kd.run import session
 from kd.serving import alarm_bell
@@ -144,7 +145,7 @@ def _follower(
   config: ml_collections.ConfigDict,
   metrics: metrics_lib.Metrics,
 ) -> follower_lib.Follower:
-  bell = alarm_bell.AlarmBell(config.alarms.webhook, name, session.say)
+  bell = alarm_bell.AlarmBell(webhook.url(config), name, session.say)
   load = lambda name, place: _load(name, place, config)
   return follower_lib.Follower(registry, name, config, load, bell, metrics)
 

@@ -1,35 +1,49 @@
 """Delivers alarms to a webhook: one POST of a JSON object each."""
 
 from collections.abc import Mapping
+from http import client
 import json
+import os
 from typing import Any
 from urllib import error
 from urllib import request
 
+# Holds the URL, which is a secret, where the config should not.
+VARIABLE = 'KD_ALARMS_WEBHOOK'
 _TIMEOUT_S = 10.0
 
 
-def deliver(url: str, alarm: Mapping[str, Any]) -> None:
+def url(config: Any) -> str:
+  """Returns the URL that alarms are posted to; '' for none.
+
+  Args:
+    config: the whole config; its `alarms.webhook` comes before the variable.
+  """
+  return config.alarms.webhook or os.environ.get(VARIABLE, '')
+
+
+def deliver(to: str, alarm: Mapping[str, Any]) -> None:
   """Posts an alarm.
 
   Chats (Slack, Mattermost, Google Chat) show `text`; other fields are for
   programs.
 
   Args:
-    url: of the webhook.
+    to: the URL of the webhook.
     alarm: JSON values, with `text`.
 
   Raises:
     OSError: it was not delivered: no answer, or a status other than 2xx.
   """
-  posted = request.Request(
-    url,
-    data=json.dumps(alarm).encode(),
-    headers={'Content-Type': 'application/json'},
-  )
+  data = json.dumps(alarm).encode()
   try:
+    posted = request.Request(
+      to, data=data, headers={'Content-Type': 'application/json'}
+    )
     with request.urlopen(posted, timeout=_TIMEOUT_S):
       pass
   except error.HTTPError as e:
     # Its message has no URL: webhooks contain a secret.
     raise OSError(f'status {e.code}') from e
+  except (client.HTTPException, ValueError) as e:
+    raise OSError(f'not a URL, or no answer of HTTP: {type(e).__name__}') from e

@@ -46,3 +46,7 @@ def test_an_alarm_is_delivered_or_an_error():
   with _receiver(500) as (url, _), pytest.raises(OSError) as e:
     webhook.deliver(url, {'text': ''})
   assert str(e.value) == 'status 500'
+  for wrong in ('http://secret:80x/', 'http://[secret'):
+    with pytest.raises(OSError, match='not a URL') as e:
+      webhook.deliver(wrong, {'text': ''})
+    assert 'secret' not in str(e.value)

@@ -7,6 +7,7 @@ killed leaves files that no line names, which the next one removes.
 from collections.abc import Callable, Iterator
 import contextlib
 import os
+import re
 import shutil
 from typing import Any
 
@@ -17,6 +18,7 @@ from kd.core import identity
 from kd.core import layout
 from kd.core import objects
 from kd.run import lock
+from kd.run import provenance
 from kd.versions import compatibility
 from kd.versions import journal
 from kd.versions import model_files
@@ -24,6 +26,11 @@ from kd.versions import reports
 from kd.versions import state as state_lib
 
 FIELD = 'registry.folder'
+# What commands of a registry write, also aside, by folder.
+_OWN = {
+  layout.VERSIONS: re.compile(r'\.?v\d+(\..*)?'),
+  reports.FOLDER: re.compile(r'[0-9a-f]+\.json(\..*)?'),
+}
 Say = Callable[[str], None]
 
 
@@ -65,6 +72,7 @@ def add(registry: str, model: str, report: str, say: Say) -> None:
         return
     name = f'v{state.added + 1}'
     folder = os.path.join(registry, layout.VERSIONS, name)
+    _check_new(folder)
     with atomic_files.replaced_folder(folder) as new:
       init, files, claims = model_files.copy(model, new)
       description = compatibility.describe(init, model)
@@ -82,6 +90,17 @@ def add(registry: str, model: str, report: str, say: Say) -> None:
     }
     journal.append(registry, 'add', fields)
     say(f'{name} is a candidate: {model}')
+
+
+def _check_new(folder):
+  """Raises ConfigError if a new version would replace other files."""
+  # A killed command leaves a whole version.
+  with contextlib.suppress(FileNotFoundError):
+    names = os.listdir(folder)
+    if not any(name.endswith(provenance.FILE) for name in names):
+      raise errors.ConfigError(
+        FIELD, f'{folder!r} is there, and is no version', legal='a new folder'
+      )
 
 
 def _add_report(registry, version, report, say):
@@ -245,9 +264,16 @@ def _changing(registry: str, say: Say) -> Iterator[state_lib.State]:
 
 
 def unnamed(registry: str, state: state_lib.State) -> list[str]:
-  """Returns files and folders of versions and reports that no line names."""
+  """Returns files and folders of versions and reports that no line names.
+
+  Only those that commands of a registry may have written.
+  """
+  if not state.added:
+    return []  # The folder may be another thing, such as a project.
   kept = {os.path.join(layout.VERSIONS, name) for name in state.versions}
   kept |= {v.report['file'] for v in state.versions.values() if v.report}
+  # The report that admitted a version may have been followed by another.
+  kept |= {v.check['report'] for v in state.versions.values() if v.check}
   there, remote = set(), buckets.remote(registry)
   for folder in (layout.VERSIONS, reports.FOLDER):
     names = []
@@ -256,7 +282,8 @@ def unnamed(registry: str, state: state_lib.State) -> list[str]:
     if objects.is_url(remote):
       below = objects.names(f'{remote}/{folder}')
       names += [name.partition('/')[0] for name in below]
-    there |= {os.path.join(folder, name) for name in names}
+    own = filter(_OWN[folder].fullmatch, names)
+    there |= {os.path.join(folder, name) for name in own}
   return sorted(there - kept)
 
 

@@ -191,6 +191,33 @@ def test_damage_is_found_and_never_promoted(two):
       changes.read(two.folder)
 
 
+def test_other_files_stay(registry):
+  own = []
+  for name in ('reports/2026.md', 'versions/v1/notes', 'reports/12ab.json'):
+    own.append(os.path.join(registry.folder, name))
+    os.makedirs(os.path.dirname(own[-1]), exist_ok=True)
+    with open(own[-1], 'w') as f:
+      f.write('mine')
+  model = registry.export('a')
+  changes.prune(registry.folder, 0, print)
+  with pytest.raises(errors.ConfigError, match='is there, and is no version'):
+    registry.add(model)
+  os.rename(os.path.dirname(own[1]), registry.inputs / 'away')
+  registry.add(model)
+  changes.prune(registry.folder, 0, print)
+  assert os.path.exists(own[0]) and not os.path.exists(own[2])
+
+
+def test_the_report_that_admitted_a_version_stays(registry):
+  model = registry.export('a')
+  registry.add(model, 'ship')
+  registry.promote('v1')
+  registry.add(model, 'worse')
+  changes.prune(registry.folder, 0, print)
+  check = changes.read(registry.folder).versions['v1'].check
+  assert os.path.isfile(os.path.join(registry.folder, check['report']))
+
+
 def test_prune_keeps_what_is_used(two):
   two.promote('v2')
   for name in 'cdef':

@@ -26,7 +26,8 @@ class Version:
     provenance: `source`, `weights` and `dtype` of its provenance.
     report: its benchmark report, or None: `file` in the registry, `sha256`,
       `verdict` and `reference`, which it was compared with.
-    check: the check that admitted it to its latest stage, None of a candidate.
+    check: the check that admitted it to its latest stage, also after a
+      rollback; None if it was never promoted.
   """
 
   name: str

@@ -65,7 +65,8 @@ ALARMS = schema.Section(
     'webhook': F(
       '',
       legal.Matching(r'|https?://\S+', "a URL, or ''"),
-      "where alarms are posted as JSON; '': nowhere",
+      "where alarms are posted as JSON; '': to the URL in the environment "
+      'variable KD_ALARMS_WEBHOOK, if it is set',
     ),
     'prometheus': F(
       '',
@@ -112,6 +113,11 @@ DEPLOY = schema.Section(
       '',
       _OPTIONAL_NAME,
       "Secret whose api-key is the server's API key; '': requests need none",
+    ),
+    'webhook_secret': F(
+      '',
+      _OPTIONAL_NAME,
+      "Secret whose webhook is the URL that alarms are posted to; '': none",
     ),
     'service_account': F(
       'default', _NAME, 'service account, which may read the bucket'
