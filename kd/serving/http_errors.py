@@ -3,6 +3,7 @@
 from starlette import responses
 
 from kd.core import errors
+from kd.serving import lane
 from kd.serving import scheduler
 from kd.serving import served_model
 
@@ -64,7 +65,7 @@ def converted(error: Exception) -> HttpError:
     return HttpError(503, str(error), 'server_error', headers=later)
   if isinstance(error, errors.NonFiniteError):
     return HttpError(500, str(error), 'server_error', 'not_finite')
-  if isinstance(error, scheduler.ModelError):
+  if isinstance(error, lane.ModelError):
     return HttpError(500, f'the model: {error}', 'server_error', 'model_failed')
   raise error
 
@@ -73,4 +74,4 @@ def fault(error: Exception) -> str:
   """Returns what an error says against the model that answered, or ''."""
   if isinstance(error, errors.NonFiniteError):
     return 'its logits are NaN or infinite'
-  return str(error) if isinstance(error, scheduler.ModelError) else ''
+  return str(error) if isinstance(error, lane.ModelError) else ''

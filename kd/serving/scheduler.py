@@ -2,15 +2,13 @@
 
 import collections
 from collections.abc import Callable, Sequence
-import dataclasses
 import math
 import threading
 import time
 
 from kd.core import errors
 from kd.partitioning import rules
-from kd.sampling import continuous
-from kd.serving import fair_queue
+from kd.serving import lane as lane_lib
 from kd.serving import metrics as metrics_lib
 from kd.serving import served_model
 from kd.serving import work as work_lib
@@ -19,7 +17,6 @@ COMPILING, READY, STOPPING, FAILED = 'compiling', 'ready', 'stopping', 'failed'
 
 # Prompts' ids that are read between two slices of running answers.
 _READ_AHEAD = 512
-_NEWEST = 0.3  # Weight of the latest value in a running mean.
 # A wait may take this many times its mean: one that is refused can come again,
 # one that is too late has waited in vain.
 _CAUTION = 2.0
@@ -39,107 +36,6 @@ class BusyError(errors.KdError):
 
 class StoppedError(errors.KdError):
   """The server stops, or has failed."""
-
-
-class ModelError(errors.KdError):
-  """A model has failed; others may still answer."""
-
-
-@dataclasses.dataclass(eq=False)
-class _Entry:
-  """A prompt that waits.
-
-  Attributes:
-    work: its request.
-    number: of the prompt in it.
-    since: when it came, in seconds.
-    begun: answers that have begun.
-  """
-
-  work: work_lib.Work
-  number: int
-  since: float
-  begun: int = 0
-
-  @property
-  def prompt(self) -> work_lib.Prompt:
-    return self.work.prompts[self.number]
-
-
-class _Lane:
-  """A model with its queue."""
-
-  def __init__(self, model: served_model.ServedModel):
-    self.model = model
-    self.waiting: fair_queue.FairQueue[_Entry] = fair_queue.FairQueue()
-    # The prompt whose answers are beginning.
-    self.current: _Entry | None = None
-    # Running means, in seconds: from one prompt that leaves the queue to the
-    # next, and from then to its first token.
-    self.interval_s, self.first_token_s = 0.0, 0.0
-    self.last_left = 0.0
-    # The places of answers that grow.
-    self.places: dict[continuous.Answer, tuple[_Entry, int]] = {}
-    self.started: dict[_Entry, float] = {}
-    # Why the model answers no more requests, if so.
-    self.error: ModelError | None = None
-
-  @property
-  def is_busy(self) -> bool:
-    """Whether requests wait or are answered."""
-    return bool(self.waiting or self.current or self.places)
-
-  def queued(self, more: Sequence[work_lib.Prompt] = ()) -> int:
-    """Returns how many prompts wait that do not begin at once.
-
-    Args:
-      more: prompts that would come behind the others.
-    """
-    room, count = self.model.batch.room, 0
-    current = self.current  # The scheduler's thread may replace it meanwhile.
-    if current:
-      room -= len(current.prompt.answers) - current.begun
-    for prompt in (*(entry.prompt for entry in self.waiting), *more):
-      room -= max(len(prompt.answers), 1)
-      count += room < 0
-    return count
-
-  def wait_s(self) -> float:
-    """Returns the mean wait of a prompt that comes now for its first token."""
-    ahead = len(self.waiting) + (self.current is not None)
-    if not ahead and self.model.batch.room:
-      return 0.0  # Nothing is known of a server that idles.
-    return (ahead + 1) * self.interval_s + self.first_token_s
-
-  def clear(self) -> set[work_lib.Work]:
-    """Drops all requests, and returns them."""
-    entries = [entry for entry, _ in self.places.values()]
-    if self.current:
-      entries.append(self.current)
-    while self.waiting:
-      entries.append(self.waiting.get())
-    self.current = None
-    self.places.clear()
-    self.started.clear()
-    return {entry.work for entry in entries}
-
-  def left(self, entry: _Entry) -> None:
-    """Notes that a prompt leaves the queue."""
-    now = time.monotonic()
-    passed = now - max(self.last_left, entry.since)
-    self.interval_s = _mean(self.interval_s, passed)
-    self.last_left = self.started[entry] = now
-
-  def first_token(self, entry: _Entry) -> None:
-    """Notes that a prompt has its first token."""
-    start = self.started.pop(entry, None)
-    if start is not None:
-      passed = time.monotonic() - start
-      self.first_token_s = _mean(self.first_token_s, passed)
-
-
-def _mean(mean, value):
-  return value if not mean else mean + _NEWEST * (value - mean)
 
 
 class Scheduler:
@@ -166,7 +62,7 @@ class Scheduler:
       at_failure: called if the thread ends with an error.
     """
     # Replaced as a whole: the thread iterates without the lock.
-    self._lanes = {model: _Lane(model) for model in models}
+    self._lanes = {model: lane_lib.Lane(model) for model in models}
     self._queue, self._metrics, self._say = queue, metrics, say
     self._at_failure = at_failure
     self._changed = threading.Condition()
@@ -196,7 +92,7 @@ class Scheduler:
   def add(self, model: served_model.ServedModel) -> None:
     """Takes requests of one more model, whose programs are compiled."""
     with self._changed:
-      self._lanes = {**self._lanes, model: _Lane(model)}
+      self._lanes = {**self._lanes, model: lane_lib.Lane(model)}
 
   def remove(self, model: served_model.ServedModel) -> bool:
     """Forgets a model that gets no more requests.
@@ -228,8 +124,8 @@ class Scheduler:
       lane = self._lanes.get(work.model)
       if lane is None:
         raise StoppedError(f'{work.model.name} is no longer served')
-      if lane.error:
-        raise lane.error
+      if lane.fault:
+        raise lane_lib.ModelError(lane.fault)
       wait_s = lane.wait_s()
       later = max(1, math.ceil(wait_s))
       if lane.queued(work.prompts) > self._queue:
@@ -244,7 +140,7 @@ class Scheduler:
         )
       now = time.monotonic()
       for number in range(len(work.prompts)):
-        lane.waiting.put(work.client, _Entry(work, number, now))
+        lane.waiting.put(work.client, lane_lib.Entry(work, number, now))
       self._gauge(lane)
       self._changed.notify()
 
@@ -264,16 +160,16 @@ class Scheduler:
     except Exception as e:  # The handlers and the main thread must know.
       self._fail(e)
 
-  def _advance(self, lane: _Lane) -> None:
+  def _advance(self, lane: lane_lib.Lane) -> None:
     """Begins and continues answers of a model that has not failed."""
-    if lane.error:
+    if lane.fault:
       return
     try:
       with rules.active(lane.model.run.mesh):
         self._admit(lane)
         self._step(lane)
     except Exception as e:  # Such as too little memory, of this model alone.
-      if all(x is lane or x.error for x in self._lanes.values()):
+      if all(x is lane or x.fault for x in self._lanes.values()):
         raise
       self._break(lane, e)
 
@@ -281,12 +177,12 @@ class Scheduler:
     """Ends a model's requests; its batch is in an unknown state."""
     self._say(f'{lane.model.name} has failed: {type(error).__name__}: {error}')
     with self._changed:
-      lane.error = ModelError(f'it has failed: {type(error).__name__}')
+      lane.fault = f'it has failed: {type(error).__name__}'
       works = lane.clear()
       self._gauge(lane)
     self._metrics.running(lane.model.name).set(0)
     for work in works:
-      work.notify(lane.error)
+      work.notify(lane_lib.ModelError(lane.fault))
 
   def _compile(self):
     start = time.monotonic()
@@ -342,7 +238,7 @@ class Scheduler:
       del lane.started[entry]
     self._gauge(lane)
 
-  def _admit(self, lane: _Lane) -> None:
+  def _admit(self, lane: lane_lib.Lane) -> None:
     """Begins answers, as far as there is room and time."""
     batch, read = lane.model.batch, 0
     while True:
@@ -367,7 +263,7 @@ class Scheduler:
       entry.prompt.read.cache = None
       lane.current = None
 
-  def _next(self, lane) -> _Entry | None:
+  def _next(self, lane) -> lane_lib.Entry | None:
     """Takes the next prompt from the queue, if it can begin."""
     with self._changed:
       if not lane.waiting or not lane.model.batch.room:
@@ -385,15 +281,15 @@ class Scheduler:
     except errors.NonFiniteError as e:
       prompt.error = e
     has_answers = bool(prompt.answers) and not prompt.error
+    if prompt.read and not has_answers:
+      prompt.read.cache = None
     entry.work.notify(work_lib.Event(entry.number, ended=not has_answers))
     if not has_answers:
-      if prompt.read:
-        prompt.read.cache = None
       lane.first_token(entry)
       lane.current = None
     return has_answers
 
-  def _step(self, lane: _Lane) -> None:
+  def _step(self, lane: lane_lib.Lane) -> None:
     """Decodes a slice and tells the handlers."""
     self._metrics.running(lane.model.name).set(len(lane.places))
     for answer in lane.model.batch.step():

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from kd.sampling import continuous
+from kd.serving import lane
 from kd.serving import metrics as metrics_lib
 from kd.serving import scheduler as scheduler_lib
 from kd.serving import served_model
@@ -70,7 +71,7 @@ def test_a_model_that_fails_leaves_the_others():
     while scheduler.state == scheduler_lib.COMPILING:
       await asyncio.sleep(0.01)
     for _ in range(2):  # While it fails, and later.
-      with pytest.raises(scheduler_lib.ModelError, match='MemoryError'):
+      with pytest.raises(lane.ModelError, match='MemoryError'):
         await _ask(scheduler, bad)
     prompt, event = await _ask(scheduler, good)
     assert event.ended

@@ -1,0 +1,113 @@
+"""The requests of one model: those that wait, and those that are answered."""
+
+from collections.abc import Sequence
+import dataclasses
+import time
+
+from kd.core import errors
+from kd.sampling import continuous
+from kd.serving import fair_queue
+from kd.serving import served_model
+from kd.serving import work as work_lib
+
+_NEWEST = 0.3  # Weight of the latest value in a running mean.
+
+
+class ModelError(errors.KdError):
+  """A model has failed; others may still answer."""
+
+
+@dataclasses.dataclass(eq=False)
+class Entry:
+  """A prompt that waits.
+
+  Attributes:
+    work: its request.
+    number: of the prompt in it.
+    since: when it came, in seconds.
+    begun: answers that have begun.
+  """
+
+  work: work_lib.Work
+  number: int
+  since: float
+  begun: int = 0
+
+  @property
+  def prompt(self) -> work_lib.Prompt:
+    return self.work.prompts[self.number]
+
+
+class Lane:
+  """A model with its queue."""
+
+  def __init__(self, model: served_model.ServedModel):
+    self.model = model
+    self.waiting: fair_queue.FairQueue[Entry] = fair_queue.FairQueue()
+    # The prompt whose answers are beginning.
+    self.current: Entry | None = None
+    # Running means, in seconds: from one prompt that leaves the queue to the
+    # next, and from then to its first token.
+    self.interval_s, self.first_token_s = 0.0, 0.0
+    self.last_left = 0.0
+    # The places of answers that grow.
+    self.places: dict[continuous.Answer, tuple[Entry, int]] = {}
+    self.started: dict[Entry, float] = {}
+    self.fault = ''  # Why the model answers no more requests, if so.
+
+  @property
+  def is_busy(self) -> bool:
+    """Whether requests wait or are answered."""
+    return bool(self.waiting or self.current or self.places)
+
+  def queued(self, more: Sequence[work_lib.Prompt] = ()) -> int:
+    """Returns how many prompts wait that do not begin at once.
+
+    Args:
+      more: prompts that would come behind the others.
+    """
+    room, count = self.model.batch.room, 0
+    current = self.current  # The scheduler's thread may replace it meanwhile.
+    if current:
+      room -= len(current.prompt.answers) - current.begun
+    for prompt in (*(entry.prompt for entry in self.waiting), *more):
+      room -= max(len(prompt.answers), 1)
+      count += room < 0
+    return count
+
+  def wait_s(self) -> float:
+    """Returns the mean wait of a prompt that comes now for its first token."""
+    ahead = len(self.waiting) + (self.current is not None)
+    if not ahead and self.model.batch.room:
+      return 0.0  # Nothing is known of a server that idles.
+    return (ahead + 1) * self.interval_s + self.first_token_s
+
+  def clear(self) -> set[work_lib.Work]:
+    """Drops all requests, and returns them."""
+    entries = [entry for entry, _ in self.places.values()]
+    if self.current:
+      entries.append(self.current)
+    while self.waiting:
+      entries.append(self.waiting.get())
+    self.current = None
+    self.places.clear()
+    self.started.clear()
+    return {entry.work for entry in entries}
+
+  def left(self, entry: Entry) -> None:
+    """Notes that a prompt leaves the queue."""
+    now = time.monotonic()
+    passed = now - max(self.last_left, entry.since)
+    self.interval_s = _mean(self.interval_s, passed)
+    self.last_left = self.started[entry] = now
+
+  def first_token(self, entry: Entry) -> None:
+    """Notes that a prompt has its first token."""
+    start = self.started.pop(entry, None)
+    if start is not None:
+      passed = time.monotonic() - start
+      self.first_token_s = _mean(self.first_token_s, passed)
+
+
+def _mean(mean, value):
+  return value if not mean else mean + _NEWEST * (value - mean)
