@@ -122,17 +122,22 @@ def _answers(folder, set_name, state):
 def _distances(result, set_name, records) -> list[float | None]:
   """Returns the distance from the teacher on each answered example.
 
-  Examples of one task are scored in the order in which they are answered. Of
-  several tasks the files don't say which scores are whose.
+  Examples of one task are scored in the order in which they are answered,
+  without those that are too long. Of several tasks the files don't say which
+  scores are whose.
   """
   columns = result.scores.get(set_name, {})
   kls, weights = columns.get(measures.KL, []), columns.get('weight', [])
+  # Files of earlier versions lack in_rows.
+  flags = [r.get('in_rows') for r in records]
   one_task = len({r.get('task') for r in records}) == 1
-  if not one_task or len(kls) < len(records) or len(weights) != len(kls):
+  known = one_task and None not in flags and len(weights) == len(kls)
+  if not known or len(kls) < sum(map(bool, flags)):
     return [None] * len(records)
-  pairs = list(zip(kls, weights, strict=True))[: len(records)]
+  pairs = iter(zip(kls, weights, strict=True))
+  scored = (next(pairs) if flag else (None, 0) for flag in flags)
   return [
-    kl / weight if kl is not None and weight else None for kl, weight in pairs
+    kl / weight if kl is not None and weight else None for kl, weight in scored
   ]
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from kd.board import board_cases
 from kd.board import database
+from kd.board import evaluations
 from kd.board import pages
 from kd.board import run_files
 from kd.board import server
@@ -91,6 +92,20 @@ def test_tables_have_the_reports_intervals_and_answers(listener):
   assert answers[0]['models']['student after']['kl'] == pytest.approx(
     0.9 * 0.75 * 0.9
   )
+
+
+def test_distances_are_those_of_the_scored_examples(tmp_path):
+  run = board_cases.write(tmp_path / 'run')
+  board_cases.evaluate(run, 'step_0', 4.6, 0)
+  path = board_cases.evaluate(run, 'step_100', 0.9, 16, too_long=(0, 2))
+  with open(path, encoding='utf-8') as f:
+    scores = json.load(f)['scores']['held_out']
+  # By hand: the first score is of example 1, the second of example 3.
+  first, *rest = [k / w for k, w in zip(scores['kl'], scores['weight'])]
+  files = run_files.RunFiles(str(run))
+  answers = evaluations.answers(files, 'held_out')
+  shown = [a['models']['student after']['kl'] for a in answers]
+  assert shown == [None, first, None, *rest]
 
 
 def test_damaged_files_are_said_to_be(listener):

@@ -28,7 +28,8 @@ class Result:
       the answered ones (None where a task lacks the metric), with their weights
       as weight_of(metric) where examples weigh differently.
     answers: a record for each answered example: set, task, id, prompt,
-      reference, answer, verdict, scores, finish, tokens.
+      reference, answer, verdict, scores, finish, tokens, in_rows (whether it
+      was scored: examples that are too long are not).
     descriptions: by set and metric, of the tasks' metrics that have one.
   """
 

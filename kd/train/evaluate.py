@@ -343,6 +343,7 @@ def _records(
           'scores': {k: run_info.json_number(x) for k, x in scores.items()},
           'finish': sample.finish,
           'tokens': len(sample.ids),
+          'in_rows': example['in_rows'],
         }
       )
   return records
