@@ -100,6 +100,11 @@ def _look_at_runs(seen, metrics_file, lines):
   page.press('#where', 'Enter')
   page.get_by_text('1 of 201 runs').wait_for()
   facts['rows'] = page.locator('.runs-table tbody tr').count()
+  page.fill('#where', "run <> 'r100'")
+  page.press('#where', 'Enter')
+  page.get_by_text('200 of 201 runs').wait_for()
+  facts['sort'] = page.input_value('#sort')
+  facts['first'] = page.text_content('.runs-table tbody th')
 
 
 def _use_the_keyboard(seen):

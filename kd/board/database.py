@@ -5,7 +5,7 @@ process, and a file that has changed is read again.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import json
 import os
@@ -17,6 +17,7 @@ from kd.board import directions
 from kd.board import discovery
 from kd.board import expressions
 from kd.board import run_files
+from kd.board import sql
 from kd.board import status as status_lib
 from kd.core import config as config_lib
 from kd.core import errors
@@ -199,10 +200,11 @@ def _scalar(value):
 
 def _ordered(rows: list[Row], query: Query, highest: bool) -> list[Row]:
   """Returns the rows that the condition holds for, sorted."""
-  types = _types(rows)
+  types = {**sql.types(rows), **COLUMNS}
+  columns = sql.columns(types)
   condition, by = 'true', 'age_s'
   if query.where.strip():
-    condition = expressions.to_sql(query.where, types, f'{query.path}where')
+    condition = expressions.to_sql(query.where, columns, f'{query.path}where')
   descending = False
   if query.sort:
     descending = query.sort.startswith('-')
@@ -220,74 +222,15 @@ def _ordered(rows: list[Row], query: Query, highest: bool) -> list[Row]:
   if not rows:
     return []
   direction = 'DESC' if descending else 'ASC'
-  sql = (
-    f'SELECT row_number FROM runs WHERE ({condition}) ORDER BY '
-    f'{expressions.quoted(by)} {direction} NULLS LAST, run'
+  statement = (
+    f'SELECT {sql.NUMBER} FROM {sql.TABLE} WHERE ({condition}) ORDER BY '
+    f'{columns[by]} {direction} NULLS LAST, {columns["run"]}'
   )
-  return [rows[i] for i in _execute(sql, rows, types, f'{query.path}where')]
-
-
-def _types(rows: Iterable[Row]) -> dict[str, str]:
-  """Returns the type of each column, by name."""
-  kinds: dict[str, set[type]] = {}
-  for row in rows:
-    for name, value in row.items():
-      kinds.setdefault(name, set()).add(type(value))
-  types = {name: _type(kind - {type(None)}) for name, kind in kinds.items()}
-  return {**types, **COLUMNS}
-
-
-def _type(kinds):
-  if kinds <= {bool} and kinds:
-    return 'BOOLEAN'
-  if kinds <= {int, float} and kinds:
-    return 'DOUBLE'
-  return 'VARCHAR'
-
-
-def _execute(
-  sql: str, rows: Sequence[Row], types: Mapping[str, str], field: str
-) -> list[int]:
-  """Returns the numbers of rows that a statement selects."""
-  import duckdb  # Modes that list no runs don't wait for it.
-  import pyarrow as pa
-
-  arrow = {
-    'VARCHAR': pa.string(),
-    'BOOLEAN': pa.bool_(),
-    'DOUBLE': pa.float64(),
-    'BIGINT': pa.int64(),
-  }
-  convert = {'VARCHAR': _text, 'DOUBLE': _float}
-  columns = {'row_number': pa.array(range(len(rows)), pa.int64())}
-  for name, kind in types.items():
-    values = [row.get(name) for row in rows]
-    if kind in convert:
-      values = [None if v is None else convert[kind](v) for v in values]
-    columns[name] = pa.array(values, arrow[kind])
-  with duckdb.connect(':memory:') as connection:
-    connection.execute('SET enable_external_access = false')
-    connection.register('runs', pa.table(columns))
-    try:
-      return [number for (number,) in connection.execute(sql).fetchall()]
-    except duckdb.Error as e:
-      message = str(e).split('\n')[0]
-      raise errors.ConfigError(
-        field, message, legal='a condition in SQL; see docs/board.md'
-      ) from e
-
-
-def _text(value):
-  # json.dumps writes true and 1.0 as the config's file does.
-  text = value if isinstance(value, str) else json.dumps(value)
-  return text.encode('utf-8', 'replace').decode()
-
-
-def _float(value):
-  try:
-    return float(value)
-  except OverflowError:
-    return float('inf')
+  table = sql.table(rows, types)
+  return [
+    rows[i]
+    for i in sql.numbers(statement, table, columns, f'{query.path}where')
+  ]
 
 
 def default_roots(arguments: Sequence[str], workdir: str | None) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 from kd.board import board_cases
 from kd.board import database
 from kd.board import listing
+from kd.board import sql
 from kd.core import errors
 from kd.run import lock
 
@@ -71,6 +72,24 @@ def test_a_wrong_query_is_one_error_that_names_the_nearest(
 ):
   with pytest.raises(errors.ConfigError, match=message):
     _names(_opened(runs), **query)
+
+
+def test_names_of_columns_have_a_case(tmp_path):
+  run = board_cases.write(tmp_path / 'run')
+  values = {'eval/A/nll': 1.0, 'eval/a/nll': 2.0, 'row_number': 7.0}
+  with open(run / 'metrics.jsonl', 'a') as f:
+    f.write(json.dumps({'step': 100, 'phase': 'eval', **values}) + '\n')
+  db = _opened(tmp_path)
+  assert _names(db, where='eval/a/nll > 1.5 and row_number = 7') == ['run']
+  assert not _names(db, where='eval/A/nll > 1.5')
+  assert _names(db, sort='eval/a/nll') == ['run']
+
+
+def test_a_condition_that_takes_too_long_is_interrupted(runs, monkeypatch):
+  monkeypatch.setattr(sql, '_MOST_S', 0.2)
+  endless = 'step in (from range(1000000000000))'
+  with pytest.raises(errors.ConfigError, match='board.where: .* longer'):
+    _names(_opened(runs), where=endless)
 
 
 def test_best_is_the_lowest_or_highest_by_the_metric(runs):

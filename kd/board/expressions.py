@@ -2,12 +2,12 @@
 
   config.optimizer.lr.peak > 1e-4 and eval/held_out/nll < 2
 
-is SQL but for the names, which SQL would have in double quotes. Names are
-replaced by quoted ones; what is neither a column nor a word of a condition is
-an error that names the nearest column.
+is SQL but for the names, which are replaced by those of a table's columns; what
+is neither a column nor a word of a condition is an error that names the nearest
+column.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 import re
 
 from kd.core import errors
@@ -34,17 +34,12 @@ _WORDS = frozenset(
 _LEGAL = 'a condition on columns, such as config.steps > 100 and step < 50'
 
 
-def quoted(name: str) -> str:
-  """Returns a name as SQL has it."""
-  return '"' + name.replace('"', '""') + '"'
-
-
-def to_sql(text: str, columns: Collection[str], field: str) -> str:
+def to_sql(text: str, columns: Mapping[str, str], field: str) -> str:
   """Returns a condition in SQL.
 
   Args:
     text: the condition.
-    columns: the names that it may have.
+    columns: the names that it may have, and those that SQL has for them.
     field: that holds the text, for messages.
 
   Raises:
@@ -65,7 +60,7 @@ def _parts(text, columns, field) -> Iterator[str]:
       name = token[1:-1].replace('""', '"')
       if name not in columns:
         raise errors.unknown(field, 'column', name, _shown(name, columns))
-      yield token
+      yield columns[name]
     elif token in (';', '"', "'", '$', '?', '{', '['):
       raise errors.ConfigError(
         field, f'found {token!r} in {text[:200]!r}', legal=_LEGAL
@@ -77,13 +72,13 @@ def _parts(text, columns, field) -> Iterator[str]:
 def _name(token, columns, is_call, field):
   """Yields the SQL of a name, or of names with a slash or minus between."""
   if token in columns:
-    yield quoted(token)
+    yield columns[token]
     return
   # a/b where only a is a column is a division, as a-b is a difference.
   for match in reversed(list(re.finditer('[/-]', token))):
     start, rest = token[: match.start()], token[match.end() :]
     if start in columns:
-      yield quoted(start) + match[0]
+      yield columns[start] + match[0]
       if rest[0].isdigit():
         yield rest
       else:

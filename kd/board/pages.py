@@ -224,7 +224,7 @@ class Pages:
 
 
 def _one(parameters, name, default=''):
-  return parameters[name][0] if parameters.get(name) else default
+  return parameters[name][0] if name in parameters else default
 
 
 def _thinned(series: run_files.Series):

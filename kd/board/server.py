@@ -99,7 +99,10 @@ class _Handler(server.BaseHTTPRequestHandler):
       self._send(http.HTTPStatus.OK, self.files[path], kind)
       return
     try:
-      parameters = urllib.parse.parse_qs(query, max_num_fields=1000)
+      # An empty condition is one, too: it replaces that of the command line.
+      parameters = urllib.parse.parse_qs(
+        query, keep_blank_values=True, max_num_fields=1000
+      )
       self._send(http.HTTPStatus.OK, self.pages.answer(path, parameters))
     except pages_lib.NotFoundError as e:
       self._refuse(http.HTTPStatus.NOT_FOUND, str(e))
@@ -135,7 +138,11 @@ class _Handler(server.BaseHTTPRequestHandler):
 
   def _is_of_this_machine(self):
     name = self.headers.get('Host', '').rpartition(':')[0]
-    if name in (HOST, 'localhost'):
+    # Browsers say whether another site asks; it cannot read the answer, but
+    # the board would compute it.
+    site = self.headers.get('Sec-Fetch-Site', 'none')
+    is_own = site in ('none', 'same-origin') or not self.path.startswith('/api')
+    if name in (HOST, 'localhost') and is_own:
       return True
     self.close_connection = True
     self._refuse(http.HTTPStatus.FORBIDDEN, f'the board is at {HOST}')

@@ -67,6 +67,9 @@ def test_its_own_files_and_pages_alone_are_served(listener):
 
 def test_other_hosts_and_methods_are_refused(listener):
   assert _ask(listener, '/api/runs', Host='example.com')[0] == 403
+  for site, code in (('cross-site', 403), ('same-origin', 200), ('none', 200)):
+    site = {'Sec-Fetch-Site': site}
+    assert _ask(listener, '/api/runs', **site)[0] == code
   assert _ask(listener, '/api/runs', 'POST', '{}')[0] == 404
   assert _ask(listener, '/api/runs', 'DELETE')[0] == 501
   text = {'Content-Type': 'text/plain'}
@@ -76,6 +79,14 @@ def test_other_hosts_and_methods_are_refused(listener):
     assert _ask(listener, '/api/chat', 'POST', body, **as_json)[0] == 400
   with pytest.raises(errors.ConfigError, match='board.port'):
     server.bind(listener.RequestHandlerClass.pages, [], listener.server_port)
+
+
+def test_an_empty_condition_replaces_the_first(listener, monkeypatch):
+  pages_ = listener.RequestHandlerClass.pages
+  monkeypatch.setattr(pages_, '_query', database.Query(where='step < 0'))
+  assert not _json(listener, '/api/runs')['runs']
+  shown = _json(listener, '/api/runs?where=&metric=&sort=')
+  assert len(shown['runs']) == 2 and shown['query']['where'] == ''
 
 
 def test_tables_have_the_reports_intervals_and_answers(listener):

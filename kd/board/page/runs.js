@@ -46,7 +46,7 @@ class Runs {
                              placeholder: 'config.optimizer.lr.peak > 1e-4'});
     this.metric = h('select', {id: 'metric', name: 'metric'});
     this.sort = h('select', {id: 'sort', name: 'sort'},
-      [['', 'latest first'], ['best', 'best, rising'], ['-best', 'best, falling'], ['run', 'name'],
+      [['age_s', 'latest first'], ['best', 'best, rising'], ['-best', 'best, falling'], ['run', 'name'],
        ['status', 'status'], ['-step', 'step']].map(([v, t]) => h('option', {value: v}, t)));
     for (const control of [this.metric, this.sort]) {
       control.addEventListener('change', () => this.submit());
@@ -120,7 +120,12 @@ class Runs {
     const likely = metrics.filter((m) => /^(eval|train)\//.test(m));
     this.metric.replaceChildren(...likely.map((m) =>
       h('option', {value: m, selected: m === metric}, m)));
-    this.sort.value = query.sort;
+    const best = this.found.highest ? '-best' : 'best';
+    const sort = query.sort || (query.metric ? best : 'age_s');
+    if (![...this.sort.options].some((x) => x.value === sort)) {
+      this.sort.append(h('option', {value: sort}, sort));
+    }
+    this.sort.value = sort;
     const shown = new Set([...usual(metrics), ...state.extra]);
     this.add.replaceChildren(h('option', {value: ''}, 'choose …'), ...metrics
       .filter((m) => !m.startsWith('baseline.') && !shown.has(m))
