@@ -6,8 +6,10 @@ import json
 import os
 from typing import Any
 import urllib.error
+import urllib.parse
 import urllib.request
 
+from kd.core import addresses
 from kd.core import errors
 
 KEY = 'KD_API_KEY'  # As `kd serve` reads it.
@@ -61,12 +63,22 @@ def names(url: str) -> dict[str, Any]:
     return {'url': url, 'models': [], 'problem': f'{url}: no list of models'}
 
 
+class _Refuse(urllib.request.HTTPRedirectHandler):
+  """Follows no redirects: they could lead the key to another server."""
+
+  def redirect_request(self, *unused, **unused_too):
+    del unused, unused_too
+
+
 def _open(url, fields=None, timeout_s=_TIMEOUT_S):
   headers = {'Content-Type': 'application/json'}
   if os.environ.get(KEY):
     headers['Authorization'] = f'Bearer {os.environ[KEY]}'
   data = None if fields is None else json.dumps(fields).encode()
-  return urllib.request.urlopen(
+  handlers: list[urllib.request.BaseHandler] = [_Refuse()]
+  if addresses.is_loopback(urllib.parse.urlsplit(url).hostname or ''):
+    handlers.append(urllib.request.ProxyHandler({}))
+  return urllib.request.build_opener(*handlers).open(
     urllib.request.Request(url, data, headers), timeout=timeout_s
   )
 

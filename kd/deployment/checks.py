@@ -6,7 +6,6 @@ _FailError with what to do.
 
 from collections.abc import Callable, Iterator
 import dataclasses
-import ipaddress
 import os
 import shutil
 import socket
@@ -15,6 +14,7 @@ from typing import Any
 import jax
 
 from kd.checkpoints import weights
+from kd.core import addresses
 from kd.core import errors
 from kd.core import run_info
 from kd.deployment import manifests
@@ -171,7 +171,7 @@ def _configs(target: Target) -> str:
   config = target.config
   described = compatibility.describe(target.init, 'command line')
   serve = config.serve
-  is_open = not _is_loopback(serve.host) and not serve.without_key
+  is_open = not addresses.is_loopback(serve.host) and not serve.without_key
   if is_open and not os.environ.get(manifests.KEY_VARIABLE):
     raise _FailError(
       f'serve.host is {serve.host}, and there is no API key',
@@ -194,13 +194,6 @@ def _configs(target: Target) -> str:
     f'{described[compatibility.TEMPLATE] or "none"}, requests of up to '
     f'{min(serve.max_length, described[compatibility.CONTEXT])} tokens'
   )
-
-
-def _is_loopback(host: str) -> bool:
-  try:
-    return ipaddress.ip_address(host.strip('[]')).is_loopback
-  except ValueError:
-    return host == 'localhost'
 
 
 def _data(target: Target) -> str:

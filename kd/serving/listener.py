@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 import contextlib
-import ipaddress
 import math
 import socket
 
 from starlette import applications
 import uvicorn
 
+from kd.core import addresses
 from kd.core import errors
 
 
@@ -18,23 +18,13 @@ def check_host(host: str, has_key: bool, without_key: bool) -> None:
   Raises:
     ConfigError: the address is not loopback, and there is no key.
   """
-  if is_loopback(host) or has_key or without_key:
+  if addresses.is_loopback(host) or has_key or without_key:
     return
   raise errors.ConfigError(
     'serve.host',
     f'found {host!r}, which other machines reach, and no API key',
     legal='127.0.0.1, or a key in KD_API_KEY, or serve.without_key=True',
   )
-
-
-def is_loopback(host: str) -> bool:
-  """Returns whether only this machine reaches an address."""
-  if host == 'localhost':
-    return True
-  try:
-    return ipaddress.ip_address(host).is_loopback
-  except ValueError:
-    return False
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -1,0 +1,58 @@
+"""The chat of the board sends its key to the named servers alone."""
+
+import contextlib
+from http import server
+import threading
+
+import pytest
+
+from kd.board import chat
+
+
+@contextlib.contextmanager
+def _server(status, headers=(), body=b''):
+  """Yields the URL of a server, and the list of the keys that it gets."""
+  keys = []
+
+  class Handler(server.BaseHTTPRequestHandler):
+    def do_GET(self):  # noqa: N802
+      keys.append(self.headers['Authorization'])
+      self.send_response(status)
+      for name, value in headers:
+        self.send_header(name, value)
+      self.end_headers()
+      self.wfile.write(body)
+
+    def log_message(self, *args):
+      pass
+
+  listener = server.HTTPServer(('127.0.0.1', 0), Handler)
+  threading.Thread(target=listener.serve_forever, daemon=True).start()
+  try:
+    yield f'http://127.0.0.1:{listener.server_port}', keys
+  finally:
+    listener.shutdown()
+    listener.server_close()
+
+
+@pytest.fixture(name='other')
+def _other():
+  with _server(200, body=b'{"data": [{"id": "other"}]}') as (url, keys):
+    yield url, keys
+
+
+def test_a_redirect_is_not_followed(other, monkeypatch):
+  monkeypatch.setenv(chat.KEY, 'secret')
+  with _server(302, [('Location', f'{other[0]}/models')]) as (url, keys):
+    listed = chat.names(url)
+  assert keys == ['Bearer secret'] and not other[1]
+  assert '302' in listed['problem']
+
+
+def test_a_proxy_gets_nothing_for_this_machine(other, monkeypatch):
+  monkeypatch.setenv('http_proxy', other[0])
+  monkeypatch.delenv('no_proxy', raising=False)
+  monkeypatch.delenv('NO_PROXY', raising=False)
+  with _server(200, body=b'{"data": [{"id": "m"}]}') as (url, _):
+    assert chat.names(url)['models'] == ['m']
+  assert not other[1]
