@@ -146,7 +146,9 @@ class Server:
     try:
       self._check_key(request)
       body = await self._body(request)
-      asked = wire.read(
+      # Others are answered meanwhile.
+      asked = await asyncio.to_thread(
+        wire.read,
         body,
         request.url.path == CHAT,
         self._router.pick,
@@ -198,7 +200,7 @@ class Server:
         while True:
           event = await _next(work, left)
           if event.answer is not None or event.ended:
-            exchange.token()
+            exchange.token(work)
             return event
     except TimeoutError as e:
       raise http_errors.HttpError(

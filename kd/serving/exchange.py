@@ -53,11 +53,13 @@ class Exchange:
     self.model: served_model.ServedModel | None = None
     self.hurries = False
 
-  def token(self) -> None:
-    """Notes that there is a token."""
+  def token(self, work: work_lib.Work) -> None:
+    """Notes that there is a token of a request's first answer."""
     if self._first_s is None:
-      self._first_s = time.monotonic() - self._start
-      self._metrics.first_token(self.model.name, self._first_s)
+      now = time.monotonic()
+      # The queue says nothing of the model: whatever answered would have it.
+      self._first_s = now - work.begun
+      self._metrics.first_token(self.model.name, now - self._start)
 
   def ended(
     self, code: int, reply: replies.Reply | None = None, fault: str = ''

@@ -26,6 +26,20 @@ class FairQueue(Generic[Item]):
   def __iter__(self) -> Iterator[Item]:
     return itertools.chain.from_iterable(self._by_client.values())
 
+  def count(self, client: str) -> int:
+    """Returns how many items of a client wait."""
+    return len(self._by_client.get(client, ()))
+
+  def clients(self, client: str) -> int:
+    """Returns how many clients wait if an item of this one comes."""
+    return len(self._by_client.keys() | {client})
+
+  def ahead(self, client: str) -> int:
+    """Returns how many items leave before one of a client that comes now."""
+    own = self.count(client)
+    others = (x for name, x in self._by_client.items() if name != client)
+    return own + sum(min(len(items), own + 1) for items in others)
+
   def put(self, client: str, item: Item) -> None:
     """Adds an item behind the client's others."""
     self._by_client.setdefault(client, collections.deque()).append(item)

@@ -21,6 +21,24 @@ def test_a_client_with_many_requests_delays_others_by_one_at_a_time():
     queue.get()
 
 
+def test_few_items_of_others_are_ahead_of_a_new_client():
+  queue = fair_queue.FairQueue()
+  for i in range(5):
+    queue.put('many', f'm{i}')
+  queue.put('few', 'f0')
+  for client, ahead in (('new', 2), ('few', 3), ('many', 6)):
+    assert queue.ahead(client) == ahead
+    queue.put(client, 'last')
+    order = [queue.get() for _ in range(len(queue))]
+    assert order.index('last') <= ahead
+    queue = fair_queue.FairQueue()
+    for i in range(5):
+      queue.put('many', f'm{i}')
+    queue.put('few', 'f0')
+  assert (queue.count('new'), queue.clients('new')) == (0, 3)
+  assert (queue.count('many'), queue.clients('many')) == (5, 2)
+
+
 def test_a_client_whose_last_item_is_removed_has_no_turn():
   queue = fair_queue.FairQueue()
   queue.put('a', 'a0')

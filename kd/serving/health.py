@@ -13,7 +13,8 @@ class Limits:
   """When a version is taken out.
 
   Attributes:
-    first_token_s: the 95th percentile of the time to the first token.
+    first_token_s: the 95th percentile of the time from the queue to the first
+      token.
     error_rate: the share of requests that fail or come too late.
     window_s: seconds that requests count.
     fewest: of these requests, how many there must be for a judgment.
@@ -66,7 +67,7 @@ class Health:
     p95 = times[int(0.95 * (len(times) - 1))] if times else 0.0
     if p95 > limits.first_token_s:
       return (
-        f'the 95th percentile of the time to the first token is {p95:.3f} s, '
-        f'and the limit {limits.first_token_s:g} s'
+        f'the 95th percentile of the time to the first token, without the '
+        f'queue, is {p95:.3f} s, and the limit {limits.first_token_s:g} s'
       )
     return ''

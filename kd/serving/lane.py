@@ -75,9 +75,9 @@ class Lane:
       count += room < 0
     return count
 
-  def wait_s(self) -> float:
-    """Returns the mean wait of a prompt that comes now for its first token."""
-    ahead = len(self.waiting) + (self.current is not None)
+  def wait_s(self, client: str) -> float:
+    """Returns the mean wait of a client's next prompt for its first token."""
+    ahead = self.waiting.ahead(client) + (self.current is not None)
     if not ahead and self.model.batch.room:
       return 0.0  # Nothing is known of a server that idles.
     return (ahead + 1) * self.interval_s + self.first_token_s

@@ -45,6 +45,6 @@ class Router:
     Args:
       model: that answered.
       code: HTTP status.
-      first_s: the time to the first token; None without one.
+      first_s: from the queue to the first token; None without one.
       fault: why the model must get no more requests, if so.
     """

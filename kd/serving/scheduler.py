@@ -126,9 +126,13 @@ class Scheduler:
         raise StoppedError(f'{work.model.name} is no longer served')
       if lane.fault:
         raise lane_lib.ModelError(lane.fault)
-      wait_s = lane.wait_s()
+      wait_s = lane.wait_s(work.client)
       later = max(1, math.ceil(wait_s))
-      if lane.queued(work.prompts) > self._queue:
+      is_full = lane.queued(work.prompts) > self._queue
+      # A client that waits for little has room, whatever the others send.
+      share = self._queue // lane.waiting.clients(work.client)
+      count = lane.waiting.count(work.client) + len(work.prompts)
+      if is_full and count > share:
         raise BusyError(
           f'{lane.queued()} prompts wait, and at most {self._queue} may', later
         )
@@ -270,6 +274,8 @@ class Scheduler:
         return None
       lane.current = lane.waiting.get()
       lane.left(lane.current)
+      if lane.current.work.begun is None:
+        lane.current.work.begun = lane.last_left
       self._gauge(lane)
       return lane.current
 

@@ -59,11 +59,14 @@ class Work:
     model: that answers.
     prompts: of the request.
     client: who sent it; clients take turns.
+    begun: when its first prompt left the queue, as time.monotonic(); None
+      before.
   """
 
   model: served_model.ServedModel
   prompts: Sequence[Prompt]
   client: str
+  begun: float | None = None
 
   def __post_init__(self):
     self._loop = asyncio.get_running_loop()
