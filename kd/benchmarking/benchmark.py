@@ -105,11 +105,15 @@ def run(
     say(f'measuring {opened.place}')
     return measuring.measure(opened, params, targets, held_out, say)
 
-  runs = [measure(first, params)]
+  runs, weights = [measure(first, params)], [first.weights(params)]
   del params
-  runs += [measure(x, x.params()) for x in chosen.seeds[1:]]
+  for other in chosen.seeds[1:]:
+    params = other.params()
+    runs.append(measure(other, params))
+    weights.append(other.weights(params))
+    del params
   places = [x.place for x in chosen.seeds]
-  entries = [_entry(record.MODEL, places, runs, cost)]
+  entries = [_entry(record.MODEL, places, runs, cost, weights)]
   if teachers.loaded:
     entries.append(_teacher(first, teachers, measure, say))
   places = [x.place for x in chosen.baseline]
@@ -125,8 +129,9 @@ def run(
   return processes.from_first(lambda: _write(benchmark, config, workdir, say))
 
 
-def _entry(title, places, runs, cost):
-  return record.Entry(title, places, runs, measuring.mean(runs), cost)
+def _entry(title, places, runs, cost, weights=()):
+  mean = measuring.mean(runs)
+  return record.Entry(title, places, runs, mean, cost, weights)
 
 
 def _open(config, places) -> _Models:

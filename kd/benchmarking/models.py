@@ -15,9 +15,11 @@ from kd.run import any_model
 from kd.run import generation
 from kd.run import load_params
 from kd.run import outputs
+from kd.run import provenance
 from kd.run import resolved
 from kd.run import session
 from kd.run import workdirs
+from kd.teachers import param_digest
 
 # What a benchmark decides itself, whatever a workdir's run has recorded.
 _SHARED = (
@@ -54,6 +56,26 @@ class Opened:
       return generation.params(self.run, self.model, folder)
     with tempfile.TemporaryDirectory() as no_run:
       return generation.params(self.run, self.model, no_run)
+
+  def weights(self, params: types.PyTree) -> str | None:
+    """Returns the digest of the student's parameters, as exports claim it.
+
+    Args:
+      params: from `params`.
+
+    Returns:
+      The digest; of an export the one that it claims, which may have rounded
+      them. None where it is not known.
+    """
+    if self.kind == 'workdir':
+      is_whole = self.model is self.run.student
+      return param_digest.of(params) if is_whole else None
+    file = os.path.join(self.where, provenance.FILE)
+    if self.kind == 'gguf':
+      file = f'{self.where}.{provenance.FILE}'
+    if not os.path.isfile(file):
+      return None
+    return provenance.read(file)['student'].get('weights')
 
   @property
   def baseline_folder(self) -> str | None:

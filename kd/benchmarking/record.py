@@ -35,6 +35,8 @@ class Entry:
     runs: the results, likewise.
     mean: of the runs, example by example.
     cost: of the first of them; None if it was not measured.
+    weights: the digests of their weights, None where one is not known; () if
+      no promotion depends on them.
   """
 
   title: str
@@ -42,6 +44,7 @@ class Entry:
   runs: Sequence[results.Result]
   mean: results.Result
   cost: cost_lib.Cost | None
+  weights: Sequence[str | None] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +118,7 @@ def write(path: str, benchmark: Benchmark, fail_on: str) -> dict[str, Any]:
     'date': run_info.now(),
     **run_info.collect(),
     'models': {x.title: list(x.places) for x in benchmark.entries},
+    'weights': {x.title: list(x.weights) for x in benchmark.entries},
     'files': files,
     'sets': {part.name: _part_json(part) for part in benchmark.parts},
     'cost': {

@@ -57,11 +57,12 @@ def add(registry: str, model: str, report: str, say: Say) -> None:
 
   Raises:
     ConfigError: the files are not those that were exported, are no model that
-      kd loads, or the report has no verdict.
+      kd loads, or the report has no verdict or is about other weights.
   """
   *_, claims_file = model_files.located(model)
   if report:
-    reports.read(report)
+    claimed = provenance.read(claims_file)['student']
+    reports.check_weights(report, claimed.get('weights'))
   with _changing(registry, say) as state:
     digest = identity.file_digest(claims_file)
     name = os.path.basename(claims_file)

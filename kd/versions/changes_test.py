@@ -191,6 +191,27 @@ def test_damage_is_found_and_never_promoted(two):
       changes.read(two.folder)
 
 
+def test_a_report_is_about_the_model(registry):
+  model = registry.export('a')
+  with open(os.path.join(model, 'provenance.json')) as f:
+    weights = json.load(f)['student']['weights']
+  path = registry.report('ship')
+
+  def add(*benchmarked):
+    with open(path, 'w') as f:
+      fields = {'verdict': 'ship', 'weights': {'model': benchmarked}}
+      json.dump(fields, f)
+    changes.add(registry.folder, model, path, print)
+
+  with pytest.raises(errors.ConfigError, match=f'weights: found ff.*{weights}'):
+    add('ff')
+  assert not changes.read(registry.folder).versions
+  add(None, 'ff')  # Not known of all seeds.
+  add('ff', weights)
+  with pytest.raises(errors.ConfigError, match='weights: found'):
+    add('fe')
+
+
 def test_other_files_stay(registry):
   own = []
   for name in ('reports/2026.md', 'versions/v1/notes', 'reports/12ab.json'):

@@ -30,6 +30,23 @@ def read(path: str) -> dict[str, Any]:
   return report
 
 
+def check_weights(path: str, weights: str | None) -> None:
+  """Raises ConfigError if a report is about other weights.
+
+  Args:
+    path: the report; it may not tell which weights it is about.
+    weights: their digest, which an export claims; None if it claims none.
+  """
+  benchmarked = read(path).get('weights', {}).get('model', [])
+  is_known = weights and benchmarked and None not in benchmarked
+  if is_known and weights not in benchmarked:
+    raise errors.ConfigError(
+      f'{path}: weights',
+      f'found {", ".join(benchmarked)}, and the model has {weights}',
+      legal='a report of --mode=benchmark on this model',
+    )
+
+
 def store(registry: str, path: str) -> dict[str, Any]:
   """Copies a report into a registry; returns what the journal says of it.
 
