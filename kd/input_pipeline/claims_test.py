@@ -22,7 +22,7 @@ def test_another_machines_claim_is_taken_over_once_it_is_not_touched(
   tmp_path, monkeypatch
 ):
   monkeypatch.setattr(claims, '_TOUCH_S', 0.05)
-  monkeypatch.setattr(claims, '_DEAD_AFTER_S', 0.5)
+  monkeypatch.setattr(claims, 'DEAD_AFTER_S', 0.5)
   theirs, ours = (claims.Claims(str(tmp_path)) for _ in range(2))
   with ours, theirs:
     assert theirs.take('a')
