@@ -223,7 +223,7 @@ def _refused(server, path, body):
     (COMPLETIONS, {'prompt': 'a', 'stop': ['']}, 400, 'stop[0]', "found ''"),
     (COMPLETIONS, {'prompt': 'a', 'max_tokens': 0}, 400, 'max_tokens', '1 or'),
     (COMPLETIONS, {'prompt': 'a', 'best_of': 3}, 400, 'best_of', 'as n'),
-    (COMPLETIONS, b'{"prompt": ', 400, 'body', 'is no JSON'),
+    (COMPLETIONS, b'{"prompt": ', 400, 'body', 'is not JSON'),
     (COMPLETIONS, {'prompt': 'a' * 5000}, 413, None, 'more than 4000 bytes'),
   ),
 )
@@ -237,7 +237,11 @@ def test_only_the_key_opens_the_server(server):
     for path, body in ((CHAT, _chat('x')), ('/v1/models', None)):
       status, reply, _ = server.send(path, body, key)
       assert status == 401 and reply['error']['code'] == 'invalid_api_key'
+  assert server.send(CHAT, _chat('x'), 'schl\xfcssel')[0] == 401
   assert server.send('/health', key='')[:2] == (200, {'status': 'ok'})
+  for path, body, status in (('/v2', None, 404), (CHAT, None, 405)):
+    reply = server.send(path, body)
+    assert reply[0] == status and path in reply[1]['error']['message']
   (entry,) = server.send('/v1/models')[1]['data']
   assert (entry['id'], entry['max_model_len']) == ('tiny', 128)
 

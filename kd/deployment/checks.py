@@ -156,7 +156,7 @@ def _versions(target: Target) -> str:
       errors.first_of(lines),
       'install from requirements.lock, or run the image that was built from it',
     )
-  return f'{count} packages are those of {packages.SOURCE}'
+  return f'{count} packages are those of {packages.source()}'
 
 
 def _digests(target: Target) -> str:
@@ -198,9 +198,11 @@ def _configs(target: Target) -> str:
 
 def _data(target: Target) -> str:
   config = target.config
-  if not config.data.mixture:
-    return 'the config names none'
-  return lookup.check(config, ()).removeprefix('data: ')
+  if config.data.mixture:
+    return lookup.check(config, ()).removeprefix('data: ')
+  lookup.check_held_out(config)
+  names = [k for k, x in config.evaluation.sets.items() if x.mixture]
+  return f'{", ".join(names)} exist' if names else 'the config names none'
 
 
 def _ports(target: Target) -> str:

@@ -92,6 +92,7 @@ _FAULTS = [
   ('configs', {'alarms.p95_ms': 3000.0}, 'lower alarms.p95_ms'),
   ('configs', {'deploy.min_replicas': 11}, 'raise deploy.max_replicas'),
   ('data', {'data.mixture': (('a.jsonl', 0.0),)}, 'has the rate 0 for all'),
+  ('data', {'evaluation.sets.held_out.mixture': 'none.jsonl'}, 'none.jsonl'),
   ('monitoring', {'alarms.prometheus': ''}, 'is not set; set it to the URL'),
   ('alarms', {'alarms.webhook': ''}, 'is not set; set it to the URL'),
 ]

@@ -7,8 +7,18 @@ import re
 from kd.core import paths
 
 SOURCE = 'requirements.lock'
+_WHEEL = 'the metadata of kd'
 # A pin, and the marker of one that not every machine has.
 _PIN = re.compile(r'^([A-Za-z0-9][\w.-]*)==([^\s\\;]+) *(;[^\\]*)?', re.M)
+
+
+def source() -> str:
+  """Returns what the installed packages are compared with."""
+  return SOURCE if os.path.isfile(_lock()) else _WHEEL
+
+
+def _lock() -> str:
+  return os.path.join(paths.project_folder(), SOURCE)
 
 
 def differences() -> tuple[list[str], int]:
@@ -16,10 +26,9 @@ def differences() -> tuple[list[str], int]:
 
   A wheel comes without the lock: what its metadata requires must be there.
   """
-  path = os.path.join(paths.project_folder(), SOURCE)
-  if not os.path.isfile(path):
+  if source() == _WHEEL:
     return _of_wheel()
-  with open(path, encoding='utf-8') as f:
+  with open(_lock(), encoding='utf-8') as f:
     pins = _PIN.findall(f.read())
   lines = []
   for name, wanted, marker in pins:

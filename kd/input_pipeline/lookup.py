@@ -31,9 +31,28 @@ def check(config: ml_collections.ConfigDict, rationale: Sequence[str]) -> str:
     _check_registers(trained)
   tasks = _tasks(trained, data.split)
   first = _first_examples(tasks, data, data.split, trained.module)
+  check_held_out(config)
+  _check_rationale(first, tasks, data, rationale)
+  names = ', '.join(task.name for task, _ in tasks)
+  sets = len(config.evaluation.sets)
+  where = f'{data.module} registers {names}' if trained.module else names
+  return f'data: {where}; {sets} held-out sets exist'
+
+
+def check_held_out(config: ml_collections.ConfigDict) -> None:
+  """Refuses held-out sets that do not exist; without data.mixture, their own.
+
+  Args:
+    config: the run's.
+
+  Raises:
+    ConfigError: names the field.
+  """
   for name, entry in sorted(config.evaluation.sets.items()):
     path = f'evaluation.sets.{name}'
     if not entry.examples and not entry.answers:
+      continue
+    if not entry.mixture and not config.data.mixture:
       continue
     mixture = mixtures.held_out(config, name)
     try:
@@ -43,12 +62,7 @@ def check(config: ml_collections.ConfigDict, rationale: Sequence[str]) -> str:
       if e.path not in ('data.mixture', 'data.split'):
         raise
       raise e.at(f'{path}.{field}') from e
-    _first_examples(held_out, data, entry.split, mixture.module)
-  _check_rationale(first, tasks, data, rationale)
-  names = ', '.join(task.name for task, _ in tasks)
-  sets = len(config.evaluation.sets)
-  where = f'{data.module} registers {names}' if trained.module else names
-  return f'data: {where}; {sets} held-out sets exist'
+    _first_examples(held_out, config.data, entry.split, mixture.module)
 
 
 def _tasks(mixture, split):

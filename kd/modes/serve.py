@@ -91,6 +91,7 @@ def main(
     # All requests have ended; what compiles is not waited for.
     scheduler.join(timeout_s=5)
     if follower:
+      follower.close()
       follower.join(timeout_s=5)
   if scheduler.error:
     raise scheduler.error

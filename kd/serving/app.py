@@ -5,8 +5,10 @@ from collections.abc import Callable
 import contextlib
 import dataclasses
 import hmac
+import traceback
 
 from starlette import applications
+from starlette import exceptions
 from starlette import requests as http
 from starlette import responses
 from starlette import routing
@@ -27,7 +29,7 @@ CHAT, COMPLETIONS = '/v1/chat/completions', '/v1/completions'
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What the routes go by.
+  """Settings of the routes.
 
   Attributes:
     key: that requests to /v1 must have; '': none.
@@ -60,7 +62,7 @@ class Server:
       scheduler: that answers.
       router: that chooses the model of a request.
       metrics: that are told.
-      settings: what it goes by.
+      settings: of the routes.
       say: called with a line for each request.
       drift: compares answers with a teacher's, if there is one.
     """
@@ -78,7 +80,8 @@ class Server:
         route('/v1/models', self._models),
         route('/health', self._health),
         route('/metrics', self._write_metrics),
-      ]
+      ],
+      exception_handlers={exceptions.HTTPException: _no_route},
     )
 
   async def _health(self, request):
@@ -116,8 +119,11 @@ class Server:
     if not self._settings.key:
       return
     _, _, given = request.headers.get('authorization', '').partition(' ')
-    # In constant time: how long it takes tells nothing of the key.
-    if not hmac.compare_digest(given.encode(), self._settings.key.encode()):
+    # In constant time: how long it takes tells nothing of the key. Headers are
+    # read as Latin-1, and clients send UTF-8.
+    if not hmac.compare_digest(
+      given.encode('latin-1'), self._settings.key.encode()
+    ):
       raise http_errors.HttpError(
         401,
         'the API key is missing or wrong; legal: Authorization: Bearer KEY',
@@ -165,6 +171,11 @@ class Server:
     except (http_errors.HttpError, errors.KdError) as e:
       error = http_errors.converted(e)
       exchange.ended(error.status, fault=http_errors.fault(e))
+      return error.response()
+    except Exception:  # Counted and logged, as all that fails.
+      self._say(traceback.format_exc())
+      exchange.ended(500)
+      error = http_errors.HttpError(500, 'the server has erred', 'server_error')
       return error.response()
 
   async def _submit(self, exchange, asked: wire.Request):
@@ -216,6 +227,16 @@ class Server:
     if self._settings.log_prompts:
       for text in reply.texts():
         self._say(f'answer: {text!r}')
+
+
+async def _no_route(request, error) -> responses.Response:
+  """Returns the reply to a path or method that there is not."""
+  return http_errors.HttpError(
+    error.status_code,
+    f'{request.method} {request.url.path}: {error.detail}',
+    'invalid_request_error',
+    headers=error.headers,
+  ).response()
 
 
 async def _left(request: http.Request) -> None:

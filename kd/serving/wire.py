@@ -168,7 +168,7 @@ def _object(body: bytes, is_chat: bool) -> dict[str, Any]:
   try:
     fields = json.loads(body)
   except (ValueError, RecursionError) as e:
-    raise errors.ConfigError('body', f'is no JSON: {e}') from e
+    raise errors.ConfigError('body', f'is not JSON: {e}') from e
   if not isinstance(fields, dict):
     raise errors.ConfigError(
       'body', f'found {legal.shown(fields)}', legal='an object'
