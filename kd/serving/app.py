@@ -172,8 +172,10 @@ class Server:
       error = http_errors.converted(e)
       exchange.ended(error.status, fault=http_errors.fault(e))
       return error.response()
-    except Exception:  # Counted and logged, as all that fails.
-      self._say(traceback.format_exc())
+    except Exception as e:
+      # Not its message, which may quote the request.
+      where = ''.join(traceback.format_tb(e.__traceback__))
+      self._say(f'error: {type(e).__name__}\n{where}')
       exchange.ended(500)
       error = http_errors.HttpError(500, 'the server has erred', 'server_error')
       return error.response()
