@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import kd
+from kd.benchmarking import models
 from kd.benchmarking import verdicts
 from kd.config import overrides
 from kd.core import errors
@@ -162,6 +163,12 @@ def test_a_benchmark_against_an_earlier_one(distilled, tmp_path):
   assert found['model']['pass@2']['value'] == [0, 0, 0]  # Cut at 8 tokens.
   slices = second['sets']['held_out']['retention']
   assert [x['rows'] for x in slices] == [8, *[1] * 8]
+  # A run that was trained from a cache, on other positions.
+  with config.unlocked():
+    config.teacher.source = 'cached'
+    config.objective.positions.update(rule='random', fraction=0.5)
+  opened = models.open_model(config, distilled.workdir)
+  assert opened.run.teachers
   page = pathlib.Path(folder, 'benchmark.md').read_text()
   pictures = re.findall(r'!\[\w+\]\((.*)\)', page)
   # The earlier benchmark has measured its cost.

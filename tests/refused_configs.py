@@ -11,6 +11,10 @@ CHANGES = (
   ('c.steps = 10.0', 'steps'),
   ("c.steps = '10'", 'steps'),
   ('c.profile.update(steps=3, first_step=798)', 'profile.steps'),
+  (
+    'c.profile.update(steps=3, first_step=98); c.checkpoint.every = 100',
+    'profile.steps',
+  ),
   ('c.rollout = 5', 'rollout'),
   ('c.optimizer = 5', 'optimizer'),
   ("c.optimizer = 'adamw'", 'optimizer'),

@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_collections
 
+from kd.benchmarking import comparable
 from kd.benchmarking import cost as cost_lib
 from kd.benchmarking import measuring
 from kd.benchmarking import models
@@ -59,6 +60,16 @@ class _Models:
   baseline: Sequence[models.Opened]
   owns_baselines: bool
 
+  @property
+  def titles(self) -> list[str]:
+    """Returns the titles of the columns that will be measured."""
+    titles = [record.MODEL]
+    if self.seeds[0].run.teachers:
+      titles.append(record.TEACHER)
+    if self.baseline or self.owns_baselines:
+      titles.append(record.BASELINE)
+    return titles
+
 
 def run(
   config: ml_collections.ConfigDict,
@@ -89,13 +100,17 @@ def run(
   earlier = record.read(config.benchmark.earlier, 'benchmark.earlier')
   chosen = _open(config, places)
   first = chosen.seeds[0]
-  _check_reference(config.benchmark.reference, chosen)
+  reference = _reference(config.benchmark.reference, chosen.titles, earlier)
+  _check_reference(config.benchmark.reference, reference)
+  compared = [x for x in earlier if x.entry.title == reference]
+  for one in compared:
+    verdicts.check_metric(one.entry.runs, config.benchmark.metric)
   # Before anything else is in memory.
   params = first.params()
   cost = cost_lib.measure(first, params, say)
   held_out = evaluate.prepare_sets(first.run, say)
-  identities = {x.name: _identity(first, x) for x in held_out}
-  _check_comparable(chosen, identities, earlier)
+  identities = {x.name: comparable.identity(first, x) for x in held_out}
+  comparable.check([*chosen.seeds, *chosen.baseline], identities, earlier)
   for one in held_out:
     slices.check_fields(first.run, one)
   teachers = _Teachers(live_feed.load(first.run) if first.run.teachers else ())
@@ -107,6 +122,9 @@ def run(
 
   runs, weights = [measure(first, params)], [first.weights(params)]
   del params
+  if reference:
+    # Before anything else is measured, which may take hours.
+    _check_metric(config.benchmark.metric, runs, identities, compared)
   for other in chosen.seeds[1:]:
     params = other.params()
     runs.append(measure(other, params))
@@ -124,7 +142,8 @@ def run(
   if baselines:
     entries.append(_entry(record.BASELINE, places, baselines, None))
   benchmark = _compare(
-    first, held_out, identities, entries, earlier, chosen.owns_baselines
+    *(first, held_out, identities, entries, earlier, reference),
+    chosen.owns_baselines,
   )
   return processes.from_first(lambda: _write(benchmark, config, workdir, say))
 
@@ -144,13 +163,9 @@ def _open(config, places) -> _Models:
   return _Models(seeds, (), all(owned))
 
 
-def _check_reference(name, chosen) -> None:
+def _check_reference(name, reference) -> None:
   """Raises ConfigError if the reference that is named is not there."""
-  there = {
-    record.BASELINE: bool(chosen.baseline) or chosen.owns_baselines,
-    record.TEACHER: bool(chosen.seeds[0].run.teachers),
-  }
-  if not there.get(name, True):
+  if name in (record.BASELINE, record.TEACHER) and not reference:
     raise errors.ConfigError(
       'benchmark.reference',
       f'found {name!r}, and there is none',
@@ -158,48 +173,16 @@ def _check_reference(name, chosen) -> None:
     )
 
 
-def _identity(opened, held_out) -> dict[str, Any]:
-  """Returns what the examples of a set and their answers depend on."""
-  config = opened.run.config
-  return {
-    **held_out.identity,
-    'template': config.data.template,
-    'tokenizer': opened.run.tokenizer.digest,
-    'max_new_tokens': config.evaluation.max_new_tokens,
-  }
-
-
-def _check_comparable(chosen, identities, earlier) -> None:
-  """Raises ConfigError unless all models are measured on the same rows."""
-  first, *others = [*chosen.seeds, *chosen.baseline]
-  for opened in others:
-    for held_out in evaluate.prepare_sets(opened.run, lambda line: None):
-      there = _identity(opened, held_out)
-      here = identities[held_out.name]
-      differ = [key for key in here if here[key] != there[key]]
-      if differ:
-        raise errors.ConfigError(
-          'MODEL',
-          f'{opened.place!r} has other {", ".join(differ)} than '
-          f'{first.place!r} on set {held_out.name!r}',
-          legal='models with one tokenizer and template',
-        )
-  for one in earlier:
-    if not _same_sets(identities, one):
-      raise errors.ConfigError(
-        'benchmark.earlier',
-        f'{one.entry.title!r} has none of the sets {", ".join(identities)} '
-        'with the same examples, template and tokenizer',
-        legal='a benchmark with the same evaluation.sets',
-      )
-
-
-def _same_sets(identities, earlier) -> list[str]:
-  return [
-    name
-    for name, identity in identities.items()
-    if earlier.identities.get(name) == identity
-  ]
+def _check_metric(name, runs, identities, compared) -> None:
+  """Raises ConfigError unless the verdict's metric is that of all sets."""
+  for set_name in identities:
+    there = [
+      x for x in compared if set_name in comparable.same_sets(identities, x)
+    ]
+    if compared and not there:
+      continue  # No verdict on this set.
+    others = [run for x in there for run in x.entry.runs]
+    verdicts.measure_of(runs, others, set_name, name)
 
 
 def _teacher(first, teachers, measure, say) -> record.Entry:
@@ -218,18 +201,22 @@ def _compare(
   identities: Mapping[str, Any],
   entries: list[record.Entry],
   earlier: Sequence[record.Earlier],
+  reference: str | None,
   paired_baseline: bool,
 ) -> record.Benchmark:
   """Returns the benchmark with the verdicts on all sets."""
   fields = first.run.config.benchmark
   every = [*entries, *(x.entry for x in earlier)]
-  reference = _reference(fields.reference, entries, earlier)
   paired = paired_baseline and reference == record.BASELINE
   by_title = {x.title: x for x in entries}
   teacher = by_title.get(record.TEACHER)
   parts = []
   for one in held_out:
-    known = [x.entry for x in earlier if one.name in _same_sets(identities, x)]
+    known = [
+      x.entry
+      for x in earlier
+      if one.name in comparable.same_sets(identities, x)
+    ]
     there = [*entries, *known]
     verdict = _verdict(fields, one.name, there, reference, paired)
     retention = _retention(first, one, entries[0].mean, teacher)
@@ -242,7 +229,7 @@ def _compare(
   )
 
 
-def _reference(name, entries, earlier) -> str | None:
+def _reference(name, titles, earlier) -> str | None:
   """Returns the title of the column that benchmark.reference names."""
   if name == 'none':
     return None
@@ -250,16 +237,15 @@ def _reference(name, entries, earlier) -> str | None:
     return earlier[0].entry.title
   if name == 'auto':
     name = record.BASELINE
-  return name if name in [x.title for x in entries] else None
+  return name if name in titles else None
 
 
 def _verdict(fields, set_name, entries, reference, paired):
   other = next((x for x in entries if x.title == reference), None)
   if other is None:
     return None
-  mean = entries[0].mean
   return verdicts.decide(
-    verdicts.measure_of(mean, set_name, fields.metric),
+    verdicts.measure_of(entries[0].runs, other.runs, set_name, fields.metric),
     set_name,
     entries[0].runs,
     other.runs,
@@ -287,6 +273,7 @@ def _retention(first, held_out, mean, teacher):
 def _write(benchmark, config, workdir, say) -> dict[str, Any]:
   """Writes all files and prints the verdict."""
   path = record.folder(workdir, config.benchmark.name)
+  record.remove(path)
   os.makedirs(path, exist_ok=True)
   fields = config.benchmark
   drawn = pictures.draw(path, benchmark)

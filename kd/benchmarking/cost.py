@@ -9,8 +9,6 @@ server streams; throughput with the engine's usual slices.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import os
-import resource
-import sys
 import time
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy as np
 
 from kd.benchmarking import models
 from kd.checkpoints import manager
+from kd.core import host_memory
 from kd.core import progress
 from kd.core import types
 from kd.partitioning import rules
@@ -110,7 +109,7 @@ def measure(
     opened.model.config.parameter_count,
     sum(x.nbytes for x in jax.tree.leaves(params)),
     disk_bytes(opened),
-    host_peak_bytes(),
+    host_memory.peak_bytes(),
     device_peak_bytes(),
     timings,
   )
@@ -209,12 +208,6 @@ def disk_bytes(opened: models.Opened) -> int:
     for base, _, names in os.walk(folder)
     for name in names
   )
-
-
-def host_peak_bytes() -> int:
-  """Returns the most memory that this process has had."""
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return peak if sys.platform == 'darwin' else peak * 1024
 
 
 def device_peak_bytes() -> int | None:

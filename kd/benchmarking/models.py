@@ -13,7 +13,6 @@ from kd.core import types
 from kd.input_pipeline import chat_templates
 from kd.run import any_model
 from kd.run import generation
-from kd.run import load_params
 from kd.run import outputs
 from kd.run import provenance
 from kd.run import resolved
@@ -28,7 +27,9 @@ _SHARED = (
 )
 # What belongs to a model.
 _OWN = ('tokenizer', 'template')
-_CHANGED = ('data.', 'teacher.')
+# Values of teacher.source of runs that load no teacher; a benchmark does.
+_NOT_LOADED = ('cached', 'none')
+_CHANGED = ('data.', 'teacher.', 'objective.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +87,9 @@ class Opened:
 
   def baseline_params(self) -> types.PyTree:
     """Loads the parameters of the run's own baseline."""
-    return load_params.restore(
-      self.baseline_folder, self.run.student, 'last', 'benchmark.baseline'
-    )
+    folder = self.baseline_folder
+    assert folder is not None
+    return generation.params(self.run, self.model, folder)
 
 
 def open_model(config: ml_collections.ConfigDict, place: str) -> Opened:
@@ -137,6 +138,8 @@ def _config_of(config, kind, where):
     for section in _SHARED:
       value[section] = copy.deepcopy(config[section])
     value.data.update(own)
+    if value.teacher.init and value.teacher.source in _NOT_LOADED:
+      value.teacher.source = 'live'
     stride = config.benchmark.stride
     if stride:
       value.data.chunk_overlap = config.data.length - stride

@@ -63,7 +63,7 @@ def _benchmark(earlier=()):
     )
   ]
   entries += [one.entry for one in earlier]
-  measure = verdicts.measure_of(entries[0].mean, _SET, 'nll')
+  measure = verdicts.measure_of(runs, [], _SET, 'nll')
   verdict = verdicts.decide(measure, _SET, runs, entries[-1].runs, False, 0.0)
   shares = {'nll': intervals.Interval(0.5, 0.4, 0.6)}
   whole = slices.Slice('', '', range(_N), ())
@@ -73,8 +73,9 @@ def _benchmark(earlier=()):
   )
 
 
-def test_files_are_read_as_an_earlier_benchmark(tmp_path):
+def test_files_are_read_as_an_earlier_benchmark(tmp_path, monkeypatch):
   first = str(tmp_path / 'first')
+  monkeypatch.setenv('HOME', str(tmp_path))
   told = record.write(first, _benchmark(), 'worse')
   assert told['verdict'] in reports.VERDICTS
   file = os.path.join(first, record.FILE)
@@ -86,7 +87,7 @@ def test_files_are_read_as_an_earlier_benchmark(tmp_path):
   value, low, high = of_model['nll']['value']
   assert low < min(of_model['nll']['seeds']) < value < high
 
-  (earlier,) = record.read([first], 'benchmark.earlier')
+  (earlier,) = record.read(['~/first'], 'benchmark.earlier')
   both = record.read([first, first], 'benchmark.earlier')
   assert [x.entry.title for x in both] == [
     'earlier: new (1)',
@@ -111,5 +112,7 @@ def test_files_are_read_as_an_earlier_benchmark(tmp_path):
   os.remove(os.path.join(first, 'models', 'model_1.json'))
   with pytest.raises(errors.ConfigError, match='missing or damaged'):
     record.read([first], 'benchmark.earlier')
-  with pytest.raises(errors.ConfigError, match='holds no benchmark.json'):
-    record.read([second], 'benchmark.earlier')
+  record.remove(first)
+  for folder in (first, second):
+    with pytest.raises(errors.ConfigError, match='holds no benchmark.json'):
+      record.read([folder], 'benchmark.earlier')

@@ -1,6 +1,7 @@
 """What a benchmark holds, and its files."""
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import os
 from typing import Any
@@ -12,6 +13,7 @@ from kd.benchmarking import verdicts
 from kd.core import atomic_files
 from kd.core import errors
 from kd.core import json_files
+from kd.core import paths
 from kd.core import run_info
 from kd.evaluation import calibration
 from kd.evaluation import intervals
@@ -88,6 +90,12 @@ class Benchmark:
 def folder(workdir: str, name: str) -> str:
   """Returns the folder of a benchmark."""
   return os.path.join(workdir, FOLDER, name)
+
+
+def remove(path: str) -> None:
+  """Removes benchmark.json, before the files that it refers to change."""
+  with contextlib.suppress(FileNotFoundError):
+    os.unlink(os.path.join(path, FILE))
 
 
 def write(path: str, benchmark: Benchmark, fail_on: str) -> dict[str, Any]:
@@ -200,17 +208,17 @@ class Earlier:
   identities: Mapping[str, Any]
 
 
-def read(paths: Sequence[str], field: str) -> list[Earlier]:
+def read(folders: Sequence[str], field: str) -> list[Earlier]:
   """Reads the models of earlier benchmarks.
 
   Args:
-    paths: their folders.
+    folders: their folders.
     field: the config field that names them.
 
   Raises:
     ConfigError: it holds no benchmark, or one of another version.
   """
-  earlier = [_read(path, field) for path in paths]
+  earlier = [_read(path, field) for path in folders]
   names = [x.entry.title for x in earlier]
   # Of one name, they are told apart by their number.
   return [
@@ -225,7 +233,8 @@ def read(paths: Sequence[str], field: str) -> list[Earlier]:
 
 
 def _read(path, field) -> Earlier:
-  file = os.path.join(path, FILE)
+  where = paths.expand(path)
+  file = os.path.join(where, FILE)
   if not os.path.isfile(file):
     raise errors.ConfigError(
       field, f'{path!r} holds no {FILE}', legal='the folder of a benchmark'
@@ -245,7 +254,7 @@ def _read(path, field) -> Earlier:
     raise errors.ConfigError(
       file, f'lacks what a benchmark has: {e}', legal='the file as written'
     ) from e
-  runs = [results.read(os.path.join(path, name)) for name in names]
+  runs = [results.read(os.path.join(where, name)) for name in names]
   if not runs or None in runs:
     raise errors.ConfigError(
       field,

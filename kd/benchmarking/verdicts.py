@@ -51,31 +51,63 @@ class Verdict:
 
 
 def measure_of(
-  result: results.Result, set_name: str, name: str
+  runs: Sequence[results.Result],
+  reference: Sequence[results.Result],
+  set_name: str,
+  name: str,
 ) -> measures.Measure:
   """Returns the measure by which a set is judged.
 
   Args:
-    result: of the model.
+    runs: of the model.
+    reference: of what it is compared with; () if it is not measured yet.
     set_name: the set.
     name: benchmark.metric.
 
   Raises:
-    ConfigError: the set has no such metric, or it is no mean over examples.
+    ConfigError: the set has no such metric, it is no mean over examples, or the
+      reference lacks it.
   """
-  known = {m.metric: m for m in measures.of(result, set_name)}
+  usable = _means(runs, set_name)
+  there = _means(reference, set_name) if reference else usable
+  common = [key for key in usable if key in there]
   if name == 'auto':
-    name = results.EXACT_MATCH if results.EXACT_MATCH in known else measures.NLL
-  usable = [
-    key
-    for key, m in known.items()
-    if measures.per_example(result, set_name, m) is not None
-  ]
+    is_there = results.EXACT_MATCH in common
+    name = results.EXACT_MATCH if is_there else measures.NLL
   if name not in usable:
     raise errors.unknown(
-      'benchmark.metric', f'metric of {set_name!r}', name, usable
+      'benchmark.metric', f'metric of {set_name!r}', name, common
     )
-  return known[name]
+  if name not in there:
+    raise errors.ConfigError(
+      'benchmark.metric',
+      f'the reference has not measured {name!r} on {set_name!r}',
+      legal=', '.join(sorted(common)),
+    )
+  return usable[name]
+
+
+def check_metric(reference: Sequence[results.Result], name: str) -> None:
+  """Raises ConfigError for a metric that a reference has on no set.
+
+  Args:
+    reference: the runs of an earlier benchmark.
+    name: benchmark.metric.
+  """
+  usable = {key for x in reference[0].scores for key in _means(reference, x)}
+  if name != 'auto' and name not in usable:
+    raise errors.unknown(
+      'benchmark.metric', 'metric of the reference', name, sorted(usable)
+    )
+
+
+def _means(runs, set_name) -> dict[str, measures.Measure]:
+  """Returns the measures that are means over examples in all runs."""
+  return {
+    measure.metric: measure
+    for measure in measures.of(runs[0], set_name)
+    if all(measures.per_example(run, set_name, measure) for run in runs)
+  }
 
 
 def decide(

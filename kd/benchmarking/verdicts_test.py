@@ -31,7 +31,7 @@ def _result(shift=0.0, right=0.5, seed=0):
 
 
 def _decide(runs, reference, name='nll', paired=False, margin=0.0):
-  measure = verdicts.measure_of(runs[0], _SET, name)
+  measure = verdicts.measure_of(runs, reference, _SET, name)
   return verdicts.decide(measure, _SET, runs, reference, paired, margin)
 
 
@@ -82,7 +82,20 @@ def test_a_mean_over_seeds_is_taken_example_by_example():
 
 def test_a_metric_that_is_not_there_is_refused():
   with pytest.raises(errors.ConfigError, match=r"did you mean 'exact_match'"):
-    verdicts.measure_of(_result(), _SET, 'exact_mach')
+    verdicts.measure_of([_result()], [], _SET, 'exact_mach')
+  with pytest.raises(errors.ConfigError, match=r"did you mean 'exact_match'"):
+    verdicts.check_metric([_result()], 'exact_mach')
+  without = _result()
+  del without.scores[_SET]['exact_match']
+  with pytest.raises(errors.ConfigError, match=r"not measured 'exact_match'"):
+    verdicts.measure_of([_result()], [without], _SET, 'exact_match')
+  auto = verdicts.measure_of([_result()], [without], _SET, 'auto')
+  assert auto.metric == 'nll'
+  # A task's own exact match may be no mean over examples.
+  other = _result()
+  other.metrics[f'eval/{_SET}/exact_match'] = 0.9
+  auto = verdicts.measure_of([other], [other], _SET, 'auto')
+  assert auto.metric == 'nll'
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,24 @@ def traced_steps_exist(config: Any) -> None:
     )
 
 
+def traces_contain_steps_alone(config: Any) -> None:
+  """No evaluation and no checkpoint is between the steps of a trace."""
+  profile = config.profile
+  for section in ('evaluation', 'checkpoint'):
+    every = config[section].every
+    if not profile.steps or not every:
+      continue
+    due = (profile.first_step // every + 1) * every
+    if due < profile.first_step + profile.steps:
+      raise errors.ConfigError(
+        'profile.steps',
+        f'found {profile.steps}, after {profile.first_step} steps, and '
+        f'{section}.every is {every}: the trace would contain the {section} '
+        f'after step {due}',
+        legal=f'0 to {due - profile.first_step}, or another profile.first_step',
+      )
+
+
 def groups_train(config: Any) -> None:
   """A group of parameters trains within the run, or is frozen."""
   for name, group in config.optimizer.groups.items():
@@ -334,6 +352,7 @@ RULES: tuple[Callable[[Any], None], ...] = (
   rollouts_are_rows,
   groups_train,
   traced_steps_exist,
+  traces_contain_steps_alone,
   ranges_are_used,
   averages_exist,
   kept_layers_rise,

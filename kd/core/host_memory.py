@@ -50,6 +50,14 @@ def total_bytes() -> int | None:
   return machine
 
 
+def peak_bytes() -> int:
+  """Returns the most memory that this process has had."""
+  import resource  # pylint: disable=g-import-not-at-top; not on all systems
+
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == 'darwin' else peak * 1024
+
+
 def give_back() -> None:
   """Returns what malloc holds and nobody uses, where glibc can.
 

@@ -40,3 +40,11 @@ def test_what_the_user_set_is_kept():
   assert _run(GLIBC_TUNABLES=f'{name}=0') == f'{name}=0'
   other = 'glibc.malloc.arena_max=3'
   assert _run(GLIBC_TUNABLES=other) == f'{other}:{name}=1'
+
+
+def test_the_peak_is_that_of_the_system():
+  with open('/proc/self/status', encoding='ascii') as f:
+    (line,) = [x for x in f if x.startswith('VmHWM:')]
+  peak = int(line.split()[1]) * 1024
+  # It may be that of the parent, from before this process was one.
+  assert 0.9 * peak < host_memory.peak_bytes() < host_memory.total_bytes()

@@ -69,14 +69,13 @@ def _used(record) -> tuple[str, float, float] | None:
 
 
 def _finding(record, evidence, likelihood) -> findings.Finding:
+  remedy = (
+    'halve data.batch_size or double optimizer.micro_batches; student.remat='
+    'block; --mode=plan says what a run needs'
+  )
   estimate = record.estimate
   if estimate is None:
-    return findings.Finding(
-      evidence,
-      'halve data.batch_size or double optimizer.micro_batches; student.remat='
-      'block; --mode=plan says what a run needs',
-      likelihood,
-    )
+    return findings.Finding(evidence, remedy, likelihood)
   kinds = estimate.phases[estimate.peak]
   largest = sorted(kinds.items(), key=lambda x: -x[1])
   held = _list(
@@ -94,7 +93,9 @@ def _finding(record, evidence, likelihood) -> findings.Finding:
     for saved, flags in sorted(reductions, reverse=True)[:_SHOWN]
     if saved > 0
   ]
-  return findings.Finding(evidence, 'one of: ' + '; '.join(best), likelihood)
+  if best:
+    remedy = 'one of: ' + '; '.join(best)
+  return findings.Finding(evidence, remedy, likelihood)
 
 
 def _list(parts: Sequence[str]) -> str:

@@ -115,7 +115,7 @@ def counts_nothing(record: run_record.RunRecord) -> findings.Finding | None:
 
 @findings.DIAGNOSES.register(LEAKAGE)
 def leakage(record: run_record.RunRecord) -> findings.Finding | None:
-  """Held-out prompts are trained on, 2 % of them or more."""
+  """Held-out prompts are trained on, more than 2 % of them."""
   parts = [
     f'{both:,} of {asked:,} prompts of {name} are trained on as well'
     for name, (both, asked) in record.shared_prompts.items()

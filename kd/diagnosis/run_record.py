@@ -15,6 +15,7 @@ from kd.board import run_files
 from kd.board import status as status_lib
 from kd.core import errors
 from kd.data_files import source
+from kd.evaluation import measures
 from kd.evaluation import results
 from kd.input_pipeline import prepared
 from kd.input_pipeline import shard_files
@@ -122,9 +123,12 @@ class RunRecord:
 
   @property
   def first_set(self) -> str | None:
-    """Returns the name of the first held-out set, if any."""
+    """Returns the first held-out set with an NLL, else the first, if any."""
     names = sorted(self.get('evaluation.sets', {}))
-    return names[0] if names else None
+    every = [*self.evaluations.values(), *filter(None, [self.teacher])]
+    metrics = {name for result in every for name in result.metrics}
+    measured = [x for x in names if f'eval/{x}/{measures.NLL}' in metrics]
+    return next(iter([*measured, *names]), None)
 
   @property
   def last(self) -> results.Result | None:
@@ -152,8 +156,8 @@ class RunRecord:
           asked |= _prompts(folder, task)
         counts[name] = len(asked & trained), len(asked)
       return counts
-    except (OSError, errors.KdError):
-      return {}
+    except (OSError, errors.KdError, ValueError, StopIteration, KeyError):
+      return {}  # Gone, or of another version.
 
   @property
   def chip(self) -> chips.Slice | None:

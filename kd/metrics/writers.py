@@ -18,6 +18,7 @@ import jax
 from kd.core import compilations
 from kd.core import durations
 from kd.core import errors
+from kd.core import host_memory
 from kd.core import json_lines
 from kd.core import run_info
 from kd.metrics import scalar_writer
@@ -282,15 +283,13 @@ class StepTimer:
 
 
 def device_memory(devices: Sequence[jax.Device]) -> Mapping[str, float]:
-  """Returns the largest peak of these devices in bytes, where they tell it."""
+  """Returns the host's peak in bytes, and that of devices that tell it."""
   peaks = [
     stats['peak_bytes_in_use']
     for stats in (d.memory_stats() for d in devices)
     if stats and 'peak_bytes_in_use' in stats
   ]
-  if not peaks:
-    import resource  # pylint: disable=g-import-not-at-top; not on all systems
-
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {'perf/host_peak_bytes': float(peak_kib * 1024)}
-  return {'perf/device_peak_bytes': float(max(peaks))}
+  metrics = {'perf/host_peak_bytes': float(host_memory.peak_bytes())}
+  if peaks:
+    metrics['perf/device_peak_bytes'] = float(max(peaks))
+  return metrics

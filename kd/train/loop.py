@@ -360,6 +360,8 @@ def train(job: train_job.TrainJob) -> early_stop.End:
     ReadError: rows could not be read; names them.
     KdError: a checkpoint could not be saved.
   """
+  if jax.process_index() == 0:
+    nonfinite_origin.remove(job.workdir)
   loop = _Loop(job)
   try:
     end = loop.run()

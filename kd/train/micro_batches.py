@@ -11,7 +11,7 @@ from kd.losses import distributions
 from kd.losses import objective as objective_lib
 
 
-def _split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
+def split_rows(tree: types.PyTree, parts: int) -> types.PyTree:
   """Reshapes leaves [B, ...] to [parts, B / parts, ...].
 
   Part m takes rows m, m + parts, ...: each device keeps its own rows, so that
@@ -41,7 +41,7 @@ def _split_targets(targets, parts):
       shown and jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), shown),
     )
 
-  return _split_rows((arrays, shown), parts), rebuild
+  return split_rows((arrays, shown), parts), rebuild
 
 
 def accumulate(
@@ -95,7 +95,7 @@ def accumulate(
       lambda x: jnp.zeros(x.shape, jnp.float32), (trained, ranges, none)
     )
     keys = jax.random.split(key, micro_batches)
-    parts = _split_rows(batch, micro_batches), target_rows, keys
+    parts = split_rows(batch, micro_batches), target_rows, keys
     return jax.lax.scan(body, zeros, parts)[0]
 
   return accumulate_parts

@@ -7,6 +7,7 @@ update later.
 """
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import os
 
@@ -21,6 +22,7 @@ from kd.models import layer_stack
 from kd.partitioning import rules
 from kd.quantization import running_ranges
 from kd.run import source
+from kd.train import micro_batches
 from kd.train import train_job
 from kd.train import update
 
@@ -89,12 +91,19 @@ def find(
     bad = ~jnp.isfinite(fed.batch.weights).all(axis=-1)
     origin = Origin(step, int(bad.sum()), parameters)
     if not origin.rows and not origin.parameters:
-      layers = bad_layers(model, state.params, fed.batch)
+      parts = config.optimizer.micro_batches
+      layers = bad_layers(model, state.params, fed.batch, parts)
       origin = dataclasses.replace(origin, layers=layers)
     if not origin.rows and not origin.parameters and not origin.layers:
-      gradients = _gradients(job, state, fed)
+      gradients = _gradients(job, state, fed, step)
       origin = dataclasses.replace(origin, gradients=gradients)
   return origin
+
+
+def remove(workdir: str) -> None:
+  """Removes the origin that an earlier start has written."""
+  with contextlib.suppress(OSError):
+    os.unlink(os.path.join(workdir, FILE))
 
 
 def write(workdir: str, origin: Origin) -> None:
@@ -142,21 +151,34 @@ def _depth(path: str) -> tuple[Sequence[int], str]:
 
 
 def bad_layers(
-  model: family.Model, params: types.PyTree, batch: types.Batch
+  model: family.Model,
+  params: types.PyTree,
+  batch: types.Batch,
+  parts: int = 1,
 ) -> tuple[int, ...]:
-  """Returns the layers whose outputs are not finite."""
+  """Returns the layers whose outputs are not finite.
+
+  Args:
+    model: the student.
+    params: its parameters.
+    batch: the rows.
+    parts: of the rows, one after the other: a step's micro-batches.
+  """
   every = types.TapSpec(tuple(range(model.config.num_layers)), ())
 
   @jax.jit
   def finite(params, batch):
-    _, taps = model.forward(params, batch, every)
-    return jnp.isfinite(taps.hidden).all(axis=(1, 2, 3))
+    def of_part(rows):
+      _, taps = model.forward(params, rows, every)
+      return jnp.isfinite(taps.hidden).all(axis=(1, 2, 3))
+
+    return jax.lax.map(of_part, micro_batches.split_rows(batch, parts)).all(0)
 
   good = jax.device_get(finite(params, batch))
   return tuple(i for i, one in enumerate(good) if not one)
 
 
-def _gradients(job, state, fed) -> tuple[str, ...]:
+def _gradients(job, state, fed, step) -> tuple[str, ...]:
   """Returns the paths of parameters whose gradients are not finite."""
   config, optimizer = job.run.config, job.run.optimizer
   gradient = update.gradient(
@@ -167,8 +189,10 @@ def _gradients(job, state, fed) -> tuple[str, ...]:
   )
   trained, frozen = optimizer.groups.split(state.all_params)
   ranges, frozen = running_ranges.split(frozen)
-  settings = job.objective.settings(fed.batch, state.step)
-  key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+  # The state may be that after the step.
+  at = jnp.int32(step - 1)
+  settings = job.objective.settings(fed.batch, at)
+  key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), at)
   grads, _, _ = jax.jit(gradient)(
     *(trained, ranges, frozen, fed.batch, fed.targets),
     *(settings, state.layer_maps, key),

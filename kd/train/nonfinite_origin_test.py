@@ -13,7 +13,9 @@ def test_the_layer_whose_output_overflows_is_named():
   # Layers 1 and 3 are stacked: the second's products are above any float32.
   norm = params['pattern']['layer_1']['post_mlp_norm']
   norm['scale'][1] = 3e38
-  assert nonfinite_origin.bad_layers(model, params, batch) == (3, 4)
+  for parts in (1, len(batch.tokens)):
+    layers = nonfinite_origin.bad_layers(model, params, batch, parts)
+    assert layers == (3, 4)
   origin = nonfinite_origin.Origin(step=7, layers=(3, 4))
   assert origin.text == (
     'not finite: the output of layer 3, the first of 2 layers, at step 7'
