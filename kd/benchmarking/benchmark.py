@@ -23,6 +23,7 @@ from kd.partitioning import processes
 from kd.run import any_model
 from kd.teachers import live
 from kd.train import evaluate
+from kd.train.feeds import feed
 from kd.train.feeds import live as live_feed
 
 # Values of benchmark.reference.
@@ -39,7 +40,7 @@ class _Teachers:
 
   loaded: Sequence[live.Teacher]
 
-  def targets_on(self, opened: models.Opened) -> measuring.Targets | None:
+  def targets_on(self, opened: models.Opened) -> feed.LiveTargets | None:
     """Returns the function from a batch to targets on a model's mesh."""
     if not self.loaded:
       return None

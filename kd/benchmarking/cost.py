@@ -12,10 +12,12 @@ import os
 import time
 from typing import Any
 
+from etils import epath
 import jax
 import numpy as np
 
 from kd.benchmarking import models
+from kd.checkpoints import gguf_parts
 from kd.checkpoints import manager
 from kd.core import host_memory
 from kd.core import progress
@@ -192,7 +194,8 @@ def by_size(
 def disk_bytes(opened: models.Opened) -> int:
   """Returns the size of the files of a model's weights."""
   if opened.kind == 'gguf':
-    return os.path.getsize(opened.where)
+    tensors = gguf_parts.read(opened.where).tensors.values()
+    return sum(map(os.path.getsize, {x.file for x in tensors}))
   if opened.kind == 'hf':
     return sum(
       entry.stat().st_size
@@ -202,10 +205,11 @@ def disk_bytes(opened: models.Opened) -> int:
   step = outputs.student_step(opened.run, opened.where)
   if step is None:  # A workdir without a checkpoint.
     return 0
-  folder = os.path.join(manager.folder_of(opened.where), str(step), 'params')
+  # It may be in a bucket.
+  folder = epath.Path(manager.folder_of(opened.where)) / str(step) / 'params'
   return sum(
-    os.path.getsize(os.path.join(base, name))
-    for base, _, names in os.walk(folder)
+    (base / name).stat().length
+    for base, _, names in folder.walk()
     for name in names
   )
 

@@ -1,6 +1,6 @@
 """Measures one model on all held-out sets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import re
 
@@ -9,11 +9,9 @@ from kd.benchmarking import pass_at_k
 from kd.core import progress
 from kd.core import types
 from kd.evaluation import results
-from kd.losses import distributions
 from kd.metrics import metric
 from kd.train import evaluate
-
-Targets = Callable[[types.Batch], distributions.Targets]
+from kd.train.feeds import feed
 
 FORMAT_ERRORS = 'format_errors'
 
@@ -21,7 +19,7 @@ FORMAT_ERRORS = 'format_errors'
 def measure(
   opened: models.Opened,
   params: types.PyTree,
-  teacher_targets: Targets | None,
+  teacher_targets: feed.LiveTargets | None,
   held_out: Sequence[evaluate.HeldOut],
   say: progress.Say,
 ) -> results.Result:

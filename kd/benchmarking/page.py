@@ -65,7 +65,7 @@ def write(
   costs = {x.title: x.cost for x in benchmark.entries if x.cost}
   blocks += ['## Cost', _memory_table(costs)]
   if any(cost.timings for cost in costs.values()):
-    blocks += [_timing_table(costs), _COST_NOTE]
+    blocks += [_timing_table(costs), _cost_note(costs)]
   blocks += [f'![{os.path.splitext(x)[0]}]({x})' for x in pictures]
   text = '\n\n'.join(block.strip('\n') for block in blocks if block)
   atomic_files.write_text(os.path.join(path, record.PAGE), text + '\n')
@@ -133,6 +133,26 @@ def _examples(
   return ['### Some answers', *map(side_by_side.block, chosen)]
 
 
+def _cost_note(costs: Mapping[str, cost_lib.Cost]) -> str:
+  counts = [t.measured for cost in costs.values() for t in cost.timings]
+  numbers = []
+  for name, title in _MEASURED.items():
+    known = sorted({count[name] for count in counts if name in count})
+    if known:
+      numbers.append(f'{title} {" or ".join(map(str, known))}')
+  if not numbers:
+    return _COST_NOTE
+  return (
+    f'{_COST_NOTE} Numbers of measurements: {", ".join(numbers)}; the 95th and '
+    '99th percentile of few are hardly less than the largest.'
+  )
+
+
+_MEASURED = {
+  'first_token': 'first token',
+  'per_token': 'each further token',
+  'whole': 'throughput',
+}
 _COST_NOTE = (
   'Prompts are random, and all answers have the same length. The first token '
   'and each further one are timed as they arrive at the host, one at a time; '

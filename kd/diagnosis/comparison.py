@@ -1,7 +1,5 @@
 """Compares evaluations of the same examples."""
 
-from collections.abc import Sequence
-
 from kd.evaluation import intervals
 from kd.evaluation import measures
 from kd.evaluation import results
@@ -43,8 +41,3 @@ def increase(
 def interval(change: intervals.Interval) -> str:
   """Returns an interval as text."""
   return f'{change.value:.3f} [{change.low:.3f}, {change.high:.3f}]'
-
-
-def mean(values: Sequence[float]) -> float:
-  """Returns the mean of values."""
-  return sum(values) / len(values)

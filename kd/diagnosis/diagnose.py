@@ -33,11 +33,11 @@ def report(workdir: str) -> list[str]:
     )
   record = run_record.read(workdir)
   _ = record.parsed_config  # Imports the run's plugins, which may add causes.
-  found = findings.diagnose(record)
+  shown = findings.diagnose(record)
   names = ', '.join(findings.DIAGNOSES.names())
   return [
     f'{workdir}: {_state(record)}',
-    *(findings.lines(found) or [f'no cause was found; looked for: {names}']),
+    *(findings.lines(shown) or [f'no cause was found; looked for: {names}']),
   ]
 
 

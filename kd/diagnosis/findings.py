@@ -37,14 +37,14 @@ class Finding:
 
 def diagnose(record: run_record.RunRecord) -> list[Finding]:
   """Returns the causes that a run shows, the most likely first."""
-  found = []
+  named = []
   for cause in DIAGNOSES.names():
     finding = DIAGNOSES[cause](record)
     if finding is not None:
-      found.append(dataclasses.replace(finding, cause=cause))
-  hidden = {cause for finding in found for cause in finding.hides}
-  found = [f for f in found if f.cause not in hidden]
-  return sorted(found, key=lambda f: (-f.likelihood, f.cause))
+      named.append(dataclasses.replace(finding, cause=cause))
+  hidden = {cause for finding in named for cause in finding.hides}
+  shown = [f for f in named if f.cause not in hidden]
+  return sorted(shown, key=lambda f: (-f.likelihood, f.cause))
 
 
 def about(cause: str) -> str:
@@ -52,10 +52,10 @@ def about(cause: str) -> str:
   return inspect.getdoc(DIAGNOSES[cause]).splitlines()[0]
 
 
-def lines(found: Sequence[Finding]) -> list[str]:
+def lines(shown: Sequence[Finding]) -> list[str]:
   """Returns the findings as lines for a terminal."""
   text = []
-  for number, finding in enumerate(found, 1):
+  for number, finding in enumerate(shown, 1):
     text.append(f'{number}. {finding.cause}: {finding.evidence}')
     text.append(f'   {finding.remedy}')
   return text

@@ -255,8 +255,8 @@ def _lines(files: run_files.RunFiles) -> tuple[list[Line], list[Line]]:
 
 def values(lines: Sequence[Line], name: str) -> list[float]:
   """Returns the values of a metric, in order, without those not finite."""
-  found = [line[name] for line in lines if name in line]
-  return [x for x in found if math.isfinite(x)]
+  known = [line[name] for line in lines if name in line]
+  return [x for x in known if math.isfinite(x)]
 
 
 def _object(path: str) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def spikes(record: run_record.RunRecord) -> findings.Finding | None:
   means = [x['train/grad_norm'] for x in lines]
   high = []
   for i, line in enumerate(lines):
-    around = means[max(0, i - _NEIGHBOURS) : i] + means[i + 1 : i + 4]
+    around = means[max(0, i - _NEIGHBOURS) : i]
+    around += means[i + 1 : i + 1 + _NEIGHBOURS]
     ratio = line['train/grad_norm_max'] / max(statistics.median(around), 1e-30)
     # The first steps have larger gradients than those that follow.
     if i and ratio > _TIMES:

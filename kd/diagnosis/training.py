@@ -1,6 +1,7 @@
 """Diagnoses of training: learning rate, temperature, overfitting."""
 
 from collections.abc import Mapping
+import statistics
 
 from kd.diagnosis import comparison
 from kd.diagnosis import findings
@@ -39,8 +40,8 @@ def _loss(record):
   third = len(losses) // 3
   return (
     losses,
-    comparison.mean(losses[:third]),
-    comparison.mean(losses[-third:]),
+    statistics.fmean(losses[:third]),
+    statistics.fmean(losses[-third:]),
   )
 
 

@@ -22,7 +22,7 @@ Columns = Mapping[str, Sequence[float]]
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-  """The tokens whose confidence lies in one bin.
+  """The tokens whose confidence is in one bin.
 
   Attributes:
     tokens: their number, weighted.

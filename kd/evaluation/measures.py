@@ -143,11 +143,11 @@ def value(
   Returns:
     None if it was not measured.
   """
-  found = _value(result, set_name, measure)
-  if not isinstance(found, intervals.Interval):
-    return found
+  alone = _value(result, set_name, measure)
+  if not isinstance(alone, intervals.Interval):
+    return alone
   name = f'eval/{set_name}/{measure.metric}'
-  return intervals.with_spread(found, [run.metrics[name] for run in runs])
+  return intervals.with_spread(alone, [run.metrics[name] for run in runs])
 
 
 def _value(result, set_name, measure):
@@ -168,8 +168,8 @@ def counts(result: results.Result, set_name: str) -> dict[str, int]:
   """Returns the numbers of examples and tokens that were evaluated."""
   answers = [x for x in result.answers if x['set'] == set_name]
   weights: Sequence[float] = result.scores[set_name]['weight']
-  found = {'examples': len(weights), 'target_tokens': round(sum(weights))}
+  numbers = {'examples': len(weights), 'target_tokens': round(sum(weights))}
   if answers:
     tokens = sum(answer['tokens'] for answer in answers)
-    found |= {'answers': len(answers), 'answer_tokens': tokens}
-  return found
+    numbers |= {'answers': len(answers), 'answer_tokens': tokens}
+  return numbers

@@ -240,7 +240,11 @@ class _Training:
         feed=self._feed(objective),
         evaluate=functools.partial(self._evaluate, folder),
         answers=functools.partial(self._answers, folder, label),
-        work=step_work.of(self._run, objective),
+        work=step_work.of(
+          self._run,
+          objective,
+          training_rows.target_fraction(self._run, self._data.train),
+        ),
         best=self._data.best,
         stop=self._data.stop,
       )

@@ -132,16 +132,16 @@ def _paths(model, tree: types.PyTree) -> tuple[str, ...]:
     tuple(range(int(layer_stack.is_stacked(path)), x.ndim))
     for path, x in leaves
   ]
-  found: list[str] = []
+  bad: list[str] = []
   values = jax.device_get(finite([x for _, x in leaves]))
   for (path, _), value in zip(leaves, values, strict=True):
     names = layer_stack.paths(model.config, path)
-    found += [
+    bad += [
       name
       for name, is_finite in zip(names, value.reshape(-1), strict=True)
       if not is_finite
     ]
-  return tuple(sorted(found, key=_depth))
+  return tuple(sorted(bad, key=_depth))
 
 
 def _depth(path: str) -> tuple[Sequence[int], str]:

@@ -56,7 +56,7 @@ class Operations:
 
   @property
   def seconds(self) -> float:
-    """Own time of all operations, on all devices."""
+    """Returns the own time of all operations, on all devices."""
     return sum(x.seconds for x in self.operations)
 
 
@@ -78,20 +78,20 @@ def read(folder: str) -> Operations:
   if not files:
     raise FileNotFoundError(2, 'no trace', folder)
   data = jax.profiler.ProfileData.from_file(files[-1])
-  found: dict[tuple[str, str], Operation] = {}
+  operations: dict[tuple[str, str], Operation] = {}
   spans = []
   for plane in data.planes:
-    lines = [_events(plane, line, found) for line in plane.lines]
+    lines = [_events(plane, line, operations) for line in plane.lines]
     for events in lines:
       _add_own_times(events)
     busy = _union([(e.begin, e.end) for events in lines for e in events])
     if busy:
       spans.append(busy)
-  longest = sorted(found.values(), key=lambda x: -x.seconds)
+  longest = sorted(operations.values(), key=lambda x: -x.seconds)
   return Operations(longest, sum(spans) / len(spans) if spans else 0.0)
 
 
-def _events(plane, line, found) -> list[_Event]:
+def _events(plane, line, operations) -> list[_Event]:
   """Returns the operations of a line, in seconds."""
   is_device = plane.name.startswith(_DEVICE)
   events = []
@@ -102,7 +102,7 @@ def _events(plane, line, found) -> list[_Event]:
     name = str(stats.get(_OPERATION, event.name)).partition(' = ')[0]
     program = str(stats.get(_PROGRAM, ''))
     kind = str(stats.get('hlo_category', ''))
-    operation = found.setdefault(
+    operation = operations.setdefault(
       (program, name), Operation(name.lstrip('%'), program, kind)
     )
     begin = event.start_ns / 1e9

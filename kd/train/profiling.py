@@ -71,9 +71,9 @@ class Profiler:
     wall_s = ended - self._began
     self.close()
     if jax.process_index() == 0:
-      found = operations.read(self._folder)
+      table = operations.read(self._folder)
       path = operations.write(
-        self._folder, found, self._first, self._steps, wall_s
+        self._folder, table, self._first, self._steps, wall_s
       )
       self._say(f'traced {self._steps} steps: {path}')
     self._pause(time.monotonic() - ended)

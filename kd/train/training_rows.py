@@ -64,6 +64,18 @@ def shares_of(
   return mixing.describe(prepared, config.data.rates, rows)
 
 
+def target_fraction(
+  run: resolved.Run, prepared: Sequence[prepare_lib.Prepared]
+) -> float:
+  """Returns the mean target weight of the positions of the run, at most 1."""
+  shares = shares_of(run, prepared)
+  weight = sum(
+    shares[p.task]['rows'] * p.counts['target_weight'] / p.counts['rows']
+    for p in prepared
+  )
+  return min(weight / run.config.data.length, 1.0)
+
+
 def check_rationale(
   run: resolved.Run, prepared: Sequence[prepare_lib.Prepared], say: progress.Say
 ) -> None:

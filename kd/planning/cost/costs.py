@@ -166,8 +166,15 @@ def extra_bytes(
   return {name: zero | kinds for name, kinds in extra.items()}
 
 
-def model_flops(run: resolved.Run) -> dict[str, int]:
-  """Returns the operations of a step on all chips, by formula."""
+def model_flops(
+  run: resolved.Run, logits_fraction: float = 1.0
+) -> dict[str, int]:
+  """Returns the operations of a step on all chips, by formula.
+
+  Args:
+    run: the run.
+    logits_fraction: of the positions, those at which logits are computed.
+  """
   data = run.config.data
   teachers = run.teacher_models if run.objective.needs_teacher else ()
   return flops.step(
@@ -176,7 +183,7 @@ def model_flops(run: resolved.Run) -> dict[str, int]:
     data.batch_size,
     data.length,
     run.config.student.remat,
-    data.batch_size * data.length,
+    round(data.batch_size * data.length * logits_fraction),
     run.student.module.kernel,
     _frozen(run.student.module, run.optimizer.groups),
   )

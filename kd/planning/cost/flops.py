@@ -21,6 +21,9 @@ from kd.models.attention import splash
 
 Config = family.Config
 
+# Two for each product of the forward pass.
+_NEEDED_BACKWARD_PRODUCTS = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
@@ -117,6 +120,13 @@ def backward(config: Config, rows: int, length: int, work: Attention) -> int:
   """Returns operations of the backward pass, from final hidden states on."""
   product = _attention_product(config, rows, work)
   return 2 * _weights(config, rows * length) + work.backward_products * product
+
+
+def repeated_scores(config: Config, rows: int, length: int, kernel: str) -> int:
+  """Returns the operations of `backward` that compute scores anew."""
+  work = as_computed(config, length, kernel)
+  again = work.backward_products - _NEEDED_BACKWARD_PRODUCTS
+  return again * _attention_product(config, rows, work)
 
 
 def recomputed(

@@ -178,3 +178,14 @@ def test_a_kernel_computes_the_blocks_in_which_something_is_seen(length):
     blocks = seen.reshape(length // block, block, length // block, block)
     count = int(blocks.any((1, 3)).sum())
     assert work.pairs[window] == count * block**2, window
+
+
+def test_scores_are_repeated_in_long_rows_alone():
+  again = [
+    flops.repeated_scores(_STUDENT, 2, length, attention.XLA)
+    for length in (1024, 1300)
+  ]
+  pairs = flops.as_computed(_STUDENT, 1300, attention.XLA).pairs
+  scored = 2 * sum(pairs[window] for window in _STUDENT.windows)
+  product = 2 * scored * _STUDENT.num_heads * _STUDENT.head_dim
+  assert again == [0, product]

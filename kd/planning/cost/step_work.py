@@ -5,26 +5,32 @@ import dataclasses
 from kd.losses import objective as objective_lib
 from kd.planning.cost import chips
 from kd.planning.cost import costs
+from kd.planning.cost import flops
 from kd.run import resolved
 from kd.train import train_metrics
 
 
 def of(
-  run: resolved.Run, objective: objective_lib.Objective
+  run: resolved.Run, objective: objective_lib.Objective, target_fraction: float
 ) -> train_metrics.StepWork:
   """Returns the work of a step by formula, and the peak of its devices.
 
   Args:
     run: the resolved run.
     objective: the student's, or the baseline's, which has no teacher.
+    target_fraction: of the positions of a batch, those that are targets.
   """
   run = dataclasses.replace(run, objective=objective)
-  flops = costs.model_flops(run)
-  flops.pop('recomputed')
-  data = run.config.data
+  data, steps = run.config.data, run.config.steps
+  kept = float(objective.selection.fraction(steps // 2))
+  needed = costs.model_flops(run, target_fraction * kept)
+  needed.pop('recomputed')
+  needed['student_backward'] -= flops.repeated_scores(
+    run.student.config, data.batch_size, data.length, run.student.module.kernel
+  )
   return train_metrics.StepWork(
     tokens=data.batch_size * data.length,
-    flops=sum(flops.values()),
+    flops=sum(needed.values()),
     peak_flops=_peak(run),
   )
 
