@@ -128,7 +128,8 @@ def test_non_finite_loss_ends_with_3(folder):
   )
   assert code == 3, err
   assert 'step 3: ' in err and 'is not finite' in err
-  assert err.count('\n') == 1, err
+  assert err.count('\n') == 2, err
+  assert '\nkd: likely cause: values that are not finite: ' in err
   # The first update has rate 0: its checkpoint is the last good one.
   assert os.path.isdir(f'{folder}/broken/checkpoints/1')
 
