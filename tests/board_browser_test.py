@@ -137,6 +137,7 @@ def test_the_page_in_chromium(tmp_path):
   assert seen['charts'] == 6
   assert 'config.optimizer.lr.peak' in seen['refusal']
   assert seen['rows'] == 1
+  assert 'malformed' in seen['bad_address']
   assert (seen['sort'], seen['first']) == ('age_s', 'now')
   # The keyboard reaches everything, and shows where it is.
   assert seen['skipped_to'] == 'main'

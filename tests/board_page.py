@@ -93,12 +93,11 @@ def _look_at_runs(seen, metrics_file, lines):
   page.fill('#where', 'config.optimizer.lr.peek > 1')
   page.press('#where', 'Enter')
   facts['refusal'] = page.wait_for_selector('.side .problem').text_content()
-  # The browser's console reports an answer of 400: it is expected here.
-  page.wait_for_timeout(100)
-  facts['errors'] = [e for e in facts['errors'] if '400' not in e]
   page.fill('#where', "status = 'running'")
   page.press('#where', 'Enter')
   page.get_by_text('1 of 201 runs').wait_for()
+  # The browser's console reports answers of 400: they are expected above.
+  facts['errors'] = [e for e in facts['errors'] if '400' not in e]
   facts['rows'] = page.locator('.runs-table tbody tr').count()
   page.fill('#where', "run <> 'r100'")
   page.press('#where', 'Enter')
@@ -146,7 +145,10 @@ def _look_at_a_run(seen, path):
 
 
 def _look_at_trees(seen):
-  page = seen.open('#/documents')
+  page = seen.open('#/run/%')
+  problem = page.wait_for_selector('main .problem')
+  seen.facts['bad_address'] = problem.text_content()
+  page.evaluate("location.hash = '#/documents'")
   page.click('details summary')
   page.click('.trees button.link')
   page.wait_for_selector('.tree .solution')

@@ -96,12 +96,12 @@ def _places(run, held_out, result) -> _Places:
     run.config.data.chunk_overlap,
   )
   every, tasks, by_row, answers = [], [], {}, []
-  for part in held_out.prepared:
-    row, first = part.first_row_id, len(every)
-    for example in part.examples():
+  for task_rows in held_out.prepared:
+    row, first = task_rows.first_row_id, len(every)
+    for example in task_rows.examples():
       number = len(every)
       every.append(example)
-      tasks.append(part.task)
+      tasks.append(task_rows.task)
       if not example['in_rows']:
         continue
       chunks = 1
@@ -189,7 +189,7 @@ def retained(
   teacher: results.Result,
   set_name: str,
   measure: measures.Measure,
-  part: Slice,
+  chosen: Slice,
 ) -> intervals.Interval | None:
   """Returns the share of the teacher's quality that a student has.
 
@@ -198,24 +198,24 @@ def retained(
     teacher: its result, on the same examples.
     set_name: the set.
     measure: one of `compared`.
-    part: the examples.
+    chosen: the examples.
 
   Returns:
     The share; None where the slice has no such score, or the teacher's is 0.
   """
-  chosen = part.rows if measure.by_token else part.answers
+  numbers = chosen.rows if measure.by_token else chosen.answers
   columns = [x.scores[set_name] for x in (student, teacher)]
   name = measure.metric
   if not all(name in x for x in columns):
     return None
-  chosen = [i for i in chosen if all(x[name][i] is not None for x in columns)]
-  if not chosen:
+  numbers = [i for i in numbers if all(x[name][i] is not None for x in columns)]
+  if not numbers:
     return None
-  own, others = (np.array([x[name][i] for i in chosen]) for x in columns)
+  own, others = (np.array([x[name][i] for i in numbers]) for x in columns)
   weight = 'weight' if measure.by_token else results.weight_of(name)
   weights = None
   if weight in columns[0]:
-    weights = np.array([columns[0][weight][i] for i in chosen])
+    weights = np.array([columns[0][weight][i] for i in numbers])
   if measure.by_token:
     own, others = own / weights, others / weights
   if measure.metric == measures.NLL:

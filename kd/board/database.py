@@ -64,7 +64,7 @@ class Query:
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-  """The runs that a query has found.
+  """The runs that a query selects.
 
   Attributes:
     rows: a value for each column that the run has, by run.
@@ -92,7 +92,7 @@ class Database:
       clock: returns the seconds since 1970.
     """
     self._roots, self._clock = roots, clock
-    self.found = discovery.Discovered({}, {}, {}, {})
+    self.folders = discovery.Discovered({}, {}, {}, {})
     self.runs: dict[str, run_files.RunFiles] = {}
     self.statuses: dict[str, status_lib.Status] = {}
     self.problems: dict[str, list[str]] = {}
@@ -104,8 +104,8 @@ class Database:
     Raises:
       ConfigError: a folder cannot be read.
     """
-    self.found = discovery.find(self._roots)
-    folders = self.found.runs
+    self.folders = discovery.find(self._roots)
+    folders = self.folders.runs
     changed = folders.keys() != self.runs.keys()
     runs, now = {}, self._clock()
     statuses, problems = {}, {}

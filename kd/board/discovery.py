@@ -48,12 +48,12 @@ def find(roots: Sequence[str]) -> Discovered:
   Raises:
     ConfigError: one is no folder, or cannot be read.
   """
-  found = Discovered({}, {}, {}, {})
+  discovered = Discovered({}, {}, {}, {})
   marked = (
-    (found.runs, {run_files.RUN, run_files.METRICS}),
-    (found.plans, {records.RESULTS}),
-    (found.caches, {report.FILE}),
-    (found.searches, {tree_run.IDENTITY}),
+    (discovered.runs, {run_files.RUN, run_files.METRICS}),
+    (discovered.plans, {records.RESULTS}),
+    (discovered.caches, {report.FILE}),
+    (discovered.searches, {tree_run.IDENTITY}),
   )
   for root in roots:
     _check(root)

@@ -38,14 +38,14 @@ def tables(files: run_files.RunFiles) -> list[dict[str, Any]]:
 def _tables(folder, state):
   columns = _columns(folder)
   del state  # Of the files: when it changes they are read again.
-  found = []
+  shown = []
   for name in _sets(columns):
     try:
-      found.append(_table(columns, name))
+      shown.append(_table(columns, name))
     except _DAMAGED as e:
       problem = f'the evaluations of {name} are damaged: {type(e).__name__}'
-      found.append({'name': name, 'problem': problem})
-  return found
+      shown.append({'name': name, 'problem': problem})
+  return shown
 
 
 def _sets(columns):

@@ -1,8 +1,7 @@
 """Writes runs as a table for a terminal, as differences, and as JSON."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import json
-import math
 from typing import Any
 
 from kd.board import database
@@ -47,10 +46,10 @@ def table(
         row['run'],
         row['status'] + ('!' if row['problems'] else ''),
         _step(row),
-        age(row['age_s']),
-        number(row['best']),
-        number(row['best_step']),
-        *(number(row.get(name)) for name in columns),
+        _age(row['age_s']),
+        _number(row['best']),
+        _number(row['best_step']),
+        *(_number(row.get(name)) for name in columns),
         shown,
       )
     )
@@ -158,7 +157,7 @@ def as_json(selection: database.Selection, db: database.Database) -> str:
   first = selection.rows[0]['run'] if selection.rows else ''
   runs = [
     {
-      **jsonable(row),
+      **row,
       'problems': db.problems[row['run']],
       'differences': {
         field: [old, new]
@@ -167,28 +166,16 @@ def as_json(selection: database.Selection, db: database.Database) -> str:
     }
     for row in selection.rows
   ]
-  return json.dumps(
-    {
-      'metric': selection.metric,
-      'direction': 'max' if selection.highest else 'min',
-      'total': selection.total,
-      'runs': runs,
-    },
-    indent=1,
-  )
-
-
-def jsonable(row: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a row whose numbers JSON has; what is not finite by its name."""
-  return {
-    k: run_info.json_number(v)
-    if isinstance(v, float) and not math.isfinite(v)
-    else v
-    for k, v in row.items()
+  value = {
+    'metric': selection.metric,
+    'direction': 'max' if selection.highest else 'min',
+    'total': selection.total,
+    'runs': runs,
   }
+  return json.dumps(run_info.jsonable(value), indent=1)
 
 
-def number(value: Any) -> str:
+def _number(value: Any) -> str:
   """Returns a value of a table."""
   if value is None:
     return '-'
@@ -205,7 +192,7 @@ def _step(row):
   )
 
 
-def age(seconds: float) -> str:
+def _age(seconds: float) -> str:
   """Returns a time in its largest unit: 40s, 3m, 7h, 12d."""
   for unit, size in (('d', 86400), ('h', 3600), ('m', 60)):
     if seconds >= size:

@@ -82,7 +82,7 @@ class Pages:
         value = self.routes[path](parameters)
     if path in _SLOW:
       value = self.routes[path](parameters)
-    return json.dumps(_finite(value)).encode()
+    return json.dumps(run_info.jsonable(value)).encode()
 
   def _runs(self, parameters):
     version = str(self._db.version)
@@ -174,12 +174,12 @@ class Pages:
 
   def _documents(self, parameters):
     del parameters
-    found = self._db.found
+    folders = self._db.folders
     return {
-      'plans': [_plans(*item) for item in found.plans.items()],
+      'plans': [_plans(*item) for item in folders.plans.items()],
       'caches': [
         {'name': name, **_read(os.path.join(folder, cache_report.FILE))}
-        for name, folder in found.caches.items()
+        for name, folder in folders.caches.items()
       ],
       'searches': [
         {
@@ -187,7 +187,7 @@ class Pages:
           'settings': _read(os.path.join(folder, tree_run.IDENTITY)),
           'trees': len(_tree_files(folder)),
         }
-        for name, folder in found.searches.items()
+        for name, folder in folders.searches.items()
       ],
     }
 
@@ -213,9 +213,9 @@ class Pages:
 
   def _search(self, parameters):
     name = _one(parameters, 'search')
-    if name not in self._db.found.searches:
+    if name not in self._db.folders.searches:
       raise NotFoundError(f'no search {name[:80]!r}')
-    return self._db.found.searches[name]
+    return self._db.folders.searches[name]
 
   def _files(self, name):
     if name not in self._db.runs:
@@ -244,17 +244,6 @@ def _thinned(series: run_files.Series):
     'steps': [steps[i] for i in chosen],
     'values': [values[i] for i in chosen],
   }
-
-
-def _finite(value):
-  """Returns a JSON value in which numbers that JSON lacks are their names."""
-  if isinstance(value, float):
-    return value if math.isfinite(value) else run_info.json_number(value)
-  if isinstance(value, dict):
-    return {str(k): _finite(v) for k, v in value.items()}
-  if isinstance(value, list | tuple):
-    return [_finite(v) for v in value]
-  return value
 
 
 def _read(path: str) -> dict[str, Any]:

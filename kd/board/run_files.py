@@ -138,7 +138,7 @@ class RunFiles:
 
   @property
   def problems(self) -> list[str]:
-    """Lines about what could not be read."""
+    """Returns a line for each thing that could not be read."""
     baseline = [f'{outputs.BASELINE}/{p}' for p in self._baseline.problems]
     return [
       *self._json_problems.values(),
@@ -148,7 +148,7 @@ class RunFiles:
 
   @property
   def torn(self) -> int:
-    """Bytes of a last line of metrics.jsonl that is incomplete."""
+    """Returns the bytes of an incomplete last line of metrics.jsonl."""
     return self._student.rest
 
   def refresh(self) -> bool:
@@ -217,7 +217,7 @@ class RunFiles:
 
   @property
   def step(self) -> int:
-    """The last step that the student's metrics have."""
+    """Returns the last step in the student's metrics."""
     return max(
       (s.steps[-1] for s in self._student.series.values() if s.steps),
       default=0,

@@ -38,13 +38,13 @@ _MOST_BYTES = 1 << 20  # Of a message to the chat.
 
 def files() -> dict[str, bytes]:
   """Returns the files of the page by their paths in a URL."""
-  found = {}
+  contents = {}
   for name in sorted(os.listdir(_FOLDER)):
     if os.path.splitext(name)[1] in _KINDS:
       with open(os.path.join(_FOLDER, name), 'rb') as f:
-        found[f'/{name}'] = f.read()
-  found['/'] = found['/index.html']
-  return found
+        contents[f'/{name}'] = f.read()
+  contents['/'] = contents['/index.html']
+  return contents
 
 
 def bind(

@@ -69,7 +69,7 @@ def read_changed(
     OSError: the store refuses or does not answer.
   """
   for urls in _batches(generations):
-    # A byte past a part: to be told which objects have one.
+    # Asks for one byte past the first part: only large objects have it.
     past = dict.fromkeys(urls, slice(_PART, _PART + 1))
     read = dict(_read_all(past, generations))
     small = {url: slice(None) for url in urls if read[url] is None}

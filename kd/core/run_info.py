@@ -76,3 +76,17 @@ def json_number(value: float | None) -> float | str | None:
   if math.isfinite(value):
     return value
   return str(value).replace('inf', 'Infinity').replace('nan', 'NaN')
+
+
+def jsonable(value: Any) -> Any:
+  """Returns a value of dicts, lists and scalars as strict JSON has it.
+
+  Numbers that JSON lacks become their names; see `json_number`.
+  """
+  if isinstance(value, float):
+    return json_number(value)
+  if isinstance(value, dict):
+    return {str(k): jsonable(v) for k, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [jsonable(v) for v in value]
+  return value

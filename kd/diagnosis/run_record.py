@@ -18,8 +18,6 @@ from kd.data_files import source
 from kd.evaluation import measures
 from kd.evaluation import results
 from kd.input_pipeline import prepared
-from kd.input_pipeline import shard_files
-from kd.input_pipeline import shards
 from kd.planning import suggestions
 from kd.planning.cost import chips
 from kd.planning.cost import estimates
@@ -191,12 +189,8 @@ def _prompts(folder: str, task: str) -> set[str]:
   """Returns the prompts of a task's prepared examples."""
   manifest = prepared.read_manifest(folder)
   counts = next(p for p in manifest['parts'] if p['task'] == task)
-  prompts: set[str] = set()
-  for number in range(len(counts['shards'])):
-    name = shards.name(task, number) + shard_files.EXAMPLES
-    with open(os.path.join(folder, name), encoding='utf-8') as f:
-      prompts |= {source.prompt_key(json.loads(line)) for line in f}
-  return prompts
+  examples = prepared.examples_of(folder, task, len(counts['shards']))
+  return {source.prompt_key(example) for example in examples}
 
 
 def read(workdir: str, thorough: bool = True) -> RunRecord:

@@ -1,4 +1,4 @@
-"""Who does which piece of work in a folder of a bucket.
+"""Claims pieces of work in a folder of a bucket.
 
 A claim is an object, which its owner writes again and again. That of an owner
 that has died is taken over, on condition that it is still the one that was

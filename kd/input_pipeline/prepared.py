@@ -60,19 +60,14 @@ class Prepared:
     Args:
       kind: shard_files.ROWS or EXAMPLES.
     """
-    return [
-      os.path.join(self.folder, shards.name(self.task, number) + kind)
-      for number in range(len(self.counts['shards']))
-    ]
+    return _files(self.folder, self.task, len(self.counts['shards']), kind)
 
   def examples(self) -> Iterator[dict[str, Any]]:
-    """Yields the examples in the order of the data.
+    """Returns the examples in the order of the data.
 
     Each is as examples.stream yields it, and has in_rows (bool).
     """
-    for path in self.files(shard_files.EXAMPLES):
-      with open(path, encoding='utf-8') as f:
-        yield from map(json.loads, f)
+    return examples_of(self.folder, self.task, len(self.counts['shards']))
 
   def describe(self) -> str:
     """Returns a line for the user: counts, what is left out, reuse."""
@@ -91,6 +86,26 @@ class Prepared:
       when = datetime.datetime.fromisoformat(self.manifest['prepared'])
       line += f', rows prepared on {when:%Y-%m-%d %H:%M} UTC, reused'
     return line
+
+
+def examples_of(folder: str, task: str, count: int) -> Iterator[dict[str, Any]]:
+  """Yields a task's examples, as `Prepared.examples` does.
+
+  Args:
+    folder: a prepared folder.
+    task: its name.
+    count: the number of its shards.
+  """
+  for path in _files(folder, task, count, shard_files.EXAMPLES):
+    with open(path, encoding='utf-8') as f:
+      yield from map(json.loads, f)
+
+
+def _files(folder, task, count, kind):
+  return [
+    os.path.join(folder, shards.name(task, number) + kind)
+    for number in range(count)
+  ]
 
 
 def write_manifest(folder: str, manifest: dict[str, Any]) -> None:
@@ -183,7 +198,7 @@ def open_folder(
         os.path.join(folder, MANIFEST), f'{key} is {there!r}', legal=_LEGAL
       )
   tasks, first = [], 0
-  for record in manifest['parts']:
+  for record in manifest['parts']:  # The name that earlier versions wrote.
     counts = {k: v for k, v in record.items() if k not in ('task', 'rate')}
     opened = Prepared(
       record['task'],

@@ -69,7 +69,7 @@ def _entered_in_bucket(stem, key):
   """Enters a folder of a bucket, which has its name from the beginning.
 
   A bucket cannot rename: the manifest, which is written last, makes the folder
-  count. Where there is one already, the next number is taken.
+  count. If that folder already has a manifest, takes the next number.
   """
   numbers = itertools.count()
   folders = (f'{stem}-{key}-{number}' for number in numbers)

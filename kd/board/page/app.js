@@ -19,17 +19,22 @@ function address() {
   return {name: PAGES[name] ? name : 'runs', argument: decodeURIComponent(rest.join('/'))};
 }
 
-async function open() {
-  const {name, argument} = address();
-  turn += 1;
-  const mine = turn;
+/** Marks the link to a page as the current one. */
+function mark(name) {
   for (const link of document.querySelectorAll('nav a')) {
-    const is = link.getAttribute('href') === `#/${name === 'run' ? 'runs' : name}`;
-    if (is) link.setAttribute('aria-current', 'page');
+    if (link.getAttribute('href') === `#/${name}`) link.setAttribute('aria-current', 'page');
     else link.removeAttribute('aria-current');
   }
+}
+
+async function open() {
+  turn += 1;
+  const mine = turn;
+  page = null;  // The one before gets no more updates.
   main.replaceChildren(h('p', {class: 'muted'}, 'reading …'));
   try {
+    const {name, argument} = address();
+    mark(name === 'run' ? 'runs' : name);
     const opened = await PAGES[name].open(argument);
     if (mine !== turn) return;
     page = opened;
@@ -76,4 +81,4 @@ document.querySelector('.skip').addEventListener('click', (event) => {
   main.focus();
 });
 window.addEventListener('hashchange', open);
-open().then(poll);
+open().finally(poll);

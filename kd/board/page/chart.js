@@ -14,20 +14,25 @@ export function ticks(low, high, count) {
   const step = [1, 2, 5, 10].find((x) => x * power >= 0.75 * rough) * power;
   const first = Math.ceil(low / step - 1e-9);
   const last = Math.floor(high / step + 1e-9);
-  const found = [];
-  for (let i = first; i <= last; i += 1) found.push(Number((i * step).toPrecision(12)));
-  return found;
+  const places = [];
+  for (let i = first; i <= last; i += 1) places.push(Number((i * step).toPrecision(12)));
+  return places;
 }
 
 function logTicks(low, high) {
-  const found = [];
+  const places = [];
   for (let e = Math.floor(low); e <= Math.ceil(high); e += 1) {
     for (const m of high - low < 2 ? [1, 2, 5] : [1]) {
       const x = e + Math.log10(m);
-      if (x >= low - 1e-9 && x <= high + 1e-9) found.push(x);
+      if (x >= low - 1e-9 && x <= high + 1e-9) places.push(x);
     }
   }
-  return found;
+  return places;
+}
+
+/** Returns the least and the greatest of values, which may be very many. */
+export function range(values) {
+  return values.reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], [Infinity, -Infinity]);
 }
 
 /** Returns values averaged exponentially, corrected for their beginning. */
@@ -79,8 +84,8 @@ export class Chart {
     let ys = this.series.flatMap((x) => x.drawn).filter(Number.isFinite);
     this.isLog = this.log && ys.some((y) => y > 0);
     if (this.isLog) ys = ys.filter((y) => y > 0).map(Math.log10);
-    const x0 = Math.min(...xs), x1 = Math.max(...xs);
-    let y0 = Math.min(...ys), y1 = Math.max(...ys);
+    const [x0, x1] = range(xs);
+    let [y0, y1] = range(ys);
     if (!ys.length) { y0 = 0; y1 = 1; }
     const pad = (y1 - y0) * 0.06 || Math.abs(y0) * 0.1 || 1;
     y0 -= pad; y1 += pad;
@@ -107,8 +112,7 @@ export class Chart {
       this.legend.replaceChildren();
       return;
     }
-    const range = this.scales(width);
-    this.drawAxes(width, range);
+    this.drawAxes(width, this.scales(width));
     for (const one of this.series) this.drawSeries(one);
     this.cursor = s('line', {class: 'cursor', y1: MARGIN.top,
                              y2: HEIGHT - MARGIN.bottom, visibility: 'hidden'});

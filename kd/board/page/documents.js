@@ -5,12 +5,12 @@ import {bytes, get, h, number, problem, table} from './dom.js';
 const SHAPES = {solution: '✓', failed: '✕', fault: '!', pruned: '–', expanded: '▾', same: '='};
 
 class Documents {
-  constructor(found) {
+  constructor(listed) {
     this.title = 'Plans, caches, trees';
     this.element = h('div', {class: 'documents'},
-      h('h1', {}, 'Plans'), found.plans.length ? found.plans.map(plan) : none('kd plan'),
-      h('h1', {}, 'Caches of targets'), found.caches.length ? caches(found.caches) : none('kd cache'),
-      h('h1', {}, 'Trees of thought'), found.searches.length ? found.searches.map(search) : none('kd search'));
+      h('h1', {}, 'Plans'), listed.plans.length ? listed.plans.map(plan) : none('kd plan'),
+      h('h1', {}, 'Caches of targets'), listed.caches.length ? caches(listed.caches) : none('kd cache'),
+      h('h1', {}, 'Trees of thought'), listed.searches.length ? listed.searches.map(search) : none('kd search'));
   }
 }
 

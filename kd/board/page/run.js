@@ -22,28 +22,37 @@ class Run {
   }
 
   async update() {
-    if (await this.read()) await this.evaluate();
+    await this.read();
+    if (this.evaluatedMark !== this.mark) await this.evaluate();
   }
 
-  /** Draws what the run has written; returns whether it has changed. */
+  /** Draws what the run has written, if it has changed. */
   async read() {
-    const found = await get('/api/run', {run: this.name});
-    const mark = JSON.stringify({...found, modified: 0});
-    this.drawHead(found);
-    if (mark === this.mark) return false;
-    this.mark = mark;
-    this.drawFacts(found);
-    await this.drawCurves(found);
-    return true;
+    const run = await get('/api/run', {run: this.name});
+    const mark = JSON.stringify({...run, modified: 0});
+    this.drawHead(run);
+    if (mark === this.mark) return;
+    this.drawFacts(run);
+    await this.drawCurves(run);
+    this.mark = mark;  // What failed above is drawn next time.
   }
 
   /** Draws tables and answers, whose intervals take a moment. */
-  async evaluate() {
+  evaluate() {
+    this.evaluating ||= this.drawEvaluations().finally(() => { this.evaluating = null; });
+    return this.evaluating;
+  }
+
+  async drawEvaluations() {
+    const mark = this.mark;
     const evaluated = await get('/api/tables', {run: this.name});
-    if (JSON.stringify(evaluated) === this.evaluated) return;
-    this.evaluated = JSON.stringify(evaluated);
-    this.drawTables(evaluated);
-    await this.drawAnswers(evaluated);
+    const text = JSON.stringify(evaluated);
+    if (text !== this.evaluated) {
+      this.drawTables(evaluated);
+      await this.drawAnswers(evaluated);
+      this.evaluated = text;
+    }
+    this.evaluatedMark = mark;
   }
 
   drawHead(run) {
@@ -73,12 +82,13 @@ class Run {
   }
 
   async drawAnswers(run) {
-    this.answers.replaceChildren();
     const sets = run.tables.filter((t) => !t.problem).map((t) => t.name);
+    const drawn = [];
     for (const name of sets) {
       const examples = await get('/api/answers', {run: this.name, set: name});
-      if (examples.length) this.answers.append(answersOf(name, examples));
+      if (examples.length) drawn.push(answersOf(name, examples));
     }
+    this.answers.replaceChildren(...drawn);
   }
 
   async drawCurves(run) {

@@ -90,24 +90,24 @@ class Runs {
 
   async update() {
     const mine = JSON.stringify(state.query);
-    let found;
+    let selection;
     try {
-      found = await get('/api/runs', {...state.query, version: this.version});
+      selection = await get('/api/runs', {...state.query, version: this.version});
     } catch (error) {
       if (error instanceof TypeError) throw error;  // No connection.
       this.message.replaceChildren(problem(error.message));
       return;
     }
     if (mine !== JSON.stringify(state.query)) return;
-    if (found.unchanged) { this.drawAges(); return; }
+    if (selection.unchanged) { this.drawAges(); return; }
     this.message.replaceChildren();
-    this.version = found.version;
-    this.found = found;
-    this.offset = Date.now() / 1000 - found.now;
+    this.version = selection.version;
+    this.selection = selection;
+    this.offset = Date.now() / 1000 - selection.now;
     if (state.chosen === null) {
-      state.chosen = new Set(found.runs.slice(0, FIRST).map((r) => r.run));
+      state.chosen = new Set(selection.runs.slice(0, FIRST).map((r) => r.run));
     }
-    const there = new Set(found.runs.map((r) => r.run));
+    const there = new Set(selection.runs.map((r) => r.run));
     for (const run of [...state.chosen]) if (!there.has(run)) state.chosen.delete(run);
     this.drawForm();
     this.drawList();
@@ -115,12 +115,12 @@ class Runs {
   }
 
   drawForm() {
-    const {query, metrics, metric} = this.found;
+    const {query, metrics, metric} = this.selection;
     if (document.activeElement !== this.where) this.where.value = query.where;
     const likely = metrics.filter((m) => /^(eval|train)\//.test(m));
     this.metric.replaceChildren(...likely.map((m) =>
       h('option', {value: m, selected: m === metric}, m)));
-    const best = this.found.highest ? '-best' : 'best';
+    const best = this.selection.highest ? '-best' : 'best';
     const sort = query.sort || (query.metric ? best : 'age_s');
     if (![...this.sort.options].some((x) => x.value === sort)) {
       this.sort.append(h('option', {value: sort}, sort));
@@ -133,7 +133,7 @@ class Runs {
   }
 
   drawList() {
-    const {runs, total, metric, highest} = this.found;
+    const {runs, total, metric, highest} = this.selection;
     this.count.textContent = `${runs.length === total ? total : `${runs.length} of ${total}`} ` +
       `run${total === 1 ? '' : 's'}; ${highest ? 'highest' : 'lowest'} ${metric || 'metric'}`;
     const focused = document.activeElement && document.activeElement.id;
@@ -193,8 +193,8 @@ class Runs {
   }
 
   async drawCurves() {
-    const metrics = [...new Set([...usual(this.found.metrics), ...state.extra])];
-    const chosen = this.found.runs.map((r) => r.run).filter((r) => state.chosen.has(r));
+    const metrics = [...new Set([...usual(this.selection.metrics), ...state.extra])];
+    const chosen = this.selection.runs.map((r) => r.run).filter((r) => state.chosen.has(r));
     const asked = this.asked = {};
     const curves = chosen.length
       ? await get('/api/curves', {run: chosen, metric: metrics}) : [];
@@ -242,8 +242,8 @@ class Runs {
 /** Opens the page. */
 export async function open() {
   const page = new Runs();
-  const found = await get('/api/runs', state.query).catch(() => null);
-  if (found && !Object.keys(state.query).length) state.query = {...found.query};
+  const selection = await get('/api/runs', state.query).catch(() => null);
+  if (selection && !Object.keys(state.query).length) state.query = {...selection.query};
   setTimeout(() => page.update(), 0);
   return page;
 }
