@@ -39,7 +39,8 @@ class Target:
     problems: how its files differ from their digests.
     files: how many files were compared.
     versions: how many models are loaded at a time: while a version of a
-      registry is loaded, the running one and its fallback stay.
+      registry is loaded, the running one, its fallback and the canary stay, and
+      a teacher that answers are compared with.
   """
 
   config: Any
@@ -223,8 +224,11 @@ def _ports(target: Target) -> str:
 
 def _disk(target: Target) -> str:
   place = target.init.partition(':')[2]
-  folder = place if os.path.isdir(place) else os.path.dirname(place)
-  size = sum(entry.stat().st_size for entry in os.scandir(folder))
+  folder, size = place, os.path.getsize(place)
+  if os.path.isdir(place):
+    size = sum(entry.stat().st_size for entry in os.scandir(place))
+  else:
+    folder = os.path.dirname(place) or '.'
   lines = []
   # The next version is put where this one is; programs go to the home folder.
   for path, wanted in ((folder, size), (os.path.expanduser('~'), _GIB)):

@@ -31,7 +31,7 @@ class Need:
 
   @property
   def total(self) -> int:
-    """The sum."""
+    """Returns the sum."""
     return self.params + self.decoding + self.cache
 
   def times(self, count: int) -> 'Need':

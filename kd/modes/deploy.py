@@ -23,8 +23,8 @@ from kd.versions import model_files
 ARGUMENTS = 'check [MODEL] | manifests [MODEL] | vllm [MODEL]'
 CONFIG_OPTIONAL = True
 
-# In production, its fallback, and the one that is loaded to replace it.
-_VERSIONS = 3
+# In production, its fallback, the canary, and the one that is being loaded.
+_VERSIONS = 4
 _COMMANDS = ('check', 'manifests', 'vllm')
 
 
@@ -69,8 +69,8 @@ def _target(
   """Returns what is to be deployed, and the data type of its weights."""
   if words:
     init, files, problems = model_files.exported(paths.expand(words[0]))
-    dtype = provenance.read(model_files.located(init.partition(':')[2])[2])
-    return checks.Target(config, init, tuple(problems), files), dtype['dtype']
+    claims = provenance.read(model_files.located(init.partition(':')[2])[2])
+    return checks.Target(config, init, tuple(problems), files), claims['dtype']
   registry = paths.expand(config.registry.folder)
   state = changes.read(registry)
   if state.production is None:
@@ -86,7 +86,7 @@ def _target(
     version.init(registry),
     tuple(problems),
     len(version.files),
-    _VERSIONS,
+    _VERSIONS + bool(config.follow.teacher),
   )
   return target, version.provenance['dtype']
 

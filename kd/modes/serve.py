@@ -57,6 +57,8 @@ def main(
     follower = _follower(*registry, config, metrics)
     models, router = follower.models, follower.router
   else:
+    if webhook.url(config):
+      say('warning: alarms are only posted where a registry is served')
     models = [_load(name, path, config) for name, path in places.items()]
     router = router_lib.Router(models)
   session.check_one_process('serve')

@@ -104,6 +104,7 @@ class Answer:
 
   @property
   def ended(self) -> bool:
+    """Returns whether there is a result or an error."""
     return self.result is not None or self.error is not None
 
 

@@ -29,7 +29,7 @@ class Drift:
     Args:
       teacher: in the scheduler, with the served model's tokenizer.
       share: of the requests that are compared.
-      timeout_s: the longest wait that others are put to by a comparison.
+      timeout_s: the longest time that a comparison may wait.
       metrics: that are told.
     """
     self.teacher = teacher

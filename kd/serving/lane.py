@@ -57,7 +57,7 @@ class Lane:
 
   @property
   def is_busy(self) -> bool:
-    """Whether requests wait or are answered."""
+    """Returns whether requests wait or are answered."""
     return bool(self.waiting or self.current or self.places)
 
   def queued(self, more: Sequence[work_lib.Prompt] = ()) -> int:

@@ -34,8 +34,8 @@ def bind(host: str, port: int) -> socket.socket:
     ConfigError: the port is taken, or the address is not this machine's.
   """
   try:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    family, address = found[0][0], found[0][4]
+    first, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    family, address = first[0], first[4]
     return socket.create_server(address[:2], family=family, backlog=2048)
   except OSError as e:
     raise errors.ConfigError(

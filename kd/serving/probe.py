@@ -13,7 +13,7 @@ from kd.serving import work as work_lib
 
 _TEXT = '1 + 1 ='
 _TOKENS = 4
-# Of an answer that has begun; a server that stands still is none.
+# Longest time for a whole answer.
 _WHOLE_S = 60.0
 
 

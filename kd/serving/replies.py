@@ -31,7 +31,7 @@ class Reply:
   """Writes one request's answers."""
 
   def __init__(self, request: wire.Request, work: work_lib.Work):
-    """Begins the reply.
+    """Initializes the reply.
 
     Args:
       request: as it was read.
@@ -63,7 +63,7 @@ class Reply:
 
   @property
   def work(self) -> work_lib.Work:
-    """The request's prompts and answers."""
+    """Returns the request's prompts and answers."""
     return self._work
 
   def usage(self) -> dict[str, int]:

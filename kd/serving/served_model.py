@@ -33,6 +33,7 @@ class ServedModel:
 
   @property
   def tokenizer(self) -> tokenizers.Tokenizer:
+    """Returns the tokenizer."""
     return self.run.tokenizer
 
   @property

@@ -16,7 +16,7 @@ def read(path: str) -> dict[str, Any]:
   """Returns a report of --mode=benchmark.
 
   Raises:
-    ConfigError: it is none, or has no verdict.
+    ConfigError: the file is not a benchmark report, or has no verdict.
   """
   report = json_files.read(path)
   verdict = report.get('verdict')

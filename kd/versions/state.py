@@ -52,7 +52,7 @@ class Version:
 
   @property
   def bytes(self) -> int:
-    """The size of its files."""
+    """Returns the size of its files."""
     return sum(file['bytes'] for file in self.files.values())
 
 
@@ -75,12 +75,12 @@ class State:
 
   @property
   def production(self) -> str | None:
-    """The name of the version in production; None without one."""
+    """Returns the name of the version in production; None without one."""
     return self.productions[-1] if self.productions else None
 
   @property
   def fallback(self) -> str | None:
-    """The name of the version that a rollback returns to; None without one."""
+    """Returns the version that a rollback returns to; None without one."""
     return self.productions[-2] if len(self.productions) > 1 else None
 
   def stage(self, name: str) -> str:
@@ -104,7 +104,7 @@ def replay(records: Iterable[Mapping[str, Any]]) -> State:
   """Returns the state after the changes of a journal.
 
   Raises:
-    ConfigError: a change is none that this program knows.
+    ConfigError: a change is unknown.
   """
   state = State()
   for record in records:
