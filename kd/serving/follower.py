@@ -23,6 +23,8 @@ from kd.versions import state as state_lib
 # How long a request may take from the choice of its version to the queue.
 _LEAVES_AFTER_S = 30.0
 _WATCH_S = 1.0
+# Until a version that could not be loaded is tried again: at first, at most.
+_AGAIN_S, _LATEST_S = 60.0, 3600.0
 
 # Loads a version or another model; the arguments are its name and place.
 Load = Callable[[str, str], served_model.ServedModel]
@@ -69,7 +71,8 @@ class Follower:
     # By version; the other model that is the fallback has ''.
     self._releases = {release.version: release}
     self._seen: state_lib.State | None = None  # When a version has failed.
-    self._failed: set[str] = set()
+    # By version: when it is tried again, and how long that is.
+    self._failed: dict[str, tuple[float, float]] = {}
     self._unused: dict[str, float] = {}
     self._probed_at = 0.0
     self.router = releases.ReleaseRouter(
@@ -140,7 +143,7 @@ class Follower:
     buckets.refresh(self._registry)
     state = changes.read(self._registry)
     if state != self._seen:
-      self._seen, self._failed = state, set()
+      self._seen, self._failed = state, {}
     before = self.router.stages
     production = self._release(state, state.production) or before.production
     # At once: others may take minutes to load.
@@ -174,21 +177,28 @@ class Follower:
 
   def _release(self, state, version):
     """Returns a version, loaded; None without one, or if it can't be."""
-    if version is None or version in self._failed:
+    if version is None:
       return None
     if version not in self._releases:
+      again, wait_s = self._failed.get(version, (0.0, 0.0))
+      if time.monotonic() < again:
+        return None
       try:
         release = self._loaded(state, version)
         self._warm_up(release)
       except Exception as e:  # Such as too little memory.
         if self._ended.is_set():
           return None
-        self._failed.add(version)
+        next_s = min(2 * wait_s or _AGAIN_S, _LATEST_S)
+        self._failed[version] = time.monotonic() + next_s, next_s
         what = version or self._config.follow.fallback
-        self._bell.ring(
-          'version', f'{what} is not switched to: {_text(e)}', version=version
-        )
+        text = f'{what} is not switched to: {_text(e)}'
+        if wait_s:  # The alarm was raised before.
+          self._bell.say(text)
+        else:
+          self._bell.ring('version', text, version=version)
         return None
+      self._failed.pop(version, None)
       self._releases[version] = release
     return self._releases[version]
 
