@@ -115,6 +115,9 @@ def run(
   for one in held_out:
     slices.check_fields(first.run, one)
   teachers = _Teachers(live_feed.load(first.run) if first.run.teachers else ())
+  settings = comparable.settings(first, teachers.loaded)
+  earlier = [comparable.without_others(x, settings) for x in earlier]
+  compared = [x for x in earlier if x.entry.title == reference]
 
   def measure(opened, params):
     targets = teachers.targets_on(opened)
@@ -143,7 +146,7 @@ def run(
   if baselines:
     entries.append(_entry(record.BASELINE, places, baselines, None))
   benchmark = _compare(
-    *(first, held_out, identities, entries, earlier, reference),
+    *(first, held_out, identities, settings, entries, earlier, reference),
     chosen.owns_baselines,
   )
   return processes.from_first(lambda: _write(benchmark, config, workdir, say))
@@ -200,6 +203,7 @@ def _compare(
   first: models.Opened,
   held_out: Sequence[evaluate.HeldOut],
   identities: Mapping[str, Any],
+  settings: Mapping[str, Any],
   entries: list[record.Entry],
   earlier: Sequence[record.Earlier],
   reference: str | None,
@@ -226,7 +230,7 @@ def _compare(
     )
   said = [part.verdict for part in parts if part.verdict]
   return record.Benchmark(
-    fields.name, every, parts, reference, verdicts.overall(said)
+    fields.name, every, parts, reference, verdicts.overall(said), settings
   )
 
 

@@ -1,12 +1,24 @@
 """Decides which models and earlier benchmarks have the same examples."""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
+import re
 from typing import Any
 
 from kd.benchmarking import models
 from kd.benchmarking import record
 from kd.core import errors
+from kd.evaluation import results
+from kd.teachers import live
+from kd.teachers import param_digest
 from kd.train import evaluate
+
+# The metrics that depend on each of `settings`.
+_DEPENDENT = {
+  'teachers': r'kl|agreement|top5_agreement|acceptance',
+  'samples': r'pass@\d+',
+  'answer_format': 'format_errors',
+}
 
 
 def identity(
@@ -66,3 +78,66 @@ def same_sets(
     for name, here in identities.items()
     if earlier.identities.get(name) == here
   ]
+
+
+def settings(
+  opened: models.Opened, teachers: Sequence[live.Teacher]
+) -> dict[str, Any]:
+  """Returns what some metrics depend on, apart from the examples.
+
+  Args:
+    opened: the model.
+    teachers: with their parameters.
+  """
+  fields = opened.run.config.benchmark
+  names = ('samples', 'temperature', 'top_p', 'seed')
+  return {
+    'teachers': [
+      [param_digest.of(teacher.params), teacher.weight] for teacher in teachers
+    ],
+    'samples': {name: fields[name] for name in names},
+    'answer_format': fields.answer_format,
+  }
+
+
+def without_others(
+  earlier: record.Earlier, here: Mapping[str, Any]
+) -> record.Earlier:
+  """Returns an earlier benchmark without metrics measured otherwise than here.
+
+  Args:
+    earlier: the benchmark.
+    here: from `settings`.
+  """
+  there = earlier.settings
+  patterns = [
+    pattern
+    for name, pattern in _DEPENDENT.items()
+    if name not in there or there[name] != here[name]
+  ]
+  if not patterns:
+    return earlier
+  dropped = re.compile('|'.join(patterns))
+  entry = earlier.entry
+  entry = dataclasses.replace(
+    entry,
+    runs=[_without(run, dropped) for run in entry.runs],
+    mean=_without(entry.mean, dropped),
+  )
+  return dataclasses.replace(earlier, entry=entry)
+
+
+def _without(result: results.Result, dropped: re.Pattern) -> results.Result:
+  """Returns a result without metrics whose last name is one that is dropped."""
+  return dataclasses.replace(
+    result,
+    metrics={
+      name: value
+      for name, value in result.metrics.items()
+      if not dropped.fullmatch(name.rpartition('/')[2])
+    },
+    scores={
+      name: {k: x for k, x in columns.items() if not dropped.fullmatch(k)}
+      for name, columns in result.scores.items()
+    },
+  )

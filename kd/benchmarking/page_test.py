@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from kd.benchmarking import comparable
 from kd.benchmarking import cost
 from kd.benchmarking import measuring
 from kd.benchmarking import page
@@ -18,11 +19,14 @@ from kd.core import errors
 from kd.evaluation import calibration
 from kd.evaluation import intervals
 from kd.evaluation import likelihood
+from kd.evaluation import measures
 from kd.evaluation import results
 from kd.losses import eval_sums
 from kd.versions import reports
 
 _SET, _N = r'$x^ \frac', 12  # A legal name that would break a formula.
+
+_SETTINGS = {'teachers': [['a', 1.0]], 'samples': {}, 'answer_format': ''}
 
 
 def _result(seed):
@@ -69,7 +73,7 @@ def _benchmark(earlier=()):
   whole = slices.Slice('', '', range(_N), ())
   part = record.Part(_SET, {'a': 1}, entries, [(whole, shares)], verdict)
   return record.Benchmark(
-    'new', entries, [part], entries[-1].title, verdict.verdict
+    'new', entries, [part], entries[-1].title, verdict.verdict, _SETTINGS
   )
 
 
@@ -94,6 +98,13 @@ def test_files_are_read_as_an_earlier_benchmark(tmp_path, monkeypatch):
     'earlier: new (2)',
   ]
   assert earlier.identities == {_SET: {'a': 1}}
+  assert comparable.without_others(earlier, _SETTINGS) == earlier
+  other = _SETTINGS | {'teachers': [['b', 1.0]]}
+  other = comparable.without_others(earlier, other).entry
+  for result in (other.mean, *other.runs):
+    names = {m.metric for m in measures.of(result, _SET)}
+    assert 'nll' in names and not {'kl', 'acceptance'} & names
+    assert not {'kl', 'acceptance'} & set(result.scores[_SET])
   assert earlier.entry.runs == _benchmark().entries[0].runs
   assert earlier.entry.cost == _cost((1, 16), (4, 16))
 

@@ -78,6 +78,7 @@ class Benchmark:
     parts: by set.
     reference: the title of the column that the verdict compares with, or None.
     verdict: the overall one; None without a reference.
+    settings: what some metrics depend on, see comparable.settings.
   """
 
   name: str
@@ -85,6 +86,7 @@ class Benchmark:
   parts: Sequence[Part]
   reference: str | None
   verdict: str | None
+  settings: Mapping[str, Any]
 
 
 def folder(workdir: str, name: str) -> str:
@@ -128,6 +130,7 @@ def write(path: str, benchmark: Benchmark, fail_on: str) -> dict[str, Any]:
     'models': {x.title: list(x.places) for x in benchmark.entries},
     'weights': {x.title: list(x.weights) for x in benchmark.entries},
     'files': files,
+    'settings': benchmark.settings,
     'sets': {part.name: _part_json(part) for part in benchmark.parts},
     'cost': {
       x.title: cost_lib.as_json(x.cost) for x in benchmark.entries if x.cost
@@ -202,10 +205,12 @@ class Earlier:
   Attributes:
     entry: its model.
     identities: of its sets.
+    settings: what some of its metrics depend on.
   """
 
   entry: Entry
   identities: Mapping[str, Any]
+  settings: Mapping[str, Any]
 
 
 def read(folders: Sequence[str], field: str) -> list[Earlier]:
@@ -247,6 +252,7 @@ def _read(path, field) -> Earlier:
       )
     names = fields['files'][MODEL]
     identities = {k: x['identity'] for k, x in fields['sets'].items()}
+    settings = dict(fields.get('settings', {}))
     cost = fields['cost'].get(MODEL)
     entry_cost = cost and cost_lib.from_json(cost)
     title, places = f'earlier: {fields["name"]}', fields['models'][MODEL]
@@ -263,4 +269,4 @@ def _read(path, field) -> Earlier:
     )
   measured = [result for _, result in runs]
   entry = Entry(title, places, measured, measuring.mean(measured), entry_cost)
-  return Earlier(entry, identities)
+  return Earlier(entry, identities, settings)
