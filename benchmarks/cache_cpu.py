@@ -161,7 +161,9 @@ def _training(runs, prepared, teachers, rounds, folder) -> dict[str, list[Any]]:
           run, rows, name, source.open(run, prepared), live_targets
         ),
         evaluate=lambda step, params, check: {},
-        work=step_work.of(run, run.objective),
+        work=step_work.of(
+          run, run.objective, training_rows.target_fraction(run, prepared)
+        ),
         answers=lambda step: {},
         best=best.Best('', highest=False),
         stop=best.Best('', highest=False),

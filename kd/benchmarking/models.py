@@ -87,8 +87,7 @@ class Opened:
 
   def baseline_params(self) -> types.PyTree:
     """Loads the parameters of the run's own baseline."""
-    folder = self.baseline_folder
-    assert folder is not None
+    folder = str(self.baseline_folder)
     return generation.params(self.run, self.model, folder)
 
 
