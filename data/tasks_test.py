@@ -90,7 +90,6 @@ _RIGHT = b'"answer": "#### 3"}\n'
   'line, words',
   [
     (b'{"question": 1\n', 'is not JSON'),
-    (b'\n', 'is not JSON'),
     (b'\xef\xbb\xbf{"question": "a", ' + _RIGHT, 'is not JSON: .*BOM'),
     (b'{"question": "caf\xe9?", ' + _RIGHT, 'is not UTF-8: byte 0xe9'),
     (b'{"question": "hi \\ud83d?", ' + _RIGHT, r'.*half of .*, U\+D83D'),
@@ -111,6 +110,13 @@ def test_gsm8k_bad_line_is_named(line, words, gsm8k):
   ) as e:
     _read('gsm8k_cot', 'train')
   assert e.value.exit_code == 2
+
+
+def test_blank_lines_of_gsm8k_are_no_examples(gsm8k):
+  before = _read('gsm8k_cot', 'train')
+  with open(gsm8k / 'train.jsonl', 'ab') as f:
+    f.write(b'\n \n')
+  assert _read('gsm8k_cot', 'train') == before
 
 
 def test_gsm8k_test_split_is_its_test_file(gsm8k):
