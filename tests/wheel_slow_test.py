@@ -124,7 +124,7 @@ def test_words_of_the_command(installed, tmp_path):
   code, out, _ = installed(tmp_path, '--help')
   assert code == 0 and 'gemma3_27b_4b' in out
   for name, mode in modes.all_modes().items():
-    assert re.search(rf'^  {name}\b[^.]* {re.escape(mode.help)}$', out, re.M)
+    assert re.search(rf'^  {name}\b.*\s+{re.escape(mode.help)}$', out, re.M)
   cases = {
     ('trian', '--config=quickstart'): ("mode 'trian'", "mean 'train'?"),
     ('train', '--config=quikstart'): ("no config 'quikstart'", "'quickstart'?"),

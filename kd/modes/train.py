@@ -57,11 +57,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   _check_trackers(run.config.log.trackers)
   changes = workdirs.check(config, workdir)
   say('\n'.join([describe.describe_run(run, workdir), *changes.notes()]))
-  with (
-    lock.shared(workdir, '--workdir', say),
-    diagnose.explained(workdir),
-    exits.recorded(workdir),
-  ):
+  with lock.shared(workdir, '--workdir', say), diagnose.explained(workdir):
     data = prepare(run, say)
     with progress.Progress('loading the teacher', say):
       teachers = load_teachers(run)
@@ -70,7 +66,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     facts = row_facts.describe(run, data.train, data.held_out)
     about = {'mixture': shares, 'rows': facts}
     workdirs.begin(run, workdir, changes, inputs, about)
-    _train(_Training(run, data, teachers, workdir), run, workdir)
+    with exits.recorded(workdir):
+      _train(_Training(run, data, teachers, workdir), run, workdir)
 
 
 def _check_trackers(names):

@@ -9,7 +9,6 @@ import jax
 from kd.core import atomic_files
 from kd.core import errors
 from kd.core import run_info
-from kd.run import model_sizes
 
 FILE = 'exit.json'
 
@@ -19,7 +18,8 @@ def recorded(workdir: str) -> Iterator[None]:
   """Writes exit.json if the block raises; removes that of an earlier start.
 
   It holds the exit code, the message and the date. A process that is killed
-  writes nothing, nor does one that ends before the run has begun.
+  writes nothing. Use it once the run has begun: a command that is refused must
+  leave the record of the run that is there.
 
   Args:
     workdir: the run's folder, which exists and is locked.
@@ -32,7 +32,7 @@ def recorded(workdir: str) -> Iterator[None]:
   try:
     yield
   except BaseException as e:
-    if is_first and os.path.exists(os.path.join(workdir, model_sizes.RUN_FILE)):
+    if is_first:
       # The disk or bucket may have failed: the user must see the first error.
       with contextlib.suppress(OSError, errors.KdError):
         atomic_files.write_json(path, _describe(e))

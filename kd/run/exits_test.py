@@ -1,5 +1,4 @@
 import json
-import os
 
 import pytest
 
@@ -13,11 +12,8 @@ def _raise_in(folder, error):
     raise error
 
 
-def test_the_last_error_is_recorded_once_a_run_has_begun(tmp_path):
+def test_the_last_error_is_recorded(tmp_path):
   path = tmp_path / exits.FILE
-  _raise_in(tmp_path, errors.PreemptedError('SIGTERM'))
-  assert not os.listdir(tmp_path)
-  (tmp_path / 'run.json').write_text('{}')
   for error, code, message in (
     (errors.PreemptedError('SIGTERM'), 42, 'SIGTERM'),
     (errors.NonFiniteError('loss'), 3, 'loss'),
@@ -38,6 +34,5 @@ def test_a_failed_record_leaves_the_error(tmp_path, monkeypatch, kind):
     del unused
     raise kind('the disk is full')
 
-  (tmp_path / 'run.json').write_text('{}')
   monkeypatch.setattr(atomic_files, 'write_json', fail)
   _raise_in(tmp_path, errors.NonFiniteError('loss'))
