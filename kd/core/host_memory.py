@@ -2,14 +2,19 @@
 
 import ctypes
 import os
+import re
 import sys
 
 _VARIABLE = 'GLIBC_TUNABLES'
+_MEMINFO = '/proc/meminfo'
 _NAME = 'glibc.malloc.hugetlb'
-# Limits of a container's memory, in control groups of version 2 and 1.
-_LIMITS = (
-  '/sys/fs/cgroup/memory.max',
-  '/sys/fs/cgroup/memory/memory.limit_in_bytes',
+# A container's limit and what it uses, in control groups of version 2 and 1.
+_GROUPS = (
+  ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory.current'),
+  (
+    '/sys/fs/cgroup/memory/memory.limit_in_bytes',
+    '/sys/fs/cgroup/memory/memory.usage_in_bytes',
+  ),
 )
 
 
@@ -41,13 +46,41 @@ def total_bytes() -> int | None:
     machine = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   except (ValueError, OSError):  # Not on this system.
     return None
-  for path in _LIMITS:
-    try:
-      with open(path, encoding='ascii') as f:
-        return min(machine, int(f.read()))
-    except (OSError, ValueError):  # No such control group, or 'max'.
-      continue
+  for path, _ in _GROUPS:
+    limit = _number(path)
+    if limit is not None:
+      return min(machine, limit)
   return machine
+
+
+def free_bytes() -> int | None:
+  """Returns the memory that processes here can still take.
+
+  Linux alone tells: None elsewhere.
+  """
+  available = re.search(r'^MemAvailable: +(\d+) kB$', _text(_MEMINFO), re.M)
+  if not available:
+    return None
+  free = int(available[1]) * 1024
+  for group in _GROUPS:
+    limit, used = map(_number, group)
+    if limit is not None and used is not None:
+      return min(free, limit - used)
+  return free
+
+
+def _number(path: str) -> int | None:
+  """Returns a control group's number; None for 'max', or without a group."""
+  text = _text(path).strip()
+  return int(text) if text.isdigit() else None
+
+
+def _text(path: str) -> str:
+  try:
+    with open(path, encoding='ascii') as f:
+      return f.read()
+  except OSError:
+    return ''
 
 
 def peak_bytes() -> int:

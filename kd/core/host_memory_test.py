@@ -48,3 +48,18 @@ def test_the_peak_is_that_of_the_system():
   peak = int(line.split()[1]) * 1024
   # It may be that of the parent, from before this process was one.
   assert 0.9 * peak < host_memory.peak_bytes() < host_memory.total_bytes()
+
+
+def test_free_memory_is_within_a_containers_limit(tmp_path, monkeypatch):
+  limit, used = tmp_path / 'limit', tmp_path / 'used'
+  there = host_memory.free_bytes()
+  assert 0 < there <= host_memory.total_bytes()
+  groups = (('/none', '/none'), (str(limit), str(used)))
+  monkeypatch.setattr(host_memory, '_GROUPS', groups)
+  for text, free in (('9000\n', 8000), ('max\n', None)):
+    limit.write_text(text)
+    used.write_text('1000\n')
+    seen = host_memory.free_bytes()
+    assert seen == free if free else seen > 9000
+  limit.write_text('9000\n')
+  assert host_memory.total_bytes() == 9000

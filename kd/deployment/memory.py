@@ -2,17 +2,14 @@
 
 import dataclasses
 import math
-import re
 from typing import Any
 
 import jax
 
+from kd.core import host_memory
 from kd.core import types
 from kd.models import families
 from kd.models import family
-
-_MEMINFO = '/proc/meminfo'
-_GROUP = '/sys/fs/cgroup'  # Of a container, version 2.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,29 +66,8 @@ def free(devices: list[Any]) -> int | None:
   None where the system does not tell.
   """
   if devices[0].platform == 'cpu':
-    return _free_in_host()
+    return host_memory.free_bytes()
   stats = [device.memory_stats() or {} for device in devices]
   if not all('bytes_limit' in x for x in stats):
     return None
   return sum(x['bytes_limit'] - x.get('bytes_in_use', 0) for x in stats)
-
-
-def _free_in_host() -> int | None:
-  """Returns what Linux can give, within the limit of a container."""
-  text = _read(_MEMINFO)
-  available = re.search(r'^MemAvailable: +(\d+) kB$', text, re.M)
-  if not available:
-    return None
-  there = int(available[1]) * 1024
-  limit, used = _read(f'{_GROUP}/memory.max'), _read(f'{_GROUP}/memory.current')
-  if limit.strip().isdigit() and used.strip().isdigit():
-    there = min(there, int(limit) - int(used))
-  return there
-
-
-def _read(path: str) -> str:
-  try:
-    with open(path, encoding='ascii') as f:
-      return f.read()
-  except OSError:
-    return ''

@@ -4,7 +4,7 @@ import os
 
 import jax
 
-_LIMIT = '/sys/fs/cgroup/memory.max'  # Of a container, version 2.
+from kd.core import host_memory
 
 
 def in_use() -> dict[str, tuple[int, int]]:
@@ -16,21 +16,14 @@ def in_use() -> dict[str, tuple[int, int]]:
   sums = [
     sum(x.get(key, 0) for x in stats) for key in ('bytes_in_use', 'bytes_limit')
   ]
-  found = {'host': _host(), 'device': tuple(sums)}
-  return {kind: pair for kind, pair in found.items() if pair and pair[1]}
+  pairs = {'host': _host(), 'device': tuple(sums)}
+  return {kind: pair for kind, pair in pairs.items() if pair and pair[1]}
 
 
 def _host() -> tuple[int, int] | None:
-  page = os.sysconf('SC_PAGE_SIZE')
   try:
     with open('/proc/self/statm', encoding='ascii') as f:
-      used = int(f.read().split()[1]) * page
+      used = int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
   except OSError:  # Linux alone has it.
     return None
-  limit = os.sysconf('SC_PHYS_PAGES') * page
-  try:
-    with open(_LIMIT, encoding='ascii') as f:
-      limit = min(limit, int(f.read()))
-  except (OSError, ValueError):  # No limit: 'max'.
-    pass
-  return used, limit
+  return used, host_memory.total_bytes() or 0
