@@ -11,11 +11,12 @@ import dataclasses
 import numpy as np
 
 from kd.core import errors
+from kd.core import verdict_names
 from kd.evaluation import intervals
 from kd.evaluation import measures
 from kd.evaluation import results
 
-SHIP, UNCLEAR, WORSE = 'ship', 'not distinguishable', 'worse'
+SHIP, UNCLEAR, WORSE = verdict_names.VERDICTS
 
 # The verdicts that end the command with an error, by benchmark.fail_on.
 FAILURES = {

@@ -9,10 +9,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from kd.config.fields import serve as serve_fields
 from kd.core import addresses
 from kd.core import errors
 
-KEY = 'KD_API_KEY'  # As `kd serve` reads it.
 _TIMEOUT_S, _LIST_TIMEOUT_S = 120, 5
 _FIELDS = ('model', 'messages', 'max_tokens', 'temperature', 'seed')
 
@@ -72,8 +72,8 @@ class _Refuse(urllib.request.HTTPRedirectHandler):
 
 def _open(url, fields=None, timeout_s=_TIMEOUT_S):
   headers = {'Content-Type': 'application/json'}
-  if os.environ.get(KEY):
-    headers['Authorization'] = f'Bearer {os.environ[KEY]}'
+  if os.environ.get(serve_fields.KEY_VARIABLE):
+    headers['Authorization'] = f'Bearer {os.environ[serve_fields.KEY_VARIABLE]}'
   data = None if fields is None else json.dumps(fields).encode()
   handlers: list[urllib.request.BaseHandler] = [_Refuse()]
   if addresses.is_loopback(urllib.parse.urlsplit(url).hostname or ''):

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from kd.board import chat
+from kd.config.fields import serve as serve_fields
 
 
 @contextlib.contextmanager
@@ -42,7 +43,7 @@ def _other():
 
 
 def test_a_redirect_is_not_followed(other, monkeypatch):
-  monkeypatch.setenv(chat.KEY, 'secret')
+  monkeypatch.setenv(serve_fields.KEY_VARIABLE, 'secret')
   with _server(302, [('Location', f'{other[0]}/models')]) as (url, keys):
     listed = chat.names(url)
   assert keys == ['Bearer secret'] and not other[1]

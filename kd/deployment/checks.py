@@ -14,10 +14,10 @@ from typing import Any
 import jax
 
 from kd.checkpoints import weights
+from kd.config.fields import serve as serve_fields
 from kd.core import addresses
 from kd.core import errors
 from kd.core import run_info
-from kd.deployment import manifests
 from kd.deployment import memory
 from kd.deployment import monitors
 from kd.deployment import packages
@@ -173,10 +173,10 @@ def _configs(target: Target) -> str:
   described = compatibility.describe(target.init, 'command line')
   serve = config.serve
   is_open = not addresses.is_loopback(serve.host) and not serve.without_key
-  if is_open and not os.environ.get(manifests.KEY_VARIABLE):
+  if is_open and not os.environ.get(serve_fields.KEY_VARIABLE):
     raise _FailError(
       f'serve.host is {serve.host}, and there is no API key',
-      f'set {manifests.KEY_VARIABLE} or serve.without_key=True',
+      f'set {serve_fields.KEY_VARIABLE} or serve.without_key=True',
     )
   if config.deploy.min_replicas > config.deploy.max_replicas:
     raise _FailError(

@@ -5,13 +5,13 @@ import math
 from typing import Any
 
 from kd.config import base
+from kd.config.fields import serve as serve_fields
 from kd.core import config as config_lib
 from kd.core import errors
 from kd.core import objects as objects_lib
 from kd.monitoring import names
 from kd.monitoring import webhook
 
-KEY_VARIABLE = 'KD_API_KEY'
 KEY, WEBHOOK = 'api-key', 'webhook'  # In the Secrets.
 _SECTIONS = ('serve.', 'alarms.', 'follow.', 'registry.', 'generate.quantize.')
 # Secrets.
@@ -211,7 +211,7 @@ def _model(config) -> str:
 def _environment(c) -> list[dict[str, Any]]:
   variables = [{'name': 'HOME', 'value': _HOME}]
   for variable, secret, key in (
-    (KEY_VARIABLE, c.key_secret, KEY),
+    (serve_fields.KEY_VARIABLE, c.key_secret, KEY),
     (webhook.VARIABLE, c.webhook_secret, WEBHOOK),
   ):
     if secret:

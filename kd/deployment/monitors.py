@@ -6,7 +6,6 @@ import socket
 from typing import Any
 from urllib import request
 
-from kd.core import run_info
 from kd.monitoring import rules
 from kd.monitoring import webhook
 
@@ -39,12 +38,6 @@ def deliver_test(config: Any) -> None:
   Raises:
     OSError: it was not delivered.
   """
-  host = socket.gethostname()
-  alarm = {
-    'text': f'kd: test alarm of {config.deploy.name} from {host}',
-    'alarm': 'test',
-    'service': config.deploy.name,
-    'host': host,
-    'date': run_info.now(),
-  }
-  webhook.deliver(webhook.url(config), alarm)
+  service = config.deploy.name
+  text = f'kd: test alarm of {service} from {socket.gethostname()}'
+  webhook.deliver(webhook.url(config), webhook.alarm('test', text, service))

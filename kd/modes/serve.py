@@ -5,6 +5,7 @@ import os
 
 import ml_collections
 
+from kd.config.fields import serve as serve_fields
 from kd.core import errors
 from kd.core import paths
 from kd.monitoring import webhook
@@ -24,8 +25,6 @@ from kd.versions import journal
 
 ARGUMENTS = '[NAME=]MODEL... | [NAME=]REGISTRY'
 CONFIG_OPTIONAL = True
-
-_KEY = 'KD_API_KEY'
 
 
 def main(
@@ -47,7 +46,7 @@ def main(
     ConfigError: a model or a field is wrong, or the port is taken.
   """
   say, fields = session.say, config.serve
-  key = os.environ.get(_KEY, '')
+  key = os.environ.get(serve_fields.KEY_VARIABLE, '')
   listener_lib.check_host(fields.host, bool(key), fields.without_key)
   places = _by_name(arguments or ([workdir] if workdir else []))
   listening = listener_lib.bind(fields.host, fields.port)

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from http import client
 import json
 import os
+import socket
 from typing import Any
 from urllib import error
 from urllib import request
+
+from kd.core import run_info
 
 # Holds the URL, which is a secret, where the config should not.
 VARIABLE = 'KD_ALARMS_WEBHOOK'
@@ -22,7 +25,26 @@ def url(config: Any) -> str:
   return config.alarms.webhook or os.environ.get(VARIABLE, '')
 
 
-def deliver(to: str, alarm: Mapping[str, Any]) -> None:
+def alarm(kind: str, text: str, service: str, **more: Any) -> dict[str, Any]:
+  """Returns an alarm of this machine, for `deliver`.
+
+  Args:
+    kind: of the alarm.
+    text: what is wrong, for people.
+    service: the name of what is served.
+    **more: JSON values, for programs.
+  """
+  return {
+    'text': text,
+    'alarm': kind,
+    'service': service,
+    'host': socket.gethostname(),
+    'date': run_info.now(),
+    **more,
+  }
+
+
+def deliver(to: str, value: Mapping[str, Any]) -> None:
   """Posts an alarm.
 
   Chats (Slack, Mattermost, Google Chat) show `text`; other fields are for
@@ -30,12 +52,12 @@ def deliver(to: str, alarm: Mapping[str, Any]) -> None:
 
   Args:
     to: the URL of the webhook.
-    alarm: JSON values, with `text`.
+    value: from `alarm`.
 
   Raises:
     OSError: it was not delivered: no answer, or a status other than 2xx.
   """
-  data = json.dumps(alarm).encode()
+  data = json.dumps(value).encode()
   try:
     posted = request.Request(
       to, data=data, headers={'Content-Type': 'application/json'}

@@ -1,11 +1,9 @@
 """Raises alarms: a line in the log, and a post to the webhook."""
 
 from collections.abc import Callable
-import socket
 import threading
 from typing import Any
 
-from kd.core import run_info
 from kd.monitoring import webhook
 
 
@@ -36,14 +34,8 @@ class AlarmBell:
     """
     self.say(f'alarm: {text}')
     if self._url:
-      value = {
-        'text': f'kd: {self._service}: {text}',
-        'alarm': alarm,
-        'service': self._service,
-        'host': socket.gethostname(),
-        'date': run_info.now(),
-        **more,
-      }
+      shown = f'kd: {self._service}: {text}'
+      value = webhook.alarm(alarm, shown, self._service, **more)
       threading.Thread(target=self._deliver, args=(value,), daemon=True).start()
 
   def _deliver(self, value):

@@ -8,6 +8,7 @@ import socket
 from starlette import applications
 import uvicorn
 
+from kd.config.fields import serve as serve_fields
 from kd.core import addresses
 from kd.core import errors
 
@@ -23,7 +24,8 @@ def check_host(host: str, has_key: bool, without_key: bool) -> None:
   raise errors.ConfigError(
     'serve.host',
     f'found {host!r}, which other machines reach, and no API key',
-    legal='127.0.0.1, or a key in KD_API_KEY, or serve.without_key=True',
+    legal=f'127.0.0.1, or a key in {serve_fields.KEY_VARIABLE}, or '
+    'serve.without_key=True',
   )
 
 

@@ -7,9 +7,10 @@ from kd.core import atomic_files
 from kd.core import errors
 from kd.core import identity
 from kd.core import json_files
+from kd.core import verdict_names
 
 FOLDER = 'reports'
-VERDICTS = ('ship', 'not distinguishable', 'worse')
+VERDICTS = verdict_names.VERDICTS
 
 
 def read(path: str) -> dict[str, Any]:

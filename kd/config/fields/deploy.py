@@ -3,6 +3,7 @@
 from kd.config import legal
 from kd.config import places
 from kd.config import schema
+from kd.core import verdict_names
 
 F = schema.Field
 
@@ -13,10 +14,8 @@ REGISTRY = schema.Section(
       'kd-registry', places.Path('folder', in_bucket=True), 'where they are'
     ),
     'admit': F(
-      ('ship',),
-      legal.Tuple(
-        legal.one_of('ship', 'not distinguishable', 'worse'), least=1
-      ),
+      (verdict_names.SHIP,),
+      legal.Tuple(legal.one_of(*verdict_names.VERDICTS), least=1),
       'verdicts of a benchmark with which a version is promoted',
     ),
     'compatible': F(

@@ -4,6 +4,8 @@ from kd.config import legal
 from kd.config import schema
 
 F = schema.Field
+# The environment variable of the API key, of servers and their clients.
+KEY_VARIABLE = 'KD_API_KEY'
 
 SERVE = schema.Section(
   'The OpenAI-compatible server (`--mode=serve`, docs/serve.md).',
@@ -12,7 +14,7 @@ SERVE = schema.Section(
       '127.0.0.1',
       legal.Matching(r'[\w.:-]+', "an address or a host's name"),
       'address to listen on; others than loopback need an API key in '
-      'KD_API_KEY, or `without_key`',
+      f'{KEY_VARIABLE}, or `without_key`',
     ),
     'port': F(8000, legal.Integer(0, 65535), 'port; 0: a free one'),
     'without_key': F(
