@@ -1,9 +1,6 @@
 """Rows in a bucket are those of a folder, whoever prepares them."""
 
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -14,8 +11,6 @@ from kd.input_pipeline import prepared as prepared_lib
 from kd.input_pipeline import shard_cases
 from kd.input_pipeline import shard_files
 from tests import object_store
-
-_COMMAND = 'from tests.rows_bucket_test import *; '
 
 
 @pytest.fixture(scope='module')
@@ -43,34 +38,10 @@ def _objects(store):
   }
 
 
-def _start(call):
-  return subprocess.Popen(
-    [sys.executable, '-c', _COMMAND + call],
-    env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)},
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-
-
-def killed(url):
-  """Prepares two shards and dies in the third."""
-  write, calls = shard_files.write, []
-
-  def count(*arguments):
-    calls.append(arguments)
-    if len(calls) == 3:
-      os.kill(os.getpid(), signal.SIGKILL)
-    return write(*arguments)
-
-  shard_files.write = count
-  shard_cases.prepared(url)
-
-
 def test_what_a_killed_process_completed_is_used(alone, store, monkeypatch):
   url = 'gs://bucket/rows'
   store.inject(object_store.FAULTS, every=9)
-  process = _start(f'killed({url!r})')
+  process = shard_cases.start(f'killed({url!r})')
   assert process.wait() == -signal.SIGKILL
   # Its claim has not been renewed for a minute.
   monkeypatch.setattr('kd.input_pipeline.claims.DEAD_AFTER_S', 0.0)
@@ -110,27 +81,13 @@ def test_what_a_killed_process_completed_is_used(alone, store, monkeypatch):
   assert shard_cases.prepared(url, refresh=True).folder != part.folder
 
 
-def shared(url):
-  """Prepares rows with another process; says how many shards are its own."""
-  object_claims.ObjectClaims.poll_s = 0.1
-  write, calls = shard_files.write, []
-
-  def count(*arguments):
-    calls.append(arguments)
-    if len(calls) == 1:
-      print('began', flush=True)
-      input()
-    return write(*arguments)
-
-  shard_files.write = count
-  shard_cases.prepared(url)
-  print(len(calls))
-
-
 def test_processes_divide_the_shards(alone, store, monkeypatch):
   url = 's3://bucket/rows'
   monkeypatch.setattr(object_claims.ObjectClaims, 'poll_s', 0.1)
-  process = _start(f'shared({url!r})')
+  process = shard_cases.start(
+    'from kd.input_pipeline.object_claims import ObjectClaims; '
+    f'ObjectClaims.poll_s = 0.1; shared({url!r})'
+  )
   assert process.stdout.readline() == 'began\n'
   total = sum(name.endswith(shard_files.ROWS) for name in alone)
   write, calls = shard_files.write, []

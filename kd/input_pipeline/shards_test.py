@@ -4,8 +4,6 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -15,8 +13,6 @@ from kd.input_pipeline import shard_files
 from kd.input_pipeline import shard_workers
 from kd.input_pipeline import shards
 from kd.input_pipeline import work_folders
-
-_COMMAND = 'from kd.input_pipeline import shards_test; shards_test.'
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -64,32 +60,8 @@ def test_a_dead_worker_is_named(tmp_path, monkeypatch):
   assert not os.listdir(tmp_path)
 
 
-def _start(call):
-  return subprocess.Popen(
-    [sys.executable, '-c', _COMMAND + call],
-    env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)},
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-
-
-def killed(folder):
-  """Prepares two shards and dies in the third."""
-  write, calls = shard_files.write, []
-
-  def count(*arguments):
-    calls.append(arguments)
-    if len(calls) == 3:
-      os.kill(os.getpid(), signal.SIGKILL)
-    return write(*arguments)
-
-  shard_files.write = count
-  shard_cases.prepared(folder)
-
-
 def test_what_a_killed_process_completed_is_kept(alone, tmp_path, monkeypatch):
-  process = _start(f'killed({str(tmp_path)!r})')
+  process = shard_cases.start(f'killed({str(tmp_path)!r})')
   assert process.wait() == -signal.SIGKILL
   (work,) = tmp_path.iterdir()
   kept = {p.name: p.stat().st_ino for p in work.glob('*.array_record')}
@@ -105,27 +77,11 @@ def test_what_a_killed_process_completed_is_kept(alone, tmp_path, monkeypatch):
   assert os.listdir(tmp_path) == [os.path.basename(part.folder)]
 
 
-def shared(folder):
-  """Prepares rows with another process; says how many shards are its own."""
-  write, calls = shard_files.write, []
-
-  def count(*arguments):
-    calls.append(arguments)
-    if len(calls) == 1:
-      print('began', flush=True)
-      input()
-    return write(*arguments)
-
-  shard_files.write = count
-  shard_cases.prepared(folder)
-  print(len(calls))
-
-
 def test_processes_that_share_a_folder_divide_the_shards(
   alone, tmp_path, monkeypatch
 ):
   total = len(alone.counts['shards'])
-  process = _start(f'shared({str(tmp_path)!r})')
+  process = shard_cases.start(f'shared({str(tmp_path)!r})')
   assert process.stdout.readline() == 'began\n'
   write, calls = shard_files.write, []
 

@@ -1,5 +1,6 @@
 """Updates with parameter groups against updates of all parameters."""
 
+import dataclasses
 import functools
 import re
 
@@ -8,58 +9,30 @@ import numpy as np
 import pytest
 
 from kd.config import base
-from kd.core import types
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import term_builder
 from kd.losses import terms as terms_lib
 from kd.models import families
-from kd.models.gemma3 import config as gemma3_config
+from kd.optimizers import optimizer_cases
 from kd.optimizers import optimizers
 from kd.optimizers import parameter_groups
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.train import checkpointing
 from kd.train import update
+from kd.train import update_cases
 
 # Layers 0 and 2 are one array, 1 and 3 another one. No other array has as many
 # rows as the embedding.
 _VOCAB = 300
-_SIZES = gemma3_config.Gemma3Config(
-  embed_dim=16,
-  mlp_dim=32,
-  num_heads=2,
-  num_kv_heads=1,
-  head_dim=8,
-  vocab_size=_VOCAB,
-  layer_kinds=('local', 'global') * 2,
-  window=4,
-  context=64,
-  query_scale=8.0,
-  local_rope_base=1e4,
-  global_rope_base=1e6,
-  global_rope_factor=1.0,
-  norm_epsilon=1e-6,
+_SIZES = dataclasses.replace(
+  optimizer_cases.SIZES, vocab_size=_VOCAB, layer_kinds=('local', 'global') * 2
 )
 _MODEL = families.build(_SIZES, 'float32', 'none', '')
 _RATE = 0.01
 _STEPS = 10
 _group = base.parameter_group
-
-
-def _batch():
-  rng = np.random.default_rng(0)
-  tokens = rng.integers(4, _VOCAB, (2, 4, 6)).astype(np.int32)
-  ones = np.ones((4, 6), np.int32)
-  return types.Batch(
-    tokens=tokens[0],
-    targets=tokens[1],
-    positions=np.arange(6, dtype=np.int32) * ones,
-    segment_ids=ones,
-    parts=0 * ones,
-    weights=ones.astype(np.float32),
-    row_id=np.arange(4, dtype=np.int32),
-  )
 
 
 @functools.cache
@@ -96,10 +69,10 @@ def _run(groups, steps=1, micro_batches=1, clip_norm=0.0):
   objective, optimizer, rate = _build(groups, clip_norm)
   first = update.init_state(_params(), objective, optimizer, 0)
   step = jax.jit(update.make(_MODEL, objective, optimizer, rate, micro_batches))
-  program = str(jax.make_jaxpr(step)(first, _batch(), None))
+  program = str(jax.make_jaxpr(step)(first, update_cases.batch(_VOCAB), None))
   state, norms = first, []
   for _ in range(steps):
-    state, out = step(state, _batch(), None)
+    state, out = step(state, update_cases.batch(_VOCAB), None)
     norms.append(out.scalars['grad_norm'])
   return first, state, norms, program
 

@@ -1,5 +1,6 @@
 """Running ranges over updates, against their formula in float64 numpy."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd.config import base
-from kd.core import types
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import term_builder
@@ -15,7 +15,7 @@ from kd.losses import terms as terms_lib
 from kd.models import families
 from kd.models import layer_measures
 from kd.models import layers
-from kd.models.gemma3 import config as gemma3_config
+from kd.optimizers import optimizer_cases
 from kd.optimizers import optimizers
 from kd.optimizers import parameter_groups
 from kd.partitioning import mesh as mesh_lib
@@ -23,42 +23,15 @@ from kd.partitioning import rules
 from kd.quantization import running_ranges
 from kd.train import checkpointing
 from kd.train import update
+from kd.train import update_cases
 
 _VOCAB, _DECAY = 64, 0.8
-_SIZES = gemma3_config.Gemma3Config(
-  embed_dim=16,
-  mlp_dim=32,
-  num_heads=2,
-  num_kv_heads=1,
-  head_dim=8,
-  vocab_size=_VOCAB,
-  layer_kinds=('global',) * 2,
-  window=4,
-  context=64,
-  query_scale=8.0,
-  local_rope_base=1e4,
-  global_rope_base=1e6,
-  global_rope_factor=1.0,
-  norm_epsilon=1e-6,
+_SIZES = dataclasses.replace(
+  optimizer_cases.SIZES, vocab_size=_VOCAB, layer_kinds=('global',) * 2
 )
 _MODEL = running_ranges.wrapped(
   families.build(_SIZES, 'float32', 'none', ''), 'int8'
 )
-
-
-def _batch():
-  rng = np.random.default_rng(0)
-  tokens = rng.integers(4, _VOCAB, (2, 4, 6)).astype(np.int32)
-  ones = np.ones((4, 6), np.int32)
-  return types.Batch(
-    tokens=tokens[0],
-    targets=tokens[1],
-    positions=np.arange(6, dtype=np.int32) * ones,
-    segment_ids=ones,
-    parts=0 * ones,
-    weights=ones.astype(np.float32),
-    row_id=np.arange(4, dtype=np.int32),
-  )
 
 
 @functools.cache
@@ -101,7 +74,7 @@ def _largest(params):
     heads=lambda q, k, mask, out: {'1': most(out)},
     mlp=lambda x, hidden, weights: {'2': most(x)},
   )
-  batch = _batch()
+  batch = update_cases.batch(_VOCAB)
   measured = layer_measures.of(
     _MODEL.core, params, batch, batch.weights, measures
   )
@@ -115,7 +88,7 @@ def test_ranges_are_averages_over_updates(tmp_path):
   for _ in range(4):
     # Inputs are those that earlier ranges rounded.
     seen = np.asarray(_largest(state.params), np.float64)
-    state, _ = step(state, _batch(), None)
+    state, _ = step(state, update_cases.batch(_VOCAB), None)
     if expected is None:
       expected = seen
     expected = _DECAY * expected + (1 - _DECAY) * seen
@@ -148,14 +121,17 @@ def _check_resumed(state, folder):
   abstract = update.abstract_state(params, objective, optimizer, mesh)
   restored, _, _ = saver.restore(4, abstract, {}, 'rows')
   saver.close()
-  after = [step(x, _batch(), None)[0].params for x in (state, restored)]
+  after = [
+    step(x, update_cases.batch(_VOCAB), None)[0].params
+    for x in (state, restored)
+  ]
   jax.tree.map(np.testing.assert_array_equal, *after)
 
 
 def test_an_update_that_is_not_finite_changes_no_range():
   _, _, step = _built()
-  state, _ = step(_first(), _batch(), None)
-  batch = _batch()
+  state, _ = step(_first(), update_cases.batch(_VOCAB), None)
+  batch = update_cases.batch(_VOCAB)
   batch.weights[0, 0] = np.inf
   after, out = step(state, batch, None)
   assert not out.finite
