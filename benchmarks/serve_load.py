@@ -15,9 +15,6 @@ import http.client
 import json
 import random
 import re
-import subprocess
-import sys
-import threading
 import time
 from typing import Any
 
@@ -27,6 +24,7 @@ import numpy as np
 from benchmarks import alternate
 from benchmarks import needs
 from benchmarks import results
+from benchmarks import served
 
 _MODEL = flags.DEFINE_string(
   'model', 'data/fixtures/quickstart_teacher', 'What is served.'
@@ -47,17 +45,11 @@ _CLIENTS = 512
 _PATH = '/v1/chat/completions'
 
 
-class _Server:
-  """A server, and requests to it."""
+class _Client:
+  """Requests to a server."""
 
-  def __init__(self, process: subprocess.Popen, tokens: int):
-    self._port, self._tokens = 0, tokens
-    for line in process.stdout:
-      if found := re.search(r'http://[\d.]+:(\d+)', line):
-        self._port = int(found[1])
-      if line.startswith('ready'):
-        break
-    threading.Thread(target=lambda: list(process.stdout), daemon=True).start()
+  def __init__(self, port: int, tokens: int):
+    self._port, self._tokens = port, tokens
 
   def ask(self, number: int, timeout_ms: int | None) -> tuple[int, str, float]:
     """Sends request `number`; streams its answer.
@@ -111,7 +103,7 @@ class _Server:
     return float(value) / 2**20
 
 
-def _capacity(server: _Server, clients: int, duration_s: float) -> float:
+def _capacity(server: _Client, clients: int, duration_s: float) -> float:
   """Returns requests a second with as many clients as the batch has rows."""
   end = time.monotonic() + duration_s
 
@@ -129,7 +121,7 @@ def _capacity(server: _Server, clients: int, duration_s: float) -> float:
 
 
 def _load(
-  server: _Server, rate: float, duration_s: float, wanted: Mapping[int, str]
+  server: _Client, rate: float, duration_s: float, wanted: Mapping[int, str]
 ) -> dict[str, Any]:
   """Sends requests at random times; returns what became of them."""
   numbers, asked = random.Random(0), []
@@ -188,16 +180,9 @@ def run(
   Returns:
     The capacity in requests a second, and what became of each load.
   """
-  process = subprocess.Popen(
-    [sys.executable, '-m', 'kd', 'serve', f'own={model}']
-    + ['--config.serve.port=0', f'--config.serve.max_length={2 * tokens + 64}']
-    + [f'--config.serve.max_batch={batch}'],
-    stdout=subprocess.PIPE,
-    text=True,
-    env=alternate.environment(),
-  )
-  try:
-    server = _Server(process, tokens)
+  fields = {'serve.max_length': 2 * tokens + 64, 'serve.max_batch': batch}
+  with served.running(model, fields) as started:
+    server = _Client(started.port, tokens)
     wanted = {n: server.ask(n, _PATIENT_MS)[1] for n in range(_KINDS)}
     capacity = _capacity(server, batch, calibration_s)
     alternate.say(f'{capacity:.1f} requests/s')
@@ -206,9 +191,6 @@ def run(
       for load in loads
     ]
     return {'capacity_per_s': capacity, 'loads': measured}
-  finally:
-    process.kill()
-    process.wait()
 
 
 def main():
