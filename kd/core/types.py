@@ -14,6 +14,21 @@ ANSWER, RATIONALE, SAMPLED = 0, 1, 2
 
 
 @struct.dataclass
+class Images:
+  """The images of packed rows, at most I in each row.
+
+  Attributes:
+    pixels: uint8 [B, I, S, S, 3], RGB, resized to the model's size; a row's
+      images in the order of its tokens, then zeros.
+    index: int32 [B, L], i x T + t at the place of soft token t of the row's
+      image i, where an image is T tokens; -1 at text.
+  """
+
+  pixels: Array
+  index: Array
+
+
+@struct.dataclass
 class Batch:
   """Packed rows.
 
@@ -28,6 +43,8 @@ class Batch:
     weights: float32 [B, L], the weight of each target; 0 on prompts and
       padding.
     row_id: int32 [B], the row's index in its prepared data.
+    images: the rows' images; None if there are none, and then no program
+      contains a vision tower.
   """
 
   tokens: Array
@@ -37,6 +54,7 @@ class Batch:
   parts: Array
   weights: Array
   row_id: Array
+  images: Images | None = None
 
 
 @dataclasses.dataclass(frozen=True)
