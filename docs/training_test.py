@@ -1,5 +1,6 @@
-"""The Python of docs/training.md makes legal configs."""
+"""The Python of docs/training.md and docs/vision.md makes legal configs."""
 
+import pathlib
 import re
 
 import pytest
@@ -7,8 +8,13 @@ import pytest
 from kd.config import base
 from kd.config import rules
 
-with open('docs/training.md', encoding='utf-8') as f:
-  _BLOCKS = re.findall(r'```python\n(.*?)```', f.read(), re.DOTALL)
+_BLOCKS = [
+  block
+  for page in ('docs/training.md', 'docs/vision.md')
+  for block in re.findall(
+    r'```python\n(.*?)```', pathlib.Path(page).read_text(), re.DOTALL
+  )
+]
 
 
 @pytest.mark.parametrize('block', _BLOCKS, ids=range(len(_BLOCKS)))

@@ -136,6 +136,11 @@ def positions(rule: str, **changes) -> Part:
   return _section(losses.POSITIONS, {'rule': rule, **changes})
 
 
+def modalities(**changes) -> Part:
+  """Returns a value of objective.modalities; weights may be schedules."""
+  return _section(losses.MODALITIES, changes)
+
+
 def rationale(drop_fraction) -> Part:
   """Returns a value of data.rationale; the fraction may be a schedule."""
   return schema.part(dict(drop_fraction=drop_fraction))

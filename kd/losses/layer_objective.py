@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
+from kd.losses import modalities
 from kd.losses import step_scalars
 from kd.losses import terms as terms_lib
 
@@ -91,7 +92,7 @@ def total(
   settings: step_scalars.StepScalars,
   layer_maps: dict[str, Array],
   rng: Array,
-) -> tuple[Array, dict[str, Array], Array]:
+) -> tuple[Array, dict[str, Array], dict[str, Array], Array]:
   """Computes the terms that read layers.
 
   Args:
@@ -106,11 +107,12 @@ def total(
 
   Returns:
     The sum over terms of weight x sum / total, float32 []; the sum of each
-    term; and the number of tokens at which the teacher's layer outputs are not
-    finite, float32 [].
+    term, and by modality, see objective.Sums; and the number of tokens at which
+    the teacher's layer outputs are not finite, float32 [].
   """
   scales = step_scalars.scales(settings)
-  value, sums = jnp.zeros(()), {}
+  value, sums, by_modality = jnp.zeros(()), {}, {}
+  images = modalities.with_images(batch)
   for number, term in enumerate(terms):
     own, others = pick(terms, term, student, teacher)
     losses = term.loss.per_token(
@@ -128,9 +130,12 @@ def total(
     # The loss of a target that does not count may be anything, even NaN.
     losses = jnp.where(weights != 0, losses, 0.0)
     sums[term.key] = jnp.sum(losses * weights)
+    if images is not None:
+      by_modality[term.key] = modalities.sums(losses * weights, images)
     value += scales[term.key] * sums[term.key]
   bad = _nonfinite(teacher, batch) if terms else jnp.zeros(())
-  return value, jax.lax.stop_gradient(sums), bad
+  sums, by_modality = jax.lax.stop_gradient((sums, by_modality))
+  return value, sums, by_modality, bad
 
 
 def _nonfinite(teacher, batch):

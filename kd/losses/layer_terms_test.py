@@ -70,7 +70,7 @@ def run(objective, layer_maps=None, share_path=False):
   if share_path:
     paths = dict.fromkeys(paths, next(iter(paths.values())))
   batch = make_batch()
-  total, sums, bad = layer_objective.total(
+  total, sums, _, bad = layer_objective.total(
     objective.layer_terms,
     paths,
     student_taps,
@@ -228,7 +228,7 @@ def test_tokens_at_which_the_teachers_layers_are_not_finite_are_counted():
 
   @jax.jit
   def count(teacher):
-    total, _, bad = layer_objective.total(
+    total, _, _, bad = layer_objective.total(
       objective.layer_terms,
       paths,
       student,

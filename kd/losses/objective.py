@@ -17,6 +17,7 @@ from kd.core import types
 from kd.losses import chunks
 from kd.losses import distributions
 from kd.losses import layer_objective
+from kd.losses import modalities as modalities_lib
 from kd.losses import selection as selection_lib
 from kd.losses import step_scalars
 from kd.losses import terms as terms_lib
@@ -33,10 +34,13 @@ class Sums:
     losses: by term, the sum of target weight x loss, in nats.
     nonfinite: float32 [n], for each of n teachers the number of values at
       counted targets that were NaN or infinite.
+    by_modality: by term, its sum over the targets of each modality, float32
+      [2]; {} without images.
   """
 
   losses: dict[str, Array]
   nonfinite: Array
+  by_modality: dict[str, Array] = struct.field(default_factory=dict)
 
   def __add__(self, other: 'Sums') -> 'Sums':
     return jax.tree.map(jnp.add, self, other)
@@ -70,11 +74,14 @@ class Objective:
     selection: the positions at which terms that read logits are computed.
     chunk_tokens: tokens per device whose logits, over the whole vocabulary, are
       held at a time.
+    modalities: how much targets of examples with and without images count; who
+      calls the objective multiplies the targets' weights by it.
   """
 
   terms: tuple[terms_lib.Term, ...]
   selection: selection_lib.Selection
   chunk_tokens: int
+  modalities: modalities_lib.Modalities = modalities_lib.EQUAL
 
   @property
   def needs_teacher(self) -> bool:
@@ -137,7 +144,7 @@ class Objective:
       metrics, which carry no gradient.
     """
     layers_rng, selection_rng = jax.random.split(rng)
-    layers_total, layer_sums, bad_taps = layer_objective.total(
+    layers_total, layer_sums, by_modality, bad_taps = layer_objective.total(
       self.layer_terms,
       student.projections,
       student.taps,
@@ -164,7 +171,9 @@ class Objective:
     if targets is not None:
       # Terms read the layers of the first teacher only.
       nonfinite = nonfinite.at[0].add(bad_taps) + bad_scores
-    sums = Sums(layer_sums | sums.losses, nonfinite)
+    sums = Sums(
+      layer_sums | sums.losses, nonfinite, by_modality | sums.by_modality
+    )
     return layers_total + logits_value, sums
 
 
@@ -176,6 +185,7 @@ class _Inputs:
   labels: Array
   parts: Array
   weights: Array
+  images: Array | None
   scales: dict[str, Array]
   values: dict[str, dict[str, Array]]
 
@@ -183,11 +193,16 @@ class _Inputs:
 def no_sums(
   terms: Sequence[terms_lib.Term],
   distribution: distributions.Distribution | None,
+  by_modality: bool,
 ) -> Sums:
-  """Returns all-zero sums."""
-  zero = jnp.zeros((), jnp.float32)
+  """Returns all-zero sums, also by modality if asked."""
   count = distributions.count_teachers(distribution)
-  return Sums({term.key: zero for term in terms}, jnp.zeros(count, jnp.float32))
+  zeros = lambda *shape: {t.key: jnp.zeros(shape, jnp.float32) for t in terms}
+  return Sums(
+    zeros(),
+    jnp.zeros(count, jnp.float32),
+    zeros(len(modalities_lib.NAMES)) if by_modality else {},
+  )
 
 
 def _chunk_sums(terms, student, chunk):
@@ -195,18 +210,23 @@ def _chunk_sums(terms, student, chunk):
   distribution = chunk.distribution
   teacher = distribution and distribution.project(student.shape[-1])
   inputs = terms_lib.TokenInputs(student, teacher, chunk.labels)
-  sums, nonfinite = {}, jnp.zeros(distributions.count_teachers(distribution))
+  sums, by_modality = {}, {}
+  nonfinite = jnp.zeros(distributions.count_teachers(distribution))
   for term in terms:
     losses, finite = term.loss.per_token(inputs, chunk.values[term.key])
     weights = step_scalars.counted_weights(
       term.loss, chunk.weights, chunk.parts
     )
     sums[term.key] = jnp.sum(losses * weights)
+    if chunk.images is not None:
+      by_modality[term.key] = modalities_lib.sums(
+        losses * weights, chunk.images
+      )
     if finite:
       # Also where the term's own weight is 0: its loss is NaN there too.
       bad = [jnp.sum(~one & (chunk.weights != 0)) for one in finite]
       nonfinite += jnp.stack(bad).astype(jnp.float32)
-  return total(sums, chunk.scales), Sums(sums, nonfinite)
+  return total(sums, chunk.scales), Sums(sums, nonfinite, by_modality)
 
 
 def total(sums: dict[str, Array], scales: dict[str, Array]) -> Array:
@@ -218,18 +238,20 @@ def _arrays(hidden, inputs):
   """Returns the arrays that are cut into chunks."""
   distribution = inputs.distribution
   arrays = distribution and distribution.per_position()
-  return hidden, arrays, inputs.labels, inputs.parts, inputs.weights
+  per_target = inputs.labels, inputs.parts, inputs.weights, inputs.images
+  return hidden, arrays, *per_target
 
 
 def _chunk_inputs(inputs, chunk):
   """Returns the inputs at a chunk's positions."""
-  _, arrays, labels, parts, weights = chunk
+  _, arrays, labels, parts, weights, images = chunk
   distribution = inputs.distribution
   return inputs.replace(
     distribution=distribution and distribution.with_positions(arrays),
     labels=labels,
     parts=parts,
     weights=weights,
+    images=images,
   )
 
 
@@ -243,7 +265,7 @@ def _logits_objective(terms, chunk_tokens, hidden, unembedding, inputs):
     _, new = _chunk_sums(terms, student, _chunk_inputs(inputs, chunk))
     return sums + new
 
-  zeros = no_sums(terms, inputs.distribution)
+  zeros = no_sums(terms, inputs.distribution, inputs.images is not None)
   sums = chunks.fold(add, zeros, layout, _arrays(hidden, inputs))
   return total(sums.losses, inputs.scales), sums
 
@@ -283,7 +305,7 @@ def _forward(terms, chunk_tokens, hidden, unembedding, inputs):
     d_unembedding = rules.constrain(
       jnp.zeros(unembedding.shape), ('vocab', 'table_width')
     )
-  zeros = no_sums(terms, inputs.distribution)
+  zeros = no_sums(terms, inputs.distribution, inputs.images is not None)
   carry = zeros, d_unembedding, jnp.zeros_like(hidden)
   sums, d_unembedding, d_hidden = chunks.fold(
     add, carry, layout, _arrays(hidden, inputs)
@@ -332,7 +354,7 @@ def logits_total(
   """
   terms = objective.logits_terms
   distribution = targets and targets.distribution
-  none = no_sums((), distribution)
+  none = no_sums((), distribution, False)
   if not terms:
     return jnp.zeros(()), none
   needed = any(term.loss.needs_teacher for term in terms)
@@ -341,6 +363,7 @@ def logits_total(
     labels=batch.targets,
     parts=batch.parts,
     weights=batch.weights,
+    images=modalities_lib.with_images(batch),
     scales=step_scalars.scales(settings),
     values=settings.values,
   )

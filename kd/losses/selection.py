@@ -18,6 +18,7 @@ from kd.core import schedules
 from kd.core import types
 from kd.losses import chunks
 from kd.losses import distributions
+from kd.losses import modalities
 
 Array = types.Array
 
@@ -140,6 +141,14 @@ def keep_highest(scores: Array, weights: Array, fraction: Array) -> Array:
   return jnp.where(is_lost & counted, jnp.nan, kept)
 
 
+def _groups(batch):
+  """Yields where targets are, bool [B, L], of which a fraction is kept."""
+  images = modalities.with_images(batch)
+  for part in (types.ANSWER, types.RATIONALE, types.SAMPLED):
+    among = batch.parts == part
+    yield from [among] if images is None else [among & images, among & ~images]
+
+
 def select(
   selection: Selection,
   fraction: Array,
@@ -152,8 +161,9 @@ def select(
 ) -> tuple[types.Batch, Array]:
   """Returns the batch with weights only where the rule keeps a position.
 
-  The fraction applies to each part of each row separately, so that a row does
-  not depend on others and the total weight of a part stays the same.
+  The fraction applies to each part of each row separately, and to each modality
+  of it, so that a row does not depend on others and the total weight of a part
+  and of a modality stays the same.
 
   Args:
     selection: the rule.
@@ -184,10 +194,8 @@ def select(
     )
   bad = ~finite & (batch.weights != 0)[..., None]
   weights = sum(
-    keep_highest(
-      scores, jnp.where(batch.parts == part, batch.weights, 0), fraction
-    )
-    for part in (types.ANSWER, types.RATIONALE, types.SAMPLED)
+    keep_highest(scores, jnp.where(among, batch.weights, 0), fraction)
+    for among in _groups(batch)
   )
   nonfinite = jnp.sum(bad, axis=(0, 1)).astype(jnp.float32)
   return batch.replace(weights=weights), nonfinite

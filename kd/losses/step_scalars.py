@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from kd.core import schedules
 from kd.core import types
+from kd.losses import modalities
 from kd.losses import terms as terms_lib
 
 Array = types.Array
@@ -22,12 +23,15 @@ class StepScalars:
       float32 [], over all micro-batches and devices.
     values: by term, its scalar arguments.
     fraction: of the positions that are kept, float32 [].
+    modality_totals: by term, the totals by modality, float32 [2]; {} without
+      images.
   """
 
   weights: dict[str, Array]
   totals: dict[str, Array]
   values: dict[str, dict[str, Array]]
   fraction: Array
+  modality_totals: dict[str, Array]
 
 
 def counted_weights(
@@ -57,13 +61,20 @@ def make(
     step: number of updates applied so far.
   """
   number = lambda schedule: jnp.asarray(schedule(step), jnp.float32)
+  counted = {
+    term.key: counted_weights(term.loss, batch.weights, batch.parts)
+    for term in terms
+  }
+  images = modalities.with_images(batch)
   return StepScalars(
     fraction=number(fraction),
     weights={term.key: number(term.weight) for term in terms},
-    totals={
-      term.key: jnp.sum(counted_weights(term.loss, batch.weights, batch.parts))
-      for term in terms
-    },
+    totals={key: jnp.sum(weights) for key, weights in counted.items()},
+    modality_totals=(
+      {}
+      if images is None
+      else {k: modalities.sums(x, images) for k, x in counted.items()}
+    ),
     values={
       term.key: {k: number(v) for k, v in term.loss.values.items()}
       for term in terms

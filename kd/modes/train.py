@@ -292,11 +292,15 @@ class _Training:
 
 
 def baseline(objective: objective_lib.Objective) -> objective_lib.Objective:
-  """Returns the baseline's objective: cross-entropy alone, everywhere."""
+  """Returns the baseline's objective: cross-entropy alone, everywhere.
+
+  The weights of modalities are those of the run.
+  """
   spec = base.term('cross_entropy').to_dict()
   context = terms_lib.Context(steps=1, student=None, teacher=None)
   return objective_lib.Objective(
     terms=term_builder.build({'ce': spec}, context),
     selection=selection.everywhere(),
     chunk_tokens=objective.chunk_tokens,
+    modalities=objective.modalities,
   )

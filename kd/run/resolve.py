@@ -19,6 +19,7 @@ from kd.core import errors
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.losses import layer_objective
+from kd.losses import modalities
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import term_builder
@@ -185,6 +186,11 @@ def _objective(config, source, student, teachers):
       config.steps,
     ),
     chunk_tokens=config.objective.chunk_tokens,
+    modalities=modalities.build(
+      config.objective.modalities.to_dict(),
+      'objective.modalities',
+      config.steps,
+    ),
   )
   if objective.selection.needs_teacher and teacher is None:
     raise errors.ConfigError(

@@ -159,9 +159,10 @@ def _items(
     'rng': state.rng,
     _PROJECTIONS: state.projections,
     'layer_maps': state.layer_maps,
+    'modality_norms': state.modality_norms,
     _FEED_STATE: dict(feed_state),
   }
-  # Orbax writes no empty dict.
+  # Orbax writes no empty dict, and no None.
   filled = {k: v for k, v in parts.items() if jax.tree.leaves(v)}
   items = {'params': state.params, 'optimizer': filled}
   return items if state.ema is None else {**items, manager_lib.EMA: state.ema}

@@ -89,7 +89,9 @@ def accumulate(
       ), None
 
     none = objective_lib.no_sums(
-      objective.terms, targets and targets.distribution
+      objective.terms,
+      targets and targets.distribution,
+      by_modality=batch.images is not None,
     )
     zeros = jax.tree.map(
       lambda x: jnp.zeros(x.shape, jnp.float32), (trained, ranges, none)

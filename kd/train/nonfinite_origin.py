@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from kd.core import atomic_files
 from kd.core import errors
 from kd.core import types
+from kd.losses import modalities
 from kd.models import family
 from kd.models import layer_stack
 from kd.partitioning import rules
@@ -191,10 +192,12 @@ def _gradients(job, state, fed, step) -> tuple[str, ...]:
   ranges, frozen = running_ranges.split(frozen)
   # The state may be that after the step.
   at = jnp.int32(step - 1)
-  settings = job.objective.settings(fed.batch, at)
+  weights = job.objective.modalities.weights(at, state.modality_norms)
+  batch = modalities.weighted(fed.batch, weights)
+  settings = job.objective.settings(batch, at)
   key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), at)
-  grads, _, _ = jax.jit(gradient)(
-    *(trained, ranges, frozen, fed.batch, fed.targets),
+  (grads, _), _, _ = jax.jit(gradient)(
+    *((trained, None), ranges, frozen, batch, fed.targets),
     *(settings, state.layer_maps, key),
   )
   return _paths(job.run.student.module, grads[0])

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from kd.core import errors
+from kd.losses import modalities
 from kd.metrics import means
 from kd.train import update
 
@@ -93,6 +94,10 @@ class MetricsWindow:
     for key, value in out.sums.items():
       self._means.add(f'loss/{key}', value, out.totals[key])
       self._means.add(f'target_weight/{key}', out.totals[key], 1.0)
+    for key, values in out.modality_sums.items():
+      by_modality = zip(values, out.modality_totals[key], strict=True)
+      for name, both in zip(modalities.NAMES, by_modality, strict=True):
+        self._means.add(f'modality/{name}/loss/{key}', *both)
     self._means.add('loss', out.loss * out.weight, out.weight)
     for name, value in out.scalars.items():
       self._means.add(name, value, 1.0)

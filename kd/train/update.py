@@ -13,6 +13,7 @@ from kd.core import schedules
 from kd.core import types
 from kd.losses import distributions
 from kd.losses import layer_objective
+from kd.losses import modalities
 from kd.losses import objective as objective_lib
 from kd.losses import step_scalars
 from kd.models import family
@@ -50,6 +51,8 @@ class TrainState:
     opt_state: the optimizer's, over the trained ones of params and projections.
     rng: key data; step k uses fold_in(rng, k).
     ema: an average of the trained ones of params; None: there is none.
+    modality_norms: float32 [2], see modalities.Modalities; None: the weights of
+      modalities do not follow gradients.
   """
 
   step: Array
@@ -59,6 +62,7 @@ class TrainState:
   opt_state: Any
   rng: Array
   ema: types.PyTree = None
+  modality_norms: Array | None = None
 
   @property
   def averaged_params(self) -> types.PyTree:
@@ -85,6 +89,8 @@ class Output:
     scalars: norms, the learning rate, and values of schedules.
     finite: whether every sum, every teacher and the gradient's norm were
       finite; the parameters change only if so.
+    modality_sums: `sums` by modality, float32 [2]; {} without images.
+    modality_totals: `totals` by modality, likewise.
   """
 
   sums: dict[str, Array]
@@ -94,6 +100,8 @@ class Output:
   loss: Array
   scalars: dict[str, Array]
   finite: Array
+  modality_sums: dict[str, Array] = struct.field(default_factory=dict)
+  modality_totals: dict[str, Array] = struct.field(default_factory=dict)
 
 
 Update = Callable[
@@ -120,6 +128,7 @@ def init_state(
     opt_state=optimizer.init(trained),
     rng=jax.random.key_data(key),
     ema=averaging.init(trained[0]) if optimizer.ema_decay else None,
+    modality_norms=objective.modalities.init(),
   )
 
 
@@ -183,6 +192,7 @@ def _loss(model, objective, layer_dropout):
   """Returns the function from parameters to the total and Sums."""
 
   def loss(trained, ranges, frozen, batch, targets, settings, layer_maps, key):
+    trained, probe = trained
     frozen = parameter_groups.merge(ranges, frozen)
     params, projections = parameter_groups.merge(trained, frozen)
     weights = ()
@@ -196,6 +206,9 @@ def _loss(model, objective, layer_dropout):
     hidden, shown = model.forward(
       dropped, batch, objective.student_taps, *weights
     )
+    if probe is not None:
+      images = modalities.with_images(batch)
+      hidden = modalities.observed(hidden, images, probe)
     student = objective_lib.Student(
       hidden, model.unembedding(params), shown, projections, layer_maps
     )
@@ -212,7 +225,8 @@ def gradient(
 ) -> Callable[..., Any]:
   """Returns the function that computes a batch's gradient and Sums.
 
-  See micro_batches.accumulate for it, and `make` for the arguments.
+  See micro_batches.accumulate for it, and `make` for the arguments. It takes
+  the trained parameters with a probe: see modalities.observed; None: no probe.
   """
   loss = _loss(model, objective, layer_dropout)
   return micro_batches_lib.accumulate(loss, objective, micro_batches)
@@ -244,15 +258,20 @@ def make(
   accumulate = gradient(model, objective, micro_batches, layer_dropout)
 
   def update(state, batch, targets):
+    norms = state.modality_norms
+    weights = objective.modalities.weights(state.step, norms)
+    unweighted, batch = batch, modalities.weighted(batch, weights)
+    probe = modalities.probe(batch, norms, model.config.embed_dim)
     settings = objective.settings(batch, state.step)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     trained, frozen = optimizer.groups.split(state.all_params)
     ranges, frozen = running_ranges.split(frozen)
     factors = optimizer.groups.factors(trained, state.step)
-    grads, largest, sums = accumulate(
-      *(trained, ranges, frozen, batch, targets),
+    (grads, d_probe), largest, sums = accumulate(
+      *((trained, probe), ranges, frozen, batch, targets),
       *(settings, state.layer_maps, key),
     )
+    new_norms = modalities.norms(d_probe, weights, unweighted, batch)
     grad_norm = parameter_groups.norm(grads, factors)
     # Computed before the update overwrites the donated parameters.
     param_norm = optax.tree.norm(trained[0])
@@ -281,6 +300,7 @@ def make(
       projections=projections,
       opt_state=opt_state,
       ema=ema,
+      modality_norms=objective.modalities.averaged(norms, new_norms, finite),
     )
     scalars = {
       'grad_norm': grad_norm,
@@ -288,6 +308,7 @@ def make(
       'lr': jnp.asarray(rate(state.step), jnp.float32),
       **optimizer.groups.scalars(state.step),
       **objective.scheduled(settings),
+      **modalities.scalars(batch, weights, new_norms),
       **{
         f'layer_map/{key}/{i}': layer
         for key, layers in state.layer_maps.items()
@@ -299,6 +320,8 @@ def make(
       sums=sums.losses,
       nonfinite=sums.nonfinite,
       totals=settings.totals,
+      modality_sums=sums.by_modality,
+      modality_totals=settings.modality_totals,
       weight=jnp.sum(batch.weights),
       loss=objective_lib.total(sums.losses, scales),
       scalars=scalars,

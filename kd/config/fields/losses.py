@@ -9,6 +9,7 @@ F = schema.Field
 # and keep its value when the command line changes a term's name.
 _OPEN_FRACTION = legal.Number(above=0, below=1)
 _NOT_NEGATIVE = legal.Number(at_least=0)
+_DECAY = legal.Number(at_least=0, below=1)
 _TEMPERATURE = F(
   1.0,
   legal.Scheduled(legal.Number(above=0, at_most=1e4)),
@@ -159,6 +160,23 @@ POSITIONS = schema.Section(
   },
 )
 
+_MODALITY = legal.Scheduled(_NOT_NEGATIVE)
+
+MODALITIES = schema.Section(
+  'Weights of the targets of examples with images, and of all others.',
+  {
+    'image': F(1.0, _MODALITY, 'of examples with images'),
+    'text': F(1.0, _MODALITY, 'of examples of text alone'),
+    'balance': F(
+      'weights',
+      legal.one_of('weights', 'gradient_norm'),
+      'weights: as declared; gradient_norm: divided by the average norm of the '
+      "gradient of each modality's part, and scaled to the declared sum",
+    ),
+    'decay': F(0.99, _DECAY, 'decay of the average of these norms by update'),
+  },
+)
+
 OBJECTIVE = schema.Section(
   'How the losses are computed.',
   {
@@ -168,5 +186,6 @@ OBJECTIVE = schema.Section(
       'tokens per device whose logits are held at a time',
     ),
     'positions': POSITIONS,
+    'modalities': MODALITIES,
   },
 )

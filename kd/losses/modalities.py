@@ -1,0 +1,225 @@
+"""Weights of the modalities: examples with images, and those of text alone.
+
+A target's weight is multiplied by the weight of its example's modality before
+anything is summed, so that packing, micro-batches and devices change no value.
+The weights are declared, or in addition divided by the norm of the gradient of
+each modality's part of the objective (after GradNorm, arXiv 1711.02257).
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kd.core import errors
+from kd.core import schedules
+from kd.core import types
+
+Array = types.Array
+
+# In this order in every array of one value per modality.
+NAMES = ('image', 'text')
+
+
+def with_images(batch: types.Batch) -> Array | None:
+  """Returns where an example has an image, bool [B, L].
+
+  Returns:
+    True at all positions of such an example, text too; None without images.
+  """
+  if batch.images is None:
+    return None
+
+  def row(segments, index):
+    one = jnp.zeros(segments.shape[0] + 1, bool).at[segments].max(index >= 0)
+    return one[segments] & (segments > 0)
+
+  return jax.vmap(row)(batch.segment_ids, batch.images.index)
+
+
+def sums(values: Array, images: Array | None) -> Array | None:
+  """Sums values [...] by modality: float32 [2]; None where `images` is None."""
+  if images is None:
+    return None
+  image = jnp.sum(jnp.where(images, values, 0.0))
+  return jnp.stack([image, jnp.sum(jnp.where(images, 0.0, values))])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Modalities:
+  """How much the targets of each modality count.
+
+  Attributes:
+    declared: by modality, its weight by step.
+    decay: of the average of gradient norms that the weights are divided by;
+      None: they are the declared ones.
+  """
+
+  declared: tuple[schedules.Schedule, schedules.Schedule]
+  decay: float | None
+
+  def init(self) -> Array | None:
+    """Returns the first average of norms, zeros [2]; None without one."""
+    return None if self.decay is None else jnp.zeros(len(NAMES))
+
+  def weights(self, step: Array, norms: Array | None) -> Array:
+    """Returns the weights of a step, float32 [2].
+
+    Args:
+      step: number of updates applied so far.
+      norms: float32 [2], averages of gradient norms, 0 before the first batch
+        with both modalities; None: the weights are the declared ones.
+
+    Returns:
+      The declared weights divided by the norms, scaled to the declared sum.
+    """
+    numbers = [schedule(step) for schedule in self.declared]
+    declared = jnp.stack([jnp.asarray(x, jnp.float32) for x in numbers])
+    if norms is None:
+      return declared
+    measured = jnp.all(norms > 0)
+    divided = declared / jnp.where(measured, norms, 1.0)
+    total = jnp.sum(divided)
+    scale = jnp.where(total > 0, jnp.sum(declared) / total, 1.0)
+    return jnp.where(measured, divided * scale, declared)
+
+  def averaged(
+    self, norms: Array | None, new: Array | None, finite: Array
+  ) -> Array | None:
+    """Returns the averages with those of one more batch.
+
+    Args:
+      norms: float32 [2], the averages before it; None without them.
+      new: float32 [2], the batch's, 0 for a modality that it lacks: then
+        nothing changes, since norms are compared within a batch. None: the
+        batch has no images.
+      finite: bool [], whether the update is applied.
+    """
+    if new is None:
+      return norms
+    counts = finite & jnp.all((new > 0) & jnp.isfinite(new))
+    mean = self.decay * norms + (1.0 - self.decay) * new
+    mean = jnp.where(jnp.all(norms > 0), mean, new)
+    return jnp.where(counts, mean, norms)
+
+
+EQUAL = Modalities((schedules.build(1.0, '', 1),) * 2, None)
+
+
+def build(spec: Mapping[str, Any], path: str, steps: int) -> Modalities:
+  """Builds the weights from the config's `objective.modalities`.
+
+  Raises:
+    ConfigError: a schedule is not legal, or no modality ever counts.
+  """
+  declared = tuple(
+    schedules.build(spec[name], f'{path}.{name}', steps) for name in NAMES
+  )
+  if not any(schedules.extremes(one, steps)[1] > 0 for one in declared):
+    raise errors.ConfigError(
+      path, 'both weights are 0', legal='a weight above 0 of one of them'
+    )
+  balanced = spec['balance'] == 'gradient_norm'
+  return Modalities(declared, spec['decay'] if balanced else None)
+
+
+def weighted(batch: types.Batch, weights: Array) -> types.Batch:
+  """Multiplies target weights by those of modalities, float32 [2]."""
+  images = with_images(batch)
+  if images is None:
+    return batch
+  factors = jnp.where(images, weights[0], weights[1])
+  return batch.replace(weights=batch.weights * factors)
+
+
+def probe(batch: types.Batch, norms: Array | None, width: int) -> Array | None:
+  """Returns the probe of `observed`; None if no norms are needed."""
+  if norms is None or batch.images is None:
+    return None
+  return jnp.zeros((len(NAMES), width))
+
+
+def norms(
+  d_probe: Array | None,
+  weights: Array,
+  unweighted: types.Batch,
+  batch: types.Batch,
+) -> Array | None:
+  """Returns the norms of the gradients of the modalities' parts, at weight 1.
+
+  Args:
+    d_probe: float32 [2, D], the gradient of `probe`; None without one.
+    weights: float32 [2], with which it was computed.
+    unweighted: the batch without these weights.
+    batch: the batch with them.
+
+  Returns:
+    float32 [2], 0 for a modality whose weight is 0 or that the batch lacks.
+  """
+  if d_probe is None:
+    return None
+  # The objective divides by the total of the weights.
+  scale = jnp.sum(batch.weights) / jnp.sum(unweighted.weights)
+  norm = jnp.sqrt(jnp.sum(jnp.square(d_probe), axis=1))
+  return jnp.where(weights > 0, norm * scale / weights, 0.0)
+
+
+def scalars(
+  batch: types.Batch, weights: Array, new: Array | None
+) -> dict[str, Array]:
+  """Returns metrics of a batch; {} without images.
+
+  Args:
+    batch: with the modalities' weights.
+    weights: these, float32 [2].
+    new: the batch's gradient norms, float32 [2], or None.
+  """
+  images = with_images(batch)
+  if images is None:
+    return {}
+  by_modality = sums(batch.weights, images)
+  total = jnp.maximum(jnp.sum(by_modality), 1e-30)
+  metrics = {'weight': weights, 'fraction': by_modality / total}
+  if new is not None:
+    metrics['gradient_norm'] = new
+  return {
+    f'modality/{name}/{metric}': values[i]
+    for metric, values in metrics.items()
+    for i, name in enumerate(NAMES)
+  }
+
+
+@jax.custom_vjp
+def observed(hidden: Array, images: Array, probe: Array) -> Array:
+  """Returns hidden states, whose gradients the probe's gradient sums up.
+
+  It stands for hidden x (1 + probe of the position's modality), at a probe of
+  zeros. The probe's gradient is that of a factor on each channel of the final
+  norm's output, the last parameters that all tokens share, restricted to the
+  positions of each modality. It adds up over micro-batches.
+
+  Args:
+    hidden: [B, L, D], the final hidden states.
+    images: bool [B, L], from with_images.
+    probe: float32 [2, D], zeros.
+  """
+  del images, probe
+  return hidden
+
+
+def _observe(hidden, images, probe):
+  del probe
+  return hidden, (hidden, images)
+
+
+def _pull_back(residuals, gradient):
+  hidden, images = residuals
+  # In float32: a sum over all tokens.
+  products = hidden.astype(jnp.float32) * gradient.astype(jnp.float32)
+  chosen = jnp.stack([images, ~images]).astype(jnp.float32)
+  return gradient, None, jnp.einsum('mbl,bld->md', chosen, products)
+
+
+observed.defvjp(_observe, _pull_back)

@@ -1,0 +1,177 @@
+"""Weights of modalities against a backward pass for each modality."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kd.config import base
+from kd.core import types
+from kd.losses import modalities
+from kd.losses import objective as objective_lib
+from kd.losses import selection
+from kd.losses import term_builder
+from kd.losses import terms as terms_lib
+from kd.models import families
+from kd.optimizers import optimizer_cases
+from kd.optimizers import optimizers
+from kd.train import checkpointing
+from kd.train import update
+
+_SIZES = dataclasses.replace(optimizer_cases.SIZES, layer_kinds=('global',))
+_MODEL = families.build(_SIZES, 'float32', 'none', '')
+_DECLARED = {'image': 3.0, 'text': 0.5}
+_DECAY = 0.75
+
+
+def _batch(rows=4, length=9, seed=0):
+  """Returns rows of two examples, of which some have an image of 2 tokens."""
+  rng = np.random.default_rng(seed)
+  shape = rows, length
+  tokens = rng.integers(4, _SIZES.vocab_size, (2, *shape)).astype(np.int32)
+  segments = np.repeat(np.int32([1, 2, 0]), [4, 4, 1])[None] * np.ones(shape)
+  segments = segments.astype(np.int32)
+  index = np.full(shape, -1, np.int32)
+  index[0, 1:3] = index[1, 4:6] = index[2, :2] = [0, 1]
+  weights = rng.uniform(0.5, 2.0, shape) * (segments > 0) * (index < 0)
+  return types.Batch(
+    tokens=tokens[0],
+    targets=tokens[1],
+    positions=np.int32([*range(4), *range(4), 0]) * np.ones(shape, np.int32),
+    segment_ids=segments,
+    parts=np.zeros(shape, np.int32),
+    weights=weights.astype(np.float32),
+    row_id=np.arange(rows, dtype=np.int32),
+    images=types.Images(np.zeros((rows, 1, 4, 4, 3), np.uint8), index),
+  )
+
+
+def _has_image(batch):
+  """Returns where an example has an image, by loops."""
+  where = np.zeros(batch.tokens.shape, bool)
+  for row, index in enumerate(batch.images.index):
+    for place in np.flatnonzero(index >= 0):
+      same = batch.segment_ids[row] == batch.segment_ids[row, place]
+      where[row] |= same
+  return where
+
+
+@functools.cache
+def _built(micro_batches):
+  """Returns the objective, the first state and the jitted update."""
+  context = terms_lib.Context(steps=9, student=None, teacher=None)
+  spec = {**_DECLARED, 'balance': 'gradient_norm', 'decay': _DECAY}
+  objective = objective_lib.Objective(
+    term_builder.build({'ce': base.term('cross_entropy').to_dict()}, context),
+    selection.everywhere(),
+    16,
+    modalities.build(spec, 'objective.modalities', 9),
+  )
+  lr = base.schedule('constant', peak=0.05, warmup_steps=0)
+  optimizer, rate = optimizers.build(base.sgd(lr).to_dict(), 9)
+  rng = np.random.default_rng(1)
+  params = jax.tree.map(
+    lambda x: (rng.normal(size=x.shape) / 4).astype(np.float32),
+    _MODEL.abstract_params(),
+  )
+  step = update.make(_MODEL, objective, optimizer, rate, micro_batches)
+  state = update.init_state(params, objective, optimizer, 0)
+  return objective, state, jax.jit(step)
+
+
+def _parts(objective, params, batch):
+  """Returns the gradient of each modality's part, by a pass for each."""
+  settings = objective.settings(batch, 0)
+  where = _has_image(batch)
+
+  @jax.jit
+  @jax.grad
+  def gradient(params, weights):
+    rows = batch.replace(weights=weights)
+    hidden, taps = _MODEL.forward(params, rows, objective.student_taps)
+    student = objective_lib.Student(
+      hidden, _MODEL.unembedding(params), taps, {}, {}
+    )
+    return objective(student, None, rows, settings, jax.random.key(0))[0]
+
+  return [gradient(params, batch.weights * w) for w in (where, ~where)]
+
+
+def test_norms_and_gradients_equal_those_of_a_pass_for_each_modality():
+  batch, where = _batch(), _has_image(_batch())
+  weights = np.where(where, _DECLARED['image'], _DECLARED['text'])
+  # The total of the weights, in which the objective is a mean.
+  total = np.sum(weights * batch.weights)
+  objective, state, _ = _built(1)
+  parts = dict(
+    zip(modalities.NAMES, _parts(objective, state.params, batch), strict=True)
+  )
+  whole = jax.tree.map(
+    lambda *x: (
+      np.sum([w * y for w, y in zip(_DECLARED.values(), x)], 0)
+      * np.sum(batch.weights)
+      / total
+    ),
+    *parts.values(),
+  )
+  seen = []
+  for micro_batches in (1, 2):
+    _, out = _built(micro_batches)[2](state, batch, None)
+    seen.append((out.scalars, out.sums, out.modality_sums, out.totals))
+    for name, part in parts.items():
+      # Of the logarithm of the factor on each channel.
+      scale = state.params['final_norm']['scale']
+      norm = np.linalg.norm(part['final_norm']['scale'] * (1 + scale))
+      got = out.scalars[f'modality/{name}/gradient_norm']
+      np.testing.assert_allclose(got, norm, rtol=1e-4)
+    got = out.scalars['grad_norm']
+    np.testing.assert_allclose(got, optax.tree.norm(whole), rtol=1e-4)
+    image = np.sum(weights * batch.weights * where)
+    got = out.scalars['modality/image/fraction']
+    np.testing.assert_allclose(got, image / total, rtol=1e-6)
+    totals = out.modality_totals['ce']
+    np.testing.assert_allclose(totals, [image, total - image], rtol=1e-6)
+    sums = np.sum(out.modality_sums['ce'])
+    np.testing.assert_allclose(sums, out.sums['ce'], rtol=1e-6)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-5), *seen)
+
+
+def test_weights_follow_an_average_of_norms_that_a_checkpoint_keeps(tmp_path):
+  _, state, step = _built(1)
+  # The third has no example with an image: there is nothing to compare.
+  batches = [_batch(seed=i) for i in range(4)]
+  batches[2].images.index[:] = -1
+  declared, average = np.array([*_DECLARED.values()]), None
+  for number, batch in enumerate(batches):
+    kept = state
+    state, out = step(state, batch, None)
+    value = lambda metric, out=out: np.array(
+      [out.scalars[f'modality/{name}/{metric}'] for name in modalities.NAMES]
+    )
+    expected = declared
+    if average is not None:
+      expected = declared / average
+      expected = expected * np.sum(declared) / np.sum(expected)
+    np.testing.assert_allclose(value('weight'), expected, rtol=1e-5)
+    new = value('gradient_norm')
+    if number != 2:
+      average = (
+        new if average is None else (_DECAY * average + (1 - _DECAY) * new)
+      )
+  assert abs(expected / declared - 1).min() > 0.01
+
+  saver = checkpointing.Saver(str(tmp_path), 1, print)
+  info = checkpointing.ResumeInfo('', {}, True, {})
+  saver.save(3, kept, {}, info, None)
+  saver.wait(3)
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    jax.tree.map(jnp.asarray, kept),
+  )
+  restored, _, _ = saver.restore(3, like, {}, '')
+  saver.close()
+  again, _ = step(restored, batches[3], None)
+  jax.tree.map(np.testing.assert_array_equal, again, state)
