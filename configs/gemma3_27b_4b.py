@@ -5,6 +5,9 @@ What runs on it is planned on any machine, without weights:
   ./bazelw run //:plan -- --config=configs/gemma3_27b_4b.py \
       --config.plan.topology=v5e:4x4 --workdir=/tmp/kd-plan
 
+It fits: the TPU compiler says 9.01 of 15.75 GiB per chip, 9.48 by formula
+(docs/plan.md).
+
 To train, the argument is where the teacher's weights are, hf:DIR or gguf:FILE,
 and the student starts from its own:
 
