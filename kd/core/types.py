@@ -27,6 +27,14 @@ class Images:
   pixels: Array
   index: Array
 
+  def ids(self, tokens: int) -> Array:
+    """Returns each position's image: int32 [B, L], from 1; 0 at text.
+
+    Args:
+      tokens: T, of each image.
+    """
+    return self.index // tokens + 1
+
 
 @struct.dataclass
 class Batch:

@@ -43,13 +43,27 @@ class Heads(NamedTuple):
   scale: float
 
 
+class Where(NamedTuple):
+  """What attention masks are made from.
+
+  Attributes:
+    positions: int32 [B, L], from 0 in each segment.
+    segment_ids: int32 [B, L], 0 on padding, which is not read.
+    image_ids: int32 [B, L], the image of each position, 0 at text: positions
+      of one image attend to each other, whatever the window. None: no images.
+  """
+
+  positions: Array
+  segment_ids: Array
+  image_ids: Array | None = None
+
+
 class _Keys(NamedTuple):
   """The keys that a block of queries reads, each [B, K, ...]."""
 
   student: Array
   teacher: Array
-  positions: Array
-  segment_ids: Array
+  where: Where
 
 
 def check_heads(
@@ -103,15 +117,19 @@ def check_relation_heads(
     )
 
 
-def _visible(positions, segment_ids, keys, window):
+def _visible(queries, keys, window):
   """Returns which keys a query attends to in both models, bool [B, 1, C, K]."""
-  distance = positions[:, :, None] - keys.positions[:, None, :]
-  # Padding attends to padding, which is zeros: both models' maps are equal.
-  visible = segment_ids[:, :, None] == keys.segment_ids[:, None, :]
-  visible &= distance >= 0
+  pair = lambda q, k: (q[:, :, None], k[:, None, :])
+  own, other = pair(queries.positions, keys.positions)
+  visible = own >= other
   if window is not None:
-    visible &= distance < window
-  return visible[:, None]
+    visible &= own - other < window
+  if queries.image_ids is not None:
+    image, of_key = pair(queries.image_ids, keys.image_ids)
+    visible |= (image == of_key) & (image > 0)
+  # Padding attends to padding, which is zeros: both models' maps are equal.
+  segment, of_key = pair(queries.segment_ids, keys.segment_ids)
+  return (visible & (segment == of_key))[:, None]
 
 
 # The gradients of the next two functions are written out so that only results
@@ -186,6 +204,7 @@ def _map_blocks(
   keys: types.PyTree,
   block: int,
   window: int | None,
+  image_tokens: int,
 ) -> Array:
   """Applies a function to each block of queries and the keys it may attend to.
 
@@ -196,6 +215,7 @@ def _map_blocks(
     keys: a tree of [B, L, ...]; keys outside the row are zeros.
     block: C.
     window: the attention window; older keys are left out. None: all keys.
+    image_tokens: positions of an image, which attend to each other; 0: none.
 
   Returns:
     [B, L].
@@ -204,10 +224,13 @@ def _map_blocks(
   block = min(block, length)
   count = -(-length // block)
   after = count * block - length
-  local = window is not None and window + block <= length
-  before = window - 1 if local else 0
-  span = before + block if local else count * block
-  keys = jax.tree.map(lambda x: _pad(x, before, after), keys)
+  ahead = max(image_tokens - 1, 0)
+  local = window is not None and max(window - 1, ahead) + block + ahead < length
+  before = max(window - 1, ahead) if local else 0
+  span = before + block + ahead if local else count * block
+  keys = jax.tree.map(
+    lambda x: _pad(x, before, after + ahead if local else after), keys
+  )
 
   def split(x):
     x = _pad(x, 0, after)
@@ -239,13 +262,13 @@ def _apart(distance, log_p, log_q):
 def map_loss(
   student: Heads,
   teacher: Heads,
-  positions: Array,
-  segment_ids: Array,
+  where: Where,
   *,
   window: int | None,
   temperature: Array | float,
   heads: str,
   block: int,
+  image_tokens: int = 0,
   distance: str = 'kl',
 ) -> Array:
   """Computes the distance of the student's attention from the teacher's.
@@ -254,39 +277,39 @@ def map_loss(
   cosine of the angle between both.
 
   Attention is a softmax at temperature T over the keys that both models attend
-  to: those of the same segment, not later, and nearer than `window`. Rows are
-  packed as in types.Batch: a segment's tokens are contiguous and in order.
+  to: those of the same segment, not later, and nearer than `window`, and those
+  of the same image. Rows are packed as in types.Batch: a segment's tokens are
+  contiguous and in order.
 
   Args:
     student: [B, L, N_s, H_s] and keys.
     teacher: [B, L, N_t, H_t] and keys, not differentiated.
-    positions: int32 [B, L], from 0 in each segment.
-    segment_ids: int32 [B, L], 0 on padding, which is not read.
+    where: positions and segments.
     window: the smaller attention window of the two layers in tokens, the query
       included; None if both are global.
     temperature: T > 0.
     heads: 'each' compares head n with head n (N_s = N_t), 'mean' the mean of
       the student's maps with the mean of the teacher's.
     block: number of queries whose maps are held at a time.
+    image_tokens: T, consecutive positions of each image; 0 without images.
     distance: a name in DISTANCES.
 
   Returns:
     float32 [B, L], for 'kl' in nats; 0 on padding.
   """
-  known = (segment_ids > 0)[..., None, None]
+  known = (where.segment_ids > 0)[..., None, None]
   clean = lambda x: jnp.where(known, x, jnp.zeros_like(x))
   teacher = jax.lax.stop_gradient(teacher)
   keys = _Keys(
     # Blocks add up the gradient of the keys, in float32 for any data type.
     student=clean(student.key).astype(jnp.float32),
     teacher=clean(teacher.key),
-    positions=positions,
-    segment_ids=segment_ids,
+    where=where,
   )
 
   def block_loss(queries, keys):
-    student_query, teacher_query, *where = queries
-    visible = _visible(*where, keys, window)
+    student_query, teacher_query, own = queries
+    visible = _visible(own, keys.where, window)
     log_q = _log_maps(
       student_query, keys.student, student.scale / temperature, visible
     )
@@ -298,26 +321,21 @@ def map_loss(
       log_q, log_p = (_log_softmax(_log_sum(x)) for x in (log_q, log_p))
     return jnp.mean(_apart(distance, log_p, log_q), axis=1)
 
-  queries = (
-    clean(student.query),
-    clean(teacher.query),
-    positions,
-    segment_ids,
-  )
-  losses = _map_blocks(block_loss, queries, keys, block, window)
+  queries = clean(student.query), clean(teacher.query), where
+  losses = _map_blocks(block_loss, queries, keys, block, window, image_tokens)
   return temperature**2 * losses if distance == 'kl' else losses
 
 
 def relation_loss(
   student: Array,
   teacher: Array,
-  positions: Array,
-  segment_ids: Array,
+  where: Where,
   *,
   relation_heads: int,
   window: int | None,
   temperature: Array | float,
   block: int,
+  image_tokens: int = 0,
 ) -> Array:
   """Compares relations of queries, keys or values (MiniLMv2, arXiv 2012.15828).
 
@@ -328,12 +346,12 @@ def relation_loss(
   Args:
     student: [B, L, N_s, H_s] (or G_s heads): its queries, keys or values.
     teacher: [B, L, N_t, H_t], the same kind of vectors, not differentiated.
-    positions: int32 [B, L].
-    segment_ids: int32 [B, L].
+    where: positions and segments.
     relation_heads: R, which check_relation_heads has accepted.
     window: see map_loss.
     temperature: T > 0.
     block: number of queries whose maps are held at a time.
+    image_tokens: see map_loss.
 
   Returns:
     float32 [B, L] in nats; 0 on padding.
@@ -346,10 +364,10 @@ def relation_loss(
   return map_loss(
     relate(student),
     relate(teacher),
-    positions,
-    segment_ids,
+    where,
     window=window,
     temperature=temperature,
     heads='each',
     block=block,
+    image_tokens=image_tokens,
   )

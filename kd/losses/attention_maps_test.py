@@ -10,123 +10,10 @@ import numpy as np
 import pytest
 
 from kd.core import errors
+from kd.losses import attention_cases as cases
 from kd.losses import attention_maps
 
 PATH = 'losses.maps.relation_heads'
-# Two segments and padding; one segment that fills the row.
-LENGTHS = ((4, 2), (7,))
-
-
-def rows(lengths, length):
-  """Positions and segment ids of rows with segments of these lengths."""
-  positions = np.zeros((len(lengths), length), np.int32)
-  segment_ids = np.zeros((len(lengths), length), np.int32)
-  for row, segments in enumerate(lengths):
-    start = 0
-    for number, size in enumerate(segments):
-      positions[row, start : start + size] = np.arange(size)
-      segment_ids[row, start : start + size] = number + 1
-      start += size
-  return positions, segment_ids
-
-
-def normal(*shape, seed=0, scale=1.0):
-  rng = np.random.default_rng(seed)
-  return (scale * rng.normal(size=shape)).astype(np.float32)
-
-
-def make_heads(batch, length, n, g, h, seed=0, scale=0.6):
-  query = normal(batch, length, n, h, seed=seed, scale=2)
-  key = normal(batch, length, g, h, seed=seed + 1)
-  return attention_maps.Heads(query, key, scale)
-
-
-def log_maps(heads, visible, temperature):
-  """[B, N, L, L], -inf where nothing is seen; rows of padding are NaN."""
-  query, key = (np.asarray(x, np.float64) for x in heads[:2])
-  key = np.repeat(key, query.shape[2] // key.shape[2], axis=2)
-  logits = np.einsum('bqnh,bknh->bnqk', query, key) * heads.scale / temperature
-  logits = np.where(visible[:, None], logits, -np.inf)
-  with np.errstate(invalid='ignore'):
-    logits = logits - logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-
-
-def reference(
-  student,
-  teacher,
-  positions,
-  segment_ids,
-  window,
-  temperature,
-  heads='each',
-  distance='kl',
-):
-  apart = positions[:, :, None] - positions[:, None]
-  visible = segment_ids[:, :, None] == segment_ids[:, None]
-  visible &= (segment_ids[:, None] > 0) & (apart >= 0)
-  visible &= apart < (window or math.inf)
-  log_p, log_q = (log_maps(x, visible, temperature) for x in (teacher, student))
-  with np.errstate(invalid='ignore'):
-    if heads == 'mean':
-      mean = lambda x: np.logaddexp.reduce(x, 1, keepdims=True)
-      log_p, log_q = (mean(x) - math.log(x.shape[1]) for x in (log_p, log_q))
-    p, q = np.exp(log_p), np.exp(log_q)
-    if distance == 'cosine':
-      norms = np.linalg.norm(p, axis=-1) * np.linalg.norm(q, axis=-1)
-      angle = (1 - (p * q).sum(-1) / norms).mean(1)
-      return np.where(segment_ids > 0, angle, 0)
-    kl = np.where(p > 0, p * (log_p - log_q), 0).sum(-1).mean(1)
-  return temperature**2 * np.where(segment_ids > 0, kl, 0)
-
-
-def differences(function, x):
-  """The gradient of function at x, float64, by central differences."""
-  x = np.asarray(x, np.float64)
-  gradient = np.zeros(x.shape)
-  for place in np.ndindex(x.shape):
-    ends = []
-    for step in (1e-6, -1e-6):
-      moved = x.copy()
-      moved[place] += step
-      ends.append(function(moved))
-    gradient[place] = (ends[0] - ends[1]) / 2e-6
-  return gradient
-
-
-@functools.partial(
-  jax.jit, static_argnames=('window', 'heads', 'block', 'distance')
-)
-def run(
-  student,
-  teacher,
-  where,
-  weights,
-  temperature,
-  window,
-  heads,
-  block,
-  distance='kl',
-):
-  """Losses, and the weighted sum's gradients by all queries and keys."""
-
-  def total(student, teacher):
-    losses = attention_maps.map_loss(
-      student,
-      teacher,
-      *where,
-      window=window,
-      temperature=temperature,
-      heads=heads,
-      block=block,
-      distance=distance,
-    )
-    return jnp.sum(losses * weights), losses
-
-  gradients, losses = jax.grad(total, argnums=(0, 1), has_aux=True)(
-    student, teacher
-  )
-  return losses, [(x.query, x.key) for x in gradients]
 
 
 @pytest.mark.parametrize(
@@ -142,16 +29,16 @@ def run(
   ],
 )
 def test_value_and_gradient_equal_float64(heads, window, block, distance):
-  where = rows(LENGTHS, 7)
-  student = make_heads(2, 7, 4, 2, 3)
+  where = cases.rows(cases.LENGTHS, 7)
+  student = cases.make_heads(2, 7, 4, 2, 3)
   count = {'each': 4, 'mean': 6}[heads]
-  teacher = make_heads(2, 7, count, 1, 5, seed=5, scale=0.4)
-  weights = normal(2, 7, seed=3)
-  losses, (gradients, teacher_gradients) = run(
+  teacher = cases.make_heads(2, 7, count, 1, 5, seed=5, scale=0.4)
+  weights = cases.normal(2, 7, seed=3)
+  losses, (gradients, teacher_gradients) = cases.run(
     student, teacher, where, weights, 2.0, window, heads, block, distance
   )
   expected = functools.partial(
-    reference,
+    cases.reference,
     positions=where[0],
     segment_ids=where[1],
     window=window,
@@ -165,8 +52,8 @@ def test_value_and_gradient_equal_float64(heads, window, block, distance):
   total = lambda query, key: np.sum(
     expected(attention_maps.Heads(query, key, student.scale), teacher) * weights
   )
-  by_query = differences(lambda x: total(x, student.key), student.query)
-  by_key = differences(lambda x: total(student.query, x), student.key)
+  by_query = cases.differences(lambda x: total(x, student.key), student.query)
+  by_key = cases.differences(lambda x: total(student.query, x), student.key)
   for x, gradient in zip(gradients, (by_query, by_key)):
     np.testing.assert_allclose(x, gradient, rtol=1e-4, atol=1e-6)
   for x in teacher_gradients:
@@ -179,36 +66,72 @@ def test_value_and_gradient_equal_float64(heads, window, block, distance):
 @pytest.mark.parametrize('window', [None, 5])
 def test_block_size_changes_nothing(window):
   length = 23
-  where = rows([(9, 11), (23,)], length)
-  student = make_heads(2, length, 2, 1, 4)
-  teacher = make_heads(2, length, 2, 2, 6, seed=5)
-  weights = normal(2, length, seed=3)
-  whole = run(student, teacher, where, weights, 1.0, window, 'each', length)
+  where = cases.rows([(9, 11), (23,)], length)
+  student = cases.make_heads(2, length, 2, 1, 4)
+  teacher = cases.make_heads(2, length, 2, 2, 6, seed=5)
+  weights = cases.normal(2, length, seed=3)
+  whole = cases.run(
+    student, teacher, where, weights, 1.0, window, 'each', length
+  )
   for block in (1, 8):
-    got = run(student, teacher, where, weights, 1.0, window, 'each', block)
+    got = cases.run(
+      student, teacher, where, weights, 1.0, window, 'each', block
+    )
     for x, expected in zip(jax.tree.leaves(got), jax.tree.leaves(whole)):
       np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_positions_of_an_image_attend_to_each_other_whatever_the_window():
+  length, tokens = 23, 5
+  images = np.zeros((2, length), np.int32)
+  # Side by side; at the end of a segment and the start of the next one.
+  images[0, 1:6], images[0, 6:11] = 1, 2
+  images[1, 4:9], images[1, 9:14] = 1, 2
+  *where, images = *cases.rows([(15, 8), (9, 13)], length), images
+  student = cases.make_heads(2, length, 2, 1, 4)
+  teacher = cases.make_heads(2, length, 2, 2, 6, seed=5)
+  weights = cases.normal(2, length, seed=3)
+  for window in (3, None):
+    expected = cases.reference(
+      student, teacher, *where, window, 1.0, image_ids=images
+    )
+    others = cases.reference(student, teacher, *where, window, 1.0)
+    assert (abs(others - expected) > 1e-3).sum() > 10
+    whole = None
+    for block in (length, 4):
+      got = cases.run(
+        *(student, teacher, (*where, images), weights, 1.0, window, 'each'),
+        *(block, 'kl', tokens),
+      )
+      np.testing.assert_allclose(got[0], expected, rtol=1e-5, atol=1e-6)
+      whole = whole or got
+      for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(whole)):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize('heads', ['each', 'mean'])
 def test_equal_models_have_no_loss_and_no_gradient(heads, dtype):
   # Long enough for the compiler to add up some rows in another order.
-  where = rows([(90, 60), (200,)], 200)
-  student = make_heads(2, 200, 6, 2, 8, scale=3.0)
+  where = cases.rows([(90, 60), (200,)], 200)
+  student = cases.make_heads(2, 200, 6, 2, 8, scale=3.0)
   student = student._replace(
     query=jnp.asarray(student.query, dtype), key=jnp.asarray(student.key, dtype)
   )
-  out = run(student, student, where, np.ones((2, 200)), 1.0, 70, heads, 32)
+  out = cases.run(
+    student, student, where, np.ones((2, 200)), 1.0, 70, heads, 32
+  )
   for x in jax.tree.leaves(out):
     np.testing.assert_array_equal(x, 0)
 
 
 def test_more_padding_changes_nothing():
-  student = make_heads(2, 7, 4, 2, 3)
-  teacher = make_heads(2, 7, 4, 1, 5, seed=5)
-  weights = normal(2, 7, seed=3)
-  short = run(student, teacher, rows(LENGTHS, 7), weights, 1.0, 4, 'each', 3)
+  student = cases.make_heads(2, 7, 4, 2, 3)
+  teacher = cases.make_heads(2, 7, 4, 1, 5, seed=5)
+  weights = cases.normal(2, 7, seed=3)
+  short = cases.run(
+    student, teacher, cases.rows(cases.LENGTHS, 7), weights, 1.0, 4, 'each', 3
+  )
 
   def pad(x):
     # What stands there is nothing to go by.
@@ -219,8 +142,8 @@ def test_more_padding_changes_nothing():
     x._replace(query=pad(x.query), key=pad(x.key)) for x in (student, teacher)
   )
   weights = np.pad(weights, [(0, 0), (0, 9)], constant_values=1)
-  where = rows(LENGTHS, 16)
-  long = run(student, teacher, where, weights, 1.0, 4, 'each', 3)
+  where = cases.rows(cases.LENGTHS, 16)
+  long = cases.run(student, teacher, where, weights, 1.0, 4, 'each', 3)
   for x, expected in zip(jax.tree.leaves(long), jax.tree.leaves(short)):
     np.testing.assert_allclose(x[:, :7], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(x[:, 7:], 0)
@@ -229,19 +152,19 @@ def test_more_padding_changes_nothing():
 @pytest.mark.parametrize('window', [None, 3])
 def test_packed_segments_equal_single_documents(window):
   sizes = (4, 1, 4)
-  student = make_heads(1, 9, 4, 2, 3)
-  teacher = make_heads(1, 9, 4, 1, 5, seed=5)
-  weights = normal(1, 9, seed=3)
-  packed = run(
-    student, teacher, rows([sizes], 9), weights, 1.0, window, 'each', 2
+  student = cases.make_heads(1, 9, 4, 2, 3)
+  teacher = cases.make_heads(1, 9, 4, 1, 5, seed=5)
+  weights = cases.normal(1, 9, seed=3)
+  packed = cases.run(
+    student, teacher, cases.rows([sizes], 9), weights, 1.0, window, 'each', 2
   )
 
   def check(start, size):
     cut = lambda x: x[:, start : start + size]
-    alone = run(
+    alone = cases.run(
       student._replace(query=cut(student.query), key=cut(student.key)),
       teacher._replace(query=cut(teacher.query), key=cut(teacher.key)),
-      rows([(size,)], size),
+      cases.rows([(size,)], size),
       cut(weights),
       1.0,
       window,
@@ -257,23 +180,25 @@ def test_packed_segments_equal_single_documents(window):
 
 @pytest.mark.parametrize('heads', attention_maps.HEADS)
 def test_logits_of_tens_of_thousands(heads):
-  where = rows(LENGTHS, 7)
+  where = cases.rows(cases.LENGTHS, 7)
   for sizes in ((2e3, 2e3), (2e3, 0.0), (0.0, 2e3)):
-    student = make_heads(2, 7, 4, 2, 3, scale=sizes[0])
-    teacher = make_heads(2, 7, 4, 1, 5, seed=5, scale=sizes[1])
-    out = run(student, teacher, where, np.ones((2, 7)), 0.5, None, heads, 3)
-    expected = reference(student, teacher, *where, None, 0.5, heads)
+    student = cases.make_heads(2, 7, 4, 2, 3, scale=sizes[0])
+    teacher = cases.make_heads(2, 7, 4, 1, 5, seed=5, scale=sizes[1])
+    out = cases.run(
+      student, teacher, where, np.ones((2, 7)), 0.5, None, heads, 3
+    )
+    expected = cases.reference(student, teacher, *where, None, 0.5, heads)
     np.testing.assert_allclose(out[0], expected, rtol=1e-4, atol=1e-2)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(out))
 
 
 def test_gradients_of_bfloat16_keys_are_summed_in_float32():
   length = 512
-  where = rows([(length,)], length)
-  student = make_heads(1, length, 2, 1, 8, scale=0.3)
+  where = cases.rows([(length,)], length)
+  student = cases.make_heads(1, length, 2, 1, 8, scale=0.3)
   # All queries agree, so that each adds to a key's gradient in one direction.
   student.query[:] = student.query[:, :1]
-  teacher = make_heads(1, length, 2, 1, 8, seed=5, scale=0.3)
+  teacher = cases.make_heads(1, length, 2, 1, 8, seed=5, scale=0.3)
   round_ = lambda x: jnp.asarray(x, jnp.bfloat16)
   narrow = [
     x._replace(query=round_(x.query), key=round_(x.key))
@@ -285,7 +210,7 @@ def test_gradients_of_bfloat16_keys_are_summed_in_float32():
   ]
   weights = np.ones((1, length))
   got, expected = (
-    float32(run(*pair, where, weights, 1.0, None, 'each', block)[1][0][1])
+    float32(cases.run(*pair, where, weights, 1.0, None, 'each', block)[1][0][1])
     for pair, block in ((narrow, 1), (wide, length))
   )
   error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
@@ -300,14 +225,14 @@ def largest_array(text):
 @pytest.mark.parametrize('heads', ['each', 'mean'])
 def test_no_array_holds_whole_maps(heads):
   batch, length, n = 2, 256, 4
-  where = rows([(length,)] * batch, length)
-  student = make_heads(batch, length, n, 2, 8)
-  teacher = make_heads(batch, length, n, 1, 8, seed=5)
+  where = cases.rows([(length,)] * batch, length)
+  student = cases.make_heads(batch, length, n, 2, 8)
+  teacher = cases.make_heads(batch, length, n, 1, 8, seed=5)
 
   def largest(window, block):
     arguments = student, teacher, where, jnp.ones((batch, length)), 1.0
     return largest_array(
-      run.lower(*arguments, window, heads, block).compile().as_text()
+      cases.run.lower(*arguments, window, heads, block).compile().as_text()
     )
 
   row = batch * n * length
@@ -330,21 +255,20 @@ def relation_reference(student, teacher, relation_heads, *arguments):
     )
     return attention_maps.Heads(split, split, 1 / math.sqrt(width))
 
-  return reference(relate(student), relate(teacher), *arguments)
+  return cases.reference(relate(student), relate(teacher), *arguments)
 
 
 @pytest.mark.parametrize('relation_heads', [1, 2, 4])
 def test_relations_equal_float64(relation_heads):
-  positions, segment_ids = rows(LENGTHS, 7)
-  student, teacher = normal(2, 7, 3, 4), normal(2, 7, 2, 8, seed=1)
-  weights = normal(2, 7, seed=3)
+  positions, segment_ids = cases.rows(cases.LENGTHS, 7)
+  student, teacher = cases.normal(2, 7, 3, 4), cases.normal(2, 7, 2, 8, seed=1)
+  weights = cases.normal(2, 7, seed=3)
 
   def total(student, teacher):
     losses = attention_maps.relation_loss(
       student,
       teacher,
-      positions,
-      segment_ids,
+      attention_maps.Where(positions, segment_ids),
       relation_heads=relation_heads,
       window=5,
       temperature=1.5,
@@ -359,7 +283,7 @@ def test_relations_equal_float64(relation_heads):
     x, teacher, relation_heads, positions, segment_ids, 5, 1.5
   )
   np.testing.assert_allclose(losses, expected(student), rtol=1e-5, atol=1e-6)
-  gradient = differences(lambda x: np.sum(expected(x) * weights), student)
+  gradient = cases.differences(lambda x: np.sum(expected(x) * weights), student)
   np.testing.assert_allclose(gradients[0], gradient, rtol=1e-4, atol=1e-6)
   assert not np.any(gradients[1])
 

@@ -152,12 +152,12 @@ def _similarity_of_attention(context, layers, student, teacher, batch):
     losses = maps_lib.map_loss(
       own,
       maps_lib.Heads(query, key, context.teacher.attention_scale),
-      batch.positions,
-      batch.segment_ids,
+      _where(batch, context.student.image_tokens),
       window=window,
       temperature=1.0,
       heads='mean',
       block=_BLOCK,
+      image_tokens=context.student.image_tokens,
       distance='cosine',
     )
     cosines = jnp.where(counted, (1.0 - losses) * batch.weights, 0.0)
@@ -183,6 +183,14 @@ def _similarity_of_attention(context, layers, student, teacher, batch):
     return jnp.stack(values)
 
   return jnp.stack([row(*pair) for pair in enumerate(layers)])
+
+
+def _where(batch, image_tokens):
+  """Returns what masks are made from; images have so many tokens each."""
+  image_ids = None
+  if batch.images is not None and image_tokens:
+    image_ids = batch.images.ids(image_tokens)
+  return maps_lib.Where(batch.positions, batch.segment_ids, image_ids)
 
 
 def _window(*windows):
@@ -264,12 +272,12 @@ def attention_maps(
     return maps_lib.map_loss(
       side(student_taps, student),
       side(teacher_taps, teacher),
-      batch.positions,
-      batch.segment_ids,
+      _where(batch, student.image_tokens),
       window=window,
       temperature=t,
       heads=heads,
       block=block,
+      image_tokens=student.image_tokens,
       distance=distance,
     )
 
@@ -313,12 +321,12 @@ def attention_relations(
       maps_lib.relation_loss(
         getattr(student_taps, name),
         getattr(teacher_taps, name),
-        batch.positions,
-        batch.segment_ids,
+        _where(batch, context.student.image_tokens),
         relation_heads=relation_heads,
         window=window,
         temperature=t,
         block=block,
+        image_tokens=context.student.image_tokens,
       )
       for name in of
     ]

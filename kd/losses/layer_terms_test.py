@@ -113,8 +113,7 @@ def test_attention_terms_use_the_smaller_window_and_each_models_scale():
     losses = attention_maps.map_loss(
       attention_maps.Heads(student.query[mine], student.key[mine], 0.5),
       attention_maps.Heads(teacher.query[theirs], teacher.key[theirs], 0.3),
-      batch.positions,
-      batch.segment_ids,
+      attention_maps.Where(batch.positions, batch.segment_ids),
       window=window,
       temperature=1.0,
       heads='mean',

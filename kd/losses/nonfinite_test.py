@@ -286,8 +286,7 @@ def test_attention_that_is_bad_is_seen(heads):
     lambda s, t: attention_maps.map_loss(
       s._replace(scale=0.3),
       t._replace(scale=0.3),
-      batch.positions,
-      batch.segment_ids,
+      attention_maps.Where(batch.positions, batch.segment_ids),
       window=None,
       temperature=1.0,
       heads=heads,

@@ -56,6 +56,7 @@ class Sizes:
     head_width: H.
     attention_scale: factor of query-key products.
     windows: by layer, the attention window in tokens; None: global attention.
+    image_tokens: T, soft tokens of an image; 0 without a vision tower.
   """
 
   layers: int
@@ -65,6 +66,7 @@ class Sizes:
   head_width: int
   attention_scale: float
   windows: tuple[int | None, ...]
+  image_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
