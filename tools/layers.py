@@ -16,9 +16,9 @@ from tools import sources
 PACKAGES = (
   *('core', 'metrics', 'partitioning', 'models', 'quantization', 'config'),
   *('monitoring', 'checkpoints', 'pruning', 'losses', 'optimizers'),
-  *('data_files', 'input_pipeline', 'sampling', 'teachers', 'reasoning'),
-  *('evaluation', 'run', 'versions', 'train', 'planning', 'benchmarking'),
-  *('board', 'diagnosis', 'deployment', 'serving', 'modes'),
+  *('images', 'data_files', 'input_pipeline', 'sampling', 'teachers'),
+  *('reasoning', 'evaluation', 'run', 'versions', 'train', 'planning'),
+  *('benchmarking', 'board', 'diagnosis', 'deployment', 'serving', 'modes'),
 )
 
 # What the files outside the packages may import of the project.

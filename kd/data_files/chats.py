@@ -1,6 +1,6 @@
 """Checks chats as users write them, and brings them into one form."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import json
 import math
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 from kd.core import errors
 from kd.core import json_files
 from kd.core import text_files
+from kd.data_files import image_parts
+from kd.images import loading
 from kd.models import chat_turns
 
 # Other names of roles, as data sets and APIs have them.
@@ -22,19 +24,27 @@ MOST_WEIGHT = 1e6
 Message = dict[str, Any]
 
 
-def check(messages: Any, where: str) -> list[Message]:
+def check(
+  messages: Any,
+  where: str,
+  loader: loading.Loader | None = None,
+  images: Sequence[Any] = (),
+) -> list[Message]:
   """Returns a chat's messages in one form.
 
   Args:
     messages: a list of dicts with role and content; the assistant's may have
       weight (a number) or train (true or false), rationale (the beginning of
-      the content) and tool_calls.
+      the content) and tool_calls; the user's contents may have images.
     where: the file and line, for messages.
+    loader: reads images; None: from the messages themselves alone.
+    images: those of the parts {"type": "image"} that name none, in their order.
 
   Returns:
     By message: role (one of ROLES), content, weight (0 on all but the
     assistant's) and, where they are given, rationale and tool_calls, a list of
-    {name, arguments}.
+    {name, arguments}, and images, the files in base64: chat_turns.IMAGE stands
+    for each of them in the content.
 
   Raises:
     ConfigError: names the message and the field that is wrong.
@@ -45,10 +55,19 @@ def check(messages: Any, where: str) -> list[Message]:
       f'are {json_files.short(messages)}',
       legal=f'a list of {_LEGAL}',
     )
+  waiting = iter(images)
+  loader = loader or loading.Loader()
   checked = [
-    _message(message, f'{where}: messages[{i}]')
+    _message(message, f'{where}: messages[{i}]', loader, waiting)
     for i, message in enumerate(messages)
   ]
+  left = len(list(waiting))
+  if left:
+    raise errors.ConfigError(
+      f'{where}: images',
+      f'are {len(images)}, and the messages have {len(images) - left} places',
+      legal='a part {"type": "image"} of a message for each image',
+    )
   place = chat_turns.out_of_order(checked)
   if place is not None:
     i, expected = place
@@ -74,7 +93,12 @@ def check_trained(chat: list[Message], where: str) -> None:
     )
 
 
-def _message(message: Any, where: str) -> Message:
+def _message(
+  message: Any,
+  where: str,
+  loader: loading.Loader,
+  waiting: Iterator[Any],
+) -> Message:
   if not isinstance(message, Mapping):
     raise errors.ConfigError(
       where, f'is {json_files.short(message)}', legal=_LEGAL
@@ -90,6 +114,9 @@ def _message(message: Any, where: str) -> Message:
     'content': _content(given, where, optional=bool(calls)),
     'weight': _weight(given, role, where),
   }
+  images = image_parts.load(given.get('content'), role, where, loader, waiting)
+  if images:
+    checked['images'] = images
   if 'rationale' in given:
     checked['rationale'] = _rationale(given, checked, where)
   if calls:
@@ -115,18 +142,22 @@ def _content(message, where, optional):
   content = message.get('content', '' if optional else None)
   if isinstance(content, list):
     content = ''.join(_part(part, where) for part in content)
+    if chat_turns.IMAGE in content:
+      return content  # Its texts are checked.
   if content is None:
     raise errors.ConfigError(where, 'has no content', legal=_LEGAL)
   return text(content, f'{where}.content', optional)
 
 
 def _part(part, where):
+  if image_parts.is_image(part):
+    return chat_turns.IMAGE
   if isinstance(part, Mapping) and part.get('type') == 'text':
-    return text(part.get('text'), f'{where}.content')
+    return text(part.get('text'), f'{where}.content', may_be_empty=True)
   raise errors.ConfigError(
     f'{where}.content',
     f'found {json_files.short(part)}',
-    legal='text, or parts {"type": "text", "text": "..."}',
+    legal=f'text, or parts {{"type": "text", "text": "..."}}, {loading.LEGAL}',
   )
 
 
@@ -252,12 +283,15 @@ def _is_json(value) -> bool:
   return True
 
 
-def parse(data: str, where: str) -> list[Message]:
+def parse(
+  data: str, where: str, loader: loading.Loader | None = None
+) -> list[Message]:
   """Returns the messages of a chat that is written as JSON; see `check`."""
   legal = f'a JSON list of {_LEGAL}'
-  return check(json_files.parse(data.encode('utf-8'), where, legal), where)
+  read = json_files.parse(data.encode('utf-8'), where, legal)
+  return check(read, where, loader)
 
 
 def dump(messages: list[Message]) -> str:
   """Returns messages as JSON, which `parse` reads."""
-  return json.dumps(messages, ensure_ascii=False)
+  return json.dumps([*map(image_parts.restored, messages)], ensure_ascii=False)

@@ -7,6 +7,7 @@ from typing import Any
 from kd.core import errors
 from kd.core import json_files
 from kd.data_files import chats
+from kd.images import loading
 
 Example = dict[str, Any]
 
@@ -34,13 +35,18 @@ class Columns:
   tools: str = 'tools'
   role: str = 'role'
   content: str = 'content'
+  images: str = 'images'
 
 
 _SYNONYMS = {'prompt': 'inputs', 'completion': 'targets'}
 
 
 def example(
-  row: Mapping[str, Any], where: str, columns: Columns, default_id: str
+  row: Mapping[str, Any],
+  where: str,
+  columns: Columns,
+  default_id: str,
+  loader: loading.Loader | None = None,
 ) -> Example:
   """Returns the example of a row to train on.
 
@@ -49,6 +55,7 @@ def example(
     where: the file and line, for messages.
     columns: names of its columns.
     default_id: the example's id if the row gives none.
+    loader: reads images; None: from the row itself alone.
 
   Returns:
     As examples.stream in kd/input_pipeline yields it.
@@ -59,6 +66,12 @@ def example(
   fields = _fields(row, where, columns)
   whole = {'id': _id(fields, where, default_id)}
   row_weight = chats.weight(fields.get('weight', 1), f'{where}: weight')
+  if 'text' in fields and fields.get('images'):
+    raise errors.ConfigError(
+      f'{where}: {columns.images}',
+      'are given, and a text has no place for them',
+      legal="messages or prompt, or data.columns.images='' to ignore them",
+    )
   for kind in ('messages', 'text'):
     if kind in fields and fields.get('rationale'):
       raise errors.ConfigError(
@@ -74,7 +87,7 @@ def example(
         f'{where}: weight', f'is {row_weight:g}', legal='1 with text'
       )
     return whole
-  chat = _messages(fields, where, columns)
+  chat = _messages(fields, where, columns, loader)
   for message in chat:
     message['weight'] *= row_weight
   chats.check_trained(chat, where)
@@ -91,11 +104,16 @@ def example(
 def _is_pair(chat):
   if [message['role'] for message in chat] != ['user', 'assistant']:
     return False
+  if 'images' in chat[0]:
+    return False
   return chat[1]['weight'] == 1 and 'tool_calls' not in chat[1]
 
 
 def prompt(
-  row: Mapping[str, Any], where: str, columns: Columns
+  row: Mapping[str, Any],
+  where: str,
+  columns: Columns,
+  loader: loading.Loader | None = None,
 ) -> list[chats.Message]:
   """Returns the messages of a row that a model is to continue.
 
@@ -108,11 +126,13 @@ def prompt(
   fields = _fields(row, where, columns, generate=True)
   fields.pop('completion', None)
   asked = fields.get('prompt')
-  if isinstance(asked, str):  # May be empty: the model begins by itself.
+  if isinstance(asked, str) and not fields.get(
+    'images'
+  ):  # May be empty: the model begins by itself.
     return [
       {'role': 'user', 'content': chats.text(asked, f'{where}: prompt', True)}
     ]
-  chat = _messages(fields, where, columns)
+  chat = _messages(fields, where, columns, loader)
   if chat[-1]['role'] == 'assistant':
     chat.pop()
   return chat
@@ -180,12 +200,14 @@ def _id(fields, where, default_id):
   return chats.text(str(value), f'{where}: id')
 
 
-def _messages(fields, where, columns):
+def _messages(fields, where, columns, loader):
+  images = _images(fields)
   if 'messages' in fields:
-    return chats.check(_renamed(fields['messages'], columns), where)
+    messages = _renamed(fields['messages'], columns)
+    return chats.check(messages, where, loader, images)
   prompt_, completion = fields['prompt'], fields.get('completion')
   chat = (
-    [{'role': 'user', 'content': chats.text(prompt_, f'{where}: prompt')}]
+    [_asked(chats.text(prompt_, f'{where}: prompt'), images)]
     if isinstance(prompt_, str)
     else _turns(prompt_, f'{where}: prompt', columns)
   )
@@ -202,7 +224,21 @@ def _messages(fields, where, columns):
     answer = {'role': 'assistant', 'content': said}
     answer |= {k: fields[k] for k in ('rationale',) if k in fields}
     chat = [*chat, answer]
-  return chats.check(chat, where)
+  return chats.check(chat, where, loader, images)
+
+
+def _asked(text, images):
+  """Returns a user's message: the images, then the text."""
+  if not images:
+    return {'role': 'user', 'content': text}
+  parts = [{'type': 'image'}] * len(images) + [{'type': 'text', 'text': text}]
+  return {'role': 'user', 'content': parts}
+
+
+def _images(fields):
+  """Returns the images of a row's column, a list of them or a single one."""
+  images = fields.get('images') or []
+  return images if isinstance(images, list) else [images]
 
 
 def _turns(value, where, columns):

@@ -12,6 +12,8 @@ from kd.data_files import column_rows
 from kd.data_files import examples
 from kd.data_files import json_rows
 from kd.data_files import locations
+from kd.images import loading
+from kd.models import chat_turns
 
 TRAIN, VALIDATION = 'train', 'validation'
 # Smaller sources are read twice to hold out exactly the given fraction.
@@ -30,20 +32,27 @@ class Source:
       folder with a split `validation` of its own holds out nothing else; other
       splits of its own are whole.
     field: the config field that names it, for messages.
+    urls: whether images that rows name by URL are downloaded.
+    images: the paths of all images that rows have named so far.
   """
 
   location: str
   columns: examples.Columns = examples.Columns()
   held_out: float = 0.0
   field: str = 'data.mixture'
+  urls: bool = False
+  images: set[str] = dataclasses.field(default_factory=set, compare=False)
 
   @property
   def identity(self) -> dict[str, Any]:
     """Returns what the examples depend on, other than the files' contents."""
+    columns = dataclasses.asdict(self.columns)
+    if self.columns.images == examples.Columns.images:
+      del columns['images']  # As earlier versions identified text.
     return {
       # A relative location is another place in another folder.
       'patterns': list(locations.patterns(self.location)),
-      'columns': dataclasses.asdict(self.columns),
+      'columns': columns,
       'held_out': self.held_out,
     }
 
@@ -97,11 +106,15 @@ class Source:
   ) -> Iterator[tuple[Mapping[str, Any], examples.Example]]:
     """Yields each row with its example."""
     for path in locations.files(self.location, self.field, split):
+      folder = os.path.dirname(os.path.abspath(path))
+      loader = loading.Loader(folder, self.urls, self.images.add)
       for where, row in read_file(path, bad):
         number = where.rpartition(' ')[2].rpartition(':')[2]
         default_id = f'{os.path.basename(path)}:{number}'
         try:
-          example = examples.example(row, where, self.columns, default_id)
+          example = examples.example(
+            row, where, self.columns, default_id, loader
+          )
         except errors.ConfigError as e:
           bad(e)
           continue
@@ -140,15 +153,15 @@ def _nth_place(source: Source, split: str, state: tuple) -> float:
 def prompt_key(example: examples.Example) -> str:
   """Returns the text by which an example is held out: how its prompt begins.
 
-  Chats that begin with the same question are in the same split. A text without
-  a prompt is its own.
+  Chats that begin with the same question are in the same split; images belong
+  to the question. A text without a prompt is its own.
   """
   if 'text' in example:
     return example['text'].strip()
   if 'inputs' in example:
     return example['inputs'].strip() or example['targets'].strip()
-  said = [m['content'] for m in example['messages'] if m['role'] == 'user']
-  return said[0].strip()
+  asked = next(m for m in example['messages'] if m['role'] == 'user')
+  return '\0'.join([asked['content'].strip(), *chat_turns.images(asked)])
 
 
 def place(example: examples.Example) -> float:

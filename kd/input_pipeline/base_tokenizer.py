@@ -10,9 +10,11 @@ class BaseTokenizer(abc.ABC):
 
   Attributes:
     vocab_size: number of ids.
+    image_ids: see tokenizers.Tokenizer.
   """
 
   vocab_size: int
+  image_ids: tuple[int, int, int] | None = None
   _silent: Collection[int | None]  # Ids that give no text.
 
   @abc.abstractmethod

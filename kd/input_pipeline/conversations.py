@@ -8,6 +8,8 @@ from kd.models import chat_turns
 
 Example = Mapping[str, Any]
 
+IMAGE = '[image]'  # Stands for an image in a text for people.
+
 
 def is_document(example: Example) -> bool:
   """Returns whether an example is a text without turns."""
@@ -73,4 +75,7 @@ def _said(message: chat_turns.Message) -> str:
     f'{call["name"]}({chat_turns.arguments(call)})'
     for call in chat_turns.tool_calls(message)
   ]
-  return ' '.join(filter(None, [message['content'], *calls]))
+  content = message['content']
+  if chat_turns.images(message):
+    content = content.replace(chat_turns.IMAGE, IMAGE)
+  return ' '.join(filter(None, [content, *calls]))

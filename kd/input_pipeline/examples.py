@@ -12,6 +12,7 @@ from kd.core import quiet
 from kd.core import user_errors
 from kd.data_files import chats
 from kd.data_files import json_rows
+from kd.images import loading
 from kd.input_pipeline import file_tasks
 from kd.input_pipeline import mixtures
 from kd.input_pipeline import opened_files
@@ -276,7 +277,8 @@ def _example(features: dict[str, Any], name: str, where: str) -> Example:
     return _text(features[field], f'{where}: feature {field!r}')
 
   if 'messages' in features:
-    chat = chats.parse(text('messages'), where)
+    # Paths are relative to the current folder, as those of the task's code.
+    chat = chats.parse(text('messages'), where, loading.Loader(''))
     chats.check_trained(chat, where)
     return {'id': name, 'messages': chat}
   if 'text' in features:

@@ -151,7 +151,7 @@ def _mixture(config, field, pairs, divided) -> Mixture:
       components.append(Component(text, None, rate))
       continue
     share = float(data.held_out) if text in divided else 0.0
-    source = source_lib.Source(text, columns, share, field)
+    source = source_lib.Source(text, columns, share, field, data.images.urls)
     components.append(
       Component(_unused(locations.task_name(text), names), source, rate)
     )

@@ -9,7 +9,11 @@ from kd.models import families
 JINJA = """\
 {{ bos_token }}
 {%- for turn in messages -%}
-  {{ turn['content'] }}
+  {%- set whole = {'type': 'text', 'text': turn['content']} -%}
+  {%- set parts = [whole] if turn['content'] is string else turn['content'] -%}
+  {%- for part in parts -%}
+    {{ part['text'] if part['type'] == 'text' else '<start_of_image>' }}
+  {%- endfor -%}
   {%- if turn['role'] == 'assistant' -%}{{ eos_token }}{%- endif -%}
 {%- endfor -%}
 """
@@ -48,4 +52,4 @@ def render(
   return text, [chat_turns.Turn(len(prompt), answer, len(text), weight)]
 
 
-TEMPLATE = chat_turns.Template(render, JINJA)
+TEMPLATE = chat_turns.Template(render, JINJA, images=True)

@@ -1,6 +1,6 @@
 """Builds, parses and describes SentencePiece models."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import hashlib
 import math
 from typing import Any
@@ -12,6 +12,9 @@ from kd.models.gemma3 import chat_template as gemma_template
 
 MODEL_FILE = 'tokenizer.model'
 SPACE = '\u2581'  # How SentencePiece writes a space inside a piece.
+
+_IMAGE, _SOFT = ('<start_of_image>', '<end_of_image>'), '<image_soft_token>'
+_BYTES_OF_IMAGE = '<0xFE>', '<0xFF>'
 
 Type = sentencepiece_model_pb2.ModelProto.SentencePiece
 
@@ -118,6 +121,27 @@ def check_special(special: Mapping[str, Any], size: int, path: str) -> None:
       raise errors.ConfigError(
         path, f'its {name} token has id {index!r}', legal=f'0 to {size - 1}'
       )
+
+
+def image_ids(
+  pieces: Sequence[tuple[str, float, int]],
+) -> tuple[int, int, int] | None:
+  """Returns what begins an image, stands for its soft tokens, and ends it.
+
+  In a vocabulary of single bytes two that UTF-8 never has begin and end images.
+  The soft tokens' id is the first one after a vocabulary that has none.
+
+  Args:
+    pieces: (text, score, type) by id.
+  """
+  ids = {text: i for i, (text, _, _) in enumerate(pieces)}
+  normal = {text for text, _, kind in pieces if kind == Type.NORMAL}
+  first, last = _IMAGE if _IMAGE[0] in ids else _BYTES_OF_IMAGE
+  if first not in ids or last not in ids:
+    return None
+  if first != _IMAGE[0] and normal != {SPACE}:
+    return None
+  return ids[first], ids.get(_SOFT, len(pieces)), ids[last]
 
 
 def parse(raw: bytes, name: str) -> sentencepiece_model_pb2.ModelProto:

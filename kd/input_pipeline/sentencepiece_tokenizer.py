@@ -64,6 +64,7 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
     self.pad_id = pad_id if pad_id >= 0 else self.eos_id
     ends = (self.id_of(marks.end) for marks in families.turn_marks())
     self.stop_ids = (self.eos_id, *(i for i in ends if i is not None))
+    self.image_ids = sentencepiece_models.image_ids(self.pieces)
     self.digest = self._digest(proto)
     self._alters_text = bool(sentencepiece_models.alters_text(proto))
     kind = sentencepiece_models.Type

@@ -7,6 +7,8 @@ import numpy as np
 from kd.core import errors
 from kd.core import registry
 from kd.core import types
+from kd.images import form as form_lib
+from kd.input_pipeline import image_tokens
 from kd.input_pipeline import plain_template
 from kd.input_pipeline import tokenizers
 from kd.models import chat_turns
@@ -88,7 +90,10 @@ def render(
 
 
 def encode(
-  tokenizer: tokenizers.Tokenizer, name: str, messages: Sequence[Message]
+  tokenizer: tokenizers.Tokenizer,
+  name: str,
+  messages: Sequence[Message],
+  form: form_lib.Form | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns the ids of a whole example, and the part and weight of each.
 
@@ -102,6 +107,8 @@ def encode(
     tokenizer: gives the ids.
     name: the template.
     messages: as for `render`.
+    form: how the model takes images, whose soft tokens are among the ids; None
+      if it takes none.
 
   Returns:
     ids, int32 [n], with one BOS in front if the template and the tokenizer have
@@ -114,13 +121,16 @@ def encode(
   """
   check_tokenizer(tokenizer, name)
   text, turns = render(name, messages)
+  crops = _crops(tokenizer, name, messages, form)
+  if crops:
+    text, turns = image_tokens.expand(text, turns, crops)
   closed = not has_turns(name) and len(messages) == 2
   # BOS and EOS are ids, not text: what a user writes can never become one.
   first, body = _split_bos(tokenizer, text)
   cut = len(text) - len(body)
   if closed:
     body = body.removesuffix(chat_turns.EOS)
-  ids, offsets = tokenizer.encode_with_offsets(body)
+  ids, offsets = _encode_body(tokenizer, body, form if crops else None)
   begins, ends = (x + cut for x in offsets.T)
   first_id, end = len(first), len(first) + len(ids)
   all_ids = np.full(end + closed, tokenizer.eos_id, np.int32)
@@ -136,6 +146,36 @@ def encode(
   if closed:
     weights[end] = turns[0].weight
   return all_ids, parts, weights
+
+
+def _crops(tokenizer, name, messages, form) -> list[int]:
+  """Returns the number of crops of each image.
+
+  Raises:
+    ConfigError: the model, the template or the vocabulary takes no images.
+  """
+  crops = [len(group) - 1 for group in image_tokens.slots(messages, form)]
+  if crops and not TEMPLATES[name].images:
+    able = [n for n in TEMPLATES.names() if TEMPLATES[n].images]
+    raise errors.ConfigError(
+      'data.template',
+      f'{name!r} cannot write images',
+      legal=', '.join(map(repr, able)),
+    )
+  if crops and tokenizer.image_ids is None:
+    raise errors.ConfigError(
+      'data.tokenizer',
+      'has no tokens that begin and end an image',
+      legal="Gemma 3's tokenizer, or 'bytes'",
+    )
+  return crops
+
+
+def _encode_body(tokenizer, body, form):
+  """Returns ids and offsets of a text; with `form`, of one with images."""
+  if form is None:
+    return tokenizer.encode_with_offsets(body)
+  return image_tokens.encode(tokenizer, body, form)
 
 
 def _split_bos(
@@ -165,7 +205,10 @@ def _overlapping(
 
 
 def encode_prompt(
-  tokenizer: tokenizers.Tokenizer, name: str, messages: Sequence[Message]
+  tokenizer: tokenizers.Tokenizer,
+  name: str,
+  messages: Sequence[Message],
+  form: form_lib.Form | None = None,
 ) -> list[int]:
   """Returns the ids of a prompt that the model continues.
 
@@ -173,6 +216,7 @@ def encode_prompt(
     tokenizer: gives the ids.
     name: the template.
     messages: ending with a user's turn.
+    form: as for `encode`.
 
   Returns:
     The ids, with one BOS in front if the template and the tokenizer have one.
@@ -183,7 +227,11 @@ def encode_prompt(
   """
   check_tokenizer(tokenizer, name)
   text, _ = render(name, messages, generate=True)
-  return encode_text(tokenizer, text)
+  crops = _crops(tokenizer, name, messages, form)
+  if not crops:
+    return encode_text(tokenizer, text)
+  first, body = _split_bos(tokenizer, image_tokens.expand(text, (), crops)[0])
+  return first + _encode_body(tokenizer, body, form)[0].tolist()
 
 
 def encode_text(tokenizer: tokenizers.Tokenizer, text: str) -> list[int]:

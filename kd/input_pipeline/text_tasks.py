@@ -18,6 +18,7 @@ from kd.core import errors
 from kd.core import json_files
 from kd.data_files import chats
 from kd.data_files import json_rows
+from kd.images import loading
 from kd.input_pipeline import conversations
 
 _REQUIRED = ('inputs', 'targets')
@@ -137,7 +138,8 @@ def _texts(example, where):
       where, f'found {json_files.short(example)}', legal=_LEGAL
     )
   if 'messages' in example:
-    whole = {'messages': chats.check(example['messages'], where)}
+    loader = loading.Loader('')  # Of the current folder.
+    whole = {'messages': chats.check(example['messages'], where, loader)}
     chats.check_trained(whole['messages'], where)
     texts = {
       'messages': chats.dump(whole['messages']),

@@ -30,6 +30,9 @@ class Tokenizer(Protocol):
       None for a model whose texts begin without one.
     eos_id: ends a plain text.
     stop_ids: the ids that end a generated answer.
+    image_ids: what begins an image, stands for each of its soft tokens, and
+      ends it; None for a vocabulary without images. That of soft tokens may be
+      vocab_size, as in Gemma's, which has no embedding for them.
     digest: sha256 (hex); equal digests mean equal ids for every text, and equal
       texts for all ids.
   """
@@ -39,6 +42,7 @@ class Tokenizer(Protocol):
   bos_id: int | None
   eos_id: int
   stop_ids: tuple[int, ...]
+  image_ids: tuple[int, int, int] | None
   digest: str
 
   def encode(self, text: str) -> list[int]:

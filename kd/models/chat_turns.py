@@ -11,10 +11,13 @@ from kd.core import errors
 # Stand for the ids in a rendered text; not read as tokens.
 BOS = '<bos>'
 EOS = '<eos>'
+# Stands for an image in a content. Users' texts never have this character.
+IMAGE = '\0'
 ROLES = ('system', 'user', 'assistant', 'model', 'tool')
 ORDER = '[system,] user, assistant, [tool, ..., assistant,] user, ...'
 
-# role and content; a model's may have weight, rationale and tool_calls.
+# role and content; a model's may have weight, rationale and tool_calls; a
+# user's images, the file of each IMAGE of the content in base64.
 Message = Mapping[str, Any]
 
 
@@ -52,12 +55,14 @@ class Template:
     marks: begin and end a turn; None for a template without turns, whose answer
       ends with EOS.
     recognizes: whether a published Jinja text writes these turns.
+    images: whether users' messages may have images.
   """
 
   render: Callable[[Sequence[Message], bool], tuple[str, list[Turn]]]
   jinja: str
   marks: Marks | None = None
   recognizes: Callable[[str], bool] = lambda jinja: False
+  images: bool = False
 
   @property
   def jinja_of_gguf(self) -> str:
@@ -81,6 +86,11 @@ def weight(message: Message) -> float:
 def tool_calls(message: Message) -> Sequence[Mapping[str, Any]]:
   """Returns a message's calls of tools, each with name and arguments."""
   return message['tool_calls'] if 'tool_calls' in message else ()
+
+
+def images(message: Message) -> Sequence[str]:
+  """Returns a message's images, the file of each in base64."""
+  return message['images'] if 'images' in message else ()
 
 
 def arguments(call: Mapping[str, Any]) -> str:

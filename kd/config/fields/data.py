@@ -115,7 +115,26 @@ COLUMNS = schema.Section(
       'tools': 'tools that there are, which only the system text can describe',
       'role': 'in each message: who says it',
       'content': 'in each message: what is said',
+      'images': 'images of the parts {"type": "image"} of the messages',
     }.items()
+  },
+)
+
+IMAGES = schema.Section(
+  'Images in messages (docs/data.md).',
+  {
+    'per_row': F(
+      1,
+      legal.Integer(1, 256),
+      'images per row at most; examples with more are left out as too long. '
+      'Each row of a batch takes the memory of this many',
+    ),
+    'pan_and_scan': F(
+      False,
+      legal.BOOLEAN,
+      "add crops of long images, as Gemma 3's processor can",
+    ),
+    'urls': F(False, legal.BOOLEAN, 'download images that are named by URL'),
   },
 )
 
@@ -203,6 +222,7 @@ DATA = schema.Section(
       'prepare rows again, even if there are some to reuse',
     ),
     'rationale': RATIONALE,
+    'images': IMAGES,
     'folder': F(
       '~/.cache/kd/rows',
       places.Path('folder', in_bucket=True),

@@ -44,7 +44,21 @@ JINJA = """\
   {%- elif turn['role'] == 'user' -%}
     {{ '<start_of_turn>user\\n' }}
     {{- prefix.text if loop.first else '' }}
-    {{- turn['content'] | trim }}
+    {%- set said = namespace(text='') -%}
+    {%- set parts = turn['content'] -%}
+    {%- if parts is string -%}
+      {%- set parts = [{'type': 'text', 'text': parts}] -%}
+    {%- endif -%}
+    {%- for part in parts -%}
+      {%- if part['type'] == 'text' -%}
+        {%- set said.text = said.text + part['text'] -%}
+      {%- else -%}
+        {{ said.text | trim }}
+        {{- '<start_of_image>' }}
+        {%- set said.text = '' -%}
+      {%- endif -%}
+    {%- endfor -%}
+    {{ said.text | trim }}
     {{- '<end_of_turn>\\n' }}
   {%- else -%}
     {{ '<start_of_turn>model\\n' }}
@@ -115,13 +129,15 @@ def _said(message: chat_turns.Message) -> str:
 def _told(messages: Sequence[chat_turns.Message]) -> str:
   """Returns what a user, or the tools that were called, tell the model."""
   if messages[0]['role'] != 'tool':
-    return messages[0]['content'].strip()
+    # As the published template trims each part of a content.
+    parts = messages[0]['content'].split(chat_turns.IMAGE)
+    return chat_turns.IMAGE.join(part.strip() for part in parts)
   first, last = _RESULT
   return '\n'.join(f'{first}{m["content"].strip()}{last}' for m in messages)
 
 
 TEMPLATES = {
   'gemma': chat_turns.Template(
-    render, JINJA, MARKS, lambda jinja: MARKS.start in jinja
+    render, JINJA, MARKS, lambda jinja: MARKS.start in jinja, images=True
   )
 }

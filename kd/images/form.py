@@ -1,0 +1,40 @@
+"""How a model takes images: their size, and their tokens."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+  """How a model takes images.
+
+  Attributes:
+    size: S, the width and height in pixels that images are resized to.
+    tokens: T, soft tokens of an image.
+    soft_id: stands in rows at the place of each of them.
+    per_row: I, images of a row at most.
+    pan_and_scan: whether crops of long images are added to them.
+  """
+
+  size: int
+  tokens: int
+  soft_id: int
+  per_row: int
+  pan_and_scan: bool = False
+
+  @property
+  def request(self) -> dict[str, Any]:
+    """Returns what rows depend on; images are resized when they are read."""
+    fields = dataclasses.asdict(self)
+    return {name: fields[name] for name in fields if name != 'size'}
+
+  def index(self, tokens: np.ndarray) -> np.ndarray:
+    """Returns types.Images.index of rows.
+
+    Args:
+      tokens: [..., L]; a row has the soft tokens of its images in order.
+    """
+    is_soft = tokens == self.soft_id
+    return np.where(is_soft, np.cumsum(is_soft, -1) - 1, -1).astype(np.int32)

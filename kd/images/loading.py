@@ -1,0 +1,126 @@
+"""Reads the images that messages name: bytes, base64, paths, URLs."""
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+import dataclasses
+import os
+from typing import Any
+
+from kd.core import errors
+from kd.core import json_files
+from kd.images import pictures
+
+LEGAL = (
+  '{"type": "image", "path": "FILE"}, with "base64" or "bytes" in place of '
+  '"path", or {"type": "image_url", "image_url": {"url": "data:image/..."}}'
+)
+KEYS = ('image', 'path', 'base64', 'bytes', 'url', 'image_url')
+_URLS = ('http://', 'https://')
+_TIMEOUT_S = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+  """What images may be read from.
+
+  Attributes:
+    folder: of relative paths; None: messages cannot name files.
+    urls: whether images are downloaded.
+    opened: called with the path of each file that is read.
+  """
+
+  folder: str | None = None
+  urls: bool = False
+  opened: Callable[[str], None] = lambda path: None
+
+  def load(self, value: Any, where: str) -> bytes:
+    """Returns an image's file, checked.
+
+    Args:
+      value: bytes, a path, a URL (of data, or where `urls`, of the web), or a
+        mapping with one of these, as a part of a message or a Hugging Face
+        column has it.
+      where: the file, row and message, for errors.
+
+    Raises:
+      ConfigError: there is no such image, or it cannot be decoded.
+    """
+    data = self._data(value, where)
+    pictures.check(data, where)
+    return data
+
+  def _data(self, value, where) -> bytes:
+    if isinstance(value, bytes):
+      return value
+    if isinstance(value, str):
+      return self._named(value, where)
+    if isinstance(value, Mapping):
+      if value.get('base64') is not None:
+        return _of_base64(value['base64'], where)
+      for key in ('bytes', *KEYS):  # A column's path names no file then.
+        if value.get(key) is not None:
+          return self._data(value[key], where)
+    raise errors.ConfigError(
+      where, f'is {json_files.short(value)}', legal=LEGAL
+    )
+
+  def _named(self, name, where) -> bytes:
+    if name.startswith('data:'):
+      head, comma, data = name.partition(',')
+      if not comma or not head.endswith(';base64'):
+        raise errors.ConfigError(
+          where, f'is {json_files.short(name)}', legal='data:...;base64,...'
+        )
+      return _of_base64(data, where)
+    if name.startswith(_URLS):
+      if not self.urls:
+        raise errors.ConfigError(
+          where,
+          f'is {json_files.short(name)}, and URLs are not read',
+          legal='data.images.urls=True, or the image itself',
+        )
+      return _download(name, where)
+    if self.folder is None:
+      raise errors.ConfigError(
+        where,
+        f'names the file {json_files.short(name)}, and no files are read here',
+        legal='the image itself, as base64',
+      )
+    path = os.path.join(self.folder, os.path.expanduser(name))
+    try:
+      if os.path.getsize(path) > pictures.MOST_BYTES:
+        raise errors.ConfigError(
+          where, f'{path} is too large', legal=pictures.LEGAL
+        )
+      with open(path, 'rb') as f:
+        data = f.read()
+    except (OSError, ValueError) as e:
+      reason = getattr(e, 'strerror', None) or str(e)
+      raise errors.ConfigError(
+        where,
+        f'{path} cannot be read: {reason}',
+        legal='an image; relative paths begin at the folder of the data file',
+      ) from e
+    self.opened(os.path.abspath(path))
+    return data
+
+
+def _of_base64(text: Any, where: str) -> bytes:
+  try:
+    return base64.b64decode(text, validate=True)
+  except (TypeError, ValueError, binascii.Error) as e:
+    raise errors.ConfigError(where, f'is no base64: {e}', legal=LEGAL) from e
+
+
+def _download(url: str, where: str) -> bytes:
+  import http.client
+  import urllib.request
+
+  try:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as reply:
+      return reply.read(pictures.MOST_BYTES + 1)
+  except (OSError, ValueError, http.client.HTTPException) as e:
+    raise errors.ConfigError(
+      where, f'{url} cannot be read: {e}', legal='a URL that answers'
+    ) from e

@@ -1,0 +1,125 @@
+"""The tokens of images in a chat, as Gemma 3's processor writes them."""
+
+import base64
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from kd.core import errors
+from kd.images import form as form_lib
+from kd.images import pictures
+from kd.input_pipeline import tokenizers
+from kd.models import chat_turns
+
+_BLOCK = f'\n\n{chat_turns.IMAGE}\n\n'
+
+
+class Slot(NamedTuple):
+  """An image as a row has it.
+
+  Attributes:
+    data: the image's file.
+    crop: 0 for the whole image, from 1 on a number of pictures.crops.
+  """
+
+  data: bytes
+  crop: int = 0
+
+
+def slots(
+  messages: Sequence[chat_turns.Message], form: form_lib.Form | None
+) -> list[list[Slot]]:
+  """Returns the images of a chat, each with its crops.
+
+  Args:
+    messages: as templates.render takes them.
+    form: how the model takes images; None if it takes none.
+
+  Raises:
+    ConfigError: there are images, and the model takes none.
+  """
+  files = [x for message in messages for x in chat_turns.images(message)]
+  if files and form is None:
+    raise errors.ConfigError(
+      'messages',
+      'have images, and no model of this run reads any',
+      legal="student.vision or teacher.vision 'own', or messages of text",
+    )
+  return [_with_crops(base64.b64decode(x), form.pan_and_scan) for x in files]
+
+
+def _with_crops(data, pan_and_scan):
+  count = len(pictures.crops(*pictures.size(data))) if pan_and_scan else 0
+  return [Slot(data, crop) for crop in range(count + 1)]
+
+
+def expand(
+  text: str, turns: Sequence[chat_turns.Turn], crops: Sequence[int]
+) -> tuple[str, list[chat_turns.Turn]]:
+  """Writes what Gemma 3's processor puts around images.
+
+  Args:
+    text: from templates.render, with an IMAGE for each image.
+    turns: the model's turns in it.
+    crops: by image, the number of its crops.
+
+  Returns:
+    The text with an IMAGE for each image and crop, and the turns in it.
+  """
+  first, *rest = text.split(chat_turns.IMAGE)
+  expanded, old, places, added = first, len(first), [], [0]
+  for count, piece in zip(crops, rest, strict=True):
+    written = _written(count)
+    places.append(old)
+    added.append(added[-1] + len(written) - 1)
+    expanded += written + piece
+    old += 1 + len(piece)
+
+  def moved(place):
+    return place + added[int(np.searchsorted(places, place))]
+
+  return expanded, [
+    turn._replace(
+      begin=moved(turn.begin), answer=moved(turn.answer), end=moved(turn.end)
+    )
+    for turn in turns
+  ]
+
+
+def _written(crops: int) -> str:
+  if not crops:
+    return _BLOCK
+  return (
+    f'Here is the original image {_BLOCK} and here are some crops to help you '
+    f'see better {" ".join([_BLOCK] * crops)}'
+  )
+
+
+def encode(
+  tokenizer: tokenizers.Tokenizer, text: str, form: form_lib.Form
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the ids of a text with images, and their characters.
+
+  Args:
+    tokenizer: has image_ids.
+    text: with an IMAGE for each image; the texts between them are encoded
+      alone, so that no text becomes an image's token by its neighbor.
+    form: how the model takes images.
+
+  Returns:
+    As tokenizers.Tokenizer.encode_with_offsets; the ids of an image have its
+    IMAGE as their character.
+  """
+  start, soft, end = tokenizer.image_ids
+  image = np.array([start, *[soft] * form.tokens, end], np.int32)
+  ids, offsets, begin = [], [], 0
+  for number, piece in enumerate(text.split(chat_turns.IMAGE)):
+    if number:
+      ids.append(image)
+      offsets.append(np.tile(np.int32([begin - 1, begin]), (len(image), 1)))
+    piece_ids, piece_offsets = tokenizer.encode_with_offsets(piece)
+    ids.append(piece_ids)
+    offsets.append(piece_offsets + begin)
+    begin += len(piece) + 1
+  return np.concatenate(ids), np.concatenate(offsets)
