@@ -1,5 +1,6 @@
 """How a model takes images: their size, and their tokens."""
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -29,6 +30,12 @@ class Form:
     """Returns what rows depend on; images are resized when they are read."""
     fields = dataclasses.asdict(self)
     return {name: fields[name] for name in fields if name != 'size'}
+
+  @classmethod
+  def of_request(cls, request: Mapping[str, Any]) -> 'Form | None':
+    """Returns the form of a request for rows, without the size."""
+    fields = request.get('images')
+    return cls(size=0, **fields) if fields else None
 
   def index(self, tokens: np.ndarray) -> np.ndarray:
     """Returns types.Images.index of rows.

@@ -8,7 +8,9 @@ import numpy as np
 
 from kd.core import errors
 from kd.core import types
+from kd.images import form as form_lib
 from kd.input_pipeline import conversations
+from kd.input_pipeline import image_tokens
 from kd.input_pipeline import packing
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
@@ -28,6 +30,7 @@ class Encoder:
       left out; 'drop' leaves both out; 'refuse' is an error.
     overlap: ids at the beginning of a chunk that end the chunk before it. They
       are context: they have weight 0, so that each id is a target once.
+    form: how the model takes images; None if it takes none.
   """
 
   tokenizer: tokenizers.Tokenizer
@@ -35,6 +38,7 @@ class Encoder:
   length: int
   long: str = 'chunk'
   overlap: int = 0
+  form: form_lib.Form | None = None
 
   def encode(
     self, example: Mapping[str, Any], index: int
@@ -54,12 +58,16 @@ class Encoder:
         than a row and `long` is 'refuse'.
     """
     document = conversations.is_document(example)
+    images: tuple[image_tokens.Slot, ...] = ()
     try:
       if document:
         columns = self._document(example['text'])
       else:
         chat = conversations.messages(example)
-        columns = templates.encode(self.tokenizer, self.template, chat)
+        columns = templates.encode(
+          self.tokenizer, self.template, chat, self.form
+        )
+        images = tuple(sum(image_tokens.slots(chat, self.form), []))
     except errors.ConfigError as e:
       where = f'data.mixture: example {example["id"]!r}: {e.path}'
       raise e.at(where) from e
@@ -75,7 +83,7 @@ class Encoder:
         )
       if document and self.long == 'chunk':
         return [packing.Example(*c, index) for c in self._chunks(*columns)]
-    return [packing.Example(*columns, index)]
+    return [packing.Example(*columns, index, images)]
 
   def chunk_sizes(self, positions: int, length: int) -> list[int]:
     """Returns the positions of the chunks of a document.

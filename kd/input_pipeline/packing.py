@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -27,12 +28,14 @@ class Example:
       `types.Batch.parts` has it.
     weights: float32 [n], what each id counts for as a target.
     index: its place in the prepared `examples.jsonl`.
+    images: as image_rows.Slots, in the order of their tokens.
   """
 
   ids: np.ndarray
   parts: np.ndarray
   weights: np.ndarray
   index: int
+  images: tuple[Any, ...] = ()
 
   @property
   def positions(self) -> int:
@@ -41,7 +44,11 @@ class Example:
 
 
 def assign(
-  lengths: Sequence[int], length: int, pack: bool
+  lengths: Sequence[int],
+  length: int,
+  pack: bool,
+  images: Sequence[int] | None = None,
+  per_row: int = 0,
 ) -> tuple[list[list[int]], list[int]]:
   """Decides which examples share a row.
 
@@ -52,19 +59,25 @@ def assign(
     lengths: positions that each example needs.
     length: positions of a row, L.
     pack: whether examples share rows at all.
+    images: the number of images of each example; None: none has any.
+    per_row: images of a row at most.
 
   Returns:
     For each row the numbers of its examples, and the numbers of the examples
-    that are longer than a row and stand in none.
+    that no row has room for.
   """
-  too_long = [i for i, n in enumerate(lengths) if n > length]
-  fitting = [i for i, n in enumerate(lengths) if 0 < n <= length]
+  images = [0] * len(lengths) if images is None else images
+  fits = [
+    n <= length and m <= per_row for n, m in zip(lengths, images, strict=True)
+  ]
+  too_long = [i for i, is_fitting in enumerate(fits) if not is_fitting]
+  fitting = [i for i, n in enumerate(lengths) if fits[i] and n > 0]
   if not pack:
     return [[i] for i in fitting], too_long
-  room = _Room(len(fitting), length)
+  room = _Room(len(fitting), length, per_row)
   rows = []
   for i in fitting:
-    row = room.take(lengths[i])
+    row = room.take(lengths[i], images[i])
     if row == len(rows):
       rows.append([])
     rows[row].append(i)
@@ -74,28 +87,35 @@ def assign(
 class _Room:
   """The first row with room for an example, found in log time.
 
-  A tournament tree over rows holds the largest room of each half.
+  A tournament tree over rows holds the largest room of each half, and the most
+  images that a row of it still takes.
   """
 
-  def __init__(self, rows: int, length: int):
+  def __init__(self, rows: int, length: int, per_row: int):
     self._leaves = 1 << max(rows - 1, 0).bit_length()
     self._largest = [length] * (2 * self._leaves)
+    self._most = [per_row] * (2 * self._leaves)
 
-  def take(self, amount: int) -> int:
-    """Takes room for `amount` positions and returns the row it is in."""
-    node = 1
-    while node < self._leaves:
-      node *= 2
-      if self._largest[node] < amount:
-        node += 1
-    row = node - self._leaves
+  def take(self, amount: int, images: int) -> int:
+    """Takes room for positions and images; returns the row it is in."""
+    leaf = node = self._first(1, amount, images)
     self._largest[node] -= amount
+    self._most[node] -= images
     while node > 1:
       node //= 2
-      self._largest[node] = max(
-        self._largest[2 * node], self._largest[2 * node + 1]
-      )
-    return row
+      for tree in (self._largest, self._most):
+        tree[node] = max(tree[2 * node], tree[2 * node + 1])
+    return leaf - self._leaves
+
+  def _first(self, node, amount, images):
+    """Returns the first leaf below a node with room for both, 0 for none."""
+    if self._largest[node] < amount or self._most[node] < images:
+      return 0
+    if node >= self._leaves:
+      return node
+    return self._first(2 * node, amount, images) or self._first(
+      2 * node + 1, amount, images
+    )
 
 
 def fill(

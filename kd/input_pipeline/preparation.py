@@ -174,18 +174,28 @@ class Preparation:
     """
     length = self.request['length']
     total = shard_files.total(counts, length)
+    shortest = min(c['shortest'] for c in counts)
+    if not total['rows'] and shortest <= length:
+      raise errors.ConfigError(
+        'data.images.per_row',
+        f'{self.request["images"]["per_row"]} are too few for every example of '
+        f'{task.name!r} that is no longer than a row',
+        legal='more images per row',
+      )
     if not total['rows']:
       raise errors.ConfigError(
         'data.length',
         f'{length} is too short for every example of {task.name!r}',
-        legal=f'{min(c["shortest"] for c in counts)} or more',
+        legal=f'{shortest} or more',
       )
     if total['too_long']:
       named = ', '.join(total['too_long_ids'])
       more = ', ...' if total['too_long'] > len(total['too_long_ids']) else ''
+      images = ' or too many images' if 'images' in self.request else ''
       self.say(
         f'{task.name}: {total["too_long"]:,} of {total["examples"]:,} examples '
-        f'need more than {length} positions and are left out: {named}{more}'
+        f'need more than {length} positions{images} and are left out: '
+        f'{named}{more}'
       )
     return total
 

@@ -8,6 +8,7 @@ from absl import logging
 from kd.core import errors
 from kd.core import identity
 from kd.core import paths
+from kd.images import form as form_lib
 from kd.input_pipeline import beam_backend
 from kd.input_pipeline import file_digests
 from kd.input_pipeline import mixtures
@@ -43,6 +44,7 @@ def prepare(
   long: str = 'chunk',
   chunk_overlap: int = 0,
   on_error: str = skipping.REFUSE,
+  form: form_lib.Form | None = None,
   backend: str = preparation.EMBEDDED,
   workers: int = 1,
   beam_args: Sequence[str] = (),
@@ -75,6 +77,7 @@ def prepare(
     chunk_overlap: tokens that chunks of a document share, see encoding.Encoder.
     on_error: 'refuse' raises what is wrong with an example; 'skip' leaves it
       out and records it.
+    form: how the model takes images; None if it takes none.
     backend: prepares shards, one of preparation.BACKENDS. The rows depend on
       none of these three.
     workers: number of processes of this machine of the embedded backend; 0: one
@@ -118,6 +121,8 @@ def prepare(
     'pad_bos_eos': [tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id],
     'code': code.digest,
   }
+  if form:  # Rows of text keep the names that earlier versions gave them.
+    request['images'] = form.request
   cache_dir = paths.expand_sparse(cache_dir)
   digests = file_digests.Digests(cache_dir)
   name = f'{mixture.name}-{split}'
@@ -140,7 +145,7 @@ def prepare(
       say,
     ).write()
   prepared = prepared_lib.open_folder(
-    folder, request, tokenizer.pad_id, retry_policy, reused, digests
+    folder, request, tokenizer.pad_id, retry_policy, reused, digests, form
   )
   _warn_of_unknown_files(prepared, say)
   return prepared

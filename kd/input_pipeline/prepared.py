@@ -13,6 +13,7 @@ from kd.core import buckets
 from kd.core import errors
 from kd.core import identity
 from kd.core import json_files
+from kd.images import form as form_lib
 from kd.input_pipeline import file_digests
 from kd.input_pipeline import retry
 from kd.input_pipeline import shard_files
@@ -41,6 +42,7 @@ class Prepared:
     manifest: everything that went in, as in the folder's manifest.json.
     retry_policy: with the files when they are read.
     reused: whether the rows were prepared by an earlier call.
+    form: how the model takes images; None if it takes none.
   """
 
   task: str
@@ -53,6 +55,15 @@ class Prepared:
   manifest: dict[str, Any]
   retry_policy: retry.RetryPolicy
   reused: bool
+  form: form_lib.Form | None = None
+
+  @property
+  def images(self) -> list[int]:
+    """Returns the number of images of each row; [] without a form."""
+    shards_ = self.counts['shards']
+    return (
+      [x for shard in shards_ for x in shard['images']] if self.form else []
+    )
 
   def files(self, kind: str) -> list[str]:
     """Returns the files of its shards, in order.
@@ -76,6 +87,8 @@ class Prepared:
       f'{self.task}: {c["rows"]:,} rows, {c["fill"]:.0%} full, '
       f'{c["examples"]:,} examples'
     )
+    if any(self.images):
+      line += f', {sum(self.images):,} images'
     if c['too_long']:
       ids = c['too_long_ids'][:_NAMED]
       ids += ['...'] if c['too_long'] > _NAMED else []
@@ -173,6 +186,7 @@ def open_folder(
   retry_policy: retry.RetryPolicy,
   reused: bool,
   digests: file_digests.Digests,
+  form: form_lib.Form | None = None,
 ) -> list[Prepared]:
   """Reads a prepared folder after checking that it is complete.
 
@@ -183,6 +197,7 @@ def open_folder(
     retry_policy: with files that cannot be read.
     reused: whether an earlier call wrote it.
     digests: gives the files' digests.
+    form: how the model takes images; None if it takes none.
 
   Returns:
     The rows of each task, in the manifest's order.
@@ -211,6 +226,7 @@ def open_folder(
       manifest,
       retry_policy,
       reused,
+      form,
     )
     with digests.kept_once():
       _check_files(opened, digests)

@@ -18,6 +18,7 @@ from kd.core import types
 from kd.input_pipeline import packing
 
 _KEYS = ('drop_fraction',)
+_SOFT = -1  # No id: marks the places of images while rows are shortened.
 _STREAM = 0x5407  # Apart from whatever else is drawn from the run's seed.
 
 
@@ -85,12 +86,31 @@ class Shortened:
     found = []
     for i, number in enumerate(numbers):
       row = {name: getattr(batch, name)[i] for name in packing.FIELDS}
+      if batch.images is not None:
+        _restore(row, batch.images.index[i])
       draws = np.random.default_rng([_STREAM, self.seed, step, number])
       found.append(shorten(row, fraction, draws, self.pad_id))
     fields = {
       name: np.stack([row[name] for row in found]) for name in packing.FIELDS
     }
-    return types.Batch(**fields, row_id=batch.row_id)
+    if batch.images is None:
+      return types.Batch(**fields, row_id=batch.row_id)
+    # Images are neither dropped nor reordered: the n-th place is as before.
+    index = batch.images.index
+    places = fields['tokens'] == _SOFT
+    moved = np.full_like(index, -1)
+    moved[places] = index[index >= 0]
+    fields['tokens'][places] = batch.tokens[index >= 0]
+    fields['targets'][fields['targets'] == _SOFT] = self.pad_id
+    images = batch.images.replace(index=moved)
+    return types.Batch(**fields, row_id=batch.row_id, images=images)
+
+
+def _restore(row: dict[str, np.ndarray], index: np.ndarray) -> None:
+  """Marks the soft tokens of images among a row's tokens and targets."""
+  row['tokens'] = np.where(index >= 0, _SOFT, row['tokens'])
+  follows = np.append(index[1:], -1) >= 0
+  row['targets'] = np.where(follows, _SOFT, row['targets'])
 
 
 def shorten(

@@ -4,12 +4,15 @@ import bisect
 from collections.abc import Iterable, Iterator, Sequence
 import hashlib
 import itertools
+from typing import Any
 
 import grain
 import numpy as np
 
 from kd.core import errors
 from kd.core import types
+from kd.images import form as form_lib
+from kd.input_pipeline import image_rows
 from kd.input_pipeline import mixing
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepared as prepared_lib
@@ -63,11 +66,16 @@ class _TaskRows:
     number = bisect.bisect_right(self._ends, index)
     first = self._ends[number - 1] if number else 0
     source = self._reader(number)
-    row = self._read(
+    record = self._read(
       self._files[number],
       f'row {index}',
-      lambda: packing.from_bytes(retry.record(source, index - first)),
+      lambda: retry.record(source, index - first),
     )
+    images = []
+    if self._prepared.form:
+      record, images = image_rows.from_bytes(record)
+    row = packing.from_bytes(record)
+    row['images'] = images
     row['row_id'] = np.int32(self._prepared.first_row_id + index)
     return row
 
@@ -114,6 +122,12 @@ class Rows:
       _dataset(task_rows, seed, shuffle) for task_rows in prepared
     ]
     self._order = mixing.Order(mixing.row_shares(prepared, rates))
+    self._pad_id, self._form = prepared[0].pad_id, _form(prepared)
+    self._images = [
+      _shuffled(task_rows.images, task_rows, seed, shuffle)
+      for task_rows in prepared
+      if self._form
+    ]
 
   def __call__(self, step: int, numbers: Iterable[int]) -> types.Batch:
     """Rows of a step; no others are read.
@@ -126,15 +140,26 @@ class Rows:
       numpy arrays of these rows, in their order.
     """
     first = step * self.batch_size
-    places = [self._order[first + int(i)] for i in numbers]
-    return _batch([self._datasets[task][index] for task, index in places])
+    if self._form:
+      places = [self._order[first + i] for i in range(self.batch_size)]
+      order = image_rows.spread([self._images[t][i] for t, i in places])
+      places = [places[order[int(i)]] for i in numbers]
+    else:
+      places = [self._order[first + int(i)] for i in numbers]
+    rows = [self._datasets[task][index] for task, index in places]
+    return _batch(rows, self._form, self._pad_id)
 
 
 def _dataset(
   task_rows: prepared_lib.Prepared, seed: int, shuffle: bool
 ) -> grain.MapDataset:
   """A task's rows without end."""
-  dataset = grain.MapDataset.source(_TaskRows(task_rows))
+  return _shuffled(_TaskRows(task_rows), task_rows, seed, shuffle)
+
+
+def _shuffled(source, task_rows, seed, shuffle) -> grain.MapDataset:
+  """Something for each row of a task, in the order of training."""
+  dataset = grain.MapDataset.source(source)
   if shuffle and len(dataset) > 1:
     # grain seeds epoch e with seed + e, so that neighbouring seeds would share
     # their orders: spread them.
@@ -143,13 +168,25 @@ def _dataset(
   return dataset.repeat()
 
 
-def _batch(rows: Sequence[dict[str, np.ndarray]]) -> types.Batch:
-  return types.Batch(
-    **{
-      name: np.stack([row[name] for row in rows])
-      for name in (*packing.FIELDS, 'row_id')
-    }
-  )
+def _form(prepared: Sequence[prepared_lib.Prepared]) -> form_lib.Form | None:
+  """Returns how rows have images; None if none of them has any."""
+  return next((part.form for part in prepared if any(part.images)), None)
+
+
+def _batch(
+  rows: Sequence[dict[str, Any]], form: form_lib.Form | None, pad_id: int
+) -> types.Batch:
+  fields = {
+    name: np.stack([row[name] for row in rows])
+    for name in (*packing.FIELDS, 'row_id')
+  }
+  if form is None:
+    return types.Batch(**fields)
+  images = image_rows.read(fields['tokens'], [r['images'] for r in rows], form)
+  # No logit may belong to a soft token, whose weight is 0.
+  is_soft = fields['targets'] == form.soft_id
+  fields['targets'] = np.where(is_soft, np.int32(pad_id), fields['targets'])
+  return types.Batch(**fields, images=images)
 
 
 class Numbered:
@@ -164,14 +201,16 @@ class Numbered:
     self._tasks = [_TaskRows(task_rows) for task_rows in prepared]
     self._ends = list(itertools.accumulate(map(len, self._tasks)))
     self._padding = packing.empty(prepared[0].length, prepared[0].pad_id)
-    self._padding['row_id'] = np.int32(-1)
+    self._padding |= {'row_id': np.int32(-1), 'images': []}
+    self._pad_id, self._form = prepared[0].pad_id, _form(prepared)
 
   def __len__(self) -> int:
     return self._ends[-1]
 
   def __call__(self, numbers: Iterable[int]) -> types.Batch:
     """Numpy arrays of these rows, in their order; -1 is a row of padding."""
-    return _batch([self._row(int(number)) for number in numbers])
+    rows = [self._row(int(number)) for number in numbers]
+    return _batch(rows, self._form, self._pad_id)
 
   def _row(self, number):
     if number < 0:

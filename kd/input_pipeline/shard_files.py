@@ -21,7 +21,9 @@ from kd.core import folders
 from kd.core import identity
 from kd.core import json_lines
 from kd.core import types
+from kd.images import form as form_lib
 from kd.input_pipeline import encoding
+from kd.input_pipeline import image_rows
 from kd.input_pipeline import packing
 from kd.input_pipeline import shards
 from kd.input_pipeline import tokenizers
@@ -55,8 +57,13 @@ def write(
   """
   examples, length = shard.examples(), request['length']
   encoded = _encode(examples, request, tokenizer, shard.number)
+  form = form_lib.Form.of_request(request)
   rows, unplaced = packing.assign(
-    [e.positions for e in encoded], length, request['pack']
+    [e.positions for e in encoded],
+    length,
+    request['pack'],
+    [len(e.images) for e in encoded],
+    form.per_row if form else 0,
   )
   used = [encoded[i] for row in rows for i in row]
   left_out = sorted({encoded[i].index for i in unplaced})
@@ -73,19 +80,34 @@ def write(
     'too_long_ids': [examples[i]['id'] for i in left_out[:NAMED]],
     'shortest': min(e.positions for e in encoded),
   }
+  if form:
+    counts['images'] = [
+      sum(len(encoded[i].images) for i in row) for row in rows
+    ]
   stem = os.path.join(folder, shard.name)
-  filled = (
-    packing.to_bytes(
-      packing.fill([encoded[i] for i in row], length, tokenizer.pad_id)
-    )
+  records = (
+    _record([encoded[i] for i in row], length, tokenizer.pad_id, form)
     for row in rows
   )
-  counts['rows_sha256'] = _write_rows(stem + ROWS, filled)
+  counts['rows_sha256'] = _write_rows(stem + ROWS, records)
   counts['rows_file_sha256'] = identity.file_digest(stem + ROWS)
   lines = (e | {'in_rows': i not in missing} for i, e in enumerate(examples))
   counts['examples_sha256'] = _write_lines(stem + EXAMPLES, lines)
   _write_lines(stem + COUNTS, [counts])
   return counts
+
+
+def _record(
+  examples: Sequence[packing.Example],
+  length: int,
+  pad_id: int,
+  form: form_lib.Form | None,
+) -> bytes:
+  """Returns the record of a row."""
+  fields = packing.to_bytes(packing.fill(examples, length, pad_id))
+  if form is None:
+    return fields
+  return image_rows.to_bytes(fields, [x for e in examples for x in e.images])
 
 
 def _encode(
@@ -101,6 +123,7 @@ def _encode(
     request['length'],
     request['long'],
     request['chunk_overlap'],
+    form_lib.Form.of_request(request),
   )
   encoded = [
     part for i, e in enumerate(examples) for part in encoder.encode(e, i)
@@ -156,11 +179,13 @@ def total(counts: Sequence[Mapping[str, Any]], length: int) -> dict[str, Any]:
     `rationale_weight` (sums of weights), `fill` (the fraction of positions that
     is used), `too_long` (number of examples that no row can hold) and some of
     their ids, the digests of all rows and examples, and `shards`: rows and
-    digests of each.
+    digests of each, and if the request has images, their number by row.
   """
   sums = {key: sum(c[key] for c in counts) for key in (*_SUMS, 'too_long')}
   named = [i for c in counts for i in c['too_long_ids']]
-  kept = 'rows', 'rows_file_sha256', 'examples_sha256'
+  kept = ['rows', 'rows_file_sha256', 'examples_sha256']
+  if 'images' in counts[0]:
+    kept.append('images')
   return {
     **sums,
     'too_long_ids': named[:NAMED],

@@ -59,7 +59,8 @@ def describe(
 
   Returns:
     `context`, where and with which variables the module runs, and by task
-    `declared` (bool), `known` (bool), `patterns` and `files`.
+    `declared` (bool), `known` (bool), `patterns` and `files`; and `images`, the
+    patterns and files of images that have been read, if there are any.
 
   Raises:
     ConfigError: DATA_FILES has another form, or a pattern of it without
@@ -82,6 +83,12 @@ def describe(
       'patterns': patterns,
       'files': _files(patterns, code, digests),
     }
+    images = _images(task)
+    if images:
+      found[task.name]['images'] = {
+        'patterns': images,
+        'files': _files(images, code, digests),
+      }
   return {'context': _context(code), 'tasks': found}
 
 
@@ -103,8 +110,9 @@ def unchanged(
     # What code computes, it may compute from its folder and from variables.
     if not task['declared'] and recorded['context'] != _context(code):
       return False
-    if _files(task['patterns'], code, digests) != task['files']:
-      return False
+    for read in (task, task['images']) if 'images' in task else (task,):
+      if _files(read['patterns'], code, digests) != read['files']:
+        return False
   return True
 
 
@@ -151,6 +159,13 @@ def _of_source(task: Any, split: str) -> list[str] | None:
     return None
   given = [patterns] if isinstance(patterns, str) else patterns
   return [_absolute(os.fspath(pattern)) for pattern in given]
+
+
+def _images(task: Any) -> list[Pattern]:
+  """Returns the images that the rows of a task of files have named so far."""
+  source = file_tasks.source_of(task)
+  paths = sorted(source.images) if source else ()
+  return [['', glob.escape(path)] for path in paths]
 
 
 def _absolute(pattern: str) -> str:
