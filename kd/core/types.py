@@ -72,16 +72,30 @@ class TapSpec:
   Attributes:
     hidden: layers whose output (the residual stream after them) is returned.
     attention: layers whose queries, keys and values are returned.
+    tower: layers of the vision tower whose output is returned.
+    soft_tokens: whether the projected soft tokens are returned.
   """
 
   hidden: tuple[int, ...]
   attention: tuple[int, ...]
+  tower: tuple[int, ...] = ()
+  soft_tokens: bool = False
 
-  def check(self, num_layers: int) -> None:
-    """Raises ValueError if one of the layers does not exist."""
+  def check(self, num_layers: int, tower_layers: int = 0) -> None:
+    """Raises ValueError if one of the layers does not exist.
+
+    Args:
+      num_layers: of the model.
+      tower_layers: of its vision tower; 0: it has none.
+    """
     for layer in self.hidden + self.attention:
       if not 0 <= layer < num_layers:
         raise ValueError(f'no layer {layer}: the model has {num_layers}')
+    for layer in self.tower:
+      if not 0 <= layer < tower_layers:
+        raise ValueError(f'no layer {layer}: the tower has {tower_layers}')
+    if self.soft_tokens and not tower_layers:
+      raise ValueError('no soft tokens: the model has no vision tower')
 
   def places(self, layers: range, period: int) -> 'TapSpec':
     """Returns the places 0..period-1 of these layers in their periods."""
@@ -102,9 +116,14 @@ class Taps:
     query: [m, B, L, N, H], as attention reads it, of m layers, or None.
     key: [m, B, L, G, H], likewise.
     value: [m, B, L, G, H], likewise.
+    tower: [k, B, L, E], the output of k layers of the vision tower, averaged
+      over the patches of each soft token, at its place; zeros at text. Or None.
+    soft_tokens: [1, B, L, D], projected soft tokens, likewise.
   """
 
   hidden: Array | None
   query: Array | None
   key: Array | None
   value: Array | None
+  tower: Array | None = None
+  soft_tokens: Array | None = None

@@ -18,16 +18,20 @@ def specs(
 ) -> tuple[types.TapSpec, types.TapSpec]:
   """Returns the layer outputs that terms read of student and of teacher."""
 
-  def union(field):
+  def union(side, kind):
+    field = f'{side}_{kind}'
     return tuple(sorted({i for t in terms for i in getattr(t.loss, field)}))
 
-  return (
-    types.TapSpec(union('student_hidden'), union('student_attention')),
-    types.TapSpec(union('teacher_hidden'), union('teacher_attention')),
-  )
+  soft_tokens = any(t.loss.soft_tokens for t in terms)
+
+  def spec(side):
+    layers = [union(side, kind) for kind in ('hidden', 'attention', 'tower')]
+    return types.TapSpec(*layers, soft_tokens)
+
+  return spec('student'), spec('teacher')
 
 
-def _pick(taps, spec, hidden, attention):
+def _pick(taps, spec, hidden, attention, tower, soft_tokens):
   """Selects a term's layers from those that all terms together read."""
 
   def take(x, all_layers, layers):
@@ -42,6 +46,8 @@ def _pick(taps, spec, hidden, attention):
     query=take(taps.query, spec.attention, attention),
     key=take(taps.key, spec.attention, attention),
     value=take(taps.value, spec.attention, attention),
+    tower=take(taps.tower, spec.tower, tower),
+    soft_tokens=taps.soft_tokens if soft_tokens else None,
   )
 
 
@@ -61,9 +67,11 @@ def pick(
   """
   loss = term.loss
   student_spec, teacher_spec = specs(terms)
+  own = loss.student_hidden, loss.student_attention, loss.student_tower
+  other = loss.teacher_hidden, loss.teacher_attention, loss.teacher_tower
   return (
-    _pick(student, student_spec, loss.student_hidden, loss.student_attention),
-    _pick(teacher, teacher_spec, loss.teacher_hidden, loss.teacher_attention),
+    _pick(student, student_spec, *own, loss.soft_tokens),
+    _pick(teacher, teacher_spec, *other, loss.soft_tokens),
   )
 
 
@@ -124,25 +132,23 @@ def total(
       layer_maps.get(term.key),
       jax.random.fold_in(rng, number),
     )
-    weights = step_scalars.counted_weights(
-      term.loss, batch.weights, batch.parts
-    )
+    weights = step_scalars.weights_of(term.loss, batch)
     # The loss of a target that does not count may be anything, even NaN.
     losses = jnp.where(weights != 0, losses, 0.0)
     sums[term.key] = jnp.sum(losses * weights)
     if images is not None:
       by_modality[term.key] = modalities.sums(losses * weights, images)
     value += scales[term.key] * sums[term.key]
-  bad = _nonfinite(teacher, batch) if terms else jnp.zeros(())
+  bad = _nonfinite(terms, teacher, batch) if terms else jnp.zeros(())
   sums, by_modality = jax.lax.stop_gradient((sums, by_modality))
   return value, sums, by_modality, bad
 
 
-def _nonfinite(teacher, batch):
+def _nonfinite(terms, teacher, batch):
   """Counts tokens at which the teacher's layer outputs are not finite.
 
-  Hidden states are read at targets, queries, keys and values at every token
-  that is not padding, since targets attend to them.
+  Hidden states are read where a term counts, queries, keys and values at every
+  token that is not padding, since targets attend to them.
   """
 
   def bad(x, counted):
@@ -152,6 +158,10 @@ def _nonfinite(teacher, batch):
 
   attention = [teacher.query, teacher.key, teacher.value]
   counts = [bad(x, batch.segment_ids > 0) for x in attention if x is not None]
-  if teacher.hidden is not None:
-    counts.append(bad(teacher.hidden, batch.weights != 0))
+  counted = batch.weights != 0
+  for term in terms:
+    if term.loss.part == terms_lib.IMAGE:
+      counted |= step_scalars.weights_of(term.loss, batch) != 0
+  states = [teacher.hidden, teacher.tower, teacher.soft_tokens]
+  counts += [bad(x, counted) for x in states if x is not None]
   return jax.lax.stop_gradient(sum(counts, jnp.zeros(())))

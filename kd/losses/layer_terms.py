@@ -19,6 +19,9 @@ _ADAPTIVE = 'adaptive'
 SIMILARITIES = ('states', 'attention')
 _BLOCK = 512  # Queries whose maps are compared at a time to choose layers.
 _RELATIONS = ('query', 'key', 'value')
+_TOWER, _SOFT_TOKENS = 'tower', 'soft_tokens'
+# By value of `states`, the field of Taps.
+_STATES = {'layers': 'hidden', _TOWER: 'tower', _SOFT_TOKENS: 'soft_tokens'}
 
 
 def _check(value, name, legal):
@@ -32,10 +35,10 @@ def _need_teacher(context):
     raise errors.ConfigError('name', 'needs a teacher, and there is none')
 
 
-def _pairs(context, layer_map, pairs):
+def _pairs(context, layer_map, pairs, field='layers'):
   """Returns the student's and the teacher's layers of a fixed map."""
   _check(layer_map, 'map', _FIXED)
-  sizes = context.student.layers, context.teacher.layers
+  sizes = getattr(context.student, field), getattr(context.teacher, field)
   return tuple(zip(*_FIXED[layer_map](*sizes, pairs, 'pairs'), strict=True))
 
 
@@ -43,6 +46,7 @@ def _pairs(context, layer_map, pairs):
 def hidden_states(
   context: terms.Context,
   *,
+  states: str,
   kind: str,
   map: str,
   pairs: int,
@@ -59,7 +63,7 @@ def hidden_states(
   `remap_every` updates.
   """
   _need_teacher(context)
-  terms.check_part(part)
+  terms.check_part(part, of_layers=True)
   _check(kind, 'kind', hidden_states_lib.KINDS)
   _check(map, 'map', (*_FIXED, _ADAPTIVE))
   if not 0 <= dropout < 1:
@@ -78,9 +82,10 @@ def hidden_states(
       f"found 'attention' with map {map}, which chooses no layers",
       legal="'states', or map adaptive",
     )
-  widths = context.student.width, context.teacher.width
+  _check_states(states, map, pairs, part, context)
+  widths = _widths(states, context)
   first = 'uniform' if map == _ADAPTIVE else map
-  student_layers, teacher_layers = _pairs(context, first, pairs)
+  student_layers, teacher_layers = _compared(states, context, first, pairs)
   layer_map = None
   if map == _ADAPTIVE:
     layer_map = teacher_layers
@@ -99,12 +104,12 @@ def hidden_states(
 
   def per_token(projections, student, teacher, batch, values, chosen, rng):
     del batch, values
-    other = teacher.hidden if chosen is None else teacher.hidden[chosen]
+    own, other = (getattr(x, _STATES[states]) for x in (student, teacher))
     return hidden_states_lib.layers_loss(
       kind,
       projections,
-      student.hidden,
-      other,
+      own,
+      other if chosen is None else other[chosen],
       dropout,
       rng if dropout else None,
     )
@@ -113,14 +118,61 @@ def hidden_states(
     per_token,
     part=part,
     values={},
-    student_hidden=student_layers,
-    teacher_hidden=teacher_layers,
+    student_hidden=student_layers if states == 'layers' else (),
+    teacher_hidden=teacher_layers if states == 'layers' else (),
+    student_tower=student_layers if states == _TOWER else (),
+    teacher_tower=teacher_layers if states == _TOWER else (),
+    soft_tokens=states == _SOFT_TOKENS,
     student_attention=student_layers if by_attention else (),
     teacher_attention=teacher_layers if by_attention else (),
     init=init,
     layer_map=layer_map,
     remap_every=remap_every,
     similarity=measure if map == _ADAPTIVE else None,
+  )
+
+
+def _check_states(states, layer_map, pairs, part, context):
+  """Raises ConfigError unless images' states can be compared so."""
+  _check(states, 'states', _STATES)
+  if states == 'layers':
+    return
+  for side in ('student', 'teacher'):
+    if not getattr(context, side).tower_layers:
+      raise errors.ConfigError(
+        'states',
+        f'found {states!r}, and the {side} has no vision tower',
+        legal='layers',
+      )
+  if part != terms.IMAGE:
+    raise errors.ConfigError(
+      'part', f'found {part!r} with states {states!r}', legal=repr(terms.IMAGE)
+    )
+  if layer_map == _ADAPTIVE:
+    raise errors.ConfigError(
+      'map', f"found 'adaptive' with states {states!r}", legal=', '.join(_FIXED)
+    )
+  if states == _SOFT_TOKENS and pairs != 1:
+    raise errors.ConfigError(
+      'pairs', f'found {pairs} with states {states!r}', legal='1'
+    )
+
+
+def _widths(states, context):
+  """Returns the widths of the student's and of the teacher's states."""
+  field = 'tower_width' if states == _TOWER else 'width'
+  return getattr(context.student, field), getattr(context.teacher, field)
+
+
+def _compared(states, context, layer_map, pairs):
+  """Returns the layers that a fixed map compares; of soft tokens none."""
+  if states == _SOFT_TOKENS:
+    return (), ()
+  return _pairs(
+    context,
+    layer_map,
+    pairs,
+    'tower_layers' if states == _TOWER else 'layers',
   )
 
 
@@ -200,7 +252,7 @@ def _window(*windows):
 
 def _attention_term(context, layers, part, temperature, pair_loss):
   """Builds the mean over layer pairs of an attention loss."""
-  terms.check_part(part)
+  terms.check_part(part, of_layers=True)
 
   windows = [
     _window(context.student.windows[i], context.teacher.windows[j])

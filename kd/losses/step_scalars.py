@@ -46,6 +46,17 @@ def counted_weights(
   return weights
 
 
+def weights_of(
+  loss: terms_lib.LogitsLoss | terms_lib.LayerLoss, batch: types.Batch
+) -> Array:
+  """Returns the weights of a batch's positions that count for a term."""
+  if loss.part != terms_lib.IMAGE:
+    return counted_weights(loss, batch.weights, batch.parts)
+  if batch.images is None:
+    return jnp.zeros_like(batch.weights)
+  return (batch.images.index >= 0).astype(jnp.float32)
+
+
 def make(
   terms: Sequence[terms_lib.Term],
   fraction: schedules.Schedule,
@@ -61,10 +72,7 @@ def make(
     step: number of updates applied so far.
   """
   number = lambda schedule: jnp.asarray(schedule(step), jnp.float32)
-  counted = {
-    term.key: counted_weights(term.loss, batch.weights, batch.parts)
-    for term in terms
-  }
+  counted = {term.key: weights_of(term.loss, batch) for term in terms}
   images = modalities.with_images(batch)
   return StepScalars(
     fraction=number(fraction),

@@ -18,6 +18,9 @@ from kd.losses import distributions
 
 TERMS = registry.Registry('loss')
 
+# The part of terms of layers that counts the places of images, each with weight
+# 1, instead of targets.
+IMAGE = 'image'
 # The targets of a row that count for a term.
 PARTS = {
   'all': None,
@@ -57,6 +60,8 @@ class Sizes:
     attention_scale: factor of query-key products.
     windows: by layer, the attention window in tokens; None: global attention.
     image_tokens: T, soft tokens of an image; 0 without a vision tower.
+    tower_layers: of the vision tower; 0 without one.
+    tower_width: E, of the vision tower.
   """
 
   layers: int
@@ -67,6 +72,8 @@ class Sizes:
   attention_scale: float
   windows: tuple[int | None, ...]
   image_tokens: int = 0
+  tower_layers: int = 0
+  tower_width: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +123,7 @@ class LayerLoss:
   Attributes:
     per_token: maps (its parameters, the student's Taps, the teacher's Taps,
       batch, values, layer map or None, rng) to losses [B, L].
-    part: a name in PARTS.
+    part: a name in PARTS, or IMAGE.
     values: see LogitsLoss.
     student_hidden: the student's layers whose hidden states it reads.
     teacher_hidden: the teacher's layers whose hidden states it reads.
@@ -129,6 +136,9 @@ class LayerLoss:
     remap_every: updates between recomputations of the map; 0 without layer_map.
     similarity: maps (the student's Taps, the teacher's Taps, batch) to [n, m],
       by which the map is chosen; None without layer_map.
+    student_tower: the layers of the student's vision tower that it reads.
+    teacher_tower: the same of the teacher.
+    soft_tokens: whether it reads the soft tokens of both.
   """
 
   per_token: Callable[..., types.Array]
@@ -142,6 +152,9 @@ class LayerLoss:
   layer_map: Any
   remap_every: int
   similarity: Callable[..., types.Array] | None
+  student_tower: tuple[int, ...] = ()
+  teacher_tower: tuple[int, ...] = ()
+  soft_tokens: bool = False
 
   @property
   def needs_teacher(self) -> bool:
@@ -167,10 +180,11 @@ class Term:
   loss: LogitsLoss | LayerLoss
 
 
-def check_part(part: str) -> None:
-  """Raises ConfigError unless `part` is a name in PARTS."""
-  if part not in PARTS:
-    raise errors.unknown('part', 'part', part, list(PARTS))
+def check_part(part: str, of_layers: bool = False) -> None:
+  """Raises ConfigError unless `part` is a name in PARTS, or IMAGE of layers."""
+  legal = [*PARTS, IMAGE] if of_layers else list(PARTS)
+  if part not in legal:
+    raise errors.unknown('part', 'part', part, legal)
 
 
 def positive(value: Any, name: str, steps: int) -> schedules.Schedule:

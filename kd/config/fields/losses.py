@@ -17,8 +17,9 @@ _TEMPERATURE = F(
 )
 _PART = F(
   'all',
-  legal.one_of('all', 'answer', 'rationale', 'sampled'),
-  "targets that count; sampled: the student's own",
+  legal.one_of('all', 'answer', 'rationale', 'sampled', 'image'),
+  "targets that count; sampled: the student's own; image, of terms of layers: "
+  'the places of images instead of targets',
 )
 # Of every divergence, in addition to its own arguments.
 DIVERGENCE = {
@@ -86,6 +87,12 @@ TERM = schema.Choice(
       'part': _PART,
     },
     'hidden_states': {
+      'states': F(
+        'layers',
+        legal.one_of('layers', 'tower', 'soft_tokens'),
+        'states that are compared: of layers, of layers of the vision tower, '
+        'or the soft tokens of images; the last two with part image',
+      ),
       'kind': F('mse', legal.one_of('mse', 'cosine'), 'distance'),
       'map': F(
         'uniform',
