@@ -1,5 +1,6 @@
 """Counts what examples consist of, before rows are made of them."""
 
+import collections
 from collections.abc import Mapping, Sequence
 import hashlib
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kd.data_files import source as source_lib
+from kd.images import pictures
 from kd.input_pipeline import conversations
 from kd.input_pipeline import encoding
 from kd.input_pipeline import packing
@@ -26,6 +28,7 @@ class Statistics:
     empty: examples in which the model says nothing.
     duplicates: examples whose ids and weights an earlier one has.
     prompts: digests of the prompts.
+    image_sizes: widths and heights of the images, and how many have them.
   """
 
   def __init__(self, encoder: encoding.Encoder):
@@ -35,6 +38,10 @@ class Statistics:
     self.prompts: set[bytes] = set()
     self._examples: set[bytes] = set()
     self._lengths: dict[bool, list[int]] = {False: [], True: []}
+    self.image_sizes: collections.Counter[tuple[int, int]] = (
+      collections.Counter()
+    )
+    self._images: list[int] = []  # Of each chat.
 
   def add(self, example: Mapping[str, Any], whole: packing.Example) -> None:
     """Counts an example.
@@ -51,11 +58,17 @@ class Statistics:
     answer = example['text'] if is_document else None
     answer = conversations.reference(example) if answer is None else answer
     self.empty += not answer.strip() or not weights.any()
-    key = _digest(whole.ids.tobytes() + whole.weights.tobytes())
+    files = [slot.data for slot in whole.images]
+    key = _digest(b''.join([whole.ids, whole.weights, *files]))
+    self.image_sizes.update(
+      pictures.size(slot.data) for slot in whole.images if not slot.crop
+    )
     self.duplicates += key in self._examples
     self._examples.add(key)
     self.prompts.add(_digest(source_lib.prompt_key(example).encode('utf-8')))
     self._lengths[is_document].append(whole.positions)
+    if not is_document:
+      self._images.append(len(whole.images))
 
   @property
   def lengths(self) -> np.ndarray:
@@ -75,13 +88,26 @@ class Statistics:
       ]
     return self._lengths[False] + documents
 
+  def images(self, length: int) -> list[int]:
+    """Returns the number of images of each of `pieces`."""
+    documents = len(self.pieces(length)) - len(self._images)
+    return self._images + [0] * documents
+
+  @property
+  def per_row(self) -> int:
+    """Returns how many images a row takes."""
+    return self._encoder.form.per_row if self._encoder.form else 0
+
   def too_long(self, length: int) -> int:
     """Returns how many examples no row of a length can hold."""
-    return sum(n > length for n in self.pieces(length))
+    pieces = zip(self.pieces(length), self.images(length), strict=True)
+    return sum(n > length or m > self.per_row for n, m in pieces)
 
-  def counts(self, length: int) -> dict[str, int | float]:
+  def counts(self, length: int) -> dict[str, Any]:
     """Returns all counts by name, for rows of a length."""
+    images = {'images': self._counted_images()} if self.image_sizes else {}
     return {
+      **images,
       'examples': self.examples,
       'tokens': self.tokens,
       'supervised_tokens': self.supervised,
@@ -89,6 +115,14 @@ class Statistics:
       'too_long': self.too_long(length),
       'duplicates': self.duplicates,
       'empty': self.empty,
+    }
+
+  def _counted_images(self) -> dict[str, Any]:
+    widths, heights = zip(*self.image_sizes, strict=True)
+    return {
+      'count': self.image_sizes.total(),
+      'smallest': [min(widths), min(heights)],
+      'largest': [max(widths), max(heights)],
     }
 
 
@@ -113,12 +147,17 @@ def packing_at(
   rows = used = 0
   for source in sources:
     pieces = np.array(source.pieces(length), np.int64)
+    images = np.array(source.images(length), np.int64)
     if pack:
-      np.random.default_rng(seed).shuffle(pieces)
+      order = np.arange(len(pieces))
+      np.random.default_rng(seed).shuffle(order)
+      pieces, images = pieces[order], images[order]
     pieces = pieces.tolist()
-    of_source, _ = packing.assign(pieces, length, pack)
+    of_source, _ = packing.assign(
+      pieces, length, pack, images.tolist(), source.per_row
+    )
     rows += len(of_source)
-    used += sum(n for n in pieces if n <= length)
+    used += sum(pieces[i] for row in of_source for i in row)
   return {
     'length': length,
     'rows': rows,

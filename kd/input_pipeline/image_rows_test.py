@@ -12,6 +12,8 @@ from kd.core import errors
 from kd.data_files import source as source_lib
 from kd.images import form as form_lib
 from kd.images import pictures
+from kd.input_pipeline import data_statistics
+from kd.input_pipeline import encoding
 from kd.input_pipeline import image_rows
 from kd.input_pipeline import image_tokens
 from kd.input_pipeline import mixtures
@@ -20,6 +22,7 @@ from kd.input_pipeline import prepare
 from kd.input_pipeline import rationale_dropping
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
+from kd.input_pipeline import shown_rows
 from kd.input_pipeline import tokenizers
 
 _SIDE, _TOKENS, _LENGTH = 8, 4, 96
@@ -238,3 +241,38 @@ def test_pan_and_scan_adds_crops_as_images(tmp_path):
   assert (batch.images.index >= 0).sum() == 5 * _TOKENS
   said = _BYTES.decode(batch.tokens[0][batch.images.index[0] < 0])
   assert 'here are some crops to help you see better' in said
+
+
+def test_images_are_counted_and_shown(tmp_path):
+  image = {'type': 'image_url', 'image_url': {'url': _data_url(_png(1))}}
+  other = {'type': 'image_url', 'image_url': {'url': _data_url(_png(2))}}
+  chats = [_chat(x, _text('red?')) for x in (image, other, image)]
+  encoder = encoding.Encoder(_BYTES, 'gemma', _LENGTH, form=_FORM)
+  statistics = data_statistics.Statistics(encoder)
+  source = source_lib.Source(str(_write(tmp_path, *chats)))
+  for number, example in enumerate(source.read('train', pytest.fail)):
+    (whole,) = encoder.encode(example, number)
+    statistics.add(example, whole)
+  counts = statistics.counts(_LENGTH)
+  assert counts['images'] == {
+    'count': 3,
+    'smallest': [20, 10],
+    'largest': [20, 10],
+  }
+  assert counts['duplicates'] == 1  # The third is the first.
+  at = data_statistics.packing_at([statistics], 10_000, True, 0)
+  assert at['rows'] == 2  # Of two images at most.
+  assert shown_rows.text([whole], _BYTES, color=False) == (
+    '<bos><start_of_turn>user\n\n\n[image of 20 x 10]\n\nred?<end_of_turn>\n'
+    '<start_of_turn>model\n[[yes<end_of_turn>]]\n'
+  )
+
+
+def test_text_of_a_run_with_images_is_as_without(tmp_path):
+  file = _write(tmp_path, *[_chat(_text(f'{i}')) for i in range(9)])
+  with_form = _prepare(file, tmp_path / 'rows')
+  without = _prepare(file, tmp_path / 'rows', form=None)
+  a, b = _batch(with_form, 4), _batch(without, 4)
+  assert a.images is None and b.images is None
+  for name in packing.FIELDS:
+    assert (getattr(a, name) == getattr(b, name)).all()

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from kd.images import pictures
 from kd.input_pipeline import packing
 from kd.input_pipeline import tokenizers
 
@@ -32,11 +33,12 @@ def text(
 
 def _example(example, tokenizer, color):
   parts, left = [], _LONGEST
+  labels = iter(map(_label, example.images))
   # The first id is never a target, whatever its weight.
   weights = np.concatenate([[0.0], example.weights[1:]])
   pairs = zip(example.ids.tolist(), weights.tolist(), strict=True)
   for weight, run in itertools.groupby(pairs, key=lambda pair: pair[1]):
-    said = _printable(_decode([i for i, _ in run], tokenizer))
+    said = _printable(_decode([i for i, _ in run], tokenizer, labels))
     more = len(said) - left
     parts.append(_marked(said[:left], weight, color))
     left -= len(said)
@@ -55,8 +57,29 @@ def _marked(said, weight, color):
   return f'[[{factor}{said}]]'
 
 
-def _decode(ids, tokenizer):
-  """Returns the text of ids; marks without text by their names."""
+def _label(slot):
+  width, height = pictures.size(slot.data)
+  crop = f', crop {slot.crop}' if slot.crop else ''
+  return f'[image of {width} x {height}{crop}]'
+
+
+def _decode(ids, tokenizer, labels):
+  """Returns the text of ids; marks without text by their names, and images.
+
+  Args:
+    ids: what is shown.
+    tokenizer: gave them.
+    labels: of the images that follow, an iterator.
+  """
+  start, soft, end = tokenizer.image_ids or (None, None, None)
+  if soft in ids:
+    shown = []
+    for is_soft, run in itertools.groupby(ids, key=soft.__eq__):
+      text = [i for i in run if i not in (start, end)]
+      shown.append(
+        next(labels) if is_soft else _decode(text, tokenizer, labels)
+      )
+    return ''.join(shown)
   silent = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id}
   return ''.join(
     ''.join(map(tokenizer.text_of, run))

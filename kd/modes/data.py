@@ -94,8 +94,9 @@ def _read(
   # Long examples that training refuses are counted here.
   long = 'chunk' if data.long == 'chunk' else 'drop'
   rest = (long, data.chunk_overlap)
-  encoder = encoding.Encoder(run.tokenizer, data.template, data.length, *rest)
-  whole = encoding.Encoder(run.tokenizer, data.template, _WHOLE, *rest)
+  start = (run.tokenizer, data.template)
+  encoder = encoding.Encoder(*start, data.length, *rest, run.image_form)
+  whole = encoding.Encoder(*start, _WHOLE, *rest, run.image_form)
   sources = []
   with progress.Progress(f'reading {label}', session.say):
     for task, _ in examples_lib.tasks(mixture, split):
@@ -128,7 +129,9 @@ def _rows(run: resolved.Run, sources: list[_Source]) -> list[str]:
     share = len(range(number, _ROWS, len(sources)))
     kept = source.kept
     sizes = [example.positions for example in kept]
-    rows, _ = packing.assign(sizes, data.length, data.pack)
+    images = [len(example.images) for example in kept]
+    most = data.images.per_row
+    rows, _ = packing.assign(sizes, data.length, data.pack, images, most)
     for row in rows[:share]:
       examples = [kept[i] for i in row]
       used = sum(example.positions for example in examples)
@@ -207,6 +210,12 @@ def _counts(name, counts, record):
     f'{counts["too_long"]:,} examples too long for {record["length"]:,}, '
     f'{counts["duplicates"]:,} duplicates, {counts["empty"]:,} empty'
   )
+  if 'images' in counts:
+    images = counts['images']
+    small, large = (
+      '{} x {}'.format(*images[k]) for k in ('smallest', 'largest')
+    )
+    line += f', {images["count"]:,} images of {small} to {large} pixels'
   skipped = counts['skipped']
   if skipped:
     first = '\n    '.join(skipped['first'][: errors.NAMED])

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from kd.core import errors
 from kd.core import types
+from kd.images import form as form_lib
 from kd.input_pipeline import tokenizers
 from kd.losses import objective as objective_lib
 from kd.models import family
@@ -110,3 +112,36 @@ class Run:
   @property
   def teacher_models(self) -> tuple[Model, ...]:
     return tuple(teacher.model for teacher in self.teachers)
+
+  @property
+  def image_form(self) -> form_lib.Form | None:
+    """Returns how rows have images; None if no model of the run reads any.
+
+    Raises:
+      ConfigError: its models take images of different forms.
+    """
+    towers = [
+      getattr(model.config, 'vision', None)
+      for model in (self.student, *self.teacher_models)
+    ]
+    forms = {(x.image_size, x.soft_tokens) for x in towers if x}
+    if not forms or self.tokenizer.image_ids is None:
+      return None
+    if len(forms) > 1:
+      listed = ' and of '.join(
+        f'{s} px in {t} tokens' for s, t in sorted(forms)
+      )
+      raise errors.ConfigError(
+        'student.vision',
+        f'and teacher.vision take images of {listed}',
+        legal='models that read the same pixels as the same number of tokens',
+      )
+    images = self.config.data.images
+    ((size, tokens),) = forms
+    return form_lib.Form(
+      size,
+      tokens,
+      self.tokenizer.image_ids[1],
+      images.per_row,
+      images.pan_and_scan,
+    )

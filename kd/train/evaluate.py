@@ -83,6 +83,7 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
       cache_dir=config.data.folder,
       limit=-1 if -1 in (entry.examples, entry.answers) else count,
       on_error=config.data.on_error,
+      form=run.image_form,
       retry_policy=retry.RetryPolicy(**config.data.read),
       long=config.data.long,
       chunk_overlap=config.data.chunk_overlap,
@@ -298,7 +299,7 @@ def prompt_ids(
     messages = conversations.prompt(example)
     try:
       ids = templates.encode_prompt(
-        run.tokenizer, run.config.data.template, messages
+        run.tokenizer, run.config.data.template, messages, run.image_form
       )
     except errors.ConfigError as e:
       raise e.at(f'evaluation, example {example["id"]!r}') from e

@@ -36,6 +36,7 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
     cache_dir=config.data.folder,
     limit=config.data.examples,
     on_error=config.data.on_error,
+    form=run.image_form,
     retry_policy=retry.RetryPolicy(**config.data.read),
     long=config.data.long,
     chunk_overlap=config.data.chunk_overlap,
