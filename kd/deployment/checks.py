@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from kd.checkpoints import gguf_parts
 from kd.checkpoints import weights
 from kd.config.fields import serve as serve_fields
 from kd.core import addresses
@@ -224,11 +225,13 @@ def _ports(target: Target) -> str:
 
 def _disk(target: Target) -> str:
   place = target.init.partition(':')[2]
-  folder, size = place, os.path.getsize(place)
   if os.path.isdir(place):
-    size = sum(entry.stat().st_size for entry in os.scandir(place))
+    folder, files = place, [entry.path for entry in os.scandir(place)]
   else:
     folder = os.path.dirname(place) or '.'
+    # A model may be split into several files.
+    files = {x.file for x in gguf_parts.read(place).tensors.values()}
+  size = sum(map(os.path.getsize, files))
   lines = []
   # The next version is put where this one is; programs go to the home folder.
   for path, wanted in ((folder, size), (os.path.expanduser('~'), _GIB)):

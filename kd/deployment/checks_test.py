@@ -1,13 +1,17 @@
 """Each check fails by its planted fault, and no other check does."""
 
 import contextlib
+import dataclasses
 from http import server
 import json
 import os
 import re
+import shutil
 import socket
 import threading
 
+import gguf
+import numpy as np
 import pytest
 
 from kd.config import base
@@ -138,3 +142,27 @@ def test_packages_are_compared_with_the_lock(tmp_path, monkeypatch):
   lines, count = packages.differences()
   assert count == 3
   assert [line.split()[0] for line in lines] == ['absl-py', 'no-such-package']
+
+
+def test_a_split_model_takes_the_space_of_all_its_files(
+  target, tmp_path, monkeypatch
+):
+  path = tmp_path / 'split.gguf'
+  writer = gguf.GGUFWriter(path, 'gemma3', split_max_tensors=1)
+  for name in 'ab':
+    writer.add_tensor(name, np.zeros(1000, np.float32))
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  first = tmp_path / 'split-00001-of-00002.gguf'
+  split = dataclasses.replace(target, init=f'gguf:{first}')
+  target.config.deploy.checks = ('disk',)
+  real = shutil.disk_usage
+
+  def usage(folder):
+    full = real(folder)
+    return full._replace(free=7000) if folder == str(tmp_path) else full
+
+  monkeypatch.setattr(shutil, 'disk_usage', usage)
+  assert list(_failing(split)) == ['disk']

@@ -85,8 +85,11 @@ def test_a_version_holds_what_was_exported(registry):
   with open(os.path.join(edited, 'config.json'), 'a') as f:
     f.write(' ')
   for folder in (model, edited):
-    with pytest.raises(errors.ConfigError, match='not the file that was exp'):
+    with pytest.raises(errors.ConfigError, match='not the files that were exp'):
       registry.add(folder)
+  os.unlink(os.path.join(model, 'config.json'))
+  with pytest.raises(errors.ConfigError, match=r'config\.json: is missing'):
+    registry.add(model)
   os.unlink(os.path.join(model, 'provenance.json'))
   with pytest.raises(errors.ConfigError, match=r'no provenance\.json'):
     registry.add(model)

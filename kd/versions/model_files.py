@@ -76,7 +76,7 @@ def copy(path: str, new: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     _copy_file(os.path.join(folder, name), os.path.join(new, name))
   atomic_files.sync(new)
   files = digests(new, names)
-  _check_claims(folder, claims, files)
+  _raise_if_differing(_differing(folder, claims['files'], files))
   where = new
   if kind == 'gguf':
     where = os.path.join(new, os.path.basename(path))
@@ -90,8 +90,8 @@ def check(path: str) -> None:
     path: as for `located`.
   """
   _, folder, claims_file = located(path)
-  claims = provenance.read(claims_file)
-  _check_claims(folder, claims, digests(folder, list(claims['files'])))
+  claims = provenance.read(claims_file)['files']
+  _raise_if_differing(_differing(folder, claims))
 
 
 def exported(path: str) -> tuple[str, int, list[str]]:
@@ -109,15 +109,13 @@ def exported(path: str) -> tuple[str, int, list[str]]:
   return f'{kind}:{path}', len(claims), _differing(folder, claims)
 
 
-def _check_claims(folder, claims, files):
-  for name, claimed in claims['files'].items():
-    if files[name]['sha256'] != claimed['sha256']:
-      raise errors.ConfigError(
-        os.path.join(folder, name),
-        f'is not the file that was exported: its digest is '
-        f'{files[name]["sha256"]}, not {claimed["sha256"]}',
-        legal='export it again',
-      )
+def _raise_if_differing(lines):
+  if lines:
+    raise errors.ConfigError(
+      'command line',
+      f'not the files that were exported: {errors.first_of(lines)}',
+      legal='export it again',
+    )
 
 
 def digests(folder: str, names: list[str]) -> dict[str, Any]:
@@ -142,16 +140,24 @@ def problems(folder: str, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
   return [*_differing(folder, files), *more]
 
 
-def _differing(folder, files) -> list[str]:
+def _differing(folder, recorded, copies=None) -> list[str]:
+  """Returns how files differ from what was recorded, a line each.
+
+  Args:
+    folder: of the files.
+    recorded: by name, `sha256`.
+    copies: of the files, if there are any, by name their `sha256`; they are
+      compared instead.
+  """
   lines = []
-  for name in sorted(files):
-    path, recorded = os.path.join(folder, name), files[name]['sha256']
-    if not os.path.isfile(path):
+  for name in sorted(recorded):
+    path, wanted = os.path.join(folder, name), recorded[name]['sha256']
+    if copies is None and not os.path.isfile(path):
       lines.append(f'{path}: is missing')
       continue
-    digest = identity.file_digest(path)
-    if digest != recorded:
-      lines.append(f'{path}: its digest is {digest}, not {recorded}')
+    digest = copies[name]['sha256'] if copies else identity.file_digest(path)
+    if digest != wanted:
+      lines.append(f'{path}: its digest is {digest}, not {wanted}')
   return lines
 
 
