@@ -184,12 +184,14 @@ class Server:
     """Queues a request; returns its reply, or the beginning of a stream."""
     client = exchange.request.client
     work = asked.work(client.host if client else '')
-    self._scheduler.submit(work, asked.timeout_s)
+    # Reading the request was a part of its time.
+    timeout_s = asked.timeout_s - exchange.age_s
+    self._scheduler.submit(work, timeout_s)
     reply = replies.Reply(asked, work)
     left = asyncio.create_task(_left(exchange.request))
     try:
       # A stream's status is sent with its first token, so that it can be 504.
-      events = [await self._first(exchange, work, left, asked.timeout_s)]
+      events = [await self._first(exchange, work, left, timeout_s)]
       if asked.stream:
         stream = exchange_lib.Stream(
           exchange, asked, work, reply, self._answered
@@ -208,17 +210,21 @@ class Server:
 
   async def _first(self, exchange, work, left, timeout_s) -> work_lib.Event:
     """Waits for the first token, or for a prompt that wanted none."""
+    start = exchange.age_s
     try:
       async with asyncio.timeout(timeout_s):
         while True:
           event = await _next(work, left)
           if event.answer is not None or event.ended:
             exchange.token(work)
+            waited_s = exchange.age_s - start
+            self._scheduler.waited(work, waited_s, timeout_s)
             return event
     except TimeoutError as e:
+      self._scheduler.waited(work, timeout_s, timeout_s)
       raise http_errors.HttpError(
         504,
-        f'no token within {1000 * timeout_s:.0f} ms (timeout_ms)',
+        f'no token within {1000 * (start + timeout_s):.0f} ms (timeout_ms)',
         'timeout_error',
         'timeout',
       ) from e

@@ -53,6 +53,11 @@ class Exchange:
     self.model: served_model.ServedModel | None = None
     self.hurries = False
 
+  @property
+  def age_s(self) -> float:
+    """Returns the seconds since the request arrived."""
+    return time.monotonic() - self._start
+
   def token(self, work: work_lib.Work) -> None:
     """Notes that there is a token of a request's first answer."""
     if self._first_s is None:

@@ -6,11 +6,10 @@ import time
 
 from kd.core import errors
 from kd.sampling import continuous
+from kd.serving import admission
 from kd.serving import fair_queue
 from kd.serving import served_model
 from kd.serving import work as work_lib
-
-_NEWEST = 0.3  # Weight of the latest value in a running mean.
 
 
 class ModelError(errors.KdError):
@@ -46,9 +45,7 @@ class Lane:
     self.waiting: fair_queue.FairQueue[Entry] = fair_queue.FairQueue()
     # The prompt whose answers are beginning.
     self.current: Entry | None = None
-    # Running means, in seconds: from one prompt that leaves the queue to the
-    # next, and from then to its first token.
-    self.interval_s, self.first_token_s = 0.0, 0.0
+    self.estimate = admission.Estimate()
     self.last_left = 0.0
     # The places of answers that grow.
     self.places: dict[continuous.Answer, tuple[Entry, int]] = {}
@@ -78,9 +75,7 @@ class Lane:
   def wait_s(self, client: str) -> float:
     """Returns the mean wait of a client's next prompt for its first token."""
     ahead = self.waiting.ahead(client) + (self.current is not None)
-    if not ahead and self.model.batch.room:
-      return 0.0  # Nothing is known of a server that idles.
-    return (ahead + 1) * self.interval_s + self.first_token_s
+    return self.estimate.mean_s(ahead)
 
   def clear(self) -> set[work_lib.Work]:
     """Drops all requests, and returns them."""
@@ -98,16 +93,11 @@ class Lane:
     """Notes that a prompt leaves the queue."""
     now = time.monotonic()
     passed = now - max(self.last_left, entry.since)
-    self.interval_s = _mean(self.interval_s, passed)
+    self.estimate.left(passed)
     self.last_left = self.started[entry] = now
 
   def first_token(self, entry: Entry) -> None:
     """Notes that a prompt has its first token."""
     start = self.started.pop(entry, None)
     if start is not None:
-      passed = time.monotonic() - start
-      self.first_token_s = _mean(self.first_token_s, passed)
-
-
-def _mean(mean, value):
-  return value if not mean else mean + _NEWEST * (value - mean)
+      self.estimate.first_token(time.monotonic() - start)

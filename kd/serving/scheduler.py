@@ -17,9 +17,6 @@ COMPILING, READY, STOPPING, FAILED = 'compiling', 'ready', 'stopping', 'failed'
 
 # Prompts' ids that are read between two slices of running answers.
 _READ_AHEAD = 512
-# A wait may take this many times its mean: one that is refused can come again,
-# one that is too late has waited in vain.
-_CAUTION = 2.0
 
 
 class BusyError(errors.KdError):
@@ -126,8 +123,8 @@ class Scheduler:
         raise StoppedError(f'{work.model.name} is no longer served')
       if lane.fault:
         raise lane_lib.ModelError(lane.fault)
-      wait_s = lane.wait_s(work.client)
-      later = max(1, math.ceil(wait_s))
+      work.wait_s = lane.wait_s(work.client)
+      later = max(1, math.ceil(work.wait_s))
       is_full = lane.queued(work.prompts) > self._queue
       # A client that waits for little has room, whatever the others send.
       share = self._queue // lane.waiting.clients(work.client)
@@ -136,10 +133,12 @@ class Scheduler:
         raise BusyError(
           f'{lane.queued()} prompts wait, and at most {self._queue} may', later
         )
-      if _CAUTION * wait_s > timeout_s:
+      # Whatever an idle server was like, it must learn what it is like now.
+      latest_s = lane.estimate.latest_s(work.wait_s) if lane.is_busy else 0.0
+      if latest_s > timeout_s:
         raise BusyError(
-          f'the first token is expected after {wait_s:.1f} s, and may be later '
-          f'than the limit of {timeout_s:g} s',
+          f'the first token may come after {latest_s:.1f} s, later than the '
+          f'limit of {timeout_s:.3g} s',
           later,
         )
       now = time.monotonic()
@@ -147,6 +146,20 @@ class Scheduler:
         lane.waiting.put(work.client, lane_lib.Entry(work, number, now))
       self._gauge(lane)
       self._changed.notify()
+
+  def waited(
+    self, work: work_lib.Work, seconds: float, timeout_s: float
+  ) -> None:
+    """Notes a wait, from which estimates learn.
+
+    Args:
+      work: a request that was queued.
+      seconds: until its handler had the first token, or gave up.
+      timeout_s: with which it was queued.
+    """
+    with self._changed:
+      if lane := self._lanes.get(work.model):
+        lane.estimate.waited(work.wait_s, seconds, timeout_s)
 
   def cancel(self, work: work_lib.Work) -> None:
     """Ends a request that nobody waits for; its answers leave the batch."""

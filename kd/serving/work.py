@@ -59,6 +59,7 @@ class Work:
     model: that answers.
     prompts: of the request.
     client: who sent it; clients take turns.
+    wait_s: the mean wait for a first token, as it was estimated when it came.
     begun: when its first prompt left the queue, as time.monotonic(); None
       before.
   """
@@ -66,6 +67,7 @@ class Work:
   model: served_model.ServedModel
   prompts: Sequence[Prompt]
   client: str
+  wait_s: float = 0.0
   begun: float | None = None
 
   def __post_init__(self):
