@@ -110,4 +110,10 @@ def test_what_is_refused(tmp_path):
   ):
     with pytest.raises(errors.ConfigError, match=message):
       deploy_mode.main(config, None, words)
+  # Its versions need more memory than the one model.
+  registry = tmp_path / 'registry'
+  changes.add(str(registry), model, '', print)
+  config.deploy.model = str(registry)
+  with pytest.raises(errors.ConfigError, match='deploy.model: .*a registry'):
+    deploy_mode.main(config, None, ['manifests', model])
   assert not (tmp_path / 'deploy').exists()

@@ -18,6 +18,7 @@ from kd.monitoring import rules
 from kd.run import provenance
 from kd.run import session
 from kd.versions import changes
+from kd.versions import journal
 from kd.versions import model_files
 
 ARGUMENTS = 'check [MODEL] | manifests [MODEL] | vllm [MODEL]'
@@ -68,6 +69,7 @@ def _target(
 ) -> tuple[checks.Target, str]:
   """Returns what is to be deployed, and the data type of its weights."""
   if words:
+    _check_not_followed(config, words[0])
     init, files, problems = model_files.exported(paths.expand(words[0]))
     claims = provenance.read(model_files.located(init.partition(':')[2])[2])
     return checks.Target(config, init, tuple(problems), files), claims['dtype']
@@ -89,6 +91,18 @@ def _target(
     _VERSIONS + bool(config.follow.teacher),
   )
   return target, version.provenance['dtype']
+
+
+def _check_not_followed(config: ml_collections.ConfigDict, model: str) -> None:
+  """Raises ConfigError if a registry is served, and not the named model."""
+  served = config.deploy.model
+  if served and os.path.isfile(os.path.join(served, journal.FILE)):
+    raise errors.ConfigError(
+      'deploy.model',
+      f'found {served!r}, a registry, and the model {model!r} is named',
+      legal=f'no MODEL, with registry.folder={served}; or the path of the '
+      'model',
+    )
 
 
 def _check(target: checks.Target) -> None:
