@@ -17,6 +17,7 @@ from kd.core import atomic_files
 from kd.core import errors
 from kd.core import objects
 from kd.core import plugins
+from kd.input_pipeline import file_tasks
 from kd.input_pipeline import reading as reading_lib
 from kd.input_pipeline import shard_files
 from kd.input_pipeline import shard_worker
@@ -59,10 +60,12 @@ class _Read:
       if not shard_files.finished(folder, shard.name, shard.digest):
         yield shard
     skipped = skips[-1].record() if skips[-1] else {}
+    source = file_tasks.source_of(tasks[name])
+    images = sorted(source.images) if source else []
     # Another attempt may read the task a second time, to the same end.
     atomic_files.write_json(
       os.path.join(folder, name + _READ),
-      {'digests': digests, 'skipped': skipped},
+      {'digests': digests, 'skipped': skipped, 'images': images},
     )
 
 
@@ -124,12 +127,12 @@ def prepare(
   import apache_beam as beam
   from apache_beam.options import pipeline_options
 
-  names = [task.name for task, _ in reading.tasks()]
+  tasks = {task.name: task for task, _ in reading.tasks()}
   options = pipeline_options.PipelineOptions(list(arguments))
   pipeline = beam.Pipeline(options=options)
   _ = (
     pipeline
-    | 'tasks' >> beam.Create(names)
+    | 'tasks' >> beam.Create(list(tasks))
     | 'read' >> beam.FlatMap(_Read(reading, setup))
     | 'divide among workers' >> beam.Reshuffle()
     | 'write' >> beam.Map(_Write(setup))
@@ -143,10 +146,12 @@ def prepare(
         raise errors.ConfigError(*json.load(f)) from e
     raise
   counts, skipped = {}, {}
-  for name in names:
+  for name, task in tasks.items():
     with open(os.path.join(setup.folder, name + _READ), encoding='utf-8') as f:
       read = json.load(f)
     skipped[name] = read['skipped']
+    if read['images']:  # The manifest records them.
+      file_tasks.source_of(task).images.update(read['images'])
     counts[name] = [
       shard_files.finished(setup.folder, shards_lib.name(name, number), digest)
       for number, digest in enumerate(read['digests'])

@@ -23,6 +23,7 @@ WITH_TOOLS = [
 
 
 def checked(chat):
-  """Returns a chat as examples have it, if it calls tools."""
+  """Returns a chat as examples have it, if it has tools or parts."""
   has_tools = any('tool_calls' in message for message in chat)
-  return chats.check(chat, 'chat') if has_tools else chat
+  has_parts = any(isinstance(m.get('content'), list) for m in chat)
+  return chats.check(chat, 'chat') if has_tools or has_parts else chat

@@ -6,9 +6,12 @@ import json
 
 import numpy as np
 from PIL import Image
+import pyarrow
+from pyarrow import parquet
 import pytest
 
 from kd.core import errors
+from kd.data_files import chats as chats_lib
 from kd.data_files import source as source_lib
 from kd.images import form as form_lib
 from kd.images import pictures
@@ -276,3 +279,40 @@ def test_text_of_a_run_with_images_is_as_without(tmp_path):
   assert a.images is None and b.images is None
   for name in packing.FIELDS:
     assert (getattr(a, name) == getattr(b, name)).all()
+
+
+def test_columns_of_hugging_face_and_json_keep_images(tmp_path):
+  rows = [
+    {
+      'messages': [
+        {
+          'role': 'user',
+          'content': [
+            {'type': 'image', 'text': None},
+            {'type': 'text', 'text': 'or'},
+            {'type': 'image', 'text': None},
+          ],
+        },
+        {
+          'role': 'assistant',
+          'content': [{'type': 'text', 'text': 'the first'}],
+        },
+      ],
+      'images': [
+        {'bytes': _png(10), 'path': 'a.png'},
+        {'bytes': _png(20), 'path': None},
+      ],
+    }
+  ]
+  file = tmp_path / 'chats.parquet'
+  parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+  part = _prepare(file, tmp_path / 'rows')
+  assert _batch(part, 1).images.pixels[0, :, 0, 0, 0].tolist() == [10, 20]
+  (example,) = part.examples()
+  chat = example['messages']
+  assert chats_lib.parse(chats_lib.dump(chat), 'chat') == chat
+  one = rows[0] | {'images': rows[0]['images'][:1]}
+  with pytest.raises(errors.ConfigError, match='image 2: names no image'):
+    chats_lib.check(one['messages'], 'row', None, one['images'])
+  with pytest.raises(errors.ConfigError, match='messages have 2 places'):
+    chats_lib.check(rows[0]['messages'], 'row', None, [_png(1)] * 3)
