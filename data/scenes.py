@@ -1,6 +1,6 @@
 """Draws scenes of a few shapes, and asks about them.
 
-A scene is a grid of 3 x 3 cells, one to four of which contain a circle, square
+A scene is a grid of 3 x 3 cells, one to three of which contain a circle, square
 or triangle in one of four colors. Shapes differ a little in place, size and
 shade, and so no two pictures are equal. Of the arrangements (which shapes, in
 which colors, where) one in ten is held out, by its hash.
@@ -27,7 +27,7 @@ PLACES = (
 )
 NOTHING = 'nothing'
 HELD_OUT = 10  # One arrangement in this many is held out.
-_MOST = 4  # Shapes in a scene.
+_MOST = 3  # Shapes in a scene.
 _BACKGROUND = (240, 240, 236)
 _CELL = SIZE / 3
 _FINER = 4  # Drawn at this many times the size, so that edges are smooth.
@@ -66,7 +66,7 @@ class Question:
   Attributes:
     text: what is asked.
     answer: the right answer.
-    choices: all answers that such a question may have.
+    choices: answers that such a question may have.
   """
 
   text: str
@@ -131,16 +131,30 @@ def png(items: Sequence[Item]) -> bytes:
 
 
 def ask(items: Sequence[Item], rng: random.Random) -> Question:
-  """Returns a random question; each kind is equally likely.
+  """Returns a random question; half of them ask for all shapes.
 
   Where a shape is can only be asked if the scene has one such shape.
   """
+  if rng.random() < 0.5:
+    return _describe(items, rng)
   kinds = [_count_shapes, _count_colors, _what]
   names = [item.name for item in items]
   single = [item for item in items if names.count(item.name) == 1]
   if single:
     kinds.append(lambda items, rng: _where(rng.choice(single)))
   return rng.choice(kinds)(items, rng)
+
+
+def _describe(items, rng):
+  # A wrong answer describes another scene with as many shapes.
+  other = draw_scene(rng)
+  while len(other) != len(items) or other == items:
+    other = draw_scene(rng)
+  right, wrong = (
+    ', '.join(f'{item.name} {PLACES[item.place]}' for item in scene)
+    for scene in (items, other)
+  )
+  return Question('What is there?', right, (right, wrong))
 
 
 _COUNTS = tuple(map(str, range(_MOST + 1)))

@@ -13,11 +13,12 @@ from kd.models import family
 FILE = 'config.json'
 
 
-def read(directory: str) -> family.Config:
+def read(directory: str, with_vision: bool = False) -> family.Config:
   """Reads DIRECTORY/config.json.
 
   Args:
     directory: a Hugging Face model directory.
+    with_vision: whether the model has its vision tower, if there is one.
 
   Returns:
     The model's sizes and constants; `model_type` decides its family.
@@ -32,7 +33,8 @@ def read(directory: str) -> family.Config:
     raise errors.ConfigError(
       file, 'no such file', legal='a Hugging Face model directory'
     )
-  return from_dict(json_files.read(file), file)
+  config = from_dict(json_files.read(file), file)
+  return config if with_vision else config.without_vision
 
 
 def from_dict(raw: Mapping[str, Any], file: str) -> family.Config:

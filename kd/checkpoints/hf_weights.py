@@ -6,6 +6,7 @@ tensors are read one at a time afterwards.
 
 from collections.abc import Callable, Iterator
 import contextlib
+import functools
 import os
 from typing import Any
 
@@ -61,23 +62,24 @@ class Source:
     layout: tensors_lib.HF.
     config: the model in it.
     shapes: the text tensors' shapes by canonical name.
-    skipped: names of the vision tensors, which are left out.
+    skipped: names of the vision tensors, if they are left out.
   """
 
   layout = tensors_lib.HF
 
-  def __init__(self, directory: str):
+  def __init__(self, directory: str, with_vision: bool = False):
     """Reads the config and the headers of the files, but no tensor.
 
     Args:
       directory: a Hugging Face model directory.
+      with_vision: whether the vision tower, if there is one, is read.
 
     Raises:
       ConfigError: a file is missing or damaged, two keys name the same tensor,
         or a tied output head has another shape than the embedding.
     """
     self.file = directory
-    self.config = hf_config.read(directory)
+    self.config = hf_config.read(directory, with_vision)
     self.shapes = {}
     self.skipped = ()
     self._places = {}
@@ -86,7 +88,10 @@ class Source:
       for path in (os.path.join(directory, f) for f in _files(directory))
       for key, header in _headers(path).items()
     ]
-    canonical = families.of(self.config).hf_key
+    canonical = functools.partial(
+      families.of(self.config).hf_key,
+      with_vision=self.config.vision is not None,
+    )
     prefix = common_prefix([key for _, key, _ in headers], canonical)
     for path, key, header in headers:
       self._add(path, key, header, canonical(key[len(prefix) :]))

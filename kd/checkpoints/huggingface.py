@@ -1,6 +1,7 @@
 """Writes a model as a Hugging Face folder of safetensors files."""
 
 from collections.abc import Callable, Iterator, Sequence
+import functools
 import itertools
 import os
 from typing import Any
@@ -63,7 +64,9 @@ def write(
       pass
     return
   with atomic_files.replaced_folder(directory) as new:
-    _write_weights(new, _shards(tensors, dtype, file_bytes), arrays, dtype)
+    key_of = functools.partial(families.of(config).hf_file_key, config)
+    shards = _shards(tensors, dtype, file_bytes)
+    _write_weights(new, shards, arrays, dtype, key_of)
     values = hf_config.to_dict(config, dtype, bos_id, eos_ids, pad_id)
     _write_json(new, hf_config.FILE, values)
     ids = ('bos_token_id', 'eos_token_id', 'pad_token_id')
@@ -98,6 +101,7 @@ def _write_weights(
   shards: Sequence[Sequence[tensors_lib.Tensor]],
   arrays: Iterator[tuple[tensors_lib.Tensor, np.ndarray]],
   dtype: str,
+  key_of: Callable[[str], str],
 ) -> None:
   """Writes the files of `shards`, whose tensors `arrays` yields in order."""
   places, total = {}, 0
@@ -107,11 +111,12 @@ def _write_weights(
       file = f'model-{i:05d}-of-{len(shards):05d}.safetensors'
     stored = {}
     for t, array in itertools.islice(arrays, len(shard)):
-      stored[t.hf] = np.ascontiguousarray(
+      key = key_of(t.hf)
+      stored[key] = np.ascontiguousarray(
         t.to_file(array, tensors_lib.HF).astype(DTYPES[dtype])
       )
-      places[t.hf] = file
-      total += stored[t.hf].nbytes
+      places[key] = file
+      total += stored[key].nbytes
     path = os.path.join(directory, file)
     tensor_files.save(path, stored, {'format': 'pt'})
   if len(shards) > 1:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
-import dataclasses
 import itertools
 import logging
 from typing import Any
@@ -47,20 +46,24 @@ def _named(path: str) -> Iterator[None]:
     raise errors.ConfigError(path, str(e)) from e
 
 
-def _open(init: str, path: str) -> Any:
+def _open(init: str, path: str, with_vision: bool) -> Any:
   """Opens the hf_weights.Source or gguf_weights.Source that `init` names."""
   prefix, place = _split(init, path)
-  module = hf_weights if prefix == 'hf' else gguf_weights
   with _named(path):
-    return module.Source(place)
+    if prefix == 'hf':
+      return hf_weights.Source(place, with_vision)
+    return gguf_weights.Source(place)
 
 
-def model_config(init: str, path: str) -> family.Config:
+def model_config(
+  init: str, path: str, with_vision: bool = False
+) -> family.Config:
   """Returns the model in 'hf:DIR' or 'gguf:FILE' from config.json or a header.
 
   Args:
     init: as in the config.
     path: the config path of `init`, for messages.
+    with_vision: whether the model has its vision tower, if there is one.
 
   Returns:
     Its sizes and constants.
@@ -71,22 +74,23 @@ def model_config(init: str, path: str) -> family.Config:
   prefix, place = _split(init, path)
   with _named(path):
     if prefix == 'hf':
-      return hf_config.read(place)
+      return hf_config.read(place, with_vision)
     return gguf_weights.Source(place).config
 
 
-def check_headers(init: str, path: str) -> None:
+def check_headers(init: str, path: str, with_vision: bool = False) -> None:
   """Checks names, types and shapes of all tensors; reads headers alone.
 
   Args:
     init: 'hf:DIR' or 'gguf:FILE'.
     path: the config path of `init`, for messages.
+    with_vision: whether the tensors of the vision tower are read too.
 
   Raises:
     ConfigError: a file is missing or damaged, or a tensor is missing, extra or
       of another shape.
   """
-  source = _open(init, path)
+  source = _open(init, path, with_vision)
   with _named(path):
     tensor_checks.check_shapes(source)
 
@@ -116,14 +120,14 @@ def _check_config(
 
   The module may have fewer embedding rows than the source: see load.
   """
-  there = dataclasses.asdict(source.config.keep_layers(kept))
-  here = dataclasses.asdict(model.config)
+  there = source.config.keep_layers(kept).to_dict()
+  here = model.config.to_dict()
   if here['vocab_size'] < there['vocab_size']:
     there['vocab_size'] = here['vocab_size']
   differ = [
-    f'{key} is {there[key]!r} there and {here[key]!r} in the model'
-    for key in there
-    if there[key] != here[key]
+    f'{key} is {there.get(key)!r} there and {here.get(key)!r} in the model'
+    for key in there | here
+    if there.get(key) != here.get(key)
   ]
   if differ:
     raise errors.ConfigError(source.file, '; '.join(differ))
@@ -179,7 +183,7 @@ def load(
     ConfigError: a file is missing or damaged, a tensor is missing, extra,
       misshapen or not finite, or the model is another.
   """
-  source = _open(init, path)
+  source = _open(init, path, model.config.vision is not None)
   kept = _kept(source.config, keep_layers)
   with _named(path):
     _check_config(source, kept, model)

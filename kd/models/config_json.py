@@ -8,13 +8,14 @@ from kd.core import json_files
 from kd.models import families
 from kd.models import family
 from kd.models import file_fields
+from kd.models.vision import config as vision
 
-_FAMILY = 'family'
+_FAMILY, _VISION = 'family', 'vision'
 
 
 def to_json(config: family.Config) -> dict[str, Any]:
   """Returns the model's family and sizes as JSON values."""
-  return {_FAMILY: config.family, **dataclasses.asdict(config)}
+  return {_FAMILY: config.family, **config.to_dict()}
 
 
 def from_json(value: Any, where: str) -> family.Config:
@@ -37,7 +38,10 @@ def from_json(value: Any, where: str) -> family.Config:
     text = json_files.short(name).strip("'")
     raise errors.unknown(f'{where}.{_FAMILY}', 'family', text, families.NAMES)
   config_type = families.get(name).config_type
-  fields = {f.name: f for f in dataclasses.fields(config_type)}
+  tower = _tower(value.pop(_VISION, None), f'{where}.{_VISION}')
+  fields = {
+    f.name: f for f in dataclasses.fields(config_type) if f.name != _VISION
+  }
   if set(value) != set(fields):
     raise errors.ConfigError(
       where,
@@ -54,7 +58,26 @@ def from_json(value: Any, where: str) -> family.Config:
     f'{where}.num_kv_heads',
     'num_heads',
   )
-  return config_type(**read)
+  return config_type(**read, **({_VISION: tower} if tower else {}))
+
+
+def _tower(value, where):
+  """Returns the vision tower that `to_json` wrote, or None."""
+  if value is None:
+    return None
+  fields = {f.name: f.type for f in dataclasses.fields(vision.VisionConfig)}
+  if not isinstance(value, dict) or set(value) != set(fields):
+    raise errors.ConfigError(
+      where,
+      f'found {json_files.short(value)}',
+      legal=f'an object with {", ".join(fields)}',
+    )
+  return vision.VisionConfig(
+    **{
+      key: file_fields.number(value[key], f'{where}.{key}', kind)
+      for key, kind in fields.items()
+    }
+  )
 
 
 def _field(value, kind, where, config_type):

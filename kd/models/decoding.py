@@ -126,7 +126,11 @@ def _slots(window, slots):
 
 
 def prefill(
-  model: nn.Module, params: PyTree, tokens: Array, lengths: Array
+  model: nn.Module,
+  params: PyTree,
+  tokens: Array,
+  lengths: Array,
+  images: types.Images | None = None,
 ) -> tuple[Array, Cache]:
   """Computes the hidden states and the cache of prompts.
 
@@ -135,6 +139,7 @@ def prefill(
     params: its parameters, as training has them.
     tokens: int32 [B, L], padded on the right.
     lengths: int32 [B], 0 to L, number of tokens of each row.
+    images: the prompts' images; None without.
 
   Returns:
     [B, L, D], hidden states after the final norm, and a cache with L slots.
@@ -151,6 +156,7 @@ def prefill(
       parts=tokens,
       weights=jnp.zeros(tokens.shape, jnp.float32),
       row_id=lengths,
+      images=images,
     ),
     types.TapSpec((), tuple(range(model.config.num_layers))),
   )

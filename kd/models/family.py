@@ -8,134 +8,21 @@ Model or the Family, and knows no parameter, key or file name of its own.
 """
 
 import abc
-from collections.abc import Mapping, Sequence
-import dataclasses
-import functools
-from typing import Any, ClassVar, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from kd.core import types
+from kd.models import model_config
 from kd.models import tensors as tensors_lib
 
 Array = types.Array
 
 
-class Config(abc.ABC):
-  """Sizes and constants of one model, which training does not choose.
-
-  Each family has a frozen dataclass that implements it. Its fields are written
-  to run.json and to the identity of a teacher cache.
-
-  Attributes:
-    family: name of the family.
-    KINDS: the values that layer_kinds may have.
-    layer_norms: number of norms of width D in a layer.
-    embed_dim: D.
-    mlp_dim: F.
-    num_heads: N, query heads.
-    num_kv_heads: G, key and value heads; divides N.
-    head_dim: H.
-    vocab_size: V, rows of the embedding, padding rows included.
-    context: number of positions the model was trained for.
-    norm_epsilon: added to the mean square in RMSNorm.
-    num_layers: S.
-    layer_kinds: the kind of each layer. Layers of one kind have the same
-      attention window and the same rotary angles.
-    tied: whether the output embedding is the input embedding.
-    attention_scale: attention scores are multiplied by it.
-  """
-
-  family: ClassVar[str]
-  KINDS: ClassVar[tuple[str, ...]]
-  layer_norms: ClassVar[int]
-  embed_dim: int
-  mlp_dim: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  vocab_size: int
-  context: int
-  norm_epsilon: float
-  num_layers: int
-  layer_kinds: tuple[str, ...]
-  tied: bool
-  attention_scale: float
-
-  @abc.abstractmethod
-  def window_of(self, kind: str) -> int | None:
-    """Returns how many keys a query of such a layer sees, None for all.
-
-    The query's own position counts. Masks and the KV cache use it.
-    """
-
-  @abc.abstractmethod
-  def keep_layers(self, layers: Sequence[int]) -> 'Config':
-    """Returns the model with these layers alone, for `student.keep_layers`."""
-
-  def with_widths(
-    self, embed_dim: int, mlp_dim: int, num_heads: int
-  ) -> 'Config':
-    """Returns the model with other widths, for `student.prune`.
-
-    All else stays, the attention scale in particular.
-    """
-    return dataclasses.replace(
-      self, embed_dim=embed_dim, mlp_dim=mlp_dim, num_heads=num_heads
-    )
-
-  @property
-  def parameter_count(self) -> int:
-    """The number of parameters, a tied head counted once; shown to the user."""
-    norms = self.layer_norms * self.embed_dim + 2 * self.head_dim
-    layers = self.num_layers * (self.layer_matrices + norms)
-    tables = self.vocab_size * self.embed_dim * (1 if self.tied else 2)
-    return tables + layers + self.embed_dim
-
-  @property
-  def windows(self) -> tuple[int | None, ...]:
-    """The attention window of each layer; losses and plans read them."""
-    return tuple(map(self.window_of, self.layer_kinds))
-
-  @property
-  def layer_matrices(self) -> int:
-    """The number of weights of one layer that each token is multiplied by.
-
-    FLOPs and communication are estimated from it.
-    """
-    heads = self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
-    return self.embed_dim * (heads + 3 * self.mlp_dim)
-
-  @property
-  def recomputed_matrices(self) -> int:
-    """Of layer_matrices, those that rematerialization multiplies by again.
-
-    A product that no gradient needs is not computed a second time.
-    """
-    return self.layer_matrices
-
-  @property
-  def scan_period(self) -> int:
-    """The number of layers after which kinds repeat; see layer_stack."""
-    return period(self.layer_kinds)
-
-  @property
-  def scan_groups(self) -> int:
-    """The number of whole periods, which the scan runs over."""
-    return self.num_layers // self.scan_period
-
-
-@functools.cache
-def period(kinds: tuple[str, ...]) -> int:
-  """Returns the smallest p such that `kinds` repeats itself every p layers.
-
-  The last repetition may be incomplete; it runs outside the scan.
-  """
-  for p in range(1, len(kinds) + 1):
-    if all(kinds[i] == kinds[i - p] for i in range(p, len(kinds))):
-      return p
-  return len(kinds)
+# Part of the protocol.
+Config = model_config.Config
 
 
 class Model(Protocol):
@@ -234,7 +121,11 @@ class Model(Protocol):
     """
 
   def prefill(
-    self, params: types.PyTree, tokens: Array, lengths: Array
+    self,
+    params: types.PyTree,
+    tokens: Array,
+    lengths: Array,
+    images: types.Images | None = None,
   ) -> tuple[Array, types.PyTree]:
     """Computes the hidden states and the cache of prompts.
 
@@ -242,6 +133,7 @@ class Model(Protocol):
       params: the parameters, as training has them.
       tokens: int32 [B, L], padded on the right.
       lengths: int32 [B], 0 to L, number of tokens of each row.
+      images: the prompts' images; None without.
 
     Returns:
       [B, L, D], hidden states after the final norm, and a cache with L slots.
@@ -330,13 +222,23 @@ class Family(abc.ABC):
     del model_type
     return 'model'
 
-  def hf_key(self, key: str) -> str | None:
+  def hf_key(self, key: str, with_vision: bool) -> str | None:
     """Returns the tensor's name in `tensors` of a key of a safetensors file.
+
+    Args:
+      key: as the file has it.
+      with_vision: whether the vision tower is read.
 
     Returns:
       The name; the key itself if it is no tensor of the family; None if it is
-      to be left out without a message, such as a vision tower's.
+      to be left out: a tensor of a vision tower that is not read.
     """
+    del with_vision
+    return key
+
+  def hf_file_key(self, config: Config, key: str) -> str:
+    """Returns the key of an exported file for a tensor's name in `tensors`."""
+    del config
     return key
 
   @abc.abstractmethod

@@ -40,6 +40,8 @@ class Entry:
     inputs: how many dimensions are inputs; 0: stored as it is.
     gguf_offset: what a GGUF file holds in addition to the parameter: 1 for a
       norm whose weight is 1 + scale.
+    file_inputs: the inputs as letters, where files have more dimensions for
+      them; '' where they are one.
   """
 
   path: str
@@ -48,6 +50,7 @@ class Entry:
   dims: str
   inputs: int = 0
   gguf_offset: float = 0.0
+  file_inputs: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Tensor:
     hf: its name in a Hugging Face file.
     gguf: its name in a GGUF file.
     gguf_offset: see Entry.
+    file_inputs: sizes of the inputs as files have them; () where they are one.
   """
 
   path: tuple[str, ...]
@@ -75,11 +79,17 @@ class Tensor:
   hf: str
   gguf: str
   gguf_offset: float
+  file_inputs: tuple[int, ...] = ()
 
   @property
   def is_table(self) -> bool:
     """Whether it has a row for each id; files may have more, as padding."""
-    return self.layer is None and len(self.shape) == 2
+    return self.dims.startswith('V')
+
+  @property
+  def is_vision(self) -> bool:
+    """Whether it is of a vision tower or its projector."""
+    return self.path[0] == 'vision'
 
   @property
   def layer_matrix(self) -> str | None:
@@ -98,12 +108,12 @@ class Tensor:
     if not self.inputs:
       return self.shape
     inputs, outputs = self.shape[: self.inputs], self.shape[self.inputs :]
-    return math.prod(outputs), math.prod(inputs)
+    return math.prod(outputs), *(self.file_inputs or (math.prod(inputs),))
 
   def from_file(self, array: np.ndarray, layout: str) -> np.ndarray:
     """Converts a file's array to the parameter, of `shape`."""
     if self.inputs:
-      return array.T.reshape(self.shape)
+      return array.reshape(len(array), -1).T.reshape(self.shape)
     if self.gguf_offset and layout == GGUF:
       return array - np.float32(self.gguf_offset)
     return array
@@ -111,7 +121,8 @@ class Tensor:
   def to_file(self, array: np.ndarray, layout: str) -> np.ndarray:
     """Converts a parameter of `shape` to the array that a file holds."""
     if self.inputs:
-      return array.reshape(self.file_shape[::-1]).T
+      outputs = self.file_shape[0]
+      return array.reshape(-1, outputs).T.reshape(self.file_shape)
     if self.gguf_offset and layout == GGUF:
       return array + np.float32(self.gguf_offset)
     return array
@@ -134,26 +145,46 @@ def of_model(
   Returns:
     Those of `top`, then layer by layer.
   """
-
-  def one(entry, layer, location, hf, gguf):
-    keys, group = location
-    return Tensor(
-      path=keys + tuple(entry.path.split('/')),
-      layer=layer,
-      group=group,
-      shape=tuple(sizes[d] for d in entry.dims),
-      dims=entry.dims,
-      inputs=entry.inputs,
-      hf=hf.format(entry.hf),
-      gguf=gguf.format(entry.gguf),
-      gguf_offset=entry.gguf_offset,
-    )
-
-  listed = [one(entry, None, ((), None), '{}', '{}') for entry in top]
+  listed = [
+    of_entry(entry, None, ((), None), '{}', '{}', sizes) for entry in top
+  ]
   for i, location in enumerate(locations):
     hf, gguf = f'model.layers.{i}.{{}}.weight', f'blk.{i}.{{}}.weight'
-    listed += [one(entry, i, location, hf, gguf) for entry in layer]
+    listed += [of_entry(entry, i, location, hf, gguf, sizes) for entry in layer]
   return listed
+
+
+def of_entry(
+  entry: Entry,
+  layer: int | None,
+  location: Location,
+  hf: str,
+  gguf: str,
+  sizes: Mapping[str, int],
+) -> Tensor:
+  """Returns the tensor of an entry.
+
+  Args:
+    entry: the row of the table.
+    layer: index of its layer; None if it belongs to none.
+    location: of the layer's parameters.
+    hf: its name in a Hugging Face file, with {} for the entry's.
+    gguf: the same for a GGUF file.
+    sizes: by letter of `dims`.
+  """
+  keys, group = location
+  return Tensor(
+    path=keys + tuple(entry.path.split('/')),
+    layer=layer,
+    group=group,
+    shape=tuple(sizes[d] for d in entry.dims),
+    dims=entry.dims,
+    inputs=entry.inputs,
+    hf=hf.format(entry.hf),
+    gguf=gguf.format(entry.gguf),
+    gguf_offset=entry.gguf_offset,
+    file_inputs=tuple(sizes[d] for d in entry.file_inputs),
+  )
 
 
 @dataclasses.dataclass(frozen=True)

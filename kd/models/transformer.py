@@ -25,6 +25,8 @@ from kd.models import layers
 from kd.models import tensors as tensors_lib
 from kd.models.attention import attention
 from kd.models.attention import attention_mask
+from kd.models.vision import vision as vision_lib
+from kd.partitioning import rules
 
 Array = types.Array
 
@@ -71,7 +73,13 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, tokens, positions, segment_ids, spec=_NO_TAPS, layer_weights=None
+    self,
+    tokens,
+    positions,
+    segment_ids,
+    spec=_NO_TAPS,
+    layer_weights=None,
+    images=None,
   ):
     """Runs the transformer.
 
@@ -81,6 +89,7 @@ class Transformer(nn.Module):
       segment_ids: int32 [B, L]; attention stays within equal ids, 0 is padding.
       spec: see `forward`.
       layer_weights: see `forward`.
+      images: types.Images, or None.
 
     Returns:
       See `forward`.
@@ -89,10 +98,19 @@ class Transformer(nn.Module):
     table = self._table('embedding')
     if not c.tied:
       self._table('head')
+    image_ids, image_tokens = None, 0
+    if images is not None:
+      image_tokens = c.vision.soft_tokens
+      image_ids = jnp.maximum(images.index + image_tokens, 0) // image_tokens
+      # Its id may have no row in the table.
+      tokens = jnp.where(image_ids > 0, 0, tokens)
     x = embedding_lib.embed(table, tokens, self.dtype, self.embedding_scale)
-    where = attention_mask.Positions(positions, segment_ids)
+    if images is not None:
+      x = vision_lib.placed(x, self._vision()(images.pixels), images.index)
+      x = rules.constrain(x, layers.BY_ROW_AXES)
+    where = attention_mask.Positions(positions, segment_ids, image_ids)
     masks = {
-      kind: attention_mask.AttentionMask(where, c.window_of(kind))
+      kind: attention_mask.AttentionMask(where, c.window_of(kind), image_tokens)
       for kind in dict.fromkeys(c.layer_kinds)
     }
     angles = self.angles(positions)
@@ -102,6 +120,17 @@ class Transformer(nn.Module):
       c.norm_epsilon, 'norm', self.norm_offset, name='final_norm'
     )
     return norm(x), shown
+
+  def _vision(self):
+    c = self.config
+    return vision_lib.Vision(
+      c.vision,
+      c.embed_dim,
+      self.norm_offset,
+      self.dtype,
+      self.remat,
+      name='vision',
+    )
 
   def _table(self, name):
     c = self.config
@@ -135,6 +164,7 @@ class Transformer(nn.Module):
       batch.segment_ids,
       spec,
       layer_weights,
+      batch.images,
     )
 
   @nn.nowrap
@@ -209,10 +239,14 @@ class Transformer(nn.Module):
 
   @nn.nowrap
   def prefill(
-    self, params: types.PyTree, tokens: Array, lengths: Array
+    self,
+    params: types.PyTree,
+    tokens: Array,
+    lengths: Array,
+    images: types.Images | None = None,
   ) -> tuple[Array, decoding.Cache]:
     """Computes hidden states and cache of prompts; see family.Model."""
-    return decoding.prefill(self, params, tokens, lengths)
+    return decoding.prefill(self, params, tokens, lengths, images)
 
   @nn.nowrap
   def extend(
@@ -228,7 +262,13 @@ class Transformer(nn.Module):
 
 def _init(model, rng):
   one = jnp.ones((1, 1), jnp.int32)
-  return model.init(rng, one, one, one)['params']
+  images = None
+  if model.config.vision:
+    size = model.config.vision.image_size
+    images = types.Images(
+      jnp.zeros((1, 1, size, size, 3), jnp.uint8), jnp.full((1, 1), -1)
+    )
+  return model.init(rng, one, one, one, images=images)['params']
 
 
 @functools.lru_cache(maxsize=32)  # Tracing takes a second or more.

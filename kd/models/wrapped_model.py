@@ -111,10 +111,14 @@ class WrappedModel(abc.ABC):
     return self.core.empty_cache(batch, slots)
 
   def prefill(
-    self, params: types.PyTree, tokens: Array, lengths: Array
+    self,
+    params: types.PyTree,
+    tokens: Array,
+    lengths: Array,
+    images: types.Images | None = None,
   ) -> tuple[Array, types.PyTree]:
     """Computes hidden states and cache of prompts; see family.Model."""
-    return self.core.prefill(self.bind(params), tokens, lengths)
+    return self.core.prefill(self.bind(params), tokens, lengths, images)
 
   def extend(
     self,

@@ -1,7 +1,6 @@
 """Computes the teacher's targets once, for runs that train from them."""
 
 from collections.abc import Sequence
-import dataclasses
 from typing import Any
 
 import jax
@@ -129,7 +128,7 @@ def _request(run, prepared, teachers) -> dict[str, Any]:
       'share': teacher.weight,
       'dtype': str(np.dtype(teacher.model.module.dtype)),
       'param_dtype': teacher.model.param_dtype,
-      **dataclasses.asdict(teacher.model.config),
+      **teacher.model.config.to_dict(),
     }
     for loaded, teacher in zip(teachers, run.teachers, strict=True)
   ]

@@ -168,7 +168,7 @@ def _digest(estimate):
   for name in _SELECTION:
     del config['plan'][name]
   models = [run.student, *run.teacher_models]
-  sizes = [dataclasses.asdict(model.config) for model in models]
+  sizes = [model.config.to_dict() for model in models]
   return identity.digest([config, sizes, estimate.chosen.name])
 
 

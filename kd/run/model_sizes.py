@@ -19,6 +19,7 @@ from kd.pruning import sizes
 
 KINDS = ('random', 'teacher', 'hf', 'gguf', 'workdir')
 RUN_FILE = 'run.json'
+NO_VISION = 'none'
 
 
 def from_workdir(folder: str, path: str) -> family.Config:
@@ -48,8 +49,8 @@ def _check_variant(config, variant, path):
   if not variant:
     return
   named = families.variant(variant, path)
-  # Copies of one model differ in these two; the file's values are used.
-  flexible = {'vocab_size', 'context'}
+  # Copies of one model differ in these; the file's values are used.
+  flexible = {'vocab_size', 'context', 'vision'}
   if named.family != config.family:
     raise errors.ConfigError(
       path,
@@ -98,7 +99,9 @@ def source_config(
       nearest=errors.nearest(kind, KINDS),
     )
   if kind == 'random':
-    return families.variant(spec['variant'], f'{path}.variant')
+    return _with_vision(
+      families.variant(spec['variant'], f'{path}.variant'), spec, path
+    )
   if kind == 'teacher':
     if teacher is None:
       raise errors.ConfigError(
@@ -110,8 +113,24 @@ def source_config(
   elif kind == 'workdir':
     config = from_workdir(paths.expand(where), f'{path}.init')
   else:
-    config = weights.model_config(spec['init'], f'{path}.init')
+    config = weights.model_config(
+      spec['init'], f'{path}.init', spec['vision'] != NO_VISION
+    )
+  config = _with_vision(config, spec, path)
   _check_variant(config, spec['variant'], f'{path}.variant')
+  return config
+
+
+def _with_vision(config, spec, path):
+  """Returns the sizes with a vision tower or without, as the spec says."""
+  if spec['vision'] == NO_VISION:
+    return config.without_vision
+  if config.vision is None:
+    raise errors.ConfigError(
+      f'{path}.vision',
+      f'found {spec["vision"]!r}, and the model has no vision tower',
+      legal=f'{NO_VISION!r}, or a variant or weights with a tower',
+    )
   return config
 
 

@@ -61,7 +61,7 @@ class Model:
     return {
       'weights': weights,
       'dtype': str(jnp.dtype(self.module.dtype)),
-      **dataclasses.asdict(self.config),
+      **self.config.to_dict(),
       **self.module.representation,
     }
 

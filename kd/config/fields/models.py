@@ -23,6 +23,13 @@ _VARIANT = F(
   "a model size of docs/models.md; '': the size of the weights",
 )
 
+_VISION = F(
+  'none',
+  legal.one_of('none', 'own'),
+  'none: it reads text alone; own: it has the vision tower of its variant or '
+  'weights (docs/vision.md)',
+)
+
 _SCHEME = legal.one_of('none', *schemes.SCHEMES)
 _RULES = schema.Entries(
   'Rules for some matrices, by name; the first in order of the names that '
@@ -58,6 +65,7 @@ _STORED = schema.Section(
 _WHERE = {
   'variant': _VARIANT,
   'init': F('', _TEACHER_INIT, 'where its weights are'),
+  'vision': _VISION,
   'dtype': F('bfloat16', legal.DTYPE, 'data type of activations'),
   'param_dtype': F('bfloat16', legal.DTYPE, 'data type of its weights'),
   'attention': _ATTENTION,
@@ -201,6 +209,7 @@ STUDENT = schema.Section(
       places.Source(('random', 'teacher'), _WEIGHTS),
       'its first weights',
     ),
+    'vision': _VISION,
     'keep_layers': F(
       (),
       legal.Tuple(legal.Integer(0, 9999)),

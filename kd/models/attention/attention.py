@@ -104,7 +104,9 @@ def pairs_computed(length: int, window: int | None) -> int:
       blockwise_attention.pairs(mask, length, _BLOCK, 1).key.size * _BLOCK**2
     )
   slices = _slices(mask, length, _slice_size(length))
-  return sum((stop - start) * (stop - first) for start, stop, first in slices)
+  return sum(
+    (stop - start) * (keys.stop - keys.start) for start, stop, keys in slices
+  )
 
 
 def _slice_size(length):
@@ -112,9 +114,11 @@ def _slice_size(length):
 
 
 def _slices(mask, length, size):
-  """Yields start and stop of each slice of queries, and its first key."""
+  """Yields start and stop of each slice of queries, and the keys they see."""
   for start in range(0, length, size):
-    yield start, min(start + size, length), max(0, start - mask.reach(length))
+    stop = min(start + size, length)
+    first = max(0, start - mask.reach(length))
+    yield start, stop, slice(first, min(stop + mask.lookahead, length))
 
 
 def in_slices(
@@ -130,11 +134,10 @@ def in_slices(
   Gradients keep the slices' scores.
   """
   attended = []
-  for start, stop, first in _slices(mask, query.shape[1], size):
-    keys = slice(first, stop)
+  for start, stop, keys in _slices(mask, query.shape[1], size):
     seen = attention_mask.visible(
       mask.row.part(start, stop - start),
-      mask.row.part(first, stop - first),
+      mask.row.part(keys.start, keys.stop - keys.start),
       mask.window,
     )
     attended.append(

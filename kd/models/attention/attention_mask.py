@@ -15,10 +15,13 @@ class Positions:
   Attributes:
     positions: int32 [B, L], ascending one by one within a segment.
     segment_ids: int32 [B, L]; attention stays within equal ids, 0 is padding.
+    image_ids: int32 [B, L], 1, 2, ... by image of the row, 0 at text; None
+      without images.
   """
 
   positions: Array
   segment_ids: Array
+  image_ids: Array | None = None
 
   def part(self, start: int | Array, size: int) -> 'Positions':
     """Returns those of tokens start..start + size - 1 of each row."""
@@ -31,23 +34,38 @@ class Positions:
 class AttentionMask:
   """A causal mask within segments, with a sliding window or without.
 
+  Tokens of an image see its later ones too. A window is for them as for text:
+  no query sees keys that are too far back.
+
   Attributes:
     row: positions of the row's tokens, queries and keys alike.
     window: number of keys that a query sees at most, its own included; None:
-      all earlier ones.
+      all earlier ones. The later tokens of its image come in addition.
+    image_tokens: number of tokens of an image; 0 without images.
   """
 
   row: Positions
   window: int | None = struct.field(pytree_node=False)
+  image_tokens: int = struct.field(pytree_node=False, default=0)
 
   def reach(self, length: int) -> int:
     """Returns how many positions back a query in a row of `length` may look."""
     return length - 1 if self.window is None else min(self.window, length) - 1
 
+  @property
+  def lookahead(self) -> int:
+    """Returns how many positions ahead a query may look."""
+    return max(self.image_tokens - 1, 0)
+
 
 def visible(queries: Positions, keys: Positions, window: int | None) -> Array:
   """Returns whether each query sees each key: bool [B, L, M]."""
   distance = queries.positions[:, :, None] - keys.positions[:, None, :]
+  seen = distance >= 0
+  if keys.image_ids is not None:
+    image = keys.image_ids[:, None, :]
+    seen |= (queries.image_ids[:, :, None] == image) & (image > 0)
+  if window is not None:
+    seen &= distance < window
   ids = keys.segment_ids[:, None, :]
-  seen = (queries.segment_ids[:, :, None] == ids) & (ids > 0) & (distance >= 0)
-  return seen if window is None else seen & (distance < window)
+  return seen & (queries.segment_ids[:, :, None] == ids) & (ids > 0)

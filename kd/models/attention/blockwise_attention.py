@@ -102,8 +102,9 @@ def pairs(
       first = start + i * block
       last = min(first + block, start + own) - 1
       nearest = max(0, first - reach) // block
+      farthest = min(last + mask.lookahead, length - 1) // block
       found += [
-        (i, j, j == nearest, True) for j in range(nearest, last // block + 1)
+        (i, j, j == nearest, True) for j in range(nearest, farthest + 1)
       ]
     plans.append(found)
   most = max(map(len, plans))

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 from kd.models import family
+from kd.models.vision import config as vision_config
 
 LOCAL = 'local'
 GLOBAL = 'global'
@@ -73,6 +74,7 @@ class Gemma3Config(family.Config):
     global_rope_base: the same in global layers.
     global_rope_factor: positions are divided by it in global layers.
     norm_epsilon: added to the mean square in RMSNorm.
+    vision: its vision tower; None if it reads no images.
   """
 
   family: ClassVar[str] = 'gemma3'
@@ -94,6 +96,7 @@ class Gemma3Config(family.Config):
   global_rope_base: float
   global_rope_factor: float
   norm_epsilon: float
+  vision: vision_config.VisionConfig | None = None
 
   @property
   def num_layers(self) -> int:

@@ -14,6 +14,7 @@ from kd.models.gemma3 import gguf
 from kd.models.gemma3 import huggingface
 from kd.models.gemma3 import layer
 from kd.models.gemma3 import model
+from kd.models.gemma3 import vision
 
 _Entry = tensors_lib.Entry
 
@@ -55,7 +56,7 @@ _QUERY_NORM = ('attention', 'query_norm', 'scale')
 
 
 class Gemma3(family.Family):
-  """The Gemma 3 family, text models."""
+  """The Gemma 3 family."""
 
   title = 'Gemma 3'
   config_type = config_lib.Gemma3Config
@@ -78,7 +79,11 @@ class Gemma3(family.Family):
     return model.Gemma3(config, dtype, remat)
 
   def tensors(self, config: family.Config) -> list[tensors_lib.Tensor]:
-    return transformer.tensors(config, _TOP, _LAYER)
+    text = transformer.tensors(config, _TOP, _LAYER)
+    if config.vision is None:
+      return text
+    tower = vision.tensors(config.vision, config.embed_dim)
+    return [*text[: len(_TOP)], *tower, *text[len(_TOP) :]]
 
   def config_from_hf(
     self, raw: Mapping[str, Any], file: str
@@ -91,8 +96,11 @@ class Gemma3(family.Family):
   def hf_text_module(self, model_type: str) -> str:
     return huggingface.text_module(model_type)
 
-  def hf_key(self, key: str) -> str | None:
-    return huggingface.key(key)
+  def hf_key(self, key: str, with_vision: bool) -> str | None:
+    return huggingface.key(key, with_vision)
+
+  def hf_file_key(self, config: family.Config, key: str) -> str:
+    return huggingface.file_key(config, key)
 
   def config_from_gguf(
     self,

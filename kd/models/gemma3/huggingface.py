@@ -11,6 +11,7 @@ from typing import Any
 
 from kd.models import file_fields
 from kd.models.gemma3 import config as config_lib
+from kd.models.gemma3 import vision
 
 MODEL_TYPES = ('gemma3_text', 'gemma3')
 _NESTED = MODEL_TYPES[1]
@@ -43,7 +44,6 @@ _KINDS = {
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
-_VISION = re.compile(r'(model\.)?(vision_tower|multi_modal_projector)\.')
 # Where the text model's tensors are: in flat files, in the published 4B, and in
 # the 4B as newer transformers write it; the head is outside of the model.
 _TEXT_HEAD = re.compile(r'(?:language_model\.)?(lm_head\.weight)$')
@@ -58,10 +58,11 @@ def text_module(model_type: str) -> str:
   return 'model.language_model' if model_type == _NESTED else 'model'
 
 
-def key(key_: str) -> str | None:
+def key(key_: str, with_vision: bool) -> str | None:
   """Returns a key as a flat file has it; see family.Family.hf_key."""
-  if _VISION.match(key_):
-    return None
+  tower_key = vision.key(key_)
+  if tower_key is not None:
+    return tower_key if with_vision else None
   head = _TEXT_HEAD.match(key_)
   if head:
     return head.group(1)
@@ -69,10 +70,18 @@ def key(key_: str) -> str | None:
   return f'model.{match.group(1)}' if match else key_
 
 
+def file_key(config: config_lib.Gemma3Config, key_: str) -> str:
+  """Returns the key that a published file has; see Family.hf_file_key."""
+  is_text = vision.key(key_) is None
+  return f'language_model.{key_}' if config.vision and is_text else key_
+
+
 def from_dict(raw: Mapping[str, Any], file: str) -> config_lib.Gemma3Config:
   """Converts the contents of config.json; see family.Family.config_from_hf."""
   fields = file_fields.Json(file, raw)
+  tower = None
   if raw['model_type'] == _NESTED:
+    tower = vision.from_dict(raw, file)
     # The head is tied at the outer level, where readers look.
     text = {**fields.object('text_config')}
     if 'tie_word_embeddings' in raw:
@@ -95,6 +104,7 @@ def from_dict(raw: Mapping[str, Any], file: str) -> config_lib.Gemma3Config:
     global_rope_base=global_base,
     global_rope_factor=factor,
     norm_epsilon=fields.number('rms_norm_eps', float),
+    vision=tower,
   )
 
 
@@ -177,7 +187,21 @@ def problem(config: config_lib.Gemma3Config) -> str:
 
 
 def to_dict(config: config_lib.Gemma3Config) -> dict[str, Any]:
-  """Returns the keys of a flat config.json; see family.Family.config_to_hf.
+  """Returns the keys of a config.json; see family.Family.config_to_hf."""
+  text = _text_dict(config)
+  if config.vision is None:
+    return text
+  return {
+    'architectures': ['Gemma3ForConditionalGeneration'],
+    'model_type': _NESTED,
+    'tie_word_embeddings': True,
+    'text_config': {k: v for k, v in text.items() if k != 'architectures'},
+    **vision.to_dict(config.vision),
+  }
+
+
+def _text_dict(config):
+  """Returns the keys of a flat config.json.
 
   Rotary bases and scaling are written in the old form and in the new one, so
   that each version of transformers, and vLLM, finds the one that it reads.

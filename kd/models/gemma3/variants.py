@@ -3,8 +3,23 @@
 Sizes and constants come from the `config.json` of each published model
 (270M, 1B, 4B, 12B, 27B) and from arXiv 2503.19786; `tiny` and `nano` are this
 project's own, for the quickstart. The fields are those of config.Gemma3Config,
-with `num_layers` in place of `layer_kinds`.
+with `num_layers` in place of `layer_kinds`. A model has the tower in `vision`
+only if a config asks for it.
 """
+
+from kd.models.vision import config as vision
+
+# A tower for pictures of 56 pixels, each of which is 16 soft tokens.
+_SMALL_TOWER = vision.VisionConfig(
+  image_size=56,
+  patch_size=7,
+  embed_dim=64,
+  mlp_dim=128,
+  num_heads=2,
+  num_layers=2,
+  norm_epsilon=1e-6,
+  tokens_per_side=4,
+)
 
 _COMMON = dict(
   local_rope_base=10_000.0,
@@ -30,6 +45,7 @@ _LARGE = dict(
   context=131_072,
   query_scale=256.0,
   global_rope_factor=8.0,
+  vision=vision.SIGLIP,
 )
 _BYTES = dict(
   _COMMON,
@@ -37,6 +53,7 @@ _BYTES = dict(
   window=32,
   context=1024,
   global_rope_factor=1.0,
+  vision=_SMALL_TOWER,
 )
 
 VARIANTS = {
