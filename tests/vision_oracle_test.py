@@ -234,7 +234,15 @@ def test_transformers_loads_an_exported_folder(oracle, tmp_path):
   model, params = _load(case['published'])
   folder = str(tmp_path / 'exported')
   huggingface.write(
-    folder, params, model.config, 'float32', 2, (1,), 0, lambda new: None
+    folder,
+    params,
+    model.config,
+    'float32',
+    2,
+    (1,),
+    0,
+    lambda new: None,
+    image_ids=(_START, _IMAGE, _END),
   )
   results, again = client.run(
     'vision',

@@ -54,6 +54,7 @@ def to_dict(
   bos_id: int | None,
   eos_ids: Sequence[int],
   pad_id: int,
+  image_ids: tuple[int, int, int] | None = None,
 ) -> dict[str, Any]:
   """Returns the `config.json` of a model.
 
@@ -63,10 +64,16 @@ def to_dict(
     bos_id: begins every text; None if the tokenizer has none.
     eos_ids: ids that end generation: EOS, then end of turn.
     pad_id: id of padding.
+    image_ids: what begins an image, stands for each of its soft tokens, and
+      ends it; None if the model reads none.
 
   Returns:
     JSON values.
   """
+  of_images = {}
+  if image_ids is not None:
+    names = 'boi_token_index', 'image_token_index', 'eoi_token_index'
+    of_images = dict(zip(names, image_ids, strict=True))
   return {
     'attention_dropout': 0.0,
     'bos_token_id': bos_id,
@@ -75,6 +82,7 @@ def to_dict(
     'pad_token_id': pad_id,
     'torch_dtype': dtype,
     'use_cache': True,
+    **of_images,
     **families.of(config).config_to_hf(config),
   }
 

@@ -34,6 +34,7 @@ def write(
   pad_id: int,
   write_more: Callable[[str], None],
   file_bytes: int = 2 * 2**30,
+  image_ids: tuple[int, int, int] | None = None,
 ) -> None:
   """Writes a directory that transformers and vLLM load.
 
@@ -51,6 +52,7 @@ def write(
     pad_id: id of padding.
     write_more: called last with the new directory, to put the tokenizer there.
     file_bytes: most bytes of tensors in a file, and so of host memory.
+    image_ids: the tokenizer's, for a model with a vision tower.
 
   Raises:
     ConfigError: dtype is not one of the two.
@@ -67,8 +69,14 @@ def write(
     key_of = functools.partial(families.of(config).hf_file_key, config)
     shards = _shards(tensors, dtype, file_bytes)
     _write_weights(new, shards, arrays, dtype, key_of)
-    values = hf_config.to_dict(config, dtype, bos_id, eos_ids, pad_id)
+    if config.vision is None:
+      image_ids = None
+    values = hf_config.to_dict(
+      config, dtype, bos_id, eos_ids, pad_id, image_ids
+    )
     _write_json(new, hf_config.FILE, values)
+    for name, content in families.of(config).hf_processor(config).items():
+      _write_json(new, name, content)
     ids = ('bos_token_id', 'eos_token_id', 'pad_token_id')
     generation = {key: values[key] for key in ids} | {'do_sample': False}
     _write_json(new, 'generation_config.json', generation)

@@ -60,10 +60,11 @@ def reference(
   image_ids=None,
 ):
   apart = positions[:, :, None] - positions[:, None]
-  visible = (apart >= 0) & (apart < (window or math.inf))
+  visible = apart >= 0
   if image_ids is not None:
     same = image_ids[:, :, None] == image_ids[:, None]
     visible |= same & (image_ids[:, None] > 0)
+  visible &= apart < (window or math.inf)
   visible &= segment_ids[:, :, None] == segment_ids[:, None]
   visible &= segment_ids[:, None] > 0
   log_p, log_q = (log_maps(x, visible, temperature) for x in (teacher, student))

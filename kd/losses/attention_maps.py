@@ -50,7 +50,7 @@ class Where(NamedTuple):
     positions: int32 [B, L], from 0 in each segment.
     segment_ids: int32 [B, L], 0 on padding, which is not read.
     image_ids: int32 [B, L], the image of each position, 0 at text: positions
-      of one image attend to each other, whatever the window. None: no images.
+      of one image attend to each other, within the window. None: no images.
   """
 
   positions: Array
@@ -122,11 +122,11 @@ def _visible(queries, keys, window):
   pair = lambda q, k: (q[:, :, None], k[:, None, :])
   own, other = pair(queries.positions, keys.positions)
   visible = own >= other
-  if window is not None:
-    visible &= own - other < window
   if queries.image_ids is not None:
     image, of_key = pair(queries.image_ids, keys.image_ids)
     visible |= (image == of_key) & (image > 0)
+  if window is not None:
+    visible &= own - other < window
   # Padding attends to padding, which is zeros: both models' maps are equal.
   segment, of_key = pair(queries.segment_ids, keys.segment_ids)
   return (visible & (segment == of_key))[:, None]
@@ -225,8 +225,8 @@ def _map_blocks(
   count = -(-length // block)
   after = count * block - length
   ahead = max(image_tokens - 1, 0)
-  local = window is not None and max(window - 1, ahead) + block + ahead < length
-  before = max(window - 1, ahead) if local else 0
+  local = window is not None and window - 1 + block + ahead < length
+  before = window - 1 if local else 0
   span = before + block + ahead if local else count * block
   keys = jax.tree.map(
     lambda x: _pad(x, before, after + ahead if local else after), keys

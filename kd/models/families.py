@@ -68,12 +68,15 @@ def turn_marks() -> tuple['chat_turns.Marks', ...]:
   return tuple(dict.fromkeys(filter(None, marks)))
 
 
-def variant(name: str, path: str) -> 'family.Config':
+def variant(
+  name: str, path: str, with_vision: bool = False
+) -> 'family.Config':
   """Returns the sizes of the variant of that name.
 
   Args:
     name: the variant, e.g. '1b' or 'qwen3_8b'.
     path: the config path that holds the name, for the message.
+    with_vision: whether the model has its vision tower, if there is one.
 
   Raises:
     ConfigError: there is no such variant.
@@ -82,7 +85,8 @@ def variant(name: str, path: str) -> 'family.Config':
   if name not in named:
     raise errors.unknown(path, 'variant', name, list(named))
   family_name, fields = named[name]
-  return get(family_name).variant(fields)
+  config = get(family_name).variant(fields)
+  return config if with_vision else config.without_vision
 
 
 def model_types() -> dict[str, str]:

@@ -217,6 +217,15 @@ class Family(abc.ABC):
   def config_to_hf(self, config: Config) -> dict[str, Any]:
     """Returns the keys of config.json that describe the model, for export."""
 
+  def hf_processor(self, config: Config) -> dict[str, dict[str, Any]]:
+    """Returns the files of an exported folder that say how images are read.
+
+    Returns:
+      JSON values by the file's name; {} for a model without a vision tower.
+    """
+    del config
+    return {}
+
   def hf_text_module(self, model_type: str) -> str:
     """Returns the path of the layers' parent in the class of a model_type."""
     del model_type

@@ -101,7 +101,7 @@ class Transformer(nn.Module):
     image_ids, image_tokens = None, 0
     if images is not None:
       image_tokens = c.vision.soft_tokens
-      image_ids = jnp.maximum(images.index + image_tokens, 0) // image_tokens
+      image_ids = images.ids(image_tokens)
       # Its id may have no row in the table.
       tokens = jnp.where(image_ids > 0, 0, tokens)
     x = embedding_lib.embed(table, tokens, self.dtype, self.embedding_scale)

@@ -42,4 +42,5 @@ def write(
     tokenizer.stop_ids,
     tokenizer.pad_id,
     write_tokenizer,
+    image_ids=tokenizer.image_ids,
   )

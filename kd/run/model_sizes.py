@@ -88,6 +88,7 @@ def source_config(
     ConfigError: `init` is not legal, or names no model.
   """
   kind, _, where = spec['init'].partition(':')
+  with_vision = spec['vision'] != NO_VISION
   if kind not in KINDS or (path != 'student' and kind in KINDS[:2]):
     legal = 'hf:DIR, gguf:FILE, workdir:DIR'
     if path == 'student':
@@ -99,9 +100,8 @@ def source_config(
       nearest=errors.nearest(kind, KINDS),
     )
   if kind == 'random':
-    return _with_vision(
-      families.variant(spec['variant'], f'{path}.variant'), spec, path
-    )
+    config = families.variant(spec['variant'], f'{path}.variant', with_vision)
+    return _with_vision(config, spec, path)
   if kind == 'teacher':
     if teacher is None:
       raise errors.ConfigError(
@@ -114,7 +114,7 @@ def source_config(
     config = from_workdir(paths.expand(where), f'{path}.init')
   else:
     config = weights.model_config(
-      spec['init'], f'{path}.init', spec['vision'] != NO_VISION
+      spec['init'], f'{path}.init', with_vision
     )
   config = _with_vision(config, spec, path)
   _check_variant(config, spec['variant'], f'{path}.variant')

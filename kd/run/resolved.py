@@ -121,8 +121,7 @@ class Run:
       ConfigError: its models take images of different forms.
     """
     towers = [
-      getattr(model.config, 'vision', None)
-      for model in (self.student, *self.teacher_models)
+      model.config.vision for model in (self.student, *self.teacher_models)
     ]
     forms = {(x.image_size, x.soft_tokens) for x in towers if x}
     if not forms or self.tokenizer.image_ids is None:

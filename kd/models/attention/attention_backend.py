@@ -60,8 +60,8 @@ def choose(
     raise errors.unknown(path, 'kernel', name, NAMES)
   reasons = {
     XLA: None,
-    SPLASH: _against_splash(config, place),
-    CUDNN: _against_cudnn(config, dtype, place),
+    SPLASH: _against_images(config) or _against_splash(config, place),
+    CUDNN: _against_images(config) or _against_cudnn(config, dtype, place),
   }
   if name == 'auto':
     return next(k for k in (SPLASH, CUDNN, XLA) if reasons[k] is None)
@@ -74,6 +74,13 @@ def choose(
       ),
     )
   return name
+
+
+def _against_images(config):
+  """Returns why a kernel with a causal mask cannot be used, or None."""
+  if config.vision is None:
+    return None
+  return 'which cannot let the tokens of an image see later ones'
 
 
 def _against_splash(config, place):

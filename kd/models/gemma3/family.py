@@ -93,6 +93,9 @@ class Gemma3(family.Family):
   def config_to_hf(self, config: family.Config) -> dict[str, Any]:
     return huggingface.to_dict(config)
 
+  def hf_processor(self, config: family.Config) -> dict[str, dict[str, Any]]:
+    return vision.processor(config.vision) if config.vision else {}
+
   def hf_text_module(self, model_type: str) -> str:
     return huggingface.text_module(model_type)
 

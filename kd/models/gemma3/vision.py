@@ -199,3 +199,29 @@ def to_dict(config: config_lib.VisionConfig) -> dict[str, Any]:
       'patch_size': config.patch_size,
     },
   }
+
+
+def processor(config: config_lib.VisionConfig) -> dict[str, dict[str, Any]]:
+  """Returns the files that describe preprocessing, by name."""
+  size = config.image_size
+  return {
+    'preprocessor_config.json': {
+      'do_convert_rgb': None,
+      'do_normalize': True,
+      'do_pan_and_scan': None,
+      'do_rescale': True,
+      'do_resize': True,
+      'image_mean': [0.5] * 3,
+      'image_processor_type': 'Gemma3ImageProcessor',
+      'image_seq_length': config.soft_tokens,
+      'image_std': [0.5] * 3,
+      'processor_class': 'Gemma3Processor',
+      'resample': 2,  # Bilinear.
+      'rescale_factor': 1 / 255,
+      'size': {'height': size, 'width': size},
+    },
+    'processor_config.json': {
+      'image_seq_length': config.soft_tokens,
+      'processor_class': 'Gemma3Processor',
+    },
+  }

@@ -32,6 +32,20 @@ def batch(run: resolved.Run, mesh: jax.sharding.Mesh) -> types.Batch:
     parts=ints,
     weights=array(shape, jnp.float32, sharding),
     row_id=array(shape[:1], jnp.int32, sharding),
+    images=_images(run, sharding),
+  )
+
+
+def _images(run, sharding):
+  """Returns a batch's images, None if no model of the run reads any."""
+  form = run.image_form
+  if form is None:
+    return None
+  rows, length = batch_shape(run)
+  pixels = (rows, form.per_row, form.size, form.size, 3)
+  return types.Images(
+    array(pixels, jnp.uint8, sharding),
+    array((rows, length), jnp.int32, sharding),
   )
 
 
