@@ -81,7 +81,7 @@ def test_block_size_changes_nothing(window):
       np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_positions_of_an_image_attend_to_each_other_whatever_the_window():
+def test_positions_of_an_image_attend_to_each_other_within_the_window():
   length, tokens = 23, 5
   images = np.zeros((2, length), np.int32)
   # Side by side; at the end of a segment and the start of the next one.

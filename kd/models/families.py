@@ -68,9 +68,7 @@ def turn_marks() -> tuple['chat_turns.Marks', ...]:
   return tuple(dict.fromkeys(filter(None, marks)))
 
 
-def variant(
-  name: str, path: str, with_vision: bool = False
-) -> 'family.Config':
+def variant(name: str, path: str, with_vision: bool = False) -> 'family.Config':
   """Returns the sizes of the variant of that name.
 
   Args:

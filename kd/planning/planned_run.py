@@ -47,7 +47,8 @@ def source_config(
       model_sizes.source_config.
   """
   if spec['variant'] and spec['init'] != 'teacher':
-    return families.variant(spec['variant'], f'{path}.variant')
+    with_vision = spec['vision'] != model_sizes.NO_VISION
+    return families.variant(spec['variant'], f'{path}.variant', with_vision)
   if not spec['variant'] and not spec['init']:
     raise errors.ConfigError(
       f'{path}.variant',

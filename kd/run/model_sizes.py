@@ -113,9 +113,7 @@ def source_config(
   elif kind == 'workdir':
     config = from_workdir(paths.expand(where), f'{path}.init')
   else:
-    config = weights.model_config(
-      spec['init'], f'{path}.init', with_vision
-    )
+    config = weights.model_config(spec['init'], f'{path}.init', with_vision)
   config = _with_vision(config, spec, path)
   _check_variant(config, spec['variant'], f'{path}.variant')
   return config

@@ -52,7 +52,11 @@ def test_another_family_is_named(tmp_path):
 
 def test_weights_of_another_family_than_the_variant_are_refused(tmp_path):
   _read(tmp_path, config_json.to_json(_CONFIG))
-  spec = {'init': f'workdir:{tmp_path}', 'variant': 'qwen3_4b'}
+  spec = {
+    'init': f'workdir:{tmp_path}',
+    'variant': 'qwen3_4b',
+    'vision': 'none',
+  }
   with pytest.raises(errors.ConfigError, match='of Qwen3, and .* of Gemma 3'):
     model_sizes.source_config(spec, 'student', None)
 
