@@ -1,11 +1,14 @@
 """Our models with images, and transformers', on one small random model."""
 
+import gguf
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from kd.checkpoints import huggingface
+from kd.checkpoints import mmproj
 from kd.checkpoints import weights
 from kd.core import types
 from kd.models import families
@@ -255,3 +258,55 @@ def test_transformers_loads_an_exported_folder(oracle, tmp_path):
   for name in _TEXTS:
     difference = again[f'{name}.logits'] - arrays[f'{name}.logits']
     assert np.abs(difference).max() < 1e-5, name
+
+
+@pytest.mark.parametrize('kind', ['F32', 'F16', 'BF16'])
+def test_a_mmproj_file_holds_the_tower_under_the_names_of_gguf(
+  kind, oracle, tmp_path
+):
+  case, _, _ = oracle
+  model, params = _load(case['published'])
+  path = tmp_path / 'mmproj.gguf'
+  mmproj.write(str(path), params, model.config, kind, 'small')
+  reader = gguf.GGUFReader(path)
+  stored = safetensors.numpy.load_file(f'{case["published"]}/model.safetensors')
+  names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, 3)
+  expected = {}
+  for key, array in stored.items():
+    if not key.startswith('language_model'):
+      key = key.replace('projection_weight', 'projection.weight')
+      name = names.get_name(key, try_suffixes=('.weight', '.bias'))
+      shift = 1 if 'soft_emb_norm' in key else 0
+      expected[name] = array + np.float32(shift)
+  read = {t.name: t for t in reader.tensors}
+  assert set(read) == set(expected)
+  exact = ('embd', 'norm', 'bias', 'ln') if kind != 'F32' else ('',)
+  for name, array in expected.items():
+    values = gguf.dequantize(read[name].data, read[name].tensor_type)
+    # GGUF has the dimensions the other way round.
+    assert tuple(read[name].shape[::-1]) == array.shape, name
+    is_exact = any(part in name for part in exact)
+    most = 0 if is_exact else np.abs(array).max() / 2**8
+    assert np.abs(values.reshape(array.shape) - array).max() <= most, name
+  fields = {k: f.contents() for k, f in reader.fields.items()}
+  of_tower = {
+    k: v for k, v in fields.items() if k.startswith(('clip.', 'general.a'))
+  }
+  # 16 patches and 4 soft tokens: squares of 2, which is not llama.cpp's 4.
+  assert of_tower == {
+    'general.architecture': 'clip',
+    'clip.has_vision_encoder': True,
+    'clip.projector_type': 'gemma3',
+    'clip.use_gelu': True,
+    'clip.vision.image_size': 24,
+    'clip.vision.patch_size': 6,
+    'clip.vision.embedding_length': 24,
+    'clip.vision.feed_forward_length': 40,
+    'clip.vision.block_count': 3,
+    'clip.vision.attention.head_count': 2,
+    'clip.vision.attention.layer_norm_epsilon': pytest.approx(1e-6),
+    'clip.vision.projection_dim': 32,
+    'clip.vision.image_mean': [0.5] * 3,
+    'clip.vision.image_std': [0.5] * 3,
+    'clip.vision.projector.scale_factor': 2,
+  }

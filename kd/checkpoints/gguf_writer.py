@@ -1,6 +1,6 @@
 """Writes a model as a GGUF file, which llama.cpp loads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import math
 from typing import Any
@@ -55,7 +55,7 @@ def check(
       legal=f'up to {_MOST_LAYERS} layers, for llama.cpp',
     )
   wrong = {}
-  for t in families.of(config).tensors(config):
+  for t in families.of(config).tensors(config.without_vision):
     block, _ = gguf.GGML_QUANT_SIZES[_kind(t, weight_type, table_type)]
     if t.file_shape[-1] % block:
       kind = _kind(t, weight_type, table_type).name
@@ -86,7 +86,7 @@ def write(
   table_type: str,
   metadata: Mapping[str, Any],
 ) -> None:
-  """Writes a file that llama.cpp loads.
+  """Writes a file that llama.cpp loads; mmproj writes a vision tower's.
 
   It is written aside, tensor by tensor, and renamed. All processes call this;
   the first one writes.
@@ -103,45 +103,84 @@ def write(
   Raises:
     ConfigError: a value is not finite in the tensor's type.
   """
+  config = config.without_vision
   chosen = families.of(config)
+  rows = len(metadata[TOKENS])
   tensors = chosen.tensors(config)
+
+  def convert(tensor, array):
+    array = chosen.to_gguf(config, tensor, array)
+    return array[:rows] if tensor.is_table else array
+
+  write_file(
+    path,
+    chosen.gguf_architecture,
+    fields(config, weight_type, metadata),
+    {t.gguf: _kind(t, weight_type, table_type) for t in tensors},
+    {t.gguf: (rows, *t.file_shape[1:]) for t in tensors if t.is_table},
+    params,
+    tensors,
+    convert,
+  )
+
+
+def write_file(
+  path: str,
+  architecture: str,
+  metadata: Mapping[str, Any],
+  kinds: Mapping[str, gguf.GGMLQuantizationType],
+  cut: Mapping[str, tuple[int, ...]],
+  params: types.PyTree,
+  tensors: Sequence[tensors_lib.Tensor],
+  convert: Callable[[tensors_lib.Tensor, np.ndarray], np.ndarray],
+) -> None:
+  """Writes a file aside, tensor by tensor, and renames it; see write.
+
+  Args:
+    path: the file; replaced if it exists.
+    architecture: general.architecture.
+    metadata: all other fields by key.
+    kinds: the type of each tensor by its name in the file.
+    cut: the shapes of tensors that are not Tensor.file_shape.
+    params: the parameter tree, on host or devices.
+    tensors: what to write, in order.
+    convert: maps a parameter, float32, to the array of the file.
+
+  Raises:
+    ConfigError: a value is not finite in the tensor's type.
+  """
   arrays = gather.each(params, tensors)
   if jax.process_index():
     for _ in arrays:
       pass
     return
-  rows = len(metadata[TOKENS])
-  kinds = {t.gguf: _kind(t, weight_type, table_type) for t in tensors}
   with atomic_files.aside(path) as aside:
-    writer = gguf.GGUFWriter(aside, chosen.gguf_architecture)
+    writer = gguf.GGUFWriter(aside, architecture)
     with contextlib.closing(writer):
-      for key, value in fields(config, weight_type, metadata).items():
+      for key, value in metadata.items():
         _add_field(writer, key, value)
       for t in tensors:
-        _add_tensor(writer, t, rows, kinds[t.gguf])
+        shape = cut.get(t.gguf, t.file_shape)
+        _add_tensor(writer, t.gguf, shape, kinds[t.gguf])
       writer.write_header_to_file()
       writer.write_kv_data_to_file()
       writer.write_ti_data_to_file()
       for t, array in arrays:
-        array = chosen.to_gguf(config, t, array.astype(np.float32, copy=False))
-        array = np.ascontiguousarray(array[:rows] if t.is_table else array)
+        array = convert(t, array.astype(np.float32, copy=False))
+        array = np.ascontiguousarray(array)
         writer.write_tensor_data(_quantize(array, kinds[t.gguf], t.gguf))
 
 
 def _add_tensor(
   writer: gguf.GGUFWriter,
-  tensor: tensors_lib.Tensor,
-  rows: int,
+  name: str,
+  shape: tuple[int, ...],
   kind: gguf.GGMLQuantizationType,
 ) -> None:
   """Adds a tensor to the header; its values are written later."""
-  shape = tensor.file_shape
-  if tensor.is_table:
-    shape = (rows, *shape[1:])
   block, size = gguf.GGML_QUANT_SIZES[kind]
-  writer.add_tensor_info(
-    tensor.gguf, shape, np.float32, math.prod(shape) // block * size, kind
-  )
+  count = math.prod(shape) // block * size
+  writer.add_tensor_info(name, shape, np.float32, count, kind)
 
 
 def _quantize(

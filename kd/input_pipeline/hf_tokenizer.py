@@ -65,7 +65,10 @@ def check(tokenizer: tokenizers.Tokenizer, path: str) -> None:
 
 
 def write(
-  tokenizer: tokenizers.Tokenizer, directory: str, chat_template: str
+  tokenizer: tokenizers.Tokenizer,
+  directory: str,
+  chat_template: str,
+  with_images: bool = False,
 ) -> None:
   """Writes the files of a tokenizer to a folder.
 
@@ -78,6 +81,8 @@ def write(
     directory: created if missing. Files of the same names are replaced.
     chat_template: the Jinja of a templates.Template. The tokenizer's own text
       is kept if it writes that template by default.
+    with_images: whether a SentencePiece model's files name the tokens of
+      images, for transformers' processor.
 
   Raises:
     ConfigError: see check.
@@ -89,7 +94,7 @@ def write(
     # checkpoints.huggingface writes this file, with the same stop ids.
     files.pop(byte_level_tokenizer.GENERATION_CONFIG, None)
   else:
-    files = _sentencepiece_files(tokenizer, chat_template)
+    files = _sentencepiece_files(tokenizer, chat_template, with_images)
   atomic_files.write_all(directory, files)
   written = chat_templates.read_folder(directory)
   wanted = chat_templates.names(chat_template)[:1]
@@ -100,10 +105,22 @@ def write(
 
 
 def _sentencepiece_files(
-  tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer, chat_template: str
+  tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer,
+  chat_template: str,
+  with_images: bool,
 ) -> dict[str, bytes]:
   """Returns the files of a SentencePiece model by name."""
   names = _special_names(tokenizer)
+  fast = _fast(tokenizer)
+  images = {}
+  if with_images:
+    special = _image_names(tokenizer)
+    images = {'extra_special_tokens': special}
+    listed = {token['id']: token for token in fast['added_tokens']}
+    by_id = zip(tokenizer.image_ids, special.values(), strict=True)
+    for index, text in by_id:
+      listed[index] = _added_token(index, text, is_special=True)
+    fast['added_tokens'] = [listed[index] for index in sorted(listed)]
   config = {
     **names,
     'tokenizer_class': 'PreTrainedTokenizerFast',
@@ -112,10 +129,11 @@ def _sentencepiece_files(
     'clean_up_tokenization_spaces': False,
     'model_max_length': 10**30,  # transformers' own way to say "no limit".
     'chat_template': chat_template,
+    **images,
   }
   return {
     **tokenizer.files(),
-    added_tokens.TOKENIZER_JSON: _dump(_fast(tokenizer)),
+    added_tokens.TOKENIZER_JSON: _dump(fast),
     added_tokens.CONFIG: _dump(config),
     'special_tokens_map.json': _dump(names),
   }
@@ -209,18 +227,40 @@ def _added(
   for index, (piece, _, of_kind) in enumerate(tokenizer.pieces):
     is_special = index in special
     if is_special or of_kind == kind.USER_DEFINED:
-      added.append(
-        {
-          'id': index,
-          'content': piece,
-          'single_word': False,
-          'lstrip': False,
-          'rstrip': False,
-          'normalized': False,
-          'special': is_special,
-        }
-      )
+      added.append(_added_token(index, piece, is_special))
   return added
+
+
+def _added_token(index: int, text: str, is_special: bool) -> dict[str, Any]:
+  return {
+    'id': index,
+    'content': text,
+    'single_word': False,
+    'lstrip': False,
+    'rstrip': False,
+    'normalized': False,
+    'special': is_special,
+  }
+
+
+def _image_names(
+  tokenizer: sentencepiece_tokenizer.SentencePieceTokenizer,
+) -> dict[str, str]:
+  """Returns the texts of the tokens of images by transformers' names.
+
+  The soft tokens' may have no piece: Gemma's is the id after the vocabulary.
+  """
+  start, soft, end = tokenizer.image_ids
+  pieces = tokenizer.pieces
+  return {
+    'boi_token': pieces[start][0],
+    'image_token': (
+      pieces[soft][0]
+      if soft < len(pieces)
+      else sentencepiece_models.SOFT_IMAGE_TOKEN
+    ),
+    'eoi_token': pieces[end][0],
+  }
 
 
 def _dump(value: Mapping[str, Any]) -> bytes:

@@ -13,7 +13,8 @@ from kd.models.gemma3 import chat_template as gemma_template
 MODEL_FILE = 'tokenizer.model'
 SPACE = '\u2581'  # How SentencePiece writes a space inside a piece.
 
-_IMAGE, _SOFT = ('<start_of_image>', '<end_of_image>'), '<image_soft_token>'
+SOFT_IMAGE_TOKEN = '<image_soft_token>'
+_IMAGE = '<start_of_image>', '<end_of_image>'
 _BYTES_OF_IMAGE = '<0xFE>', '<0xFF>'
 
 Type = sentencepiece_model_pb2.ModelProto.SentencePiece
@@ -141,7 +142,7 @@ def image_ids(
     return None
   if first != _IMAGE[0] and normal != {SPACE}:
     return None
-  return ids[first], ids.get(_SOFT, len(pieces)), ids[last]
+  return ids[first], ids.get(SOFT_IMAGE_TOKEN, len(pieces)), ids[last]
 
 
 def parse(raw: bytes, name: str) -> sentencepiece_model_pb2.ModelProto:

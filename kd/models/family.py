@@ -276,6 +276,10 @@ class Family(abc.ABC):
       Values by key without the architecture.
     """
 
+  def vision_to_gguf(self, config: Config) -> dict[str, Any]:
+    """Returns the metadata of a file of the vision tower that `config` has."""
+    raise NotImplementedError(f'{self.title} has no vision tower')
+
   def to_gguf(
     self, config: Config, tensor: tensors_lib.Tensor, array: np.ndarray
   ) -> np.ndarray:

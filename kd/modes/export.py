@@ -9,6 +9,7 @@ import jax
 import ml_collections
 
 from kd.checkpoints import gguf_writer
+from kd.checkpoints import mmproj
 from kd.checkpoints import peft
 from kd.core import atomic_files
 from kd.core import errors
@@ -113,7 +114,9 @@ def _gguf(run: resolved.Run, workdir: str) -> Write:
     run.config.data.template,
     'data.tokenizer',
   )
-  metadata = {'general.name': model_card.name(workdir), **metadata}
+  model_name = model_card.name(workdir)
+  metadata = {'general.name': model_name, **metadata}
+  towers = dict.fromkeys(map(mmproj.tower_type, kinds)) if config.vision else ()
 
   def write(weights, claims, card):
     del card  # It says how transformers loads the model.
@@ -130,6 +133,9 @@ def _gguf(run: resolved.Run, workdir: str) -> Write:
       gguf_writer.write(path, plain, config, kind, table_kind, metadata)
       if is_first:
         provenance.write(f'{path}.{provenance.FILE}', claims, kind, [name])
+    for kind in towers:
+      path = os.path.join(folder, f'mmproj-{kind}.gguf')
+      mmproj.write(path, weights.plain, config, kind, model_name)
     if c.measure:
       measured = rounding.measure(run, weights.plain, kinds, session.say)
       session.say(rounding.write(folder, measured))

@@ -30,7 +30,8 @@ def write(
 
   def write_tokenizer(new):
     template = templates.TEMPLATES[run.config.data.template]
-    hf_tokenizer.write(tokenizer, new, template.jinja)
+    has_images = config.vision is not None
+    hf_tokenizer.write(tokenizer, new, template.jinja, has_images)
     write_more(new)
 
   huggingface.write(

@@ -16,6 +16,9 @@ arrays; see client.py. Cases are by name, each a dict of
   chats: lists of messages; the result's `chats` are [content, finish_reason] of
     the answers, greedily.
   threads: of the processor; 2 by default.
+  mmproj: a file of a vision tower; then `image_log_probs` are as `log_probs`,
+    each by name a [text, png]: the image in base64 is where the text has
+    <image>.
 The result also has `size`, the number of tokens.
 """
 
@@ -31,9 +34,10 @@ import xllamacpp
 class _Model:
   """A server of one model, on this machine alone."""
 
-  def __init__(self, file, threads):
+  def __init__(self, file, threads, mmproj=''):
     params = xllamacpp.CommonParams()
     params.model.path = file
+    params.mmproj.path = mmproj
     params.n_ctx, params.n_parallel, params.warmup = 1024, 1, False
     params.cpuparams.n_threads = threads
     self._server = xllamacpp.Server(params)
@@ -60,6 +64,14 @@ class _Model:
     return self.ask('/completion', prompt=ids, **body, **more)
 
 
+def _with_image(model, text, png):
+  marker = model.ask('/props')['media_marker']
+  return {
+    'prompt_string': text.replace('<image>', marker),
+    'multimodal_data': [png],
+  }
+
+
 def _log_probs(model, ids, size, most):
   # Nothing is said of an id that ends the text or is half a character, so the
   # id of 'a' follows; the log-probabilities are those before the bias.
@@ -84,7 +96,8 @@ def models(cases, given, made):
 
 
 def _case(name, case, given, made):
-  model = _Model(case['file'], case.get('threads', 2))
+  threads, mmproj = case.get('threads', 2), case.get('mmproj', '')
+  model = _Model(case['file'], threads, mmproj)
   size = model.size
   result = {'size': size, 'generated': {}}
 
@@ -93,6 +106,10 @@ def _case(name, case, given, made):
 
   for key in case.get('log_probs', ()):
     array = _log_probs(model, ids(key), size, case.get('most', size))
+    np.save(os.path.join(made, f'{name}.{key}.npy'), array)
+  for key, (text, png) in case.get('image_log_probs', {}).items():
+    prompt = _with_image(model, text, png)
+    array = _log_probs(model, prompt, size, case.get('most', size))
     np.save(os.path.join(made, f'{name}.{key}.npy'), array)
   for key in case.get('generate', ()):
     answer = model.complete(ids(key), n_predict=case['new_tokens'])

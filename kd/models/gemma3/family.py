@@ -114,6 +114,9 @@ class Gemma3(family.Family):
     vocab_size = shapes['token_embd.weight'][0]
     return gguf.from_metadata(metadata, vocab_size, file)
 
+  def vision_to_gguf(self, config: family.Config) -> dict[str, Any]:
+    return vision.to_gguf(config.vision, config.embed_dim)
+
   def config_to_gguf(self, config: family.Config) -> dict[str, Any]:
     return gguf.to_metadata(config)
 

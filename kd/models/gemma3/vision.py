@@ -33,6 +33,9 @@ _FIXED = {
 }
 _IMAGE_TOKENS = 'mm_tokens_per_image'
 _PUBLISHED_IMAGE_TOKENS = 256
+# Mean and deviation by color, of values from 0 to 1.
+_MIDDLE = [0.5, 0.5, 0.5]
+_PUBLISHED_SQUARE = 4  # Patches along a side of a soft token.
 
 
 def _with_bias(path, hf, gguf, dims, inputs=0, file_inputs=''):
@@ -211,10 +214,10 @@ def processor(config: config_lib.VisionConfig) -> dict[str, dict[str, Any]]:
       'do_pan_and_scan': None,
       'do_rescale': True,
       'do_resize': True,
-      'image_mean': [0.5] * 3,
+      'image_mean': _MIDDLE,
       'image_processor_type': 'Gemma3ImageProcessor',
       'image_seq_length': config.soft_tokens,
-      'image_std': [0.5] * 3,
+      'image_std': _MIDDLE,
       'processor_class': 'Gemma3Processor',
       'resample': 2,  # Bilinear.
       'rescale_factor': 1 / 255,
@@ -224,4 +227,34 @@ def processor(config: config_lib.VisionConfig) -> dict[str, dict[str, Any]]:
       'image_seq_length': config.soft_tokens,
       'processor_class': 'Gemma3Processor',
     },
+  }
+
+
+def to_gguf(config: config_lib.VisionConfig, text_dim: int) -> dict[str, Any]:
+  """Returns the metadata of llama.cpp's file of a tower.
+
+  Args:
+    config: the tower's sizes.
+    text_dim: D.
+  """
+  sizes = {
+    'image_size': config.image_size,
+    'patch_size': config.patch_size,
+    'embedding_length': config.embed_dim,
+    'feed_forward_length': config.mlp_dim,
+    'block_count': config.num_layers,
+    'attention.head_count': config.num_heads,
+    'attention.layer_norm_epsilon': config.norm_epsilon,
+    'projection_dim': text_dim,
+    'image_mean': _MIDDLE,
+    'image_std': _MIDDLE,
+  }
+  square = config.patches_per_side // config.tokens_per_side
+  if square != _PUBLISHED_SQUARE:
+    sizes['projector.scale_factor'] = square
+  return {
+    'clip.has_vision_encoder': True,
+    'clip.projector_type': 'gemma3',
+    'clip.use_gelu': True,
+    **{f'clip.vision.{key}': value for key, value in sizes.items()},
   }
