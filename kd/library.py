@@ -24,8 +24,10 @@ from kd.core import compile_cache
 from kd.core import errors
 from kd.core import paths
 from kd.core import types
+from kd.data_files import chats
 from kd.evaluation import likelihood
 from kd.evaluation import results
+from kd.images import loading
 from kd.input_pipeline import packing
 from kd.input_pipeline import templates
 from kd.modes import plan as plan_mode
@@ -38,6 +40,7 @@ from kd.run import session
 from kd.run import workdirs
 from kd.sampling import engine
 from kd.sampling import fields as sampling_fields
+from kd.sampling import images as images_lib
 from kd.sampling import requests
 from kd.train import evaluation_records
 
@@ -234,7 +237,8 @@ class Model:
     """Answers prompts.
 
     Args:
-      prompts: texts, each a user's only message, or lists of messages.
+      prompts: texts, each a user's only message, or lists of messages. Users'
+        contents may have images, as in files of chats (docs/data.md).
       **settings: fields of the config's `generate`, such as temperature, top_p,
         max_new_tokens, samples, seed, batch_size, stop_strings.
 
@@ -255,7 +259,7 @@ class Model:
       fields.batch_size, self._run.mesh, 'batch_size'
     )
     asked = [
-      requests.numbered(self._ids(p, i), fields.seed, i, fields.samples)
+      self._request(p, i, fields.seed, fields.samples)
       for i, p in enumerate(prompts)
     ]
     sampler = engine.Engine(module, self._words, fields.batch_size)
@@ -273,15 +277,21 @@ class Model:
       config.generate[key] = value
     return base.checked(config).generate
 
-  def _ids(self, prompt, number):
+  def _request(self, prompt, number, seed, samples):
+    run, where = self._run, f'prompts[{number}]'
+    data = run.config.data
     if isinstance(prompt, str):
       prompt = templates.exchange(prompt)
+    elif any(isinstance(m.get('content'), list) for m in prompt):
+      loader = loading.Loader('', data.images.urls)
+      prompt = chats.check(list(prompt), where, loader)
     try:
-      return templates.encode_prompt(
-        self._run.tokenizer, self._run.config.data.template, list(prompt)
+      ids, images = images_lib.encode(
+        run.tokenizer, data.template, list(prompt), run.image_form
       )
     except errors.ConfigError as e:
-      raise e.within(f'prompts[{number}]') from e
+      raise e.within(where) from e
+    return requests.numbered(ids, seed, number, samples, images)
 
   def score(self, texts: Sequence[str], batch_size: int = 8) -> list[Score]:
     """Returns how likely texts are; a BOS, if there is one, is in front.

@@ -91,8 +91,10 @@ def _of_set(
   chosen = evaluate.answered_examples(held_out)
   every = [example for _, examples in chosen for example in examples]
   asked = [
-    requests.numbered(ids, config.benchmark.seed, number, n)
-    for number, ids in enumerate(evaluate.prompt_ids(opened.run, every))
+    requests.numbered(ids, config.benchmark.seed, number, n, images)
+    for number, (ids, images) in enumerate(
+      evaluate.prompts(opened.run, opened.model.config, every)
+    )
   ]
   label = f'sampling {n} answers each, {held_out.name}'
   with progress.Progress(label, say, n * len(asked), 'answers') as task:

@@ -10,6 +10,7 @@ from kd.evaluation import intervals
 from kd.evaluation import measures
 from kd.evaluation import results
 from kd.evaluation import table
+from kd.images import thumbnails
 from kd.run import outputs
 from kd.train import curves
 from kd.train import early_stop
@@ -84,7 +85,8 @@ def answers(files: run_files.RunFiles, set_name: str) -> list[dict[str, Any]]:
   """Returns the answers of all models to the examples of a set.
 
   Returns:
-    For each example task, id, prompt, reference and `models`: by title answer,
+    For each example task, id, prompt, images (thumbnails as data URIs),
+    reference and `models`: by title answer,
     verdict, finish and, where it was scored, kl: nats per token between the
     teacher and the model on the reference.
   """
@@ -106,6 +108,7 @@ def _answers(folder, set_name, state):
           'task': key[0],
           'id': key[1],
           'prompt': str(record.get('prompt', '')),
+          'images': _images(record),
           'reference': str(record.get('reference', '')),
           'models': {},
         },
@@ -117,6 +120,14 @@ def _answers(folder, set_name, state):
         'kl': distance,
       }
   return list(examples.values())
+
+
+def _images(record) -> list[str]:
+  images = record.get('images')
+  if not isinstance(images, list):
+    return []
+  # Pages load nothing else.
+  return [x for x in images if str(x).startswith(thumbnails.PREFIX)]
 
 
 def _distances(result, set_name, records) -> list[float | None]:

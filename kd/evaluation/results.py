@@ -29,7 +29,8 @@ class Result:
       as weight_of(metric) where examples weigh differently.
     answers: a record for each answered example: set, task, id, prompt,
       reference, answer, verdict, scores, finish, tokens, in_rows (whether it
-      was scored: examples that are too long are not).
+      was scored: examples that are too long are not), and `images` of a prompt
+      that has any, thumbnails as data URIs.
     descriptions: by set and metric, of the tasks' metrics that have one.
   """
 

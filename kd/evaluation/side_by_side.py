@@ -46,6 +46,16 @@ def choose(
   return chosen
 
 
+def pictures(example: Mapping[str, Mapping[str, Any]]) -> str:
+  """Returns Markdown of the images of an example; '' without images.
+
+  Args:
+    example: the records by title, as from `choose`.
+  """
+  images = next(iter(example.values())).get('images', ())
+  return ' '.join(f'![image {i + 1}]({uri})' for i, uri in enumerate(images))
+
+
 def block(example: Mapping[str, Mapping[str, Any]]) -> str:
   """Returns a Markdown code block with an example and its answers.
 

@@ -28,11 +28,13 @@ class Loader:
     folder: of relative paths; None: messages cannot name files.
     urls: whether images are downloaded.
     opened: called with the path of each file that is read.
+    most_pixels: of an image.
   """
 
   folder: str | None = None
   urls: bool = False
   opened: Callable[[str], None] = lambda path: None
+  most_pixels: int = pictures.MOST_PIXELS
 
   def load(self, value: Any, where: str) -> bytes:
     """Returns an image's file, checked.
@@ -47,7 +49,7 @@ class Loader:
       ConfigError: there is no such image, or it cannot be decoded.
     """
     data = self._data(value, where)
-    pictures.check(data, where)
+    pictures.check(data, where, self.most_pixels)
     return data
 
   def _data(self, value, where) -> bytes:

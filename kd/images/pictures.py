@@ -34,14 +34,22 @@ _MOST_CROPS = 4
 _SHORTEST_CROP = 256  # pixels
 
 
-def check(data: bytes, where: str) -> None:
+def check(data: bytes, where: str, most_pixels: int = MOST_PIXELS) -> None:
   """Raises ConfigError unless all of an image can be decoded.
 
   Args:
     data: the image's file.
     where: the file and row, for messages.
+    most_pixels: of the image; one with more is not decoded.
   """
-  _decode(data, where)
+  width, height = _opened(data, where).size
+  if width * height > most_pixels:
+    raise errors.ConfigError(
+      where,
+      f'has {width:,} x {height:,} pixels',
+      legal=f'at most {most_pixels:,} pixels',
+    )
+  upright(data, where)
 
 
 def size(data: bytes, where: str = 'image') -> tuple[int, int]:
@@ -103,7 +111,7 @@ def pixels(
   """
   from PIL import Image
 
-  image = _decode(data, where)
+  image = upright(data, where)
   if crop:
     image = image.crop(crops(*image.size)[crop - 1])
   return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
@@ -132,8 +140,16 @@ def _opened(data: bytes, where: str) -> 'Image.Image':
   return image
 
 
-def _decode(data: bytes, where: str) -> 'Image.Image':
-  """Returns an image as RGB, upright."""
+def upright(data: bytes, where: str = 'image') -> 'Image.Image':
+  """Returns an image as RGB, turned as its EXIF data say.
+
+  Args:
+    data: the image's file.
+    where: names it in messages.
+
+  Raises:
+    ConfigError: it cannot be decoded.
+  """
   from PIL import Image
   from PIL import ImageOps
 

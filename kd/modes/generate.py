@@ -51,6 +51,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       run.tokenizer,
       data.template,
       examples.Columns(**data.columns),
+      run.image_form if module.config.vision else None,
+      data.images.urls,
     )
   words = engine.vocabulary(run.tokenizer)
   sampler = engine.Engine(module, words, fields.batch_size)

@@ -16,6 +16,7 @@ from kd.serving import app as app_lib
 from kd.serving import follower as follower_lib
 from kd.serving import listener as listener_lib
 from kd.serving import metrics as metrics_lib
+from kd.serving import prompts
 from kd.serving import router as router_lib
 from kd.serving import scheduler as scheduler_lib
 from kd.serving import served_model
@@ -35,8 +36,8 @@ def main(
   """Serves models until SIGTERM or Ctrl-C.
 
   Args:
-    config: its `serve` and `generate.quantize` are read; all else is each
-      model's own.
+    config: its `serve`, `generate.quantize` and `data.images.urls` are read;
+      all else is each model's own.
     workdir: the run that is served if `arguments` names no model.
     arguments: what any_model.load loads, or a registry, whose versions are
       followed; each may be NAME=MODEL; without a name, that of the file or
@@ -67,7 +68,13 @@ def main(
   settings = app_lib.Settings(
     key,
     fields.max_request_bytes,
-    wire.Limits(fields.max_batch, fields.timeout_ms / 1000),
+    wire.Limits(
+      fields.max_batch,
+      fields.timeout_ms / 1000,
+      prompts.ImageLimits(
+        fields.max_images, fields.max_pixels, config.data.images.urls
+      ),
+    ),
     fields.log_prompts,
   )
   drift = follower.drift if follower else None
@@ -169,5 +176,6 @@ def _load(
     f'tokens, template {run.config.data.template!r}'
   )
   return served_model.make(
-    *(name, *loaded, fields.max_batch, fields.max_length, fields.steps)
+    *(name, *loaded, fields.max_batch, fields.max_length, fields.steps),
+    fields.max_images,
   )

@@ -8,6 +8,7 @@ import numpy as np
 
 from kd.core import errors
 from kd.sampling import device
+from kd.sampling import images as images_lib
 from kd.sampling import picking
 from kd.sampling import requests as requests_lib
 from kd.sampling import stops
@@ -139,17 +140,18 @@ class Call:
     """Lays rows out; the longest prompts come first, since they need most."""
     self._params, self._weights = params, weights
     self._requests = requests
-    by_bucket: dict[int, list[int]] = {}
+    by_shape: dict[tuple[int, int], list[int]] = {}
     for i in indices:
-      bucket = self._shapes.bucket(len(requests[i].ids), longest[i])
-      by_bucket.setdefault(bucket, []).append(i)
+      size = self._shapes.bucket(len(requests[i].ids), longest[i])
+      shape = size, images_lib.slots(len(requests[i].images))
+      by_shape.setdefault(shape, []).append(i)
     # A prompt is padded as if it came alone: its bits don't depend on others.
     self._groups = iter(
-      (size, by_bucket[size][start : start + self._batch_size])
-      for size in sorted(by_bucket, reverse=True)
-      for start in range(0, len(by_bucket[size]), self._batch_size)
+      (shape[0], by_shape[shape][start : start + self._batch_size])
+      for shape in sorted(by_shape, reverse=True)
+      for start in range(0, len(by_shape[shape]), self._batch_size)
     )
-    needed = max(by_bucket) + self._settings.max_new_tokens
+    needed = max(by_shape)[0] + self._settings.max_new_tokens
     wanted = min(self._shapes.slots, self._model.config.context)
     slots = max(needed, wanted)
     self._rows = device.empty(
@@ -235,7 +237,11 @@ class Call:
       *read, _ = self._requests[index].ids
       lengths[row] = len(read)
       tokens[row, : len(read)] = read
-    cache = device.prefill(self._model, self._params, tokens, lengths)
+    images = images_lib.batch(
+      [self._requests[index].images for index in group],
+      *(*tokens.shape, self._model.config.vision),
+    )
+    cache = device.prefill(self._model, self._params, tokens, lengths, images)
     waiting = [
       (row, Answer(index, sample))
       for row, index in enumerate(group)

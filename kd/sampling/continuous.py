@@ -12,65 +12,20 @@ from kd.models import decoding
 from kd.models import family
 from kd.sampling import calls
 from kd.sampling import continuous_device
+from kd.sampling import continuous_shapes
 from kd.sampling import device
 from kd.sampling import engine
+from kd.sampling import images as images_lib
 from kd.sampling import picking
 from kd.sampling import requests as requests_lib
 
+Shapes = continuous_shapes.Shapes
 ALTERNATIVES = continuous_device.ALTERNATIVES
-_SHORTEST = 16  # padded length of prompts
-_GROWTH = 4  # from one size of the batch to the next
 # Slices that fit a smaller batch before it shrinks: a copy costs time.
 _PATIENCE = 8
 
 # The most likely ids at one place and their log-probabilities, best first.
 Alternatives = tuple[tuple[int, float], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Shapes:
-  """Sizes that programs are compiled for; they change no answer.
-
-  Attributes:
-    batch: the most answers at a time.
-    length: the most ids of a prompt and its answer.
-    rows: a divisor of every size of the batch: the devices that share rows.
-    steps: tokens that each row decodes before others can join.
-    fewest_slots: the least number of positions that rows have room for.
-  """
-
-  batch: int
-  length: int
-  rows: int = 1
-  steps: int = 4
-  fewest_slots: int = 256
-
-  @property
-  def batches(self) -> tuple[int, ...]:
-    """Returns the sizes of the batch."""
-    sizes, size = [], self.rows
-    while size < self.batch:
-      sizes.append(size)
-      size *= _GROWTH
-    return (*sizes, self.batch)
-
-  @property
-  def slots(self) -> tuple[int, ...]:
-    """Returns the numbers of positions that rows have room for."""
-    sizes, size = [self.length], self.length // _GROWTH
-    while size >= self.fewest_slots:
-      sizes.append(size)
-      size //= _GROWTH
-    return tuple(sorted(sizes))
-
-  @property
-  def prompts(self) -> tuple[int, ...]:
-    """Returns the padded lengths of prompts."""
-    sizes, size = [], _SHORTEST
-    while size < self.length:
-      sizes.append(size)
-      size *= 2
-    return (*sizes, self.length)
 
 
 @dataclasses.dataclass(eq=False)
@@ -178,7 +133,10 @@ class ContinuousBatch:
       The number of programs that are compiled, and of all.
     """
     sizes = self.shapes
+    vision = self._model.config.vision
+    with_images = sizes.image_prompts(vision.soft_tokens) if vision else []
     total = len(sizes.prompts) * 2 + len(sizes.batches) * len(sizes.slots)
+    total += len(with_images)
     done = 0
     for length in sizes.prompts:
       ids = (0,) * (length if length == sizes.length else length + 1)
@@ -186,6 +144,13 @@ class ContinuousBatch:
         prompt = self.prefill(ids[: sizes.length], scored)
         done += 1
         yield done, total
+    for length, count in with_images:
+      black = np.zeros((vision.image_size, vision.image_size, 3), np.uint8)
+      starts = range(0, count * vision.soft_tokens, vision.soft_tokens)
+      images = [images_lib.Image(start, black) for start in starts]
+      self.prefill((0,) * length, images=images)
+      done += 1
+      yield done, total
     for batch in sizes.batches:
       for slots in sizes.slots:
         self._resize(batch, slots)
@@ -200,16 +165,26 @@ class ContinuousBatch:
           self._fitted(self._cache, other)
     self._resize(sizes.batches[0], sizes.slots[0])
 
-  def prefill(self, ids: Sequence[int], scored: bool = False) -> Prefilled:
+  def prefill(
+    self,
+    ids: Sequence[int],
+    scored: bool = False,
+    images: Sequence[images_lib.Image] = (),
+  ) -> Prefilled:
     """Reads a prompt.
 
     Args:
       ids: one or more, at most shapes.length.
       scored: whether log-probabilities of the ids are computed, too.
+      images: of the prompt, at most shapes.images; none if it is scored.
 
     Raises:
       NonFiniteError: the prompt is scored, and logits are NaN or infinite.
+      ValueError: the model cannot read the images.
+      ConfigError: an image cannot be decoded.
     """
+    vision = self._model.config.vision
+    images_lib.check(ids, images, vision)
     # The first step of decoding reads the last id.
     length = len(ids) - 1
     size = min(s for s in self.shapes.prompts if s >= length)
@@ -218,8 +193,11 @@ class ContinuousBatch:
     lengths = np.zeros(self.shapes.rows, np.int32)
     tokens[0, :length], lengths[0] = ids[:-1], length
     if not scored:
-      cache = device.prefill(self._model, self._params, tokens, lengths)
+      arrays = images_lib.batch([images], *shape, vision)
+      cache = device.prefill(self._model, self._params, tokens, lengths, arrays)
       return Prefilled(tuple(ids), self._fitted(cache, self.shapes.length))
+    if images:
+      raise ValueError('prompts with images are not scored')
     following = np.zeros(size, np.int32)
     following[:length] = ids[1:]
     cache, scores = continuous_device.score(

@@ -119,10 +119,14 @@ def weights(model: family.Model, params: types.PyTree) -> types.PyTree:
 
 @functools.partial(jax.jit, static_argnums=0)
 def prefill(
-  model: family.Model, params: types.PyTree, tokens: Array, lengths: Array
+  model: family.Model,
+  params: types.PyTree,
+  tokens: Array,
+  lengths: Array,
+  images: types.Images | None,
 ) -> types.PyTree:
-  """Computes the KV cache of prompts."""
-  return model.prefill(params, tokens, lengths)[1]
+  """Computes the KV cache of prompts; see family.Model.prefill."""
+  return model.prefill(params, tokens, lengths, images)[1]
 
 
 @functools.partial(jax.jit, donate_argnums=0)

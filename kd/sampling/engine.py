@@ -10,6 +10,7 @@ from kd.models import decoding
 from kd.models import family
 from kd.sampling import calls
 from kd.sampling import device
+from kd.sampling import images as images_lib
 from kd.sampling import requests as requests_lib
 from kd.sampling import stops
 
@@ -69,8 +70,8 @@ class Engine:
   """Samples from one model, whose parameters may change between calls.
 
   A program is compiled for each bucket of prompts, and one that decodes for the
-  longest of a call. What is drawn depends on a request's ids, seed and sample,
-  and on nothing else of the call.
+  longest of a call. What is drawn depends on a request's ids, images, seed and
+  sample, and on nothing else of the call.
   """
 
   def __init__(
@@ -146,7 +147,9 @@ class Engine:
       progress: called with samples that are done and all samples.
 
     Raises:
-      ValueError: a prompt is empty or holds an id that the model lacks.
+      ValueError: a prompt is empty or holds an id that the model lacks, or
+        images that it cannot read.
+      ConfigError: an image cannot be decoded.
       NonFiniteError: the model's logits are NaN or infinite.
     """
     found = dict(self.stream(params, requests, settings, progress))
@@ -208,6 +211,7 @@ class Engine:
 
   def _check(self, requests) -> None:
     vocab_size = self._model.config.vocab_size
+    vision = self._model.config.vision
     for i, request in enumerate(requests):
       if not request.ids:
         raise ValueError(f'prompt {i} is empty: it needs BOS at least')
@@ -215,7 +219,9 @@ class Engine:
         raise ValueError(f'request {i} wants {request.samples} samples')
       if request.max_new_tokens is not None and request.max_new_tokens < 1:
         raise ValueError(f'request {i} has no room for an answer')
-      low, high = min(request.ids), max(request.ids)
+      images_lib.check(request.ids, request.images, vision)
+      ids = images_lib.text_ids(request.ids, request.images, vision)
+      low, high = min(ids), max(ids)
       if low < 0 or high >= vocab_size:
         found = low if low < 0 else high
         raise ValueError(

@@ -1,5 +1,6 @@
 """Files of prompts and of answers, for --mode=generate."""
 
+import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import json
@@ -16,9 +17,13 @@ from kd.core import run_info
 from kd.data_files import examples
 from kd.data_files import locations
 from kd.data_files import source
+from kd.images import form as form_lib
+from kd.images import loading
+from kd.input_pipeline import conversations
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.models import chat_turns
+from kd.sampling import images as images_lib
 from kd.sampling import requests
 
 _LEGAL = (
@@ -58,10 +63,12 @@ class Prompt:
     ids: of the prompt, BOS included if the tokenizer has one.
     fields: the row: prompt or messages, and columns of the user's own; and
       prompt_text, the text that `ids` are of, without BOS.
+    images: of the prompt.
   """
 
   ids: list[int]
   fields: Mapping[str, Any]
+  images: tuple[images_lib.Image, ...] = ()
 
 
 def read(
@@ -69,6 +76,8 @@ def read(
   tokenizer: tokenizers.Tokenizer,
   template: str,
   columns: examples.Columns = _COLUMNS,
+  form: form_lib.Form | None = None,
+  urls: bool = False,
 ) -> list[Prompt]:
   """Reads prompts and encodes them.
 
@@ -79,6 +88,8 @@ def read(
     tokenizer: gives the ids.
     template: how messages are written; a `prompt` is a user's only message.
     columns: names of the files' columns.
+    form: how the model takes images; None if it takes none.
+    urls: whether images that rows name by URL are downloaded.
 
   Raises:
     ConfigError: a file is missing or empty, or a line is wrong: names the first
@@ -90,13 +101,16 @@ def read(
     raise errors.ConfigError(field, "found ''", legal=locations.LEGAL)
   prompts, wrong = [], []
   for path in locations.files(location, field):
+    loader = loading.Loader(os.path.dirname(os.path.abspath(path)), urls)
     for where, row in source.read_file(path, wrong.append):
       try:
-        messages = examples.prompt(_checked(row, where), where, columns)
+        messages = examples.prompt(_checked(row, where), where, columns, loader)
+        ids, images = images_lib.encode(tokenizer, template, messages, form)
         text, _ = templates.render(template, messages, generate=True)
-        ids = templates.encode_text(tokenizer, text)
         shown = text.removeprefix(chat_turns.BOS)
-        prompts.append(Prompt(ids, {**_plain(row), TEXT: shown}))
+        if images:
+          shown = shown.replace(chat_turns.IMAGE, conversations.IMAGE)
+        prompts.append(Prompt(ids, {**_plain(row), TEXT: shown}, images))
       except errors.ConfigError as e:
         # Templates do not know of the file.
         at = e.path if e.path.startswith(where) else f'{where}: {e.path}'
@@ -127,9 +141,15 @@ def _checked(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a row as JSON: dates of Parquet become text, NaN None."""
-  text = json.dumps(row, default=str)
+  """Returns a row as JSON: dates become text, bytes base64, NaN None."""
+  text = json.dumps(row, default=_as_text)
   return json.loads(text, parse_constant=lambda name: None)
+
+
+def _as_text(value: Any) -> str:
+  if isinstance(value, bytes):
+    return base64.b64encode(value).decode()
+  return str(value)
 
 
 def requests_of(
@@ -137,7 +157,7 @@ def requests_of(
 ) -> list[requests.Request]:
   """Returns a request for each prompt, numbered in order."""
   return [
-    requests.numbered(prompt.ids, seed, number, samples)
+    requests.numbered(prompt.ids, seed, number, samples, prompt.images)
     for number, prompt in enumerate(prompts)
   ]
 
@@ -229,13 +249,14 @@ def _digest(request: requests.Request, how: dict) -> str:
   """Of the ids (text, template and tokenizer have a part in it) and the rest.
 
   Args:
-    request: its ids, seed and samples.
+    request: its ids, images, seed and samples.
     how: what else decides what is written.
   """
   rest = [request.seed, request.samples, how]
   return identity_lib.bytes_digest(
     np.asarray(request.ids, '<i4').tobytes(),
     json.dumps(rest, sort_keys=True).encode(),
+    *(image.key for image in request.images),
   )
 
 

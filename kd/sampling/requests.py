@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Protocol
 
+from kd.sampling import images as images_lib
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
@@ -50,24 +52,31 @@ class Request:
   """A prompt that is to be answered.
 
   Attributes:
-    ids: of the prompt, BOS included.
+    ids: of the prompt, BOS included; those at the places of images say nothing.
     seed: decides what is drawn; the other requests and their order do not.
     samples: answers that are wanted, 1 or more; they share the prefill.
     max_new_tokens: the most ids of each of its answers, the stop id included;
       None, or more than SamplingSettings.max_new_tokens: as that.
+    images: of the prompt, in the order of their places.
   """
 
   ids: tuple[int, ...]
   seed: int
   samples: int
   max_new_tokens: int | None = None
+  images: tuple[images_lib.Image, ...] = ()
 
 
 def numbered(
-  ids: Sequence[int], seed: int, number: int, samples: int
+  ids: Sequence[int],
+  seed: int,
+  number: int,
+  samples: int,
+  images: Sequence[images_lib.Image] = (),
 ) -> Request:
   """Returns the request of a prompt with a number, from 0, among others."""
-  return Request(tuple(ids), seed << 32 | number, samples)
+  seed = seed << 32 | number
+  return Request(tuple(ids), seed, samples, images=tuple(images))
 
 
 def limit(request: Request, settings: SamplingSettings) -> int:
@@ -120,6 +129,7 @@ class Sampler(Protocol):
       progress: called with samples that are done and all samples.
 
     Raises:
-      ValueError: a prompt is empty or holds an id that the model lacks.
+      ValueError: a prompt is empty or holds an id that the model lacks, or
+        images that it cannot read.
       NonFiniteError: the model's logits are NaN or infinite.
     """

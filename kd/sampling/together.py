@@ -5,6 +5,7 @@ run the same programs. Process 0 alone reads prompts and writes answers; what it
 asks is sent to the others, which compute the same and drop the result.
 """
 
+import base64
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
@@ -16,6 +17,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from kd.partitioning import processes
+from kd.sampling import images as images_lib
 from kd.sampling import requests
 
 # (requests, settings) to their answers, all at once or one by one.
@@ -67,9 +69,14 @@ def _from_first(data: bytes) -> bytes:
 def _encode(
   asked: Sequence[requests.Request], settings: requests.SamplingSettings
 ) -> bytes:
-  rows = [[r.ids, r.seed, r.samples, r.max_new_tokens] for r in asked]
-  ids = [[[int(i) for i in row[0]], *row[1:]] for row in rows]
-  return json.dumps([ids, dataclasses.asdict(settings)]).encode()
+  rows = [
+    [
+      *([int(i) for i in r.ids], r.seed, r.samples, r.max_new_tokens),
+      [[x.start, base64.b64encode(x.data).decode(), x.crop] for x in r.images],
+    ]
+    for r in asked
+  ]
+  return json.dumps([rows, dataclasses.asdict(settings)]).encode()
 
 
 def _decode(
@@ -77,5 +84,13 @@ def _decode(
 ) -> tuple[list[requests.Request], requests.SamplingSettings]:
   rows, fields = json.loads(data)
   fields['stop_strings'] = tuple(fields['stop_strings'])
-  asked = [requests.Request(tuple(ids), *rest) for ids, *rest in rows]
+  asked = [
+    requests.Request(tuple(ids), *rest, tuple(map(_image, images)))
+    for ids, *rest, images in rows
+  ]
   return asked, requests.SamplingSettings(**fields)
+
+
+def _image(fields: Sequence[Any]) -> images_lib.Image:
+  start, data, crop = fields
+  return images_lib.Image(start, base64.b64decode(data), crop)

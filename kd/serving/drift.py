@@ -57,6 +57,7 @@ class Drift:
     answered = [
       (prompt.ids, answer.result.ids)
       for prompt in work.prompts
+      if not prompt.images  # Prompts with images are not scored.
       for answer in prompt.answers
       if answer.result and answer.result.ids
     ]

@@ -18,6 +18,7 @@ from kd.serving import releases
 from kd.serving import scheduler as scheduler_lib
 from kd.serving import served_model
 from kd.versions import changes
+from kd.versions import state as state_lib
 
 # How long a request may take from the choice of its version to the queue.
 _LEAVES_AFTER_S = 30.0
@@ -41,7 +42,7 @@ class Follower:
     bell: alarm_bell.AlarmBell,
     metrics: metrics_lib.Metrics,
   ):
-    """Loads the version in production, or the latest before it that loads.
+    """Loads the version in production.
 
     Args:
       registry: its folder.
@@ -52,8 +53,8 @@ class Follower:
       metrics: that are told.
 
     Raises:
-      ConfigError: no version is or was in production that can be loaded, the
-        teacher can't be, or they have different tokenizers.
+      ConfigError: no version is in production, it or the teacher can't be
+        loaded, or they have different tokenizers.
     """
     self._registry, self._name, self._bell = registry, name, bell
     self._config, self._load, self._metrics = config, load, metrics
@@ -65,13 +66,13 @@ class Follower:
         f'no version is in production in {buckets.shown(registry)!r}',
         legal='kd registry promote VERSION production',
       )
-    # By version: when it is tried again, and how long that is.
-    self._failed: dict[str, tuple[float, float]] = {}
-    release = self._first(state)
+    release = self._loaded(state, state.production)
     self.drift = self._compared_with(release.model)
     # By version; the other model that is the fallback has ''.
     self._releases = {release.version: release}
-    self._seen = state  # When a version has failed.
+    self._seen: state_lib.State | None = None  # When a version has failed.
+    # By version: when it is tried again, and how long that is.
+    self._failed: dict[str, tuple[float, float]] = {}
     self._unused: dict[str, float] = {}
     self._probed_at = 0.0
     self.router = releases.ReleaseRouter(
@@ -90,28 +91,6 @@ class Follower:
     """Returns the models that are loaded."""
     models = [release.model for release in self._releases.values()]
     return [*models, self.drift.teacher] if self.drift else models
-
-  def _first(self, state) -> releases.Release:
-    """Loads what answers first; what cannot be loaded is tried again later."""
-    first_error = None
-    # A version that was promoted twice is tried once.
-    for version in dict.fromkeys(reversed(state.productions)):
-      try:
-        release = self._loaded(state, version)
-      except Exception as e:  # Such as too little memory.
-        first_error = first_error or e
-        self._failed[version] = time.monotonic() + _AGAIN_S, _AGAIN_S
-        self._bell.say(f'{version} cannot be loaded: {_text(e)}')
-        continue
-      if first_error:
-        self._bell.ring(
-          'version',
-          f'{version} answers instead of {state.production}, which cannot be '
-          f'loaded: {_text(first_error)}',
-          version=state.production,
-        )
-      return release
-    raise first_error
 
   def _compared_with(self, student) -> drift_lib.Drift | None:
     """Loads the teacher with which answers are compared, if there is one."""

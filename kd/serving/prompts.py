@@ -1,14 +1,45 @@
 """Reads the prompts of requests: chats, texts, token ids."""
 
-from typing import Any
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, NamedTuple
 
 from kd.config import legal
 from kd.core import errors
-from kd.input_pipeline import templates
+from kd.data_files import image_parts
+from kd.images import loading
+from kd.models import chat_turns
+from kd.sampling import images as images_lib
 from kd.serving import served_model
 
-# The ids, and the text that `echo` shows.
-Prompt = tuple[tuple[int, ...], str]
+
+class Prompt(NamedTuple):
+  """A prompt of a request.
+
+  Attributes:
+    ids: of it.
+    text: that `echo` shows.
+    images: of it, decoded.
+  """
+
+  ids: tuple[int, ...]
+  text: str
+  images: tuple[images_lib.Image, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageLimits:
+  """What the images of a request may be.
+
+  Attributes:
+    images: at most, crops included.
+    pixels: of one of them at most, before it is resized.
+    urls: whether images that are named by URL are downloaded.
+  """
+
+  images: int
+  pixels: int
+  urls: bool
 
 
 def checked(path: str, legal_: legal.Legal, value: Any) -> Any:
@@ -23,12 +54,15 @@ def checked(path: str, legal_: legal.Legal, value: Any) -> Any:
   return legal_.normal(value)
 
 
-def chat(messages: Any, model: served_model.ServedModel) -> Prompt:
+def chat(
+  messages: Any, model: served_model.ServedModel, limits: ImageLimits
+) -> Prompt:
   """Reads the messages of a chat, as --mode=generate writes them.
 
   Args:
     messages: the request's field.
     model: that answers.
+    limits: of the images.
 
   Raises:
     ConfigError: names the part that is wrong.
@@ -39,12 +73,43 @@ def chat(messages: Any, model: served_model.ServedModel) -> Prompt:
       f'found {legal.shown(messages)}',
       legal='a list of {"role": "user", "content": "text"}',
     )
-  read = [_message(m, f'messages[{i}]') for i, m in enumerate(messages)]
-  ids = templates.encode_prompt(model.tokenizer, model.template, read)
-  return tuple(ids), ''
+  loader = loading.Loader(None, limits.urls, most_pixels=limits.pixels)
+  read = [_message(m, f'messages[{i}]', loader) for i, m in enumerate(messages)]
+  if any(map(chat_turns.images, read)):
+    _check_images(read, limits)
+  form = model.run.image_form
+  ids, images = images_lib.encode(model.tokenizer, model.template, read, form)
+  if len(images) > limits.images:  # With the crops of pan and scan.
+    raise _too_many(len(images), limits)
+  # Here and not in the scheduler's thread, which decodes others' answers. They
+  # have the size that the model reads, whatever the client has sent.
+  decoded = (
+    dataclasses.replace(image, data=image.pixels(form.size)) for image in images
+  )
+  return Prompt(tuple(ids), '', tuple(decoded))
 
 
-def _message(message, path) -> dict[str, str]:
+def _check_images(messages, limits):
+  count = sum(len(chat_turns.images(message)) for message in messages)
+  if count > limits.images:
+    raise _too_many(count, limits)
+  if sum(m['content'].count(chat_turns.IMAGE) for m in messages) > count:
+    raise errors.ConfigError(
+      'messages',
+      'have a null character (U+0000) among images',
+      legal='text without null characters',
+    )
+
+
+def _too_many(count, limits):
+  return errors.ConfigError(
+    'messages',
+    f'have {count} images',
+    legal=f'at most {limits.images} (serve.max_images)',
+  )
+
+
+def _message(message, path, loader) -> dict[str, Any]:
   if not isinstance(message, dict):
     raise errors.ConfigError(
       path, f'found {legal.shown(message)}', legal='an object'
@@ -54,22 +119,28 @@ def _message(message, path) -> dict[str, str]:
     if name not in ('role', 'content') and value and name != 'name':
       raise errors.unknown(f'{path}.{name}', 'field', name, ['role', 'content'])
   role = checked(f'{path}.role', legal.TEXT, message.get('role'))
+  # OpenAI's newer name of it.
+  role = 'system' if role == 'developer' else role
   content = message.get('content')
+  files = image_parts.load(content, role, path, loader, iter(()))
   if isinstance(content, list):
     content = ''.join(
-      _text_part(part, f'{path}.content[{i}]') for i, part in enumerate(content)
+      _part(part, f'{path}.content[{i}]') for i, part in enumerate(content)
     )
   content = checked(f'{path}.content', legal.TEXT, content)
-  # OpenAI's newer name of it.
-  return {'role': 'system' if role == 'developer' else role, 'content': content}
+  read = {'role': role, 'content': content}
+  return read | {'images': files} if files else read
 
 
-def _text_part(part, path) -> str:
-  if not isinstance(part, dict) or part.get('type') != 'text':
+def _part(part, path) -> str:
+  if image_parts.is_image(part):
+    return chat_turns.IMAGE
+  if not isinstance(part, Mapping) or part.get('type') != 'text':
     raise errors.ConfigError(
       path,
       f'found {legal.shown(part)}',
-      legal='{"type": "text", "text": "..."}',
+      legal='{"type": "text", "text": "..."}, or {"type": "image_url", '
+      '"image_url": {"url": "data:image/png;base64,..."}}',
     )
   return checked(f'{path}.text', legal.TEXT, part.get('text'))
 
@@ -116,7 +187,7 @@ def _text_prompt(text, path, model):
   ids = (*first, *tokenizer.encode(text))
   if not ids:
     raise errors.ConfigError(path, 'has no token', legal='one or more')
-  return ids, text
+  return Prompt(ids, text)
 
 
 def _ids_prompt(ids, path, model):
@@ -126,4 +197,4 @@ def _ids_prompt(ids, path, model):
       raise errors.ConfigError(
         f'{path}[{i}]', f'found {index}', legal=f'a token id, 0 to {size - 1}'
       )
-  return tuple(ids), model.tokenizer.decode(ids)
+  return Prompt(tuple(ids), model.tokenizer.decode(ids))

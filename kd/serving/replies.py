@@ -145,7 +145,7 @@ class Reply:
 
   def _echoed(self, number: int) -> str:
     """Returns the text of a prompt, if the answers begin with it."""
-    return self._request.prompts[number][1] if self._request.echo else ''
+    return self._request.prompts[number].text if self._request.echo else ''
 
   def _choice(self, number, index):
     """Returns the choice of an answer that has ended."""

@@ -296,7 +296,9 @@ class Scheduler:
     """Reads a prompt; returns whether answers of it are to begin."""
     prompt = entry.prompt
     try:
-      prompt.read = lane.model.batch.prefill(prompt.ids, prompt.scored)
+      prompt.read = lane.model.batch.prefill(
+        prompt.ids, prompt.scored, prompt.images
+      )
     except errors.NonFiniteError as e:
       prompt.error = e
     has_answers = bool(prompt.answers) and not prompt.error

@@ -26,8 +26,8 @@ class _Batch:
   def compile(self):
     yield 1, 1
 
-  def prefill(self, ids, scored):
-    del scored
+  def prefill(self, ids, scored, images):
+    del scored, images
     if self._fails:
       raise MemoryError('1 GiB')
     self.read.append(ids)

@@ -62,6 +62,7 @@ def make(
   max_batch: int,
   max_length: int,
   steps: int,
+  max_images: int,
 ) -> ServedModel:
   """Makes a model that can be served.
 
@@ -74,6 +75,7 @@ def make(
     max_length: the most ids of a prompt and its answer, as far as the model's
       context allows.
     steps: see continuous.Shapes.
+    max_images: the most images of a prompt, if the model reads images.
 
   Raises:
     ConfigError: devices don't divide the batch.
@@ -84,6 +86,7 @@ def make(
     length=min(max_length, model.config.context),
     rows=rules.row_shards(run.mesh),
     steps=steps,
+    images=max_images,
   )
   words = engine.vocabulary(run.tokenizer)
   with rules.active(run.mesh):

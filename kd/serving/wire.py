@@ -56,7 +56,7 @@ class Request:
   Attributes:
     model: that answers.
     is_chat: whether the endpoint is /v1/chat/completions.
-    prompts: the ids of each prompt, and its text for `echo`.
+    prompts: of the request.
     settings: of the sampling.
     samples: answers to each prompt.
     seed: decides what is drawn: the answer to prompt i is that of
@@ -93,14 +93,20 @@ class Request:
     """
     wants = self.alternatives is not None
     prompts = []
-    for number, (ids, _) in enumerate(self.prompts):
-      asked = requests.numbered(ids, self.seed, number, self.samples)
+    for number, prompt in enumerate(self.prompts):
+      asked = requests.numbered(
+        *(prompt.ids, self.seed, number, self.samples, prompt.images)
+      )
       count = self.samples if self.max_tokens else 0
       answers = [
         continuous.Answer(asked, sample, self.settings, wants)
         for sample in range(count)
       ]
-      prompts.append(work_lib.Prompt(ids, answers, self.echo and wants))
+      prompts.append(
+        work_lib.Prompt(
+          prompt.ids, answers, self.echo and wants, images=prompt.images
+        )
+      )
     return work_lib.Work(self.model, prompts, f'{address} {self.client}')
 
 
@@ -111,10 +117,12 @@ class Limits:
   Attributes:
     answers: most answers of a request.
     timeout_s: the longest time to the first token, where it has no other.
+    images: of its images.
   """
 
   answers: int
   timeout_s: float
+  images: prompts_lib.ImageLimits
 
 
 def read(
@@ -138,7 +146,8 @@ def read(
   model = pick(_get(fields, 'model', legal.TEXT, None))
   samples = _get(fields, 'n', legal.Integer(1, limits.answers), 1)
   if is_chat:
-    prompts = [prompts_lib.chat(fields.get('messages'), model)]
+    messages = fields.get('messages')
+    prompts = [prompts_lib.chat(messages, model, limits.images)]
   else:
     prompts = prompts_lib.completions(fields.get('prompt'), model)
   _check_count(fields, len(prompts), samples, limits.answers)
@@ -274,7 +283,7 @@ def _check_count(fields, prompts, samples, most):
 
 def _max_tokens(fields, is_chat, echo, prompts, model) -> int:
   """Returns the most tokens of an answer; checks that there is room."""
-  longest = max(len(ids) for ids, _ in prompts)
+  longest = max(len(prompt.ids) for prompt in prompts)
   room = model.max_length - longest
   field = 'max_tokens'
   if 'max_completion_tokens' in fields:

@@ -7,6 +7,7 @@ import dataclasses
 
 from kd.core import errors
 from kd.sampling import continuous
+from kd.sampling import images as images_lib
 from kd.serving import served_model
 
 
@@ -40,6 +41,7 @@ class Prompt:
     read: the prompt when it was read; its cache is dropped with the last
       answer's begin.
     error: why it could not be read, if so.
+    images: of it.
   """
 
   ids: tuple[int, ...]
@@ -47,6 +49,7 @@ class Prompt:
   scored: bool
   read: continuous.Prefilled | None = None
   error: errors.NonFiniteError | None = None
+  images: Sequence[images_lib.Image] = ()
 
 
 @dataclasses.dataclass(eq=False)

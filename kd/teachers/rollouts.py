@@ -16,6 +16,7 @@ import numpy as np
 from kd.core import schedules
 from kd.core import types
 from kd.input_pipeline import packing
+from kd.sampling import images as images_lib
 from kd.sampling import requests
 from kd.teachers import replay_buffer
 
@@ -114,6 +115,7 @@ class Rollouts:
     seed: int,
     pad_id: int,
     decode: Callable[[Sequence[int]], str],
+    image_tokens: int = 0,
   ):
     """Configures the rollouts.
 
@@ -127,10 +129,12 @@ class Rollouts:
       seed: of the random draws.
       pad_id: fills the rest of a row.
       decode: converts ids to text, for examples.
+      image_tokens: soft tokens of an image, if prompts have images.
     """
     self._sampler, self._fraction, self._every = sampler, fraction, every
     self.buffer = buffer
     self._seed, self._pad_id, self._decode = seed, pad_id, decode
+    self._image_tokens = image_tokens
 
   def prompts_step(self, step: int) -> int | None:
     """Returns the index of the batch with a step's prompts; None: no sampling.
@@ -192,6 +196,7 @@ class Rollouts:
           seed=int(seed[0]),
           samples=1,
           max_new_tokens=room(ids, prompts.tokens.shape[1]),
+          images=self._images(prompts, place, len(ids)),
         )
     answers, seconds = [], 0.0
     if asked:
@@ -214,6 +219,7 @@ class Rollouts:
         answer_row(asked[place].ids, sample, length, self._pad_id),
         int(prompts.row_id[place]),
         step,
+        _images_of_prompt(prompts, place, len(asked[place].ids)),
       )
       for place, sample in fitting.items()
     }
@@ -222,12 +228,37 @@ class Rollouts:
     scalars['rollout/no_room'] = float(len(samples) - len(fitting))
     return new_rows, scalars, seconds
 
+  def _images(self, prompts, place, length):
+    """Returns the images of a row's prompt, decoded, as requests have them."""
+    row = _images_of_prompt(prompts, place, length)
+    if row is None:
+      return ()
+    starts = np.flatnonzero(
+      (row.index >= 0) & (row.index % self._image_tokens == 0)
+    )
+    return tuple(
+      images_lib.Image(int(start), pixels)
+      for start, pixels in zip(starts, row.pixels, strict=False)
+    )
+
   def _example(self, new_rows):
     if not new_rows:
       return None
     fields = next(iter(new_rows.values())).fields
     answer = fields['targets'][fields['weights'] > 0].tolist()
     return Example(self._decode(prompt_of(fields)), self._decode(answer))
+
+
+def _images_of_prompt(
+  prompts: types.Batch, place: int, length: int
+) -> types.Images | None:
+  """Returns the images of a row's first `length` ids; None without images."""
+  images = prompts.images
+  if images is None:
+    return None
+  index = images.index[place].copy()
+  index[length:] = -1  # Of later turns.
+  return types.Images(images.pixels[place], index)
 
 
 def _summary(
@@ -271,4 +302,10 @@ def _replace(
     for name in packing.FIELDS:
       fields[name][place] = row.fields[name]
     fields['row_id'][place] = row.row_id
-  return types.Batch(**fields)
+  images = rows.images
+  if images is not None:
+    images = types.Images(np.array(images.pixels), np.array(images.index))
+    for place, row in new_rows.items():
+      images.pixels[place] = row.images.pixels
+      images.index[place] = row.images.index
+  return types.Batch(**fields, images=images)

@@ -74,10 +74,10 @@ class _Echo:
     return requests.Sample(ids, (-1.0, -2.0), _decode(ids), 'stop', _STOP)
 
 
-def _make(sampler, fraction=1.0, every=1, buffer=None, seed=0):
+def _make(sampler, fraction=1.0, every=1, buffer=None, seed=0, image_tokens=0):
   schedule = schedules.build(fraction, 'rollout.fraction', 100)
   return rollouts.Rollouts(
-    sampler, schedule, every, buffer, seed, _PAD, _decode
+    *(sampler, schedule, every, buffer, seed, _PAD, _decode, image_tokens)
   )
 
 
@@ -240,3 +240,35 @@ def test_log_probabilities_belong_to_the_tokens_they_stand_at():
     if ended:
       assert rows.targets[i, at[-1]] == answer.stop_id in words.stop_ids
   assert stopped > 0
+
+
+def test_images_of_a_prompt_stay_with_the_answer():
+  """Of rows with two images, the second after the answer; none; and one."""
+  tokens, count, side = 2, 2, 3
+  batch = _batch([(1, 9, 9, 7), (1, 5), (1, 6, 9, 9, 7)])
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(1, 255, (3, count, side, side, 3), np.uint8)
+  index = np.full((3, _LENGTH), -1, np.int32)
+  index[0, [1, 2, 7, 8]] = [0, 1, 2, 3]
+  index[2, [2, 3]] = [0, 1]
+  batch = batch.replace(images=types.Images(pixels, index))
+  other = jax.tree.map(np.zeros_like, batch.images).replace(index=0 * index - 1)
+  rows = batch.replace(images=other)
+  sampler = _Echo()
+  buffer = replay_buffer.Buffer(8, _LENGTH, (count, side))
+  make = _make(sampler, every=2, buffer=buffer, image_tokens=tokens)
+  drawn = make(0, None, rows, batch).rows
+  for request, starts in zip(sampler.asked, [[1], [], [2]], strict=True):
+    assert [image.start for image in request.images] == starts
+  np.testing.assert_array_equal(sampler.asked[2].images[0].data, pixels[2, 0])
+  want = index.copy()
+  want[0, 4:] = -1
+  np.testing.assert_array_equal(drawn.images.index, want)
+  np.testing.assert_array_equal(drawn.images.pixels, pixels)
+  again = replay_buffer.Buffer(8, _LENGTH, (count, side))
+  again.load(buffer.state())
+  make.buffer = again
+  reused = make(1, None, rows, None).rows
+  by_row = np.argsort(reused.row_id)
+  np.testing.assert_array_equal(reused.images.index[by_row], want)
+  np.testing.assert_array_equal(reused.images.pixels[by_row], pixels)

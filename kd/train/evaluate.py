@@ -1,5 +1,6 @@
 """Evaluates one model on every held-out set."""
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
@@ -17,17 +18,20 @@ from kd.core import types
 from kd.evaluation import likelihood
 from kd.evaluation import results
 from kd.evaluation import seqio_adapter
+from kd.images import thumbnails
 from kd.input_pipeline import conversations
 from kd.input_pipeline import mixtures
 from kd.input_pipeline import prepare
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
-from kd.input_pipeline import templates
+from kd.models import chat_turns
+from kd.models import family
 from kd.partitioning import placement
 from kd.partitioning import rules
 from kd.run import resolved
 from kd.run import source
 from kd.sampling import engine
+from kd.sampling import images as images_lib
 from kd.sampling import requests
 from kd.train import shared_rows
 from kd.train.feeds import feed
@@ -149,6 +153,7 @@ class Evaluator:
     config = run.config
     self._run, self._held_out, self._say = run, held_out, say
     self._mesh, self._names = model.mesh, _names(run, model)
+    self._config = model.config
     self._norm = jax.jit(_norm)
     self._likelihood = likelihood.make(
       model.module,
@@ -273,8 +278,8 @@ class Evaluator:
   def _complete(self, params, examples, advance):
     config = self._run.config
     asked = [
-      requests.Request(ids, seed=0, samples=1)
-      for ids in prompt_ids(self._run, examples)
+      requests.Request(ids, seed=0, samples=1, images=images)
+      for ids, images in prompts(self._run, self._config, examples)
     ]
     with rules.active(self._mesh):
       completions = self._engine.generate(
@@ -286,24 +291,32 @@ class Evaluator:
     return [samples[0] for samples in completions]
 
 
-def prompt_ids(
-  run: resolved.Run, examples: Sequence[Mapping[str, Any]]
-) -> list[tuple[int, ...]]:
-  """Returns the ids of examples' prompts.
+def prompts(
+  run: resolved.Run,
+  model: family.Config,
+  examples: Sequence[Mapping[str, Any]],
+) -> list[tuple[tuple[int, ...], tuple[images_lib.Image, ...]]]:
+  """Returns the ids and images of examples' prompts.
+
+  Args:
+    run: its tokenizer, template and `data.images`.
+    model: that answers.
+    examples: the examples.
 
   Raises:
     ConfigError: the template cannot write one of them.
   """
-  every = []
+  every, data = [], run.config.data
+  form = run.image_form if model.vision else None
   for example in examples:
     messages = conversations.prompt(example)
     try:
-      ids = templates.encode_prompt(
-        run.tokenizer, run.config.data.template, messages, run.image_form
+      ids, images = images_lib.encode(
+        run.tokenizer, data.template, messages, form
       )
     except errors.ConfigError as e:
       raise e.at(f'evaluation, example {example["id"]!r}') from e
-    every.append(tuple(ids))
+    every.append((tuple(ids), images))
   return every
 
 
@@ -345,9 +358,20 @@ def _records(
           'finish': sample.finish,
           'tokens': len(sample.ids),
           'in_rows': example['in_rows'],
+          **_thumbnails(example),
         }
       )
   return records
+
+
+def _thumbnails(example) -> dict[str, list[str]]:
+  """Returns a record's `images`; {} where the prompt has none."""
+  files = [
+    base64.b64decode(file)
+    for message in conversations.prompt(example)
+    for file in chat_turns.images(message)
+  ]
+  return {'images': [*map(thumbnails.data_uri, files)]} if files else {}
 
 
 def _names(run, model):

@@ -111,6 +111,10 @@ def _gaps(columns_, set_name, wanted):
   return notes
 
 
+# Of an example, in the order in which they are shown.
+_PARTS = side_by_side.pictures, side_by_side.block
+
+
 def _examples(columns_, set_name):
   """Returns the answers of all models to a few examples."""
   answers = {
@@ -120,7 +124,8 @@ def _examples(columns_, set_name):
   if not answers[AFTER]:
     return []
   chosen = side_by_side.choose(answers, AFTER)
-  return ['Some answers:', *map(side_by_side.block, chosen)]
+  shown = (f(x) for x in chosen for f in _PARTS)
+  return ['Some answers:', *filter(None, shown)]
 
 
 def precision_lines(

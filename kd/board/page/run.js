@@ -172,7 +172,7 @@ function scale(highest) {
 function example(e, highest) {
   const teacher = e.models.teacher;
   return h('article', {class: 'example'},
-    h('div', {class: 'asked'}, h('pre', {}, e.prompt.trim()), h('p', {class: 'muted'}, 'reference'), h('pre', {}, e.reference)),
+    h('div', {class: 'asked'}, e.images.map((src, i) => h('img', {src, alt: `image ${i + 1} of the prompt`})), h('pre', {}, e.prompt.trim()), h('p', {class: 'muted'}, 'reference'), h('pre', {}, e.reference)),
     h('div', {class: 'models'}, Object.entries(e.models).map(([title, m]) =>
       h('div', {class: 'answer', style: typeof m.kl === 'number' ? {'--kl': Math.min(1, m.kl / highest)} : {}},
         h('h4', {}, h('span', {}, title), verdict(m), typeof m.kl === 'number'

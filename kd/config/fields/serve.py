@@ -56,6 +56,17 @@ SERVE = schema.Section(
     'max_request_bytes': F(
       2**20, legal.Integer(1, 2**30), 'most bytes of a request'
     ),
+    'max_images': F(
+      1,
+      legal.Integer(1, 256),
+      'most images of a request, crops included, if the model reads images; '
+      'their programs are compiled before the server is ready',
+    ),
+    'max_pixels': F(
+      25_000_000,
+      legal.Integer(1, 89_000_000),
+      'most pixels of an image, before it is resized',
+    ),
     'stop_s': F(
       30.0,
       legal.Number(at_least=0, at_most=legal.SECONDS),

@@ -125,10 +125,14 @@ class Feed(feed.Feed):
 def _rollouts(run: resolved.Run) -> rollouts_lib.Rollouts:
   config = run.config
   sample = samplers.without_params(run, run.student, config.rollout.batch_size)
-  settings = _settings(config.rollout)
+  settings, vision = _settings(config.rollout), run.student.config.vision
   buffer = None
   if config.rollout.buffer:
-    buffer = replay_buffer.Buffer(config.rollout.buffer, config.data.length)
+    buffer = replay_buffer.Buffer(
+      config.rollout.buffer,
+      config.data.length,
+      (config.data.images.per_row, vision.image_size) if vision else (0, 0),
+    )
   return rollouts_lib.Rollouts(
     lambda params, asked: sample(params, asked, settings),
     config_rules.scheduled(config, 'rollout.fraction'),
@@ -137,4 +141,5 @@ def _rollouts(run: resolved.Run) -> rollouts_lib.Rollouts:
     config.seed,
     run.tokenizer.pad_id,
     run.tokenizer.decode,
+    vision.soft_tokens if vision else 0,
   )
