@@ -14,6 +14,7 @@ _BLOCKS = [
   for block in re.findall(
     r'```python\n(.*?)```', pathlib.Path(page).read_text(), re.DOTALL
   )
+  if re.search(r'^c\.', block, re.MULTILINE)
 ]
 
 

@@ -21,6 +21,8 @@ from kd.models import tensors
 
 # Keys in the parameter tree: scanned layers, and the layers behind them.
 _SCANNED, _REST = 'pattern', 'remainder'
+# Where a vision tower has the stack of its layers.
+_TOWER = 'vision', 'tower', 'layers'
 
 # Flax's collection of what layer_measures computes inside layers.
 MEASURED = 'measured'
@@ -88,6 +90,10 @@ def paths(config: family.Config, keys: tuple[Any, ...]) -> tuple[str, ...]:
     One path, or those of the layers along its first axis.
   """
   root, *names = (jax.tree_util.keystr((key,), simple=True) for key in keys)
+  if (root, *names[:2]) == _TOWER:
+    rest = names[2:]
+    layers = range(config.vision.num_layers)
+    return tuple('.'.join((*_TOWER, str(i), *rest)) for i in layers)
   if root not in (_SCANNED, _REST):
     return ('.'.join((root, *names)),)
   position = int(names[0].removeprefix('layer_'))
@@ -115,7 +121,8 @@ def is_stacked(path: tuple[Any, ...]) -> bool:
   Args:
     path: its keys, as jax.tree_util gives them.
   """
-  return jax.tree_util.DictKey(_SCANNED) in path
+  stacks = _SCANNED, _TOWER[-1]
+  return any(jax.tree_util.DictKey(name) in path for name in stacks)
 
 
 class _Layers(nn.Module):

@@ -106,7 +106,8 @@ class Transformer(nn.Module):
       tokens = jnp.where(image_ids > 0, 0, tokens)
     x = embedding_lib.embed(table, tokens, self.dtype, self.embedding_scale)
     if images is not None:
-      x = vision_lib.placed(x, self._vision()(images.pixels), images.index)
+      soft_tokens, tower = self._vision()(images.pixels, spec.tower)
+      x = vision_lib.placed(x, soft_tokens, images.index)
       x = rules.constrain(x, layers.BY_ROW_AXES)
     where = attention_mask.Positions(positions, segment_ids, image_ids)
     masks = {
@@ -116,6 +117,10 @@ class Transformer(nn.Module):
     angles = self.angles(positions)
     with jax.named_scope(layers.TRANSFORMER_LAYERS):
       x, shown = layer_stack.run(self, x, angles, masks, spec, layer_weights)
+    if images is not None:
+      shown = shown.replace(
+        **vision_lib.tapped(soft_tokens, tower, images.index, spec)
+      )
     norm = layers.RMSNorm(
       c.norm_epsilon, 'norm', self.norm_offset, name='final_norm'
     )
@@ -156,7 +161,8 @@ class Transformer(nn.Module):
     Raises:
       ValueError: spec names a layer that the model does not have.
     """
-    spec.check(self.config.num_layers)
+    vision = self.config.vision
+    spec.check(self.config.num_layers, vision.num_layers if vision else 0)
     return self.apply(
       {'params': params},
       batch.tokens,

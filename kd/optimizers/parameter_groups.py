@@ -122,7 +122,7 @@ class ParameterGroups:
   def weight_decays(
     self, trained: types.PyTree, weight_decay: float
   ) -> types.PyTree:
-    """Returns the weight decay of each parameter; 0 for norms.
+    """Returns the weight decay of each parameter; 0 for norms and biases.
 
     Args:
       trained: the trained parameters.
@@ -133,7 +133,7 @@ class ParameterGroups:
     """
 
     def decay(path, x):
-      if _is_norm(path):
+      if _is_vector(path):
         return 0.0
       groups = [self._group(name) for name in self.names(path)]
       values = [
@@ -347,8 +347,9 @@ def _is_one(factor):
   return isinstance(factor, float) and factor == 1.0
 
 
-def _is_norm(path):
-  return keys(path)[-1] == 'scale'
+def _is_vector(path):
+  """Returns whether a parameter is a norm's or a bias."""
+  return keys(path)[-1] in ('scale', 'bias')
 
 
 def keys(path: KeyPath) -> tuple[str, ...]:

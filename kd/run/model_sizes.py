@@ -134,6 +134,14 @@ def _with_vision(config, spec, path):
 
 def term_sizes(config: family.Config) -> terms.Sizes:
   """Returns the sizes of a model that loss terms need."""
+  vision = config.vision
+  images = {}
+  if vision is not None:
+    images = dict(
+      image_tokens=vision.soft_tokens,
+      tower_layers=vision.num_layers,
+      tower_width=vision.embed_dim,
+    )
   return terms.Sizes(
     layers=config.num_layers,
     width=config.embed_dim,
@@ -142,6 +150,7 @@ def term_sizes(config: family.Config) -> terms.Sizes:
     head_width=config.head_dim,
     attention_scale=config.attention_scale,
     windows=config.windows,
+    **images,
   )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +17,42 @@ from kd.losses import selection
 from kd.losses import term_builder
 from kd.losses import terms as terms_lib
 from kd.models import families
+from kd.models.vision import config as vision_config
 from kd.optimizers import optimizer_cases
 from kd.optimizers import optimizers
+from kd.optimizers import parameter_groups
 from kd.train import checkpointing
 from kd.train import update
 
-_SIZES = dataclasses.replace(optimizer_cases.SIZES, layer_kinds=('global',))
+# No other array has 52 rows or columns.
+_TOWER = vision_config.VisionConfig(
+  image_size=8,
+  patch_size=4,
+  embed_dim=12,
+  mlp_dim=52,
+  num_heads=2,
+  num_layers=3,
+  norm_epsilon=1e-6,
+  tokens_per_side=1,
+)
+_SIZES = dataclasses.replace(
+  optimizer_cases.SIZES, layer_kinds=('global',), vision=_TOWER
+)
 _MODEL = families.build(_SIZES, 'float32', 'none', '')
 _DECLARED = {'image': 3.0, 'text': 0.5}
 _DECAY = 0.75
 
 
 def _batch(rows=4, length=9, seed=0):
-  """Returns rows of two examples, of which some have an image of 2 tokens."""
+  """Returns rows of two examples, of which some have an image, of one token."""
   rng = np.random.default_rng(seed)
   shape = rows, length
   tokens = rng.integers(4, _SIZES.vocab_size, (2, *shape)).astype(np.int32)
   segments = np.repeat(np.int32([1, 2, 0]), [4, 4, 1])[None] * np.ones(shape)
   segments = segments.astype(np.int32)
   index = np.full(shape, -1, np.int32)
-  index[0, 1:3] = index[1, 4:6] = index[2, :2] = [0, 1]
+  index[0, 1] = index[1, 4] = index[2, 0] = 0
+  pixels = rng.integers(0, 256, (rows, 1, 8, 8, 3)).astype(np.uint8)
   weights = rng.uniform(0.5, 2.0, shape) * (segments > 0) * (index < 0)
   return types.Batch(
     tokens=tokens[0],
@@ -45,7 +62,7 @@ def _batch(rows=4, length=9, seed=0):
     parts=np.zeros(shape, np.int32),
     weights=weights.astype(np.float32),
     row_id=np.arange(rows, dtype=np.int32),
-    images=types.Images(np.zeros((rows, 1, 4, 4, 3), np.uint8), index),
+    images=types.Images(pixels, index),
   )
 
 
@@ -60,8 +77,8 @@ def _has_image(batch):
 
 
 @functools.cache
-def _built(micro_batches):
-  """Returns the objective, the first state and the jitted update."""
+def _built():
+  """Returns the objective, the first state and the update of micro-batches."""
   context = terms_lib.Context(steps=9, student=None, teacher=None)
   spec = {**_DECLARED, 'balance': 'gradient_norm', 'decay': _DECAY}
   objective = objective_lib.Objective(
@@ -77,7 +94,7 @@ def _built(micro_batches):
     lambda x: (rng.normal(size=x.shape) / 4).astype(np.float32),
     _MODEL.abstract_params(),
   )
-  step = update.make(_MODEL, objective, optimizer, rate, micro_batches)
+  step = update.make(_MODEL, objective, optimizer, rate, micro_batches=2)
   state = update.init_state(params, objective, optimizer, 0)
   return objective, state, jax.jit(step)
 
@@ -105,7 +122,7 @@ def test_norms_and_gradients_equal_those_of_a_pass_for_each_modality():
   weights = np.where(where, _DECLARED['image'], _DECLARED['text'])
   # The total of the weights, in which the objective is a mean.
   total = np.sum(weights * batch.weights)
-  objective, state, _ = _built(1)
+  objective, state, step = _built()
   parts = dict(
     zip(modalities.NAMES, _parts(objective, state.params, batch), strict=True)
   )
@@ -117,30 +134,26 @@ def test_norms_and_gradients_equal_those_of_a_pass_for_each_modality():
     ),
     *parts.values(),
   )
-  seen = []
-  for micro_batches in (1, 2):
-    _, out = _built(micro_batches)[2](state, batch, None)
-    seen.append((out.scalars, out.sums, out.modality_sums, out.totals))
-    for name, part in parts.items():
-      # Of the logarithm of the factor on each channel.
-      scale = state.params['final_norm']['scale']
-      norm = np.linalg.norm(part['final_norm']['scale'] * (1 + scale))
-      got = out.scalars[f'modality/{name}/gradient_norm']
-      np.testing.assert_allclose(got, norm, rtol=1e-4)
-    got = out.scalars['grad_norm']
-    np.testing.assert_allclose(got, optax.tree.norm(whole), rtol=1e-4)
-    image = np.sum(weights * batch.weights * where)
-    got = out.scalars['modality/image/fraction']
-    np.testing.assert_allclose(got, image / total, rtol=1e-6)
-    totals = out.modality_totals['ce']
-    np.testing.assert_allclose(totals, [image, total - image], rtol=1e-6)
-    sums = np.sum(out.modality_sums['ce'])
-    np.testing.assert_allclose(sums, out.sums['ce'], rtol=1e-6)
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-5), *seen)
+  _, out = step(state, batch, None)
+  for name, part in parts.items():
+    # Of the logarithm of the factor on each channel.
+    scale = state.params['final_norm']['scale']
+    norm = np.linalg.norm(part['final_norm']['scale'] * (1 + scale))
+    got = out.scalars[f'modality/{name}/gradient_norm']
+    np.testing.assert_allclose(got, norm, rtol=1e-4)
+  got = out.scalars['grad_norm']
+  np.testing.assert_allclose(got, optax.tree.norm(whole), rtol=1e-4)
+  image = np.sum(weights * batch.weights * where)
+  got = out.scalars['modality/image/fraction']
+  np.testing.assert_allclose(got, image / total, rtol=1e-6)
+  totals = out.modality_totals['ce']
+  np.testing.assert_allclose(totals, [image, total - image], rtol=1e-6)
+  sums = np.sum(out.modality_sums['ce'])
+  np.testing.assert_allclose(sums, out.sums['ce'], rtol=1e-6)
 
 
 def test_weights_follow_an_average_of_norms_that_a_checkpoint_keeps(tmp_path):
-  _, state, step = _built(1)
+  _, state, step = _built()
   # The third has no example with an image: there is nothing to compare.
   batches = [_batch(seed=i) for i in range(4)]
   batches[2].images.index[:] = -1
@@ -175,3 +188,39 @@ def test_weights_follow_an_average_of_norms_that_a_checkpoint_keeps(tmp_path):
   saver.close()
   again, _ = step(restored, batches[3], None)
   jax.tree.map(np.testing.assert_array_equal, again, state)
+
+
+def _products(groups):
+  """Returns how many products of an update have 52 channels, and its state."""
+  objective, state, _ = _built()
+  entries = {name: entry.to_dict() for name, entry in groups.items()}
+  split = parameter_groups.ParameterGroups(
+    _SIZES, parameter_groups.build(entries, 'optimizer.groups', 9)
+  )
+  lr = base.schedule('constant', peak=0.05, warmup_steps=0)
+  optimizer, rate = optimizers.build(base.adamw(lr).to_dict(), 9, split)
+  split.check((state.params, {}))
+  update_ = update.make(_MODEL, objective, optimizer, rate, 1)
+  state = jax.eval_shape(
+    lambda p: update.init_state(p, objective, optimizer, 0), state.params
+  )
+  lines = str(jax.make_jaxpr(update_)(state, _batch(), None)).splitlines()
+  shown = re.compile(r'f32\[[^]]*\b52\b[^]]*\] = dot_general')
+  products = sum(bool(shown.search(line)) for line in lines)
+  return products, state
+
+
+def test_a_frozen_tower_has_no_backward_pass_and_no_optimizer_state():
+  frozen = base.parameter_group('vision.tower', frozen=True)
+  trained = base.parameter_group(r'vision.tower.layers.2', rate=0.1)
+  (less, state), (more, other) = (
+    _products({'tower': group}) for group in (frozen, trained)
+  )
+  # Forward one product; backward its weights' and the next ones' gradients,
+  # and that of its output.
+  assert (less, more) == (1, 4)
+  sizes = lambda s: [x.shape for x in jax.tree.leaves(s.opt_state)]
+  assert not [x for x in sizes(state) if 52 in x]
+  assert len([x for x in sizes(other) if 52 in x]) == 6
+  # The projector still trains.
+  assert (12, _SIZES.embed_dim) in sizes(state)

@@ -100,13 +100,15 @@ class Layer(nn.Module):
 
   Attributes:
     config: the tower's sizes.
+    shown: whether its output is returned for losses, averaged over squares.
   """
 
   config: config_lib.VisionConfig
+  shown: bool
 
   @nn.compact
   def __call__(self, x, _):
-    """Maps x [B, P, E]; returns it twice, as the scan and its output."""
+    """Maps x [B, P, E]; returns it, and [B, T, E] if it is shown."""
     c = self.config
     heads = (*x.shape[:2], c.num_heads, c.embed_dim // c.num_heads)
 
@@ -123,7 +125,8 @@ class Layer(nn.Module):
     y = Linear(c.mlp_dim, ('embed', 'mlp'), name='up')(y)
     y = nn.gelu(y, approximate=True)
     x = x + Linear(c.embed_dim, ('mlp', 'embed'), name='down')(y)
-    return rules.constrain(x, _AXES), None
+    x = rules.constrain(x, _AXES)
+    return x, pooled(x, c) if self.shown else None
 
 
 class Tower(nn.Module):
@@ -140,8 +143,17 @@ class Tower(nn.Module):
   remat: str
 
   @nn.compact
-  def __call__(self, pixels):
-    """Maps uint8 pixels [B, S, S, 3] to [B, P, E], patches row by row."""
+  def __call__(self, pixels, layers=()):
+    """Encodes images.
+
+    Args:
+      pixels: uint8 [B, S, S, 3].
+      layers: whose outputs are returned too; static.
+
+    Returns:
+      [B, P, E], patches row by row; and the outputs of n layers, averaged over
+      squares, [n, B, T, E], or None.
+    """
     c = self.config
     x = patches(pixels, c).astype(self.dtype)
     x = Linear(c.embed_dim, (None, 'embed'), name='embedding')(x)
@@ -156,15 +168,17 @@ class Tower(nn.Module):
     layer = Layer
     if self.remat != 'none':
       layer = nn.remat(layer, policy=layer_stack.REMAT_POLICIES[self.remat])
-    x, _ = nn.scan(
+    x, shown = nn.scan(
       layer,
       variable_axes={'params': 0},
       split_rngs={'params': True},
       length=c.num_layers,
       metadata_params={nn.PARTITION_NAME: 'layers'},
       check_constancy_invariants=self.is_initializing(),
-    )(c, name='layers')(x, None)
-    return LayerNorm(c.norm_epsilon, name='final_norm')(x)
+    )(c, bool(layers), name='layers')(x, None)
+    if layers:
+      shown = shown[jnp.array(layers)]
+    return LayerNorm(c.norm_epsilon, name='final_norm')(x), shown
 
 
 def patches(pixels: Array, config: config_lib.VisionConfig) -> Array:

@@ -63,20 +63,30 @@ class Vision(nn.Module):
   remat: str
 
   @nn.compact
-  def __call__(self, pixels):
-    """Maps uint8 pixels [B, I, S, S, 3] to soft tokens [B, I x T, D]."""
+  def __call__(self, pixels, layers=()):
+    """Computes soft tokens.
+
+    Args:
+      pixels: uint8 [B, I, S, S, 3].
+      layers: of the tower, whose outputs are returned too; static.
+
+    Returns:
+      [B, I x T, D]; and the outputs of n layers, averaged over the patches of
+      each soft token, [n, B, I x T, E], or None.
+    """
     rows, images = pixels.shape[:2]
     with jax.named_scope(VISION):
       tower = tower_lib.Tower(self.config, self.dtype, self.remat, name='tower')
-      x = tower(pixels.reshape(-1, *pixels.shape[2:]))
+      x, shown = tower(pixels.reshape(-1, *pixels.shape[2:]), layers)
       x = tower_lib.pooled(x, self.config)
       projector = Projector(
         self.config, self.text_dim, self.norm_offset, name='projector'
       )
       soft_tokens = projector(x)
-    return soft_tokens.reshape(
-      rows, images * self.config.soft_tokens, self.text_dim
-    )
+    places = rows, images * self.config.soft_tokens
+    if layers:
+      shown = shown.reshape(len(layers), *places, self.config.embed_dim)
+    return soft_tokens.reshape(*places, self.text_dim), shown
 
 
 def placed(x: Array, soft_tokens: Array, index: Array) -> Array:
@@ -94,3 +104,25 @@ def placed(x: Array, soft_tokens: Array, index: Array) -> Array:
     soft_tokens, jnp.maximum(index, 0)[..., None], axis=1
   )
   return jnp.where(index[..., None] >= 0, chosen.astype(x.dtype), x)
+
+
+def tapped(
+  soft_tokens: Array, layers: Array | None, index: Array, spec: types.TapSpec
+) -> dict[str, Array | None]:
+  """Returns the fields of types.Taps that a spec asks of a tower.
+
+  Args:
+    soft_tokens: [B, I x T, D].
+    layers: [n, B, I x T, E], or None.
+    index: int32 [B, L], see types.Images.
+    spec: the layer outputs.
+  """
+
+  def put(x):
+    zeros = jnp.zeros((*index.shape, x.shape[-1]), x.dtype)
+    return placed(zeros, x, index)
+
+  return {
+    'tower': jax.vmap(put)(layers) if spec.tower else None,
+    'soft_tokens': put(soft_tokens)[None] if spec.soft_tokens else None,
+  }
