@@ -134,8 +134,11 @@ def _gguf(run: resolved.Run, workdir: str) -> Write:
       if is_first:
         provenance.write(f'{path}.{provenance.FILE}', claims, kind, [name])
     for kind in towers:
-      path = os.path.join(folder, f'mmproj-{kind}.gguf')
+      name = f'mmproj-{kind}.gguf'
+      path = os.path.join(folder, name)
       mmproj.write(path, weights.plain, config, kind, model_name)
+      if is_first:
+        provenance.write(f'{path}.{provenance.FILE}', claims, kind, [name])
     if c.measure:
       measured = rounding.measure(run, weights.plain, kinds, session.say)
       session.say(rounding.write(folder, measured))

@@ -30,7 +30,7 @@ def write(
 
   def write_tokenizer(new):
     template = templates.TEMPLATES[run.config.data.template]
-    has_images = config.vision is not None
+    has_images = bool(config.vision and tokenizer.image_ids)
     hf_tokenizer.write(tokenizer, new, template.jinja, has_images)
     write_more(new)
 
