@@ -154,5 +154,6 @@ def _changes(
         legal='added tokens with ids of their own',
       )
     kind = proto.pieces[index].type if index < len(pieces) else None
-    if text not in special and kind != _Type.USER_DEFINED:
+    # Bytes that stand for images in vocabularies of bytes stay bytes.
+    if text not in special and kind not in (_Type.USER_DEFINED, _Type.BYTE):
       yield index, text

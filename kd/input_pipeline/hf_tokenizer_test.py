@@ -7,6 +7,7 @@ from kd.core import errors
 from kd.input_pipeline import hf_tokenizer
 from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import sentencepiece_tokenizer
+from kd.input_pipeline import tokenizers
 from kd.input_pipeline import trained_models
 
 _Type = sentencepiece_models.Type
@@ -83,3 +84,18 @@ def test_scores_that_no_list_of_merges_has_are_refused():
   assert 'have the same score' in hf_tokenizer.problem(_gemma(tie))
   assert 'is marked as unused' in hf_tokenizer.problem(_gemma(unused))
   assert 'which is no piece itself' in hf_tokenizer.problem(_gemma(lacking))
+
+
+@pytest.mark.parametrize('files', ['all files', 'tokenizer.json'])
+def test_a_folder_that_names_tokens_of_images_is_read_as_it_was(
+  files, tmp_path
+):
+  tokenizer = tokenizers.load('bytes')
+  hf_tokenizer.write(tokenizer, tmp_path, '', with_images=True)
+  if files != 'all files':
+    os.remove(tmp_path / sentencepiece_models.MODEL_FILE)
+  again = tokenizers.load(f'hf:{tmp_path}')
+  assert again.pieces == tokenizer.pieces
+  assert again.image_ids == tokenizer.image_ids == (261, 263, 262)
+  text = 'a<0xFE><image_soft_token>'
+  assert again.encode(text) == tokenizer.encode(text)

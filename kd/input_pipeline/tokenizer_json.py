@@ -228,7 +228,8 @@ def _kinds(
   names = dict.fromkeys(bpe.BYTES, _Type.BYTE)
   kinds = [names.get(text, _Type.NORMAL) for text in vocabulary]
   for index in folder.added:
-    if index < len(kinds):
+    # Bytes that stand for images in vocabularies of bytes stay bytes.
+    if index < len(kinds) and kinds[index] != _Type.BYTE:
       kinds[index] = _Type.USER_DEFINED
   for kind, index in special.items():
     if index >= 0:
