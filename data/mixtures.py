@@ -7,6 +7,7 @@ target tokens, as the config's field `data.rates` says (docs/data.md).
 import seqio
 
 from kd.data import reference_prose  # noqa: F401, registers one more
+from kd.data import scene_tasks  # noqa: F401, registers questions on pictures
 from kd.data import tasks  # noqa: F401, registers the tasks
 from kd.data import traces  # noqa: F401, registers more
 

@@ -28,7 +28,8 @@ MAY_IMPORT = {
   'configs': ('configs', 'kd.config', 'kd.core', 'data'),
   'data': (
     *('data', 'kd.core', 'kd.data_files', 'kd.input_pipeline'),
-    *('kd.reasoning.arithmetic.answers', 'kd.reasoning.gsm8k_lines'),
+    *('kd.metrics.metric', 'kd.reasoning.arithmetic.answers'),
+    'kd.reasoning.gsm8k_lines',
   ),
   'docs': ('docs', 'configs', 'data', 'kd'),
   'experiments': ('experiments', 'configs', 'data', 'kd', 'tests.oracles'),
