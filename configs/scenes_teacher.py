@@ -2,10 +2,10 @@
 
   python -m kd --config=configs/scenes_teacher.py --workdir=/tmp/kd-scenes
 
-It learns from 40,000 drawn scenes of up to three shapes with right answers: what
-is there, what is where, how many. Arrangements of shapes that it is examined on
-are never among them. An example takes about 65 positions, 16 of which are soft
-tokens of its picture.
+It learns from 40,000 drawn scenes of up to three shapes with right answers:
+what is there, what is where, how many. Arrangements of shapes that it is
+examined on are never among them. An example takes about 65 positions, 16 of
+which are soft tokens of its picture.
 """
 
 from kd.config import base

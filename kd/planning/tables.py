@@ -7,6 +7,7 @@ from typing import Any
 from kd.core import identity
 from kd.planning import programs
 from kd.planning.cost import estimates
+from kd.planning.cost import tower_flops
 from kd.planning.hlo import buffers
 
 _GIB = 2**30
@@ -77,6 +78,7 @@ def _rows(estimate, analytic):
   yield 'fits', _fits(estimate)
   yield 'TFLOP per chip and step', f'{_flops(estimate, 1e12):.3g}'
   yield '  by formula', f'{_flops(analytic, 1e12):.3g}'
+  yield from _tower(estimate.run)
   for title, key in (('HBM', 'hbm'), ('network', 'ici')):
     total = lambda e, key=key: sum(getattr(c, key) for c in e.step_costs)
     yield f'GB per chip and step, {title}', f'{total(estimate) / 1e9:.3g}'
@@ -86,6 +88,19 @@ def _rows(estimate, analytic):
   yield from _speed(estimate.limit)
   yield 'expected: MFU', f'{estimate.expected.mfu:.0%}'
   yield from _speed(estimate.expected)
+
+
+def _tower(run):
+  """Yields what the vision towers compute in a step, all by formula."""
+  tower = tower_flops.step(run)
+  if tower is None:
+    return
+  per_chip = lambda value: f'{value / run.mesh.size / 1e12:.3g}'
+  whole = tower.teachers + tower.forward + tower.backward
+  yield '  in vision towers', per_chip(whole)
+  yield "    the student's, backward", per_chip(tower.backward)
+  if tower.backward:
+    yield '    saved if it is frozen', per_chip(tower.saved_if_frozen)
 
 
 def _speed(speed):

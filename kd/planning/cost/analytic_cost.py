@@ -28,6 +28,7 @@ from kd.partitioning import rules
 from kd.planning import programs
 from kd.planning.cost import costs
 from kd.planning.cost import flops
+from kd.planning.cost import tower_flops
 from kd.planning.hlo import buffers
 from kd.run import resolved
 
@@ -121,7 +122,10 @@ def teacher(
       temporaries=layer,
       collectives=table,
     ),
-    flops=flops.forward(model.config, run.config.data.batch_size, length, work)
+    flops=(
+      flops.forward(model.config, run.config.data.batch_size, length, work)
+      + _tower_flops(run, model)
+    )
     / model.mesh.size,
     hbm=params + 2 * gathered + model.config.num_layers * 2 * moved,
     ici=received + _pass_ici(model, tokens),
@@ -129,6 +133,16 @@ def teacher(
     stated=0,
     error='',
   )
+
+
+def _tower_flops(run, model):
+  """Returns the operations of a teacher's tower in a step."""
+  vision = model.config.vision
+  if not vision:
+    return 0
+  images = run.config.data.batch_size * run.image_form.per_row
+  of_projector = tower_flops.projector(vision, model.config.embed_dim)
+  return images * (tower_flops.tower(vision) + of_projector)
 
 
 def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
@@ -151,6 +165,7 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
   gradients = resident.gradients * (1 if micro == 1 else 2)
   tables = _COPIED_TABLES * resident.embedding
   tables += _table_in_columns(run.mesh, model.config, 4)
+  kept += _tower_bytes(run)
   heap = _GAPS * (kept + gradients + tables + layer)
   passes = micro * (2 if remat == 'none' else 3)
   targets = 0
@@ -163,7 +178,8 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
   elif run.objective.needs_teacher:
     targets = programs.local_bytes(programs.targets(run))
   by_model = costs.model_flops(run)
-  by_model.pop('teacher')
+  for part in ('teacher', 'teacher_tower'):
+    by_model.pop(part, None)
   return costs.Cost(
     name=programs.STEP,
     bytes=_by_kind(
@@ -289,6 +305,23 @@ def all_costs(
   count = len(run.teachers) if run.objective.needs_teacher else 0
   teachers = [teacher(run, resident, number) for number in range(count)]
   return [*teachers, step(run, resident), decode(run, resident)]
+
+
+def _tower_bytes(run):
+  """Returns bytes per chip that a trained tower saves of a micro-batch.
+
+  Its layers' inputs; nothing of a frozen tower is saved.
+  """
+  tower, form = tower_flops.step(run), run.image_form
+  if tower is None or not tower.saved_if_frozen:
+    return 0
+  config = run.student.config.vision
+  images = (
+    run.config.data.batch_size * form.per_row / rules.row_shards(run.mesh)
+  )
+  values = config.num_layers * config.patches * config.embed_dim
+  micro = run.config.optimizer.micro_batches
+  return images / micro * values * _itemsize(run.student)
 
 
 def _tokens(run, mesh):

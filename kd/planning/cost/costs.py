@@ -12,6 +12,7 @@ from kd.planning import compile_client
 from kd.planning import programs
 from kd.planning.cost import chips
 from kd.planning.cost import flops
+from kd.planning.cost import tower_flops
 from kd.planning.hlo import buffers
 from kd.planning.hlo import hlo
 from kd.planning.hlo import traffic
@@ -177,7 +178,7 @@ def model_flops(
   """
   data = run.config.data
   teachers = run.teacher_models if run.objective.needs_teacher else ()
-  return flops.step(
+  by_part = flops.step(
     run.student.config,
     [model.config for model in teachers],
     data.batch_size,
@@ -187,6 +188,8 @@ def model_flops(
     run.student.module.kernel,
     _frozen(run.student.module, run.optimizer.groups),
   )
+  tower = tower_flops.step(run)
+  return by_part | (tower.by_part if tower else {})
 
 
 @functools.lru_cache(maxsize=64)  # A search asks for each of its candidates.
