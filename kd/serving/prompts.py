@@ -1,5 +1,6 @@
 """Reads the prompts of requests: chats, texts, token ids."""
 
+import base64
 from collections.abc import Mapping
 import dataclasses
 from typing import Any, NamedTuple
@@ -122,14 +123,27 @@ def _message(message, path, loader) -> dict[str, Any]:
   # OpenAI's newer name of it.
   role = 'system' if role == 'developer' else role
   content = message.get('content')
-  files = image_parts.load(content, role, path, loader, iter(()))
+  files: list[str] = []
   if isinstance(content, list):
-    content = ''.join(
-      _part(part, f'{path}.content[{i}]') for i, part in enumerate(content)
-    )
+    parts = [(p, f'{path}.content[{i}]') for i, p in enumerate(content)]
+    files = [
+      _file(part, role, where, loader)
+      for part, where in parts
+      if image_parts.is_image(part)
+    ]
+    content = ''.join(_part(part, where) for part, where in parts)
   content = checked(f'{path}.content', legal.TEXT, content)
   read = {'role': role, 'content': content}
   return read | {'images': files} if files else read
+
+
+def _file(part, role, path, loader) -> str:
+  """Returns the file of a part that is an image, in base64."""
+  if role != 'user':
+    raise errors.ConfigError(
+      path, f'found an image of role {role}', legal='images of the user'
+    )
+  return base64.b64encode(loader.load(part, path)).decode()
 
 
 def _part(part, path) -> str:
