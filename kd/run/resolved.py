@@ -124,7 +124,9 @@ class Run:
       model.config.vision for model in (self.student, *self.teacher_models)
     ]
     forms = {(x.image_size, x.soft_tokens) for x in towers if x}
-    if not forms or self.tokenizer.image_ids is None:
+    # A plan may have no tokenizer, and reads no ids.
+    ids = self.tokenizer.image_ids if self.tokenizer else (0, 0, 0)
+    if not forms or ids is None:
       return None
     if len(forms) > 1:
       listed = ' and of '.join(
@@ -140,7 +142,7 @@ class Run:
     return form_lib.Form(
       size,
       tokens,
-      self.tokenizer.image_ids[1],
+      ids[1],
       images.per_row,
       images.pan_and_scan,
     )
