@@ -36,6 +36,7 @@ _RUN_BY = {
   'docs/tour.md': 'readme_slow_test.py',  # README's first command.
   'docs/trees.md': 'search_slow_test.py',
   'docs/versions.md': 'registry_test.py',
+  'docs/vision.md': 'vision_test.py',
 }
 # The reader of docs/data.md writes it.
 _WRITTEN = '--config=my_data/config.py'

@@ -1,0 +1,79 @@
+"""A model with a vision tower through the program: train, resume, export."""
+
+import base64
+import json
+import random
+import shutil
+
+from kd.data import scenes
+from tests import command
+from tests import page_commands
+
+_SMALL = (
+  '--config.student.variant=nano',
+  '--config.steps=4',
+  '--config.optimizer.lr.warmup_steps=1',
+  '--config.data.batch_size=2',
+  '--config.data.examples=40',
+  '--config.data.length=128',
+  '--config.data.images.per_row=1',
+  '--config.evaluation.batch_size=2',
+  '--config.evaluation.sets.held_out.examples=4',
+  '--config.evaluation.sets.held_out.answers=2',
+  '--config.evaluation.max_new_tokens=4',
+  '--config.checkpoint.every=2',
+  '--config.log.every=1',
+  '--config.log.tensorboard=False',
+)
+
+
+def test_scenes_train_resume_export_and_answer_about_a_picture(tmp_path):
+  (arguments,) = page_commands.commands('docs/vision.md')
+  workdir = str(tmp_path / 'run')
+  arguments = [
+    a for a in arguments if not a.startswith(('--workdir', '--mode'))
+  ]
+  arguments += [*_SMALL, f'--workdir={workdir}']
+  code, out, err = command.run(arguments, command.ALTERNATING)
+  assert code == 0, err
+  assert '40 images' in out + err
+  # The run once more from its second step ends as it did.
+  whole = command.saved(workdir, 4)
+  assert any(key.startswith('params/vision/tower') for key in whole)
+  resumed = str(tmp_path / 'resumed')
+  shutil.copytree(workdir, resumed)
+  shutil.rmtree(f'{resumed}/checkpoints/4')
+  again = [*arguments[:-1], f'--workdir={resumed}']
+  code, _, err = command.run(again, command.ALTERNATING)
+  assert code == 0, err
+  command.assert_ended_alike(resumed, workdir, 4)
+
+  code, _, err = command.run([*arguments, '--mode=export'], command.ALTERNATING)
+  assert code == 0, err
+  exported = f'{workdir}/export/hf'
+  with open(f'{exported}/config.json', encoding='utf-8') as f:
+    config = json.load(f)
+  assert config['architectures'] == ['Gemma3ForConditionalGeneration']
+  assert config['mm_tokens_per_image'] == 16
+
+  rng = random.Random(0)
+  picture = base64.b64encode(scenes.png(scenes.draw_scene(rng))).decode()
+  content = [
+    {'type': 'image', 'base64': picture},
+    {'type': 'text', 'text': 'What is there?'},
+  ]
+  prompts = tmp_path / 'prompts.jsonl'
+  row = {'messages': [{'role': 'user', 'content': content}]}
+  prompts.write_text(json.dumps(row) + '\n')
+  answers = str(tmp_path / 'answers')
+  code, out, err = command.run(
+    [
+      *arguments,
+      '--mode=generate',
+      f'--config.generate.prompts={prompts}',
+      f'--config.generate.output={answers}',
+      '--config.generate.max_new_tokens=4',
+    ],
+    command.ALTERNATING,
+  )
+  assert code == 0 and '1/1 prompts answered' in out, err
