@@ -77,3 +77,21 @@ def test_scenes_train_resume_export_and_answer_about_a_picture(tmp_path):
     command.ALTERNATING,
   )
   assert code == 0 and '1/1 prompts answered' in out, err
+
+  # A student that reads text alone, of a teacher with a tower.
+  code, _, err = command.run(
+    [
+      *command.QUICK,
+      '--config.steps=4',
+      f'--config.teacher.init=hf:{exported}',
+      '--config.teacher.vision=own',
+      '--config.student.variant=',
+      '--config.student.init=teacher',
+      '--config.evaluation.baseline=False',
+      f'--workdir={tmp_path / "text"}',
+    ],
+    command.ALTERNATING,
+  )
+  assert code == 0, err
+  text_alone = command.saved(str(tmp_path / 'text'), 4)
+  assert {*text_alone} == {key for key in whole if '/vision/' not in key}

@@ -5,6 +5,7 @@ import os
 import tempfile
 from typing import Any
 
+from kd.checkpoints import weights
 from kd.config import base
 from kd.core import buckets
 from kd.core import errors
@@ -55,6 +56,8 @@ def load(
     value = base.get_config()
     value.student.init = f'{kind}:{where}'
     value.data.template = chat_templates.default(value.student.init)
+    if _has_tower(value.student.init):
+      value.student.vision = 'own'
   with value.unlocked():
     value.student.dtype = dtype
     if template:
@@ -65,6 +68,11 @@ def load(
     run = session.open_trained(value, folder, warn=warn, also_allowed=_CHANGED)
     model = generation.student(run)
     return run, model, generation.params(run, model, folder)
+
+
+def _has_tower(init):
+  """Returns whether weights have a vision tower, from their config.json."""
+  return weights.model_config(init, 'student.init', True).vision is not None
 
 
 def locate(path: str) -> tuple[str, str]:

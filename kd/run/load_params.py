@@ -245,7 +245,10 @@ def load(
       source = _of_workdir(paths.expand(place), _with_all_layers(model), path)
     else:
       # Only moves them if the teacher has devices or a mesh of its own.
-      source = jax.device_put(source, _with_all_layers(model).shardings)
+      # A student that reads text alone leaves the teacher's vision tower out.
+      shardings = _with_all_layers(model).shardings
+      source = {key: source[key] for key in shardings}
+      source = jax.device_put(source, shardings)
     # Copies: each update donates the student's buffers.
     return weights.layers_from(
       source, model.source, model.keep_layers, model.shardings

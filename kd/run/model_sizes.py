@@ -112,6 +112,12 @@ def source_config(
     config = teacher
   elif kind == 'workdir':
     config = from_workdir(paths.expand(where), f'{path}.init')
+    if config.vision and not with_vision:
+      raise errors.ConfigError(
+        f'{path}.vision',
+        f'found {NO_VISION!r}, and the model of {where!r} has a vision tower',
+        legal="'own'; or an export of it, of which the text model can be read",
+      )
   else:
     config = weights.model_config(spec['init'], f'{path}.init', with_vision)
   config = _with_vision(config, spec, path)
@@ -163,6 +169,12 @@ def student_config(
     ConfigError: keep_layers or prune is not legal.
   """
   keep, request = tuple(spec['keep_layers']), sizes.request(spec['prune'])
+  if request and source.vision:
+    raise errors.ConfigError(
+      'student.vision',
+      "found 'own', and student.prune removes parts of text models alone",
+      legal=f'{NO_VISION!r} with student.prune',
+    )
   if (keep or request) and spec['init'] == 'random':
     asked = {'student.keep_layers': keep} if keep else request.sizes
     path, size = next(iter(asked.items()))
