@@ -95,3 +95,10 @@ def test_scenes_train_resume_export_and_answer_about_a_picture(tmp_path):
   assert code == 0, err
   text_alone = command.saved(str(tmp_path / 'text'), 4)
   assert {*text_alone} == {key for key in whole if '/vision/' not in key}
+  # Which cannot train on pictures.
+  no_tower = [a for a in arguments if not a.startswith('--workdir')]
+  code, _, err = command.run(
+    [*no_tower, '--config.student.vision=none', f'--workdir={tmp_path / "no"}'],
+    command.ALTERNATING,
+  )
+  assert code == 2 and "student.vision or teacher.vision 'own'" in err

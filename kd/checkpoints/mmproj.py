@@ -13,7 +13,7 @@ _ARCHITECTURE = 'clip'
 
 
 def tower_type(weight_type: str) -> str:
-  """Returns the type of the tower's matrices beside a text model's.
+  """Returns the type of the tower's matrices next to those of a text model.
 
   Args:
     weight_type: the type of the text model's matrices.

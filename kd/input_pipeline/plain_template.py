@@ -52,4 +52,20 @@ def render(
   return text, [chat_turns.Turn(len(prompt), answer, len(text), weight)]
 
 
-TEMPLATE = chat_turns.Template(render, JINJA, images=True)
+# As exports had it before contents could have images.
+_OF_TEXT = """\
+{{ bos_token }}
+{%- for turn in messages -%}
+  {{ turn['content'] }}
+  {%- if turn['role'] == 'assistant' -%}{{ eos_token }}{%- endif -%}
+{%- endfor -%}
+"""
+
+
+def _recognizes(jinja: str) -> bool:
+  return jinja.strip() == _OF_TEXT.strip()
+
+
+TEMPLATE = chat_turns.Template(
+  render, JINJA, recognizes=_recognizes, images=True
+)

@@ -175,7 +175,8 @@ class Preparation:
     length = self.request['length']
     total = shard_files.total(counts, length)
     shortest = min(c['shortest'] for c in counts)
-    if not total['rows'] and shortest <= length:
+    has_images = 'images' in self.request
+    if has_images and not total['rows'] and shortest <= length:
       raise errors.ConfigError(
         'data.images.per_row',
         f'{self.request["images"]["per_row"]} are too few for every example of '

@@ -238,7 +238,7 @@ def _similarity_of_attention(context, layers, student, teacher, batch):
 
 
 def _where(batch, image_tokens):
-  """Returns what masks are made from; images have so many tokens each."""
+  """Returns what masks are made from; images have this many tokens each."""
   image_ids = None
   if batch.images is not None and image_tokens:
     image_ids = batch.images.ids(image_tokens)

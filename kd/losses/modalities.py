@@ -161,7 +161,8 @@ def norms(
   if d_probe is None:
     return None
   # The objective divides by the total of the weights.
-  scale = jnp.sum(batch.weights) / jnp.sum(unweighted.weights)
+  total = jnp.maximum(jnp.sum(unweighted.weights), 1e-30)
+  scale = jnp.sum(batch.weights) / total
   norm = jnp.sqrt(jnp.sum(jnp.square(d_probe), axis=1))
   return jnp.where(weights > 0, norm * scale / weights, 0.0)
 

@@ -47,8 +47,8 @@ def source_config(
       model_sizes.source_config.
   """
   if spec['variant'] and spec['init'] != 'teacher':
-    with_vision = spec['vision'] != model_sizes.NO_VISION
-    return families.variant(spec['variant'], f'{path}.variant', with_vision)
+    named = families.variant(spec['variant'], f'{path}.variant', True)
+    return model_sizes.with_vision(named, spec, path)
   if not spec['variant'] and not spec['init']:
     raise errors.ConfigError(
       f'{path}.variant',

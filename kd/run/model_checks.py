@@ -1,12 +1,13 @@
 """Checks a config against its models, their templates and search problems."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import contextlib
 
 import ml_collections
 
 from kd.core import errors
 from kd.input_pipeline import chat_templates
+from kd.input_pipeline import prepared as prepared_lib
 from kd.models import family
 from kd.reasoning.trees import problems
 from kd.run import resolved
@@ -67,6 +68,20 @@ def models(run: resolved.Run) -> dict[str, resolved.Model]:
   models = (run.student, *run.teacher_models)
   specs = source.of(run.config).teacher_specs() if run.teachers else ()
   return dict(zip(('student', *specs), models, strict=True))
+
+
+def check_images(
+  run: resolved.Run, prepared: Sequence[prepared_lib.Prepared]
+) -> None:
+  """Raises ConfigError if rows have images and a model reads none."""
+  with_images = [p.task for p in prepared if any(p.images)]
+  for path, model in models(run).items():
+    if with_images and model.config.vision is None:
+      raise errors.ConfigError(
+        f'{path}.vision',
+        f"found 'none', and rows of {with_images[0]} have images",
+        legal="'own' for all models of the run, or rows of text",
+      )
 
 
 def template_warnings(

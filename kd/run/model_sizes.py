@@ -88,7 +88,7 @@ def source_config(
     ConfigError: `init` is not legal, or names no model.
   """
   kind, _, where = spec['init'].partition(':')
-  with_vision = spec['vision'] != NO_VISION
+  has_tower = spec['vision'] != NO_VISION
   if kind not in KINDS or (path != 'student' and kind in KINDS[:2]):
     legal = 'hf:DIR, gguf:FILE, workdir:DIR'
     if path == 'student':
@@ -100,8 +100,8 @@ def source_config(
       nearest=errors.nearest(kind, KINDS),
     )
   if kind == 'random':
-    config = families.variant(spec['variant'], f'{path}.variant', with_vision)
-    return _with_vision(config, spec, path)
+    config = families.variant(spec['variant'], f'{path}.variant', has_tower)
+    return with_vision(config, spec, path)
   if kind == 'teacher':
     if teacher is None:
       raise errors.ConfigError(
@@ -112,7 +112,7 @@ def source_config(
     config = teacher
   elif kind == 'workdir':
     config = from_workdir(paths.expand(where), f'{path}.init')
-    if config.vision and not with_vision:
+    if config.vision and not has_tower:
       raise errors.ConfigError(
         f'{path}.vision',
         f'found {NO_VISION!r}, and the model of {where!r} has a vision tower',
@@ -120,13 +120,19 @@ def source_config(
       )
   else:
     config = weights.model_config(spec['init'], f'{path}.init', with_vision)
-  config = _with_vision(config, spec, path)
+  config = with_vision(config, spec, path)
   _check_variant(config, spec['variant'], f'{path}.variant')
   return config
 
 
-def _with_vision(config, spec, path):
-  """Returns the sizes with a vision tower or without, as the spec says."""
+def with_vision(
+  config: family.Config, spec: Mapping[str, Any], path: str
+) -> family.Config:
+  """Returns the sizes with a vision tower or without, as the spec says.
+
+  Raises:
+    ConfigError: it asks for a tower that the model does not have.
+  """
   if spec['vision'] == NO_VISION:
     return config.without_vision
   if config.vision is None:

@@ -292,8 +292,8 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   run = shapes(config, mesh_maker(devices), source_config)
   run = with_tokenizer(run, tokenizer())
   check_scores(run.student)
-  for path, init in sources.items():
-    _check_weights(init, path)
+  for path, spec in {**specs, 'student': config.student}.items():
+    _check_weights(spec, f'{path}.init')
   return run
 
 
@@ -318,10 +318,11 @@ def init_sources(specs: Mapping[str, Config]) -> dict[str, str]:
   return {f'{path}.init': spec.init for path, spec in specs.items()}
 
 
-def _check_weights(init, path):
+def _check_weights(spec, path):
   """Checks the headers of a model's files, without reading the weights."""
-  if init.partition(':')[0] in weights.PREFIXES:
-    weights.check_headers(init, path)
+  if spec.init.partition(':')[0] in weights.PREFIXES:
+    has_tower = spec.vision != model_sizes.NO_VISION
+    weights.check_headers(spec.init, path, has_tower)
 
 
 def with_tokenizer(

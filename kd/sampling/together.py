@@ -69,6 +69,7 @@ def _from_first(data: bytes) -> bytes:
 def _encode(
   asked: Sequence[requests.Request], settings: requests.SamplingSettings
 ) -> bytes:
+  """Returns requests as JSON; their images are files, not pixels."""
   rows = [
     [
       *([int(i) for i in r.ids], r.seed, r.samples, r.max_new_tokens),

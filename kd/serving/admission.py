@@ -11,8 +11,8 @@ _QUANTILE = 0.95
 _MARGIN = 1.3
 # How many times longer than estimated waits may be before any is measured.
 _CAUTION, _UNMEASURED = 1.5, 8
-# Waits below this share of the deadline count as this share: how well they
-# are estimated says little of those that are close to it.
+# Waits below this fraction of the deadline count as this fraction: how well
+# they are estimated says little of those that are close to it.
 _SHORT = 0.25
 
 

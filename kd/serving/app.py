@@ -186,6 +186,8 @@ class Server:
     work = asked.work(client.host if client else '')
     # Reading the request was a part of its time.
     timeout_s = asked.timeout_s - exchange.age_s
+    if timeout_s <= 0:
+      raise _too_late(asked.timeout_s)
     self._scheduler.submit(work, timeout_s)
     reply = replies.Reply(asked, work)
     left = asyncio.create_task(_left(exchange.request))
@@ -222,12 +224,7 @@ class Server:
             return event
     except TimeoutError as e:
       self._scheduler.waited(work, timeout_s, timeout_s)
-      raise http_errors.HttpError(
-        504,
-        f'no token within {1000 * (start + timeout_s):.0f} ms (timeout_ms)',
-        'timeout_error',
-        'timeout',
-      ) from e
+      raise _too_late(start + timeout_s) from e
 
   def _answered(self, reply):
     if self._drift:
@@ -235,6 +232,15 @@ class Server:
     if self._settings.log_prompts:
       for text in reply.texts():
         self._say(f'answer: {text!r}')
+
+
+def _too_late(limit_s: float) -> http_errors.HttpError:
+  return http_errors.HttpError(
+    504,
+    f'no token within {1000 * limit_s:.0f} ms (timeout_ms)',
+    'timeout_error',
+    'timeout',
+  )
 
 
 async def _no_route(request, error) -> responses.Response:

@@ -74,10 +74,17 @@ def chat(
       f'found {legal.shown(messages)}',
       legal='a list of {"role": "user", "content": "text"}',
     )
+  count = _count_images(messages)  # Before any is decoded.
+  if count and model.run.image_form is None:
+    raise errors.ConfigError(
+      'messages', 'have an image', legal='text: the model reads no images'
+    )
+  if count > limits.images:
+    raise _too_many(count, limits)
   loader = loading.Loader(None, limits.urls, most_pixels=limits.pixels)
   read = [_message(m, f'messages[{i}]', loader) for i, m in enumerate(messages)]
-  if any(map(chat_turns.images, read)):
-    _check_images(read, limits)
+  if count:
+    _check_anchors(read, count)
   form = model.run.image_form
   ids, images = images_lib.encode(model.tokenizer, model.template, read, form)
   if len(images) > limits.images:  # With the crops of pan and scan.
@@ -90,10 +97,13 @@ def chat(
   return Prompt(tuple(ids), '', tuple(decoded))
 
 
-def _check_images(messages, limits):
-  count = sum(len(chat_turns.images(message)) for message in messages)
-  if count > limits.images:
-    raise _too_many(count, limits)
+def _count_images(messages):
+  contents = (m.get('content') for m in messages if isinstance(m, dict))
+  parts = (part for c in contents if isinstance(c, list) for part in c)
+  return sum(map(image_parts.is_image, parts))
+
+
+def _check_anchors(messages, count):
   if sum(m['content'].count(chat_turns.IMAGE) for m in messages) > count:
     raise errors.ConfigError(
       'messages',

@@ -78,5 +78,5 @@ def test_others_are_refused(parts, message):
 
 
 def test_a_model_without_a_tower_refuses_images():
-  with pytest.raises(errors.ConfigError, match='no model of this run reads'):
+  with pytest.raises(errors.ConfigError, match='the model reads no images'):
     _read(_image(_url()), form=None)

@@ -28,6 +28,7 @@ from kd.models import chat_turns
 from kd.models import family
 from kd.partitioning import placement
 from kd.partitioning import rules
+from kd.run import model_checks
 from kd.run import resolved
 from kd.run import source
 from kd.sampling import engine
@@ -101,6 +102,7 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
     )
     for task_rows in prepared:
       say(f'{name}: {task_rows.describe()}')
+    model_checks.check_images(run, prepared)
     if entry.answers:
       _check_prompts(name, prepared)
     held_out.append(HeldOut(name, mixture, prepared, entry.answers))

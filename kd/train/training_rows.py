@@ -13,6 +13,7 @@ from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import rationale_dropping
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
+from kd.run import model_checks
 from kd.run import resolved
 from kd.train import shared_rows
 
@@ -50,6 +51,7 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
   )
   for task_rows in prepared:
     say(task_rows.describe())
+  model_checks.check_images(run, prepared)
   if len(prepared) > 1:
     for line in mixing.lines(shares_of(run, prepared), config.data.rates):
       say(line)

@@ -138,7 +138,7 @@ def teacher(
 def _tower_flops(run, model):
   """Returns the operations of a teacher's tower in a step."""
   vision = model.config.vision
-  if not vision:
+  if not vision or run.image_form is None:
     return 0
   images = run.config.data.batch_size * run.image_form.per_row
   of_projector = tower_flops.projector(vision, model.config.embed_dim)

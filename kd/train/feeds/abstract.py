@@ -37,9 +37,10 @@ def batch(run: resolved.Run, mesh: jax.sharding.Mesh) -> types.Batch:
 
 
 def _images(run, sharding):
-  """Returns a batch's images, None if no model of the run reads any."""
+  """Returns a batch's images, None if a model of the run reads none."""
   form = run.image_form
-  if form is None:
+  models = (run.student, *run.teacher_models)
+  if form is None or not all(model.config.vision for model in models):
     return None
   rows, length = batch_shape(run)
   pixels = (rows, form.per_row, form.size, form.size, 3)
