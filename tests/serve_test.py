@@ -214,7 +214,7 @@ def _refused(server, path, body):
       {'messages': [{'role': 'user', 'content': [{'type': 'image_url'}]}]},
       400,
       'messages[0].content[0]',
-      '"image_url": {"url": "data:image/',
+      'the model reads no images',
     ),
     (COMPLETIONS, {}, 400, 'prompt', 'not given'),
     (COMPLETIONS, {'prompt': [1, 9999]}, 400, 'prompt[1]', 'a token id, 0 to'),

@@ -74,10 +74,12 @@ def chat(
       f'found {legal.shown(messages)}',
       legal='a list of {"role": "user", "content": "text"}',
     )
-  count = _count_images(messages)  # Before any is decoded.
-  if count and model.run.image_form is None:
+  # Counted before any is decoded.
+  places = [*_image_places(messages)]
+  count = len(places)
+  if places and model.run.image_form is None:
     raise errors.ConfigError(
-      'messages', 'have an image', legal='text: the model reads no images'
+      places[0], 'is an image', legal='text: the model reads no images'
     )
   if count > limits.images:
     raise _too_many(count, limits)
@@ -97,10 +99,13 @@ def chat(
   return Prompt(tuple(ids), '', tuple(decoded))
 
 
-def _count_images(messages):
-  contents = (m.get('content') for m in messages if isinstance(m, dict))
-  parts = (part for c in contents if isinstance(c, list) for part in c)
-  return sum(map(image_parts.is_image, parts))
+def _image_places(messages):
+  """Yields the path of each part of the messages that is an image."""
+  for i, message in enumerate(messages):
+    content = message.get('content') if isinstance(message, dict) else None
+    for j, part in enumerate(content if isinstance(content, list) else ()):
+      if image_parts.is_image(part):
+        yield f'messages[{i}].content[{j}]'
 
 
 def _check_anchors(messages, count):
