@@ -74,6 +74,7 @@ def test_choices_are_those_of_the_code():
   from kd.losses import attention_maps
   from kd.losses import hidden_states
   from kd.losses import layer_terms
+  from kd.losses import modalities
   from kd.losses import selection
   from kd.losses import terms
   from kd.metrics import trackers
@@ -102,6 +103,7 @@ def test_choices_are_those_of_the_code():
     'attention': attention_backend.NAMES,
     'variant': {'', *families.variants()},
     'init': {'', *model_sizes.KINDS} - {'random', 'teacher'},
+    'vision': model_sizes.VISION,
   }
   expected = {
     **{f'teacher.{key}': names for key, names in models.items()},
@@ -124,6 +126,8 @@ def test_choices_are_those_of_the_code():
     'losses.kind': hidden_states.KINDS,
     'losses.distance': attention_maps.DISTANCES,
     'losses.similarity': layer_terms.SIMILARITIES,
+    'losses.states': layer_terms.STATES,
+    'objective.modalities.balance': modalities.BALANCES,
     'losses.heads': attention_maps.HEADS,
     'objective.positions.rule': selection.RULES,
     'optimizer.state_memory': optimizers.MEMORIES,
@@ -150,6 +154,8 @@ def test_choices_are_those_of_the_code():
   paths = set()
   for path, names in _named_choices(base.ROOT):
     paths.add(path)
+    if path == 'losses.part':
+      names = names - {terms.IMAGE}  # Of terms of layers alone.
     if path not in _WORDS:
       assert names == set(expected[path]), path
   assert paths == expected.keys() | _WORDS

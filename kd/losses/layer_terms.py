@@ -21,7 +21,7 @@ _BLOCK = 512  # Queries whose maps are compared at a time to choose layers.
 _RELATIONS = ('query', 'key', 'value')
 _TOWER, _SOFT_TOKENS = 'tower', 'soft_tokens'
 # By value of `states`, the field of Taps.
-_STATES = {'layers': 'hidden', _TOWER: 'tower', _SOFT_TOKENS: 'soft_tokens'}
+STATES = {'layers': 'hidden', _TOWER: 'tower', _SOFT_TOKENS: 'soft_tokens'}
 
 
 def _check(value, name, legal):
@@ -104,7 +104,7 @@ def hidden_states(
 
   def per_token(projections, student, teacher, batch, values, chosen, rng):
     del batch, values
-    own, other = (getattr(x, _STATES[states]) for x in (student, teacher))
+    own, other = (getattr(x, STATES[states]) for x in (student, teacher))
     return hidden_states_lib.layers_loss(
       kind,
       projections,
@@ -134,7 +134,7 @@ def hidden_states(
 
 def _check_states(states, layer_map, pairs, part, context):
   """Raises ConfigError unless images' states can be compared so."""
-  _check(states, 'states', _STATES)
+  _check(states, 'states', STATES)
   if states == 'layers':
     return
   for side in ('student', 'teacher'):

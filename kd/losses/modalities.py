@@ -19,6 +19,9 @@ from kd.core import types
 
 Array = types.Array
 
+_GRADIENT_NORM = 'gradient_norm'
+BALANCES = ('weights', _GRADIENT_NORM)
+
 # In this order in every array of one value per modality.
 NAMES = ('image', 'text')
 
@@ -121,7 +124,7 @@ def build(spec: Mapping[str, Any], path: str, steps: int) -> Modalities:
     raise errors.ConfigError(
       path, 'both weights are 0', legal='a weight above 0 of one of them'
     )
-  balanced = spec['balance'] == 'gradient_norm'
+  balanced = spec['balance'] == _GRADIENT_NORM
   return Modalities(declared, spec['decay'] if balanced else None)
 
 

@@ -20,6 +20,7 @@ from kd.pruning import sizes
 KINDS = ('random', 'teacher', 'hf', 'gguf', 'workdir')
 RUN_FILE = 'run.json'
 NO_VISION = 'none'
+VISION = (NO_VISION, 'own')  # Values of `vision`.
 
 
 def from_workdir(folder: str, path: str) -> family.Config:
