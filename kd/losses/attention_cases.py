@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd.core import attention_mask
 from kd.losses import attention_maps
 
 # Two segments and padding; one segment that fills the row.
@@ -117,7 +118,7 @@ def run(
     losses = attention_maps.map_loss(
       student,
       teacher,
-      attention_maps.Where(*where),
+      attention_mask.Positions(*where),
       window=window,
       temperature=temperature,
       heads=heads,

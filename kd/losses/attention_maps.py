@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kd.core import attention_mask
 from kd.core import errors
 from kd.core import types
 from kd.losses import divergences
@@ -43,27 +44,12 @@ class Heads(NamedTuple):
   scale: float
 
 
-class Where(NamedTuple):
-  """What attention masks are made from.
-
-  Attributes:
-    positions: int32 [B, L], from 0 in each segment.
-    segment_ids: int32 [B, L], 0 on padding, which is not read.
-    image_ids: int32 [B, L], the image of each position, 0 at text: positions
-      of one image attend to each other, within the window. None: no images.
-  """
-
-  positions: Array
-  segment_ids: Array
-  image_ids: Array | None = None
-
-
 class _Keys(NamedTuple):
   """The keys that a block of queries reads, each [B, K, ...]."""
 
   student: Array
   teacher: Array
-  where: Where
+  positions: attention_mask.Positions
 
 
 def check_heads(
@@ -115,21 +101,6 @@ def check_relation_heads(
       f'{student_width} of the student and {teacher_width} of the teacher',
       legal=f'a divisor of {divisible}',
     )
-
-
-def _visible(queries, keys, window):
-  """Returns which keys a query attends to in both models, bool [B, 1, C, K]."""
-  pair = lambda q, k: (q[:, :, None], k[:, None, :])
-  own, other = pair(queries.positions, keys.positions)
-  visible = own >= other
-  if queries.image_ids is not None:
-    image, of_key = pair(queries.image_ids, keys.image_ids)
-    visible |= (image == of_key) & (image > 0)
-  if window is not None:
-    visible &= own - other < window
-  # Padding attends to padding, which is zeros: both models' maps are equal.
-  segment, of_key = pair(queries.segment_ids, keys.segment_ids)
-  return (visible & (segment == of_key))[:, None]
 
 
 # The gradients of the next two functions are written out so that only results
@@ -262,7 +233,7 @@ def _apart(distance, log_p, log_q):
 def map_loss(
   student: Heads,
   teacher: Heads,
-  where: Where,
+  positions: attention_mask.Positions,
   *,
   window: int | None,
   temperature: Array | float,
@@ -284,7 +255,7 @@ def map_loss(
   Args:
     student: [B, L, N_s, H_s] and keys.
     teacher: [B, L, N_t, H_t] and keys, not differentiated.
-    where: positions and segments.
+    positions: of the rows' tokens.
     window: the smaller attention window of the two layers in tokens, the query
       included; None if both are global.
     temperature: T > 0.
@@ -297,19 +268,20 @@ def map_loss(
   Returns:
     float32 [B, L], for 'kl' in nats; 0 on padding.
   """
-  known = (where.segment_ids > 0)[..., None, None]
+  known = (positions.segment_ids > 0)[..., None, None]
   clean = lambda x: jnp.where(known, x, jnp.zeros_like(x))
   teacher = jax.lax.stop_gradient(teacher)
   keys = _Keys(
     # Blocks add up the gradient of the keys, in float32 for any data type.
     student=clean(student.key).astype(jnp.float32),
     teacher=clean(teacher.key),
-    where=where,
+    positions=positions,
   )
 
   def block_loss(queries, keys):
     student_query, teacher_query, own = queries
-    visible = _visible(own, keys.where, window)
+    # In both models; [B, 1, C, K].
+    visible = attention_mask.attends(own, keys.positions, window)[:, None]
     log_q = _log_maps(
       student_query, keys.student, student.scale / temperature, visible
     )
@@ -321,7 +293,7 @@ def map_loss(
       log_q, log_p = (_log_softmax(_log_sum(x)) for x in (log_q, log_p))
     return jnp.mean(_apart(distance, log_p, log_q), axis=1)
 
-  queries = clean(student.query), clean(teacher.query), where
+  queries = clean(student.query), clean(teacher.query), positions
   losses = _map_blocks(block_loss, queries, keys, block, window, image_tokens)
   return temperature**2 * losses if distance == 'kl' else losses
 
@@ -329,7 +301,7 @@ def map_loss(
 def relation_loss(
   student: Array,
   teacher: Array,
-  where: Where,
+  positions: attention_mask.Positions,
   *,
   relation_heads: int,
   window: int | None,
@@ -346,7 +318,7 @@ def relation_loss(
   Args:
     student: [B, L, N_s, H_s] (or G_s heads): its queries, keys or values.
     teacher: [B, L, N_t, H_t], the same kind of vectors, not differentiated.
-    where: positions and segments.
+    positions: of the rows' tokens.
     relation_heads: R, which check_relation_heads has accepted.
     window: see map_loss.
     temperature: T > 0.
@@ -364,7 +336,7 @@ def relation_loss(
   return map_loss(
     relate(student),
     relate(teacher),
-    where,
+    positions,
     window=window,
     temperature=temperature,
     heads='each',

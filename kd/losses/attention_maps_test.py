@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kd.core import attention_mask
 from kd.core import errors
 from kd.losses import attention_cases as cases
 from kd.losses import attention_maps
@@ -268,7 +269,7 @@ def test_relations_equal_float64(relation_heads):
     losses = attention_maps.relation_loss(
       student,
       teacher,
-      attention_maps.Where(positions, segment_ids),
+      attention_mask.Positions(positions, segment_ids),
       relation_heads=relation_heads,
       window=5,
       temperature=1.5,

@@ -7,6 +7,7 @@ import operator
 import jax
 import jax.numpy as jnp
 
+from kd.core import attention_mask
 from kd.core import errors
 from kd.core import types
 from kd.losses import attention_maps as maps_lib
@@ -204,7 +205,7 @@ def _similarity_of_attention(context, layers, student, teacher, batch):
     losses = maps_lib.map_loss(
       own,
       maps_lib.Heads(query, key, context.teacher.attention_scale),
-      _where(batch, context.student.image_tokens),
+      _positions(batch, context.student.image_tokens),
       window=window,
       temperature=1.0,
       heads='mean',
@@ -237,12 +238,12 @@ def _similarity_of_attention(context, layers, student, teacher, batch):
   return jnp.stack([row(*pair) for pair in enumerate(layers)])
 
 
-def _where(batch, image_tokens):
+def _positions(batch, image_tokens):
   """Returns what masks are made from; images have this many tokens each."""
   image_ids = None
   if batch.images is not None and image_tokens:
     image_ids = batch.images.ids(image_tokens)
-  return maps_lib.Where(batch.positions, batch.segment_ids, image_ids)
+  return attention_mask.Positions(batch.positions, batch.segment_ids, image_ids)
 
 
 def _window(*windows):
@@ -324,7 +325,7 @@ def attention_maps(
     return maps_lib.map_loss(
       side(student_taps, student),
       side(teacher_taps, teacher),
-      _where(batch, student.image_tokens),
+      _positions(batch, student.image_tokens),
       window=window,
       temperature=t,
       heads=heads,
@@ -373,7 +374,7 @@ def attention_relations(
       maps_lib.relation_loss(
         getattr(student_taps, name),
         getattr(teacher_taps, name),
-        _where(batch, context.student.image_tokens),
+        _positions(batch, context.student.image_tokens),
         relation_heads=relation_heads,
         window=window,
         temperature=t,

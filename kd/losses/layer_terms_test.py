@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd.config import base
+from kd.core import attention_mask
 from kd.core import types
 from kd.losses import attention_maps
 from kd.losses import hidden_states
@@ -113,7 +114,7 @@ def test_attention_terms_use_the_smaller_window_and_each_models_scale():
     losses = attention_maps.map_loss(
       attention_maps.Heads(student.query[mine], student.key[mine], 0.5),
       attention_maps.Heads(teacher.query[theirs], teacher.key[theirs], 0.3),
-      attention_maps.Where(batch.positions, batch.segment_ids),
+      attention_mask.Positions(batch.positions, batch.segment_ids),
       window=window,
       temperature=1.0,
       heads='mean',

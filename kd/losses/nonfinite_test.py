@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kd.config import base
+from kd.core import attention_mask
 from kd.core import types
 from kd.losses import attention_maps
 from kd.losses import dense_distributions
@@ -286,7 +287,7 @@ def test_attention_that_is_bad_is_seen(heads):
     lambda s, t: attention_maps.map_loss(
       s._replace(scale=0.3),
       t._replace(scale=0.3),
-      attention_maps.Where(batch.positions, batch.segment_ids),
+      attention_mask.Positions(batch.positions, batch.segment_ids),
       window=None,
       temperature=1.0,
       heads=heads,

@@ -11,13 +11,13 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from kd.core import attention_mask
 from kd.core import types
 from kd.models import decoder_layer
 from kd.models import family
 from kd.models import layer_stack
 from kd.models import layers
 from kd.models import matmul
-from kd.models.attention import attention_mask
 
 Array = types.Array
 Measured = Mapping[str, Array]

@@ -10,12 +10,12 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from kd.core import attention_mask
 from kd.core import types
 from kd.models import computed
 from kd.models import family
 from kd.models import matmul
 from kd.models.attention import attention
-from kd.models.attention import attention_mask
 from kd.partitioning import rules
 
 Array = types.Array

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kd.core import attention_mask
 from kd.models import layers
 from kd.models.attention import attention
-from kd.models.attention import attention_mask
 from kd.models.gemma3 import config as gemma3_config
 
 

@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from kd.core import attention_mask
 from kd.core import types
 from kd.models import families
 from kd.models import layer_stack
 from kd.models import layers
 from kd.models import transformer
 from kd.models.attention import attention
-from kd.models.attention import attention_mask
 from kd.models.gemma3 import config as gemma3_config
 from kd.models.gemma3 import layer
 

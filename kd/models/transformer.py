@@ -14,6 +14,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from kd.core import attention_mask
 from kd.core import errors
 from kd.core import types
 from kd.models import computed
@@ -24,7 +25,6 @@ from kd.models import layer_stack
 from kd.models import layers
 from kd.models import tensors as tensors_lib
 from kd.models.attention import attention
-from kd.models.attention import attention_mask
 from kd.models.vision import vision as vision_lib
 from kd.partitioning import rules
 

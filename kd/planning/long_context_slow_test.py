@@ -17,9 +17,9 @@ import optax
 import pytest
 
 from kd.config import base
+from kd.core import attention_mask
 from kd.models import families
 from kd.models.attention import attention
-from kd.models.attention import attention_mask
 from kd.models.gemma3 import config as gemma3_config
 from kd.optimizers import optimizers
 from kd.partitioning import mesh as mesh_lib

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd.core import attention_mask
 from kd.core import types
 from kd.models import family
 from kd.models import layer_measures
-from kd.models.attention import attention_mask
 from kd.partitioning import rules
 
 Array = types.Array

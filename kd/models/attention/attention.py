@@ -10,8 +10,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from kd.core import attention_mask
 from kd.core import types
-from kd.models.attention import attention_mask
 from kd.models.attention import blockwise_attention
 from kd.models.attention import cudnn
 from kd.models.attention import splash

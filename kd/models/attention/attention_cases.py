@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd.models.attention import attention_mask
+from kd.core import attention_mask
 
 SCALE = 0.25  # A power of two, as of all models but the largest.
 HEADS = 4

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kd.core import attention_mask
 from kd.models.attention import attention_cases as cases
-from kd.models.attention import attention_mask
 from kd.models.attention import blockwise_attention
 from kd.models.attention import splash
 from kd.partitioning import mesh as mesh_lib

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kd.core import attention_mask
 from kd.models.attention import attention
 from kd.models.attention import attention_cases as cases
-from kd.models.attention import attention_mask
 from kd.models.attention import blockwise_attention
 
 _BLOCK = 8

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd.core import attention_mask
 from kd.core import bounds
 from kd.core import types
-from kd.models.attention import attention_mask
 from kd.models.attention import repeat_kv
 from kd.partitioning import rules
 

@@ -16,8 +16,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 import jax.numpy as jnp
 
+from kd.core import attention_mask
 from kd.core import types
-from kd.models.attention import attention_mask
 from kd.models.attention import repeat_kv
 from kd.partitioning import rules
 

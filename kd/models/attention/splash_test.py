@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kd.core import attention_mask
 from kd.core import errors
 from kd.models import families
 from kd.models.attention import attention_backend
 from kd.models.attention import attention_cases as cases
-from kd.models.attention import attention_mask
 from kd.models.attention import blockwise_attention
 from kd.models.attention import splash
 

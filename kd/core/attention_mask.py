@@ -58,8 +58,11 @@ class AttentionMask:
     return max(self.image_tokens - 1, 0)
 
 
-def visible(queries: Positions, keys: Positions, window: int | None) -> Array:
-  """Returns whether each query sees each key: bool [B, L, M]."""
+def attends(queries: Positions, keys: Positions, window: int | None) -> Array:
+  """Returns whether each query attends to each key: bool [B, L, M].
+
+  Padding attends to padding: losses compare it as zeros.
+  """
   distance = queries.positions[:, :, None] - keys.positions[:, None, :]
   seen = distance >= 0
   if keys.image_ids is not None:
@@ -67,5 +70,11 @@ def visible(queries: Positions, keys: Positions, window: int | None) -> Array:
     seen |= (queries.image_ids[:, :, None] == image) & (image > 0)
   if window is not None:
     seen &= distance < window
-  ids = keys.segment_ids[:, None, :]
-  return seen & (queries.segment_ids[:, :, None] == ids) & (ids > 0)
+  return seen & (
+    queries.segment_ids[:, :, None] == keys.segment_ids[:, None, :]
+  )
+
+
+def visible(queries: Positions, keys: Positions, window: int | None) -> Array:
+  """Returns whether each query sees each key but padding: bool [B, L, M]."""
+  return attends(queries, keys, window) & (keys.segment_ids[:, None, :] > 0)
