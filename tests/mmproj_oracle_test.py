@@ -15,23 +15,11 @@ from kd.core import types
 from kd.input_pipeline import gguf_tokenizers
 from kd.input_pipeline import tokenizers
 from kd.models import families
-from kd.models.vision import config as vision_config
 from tests.oracles import client
 
 # An image is longer than the windows.
 _CONFIG = dataclasses.replace(
-  families.variant('tiny', 'variant'),
-  window=8,
-  vision=vision_config.VisionConfig(
-    image_size=56,
-    patch_size=7,
-    embed_dim=64,
-    mlp_dim=128,
-    num_heads=2,
-    num_layers=2,
-    norm_epsilon=1e-6,
-    tokens_per_side=4,
-  ),
+  families.variant('tiny', 'variant', with_vision=True), window=8
 )
 
 

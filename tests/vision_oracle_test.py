@@ -12,6 +12,7 @@ from kd.checkpoints import mmproj
 from kd.checkpoints import weights
 from kd.core import types
 from kd.models import families
+from kd.models.attention import attention
 from kd.models.gemma3 import vision
 from tests.oracles import client
 
@@ -188,8 +189,6 @@ def test_packed_rows_equal_texts_alone_in_slices_and_in_blocks(
   batch = _batch(
     ids + pad, positions + pad, segments + pad, pixels, index + [-1] * 5
   )
-  from kd.models.attention import attention
-
   for smallest, short, block in ((7, 1024, 512), (64, 8, 5)):
     monkeypatch.setattr(attention, '_SMALLEST_SLICE', smallest)
     monkeypatch.setattr(attention, '_SLICES', 100)

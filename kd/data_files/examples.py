@@ -126,9 +126,8 @@ def prompt(
   fields = _fields(row, where, columns, generate=True)
   fields.pop('completion', None)
   asked = fields.get('prompt')
-  if isinstance(asked, str) and not fields.get(
-    'images'
-  ):  # May be empty: the model begins by itself.
+  is_text = isinstance(asked, str) and not fields.get('images')
+  if is_text:  # May be empty: the model begins by itself.
     return [
       {'role': 'user', 'content': chats.text(asked, f'{where}: prompt', True)}
     ]

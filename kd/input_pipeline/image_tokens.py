@@ -39,6 +39,24 @@ def slots(
   Raises:
     ConfigError: there are images, and the model takes none.
   """
+  files = map(base64.b64decode, _files(messages, form))
+  return [
+    [Slot(data, crop) for crop in range(_crops(data, form) + 1)]
+    for data in files
+  ]
+
+
+def crops(
+  messages: Sequence[chat_turns.Message], form: form_lib.Form | None
+) -> list[int]:
+  """Returns the number of crops of each image of a chat; see `slots`."""
+  files = _files(messages, form)
+  if not files or not form.pan_and_scan:
+    return [0] * len(files)
+  return [_crops(base64.b64decode(file), form) for file in files]
+
+
+def _files(messages, form):
   files = [x for message in messages for x in chat_turns.images(message)]
   if files and form is None:
     raise errors.ConfigError(
@@ -46,12 +64,13 @@ def slots(
       'have images, and no model of this run reads any',
       legal="student.vision or teacher.vision 'own', or messages of text",
     )
-  return [_with_crops(base64.b64decode(x), form.pan_and_scan) for x in files]
+  return files
 
 
-def _with_crops(data, pan_and_scan):
-  count = len(pictures.crops(*pictures.size(data))) if pan_and_scan else 0
-  return [Slot(data, crop) for crop in range(count + 1)]
+def _crops(data, form):
+  if not form.pan_and_scan:
+    return 0
+  return len(pictures.crops(*pictures.size(data)))
 
 
 def expand(

@@ -154,7 +154,7 @@ def _crops(tokenizer, name, messages, form) -> list[int]:
   Raises:
     ConfigError: the model, the template or the vocabulary takes no images.
   """
-  crops = [len(group) - 1 for group in image_tokens.slots(messages, form)]
+  crops = image_tokens.crops(messages, form)
   if crops and not TEMPLATES[name].images:
     able = [n for n in TEMPLATES.names() if TEMPLATES[n].images]
     raise errors.ConfigError(

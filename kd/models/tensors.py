@@ -88,7 +88,7 @@ class Tensor:
 
   @property
   def is_vision(self) -> bool:
-    """Whether it is of a vision tower or its projector."""
+    """Whether it belongs to a vision tower or its projector."""
     return self.path[0] == 'vision'
 
   @property

@@ -51,7 +51,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       run.tokenizer,
       data.template,
       examples.Columns(**data.columns),
-      run.image_form if module.config.vision else None,
+      run.image_form_of(module.config),
       data.images.urls,
     )
   words = engine.vocabulary(run.tokenizer)

@@ -113,6 +113,10 @@ class Run:
   def teacher_models(self) -> tuple[Model, ...]:
     return tuple(teacher.model for teacher in self.teachers)
 
+  def image_form_of(self, config: family.Config) -> form_lib.Form | None:
+    """Returns `image_form` for one of its models; None if it reads none."""
+    return self.image_form if config.vision else None
+
   @property
   def image_form(self) -> form_lib.Form | None:
     """Returns how rows have images; None if no model of the run reads any.

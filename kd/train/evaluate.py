@@ -309,7 +309,7 @@ def prompts(
     ConfigError: the template cannot write one of them.
   """
   every, data = [], run.config.data
-  form = run.image_form if model.vision else None
+  form = run.image_form_of(model)
   for example in examples:
     messages = conversations.prompt(example)
     try:

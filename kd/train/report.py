@@ -111,8 +111,8 @@ def _gaps(columns_, set_name, wanted):
   return notes
 
 
-# Of an example, in the order in which they are shown.
-_PARTS = side_by_side.pictures, side_by_side.block
+# What is shown of an example, in this order.
+_SHOWN = side_by_side.pictures, side_by_side.block
 
 
 def _examples(columns_, set_name):
@@ -124,7 +124,7 @@ def _examples(columns_, set_name):
   if not answers[AFTER]:
     return []
   chosen = side_by_side.choose(answers, AFTER)
-  shown = (f(x) for x in chosen for f in _PARTS)
+  shown = (f(x) for x in chosen for f in _SHOWN)
   return ['Some answers:', *filter(None, shown)]
 
 

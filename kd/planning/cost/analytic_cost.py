@@ -137,12 +137,11 @@ def teacher(
 
 def _tower_flops(run, model):
   """Returns the operations of a teacher's tower in a step."""
-  vision = model.config.vision
-  if not vision or run.image_form is None:
+  form = run.image_form_of(model.config)
+  if form is None:
     return 0
-  images = run.config.data.batch_size * run.image_form.per_row
-  of_projector = tower_flops.projector(vision, model.config.embed_dim)
-  return images * (tower_flops.tower(vision) + of_projector)
+  images = run.config.data.batch_size * form.per_row
+  return images * tower_flops.forward(model.config)
 
 
 def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:

@@ -16,6 +16,7 @@ import dataclasses
 
 import jax
 
+from kd.models import model_config
 from kd.models.vision import config as vision_config
 from kd.run import resolved
 
@@ -59,6 +60,12 @@ def projector(config: vision_config.VisionConfig, text_dim: int) -> int:
   return 2 * config.soft_tokens * config.embed_dim * text_dim
 
 
+def forward(config: model_config.Config) -> int:
+  """Returns the operations of an image in a model's tower and projector."""
+  vision = config.vision
+  return tower(vision) + projector(vision, config.embed_dim)
+
+
 def step(run: resolved.Run) -> Tower | None:
   """Returns the operations of a training step; None if it has no images."""
   form = run.image_form
@@ -67,15 +74,13 @@ def step(run: resolved.Run) -> Tower | None:
   images = run.config.data.batch_size * form.per_row
   teachers = run.teacher_models if run.objective.needs_teacher else ()
   of_teachers = sum(
-    tower(c.vision) + projector(c.vision, c.embed_dim)
-    for c in (model.config for model in teachers)
-    if c.vision
+    forward(model.config) for model in teachers if model.config.vision
   )
   student = run.student.config
   if not student.vision:
     return Tower(images * of_teachers, 0, 0, 0)
   of_tower = tower(student.vision)
-  whole = of_tower + projector(student.vision, student.embed_dim)
+  whole = forward(student)
   trained, _ = run.optimizer.groups.split(
     (run.student.module.abstract_params(), {})
   )
