@@ -61,13 +61,19 @@ def test_answers_agree_with_a_count_by_hand():
       place = scenes.PLACES.index(question.answer)
       (item,) = [item for item in items if item.place == place]
       assert question.text == f'Where is the {item.name}?'
+    elif question.text == 'What is there?':
+      kinds.add('all')
+      said = [part.split(' ', 2) for part in question.answer.split(', ')]
+      assert [(f'{color} {shape}', place) for color, shape, place in said] == [
+        (item.name, scenes.PLACES[item.place]) for item in items
+      ]
     else:
       place = scenes.PLACES.index(question.text[len('What is at the ') : -1])
       at = [item.name for item in items if item.place == place]
       assert question.answer == (at[0] if at else 'nothing')
     assert question.answer in question.choices
     assert question.wrong_answer(rng) != question.answer
-  assert kinds == {'How', 'What', 'Where'}
+  assert kinds == {'How', 'What', 'Where', 'all'}
 
 
 def test_splits_share_no_arrangement_and_noise_changes_labels_alone():

@@ -66,18 +66,19 @@ class _TaskRows:
     number = bisect.bisect_right(self._ends, index)
     first = self._ends[number - 1] if number else 0
     source = self._reader(number)
-    record = self._read(
+    row = self._read(
       self._files[number],
       f'row {index}',
-      lambda: retry.record(source, index - first),
+      lambda: self._decode(retry.record(source, index - first)),
     )
+    row['row_id'] = np.int32(self._prepared.first_row_id + index)
+    return row
+
+  def _decode(self, record):
     images = []
     if self._prepared.form:
       record, images = image_rows.from_bytes(record)
-    row = packing.from_bytes(record)
-    row['images'] = images
-    row['row_id'] = np.int32(self._prepared.first_row_id + index)
-    return row
+    return packing.from_bytes(record) | {'images': images}
 
 
 def first(task_rows: prepared_lib.Prepared, count: int) -> list[dict]:
