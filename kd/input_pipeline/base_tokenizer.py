@@ -25,6 +25,10 @@ class BaseTokenizer(abc.ABC):
   def text_of(self, index: int) -> str:
     """Returns a token as its file writes it."""
 
+  @abc.abstractmethod
+  def bytes_of(self, index: int) -> bytes | None:
+    """Returns the bytes of a token; see tokenizers.Tokenizer."""
+
   @functools.cached_property
   def _known(self) -> dict[str, int | None]:
     return {}

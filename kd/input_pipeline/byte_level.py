@@ -31,6 +31,7 @@ def _byte_characters() -> list[str]:
 
 
 CHARACTERS = tuple(_byte_characters())
+BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
 
 
 @dataclasses.dataclass(frozen=True)

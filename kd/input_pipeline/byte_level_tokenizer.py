@@ -108,6 +108,15 @@ class ByteLevelTokenizer(base_tokenizer.BaseTokenizer):
     """Returns a token as its file writes it."""
     return self.tokens[index]
 
+  def bytes_of(self, index: int) -> bytes | None:
+    """Returns the bytes of a token; see tokenizers.Tokenizer."""
+    if index in self._silent:
+      return None
+    text = self.tokens[index]
+    if index in self.spec.added:
+      return text.encode()
+    return bytes(map(byte_level.BYTES.__getitem__, text))
+
   def files(self) -> dict[str, bytes]:
     """Returns the files that hold the tokenizer, by name."""
     return dict(self._files)

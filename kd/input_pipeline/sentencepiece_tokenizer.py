@@ -110,6 +110,16 @@ class SentencePieceTokenizer(base_tokenizer.BaseTokenizer):
     """Returns the piece of an id."""
     return self.pieces[index][0]
 
+  def bytes_of(self, index: int) -> bytes | None:
+    """Returns the bytes of a token; see tokenizers.Tokenizer."""
+    piece, _, piece_kind = self.pieces[index]
+    kind = sentencepiece_models.Type
+    if piece_kind == kind.BYTE:
+      return bytes([int(piece[3:5], 16)])
+    if piece_kind == kind.UNKNOWN or index in self._silent:
+      return None
+    return piece.replace(sentencepiece_models.SPACE, ' ').encode()
+
   def files(self) -> dict[str, bytes]:
     """Returns the files that hold the tokenizer, by name."""
     return {sentencepiece_models.MODEL_FILE: self.model_proto}

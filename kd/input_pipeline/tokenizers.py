@@ -84,6 +84,17 @@ class Tokenizer(Protocol):
       index: an id of the vocabulary.
     """
 
+  def bytes_of(self, index: int) -> bytes | None:
+    """Returns the bytes that a token adds to a text.
+
+    Args:
+      index: an id of the vocabulary.
+
+    Returns:
+      Never b''; None for a token that stands for no text, or for an unknown
+      one: BOS, EOS, padding.
+    """
+
   def id_of(self, text: str) -> int | None:
     """Returns the id as which a text is read; None if it is not one token.
 
