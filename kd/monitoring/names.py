@@ -10,6 +10,7 @@ REQUEST_S = 'kd_request_seconds'  # Histogram.
 TOKENS = 'kd_tokens_total'  # By `kind`: prompt, answer.
 WAITING = 'kd_waiting_prompts'  # Gauge.
 RUNNING = 'kd_running_answers'  # Gauge.
+FAILED = 'kd_failed'  # Gauge, 1 while a model of `model` has failed.
 READY = 'kd_ready'  # Gauge.
 MEMORY_BYTES = 'kd_memory_bytes'  # Gauge, by `kind`: host, device.
 MEMORY_LIMIT_BYTES = 'kd_memory_limit_bytes'  # Gauge, likewise.

@@ -165,6 +165,20 @@ class ContinuousBatch:
           self._fitted(self._cache, other)
     self._resize(sizes.batches[0], sizes.slots[0])
 
+  def reset(self) -> None:
+    """Drops all answers after an error, and tries the programs once.
+
+    Raises:
+      Exception: whatever reading a prompt or decoding raises, as before.
+    """
+    self._cache = None  # Freed first: memory may be what is missing.
+    self._rows = [None] * self.shapes.batches[0]
+    self._slots, self._idle_slices = self.shapes.slots[0], 0
+    self._cache = self._empty(len(self._rows), self._slots)
+    prompt = self.prefill((0,) * 2)
+    self._cache = continuous_device.enter(self._cache, prompt.cache, 0)
+    self._decode()
+
   def prefill(
     self,
     ids: Sequence[int],

@@ -72,6 +72,11 @@ def _answers():
 def test_answers_are_the_engines_whatever_shares_the_batch(params, batch):
   programs = _programs()
   answers = _answers()
+  # After a failure in the middle of an answer, nothing of it is left.
+  lost = _answers()[0]
+  batch.add(lost, batch.prefill(lost.request.ids))
+  batch.reset()
+  assert batch.room == SHAPES.batch and not batch.answers
   waiting, cancelled = list(answers), answers[5]
   begun, together = [], set()
   while waiting or batch.answers:

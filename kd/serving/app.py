@@ -89,6 +89,8 @@ class Server:
     state = self._scheduler.state
     is_ready = state == scheduler_lib.READY
     body = {'status': 'ok' if is_ready else state}
+    if failed := self._scheduler.failed():
+      body['failed'] = failed
     return responses.JSONResponse(body, 200 if is_ready else 503)
 
   async def _write_metrics(self, request):

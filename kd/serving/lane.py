@@ -11,6 +11,11 @@ from kd.serving import fair_queue
 from kd.serving import served_model
 from kd.serving import work as work_lib
 
+# Seconds from a model's failure until it is tried again: doubled each time, up
+# to the longest, until it has answered.
+_FIRST_RETRY_S = 1.0
+_LONGEST_RETRY_S = 60.0
+
 
 class ModelError(errors.KdError):
   """A model has failed; others may still answer."""
@@ -50,7 +55,9 @@ class Lane:
     # The places of answers that grow.
     self.places: dict[continuous.Answer, tuple[Entry, int]] = {}
     self.started: dict[Entry, float] = {}
-    self.fault = ''  # Why the model answers no more requests, if so.
+    self.fault = ''  # Why the model answers no requests, if so.
+    self._failures = 0  # Since it last answered.
+    self._retry_at = 0.0
 
   @property
   def is_busy(self) -> bool:
@@ -76,6 +83,23 @@ class Lane:
     """Returns the mean wait of a client's next prompt for its first token."""
     ahead = self.waiting.ahead(client) + (self.current is not None)
     return self.estimate.mean_s(ahead)
+
+  def fail(self, fault: str) -> set[work_lib.Work]:
+    """Notes a failure; drops all requests, and returns them."""
+    self.fault = fault
+    wait_s = min(_FIRST_RETRY_S * 2**self._failures, _LONGEST_RETRY_S)
+    self._retry_at = time.monotonic() + wait_s
+    self._failures += 1
+    return self.clear()
+
+  @property
+  def retry_s(self) -> float:
+    """Returns the seconds until a model that has failed is tried again."""
+    return max(self._retry_at - time.monotonic(), 0.0)
+
+  def answered(self) -> None:
+    """Notes that the model works."""
+    self._failures = 0
 
   def clear(self) -> set[work_lib.Work]:
     """Drops all requests, and returns them."""

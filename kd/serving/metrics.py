@@ -59,6 +59,9 @@ class Metrics:
     self._running = gauge(
       names.RUNNING, 'Answers in the batch.', ['model'], **at
     )
+    self._failed = gauge(
+      names.FAILED, '1 while a model has failed.', ['model'], **at
+    )
     self._ready = gauge(names.READY, '1 once all programs are compiled.', **at)
 
     self._compared = counter(
@@ -93,6 +96,10 @@ class Metrics:
   def running(self, model: str) -> prometheus_client.Gauge:
     """Returns the gauge of answers that grow."""
     return self._running.labels(model)
+
+  def failed(self, model: str) -> prometheus_client.Gauge:
+    """Returns the gauge of whether a model has failed."""
+    return self._failed.labels(model)
 
   def first_token(self, model: str, seconds: float) -> None:
     """Notes the time to a request's first token."""

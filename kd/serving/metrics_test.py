@@ -13,6 +13,7 @@ def test_every_name_that_alarms_know_is_exposed():
   metrics.first_token('model', 0.1)
   metrics.waiting('model').set(0)
   metrics.running('model').set(0)
+  metrics.failed('model').set(0)
   metrics.versions({'production': 'v1'})
   metrics.versions({'production': 'v2', 'fallback': 'v1'})
   metrics.compared(10, 9)

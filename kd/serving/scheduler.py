@@ -178,11 +178,13 @@ class Scheduler:
       self._fail(e)
 
   def _advance(self, lane: lane_lib.Lane) -> None:
-    """Begins and continues answers of a model that has not failed."""
-    if lane.fault:
+    """Begins and continues answers of a model; restarts one that has failed."""
+    if lane.fault and lane.retry_s:
       return
     try:
       with rules.active(lane.model.run.mesh):
+        if lane.fault:
+          self._restart(lane)
         self._admit(lane)
         self._step(lane)
     except Exception as e:  # Such as too little memory, of this model alone.
@@ -190,14 +192,24 @@ class Scheduler:
         raise
       self._break(lane, e)
 
+  def _restart(self, lane):
+    lane.model.batch.reset()
+    with self._changed:
+      lane.fault = ''
+    self._metrics.failed(lane.model.name).set(0)
+    self._say(f'{lane.model.name} answers again')
+
   def _break(self, lane, error):
     """Ends a model's requests; its batch is in an unknown state."""
-    self._say(f'{lane.model.name} has failed: {type(error).__name__}: {error}')
     with self._changed:
-      lane.fault = f'it has failed: {type(error).__name__}'
-      works = lane.clear()
+      works = lane.fail(f'it has failed: {type(error).__name__}')
       self._gauge(lane)
+    self._say(
+      f'{lane.model.name} has failed: {type(error).__name__}: {error}; it is '
+      f'tried again in {lane.retry_s:.0f} s'
+    )
     self._metrics.running(lane.model.name).set(0)
+    self._metrics.failed(lane.model.name).set(1)
     for work in works:
       work.notify(lane_lib.ModelError(lane.fault))
 
@@ -219,11 +231,13 @@ class Scheduler:
     """Waits until there is something to do; returns False at the end."""
     with self._changed:
       while True:
-        if self._cancelled or any(x.is_busy for x in self._lanes.values()):
+        lanes = self._lanes.values()
+        waits = [lane.retry_s for lane in lanes if lane.fault]
+        if self._cancelled or any(x.is_busy for x in lanes) or 0.0 in waits:
           return True
         if self.state == STOPPING:
           return False
-        self._changed.wait()
+        self._changed.wait(min(waits, default=None))
 
   def _fail(self, error):
     with self._changed:
@@ -319,10 +333,16 @@ class Scheduler:
       count = len(answer.grown.ids)
       if answer.ended:
         del lane.places[answer]
+        lane.answered()
         count = len(answer.result.ids) if answer.result else count
       event = work_lib.Event(entry.number, number, count, answer.ended)
       entry.work.notify(event)
     self._metrics.running(lane.model.name).set(len(lane.places))
+
+  def failed(self) -> dict[str, str]:
+    """Returns why models have failed, by their names."""
+    lanes = self._lanes.items()
+    return {model.name: lane.fault for model, lane in lanes if lane.fault}
 
   def _gauge(self, lane):
     self._metrics.waiting(lane.model.name).set(len(lane.waiting))

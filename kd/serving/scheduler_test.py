@@ -1,6 +1,7 @@
 """What becomes of requests when models fail or are removed."""
 
 import asyncio
+import time
 import types
 
 import jax
@@ -17,24 +18,30 @@ _IDS = tuple(range(600))
 
 
 class _Batch:
-  """Notes the prompts that it reads, and runs out of memory if told to."""
+  """Notes the prompts that it reads, and runs out of memory while told to."""
 
   def __init__(self, fails=False):
-    self.room, self._fails = 4, fails
+    self.room, self.fails = 4, fails
     self.read = []
+    self.resets = []
 
   def compile(self):
     yield 1, 1
 
   def prefill(self, ids, scored, images):
     del scored, images
-    if self._fails:
+    if self.fails:
       raise MemoryError('1 GiB')
     self.read.append(ids)
     return continuous.Prefilled(ids, cache=object())
 
   def step(self):
     return []
+
+  def reset(self):
+    self.resets.append(time.monotonic())
+    if self.fails:
+      raise MemoryError('1 GiB')
 
 
 def _model(name, **settings):
@@ -88,6 +95,39 @@ def test_a_model_that_fails_leaves_the_others():
   scheduler.close()
   scheduler.join(60)
   assert scheduler.state == scheduler_lib.STOPPING and not scheduler.error
+
+
+def test_a_model_that_has_failed_is_tried_again_later_and_later():
+  good, bad = _model('good'), _model('bad', fails=True)
+  metrics = metrics_lib.Metrics()
+  scheduler = scheduler_lib.Scheduler(
+    (good, bad), 8, metrics, print, lambda: None
+  )
+
+  async def ask():
+    scheduler.start()
+    while scheduler.state == scheduler_lib.COMPILING:
+      await asyncio.sleep(0.01)
+    start = time.monotonic()
+    with pytest.raises(lane.ModelError, match='MemoryError'):
+      await _ask(scheduler, bad)
+    assert list(scheduler.failed()) == ['bad']
+    assert b'kd_failed{model="bad"} 1.0' in metrics.text(True)
+    while not bad.batch.resets:
+      await asyncio.sleep(0.01)
+    bad.batch.fails = False
+    async with asyncio.timeout(60):
+      while scheduler.failed():
+        await asyncio.sleep(0.01)
+    await _ask(scheduler, bad)
+    times = [t - start for t in bad.batch.resets]
+    assert times == pytest.approx([1, 1 + 2], abs=0.5)
+    assert b'kd_failed{model="bad"} 0.0' in metrics.text(True)
+
+  asyncio.run(ask())
+  scheduler.close()
+  scheduler.join(60)
+  assert not scheduler.error
 
 
 def test_the_last_model_that_fails_ends_the_server():
