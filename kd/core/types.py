@@ -37,6 +37,31 @@ class Images:
 
 
 @struct.dataclass
+class TeacherTokens:
+  """Packed rows in the tokenization of a teacher, which differs.
+
+  An aligned span is a smallest range of bytes that begins and ends at a
+  boundary of tokens in both tokenizations.
+
+  Attributes:
+    tokens: int32 [B, M], the teacher's input; pad id where segment_ids is 0.
+    targets: int32 [B, M], the token that follows within the same segment.
+    positions: int32 [B, M], from 0 at the start of each segment.
+    segment_ids: int32 [B, M], 1, 2, ... by packed example, 0 on padding.
+    spans: int32 [B, M], the aligned span of each target: 1, 2, ... in a row; 0
+      where none counts.
+    student_spans: int32 [B, L], the same of each target of the student.
+  """
+
+  tokens: Array
+  targets: Array
+  positions: Array
+  segment_ids: Array
+  spans: Array
+  student_spans: Array
+
+
+@struct.dataclass
 class Batch:
   """Packed rows.
 
@@ -53,6 +78,8 @@ class Batch:
     row_id: int32 [B], the row's index in its prepared data.
     images: the rows' images; None if there are none, and then no program
       contains a vision tower.
+    teacher: the same rows as a teacher with another tokenizer reads them; None
+      if all models share one.
   """
 
   tokens: Array
@@ -63,6 +90,7 @@ class Batch:
   weights: Array
   row_id: Array
   images: Images | None = None
+  teacher: TeacherTokens | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""Rows as a teacher with another tokenizer reads them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kd.core import types
+from kd.input_pipeline import retokenizing
+
+
+class TeacherRows:
+  """Adds the teacher's tokens to batches.
+
+  The examples of a row stand in the teacher's row in the same order. An example
+  that finds no room there is left out as a whole: its targets are in no span.
+  """
+
+  def __init__(
+    self, retokenizer: retokenizing.Retokenizer, length: int, pad_id: int
+  ):
+    """Initializes the conversion.
+
+    Args:
+      retokenizer: converts the student's ids.
+      length: positions of the teacher's rows, M.
+      pad_id: fills their rest.
+    """
+    self._retokenizer = retokenizer
+    self._length, self._pad_id = length, pad_id
+
+  def __call__(self, batch: types.Batch) -> types.Batch:
+    """Returns a batch of numpy arrays with its `teacher`."""
+    rows = [self._row(batch, i) for i in range(len(batch.row_id))]
+    stacked = (np.stack(column) for column in zip(*rows, strict=True))
+    return batch.replace(teacher=types.TeacherTokens(*stacked))
+
+  def _row(self, batch: types.Batch, index: int) -> Sequence[np.ndarray]:
+    """Returns the fields of types.TeacherTokens of one row."""
+    fields = np.zeros((5, self._length), np.int32)
+    tokens, targets, positions, segment_ids, spans = fields
+    tokens[:] = targets[:] = self._pad_id
+    own_spans = np.zeros(batch.tokens.shape[1], np.int32)
+    begin, count = 0, 0
+    for segment, place in enumerate(_segments(batch.segment_ids[index]), 1):
+      following = batch.targets[index, place]
+      ids = np.append(batch.tokens[index, place][:1], following)
+      text = self._retokenizer(ids)
+      if text is None or begin + len(text.ids) - 1 > self._length:
+        continue
+      here = slice(begin, begin + len(text.ids) - 1)
+      tokens[here], targets[here] = text.ids[:-1], text.ids[1:]
+      positions[here] = np.arange(len(text.ids) - 1)
+      segment_ids[here] = segment
+      counted = _counted(text, batch.weights[index, place])
+      for spans_, there, where in (
+        (text.spans, spans, here),
+        (text.student_spans, own_spans, place),
+      ):
+        number = np.searchsorted(counted, spans_[1:])
+        is_counted = np.isin(spans_[1:], counted)
+        there[where] = np.where(is_counted, number + 1 + count, 0)
+      begin, count = here.stop, count + len(counted)
+    return *fields, own_spans
+
+
+def _segments(ids: np.ndarray) -> list[slice]:
+  """Returns the positions of each packed example of a row."""
+  starts = np.flatnonzero(np.diff(ids, prepend=0) > 0)
+  ends = [*starts[1:], np.count_nonzero(ids)]
+  return [slice(*pair) for pair in zip(starts, ends, strict=True)]
+
+
+def _counted(text: retokenizing.Retokenized, weights: np.ndarray) -> np.ndarray:
+  """Returns the spans that count, rising.
+
+  All targets of the student in them count, and both models predict all of
+  their tokens: nothing predicts a text's first one.
+
+  Args:
+    text: of n + 1 ids of the student.
+    weights: float32 [n], of the targets.
+  """
+  cut = [text.spans[0], text.student_spans[0]]
+  cut = np.append(cut, text.student_spans[1:][weights == 0])
+  return np.setdiff1d(text.student_spans, np.append(cut, retokenizing.NO_SPAN))
