@@ -67,6 +67,7 @@ def _named_choices(node, path=''):
 def test_choices_are_those_of_the_code():
   """Every field with names, also one that is added to the schema later."""
   from kd.checkpoints import gguf_writer
+  from kd.checkpoints import weights
   from kd.deployment import checks
   from kd.input_pipeline import mixing
   from kd.input_pipeline import templates
@@ -104,12 +105,14 @@ def test_choices_are_those_of_the_code():
     'variant': {'', *families.variants()},
     'init': {'', *model_sizes.KINDS} - {'random', 'teacher'},
     'vision': model_sizes.VISION,
+    'vision_init': {'', *weights.PREFIXES},
   }
   expected = {
     **{f'teacher.{key}': names for key, names in models.items()},
     **{f'teacher.others.{key}': names for key, names in models.items()},
     **{f'student.{key}': names for key, names in models.items()},
     'student.init': model_sizes.KINDS,
+    'student.vision': model_sizes.STUDENT_VISION,
     'student.remat': layer_stack.REMAT_POLICIES,
     'data.template': templates.TEMPLATES.names(),
     'data.tokenizer': {'', *tokenizers.KINDS},

@@ -5,6 +5,8 @@ import json
 import random
 import shutil
 
+import numpy as np
+
 from kd.data import scenes
 from tests import command
 from tests import page_commands
@@ -95,7 +97,38 @@ def test_scenes_train_resume_export_and_answer_about_a_picture(tmp_path):
   assert code == 0, err
   text_alone = command.saved(str(tmp_path / 'text'), 4)
   assert {*text_alone} == {key for key in whole if '/vision/' not in key}
-  # Which cannot train on pictures.
+  # One that shares the teacher's tower, and has another width.
+  code, _, err = command.run(
+    [
+      *command.QUICK,
+      '--config.steps=4',
+      '--config.data.mixture=scenes',
+      '--config.data.examples=40',
+      '--config.data.length=128',
+      '--config.data.images.per_row=1',
+      f'--config.teacher.init=hf:{exported}',
+      '--config.teacher.vision=own',
+      '--config.student.variant=tiny',
+      '--config.student.vision=teacher',
+      '--config.evaluation.every=0',
+      '--config.evaluation.baseline=False',
+      '--config.evaluation.sets.held_out.examples=2',
+      '--config.evaluation.sets.held_out.answers=1',
+      f'--workdir={tmp_path / "shared"}',
+    ],
+    command.ALTERNATING,
+  )
+  assert code == 0, err
+  shared = command.saved(str(tmp_path / 'shared'), 4)
+  tower = {key for key in whole if key.startswith('params/vision/tower')}
+  for key in tower:
+    assert shared[key].shape == whole[key].shape
+    # The teacher's weights are in bfloat16.
+    np.testing.assert_allclose(shared[key], whole[key], rtol=0.01)
+  moments = [key for key in shared if key.startswith('optimizer')]
+  assert any('/vision/projector' in key for key in moments)
+  assert not any('/vision/tower' in key for key in moments)
+  # A text student cannot train on pictures.
   no_tower = [a for a in arguments if not a.startswith('--workdir')]
   code, _, err = command.run(
     [*no_tower, '--config.student.vision=none', f'--workdir={tmp_path / "no"}'],

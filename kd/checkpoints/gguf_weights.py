@@ -16,40 +16,34 @@ _EMBEDDING = 'token_embd.weight'
 _PIECE_BYTES = 16 * 2**20
 
 
-class Source:
-  """A GGUF model's tensors, read and dequantized one at a time.
+class Tensors:
+  """The tensors of a GGUF file, read and dequantized one at a time.
 
   Attributes:
     file: its path, or that of one of its parts.
     layout: tensors.GGUF.
-    config: the model in it.
+    metadata: its fields.
     shapes: each tensor's shape by name, outermost dimension first.
-    skipped: names of tensors that are no part of a text model; always empty.
   """
 
   layout = tensors.GGUF
-  skipped = ()
 
   def __init__(self, file: str):
-    """Reads the header, of all parts if the model is split.
+    """Reads the header, of all parts if the file is split.
 
     Args:
       file: a GGUF file, or any part of a split one.
 
     Raises:
-      ConfigError: it is no GGUF file of a known family, or holds a tensor of a
-        type that the `gguf` package doesn't dequantize.
+      ConfigError: it is no GGUF file, or holds a tensor of a type that the
+        `gguf` package doesn't dequantize.
     """
     self.file = file
     header = gguf_parts.read(file, families.gguf_lists())
-    self._tensors = header.tensors
+    self.metadata, self._tensors = header.metadata, header.tensors
     self.shapes = {name: e.shape for name, e in self._tensors.items()}
-    self.config = read_config(header, file)
     for name, entry in self._tensors.items():
       _check_kind(f'{entry.file}: {name}', entry.kind)
-
-  def check_head(self) -> None:
-    """Does nothing: a file without a head of its own has a tied one."""
 
   def read(self, name: str) -> np.ndarray:
     """Reads a tensor, as float32, in the file's layout."""
@@ -63,6 +57,29 @@ class Source:
     return result.reshape(entry.shape)
 
 
+class Source(Tensors):
+  """The tensors of a GGUF file of a text model.
+
+  Attributes:
+    config: the model in it.
+    skipped: names of tensors that are no part of a text model; always empty.
+  """
+
+  skipped = ()
+
+  def __init__(self, file: str):
+    """Reads the header; see Tensors.
+
+    Raises:
+      ConfigError: also if it is no model of a known family.
+    """
+    super().__init__(file)
+    self.config = _config(self.metadata, self.shapes, file)
+
+  def check_head(self) -> None:
+    """Does nothing: a file without a head of its own has a tied one."""
+
+
 def read_config(header: gguf_header.Header, file: str) -> family.Config:
   """Converts a header to the model's sizes and constants.
 
@@ -74,12 +91,16 @@ def read_config(header: gguf_header.Header, file: str) -> family.Config:
     ConfigError: another architecture, a missing field, or one that asks for
       what the family lacks.
   """
-  if _EMBEDDING not in header.tensors:
-    raise errors.ConfigError(file, f'has no tensor {_EMBEDDING}')
   shapes = {name: entry.shape for name, entry in header.tensors.items()}
+  return _config(header.metadata, shapes, file)
+
+
+def _config(metadata, shapes, file):
+  if _EMBEDDING not in shapes:
+    raise errors.ConfigError(file, f'has no tensor {_EMBEDDING}')
   key = 'general.architecture'
-  chosen = families.by_architecture(header.metadata.get(key), f'{file}: {key}')
-  return chosen.config_from_gguf(header.metadata, shapes, file)
+  chosen = families.by_architecture(metadata.get(key), f'{file}: {key}')
+  return chosen.config_from_gguf(metadata, shapes, file)
 
 
 def _check_kind(path: str, kind: gguf.GGMLQuantizationType) -> None:

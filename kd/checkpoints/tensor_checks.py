@@ -11,6 +11,7 @@ import numpy as np
 from kd.core import errors
 from kd.core import types
 from kd.models import families
+from kd.models import tensors as tensors_lib
 
 _EXPONENTS = {
   np.dtype(ml_dtypes.bfloat16): 0x7F80,
@@ -31,7 +32,19 @@ def check_shapes(source: Any) -> None:
     ConfigError: some are missing, extra or of another shape; the message names
       the first few of each kind.
   """
-  tensors = families.of(source.config).tensors(source.config)
+  check(source, families.of(source.config).tensors(source.config))
+
+
+def check(source: Any, tensors: Sequence[tensors_lib.Tensor]) -> None:
+  """Compares the names and shapes of a source's tensors with those of a list.
+
+  Args:
+    source: has `file`, `layout` and `shapes`, as in check_shapes.
+    tensors: those that it must contain, and no others.
+
+  Raises:
+    ConfigError: as check_shapes.
+  """
   wanted = {t.name(source.layout): t.file_shape for t in tensors}
   shapes = dict(source.shapes)
   for table in (t.name(source.layout) for t in tensors if t.is_table):

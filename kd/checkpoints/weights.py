@@ -25,7 +25,16 @@ PREFIXES = ('hf', 'gguf')
 _LOG = logging.getLogger(__name__)
 
 
-def _split(init: str, path: str) -> tuple[str, str]:
+def split(init: str, path: str) -> tuple[str, str]:
+  """Returns the kind and the place of weights.
+
+  Args:
+    init: 'hf:DIR' or 'gguf:FILE'.
+    path: the config path of `init`, for messages.
+
+  Raises:
+    ConfigError: it is neither.
+  """
   prefix, colon, place = init.partition(':')
   if prefix not in PREFIXES or not colon or not place:
     raise errors.ConfigError(
@@ -38,7 +47,7 @@ def _split(init: str, path: str) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _named(path: str) -> Iterator[None]:
+def named(path: str) -> Iterator[None]:
   """Puts the config field that names a file before errors about the file."""
   try:
     yield
@@ -48,8 +57,8 @@ def _named(path: str) -> Iterator[None]:
 
 def _open(init: str, path: str, with_vision: bool) -> Any:
   """Opens the hf_weights.Source or gguf_weights.Source that `init` names."""
-  prefix, place = _split(init, path)
-  with _named(path):
+  prefix, place = split(init, path)
+  with named(path):
     if prefix == 'hf':
       return hf_weights.Source(place, with_vision)
     return gguf_weights.Source(place)
@@ -71,8 +80,8 @@ def model_config(
   Raises:
     ConfigError: the file is missing, damaged, or of another model.
   """
-  prefix, place = _split(init, path)
-  with _named(path):
+  prefix, place = split(init, path)
+  with named(path):
     if prefix == 'hf':
       return hf_config.read(place, with_vision)
     return gguf_weights.Source(place).config
@@ -91,7 +100,7 @@ def check_headers(init: str, path: str, with_vision: bool = False) -> None:
       of another shape.
   """
   source = _open(init, path, with_vision)
-  with _named(path):
+  with named(path):
     tensor_checks.check_shapes(source)
 
 
@@ -185,7 +194,7 @@ def load(
   """
   source = _open(init, path, model.config.vision is not None)
   kept = _kept(source.config, keep_layers)
-  with _named(path):
+  with named(path):
     _check_config(source, kept, model)
     tensor_checks.check_shapes(source)
     source.check_head()
@@ -198,20 +207,28 @@ def load(
     sharding = (
       tensors_lib.leaf(shardings, leaf) if shardings is not None else None
     )
-    with _named(path):
-      array = _assemble(source, pairs)
+    with named(path):
+      array = assemble(source, pairs)
     if pairs[0][0].is_table:
       array = array[: model.config.vocab_size]
-    placed = _place(array.astype(jnp.dtype(dtype), copy=False), sharding)
+    placed = place(array.astype(jnp.dtype(dtype), copy=False), sharding)
     value = placed if convert is None else convert(leaf, placed)
     tensors_lib.set_leaf(params, leaf, value)
   return params
 
 
-def _assemble(
+def assemble(
   source: Any, pairs: list[tuple[tensors_lib.Tensor, tensors_lib.Tensor]]
 ) -> np.ndarray:
-  """Reads one parameter to the host, as float32."""
+  """Reads one parameter to the host, as float32.
+
+  Args:
+    source: reads tensors: a hf_weights.Source or gguf_weights.Tensors.
+    pairs: the tensors of the parameter, and those that are read for them.
+
+  Raises:
+    ConfigError: a value is not finite.
+  """
   target, first = pairs[0]
 
   def read(tensor):
@@ -228,7 +245,7 @@ def _assemble(
   return stacked
 
 
-def _place(
+def place(
   array: np.ndarray, sharding: jax.sharding.Sharding | None
 ) -> jax.Array:
   """Copies each device's part there and waits: the host copy can go then."""

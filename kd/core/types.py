@@ -22,10 +22,13 @@ class Images:
       images in the order of its tokens, then zeros.
     index: int32 [B, L], i x T + t at the place of soft token t of the row's
       image i, where an image is T tokens; -1 at text.
+    features: [B, I x T, E], what the tower makes of the pixels, averaged over
+      the patches of each soft token; None: it is computed from the pixels.
   """
 
   pixels: Array
   index: Array
+  features: Array | None = None
 
   def ids(self, tokens: int) -> Array:
     """Returns each position's image: int32 [B, L], from 1; 0 at text.
@@ -102,12 +105,14 @@ class TapSpec:
     attention: layers whose queries, keys and values are returned.
     tower: layers of the vision tower whose output is returned.
     soft_tokens: whether the projected soft tokens are returned.
+    features: whether the tower's output is returned, see Images.features.
   """
 
   hidden: tuple[int, ...]
   attention: tuple[int, ...]
   tower: tuple[int, ...] = ()
   soft_tokens: bool = False
+  features: bool = False
 
   def check(self, num_layers: int, tower_layers: int = 0) -> None:
     """Raises ValueError if one of the layers does not exist.
@@ -122,7 +127,7 @@ class TapSpec:
     for layer in self.tower:
       if not 0 <= layer < tower_layers:
         raise ValueError(f'no layer {layer}: the tower has {tower_layers}')
-    if self.soft_tokens and not tower_layers:
+    if (self.soft_tokens or self.features) and not tower_layers:
       raise ValueError('no soft tokens: the model has no vision tower')
 
   def places(self, layers: range, period: int) -> 'TapSpec':
@@ -147,6 +152,7 @@ class Taps:
     tower: [k, B, L, E], the output of k layers of the vision tower, averaged
       over the patches of each soft token, at its place; zeros at text. Or None.
     soft_tokens: [1, B, L, D], projected soft tokens, likewise.
+    features: [1, B, I x T, E], see Images.features, or None.
   """
 
   hidden: Array | None
@@ -155,3 +161,4 @@ class Taps:
   value: Array | None
   tower: Array | None = None
   soft_tokens: Array | None = None
+  features: Array | None = None

@@ -76,12 +76,15 @@ class Objective:
       held at a time.
     modalities: how much targets of examples with and without images count; who
       calls the objective multiplies the targets' weights by it.
+    shares_tower: whether the student reads what the first teacher's vision
+      tower makes of images, see `shared_images`.
   """
 
   terms: tuple[terms_lib.Term, ...]
   selection: selection_lib.Selection
   chunk_tokens: int
   modalities: modalities_lib.Modalities = modalities_lib.EQUAL
+  shares_tower: bool = False
 
   @property
   def needs_teacher(self) -> bool:
@@ -104,8 +107,25 @@ class Objective:
 
   @property
   def teacher_taps(self) -> types.TapSpec:
-    """Returns the first teacher's layer outputs that the terms read."""
-    return layer_objective.specs(self.layer_terms)[1]
+    """Returns the first teacher's layer outputs that its targets contain."""
+    spec = layer_objective.specs(self.layer_terms)[1]
+    return dataclasses.replace(spec, features=self.shares_tower)
+
+  def shared_images(
+    self, batch: types.Batch, targets: distributions.Targets | None
+  ) -> types.Batch:
+    """Returns the batch with the output of a shared tower, if there is one.
+
+    Args:
+      batch: the rows.
+      targets: of these rows.
+    """
+    shared = self.shares_tower and targets is not None
+    if not shared or batch.images is None:
+      return batch
+    (features,) = targets.taps.features
+    images = batch.images.replace(pixels=None, features=features)
+    return batch.replace(images=images)
 
   def _of(self, kind):
     return tuple(t for t in self.terms if isinstance(t.loss, kind))

@@ -17,8 +17,10 @@ import numpy as np
 from kd.core import types
 from kd.models import model_config
 from kd.models import tensors as tensors_lib
+from kd.models.vision import config as vision_config
 
 Array = types.Array
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 # Part of the protocol.
@@ -173,6 +175,7 @@ class Family(abc.ABC):
       vocabularies, are skipped.
     license: the license of its published models, by its name on the hub.
     notice: what must accompany a model that is made from them; '' for nothing.
+    reads_images: whether its models may have a vision tower.
   """
 
   title: str
@@ -183,6 +186,7 @@ class Family(abc.ABC):
   gguf_lists: tuple[str, ...] = ()
   license: str
   notice: str = ''
+  reads_images: bool = False
 
   def variant(self, fields: Mapping[str, Any]) -> Config:
     """Returns the model that an entry of its variants.py describes."""
@@ -254,7 +258,7 @@ class Family(abc.ABC):
   def config_from_gguf(
     self,
     metadata: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Shapes,
     file: str,
   ) -> Config:
     """Converts the header of a GGUF file.
@@ -278,6 +282,30 @@ class Family(abc.ABC):
 
   def vision_to_gguf(self, config: Config) -> dict[str, Any]:
     """Returns the metadata of a file of the vision tower that `config` has."""
+    raise NotImplementedError(f'{self.title} has no vision tower')
+
+  def vision_from_gguf(
+    self, metadata: Mapping[str, Any], shapes: Shapes, file: str
+  ) -> tuple[vision_config.VisionConfig, int]:
+    """Converts the header of llama.cpp's file of a vision tower.
+
+    Args:
+      metadata: its fields.
+      shapes: each tensor's shape by name, outermost dimension first.
+      file: its path, for messages.
+
+    Returns:
+      The tower's sizes, and the width of the text model.
+
+    Raises:
+      ConfigError: it is no tower of the family, or a field is wrong.
+    """
+    raise NotImplementedError(f'{self.title} has no vision tower')
+
+  def vision_tensors(
+    self, config: vision_config.VisionConfig, text_dim: int
+  ) -> list[tensors_lib.Tensor]:
+    """Returns the tensors of a tower and its projector to width `text_dim`."""
     raise NotImplementedError(f'{self.title} has no vision tower')
 
   def to_gguf(

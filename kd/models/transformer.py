@@ -106,8 +106,8 @@ class Transformer(nn.Module):
       tokens = jnp.where(image_ids > 0, 0, tokens)
     x = embedding_lib.embed(table, tokens, self.dtype, self.embedding_scale)
     if images is not None:
-      soft_tokens, tower = self._vision()(images.pixels, spec.tower)
-      x = vision_lib.placed(x, soft_tokens, images.index)
+      seen = self._vision()(images, spec.tower)
+      x = vision_lib.placed(x, seen.soft_tokens, images.index)
       x = rules.constrain(x, layers.BY_ROW_AXES)
     where = attention_mask.Positions(positions, segment_ids, image_ids)
     masks = {
@@ -118,9 +118,7 @@ class Transformer(nn.Module):
     with jax.named_scope(layers.TRANSFORMER_LAYERS):
       x, shown = layer_stack.run(self, x, angles, masks, spec, layer_weights)
     if images is not None:
-      shown = shown.replace(
-        **vision_lib.tapped(soft_tokens, tower, images.index, spec)
-      )
+      shown = shown.replace(**vision_lib.tapped(seen, images.index, spec))
     norm = layers.RMSNorm(
       c.norm_epsilon, 'norm', self.norm_offset, name='final_norm'
     )

@@ -48,7 +48,7 @@ def source_config(
   """
   if spec['variant'] and spec['init'] != 'teacher':
     named = families.variant(spec['variant'], f'{path}.variant', True)
-    return model_sizes.with_vision(named, spec, path)
+    return model_sizes.with_vision(named, spec, path, teacher)
   if not spec['variant'] and not spec['init']:
     raise errors.ConfigError(
       f'{path}.variant',

@@ -29,6 +29,7 @@ from kd.quantization import rounding_ties
 from kd.quantization import running_ranges
 from kd.run import representations
 from kd.run import resolved
+from kd.run import towers
 from kd.run import workdirs
 from kd.teachers import param_digest
 
@@ -232,6 +233,8 @@ def load(
     scores = scores_lib.load(model.prune, model.source)
     _warn_of_other_weights(scores, whole)
     return pruned(model, whole, scores)
+  if model.vision_init:
+    return _with_other_tower(model, seed, path, teacher_params)
   kind, _, place = model.init.partition(':')
   if kind == 'random':
     init = jax.jit(model.module.init_params, out_shardings=model.shardings)
@@ -261,6 +264,18 @@ def load(
     model.param_dtype,
     path,
   )
+
+
+def _with_other_tower(model, seed, path, teacher_params):
+  """Loads parameters with the vision tower that `vision_init` names."""
+  own = dataclasses.replace(model, vision_init='')
+  if not towers.of_init(model, path, teacher_params):
+    module = model.module.clone(config=model.config.without_vision)
+    source = model.source.without_vision
+    own = with_module(dataclasses.replace(own, source=source), module)
+  params = load(own, seed, path, teacher_params)
+  vision = towers.load(model, params, seed, path, teacher_params)
+  return params | {'vision': vision}
 
 
 def _without_ties(model, params, seed, path):
@@ -316,7 +331,8 @@ def _with_few_bits(model, seed, path, teacher_params):
   """Loads parameters and stores them in the schemes of a StoredModel."""
   module, shardings = model.module, model.shardings
   plain_shardings = _shardings(model, module.inner)
-  if model.init.partition(':')[0] in weights.PREFIXES and model.prune is None:
+  from_file = model.init.partition(':')[0] in weights.PREFIXES
+  if from_file and model.prune is None and not model.vision_init:
 
     def convert(keys, array):
       store = jax.jit(

@@ -5,9 +5,12 @@ import contextlib
 
 import ml_collections
 
+from kd.config import base
 from kd.core import errors
 from kd.input_pipeline import chat_templates
 from kd.input_pipeline import prepared as prepared_lib
+from kd.losses import objective as objective_lib
+from kd.losses import terms
 from kd.models import family
 from kd.reasoning.trees import problems
 from kd.run import resolved
@@ -81,6 +84,36 @@ def check_images(
         f'{path}.vision',
         f"found 'none', and rows of {with_images[0]} have images",
         legal="'own' for all models of the run, or rows of text",
+      )
+
+
+def check_vision(
+  config: Config, objective: objective_lib.Objective, student: resolved.Model
+) -> None:
+  """Raises ConfigError if an objective asks for more than the student sees.
+
+  Args:
+    config: the run's.
+    objective: the training objective.
+    student: the student.
+
+  Raises:
+    ConfigError: names the field.
+  """
+  weights = config.objective.modalities.to_dict()
+  if weights != base.modalities().to_dict() and not student.config.vision:
+    changed = [k for k, v in base.modalities().items() if weights[k] != v]
+    raise errors.ConfigError(
+      f'objective.modalities.{changed[0]}',
+      "is set, and the student reads text alone (student.vision='none')",
+      legal='the defaults, or a student with a vision tower',
+    )
+  for term in objective.terms if objective.shares_tower else ():
+    if isinstance(term.loss, terms.LayerLoss) and term.loss.student_tower:
+      raise errors.ConfigError(
+        f'losses.{term.key}.states',
+        "found 'tower', and student.vision 'teacher' shares the tower",
+        legal="'soft_tokens' or layers of the text model",
       )
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import os
 from typing import Any
 
+from kd.checkpoints import vision_weights
 from kd.checkpoints import weights
 from kd.core import errors
 from kd.core import json_files
@@ -20,7 +21,9 @@ from kd.pruning import sizes
 KINDS = ('random', 'teacher', 'hf', 'gguf', 'workdir')
 RUN_FILE = 'run.json'
 NO_VISION = 'none'
+TEACHERS_VISION = 'teacher'
 VISION = (NO_VISION, 'own')  # Values of `vision`.
+STUDENT_VISION = (*VISION, TEACHERS_VISION)
 
 
 def from_workdir(folder: str, path: str) -> family.Config:
@@ -102,7 +105,7 @@ def source_config(
     )
   if kind == 'random':
     config = families.variant(spec['variant'], f'{path}.variant', has_tower)
-    return with_vision(config, spec, path)
+    return with_vision(config, spec, path, teacher)
   if kind == 'teacher':
     if teacher is None:
       raise errors.ConfigError(
@@ -120,29 +123,58 @@ def source_config(
         legal="'own'; or an export of it, of which the text model can be read",
       )
   else:
-    config = weights.model_config(spec['init'], f'{path}.init', with_vision)
-  config = with_vision(config, spec, path)
+    config = weights.model_config(spec['init'], f'{path}.init', has_tower)
+  own, config = config.vision, with_vision(config, spec, path, teacher)
+  if kind == 'workdir' and own != config.vision:
+    raise errors.ConfigError(
+      f'{path}.vision',
+      f'found {spec["vision"]!r}, and {where!r} has no tower of these sizes',
+      legal='an export of it as init, of which the text model can be read',
+    )
   _check_variant(config, spec['variant'], f'{path}.variant')
   return config
 
 
 def with_vision(
-  config: family.Config, spec: Mapping[str, Any], path: str
+  config: family.Config,
+  spec: Mapping[str, Any],
+  path: str,
+  teacher: family.Config | None,
 ) -> family.Config:
   """Returns the sizes with a vision tower or without, as the spec says.
+
+  Args:
+    config: the model's, with its own tower if it has one.
+    spec: the config's `student` or `teacher`.
+    path: the spec's config path.
+    teacher: the teacher's sizes, for a student that shares its tower.
 
   Raises:
     ConfigError: it asks for a tower that the model does not have.
   """
-  if spec['vision'] == NO_VISION:
+  vision, init = spec['vision'], spec['vision_init']
+  if init and vision != VISION[1]:
+    raise errors.ConfigError(
+      f'{path}.vision_init',
+      f'found {init!r} with {path}.vision {vision!r}',
+      legal=f"'', or {path}.vision {VISION[1]!r}",
+    )
+  if vision == NO_VISION:
     return config.without_vision
-  if config.vision is None:
+  chosen, tower = families.of(config), config.vision
+  whose, legal = 'model', 'a variant or weights with a tower'
+  if vision == TEACHERS_VISION:
+    tower, whose = teacher and teacher.vision, 'teacher'
+    legal = "teacher.source 'live' or 'on_policy' with teacher.vision 'own'"
+  elif init:
+    tower = vision_weights.open_(init, chosen, f'{path}.vision_init').config
+  if tower is None or not chosen.reads_images:
     raise errors.ConfigError(
       f'{path}.vision',
-      f'found {spec["vision"]!r}, and the model has no vision tower',
-      legal=f'{NO_VISION!r}, or a variant or weights with a tower',
+      f'found {vision!r}, and the {whose} has no vision tower',
+      legal=f'{NO_VISION!r}, or {legal}',
     )
-  return config
+  return dataclasses.replace(config, vision=tower)
 
 
 def term_sizes(config: family.Config) -> terms.Sizes:

@@ -56,6 +56,7 @@ def test_weights_of_another_family_than_the_variant_are_refused(tmp_path):
     'init': f'workdir:{tmp_path}',
     'variant': 'qwen3_4b',
     'vision': 'none',
+    'vision_init': '',
   }
   with pytest.raises(errors.ConfigError, match='of Qwen3, and .* of Gemma 3'):
     model_sizes.source_config(spec, 'student', None)

@@ -46,6 +46,8 @@ from kd.sampling import engine
 # As model_sizes.source_config.
 SourceConfig = Callable[..., family.Config]
 Config = ml_collections.ConfigDict
+# Paths of a tower's parameters begin so.
+_TOWER = 'vision.tower.'
 
 
 def build_model(
@@ -93,8 +95,12 @@ def build_model(
   param_dtype = spec['param_dtype'] if 'param_dtype' in spec else 'float32'
   prune = prune_sizes.request(spec['prune']) if 'prune' in spec else None
   dither = spec['quantize']['dither'] if 'dither' in spec['quantize'] else 0.0
+  vision_init = spec.vision_init
+  if spec.vision == model_sizes.TEACHERS_VISION:
+    vision_init = spec.vision
   return resolved.Model(
-    module, spec.init, source, keep, shardings, param_dtype, prune, dither
+    *(module, spec.init, source, keep, shardings, param_dtype, prune, dither),
+    vision_init=vision_init,
   )
 
 
@@ -191,7 +197,9 @@ def _objective(config, source, student, teachers):
       'objective.modalities',
       config.steps,
     ),
+    shares_tower=config.student.vision == model_sizes.TEACHERS_VISION,
   )
+  model_checks.check_vision(config, objective, student)
   if objective.selection.needs_teacher and teacher is None:
     raise errors.ConfigError(
       'objective.positions.rule',
@@ -206,11 +214,12 @@ def _optimizer(config, student, objective):
   groups = parameter_groups.build(
     config.optimizer.groups.to_dict(), 'optimizer.groups', config.steps
   )
+  is_frozen = student.module.is_frozen
+  if config.student.vision == model_sizes.TEACHERS_VISION:
+    of_model = is_frozen
+    is_frozen = lambda path: path.startswith(_TOWER) or of_model(path)
   split = parameter_groups.ParameterGroups(
-    student.config,
-    groups,
-    config.optimizer.layer_decay,
-    student.module.is_frozen,
+    student.config, groups, config.optimizer.layer_decay, is_frozen
   )
   # Shapes alone.
   projections, _ = jax.eval_shape(

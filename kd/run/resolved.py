@@ -32,6 +32,8 @@ class Model:
     prune: what it keeps of those layers, by importance; None: all.
     dither: noise of the first values of rounded matrices, in steps of their
       codes; see rounding_ties.dithered.
+    vision_init: where its vision tower comes from, as the field says or
+      'teacher'; '': from `init`.
   """
 
   module: family.Model
@@ -42,6 +44,7 @@ class Model:
   param_dtype: str
   prune: sizes.Request | None = None
   dither: float = 0.0
+  vision_init: str = ''
 
   @property
   def config(self) -> family.Config:

@@ -203,8 +203,9 @@ def _loss(model, objective, layer_dropout):
     dropped = model.with_dropout(
       params, jax.random.fold_in(key, _ADAPTER_DROPOUT)
     )
+    rows = objective.shared_images(batch, targets)
     hidden, shown = model.forward(
-      dropped, batch, objective.student_taps, *weights
+      dropped, rows, objective.student_taps, *weights
     )
     if probe is not None:
       images = modalities.with_images(batch)

@@ -21,6 +21,10 @@ from kd.models.vision import config as vision_config
 from kd.optimizers import optimizer_cases
 from kd.optimizers import optimizers
 from kd.optimizers import parameter_groups
+from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import rules
+from kd.run import model_sizes
+from kd.teachers import live
 from kd.train import checkpointing
 from kd.train import update
 
@@ -190,6 +194,13 @@ def test_weights_follow_an_average_of_norms_that_a_checkpoint_keeps(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, again, state)
 
 
+def _count_products(update_, *arguments):
+  """Returns how many products of an update have 52 channels."""
+  lines = str(jax.make_jaxpr(update_)(*arguments)).splitlines()
+  shown = re.compile(r'f32\[[^]]*\b52\b[^]]*\] = dot_general')
+  return sum(bool(shown.search(line)) for line in lines)
+
+
 def _products(groups):
   """Returns how many products of an update have 52 channels, and its state."""
   objective, state, _ = _built()
@@ -204,10 +215,7 @@ def _products(groups):
   state = jax.eval_shape(
     lambda p: update.init_state(p, objective, optimizer, 0), state.params
   )
-  lines = str(jax.make_jaxpr(update_)(state, _batch(), None)).splitlines()
-  shown = re.compile(r'f32\[[^]]*\b52\b[^]]*\] = dot_general')
-  products = sum(bool(shown.search(line)) for line in lines)
-  return products, state
+  return _count_products(update_, state, _batch(), None), state
 
 
 def test_a_frozen_tower_has_no_backward_pass_and_no_optimizer_state():
@@ -224,3 +232,42 @@ def test_a_frozen_tower_has_no_backward_pass_and_no_optimizer_state():
   assert len([x for x in sizes(other) if 52 in x]) == 6
   # The projector still trains.
   assert (12, _SIZES.embed_dim) in sizes(state)
+
+
+def test_a_shared_tower_runs_in_the_teacher_alone():
+  sizes = model_sizes.term_sizes(_SIZES)
+  context = terms_lib.Context(steps=9, student=sizes, teacher=sizes)
+  terms = term_builder.build({'kl': base.term('forward_kl').to_dict()}, context)
+  split = parameter_groups.ParameterGroups(
+    _SIZES, is_frozen=lambda path: path.startswith('vision.tower.')
+  )
+  lr = base.schedule('constant', peak=0.05, warmup_steps=0)
+  optimizer, rate = optimizers.build(base.sgd(lr).to_dict(), 9, split)
+  params, batch = _built()[1].params, _batch()
+  mesh = mesh_lib.make({}, jax.devices()[:1])
+  teacher = jax.device_put(params, rules.replicated(mesh))
+  teachers = [live.Teacher(_MODEL, teacher, 1.0)]
+  objectives = [
+    objective_lib.Objective(
+      terms, selection.everywhere(), 16, shares_tower=shares
+    )
+    for shares in (True, False)
+  ]
+  score = live.make(
+    teachers, _SIZES.vocab_size, objectives[0].teacher_taps, mesh
+  )
+  targets, products = score(batch), []
+  for objective in objectives:
+    step = update.make(_MODEL, objective, optimizer, rate, micro_batches=2)
+    state = update.init_state(params, objective, optimizer, 0)
+    products.append(_count_products(step, state, batch, targets))
+  assert products == [0, 1]
+  rows = [one.shared_images(batch, targets) for one in objectives]
+  assert rows[0].images.pixels is None and rows[1] is batch
+  # The student's copy of the tower gives the same.
+  forward = live.scorer(_MODEL, types.TapSpec((), ()))
+  hidden = [forward(params, x)[0] for x in rows]
+  np.testing.assert_allclose(*hidden, rtol=1e-5, atol=1e-6)
+  images = batch.images.replace(pixels=255 - batch.images.pixels)
+  changed, _ = forward(params, batch.replace(images=images))
+  assert np.abs(changed - hidden[0]).max() > 0.01

@@ -23,11 +23,18 @@ _VARIANT = F(
   "a model size of docs/models.md; '': the size of the weights",
 )
 
-_VISION = F(
-  'none',
-  legal.one_of('none', 'own'),
+_OWN_VISION = (
   'none: it reads text alone; own: it has the vision tower of its variant or '
-  'weights (docs/vision.md)',
+  'weights'
+)
+_VISION = F(
+  'none', legal.one_of('none', 'own'), f'{_OWN_VISION} (docs/vision.md)'
+)
+_VISION_INIT = F(
+  '',
+  places.Source(('',), {'hf': 'DIR', 'gguf': 'FILE'}),
+  "where the weights of its vision tower are, GGUF: llama.cpp's mmproj; '': in "
+  '`init` (docs/vision.md)',
 )
 
 _SCHEME = legal.one_of('none', *schemes.SCHEMES)
@@ -66,6 +73,7 @@ _WHERE = {
   'variant': _VARIANT,
   'init': F('', _TEACHER_INIT, 'where its weights are'),
   'vision': _VISION,
+  'vision_init': _VISION_INIT,
   'dtype': F('bfloat16', legal.DTYPE, 'data type of activations'),
   'param_dtype': F('bfloat16', legal.DTYPE, 'data type of its weights'),
   'attention': _ATTENTION,
@@ -209,7 +217,13 @@ STUDENT = schema.Section(
       places.Source(('random', 'teacher'), _WEIGHTS),
       'its first weights',
     ),
-    'vision': _VISION,
+    'vision': F(
+      'none',
+      legal.one_of('none', 'own', 'teacher'),
+      f"{_OWN_VISION}; teacher: it shares the teacher's tower, which stays as "
+      'it is (docs/vision.md)',
+    ),
+    'vision_init': _VISION_INIT,
     'keep_layers': F(
       (),
       legal.Tuple(legal.Integer(0, 9999)),

@@ -15,6 +15,7 @@ from kd.models.gemma3 import huggingface
 from kd.models.gemma3 import layer
 from kd.models.gemma3 import model
 from kd.models.gemma3 import vision
+from kd.models.vision import config as vision_config
 
 _Entry = tensors_lib.Entry
 
@@ -69,6 +70,7 @@ class Gemma3(family.Family):
     'Gemma is provided under and subject to the Gemma Terms of Use found at '
     'ai.google.dev/gemma/terms'
   )
+  reads_images = True
 
   def variant(self, fields: Mapping[str, Any]) -> config_lib.Gemma3Config:
     return config_lib.from_variant(fields)
@@ -82,7 +84,7 @@ class Gemma3(family.Family):
     text = transformer.tensors(config, _TOP, _LAYER)
     if config.vision is None:
       return text
-    tower = vision.tensors(config.vision, config.embed_dim)
+    tower = self.vision_tensors(config.vision, config.embed_dim)
     return [*text[: len(_TOP)], *tower, *text[len(_TOP) :]]
 
   def config_from_hf(
@@ -108,7 +110,7 @@ class Gemma3(family.Family):
   def config_from_gguf(
     self,
     metadata: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: family.Shapes,
     file: str,
   ) -> config_lib.Gemma3Config:
     vocab_size = shapes['token_embd.weight'][0]
@@ -116,6 +118,16 @@ class Gemma3(family.Family):
 
   def vision_to_gguf(self, config: family.Config) -> dict[str, Any]:
     return vision.to_gguf(config.vision, config.embed_dim)
+
+  def vision_from_gguf(
+    self, metadata: Mapping[str, Any], shapes: family.Shapes, file: str
+  ) -> tuple[vision_config.VisionConfig, int]:
+    return vision.from_gguf(metadata, shapes, file)
+
+  def vision_tensors(
+    self, config: vision_config.VisionConfig, text_dim: int
+  ) -> list[tensors_lib.Tensor]:
+    return vision.tensors(config, text_dim)
 
   def config_to_gguf(self, config: family.Config) -> dict[str, Any]:
     return gguf.to_metadata(config)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 import re
 from typing import Any
 
+from kd.core import errors
 from kd.models import file_fields
 from kd.models import tensors as tensors_lib
 from kd.models.vision import config as config_lib
@@ -36,6 +37,8 @@ _PUBLISHED_IMAGE_TOKENS = 256
 # Mean and deviation by color, of values from 0 to 1.
 _MIDDLE = [0.5, 0.5, 0.5]
 _PUBLISHED_SQUARE = 4  # Patches along a side of a soft token.
+_PROJECTOR_TYPE = 'clip.projector_type'
+_SQUARE = 'projector.scale_factor'
 
 
 def _with_bias(path, hf, gguf, dims, inputs=0, file_inputs=''):
@@ -164,18 +167,9 @@ def from_dict(
     norm_epsilon=fields.number('layer_norm_eps', float),
     tokens_per_side=side,
   )
-  if config.image_size % config.patch_size:
-    raise fields.error(
-      'patch_size',
-      f'found {config.patch_size}',
-      legal='a divisor of image_size',
-    )
-  if config.embed_dim % config.num_heads:
-    raise fields.error(
-      'num_attention_heads',
-      f'found {config.num_heads}',
-      legal='a divisor of hidden_size',
-    )
+  _check_sizes(
+    config, fields, 'patch_size', 'num_attention_heads', 'hidden_size'
+  )
   if side**2 != tokens or config.patches_per_side % side:
     raise whole.error(
       _IMAGE_TOKENS,
@@ -183,6 +177,26 @@ def from_dict(
       legal=f'the square of a divisor of {config.patches_per_side} patches',
     )
   return config
+
+
+def _check_sizes(config, fields, patch, heads, width):
+  """Raises ConfigError if sizes do not divide each other.
+
+  Args:
+    config: the tower's sizes.
+    fields: the file's fields.
+    patch: the key of the patches' size.
+    heads: that of the number of heads.
+    width: that of the width.
+  """
+  if config.image_size % config.patch_size:
+    raise fields.error(
+      patch, f'found {config.patch_size}', legal='a divisor of image_size'
+    )
+  if config.embed_dim % config.num_heads:
+    raise fields.error(
+      heads, f'found {config.num_heads}', legal=f'a divisor of {width}'
+    )
 
 
 def to_dict(config: config_lib.VisionConfig) -> dict[str, Any]:
@@ -251,10 +265,55 @@ def to_gguf(config: config_lib.VisionConfig, text_dim: int) -> dict[str, Any]:
   }
   square = config.patches_per_side // config.tokens_per_side
   if square != _PUBLISHED_SQUARE:
-    sizes['projector.scale_factor'] = square
+    sizes[_SQUARE] = square
   return {
     'clip.has_vision_encoder': True,
-    'clip.projector_type': 'gemma3',
+    _PROJECTOR_TYPE: 'gemma3',
     'clip.use_gelu': True,
     **{f'clip.vision.{key}': value for key, value in sizes.items()},
   }
+
+
+def from_gguf(
+  metadata: Mapping[str, Any], shapes: Mapping[str, Any], file: str
+) -> tuple[config_lib.VisionConfig, int]:
+  """Returns the tower that an mmproj file describes, and D.
+
+  Raises:
+    ConfigError: it is no tower of Gemma 3, or a field is wrong.
+  """
+  kind = metadata.get(_PROJECTOR_TYPE)
+  if kind != 'gemma3':
+    raise errors.ConfigError(
+      f'{file}: {_PROJECTOR_TYPE}',
+      'missing' if kind is None else f'found {kind!r}',
+      legal="'gemma3', in llama.cpp's file of a vision tower (mmproj)",
+    )
+  fields = file_fields.Gguf(
+    file, 'clip.vision', metadata, {_SQUARE: _PUBLISHED_SQUARE}
+  )
+  image, patch = fields.number('image_size'), fields.number('patch_size')
+  square = fields.number(_SQUARE)
+  if image // patch % square:
+    raise fields.error(
+      _SQUARE, f'found {square}', legal=f'a divisor of {image // patch} patches'
+    )
+  config = config_lib.VisionConfig(
+    image_size=image,
+    patch_size=patch,
+    embed_dim=fields.number('embedding_length'),
+    mlp_dim=fields.number('feed_forward_length'),
+    num_heads=fields.number('attention.head_count'),
+    num_layers=fields.number('block_count', most=file_fields.MOST_LAYERS),
+    norm_epsilon=file_fields.nearest_decimal(
+      fields.number('attention.layer_norm_epsilon', float)
+    ),
+    tokens_per_side=image // patch // square,
+  )
+  _check_sizes(
+    config, fields, 'patch_size', 'attention.head_count', 'embedding_length'
+  )
+  projection = next(e.gguf for e in _TOP if e.dims == 'ED')
+  if projection not in shapes:
+    raise errors.ConfigError(file, f'has no tensor {projection}')
+  return config, shapes[projection][1]

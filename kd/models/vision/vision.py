@@ -1,5 +1,7 @@
 """Images to the soft tokens that a text model reads."""
 
+from typing import NamedTuple
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,21 @@ Array = types.Array
 
 # The scope of the tower's operations in a program.
 VISION = 'vision'
+
+
+class Seen(NamedTuple):
+  """What a model makes of the images of rows.
+
+  Attributes:
+    soft_tokens: [B, I x T, D], what the text model reads.
+    features: [B, I x T, E], see types.Images.
+    layers: the outputs of n layers, averaged over the patches of each soft
+      token, [n, B, I x T, E], or None.
+  """
+
+  soft_tokens: Array
+  features: Array
+  layers: Array | None
 
 
 class Projector(nn.Module):
@@ -30,7 +47,7 @@ class Projector(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    """Maps outputs averaged over squares, [B, T, E], to [B, T, D]."""
+    """Maps outputs averaged over squares, [B, I x T, E], to [B, I x T, D]."""
     norm = layers.RMSNorm(
       self.config.norm_epsilon, 'norm', self.norm_offset, name='norm'
     )
@@ -63,30 +80,38 @@ class Vision(nn.Module):
   remat: str
 
   @nn.compact
-  def __call__(self, pixels, layers=()):
+  def __call__(self, images, layers=()):
     """Computes soft tokens.
 
     Args:
-      pixels: uint8 [B, I, S, S, 3].
+      images: types.Images; the tower does not run if it has features.
       layers: of the tower, whose outputs are returned too; static.
 
-    Returns:
-      [B, I x T, D]; and the outputs of n layers, averaged over the patches of
-      each soft token, [n, B, I x T, E], or None.
+    Raises:
+      ValueError: layers of a tower that does not run.
     """
-    rows, images = pixels.shape[:2]
+    features, shown = images.features, None
     with jax.named_scope(VISION):
-      tower = tower_lib.Tower(self.config, self.dtype, self.remat, name='tower')
-      x, shown = tower(pixels.reshape(-1, *pixels.shape[2:]), layers)
-      x = tower_lib.pooled(x, self.config)
+      if features is None:
+        features, shown = self._features(images.pixels, layers)
+      elif layers:
+        raise ValueError('layers of a tower whose output is given')
       projector = Projector(
         self.config, self.text_dim, self.norm_offset, name='projector'
       )
-      soft_tokens = projector(x)
-    places = rows, images * self.config.soft_tokens
+      soft_tokens = projector(features.astype(self.dtype))
+    return Seen(soft_tokens, features, shown)
+
+  def _features(self, pixels, layers):
+    """Runs the tower on [B, I, S, S, 3]."""
+    c = self.config
+    tower = tower_lib.Tower(c, self.dtype, self.remat, name='tower')
+    x, shown = tower(pixels.reshape(-1, *pixels.shape[2:]), layers)
+    rows, images = pixels.shape[:2]
+    shape = rows, images * c.soft_tokens, c.embed_dim
     if layers:
-      shown = shown.reshape(len(layers), *places, self.config.embed_dim)
-    return soft_tokens.reshape(*places, self.text_dim), shown
+      shown = shown.reshape(len(layers), *shape)
+    return tower_lib.pooled(x, c).reshape(shape), shown
 
 
 def placed(x: Array, soft_tokens: Array, index: Array) -> Array:
@@ -107,13 +132,12 @@ def placed(x: Array, soft_tokens: Array, index: Array) -> Array:
 
 
 def tapped(
-  soft_tokens: Array, layers: Array | None, index: Array, spec: types.TapSpec
+  seen: Seen, index: Array, spec: types.TapSpec
 ) -> dict[str, Array | None]:
   """Returns the fields of types.Taps that a spec asks of a tower.
 
   Args:
-    soft_tokens: [B, I x T, D].
-    layers: [n, B, I x T, E], or None.
+    seen: what the model makes of the images.
     index: int32 [B, L], see types.Images.
     spec: the layer outputs.
   """
@@ -123,6 +147,7 @@ def tapped(
     return placed(zeros, x, index)
 
   return {
-    'tower': jax.vmap(put)(layers) if spec.tower else None,
-    'soft_tokens': put(soft_tokens)[None] if spec.soft_tokens else None,
+    'tower': jax.vmap(put)(seen.layers) if spec.tower else None,
+    'soft_tokens': put(seen.soft_tokens)[None] if spec.soft_tokens else None,
+    'features': seen.features[None] if spec.features else None,
   }

@@ -79,8 +79,9 @@ def step(run: resolved.Run) -> Tower | None:
   student = run.student.config
   if not student.vision:
     return Tower(images * of_teachers, 0, 0, 0)
-  of_tower = tower(student.vision)
-  whole = forward(student)
+  # A shared tower runs in the teacher's pass alone.
+  of_tower = 0 if run.objective.shares_tower else tower(student.vision)
+  whole = of_tower + projector(student.vision, student.embed_dim)
   trained, _ = run.optimizer.groups.split(
     (run.student.module.abstract_params(), {})
   )

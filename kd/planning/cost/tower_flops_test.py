@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd.core import types
 from kd.models.vision import config as config_lib
 from kd.models.vision import vision
 from kd.planning.cost import tower_flops
@@ -25,8 +26,10 @@ _WHOLE, _TEXT = 4_300_079_472, 3_880_263_168
 def test_the_formula_counts_the_products_that_the_compiler_counts():
   module = vision.Vision(_CONFIG, 128, 1.0, jnp.float32, 'none')
   pixels = jax.ShapeDtypeStruct((1, 1, 64, 64, 3), np.uint8)
-  params = jax.eval_shape(module.init, jax.random.key(0), pixels)
-  compiled = jax.jit(module.apply).lower(params, pixels).compile()
+  index = jax.ShapeDtypeStruct((1, 1), np.int32)
+  images = types.Images(pixels, index)
+  params = jax.eval_shape(module.init, jax.random.key(0), images)
+  compiled = jax.jit(module.apply).lower(params, images).compile()
   counted = compiled.cost_analysis()['flops']
   expected = tower_flops.tower(_CONFIG) + tower_flops.projector(_CONFIG, 128)
   # The compiler also counts norms, activations and biases.
