@@ -69,6 +69,7 @@ def test_choices_are_those_of_the_code():
   from kd.checkpoints import gguf_writer
   from kd.checkpoints import weights
   from kd.deployment import checks
+  from kd.images import features
   from kd.input_pipeline import mixing
   from kd.input_pipeline import templates
   from kd.input_pipeline import tokenizers
@@ -120,6 +121,7 @@ def test_choices_are_those_of_the_code():
     'data.long': encoding.LONG,
     'data.on_error': skipping.ON_ERROR,
     'data.backend': preparation.BACKENDS,
+    'data.images.features': {features.NONE, *features.KINDS},
     'evaluation.metrics': (),
     'export.formats': export.FORMATS,
     'export.gguf_type': gguf_writer.FILE_TYPES,

@@ -97,8 +97,8 @@ def test_scenes_train_resume_export_and_answer_about_a_picture(tmp_path):
   assert code == 0, err
   text_alone = command.saved(str(tmp_path / 'text'), 4)
   assert {*text_alone} == {key for key in whole if '/vision/' not in key}
-  # One that shares the teacher's tower, and has another width.
-  code, _, err = command.run(
+  # One that shares the teacher's tower, which sees each image once.
+  code, out, err = command.run(
     [
       *command.QUICK,
       '--config.steps=4',
@@ -110,6 +110,8 @@ def test_scenes_train_resume_export_and_answer_about_a_picture(tmp_path):
       '--config.teacher.vision=own',
       '--config.student.variant=tiny',
       '--config.student.vision=teacher',
+      '--config.data.images.features=int8',
+      f'--config.data.images.features_folder={tmp_path / "features"}',
       '--config.evaluation.every=0',
       '--config.evaluation.baseline=False',
       '--config.evaluation.sets.held_out.examples=2',
@@ -119,6 +121,7 @@ def test_scenes_train_resume_export_and_answer_about_a_picture(tmp_path):
     command.ALTERNATING,
   )
   assert code == 0, err
+  assert '40 computed now' in out + err
   shared = command.saved(str(tmp_path / 'shared'), 4)
   tower = {key for key in whole if key.startswith('params/vision/tower')}
   for key in tower:

@@ -81,6 +81,20 @@ def read(
   return types.Images(pixels, form.index(tokens))
 
 
+def decoded(slots: Slots, side: int) -> np.ndarray:
+  """Decodes and resizes images, on several threads.
+
+  Args:
+    slots: the images.
+    side: S, in pixels.
+
+  Returns:
+    uint8 [n, S, S, 3].
+  """
+  decode = lambda slot: pictures.pixels(slot.data, side, slot.crop)
+  return np.stack(list(_threads().map(decode, slots)))
+
+
 def spread(counts: Sequence[int]) -> list[int]:
   """Returns the rows of a batch in the order in which devices share them.
 

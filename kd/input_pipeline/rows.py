@@ -1,7 +1,7 @@
 """Prepared rows by step: any step at any time, without TensorFlow."""
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import hashlib
 import itertools
 from typing import Any
@@ -13,11 +13,16 @@ from kd.core import errors
 from kd.core import types
 from kd.images import form as form_lib
 from kd.input_pipeline import image_rows
+from kd.input_pipeline import image_tokens
 from kd.input_pipeline import mixing
 from kd.input_pipeline import packing
 from kd.input_pipeline import prepared as prepared_lib
 from kd.input_pipeline import retry
 from kd.input_pipeline import shard_files
+
+ReadImages = Callable[
+  [np.ndarray, Sequence[image_rows.Slots], form_lib.Form], types.Images
+]
 
 
 class _TaskRows:
@@ -87,6 +92,14 @@ def first(task_rows: prepared_lib.Prepared, count: int) -> list[dict]:
   return [part[i] for i in range(min(count, len(part)))]
 
 
+def images(task_rows: prepared_lib.Prepared) -> Iterator[image_tokens.Slot]:
+  """Yields the images of a task's rows, row by row."""
+  part = _TaskRows(task_rows)
+  for number, count in enumerate(task_rows.images):
+    if count:
+      yield from part[number]['images']
+
+
 class Rows:
   """The training rows: `rows(step)`, a pure function of (seed, step).
 
@@ -101,6 +114,7 @@ class Rows:
     seed: int,
     shuffle: bool,
     rates: str,
+    read_images: ReadImages = image_rows.read,
   ):
     """Opens the files.
 
@@ -110,6 +124,7 @@ class Rows:
       seed: chooses the order.
       shuffle: False keeps the files' order in every epoch.
       rates: what a mixture's rates are shares of, one of mixing.UNITS.
+      read_images: from tokens, images of rows and form to the batch's images.
 
     Raises:
       ConfigError: the batch size is not positive.
@@ -118,7 +133,7 @@ class Rows:
       raise errors.ConfigError(
         'data.batch_size', str(batch_size), legal='1 or more'
       )
-    self.batch_size = batch_size
+    self.batch_size, self._read_images = batch_size, read_images
     self._datasets = [
       _dataset(task_rows, seed, shuffle) for task_rows in prepared
     ]
@@ -148,7 +163,7 @@ class Rows:
     else:
       places = [self._order[first + int(i)] for i in numbers]
     rows = [self._datasets[task][index] for task, index in places]
-    return _batch(rows, self._form, self._pad_id)
+    return _batch(rows, self._form, self._pad_id, self._read_images)
 
 
 def _dataset(
@@ -175,7 +190,10 @@ def _form(prepared: Sequence[prepared_lib.Prepared]) -> form_lib.Form | None:
 
 
 def _batch(
-  rows: Sequence[dict[str, Any]], form: form_lib.Form | None, pad_id: int
+  rows: Sequence[dict[str, Any]],
+  form: form_lib.Form | None,
+  pad_id: int,
+  read_images: ReadImages = image_rows.read,
 ) -> types.Batch:
   fields = {
     name: np.stack([row[name] for row in rows])
@@ -183,7 +201,7 @@ def _batch(
   }
   if form is None:
     return types.Batch(**fields)
-  images = image_rows.read(fields['tokens'], [r['images'] for r in rows], form)
+  images = read_images(fields['tokens'], [r['images'] for r in rows], form)
   # No logit may belong to a soft token, whose weight is 0.
   is_soft = fields['targets'] == form.soft_id
   fields['targets'] = np.where(is_soft, np.int32(pad_id), fields['targets'])

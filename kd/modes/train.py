@@ -36,6 +36,7 @@ from kd.train import describe
 from kd.train import early_stop
 from kd.train import evaluate as evaluate_lib
 from kd.train import evaluation_records
+from kd.train import image_features
 from kd.train import loop
 from kd.train import report
 from kd.train import row_facts
@@ -183,6 +184,9 @@ class _Training:
   ):
     self._run, self._data, self._workdir = run, data, workdir
     self._teachers, self._teacher_targets = teachers, None
+    self._read_images = image_features.open_(
+      run, data.train, teachers.models, session.say
+    )
     self._targets_on = functools.cache(
       functools.partial(live_feed.targets_on, run, teachers.models)
     )
@@ -260,7 +264,7 @@ class _Training:
   def _feed(self, objective):
     run, data = self._run, self._data
     source = source_lib.of(run.config)
-    rows = training_rows.read(run, data.train)
+    rows = training_rows.read(run, data.train, self._read_images)
     if not objective.needs_teacher:
       # Labels alone train on the data's own rows, whatever the source adds.
       digest = training_rows.digest(run, data.train, None)

@@ -101,6 +101,8 @@ def _tower(run):
   yield "    the student's, backward", per_chip(tower.backward)
   if tower.backward:
     yield '    saved if it is frozen', per_chip(tower.saved_if_frozen)
+  if tower.saved_if_kept:
+    yield '    saved if its output is kept', per_chip(tower.saved_if_kept)
 
 
 def _speed(speed):

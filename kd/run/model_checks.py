@@ -3,16 +3,20 @@
 from collections.abc import Mapping, Sequence
 import contextlib
 
+import jax
 import ml_collections
 
+from kd.checkpoints import weights
 from kd.config import base
 from kd.core import errors
+from kd.images import features
 from kd.input_pipeline import chat_templates
 from kd.input_pipeline import prepared as prepared_lib
 from kd.losses import objective as objective_lib
 from kd.losses import terms
 from kd.models import family
 from kd.reasoning.trees import problems
+from kd.run import model_sizes
 from kd.run import resolved
 from kd.run import source
 
@@ -108,12 +112,52 @@ def check_vision(
       "is set, and the student reads text alone (student.vision='none')",
       legal='the defaults, or a student with a vision tower',
     )
-  for term in objective.terms if objective.shares_tower else ():
+  kept = config.data.images.features != features.NONE
+  for term in objective.terms if objective.shares_tower or kept else ():
     if isinstance(term.loss, terms.LayerLoss) and term.loss.student_tower:
       raise errors.ConfigError(
         f'losses.{term.key}.states',
-        "found 'tower', and student.vision 'teacher' shares the tower",
+        "found 'tower', and the student's tower does not run in training",
         legal="'soft_tokens' or layers of the text model",
+      )
+
+
+def check_features(run: resolved.Run) -> None:
+  """Raises ConfigError unless one frozen tower reads all training images.
+
+  Args:
+    run: the resolved config.
+
+  Raises:
+    ConfigError: names data.images.features, if that asks for features.
+  """
+  kind = run.config.data.images.features
+  if kind == features.NONE:
+    return
+  student, teachers = run.student, run.teacher_models
+  trained, _ = run.optimizer.groups.split(
+    (student.module.abstract_params(), {})
+  )
+  own = trained[0].get('vision', {}).get('tower')
+  shares = student.vision_init == model_sizes.TEACHERS_VISION
+  init = (student.vision_init or student.init).partition(':')[0]
+  faults = {
+    'no student with a vision tower': student.config.vision is None,
+    'a vision tower that is trained': bool(jax.tree.leaves(own)),
+    'several live towers': len(teachers) > 1 or bool(teachers) and not shares,
+    f'a tower of {init!r}': not teachers and init not in weights.PREFIXES,
+    'several processes': jax.process_count() > 1,
+    'answers of the student': run.config.teacher.source == 'on_policy',
+  }
+  for fault, is_there in faults.items():
+    if is_there:
+      raise errors.ConfigError(
+        'data.images.features',
+        f'found {kind!r}, and {fault}',
+        legal=f'{features.NONE!r}; or one process and one frozen tower: '
+        "student.vision='teacher' of one live teacher; or without one, weights "
+        'of hf: or gguf: and a group of optimizer.groups that freezes '
+        "'vision.tower'",
       )
 
 

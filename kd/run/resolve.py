@@ -16,6 +16,7 @@ from kd.checkpoints import weights
 from kd.config import base
 from kd.config import rules as config_rules
 from kd.core import errors
+from kd.images import features
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.losses import layer_objective
@@ -197,7 +198,10 @@ def _objective(config, source, student, teachers):
       'objective.modalities',
       config.steps,
     ),
-    shares_tower=config.student.vision == model_sizes.TEACHERS_VISION,
+    shares_tower=(
+      config.student.vision == model_sizes.TEACHERS_VISION
+      and config.data.images.features == features.NONE
+    ),
   )
   model_checks.check_vision(config, objective, student)
   if objective.selection.needs_teacher and teacher is None:
@@ -265,7 +269,7 @@ def shapes(
     config.evaluation.max_new_tokens,
     'evaluation.max_new_tokens',
   )
-  return resolved.Run(
+  run = resolved.Run(
     config=ml_collections.FrozenConfigDict(config),
     mesh=mesh,
     tokenizer=None,
@@ -275,6 +279,8 @@ def shapes(
     optimizer=optimizer,
     learning_rate=learning_rate,
   )
+  model_checks.check_features(run)
+  return run
 
 
 def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:

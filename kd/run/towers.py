@@ -94,3 +94,20 @@ def load(
       lambda x: x.astype(model.param_dtype), projector
     )
   return loaded
+
+
+def load_tower(model: resolved.Model) -> types.PyTree:
+  """Loads the parameters of the student's own tower alone, from files.
+
+  Args:
+    model: the student; model_checks.check_features has accepted it.
+
+  Raises:
+    ConfigError: a value in the tower's files is not finite.
+  """
+  init = model.vision_init or model.init
+  field = 'student.vision_init' if model.vision_init else 'student.init'
+  source = vision_weights.open_(init, families.of(model.config), field)
+  return vision_weights.load(
+    *(source, model.shardings['vision'], model.param_dtype, False, field)
+  )['tower']

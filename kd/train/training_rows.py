@@ -7,6 +7,7 @@ from kd.core import errors
 from kd.core import identity
 from kd.core import progress
 from kd.core import types
+from kd.input_pipeline import image_rows
 from kd.input_pipeline import mixing
 from kd.input_pipeline import mixtures
 from kd.input_pipeline import prepare as prepare_lib
@@ -133,9 +134,17 @@ def _dropped(run):
 
 
 def read(
-  run: resolved.Run, prepared: Sequence[prepare_lib.Prepared]
+  run: resolved.Run,
+  prepared: Sequence[prepare_lib.Prepared],
+  read_images: rows_lib.ReadImages = image_rows.read,
 ) -> Callable[[int, Iterable[int]], types.Batch]:
-  """Returns the function that reads the training rows of a step."""
+  """Returns the function that reads the training rows of a step.
+
+  Args:
+    run: the resolved config.
+    prepared: the rows of each task of the mixture.
+    read_images: see rows.Rows.
+  """
   config = run.config
   rows = rows_lib.Rows(
     prepared,
@@ -143,6 +152,7 @@ def read(
     config.seed,
     shuffle=True,
     rates=config.data.rates,
+    read_images=read_images,
   )
   dropped = _dropped(run)
   if dropped is None:

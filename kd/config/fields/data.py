@@ -135,6 +135,16 @@ IMAGES = schema.Section(
       "add crops of long images, as Gemma 3's processor can",
     ),
     'urls': F(False, legal.BOOLEAN, 'download images that are named by URL'),
+    'features': F(
+      'none',
+      legal.one_of('none', 'bfloat16', 'int8'),
+      'keep what a frozen tower makes of the training images, so that it sees '
+      'each once. none: it runs in every step; bfloat16, int8: in these values '
+      '(docs/vision.md)',
+    ),
+    'features_folder': F(
+      '~/.cache/kd/features', places.Path('folder'), 'where that is kept'
+    ),
   },
 )
 

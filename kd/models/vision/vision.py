@@ -114,6 +114,28 @@ class Vision(nn.Module):
     return tower_lib.pooled(x, c).reshape(shape), shown
 
 
+def features(
+  config: config_lib.VisionConfig,
+  dtype: jnp.dtype,
+  params: types.PyTree,
+  pixels: Array,
+) -> Array:
+  """Returns what a tower makes of images, see types.Images.
+
+  Args:
+    config: the tower's sizes.
+    dtype: data type of activations.
+    params: the tower's parameters.
+    pixels: uint8 [n, S, S, 3].
+
+  Returns:
+    [n, T, E].
+  """
+  tower = tower_lib.Tower(config, dtype, 'none')
+  x, _ = tower.apply({'params': params}, pixels)
+  return tower_lib.pooled(x, config)
+
+
 def placed(x: Array, soft_tokens: Array, index: Array) -> Array:
   """Returns embeddings with soft tokens at the places of images.
 

@@ -141,7 +141,7 @@ def _tower_flops(run, model):
   if form is None:
     return 0
   images = run.config.data.batch_size * form.per_row
-  return images * tower_flops.forward(model.config)
+  return images * tower_flops.forward(run, model.config)
 
 
 def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:

@@ -16,6 +16,7 @@ import dataclasses
 
 import jax
 
+from kd.images import features
 from kd.models import model_config
 from kd.models.vision import config as vision_config
 from kd.run import resolved
@@ -30,12 +31,15 @@ class Tower:
     forward: of the student's forward pass.
     backward: of its backward pass.
     saved_if_frozen: how many of the backward pass a frozen tower saves.
+    saved_if_kept: how many of the rest `data.images.features` saves where the
+      models share a frozen tower.
   """
 
   teachers: int
   forward: int
   backward: int
   saved_if_frozen: int
+  saved_if_kept: int
 
   @property
   def by_part(self) -> dict[str, int]:
@@ -60,10 +64,16 @@ def projector(config: vision_config.VisionConfig, text_dim: int) -> int:
   return 2 * config.soft_tokens * config.embed_dim * text_dim
 
 
-def forward(config: model_config.Config) -> int:
-  """Returns the operations of an image in a model's tower and projector."""
+def keeps_features(run: resolved.Run) -> bool:
+  """Returns whether no tower runs in a step: its output has been kept."""
+  return run.config.data.images.features != features.NONE
+
+
+def forward(run: resolved.Run, config: model_config.Config) -> int:
+  """Returns the operations of an image in a model of the run."""
   vision = config.vision
-  return tower(vision) + projector(vision, config.embed_dim)
+  of_tower = 0 if keeps_features(run) else tower(vision)
+  return of_tower + projector(vision, config.embed_dim)
 
 
 def step(run: resolved.Run) -> Tower | None:
@@ -73,20 +83,27 @@ def step(run: resolved.Run) -> Tower | None:
     return None
   images = run.config.data.batch_size * form.per_row
   teachers = run.teacher_models if run.objective.needs_teacher else ()
-  of_teachers = sum(
-    forward(model.config) for model in teachers if model.config.vision
-  )
+  kept = keeps_features(run)
+  with_tower = [m.config for m in teachers if m.config.vision]
+  of_teachers = images * sum(forward(run, config) for config in with_tower)
+  towers = 0 if kept else sum(tower(config.vision) for config in with_tower)
   student = run.student.config
   if not student.vision:
-    return Tower(images * of_teachers, 0, 0, 0)
+    return Tower(of_teachers, 0, 0, 0, 0)
   # A shared tower runs in the teacher's pass alone.
-  of_tower = 0 if run.objective.shares_tower else tower(student.vision)
-  whole = of_tower + projector(student.vision, student.embed_dim)
+  runs = not kept and not run.objective.shares_tower
+  of_tower = tower(student.vision) if runs else 0
+  of_projector = projector(student.vision, student.embed_dim)
   trained, _ = run.optimizer.groups.split(
     (run.student.module.abstract_params(), {})
   )
   saved = 0
   if jax.tree.leaves(trained[0]['vision']['tower']):
     saved = 2 * images * of_tower
-  backward = 2 * images * (whole - of_tower) + saved
-  return Tower(images * of_teachers, images * whole, backward, saved)
+  return Tower(
+    of_teachers,
+    images * (of_tower + of_projector),
+    2 * images * of_projector + saved,
+    saved,
+    images * (of_tower + towers),
+  )

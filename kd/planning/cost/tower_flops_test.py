@@ -1,12 +1,17 @@
 """Operations of a tower by formula, and as XLA counts them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd.config import base
 from kd.core import types
+from kd.models import families
 from kd.models.vision import config as config_lib
 from kd.models.vision import vision
+from kd.planning import planned_run
 from kd.planning.cost import tower_flops
 
 _CONFIG = config_lib.VisionConfig(
@@ -38,3 +43,35 @@ def test_the_formula_counts_the_products_that_the_compiler_counts():
 
 def test_the_published_tower_has_the_published_number_of_parameters():
   assert config_lib.SIGLIP.parameter_count(2560) == _WHOLE - _TEXT
+
+
+def _step(**changes):
+  """Returns the operations of a step of one image, nano to nano."""
+  config = base.get_config()
+  config.teacher.variant = config.student.variant = 'nano'
+  config.teacher.vision = 'own'
+  config.data.batch_size, config.data.length = 1, 64
+  config.losses = dict(kl=base.term('forward_kl'))
+  config.student.update(changes.get('student', {'vision': 'teacher'}))
+  config.data.images.features = changes.get('features', 'none')
+  config.optimizer.groups = changes.get('groups', {})
+  return tower_flops.step(planned_run.on_abstract_mesh(config, 1))
+
+
+def test_a_step_counts_the_towers_that_run_in_it():
+  sizes = families.variant('nano', '', with_vision=True)
+  tower = tower_flops.tower(sizes.vision)
+  projector = tower_flops.projector(sizes.vision, sizes.embed_dim)
+  both = tower + projector
+  frozen = {'tower': base.parameter_group('vision.tower', frozen=True)}
+  own = {'vision': 'own'}
+  for changes, expected in (
+    ({'student': own}, (both, both, 2 * both, 2 * tower, 2 * tower)),
+    (
+      {'student': own, 'groups': frozen},
+      (both, both, 2 * projector, 0, 2 * tower),
+    ),
+    ({}, (both, projector, 2 * projector, 0, tower)),
+    ({'features': 'int8'}, (projector, projector, 2 * projector, 0, 0)),
+  ):
+    assert dataclasses.astuple(_step(**changes)) == expected

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
+from kd.images import features
 from kd.partitioning import rules
 from kd.run import load_params
 from kd.run import resolved
@@ -43,11 +44,13 @@ def _images(run, sharding):
   if form is None or not all(model.config.vision for model in models):
     return None
   rows, length = batch_shape(run)
+  index = array((rows, length), jnp.int32, sharding)
+  if run.config.data.images.features != features.NONE:
+    width = run.student.config.vision.embed_dim
+    made = rows, form.per_row * form.tokens, width
+    return types.Images(None, index, array(made, jnp.bfloat16, sharding))
   pixels = (rows, form.per_row, form.size, form.size, 3)
-  return types.Images(
-    array(pixels, jnp.uint8, sharding),
-    array((rows, length), jnp.int32, sharding),
-  )
+  return types.Images(array(pixels, jnp.uint8, sharding), index)
 
 
 def teacher_params(run: resolved.Run) -> list[types.PyTree]:

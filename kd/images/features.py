@@ -1,0 +1,196 @@
+"""Keeps what a frozen vision tower makes of images, in files.
+
+A folder is of one tower and one kind; its name says which. A file has a line of
+JSON with the keys of its images, then for each image a record of one size: the
+values, and a checksum. Files are written aside and renamed, and never changed.
+"""
+
+from collections.abc import Sequence
+import hashlib
+import json
+import math
+import os
+import secrets
+import zlib
+
+import ml_dtypes
+import numpy as np
+
+from kd.core import atomic_files
+from kd.core import errors
+from kd.core import json_files
+
+BFLOAT16, INT8 = 'bfloat16', 'int8'
+KINDS = (BFLOAT16, INT8)
+NONE = 'none'  # Of the config: the tower runs in every step.
+# Values that share a scale in int8: a few channels are far larger than others.
+_BLOCK = 32
+_LEVELS = 127
+_SUFFIX = '.features'
+_CHECKSUM_BYTES = 4
+
+
+def key(data: bytes, crop: int) -> str:
+  """Returns what names an image: its file's digest, and its crop.
+
+  Args:
+    data: the image's file.
+    crop: 0 for the whole image, or the number of one of pictures.crops.
+  """
+  return f'{hashlib.sha256(data).hexdigest()}-{crop}'
+
+
+def record_bytes(kind: str, tokens: int, width: int) -> int:
+  """Returns the bytes of an image's values.
+
+  Args:
+    kind: one of KINDS.
+    tokens: T, soft tokens of an image.
+    width: E, of the tower.
+  """
+  if kind == BFLOAT16:
+    return 2 * tokens * width
+  return tokens * width + 4 * tokens * (width // math.gcd(width, _BLOCK))
+
+
+def encode(values: np.ndarray, kind: str) -> bytes:
+  """Returns the record of an image.
+
+  Args:
+    values: float32 [T, E].
+    kind: one of KINDS.
+  """
+  if kind == BFLOAT16:
+    return values.astype(ml_dtypes.bfloat16).tobytes()
+  blocks = values.reshape(-1, math.gcd(values.shape[-1], _BLOCK))
+  scales = np.abs(blocks).max(axis=1, keepdims=True).astype(np.float32)
+  scales /= _LEVELS
+  safe = np.where(scales > 0, scales, 1.0)
+  codes = np.rint(blocks / safe).astype(np.int8)
+  return codes.tobytes() + scales.tobytes()
+
+
+def decode(record: bytes, kind: str, tokens: int, width: int) -> np.ndarray:
+  """Returns the values of a record: bfloat16 [T, E]."""
+  if kind == BFLOAT16:
+    return np.frombuffer(record, ml_dtypes.bfloat16).reshape(tokens, width)
+  count = tokens * width
+  codes = np.frombuffer(record, np.int8, count)
+  scales = np.frombuffer(record, np.float32, offset=count)
+  values = codes.reshape(len(scales), -1) * scales[:, None]
+  return values.reshape(tokens, width).astype(ml_dtypes.bfloat16)
+
+
+class Store:
+  """The outputs of one tower in a folder.
+
+  Attributes:
+    kind: one of KINDS.
+    tokens: T, soft tokens of an image.
+    width: E, of the tower.
+  """
+
+  def __init__(self, folder: str, kind: str, tokens: int, width: int):
+    """Opens a folder, which need not exist.
+
+    Args:
+      folder: of this tower and kind alone.
+      kind: one of KINDS.
+      tokens: T.
+      width: E.
+
+    Raises:
+      ConfigError: a file in it is damaged.
+    """
+    self.kind, self.tokens, self.width = kind, tokens, width
+    self._folder = folder
+    self._bytes = record_bytes(kind, tokens, width) + _CHECKSUM_BYTES
+    self._places: dict[str, tuple[np.memmap, int]] = {}
+    # Sums of squares of errors and of values, over the images.
+    self._error = self._square = 0.0
+    if os.path.isdir(folder):
+      for name in sorted(os.listdir(folder)):
+        if name.endswith(_SUFFIX):
+          self._open(os.path.join(folder, name))
+
+  def _open(self, path):
+    """Adds the images of a file."""
+    with open(path, 'rb') as f:
+      line = f.readline()
+    header = json_files.parse_object(line, path, 'a line of JSON with keys')
+    keys = header['keys']
+    expected = len(line) + len(keys) * self._bytes
+    if os.path.getsize(path) != expected:
+      raise _damaged(path, f'{os.path.getsize(path)} of {expected} bytes')
+    records = np.memmap(
+      path, np.uint8, 'r', len(line), (len(keys), self._bytes)
+    )
+    self._error += header['error']
+    self._square += header['square']
+    for place, one in enumerate(keys):
+      self._places[one] = records, place
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+  def __contains__(self, image: str) -> bool:
+    """Returns whether it has the image of a key."""
+    return image in self._places
+
+  @property
+  def relative_error(self) -> float:
+    """The root of the mean square of errors over that of values."""
+    return (self._error / self._square) ** 0.5 if self._square else 0.0
+
+  def add(self, keys: Sequence[str], values: np.ndarray) -> None:
+    """Writes images.
+
+    Args:
+      keys: of n images that it does not have.
+      values: float32 [n, T, E].
+
+    Raises:
+      NonFiniteError: a value is not finite.
+    """
+    if not np.isfinite(values).all():
+      raise errors.NonFiniteError(
+        "the vision tower's output for an image is NaN or infinite"
+      )
+    records, error = [], 0.0
+    for one in values:
+      record = encode(one, self.kind)
+      kept = decode(record, self.kind, self.tokens, self.width)
+      error += float(np.sum(np.square(one - kept.astype(np.float32))))
+      records += [record, zlib.crc32(record).to_bytes(4, 'little')]
+    square = float(np.sum(np.square(values, dtype=np.float64)))
+    header = {'keys': list(keys), 'error': error, 'square': square}
+    os.makedirs(self._folder, exist_ok=True)
+    # Several runs may fill a folder at once.
+    path = os.path.join(self._folder, secrets.token_hex(8) + _SUFFIX)
+    line = json.dumps(header, allow_nan=False).encode() + b'\n'
+    atomic_files.write_bytes(path, b''.join([line, *records]))
+    self._open(path)
+
+  def read(self, image: str) -> np.ndarray:
+    """Returns what the tower makes of an image: bfloat16 [T, E].
+
+    Args:
+      image: its key.
+
+    Raises:
+      ConfigError: its record is damaged.
+    """
+    records, place = self._places[image]
+    record = records[place].tobytes()
+    values, checksum = record[:-_CHECKSUM_BYTES], record[-_CHECKSUM_BYTES:]
+    if zlib.crc32(values) != int.from_bytes(checksum, 'little'):
+      raise _damaged(str(records.filename), f'record {place}')
+    return decode(values, self.kind, self.tokens, self.width)
+
+
+def _damaged(path, what):
+  return errors.ConfigError(
+    path,
+    f'is damaged: {what}',
+    legal='the file as it was written; delete it to compute its images again',
+  )

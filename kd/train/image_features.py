@@ -1,0 +1,209 @@
+"""Training images as a frozen vision tower's output, computed once for each."""
+
+from collections.abc import Iterable, Sequence
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from kd.core import identity
+from kd.core import paths
+from kd.core import progress
+from kd.core import types
+from kd.images import features
+from kd.images import form as form_lib
+from kd.input_pipeline import image_rows
+from kd.input_pipeline import image_tokens
+from kd.input_pipeline import prepare as prepare_lib
+from kd.input_pipeline import rows as rows_lib
+from kd.models.vision import config as vision_config
+from kd.models.vision import vision
+from kd.partitioning import placement
+from kd.partitioning import rules
+from kd.run import resolved
+from kd.run import towers
+from kd.teachers import live
+from kd.teachers import param_digest
+
+_FILE_BYTES = 64 * 2**20
+
+
+class Tower:
+  """A frozen tower on its devices, which encodes images."""
+
+  def __init__(
+    self,
+    config: vision_config.VisionConfig,
+    dtype: Any,
+    params: types.PyTree,
+    batch_size: int,
+  ):
+    """Wraps the parameters.
+
+    Args:
+      config: the tower's sizes.
+      dtype: data type of activations.
+      params: the tower's parameters, on the devices of a mesh.
+      batch_size: images that are encoded together.
+    """
+    self.config, self._params = config, params
+    self._dtype, self.batch_size = dtype, batch_size
+    self._mesh = jax.tree.leaves(params)[0].sharding.mesh
+
+    @jax.jit
+    def encode(params, pixels):
+      made = vision.features(config, dtype, params, pixels)
+      return made.astype(jnp.float32)
+
+    self._encode = encode
+
+  @property
+  def digest(self) -> str:
+    """Returns what determines its output."""
+    named = [param_digest.of(self._params), str(jnp.dtype(self._dtype))]
+    return identity.digest([*named, str(self.config)])
+
+  def __call__(self, pixels: np.ndarray) -> np.ndarray:
+    """Encodes images.
+
+    Args:
+      pixels: uint8 [n, S, S, 3], at most `batch_size`.
+
+    Returns:
+      float32 [n, T, E].
+    """
+    count = len(pixels)
+    whole = np.zeros((self.batch_size, *pixels.shape[1:]), np.uint8)
+    whole[:count] = pixels
+    placed = placement.place(whole, self._mesh, self.batch_size)
+    with rules.active(self._mesh):
+      return jax.device_get(self._encode(self._params, placed))[:count]
+
+
+def fill(
+  store: features.Store,
+  slots: Iterable[image_tokens.Slot],
+  tower: Tower,
+  say: progress.Say,
+) -> int:
+  """Computes the images that a store lacks.
+
+  Args:
+    store: of this tower.
+    slots: the images; those that come again are encoded once.
+    tower: encodes them.
+    say: prints a line.
+
+  Returns:
+    The number of different images.
+  """
+  config = tower.config
+  size = features.record_bytes(store.kind, store.tokens, store.width)
+  per_file = max(tower.batch_size, _FILE_BYTES // size)
+  seen, keys, waiting, values = set(), [], [], []
+
+  def encode():
+    values.append(tower(image_rows.decoded(waiting, config.image_size)))
+    task.add(len(waiting))
+    waiting.clear()
+
+  def write():
+    store.add(keys, np.concatenate(values))
+    keys.clear()
+    values.clear()
+
+  with progress.Progress('the tower on images', say, unit='images') as task:
+    for slot in slots:
+      key = features.key(slot.data, slot.crop)
+      if key in seen or key in store:
+        seen.add(key)
+        continue
+      seen.add(key)
+      keys.append(key)
+      waiting.append(slot)
+      if len(waiting) == tower.batch_size:
+        encode()
+      if len(keys) >= per_file and not waiting:
+        write()
+    if waiting:
+      encode()
+    if keys:
+      write()
+  return len(seen)
+
+
+class Reader:
+  """Reads the images of rows from a store; see rows.ReadImages."""
+
+  def __init__(self, store: features.Store):
+    """Wraps a store that has all images."""
+    self._store = store
+
+  def __call__(
+    self,
+    tokens: np.ndarray,
+    rows: Sequence[image_rows.Slots],
+    form: form_lib.Form,
+  ) -> types.Images:
+    """Returns images with features in place of pixels."""
+    store, per_image = self._store, form.tokens
+    shape = len(rows), form.per_row * per_image, store.width
+    made = np.zeros(shape, ml_dtypes.bfloat16)
+    for row, slots in zip(made, rows, strict=True):
+      for number, slot in enumerate(slots):
+        begin = number * per_image
+        key = features.key(slot.data, slot.crop)
+        row[begin : begin + per_image] = store.read(key)
+    return types.Images(None, form.index(tokens), made)
+
+
+def open_(
+  run: resolved.Run,
+  prepared: Sequence[prepare_lib.Prepared],
+  teachers: Sequence[live.Teacher],
+  say: progress.Say,
+) -> rows_lib.ReadImages:
+  """Returns what reads the images of training rows.
+
+  Encodes those that `data.images.features_folder` lacks.
+
+  Args:
+    run: the resolved config, which model_checks.check_features has accepted.
+    prepared: the rows of each task of the mixture.
+    teachers: the live teachers.
+    say: prints a line.
+
+  Raises:
+    ConfigError: a file of the folder is damaged.
+  """
+  settings = run.config.data.images
+  has_images = any(any(part.images) for part in prepared)
+  if settings.features == features.NONE or not has_images:
+    return image_rows.read
+  if teachers:
+    model, params = run.teacher, teachers[0].params['vision']['tower']
+  else:
+    model, params = run.student, towers.load_tower(run.student)
+  config = model.config.vision
+  batch_size = run.config.data.batch_size
+  tower = Tower(config, model.module.dtype, params, batch_size)
+  folder = os.path.join(
+    paths.expand(settings.features_folder),
+    f'{tower.digest}-{settings.features}',
+  )
+  store = features.Store(
+    folder, settings.features, config.soft_tokens, config.embed_dim
+  )
+  slots = (slot for part in prepared for slot in rows_lib.images(part))
+  before = len(store)
+  count = fill(store, slots, tower, say)
+  size = features.record_bytes(store.kind, store.tokens, store.width)
+  say(
+    f'features of {count:,} images in {folder}: {len(store) - before:,} '
+    f'computed now, {size * count / 1e6:,.3g} MB in {store.kind}, relative '
+    f'error {store.relative_error:.2g}'
+  )
+  return Reader(store)
