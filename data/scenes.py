@@ -146,15 +146,21 @@ def ask(items: Sequence[Item], rng: random.Random) -> Question:
 
 
 def _describe(items, rng):
-  # A wrong answer describes another scene with as many shapes.
+  # A wrong answer describes another scene with the same number of shapes.
   other = draw_scene(rng)
-  while len(other) != len(items) or other == items:
+  while len(other) != len(items):
     other = draw_scene(rng)
-  right, wrong = (
-    ', '.join(f'{item.name} {PLACES[item.place]}' for item in scene)
-    for scene in (items, other)
-  )
+  right, wrong = map(_description, (items, other))
+  if wrong == right:  # Drawn by chance: its first shape goes elsewhere.
+    empty = next(i for i in range(9) if all(i != x.place for x in items))
+    wrong = _description(
+      [dataclasses.replace(items[0], place=empty), *items[1:]]
+    )
   return Question('What is there?', right, (right, wrong))
+
+
+def _description(items):
+  return ', '.join(f'{item.name} {PLACES[item.place]}' for item in items)
 
 
 _COUNTS = tuple(map(str, range(_MOST + 1)))

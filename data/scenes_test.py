@@ -6,6 +6,7 @@ import random
 import numpy as np
 from PIL import Image
 
+from kd.data import scene_tasks
 from kd.data import scenes
 
 
@@ -74,6 +75,16 @@ def test_answers_agree_with_a_count_by_hand():
     assert question.answer in question.choices
     assert question.wrong_answer(rng) != question.answer
   assert kinds == {'How', 'What', 'Where', 'all'}
+
+
+def test_every_question_of_the_noisy_task_has_a_wrong_answer(monkeypatch):
+  monkeypatch.setattr(scenes, 'png', lambda items: b'')
+  count = scene_tasks.NOISY_SCENES
+  drawn = list(scenes.generate('train', count, scene_tasks.NOISE, 0))
+  assert all(len(set(question.choices)) > 1 for _, question, _ in drawn)
+  wrong = sum(question.answer != label for _, question, label in drawn)
+  # Four standard deviations around what is expected.
+  assert abs(wrong - 0.3 * count) < 4 * (count * 0.3 * 0.7) ** 0.5
 
 
 def test_splits_share_no_arrangement_and_noise_changes_labels_alone():

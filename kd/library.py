@@ -282,7 +282,7 @@ class Model:
     data = run.config.data
     if isinstance(prompt, str):
       prompt = templates.exchange(prompt)
-    elif any(isinstance(m.get('content'), list) for m in prompt):
+    else:
       loader = loading.Loader('', data.images.urls)
       prompt = chats.check(list(prompt), where, loader)
     try:

@@ -5,9 +5,16 @@ import json
 import random
 import shutil
 
+import jax
 import numpy as np
+import pytest
 
+from kd.config import base
+from kd.configs import quickstart
+from kd.core import errors
 from kd.data import scenes
+from kd.run import resolve
+from kd.train import training_rows
 from tests import command
 from tests import page_commands
 
@@ -27,6 +34,28 @@ _SMALL = (
   '--config.log.every=1',
   '--config.log.tensorboard=False',
 )
+
+
+@pytest.mark.parametrize(
+  ('field', 'path'),
+  [('losses', 'losses.states.part'), ('modalities', 'objective.modalities')],
+)
+def test_settings_of_images_need_rows_with_images(field, path, tmp_path):
+  config = quickstart.get_config()
+  config.data.folder = str(tmp_path)
+  config.data.examples = 20
+  if field == 'losses':
+    config.losses.states = base.term('hidden_states', part='image')
+  else:
+    config.student.vision = 'own'
+    config.teacher.update(source='none', init='')
+    config.losses = dict(ce=base.term('cross_entropy'))
+    config.data.tokenizer = 'bytes'
+    config.objective.modalities = base.modalities(image=2.0)
+  run = resolve.resolve(base.checked(config), jax.devices()[:1])
+  with pytest.raises(errors.ConfigError, match='no row has') as error:
+    training_rows.prepare(run, lambda line: None)
+  assert str(error.value).startswith(path)
 
 
 def test_scenes_train_resume_export_and_answer_about_a_picture(tmp_path):

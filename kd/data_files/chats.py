@@ -66,7 +66,8 @@ def check(
     raise errors.ConfigError(
       f'{where}: images',
       f'are {len(images)}, and the messages have {len(images) - left} places',
-      legal='a part {"type": "image"} of a message for each image',
+      legal='a part {"type": "image"} of a message for each image; or '
+      "data.columns.images='' to ignore the column",
     )
   place = chat_turns.out_of_order(checked)
   if place is not None:

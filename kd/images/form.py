@@ -1,4 +1,4 @@
-"""How a model takes images: their size, and their tokens."""
+"""Describes the images that a model reads: their size and number of tokens."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-  """How a model takes images.
+  """The images that a model reads.
 
   Attributes:
     size: S, the width and height in pixels that images are resized to.

@@ -18,6 +18,7 @@ LEGAL = (
 KEYS = ('image', 'path', 'base64', 'bytes', 'url', 'image_url')
 _URLS = ('http://', 'https://')
 _TIMEOUT_S = 30
+_MOST_DEPTH = 2  # {"image_url": {"url": ...}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +53,17 @@ class Loader:
     pictures.check(data, where, self.most_pixels)
     return data
 
-  def _data(self, value, where) -> bytes:
+  def _data(self, value, where, depth=0) -> bytes:
     if isinstance(value, bytes):
       return value
     if isinstance(value, str):
       return self._named(value, where)
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and depth < _MOST_DEPTH:
       if value.get('base64') is not None:
         return _of_base64(value['base64'], where)
       for key in ('bytes', *KEYS):  # A column's path names no file then.
         if value.get(key) is not None:
-          return self._data(value[key], where)
+          return self._data(value[key], where, depth + 1)
     raise errors.ConfigError(
       where, f'is {json_files.short(value)}', legal=LEGAL
     )
@@ -112,7 +113,7 @@ def _of_base64(text: Any, where: str) -> bytes:
   try:
     return base64.b64decode(text, validate=True)
   except (TypeError, ValueError, binascii.Error) as e:
-    raise errors.ConfigError(where, f'is no base64: {e}', legal=LEGAL) from e
+    raise errors.ConfigError(where, f'is not base64: {e}', legal=LEGAL) from e
 
 
 def _download(url: str, where: str) -> bytes:

@@ -10,7 +10,6 @@ import io
 import itertools
 import math
 import typing
-import warnings
 
 import numpy as np
 
@@ -24,8 +23,8 @@ FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP')
 MOST_PIXELS = 89_000_000  # of an image, before it is resized
 MOST_BYTES = 64 << 20  # of an image's file
 LEGAL = (
-  f'a whole image ({", ".join(FORMATS)}) of at most {MOST_PIXELS:,} pixels and '
-  f'{MOST_BYTES >> 20} MiB'
+  f'a complete image ({", ".join(FORMATS)}) of at most {MOST_PIXELS:,} pixels '
+  f'and {MOST_BYTES >> 20} MiB'
 )
 
 # Gemma 3's pan and scan, as its processor has it.
@@ -42,13 +41,7 @@ def check(data: bytes, where: str, most_pixels: int = MOST_PIXELS) -> None:
     where: the file and row, for messages.
     most_pixels: of the image; one with more is not decoded.
   """
-  width, height = _opened(data, where).size
-  if width * height > most_pixels:
-    raise errors.ConfigError(
-      where,
-      f'has {width:,} x {height:,} pixels',
-      legal=f'at most {most_pixels:,} pixels',
-    )
+  _opened(data, where, most_pixels)
   upright(data, where)
 
 
@@ -117,7 +110,9 @@ def pixels(
   return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
-def _opened(data: bytes, where: str) -> 'Image.Image':
+def _opened(
+  data: bytes, where: str, most_pixels: int = MOST_PIXELS
+) -> 'Image.Image':
   """Returns an image whose header has been read."""
   from PIL import Image
   from PIL import UnidentifiedImageError
@@ -125,17 +120,17 @@ def _opened(data: bytes, where: str) -> 'Image.Image':
   if len(data) > MOST_BYTES:
     raise errors.ConfigError(where, f'has {len(data):,} bytes', legal=LEGAL)
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-      image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
   except UnidentifiedImageError as e:
-    raise errors.ConfigError(where, 'is no image', legal=LEGAL) from e
+    raise errors.ConfigError(where, 'is not an image', legal=LEGAL) from e
   except Exception as e:  # A decoder may raise anything.
     raise errors.ConfigError(where, f'is damaged: {e}', legal=LEGAL) from e
   width, height = image.size
-  if width * height > MOST_PIXELS:
+  if width * height > most_pixels:
     raise errors.ConfigError(
-      where, f'has {width:,} x {height:,} pixels', legal=LEGAL
+      where,
+      f'has {width:,} x {height:,} pixels',
+      legal=f'at most {most_pixels:,} pixels',
     )
   return image
 

@@ -111,9 +111,9 @@ def _bomb():
 @pytest.mark.parametrize(
   ('data', 'told'),
   [
-    (b'', 'is no image'),
-    (b'%PDF-1.7 no picture', 'is no image'),
-    (b'%!PS-Adobe-3.0 EPSF-3.0\n', 'is no image'),
+    (b'', 'is not an image'),
+    (b'%PDF-1.7 no picture', 'is not an image'),
+    (b'%!PS-Adobe-3.0 EPSF-3.0\n', 'is not an image'),
     (_bomb(), 'bomb|pixels'),
     (_turned()[:-200], 'damaged'),
     (_CASES['webp'][0][:-500], 'damaged|no image'),

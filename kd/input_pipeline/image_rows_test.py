@@ -181,7 +181,7 @@ def test_bad_images_are_refused_by_name_or_skipped(tmp_path):
   good = _chat(_text('hello'))
   for part, told in (
     ({'type': 'image', 'path': 'cut.png'}, 'is damaged'),
-    ({'type': 'image', 'path': 'text.png'}, 'is no image'),
+    ({'type': 'image', 'path': 'text.png'}, 'is not an image'),
     ({'type': 'image', 'path': 'none.png'}, 'cannot be read'),
     ({'type': 'image', 'url': 'http://x/y.png'}, 'data.images.urls'),
     ({'type': 'image'}, 'names no image'),

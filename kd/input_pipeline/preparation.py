@@ -79,6 +79,8 @@ class Preparation:
       work_folders.remove_old(self.parent)
     pairs = self.reading.tasks()
     tasks = [task for task, _ in pairs]
+    # Rows of another split may have named others; before is the key of work.
+    task_files.forget_images(tasks)
     before = task_files.describe(
       tasks, self.request['split'], self.code, self.digests, ()
     )
@@ -179,8 +181,8 @@ class Preparation:
     if has_images and not total['rows'] and shortest <= length:
       raise errors.ConfigError(
         'data.images.per_row',
-        f'{self.request["images"]["per_row"]} are too few for every example of '
-        f'{task.name!r} that is no longer than a row',
+        f'found {self.request["images"]["per_row"]}, and every example of '
+        f'{task.name!r} that fits into a row has more images',
         legal='more images per row',
       )
     if not total['rows']:
@@ -192,7 +194,9 @@ class Preparation:
     if total['too_long']:
       named = ', '.join(total['too_long_ids'])
       more = ', ...' if total['too_long'] > len(total['too_long_ids']) else ''
-      images = ' or too many images' if 'images' in self.request else ''
+      images = ''
+      if has_images:
+        images = f' or more than {self.request["images"]["per_row"]} images'
       self.say(
         f'{task.name}: {total["too_long"]:,} of {total["examples"]:,} examples '
         f'need more than {length} positions{images} and are left out: '

@@ -169,12 +169,12 @@ class Rows:
 def _dataset(
   task_rows: prepared_lib.Prepared, seed: int, shuffle: bool
 ) -> grain.MapDataset:
-  """A task's rows without end."""
+  """Returns an endless data set of a task's rows."""
   return _shuffled(_TaskRows(task_rows), task_rows, seed, shuffle)
 
 
 def _shuffled(source, task_rows, seed, shuffle) -> grain.MapDataset:
-  """Something for each row of a task, in the order of training."""
+  """Returns an endless data set of one value per row, in training order."""
   dataset = grain.MapDataset.source(source)
   if shuffle and len(dataset) > 1:
     # grain seeds epoch e with seed + e, so that neighbouring seeds would share
@@ -185,7 +185,7 @@ def _shuffled(source, task_rows, seed, shuffle) -> grain.MapDataset:
 
 
 def _form(prepared: Sequence[prepared_lib.Prepared]) -> form_lib.Form | None:
-  """Returns how rows have images; None if none of them has any."""
+  """Returns the images that rows have; None if none of them has any."""
   return next((part.form for part in prepared if any(part.images)), None)
 
 

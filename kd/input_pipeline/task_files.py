@@ -15,7 +15,7 @@ and of TFDS need no declaration, nor do files that Python code opens while it is
 watched (opened_files.py); those that TensorFlow or another library opens do.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import fnmatch
 import glob
 import os
@@ -159,6 +159,13 @@ def _of_source(task: Any, split: str) -> list[str] | None:
     return None
   given = [patterns] if isinstance(patterns, str) else patterns
   return [_absolute(os.fspath(pattern)) for pattern in given]
+
+
+def forget_images(tasks: Iterable[Any]) -> None:
+  """Forgets the images that rows of tasks have named so far."""
+  for task in tasks:
+    if source := file_tasks.source_of(task):
+      source.images.clear()
 
 
 def _images(task: Any) -> list[Pattern]:

@@ -27,7 +27,7 @@ NAMES = ('image', 'text')
 
 
 def with_images(batch: types.Batch) -> Array | None:
-  """Returns where an example has an image, bool [B, L].
+  """Returns a mask of the positions of examples with images, bool [B, L].
 
   Returns:
     True at all positions of such an example, text too; None without images.

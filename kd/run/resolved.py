@@ -131,25 +131,26 @@ class Run:
       model.config.vision for model in (self.student, *self.teacher_models)
     ]
     forms = {(x.image_size, x.soft_tokens) for x in towers if x}
-    # A plan may have no tokenizer, and reads no ids.
-    ids = self.tokenizer.image_ids if self.tokenizer else (0, 0, 0)
-    if not forms or ids is None:
+    if not forms:
       return None
+    # A plan may have no tokenizer, and reads no ids. Rows with images need one
+    # with these tokens; others do not.
+    ids = self.tokenizer and self.tokenizer.image_ids
     if len(forms) > 1:
       listed = ' and of '.join(
         f'{s} px in {t} tokens' for s, t in sorted(forms)
       )
       raise errors.ConfigError(
         'student.vision',
-        f'and teacher.vision take images of {listed}',
-        legal='models that read the same pixels as the same number of tokens',
+        f'the models read images of {listed}',
+        legal='models with equal image sizes and numbers of soft tokens',
       )
     images = self.config.data.images
     ((size, tokens),) = forms
     return form_lib.Form(
       size,
       tokens,
-      ids[1],
+      ids[1] if ids else -1,
       images.per_row,
       images.pan_and_scan,
     )

@@ -69,7 +69,13 @@ def _from_first(data: bytes) -> bytes:
 def _encode(
   asked: Sequence[requests.Request], settings: requests.SamplingSettings
 ) -> bytes:
-  """Returns requests as JSON; their images are files, not pixels."""
+  """Returns requests as JSON.
+
+  Raises:
+    TypeError: images are pixels, not files.
+  """
+  if any(not isinstance(x.data, bytes) for r in asked for x in r.images):
+    raise TypeError('only images that are files are sent to other processes')
   rows = [
     [
       *([int(i) for i in r.ids], r.seed, r.samples, r.max_new_tokens),

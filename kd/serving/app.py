@@ -5,6 +5,7 @@ from collections.abc import Callable
 import contextlib
 import dataclasses
 import hmac
+import re
 import traceback
 
 from starlette import applications
@@ -25,6 +26,8 @@ from kd.serving import wire
 from kd.serving import work as work_lib
 
 CHAT, COMPLETIONS = '/v1/chat/completions', '/v1/completions'
+# Of images in requests.
+_IMAGE_DATA = re.compile(r'(?<=;base64,)[A-Za-z0-9+/=\\]+')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +168,8 @@ class Server:
       exchange.model = asked.model
       exchange.hurries = asked.timeout_s < self._settings.limits.timeout_s
       if self._settings.log_prompts:
-        self._say(f'prompt: {body.decode(errors="replace")}')
+        text = body.decode(errors='replace')
+        self._say(f'prompt: {_IMAGE_DATA.sub(_length, text)}')
       return await self._submit(exchange, asked)
     except http.ClientDisconnect:
       exchange.ended(exchange_lib.CLIENT_LEFT)
@@ -278,3 +282,7 @@ async def _next(work: work_lib.Work, left: asyncio.Task) -> work_lib.Event:
     event.cancel()
     with contextlib.suppress(asyncio.CancelledError, errors.KdError):
       await event
+
+
+def _length(data: re.Match) -> str:
+  return f'[{len(data.group()):,} characters]'

@@ -18,9 +18,9 @@ class Prompt(NamedTuple):
   """A prompt of a request.
 
   Attributes:
-    ids: of it.
-    text: that `echo` shows.
-    images: of it, decoded.
+    ids: its token ids.
+    text: the text that `echo` returns.
+    images: its decoded images.
   """
 
   ids: tuple[int, ...]

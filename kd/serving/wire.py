@@ -117,7 +117,7 @@ class Limits:
   Attributes:
     answers: most answers of a request.
     timeout_s: the longest time to the first token, where it has no other.
-    images: of its images.
+    images: limits on the images of a request.
   """
 
   answers: int

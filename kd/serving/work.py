@@ -35,13 +35,13 @@ class Prompt:
   """A prompt of a request.
 
   Attributes:
-    ids: of it.
+    ids: its token ids.
     answers: that are asked for; none of a prompt that is only scored.
     scored: whether log-probabilities of the prompt's ids are asked for.
     read: the prompt when it was read; its cache is dropped with the last
       answer's begin.
     error: why it could not be read, if so.
-    images: of it.
+    images: its decoded images.
   """
 
   ids: tuple[int, ...]

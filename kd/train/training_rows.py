@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 import functools
 
+from kd.config import base
 from kd.core import errors
 from kd.core import identity
 from kd.core import progress
@@ -14,6 +15,7 @@ from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import rationale_dropping
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
+from kd.losses import terms
 from kd.run import model_checks
 from kd.run import resolved
 from kd.train import shared_rows
@@ -53,6 +55,7 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
   for task_rows in prepared:
     say(task_rows.describe())
   model_checks.check_images(run, prepared)
+  _check_image_settings(run, prepared)
   if len(prepared) > 1:
     for line in mixing.lines(shares_of(run, prepared), config.data.rates):
       say(line)
@@ -78,6 +81,26 @@ def target_fraction(
     for p in prepared
   )
   return min(weight / run.config.data.length, 1.0)
+
+
+def _check_image_settings(run, prepared):
+  """Rejects settings of images if no row has one."""
+  if any(any(task_rows.images) for task_rows in prepared):
+    return
+  for term in run.objective.terms:
+    if term.loss.part == terms.IMAGE:
+      raise errors.ConfigError(
+        f'losses.{term.key}.part',
+        f'found {terms.IMAGE!r}, and no row has an image',
+        legal='rows with images, or another part',
+      )
+  declared = run.config.objective.modalities.to_dict()
+  if declared != base.modalities().to_dict():
+    raise errors.ConfigError(
+      'objective.modalities',
+      'weighs images, and no row has one',
+      legal='rows with images, or this setting left out',
+    )
 
 
 def check_rationale(

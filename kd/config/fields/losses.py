@@ -15,11 +15,17 @@ _TEMPERATURE = F(
   legal.Scheduled(legal.Number(above=0, at_most=1e4)),
   'softmax temperature of both models',
 )
+_PARTS = ('all', 'answer', 'rationale', 'sampled')
 _PART = F(
   'all',
-  legal.one_of('all', 'answer', 'rationale', 'sampled', 'image'),
-  "targets that count; sampled: the student's own; image, of terms of layers: "
-  'the places of images instead of targets',
+  legal.one_of(*_PARTS),
+  "targets that count; sampled: the student's own",
+)
+_LAYER_PART = F(
+  'all',
+  legal.one_of(*_PARTS, 'image'),
+  "targets that count; sampled: the student's own; image: the places of images "
+  'instead of targets',
 )
 # Of every divergence, in addition to its own arguments.
 DIVERGENCE = {
@@ -46,7 +52,7 @@ _ATTENTION = {
   'block': F(
     512, legal.Integer(1, 2**20), 'queries whose attention is held at a time'
   ),
-  'part': _PART,
+  'part': _LAYER_PART,
 }
 
 TERM = schema.Choice(
@@ -113,7 +119,7 @@ TERM = schema.Choice(
       'dropout': F(
         0.0, legal.Number(at_least=0, below=1), 'dropout before the projection'
       ),
-      'part': _PART,
+      'part': _LAYER_PART,
     },
     'attention_maps': {
       **_ATTENTION,
