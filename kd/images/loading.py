@@ -17,7 +17,7 @@ LEGAL = (
 )
 KEYS = ('image', 'path', 'base64', 'bytes', 'url', 'image_url')
 _URLS = ('http://', 'https://')
-_TIMEOUT_S = 30
+_TIMEOUT_S = 30  # of a whole download
 _MOST_DEPTH = 2  # {"image_url": {"url": ...}}
 
 
@@ -118,12 +118,14 @@ def _of_base64(text: Any, where: str) -> bytes:
 
 def _download(url: str, where: str) -> bytes:
   import http.client
-  import urllib.request
+
+  from kd.images import downloads
 
   try:
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as reply:
-      return reply.read(pictures.MOST_BYTES + 1)
+    return downloads.read(url, pictures.MOST_BYTES + 1, _TIMEOUT_S)
   except (OSError, ValueError, http.client.HTTPException) as e:
     raise errors.ConfigError(
-      where, f'{url} cannot be read: {e}', legal='a URL that answers'
+      where,
+      f'{url} cannot be read: {e}',
+      legal=f'a URL that answers within {_TIMEOUT_S} s',
     ) from e

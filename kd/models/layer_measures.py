@@ -85,6 +85,7 @@ def of(
       batch.tokens,
       batch.positions,
       batch.segment_ids,
+      images=batch.images,
       mutable=[layer_stack.MEASURED],
     )
   return _by_name(model.config, state[layer_stack.MEASURED])

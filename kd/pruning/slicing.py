@@ -100,7 +100,8 @@ def _top_factors(
   """Returns the factors of the input embedding and the final norm, by path."""
   top = [t for t in families.of(source).tensors(source) if t.layer is None]
   embedding = next(t for t in top if t.is_table)
-  (norm,) = (t for t in top if not t.is_table)
+  # What a vision tower adds to the stream is not scaled: its projector is cut.
+  (norm,) = (t for t in top if not t.is_table and not t.is_vision)
   before, after = (
     families.build(config, 'float32', 'none', 'student').embedding_scale
     for config in (source, target)

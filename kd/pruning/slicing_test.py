@@ -1,5 +1,7 @@
 """A pruned model computes what the whole one does with parts set to zero."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from kd.core import types
 from kd.models import families
 from kd.models.gemma3 import config as gemma3_config
 from kd.models.qwen3 import config as qwen3_config
+from kd.models.vision import config as vision_config
 from kd.pruning import pruning_cases
 from kd.pruning import selection as selection_lib
 from kd.pruning import slicing
@@ -36,8 +39,27 @@ _GEMMA3 = gemma3_config.Gemma3Config(
 _QWEN3 = qwen3_config.Qwen3Config(
   **_SIZES, num_layers=3, rope_base=1e4, tied=False
 )
+_TOWER = vision_config.VisionConfig(
+  image_size=8,
+  patch_size=4,
+  embed_dim=6,
+  mlp_dim=10,
+  num_heads=2,
+  num_layers=2,
+  norm_epsilon=1e-6,
+  tokens_per_side=1,
+)
+_WITH_TOWER = dataclasses.replace(_GEMMA3, vision=_TOWER)
 # The dimensions along which a parameter is set to zero, where D is written.
 _ZEROED = {'embedding': 'D', 'out': 'ND', 'down': 'FD'}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _compiled_quickly():
+  """Leaves LLVM's optimizations out: compiling takes all of the time."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def _selection(rng, layers, width, channels, heads):
@@ -56,7 +78,7 @@ def _masked(config, params, selection):
   """Returns parameters that read or write nothing at what is left out."""
   result = jax.tree.map(np.array, params)
   for t in families.of(config).tensors(config):
-    letters = _ZEROED.get(t.path[-1], '')
+    letters = 'D' if t.dims == 'ED' else _ZEROED.get(t.path[-1], '')
     leaf = result
     for key in t.path:
       leaf = leaf[key]
@@ -79,7 +101,15 @@ def _logits(config, params):
   tokens = rng.integers(0, 24, (2, 9)).astype(np.int32)
   positions = np.broadcast_to(np.arange(9, dtype=np.int32), tokens.shape)
   ones = np.ones_like(tokens)
-  batch = types.Batch(tokens, tokens, positions, ones, ones, ones, ones[:, 0])
+  images = None
+  if config.vision:
+    index = np.full_like(tokens, -1)
+    index[0, 2] = index[1, 5] = 0
+    shape = 2, 1, *[config.vision.image_size] * 2, 3
+    images = types.Images(rng.integers(0, 256, shape).astype(np.uint8), index)
+  batch = types.Batch(
+    tokens, tokens, positions, ones, ones, ones, ones[:, 0], images
+  )
 
   def run(params):
     hidden, _ = model.forward(params, batch, types.TapSpec((), ()))
@@ -91,7 +121,7 @@ def _logits(config, params):
 @pytest.mark.parametrize(
   ('config', 'layers', 'sizes'),
   [
-    (_GEMMA3, (0, 1, 2, 3, 4), (8, 10, 6)),
+    (_WITH_TOWER, (0, 1, 2, 3, 4), (8, 10, 6)),
     (_GEMMA3, (0, 1, 4), (8, 7, 2)),
     (_QWEN3, (0, 2), (8, 7, 4)),
   ],

@@ -208,12 +208,6 @@ def student_config(
     ConfigError: keep_layers or prune is not legal.
   """
   keep, request = tuple(spec['keep_layers']), sizes.request(spec['prune'])
-  if request and source.vision:
-    raise errors.ConfigError(
-      'student.vision',
-      "found 'own', and student.prune removes parts of text models alone",
-      legal=f'{NO_VISION!r} with student.prune',
-    )
   if (keep or request) and spec['init'] == 'random':
     asked = {'student.keep_layers': keep} if keep else request.sizes
     path, size = next(iter(asked.items()))

@@ -117,7 +117,9 @@ def test_stages(two):
     two.rollback('canary')
   check = changes.read(two.folder).versions['v2'].check
   assert check['verdict'] == 'ship' and check['compared_with'] == 'v1'
-  assert check['compatible'] == ['tokenizer', 'template', 'context']
+  assert check['compatible'] == [
+    *('tokenizer', 'template', 'context', 'images')
+  ]
 
 
 def test_a_promotion_needs_a_verdict(registry):

@@ -9,8 +9,10 @@ from kd.input_pipeline import chat_templates
 from kd.input_pipeline import tokenizers
 
 TOKENIZER, TEMPLATE, CONTEXT = 'tokenizer', 'template', 'context'
+IMAGES = 'images'
+NO_IMAGES = 'none'
 # What must agree, unless `registry.compatible` says less.
-ALL = (TOKENIZER, TEMPLATE, CONTEXT)
+ALL = (TOKENIZER, TEMPLATE, CONTEXT, IMAGES)
 
 
 def describe(init: str, path: str) -> dict[str, Any]:
@@ -25,8 +27,8 @@ def describe(init: str, path: str) -> dict[str, Any]:
   Raises:
     ConfigError: it is not a model that kd loads, or lacks a tokenizer.
   """
-  config = weights.model_config(init, path)
-  weights.check_headers(init, path)
+  config = weights.model_config(init, path, with_vision=True)
+  weights.check_headers(init, path, with_vision=True)
   tokenizer = tokenizers.load(init, path)
   return {
     'kind': init.partition(':')[0],
@@ -35,7 +37,15 @@ def describe(init: str, path: str) -> dict[str, Any]:
     TOKENIZER: tokenizer.digest,
     TEMPLATE: chat_templates.identity(init),
     CONTEXT: config.context,
+    IMAGES: _images(config.vision),
   }
+
+
+def _images(vision):
+  """Returns how a model takes images, which prompts depend on."""
+  if vision is None:
+    return NO_IMAGES
+  return f'{vision.image_size} px in {vision.soft_tokens} tokens'
 
 
 def check(
@@ -56,9 +66,13 @@ def check(
   """
   differences = []
   for what in required:
-    new, old = model[what], running[what]
-    # A longer context serves every prompt that the shorter one did.
-    agrees = new >= old if what == CONTEXT else new == old
+    new, old = _of(model, what), _of(running, what)
+    agrees = new == old
+    if what == CONTEXT:
+      # A longer context serves every prompt that the shorter one did.
+      agrees = new >= old
+    elif what == IMAGES:
+      agrees = old in (new, NO_IMAGES)
     if not agrees:
       differences.append(f'its {what} is {new!r}, not {old!r}')
   if differences:
@@ -66,6 +80,11 @@ def check(
       'command line',
       f'{name} cannot replace {production}, which is in production: '
       f'{"; ".join(differences)}',
-      legal='a version with the same tokenizer and template and at least the '
-      'context, or less in registry.compatible',
+      legal='a version with the same tokenizer and template, at least the '
+      'context and the same images, or less in registry.compatible',
     )
+
+
+def _of(model, what):
+  # Versions were described without images before there were towers.
+  return model.get(what, NO_IMAGES) if what == IMAGES else model[what]

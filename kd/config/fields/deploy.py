@@ -19,8 +19,8 @@ REGISTRY = schema.Section(
       'verdicts of a benchmark with which a version is promoted',
     ),
     'compatible': F(
-      ('tokenizer', 'template', 'context'),
-      legal.Tuple(legal.one_of('tokenizer', 'template', 'context')),
+      ('tokenizer', 'template', 'context', 'images'),
+      legal.Tuple(legal.one_of('tokenizer', 'template', 'context', 'images')),
       'what a version must share with the one in production; context: it has '
       'at least as many positions',
     ),
