@@ -13,7 +13,11 @@ ROWS, _SHARD_ROWS = 10, 3
 
 def config(folder, cache, **changes):
   """Returns the config of a small run; `changes` are by field."""
-  c = quickstart.get_config()
+  return small(quickstart.get_config(), folder, cache, **changes)
+
+
+def small(c, folder, cache, **changes):
+  """Makes a config that of a small run, and returns it."""
   changes = {
     'steps': 4,
     'data.mixture': 'arithmetic_few',

@@ -93,6 +93,7 @@ def test_choices_are_those_of_the_code():
   from kd.reasoning.trees import tree_methods
   from kd.reasoning.trees import tree_search
   from kd.run import model_sizes
+  from kd.teachers.served import apis
   from kd.versions import compatibility
   from kd.versions import reports
 
@@ -155,6 +156,7 @@ def test_choices_are_those_of_the_code():
     'registry.compatible': compatibility.ALL,
     'deploy.checks': checks.NAMES,
     'search.proposals': tree_search.PROPOSALS,
+    'teacher.server.api': {'auto', *apis.APIS},
   }
   paths = set()
   for path, names in _named_choices(base.ROOT):

@@ -3,14 +3,11 @@
 from collections.abc import Iterator, Sequence
 import http.client
 import json
-import os
 from typing import Any
 import urllib.error
-import urllib.parse
-import urllib.request
 
 from kd.config.fields import serve as serve_fields
-from kd.core import addresses
+from kd.core import endpoints
 from kd.core import errors
 
 _TIMEOUT_S, _LIST_TIMEOUT_S = 120, 5
@@ -46,7 +43,7 @@ def _events(url, request):
     with _open(f'{url}/chat/completions', fields) as response:
       yield from response
   except urllib.error.HTTPError as e:
-    yield _error(f'{url}: {e.code}: {_detail(e.read(2000))}')
+    yield _error(f'{url}: {e.code}: {endpoints.detail(e.read(2000))}')
   except (OSError, ValueError, http.client.HTTPException) as e:
     yield _error(f'{url}: {e}')
 
@@ -63,33 +60,9 @@ def names(url: str) -> dict[str, Any]:
     return {'url': url, 'models': [], 'problem': f'{url}: no list of models'}
 
 
-class _Refuse(urllib.request.HTTPRedirectHandler):
-  """Follows no redirects: they could lead the key to another server."""
-
-  def redirect_request(self, *unused, **unused_too):
-    del unused, unused_too
-
-
 def _open(url, fields=None, timeout_s=_TIMEOUT_S):
-  headers = {'Content-Type': 'application/json'}
-  if os.environ.get(serve_fields.KEY_VARIABLE):
-    headers['Authorization'] = f'Bearer {os.environ[serve_fields.KEY_VARIABLE]}'
-  data = None if fields is None else json.dumps(fields).encode()
-  handlers: list[urllib.request.BaseHandler] = [_Refuse()]
-  if addresses.is_loopback(urllib.parse.urlsplit(url).hostname or ''):
-    handlers.append(urllib.request.ProxyHandler({}))
-  return urllib.request.build_opener(*handlers).open(
-    urllib.request.Request(url, data, headers), timeout=timeout_s
-  )
-
-
-def _detail(body):
-  """Returns the message of an error as the OpenAI API has it, or the body."""
-  text = body.decode('utf-8', 'replace')
-  try:
-    return str(json.loads(text)['error']['message'])
-  except (ValueError, KeyError, TypeError):
-    return text
+  key = serve_fields.KEY_VARIABLE
+  return endpoints.open_url(url, fields, key, timeout_s)
 
 
 def _error(message):

@@ -92,6 +92,17 @@ def others_need_a_teacher(config: Any) -> None:
     )
 
 
+def one_place_of_the_teacher(config: Any) -> None:
+  """A teacher on a server is not one that is loaded here."""
+  url, source = config.teacher.server.url, config.teacher.source
+  if url and source in ('live', 'on_policy'):
+    raise errors.ConfigError(
+      'teacher.server.url',
+      f'found {url!r}, and teacher.source is {source!r}',
+      legal="'', or teacher.source 'server' or 'cached'",
+    )
+
+
 def buffer_serves_steps_between(config: Any) -> None:
   """Rows are kept if, and only if, some steps do not sample."""
   rollout = config.rollout
@@ -348,6 +359,7 @@ RULES: tuple[Callable[[Any], None], ...] = (
   chunks_advance,
   rationale_needs_whole_rows,
   others_need_a_teacher,
+  one_place_of_the_teacher,
   buffer_serves_steps_between,
   rollouts_are_rows,
   groups_train,

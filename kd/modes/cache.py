@@ -1,7 +1,7 @@
 """Computes the teacher's targets once, for runs that train from them."""
 
 from collections.abc import Sequence
-from typing import Any
+import contextlib
 
 import jax
 import ml_collections
@@ -24,12 +24,14 @@ from kd.teachers import live
 from kd.teachers import param_digest
 from kd.teachers.cache import compression
 from kd.teachers.cache import report
+from kd.teachers.cache import scorer as scorer_lib
 from kd.teachers.cache import teacher_files
 from kd.teachers.cache import verification
 from kd.teachers.cache import writer
 from kd.train import training_rows
 from kd.train.feeds import cached as cached_feed
 from kd.train.feeds import live as live_feed
+from kd.train.feeds import server as server_feed
 
 _PATH = 'cache.folder'
 
@@ -65,19 +67,22 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       )
     )
     # Also for a complete cache: its targets must be this teacher's.
-    teachers = live_feed.load(run)
-    job = job_of(run, prepared, teachers, folder, say)
-    if is_complete:
-      writer.check(job, run.config.cache.repair)
+    if run.teachers:
+      job = job_of(run, prepared, live_feed.load(run), folder, say)
     else:
-      writer.write(job)
-    processes.from_first(lambda: teacher_files.record(folder, files))
-    if jax.process_count() > 1:
-      buckets.refresh(folder)  # Process 0 has written the last files.
-    cache = cached_feed.open_cache(run, prepared)
-    report.report(cache, prepared, workdir, say)
-    if run.config.cache.verify:
-      verification.verify(job, cache, run.config.cache.verify)
+      job = _served_job(run, prepared, folder, say)
+    with contextlib.closing(job.scorer):
+      if is_complete:
+        writer.check(job, run.config.cache.repair)
+      else:
+        writer.write(job)
+      processes.from_first(lambda: teacher_files.record(folder, files))
+      if jax.process_count() > 1:
+        buckets.refresh(folder)  # Process 0 has written the last files.
+      cache = cached_feed.open_cache(run, prepared)
+      report.report(cache, prepared, workdir, say)
+      if run.config.cache.verify:
+        verification.verify(job, cache, run.config.cache.verify)
 
 
 def job_of(
@@ -96,32 +101,15 @@ def job_of(
     folder: where the cache is.
     say: called with a line for the user.
   """
-  config = run.config
-  return writer.CacheJob(
-    folder=folder,
-    request=_request(run, prepared, teachers),
-    prepared=prepared,
-    length=config.data.length,
-    teachers=teachers,
-    teacher_names=source.of(config).teacher_names(),
-    method=_method(config),
-    tokenizer=run.tokenizer,
-    vocab_size=run.student.config.vocab_size,
-    shard_rows=config.cache.shard_rows,
-    batch_size=config.cache.batch_size,
-    chunk_tokens=config.objective.chunk_tokens,
-    seed=config.seed,
-    say=say,
+  config, method = run.config, _method(run.config)
+  size = run.student.config.vocab_size
+  if method.entries:
+    # Unembedding rows beyond the tokenizer's ids are padding.
+    size = run.tokenizer.vocab_size
+  scorer = scorer_lib.LiveScorer(
+    *(teachers, method, size, config.objective.chunk_tokens),
+    *(config.seed, config.cache.batch_size),
   )
-
-
-def _method(config) -> compression.Method:
-  spec = config.cache.method.to_dict()
-  return compression.METHODS.build(spec, 'cache.method')
-
-
-def _request(run, prepared, teachers) -> dict[str, Any]:
-  """Returns all that decides what the cache holds."""
   described = [
     {
       'digest': param_digest.of(loaded.params),
@@ -132,26 +120,64 @@ def _request(run, prepared, teachers) -> dict[str, Any]:
     }
     for loaded, teacher in zip(teachers, run.teachers, strict=True)
   ]
-  return {
-    **cached_feed.request(run, prepared),
-    'method': run.config.cache.method.to_dict(),
-    'temperature': 1.0,
-    'seed': run.config.seed,
-    'teachers': described,
-  }
+  return _job(run, prepared, scorer, described, folder, say)
+
+
+def _served_job(run, prepared, folder, say) -> writer.CacheJob:
+  """Returns the job of a teacher on a server; raises if it cannot be asked."""
+  teacher = server_feed.open_teacher(run, _method(run.config).entries)
+  described = {'digest': teacher.digest, 'dtype': 'float32', **teacher.told}
+  scorer = scorer_lib.ServedScorer(teacher, run.mesh)
+  return _job(run, prepared, scorer, [described], folder, say)
+
+
+def _job(run, prepared, scorer, described, folder, say):
+  config = run.config
+  return writer.CacheJob(
+    folder=folder,
+    request={
+      **cached_feed.request(run, prepared),
+      'method': config.cache.method.to_dict(),
+      'temperature': 1.0,
+      'seed': config.seed,
+      'teachers': described,
+    },
+    prepared=prepared,
+    length=config.data.length,
+    scorer=scorer,
+    teacher_names=source.of(config).teacher_names(),
+    method=_method(config),
+    tokenizer=run.tokenizer,
+    vocab_size=run.student.config.vocab_size,
+    shard_rows=config.cache.shard_rows,
+    batch_size=config.cache.batch_size,
+    say=say,
+  )
+
+
+def _method(config) -> compression.Method:
+  spec = config.cache.method.to_dict()
+  return compression.METHODS.build(spec, 'cache.method')
 
 
 def _check(run):
   method = _method(run.config)
   if not run.config.cache.folder:
     raise errors.ConfigError(_PATH, "found ''", legal='a folder')
-  if not run.teachers:
+  is_served = run.config.teacher.source == 'server'
+  if not run.teachers and not is_served:
     raise errors.ConfigError(
       'teacher.source',
       f'found {run.config.teacher.source!r}: there is no teacher to score rows',
-      legal="'live', 'on_policy' or 'cached', with teacher.init",
+      legal="'live', 'on_policy' or 'cached', with teacher.init; or 'server'",
     )
-  shards = rules.row_shards(run.teacher.mesh)
+  if is_served and method.name != 'top_k':
+    raise errors.ConfigError(
+      'cache.method.name',
+      f'found {method.name!r}, and a server tells the likeliest ids alone',
+      legal='top_k',
+    )
+  shards = rules.row_shards(run.mesh if is_served else run.teacher.mesh)
   if run.config.cache.batch_size % shards:
     raise errors.ConfigError(
       'cache.batch_size',

@@ -29,6 +29,7 @@ _MODULES = {
   'live': 'live',
   'cached': 'cached',
   'on_policy': 'on_policy',
+  'server': 'server',
 }
 
 

@@ -55,9 +55,10 @@ class Reply:
     choices = []
     for number, prompt in enumerate(self._work.prompts):
       if not prompt.answers:
-        choices.append(self._scored(number))
+        choices.append(self._scored(number) | self._of_prompt(number))
       for index in range(len(prompt.answers)):
-        choices.append(self._choice(number, index))
+        choice = self._choice(number, index)
+        choices.append(choice | self._of_prompt(number))
     body = self._body(self._name, choices)
     return {**body, 'usage': self.usage()}
 
@@ -171,6 +172,35 @@ class Reply:
     logprobs = self._logprobs(index, tokens)
     return self._text_choice(index, self._echoed(number), logprobs, 'length')
 
+  def _of_prompt(self, number):
+    """Returns what a choice tells of its prompt's tokens by id, as vLLM does.
+
+    The rank of a token that is not among the likeliest is not known.
+    """
+    most = self._request.prompt_alternatives
+    if most is None:
+      return {}
+    name = self._work.model.token_text
+    told = []
+    for token in self._prompt_tokens(number):
+      if token.logprob is None:
+        told.append(None)
+        continue
+      best = token.alternatives[:most]
+      ranks = {i: rank for rank, (i, _) in enumerate(best, 1)}
+      logprobs = {**dict(best), token.id: token.logprob}
+      told.append(
+        {
+          str(i): {
+            'logprob': logprob,
+            'rank': ranks.get(i),
+            'decoded_token': name(i),
+          }
+          for i, logprob in logprobs.items()
+        }
+      )
+    return {'prompt_logprobs': told}
+
   def _text_choice(self, index, text, logprobs, finish):
     return {
       'index': index,
@@ -210,7 +240,8 @@ class Reply:
     if self._request.alternatives is None:
       return []
     answer = self._work.prompts[event.prompt].answers[event.answer]
-    tokens = [] if begin else self._prompt_tokens(event.prompt)
+    echoes = self._request.echo and not begin
+    tokens = self._prompt_tokens(event.prompt) if echoes else []
     end = event.count
     tokens += map(
       _Token,

@@ -46,6 +46,7 @@ _NEUTRAL_CHAT = _NEUTRAL | {
   'functions': [],
   'modalities': ['text'],
 }
+_OF_PROMPTS = 'prompt_logprobs'  # vLLM's extension of /v1/completions.
 _READ_ELSEWHERE = ('max_tokens', 'n', 'stop', 'stream_options')
 
 
@@ -64,6 +65,8 @@ class Request:
     max_tokens: of each answer; 0: the prompts are only scored.
     alternatives: how many of the likeliest ids are told with each token; None:
       no log-probabilities.
+    prompt_alternatives: how many of the likeliest ids are told with each token
+      of the prompts, by id; None: none.
     echo: whether answers begin with their prompts.
     stream: whether answers are sent as they grow.
     include_usage: whether a stream ends with the numbers of tokens.
@@ -79,6 +82,7 @@ class Request:
   seed: int
   max_tokens: int
   alternatives: int | None
+  prompt_alternatives: int | None
   echo: bool
   stream: bool
   include_usage: bool
@@ -92,6 +96,7 @@ class Request:
       address: of the client.
     """
     wants = self.alternatives is not None
+    scored = self.echo and wants or self.prompt_alternatives is not None
     prompts = []
     for number, prompt in enumerate(self.prompts):
       asked = requests.numbered(
@@ -103,9 +108,7 @@ class Request:
         for sample in range(count)
       ]
       prompts.append(
-        work_lib.Prompt(
-          prompt.ids, answers, self.echo and wants, images=prompt.images
-        )
+        work_lib.Prompt(prompt.ids, answers, scored, images=prompt.images)
       )
     return work_lib.Work(self.model, prompts, f'{address} {self.client}')
 
@@ -153,6 +156,9 @@ def read(
   _check_count(fields, len(prompts), samples, limits.answers)
   echo = not is_chat and _get(fields, 'echo', legal.BOOLEAN, False)
   max_tokens = _max_tokens(fields, is_chat, echo, prompts, model)
+  stream = _get(fields, 'stream', legal.BOOLEAN, False)
+  if stream and _OF_PROMPTS in fields:
+    raise errors.ConfigError(_OF_PROMPTS, 'given with stream', 'one of the two')
   read_alternatives = _chat_alternatives if is_chat else _alternatives
   client_timeout = _get(fields, 'timeout_ms', _COMMON['timeout_ms'], None)
   return Request(
@@ -164,8 +170,9 @@ def read(
     seed=_get(fields, 'seed', legal.SEED, secrets.randbits(32)),
     max_tokens=max_tokens,
     alternatives=read_alternatives(fields),
+    prompt_alternatives=_get(fields, _OF_PROMPTS, _MOST_ALTERNATIVES, None),
     echo=echo,
-    stream=_get(fields, 'stream', legal.BOOLEAN, False),
+    stream=stream,
     include_usage=_include_usage(fields),
     client=_get(fields, 'user', legal.TEXT, ''),
     timeout_s=(client_timeout or 1000 * limits.timeout_s) / 1000,
@@ -186,7 +193,7 @@ def _object(body: bytes, is_chat: bool) -> dict[str, Any]:
   if is_chat:
     own = ('messages', 'logprobs', 'top_logprobs', 'max_completion_tokens')
   else:
-    own = ('prompt', 'echo', 'logprobs', 'best_of')
+    own = ('prompt', 'echo', 'logprobs', 'best_of', _OF_PROMPTS)
   known = (*_COMMON, *_READ_ELSEWHERE, *own)
   for name, value in fields.items():
     if name in neutral:

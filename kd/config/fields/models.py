@@ -3,6 +3,7 @@
 from kd.config import legal
 from kd.config import places
 from kd.config import schema
+from kd.config.fields import served
 from kd.models import families
 from kd.models import tensors
 from kd.quantization import schemes
@@ -257,14 +258,16 @@ TEACHER = schema.Section(
     'source': F(
       'live',
       legal.one_of(
-        *('live', 'cached', 'on_policy', 'none'),
+        *('live', 'cached', 'on_policy', 'server', 'none'),
         formerly={'rollout': 'on_policy'},
         kind='source of targets',
       ),
       'live: scores every batch; cached: its targets are read from '
       '`cache.folder`; on_policy: live, and the student answers some of the '
-      'prompts (`rollout`); none: no teacher',
+      'prompts (`rollout`); server: `server` scores every batch; none: no '
+      'teacher',
     ),
+    'server': served.SERVER,
     'others': schema.Entries(
       'More teachers, by name: the targets are a mixture of all.',
       OTHER_TEACHER,

@@ -24,9 +24,9 @@ def verify(job: writer.CacheJob, cache: reader.Cache, count: int) -> None:
   Raises:
     ConfigError: a row's targets are not those of the teachers.
   """
-  mesh, size = job.mesh, job.batch_size
-  local_rows = placement.local_rows(mesh, size)
-  rows, score = rows_lib.Numbered(job.prepared), writer.scorer(job)
+  size = job.batch_size
+  local_rows = placement.local_rows(job.scorer.mesh, size)
+  rows = rows_lib.Numbered(job.prepared)
   # The same rows in every process.
   seed = processes.from_first(lambda: time.time_ns())
   chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
@@ -36,9 +36,7 @@ def verify(job: writer.CacheJob, cache: reader.Cache, count: int) -> None:
     part = chosen[first : first + size]
     numbers[: len(part)] = part
     batch = rows(numbers[local_rows])
-    scored = placement.fetch(
-      score(placement.place(batch, mesh, size)), mesh, size
-    )
+    scored = job.scorer.finish(job.scorer.begin(batch, again=True))
     for at, number in enumerate(numbers[local_rows]):
       if number >= 0:
         comparison.add(

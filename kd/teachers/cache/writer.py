@@ -1,6 +1,6 @@
 """Writes a cache of teacher targets, and repairs one that is damaged."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 import dataclasses
 import os
@@ -21,13 +21,12 @@ from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import tokenizers
 from kd.partitioning import placement
 from kd.partitioning import processes
-from kd.teachers import live
 from kd.teachers.cache import compression
 from kd.teachers.cache import manifest as manifest_lib
 from kd.teachers.cache import reader
 from kd.teachers.cache import report
 from kd.teachers.cache import row_assignment as assignment_lib
-from kd.teachers.cache import scoring
+from kd.teachers.cache import scorer as scorer_lib
 from kd.teachers.cache import shard_writer
 from kd.teachers.cache import shards
 
@@ -44,15 +43,13 @@ class CacheJob:
     request: all that decides what the cache holds; its manifest keeps it.
     prepared: the rows of each task.
     length: L, the tokens of a row.
-    teachers: score the rows, all on one mesh.
+    scorer: scores the rows.
     teacher_names: for messages.
     method: what is kept of a distribution.
     tokenizer: of the rows; its files are written too.
     vocab_size: V of the student.
     shard_rows: rows per file.
     batch_size: rows scored at a time.
-    chunk_tokens: tokens whose logits exist at a time.
-    seed: of the targets that are sampled.
     say: called with a line for the user.
   """
 
@@ -60,21 +57,14 @@ class CacheJob:
   request: Mapping[str, Any]
   prepared: Sequence[prepare_lib.Prepared]
   length: int
-  teachers: Sequence[live.Teacher]
+  scorer: scorer_lib.Scorer
   teacher_names: Sequence[str]
   method: compression.Method
   tokenizer: tokenizers.Tokenizer
   vocab_size: int
   shard_rows: int
   batch_size: int
-  chunk_tokens: int
-  seed: int
   say: progress_lib.Say
-
-  @property
-  def mesh(self) -> jax.sharding.Mesh:
-    """The teachers' devices."""
-    return jax.tree.leaves(self.teachers[0].params)[0].sharding.mesh
 
   @property
   def plan(self) -> list[shards.Shard]:
@@ -129,7 +119,7 @@ def write(job: CacheJob) -> float:
 
 
 def _publish(job):
-  table = _table(job)
+  table = None if job.method.entries else job.scorer.table()
 
   def publish():
     facts = [shards.facts(job.folder, shard) for shard in job.plan]
@@ -139,17 +129,6 @@ def _publish(job):
 
   _all_have_written(job.folder)
   processes.from_first(publish)
-
-
-def _table(job):
-  """Returns the teacher's unembedding if the cache keeps hidden states."""
-  if job.method.entries:
-    return None
-  teacher = job.teachers[0]
-  table = teacher.model.unembedding(teacher.params)
-  if jax.process_count() > 1:
-    table = multihost_utils.process_allgather(table, tiled=True)
-  return np.asarray(table)
 
 
 def _write_files(job, table):
@@ -174,7 +153,7 @@ def _all_have_written(folder):
 
 def _score(job, wanted, request):
   """Scores the rows of some shards with the teacher and writes them."""
-  mesh, size = job.mesh, job.batch_size
+  mesh, size = job.scorer.mesh, job.batch_size
   assignment = assignment_lib.RowAssignment(mesh, size, wanted)
   writer = shard_writer.ShardWriter(
     job.folder,
@@ -184,42 +163,30 @@ def _score(job, wanted, request):
     job.teacher_names,
     manifest_lib.cache_digest(request),
   )
-  score = scorer(job)
   rows, mine = rows_lib.Numbered(job.prepared), placement.local_rows(mesh, size)
   progress = progress_lib.Progress(
     'cache', job.say, assignment.rows, 'rows', tokens=job.length
   )
 
-  def write(batch, scored, slots, count):
-    found = placement.fetch(scored, mesh, size)
+  def write(batch, begun, slots, count):
+    scored = job.scorer.finish(begun)
     for at in np.searchsorted(mine, slots):
-      writer.add(batch, found, int(at))
+      writer.add(batch, scored, int(at))
     progress.add(count)
 
   pending = []
   with progress, futures.ThreadPoolExecutor(1, 'cache') as pool:
     for numbers in assignment.batches():
       batch = rows(numbers[mine])
-      scored = score(placement.place(batch, mesh, size))
+      begun = job.scorer.begin(batch)
       # While the next batch is scored, this one is packed and written.
       slots, count = assignment.own(numbers), int((numbers >= 0).sum())
-      pending.append(pool.submit(write, batch, scored, slots, count))
+      pending.append(pool.submit(write, batch, begun, slots, count))
       if len(pending) > _AHEAD:
         pending.pop(0).result()
     for future in pending:
       future.result()
   return progress.per_s
-
-
-def scorer(job: CacheJob) -> Callable[[Any], scoring.Scored]:
-  """Returns the function that scores a batch."""
-  size = job.vocab_size
-  if job.method.entries:
-    # Unembedding rows beyond the tokenizer's ids are padding.
-    size = job.tokenizer.vocab_size
-  return scoring.make(
-    job.teachers, job.method, size, job.chunk_tokens, job.seed
-  )
 
 
 def check(job: CacheJob, repair: bool) -> None:
@@ -265,7 +232,7 @@ def _repair(job, manifest, broken):
     for n, facts in enumerate(manifest['shards'])
   ]
   _score(job, [plan[n] for n in broken], manifest['request'])
-  table = _table(job)
+  table = None if job.method.entries else job.scorer.table()
   _all_have_written(job.folder)
 
   def publish():

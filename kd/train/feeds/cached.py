@@ -33,7 +33,9 @@ from kd.train.feeds import feed
 class Source(source.Source):
   """The source of targets from a cache on disk."""
 
-  computed_by = 'live'
+  @property
+  def computed_by(self):
+    return 'server' if self._config.teacher.server.url else 'live'
 
   def tokenizer_inits(self):
     folder = paths.expand(self._config.cache.folder)
@@ -203,6 +205,8 @@ def open_cache(
 
 def teacher_inits(config: source.Config) -> dict[str, str]:
   """Returns where the weights of a cache's teachers are, by config field."""
+  if config.teacher.server.url:
+    return {}
   others = {
     f'teacher.others.{name}.init': spec.init
     for name, spec in config.teacher.others.items()

@@ -1,0 +1,93 @@
+"""Fields of a teacher that an OpenAI-compatible server has."""
+
+from kd.config import legal
+from kd.config import places
+from kd.config import schema
+
+F = schema.Field
+
+_URL = legal.Matching(r'(https?://\S+)?', "'', or the URL of a server")
+_PRICE = legal.Number(at_least=0, at_most=1e6)
+
+BUDGET = schema.Section(
+  'What all runs with this `folder` may use together; 0: any number. Counted '
+  'before a request is sent, retries too.',
+  {
+    'requests': F(0, legal.COUNT, 'requests'),
+    'tokens': F(0, legal.COUNT, 'tokens of prompts and of what is generated'),
+    'money': F(
+      0.0,
+      legal.Number(at_least=0, at_most=1e12),
+      'money, in the currency of `price`',
+    ),
+  },
+)
+
+PRICE = schema.Section(
+  'Prices, for `budget.money`.',
+  {
+    'prompt': F(0.0, _PRICE, 'of a million tokens of prompts'),
+    'generated': F(0.0, _PRICE, 'of a million generated tokens'),
+  },
+)
+
+SERVER = schema.Section(
+  'The server of `teacher.source` server (docs/served_teachers.md).',
+  {
+    'url': F(
+      '',
+      _URL,
+      'where it is, with its /v1, such as http://127.0.0.1:8000/v1',
+    ),
+    'model': F(
+      '', legal.TEXT, "the model's name there; '': the only one that it lists"
+    ),
+    'api': F(
+      'auto',
+      legal.one_of('auto', 'prompt_logprobs', 'echo', 'sglang', 'llama_cpp'),
+      'how it is asked for log-probabilities. prompt_logprobs: as vLLM and kd '
+      "have it; echo: OpenAI's completions with echo; sglang: /generate; "
+      'llama_cpp: /completion, one request per position; auto: whichever it '
+      'answers',
+    ),
+    'key_variable': F(
+      'KD_TEACHER_KEY',
+      legal.Matching(r'[A-Za-z_]\w*', 'the name of an environment variable'),
+      'environment variable with the API key, if the server wants one',
+    ),
+    'folder': F(
+      '',
+      places.Path('folder', optional=True),
+      'keeps the counts of `budget`, what identifies the model, and the '
+      'replies: what is there is not asked again',
+    ),
+    'top_k': F(
+      20,
+      legal.Integer(1, 32767),
+      'likeliest ids per token in training; --mode=cache asks for '
+      '`cache.method.entries`',
+    ),
+    'concurrency': F(8, legal.Integer(1, 1024), 'requests at a time'),
+    'attempts': F(6, legal.Integer(1, 1000), 'attempts per request'),
+    'wait_s': F(
+      1.0,
+      legal.Number(at_least=0, at_most=legal.SECONDS),
+      'seconds before the second attempt, if the server names none; doubled '
+      'each time, times a random number from 0.5 to 1',
+    ),
+    'timeout_s': F(120.0, legal.DURATION, 'seconds to wait for a reply'),
+    'check_every': F(
+      100,
+      legal.POSITIVE,
+      'requests between checks that the same model answers',
+    ),
+    'tolerance': F(
+      0.05,
+      legal.Number(above=0, at_most=100),
+      'nats per token by which log-probabilities of the same text may differ '
+      'before it counts as another model',
+    ),
+    'budget': BUDGET,
+    'price': PRICE,
+  },
+)

@@ -1,0 +1,55 @@
+"""Requests to servers of the OpenAI API."""
+
+import http.client
+import json
+import os
+from typing import Any
+import urllib.parse
+import urllib.request
+
+from kd.core import addresses
+
+
+class _Refuse(urllib.request.HTTPRedirectHandler):
+  """Follows no redirects: they could lead the key to another server."""
+
+  def redirect_request(self, *unused, **unused_too):
+    del unused, unused_too
+
+
+def open_url(
+  url: str, fields: Any, key_variable: str, timeout_s: float
+) -> http.client.HTTPResponse:
+  """Sends a request; returns the response, whose body is yet to be read.
+
+  Args:
+    url: of the request.
+    fields: posted as JSON; None: a GET.
+    key_variable: name of the environment variable that may hold the API key.
+    timeout_s: seconds to wait for the server.
+
+  Raises:
+    urllib.error.HTTPError: the server answered with an error.
+    OSError, http.client.HTTPException: it cannot be reached.
+    ValueError: the URL is wrong.
+  """
+  headers = {'Content-Type': 'application/json'}
+  key = os.environ.get(key_variable)
+  if key:
+    headers['Authorization'] = f'Bearer {key}'
+  data = None if fields is None else json.dumps(fields).encode()
+  handlers: list[urllib.request.BaseHandler] = [_Refuse()]
+  if addresses.is_loopback(urllib.parse.urlsplit(url).hostname or ''):
+    handlers.append(urllib.request.ProxyHandler({}))
+  return urllib.request.build_opener(*handlers).open(
+    urllib.request.Request(url, data, headers), timeout=timeout_s
+  )
+
+
+def detail(body: bytes) -> str:
+  """Returns the message of an error as the OpenAI API has it, or the body."""
+  text = body.decode('utf-8', 'replace')
+  try:
+    return str(json.loads(text)['error']['message'])
+  except (ValueError, KeyError, TypeError):
+    return text

@@ -1,0 +1,123 @@
+"""What scores the rows of a cache: teachers in memory, or one on a server."""
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from kd.core import types
+from kd.partitioning import placement
+from kd.teachers import live
+from kd.teachers.cache import compression
+from kd.teachers.cache import scoring
+from kd.teachers.served import teacher as served_teacher
+
+
+class Scorer(abc.ABC):
+  """Scores batches, of which several may have begun at a time."""
+
+  mesh: jax.sharding.Mesh
+
+  @abc.abstractmethod
+  def begin(self, rows: types.Batch, again: bool = False) -> Any:
+    """Begins to score a batch.
+
+    Args:
+      rows: this process's, numpy arrays.
+      again: whether rows that were scored before are to be scored once more.
+
+    Returns:
+      What `finish` takes.
+    """
+
+  @abc.abstractmethod
+  def finish(self, begun: Any) -> scoring.Scored:
+    """Returns the scores of this process's rows, numpy arrays."""
+
+  def table(self) -> np.ndarray:
+    """Returns the teacher's unembedding [V, D], for hidden states."""
+    raise NotImplementedError
+
+  @abc.abstractmethod
+  def close(self) -> None:
+    """Ends what the scorer has open; it scores no more."""
+
+
+class LiveScorer(Scorer):
+  """Teachers in memory, all on one mesh."""
+
+  def __init__(
+    self,
+    teachers: Sequence[live.Teacher],
+    method: compression.Method,
+    vocab_size: int,
+    chunk_tokens: int,
+    seed: int,
+    batch_size: int,
+  ):
+    """Initializes the scorer; see scoring.make.
+
+    Args:
+      teachers: with their parameters.
+      method: decides what is kept.
+      vocab_size: V, the number of ids that are scored.
+      chunk_tokens: tokens per device whose logits are held at a time.
+      seed: of the random draws.
+      batch_size: rows over all processes.
+    """
+    self.mesh = jax.tree.leaves(teachers[0].params)[0].sharding.mesh
+    self._teacher, self._batch_size = teachers[0], batch_size
+    self._score = scoring.make(teachers, method, vocab_size, chunk_tokens, seed)
+
+  def begin(self, rows, again=False):
+    del again
+    return self._score(placement.place(rows, self.mesh, self._batch_size))
+
+  def finish(self, begun):
+    return placement.fetch(begun, self.mesh, self._batch_size)
+
+  def table(self):
+    table = self._teacher.model.unembedding(self._teacher.params)
+    if jax.process_count() > 1:
+      table = multihost_utils.process_allgather(table, tiled=True)
+    return np.asarray(table)
+
+  def close(self):
+    pass  # Nothing is open.
+
+
+class ServedScorer(Scorer):
+  """A teacher on a server."""
+
+  def __init__(self, teacher: served_teacher.Teacher, mesh: jax.sharding.Mesh):
+    """Initializes the scorer.
+
+    Args:
+      teacher: asks the server.
+      mesh: the student's.
+    """
+    self.mesh, self._teacher = mesh, teacher
+
+  def begin(self, rows, again=False):
+    return rows, self._teacher.begin(rows, keep=not again)
+
+  def finish(self, begun):
+    told = self._teacher.finish(*begun)
+    kept = compression.Kept(
+      told.ids, told.logprobs, None, told.tail_logprob, None
+    )
+    return scoring.Scored(
+      kept,
+      told.target_logprob,
+      # Log-probabilities have the normalizer 0.
+      np.zeros_like(told.target_logprob),
+      told.entropy,
+      told.dropped_mass,
+      np.ones((*told.entropy.shape, 1), bool),
+    )
+
+  def close(self):
+    self._teacher.close()

@@ -1,0 +1,1 @@
+"""Teachers on a server, asked by HTTP for log-probabilities of given ids."""

@@ -1,0 +1,239 @@
+"""How servers are asked for log-probabilities of given ids, by API.
+
+prompt_logprobs: /v1/completions of vLLM and kd; tells ids and texts.
+echo: /v1/completions as OpenAI had it; tells texts alone, so an entry whose
+text several ids have is left to the rest of the mass.
+sglang: /generate; tells ids and texts.
+llama_cpp: /completion, which tells nothing of a prompt but what follows it:
+one request per position; tells ids and texts.
+"""
+
+import abc
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from kd.teachers.served import vocabulary as vocabulary_lib
+
+# What a list of models says of its server.
+OWNERS = {
+  'vllm': 'prompt_logprobs',
+  'kd': 'prompt_logprobs',
+  'sglang': 'sglang',
+  'llamacpp': 'llama_cpp',
+}
+_BIAS = 1e6
+
+
+class MalformedError(Exception):
+  """A reply lacks what was asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+  """What a server tells of one position.
+
+  Attributes:
+    logprobs: by id, of the likeliest; and of the actual one, if it is told.
+    texts: by id, where the server tells them.
+    unnamed: number of entries whose id is not known.
+  """
+
+  logprobs: Mapping[int, float]
+  texts: Mapping[int, str]
+  unnamed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+  """A reply.
+
+  Attributes:
+    positions: one after each id of the prompt, without the last.
+    model: the name that the reply has, if any.
+    fingerprint: `system_fingerprint` of the reply, if any.
+  """
+
+  positions: Sequence[Position]
+  model: str = ''
+  fingerprint: str = ''
+
+
+class Api(abc.ABC):
+  """An API.
+
+  Attributes:
+    path: of a request; see client.Client.post.
+    by_position: whether a request tells of the last position alone.
+  """
+
+  path = '/completions'
+  by_position = False
+
+  def __init__(self, model: str, vocabulary: vocabulary_lib.Vocabulary):
+    """Initializes the API.
+
+    Args:
+      model: its name.
+      vocabulary: the tokenizer's.
+    """
+    self._model, self._vocabulary = model, vocabulary
+
+  @abc.abstractmethod
+  def body(
+    self, ids: Sequence[int], most: int, generated: int, temperature: float
+  ) -> dict[str, Any]:
+    """Returns a request.
+
+    Args:
+      ids: the prompt and, by_position, the actual id after it.
+      most: likeliest ids per position.
+      generated: tokens to generate, 0 or 1.
+      temperature: of what is generated; log-probabilities are wanted at 1.
+    """
+
+  @abc.abstractmethod
+  def read(self, reply: Any, ids: Sequence[int]) -> Told:
+    """Reads a reply.
+
+    Args:
+      reply: parsed JSON.
+      ids: as for `body`.
+
+    Raises:
+      MalformedError, KeyError, IndexError, TypeError, ValueError, or
+      AttributeError: it lacks what was asked for.
+      ConfigError: its tokens are not the tokenizer's.
+    """
+
+  def _completion(self, ids, generated, temperature):
+    return {
+      'model': self._model,
+      'prompt': list(ids),
+      'max_tokens': generated,
+      'temperature': temperature,
+      'echo': True,
+    }
+
+
+def _origin(reply):
+  return reply.get('model') or '', reply.get('system_fingerprint') or ''
+
+
+class PromptLogprobs(Api):
+  """vLLM's prompt_logprobs."""
+
+  def body(self, ids, most, generated, temperature):
+    fields = self._completion(ids, generated, temperature)
+    return fields | {'prompt_logprobs': most}
+
+  def read(self, reply, ids):
+    told = reply['choices'][0]['prompt_logprobs']
+    if told is None or len(told) != len(ids):
+      raise MalformedError('prompt_logprobs')
+    positions = []
+    for entries in told[1:]:
+      logprobs = {int(i): float(x['logprob']) for i, x in entries.items()}
+      texts = {int(i): x.get('decoded_token') for i, x in entries.items()}
+      texts = {i: text for i, text in texts.items() if text}
+      positions.append(Position(logprobs, texts))
+    return Told(positions, *_origin(reply))
+
+
+class Echo(Api):
+  """OpenAI's completions that echo their prompt."""
+
+  def body(self, ids, most, generated, temperature):
+    fields = self._completion(ids, generated, temperature)
+    return fields | {'logprobs': most}
+
+  def read(self, reply, ids):
+    told = reply['choices'][0]['logprobs']
+    tokens, of_tokens = told['tokens'], told['token_logprobs']
+    if len(tokens) < len(ids):
+      raise MalformedError('logprobs of the prompt')
+    positions = []
+    for at in range(1, len(ids)):
+      self._vocabulary.check(ids[at], tokens[at], at)
+      logprobs, unnamed = {}, 0
+      for text, logprob in told['top_logprobs'][at].items():
+        index = ids[at] if text == tokens[at] else self._vocabulary.id_of(text)
+        if index is None:
+          unnamed += 1
+        else:
+          logprobs[index] = float(logprob)
+      logprobs[ids[at]] = float(of_tokens[at])
+      positions.append(Position(logprobs, {}, unnamed))
+    return Told(positions, *_origin(reply))
+
+
+class Sglang(Api):
+  """SGLang's own endpoint: its completions merge tokens of one text."""
+
+  path = '/../generate'
+
+  def body(self, ids, most, generated, temperature):
+    return {
+      'input_ids': list(ids),
+      'sampling_params': {
+        'max_new_tokens': generated,
+        'temperature': temperature,
+      },
+      'return_logprob': True,
+      'logprob_start_len': 0,
+      'top_logprobs_num': most,
+      'return_text_in_logprobs': True,
+    }
+
+  def read(self, reply, ids):
+    told = reply['meta_info']
+    actual, likeliest = told['input_token_logprobs'], told['input_top_logprobs']
+    if len(actual) != len(ids) or len(likeliest) != len(ids):
+      raise MalformedError('input_top_logprobs')
+    positions = []
+    for own, entries in zip(actual[1:], likeliest[1:], strict=True):
+      entries = [*entries, own]
+      logprobs = {int(i): float(logprob) for logprob, i, _ in entries}
+      texts = {int(i): text for _, i, text in entries if text}
+      positions.append(Position(logprobs, texts))
+    return Told(positions, '', str(told.get('weight_version') or ''))
+
+
+class LlamaCpp(Api):
+  """llama.cpp's own endpoint."""
+
+  path = '/../completion'
+  by_position = True
+
+  def body(self, ids, most, generated, temperature):
+    del generated  # One; without it, nothing is told.
+    # It tells nothing of a drawn id that ends the text or is half a character,
+    # so the actual id is drawn, or else a plain one; log-probabilities are
+    # those before the bias.
+    drawn = ids[-1]
+    if not self._vocabulary.is_plain(drawn):
+      drawn = self._vocabulary.plain_id
+    return {
+      'prompt': list(ids[:-1]),
+      'n_predict': 1,
+      'n_probs': most,
+      'temperature': temperature,
+      'logit_bias': [[drawn, _BIAS]],
+      'cache_prompt': True,
+    }
+
+  def read(self, reply, ids):
+    del ids
+    told = reply['completion_probabilities'][0]
+    entries = [*told['top_logprobs'], told]
+    logprobs = {int(x['id']): float(x['logprob']) for x in entries}
+    texts = {int(x['id']): x['token'] for x in entries if x['token']}
+    return Told([Position(logprobs, texts)], *_origin(reply))
+
+
+APIS = {
+  'prompt_logprobs': PromptLogprobs,
+  'echo': Echo,
+  'sglang': Sglang,
+  'llama_cpp': LlamaCpp,
+}

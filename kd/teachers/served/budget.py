@@ -1,0 +1,119 @@
+"""Counts what a served teacher is asked, and stops before it is too much."""
+
+from collections.abc import Mapping
+import dataclasses
+import os
+import threading
+
+from kd.config import check as config_check
+from kd.config import legal
+from kd.config import schema
+from kd.core import atomic_files
+from kd.core import errors
+from kd.core import json_files
+
+FILE = 'spent.json'
+
+_PATH = 'teacher.server.budget'
+_MILLION = 1_000_000
+# The file is ahead of what was spent by this many requests, so that it need not
+# be written before each: a run that is killed has spent what it says, or less.
+_AHEAD = 16
+_NUMBER = legal.Number(at_least=0)
+_COUNTED = schema.Section(
+  'What was spent.',
+  {
+    name: schema.Field(schema.REQUIRED, _NUMBER, '')
+    for name in ('requests', 'tokens', 'money')
+  },
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prices:
+  """Prices of a million tokens.
+
+  Attributes:
+    prompt: of prompts.
+    generated: of what is generated.
+  """
+
+  prompt: float
+  generated: float
+
+
+class Budget:
+  """What all runs with a folder have spent together, and may spend.
+
+  Thread-safe.
+  """
+
+  def __init__(self, folder: str, limits: Mapping[str, float], prices: Prices):
+    """Reads what was spent.
+
+    Args:
+      folder: exists.
+      limits: most `requests`, `tokens` and `money`; 0: no limit.
+      prices: of tokens.
+
+    Raises:
+      ConfigError: the file is damaged.
+    """
+    self._path = os.path.join(folder, FILE)
+    self._limits, self._prices = dict(limits), prices
+    self._lock = threading.Lock()
+    self._spent = {'requests': 0, 'tokens': 0, 'money': 0.0}
+    if os.path.exists(self._path):
+      found = json_files.read(self._path, 'teacher.server.folder')
+      config_check.check_node(_COUNTED, found, self._path)
+      self._spent = found
+    self._written = dict(self._spent)
+
+  @property
+  def spent(self) -> dict[str, float]:
+    """Returns `requests`, `tokens` and `money`."""
+    with self._lock:
+      return dict(self._spent)
+
+  def take(self, prompt: int, generated: int) -> None:
+    """Counts a request that is about to be sent.
+
+    Args:
+      prompt: tokens of its prompt.
+      generated: tokens that are generated at most.
+
+    Raises:
+      ConfigError: the budget would be exceeded; nothing is counted.
+    """
+    price = prompt * self._prices.prompt + generated * self._prices.generated
+    cost = {
+      'requests': 1,
+      'tokens': prompt + generated,
+      'money': price / _MILLION,
+    }
+    with self._lock:
+      for name, most in self._limits.items():
+        wanted = self._spent[name] + cost[name]
+        if most and wanted > most:
+          self._write(self._spent)
+          raise errors.ConfigError(
+            f'{_PATH}.{name}',
+            f'found {most:g}, of which {self._spent[name]:g} is spent; the '
+            f'next request would make it {wanted:g}',
+            legal='more, and the same command: it resumes, and replies that '
+            'have come are not asked for again',
+          )
+      for name, value in cost.items():
+        self._spent[name] += value
+      if any(self._spent[k] > self._written[k] for k in cost):
+        ahead = {k: self._spent[k] + _AHEAD * cost[k] for k in cost}
+        self._write({k: min(x, self._limits[k] or x) for k, x in ahead.items()})
+
+  def close(self) -> None:
+    """Writes what was spent."""
+    with self._lock:
+      self._write(self._spent)
+
+  def _write(self, spent):
+    self._written = dict(spent)
+    atomic_files.write_json(self._path, spent)

@@ -1,0 +1,146 @@
+"""Sends requests to a server that may be slow, busy or away for a while."""
+
+from collections.abc import Mapping
+import dataclasses
+import http.client
+import json
+import random
+import time
+from typing import Any
+import urllib.error
+
+from absl import logging
+
+from kd.core import endpoints
+from kd.core import errors
+from kd.input_pipeline import retry
+from kd.teachers.served import budget as budget_lib
+
+_URL = 'teacher.server.url'
+_TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+_LONGEST_WAIT_S = 600.0
+_SHOWN = 2000  # bytes of a reply that is an error.
+
+
+class RefusedError(errors.ConfigError):
+  """The server refuses a request: it would again."""
+
+  def __init__(self, status: int, problem: str):
+    super().__init__(_URL, f'{problem} (status {status})')
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+  """How often and how long to try.
+
+  Attributes:
+    attempts: of one request, 1 or more.
+    wait_s: seconds before the second attempt; doubled each time, and varied.
+    timeout_s: seconds to wait for a reply.
+  """
+
+  attempts: int
+  wait_s: float
+  timeout_s: float
+
+
+class Client:
+  """Asks one server; thread-safe."""
+
+  def __init__(
+    self,
+    url: str,
+    key_variable: str,
+    patience: Patience,
+    budget: budget_lib.Budget,
+  ):
+    """Initializes the client.
+
+    Args:
+      url: of the server, with its /v1.
+      key_variable: environment variable with the API key.
+      patience: with failures.
+      budget: counts each attempt.
+    """
+    self.url, self._key_variable = url.rstrip('/'), key_variable
+    self._patience, self._budget = patience, budget
+
+  def get(self, path: str) -> Any:
+    """Returns the JSON reply to a GET, which costs nothing.
+
+    Args:
+      path: appended to the URL.
+
+    Raises:
+      ConfigError, ReadError: as `post`.
+    """
+    return self._ask(self.url + path, None, 0, 0)
+
+  def post(
+    self, path: str, fields: Mapping[str, Any], prompt: int, generated: int
+  ) -> Any:
+    """Returns the JSON reply to a request.
+
+    Args:
+      path: appended to the URL; after '/..', to the URL without its /v1.
+      fields: of the request.
+      prompt: tokens of its prompt.
+      generated: tokens that are generated at most.
+
+    Raises:
+      RefusedError: the server refuses the request.
+      ConfigError: so does it for its key; or the budget is spent.
+      ReadError: every attempt failed.
+    """
+    url = self.url + path
+    if path.startswith('/..'):
+      url = self.url.removesuffix('/v1') + path.removeprefix('/..')
+    return self._ask(url, fields, prompt, generated)
+
+  def _ask(self, url, fields, prompt, generated):
+    patience, wait = self._patience, self._patience.wait_s
+    for attempt in range(1, patience.attempts + 1):
+      if fields is not None:
+        self._budget.take(prompt, generated)
+      asked_to_wait = None
+      try:
+        with endpoints.open_url(
+          url, fields, self._key_variable, patience.timeout_s
+        ) as response:
+          return json.load(response)
+      except urllib.error.HTTPError as e:
+        detail = endpoints.detail(e.read(_SHOWN))
+        problem = f'{url}: {detail or e.reason}'
+        if e.code not in _TRANSIENT:
+          raise self._refused(e.code, problem) from e
+        problem += f' (status {e.code})'
+        asked_to_wait = _seconds(e.headers.get('Retry-After'))
+      except (OSError, http.client.HTTPException, ValueError) as e:
+        # A reply that is cut off is no JSON.
+        problem = f'{url}: {type(e).__name__}: {e}'
+      if attempt < patience.attempts:
+        logging.error('attempt %d: %s', attempt, problem)
+        varied = wait * random.uniform(0.5, 1.0)
+        time.sleep(varied if asked_to_wait is None else asked_to_wait)
+        wait = min(2 * wait, _LONGEST_WAIT_S)
+    raise retry.ReadError(
+      f'no reply in {patience.attempts} attempts: {problem}; once the server '
+      'answers, the same command resumes'
+    )
+
+  def _refused(self, status, problem):
+    if status in (401, 403):
+      return errors.ConfigError(
+        'teacher.server.key_variable',
+        f'found {self._key_variable!r}: {problem}',
+        legal='an environment variable with a key that the server takes',
+      )
+    return RefusedError(status, problem)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+  """Returns the seconds of a Retry-After header; None if it has none."""
+  try:
+    return min(max(float(retry_after or ''), 0.0), _LONGEST_WAIT_S)
+  except ValueError:
+    return None

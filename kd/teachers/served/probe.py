@@ -1,0 +1,198 @@
+"""Asks a server, before anything else, what it can do."""
+
+from collections.abc import Iterator
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from kd.core import errors
+from kd.teachers.served import apis
+from kd.teachers.served import client as client_lib
+from kd.teachers.served import questions as questions_lib
+from kd.teachers.served import vocabulary as vocabulary_lib
+
+_URL = 'teacher.server.url'
+_SAME = 1e-3  # Nats: less is rounding.
+
+
+@dataclasses.dataclass(frozen=True)
+class Probed:
+  """What a server can do.
+
+  Attributes:
+    model: the model's name.
+    api: the API's.
+    questions: asks it.
+    answer: to the probe.
+    origin: of this answer.
+    notes: a line on each thing that it cannot do, and what follows.
+  """
+
+  model: str
+  api: str
+  questions: questions_lib.Questions
+  answer: questions_lib.Answer
+  origin: questions_lib.Origin
+  notes: list[str]
+
+
+def probe(
+  client: client_lib.Client,
+  vocabulary: vocabulary_lib.Vocabulary,
+  model: str,
+  api: str,
+  most: int,
+) -> Probed:
+  """Finds how a server tells log-probabilities, and of how many ids.
+
+  Args:
+    client: of the server.
+    vocabulary: the tokenizer's.
+    model: its name; '': the only one.
+    api: a name of APIS, or 'auto'.
+    most: likeliest ids per position that are wanted.
+
+  Raises:
+    ConfigError: it tells none; or names another model, or other tokens.
+    ReadError: it cannot be reached.
+  """
+  listed = _models(client)
+  model = _chosen(model, [str(x.get('id')) for x in listed])
+  names = [api] if api != 'auto' else _candidates(listed, model)
+  problems = []
+  for name in names:
+    kind = apis.APIS[name]
+    by_position = kind.by_position
+    make = lambda count, generated, kind=kind: questions_lib.Questions(
+      client, kind(model, vocabulary), vocabulary, count, generated
+    )
+    ids = vocabulary.probe
+    try:
+      found = _with_all(make, _ask(make, ids, most, by_position), ids)
+    except (apis.MalformedError, client_lib.RefusedError) as e:
+      problems.append(f'  {name}: {e}')
+      continue
+    questions, answer, origin = found
+    notes = list(_notes(questions, answer, ids, most, by_position))
+    return Probed(model, name, questions, answer, origin, notes)
+  raise errors.ConfigError(
+    _URL,
+    f'{client.url} tells no log-probabilities of given ids',
+    legal='a server of vLLM, SGLang, llama.cpp or kd, or one that has '
+    '/v1/completions with echo and logprobs',
+    details='\n'.join(problems),
+  )
+
+
+def _models(client) -> list[dict[str, Any]]:
+  try:
+    listed = client.get('/models')['data']
+    return [x for x in listed if isinstance(x, dict)]
+  except (client_lib.RefusedError, KeyError, TypeError):
+    return []  # Not every server has a list.
+
+
+def _chosen(model, names):
+  if model and names and model not in names:
+    raise errors.ConfigError(
+      'teacher.server.model',
+      f'found {model!r}',
+      legal=', '.join(names),
+      nearest=errors.nearest(model, names),
+    )
+  if not model and len(names) != 1:
+    raise errors.ConfigError(
+      'teacher.server.model',
+      f"found '', and the server lists {len(names)} models",
+      legal=', '.join(names) or 'the name of a model',
+    )
+  return model or names[0]
+
+
+def _candidates(listed, model):
+  owner = next((x.get('owned_by') for x in listed if x['id'] == model), '')
+  if owner in apis.OWNERS:
+    return [apis.OWNERS[owner]]
+  return ['prompt_logprobs', 'echo', 'sglang', 'llama_cpp']
+
+
+def _ask(make, ids, most, by_position):
+  """Asks for what is wanted; then for less, until the server answers.
+
+  Returns:
+    The questions, their answer and its origin.
+
+  Raises:
+    MalformedError, RefusedError: it does not answer for one id either.
+  """
+  positions, last = range(len(ids) - 1), None
+
+  def answered(count, generated):
+    nonlocal last
+    questions = make(count, generated)
+    try:
+      return questions, *questions.ask(ids, positions)
+    except (apis.MalformedError, client_lib.RefusedError) as e:
+      last = e
+      return None
+
+  choices = (1,) if by_position else (0, 1)
+  for generated in choices:
+    if found := answered(most, generated):
+      return found
+  for generated in choices:
+    if found := answered(1, generated):
+      break
+  else:
+    raise last
+  low, high = 1, most  # Answered, and not.
+  while low + 1 < high:
+    middle = (low + high) // 2
+    better = answered(middle, generated)
+    low, high = (middle, high) if better else (low, middle)
+    found = better or found
+  return found
+
+
+def _with_all(make, found, ids):
+  """Returns the questions for as many ids as the server really tells."""
+  questions, answer, origin = found
+  told = int((answer.ids >= 0).sum(axis=1).max())
+  if told >= questions.most:
+    return found
+  questions = make(max(told, 1), questions.generated)
+  return questions, *questions.ask(ids, range(len(ids) - 1))
+
+
+def _notes(questions, answer, ids, most, by_position) -> Iterator[str]:
+  """Yields a line on each thing that the server cannot do."""
+  if questions.most < most:
+    yield (
+      f'it tells at most {questions.most} ids per token: K is '
+      f'{questions.most}, not {most}, and the rest of the mass is one outcome'
+    )
+  if by_position:
+    yield (
+      'it tells nothing of prompts: there is one request per token, and the '
+      'NLL of a token that is not among the K is a lower bound'
+    )
+    return
+  if questions.generated:
+    yield (
+      'max_tokens 0 is refused: each request generates one token, which is '
+      'counted'
+    )
+  fewest = int((answer.ids >= 0).sum(axis=1).min())
+  if fewest < questions.most:
+    yield (
+      f'it names ids by texts that several have: of some tokens it tells '
+      f'{fewest} of {questions.most} ids, and the others are in the rest of '
+      'the mass'
+    )
+  other, _ = questions.ask(ids, range(len(ids) - 1), temperature=0.5)
+  if np.abs(other.actual - answer.actual).max() < _SAME:
+    yield (
+      'it ignores the temperature in log-probabilities: a term at another '
+      'temperature than 1 softens the K ids and the rest together'
+    )

@@ -1,0 +1,206 @@
+"""A teacher on a server: answers the prompts of batches, several at a time."""
+
+import atexit
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+from kd.core import atomic_files
+from kd.core import errors
+from kd.core import identity
+from kd.core import json_files
+from kd.core import paths
+from kd.core import types
+from kd.input_pipeline import tokenizers
+from kd.teachers.served import budget as budget_lib
+from kd.teachers.served import client as client_lib
+from kd.teachers.served import probe as probe_lib
+from kd.teachers.served import prompts as prompts_lib
+from kd.teachers.served import questions
+from kd.teachers.served import replies as replies_lib
+from kd.teachers.served import vocabulary as vocabulary_lib
+
+FILE = 'model.json'
+
+_MODEL, _FOLDER = 'teacher.server.model', 'teacher.server.folder'
+
+
+class Teacher:
+  """A model on a server, which stays the same.
+
+  Attributes:
+    most: K, ids per token that are asked for; the server may tell fewer.
+    told: the model, how it is asked and for how many ids, as JSON values.
+    digest: of the model and what it told of the probe, and of `told`.
+  """
+
+  def __init__(
+    self,
+    spec: Mapping[str, Any],
+    tokenizer: tokenizers.Tokenizer,
+    vocab_size: int,
+    most: int,
+    say: Callable[[str], None],
+  ):
+    """Asks the server what it can do.
+
+    Args:
+      spec: the config's section teacher.server.
+      tokenizer: the student's.
+      vocab_size: the number of ids that the student has.
+      most: K.
+      say: called with lines for the user.
+
+    Raises:
+      ConfigError: the server tells no log-probabilities, or is another than
+        that of the folder; or a field is wrong.
+      ReadError: it cannot be reached.
+    """
+    folder = paths.expand(spec['folder'])
+    with errors.refused_unless_writable(_FOLDER, folder, 'a local folder'):
+      os.makedirs(folder, exist_ok=True)
+    self.most, self._say = most, say
+    self._vocab_size = min(vocab_size, tokenizer.vocab_size)
+    self._replies = replies_lib.Replies(folder)
+    self._budget = budget_lib.Budget(
+      folder, spec['budget'], budget_lib.Prices(**spec['price'])
+    )
+    client = client_lib.Client(
+      spec['url'],
+      spec['key_variable'],
+      client_lib.Patience(spec['attempts'], spec['wait_s'], spec['timeout_s']),
+      self._budget,
+    )
+    self._vocabulary = vocabulary_lib.Vocabulary(tokenizer)
+    self._tolerance = spec['tolerance']
+    self._check_every, self._asked = spec['check_every'], 0
+    self._lock = threading.Lock()
+    self._probed = probe_lib.probe(
+      client, self._vocabulary, spec['model'], spec['api'], most
+    )
+    self._record = self._recorded(folder)
+    self.told = {
+      'model': self._probed.model,
+      'api': self._probed.api,
+      'entries': self._probed.questions.most,
+    }
+    self.digest = identity.digest({**self._record, **self.told})
+    self._pool = futures.ThreadPoolExecutor(spec['concurrency'], 'served')
+    atexit.register(self.close)
+    say(f'teacher: {self._probed.model} at {client.url} ({self._probed.api})')
+    for note in self._probed.notes:
+      say(f'  {note}')
+
+  def _recorded(self, folder):
+    """Returns what identifies the model, which the folder keeps."""
+    path, probed = os.path.join(folder, FILE), self._probed
+    now = {
+      'model': probed.model,
+      'fingerprint': probed.origin.fingerprint,
+      'probe': list(self._vocabulary.probe),
+      'logprobs': [float(x) for x in probed.answer.actual],
+    }
+    if not os.path.exists(path):
+      atomic_files.write_json(path, now)
+      return now
+    there = json_files.read(path, _FOLDER)
+    for key in ('model', 'fingerprint', 'probe'):
+      if there.get(key) != now[key]:
+        raise self._changed(f'{key} {there.get(key)!r}', repr(now[key]))
+    self._compare(np.asarray(there['logprobs'], np.float32), probed.answer)
+    return there
+
+  def _compare(self, before, answer):
+    apart = float(np.abs(answer.actual - before).mean())
+    if not apart <= self._tolerance:
+      raise self._changed(
+        'log-probabilities of the probe', f'others, {apart:.3g} nats apart'
+      )
+
+  def _changed(self, before, now):
+    return errors.ConfigError(
+      _MODEL,
+      f'another model answers than before: {before}, now {now}',
+      legal='the model that this run began with, or another '
+      'teacher.server.folder',
+    )
+
+  def begin(self, batch: types.Batch, keep: bool = True) -> list[Any]:
+    """Asks for the targets of a batch.
+
+    Args:
+      batch: numpy arrays.
+      keep: whether the same rows may come again.
+
+    Returns:
+      What `finish` takes.
+    """
+    return [
+      (prompt, self._pool.submit(self._answer, prompt, keep))
+      for prompt in prompts_lib.of(batch)
+    ]
+
+  def finish(
+    self, batch: types.Batch, begun: Sequence[Any]
+  ) -> prompts_lib.Targets:
+    """Waits for the answers; returns the targets.
+
+    Raises:
+      ConfigError: another model answers, its tokens are others, or the budget
+        is spent.
+      ReadError: the server cannot be reached.
+    """
+    try:
+      answered = [(prompt, future.result()) for prompt, future in begun]
+    except BaseException:
+      for _, future in begun:
+        future.cancel()
+      raise
+    return prompts_lib.targets(
+      batch.tokens.shape, self.most, answered, self._vocab_size
+    )
+
+  def _answer(self, prompt, keep):
+    digest = replies_lib.digest_of(self.digest, prompt.ids, prompt.positions)
+    answer = self._replies.get(digest) if keep else None
+    if answer is None:
+      self._check()
+      answer = self._ask(prompt.ids, prompt.positions)
+      if keep:
+        self._replies.add(digest, answer)
+    return answer
+
+  def _ask(self, ids, positions) -> questions.Answer:
+    answer, origin = self._probed.questions.ask(ids, positions)
+    if origin != self._probed.origin:
+      raise self._changed(repr(self._probed.origin), repr(origin))
+    return answer
+
+  def _check(self):
+    """Asks the probe again, now and then."""
+    with self._lock:
+      self._asked += 1
+      due = self._asked % self._check_every == 0
+    if due:
+      ids = self._vocabulary.probe
+      answer = self._ask(ids, range(len(ids) - 1))
+      self._compare(np.asarray(self._record['logprobs'], np.float32), answer)
+
+  def close(self) -> None:
+    """Writes what was spent, and says it; may be called again."""
+    if self._replies.closed:
+      return
+    atexit.unregister(self.close)
+    self._pool.shutdown(cancel_futures=True)
+    self._budget.close()
+    self._replies.close()
+    spent = self._budget.spent
+    money = f', {spent["money"]:.4g} of money' if spent['money'] else ''
+    self._say(
+      f'teacher: {spent["requests"]:,} requests and {spent["tokens"]:,} tokens'
+      f'{money} since its folder was made'
+    )

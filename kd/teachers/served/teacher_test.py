@@ -1,0 +1,196 @@
+"""A served teacher against a server of a known model, with its faults."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kd.config import base
+from kd.core import errors
+from kd.core import types
+from kd.input_pipeline import retry
+from kd.teachers.served import served_cases
+from kd.teachers.served import teacher as teacher_lib
+
+_K = 8
+
+
+def _batch(seed=0, rows=3, length=24):
+  """Returns packed rows: two examples each, prompts and padding uncounted."""
+  rng = np.random.default_rng(seed)
+  tokens = rng.integers(40, 120, (rows, length)).astype(np.int32)
+  segments = np.zeros((rows, length), np.int32)
+  segments[:, :10], segments[:, 10:21] = 1, 2
+  weights = (segments > 0) * rng.integers(0, 2, (rows, length))
+  weights[:, [0, 10]] = 0
+  return types.Batch(
+    tokens=tokens,
+    # The id after an example's last one is in no row.
+    targets=np.roll(tokens, -1, axis=1),
+    positions=np.zeros_like(tokens),
+    segment_ids=segments,
+    parts=np.zeros_like(tokens),
+    weights=weights.astype(np.float32),
+    row_id=np.arange(rows, dtype=np.int32),
+  )
+
+
+def _open(
+  server, folder, said=None, most=_K, vocab_size=served_cases.V, **spec
+):
+  fields = base.get_config().teacher.server.to_dict()
+  fields |= {'url': server.url, 'folder': str(folder), 'wait_s': 0.01, **spec}
+  say = [].append if said is None else said.append
+  words = served_cases.tokenizer()
+  return teacher_lib.Teacher(fields, words, vocab_size, _K, say)
+
+
+def _targets(teacher, batch):
+  return teacher.finish(batch, teacher.begin(batch))
+
+
+def _check(targets, batch, model, most):
+  """Compares with the model's own log-probabilities."""
+  counted = batch.weights != 0
+  whole = model[batch.tokens]
+  order = np.sort(np.argsort(-whole, axis=-1)[..., :most], axis=-1)
+  best = np.take_along_axis(whole, order, -1)
+  np.testing.assert_array_equal(targets.ids[counted][:, :most], order[counted])
+  assert (targets.ids[counted][:, most:] == -1).all()
+  assert (targets.ids[~counted] == -1).all()
+  close = lambda a, b: np.testing.assert_allclose(a, b[counted], rtol=2e-5)
+  close(targets.logprobs[counted][:, :most], best)
+  tail = np.log(1 - np.exp(best).sum(-1))
+  close(targets.tail_logprob[counted], tail)
+  outcomes = np.concatenate([best, tail[..., None]], -1)
+  close(targets.entropy[counted], -(np.exp(outcomes) * outcomes).sum(-1))
+  actual = np.take_along_axis(whole, batch.targets[..., None], -1)[..., 0]
+  close(targets.target_logprob[counted], actual)
+
+
+@pytest.mark.parametrize('api', ['prompt_logprobs', 'echo', 'sglang'])
+def test_apis_tell_the_models_likeliest_ids(tmp_path, api):
+  batch, said = _batch(), []
+  with served_cases.running(apis=(api,)) as server:
+    # Ids whose texts are their own: the others, echo leaves to the rest.
+    plain = [i for i in range(served_cases.V) if 40 <= i < 134]
+    others = np.setdiff1d(np.arange(served_cases.V), plain)
+    server.model[:, others] -= 12
+    server.model -= np.log(np.exp(server.model).sum(1, keepdims=True))
+    teacher = _open(server, tmp_path, said)
+    _check(_targets(teacher, batch), batch, server.model, _K)
+    asked = len(server.asked)
+    teacher.close()
+    # A later run asks what the server can do, and nothing that it has told.
+    again = _open(server, tmp_path)
+    _check(_targets(again, batch), batch, server.model, _K)
+    assert len(server.asked) - asked < asked - 5
+    again.close()
+  assert api in said[0]
+
+
+def test_a_server_that_tells_no_prompts_is_asked_by_position(tmp_path):
+  batch, said = _batch(rows=1), []
+  with served_cases.running(apis=('llama_cpp',), owner='llamacpp') as server:
+    teacher = _open(server, tmp_path, said)
+    _check(_targets(teacher, batch), batch, server.model, _K)
+    teacher.close()
+  assert 'one request per token' in ' '.join(said)
+
+
+def test_less_than_was_wanted_is_said_and_used(tmp_path):
+  batch, said = _batch(), []
+  with served_cases.running(most=5, zero=False) as server:
+    teacher = _open(server, tmp_path, said)
+    targets = _targets(teacher, batch)
+    assert targets.ids.shape[-1] == _K
+    _check(targets, batch, server.model, 5)
+    teacher.close()
+    # Whatever a request generates is counted, and so are the probe's.
+    spent = json.loads((tmp_path / 'spent.json').read_text())
+    sizes = [len(x['prompt']) + x['max_tokens'] for x in server.asked]
+    assert spent['requests'] == len(sizes) and spent['tokens'] == sum(sizes)
+  told = ' '.join(said)
+  assert 'K is 5, not 8' in told and 'max_tokens 0 is refused' in told
+  assert 'ignores the temperature' in told
+
+
+def test_ids_that_the_student_lacks_are_left_out(tmp_path):
+  batch = _batch()
+  with served_cases.running() as server:
+    teacher = _open(server, tmp_path, vocab_size=200)
+    targets = _targets(teacher, batch)
+    teacher.close()
+  counted = batch.weights != 0
+  assert targets.ids.max() < 200 and targets.dropped_mass[counted].max() > 0
+  kept = np.exp(targets.logprobs[counted]).sum(-1)
+  total = kept + np.exp(targets.tail_logprob[counted])
+  np.testing.assert_allclose(total, 1, rtol=1e-5)
+
+
+def test_faults_of_servers_are_waited_for(tmp_path):
+  plan = {8: (500, {}), 10: 'cut', 11: (429, {'Retry-After': '0.05'}), 13: 2.0}
+  batch = _batch()
+  with served_cases.running(fault=plan.get) as server:
+    teacher = _open(server, tmp_path, timeout_s=0.5, concurrency=2)
+    _check(_targets(teacher, batch), batch, server.model, _K)
+    # The probe's 3 requests, 6 of examples, and one again for each fault.
+    server.fault = lambda number: (503, {})
+    with pytest.raises(retry.ReadError, match='in 6 attempts.*503'):
+      _targets(teacher, _batch(1))
+    server.fault = lambda number: (401, {})
+    with pytest.raises(errors.ConfigError, match='KD_TEACHER_KEY'):
+      _targets(teacher, _batch(1))
+    teacher.close()
+
+
+def test_another_model_stops_the_run(tmp_path):
+  with served_cases.running() as server:
+    teacher = _open(server, tmp_path, check_every=4, concurrency=1)
+    _targets(teacher, _batch(rows=1))
+    server.model = served_cases.logprobs(1)
+    with pytest.raises(errors.ConfigError, match='another model answers'):
+      _targets(teacher, _batch(1))
+    teacher.close()
+    with pytest.raises(errors.ConfigError, match='another model answers'):
+      _open(server, tmp_path)
+    server.shift = 1
+    with pytest.raises(errors.ConfigError, match=r'position 1: id \d+ is'):
+      _open(server, tmp_path / 'other')
+
+
+@pytest.mark.parametrize(
+  'name, most', [('requests', 6), ('tokens', 200), ('money', 2e-4)]
+)
+def test_a_budget_stops_before_it_is_exceeded(tmp_path, name, most):
+  batch, price = _batch(rows=8), {'prompt': 1.0, 'generated': 2.0}
+  spec = {'price': price, 'concurrency': 3}
+  limits = {'requests': 0, 'tokens': 0, 'money': 0.0}
+  with served_cases.running() as server:
+    teacher = _open(server, tmp_path, budget={**limits, name: most}, **spec)
+    with pytest.raises(errors.ConfigError, match=f'budget.{name}: found'):
+      _targets(teacher, batch)
+    teacher.close()
+    sizes = [len(x['prompt']) for x in server.asked]
+    used = {'requests': len(sizes), 'tokens': sum(sizes)}
+    used['money'] = used['tokens'] / 1e6
+    spent = json.loads((tmp_path / 'spent.json').read_text())
+    assert spent == pytest.approx(used)
+    assert 0.5 * most < used[name] <= most
+    # With more the same command ends; no reply is paid for twice.
+    teacher = _open(server, tmp_path, **spec)
+    _check(_targets(teacher, batch), batch, server.model, _K)
+    prompts = [tuple(x['prompt']) for x in server.asked]
+    assert len(set(prompts)) == 1 + 16 and len(prompts) <= 4 + 16
+    teacher.close()
+
+
+def test_a_folder_serves_one_run_at_a_time(tmp_path):
+  with served_cases.running() as server:
+    teacher = _open(server, tmp_path)
+    with pytest.raises(errors.ConfigError, match='another run has'):
+      _open(server, tmp_path)
+    teacher.close()
+    with open(tmp_path / 'replies', 'ab') as f:
+      f.write(b'half of a reply')
+    _open(server, tmp_path).close()

@@ -1,0 +1,151 @@
+"""Batches with targets that a teacher on a server is asked for."""
+
+import jax
+import jax.numpy as jnp
+
+from kd.core import errors
+from kd.losses import distributions
+from kd.losses import sparse_distributions
+from kd.partitioning import rules
+from kd.run import session
+from kd.run import source
+from kd.teachers.served import prompts
+from kd.teachers.served import teacher as teacher_lib
+from kd.train.feeds import abstract
+from kd.train.feeds import feed
+
+_PATH = 'teacher.server'
+
+
+@source.SOURCES.register('server')
+class Source(source.Source):
+  """The source of targets from a server."""
+
+  def tokenizer_inits(self):
+    # Weights that are here too are read for their tokenizer alone.
+    init = self._config.teacher.init
+    return {'teacher.init': init} if init else {}
+
+  def term_teacher(self, student, teachers):
+    del teachers
+    # Only layer terms read the sizes, and `check` rejects those.
+    return student
+
+  def check(self, mesh, student, objective):
+    super().check(mesh, student, objective)
+    config, server = self._config, self._config.teacher.server
+    for name, legal in (
+      ('url', 'the URL of a server, with its /v1'),
+      ('folder', 'a local folder'),
+    ):
+      if not server[name]:
+        raise errors.ConfigError(f'{_PATH}.{name}', "found ''", legal=legal)
+    if objective.layer_terms:
+      raise errors.ConfigError(
+        f'losses.{objective.layer_terms[0].key}',
+        'compares layers, and a server tells no layer outputs',
+        legal='a term of next-token distributions, or a teacher that is live',
+      )
+    if config.teacher.others:
+      raise errors.ConfigError(
+        'teacher.others',
+        f'found {", ".join(config.teacher.others)}, and the teacher is on a '
+        'server',
+        legal='{}',
+      )
+    if student.config.vision:
+      raise errors.ConfigError(
+        'student.vision',
+        f'found {config.student.vision!r}, and a server is asked without '
+        'images',
+        legal='none',
+      )
+    if jax.process_count() > 1:
+      raise errors.ConfigError(
+        'teacher.source',
+        f"found 'server' with {jax.process_count()} processes",
+        legal="one process, or 'cached' after --mode=cache in one process",
+      )
+
+  def describe_teacher(self):
+    server = self._config.teacher.server
+    return f'teacher: {server.model or "the model"} at {server.url}'
+
+  def teacher_names(self):
+    return (f'the teacher ({_PATH}.url {self._config.teacher.server.url})',)
+
+  def abstract_targets(self, run, model_config):
+    del model_config
+    shape, sharding = abstract.batch_shape(run), rules.batch_sharding(run.mesh)
+    kept = *shape, run.config.teacher.server.top_k
+    top_k = sparse_distributions.TopK(
+      abstract.array(kept, jnp.int32, sharding),
+      abstract.array(kept, jnp.float32, sharding),
+      abstract.array(shape, jnp.float32, sharding),
+    )
+    return distributions.Targets(top_k, None)
+
+  def open(self, run, prepared):
+    del prepared
+    return open_teacher(run, run.config.teacher.server.top_k)
+
+  def digest(self, opened):
+    return opened.digest
+
+  def feed(self, run, rows, digest, opened, live_targets):
+    del live_targets
+    return Feed(run, rows, digest, self.teacher_names(), opened)
+
+
+def open_teacher(run, most: int) -> teacher_lib.Teacher:
+  """Asks the server of a run what it can do.
+
+  Args:
+    run: the resolved config.
+    most: likeliest ids per token that are wanted.
+
+  Raises:
+    ConfigError, ReadError: see teacher.Teacher.
+  """
+  return teacher_lib.Teacher(
+    run.config.teacher.server.to_dict(),
+    run.tokenizer,
+    run.student.config.vocab_size,
+    most,
+    session.say,
+  )
+
+
+def sparse(targets: prompts.Targets) -> sparse_distributions.TopK:
+  """Returns targets as losses take them."""
+  return sparse_distributions.TopK(
+    targets.ids, targets.logprobs, targets.tail_logprob
+  )
+
+
+class Feed(feed.Feed):
+  """Batches with the targets of a server, which is asked some steps ahead."""
+
+  def __init__(self, run, rows, digest, names, teacher: teacher_lib.Teacher):
+    """Opens the feed; see feed.Feed.
+
+    Args:
+      run: the resolved config.
+      rows: reads rows of a step's batch.
+      digest: of the rows, their order and the teacher.
+      names: for messages.
+      teacher: asks the server.
+    """
+    to_targets = lambda kept: distributions.Targets(kept, None)
+    super().__init__(run, rows, digest, names, to_targets)
+    self._teacher = teacher
+
+  def read(self, step):
+    batch = super().read(step)
+    teacher = self._teacher
+    return batch, sparse(teacher.finish(batch, teacher.begin(batch)))
+
+  def __call__(self, step, params, read):
+    del step, params
+    (batch, kept), placing_s = self._place(read)
+    return feed.StepInputs(batch, self._targets(kept), placing_s)
