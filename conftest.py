@@ -10,6 +10,15 @@ import pytest
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
+# Compiling takes longer than what is compiled. Flags from outside win.
+_CHEAP = (
+  '--xla_backend_optimization_level=0',
+  '--xla_llvm_disable_expensive_passes=true',
+  '--xla_cpu_use_fusion_emitters=false',
+)
+if os.environ['JAX_PLATFORMS'] == 'cpu':
+  os.environ['XLA_FLAGS'] = ' '.join((*_CHEAP, os.environ.get('XLA_FLAGS', '')))
+
 _DEVICES = '--xla_force_host_platform_device_count'
 _NEEDS = {
   '_oracle_test.py': (

@@ -94,20 +94,14 @@ def test_generate_cpu():
 _SERVED = 'data/fixtures/quickstart_teacher'
 
 
-@pytest.fixture(name='compiled_quickly')
-def _compiled_quickly(monkeypatch):
-  """Leaves LLVM's optimizations out of the servers' programs."""
-  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-
-
-def test_serve_cpu(compiled_quickly):
+def test_serve_cpu():
   prompts = [[2, 9, 10, 11]] * 2
   found = serve_cpu.run(_SERVED, prompts, 3, (), 1, types=('F32',))
   assert found['concurrency'] == 2 and not found['to_llama_cpp']
   assert found['tokens_per_s']['ours_F32'] > 0
 
 
-def test_serve_load(compiled_quickly):
+def test_serve_load():
   found = serve_load.run(_SERVED, 2, 8, [3.0], 1.0, calibration_s=1.0)
   (load,) = found['loads']
   assert load['arrivals_per_s'] == pytest.approx(3 * found['capacity_per_s'])

@@ -32,7 +32,7 @@ def test_a_mesh_of_two_axes_trains_while_others_use_the_processors(tmp_path):
       f'--workdir={tmp_path}/{name}',
     ],
     command.ALTERNATING,
-    {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'},
+    command.with_devices(8),
     f'{tmp_path}/{name}.log',
   )
   try:

@@ -38,6 +38,7 @@ QUICK = (
 )
 
 
+_DEVICES = '--xla_force_host_platform_device_count'
 # Here, because a test may change the current folder.
 _PROJECT = os.getcwd()
 
@@ -52,28 +53,31 @@ def environment() -> dict[str, str]:
     'JAX_COMPILATION_CACHE_DIR': _compiled(),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-    # Compiling takes longer than what is compiled.
-    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
   }
   # The device count of this test's process is not the program's.
-  env.pop('XLA_FLAGS', None)
+  flags = env.get('XLA_FLAGS', '').split()
+  env['XLA_FLAGS'] = ' '.join(f for f in flags if not f.startswith(_DEVICES))
   return env
+
+
+def with_devices(count: int) -> dict[str, str]:
+  """Returns the variable that gives a tested program this many devices."""
+  flags = environment()['XLA_FLAGS']
+  return {'XLA_FLAGS': f'{flags} {_DEVICES}={count}'}
 
 
 @contextlib.contextmanager
 def compiled_once() -> Iterator[None]:
   """Makes compiling cheap for the runs within this process.
 
-  They share their programs, which are not optimized, as `environment` says.
+  They share their programs with those that `environment` starts.
   """
   jax.config.update('jax_compilation_cache_dir', _compiled())
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-  jax.config.update('jax_disable_most_optimizations', True)
   try:
     yield
   finally:
     jax.config.update('jax_compilation_cache_dir', None)
-    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @functools.cache

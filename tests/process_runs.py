@@ -70,7 +70,6 @@ class Run:
         f'--config.processes.coordinator=127.0.0.1:{_free_port()}',
         f'--config.processes.count={count}',
       ]
-    flag = f'--xla_force_host_platform_device_count={devices}'
     faults = {
       'alternate_layers': {},
       'watch_reader': {'file': self.reads, 'sleeps': sleeps or {}},
@@ -80,7 +79,10 @@ class Run:
       forks.start(
         [*arguments, f'--config.processes.index={i}'],
         faults,
-        {'XLA_FLAGS': flag, **({'HOME': str(homes[i])} if homes else {})},
+        {
+          **command.with_devices(devices),
+          **({'HOME': str(homes[i])} if homes else {}),
+        },
         f'{self.workdir}.{i}',
       )
       for i in range(count)

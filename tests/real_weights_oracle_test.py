@@ -19,7 +19,7 @@ from kd.models import families
 from kd.models import tensors as tensors_lib
 from tests.oracles import client
 
-_TEXTS = 8
+_TEXTS = 4
 _MULTIPLE = 256  # Of lengths: two to compile; the rest of a row is padding.
 
 

@@ -94,8 +94,6 @@ def kd_tests(deps, data = [], recursive = False, shards = 1):
             size = "large",
             timeout = "eternal",
             env = {
-                # Compiling for 8 devices takes longer than what is compiled.
-                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
                 "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
             },
         )

@@ -69,6 +69,8 @@ def environment(root: str, folder: str) -> dict[str, str]:
     'PYTHONPATH': os.pathsep.join(filter(None, path)),
     # Does not lock a TPU of this machine.
     'JAX_PLATFORMS': 'cpu',
+    # Flags for this machine's devices are not those of a TPU.
+    'XLA_FLAGS': '',
     # A cache hit would skip the compilation and its dump.
     'JAX_ENABLE_COMPILATION_CACHE': 'false',
     'TPU_SKIP_MDS_QUERY': '1',

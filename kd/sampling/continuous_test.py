@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -12,14 +11,6 @@ from kd.sampling import engine as engine_lib
 from kd.sampling import engine_cases as cases
 
 SHAPES = continuous.Shapes(batch=4, length=64, steps=3, fewest_slots=16)
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _compiled_quickly():
-  """Leaves LLVM's optimizations out: compiling takes most of the time."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(name='params', scope='module')

@@ -35,14 +35,6 @@ _SOFT = cases.VOCAB
 _NEW = 6
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _compiled_quickly():
-  """Leaves LLVM's optimizations out: compiling takes most of the time."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 @pytest.fixture(name='params', scope='module')
 def _params():
   return cases.strong_params(_CONFIG)

@@ -95,8 +95,9 @@ def _batch(batch=8, length=24, vocab=260):
   )
 
 
+@functools.cache
 def _init(model, seed):
-  return jax.jit(model.init_params)(jax.random.key(seed))
+  return jax.device_get(jax.jit(model.init_params)(jax.random.key(seed)))
 
 
 def _objective(model_config):
@@ -238,8 +239,7 @@ def test_meshes_and_micro_batches_change_no_running_range():
 
   one = ranges_on((1, 1, 1), 1)
   # A sum of another order may round a value to the next code.
-  for other in (ranges_on((1, 2, 2, 2), 8), ranges_on((2, 2, 1), 4, 2)):
-    np.testing.assert_allclose(other, one, rtol=2e-3)
+  np.testing.assert_allclose(ranges_on((1, 2, 2, 2), 8, 2), one, rtol=2e-3)
 
 
 def test_micro_batches_over_devices(one_device):
@@ -269,6 +269,6 @@ def test_non_finite_loss_leaves_parameters_alone():
   weights = batch.weights.copy()
   weights[0, np.argmax(weights[0] > 0)] = np.inf
   model = families.build(SIZES, 'float32', 'none', '')
-  before = jax.device_get(_init(model, 0))
+  before = _init(model, 0)
   _, params = _three_updates((1, 1, 1), 1, batch=batch.replace(weights=weights))
   jax.tree.map(np.testing.assert_array_equal, params, before)
