@@ -162,7 +162,10 @@ def _training(runs, prepared, teachers, rounds, folder) -> dict[str, list[Any]]:
         ),
         evaluate=lambda step, params, check: {},
         work=step_work.of(
-          run, run.objective, training_rows.target_fraction(run, prepared)
+          run,
+          run.objective,
+          training_rows.target_fraction(run, prepared),
+          training_rows.have_images(prepared),
         ),
         answers=lambda step: {},
         best=best.Best('', highest=False),

@@ -14,6 +14,7 @@ from kd.core import types
 from kd.models import families
 from kd.models.attention import attention
 from kd.models.gemma3 import vision
+from kd.models.vision import tower as tower_lib
 from tests.oracles import client
 
 _IMAGE, _START, _END = 282, 280, 281
@@ -146,7 +147,12 @@ def test_logits_equal_transformers_in_both_layouts(layout, oracle):
     assert np.abs(ours - reference).max() < 1e-3, name
 
 
-def test_gradients_of_the_tower_equal_those_of_transformers(oracle):
+# Of the tower's 16 patches, all at once or in blocks, the last of them padded.
+@pytest.mark.parametrize('queries', [512, 6])
+def test_gradients_of_the_tower_equal_those_of_transformers(
+  queries, oracle, monkeypatch
+):
+  monkeypatch.setattr(tower_lib, '_QUERIES', queries)
   case, given, arrays = oracle
   model, params = _load(case['directory'])
   batch = _alone(_TEXTS['two'], given['two.pixels'])

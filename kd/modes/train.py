@@ -245,6 +245,7 @@ class _Training:
           self._run,
           objective,
           training_rows.target_fraction(self._run, self._data.train),
+          training_rows.have_images(self._data.train),
         ),
         best=self._data.best,
         stop=self._data.stop,

@@ -62,6 +62,11 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
   return prepared
 
 
+def have_images(prepared: Sequence[prepare_lib.Prepared]) -> bool:
+  """Returns whether rows of a mixture have images."""
+  return any(any(task_rows.images) for task_rows in prepared)
+
+
 def shares_of(
   run: resolved.Run, prepared: Sequence[prepare_lib.Prepared]
 ) -> dict[str, dict[str, float]]:
@@ -85,7 +90,7 @@ def target_fraction(
 
 def _check_image_settings(run, prepared):
   """Rejects settings of images if no row has one."""
-  if any(any(task_rows.images) for task_rows in prepared):
+  if have_images(prepared):
     return
   for term in run.objective.terms:
     if term.loss.part == terms.IMAGE:

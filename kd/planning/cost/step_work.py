@@ -6,12 +6,16 @@ from kd.losses import objective as objective_lib
 from kd.planning.cost import chips
 from kd.planning.cost import costs
 from kd.planning.cost import flops
+from kd.planning.cost import tower_flops
 from kd.run import resolved
 from kd.train import train_metrics
 
 
 def of(
-  run: resolved.Run, objective: objective_lib.Objective, target_fraction: float
+  run: resolved.Run,
+  objective: objective_lib.Objective,
+  target_fraction: float,
+  has_images: bool,
 ) -> train_metrics.StepWork:
   """Returns the work of a step by formula, and the peak of its devices.
 
@@ -19,12 +23,16 @@ def of(
     run: the resolved run.
     objective: the student's, or the baseline's, which has no teacher.
     target_fraction: of the positions of a batch, those that are targets.
+    has_images: whether rows have images; no tower runs without them.
   """
   run = dataclasses.replace(run, objective=objective)
   data, steps = run.config.data, run.config.steps
   kept = float(objective.selection.fraction(steps // 2))
   needed = costs.model_flops(run, target_fraction * kept)
   needed.pop('recomputed')
+  if not has_images:
+    for part in tower_flops.PARTS:
+      needed.pop(part, None)
   needed['student_backward'] -= flops.repeated_scores(
     run.student.config, data.batch_size, data.length, run.student.module.kernel
   )

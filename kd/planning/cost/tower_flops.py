@@ -21,6 +21,9 @@ from kd.models import model_config
 from kd.models.vision import config as vision_config
 from kd.run import resolved
 
+# Of a step's operations.
+PARTS = ('teacher_tower', 'tower_forward', 'tower_backward')
+
 
 @dataclasses.dataclass(frozen=True)
 class Tower:
@@ -44,11 +47,8 @@ class Tower:
   @property
   def by_part(self) -> dict[str, int]:
     """Returns the operations by part, as flops.step does."""
-    return {
-      'teacher_tower': self.teachers,
-      'tower_forward': self.forward,
-      'tower_backward': self.backward,
-    }
+    numbers = (self.teachers, self.forward, self.backward)
+    return dict(zip(PARTS, numbers, strict=True))
 
 
 def tower(config: vision_config.VisionConfig) -> int:
