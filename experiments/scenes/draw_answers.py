@@ -51,10 +51,11 @@ def draw(scenes: list[list[tuple[str, dict[str, Any]]]], path: str) -> None:
   figure, axes = pyplot.subplots(
     rows,
     2 * _COLUMNS,
-    figsize=(5.2 * _COLUMNS, 1.5 * rows),
-    width_ratios=(1, 2.6) * _COLUMNS,
-    layout='constrained',
+    figsize=(6.2 * _COLUMNS, 1.5 * rows),
+    width_ratios=(1, 3.3) * _COLUMNS,
   )
+  # Texts are wider than their axes: the layout must not follow them.
+  figure.subplots_adjust(0.01, 0.02, 1, 0.98, wspace=0.04, hspace=0.15)
   for axis in axes.flat:
     axis.axis('off')
   for i, scene in enumerate(scenes):
@@ -73,11 +74,11 @@ def _pixels(record):
 
 
 def _write(axis, scene):
-  """Writes the question, the right answer, and each model's."""
+  """Writes the question, the correct answer, and each model's."""
   first = scene[0][1]
   lines = [
     (first['prompt'].rpartition('[image]')[2], 'black', 'bold'),
-    (f'right: {first["reference"]}', 'black', 'normal'),
+    (f'correct: {first["reference"]}', 'black', 'normal'),
   ]
   for name, record in scene:
     color = _COLORS.get(record['verdict'], 'tab:gray')

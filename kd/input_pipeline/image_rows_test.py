@@ -1,6 +1,7 @@
 """Images from a file of chats to the pixels of a batch."""
 
 import base64
+import copy
 import io
 import json
 
@@ -26,6 +27,7 @@ from kd.input_pipeline import rationale_dropping
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
 from kd.input_pipeline import shown_rows
+from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 
 _SIDE, _TOKENS, _LENGTH = 8, 4, 96
@@ -316,3 +318,15 @@ def test_columns_of_hugging_face_and_json_keep_images(tmp_path):
     chats_lib.check(one['messages'], 'row', None, one['images'])
   with pytest.raises(errors.ConfigError, match='messages have 2 places'):
     chats_lib.check(rows[0]['messages'], 'row', None, [_png(1)] * 3)
+
+
+def test_a_text_with_a_soft_token_is_refused():
+  start, _, end = _BYTES.image_ids
+  tokenizer = copy.copy(_BYTES)  # Its vocabulary has the soft token as a text.
+  tokenizer.image_ids = start, _BYTES.encode('~')[0], end
+  form = form_lib.Form(_SIDE, _TOKENS, tokenizer.image_ids[1], per_row=2)
+  chat = templates.exchange('a', 'b')
+  ids, _, _ = templates.encode(tokenizer, 'gemma', chat, form)
+  assert ids.tolist() == templates.encode(tokenizer, 'gemma', chat)[0].tolist()
+  with pytest.raises(errors.ConfigError, match='which only images have'):
+    templates.encode(tokenizer, 'gemma', templates.exchange('a~', 'b'), form)

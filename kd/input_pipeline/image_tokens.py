@@ -129,6 +129,9 @@ def encode(
   Returns:
     As tokenizers.Tokenizer.encode_with_offsets; the ids of an image have its
     IMAGE as their character.
+
+  Raises:
+    ConfigError: the text itself has a soft token.
   """
   start, soft, end = tokenizer.image_ids
   image = np.array([start, *[soft] * form.tokens, end], np.int32)
@@ -138,6 +141,12 @@ def encode(
       ids.append(image)
       offsets.append(np.tile(np.int32([begin - 1, begin]), (len(image), 1)))
     piece_ids, piece_offsets = tokenizer.encode_with_offsets(piece)
+    if soft in piece_ids:
+      raise errors.ConfigError(
+        'messages',
+        f'have the text {tokenizer.text_of(soft)!r}, which only images have',
+        legal='text without it',
+      )
     ids.append(piece_ids)
     offsets.append(piece_offsets + begin)
     begin += len(piece) + 1

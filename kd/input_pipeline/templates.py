@@ -130,7 +130,7 @@ def encode(
   cut = len(text) - len(body)
   if closed:
     body = body.removesuffix(chat_turns.EOS)
-  ids, offsets = _encode_body(tokenizer, body, form if crops else None)
+  ids, offsets = _encode_body(tokenizer, body, form)
   begins, ends = (x + cut for x in offsets.T)
   first_id, end = len(first), len(first) + len(ids)
   all_ids = np.full(end + closed, tokenizer.eos_id, np.int32)
@@ -172,8 +172,8 @@ def _crops(tokenizer, name, messages, form) -> list[int]:
 
 
 def _encode_body(tokenizer, body, form):
-  """Returns ids and offsets of a text; with `form`, of one with images."""
-  if form is None:
+  """Returns ids and offsets of a text, which may have images with `form`."""
+  if form is None or tokenizer.image_ids is None:
     return tokenizer.encode_with_offsets(body)
   return image_tokens.encode(tokenizer, body, form)
 
