@@ -74,6 +74,7 @@ def test_choices_are_those_of_the_code():
   from kd.input_pipeline import templates
   from kd.input_pipeline import tokenizers
   from kd.losses import attention_maps
+  from kd.losses import chunk_likelihood
   from kd.losses import hidden_states
   from kd.losses import layer_terms
   from kd.losses import modalities
@@ -94,6 +95,7 @@ def test_choices_are_those_of_the_code():
   from kd.reasoning.trees import tree_search
   from kd.run import model_sizes
   from kd.teachers.served import apis
+  from kd.run import own_tokenizer
   from kd.versions import compatibility
   from kd.versions import reports
 
@@ -117,6 +119,8 @@ def test_choices_are_those_of_the_code():
     'student.vision': model_sizes.STUDENT_VISION,
     'student.remat': layer_stack.REMAT_POLICIES,
     'data.template': templates.TEMPLATES.names(),
+    'teacher.template': {'', *templates.TEMPLATES.names()},
+    'teacher.tokenizer': ('shared', own_tokenizer.OWN),
     'data.tokenizer': {'', *tokenizers.KINDS},
     'data.rates': mixing.UNITS,
     'data.long': encoding.LONG,
@@ -130,6 +134,7 @@ def test_choices_are_those_of_the_code():
     'log.trackers': trackers.TRACKERS,
     'losses.part': terms.PARTS,
     'losses.kind': hidden_states.KINDS,
+    'losses.divergence': chunk_likelihood.DIVERGENCES,
     'losses.distance': attention_maps.DISTANCES,
     'losses.similarity': layer_terms.SIMILARITIES,
     'losses.states': layer_terms.STATES,

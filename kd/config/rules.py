@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from kd.config import schema
+from kd.config import teacher_rules
 from kd.config.fields import training
 from kd.core import errors
 from kd.core import schedules
@@ -78,28 +79,6 @@ def rationale_needs_whole_rows(config: Any) -> None:
       "found more than 0 with teacher.source 'cached', whose targets were "
       'computed on whole rows',
       legal="0.0, or teacher.source 'live' or 'on_policy'",
-    )
-
-
-def others_need_a_teacher(config: Any) -> None:
-  """More teachers contradict a run without any."""
-  if config.teacher.source == 'none' and config.teacher.others:
-    names = ', '.join(config.teacher.others)
-    raise errors.ConfigError(
-      'teacher.others',
-      f"found {names}, and teacher.source is 'none'",
-      legal="{}, or teacher.source 'live', 'cached' or 'on_policy'",
-    )
-
-
-def one_place_of_the_teacher(config: Any) -> None:
-  """A teacher on a server is not one that is loaded here."""
-  url, source = config.teacher.server.url, config.teacher.source
-  if url and source in ('live', 'on_policy'):
-    raise errors.ConfigError(
-      'teacher.server.url',
-      f'found {url!r}, and teacher.source is {source!r}',
-      legal="'', or teacher.source 'server' or 'cached'",
     )
 
 
@@ -282,7 +261,9 @@ def evaluation_has_examples(config: Any) -> None:
 
 def metrics_without_answers(config: Any) -> tuple[str, ...]:
   """Returns the metrics of a held-out set whatever its tasks are."""
-  has_teacher = config.teacher.source in ('live', 'on_policy')
+  teacher = config.teacher
+  has_teacher = teacher.source in ('live', 'on_policy')
+  has_teacher &= teacher.tokenizer == 'shared'
   return (*_LIKELIHOODS, *(_DISTANCES if has_teacher else ()))
 
 
@@ -358,8 +339,7 @@ RULES: tuple[Callable[[Any], None], ...] = (
   batch_fits_int32,
   chunks_advance,
   rationale_needs_whole_rows,
-  others_need_a_teacher,
-  one_place_of_the_teacher,
+  *teacher_rules.RULES,
   buffer_serves_steps_between,
   rollouts_are_rows,
   groups_train,

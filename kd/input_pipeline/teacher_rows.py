@@ -34,6 +34,21 @@ class TeacherRows:
     stacked = (np.stack(column) for column in zip(*rows, strict=True))
     return batch.replace(teacher=types.TeacherTokens(*stacked))
 
+  def positions(self, batch: types.Batch) -> list[int]:
+    """Returns how many positions each row of a batch needs."""
+    rows = range(len(batch.row_id))
+    return [
+      sum(len(text.ids) - 1 for _, text in self._texts(batch, i) if text)
+      for i in rows
+    ]
+
+  def _texts(self, batch, index):
+    """Yields the place of each example of a row, and its text."""
+    for place in _segments(batch.segment_ids[index]):
+      following = batch.targets[index, place]
+      ids = np.append(batch.tokens[index, place][:1], following)
+      yield place, self._retokenizer(ids)
+
   def _row(self, batch: types.Batch, index: int) -> Sequence[np.ndarray]:
     """Returns the fields of types.TeacherTokens of one row."""
     fields = np.zeros((5, self._length), np.int32)
@@ -41,10 +56,7 @@ class TeacherRows:
     tokens[:] = targets[:] = self._pad_id
     own_spans = np.zeros(batch.tokens.shape[1], np.int32)
     begin, count = 0, 0
-    for segment, place in enumerate(_segments(batch.segment_ids[index]), 1):
-      following = batch.targets[index, place]
-      ids = np.append(batch.tokens[index, place][:1], following)
-      text = self._retokenizer(ids)
+    for segment, (place, text) in enumerate(self._texts(batch, index), 1):
       if text is None or begin + len(text.ids) - 1 > self._length:
         continue
       here = slice(begin, begin + len(text.ids) - 1)

@@ -19,6 +19,7 @@ from kd.losses import distributions
 from kd.losses import layer_objective
 from kd.losses import modalities as modalities_lib
 from kd.losses import selection as selection_lib
+from kd.losses import span_objective
 from kd.losses import step_scalars
 from kd.losses import terms as terms_lib
 from kd.partitioning import rules
@@ -71,7 +72,8 @@ class Objective:
 
   Attributes:
     terms: the terms of the sum.
-    selection: the positions at which terms that read logits are computed.
+    selection: the positions at which terms that read logits are computed; those
+      of spans are computed everywhere.
     chunk_tokens: tokens per device whose logits, over the whole vocabulary, are
       held at a time.
     modalities: how much targets of examples with and without images count; who
@@ -99,6 +101,10 @@ class Objective:
   @property
   def layer_terms(self) -> tuple[terms_lib.Term, ...]:
     return self._of(terms_lib.LayerLoss)
+
+  @property
+  def span_terms(self) -> tuple[terms_lib.Term, ...]:
+    return self._of(terms_lib.SpanLoss)
 
   @property
   def student_taps(self) -> types.TapSpec:
@@ -191,10 +197,18 @@ class Objective:
     if targets is not None:
       # Terms read the layers of the first teacher only.
       nonfinite = nonfinite.at[0].add(bad_taps) + bad_scores
+    value = layers_total + logits_value
+    if self.span_terms:
+      outputs = student.hidden, student.unembedding, targets, batch
+      of_spans, span_sums, bad_spans = span_objective.total(
+        self.span_terms, *outputs, settings, self.chunk_tokens
+      )
+      value, nonfinite = value + of_spans, nonfinite.at[0].add(bad_spans)
+      layer_sums |= span_sums
     sums = Sums(
       layer_sums | sums.losses, nonfinite, by_modality | sums.by_modality
     )
-    return layers_total + logits_value, sums
+    return value, sums
 
 
 @struct.dataclass

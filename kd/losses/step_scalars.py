@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from kd.core import schedules
 from kd.core import types
 from kd.losses import modalities
+from kd.losses import spans
 from kd.losses import terms as terms_lib
 
 Array = types.Array
@@ -34,9 +35,10 @@ class StepScalars:
   modality_totals: dict[str, Array]
 
 
-def counted_weights(
-  loss: terms_lib.LogitsLoss | terms_lib.LayerLoss, weights: Array, parts: Array
-) -> Array:
+Loss = terms_lib.LogitsLoss | terms_lib.LayerLoss | terms_lib.SpanLoss
+
+
+def counted_weights(loss: Loss, weights: Array, parts: Array) -> Array:
   """Returns the weights of targets that count for a term, 0 elsewhere."""
   wanted = terms_lib.PARTS[loss.part]
   if wanted is not None:
@@ -46,10 +48,14 @@ def counted_weights(
   return weights
 
 
-def weights_of(
-  loss: terms_lib.LogitsLoss | terms_lib.LayerLoss, batch: types.Batch
-) -> Array:
-  """Returns the weights of a batch's positions that count for a term."""
+def weights_of(loss: Loss, batch: types.Batch) -> Array:
+  """Returns the weights of a batch's positions that count for a term.
+
+  Those of spans are at their last positions.
+  """
+  if isinstance(loss, terms_lib.SpanLoss):
+    counted = counted_weights(loss, batch.weights, batch.parts)
+    return spans.weights(counted, batch.teacher.student_spans)
   if loss.part != terms_lib.IMAGE:
     return counted_weights(loss, batch.weights, batch.parts)
   if batch.images is None:

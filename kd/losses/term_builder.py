@@ -5,13 +5,16 @@ from typing import Any
 
 from kd.core import errors
 from kd.core import schedules
+from kd.losses import chunk_likelihood
 from kd.losses import cross_entropy
 from kd.losses import divergence_terms
 from kd.losses import layer_terms
 from kd.losses import terms
 
 # Importing them registers their terms.
-TERM_MODULES = (layer_terms, divergence_terms, cross_entropy)
+TERM_MODULES = (
+  *(layer_terms, divergence_terms, cross_entropy, chunk_likelihood),
+)
 
 
 def build(

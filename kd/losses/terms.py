@@ -166,6 +166,30 @@ class LayerLoss:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class SpanLoss:
+  """A loss that reads likelihoods of aligned spans; see types.TeacherTokens.
+
+  Attributes:
+    per_span: maps (the teacher's log-likelihoods [...], the student's, values)
+      to losses [...] in nats.
+    part: a name in PARTS.
+    values: see LogitsLoss.
+  """
+
+  per_span: Callable[[types.Array, types.Array, Values], types.Array]
+  part: str
+  values: Mapping[str, schedules.Schedule]
+
+  @property
+  def needs_teacher(self) -> bool:
+    return True
+
+  @property
+  def reads_labels(self) -> bool:
+    return False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Term:
   """A named part of the objective.
 
@@ -177,7 +201,7 @@ class Term:
 
   key: str
   weight: schedules.Schedule
-  loss: LogitsLoss | LayerLoss
+  loss: LogitsLoss | LayerLoss | SpanLoss
 
 
 def check_part(part: str, of_layers: bool = False) -> None:

@@ -16,6 +16,7 @@ from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.run import lock
 from kd.run import model_checks
+from kd.run import own_tokenizer
 from kd.run import resolve
 from kd.run import resolved
 from kd.run import session
@@ -176,6 +177,12 @@ def _check(run):
       'cache.method.name',
       f'found {method.name!r}, and a server tells the likeliest ids alone',
       legal='top_k',
+    )
+  if own_tokenizer.is_used(run.config):
+    raise errors.ConfigError(
+      'teacher.tokenizer',
+      "found 'own', and a cache has targets for the student's tokens",
+      legal="'shared'",
     )
   shards = rules.row_shards(run.mesh if is_served else run.teacher.mesh)
   if run.config.cache.batch_size % shards:

@@ -148,7 +148,8 @@ def _model(run, workdir):
     raise errors.ConfigError(
       'reasoning.model',
       f"found 'teacher', and teacher.source is {run.config.teacher.source!r}",
-      legal="'student', or teacher.source 'live' or 'on_policy'",
+      legal="'student', or teacher.source 'live' or 'on_policy' with "
+      "teacher.tokenizer 'shared'",
     )
   seed = run.config.seed
   return run.teacher, load_params.load(run.teacher, seed, 'teacher.init', None)

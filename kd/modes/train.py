@@ -24,6 +24,7 @@ from kd.run import exits
 from kd.run import load_params
 from kd.run import lock
 from kd.run import outputs
+from kd.run import own_tokenizer
 from kd.run import resolve
 from kd.run import resolved
 from kd.run import session
@@ -195,14 +196,22 @@ class _Training:
     self._record = evaluation_records.Recorder(
       run, data.held_out, teachers.digests, session.say
     )
+    compared = (
+      None if own_tokenizer.is_used(run.config) else self._teacher_targets
+    )
     self._evaluator = evaluate_lib.Evaluator(
-      run, run.student, self._teacher_targets, data.held_out, session.say
+      run, run.student, compared, data.held_out, session.say
     )
 
   def evaluate_teacher(self) -> None:
     """Evaluates the first teacher, if one is loaded."""
     run, teachers = self._run, self._teachers
     if run.teacher is None or not self._data.held_out:
+      return
+    if own_tokenizer.is_used(run.config):
+      session.say(
+        'the teacher is not evaluated: its tokens are not those of the rows'
+      )
       return
 
     def measure():

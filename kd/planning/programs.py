@@ -24,6 +24,7 @@ from kd.models import tensors
 from kd.partitioning import rules
 from kd.planning import planned_run
 from kd.run import load_params
+from kd.run import own_tokenizer
 from kd.run import resolved
 from kd.run import source as source_lib
 from kd.sampling import device
@@ -97,6 +98,8 @@ def has_teacher_devices(run: resolved.Run) -> bool:
 def copies_unembedding(run: resolved.Run) -> list[bool]:
   """Returns whether the targets copy the unembedding, for each teacher."""
   size = run.student.config.vocab_size
+  if own_tokenizer.is_used(run.config):
+    return []  # Its targets are likelihoods alone.
   # Abstract meshes over different chips are equal.
   return [
     model.config.vocab_size > size
@@ -131,6 +134,9 @@ def teachers(run: resolved.Run) -> list[Program]:
   for index, (name, model, params) in enumerate(every):
     spec = types.TapSpec((), ()) if index else run.objective.teacher_taps
     function = live.scorer(model.module, spec)
+    if own_tokenizer.is_used(run.config):
+      size = run.config.objective.chunk_tokens
+      function = live.span_scorer(model.module, size)
     params_name, _ = _argument_names(function)
     result.append(
       Program(

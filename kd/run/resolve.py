@@ -38,6 +38,7 @@ from kd.pruning import sizes as prune_sizes
 from kd.run import meshes
 from kd.run import model_checks
 from kd.run import model_sizes
+from kd.run import own_tokenizer
 from kd.run import representations
 from kd.run import resolved
 from kd.run import shared_tokenizer
@@ -149,7 +150,8 @@ def build_teachers(
   for path, spec in specs.items():
     size = sizes[path]
     model = build_model(spec, path, size, size, mesh, 'none', config.data.pack)
-    model_checks.check_length(config, path, size)
+    if not own_tokenizer.is_used(config):
+      model_checks.check_length(config, path, size)
     models.append((model, spec.weight))
   whole = sum(weight for _, weight in models)
   return tuple(
@@ -204,6 +206,7 @@ def _objective(config, source, student, teachers):
     ),
   )
   model_checks.check_vision(config, objective, student)
+  own_tokenizer.check(config, objective)
   if objective.selection.needs_teacher and teacher is None:
     raise errors.ConfigError(
       'objective.positions.rule',
@@ -280,6 +283,8 @@ def shapes(
     learning_rate=learning_rate,
   )
   model_checks.check_features(run)
+  if own_tokenizer.is_used(config):
+    own_tokenizer.check_rows(run)
   return run
 
 
@@ -300,10 +305,15 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   membership.check(config.processes)
   meshes.check_teacher_devices(config, devices)
   specs = source_lib.of(config).teacher_specs()
-  sources = init_sources({**specs, 'student': config.student})
+  is_own = own_tokenizer.is_used(config)
+  shared = {} if is_own else specs
+  sources = init_sources({**shared, 'student': config.student})
   # Loaded lazily, so that cheaper checks in `shapes` fail first.
   tokenizer = functools.cache(lambda: _load_tokenizer(config, sources))
-  source_config = shared_tokenizer.source_config(tokenizer)
+  own = functools.partial(own_tokenizer.load, config.teacher.init)
+  source_config = shared_tokenizer.source_config(
+    tokenizer, own if is_own else None
+  )
   run = shapes(config, mesh_maker(devices), source_config)
   run = with_tokenizer(run, tokenizer())
   check_scores(run.student)
@@ -353,8 +363,15 @@ def with_tokenizer(
   if run.teachers:
     specs = source_lib.of(run.config).teacher_specs()
     models |= zip(specs, run.teacher_models, strict=True)
+  is_own = own_tokenizer.is_used(run.config)
   for path, model in models.items():
-    shared_tokenizer.check(tokenizer, path, model.config)
+    chosen = tokenizer
+    if is_own and path != 'student':
+      chosen = own_tokenizer.load(run.config.teacher.init)
+    shared_tokenizer.check(chosen, path, model.config)
   template = run.config.data.template
   templates.check_tokenizer(tokenizer, template, 'data.template')
-  return dataclasses.replace(run, tokenizer=tokenizer)
+  run = dataclasses.replace(run, tokenizer=tokenizer)
+  if is_own and run.teachers:
+    own_tokenizer.rows(run)
+  return run

@@ -15,6 +15,7 @@ from kd.partitioning import membership
 from kd.run import meshes
 from kd.run import model_checks
 from kd.run import model_sizes
+from kd.run import own_tokenizer
 from kd.run import resolve as resolve_lib
 from kd.run import resolved
 from kd.run import shared_tokenizer
@@ -55,7 +56,9 @@ def resolve_student(
   mesh = meshes.student_mesh(config, make_mesh)
   rows = config.evaluation.batch_size
   fields.check_devices(rows, mesh, 'evaluation.batch_size')
-  specs = source_lib.of(config).teacher_specs() if with_teachers else {}
+  # The tokens of a teacher with its own tokenizer are not the student's.
+  compares = with_teachers and not own_tokenizer.is_used(config)
+  specs = source_lib.of(config).teacher_specs() if compares else {}
   sources = resolve_lib.init_sources(specs)
   if manager.latest_step(workdir) is not None:
     sources = {'--workdir': f'workdir:{workdir}', **sources}

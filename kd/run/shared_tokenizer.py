@@ -57,16 +57,18 @@ def tokenizer(
       other, chosen, 'here', f'in {first}'
     )
     if difference:
+      more = ", or teacher.tokenizer 'own'" if path == 'teacher.init' else ''
       raise errors.ConfigError(
         path,
         f'its tokenizer is not that of {first}: {difference}',
-        legal='models with one tokenizer',
+        legal=f'models with one tokenizer{more}',
       )
   return chosen
 
 
 def source_config(
   tokenizer: Callable[[], tokenizers.Tokenizer],
+  teachers: Callable[[], tokenizers.Tokenizer] | None = None,
 ) -> Callable[..., family.Config]:
   """Returns model_sizes.source_config without padding of embeddings in files.
 
@@ -76,13 +78,15 @@ def source_config(
 
   Args:
     tokenizer: returns the tokenizer; called for models in files alone.
+    teachers: the same of the teachers, if they have one of their own.
   """
 
   def of(spec, path, teacher):
     sizes = model_sizes.source_config(spec, path, teacher)
     if spec['init'].partition(':')[0] not in weights.PREFIXES:
       return sizes
-    rows = -(-tokenizer().vocab_size // _MULTIPLE) * _MULTIPLE
+    own = teachers if teachers and path != 'student' else tokenizer
+    rows = -(-own().vocab_size // _MULTIPLE) * _MULTIPLE
     return dataclasses.replace(sizes, vocab_size=min(sizes.vocab_size, rows))
 
   return of

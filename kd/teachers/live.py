@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from kd.core import types
 from kd.losses import dense_distributions
 from kd.losses import distributions
+from kd.losses import span_likelihoods
 from kd.models import family
 from kd.partitioning import rules
 
@@ -86,6 +87,31 @@ def make(
   return targets
 
 
+def make_spans(
+  teacher: Teacher, chunk_tokens: int, mesh: jax.sharding.Mesh
+) -> Callable[[types.Batch], distributions.Targets]:
+  """Returns the function from a batch to the likelihoods of its spans.
+
+  Args:
+    teacher: a teacher with a tokenizer of its own; see types.TeacherTokens.
+    chunk_tokens: tokens per device whose logits are held at a time.
+    mesh: of batches and targets; see `make`.
+  """
+  own = jax.tree.leaves(teacher.params)[0].sharding.mesh
+  score = span_scorer(teacher.model, chunk_tokens)
+
+  def targets(batch):
+    if own != mesh:
+      batch = jax.device_put(batch, rules.batch_sharding(own))
+    with rules.active(own):
+      likelihoods = score(teacher.params, batch)
+    if own != mesh:
+      likelihoods = jax.device_put(likelihoods, rules.batch_sharding(mesh))
+    return distributions.Targets(likelihoods, None)
+
+  return targets
+
+
 def unembedding_sharding(
   table: types.Array, vocab_size: int, mesh: jax.sharding.Mesh
 ) -> jax.sharding.NamedSharding:
@@ -133,5 +159,30 @@ def scorer(
   def score(params, batch):
     hidden, taps = model.forward(params, batch, spec)
     return rules.constrain(hidden, ('batch', 'length', None)), taps
+
+  return score
+
+
+def span_scorer(
+  model: family.Model, chunk_tokens: int
+) -> Callable[[types.PyTree, types.Batch], span_likelihoods.SpanLikelihoods]:
+  """Returns the jitted map from (params, batch) to likelihoods of spans."""
+
+  @jax.jit
+  def score(params, batch):
+    own = batch.teacher
+    rows = types.Batch(
+      own.tokens,
+      own.targets,
+      own.positions,
+      own.segment_ids,
+      parts=jnp.zeros_like(own.tokens),
+      weights=(own.spans > 0).astype(jnp.float32),
+      row_id=batch.row_id,
+    )
+    hidden, _ = model.forward(params, rows, types.TapSpec((), ()))
+    hidden = rules.constrain(hidden, ('batch', 'length', None))
+    table = model.unembedding(params)
+    return span_likelihoods.of(hidden, table, own, chunk_tokens)
 
   return score

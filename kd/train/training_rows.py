@@ -16,9 +16,13 @@ from kd.input_pipeline import rationale_dropping
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
 from kd.losses import terms
+from kd.losses import span_objective
 from kd.run import model_checks
+from kd.run import own_tokenizer
 from kd.run import resolved
 from kd.train import shared_rows
+
+_CHECKED = 64  # Rows of each task.
 
 
 def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
@@ -56,6 +60,8 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
     say(task_rows.describe())
   model_checks.check_images(run, prepared)
   _check_image_settings(run, prepared)
+  if run.teachers and own_tokenizer.is_used(config):
+    _check_teacher_rows(run, prepared, say)
   if len(prepared) > 1:
     for line in mixing.lines(shares_of(run, prepared), config.data.rates):
       say(line)
@@ -65,6 +71,28 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
 def have_images(prepared: Sequence[prepare_lib.Prepared]) -> bool:
   """Returns whether rows of a mixture have images."""
   return any(any(task_rows.images) for task_rows in prepared)
+
+
+def _check_teacher_rows(run, prepared, say):
+  """Refuses a teacher.length that is too short for the first rows."""
+  for_teacher, most = own_tokenizer.rows(run), own_tokenizer.length(run.config)
+  for task_rows in prepared:
+    count = min(_CHECKED, task_rows.counts['rows'])
+    batch = rows_lib.Numbered([task_rows])(range(count))
+    needed = for_teacher.positions(batch)
+    if max(needed) > most:
+      raise errors.ConfigError(
+        'teacher.length',
+        f'found {most}, and one of the first {count} rows of {task_rows.task} '
+        f"needs {max(needed)} positions in the teacher's tokenizer",
+        legal=f'{max(needed)} or more',
+      )
+    outside = span_objective.scalars(for_teacher(batch))
+    say(
+      f"{task_rows.task}: in the teacher's tokenizer up to {max(needed)} of "
+      f'{most} positions, {float(*outside.values()):.1%} of the targets are in '
+      f'no chunk (the first {count} rows)'
+    )
 
 
 def shares_of(

@@ -15,6 +15,7 @@ from kd.losses import distributions
 from kd.losses import layer_objective
 from kd.losses import modalities
 from kd.losses import objective as objective_lib
+from kd.losses import span_objective
 from kd.losses import step_scalars
 from kd.models import family
 from kd.models import layer_stack
@@ -310,6 +311,7 @@ def make(
       **optimizer.groups.scalars(state.step),
       **objective.scheduled(settings),
       **modalities.scalars(batch, weights, new_norms),
+      **span_objective.scalars(batch),
       **{
         f'layer_map/{key}/{i}': layer
         for key, layers in state.layer_maps.items()

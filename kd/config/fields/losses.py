@@ -92,6 +92,20 @@ TERM = schema.Choice(
       'z_loss': F(0.0, _NOT_NEGATIVE, 'coefficient of log(Z)^2'),
       'part': _PART,
     },
+    'chunk_likelihood': {
+      'divergence': F(
+        'forward_kl',
+        legal.one_of('forward_kl', 'reverse_kl', 'total_variation'),
+        "of the teacher's and the student's likelihood of each aligned chunk "
+        'of text, each a choice of two: this chunk, or any other',
+      ),
+      'likelihood_temperature': F(
+        100.0,
+        legal.Scheduled(legal.Number(above=0, at_most=1e4)),
+        'T: likelihoods are taken to the power 1 / T, and the loss times T',
+      ),
+      'part': _PART,
+    },
     'hidden_states': {
       'states': F(
         'layers',

@@ -268,6 +268,22 @@ TEACHER = schema.Section(
       'teacher',
     ),
     'server': served.SERVER,
+    'tokenizer': F(
+      'shared',
+      legal.one_of('shared', 'own'),
+      "shared: the student's; own: the one of its weights, and the loss is "
+      'chunk_likelihood (docs/other_tokenizers.md)',
+    ),
+    'template': F(
+      '',
+      legal.one_of('', 'plain', *families.chat_templates()),
+      "chat template of a teacher with its own tokenizer; '': `data.template`",
+    ),
+    'length': F(
+      0,
+      legal.COUNT,
+      'positions of a row in its own tokenizer; 0: as `data.length`',
+    ),
     'others': schema.Entries(
       'More teachers, by name: the targets are a mixture of all.',
       OTHER_TEACHER,

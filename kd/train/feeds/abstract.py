@@ -7,6 +7,7 @@ from kd.core import types
 from kd.images import features
 from kd.partitioning import rules
 from kd.run import load_params
+from kd.run import own_tokenizer
 from kd.run import resolved
 from kd.teachers import live
 
@@ -34,7 +35,19 @@ def batch(run: resolved.Run, mesh: jax.sharding.Mesh) -> types.Batch:
     weights=array(shape, jnp.float32, sharding),
     row_id=array(shape[:1], jnp.int32, sharding),
     images=_images(run, sharding),
+    teacher=_teacher(run, sharding),
   )
+
+
+def _teacher(run, sharding):
+  """Returns a batch's tokens of a teacher with its own tokenizer, or None."""
+  if not own_tokenizer.is_used(run.config) or not run.objective.needs_teacher:
+    return None
+  rows, length = batch_shape(run)
+  shape = rows, own_tokenizer.length(run.config)
+  own = array(shape, jnp.int32, sharding)
+  student_spans = array((rows, length), jnp.int32, sharding)
+  return types.TeacherTokens(*[own] * 5, student_spans)
 
 
 def _images(run, sharding):
@@ -70,8 +83,11 @@ def _in_memory(model):
 def unembeddings(run: resolved.Run) -> list[types.PyTree]:
   """Returns the output embedding of each teacher as its targets hold it.
 
-  The rows beyond the student's vocabulary are cut off; see teachers/live.
+  The rows beyond the student's vocabulary are cut off; see teachers/live. The
+  targets of a teacher with its own tokenizer have none.
   """
+  if own_tokenizer.is_used(run.config):
+    return []
   tables, vocab_size = [], run.student.config.vocab_size
   every = zip(run.teacher_models, teacher_params(run), strict=True)
   for model, params in every:

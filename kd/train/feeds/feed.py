@@ -17,6 +17,7 @@ import numpy as np
 from kd.core import types
 from kd.losses import distributions
 from kd.partitioning import placement
+from kd.run import own_tokenizer
 from kd.run import resolved
 
 # Maps (step, indices in the step's batch) to these rows.
@@ -75,6 +76,9 @@ class Feed:
       targets: from a batch to its targets; None: there are none.
     """
     self._targets = targets
+    self._for_teacher = None
+    if targets and own_tokenizer.is_used(run.config):
+      self._for_teacher = own_tokenizer.rows(run)
     self._rows, self._mesh = rows, run.mesh
     self._batch_size = run.config.data.batch_size
     self._local_rows = placement.local_rows(run.mesh, self._batch_size)
@@ -88,7 +92,11 @@ class Feed:
     Args:
       step: updates applied before the step.
     """
-    return self._rows(step, self._local_rows)
+    return self._with_teacher(self._rows(step, self._local_rows))
+
+  def _with_teacher(self, rows):
+    """Returns rows with the tokens of a teacher that reads others."""
+    return self._for_teacher(rows) if self._for_teacher else rows
 
   def __call__(
     self, step: int, params: types.PyTree, read: types.PyTree

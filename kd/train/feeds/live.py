@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from kd.core import types
 from kd.losses import dense_distributions
 from kd.losses import distributions
+from kd.losses import span_likelihoods
 from kd.partitioning import rules
 from kd.run import load_params
+from kd.run import own_tokenizer
 from kd.run import resolved
 from kd.run import source
 from kd.teachers import live
@@ -42,6 +44,12 @@ class Source(source.Source):
 
   def abstract_targets(self, run, model_config):
     del model_config
+    if own_tokenizer.is_used(run.config):
+      log_p = abstract.array(
+        abstract.batch_shape(run), jnp.float32, rules.batch_sharding(run.mesh)
+      )
+      likelihoods = span_likelihoods.SpanLikelihoods(log_p)
+      return distributions.Targets(likelihoods, None)
     dense = []
     for teacher, table in zip(
       run.teachers, abstract.unembeddings(run), strict=True
@@ -102,6 +110,9 @@ def targets_on(
   run: resolved.Run, teachers: Sequence[live.Teacher], mesh: jax.sharding.Mesh
 ) -> feed.LiveTargets:
   """Returns the function from a batch on `mesh` to the teachers' targets."""
+  if own_tokenizer.is_used(run.config):
+    (teacher,), size = teachers, run.config.objective.chunk_tokens
+    return live.make_spans(teacher, size, mesh)
   vocab_size = run.student.config.vocab_size
   return live.make(teachers, vocab_size, run.objective.teacher_taps, mesh)
 

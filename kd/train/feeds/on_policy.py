@@ -101,7 +101,7 @@ class Feed(feed.Feed):
         f"sampling the student's answers: {e}", e.teachers
       ) from e
     rows = jax.tree.map(lambda x: x[self._local_rows], outcome.rows)
-    batch, placing_s = self._place(rows)
+    batch, placing_s = self._place(self._with_teacher(rows))
     example = outcome.example
     texts = dataclasses.asdict(example) if example else {}
     return feed.StepInputs(

@@ -1,0 +1,70 @@
+"""Rules between fields of the teacher; see rules.py."""
+
+from collections.abc import Callable
+from typing import Any
+
+from kd.config import schema
+from kd.config.fields import models
+from kd.core import errors
+
+
+def others_need_a_teacher(config: Any) -> None:
+  """More teachers contradict a run without any."""
+  if config.teacher.source == 'none' and config.teacher.others:
+    names = ', '.join(config.teacher.others)
+    raise errors.ConfigError(
+      'teacher.others',
+      f"found {names}, and teacher.source is 'none'",
+      legal="{}, or teacher.source 'live', 'cached' or 'on_policy'",
+    )
+
+
+def one_place_of_the_teacher(config: Any) -> None:
+  """A teacher on a server is not one that is loaded here."""
+  url, source = config.teacher.server.url, config.teacher.source
+  if url and source in ('live', 'on_policy'):
+    raise errors.ConfigError(
+      'teacher.server.url',
+      f'found {url!r}, and teacher.source is {source!r}',
+      legal="'', or teacher.source 'server' or 'cached'",
+    )
+
+
+def own_tokenizer_is_live(config: Any) -> None:
+  """A teacher with its own tokenizer scores texts, alone and while it lives."""
+  teacher = config.teacher
+  if teacher.tokenizer == 'shared':
+    for field in ('template', 'length'):
+      if teacher[field]:
+        raise errors.ConfigError(
+          f'teacher.{field}',
+          f"found {teacher[field]!r}, and teacher.tokenizer is 'shared'",
+          legal=f'{schema.defaults(models.TEACHER)[field]!r}, or '
+          "teacher.tokenizer 'own'",
+        )
+    return
+  conflicts = {
+    'teacher.source': (teacher.source, ('live', 'on_policy')),
+    'teacher.others': (tuple(teacher.others), ((),)),
+  }
+  for path, (value, legal) in conflicts.items():
+    if value not in legal:
+      raise errors.ConfigError(
+        path,
+        f"found {value!r}, and teacher.tokenizer is 'own'",
+        legal=', '.join(map(repr, legal)),
+      )
+  if config.student.init == 'teacher':
+    raise errors.ConfigError(
+      'student.init',
+      "found 'teacher', and teacher.tokenizer is 'own': the student's ids are "
+      'not those of its weights',
+      legal='random, hf:DIR, gguf:FILE, workdir:DIR',
+    )
+
+
+RULES: tuple[Callable[[Any], None], ...] = (
+  others_need_a_teacher,
+  one_place_of_the_teacher,
+  own_tokenizer_is_live,
+)

@@ -1,0 +1,78 @@
+"""The part of the objective that reads likelihoods of aligned spans."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.losses import distributions
+from kd.losses import label_likelihood
+from kd.losses import spans
+from kd.losses import step_scalars
+from kd.losses import terms as terms_lib
+
+Array = types.Array
+
+
+def scalars(batch: types.Batch) -> dict[str, Array]:
+  """Returns the fraction of target weight in no span, for the metrics.
+
+  Args:
+    batch: all rows of a step.
+
+  Returns:
+    By name, float32 []; {} if all models share a tokenizer.
+  """
+  if batch.teacher is None:
+    return {}
+  outside = jnp.where(batch.teacher.student_spans == 0, batch.weights, 0.0)
+  whole = jnp.sum(batch.weights)
+  return {'teacher/left_out': jnp.sum(outside) / jnp.maximum(whole, 1e-9)}
+
+
+def total(
+  terms: Sequence[terms_lib.Term],
+  hidden: Array,
+  unembedding: Array,
+  targets: distributions.Targets | None,
+  batch: types.Batch,
+  settings: step_scalars.StepScalars,
+  chunk_tokens: int,
+) -> tuple[Array, dict[str, Array], Array]:
+  """Computes the terms that read likelihoods of spans.
+
+  Differentiable once, in `hidden` and `unembedding`.
+
+  Args:
+    terms: terms whose loss is a SpanLoss.
+    hidden: [B, L, D], the student's final hidden states.
+    unembedding: float32 [V, D].
+    targets: the teacher's, whose distribution is SpanLikelihoods.
+    batch: the rows, with the teacher's tokens.
+    settings: those of this step.
+    chunk_tokens: tokens per device whose logits are held at a time.
+
+  Returns:
+    The sum over terms of weight x sum / total, float32 []; the sum of each
+    term, which carries no gradient; and the number of spans whose likelihood
+    under the teacher is not finite, float32 [].
+  """
+  own = batch.teacher.student_spans
+  log_q = label_likelihood.log_probabilities(
+    chunk_tokens, hidden, unembedding, batch.targets, own > 0
+  )
+  log_q = spans.at_tokens(spans.sums(log_q, own, own.shape[1]), own)
+  log_p = jax.lax.stop_gradient(targets.distribution.log_p)
+  scales = step_scalars.scales(settings)
+  value, sums = jnp.zeros(()), {}
+  for term in terms:
+    weights = step_scalars.weights_of(term.loss, batch)
+    counted = weights != 0
+    # The gradient of what does not count may not be NaN either.
+    pair = (jnp.where(counted, x, -1.0) for x in (log_p, log_q))
+    losses = term.loss.per_span(*pair, settings.values[term.key])
+    sums[term.key] = jnp.sum(losses * weights)
+    value += scales[term.key] * sums[term.key]
+  bad = ~jnp.isfinite(log_p) & spans.last(own) & (batch.weights != 0)
+  return value, jax.lax.stop_gradient(sums), jnp.sum(bad).astype(jnp.float32)

@@ -1,0 +1,59 @@
+"""Sums over aligned spans of tokens: see types.TeacherTokens."""
+
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+
+Array = types.Array
+
+
+def sums(values: Array, spans: Array, count: int) -> Array:
+  """Sums values by span.
+
+  Args:
+    values: float32 [B, N].
+    spans: int32 [B, N], 0 to `count`.
+    count: number of spans of a row at most.
+
+  Returns:
+    float32 [B, count + 1]; those of span 0 are in no span.
+  """
+  one = lambda x, s: jax.ops.segment_sum(x, s, count + 1)
+  return jax.vmap(one)(values, spans)
+
+
+def at_tokens(values: Array, spans: Array) -> Array:
+  """Returns the value of each token's span: [B, N].
+
+  Args:
+    values: [B, count + 1], by span.
+    spans: int32 [B, N].
+  """
+  return jnp.take_along_axis(values, spans, axis=1)
+
+
+def last(spans: Array) -> Array:
+  """Returns where each span ends: bool [B, N]."""
+  following = jnp.pad(spans[:, 1:], ((0, 0), (0, 1)))
+  return (spans > 0) & (spans != following)
+
+
+def weights(weights: Array, spans: Array) -> Array:
+  """Returns the weights of spans, each at its last token.
+
+  A span weighs as much as its tokens do on average, and nothing if one of them
+  does not count: spans are never cut.
+
+  Args:
+    weights: float32 [B, N], of tokens; 0 where one does not count.
+    spans: int32 [B, N].
+
+  Returns:
+    float32 [B, N], 0 where no span ends.
+  """
+  count = spans.shape[1]
+  parts = jnp.stack([weights, weights == 0, jnp.ones_like(weights)])
+  total, cut, size = jax.vmap(lambda x: sums(x, spans, count))(parts)
+  mean = jnp.where(cut > 0, 0.0, total / jnp.maximum(size, 1))
+  return jnp.where(last(spans), at_tokens(mean, spans), 0.0)

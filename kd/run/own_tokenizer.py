@@ -1,0 +1,127 @@
+"""What a run needs for a teacher with a tokenizer of its own."""
+
+import functools
+
+import ml_collections
+
+from kd.core import errors
+from kd.input_pipeline import retokenizing
+from kd.input_pipeline import teacher_rows
+from kd.input_pipeline import tokenizers
+from kd.losses import objective as objective_lib
+from kd.partitioning import rules
+from kd.run import resolved
+
+Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
+
+OWN = 'own'  # A value of teacher.tokenizer.
+_TERM = 'chunk_likelihood'
+
+
+def is_used(config: Config) -> bool:
+  """Returns whether the run's teacher has a tokenizer of its own."""
+  return config.teacher.tokenizer == OWN
+
+
+@functools.lru_cache(maxsize=1)
+def load(init: str) -> tokenizers.Tokenizer:
+  """Loads the tokenizer that comes with the teacher's weights.
+
+  Args:
+    init: where its weights are.
+
+  Raises:
+    ConfigError: no tokenizer comes with them.
+  """
+  found = tokenizers.for_source(init, 'teacher.init')
+  if found is None:
+    raise errors.ConfigError(
+      'teacher.init',
+      f"found {init!r}, and teacher.tokenizer is 'own'",
+      legal='hf:DIR, gguf:FILE, workdir:DIR',
+    )
+  return found
+
+
+def length(config: Config) -> int:
+  """Returns the positions of a row of the teacher."""
+  return config.teacher.length or config.data.length
+
+
+def check(config: Config, objective: objective_lib.Objective) -> None:
+  """Raises ConfigError for terms that the teacher cannot serve.
+
+  Args:
+    config: the run's.
+    objective: the training objective.
+
+  Raises:
+    ConfigError: names the first term.
+  """
+  if not is_used(config):
+    if objective.span_terms:
+      raise errors.ConfigError(
+        f'losses.{objective.span_terms[0].key}.name',
+        f"found {_TERM!r}, and teacher.tokenizer is 'shared'",
+        legal="a divergence, or teacher.tokenizer 'own'",
+      )
+    return
+  for term in (*objective.logits_terms, *objective.layer_terms):
+    if term.loss.needs_teacher:
+      raise errors.ConfigError(
+        f'losses.{term.key}.name',
+        f'found {config.losses[term.key].name!r}, which compares tokens, and '
+        'the tokens of the teacher are others (teacher.tokenizer)',
+        legal=f"'{_TERM}', 'cross_entropy'",
+      )
+  if objective.selection.needs_teacher:
+    raise errors.ConfigError(
+      'objective.positions.rule',
+      f'found {objective.selection.rule!r}, and the tokens of the teacher are '
+      'others (teacher.tokenizer)',
+      legal="'all', 'random', 'student_entropy'",
+    )
+
+
+def check_rows(run: resolved.Run) -> None:
+  """Raises ConfigError if rows do not fit the teacher or its devices.
+
+  Raises:
+    ConfigError: names teacher.length, or a field that contradicts it.
+  """
+  positions, teacher = length(run.config), run.teacher
+  if positions > teacher.config.context:
+    raise errors.ConfigError(
+      'teacher.length',
+      f'found {positions}, longer than the context of the teacher',
+      legal=f'up to {teacher.config.context}',
+    )
+  for mesh in (run.mesh, teacher.mesh):
+    shards = rules.length_shards(mesh)
+    if positions % shards:
+      raise errors.ConfigError(
+        'teacher.length',
+        f'found {positions}, which {shards} devices do not divide',
+        legal=f'a multiple of {shards}',
+      )
+  if run.student.config.vision or teacher.config.vision:
+    raise errors.ConfigError(
+      'teacher.tokenizer',
+      "found 'own', and a model of the run reads images",
+      legal="'shared', or vision 'none' for both models",
+    )
+
+
+def rows(run: resolved.Run) -> teacher_rows.TeacherRows:
+  """Returns what adds the teacher's tokens to the run's batches.
+
+  Raises:
+    ConfigError: the templates of both models do not fit.
+  """
+  config = run.config
+  own = load(config.teacher.init)
+  template = config.teacher.template or config.data.template
+  convert = retokenizing.Retokenizer(
+    run.tokenizer, config.data.template, own, template
+  )
+  return teacher_rows.TeacherRows(convert, length(config), own.pad_id)
