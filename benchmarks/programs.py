@@ -11,7 +11,6 @@ import numpy as np
 
 from kd.config import base
 from kd.core import types
-from kd.losses import objective as objective_lib
 from kd.models import family
 from kd.models.gemma3 import config as gemma3_config
 from kd.partitioning import mesh as mesh_lib
@@ -73,8 +72,8 @@ class Step:
 
     def gradient(hidden, unembedding, targets, batch):
       settings = objective.settings(batch, 0)
-      total = lambda *inputs: objective_lib.logits_total(
-        objective, *inputs, targets, batch, settings
+      total = lambda *inputs: objective.logits_total(
+        *inputs, targets, batch, settings
       )[0]
       return jax.value_and_grad(total, (0, 1))(hidden, unembedding)
 

@@ -96,9 +96,7 @@ def _compiled(shape, kind, chunk_tokens):
   def loss(hidden, unembedding, teacher, batch):
     settings = objective.settings(batch, 0)
     targets = distributions.Targets(teacher, None)
-    return objective_lib.logits_total(
-      objective, hidden, unembedding, targets, batch, settings
-    )
+    return objective.logits_total(hidden, unembedding, targets, batch, settings)
 
   gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
   arguments = _place(mesh, *_arguments(kind))

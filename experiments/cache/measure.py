@@ -22,7 +22,6 @@ from kd.configs import gemma3_270m_gsm8k
 from kd.core import atomic_files
 from kd.core import types
 from kd.input_pipeline import rows as rows_lib
-from kd.losses import objective as objective_lib
 from kd.modes import cache as cache_mode
 from kd.run import outputs
 from kd.run import resolve
@@ -75,9 +74,9 @@ class _Gradient:
       settings = settings.replace(
         totals=jax.tree.map(jnp.ones_like, settings.totals)
       )
-      return objective_lib.logits_total(
-        run.objective, hidden, table, found, batch, settings
-      )[0]
+      return run.objective.logits_total(hidden, table, found, batch, settings)[
+        0
+      ]
 
     self._add = jax.jit(
       lambda sums, *inputs: jax.tree.map(

@@ -115,8 +115,8 @@ def total(
 
   Returns:
     The sum over terms of weight x sum / total, float32 []; the sum of each
-    term, and by modality, see objective.Sums; and the number of tokens at which
-    the teacher's layer outputs are not finite, float32 [].
+    term, and by modality, see logits_objective.Sums; and the number of tokens
+    at which the teacher's layer outputs are not finite, float32 [].
   """
   scales = step_scalars.scales(settings)
   value, sums, by_modality = jnp.zeros(()), {}, {}

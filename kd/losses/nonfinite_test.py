@@ -121,8 +121,8 @@ def _run(objective):
     )
 
     def loss(hidden):
-      return objective_lib.logits_total(
-        objective, hidden, unembedding, targets, kept, settings
+      return objective.logits_total(
+        hidden, unembedding, targets, kept, settings
       )
 
     (total, sums), gradient = jax.value_and_grad(loss, has_aux=True)(hidden)

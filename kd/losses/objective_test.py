@@ -124,7 +124,7 @@ def run(case, chunk_tokens=4, terms=None, dtype=jnp.float32):
   targets = to_targets(case, dtype)
 
   def loss(h, w):
-    return objective.logits_total(built, h, w, targets, batch, settings)
+    return built.logits_total(h, w, targets, batch, settings)
 
   both = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
   (total, sums), grads = jax.jit(both)(
@@ -158,8 +158,7 @@ def test_chunk_size_changes_nothing(chunk_tokens):
 def test_value_without_gradient_is_the_same():
   case = make_case()
   built, batch = build(TERMS), to_batch(case)
-  total, _ = objective.logits_total(
-    built,
+  total, _ = built.logits_total(
     jnp.asarray(case['h']),
     jnp.asarray(case['w']),
     to_targets(case),
@@ -292,8 +291,7 @@ def test_schedules_of_weight_and_temperature():
   batch = to_batch(case)
   for step, weight, temperature in ((0, 0, 1), (5, 0.5, 2), (12, 1, 3)):
     settings = built.settings(batch, step)
-    total, _ = objective.logits_total(
-      built,
+    total, _ = built.logits_total(
       jnp.asarray(case['h']),
       jnp.asarray(case['w']),
       to_targets(case),

@@ -153,7 +153,7 @@ def test_what_is_not_kept_is_not_computed():
   )
   settings = objective.settings(batch, 0)
   totals = [
-    objective_lib.logits_total(objective, h, unembedding, targets, b, settings)
+    objective.logits_total(h, unembedding, targets, b, settings)
     for h, b in ((hidden, kept), (spoilt, kept), (hidden, batch))
   ]
   assert totals[0][0] == totals[1][0] != totals[2][0]

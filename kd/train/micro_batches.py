@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from kd.core import types
 from kd.losses import distributions
+from kd.losses import logits_objective
 from kd.losses import objective as objective_lib
 
 
@@ -88,7 +89,7 @@ def accumulate(
         jax.tree.map(jnp.add, carry[2], sums),
       ), None
 
-    none = objective_lib.no_sums(
+    none = logits_objective.no_sums(
       objective.terms,
       targets and targets.distribution,
       by_modality=batch.images is not None,

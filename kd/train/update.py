@@ -13,6 +13,7 @@ from kd.core import schedules
 from kd.core import types
 from kd.losses import distributions
 from kd.losses import layer_objective
+from kd.losses import logits_objective
 from kd.losses import modalities
 from kd.losses import objective as objective_lib
 from kd.losses import span_objective
@@ -326,7 +327,7 @@ def make(
       modality_sums=sums.by_modality,
       modality_totals=settings.modality_totals,
       weight=jnp.sum(batch.weights),
-      loss=objective_lib.total(sums.losses, scales),
+      loss=logits_objective.scaled(sums.losses, scales),
       scalars=scalars,
       finite=finite,
     )

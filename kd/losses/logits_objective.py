@@ -1,0 +1,243 @@
+"""The part of the objective that reads logits.
+
+Its terms share one pass over chunks of tokens. The same pass computes the
+gradient, so that no array of size tokens x V is kept for a backward pass.
+"""
+
+from collections.abc import Sequence
+import functools
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+from kd.losses import chunks
+from kd.losses import distributions
+from kd.losses import modalities as modalities_lib
+from kd.losses import step_scalars
+from kd.losses import terms as terms_lib
+from kd.partitioning import rules
+
+Array = types.Array
+
+
+@struct.dataclass
+class Sums:
+  """Sums over a batch's target tokens.
+
+  Attributes:
+    losses: by term, the sum of target weight x loss, in nats.
+    nonfinite: float32 [n], for each of n teachers the number of values at
+      counted targets that were NaN or infinite.
+    by_modality: by term, its sum over the targets of each modality, float32
+      [2]; {} without images.
+  """
+
+  losses: dict[str, Array]
+  nonfinite: Array
+  by_modality: dict[str, Array] = struct.field(default_factory=dict)
+
+  def __add__(self, other: 'Sums') -> 'Sums':
+    return jax.tree.map(jnp.add, self, other)
+
+
+@struct.dataclass
+class _Inputs:
+  """Non-differentiated arguments of _logits_objective."""
+
+  distribution: distributions.Distribution | None
+  labels: Array
+  parts: Array
+  weights: Array
+  images: Array | None
+  scales: dict[str, Array]
+  values: dict[str, dict[str, Array]]
+
+
+def no_sums(
+  terms: Sequence[terms_lib.Term],
+  distribution: distributions.Distribution | None,
+  by_modality: bool,
+) -> Sums:
+  """Returns all-zero sums, also by modality if asked."""
+  count = distributions.count_teachers(distribution)
+  zeros = lambda *shape: {t.key: jnp.zeros(shape, jnp.float32) for t in terms}
+  return Sums(
+    zeros(),
+    jnp.zeros(count, jnp.float32),
+    zeros(len(modalities_lib.NAMES)) if by_modality else {},
+  )
+
+
+def _chunk_sums(terms, student, chunk):
+  """Returns the scaled total of a chunk, and its Sums."""
+  distribution = chunk.distribution
+  teacher = distribution and distribution.project(student.shape[-1])
+  inputs = terms_lib.TokenInputs(student, teacher, chunk.labels)
+  sums, by_modality = {}, {}
+  nonfinite = jnp.zeros(distributions.count_teachers(distribution))
+  for term in terms:
+    losses, finite = term.loss.per_token(inputs, chunk.values[term.key])
+    weights = step_scalars.counted_weights(
+      term.loss, chunk.weights, chunk.parts
+    )
+    sums[term.key] = jnp.sum(losses * weights)
+    if chunk.images is not None:
+      by_modality[term.key] = modalities_lib.sums(
+        losses * weights, chunk.images
+      )
+    if finite:
+      # Also where the term's own weight is 0: its loss is NaN there too.
+      bad = [jnp.sum(~one & (chunk.weights != 0)) for one in finite]
+      nonfinite += jnp.stack(bad).astype(jnp.float32)
+  return scaled(sums, chunk.scales), Sums(sums, nonfinite, by_modality)
+
+
+def scaled(sums: dict[str, Array], scales: dict[str, Array]) -> Array:
+  """Returns the objective: the scaled sum of the terms' sums."""
+  return sum(scales[key] * value for key, value in sums.items())
+
+
+def _arrays(hidden, inputs):
+  """Returns the arrays that are cut into chunks."""
+  distribution = inputs.distribution
+  arrays = distribution and distribution.per_position()
+  per_target = inputs.labels, inputs.parts, inputs.weights, inputs.images
+  return hidden, arrays, *per_target
+
+
+def _chunk_inputs(inputs, chunk):
+  """Returns the inputs at a chunk's positions."""
+  _, arrays, labels, parts, weights, images = chunk
+  distribution = inputs.distribution
+  return inputs.replace(
+    distribution=distribution and distribution.with_positions(arrays),
+    labels=labels,
+    parts=parts,
+    weights=weights,
+    images=images,
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _logits_objective(terms, chunk_tokens, hidden, unembedding, inputs):
+  layout = chunks.Layout(inputs.weights, chunk_tokens)
+
+  def add(sums, chunk, index):
+    del index
+    student = chunks.project(chunk[0], unembedding)
+    _, new = _chunk_sums(terms, student, _chunk_inputs(inputs, chunk))
+    return sums + new
+
+  zeros = no_sums(terms, inputs.distribution, inputs.images is not None)
+  sums = chunks.fold(add, zeros, layout, _arrays(hidden, inputs))
+  return scaled(sums.losses, inputs.scales), sums
+
+
+def _forward(terms, chunk_tokens, hidden, unembedding, inputs):
+  """Computes _logits_objective, with the gradients as residuals.
+
+  The unembedding's gradient is left out if it is not trained: the compiler
+  would compute it all the same.
+  """
+  trains_unembedding = unembedding.perturbed
+  hidden, unembedding, inputs = jax.tree.map(
+    lambda argument: argument.value, (hidden, unembedding, inputs)
+  )
+  layout = chunks.Layout(inputs.weights, chunk_tokens)
+
+  def add(carry, chunk, index):
+    sums, d_unembedding, d_hidden = carry
+    student = chunks.project(chunk[0], unembedding)
+    gradient = jax.grad(
+      lambda logits: _chunk_sums(terms, logits, _chunk_inputs(inputs, chunk)),
+      has_aux=True,
+    )
+    d_logits, new = gradient(student)
+    d_logits = d_logits.astype(hidden.dtype)
+    d_chunk, d_unembedding = chunks.pull_back(
+      d_logits, chunks.gather(chunk[0]), unembedding, d_unembedding
+    )
+    return (
+      sums + new,
+      d_unembedding,
+      layout.put(d_hidden, d_chunk.astype(hidden.dtype), index),
+    )
+
+  d_unembedding = None
+  if trains_unembedding:
+    d_unembedding = rules.constrain(
+      jnp.zeros(unembedding.shape), ('vocab', 'table_width')
+    )
+  zeros = no_sums(terms, inputs.distribution, inputs.images is not None)
+  carry = zeros, d_unembedding, jnp.zeros_like(hidden)
+  sums, d_unembedding, d_hidden = chunks.fold(
+    add, carry, layout, _arrays(hidden, inputs)
+  )
+  value = scaled(sums.losses, inputs.scales)
+  return (value, sums), (d_hidden, d_unembedding)
+
+
+def _backward(terms, chunk_tokens, residuals, cotangents):
+  del terms, chunk_tokens
+  d_hidden, d_unembedding = residuals
+  scale = cotangents[0]
+  return (
+    (d_hidden * scale).astype(d_hidden.dtype),
+    None if d_unembedding is None else d_unembedding * scale,
+    None,
+  )
+
+
+_logits_objective.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def total(
+  terms: Sequence[terms_lib.Term],
+  chunk_tokens: int,
+  hidden: Array,
+  unembedding: Array,
+  targets: distributions.Targets | None,
+  batch: types.Batch,
+  settings: step_scalars.StepScalars,
+) -> tuple[Array, Sums]:
+  """Computes the terms that read logits.
+
+  Differentiable once, in `hidden` and `unembedding`; the sums are for metrics
+  and carry no gradient.
+
+  Args:
+    terms: terms whose loss is a LogitsLoss.
+    chunk_tokens: tokens per device whose logits are held at a time.
+    hidden: [B, L, D], the student's final hidden states.
+    unembedding: float32 [V, D].
+    targets: the teachers' targets, or None if no term needs them.
+    batch: the rows, with weights at the positions that are kept.
+    settings: those of this step.
+
+  Returns:
+    float32 [], the sum over terms of weight x sum / total; and the sums.
+  """
+  distribution = targets and targets.distribution
+  none = no_sums((), distribution, False)
+  if not terms:
+    return jnp.zeros(()), none
+  needed = any(term.loss.needs_teacher for term in terms)
+  inputs = _Inputs(
+    distribution=distribution if needed else None,
+    labels=batch.targets,
+    parts=batch.parts,
+    weights=batch.weights,
+    images=modalities_lib.with_images(batch),
+    scales=step_scalars.scales(settings),
+    values=settings.values,
+  )
+  value, sums = _logits_objective(
+    terms,
+    chunk_tokens,
+    hidden,
+    unembedding,
+    jax.lax.stop_gradient(inputs),
+  )
+  return value, sums if needed else sums.replace(nonfinite=none.nonfinite)
