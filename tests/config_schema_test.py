@@ -94,8 +94,8 @@ def test_choices_are_those_of_the_code():
   from kd.reasoning.trees import tree_methods
   from kd.reasoning.trees import tree_search
   from kd.run import model_sizes
-  from kd.teachers.served import apis
   from kd.run import own_tokenizer
+  from kd.teachers.served import apis
   from kd.versions import compatibility
   from kd.versions import reports
 

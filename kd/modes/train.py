@@ -164,7 +164,12 @@ def _inputs(
   """Returns digests of what a run reads, by the field that names it."""
   specs = source_lib.of(run.config).teacher_specs()
   weights = dict(zip(specs, teachers.digests, strict=True))
+  own = {}
+  if own_tokenizer.is_used(run.config):
+    digest = own_tokenizer.load(run.config.teacher.init).digest
+    own['teacher.tokenizer'] = digest
   return {
+    **own,
     **{f'{path}.init': digest for path, digest in weights.items()},
     **{
       f'evaluation.sets.{s.name}': identity.digest(s.identity['examples'])

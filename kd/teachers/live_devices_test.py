@@ -44,10 +44,12 @@ def _targets(student_mesh, teacher_mesh, batch):
   )
   init = jax.jit(lambda key: model.init_params(key))
   params = jax.device_put(init(jax.random.key(0)), shardings)
-  # The student's vocabulary lacks the teacher's last rows.
-  score = live.make(
-    [live.Teacher(model, params, 1.0)], 260, _SPEC, student_mesh
-  )
+  teacher = live.Teacher(model, params, 1.0)
+  if batch.teacher is None:
+    # The student's vocabulary lacks the teacher's last rows.
+    score = live.make([teacher], 260, _SPEC, student_mesh)
+  else:
+    score = live.make_spans(teacher, 8, student_mesh)
   return params, score(placement.place(batch, student_mesh, 8))
 
 
@@ -67,3 +69,27 @@ def test_devices_of_its_own_change_no_target():
     # Where the update wants them: nothing is left to move.
     if got.ndim:
       assert got.sharding.device_set == set(devices[:4])
+
+
+def test_likelihoods_of_spans_are_the_same_on_other_devices():
+  devices, batch = jax.devices(), _batch(8, 12)
+  pairs = np.repeat(np.arange(1, 7, dtype=np.int32), 2)[None].repeat(8, 0)
+  tokens = types.TeacherTokens(
+    batch.tokens,
+    batch.targets,
+    batch.positions,
+    batch.segment_ids,
+    spans=pairs,
+    student_spans=np.where(pairs < 6, pairs, 0),
+  )
+  batch = batch.replace(teacher=tokens)
+  shared = mesh_lib.make({'data': 4}, devices[:4])
+  own = mesh_lib.make({'fsdp': 2, 'tensor': 2}, devices[4:])
+  (_, expected), (_, found) = (
+    _targets(shared, mesh, batch) for mesh in (shared, own)
+  )
+  got, like = (x.distribution.log_p for x in (found, expected))
+  np.testing.assert_allclose(got, like, 2e-5, 2e-5)
+  assert got.sharding.device_set == set(devices[:4])
+  # Two tokens of about 5.6 nats each, and none beyond the student's spans.
+  assert (np.asarray(got)[:, :10] < -6).all() and not got[:, 10:].any()

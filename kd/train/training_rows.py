@@ -15,8 +15,8 @@ from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import rationale_dropping
 from kd.input_pipeline import retry
 from kd.input_pipeline import rows as rows_lib
-from kd.losses import terms
 from kd.losses import span_objective
+from kd.losses import terms
 from kd.run import model_checks
 from kd.run import own_tokenizer
 from kd.run import resolved

@@ -1,0 +1,22 @@
+"""The quickstart with a student that reads digits in groups.
+
+  python -m experiments.other_tokenizer.train_tokenizer /tmp/kd-digits.model
+  python -m kd \
+      --config=experiments/other_tokenizer/config.py:/tmp/kd-digits.model \
+      --workdir=/tmp/kd-other-tokenizer
+
+The teacher is the quickstart's, which reads bytes. The baseline, labels alone,
+is trained on the same rows and steps.
+"""
+
+from kd.config import base
+from kd.configs import quickstart
+
+
+def get_config(tokenizer='/tmp/kd-digits.model'):
+  c = quickstart.get_config()
+  c.data.tokenizer = f'model:{tokenizer}'
+  c.teacher.tokenizer = 'own'
+  c.teacher.length = 256
+  c.losses = dict(chunks=base.term('chunk_likelihood'))
+  return c
