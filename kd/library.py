@@ -14,7 +14,6 @@ from typing import Any
 
 from absl import logging
 import ml_collections
-import numpy as np
 
 from kd.benchmarking import benchmark as benchmark_lib
 from kd.config import base
@@ -27,8 +26,8 @@ from kd.core import types
 from kd.data_files import chats
 from kd.evaluation import likelihood
 from kd.evaluation import results
+from kd.evaluation import scored_texts
 from kd.images import loading
-from kd.input_pipeline import packing
 from kd.input_pipeline import templates
 from kd.modes import plan as plan_mode
 from kd.modes import train as train_mode
@@ -79,7 +78,8 @@ class Score:
   """How likely a text is to a model.
 
   Attributes:
-    nll: negative log-probability of the text's tokens after the first, in nats.
+    nll: negative log-probability of a text's tokens after the first, or of a
+      chat's answers, in nats.
     tokens: the number of these.
   """
 
@@ -279,29 +279,34 @@ class Model:
 
   def _request(self, prompt, number, seed, samples):
     run, where = self._run, f'prompts[{number}]'
-    data = run.config.data
     if isinstance(prompt, str):
-      prompt = templates.exchange(prompt)
+      messages = templates.exchange(prompt)
     else:
-      loader = loading.Loader('', data.images.urls)
-      prompt = chats.check(list(prompt), where, loader)
+      messages = self._messages(prompt, where)
     try:
       ids, images = images_lib.encode(
-        run.tokenizer, data.template, list(prompt), run.image_form
+        run.tokenizer, run.config.data.template, messages, run.image_form
       )
     except errors.ConfigError as e:
       raise e.within(where) from e
     return requests.numbered(ids, seed, number, samples, images)
 
-  def score(self, texts: Sequence[str], batch_size: int = 8) -> list[Score]:
-    """Returns how likely texts are; a BOS, if there is one, is in front.
+  def _messages(self, chat, where):
+    """Returns a chat's messages, checked, with the images that they name."""
+    loader = loading.Loader('', self._run.config.data.images.urls)
+    return chats.check(list(chat), where, loader)
+
+  def score(self, texts: Sequence[Prompt], batch_size: int = 8) -> list[Score]:
+    """Returns how likely texts, or the answers of chats, are.
 
     Args:
-      texts: of two tokens or more, with the BOS.
+      texts: texts of two tokens or more, with a BOS, if there is one, in front;
+        or chats as for `generate`, whose assistant's messages are scored.
       batch_size: texts at a time.
 
     Raises:
-      ConfigError: a text has fewer tokens, or more than the context has.
+      ConfigError: a text has fewer tokens, or more than the context has; or a
+        message is not legal.
       NonFiniteError: the model's logits are NaN or infinite.
     """
     if isinstance(texts, str):
@@ -317,42 +322,32 @@ class Model:
       batch_size,
       run.config.objective.chunk_tokens,
     )
-    # Few lengths, so that few programs are compiled.
-    longest = max((e.positions for e in examples), default=1)
-    length = 1 << max(6, (longest - 1).bit_length())
-    whole = -(-len(examples) // batch_size) * batch_size
-    pad_id = run.tokenizer.pad_id
-    rows = [packing.fill([e], length, pad_id) for e in examples]
-    rows += [packing.empty(length, pad_id)] * (whole - len(rows))
     batches = [
-      types.Batch(
-        row_id=np.zeros(batch_size, np.int32),
-        **{
-          name: np.stack([row[name] for row in rows[i : i + batch_size]])
-          for name in packing.FIELDS
-        },
+      *scored_texts.batches(
+        examples, batch_size, run.tokenizer.pad_id, run.image_form
       )
-      for i in range(0, whole, batch_size)
     ]
     scores = measure(self._params, batches) if batches else {'nll': []}
     return [
-      Score(float(nll), example.positions)
+      Score(float(nll), scored_texts.targets(example))
       for nll, example in zip(scores['nll'], examples, strict=True)
     ]
 
   def _example(self, text, number):
-    tokenizer = self._run.tokenizer
-    first = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    ids = np.array([*first, *tokenizer.encode(text)], np.int32)
-    context = self._model.config.context
-    if not 2 <= len(ids) <= context:
-      raise errors.ConfigError(
-        f'texts[{number}]',
-        f'found {len(ids)} tokens',
-        legal=f'2 to {context}',
-      )
-    weights = np.ones(len(ids), np.float32)
-    return packing.Example(ids, np.zeros(len(ids), np.int32), weights, number)
+    run, where = self._run, f'texts[{number}]'
+    if isinstance(text, str):
+      example = scored_texts.of_text(run.tokenizer, text, number)
+    else:
+      messages = self._messages(text, where)
+      try:
+        example = scored_texts.of_chat(
+          *(run.tokenizer, run.config.data.template, messages),
+          *(run.image_form, number),
+        )
+      except errors.ConfigError as e:
+        raise e.within(where) from e
+    scored_texts.check(example, self._model.config.context, where)
+    return example
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ as the processor has them.
 import io
 import itertools
 import math
+import os
+import threading
 import typing
 
 import numpy as np
@@ -33,6 +35,20 @@ _MOST_CROPS = 4
 _SHORTEST_CROP = 256  # pixels
 
 
+# Images that are decoded at a time, over all threads: a large one takes a GB.
+_DECODERS = min(8, os.cpu_count() or 1)
+_decoding = threading.BoundedSemaphore(_DECODERS)
+
+
+def _after_fork():
+  """Forgets what the parent's threads were decoding."""
+  global _decoding
+  _decoding = threading.BoundedSemaphore(_DECODERS)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def check(data: bytes, where: str, most_pixels: int = MOST_PIXELS) -> None:
   """Raises ConfigError unless all of an image can be decoded.
 
@@ -42,7 +58,8 @@ def check(data: bytes, where: str, most_pixels: int = MOST_PIXELS) -> None:
     most_pixels: of the image; one with more is not decoded.
   """
   _opened(data, where, most_pixels)
-  upright(data, where)
+  with _decoding:
+    upright(data, where)
 
 
 def size(data: bytes, where: str = 'image') -> tuple[int, int]:
@@ -104,10 +121,11 @@ def pixels(
   """
   from PIL import Image
 
-  image = upright(data, where)
-  if crop:
-    image = image.crop(crops(*image.size)[crop - 1])
-  return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+  with _decoding:
+    image = upright(data, where)
+    if crop:
+      image = image.crop(crops(*image.size)[crop - 1])
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
 def _opened(

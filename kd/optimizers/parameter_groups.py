@@ -258,6 +258,28 @@ def norm(gradients: types.PyTree, factors: types.PyTree | None) -> Array:
   return optax.tree.norm(jax.tree.map(counted, gradients, factors))
 
 
+def norms_by_module(gradients: types.PyTree) -> dict[str, Array]:
+  """Returns the norms of the gradients of a model with a vision tower.
+
+  Args:
+    gradients: a tree of trained parameters.
+
+  Returns:
+    By the name of the module, of those that are trained: 'tower', 'projector',
+    and 'text' for the rest; {} for a model without a tower.
+  """
+  model = gradients[0]
+  if 'vision' not in model:
+    return {}
+  rest = {name: value for name, value in model.items() if name != 'vision'}
+  modules = {**model['vision'], 'text': rest}
+  return {
+    name: optax.tree.norm(tree)
+    for name, tree in modules.items()
+    if jax.tree.leaves(tree)
+  }
+
+
 def apply_updates(
   params: types.PyTree, updates: types.PyTree, factors: types.PyTree | None
 ) -> types.PyTree:

@@ -307,6 +307,10 @@ def make(
     )
     scalars = {
       'grad_norm': grad_norm,
+      **{
+        f'grad_norm/{name}': norm
+        for name, norm in parameter_groups.norms_by_module(grads).items()
+      },
       'param_norm': param_norm,
       'lr': jnp.asarray(rate(state.step), jnp.float32),
       **optimizer.groups.scalars(state.step),

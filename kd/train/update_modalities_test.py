@@ -154,6 +154,11 @@ def test_norms_and_gradients_equal_those_of_a_pass_for_each_modality():
     norm = np.linalg.norm(part['final_norm']['scale'] * (1 + scale))
     got = out.scalars[f'modality/{name}/gradient_norm']
     np.testing.assert_allclose(got, norm, rtol=1e-4)
+  modules = dict(whole['vision'])
+  modules['text'] = {k: v for k, v in whole.items() if k != 'vision'}
+  for name, tree in modules.items():
+    got = out.scalars[f'grad_norm/{name}']
+    np.testing.assert_allclose(got, optax.tree.norm(tree), rtol=1e-4)
   got = out.scalars['grad_norm']
   np.testing.assert_allclose(got, optax.tree.norm(whole), rtol=1e-4)
   image = np.sum(weights * batch.weights * where)
