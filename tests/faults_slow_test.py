@@ -20,8 +20,8 @@ _READ = 'kd.input_pipeline.packing:from_bytes'
 # end: the first tenth is preparation, most of the rest are saves. Others
 # don't prepare rows: their events begin behind that.
 _PREPARING = 100
-_KILLED = (20, 120, 560, 720)
-_TOLD = (45, 450)
+_KILLED = (20, 120, 720)
+_TOLD = (45,)
 # One is kept: where a save went wrong, there is no other.
 _KEEP = '--config.checkpoint.keep=1'
 
