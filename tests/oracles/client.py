@@ -1,5 +1,7 @@
 """Runs a script of this folder with the oracles' Python, in its own process."""
 
+from collections.abc import Iterator
+import contextlib
 import functools
 import json
 import os
@@ -22,6 +24,19 @@ def gguf() -> str:
     capture_output=True,
   )
   return done.stdout.strip().splitlines()[-1]
+
+
+@contextlib.contextmanager
+def llama_server(file: str) -> Iterator[str]:
+  """Runs llama.cpp's server of a GGUF file; yields its URL."""
+  python = os.environ['KD_ORACLES_PYTHON']
+  command = [python, os.path.join(_FOLDER, 'llama.py'), 'serve', file]
+  with subprocess.Popen(
+    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+  ) as process:
+    # The library prints too.
+    yield next(line.strip() for line in process.stdout if '://' in line)
+    process.stdin.close()
 
 
 def run(

@@ -1,8 +1,10 @@
 """llama.cpp as an oracle; the oracles' Python runs this, not the product's.
 
 Usage: python llama.py models GIVEN MADE
+       python llama.py serve FILE
 
-Reads GIVEN/cases.json and the arrays beside it, writes MADE/results.json and
+`serve` prints the URL of a server of FILE, and ends with its input. `models`
+reads GIVEN/cases.json and the arrays beside it, writes MADE/results.json and
 arrays; see client.py. Cases are by name, each a dict of
   file: a GGUF file.
   log_probs: names of arrays of ids [L]; each gives an array CASE.NAME [V] of
@@ -42,9 +44,13 @@ class _Model:
     params.cpuparams.n_threads = threads
     self._server = xllamacpp.Server(params)
 
+  @property
+  def url(self):
+    return self._server.listening_address
+
   def ask(self, path, **body):
     request = urllib.request.Request(
-      f'{self._server.listening_address}{path}',
+      f'{self.url}{path}',
       json.dumps(body).encode() if body else None,
       {'Content-Type': 'application/json'},
     )
@@ -131,5 +137,11 @@ def main(command, given, made):
     json.dump(results, f)
 
 
+def serve(file):
+  model = _Model(file, threads=2)
+  print(model.url, flush=True)
+  sys.stdin.read()
+
+
 if __name__ == '__main__':
-  main(*sys.argv[1:])
+  serve(sys.argv[2]) if sys.argv[1] == 'serve' else main(*sys.argv[1:])
