@@ -6,14 +6,21 @@ import pathlib
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from kd.config import base
 from kd.configs import quickstart
 from kd.core import errors
+from kd.core import types
 from kd.modes import check as check_mode
 from kd.modes import train as train_mode
+from kd.run import load_params
+from kd.run import resolve
+from kd.run import source as source_lib
+from kd.teachers.served import served_cases
+from kd.train import training_rows
 from tests import alternating
 from tests import command
 
@@ -225,3 +232,26 @@ def test_a_workdir_of_a_run_without_rollouts_knows_none(folder):
     errors.ConfigError, match="teacher.source: there 'live', now 'on_policy'"
   ):
     check_mode.main(config, str(workdir))
+
+
+def test_a_served_teacher_scores_what_the_student_sampled(folder):
+  config = _config(folder)
+  with served_cases.running() as server:
+    config.teacher.source = 'on_policy_server'
+    config.teacher.server.url = server.url
+    config.teacher.server.folder = str(folder / 'served')
+    run = resolve.resolve(config, jax.devices())
+    rows = training_rows.prepare(run, lambda line: None)
+    source = source_lib.of(run.config)
+    teacher = source.open(run, rows)
+    read = training_rows.read(run, rows)
+    feed = source.feed(run, read, 'digest', teacher, None)
+    params = load_params.load(run.student, 0, 'student.init', None)
+    fed = feed(0, params, feed.read(0))
+    teacher.close()
+  batch, told = jax.device_get((fed.batch, fed.targets.distribution))
+  counted = batch.weights != 0
+  assert (counted & (batch.parts == types.SAMPLED)).any()
+  best = -np.sort(-server.model[batch.tokens[counted]], axis=-1)[:, :20]
+  logprobs = -np.sort(-told.logprobs[counted], axis=-1)
+  np.testing.assert_allclose(logprobs, best, rtol=1e-5)

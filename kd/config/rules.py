@@ -18,6 +18,9 @@ from kd.core import schedules
 _LIKELIHOODS = ('nll', 'perplexity', 'accuracy')
 _DISTANCES = ('kl', 'agreement')
 
+# Values of teacher.source with which the student writes rows.
+ON_POLICY = ('on_policy', 'on_policy_server')
+
 # Arrays of tokens are indexed by int32.
 _MOST_TOKENS = 2**31 - 1
 
@@ -96,12 +99,13 @@ def buffer_serves_steps_between(config: Any) -> None:
 
 def rollouts_are_rows(config: Any) -> None:
   """A row of a rollout is one prompt with its answer."""
-  if config.teacher.source != 'on_policy':
+  source = config.teacher.source
+  if source not in ON_POLICY:
     return
   if config.data.pack:
     raise errors.ConfigError(
       'data.pack',
-      "found True with teacher.source 'on_policy', where a row is a prompt and "
+      f'found True with teacher.source {source!r}, where a row is a prompt and '
       'its answer',
       legal='False',
     )

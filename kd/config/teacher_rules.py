@@ -26,7 +26,7 @@ def one_place_of_the_teacher(config: Any) -> None:
     raise errors.ConfigError(
       'teacher.server.url',
       f'found {url!r}, and teacher.source is {source!r}',
-      legal="'', or teacher.source 'server' or 'cached'",
+      legal="'', or teacher.source 'server', 'on_policy_server' or 'cached'",
     )
 
 

@@ -30,6 +30,7 @@ _MODULES = {
   'cached': 'cached',
   'on_policy': 'on_policy',
   'server': 'server',
+  'on_policy_server': 'server',
 }
 
 

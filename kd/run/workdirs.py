@@ -16,6 +16,7 @@ import ml_collections
 from kd.checkpoints import manager
 from kd.config import base
 from kd.config import legal as legal_lib
+from kd.config import rules as config_rules
 from kd.config import schema
 from kd.core import atomic_files
 from kd.core import config as config_lib
@@ -187,7 +188,10 @@ def _read(workdir, name):
 
 def _is_on_policy(fields):
   teacher = fields.get('teacher')
-  return isinstance(teacher, dict) and teacher.get('source') == 'on_policy'
+  return (
+    isinstance(teacher, dict)
+    and teacher.get('source') in config_rules.ON_POLICY
+  )
 
 
 def _names_stored_files(field, *values):

@@ -258,14 +258,14 @@ TEACHER = schema.Section(
     'source': F(
       'live',
       legal.one_of(
-        *('live', 'cached', 'on_policy', 'server', 'none'),
+        *('live', 'cached', 'on_policy', 'server', 'on_policy_server', 'none'),
         formerly={'rollout': 'on_policy'},
         kind='source of targets',
       ),
       'live: scores every batch; cached: its targets are read from '
       '`cache.folder`; on_policy: live, and the student answers some of the '
-      'prompts (`rollout`); server: `server` scores every batch; none: no '
-      'teacher',
+      'prompts (`rollout`); server, on_policy_server: likewise, and `server` '
+      'scores; none: no teacher',
     ),
     'server': served.SERVER,
     'tokenizer': F(

@@ -102,7 +102,7 @@ class ServedScorer(Scorer):
     self.mesh, self._teacher = mesh, teacher
 
   def begin(self, rows, again=False):
-    return rows, self._teacher.begin(rows, keep=not again)
+    return rows, self._teacher.begin(rows, again)
 
   def finish(self, begun):
     told = self._teacher.finish(*begun)

@@ -66,6 +66,21 @@ def of(batch: types.Batch) -> Iterator[Prompt]:
       )
 
 
+def after(prompt: Prompt, prefix: Sequence[int], bos_id: int | None) -> Prompt:
+  """Returns a prompt that a prefix stands before, after its BOS.
+
+  Args:
+    prompt: the prompt.
+    prefix: ids.
+    bos_id: of the tokenizer.
+  """
+  begin = int(prompt.ids[0] == bos_id)
+  ids = [*prompt.ids[:begin], *prefix, *prompt.ids[begin:]]
+  # What follows the BOS follows the prefix.
+  positions = [at + len(prefix) for at in prompt.positions]
+  return dataclasses.replace(prompt, ids=ids, positions=positions)
+
+
 def targets(
   shape: tuple[int, int],
   most: int,

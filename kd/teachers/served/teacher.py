@@ -64,6 +64,8 @@ class Teacher:
     with errors.refused_unless_writable(_FOLDER, folder, 'a local folder'):
       os.makedirs(folder, exist_ok=True)
     self.most, self._say = most, say
+    self._prefix = tokenizer.encode(spec['prefix'])
+    self._bos_id = tokenizer.bos_id
     self._vocab_size = min(vocab_size, tokenizer.vocab_size)
     self._replies = replies_lib.Replies(folder)
     self._budget = budget_lib.Budget(
@@ -87,6 +89,7 @@ class Teacher:
       'model': self._probed.model,
       'api': self._probed.api,
       'entries': self._probed.questions.most,
+      'prefix': self._prefix,
     }
     self.digest = identity.digest({**self._record, **self.told})
     self._pool = futures.ThreadPoolExecutor(spec['concurrency'], 'served')
@@ -129,20 +132,25 @@ class Teacher:
       'teacher.server.folder',
     )
 
-  def begin(self, batch: types.Batch, keep: bool = True) -> list[Any]:
+  def begin(self, batch: types.Batch, again: bool = False) -> list[Any]:
     """Asks for the targets of a batch.
+
+    Replies are kept, but for rows that the student sampled: they do not come
+    again.
 
     Args:
       batch: numpy arrays.
-      keep: whether the same rows may come again.
+      again: whether to ask for what was kept too.
 
     Returns:
       What `finish` takes.
     """
-    return [
-      (prompt, self._pool.submit(self._answer, prompt, keep))
-      for prompt in prompts_lib.of(batch)
-    ]
+    sampled, begun = (batch.parts == types.SAMPLED).any(axis=1), []
+    for own in prompts_lib.of(batch):
+      prompt = prompts_lib.after(own, self._prefix, self._bos_id)
+      keep = not (again or sampled[prompt.row])
+      begun.append((prompt, self._pool.submit(self._answer, prompt, keep)))
+    return begun
 
   def finish(
     self, batch: types.Batch, begun: Sequence[Any]

@@ -1,5 +1,6 @@
 """A served teacher against a server of a known model, with its faults."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from kd.config import base
 from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import retry
+from kd.teachers.served import prompts
 from kd.teachers.served import served_cases
 from kd.teachers.served import teacher as teacher_lib
 
@@ -85,6 +87,12 @@ def test_apis_tell_the_models_likeliest_ids(tmp_path, api):
     again = _open(server, tmp_path)
     _check(_targets(again, batch), batch, server.model, _K)
     assert len(server.asked) - asked < asked - 5
+    # Rows that the student wrote do not come again.
+    parts = np.full_like(batch.parts, types.SAMPLED)
+    asked = len(server.asked)
+    for _ in range(2):
+      _targets(again, dataclasses.replace(batch, parts=parts))
+    assert len(server.asked) == asked + 2 * len([*prompts.of(batch)])
     again.close()
   assert api in said[0]
 
@@ -96,6 +104,28 @@ def test_a_server_that_tells_no_prompts_is_asked_by_position(tmp_path):
     _check(_targets(teacher, batch), batch, server.model, _K)
     teacher.close()
   assert 'one request per token' in ' '.join(said)
+
+
+def test_a_prefix_is_read_by_the_teacher_alone(tmp_path):
+  batch, prefix = _batch(rows=1), 'Add with care. '
+  batch.tokens[0, 0] = 2  # The first example has a BOS.
+  batch.weights[0, 0] = 1
+  ids = served_cases.tokenizer().encode(prefix)
+  with served_cases.running() as server:
+    teacher = _open(server, tmp_path, prefix=prefix)
+    targets = _targets(teacher, batch)
+    teacher.close()
+    asked = sorted(x['prompt'][: len(ids) + 1] for x in server.asked[-2:])
+    assert asked[0] == [2, *ids] and asked[1][:-1] == ids
+    # What follows the BOS follows the prefix's last id; other targets do not
+    # change, as this model looks one id back.
+    np.testing.assert_allclose(
+      targets.target_logprob[0, 0],
+      server.model[ids[-1], batch.targets[0, 0]],
+      rtol=2e-5,
+    )
+    batch.tokens[0, 0] = ids[-1]
+    _check(targets, batch, server.model, _K)
 
 
 def test_less_than_was_wanted_is_said_and_used(tmp_path):
@@ -180,8 +210,8 @@ def test_a_budget_stops_before_it_is_exceeded(tmp_path, name, most):
     # With more the same command ends; no reply is paid for twice.
     teacher = _open(server, tmp_path, **spec)
     _check(_targets(teacher, batch), batch, server.model, _K)
-    prompts = [tuple(x['prompt']) for x in server.asked]
-    assert len(set(prompts)) == 1 + 16 and len(prompts) <= 4 + 16
+    asked = [tuple(x['prompt']) for x in server.asked]
+    assert len(set(asked)) == 1 + 16 and len(asked) <= 4 + 16
     teacher.close()
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from kd.config import base
+from kd.config import rules
 from kd.config.fields import models
 from kd.core import errors
 from kd.run import source
@@ -18,8 +19,10 @@ def test_every_legal_source_has_its_feed():
     has_teacher = bool(found.teacher_names())
     assert has_teacher == (name != 'none'), name
     assert bool(found.teacher_specs()) == (name in ('live', 'on_policy')), name
-    assert (found.sampling() is not None) == (name == 'on_policy'), name
-    assert bool(found.computed_by) == (name == 'cached'), name
+    assert (found.sampling() is not None) == (name in rules.ON_POLICY), name
+    assert bool(found.computed_by) == (
+      name in ('cached', 'on_policy_server')
+    ), name
 
 
 @pytest.mark.parametrize(

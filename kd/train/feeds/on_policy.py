@@ -32,7 +32,8 @@ class Source(live.Source):
     if not objective.needs_teacher:
       raise errors.ConfigError(
         'teacher.source',
-        "found 'on_policy', and no term in `losses` uses a teacher",
+        f'found {config.teacher.source!r}, and no term in `losses` uses a '
+        'teacher',
         legal="'none', or a term of next-token distributions",
       )
     fraction = config_rules.scheduled(config, 'rollout.fraction')
@@ -101,17 +102,22 @@ class Feed(feed.Feed):
         f"sampling the student's answers: {e}", e.teachers
       ) from e
     rows = jax.tree.map(lambda x: x[self._local_rows], outcome.rows)
-    batch, placing_s = self._place(self._with_teacher(rows))
+    batch, targets, placing_s = self._scored(rows)
     example = outcome.example
     texts = dataclasses.asdict(example) if example else {}
     return feed.StepInputs(
       batch,
-      self._targets(batch),
+      targets,
       placing_s,
       outcome.scalars,
       {f'rollout/{name}': text for name, text in texts.items()},
       outcome.seconds,
     )
+
+  def _scored(self, rows):
+    """Returns the batch of this process's rows, its targets, and seconds."""
+    batch, placing_s = self._place(self._with_teacher(rows))
+    return batch, self._targets(batch), placing_s
 
   def state(self):
     buffer = self._rollouts.buffer

@@ -9,10 +9,10 @@ from kd.losses import sparse_distributions
 from kd.partitioning import rules
 from kd.run import session
 from kd.run import source
-from kd.teachers.served import prompts
 from kd.teachers.served import teacher as teacher_lib
 from kd.train.feeds import abstract
 from kd.train.feeds import feed
+from kd.train.feeds import on_policy
 
 _PATH = 'teacher.server'
 
@@ -33,6 +33,10 @@ class Source(source.Source):
 
   def check(self, mesh, student, objective):
     super().check(mesh, student, objective)
+    self.check_server(student, objective)
+
+  def check_server(self, student, objective) -> None:
+    """Raises ConfigError for what a server cannot serve; see `check`."""
     config, server = self._config, self._config.teacher.server
     for name, legal in (
       ('url', 'the URL of a server, with its /v1'),
@@ -97,6 +101,49 @@ class Source(source.Source):
     return Feed(run, rows, digest, self.teacher_names(), opened)
 
 
+@source.SOURCES.register('on_policy_server')
+class OnPolicySource(on_policy.Source):
+  """A teacher on a server that scores the student's samples."""
+
+  computed_by = 'server'
+
+  def __init__(self, config):
+    super().__init__(config)
+    self._server = Source(config)
+
+  def teacher_specs(self):
+    return {}
+
+  def tokenizer_inits(self):
+    return self._server.tokenizer_inits()
+
+  def term_teacher(self, student, teachers):
+    return self._server.term_teacher(student, teachers)
+
+  def check(self, mesh, student, objective):
+    super().check(mesh, student, objective)
+    self._server.check_server(student, objective)
+
+  def describe_teacher(self):
+    return self._server.describe_teacher()
+
+  def teacher_names(self):
+    return self._server.teacher_names()
+
+  def abstract_targets(self, run, model_config):
+    return self._server.abstract_targets(run, model_config)
+
+  def open(self, run, prepared):
+    return self._server.open(run, prepared)
+
+  def digest(self, opened):
+    return self._server.digest(opened)
+
+  def feed(self, run, rows, digest, opened, live_targets):
+    del live_targets
+    return OnPolicyFeed(run, rows, digest, self.teacher_names(), opened)
+
+
 def open_teacher(run, most: int) -> teacher_lib.Teacher:
   """Asks the server of a run what it can do.
 
@@ -116,11 +163,14 @@ def open_teacher(run, most: int) -> teacher_lib.Teacher:
   )
 
 
-def sparse(targets: prompts.Targets) -> sparse_distributions.TopK:
-  """Returns targets as losses take them."""
-  return sparse_distributions.TopK(
-    targets.ids, targets.logprobs, targets.tail_logprob
-  )
+def _targets(kept):
+  return distributions.Targets(kept, None)
+
+
+def _asked(teacher, batch) -> sparse_distributions.TopK:
+  """Asks for the targets of a batch, and waits for them."""
+  told = teacher.finish(batch, teacher.begin(batch))
+  return sparse_distributions.TopK(told.ids, told.logprobs, told.tail_logprob)
 
 
 class Feed(feed.Feed):
@@ -136,16 +186,27 @@ class Feed(feed.Feed):
       names: for messages.
       teacher: asks the server.
     """
-    to_targets = lambda kept: distributions.Targets(kept, None)
-    super().__init__(run, rows, digest, names, to_targets)
+    super().__init__(run, rows, digest, names, _targets)
     self._teacher = teacher
 
   def read(self, step):
     batch = super().read(step)
-    teacher = self._teacher
-    return batch, sparse(teacher.finish(batch, teacher.begin(batch)))
+    return batch, _asked(self._teacher, batch)
 
   def __call__(self, step, params, read):
     del step, params
     (batch, kept), placing_s = self._place(read)
     return feed.StepInputs(batch, self._targets(kept), placing_s)
+
+
+class OnPolicyFeed(on_policy.Feed):
+  """Batches in which the student wrote answers, with a server's targets."""
+
+  def __init__(self, run, rows, digest, names, teacher: teacher_lib.Teacher):
+    """Opens the feed; see Feed."""
+    super().__init__(run, rows, digest, names, _targets)
+    self._teacher = teacher
+
+  def _scored(self, rows):
+    (batch, kept), placing_s = self._place((rows, _asked(self._teacher, rows)))
+    return batch, self._targets(kept), placing_s
