@@ -159,12 +159,13 @@ def test_ids_that_the_student_lacks_are_left_out(tmp_path):
 
 
 def test_faults_of_servers_are_waited_for(tmp_path):
-  plan = {8: (500, {}), 10: 'cut', 11: (429, {'Retry-After': '0.05'}), 13: 2.0}
+  plan = {2: (500, {}), 4: 'cut', 5: (429, {'Retry-After': '0.05'}), 7: 2.0}
   batch = _batch()
   with served_cases.running(fault=plan.get) as server:
     teacher = _open(server, tmp_path, timeout_s=0.5, concurrency=2)
     _check(_targets(teacher, batch), batch, server.model, _K)
-    # The probe's 3 requests, 6 of examples, and one again for each fault.
+    # The probe's 2 requests, 6 of examples, and one again for each fault.
+    assert len(server.asked) == 2 + 6 + len(plan)
     server.fault = lambda number: (503, {})
     with pytest.raises(retry.ReadError, match='in 6 attempts.*503'):
       _targets(teacher, _batch(1))
