@@ -322,12 +322,10 @@ class Model:
       batch_size,
       run.config.objective.chunk_tokens,
     )
-    batches = [
-      *scored_texts.batches(
-        examples, batch_size, run.tokenizer.pad_id, run.image_form
-      )
-    ]
-    scores = measure(self._params, batches) if batches else {'nll': []}
+    batches = scored_texts.batches(
+      examples, batch_size, run.tokenizer.pad_id, run.image_form
+    )
+    scores = measure(self._params, batches) if examples else {'nll': []}
     return [
       Score(float(nll), scored_texts.targets(example))
       for nll, example in zip(scores['nll'], examples, strict=True)

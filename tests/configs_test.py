@@ -7,25 +7,23 @@ import os
 import struct
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
 
+from experiments.other_tokenizer import train_tokenizer
 from kd.checkpoints import hf_config
 from kd.checkpoints import weights
 from kd.config import base
 from kd.config import command_line
 from kd.core import errors
-from kd.core import types
 from kd.input_pipeline import sentencepiece_models
 from kd.input_pipeline import tokenizers
-from kd.losses import dense_distributions
-from kd.losses import distributions
 from kd.models import families
 from kd.models import tensors as tensors_lib
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
+from kd.planning import programs
 from kd.pruning import importance
 from kd.pruning import scores as scores_lib
 from kd.pruning import sizes as sizes_lib
@@ -34,6 +32,7 @@ from kd.run import model_sizes
 from kd.run import resolve
 from kd.train import describe
 from kd.train import update
+from kd.train.feeds import abstract
 
 NOT_RUNS = ('__init__.py',)
 FILES = sorted(
@@ -72,8 +71,14 @@ def _write_header(file, sizes):
 
 def _load(file, folder):
   with open(file, encoding='utf-8') as f:
-    takes_weights = 'def get_config(arg' in f.read()
-  argument = f':{_weightless(folder, "270m")}' if takes_weights else ''
+    text = f.read()
+  argument = ''
+  if 'def get_config(arg' in text:
+    argument = f':{_weightless(folder, "270m")}'
+  elif 'def get_config(tokenizer' in text:
+    model = folder / 'tokenizer.model'
+    model.write_bytes(train_tokenizer.train())
+    argument = f':{model}'
   config = command_line.load(file + argument)
   config.mesh = base.get_config().mesh  # Here there is one device.
   if sizes_lib.request(config.student.prune):
@@ -93,58 +98,22 @@ def _scores(init, folder):
 
 def _trace(run):
   """Shapes of an update's result."""
-  config = run.config
-  shape = (config.data.batch_size, config.data.length)
-  ints = jax.ShapeDtypeStruct(shape, jnp.int32)
-  batch = types.Batch(
-    tokens=ints,
-    targets=ints,
-    positions=ints,
-    segment_ids=ints,
-    parts=ints,
-    weights=jax.ShapeDtypeStruct(shape, jnp.float32),
-    row_id=jax.ShapeDtypeStruct(shape[:1], jnp.int32),
-  )
   step = update.make(
     run.student.module,
     run.objective,
     run.optimizer,
     run.learning_rate,
-    config.optimizer.micro_batches,
+    run.config.optimizer.micro_batches,
   )
   state = jax.eval_shape(
     lambda p: update.init_state(p, run.objective, run.optimizer, 0),
     load_params.abstract(run.student),
   )
-  teachers = [
-    (model.module, load_params.abstract(model)) for model in run.teacher_models
-  ]
+  batch = abstract.batch(run, run.mesh)
+  # What a cache holds, its files say.
+  targets = programs.targets(run) if run.teacher_models else None
   with rules.active(run.mesh):
-    targets = _targets(run, teachers, batch) if teachers else None
     return state, *jax.eval_shape(jax.jit(step), state, batch, targets)
-
-
-def _targets(run, teachers, batch):
-  """Shapes of what the teachers would say."""
-  found = []
-  for module, params in teachers:
-    hidden, shown = jax.eval_shape(
-      jax.jit(module.forward, static_argnums=2),
-      params,
-      batch,
-      run.objective.teacher_taps,
-    )
-    weight = jax.ShapeDtypeStruct((), jnp.float32)
-    found.append(
-      (
-        dense_distributions.DenseTeacher(
-          hidden, module.unembedding(params), weight
-        ),
-        shown,
-      )
-    )
-  mixture = dense_distributions.DenseMixture(tuple(dense for dense, _ in found))
-  return distributions.Targets(mixture, found[0][1])
 
 
 @pytest.mark.parametrize('file', FILES)

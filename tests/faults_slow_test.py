@@ -21,7 +21,7 @@ _READ = 'kd.input_pipeline.packing:from_bytes'
 # don't prepare rows: their events begin behind that.
 _PREPARING = 100
 _KILLED = (20, 120, 720)
-_TOLD = (45,)
+_TOLD = (450,)
 # One is kept: where a save went wrong, there is no other.
 _KEEP = '--config.checkpoint.keep=1'
 

@@ -44,7 +44,10 @@ def _events(url, request):
       yield from response
   except urllib.error.HTTPError as e:
     yield _error(f'{url}: {e.code}: {endpoints.detail(e.read(2000))}')
-  except (OSError, ValueError, http.client.HTTPException) as e:
+  except (
+    *(OSError, ValueError, http.client.HTTPException),
+    errors.ConfigError,
+  ) as e:
     yield _error(f'{url}: {e}')
 
 
@@ -54,7 +57,10 @@ def names(url: str) -> dict[str, Any]:
     with _open(f'{url}/models', timeout_s=_LIST_TIMEOUT_S) as response:
       listed = json.load(response)
     return {'url': url, 'models': [str(x['id']) for x in listed['data']]}
-  except (OSError, http.client.HTTPException, ValueError) as e:
+  except (
+    *(OSError, ValueError, http.client.HTTPException),
+    errors.ConfigError,
+  ) as e:
     return {'url': url, 'models': [], 'problem': f'{url}: {e}'}
   except (KeyError, TypeError):
     return {'url': url, 'models': [], 'problem': f'{url}: no list of models'}

@@ -18,7 +18,6 @@ from kd.models import family as family_lib
 from kd.models import tensors as tensors_lib
 from kd.models.vision import config as vision_config
 
-_ROOT = 'vision'
 _PROJECTOR = 'projector'
 
 

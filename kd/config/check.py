@@ -35,6 +35,9 @@ def check_node(node: schema.Node, value: Any, path: str) -> None:
   _check(node, value, path)
 
 
+_NAMES = 'names that are text'
+
+
 def _check(node, value, path):
   if isinstance(node, schema.Field):
     _check_field(node, value, path)
@@ -45,11 +48,16 @@ def _check(node, value, path):
       f'found {legal_lib.shown(value)} of type {type(value).__name__}',
       legal=_fields_of(node),
     )
-  keys = list(value)
+  try:
+    keys = list(value)
+  except TypeError as e:  # They are sorted, and some are numbers.
+    raise errors.ConfigError(
+      path or 'config', 'found keys of several types', legal=_NAMES
+    ) from e
   for key in keys:
     if not isinstance(key, str):
       raise errors.ConfigError(
-        path or 'config', f'found the key {key!r}', legal='names that are text'
+        path or 'config', f'found the key {key!r}', legal=_NAMES
       )
   if isinstance(node, schema.Entries):
     _check_entries(node, value, path)

@@ -8,6 +8,7 @@ import urllib.parse
 import urllib.request
 
 from kd.core import addresses
+from kd.core import errors
 
 
 class _Refuse(urllib.request.HTTPRedirectHandler):
@@ -32,9 +33,15 @@ def open_url(
     urllib.error.HTTPError: the server answered with an error.
     OSError, http.client.HTTPException: it cannot be reached.
     ValueError: the URL is wrong.
+    ConfigError: the key cannot be sent.
   """
   headers = {'Content-Type': 'application/json'}
-  key = os.environ.get(key_variable)
+  key = os.environ.get(key_variable, '').strip()
+  if not (key.isascii() and key.isprintable()):
+    # http.client would show it.
+    raise errors.ConfigError(
+      key_variable, 'its value is no key', legal='printable ASCII characters'
+    )
   if key:
     headers['Authorization'] = f'Bearer {key}'
   data = None if fields is None else json.dumps(fields).encode()

@@ -37,14 +37,6 @@ _SIZES = dataclasses.replace(
 )
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _compiled_quickly():
-  """Leaves LLVM's optimizations out: compiling takes all of the time."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 def _png(seed):
   pixels = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), np.uint8)
   file = io.BytesIO()

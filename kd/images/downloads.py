@@ -85,7 +85,17 @@ def read(url: str, most_bytes: int, seconds: float) -> bytes:
     http.client.HTTPException: the server does not speak HTTP.
   """
   deadline = _Deadline(seconds)
-  opener = urllib.request.build_opener(*_handlers(deadline))
+  # build_opener would add ftp:, to which a server may redirect.
+  opener = urllib.request.OpenerDirector()
+  for handler in (
+    urllib.request.ProxyHandler(),
+    urllib.request.UnknownHandler(),
+    urllib.request.HTTPDefaultErrorHandler(),
+    urllib.request.HTTPRedirectHandler(),
+    urllib.request.HTTPErrorProcessor(),
+    *_handlers(deadline),
+  ):
+    opener.add_handler(handler)
   try:
     with opener.open(url, timeout=seconds) as reply:
       data = reply.read(most_bytes)

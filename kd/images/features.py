@@ -105,7 +105,9 @@ class Store:
     self.kind, self.tokens, self.width = kind, tokens, width
     self._folder = folder
     self._bytes = record_bytes(kind, tokens, width) + _CHECKSUM_BYTES
-    self._places: dict[str, tuple[np.memmap, int]] = {}
+    # By key the file, and where its record begins. Files are not kept open: a
+    # process may have fewer descriptors than there are files.
+    self._places: dict[str, tuple[str, int]] = {}
     # Sums of squares of errors and of values, over the images.
     self._error = self._square = 0.0
     if os.path.isdir(folder):
@@ -122,13 +124,10 @@ class Store:
     expected = len(line) + len(keys) * self._bytes
     if os.path.getsize(path) != expected:
       raise _damaged(path, f'{os.path.getsize(path)} of {expected} bytes')
-    records = np.memmap(
-      path, np.uint8, 'r', len(line), (len(keys), self._bytes)
-    )
     self._error += header['error']
     self._square += header['square']
-    for place, one in enumerate(keys):
-      self._places[one] = records, place
+    for number, one in enumerate(keys):
+      self._places[one] = path, len(line) + number * self._bytes
 
   def __len__(self) -> int:
     return len(self._places)
@@ -139,7 +138,7 @@ class Store:
 
   @property
   def relative_error(self) -> float:
-    """The root of the mean square of errors over that of values."""
+    """Returns the root mean square of errors over that of values."""
     return (self._error / self._square) ** 0.5 if self._square else 0.0
 
   def add(self, keys: Sequence[str], values: np.ndarray) -> None:
@@ -172,7 +171,7 @@ class Store:
     self._open(path)
 
   def read(self, image: str) -> np.ndarray:
-    """Returns what the tower makes of an image: bfloat16 [T, E].
+    """Returns the features of an image: bfloat16 [T, E].
 
     Args:
       image: its key.
@@ -180,11 +179,13 @@ class Store:
     Raises:
       ConfigError: its record is damaged.
     """
-    records, place = self._places[image]
-    record = records[place].tobytes()
+    path, begin = self._places[image]
+    with open(path, 'rb') as f:
+      f.seek(begin)
+      record = f.read(self._bytes)
     values, checksum = record[:-_CHECKSUM_BYTES], record[-_CHECKSUM_BYTES:]
     if zlib.crc32(values) != int.from_bytes(checksum, 'little'):
-      raise _damaged(str(records.filename), f'record {place}')
+      raise _damaged(path, f'record at byte {begin}')
     return decode(values, self.kind, self.tokens, self.width)
 
 

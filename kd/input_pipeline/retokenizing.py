@@ -44,7 +44,7 @@ class Headers:
 
   Attributes:
     by_role: by role; without 'system' if it writes a system text elsewhere.
-    opening: of the turn that the model is to say.
+    opening: of the model's last turn.
   """
 
   by_role: Mapping[str, bytes]
@@ -58,13 +58,14 @@ def headers(name: str) -> Headers:
   asked = {'role': 'user', 'content': _SAID}
   chat = [asked, {'role': 'assistant', 'content': _SAID}, asked]
 
-  def written(messages, generate):
-    text, _ = templates.render(name, messages, generate)
+  def written(messages):
+    text, _ = templates.render(name, messages)
     return [part.partition(_SAID)[0] for part in text.split(start)[1:]]
 
-  user, model, _, opening = written(chat, True)
+  user, model, _ = written(chat)
+  *_, opening = written(chat[:2])
   by_role = {'user': user.encode(), 'model': model.encode()}
-  told = written([{'role': 'system', 'content': _SAID}, asked], False)
+  told = written([{'role': 'system', 'content': _SAID}, asked])
   if len(told) == 2:
     by_role['system'] = told[0].encode()
   return Headers(by_role, opening.encode())

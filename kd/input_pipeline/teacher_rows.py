@@ -38,7 +38,9 @@ class TeacherRows:
     """Returns how many positions each row of a batch needs."""
     rows = range(len(batch.row_id))
     return [
-      sum(len(text.ids) - 1 for _, text in self._texts(batch, i) if text)
+      sum(
+        max(len(text.ids) - 1, 0) for _, text in self._texts(batch, i) if text
+      )
       for i in rows
     ]
 
@@ -57,7 +59,9 @@ class TeacherRows:
     own_spans = np.zeros(batch.tokens.shape[1], np.int32)
     begin, count = 0, 0
     for segment, (place, text) in enumerate(self._texts(batch, index), 1):
-      if text is None or begin + len(text.ids) - 1 > self._length:
+      if text is None or not len(text.ids):
+        continue
+      if begin + len(text.ids) - 1 > self._length:
         continue
       here = slice(begin, begin + len(text.ids) - 1)
       tokens[here], targets[here] = text.ids[:-1], text.ids[1:]

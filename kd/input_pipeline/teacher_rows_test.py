@@ -52,6 +52,7 @@ def _targets_by_span(text, own, teacher, ids):
     (('gemma', 'qwen3_no_thinking'), False),
     (('plain', 'plain'), False),
     (('qwen3_no_thinking', 'gemma'), True),
+    (('gemma', 'qwen3'), False),
   ],
 )
 def test_ids_are_those_of_the_teachers_own_template(

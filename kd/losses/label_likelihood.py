@@ -63,6 +63,7 @@ def _forward(chunk_tokens, *arguments):
 
 def _backward(chunk_tokens, residuals, cotangent):
   hidden, unembedding, labels, counted, is_trained = residuals
+  cotangent = jnp.where(counted, cotangent, 0.0)
   layout = chunks.Layout(counted, chunk_tokens)
 
   def add(carry, chunk, index):

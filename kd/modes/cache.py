@@ -11,6 +11,7 @@ from kd.core import buckets
 from kd.core import errors
 from kd.core import paths
 from kd.core import progress
+from kd.images import features
 from kd.input_pipeline import prepare as prepare_lib
 from kd.partitioning import processes
 from kd.partitioning import rules
@@ -50,6 +51,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     # The config of a run that reads the cache also says how it is made.
     config = config.copy_and_resolve_references()
     config.teacher.source = computed_by
+    # They are the student's; the teacher reads pixels here.
+    config.data.images.features = features.NONE
   run = resolve.resolve(config, session.devices(config))
   say = session.say
   for line in model_checks.template_warnings(run, model_checks.models(run)):

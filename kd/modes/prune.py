@@ -36,6 +36,7 @@ from kd.run import hf_folder
 from kd.run import load_params
 from kd.run import lock
 from kd.run import model_card
+from kd.run import model_sizes
 from kd.run import outputs
 from kd.run import resolve as resolve_lib
 from kd.run import resolve_student
@@ -98,6 +99,11 @@ def _whole(config, workdir) -> resolved.Run:
   student = changed.student
   if student.init == 'teacher':
     student.init = changed.teacher.init
+    tower = changed.teacher.vision_init
+  else:
+    tower = changed.teacher.vision_init or changed.teacher.init
+  if student.vision == model_sizes.TEACHERS_VISION:  # No teacher is loaded.
+    student.update(vision='own', vision_init=tower)
   student.keep_layers = ()
   if manager.latest_step(workdir) is None:
     defaults = base.get_config().student

@@ -61,15 +61,23 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   say('\n'.join([describe.describe_run(run, workdir), *changes.notes()]))
   with lock.shared(workdir, '--workdir', say), diagnose.explained(workdir):
     data = prepare(run, say)
-    with progress.Progress('loading the teacher', say):
-      teachers = load_teachers(run)
-    shares = training_rows.shares_of(run, data.train)
-    inputs = _inputs(run, data, teachers)
-    facts = row_facts.describe(run, data.train, data.held_out)
-    about = {'mixture': shares, 'rows': facts}
-    workdirs.begin(run, workdir, changes, inputs, about)
-    with exits.recorded(workdir):
-      _train(_Training(run, data, teachers, workdir), run, workdir)
+    try:
+      _begin(run, data, workdir, changes)
+    finally:
+      source_lib.of(run.config).close(data.opened)
+
+
+def _begin(run, data, workdir, changes):
+  """Loads the teachers, records the start, and trains."""
+  with progress.Progress('loading the teacher', session.say):
+    teachers = load_teachers(run)
+  shares = training_rows.shares_of(run, data.train)
+  inputs = _inputs(run, data, teachers)
+  facts = row_facts.describe(run, data.train, data.held_out)
+  about = {'mixture': shares, 'rows': facts}
+  workdirs.begin(run, workdir, changes, inputs, about)
+  with exits.recorded(workdir):
+    _train(_Training(run, data, teachers, workdir), run, workdir)
 
 
 def _check_trackers(names):

@@ -258,11 +258,14 @@ def norm(gradients: types.PyTree, factors: types.PyTree | None) -> Array:
   return optax.tree.norm(jax.tree.map(counted, gradients, factors))
 
 
-def norms_by_module(gradients: types.PyTree) -> dict[str, Array]:
+def norms_by_module(
+  gradients: types.PyTree, factors: types.PyTree | None
+) -> dict[str, Array]:
   """Returns the norms of the gradients of a model with a vision tower.
 
   Args:
     gradients: a tree of trained parameters.
+    factors: as for `norm`.
 
   Returns:
     By the name of the module, of those that are trained: 'tower', 'projector',
@@ -271,13 +274,18 @@ def norms_by_module(gradients: types.PyTree) -> dict[str, Array]:
   model = gradients[0]
   if 'vision' not in model:
     return {}
-  rest = {name: value for name, value in model.items() if name != 'vision'}
-  modules = {**model['vision'], 'text': rest}
+  of_factors = {} if factors is None else _modules(factors[0])
   return {
-    name: optax.tree.norm(tree)
-    for name, tree in modules.items()
+    name: norm(tree, of_factors.get(name))
+    for name, tree in _modules(model).items()
     if jax.tree.leaves(tree)
   }
+
+
+def _modules(model):
+  """Returns a model's subtrees: those of the vision tower, and the rest."""
+  rest = {name: value for name, value in model.items() if name != 'vision'}
+  return {**model['vision'], 'text': rest}
 
 
 def apply_updates(

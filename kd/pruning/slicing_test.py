@@ -54,14 +54,6 @@ _WITH_TOWER = dataclasses.replace(_GEMMA3, vision=_TOWER)
 _ZEROED = {'embedding': 'D', 'out': 'ND', 'down': 'FD'}
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _compiled_quickly():
-  """Leaves LLVM's optimizations out: compiling takes all of the time."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 def _selection(rng, layers, width, channels, heads):
   choose = lambda n, k: np.sort(rng.permutation(n)[:k])
   return selection_lib.Selection(

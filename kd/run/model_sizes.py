@@ -166,7 +166,7 @@ def with_vision(
   if vision == TEACHERS_VISION:
     tower, whose = teacher and teacher.vision, 'teacher'
     legal = "teacher.source 'live' or 'on_policy' with teacher.vision 'own'"
-  elif init:
+  elif init and chosen.reads_images:
     tower = vision_weights.open_(init, chosen, f'{path}.vision_init').config
   if tower is None or not chosen.reads_images:
     raise errors.ConfigError(

@@ -74,6 +74,12 @@ def check(config: Config, objective: objective_lib.Objective) -> None:
         'the tokens of the teacher are others (teacher.tokenizer)',
         legal=f"'{_TERM}', 'cross_entropy'",
       )
+  if not objective.logits_terms and objective.selection.rule != 'all':
+    raise errors.ConfigError(
+      'objective.positions.rule',
+      f'found {objective.selection.rule!r}, and no term reads logits',
+      legal="'all'",
+    )
   if objective.selection.needs_teacher:
     raise errors.ConfigError(
       'objective.positions.rule',
@@ -93,7 +99,8 @@ def check_rows(run: resolved.Run) -> None:
   if positions > teacher.config.context:
     raise errors.ConfigError(
       'teacher.length',
-      f'found {positions}, longer than the context of the teacher',
+      f'found {positions} (0: data.length), longer than the context of the '
+      'teacher',
       legal=f'up to {teacher.config.context}',
     )
   for mesh in (run.mesh, teacher.mesh):

@@ -92,7 +92,8 @@ class Source(abc.ABC):
         raise errors.ConfigError(
           f'losses.{term.key}.part',
           "found 'sampled', and the student samples nothing",
-          legal="all, answer, rationale, or teacher.source='on_policy'",
+          legal="all, answer, rationale, or teacher.source='on_policy' or "
+          "'on_policy_server'",
         )
 
   def sampling(self) -> Config | None:
@@ -144,6 +145,10 @@ class Source(abc.ABC):
   def file_warnings(self) -> list[str]:
     """Returns lines on the files that are used: their date, and changes."""
     return []
+
+  def close(self, opened: Any) -> None:
+    """Ends what `open` began, when the run ends; by default nothing."""
+    del opened
 
   def digest(self, opened: Any) -> str | None:
     """Returns the digest of the files that `open` returned, or None."""

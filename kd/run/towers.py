@@ -75,8 +75,10 @@ def load(
     fits = source.text_dim == width
     loaded = vision_weights.load(
       *(source, shardings, model.param_dtype),
-      *(fits and not own, field),
+      *(fits, field),
     )
+  if 'projector' in loaded:
+    return loaded
   if own:
     return loaded | {'projector': own['projector']}
   if not fits:

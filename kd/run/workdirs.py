@@ -48,13 +48,15 @@ RESUMABLE = (
   *('steps', 'nonfinite', 'checkpoint.', 'log.', 'profile.', 'plugins'),
   *('evaluation.every', 'evaluation.batch_size'),
   *('evaluation.stop.patience', 'evaluation.stop.min_delta'),
-  *('data.folder', 'data.read.', 'data.refresh'),
+  *('data.folder', 'data.images.features_folder'),
+  *('data.read.', 'data.refresh'),
   *('data.backend', 'data.workers', 'data.beam_args'),
   *('mesh.', 'teacher.mesh.', 'teacher.devices', 'processes.'),
   *('objective.chunk_tokens', 'optimizer.micro_batches'),
   *('student.attention', 'teacher.attention', 'student.remat'),
   'optimizer.state_memory',
   'cache.',  # A cache is compared by the digest of its manifest.
+  'teacher.server.',  # A server is compared by the digest of what it returns.
   'rollout.batch_size',
 )
 # Fields that a mode that trains nothing may change too.
@@ -199,7 +201,9 @@ def _names_stored_files(field, *values):
   if field == sizes.SCORES:
     # The digest of the pruned parameters is student.init's.
     return all(values)
-  if not field.endswith('.init') and field != 'data.tokenizer':
+  if (
+    not field.endswith(('.init', '.vision_init')) and field != 'data.tokenizer'
+  ):
     return False
   kinds = [str(value).partition(':')[0] for value in values]
   return all(kind in (*_STORED_SOURCES, 'model') for kind in kinds)

@@ -29,6 +29,11 @@ def test_a_config_of_an_earlier_version(tmp_path):
   read = workdirs.recorded_config(str(tmp_path))
   assert read.to_dict() == config.to_dict()
 
+  # A run that ended at its budget resumes with a larger one.
+  config.teacher.server.budget.requests = 200
+  config.data.images.features_folder = '/elsewhere'
+  workdirs.check(config, str(tmp_path))
+
   recorded['student']['variant'] = '1b'
   (tmp_path / 'config.json').write_text(json.dumps(recorded))
   with pytest.raises(errors.ConfigError) as e:

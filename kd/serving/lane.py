@@ -56,7 +56,7 @@ class Lane:
     self.places: dict[continuous.Answer, tuple[Entry, int]] = {}
     self.started: dict[Entry, float] = {}
     self.fault = ''  # Why the model answers no requests, if so.
-    self._failures = 0  # Since it last answered.
+    self._wait_s = 0.0  # After the last failure; 0: it has answered since.
     self._retry_at = 0.0
 
   @property
@@ -87,9 +87,8 @@ class Lane:
   def fail(self, fault: str) -> set[work_lib.Work]:
     """Notes a failure; drops all requests, and returns them."""
     self.fault = fault
-    wait_s = min(_FIRST_RETRY_S * 2**self._failures, _LONGEST_RETRY_S)
-    self._retry_at = time.monotonic() + wait_s
-    self._failures += 1
+    self._wait_s = min(2 * self._wait_s or _FIRST_RETRY_S, _LONGEST_RETRY_S)
+    self._retry_at = time.monotonic() + self._wait_s
     return self.clear()
 
   @property
@@ -99,7 +98,7 @@ class Lane:
 
   def answered(self) -> None:
     """Notes that the model works."""
-    self._failures = 0
+    self._wait_s = 0.0
 
   def clear(self) -> set[work_lib.Work]:
     """Drops all requests, and returns them."""

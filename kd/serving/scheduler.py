@@ -101,6 +101,7 @@ class Scheduler:
       if self._lanes[model].is_busy:
         return False
       self._lanes = {m: x for m, x in self._lanes.items() if m is not model}
+      self._metrics.failed(model.name).set(0)
       return True
 
   def submit(self, work: work_lib.Work, timeout_s: float) -> None:
@@ -204,12 +205,13 @@ class Scheduler:
     with self._changed:
       works = lane.fail(f'it has failed: {type(error).__name__}')
       self._gauge(lane)
+      if lane.model in self._lanes:
+        self._metrics.failed(lane.model.name).set(1)
     self._say(
       f'{lane.model.name} has failed: {type(error).__name__}: {error}; it is '
       f'tried again in {lane.retry_s:.0f} s'
     )
     self._metrics.running(lane.model.name).set(0)
-    self._metrics.failed(lane.model.name).set(1)
     for work in works:
       work.notify(lane_lib.ModelError(lane.fault))
 
@@ -322,6 +324,8 @@ class Scheduler:
     if not has_answers:
       lane.first_token(entry)
       lane.current = None
+      if not prompt.error:
+        lane.answered()
     return has_answers
 
   def _step(self, lane: lane_lib.Lane) -> None:

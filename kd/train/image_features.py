@@ -180,8 +180,7 @@ def open_(
     ConfigError: a file of the folder is damaged.
   """
   settings = run.config.data.images
-  has_images = any(any(part.images) for part in prepared)
-  if settings.features == features.NONE or not has_images:
+  if settings.features == features.NONE:
     return image_rows.read
   if teachers:
     model, params = run.teacher, teachers[0].params['vision']['tower']

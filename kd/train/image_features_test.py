@@ -6,7 +6,6 @@ import io
 import jax
 import numpy as np
 from PIL import Image
-import pytest
 
 from kd.core import types
 from kd.images import features
@@ -35,14 +34,6 @@ _SIZES = dataclasses.replace(
 )
 _SOFT = 3
 _FORM = form_lib.Form(8, _TOWER.soft_tokens, _SOFT, per_row=2)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _compiled_quickly():
-  """Leaves LLVM's optimizations out: compiling takes all of the time."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def _slot(seed):

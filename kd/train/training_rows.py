@@ -8,6 +8,7 @@ from kd.core import errors
 from kd.core import identity
 from kd.core import progress
 from kd.core import types
+from kd.images import features
 from kd.input_pipeline import image_rows
 from kd.input_pipeline import mixing
 from kd.input_pipeline import mixtures
@@ -87,10 +88,18 @@ def _check_teacher_rows(run, prepared, say):
         f"needs {max(needed)} positions in the teacher's tokenizer",
         legal=f'{max(needed)} or more',
       )
-    outside = span_objective.scalars(for_teacher(batch))
+    (left_out,) = span_objective.scalars(for_teacher(batch)).values()
+    if left_out == 1:
+      raise errors.ConfigError(
+        'teacher.tokenizer',
+        f'no target of the first {count} rows of {task_rows.task} is in a '
+        "chunk: the teacher's tokenizer changes each text",
+        legal='a tokenizer that keeps texts as they are (SentencePiece: '
+        'add_dummy_prefix=False, the identity as normalization)',
+      )
     say(
       f"{task_rows.task}: in the teacher's tokenizer up to {max(needed)} of "
-      f'{most} positions, {float(*outside.values()):.1%} of the targets are in '
+      f'{most} positions, {float(left_out):.1%} of the targets are in '
       f'no chunk (the first {count} rows)'
     )
 
@@ -133,6 +142,13 @@ def _check_image_settings(run, prepared):
       'objective.modalities',
       'weighs images, and no row has one',
       legal='rows with images, or this setting left out',
+    )
+  kind = run.config.data.images.features
+  if kind != features.NONE:
+    raise errors.ConfigError(
+      'data.images.features',
+      f'found {kind!r}, and no row has an image',
+      legal=f'rows with images, or {features.NONE!r}',
     )
 
 

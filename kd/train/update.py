@@ -309,7 +309,9 @@ def make(
       'grad_norm': grad_norm,
       **{
         f'grad_norm/{name}': norm
-        for name, norm in parameter_groups.norms_by_module(grads).items()
+        for name, norm in parameter_groups.norms_by_module(
+          grads, factors
+        ).items()
       },
       'param_norm': param_norm,
       'lr': jnp.asarray(rate(state.step), jnp.float32),

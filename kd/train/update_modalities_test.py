@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from kd.config import base
 from kd.core import types
@@ -46,14 +45,6 @@ _SIZES = dataclasses.replace(
 _MODEL = families.build(_SIZES, 'float32', 'none', '')
 _DECLARED = {'image': 3.0, 'text': 0.5}
 _DECAY = 0.75
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _compiled_quickly():
-  """Leaves LLVM's optimizations out: compiling takes all of the time."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def _batch(rows=4, length=9, seed=0):

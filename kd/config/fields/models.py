@@ -264,8 +264,9 @@ TEACHER = schema.Section(
       ),
       'live: scores every batch; cached: its targets are read from '
       '`cache.folder`; on_policy: live, and the student answers some of the '
-      'prompts (`rollout`); server, on_policy_server: likewise, and `server` '
-      'scores; none: no teacher',
+      'prompts (`rollout`); server: the model of `teacher.server` '
+      'scores every batch; on_policy_server: also rows that the student '
+      'answered; none: no teacher',
     ),
     'server': served.SERVER,
     'tokenizer': F(

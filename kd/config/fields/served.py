@@ -1,4 +1,4 @@
-"""Fields of a teacher that an OpenAI-compatible server has."""
+"""Fields of a teacher on an OpenAI-compatible server."""
 
 from kd.config import legal
 from kd.config import places
@@ -6,7 +6,9 @@ from kd.config import schema
 
 F = schema.Field
 
-_URL = legal.Matching(r'(https?://\S+)?', "'', or the URL of a server")
+_URL = legal.Matching(
+  r'(https?://[^\s@?#]+)?', "'', or the URL of a server, without user or query"
+)
 _PRICE = legal.Number(at_least=0, at_most=1e6)
 
 BUDGET = schema.Section(

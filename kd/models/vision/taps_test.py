@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import numpy as np
-import pytest
 
 from kd.core import types
 from kd.models import families
@@ -25,14 +24,6 @@ _SIZES = dataclasses.replace(
   families.variant('nano', ''), layer_kinds=('global',), vision=_TOWER
 )
 _SPEC = types.TapSpec((), (), tower=(0, 2), soft_tokens=True)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _compiled_quickly():
-  """Leaves LLVM's optimizations out: compiling takes all of the time."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def _averaged(x):

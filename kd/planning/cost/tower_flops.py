@@ -91,7 +91,8 @@ def step(run: resolved.Run) -> Tower | None:
   if not student.vision:
     return Tower(of_teachers, 0, 0, 0, 0)
   # A shared tower runs in the teacher's pass alone.
-  runs = not kept and not run.objective.shares_tower
+  shares = run.objective.shares_tower and run.objective.needs_teacher
+  runs = not kept and not shares
   of_tower = tower(student.vision) if runs else 0
   of_projector = projector(student.vision, student.embed_dim)
   trained, _ = run.optimizer.groups.split(

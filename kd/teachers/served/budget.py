@@ -1,4 +1,4 @@
-"""Counts what a served teacher is asked, and stops before it is too much."""
+"""Counts what a served teacher costs; raises before a limit is exceeded."""
 
 from collections.abc import Mapping
 import dataclasses

@@ -5,7 +5,7 @@ import dataclasses
 import http.client
 import json
 import random
-import time
+import threading
 from typing import Any
 import urllib.error
 
@@ -64,6 +64,11 @@ class Client:
     """
     self.url, self._key_variable = url.rstrip('/'), key_variable
     self._patience, self._budget = patience, budget
+    self._closed = threading.Event()
+
+  def close(self) -> None:
+    """Sends no more requests; those that wait to be sent again fail."""
+    self._closed.set()
 
   def get(self, path: str) -> Any:
     """Returns the JSON reply to a GET, which costs nothing.
@@ -99,7 +104,10 @@ class Client:
 
   def _ask(self, url, fields, prompt, generated):
     patience, wait = self._patience, self._patience.wait_s
+    problem = 'the run ends'
     for attempt in range(1, patience.attempts + 1):
+      if self._closed.is_set():
+        break
       if fields is not None:
         self._budget.take(prompt, generated)
       asked_to_wait = None
@@ -109,7 +117,7 @@ class Client:
         ) as response:
           return json.load(response)
       except urllib.error.HTTPError as e:
-        detail = endpoints.detail(e.read(_SHOWN))
+        detail = _detail(e)
         problem = f'{url}: {detail or e.reason}'
         if e.code not in _TRANSIENT:
           raise self._refused(e.code, problem) from e
@@ -121,7 +129,8 @@ class Client:
       if attempt < patience.attempts:
         logging.error('attempt %d: %s', attempt, problem)
         varied = wait * random.uniform(0.5, 1.0)
-        time.sleep(varied if asked_to_wait is None else asked_to_wait)
+        if self._closed.wait(max(varied, asked_to_wait or 0.0)):
+          break
         wait = min(2 * wait, _LONGEST_WAIT_S)
     raise retry.ReadError(
       f'no reply in {patience.attempts} attempts: {problem}; once the server '
@@ -138,9 +147,18 @@ class Client:
     return RefusedError(status, problem)
 
 
+def _detail(error: urllib.error.HTTPError) -> str:
+  """Returns what a reply says of its error; '' if that does not come."""
+  try:
+    return endpoints.detail(error.read(_SHOWN))
+  except (OSError, http.client.HTTPException):
+    return ''
+
+
 def _seconds(retry_after: str | None) -> float | None:
   """Returns the seconds of a Retry-After header; None if it has none."""
   try:
-    return min(max(float(retry_after or ''), 0.0), _LONGEST_WAIT_S)
+    seconds = float(retry_after or '')
   except ValueError:
     return None
+  return min(seconds, _LONGEST_WAIT_S) if seconds > 0 else None

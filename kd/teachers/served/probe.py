@@ -111,7 +111,7 @@ def _chosen(model, names):
 
 
 def _candidates(listed, model):
-  owner = next((x.get('owned_by') for x in listed if x['id'] == model), '')
+  owner = next((x.get('owned_by') for x in listed if x.get('id') == model), '')
   if owner in apis.OWNERS:
     return [apis.OWNERS[owner]]
   return ['prompt_logprobs', 'echo', 'sglang', 'llama_cpp']

@@ -99,7 +99,9 @@ class Questions:
   def _told(self, ids, temperature):
     api, generated = self._api, self.generated
     body = api.body(ids, self.most, generated, temperature)
-    reply = self._client.post(api.path, body, len(ids), generated)
+    # Who is asked about one position is sent the ids before it.
+    prompt = len(ids) - api.by_position
+    reply = self._client.post(api.path, body, prompt, generated)
     try:
       return api.read(reply, ids)
     except _MALFORMED as e:

@@ -1,4 +1,4 @@
-"""A teacher on a server: answers the prompts of batches, several at a time."""
+"""Scores the prompts of batches with a model on a server."""
 
 import atexit
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +16,7 @@ from kd.core import json_files
 from kd.core import paths
 from kd.core import types
 from kd.input_pipeline import tokenizers
+from kd.teachers.served import apis
 from kd.teachers.served import budget as budget_lib
 from kd.teachers.served import client as client_lib
 from kd.teachers.served import probe as probe_lib
@@ -71,7 +72,7 @@ class Teacher:
     self._budget = budget_lib.Budget(
       folder, spec['budget'], budget_lib.Prices(**spec['price'])
     )
-    client = client_lib.Client(
+    self._client = client = client_lib.Client(
       spec['url'],
       spec['key_variable'],
       client_lib.Patience(spec['attempts'], spec['wait_s'], spec['timeout_s']),
@@ -81,10 +82,15 @@ class Teacher:
     self._tolerance = spec['tolerance']
     self._check_every, self._asked = spec['check_every'], 0
     self._lock = threading.Lock()
-    self._probed = probe_lib.probe(
-      client, self._vocabulary, spec['model'], spec['api'], most
-    )
-    self._record = self._recorded(folder)
+    try:
+      self._probed = probe_lib.probe(
+        client, self._vocabulary, spec['model'], spec['api'], most
+      )
+      self._record = self._recorded(folder)
+    except BaseException:
+      self._budget.close()
+      self._replies.close()
+      raise
     self.told = {
       'model': self._probed.model,
       'api': self._probed.api,
@@ -183,7 +189,14 @@ class Teacher:
     return answer
 
   def _ask(self, ids, positions) -> questions.Answer:
-    answer, origin = self._probed.questions.ask(ids, positions)
+    try:
+      answer, origin = self._probed.questions.ask(ids, positions)
+    except apis.MalformedError as e:
+      raise errors.ConfigError(
+        'teacher.server.url',
+        f'a reply lacks what was asked for: {e}',
+        legal='a server that answers each request as it answered the first',
+      ) from e
     if origin != self._probed.origin:
       raise self._changed(repr(self._probed.origin), repr(origin))
     return answer
@@ -199,10 +212,11 @@ class Teacher:
       self._compare(np.asarray(self._record['logprobs'], np.float32), answer)
 
   def close(self) -> None:
-    """Writes what was spent, and says it; may be called again."""
+    """Asks for nothing more; says what was spent. May be called again."""
     if self._replies.closed:
       return
     atexit.unregister(self.close)
+    self._client.close()
     self._pool.shutdown(cancel_futures=True)
     self._budget.close()
     self._replies.close()

@@ -1,7 +1,9 @@
 """A served teacher against a server of a known model, with its faults."""
 
+from concurrent import futures
 import dataclasses
 import json
+import time
 
 import numpy as np
 import pytest
@@ -185,9 +187,36 @@ def test_another_model_stops_the_run(tmp_path):
     teacher.close()
     with pytest.raises(errors.ConfigError, match='another model answers'):
       _open(server, tmp_path)
+    # A start that fails leaves the count of what was asked.
+    spent = json.loads((tmp_path / 'spent.json').read_text())
+    assert spent['requests'] == len(server.asked)
     server.shift = 1
     with pytest.raises(errors.ConfigError, match=r'position 1: id \d+ is'):
       _open(server, tmp_path / 'other')
+
+
+def test_a_key_that_cannot_be_sent_is_not_shown(tmp_path, monkeypatch, caplog):
+  with served_cases.running() as server:
+    monkeypatch.setenv('KD_TEACHER_KEY', 'sk-secret\n')
+    _open(server, tmp_path).close()  # A file's last newline is left out.
+    monkeypatch.setenv('KD_TEACHER_KEY', 'sk-\nsecret')
+    with pytest.raises(errors.ConfigError, match='KD_TEACHER_KEY') as error:
+      _open(server, tmp_path / 'other')
+  assert 'secret' not in str(error.value) + caplog.text
+
+
+def test_what_is_under_way_ends_with_the_run(tmp_path):
+  with served_cases.running() as server:
+    teacher = _open(server, tmp_path, concurrency=1, wait_s=60.0)
+    server.fault = lambda number: (503, {})
+    begun = teacher.begin(_batch())
+    while len(server.asked) < 3:
+      time.sleep(0.01)
+    start = time.monotonic()
+    teacher.close()
+    assert time.monotonic() - start < 10 and len(server.asked) == 3
+    with pytest.raises((retry.ReadError, futures.CancelledError)):
+      teacher.finish(_batch(), begun)
 
 
 @pytest.mark.parametrize(

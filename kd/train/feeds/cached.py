@@ -207,11 +207,16 @@ def teacher_inits(config: source.Config) -> dict[str, str]:
   """Returns where the weights of a cache's teachers are, by config field."""
   if config.teacher.server.url:
     return {}
-  others = {
-    f'teacher.others.{name}.init': spec.init
+  specs = {'teacher': config.teacher} | {
+    f'teacher.others.{name}': spec
     for name, spec in config.teacher.others.items()
   }
-  return {'teacher.init': config.teacher.init, **others}
+  towers = {
+    f'{path}.vision_init': spec.vision_init
+    for path, spec in specs.items()
+    if spec.vision_init
+  }
+  return {f'{path}.init': spec.init for path, spec in specs.items()} | towers
 
 
 def check_terms(config: source.Config, method: Mapping[str, Any]) -> None:

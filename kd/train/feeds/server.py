@@ -67,7 +67,7 @@ class Source(source.Source):
     if jax.process_count() > 1:
       raise errors.ConfigError(
         'teacher.source',
-        f"found 'server' with {jax.process_count()} processes",
+        f'found {config.teacher.source!r} with {jax.process_count()} processes',
         legal="one process, or 'cached' after --mode=cache in one process",
       )
 
@@ -92,6 +92,9 @@ class Source(source.Source):
   def open(self, run, prepared):
     del prepared
     return open_teacher(run, run.config.teacher.server.top_k)
+
+  def close(self, opened):
+    opened.close()
 
   def digest(self, opened):
     return opened.digest
@@ -135,6 +138,9 @@ class OnPolicySource(on_policy.Source):
 
   def open(self, run, prepared):
     return self._server.open(run, prepared)
+
+  def close(self, opened):
+    self._server.close(opened)
 
   def digest(self, opened):
     return self._server.digest(opened)
@@ -187,10 +193,12 @@ class Feed(feed.Feed):
       teacher: asks the server.
     """
     super().__init__(run, rows, digest, names, _targets)
-    self._teacher = teacher
+    self._teacher, self._steps = teacher, run.config.steps
 
   def read(self, step):
     batch = super().read(step)
+    if step >= self._steps:
+      return batch, None  # Read ahead of the end: never trained on.
     return batch, _asked(self._teacher, batch)
 
   def __call__(self, step, params, read):
