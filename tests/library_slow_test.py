@@ -102,7 +102,7 @@ def test_errors_are_exceptions(distilled, tmp_path):
     'value': (lambda: student.generate(['x'], top_p=2.0), 'top_p: found 2.0'),
     'role': (
       lambda: student.generate([[{'role': 'usr', 'content': 'x'}]]),
-      'prompts[0].messages[0].role',
+      'prompts[0]: messages[0].role',
     ),
     'empty text': (lambda: student.score(['']), 'texts[0]'),
     'one text': (lambda: student.score('text'), 'found a text'),

@@ -116,7 +116,7 @@ def _bomb():
     (b'%!PS-Adobe-3.0 EPSF-3.0\n', 'is not an image'),
     (_bomb(), 'bomb|pixels'),
     (_turned()[:-200], 'damaged'),
-    (_CASES['webp'][0][:-500], 'damaged|no image'),
+    (_CASES['webp'][0][:-500], 'damaged|not an image'),
   ],
 )
 def test_what_is_no_whole_image_is_refused(data, told):

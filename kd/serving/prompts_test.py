@@ -62,8 +62,8 @@ def test_images_are_decoded_where_the_soft_tokens_are():
   [
     ([_image(_url())] * 3, 'have 3 images.*at most 2'),
     ([_image(_url(size=(40, 40)))], '40 x 40 pixels.*at most 1,000'),
-    ([_image('data:image/png;base64,AAAA')], 'no image'),
-    ([_image('data:image/png;base64,?')], 'no base64'),
+    ([_image('data:image/png;base64,AAAA')], 'not an image'),
+    ([_image('data:image/png;base64,?')], 'not base64'),
     ([_image('http://127.0.0.1/a.png')], 'URLs are not read'),
     ([_image('/etc/hostname')], 'no files are read'),
     ([{'type': 'image_url'}], 'is .*image_url.*legal'),
