@@ -31,7 +31,7 @@ def one_place_of_the_teacher(config: Any) -> None:
 
 
 def own_tokenizer_is_live(config: Any) -> None:
-  """A teacher with its own tokenizer scores texts, alone and while it lives."""
+  """A teacher with its own tokenizer is live, and the only teacher."""
   teacher = config.teacher
   if teacher.tokenizer == 'shared':
     for field in ('template', 'length'):

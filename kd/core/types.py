@@ -22,8 +22,8 @@ class Images:
       images in the order of its tokens, then zeros. None with `features`.
     index: int32 [B, L], i x T + t at the place of soft token t of the row's
       image i, where an image is T tokens; -1 at text.
-    features: [B, I x T, E], what the tower makes of the pixels, averaged over
-      the patches of each soft token; None: it is computed from the pixels.
+    features: [B, I x T, E], the tower's output, averaged over the patches of
+      each soft token; None: it is computed from the pixels.
   """
 
   pixels: Array | None

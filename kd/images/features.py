@@ -1,4 +1,4 @@
-"""Keeps what a frozen vision tower makes of images, in files.
+"""Stores the features that a frozen vision tower computes, in files.
 
 A folder is of one tower and one kind; its name says which. A file has a line of
 JSON with the keys of its images, then for each image a record of one size: the

@@ -1,4 +1,4 @@
-"""What a tower makes of images, written and read back."""
+"""Features of images are written and read back."""
 
 import os
 

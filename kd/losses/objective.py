@@ -49,8 +49,8 @@ class Objective:
       held at a time.
     modalities: how much targets of examples with and without images count; who
       calls the objective multiplies the targets' weights by it.
-    shares_tower: whether the student reads what the first teacher's vision
-      tower makes of images, see `shared_images`.
+    shares_tower: whether the student reads the features of the first teacher's
+      vision tower, see `shared_images`.
   """
 
   terms: tuple[terms_lib.Term, ...]

@@ -1,4 +1,4 @@
-"""What a teacher with another tokenizer gives: likelihoods of aligned spans."""
+"""Holds a teacher's likelihoods of aligned spans of tokens."""
 
 from flax import struct
 import jax.numpy as jnp

@@ -269,7 +269,7 @@ def load(
 def _with_other_tower(model, seed, path, teacher_params):
   """Loads parameters with the vision tower that `vision_init` names."""
   own = dataclasses.replace(model, vision_init='')
-  if not towers.of_init(model, path, teacher_params):
+  if not towers.init_has_projector(model, path, teacher_params):
     module = model.module.clone(config=model.config.without_vision)
     source = model.source.without_vision
     own = with_module(dataclasses.replace(own, source=source), module)

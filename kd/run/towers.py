@@ -12,7 +12,7 @@ from kd.run import model_sizes
 from kd.run import resolved
 
 
-def of_init(
+def init_has_projector(
   model: resolved.Model, path: str, teacher_params: types.PyTree | None
 ) -> bool:
   """Returns whether `init` has a projector that fits the model's tower.

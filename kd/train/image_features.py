@@ -31,7 +31,7 @@ from kd.teachers import param_digest
 _FILE_BYTES = 64 * 2**20
 
 
-class Tower:
+class Encoder:
   """A frozen tower on its devices, which encodes images."""
 
   def __init__(
@@ -86,7 +86,7 @@ class Tower:
 def fill(
   store: features.Store,
   slots: Iterable[image_tokens.Slot],
-  tower: Tower,
+  tower: Encoder,
   say: progress.Say,
 ) -> int:
   """Computes the images that a store lacks.
@@ -188,7 +188,7 @@ def open_(
     model, params = run.student, towers.load_tower(run.student)
   config = model.config.vision
   batch_size = run.config.data.batch_size
-  tower = Tower(config, model.module.dtype, params, batch_size)
+  tower = Encoder(config, model.module.dtype, params, batch_size)
   folder = os.path.join(
     paths.expand(settings.features_folder),
     f'{tower.digest}-{settings.features}',

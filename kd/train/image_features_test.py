@@ -61,7 +61,7 @@ def test_models_read_kept_features_as_they_read_pixels(tmp_path):
     ),
     model.abstract_params(),
   )
-  tower = image_features.Tower(
+  tower = image_features.Encoder(
     _TOWER, np.float32, params['vision']['tower'], batch_size=2
   )
   slots = [_slot(seed) for seed in range(5)]
@@ -94,6 +94,6 @@ def test_models_read_kept_features_as_they_read_pixels(tmp_path):
   other, _ = score(params, _batch(without, tokens))
   assert np.abs(other - expected).max() > 0.1
   changed = jax.tree.map(lambda x: x + 1e-6, params['vision']['tower'])
-  assert image_features.Tower(_TOWER, np.float32, changed, 2).digest != (
+  assert image_features.Encoder(_TOWER, np.float32, changed, 2).digest != (
     tower.digest
   )

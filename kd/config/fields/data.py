@@ -138,12 +138,12 @@ IMAGES = schema.Section(
     'features': F(
       'none',
       legal.one_of('none', 'bfloat16', 'int8'),
-      'keep what a frozen tower makes of the training images, so that it sees '
-      'each once. none: it runs in every step; bfloat16, int8: in these values '
+      'keep the features that a frozen tower computes from the training '
+      'images. none: it runs in every step; bfloat16, int8: their type '
       '(docs/vision.md)',
     ),
     'features_folder': F(
-      '~/.cache/kd/features', places.Path('folder'), 'where that is kept'
+      '~/.cache/kd/features', places.Path('folder'), 'of these features'
     ),
   },
 )

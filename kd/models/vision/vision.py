@@ -17,8 +17,8 @@ Array = types.Array
 VISION = 'vision'
 
 
-class Seen(NamedTuple):
-  """What a model makes of the images of rows.
+class VisionOutputs(NamedTuple):
+  """The outputs of a vision tower and its projector.
 
   Attributes:
     soft_tokens: [B, I x T, D], what the text model reads.
@@ -100,7 +100,7 @@ class Vision(nn.Module):
         self.config, self.text_dim, self.norm_offset, name='projector'
       )
       soft_tokens = projector(features.astype(self.dtype))
-    return Seen(soft_tokens, features, shown)
+    return VisionOutputs(soft_tokens, features, shown)
 
   def _features(self, pixels, layers):
     """Runs the tower on [B, I, S, S, 3]."""
@@ -120,7 +120,7 @@ def features(
   params: types.PyTree,
   pixels: Array,
 ) -> Array:
-  """Returns what a tower makes of images, see types.Images.
+  """Returns a tower's features of images, see types.Images.
 
   Args:
     config: the tower's sizes.
@@ -154,12 +154,12 @@ def placed(x: Array, soft_tokens: Array, index: Array) -> Array:
 
 
 def tapped(
-  seen: Seen, index: Array, spec: types.TapSpec
+  seen: VisionOutputs, index: Array, spec: types.TapSpec
 ) -> dict[str, Array | None]:
   """Returns the fields of types.Taps that a spec asks of a tower.
 
   Args:
-    seen: what the model makes of the images.
+    seen: the outputs for the images.
     index: int32 [B, L], see types.Images.
     spec: the layer outputs.
   """

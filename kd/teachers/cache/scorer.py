@@ -1,4 +1,4 @@
-"""What scores the rows of a cache: teachers in memory, or one on a server."""
+"""Scores the rows of a cache, with teachers in memory or one on a server."""
 
 import abc
 from collections.abc import Sequence

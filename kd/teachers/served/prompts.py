@@ -30,7 +30,7 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-  """What a batch's prompts were answered; zeros where no target counts.
+  """The targets of a batch; zeros where no target counts.
 
   Attributes:
     ids: int32 [B, L, K], increasing, with -1 in unused slots at the end.
@@ -67,7 +67,7 @@ def of(batch: types.Batch) -> Iterator[Prompt]:
 
 
 def after(prompt: Prompt, prefix: Sequence[int], bos_id: int | None) -> Prompt:
-  """Returns a prompt that a prefix stands before, after its BOS.
+  """Returns a prompt with a prefix after its BOS.
 
   Args:
     prompt: the prompt.
@@ -124,7 +124,7 @@ def targets(
 
 
 def _within(answer, vocab_size):
-  """Returns an answer without the ids that there are not, and their mass."""
+  """Returns an answer without ids that the student lacks, and their mass."""
   logprobs = answer.logprobs.astype(np.float64)
   beyond = answer.ids >= vocab_size
   dropped = np.where(beyond, np.exp(logprobs), 0.0).sum(axis=1)

@@ -24,7 +24,7 @@ class Vocabulary:
 
   @functools.cached_property
   def probe(self) -> tuple[int, ...]:
-    """Returns the ids of a text by which a model is known again."""
+    """Returns the ids of the text that identifies a model."""
     begin = self._tokenizer.bos_id
     ids = self._tokenizer.encode(_PROBE)
     return (*(() if begin is None else (begin,)), *ids[:_PROBE_TOKENS])
