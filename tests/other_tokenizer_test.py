@@ -4,7 +4,6 @@ import os
 import shutil
 
 import jax
-import numpy as np
 import pytest
 
 from experiments.other_tokenizer import train_tokenizer
@@ -69,10 +68,7 @@ def test_the_student_learns_and_resumes_to_the_same_bits(
     for step in (3, 4):
       shutil.rmtree(os.path.join(resumed, 'checkpoints', str(step)))
     train_mode.main(c, resumed)
-  whole, again = (command.saved(x, _STEPS) for x in (run, resumed))
-  assert whole.keys() == again.keys()
-  for key, value in whole.items():
-    np.testing.assert_array_equal(value, again[key], err_msg=key)
+  command.assert_ended_alike(resumed, run, _STEPS)
 
 
 @pytest.mark.parametrize(

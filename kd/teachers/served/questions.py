@@ -99,7 +99,7 @@ class Questions:
   def _told(self, ids, temperature):
     api, generated = self._api, self.generated
     body = api.body(ids, self.most, generated, temperature)
-    # Who is asked about one position is sent the ids before it.
+    # A request for one position sends the ids before it, not its own.
     prompt = len(ids) - api.by_position
     reply = self._client.post(api.path, body, prompt, generated)
     try:

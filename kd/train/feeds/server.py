@@ -33,10 +33,6 @@ class Source(source.Source):
 
   def check(self, mesh, student, objective):
     super().check(mesh, student, objective)
-    self.check_server(student, objective)
-
-  def check_server(self, student, objective) -> None:
-    """Raises ConfigError for what a server cannot serve; see `check`."""
     config, server = self._config, self._config.teacher.server
     for name, legal in (
       ('url', 'the URL of a server, with its /v1'),
@@ -105,45 +101,13 @@ class Source(source.Source):
 
 
 @source.SOURCES.register('on_policy_server')
-class OnPolicySource(on_policy.Source):
+class OnPolicySource(Source, on_policy.Source):
   """A teacher on a server that scores the student's samples."""
 
   computed_by = 'server'
 
-  def __init__(self, config):
-    super().__init__(config)
-    self._server = Source(config)
-
   def teacher_specs(self):
     return {}
-
-  def tokenizer_inits(self):
-    return self._server.tokenizer_inits()
-
-  def term_teacher(self, student, teachers):
-    return self._server.term_teacher(student, teachers)
-
-  def check(self, mesh, student, objective):
-    super().check(mesh, student, objective)
-    self._server.check_server(student, objective)
-
-  def describe_teacher(self):
-    return self._server.describe_teacher()
-
-  def teacher_names(self):
-    return self._server.teacher_names()
-
-  def abstract_targets(self, run, model_config):
-    return self._server.abstract_targets(run, model_config)
-
-  def open(self, run, prepared):
-    return self._server.open(run, prepared)
-
-  def close(self, opened):
-    self._server.close(opened)
-
-  def digest(self, opened):
-    return self._server.digest(opened)
 
   def feed(self, run, rows, digest, opened, live_targets):
     del live_targets
