@@ -1,8 +1,9 @@
-"""Sums up the runs of experiments/on_policy: results.json and result.png.
+"""Sums up runs that differ in loss and rows: results.json and result.png.
 
-  python -m experiments.on_policy.measure RUNS
+  python -m experiments.on_policy.measure FOLDER RUNS STUDENT...
 
 RUNS holds finished workdirs: start-0, on_policy-0 and so on, a number a seed.
+Students are shown in the order given; FOLDER gets the files.
 """
 
 import glob
@@ -13,7 +14,6 @@ import sys
 import matplotlib
 import numpy as np
 
-from experiments.on_policy import students
 from kd.core import atomic_files
 from kd.run import outputs
 
@@ -25,7 +25,7 @@ _MEASURES = {
 
 
 def _read(workdir):
-  """What a finished run came to."""
+  """Returns the measures of a finished run."""
   with open(os.path.join(workdir, 'config.json'), encoding='utf-8') as f:
     config = json.load(f)
   file = os.path.join(
@@ -35,15 +35,17 @@ def _read(workdir):
     metrics = json.load(f)['metrics']
   with open(os.path.join(workdir, 'metrics.jsonl'), encoding='utf-8') as f:
     lines = [line for line in map(json.loads, f) if line['phase'] == 'train']
-  found = {name: metrics[f'eval/held_out/{name}'] for name in _MEASURES}
+  result = {name: metrics[f'eval/held_out/{name}'] for name in _MEASURES}
+  (loss,) = config['losses'].values()
+  result['loss'] = loss['name']
   # Every line is a mean over log.every steps.
   every = config['log']['every']
-  found['tokens'] = round(
+  result['tokens'] = round(
     sum(line['train/target_weight'] * every for line in lines)
   )
   shares = [line.get('perf/rollout_share', 0.0) for line in lines]
-  found['sampling_share'] = float(np.mean(shares))
-  return found
+  result['sampling_share'] = float(np.mean(shares))
+  return result
 
 
 def table(results):
@@ -58,12 +60,13 @@ def table(results):
       cells.append(f'{np.mean(values):.3f} ({each})')
     tokens = np.mean([each['tokens'] for each in seeds.values()])
     cells.append(f'{tokens:,.0f}')
-    rows.append(f'| {kind} | {students.LOSSES[kind]} | {" | ".join(cells)} |')
+    loss = next(iter(seeds.values()))['loss']
+    rows.append(f'| {kind} | {loss} | {" | ".join(cells)} |')
   return '\n'.join(rows)
 
 
 def draw(results, path):
-  """A bar for each student, a dot for each seed."""
+  """Draws a bar for each student, a dot for each seed."""
   matplotlib.use('Agg')
   from matplotlib import pyplot
 
@@ -81,14 +84,14 @@ def draw(results, path):
   atomic_files.write_picture(path, figure, dpi=110)
 
 
-def main(runs):
+def main(folder, runs, *kinds):
+  """Writes results.json and result.png into `folder`; prints a table."""
   results = {}
-  for kind in students.LOSSES:
+  for kind in kinds:
     for report in sorted(glob.glob(f'{runs}/{kind}-[0-9]/report.md')):
       workdir = os.path.dirname(report)
       seed = workdir.rpartition('-')[2]
       results.setdefault(kind, {})[seed] = _read(workdir)
-  folder = os.path.dirname(os.path.abspath(__file__))
   atomic_files.write_json(os.path.join(folder, 'results.json'), results)
   draw(results, os.path.join(folder, 'result.png'))
   print(table(results))

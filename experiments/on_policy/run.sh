@@ -11,4 +11,5 @@ for seed in 0 1 2; do
       --workdir="$out/$kind-$seed" --config.seed="$seed"
   done
 done
-python -m experiments.on_policy.measure "$out"
+python -m experiments.on_policy.measure experiments/on_policy "$out" \
+  start cross_entropy off_policy on_policy mixed

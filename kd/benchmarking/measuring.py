@@ -6,6 +6,7 @@ import re
 
 from kd.benchmarking import models
 from kd.benchmarking import pass_at_k
+from kd.benchmarking import places
 from kd.core import progress
 from kd.core import types
 from kd.evaluation import results
@@ -43,7 +44,17 @@ def measure(
       wrong = _format_errors(result, one.name, pattern)
       of_set = more.setdefault(one.name, {})
       of_set |= {FORMAT_ERRORS: wrong} if wrong is not None else {}
-  return _with_metrics(result, more)
+  return _with_documents(_with_metrics(result, more), opened, held_out)
+
+
+def _with_documents(result, opened, held_out):
+  """Returns a result that says which rows are windows of one document."""
+  scores = dict(result.scores)
+  for one in held_out:
+    rows = places.of(opened.run, one, result).rows
+    if len(set(rows)) < len(rows):
+      scores[one.name] = scores[one.name] | {results.DOCUMENT: list(rows)}
+  return dataclasses.replace(result, scores=scores)
 
 
 def _format_errors(result, set_name, pattern) -> metric.Metric | None:

@@ -6,19 +6,17 @@ perplexities, the teacher's over the student's, for the NLL. It is 1 for a
 student as good as its teacher, and may be above.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 
+from kd.benchmarking import places as places_lib
 from kd.core import errors
 from kd.evaluation import intervals
 from kd.evaluation import measures
 from kd.evaluation import results
-from kd.input_pipeline import conversations
-from kd.input_pipeline import encoding
 from kd.input_pipeline import examples as examples_lib
 from kd.run import resolved
 from kd.train import evaluate
@@ -49,23 +47,6 @@ class Slice:
     return f'{self.field} {self.value}' if self.field else 'all'
 
 
-@dataclasses.dataclass(frozen=True)
-class _Places:
-  """Which example each row and each answer of a set belongs to.
-
-  Attributes:
-    examples: of all tasks of the set.
-    rows: the number of the example, by scored row.
-    answers: likewise by answer.
-    tasks: the name of the task, by example.
-  """
-
-  examples: Sequence[Mapping[str, Any]]
-  rows: Sequence[int]
-  answers: Sequence[int]
-  tasks: Sequence[str]
-
-
 def of(
   run: resolved.Run, held_out: evaluate.HeldOut, result: results.Result
 ) -> list[Slice]:
@@ -76,7 +57,7 @@ def of(
     held_out: the set.
     result: of any model on it, with the scores of a benchmark.
   """
-  places = _places(run, held_out, result)
+  places = places_lib.of(run, held_out, result)
   slices = [Slice('', '', range(len(places.rows)), range(len(places.answers)))]
   for field in run.config.benchmark.slices:
     if field == LENGTH:
@@ -85,36 +66,6 @@ def of(
       values = _field(run, held_out, places, field)
     slices += _divided(field, values, places)
   return slices
-
-
-def _places(run, held_out, result) -> _Places:
-  encoder = encoding.Encoder(
-    run.tokenizer,
-    run.config.data.template,
-    run.config.data.length,
-    run.config.data.long,
-    run.config.data.chunk_overlap,
-  )
-  every, tasks, by_row, answers = [], [], {}, []
-  for task_rows in held_out.prepared:
-    row, first = task_rows.first_row_id, len(every)
-    for example in task_rows.examples():
-      number = len(every)
-      every.append(example)
-      tasks.append(task_rows.task)
-      if not example['in_rows']:
-        continue
-      chunks = 1
-      if conversations.is_document(example):
-        chunks = len(encoder.encode(example, number))
-      by_row |= dict.fromkeys(range(row, row + chunks), number)
-      row += chunks
-    if held_out.answers:
-      count = len(every) - first
-      most = held_out.answers if held_out.answers > 0 else count
-      answers += range(first, first + min(most, count))
-  rows = [by_row[int(x)] for x in result.scores[held_out.name]['row']]
-  return _Places(every, rows, answers, tasks)
 
 
 def _lengths(places, weights) -> list[str | None]:
@@ -217,7 +168,13 @@ def retained(
   if weight in columns[0]:
     weights = np.array([columns[0][weight][i] for i in numbers])
   if measure.by_token:
-    own, others = own / weights, others / weights
+    documents = columns[0].get(results.DOCUMENT)
+    sums = results.sum_by_document(
+      {'own': own, 'others': others, 'weight': weights},
+      documents and [documents[i] for i in numbers],
+    )
+    weights = sums['weight']
+    own, others = sums['own'] / weights, sums['others'] / weights
   if measure.metric == measures.NLL:
     return intervals.difference(others, own, weights).map(math.exp)
   return intervals.ratio(own, others, weights)

@@ -8,6 +8,7 @@ import pytest
 from kd.benchmarking import measuring
 from kd.benchmarking import models
 from kd.config import base
+from kd.evaluation import measures
 from kd.train import evaluate
 from tests.oracles import client
 
@@ -56,16 +57,23 @@ def test_perplexity_of_windows(tmp_path):
       arrays[name], counts[name] = np.array(window), count
   case = {'directory': _MODEL, 'dtype': 'float32', 'logits': [*arrays]}
   _, made = client.run('hf', 'models', {'m': case}, arrays, tmp_path / 'hf')
-  total = 0.0
+  totals = np.zeros(len(_TEXTS))
   for name, ids in arrays.items():
     logits = np.asarray(made[f'm.{name}'], np.float64)[:-1]
     peak = logits.max(axis=-1, keepdims=True)
     log_sums = peak[:, 0] + np.log(np.exp(logits - peak).sum(axis=-1))
     nll = log_sums - logits[np.arange(len(ids) - 1), ids[1:]]
-    total += nll[-counts[name] :].sum()
+    text = int(name[1:].partition('_')[0])
+    totals[text] += nll[-counts[name] :].sum()
   tokens = sum(counts.values())
-  assert tokens == sum(len(tokenizer.encode(x)) + 1 for x in _TEXTS)
+  lengths = [len(tokenizer.encode(x)) + 1 for x in _TEXTS]
+  assert tokens == sum(lengths)
   assert sum(result.scores['texts']['weight']) == tokens
-  expected = np.exp(total / tokens)
+  # What a bootstrap draws is a text, whatever its number of windows.
+  nll_measure = measures.LIKELIHOODS[0]
+  values, weights = measures.per_example(result, 'texts', nll_measure)
+  assert weights == lengths
+  np.testing.assert_allclose(values, totals / lengths, rtol=1e-4)
+  expected = np.exp(totals.sum() / tokens)
   found = result.metrics['eval/texts/perplexity']
   assert found == pytest.approx(expected, rel=1e-4)

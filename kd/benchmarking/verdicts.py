@@ -129,8 +129,10 @@ def decide(
     paired: whether run i of both shares its seed and data.
     margin: a difference that does not count as worse.
   """
-  own, weights = _values(runs, set_name, measure)
-  others, _ = _values(reference, set_name, measure)
+  # The reference may be a file that does not say which rows are of a document.
+  documents = runs[0].scores[set_name].get(results.DOCUMENT)
+  own, weights = _values(runs, set_name, measure, documents)
+  others, _ = _values(reference, set_name, measure, documents)
   difference = intervals.difference(
     own.mean(axis=0), others.mean(axis=0), weights
   )
@@ -145,9 +147,11 @@ def decide(
   )
 
 
-def _values(runs, set_name, measure):
+def _values(runs, set_name, measure, documents):
   """Returns each run's value of each example [runs, n], and the weights."""
-  columns = [measures.per_example(run, set_name, measure) for run in runs]
+  columns = [
+    measures.per_example(run, set_name, measure, documents) for run in runs
+  ]
   return np.array([values for values, _ in columns]), columns[0][1]
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import numpy as np
 
 from kd.evaluation import intervals
+from kd.evaluation import results
 from kd.losses import eval_sums
 
 _KINDS = ('tokens', 'confidence', 'hits')
@@ -78,12 +79,18 @@ def error(scores: Columns) -> intervals.Interval:
   Args:
     scores: with the columns and 'weight'.
   """
-  weights = np.asarray(scores['weight'], np.float64)
+  names = [
+    _column(number, kind)
+    for number in range(eval_sums.BINS)
+    for kind in ('confidence', 'hits')
+  ]
+  sums = results.sum_by_document(
+    {name: scores[name] for name in (*names, 'weight')},
+    scores.get(results.DOCUMENT),
+  )
   gaps = [
-    np.subtract(
-      scores[_column(number, 'confidence')], scores[_column(number, 'hits')]
-    )
-    / weights
+    (sums[_column(number, 'confidence')] - sums[_column(number, 'hits')])
+    / sums['weight']
     for number in range(eval_sums.BINS)
   ]
-  return intervals.sum_of_sizes(gaps, weights)
+  return intervals.sum_of_sizes(gaps, sums['weight'])

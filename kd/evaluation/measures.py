@@ -99,22 +99,34 @@ def _names(result, set_name):
 
 
 def per_example(
-  result: results.Result, set_name: str, measure: Measure
+  result: results.Result,
+  set_name: str,
+  measure: Measure,
+  documents: Sequence[int] | None = None,
 ) -> tuple[list[float], list[float] | None] | None:
   """Returns what a metric is the mean of.
 
+  Args:
+    result: of a model.
+    set_name: the set.
+    measure: of which metric.
+    documents: the number of each row's document; None: as the result says.
+
   Returns:
-    Each example's value, and its weight or None where all weigh the same. None
-    if the metric was not measured, or is no such mean.
+    The value of each example, a document with all its rows being one, and its
+    weight or None where all weigh the same. None if the metric was not
+    measured, or is no such mean.
   """
   scores = result.scores[set_name]
   name = NLL if measure.metric == PERPLEXITY else measure.metric
   if name not in scores or measure.about.total:
     return None
   if measure.by_token:
-    weights = list(scores['weight'])
-    values = zip(scores[name], weights, strict=True)
-    return [value / weight for value, weight in values], weights
+    sums = results.sum_by_document(
+      {key: scores[key] for key in (name, 'weight')},
+      scores.get(results.DOCUMENT) if documents is None else documents,
+    )
+    return list(sums[name] / sums['weight']), list(sums['weight'])
   # A task of the set may lack the metric.
   measured = [i for i, x in enumerate(scores[name]) if x is not None]
   values = [scores[name][i] for i in measured]

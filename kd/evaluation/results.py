@@ -1,10 +1,12 @@
 """Reads and writes the result of an evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import os
 from typing import Any
+
+import numpy as np
 
 from kd.core import atomic_files
 from kd.core import json_lines
@@ -13,6 +15,8 @@ from kd.metrics import metric
 
 # The metric of a task that decides whether an answer is right.
 EXACT_MATCH = 'exact_match'
+# The column of scores that says which rows are windows of one document.
+DOCUMENT = 'document'
 _ANSWERS = '.answers.jsonl'
 
 
@@ -26,7 +30,8 @@ class Result:
     scores: by set and metric, a number for each example: those of
       likelihood.make for the scored examples, and the task's own metrics for
       the answered ones (None where a task lacks the metric), with their weights
-      as weight_of(metric) where examples weigh differently.
+      as weight_of(metric) where examples weigh differently. DOCUMENT, where a
+      document has several rows, has the number of each row's document.
     answers: a record for each answered example: set, task, id, prompt,
       reference, answer, verdict, scores, finish, tokens, in_rows (whether it
       was scored: examples that are too long are not), and `images` of a prompt
@@ -43,6 +48,30 @@ class Result:
 def weight_of(name: str) -> str:
   """Returns the name of the scores that are a metric's weights."""
   return f'{name}:weight'
+
+
+def sum_by_document(
+  columns: Mapping[str, Sequence[float]], documents: Sequence[int] | None
+) -> dict[str, np.ndarray]:
+  """Returns columns with the rows of each document added up.
+
+  Windows of one document are alike, so a document is what is drawn in a
+  bootstrap, not a window (a cluster bootstrap).
+
+  Args:
+    columns: [n] each, sums over a row's tokens.
+    documents: [n], the number of each row's document; None: each row is one.
+
+  Returns:
+    The columns [documents], by number.
+  """
+  if documents is None:
+    return {name: np.asarray(x, np.float64) for name, x in columns.items()}
+  _, place = np.unique(documents, return_inverse=True)
+  return {
+    name: np.bincount(place, np.asarray(x, np.float64))
+    for name, x in columns.items()
+  }
 
 
 def answers_path(path: str) -> str:
