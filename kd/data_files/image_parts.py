@@ -1,7 +1,8 @@
 """The images among the parts of a message's content."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import hashlib
 from typing import Any
 
 from kd.core import errors
@@ -54,6 +55,33 @@ def load(
         )
     files.append(base64.b64encode(loader.load(value, at)).decode())
   return files
+
+
+def noting(
+  names: dict[str | bytes, str],
+) -> Callable[[str | bytes, bytes], None]:
+  """Returns `given` of a loading.Loader, which fills `names` for by_name."""
+
+  def note(value, data):
+    names[value] = f'sha256:{hashlib.sha256(data).hexdigest()}'
+
+  return note
+
+
+def by_name(value: Any, names: Mapping[str | bytes, str]) -> Any:
+  """Returns a row that names the images which it has in itself.
+
+  Args:
+    value: a row as a user's file has it, or what is in it.
+    names: by the text or bytes of an image.
+  """
+  if isinstance(value, str | bytes):
+    return names.get(value, value)
+  if isinstance(value, Mapping):
+    return {key: by_name(x, names) for key, x in value.items()}
+  if isinstance(value, list | tuple):
+    return [by_name(x, names) for x in value]
+  return value
 
 
 def restored(message: Mapping[str, Any]) -> Mapping[str, Any]:

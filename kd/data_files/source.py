@@ -1,6 +1,6 @@
 """A file, pattern or folder as a source of examples, with a held-out split."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools
 import hashlib
@@ -33,7 +33,6 @@ class Source:
       splits of its own are whole.
     field: the config field that names it, for messages.
     urls: whether images that rows name by URL are downloaded.
-    images: the paths of all images that rows have named so far.
   """
 
   location: str
@@ -41,7 +40,6 @@ class Source:
   held_out: float = 0.0
   field: str = 'data.mixture'
   urls: bool = False
-  images: set[str] = dataclasses.field(default_factory=set, compare=False)
 
   @property
   def identity(self) -> dict[str, Any]:
@@ -49,25 +47,32 @@ class Source:
     columns = dataclasses.asdict(self.columns)
     if self.columns.images == examples.Columns.images:
       del columns['images']  # As earlier versions identified text.
-    return {
+    request = {
       # A relative location is another place in another folder.
       'patterns': list(locations.patterns(self.location)),
       'columns': columns,
       'held_out': self.held_out,
     }
+    return request | {'urls': True} if self.urls else request
 
   def splits(self) -> tuple[str, ...]:
     """Returns the names of the splits."""
     own = locations.splits(self.location)
     return tuple(dict.fromkeys([*(own or (TRAIN,)), VALIDATION]))
 
-  def read(self, split: str, bad: json_rows.Bad) -> Iterator[examples.Example]:
+  def read(
+    self,
+    split: str,
+    bad: json_rows.Bad,
+    opened: loading.Opened = lambda name, data: None,
+  ) -> Iterator[examples.Example]:
     """Yields the examples of a split, checked, in the order of the files.
 
     Args:
       split: one of `splits`.
       bad: called with the error of an example that is wrong; names file, line
         and field.
+      opened: called with images that rows name, see loading.Loader.
 
     Raises:
       ConfigError: there are no such files, or one is damaged.
@@ -77,17 +82,24 @@ class Source:
     if not is_divided or (split in own and split != TRAIN):
       if own and split not in own:
         split = TRAIN
-      yield from self.whole(split if own else '', bad)
-      return
-    highest = self._highest_held_out(TRAIN if own else '')
-    for example in self.whole(TRAIN if own else '', bad):
-      if (place(example) <= highest) == (split == VALIDATION):
-        yield example
-
-  def whole(self, split: str, bad: json_rows.Bad) -> Iterator[examples.Example]:
-    """Yields the examples of all files, or of a folder's own split."""
-    for _, example in self._rows(split, bad):
+      rows = self._rows(split if own else '', bad, opened)
+    else:
+      highest = self._highest_held_out(TRAIN if own else '')
+      is_chosen = lambda x: (place(x) <= highest) == (split == VALIDATION)
+      rows = self._rows(TRAIN if own else '', bad, opened, is_chosen)
+    for _, example in rows:
       yield example
+
+  def places(self, split: str) -> list[float]:
+    """Returns the places of the prompts, rising, each once.
+
+    Whether an image of a URL can be downloaded changes none of them.
+
+    Args:
+      split: of the folder's own; '' for all files.
+    """
+    rows = self._rows(split, bad=lambda error: None)
+    return sorted({place(example) for _, example in rows})
 
   def column(self, split: str, name: str) -> dict[str, Any]:
     """Returns what the rows of a split have in a column, by the example's id.
@@ -102,19 +114,38 @@ class Source:
     return {x['id']: row[name] for row, x in rows if name in row}
 
   def _rows(
-    self, split: str, bad: json_rows.Bad
+    self,
+    split: str,
+    bad: json_rows.Bad,
+    opened: loading.Opened | None = None,
+    is_chosen: Callable[[examples.Example], bool] = lambda example: True,
   ) -> Iterator[tuple[Mapping[str, Any], examples.Example]]:
-    """Yields each row with its example."""
+    """Yields each row with its example.
+
+    Args:
+      split: of the folder's own; '' for all files.
+      bad: called with errors.
+      opened: see `read`. None: nothing is downloaded, URLs stand for images.
+      is_chosen: of examples in which URLs stand for images.
+    """
     for path in locations.files(self.location, self.field, split):
-      folder = os.path.dirname(os.path.abspath(path))
-      loader = loading.Loader(folder, self.urls, self.images.add)
+      folder, urls = os.path.dirname(os.path.abspath(path)), []
+      noted = opened or (lambda name, data: None)
+      loader = loading.Loader(folder, self.urls, noted)
+      by_name = dataclasses.replace(loader, deferred=urls.append)
       for where, row in read_file(path, bad):
         number = where.rpartition(' ')[2].rpartition(':')[2]
         default_id = f'{os.path.basename(path)}:{number}'
+        read = functools.partial(
+          examples.example, row, where, self.columns, default_id
+        )
+        urls.clear()
         try:
-          example = examples.example(
-            row, where, self.columns, default_id, loader
-          )
+          example = read(by_name)
+          if not is_chosen(example):
+            continue
+          if urls and opened is not None:
+            example = read(loader)
         except errors.ConfigError as e:
           bad(e)
           continue
@@ -135,8 +166,7 @@ class Source:
 def _nth_place(source: Source, split: str, state: tuple) -> float:
   """Returns the place of the last prompt that is held out, exactly."""
   del state  # The same files have the same places.
-  whole = source.whole(split, bad=lambda error: None)
-  places = sorted({place(example) for example in whole})
+  places = source.places(split)
   count = int(source.held_out)
   if source.held_out < 1:
     count = max(1, round(source.held_out * len(places)))
@@ -154,7 +184,8 @@ def prompt_key(example: examples.Example) -> str:
   """Returns the text by which an example is held out: how its prompt begins.
 
   Chats that begin with the same question are in the same split; images belong
-  to the question. A text without a prompt is its own.
+  to the question, by their URLs where they have some. A text without a prompt
+  is its own.
   """
   if 'text' in example:
     return example['text'].strip()

@@ -1,12 +1,9 @@
 """Likelihoods of texts and of chats with images, against each alone."""
 
 import base64
-import dataclasses
-import io
 
 import jax
 import numpy as np
-from PIL import Image
 import pytest
 from scipy import special
 
@@ -19,41 +16,16 @@ from kd.images import pictures
 from kd.input_pipeline import tokenizers
 from kd.models import chat_turns
 from kd.models import families
-from kd.models.vision import config as vision_config
+from kd.models.vision import vision_cases as cases
 from kd.partitioning import mesh as mesh_lib
-
-_TOWER = vision_config.VisionConfig(
-  image_size=8,
-  patch_size=4,
-  embed_dim=12,
-  mlp_dim=16,
-  num_heads=2,
-  num_layers=1,
-  norm_epsilon=1e-6,
-  tokens_per_side=2,
-)
-_SIZES = dataclasses.replace(
-  families.variant('nano', ''), layer_kinds=('global',), vision=_TOWER
-)
-
-
-def _png(seed):
-  pixels = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), np.uint8)
-  file = io.BytesIO()
-  Image.fromarray(pixels).save(file, 'PNG')
-  return file.getvalue()
 
 
 def test_likelihoods_are_those_of_each_chat_alone():
-  model = families.build(_SIZES, 'float32', 'none', '')
-  rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x: (rng.normal(size=x.shape) / 4).astype(np.float32),
-    model.abstract_params(),
-  )
+  model = families.build(cases.SIZES, 'float32', 'none', '')
+  params = cases.params(model.abstract_params())
   tokenizer = tokenizers.load('bytes')
   start, soft, end = tokenizer.image_ids
-  form = form_lib.Form(8, 4, soft, per_row=1)
+  form = form_lib.Form(16, 4, soft, per_row=1)
 
   def chat(*images):
     return [
@@ -65,7 +37,11 @@ def test_likelihoods_are_those_of_each_chat_alone():
       {'role': 'assistant', 'content': 'yes'},
     ]
 
-  chats = [chat(_png(0)), chat(_png(1)), chat(_png(1), _png(2))]
+  chats = [
+    chat(cases.png(0)),
+    chat(cases.png(1)),
+    chat(cases.png(1), cases.png(2)),
+  ]
   examples = [
     scored_texts.of_text(tokenizer, 'plain', 0),
     *(
@@ -88,7 +64,9 @@ def test_likelihoods_are_those_of_each_chat_alone():
     tokens, following = example.ids[None, :-1], example.ids[1:]
     ones, images = np.ones_like(tokens), None
     if files:
-      pixels = np.stack([pictures.pixels(_png(i), 8) for i in files])[None]
+      pixels = np.stack([pictures.pixels(cases.png(i), 16) for i in files])[
+        None
+      ]
       is_soft = tokens == soft
       index = np.where(is_soft, np.cumsum(is_soft) - 1, -1)
       assert is_soft.sum() == 4 * len(files)

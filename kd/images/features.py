@@ -2,7 +2,9 @@
 
 A folder is of one tower and one kind; its name says which. A file has a line of
 JSON with the keys of its images, then for each image a record of one size: the
-values, and a checksum. Files are written aside and renamed, and never changed.
+values, and a checksum. Files are written aside and renamed, or to a bucket as
+one object, and never changed: each that is there is complete, and several
+processes write theirs side by side.
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from kd.core import atomic_files
+from kd.core import buckets
 from kd.core import errors
 from kd.core import json_files
 
@@ -94,7 +97,7 @@ class Store:
     """Opens a folder, which need not exist.
 
     Args:
-      folder: of this tower and kind alone.
+      folder: of this tower and kind alone; may be a local copy of a bucket's.
       kind: one of KINDS.
       tokens: T.
       width: E.
@@ -110,10 +113,22 @@ class Store:
     self._places: dict[str, tuple[str, int]] = {}
     # Sums of squares of errors and of values, over the images.
     self._error = self._square = 0.0
-    if os.path.isdir(folder):
-      for name in sorted(os.listdir(folder)):
-        if name.endswith(_SUFFIX):
-          self._open(os.path.join(folder, name))
+    self._files: set[str] = set()
+    self.refresh()
+
+  def refresh(self) -> None:
+    """Adds the images that other processes have written.
+
+    Raises:
+      ConfigError: a file is damaged.
+    """
+    for name in buckets.names(self._folder):
+      if name.endswith(_SUFFIX) and name not in self._files:
+        buckets.fetch(os.path.join(self._folder, name), check=False)
+    if os.path.isdir(self._folder):
+      for name in sorted(os.listdir(self._folder)):
+        if name.endswith(_SUFFIX) and name not in self._files:
+          self._open(os.path.join(self._folder, name))
 
   def _open(self, path):
     """Adds the images of a file."""
@@ -124,6 +139,7 @@ class Store:
     expected = len(line) + len(keys) * self._bytes
     if os.path.getsize(path) != expected:
       raise _damaged(path, f'{os.path.getsize(path)} of {expected} bytes')
+    self._files.add(os.path.basename(path))
     self._error += header['error']
     self._square += header['square']
     for number, one in enumerate(keys):
@@ -131,6 +147,11 @@ class Store:
 
   def __len__(self) -> int:
     return len(self._places)
+
+  @property
+  def record_bytes(self) -> int:
+    """Returns the bytes of an image's values."""
+    return self._bytes - _CHECKSUM_BYTES
 
   def __contains__(self, image: str) -> bool:
     """Returns whether it has the image of a key."""

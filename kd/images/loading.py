@@ -17,8 +17,18 @@ LEGAL = (
 )
 KEYS = ('image', 'path', 'base64', 'bytes', 'url', 'image_url')
 _URLS = ('http://', 'https://')
+_URL_BYTES = tuple(url.encode() for url in _URLS)
 _TIMEOUT_S = 30  # of a whole download
 _MOST_DEPTH = 2  # {"image_url": {"url": ...}}
+
+
+# Takes the path or URL of an image, and its file.
+Opened = Callable[[str, bytes], None]
+
+
+def is_url(name: str) -> bool:
+  """Returns whether the name of an image is a URL of the web."""
+  return name.startswith(_URLS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +38,19 @@ class Loader:
   Attributes:
     folder: of relative paths; None: messages cannot name files.
     urls: whether images are downloaded.
-    opened: called with the path of each file that is read.
+    opened: called with the path or URL of each image, and its file.
+    given: called with what has an image in itself (bytes, base64, or a URL of
+      data), and its file.
+    deferred: called with each URL that would be downloaded: the URL then stands
+      for the file. None: it is downloaded.
     most_pixels: of an image.
   """
 
   folder: str | None = None
   urls: bool = False
-  opened: Callable[[str], None] = lambda path: None
+  opened: Opened = lambda name, data: None
+  given: Callable[[str | bytes, bytes], None] = lambda value, data: None
+  deferred: Callable[[str], None] | None = None
   most_pixels: int = pictures.MOST_PIXELS
 
   def load(self, value: Any, where: str) -> bytes:
@@ -50,17 +66,19 @@ class Loader:
       ConfigError: there is no such image, or it cannot be decoded.
     """
     data = self._data(value, where)
-    pictures.check(data, where, self.most_pixels)
+    if self.deferred is None or not data.startswith(_URL_BYTES):
+      pictures.check(data, where, self.most_pixels)
     return data
 
   def _data(self, value, where, depth=0) -> bytes:
     if isinstance(value, bytes):
+      self.given(value, value)
       return value
     if isinstance(value, str):
       return self._named(value, where)
     if isinstance(value, Mapping) and depth < _MOST_DEPTH:
       if value.get('base64') is not None:
-        return _of_base64(value['base64'], where)
+        return self._inline(value['base64'], value['base64'], where)
       for key in ('bytes', *KEYS):  # A column's path names no file then.
         if value.get(key) is not None:
           return self._data(value[key], where, depth + 1)
@@ -75,15 +93,20 @@ class Loader:
         raise errors.ConfigError(
           where, f'is {json_files.short(name)}', legal='data:...;base64,...'
         )
-      return _of_base64(data, where)
-    if name.startswith(_URLS):
+      return self._inline(data, name, where)
+    if is_url(name):
       if not self.urls:
         raise errors.ConfigError(
           where,
           f'is {json_files.short(name)}, and URLs are not read',
           legal='data.images.urls=True, or the image itself',
         )
-      return _download(name, where)
+      if self.deferred is not None:
+        self.deferred(name)
+        return name.encode()
+      data = _download(name, where)
+      self.opened(name, data)
+      return data
     if self.folder is None:
       raise errors.ConfigError(
         where,
@@ -105,7 +128,13 @@ class Loader:
         f'{path} cannot be read: {reason}',
         legal='an image; relative paths begin at the folder of the data file',
       ) from e
-    self.opened(os.path.abspath(path))
+    self.opened(os.path.abspath(path), data)
+    return data
+
+  def _inline(self, text, value, where) -> bytes:
+    """Returns the file that `value` has as base64, in `text`."""
+    data = _of_base64(text, where)
+    self.given(value, data)
     return data
 
 

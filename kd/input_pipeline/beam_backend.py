@@ -17,7 +17,6 @@ from kd.core import atomic_files
 from kd.core import errors
 from kd.core import objects
 from kd.core import plugins
-from kd.input_pipeline import file_tasks
 from kd.input_pipeline import reading as reading_lib
 from kd.input_pipeline import shard_files
 from kd.input_pipeline import shard_worker
@@ -60,12 +59,10 @@ class _Read:
       if not shard_files.finished(folder, shard.name, shard.digest):
         yield shard
     skipped = skips[-1].record() if skips[-1] else {}
-    source = file_tasks.source_of(tasks[name])
-    images = sorted(source.images) if source else []
     # Another attempt may read the task a second time, to the same end.
     atomic_files.write_json(
       os.path.join(folder, name + _READ),
-      {'digests': digests, 'skipped': skipped, 'images': images},
+      {'digests': digests, 'skipped': skipped},
     )
 
 
@@ -146,12 +143,10 @@ def prepare(
         raise errors.ConfigError(*json.load(f)) from e
     raise
   counts, skipped = {}, {}
-  for name, task in tasks.items():
+  for name in tasks:
     with open(os.path.join(setup.folder, name + _READ), encoding='utf-8') as f:
       read = json.load(f)
     skipped[name] = read['skipped']
-    if read['images']:  # The manifest records them.
-      file_tasks.source_of(task).images.update(read['images'])
     counts[name] = [
       shard_files.finished(setup.folder, shards_lib.name(name, number), digest)
       for number, digest in enumerate(read['digests'])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import dataclasses
 import itertools
 import math
 import os
@@ -137,6 +138,8 @@ def stream(
   limit: int,
   say: Callable[[str], None],
   bad: skipping.Skipped | None = None,
+  urls: bool = False,
+  opened: loading.Opened = lambda name, data: None,
 ) -> Iterator[Example]:
   """Reads the examples of a task one at a time.
 
@@ -148,6 +151,8 @@ def stream(
     say: called with lines of progress.
     bad: called with the error of an example that is wrong, which is skipped
       and not counted; None raises it.
+    urls: whether images that examples of the module name by URL are downloaded.
+    opened: called with images that examples name, see loading.Loader.
 
   Yields:
     By example, in the source's order: `id` (the task's name and a number where
@@ -168,9 +173,10 @@ def stream(
   with _users_errors(where, last):
     source = file_tasks.source_of(task)
     if source is not None:
-      examples = source.read(split, bad or json_rows.refuse)
+      examples = source.read(split, bad or json_rows.refuse, opened)
     else:
-      examples = _of_task(task, split, where, bad or json_rows.refuse)
+      loader = _loader(urls, opened)
+      examples = _of_task(task, split, where, bad or json_rows.refuse, loader)
     if limit > 0:
       examples = itertools.islice(examples, limit)
     if source is None:
@@ -206,7 +212,9 @@ def column(task: Any, split: str, name: str) -> dict[str, str]:
       return {key: str(value) for key, value in values.items()}
     texts = {}
     wrong = lambda error: None  # It is no example then.
-    for number, features in enumerate(_features(task, split, wrong)):
+    # An image of a URL is no part of a column.
+    loader = loading.Loader('', urls=True, deferred=lambda url: None)
+    for number, features in enumerate(_features(task, split, wrong, loader)):
       if name in features:
         own = features.get('id', f'{task.name}-{number}'.encode())
         value = features[name]
@@ -226,23 +234,35 @@ def _watched(module, examples) -> Iterator[Example]:
       notes.active = True
 
 
-def _features(task, split, bad) -> Iterator[dict[str, Any]]:
+def _loader(urls, opened) -> loading.Loader:
+  """Returns what reads the images of a module's examples."""
+
+  def noted(name, data):
+    opened_files.forget(name)  # It is no file of the whole module.
+    opened(name, data)
+
+  # Paths are relative to the current folder, as those of the task's code.
+  start = text_tasks.FROM_CURRENT_FOLDER
+  return dataclasses.replace(start, urls=urls, opened=noted)
+
+
+def _features(task, split, bad, loader) -> Iterator[dict[str, Any]]:
   """Yields the features of each example, as bytes."""
   read = text_tasks.reader_of(task)
   if read is None:
     dataset = task.get_dataset(split=split, shuffle=False)
     yield from dataset.as_numpy_iterator()
     return
-  for texts in read(split, bad):
+  for texts in read(split, bad, loader):
     # Half of a surrogate pair is refused with all that is not UTF-8.
     yield {k: x.encode('utf-8', 'surrogatepass') for k, x in texts.items()}
 
 
-def _of_task(task, split, where, bad) -> Iterator[Example]:
+def _of_task(task, split, where, bad, loader) -> Iterator[Example]:
   """Yields the examples of a task that reads no data files."""
-  for i, features in enumerate(_features(task, split, bad)):
+  for i, features in enumerate(_features(task, split, bad, loader)):
     try:
-      yield _example(features, f'{task.name}-{i}', where)
+      yield _example(features, f'{task.name}-{i}', where, loader)
     except errors.ConfigError as e:
       bad(e)
 
@@ -267,7 +287,9 @@ def _users_errors(where: str, last: list[str]) -> Iterator[None]:
     raise user_errors.refuse(e, 'data.mixture', where) from e
 
 
-def _example(features: dict[str, Any], name: str, where: str) -> Example:
+def _example(
+  features: dict[str, Any], name: str, where: str, loader: loading.Loader
+) -> Example:
   """Returns an example's texts, checked."""
   if 'id' in features:
     name = _text(features['id'], f"{where}, example {name!r}: feature 'id'")
@@ -277,8 +299,7 @@ def _example(features: dict[str, Any], name: str, where: str) -> Example:
     return _text(features[field], f'{where}: feature {field!r}')
 
   if 'messages' in features:
-    # Paths are relative to the current folder, as those of the task's code.
-    chat = chats.parse(text('messages'), where, loading.Loader(''))
+    chat = chats.parse(text('messages'), where, loader)
     chats.check_trained(chat, where)
     return {'id': name, 'messages': chat}
   if 'text' in features:

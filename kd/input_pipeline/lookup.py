@@ -117,7 +117,8 @@ def _first_examples(tasks, data, split, module):
     if isinstance(task.source, seqio.FunctionDataSource):
       skipped = skipping.taker(data.on_error)
       found += examples.stream(
-        task, split, module, limit=1, say=lambda line: None, bad=skipped
+        *(task, split, module, 1, lambda line: None, skipped),
+        urls=data.images.urls,
       )
   return found
 

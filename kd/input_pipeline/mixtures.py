@@ -34,10 +34,12 @@ class Mixture:
   Attributes:
     components: in the config's order.
     module: the Python module that registers the names; '' if all are files.
+    urls: whether images that examples of the module name by URL are downloaded.
   """
 
   components: tuple[Component, ...]
   module: str
+  urls: bool = False
 
   @property
   def name(self) -> str:
@@ -47,7 +49,7 @@ class Mixture:
   @property
   def request(self) -> dict[str, Any]:
     """Returns what rows depend on, as a manifest records it."""
-    return {
+    request = {
       'name': self.name,
       'module': self.module,
       'parts': [
@@ -55,6 +57,7 @@ class Mixture:
         for c in self.components
       ],
     }
+    return request | {'urls': True} if self.urls and self.module else request
 
 
 def task(name: str, module: str) -> Mixture:
@@ -160,7 +163,8 @@ def _mixture(config, field, pairs, divided) -> Mixture:
       field, 'has the rate 0 for all', legal='a rate above 0 for at least one'
     )
   only_files = all(c.source for c in components)
-  return Mixture(tuple(components), '' if only_files else data.module)
+  module = '' if only_files else data.module
+  return Mixture(tuple(components), module, data.images.urls)
 
 
 def _unused(name, names):

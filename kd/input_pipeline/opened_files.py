@@ -77,6 +77,11 @@ def watched(module: str) -> Iterator['_Notes']:
     _of_module(module).update(filter(_counts, notes.read - notes.written))
 
 
+def forget(path: str) -> None:
+  """Forgets a file that was opened and is noted elsewhere."""
+  _notes().read.discard(glob.escape(path))
+
+
 def by(module: str) -> list[str]:
   """Returns the glob patterns of what a module's code has opened so far."""
   return sorted(_of_module(module))

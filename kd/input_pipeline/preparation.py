@@ -79,10 +79,8 @@ class Preparation:
       work_folders.remove_old(self.parent)
     pairs = self.reading.tasks()
     tasks = [task for task, _ in pairs]
-    # Rows of another split may have named others; before is the key of work.
-    task_files.forget_images(tasks)
     before = task_files.describe(
-      tasks, self.request['split'], self.code, self.digests, ()
+      tasks, self.request['split'], self.code, self.digests
     )
     key = identity.digest([self.request, before])
     while True:
@@ -119,7 +117,7 @@ class Preparation:
     manifest = {
       'request': self.request,
       'prepared': now.isoformat(timespec='microseconds'),
-      'sources': self._data_files(tasks, before),
+      'sources': self._data_files(tasks, before, counts),
       'parts': records,
     }
     digest = identity.digest([manifest['parts'], manifest['sources']])
@@ -204,17 +202,33 @@ class Preparation:
       )
     return total
 
-  def _data_files(self, tasks, before) -> dict[str, Any]:
+  def _data_files(self, tasks, before, counts) -> dict[str, Any]:
     """Returns the data files, after checking that they did not change."""
     opened = opened_files.by(self.reading.mixture.module)
+    images = {name: _images(name, of) for name, of in counts.items()}
     files = task_files.describe(
-      tasks, self.request['split'], self.code, self.digests, opened
+      tasks, self.request['split'], self.code, self.digests, opened, images
     )
     for name, task in before['tasks'].items():
       # TFDS may have written the files of a task in the meantime.
       if task['files'] and task['files'] != files['tasks'][name]['files']:
-        raise retry.ReadError(
-          f'the data files of task {name!r} changed while they were read: '
-          'start the same command again'
-        )
+        raise _changed(name)
     return files
+
+
+def _images(task, counts) -> shards.Images:
+  """Returns the images of a task's shards, whoever has prepared them."""
+  images = {}
+  for shard in counts:
+    # Earlier versions, which may have prepared some shards, had none.
+    for name, read in shard.get(shard_files.IMAGES, {}).items():
+      if images.setdefault(name, tuple(read)) != tuple(read):
+        raise _changed(task)
+  return images
+
+
+def _changed(task) -> retry.ReadError:
+  return retry.ReadError(
+    f'the data files of task {task!r} changed while they were read: start the '
+    'same command again'
+  )

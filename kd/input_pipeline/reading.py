@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import dataclasses
+import hashlib
 from typing import Any
 
 from kd.input_pipeline import examples as examples_lib
@@ -41,7 +42,10 @@ class Reading:
     Raises:
       ConfigError, ReadError: see examples.stream.
     """
-    split = self.request['split']
+    split, images = self.request['split'], {}
+
+    def opened(name, data):
+      images[name] = len(data), hashlib.sha256(data).hexdigest()
 
     def read():
       skipped = skipping.taker(self.request['on_error'])
@@ -53,9 +57,11 @@ class Reading:
         self.request['limit'],
         lambda line: None,
         skipped,
+        self.mixture.urls,
+        opened,
       )
 
     examples = self.retry_policy.stream(
       f'task {task.name!r}, split {split!r}', read
     )
-    return shards.divide(task.name, examples)
+    return shards.divide(task.name, examples, images)

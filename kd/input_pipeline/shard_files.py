@@ -29,6 +29,7 @@ from kd.input_pipeline import shards
 from kd.input_pipeline import tokenizers
 
 ROWS, EXAMPLES, COUNTS = '.array_record', '.examples.jsonl', '.counts.json'
+IMAGES = 'image_files'  # Of the counts.
 NAMED = 5  # Ids of examples that are left out, kept of each shard.
 
 _SUMS = ('examples', 'rows', 'tokens', 'target_weight', 'rationale_weight')
@@ -50,7 +51,8 @@ def write(
 
   Returns:
     The content of the file of counts, see `total`; and `data_sha256`, the
-    digest of the shard's examples, and the digests of both files.
+    digest of the shard's examples, the digests of both files, and of the images
+    that the examples name, if there are any (IMAGES, as shards.Shard has them).
 
   Raises:
     ConfigError: an example cannot be encoded.
@@ -84,6 +86,8 @@ def write(
     counts['images'] = [
       sum(len(encoded[i].images) for i in row) for row in rows
     ]
+  if shard.images:
+    counts[IMAGES] = shard.images
   stem = os.path.join(folder, shard.name)
   records = (
     _record([encoded[i] for i in row], length, tokenizer.pad_id, form)

@@ -11,6 +11,8 @@ import hashlib
 import json
 from typing import Any
 
+Images = dict[str, tuple[int, str]]
+
 CHARACTERS = 16 << 20  # A shard ends with the example that reaches them.
 
 
@@ -22,11 +24,14 @@ class Shard:
     task: the task's name.
     number: from 0.
     data: the examples, as JSON.
+    images: by path or URL of each image that was read for it, the file's bytes
+      and SHA-256 (hex).
   """
 
   task: str
   number: int
   data: bytes
+  images: Images = dataclasses.field(default_factory=dict)
 
   @property
   def name(self) -> str:
@@ -48,22 +53,25 @@ def name(task: str, number: int) -> str:
   return f'{task}-{number:05d}'
 
 
-def divide(task: str, examples: Iterable[Mapping[str, Any]]) -> Iterator[Shard]:
+def divide(
+  task: str, examples: Iterable[Mapping[str, Any]], images: Images
+) -> Iterator[Shard]:
   """Yields the shards of a task.
 
   Args:
     task: its name.
     examples: as examples.stream yields them; one shard of them is in memory.
+    images: filled while examples are read, see Shard; emptied by each shard.
   """
   number, held, characters = 0, [], 0
   for example in examples:
     held.append(_json(example))
     characters += _characters(example)
     if characters >= CHARACTERS:
-      yield _shard(task, number, held)
+      yield _shard(task, number, held, images)
       number, held, characters = number + 1, [], 0
   if held:
-    yield _shard(task, number, held)
+    yield _shard(task, number, held, images)
 
 
 def _characters(value: Any) -> int:
@@ -83,6 +91,10 @@ def _json(example: Mapping[str, Any]) -> bytes:
   return text.encode('utf-8', 'surrogatepass')
 
 
-def _shard(task: str, number: int, examples: list[bytes]) -> Shard:
+def _shard(
+  task: str, number: int, examples: list[bytes], images: Images
+) -> Shard:
   # As JSON, examples take a fraction of the memory that their objects take.
-  return Shard(task, number, b'[' + b', '.join(examples) + b']')
+  data, read = b'[' + b', '.join(examples) + b']', dict(images)
+  images.clear()
+  return Shard(task, number, data, read)

@@ -15,17 +15,20 @@ and of TFDS need no declaration, nor do files that Python code opens while it is
 watched (opened_files.py); those that TensorFlow or another library opens do.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import fnmatch
 import glob
 import os
 import sys
+import types
 from typing import Any
 
 from kd.core import errors
 from kd.data_files import locations
+from kd.images import loading
 from kd.input_pipeline import file_digests
 from kd.input_pipeline import file_tasks
+from kd.input_pipeline import shards
 from kd.input_pipeline import task_code
 
 NAME = 'DATA_FILES'
@@ -45,7 +48,8 @@ def describe(
   split: str,
   code: task_code.TaskCode,
   digests: file_digests.Digests,
-  opened: Sequence[str],
+  opened: Sequence[str] = (),
+  images: Mapping[str, shards.Images] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
   """Returns the files that tasks read, as a manifest records them.
 
@@ -56,11 +60,14 @@ def describe(
     digests: gives the files' digests.
     opened: paths and glob patterns that the module's code was seen to open;
       they count for tasks whose files are not known otherwise.
+    images: by task, those that its examples named, with the bytes and digests
+      of what was read.
 
   Returns:
     `context`, where and with which variables the module runs, and by task
-    `declared` (bool), `known` (bool), `patterns` and `files`; and `images`, the
-    patterns and files of images that have been read, if there are any.
+    `declared` (bool), `known` (bool), `patterns` and `files`; and of `images`,
+    if there are any, the patterns, `files` and `urls`, whose contents are
+    recorded and not compared.
 
   Raises:
     ConfigError: DATA_FILES has another form, or a pattern of it without
@@ -79,16 +86,12 @@ def describe(
     patterns += [['', pattern] for pattern in undeclared or ()]
     found[task.name] = {
       'declared': bool(declared),
-      'known': known or bool(opened),
+      'known': known or bool(opened) or bool(images.get(task.name)),
       'patterns': patterns,
       'files': _files(patterns, code, digests),
     }
-    images = _images(task)
-    if images:
-      found[task.name]['images'] = {
-        'patterns': images,
-        'files': _files(images, code, digests),
-      }
+    if images.get(task.name):
+      found[task.name]['images'] = _images(images[task.name])
   return {'context': _context(code), 'tasks': found}
 
 
@@ -161,18 +164,19 @@ def _of_source(task: Any, split: str) -> list[str] | None:
   return [_absolute(os.fspath(pattern)) for pattern in given]
 
 
-def forget_images(tasks: Iterable[Any]) -> None:
-  """Forgets the images that rows of tasks have named so far."""
-  for task in tasks:
-    if source := file_tasks.source_of(task):
-      source.images.clear()
-
-
-def _images(task: Any) -> list[Pattern]:
-  """Returns the images that the rows of a task of files have named so far."""
-  source = file_tasks.source_of(task)
-  paths = sorted(source.images) if source else ()
-  return [['', glob.escape(path)] for path in paths]
+def _images(images: shards.Images) -> dict[str, Any]:
+  """Returns the record of images, whose files are as `_files` has them."""
+  urls = [name for name in sorted(images) if loading.is_url(name)]
+  paths = sorted(images.keys() - set(urls))
+  patterns = [['', glob.escape(path)] for path in paths]
+  files = [
+    [_name(number, path, _fixed(pattern)), *images[path]]
+    for number, (path, (_, pattern)) in enumerate(
+      zip(paths, patterns, strict=True)
+    )
+  ]
+  record = {'patterns': patterns, 'files': sorted(files)}
+  return record | {'urls': [[x, *images[x]] for x in urls]} if urls else record
 
 
 def _absolute(pattern: str) -> str:
@@ -205,10 +209,13 @@ def _files(
     for path in paths:
       known = digests.of(path)
       if known:
-        remote = file_digests.is_remote(path)
-        name = path if remote else os.path.relpath(path, root)
-        found.append([f'{number}:{name}', *known])
+        found.append([_name(number, path, root), *known])
   return sorted(found)
+
+
+def _name(number, path, root):
+  remote = file_digests.is_remote(path)
+  return f'{number}:{path if remote else os.path.relpath(path, root)}'
 
 
 def _expand(
@@ -223,18 +230,23 @@ def _expand(
   if module:
     folder = os.path.dirname(code.files[module])
     pattern = os.path.join(glob.escape(folder), pattern)
-  root = pattern
-  while root != os.path.dirname(root) and (
-    root == pattern or glob.has_magic(root)
-  ):
-    root = os.path.dirname(root)
-  paths = []
+  root, paths = _fixed(pattern), []
   for path in sorted(glob.glob(pattern, recursive=True)):
     if os.path.isdir(path):
       paths += _below(path)
     elif not _is_junk(os.path.basename(path)):
       paths.append(path)
   return root, paths
+
+
+def _fixed(pattern: str) -> str:
+  """Returns the folders that a pattern begins with, without wildcards."""
+  root = pattern
+  while root != os.path.dirname(root) and (
+    root == pattern or glob.has_magic(root)
+  ):
+    root = os.path.dirname(root)
+  return root
 
 
 def _expand_remote(pattern: str) -> list[str]:

@@ -28,11 +28,16 @@ _LEGAL = (
   'text, and id'
 )
 
+# Reads the images that examples of code name by path.
+FROM_CURRENT_FOLDER = loading.Loader('')
+
 # From a split's name to its examples.
 Examples = Callable[[str], Iterable[Mapping[str, Any]]]
-# From a split's name, and what is called with the error of an example that is
-# wrong, to the texts of the others by key.
-Reader = Callable[[str, json_rows.Bad], Iterator[dict[str, str]]]
+# From a split's name, what is called with the error of an example that is
+# wrong, and what reads images, to the texts of the others by key.
+Reader = Callable[
+  [str, json_rows.Bad, loading.Loader], Iterator[dict[str, str]]
+]
 # Of a text that was expected or generated; with the keyword arguments `example`
 # and `is_target`, as seqio calls it.
 Postprocessor = Callable[..., Any]
@@ -68,8 +73,8 @@ def add(
   import seqio
   import tensorflow as tf
 
-  def read(split, bad=json_rows.refuse):
-    return _checked(name, split, examples(split), bad)
+  def read(split, bad=json_rows.refuse, loader=FROM_CURRENT_FOLDER):
+    return _checked(name, split, examples(split), bad, loader)
 
   def dataset(split, shuffle_files):
     del shuffle_files  # Rows are shuffled when they are prepared.
@@ -131,14 +136,13 @@ def reader_of(task: Any) -> Reader | None:
   return getattr(task.source, 'read_texts', None)
 
 
-def _texts(example, where):
+def _texts(example, where, loader):
   """Returns the texts of an example; seqio needs inputs and targets of each."""
   if not isinstance(example, Mapping):
     raise errors.ConfigError(
       where, f'found {json_files.short(example)}', legal=_LEGAL
     )
   if 'messages' in example:
-    loader = loading.Loader('')  # Of the current folder.
     whole = {'messages': chats.check(example['messages'], where, loader)}
     chats.check_trained(whole['messages'], where)
     texts = {
@@ -154,7 +158,7 @@ def _texts(example, where):
   return texts | json_files.texts(example, where, _LEGAL, (), ('id',))
 
 
-def _checked(name, split, examples, bad):
+def _checked(name, split, examples, bad, loader):
   """Yields the texts of examples, by key.
 
   Those that have no text where one belongs, or other keys than the first
@@ -164,7 +168,7 @@ def _checked(name, split, examples, bad):
   for number, example in enumerate(examples):
     where = f'data.mixture: task {name!r}, split {split!r}, example {number}'
     try:
-      texts = _texts(example, where)
+      texts = _texts(example, where, loader)
       keys = texts.keys() if keys is None else keys
       _check_keys(texts, keys, where)
     except errors.ConfigError as e:

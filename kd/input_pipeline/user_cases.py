@@ -78,12 +78,12 @@ class User:
     text = ''.join(json.dumps(row) + '\n' for row in rows)
     (self.folder / name).write_text(text)
 
-  def prepare(self, name, files=(), **changes):
+  def prepare(self, name, files=(), urls=False, **changes):
     """Prepares the rows of files and a task; returns the task's part."""
     self.lines.clear()
     task = mixtures.Component(name, None)
     *_, part = prepare.prepare(
-      mixtures.Mixture((*files, task), f'{name}_tasks'),
+      mixtures.Mixture((*files, task), f'{name}_tasks', urls),
       'train',
       tokenizer=tokenizers.load('bytes'),
       template='plain',

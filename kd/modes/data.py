@@ -109,6 +109,7 @@ def _read(
           limit,
           session.say,
           source.skipped,
+          mixture.urls,
         )
       ):
         (encoded,) = whole.encode(example, number)

@@ -42,6 +42,7 @@ from kd.run import resolve as resolve_lib
 from kd.run import resolve_student
 from kd.run import resolved
 from kd.run import session
+from kd.run import towers
 from kd.run import workdirs
 from kd.teachers import param_digest
 from kd.train import training_rows
@@ -97,15 +98,14 @@ def _whole(config, workdir) -> resolved.Run:
   """Resolves the run of the model to prune, with all that it has."""
   changed = config.copy_and_resolve_references()
   student = changed.student
+  is_trained = manager.latest_step(workdir) is not None
+  if student.vision == model_sizes.TEACHERS_VISION:  # No teacher is loaded.
+    tower = '' if is_trained else towers.place_of_teachers(changed)
+    student.update(vision='own', vision_init=tower)
   if student.init == 'teacher':
     student.init = changed.teacher.init
-    tower = changed.teacher.vision_init
-  else:
-    tower = changed.teacher.vision_init or changed.teacher.init
-  if student.vision == model_sizes.TEACHERS_VISION:  # No teacher is loaded.
-    student.update(vision='own', vision_init=tower)
   student.keep_layers = ()
-  if manager.latest_step(workdir) is None:
+  if not is_trained:
     defaults = base.get_config().student
     student.update(lora=defaults.lora, quantize=defaults.quantize)
   for name in sizes.SIZES:

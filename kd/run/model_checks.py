@@ -146,7 +146,6 @@ def check_features(run: resolved.Run) -> None:
     'a vision tower that is trained': bool(jax.tree.leaves(own)),
     'several live towers': len(teachers) > 1 or bool(teachers) and not shares,
     f'a tower of {init!r}': not teachers and init not in weights.PREFIXES,
-    'several processes': jax.process_count() > 1,
     'answers of the student': run.config.teacher.source == 'on_policy',
   }
   for fault, is_there in faults.items():
@@ -154,7 +153,7 @@ def check_features(run: resolved.Run) -> None:
       raise errors.ConfigError(
         'data.images.features',
         f'found {kind!r}, and {fault}',
-        legal=f'{features.NONE!r}; or one process and one frozen tower: '
+        legal=f'{features.NONE!r}; or one frozen tower: '
         "student.vision='teacher' of one live teacher; or without one, weights "
         'of hf: or gguf: and a group of optimizer.groups that freezes '
         "'vision.tower'",

@@ -43,6 +43,7 @@ from kd.run import representations
 from kd.run import resolved
 from kd.run import shared_tokenizer
 from kd.run import source as source_lib
+from kd.run import towers
 from kd.sampling import engine
 
 # As model_sizes.source_config.
@@ -319,6 +320,7 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   check_scores(run.student)
   for path, spec in {**specs, 'student': config.student}.items():
     _check_weights(spec, f'{path}.init')
+  towers.check_adapters(run)
   return run
 
 

@@ -3,9 +3,11 @@
 import logging
 
 import jax
+import ml_collections
 
 from kd.checkpoints import vision_weights
 from kd.checkpoints import weights
+from kd.core import errors
 from kd.core import types
 from kd.models import families
 from kd.run import model_sizes
@@ -20,7 +22,7 @@ def init_has_projector(
   Args:
     model: has another tower.
     path: the config path of `init`, for messages.
-    teacher_params: the teacher's, for init 'teacher'.
+    teacher_params: the teacher's, or their shapes, for init 'teacher'.
   """
   kind, _, _ = model.init.partition(':')
   if kind in weights.PREFIXES:
@@ -32,6 +34,55 @@ def init_has_projector(
     return shapes(teacher_params.get('vision')) == shapes(own)
   # Of another run the tower has been compared before; random ones do not count.
   return kind == 'workdir'
+
+
+def check_adapters(run: resolved.Run) -> None:
+  """Raises ConfigError if adapters would leave a random projector as it is.
+
+  Args:
+    run: the resolved config.
+
+  Raises:
+    ConfigError: names student.lora.rank, or a file that is damaged.
+  """
+  student, rank = run.student, run.config.student.lora.rank
+  if not rank or not student.vision_init:
+    return
+  teachers = [model.module.abstract_params() for model in run.teacher_models]
+  shapes = teachers[0] if teachers else None
+  if init_has_projector(student, 'student.init', shapes):
+    return
+  if not _maps_to_its_width(student, 'student.init', shapes):
+    raise errors.ConfigError(
+      'student.lora.rank',
+      f'found {rank}, and the projector of the vision tower would be random: '
+      'that of student.init has another tower, and that of the tower another '
+      'width; adapters train no projector',
+      legal='0, with all but vision.projector frozen by optimizer.groups; then '
+      'the workdir of that run as student.init (docs/vision.md)',
+    )
+
+
+def _maps_to_its_width(model, path, teacher_params) -> bool:
+  """Returns whether the projector of `vision_init` maps to the model's width.
+
+  Args:
+    model: has `vision_init`.
+    path: the config path of `init`.
+    teacher_params: the teacher's parameters or their shapes, for its tower.
+  """
+  if model.vision_init == model_sizes.TEACHERS_VISION:
+    width = teacher_params['vision']['projector']['kernel'].shape[1]
+  else:
+    width = _open(model, path).text_dim
+  return width == model.source.embed_dim
+
+
+def _open(model, path) -> vision_weights.Source:
+  """Opens the files that `vision_init` names."""
+  field = path.removesuffix('init') + 'vision_init'
+  chosen = families.of(model.config)
+  return vision_weights.open_(model.vision_init, chosen, field)
 
 
 def load(
@@ -57,10 +108,10 @@ def load(
     ConfigError: a value in the tower's files is not finite.
   """
   own = params.get('vision')
-  width, shardings = model.config.embed_dim, model.shardings['vision']
+  shardings = model.shardings['vision']
+  fits = _maps_to_its_width(model, path, teacher_params)
   if model.vision_init == model_sizes.TEACHERS_VISION:
     source = teacher_params['vision']
-    fits = source['projector']['kernel'].shape[1] == width
     names = ['tower', 'projector'] if fits and not own else ['tower']
     loaded = vision_weights.copied(
       {name: source[name] for name in names},
@@ -68,14 +119,9 @@ def load(
       model.param_dtype,
     )
   else:
-    field = path.removesuffix('init') + 'vision_init'
-    source = vision_weights.open_(
-      model.vision_init, families.of(model.config), field
-    )
-    fits = source.text_dim == width
     loaded = vision_weights.load(
-      *(source, shardings, model.param_dtype),
-      *(fits, field),
+      *(_open(model, path), shardings, model.param_dtype),
+      *(fits, path.removesuffix('init') + 'vision_init'),
     )
   if 'projector' in loaded:
     return loaded
@@ -85,7 +131,7 @@ def load(
     logging.getLogger(__name__).info(
       "vision: the projector of %s maps to another width than the model's %d: "
       'a random one is trained',
-      *(model.vision_init, width),
+      *(model.vision_init, model.config.embed_dim),
     )
     make = jax.jit(
       lambda key: model.module.init_params(key)['vision']['projector'],
@@ -96,6 +142,33 @@ def load(
       lambda x: x.astype(model.param_dtype), projector
     )
   return loaded
+
+
+def place_of_teachers(config: ml_collections.ConfigDict) -> str:
+  """Returns where the tower is that a student without a teacher would share.
+
+  Args:
+    config: its student.vision is 'teacher'.
+
+  Returns:
+    A value of `vision_init`; '' if student.init, 'teacher', has the tower.
+
+  Raises:
+    ConfigError: no files have it.
+  """
+  teacher = config.teacher
+  if config.student.init == 'teacher':
+    return teacher.vision_init
+  tower = teacher.vision_init or teacher.init
+  if tower.partition(':')[0] not in weights.PREFIXES:
+    raise errors.ConfigError(
+      'student.vision',
+      f'found {config.student.vision!r}, and teacher.init is {teacher.init!r}: '
+      'this mode loads no teacher, and reads its tower from files',
+      legal='teacher.init or teacher.vision_init hf:DIR or gguf:FILE; or '
+      "student.vision='own'",
+    )
+  return tower
 
 
 def load_tower(model: resolved.Model) -> types.PyTree:

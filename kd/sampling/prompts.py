@@ -15,6 +15,7 @@ from kd.core import identity as identity_lib
 from kd.core import json_lines
 from kd.core import run_info
 from kd.data_files import examples
+from kd.data_files import image_parts
 from kd.data_files import locations
 from kd.data_files import source
 from kd.images import form as form_lib
@@ -84,7 +85,8 @@ def read(
   Args:
     location: files as those to train on: JSON lines, Parquet, ... An answer
       that a row has, as `completion` or as the last message, is left out of the
-      prompt; all that a row has is written with the answers.
+      prompt; all that a row has is written with the answers, images that it has
+      in itself by their digests.
     tokenizer: gives the ids.
     template: how messages are written; a `prompt` is a user's only message.
     columns: names of the files' columns.
@@ -101,8 +103,10 @@ def read(
     raise errors.ConfigError(field, "found ''", legal=locations.LEGAL)
   prompts, wrong = [], []
   for path in locations.files(location, field):
-    loader = loading.Loader(os.path.dirname(os.path.abspath(path)), urls)
+    folder, given = os.path.dirname(os.path.abspath(path)), {}
+    loader = loading.Loader(folder, urls, given=image_parts.noting(given))
     for where, row in source.read_file(path, wrong.append):
+      given.clear()
       try:
         messages = examples.prompt(_checked(row, where), where, columns, loader)
         ids, images = images_lib.encode(tokenizer, template, messages, form)
@@ -110,7 +114,8 @@ def read(
         shown = text.removeprefix(chat_turns.BOS)
         if images:
           shown = shown.replace(chat_turns.IMAGE, conversations.IMAGE)
-        prompts.append(Prompt(ids, {**_plain(row), TEXT: shown}, images))
+        kept = _plain(image_parts.by_name(row, given))
+        prompts.append(Prompt(ids, {**kept, TEXT: shown}, images))
       except errors.ConfigError as e:
         # Templates do not know of the file.
         at = e.path if e.path.startswith(where) else f'{where}: {e.path}'

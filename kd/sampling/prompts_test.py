@@ -1,6 +1,8 @@
 """Files of prompts and answers: bad lines, kills, other prompts."""
 
+import base64
 import dataclasses
+import hashlib
 import json
 import re
 
@@ -9,9 +11,11 @@ import jax.numpy as jnp
 import pytest
 
 from kd.core import errors
+from kd.images import form as form_lib
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
 from kd.models import families
+from kd.models.vision import vision_cases
 from kd.sampling import engine
 from kd.sampling import prompts
 from kd.sampling import requests
@@ -148,6 +152,33 @@ def test_an_answer_has_its_prompt_and_keys_of_the_users_own(tmp_path, answerer):
   # Keys that came later are written to answers that are reused.
   lines[0]['id'] = 8
   assert ask()[0]['id'] == 8
+
+
+def test_answers_name_images_instead_of_repeating_them(tmp_path):
+  file = vision_cases.png(0)
+  coded = base64.b64encode(file).decode()
+  url = f'data:image/png;base64,{coded}'
+  lines = [
+    {'messages': [{'role': 'user', 'content': [part]}], 'mine': 'kept'}
+    for part in (
+      {'type': 'image', 'base64': coded},
+      {'type': 'image_url', 'image_url': {'url': url}},
+      {'type': 'image', 'path': 'a.png'},
+    )
+  ]
+  (tmp_path / 'a.png').write_bytes(file)
+  form = form_lib.Form(16, 4, TOKENIZER.image_ids[1], per_row=1)
+  path = _write(tmp_path / 'in.jsonl', map(json.dumps, lines))
+  read = prompts.read(path, TOKENIZER, 'gemma', form=form)
+  assert len({one.images[0].key for one in read}) == 1
+  name = f'sha256:{hashlib.sha256(file).hexdigest()}'
+  shown = [one.fields['messages'][0]['content'][0] for one in read]
+  assert shown == [
+    {'type': 'image', 'base64': name},
+    {'type': 'image_url', 'image_url': {'url': name}},
+    {'type': 'image', 'path': 'a.png'},
+  ]
+  assert [one.fields['mine'] for one in read] == ['kept'] * 3
 
 
 class _Killed(Exception):

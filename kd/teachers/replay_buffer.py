@@ -31,45 +31,60 @@ class BufferedRow:
 class Buffer:
   """Holds the rows that were added last; a new one replaces the oldest."""
 
-  def __init__(self, size: int, length: int, images: tuple[int, int] = (0, 0)):
+  def __init__(self, size: int, length: int):
     """Allocates space for `size` rows of `length` tokens.
+
+    That of images, which take far more, is allocated with the first of them.
 
     Args:
       size: rows.
       length: L.
-      images: I and S of the rows' images; I is 0 where rows have none.
     """
-    self._size = size
+    self._size, self._length = size, length
     self._arrays = {
       name: np.tile(field, (size, 1))
       for name, field in packing.empty(length, pad_id=0).items()
     }
-    count, side = images
-    self._has_images = bool(count)
-    if count:
-      shape = (size, count, side, side, 3)
-      self._arrays['pixels'] = np.zeros(shape, np.uint8)
-      self._arrays['index'] = np.full((size, length), -1, np.int32)
     self._arrays['row_id'] = np.zeros(size, np.int32)
     self._arrays['made'] = np.full(size, _UNUSED, np.int32)
     self._arrays['next'] = np.zeros((), np.int32)
 
   def state(self) -> dict[str, np.ndarray]:
-    """Returns the arrays that `load` takes; their shapes never change."""
+    """Returns the arrays that `load` takes.
+
+    Their shapes do not change, but there are two more with the first image.
+    """
     return {name: array.copy() for name, array in self._arrays.items()}
 
   def load(self, state: Mapping[str, np.ndarray]) -> None:
     """Restores what `state` returned."""
-    self._arrays = {name: np.array(state[name]) for name in self._arrays}
+    self._arrays = {name: np.array(array) for name, array in state.items()}
+
+  def allocate_images(self, count: int, side: int) -> None:
+    """Makes room for images; does nothing where there is room.
+
+    Args:
+      count: I, images of a row at most.
+      side: S, their width and height in pixels.
+    """
+    if 'pixels' not in self._arrays:
+      shape = (self._size, count, side, side, 3)
+      self._arrays['pixels'] = np.zeros(shape, np.uint8)
+      empty = np.full((self._size, self._length), -1, np.int32)
+      self._arrays['index'] = empty
 
   def add(self, row: BufferedRow) -> None:
     """Adds a row, in place of the oldest one if the buffer is full."""
     at = int(self._arrays['next'])
     for name in packing.FIELDS:
       self._arrays[name][at] = row.fields[name]
-    if self._has_images and row.images is not None:
-      self._arrays['pixels'][at] = row.images.pixels
-      self._arrays['index'][at] = row.images.index
+    images = row.images
+    if images is not None and (images.index >= 0).any():
+      self.allocate_images(*images.pixels.shape[:2])
+      self._arrays['pixels'][at] = images.pixels
+      self._arrays['index'][at] = images.index
+    elif 'index' in self._arrays:
+      self._arrays['index'][at] = -1
     self._arrays['row_id'][at], self._arrays['made'][at] = row.row_id, row.made
     self._arrays['next'][...] = (at + 1) % self._size
 
@@ -81,7 +96,7 @@ class Buffer:
 
   def _row(self, at):
     images = None
-    if self._has_images:
+    if 'index' in self._arrays and (self._arrays['index'][at] >= 0).any():
       images = types.Images(
         self._arrays['pixels'][at].copy(), self._arrays['index'][at].copy()
       )

@@ -302,10 +302,25 @@ def _replace(
     for name in packing.FIELDS:
       fields[name][place] = row.fields[name]
     fields['row_id'][place] = row.row_id
-  images = rows.images
-  if images is not None:
-    images = types.Images(np.array(images.pixels), np.array(images.index))
-    for place, row in new_rows.items():
-      images.pixels[place] = row.images.pixels
-      images.index[place] = row.images.index
-  return types.Batch(**fields, images=images)
+  return types.Batch(**fields, images=_images_of(rows, new_rows))
+
+
+def _images_of(rows, new_rows):
+  """Returns the images of `_replace`'s batch; None if no row has one."""
+  of_new = {
+    place: row.images
+    for place, row in new_rows.items()
+    if row.images is not None
+  }
+  if rows.images is not None:
+    pixels, index = np.array(rows.images.pixels), np.array(rows.images.index)
+  elif of_new:
+    shape = next(iter(of_new.values())).pixels.shape
+    pixels = np.zeros((len(rows.tokens), *shape), np.uint8)
+    index = np.full(rows.tokens.shape, -1, np.int32)
+  else:
+    return None
+  index[list(new_rows)] = -1
+  for place, images in of_new.items():
+    pixels[place], index[place] = images.pixels, images.index
+  return types.Images(pixels, index)

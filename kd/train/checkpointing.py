@@ -74,6 +74,12 @@ class Saver:
     """Returns the folder of the checkpoints."""
     return self._manager.folder
 
+  def feed_state_names(self, step: int) -> set[str]:
+    """Returns the names of the arrays that a checkpoint has of the feed."""
+    prefix = f'{_FEED_STATE}/'
+    leaves = self._manager.leaves(step, 'optimizer')
+    return {x.removeprefix(prefix) for x in leaves if x.startswith(prefix)}
+
   def restore(
     self,
     step: int,

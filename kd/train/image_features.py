@@ -1,14 +1,17 @@
 """Training images as a frozen vision tower's output, computed once for each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 import os
+import time
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from kd.core import errors
 from kd.core import identity
 from kd.core import paths
 from kd.core import progress
@@ -21,6 +24,7 @@ from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import rows as rows_lib
 from kd.models.vision import config as vision_config
 from kd.models.vision import vision
+from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
 from kd.partitioning import rules
 from kd.run import resolved
@@ -29,6 +33,8 @@ from kd.teachers import live
 from kd.teachers import param_digest
 
 _FILE_BYTES = 64 * 2**20
+# A network file system may show a new file of another machine late.
+_SEEN_AFTER_S = 60.0
 
 
 class Encoder:
@@ -88,7 +94,8 @@ def fill(
   slots: Iterable[image_tokens.Slot],
   tower: Encoder,
   say: progress.Say,
-) -> int:
+  part: tuple[int, int] = (0, 1),
+) -> set[str]:
   """Computes the images that a store lacks.
 
   Args:
@@ -96,12 +103,13 @@ def fill(
     slots: the images; those that come again are encoded once.
     tower: encodes them.
     say: prints a line.
+    part: (i, n): of n consecutive images, the i-th alone.
 
   Returns:
-    The number of different images.
+    The keys of all different images.
   """
   config = tower.config
-  size = features.record_bytes(store.kind, store.tokens, store.width)
+  size = store.record_bytes
   per_file = max(tower.batch_size, _FILE_BYTES // size)
   seen, keys, waiting, values = set(), [], [], []
 
@@ -118,10 +126,11 @@ def fill(
   with progress.Progress('the tower on images', say, unit='images') as task:
     for slot in slots:
       key = features.key(slot.data, slot.crop)
-      if key in seen or key in store:
-        seen.add(key)
-        continue
+      is_new = key not in seen
+      is_own = len(seen) % part[1] == part[0]
       seen.add(key)
+      if not is_new or not is_own or key in store:
+        continue
       keys.append(key)
       waiting.append(slot)
       if len(waiting) == tower.batch_size:
@@ -132,7 +141,7 @@ def fill(
       encode()
     if keys:
       write()
-  return len(seen)
+  return seen
 
 
 class Reader:
@@ -160,6 +169,55 @@ class Reader:
     return types.Images(None, form.index(tokens), made)
 
 
+def _on_own_devices(
+  params: types.PyTree,
+) -> tuple[types.PyTree, tuple[int, int], int]:
+  """Returns a tower that this process runs without the others.
+
+  Args:
+    params: on the devices of all processes.
+
+  Returns:
+    The parameters, (this process's number, the number of processes), and the
+    number of devices that share a batch. A process alone has them where they
+    are, others a copy on each of their devices.
+  """
+  mesh = jax.tree.leaves(params)[0].sharding.mesh
+  count = jax.process_count()
+  if count == 1:
+    return params, (0, 1), rules.row_shards(mesh)
+  devices = jax.local_devices()
+  own = rules.replicated(mesh_lib.make({}, devices))
+  spread = jax.jit(lambda x: x, out_shardings=rules.replicated(mesh))
+
+  def copied(x):
+    shards = [shard.data for shard in spread(x).addressable_shards]
+    return jax.make_array_from_single_device_arrays(x.shape, own, shards)
+
+  part = jax.process_index(), count
+  return jax.tree.map(copied, params), part, len(devices)
+
+
+def _read_others(store: features.Store, keys: Collection[str]) -> None:
+  """Reads what other processes have written.
+
+  Raises:
+    ConfigError: the processes do not share the folder.
+  """
+  ends = time.monotonic() + _SEEN_AFTER_S
+  store.refresh()
+  while missing := sum(key not in store for key in keys):
+    if time.monotonic() > ends:
+      raise errors.ConfigError(
+        'data.images.features_folder',
+        f'process {jax.process_index()} does not see {missing:,} of '
+        f'{len(keys):,} images, which other processes have written',
+        legal='a folder that all processes share, or one in a bucket',
+      )
+    time.sleep(1)
+    store.refresh()
+
+
 def open_(
   run: resolved.Run,
   prepared: Sequence[prepare_lib.Prepared],
@@ -177,7 +235,7 @@ def open_(
     say: prints a line.
 
   Raises:
-    ConfigError: a file of the folder is damaged.
+    ConfigError: a file of the folder is damaged, or processes do not share it.
   """
   settings = run.config.data.images
   if settings.features == features.NONE:
@@ -187,10 +245,12 @@ def open_(
   else:
     model, params = run.student, towers.load_tower(run.student)
   config = model.config.vision
-  batch_size = run.config.data.batch_size
+  params, part, devices = _on_own_devices(params)
+  # Each process its share of a batch, the same number on each device.
+  batch_size = -(-run.config.data.batch_size // (part[1] * devices)) * devices
   tower = Encoder(config, model.module.dtype, params, batch_size)
   folder = os.path.join(
-    paths.expand(settings.features_folder),
+    paths.expand_sparse(settings.features_folder),
     f'{tower.digest}-{settings.features}',
   )
   store = features.Store(
@@ -198,8 +258,11 @@ def open_(
   )
   slots = (slot for part in prepared for slot in rows_lib.images(part))
   before = len(store)
-  count = fill(store, slots, tower, say)
-  size = features.record_bytes(store.kind, store.tokens, store.width)
+  keys = fill(store, slots, tower, say, part)
+  if part[1] > 1:
+    multihost_utils.sync_global_devices('kd/features')
+    _read_others(store, keys)
+  size, count = store.record_bytes, len(keys)
   say(
     f'features of {count:,} images in {folder}: {len(store) - before:,} '
     f'computed now, {size * count / 1e6:,.3g} MB in {store.kind}, relative '

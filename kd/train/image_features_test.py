@@ -1,11 +1,7 @@
 """A batch with kept features against the tower on its pixels."""
 
-import dataclasses
-import io
-
 import jax
 import numpy as np
-from PIL import Image
 
 from kd.core import types
 from kd.images import features
@@ -13,34 +9,16 @@ from kd.images import form as form_lib
 from kd.input_pipeline import image_rows
 from kd.input_pipeline import image_tokens
 from kd.models import families
-from kd.models.vision import config as vision_config
+from kd.models.vision import vision_cases as cases
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import rules
 from kd.teachers import live
 from kd.train import image_features
 
-_TOWER = vision_config.VisionConfig(
-  image_size=8,
-  patch_size=2,
-  embed_dim=12,
-  mlp_dim=16,
-  num_heads=2,
-  num_layers=1,
-  norm_epsilon=1e-6,
-  tokens_per_side=2,
-)
-_SIZES = dataclasses.replace(
-  families.variant('nano', ''), layer_kinds=('global',), vision=_TOWER
-)
+_TOWER = cases.TOWER
+_SIZE = _TOWER.soft_tokens, _TOWER.embed_dim
 _SOFT = 3
-_FORM = form_lib.Form(8, _TOWER.soft_tokens, _SOFT, per_row=2)
-
-
-def _slot(seed):
-  pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
-  file = io.BytesIO()
-  Image.fromarray(pixels).save(file, 'PNG')
-  return image_tokens.Slot(file.getvalue())
+_FORM = form_lib.Form(_TOWER.image_size, _TOWER.soft_tokens, _SOFT, per_row=2)
 
 
 def _batch(images, tokens):
@@ -52,19 +30,15 @@ def _batch(images, tokens):
 
 
 def test_models_read_kept_features_as_they_read_pixels(tmp_path):
-  model = families.build(_SIZES, 'float32', 'none', '')
-  rng = np.random.default_rng(0)
+  model = families.build(cases.SIZES, 'float32', 'none', '')
   everywhere = rules.replicated(mesh_lib.make({}, jax.devices()[:1]))
-  params = jax.tree.map(
-    lambda x: jax.device_put(
-      (rng.normal(size=x.shape) / 2).astype(np.float32), everywhere
-    ),
-    model.abstract_params(),
+  params = jax.device_put(
+    cases.params(model.abstract_params(), deviation=0.5), everywhere
   )
   tower = image_features.Encoder(
     _TOWER, np.float32, params['vision']['tower'], batch_size=2
   )
-  slots = [_slot(seed) for seed in range(5)]
+  slots = [image_tokens.Slot(cases.png(seed)) for seed in range(5)]
   encoded = []
   tokens = np.full((2, 12), 7, np.int32)
   tokens[0, 1:9] = tokens[1, 5:9] = _SOFT
@@ -73,7 +47,7 @@ def test_models_read_kept_features_as_they_read_pixels(tmp_path):
   pixels = image_rows.read(tokens, rows, _FORM)
   expected, _ = score(params, _batch(pixels, tokens))
   for kind, most in (('bfloat16', 0.02), ('int8', 0.04)):
-    store = features.Store(str(tmp_path / kind), kind, _TOWER.soft_tokens, 12)
+    store = features.Store(str(tmp_path / kind), kind, *_SIZE)
 
     def counted(pixels):
       encoded.append(len(pixels))
@@ -82,7 +56,17 @@ def test_models_read_kept_features_as_they_read_pixels(tmp_path):
     counted.config, counted.batch_size = _TOWER, 2
     for count in (3, 5):
       repeated = [*slots[:count], *slots[:count]]
-      assert image_features.fill(store, repeated, counted, print) == count
+      assert len(image_features.fill(store, repeated, counted, print)) == count
+    # Two processes divide the images, and see each other's files.
+    shared = str(tmp_path / f'shared-{kind}')
+    both = [features.Store(shared, kind, *_SIZE) for _ in range(2)]
+    for number, own in enumerate(both):
+      keys = image_features.fill(own, slots, tower, print, (number, 2))
+      assert len(own) == (3, 2)[number]
+    for own in both:
+      own.refresh()
+      for key in keys:
+        np.testing.assert_array_equal(own.read(key), store.read(key))
     images = image_features.Reader(store)(tokens, rows, _FORM)
     assert images.pixels is None
     hidden, _ = score(params, _batch(images, tokens))

@@ -103,6 +103,7 @@ class _Loop:
         job.init(), job.objective, job.run.optimizer, self._config.seed
       )
     else:
+      job.feed.expect(self._saver.feed_state_names(latest))
       state, feed_state, position = self._saver.restore(
         latest, abstract, self._feed_state(), job.feed.digest
       )

@@ -143,7 +143,9 @@ IMAGES = schema.Section(
       '(docs/vision.md)',
     ),
     'features_folder': F(
-      '~/.cache/kd/features', places.Path('folder'), 'of these features'
+      '~/.cache/kd/features',
+      places.Path('folder', in_bucket=True),
+      'of these features; all processes share it',
     ),
   },
 )

@@ -1,28 +1,13 @@
 """Outputs of tower layers and soft tokens against layers run by hand."""
 
-import dataclasses
-
 import jax
 import numpy as np
 
 from kd.core import types
 from kd.models import families
-from kd.models.vision import config as config_lib
 from kd.models.vision import tower as tower_lib
+from kd.models.vision import vision_cases as cases
 
-_TOWER = config_lib.VisionConfig(
-  image_size=16,
-  patch_size=4,
-  embed_dim=8,
-  mlp_dim=12,
-  num_heads=2,
-  num_layers=3,
-  norm_epsilon=1e-6,
-  tokens_per_side=2,
-)
-_SIZES = dataclasses.replace(
-  families.variant('nano', ''), layer_kinds=('global',), vision=_TOWER
-)
 _SPEC = types.TapSpec((), (), tower=(0, 2), soft_tokens=True)
 
 
@@ -33,12 +18,9 @@ def _averaged(x):
 
 
 def test_taps_of_a_tower_are_its_layers_at_the_places_of_images():
-  model = families.build(_SIZES, 'float32', 'none', '')
-  rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x: (rng.normal(size=x.shape) / 4).astype(np.float32),
-    model.abstract_params(),
-  )
+  model = families.build(cases.SIZES, 'float32', 'none', '')
+  params = cases.params(model.abstract_params())
+  rng = np.random.default_rng(1)
   pixels = rng.integers(0, 256, (2, 2, 16, 16, 3)).astype(np.uint8)
   index = np.full((2, 12), -1, np.int32)
   index[0, 1:9], index[1, 5:9] = range(8), range(4)
@@ -51,10 +33,10 @@ def test_taps_of_a_tower_are_its_layers_at_the_places_of_images():
   taps = jax.device_get(forward(params))
 
   own = params['vision']['tower']
-  x = tower_lib.patches(pixels.reshape(-1, 16, 16, 3), _TOWER)
+  x = tower_lib.patches(pixels.reshape(-1, 16, 16, 3), cases.TOWER)
   x = x @ own['embedding']['kernel'] + own['embedding']['bias']
   x = x + own['positions']
-  layer = tower_lib.Layer(_TOWER, False)
+  layer = tower_lib.Layer(cases.TOWER, False)
   run = jax.jit(lambda p, x: layer.apply({'params': p}, x, None)[0])
   outputs = []
   for i in range(3):

@@ -113,7 +113,9 @@ def read_task(
         conversations.reference(row),
         row.get('rationale', ''),
       )
-      for row in examples.stream(task, split, mixture.module, limit, say)
+      for row in examples.stream(
+        task, split, mixture.module, limit, say, urls=mixture.urls
+      )
     ]
   return questions
 

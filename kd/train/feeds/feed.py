@@ -7,7 +7,7 @@ two classes, or the first alone if the base class of the second serves it:
   Feed: supplies the batch and targets of each training step.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import time
 from typing import Any
@@ -123,8 +123,16 @@ class Feed:
     return placed, time.monotonic() - began
 
   def state(self) -> dict[str, np.ndarray]:
-    """Returns the state that a checkpoint holds; its shapes never change."""
+    """Returns the state that a checkpoint holds."""
     return {}
+
+  def expect(self, names: Collection[str]) -> None:
+    """Makes `state` have the arrays of a checkpoint, before it is read.
+
+    Args:
+      names: of the arrays.
+    """
+    del names
 
   def load(self, state: Mapping[str, np.ndarray]) -> None:
     """Restores what `state` returned."""

@@ -81,7 +81,7 @@ class Feed(feed.Feed):
   def __init__(self, run, rows, digest, teacher_names, targets):
     """Opens the feed; see feed.Feed."""
     super().__init__(run, rows, digest, teacher_names, targets)
-    self._rollouts = _rollouts(run)
+    self._run, self._rollouts = run, _rollouts(run)
     # All prompts go through the sampler together: every process reads them.
     self._all_rows = np.arange(self._batch_size)
 
@@ -123,6 +123,12 @@ class Feed(feed.Feed):
     buffer = self._rollouts.buffer
     return {} if buffer is None else buffer.state()
 
+  def expect(self, names):
+    if 'pixels' in names:
+      vision = self._run.student.config.vision
+      per_row = self._run.config.data.images.per_row
+      self._rollouts.buffer.allocate_images(per_row, vision.image_size)
+
   def load(self, state):
     if state:
       self._rollouts.buffer.load(state)
@@ -134,11 +140,7 @@ def _rollouts(run: resolved.Run) -> rollouts_lib.Rollouts:
   settings, vision = _settings(config.rollout), run.student.config.vision
   buffer = None
   if config.rollout.buffer:
-    buffer = replay_buffer.Buffer(
-      config.rollout.buffer,
-      config.data.length,
-      (config.data.images.per_row, vision.image_size) if vision else (0, 0),
-    )
+    buffer = replay_buffer.Buffer(config.rollout.buffer, config.data.length)
   return rollouts_lib.Rollouts(
     lambda params, asked: sample(params, asked, settings),
     config_rules.scheduled(config, 'rollout.fraction'),
