@@ -109,9 +109,12 @@ def load(
   params: types.PyTree = {}
   for keys, tensors in leaves.items():
     with weights.named(path):
-      array = weights.assemble(source.tensors, [(t, t) for t in tensors])
-    array = array.astype(jnp.dtype(dtype), copy=False)
-    placed = weights.place(array, tensors_lib.leaf(shardings, keys))
+      placed = weights.place(
+        source.tensors,
+        [(t, t) for t in tensors],
+        tensors_lib.leaf(shardings, keys),
+        dtype,
+      )
     tensors_lib.set_leaf(params, keys, placed)
   return params
 

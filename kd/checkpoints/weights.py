@@ -170,10 +170,10 @@ def load(
 ) -> types.PyTree:
   """Reads parameters, tensor by tensor, into their shards.
 
-  Nothing is read before every tensor's name and shape is known to be right. At
-  most one parameter (for scanned layers: one of each group, stacked) is on the
-  host in addition to those already placed. Rows of embeddings beyond the
-  module's vocabulary are left out.
+  Nothing is read before every tensor's name and shape is known to be right. On
+  the host are one tensor of the files and, of one parameter, the parts of this
+  process's devices. Rows of embeddings beyond the module's vocabulary are left
+  out.
 
   Args:
     init: 'hf:DIR' or 'gguf:FILE'.
@@ -207,55 +207,77 @@ def load(
     sharding = (
       tensors_lib.leaf(shardings, leaf) if shardings is not None else None
     )
+    rows = model.config.vocab_size if pairs[0][0].is_table else None
     with named(path):
-      array = assemble(source, pairs)
-    if pairs[0][0].is_table:
-      array = array[: model.config.vocab_size]
-    placed = place(array.astype(jnp.dtype(dtype), copy=False), sharding)
+      placed = place(source, pairs, sharding, dtype, rows)
     value = placed if convert is None else convert(leaf, placed)
     tensors_lib.set_leaf(params, leaf, value)
   return params
 
 
-def assemble(
-  source: Any, pairs: list[tuple[tensors_lib.Tensor, tensors_lib.Tensor]]
-) -> np.ndarray:
-  """Reads one parameter to the host, as float32.
+def place(
+  source: Any,
+  pairs: Sequence[tuple[tensors_lib.Tensor, tensors_lib.Tensor]],
+  sharding: jax.sharding.Sharding | None,
+  dtype: str,
+  rows: int | None = None,
+) -> jax.Array:
+  """Reads one parameter into its shards, a tensor at a time.
 
   Args:
     source: reads tensors: a hf_weights.Source or gguf_weights.Tensors.
     pairs: the tensors of the parameter, and those that are read for them.
+    sharding: of the result; None: the default device.
+    dtype: of the result.
+    rows: how many of the tensor's first rows are taken; None: all.
 
   Raises:
     ConfigError: a value is not finite.
   """
-  target, first = pairs[0]
+  target = pairs[0][0]
+  shape = target.shape if rows is None else (rows, *target.shape[1:])
+  if target.group is not None:
+    shape = len(pairs), *shape
 
-  def read(tensor):
-    name = tensor.name(source.layout)
-    array = source.read(name)
-    tensor_checks.check_finite(array, f'{source.file}: {name}')
-    return tensor.from_file(array, source.layout)
+  def bounds(index):
+    return tuple(
+      part.indices(size)[:2] for part, size in zip(index, shape, strict=True)
+    )
 
-  if target.group is None:
-    return np.ascontiguousarray(read(first), np.float32)
-  stacked = np.empty((len(pairs),) + target.shape, np.float32)
+  indices = [(slice(None),) * len(shape)]
+  if sharding is not None:
+    indices = sharding.addressable_devices_indices_map(shape).values()
+  # Devices with the same part share it.
+  parts = {
+    where: np.empty([end - begin for begin, end in where], jnp.dtype(dtype))
+    for where in map(bounds, indices)
+  }
   for tensor, origin in pairs:
-    stacked[tensor.group] = read(origin)
-  return stacked
-
-
-def place(
-  array: np.ndarray, sharding: jax.sharding.Sharding | None
-) -> jax.Array:
-  """Copies each device's part there and waits: the host copy can go then."""
+    array = _read(source, origin)
+    for where, part in parts.items():
+      inner = where if tensor.group is None else where[1:]
+      values = array[tuple(slice(*ends) for ends in inner)]
+      if tensor.group is None:
+        part[...] = values
+      elif where[0][0] <= tensor.group < where[0][1]:
+        part[tensor.group - where[0][0]] = values
   if sharding is None:
-    placed = jax.device_put(array)
+    (part,) = parts.values()
+    placed = jax.device_put(part)
   else:
     placed = jax.make_array_from_callback(
-      array.shape, sharding, lambda index: array[index]
+      shape, sharding, lambda index: parts[bounds(index)]
     )
+  # The parts can go then.
   return placed.block_until_ready()
+
+
+def _read(source, tensor) -> np.ndarray:
+  """Reads a tensor as float32."""
+  name = tensor.name(source.layout)
+  array = source.read(name)
+  tensor_checks.check_finite(array, f'{source.file}: {name}')
+  return np.asarray(tensor.from_file(array, source.layout), np.float32)
 
 
 def layers_from(

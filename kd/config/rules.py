@@ -205,13 +205,14 @@ def averages_exist(config: Any) -> None:
 
 def kept_layers_rise(config: Any) -> None:
   """Layers are named once each, in order."""
-  layers = tuple(config.student.keep_layers)
-  if layers != tuple(sorted(set(layers))):
-    raise errors.ConfigError(
-      'student.keep_layers',
-      f'found {layers}',
-      legal='layers in rising order, each once',
-    )
+  for field in ('keep_layers', 'keep_tower_layers'):
+    layers = tuple(config.student[field])
+    if layers != tuple(sorted(set(layers))):
+      raise errors.ConfigError(
+        f'student.{field}',
+        f'found {layers}',
+        legal='layers in rising order, each once',
+      )
 
 
 def layers_are_chosen_once(config: Any) -> None:

@@ -188,14 +188,22 @@ def pruned(
   """
   selection = selection_lib.select(model.prune, scores, model.keep_layers)
   return slicing.prune(
-    params, model.source, model.config, selection, model.shardings
+    params, _all_layers(model), model.config, selection, model.shardings
   )
 
 
+def _all_layers(model):
+  """Returns the sizes of `init`, but for the layers of the tower."""
+  return dataclasses.replace(model.source, vision=model.config.vision)
+
+
 def _with_all_layers(model):
-  """Returns the model that `init` names, with all its layers."""
-  like = model.module
-  module = families.of(model.source).build(model.source, like.dtype, like.remat)
+  """Returns the model that `init` names, with all its layers.
+
+  The tower has those that the model keeps.
+  """
+  like, sizes = model.module, _all_layers(model)
+  module = families.of(sizes).build(sizes, like.dtype, like.remat)
   return _whole(model, module)
 
 
@@ -233,6 +241,8 @@ def load(
     scores = scores_lib.load(model.prune, model.source)
     _warn_of_other_weights(scores, whole)
     return pruned(model, whole, scores)
+  if model.keep_tower_layers:
+    return _with_kept_tower(model, seed, path, teacher_params)
   if model.vision_init:
     return _with_other_tower(model, seed, path, teacher_params)
   kind, _, place = model.init.partition(':')
@@ -264,6 +274,23 @@ def load(
     model.param_dtype,
     path,
   )
+
+
+def _with_kept_tower(model, seed, path, teacher_params):
+  """Loads parameters with some layers of their vision tower."""
+  config = dataclasses.replace(model.config, vision=model.source.vision)
+  whole = dataclasses.replace(
+    with_module(model, model.module.clone(config=config)), keep_tower_layers=()
+  )
+  params = load(whole, seed, path, teacher_params)
+  vision, shardings = params['vision'], model.shardings['vision']
+  layers = towers.kept_layers(
+    vision['tower']['layers'],
+    model.keep_tower_layers,
+    shardings['tower']['layers'],
+  )
+  tower = vision['tower'] | {'layers': layers}
+  return params | {'vision': vision | {'tower': tower}}
 
 
 def _with_other_tower(model, seed, path, teacher_params):
@@ -332,7 +359,8 @@ def _with_few_bits(model, seed, path, teacher_params):
   module, shardings = model.module, model.shardings
   plain_shardings = _shardings(model, module.inner)
   from_file = model.init.partition(':')[0] in weights.PREFIXES
-  if from_file and model.prune is None and not model.vision_init:
+  is_changed = model.prune or model.vision_init or model.keep_tower_layers
+  if from_file and not is_changed:
 
     def convert(keys, array):
       store = jax.jit(

@@ -199,14 +199,32 @@ def term_sizes(config: family.Config) -> terms.Sizes:
   )
 
 
+def _kept_tower(spec, source):
+  """Returns the sizes of the student's tower, None without one."""
+  keep, tower = tuple(spec['keep_tower_layers']), source.vision
+  if not keep:
+    return tower
+  path, vision, init = 'student.keep_tower_layers', spec['vision'], spec['init']
+  if vision != VISION[1] or init == 'random' and not spec['vision_init']:
+    raise errors.ConfigError(
+      path,
+      f'found {keep} with student.vision {vision!r} and student.init {init!r}',
+      legal="(), or vision 'own' with the weights of a tower in init or "
+      'vision_init',
+    )
+  weights.check_keep_layers(keep, tower.num_layers, path)
+  return dataclasses.replace(tower, num_layers=len(keep))
+
+
 def student_config(
   spec: Mapping[str, Any], source: family.Config
 ) -> family.Config:
   """Returns the student's sizes: its source's, with what it keeps of it.
 
   Raises:
-    ConfigError: keep_layers or prune is not legal.
+    ConfigError: keep_layers, keep_tower_layers or prune is not legal.
   """
+  source = dataclasses.replace(source, vision=_kept_tower(spec, source))
   keep, request = tuple(spec['keep_layers']), sizes.request(spec['prune'])
   if (keep or request) and spec['init'] == 'random':
     asked = {'student.keep_layers': keep} if keep else request.sizes

@@ -94,7 +94,10 @@ def build_model(
   shardings = rules.param_shardings(
     mesh, module.logical_axes(), module.abstract_params(), path
   )
-  keep = tuple(spec['keep_layers']) if 'keep_layers' in spec else ()
+  keep, keep_tower = (
+    tuple(spec[name]) if name in spec else ()
+    for name in ('keep_layers', 'keep_tower_layers')
+  )
   param_dtype = spec['param_dtype'] if 'param_dtype' in spec else 'float32'
   prune = prune_sizes.request(spec['prune']) if 'prune' in spec else None
   dither = spec['quantize']['dither'] if 'dither' in spec['quantize'] else 0.0
@@ -104,6 +107,7 @@ def build_model(
   return resolved.Model(
     *(module, spec.init, source, keep, shardings, param_dtype, prune, dither),
     vision_init=vision_init,
+    keep_tower_layers=keep_tower,
   )
 
 

@@ -45,6 +45,7 @@ class Model:
   prune: sizes.Request | None = None
   dither: float = 0.0
   vision_init: str = ''
+  keep_tower_layers: tuple[int, ...] = ()
 
   @property
   def config(self) -> family.Config:

@@ -1,9 +1,11 @@
 """Loads the vision tower of a model whose other weights come from elsewhere."""
 
+from collections.abc import Sequence
 import logging
 
 import jax
 import ml_collections
+import numpy as np
 
 from kd.checkpoints import vision_weights
 from kd.checkpoints import weights
@@ -27,10 +29,11 @@ def init_has_projector(
   kind, _, _ = model.init.partition(':')
   if kind in weights.PREFIXES:
     there = weights.model_config(model.init, path, True).vision
-    return there == model.config.vision
+    return there == model.source.vision
   if kind == 'teacher':
     shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)
-    own = model.module.abstract_params()['vision']
+    of_source = families.build(model.source, 'float32', 'none', path)
+    own = of_source.abstract_params()['vision']
     return shapes(teacher_params.get('vision')) == shapes(own)
   # Of another run the tower has been compared before; random ones do not count.
   return kind == 'workdir'
@@ -183,6 +186,27 @@ def load_tower(model: resolved.Model) -> types.PyTree:
   init = model.vision_init or model.init
   field = 'student.vision_init' if model.vision_init else 'student.init'
   source = vision_weights.open_(init, families.of(model.config), field)
-  return vision_weights.load(
-    *(source, model.shardings['vision'], model.param_dtype, False, field)
+  shardings = model.shardings['vision']
+  tower = vision_weights.load(
+    *(source, shardings, model.param_dtype, False, field)
   )['tower']
+  if model.keep_tower_layers:
+    tower['layers'] = kept_layers(
+      tower['layers'], model.keep_tower_layers, shardings['tower']['layers']
+    )
+  return tower
+
+
+def kept_layers(
+  layers: types.PyTree, keep: Sequence[int], shardings: types.PyTree
+) -> types.PyTree:
+  """Returns some of a tower's layers.
+
+  Args:
+    layers: parameters [layers, ...].
+    keep: which of them, rising.
+    shardings: of the result.
+  """
+  chosen = np.array(keep)
+  choose = lambda tree: jax.tree.map(lambda x: x[chosen], tree)
+  return jax.jit(choose, out_shardings=shardings)(layers)

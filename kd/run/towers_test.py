@@ -1,16 +1,22 @@
 """Students whose tower is another's: what is refused before anything loads."""
 
+import dataclasses
+
 import jax
+import numpy as np
 import pytest
+import safetensors
 
 from kd.config import base
 from kd.configs import quickstart
 from kd.core import errors
+from kd.run import load_params
 from kd.run import resolve
 from kd.run import resolve_student
 from kd.run import towers
 
 _SCENES = 'hf:{project}/data/fixtures/scenes_teacher'
+_UP = 'vision_model.encoder.layers.1.mlp.fc1.weight'
 
 
 def _config(**student):
@@ -30,6 +36,32 @@ def test_adapters_leave_no_projector_random():
   with pytest.raises(errors.ConfigError, match='would be random') as e:
     resolve.resolve(base.checked(config), devices)
   assert str(e.value).startswith('student.lora.rank: found 4')
+
+
+def _kept(model):
+  """Loads a student; returns the matrix of its tower's only layer."""
+  params = load_params.load(model, 0, 'student.init', None)
+  layers = params['vision']['tower']['layers']
+  assert {len(x) for x in jax.tree.leaves(layers)} == {1}
+  return np.asarray(layers['up']['kernel'][0], np.float32)
+
+
+def test_layers_of_a_tower_are_kept():
+  config = _config(variant='', init=_SCENES, keep_tower_layers=(1,))
+  devices = jax.devices()[:1]
+  with pytest.raises(errors.ConfigError, match=r"vision 'teacher'") as e:
+    resolve.resolve(base.checked(config), devices)
+  assert str(e.value).startswith('student.keep_tower_layers: found (1,)')
+  config.student.vision = 'own'
+  model = resolve.resolve(base.checked(config), devices).student
+  assert model.config.vision.num_layers == 1
+  file = 'data/fixtures/scenes_teacher/model.safetensors'
+  with safetensors.safe_open(file, 'numpy') as tensors:
+    (key,) = (k for k in tensors.keys() if k.endswith(_UP))  # noqa: SIM118
+    expected = tensors.get_tensor(key).astype(np.float32).T
+  np.testing.assert_array_equal(_kept(model), expected)
+  other = dataclasses.replace(model, vision_init=model.init)
+  np.testing.assert_array_equal(_kept(other), expected)
 
 
 def test_a_tower_of_no_teacher_is_refused(tmp_path):

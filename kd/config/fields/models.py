@@ -230,6 +230,12 @@ STUDENT = schema.Section(
       legal.Tuple(legal.Integer(0, 9999)),
       'layers of init to keep, from 0, in rising order; (): all',
     ),
+    'keep_tower_layers': F(
+      (),
+      legal.Tuple(legal.Integer(0, 9999)),
+      'layers of the vision tower of `init` or `vision_init` to keep, from 0, '
+      'in rising order; (): all',
+    ),
     'prune': PRUNE,
     'layer_dropout': F(
       0.0,

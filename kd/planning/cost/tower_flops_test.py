@@ -65,12 +65,16 @@ def test_a_step_counts_the_towers_that_run_in_it():
   both = tower + projector
   frozen = {'tower': base.parameter_group('vision.tower', frozen=True)}
   own = {'vision': 'own'}
+  few = {**own, 'init': 'teacher', 'keep_tower_layers': (1,)}
+  low = tower_flops.tower(dataclasses.replace(sizes.vision, num_layers=1))
+  short = low + projector
   for changes, expected in (
     ({'student': own}, (both, both, 2 * both, 2 * tower, 2 * tower)),
     (
       {'student': own, 'groups': frozen},
       (both, both, 2 * projector, 0, 2 * tower),
     ),
+    ({'student': few}, (both, short, 2 * short, 2 * low, tower + low)),
     ({}, (both, projector, 2 * projector, 0, tower)),
     ({'features': 'int8'}, (projector, projector, 2 * projector, 0, 0)),
   ):
