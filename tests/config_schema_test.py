@@ -37,7 +37,7 @@ def test_the_schema_knows_the_arguments_of_every_part():
 _WORDS = {
   *('evaluation.params', 'evaluation.stop.direction', 'export.params'),
   *('cache.method.logprobs', 'cache.method.values'),
-  *('board.direction', 'board.output'),
+  *('board.direction', 'board.output', 'teacher.server.fingerprint'),
   *('evaluation.best.direction', 'export.checkpoint', 'export.dtype'),
   *('losses.map', 'losses.of', 'nonfinite', 'reasoning.keep'),
   *('deploy.scale_on', 'serve.dtype'),
@@ -89,6 +89,7 @@ def test_choices_are_those_of_the_code():
   from kd.pruning import selection as pruning_selection
   from kd.pruning import sizes
   from kd.quantization import schemes
+  from kd.reasoning.chains import answer_kinds
   from kd.reasoning.chains import prompting
   from kd.reasoning.trees import problems
   from kd.reasoning.trees import tree_methods
@@ -152,6 +153,7 @@ def test_choices_are_those_of_the_code():
     'student.prune.head_score': pruning_selection.HEAD_SCORES,
     'student.prune.layer_pattern': sizes.PATTERNS,
     'reasoning.style': prompting.STYLES,
+    'reasoning.answer': answer_kinds.KINDS,
     'search.problem': problems.SOURCES,
     'search.method': tree_methods.METHODS,
     'search.evaluator': tree_search.EVALUATORS,

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 
-import jax
 import numpy as np
 from prometheus_client import parser
 import pytest
@@ -16,16 +15,9 @@ import kd
 from kd.config import base
 from kd.core import errors
 from kd.core import types
-from kd.input_pipeline import rows as rows_lib
-from kd.modes import cache as cache_mode
 from kd.modes import serve
-from kd.run import resolve
-from kd.run import source as source_lib
-from kd.train import training_rows
-from kd.train.feeds import cached
-from tests import cache_runs
 from tests import command
-from tests import page_commands
+from tests import served_runs
 from tests import server as server_lib
 
 CHAT, COMPLETIONS = '/v1/chat/completions', '/v1/completions'
@@ -205,40 +197,13 @@ def test_a_served_teacher_tells_what_the_live_one_does(
 ):
   """For --mode=cache and for training, at the same K."""
   monkeypatch.setenv('KD_TEACHER_KEY', server_lib.KEY)
-  _, _, told = page_commands.commands('docs/served_teachers.md')
-  changes = {
-    'cache.method': base.cache_method('top_k', entries=20, logprobs='float16'),
-    'teacher.server.folder': str(tmp_path / 'served'),
-    'teacher.server.url': f'http://127.0.0.1:{server.port}/v1',
-  }
-  live, batches = {'teacher.source': 'live', 'teacher.server.url': ''}, []
-  for name, more in (('live', live), ('served', {})):
-    config, _ = page_commands.parse(told)
-    folder = tmp_path / name
-    cache_runs.small(config, tmp_path, folder, **(changes | more))
-    cache_mode.main(config, str(tmp_path / 'report'))
-    run = resolve.resolve(config, jax.devices())
-    rows = training_rows.prepare(run, lambda line: None)
-    cache = cached.open_cache(run, rows)
-    batches.append(cache.read(rows_lib.Numbered(rows)(range(cache_runs.ROWS))))
-  # What was told for the cache is not asked again for training.
-  before = (tmp_path / 'served' / 'replies').read_bytes()
-  opened = source_lib.of(config).open(run, rows)
-  read = training_rows.read(run, rows)
-  feed = source_lib.of(config).feed(run, read, 'digest', opened, None)
-  batch, targets = feed.read(0)
-  opened.close()
-  assert (tmp_path / 'served' / 'replies').read_bytes() == before
-  batches += [cache.read(batch), targets]
-  for a, b in (batches[:2], batches[2:]):
-    np.testing.assert_array_equal(a.ids, b.ids)
-    used = a.ids >= 0
-    assert used.any() and (used.sum(-1) % 20 == 0).all()
-    likely = used & (a.logprobs > -12)
-    logprobs = a.logprobs[likely], b.logprobs[likely]
-    np.testing.assert_allclose(*logprobs, atol=6e-3)
-    tails = np.exp(a.tail_logprob), np.exp(b.tail_logprob)
-    np.testing.assert_allclose(*tails, atol=2e-5)
+  served_runs.check_targets(server.port, tmp_path)
+
+
+def test_a_server_writes_a_student_s_data(server, tmp_path, monkeypatch):
+  """Its answers are those of generate; what was kept is trained on."""
+  monkeypatch.setenv('KD_TEACHER_KEY', server_lib.KEY)
+  served_runs.check_answers(server.port, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ def others_need_a_teacher(config: Any) -> None:
 def one_place_of_the_teacher(config: Any) -> None:
   """A teacher on a server is not one that is loaded here."""
   url, source = config.teacher.server.url, config.teacher.source
+  if config.reasoning.model == 'server':
+    return  # It solves problems, and is nobody's teacher.
   if url and source in ('live', 'on_policy'):
     raise errors.ConfigError(
       'teacher.server.url',

@@ -1,34 +1,41 @@
 """Samples worked solutions and keeps the correct ones as training data."""
 
+from collections.abc import Callable
 import dataclasses
+import functools
 import os
 from typing import Any
 
 import jax
 import ml_collections
 
+from kd.config import base
 from kd.core import atomic_files
 from kd.core import errors
 from kd.core import paths
-from kd.core import progress
 from kd.input_pipeline import mixtures
 from kd.input_pipeline import templates
+from kd.reasoning.chains import answer_kinds
 from kd.reasoning.chains import chain_report
 from kd.reasoning.chains import chains
 from kd.reasoning.chains import prompting
+from kd.reasoning.chains import provenance
 from kd.reasoning.chains import questions as questions_lib
 from kd.reasoning.chains import selection
+from kd.reasoning.chains import served
 from kd.reasoning.chains import traces
 from kd.run import load_params
 from kd.run import lock
 from kd.run import outputs
-from kd.run import resolved
 from kd.run import samplers
 from kd.run import session
 from kd.sampling import fields as sampling_fields
 from kd.sampling import requests
 from kd.sampling import together
 from kd.teachers import param_digest
+from kd.teachers.served import answers
+
+_Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 
 _PATH = 'reasoning.folder'
 # Few-shot examples, prompts, and the strings that end a reply.
@@ -45,56 +52,117 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
       another run, or there are no weights.
     NonFiniteError: the model's logits are NaN or infinite.
   """
-  say = session.say
+  if config.reasoning.model == 'server':
+    _ask(config, workdir)
+    return
   with_teachers = config.reasoning.model == 'teacher'
   run = session.open_trained(config, workdir, with_teachers)
-  fields = run.config.reasoning
-  prompting.check(fields.style, fields.shots, run.config.data.template)
-  asked = _prompts(run, say) if jax.process_index() == 0 else None
-  folder = paths.expand(fields.folder or os.path.join(workdir, 'traces'))
-  with lock.shared(folder, _PATH, say):
+  fields, data = run.config.reasoning, run.config.data
+  prompting.check(fields.style, fields.shots, data.template)
+  encode = functools.partial(
+    templates.encode_prompt, run.tokenizer, data.template
+  )
+  asked = None
+  if jax.process_index() == 0:
+    asked = _prompts(run.config, encode)
+  folder = _folder(run.config, workdir)
+  with lock.shared(folder, _PATH, session.say):
     model, params = _model(run, workdir)
     digest = param_digest.of(params)
     with together.shared(samplers.make(run, model, params)) as sampler:
-      if sampler is not None:
-        say(_write(run, asked, sampler, digest, folder))
+      if sampler is None:
+        return
+      shots, prompts, stops = asked
+      settings = sampling_fields.settings(fields, stops)
+      solve = chains.solver(
+        sampler, settings, fields.samples, fields.concurrency
+      )
+      identity = {
+        'model': digest,
+        'tokenizer': run.tokenizer.digest[:16],
+        'template': data.template,
+        **_settings(run.config, shots, settings),
+      }
+      _write(run.config, prompts, solve, identity, identity, folder)
+
+
+def _folder(config, workdir):
+  """Returns the folder of the traces."""
+  return paths.expand(
+    config.reasoning.folder or os.path.join(workdir, 'traces')
+  )
+
+
+def _ask(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Has the model of a server solve; no weights are needed here."""
+  session.devices(config)  # Where processes find each other.
+  config = base.checked(config)
+  fields, spec = config.reasoning, config.teacher.server.to_dict()
+  if not spec['url']:
+    raise errors.ConfigError(
+      'teacher.server.url',
+      "found '', and reasoning.model is 'server'",
+      legal='the URL of a server, with its /v1',
+    )
+  if jax.process_index():
+    return
+  shots, prompts, stops = _prompts(config, None)
+  folder = _folder(config, workdir)
+  replies = paths.expand(spec['folder'] or os.path.join(folder, 'replies'))
+  settings = sampling_fields.settings(fields, stops)
+  api = served.APIS[fields.style]
+  with (
+    lock.hold(folder, _PATH),
+    answers.Answerer(spec, replies, api, settings, session.say) as answerer,
+  ):
+    solve = served.solver(
+      answerer, fields.samples, spec['concurrency'], fields.concurrency
+    )
+    source = {'model': answerer.model, 'api': api}
+    identity = source | _settings(config, shots, settings)
+    claims = {'endpoint': answerer.url, **identity}
+    _write(config, prompts, solve, identity, claims, folder)
 
 
 def _write(
-  run: resolved.Run,
-  asked: _Asked,
-  sampler: requests.Sampler,
-  digest: str,
+  config: _Config,
+  prompts: list[chains.Prompt],
+  solve: chains.Solver,
+  identity: dict[str, Any],
+  claims: dict[str, Any],
   folder: str,
-) -> str:
-  """Samples, and writes traces and a report; returns a line about them."""
-  fields = run.config.reasoning
-  shots, prompts, stops = asked
-  settings = sampling_fields.settings(fields, stops)
-  identity = _identity(run, shots, settings, digest)
-  sampled = chains.sample(
-    prompts,
-    sampler,
-    settings,
-    fields.samples,
-    folder,
-    identity,
-    fields.concurrency,
-    session.say,
+) -> None:
+  """Samples, writes traces and a report, and says what was kept.
+
+  Args:
+    config: the run's.
+    prompts: the prompts.
+    solve: samples solutions.
+    identity: what determines the samples.
+    claims: identity, and what else traces say of their origin.
+    folder: of the traces.
+  """
+  fields = config.reasoning
+  solved = chains.sample(
+    prompts, solve, fields.samples, folder, identity, session.say
   )
+  kind = answer_kinds.KINDS[fields.answer]
   groups = [
-    traces.judge(prompt.question, replies)
-    for prompt, replies in zip(prompts, sampled, strict=True)
+    traces.judge(prompt.question, one.samples, kind)
+    for prompt, one in zip(prompts, solved, strict=True)
   ]
-  kept, rejected = selection.select(groups, _rules(fields))
-  path = chains.write(folder, kept, prompts, identity)
+  rules = _rules(fields)
+  kept, rejected = selection.select(groups, rules)
+  path = chains.write(folder, kept, prompts, claims)
   summary = chain_report.summarize(groups, kept, rejected)
   atomic_files.write_json(os.path.join(folder, chains.SUMMARY), summary)
   atomic_files.write_text(
     os.path.join(folder, chains.REPORT),
-    chain_report.page(summary, identity, kept, rejected),
+    chain_report.page(summary, claims, kept, rejected),
   )
-  return (
+  selected = {'answer': fields.answer, **dataclasses.asdict(rules)}
+  provenance.write(folder, claims, selected, summary, solved)
+  session.say(
     f'{path}: {summary["accepted"]:,} of {summary["samples"]:,} samples, of '
     f'{summary["problems_with_traces"]:,} of {summary["problems"]:,} problems; '
     f'not kept: {_counts(summary["reasons"])}'
@@ -112,9 +180,16 @@ def _counts(reasons):
   return shown or 'none'
 
 
-def _prompts(run: resolved.Run, say: progress.Say) -> _Asked:
-  """Returns few-shot examples, prompts, and the strings that end a reply."""
-  config = run.config
+def _prompts(
+  config: _Config,
+  encode: Callable[[list[templates.Message]], list[int]] | None,
+) -> _Asked:
+  """Returns few-shot examples, prompts, and the strings that end a reply.
+
+  Args:
+    config: the run's.
+    encode: from messages to ids; None if a server encodes them.
+  """
   fields, data = config.reasoning, config.data
   if fields.problems:
     questions = questions_lib.read_file(fields.problems, fields.question_format)
@@ -123,9 +198,11 @@ def _prompts(run: resolved.Run, say: progress.Say) -> _Asked:
     if limit > 0:
       limit += fields.shots
     questions = questions_lib.read_task(
-      mixtures.training(config), data.split, limit, say
+      mixtures.training(config), data.split, limit, session.say
     )
-  shots, rest = questions_lib.split_shots(questions, fields.shots)
+  shots, rest = questions_lib.split_shots(
+    questions, fields.shots, answer_kinds.KINDS[fields.answer]
+  )
   if fields.count > 0:
     rest = rest[: fields.count]
   prompts = []
@@ -133,9 +210,12 @@ def _prompts(run: resolved.Run, say: progress.Say) -> _Asked:
     messages = prompting.messages(
       fields.style, fields.instruction, shots, question
     )
-    ids = templates.encode_prompt(run.tokenizer, data.template, messages)
     seed = chains.seed_of(config.seed, question)
-    prompts.append(chains.Prompt(question, tuple(ids), seed))
+    if encode is None:
+      plain = [{k: m[k] for k in ('role', 'content')} for m in messages]
+      prompts.append(chains.Prompt(question, (), seed, tuple(plain)))
+      continue
+    prompts.append(chains.Prompt(question, tuple(encode(messages)), seed))
   stops = prompting.stop_strings(fields.style, [*shots, *rest])
   return shots, prompts, stops
 
@@ -148,26 +228,21 @@ def _model(run, workdir):
     raise errors.ConfigError(
       'reasoning.model',
       f"found 'teacher', and teacher.source is {run.config.teacher.source!r}",
-      legal="'student', or teacher.source 'live' or 'on_policy' with "
+      legal="'student', 'server', or teacher.source 'live' or 'on_policy' with "
       "teacher.tokenizer 'shared'",
     )
   seed = run.config.seed
   return run.teacher, load_params.load(run.teacher, seed, 'teacher.init', None)
 
 
-def _identity(
-  run: resolved.Run,
+def _settings(
+  config: _Config,
   shots: list[questions_lib.Question],
   settings: requests.SamplingSettings,
-  digest: str,
 ) -> dict[str, Any]:
-  """Returns the settings that determine the samples, without questions."""
-  config = run.config
+  """Returns the settings that determine the samples of a model."""
   fields = config.reasoning
   return {
-    'model': digest,
-    'tokenizer': run.tokenizer.digest[:16],
-    'template': config.data.template,
     'style': fields.style,
     'instruction': fields.instruction if fields.style == 'chat' else '',
     'shots': [shot.id for shot in shots],

@@ -24,7 +24,11 @@ REASONING = schema.Section(
       'the prompt of a problem from a file',
       formerly='form',
     ),
-    'model': F('student', legal.one_of('student', 'teacher'), 'who solves'),
+    'model': F(
+      'student',
+      legal.one_of('student', 'teacher', 'server'),
+      'who solves; server: the model of `teacher.server`, asked for answers',
+    ),
     'style': F(
       'few_shot',
       legal.one_of('few_shot', 'chat'),
@@ -52,6 +56,12 @@ REASONING = schema.Section(
       '',
       places.Path('folder', optional=True),
       "where solutions are written; '': <workdir>/traces",
+    ),
+    'answer': F(
+      'number',
+      legal.one_of('number', 'text'),
+      "number: the last number is a reply's answer, and its statements are "
+      'checked; text: the whole reply is',
     ),
     'keep': F(
       'correct',

@@ -34,7 +34,8 @@ PRICE = schema.Section(
 )
 
 SERVER = schema.Section(
-  'The server of `teacher.source` server (docs/served_teachers.md).',
+  'The server of `teacher.source` server, and of `reasoning.model` server '
+  '(docs/served_teachers.md).',
   {
     'url': F(
       '',
@@ -94,6 +95,12 @@ SERVER = schema.Section(
       legal.Number(above=0, at_most=100),
       'nats per token by which log-probabilities of the same text may differ '
       'before it counts as another model',
+    ),
+    'fingerprint': F(
+      'same',
+      legal.one_of('same', 'any'),
+      'same: a reply with another `system_fingerprint` ends the run; any: it '
+      'does not, for endpoints that several builds of one model answer',
     ),
     'budget': BUDGET,
     'price': PRICE,

@@ -37,7 +37,7 @@ def summarize(
   all_traces = [t for group in by_problem for t in group]
   known = [g for g in by_problem if g and g[0].right is not None]
   known_traces = [t for group in known for t in group]
-  voted = [g[0].vote.winner == g[0].question.answer for g in known]
+  voted = [g[0].vote.winner == g[0].reference for g in known]
   steps = collections.Counter(s.kind for t in all_traces for s in t.steps)
   reasons = collections.Counter(reason for _, reason in rejected)
   lengths = collections.Counter(t.checked for t in kept)
@@ -134,12 +134,14 @@ def _cell(text: str) -> str:
 
 def _example(trace: Trace, reason: str) -> str:
   """Formats a trace, indented so that its text is not parsed as markdown."""
-  answer, reference = trace.answer, trace.question.answer
+  answer, reference = trace.answer, trace.reference
   lines = [f'**{trace.id}**' + (f': {reason}' if reason else '')]
   shown_answer = (
-    answer.reason if answer.value is None else answers.to_text(answer.value)
+    answer.reason if answer.value is None else trace.kind.shown(answer.value)
   )
-  expected = 'unknown' if reference is None else answers.to_text(reference)
+  expected = (
+    'unknown' if reference is None else _cell(trace.kind.shown(reference))
+  )
   lines += [f'answer: {_cell(shown_answer)}; reference: {expected}', '']
   shown = (
     f'{_truncate(trace.question.inputs)}\n---\n{_truncate(trace.sampled.text)}'

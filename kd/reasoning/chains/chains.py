@@ -10,7 +10,7 @@ chains.json does not have the selection rules, so that they can change: traces
 are always selected again from all samples.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import os
@@ -22,7 +22,7 @@ from kd.core import errors
 from kd.core import identity as identity_lib
 from kd.core import json_lines
 from kd.core import run_info
-from kd.reasoning.arithmetic import answers
+from kd.input_pipeline import templates
 from kd.reasoning.chains import questions as questions_lib
 from kd.reasoning.chains import traces as traces_lib
 from kd.sampling import requests
@@ -42,17 +42,25 @@ class Prompt:
 
   Attributes:
     question: the question.
-    ids: token ids of the prompt, including BOS.
+    ids: token ids of the prompt, including BOS; () if a server encodes it.
     seed: random seed of its samples.
+    messages: the prompt, for a server.
   """
 
   question: Question
   ids: tuple[int, ...]
   seed: int
+  messages: tuple[templates.Message, ...] = ()
 
   @property
   def digest(self) -> str:
-    """Returns a digest of the ids; depends on text, template and tokenizer."""
+    """Returns a digest of what is asked.
+
+    Of the ids, which depend on text, template and tokenizer; else of the
+    messages.
+    """
+    if not self.ids:
+      return identity_lib.digest(self.messages)
     array = np.asarray(self.ids, '<i4')
     return identity_lib.bytes_digest(array.tobytes())
 
@@ -63,27 +71,68 @@ def seed_of(seed: int, question: Question) -> int:
   return int.from_bytes(digest[:4], 'big') >> 1
 
 
-def sample(
-  prompts: Sequence[Prompt],
+@dataclasses.dataclass(frozen=True)
+class Solved:
+  """The samples of a question.
+
+  Attributes:
+    samples: solutions, in the order of their numbers.
+    replies: what a server told of each reply, as JSON: `date`, `model`,
+      `fingerprint`, `prompt_tokens`, `generated_tokens`; () of a model here.
+  """
+
+  samples: list[traces_lib.SampledSolution]
+  replies: tuple[Mapping[str, Any], ...] = ()
+
+
+# Solves questions in order; yields a group of them at a time, which is written.
+Solver = Callable[[Sequence[Prompt]], Iterator[Sequence[Solved]]]
+
+
+def solver(
   sampler: requests.Sampler,
   settings: requests.SamplingSettings,
   samples: int,
+  concurrency: int,
+) -> Solver:
+  """Returns the solver that samples from a model here.
+
+  Args:
+    sampler: the sampler.
+    settings: sampling settings of all requests.
+    samples: number of samples per question.
+    concurrency: number of questions sampled between two writes.
+  """
+
+  def solve(prompts):
+    for begin in range(0, len(prompts), concurrency):
+      group = prompts[begin : begin + concurrency]
+      answered = sampler(
+        [requests.Request(a.ids, a.seed, samples) for a in group], settings
+      )
+      from_sample = traces_lib.SampledSolution.from_sample
+      yield [Solved([from_sample(x) for x in replies]) for replies in answered]
+
+  return solve
+
+
+def sample(
+  prompts: Sequence[Prompt],
+  solve: Solver,
+  samples: int,
   folder: str,
   identity: Mapping[str, Any],
-  concurrency: int,
   say: Callable[[str], None],
-) -> list[list[traces_lib.SampledSolution]]:
+) -> list[Solved]:
   """Samples solutions of all questions, except those already in the folder.
 
   Args:
     prompts: the prompts, with unique question ids.
-    sampler: the sampler.
-    settings: sampling settings of all requests.
+    solve: the solver.
     samples: number of samples per question.
     folder: output folder; created if it is missing.
     identity: settings that determine the samples, in addition to the prompts;
       as JSON.
-    concurrency: number of questions sampled between two writes.
     say: prints a line of progress.
 
   Returns:
@@ -91,7 +140,7 @@ def sample(
 
   Raises:
     ConfigError: the folder belongs to another run, or its samples are damaged.
-    NonFiniteError: the sampler raised it.
+    Exception: the solver raised it.
   """
   digests = ''.join(prompt.digest for prompt in prompts).encode()
   _claim(folder, {**identity, 'prompts': identity_lib.bytes_digest(digests)})
@@ -103,29 +152,24 @@ def sample(
       'kept'
     )
   with open(path, 'ab') as f:
-    for begin in range(len(done), len(prompts), concurrency):
-      group = prompts[begin : begin + concurrency]
-      answered = sampler(
-        [requests.Request(a.ids, a.seed, samples) for a in group], settings
+    for group in solve(prompts[len(done) :]):
+      asked = prompts[len(done) : len(done) + len(group)]
+      json_lines.append(
+        f, [_record(*x) for x in zip(asked, group, strict=True)]
       )
-      records = []
-      for prompt, replies in zip(group, answered, strict=True):
-        done.append(
-          [traces_lib.SampledSolution.from_sample(reply) for reply in replies]
-        )
-        records.append(_record(prompt, done[-1]))
-      json_lines.append(f, records)
+      done += group
       say(f'{len(done)}/{len(prompts)} problems, {samples} samples each')
   return done
 
 
-def _record(prompt, samples):
-  return {
+def _record(prompt, solved):
+  record = {
     'id': prompt.question.id,
     'prompt_digest': prompt.digest,
     'seed': prompt.seed,
-    'samples': [dataclasses.asdict(sampled) for sampled in samples],
+    'samples': [dataclasses.asdict(sampled) for sampled in solved.samples],
   }
+  return record | ({'replies': solved.replies} if solved.replies else {})
 
 
 def _claim(folder: str, identity: Mapping[str, Any]) -> None:
@@ -147,9 +191,7 @@ def _claim(folder: str, identity: Mapping[str, Any]) -> None:
   )
 
 
-def _resume(
-  path: str, prompts: Sequence[Prompt], samples: int
-) -> list[list[traces_lib.SampledSolution]]:
+def _resume(path: str, prompts: Sequence[Prompt], samples: int) -> list[Solved]:
   """Returns the samples that are already in the file, in order."""
   done = []
   legal = 'a line of samples, or a new folder'
@@ -159,6 +201,7 @@ def _resume(
         traces_lib.SampledSolution(**reply) for reply in record['samples']
       ]
       key = record['id'], record['prompt_digest'], len(replies)
+      told = tuple(record['replies'] if 'replies' in record else ())
     except (TypeError, KeyError) as e:
       raise errors.ConfigError(where, f'is damaged ({e})', legal) from e
     number = len(done)
@@ -172,8 +215,16 @@ def _resume(
         f'has samples of {key[0]!r}, which is not problem {number + 1}',
         legal='a new folder, or one that a run with these problems began',
       )
-    done.append(replies)
+    done.append(Solved(replies, told))
   return done
+
+
+def _votes(trace):
+  """Returns samples by answer; whole texts are not repeated."""
+  counts = dict(trace.vote.counts)
+  if not trace.kind.has_steps:
+    return {'this text': counts[trace.answer.value]}
+  return {trace.kind.shown(value): n for value, n in counts.items()}
 
 
 def write(
@@ -184,10 +235,10 @@ def write(
 ) -> str:
   """Writes traces.jsonl atomically.
 
-  Each line has id, problem, inputs, targets (rationale, then '#### N'),
-  rationale, answer and provenance, which contains the given provenance, seed,
-  prompt_digest, sample, tokens, logprob, steps (counts by verdict), right and
-  votes.
+  Each line has id, problem, inputs, targets (rationale, then '#### N'; or the
+  whole text), rationale, answer ('' if it is the text) and provenance, which
+  contains the given provenance, seed, prompt_digest, sample, tokens, logprob,
+  steps (counts by verdict), right and votes.
 
   Returns:
     The path of the file.
@@ -197,15 +248,15 @@ def write(
   rows = []
   for trace in kept:
     prompt = by_id[trace.question.id]
-    answer = answers.to_text(trace.answer.value)
+    shown = trace.kind.shown
     kinds = [step.kind for step in trace.steps]
     row = {
       'id': trace.id,
       'problem': trace.question.id,
       'inputs': trace.question.inputs,
-      'targets': f'{trace.rationale}\n{answers.MARKER} {answer}',
+      'targets': trace.targets,
       'rationale': trace.rationale,
-      'answer': answer,
+      'answer': shown(trace.answer.value) if trace.kind.has_steps else '',
       'provenance': {
         **provenance,
         'seed': prompt.seed,
@@ -215,7 +266,7 @@ def write(
         'logprob': trace.sampled.logprob,
         'steps': {kind: kinds.count(kind) for kind in sorted(set(kinds))},
         'right': trace.right,
-        'votes': {answers.to_text(v): n for v, n in trace.vote.counts},
+        'votes': _votes(trace),
       },
     }
     rows.append(row)

@@ -10,6 +10,7 @@ import pytest
 
 from kd.core import errors
 from kd.reasoning.arithmetic import answers
+from kd.reasoning.chains import answer_kinds
 from kd.reasoning.chains import chain_report
 from kd.reasoning.chains import chains
 from kd.reasoning.chains import questions
@@ -137,6 +138,26 @@ def test_vote_is_the_strict_majority():
       assert vote.fraction == values.count(vote.winner) / given
 
 
+def test_a_whole_text_is_the_answer_where_no_number_is():
+  kind = answer_kinds.KINDS['text']
+  question = _question(solution='Bonjour le monde')
+  replies = ('Bonjour  le monde', 'Salut 2+2=5', 'Bonjour le\nmonde', ' ')
+  samples = [traces.SampledSolution(r, 'stop', 3, None) for r in replies]
+  samples.append(traces.SampledSolution('Bonjour le monde', 'length', 3, None))
+  group = traces.judge(question, samples, kind)
+  reasons = ['', 'wrong_answer', 'duplicate_text', 'empty', 'cut']
+  assert _reasons(group) == reasons
+  voted = selection.Rules('voted', 0.5, 'right', 1, 0, 0)
+  reasons[1] = 'outvoted'
+  assert _reasons(group, voted) == reasons
+  assert (group[1].targets, group[1].rationale) == ('Salut 2+2=5', '')
+  kept, rejected = selection.select([group], voted)
+  summary = chain_report.summarize([group], kept, rejected)
+  assert (summary['vote_accuracy'], summary['sample_accuracy']) == (1, 2 / 5)
+  page = chain_report.page(summary, {}, kept, rejected)
+  assert 'reference: Bonjour le monde' in page
+
+
 def test_duplicates_by_text_and_by_statements():
   group = _judge(
     GOOD,
@@ -190,12 +211,10 @@ REPLIES = [GOOD, '2+3=5, yes\n#### 5', '2+3=6\n#### 6', '@too_long', 'x@length']
 def _run(folder, kill_after=None, prompts=None, identity=None, samples=3):
   return chains.sample(
     prompts or _prompts(7),
-    _scripted(REPLIES, kill_after),
-    SETTINGS,
+    chains.solver(_scripted(REPLIES, kill_after), SETTINGS, samples, 2),
     samples,
     str(folder),
     identity or {'model': 'm'},
-    2,
     lambda line: None,
   )
 
@@ -205,7 +224,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
   wanted = (tmp_path / 'whole' / chains.SAMPLES).read_bytes()
   assert (
     len(wanted.splitlines()) == 7
-    and len({s.text for g in whole for s in g}) > 2
+    and len({s.text for g in whole for s in g.samples}) > 2
   )
   cut = tmp_path / 'cut'
   for calls in (1, 1):
@@ -252,7 +271,8 @@ def test_what_is_written_can_be_read_and_counted(tmp_path):
   prompts = _prompts(40)
   sampled = _run(tmp_path, prompts=prompts)
   groups = [
-    traces.judge(p.question, s) for p, s in zip(prompts, sampled, strict=True)
+    traces.judge(p.question, s.samples)
+    for p, s in zip(prompts, sampled, strict=True)
   ]
   kept, rejected = selection.select(groups, RULES)
   path = chains.write(str(tmp_path), kept, prompts, {'model': 'm'})
@@ -265,7 +285,7 @@ def test_what_is_written_can_be_read_and_counted(tmp_path):
     assert row['provenance']['steps'] == {'right': 1}
     assert row['provenance']['right'] and row['provenance']['model'] == 'm'
   summary = chain_report.summarize(groups, kept, rejected)
-  texts = [s for group in sampled for s in group]
+  texts = [s for group in sampled for s in group.samples]
   assert (
     summary['samples']
     == 120

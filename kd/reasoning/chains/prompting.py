@@ -35,7 +35,8 @@ def messages(
     turns += templates.exchange(shot.inputs, _solution(shot), shot.rationale)
   turns += templates.exchange(question.inputs)
   first = dict(turns[0])
-  first['content'] = f'{instruction}{_SEPARATOR}{first["content"]}'
+  if instruction:
+    first['content'] = f'{instruction}{_SEPARATOR}{first["content"]}'
   return [first, *turns[1:]]
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from kd.core import errors
 from kd.input_pipeline import templates
+from kd.reasoning.arithmetic import answers
 from kd.reasoning.chains import prompting
 from kd.reasoning.chains import questions
 
@@ -34,7 +35,8 @@ def test_lines_of_gsm8k_are_problems(problems):
     'me',
     'line-5',
   ]
-  assert [q.answer for q in problems] == [1, 2, 3, None, None]
+  found = [answers.extract(q.solution).value for q in problems]
+  assert found == [1, 2, 3, None, None]
   assert problems[0].rationale == '0+1=<<0+1=1>>1'
   assert problems[4].inputs == 'Question: {x}\nAnswer:\n'
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import fractions
 import os
 
 from kd.core import errors
@@ -13,6 +12,7 @@ from kd.input_pipeline import conversations
 from kd.input_pipeline import examples
 from kd.input_pipeline import mixtures
 from kd.reasoning.arithmetic import answers
+from kd.reasoning.chains import answer_kinds
 
 LEGAL = '{"question": text, "answer": text, "id": text}; answer, id optional'
 _KEYS = ('question', 'answer', 'id')
@@ -33,11 +33,6 @@ class Question:
   inputs: str
   solution: str
   rationale: str
-
-  @property
-  def answer(self) -> fractions.Fraction | None:
-    """Returns the reference answer; None if the solution has no number."""
-    return answers.extract(self.solution).value
 
 
 def read_file(path: str, question_format: str) -> list[Question]:
@@ -121,19 +116,29 @@ def read_task(
 
 
 def split_shots(
-  questions: Sequence[Question], shots: int
+  questions: Sequence[Question],
+  shots: int,
+  kind: answer_kinds.Kind = answer_kinds.NUMBER,
 ) -> tuple[list[Question], list[Question]]:
   """Splits questions into the first `shots` worked ones and the rest.
+
+  Args:
+    questions: all of them.
+    shots: number of examples.
+    kind: of their answers.
 
   Returns:
     The few-shot examples, and the questions to solve.
 
   Raises:
-    ConfigError: too few have worked steps and a readable answer, or no question
-      is left.
+    ConfigError: too few have worked steps, if the kind has them, and a readable
+      answer, or no question is left.
   """
   worked = [
-    i for i, q in enumerate(questions) if q.rationale and q.answer is not None
+    i
+    for i, q in enumerate(questions)
+    if (q.rationale or not kind.has_steps)
+    and kind.read(q.solution).value is not None
   ][:shots]
   if len(worked) < shots:
     raise errors.ConfigError(

@@ -50,7 +50,9 @@ def rejection_reason(trace: Trace, rules: Rules) -> str:
     step.kind in steps_lib.ERRORS for step in trace.steps
   ):
     return traces_lib.WRONG_STEP
-  if trace.checked < rules.min_steps or not trace.rationale:
+  if trace.kind.has_steps and (
+    trace.checked < rules.min_steps or not trace.rationale
+  ):
     return traces_lib.FEW_STEPS
   if rules.keep in ('correct', 'both') and not trace.right:
     unknown = trace.right is None

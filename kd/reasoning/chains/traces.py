@@ -3,11 +3,11 @@
 import collections
 from collections.abc import Sequence
 import dataclasses
-import fractions
 import re
 
 from kd.reasoning.arithmetic import answers
 from kd.reasoning.arithmetic import steps as steps_lib
+from kd.reasoning.chains import answer_kinds
 from kd.reasoning.chains import questions as questions_lib
 from kd.sampling import requests
 
@@ -43,14 +43,16 @@ class SampledSolution:
   Attributes:
     text: the text of the reply.
     finish: why it ended; see requests.Sample.
-    tokens: number of tokens.
-    logprob: mean log-probability per token in nats; 0 without tokens.
+    tokens: number of tokens; of a server's reply, an equal share of those
+      that it counted, 0 if it counted none.
+    logprob: mean log-probability per token in nats; 0 without tokens, None
+      where a server told none.
   """
 
   text: str
   finish: str
   tokens: int
-  logprob: float
+  logprob: float | None
 
   @classmethod
   def from_sample(cls, sample: requests.Sample) -> 'SampledSolution':
@@ -74,8 +76,8 @@ class Vote:
     fraction: the winner's fraction of all answers; 0 without a winner.
   """
 
-  counts: tuple[tuple[fractions.Fraction, int], ...]
-  winner: fractions.Fraction | None
+  counts: tuple[tuple[answer_kinds.Value, int], ...]
+  winner: answer_kinds.Value | None
   fraction: float
 
 
@@ -90,20 +92,37 @@ class Trace:
     answer: the answer read from the reply.
     steps: the checked statements of the reply.
     vote: the vote over all samples of the question.
-    right: whether the answer equals the reference; None without a reference.
+    reference: answer of the reference solution; None if it has none.
+    kind: of the answers.
   """
 
   question: questions_lib.Question
   number: int
   sampled: SampledSolution
-  answer: answers.Answer
+  answer: answers.Answer | answer_kinds.Text
   steps: tuple[steps_lib.Step, ...]
   vote: Vote
-  right: bool | None
+  reference: answer_kinds.Value | None
+  kind: answer_kinds.Kind
 
   @property
   def id(self) -> str:
     return f'{self.question.id}-{self.number}'
+
+  @property
+  def right(self) -> bool | None:
+    """Returns whether the answer equals the reference; None without one."""
+    return (
+      None if self.reference is None else self.answer.value == self.reference
+    )
+
+  @property
+  def targets(self) -> str:
+    """Returns what a student learns to write."""
+    if not self.kind.has_steps:
+      return self.sampled.text.strip()
+    answer = self.kind.shown(self.answer.value)
+    return f'{self.rationale}\n{answers.MARKER} {answer}'
 
   @property
   def checked(self) -> int:
@@ -114,6 +133,8 @@ class Trace:
   @property
   def rationale(self) -> str:
     """Returns the worked steps, without calculator marks and answer line."""
+    if not self.kind.has_steps:
+      return ''
     text = answers.without_follow_up(self.sampled.text)
     if answers.MARKER in text:
       text = text.rpartition(answers.MARKER)[0]
@@ -127,7 +148,8 @@ class Trace:
   @property
   def text_key(self) -> str:
     """Returns a key that ignores case, whitespace and punctuation."""
-    return ' '.join(_PIECE.findall(self.rationale.lower()))
+    text = self.rationale if self.kind.has_steps else self.sampled.text
+    return ' '.join(_PIECE.findall(text.lower()))
 
   @property
   def steps_key(self) -> tuple[str, ...]:
@@ -136,7 +158,7 @@ class Trace:
     return tuple(re.sub(r'[^0-9.+*/=()^-]', '', s.text) for s in prose)
 
 
-def vote(answers_: Sequence[answers.Answer]) -> Vote:
+def vote(answers_: Sequence[answers.Answer | answer_kinds.Text]) -> Vote:
   """Counts the answers; replies without an answer do not vote."""
   values = [a.value for a in answers_ if a.value is not None]
   counts = tuple(collections.Counter(values).most_common())
@@ -146,29 +168,36 @@ def vote(answers_: Sequence[answers.Answer]) -> Vote:
 
 
 def judge(
-  question: questions_lib.Question, samples: Sequence[SampledSolution]
+  question: questions_lib.Question,
+  samples: Sequence[SampledSolution],
+  kind: answer_kinds.Kind = answer_kinds.NUMBER,
 ) -> list[Trace]:
   """Checks all samples of a question; never raises."""
   # A truncated reply has not reached its answer.
   answers_ = [
-    answers.extract(s.text)
+    kind.read(s.text)
     if s.finish == 'stop'
     else answers.Answer(None, s.finish, 0)
     for s in samples
   ]
   vote_ = vote(answers_)
-  reference = question.answer
+  reference = kind.read(question.solution).value
   return [
     Trace(
       question=question,
       number=number,
       sampled=sampled,
       answer=answer,
-      steps=tuple(steps_lib.check(answers.without_follow_up(sampled.text))),
+      steps=_steps(sampled.text) if kind.has_steps else (),
       vote=vote_,
-      right=None if reference is None else answer.value == reference,
+      reference=reference,
+      kind=kind,
     )
     for number, (sampled, answer) in enumerate(
       zip(samples, answers_, strict=True)
     )
   ]
+
+
+def _steps(text: str) -> tuple[steps_lib.Step, ...]:
+  return tuple(steps_lib.check(answers.without_follow_up(text)))

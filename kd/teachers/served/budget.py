@@ -18,7 +18,7 @@ _PATH = 'teacher.server.budget'
 _MILLION = 1_000_000
 # The file is ahead of what was spent by this many requests, so that it need not
 # be written before each: a run that is killed has spent what it says, or less.
-_AHEAD = 16
+AHEAD = 16
 _NUMBER = legal.Number(at_least=0)
 _COUNTED = schema.Section(
   'What was spent.',
@@ -48,20 +48,28 @@ class Budget:
   Thread-safe.
   """
 
-  def __init__(self, folder: str, limits: Mapping[str, float], prices: Prices):
+  def __init__(
+    self,
+    folder: str,
+    limits: Mapping[str, float],
+    prices: Prices,
+    ahead: int = AHEAD,
+  ):
     """Reads what was spent.
 
     Args:
       folder: exists.
       limits: most `requests`, `tokens` and `money`; 0: no limit.
       prices: of tokens.
+      ahead: requests by which the file is ahead.
 
     Raises:
       ConfigError: the file is damaged.
     """
     self._path = os.path.join(folder, FILE)
-    self._limits, self._prices = dict(limits), prices
-    self._lock = threading.Lock()
+    self._limits, self._prices, self._ahead = dict(limits), prices, ahead
+    self._lock = threading.Condition()
+    self._under_way = 0
     self._spent = {'requests': 0, 'tokens': 0, 'money': 0.0}
     if os.path.exists(self._path):
       found = json_files.read(self._path, 'teacher.server.folder')
@@ -76,38 +84,71 @@ class Budget:
       return dict(self._spent)
 
   def take(self, prompt: int, generated: int) -> None:
-    """Counts a request that is about to be sent.
+    """Counts a request that is about to be sent; call `finish` after it.
+
+    Waits while requests are under way which may turn out to cost less.
 
     Args:
-      prompt: tokens of its prompt.
+      prompt: most tokens of its prompt.
       generated: tokens that are generated at most.
 
     Raises:
-      ConfigError: the budget would be exceeded; nothing is counted.
+      ConfigError: the budget could be exceeded; nothing is counted.
     """
+    cost = self._cost(prompt, generated)
+    with self._lock:
+      while self._over(cost) and self._under_way:
+        self._lock.wait()
+      if name := self._over(cost):
+        self._write(self._spent)
+        raise errors.ConfigError(
+          f'{_PATH}.{name}',
+          f'found {self._limits[name]:g}, of which {self._spent[name]:g} is '
+          'spent; the next request could make it '
+          f'{self._spent[name] + cost[name]:g}',
+          legal='more, and the same command: it resumes, and replies that '
+          'have come are not asked for again',
+        )
+      self._under_way += 1
+      for name, value in cost.items():
+        self._spent[name] += value
+      if any(self._spent[k] > self._written[k] for k in cost):
+        ahead = {k: self._spent[k] + self._ahead * cost[k] for k in cost}
+        self._write({k: min(x, self._limits[k] or x) for k, x in ahead.items()})
+
+  def finish(
+    self, prompt: int, generated: int, used: tuple[int, int] | None
+  ) -> None:
+    """Counts what a request has really used.
+
+    Args:
+      prompt: as `take` counted it.
+      generated: likewise.
+      used: tokens of its prompt, and generated ones; None: not known, and what
+        was counted stays.
+    """
+    with self._lock:
+      self._under_way -= 1
+      if used is not None:
+        counted, cost = self._cost(prompt, generated), self._cost(*used)
+        for name, value in cost.items():
+          self._spent[name] += value - counted[name]
+      self._lock.notify_all()
+
+  def _cost(self, prompt, generated):
     price = prompt * self._prices.prompt + generated * self._prices.generated
-    cost = {
+    return {
       'requests': 1,
       'tokens': prompt + generated,
       'money': price / _MILLION,
     }
-    with self._lock:
-      for name, most in self._limits.items():
-        wanted = self._spent[name] + cost[name]
-        if most and wanted > most:
-          self._write(self._spent)
-          raise errors.ConfigError(
-            f'{_PATH}.{name}',
-            f'found {most:g}, of which {self._spent[name]:g} is spent; the '
-            f'next request would make it {wanted:g}',
-            legal='more, and the same command: it resumes, and replies that '
-            'have come are not asked for again',
-          )
-      for name, value in cost.items():
-        self._spent[name] += value
-      if any(self._spent[k] > self._written[k] for k in cost):
-        ahead = {k: self._spent[k] + _AHEAD * cost[k] for k in cost}
-        self._write({k: min(x, self._limits[k] or x) for k, x in ahead.items()})
+
+  def _over(self, cost):
+    """Returns the first limit that one more request exceeds; '' if none."""
+    for name, most in self._limits.items():
+      if most and self._spent[name] + cost[name] > most:
+        return name
+    return ''
 
   def close(self) -> None:
     """Writes what was spent."""

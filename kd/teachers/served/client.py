@@ -17,7 +17,8 @@ from kd.input_pipeline import retry
 from kd.teachers.served import budget as budget_lib
 
 _URL = 'teacher.server.url'
-_TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+_TOO_MANY = 429  # Nothing was computed.
+_TRANSIENT = (408, 409, 425, _TOO_MANY, 500, 502, 503, 504, 529)
 _LONGEST_WAIT_S = 600.0
 _SHOWN = 2000  # bytes of a reply that is an error.
 
@@ -89,8 +90,9 @@ class Client:
     Args:
       path: appended to the URL; after '/..', to the URL without its /v1.
       fields: of the request.
-      prompt: tokens of its prompt.
-      generated: tokens that are generated at most.
+      prompt: tokens of its prompt, at most.
+      generated: tokens that are generated at most. Both are counted until the
+        reply tells what it used.
 
     Raises:
       RefusedError: the server refuses the request.
@@ -108,14 +110,11 @@ class Client:
     for attempt in range(1, patience.attempts + 1):
       if self._closed.is_set():
         break
-      if fields is not None:
-        self._budget.take(prompt, generated)
       asked_to_wait = None
       try:
-        with endpoints.open_url(
-          url, fields, self._key_variable, patience.timeout_s
-        ) as response:
-          return json.load(response)
+        if fields is None:
+          return self._reply(url, fields)
+        return self._counted(url, fields, prompt, generated)
       except urllib.error.HTTPError as e:
         detail = _detail(e)
         problem = f'{url}: {detail or e.reason}'
@@ -137,6 +136,27 @@ class Client:
       'answers, the same command resumes'
     )
 
+  def _counted(self, url, fields, prompt, generated):
+    """Returns a reply, and counts what it used."""
+    self._budget.take(prompt, generated)
+    used = None  # A request that fails may have been paid for.
+    try:
+      reply = self._reply(url, fields)
+      used = _used(reply)
+      return reply
+    except urllib.error.HTTPError as e:
+      if e.code == _TOO_MANY:
+        used = 0, 0
+      raise
+    finally:
+      self._budget.finish(prompt, generated, used)
+
+  def _reply(self, url, fields):
+    with endpoints.open_url(
+      url, fields, self._key_variable, self._patience.timeout_s
+    ) as response:
+      return json.load(response)
+
   def _refused(self, status, problem):
     if status in (401, 403):
       return errors.ConfigError(
@@ -145,6 +165,17 @@ class Client:
         legal='an environment variable with a key that the server takes',
       )
     return RefusedError(status, problem)
+
+
+def _used(reply: Any) -> tuple[int, int] | None:
+  """Returns tokens of the prompt and generated ones, if a reply tells them."""
+  usage = reply.get('usage') if isinstance(reply, dict) else None
+  try:
+    counts = usage['prompt_tokens'], usage['completion_tokens']
+  except (KeyError, TypeError):
+    return None
+  is_count = all(isinstance(x, int) and x >= 0 for x in counts)
+  return counts if is_count else None
 
 
 def _detail(error: urllib.error.HTTPError) -> str:

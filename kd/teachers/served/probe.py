@@ -1,6 +1,6 @@
 """Asks a server, before anything else, what it can do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import Any
 
@@ -57,8 +57,8 @@ def probe(
     ConfigError: it tells none; or names another model, or other tokens.
     ReadError: it cannot be reached.
   """
-  listed = _models(client)
-  model = _chosen(model, [str(x.get('id')) for x in listed])
+  listed = models(client)
+  model = chosen(model, [str(x.get('id')) for x in listed])
   names = [api] if api != 'auto' else _candidates(listed, model)
   problems = []
   for name in names:
@@ -85,7 +85,12 @@ def probe(
   )
 
 
-def _models(client) -> list[dict[str, Any]]:
+def models(client: client_lib.Client) -> list[dict[str, Any]]:
+  """Returns the models that a server lists; none if it has no list.
+
+  Raises:
+    ConfigError, ReadError: from the client.
+  """
   try:
     listed = client.get('/models')['data']
     return [x for x in listed if isinstance(x, dict)]
@@ -93,7 +98,16 @@ def _models(client) -> list[dict[str, Any]]:
     return []  # Not every server has a list.
 
 
-def _chosen(model, names):
+def chosen(model: str, names: Sequence[str]) -> str:
+  """Returns the name of the model to ask.
+
+  Args:
+    model: the config's; '': the only one.
+    names: that the server lists.
+
+  Raises:
+    ConfigError: it lists others, or several.
+  """
   if model and names and model not in names:
     raise errors.ConfigError(
       'teacher.server.model',

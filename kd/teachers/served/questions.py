@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 import dataclasses
+import io
 import math
 
 import numpy as np
@@ -33,6 +34,18 @@ class Answer:
   ids: np.ndarray
   logprobs: np.ndarray
   actual: np.ndarray
+
+  def to_bytes(self) -> bytes:
+    """Returns the arrays as a file of numpy's."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **vars(self))
+    return buffer.getvalue()
+
+  @classmethod
+  def from_bytes(cls, data: bytes) -> 'Answer':
+    """Returns what `to_bytes` wrote."""
+    with np.load(io.BytesIO(data)) as arrays:
+      return cls(**arrays)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import fcntl
 import hashlib
-import io
 import os
 import struct
 import threading
@@ -12,16 +11,15 @@ import zlib
 import numpy as np
 
 from kd.core import errors
-from kd.teachers.served import questions
 
 FILE = 'replies'
 
 _FOLDER = 'teacher.server.folder'
-_HEADER = struct.Struct('<16sII')  # The prompt's digest, bytes, their CRC-32.
+_HEADER = struct.Struct('<16sII')  # The request's digest, bytes, their CRC-32.
 
 
 class Replies:
-  """Answers on disk, by prompt; one process at a time has them open.
+  """Replies on disk, by request; one process at a time has them open.
 
   What a killed run has half written is cut off. Thread-safe.
   """
@@ -51,7 +49,7 @@ class Replies:
     self._file.truncate(self._end)
 
   def _index(self):
-    """Finds the answers; returns where the last whole one ends."""
+    """Finds the replies; returns where the last whole one ends."""
     self._file.seek(0)
     end = 0
     while len(head := self._file.read(_HEADER.size)) == _HEADER.size:
@@ -63,27 +61,22 @@ class Replies:
       end += _HEADER.size + size
     return end
 
-  def get(self, digest: bytes) -> questions.Answer | None:
-    """Returns the answer to a prompt, or None."""
+  def get(self, digest: bytes) -> bytes | None:
+    """Returns the reply to a request, or None."""
     with self._lock:
       place = self._places.get(digest)
       if place is None:
         return None
       self._file.seek(place)
       _, size, _ = _HEADER.unpack(self._file.read(_HEADER.size))
-      data = self._file.read(size)
-    with np.load(io.BytesIO(data)) as arrays:
-      return questions.Answer(**arrays)
+      return self._file.read(size)
 
-  def add(self, digest: bytes, answer: questions.Answer) -> None:
-    """Keeps the answer to a prompt.
+  def add(self, digest: bytes, data: bytes) -> None:
+    """Keeps the reply to a request.
 
     Raises:
       OSError: the disk is full or fails.
     """
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **vars(answer))
-    data = buffer.getvalue()
     head = _HEADER.pack(digest, len(data), zlib.crc32(data))
     with self._lock:
       self._file.write(head + data)

@@ -40,6 +40,10 @@ class Server:
     zero: whether it takes max_tokens 0.
     shift: added to ids whose texts it tells: another tokenizer's.
     owner: of its model, in its list.
+    write: called with the prompt and a seed; returns an answer's text and why
+      it ends, or the text of an error.
+    at_once: answers that a request gives at most; it is refused above.
+    fingerprint: of the model.
     fault: called with the number of a request, from 0; returns the status and
       headers to fail with, 'cut' for half of a reply, or None.
     asked: the requests, in order.
@@ -52,6 +56,9 @@ class Server:
   zero: bool = True
   shift: int = 0
   owner: str = 'someone'
+  write: Callable[[str, int], Any] = lambda prompt, seed: (f'{seed}', 'stop')
+  at_once: int = 8
+  fingerprint: str = 'first'
   fault: Callable[[int], Any] = lambda number: None
   asked: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   url: str = ''
@@ -65,9 +72,11 @@ class Server:
     return self._words.decode([index]) or self._words.text_of(index)
 
   def reply(self, path: str, body: dict[str, Any]) -> Any:
-    """Returns the reply to a request, or None: it is refused."""
-    if path == '/v1/completions':
+    """Returns the reply to a request; text or None: it is refused."""
+    if path == '/v1/completions' and not isinstance(body['prompt'], str):
       return self._completion(body)
+    if path in ('/v1/completions', '/v1/chat/completions'):
+      return self._answers(body)
     if path == '/generate' and 'sglang' in self.apis:
       ids, most = body['input_ids'], body['top_logprobs_num']
       told = [self._best(i, most) for i in ids[:-1]]
@@ -92,6 +101,27 @@ class Server:
       told = entry(drawn) | {'top_logprobs': likeliest}
       return {'completion_probabilities': [told]}
     return None
+
+  def _answers(self, body):
+    said = body.get('messages') or [{'content': body['prompt']}]
+    prompt = ' '.join(message['content'] for message in said)
+    if body['n'] > self.at_once:
+      return f'n is {body["n"]}, and at most {self.at_once}'
+    choices = []
+    for number in range(body['n']):
+      written = self.write(prompt, body['seed'] + number)
+      if isinstance(written, str):
+        return written
+      text, finish = written
+      said = {'message': {'content': text}} if 'messages' in body else {}
+      choices.append({'text': text, 'finish_reason': finish, **said})
+    usage = {'prompt_tokens': len(prompt), 'completion_tokens': len(choices)}
+    return {
+      'model': 'writer',
+      'system_fingerprint': self.fingerprint,
+      'choices': choices,
+      'usage': usage,
+    }
 
   def _best(self, before, most):
     return [int(i) for i in np.argsort(-self.model[before])[:most]]
@@ -145,8 +175,9 @@ def running(**fields: Any) -> Iterator[Server]:
       elif isinstance(fault, tuple):
         return self._send(fault[0], {'error': {'message': 'planned'}}, fault[1])
       reply = server.reply(self.path, body)
-      if reply is None:
-        return self._send(400, {'error': {'message': 'not offered'}}, {})
+      if reply is None or isinstance(reply, str):
+        error = {'message': reply or 'not offered'}
+        return self._send(400, {'error': error}, {})
       return self._send(200, reply, {}, half=fault == 'cut')
 
     def _send(self, status, value, headers, half=False):

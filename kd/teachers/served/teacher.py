@@ -27,6 +27,8 @@ from kd.teachers.served import vocabulary as vocabulary_lib
 
 FILE = 'model.json'
 
+# What the folder's model has in common with the one that answers.
+_SAME = ('model', 'fingerprint', 'probe')
 _MODEL, _FOLDER = 'teacher.server.model', 'teacher.server.folder'
 
 
@@ -80,6 +82,7 @@ class Teacher:
     )
     self._vocabulary = vocabulary_lib.Vocabulary(tokenizer)
     self._tolerance = spec['tolerance']
+    self._any_fingerprint = spec['fingerprint'] == 'any'
     self._check_every, self._asked = spec['check_every'], 0
     self._lock = threading.Lock()
     try:
@@ -117,7 +120,8 @@ class Teacher:
       atomic_files.write_json(path, now)
       return now
     there = json_files.read(path, _FOLDER)
-    for key in ('model', 'fingerprint', 'probe'):
+    same = ('model', 'probe') if self._any_fingerprint else _SAME
+    for key in same:
       if there.get(key) != now[key]:
         raise self._changed(f'{key} {there.get(key)!r}', repr(now[key]))
     self._compare(np.asarray(there['logprobs'], np.float32), probed.answer)
@@ -180,12 +184,13 @@ class Teacher:
 
   def _answer(self, prompt, keep):
     digest = replies_lib.digest_of(self.digest, prompt.ids, prompt.positions)
-    answer = self._replies.get(digest) if keep else None
-    if answer is None:
-      self._check()
-      answer = self._ask(prompt.ids, prompt.positions)
-      if keep:
-        self._replies.add(digest, answer)
+    kept = self._replies.get(digest) if keep else None
+    if kept is not None:
+      return questions.Answer.from_bytes(kept)
+    self._check()
+    answer = self._ask(prompt.ids, prompt.positions)
+    if keep:
+      self._replies.add(digest, answer.to_bytes())
     return answer
 
   def _ask(self, ids, positions) -> questions.Answer:
@@ -197,9 +202,14 @@ class Teacher:
         f'a reply lacks what was asked for: {e}',
         legal='a server that answers each request as it answered the first',
       ) from e
-    if origin != self._probed.origin:
+    if not self._is_same(origin):
       raise self._changed(repr(self._probed.origin), repr(origin))
     return answer
+
+  def _is_same(self, origin):
+    if self._any_fingerprint:
+      return origin.model == self._probed.origin.model
+    return origin == self._probed.origin
 
   def _check(self):
     """Asks the probe again, now and then."""
