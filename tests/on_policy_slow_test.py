@@ -70,7 +70,7 @@ def _lines(workdir, phase):
 @pytest.fixture(scope='module')
 def replayed(folder):
   """A run that samples in every second step."""
-  config = _config(folder, every=2, buffer=3)
+  config = _config(folder, every=2, buffer=3, importance_cap=1.001)
   config.evaluation.baseline = True
   train_mode.main(config, str(folder / 'replayed'))
   return config, folder / 'replayed'
@@ -101,6 +101,14 @@ def test_rows_say_how_old_they_are_and_the_student_is_heard(replayed):
   assert all(1 <= line['train/rollout/oldest'] <= 3 for line in again)
   assert any(line['train/rollout/oldest'] > 1 for line in again)
   assert not any('train/rollout/new_tokens' in line for line in again)
+  # Rows count by how likely the student still is to write them.
+  weights, truncated = (
+    np.array([x[f'train/rollout/importance_{name}'] for x in lines])
+    for name in ('weight', 'truncated')
+  )
+  np.testing.assert_allclose(weights[::2], 1, atol=1e-4)
+  assert (weights <= 1.001).all() and abs(weights[1::2] - 1).max() > 1e-3
+  assert not truncated[::2].any() and truncated[1::2].max() > 0
   texts = _lines(workdir, 'text')
   assert len(texts) == _STEPS
   assert texts[0]['rollout/prompt'].startswith('Q: ')
@@ -175,7 +183,7 @@ def _silent(folder):
 
 def test_the_page_s_commands_run_and_its_table_is_right(tmp_path):
   text = pathlib.Path('docs/on_policy.md').read_text()
-  (block,) = re.findall(r'^```\n(.*?)^```', text, re.M | re.S)
+  block, *_ = re.findall(r'^```\n(.*?)^```', text, re.M | re.S)
   lines = block.splitlines()
   assert len(lines) == 2
   begins = 'first_step=0', 'last_step=4'
@@ -197,7 +205,8 @@ def test_the_page_s_commands_run_and_its_table_is_right(tmp_path):
   ]
   assert 0 < shares[0][-1] <= 0.5 and shares[1] == [1.0, 1.0]
   table = dict(re.findall(r'^\| `(\w+)` \| (\S+) \|', text, re.M))
-  assert table == {k: str(v) for k, v in base.rollout().items()}
+  fields = {k: str(v) for k, v in base.rollout().items() if k != 'mesh'}
+  assert table == fields
 
 
 @pytest.mark.parametrize(
@@ -206,6 +215,11 @@ def test_the_page_s_commands_run_and_its_table_is_right(tmp_path):
     ({'rollout.buffer': 1, 'rollout.every': 2}, 'rollout.buffer.*2 or more'),
     ({'rollout.fraction': 1.0}, "losses.labels: uses the data's answers"),
     ({'rollout.max_new_tokens': 64}, 'rollout.max_new_tokens.*data.length, 64'),
+    ({'rollout.staleness': 1}, 'rollout.staleness.*rollout.devices is 0'),
+    (
+      {'rollout.staleness': 1, 'rollout.devices': 1},
+      'rollout.devices: found 1, of 1 devices',
+    ),
     ({'losses.labels.part': 'sampled'}, 'losses.labels.part.*are no labels'),
   ],
 )

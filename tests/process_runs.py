@@ -1,10 +1,17 @@
 """Runs of several processes on this machine, from their command lines."""
 
+from collections.abc import Callable, Iterator
+import contextlib
+import functools
+import os
 import socket
 import time
 
+import numpy as np
+
 from tests import alternating
 from tests import command
+from tests import warm
 
 _CONFIG = (
   *command.QUICK,
@@ -109,3 +116,28 @@ class Run:
   def finish(self):
     """Waits for all; returns their exit codes."""
     return [p.wait(_WAIT_S) for p in self.processes]
+
+
+@contextlib.contextmanager
+def starting(folder) -> Iterator[Callable[..., Run]]:
+  """Yields what starts a Run of (name, count, ...); leaves none behind."""
+  # The folder may hold modules of tasks.
+  path = f'{os.getcwd()}{os.pathsep}{folder}'
+  forks = warm.Warm({**command.environment(), 'PYTHONPATH': path})
+  yield functools.partial(Run, forks, folder)
+  forks.close()
+
+
+def assert_as_alone(run, alone):
+  """Raises unless a run has the metrics of one process, but for rounding."""
+  found = command.metrics(run.workdir)
+  assert [(x['step'], x['phase']) for x in found] == [
+    (x['step'], x['phase']) for x in alone
+  ]
+  for got, expected in zip(found, alone, strict=True):
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+      if isinstance(value, str):
+        assert got[name] == value, name
+      else:
+        np.testing.assert_allclose(got[name], value, 2e-4, 1e-6, err_msg=name)

@@ -3,7 +3,6 @@
 Each test starts `kd.main` once a process, in forks of one that has imported it.
 """
 
-import functools
 import json
 import os
 import shutil
@@ -16,7 +15,6 @@ import pytest
 from kd.pruning import scores
 from tests import command
 from tests import process_runs
-from tests import warm
 
 # Rows are read two steps ahead: at this step's rows a process sleeps.
 _SLOW = 4
@@ -30,11 +28,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope='module')
 def start(folder):
   """Starts runs, and leaves none behind."""
-  # The folder may hold modules of tasks.
-  path = f'{os.getcwd()}{os.pathsep}{folder}'
-  forks = warm.Warm({**command.environment(), 'PYTHONPATH': path})
-  yield functools.partial(process_runs.Run, forks, folder)
-  forks.close()
+  with process_runs.starting(folder) as start:
+    yield start
 
 
 @pytest.fixture(scope='module')
@@ -44,20 +39,6 @@ def alone(start):
   return command.metrics(run.workdir)
 
 
-def _assert_as_alone(run, alone):
-  found = command.metrics(run.workdir)
-  assert [(x['step'], x['phase']) for x in found] == [
-    (x['step'], x['phase']) for x in alone
-  ]
-  for got, expected in zip(found, alone, strict=True):
-    assert got.keys() == expected.keys()
-    for name, value in expected.items():
-      if isinstance(value, str):
-        assert got[name] == value, name
-      else:
-        np.testing.assert_allclose(got[name], value, 2e-4, 1e-6, err_msg=name)
-
-
 def _checkpoints(run):
   return sorted(os.listdir(f'{run.workdir}/checkpoints'), key=int)
 
@@ -65,7 +46,7 @@ def _checkpoints(run):
 def test_two_read_their_own_rows_and_wait_for_a_slow_one(start, alone):
   run = start('two', 2, sleeps={f'1:{_SLOW}': 8.0})
   assert run.finish() == [0, 0], run.text(0, 'err') + run.text(1, 'err')
-  _assert_as_alone(run, alone)
+  process_runs.assert_as_alone(run, alone)
   assert f'all wait for process 1 of 2: its rows of step {_SLOW}' in run.text(
     0, 'out'
   )
@@ -86,7 +67,7 @@ def test_two_read_their_own_rows_and_wait_for_a_slow_one(start, alone):
 def test_four_change_nothing(start, alone):
   run = start('four', 4, '--config.mesh.data=2', '--config.mesh.tensor=2')
   assert run.finish() == [0] * 4, run.text(0, 'err')
-  _assert_as_alone(run, alone)
+  process_runs.assert_as_alone(run, alone)
 
 
 @pytest.mark.parametrize('victim', [0, 1])
@@ -108,7 +89,7 @@ def test_a_death_ends_the_other_and_one_process_goes_on(victim, start, alone):
   ).finish()
   assert code == [0], run.text(0, 'err')
   assert f'resumes from step {_SLOW}' in run.text(0, 'out')
-  _assert_as_alone(run, alone)
+  process_runs.assert_as_alone(run, alone)
 
 
 def test_a_notice_to_one_is_obeyed_by_all(start):
@@ -214,7 +195,7 @@ def test_one_goes_on_as_two(start, alone):
   assert run.finish() == [42], run.text(0, 'err')
   assert start('grows', 2).finish() == [0, 0], run.text(0, 'err')
   assert 'resumes from step' in run.text(0, 'out')
-  _assert_as_alone(run, alone)
+  process_runs.assert_as_alone(run, alone)
 
 
 def test_a_reader_that_hangs_is_named_by_all(start):
@@ -236,31 +217,6 @@ def test_one_of_four_does_not_wait_for_ever(start, folder):
   error = run.text(0, 'err')
   assert 'expected 4 processes, and after 5 s' in error, error
   assert not os.path.exists(run.workdir)
-
-
-def test_two_write_the_rows_that_one_writes(start):
-  """Case F5: the number of processes has no part in what is sampled."""
-  changes = (
-    '--config.teacher.source=on_policy',
-    '--config.data.pack=False',
-    '--config.rollout.max_new_tokens=8',
-    '--config.rollout.every=2',
-    '--config.rollout.buffer=12',
-  )
-  one = start('writes-alone', 1, *changes)
-  two = start('writes', 2, *changes)
-  for run in (one, two):
-    assert set(run.finish()) == {0}, run.text(0, 'err')
-  expected = command.metrics(one.workdir)
-  answers = {x['rollout/answer'] for x in expected if x['phase'] == 'text'}
-  assert len(answers) > 2
-  _assert_as_alone(two, expected)
-  # Step 5 is trained on rows of steps before, which step 4's checkpoint holds.
-  shutil.rmtree(f'{two.workdir}/checkpoints/6')
-  again = start('writes', 2, *changes)
-  assert set(again.finish()) == {0}, again.text(0, 'err')
-  assert 'resumes from step 4' in again.text(0, 'out')
-  _assert_as_alone(again, expected)
 
 
 def test_a_run_resumes_with_what_may_change(start, alone, folder):
@@ -392,4 +348,4 @@ def test_a_teacher_on_devices_of_its_own_changes_nothing(start, alone):
     devices=8,
   )
   assert run.finish() == [0], run.text(0, 'err')
-  _assert_as_alone(run, alone)
+  process_runs.assert_as_alone(run, alone)

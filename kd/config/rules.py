@@ -127,6 +127,31 @@ def rollouts_are_rows(config: Any) -> None:
     )
 
 
+def rollouts_ahead_have_devices(config: Any) -> None:
+  """Devices sample ahead of training if, and only if, rows may be old."""
+  rollout, source = config.rollout, config.teacher.source
+  if (rollout.devices > 0) != (rollout.staleness > 0):
+    raise errors.ConfigError(
+      'rollout.staleness',
+      f'found {rollout.staleness}, and rollout.devices is {rollout.devices}',
+      legal='0 without devices that only sample, else 1 or more',
+    )
+  if rollout.devices and source not in ON_POLICY:
+    raise errors.ConfigError(
+      'rollout.devices',
+      f'found {rollout.devices}, and teacher.source is {source!r}: nothing is '
+      'sampled',
+      legal='0, or teacher.source ' + ' or '.join(map(repr, ON_POLICY)),
+    )
+  if rollout.devices and rollout.every > 1:
+    raise errors.ConfigError(
+      'rollout.every',
+      f'found {rollout.every}, and rollout.devices is {rollout.devices}: they '
+      'sample for every step',
+      legal='1, or rollout.devices 0',
+    )
+
+
 def traced_steps_exist(config: Any) -> None:
   """The steps of a trace are steps of the run."""
   profile = config.profile
@@ -347,6 +372,7 @@ RULES: tuple[Callable[[Any], None], ...] = (
   *teacher_rules.RULES,
   buffer_serves_steps_between,
   rollouts_are_rows,
+  rollouts_ahead_have_devices,
   groups_train,
   traced_steps_exist,
   traces_contain_steps_alone,

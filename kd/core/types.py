@@ -83,6 +83,9 @@ class Batch:
       contains a vision tower.
     teacher: the same rows as a teacher with another tokenizer reads them; None
       if all models share one.
+    sampling_logprobs: float32 [B, L], the log-probability of each target that
+      the student sampled, under the parameters that sampled it; 0 elsewhere.
+      None: targets have no importance weights.
   """
 
   tokens: Array
@@ -94,6 +97,7 @@ class Batch:
   row_id: Array
   images: Images | None = None
   teacher: TeacherTokens | None = None
+  sampling_logprobs: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)

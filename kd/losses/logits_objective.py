@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from kd.core import types
 from kd.losses import chunks
 from kd.losses import distributions
+from kd.losses import importance as importance_lib
 from kd.losses import modalities as modalities_lib
 from kd.losses import step_scalars
 from kd.losses import terms as terms_lib
@@ -32,11 +33,13 @@ class Sums:
       counted targets that were NaN or infinite.
     by_modality: by term, its sum over the targets of each modality, float32
       [2]; {} without images.
+    importance: of importance weights, see importance.sums; None without.
   """
 
   losses: dict[str, Array]
   nonfinite: Array
   by_modality: dict[str, Array] = struct.field(default_factory=dict)
+  importance: Array | None = None
 
   def __add__(self, other: 'Sums') -> 'Sums':
     return jax.tree.map(jnp.add, self, other)
@@ -51,22 +54,35 @@ class _Inputs:
   parts: Array
   weights: Array
   images: Array | None
+  sampling_logprobs: Array | None
   scales: dict[str, Array]
   values: dict[str, dict[str, Array]]
+  importance: importance_lib.Importance | None = struct.field(
+    pytree_node=False, default=None
+  )
 
 
 def no_sums(
   terms: Sequence[terms_lib.Term],
   distribution: distributions.Distribution | None,
   by_modality: bool,
+  weighted: bool,
 ) -> Sums:
-  """Returns all-zero sums, also by modality if asked."""
+  """Returns all-zero sums.
+
+  Args:
+    terms: of the objective.
+    distribution: the teachers', or None.
+    by_modality: whether the batch has images.
+    weighted: whether its targets have importance weights.
+  """
   count = distributions.count_teachers(distribution)
   zeros = lambda *shape: {t.key: jnp.zeros(shape, jnp.float32) for t in terms}
   return Sums(
     zeros(),
     jnp.zeros(count, jnp.float32),
     zeros(len(modalities_lib.NAMES)) if by_modality else {},
+    jnp.zeros(3) if weighted else None,
   )
 
 
@@ -75,12 +91,13 @@ def _chunk_sums(terms, student, chunk):
   distribution = chunk.distribution
   teacher = distribution and distribution.project(student.shape[-1])
   inputs = terms_lib.TokenInputs(student, teacher, chunk.labels)
+  target_weights, weighted = _weighted(student, chunk)
   sums, by_modality = {}, {}
   nonfinite = jnp.zeros(distributions.count_teachers(distribution))
   for term in terms:
     losses, finite = term.loss.per_token(inputs, chunk.values[term.key])
     weights = step_scalars.counted_weights(
-      term.loss, chunk.weights, chunk.parts
+      term.loss, target_weights, chunk.parts
     )
     sums[term.key] = jnp.sum(losses * weights)
     if chunk.images is not None:
@@ -91,7 +108,24 @@ def _chunk_sums(terms, student, chunk):
       # Also where the term's own weight is 0: its loss is NaN there too.
       bad = [jnp.sum(~one & (chunk.weights != 0)) for one in finite]
       nonfinite += jnp.stack(bad).astype(jnp.float32)
-  return scaled(sums, chunk.scales), Sums(sums, nonfinite, by_modality)
+  total = scaled(sums, chunk.scales)
+  return total, Sums(sums, nonfinite, by_modality, weighted)
+
+
+def _weighted(student, chunk):
+  """Returns a chunk's target weights x importance weights, and their sums."""
+  if chunk.sampling_logprobs is None:
+    return chunk.weights, None
+  sampled = chunk.parts == types.SAMPLED
+  weight, truncated = importance_lib.weights(
+    *(chunk.importance, student, chunk.labels),
+    *(sampled, chunk.sampling_logprobs),
+  )
+  counted = sampled & (chunk.weights != 0)
+  return (
+    chunk.weights * weight,
+    importance_lib.sums(weight, truncated, counted),
+  )
 
 
 def scaled(sums: dict[str, Array], scales: dict[str, Array]) -> Array:
@@ -104,12 +138,12 @@ def _arrays(hidden, inputs):
   distribution = inputs.distribution
   arrays = distribution and distribution.per_position()
   per_target = inputs.labels, inputs.parts, inputs.weights, inputs.images
-  return hidden, arrays, *per_target
+  return hidden, arrays, *per_target, inputs.sampling_logprobs
 
 
 def _chunk_inputs(inputs, chunk):
   """Returns the inputs at a chunk's positions."""
-  _, arrays, labels, parts, weights, images = chunk
+  _, arrays, labels, parts, weights, images, logprobs = chunk
   distribution = inputs.distribution
   return inputs.replace(
     distribution=distribution and distribution.with_positions(arrays),
@@ -117,6 +151,16 @@ def _chunk_inputs(inputs, chunk):
     parts=parts,
     weights=weights,
     images=images,
+    sampling_logprobs=logprobs,
+  )
+
+
+def _zeros(terms, inputs):
+  return no_sums(
+    terms,
+    inputs.distribution,
+    inputs.images is not None,
+    inputs.sampling_logprobs is not None,
   )
 
 
@@ -130,7 +174,7 @@ def _logits_objective(terms, chunk_tokens, hidden, unembedding, inputs):
     _, new = _chunk_sums(terms, student, _chunk_inputs(inputs, chunk))
     return sums + new
 
-  zeros = no_sums(terms, inputs.distribution, inputs.images is not None)
+  zeros = _zeros(terms, inputs)
   sums = chunks.fold(add, zeros, layout, _arrays(hidden, inputs))
   return scaled(sums.losses, inputs.scales), sums
 
@@ -170,8 +214,7 @@ def _forward(terms, chunk_tokens, hidden, unembedding, inputs):
     d_unembedding = rules.constrain(
       jnp.zeros(unembedding.shape), ('vocab', 'table_width')
     )
-  zeros = no_sums(terms, inputs.distribution, inputs.images is not None)
-  carry = zeros, d_unembedding, jnp.zeros_like(hidden)
+  carry = _zeros(terms, inputs), d_unembedding, jnp.zeros_like(hidden)
   sums, d_unembedding, d_hidden = chunks.fold(
     add, carry, layout, _arrays(hidden, inputs)
   )
@@ -201,6 +244,7 @@ def total(
   targets: distributions.Targets | None,
   batch: types.Batch,
   settings: step_scalars.StepScalars,
+  importance: importance_lib.Importance | None,
 ) -> tuple[Array, Sums]:
   """Computes the terms that read logits.
 
@@ -215,12 +259,14 @@ def total(
     targets: the teachers' targets, or None if no term needs them.
     batch: the rows, with weights at the positions that are kept.
     settings: those of this step.
+    importance: of sampled tokens, if the batch has sampling_logprobs.
 
   Returns:
     float32 [], the sum over terms of weight x sum / total; and the sums.
   """
   distribution = targets and targets.distribution
-  none = no_sums((), distribution, False)
+  weighted = batch.sampling_logprobs is not None
+  none = no_sums((), distribution, False, weighted)
   if not terms:
     return jnp.zeros(()), none
   needed = any(term.loss.needs_teacher for term in terms)
@@ -230,8 +276,10 @@ def total(
     parts=batch.parts,
     weights=batch.weights,
     images=modalities_lib.with_images(batch),
+    sampling_logprobs=batch.sampling_logprobs,
     scales=step_scalars.scales(settings),
     values=settings.values,
+    importance=importance,
   )
   value, sums = _logits_objective(
     terms,

@@ -7,6 +7,7 @@ import jax
 
 from kd.core import types
 from kd.losses import distributions
+from kd.losses import importance as importance_lib
 from kd.losses import layer_objective
 from kd.losses import logits_objective
 from kd.losses import modalities as modalities_lib
@@ -51,6 +52,8 @@ class Objective:
       calls the objective multiplies the targets' weights by it.
     shares_tower: whether the student reads the features of the first teacher's
       vision tower, see `shared_images`.
+    importance: weights of tokens that the student sampled, in terms that read
+      logits; None: they have none.
   """
 
   terms: tuple[terms_lib.Term, ...]
@@ -58,6 +61,14 @@ class Objective:
   chunk_tokens: int
   modalities: modalities_lib.Modalities = modalities_lib.EQUAL
   shares_tower: bool = False
+  importance: importance_lib.Importance | None = None
+
+  def with_vocabulary(self, size: int) -> 'Objective':
+    """Returns the objective of a student that samples the first `size` ids."""
+    if self.importance is None:
+      return self
+    rule = dataclasses.replace(self.importance, vocab_size=size)
+    return dataclasses.replace(self, importance=rule)
 
   @property
   def needs_teacher(self) -> bool:
@@ -118,7 +129,7 @@ class Objective:
   ) -> tuple[Array, logits_objective.Sums]:
     """Computes the terms that read logits; see logits_objective.total."""
     return logits_objective.total(
-      self.logits_terms, self.chunk_tokens, *arguments
+      self.logits_terms, self.chunk_tokens, *arguments, self.importance
     )
 
   def scheduled(self, settings: step_scalars.StepScalars) -> dict[str, Array]:
@@ -185,6 +196,9 @@ class Objective:
       value, nonfinite = value + of_spans, nonfinite.at[0].add(bad_spans)
       layer_sums |= span_sums
     sums = logits_objective.Sums(
-      layer_sums | sums.losses, nonfinite, by_modality | sums.by_modality
+      layer_sums | sums.losses,
+      nonfinite,
+      by_modality | sums.by_modality,
+      sums.importance,
     )
     return value, sums

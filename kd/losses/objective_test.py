@@ -10,6 +10,7 @@ from kd.core import types
 from kd.losses import dense_distributions
 from kd.losses import distributions
 from kd.losses import eval_sums
+from kd.losses import importance
 from kd.losses import objective
 from kd.losses import selection
 from kd.losses import term_builder
@@ -66,8 +67,9 @@ def reference(case, terms=None):
     counted = weights * (PART_OF[spec['part']](case['parts']))
     if spec['name'] == 'cross_entropy':
       counted = counted * (case['parts'] != types.SAMPLED)
-    sums[key] = (loss * counted).sum()
     scale = spec['weight'] / counted.sum()
+    counted = counted * case.get('importance', 1)
+    sums[key] = (loss * counted).sum()
     total += scale * sums[key]
     d_logits += scale * counted[..., None] * gradient
   d_w = np.einsum('blv,bld->vd', d_logits, h)
@@ -101,13 +103,14 @@ def to_batch(case):
     weights=jnp.asarray(case['weights']),
     parts=jnp.asarray(case['parts']),
     row_id=zeros[:, 0],
+    sampling_logprobs=case.get('logprobs'),
   )
 
 
-def build(terms, chunk_tokens=4):
-  return objective.Objective(
-    term_builder.build(terms, CONTEXT), selection.everywhere(), chunk_tokens
-  )
+def build(terms, chunk_tokens=4, **changes):
+  built = term_builder.build(terms, CONTEXT)
+  kept = selection.everywhere()
+  return objective.Objective(built, kept, chunk_tokens, **changes)
 
 
 def to_targets(case, dtype=jnp.float32):
@@ -117,8 +120,13 @@ def to_targets(case, dtype=jnp.float32):
   return distributions.Targets(dense_distributions.DenseMixture((dense,)), None)
 
 
-def run(case, chunk_tokens=4, terms=None, dtype=jnp.float32):
-  built = build(terms or TERMS, chunk_tokens)
+def run(case, *arguments, **changes):
+  (total, sums), grads = compute(case, *arguments, **changes)
+  return total, sums.losses, *grads
+
+
+def compute(case, chunk_tokens=4, terms=None, dtype=jnp.float32, **changes):
+  built = build(terms or TERMS, chunk_tokens, **changes)
   batch = to_batch(case)
   settings = built.settings(batch, 0)
   targets = to_targets(case, dtype)
@@ -127,10 +135,7 @@ def run(case, chunk_tokens=4, terms=None, dtype=jnp.float32):
     return built.logits_total(h, w, targets, batch, settings)
 
   both = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-  (total, sums), grads = jax.jit(both)(
-    jnp.asarray(case['h'], dtype), jnp.asarray(case['w'])
-  )
-  return total, sums.losses, *grads
+  return jax.jit(both)(jnp.asarray(case['h'], dtype), jnp.asarray(case['w']))
 
 
 @pytest.mark.parametrize('vocab,teacher_vocab', [(11, 11), (11, 14), (14, 11)])
@@ -185,6 +190,37 @@ def test_smoothing_z_loss_and_parts_equal_float64():
     np.testing.assert_allclose(sums[key], expected[1][key], rtol=1e-5)
   np.testing.assert_allclose(d_h, expected[2], atol=1e-6)
   np.testing.assert_allclose(d_w, expected[3], atol=1e-6)
+
+
+def test_importance_weights_equal_float64():
+  """Tokens that the student sampled count min(c, p / q) times, c = 1.5."""
+  case, cap = make_case(batch=3), 1.5
+  case['labels'] %= 9  # Of 11 ids, the tokenizer's.
+  h, w = (np.asarray(case[k], np.float64) for k in ('h', 'w'))
+  log_p = log_softmax((h @ w.T)[..., :9])
+  log_p = np.take_along_axis(log_p, case['labels'][..., None], -1)[..., 0]
+  change = np.random.default_rng(1).uniform(-1, 2, log_p.shape)
+  case['logprobs'] = (log_p - change).astype(np.float32)
+  sampled = case['parts'] == types.SAMPLED
+  case['importance'] = np.where(sampled, np.minimum(np.exp(change), cap), 1)
+  terms = TERMS | {'own': dict(KL, part='sampled', weight=0.4)}
+  rule = importance.Importance(cap, vocab_size=9)
+  (total, sums), grads = compute(case, terms=terms, importance=rule)
+  expected = reference(case, terms)
+  np.testing.assert_allclose(total, expected[0], rtol=1e-5)
+  for key in terms:
+    np.testing.assert_allclose(sums.losses[key], expected[1][key], rtol=1e-5)
+  for got, like in zip(grads, expected[2:], strict=True):
+    np.testing.assert_allclose(got, like, atol=1e-6)
+  counted = sampled & (case['weights'] > 0)
+  shown = importance.scalars(sums.importance)
+  truncated = (np.exp(change) > cap)[counted].mean()
+  assert 0 < truncated < 1
+  np.testing.assert_allclose(
+    [shown[f'rollout/importance_{x}'] for x in ('weight', 'truncated')],
+    [case['importance'][counted].mean(), truncated],
+    rtol=1e-5,
+  )
 
 
 def test_a_part_without_targets_costs_nothing():

@@ -1,5 +1,7 @@
 """Places the rows of a batch on the devices of several processes."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -48,6 +50,30 @@ def place(
     return jax.make_array_from_callback(shape, sharding, part)
 
   return jax.tree.map(one, tree)
+
+
+def copy(tree: types.PyTree, shardings: types.PyTree) -> types.PyTree:
+  """Copies arrays of all processes to devices of this one alone.
+
+  Returns before they are there: what overwrites `tree` later waits for it.
+
+  Args:
+    tree: arrays, each on any devices.
+    shardings: where to copy each of them.
+  """
+
+  def one(x, sharding):
+    if not x.is_fully_addressable:
+      # One array at a time: each is whole on every device for a moment.
+      x = _whole(rules.replicated(x.sharding.mesh))(x).addressable_data(0)
+    return jax.device_put(x, sharding)
+
+  return jax.tree.map(one, tree, shardings)
+
+
+@functools.cache
+def _whole(sharding):
+  return jax.jit(lambda x: x, out_shardings=sharding)
 
 
 def fetch(

@@ -32,6 +32,7 @@ class _Joined:
   def __init__(self, settings: Mapping[str, Any], address: str):
     self.client = distributed.global_state.client
     self.address, self.numbers = address, itertools.count()
+    self.gathered: dict[str, int] = {}
     self.dead_after_s = settings['dead_after_s']
     self.watch = liveness.Watch(
       self.client,
@@ -163,6 +164,31 @@ def from_first(call: Callable[[], Any]) -> Any:
     _joined.client.key_value_set(key, json.dumps(value))
     return value
   return json.loads(_joined.client.blocking_key_value_get(key, _NEVER_S * 1000))
+
+
+def gather(name: str, number: int, value: Any) -> list[Any]:
+  """Returns what every process gives, in their order; no device takes part.
+
+  Args:
+    name: of a series of exchanges.
+    number: of this one, which all processes come to in the same order.
+    value: of this process; JSON can hold it.
+  """
+  if _joined is None:
+    return [value]
+  client, folder = _joined.client, f'kd/gathered/{name}'
+  key = f'{folder}/{number}/{{}}'.format
+  client.key_value_set(key(jax.process_index()), json.dumps(value))
+  values = [
+    json.loads(client.blocking_key_value_get(key(i), _NEVER_S * 1000))
+    for i in range(jax.process_count())
+  ]
+  # All have come to this exchange, so all have read the one before it.
+  last = _joined.gathered.get(name)
+  if last is not None:
+    client.key_value_delete(f'{folder}/{last}/{jax.process_index()}')
+  _joined.gathered[name] = number
+  return values
 
 
 def first_then_all(what: str, call: Callable[[], T]) -> T:

@@ -64,8 +64,9 @@ def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   Raises:
     ConfigError: see resolve.shapes.
   """
-  make = lambda sizes, part: mesh_lib.make(sizes, devices[part])
-  return resolve.shapes(config, make, source_config)
+  devices, sampling = meshes.split_devices(config, devices)
+  make = resolve.mesh_maker(devices)
+  return resolve.shapes(config, make, source_config, sampling)
 
 
 def on_abstract_mesh(
@@ -76,10 +77,11 @@ def on_abstract_mesh(
   Raises:
     ConfigError: see resolve.shapes.
   """
-  meshes.check_teacher_devices(config, range(chips))
+  devices = range(chips - config.rollout.devices)
+  meshes.check_teacher_devices(config, devices)
 
   def make(sizes, part):
-    shape = mesh_lib.resolve(sizes, len(range(chips)[part]))
+    shape = mesh_lib.resolve(sizes, len(devices[part]))
     return jax.sharding.AbstractMesh(
       tuple(shape.values()),
       tuple(shape),

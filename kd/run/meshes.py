@@ -89,6 +89,77 @@ def check_teacher_devices(config: Config, devices: Sequence[Any]) -> None:
     )
 
 
+def split_devices(
+  config: Config, devices: Sequence[Any]
+) -> tuple[Sequence[Any], Sequence[Any]]:
+  """Returns the devices that train, and those that only sample.
+
+  Of each process, the last ones sample.
+
+  Args:
+    config: whose fields are legal, each alone.
+    devices: of all processes.
+
+  Raises:
+    ConfigError: names rollout.devices.
+  """
+  reserved = config.rollout.devices
+  if not reserved:
+    return devices, ()
+  by_process: dict[int, list[Any]] = {}
+  for device in devices:
+    by_process.setdefault(device.process_index, []).append(device)
+  count, rest = divmod(reserved, len(by_process))
+  if rest or any(len(own) <= count for own in by_process.values()):
+    raise errors.ConfigError(
+      'rollout.devices',
+      f'found {reserved}, of {len(devices)} devices in {len(by_process)} '
+      'processes',
+      legal=f'0, or a multiple of {len(by_process)} that leaves each process '
+      'devices to train on',
+    )
+  sampling = [d for own in by_process.values() for d in own[-count:]]
+  return [d for d in devices if d not in sampling], sampling
+
+
+def sampling_mesh(config: Config, devices: Sequence[Any]) -> jax.sharding.Mesh:
+  """Returns the mesh of this process's devices that only sample.
+
+  Args:
+    config: whose fields are legal, each alone.
+    devices: those of all processes that only sample.
+
+  Raises:
+    ConfigError: its axes do not fit the devices, or rows do not fit its axes.
+  """
+  own = [d for d in devices if d.process_index == jax.process_index()]
+  sizes = own_mesh_sizes(config.rollout.mesh, 'data')
+  try:
+    made = mesh_lib.make(sizes, own)
+  except errors.ConfigError as e:
+    raise e.within('rollout') from e
+  shards = rules.row_shards(made)
+  if config.rollout.batch_size % shards:
+    raise errors.ConfigError(
+      'rollout.batch_size',
+      f'found {config.rollout.batch_size}, which {shards} devices '
+      '(rollout.mesh.data x rollout.mesh.fsdp) do not divide',
+      legal=f'a multiple of {shards}',
+    )
+  return made
+
+
+def own_mesh_sizes(sizes: Mapping[str, int], axis: str) -> dict[str, int]:
+  """Returns the sizes of a mesh of reserved devices.
+
+  Args:
+    sizes: by axis; 0: 1.
+    axis: is split over if all are 0.
+  """
+  filled = {name: size or 1 for name, size in sizes.items()}
+  return filled if any(sizes.values()) else filled | {axis: -1}
+
+
 def student_mesh(config: Config, make_mesh: MakeMesh) -> jax.sharding.Mesh:
   """Returns the mesh of the student: all devices but the teachers' own."""
   return make_mesh(config.mesh, slice(-config.teacher.devices or None))
@@ -110,9 +181,7 @@ def teacher_mesh(
   sizes, reserved = dict(config.teacher.mesh), config.teacher.devices
   if not reserved and not any(sizes.values()):
     return mesh
-  if not any(sizes.values()):
-    sizes['fsdp'] = -1
-  filled = {axis: size or 1 for axis, size in sizes.items()}
+  filled = own_mesh_sizes(sizes, 'fsdp')
   try:
     made = make_mesh(filled, slice(-reserved or None, None))
   except errors.ConfigError as e:

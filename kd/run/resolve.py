@@ -19,6 +19,7 @@ from kd.core import errors
 from kd.images import features
 from kd.input_pipeline import templates
 from kd.input_pipeline import tokenizers
+from kd.losses import importance
 from kd.losses import layer_objective
 from kd.losses import modalities
 from kd.losses import objective as objective_lib
@@ -209,6 +210,9 @@ def _objective(config, source, student, teachers):
       config.student.vision == model_sizes.TEACHERS_VISION
       and config.data.images.features == features.NONE
     ),
+    importance=importance.build(config.rollout.importance_cap)
+    if source.sampling() is not None
+    else None,
   )
   model_checks.check_vision(config, objective, student)
   own_tokenizer.check(config, objective)
@@ -247,13 +251,15 @@ def shapes(
   config: ml_collections.ConfigDict,
   make_mesh: meshes.MakeMesh,
   source_config: SourceConfig,
+  sampling_devices: Sequence[jax.Device] = (),
 ) -> resolved.Run:
   """Builds a run from shapes alone, without weights and tokenizers.
 
   Args:
     config: as given on the command line.
-    make_mesh: from the config's `mesh` to some of the devices.
+    make_mesh: from the config's `mesh` to some of the devices that train.
     source_config: which sizes a model has; see model_sizes.source_config.
+    sampling_devices: those of all processes that only sample.
 
   Raises:
     ConfigError: names the first thing that is wrong.
@@ -269,6 +275,10 @@ def shapes(
   teacher_mesh = meshes.teacher_mesh(config, mesh, make_mesh)
   teachers = build_teachers(config, specs, sizes, teacher_mesh)
   student = build_student(config, sizes['student'], mesh)
+  sampler = None
+  if sampling_devices:
+    own = meshes.sampling_mesh(config, sampling_devices)
+    sampler = build_student(config, sizes['student'], own)
   objective = _objective(config, source, student, teachers)
   source.check(mesh, student, objective)
   optimizer, learning_rate = _optimizer(config, student, objective)
@@ -286,6 +296,7 @@ def shapes(
     objective=objective,
     optimizer=optimizer,
     learning_rate=learning_rate,
+    sampler=sampler,
   )
   model_checks.check_features(run)
   if own_tokenizer.is_used(config):
@@ -308,6 +319,7 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   """
   config = base.checked(config)
   membership.check(config.processes)
+  devices, sampling = meshes.split_devices(config, devices)
   meshes.check_teacher_devices(config, devices)
   specs = source_lib.of(config).teacher_specs()
   is_own = own_tokenizer.is_used(config)
@@ -319,7 +331,7 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   source_config = shared_tokenizer.source_config(
     tokenizer, own if is_own else None
   )
-  run = shapes(config, mesh_maker(devices), source_config)
+  run = shapes(config, mesh_maker(devices), source_config, sampling)
   run = with_tokenizer(run, tokenizer())
   check_scores(run.student)
   for path, spec in {**specs, 'student': config.student}.items():
@@ -377,7 +389,8 @@ def with_tokenizer(
     shared_tokenizer.check(chosen, path, model.config)
   template = run.config.data.template
   templates.check_tokenizer(tokenizer, template, 'data.template')
-  run = dataclasses.replace(run, tokenizer=tokenizer)
+  objective = run.objective.with_vocabulary(tokenizer.vocab_size)
+  run = dataclasses.replace(run, tokenizer=tokenizer, objective=objective)
   if is_own and run.teachers:
     own_tokenizer.rows(run)
   return run

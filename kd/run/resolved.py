@@ -97,6 +97,7 @@ class Run:
     objective: the training objective; without terms where nothing is trained.
     optimizer: trains it; None where nothing is trained.
     learning_rate: by update; None likewise.
+    sampler: the student on devices that only sample; None without these.
   """
 
   config: ml_collections.FrozenConfigDict
@@ -107,6 +108,7 @@ class Run:
   objective: objective_lib.Objective
   optimizer: optimizers.Optimizer | None
   learning_rate: Callable[[int], float] | None
+  sampler: Model | None = None
 
   @property
   def teacher(self) -> Model | None:

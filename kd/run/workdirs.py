@@ -57,7 +57,7 @@ RESUMABLE = (
   'optimizer.state_memory',
   'cache.',  # A cache is compared by the digest of its manifest.
   'teacher.server.',  # A server is compared by the digest of what it returns.
-  'rollout.batch_size',
+  *('rollout.batch_size', 'rollout.devices', 'rollout.mesh.'),
 )
 # Fields that a mode that trains nothing may change too.
 NOT_TRAINED = ('evaluation.',)

@@ -98,16 +98,16 @@ class Answer:
       )
     if end == device.RUNNING:
       return None
-    stop_id = int(ids[new]) if end == device.STOPPED else None
-    return self._sample(count, decode(self.ids), _ENDS[int(end)], stop_id)
+    sample = self._sample(count, decode(self.ids), _ENDS[int(end)])
+    if end != device.STOPPED:
+      return sample
+    return dataclasses.replace(
+      sample, stop_id=int(ids[new]), stop_logprob=float(logprobs[new])
+    )
 
-  def _sample(self, count, text, finish, stop_id=None):
+  def _sample(self, count, text, finish):
     return Sample(
-      tuple(self.ids[:count]),
-      tuple(self.logprobs[:count]),
-      text,
-      finish,
-      stop_id,
+      tuple(self.ids[:count]), tuple(self.logprobs[:count]), text, finish
     )
 
 

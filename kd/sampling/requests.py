@@ -103,6 +103,7 @@ class Sample:
       context).
     stop_id: the id that ended it, which is not among `ids`; None if no id did,
       or if it was not kept.
+    stop_logprob: the log-probability of stop_id, likewise.
   """
 
   ids: tuple[int, ...]
@@ -110,6 +111,7 @@ class Sample:
   text: str
   finish: str
   stop_id: int | None = None
+  stop_logprob: float | None = None
 
 
 class Sampler(Protocol):

@@ -20,18 +20,20 @@ class BufferedRow:
     row_id: of the row whose prompt it has.
     made: updates applied to the student when it sampled the answer.
     images: pixels [I, S, S, 3] and index [L] of the prompt; None without.
+    logprobs: float32 [L], see types.Batch.sampling_logprobs; None without.
   """
 
   fields: Mapping[str, np.ndarray]
   row_id: int
   made: int
   images: types.Images | None = None
+  logprobs: np.ndarray | None = None
 
 
 class Buffer:
   """Holds the rows that were added last; a new one replaces the oldest."""
 
-  def __init__(self, size: int, length: int):
+  def __init__(self, size: int, length: int, logprobs: bool = False):
     """Allocates space for `size` rows of `length` tokens.
 
     That of images, which take far more, is allocated with the first of them.
@@ -39,12 +41,15 @@ class Buffer:
     Args:
       size: rows.
       length: L.
+      logprobs: whether rows have them.
     """
     self._size, self._length = size, length
     self._arrays = {
       name: np.tile(field, (size, 1))
       for name, field in packing.empty(length, pad_id=0).items()
     }
+    if logprobs:
+      self._arrays['logprobs'] = np.zeros((size, length), np.float32)
     self._arrays['row_id'] = np.zeros(size, np.int32)
     self._arrays['made'] = np.full(size, _UNUSED, np.int32)
     self._arrays['next'] = np.zeros((), np.int32)
@@ -85,6 +90,8 @@ class Buffer:
       self._arrays['index'][at] = images.index
     elif 'index' in self._arrays:
       self._arrays['index'][at] = -1
+    if row.logprobs is not None:
+      self._arrays['logprobs'][at] = row.logprobs
     self._arrays['row_id'][at], self._arrays['made'][at] = row.row_id, row.made
     self._arrays['next'][...] = (at + 1) % self._size
 
@@ -100,9 +107,11 @@ class Buffer:
       images = types.Images(
         self._arrays['pixels'][at].copy(), self._arrays['index'][at].copy()
       )
+    logprobs = self._arrays.get('logprobs')
     return BufferedRow(
       {name: self._arrays[name][at].copy() for name in packing.FIELDS},
       int(self._arrays['row_id'][at]),
       int(self._arrays['made'][at]),
       images,
+      None if logprobs is None else logprobs[at].copy(),
     )

@@ -14,6 +14,7 @@ from kd.models.gemma3 import config as gemma3_config
 from kd.sampling import engine
 from kd.sampling import requests
 from kd.teachers import replay_buffer
+from kd.teachers import rollout_rows
 from kd.teachers import rollouts
 
 _LENGTH, _VOCAB, _STOP, _PAD = 16, 40, 2, 0
@@ -71,13 +72,23 @@ class _Echo:
     if request.ids[-1] == 39:
       return requests.Sample((), (), '', 'too_long')
     ids = (request.ids[-1], 10 + request.seed % 20)
-    return requests.Sample(ids, (-1.0, -2.0), _decode(ids), 'stop', _STOP)
+    logprobs = (-1.0, -2.0)
+    return requests.Sample(ids, logprobs, _decode(ids), 'stop', _STOP, -3.0)
 
 
-def _make(sampler, fraction=1.0, every=1, buffer=None, seed=0, image_tokens=0):
+def _make(
+  sampler,
+  fraction=1.0,
+  every=1,
+  buffer=None,
+  seed=0,
+  image_tokens=0,
+  with_logprobs=False,
+):
   schedule = schedules.build(fraction, 'rollout.fraction', 100)
   return rollouts.Rollouts(
-    *(sampler, schedule, every, buffer, seed, _PAD, _decode, image_tokens)
+    *(sampler, schedule, every, buffer, seed, _PAD, _decode, image_tokens),
+    with_logprobs,
   )
 
 
@@ -107,7 +118,7 @@ def test_a_row_holds_the_prompt_and_what_the_student_wrote():
 
 def test_a_long_answer_is_cut_and_a_prompt_without_room_keeps_the_datas():
   long = requests.Sample(tuple(range(10, 30)), (0.0,) * 20, '', 'length')
-  row = rollouts.answer_row((1, 5, 6), long, _LENGTH, _PAD)
+  row = rollout_rows.answer_row((1, 5, 6), long, _LENGTH, _PAD)
   assert row['targets'].tolist() == [5, 6, *range(10, 24)]
   assert row['weights'].sum() == 14
   batch = _batch([(1, 39), (1, 5)])
@@ -141,6 +152,23 @@ def test_metrics_are_of_what_is_trained_on():
   assert outcome.scalars['rollout/truncated'] == 0.5
   wanted = -np.concatenate([np.arange(n) for n in kept]).mean()
   assert outcome.scalars['rollout/logprob'] == pytest.approx(wanted)
+
+
+def test_log_probabilities_stay_with_their_tokens_in_the_buffer():
+  """Of a prompt that leaves room for two of three ids, and a shorter one."""
+  prompts = _batch([(1, *range(3, 17)), (1, 5)], answer=(30,))
+  buffer = replay_buffer.Buffer(2, _LENGTH, logprobs=True)
+  make = _make(_Echo(), every=2, buffer=buffer, with_logprobs=True)
+  drawn = make(0, None, prompts, prompts).rows
+  want = np.zeros((2, _LENGTH), np.float32)
+  want[0, 14:], want[1, 1:4] = [-1, -2], [-1, -2, -3]
+  np.testing.assert_array_equal(drawn.sampling_logprobs, want)
+  again = replay_buffer.Buffer(2, _LENGTH, logprobs=True)
+  again.load(buffer.state())
+  make.buffer = again
+  reused = make(1, None, prompts, None).rows
+  by_row = np.argsort(reused.row_id)
+  np.testing.assert_array_equal(reused.sampling_logprobs[by_row], want)
 
 
 def test_every_answer_has_a_seed_of_its_own():
@@ -239,6 +267,9 @@ def test_log_probabilities_belong_to_the_tokens_they_stand_at():
     assert len(at) == len(answer.ids) + ended
     if ended:
       assert rows.targets[i, at[-1]] == answer.stop_id in words.stop_ids
+      np.testing.assert_allclose(
+        np.exp(logprobs[-1] - answer.stop_logprob), 1, 1e-4
+      )
   assert stopped > 0
 
 

@@ -203,6 +203,7 @@ class _Loop:
 
   def close(self) -> None:
     """Stops background threads; waits for a save that is under way."""
+    self._job.feed.close()
     self._profiler.close()
     self._saver.close()
     self._writer.close()

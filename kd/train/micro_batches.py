@@ -93,6 +93,7 @@ def accumulate(
       objective.terms,
       targets and targets.distribution,
       by_modality=batch.images is not None,
+      weighted=batch.sampling_logprobs is not None,
     )
     zeros = jax.tree.map(
       lambda x: jnp.zeros(x.shape, jnp.float32), (trained, ranges, none)

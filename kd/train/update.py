@@ -12,6 +12,7 @@ from kd.core import host_memory
 from kd.core import schedules
 from kd.core import types
 from kd.losses import distributions
+from kd.losses import importance
 from kd.losses import layer_objective
 from kd.losses import logits_objective
 from kd.losses import modalities
@@ -319,6 +320,7 @@ def make(
       **objective.scheduled(settings),
       **modalities.scalars(batch, weights, new_norms),
       **span_objective.scalars(batch),
+      **importance.scalars(sums.importance),
       **{
         f'layer_map/{key}/{i}': layer
         for key, layers in state.layer_maps.items()

@@ -115,11 +115,38 @@ ROLLOUT = schema.Section(
       'rows that are kept, the latest; 0 if every step samples, else at least '
       'fraction x data.batch_size',
     ),
+    'importance_cap': F(
+      0.0,
+      legal.Number(at_least=0, at_most=1e4),
+      'c of the importance weights min(c, p / q) of sampled tokens in terms '
+      'that read logits: p is the probability that the student gives the token '
+      'now, q the one that it was sampled with; 0: no weights',
+    ),
     **sampling(temperature=1.0, max_new_tokens=128),
     'batch_size': F(
       8,
       ROWS_AT_A_TIME,
       'answers generated at a time; a multiple of mesh.data x mesh.fsdp',
+    ),
+    'devices': F(
+      0,
+      legal.COUNT,
+      'devices of all processes together that only sample, the last ones of '
+      'each process, while the others train; 0: sampling and training take '
+      'turns',
+    ),
+    'staleness': F(
+      0,
+      legal.Integer(0, 64),
+      'the most updates between the parameters that sample a row and those '
+      'that it is trained on with; 0 if `devices` is, else 1 or more',
+    ),
+    'mesh': schema.Section(
+      "Mesh of a process's devices that only sample. All 0: data alone.",
+      {
+        name: F(0, legal.COUNT, f'devices along axis {name}; 0: 1')
+        for name in ('data', 'fsdp', 'tensor', 'sequence')
+      },
     ),
   },
 )

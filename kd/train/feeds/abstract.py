@@ -36,6 +36,11 @@ def batch(run: resolved.Run, mesh: jax.sharding.Mesh) -> types.Batch:
     row_id=array(shape[:1], jnp.int32, sharding),
     images=_images(run, sharding),
     teacher=_teacher(run, sharding),
+    sampling_logprobs=(
+      array(shape, jnp.float32, sharding)
+      if run.objective.importance is not None
+      else None
+    ),
   )
 
 

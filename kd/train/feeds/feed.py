@@ -136,3 +136,6 @@ class Feed:
 
   def load(self, state: Mapping[str, np.ndarray]) -> None:
     """Restores what `state` returned."""
+
+  def close(self) -> None:
+    """Stops what it does in the background, by default nothing."""

@@ -1,6 +1,7 @@
 """On-policy batches: the student answers some prompts, the teachers score."""
 
 import dataclasses
+import time
 
 import jax
 import numpy as np
@@ -8,6 +9,8 @@ import numpy as np
 from kd.config import rules as config_rules
 from kd.core import errors
 from kd.core import schedules
+from kd.input_pipeline import retry
+from kd.partitioning import placement
 from kd.run import resolved
 from kd.run import samplers
 from kd.run import source
@@ -16,6 +19,7 @@ from kd.sampling import fields
 from kd.sampling import requests
 from kd.teachers import replay_buffer
 from kd.teachers import rollouts as rollouts_lib
+from kd.teachers import sampling_ahead
 from kd.train.feeds import feed
 from kd.train.feeds import live
 
@@ -47,7 +51,16 @@ class Source(live.Source):
           legal='a fraction below 1, or a divergence with part '
           "'all' or 'sampled'",
         )
-    fields.check_devices(config.rollout.batch_size, mesh, 'rollout.batch_size')
+    if objective.importance is not None and not objective.logits_terms:
+      raise errors.ConfigError(
+        'rollout.importance_cap',
+        f'found {objective.importance.cap:g}, and no term in `losses` reads '
+        'logits',
+        legal='0.0, or a divergence of next-token distributions',
+      )
+    if not config.rollout.devices:
+      rows = config.rollout.batch_size
+      fields.check_devices(rows, mesh, 'rollout.batch_size')
     engine.check_room(
       student.module, config.rollout.max_new_tokens, 'rollout.max_new_tokens'
     )
@@ -61,9 +74,15 @@ class Source(live.Source):
     del settings['stop_strings']
     how = ', '.join(f'{name} {value}' for name, value in settings.items())
     fraction = schedules.text(rollout.fraction)
-    return [
+    lines = [
       f'rollouts: {fraction} of the rows, every {rollout.every} steps, {how}'
     ]
+    if rollout.devices:
+      lines.append(
+        f'rollouts: on {rollout.devices} devices of their own, by parameters '
+        f'up to {rollout.staleness} updates old'
+      )
+    return lines
 
   def feed(self, run, rows, digest, opened, live_targets):
     del opened
@@ -81,22 +100,32 @@ class Feed(feed.Feed):
   def __init__(self, run, rows, digest, teacher_names, targets):
     """Opens the feed; see feed.Feed."""
     super().__init__(run, rows, digest, teacher_names, targets)
-    self._run, self._rollouts = run, _rollouts(run)
+    self._run, self._rollouts, self._ahead = run, _rollouts(run), None
+    if run.sampler is not None:
+      self._ahead = _sampling_ahead(run, self._rollouts, self._read_all)
     # All prompts go through the sampler together: every process reads them.
     self._all_rows = np.arange(self._batch_size)
 
+  def _read_all(self, step):
+    return self._rows(step, self._all_rows)
+
   def read(self, step):
-    rows = self._rows(step, self._all_rows)
+    if self._ahead is not None:
+      return ()  # Read where it is sampled.
+    rows = self._read_all(step)
     prompts_step = self._rollouts.prompts_step(step)
     if prompts_step is None:
       return rows, None
     if prompts_step == step:
       return rows, rows
-    return rows, self._rows(prompts_step, self._all_rows)
+    return rows, self._read_all(prompts_step)
 
   def __call__(self, step, params, read):
     try:
-      outcome = self._rollouts(step, params, *read)
+      if self._ahead is None:
+        outcome = self._rollouts(step, params, *read)
+      else:
+        outcome = self._take(step, params)
     except errors.NonFiniteError as e:
       raise errors.NonFiniteError(
         f"sampling the student's answers: {e}", e.teachers
@@ -114,14 +143,23 @@ class Feed(feed.Feed):
       outcome.seconds,
     )
 
+  def _take(self, step, params):
+    """Returns what was sampled ahead for a step; its seconds are of waiting."""
+    began = time.monotonic()
+    rows, answers = self._ahead.take(step, params)
+    waited = time.monotonic() - began
+    return self._rollouts.batch(
+      step, rows, rows, answers.samples, answers.made, waited
+    )
+
   def _scored(self, rows):
     """Returns the batch of this process's rows, its targets, and seconds."""
     batch, placing_s = self._place(self._with_teacher(rows))
     return batch, self._targets(batch), placing_s
 
   def state(self):
-    buffer = self._rollouts.buffer
-    return {} if buffer is None else buffer.state()
+    kept = self._rollouts.buffer or self._ahead
+    return {} if kept is None else kept.state()
 
   def expect(self, names):
     if 'pixels' in names:
@@ -130,17 +168,24 @@ class Feed(feed.Feed):
       self._rollouts.buffer.allocate_images(per_row, vision.image_size)
 
   def load(self, state):
-    if state:
-      self._rollouts.buffer.load(state)
+    kept = self._rollouts.buffer or self._ahead
+    if kept is not None:
+      kept.load(state)
+
+  def close(self):
+    if self._ahead is not None:
+      self._ahead.close()
 
 
 def _rollouts(run: resolved.Run) -> rollouts_lib.Rollouts:
   config = run.config
   sample = samplers.without_params(run, run.student, config.rollout.batch_size)
   settings, vision = _settings(config.rollout), run.student.config.vision
-  buffer = None
+  buffer, with_logprobs = None, config.rollout.importance_cap > 0
   if config.rollout.buffer:
-    buffer = replay_buffer.Buffer(config.rollout.buffer, config.data.length)
+    buffer = replay_buffer.Buffer(
+      config.rollout.buffer, config.data.length, with_logprobs
+    )
   return rollouts_lib.Rollouts(
     lambda params, asked: sample(params, asked, settings),
     config_rules.scheduled(config, 'rollout.fraction'),
@@ -150,4 +195,22 @@ def _rollouts(run: resolved.Run) -> rollouts_lib.Rollouts:
     run.tokenizer.pad_id,
     run.tokenizer.decode,
     vision.soft_tokens if vision else 0,
+    with_logprobs,
+  )
+
+
+def _sampling_ahead(run, rollouts, read) -> sampling_ahead.SamplingAhead:
+  config, shardings = run.config, run.sampler.shardings
+  rollout = config.rollout
+  sample = samplers.without_params(run, run.sampler, rollout.batch_size)
+  settings = _settings(rollout)
+  return sampling_ahead.SamplingAhead(
+    read,
+    rollouts.asked,
+    lambda params, asked, said: sample(params, asked, settings, said),
+    lambda params: placement.copy(params, shardings),
+    rollout.staleness,
+    config.steps,
+    (config.data.batch_size, rollout.max_new_tokens),
+    retry.RetryPolicy(**config.data.read).timeout_s,
   )

@@ -1,0 +1,93 @@
+"""Truncated importance weights of tokens that older parameters sampled.
+
+A token that a policy q sampled counts min(c, p / q) times for a policy p: less
+the less likely p makes it, and never more than c times (arXiv 1802.01561).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from kd.core import types
+
+Array = types.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Importance:
+  """How tokens that the student sampled are weighted.
+
+  Attributes:
+    cap: c, the largest weight.
+    vocab_size: ids that the student samples from, the first ones; None: all.
+  """
+
+  cap: float
+  vocab_size: int | None = None
+
+
+def build(cap: float) -> Importance | None:
+  """Returns the weights with this cap; None, no weights, if it is 0."""
+  return Importance(cap) if cap else None
+
+
+def weights(
+  rule: Importance,
+  logits: Array,
+  labels: Array,
+  sampled: Array,
+  logprobs: Array,
+) -> tuple[Array, Array]:
+  """Computes the weights, through which no gradient flows.
+
+  Args:
+    rule: the cap, and which ids are sampled.
+    logits: float32 [T, V], the student's.
+    labels: int32 [T], the tokens.
+    sampled: bool [T], where the student sampled them; elsewhere the weight is
+      1.
+    logprobs: float32 [T], their log-probabilities when they were sampled.
+
+  Returns:
+    float32 [T], the weights; and bool [T], which of them are truncated.
+  """
+  logits = jax.lax.stop_gradient(logits)
+  if rule.vocab_size is not None:
+    is_id = jnp.arange(logits.shape[-1]) < rule.vocab_size
+    logits = jnp.where(is_id, logits, -jnp.inf)
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  log_p = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0] - log_z
+  ratio, most = log_p - logprobs, jnp.log(jnp.float32(rule.cap))
+  weight = jnp.where(sampled, jnp.exp(jnp.minimum(ratio, most)), 1.0)
+  return weight, sampled & (ratio > most)
+
+
+def sums(weight: Array, truncated: Array, counted: Array) -> Array:
+  """Returns what `scalars` takes: float32 [3].
+
+  Args:
+    weight: float32 [T].
+    truncated: bool [T].
+    counted: bool [T], the sampled tokens that count.
+  """
+  kept = jnp.stack(
+    [weight, truncated.astype(jnp.float32), jnp.ones_like(weight)]
+  )
+  return jnp.sum(jnp.where(counted, kept, 0.0), axis=1)
+
+
+def scalars(total: Array | None) -> dict[str, Array]:
+  """Returns metrics; {} without importance weights.
+
+  Args:
+    total: `sums` over a batch; None: there are none.
+  """
+  if total is None:
+    return {}
+  weight, truncated, count = total
+  some = jnp.maximum(count, 1.0)
+  return {
+    'rollout/importance_weight': jnp.where(count > 0, weight / some, 1.0),
+    'rollout/importance_truncated': truncated / some,
+  }

@@ -1,0 +1,92 @@
+"""Answers of the student to a step's prompts, for checkpoints and processes."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from kd.sampling import requests
+
+_NONE = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+  """What the student answered to the prompts of a step.
+
+  Attributes:
+    made: updates before the parameters that sampled them.
+    samples: by index in the batch.
+  """
+
+  made: int
+  samples: Mapping[int, requests.Sample]
+
+
+def empty(slots: int, rows: int, tokens: int) -> dict[str, np.ndarray]:
+  """Returns arrays with room for the answers of some steps.
+
+  Args:
+    slots: S, of steps.
+    rows: B, of a batch.
+    tokens: T, of an answer at most, the stop id included.
+  """
+  return {
+    'made': np.full(slots, _NONE, np.int32),
+    'ids': np.zeros((slots, rows, tokens), np.int32),
+    'logprobs': np.zeros((slots, rows, tokens), np.float32),
+    'count': np.zeros((slots, rows), np.int32),
+    'finish': np.full((slots, rows), _NONE, np.int32),
+  }
+
+
+def put(arrays: Mapping[str, np.ndarray], slot: int, answers: Answers) -> None:
+  """Writes a step's answers into arrays of `empty`."""
+  arrays['made'][slot] = answers.made
+  for row, sample in answers.samples.items():
+    ids, logprobs = list(sample.ids), list(sample.logprobs)
+    if sample.stop_id is not None:
+      ids.append(sample.stop_id)
+      logprobs.append(sample.stop_logprob)
+    arrays['ids'][slot, row, : len(ids)] = ids
+    arrays['logprobs'][slot, row, : len(ids)] = logprobs
+    arrays['count'][slot, row] = len(ids)
+    arrays['finish'][slot, row] = requests.FINISHES.index(sample.finish)
+
+
+def get(arrays: Mapping[str, np.ndarray], slot: int) -> Answers | None:
+  """Returns what `put` wrote, without text; None: nothing."""
+  made = int(arrays['made'][slot])
+  if made == _NONE:
+    return None
+  samples = {}
+  for row in np.flatnonzero(arrays['finish'][slot] != _NONE).tolist():
+    count = int(arrays['count'][slot, row])
+    finish = requests.FINISHES[arrays['finish'][slot, row]]
+    ids = arrays['ids'][slot, row, :count].tolist()
+    logprobs = arrays['logprobs'][slot, row, :count].tolist()
+    end = {}
+    if finish == 'stop':
+      end = dict(stop_id=ids.pop(), stop_logprob=logprobs.pop())
+    samples[row] = requests.Sample(
+      tuple(ids), tuple(logprobs), '', finish, **end
+    )
+  return Answers(made, samples)
+
+
+def to_json(samples: Mapping[int, requests.Sample]) -> list[Any]:
+  """Returns samples as JSON values, for other processes."""
+  return [
+    [row, dataclasses.asdict(dataclasses.replace(sample, text=''))]
+    for row, sample in samples.items()
+  ]
+
+
+def from_json(values: list[Any]) -> dict[int, requests.Sample]:
+  """Returns the samples that `to_json` was given, without text."""
+  samples = {}
+  for row, fields in values:
+    lists = {name: tuple(fields[name]) for name in ('ids', 'logprobs')}
+    samples[row] = requests.Sample(**fields | lists)
+  return samples

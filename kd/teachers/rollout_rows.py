@@ -1,0 +1,169 @@
+"""Rows with the student's answers, and the metrics of these.
+
+In a row that the student answers only the prompt is kept. Its targets are
+types.SAMPLED: no term treats them as ground truth.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kd.core import types
+from kd.input_pipeline import packing
+from kd.sampling import requests
+from kd.teachers import replay_buffer
+
+
+def prompt_of(row: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+  """Returns the ids before a row's first target; () if it has none.
+
+  Args:
+    row: arrays by the names in packing.FIELDS; it holds one example.
+  """
+  targets = np.flatnonzero(row['weights'])
+  if not targets.size:
+    return ()
+  return tuple(row['tokens'][: targets[0] + 1].tolist())
+
+
+def answer_row(
+  prompt: Sequence[int], sample: requests.Sample, length: int, pad_id: int
+) -> dict[str, np.ndarray]:
+  """Returns the row of a prompt and an answer, truncated to L tokens.
+
+  Args:
+    prompt: its ids, BOS first, at most `length`.
+    sample: the answer. The stop id that ended it is a target too, so that the
+      student learns when to stop.
+    length: L.
+    pad_id: fills the rest of the row.
+
+  Returns:
+    Arrays [L], by the names in packing.FIELDS.
+  """
+  end = [] if sample.stop_id is None else [sample.stop_id]
+  ids = [*prompt, *sample.ids, *end][: length + 1]
+  is_new = np.arange(len(ids)) >= len(prompt)
+  example = packing.Example(
+    ids=np.asarray(ids, np.int32),
+    parts=np.where(is_new, types.SAMPLED, types.ANSWER).astype(np.int32),
+    weights=is_new.astype(np.float32),
+    index=0,
+  )
+  return packing.fill([example], length, pad_id)
+
+
+def logprobs(
+  prompt: Sequence[int], sample: requests.Sample, length: int
+) -> np.ndarray:
+  """Returns what the targets of `answer_row` were sampled with.
+
+  Args:
+    prompt: as for answer_row.
+    sample: likewise.
+    length: L.
+
+  Returns:
+    float32 [L], log-probabilities, at temperature 1; 0 at other targets.
+  """
+  end = [] if sample.stop_id is None else [sample.stop_logprob]
+  values = [*sample.logprobs, *end][: room(prompt, length)]
+  result = np.zeros(length, np.float32)
+  first = len(prompt) - 1  # The last id of the prompt predicts it.
+  result[first : first + len(values)] = values
+  return result
+
+
+def room(prompt: Sequence[int], length: int) -> int:
+  """Returns the maximum number of answer ids in a row of L positions."""
+  # Targets are shifted by one: the last target needs no input position.
+  return length + 1 - len(prompt)
+
+
+def images_of_prompt(
+  prompts: types.Batch, place: int, length: int
+) -> types.Images | None:
+  """Returns the images of a row's first `length` ids; None without images."""
+  images = prompts.images
+  if images is None:
+    return None
+  index = images.index[place].copy()
+  index[length:] = -1  # Of later turns.
+  return types.Images(images.pixels[place], index)
+
+
+def summary(
+  samples: Mapping[int, requests.Sample], rooms: Mapping[int, int]
+) -> dict[str, float]:
+  """Computes metrics of the new answers, truncated to their rows.
+
+  Args:
+    samples: by index in the batch.
+    rooms: the maximum number of ids of each, including its stop id.
+  """
+  if not samples:
+    return {}
+  kept, stopped, truncated = [], [], []
+  for place, sample in samples.items():
+    kept.append(sample.logprobs[: rooms[place]])
+    ends = sample.finish == 'stop'
+    fits = len(sample.ids) + (sample.stop_id is not None) <= rooms[place]
+    stopped.append(ends and fits)
+    # Truncated by the row, even if max_new_tokens ended at the same id.
+    truncated.append(not fits or (not ends and len(kept[-1]) == rooms[place]))
+  each = [value for values in kept for value in values]
+  scalars = {
+    'rollout/new_tokens': len(each) / len(samples),
+    'rollout/stopped': float(np.mean(stopped)),
+    'rollout/truncated': float(np.mean(truncated)),
+  }
+  if each:
+    scalars['rollout/logprob'] = float(np.mean(each))
+  return scalars
+
+
+def replace(
+  rows: types.Batch,
+  new_rows: Mapping[int, replay_buffer.BufferedRow],
+  with_logprobs: bool,
+) -> types.Batch:
+  """Returns the batch with some rows replaced.
+
+  Args:
+    rows: the batch of the data.
+    new_rows: by index.
+    with_logprobs: whether the batch gets the new rows' sampling_logprobs.
+  """
+  fields = {
+    name: np.array(getattr(rows, name)) for name in (*packing.FIELDS, 'row_id')
+  }
+  if with_logprobs:
+    fields['sampling_logprobs'] = np.zeros(rows.weights.shape, np.float32)
+  for place, row in new_rows.items():
+    for name in packing.FIELDS:
+      fields[name][place] = row.fields[name]
+    fields['row_id'][place] = row.row_id
+    if with_logprobs:
+      fields['sampling_logprobs'][place] = row.logprobs
+  return types.Batch(**fields, images=_images_of(rows, new_rows))
+
+
+def _images_of(rows, new_rows):
+  """Returns the images of `replace`'s batch; None if no row has one."""
+  of_new = {
+    place: row.images
+    for place, row in new_rows.items()
+    if row.images is not None
+  }
+  if rows.images is not None:
+    pixels, index = np.array(rows.images.pixels), np.array(rows.images.index)
+  elif of_new:
+    shape = next(iter(of_new.values())).pixels.shape
+    pixels = np.zeros((len(rows.tokens), *shape), np.uint8)
+    index = np.full(rows.tokens.shape, -1, np.int32)
+  else:
+    return None
+  index[list(new_rows)] = -1
+  for place, images in of_new.items():
+    pixels[place], index[place] = images.pixels, images.index
+  return types.Images(pixels, index)
