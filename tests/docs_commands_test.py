@@ -34,6 +34,7 @@ _RUN_BY = {
   'docs/reasoning.md': 'reasoning_slow_test.py',
   'docs/serve.md': 'serve_test.py',
   'docs/served_teachers.md': 'serve_test.py',
+  'docs/teacher_prompts.md': 'teacher_prefix_test.py',
   'docs/tour.md': 'readme_slow_test.py',  # README's first command.
   'docs/trees.md': 'search_slow_test.py',
   'docs/versions.md': 'registry_test.py',

@@ -37,12 +37,13 @@ def own_tokenizer_is_live(config: Any) -> None:
   teacher = config.teacher
   if teacher.tokenizer == 'shared':
     for field in ('template', 'length'):
-      if teacher[field]:
+      if teacher[field] and not (field == 'length' and teacher.prefix):
         raise errors.ConfigError(
           f'teacher.{field}',
           f"found {teacher[field]!r}, and teacher.tokenizer is 'shared'",
           legal=f'{schema.defaults(models.TEACHER)[field]!r}, or '
-          "teacher.tokenizer 'own'",
+          "teacher.tokenizer 'own'"
+          + (', or a teacher.prefix' if field == 'length' else ''),
         )
     return
   conflicts = {

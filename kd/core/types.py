@@ -41,10 +41,11 @@ class Images:
 
 @struct.dataclass
 class TeacherTokens:
-  """Packed rows in the tokenization of a teacher, which differs.
+  """Packed rows as the teacher reads them, where that is not the student's.
 
-  An aligned span is a smallest range of bytes that begins and ends at a
-  boundary of tokens in both tokenizations.
+  Its tokenization differs, or it reads a prefix before each example. An aligned
+  span is a smallest range of bytes that begins and ends at a boundary of tokens
+  in both tokenizations.
 
   Attributes:
     tokens: int32 [B, M], the teacher's input; pad id where segment_ids is 0.
@@ -52,16 +53,20 @@ class TeacherTokens:
     positions: int32 [B, M], from 0 at the start of each segment.
     segment_ids: int32 [B, M], 1, 2, ... by packed example, 0 on padding.
     spans: int32 [B, M], the aligned span of each target: 1, 2, ... in a row; 0
-      where none counts.
-    student_spans: int32 [B, L], the same of each target of the student.
+      where none counts. None if both models share a tokenizer.
+    student_spans: int32 [B, L], the same of each target of the student; or
+      None.
+    places: int32 [B, L], the teacher's position of each position of the
+      student, -1 where there is none. None if the tokenizations differ.
   """
 
   tokens: Array
   targets: Array
   positions: Array
   segment_ids: Array
-  spans: Array
-  student_spans: Array
+  spans: Array | None
+  student_spans: Array | None
+  places: Array | None = None
 
 
 @struct.dataclass
@@ -81,8 +86,8 @@ class Batch:
     row_id: int32 [B], the row's index in its prepared data.
     images: the rows' images; None if there are none, and then no program
       contains a vision tower.
-    teacher: the same rows as a teacher with another tokenizer reads them; None
-      if all models share one.
+    teacher: the same rows as the teacher reads them; None if it reads what the
+      student does.
     sampling_logprobs: float32 [B, L], the log-probability of each target that
       the student sampled, under the parameters that sampled it; 0 elsewhere.
       None: targets have no importance weights.

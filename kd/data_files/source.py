@@ -19,6 +19,9 @@ TRAIN, VALIDATION = 'train', 'validation'
 # Smaller sources are read twice to hold out exactly the given fraction.
 _SMALL = 16 << 20  # bytes
 
+# From a row and its place, for messages, to fields of its example.
+Added = Callable[[Mapping[str, Any], str], dict[str, Any]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -65,6 +68,7 @@ class Source:
     split: str,
     bad: json_rows.Bad,
     opened: loading.Opened = lambda name, data: None,
+    added: Added | None = None,
   ) -> Iterator[examples.Example]:
     """Yields the examples of a split, checked, in the order of the files.
 
@@ -73,6 +77,7 @@ class Source:
       bad: called with the error of an example that is wrong; names file, line
         and field.
       opened: called with images that rows name, see loading.Loader.
+      added: from a row and its place to more fields of its example.
 
     Raises:
       ConfigError: there are no such files, or one is damaged.
@@ -82,11 +87,12 @@ class Source:
     if not is_divided or (split in own and split != TRAIN):
       if own and split not in own:
         split = TRAIN
-      rows = self._rows(split if own else '', bad, opened)
+      rows = self._rows(split if own else '', bad, opened, added=added)
     else:
       highest = self._highest_held_out(TRAIN if own else '')
       is_chosen = lambda x: (place(x) <= highest) == (split == VALIDATION)
-      rows = self._rows(TRAIN if own else '', bad, opened, is_chosen)
+      of_split = TRAIN if own else ''
+      rows = self._rows(of_split, bad, opened, is_chosen, added)
     for _, example in rows:
       yield example
 
@@ -119,6 +125,7 @@ class Source:
     bad: json_rows.Bad,
     opened: loading.Opened | None = None,
     is_chosen: Callable[[examples.Example], bool] = lambda example: True,
+    added: Added | None = None,
   ) -> Iterator[tuple[Mapping[str, Any], examples.Example]]:
     """Yields each row with its example.
 
@@ -127,6 +134,7 @@ class Source:
       bad: called with errors.
       opened: see `read`. None: nothing is downloaded, URLs stand for images.
       is_chosen: of examples in which URLs stand for images.
+      added: see `read`.
     """
     for path in locations.files(self.location, self.field, split):
       folder, urls = os.path.dirname(os.path.abspath(path)), []
@@ -146,6 +154,8 @@ class Source:
             continue
           if urls and opened is not None:
             example = read(loader)
+          if added is not None:
+            example |= added(row, where)
         except errors.ConfigError as e:
           bad(e)
           continue

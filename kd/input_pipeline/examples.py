@@ -17,6 +17,7 @@ from kd.images import loading
 from kd.input_pipeline import file_tasks
 from kd.input_pipeline import mixtures
 from kd.input_pipeline import opened_files
+from kd.input_pipeline import prefix_template
 from kd.input_pipeline import retry
 from kd.input_pipeline import skipping
 from kd.input_pipeline import task_code
@@ -140,6 +141,7 @@ def stream(
   bad: skipping.Skipped | None = None,
   urls: bool = False,
   opened: loading.Opened = lambda name, data: None,
+  prefix: str = '',
 ) -> Iterator[Example]:
   """Reads the examples of a task one at a time.
 
@@ -153,6 +155,7 @@ def stream(
       and not counted; None raises it.
     urls: whether images that examples of the module name by URL are downloaded.
     opened: called with images that examples name, see loading.Loader.
+    prefix: see prefix_template; '' if it names no column.
 
   Yields:
     By example, in the source's order: `id` (the task's name and a number where
@@ -161,6 +164,7 @@ def stream(
       the rationale ('' where the task gives none);
     - `messages`, as chats.check returns them;
     - `text`, a document.
+    And with `prefix` that text for its row, by that name.
 
   Raises:
     ConfigError: the split is empty, the task's code fails, a feature is missing
@@ -169,14 +173,17 @@ def stream(
   """
   where = f'task {task.name!r}, split {split!r}'
   last: list[str] = []
-  count = 0
+  count, added = 0, None
+  if prefix:
+    added = lambda row, at: {'prefix': prefix_template.render(prefix, row, at)}
   with _users_errors(where, last):
     source = file_tasks.source_of(task)
     if source is not None:
-      examples = source.read(split, bad or json_rows.refuse, opened)
+      examples = source.read(split, bad or json_rows.refuse, opened, added)
     else:
       loader = _loader(urls, opened)
-      examples = _of_task(task, split, where, bad or json_rows.refuse, loader)
+      of_task = task, split, where, bad or json_rows.refuse, loader
+      examples = _of_task(*of_task, added)
     if limit > 0:
       examples = itertools.islice(examples, limit)
     if source is None:
@@ -258,11 +265,14 @@ def _features(task, split, bad, loader) -> Iterator[dict[str, Any]]:
     yield {k: x.encode('utf-8', 'surrogatepass') for k, x in texts.items()}
 
 
-def _of_task(task, split, where, bad, loader) -> Iterator[Example]:
+def _of_task(task, split, where, bad, loader, added) -> Iterator[Example]:
   """Yields the examples of a task that reads no data files."""
   for i, features in enumerate(_features(task, split, bad, loader)):
     try:
-      yield _example(features, f'{task.name}-{i}', where, loader)
+      example = _example(features, f'{task.name}-{i}', where, loader)
+      if added is not None:
+        example |= added(features, f'{where}, example {example["id"]!r}')
+      yield example
     except errors.ConfigError as e:
       bad(e)
 

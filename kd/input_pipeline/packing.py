@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -174,3 +175,21 @@ def from_bytes(record: bytes) -> dict[str, np.ndarray]:
     for name, column in zip(FIELDS[:-1], words[:-1], strict=True)
   }
   return row | {'weights': words[-1].view('<f4').astype(np.float32)}
+
+
+def with_texts(fields: bytes, texts: Sequence[str]) -> bytes:
+  """Returns a record of a row that has a text for each of its examples.
+
+  Args:
+    fields: from `to_bytes`.
+    texts: in the order of the examples.
+  """
+  data = json.dumps(list(texts), ensure_ascii=False).encode()
+  return fields + data + np.array(len(data), '<i4').tobytes()
+
+
+def split_texts(record: bytes) -> tuple[bytes, list[str]]:
+  """Returns the arguments of `with_texts`."""
+  (size,) = np.frombuffer(record[-4:], '<i4')
+  begin = len(record) - 4 - int(size)
+  return record[:begin], json.loads(record[begin:-4])

@@ -45,6 +45,7 @@ def prepare(
   chunk_overlap: int = 0,
   on_error: str = skipping.REFUSE,
   form: form_lib.Form | None = None,
+  prefix: str = '',
   backend: str = preparation.EMBEDDED,
   workers: int = 1,
   beam_args: Sequence[str] = (),
@@ -78,6 +79,8 @@ def prepare(
     on_error: 'refuse' raises what is wrong with an example; 'skip' leaves it
       out and records it.
     form: how the model takes images; None if it takes none.
+    prefix: text that a teacher reads before each example, see prefix_template;
+      '' if it is the same for all, or there is none.
     backend: prepares shards, one of preparation.BACKENDS. The rows depend on
       none of these three.
     workers: number of processes of this machine of the embedded backend; 0: one
@@ -123,6 +126,8 @@ def prepare(
   }
   if form:  # Rows of text keep the names that earlier versions gave them.
     request['images'] = form.request
+  if prefix:
+    request['teacher_prefix'] = prefix
   cache_dir = paths.expand_sparse(cache_dir)
   digests = file_digests.Digests(cache_dir)
   name = f'{mixture.name}-{split}'

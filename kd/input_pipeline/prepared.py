@@ -43,6 +43,7 @@ class Prepared:
     retry_policy: with the files when they are read.
     reused: whether the rows were prepared by an earlier call.
     form: how the model takes images; None if it takes none.
+    has_prefixes: whether each example has a text that a teacher reads first.
   """
 
   task: str
@@ -56,6 +57,7 @@ class Prepared:
   retry_policy: retry.RetryPolicy
   reused: bool
   form: form_lib.Form | None = None
+  has_prefixes: bool = False
 
   @property
   def images(self) -> list[int]:
@@ -227,6 +229,7 @@ def open_folder(
       retry_policy,
       reused,
       form,
+      'teacher_prefix' in request,
     )
     with digests.kept_once():
       _check_files(opened, digests)

@@ -59,6 +59,7 @@ class Reading:
         skipped,
         self.mixture.urls,
         opened,
+        self.request.get('teacher_prefix', ''),
       )
 
     examples = self.retry_policy.stream(

@@ -140,6 +140,18 @@ class Retokenizer:
       pieces.append(self._encoded(run, *cut))
     return _joined(pieces)
 
+  def after(self, text: Retokenized, prefix: Sequence[int]) -> Retokenized:
+    """Returns a text with a prefix after its BOS.
+
+    Args:
+      text: from calling this.
+      prefix: ids of the teacher, which are in no span.
+    """
+    at = len(self._first)
+    ids = np.insert(text.ids, at, np.asarray(prefix, np.int64))
+    spans = np.insert(text.spans, at, np.full(len(prefix), NO_SPAN))
+    return dataclasses.replace(text, ids=ids, spans=spans)
+
   def _bytes_of(self, index):
     if index not in self._bytes:
       is_text = index not in self._special and index != self._student.bos_id

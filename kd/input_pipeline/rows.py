@@ -80,10 +80,13 @@ class _TaskRows:
     return row
 
   def _decode(self, record):
-    images = []
+    images, prefixes = [], []
     if self._prepared.form:
       record, images = image_rows.from_bytes(record)
-    return packing.from_bytes(record) | {'images': images}
+    if self._prepared.has_prefixes:
+      record, prefixes = packing.split_texts(record)
+    row = packing.from_bytes(record)
+    return row | {'images': images, 'prefixes': prefixes}
 
 
 def first(task_rows: prepared_lib.Prepared, count: int) -> list[dict]:
@@ -220,7 +223,7 @@ class Numbered:
     self._tasks = [_TaskRows(task_rows) for task_rows in prepared]
     self._ends = list(itertools.accumulate(map(len, self._tasks)))
     self._padding = packing.empty(prepared[0].length, prepared[0].pad_id)
-    self._padding |= {'row_id': np.int32(-1), 'images': []}
+    self._padding |= {'row_id': np.int32(-1), 'images': [], 'prefixes': []}
     self._pad_id, self._form = prepared[0].pad_id, _form(prepared)
 
   def __len__(self) -> int:
@@ -230,6 +233,13 @@ class Numbered:
     """Numpy arrays of these rows, in their order; -1 is a row of padding."""
     rows = [self._row(int(number)) for number in numbers]
     return _batch(rows, self._form, self._pad_id)
+
+  def prefixes(self, number: int) -> list[str]:
+    """Returns the prefix of each example of a row; -1 has none.
+
+    The rows are prepared with such texts.
+    """
+    return self._row(number)['prefixes']
 
   def _row(self, number):
     if number < 0:

@@ -89,8 +89,16 @@ def write(
   if shard.images:
     counts[IMAGES] = shard.images
   stem = os.path.join(folder, shard.name)
+  texts = [example.get('prefix') for example in examples]
+  has_prefixes = 'teacher_prefix' in request
   records = (
-    _record([encoded[i] for i in row], length, tokenizer.pad_id, form)
+    _record(
+      [encoded[i] for i in row],
+      length,
+      tokenizer.pad_id,
+      form,
+      [texts[encoded[i].index] for i in row] if has_prefixes else None,
+    )
     for row in rows
   )
   counts['rows_sha256'] = _write_rows(stem + ROWS, records)
@@ -106,9 +114,12 @@ def _record(
   length: int,
   pad_id: int,
   form: form_lib.Form | None,
+  texts: Sequence[str] | None,
 ) -> bytes:
   """Returns the record of a row."""
   fields = packing.to_bytes(packing.fill(examples, length, pad_id))
+  if texts is not None:
+    return packing.with_texts(fields, texts)
   if form is None:
     return fields
   return image_rows.to_bytes(fields, [x for e in examples for x in e.images])

@@ -1,10 +1,11 @@
-"""Rows as a teacher with another tokenizer reads them."""
+"""Rows as the teacher reads them: in its tokenization, behind a prefix."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from kd.core import types
+from kd.input_pipeline import prefixes as prefixes_lib
 from kd.input_pipeline import retokenizing
 
 
@@ -16,7 +17,11 @@ class TeacherRows:
   """
 
   def __init__(
-    self, retokenizer: retokenizing.Retokenizer, length: int, pad_id: int
+    self,
+    retokenizer: retokenizing.Retokenizer,
+    length: int,
+    pad_id: int,
+    prefixes: prefixes_lib.Prefixes | None = None,
   ):
     """Initializes the conversion.
 
@@ -24,8 +29,9 @@ class TeacherRows:
       retokenizer: converts the student's ids.
       length: positions of the teacher's rows, M.
       pad_id: fills their rest.
+      prefixes: what the teacher reads before each example, after its BOS.
     """
-    self._retokenizer = retokenizer
+    self._retokenizer, self._prefixes = retokenizer, prefixes
     self._length, self._pad_id = length, pad_id
 
   def __call__(self, batch: types.Batch) -> types.Batch:
@@ -46,10 +52,15 @@ class TeacherRows:
 
   def _texts(self, batch, index):
     """Yields the place of each example of a row, and its text."""
+    prefix_of = self._prefixes and self._prefixes(batch, index)
     for place in _segments(batch.segment_ids[index]):
       following = batch.targets[index, place]
       ids = np.append(batch.tokens[index, place][:1], following)
-      yield place, self._retokenizer(ids)
+      text = self._retokenizer(ids)
+      if text is not None and prefix_of:
+        segment = int(batch.segment_ids[index, place.start])
+        text = self._retokenizer.after(text, prefix_of(segment))
+      yield place, text
 
   def _row(self, batch: types.Batch, index: int) -> Sequence[np.ndarray]:
     """Returns the fields of types.TeacherTokens of one row."""
@@ -77,6 +88,81 @@ class TeacherRows:
         there[where] = np.where(is_counted, number + 1 + count, 0)
       begin, count = here.stop, count + len(counted)
     return *fields, own_spans
+
+
+class PrefixedRows:
+  """Adds rows to batches in which a prefix precedes each example.
+
+  Both models share a tokenizer. The examples of a row stand in the teacher's
+  row in the same order. One that finds no room there has no places.
+  """
+
+  def __init__(
+    self,
+    prefixes: prefixes_lib.Prefixes,
+    bos_id: int | None,
+    length: int,
+    pad_id: int,
+  ):
+    """Initializes the conversion.
+
+    Args:
+      prefixes: what the teacher reads before each example, after its BOS.
+      bos_id: of the tokenizer.
+      length: positions of the teacher's rows, M.
+      pad_id: fills their rest.
+    """
+    self._prefixes, self._bos_id = prefixes, bos_id
+    self._length, self._pad_id = length, pad_id
+
+  def __call__(self, batch: types.Batch) -> types.Batch:
+    """Returns a batch of numpy arrays with its `teacher`."""
+    rows = [self._row(batch, i) for i in range(len(batch.row_id))]
+    columns = (np.stack(column) for column in zip(*rows, strict=True))
+    *fields, places = columns
+    teacher = types.TeacherTokens(*fields, None, None, places)
+    return batch.replace(teacher=teacher)
+
+  def positions(self, batch: types.Batch) -> list[int]:
+    """Returns how many positions each row of a batch needs."""
+    return [
+      sum(len(tokens) for _, tokens, _ in self._examples(batch, i))
+      for i in range(len(batch.row_id))
+    ]
+
+  def _examples(self, batch, index):
+    """Yields each example's place, the teacher's tokens, and their targets."""
+    prefix_of = self._prefixes(batch, index)
+    for place in _segments(batch.segment_ids[index]):
+      tokens = batch.tokens[index, place]
+      last = batch.targets[index, place][-1:]
+      prefix = prefix_of(int(batch.segment_ids[index, place.start]))
+      begin = int(tokens[0] == self._bos_id)
+      parts = tokens[:begin], prefix, tokens[begin:], last
+      ids = np.concatenate(parts).astype(np.int32)
+      yield place, ids[:-1], ids[1:]
+
+  def _row(self, batch: types.Batch, index: int) -> Sequence[np.ndarray]:
+    """Returns the first four fields of types.TeacherTokens, and the places."""
+    fields = np.zeros((4, self._length), np.int32)
+    tokens, targets, positions, segment_ids = fields
+    tokens[:] = targets[:] = self._pad_id
+    places = np.full(batch.tokens.shape[1], -1, np.int32)
+    begin = 0
+    for segment, (place, ids, following) in enumerate(
+      self._examples(batch, index), 1
+    ):
+      end = begin + len(ids)
+      if end > self._length:
+        continue
+      tokens[begin:end], targets[begin:end] = ids, following
+      positions[begin:end] = np.arange(len(ids))
+      segment_ids[begin:end] = segment
+      # The example's last positions; what follows its BOS follows the prefix.
+      count = place.stop - place.start
+      places[place] = np.arange(end - count, end)
+      begin = end
+    return *fields, places
 
 
 def _segments(ids: np.ndarray) -> list[slice]:

@@ -55,6 +55,7 @@ class _Inputs:
   weights: Array
   images: Array | None
   sampling_logprobs: Array | None
+  with_teacher: Array | None
   scales: dict[str, Array]
   values: dict[str, dict[str, Array]]
   importance: importance_lib.Importance | None = struct.field(
@@ -97,7 +98,7 @@ def _chunk_sums(terms, student, chunk):
   for term in terms:
     losses, finite = term.loss.per_token(inputs, chunk.values[term.key])
     weights = step_scalars.counted_weights(
-      term.loss, target_weights, chunk.parts
+      term.loss, target_weights, chunk.parts, chunk.with_teacher
     )
     sums[term.key] = jnp.sum(losses * weights)
     if chunk.images is not None:
@@ -138,12 +139,18 @@ def _arrays(hidden, inputs):
   distribution = inputs.distribution
   arrays = distribution and distribution.per_position()
   per_target = inputs.labels, inputs.parts, inputs.weights, inputs.images
-  return hidden, arrays, *per_target, inputs.sampling_logprobs
+  return (
+    hidden,
+    arrays,
+    *per_target,
+    inputs.sampling_logprobs,
+    inputs.with_teacher,
+  )
 
 
 def _chunk_inputs(inputs, chunk):
   """Returns the inputs at a chunk's positions."""
-  _, arrays, labels, parts, weights, images, logprobs = chunk
+  _, arrays, labels, parts, weights, images, logprobs, with_teacher = chunk
   distribution = inputs.distribution
   return inputs.replace(
     distribution=distribution and distribution.with_positions(arrays),
@@ -152,6 +159,7 @@ def _chunk_inputs(inputs, chunk):
     weights=weights,
     images=images,
     sampling_logprobs=logprobs,
+    with_teacher=with_teacher,
   )
 
 
@@ -277,6 +285,7 @@ def total(
     weights=batch.weights,
     images=modalities_lib.with_images(batch),
     sampling_logprobs=batch.sampling_logprobs,
+    with_teacher=step_scalars.with_teacher(batch),
     scales=step_scalars.scales(settings),
     values=settings.values,
     importance=importance,

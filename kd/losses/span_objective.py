@@ -16,17 +16,23 @@ Array = types.Array
 
 
 def scalars(batch: types.Batch) -> dict[str, Array]:
-  """Returns the fraction of target weight in no span, for the metrics.
+  """Returns the fraction of targets that the teacher is not asked about.
+
+  As the fraction of target weight that is in no span; or, where terms compare
+  positions, at positions that the teacher does not have.
 
   Args:
     batch: all rows of a step.
 
   Returns:
-    By name, float32 []; {} if all models share a tokenizer.
+    By name, float32 []; {} if the teacher reads what the student does.
   """
   if batch.teacher is None:
     return {}
-  outside = jnp.where(batch.teacher.student_spans == 0, batch.weights, 0.0)
+  outside = batch.teacher.student_spans == 0
+  if batch.teacher.places is not None:
+    outside = batch.teacher.places < 0
+  outside = jnp.where(outside, batch.weights, 0.0)
   whole = jnp.sum(batch.weights)
   return {'teacher/left_out': jnp.sum(outside) / jnp.maximum(whole, 1e-9)}
 

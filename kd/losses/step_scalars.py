@@ -38,8 +38,26 @@ class StepScalars:
 Loss = terms_lib.LogitsLoss | terms_lib.LayerLoss | terms_lib.SpanLoss
 
 
-def counted_weights(loss: Loss, weights: Array, parts: Array) -> Array:
-  """Returns the weights of targets that count for a term, 0 elsewhere."""
+def with_teacher(batch: types.Batch) -> Array | None:
+  """Returns where the teacher has a position, bool [B, L]; None: everywhere."""
+  if batch.teacher is None or batch.teacher.places is None:
+    return None
+  return batch.teacher.places >= 0
+
+
+def counted_weights(
+  loss: Loss, weights: Array, parts: Array, with_teacher: Array | None = None
+) -> Array:
+  """Returns the weights of targets that count for a term, 0 elsewhere.
+
+  Args:
+    loss: of the term.
+    weights: float32 [...], of targets.
+    parts: int32 [...], of targets.
+    with_teacher: bool [...], see the function; None: everywhere.
+  """
+  if with_teacher is not None and loss.needs_teacher:
+    weights = jnp.where(with_teacher, weights, 0.0)
   wanted = terms_lib.PARTS[loss.part]
   if wanted is not None:
     return jnp.where(parts == wanted, weights, 0.0)
@@ -57,7 +75,8 @@ def weights_of(loss: Loss, batch: types.Batch) -> Array:
     counted = counted_weights(loss, batch.weights, batch.parts)
     return spans.weights(counted, batch.teacher.student_spans)
   if loss.part != terms_lib.IMAGE:
-    return counted_weights(loss, batch.weights, batch.parts)
+    of_targets = batch.weights, batch.parts, with_teacher(batch)
+    return counted_weights(loss, *of_targets)
   if batch.images is None:
     return jnp.zeros_like(batch.weights)
   return (batch.images.index >= 0).astype(jnp.float32)

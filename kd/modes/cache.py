@@ -129,7 +129,7 @@ def job_of(
 
 def _served_job(run, prepared, folder, say) -> writer.CacheJob:
   """Returns the job of a teacher on a server; raises if it cannot be asked."""
-  teacher = server_feed.open_teacher(run, _method(run.config).entries)
+  teacher = server_feed.open_teacher(run, prepared, _method(run.config).entries)
   described = {'digest': teacher.digest, 'dtype': 'float32', **teacher.told}
   scorer = scorer_lib.ServedScorer(teacher, run.mesh)
   return _job(run, prepared, scorer, [described], folder, say)
@@ -186,6 +186,13 @@ def _check(run):
       'teacher.tokenizer',
       "found 'own', and a cache has targets for the student's tokens",
       legal="'shared'",
+    )
+  if run.config.teacher.prefix and not is_served:
+    raise errors.ConfigError(
+      'teacher.prefix',
+      f'found {run.config.teacher.prefix!r}, and a cache has targets of the '
+      "student's rows",
+      legal="'', or teacher.source 'server'",
     )
   shards = rules.row_shards(run.mesh if is_served else run.teacher.mesh)
   if run.config.cache.batch_size % shards:

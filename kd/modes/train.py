@@ -29,6 +29,7 @@ from kd.run import resolve
 from kd.run import resolved
 from kd.run import session
 from kd.run import source as source_lib
+from kd.run import teacher_prefix
 from kd.run import workdirs
 from kd.teachers import live
 from kd.teachers import param_digest
@@ -210,7 +211,9 @@ class _Training:
       run, data.held_out, teachers.digests, session.say
     )
     compared = (
-      None if own_tokenizer.is_used(run.config) else self._teacher_targets
+      None
+      if teacher_prefix.reads_own_rows(run.config)
+      else self._teacher_targets
     )
     self._evaluator = evaluate_lib.Evaluator(
       run, run.student, compared, data.held_out, session.say

@@ -5,6 +5,7 @@ import functools
 import ml_collections
 
 from kd.core import errors
+from kd.input_pipeline import prefixes as prefixes_lib
 from kd.input_pipeline import retokenizing
 from kd.input_pipeline import teacher_rows
 from kd.input_pipeline import tokenizers
@@ -90,7 +91,7 @@ def check(config: Config, objective: objective_lib.Objective) -> None:
 
 
 def check_rows(run: resolved.Run) -> None:
-  """Raises ConfigError if rows do not fit the teacher or its devices.
+  """Raises ConfigError if the teacher's rows do not fit it or its devices.
 
   Raises:
     ConfigError: names teacher.length, or a field that contradicts it.
@@ -112,15 +113,23 @@ def check_rows(run: resolved.Run) -> None:
         legal=f'a multiple of {shards}',
       )
   if run.student.config.vision or teacher.config.vision:
+    field = 'tokenizer' if is_used(run.config) else 'prefix'
     raise errors.ConfigError(
-      'teacher.tokenizer',
-      "found 'own', and a model of the run reads images",
-      legal="'shared', or vision 'none' for both models",
+      f'teacher.{field}',
+      f'found {run.config.teacher[field]!r}, and a model of the run reads '
+      'images',
+      legal="its default, or vision 'none' for both models",
     )
 
 
-def rows(run: resolved.Run) -> teacher_rows.TeacherRows:
+def rows(
+  run: resolved.Run, prefixes: prefixes_lib.Prefixes | None = None
+) -> teacher_rows.TeacherRows:
   """Returns what adds the teacher's tokens to the run's batches.
+
+  Args:
+    run: the resolved config.
+    prefixes: what the teacher reads before each example.
 
   Raises:
     ConfigError: the templates of both models do not fit.
@@ -131,4 +140,4 @@ def rows(run: resolved.Run) -> teacher_rows.TeacherRows:
   convert = retokenizing.Retokenizer(
     run.tokenizer, config.data.template, own, template
   )
-  return teacher_rows.TeacherRows(convert, length(config), own.pad_id)
+  return teacher_rows.TeacherRows(convert, length(config), own.pad_id, prefixes)

@@ -44,6 +44,7 @@ from kd.run import representations
 from kd.run import resolved
 from kd.run import shared_tokenizer
 from kd.run import source as source_lib
+from kd.run import teacher_prefix
 from kd.run import towers
 from kd.sampling import engine
 
@@ -216,6 +217,7 @@ def _objective(config, source, student, teachers):
   )
   model_checks.check_vision(config, objective, student)
   own_tokenizer.check(config, objective)
+  teacher_prefix.check(config, objective)
   if objective.selection.needs_teacher and teacher is None:
     raise errors.ConfigError(
       'objective.positions.rule',
@@ -299,7 +301,7 @@ def shapes(
     sampler=sampler,
   )
   model_checks.check_features(run)
-  if own_tokenizer.is_used(config):
+  if run.teachers and teacher_prefix.reads_own_rows(config):
     own_tokenizer.check_rows(run)
   return run
 

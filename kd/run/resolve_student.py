@@ -15,11 +15,11 @@ from kd.partitioning import membership
 from kd.run import meshes
 from kd.run import model_checks
 from kd.run import model_sizes
-from kd.run import own_tokenizer
 from kd.run import resolve as resolve_lib
 from kd.run import resolved
 from kd.run import shared_tokenizer
 from kd.run import source as source_lib
+from kd.run import teacher_prefix
 from kd.sampling import fields
 
 Config = ml_collections.ConfigDict
@@ -57,8 +57,8 @@ def resolve_student(
   mesh = meshes.student_mesh(config, make_mesh)
   rows = config.evaluation.batch_size
   fields.check_devices(rows, mesh, 'evaluation.batch_size')
-  # The tokens of a teacher with its own tokenizer are not the student's.
-  compares = with_teachers and not own_tokenizer.is_used(config)
+  # A teacher that reads rows of its own is not compared with.
+  compares = with_teachers and not teacher_prefix.reads_own_rows(config)
   specs = source_lib.of(config).teacher_specs() if compares else {}
   sources = resolve_lib.init_sources(specs)
   if manager.latest_step(workdir) is not None:

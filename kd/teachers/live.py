@@ -157,10 +157,52 @@ def scorer(
 
   @jax.jit
   def score(params, batch):
-    hidden, taps = model.forward(params, batch, spec)
+    hidden, taps = forward(model, params, batch, spec)
     return rules.constrain(hidden, ('batch', 'length', None)), taps
 
   return score
+
+
+def forward(
+  model: family.Model,
+  params: types.PyTree,
+  batch: types.Batch,
+  spec: types.TapSpec,
+) -> tuple[types.Array, types.Taps]:
+  """Returns hidden states [B, L, D] and layer outputs at a batch's positions.
+
+  Args:
+    model: the teacher, which may read rows of its own: see Batch.teacher.
+    params: its parameters.
+    batch: packed rows.
+    spec: layer outputs that are returned; no attention where the teacher's rows
+      are its own.
+  """
+  if batch.teacher is None:
+    return model.forward(params, batch, spec)
+  hidden, taps = model.forward(params, _teachers_rows(batch), spec)
+  # Where it has no position, no target counts.
+  places = jnp.maximum(batch.teacher.places, 0)[..., None]
+  take = lambda x: jnp.take_along_axis(x, places, axis=-2)
+  layers = taps.hidden
+  if layers is not None:
+    layers = jax.vmap(take)(layers)
+  return take(hidden), taps.replace(hidden=layers)
+
+
+def _teachers_rows(batch):
+  """Returns the rows of Batch.teacher as a batch."""
+  own = batch.teacher
+  counts = jnp.ones_like(own.tokens) if own.spans is None else own.spans > 0
+  return types.Batch(
+    own.tokens,
+    own.targets,
+    own.positions,
+    own.segment_ids,
+    parts=jnp.zeros_like(own.tokens),
+    weights=counts.astype(jnp.float32),
+    row_id=batch.row_id,
+  )
 
 
 def span_scorer(
@@ -170,16 +212,7 @@ def span_scorer(
 
   @jax.jit
   def score(params, batch):
-    own = batch.teacher
-    rows = types.Batch(
-      own.tokens,
-      own.targets,
-      own.positions,
-      own.segment_ids,
-      parts=jnp.zeros_like(own.tokens),
-      weights=(own.spans > 0).astype(jnp.float32),
-      row_id=batch.row_id,
-    )
+    own, rows = batch.teacher, _teachers_rows(batch)
     hidden, _ = model.forward(params, rows, types.TapSpec((), ()))
     hidden = rules.constrain(hidden, ('batch', 'length', None))
     table = model.unembedding(params)

@@ -21,6 +21,7 @@ from kd.losses import terms
 from kd.run import model_checks
 from kd.run import own_tokenizer
 from kd.run import resolved
+from kd.run import teacher_prefix
 from kd.train import shared_rows
 
 _CHECKED = 64  # Rows of each task.
@@ -46,6 +47,7 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
     limit=config.data.examples,
     on_error=config.data.on_error,
     form=run.image_form,
+    prefix=teacher_prefix.of_rows(config),
     retry_policy=retry.RetryPolicy(**config.data.read),
     long=config.data.long,
     chunk_overlap=config.data.chunk_overlap,
@@ -61,7 +63,7 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
     say(task_rows.describe())
   model_checks.check_images(run, prepared)
   _check_image_settings(run, prepared)
-  if run.teachers and own_tokenizer.is_used(config):
+  if run.teachers and teacher_prefix.reads_own_rows(config):
     _check_teacher_rows(run, prepared, say)
   if len(prepared) > 1:
     for line in mixing.lines(shares_of(run, prepared), config.data.rates):
@@ -76,7 +78,8 @@ def have_images(prepared: Sequence[prepare_lib.Prepared]) -> bool:
 
 def _check_teacher_rows(run, prepared, say):
   """Refuses a teacher.length that is too short for the first rows."""
-  for_teacher, most = own_tokenizer.rows(run), own_tokenizer.length(run.config)
+  for_teacher = teacher_prefix.rows(run, prepared)
+  most = own_tokenizer.length(run.config)
   for task_rows in prepared:
     count = min(_CHECKED, task_rows.counts['rows'])
     batch = rows_lib.Numbered([task_rows])(range(count))
@@ -85,9 +88,15 @@ def _check_teacher_rows(run, prepared, say):
       raise errors.ConfigError(
         'teacher.length',
         f'found {most}, and one of the first {count} rows of {task_rows.task} '
-        f"needs {max(needed)} positions in the teacher's tokenizer",
+        f'needs {max(needed)} positions as the teacher reads it',
         legal=f'{max(needed)} or more',
       )
+    if not own_tokenizer.is_used(run.config):
+      say(
+        f'{task_rows.task}: with teacher.prefix up to {max(needed)} of {most} '
+        f'positions (the first {count} rows)'
+      )
+      continue
     (left_out,) = span_objective.scalars(for_teacher(batch)).values()
     if left_out == 1:
       raise errors.ConfigError(

@@ -289,7 +289,16 @@ TEACHER = schema.Section(
     'length': F(
       0,
       legal.COUNT,
-      'positions of a row in its own tokenizer; 0: as `data.length`',
+      'positions of its rows, where it has its own tokenizer or a prefix; 0: '
+      'as `data.length`',
+    ),
+    'prefix': F(
+      '',
+      legal.TEXT,
+      'text that it reads before each example, after the BOS, and the student '
+      'does not: instructions, demonstrations. {column} is what the '
+      "example's row has there, such as a solution; literal braces are doubled "
+      '(docs/teacher_prompts.md)',
     ),
     'others': schema.Entries(
       'More teachers, by name: the targets are a mixture of all.',

@@ -64,12 +64,6 @@ SERVER = schema.Section(
       'keeps the counts of `budget`, what identifies the model, and the '
       'replies: what is there is not asked again',
     ),
-    'prefix': F(
-      '',
-      legal.TEXT,
-      'text that the teacher reads before each prompt, after a BOS, and the '
-      'student does not: instructions, demonstrations',
-    ),
     'top_k': F(
       20,
       legal.Integer(1, 32767),

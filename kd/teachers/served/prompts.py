@@ -17,12 +17,14 @@ class Prompt:
 
   Attributes:
     row: of the batch.
+    segment: of the row.
     places: int [n], the positions of the row whose targets count.
     ids: of the example, with that of its last target.
     positions: `places` as positions of the example, from 0.
   """
 
   row: int
+  segment: int
   places: np.ndarray
   ids: Sequence[int]
   positions: Sequence[int]
@@ -62,7 +64,11 @@ def of(batch: types.Batch) -> Iterator[Prompt]:
       ids = [*batch.tokens[row, places[: counted[-1] + 1]]]
       ids.append(batch.targets[row, last])
       yield Prompt(
-        row, places[counted], [int(i) for i in ids], counted.tolist()
+        row,
+        int(segment),
+        places[counted],
+        [int(i) for i in ids],
+        counted.tolist(),
       )
 
 

@@ -15,6 +15,7 @@ from kd.core import identity
 from kd.core import json_files
 from kd.core import paths
 from kd.core import types
+from kd.input_pipeline import prefixes as prefixes_lib
 from kd.input_pipeline import tokenizers
 from kd.teachers.served import apis
 from kd.teachers.served import budget as budget_lib
@@ -48,6 +49,8 @@ class Teacher:
     vocab_size: int,
     most: int,
     say: Callable[[str], None],
+    prefix: str = '',
+    prefixes: prefixes_lib.Prefixes | None = None,
   ):
     """Asks the server what it can do.
 
@@ -57,6 +60,8 @@ class Teacher:
       vocab_size: the number of ids that the student has.
       most: K.
       say: called with lines for the user.
+      prefix: the template of the prefixes.
+      prefixes: what the teacher reads before each example; None: nothing.
 
     Raises:
       ConfigError: the server tells no log-probabilities, or is another than
@@ -67,7 +72,7 @@ class Teacher:
     with errors.refused_unless_writable(_FOLDER, folder, 'a local folder'):
       os.makedirs(folder, exist_ok=True)
     self.most, self._say = most, say
-    self._prefix = tokenizer.encode(spec['prefix'])
+    self._prefixes = prefixes
     self._bos_id = tokenizer.bos_id
     self._vocab_size = min(vocab_size, tokenizer.vocab_size)
     self._replies = replies_lib.Replies(folder)
@@ -98,7 +103,7 @@ class Teacher:
       'model': self._probed.model,
       'api': self._probed.api,
       'entries': self._probed.questions.most,
-      'prefix': self._prefix,
+      'prefix': prefix or [],
     }
     self.digest = identity.digest({**self._record, **self.told})
     self._pool = futures.ThreadPoolExecutor(spec['concurrency'], 'served')
@@ -157,7 +162,10 @@ class Teacher:
     """
     sampled, begun = (batch.parts == types.SAMPLED).any(axis=1), []
     for own in prompts_lib.of(batch):
-      prompt = prompts_lib.after(own, self._prefix, self._bos_id)
+      prompt = own
+      if self._prefixes is not None:
+        prefix = self._prefixes(batch, own.row)(own.segment)
+        prompt = prompts_lib.after(own, prefix, self._bos_id)
       keep = not (again or sampled[prompt.row])
       begun.append((prompt, self._pool.submit(self._answer, prompt, keep)))
     return begun

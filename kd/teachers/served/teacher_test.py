@@ -11,6 +11,7 @@ import pytest
 from kd.config import base
 from kd.core import errors
 from kd.core import types
+from kd.input_pipeline import prefixes
 from kd.input_pipeline import retry
 from kd.teachers.served import prompts
 from kd.teachers.served import served_cases
@@ -40,13 +41,14 @@ def _batch(seed=0, rows=3, length=24):
 
 
 def _open(
-  server, folder, said=None, most=_K, vocab_size=served_cases.V, **spec
+  server, folder, said=None, vocab_size=served_cases.V, prefix='', **spec
 ):
   fields = base.get_config().teacher.server.to_dict()
   fields |= {'url': server.url, 'folder': str(folder), 'wait_s': 0.01, **spec}
   say = [].append if said is None else said.append
   words = served_cases.tokenizer()
-  return teacher_lib.Teacher(fields, words, vocab_size, _K, say)
+  found = prefixes.Prefixes(prefix, words, ())
+  return teacher_lib.Teacher(fields, words, vocab_size, _K, say, prefix, found)
 
 
 def _targets(teacher, batch):

@@ -9,6 +9,7 @@ from kd.partitioning import rules
 from kd.run import load_params
 from kd.run import own_tokenizer
 from kd.run import resolved
+from kd.run import teacher_prefix
 from kd.teachers import live
 
 
@@ -45,14 +46,18 @@ def batch(run: resolved.Run, mesh: jax.sharding.Mesh) -> types.Batch:
 
 
 def _teacher(run, sharding):
-  """Returns a batch's tokens of a teacher with its own tokenizer, or None."""
-  if not own_tokenizer.is_used(run.config) or not run.objective.needs_teacher:
+  """Returns a batch's rows of a teacher that reads others, or None."""
+  if not run.objective.needs_teacher:
+    return None
+  if not teacher_prefix.reads_own_rows(run.config):
     return None
   rows, length = batch_shape(run)
   shape = rows, own_tokenizer.length(run.config)
   own = array(shape, jnp.int32, sharding)
-  student_spans = array((rows, length), jnp.int32, sharding)
-  return types.TeacherTokens(*[own] * 5, student_spans)
+  of_student = array((rows, length), jnp.int32, sharding)
+  if own_tokenizer.is_used(run.config):
+    return types.TeacherTokens(*[own] * 5, of_student)
+  return types.TeacherTokens(*[own] * 4, None, None, of_student)
 
 
 def _images(run, sharding):

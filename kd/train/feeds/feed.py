@@ -17,7 +17,6 @@ import numpy as np
 from kd.core import types
 from kd.losses import distributions
 from kd.partitioning import placement
-from kd.run import own_tokenizer
 from kd.run import resolved
 
 # Maps (step, indices in the step's batch) to these rows.
@@ -65,6 +64,7 @@ class Feed:
     digest: str,
     teacher_names: Sequence[str] = (),
     targets: Callable[[Any], distributions.Targets] | None = None,
+    for_teacher: Callable[[types.Batch], types.Batch] | None = None,
   ):
     """Opens the feed.
 
@@ -74,11 +74,11 @@ class Feed:
       digest: see the class.
       teacher_names: see the class.
       targets: from a batch to its targets; None: there are none.
+      for_teacher: adds the teacher's rows to a batch of numpy arrays; None: it
+        reads the student's.
     """
     self._targets = targets
-    self._for_teacher = None
-    if targets and own_tokenizer.is_used(run.config):
-      self._for_teacher = own_tokenizer.rows(run)
+    self._for_teacher = for_teacher
     self._rows, self._mesh = rows, run.mesh
     self._batch_size = run.config.data.batch_size
     self._local_rows = placement.local_rows(run.mesh, self._batch_size)
@@ -95,7 +95,7 @@ class Feed:
     return self._with_teacher(self._rows(step, self._local_rows))
 
   def _with_teacher(self, rows):
-    """Returns rows with the tokens of a teacher that reads others."""
+    """Returns rows with those of a teacher that reads others."""
     return self._for_teacher(rows) if self._for_teacher else rows
 
   def __call__(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from kd.core import identity
 from kd.core import types
 from kd.losses import dense_distributions
 from kd.losses import distributions
@@ -14,6 +15,7 @@ from kd.run import load_params
 from kd.run import own_tokenizer
 from kd.run import resolved
 from kd.run import source
+from kd.run import teacher_prefix
 from kd.teachers import live
 from kd.train.feeds import abstract
 from kd.train.feeds import feed
@@ -66,10 +68,17 @@ class Source(source.Source):
       dense_distributions.DenseMixture(tuple(dense)), _abstract_taps(run)
     )
 
-  def feed(self, run, rows, digest, opened, live_targets):
+  def open(self, run, prepared):
+    return teacher_prefix.rows(run, prepared)
+
+  def digest(self, opened):
     del opened
+    prefix = self._config.teacher.prefix
+    return identity.digest(['prefix', prefix]) if prefix else None
+
+  def feed(self, run, rows, digest, opened, live_targets):
     names = self.teacher_names()
-    return feed.Feed(run, rows, digest, names, live_targets)
+    return feed.Feed(run, rows, digest, names, live_targets, opened)
 
 
 def load(run: resolved.Run) -> list[live.Teacher]:

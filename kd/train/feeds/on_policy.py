@@ -85,8 +85,8 @@ class Source(live.Source):
     return lines
 
   def feed(self, run, rows, digest, opened, live_targets):
-    del opened
-    return Feed(run, rows, digest, self.teacher_names(), live_targets)
+    names = self.teacher_names()
+    return Feed(run, rows, digest, names, live_targets, opened)
 
 
 def _settings(rollout) -> requests.SamplingSettings:
@@ -97,9 +97,11 @@ def _settings(rollout) -> requests.SamplingSettings:
 class Feed(feed.Feed):
   """Batches in which the student wrote some of the answers."""
 
-  def __init__(self, run, rows, digest, teacher_names, targets):
+  def __init__(
+    self, run, rows, digest, teacher_names, targets, for_teacher=None
+  ):
     """Opens the feed; see feed.Feed."""
-    super().__init__(run, rows, digest, teacher_names, targets)
+    super().__init__(run, rows, digest, teacher_names, targets, for_teacher)
     self._run, self._rollouts, self._ahead = run, _rollouts(run), None
     if run.sampler is not None:
       self._ahead = _sampling_ahead(run, self._rollouts, self._read_all)

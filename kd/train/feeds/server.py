@@ -9,6 +9,7 @@ from kd.losses import sparse_distributions
 from kd.partitioning import rules
 from kd.run import session
 from kd.run import source
+from kd.run import teacher_prefix
 from kd.teachers.served import teacher as teacher_lib
 from kd.train.feeds import abstract
 from kd.train.feeds import feed
@@ -86,8 +87,7 @@ class Source(source.Source):
     return distributions.Targets(top_k, None)
 
   def open(self, run, prepared):
-    del prepared
-    return open_teacher(run, run.config.teacher.server.top_k)
+    return open_teacher(run, prepared, run.config.teacher.server.top_k)
 
   def close(self, opened):
     opened.close()
@@ -114,11 +114,12 @@ class OnPolicySource(Source, on_policy.Source):
     return OnPolicyFeed(run, rows, digest, self.teacher_names(), opened)
 
 
-def open_teacher(run, most: int) -> teacher_lib.Teacher:
+def open_teacher(run, prepared, most: int) -> teacher_lib.Teacher:
   """Asks the server of a run what it can do.
 
   Args:
     run: the resolved config.
+    prepared: the rows of each task of the mixture.
     most: likeliest ids per token that are wanted.
 
   Raises:
@@ -130,6 +131,8 @@ def open_teacher(run, most: int) -> teacher_lib.Teacher:
     run.student.config.vocab_size,
     most,
     session.say,
+    prefix=run.config.teacher.prefix,
+    prefixes=teacher_prefix.prefixes_of(run, prepared),
   )
 
 
