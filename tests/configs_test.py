@@ -238,6 +238,35 @@ def test_a_row_that_devices_cannot_share_is_refused():
   assert rules.length_shards(run().mesh) == 4
 
 
+@pytest.mark.parametrize(
+  ('field', 'value', 'words'),
+  [
+    ('mesh.pipeline_micro_batches', 3, ('3', '2 stages', '0 or 2, 4')),
+    ('data.batch_size', 6, ('6', 'mesh.pipeline', 'multiple of 4')),
+    ('teacher.variant', 'tiny', ('mesh.pipeline', '1 layer periods')),
+    ('student.quantize.activation_range', 'running', ("'position'",)),
+  ],
+)
+def test_a_pipeline_says_what_it_cannot_run(field, value, words):
+  changes = {
+    'mesh.pipeline': 2,
+    'mesh.fsdp': 2,
+    'data.batch_size': 8,
+    'student.variant': 'qwen3_tiny',
+    'teacher.variant': 'qwen3_tiny',
+    'student.quantize.activations': 'int8',
+  }
+  config = _quickstart(**changes)
+  sizes = lambda spec, path, _: families.variant(spec['variant'], path)
+  run = lambda: resolve.shapes(config, _four, sizes)
+  assert run().mesh.shape['pipeline'] == 2
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(errors.ConfigError) as e:
+    run()
+  words = (*words, field if field != 'teacher.variant' else 'teacher')
+  assert all(word in str(e.value) for word in words), str(e.value)
+
+
 def _four(sizes, *_):
   shape = mesh_lib.resolve(sizes, 4)
   return jax.sharding.AbstractMesh(

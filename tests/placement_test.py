@@ -30,11 +30,11 @@ def test_placement_of_1b_over_fsdp_tensor_and_sequence():
   whole = ('fsdp', 'sequence')
   table = spec(('fsdp', 'tensor', 'sequence'), None)
   assert placed['embedding'].spec == table
-  assert attention['query'].spec == spec(None, whole, 'tensor', None)
+  assert attention['query'].spec == spec('pipeline', whole, 'tensor', None)
   # One key head, four tensor devices: each holds it.
-  assert attention['key'].spec == spec(None, whole, None, None)
+  assert attention['key'].spec == spec('pipeline', whole, None, None)
   mlp = placed['pattern']['layer_0']['mlp']
-  assert mlp['down'].spec == spec(None, 'tensor', whole)
+  assert mlp['down'].spec == spec('pipeline', 'tensor', whole)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,7 @@ def test_placement_of_1b_over_fsdp_tensor_and_sequence():
   [
     (dict(tensor=8), ('mesh.tensor', '8 devices', '4 heads', 'student')),
     (dict(fsdp=7), ('mesh.fsdp', '7 devices', '1152 embed')),
+    (dict(pipeline=3), ('mesh.pipeline', '3 devices', '4 layer periods')),
   ],
 )
 def test_undivided_axes_are_named(shape, words):

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 
 from kd.core import types
 from kd.models import family
+from kd.models import pipeline
 from kd.models import taps
 from kd.models import tensors
+from kd.partitioning import rules
 
 # Keys in the parameter tree: scanned layers, and the layers behind them.
 _SCANNED, _REST = 'pattern', 'remainder'
@@ -209,32 +211,16 @@ def run(model: nn.Module, x, angles, masks, spec, weights=None):
   """
   config = model.config
   period, groups = config.scan_period, config.scan_groups
-  scanned_layers = range(groups * period)
   rest = range(groups * period, config.num_layers)
-  scanned = nn.scan(
-    _Layers,
-    variable_axes={'params': 0, MEASURED: 0},
-    split_rngs={'params': True},
-    in_axes=(nn.broadcast, nn.broadcast, 0),
-    length=groups,
-    metadata_params={nn.PARTITION_NAME: 'layers'},
-    # The check traces every layer once more, and so takes random keys.
-    check_constancy_invariants=model.is_initializing(),
-  )(
-    config,
-    model.layer_type,
-    config.layer_kinds[:period],
-    model.remat,
-    spec.places(scanned_layers, period),
-    model.kernel,
-    model.round_inputs,
-    name=_SCANNED,
-  )
   by_period = by_rest = None
   if weights is not None:
     by_period = weights[: rest.start].reshape(groups, period, -1)
     by_rest = weights[rest.start :]
-  x, shown = scanned(x, angles, masks, by_period)
+  if rules.active_stages() == 1 or model.is_initializing():
+    scanned = _scanned(model, groups, spec, name=_SCANNED)
+    x, shown = scanned(x, angles, masks, by_period)
+  else:
+    x, shown = _in_stages(model, x, masks, spec, by_period)
   shown_rest = ({}, {})
   if rest:
     x, shown_rest = _Layers(
@@ -248,3 +234,61 @@ def run(model: nn.Module, x, angles, masks, spec, weights=None):
       name=_REST,
     )(x, angles, masks, by_rest)
   return x, taps.collect(spec, shown, shown_rest, groups, period)
+
+
+def _scanned(model, groups, spec, **attributes):
+  """Returns the module that runs `groups` periods of layers.
+
+  Args:
+    model: the transformer.
+    groups: the number of periods.
+    spec: of the whole model.
+    **attributes: its name, or its parent.
+  """
+  period = model.config.scan_period
+  scan = nn.scan(
+    _Layers,
+    variable_axes={'params': 0, MEASURED: 0},
+    split_rngs={'params': True},
+    in_axes=(nn.broadcast, nn.broadcast, 0),
+    length=groups,
+    metadata_params={nn.PARTITION_NAME: 'layer_periods'},
+    # The check traces every layer once more, and so takes random keys.
+    check_constancy_invariants=model.is_initializing(),
+  )
+  return scan(
+    model.config,
+    model.layer_type,
+    model.config.layer_kinds[:period],
+    model.remat,
+    spec.places(range(model.config.scan_groups * period), period),
+    model.kernel,
+    model.round_inputs,
+    **attributes,
+  )
+
+
+def _in_stages(model, x, masks, spec, by_period):
+  """Runs the scanned layers in the stages of the active mesh."""
+  config = model.config
+  groups = config.scan_groups // rules.active_stages()
+  scanned = _scanned(model, groups, spec, parent=None)
+
+  def stage(number, params, x, rows):
+    row, weights = rows
+    own = {kind: mask.replace(row=row) for kind, mask in masks.items()}
+    if weights is not None:
+      weights = jnp.moveaxis(weights, 0, 2)
+      weights = jax.lax.dynamic_slice_in_dim(weights, number * groups, groups)
+    angles = model.angles(row.positions)
+    return scanned.apply({'params': params}, x, angles, own, weights)
+
+  if by_period is not None:
+    by_period = jnp.moveaxis(by_period, 2, 0)
+  return pipeline.run(
+    stage,
+    model.variables['params'][_SCANNED],
+    x,
+    (masks[config.layer_kinds[0]].row, by_period),
+    model.pipeline_micro_batches,
+  )

@@ -48,6 +48,7 @@ class Transformer(nn.Module):
     kernel: what computes attention within rows, see attention.causal; 'xla'
       runs anywhere.
     round_inputs: of products with the weights of layers.
+    pipeline_micro_batches: see pipeline.micro_batches.
   """
 
   config: family.Config
@@ -55,6 +56,7 @@ class Transformer(nn.Module):
   remat: str
   kernel: str = attention.XLA
   round_inputs: layers.RoundInputs = layers.unrounded
+  pipeline_micro_batches: int = 0
 
   # The module of a layer, a decoder_layer.DecoderLayer.
   layer_type = None

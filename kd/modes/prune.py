@@ -13,6 +13,7 @@ from kd.checkpoints import weights
 from kd.config import base
 from kd.core import atomic_files
 from kd.core import buckets
+from kd.core import errors
 from kd.core import folders
 from kd.core import identity as identity_lib
 from kd.core import json_files
@@ -26,6 +27,7 @@ from kd.models import config_json
 from kd.models import family
 from kd.models.attention import attention
 from kd.partitioning import processes
+from kd.partitioning import rules
 from kd.planning.cost import flops
 from kd.pruning import calibration
 from kd.pruning import picture
@@ -113,6 +115,13 @@ def _whole(config, workdir) -> resolved.Run:
   run = resolve_student.resolve_student(
     changed, session.devices(config), workdir
   )
+  if run.mesh.shape[rules.PIPELINE] > 1:
+    raise errors.ConfigError(
+      'mesh.pipeline',
+      f'found {config.mesh.pipeline}, and layers are measured where no stages '
+      'are',
+      legal='1',
+    )
   # The workdir's student may be pruned once more.
   allowed = (*workdirs.NOT_TRAINED, f'{sizes.PATH}.')
   workdirs.check(config, workdir, allowed)
@@ -152,13 +161,13 @@ def _model(config, run, request, layers, workdir) -> resolved.Model:
     keep, run.student.config.num_layers, 'student.keep_layers'
   )
   built = resolve_lib.build_model(
+    config,
     config.student,
     'student',
     source=run.student.config,
     sizes=sizes.pruned(request, run.student.config, layers),
     mesh=run.mesh,
     remat='none',
-    packed=config.data.pack,
   )
   model = load_params.core_of(built)
   return dataclasses.replace(model, keep_layers=keep, prune=request)

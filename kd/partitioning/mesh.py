@@ -9,7 +9,9 @@ import numpy as np
 
 from kd.core import errors
 
-AXES = ('data', 'fsdp', 'tensor', 'sequence')
+AXES = ('data', 'fsdp', 'tensor', 'sequence', 'pipeline')
+# Axes that may span slices: least is sent over the first.
+_ACROSS = ('pipeline', 'data')
 
 
 def resolve(sizes: Mapping[str, int], device_count: int) -> dict[str, int]:
@@ -59,48 +61,62 @@ def make(
 ) -> jax.sharding.Mesh:
   """Builds the mesh over these devices.
 
-  Devices of several TPU slices are connected by the data-center network, which
-  is far slower than the links within a slice: only the data axis crosses it.
+  Stages of the pipeline are the farthest apart: parts of the device list that
+  follow each other. Devices of several TPU slices are connected by the
+  data-center network, which is far slower than the links within a slice: only
+  the pipeline and data axes cross it.
 
   Args:
     sizes: see resolve.
     devices: its product of them.
 
   Raises:
-    ConfigError: see resolve; or the data axis does not split into the slices.
+    ConfigError: see resolve; or pipeline and data do not split into the slices.
   """
   shape = resolve(sizes, len(devices))
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  order = ('pipeline', *(axis for axis in AXES if axis != 'pipeline'))
   # Auto axes: linen's logical constraints fail under Explicit ones.
   axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
-  slices = len({getattr(device, 'slice_index', 0) for device in devices})
   if slices == 1:
-    return jax.make_mesh(
-      tuple(shape[axis] for axis in AXES),
-      AXES,
+    in_order = jax.make_mesh(
+      tuple(shape[axis] for axis in order),
+      order,
       axis_types=axis_types,
       devices=np.asarray(devices),
-    )
-  if shape['data'] % slices:
-    raise errors.ConfigError(
-      'mesh.data',
-      f'found {shape["data"]}, and the devices are in {slices} slices',
-      legal=f'a multiple of {slices}: only the data axis spans slices',
-    )
-  within = shape | {'data': shape['data'] // slices}
-  across = dict.fromkeys(AXES, 1) | {'data': slices}
-  return jax.sharding.Mesh(
-    mesh_utils.create_hybrid_device_mesh(
-      tuple(within[axis] for axis in AXES),
-      tuple(across[axis] for axis in AXES),
+    ).devices
+  else:
+    across = _across_slices(shape, slices)
+    in_order = mesh_utils.create_hybrid_device_mesh(
+      tuple(shape[axis] // across[axis] for axis in order),
+      tuple(across[axis] for axis in order),
       devices,
       # As jax.make_mesh does for one slice.
       allow_split_physical_axes=devices[0].device_kind.startswith(
         'TPU v5 lite'
       ),
-    ),
+    )
+  return jax.sharding.Mesh(
+    np.moveaxis(in_order, 0, AXES.index('pipeline')),
     AXES,
     axis_types=axis_types,
   )
+
+
+def _across_slices(shape, slices):
+  """Returns into how many parts slices split each axis."""
+  across, left = dict.fromkeys(AXES, 1), slices
+  for axis in _ACROSS:
+    across[axis] = math.gcd(shape[axis], left)
+    left //= across[axis]
+  if left > 1:
+    raise errors.ConfigError(
+      'mesh.data',
+      f'found {shape["data"]}, and the devices are in {slices} slices',
+      legal=f'a multiple of {slices // across["pipeline"]}: only the pipeline '
+      f'({shape["pipeline"]}) and data axes span slices',
+    )
+  return across
 
 
 def platform(

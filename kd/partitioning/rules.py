@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import contextlib
+import functools
 
 from flax.core import spmd
 import jax
@@ -9,14 +10,20 @@ import jax
 from kd.core import errors
 from kd.core import types
 
-BATCH_AXES = ('data', 'fsdp')
+PIPELINE = 'pipeline'
+_STAGE_ROWS = ('data', 'fsdp')
+BATCH_AXES = (PIPELINE, *_STAGE_ROWS)
 
 # Logical axis to mesh axis; a name that is not here is replicated. Where logits
 # are made, rows are gathered over fsdp, and the vocabulary stays split over it.
-# Parameters are split over sequence as they are over fsdp.
+# Parameters are split over sequence as they are over fsdp. The pipeline splits
+# the scanned layers, and rows outside of them.
 RULES = (
+  ('layer_periods', PIPELINE),
+  ('micro_batches', PIPELINE),
+  ('micro_batch', _STAGE_ROWS),
   ('batch', BATCH_AXES),
-  ('gathered_batch', 'data'),
+  ('gathered_batch', (PIPELINE, 'data')),
   ('prompt_slots', BATCH_AXES),
   ('length', 'sequence'),
   ('vocab', ('fsdp', 'tensor', 'sequence')),
@@ -48,6 +55,18 @@ def _axis_size(mesh, axes):
   for axis in axes:
     size *= mesh.shape[axis]
   return size
+
+
+def _axes_of(mesh, name):
+  """Returns the mesh axes of a logical name that XLA splits arrays over.
+
+  Within a stage of the pipeline arrays are that stage's own.
+  """
+  axes, manual = _BY_NAME.get(name), mesh.manual_axes
+  if axes is None or not manual:
+    return axes
+  axes = (axes,) if isinstance(axes, str) else axes
+  return tuple(axis for axis in axes if axis not in manual) or None
 
 
 def _longest(mesh, axes):
@@ -89,9 +108,10 @@ def param_shardings(
         axis, shards = None, 1
       if size % shards:
         where = jax.tree_util.keystr(key_path, simple=True, separator='/')
+        label = name.replace('_', ' ')
         raise errors.ConfigError(
           f'mesh.{_longest(mesh, axis)}',
-          f'{shards} devices do not divide the {size} {name} of {path} '
+          f'{shards} devices do not divide the {size} {label} of {path} '
           f'({where})',
           legal=f'a divisor of {size}',
         )
@@ -107,7 +127,7 @@ def param_shardings(
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """Returns the sharding of a batch: rows over the data and fsdp axes."""
+  """Returns the sharding of a batch: rows over pipeline, data and fsdp."""
   return jax.sharding.NamedSharding(
     mesh, jax.sharding.PartitionSpec(BATCH_AXES)
   )
@@ -146,6 +166,38 @@ def row_shards(mesh: jax.sharding.Mesh) -> int:
   return _axis_size(mesh, BATCH_AXES)
 
 
+def active_stages() -> int:
+  """Returns the number of stages in which layers run; 1 without a mesh."""
+  return shards('micro_batches', 0)
+
+
+def in_stages(
+  function: Callable[..., types.PyTree], ins: types.PyTree, outs: types.PyTree
+) -> Callable[..., types.PyTree]:
+  """Returns a function that each stage of the pipeline runs by itself.
+
+  Args:
+    function: takes and returns the parts of one stage; XLA splits these over
+      the other axes of the mesh as it would outside.
+    ins: for each argument whether its first axis is split over the stages; else
+      each stage has it as a whole.
+    outs: the same of what it returns.
+  """
+  spec = lambda split: jax.sharding.PartitionSpec(PIPELINE if split else None)
+  return jax.shard_map(
+    function,
+    in_specs=jax.tree.map(spec, ins),
+    out_specs=jax.tree.map(spec, outs),
+    axis_names={PIPELINE},
+    check_vma=False,
+  )
+
+
+def stage_row_shards(mesh: jax.sharding.Mesh) -> int:
+  """Returns into how many parts the rows of a micro-batch are split."""
+  return _axis_size(mesh, _STAGE_ROWS)
+
+
 def length_shards(mesh: jax.sharding.Mesh) -> int:
   """Returns into how many parts each row is split."""
   return _axis_size(mesh, _BY_NAME.get('length'))
@@ -168,7 +220,8 @@ def shards(name: str, size: int) -> int:
   """
   if not spmd.get_logical_axis_rules():
     return 1
-  count = _axis_size(jax.sharding.get_abstract_mesh(), _BY_NAME.get(name))
+  mesh = jax.sharding.get_abstract_mesh()
+  count = _axis_size(mesh, _axes_of(mesh, name))
   return 1 if name in _REPLICABLE and size % count else count
 
 
@@ -187,9 +240,11 @@ def on_parts(
   if not spmd.get_logical_axis_rules():
     return function
 
+  of = functools.partial(_axes_of, jax.sharding.get_abstract_mesh())
+
   def places(tree):
     return jax.tree.map(
-      lambda names: jax.sharding.PartitionSpec(*map(_BY_NAME.get, names)),
+      lambda names: jax.sharding.PartitionSpec(*map(of, names)),
       tree,
       is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
     )
@@ -206,7 +261,7 @@ def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
   mesh = jax.sharding.get_abstract_mesh()
   axes = []
   for name, size in zip(names, x.shape, strict=True):
-    axis = _BY_NAME.get(name)
+    axis = _axes_of(mesh, name)
     divided = size % _axis_size(mesh, axis) == 0
     axes.append(axis if divided or name not in _REPLICABLE else None)
   return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(*axes))

@@ -28,6 +28,7 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
   """
   _check_rows(config, mesh)
   _check_length(config, mesh)
+  _check_pipeline(config, mesh)
   _check_state_memory(config, mesh)
 
 
@@ -38,7 +39,8 @@ def _check_rows(config, mesh):
     raise errors.ConfigError(
       'data.batch_size',
       f'found {config.data.batch_size}, which {micro} micro-batches over '
-      f'{shards} devices (mesh.data x mesh.fsdp) do not divide',
+      f'{shards} devices (mesh.data x mesh.fsdp x mesh.pipeline) do not '
+      'divide',
       legal=f'a multiple of {micro * shards}',
     )
   fields.check_devices(
@@ -54,6 +56,29 @@ def _check_length(config, mesh):
       f'found {config.data.length}, which {shards} devices (mesh.sequence) do '
       'not divide',
       legal=f'a multiple of {shards}',
+    )
+
+
+def _check_pipeline(config, mesh):
+  stages, wanted = mesh.shape['pipeline'], config.mesh.pipeline_micro_batches
+  if stages == 1:
+    return
+  rows = config.data.batch_size // config.optimizer.micro_batches
+  rows //= rules.stage_row_shards(mesh)
+  legal = [m for m in range(stages, rows + 1, stages) if rows % m == 0]
+  if wanted and wanted not in legal:
+    raise errors.ConfigError(
+      'mesh.pipeline_micro_batches',
+      f'found {wanted}, with {stages} stages and {rows} rows of a micro-batch '
+      'on each device of a stage',
+      legal=f'0 or {", ".join(map(str, legal))}',
+    )
+  if config.student.quantize.activation_range == 'running':
+    raise errors.ConfigError(
+      'student.quantize.activation_range',
+      f"found 'running', and mesh.pipeline is {stages}: ranges would be added "
+      'up over the parts that pass through a stage',
+      legal="'position', or mesh.pipeline=1",
     )
 
 
@@ -197,7 +222,7 @@ def _check_teacher_rows(config, mesh):
       raise errors.ConfigError(
         f'{section}.batch_size',
         f'found {config[section].batch_size}, which {shards} devices '
-        '(teacher.mesh.data x teacher.mesh.fsdp) do not divide',
+        '(data x fsdp x pipeline of teacher.mesh) do not divide',
         legal=f'a multiple of {shards}',
       )
   if config.data.length % rules.length_shards(mesh):

@@ -56,24 +56,24 @@ _TOWER = 'vision.tower.'
 
 
 def build_model(
+  config: Config,
   spec: Config,
   path: str,
   source: family.Config,
   sizes: family.Config,
   mesh: jax.sharding.Mesh,
   remat: str,
-  packed: bool,
 ) -> resolved.Model:
   """Builds a model without its parameters.
 
   Args:
-    spec: its section of the config.
+    config: the run's.
+    spec: the model's section of it.
     path: the section's path.
     source: the sizes of what its init names.
     sizes: its own.
     mesh: its devices.
     remat: see student.remat.
-    packed: whether rows hold several examples.
 
   Raises:
     ConfigError: the devices have no such kernel, or do not divide a size.
@@ -84,11 +84,13 @@ def build_model(
     sizes,
     spec.dtype,
     attention_backend.Place(
-      *mesh_lib.platform(mesh), packed, rules.length_shards(mesh)
+      *mesh_lib.platform(mesh), config.data.pack, rules.length_shards(mesh)
     ),
     f'{path}.attention',
   )
-  module = module.clone(kernel=kernel)
+  module = module.clone(
+    kernel=kernel, pipeline_micro_batches=config.mesh.pipeline_micro_batches
+  )
   represented = representations.teacher
   if path == 'student':
     represented = representations.student
@@ -156,7 +158,7 @@ def build_teachers(
   models = []
   for path, spec in specs.items():
     size = sizes[path]
-    model = build_model(spec, path, size, size, mesh, 'none', config.data.pack)
+    model = build_model(config, spec, path, size, size, mesh, 'none')
     if not own_tokenizer.is_used(config):
       model_checks.check_length(config, path, size)
     models.append((model, spec.weight))
@@ -181,9 +183,9 @@ def build_student(
   """
   sizes = model_sizes.student_config(config.student, source)
   model_checks.check_length(config, 'student', sizes)
-  remat, packed = config.student.remat, config.data.pack
+  remat = config.student.remat
   return build_model(
-    config.student, 'student', source, sizes, mesh, remat, packed
+    config, config.student, 'student', source, sizes, mesh, remat
   )
 
 

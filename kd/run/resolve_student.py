@@ -97,13 +97,13 @@ def _trained(config, workdir, mesh):
   """Returns the student that the workdir's run has trained."""
   sizes = model_sizes.from_workdir(workdir, '--workdir')
   student = resolve_lib.build_model(
+    config,
     config.student,
     'student',
     source=sizes,
     sizes=sizes,
     mesh=mesh,
     remat=config.student.remat,
-    packed=config.data.pack,
   )
   # It was pruned before it was trained.
   return dataclasses.replace(student, prune=None)

@@ -31,8 +31,8 @@ def check_devices(batch_size: int, mesh: jax.sharding.Mesh, path: str) -> None:
   if batch_size % shards:
     raise errors.ConfigError(
       path,
-      f'found {batch_size}, which {shards} devices (mesh.data x mesh.fsdp) do '
-      'not divide',
+      f'found {batch_size}, which {shards} devices (mesh.data x mesh.fsdp x '
+      'mesh.pipeline) do not divide',
       legal=f'a multiple of {shards}',
     )
 

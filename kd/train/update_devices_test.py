@@ -206,7 +206,9 @@ def _assert_same(got, expected):
   )
 
 
-@pytest.mark.parametrize('shape', [(1, 8, 1), (2, 2, 2), (1, 2, 1, 4)])
+@pytest.mark.parametrize(
+  'shape', [(1, 8, 1), (2, 2, 2), (1, 2, 1, 4), (1, 2, 2, 1, 2)]
+)
 def test_meshes_change_nothing(shape, one_device):
   _assert_same(_three_updates(shape, 8), one_device)
 
@@ -221,7 +223,8 @@ def test_meshes_change_nothing_for_groups_muon_averages_and_layer_dropout():
   # One array of two layers.
   sizes = dataclasses.replace(SIZES, layer_kinds=(gemma3_config.LOCAL,) * 2)
   one = _three_updates((1, 1, 1), 1, sizes=sizes, muon=True)
-  _assert_same(_three_updates((2, 2, 2), 8, sizes=sizes, muon=True), one)
+  stages = _three_updates((1, 2, 2, 1, 2), 8, sizes=sizes, muon=True)
+  _assert_same(stages, one)
   first = _init(families.build(sizes, 'float32', 'none', ''), 0)
   params, average = one[1]
   gate = lambda tree: tree['pattern']['layer_0']['mlp']['gate']

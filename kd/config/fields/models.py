@@ -317,7 +317,7 @@ TEACHER = schema.Section(
       'alone.',
       {
         name: _teacher_axis(name)
-        for name in ('data', 'fsdp', 'tensor', 'sequence')
+        for name in ('data', 'fsdp', 'tensor', 'sequence', 'pipeline')
       },
     ),
   },

@@ -82,7 +82,8 @@ GENERATE = schema.Section(
     'batch_size': F(
       8,
       ROWS_AT_A_TIME,
-      'answers generated at a time; a multiple of mesh.data x mesh.fsdp',
+      'answers generated at a time; a multiple of mesh.data x mesh.fsdp x '
+      'mesh.pipeline',
     ),
     'logprobs': F(
       False, legal.BOOLEAN, 'also write token ids and their log-probabilities'
@@ -126,7 +127,8 @@ ROLLOUT = schema.Section(
     'batch_size': F(
       8,
       ROWS_AT_A_TIME,
-      'answers generated at a time; a multiple of mesh.data x mesh.fsdp',
+      'answers generated at a time; a multiple of mesh.data x mesh.fsdp x '
+      'mesh.pipeline',
     ),
     'devices': F(
       0,

@@ -31,7 +31,7 @@ SERVE = schema.Section(
       32,
       legal.Integer(1, 4096),
       'most answers that are decoded at a time, and of one request; a multiple '
-      'of mesh.data x mesh.fsdp',
+      'of mesh.data x mesh.fsdp x mesh.pipeline',
     ),
     'max_length': F(
       2048,

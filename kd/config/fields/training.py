@@ -170,6 +170,18 @@ MESH = schema.Section(
     'sequence': F(
       1, _AXIS, "each row's positions are split over it; divides data.length"
     ),
+    'pipeline': F(
+      1,
+      _AXIS,
+      'layers are split into that many stages, and outside of them rows; '
+      'divides the periods of layers',
+    ),
+    'pipeline_micro_batches': F(
+      0,
+      legal.COUNT,
+      'parts of a micro-batch that pass through the stages one behind the '
+      'other; a multiple of `pipeline`; 0: up to 4 for each stage',
+    ),
   },
 )
 

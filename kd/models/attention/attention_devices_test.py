@@ -54,7 +54,7 @@ def _arrays():
 )
 def test_parts_equal_the_formula(form, window, shape):
   mesh = mesh_lib.make(
-    dict(zip(mesh_lib.AXES, shape, strict=True)), jax.devices()
+    dict(zip(mesh_lib.AXES, shape, strict=False)), jax.devices()
   )
   mask = attention_mask.AttentionMask(_rows(), window)
   attend = lambda *x: form(*x, mask=mask, scale=cases.SCALE)

@@ -173,7 +173,7 @@ class Tower(nn.Module):
       variable_axes={'params': 0},
       split_rngs={'params': True},
       length=c.num_layers,
-      metadata_params={nn.PARTITION_NAME: 'layers'},
+      metadata_params={nn.PARTITION_NAME: 'tower_layers'},
       check_constancy_invariants=self.is_initializing(),
     )(c, bool(layers), name='layers')(x, None)
     if layers:

@@ -28,6 +28,7 @@ from kd.partitioning import rules
 from kd.planning import programs
 from kd.planning.cost import costs
 from kd.planning.cost import flops
+from kd.planning.cost import stages as stages_lib
 from kd.planning.cost import tower_flops
 from kd.planning.hlo import buffers
 from kd.run import resolved
@@ -94,10 +95,10 @@ def _table_in_columns(mesh, config, size):
   return config.vocab_size * columns * size if shards > 1 else 0.0
 
 
-def _gathered(model):
-  """Returns bytes per chip of gathered weights: all, and the received ones."""
+def _gathered(model, stages):
+  """Returns bytes per chip of the weights that a pass gathers, and receives."""
   whole = model.config.layer_matrices * model.config.num_layers
-  whole *= _itemsize(model) / _tensor(model.mesh)
+  whole *= stages.gathers * _itemsize(model) / _tensor(model.mesh)
   return whole, whole * (1 - 1 / _weight_shards(model.mesh))
 
 
@@ -109,11 +110,17 @@ def teacher(
   length = run.config.data.length
   tokens, size = _tokens(run, model.mesh), _itemsize(model)
   params = resident.teachers[number]
-  gathered, received = _gathered(model)
+  stages = stages_lib.of(run, model, 1)
+  gathered, received = _gathered(model, stages)
   table = _table_in_columns(model.mesh, model.config, 2)
   work = flops.as_computed(model.config, length, model.module.kernel)
   hidden = tokens * model.config.embed_dim * size
-  moved, layer = _layer_bytes(model, _PASS_AT_WORK, tokens, length)
+  moved, _ = _layer_bytes(
+    model, _PASS_AT_WORK, stages.repeated * tokens, length
+  )
+  _, layer = _layer_bytes(
+    model, _PASS_AT_WORK, stages.at_a_time(tokens), length
+  )
   return costs.Cost(
     name=programs.teacher_names(run)[number],
     bytes=_by_kind(
@@ -124,11 +131,16 @@ def teacher(
     ),
     flops=(
       flops.forward(model.config, run.config.data.batch_size, length, work)
+      * stages.repeated
       + _tower_flops(run, model)
     )
     / model.mesh.size,
     hbm=params + 2 * gathered + model.config.num_layers * 2 * moved,
-    ici=received + _pass_ici(model, tokens),
+    ici=(
+      received
+      + _pass_ici(model, stages.repeated * tokens)
+      + stages.sent(tokens, model.config.embed_dim, size)
+    ),
     host=0,
     stated=0,
     error='',
@@ -156,9 +168,15 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
   remat = run.config.student.remat
   kept = model.config.num_layers * _width(model.config, _KEPT[remat], tensor)
   length = run.config.data.length
-  moved, layer = _layer_bytes(model, _STEP_AT_WORK, tokens, length)
-  gathered, received = _gathered(model)
-  kept *= tokens * size
+  stages = stages_lib.of(run, model, micro)
+  moved, _ = _layer_bytes(
+    model, _STEP_AT_WORK, stages.repeated * tokens, length
+  )
+  _, layer = _layer_bytes(
+    model, _STEP_AT_WORK, stages.at_a_time(tokens), length
+  )
+  gathered, received = _gathered(model, stages)
+  kept *= tokens * size * stages.repeated
   offloaded = model.config.num_layers * tokens * size
   offloaded *= _width(model.config, _OFFLOADED[remat], tensor)
   gradients = resident.gradients * (1 if micro == 1 else 2)
@@ -179,6 +197,8 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
   by_model = costs.model_flops(run)
   for part in ('teacher', 'teacher_tower'):
     by_model.pop(part, None)
+  for part in ('student_forward', 'student_backward', 'recomputed'):
+    by_model[part] *= stages.repeated
   return costs.Cost(
     name=programs.STEP,
     bytes=_by_kind(
@@ -199,15 +219,26 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
       + _LOGIT_BYTES * _tokens(run, run.mesh) * model.config.vocab_size / tensor
     ),
     ici=(
-      passes * (received + _pass_ici(model, tokens))
+      passes * (received + _pass_ici(model, stages.repeated * tokens))
+      # Activations, and their gradients the other way.
+      + 2 * micro * stages.sent(tokens, model.config.embed_dim, size)
       # Gradients are summed in float32.
       + micro * received * 4 / size
       + 2 * resident.gradients * (1 - 1 / run.mesh.shape['data'])
+      + 2 * _outside_stages(model, resident, stages) * (1 - 1 / stages.count)
     ),
     host=resident.optimizer_on_host + offloaded,
     stated=0,
     error='',
   )
+
+
+def _outside_stages(model, resident, stages):
+  """Returns bytes per chip of gradients that stages have in common."""
+  matrices = model.config.layer_matrices * model.config.num_layers
+  matrices *= 4 * (1 - stages.fraction)
+  matrices /= _weight_shards(model.mesh) * _tensor(model.mesh)
+  return resident.embedding + resident.head + matrices
 
 
 def _chunk_traffic(run):
@@ -244,7 +275,8 @@ def decode(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
     slots if window is None else min(slots, window) for window in config.windows
   )
   _, layer = _layer_bytes(model, _PASS_AT_WORK, rows * length, length)
-  gathered, received = _gathered(model)
+  stages = stages_lib.of(run, model, 1)
+  gathered, received = _gathered(model, stages)
   table = _table_in_columns(run.mesh, config, size)
   weights, layers = _decoding_copy(model, resident)
   return costs.Cost(

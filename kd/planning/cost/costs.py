@@ -12,6 +12,7 @@ from kd.planning import compile_client
 from kd.planning import programs
 from kd.planning.cost import chips
 from kd.planning.cost import flops
+from kd.planning.cost import stages as stages_lib
 from kd.planning.cost import tower_flops
 from kd.planning.hlo import buffers
 from kd.planning.hlo import hlo
@@ -239,4 +240,6 @@ def kernel_flops(run: resolved.Run, name: str) -> float:
   no_products = dataclasses.replace(
     work, forward_products=0, backward_products=0
   )
-  return (total(work) - total(no_products)) / model.mesh.size
+  micro = run.config.optimizer.micro_batches if name == programs.STEP else 1
+  repeated = stages_lib.of(run, model, micro).repeated
+  return (total(work) - total(no_products)) * repeated / model.mesh.size
