@@ -224,7 +224,9 @@ def student_config(
   Raises:
     ConfigError: keep_layers, keep_tower_layers or prune is not legal.
   """
-  source = dataclasses.replace(source, vision=_kept_tower(spec, source))
+  tower = _kept_tower(spec, source)
+  if tower != source.vision:  # Not a field of models that read text alone.
+    source = dataclasses.replace(source, vision=tower)
   keep, request = tuple(spec['keep_layers']), sizes.request(spec['prune'])
   if (keep or request) and spec['init'] == 'random':
     asked = {'student.keep_layers': keep} if keep else request.sizes
