@@ -71,10 +71,38 @@ def test_the_student_learns_and_resumes_to_the_same_bits(
   command.assert_ended_alike(resumed, run, _STEPS)
 
 
+def test_distributions_are_compared_where_both_begin_a_token(
+  tmp_path, tokenizer, capsys
+):
+  c, run = _config(tmp_path, tokenizer), str(tmp_path / 'run')
+  c.losses = dict(kl=base.term('forward_kl'), uld=base.term('uld', weight=0.1))
+  with command.compiled_once(), alternating.variants():
+    train_mode.main(c, run)
+  assert 'not where both begin a token' in capsys.readouterr().out
+  lines = [x for x in command.metrics(run) if 'train/loss/kl' in x]
+  losses = [x['train/loss/kl'] for x in lines]
+  assert losses[-1] < 0.9 * losses[0]
+  assert all(0 < x['train/loss/uld'] < 2 for x in lines)
+  assert all(0 <= x['train/teacher/left_out'] < 0.5 for x in lines)
+
+
 @pytest.mark.parametrize(
   ('changes', 'path'),
   [
-    ({'losses': {'kl': base.term('forward_kl')}}, 'losses.kl.name'),
+    (
+      {
+        'losses': {
+          'kl': base.term('forward_kl'),
+          'chunks': base.term('chunk_likelihood'),
+        }
+      },
+      'losses.kl.name',
+    ),
+    ({**_SHARED, 'losses': {'u': base.term('uld')}}, 'teacher.length'),
+    (
+      {**_SHARED, 'teacher.length': 0, 'losses': {'u': base.term('uld')}},
+      'losses.u.name',
+    ),
     ({'losses': {'h': base.term('hidden_states')}}, 'losses.h.name'),
     ({'objective.positions.rule': 'teacher_entropy'}, 'objective.positions'),
     ({**_SHARED, 'teacher.length': 0}, 'losses.chunks'),

@@ -5,18 +5,20 @@
       --config=experiments/other_tokenizer/config.py:/tmp/kd-digits.model \
       --workdir=/tmp/kd-other-tokenizer
 
-The teacher is the quickstart's, which reads bytes. The baseline, labels alone,
-is trained on the same rows and steps.
+The teacher is the quickstart's, which reads bytes. A second word after the
+file, as in /tmp/kd-digits.model,uld, names the loss. The baseline, labels
+alone, is trained on the same rows and steps.
 """
 
 from kd.config import base
 from kd.configs import quickstart
 
 
-def get_config(tokenizer='/tmp/kd-digits.model'):
+def get_config(words='/tmp/kd-digits.model'):
+  tokenizer, _, loss = words.partition(',')
   c = quickstart.get_config()
   c.data.tokenizer = f'model:{tokenizer}'
   c.teacher.tokenizer = 'own'
   c.teacher.length = 256
-  c.losses = dict(chunks=base.term('chunk_likelihood'))
+  c.losses = dict(teacher=base.term(loss or 'chunk_likelihood'))
   return c

@@ -1,11 +1,18 @@
 #!/bin/bash
-# Three seeds, then the summary. Run it from the repository.
+# Three losses, three seeds, then a table of all. Run it from the repository. The
+# first loss trains the baseline, labels alone, which is that of all three.
 set -euo pipefail
 out=${1:-/tmp/kd-experiments/other_tokenizer}
 model=$out/digits.model
 python -m experiments.other_tokenizer.train_tokenizer "$model"
 for seed in 0 1 2; do
-  python -m kd --config="experiments/other_tokenizer/config.py:$model" \
-    --workdir="$out/$seed" --config.seed="$seed"
+  baseline=True
+  for loss in chunk_likelihood forward_kl uld; do
+    python -m kd --config="experiments/other_tokenizer/config.py:$model,$loss" \
+      --workdir="$out/$loss/$seed" --config.seed="$seed" \
+      --config.evaluation.baseline="$baseline"
+    baseline=False
+  done
 done
-python -m experiments.summary experiments/other_tokenizer "$out"/?
+python -m experiments.other_tokenizer.compare experiments/other_tokenizer \
+  "$out" chunk_likelihood forward_kl uld

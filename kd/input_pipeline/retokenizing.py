@@ -140,6 +140,13 @@ class Retokenizer:
       pieces.append(self._encoded(run, *cut))
     return _joined(pieces)
 
+  @property
+  def roles(self) -> dict[int, int]:
+    """Returns the teacher's id of each special id of the student."""
+    first = self._student.bos_id, self._teacher.bos_id
+    pairs = [*self._special.items(), first]
+    return {own: other for own, other in pairs if None not in (own, other)}
+
   def after(self, text: Retokenized, prefix: Sequence[int]) -> Retokenized:
     """Returns a text with a prefix after its BOS.
 

@@ -22,6 +22,7 @@ class TeacherRows:
     length: int,
     pad_id: int,
     prefixes: prefixes_lib.Prefixes | None = None,
+    by_position: bool = False,
   ):
     """Initializes the conversion.
 
@@ -30,15 +31,20 @@ class TeacherRows:
       length: positions of the teacher's rows, M.
       pad_id: fills their rest.
       prefixes: what the teacher reads before each example, after its BOS.
+      by_position: whether positions are paired where both begin a token,
+        instead of spans.
     """
     self._retokenizer, self._prefixes = retokenizer, prefixes
+    self._by_position = by_position
     self._length, self._pad_id = length, pad_id
 
   def __call__(self, batch: types.Batch) -> types.Batch:
     """Returns a batch of numpy arrays with its `teacher`."""
     rows = [self._row(batch, i) for i in range(len(batch.row_id))]
-    stacked = (np.stack(column) for column in zip(*rows, strict=True))
-    return batch.replace(teacher=types.TeacherTokens(*stacked))
+    columns = [np.stack(column) for column in zip(*rows, strict=True)]
+    *fields, spans, own_spans, places = columns
+    pair = (None, None, places) if self._by_position else (spans, own_spans)
+    return batch.replace(teacher=types.TeacherTokens(*fields, *pair))
 
   def positions(self, batch: types.Batch) -> list[int]:
     """Returns how many positions each row of a batch needs."""
@@ -63,11 +69,12 @@ class TeacherRows:
       yield place, text
 
   def _row(self, batch: types.Batch, index: int) -> Sequence[np.ndarray]:
-    """Returns the fields of types.TeacherTokens of one row."""
+    """Returns the fields of types.TeacherTokens of one row, with places."""
     fields = np.zeros((5, self._length), np.int32)
     tokens, targets, positions, segment_ids, spans = fields
     tokens[:] = targets[:] = self._pad_id
     own_spans = np.zeros(batch.tokens.shape[1], np.int32)
+    places = np.full(batch.tokens.shape[1], -1, np.int32)
     begin, count = 0, 0
     for segment, (place, text) in enumerate(self._texts(batch, index), 1):
       if text is None or not len(text.ids):
@@ -78,6 +85,8 @@ class TeacherRows:
       tokens[here], targets[here] = text.ids[:-1], text.ids[1:]
       positions[here] = np.arange(len(text.ids) - 1)
       segment_ids[here] = segment
+      own, there = _beginnings(text)
+      places[place.start + own - 1] = begin + there - 1
       counted = _counted(text, batch.weights[index, place])
       for spans_, there, where in (
         (text.spans, spans, here),
@@ -87,7 +96,7 @@ class TeacherRows:
         is_counted = np.isin(spans_[1:], counted)
         there[where] = np.where(is_counted, number + 1 + count, 0)
       begin, count = here.stop, count + len(counted)
-    return *fields, own_spans
+    return *fields, own_spans, places
 
 
 class PrefixedRows:
@@ -170,6 +179,22 @@ def _segments(ids: np.ndarray) -> list[slice]:
   starts = np.flatnonzero(np.diff(ids, prepend=0) > 0)
   ends = [*starts[1:], np.count_nonzero(ids)]
   return [slice(*pair) for pair in zip(starts, ends, strict=True)]
+
+
+def _beginnings(
+  text: retokenizing.Retokenized,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the ids with which both tokenizations begin a span, by number.
+
+  Those that begin a text are left out: nothing predicts them.
+  """
+  own, own_at = np.unique(text.student_spans, return_index=True)
+  spans, at = np.unique(text.spans, return_index=True)
+  _, first, second = np.intersect1d(own, spans, return_indices=True)
+  is_span = own[first] != retokenizing.NO_SPAN
+  own_at, at = own_at[first][is_span], at[second][is_span]
+  is_predicted = (own_at > 0) & (at > 0)
+  return own_at[is_predicted], at[is_predicted]
 
 
 def _counted(text: retokenizing.Retokenized, weights: np.ndarray) -> np.ndarray:

@@ -9,11 +9,13 @@ from kd.losses import chunk_likelihood
 from kd.losses import cross_entropy
 from kd.losses import divergence_terms
 from kd.losses import layer_terms
+from kd.losses import sorted_probabilities
 from kd.losses import terms
 
 # Importing them registers their terms.
 TERM_MODULES = (
   *(layer_terms, divergence_terms, cross_entropy, chunk_likelihood),
+  sorted_probabilities,
 )
 
 

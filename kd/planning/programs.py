@@ -98,7 +98,9 @@ def has_teacher_devices(run: resolved.Run) -> bool:
 def copies_unembedding(run: resolved.Run) -> list[bool]:
   """Returns whether the targets copy the unembedding, for each teacher."""
   size = run.student.config.vocab_size
-  if own_tokenizer.is_used(run.config):
+  if own_tokenizer.compares_positions(run):
+    size = run.teacher.config.vocab_size
+  if own_tokenizer.compares_spans(run):
     return []  # Its targets are likelihoods alone.
   # Abstract meshes over different chips are equal.
   return [
@@ -134,7 +136,7 @@ def teachers(run: resolved.Run) -> list[Program]:
   for index, (name, model, params) in enumerate(every):
     spec = types.TapSpec((), ()) if index else run.objective.teacher_taps
     function = live.scorer(model.module, spec)
-    if own_tokenizer.is_used(run.config):
+    if own_tokenizer.compares_spans(run):
       size = run.config.objective.chunk_tokens
       function = live.span_scorer(model.module, size)
     params_name, _ = _argument_names(function)

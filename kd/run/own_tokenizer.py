@@ -7,16 +7,18 @@ import ml_collections
 from kd.core import errors
 from kd.input_pipeline import prefixes as prefixes_lib
 from kd.input_pipeline import retokenizing
+from kd.input_pipeline import shared_vocabularies
 from kd.input_pipeline import teacher_rows
 from kd.input_pipeline import tokenizers
 from kd.losses import objective as objective_lib
+from kd.losses import projected_distributions
 from kd.partitioning import rules
 from kd.run import resolved
 
 Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 
 OWN = 'own'  # A value of teacher.tokenizer.
-_TERM = 'chunk_likelihood'
+_SPANS, _ULD = 'chunk_likelihood', 'uld'
 
 
 def is_used(config: Config) -> bool:
@@ -60,21 +62,32 @@ def check(config: Config, objective: objective_lib.Objective) -> None:
     ConfigError: names the first term.
   """
   if not is_used(config):
-    if objective.span_terms:
-      raise errors.ConfigError(
-        f'losses.{objective.span_terms[0].key}.name',
-        f"found {_TERM!r}, and teacher.tokenizer is 'shared'",
-        legal="a divergence, or teacher.tokenizer 'own'",
-      )
+    for term in objective.terms:
+      name = config.losses[term.key].name
+      if name in (_SPANS, _ULD):
+        raise errors.ConfigError(
+          f'losses.{term.key}.name',
+          f"found {name!r}, and teacher.tokenizer is 'shared'",
+          legal="a divergence, or teacher.tokenizer 'own'",
+        )
     return
-  for term in (*objective.logits_terms, *objective.layer_terms):
-    if term.loss.needs_teacher:
-      raise errors.ConfigError(
-        f'losses.{term.key}.name',
-        f'found {config.losses[term.key].name!r}, which compares tokens, and '
-        'the tokens of the teacher are others (teacher.tokenizer)',
-        legal=f"'{_TERM}', 'cross_entropy'",
-      )
+  if objective.layer_terms:
+    key = objective.layer_terms[0].key
+    raise errors.ConfigError(
+      f'losses.{key}.name',
+      f'found {config.losses[key].name!r}, which compares layers, and the '
+      'tokens of the teacher are others (teacher.tokenizer)',
+      legal=f"{_SPANS!r}, a divergence, {_ULD!r}, 'cross_entropy'",
+    )
+  by_position = [t.key for t in objective.logits_terms if t.loss.needs_teacher]
+  if objective.span_terms and by_position:
+    key = by_position[0]
+    raise errors.ConfigError(
+      f'losses.{key}.name',
+      f'found {config.losses[key].name!r}, which compares positions, and '
+      f'{_SPANS!r}, which compares chunks',
+      legal='terms of one of both kinds',
+    )
   if not objective.logits_terms and objective.selection.rule != 'all':
     raise errors.ConfigError(
       'objective.positions.rule',
@@ -122,6 +135,44 @@ def check_rows(run: resolved.Run) -> None:
     )
 
 
+def compares_spans(run: resolved.Run) -> bool:
+  """Returns whether the teacher is asked for likelihoods of chunks alone."""
+  return is_used(run.config) and bool(run.objective.span_terms)
+
+
+def compares_positions(run: resolved.Run) -> bool:
+  """Returns whether distributions are compared over a shared vocabulary."""
+  return is_used(run.config) and not run.objective.span_terms
+
+
+def vocabulary(
+  run: resolved.Run,
+) -> projected_distributions.SharedVocabulary:
+  """Returns what the ids of both tokenizers have in common.
+
+  The same run has the same one, by identity. Plans, which know no tokenizer,
+  count equal ones.
+  """
+  config = run.config
+  if run.tokenizer is None:
+    models = run.student, run.teacher
+    return _same(min(model.config.vocab_size for model in models))
+  own = load(config.teacher.init)
+  template = config.teacher.template or config.data.template
+  return _matched(run.tokenizer, config.data.template, own, template)
+
+
+_same = functools.lru_cache(maxsize=4)(projected_distributions.same)
+
+
+@functools.lru_cache(maxsize=4)
+def _matched(student, template, teacher, teacher_template):
+  convert = retokenizing.Retokenizer(
+    student, template, teacher, teacher_template
+  )
+  return shared_vocabularies.match(student, teacher, convert.roles)
+
+
 def rows(
   run: resolved.Run, prefixes: prefixes_lib.Prefixes | None = None
 ) -> teacher_rows.TeacherRows:
@@ -140,4 +191,6 @@ def rows(
   convert = retokenizing.Retokenizer(
     run.tokenizer, config.data.template, own, template
   )
-  return teacher_rows.TeacherRows(convert, length(config), own.pad_id, prefixes)
+  return teacher_rows.TeacherRows(
+    convert, length(config), own.pad_id, prefixes, compares_positions(run)
+  )

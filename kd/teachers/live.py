@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from kd.core import types
 from kd.losses import dense_distributions
 from kd.losses import distributions
+from kd.losses import projected_distributions
 from kd.losses import span_likelihoods
 from kd.models import family
 from kd.partitioning import rules
@@ -108,6 +109,29 @@ def make_spans(
     if own != mesh:
       likelihoods = jax.device_put(likelihoods, rules.batch_sharding(mesh))
     return distributions.Targets(likelihoods, None)
+
+  return targets
+
+
+def make_projected(
+  teacher: Teacher,
+  shared: projected_distributions.SharedVocabulary,
+  mesh: jax.sharding.Mesh,
+) -> Callable[[types.Batch], distributions.Targets]:
+  """Returns the function from a batch to distributions of other ids.
+
+  Args:
+    teacher: a teacher with a tokenizer of its own; see types.TeacherTokens.
+    shared: what its ids have in common with the student's.
+    mesh: of batches and targets; see `make`.
+  """
+  size = teacher.model.unembedding(teacher.params).shape[0]
+  score = make([teacher], size, types.TapSpec((), ()), mesh)
+
+  def targets(batch):
+    (dense,) = score(batch).distribution.teachers
+    projected = projected_distributions.ProjectedTeacher(dense, shared)
+    return distributions.Targets(projected, None)
 
   return targets
 

@@ -80,6 +80,9 @@ def _check_teacher_rows(run, prepared, say):
   """Refuses a teacher.length that is too short for the first rows."""
   for_teacher = teacher_prefix.rows(run, prepared)
   most = own_tokenizer.length(run.config)
+  where = 'in no chunk'
+  if own_tokenizer.compares_positions(run):
+    where = 'not where both begin a token'
   for task_rows in prepared:
     count = min(_CHECKED, task_rows.counts['rows'])
     batch = rows_lib.Numbered([task_rows])(range(count))
@@ -101,15 +104,15 @@ def _check_teacher_rows(run, prepared, say):
     if left_out == 1:
       raise errors.ConfigError(
         'teacher.tokenizer',
-        f'no target of the first {count} rows of {task_rows.task} is in a '
-        "chunk: the teacher's tokenizer changes each text",
+        f'all targets of the first {count} rows of {task_rows.task} are '
+        f"{where}: the teacher's tokenizer changes each text",
         legal='a tokenizer that keeps texts as they are (SentencePiece: '
         'add_dummy_prefix=False, the identity as normalization)',
       )
     say(
       f"{task_rows.task}: in the teacher's tokenizer up to {max(needed)} of "
-      f'{most} positions, {float(left_out):.1%} of the targets are in '
-      f'no chunk (the first {count} rows)'
+      f'{most} positions, {float(left_out):.1%} of the targets are {where} '
+      f'(the first {count} rows)'
     )
 
 

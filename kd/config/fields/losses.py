@@ -106,6 +106,8 @@ TERM = schema.Choice(
       ),
       'part': _PART,
     },
+    # Its distance has no unit.
+    'uld': {'temperature': _TEMPERATURE, 'part': _PART},
     'hidden_states': {
       'states': F(
         'layers',

@@ -278,8 +278,8 @@ TEACHER = schema.Section(
     'tokenizer': F(
       'shared',
       legal.one_of('shared', 'own'),
-      "shared: the student's; own: the one of its weights, and the loss is "
-      'chunk_likelihood (docs/other_tokenizers.md)',
+      "shared: the student's; own: the one of its weights "
+      '(docs/other_tokenizers.md)',
     ),
     'template': F(
       '',

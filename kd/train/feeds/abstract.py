@@ -55,7 +55,7 @@ def _teacher(run, sharding):
   shape = rows, own_tokenizer.length(run.config)
   own = array(shape, jnp.int32, sharding)
   of_student = array((rows, length), jnp.int32, sharding)
-  if own_tokenizer.is_used(run.config):
+  if own_tokenizer.compares_spans(run):
     return types.TeacherTokens(*[own] * 5, of_student)
   return types.TeacherTokens(*[own] * 4, None, None, of_student)
 
@@ -96,9 +96,11 @@ def unembeddings(run: resolved.Run) -> list[types.PyTree]:
   The rows beyond the student's vocabulary are cut off; see teachers/live. The
   targets of a teacher with its own tokenizer have none.
   """
-  if own_tokenizer.is_used(run.config):
+  if own_tokenizer.compares_spans(run):
     return []
   tables, vocab_size = [], run.student.config.vocab_size
+  if own_tokenizer.compares_positions(run):
+    vocab_size = run.teacher.config.vocab_size
   every = zip(run.teacher_models, teacher_params(run), strict=True)
   for model, params in every:
     table = model.module.core.unembedding(params)

@@ -9,6 +9,7 @@ from kd.core import identity
 from kd.core import types
 from kd.losses import dense_distributions
 from kd.losses import distributions
+from kd.losses import projected_distributions
 from kd.losses import span_likelihoods
 from kd.partitioning import rules
 from kd.run import load_params
@@ -46,7 +47,7 @@ class Source(source.Source):
 
   def abstract_targets(self, run, model_config):
     del model_config
-    if own_tokenizer.is_used(run.config):
+    if own_tokenizer.compares_spans(run):
       log_p = abstract.array(
         abstract.batch_shape(run), jnp.float32, rules.batch_sharding(run.mesh)
       )
@@ -64,6 +65,10 @@ class Source(source.Source):
       )
       weight = abstract.array((), jnp.float32, rules.replicated(run.mesh))
       dense.append(dense_distributions.DenseTeacher(hidden, table, weight))
+    if own_tokenizer.compares_positions(run):
+      shared = own_tokenizer.vocabulary(run)
+      projected = projected_distributions.ProjectedTeacher(dense[0], shared)
+      return distributions.Targets(projected, None)
     return distributions.Targets(
       dense_distributions.DenseMixture(tuple(dense)), _abstract_taps(run)
     )
@@ -119,7 +124,10 @@ def targets_on(
   run: resolved.Run, teachers: Sequence[live.Teacher], mesh: jax.sharding.Mesh
 ) -> feed.LiveTargets:
   """Returns the function from a batch on `mesh` to the teachers' targets."""
-  if own_tokenizer.is_used(run.config):
+  if own_tokenizer.compares_positions(run):
+    (teacher,) = teachers
+    return live.make_projected(teacher, own_tokenizer.vocabulary(run), mesh)
+  if own_tokenizer.compares_spans(run):
     (teacher,), size = teachers, run.config.objective.chunk_tokens
     return live.make_spans(teacher, size, mesh)
   vocab_size = run.student.config.vocab_size
