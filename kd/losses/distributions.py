@@ -78,9 +78,8 @@ class Pair:
 class TokenDistribution(abc.ABC):
   """The distributions at some tokens [...], ready to be compared."""
 
-  @classmethod
   def check(
-    cls, name: str, divergence: divergences.Divergence, temperature: Any
+    self, name: str, divergence: divergences.Divergence, temperature: Any
   ) -> None:
     """Raises ConfigError if a term cannot be computed from such targets.
 

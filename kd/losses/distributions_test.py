@@ -214,8 +214,11 @@ def test_what_samples_cannot_say_is_refused():
   drawn = sparse_distributions.Sampled(
     jnp.array([0]), jnp.array([0.0]), jnp.array([1.0])
   )
-  with pytest.raises(errors.ConfigError, match='temperature'):
-    build('forward_kl', 2.0)(np.zeros(3, np.float32), drawn)
+  softened = drawn.replace(log_sum=jnp.zeros(()), drawn_at=2.0)
+  build('forward_kl', 2.0)(np.zeros(3, np.float32), softened)
+  for targets, temperature in ((drawn, 2.0), (softened, 3.0)):
+    with pytest.raises(errors.ConfigError, match='temperature'):
+      build('forward_kl', temperature)(np.zeros(3, np.float32), targets)
   with pytest.raises(errors.ConfigError, match='whole distribution'):
     build('adaptive_kl')(np.zeros(3, np.float32), drawn)
 

@@ -108,15 +108,20 @@ class Sampled(_Sparse):
 
   Attributes:
     ids: int32 [..., K]; -1 in slots that are not used.
-    logprobs: float32 [..., K], their log-probabilities.
+    logprobs: float32 [..., K], their log-probabilities at temperature 1.
     weights: float32 [..., K], importance weights: the expectation of sum_k
-      weights_k f(ids_k) is the mean of f under the teacher; 0 in slots that are
-      not used.
+      weights_k f(ids_k) is the mean of f under the teacher at `drawn_at`; 0 in
+      slots that are not used.
+    log_sum: float32 [...], the log of the sum of p^(1 / drawn_at) over all ids;
+      None: drawn_at is 1.
+    drawn_at: the temperature at which ids were drawn.
   """
 
   ids: Array
   logprobs: Array
   weights: Array
+  log_sum: Array | None = None
+  drawn_at: float = struct.field(pytree_node=False, default=1.0)
 
   def _used(self):
     """Returns which slots [..., K] are used; NaN weights count as used."""
@@ -132,45 +137,70 @@ class Sampled(_Sparse):
 
     Args:
       student: float32 [..., V].
-      temperature: ignored: the ids were drawn at temperature 1.
+      temperature: 1, or the one at which ids were drawn: the teacher's
+        normalizer is not known at others.
     """
-    del temperature
+    student = student / temperature
     total = jax.nn.logsumexp(student, axis=-1, keepdims=True)
     used = self._used()
     log_q = jnp.where(used, _logits_of(student, self.ids) - total, 0.0)
     log_p = jnp.where(used, self.logprobs, 0.0)
-    weights = jnp.where(used, self.weights, 0.0) * jnp.exp(-log_p)
+    drawn = jnp.where(used, self._drawn_logprobs(), 0.0)
+    weights = jnp.where(used, self.weights, 0.0) * jnp.exp(-drawn)
+    log_p = jnp.where(temperature == 1.0, log_p, drawn)
     normalizers = distributions.Normalizers((self._log_sum(),), total)
     return distributions.Pair(log_p, log_q, weights, normalizers)
+
+  def _drawn_logprobs(self):
+    """Returns the log-probabilities of ids at `drawn_at`, [..., K]."""
+    if self.log_sum is None:
+      return self.logprobs
+    return self.logprobs / self.drawn_at - self.log_sum[..., None]
 
   def entropy(self) -> tuple[Array, Array]:
     """Estimates the entropy, without bias, from the drawn ids."""
     finite = jnp.isfinite(self._log_sum())
-    losses = jnp.where(self._used(), -self.logprobs, 0.0)
-    scores = jnp.sum(self.weights * losses, axis=-1)
+    used = self._used()
+    losses = jnp.where(used, -self.logprobs, 0.0)
+    ratio = jnp.where(used, self.logprobs - self._drawn_logprobs(), 0.0)
+    scores = jnp.sum(self.weights * jnp.exp(ratio) * losses, axis=-1)
     return jnp.where(finite[..., 0], scores, jnp.nan), finite
 
-  @classmethod
   def check(
-    cls, name: str, divergence: divergences.Divergence, temperature: Any
+    self, name: str, divergence: divergences.Divergence, temperature: Any
   ) -> None:
-    legal = "targets of cache.method 'top_k', 'nucleus' or 'hidden'"
-    if temperature != 1:
-      raise errors.ConfigError(
-        'temperature',
-        f'found {_shown(temperature)}, and the targets are ids that were '
-        'sampled at temperature 1',
-        legal=f'1.0, or {legal}',
-      )
-    if divergence.needs_whole_distribution:
-      raise errors.ConfigError(
-        'name',
-        f'{name} needs the whole distribution, and the targets are sampled ids',
-        legal=f'another divergence, or {legal}',
-      )
+    check_sampled(name, divergence, temperature, self.drawn_at)
 
 
-def _shown(temperature):
-  """Returns the temperature as messages show it: number or schedule name."""
-  is_number = isinstance(temperature, int | float)
-  return temperature if is_number else temperature['name']
+def check_sampled(
+  name: str,
+  divergence: divergences.Divergence,
+  temperature: Any,
+  drawn_at: float,
+) -> None:
+  """Raises ConfigError if a term has no unbiased estimate from drawn ids.
+
+  Args:
+    name: of the divergence.
+    divergence: the divergence.
+    temperature: the term's, a number or a schedule as in the config.
+    drawn_at: the temperature at which ids were drawn.
+  """
+  legal = "targets of cache.method 'top_k', 'nucleus' or 'hidden'"
+  if temperature not in (1, drawn_at):
+    is_number = isinstance(temperature, int | float)
+    shown = temperature if is_number else temperature['name']
+    known = '1.0' if drawn_at == 1 else f'1.0, {drawn_at}'
+    raise errors.ConfigError(
+      'temperature',
+      f'found {shown}, and the targets are ids that were drawn at temperature '
+      f'{drawn_at:g}: at others their normalizer is not known',
+      legal=f'{known}, targets drawn at that number '
+      f'(cache.method.temperature), or {legal}',
+    )
+  if divergence.needs_whole_distribution:
+    raise errors.ConfigError(
+      'name',
+      f'{name} needs the whole distribution, and the targets are drawn ids',
+      legal=f'another divergence, or {legal}',
+    )

@@ -8,6 +8,12 @@ from kd.models import families
 
 F = schema.Field
 
+_DRAWN_AT = F(
+  1.0,
+  legal.Number(at_least=0.1, at_most=100),
+  'temperature at which ids are drawn, which terms of a run that reads them '
+  'may have in addition to 1; one teacher',
+)
 _LOGPROBS = F(
   'uint8', legal.one_of('uint8', 'float16'), 'stored type of log-probabilities'
 )
@@ -34,11 +40,13 @@ CACHE_METHOD = schema.Choice(
     'sampled': {
       'draws': F(64, _ENTRIES, 'ids drawn per token, with replacement'),
       'logprobs': _LOGPROBS,
+      'temperature': _DRAWN_AT,
     },
     'stratified': {
       'entries': F(48, _ENTRIES, 'likeliest ids that are kept per token'),
       'draws': F(16, _ENTRIES, 'ids drawn from all others, with replacement'),
       'logprobs': _LOGPROBS,
+      'temperature': _DRAWN_AT,
     },
     'hidden': {
       'values': F(

@@ -65,6 +65,12 @@ def exclude(blocks: Blocks, ids: Array) -> Blocks:
   return split(flat.at[jnp.arange(rows)[:, None], ids].set(-jnp.inf))
 
 
+def soften(blocks: Blocks, temperature: float) -> Blocks:
+  """Returns the blocks of the logits divided by a temperature."""
+  flat = blocks.logits.reshape(blocks.logits.shape[0], -1)
+  return split(flat[:, : blocks.vocab_size] / temperature)
+
+
 def most_likely(blocks: Blocks, size: int) -> tuple[Array, Array, Array]:
   """Returns the most likely ids of each token, and the log-mass of all others.
 

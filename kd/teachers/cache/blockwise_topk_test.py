@@ -162,13 +162,14 @@ def test_more_entries_than_ids_are_all_ids():
   assert (kept.tail_logprob == -np.inf).all()
 
 
-def test_stratified_keeps_the_likely_ones_and_draws_from_the_rest():
+@pytest.mark.parametrize('drawn_at', [1.0, 2.0])
+def test_stratified_keeps_the_likely_ones_and_draws_from_the_rest(drawn_at):
   exact, draws, repeats = 5, 50, 300
   rng = np.random.default_rng(7)
   one = rng.normal(0, 2, 200).astype(np.float32)
   one[60:80] = _RULED_OUT
   method = compression.Method(
-    'stratified', 'float16', exact + draws, 1.0, draws
+    'stratified', 'float16', exact + draws, 1.0, draws, drawn_at
   )
   kept = _keep(method, np.tile(one, (repeats, 1)))
   p = np.exp(_logprobs(one[None])[0])
@@ -185,7 +186,12 @@ def test_stratified_keeps_the_likely_ones_and_draws_from_the_rest():
     rest = np.delete(p, likely)
     np.testing.assert_allclose(np.exp(tail), rest.sum(), 1e-5)
     np.add.at(found, ids[used], counts[used])
-  expected = np.where(np.isin(np.arange(200), likely), 0.0, p)
+  power = np.where(np.isin(np.arange(200), likely), 0.0, p ** (1 / drawn_at))
+  if drawn_at == 1:
+    assert kept.log_rest is None
+  else:
+    np.testing.assert_allclose(kept.log_rest, np.log(power.sum()), 1e-5)
+  expected = power
   expected *= draws * repeats / expected.sum()
   assert (found[expected == 0] == 0).all()
   often = expected > 5

@@ -1,6 +1,7 @@
 """Methods to compress a teacher's distribution for a cache, by name."""
 
 import dataclasses
+from typing import Any
 
 from flax import struct
 import jax
@@ -9,8 +10,7 @@ import jax.numpy as jnp
 from kd.core import probability
 from kd.core import registry
 from kd.core import types
-from kd.losses import dense_distributions
-from kd.losses import distributions
+from kd.losses import divergences
 from kd.losses import sparse_distributions
 from kd.teachers.cache import blockwise_topk as blocks_lib
 
@@ -45,6 +45,8 @@ class Kept:
       its probability.
     tail_logprob: float32 [T], the log-mass of all other ids.
     hidden: [T, D].
+    log_rest: float32 [T], the log of the sum of p^(1 / temperature) over the
+      ids that draws are from, where that temperature is not 1.
   """
 
   ids: Array | None
@@ -52,6 +54,7 @@ class Kept:
   counts: Array | None
   tail_logprob: Array | None
   hidden: Array | None
+  log_rest: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Method:
     mass: the most likely ids are kept until they hold this probability, or all
       `entries` of them; 1: always `entries`.
     draws: how many of the `entries` are drawn at random; 0: none.
+    temperature: at which they are drawn.
   """
 
   name: str
@@ -72,20 +76,17 @@ class Method:
   entries: int
   mass: float
   draws: int
+  temperature: float = 1.0
+
+  @property
+  def is_softened(self) -> bool:
+    """Returns whether ids are drawn at another temperature than 1."""
+    return self.temperature != 1
 
   @property
   def exact(self) -> int:
     """Returns the number of most likely ids that are always kept."""
     return self.entries - self.draws
-
-  @property
-  def token_distribution(self) -> type[distributions.TokenDistribution]:
-    """Returns the type of the targets that loss terms compare."""
-    if not self.entries:
-      return dense_distributions.MixtureLogits
-    if self.draws:
-      return sparse_distributions.Sampled
-    return sparse_distributions.TopK
 
   def sparse(
     self, kept: Kept
@@ -100,19 +101,53 @@ class Method:
         kept.ids, kept.logprobs, kept.tail_logprob
       )
     weights = kept.counts / self.draws
+    if self.is_softened:
+      return self._softened(kept, weights)
     if self.exact:
       xp = kept.logprobs.__array_namespace__()
       drawn = xp.exp(kept.tail_logprob)[..., None] * weights
       weights = xp.where(kept.counts > 0, drawn, xp.exp(kept.logprobs))
     return sparse_distributions.Sampled(kept.ids, kept.logprobs, weights)
 
+  def _softened(self, kept, weights):
+    """Returns ids that were drawn at a temperature, with its normalizer."""
+    xp = kept.logprobs.__array_namespace__()
+    log_sum = kept.log_rest
+    if self.exact:
+      softened = kept.logprobs / self.temperature
+      is_exact = (kept.counts == 0) & (kept.ids >= 0)
+      of_exact = xp.where(is_exact, xp.exp(softened), 0.0)
+      log_sum = xp.logaddexp(log_sum, xp.log(xp.sum(of_exact, axis=-1)))
+      drawn = xp.exp(kept.log_rest - log_sum)[..., None] * weights
+      exact = xp.exp(softened - log_sum[..., None])
+      weights = xp.where(kept.counts > 0, drawn, exact)
+    return sparse_distributions.Sampled(
+      kept.ids, kept.logprobs, weights, log_sum, self.temperature
+    )
+
+  def check(
+    self, name: str, divergence: divergences.Divergence, temperature: Any
+  ) -> None:
+    """Raises ConfigError if a term cannot be computed from the targets.
+
+    Args:
+      name: of the divergence.
+      divergence: the divergence.
+      temperature: the term's, a number or a schedule as in the config.
+    """
+    if self.draws:
+      sparse_distributions.check_sampled(
+        name, divergence, temperature, self.temperature
+      )
+
   def keep(self, outputs: TokenOutputs) -> Kept:
     """Compresses a teacher's outputs; can be jitted."""
     if not self.entries:
       return Kept(None, None, None, None, outputs.hidden)
     if not self.exact:
-      ids, counts = blocks_lib.draw(outputs.blocks, outputs.keys, self.draws)
-      return Kept(ids, _logprobs(outputs.blocks, ids), counts, None, None)
+      ids, counts, rest = self._draw(outputs.blocks, outputs)
+      logprobs = _logprobs(outputs.blocks, ids)
+      return Kept(ids, logprobs, counts, None, None, rest)
     vocab_size = outputs.blocks.vocab_size
     if self.draws:
       return self._keep_both(outputs, min(self.exact, vocab_size - 1))
@@ -135,13 +170,23 @@ class Method:
     """Keeps the most likely ids and draws from all others."""
     likely, _, tail = blocks_lib.most_likely(outputs.blocks, size)
     others = blocks_lib.exclude(outputs.blocks, likely)
-    drawn, counts = blocks_lib.draw(others, outputs.keys, self.draws)
+    drawn, counts, rest = self._draw(others, outputs)
     ids = jnp.concatenate([likely, drawn], axis=1)
     counts = jnp.concatenate([jnp.zeros_like(likely), counts], axis=1)
     order = _increasing(ids)
     ids = jnp.take_along_axis(ids, order, axis=1)
     counts = jnp.take_along_axis(counts, order, axis=1)
-    return Kept(ids, _logprobs(outputs.blocks, ids), counts, tail, None)
+    logprobs = _logprobs(outputs.blocks, ids)
+    return Kept(ids, logprobs, counts, tail, None, rest)
+
+  def _draw(self, among, outputs):
+    """Draws ids; returns also their counts, and Kept.log_rest."""
+    if not self.is_softened:
+      return *blocks_lib.draw(among, outputs.keys, self.draws), None
+    softened = blocks_lib.soften(among, self.temperature)
+    whole = outputs.blocks.log_normalizer / self.temperature
+    rest = softened.log_normalizer - whole
+    return *blocks_lib.draw(softened, outputs.keys, self.draws), rest
 
 
 def _increasing(ids):
@@ -170,18 +215,20 @@ def _nucleus(*, mass, entries, logprobs):
 
 
 @METHODS.register('sampled')
-def _sampled(*, draws, logprobs):
+def _sampled(*, draws, logprobs, temperature=1.0):
   """Keeps ids drawn with replacement and their counts (arXiv 2503.16870)."""
-  return Method('sampled', logprobs, draws, 1.0, draws)
+  return Method('sampled', logprobs, draws, 1.0, draws, temperature)
 
 
 @METHODS.register('stratified')
-def _stratified(*, entries, draws, logprobs):
+def _stratified(*, entries, draws, logprobs, temperature=1.0):
   """Keeps the most likely ids, and ids drawn from all others.
 
   Unbiased like `sampled`, with lower variance: only the tail is sampled.
   """
-  return Method('stratified', logprobs, entries + draws, 1.0, draws)
+  return Method(
+    'stratified', logprobs, entries + draws, 1.0, draws, temperature
+  )
 
 
 @METHODS.register('hidden')

@@ -129,14 +129,16 @@ class Cache:
     logprobs = np.stack(
       [self._entries(r, r.logprobs, -np.inf, np.float32) for r in rows]
     )
-    counts = tails = None
+    counts = tails = log_rest = None
     if self.method.draws:
       counts = np.stack(
         [self._entries(r, r.counts, 0, np.float32) for r in rows]
       )
     if self.method.exact:
-      tails = _tails(rows)
-    kept = compression.Kept(ids, logprobs, counts, tails, None)
+      tails = _by_position(rows, 'tail_logprob')
+    if self.method.is_softened:
+      log_rest = _by_position(rows, 'log_rest')
+    kept = compression.Kept(ids, logprobs, counts, tails, None, log_rest)
     return self.method.sparse(kept)
 
   def row_of(self, batch: types.Batch, number: int) -> records.RecordedRow:
@@ -162,12 +164,12 @@ class Cache:
     return whole
 
 
-def _tails(rows):
-  """Returns the log-masses of all other ids, [b, L]; 0 without targets."""
-  tails = np.zeros((len(rows), len(rows[0].counted)), np.float32)
-  for row, values in zip(rows, tails, strict=True):
-    values[row.counted] = row.tail_logprob
-  return tails
+def _by_position(rows, name):
+  """Returns a number of each target, [b, L]; 0 without targets."""
+  numbers = np.zeros((len(rows), len(rows[0].counted)), np.float32)
+  for row, values in zip(rows, numbers, strict=True):
+    values[row.counted] = getattr(row, name)
+  return numbers
 
 
 def _hidden(rows):

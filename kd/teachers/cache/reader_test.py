@@ -70,16 +70,21 @@ def _through_files(folder, name, method, logits):
 
 @pytest.mark.parametrize('stored_as', ['uint8', 'float16'])
 @pytest.mark.parametrize(
-  'name, exact, draws', [('stratified', 5, 8), ('sampled', 0, 300)]
+  'name, exact, draws, drawn_at',
+  [
+    ('stratified', 5, 8, 1.0),
+    ('sampled', 0, 300, 1.0),
+    ('stratified', 5, 8, 2.0),
+  ],
 )
 def test_weights_of_drawn_ids_have_the_teacher_as_their_mean(
-  name, exact, draws, stored_as, tmp_path
+  name, exact, draws, drawn_at, stored_as, tmp_path
 ):
   logits = np.random.default_rng(0).normal(0, 2, _VOCAB).astype(np.float32)
   p = np.exp(logits.astype(np.float64))
   p /= p.sum()
   method = compression.METHODS.build(
-    {'name': name, 'draws': draws, 'logprobs': stored_as}
+    dict(name=name, draws=draws, logprobs=stored_as, temperature=drawn_at)
     | ({'entries': exact} if exact else {}),
     'method',
   )
@@ -91,6 +96,8 @@ def test_weights_of_drawn_ids_have_the_teacher_as_their_mean(
   wanted = np.log(p)[read.ids[used]]
   np.testing.assert_allclose(read.logprobs[used], wanted, atol=rounding)
 
+  p = p ** (1 / drawn_at)
+  p /= p.sum()
   mean = np.zeros(_VOCAB)
   np.add.at(mean, read.ids[used], read.weights[used] / (_ROWS * _LENGTH))
   likely = np.argsort(-p)[:exact]

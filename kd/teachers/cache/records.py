@@ -10,6 +10,8 @@ their entries.
   n x float32  log-normalizer of the teacher's logits
   entries:     n x uint16 number of entries of each position; n x float16
                log-mass of all but the most likely ids (if these are kept); n x
+               float32 log-sum of p^(1 / temperature) over the ids that draws
+               are from (if not at temperature 1); n x
                float16 lowest log-probability (if stored as uint8); E
                differences of ids, see quantization.gaps and pack_ids; E x uint8
                codes or float16 log-probabilities; E x uint8 how often each was
@@ -61,6 +63,7 @@ class RecordedRow:
     tail_logprob: float32 [n], log-mass of all other ids, or None.
     entropy: float32 [n], in nats, with hidden; otherwise None.
     hidden: bfloat16 or float32 [n, D], or None.
+    log_rest: float32 [n], see compression.Kept; or None.
   """
 
   digest: bytes
@@ -74,6 +77,7 @@ class RecordedRow:
   tail_logprob: np.ndarray | None
   entropy: np.ndarray | None
   hidden: np.ndarray | None
+  log_rest: np.ndarray | None = None
 
 
 def digest_of(batch: types.Batch, at: int) -> bytes:
@@ -129,6 +133,8 @@ def _encode_entries(row, method, vocab_size):
   yield row.entries.astype('<u2').tobytes()
   if method.exact:
     yield _half(row.tail_logprob)
+  if method.is_softened:
+    yield row.log_rest.astype('<f4').tobytes()
   logprobs = np.maximum(row.logprobs, _LEAST)
   gaps = quantization.gaps(row.ids, row.entries)
   packed = quantization.pack_ids(gaps, quantization.id_bits(vocab_size))
@@ -219,9 +225,11 @@ def decode(
 def _decode_entries(reader, method, vocab_size, n):
   entries = reader.take('<u2', n).astype(np.int32)
   total = int(entries.sum())
-  tail = counts = lowest = None
+  tail = counts = lowest = log_rest = None
   if method.exact:
     tail = reader.take('<f2', n).astype(np.float32)
+  if method.is_softened:
+    log_rest = reader.take('<f4', n).astype(np.float32)
   if method.stored_as == 'uint8':
     lowest = reader.take('<f2', n).astype(np.float32)
   bits = quantization.id_bits(vocab_size)
@@ -245,6 +253,7 @@ def _decode_entries(reader, method, vocab_size, n):
     logprobs=logprobs,
     counts=counts,
     tail_logprob=tail,
+    log_rest=log_rest,
   )
 
 

@@ -125,4 +125,5 @@ def row_of(
     tail_logprob=of(kept.tail_logprob),
     entropy=of(scored.entropy) if kept.ids is None else None,
     hidden=of(kept.hidden),
+    log_rest=of(kept.log_rest),
   )

@@ -29,13 +29,20 @@ def test_every_legal_source_has_its_feed():
   'term, path',
   [
     (base.term('forward_kl', temperature=2.0), 'losses.kl.temperature'),
+    (
+      base.term(
+        'forward_kl',
+        temperature=base.schedule('linear', begin=4.0, end=1.0, last_step=9),
+      ),
+      'losses.kl.temperature',
+    ),
     (base.term('adaptive_kl'), 'losses.kl.name'),
     (base.term('forward_kl'), ''),
     (base.term('cross_entropy'), ''),
   ],
 )
 @pytest.mark.parametrize('method', ['sampled', 'stratified', 'top_k'])
-def test_sampled_targets_serve_temperature_1_alone(term, path, method):
+def test_drawn_ids_serve_their_temperature_and_1_alone(term, path, method):
   config = base.get_config()
   config.losses = dict(kl=term)
   kept = base.cache_method(method).to_dict()
@@ -45,3 +52,5 @@ def test_sampled_targets_serve_temperature_1_alone(term, path, method):
   with pytest.raises(errors.ConfigError) as e:
     cached.check_terms(config, kept)
   assert e.value.path == path
+  if term.temperature == 2.0:
+    cached.check_terms(config, kept | {'temperature': 2.0})
