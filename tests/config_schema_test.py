@@ -43,6 +43,7 @@ _WORDS = {
   *('deploy.scale_on', 'serve.dtype'),
   *('reasoning.model', 'reasoning.steps', 'student.dtype', 'teacher.dtype'),
   *('teacher.others.dtype', 'teacher.others.param_dtype'),
+  *('teacher.memory', 'teacher.others.memory'),
   *('teacher.param_dtype', 'student.lora.base_dtype', 'teacher.source'),
 }
 

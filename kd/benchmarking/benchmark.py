@@ -21,6 +21,7 @@ from kd.core import errors
 from kd.core import progress
 from kd.partitioning import processes
 from kd.run import any_model
+from kd.teachers import host_weights
 from kd.teachers import live
 from kd.train import evaluate
 from kd.train.feeds import feed
@@ -194,7 +195,7 @@ def _teacher(first, teachers, measure, say) -> record.Entry:
   init = first.run.teacher.init
   kind, where = any_model.locate(init)
   opened = models.Opened(init, kind, where, first.run, first.run.teacher)
-  params = teachers.loaded[0].params
+  params = host_weights.to_device(teachers.loaded[0].params)
   cost = cost_lib.measure(opened, params, say)
   return _entry(record.TEACHER, [init], [measure(opened, params)], cost)
 

@@ -7,6 +7,9 @@ from kd.config import schema
 from kd.config.fields import models
 from kd.core import errors
 
+# Values of teacher.source with which teachers are loaded, or were for a cache.
+_LOADED = ('live', 'on_policy', 'cached')
+
 
 def others_need_a_teacher(config: Any) -> None:
   """More teachers contradict a run without any."""
@@ -66,8 +69,43 @@ def own_tokenizer_is_live(config: Any) -> None:
     )
 
 
+def routes_have_examples(config: Any) -> None:
+  """Teachers that divide the examples are loaded, here or for a cache."""
+  teacher = config.teacher
+  specs = {'teacher': teacher} | {
+    f'teacher.others.{name}': spec for name, spec in teacher.others.items()
+  }
+  for path, spec in specs.items():
+    for name in ('tasks', 'field_values'):
+      if spec[name] and teacher.source not in _LOADED:
+        raise errors.ConfigError(
+          f'{path}.{name}',
+          f'found {spec[name]!r}, and teacher.source is {teacher.source!r}',
+          legal=f'(), or teacher.source {", ".join(map(repr, _LOADED))}',
+        )
+    if (spec['tasks'] or spec['field_values']) and 'teacher' in teacher.others:
+      raise errors.ConfigError(
+        'teacher.others',
+        "found 'teacher', which is what metrics call the first one",
+        legal='another name',
+      )
+    if spec['field_values'] and not teacher.field:
+      raise errors.ConfigError(
+        'teacher.field',
+        f"found '', and {path}.field_values is {spec['field_values']!r}",
+        legal=f'the field that has these values, or {path}.field_values=()',
+      )
+  if teacher.field and not any(spec['field_values'] for spec in specs.values()):
+    raise errors.ConfigError(
+      'teacher.field',
+      f'found {teacher.field!r}, and no teacher has `field_values`',
+      legal="'', or teacher.field_values of the examples that it teaches",
+    )
+
+
 RULES: tuple[Callable[[Any], None], ...] = (
   others_need_a_teacher,
   one_place_of_the_teacher,
   own_tokenizer_is_live,
+  routes_have_examples,
 )

@@ -91,6 +91,9 @@ class Batch:
     sampling_logprobs: float32 [B, L], the log-probability of each target that
       the student sampled, under the parameters that sampled it; 0 elsewhere.
       None: targets have no importance weights.
+    teacher_weights: float32 [B, L, n], the weight of each of n teachers in the
+      mixture at each position, which sum to 1 where an example is; None: each
+      teacher has one weight everywhere.
   """
 
   tokens: Array
@@ -103,6 +106,7 @@ class Batch:
   images: Images | None = None
   teacher: TeacherTokens | None = None
   sampling_logprobs: Array | None = None
+  teacher_weights: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,6 +36,7 @@ class Source:
       splits of its own are whole.
     field: the config field that names it, for messages.
     urls: whether images that rows name by URL are downloaded.
+    recorded: a column that examples keep as text in `field`; '': none.
   """
 
   location: str
@@ -43,6 +44,7 @@ class Source:
   held_out: float = 0.0
   field: str = 'data.mixture'
   urls: bool = False
+  recorded: str = ''
 
   @property
   def identity(self) -> dict[str, Any]:
@@ -159,6 +161,9 @@ class Source:
         except errors.ConfigError as e:
           bad(e)
           continue
+        if self.recorded:
+          value = row.get(self.recorded)
+          example['field'] = '' if value is None else str(value)
         yield row, example
 
   def _highest_held_out(self, split: str) -> float:

@@ -142,6 +142,7 @@ def stream(
   urls: bool = False,
   opened: loading.Opened = lambda name, data: None,
   prefix: str = '',
+  field: str = '',
 ) -> Iterator[Example]:
   """Reads the examples of a task one at a time.
 
@@ -156,6 +157,8 @@ def stream(
     urls: whether images that examples of the module name by URL are downloaded.
     opened: called with images that examples name, see loading.Loader.
     prefix: see prefix_template; '' if it names no column.
+    field: a feature that examples keep as text in `field`, '' without it; the
+      name '': none. Tasks of files know theirs.
 
   Yields:
     By example, in the source's order: `id` (the task's name and a number where
@@ -183,7 +186,7 @@ def stream(
     else:
       loader = _loader(urls, opened)
       of_task = task, split, where, bad or json_rows.refuse, loader
-      examples = _of_task(*of_task, added)
+      examples = _of_task(*of_task, added, field)
     if limit > 0:
       examples = itertools.islice(examples, limit)
     if source is None:
@@ -224,12 +227,14 @@ def column(task: Any, split: str, name: str) -> dict[str, str]:
     for number, features in enumerate(_features(task, split, wrong, loader)):
       if name in features:
         own = features.get('id', f'{task.name}-{number}'.encode())
-        value = features[name]
-        is_text = isinstance(value, bytes)
-        texts[_text(own, where)] = (
-          value.decode('utf-8', 'replace') if is_text else str(value)
-        )
+        texts[_text(own, where)] = _shown_value(features[name])
     return texts
+
+
+def _shown_value(value: Any) -> str:
+  """Returns a feature of any type as text."""
+  is_text = isinstance(value, bytes)
+  return value.decode('utf-8', 'replace') if is_text else str(value)
 
 
 def _watched(module, examples) -> Iterator[Example]:
@@ -265,13 +270,17 @@ def _features(task, split, bad, loader) -> Iterator[dict[str, Any]]:
     yield {k: x.encode('utf-8', 'surrogatepass') for k, x in texts.items()}
 
 
-def _of_task(task, split, where, bad, loader, added) -> Iterator[Example]:
+def _of_task(
+  task, split, where, bad, loader, added, field
+) -> Iterator[Example]:
   """Yields the examples of a task that reads no data files."""
   for i, features in enumerate(_features(task, split, bad, loader)):
     try:
       example = _example(features, f'{task.name}-{i}', where, loader)
       if added is not None:
         example |= added(features, f'{where}, example {example["id"]!r}')
+      if field:
+        example['field'] = _shown_value(features.get(field, b''))
       yield example
     except errors.ConfigError as e:
       bad(e)

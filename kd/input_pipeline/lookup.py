@@ -9,15 +9,21 @@ from kd.core import errors
 from kd.core import quiet
 from kd.input_pipeline import examples
 from kd.input_pipeline import mixtures
+from kd.input_pipeline import routing
 from kd.input_pipeline import skipping
 
 
-def check(config: ml_collections.ConfigDict, rationale: Sequence[str]) -> str:
+def check(
+  config: ml_collections.ConfigDict,
+  rationale: Sequence[str],
+  routes: Sequence[routing.Route] = (),
+) -> str:
   """Refuses a module, mixture or split that does not exist, and missing data.
 
   Args:
     config: the run's.
     rationale: fields that need a task with rationales.
+    routes: the examples of each teacher; () if each takes all.
 
   Returns:
     A line on what was looked up.
@@ -30,6 +36,7 @@ def check(config: ml_collections.ConfigDict, rationale: Sequence[str]) -> str:
   if trained.module:
     _check_registers(trained)
   tasks = _tasks(trained, data.split)
+  routing.check_tasks(routes, [task.name for task, _ in tasks])
   first = _first_examples(tasks, data, data.split, trained.module)
   check_held_out(config)
   _check_rationale(first, tasks, data, rationale)

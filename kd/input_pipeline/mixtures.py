@@ -35,11 +35,14 @@ class Mixture:
     components: in the config's order.
     module: the Python module that registers the names; '' if all are files.
     urls: whether images that examples of the module name by URL are downloaded.
+    field: the feature of examples, or column of files, whose values are
+      recorded with the rows; '': none.
   """
 
   components: tuple[Component, ...]
   module: str
   urls: bool = False
+  field: str = ''
 
   @property
   def name(self) -> str:
@@ -57,7 +60,10 @@ class Mixture:
         for c in self.components
       ],
     }
-    return request | {'urls': True} if self.urls and self.module else request
+    if self.urls and self.module:
+      request['urls'] = True
+    # Other rows keep the names that earlier versions gave them.
+    return request | {'field': self.field} if self.field else request
 
 
 def task(name: str, module: str) -> Mixture:
@@ -154,7 +160,10 @@ def _mixture(config, field, pairs, divided) -> Mixture:
       components.append(Component(text, None, rate))
       continue
     share = float(data.held_out) if text in divided else 0.0
-    source = source_lib.Source(text, columns, share, field, data.images.urls)
+    source = source_lib.Source(
+      *(text, columns, share, field, data.images.urls),
+      recorded=config.teacher.field,
+    )
     components.append(
       Component(_unused(locations.task_name(text), names), source, rate)
     )
@@ -164,7 +173,9 @@ def _mixture(config, field, pairs, divided) -> Mixture:
     )
   only_files = all(c.source for c in components)
   module = '' if only_files else data.module
-  return Mixture(tuple(components), module, data.images.urls)
+  return Mixture(
+    tuple(components), module, data.images.urls, config.teacher.field
+  )
 
 
 def _unused(name, names):

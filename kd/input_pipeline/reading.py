@@ -60,6 +60,7 @@ class Reading:
         self.mixture.urls,
         opened,
         self.request.get('teacher_prefix', ''),
+        self.mixture.field,
       )
 
     examples = self.retry_policy.stream(

@@ -17,6 +17,7 @@ import numpy as np
 
 from kd.core import atomic_files
 from kd.core import buckets
+from kd.core import errors
 from kd.core import folders
 from kd.core import identity
 from kd.core import json_lines
@@ -31,6 +32,7 @@ from kd.input_pipeline import tokenizers
 ROWS, EXAMPLES, COUNTS = '.array_record', '.examples.jsonl', '.counts.json'
 IMAGES = 'image_files'  # Of the counts.
 NAMED = 5  # Ids of examples that are left out, kept of each shard.
+_MOST_VALUES = 1000  # of a field that is recorded
 
 _SUMS = ('examples', 'rows', 'tokens', 'target_weight', 'rationale_weight')
 
@@ -88,6 +90,8 @@ def write(
     ]
   if shard.images:
     counts[IMAGES] = shard.images
+  if 'field' in request:
+    counts['field'] = _field(examples, encoded, rows, request['field'])
   stem = os.path.join(folder, shard.name)
   texts = [example.get('prefix') for example in examples]
   has_prefixes = 'teacher_prefix' in request
@@ -107,6 +111,27 @@ def write(
   counts['examples_sha256'] = _write_lines(stem + EXAMPLES, lines)
   _write_lines(stem + COUNTS, [counts])
   return counts
+
+
+def _field(
+  examples: Sequence[Mapping[str, Any]],
+  encoded: Sequence[packing.Example],
+  rows: Sequence[Sequence[int]],
+  name: str,
+) -> dict[str, Any]:
+  """Returns the values of a field and, by row, the number of each example's."""
+  values = sorted({example['field'] for example in examples})
+  if len(values) > _MOST_VALUES:
+    raise errors.ConfigError(
+      'teacher.field',
+      f'found {name!r}, which has {len(values):,} values in a part of the data',
+      legal=f'a field with at most {_MOST_VALUES:,} values',
+    )
+  number = {value: i for i, value in enumerate(values)}
+  of_row = lambda row: [
+    number[examples[encoded[i].index]['field']] for i in row
+  ]
+  return {'values': values, 'rows': [of_row(row) for row in rows]}
 
 
 def _record(
@@ -194,13 +219,13 @@ def total(counts: Sequence[Mapping[str, Any]], length: int) -> dict[str, Any]:
     `rationale_weight` (sums of weights), `fill` (the fraction of positions that
     is used), `too_long` (number of examples that no row can hold) and some of
     their ids, the digests of all rows and examples, and `shards`: rows and
-    digests of each, and if the request has images, their number by row.
+    digests of each, and if the request has images, their number by row; if it
+    has a field, `field` as `_field` returns it.
   """
   sums = {key: sum(c[key] for c in counts) for key in (*_SUMS, 'too_long')}
   named = [i for c in counts for i in c['too_long_ids']]
   kept = ['rows', 'rows_file_sha256', 'examples_sha256']
-  if 'images' in counts[0]:
-    kept.append('images')
+  kept += [key for key in ('images', 'field') if key in counts[0]]
   return {
     **sums,
     'too_long_ids': named[:NAMED],

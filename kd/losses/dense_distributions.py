@@ -24,6 +24,18 @@ def _log_sum(logits, size, temperature):
   return jax.nn.logsumexp(scaled, axis=-1, keepdims=True)
 
 
+def by_teacher(weights: Array) -> list[Array]:
+  """Returns the weights [..., n] of n teachers one by one.
+
+  Positions that do not count have zeros only; there teachers weigh the same, so
+  that what is computed is finite.
+  """
+  count = weights.shape[-1]
+  is_set = jnp.sum(weights, axis=-1, keepdims=True) > 0
+  weights = jnp.where(is_set, weights, 1.0 / count)
+  return [weights[..., i] for i in range(count)]
+
+
 @struct.dataclass
 class DenseTeacher:
   """One teacher's hidden states, from which its logits follow.
@@ -46,31 +58,43 @@ class DenseMixture(distributions.Distribution):
 
   Attributes:
     teachers: whose weights sum to 1.
+    weights: float32 [B, L, n], weights of n teachers that differ between
+      positions, in place of the teachers' own; None: they do not.
   """
 
   teachers: tuple[DenseTeacher, ...]
+  weights: Array | None = None
 
   @property
   def num_teachers(self) -> int:
     return len(self.teachers)
 
   def per_position(self) -> types.PyTree:
-    return tuple(teacher.final_hidden for teacher in self.teachers)
+    return tuple(t.final_hidden for t in self.teachers), self.weights
 
   def with_positions(self, arrays: types.PyTree) -> 'DenseMixture':
-    pairs = zip(self.teachers, arrays, strict=True)
-    return DenseMixture(tuple(t.replace(final_hidden=x) for t, x in pairs))
+    hidden, weights = arrays
+    pairs = zip(self.teachers, hidden, strict=True)
+    return DenseMixture(
+      tuple(t.replace(final_hidden=x) for t, x in pairs), weights
+    )
 
   def project(self, vocab_size: int | None) -> 'MixtureLogits':
     # Only ids that the student has are computed.
     return MixtureLogits(
       tuple(
         TeacherLogits(
-          chunks.project(t.final_hidden, t.unembedding[:vocab_size]), t.weight
+          chunks.project(t.final_hidden, t.unembedding[:vocab_size]), weight
         )
-        for t in self.teachers
+        for t, weight in zip(self.teachers, self._weights(), strict=True)
       )
     )
+
+  def _weights(self):
+    """Returns the weight of each teacher, [] or [T]."""
+    if self.weights is None:
+      return [t.weight for t in self.teachers]
+    return by_teacher(self.weights)
 
 
 @struct.dataclass
@@ -79,7 +103,7 @@ class TeacherLogits:
 
   Attributes:
     logits: float32 [..., V_t].
-    weight: float32 [], in the mixture of teachers.
+    weight: float32 [] or [...], in the mixture of teachers.
   """
 
   logits: Array
@@ -126,7 +150,7 @@ class MixtureLogits(distributions.TokenDistribution):
     ]
     if len(each) == 1:
       return each[0]
-    log_weights = [jnp.log(t.weight) for t in self.teachers]
+    log_weights = [jnp.log(t.weight)[..., None] for t in self.teachers]
     weighted = [x + w for x, w in zip(each, log_weights, strict=True)]
     return jax.nn.logsumexp(jnp.stack(weighted), axis=0)
 

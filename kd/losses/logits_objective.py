@@ -17,6 +17,7 @@ from kd.losses import distributions
 from kd.losses import importance as importance_lib
 from kd.losses import modalities as modalities_lib
 from kd.losses import step_scalars
+from kd.losses import teacher_sums
 from kd.losses import terms as terms_lib
 from kd.partitioning import rules
 
@@ -34,12 +35,15 @@ class Sums:
     by_modality: by term, its sum over the targets of each modality, float32
       [2]; {} without images.
     importance: of importance weights, see importance.sums; None without.
+    by_teacher: by term that reads the teachers, its sum over the targets of
+      each teacher, by their weights, float32 [n]; {} if each has all targets.
   """
 
   losses: dict[str, Array]
   nonfinite: Array
   by_modality: dict[str, Array] = struct.field(default_factory=dict)
   importance: Array | None = None
+  by_teacher: dict[str, Array] = struct.field(default_factory=dict)
 
   def __add__(self, other: 'Sums') -> 'Sums':
     return jax.tree.map(jnp.add, self, other)
@@ -56,6 +60,7 @@ class _Inputs:
   images: Array | None
   sampling_logprobs: Array | None
   with_teacher: Array | None
+  teacher_weights: Array | None
   scales: dict[str, Array]
   values: dict[str, dict[str, Array]]
   importance: importance_lib.Importance | None = struct.field(
@@ -68,6 +73,7 @@ def no_sums(
   distribution: distributions.Distribution | None,
   by_modality: bool,
   weighted: bool,
+  teacher_weights: Array | None,
 ) -> Sums:
   """Returns all-zero sums.
 
@@ -76,15 +82,31 @@ def no_sums(
     distribution: the teachers', or None.
     by_modality: whether the batch has images.
     weighted: whether its targets have importance weights.
+    teacher_weights: see types.Batch.
   """
   count = distributions.count_teachers(distribution)
-  zeros = lambda *shape: {t.key: jnp.zeros(shape, jnp.float32) for t in terms}
+  zero = lambda *shape: jnp.zeros(shape, jnp.float32)
+  zeros = lambda *shape: {t.key: zero(*shape) for t in terms}
+  by_teacher = {}
+  if teacher_weights is not None:
+    teachers = teacher_weights.shape[-1]
+    by_teacher = {t.key: zero(teachers) for t in taught(terms)}
   return Sums(
     zeros(),
-    jnp.zeros(count, jnp.float32),
+    zero(count),
     zeros(len(modalities_lib.NAMES)) if by_modality else {},
     jnp.zeros(3) if weighted else None,
+    by_teacher,
   )
+
+
+def taught(terms: Sequence[terms_lib.Term]) -> list[terms_lib.Term]:
+  """Returns the terms whose loss reads the teachers' distributions."""
+  return [
+    t
+    for t in terms
+    if isinstance(t.loss, terms_lib.LogitsLoss) and t.loss.needs_teacher
+  ]
 
 
 def _chunk_sums(terms, student, chunk):
@@ -93,7 +115,7 @@ def _chunk_sums(terms, student, chunk):
   teacher = distribution and distribution.project(student.shape[-1])
   inputs = terms_lib.TokenInputs(student, teacher, chunk.labels)
   target_weights, weighted = _weighted(student, chunk)
-  sums, by_modality = {}, {}
+  sums, by_modality, by_teacher = {}, {}, {}
   nonfinite = jnp.zeros(distributions.count_teachers(distribution))
   for term in terms:
     losses, finite = term.loss.per_token(inputs, chunk.values[term.key])
@@ -105,12 +127,16 @@ def _chunk_sums(terms, student, chunk):
       by_modality[term.key] = modalities_lib.sums(
         losses * weights, chunk.images
       )
+    if chunk.teacher_weights is not None and term.loss.needs_teacher:
+      by_teacher[term.key] = teacher_sums.of(
+        losses * weights, chunk.teacher_weights
+      )
     if finite:
       # Also where the term's own weight is 0: its loss is NaN there too.
       bad = [jnp.sum(~one & (chunk.weights != 0)) for one in finite]
       nonfinite += jnp.stack(bad).astype(jnp.float32)
   total = scaled(sums, chunk.scales)
-  return total, Sums(sums, nonfinite, by_modality, weighted)
+  return total, Sums(sums, nonfinite, by_modality, weighted, by_teacher)
 
 
 def _weighted(student, chunk):
@@ -145,12 +171,14 @@ def _arrays(hidden, inputs):
     *per_target,
     inputs.sampling_logprobs,
     inputs.with_teacher,
+    inputs.teacher_weights,
   )
 
 
 def _chunk_inputs(inputs, chunk):
   """Returns the inputs at a chunk's positions."""
-  _, arrays, labels, parts, weights, images, logprobs, with_teacher = chunk
+  _, arrays, labels, parts, weights, images, *more = chunk
+  logprobs, with_teacher, teacher_weights = more
   distribution = inputs.distribution
   return inputs.replace(
     distribution=distribution and distribution.with_positions(arrays),
@@ -160,6 +188,7 @@ def _chunk_inputs(inputs, chunk):
     images=images,
     sampling_logprobs=logprobs,
     with_teacher=with_teacher,
+    teacher_weights=teacher_weights,
   )
 
 
@@ -169,6 +198,7 @@ def _zeros(terms, inputs):
     inputs.distribution,
     inputs.images is not None,
     inputs.sampling_logprobs is not None,
+    inputs.teacher_weights,
   )
 
 
@@ -274,7 +304,7 @@ def total(
   """
   distribution = targets and targets.distribution
   weighted = batch.sampling_logprobs is not None
-  none = no_sums((), distribution, False, weighted)
+  none = no_sums((), distribution, False, weighted, None)
   if not terms:
     return jnp.zeros(()), none
   needed = any(term.loss.needs_teacher for term in terms)
@@ -286,6 +316,7 @@ def total(
     images=modalities_lib.with_images(batch),
     sampling_logprobs=batch.sampling_logprobs,
     with_teacher=step_scalars.with_teacher(batch),
+    teacher_weights=batch.teacher_weights,
     scales=step_scalars.scales(settings),
     values=settings.values,
     importance=importance,

@@ -54,6 +54,8 @@ class Objective:
       vision tower, see `shared_images`.
     importance: weights of tokens that the student sampled, in terms that read
       logits; None: they have none.
+    teachers: names of the teachers, if they divide the examples among them, for
+      metrics; ().
   """
 
   terms: tuple[terms_lib.Term, ...]
@@ -62,6 +64,7 @@ class Objective:
   modalities: modalities_lib.Modalities = modalities_lib.EQUAL
   shares_tower: bool = False
   importance: importance_lib.Importance | None = None
+  teachers: tuple[str, ...] = ()
 
   def with_vocabulary(self, size: int) -> 'Objective':
     """Returns the objective of a student that samples the first `size` ids."""
@@ -200,5 +203,6 @@ class Objective:
       nonfinite,
       by_modality | sums.by_modality,
       sums.importance,
+      sums.by_teacher,
     )
     return value, sums

@@ -9,6 +9,7 @@ from kd.core import schedules
 from kd.core import types
 from kd.losses import modalities
 from kd.losses import spans
+from kd.losses import teacher_sums
 from kd.losses import terms as terms_lib
 
 Array = types.Array
@@ -26,6 +27,8 @@ class StepScalars:
     fraction: of the positions that are kept, float32 [].
     modality_totals: by term, the totals by modality, float32 [2]; {} without
       images.
+    teacher_totals: by term, the totals by teacher, float32 [n]; {} if each has
+      all targets.
   """
 
   weights: dict[str, Array]
@@ -33,6 +36,7 @@ class StepScalars:
   values: dict[str, dict[str, Array]]
   fraction: Array
   modality_totals: dict[str, Array]
+  teacher_totals: dict[str, Array] = struct.field(default_factory=dict)
 
 
 Loss = terms_lib.LogitsLoss | terms_lib.LayerLoss | terms_lib.SpanLoss
@@ -107,6 +111,13 @@ def make(
       {}
       if images is None
       else {k: modalities.sums(x, images) for k, x in counted.items()}
+    ),
+    teacher_totals=(
+      {}
+      if batch.teacher_weights is None
+      else {
+        k: teacher_sums.of(x, batch.teacher_weights) for k, x in counted.items()
+      }
     ),
     values={
       term.key: {k: number(v) for k, v in term.loss.values.items()}

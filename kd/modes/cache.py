@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import contextlib
+from typing import Any
 
 import jax
 import ml_collections
@@ -20,6 +21,7 @@ from kd.run import model_checks
 from kd.run import own_tokenizer
 from kd.run import resolve
 from kd.run import resolved
+from kd.run import routed_teachers
 from kd.run import session
 from kd.run import source
 from kd.teachers import live
@@ -113,6 +115,7 @@ def job_of(
   scorer = scorer_lib.LiveScorer(
     *(teachers, method, size, config.objective.chunk_tokens),
     *(config.seed, config.cache.batch_size),
+    routed_teachers.router(config, prepared),
   )
   described = [
     {
@@ -141,7 +144,7 @@ def _job(run, prepared, scorer, described, folder, say):
     folder=folder,
     request={
       **cached_feed.request(run, prepared),
-      'method': config.cache.method.to_dict(),
+      'method': _recorded(config.cache.method.to_dict()),
       'temperature': 1.0,
       'seed': config.seed,
       'teachers': described,
@@ -157,6 +160,14 @@ def _job(run, prepared, scorer, described, folder, say):
     batch_size=config.cache.batch_size,
     say=say,
   )
+
+
+def _recorded(method: dict[str, Any]) -> dict[str, Any]:
+  """Returns a method as manifests record it."""
+  if method.get('temperature') == 1:
+    # Caches of earlier versions, which had no other, keep their digests.
+    del method['temperature']
+  return method
 
 
 def _method(config) -> compression.Method:
@@ -201,6 +212,13 @@ def _check(run):
       f'found {run.config.cache.batch_size}, which {shards} devices '
       "(data x fsdp of the teacher's mesh) do not divide",
       legal=f'a multiple of {shards}',
+    )
+  if method.is_softened and len(run.teachers) > 1:
+    raise errors.ConfigError(
+      'cache.method.temperature',
+      f'found {method.temperature}, and there are {len(run.teachers)} '
+      'teachers, which are mixed at temperature 1',
+      legal='1.0, or one teacher',
     )
   if not method.entries and len(run.teachers) > 1:
     raise errors.ConfigError(

@@ -12,6 +12,7 @@ from kd.input_pipeline import lookup
 from kd.planning.cost import costs
 from kd.run import resolve
 from kd.run import resolved
+from kd.run import routed_teachers
 from kd.run import session
 from kd.run import workdirs
 from kd.train import describe
@@ -44,7 +45,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     for term in run.objective.terms
     if term.loss.part == 'rationale'
   ]
-  session.say(lookup.check(run.config, rationale))
+  routes = routed_teachers.routes(run.config)
+  session.say(lookup.check(run.config, rationale, routes))
 
 
 def changed(config: ml_collections.ConfigDict) -> list[str]:

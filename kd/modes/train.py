@@ -31,6 +31,7 @@ from kd.run import session
 from kd.run import source as source_lib
 from kd.run import teacher_prefix
 from kd.run import workdirs
+from kd.teachers import host_weights
 from kd.teachers import live
 from kd.teachers import param_digest
 from kd.train import best as best_lib
@@ -238,7 +239,8 @@ class _Training:
       evaluator = evaluate_lib.Evaluator(
         run, run.teacher, targets, self._data.held_out, session.say
       )
-      return evaluator(teachers.models[0].params, lambda: None)
+      params = host_weights.to_device(teachers.models[0].params)
+      return evaluator(params, lambda: None)
 
     metrics = self._record(
       self._workdir,
@@ -279,7 +281,9 @@ class _Training:
 
   def _init(self) -> types.PyTree:
     run, teachers = self._run, self._teachers.models
-    teacher_params = teachers[0].params if teachers else None
+    teacher_params = None
+    if teachers:
+      teacher_params = host_weights.to_device(teachers[0].params)
     params = load_params.load(
       run.student, run.config.seed, 'student.init', teacher_params
     )

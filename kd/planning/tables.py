@@ -79,7 +79,10 @@ def _rows(estimate, analytic):
   yield 'TFLOP per chip and step', f'{_flops(estimate, 1e12):.3g}'
   yield '  by formula', f'{_flops(analytic, 1e12):.3g}'
   yield from _tower(estimate.run)
-  for title, key in (('HBM', 'hbm'), ('network', 'ici')):
+  moved = [('HBM', 'hbm'), ('network', 'ici')]
+  if any(c.fetched for c in estimate.step_costs):
+    moved.append(("teachers from the host's memory", 'fetched'))
+  for title, key in moved:
     total = lambda e, key=key: sum(getattr(c, key) for c in e.step_costs)
     yield f'GB per chip and step, {title}', f'{total(estimate) / 1e9:.3g}'
     yield '  by formula', f'{total(analytic) / 1e9:.3g}'

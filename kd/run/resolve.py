@@ -42,6 +42,7 @@ from kd.run import model_sizes
 from kd.run import own_tokenizer
 from kd.run import representations
 from kd.run import resolved
+from kd.run import routed_teachers
 from kd.run import shared_tokenizer
 from kd.run import source as source_lib
 from kd.run import teacher_prefix
@@ -196,18 +197,15 @@ def _objective(config, source, student, teachers):
     student=model_sizes.term_sizes(student.config),
     teacher=teacher and model_sizes.term_sizes(teacher.config),
   )
+  spec = config.objective
   objective = objective_lib.Objective(
     terms=term_builder.build(config.losses.to_dict(), context),
     selection=selection.build(
-      config.objective.positions.to_dict(),
-      'objective.positions',
-      config.steps,
+      spec.positions.to_dict(), 'objective.positions', config.steps
     ),
-    chunk_tokens=config.objective.chunk_tokens,
+    chunk_tokens=spec.chunk_tokens,
     modalities=modalities.build(
-      config.objective.modalities.to_dict(),
-      'objective.modalities',
-      config.steps,
+      spec.modalities.to_dict(), 'objective.modalities', config.steps
     ),
     shares_tower=(
       config.student.vision == model_sizes.TEACHERS_VISION
@@ -216,10 +214,12 @@ def _objective(config, source, student, teachers):
     importance=importance.build(config.rollout.importance_cap)
     if source.sampling() is not None
     else None,
+    teachers=routed_teachers.names(config),
   )
   model_checks.check_vision(config, objective, student)
   own_tokenizer.check(config, objective)
   teacher_prefix.check(config, objective)
+  routed_teachers.check(config, objective)
   if objective.selection.needs_teacher and teacher is None:
     raise errors.ConfigError(
       'objective.positions.rule',

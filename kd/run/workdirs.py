@@ -54,7 +54,7 @@ RESUMABLE = (
   *('mesh.', 'teacher.mesh.', 'teacher.devices', 'processes.'),
   *('objective.chunk_tokens', 'optimizer.micro_batches'),
   *('student.attention', 'teacher.attention', 'student.remat'),
-  'optimizer.state_memory',
+  *('optimizer.state_memory', 'teacher.memory'),
   'cache.',  # A cache is compared by the digest of its manifest.
   'teacher.server.',  # A server is compared by the digest of what it returns.
   *('rollout.batch_size', 'rollout.devices', 'rollout.mesh.'),

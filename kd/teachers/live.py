@@ -13,6 +13,9 @@ from kd.losses import projected_distributions
 from kd.losses import span_likelihoods
 from kd.models import family
 from kd.partitioning import rules
+from kd.teachers import host_weights
+
+NO_TAPS = types.TapSpec((), ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Teacher:
 
   Attributes:
     model: the module.
-    params: its parameters, placed on the mesh.
+    params: its parameters, placed on the mesh, possibly in the memory of the
+      devices' hosts; see host_weights.
     weight: in the mixture of teachers; the weights sum to 1.
   """
 
@@ -51,9 +55,8 @@ def make(
       and targets are transferred, and this mesh has a copy of the unembeddings.
   """
   own = jax.tree.leaves(teachers[0].params)[0].sharding.mesh
-  nothing = types.TapSpec((), ())
   scores = [
-    scorer(t.model, nothing if number else spec)
+    scorer(t.model, NO_TAPS if number else spec, number)
     for number, t in enumerate(teachers)
   ]
 
@@ -64,6 +67,7 @@ def make(
   weights = [jnp.float32(t.weight) for t in teachers]
 
   def targets(batch):
+    position_weights = batch.teacher_weights
     # Nothing here blocks: teachers on devices of their own begin with this
     # batch as soon as they have finished the previous one.
     if own != mesh:
@@ -81,7 +85,8 @@ def make(
         for (hidden, _), unembedding, weight in zip(
           outputs, unembeddings, weights, strict=True
         )
-      )
+      ),
+      position_weights,
     )
     return distributions.Targets(mixture, taps=outputs[0][1])
 
@@ -175,19 +180,55 @@ def _move(outputs, mesh):
 
 
 def scorer(
-  model: family.Model, spec: types.TapSpec
+  model: family.Model, spec: types.TapSpec, number: int = 0
 ) -> Callable[[types.PyTree, types.Batch], tuple[types.Array, types.Taps]]:
-  """Returns the jitted map from (params, batch) to hidden states and taps."""
+  """Returns the jitted map from (params, batch) to hidden states and taps.
 
-  @jax.jit
-  def score(params, batch):
-    hidden, taps = forward(model, params, batch, spec)
-    return rules.constrain(hidden, ('batch', 'length', None)), taps
-
-  return score
+  Args:
+    model: the teacher.
+    spec: layer outputs that are returned.
+    number: of the teacher among those of a mixture.
+  """
+  return jax.jit(
+    lambda params, batch: forward(model, params, batch, spec, number)
+  )
 
 
 def forward(
+  model: family.Model,
+  params: types.PyTree,
+  batch: types.Batch,
+  spec: types.TapSpec,
+  number: int,
+) -> tuple[types.Array, types.Taps]:
+  """Computes a teacher's hidden states [B, L, D] and layer outputs.
+
+  A batch without an example for the teacher costs nothing: its hidden states
+  are zeros.
+
+  Args:
+    model: the teacher.
+    params: its parameters.
+    batch: the rows.
+    spec: layer outputs that are returned.
+    number: of the teacher, as in Batch.teacher_weights.
+  """
+
+  def run(params, batch):
+    bound = host_weights.bound(model, params)
+    hidden, taps = _forward(model, bound, batch, spec)
+    return rules.constrain(hidden, ('batch', 'length', None)), taps
+
+  if batch.teacher_weights is None or spec != NO_TAPS:
+    return run(params, batch)
+  none = jax.eval_shape(run, params, batch)
+  zeros = lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), none)
+  # One decision for all devices: each takes part in the exchange of weights.
+  taken = (batch.teacher_weights[..., number] > 0) & (batch.weights != 0)
+  return jax.lax.cond(jnp.any(taken), run, zeros, params, batch)
+
+
+def _forward(
   model: family.Model,
   params: types.PyTree,
   batch: types.Batch,
@@ -237,7 +278,8 @@ def span_scorer(
   @jax.jit
   def score(params, batch):
     own, rows = batch.teacher, _teachers_rows(batch)
-    hidden, _ = model.forward(params, rows, types.TapSpec((), ()))
+    bound = host_weights.bound(model, params)
+    hidden, _ = model.forward(bound, rows, NO_TAPS)
     hidden = rules.constrain(hidden, ('batch', 'length', None))
     table = model.unembedding(params)
     return span_likelihoods.of(hidden, table, own, chunk_tokens)

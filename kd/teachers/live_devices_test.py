@@ -10,7 +10,9 @@ from kd.models import families
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
 from kd.partitioning import rules
+from kd.teachers import host_weights
 from kd.teachers import live
+from kd.teachers import param_digest
 
 _SPEC = types.TapSpec((0, 1), (1,))
 
@@ -30,7 +32,7 @@ def _batch(rows, length):
   )
 
 
-def _targets(student_mesh, teacher_mesh, batch):
+def _targets(student_mesh, teacher_mesh, batch, on_host=False):
   """The teacher's parameters and what it says of the student's batch."""
   sizes = families.variant('nano', '')
   kinds = sizes.layer_kinds[:2]
@@ -44,6 +46,8 @@ def _targets(student_mesh, teacher_mesh, batch):
   )
   init = jax.jit(lambda key: model.init_params(key))
   params = jax.device_put(init(jax.random.key(0)), shardings)
+  if on_host:
+    params = host_weights.to_host(model, params)
   teacher = live.Teacher(model, params, 1.0)
   if batch.teacher is None:
     # The student's vocabulary lacks the teacher's last rows.
@@ -69,6 +73,64 @@ def test_devices_of_its_own_change_no_target():
     # Where the update wants them: nothing is left to move.
     if got.ndim:
       assert got.sharding.device_set == set(devices[:4])
+
+
+def test_weights_in_the_host_s_memory_change_no_bit():
+  devices, batch = jax.devices(), _batch(8, 12)
+  mesh = mesh_lib.make({'fsdp': 2, 'tensor': 2}, devices[:4])
+  params, expected = _targets(mesh, mesh, batch)
+  far, found = _targets(mesh, mesh, batch, on_host=True)
+  kinds = [x.sharding.memory_kind for x in jax.tree.leaves(far)]
+  assert {host_weights.KIND, 'device'} == set(kinds)
+  assert param_digest.of(far) == param_digest.of(params)
+  for got, like in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    assert got.sharding.memory_kind == like.sharding.memory_kind
+    np.testing.assert_array_equal(got, like)
+
+
+def test_teachers_divide_a_batch():
+  """Each position has its own mixture; a teacher without one is not asked."""
+  devices, batch = jax.devices(), _batch(8, 12)
+  mesh = mesh_lib.make({'data': 2, 'fsdp': 2}, devices[:4])
+  params, alone = _targets(mesh, mesh, batch)
+  other = jax.tree.map(lambda x: x * 1.1, params)
+  (hidden,) = (t.final_hidden for t in alone.distribution.teachers)
+  sizes = families.variant('nano', '')
+  sizes = dataclasses.replace(
+    sizes, layer_kinds=sizes.layer_kinds[:2], vocab_size=264
+  )
+  model = families.build(sizes, 'float32', 'none', 'teacher')
+  for on_host in (False, True):
+    teachers = [params, other]
+    if on_host:
+      teachers = [host_weights.to_host(model, x) for x in teachers]
+    teachers = [live.Teacher(model, x, 0.5) for x in teachers]
+    score = live.make(teachers, 260, live.NO_TAPS, mesh)
+    weights = np.zeros((8, 12, 2), np.float32)
+    weights[..., 0] = 1
+    one = placement.place(batch.replace(teacher_weights=weights), mesh, 8)
+    first, second = score(one).distribution.teachers
+    np.testing.assert_array_equal(first.final_hidden, hidden)
+    assert not np.asarray(second.final_hidden).any()
+  weights[4:] = 0.25, 0.75
+  weights[6:] = 0, 1
+  mixed = placement.place(batch.replace(teacher_weights=weights), mesh, 8)
+  mixture = score(mixed).distribution
+  chunk = jax.tree.map(lambda x: x[:, 3], mixture.per_position())
+  logits = mixture.with_positions(chunk).project(260)
+  sums = logits.log_sums(260, 1.0)
+  found = np.exp(logits.log_probabilities(sums, 260, 1.0))
+  each = []
+  for teacher in mixture.teachers:
+    table = np.asarray(teacher.unembedding, np.float64)
+    e = np.exp(np.asarray(teacher.final_hidden, np.float64)[:, 3] @ table.T)
+    each.append(e / e.sum(-1, keepdims=True))
+  assert np.abs(each[0] - each[1]).max() > 1e-3
+  share = weights[:, 3, :1]
+  expected = share * each[0] + (1 - share) * each[1]
+  np.testing.assert_allclose(found, expected, 2e-5, 1e-8)
 
 
 def test_likelihoods_of_spans_are_the_same_on_other_devices():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from kd.core import identity
 from kd.core import types
+from kd.teachers import host_weights
 
 _WORDS = 2  # 32 bits each, of every parameter
 
@@ -26,6 +27,7 @@ def of(params: types.PyTree) -> str:
 
 @jax.jit  # One program for all leaves of a shape: models have few shapes.
 def _sum(leaf):
+  leaf = host_weights.near(leaf)
   if leaf.dtype == jnp.int4:  # Has no unsigned type of its width in memory.
     leaf = leaf.astype(jnp.int8)
   width = leaf.dtype.itemsize * 8

@@ -30,6 +30,7 @@ from kd.partitioning import placement
 from kd.partitioning import rules
 from kd.run import model_checks
 from kd.run import resolved
+from kd.run import routed_teachers
 from kd.run import source
 from kd.sampling import engine
 from kd.sampling import images as images_lib
@@ -105,6 +106,8 @@ def prepare_sets(run: resolved.Run, say: progress.Say) -> list[HeldOut]:
     model_checks.check_images(run, prepared)
     if entry.answers:
       _check_prompts(name, prepared)
+    if run.teachers:
+      routed_teachers.check_set(config, name, prepared)
     held_out.append(HeldOut(name, mixture, prepared, entry.answers))
   return held_out
 
@@ -155,7 +158,7 @@ class Evaluator:
     config = run.config
     self._run, self._held_out, self._say = run, held_out, say
     self._mesh, self._names = model.mesh, _names(run, model)
-    self._config = model.config
+    self._config, self._has_teacher = model.config, bool(teacher_targets)
     self._norm = jax.jit(_norm)
     self._likelihood = likelihood.make(
       model.module,
@@ -243,9 +246,12 @@ class Evaluator:
 
       def batches(task_rows):
         left = task_rows.counts['rows']
+        router = None
+        if self._has_teacher:
+          router = routed_teachers.router(self._run.config, [task_rows])
         for batch in rows_lib.batches([task_rows], size, mine):
           check()
-          yield batch
+          yield router(batch) if router else batch
           # The batch has been scored by the time the next one is asked for.
           task.add(min(size, left))
           left -= size

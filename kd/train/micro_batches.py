@@ -94,6 +94,7 @@ def accumulate(
       targets and targets.distribution,
       by_modality=batch.images is not None,
       weighted=batch.sampling_logprobs is not None,
+      teacher_weights=batch.teacher_weights,
     )
     zeros = jax.tree.map(
       lambda x: jnp.zeros(x.shape, jnp.float32), (trained, ranges, none)

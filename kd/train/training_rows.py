@@ -15,12 +15,14 @@ from kd.input_pipeline import mixtures
 from kd.input_pipeline import prepare as prepare_lib
 from kd.input_pipeline import rationale_dropping
 from kd.input_pipeline import retry
+from kd.input_pipeline import routing
 from kd.input_pipeline import rows as rows_lib
 from kd.losses import span_objective
 from kd.losses import terms
 from kd.run import model_checks
 from kd.run import own_tokenizer
 from kd.run import resolved
+from kd.run import routed_teachers
 from kd.run import teacher_prefix
 from kd.train import shared_rows
 
@@ -65,6 +67,10 @@ def prepare(run: resolved.Run, say: progress.Say) -> list[prepare_lib.Prepared]:
   _check_image_settings(run, prepared)
   if run.teachers and teacher_prefix.reads_own_rows(config):
     _check_teacher_rows(run, prepared, say)
+  routing.check_tasks(
+    routed_teachers.routes(config), [task_rows.task for task_rows in prepared]
+  )
+  routed_teachers.router(config, prepared)
   if len(prepared) > 1:
     for line in mixing.lines(shares_of(run, prepared), config.data.rates):
       say(line)

@@ -19,6 +19,7 @@ from kd.losses import modalities
 from kd.losses import objective as objective_lib
 from kd.losses import span_objective
 from kd.losses import step_scalars
+from kd.losses import teacher_sums
 from kd.models import family
 from kd.models import layer_stack
 from kd.optimizers import averaging
@@ -83,10 +84,11 @@ class Output:
   """The metrics that an update returns.
 
   Attributes:
-    sums: by term, the sum over target tokens of weight x loss, in nats.
+    sums: by term, the sum over target tokens of weight x loss, in nats; of
+      teachers that divide the examples also by term and teacher.
     nonfinite: float32 [n], values of each of n teachers that were NaN or
       infinite where a target counts.
-    totals: by term, the sum of the target weights that count for it.
+    totals: by the same names, the sum of the target weights that count.
     weight: the sum of target weights.
     loss: the objective.
     scalars: norms, the learning rate, and values of schedules.
@@ -321,6 +323,7 @@ def make(
       **modalities.scalars(batch, weights, new_norms),
       **span_objective.scalars(batch),
       **importance.scalars(sums.importance),
+      **teacher_sums.scalars(batch, objective.teachers),
       **{
         f'layer_map/{key}/{i}': layer
         for key, layers in state.layer_maps.items()
@@ -329,9 +332,11 @@ def make(
     }
     scales = step_scalars.scales(settings)
     out = Output(
-      sums=sums.losses,
+      sums=sums.losses
+      | teacher_sums.named(sums.by_teacher, objective.teachers),
       nonfinite=sums.nonfinite,
-      totals=settings.totals,
+      totals=settings.totals
+      | teacher_sums.named(settings.teacher_totals, objective.teachers),
       modality_sums=sums.by_modality,
       modality_totals=settings.modality_totals,
       weight=jnp.sum(batch.weights),

@@ -79,12 +79,29 @@ _WHERE = {
   'param_dtype': F('bfloat16', legal.DTYPE, 'data type of its weights'),
   'attention': _ATTENTION,
   'quantize': _STORED,
+  'memory': F(
+    'device',
+    legal.one_of('device', 'host'),
+    "where its weights are kept; host: in the memory of the devices' hosts, "
+    'from where each batch copies them layer by layer (docs/long_context.md)',
+  ),
   'weight': F(
     1.0,
     legal.Number(above=0, at_most=1e6),
     'weight in the mixture of teachers, which averages probabilities; the '
     'weights are scaled to sum to 1',
     formerly='share',
+  ),
+  'tasks': F(
+    (),
+    legal.Tuple(legal.TEXT),
+    'tasks of `data.mixture` whose examples it teaches; (): all',
+  ),
+  'field_values': F(
+    (),
+    legal.Tuple(legal.TEXT),
+    'values of `teacher.field` whose examples it teaches; (): all, also those '
+    'without the field',
   ),
 }
 
@@ -300,8 +317,15 @@ TEACHER = schema.Section(
       "example's row has there, such as a solution; literal braces are doubled "
       '(docs/teacher_prompts.md)',
     ),
+    'field': F(
+      '',
+      legal.TEXT,
+      'column of the files, or feature of the tasks, whose value decides which '
+      "teachers an example has (`field_values`); '': none",
+    ),
     'others': schema.Entries(
-      'More teachers, by name: the targets are a mixture of all.',
+      'More teachers, by name: the targets are a mixture of all that teach the '
+      'example.',
       OTHER_TEACHER,
       default={},
     ),

@@ -110,6 +110,7 @@ def teacher(
   length = run.config.data.length
   tokens, size = _tokens(run, model.mesh), _itemsize(model)
   params = resident.teachers[number]
+  fetched = costs.fetched_bytes(run, programs.teacher_names(run)[number])
   stages = stages_lib.of(run, model, 1)
   gathered, received = _gathered(model, stages)
   table = _table_in_columns(model.mesh, model.config, 2)
@@ -126,7 +127,8 @@ def teacher(
     bytes=_by_kind(
       teacher=params,
       activations=_BATCH_BYTES * tokens + 2 * hidden,
-      temporaries=layer,
+      # The matrices of a layer, and those of the next.
+      temporaries=layer + 2 * fetched / model.config.num_layers,
       collectives=table,
     ),
     flops=(
@@ -141,7 +143,8 @@ def teacher(
       + _pass_ici(model, stages.repeated * tokens)
       + stages.sent(tokens, model.config.embed_dim, size)
     ),
-    host=0,
+    host=fetched,
+    fetched=fetched,
     stated=0,
     error='',
   )
@@ -228,6 +231,7 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
       + 2 * _outside_stages(model, resident, stages) * (1 - 1 / stages.count)
     ),
     host=resident.optimizer_on_host + offloaded,
+    fetched=0,
     stated=0,
     error='',
   )
@@ -291,6 +295,7 @@ def decode(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
     hbm=resident.student + 2 * gathered + steps * (weights + cache),
     ici=received + steps * _decode_step_ici(model, batch),
     host=0,
+    fetched=0,
     stated=0,
     error='',
   )

@@ -27,6 +27,8 @@ class Chip:
     hbm_bandwidth: bytes per second between HBM and the chip.
     ici_bandwidth: bytes per second received over all links to other chips; the
       same number can be sent at the same time.
+    host_bandwidth: bytes per second from the host's memory, over PCIe
+      (https://jax-ml.github.io/scaling-book/tpus).
     shapes: available slices, as chips along each axis.
     device_kinds: what JAX calls the generation, in device_kind.
     accelerator: prefix of Cloud's accelerator types, as in v5litepod-16.
@@ -40,6 +42,7 @@ class Chip:
   hbm_bytes: int
   hbm_bandwidth: float
   ici_bandwidth: float
+  host_bandwidth: float
   shapes: tuple[str, ...]
   device_kinds: tuple[str, ...]
   accelerator: str
@@ -55,6 +58,7 @@ CHIPS = {
     hbm_bytes=int(30.75 * _GIB),
     hbm_bandwidth=1200e9,
     ici_bandwidth=2400e9 / 8,
+    host_bandwidth=16e9,
     shapes=_CUBIC,
     device_kinds=('TPU v4',),
     accelerator='v4',
@@ -67,6 +71,7 @@ CHIPS = {
     hbm_bytes=int(15.75 * _GIB),
     hbm_bandwidth=819e9,
     ici_bandwidth=400e9 / 2,
+    host_bandwidth=16e9,
     shapes=_FLAT,
     device_kinds=('TPU v5 lite', 'TPU v5e'),
     accelerator='v5litepod',
@@ -79,6 +84,7 @@ CHIPS = {
     hbm_bytes=int(95.73 * _GIB),
     hbm_bandwidth=2765e9,
     ici_bandwidth=1200e9 / 2,
+    host_bandwidth=16e9,
     shapes=_CUBIC,
     device_kinds=('TPU v5', 'TPU v5p'),
     accelerator='v5p',
@@ -91,6 +97,7 @@ CHIPS = {
     hbm_bytes=int(31.24 * _GIB),
     hbm_bandwidth=1640e9,
     ici_bandwidth=800e9 / 2,
+    host_bandwidth=32e9,
     shapes=_FLAT,
     device_kinds=('TPU v6 lite', 'TPU v6e'),
     accelerator='v6e',

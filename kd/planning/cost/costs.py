@@ -32,6 +32,7 @@ class Cost:
     hbm: bytes read from and written to HBM.
     ici: bytes received from other chips.
     host: bytes in host memory.
+    fetched: bytes of teachers' weights that are copied from host memory.
     stated: bytes in HBM as the compiler reports them; 0 if it does not.
     error: the compiler's message if the program does not compile, else ''.
   """
@@ -42,6 +43,7 @@ class Cost:
   hbm: float
   ici: float
   host: float
+  fetched: float
   stated: int
   error: str
 
@@ -50,11 +52,12 @@ class Cost:
     return max(self.seconds_by_part(chip).values())
 
   def seconds_by_part(self, chip: chips.Chip) -> dict[str, float]:
-    """Returns the time of compute, HBM traffic and network traffic."""
+    """Returns the time of compute, HBM, network and host traffic."""
     return {
       'compute': self.flops / chip.flops,
       'memory': self.hbm / chip.hbm_bandwidth,
       'network': self.ici / chip.ici_bandwidth,
+      'host': self.fetched / chip.host_bandwidth,
     }
 
 
@@ -74,9 +77,24 @@ def compiled(
     hbm=moved.hbm,
     ici=moved.ici,
     host=answer.facts['host'],
+    fetched=fetched_bytes(run, program.name),
     stated=answer.facts['bytes'],
     error=answer.facts['error'],
   )
+
+
+def fetched_bytes(run: resolved.Run, name: str) -> int:
+  """Returns bytes per chip of weights that a program copies from host memory.
+
+  Args:
+    run: the run.
+    name: of the program.
+  """
+  names = programs.teacher_names(run)
+  if name not in names:
+    return 0
+  params = abstract.teacher_params(run)[names.index(name)]
+  return programs.local_bytes(params, in_host=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -140,8 +140,8 @@ class Estimate:
 
   @property
   def bound(self) -> str:
-    """Returns what limits the step: compute, memory or network."""
-    parts = dict.fromkeys(('compute', 'memory', 'network'), 0.0)
+    """Returns what limits the step: compute, memory, network or host."""
+    parts = dict.fromkeys(('compute', 'memory', 'network', 'host'), 0.0)
     for cost in self.step_costs:
       by_part = cost.seconds_by_part(self.chosen.chip)
       slowest = max(by_part, key=by_part.get)
@@ -175,6 +175,7 @@ def as_json(estimate: Estimate) -> dict[str, Any]:
         'hbm': c.hbm,
         'ici': c.ici,
         'host': c.host,
+        'fetched': c.fetched,
         'error': c.error,
       }
       for c in estimate.costs

@@ -46,6 +46,7 @@ def _through_files(folder, name, method, logits):
     jax.tree.map(grid, kept), *[zeros] * 4, zeros[..., None] == 0
   )
   arguments = {'draws': method.draws, 'logprobs': method.stored_as}
+  arguments['temperature'] = method.temperature
   if method.exact:
     arguments['entries'] = method.exact
   request = {'method': {'name': name, **arguments}, 'vocab_size': _VOCAB}

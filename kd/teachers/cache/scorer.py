@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from kd.core import types
+from kd.input_pipeline import routing
 from kd.partitioning import placement
 from kd.teachers import live
 from kd.teachers.cache import compression
@@ -57,6 +58,7 @@ class LiveScorer(Scorer):
     chunk_tokens: int,
     seed: int,
     batch_size: int,
+    router: routing.Router | None = None,
   ):
     """Initializes the scorer; see scoring.make.
 
@@ -67,13 +69,17 @@ class LiveScorer(Scorer):
       chunk_tokens: tokens per device whose logits are held at a time.
       seed: of the random draws.
       batch_size: rows over all processes.
+      router: divides the examples among the teachers; None: all take all.
     """
+    self._router = router
     self.mesh = jax.tree.leaves(teachers[0].params)[0].sharding.mesh
     self._teacher, self._batch_size = teachers[0], batch_size
     self._score = scoring.make(teachers, method, vocab_size, chunk_tokens, seed)
 
   def begin(self, rows, again=False):
     del again
+    if self._router:
+      rows = self._router(rows)
     return self._score(placement.place(rows, self.mesh, self._batch_size))
 
   def finish(self, begun):

@@ -66,10 +66,9 @@ def make(
 
   @jax.jit
   def score(params, batch):
-    nothing = types.TapSpec((), ())
     hidden = [
-      module.forward(p, batch, nothing)[0]
-      for module, p in zip(modules, params, strict=True)
+      live.forward(module, p, batch, live.NO_TAPS, number)[0]
+      for number, (module, p) in enumerate(zip(modules, params, strict=True))
     ]
     tables = [
       module.unembedding(p) for module, p in zip(modules, params, strict=True)
@@ -79,7 +78,8 @@ def make(
       return _score_tokens(chunk, tables, weights, method, vocab_size)
 
     layout = chunks.Layout(batch.weights, chunk_tokens)
-    arrays = (hidden, batch.targets, _keys(batch, seed))
+    keys = _keys(batch, seed)
+    arrays = (hidden, batch.targets, keys, batch.teacher_weights)
     whole = jax.tree.map(
       lambda x: jnp.zeros((*batch.targets.shape, *x.shape[1:]), x.dtype),
       jax.eval_shape(lambda: score_chunk(layout.take(arrays, 0))),
@@ -115,7 +115,10 @@ def _keys(batch, seed):
 
 def _score_tokens(chunk, tables, weights, method, vocab_size):
   """Scores a chunk's tokens; fields have shape [T, ...]."""
-  hidden, targets, keys = chunk
+  hidden, targets, keys, position_weights = chunk
+  weights = [jnp.float32(weight) for weight in weights]
+  if position_weights is not None:
+    weights = dense_distributions.by_teacher(position_weights)
   logits = [
     chunks.project(h, table) for h, table in zip(hidden, tables, strict=True)
   ]
@@ -146,7 +149,7 @@ def _score_tokens(chunk, tables, weights, method, vocab_size):
     target_logprob=at_target[:, 0] - normalizer,
     log_normalizer=normalizer,
     entropy=entropy,
-    dropped_mass=jnp.sum(dropped * jnp.array(weights), axis=-1),
+    dropped_mass=jnp.sum(dropped * jnp.stack(weights, axis=-1), axis=-1),
     # Also check the dropped logits: NaN there means a broken teacher too.
     finite=jnp.isfinite(jnp.concatenate(sums, axis=-1) + dropped),
   )
@@ -175,7 +178,7 @@ def _mix(logits, weights, size):
   if len(logits) == 1:
     return logits[0][:, :size], ()
   teachers = tuple(
-    dense_distributions.TeacherLogits(x, jnp.float32(weight))
+    dense_distributions.TeacherLogits(x, weight)
     for x, weight in zip(logits, weights, strict=True)
   )
   mixture = dense_distributions.MixtureLogits(teachers)

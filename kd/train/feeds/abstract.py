@@ -9,7 +9,10 @@ from kd.partitioning import rules
 from kd.run import load_params
 from kd.run import own_tokenizer
 from kd.run import resolved
+from kd.run import routed_teachers
+from kd.run import source
 from kd.run import teacher_prefix
+from kd.teachers import host_weights
 from kd.teachers import live
 
 
@@ -42,7 +45,19 @@ def batch(run: resolved.Run, mesh: jax.sharding.Mesh) -> types.Batch:
       if run.objective.importance is not None
       else None
     ),
+    teacher_weights=teacher_weights(run, mesh),
   )
+
+
+def teacher_weights(
+  run: resolved.Run, mesh: jax.sharding.Mesh
+) -> jax.ShapeDtypeStruct | None:
+  """Returns a batch's weights of teachers that divide the examples, or None."""
+  count = len(routed_teachers.names(run.config))
+  if not count or not run.objective.needs_teacher:
+    return None
+  shape = *batch_shape(run), count
+  return array(shape, jnp.float32, rules.batch_sharding(mesh))
 
 
 def _teacher(run, sharding):
@@ -78,16 +93,24 @@ def _images(run, sharding):
 
 def teacher_params(run: resolved.Run) -> list[types.PyTree]:
   """Returns each teacher's parameters, in the data type they are kept in."""
-  return [_in_memory(model) for model in run.teacher_models]
+  specs = source.of(run.config).teacher_specs().values()
+  return [
+    _in_memory(model, spec.memory)
+    for model, spec in zip(run.teacher_models, specs, strict=True)
+  ]
 
 
-def _in_memory(model):
+def _in_memory(model, memory):
   params = load_params.abstract(model)
-  if model.module.core is not model.module:
-    return params  # It says itself how they are kept.
-  return jax.tree.map(
-    lambda x: array(x.shape, model.param_dtype, x.sharding), params
-  )
+  if model.module.core is model.module:
+    # Of few bits the model says itself how they are kept.
+    params = jax.tree.map(
+      lambda x: array(x.shape, model.param_dtype, x.sharding), params
+    )
+  if memory == 'host':
+    kept = lambda x: array(x.shape, x.dtype, host_weights.on_host(x.sharding))
+    params = host_weights.each(model.module, params, kept)
+  return params
 
 
 def unembeddings(run: resolved.Run) -> list[types.PyTree]:

@@ -1,6 +1,7 @@
 """Batches with targets that --mode=cache computed."""
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import os
 from typing import Any
 
@@ -13,6 +14,7 @@ from kd.core import run_info
 from kd.core import types
 from kd.input_pipeline import prepare
 from kd.input_pipeline import retry
+from kd.input_pipeline import routing
 from kd.losses import dense_distributions
 from kd.losses import distributions
 from kd.losses import divergences
@@ -20,6 +22,7 @@ from kd.losses import sparse_distributions
 from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.run import resolved
+from kd.run import routed_teachers
 from kd.run import source
 from kd.teachers.cache import compression
 from kd.teachers.cache import manifest as manifest_lib
@@ -87,13 +90,17 @@ class Source(source.Source):
     numbers = abstract.array(kept, jnp.float32, sharding)
     if method.draws:
       sampled = sparse_distributions.Sampled(ids, numbers, numbers)
+      if method.is_softened:
+        log_sum = abstract.array(shape, jnp.float32, sharding)
+        sampled = sampled.replace(log_sum=log_sum, drawn_at=method.temperature)
       return distributions.Targets(sampled, None)
     tail = abstract.array(shape, jnp.float32, sharding)
     top_k = sparse_distributions.TopK(ids, numbers, tail)
     return distributions.Targets(top_k, None)
 
   def open(self, run, prepared):
-    return open_cache(run, prepared)
+    router = routed_teachers.router(run.config, prepared)
+    return Opened(open_cache(run, prepared), router)
 
   def file_warnings(self):
     folder = paths.expand(self._config.cache.folder)
@@ -109,17 +116,30 @@ class Source(source.Source):
     ]
 
   def digest(self, opened):
-    return identity.digest(opened.manifest)
+    return identity.digest(opened.cache.manifest)
 
   def feed(self, run, rows, digest, opened, live_targets):
     del live_targets
     return Feed(run, rows, digest, self.teacher_names(), opened)
 
 
+@dataclasses.dataclass(frozen=True)
+class Opened:
+  """What a run reads in addition to its rows.
+
+  Attributes:
+    cache: the targets of these rows.
+    router: the teachers that the targets of each row are of; None: all.
+  """
+
+  cache: reader.Cache
+  router: routing.Router | None
+
+
 class Feed(feed.Feed):
   """Batches with the targets of a cache."""
 
-  def __init__(self, run, rows, digest, teacher_names, cache: reader.Cache):
+  def __init__(self, run, rows, digest, teacher_names, opened: Opened):
     """Opens the feed; see feed.Feed.
 
     Args:
@@ -127,9 +147,11 @@ class Feed(feed.Feed):
       rows: reads rows of a step's batch.
       digest: of the rows, their order and the cache.
       teacher_names: for messages.
-      cache: the targets of these rows.
+      opened: the targets of these rows.
     """
-    super().__init__(run, rows, digest, teacher_names, targets_of(run, cache))
+    cache, router = opened.cache, opened.router
+    targets = targets_of(run, cache)
+    super().__init__(run, rows, digest, teacher_names, targets, router)
     self._cache = cache
 
   def read(self, step):
@@ -167,6 +189,10 @@ def request(
 ) -> dict[str, Any]:
   """Returns the part of a cache's request that config and rows determine."""
   data = run.config.data
+  routes = [
+    [r.path, r.weight, list(r.tasks), list(r.values)]
+    for r in routed_teachers.routes(run.config)
+  ]
   return {
     'mixture': data.mixture,
     'split': data.split,
@@ -182,6 +208,8 @@ def request(
     },
     'tokenizer': run.tokenizer.digest,
     'vocab_size': run.student.config.vocab_size,
+    # Other caches keep the digests that earlier versions gave them.
+    **({'routes': routes} if routes else {}),
   }
 
 
@@ -239,6 +267,6 @@ def check_terms(config: source.Config, method: Mapping[str, Any]) -> None:
       {'name': spec.name, **{k: spec[k] for k in arguments}}, path
     )
     try:
-      kept.token_distribution.check(spec.name, divergence, spec.temperature)
+      kept.check(spec.name, divergence, spec.temperature)
     except errors.ConfigError as e:
       raise e.within(path) from None

@@ -95,7 +95,7 @@ class Feed:
     return self._with_teacher(self._rows(step, self._local_rows))
 
   def _with_teacher(self, rows):
-    """Returns rows with those of a teacher that reads others."""
+    """Returns rows with what their teachers need in addition."""
     return self._for_teacher(rows) if self._for_teacher else rows
 
   def __call__(

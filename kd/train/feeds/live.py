@@ -15,8 +15,10 @@ from kd.partitioning import rules
 from kd.run import load_params
 from kd.run import own_tokenizer
 from kd.run import resolved
+from kd.run import routed_teachers
 from kd.run import source
 from kd.run import teacher_prefix
+from kd.teachers import host_weights
 from kd.teachers import live
 from kd.train.feeds import abstract
 from kd.train.feeds import feed
@@ -69,12 +71,17 @@ class Source(source.Source):
       shared = own_tokenizer.vocabulary(run)
       projected = projected_distributions.ProjectedTeacher(dense[0], shared)
       return distributions.Targets(projected, None)
-    return distributions.Targets(
-      dense_distributions.DenseMixture(tuple(dense)), _abstract_taps(run)
+    mixture = dense_distributions.DenseMixture(
+      tuple(dense), abstract.teacher_weights(run, run.mesh)
     )
+    return distributions.Targets(mixture, _abstract_taps(run))
 
   def open(self, run, prepared):
-    return teacher_prefix.rows(run, prepared)
+    add_rows = teacher_prefix.rows(run, prepared)
+    route = routed_teachers.router(run.config, prepared)
+    if add_rows is None or route is None:
+      return add_rows or route
+    return lambda batch: route(add_rows(batch))
 
   def digest(self, opened):
     del opened
@@ -110,14 +117,14 @@ def load_full_precision(run: resolved.Run) -> list[live.Teacher] | None:
 
 def _load(run, models):
   specs = source.of(run.config).teacher_specs()
-  return [
-    live.Teacher(
-      model.module,
-      load_params.load(model, run.config.seed, f'{path}.init', None),
-      teacher.weight,
-    )
-    for path, model, teacher in zip(specs, models, run.teachers, strict=True)
-  ]
+  loaded = []
+  every = zip(specs.items(), models, run.teachers, strict=True)
+  for (path, spec), model, teacher in every:
+    params = load_params.load(model, run.config.seed, f'{path}.init', None)
+    if spec.memory == 'host':
+      params = host_weights.to_host(model.module, params)
+    loaded.append(live.Teacher(model.module, params, teacher.weight))
+  return loaded
 
 
 def targets_on(

@@ -1,0 +1,92 @@
+"""What a run needs for teachers that divide the examples among them."""
+
+from collections.abc import Sequence
+
+import ml_collections
+
+from kd.core import errors
+from kd.input_pipeline import prepare
+from kd.input_pipeline import routing
+from kd.losses import objective as objective_lib
+
+Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
+
+
+def routes(config: Config) -> tuple[routing.Route, ...]:
+  """Returns the examples of each teacher, in the order of the run's teachers.
+
+  Returns:
+    One for each teacher; () if each takes all examples.
+  """
+  teacher = config.teacher
+  specs = {'teacher': teacher} | {
+    f'teacher.others.{name}': spec
+    for name, spec in sorted(teacher.others.items())
+  }
+  if not any(spec.tasks or spec.field_values for spec in specs.values()):
+    return ()
+  return tuple(
+    routing.Route(
+      path, spec.weight, tuple(spec.tasks), tuple(spec.field_values)
+    )
+    for path, spec in specs.items()
+  )
+
+
+def names(config: Config) -> tuple[str, ...]:
+  """Returns what metrics call the teachers; () if each takes all examples."""
+  return tuple(route.name for route in routes(config))
+
+
+def router(
+  config: Config, prepared: Sequence[prepare.Prepared]
+) -> routing.Router | None:
+  """Returns what adds the teachers' weights to batches of these rows.
+
+  Returns:
+    The router; None if each teacher takes all examples.
+
+  Raises:
+    ConfigError: no teacher takes one of the examples.
+  """
+  divided = routes(config)
+  if not divided:
+    return None
+  return routing.Router(prepared, divided, config.teacher.field)
+
+
+def check_set(
+  config: Config, name: str, prepared: Sequence[prepare.Prepared]
+) -> None:
+  """Raises ConfigError unless each example of a held-out set has a teacher.
+
+  Args:
+    config: the run's.
+    name: of the set.
+    prepared: its rows.
+  """
+  try:
+    router(config, prepared)
+  except errors.ConfigError as e:
+    raise e.at(f'evaluation.sets.{name}.mixture') from None
+
+
+def check(config: Config, objective: objective_lib.Objective) -> None:
+  """Raises ConfigError for terms that read a teacher that lacks some examples.
+
+  Args:
+    config: the run's.
+    objective: the training objective.
+
+  Raises:
+    ConfigError: names the first term.
+  """
+  first = config.teacher
+  if objective.layer_terms and (first.tasks or first.field_values):
+    raise errors.ConfigError(
+      f'losses.{objective.layer_terms[0].key}',
+      'compares layers with those of `teacher`, which does not teach all '
+      'examples',
+      legal='a term of next-token distributions, or teacher.tasks=() and '
+      'teacher.field_values=()',
+    )
