@@ -49,9 +49,10 @@ def _targets(student_mesh, teacher_mesh, batch, on_host=False):
   if on_host:
     params = host_weights.to_host(model, params)
   teacher = live.Teacher(model, params, 1.0)
-  if batch.teacher is None:
+  if batch.teacher is None or batch.teacher.places is not None:
     # The student's vocabulary lacks the teacher's last rows.
-    score = live.make([teacher], 260, _SPEC, student_mesh)
+    spec = _SPEC if batch.teacher is None else types.TapSpec((0, 1), ())
+    score = live.make([teacher], 260, spec, student_mesh)
   else:
     score = live.make_spans(teacher, 8, student_mesh)
   return params, score(placement.place(batch, student_mesh, 8))
@@ -155,3 +156,33 @@ def test_likelihoods_of_spans_are_the_same_on_other_devices():
   assert got.sharding.device_set == set(devices[:4])
   # Two tokens of about 5.6 nats each, and none beyond the student's spans.
   assert (np.asarray(got)[:, :10] < -6).all() and not got[:, 10:].any()
+
+
+def test_rows_behind_a_prefix_are_the_same_on_other_devices():
+  devices, batch, count = jax.devices(), _batch(8, 12), 4
+  longer = lambda x: np.concatenate([x[:, :count] + 1, x], axis=1)
+  length = np.arange(12 + count, dtype=np.int32)[None].repeat(8, 0)
+  places = length[:, count:].copy()
+  places[:, 9:] = -1  # Of an example that is left out.
+  own = types.TeacherTokens(
+    longer(batch.tokens),
+    longer(batch.targets),
+    length,
+    np.ones_like(length),
+    spans=None,
+    student_spans=None,
+    places=places,
+  )
+  batch = batch.replace(teacher=own)
+  shared = mesh_lib.make({'data': 2, 'sequence': 2}, devices[:4])
+  split = mesh_lib.make({'fsdp': 2, 'tensor': 2}, devices[4:])
+  (_, expected), (_, found) = (
+    _targets(shared, mesh, batch) for mesh in (shared, split)
+  )
+  for got, like in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(got, like, 2e-5, 2e-5)
+  (dense,) = found.distribution.teachers
+  assert dense.final_hidden.shape[:2] == (8, 12)
+  assert found.taps.hidden.shape[:3] == (2, 8, 12)
