@@ -339,13 +339,18 @@ def test_rows_are_refreshed_in_each_folder(start, folder):
 
 
 def test_a_teacher_on_devices_of_its_own_changes_nothing(start, alone):
-  run = start(
-    'apart',
-    1,
+  """Two devices of each of two processes score, two train; also resumed."""
+  changes = (
     '--config.teacher.devices=4',
     '--config.teacher.mesh.fsdp=2',
     '--config.teacher.mesh.tensor=2',
-    devices=8,
   )
-  assert run.finish() == [0], run.text(0, 'err')
+  run = start('apart', 2, *changes, devices=4)
+  assert run.finish() == [0, 0], run.text(0, 'err')
   process_runs.assert_as_alone(run, alone)
+  whole = command.metrics(run.workdir)
+  shutil.rmtree(f'{run.workdir}/checkpoints/6')
+  again = start('apart', 2, *changes, devices=4)
+  assert again.finish() == [0, 0], again.text(0, 'err')
+  assert 'resumes from step 4' in again.text(0, 'out')
+  assert command.metrics(run.workdir) == whole

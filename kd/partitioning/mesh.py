@@ -78,9 +78,13 @@ def make(
   order = ('pipeline', *(axis for axis in AXES if axis != 'pipeline'))
   # Auto axes: linen's logical constraints fail under Explicit ones.
   axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
-  if slices == 1:
+  sizes = tuple(shape[axis] for axis in order)
+  if slices == 1 and not _fill_a_box(devices):
+    # jax.make_mesh refuses them. Each process's devices stay together.
+    in_order = np.asarray(devices).reshape(sizes)
+  elif slices == 1:
     in_order = jax.make_mesh(
-      tuple(shape[axis] for axis in order),
+      sizes,
       order,
       axis_types=axis_types,
       devices=np.asarray(devices),
@@ -117,6 +121,15 @@ def _across_slices(shape, slices):
       f'({shape["pipeline"]}) and data axes span slices',
     )
   return across
+
+
+def _fill_a_box(devices):
+  """Returns whether chips of a TPU slice have no others between them."""
+  places = [getattr(device, 'coords', None) for device in devices]
+  if None in places:
+    return True  # No TPUs.
+  spans = (max(axis) - min(axis) + 1 for axis in zip(*places, strict=True))
+  return math.prod(spans) == len(set(places))
 
 
 def platform(

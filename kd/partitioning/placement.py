@@ -1,8 +1,10 @@
 """Places the rows of a batch on the devices of several processes."""
 
 import functools
+import math
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 from kd.core import types
@@ -65,15 +67,92 @@ def copy(tree: types.PyTree, shardings: types.PyTree) -> types.PyTree:
   def one(x, sharding):
     if not x.is_fully_addressable:
       # One array at a time: each is whole on every device for a moment.
-      x = _whole(rules.replicated(x.sharding.mesh))(x).addressable_data(0)
+      x = _laid_out(rules.replicated(x.sharding.mesh))(x).addressable_data(0)
     return jax.device_put(x, sharding)
 
   return jax.tree.map(one, tree, shardings)
 
 
 @functools.cache
-def _whole(sharding):
+def _laid_out(sharding):
   return jax.jit(lambda x: x, out_shardings=sharding)
+
+
+def across(
+  tree: types.PyTree, sharding: jax.sharding.NamedSharding
+) -> types.PyTree:
+  """Copies arrays to another mesh of the same processes.
+
+  No process sends anything to another: each moves its own rows between its own
+  devices. Returns before they are there.
+
+  Args:
+    tree: arrays on one mesh; `split_alike` holds for both meshes.
+    sharding: where to copy them, on another mesh.
+  """
+  mesh, spec = sharding.mesh, sharding.spec
+
+  def one(x):
+    if x.is_fully_addressable:
+      return jax.device_put(x, sharding)
+    source = x.sharding.mesh
+    own = multihost_utils.global_array_to_host_local_array(
+      _laid_out(jax.sharding.NamedSharding(source, spec))(x), source, spec
+    )
+    own = jax.device_put(own, jax.sharding.NamedSharding(mesh.local_mesh, spec))
+    return multihost_utils.host_local_array_to_global_array(own, mesh, spec)
+
+  return jax.tree.map(one, tree)
+
+
+def process_indices(mesh: jax.sharding.Mesh) -> np.ndarray:
+  """Returns the process of each device of a mesh, in the mesh's shape."""
+  return np.vectorize(lambda device: device.process_index)(mesh.devices)
+
+
+def split_alike(one: np.ndarray, other: np.ndarray) -> bool:
+  """Returns whether each process has the same part of a batch on two meshes.
+
+  It also has to be one block of either mesh.
+
+  Args:
+    one: process indices by the axes of mesh.AXES.
+    other: likewise, of the same processes.
+  """
+  rows = math.lcm(*(x.shape[0] * x.shape[1] for x in (one, other)))
+  length = math.lcm(one.shape[3], other.shape[3])
+
+  def part(indices, process):
+    own = (indices == process).any(axis=(2, 4))  # Over tensor and pipeline.
+    own = own.reshape(-1, own.shape[-1])
+    own = own.repeat(rows // own.shape[0], axis=0)
+    return own.repeat(length // own.shape[1], axis=1)
+
+  return all(
+    np.array_equal(part(one, process), part(other, process))
+    and _is_block(one == process)
+    and _is_block(other == process)
+    for process in np.unique(one)
+  )
+
+
+def _is_block(own):
+  places = np.argwhere(own)
+  return len(places) and np.prod(np.ptp(places, axis=0) + 1) == len(places)
+
+
+def whole(x: types.Array, sharding: jax.sharding.NamedSharding) -> types.Array:
+  """Copies an array to any devices of the same processes.
+
+  Args:
+    x: an array on any devices; each process has all of it for a moment.
+    sharding: where to copy it.
+  """
+  if x.is_fully_addressable:
+    return jax.device_put(x, sharding)
+  everywhere = _laid_out(rules.replicated(x.sharding.mesh))(x)
+  own = np.asarray(everywhere.addressable_data(0))
+  return jax.make_array_from_callback(x.shape, sharding, own.__getitem__)
 
 
 def fetch(

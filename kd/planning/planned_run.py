@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from kd.core import errors
 from kd.models import families
@@ -14,6 +15,9 @@ from kd.run import meshes
 from kd.run import model_sizes
 from kd.run import resolve
 from kd.run import resolved
+
+# In slices of several; libtpu's topologies have as many.
+_CHIPS_OF_A_HOST = 4
 
 
 def changed(
@@ -65,6 +69,7 @@ def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
     ConfigError: see resolve.shapes.
   """
   devices, sampling = meshes.split_devices(config, devices)
+  devices = meshes.with_teachers_last(config, devices)
   make = resolve.mesh_maker(devices)
   return resolve.shapes(config, make, source_config, sampling)
 
@@ -78,7 +83,8 @@ def on_abstract_mesh(
     ConfigError: see resolve.shapes.
   """
   devices = range(chips - config.rollout.devices)
-  meshes.check_teacher_devices(config, devices)
+  hosts = max(1, chips // _CHIPS_OF_A_HOST)
+  meshes.check_teacher_devices(config, len(devices), hosts)
 
   def make(sizes, part):
     shape = mesh_lib.resolve(sizes, len(devices[part]))
@@ -89,4 +95,15 @@ def on_abstract_mesh(
       abstract_device=jax.sharding.AbstractDevice('TPU', None, 'tpu'),
     )
 
-  return resolve.shapes(config, make, source_config)
+  run = resolve.shapes(config, make, source_config)
+  if config.teacher.devices and run.teachers:
+    pair = run.mesh, run.teachers[0].model.mesh
+    meshes.check_same_rows(*(_by_host(mesh, hosts) for mesh in pair))
+  return run
+
+
+def _by_host(mesh, hosts):
+  """Returns the host of each device of an abstract mesh, in its shape."""
+  *rest, stages = (mesh.shape[axis] for axis in mesh_lib.AXES)
+  by_stage = np.arange(mesh.size) * hosts // mesh.size
+  return np.moveaxis(by_stage.reshape(stages, *rest), 0, -1)

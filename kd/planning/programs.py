@@ -194,7 +194,9 @@ def step(run: resolved.Run) -> Program:
 
 def decode_size(config: ml_collections.FrozenConfigDict) -> tuple[int, int]:
   """Returns rows and new tokens per row of the largest decoding."""
-  sampling = [config.evaluation, source_lib.of(config).sampling()]
+  sampling = [config.evaluation]
+  if not config.rollout.devices:
+    sampling.append(source_lib.of(config).sampling())
   sizes = [(x.batch_size, x.max_new_tokens) for x in sampling if x is not None]
   return max(sizes, key=lambda s: s[0] * (config.plan.prompt_length + s[1]))
 

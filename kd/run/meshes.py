@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from kd.core import errors
 from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import placement
 from kd.partitioning import rules
 from kd.sampling import fields
 
@@ -93,25 +95,65 @@ def _check_state_memory(config, mesh):
     )
 
 
-def check_teacher_devices(config: Config, devices: Sequence[Any]) -> None:
+def check_teacher_devices(
+  config: Config, devices: int, processes: int = 1
+) -> None:
   """Raises ConfigError if the teachers get more devices than there are.
+
+  Args:
+    config: whose fields are legal, each alone.
+    devices: number of those that do not only sample.
+    processes: number of processes, which have as many devices each.
 
   Raises:
     ConfigError: names teacher.devices.
   """
   reserved = config.teacher.devices
-  if not 0 <= reserved < len(devices):
+  if not 0 <= reserved < devices or reserved % processes:
+    of = f' in {processes} processes' if processes > 1 else ''
+    most = devices - processes
     raise errors.ConfigError(
       'teacher.devices',
-      f'found {reserved}, of {len(devices)} devices',
-      legal=f'0 to {len(devices) - 1}',
+      f'found {reserved}, of {devices} devices{of}',
+      legal=f'0 to {most}'
+      + (f', a multiple of {processes}' if processes > 1 else ''),
     )
-  if reserved and jax.process_count() > 1:
+
+
+def with_teachers_last(config: Config, devices: Sequence[Any]) -> Sequence[Any]:
+  """Returns the devices, those that are reserved for the teachers at the end.
+
+  These are the last ones of each process.
+
+  Args:
+    config: whose fields are legal, each alone.
+    devices: of all processes, without those that only sample.
+
+  Raises:
+    ConfigError: names teacher.devices.
+  """
+  by_process = _by_process(devices)
+  processes = len(by_process)
+  check_teacher_devices(config, len(devices), processes)
+  count = config.teacher.devices // processes
+  if not count:
+    return devices
+  if any(len(own) <= count for own in by_process.values()):
     raise errors.ConfigError(
       'teacher.devices',
-      f'found {reserved}, and there are {jax.process_count()} processes',
-      legal='0, or one process',
+      f'found {config.teacher.devices}, which leaves a process no device for '
+      'the student',
+      legal='fewer',
     )
+  last = [d for own in by_process.values() for d in own[-count:]]
+  return [*(d for d in devices if d not in last), *last]
+
+
+def _by_process(devices):
+  by_process: dict[int, list[Any]] = {}
+  for device in devices:
+    by_process.setdefault(device.process_index, []).append(device)
+  return by_process
 
 
 def split_devices(
@@ -131,9 +173,7 @@ def split_devices(
   reserved = config.rollout.devices
   if not reserved:
     return devices, ()
-  by_process: dict[int, list[Any]] = {}
-  for device in devices:
-    by_process.setdefault(device.process_index, []).append(device)
+  by_process = _by_process(devices)
   count, rest = divmod(reserved, len(by_process))
   if rest or any(len(own) <= count for own in by_process.values()):
     raise errors.ConfigError(
@@ -212,7 +252,28 @@ def teacher_mesh(
   except errors.ConfigError as e:
     raise e.within('teacher') from e
   _check_teacher_rows(config, made)
+  if reserved and not isinstance(made, jax.sharding.AbstractMesh):
+    check_same_rows(*map(placement.process_indices, (mesh, made)))
   return made
+
+
+def check_same_rows(student: np.ndarray, teachers: np.ndarray) -> None:
+  """Raises ConfigError if batches would move between processes.
+
+  Args:
+    student: the process of each device of the mesh, by its axes.
+    teachers: of the teachers' mesh, on devices of their own.
+
+  Raises:
+    ConfigError: names teacher.mesh.
+  """
+  if not placement.split_alike(student, teachers):
+    raise errors.ConfigError(
+      'teacher.mesh',
+      'a process would have other rows on it than on the mesh of the student',
+      legal='axes that give each process one block of rows on both meshes, '
+      'such as fsdp alone',
+    )
 
 
 def _check_teacher_rows(config, mesh):

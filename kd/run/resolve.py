@@ -324,7 +324,7 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   config = base.checked(config)
   membership.check(config.processes)
   devices, sampling = meshes.split_devices(config, devices)
-  meshes.check_teacher_devices(config, devices)
+  devices = meshes.with_teachers_last(config, devices)
   specs = source_lib.of(config).teacher_specs()
   is_own = own_tokenizer.is_used(config)
   shared = {} if is_own else specs

@@ -51,7 +51,7 @@ def resolve_student(
   config = base.checked(config)
   membership.check(config.processes)
   devices, _ = meshes.split_devices(config, devices)
-  meshes.check_teacher_devices(config, devices)
+  devices = meshes.with_teachers_last(config, devices)
   model_checks.check_search(config.search)
   make_mesh = resolve_lib.mesh_maker(devices)
   mesh = meshes.student_mesh(config, make_mesh)

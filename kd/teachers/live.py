@@ -12,6 +12,7 @@ from kd.losses import distributions
 from kd.losses import projected_distributions
 from kd.losses import span_likelihoods
 from kd.models import family
+from kd.partitioning import placement
 from kd.partitioning import rules
 from kd.teachers import host_weights
 
@@ -71,7 +72,7 @@ def make(
     # Nothing here blocks: teachers on devices of their own begin with this
     # batch as soon as they have finished the previous one.
     if own != mesh:
-      batch = jax.device_put(batch, rules.batch_sharding(own))
+      batch = placement.across(batch, rules.batch_sharding(own))
     with rules.active(own):
       outputs = [
         score(t.params, batch)
@@ -108,11 +109,11 @@ def make_spans(
 
   def targets(batch):
     if own != mesh:
-      batch = jax.device_put(batch, rules.batch_sharding(own))
+      batch = placement.across(batch, rules.batch_sharding(own))
     with rules.active(own):
       likelihoods = score(teacher.params, batch)
     if own != mesh:
-      likelihoods = jax.device_put(likelihoods, rules.batch_sharding(mesh))
+      likelihoods = placement.across(likelihoods, rules.batch_sharding(mesh))
     return distributions.Targets(likelihoods, None)
 
   return targets
@@ -162,7 +163,7 @@ def _unembedding(table, vocab_size, mesh):
   sharding = unembedding_sharding(table, vocab_size, mesh)
   rows = table.shape[0]
   if table.sharding.mesh != mesh:
-    table = jax.device_put(table, rules.table_sharding(mesh, rows))
+    table = placement.whole(table, rules.table_sharding(mesh, rows))
   if rows <= vocab_size:
     return table
   return jax.jit(lambda x: x[:vocab_size], out_shardings=sharding)(table)
@@ -172,8 +173,8 @@ def _move(outputs, mesh):
   """Transfers hidden states and layer outputs to another mesh."""
   return [
     (
-      jax.device_put(hidden, rules.hidden_sharding(mesh)),
-      taps and jax.device_put(taps, rules.taps_sharding(mesh)),
+      placement.across(hidden, rules.hidden_sharding(mesh)),
+      taps and placement.across(taps, rules.taps_sharding(mesh)),
     )
     for hidden, taps in outputs
   ]

@@ -332,9 +332,9 @@ TEACHER = schema.Section(
     'devices': F(
       0,
       _AXIS,
-      'devices reserved for the teachers, the last ones: they score batch '
-      't + 1 while the student trains on t; 0: shared. With several processes: '
-      '0',
+      'devices reserved for the teachers, the last ones of each process, as '
+      'many of each: they score batch t + 1 while the student trains on t; 0: '
+      'shared',
     ),
     'mesh': schema.Section(
       'Mesh of the teachers. All 0: as `mesh`, or on devices of their own fsdp '

@@ -133,6 +133,22 @@ def test_teachers_on_reserved_chips_share_neither_memory_nor_time():
   assert together.seconds == sum(c.seconds(chip) for c in together.step_costs)
 
 
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    # Of two hosts.
+    ({'teacher.devices': 3}, 'teacher.devices: found 3.*multiple of 2'),
+    (
+      {'teacher.devices': 4, 'mesh.fsdp': 1, 'mesh.sequence': 4},
+      'teacher.mesh: a process would have other rows',
+    ),
+  ],
+)
+def test_reserved_chips_that_a_run_would_refuse_are_not_planned(changes, words):
+  with pytest.raises(errors.ConfigError, match=words):
+    _estimate(**changes)
+
+
 def test_money_and_time_by_hand():
   estimate = _estimate(**{'plan.price': 2.0, 'steps': 7200})
   hours = 7200 * estimate.seconds / 3600

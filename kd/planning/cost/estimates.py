@@ -105,11 +105,12 @@ class Estimate:
     """Returns the roofline time of a step, a lower bound.
 
     Teachers on reserved chips score the next batch at the same time, unless the
-    student samples the rows of that batch.
+    student has yet to sample the rows of that batch.
     """
     seconds = [c.seconds(self.chosen.chip) for c in self.step_costs]
-    samples = source_lib.of(self.run.config).sampling() is not None
-    if programs.has_teacher_devices(self.run) and not samples:
+    config = self.run.config
+    waits = source_lib.of(config).sampling() and not config.rollout.devices
+    if programs.has_teacher_devices(self.run) and not waits:
       return max(sum(seconds[:-1]), seconds[-1])
     return sum(seconds)
 

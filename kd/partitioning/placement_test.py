@@ -1,0 +1,48 @@
+"""Which meshes give each process the same part of a batch."""
+
+import itertools
+
+import numpy as np
+
+from kd.partitioning import placement
+
+
+def _part(indices, process, rows, length):
+  """The places of a batch on a process's devices, one device at a time."""
+  data, fsdp, _, sequence, _ = indices.shape
+  found = set()
+  for d, f, t, s, p in np.ndindex(indices.shape):
+    if indices[d, f, t, s, p] == process:
+      own = rows // (data * fsdp), length // sequence
+      begin = (d * fsdp + f) * own[0], s * own[1]
+      found |= {(begin[0] + i, begin[1] + j) for i, j in np.ndindex(own)}
+  return found
+
+
+def test_meshes_split_alike_where_every_device_says_so():
+  """All meshes of 8 and of 4 devices, two processes, in order and mixed."""
+
+  def meshes(count):
+    for shape in itertools.product((1, 2, 4, 8), repeat=5):
+      if np.prod(shape) == count:
+        for indices in (np.arange(count) * 2 // count, np.arange(count) % 2):
+          yield indices.reshape(shape)
+
+  outcomes = []
+  for one, other in itertools.product(meshes(8), meshes(4)):
+    found = placement.split_alike(one, other)
+    same = all(_part(one, p, 8, 8) == _part(other, p, 8, 8) for p in (0, 1))
+    # Alternating processes are no block of an axis longer than 2.
+    assert same or not found
+    if all((np.diff(x.ravel()) >= 0).all() for x in (one, other)):
+      assert found == same
+    outcomes.append(found)
+  assert 10 < sum(outcomes) < len(outcomes) - 10
+
+
+def test_a_part_that_is_no_block_is_refused():
+  """Three devices of each process in a mesh of three by two."""
+  one = np.arange(6).reshape(3, 2, 1, 1, 1) // 3
+  assert not placement.split_alike(one, one)
+  data, fsdp = one.reshape(6, 1, 1, 1, 1), one.reshape(1, 6, 1, 1, 1)
+  assert placement.split_alike(data, fsdp)
