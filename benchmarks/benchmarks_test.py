@@ -16,6 +16,7 @@ from benchmarks import compile_tpu
 from benchmarks import generate_cpu
 from benchmarks import needs
 from benchmarks import objective_tpu
+from benchmarks import on_policy_cpu
 from benchmarks import programs
 from benchmarks import results
 from benchmarks import rows_cpu
@@ -74,6 +75,13 @@ def test_step_real_cpu(tmp_path):
   result = step_real_cpu.run(folder, list(range(3, 35)), 64, (), rounds=1)
   _check(result, tokens=32)
   assert set(result['programs']) == {'ours'}
+
+
+def test_on_policy_cpu():
+  prompts = [list(range(3, 11))] * 2
+  found = on_policy_cpu.run(_MODEL, _MODEL, prompts, 4, (), rounds=1)
+  ours = found['programs']['ours']
+  assert ours['step_s'] * ours['tokens_per_s'] == pytest.approx(8)
 
 
 def test_generate_cpu():

@@ -46,7 +46,7 @@ def fields(config: gemma3_config.Gemma3Config) -> dict[str, Any]:
 def main(argument):
   stream = stepper.claim_stdout()
   spec = json.loads(argument)
-  student, teacher = _configs(spec)
+  student, teacher = configs(spec)
   rows = jnp.asarray(spec['tokens'], jnp.int32)
   devices = np.asarray(jax.devices()[:1])
   step = programs.build(student, teacher, 'float32', spec, rows.shape, devices)
@@ -67,7 +67,8 @@ def main(argument):
   stepper.serve(stream, run, {'parameters': sizes})
 
 
-def _configs(spec):
+def configs(spec) -> list[gemma3_config.Gemma3Config]:
+  """Returns the sizes of student and teacher in the argument."""
   if 'folder' in spec:
     config = weights.model_config(f'hf:{spec["folder"]}', 'folder')
     return config, config

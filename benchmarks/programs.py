@@ -126,6 +126,7 @@ def build(
   settings: Mapping[str, Any],
   shape: tuple[int, int],
   devices: Any,
+  changes: Mapping[str, Any] | None = None,
 ) -> Step:
   """Builds both models.
 
@@ -137,6 +138,7 @@ def build(
       `positions` of the objective, and, if there are more, `student_fields`.
     shape: of a batch, (B, L).
     devices: an array of them; the mesh is all of them in fsdp.
+    changes: values of more fields of the config, by dotted path.
   """
   c = base.get_config()
   c.student.update(dtype=dtype, remat=settings['remat'])
@@ -150,6 +152,9 @@ def build(
   c.objective.positions = base.positions(**settings['positions'])
   lr = base.schedule('constant', peak=1e-4, warmup_steps=0)
   c.optimizer = base.adamw(lr)
+  for path, value in (changes or {}).items():
+    *sections, name = path.split('.')
+    functools.reduce(getattr, sections, c)[name] = value
   sizes = {'student': student, 'teacher': teacher}
   make_mesh = lambda axes, part: mesh_lib.make(axes, devices[part])
   return Step(
