@@ -1,13 +1,17 @@
 """Compiles the project's own programs for a TPU that need not be there.
 
 Its argument is a JSON object:
-  topology: such as 'v5e:2x4'; a row of the batch for each chip.
+  topology: such as 'v5e:2x4'.
+  slices: that many of them; 1 if it is left out.
+  rows: of the batch; one for each chip if they are left out.
+  changes: of the config, by dotted path; as it is if they are left out.
   student, teacher: names of kd/config/variants.py, such as '1b'.
   length: of a row.
   remat, chunk_tokens: as in kd/config/base.py.
   programs: of 'objective', 'teacher', 'step'.
-Prints one JSON object, by program: bytes a chip by kind and operations of all
-chips, or the error of a program that does not fit. Of the step also
+Prints one JSON object, by program: bytes a chip by kind, operations of all
+chips, and bytes that a chip receives from others, in its slice ('ici') and in
+another ('dcn'); or the error of a program that does not fit. Of the step also
 'with_teacher': its peak and the teacher's parameters that are kept as well.
 """
 
@@ -24,15 +28,19 @@ from benchmarks import programs
 from benchmarks import stepper
 from kd.models import families
 from kd.partitioning import rules
+from kd.planning import programs as planning_programs
 from kd.planning.cost import costs
 from kd.planning.hlo import hlo
+from kd.planning.hlo import traffic
 
 
 def main(argument):
   stream = stepper.claim_stdout()
   spec = json.loads(argument)
   topology = topologies.get_topology_desc(
-    platform='tpu', topology_name=spec['topology']
+    platform='tpu',
+    topology_name=spec['topology'],
+    num_slices=spec.get('slices', 1),
   )
   config = lambda name: families.variant(spec[name], name)
   length = spec['length']
@@ -41,10 +49,11 @@ def main(argument):
     config('teacher'),
     'bfloat16',
     spec | {'positions': {'rule': 'all', 'fraction': 1.0}},
-    (len(topology.devices), length),
+    (spec.get('rows', len(topology.devices)), length),
     np.asarray(topology.devices),
+    spec.get('changes'),
   )
-  trips = -(-length // spec['chunk_tokens'])
+  trips = planning_programs.num_chunks(step.run)
   found = {}
   for name in spec['programs']:
     begin = time.monotonic()
@@ -64,10 +73,16 @@ def compiled(step, name, trips):
   function, arguments = step.program(name)
   with rules.active(step.mesh):
     program = function.lower(*arguments).compile()
-  operations = hlo.flops(program.as_text(), trips)
+  text = program.as_text()
+  operations, moved = hlo.flops(text, trips), traffic.count(text, trips)
   if name != programs.OBJECTIVE:
     operations += costs.kernel_flops(step.run, name)
-  return {'bytes': memory(program), 'flops': operations * step.mesh.size}
+  return {
+    'bytes': memory(program),
+    'flops': operations * step.mesh.size,
+    'ici': moved.ici,
+    'dcn': moved.dcn,
+  }
 
 
 def memory(program: jax.stages.Compiled) -> dict[str, int]:

@@ -25,7 +25,8 @@ _REMATS = ('none', 'dots', 'block', 'block_offload')
 _MICRO_BATCHES = (1, 2, 4, 8)
 _BATCHES = (1, 2, 4)  # multiples of the config's batch size
 # Every layer waits for sums over these axes, so larger ones never pay off.
-_MAX_AXIS = {'tensor': 8, 'sequence': 8}
+# Stages of the pipeline wait for each other.
+_MAX_AXIS = {'tensor': 8, 'sequence': 8, 'pipeline': 8}
 # Fraction of HBM left free, because the formulas may underestimate by that.
 _MARGIN = 0.1
 
@@ -94,6 +95,9 @@ def _bases(config, count):
   for reserved in sorted({0, count // 2 if live else 0}):
     for mesh in meshes(count - reserved):
       base = {f'mesh.{axis}': size for axis, size in mesh.items()}
+      if given['mesh.pipeline_micro_batches']:
+        # Chosen for other rows.
+        base['mesh.pipeline_micro_batches'] = 0
       if not live:
         yield base
         continue

@@ -7,6 +7,7 @@ from typing import Any
 from kd.core import identity
 from kd.planning import programs
 from kd.planning.cost import estimates
+from kd.planning.cost import stages as stages_lib
 from kd.planning.cost import tower_flops
 from kd.planning.hlo import buffers
 
@@ -86,6 +87,7 @@ def _rows(estimate, analytic):
     total = lambda e, key=key: sum(getattr(c, key) for c in e.step_costs)
     yield f'GB per chip and step, {title}', f'{total(estimate) / 1e9:.3g}'
     yield '  by formula', f'{total(analytic) / 1e9:.3g}'
+  yield from _stages(estimate.run)
   yield 'at most (roofline): MFU', f'{estimate.limit.mfu:.0%}'
   yield '  bound by', estimate.bound
   yield from _speed(estimate.limit)
@@ -106,6 +108,17 @@ def _tower(run):
     yield '    saved if it is frozen', per_chip(tower.saved_if_frozen)
   if tower.saved_if_kept:
     yield '    saved if its output is kept', per_chip(tower.saved_if_kept)
+
+
+def _stages(run):
+  """Yields what the student's stages cost, by formula."""
+  stages = stages_lib.of_update(run)
+  if stages.count == 1:
+    return
+  yield 'stages wait, of a pass', f'{stages.bubble:.0%}'
+  yield '  parts of a micro-batch', str(stages.micro_batches)
+  sent = stages_lib.sent_in_update(run)
+  yield '  GB between stages', f'{sent / 1e9:.3g}'
 
 
 def _speed(speed):

@@ -14,6 +14,9 @@ which the MLP processes a row (matmul.slices_on):
   tables                   four float32 copies of the embedding in the update
   lookup                   the table once more in columns, and its gradient
 
+With P stages, through which M parts pass, a layer has P / M of T at a time, and
+(P + M - 1) / M of it is saved.
+
 The factors and the overhead of gaps between buffers were fitted to what XLA
 allocates for v5e. docs/plan.md reports their error against compiled programs.
 """
@@ -111,7 +114,7 @@ def teacher(
   tokens, size = _tokens(run, model.mesh), _itemsize(model)
   params = resident.teachers[number]
   fetched = costs.fetched_bytes(run, programs.teacher_names(run)[number])
-  stages = stages_lib.of(run, model, 1)
+  stages = stages_lib.of(model, run.config.data.batch_size)
   gathered, received = _gathered(model, stages)
   table = _table_in_columns(model.mesh, model.config, 2)
   work = flops.as_computed(model.config, length, model.module.kernel)
@@ -171,7 +174,7 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
   remat = run.config.student.remat
   kept = model.config.num_layers * _width(model.config, _KEPT[remat], tensor)
   length = run.config.data.length
-  stages = stages_lib.of(run, model, micro)
+  stages = stages_lib.of_update(run)
   moved, _ = _layer_bytes(
     model, _STEP_AT_WORK, stages.repeated * tokens, length
   )
@@ -223,8 +226,7 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
     ),
     ici=(
       passes * (received + _pass_ici(model, stages.repeated * tokens))
-      # Activations, and their gradients the other way.
-      + 2 * micro * stages.sent(tokens, model.config.embed_dim, size)
+      + stages_lib.sent_in_update(run)
       # Gradients are summed in float32.
       + micro * received * 4 / size
       + 2 * resident.gradients * (1 - 1 / run.mesh.shape['data'])
@@ -279,17 +281,19 @@ def decode(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
     slots if window is None else min(slots, window) for window in config.windows
   )
   _, layer = _layer_bytes(model, _PASS_AT_WORK, rows * length, length)
-  stages = stages_lib.of(run, model, 1)
+  stages = stages_lib.of(model, batch)
   gathered, received = _gathered(model, stages)
   table = _table_in_columns(run.mesh, config, size)
-  weights, layers = _decoding_copy(model, resident)
+  weights, layers = _decoding_copy(model, resident, stages)
   return costs.Cost(
     name=programs.DECODE,
     bytes=_by_kind(
       parameters=resident.student + weights,
       kv_cache=cache,
       temporaries=layer + layers,
-      collectives=max(2 * gathered / config.num_layers, table),
+      collectives=max(
+        2 * gathered / (stages.gathers * config.num_layers), table
+      ),
     ),
     flops=2 * rows * slots * config.parameter_count / tensor,
     hbm=resident.student + 2 * gathered + steps * (weights + cache),
@@ -301,17 +305,19 @@ def decode(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
   )
 
 
-def _decoding_copy(model, resident):
+def _decoding_copy(model, resident, stages):
   """Returns bytes of the weights that decoding reads, and of their layers.
 
-  Prefill makes another copy of the layers.
+  Prefill makes another copy of the layers. There are no stages: each has all.
   """
   if model.module.core is not model.module:
     held = programs.decoding_weights(model)
     return programs.local_bytes(held), programs.local_bytes(held.layers)
   scale = _itemsize(model) / 4
-  weights = resident.student * scale
-  return weights, weights - (resident.embedding + resident.head) * scale
+  tables = (resident.embedding + resident.head) * scale
+  layers = resident.student * scale - tables
+  layers /= stages.fraction / stages.count + 1 - stages.fraction
+  return tables + layers, layers
 
 
 def _decode_step_ici(model, batch):

@@ -258,6 +258,8 @@ def kernel_flops(run: resolved.Run, name: str) -> float:
   no_products = dataclasses.replace(
     work, forward_products=0, backward_products=0
   )
-  micro = run.config.optimizer.micro_batches if name == programs.STEP else 1
-  repeated = stages_lib.of(run, model, micro).repeated
-  return (total(work) - total(no_products)) * repeated / model.mesh.size
+  stages = stages_lib.of(model, data.batch_size)
+  if name == programs.STEP:
+    stages = stages_lib.of_update(run)
+  products = total(work) - total(no_products)
+  return products * stages.repeated / model.mesh.size

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax.numpy as jnp
+
 from kd.models import pipeline
 from kd.partitioning import rules
 from kd.run import resolved
@@ -72,19 +74,16 @@ class Stages:
     return ways * self.ticks * each
 
 
-def of(run: resolved.Run, model: resolved.Model, parts: int) -> Stages:
-  """Returns the stages of one of a run's models.
+def of(model: resolved.Model, rows: int) -> Stages:
+  """Returns the stages of a model in a pass over that many rows.
 
   Args:
-    run: the run.
-    model: the student or a teacher.
-    parts: of a batch, which pass one after the other: optimizer.micro_batches
-      of the student, 1 of a teacher.
+    model: the model.
+    rows: of a pass, over all devices; of an update, those of a micro-batch.
   """
   config, count = model.config, model.mesh.shape[rules.PIPELINE]
   if count == 1:
     return Stages(1, 1, 1.0)
-  rows = run.config.data.batch_size // parts
   micro_batches = pipeline.micro_batches(
     model.module.core.pipeline_micro_batches,
     rows // rules.stage_row_shards(model.mesh),
@@ -92,3 +91,25 @@ def of(run: resolved.Run, model: resolved.Model, parts: int) -> Stages:
   )
   scanned = config.scan_groups * config.scan_period
   return Stages(count, micro_batches, scanned / config.num_layers)
+
+
+def of_update(run: resolved.Run) -> Stages:
+  """Returns the stages of the student in each pass of an update."""
+  config = run.config
+  rows = config.data.batch_size // config.optimizer.micro_batches
+  return of(run.student, rows)
+
+
+def sent_in_update(run: resolved.Run) -> float:
+  """Returns bytes that a device receives from other stages in an update.
+
+  Activations, and their gradients the other way.
+  """
+  data, micro = run.config.data, run.config.optimizer.micro_batches
+  shards = rules.row_shards(run.mesh) * rules.length_shards(run.mesh)
+  sent = of_update(run).sent(
+    data.batch_size * data.length / shards / micro,
+    run.student.config.embed_dim,
+    jnp.dtype(run.student.module.dtype).itemsize,
+  )
+  return 2 * micro * sent

@@ -20,6 +20,8 @@ _COLLECTIVES = (
   *('all-gather', 'all-reduce', 'all-to-all', 'reduce-scatter'),
   'collective-permute',
 )
+# Of what is sent between slices, each of which has a program of its own.
+_DCN = '_xla_host_transfer_handler_name="xla_megascale_runtime"'
 _CHANNEL = re.compile(r'channel_id=(\d+)')
 
 
@@ -29,11 +31,13 @@ class Traffic:
 
   Attributes:
     hbm: bytes read from and written to HBM.
-    ici: bytes received from other chips.
+    ici: bytes received from other chips of the slice.
+    dcn: bytes received from other slices.
   """
 
   hbm: float
   ici: float
+  dcn: float
 
 
 def count(text: str, unknown_trips: int | None) -> Traffic:
@@ -55,7 +59,7 @@ def count(text: str, unknown_trips: int | None) -> Traffic:
   ici = hlo.total(
     program, functools.partial(_ici, program, seen), unknown_trips
   )
-  return Traffic(hbm, ici)
+  return Traffic(hbm, ici, hlo.total(program, _dcn, unknown_trips))
 
 
 def _hbm(program, computation, instruction):
@@ -167,6 +171,13 @@ def _ici(program, seen, computation, instruction):
     ways = 1 if 'scatter' in computation.name else 2
     return ways * fraction * read
   return read if op == 'collective-permute' else fraction * read
+
+
+def _dcn(computation, instruction):
+  del computation
+  if instruction.op != 'recv' or _DCN not in instruction.attributes:
+    return 0.0
+  return instruction.arrays[0].bytes
 
 
 def _group(attributes):

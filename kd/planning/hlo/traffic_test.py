@@ -89,3 +89,18 @@ ENTRY %main (a: bf16[64]) -> bf16[64] {
   )
   assert traffic.count(whole, None).ici == 2 * 64
   assert traffic.count(parts, None).ici == 64
+
+
+def test_what_other_slices_send_is_counted_as_often_as_it_is_received():
+  receive = """\
+  %received = (f32[4,16]{1,0:T(8,128)}, u32[], token[]) recv(%token), \
+channel_id=3, is_host_transfer=true, frontend_attributes={\
+_xla_host_transfer_handler_name="xla_megascale_runtime"}
+  %done = (f32[4,16]{1,0}, token[]) recv-done(%received), channel_id=3, \
+frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+"""
+  inside = '  ROOT %out = (s32[]'
+  assert _PROGRAM.count(inside) == 1
+  counted = traffic.count(_PROGRAM.replace(inside, receive + inside), None)
+  assert counted.dcn == 5 * 4 * 16 * 4
+  assert counted.ici == traffic.count(_PROGRAM, None).ici
