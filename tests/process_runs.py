@@ -49,6 +49,7 @@ class Run:
     sleeps=None,
     devices=1,
     homes=None,
+    config='',
   ):
     """Starts the processes.
 
@@ -62,11 +63,13 @@ class Run:
       devices: of each process.
       homes: the home folder of each process, which then holds its prepared
         rows: as on machines of their own, one path means different folders.
+      config: its file; '': the quickstart's.
     """
     self.workdir, self.reads = f'{folder}/{name}', f'{folder}/{name}.reads'
     self._meetings = f'{folder}/{name}.meetings'
     arguments = [
-      *_CONFIG,
+      f'--config={config}' if config else _CONFIG[0],
+      *_CONFIG[1:],
       alternating.teacher(folder),
       f'--workdir={self.workdir}',
       f'--config.data.folder={"~" if homes else folder}/rows',

@@ -95,6 +95,15 @@ def first(task_rows: prepared_lib.Prepared, count: int) -> list[dict]:
   return [part[i] for i in range(min(count, len(part)))]
 
 
+def each(
+  prepared: Sequence[prepared_lib.Prepared],
+) -> Iterator[dict[str, Any]]:
+  """Yields all rows as `first` has them, without decoding an image."""
+  for task_rows in prepared:
+    part = _TaskRows(task_rows)
+    yield from (part[i] for i in range(len(part)))
+
+
 def images(task_rows: prepared_lib.Prepared) -> Iterator[image_tokens.Slot]:
   """Yields the images of a task's rows, row by row."""
   part = _TaskRows(task_rows)

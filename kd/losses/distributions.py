@@ -165,10 +165,13 @@ class Targets:
   Attributes:
     distribution: of the next token.
     taps: the layer outputs that terms compare, or None.
+    mapped: whether of terms with adaptive maps `taps` has the layers of the map
+      alone, see layer_objective.mapped.
   """
 
   distribution: Distribution
   taps: types.Taps | None
+  mapped: bool = struct.field(pytree_node=False, default=False)
 
 
 def count_teachers(distribution: Distribution | None) -> int:

@@ -1,6 +1,6 @@
 """The part of the objective that reads layer outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -51,11 +51,52 @@ def _pick(taps, spec, hidden, attention, tower, soft_tokens):
   )
 
 
+def mapped(
+  terms: Sequence[terms_lib.Term],
+  taps: types.Taps,
+  layer_maps: Mapping[str, Array],
+) -> types.Taps:
+  """Returns the teacher's layers that terms read with these maps.
+
+  First those of terms with fixed maps, then those of each adaptive one.
+
+  Args:
+    terms: all terms that read layers.
+    taps: the teacher's, with the layers that any map may name.
+    layer_maps: by key, indices into the layers of the term, int32 [n].
+  """
+  _, spec = specs(terms)
+  _, fixed = specs([t for t in terms if not t.loss.remap_every])
+  of_fixed = [fixed.hidden, fixed.attention, fixed.tower]
+  shown = _pick(taps, spec, *of_fixed, fixed.soft_tokens)
+  parts = [] if shown.hidden is None else [shown.hidden]
+  for term in terms:
+    if term.loss.remap_every:
+      layers = [spec.hidden.index(i) for i in term.loss.teacher_hidden]
+      parts.append(taps.hidden[jnp.array(layers)[layer_maps[term.key]]])
+  if parts:
+    shown = shown.replace(hidden=jnp.concatenate(parts))
+  return shown.replace(features=taps.features)
+
+
+def _of_map(terms, term, taps):
+  """Returns what an adaptive term reads of the Taps of `mapped`."""
+  _, fixed = specs([t for t in terms if not t.loss.remap_every])
+  start = len(fixed.hidden)
+  for other in terms:
+    size = len(other.loss.layer_map) if other.loss.remap_every else 0
+    if other is term:
+      return types.Taps(taps.hidden[start : start + size], None, None, None)
+    start += size
+  raise AssertionError(f'{term.key} is not among the terms')
+
+
 def pick(
   terms: Sequence[terms_lib.Term],
   term: terms_lib.Term,
   student: types.Taps,
   teacher: types.Taps,
+  is_mapped: bool = False,
 ) -> tuple[types.Taps, types.Taps]:
   """Returns the layer outputs of student and teacher that `term` reads.
 
@@ -64,15 +105,22 @@ def pick(
     term: one of them.
     student: the layer outputs that all terms together read.
     teacher: the same of the teacher.
+    is_mapped: whether they are those of `mapped` instead.
   """
   loss = term.loss
   student_spec, teacher_spec = specs(terms)
   own = loss.student_hidden, loss.student_attention, loss.student_tower
+  shown = _pick(student, student_spec, *own, loss.soft_tokens)
+  if is_mapped and loss.remap_every:
+    return shown, _of_map(terms, term, teacher)
+  if is_mapped:
+    _, teacher_spec = specs([t for t in terms if not t.loss.remap_every])
+    fixed = teacher.hidden
+    if fixed is not None:
+      fixed = fixed[: len(teacher_spec.hidden)]
+    teacher = teacher.replace(hidden=fixed)
   other = loss.teacher_hidden, loss.teacher_attention, loss.teacher_tower
-  return (
-    _pick(student, student_spec, *own, loss.soft_tokens),
-    _pick(teacher, teacher_spec, *other, loss.soft_tokens),
-  )
+  return shown, _pick(teacher, teacher_spec, *other, loss.soft_tokens)
 
 
 def init(
@@ -100,6 +148,7 @@ def total(
   settings: step_scalars.StepScalars,
   layer_maps: dict[str, Array],
   rng: Array,
+  is_mapped: bool = False,
 ) -> tuple[Array, dict[str, Array], dict[str, Array], Array]:
   """Computes the terms that read layers.
 
@@ -112,6 +161,7 @@ def total(
     settings: those of this step.
     layer_maps: by key.
     rng: for dropout.
+    is_mapped: whether the teacher's are those of `mapped`.
 
   Returns:
     The sum over terms of weight x sum / total, float32 []; the sum of each
@@ -122,14 +172,14 @@ def total(
   value, sums, by_modality = jnp.zeros(()), {}, {}
   images = modalities.with_images(batch)
   for number, term in enumerate(terms):
-    own, others = pick(terms, term, student, teacher)
+    own, others = pick(terms, term, student, teacher, is_mapped)
     losses = term.loss.per_token(
       projections.get(term.key, {}),
       own,
       jax.lax.stop_gradient(others),
       batch,
       settings.values[term.key],
-      layer_maps.get(term.key),
+      None if is_mapped else layer_maps.get(term.key),
       jax.random.fold_in(rng, number),
     )
     weights = step_scalars.weights_of(term.loss, batch)

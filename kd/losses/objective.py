@@ -172,6 +172,7 @@ class Objective:
       settings,
       student.layer_maps,
       layers_rng,
+      targets is not None and targets.mapped,
     )
     kept, bad_scores = selection_lib.select(
       self.selection,

@@ -276,6 +276,7 @@ class _Training:
         ),
         best=self._data.best,
         stop=self._data.stop,
+        compile=self._compile(objective),
       )
     )
 
@@ -301,6 +302,12 @@ class _Training:
       return feed_lib.Feed(run, rows, digest)
     digest = training_rows.digest(run, data.train, source.digest(data.opened))
     return source.feed(run, rows, digest, data.opened, self._teacher_targets)
+
+  def _compile(self, objective):
+    if not objective.needs_teacher:
+      return lambda *_: None  # Labels alone, see _feed.
+    source = source_lib.of(self._run.config)
+    return functools.partial(source.compile, self._run, self._data.train)
 
   def _folder(self, folder, step):
     # Both students start from the same parameters: measured once.

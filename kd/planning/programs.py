@@ -139,7 +139,7 @@ def teachers(run: resolved.Run) -> list[Program]:
     if own_tokenizer.compares_spans(run):
       size = run.config.objective.chunk_tokens
       function = live.span_scorer(model.module, size)
-    params_name, _ = _argument_names(function)
+    params_name, *_ = _argument_names(function)
     result.append(
       Program(
         name=name,

@@ -40,9 +40,7 @@ def without_params(
   Raises:
     ConfigError: the tokenizer has more ids than the model.
   """
-  engine_ = engine.Engine(
-    model.module, engine.vocabulary(run.tokenizer), batch_size
-  )
+  engine_ = _engine(run, model, batch_size)
 
   def sample(
     params: types.PyTree,
@@ -54,3 +52,21 @@ def without_params(
       return engine_.generate(params, asked, settings, progress)
 
   return sample
+
+
+def compile_(
+  run: resolved.Run,
+  model: resolved.Model,
+  batch_size: int,
+  params: types.PyTree,
+  asked: Sequence[requests.Request],
+  settings: requests.SamplingSettings,
+) -> None:
+  """Compiles what `without_params` runs; see engine.Engine.compile."""
+  with rules.active(model.mesh):
+    _engine(run, model, batch_size).compile(params, asked, settings)
+
+
+def _engine(run, model, batch_size):
+  words = engine.vocabulary(run.tokenizer)
+  return engine.Engine(model.module, words, batch_size)

@@ -13,7 +13,9 @@ import jax
 import ml_collections
 
 from kd.core import errors
+from kd.core import progress
 from kd.core import registry
+from kd.core import types
 from kd.input_pipeline import prepare
 from kd.losses import distributions
 from kd.losses import objective as objective_lib
@@ -99,6 +101,23 @@ class Source(abc.ABC):
   def sampling(self) -> Config | None:
     """Returns the config section of the student's sampling, or None."""
     return None
+
+  def compile(
+    self,
+    run: resolved.Run,
+    prepared: Sequence[prepare.Prepared],
+    params: types.PyTree,
+    say: progress.Say,
+  ) -> None:
+    """Compiles what steps run in addition to the update, before the first.
+
+    Args:
+      run: the resolved config.
+      prepared: the rows of each task of the mixture.
+      params: the student's.
+      say: prints a line of progress.
+    """
+    del run, prepared, params, say
 
   def describe_teacher(self) -> str | None:
     """Returns a line on a teacher that is not loaded, for --mode=check."""

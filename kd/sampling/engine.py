@@ -126,6 +126,33 @@ class Engine:
       len(request.ids), self._longest(request, settings)
     )
 
+  def compile(
+    self,
+    params: types.PyTree,
+    requests: Sequence[Request],
+    settings: Settings,
+  ) -> None:
+    """Compiles what calls with such requests run; answers get one token each.
+
+    A call's program that decodes has room for its longest prompt: requests are
+    compiled together with the longest that they are called with.
+
+    Args:
+      params: as for `generate`.
+      requests: one of each bucket.
+      settings: of the calls.
+    """
+    self._check(requests)
+    longest = [self._longest(request, settings) for request in requests]
+    call = calls.Call(
+      self._model, self._words, self._batch_size, settings, self._shapes
+    )
+    short = [dataclasses.replace(r, max_new_tokens=1) for r in requests]
+    weights = self.weights(params)
+    call.start(params, weights, short, range(len(short)), longest)
+    for _ in call.run():
+      pass
+
   def _longest(self, request, settings) -> int:
     """Returns the most ids that a prompt may have."""
     limit = requests_lib.limit(request, settings)

@@ -16,6 +16,9 @@ from kd.partitioning import placement
 from kd.partitioning import rules
 from kd.teachers import host_weights
 
+# From layer outputs and maps to those outputs that the maps name.
+Mapped = Callable[[types.Taps, types.PyTree], types.Taps]
+
 NO_TAPS = types.TapSpec((), ())
 
 
@@ -40,8 +43,11 @@ def make(
   vocab_size: int,
   spec: types.TapSpec,
   mesh: jax.sharding.Mesh,
-) -> Callable[[types.Batch], distributions.Targets]:
+  mapped: Mapped | None = None,
+) -> Callable[..., distributions.Targets]:
   """Returns the function from a batch to the teachers' targets.
+
+  With maps of layers as its second argument it returns their layers alone.
 
   The targets are final hidden states and unembeddings: logits of shape
   [B, L, V] never exist as a whole. An unembedding is copied only if it has
@@ -54,10 +60,13 @@ def make(
     spec: layer outputs of the first teacher that are returned too.
     mesh: of batches and targets; if the teachers are on another one, batches
       and targets are transferred, and this mesh has a copy of the unembeddings.
+    mapped: chooses layers by maps, see layer_objective.mapped.
   """
   own = jax.tree.leaves(teachers[0].params)[0].sharding.mesh
   scores = [
-    scorer(t.model, NO_TAPS if number else spec, number)
+    scorer(t.model, NO_TAPS, number)
+    if number
+    else scorer(t.model, spec, mapped=mapped)
     for number, t in enumerate(teachers)
   ]
 
@@ -67,7 +76,7 @@ def make(
   ]
   weights = [jnp.float32(t.weight) for t in teachers]
 
-  def targets(batch):
+  def targets(batch, layer_maps=None):
     position_weights = batch.teacher_weights
     # Nothing here blocks: teachers on devices of their own begin with this
     # batch as soon as they have finished the previous one.
@@ -75,8 +84,8 @@ def make(
       batch = placement.across(batch, rules.batch_sharding(own))
     with rules.active(own):
       outputs = [
-        score(t.params, batch)
-        for score, t in zip(scores, teachers, strict=True)
+        score(t.params, batch, None if number else layer_maps)
+        for number, (score, t) in enumerate(zip(scores, teachers, strict=True))
       ]
     if own != mesh:
       outputs = _move(outputs, mesh)
@@ -89,7 +98,9 @@ def make(
       ),
       position_weights,
     )
-    return distributions.Targets(mixture, taps=outputs[0][1])
+    return distributions.Targets(
+      mixture, outputs[0][1], mapped=layer_maps is not None
+    )
 
   return targets
 
@@ -181,18 +192,25 @@ def _move(outputs, mesh):
 
 
 def scorer(
-  model: family.Model, spec: types.TapSpec, number: int = 0
-) -> Callable[[types.PyTree, types.Batch], tuple[types.Array, types.Taps]]:
+  model: family.Model,
+  spec: types.TapSpec,
+  number: int = 0,
+  mapped: Mapped | None = None,
+) -> Callable[..., tuple[types.Array, types.Taps]]:
   """Returns the jitted map from (params, batch) to hidden states and taps.
 
   Args:
     model: the teacher.
     spec: layer outputs that are returned.
     number: of the teacher among those of a mixture.
+    mapped: chooses among them, if there are maps as a third argument.
   """
-  return jax.jit(
-    lambda params, batch: forward(model, params, batch, spec, number)
-  )
+
+  def score(params, batch, layer_maps=None):
+    hidden, taps = forward(model, params, batch, spec, number)
+    return hidden, taps if layer_maps is None else mapped(taps, layer_maps)
+
+  return jax.jit(score)
 
 
 def forward(

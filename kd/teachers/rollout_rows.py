@@ -10,6 +10,7 @@ import numpy as np
 
 from kd.core import types
 from kd.input_pipeline import packing
+from kd.sampling import images as images_lib
 from kd.sampling import requests
 from kd.teachers import replay_buffer
 
@@ -78,6 +79,39 @@ def room(prompt: Sequence[int], length: int) -> int:
   """Returns the maximum number of answer ids in a row of L positions."""
   # Targets are shifted by one: the last target needs no input position.
   return length + 1 - len(prompt)
+
+
+def request(
+  prompts: types.Batch, place: int, seed: int, image_tokens: int
+) -> requests.Request:
+  """Returns what the student is asked for a row's prompt.
+
+  Args:
+    prompts: the batch.
+    place: of the row; without a target, the request has no ids.
+    seed: of the draws.
+    image_tokens: soft tokens of an image; 0 if prompts have none.
+  """
+  row = {name: getattr(prompts, name)[place] for name in packing.FIELDS}
+  ids = prompt_of(row)
+  return requests.Request(
+    ids,
+    seed=seed,
+    samples=1,
+    max_new_tokens=room(ids, prompts.tokens.shape[1]),
+    images=_images(images_of_prompt(prompts, place, len(ids)), image_tokens),
+  )
+
+
+def _images(row, image_tokens):
+  """Returns a prompt's images, decoded, as requests have them."""
+  if row is None:
+    return ()
+  starts = np.flatnonzero((row.index >= 0) & (row.index % image_tokens == 0))
+  return tuple(
+    images_lib.Image(int(start), pixels)
+    for start, pixels in zip(starts, row.pixels, strict=False)
+  )
 
 
 def images_of_prompt(

@@ -15,7 +15,6 @@ import numpy as np
 from kd.core import schedules
 from kd.core import types
 from kd.input_pipeline import packing
-from kd.sampling import images as images_lib
 from kd.sampling import requests
 from kd.teachers import replay_buffer
 from kd.teachers import rollout_rows
@@ -142,18 +141,13 @@ class Rollouts:
     _, places = self._places(step, len(prompts.row_id))
     result = {}
     for place in places.tolist():
-      row = {name: getattr(prompts, name)[place] for name in packing.FIELDS}
-      ids = rollout_rows.prompt_of(row)
-      if ids:
-        entropy = [_ANSWERS, self._seed, step, place]
-        seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-        result[place] = requests.Request(
-          ids,
-          seed=int(seed[0]),
-          samples=1,
-          max_new_tokens=rollout_rows.room(ids, prompts.tokens.shape[1]),
-          images=self._images(prompts, place, len(ids)),
-        )
+      entropy = [_ANSWERS, self._seed, step, place]
+      seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+      request = rollout_rows.request(
+        prompts, place, int(seed[0]), self._image_tokens
+      )
+      if request.ids:
+        result[place] = request
     return result
 
   def batch(
@@ -227,19 +221,6 @@ class Rollouts:
     scalars = rollout_rows.summary(fitting, rooms)
     scalars['rollout/no_room'] = float(len(samples) - len(fitting))
     return new_rows, scalars
-
-  def _images(self, prompts, place, length):
-    """Returns the images of a row's prompt, decoded, as requests have them."""
-    row = rollout_rows.images_of_prompt(prompts, place, length)
-    if row is None:
-      return ()
-    starts = np.flatnonzero(
-      (row.index >= 0) & (row.index % self._image_tokens == 0)
-    )
-    return tuple(
-      images_lib.Image(int(start), pixels)
-      for start, pixels in zip(starts, row.pixels, strict=False)
-    )
 
   def _example(self, new_rows):
     if not new_rows:

@@ -1,6 +1,7 @@
 """Recomputes the layer maps of adaptive terms during training."""
 
 from collections.abc import Sequence
+import functools
 import logging
 
 import jax
@@ -25,6 +26,10 @@ class AdaptiveLayerMap:
   def __init__(self, model: family.Model, objective: objective_lib.Objective):
     self._terms = objective.layer_terms
     self._adaptive = [t for t in self._terms if t.loss.remap_every]
+    self._maps: dict[str, np.ndarray] | None = None
+    self._mapped = jax.jit(
+      functools.partial(layer_objective.mapped, self._terms)
+    )
     self._measure = jax.jit(
       lambda params, batch, shown: _similarities(
         self._adaptive,
@@ -34,6 +39,22 @@ class AdaptiveLayerMap:
         batch,
       )
     )
+
+  def maps(
+    self, step: int, state: update.TrainState
+  ) -> dict[str, np.ndarray] | None:
+    """Returns the maps whose layers the targets of a step need.
+
+    Returns:
+      They, by term; None without adaptive terms, and where maps are recomputed,
+      which takes all layers.
+    """
+    if not self._adaptive or self.due(step):
+      return None
+    if self._maps is None:
+      self._maps = jax.device_get(state.layer_maps)
+    # Of the host: teachers on devices of their own need not wait for the state.
+    return self._maps
 
   def due(self, step: int) -> list[terms_lib.Term]:
     """Returns the terms whose map is recomputed before update `step` + 1."""
@@ -45,8 +66,20 @@ class AdaptiveLayerMap:
     state: update.TrainState,
     batch: types.Batch,
     targets: distributions.Targets | None,
-  ) -> update.TrainState:
-    """Returns the state with the maps that are due, measured on this batch."""
+  ) -> tuple[update.TrainState, distributions.Targets | None]:
+    """Returns the state with the maps that are due, measured on this batch.
+
+    The targets that it also returns have the layers of the maps alone.
+    """
+    if not self._adaptive or targets is None:
+      return state, targets
+    state = self._remapped(step, state, batch, targets)
+    if not targets.mapped:
+      taps = self._mapped(targets.taps, state.layer_maps)
+      targets = targets.replace(taps=taps, mapped=True)
+    return state, targets
+
+  def _remapped(self, step, state, batch, targets):
     due = self.due(step)
     if not due:
       return state
@@ -67,6 +100,7 @@ class AdaptiveLayerMap:
         chosen.tolist(),
         np.round(similarity[np.arange(len(chosen)), chosen], 3).tolist(),
       )
+    self._maps = jax.device_get(maps)
     return state.replace(layer_maps=maps)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from kd.config import base
 from kd.core import types
 from kd.losses import distributions
+from kd.losses import layer_objective
 from kd.losses import objective as objective_lib
 from kd.losses import selection
 from kd.losses import term_builder
@@ -17,20 +18,9 @@ from kd.train import adaptive_layer_map
 from kd.train import update
 
 
-def test_a_student_that_is_not_finite_keeps_its_map():
-  sizes = families.variant('nano', 'variant')
-  model = families.build(sizes, 'float32', 'none', 'student')
-  params = jax.jit(model.init_params)(jax.random.key(0))
-  spec = base.term('hidden_states', map='adaptive', pairs=2, remap_every=1)
-  shape = model_sizes.term_sizes(sizes)
-  context = terms_lib.Context(steps=10, student=shape, teacher=shape)
-  objective = objective_lib.Objective(
-    term_builder.build({'hidden': spec.to_dict()}, context),
-    selection.everywhere(),
-    chunk_tokens=64,
-  )
+def _batch():
   ids = np.arange(16, dtype=np.int32).reshape(2, 8)
-  batch = types.Batch(
+  return types.Batch(
     tokens=ids,
     targets=ids,
     positions=np.tile(np.arange(8, dtype=np.int32), (2, 1)),
@@ -39,6 +29,70 @@ def test_a_student_that_is_not_finite_keeps_its_map():
     weights=np.ones((2, 8), np.float32),
     row_id=np.arange(2, dtype=np.int32),
   )
+
+
+def _objective(specs, sizes):
+  shape = model_sizes.term_sizes(sizes)
+  context = terms_lib.Context(steps=10, student=shape, teacher=shape)
+  return objective_lib.Objective(
+    term_builder.build({k: x.to_dict() for k, x in specs.items()}, context),
+    selection.everywhere(),
+    chunk_tokens=64,
+  )
+
+
+def test_the_layers_of_the_maps_give_the_same_loss_and_gradient():
+  """Two adaptive terms, by states and by attention, among fixed ones."""
+  sizes = families.variant('nano', 'variant')
+  model = families.build(sizes, 'float32', 'none', 'student')
+  adaptive = dict(map='adaptive', remap_every=2)
+  objective = _objective(
+    {
+      'fixed': base.term('hidden_states', pairs=1),
+      'own': base.term('hidden_states', pairs=2, **adaptive),
+      'maps': base.term('attention_maps', pairs=1),
+      'alike': base.term(
+        'hidden_states', pairs=1, similarity='attention', **adaptive
+      ),
+    },
+    sizes,
+  )
+  params = jax.jit(model.init_params)(jax.random.key(0))
+  teacher = jax.jit(model.init_params)(jax.random.key(1))
+  batch, terms = _batch(), objective.layer_terms
+  _, shown = model.forward(params, batch, objective.student_taps)
+  _, whole = model.forward(teacher, batch, objective.teacher_taps)
+  projections, _ = layer_objective.init(terms, jax.random.key(2))
+  last = sizes.num_layers - 1
+  maps = {'own': jnp.asarray([0, last]), 'alike': jnp.asarray([last - 1])}
+  chosen = jax.jit(lambda x, m: layer_objective.mapped(terms, x, m))(
+    whole, maps
+  )
+  assert chosen.hidden.shape[0] == 4 and whole.hidden.shape[0] == last + 1
+  assert chosen.query.shape[0] == 1 and whole.query.shape[0] == last + 1
+
+  def loss(student, taps, is_mapped):
+    value, sums, _, _ = layer_objective.total(
+      *(terms, projections, student, taps, batch),
+      *(objective.settings(batch, 0), maps, jax.random.key(3), is_mapped),
+    )
+    return value, sums
+
+  both = jax.value_and_grad(loss, has_aux=True)
+  for got, like in zip(
+    jax.tree.leaves(both(shown, chosen, True)),
+    jax.tree.leaves(both(shown, whole, False)),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(got, like)
+
+
+def test_a_student_that_is_not_finite_keeps_its_map():
+  sizes = families.variant('nano', 'variant')
+  model = families.build(sizes, 'float32', 'none', 'student')
+  params = jax.jit(model.init_params)(jax.random.key(0))
+  spec = base.term('hidden_states', map='adaptive', pairs=2, remap_every=1)
+  objective, batch = _objective({'hidden': spec}, sizes), _batch()
   _, shown = model.forward(params, batch, objective.teacher_taps)
   targets = distributions.Targets(None, shown)
 
@@ -54,8 +108,12 @@ def test_a_student_that_is_not_finite_keeps_its_map():
 
   measure = adaptive_layer_map.AdaptiveLayerMap(model, objective)
   # Compared with itself, each layer is nearest to itself.
-  good = measure(0, state(params), batch, targets)
+  good, kept = measure(0, state(params), batch, targets)
+  assert kept.mapped and kept.taps.hidden.shape[0] == 2
+  np.testing.assert_array_equal(
+    kept.taps.hidden, shown.hidden[good.layer_maps['hidden']]
+  )
   assert np.asarray(good.layer_maps['hidden']).any()
   spoiled = params | {'embedding': params['embedding'].at[3].set(jnp.nan)}
-  bad = measure(0, state(spoiled), batch, targets)
+  bad, _ = measure(0, state(spoiled), batch, targets)
   np.testing.assert_array_equal(bad.layer_maps['hidden'], [0, 0])

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import contextlib
+import dataclasses
 import time
 
 import jax
@@ -171,6 +172,7 @@ class _Loop:
     return self._step == self._config.steps or bool(self._early_stop.reason)
 
   def _train(self):
+    self._job.compile(self.state.params, self._say)
     rows = read_ahead.ReadAhead(
       self._job.feed.read,
       self._step,
@@ -216,13 +218,18 @@ class _Loop:
     self._timer.wait(time.monotonic() - began)
     # Dispatched before the step, so that it need not wait for the step.
     self._stop_agreement.start()
+    job.feed.layer_maps = self._remap.maps(self._step, self.state)
     with self._add_step_to_errors('the batch after'):
       fed = job.feed(self._step, self.state.params, read)
     self._timer.sample(fed.sampling_s)
     self._timer.wait(fed.placing_s)
     with rules.active(job.run.mesh):
-      self.state = self._remap(self._step, self.state, fed.batch, fed.targets)
-      self.state, out = self._update(self.state, fed.batch, fed.targets)
+      self.state, targets = self._remap(
+        self._step, self.state, fed.batch, fed.targets
+      )
+      # The layers that were measured are freed before the update.
+      fed = dataclasses.replace(fed, targets=None)
+      self.state, out = self._update(self.state, fed.batch, targets)
     self._step += 1
     # One step late, so that the device is never idle.
     self._add_pending_metrics()

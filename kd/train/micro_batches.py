@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from kd.core import types
-from kd.losses import distributions
 from kd.losses import logits_objective
 from kd.losses import objective as objective_lib
 
@@ -37,9 +36,9 @@ def _split_targets(targets, parts):
 
   def rebuild(rows):
     arrays, shown = rows
-    return distributions.Targets(
-      targets.distribution.with_positions(arrays),
-      shown and jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), shown),
+    return targets.replace(
+      distribution=targets.distribution.with_positions(arrays),
+      taps=shown and jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), shown),
     )
 
   return split_rows((arrays, shown), parts), rebuild

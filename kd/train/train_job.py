@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 
+from kd.core import progress
 from kd.core import types
 from kd.losses import objective as objective_lib
 from kd.run import resolved
@@ -30,6 +31,8 @@ class TrainJob:
     work: what a step computes.
     best: which evaluation makes a checkpoint the best one.
     stop: the metric that may end training early.
+    compile: of the student's parameters and `say`; compiles what the feed runs,
+      before the first step.
   """
 
   run: resolved.Run
@@ -43,3 +46,4 @@ class TrainJob:
   work: train_metrics.StepWork
   best: best_lib.Best
   stop: best_lib.Best
+  compile: Callable[[types.PyTree, progress.Say], None] = lambda *_: None

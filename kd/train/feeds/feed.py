@@ -21,8 +21,9 @@ from kd.run import resolved
 
 # Maps (step, indices in the step's batch) to these rows.
 Rows = Callable[[int, np.ndarray], types.Batch]
-# From a batch on the student's mesh to the targets of the live teachers.
-LiveTargets = Callable[[types.Batch], distributions.Targets]
+# From a batch on the student's mesh, and maps of layers that the targets are to
+# have, to the targets of the live teachers.
+LiveTargets = Callable[..., distributions.Targets]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,11 @@ class Feed:
     digest: of the rows, their order and everything that is read with them. A
       checkpoint records it; training resumes from the same digest only.
     teacher_names: the name of each teacher of the targets, for messages.
+    layer_maps: of terms with adaptive maps, whose layers the next targets have;
+      None: they have all that a map may name.
   """
+
+  layer_maps: Mapping[str, np.ndarray] | None = None
 
   def __init__(
     self,
@@ -113,8 +118,14 @@ class Feed:
     """
     del step, params
     batch, placing_s = self._place(read)
-    targets = self._targets(batch) if self._targets else None
+    targets = self._score(batch) if self._targets else None
     return StepInputs(batch, targets, placing_s)
+
+  def _score(self, batch):
+    """Returns the live teachers' targets of a batch on the mesh."""
+    if self.layer_maps is None:
+      return self._targets(batch)
+    return self._targets(batch, self.layer_maps)
 
   def _place(self, tree):
     """Returns the tree on the student's mesh, and seconds."""

@@ -1,6 +1,7 @@
 """Batches with the targets of live teachers, which score each batch."""
 
 from collections.abc import Sequence
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from kd.core import identity
 from kd.core import types
 from kd.losses import dense_distributions
 from kd.losses import distributions
+from kd.losses import layer_objective
 from kd.losses import projected_distributions
 from kd.losses import span_likelihoods
 from kd.partitioning import rules
@@ -74,7 +76,8 @@ class Source(source.Source):
     mixture = dense_distributions.DenseMixture(
       tuple(dense), abstract.teacher_weights(run, run.mesh)
     )
-    return distributions.Targets(mixture, _abstract_taps(run))
+    is_mapped = any(t.loss.remap_every for t in run.objective.layer_terms)
+    return distributions.Targets(mixture, _abstract_taps(run), is_mapped)
 
   def open(self, run, prepared):
     add_rows = teacher_prefix.rows(run, prepared)
@@ -137,8 +140,14 @@ def targets_on(
   if own_tokenizer.compares_spans(run):
     (teacher,), size = teachers, run.config.objective.chunk_tokens
     return live.make_spans(teacher, size, mesh)
-  vocab_size = run.student.config.vocab_size
-  return live.make(teachers, vocab_size, run.objective.teacher_taps, mesh)
+  objective = run.objective
+  return live.make(
+    teachers,
+    run.student.config.vocab_size,
+    objective.teacher_taps,
+    mesh,
+    functools.partial(layer_objective.mapped, objective.layer_terms),
+  )
 
 
 def _abstract_taps(run):
@@ -147,8 +156,15 @@ def _abstract_taps(run):
   if spec == types.TapSpec((), ()):
     return types.Taps(None, None, None, None)
   model, params = run.teacher, abstract.teacher_params(run)[0]
-  score = live.scorer(model.module, spec)
-  _, shown = jax.eval_shape(score, params, abstract.batch(run, model.mesh))
+  terms = run.objective.layer_terms
+  score = live.scorer(
+    model.module, spec, mapped=functools.partial(layer_objective.mapped, terms)
+  )
+  _, maps = jax.eval_shape(
+    lambda: layer_objective.init(terms, jax.random.key(0))
+  )
+  batch = abstract.batch(run, model.mesh)
+  _, shown = jax.eval_shape(score, params, batch, maps or None)
   sharding = rules.taps_sharding(run.mesh)
   return jax.tree.map(
     lambda x: abstract.array(x.shape, x.dtype, sharding), shown

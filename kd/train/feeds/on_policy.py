@@ -22,6 +22,7 @@ from kd.teachers import rollouts as rollouts_lib
 from kd.teachers import sampling_ahead
 from kd.train.feeds import feed
 from kd.train.feeds import live
+from kd.train.feeds import prompt_buckets
 
 # Parts of the data's own answers: rows of the student have none.
 _OF_DATA = ('answer', 'rationale')
@@ -67,6 +68,10 @@ class Source(live.Source):
 
   def sampling(self):
     return self._config.rollout
+
+  def compile(self, run, prepared, params, say):
+    settings = _settings(run.config.rollout)
+    prompt_buckets.compile_(run, prepared, settings, params, say)
 
   def describe(self):
     rollout = self._config.rollout
@@ -157,7 +162,7 @@ class Feed(feed.Feed):
   def _scored(self, rows):
     """Returns the batch of this process's rows, its targets, and seconds."""
     batch, placing_s = self._place(self._with_teacher(rows))
-    return batch, self._targets(batch), placing_s
+    return batch, self._score(batch), placing_s
 
   def state(self):
     kept = self._rollouts.buffer or self._ahead
