@@ -12,10 +12,13 @@ from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import prefix_template
 from kd.input_pipeline import rows as rows_lib
+from kd.modes import cache as cache_mode
 from kd.modes import train as train_mode
 from kd.run import resolve
 from kd.run import source as source_lib
+from kd.run import teacher_prefix
 from kd.train import training_rows
+from kd.train.feeds import cached
 from kd.train.feeds import live as live_feed
 from tests import alternating
 from tests import command
@@ -144,6 +147,34 @@ def test_the_pages_command_trains_on_what_the_student_says_too(tmp_path):
 
 def _prepared(run):
   return training_rows.prepare(run, lambda line: None)
+
+
+def test_a_cache_holds_what_the_live_teacher_says(tmp_path):
+  config = _config(tmp_path)
+  config.cache.update(folder=str(tmp_path / 'cache'), batch_size=4)
+  config.cache.method = base.cache_method('hidden')
+  with command.compiled_once(), alternating.variants():
+    run, _, batch, targets, prepared = _first_batch(config)
+    cache_mode.main(config, str(tmp_path / 'report'))
+    config.teacher.source = 'cached'
+    cached_run = resolve.resolve(config, jax.devices()[:1])
+    kept = cached.open_cache(cached_run, prepared).read(batch)
+    config.teacher.prefix = _PREFIX + '.'
+    other = resolve.resolve(config, jax.devices()[:1])
+    with pytest.raises(errors.ConfigError, match='prefix'):
+      cached.open_cache(other, prepared)
+    config.teacher.update(source='live', prefix=_PREFIX, length=100)
+    config.cache.folder = str(tmp_path / 'short')
+  counted = batch.weights != 0
+  (dense,) = targets.distribution.teachers
+  found = np.asarray(kept, np.float32)[counted]
+  expected = np.asarray(dense.final_hidden)[counted]
+  np.testing.assert_allclose(found, expected, atol=0.05)
+  rows = teacher_prefix.rows(
+    resolve.resolve(config, jax.devices()[:1]), prepared, all_fit=True
+  )
+  with pytest.raises(errors.ConfigError, match='teacher.length.*row'):
+    rows(rows_lib.Numbered(prepared)([0]))
 
 
 def test_a_prefix_of_nothing_changes_no_bit(tmp_path):

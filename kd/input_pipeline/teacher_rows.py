@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kd.core import errors
 from kd.core import types
 from kd.input_pipeline import prefixes as prefixes_lib
 from kd.input_pipeline import retokenizing
@@ -112,6 +113,7 @@ class PrefixedRows:
     bos_id: int | None,
     length: int,
     pad_id: int,
+    all_fit: bool = False,
   ):
     """Initializes the conversion.
 
@@ -120,7 +122,9 @@ class PrefixedRows:
       bos_id: of the tokenizer.
       length: positions of the teacher's rows, M.
       pad_id: fills their rest.
+      all_fit: whether an example without room raises ConfigError.
     """
+    self._all_fit = all_fit
     self._prefixes, self._bos_id = prefixes, bos_id
     self._length, self._pad_id = length, pad_id
 
@@ -163,6 +167,13 @@ class PrefixedRows:
     ):
       end = begin + len(ids)
       if end > self._length:
+        if self._all_fit:
+          raise errors.ConfigError(
+            'teacher.length',
+            f'found {self._length}, and row {batch.row_id[index]} needs {end} '
+            'positions or more as the teacher reads it',
+            legal=f'{end} or more',
+          )
         continue
       tokens[begin:end], targets[begin:end] = ids, following
       positions[begin:end] = np.arange(len(ids))
@@ -177,7 +188,8 @@ class PrefixedRows:
 def _segments(ids: np.ndarray) -> list[slice]:
   """Returns the positions of each packed example of a row."""
   starts = np.flatnonzero(np.diff(ids, prepend=0) > 0)
-  ends = [*starts[1:], np.count_nonzero(ids)]
+  # A row of padding has none.
+  ends = [*starts[1:], np.count_nonzero(ids)][: len(starts)]
   return [slice(*pair) for pair in zip(starts, ends, strict=True)]
 
 

@@ -24,6 +24,7 @@ from kd.run import resolved
 from kd.run import routed_teachers
 from kd.run import session
 from kd.run import source
+from kd.run import teacher_prefix
 from kd.teachers import live
 from kd.teachers import param_digest
 from kd.teachers.cache import compression
@@ -115,7 +116,7 @@ def job_of(
   scorer = scorer_lib.LiveScorer(
     *(teachers, method, size, config.objective.chunk_tokens),
     *(config.seed, config.cache.batch_size),
-    routed_teachers.router(config, prepared),
+    _changes(run, prepared),
   )
   described = [
     {
@@ -128,6 +129,15 @@ def job_of(
     for loaded, teacher in zip(teachers, run.teachers, strict=True)
   ]
   return _job(run, prepared, scorer, described, folder, say)
+
+
+def _changes(run, prepared):
+  """Returns what changes batches before they are scored; None for nothing."""
+  route = routed_teachers.router(run.config, prepared)
+  add_rows = teacher_prefix.rows(run, prepared, all_fit=True)
+  if route is None or add_rows is None:
+    return route or add_rows
+  return lambda batch: route(add_rows(batch))
 
 
 def _served_job(run, prepared, folder, say) -> writer.CacheJob:
@@ -197,13 +207,6 @@ def _check(run):
       'teacher.tokenizer',
       "found 'own', and a cache has targets for the student's tokens",
       legal="'shared'",
-    )
-  if run.config.teacher.prefix and not is_served:
-    raise errors.ConfigError(
-      'teacher.prefix',
-      f'found {run.config.teacher.prefix!r}, and a cache has targets of the '
-      "student's rows",
-      legal="'', or teacher.source 'server'",
     )
   shards = rules.row_shards(run.mesh if is_served else run.teacher.mesh)
   if run.config.cache.batch_size % shards:

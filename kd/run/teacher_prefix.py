@@ -1,11 +1,10 @@
 """What a run needs for a teacher that reads a prefix before each example."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import ml_collections
 
 from kd.core import errors
-from kd.core import types
 from kd.input_pipeline import prefix_template
 from kd.input_pipeline import prefixes
 from kd.input_pipeline import prepared as prepared_lib
@@ -17,7 +16,6 @@ from kd.run import resolved
 Config = ml_collections.ConfigDict | ml_collections.FrozenConfigDict
 
 _LIVE = ('live', 'on_policy')
-_SERVED = ('server', 'on_policy_server')
 
 
 def of_rows(config: Config) -> str:
@@ -46,12 +44,11 @@ def check(config: Config, objective: objective_lib.Objective) -> None:
   if not teacher.prefix:
     return
   prefix_template.columns(teacher.prefix)
-  is_served = bool(teacher.server.url)
-  if teacher.source not in (*_LIVE, *_SERVED) and not is_served:
+  if teacher.source == 'none':
     raise errors.ConfigError(
       prefix_template.FIELD,
       f'found {teacher.prefix!r}, and teacher.source is {teacher.source!r}',
-      legal="'', or teacher.source " + ', '.join(map(repr, _LIVE + _SERVED)),
+      legal="'', or another teacher.source",
     )
   if objective.teacher_taps.attention:
     raise errors.ConfigError(
@@ -78,9 +75,18 @@ def prefixes_of(
 
 
 def rows(
-  run: resolved.Run, prepared: Sequence[prepared_lib.Prepared]
-) -> Callable[[types.Batch], types.Batch] | None:
-  """Returns what adds the teacher's rows to batches; None if it needs none."""
+  run: resolved.Run,
+  prepared: Sequence[prepared_lib.Prepared],
+  all_fit: bool = False,
+) -> teacher_rows.TeacherRows | teacher_rows.PrefixedRows | None:
+  """Returns what adds the teacher's rows to batches; None if it needs none.
+
+  Args:
+    run: the resolved config.
+    prepared: the rows of each task of the mixture.
+    all_fit: whether an example that does not fit raises ConfigError instead of
+      being left out.
+  """
   if not reads_own_rows(run.config):
     return None
   found = prefixes_of(run, prepared) if run.config.teacher.prefix else None
@@ -91,4 +97,5 @@ def rows(
     run.tokenizer.bos_id,
     own_tokenizer.length(run.config),
     run.tokenizer.pad_id,
+    all_fit,
   )

@@ -1,7 +1,7 @@
 """Scores the rows of a cache, with teachers in memory or one on a server."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,6 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from kd.core import types
-from kd.input_pipeline import routing
 from kd.partitioning import placement
 from kd.teachers import live
 from kd.teachers.cache import compression
@@ -58,7 +57,7 @@ class LiveScorer(Scorer):
     chunk_tokens: int,
     seed: int,
     batch_size: int,
-    router: routing.Router | None = None,
+    change: Callable[[types.Batch], types.Batch] | None = None,
   ):
     """Initializes the scorer; see scoring.make.
 
@@ -69,17 +68,18 @@ class LiveScorer(Scorer):
       chunk_tokens: tokens per device whose logits are held at a time.
       seed: of the random draws.
       batch_size: rows over all processes.
-      router: divides the examples among the teachers; None: all take all.
+      change: adds to a batch of numpy arrays what the teachers read or take of
+        it; None: they read and take all.
     """
-    self._router = router
+    self._change = change
     self.mesh = jax.tree.leaves(teachers[0].params)[0].sharding.mesh
     self._teacher, self._batch_size = teachers[0], batch_size
     self._score = scoring.make(teachers, method, vocab_size, chunk_tokens, seed)
 
   def begin(self, rows, again=False):
     del again
-    if self._router:
-      rows = self._router(rows)
+    if self._change:
+      rows = self._change(rows)
     return self._score(placement.place(rows, self.mesh, self._batch_size))
 
   def finish(self, begun):

@@ -188,7 +188,7 @@ def request(
   run: resolved.Run, prepared: Sequence[prepare.Prepared]
 ) -> dict[str, Any]:
   """Returns the part of a cache's request that config and rows determine."""
-  data = run.config.data
+  data, prefix = run.config.data, run.config.teacher.prefix
   routes = [
     [r.path, r.weight, list(r.tasks), list(r.values)]
     for r in routed_teachers.routes(run.config)
@@ -210,6 +210,7 @@ def request(
     'vocab_size': run.student.config.vocab_size,
     # Other caches keep the digests that earlier versions gave them.
     **({'routes': routes} if routes else {}),
+    **({'prefix': prefix} if prefix else {}),
   }
 
 
