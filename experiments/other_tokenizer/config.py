@@ -6,8 +6,9 @@
       --workdir=/tmp/kd-other-tokenizer
 
 The teacher is the quickstart's, which reads bytes. A second word after the
-file, as in /tmp/kd-digits.model,uld, names the loss. The baseline, labels
-alone, is trained on the same rows and steps.
+file, as in /tmp/kd-digits.model,uld+labels, names the loss, with cross-entropy
+in addition or not. The baseline, labels alone, is trained on the same rows and
+steps.
 """
 
 from kd.config import base
@@ -16,9 +17,12 @@ from kd.configs import quickstart
 
 def get_config(words='/tmp/kd-digits.model'):
   tokenizer, _, loss = words.partition(',')
+  name, plus, _ = loss.partition('+')
   c = quickstart.get_config()
   c.data.tokenizer = f'model:{tokenizer}'
   c.teacher.tokenizer = 'own'
   c.teacher.length = 256
-  c.losses = dict(teacher=base.term(loss or 'chunk_likelihood'))
+  c.losses = dict(teacher=base.term(name or 'chunk_likelihood'))
+  if plus:
+    c.losses.labels = base.term('cross_entropy')
   return c

@@ -1,13 +1,14 @@
 #!/bin/bash
-# Three losses, three seeds, then a table of all. Run it from the repository. The
-# first loss trains the baseline, labels alone, which is that of all three.
+# Four losses, three seeds, then a table of all. Run it from the repository. The
+# first loss trains the baseline, labels alone, which is that of all.
 set -euo pipefail
 out=${1:-/tmp/kd-experiments/other_tokenizer}
 model=$out/digits.model
+losses=(chunk_likelihood chunk_likelihood+labels forward_kl+labels uld+labels)
 python -m experiments.other_tokenizer.train_tokenizer "$model"
 for seed in 0 1 2; do
   baseline=True
-  for loss in chunk_likelihood forward_kl uld; do
+  for loss in "${losses[@]}"; do
     python -m kd --config="experiments/other_tokenizer/config.py:$model,$loss" \
       --workdir="$out/$loss/$seed" --config.seed="$seed" \
       --config.evaluation.baseline="$baseline"
@@ -15,4 +16,4 @@ for seed in 0 1 2; do
   done
 done
 python -m experiments.other_tokenizer.compare experiments/other_tokenizer \
-  "$out" chunk_likelihood forward_kl uld
+  "$out" "${losses[@]}"
