@@ -243,7 +243,7 @@ def test_a_row_that_devices_cannot_share_is_refused():
   [
     ('mesh.pipeline_micro_batches', 3, ('3', '2 stages', '0 or 2, 4')),
     ('data.batch_size', 6, ('6', 'mesh.pipeline', 'multiple of 4')),
-    ('teacher.variant', 'tiny', ('mesh.pipeline', '1 layer periods')),
+    ('teacher.variant', 'tiny', ('mesh.pipeline', '1 periods of layers')),
     ('student.quantize.activation_range', 'running', ("'position'",)),
   ],
 )

@@ -37,12 +37,20 @@ def test_placement_of_1b_over_fsdp_tensor_and_sequence():
   assert mlp['down'].spec == spec('pipeline', 'tensor', whole)
 
 
+def test_periods_of_layers_lie_on_stages_that_divide_them():
+  def first(stages):
+    placed = _shardings('1b', pipeline=stages, fsdp=2)
+    return placed['pattern']['layer_0']['mlp']['up'].spec[0]
+
+  # 4 periods. Of 3 stages, only loading has parameters: each has all of them.
+  assert first(2) == first(4) == 'pipeline' and first(3) is None
+
+
 @pytest.mark.parametrize(
   'shape,words',
   [
     (dict(tensor=8), ('mesh.tensor', '8 devices', '4 heads', 'student')),
     (dict(fsdp=7), ('mesh.fsdp', '7 devices', '1152 embed')),
-    (dict(pipeline=3), ('mesh.pipeline', '3 devices', '4 layer periods')),
   ],
 )
 def test_undivided_axes_are_named(shape, words):

@@ -70,6 +70,27 @@ def test_four_change_nothing(start, alone):
   process_runs.assert_as_alone(run, alone)
 
 
+def test_two_stages_resume_bit_by_bit(start, folder):
+  """Each process has a stage of the student's layers, on four devices."""
+  changes = (
+    *('--config.mesh.pipeline=2', '--config.teacher.mesh.fsdp=8'),
+    *('--config.student.variant=', '--config.student.init=teacher'),
+    '--config.student.keep_layers=(0,1,4,5)',
+  )
+
+  def metrics():
+    run = start('stages', 2, *changes, devices=4)
+    assert run.finish() == [0, 0], run.text(0, 'err') + run.text(1, 'err')
+    lines = command.metrics(run.workdir)
+    return run, [x for x in lines if x['step'] > 4]
+
+  run, first = metrics()
+  shutil.rmtree(folder / 'stages' / 'checkpoints' / '6')
+  run, again = metrics()
+  assert 'resumes from step 4' in run.text(0, 'out')
+  assert len(first) > 2 and again == first
+
+
 @pytest.mark.parametrize('victim', [0, 1])
 def test_a_death_ends_the_other_and_one_process_goes_on(victim, start, alone):
   run = start(f'killed{victim}', 2, sleeps={f'1:{_SLOW}': 900.0})

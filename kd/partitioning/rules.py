@@ -37,6 +37,7 @@ RULES = (
 _BY_NAME = dict(RULES)
 # Replicated where the devices do not divide them; other axes must be divided.
 _REPLICABLE = (
+  'layer_periods',
   'kv_heads',
   'vocab',
   'lookup_width',
@@ -83,8 +84,8 @@ def param_shardings(
 ) -> types.PyTree:
   """Returns the sharding of each parameter.
 
-  Key and value heads and the vocabulary are replicated where the devices do not
-  divide them; any other axis must be divided evenly.
+  Periods of layers, key and value heads and the vocabulary are replicated where
+  the devices do not divide them; any other axis must be divided evenly.
 
   Args:
     mesh: the mesh.
@@ -108,10 +109,9 @@ def param_shardings(
         axis, shards = None, 1
       if size % shards:
         where = jax.tree_util.keystr(key_path, simple=True, separator='/')
-        label = name.replace('_', ' ')
         raise errors.ConfigError(
           f'mesh.{_longest(mesh, axis)}',
-          f'{shards} devices do not divide the {size} {label} of {path} '
+          f'{shards} devices do not divide the {size} {name} of {path} '
           f'({where})',
           legal=f'a divisor of {size}',
         )

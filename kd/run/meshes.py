@@ -84,6 +84,27 @@ def _check_pipeline(config, mesh):
     )
 
 
+def check_stages(mesh: jax.sharding.Mesh, periods: int, path: str) -> None:
+  """Raises ConfigError unless a mesh's stages divide a model's layers.
+
+  Args:
+    mesh: the model's devices.
+    periods: of the model's layers; see family.Config.scan_groups.
+    path: the model's, for the message.
+
+  Raises:
+    ConfigError: names mesh.pipeline.
+  """
+  stages = mesh.shape[rules.PIPELINE]
+  if periods % stages:
+    raise errors.ConfigError(
+      'mesh.pipeline',
+      f'{stages} stages do not divide the {periods} periods of layers of the '
+      f'{path}',
+      legal=f'a divisor of {periods}',
+    )
+
+
 def _check_state_memory(config, mesh):
   platform, _ = mesh_lib.platform(mesh)
   # jaxlib aborts a process that donates such a state to a CPU program.

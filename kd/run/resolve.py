@@ -79,6 +79,7 @@ def build_model(
   Raises:
     ConfigError: the devices have no such kernel, or do not divide a size.
   """
+  meshes.check_stages(mesh, sizes.scan_groups, path)
   module = families.build(sizes, spec.dtype, remat, path)
   kernel = attention_backend.choose(
     spec.attention,
@@ -89,9 +90,8 @@ def build_model(
     ),
     f'{path}.attention',
   )
-  module = module.clone(
-    kernel=kernel, pipeline_micro_batches=config.mesh.pipeline_micro_batches
-  )
+  parts = config.mesh.pipeline_micro_batches
+  module = module.clone(kernel=kernel, pipeline_micro_batches=parts)
   represented = representations.teacher
   if path == 'student':
     represented = representations.student
