@@ -129,7 +129,7 @@ def _fill_a_box(devices):
   if None in places:
     return True  # No TPUs.
   spans = (max(axis) - min(axis) + 1 for axis in zip(*places, strict=True))
-  return math.prod(spans) == len(set(places))
+  return math.prod(spans) == len(set(map(tuple, places)))
 
 
 def platform(
