@@ -27,9 +27,9 @@ from kd.planning import programs
 from kd.pruning import importance
 from kd.pruning import scores as scores_lib
 from kd.pruning import sizes as sizes_lib
-from kd.run import load_params
 from kd.run import model_sizes
 from kd.run import resolve
+from kd.run import saved_params
 from kd.train import describe
 from kd.train import update
 from kd.train.feeds import abstract
@@ -107,7 +107,7 @@ def _trace(run):
   )
   state = jax.eval_shape(
     lambda p: update.init_state(p, run.objective, run.optimizer, 0),
-    load_params.abstract(run.student),
+    saved_params.abstract(run.student),
   )
   batch = abstract.batch(run, run.mesh)
   # What a cache holds, its files say.

@@ -14,8 +14,8 @@ from kd.partitioning import rules
 from kd.planning import planned_run
 from kd.planning import programs
 from kd.planning.hlo import hlo_text
-from kd.run import load_params
 from kd.run import resolve
+from kd.run import saved_params
 from kd.sampling import device
 
 _ROWS, _PROMPT = 8, 16
@@ -96,7 +96,7 @@ def test_decoding_gathers_no_weights(mesh, sizes):
 def test_decoding_weights_are_split_as_the_plan_says(mesh, sizes, scheme):
   few_bits = {f'student.quantize.{x}': scheme for x in ('weights', 'tables')}
   run = _run(mesh, sizes, **few_bits)
-  params = load_params.abstract(run.student)
+  params = saved_params.abstract(run.student)
   with rules.active(run.mesh):
     compiled = device.weights.lower(run.student.module, params).compile()
   planned = programs.decode(run).arguments[1]

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 
 _AT_A_TIME = 2
 IMPORTED = ('kd.main', 'kd.metrics.writers', 'matplotlib.pyplot', 'seqio')
@@ -134,6 +135,45 @@ def watch_reader(file, sleeps):
     return read(self, step, numbers)
 
   rows.Rows.__call__ = read_and_tell
+
+
+def watch_memory(file):
+  """Writes down what parameters take, a line of JSON each.
+
+  Args:
+    file: its name with the process's number behind. When a parameter is read,
+      its shape and the bytes that the host allocates for it meanwhile; before a
+      prompt is read, `devices`: the bytes of all arrays on this process's
+      devices.
+  """
+  import jax
+
+  weights = importlib.import_module('kd.checkpoints.weights')
+  device = importlib.import_module('kd.sampling.device')
+  place, prefill = weights.place, device.prefill
+
+  def tell(facts):
+    with open(f'{file}.{jax.process_index()}', 'a', encoding='utf-8') as f:
+      f.write(json.dumps(facts) + '\n')
+
+  def place_and_tell(*args):
+    tracemalloc.start()
+    array = place(*args)
+    host = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    tell({'shape': array.shape, 'host': host})
+    return array
+
+  def prefill_after_telling(*args):
+    parts = {
+      (part.device.id, part.data.unsafe_buffer_pointer()): part.data.nbytes
+      for array in jax.live_arrays()
+      for part in array.addressable_shards
+    }
+    tell({'devices': sum(parts.values())})
+    return prefill(*args)
+
+  weights.place, device.prefill = place_and_tell, prefill_after_telling
 
 
 def count_collectives(file):

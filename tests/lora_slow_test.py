@@ -14,6 +14,7 @@ from kd.modes import export as export_mode
 from kd.modes import train as train_mode
 from kd.run import load_params
 from kd.run import resolve
+from kd.run import saved_params
 from tests import command
 from tests import page_commands
 
@@ -57,7 +58,9 @@ def runs(tmp_path_factory):
 def _params(folder, name):
   run = resolve.resolve(_config(folder, 4), jax.devices())
   first = load_params.load(run.student, run.config.seed, 'student.init', None)
-  last = load_params.restore(str(folder / name), run.student, 'last', 'workdir')
+  last = saved_params.restore(
+    str(folder / name), run.student, 'last', 'workdir'
+  )
   return run, first, last
 
 

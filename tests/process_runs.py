@@ -50,6 +50,7 @@ class Run:
     devices=1,
     homes=None,
     config='',
+    memory=None,
   ):
     """Starts the processes.
 
@@ -64,6 +65,7 @@ class Run:
       homes: the home folder of each process, which then holds its prepared
         rows: as on machines of their own, one path means different folders.
       config: its file; '': the quickstart's.
+      memory: file of fault_driver.watch_memory; None: nothing is watched.
     """
     self.workdir, self.reads = f'{folder}/{name}', f'{folder}/{name}.reads'
     self._meetings = f'{folder}/{name}.meetings'
@@ -84,6 +86,7 @@ class Run:
       'alternate_layers': {},
       'watch_reader': {'file': self.reads, 'sleeps': sleeps or {}},
       'count_collectives': {'file': self._meetings},
+      **({'watch_memory': {'file': memory}} if memory else {}),
     }
     self.processes = [
       forks.start(

@@ -172,42 +172,6 @@ def test_two_prune_as_one_does(start):
     np.testing.assert_allclose(*both, rtol=1e-5)
 
 
-def test_two_answer_as_one_does(start, alone, folder):
-  """Process 0 reads prompts and writes; the parameters are split over both."""
-  prompts = folder / 'prompts.jsonl'
-  prompts.write_text('{"prompt": "Q: 1+2=?\\nA:\\n"}\n{"prompt": "2+3"}\n')
-  changes = {
-    'generate': (
-      f'--config.generate.prompts={prompts}',
-      *('--config.generate.samples=2', '--config.generate.max_new_tokens=6'),
-    ),
-    'reason': (
-      *('--config.reasoning.count=2', '--config.reasoning.samples=2'),
-      *('--config.reasoning.shots=0', '--config.reasoning.max_new_tokens=6'),
-    ),
-  }
-  split = ['--config.mesh.data=1', '--config.mesh.tensor=2']
-  for mode, fields in changes.items():
-    written = []
-    for count in (1, 2):
-      run = start(
-        'alone', count, f'--mode={mode}', *fields, *(split if count > 1 else ())
-      )
-      assert run.finish() == [0] * count, run.text(0, 'err') + run.text(
-        count - 1, 'err'
-      )
-      name = {'generate': 'completions.jsonl', 'reason': 'traces/samples.jsonl'}
-      file = f'{run.workdir}/{name[mode]}'
-      with open(file) as f:
-        records = [json.loads(line) for line in f]
-      written.append(
-        [[sample['text'] for sample in x['samples']] for x in records]
-      )
-      assert [len(texts) for texts in written[-1]] == [2, 2]
-      os.remove(file)
-    assert written[0] == written[1]
-
-
 def test_one_goes_on_as_two(start, alone):
   run = start('grows', 1, sleeps={f'0:{_SLOW}': 15.0})
   # Waiting, a process alone saves at once.

@@ -10,8 +10,8 @@ from kd.core import errors
 from kd.models import families
 from kd.modes import export as export_mode
 from kd.modes import train as train_mode
-from kd.run import load_params
 from kd.run import resolve
+from kd.run import saved_params
 from kd.train.feeds import live
 from tests import command
 from tests import page_commands
@@ -56,7 +56,7 @@ def test_a_run_says_what_few_bits_cost(tmp_path, capsys):
   values = np.asarray(held['codes'], np.float64) * np.asarray(held['scales'])
   step = np.abs(whole).max(axis=1, keepdims=True) / 7
   assert np.abs(values - whole).max() <= step.max() * 0.51
-  trained = load_params.restore(
+  trained = saved_params.restore(
     str(tmp_path / 'run'), run.student, 'last', 'workdir'
   )
   with command.compiled_once():

@@ -253,14 +253,7 @@ def place(
     for where in map(bounds, indices)
   }
   for tensor, origin in pairs:
-    array = _read(source, origin)
-    for where, part in parts.items():
-      inner = where if tensor.group is None else where[1:]
-      values = array[tuple(slice(*ends) for ends in inner)]
-      if tensor.group is None:
-        part[...] = values
-      elif where[0][0] <= tensor.group < where[0][1]:
-        part[tensor.group - where[0][0]] = values
+    _fill(parts, tensor, _read(source, origin))
   if sharding is None:
     (part,) = parts.values()
     placed = jax.device_put(part)
@@ -270,6 +263,17 @@ def place(
     )
   # The parts can go then.
   return placed.block_until_ready()
+
+
+def _fill(parts, tensor, array):
+  """Puts the values of a tensor where parts of its parameter have them."""
+  for where, part in parts.items():
+    inner = where if tensor.group is None else where[1:]
+    values = array[tuple(slice(*ends) for ends in inner)]
+    if tensor.group is None:
+      part[...] = values
+    elif where[0][0] <= tensor.group < where[0][1]:
+      part[tensor.group - where[0][0]] = values
 
 
 def _read(source, tensor) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -32,17 +33,21 @@ from kd.teachers import param_digest
 from kd.train import rounding
 
 
-@dataclasses.dataclass(frozen=True)
 class Weights:
   """The student's weights.
 
   Attributes:
-    params: its parameters.
-    plain: those of the plain model with the same outputs.
+    params: its parameters; deleted by the first use of `plain`, unless the
+      student is plain.
   """
 
-  params: types.PyTree
-  plain: types.PyTree
+  def __init__(self, student: resolved.Model, params: types.PyTree):
+    self._student, self.params = student, params
+
+  @functools.cached_property
+  def plain(self) -> types.PyTree:
+    """Returns those of the plain model with the same outputs."""
+    return load_params.plain(self._student, self.params)
 
 
 # Writes files of weights about which the claims are made, and their card.
@@ -55,7 +60,9 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   # All are asked before the weights are read, which may take minutes.
   writers = [
     FORMATS[name](run, workdir)
-    for name in dict.fromkeys(run.config.export.formats)
+    # Adapters first: plain weights take their place.
+    for name in FORMATS
+    if name in run.config.export.formats
   ]
   params = outputs.student_params(run, workdir)
   # Asked of all processes: each holds a part of the parameters.
@@ -63,9 +70,9 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   claims, result = provenance.collect(run, workdir, weights)
   has_turns = templates.has_turns(run.config.data.template)
   card = model_card.text(run, workdir, claims, result, has_turns)
-  both = Weights(params, load_params.plain(run.student, params))
+  student = Weights(run.student, params)
   for write in writers:
-    write(both, claims, card)
+    write(student, claims, card)
 
 
 def _hf(run: resolved.Run, workdir: str) -> Write:
@@ -167,7 +174,8 @@ def _peft(run: resolved.Run, workdir: str) -> Write:
     del card  # It says how transformers loads the whole model.
     if not base:
       bare = dataclasses.replace(run.student, module=module.inner)
-      params = load_params.plain(bare, module.base_params(weights.params))
+      base_params = module.base_params(weights.params)
+      params = load_params.plain(bare, base_params, keep=True)
       hf_folder.write(base_folder, run, params, run.student.config)
 
     def write_more(new):
@@ -197,4 +205,4 @@ def _say_written(folder: str) -> None:
     session.say(f'wrote {folder}: {", ".join(sorted(os.listdir(folder)))}')
 
 
-FORMATS = {'hf': _hf, 'gguf': _gguf, 'peft': _peft}
+FORMATS = {'peft': _peft, 'hf': _hf, 'gguf': _gguf}

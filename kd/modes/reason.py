@@ -24,6 +24,7 @@ from kd.reasoning.chains import questions as questions_lib
 from kd.reasoning.chains import selection
 from kd.reasoning.chains import served
 from kd.reasoning.chains import traces
+from kd.run import generation
 from kd.run import load_params
 from kd.run import lock
 from kd.run import outputs
@@ -69,6 +70,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   with lock.shared(folder, _PATH, session.say):
     model, params = _model(run, workdir)
     digest = param_digest.of(params)
+    params = generation.as_multiplied(model, params)
     with together.shared(samplers.make(run, model, params)) as sampler:
       if sampler is None:
         return

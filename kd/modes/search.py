@@ -6,6 +6,7 @@ import html
 import os
 from typing import Any
 
+import jax
 import ml_collections
 
 from kd.core import atomic_files
@@ -15,15 +16,19 @@ from kd.reasoning.trees import problems
 from kd.reasoning.trees import tree as tree_lib
 from kd.reasoning.trees import tree_data
 from kd.reasoning.trees import tree_picture
+from kd.reasoning.trees import tree_problem
 from kd.reasoning.trees import tree_run
 from kd.reasoning.trees import tree_search
+from kd.run import generation
 from kd.run import lock
 from kd.run import outputs
 from kd.run import resolve
+from kd.run import resolved
 from kd.run import samplers
 from kd.run import session
 from kd.sampling import fields as sampling_fields
 from kd.sampling import requests
+from kd.sampling import together
 from kd.teachers import param_digest
 
 SUMMARY = 'summary.json'
@@ -55,42 +60,57 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
     run = session.open_trained(config, workdir)
   else:
     run = resolve.resolve(config, session.devices(config))
-  session.check_one_process('search')
   fields = run.config.search
-  source = problems.SOURCES[fields.problem]
-  instances = problems.instances(
-    source, fields.data, fields.first, fields.count
-  )
+  instances = ()
+  if jax.process_index() == 0:
+    source = problems.SOURCES[fields.problem]
+    instances = problems.instances(
+      source, fields.data, fields.first, fields.count
+    )
   folder = paths.expand(fields.folder or os.path.join(workdir, 'search'))
-  model = digest = None
-  if _asks_model(fields):
+  with lock.shared(folder, 'search.folder', say):
+    if not _asks_model(fields):
+      if jax.process_index() == 0:
+        _search(run, instances, None, None, folder)
+      return
     params = outputs.student_params(run, workdir)
     digest = param_digest.of(params)
-    model = _model(run, params)
-  with lock.shared(folder, 'search.folder', say):
-    trees = tree_run.run(
-      source.problem,
-      instances,
-      _plan(fields),
-      model,
-      folder,
-      _identity(run, digest),
-      fields.concurrency,
-      say,
-    )
-    readers = (
-      tree_data.Reader(source.problem, *pair)
-      for pair in zip(instances, trees, strict=True)
-    )
-    provenance = {
-      'problem': fields.problem,
-      'model': digest,
-      'seed': fields.seed,
-    }
-    counts = tree_data.write(folder, readers, fields.contrast, provenance)
-    _draw(folder, fields.problem, trees[: fields.num_pictures])
-    summary = summarize(trees)
-    atomic_files.write_json(os.path.join(folder, SUMMARY), summary)
+    params = generation.as_multiplied(run.student, params)
+    sampler = samplers.make(run, run.student, params)
+    with together.shared(sampler) as sampler:
+      if sampler is not None:
+        _search(run, instances, _model(run, sampler), digest, folder)
+
+
+def _search(
+  run: resolved.Run,
+  instances: Sequence[tree_problem.Instance],
+  model: tree_run.ThoughtModel | None,
+  digest: str | None,
+  folder: str,
+) -> None:
+  """Searches the instances, and writes what `main` names into the folder."""
+  fields, say = run.config.search, session.say
+  problem = problems.SOURCES[fields.problem].problem
+  trees = tree_run.run(
+    problem,
+    instances,
+    _plan(fields),
+    model,
+    folder,
+    _identity(run, digest),
+    fields.concurrency,
+    say,
+  )
+  readers = (
+    tree_data.Reader(problem, *pair)
+    for pair in zip(instances, trees, strict=True)
+  )
+  provenance = {'problem': fields.problem, 'model': digest, 'seed': fields.seed}
+  counts = tree_data.write(folder, readers, fields.contrast, provenance)
+  _draw(folder, fields.problem, trees[: fields.num_pictures])
+  summary = summarize(trees)
+  atomic_files.write_json(os.path.join(folder, SUMMARY), summary)
   say(f'{folder}: {describe(summary)}')
   say(', '.join(f'{name}: {count:,} lines' for name, count in counts.items()))
 
@@ -116,8 +136,8 @@ def _settings(fields) -> requests.SamplingSettings:
   return sampling_fields.settings(fields, ('\n',))
 
 
-def _model(run, params):
-  """Returns the student with its parameters, which proposes and judges."""
+def _model(run, sampler) -> tree_run.ThoughtModel:
+  """Returns the student, which proposes and judges."""
   template = run.config.data.template
 
   def encode(inputs, so_far):
@@ -125,7 +145,6 @@ def _model(run, params):
     text, _ = templates.render(template, messages, generate=True)
     return tuple(templates.encode_text(run.tokenizer, text + so_far))
 
-  sampler = samplers.make(run, run.student, params)
   settings = _settings(run.config.search)
   return tree_run.ThoughtModel(sampler, settings, encode)
 

@@ -26,6 +26,7 @@ from kd.planning import planned_run
 from kd.run import load_params
 from kd.run import own_tokenizer
 from kd.run import resolved
+from kd.run import saved_params
 from kd.run import source as source_lib
 from kd.sampling import device
 from kd.sampling import picking
@@ -86,7 +87,7 @@ def _bits(dtype):
 def state(run: resolved.Run) -> update.TrainState:
   """Returns the abstract training state of the student."""
   return update.abstract_state(
-    load_params.abstract(run.student), run.objective, run.optimizer, run.mesh
+    saved_params.abstract(run.student), run.objective, run.optimizer, run.mesh
   )
 
 
@@ -229,7 +230,7 @@ def decode(run: resolved.Run) -> Program:
     )
     return ids, logprobs
 
-  params = load_params.abstract(run.student)
+  params = saved_params.abstract(run.student)
   replicated = rules.replicated(run.mesh)
   ints = abstract.array((rows,), jnp.int32, replicated)
   function = jax.jit(answer)
@@ -259,7 +260,7 @@ def decode(run: resolved.Run) -> Program:
 
 def decoding_weights(student: resolved.Model) -> types.PyTree:
   """Returns abstract decoding weights, sharded like the parameters."""
-  params = load_params.abstract(student)
+  params = saved_params.abstract(student)
   config, shardings = student.config, load_params.core_of(student).shardings
   with rules.active(student.mesh):
     shapes = jax.eval_shape(student.module.decoding_weights, params)

@@ -1,11 +1,12 @@
 """Loads the student in the representation that generation reads."""
 
-import jax
-
 from kd.core import types
+from kd.models import families
+from kd.models import tensors as tensors_lib
 from kd.quantization import quantized_model
 from kd.quantization import rules
 from kd.quantization import running_ranges
+from kd.run import conversions
 from kd.run import load_params
 from kd.run import outputs
 from kd.run import resolved
@@ -50,6 +51,29 @@ def params(
     # One parameter at a time, where files are read.
     return load_params.load(model, run.config.seed, 'student.init', None)
   full = outputs.student_params(run, workdir)
-  store = jax.jit(model.module.from_plain, out_shardings=model.shardings)
+  module = model.module
+  if isinstance(module, running_ranges.RunningRangesModel):
+    module = module.inner
   plain = load_params.plain(trained, full)
-  return running_ranges.carried(full, store(plain, jax.random.key(0)))
+  few_bits = conversions.stored(module, plain, model.shardings)
+  return running_ranges.carried(full, few_bits)
+
+
+def as_multiplied(model: resolved.Model, params: types.PyTree) -> types.PyTree:
+  """Returns parameters of which none is cast again for each prompt.
+
+  Sampling multiplies in the model's data type. The embedding is then held once,
+  by what reads prompts and by what decodes.
+
+  Args:
+    model: the model to sample from.
+    params: its parameters; matrices of another data type are deleted.
+  """
+  if model.module.core is not model.module:  # Computes its matrices from these.
+    return params
+  tensors = families.of(model.config).tensors(model.config)
+  matrices = {matrix.path for matrix in tensors_lib.matrices(tensors)}
+  dtype = model.module.dtype
+  return conversions.in_turn(
+    params, lambda keys, x: x.astype(dtype) if keys in matrices else x
+  )

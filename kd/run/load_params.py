@@ -4,22 +4,15 @@ import dataclasses
 import functools
 import logging
 
-from etils import epath
 import jax
 import jax.numpy as jnp
 
-from kd.checkpoints import manager
-from kd.checkpoints import tensor_checks
 from kd.checkpoints import weights
-from kd.core import errors
 from kd.core import paths
 from kd.core import types
 from kd.models import families
 from kd.models import family
 from kd.models import lora
-from kd.models import tensors
-from kd.optimizers import parameter_groups
-from kd.partitioning import processes
 from kd.partitioning import rules
 from kd.pruning import scores as scores_lib
 from kd.pruning import selection as selection_lib
@@ -27,84 +20,13 @@ from kd.pruning import slicing
 from kd.quantization import quantized_model
 from kd.quantization import rounding_ties
 from kd.quantization import running_ranges
+from kd.run import conversions
 from kd.run import representations
 from kd.run import resolved
+from kd.run import saved_params
 from kd.run import towers
 from kd.run import workdirs
 from kd.teachers import param_digest
-
-
-def abstract(model: resolved.Model) -> types.PyTree:
-  """Returns the shapes and shardings of the model's parameters."""
-  shapes = model.module.abstract_params()
-  return jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    shapes,
-    model.shardings,
-  )
-
-
-def restore(
-  workdir: str,
-  model: resolved.Model,
-  which: str,
-  path: str,
-  averaged: bool = False,
-) -> types.PyTree:
-  """Reads the parameters that a run has saved.
-
-  Args:
-    workdir: the run's folder.
-    model: whose they are; keep_layers is ignored.
-    which: 'last' or 'best'.
-    path: the config path that names the workdir, for the message.
-    averaged: whether to read the averages of the trained parameters.
-
-  Raises:
-    ConfigError: there is no checkpoint, it is damaged, it is another model's,
-      or its parameters are not finite.
-  """
-  folder = manager.folder_of(workdir)
-  if not epath.Path(folder).is_dir():
-    raise errors.ConfigError(
-      path,
-      f'{workdir!r} holds no {manager.FOLDER}',
-      legal='the workdir of a run that has saved',
-    )
-  saved = manager.Manager(workdir, keep=1, read_only=True)
-  step = saved.best_step() if which == 'best' else saved.latest_step()
-  if step is None:
-    raise errors.ConfigError(path, f'{folder!r} holds no {which} checkpoint')
-  like = {'params': abstract(model)}
-  if averaged:
-    like[manager.EMA] = _abstract_average(saved, step, like['params'])
-  whole = lambda: saved.check_whole(step, (*like, 'position'), path)
-  processes.from_first(whole)
-  items, _ = saved.restore(step, like)
-  saved.close()
-  # Parameters that are not trained have no average.
-  params = parameter_groups.merge(items.get(manager.EMA), items['params'])
-  tensor_checks.check_finite_params(
-    params, f'{path}: checkpoint {folder}/{step}'
-  )
-  return params
-
-
-def _abstract_average(saved, step, params):
-  """Returns those of `params` whose average a checkpoint has."""
-  averaged = saved.leaves(step, manager.EMA)
-  if not averaged:
-    raise errors.ConfigError(
-      'export.params',
-      f"found 'ema', and the checkpoint {saved.folder}/{step} has no average: "
-      'its run had ema.decay=0',
-      legal="'last'",
-    )
-  return jax.tree_util.tree_map_with_path(
-    lambda keys, x: x if manager.leaf_path(keys) in averaged else None, params
-  )
 
 
 def _of_workdir(folder: str, model: resolved.Model, path: str) -> types.PyTree:
@@ -120,24 +42,29 @@ def _of_workdir(folder: str, model: resolved.Model, path: str) -> types.PyTree:
   """
   config = workdirs.recorded_config(folder)
   if config is None:
-    return restore(folder, model, 'last', path)
+    return saved_params.restore(folder, model, 'last', path)
   student = config.student.to_dict()
   module = representations.student(model.module, student, 'student')
   trained = _whole(model, module)
-  return plain(trained, restore(folder, trained, 'last', path))
+  return plain(trained, saved_params.restore(folder, trained, 'last', path))
 
 
-def plain(model: resolved.Model, params: types.PyTree) -> types.PyTree:
+def plain(
+  model: resolved.Model, params: types.PyTree, keep: bool = False
+) -> types.PyTree:
   """Returns the parameters of the plain model with the same outputs.
+
+  They are computed one by one, so that there are never two copies of all.
 
   Args:
     model: the model.
-    params: its parameters, on its devices.
+    params: its parameters, on its devices; deleted, unless the model is plain.
+    keep: whether they are needed later, and not deleted.
   """
   if model.module.core is model.module:
     return params
   shardings = core_of(model).shardings
-  return jax.jit(model.module.plain_params, out_shardings=shardings)(params)
+  return conversions.plain(model.module, params, shardings, keep)
 
 
 def core_of(model: resolved.Model) -> resolved.Model:
@@ -251,7 +178,7 @@ def load(
     return init(jax.random.key(seed))
   if kind == 'workdir' and not model.keep_layers:
     params = _of_workdir(paths.expand(place), model, path)
-    return jax.tree.map(lambda x: x.astype(model.param_dtype), params)
+    return conversions.in_turn(params, lambda _, x: x.astype(model.param_dtype))
   if kind in ('teacher', 'workdir'):
     source = teacher_params
     if kind == 'workdir':
@@ -361,23 +288,13 @@ def _with_few_bits(model, seed, path, teacher_params):
   from_file = model.init.partition(':')[0] in weights.PREFIXES
   is_changed = model.prune or model.vision_init or model.keep_tower_layers
   if from_file and not is_changed:
-
-    def convert(keys, array):
-      store = jax.jit(
-        functools.partial(module.quantize, keys),
-        out_shardings=tensors.leaf(shardings, keys),
-        donate_argnums=0,
-      )
-      return store(array)
-
     # One parameter at a time: the whole model in float32 may not fit.
     return weights.load(
       *(model.init, module.inner, plain_shardings, model.keep_layers),
-      *('float32', path, convert),
+      *('float32', path, conversions.storing(module, shardings)),
     )
   inner = dataclasses.replace(
     model, module=module.inner, shardings=plain_shardings
   )
-  store = jax.jit(module.from_plain, out_shardings=shardings)
   params = load(inner, seed, path, teacher_params)
-  return store(params, jax.random.key(seed))
+  return conversions.stored(module, params, shardings)

@@ -15,6 +15,7 @@ from kd.models.gemma3 import config as gemma3_config
 from kd.partitioning import mesh as mesh_lib
 from kd.run import load_params
 from kd.run import resolved
+from kd.run import saved_params
 
 _CONFIG = gemma3_config.Gemma3Config(
   embed_dim=8,
@@ -53,7 +54,7 @@ def test_checkpoints_that_are_not_finite_are_refused_by_name(tmp_path):
   """However they are asked for: by --workdir, or by `workdir:` in a config."""
   model = _model(f'workdir:{tmp_path}')
   params = jax.tree.map(
-    lambda s: np.ones(s.shape, s.dtype), load_params.abstract(model)
+    lambda s: np.ones(s.shape, s.dtype), saved_params.abstract(model)
   )
   saving = manager.Manager(str(tmp_path), keep=2)
 
@@ -66,7 +67,7 @@ def test_checkpoints_that_are_not_finite_are_refused_by_name(tmp_path):
   back = load_params.load(model, 0, 'teacher.init', None)
   jax.tree.map(np.testing.assert_array_equal, back, params)
   with pytest.raises(errors.ConfigError, match='export.params.*no average'):
-    load_params.restore(str(tmp_path), model, 'last', '--workdir', True)
+    saved_params.restore(str(tmp_path), model, 'last', '--workdir', True)
   params['pattern']['layer_1']['mlp']['up'][0, 0, :3] = np.nan
   params['final_norm']['scale'][0] = np.inf
   save(2, params)
@@ -76,7 +77,7 @@ def test_checkpoints_that_are_not_finite_are_refused_by_name(tmp_path):
     '3 of 64 values of pattern/layer_1/mlp/up are not finite'
   )
   with pytest.raises(errors.ConfigError, match=f'--workdir: {message}'):
-    load_params.restore(str(tmp_path), model, 'last', '--workdir')
+    saved_params.restore(str(tmp_path), model, 'last', '--workdir')
   for keep in ((), (0,)):
     shorter = dataclasses.replace(model, keep_layers=keep)
     with pytest.raises(errors.ConfigError, match=f'teacher.init: {message}'):

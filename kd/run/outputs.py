@@ -6,6 +6,7 @@ from kd.checkpoints import manager
 from kd.core import types
 from kd.run import load_params
 from kd.run import resolved
+from kd.run import saved_params
 from kd.sampling import requests
 
 BASELINE = 'baseline'
@@ -33,7 +34,7 @@ def student_params(run: resolved.Run, workdir: str) -> types.PyTree:
     workdir: the folder that may hold a run.
   """
   if has_checkpoint(workdir):
-    return load_params.restore(
+    return saved_params.restore(
       workdir,
       run.student,
       run.config.export.checkpoint,

@@ -111,10 +111,49 @@ def empty(
   )
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def weights(model: family.Model, params: types.PyTree) -> types.PyTree:
-  """Returns the parameters as decoding reads them."""
-  return model.decoding_weights(params)
+  """Returns the parameters as decoding reads them.
+
+  Those that it reads as they are, such as the embedding where its data type is
+  that of the model, are the same arrays: jit would copy them.
+  """
+  given, tree = jax.tree.flatten(params)
+  shapes = tuple((x.shape, x.dtype) for x in given)
+  same, result = _unchanged(model, tree, shapes)
+  computed = iter(changed_weights(model, same, params))
+  return result.unflatten(
+    next(computed) if place is None else given[place] for place in same
+  )
+
+
+@functools.lru_cache(maxsize=32)
+def _unchanged(model, tree, shapes):
+  """Returns which decoding weights are parameters as they are.
+
+  Args:
+    model: the model.
+    tree: of the parameters.
+    shapes: with the data types, of each.
+
+  Returns:
+    For each decoding weight the parameter's number, or None; and their tree.
+  """
+  params = tree.unflatten(jax.ShapeDtypeStruct(*x) for x in shapes)
+  program, held = jax.make_jaxpr(model.decoding_weights, return_shape=True)(
+    params
+  )
+  numbers = {variable: i for i, variable in enumerate(program.jaxpr.invars)}
+  same = tuple(numbers.get(variable) for variable in program.jaxpr.outvars)
+  return same, jax.tree.structure(held)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def changed_weights(
+  model: family.Model, same: tuple[int | None, ...], params: types.PyTree
+) -> list[Array]:
+  """Returns those decoding weights whose place in `same` is None."""
+  held = jax.tree.leaves(model.decoding_weights(params))
+  return [x for x, place in zip(held, same, strict=True) if place is None]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -338,7 +338,12 @@ def test_wrong_input_is_named(params):
 def test_one_program_serves_a_bucket_and_any_parameters(params):
   engine, how = cases.make(), cases.settings(temperature=0.7)
   engine.generate(params, cases.asked(cases.prompts([18])), how)
-  programs = (device.steps, device.insert, device.prefill, device.weights)
+  programs = (
+    device.steps,
+    device.insert,
+    device.prefill,
+    device.changed_weights,
+  )
   before = [program._cache_size() for program in programs]
   other = jax.tree.map(lambda x: x * 1.1, params)
   hotter = cases.settings(temperature=1.3)

@@ -17,7 +17,9 @@ def of(params: types.PyTree) -> str:
   integers: the sum does not depend on the sharding.
   """
   leaves = jax.tree_util.tree_leaves_with_path(params)
-  sums = jax.device_get([_sum(leaf) for _, leaf in leaves])
+  # One at a time: on CPUs, programs in which processes wait for each other
+  # take all threads if many are started at once.
+  sums = [jax.device_get(_sum(leaf)) for _, leaf in leaves]
   named = [
     [jax.tree_util.keystr(path), leaf.shape, str(leaf.dtype), words.tolist()]
     for (path, leaf), words in zip(leaves, sums, strict=True)

@@ -14,7 +14,7 @@ from kd.input_pipeline import read_ahead
 from kd.input_pipeline import retry
 from kd.partitioning import processes
 from kd.partitioning import rules
-from kd.run import load_params
+from kd.run import saved_params
 from kd.train import adaptive_layer_map
 from kd.train import checkpointing
 from kd.train import early_stop
@@ -91,7 +91,7 @@ class _Loop:
     """Restores the last good checkpoint, or initializes the state."""
     job, latest = self._job, self._saver.latest
     abstract = update_lib.abstract_state(
-      load_params.abstract(job.run.student),
+      saved_params.abstract(job.run.student),
       job.objective,
       job.run.optimizer,
       job.run.mesh,

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from kd.core import types
 from kd.images import features
 from kd.partitioning import rules
-from kd.run import load_params
 from kd.run import own_tokenizer
 from kd.run import resolved
 from kd.run import routed_teachers
+from kd.run import saved_params
 from kd.run import source
 from kd.run import teacher_prefix
 from kd.teachers import host_weights
@@ -101,7 +101,7 @@ def teacher_params(run: resolved.Run) -> list[types.PyTree]:
 
 
 def _in_memory(model, memory):
-  params = load_params.abstract(model)
+  params = saved_params.abstract(model)
   if model.module.core is model.module:
     # Of few bits the model says itself how they are kept.
     params = jax.tree.map(
