@@ -5,6 +5,7 @@ the less likely p makes it, and never more than c times (arXiv 1802.01561).
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +28,15 @@ class Importance:
   vocab_size: int | None = None
 
 
-def build(cap: float) -> Importance | None:
-  """Returns the weights with this cap; None, no weights, if it is 0."""
-  return Importance(cap) if cap else None
+def build(rollout: Any) -> Importance | None:
+  """Builds it from the config's `rollout`; None: no weights.
+
+  Args:
+    rollout: the section; None if the student samples nothing.
+  """
+  if rollout is None or not rollout.importance_cap:
+    return None
+  return Importance(rollout.importance_cap)
 
 
 def weights(

@@ -68,10 +68,12 @@ def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   Raises:
     ConfigError: see resolve.shapes.
   """
-  devices, sampling = meshes.split_devices(config, devices)
-  devices = meshes.with_teachers_last(config, devices)
-  make = resolve.mesh_maker(devices)
-  return resolve.shapes(config, make, source_config, sampling)
+  # As many devices as a run has, but together: without a run, the compiler
+  # takes no others. Programs for meshes of one shape differ in nothing else.
+  count = len(devices) - config.rollout.devices
+  meshes.check_teacher_devices(config, count)
+  make = resolve.mesh_maker(devices[:count])
+  return resolve.shapes(config, make, source_config)
 
 
 def on_abstract_mesh(

@@ -273,9 +273,21 @@ def teacher_mesh(
   except errors.ConfigError as e:
     raise e.within('teacher') from e
   _check_teacher_rows(config, made)
-  if reserved and not isinstance(made, jax.sharding.AbstractMesh):
-    check_same_rows(*map(placement.process_indices, (mesh, made)))
   return made
+
+
+def check_reserved(
+  config: Config, mesh: jax.sharding.Mesh, teachers: jax.sharding.Mesh
+) -> None:
+  """Raises ConfigError if reserved devices would need rows of other processes.
+
+  Args:
+    config: whose fields are legal, each alone.
+    mesh: the student's.
+    teachers: the teachers'.
+  """
+  if config.teacher.devices:
+    check_same_rows(*map(placement.process_indices, (mesh, teachers)))
 
 
 def check_same_rows(student: np.ndarray, teachers: np.ndarray) -> None:

@@ -211,9 +211,7 @@ def _objective(config, source, student, teachers):
       config.student.vision == model_sizes.TEACHERS_VISION
       and config.data.images.features == features.NONE
     ),
-    importance=importance.build(config.rollout.importance_cap)
-    if source.sampling() is not None
-    else None,
+    importance=importance.build(source.sampling()),
     teachers=routed_teachers.names(config),
   )
   model_checks.check_vision(config, objective, student)
@@ -336,6 +334,8 @@ def resolve(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
     tokenizer, own if is_own else None
   )
   run = shapes(config, mesh_maker(devices), source_config, sampling)
+  if run.teachers:
+    meshes.check_reserved(config, run.mesh, run.teacher.mesh)
   run = with_tokenizer(run, tokenizer())
   check_scores(run.student)
   for path, spec in {**specs, 'student': config.student}.items():

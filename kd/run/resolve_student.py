@@ -80,6 +80,7 @@ def resolve_student(
   teachers_mesh = mesh
   if specs:
     teachers_mesh = meshes.teacher_mesh(config, mesh, make_mesh)
+    meshes.check_reserved(config, mesh, teachers_mesh)
   run = resolved.Run(
     config=ml_collections.FrozenConfigDict(config),
     mesh=mesh,
