@@ -29,7 +29,7 @@ _SETTINGS = {
   'teacher': '27b',
   'length': 2048,
   'remat': 'block',
-  'chunk_tokens': 4096,
+  'chunk_tokens': 256,
   'programs': ['teacher', 'step'],
 }
 _TWO = _SETTINGS | {'slices': 2, 'rows': 128}
