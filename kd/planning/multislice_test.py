@@ -13,11 +13,15 @@ import sys
 import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from kd.core import errors
+from kd.models import pipeline
 from kd.partitioning import mesh as mesh_lib
+from kd.partitioning import rules
 from kd.planning import libtpu
+from kd.planning.hlo import traffic
 
 _P = jax.sharding.PartitionSpec
 
@@ -34,6 +38,23 @@ def _gradient(mesh):
   return jax.jit(function).lower(weights, inputs).compile().as_text()
 
 
+def _stages(mesh):
+  """Returns the compiled gradient of two layers in two stages."""
+
+  def array(shape, *spec):
+    sharding = jax.sharding.NamedSharding(mesh, _P(*spec))
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+
+  def loss(w, x):
+    stage = lambda number, w, x, rows: (jnp.tanh(x @ w[0]), ())
+    return jnp.sum(pipeline.run(stage, w, x, (), 2)[0] ** 2)
+
+  weights = array((2, 64, 64), 'pipeline', 'fsdp')
+  inputs = array((32, 8, 64), ('pipeline', 'fsdp'))
+  with rules.active(mesh):
+    return jax.jit(jax.grad(loss)).lower(weights, inputs).compile().as_text()
+
+
 def _compile():
   topology = topologies.get_topology_desc(
     platform='tpu', topology_name='v5e:2x4', num_slices=2
@@ -47,6 +68,16 @@ def _compile():
     ],
     'groups': sorted(set(re.findall(r'replica_groups=(\S+?\}\})', text))),
     'crosses': 'xla_megascale_runtime' in text,
+  }
+  stages = mesh_lib.make({'pipeline': 2, 'fsdp': -1}, topology.devices)
+  text = _stages(stages)
+  result |= {
+    'stages': [
+      sorted({d.slice_index for d in block.flat})
+      for block in np.moveaxis(stages.devices, -1, 0)
+    ],
+    'gathered by': sorted(set(re.findall(r'replica_groups=(\S+?\}\})', text))),
+    'received': traffic.count(text, None).dcn,
   }
   try:
     mesh_lib.make({'data': 1, 'fsdp': -1}, topology.devices)
@@ -74,11 +105,21 @@ def compiled():
 
 
 def test_only_the_data_axis_spans_slices(compiled):
-  assert compiled['shape'] == {'data': 2, 'fsdp': 8, 'tensor': 1, 'sequence': 1}
+  ones = dict.fromkeys(mesh_lib.AXES, 1)
+  assert compiled['shape'] == ones | {'data': 2, 'fsdp': 8}
   assert compiled['slices'] == [[0], [1]]
   # Parameters are gathered within a slice; gradients cross between them.
   assert compiled['groups'] == ['{{0,1,2,3,4,5,6,7}}']
   assert compiled['crosses']
+
+
+def test_stages_send_activations_between_slices(compiled):
+  assert compiled['stages'] == [[0], [1]]
+  # Parameters are gathered and gradients summed within a slice.
+  assert compiled['gathered by'] == ['{{0,1,2,3,4,5,6,7}}']
+  # Rows of a part on a chip, at each tick, and their gradient.
+  ticks, part = 3, 2 * 8 * 64 * 4
+  assert compiled['received'] == 2 * ticks * part
 
 
 def test_another_mesh_is_refused(compiled):

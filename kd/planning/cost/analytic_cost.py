@@ -185,9 +185,7 @@ def step(run: resolved.Run, resident: costs.ResidentMemory) -> costs.Cost:
   kept *= tokens * size * stages.repeated
   offloaded = model.config.num_layers * tokens * size
   offloaded *= _width(model.config, _OFFLOADED[remat], tensor)
-  # Parts of a batch are added up: those of a stage as well.
-  sums = 1 + (micro > 1) + (stages.count > 1)
-  gradients = resident.gradients * sums
+  gradients = resident.gradients * (1 + (micro > 1) + (stages.count > 1))
   tables = _COPIED_TABLES * resident.embedding
   tables += _table_in_columns(run.mesh, model.config, 4)
   kept += _tower_bytes(run)

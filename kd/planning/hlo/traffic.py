@@ -22,6 +22,7 @@ _COLLECTIVES = (
 )
 # Of what is sent between slices, each of which has a program of its own.
 _DCN = '_xla_host_transfer_handler_name="xla_megascale_runtime"'
+_NOT_RECEIVING = re.compile(r'"non_target_slice_ids":\[([\d,]*)\]')
 _CHANNEL = re.compile(r'channel_id=(\d+)')
 
 
@@ -32,7 +33,8 @@ class Traffic:
   Attributes:
     hbm: bytes read from and written to HBM.
     ici: bytes received from other chips of the slice.
-    dcn: bytes received from other slices.
+    dcn: bytes received from other slices, by a chip of the slice that receives
+      the most.
   """
 
   hbm: float
@@ -59,7 +61,12 @@ def count(text: str, unknown_trips: int | None) -> Traffic:
   ici = hlo.total(
     program, functools.partial(_ici, program, seen), unknown_trips
   )
-  return Traffic(hbm, ici, hlo.total(program, _dcn, unknown_trips))
+  slices = set(','.join(_NOT_RECEIVING.findall(text)).split(','))
+  dcn = [
+    hlo.total(program, functools.partial(_dcn, one), unknown_trips)
+    for one in slices
+  ]
+  return Traffic(hbm, ici, max(dcn))
 
 
 def _hbm(program, computation, instruction):
@@ -173,11 +180,13 @@ def _ici(program, seen, computation, instruction):
   return read if op == 'collective-permute' else fraction * read
 
 
-def _dcn(computation, instruction):
+def _dcn(number, computation, instruction):
+  """Returns bytes that a slice receives; it has the program of all slices."""
   del computation
   if instruction.op != 'recv' or _DCN not in instruction.attributes:
     return 0.0
-  return instruction.arrays[0].bytes
+  others = ','.join(_NOT_RECEIVING.findall(instruction.attributes))
+  return 0.0 if number in others.split(',') else instruction.arrays[0].bytes
 
 
 def _group(attributes):

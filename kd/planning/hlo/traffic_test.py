@@ -93,14 +93,21 @@ ENTRY %main (a: bf16[64]) -> bf16[64] {
 
 def test_what_other_slices_send_is_counted_as_often_as_it_is_received():
   receive = """\
-  %received = (f32[4,16]{1,0:T(8,128)}, u32[], token[]) recv(%token), \
+  %%received.%d = (f32[4,16]{1,0:T(8,128)}, u32[], token[]) recv(%%token), \
 channel_id=3, is_host_transfer=true, frontend_attributes={\
+_xla_host_transfer_handler_name="xla_megascale_runtime"}, \
+backend_config={"dcn_collective_permute_recv":{"non_target_slice_ids":[%d]}}
+  %%done.%d = (f32[4,16]{1,0}, token[]) recv-done(%%received.%d), \
+channel_id=3, frontend_attributes={\
 _xla_host_transfer_handler_name="xla_megascale_runtime"}
-  %done = (f32[4,16]{1,0}, token[]) recv-done(%received), channel_id=3, \
-frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
 """
   inside = '  ROOT %out = (s32[]'
   assert _PROGRAM.count(inside) == 1
-  counted = traffic.count(_PROGRAM.replace(inside, receive + inside), None)
-  assert counted.dcn == 5 * 4 * 16 * 4
-  assert counted.ici == traffic.count(_PROGRAM, None).ici
+  # Slice 0 receives the second and the third, slice 1 the first.
+  three = ''.join(
+    receive % (i, other, i, i) for i, other in enumerate((0, 1, 1))
+  )
+  counted = traffic.count(_PROGRAM.replace(inside, three + inside), None)
+  assert counted.dcn == 2 * 5 * 4 * 16 * 4
+  without = traffic.count(_PROGRAM, None)
+  assert counted.ici == without.ici and without.dcn == 0
