@@ -210,7 +210,11 @@ def _prompts(
   prompts = []
   for question in rest:
     messages = prompting.messages(
-      fields.style, fields.instruction, shots, question
+      fields.style,
+      fields.instruction,
+      shots,
+      question,
+      keep_chat=encode is None,
     )
     seed = chains.seed_of(config.seed, question)
     if encode is None:

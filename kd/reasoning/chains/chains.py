@@ -235,10 +235,11 @@ def write(
 ) -> str:
   """Writes traces.jsonl atomically.
 
-  Each line has id, problem, inputs, targets (rationale, then '#### N'; or the
-  whole text), rationale, answer ('' if it is the text) and provenance, which
-  contains the given provenance, seed, prompt_digest, sample, tokens, logprob,
-  steps (counts by verdict), right and votes.
+  Each line has id, problem, inputs, prompt (the messages of a chat that a
+  server was asked), targets (rationale, then '#### N'; or the whole text),
+  rationale, answer ('' if it is the text) and provenance, which contains the
+  given provenance, seed, prompt_digest, sample, tokens, logprob, steps (counts
+  by verdict), right and votes.
 
   Returns:
     The path of the file.
@@ -249,11 +250,13 @@ def write(
   for trace in kept:
     prompt = by_id[trace.question.id]
     shown = trace.kind.shown
+    was_asked = prompt.messages and trace.question.chat
     kinds = [step.kind for step in trace.steps]
     row = {
       'id': trace.id,
       'problem': trace.question.id,
       'inputs': trace.question.inputs,
+      **({'prompt': trace.question.chat} if was_asked else {}),
       'targets': trace.targets,
       'rationale': trace.rationale,
       'answer': shown(trace.answer.value) if trace.kind.has_steps else '',

@@ -1,6 +1,7 @@
 """Tests traces of a scripted sampler: verdicts, votes, selection, resuming."""
 
 from collections.abc import Sequence
+import dataclasses
 import fractions
 import itertools
 import json
@@ -9,10 +10,12 @@ import random
 import pytest
 
 from kd.core import errors
+from kd.data_files import examples as file_examples
 from kd.reasoning.arithmetic import answers
 from kd.reasoning.chains import answer_kinds
 from kd.reasoning.chains import chain_report
 from kd.reasoning.chains import chains
+from kd.reasoning.chains import prompting
 from kd.reasoning.chains import questions
 from kd.reasoning.chains import selection
 from kd.reasoning.chains import traces
@@ -299,6 +302,32 @@ def test_what_is_written_can_be_read_and_counted(tmp_path):
   page = chain_report.page(summary, {'model': 'm'}, kept, rejected)
   assert f'{len(kept)} of 120 samples' in page
   assert 'wrong: `2+3=6` (is 5)' in page
+
+
+def test_a_chat_that_a_server_answers_keeps_its_turns(tmp_path):
+  chat = (
+    {'role': 'system', 'content': 'Be brief.'},
+    {'role': 'user', 'content': '2 + 3?'},
+  )
+  question = questions.Question('q', 'flat', 'Five.', '', chat)
+  asked = prompting.messages('chat', '', (), question, keep_chat=True)
+  assert asked == list(chat)
+  (flat,) = prompting.messages('chat', '', (), question)
+  assert flat['content'] == 'flat'
+  seen = dataclasses.replace(question, chat=({**chat[1], 'images': ('x',)},))
+  with pytest.raises(errors.ConfigError, match='has images'):
+    prompting.messages('chat', '', (), seen, keep_chat=True)
+  prompt = chains.Prompt(question, (), 1, chat)
+  sampled = [traces.SampledSolution('Five.', 'stop', 2, None)]
+  kind = answer_kinds.KINDS['text']
+  kept, _ = selection.select([traces.judge(question, sampled, kind)], RULES)
+  path = chains.write(str(tmp_path), kept, [prompt], {})
+  with open(path, encoding='utf-8') as f:
+    row = json.loads(f.read())
+  example = file_examples.example(row, 'x', file_examples.Columns(), 'x')
+  said = {'role': 'assistant', 'content': 'Five.'}
+  roles = [(m['role'], m['content']) for m in example['messages']]
+  assert roles == [tuple(m.values()) for m in (*chat, said)]
 
 
 def test_nothing_stops_on_noise():

@@ -5,6 +5,7 @@ import os
 
 from kd.core import errors
 from kd.input_pipeline import templates
+from kd.models import chat_turns
 from kd.reasoning.arithmetic import answers
 from kd.reasoning.chains import questions as questions_lib
 
@@ -16,7 +17,11 @@ _MAX_STOP_CHARS = 24
 
 
 def messages(
-  style: str, instruction: str, shots: Sequence[Question], question: Question
+  style: str,
+  instruction: str,
+  shots: Sequence[Question],
+  question: Question,
+  keep_chat: bool = False,
 ) -> list[templates.Message]:
   """Returns the messages of a prompt, for templates.render.
 
@@ -26,6 +31,11 @@ def messages(
     instruction: text before the first question of a chat.
     shots: worked examples.
     question: the question to solve.
+    keep_chat: whether a question that is a chat keeps its turns; otherwise it
+      is one text.
+
+  Raises:
+    ConfigError: such a chat has images.
   """
   if style == 'few_shot':
     examples = (f'{s.inputs}{_solution(s)}{_SEPARATOR}' for s in shots)
@@ -33,7 +43,14 @@ def messages(
   turns = []
   for shot in shots:
     turns += templates.exchange(shot.inputs, _solution(shot), shot.rationale)
-  turns += templates.exchange(question.inputs)
+  keeps = keep_chat and question.chat
+  if keeps and any(chat_turns.images(m) for m in question.chat):
+    raise errors.ConfigError(
+      'reasoning.model',
+      f"found 'server', and {question.id!r} has images, which it is not sent",
+      legal='examples without images',
+    )
+  turns += question.chat if keeps else templates.exchange(question.inputs)
   first = dict(turns[0])
   if instruction:
     first['content'] = f'{instruction}{_SEPARATOR}{first["content"]}'

@@ -11,11 +11,13 @@ from kd.data_files import json_rows
 from kd.input_pipeline import conversations
 from kd.input_pipeline import examples
 from kd.input_pipeline import mixtures
+from kd.input_pipeline import templates
 from kd.reasoning.arithmetic import answers
 from kd.reasoning.chains import answer_kinds
 
 LEGAL = '{"question": text, "answer": text, "id": text}; answer, id optional'
 _KEYS = ('question', 'answer', 'id')
+_OF_PROMPTS = ('role', 'content', 'images')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +29,14 @@ class Question:
     inputs: text of the question in the prompt.
     solution: a reference solution with its answer; '' if there is none.
     rationale: the worked steps of the reference solution.
+    chat: the messages before the answer, if the example is a chat.
   """
 
   id: str
   inputs: str
   solution: str
   rationale: str
+  chat: tuple[templates.Message, ...] = ()
 
 
 def read_file(path: str, question_format: str) -> list[Question]:
@@ -107,12 +111,23 @@ def read_task(
         conversations.prompt_text(row),
         conversations.reference(row),
         row.get('rationale', ''),
+        _chat(row),
       )
       for row in examples.stream(
         task, split, mixture.module, limit, say, urls=mixture.urls
       )
     ]
   return questions
+
+
+def _chat(row: examples.Example) -> tuple[templates.Message, ...]:
+  """Returns the messages before the answer, with what a prompt has of them."""
+  if 'messages' not in row:
+    return ()
+  return tuple(
+    {key: message[key] for key in _OF_PROMPTS if key in message}
+    for message in conversations.prompt(row)
+  )
 
 
 def split_shots(
