@@ -49,6 +49,14 @@ CHANGES = (
     'dict(x=base.other_teacher(init="hf:y"))',
     'teacher.others',
   ),
+  ("c.teacher.source = 'none'; c.teacher.tasks = ('a',)", 'teacher.tasks'),
+  ("c.teacher.field_values = ('1',)", 'teacher.field'),
+  ("c.teacher.field = 'subject'", 'teacher.field'),
+  (
+    "c.teacher.tasks = ('a',); c.teacher.others = "
+    'dict(teacher=base.other_teacher(init=c.teacher.init))',
+    'teacher.others',
+  ),
   ("c.data.module = '../evil'", 'data.module'),
   ("c.data.module = 'data..mixtures'", 'data.module'),
   ("c.data.module = 'kd.data.mixtures\\n'", 'data.module'),

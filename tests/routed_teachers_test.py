@@ -1,5 +1,6 @@
 """Teachers that divide the examples: live, cached, evaluated, and refused."""
 
+import functools
 import json
 import shutil
 
@@ -9,11 +10,14 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from kd.config import base
-from kd.evaluation import likelihood
 from kd.input_pipeline import rows as rows_lib
-from kd.modes import train
+from kd.losses import eval_sums
+from kd.partitioning import placement
+from kd.partitioning import rules
 from kd.run import resolve
+from kd.run import routed_teachers
 from kd.run import source
+from kd.teachers import live
 from kd.train import training_rows
 from kd.train.feeds import live as live_feed
 from tests import cache_runs
@@ -78,64 +82,63 @@ def _opened(folder, changes):
   return run, prepared, source.of(run.config).open(run, prepared)
 
 
-def _kl(run, targets, prepared, router):
-  """Returns the KL of each row from the teachers to the random student."""
-  score = likelihood.make(
-    run.student.module, targets, ['s', 'a', 'b'], run.mesh, 16, 512, True
-  )
-  params = run.student.module.init_params(jax.random.key(3))
-  batch = rows_lib.Numbered(prepared)(range(16))
-  found = score(params, [router(batch) if router else batch])
-  return found['kl'], found['row'].astype(int)
+@functools.partial(jax.jit, static_argnums=0)
+def _by_row(student, params, targets, batch):
+  hidden, _ = student.forward(params, batch, live.NO_TAPS)
+  table = student.unembedding(params)
+  return eval_sums.by_row(hidden, table, targets, batch, 512)['kl']
+
+
+def _kl(run, targets, batch):
+  """Returns the KL of each row from the teachers to a random student."""
+  student = run.student.module
+  params = jax.jit(student.init_params)(jax.random.key(3))
+  with rules.active(run.mesh):
+    return np.asarray(_by_row(student, params, targets, batch))
+
+
+def _live(run):
+  return live_feed.targets_on(run, live_feed.load(run), run.mesh)
 
 
 def test_routed_targets_are_those_of_each_teacher_alone(folder):
-  run, prepared, router = _opened(
-    folder, _routed(folder, **{'data.pack': False})
-  )
-  targets = live_feed.targets_on(run, live_feed.load(run), run.mesh)
-  found, row = _kl(run, targets, prepared, router)
+  one = {'data.pack': False}
+  run, prepared, router = _opened(folder, _routed(folder, **one))
+  said = routed_teachers.lines(run.config)
+  assert said[1].endswith('teaches the examples: whose digits is 1')
+  rows = rows_lib.Numbered(prepared)(range(16))
+  batch = placement.place(router(rows), run.mesh, 16)
+  found = _kl(run, _live(run)(batch), batch)
   alone = []
   for init in (f'hf:{_TEACHER}', f'hf:{folder}/other'):
-    changes = {'teacher.init': init, 'data.pack': False}
-    single, same, nothing = _opened(folder, _changes(folder, **changes))
+    changes = _changes(folder, **{'teacher.init': init, **one})
+    single, same, nothing = _opened(folder, changes)
     assert nothing is None
-    targets = live_feed.targets_on(single, live_feed.load(single), single.mesh)
-    alone.append(_kl(single, targets, same, None)[0])
-  is_long = np.array([i % 8 >= 4 for i in row])  # 10 to 13 in each file
+    batch = rows_lib.Numbered(same)(range(16))
+    batch = placement.place(batch, single.mesh, 16)
+    alone.append(_kl(single, _live(single)(batch), batch))
+  is_long = np.arange(16) % 8 >= 4  # 10 to 13 in each file
   assert not np.allclose(*alone, rtol=0.01)
   np.testing.assert_allclose(found, np.where(is_long, *alone[::-1]), 1e-5)
 
 
-def test_a_run_from_a_cache_and_a_live_one_agree(folder):
-  """Also with packed rows that hold examples of both teachers."""
+def test_a_cache_has_the_targets_of_live_teachers(folder):
+  """Also in packed rows that hold examples of both."""
   method = base.cache_method('top_k', entries=260, logprobs='float16')
-  changes = _routed(folder, **{'cache.method': method, 'steps': 2})
+  changes = _routed(folder, **{'cache.method': method})
   cache_runs.write(folder, folder / 'cache', **changes)
-  losses = []
+  divergences = []
   for kind in ('live', 'cached'):
-    config = cache_runs.config(
-      folder, folder / 'cache', **{**changes, 'teacher.source': kind}
-    )
-    train.main(config, str(folder / kind))
-    with open(folder / kind / 'metrics.jsonl', encoding='utf-8') as f:
-      lines = [json.loads(line) for line in f]
-    losses.append([x for x in lines if x['phase'] == 'train'])
-  for live, cached in zip(*losses, strict=True):
-    names = [f'train/loss/kl{x}' for x in ('', '/teacher', '/other')]
-    near = [[x[n] for n in names] for x in (live, cached)]
-    np.testing.assert_allclose(*near, rtol=2e-3)
-    shares = [live[f'train/teacher_share/{x}'] for x in ('teacher', 'other')]
-    assert sum(shares) == pytest.approx(1) and min(shares) > 0.2
-    mean = np.dot(shares, near[0][1:])
-    assert live['train/loss/kl'] == pytest.approx(mean, rel=1e-5)
-    assert shares == [
-      cached[f'train/teacher_share/{x}'] for x in ('teacher', 'other')
-    ]
-  other = {
-    **changes,
-    'teacher.field_values': ('0', '1'),
-    'teacher.source': 'cached',
-  }
+    run, prepared, opened = _opened(folder, {**changes, 'teacher.source': kind})
+    rows, targets = training_rows.read(run, prepared), None
+    if kind == 'live':
+      targets = _live(run)
+    feed = source.of(run.config).feed(run, rows, '', opened, targets)
+    fed = feed(0, None, feed.read(0))
+    weights = np.asarray(fed.batch.teacher_weights)
+    assert (weights.sum(-1) == 1).all() and {0, 1} == set(weights[..., 0].flat)
+    divergences.append(_kl(run, fed.targets, fed.batch))
+  np.testing.assert_allclose(*divergences, rtol=2e-3)
+  other = {**changes, 'teacher.field_values': ('0', '1')}
   with cache_runs.refused('routes'):
-    _opened(folder, other)
+    _opened(folder, {**other, 'teacher.source': 'cached'})

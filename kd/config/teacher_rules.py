@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from kd.config import legal
 from kd.config import schema
 from kd.config.fields import models
 from kd.core import errors
@@ -53,12 +54,12 @@ def own_tokenizer_is_live(config: Any) -> None:
     'teacher.source': (teacher.source, ('live', 'on_policy')),
     'teacher.others': (tuple(teacher.others), ((),)),
   }
-  for path, (value, legal) in conflicts.items():
-    if value not in legal:
+  for path, (value, allowed) in conflicts.items():
+    if value not in allowed:
       raise errors.ConfigError(
         path,
         f"found {value!r}, and teacher.tokenizer is 'own'",
-        legal=', '.join(map(repr, legal)),
+        legal=', '.join(map(repr, allowed)),
       )
   if config.student.init == 'teacher':
     raise errors.ConfigError(
@@ -80,7 +81,8 @@ def routes_have_examples(config: Any) -> None:
       if spec[name] and teacher.source not in _LOADED:
         raise errors.ConfigError(
           f'{path}.{name}',
-          f'found {spec[name]!r}, and teacher.source is {teacher.source!r}',
+          f'found {legal.shown(spec[name])}, and teacher.source is '
+          f'{teacher.source!r}',
           legal=f'(), or teacher.source {", ".join(map(repr, _LOADED))}',
         )
     if (spec['tasks'] or spec['field_values']) and 'teacher' in teacher.others:
@@ -92,13 +94,14 @@ def routes_have_examples(config: Any) -> None:
     if spec['field_values'] and not teacher.field:
       raise errors.ConfigError(
         'teacher.field',
-        f"found '', and {path}.field_values is {spec['field_values']!r}",
+        f"found '', and {path}.field_values is "
+        f'{legal.shown(spec["field_values"])}',
         legal=f'the field that has these values, or {path}.field_values=()',
       )
   if teacher.field and not any(spec['field_values'] for spec in specs.values()):
     raise errors.ConfigError(
       'teacher.field',
-      f'found {teacher.field!r}, and no teacher has `field_values`',
+      f'found {legal.shown(teacher.field)}, and no teacher has `field_values`',
       legal="'', or teacher.field_values of the examples that it teaches",
     )
 

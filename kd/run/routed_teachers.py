@@ -38,6 +38,20 @@ def names(config: Config) -> tuple[str, ...]:
   return tuple(route.name for route in routes(config))
 
 
+def lines(config: Config) -> list[str]:
+  """Returns a line on the examples of each teacher; [] if it takes all."""
+  described = []
+  for route in routes(config):
+    parts = []
+    if route.tasks:
+      parts.append(f'of {", ".join(route.tasks)}')
+    if route.values:
+      parts.append(f'whose {config.teacher.field} is {", ".join(route.values)}')
+    which = ' '.join(parts) or 'all'
+    described.append(f'{route.path} teaches the examples: {which}')
+  return described
+
+
 def router(
   config: Config, prepared: Sequence[prepare.Prepared]
 ) -> routing.Router | None:

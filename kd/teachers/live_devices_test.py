@@ -103,18 +103,17 @@ def test_teachers_divide_a_batch():
     sizes, layer_kinds=sizes.layer_kinds[:2], vocab_size=264
   )
   model = families.build(sizes, 'float32', 'none', 'teacher')
-  for on_host in (False, True):
-    teachers = [params, other]
-    if on_host:
-      teachers = [host_weights.to_host(model, x) for x in teachers]
-    teachers = [live.Teacher(model, x, 0.5) for x in teachers]
-    score = live.make(teachers, 260, live.NO_TAPS, mesh)
-    weights = np.zeros((8, 12, 2), np.float32)
-    weights[..., 0] = 1
-    one = placement.place(batch.replace(teacher_weights=weights), mesh, 8)
-    first, second = score(one).distribution.teachers
-    np.testing.assert_array_equal(first.final_hidden, hidden)
-    assert not np.asarray(second.final_hidden).any()
+  teachers = [
+    live.Teacher(model, host_weights.to_host(model, x), 0.5)
+    for x in (params, other)
+  ]
+  score = live.make(teachers, 260, live.NO_TAPS, mesh)
+  weights = np.zeros((8, 12, 2), np.float32)
+  weights[..., 0] = 1
+  one = placement.place(batch.replace(teacher_weights=weights), mesh, 8)
+  first, second = score(one).distribution.teachers
+  np.testing.assert_array_equal(first.final_hidden, hidden)
+  assert not np.asarray(second.final_hidden).any()
   weights[4:] = 0.25, 0.75
   weights[6:] = 0, 1
   mixed = placement.place(batch.replace(teacher_weights=weights), mesh, 8)

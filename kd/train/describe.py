@@ -11,6 +11,7 @@ from kd.quantization import running_ranges
 from kd.run import model_checks
 from kd.run import outputs
 from kd.run import resolved
+from kd.run import routed_teachers
 from kd.run import source as source_lib
 from kd.train import best
 
@@ -43,6 +44,7 @@ def describe_run(run: resolved.Run, workdir: str) -> str:
       f'{sizes.embed_dim}, from {model.init}, computed in '
       f'{model.module.dtype}'
     )
+  lines += routed_teachers.lines(config)
   lines += _frozen_line(run)
   tokenizer_files = run.tokenizer.files()
   tokens = config.data.batch_size * config.data.length
