@@ -34,7 +34,8 @@ _MESHES = [
 _UNTIED = dataclasses.replace(
   families.variant('qwen3_tiny', 'variant'), tied=False
 )
-_CASES = [*((mesh, None) for mesh in _MESHES), (_MESHES[1], _UNTIED)]
+_STAGES = {'fsdp': 2, 'tensor': 2, 'pipeline': 2}
+_CASES = [*((mesh, None) for mesh in _MESHES), (_STAGES, _UNTIED)]
 
 
 def _run(mesh, sizes=None, **changes):

@@ -198,6 +198,8 @@ def dropout_weights(
 def run(model: nn.Module, x, angles, masks, spec, weights=None):
   """Runs all layers, within a compact method of `model`.
 
+  Those of whole periods run in stages, if the active mesh has several.
+
   Args:
     model: the transformer.Transformer whose children the layers become.
     x: [B, L, D], the first layer's input.

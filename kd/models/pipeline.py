@@ -76,28 +76,28 @@ def run(
   cut = lambda a: _cut(a, stages, count)
 
   def each(params, slots, rows):
-    place = jax.lax.axis_index(rules.PIPELINE)
+    number = jax.lax.axis_index(rules.PIPELINE)
 
-    def tick(carry, number):
+    def run_tick(carry, tick):
       slots, received = carry
-      slot, own = number % len(slots), number - place
+      slot, own = tick % len(slots), tick - number
       held = jax.lax.dynamic_index_in_dim(slots, slot, keepdims=False)
       is_real = (own >= 0) & (own < count)
       own = jnp.clip(own, 0, count - 1)
       # Zeros pass through layers as zeros: nothing of a bubble is infinite,
       # which a gradient of 0 would make NaN.
-      x = jnp.where(is_real, jnp.where(place == 0, held, received), 0)
+      x = jnp.where(is_real, jnp.where(number == 0, held, received), 0)
       x = rules.constrain(x, _ROW_AXES)
-      y, shown = stage(place, params, x, jax.tree.map(lambda a: a[own], rows))
+      y, shown = stage(number, params, x, jax.tree.map(lambda a: a[own], rows))
       received = _sent(y, [(i, i + 1) for i in range(stages - 1)])
       moved = _sent(held, [(i + 1, i) for i in range(stages - 1)])
-      moved = jnp.where(place == stages - 1, y, moved)
+      moved = jnp.where(number == stages - 1, y, moved)
       slots = jax.lax.dynamic_update_index_in_dim(slots, moved, slot, 0)
       return (slots, received), shown
 
     first = slots, jnp.zeros_like(slots[0])
-    (slots, _), shown = jax.lax.scan(tick, first, jnp.arange(ticks))
-    shown = jax.tree.map(functools.partial(_by_row, place, count), shown)
+    (slots, _), shown = jax.lax.scan(run_tick, first, jnp.arange(ticks))
+    shown = jax.tree.map(functools.partial(_by_row, number, count), shown)
     return jnp.roll(slots, 1 - stages, axis=0), shown
 
   slots = rules.constrain(cut(x), _SLOT_AXES)
@@ -111,18 +111,18 @@ def run(
   return y, shown
 
 
-def _by_row(place, count, x):
+def _by_row(number, count, x):
   """Exchanges what layers show: all rows of some layers for all layers of some.
 
   Args:
-    place: number of this stage.
+    number: of this stage.
     count: M, micro-batches of a pass.
     x: [ticks, periods of this stage, b, ...].
 
   Returns:
     [M / P, periods, b, ...].
   """
-  own = jax.lax.dynamic_slice_in_dim(x, place, count)
+  own = jax.lax.dynamic_slice_in_dim(x, number, count)
   return jax.lax.all_to_all(own, rules.PIPELINE, 0, 1, tiled=True)
 
 
