@@ -174,7 +174,7 @@ def _job(run, prepared, scorer, described, folder, say):
 
 def _recorded(method: dict[str, Any]) -> dict[str, Any]:
   """Returns a method as manifests record it."""
-  if method.get('temperature') == 1:
+  if 'temperature' in method and method['temperature'] == 1:
     # Caches of earlier versions, which had no other, keep their digests.
     del method['temperature']
   return method

@@ -69,9 +69,11 @@ def _check_shape(manifest: Mapping[str, Any]) -> None:
   request = manifest['request']
   for key, kind in (('method', dict), ('vocab_size', int), ('teachers', list)):
     _check_type(request, key, kind, f'request.{key}')
-  config_check.check_node(
-    data_fields.CACHE_METHOD, request['method'], 'request.method'
-  )
+  method = request['method']
+  if 'draws' in method:
+    # Recorded where it is not 1 alone, as earlier versions recorded methods.
+    method = {'temperature': 1.0, **method}
+  config_check.check_node(data_fields.CACHE_METHOD, method, 'request.method')
   if not request['teachers']:
     raise errors.ConfigError('request.teachers', 'found none')
   for number, teacher in enumerate(request['teachers']):
