@@ -72,8 +72,26 @@ def on_devices(config: ml_collections.ConfigDict, devices: Any) -> resolved.Run:
   # takes no others. Programs for meshes of one shape differ in nothing else.
   count = len(devices) - config.rollout.devices
   meshes.check_teacher_devices(config, count)
+  _check_divides(config, count, len(devices))
+  if count < len(devices):
+    devices = sorted(devices, key=lambda device: device.id)
   make = resolve.mesh_maker(devices[:count])
   return resolve.shapes(config, make, source_config)
+
+
+def _check_divides(config, count, chips):
+  """Raises ConfigError for parts of a slice that abort the TPU compiler."""
+  for path, part in (
+    ('rollout.devices', count),
+    ('teacher.devices', count - config.teacher.devices),
+  ):
+    if chips % part:
+      raise errors.ConfigError(
+        path,
+        f'leaves {part} of {chips} chips, between which the TPU compiler makes '
+        'no sums',
+        legal='a number that leaves a half or a quarter, or plan.compile=False',
+      )
 
 
 def on_abstract_mesh(
