@@ -276,7 +276,7 @@ class _Training:
         ),
         best=self._data.best,
         stop=self._data.stop,
-        compile=self._compile(objective),
+        compile_feed=self._compile(objective),
       )
     )
 

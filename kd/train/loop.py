@@ -172,7 +172,7 @@ class _Loop:
     return self._step == self._config.steps or bool(self._early_stop.reason)
 
   def _train(self):
-    self._job.compile(self.state.params, self._say)
+    self._job.compile_feed(self.state.params, self._say)
     rows = read_ahead.ReadAhead(
       self._job.feed.read,
       self._step,

@@ -31,8 +31,8 @@ class TrainJob:
     work: what a step computes.
     best: which evaluation makes a checkpoint the best one.
     stop: the metric that may end training early.
-    compile: of the student's parameters and `say`; compiles what the feed runs,
-      before the first step.
+    compile_feed: of the student's parameters and `say`; compiles what the feed
+      runs, before the first step.
   """
 
   run: resolved.Run
@@ -46,4 +46,4 @@ class TrainJob:
   work: train_metrics.StepWork
   best: best_lib.Best
   stop: best_lib.Best
-  compile: Callable[[types.PyTree, progress.Say], None] = lambda *_: None
+  compile_feed: Callable[[types.PyTree, progress.Say], None] = lambda *_: None
