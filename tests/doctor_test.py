@@ -14,6 +14,7 @@ import pytest
 from kd.config import base
 from kd.configs import quickstart
 from kd.core import errors
+from kd.core import plugins
 from kd.diagnosis import diagnose
 from kd.diagnosis import findings
 from kd.diagnosis import memory
@@ -159,6 +160,8 @@ def full_moon(record):
 def test_a_plugin_adds_a_diagnosis(planted, tmp_path, monkeypatch):
   (tmp_path / 'my_diagnosis.py').write_text(_PLUGIN)
   monkeypatch.syspath_prepend(str(tmp_path))
+  # Processes that prepare rows for later tests would load it as well.
+  monkeypatch.setattr(plugins, '_loaded', [])
   planted_faults.edit(
     planted, 'config.json', lambda c: c.update(plugins=['my_diagnosis'])
   )
