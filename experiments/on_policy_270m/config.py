@@ -1,9 +1,10 @@
 """The students of experiments/on_policy_270m.
 
-  --config=experiments/on_policy_270m/config.py:KIND,TEACHER[,START]
+  --config=experiments/on_policy_270m/config.py:TEACHER[,KIND,START]
 
-KIND is 'start' or a key of STUDENTS, TEACHER is where its weights are, and
-START is the workdir of the run 'start', from whose parameters the others train.
+TEACHER is where its weights are. Without more it is the run 'start'; else KIND
+is a key of STUDENTS, and START is the workdir of 'start', from whose parameters
+the others train.
 """
 
 import ml_collections
@@ -24,17 +25,17 @@ STUDENTS = {
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
   """Returns the config of one student."""
-  kind, teacher, *start = arg.split(',')
+  teacher, *student = arg.split(',')
   c = gemma3_270m_gsm8k.get_config(teacher)
   c.evaluation.baseline = False
   c.evaluation.batch_size = 4
   c.log.every = 5
-  if kind == 'start':
+  if not student:
     return c
+  kind, start = student
   loss, own_rows = STUDENTS[kind]
-  (workdir,) = start
   c.losses = dict(loss=base.term(loss))
-  c.student.init = f'workdir:{workdir}'
+  c.student.init = f'workdir:{start}'
   c.student.keep_layers = ()
   c.steps = 30
   c.data.pack = False

@@ -8,10 +8,10 @@ weights=${1:?the weights of the teacher are missing: for instance gguf:FILE}
 out=${2:-/tmp/kd-experiments/on_policy_270m}
 config=experiments/on_policy_270m/config.py
 kinds=(cross_entropy forward_data reverse_data forward_own reverse_own mixed)
-python -m kd --config="$config:start,$weights" --workdir="$out/start-0"
+python -m kd --config="$config:$weights" --workdir="$out/start-0"
 for seed in 0 1 2; do
   for kind in "${kinds[@]}"; do
-    python -m kd --config="$config:$kind,$weights,$out/start-0" \
+    python -m kd --config="$config:$weights,$kind,$out/start-0" \
       --config.seed="$seed" --workdir="$out/$kind-$seed" "${@:3}"
   done
 done

@@ -15,8 +15,8 @@ from kd.config import base
 from kd.configs import quickstart
 
 
-def get_config(words='/tmp/kd-digits.model'):
-  tokenizer, _, loss = words.partition(',')
+def get_config(tokenizer_and_loss='/tmp/kd-digits.model'):
+  tokenizer, _, loss = tokenizer_and_loss.partition(',')
   name, plus, _ = loss.partition('+')
   c = quickstart.get_config()
   c.data.tokenizer = f'model:{tokenizer}'

@@ -121,6 +121,8 @@ def pruned(
 
 def _all_layers(model):
   """Returns the sizes of `init`, but for the layers of the tower."""
+  if model.config.vision == model.source.vision:
+    return model.source  # Families without towers have no such field.
   return dataclasses.replace(model.source, vision=model.config.vision)
 
 
