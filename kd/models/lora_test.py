@@ -167,8 +167,8 @@ def test_axes_fit_the_parameters():
   )
   assert ranks == jax.tree.map(lambda x: x.ndim, model.abstract_params())
   axes = model.logical_axes()['pattern']['layer_0']
-  assert axes['mlp']['down']['a'] == spec('layers', 'mlp', None)
-  assert axes['attention']['out']['b'] == spec('layers', None, 'embed')
+  assert axes['mlp']['down']['a'] == spec('layer_periods', 'mlp', None)
+  assert axes['attention']['out']['b'] == spec('layer_periods', None, 'embed')
 
 
 def test_dropout_leaves_out_inputs_and_keeps_the_mean():
