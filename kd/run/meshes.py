@@ -32,6 +32,7 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
   _check_length(config, mesh)
   _check_pipeline(config, mesh)
   _check_state_memory(config, mesh)
+  _check_teacher_memory(config, mesh)
 
 
 def _check_rows(config, mesh):
@@ -114,6 +115,24 @@ def _check_state_memory(config, mesh):
       "found 'host', and the devices are CPUs: their memory is the host's",
       legal="'device' here, or devices with memory of their own",
     )
+
+
+def _check_teacher_memory(config, mesh):
+  platform, _ = mesh_lib.platform(mesh)
+  if platform != 'cpu' or jax.process_count() == 1:
+    return
+  sections = {'teacher': config.teacher} | {
+    f'teacher.others.{name}': other
+    for name, other in config.teacher.others.items()
+  }
+  for path, section in sections.items():
+    # Processes have been seen to wait for each other forever.
+    if section.memory == 'host':
+      raise errors.ConfigError(
+        f'{path}.memory',
+        f"found 'host', on CPUs of {jax.process_count()} processes",
+        legal="'device' here, or devices with memory of their own",
+      )
 
 
 def check_teacher_devices(
