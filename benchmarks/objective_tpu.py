@@ -8,8 +8,6 @@ what Tunix's own step takes, or the compiler's error where it does not fit.
 """
 
 from collections.abc import Mapping, Sequence
-import json
-import subprocess
 import sys
 from typing import Any
 
@@ -19,10 +17,10 @@ from benchmarks import alternate
 from benchmarks import environments
 from benchmarks import needs
 from benchmarks import results
+from benchmarks import tpu_compiler
 from kd.core import errors
 from kd.models import families
 from kd.models.attention import attention_backend
-from kd.planning import libtpu
 from kd.planning.cost import flops
 
 _PEER = flags.DEFINE_bool('peer', True, "Also compile Tunix's: takes long.")
@@ -78,18 +76,6 @@ def summary(found: Mapping[str, Any], paper: Mapping[str, int]):
   return shown
 
 
-def _compile(python, module, case):
-  """What a program that compiles prints; it may take many minutes."""
-  done = subprocess.run(
-    [python, '-m', module, json.dumps(case)],
-    check=True,
-    text=True,
-    stdout=subprocess.PIPE,
-    env=libtpu.environment(alternate.ROOT, libtpu.packages()),
-  )
-  return json.loads(done.stdout.splitlines()[-1])
-
-
 def cases(lengths: Sequence[int], large: bool) -> list[dict[str, Any]]:
   """Returns the arguments of compile_tpu, one for each case."""
   settings = {'remat': _REMAT, 'chunk_tokens': _CHUNK_TOKENS}
@@ -121,10 +107,7 @@ def _lengths():
 def main():
   """Prints the result."""
   lengths = _lengths()
-  try:
-    libtpu.packages()
-  except errors.ConfigError as e:
-    raise e.at('KD_LIBTPU_PYTHON') from e
+  tpu_compiler.need()
   if _PEER.value:
     needs.environment(
       'peers_tunix', needs.MODULES['peers_tunix'], without='--nopeer'
@@ -132,12 +115,12 @@ def main():
   shown = []
   for case in cases(lengths, _LARGE.value):
     alternate.say(f'compiling {case}')
-    ours = _compile(sys.executable, 'benchmarks.compile_tpu', case)
+    ours = tpu_compiler.run(sys.executable, 'benchmarks.compile_tpu', case)
     paper = by_formula(case, _CHIPS[case['topology']])
     result = case | {'ours': summary(ours, paper)}
     if _PEER.value:
       alternate.say("compiling Tunix's")
-      peer = _compile(
+      peer = tpu_compiler.run(
         environments.python('peers_tunix'),
         'benchmarks.peers.tunix_compile',
         case | {'programs': ['teacher', 'step']},

@@ -8,8 +8,6 @@ in its slice and in the other; or the compiler's error where it does not fit.
 """
 
 from collections.abc import Mapping
-import json
-import subprocess
 import sys
 from typing import Any
 
@@ -18,8 +16,7 @@ from absl import flags
 from benchmarks import alternate
 from benchmarks import needs
 from benchmarks import results
-from kd.core import errors
-from kd.planning import libtpu
+from benchmarks import tpu_compiler
 
 _CASES = flags.DEFINE_list('cases', [], 'Cases to compile; none: all.')
 
@@ -54,30 +51,16 @@ def summary(program: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def _compile(case):
-  """Returns what compile_tpu prints; it may take many minutes."""
-  done = subprocess.run(
-    [sys.executable, '-m', 'benchmarks.compile_tpu', json.dumps(case)],
-    check=True,
-    text=True,
-    stdout=subprocess.PIPE,
-    env=libtpu.environment(alternate.ROOT, libtpu.packages()),
-  )
-  return json.loads(done.stdout.splitlines()[-1])
-
-
 def main():
   """Prints the result."""
-  try:
-    libtpu.packages()
-  except errors.ConfigError as e:
-    raise e.at('KD_LIBTPU_PYTHON') from e
+  tpu_compiler.need()
+  needs.choice('--cases', _CASES.value, list(CASES))
   shown = {}
   for name in _CASES.value or CASES:
-    if name not in CASES:
-      raise errors.unknown('--cases', 'case', name, list(CASES))
     alternate.say(f'compiling {name}')
-    compiled = _compile(CASES[name])
+    compiled = tpu_compiler.run(
+      sys.executable, 'benchmarks.compile_tpu', CASES[name]
+    )
     shown[name] = {key: summary(value) for key, value in compiled.items()}
   results.show({'benchmark': 'pipeline_tpu', 'cases': shown})
 

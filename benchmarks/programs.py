@@ -152,9 +152,7 @@ def build(
   c.objective.positions = base.positions(**settings['positions'])
   lr = base.schedule('constant', peak=1e-4, warmup_steps=0)
   c.optimizer = base.adamw(lr)
-  for path, value in (changes or {}).items():
-    *sections, name = path.split('.')
-    functools.reduce(getattr, sections, c)[name] = value
+  c.update_from_flattened_dict(changes or {})
   sizes = {'student': student, 'teacher': teacher}
   make_mesh = lambda axes, part: mesh_lib.make(axes, devices[part])
   return Step(

@@ -51,10 +51,16 @@ def _with_documents(result, opened, held_out):
   """Returns a result that says which rows are windows of one document."""
   scores = dict(result.scores)
   for one in held_out:
-    rows = places.of(opened.run, one, result).rows
-    if len(set(rows)) < len(rows):
+    if any(map(_has_windows, one.prepared)):
+      rows = places.of(opened.run, one, result).rows
       scores[one.name] = scores[one.name] | {results.DOCUMENT: list(rows)}
   return dataclasses.replace(result, scores=scores)
+
+
+def _has_windows(task_rows):
+  """Returns whether a document of a task has several rows."""
+  counts = task_rows.counts
+  return counts['rows'] > counts['examples'] - counts['too_long']
 
 
 def _format_errors(result, set_name, pattern) -> metric.Metric | None:

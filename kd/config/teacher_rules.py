@@ -5,6 +5,7 @@ from typing import Any
 
 from kd.config import legal
 from kd.config import schema
+from kd.config import teacher_sections
 from kd.config.fields import models
 from kd.core import errors
 
@@ -73,9 +74,7 @@ def own_tokenizer_is_live(config: Any) -> None:
 def routes_have_examples(config: Any) -> None:
   """Teachers that divide the examples are loaded, here or for a cache."""
   teacher = config.teacher
-  specs = {'teacher': teacher} | {
-    f'teacher.others.{name}': spec for name, spec in teacher.others.items()
-  }
+  specs = teacher_sections.of(config)
   for path, spec in specs.items():
     for name in ('tasks', 'field_values'):
       if spec[name] and teacher.source not in _LOADED:

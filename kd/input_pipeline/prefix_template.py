@@ -1,6 +1,7 @@
 """Text in front of an example, with the fields of its row in it."""
 
 from collections.abc import Mapping
+import functools
 import json
 import string
 from typing import Any
@@ -12,6 +13,7 @@ FIELD = 'teacher.prefix'
 _LEGAL = '{column}, and literal braces doubled: {{ and }}'
 
 
+@functools.cache
 def columns(template: str) -> tuple[str, ...]:
   """Returns the columns that a template names, in their order.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -135,26 +136,29 @@ class _Task:
   """The teachers' weights of a task's examples."""
 
   def __init__(self, task_rows, routes, field):
-    shards = task_rows.counts['shards']
-    values = ['']
+    self._shards, self._values = task_rows.counts['shards'], ['']
+    self._has_field = bool(field)
     if field:
       every = itertools.chain.from_iterable(
-        s['field']['values'] for s in shards
+        s['field']['values'] for s in self._shards
       )
-      values = sorted(set(every))
+      self._values = sorted(set(every))
     self._table = np.stack(
-      [_weights_of(routes, task_rows.task, v, field) for v in values]
+      [_weights_of(routes, task_rows.task, v, field) for v in self._values]
     )
-    self._values, self._ends = None, None
-    if field:
-      self._values, self._ends = _by_row(shards, values)
+
+  @functools.cached_property
+  def _by_row(self):
+    # Not before the first batch: some routers are made for their errors alone.
+    return _by_row(self._shards, self._values)
 
   def of_row(self, number: int) -> np.ndarray:
     """Returns the weights of a row's examples, float32 [examples, n]."""
-    if self._values is None:
+    if not self._has_field:
       return self._table
-    begin = self._ends[number - 1] if number else 0
-    return self._table[self._values[begin : self._ends[number]]]
+    values, ends = self._by_row
+    begin = ends[number - 1] if number else 0
+    return self._table[values[begin : ends[number]]]
 
 
 def _weights_of(routes, task, value, field):

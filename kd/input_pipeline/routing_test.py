@@ -83,7 +83,7 @@ def test_each_position_has_the_teachers_of_its_example(prepared):
   ):
     task = 'first' if row_id < prepared[1].first_row_id else 'second'
     for token, weight, of_position in zip(targets, counted, found, strict=True):
-      # Bytes are tokens; the end of a document is of the document, too.
+      # Bytes are tokens; the id that ends a document belongs to it too.
       letter = tokenizers.load('bytes').decode([token])
       if weight and letter in _SUBJECTS:
         seen.add((task, letter))

@@ -86,17 +86,20 @@ class TeacherRows:
       tokens[here], targets[here] = text.ids[:-1], text.ids[1:]
       positions[here] = np.arange(len(text.ids) - 1)
       segment_ids[here] = segment
-      own, there = _beginnings(text)
-      places[place.start + own - 1] = begin + there - 1
-      counted = _counted(text, batch.weights[index, place])
-      for spans_, there, where in (
-        (text.spans, spans, here),
-        (text.student_spans, own_spans, place),
-      ):
-        number = np.searchsorted(counted, spans_[1:])
-        is_counted = np.isin(spans_[1:], counted)
-        there[where] = np.where(is_counted, number + 1 + count, 0)
-      begin, count = here.stop, count + len(counted)
+      if self._by_position:
+        own, there = _beginnings(text)
+        places[place.start + own - 1] = begin + there - 1
+      else:
+        counted = _counted(text, batch.weights[index, place])
+        for spans_, there, where in (
+          (text.spans, spans, here),
+          (text.student_spans, own_spans, place),
+        ):
+          number = np.searchsorted(counted, spans_[1:])
+          is_counted = np.isin(spans_[1:], counted)
+          there[where] = np.where(is_counted, number + 1 + count, 0)
+        count += len(counted)
+      begin = here.stop
     return *fields, own_spans, places
 
 

@@ -66,7 +66,7 @@ def mapped(
     layer_maps: by key, indices into the layers of the term, int32 [n].
   """
   _, spec = specs(terms)
-  _, fixed = specs([t for t in terms if not t.loss.remap_every])
+  fixed = _fixed(terms)
   of_fixed = [fixed.hidden, fixed.attention, fixed.tower]
   shown = _pick(taps, spec, *of_fixed, fixed.soft_tokens)
   parts = [] if shown.hidden is None else [shown.hidden]
@@ -79,9 +79,14 @@ def mapped(
   return shown.replace(features=taps.features)
 
 
+def _fixed(terms):
+  """Returns what terms with fixed maps read of the teacher."""
+  return specs([t for t in terms if not t.loss.remap_every])[1]
+
+
 def _of_map(terms, term, taps):
   """Returns what an adaptive term reads of the Taps of `mapped`."""
-  _, fixed = specs([t for t in terms if not t.loss.remap_every])
+  fixed = _fixed(terms)
   start = len(fixed.hidden)
   for other in terms:
     size = len(other.loss.layer_map) if other.loss.remap_every else 0
@@ -114,7 +119,7 @@ def pick(
   if is_mapped and loss.remap_every:
     return shown, _of_map(terms, term, teacher)
   if is_mapped:
-    _, teacher_spec = specs([t for t in terms if not t.loss.remap_every])
+    teacher_spec = _fixed(terms)
     fixed = teacher.hidden
     if fixed is not None:
       fixed = fixed[: len(teacher_spec.hidden)]

@@ -23,6 +23,12 @@ from kd.partitioning import rules
 
 Array = types.Array
 
+# Those of _Inputs that have a value for each target.
+_PER_TARGET = (
+  *('labels', 'parts', 'weights', 'images'),
+  *('sampling_logprobs', 'with_teacher', 'teacher_weights'),
+)
+
 
 @struct.dataclass
 class Sums:
@@ -164,31 +170,16 @@ def _arrays(hidden, inputs):
   """Returns the arrays that are cut into chunks."""
   distribution = inputs.distribution
   arrays = distribution and distribution.per_position()
-  per_target = inputs.labels, inputs.parts, inputs.weights, inputs.images
-  return (
-    hidden,
-    arrays,
-    *per_target,
-    inputs.sampling_logprobs,
-    inputs.with_teacher,
-    inputs.teacher_weights,
-  )
+  return hidden, arrays, {name: getattr(inputs, name) for name in _PER_TARGET}
 
 
 def _chunk_inputs(inputs, chunk):
   """Returns the inputs at a chunk's positions."""
-  _, arrays, labels, parts, weights, images, *more = chunk
-  logprobs, with_teacher, teacher_weights = more
+  _, arrays, per_target = chunk
   distribution = inputs.distribution
   return inputs.replace(
     distribution=distribution and distribution.with_positions(arrays),
-    labels=labels,
-    parts=parts,
-    weights=weights,
-    images=images,
-    sampling_logprobs=logprobs,
-    with_teacher=with_teacher,
-    teacher_weights=teacher_weights,
+    **per_target,
   )
 
 

@@ -15,16 +15,14 @@ from kd.core import progress
 from kd.images import features
 from kd.input_pipeline import prepare as prepare_lib
 from kd.partitioning import processes
-from kd.partitioning import rules
 from kd.run import lock
 from kd.run import model_checks
 from kd.run import own_tokenizer
 from kd.run import resolve
 from kd.run import resolved
-from kd.run import routed_teachers
 from kd.run import session
 from kd.run import source
-from kd.run import teacher_prefix
+from kd.sampling import fields as sampling_fields
 from kd.teachers import live
 from kd.teachers import param_digest
 from kd.teachers.cache import compression
@@ -116,7 +114,7 @@ def job_of(
   scorer = scorer_lib.LiveScorer(
     *(teachers, method, size, config.objective.chunk_tokens),
     *(config.seed, config.cache.batch_size),
-    _changes(run, prepared),
+    live_feed.changes(run, prepared, all_fit=True),
   )
   described = [
     {
@@ -129,15 +127,6 @@ def job_of(
     for loaded, teacher in zip(teachers, run.teachers, strict=True)
   ]
   return _job(run, prepared, scorer, described, folder, say)
-
-
-def _changes(run, prepared):
-  """Returns what changes batches before they are scored; None for nothing."""
-  route = routed_teachers.router(run.config, prepared)
-  add_rows = teacher_prefix.rows(run, prepared, all_fit=True)
-  if route is None or add_rows is None:
-    return route or add_rows
-  return lambda batch: route(add_rows(batch))
 
 
 def _served_job(run, prepared, folder, say) -> writer.CacheJob:
@@ -208,14 +197,12 @@ def _check(run):
       "found 'own', and a cache has targets for the student's tokens",
       legal="'shared'",
     )
-  shards = rules.row_shards(run.mesh if is_served else run.teacher.mesh)
-  if run.config.cache.batch_size % shards:
-    raise errors.ConfigError(
-      'cache.batch_size',
-      f'found {run.config.cache.batch_size}, which {shards} devices '
-      "(data x fsdp of the teacher's mesh) do not divide",
-      legal=f'a multiple of {shards}',
-    )
+  sampling_fields.check_devices(
+    run.config.cache.batch_size,
+    run.mesh if is_served else run.teacher.mesh,
+    'cache.batch_size',
+    axes="data x fsdp x pipeline of the teacher's mesh",
+  )
   if method.is_softened and len(run.teachers) > 1:
     raise errors.ConfigError(
       'cache.method.temperature',

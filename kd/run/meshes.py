@@ -7,6 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from kd.config import teacher_sections
 from kd.core import errors
 from kd.partitioning import mesh as mesh_lib
 from kd.partitioning import placement
@@ -121,11 +122,7 @@ def _check_teacher_memory(config, mesh):
   platform, _ = mesh_lib.platform(mesh)
   if platform != 'cpu' or jax.process_count() == 1:
     return
-  sections = {'teacher': config.teacher} | {
-    f'teacher.others.{name}': other
-    for name, other in config.teacher.others.items()
-  }
-  for path, section in sections.items():
+  for path, section in teacher_sections.of(config).items():
     # Processes have been seen to wait for each other forever.
     if section.memory == 'host':
       raise errors.ConfigError(
@@ -185,8 +182,8 @@ def with_teachers_last(config: Config, devices: Sequence[Any]) -> Sequence[Any]:
       'the student',
       legal='fewer',
     )
-  last = [d for own in by_process.values() for d in own[-count:]]
-  return [*(d for d in devices if d not in last), *last]
+  first, last = _split(devices, by_process, count)
+  return [*first, *last]
 
 
 def _by_process(devices):
@@ -194,6 +191,12 @@ def _by_process(devices):
   for device in devices:
     by_process.setdefault(device.process_index, []).append(device)
   return by_process
+
+
+def _split(devices, by_process, count):
+  """Returns all devices but the last `count` of each process, and these."""
+  last = [d for own in by_process.values() for d in own[-count:]]
+  return [d for d in devices if d not in last], last
 
 
 def split_devices(
@@ -223,8 +226,7 @@ def split_devices(
       legal=f'0, or a multiple of {len(by_process)} that leaves each process '
       'devices to train on',
     )
-  sampling = [d for own in by_process.values() for d in own[-count:]]
-  return [d for d in devices if d not in sampling], sampling
+  return _split(devices, by_process, count)
 
 
 def sampling_mesh(config: Config, devices: Sequence[Any]) -> jax.sharding.Mesh:
@@ -243,14 +245,10 @@ def sampling_mesh(config: Config, devices: Sequence[Any]) -> jax.sharding.Mesh:
     made = mesh_lib.make(sizes, own)
   except errors.ConfigError as e:
     raise e.within('rollout') from e
-  shards = rules.row_shards(made)
-  if config.rollout.batch_size % shards:
-    raise errors.ConfigError(
-      'rollout.batch_size',
-      f'found {config.rollout.batch_size}, which {shards} devices '
-      '(rollout.mesh.data x rollout.mesh.fsdp) do not divide',
-      legal=f'a multiple of {shards}',
-    )
+  fields.check_devices(
+    *(config.rollout.batch_size, made, 'rollout.batch_size'),
+    axes='rollout.mesh.data x rollout.mesh.fsdp',
+  )
   return made
 
 
@@ -329,15 +327,11 @@ def check_same_rows(student: np.ndarray, teachers: np.ndarray) -> None:
 
 
 def _check_teacher_rows(config, mesh):
-  shards = rules.row_shards(mesh)
   for section in ('data', 'evaluation'):
-    if config[section].batch_size % shards:
-      raise errors.ConfigError(
-        f'{section}.batch_size',
-        f'found {config[section].batch_size}, which {shards} devices '
-        '(data x fsdp x pipeline of teacher.mesh) do not divide',
-        legal=f'a multiple of {shards}',
-      )
+    fields.check_devices(
+      *(config[section].batch_size, mesh, f'{section}.batch_size'),
+      axes='data x fsdp x pipeline of teacher.mesh',
+    )
   if config.data.length % rules.length_shards(mesh):
     raise errors.ConfigError(
       'teacher.mesh.sequence',

@@ -153,13 +153,18 @@ def vocabulary(
   The same run has the same one, by identity. Plans, which know no tokenizer,
   count equal ones.
   """
-  config = run.config
   if run.tokenizer is None:
     models = run.student, run.teacher
     return _same(min(model.config.vocab_size for model in models))
+  return _matched(*_sides(run))
+
+
+def _sides(run):
+  """Returns the tokenizer and the template of the student and the teacher."""
+  config = run.config
   own = load(config.teacher.init)
   template = config.teacher.template or config.data.template
-  return _matched(run.tokenizer, config.data.template, own, template)
+  return run.tokenizer, config.data.template, own, template
 
 
 _same = functools.lru_cache(maxsize=4)(projected_distributions.same)
@@ -185,12 +190,9 @@ def rows(
   Raises:
     ConfigError: the templates of both models do not fit.
   """
-  config = run.config
-  own = load(config.teacher.init)
-  template = config.teacher.template or config.data.template
-  convert = retokenizing.Retokenizer(
-    run.tokenizer, config.data.template, own, template
-  )
+  sides = _sides(run)
+  _, _, own, _ = sides
   return teacher_rows.TeacherRows(
-    convert, length(config), own.pad_id, prefixes, compares_positions(run)
+    *(retokenizing.Retokenizer(*sides), length(run.config), own.pad_id),
+    *(prefixes, compares_positions(run)),
   )

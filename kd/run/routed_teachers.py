@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
+from kd.config import teacher_sections
 from kd.core import errors
 from kd.input_pipeline import prepare
 from kd.input_pipeline import routing
@@ -18,11 +19,7 @@ def routes(config: Config) -> tuple[routing.Route, ...]:
   Returns:
     One for each teacher; () if each takes all examples.
   """
-  teacher = config.teacher
-  specs = {'teacher': teacher} | {
-    f'teacher.others.{name}': spec
-    for name, spec in sorted(teacher.others.items())
-  }
+  specs = teacher_sections.of(config)
   if not any(spec.tasks or spec.field_values for spec in specs.values()):
     return ()
   return tuple(

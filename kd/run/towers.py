@@ -55,7 +55,8 @@ def check_adapters(run: resolved.Run) -> None:
   shapes = teachers[0] if teachers else None
   if init_has_projector(student, 'student.init', shapes):
     return
-  if not _maps_to_its_width(student, 'student.init', shapes):
+  opened = _open(student, 'student.init')
+  if not _maps_to_its_width(student, opened, shapes):
     raise errors.ConfigError(
       'student.lora.rank',
       f'found {rank}, and the projector of the vision tower would be random: '
@@ -66,23 +67,25 @@ def check_adapters(run: resolved.Run) -> None:
     )
 
 
-def _maps_to_its_width(model, path, teacher_params) -> bool:
+def _maps_to_its_width(model, opened, teacher_params) -> bool:
   """Returns whether the projector of `vision_init` maps to the model's width.
 
   Args:
     model: has `vision_init`.
-    path: the config path of `init`.
+    opened: see `_open`.
     teacher_params: the teacher's parameters or their shapes, for its tower.
   """
-  if model.vision_init == model_sizes.TEACHERS_VISION:
+  if opened is None:
     width = teacher_params['vision']['projector']['kernel'].shape[1]
   else:
-    width = _open(model, path).text_dim
+    width = opened.text_dim
   return width == model.source.embed_dim
 
 
-def _open(model, path) -> vision_weights.Source:
-  """Opens the files that `vision_init` names."""
+def _open(model, path) -> vision_weights.Source | None:
+  """Opens the files that `vision_init` names; None: it is the teacher's."""
+  if model.vision_init == model_sizes.TEACHERS_VISION:
+    return None
   field = path.removesuffix('init') + 'vision_init'
   chosen = families.of(model.config)
   return vision_weights.open_(model.vision_init, chosen, field)
@@ -112,8 +115,9 @@ def load(
   """
   own = params.get('vision')
   shardings = model.shardings['vision']
-  fits = _maps_to_its_width(model, path, teacher_params)
-  if model.vision_init == model_sizes.TEACHERS_VISION:
+  opened = _open(model, path)
+  fits = _maps_to_its_width(model, opened, teacher_params)
+  if opened is None:
     source = teacher_params['vision']
     names = ['tower', 'projector'] if fits and not own else ['tower']
     loaded = vision_weights.copied(
@@ -123,7 +127,7 @@ def load(
     )
   else:
     loaded = vision_weights.load(
-      *(_open(model, path), shardings, model.param_dtype),
+      *(opened, shardings, model.param_dtype),
       *(fits, path.removesuffix('init') + 'vision_init'),
     )
   if 'projector' in loaded:

@@ -16,13 +16,19 @@ _NAMES = tuple(
 )
 
 
-def check_devices(batch_size: int, mesh: jax.sharding.Mesh, path: str) -> None:
+def check_devices(
+  batch_size: int,
+  mesh: jax.sharding.Mesh,
+  path: str,
+  axes: str = 'mesh.data x mesh.fsdp x mesh.pipeline',
+) -> None:
   """Refuses rows that a mesh does not divide.
 
   Args:
     batch_size: answers that grow at a time.
     mesh: the devices.
     path: of the field that says how many.
+    axes: names the axes of the mesh that rows are split over, for the message.
 
   Raises:
     ConfigError: names it.
@@ -31,8 +37,7 @@ def check_devices(batch_size: int, mesh: jax.sharding.Mesh, path: str) -> None:
   if batch_size % shards:
     raise errors.ConfigError(
       path,
-      f'found {batch_size}, which {shards} devices (mesh.data x mesh.fsdp x '
-      'mesh.pipeline) do not divide',
+      f'found {batch_size}, which {shards} devices ({axes}) do not divide',
       legal=f'a multiple of {shards}',
     )
 

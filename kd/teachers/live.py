@@ -64,9 +64,7 @@ def make(
   """
   own = jax.tree.leaves(teachers[0].params)[0].sharding.mesh
   scores = [
-    scorer(t.model, NO_TAPS, number)
-    if number
-    else scorer(t.model, spec, mapped=mapped)
+    scorer(t.model, NO_TAPS if number else spec, number, mapped)
     for number, t in enumerate(teachers)
   ]
 
@@ -143,7 +141,7 @@ def make_projected(
     mesh: of batches and targets; see `make`.
   """
   size = teacher.model.unembedding(teacher.params).shape[0]
-  score = make([teacher], size, types.TapSpec((), ()), mesh)
+  score = make([teacher], size, NO_TAPS, mesh)
 
   def targets(batch):
     (dense,) = score(batch).distribution.teachers

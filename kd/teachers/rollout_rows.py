@@ -27,6 +27,12 @@ def prompt_of(row: Mapping[str, np.ndarray]) -> tuple[int, ...]:
   return tuple(row['tokens'][: targets[0] + 1].tolist())
 
 
+def prompt_at(prompts: types.Batch, place: int) -> tuple[int, ...]:
+  """Returns the prompt of a row of a batch; see `prompt_of`."""
+  row = {n: getattr(prompts, n)[place] for n in ('tokens', 'weights')}
+  return prompt_of(row)
+
+
 def answer_row(
   prompt: Sequence[int], sample: requests.Sample, length: int, pad_id: int
 ) -> dict[str, np.ndarray]:
@@ -92,8 +98,7 @@ def request(
     seed: of the draws.
     image_tokens: soft tokens of an image; 0 if prompts have none.
   """
-  row = {name: getattr(prompts, name)[place] for name in packing.FIELDS}
-  ids = prompt_of(row)
+  ids = prompt_at(prompts, place)
   return requests.Request(
     ids,
     seed=seed,

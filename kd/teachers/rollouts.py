@@ -14,7 +14,6 @@ import numpy as np
 
 from kd.core import schedules
 from kd.core import types
-from kd.input_pipeline import packing
 from kd.sampling import requests
 from kd.teachers import replay_buffer
 from kd.teachers import rollout_rows
@@ -197,15 +196,12 @@ class Rollouts:
 
   def _new_rows(self, prompts, samples, made):
     """Returns rows with the answers, by index in the batch, and metrics."""
-    length, prompt_ids, fitting = prompts.tokens.shape[1], {}, {}
+    length, new_rows, fitting, rooms = prompts.tokens.shape[1], {}, {}, {}
     for place, sample in samples.items():
-      if sample.finish != 'too_long':
-        row = {name: getattr(prompts, name)[place] for name in packing.FIELDS}
-        prompt_ids[place] = rollout_rows.prompt_of(row)
-        fitting[place] = sample
-    new_rows = {}
-    for place, sample in fitting.items():
-      ids, logprobs = prompt_ids[place], None
+      if sample.finish == 'too_long':
+        continue
+      ids, logprobs = rollout_rows.prompt_at(prompts, place), None
+      fitting[place], rooms[place] = sample, rollout_rows.room(ids, length)
       if self._with_logprobs:
         logprobs = rollout_rows.logprobs(ids, sample, length)
       new_rows[place] = replay_buffer.BufferedRow(
@@ -215,9 +211,6 @@ class Rollouts:
         rollout_rows.images_of_prompt(prompts, place, len(ids)),
         logprobs,
       )
-    rooms = {
-      place: rollout_rows.room(prompt_ids[place], length) for place in fitting
-    }
     scalars = rollout_rows.summary(fitting, rooms)
     scalars['rollout/no_room'] = float(len(samples) - len(fitting))
     return new_rows, scalars

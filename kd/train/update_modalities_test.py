@@ -17,7 +17,7 @@ from kd.losses import selection
 from kd.losses import term_builder
 from kd.losses import terms as terms_lib
 from kd.models import families
-from kd.models.vision import config as vision_config
+from kd.models.vision import vision_cases
 from kd.optimizers import optimizer_cases
 from kd.optimizers import optimizers
 from kd.optimizers import parameter_groups
@@ -29,15 +29,8 @@ from kd.train import checkpointing
 from kd.train import update
 
 # No other array has 52 rows or columns.
-_TOWER = vision_config.VisionConfig(
-  image_size=8,
-  patch_size=4,
-  embed_dim=12,
-  mlp_dim=52,
-  num_heads=2,
-  num_layers=3,
-  norm_epsilon=1e-6,
-  tokens_per_side=1,
+_TOWER = dataclasses.replace(
+  vision_cases.TOWER, image_size=8, mlp_dim=52, tokens_per_side=1
 )
 _SIZES = dataclasses.replace(
   optimizer_cases.SIZES, layer_kinds=('global',), vision=_TOWER

@@ -18,6 +18,7 @@ from kd.sampling import requests
 from kd.teachers.served import budget as budget_lib
 from kd.teachers.served import client as client_lib
 from kd.teachers.served import probe
+from kd.teachers.served import questions
 from kd.teachers.served import replies as replies_lib
 
 FILE = 'answered_by.json'
@@ -108,7 +109,7 @@ class Answerer:
       ReadError: the server cannot be reached.
     """
     self._api, self._settings, self._say = api, settings, say
-    self._any_fingerprint = spec['fingerprint'] == 'any'
+    self._same = questions.compared(spec['fingerprint'])
     self._path, self._lock = os.path.join(folder, FILE), threading.Lock()
     path = 'teacher.server.folder'
     with errors.refused_unless_writable(path, folder, 'a local folder'):
@@ -128,8 +129,7 @@ class Answerer:
     try:
       self.model = spec['model']
       if not self.model:
-        listed = [str(x.get('id')) for x in probe.models(self._client)]
-        self.model = probe.chosen('', listed)
+        self.model = probe.chosen('', probe.models(self._client))
       # Who answers; and how it is asked, as it turned out.
       self._origin = {}
       self._way = {'most': 2**16, 'limit': 'max_tokens', 'seeds': True}
@@ -274,8 +274,7 @@ class Answerer:
       if not self._origin:
         self._origin = now
         self._record()
-      keys = ('model',) if self._any_fingerprint else ('model', 'fingerprint')
-      for key in keys:
+      for key in self._same:
         if self._origin.get(key) != now[key]:
           raise errors.ConfigError(
             'teacher.server.model',
@@ -306,9 +305,4 @@ class Answerer:
     self.stop()
     self._budget.close()
     self._replies.close()
-    spent = self._budget.spent
-    money = f', {spent["money"]:.4g} of money' if spent['money'] else ''
-    self._say(
-      f'{self.url}: {spent["requests"]:,} requests and {spent["tokens"]:,} '
-      f'tokens{money} since the folder was made'
-    )
+    self._say(f'{self.url}: {self._budget.told()} since the folder was made')

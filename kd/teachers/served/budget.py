@@ -18,7 +18,7 @@ _PATH = 'teacher.server.budget'
 _MILLION = 1_000_000
 # The file is ahead of what was spent by this many requests, so that it need not
 # be written before each: a run that is killed has spent what it says, or less.
-AHEAD = 16
+_AHEAD = 16
 _NUMBER = legal.Number(at_least=0)
 _COUNTED = schema.Section(
   'What was spent.',
@@ -53,7 +53,7 @@ class Budget:
     folder: str,
     limits: Mapping[str, float],
     prices: Prices,
-    ahead: int = AHEAD,
+    ahead: int = _AHEAD,
   ):
     """Reads what was spent.
 
@@ -82,6 +82,14 @@ class Budget:
     """Returns `requests`, `tokens` and `money`."""
     with self._lock:
       return dict(self._spent)
+
+  def told(self) -> str:
+    """Returns a phrase of what is spent, for the user."""
+    spent = self.spent
+    money = f', {spent["money"]:.4g} of money' if spent['money'] else ''
+    return (
+      f'{spent["requests"]:,} requests and {spent["tokens"]:,} tokens{money}'
+    )
 
   def take(self, prompt: int, generated: int) -> None:
     """Counts a request that is about to be sent; call `finish` after it.

@@ -1,6 +1,6 @@
 """Asks a server, before anything else, what it can do."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -58,7 +58,7 @@ def probe(
     ReadError: it cannot be reached.
   """
   listed = models(client)
-  model = chosen(model, [str(x.get('id')) for x in listed])
+  model = chosen(model, listed)
   names = [api] if api != 'auto' else _candidates(listed, model)
   problems = []
   for name in names:
@@ -98,16 +98,17 @@ def models(client: client_lib.Client) -> list[dict[str, Any]]:
     return []  # Not every server has a list.
 
 
-def chosen(model: str, names: Sequence[str]) -> str:
+def chosen(model: str, listed: Sequence[Mapping[str, Any]]) -> str:
   """Returns the name of the model to ask.
 
   Args:
     model: the config's; '': the only one.
-    names: that the server lists.
+    listed: see `models`.
 
   Raises:
-    ConfigError: it lists others, or several.
+    ConfigError: the server lists others, or several.
   """
+  names = [str(x.get('id')) for x in listed]
   if model and names and model not in names:
     raise errors.ConfigError(
       'teacher.server.model',

@@ -56,6 +56,15 @@ class Origin:
   fingerprint: str
 
 
+def compared(fingerprint: str) -> tuple[str, ...]:
+  """Returns the fields of an Origin that must not change.
+
+  Args:
+    fingerprint: teacher.server.fingerprint.
+  """
+  return ('model',) if fingerprint == 'any' else ('model', 'fingerprint')
+
+
 class Questions:
   """Questions to one model in one way.
 

@@ -28,8 +28,6 @@ from kd.teachers.served import vocabulary as vocabulary_lib
 
 FILE = 'model.json'
 
-# What the folder's model has in common with the one that answers.
-_SAME = ('model', 'fingerprint', 'probe')
 _MODEL, _FOLDER = 'teacher.server.model', 'teacher.server.folder'
 
 
@@ -87,7 +85,7 @@ class Teacher:
     )
     self._vocabulary = vocabulary_lib.Vocabulary(tokenizer)
     self._tolerance = spec['tolerance']
-    self._any_fingerprint = spec['fingerprint'] == 'any'
+    self._same = questions.compared(spec['fingerprint'])
     self._check_every, self._asked = spec['check_every'], 0
     self._lock = threading.Lock()
     try:
@@ -125,8 +123,7 @@ class Teacher:
       atomic_files.write_json(path, now)
       return now
     there = json_files.read(path, _FOLDER)
-    same = ('model', 'probe') if self._any_fingerprint else _SAME
-    for key in same:
+    for key in (*self._same, 'probe'):
       if there.get(key) != now[key]:
         raise self._changed(f'{key} {there.get(key)!r}', repr(now[key]))
     self._compare(np.asarray(there['logprobs'], np.float32), probed.answer)
@@ -210,14 +207,10 @@ class Teacher:
         f'a reply lacks what was asked for: {e}',
         legal='a server that answers each request as it answered the first',
       ) from e
-    if not self._is_same(origin):
-      raise self._changed(repr(self._probed.origin), repr(origin))
+    before = self._probed.origin
+    if any(getattr(origin, x) != getattr(before, x) for x in self._same):
+      raise self._changed(repr(before), repr(origin))
     return answer
-
-  def _is_same(self, origin):
-    if self._any_fingerprint:
-      return origin.model == self._probed.origin.model
-    return origin == self._probed.origin
 
   def _check(self):
     """Asks the probe again, now and then."""
@@ -238,9 +231,4 @@ class Teacher:
     self._pool.shutdown(cancel_futures=True)
     self._budget.close()
     self._replies.close()
-    spent = self._budget.spent
-    money = f', {spent["money"]:.4g} of money' if spent['money'] else ''
-    self._say(
-      f'teacher: {spent["requests"]:,} requests and {spent["tokens"]:,} tokens'
-      f'{money} since its folder was made'
-    )
+    self._say(f'teacher: {self._budget.told()} since its folder was made')

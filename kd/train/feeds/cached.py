@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from kd.config import teacher_sections
 from kd.core import errors
 from kd.core import identity
 from kd.core import paths
@@ -236,10 +237,7 @@ def teacher_inits(config: source.Config) -> dict[str, str]:
   """Returns where the weights of a cache's teachers are, by config field."""
   if config.teacher.server.url:
     return {}
-  specs = {'teacher': config.teacher} | {
-    f'teacher.others.{name}': spec
-    for name, spec in config.teacher.others.items()
-  }
+  specs = teacher_sections.of(config)
   towers = {
     f'{path}.vision_init': spec.vision_init
     for path, spec in specs.items()

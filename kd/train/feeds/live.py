@@ -1,13 +1,15 @@
 """Batches with the targets of live teachers, which score each batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 
 import jax
 import jax.numpy as jnp
 
+from kd.config import teacher_sections
 from kd.core import identity
 from kd.core import types
+from kd.input_pipeline import prepared as prepared_lib
 from kd.losses import dense_distributions
 from kd.losses import distributions
 from kd.losses import layer_objective
@@ -31,10 +33,7 @@ class Source(source.Source):
   """Teachers that score each batch when the student is trained on it."""
 
   def teacher_specs(self):
-    return {'teacher': self._config.teacher} | {
-      f'teacher.others.{name}': spec
-      for name, spec in sorted(self._config.teacher.others.items())
-    }
+    return teacher_sections.of(self._config)
 
   def term_teacher(self, student, teachers):
     del student
@@ -80,11 +79,7 @@ class Source(source.Source):
     return distributions.Targets(mixture, _abstract_taps(run), is_mapped)
 
   def open(self, run, prepared):
-    add_rows = teacher_prefix.rows(run, prepared)
-    route = routed_teachers.router(run.config, prepared)
-    if add_rows is None or route is None:
-      return add_rows or route
-    return lambda batch: route(add_rows(batch))
+    return changes(run, prepared)
 
   def digest(self, opened):
     del opened
@@ -94,6 +89,25 @@ class Source(source.Source):
   def feed(self, run, rows, digest, opened, live_targets):
     names = self.teacher_names()
     return feed.Feed(run, rows, digest, names, live_targets, opened)
+
+
+def changes(
+  run: resolved.Run,
+  prepared: Sequence[prepared_lib.Prepared],
+  all_fit: bool = False,
+) -> Callable[[types.Batch], types.Batch] | None:
+  """Returns what changes batches before they are scored; None for nothing.
+
+  Args:
+    run: the resolved config.
+    prepared: the rows of each task of the mixture.
+    all_fit: see teacher_prefix.rows.
+  """
+  add_rows = teacher_prefix.rows(run, prepared, all_fit)
+  route = routed_teachers.router(run.config, prepared)
+  if add_rows is None or route is None:
+    return add_rows or route
+  return lambda batch: route(add_rows(batch))
 
 
 def load(run: resolved.Run) -> list[live.Teacher]:
@@ -153,7 +167,7 @@ def targets_on(
 def _abstract_taps(run):
   """Returns the first teacher's layer outputs, abstract."""
   spec = run.objective.teacher_taps
-  if spec == types.TapSpec((), ()):
+  if spec == live.NO_TAPS:
     return types.Taps(None, None, None, None)
   model, params = run.teacher, abstract.teacher_params(run)[0]
   terms = run.objective.layer_terms
