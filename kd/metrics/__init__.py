@@ -1,1 +1,1 @@
-"""Metrics: weighted means, task metrics, writers."""
+"""Weighted means, task metrics and metric writers."""

@@ -1,7 +1,7 @@
 """Merges weighted means in float64.
 
-clu's Average sums in the input's type and casts weights to bool; target
-weights are floats, so the project keeps its own few lines.
+clu's Average sums in the input's type and casts weights to bool, but target
+weights are floats.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ class Means:
     }
 
   def add(self, name: str, total: float, weight: float) -> None:
-    """Adds a sum of weight x value, and its weight."""
+    """Adds a weighted sum of values and the sum of their weights."""
     old_total, old_weight = self._sums.get(name, (0.0, 0.0))
     self._sums[name] = (old_total + float(total), old_weight + float(weight))
 
   def compute(self) -> dict[str, float]:
-    """Returns the means; a name whose weight is 0 has none."""
+    """Returns the means by name, without names of weight 0."""
     return {
       name: total / weight
       for name, (total, weight) in self._sums.items()
@@ -30,5 +30,5 @@ class Means:
     }
 
   def state(self) -> dict[str, tuple[float, float]]:
-    """Returns what restores these means; JSON keeps every bit of it."""
+    """Returns the state to restore from; it survives JSON exactly."""
     return dict(self._sums)

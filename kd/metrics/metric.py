@@ -1,26 +1,26 @@
-"""Metrics with one value per example, as metric functions may return them."""
+"""Metrics with one value per example, which metric functions may return."""
 
 from collections.abc import Sequence
 import dataclasses
 
 from kd.core import registry
 
-# Of functions (targets, predictions) -> numbers or Metric by name, which score
-# the answers of any task, by the names in evaluation.metrics.
+# Metric functions by their names in evaluation.metrics. Each scores the answers
+# of any task: (targets, predictions) -> numbers or Metrics by name.
 METRICS = registry.Registry('metric')
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-  """How people read a metric.
+  """Presentation of a metric to readers.
 
   Attributes:
-    title: what a table calls it; '' for the metric's name.
-    unit: after the title, such as 'nats per token'; '' for none.
-    higher_is_better: the direction in which models improve.
-    total: whether the metric is the sum over the examples, not their mean.
-    diagnostic: whether it explains other metrics; a table leaves it out where
-      it is 0 for all models.
+    title: heading in tables; '' for the metric's name.
+    unit: unit after the title, such as 'nats per token'; '' for none.
+    higher_is_better: whether higher values are better.
+    total: whether the metric is the sum over examples instead of their mean.
+    diagnostic: whether it explains other metrics. Tables omit it where it is 0
+      for all models.
   """
 
   title: str = ''
@@ -30,20 +30,20 @@ class Description:
   diagnostic: bool = False
 
   def heading(self, name: str) -> str:
-    """Returns the title with the unit, for a metric of this name."""
+    """Returns the title, or else this name, with the unit."""
     return ', '.join(filter(None, (self.title or name, self.unit)))
 
 
 class Metric(float):
   """The mean, or the sum, of one value per example.
 
-  It is a float, so seqio and all that reads numbers read it too. Evaluation
-  takes confidence intervals from its values and the rest from its description.
+  It is a float, so seqio and other readers of numbers accept it. Evaluation
+  computes confidence intervals from its values.
 
   Attributes:
     values: [n], one per example, in the order of the examples.
-    weights: [n], the weight of each example; None if all weigh the same.
-    description: how people read it.
+    weights: [n], the weight of each example; None if all are equal.
+    description: its presentation to readers.
   """
 
   values: tuple[float, ...]
@@ -60,8 +60,8 @@ class Metric(float):
 
     Args:
       values: [n], one per example.
-      weights: [n], not negative; None if all weigh the same.
-      **description: the fields of Description.
+      weights: [n], not negative; None if all are equal.
+      **description: fields of Description.
 
     Raises:
       ValueError: the numbers of values and weights differ.
@@ -83,10 +83,10 @@ class Metric(float):
 
 
 def join(metrics: Sequence[Metric]) -> Metric | None:
-  """Returns a metric over the examples of several; None if they are unlike.
+  """Returns a metric over all examples; None if the descriptions differ.
 
   Args:
-    metrics: at least one, all of one name.
+    metrics: at least one metric, all of one name.
   """
   descriptions = {m.description for m in metrics}
   if len(descriptions) != 1:

@@ -1,4 +1,4 @@
-"""The base of writers that take scalars alone.
+"""The base class of writers that write only scalars.
 
 Importing this module imports TensorFlow where it is installed, as clu does.
 """
@@ -7,7 +7,7 @@ from clu import metric_writers
 
 
 class ScalarWriter(metric_writers.MetricWriter):
-  """A writer of scalars; what else there is goes to TensorBoard alone."""
+  """A writer that ignores everything but scalars."""
 
   def write_summaries(self, step, values, metadata=None):
     del step, values, metadata

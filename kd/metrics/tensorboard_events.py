@@ -1,4 +1,4 @@
-"""Removes steps from TensorBoard's event files that a resumed run repeats.
+"""Removes the steps that a resumed run repeats from TensorBoard event files.
 
 Importing tensorboard is slow: it is imported within functions.
 """
@@ -16,35 +16,35 @@ from kd.core import atomic_files
 _PATTERN = 'events.out.tfevents.*'
 _VERSION = 'brain.Event:2'
 
-# Of a step and a tag: whether this value will not be written again.
+# Whether the value of a step and tag will not be written again.
 Kept = Callable[[int, str], bool]
 
 
 def drop(folder: str, kept: Kept) -> None:
-  """Rewrites a folder's event files without the values that will come again.
+  """Rewrites a folder's event files without values that will be repeated.
 
-  The remaining ones go into one new file, after which the others are deleted.
-  A record that a kill cut off, and what follows it in its file, is dropped too.
+  The remaining values are written to one new file, then the old files are
+  deleted. A truncated record and the rest of its file are dropped too.
 
   Args:
     folder: the workdir.
-    kept: of a step and a tag, whether a value remains.
+    kept: whether to keep the value of a step and tag.
   """
   from tensorboard.compat.proto import event_pb2
 
   paths = sorted(glob.glob(_PATTERN, root_dir=folder))
   if not paths:
     return
-  # Files are read in the order of their names, which begin with the second in
-  # which they were made. The new one must come after the last of the others.
+  # Files are read in the order of their names, which begin with the second of
+  # their creation. The new file must sort after all existing ones.
   while paths[-1].startswith(_name(time.time())):
     time.sleep(0.05)
   now = time.time()
   # The zero sorts it before the file that this process opens next.
   name = f'{_name(now)}.0.{socket.gethostname()}.{os.getpid()}'
   paths = [os.path.join(folder, path) for path in paths]
-  # At a start event TensorBoard discards what it has read, except at the first
-  # one. If it is open now it has read the old files: the new one replaces them.
+  # At each start event but the first, TensorBoard discards what it has read. Two
+  # of them make a TensorBoard that has read the old files replace their values.
   start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
   events = [
     event_pb2.Event(wall_time=now, file_version=_VERSION),

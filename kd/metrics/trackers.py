@@ -1,7 +1,7 @@
-"""Sends metrics to Weights & Biases and MLflow, where these are installed.
+"""Sends metrics to Weights & Biases and MLflow, if they are installed.
 
-Where they go, and under which project or experiment, their own environment
-variables say: WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI,
+Their own environment variables select the server, and the project or
+experiment: WANDB_PROJECT, WANDB_MODE, MLFLOW_TRACKING_URI,
 MLFLOW_EXPERIMENT_NAME. Importing this module imports TensorFlow where it is
 installed.
 """
@@ -21,10 +21,10 @@ from kd.core import identity
 from kd.core import json_files
 from kd.metrics import scalar_writer
 
-FILE = 'trackers.json'  # Their ids of the workdir's run.
+FILE = 'trackers.json'  # Each tracker's id of the workdir's run.
 _PROJECT = 'kd'
 _PACKAGES = {'wandb': 'wandb', 'mlflow': 'mlflow'}
-# Training waits for a request: by default MLflow tries for minutes.
+# Training waits for requests, which MLflow retries for minutes by default.
 _PATIENCE = {
   'MLFLOW_HTTP_REQUEST_MAX_RETRIES': '1',
   'MLFLOW_HTTP_REQUEST_TIMEOUT': '10',
@@ -45,7 +45,7 @@ def check(names: Sequence[str]) -> None:
 
 
 def _recorded(folder: str) -> dict[str, str]:
-  """Returns the trackers' ids of the run in this folder."""
+  """Returns the run ids of the workdir, by tracker."""
   path = os.path.join(folder, FILE)
   return json_files.read(path) if os.path.exists(path) else {}
 
@@ -56,10 +56,10 @@ def _record(folder, name, run_id):
 
 
 class WandbWriter(scalar_writer.ScalarWriter):
-  """Writes a run of Weights & Biases.
+  """Writes metrics to a Weights & Biases run.
 
-  `step` is a metric, and the axis of the others: steps that a resumed run takes
-  again are written again.
+  `step` is logged as a metric and is the axis of all others, so that a resumed
+  run can write repeated steps again.
   """
 
   def __init__(self, folder: str, label: str, config: Mapping[str, Any]):
@@ -96,7 +96,7 @@ class WandbWriter(scalar_writer.ScalarWriter):
 
 
 class MlflowWriter(scalar_writer.ScalarWriter):
-  """Writes a run of MLflow; a server that fails does not end training."""
+  """Writes metrics to an MLflow run; a failing server does not end training."""
 
   def __init__(self, folder: str, label: str, config: Mapping[str, Any]):
     """Starts the run, or continues that of the workdir.
@@ -156,7 +156,7 @@ class MlflowWriter(scalar_writer.ScalarWriter):
     self._try(lambda: self._client.set_terminated(self._run_id, status))
 
   def _try(self, call):
-    """Calls, and warns once if MLflow fails: metrics.jsonl has all metrics."""
+    """Calls, and warns only once if MLflow fails; metrics.jsonl is complete."""
     try:
       call()
     except self._mlflow.MlflowException as e:
@@ -167,7 +167,7 @@ class MlflowWriter(scalar_writer.ScalarWriter):
 
 
 def _is_failing():
-  """Returns whether an error ends the run: writers are closed on its way."""
+  """Returns whether an exception is being handled while writers are closed."""
   return sys.exc_info()[0] is not None
 
 

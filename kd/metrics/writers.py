@@ -1,7 +1,7 @@
-"""Writes metrics with clu: JSON lines, the terminal, TensorBoard.
+"""Writes metrics with clu: JSON lines, the terminal, TensorBoard, trackers.
 
-Importing this module imports TensorFlow where it is installed, as clu does:
-import it where a run begins, not at the top of a module.
+Importing this module imports TensorFlow where it is installed, as clu does.
+Import it inside the function that starts a run, not at the top of a module.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ from kd.metrics import trackers as trackers_lib
 
 JSON_LINES = 'metrics.jsonl'
 _LINE = 'the lines as they were written; delete this one'
-# Metrics of an evaluation that the terminal leaves to the files.
+# Evaluation metrics that are written to the files but not to the terminal.
 _HIDDEN = (
   *('perplexity', 'accuracy'),
   *('truncated', 'too_long', 'unparsed', 'many_markers'),
@@ -35,19 +35,19 @@ _HIDDEN = (
 
 
 def _remains(step, is_evaluation, restart_after, evaluated):
-  """Returns whether a step's metrics are kept: a resumed run skips them."""
+  """Returns whether to keep a step's metrics: a resumed run skips the step."""
   if step == restart_after:
     return evaluated or not is_evaluation
   return step < restart_after
 
 
 def _is_of_evaluation(tag):
-  """Returns whether an evaluation writes a metric."""
+  """Returns whether evaluations write the metric."""
   return tag.startswith('eval/') or tag == 'perf/evaluation_s'
 
 
 def _stays(record, where, step, evaluated):
-  """Returns whether a line of metrics.jsonl is not written again."""
+  """Returns whether to keep a line of metrics.jsonl."""
   try:
     at, is_evaluation = record['step'], record['phase'] == 'eval'
     return _remains(at, is_evaluation, step, evaluated)
@@ -56,18 +56,18 @@ def _stays(record, where, step, evaluated):
 
 
 class JsonLinesWriter(scalar_writer.ScalarWriter):
-  """One JSON object a write: step, phase, then names and numbers or texts."""
+  """Writes one JSON object per call: step, phase, then values by name."""
 
   def __init__(self, folder: str, restart_after: int, evaluated: bool):
-    """Opens the file; drops what a killed run wrote that will come again.
+    """Opens the file, and drops the lines that a resumed run will repeat.
 
     Args:
       folder: the workdir.
-      restart_after: the step that the run resumes from; later ones go.
-      evaluated: whether that step's evaluation won't come again.
+      restart_after: the step that the run resumes from; later ones are dropped.
+      evaluated: whether that step's evaluation will not be repeated.
 
     Raises:
-      ConfigError: a line is no metrics; names it.
+      ConfigError: a line does not contain metrics; the error names it.
     """
     self._path = os.path.join(folder, JSON_LINES)
     if os.path.exists(self._path):
@@ -87,7 +87,7 @@ class JsonLinesWriter(scalar_writer.ScalarWriter):
     )
 
   def write_texts(self, step, texts):
-    # Answers of an evaluation have a file of their own.
+    # Answers of an evaluation are written to a separate file.
     texts = {k: v for k, v in texts.items() if not k.startswith('eval/')}
     if texts:
       self._write({'step': int(step), 'phase': 'text', **texts})
@@ -97,7 +97,7 @@ class JsonLinesWriter(scalar_writer.ScalarWriter):
     self._file.flush()
 
   def flush(self):
-    """Makes what was written outlive a power cut."""
+    """Syncs the file to disk, so that its lines survive a power cut."""
     self._file.flush()
     os.fsync(self._file.fileno())
 
@@ -106,9 +106,9 @@ class JsonLinesWriter(scalar_writer.ScalarWriter):
 
 
 class TerminalWriter(scalar_writer.ScalarWriter):
-  """A line a write: step, losses, speed, time left.
+  """Writes one line per call: step, losses, speed, time left.
 
-  On a terminal training lines overwrite one another; in a log each stays.
+  On a terminal, each training line overwrites the previous one.
   """
 
   def __init__(self, label: str, steps: int, stream=None):
@@ -122,7 +122,7 @@ class TerminalWriter(scalar_writer.ScalarWriter):
     parts = [f'{self._label} step {step}/{self._steps}']
     for name, value in scalars.items():
       kind, _, short = name.partition('/')
-      # One value for each set; those of its tasks have longer names.
+      # One value for each set; the names of its tasks' values are longer.
       _, *rest = short.split('/')
       if kind == 'eval' and len(rest) == 1 and rest[0] not in _HIDDEN:
         parts.append(f'{short} {float(value):.4f}')
@@ -147,7 +147,7 @@ class TerminalWriter(scalar_writer.ScalarWriter):
 
 
 class _TensorBoardWriter(metric_writers.SummaryWriter):
-  """TensorBoard's events, on the disk (or in a mounted bucket) once flushed."""
+  """Writes TensorBoard events; a flush syncs them to disk or mounted bucket."""
 
   def __init__(self, folder: str):
     super().__init__(folder)
@@ -155,7 +155,7 @@ class _TensorBoardWriter(metric_writers.SummaryWriter):
 
   def flush(self):
     super().flush()
-    # TensorFlow hands them to the file system and does not sync.
+    # TensorFlow writes to the file system without a sync.
     for path in glob.glob(self._pattern):
       with open(path, 'rb') as f:
         os.fsync(f.fileno())
@@ -171,16 +171,16 @@ def create(
   trackers: Sequence[str] = (),
   config: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> metric_writers.MetricWriter:
-  """Returns the run's writer; it writes on process 0 only.
+  """Returns the run's writer, which writes only on process 0.
 
   Args:
     folder: the workdir.
-    label: what stands before each line on the terminal.
-    steps: of the whole run.
+    label: beginning of each line on the terminal.
+    steps: number of steps of the whole run.
     restart_after: the step that a resumed run starts from, or 0.
-    evaluated: whether that step's evaluation is in the files for good.
+    evaluated: whether that step's evaluation will not be repeated.
     tensorboard: whether to write TensorBoard events too.
-    trackers: names in trackers.TRACKERS, which get the metrics too.
+    trackers: names in trackers.TRACKERS that receive the metrics too.
     config: the run's config, for trackers.
   """
   if jax.process_index() != 0:
@@ -203,7 +203,7 @@ def create(
 
 
 class StepTimer:
-  """The time a step takes, and the share of it that went to waiting."""
+  """Measures the time per step, and the share of it spent waiting."""
 
   def __init__(self, clock: Callable[[], float] = time.monotonic):
     self._clock = clock
@@ -217,30 +217,30 @@ class StepTimer:
     self._compiled: dict[str, float] = {}
 
   def compiled(self) -> None:
-    """Leaves the steps so far, which compiled, out of the interval.
+    """Excludes the steps so far, which compiled, from the interval.
 
-    They count only where no other step does.
+    They count only if the interval has no other step.
     """
     step_times = self._shares()
     self.restart()
     self._compiled = step_times
 
   def wait(self, seconds: float) -> None:
-    """Counts time that the step waited for data."""
+    """Adds time in which a step waited for data."""
     self._waited += seconds
 
   def sample(self, seconds: float) -> None:
-    """Counts time in which the student sampled answers."""
+    """Adds time in which the student sampled answers."""
     self._sampled += seconds
 
   def pause(self, seconds: float) -> None:
-    """Counts time that went to something else: evaluation, saving."""
+    """Adds time outside of steps, such as evaluation and saving."""
     self._paused += seconds
 
   def save(self, seconds: float) -> None:
-    """Counts time in which training waited for a checkpoint.
+    """Adds time in which training waited for a checkpoint.
 
-    It is part of a pause, which is counted apart.
+    The caller counts this time as a pause too.
     """
     self._saved += seconds
 
@@ -248,7 +248,7 @@ class StepTimer:
     self._steps += 1
 
   def compute(self, tokens_per_step: int) -> dict[str, float]:
-    """Returns perf/ metrics of the interval; {} if no step was taken."""
+    """Returns the interval's perf/ metrics; {} if it has no step."""
     metrics = self._shares() or self._compiled
     if not metrics:
       return {}
@@ -260,7 +260,7 @@ class StepTimer:
     }
 
   def compiling(self) -> dict[str, float]:
-    """Returns perf/ metrics of what was compiled since the last call."""
+    """Returns perf/ metrics of compilations since the last call."""
     total = compilations.total()
     new, self._compilations = total - self._compilations, total
     return {
@@ -283,7 +283,7 @@ class StepTimer:
 
 
 def device_memory(devices: Sequence[jax.Device]) -> Mapping[str, float]:
-  """Returns the host's peak in bytes, and that of devices that tell it."""
+  """Returns peak bytes of the host, and of devices that report them."""
   peaks = [
     stats['peak_bytes_in_use']
     for stats in (d.memory_stats() for d in devices)

@@ -1,1 +1,1 @@
-"""Optimizers, schedules and masks from the config."""
+"""Builds optimizers, parameter groups and schedules from the config."""

@@ -17,7 +17,7 @@ ByParameter = Callable[[types.PyTree], types.PyTree]
 
 _LEAST_SQUARE = 1e-30  # epsilon 1 of the paper, added to squared gradients
 _LEAST_SCALE = 1e-3  # epsilon 2, the least root mean square of a parameter
-# Of the smaller axis of a matrix whose second moments are factored, as in T5.
+# Least size of the second largest axis for factored second moments, as in T5.
 _LEAST_FACTORED = 128
 
 
@@ -25,11 +25,11 @@ class State(NamedTuple):
   """Second moments.
 
   Attributes:
-    count: int32 [], updates so far.
-    rows: by parameter, means over the largest axis, which has size 1; [1] where
-      moments are not factored.
-    columns: likewise means over the second largest axis.
-    full: by parameter, its moments; [1] where they are factored.
+    count: int32 [], number of updates so far.
+    rows: means over the largest axis of each parameter, kept with size 1; [1]
+      where moments are not factored.
+    columns: likewise, means over the second largest axis.
+    full: unfactored moments of each parameter; [1] where they are factored.
   """
 
   count: Array
@@ -39,7 +39,7 @@ class State(NamedTuple):
 
 
 def _factored_axes(shape, is_stacked):
-  """Returns the largest axis and the second largest, or None."""
+  """Returns the largest and second largest axes; None if not factored."""
   axes = sorted(range(int(is_stacked), len(shape)), key=lambda i: shape[i])
   if len(axes) < 2 or shape[axes[-2]] < _LEAST_FACTORED:
     return None
@@ -47,7 +47,7 @@ def _factored_axes(shape, is_stacked):
 
 
 def _rms(x, is_stacked):
-  """Returns root mean squares that broadcast to x: one for each layer."""
+  """Returns one root mean square per layer, broadcastable to x."""
   axes = tuple(range(int(is_stacked), x.ndim))
   return jnp.sqrt(jnp.mean(jnp.square(x), axis=axes, keepdims=True))
 
@@ -60,21 +60,21 @@ def adafactor(
   weight_decays: ByParameter,
   stacked: ByParameter,
 ) -> skip_nonfinite.Transformation:
-  """Returns Adafactor with decoupled weight decay, as AdamW has it.
+  """Returns Adafactor with decoupled weight decay, as in AdamW.
 
   Args:
-    learning_rate: by update.
-    decay_rate: second moments decay by 1 - t ** -decay_rate at update t.
-    clip_update: an update's root mean square is cut to this.
+    learning_rate: learning rate by update.
+    decay_rate: exponent of the decay of second moments, which is
+      1 - t ** -decay_rate at update t.
+    clip_update: largest root mean square of an update.
     scale_by_parameter: whether updates are relative to the root mean square of
       the parameter.
-    weight_decays: from parameters to a tree of their weight decays.
-    stacked: from parameters to a tree of bools: which of them hold one
-      parameter of each of several layers along their first axis; each layer is
-      treated by itself.
+    weight_decays: function from parameters to a tree of their weight decays.
+    stacked: function from parameters to a tree of bools, True for arrays that
+      stack layers along their first axis. Each layer is updated separately.
 
   Returns:
-    The transformation; its `update` takes bool [] `finite`.
+    The transformation. Its `update` takes `finite`, bool [].
   """
 
   def init(params):
@@ -85,7 +85,7 @@ def adafactor(
         axes = _factored_axes(param.shape, has_layers)
         if axes is None:
           return jnp.zeros(1, param.dtype)
-        # Sums keep the sharding of the axes that stay.
+        # A sum keeps the sharding of the remaining axes.
         return jnp.zeros_like(
           jax.eval_shape(
             lambda x: jnp.sum(x, axis=axes[which], keepdims=True), param

@@ -23,13 +23,13 @@ def update(
   """Returns the average after an update.
 
   The decay of update t = 1, 2, ... is min(decay, (1 + t) / (10 + t)), so that
-  the first parameters, which the average starts from, are soon forgotten.
+  the initial parameters are soon forgotten.
 
   Args:
-    average: the average before.
+    average: the average before the update.
     params: the parameters after the update.
     decay: the decay of late updates.
-    step: int32 [], t.
+    step: int32 [], the number t of the update.
     finite: bool []; the average changes only if True.
   """
   t = step.astype(jnp.float32)

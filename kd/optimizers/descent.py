@@ -1,4 +1,4 @@
-"""Makes optimizers of optax's directions: rate, weight decay, no bad step."""
+"""Adds a learning rate and weight decay to optax's update directions."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,8 +17,8 @@ class State(NamedTuple):
   """The state of `along`.
 
   Attributes:
-    count: int32 [], updates so far.
-    direction: the direction's state.
+    count: int32 [], number of updates so far.
+    direction: state of the transformation that computes the direction.
   """
 
   count: types.Array
@@ -33,12 +33,12 @@ def along(
   """Returns steps of -rate x (direction + weight decay x parameter).
 
   Args:
-    direction: from gradients to directions.
-    learning_rate: by update.
-    weight_decays: from parameters to a tree of their weight decays.
+    direction: transformation of gradients to directions.
+    learning_rate: learning rate by update.
+    weight_decays: function from parameters to a tree of their weight decays.
 
   Returns:
-    The transformation; its `update` takes bool [] `finite`.
+    The transformation. Its `update` takes `finite`, bool [].
   """
 
   def init(params):

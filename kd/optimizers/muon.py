@@ -18,11 +18,11 @@ Axes = optax.contrib.MuonDimensionNumbers
 
 
 class State(NamedTuple):
-  """The states of both; each has None in the place of the other's parameters.
+  """The states of Muon and Adam; None in place of the other's parameters.
 
   Attributes:
-    matrices: of Muon.
-    others: of Adam.
+    matrices: state of Muon.
+    others: state of Adam.
   """
 
   matrices: types.PyTree
@@ -30,17 +30,17 @@ class State(NamedTuple):
 
 
 def matrix_axes(sizes: family.Config, params: types.PyTree) -> types.PyTree:
-  """Returns the axes of inputs and of outputs of the matrices of layers.
+  """Returns the input and output axes of the layers' matrices.
 
-  A query [D, N, H] is a matrix from D inputs to N x H outputs. The axis of a
-  stack of layers is neither.
+  A query kernel [D, N, H] is a matrix from D inputs to N x H outputs. The axis
+  along which layers are stacked is neither.
 
   Args:
-    sizes: the model.
-    params: the pair (the model's parameters, projections of loss terms).
+    sizes: config of the model.
+    params: pair of the model's parameters and the projections of loss terms.
 
   Returns:
-    Axes by parameter; None for what is no matrix of a layer.
+    Axes by parameter; None for parameters other than matrices of layers.
   """
   inputs = {
     tensor.path: tensor.inputs
@@ -69,15 +69,15 @@ def direction(
   rms: float,
   adam: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-  """Returns the direction of Muon, scaled so that AdamW's rates fit it.
+  """Returns the direction of Muon, scaled to suit AdamW's learning rates.
 
   Args:
-    axes_of: from parameters to Axes; None for those of Adam.
+    axes_of: function from parameters to Axes; None for those that Adam trains.
     momentum: decay of the gradient's mean.
-    nesterov: whether its momentum is Nesterov's.
-    iterations: of Newton and Schulz.
-    rms: of a direction whose singular values are all 1.
-    adam: the direction of all other parameters.
+    nesterov: whether to use Nesterov momentum.
+    iterations: number of Newton-Schulz iterations.
+    rms: root mean square of a direction whose singular values are all 1.
+    adam: transformation for all other parameters.
   """
 
   def split(tree, axes):

@@ -1,4 +1,4 @@
-"""A small model whose parameters the tests of optimizers train."""
+"""A small model whose parameters the optimizer tests train."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from kd.models import families
 from kd.models.gemma3 import config as gemma3_config
 from kd.optimizers import parameter_groups
 
-# Six layers with a period of three, and one behind them.
+# Six layers with a period of three, then one more layer.
 SIZES = gemma3_config.Gemma3Config(
   embed_dim=16,
   mlp_dim=32,
@@ -34,7 +34,7 @@ SHAPES = (
 def groups(
   is_frozen=lambda path: False, layer_decay=1.0, **entries
 ) -> parameter_groups.ParameterGroups:
-  """Returns groups of base.parameter_group, by name, of a run of 10 steps."""
+  """Returns groups of base.parameter_group entries for a run of 10 steps."""
   built = parameter_groups.build(
     {name: entry.to_dict() for name, entry in entries.items()},
     'optimizer.groups',
@@ -44,14 +44,14 @@ def groups(
 
 
 def random(rng: np.random.Generator) -> types.PyTree:
-  """Returns float32 values of all parameters."""
+  """Returns random float32 values for all parameters."""
   return jax.tree.map(
     lambda x: rng.normal(size=x.shape).astype(np.float32), SHAPES
   )
 
 
 def by_path(tree: types.PyTree) -> dict[str, np.ndarray]:
-  """Returns each layer's part of a tree like SHAPES, by path."""
+  """Returns the values of a tree like SHAPES by path, one per layer."""
   parts = {}
   for path, x in jax.tree_util.tree_leaves_with_path(tree):
     names = groups().names(path)

@@ -21,12 +21,12 @@ from kd.optimizers import skip_nonfinite
 from kd.optimizers import state_offload
 
 OPTIMIZERS = registry.Registry('optimizer')
-# Fields of `optimizer` that are no argument of the named builder.
+# Fields of `optimizer` that are not arguments of the named builder.
 COMMON = (
   *('lr', 'clip_norm', 'micro_batches', 'state_memory'),
   *('layer_decay', 'groups'),
 )
-# Where an optimizer's state lies between updates.
+# Memories that can hold an optimizer's state between updates.
 MEMORIES = ('device', 'host')
 
 
@@ -35,14 +35,15 @@ class Optimizer:
   """A gradient transformation, and the parameters that it trains.
 
   Attributes:
-    init: from the trained parameters to the state before the first update.
-    update: from (gradients, state, trained parameters) to (updates, state). It
-      takes bool [] `finite`, and changes nothing where that is False; and
-      `grad_norm`, the norm to clip by, None for that of all gradients.
-    groups: which parameters are trained, and factors on the learning rate that
-      the updates are to be multiplied by.
-    state_memory: where its state is between updates, one of MEMORIES.
-    ema_decay: decay of an average of the trained parameters; 0: none.
+    init: function from the trained parameters to the initial state.
+    update: function from (gradients, state, trained parameters) to (updates,
+      state). It also takes `finite`, bool [], and changes nothing if that is
+      False; and `grad_norm`, the norm to clip by, None for the norm of all
+      gradients.
+    groups: groups that select the trained parameters, and the factors on the
+      learning rate with which the caller multiplies the updates.
+    state_memory: memory of the state between updates, one of MEMORIES.
+    ema_decay: decay of the average of the trained parameters; 0 for no average.
   """
 
   init: Callable[[types.PyTree], types.PyTree]
@@ -53,15 +54,15 @@ class Optimizer:
 
   @property
   def memory_kind(self) -> str | None:
-    """The memory of moments, as shardings name it; None: the device's own."""
+    """The memory kind of the state in shardings; None for the device's own."""
     return state_offload.KIND if self.state_memory == 'host' else None
 
 
 def stacked_mask(params: types.PyTree) -> types.PyTree:
-  """Returns True for parameters of several layers, along their first axis.
+  """Returns a tree of bools, True for arrays that stack layers on axis 0.
 
-  These are the student's scanned layers and, in the pair (student, terms) that
-  a run trains, what terms train: a projection for each pair of layers.
+  In the pair (student, terms) that a run trains, these are the student's
+  scanned layers and the terms' projections, one for each pair of layers.
   """
 
   def stacked(path, leaf):
@@ -140,7 +141,7 @@ def muon(
   b2: float,
   epsilon: float,
 ) -> skip_nonfinite.Transformation:
-  """Returns Muon for the matrices of layers, AdamW for the others."""
+  """Returns Muon for the matrices of layers, AdamW for other parameters."""
   direction = muon_lib.direction(
     lambda params: muon_lib.matrix_axes(groups.sizes, params),
     momentum,
@@ -166,10 +167,10 @@ def _decays(groups, weight_decay):
 
 
 def _clip(max_norm):
-  """Scales gradients down to a global norm.
+  """Returns a transformation that scales gradients down to a global norm.
 
-  By one factor, which the compiler fuses into what follows; the divisions of
-  optax.clip_by_global_norm make it write all gradients once more.
+  It multiplies by one factor, which the compiler fuses into the next operation.
+  The divisions of optax.clip_by_global_norm write all gradients once more.
   """
 
   def update(gradients, state, params=None, *, grad_norm=None, **arguments):
@@ -192,13 +193,13 @@ def build(
   """Returns the optimizer and its learning rate.
 
   Args:
-    spec: the config's `optimizer`.
-    steps: updates of the whole run, the end of decays.
-    groups: those of the parameters that it will train.
-    ema_decay: decay of an average of the trained parameters; 0: none.
+    spec: the config's `optimizer` section.
+    steps: number of updates of the whole run, at which decays end.
+    groups: groups of the parameters that it will train.
+    ema_decay: decay of the average of the trained parameters; 0 for no average.
 
   Returns:
-    The optimizer, and the rate at update number 0, 1, ...
+    The optimizer, and the learning rate by update 0, 1, ...
 
   Raises:
     ConfigError: a name, an argument or a value is not legal.

@@ -1,7 +1,7 @@
-"""Parameter groups: which parameters are trained, at which rate and decay.
+"""Parameter groups: trained parameters, their learning rates and weight decays.
 
-Parameters are named by paths as users see them, such as layers.3.mlp.gate:
-one for each layer, although several layers are stacked in one array.
+Parameters are named by user-facing paths such as layers.3.mlp.gate, one for
+each layer, although several layers are stacked in one array.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,23 +21,23 @@ from kd.models import family
 from kd.models import layer_stack
 
 Array = types.Array
-# Jax's keys of a leaf of (parameters, projections of terms).
+# JAX keys of a leaf of (parameters, projections of terms).
 KeyPath = tuple[Any, ...]
 
-_OPTIMIZERS_OWN = -1.0  # A group's weight_decay that means the optimizer's.
+_OPTIMIZERS_OWN = -1.0  # A group's weight_decay that selects the optimizer's.
 _TERMS = jax.tree_util.SequenceKey(1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Settings of the parameters whose paths an expression matches.
+  """Settings of the parameters whose paths match a regular expression.
 
   Attributes:
-    name: of its entry in the config.
+    name: name of its entry in the config.
     match: regular expression of a path, or of its beginning up to a dot.
     rate: factor on the learning rate, by update.
-    weight_decay: of its matrices; None: the optimizer's.
-    first_step: updates before the first one that changes its parameters.
+    weight_decay: weight decay of its matrices; None for the optimizer's.
+    first_step: number of updates before the first that changes its parameters.
     frozen: whether its parameters are not trained.
   """
 
@@ -56,7 +56,7 @@ class Group:
     return rate
 
   def matches(self, path: str) -> bool:
-    """Returns whether a parameter belongs to it, if to no earlier group."""
+    """Returns whether the group's expression matches a parameter's path."""
     return layer_stack.matches(self.match, path)
 
 
@@ -70,14 +70,14 @@ class ParameterGroups:
   """The groups of a student's parameters.
 
   Trees here are pairs (the student's parameters, projections of loss terms). A
-  tree of trained parameters has None in the place of the others.
+  tree of trained parameters has None in place of the frozen ones.
 
   Attributes:
-    sizes: the student's; None if there is neither a group nor a predicate.
-    groups: the first one that matches a path decides.
+    sizes: config of the student; None if there are no groups and no predicate.
+    groups: the groups; a parameter belongs to the first that matches its path.
     layer_decay: factor on the learning rate of a layer for each layer above
-      it, and of the input embedding for all layers.
-    is_frozen: of a path: whether that parameter is frozen whatever its group.
+      it, and on that of the input embedding for every layer.
+    is_frozen: whether the parameter of a path is frozen, whatever its group.
   """
 
   sizes: family.Config | None = None
@@ -86,9 +86,9 @@ class ParameterGroups:
   is_frozen: Callable[[str], bool] = _frozen_nowhere
 
   def split(self, tree: types.PyTree) -> tuple[types.PyTree, types.PyTree]:
-    """Returns the trained parameters, and the frozen ones.
+    """Returns the trained and the frozen parameters.
 
-    An array of several layers is frozen if all of them are.
+    An array of several layers is frozen if all of its layers are.
     """
 
     def pick(frozen):
@@ -103,11 +103,11 @@ class ParameterGroups:
 
     Args:
       trained: the trained parameters.
-      step: int32 [], updates so far.
+      step: int32 [], number of updates so far.
 
     Returns:
-      By parameter a float, or an array that broadcasts to it; 0 for layers that
-      are frozen.
+      For each parameter a float, or an array that broadcasts to it; 0 for
+      frozen layers.
     """
     rates = self._rates(step)
 
@@ -126,10 +126,10 @@ class ParameterGroups:
 
     Args:
       trained: the trained parameters.
-      weight_decay: the optimizer's.
+      weight_decay: the optimizer's weight decay.
 
     Returns:
-      By parameter a float, or an array that broadcasts to it.
+      For each parameter a float, or an array that broadcasts to it.
     """
 
     def decay(path, x):
@@ -152,7 +152,7 @@ class ParameterGroups:
     }
 
   def count(self, tree: types.PyTree) -> tuple[int, int]:
-    """Returns how many parameters are trained, and how many there are.
+    """Returns the numbers of trained parameters and of all parameters.
 
     Args:
       tree: the parameters, or their shapes.
@@ -185,7 +185,7 @@ class ParameterGroups:
     return {g.name: g.factor(step) for g in self.groups if not g.frozen}
 
   def names(self, path: KeyPath) -> tuple[str, ...]:
-    """Returns the path of each layer that a parameter holds."""
+    """Returns the path of each layer in a parameter's array."""
     if path[0] == _TERMS:
       return ('.'.join(('losses', *keys(path)[1:])),)
     if self.sizes is None:
@@ -194,7 +194,7 @@ class ParameterGroups:
 
   @functools.cached_property
   def _matched(self) -> dict[str, Group | None]:
-    """Groups by path, as far as they have been asked for."""
+    """A cache of groups by path."""
     return {}
 
   def _group(self, name):
@@ -223,13 +223,13 @@ class ParameterGroups:
     return rates[group.name] if own == 1.0 else own * rates[group.name]
 
   def _layer_factor(self, name):
-    """Returns the factor by which `layer_decay` scales a parameter's rate."""
+    """Returns the factor of `layer_decay` on a parameter's learning rate."""
     if self.layer_decay == 1.0:
       return 1.0
     root, *rest = name.split('.')
     if root == 'layers':
       return self.layer_decay ** (self.sizes.num_layers - 1 - int(rest[0]))
-    # As the input embedding, also where it is the output embedding too.
+    # A tied embedding has the factor of the input embedding.
     return (
       self.layer_decay**self.sizes.num_layers if root == 'embedding' else 1.0
     )
@@ -268,8 +268,8 @@ def norms_by_module(
     factors: as for `norm`.
 
   Returns:
-    By the name of the module, of those that are trained: 'tower', 'projector',
-    and 'text' for the rest; {} for a model without a tower.
+    Norms by trained module: 'tower', 'projector', and 'text' for the rest; {}
+    for a model without a tower.
   """
   model = gradients[0]
   if 'vision' not in model:
@@ -283,7 +283,7 @@ def norms_by_module(
 
 
 def _modules(model):
-  """Returns a model's subtrees: those of the vision tower, and the rest."""
+  """Returns the subtrees of the vision part, and the rest as 'text'."""
   rest = {name: value for name, value in model.items() if name != 'vision'}
   return {**model['vision'], 'text': rest}
 
@@ -291,7 +291,7 @@ def _modules(model):
 def apply_updates(
   params: types.PyTree, updates: types.PyTree, factors: types.PyTree | None
 ) -> types.PyTree:
-  """Adds updates, times their factors; where one is 0, no bit changes."""
+  """Adds updates times their factors; a factor of 0 changes no bit."""
   if factors is None:
     return optax.apply_updates(params, updates)
 
@@ -306,12 +306,12 @@ def apply_updates(
 def build(
   entries: Mapping[str, Mapping[str, Any]], path: str, steps: int
 ) -> tuple[Group, ...]:
-  """Builds the groups of a config, in the order of their names.
+  """Builds the groups of a config, sorted by name.
 
   Args:
-    entries: by name, the fields of a group.
-    path: their config path.
-    steps: updates of the whole run.
+    entries: fields of each group, by its name.
+    path: config path of the entries.
+    steps: number of updates of the whole run.
 
   Raises:
     ConfigError: a schedule is not legal.
@@ -356,12 +356,12 @@ def _check_group(group, names, group_of):
 
 
 def _examples(names):
-  """Returns the first path of each part of the model."""
+  """Returns the first path of each top-level module."""
   return list({name.partition('.')[0]: name for name in names[::-1]}.values())
 
 
 def _by_layer(values, ndim):
-  """Returns values of layers as one that broadcasts to their array."""
+  """Returns the layers' values as one value that broadcasts to their array."""
   if all(value is values[0] for value in values):
     return values[0]
   if any(isinstance(value, jax.Array) for value in values):
@@ -378,10 +378,10 @@ def _is_one(factor):
 
 
 def _is_vector(path):
-  """Returns whether a parameter is a norm's or a bias."""
+  """Returns whether a parameter is a norm's scale or a bias."""
   return keys(path)[-1] in ('scale', 'bias')
 
 
 def keys(path: KeyPath) -> tuple[str, ...]:
-  """Returns the keys of a leaf as text."""
+  """Returns the keys of a leaf as strings."""
   return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)

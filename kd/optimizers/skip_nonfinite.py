@@ -1,4 +1,4 @@
-"""Optimizers that skip an update that is not finite."""
+"""Optimizers that skip nonfinite updates."""
 
 from collections.abc import Callable
 
@@ -14,9 +14,9 @@ Transformation = optax.GradientTransformationExtraArgs
 
 
 def gated(transformation: optax.GradientTransformation) -> Transformation:
-  """Returns a transformation whose `update` also takes bool [] `finite`.
+  """Returns a transformation whose `update` also takes `finite`, bool [].
 
-  Old and new state both exist for a moment.
+  The old and the new state are briefly in memory together.
   """
 
   def update(gradients, state, params, *, finite, **arguments):
@@ -40,19 +40,19 @@ def adamw(
 ) -> Transformation:
   """Returns AdamW (arXiv 1711.05101) that reuses the old state's buffers.
 
-  What is done is what optax.adamw does. There every moment and parameter is
-  copied first, since the compiler makes updates of the old moments while it
-  writes the new ones: three times the parameters' memory.
+  It computes what optax.adamw computes. There, the compiler computes updates
+  from the old moments while it writes the new ones, and so copies all moments
+  and parameters first, which takes three times the parameters' memory.
 
   Args:
-    learning_rate: by update.
+    learning_rate: learning rate by update.
     b1: decay of the gradient's mean.
-    b2: decay of its square.
-    epsilon: added to the square's root.
-    weight_decays: from parameters to a tree of their weight decays.
+    b2: decay of the squared gradient's mean.
+    epsilon: number added to the root of that mean.
+    weight_decays: function from parameters to a tree of their weight decays.
 
   Returns:
-    The transformation; its `update` takes bool [] `finite`.
+    The transformation. Its `update` takes `finite`, bool [].
   """
 
   def init(params):
@@ -69,7 +69,7 @@ def adamw(
     squares = jax.tree.map(jnp.square, gradients)
     mu = jax.tree.map(mean(b1), state.mu, gradients)
     nu = jax.tree.map(mean(b2), state.nu, squares)
-    # From here on only the new moments are read.
+    # Below, only the new moments may be read: the old buffers are reused.
     mu, nu = jax.lax.optimization_barrier((mu, nu))
     rate = jnp.where(finite, learning_rate(state.count), 0.0)
     number = jnp.maximum(count, 1).astype(jnp.float32)

@@ -5,7 +5,7 @@ import jax
 from kd.core import types
 from kd.optimizers import skip_nonfinite
 
-KIND = 'pinned_host'  # The host's memory, as shardings name it.
+KIND = 'pinned_host'  # The memory kind of the host's memory in shardings.
 _HOST = jax.memory.Space.Host
 _DEVICE = jax.memory.Space.Device
 
@@ -16,8 +16,8 @@ def moved(
   """Returns the transformation with its state in the host's memory.
 
   The state is copied to the device for the update, and the new one copied back.
-  `init` makes a state on the device: the caller moves it once, to the memory
-  KIND.
+  `init` creates the state on the device; the caller moves it once to the memory
+  kind KIND.
   """
 
   def update(gradients, state, params, **arguments):
