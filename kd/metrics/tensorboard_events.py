@@ -43,8 +43,8 @@ def drop(folder: str, kept: Kept) -> None:
   # The zero sorts it before the file that this process opens next.
   name = f'{_name(now)}.0.{socket.gethostname()}.{os.getpid()}'
   paths = [os.path.join(folder, path) for path in paths]
-  # At each start event but the first, TensorBoard discards what it has read. Two
-  # of them make a TensorBoard that has read the old files replace their values.
+  # Every start event but the first makes TensorBoard discard all values so far.
+  # With two, an open TensorBoard drops those that it has read in the old files.
   start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
   events = [
     event_pb2.Event(wall_time=now, file_version=_VERSION),

@@ -1,1 +1,1 @@
-"""Teachers that score batches, and caches of their targets."""
+"""Live, cached and served teachers, and rollouts of the student."""

@@ -1,8 +1,8 @@
-"""Weights that are kept in the host's memory and moved where they are used.
+"""Keeps a teacher's weights in the host's memory until they are used.
 
-These are the matrices of layers. A program that gets them copies those of a
-layer to the device when the layer runs. Embeddings stay on the device, which
-compares with them at every target, and so do norms and towers, which are small.
+These are the matrices of layers, which a program copies to the device as each
+layer runs. Embeddings stay on the device, since every target needs all of them,
+and so do norms and towers, which are small.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from kd.models import families
 from kd.models import family
 from kd.models import tensors as tensors_lib
 
-KIND = 'pinned_host'  # The host's memory, as shardings name it.
+KIND = 'pinned_host'  # The memory kind of the host's memory in shardings.
 _HOST = jax.memory.Space.Host
 _DEVICE = jax.memory.Space.Device
 
@@ -26,7 +26,7 @@ class _Moved(computed.Computed):
   """A matrix in the host's memory.
 
   Attributes:
-    weight: its values there.
+    weight: the matrix, in the host's memory.
   """
 
   weight: types.Array
@@ -52,12 +52,12 @@ def each(
   params: types.PyTree,
   function: Callable[[types.Array], types.Array],
 ) -> types.PyTree:
-  """Returns parameters with other arrays for the matrices of layers.
+  """Returns parameters with a function applied to the matrices of layers.
 
   Args:
     model: the model.
-    params: its parameters, of which a matrix may have several arrays.
-    function: from an array of such a matrix to the new one.
+    params: its parameters; a matrix may consist of several arrays.
+    function: function from each such array to the new one.
   """
   return _replaced(model, params, lambda x: jax.tree.map(function, x))
 
@@ -73,7 +73,7 @@ def _replaced(model, params, function):
 
 
 def to_device(params: types.PyTree) -> types.PyTree:
-  """Returns parameters in the memory of their devices, wherever they are."""
+  """Returns all parameters in the memory of their devices."""
 
   def place(x):
     if x.sharding.memory_kind != KIND:
@@ -84,23 +84,23 @@ def to_device(params: types.PyTree) -> types.PyTree:
 
 
 def near(x: types.Array) -> types.Array:
-  """Copies an array to the device, within a jitted program."""
+  """Copies an array to the device under jit."""
   if jax.typeof(x).memory_space != _HOST:
     return x
   return jax.device_put(x, _DEVICE)
 
 
 def bound(model: family.Model, params: types.PyTree) -> types.PyTree:
-  """Returns parameters that a forward pass moves, within a jitted program.
+  """Returns parameters that a forward pass copies to the device under jit.
 
   Args:
     model: the model.
-    params: its parameters; those on the device stay as they are.
+    params: its parameters; those on the device are unchanged.
   """
   leaves = jax.tree.leaves(params)
   if all(jax.typeof(x).memory_space != _HOST for x in leaves):
     return params
   if model.core is not model:
-    # Matrices in few bits are wrapped by their own model.
+    # A quantized model wraps its matrices itself.
     return each(model, params, near)
   return _replaced(model, params, _Moved)

@@ -1,4 +1,4 @@
-"""Live teachers, which score each batch in the step that trains on it."""
+"""Live teachers, which score each batch during training."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -16,7 +16,7 @@ from kd.partitioning import placement
 from kd.partitioning import rules
 from kd.teachers import host_weights
 
-# From layer outputs and maps to those outputs that the maps name.
+# Function from (layer outputs, layer maps) to the outputs in the maps.
 Mapped = Callable[[types.Taps, types.PyTree], types.Taps]
 
 NO_TAPS = types.TapSpec((), ())
@@ -30,7 +30,7 @@ class Teacher:
     model: the module.
     params: its parameters, placed on the mesh, possibly in the memory of the
       devices' hosts; see host_weights.
-    weight: in the mixture of teachers; the weights sum to 1.
+    weight: its weight in the mixture of teachers; the weights sum to 1.
   """
 
   model: family.Model
@@ -47,20 +47,20 @@ def make(
 ) -> Callable[..., distributions.Targets]:
   """Returns the function from a batch to the teachers' targets.
 
-  With maps of layers as its second argument it returns their layers alone.
+  With layer maps as a second argument, it returns only the mapped layers.
 
   The targets are final hidden states and unembeddings: logits of shape
-  [B, L, V] never exist as a whole. An unembedding is copied only if it has
-  padding rows that the student lacks: slicing a sharded table in each step
-  would move it between devices.
+  [B, L, V] are never materialized. An unembedding is copied only if it has
+  padding rows that the student lacks, since slicing a sharded table in each
+  step would move it between devices.
 
   Args:
-    teachers: one teacher, or those of a mixture.
+    teachers: one teacher, or the teachers of a mixture.
     vocab_size: V of the student.
-    spec: layer outputs of the first teacher that are returned too.
-    mesh: of batches and targets; if the teachers are on another one, batches
-      and targets are transferred, and this mesh has a copy of the unembeddings.
-    mapped: chooses layers by maps, see layer_objective.mapped.
+    spec: layer outputs of the first teacher to return too.
+    mesh: mesh of batches and targets. If the teachers are on another mesh,
+      batches and targets are transferred, and unembeddings are copied to it.
+    mapped: selects layers by layer maps; see layer_objective.mapped.
   """
   own = jax.tree.leaves(teachers[0].params)[0].sharding.mesh
   scores = [
@@ -76,8 +76,8 @@ def make(
 
   def targets(batch, layer_maps=None):
     position_weights = batch.teacher_weights
-    # Nothing here blocks: teachers on devices of their own begin with this
-    # batch as soon as they have finished the previous one.
+    # Must not block: teachers on separate devices start on this batch as soon
+    # as they have finished the previous one.
     if own != mesh:
       batch = placement.across(batch, rules.batch_sharding(own))
     with rules.active(own):
@@ -109,9 +109,9 @@ def make_spans(
   """Returns the function from a batch to the likelihoods of its spans.
 
   Args:
-    teacher: a teacher with a tokenizer of its own; see types.TeacherTokens.
-    chunk_tokens: tokens per device whose logits are held at a time.
-    mesh: of batches and targets; see `make`.
+    teacher: a teacher with its own tokenizer; see types.TeacherTokens.
+    chunk_tokens: tokens per device whose logits are in memory at a time.
+    mesh: mesh of batches and targets; see `make`.
   """
   own = jax.tree.leaves(teacher.params)[0].sharding.mesh
   score = span_scorer(teacher.model, chunk_tokens)
@@ -133,12 +133,12 @@ def make_projected(
   shared: projected_distributions.SharedVocabulary,
   mesh: jax.sharding.Mesh,
 ) -> Callable[[types.Batch], distributions.Targets]:
-  """Returns the function from a batch to distributions of other ids.
+  """Returns the function from a batch to distributions over shared ids.
 
   Args:
-    teacher: a teacher with a tokenizer of its own; see types.TeacherTokens.
-    shared: what its ids have in common with the student's.
-    mesh: of batches and targets; see `make`.
+    teacher: a teacher with its own tokenizer; see types.TeacherTokens.
+    shared: the vocabulary that teacher and student share.
+    mesh: mesh of batches and targets; see `make`.
   """
   size = teacher.model.unembedding(teacher.params).shape[0]
   score = make([teacher], size, NO_TAPS, mesh)
@@ -157,9 +157,9 @@ def unembedding_sharding(
   """Returns the sharding of the unembedding in the targets.
 
   Args:
-    table: the teacher's embedding [V_t, D_t], which may be abstract.
-    vocab_size: V of the student: rows beyond it are cut off.
-    mesh: of the targets.
+    table: the teacher's unembedding [V_t, D_t], which may be abstract.
+    vocab_size: V of the student; rows beyond it are cut off.
+    mesh: mesh of the targets.
   """
   size = min(table.shape[0], vocab_size)
   if size == table.shape[0] and table.sharding.mesh == mesh:
@@ -195,13 +195,13 @@ def scorer(
   number: int = 0,
   mapped: Mapped | None = None,
 ) -> Callable[..., tuple[types.Array, types.Taps]]:
-  """Returns the jitted map from (params, batch) to hidden states and taps.
+  """Returns the jitted function from (params, batch) to hidden states and taps.
 
   Args:
     model: the teacher.
-    spec: layer outputs that are returned.
-    number: of the teacher among those of a mixture.
-    mapped: chooses among them, if there are maps as a third argument.
+    spec: layer outputs to return.
+    number: index of the teacher in the mixture.
+    mapped: selects among them, if the third argument has layer maps.
   """
 
   def score(params, batch, layer_maps=None):
@@ -220,15 +220,15 @@ def forward(
 ) -> tuple[types.Array, types.Taps]:
   """Computes a teacher's hidden states [B, L, D] and layer outputs.
 
-  A batch without an example for the teacher costs nothing: its hidden states
-  are zeros.
+  A batch without examples for the teacher is skipped: its hidden states are
+  zeros.
 
   Args:
     model: the teacher.
     params: its parameters.
     batch: the rows.
-    spec: layer outputs that are returned.
-    number: of the teacher, as in Batch.teacher_weights.
+    spec: layer outputs to return.
+    number: index of the teacher in Batch.teacher_weights.
   """
 
   def run(params, batch):
@@ -240,7 +240,7 @@ def forward(
     return run(params, batch)
   none = jax.eval_shape(run, params, batch)
   zeros = lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), none)
-  # One decision for all devices: each takes part in the exchange of weights.
+  # All devices must take the same branch: each takes part in the collectives.
   taken = (batch.teacher_weights[..., number] > 0) & (batch.weights != 0)
   return jax.lax.cond(jnp.any(taken), run, zeros, params, batch)
 
@@ -254,16 +254,16 @@ def _forward(
   """Returns hidden states [B, L, D] and layer outputs at a batch's positions.
 
   Args:
-    model: the teacher, which may read rows of its own: see Batch.teacher.
+    model: the teacher, which may read its own rows; see Batch.teacher.
     params: its parameters.
     batch: packed rows.
-    spec: layer outputs that are returned; no attention where the teacher's rows
-      are its own.
+    spec: layer outputs to return; without attention if the teacher reads its
+      own rows.
   """
   if batch.teacher is None:
     return model.forward(params, batch, spec)
   hidden, taps = model.forward(params, _teachers_rows(batch), spec)
-  # Where it has no position, no target counts.
+  # Targets without a position of the teacher do not count.
   places = jnp.maximum(batch.teacher.places, 0)[..., None]
   take = lambda x: jnp.take_along_axis(x, places, axis=-2)
   layers = taps.hidden
@@ -290,7 +290,7 @@ def _teachers_rows(batch):
 def span_scorer(
   model: family.Model, chunk_tokens: int
 ) -> Callable[[types.PyTree, types.Batch], span_likelihoods.SpanLikelihoods]:
-  """Returns the jitted map from (params, batch) to likelihoods of spans."""
+  """Returns the jitted function from (params, batch) to span likelihoods."""
 
   @jax.jit
   def score(params, batch):

@@ -1,4 +1,4 @@
-"""Computes a digest of parameters independent of the mesh."""
+"""Computes a digest of parameters that does not depend on the mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -7,18 +7,18 @@ from kd.core import identity
 from kd.core import types
 from kd.teachers import host_weights
 
-_WORDS = 2  # 32 bits each, of every parameter
+_WORDS = 2  # Number of 32-bit words per parameter.
 
 
 def of(params: types.PyTree) -> str:
-  """Returns the digest of names, shapes, data types and values: 16 hex digits.
+  """Returns a digest of names, shapes, data types and values: 16 hex digits.
 
   Each value is hashed together with its index, and the hashes are added as
-  integers: the sum does not depend on the sharding.
+  integers, so that the sum does not depend on the sharding.
   """
   leaves = jax.tree_util.tree_leaves_with_path(params)
-  # One at a time: on CPUs, programs in which processes wait for each other
-  # take all threads if many are started at once.
+  # One at a time: on CPUs, many programs with collectives at once can occupy
+  # all threads while processes wait for each other.
   sums = [jax.device_get(_sum(leaf)) for _, leaf in leaves]
   named = [
     [jax.tree_util.keystr(path), leaf.shape, str(leaf.dtype), words.tolist()]
@@ -27,10 +27,10 @@ def of(params: types.PyTree) -> str:
   return identity.digest(named)
 
 
-@jax.jit  # One program for all leaves of a shape: models have few shapes.
+@jax.jit  # One program per shape: models have few shapes.
 def _sum(leaf):
   leaf = host_weights.near(leaf)
-  if leaf.dtype == jnp.int4:  # Has no unsigned type of its width in memory.
+  if leaf.dtype == jnp.int4:  # No unsigned type has its width in memory.
     leaf = leaf.astype(jnp.int8)
   width = leaf.dtype.itemsize * 8
   bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f'uint{width}'))
@@ -47,7 +47,7 @@ def _sum(leaf):
 
 
 def _mix(x):
-  """Mixes the bits of uint32, one to one (MurmurHash3's finalizer)."""
+  """Mixes the bits of uint32 bijectively (MurmurHash3's finalizer)."""
   x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
   x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
   return x ^ (x >> 16)

@@ -17,10 +17,10 @@ class BufferedRow:
 
   Attributes:
     fields: arrays [L], by the names in packing.FIELDS.
-    row_id: of the row whose prompt it has.
-    made: updates applied to the student when it sampled the answer.
-    images: pixels [I, S, S, 3] and index [L] of the prompt; None without.
-    logprobs: float32 [L], see types.Batch.sampling_logprobs; None without.
+    row_id: id of the row with the same prompt.
+    made: number of updates before the student sampled the answer.
+    images: pixels [I, S, S, 3] and index [L] of the prompt, or None.
+    logprobs: float32 [L] or None; see types.Batch.sampling_logprobs.
   """
 
   fields: Mapping[str, np.ndarray]
@@ -31,17 +31,17 @@ class BufferedRow:
 
 
 class Buffer:
-  """Holds the rows that were added last; a new one replaces the oldest."""
+  """Stores the latest rows; a new row replaces the oldest."""
 
   def __init__(self, size: int, length: int, logprobs: bool = False):
     """Allocates space for `size` rows of `length` tokens.
 
-    That of images, which take far more, is allocated with the first of them.
+    Space for images, which is far larger, is allocated with the first image.
 
     Args:
-      size: rows.
+      size: number of rows.
       length: L.
-      logprobs: whether rows have them.
+      logprobs: whether rows have log-probabilities.
     """
     self._size, self._length = size, length
     self._arrays = {
@@ -57,19 +57,19 @@ class Buffer:
   def state(self) -> dict[str, np.ndarray]:
     """Returns the arrays that `load` takes.
 
-    Their shapes do not change, but there are two more with the first image.
+    Their shapes do not change, but the first image adds two arrays.
     """
     return {name: array.copy() for name, array in self._arrays.items()}
 
   def load(self, state: Mapping[str, np.ndarray]) -> None:
-    """Restores what `state` returned."""
+    """Restores the arrays that `state` returned."""
     self._arrays = {name: np.array(array) for name, array in state.items()}
 
   def allocate_images(self, count: int, side: int) -> None:
-    """Makes room for images; does nothing where there is room.
+    """Allocates space for images, unless it is allocated already.
 
     Args:
-      count: I, images of a row at most.
+      count: I, the maximum number of images of a row.
       side: S, their width and height in pixels.
     """
     if 'pixels' not in self._arrays:

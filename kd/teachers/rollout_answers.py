@@ -1,4 +1,4 @@
-"""Answers of the student to a step's prompts, for checkpoints and processes."""
+"""Converts the student's answers for checkpoints and other processes."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -13,11 +13,11 @@ _NONE = -1
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-  """What the student answered to the prompts of a step.
+  """The student's answers to the prompts of a step.
 
   Attributes:
-    made: updates before the parameters that sampled them.
-    samples: by index in the batch.
+    made: number of updates before the student sampled them.
+    samples: answers by index in the batch.
   """
 
   made: int
@@ -25,12 +25,12 @@ class Answers:
 
 
 def empty(slots: int, rows: int, tokens: int) -> dict[str, np.ndarray]:
-  """Returns arrays with room for the answers of some steps.
+  """Returns arrays for the answers of several steps.
 
   Args:
-    slots: S, of steps.
-    rows: B, of a batch.
-    tokens: T, of an answer at most, the stop id included.
+    slots: S, number of steps.
+    rows: B, number of rows of a batch.
+    tokens: T, maximum number of tokens of an answer, including the stop id.
   """
   return {
     'made': np.full(slots, _NONE, np.int32),
@@ -56,7 +56,7 @@ def put(arrays: Mapping[str, np.ndarray], slot: int, answers: Answers) -> None:
 
 
 def get(arrays: Mapping[str, np.ndarray], slot: int) -> Answers | None:
-  """Returns what `put` wrote, without text; None: nothing."""
+  """Returns the answers in a slot, without text; None if it is empty."""
   made = int(arrays['made'][slot])
   if made == _NONE:
     return None
@@ -84,7 +84,7 @@ def to_json(samples: Mapping[int, requests.Sample]) -> list[Any]:
 
 
 def from_json(values: list[Any]) -> dict[int, requests.Sample]:
-  """Returns the samples that `to_json` was given, without text."""
+  """Returns the samples that `to_json` encoded, without text."""
   samples = {}
   for row, fields in values:
     lists = {name: tuple(fields[name]) for name in ('ids', 'logprobs')}

@@ -1,7 +1,7 @@
-"""Rows with the student's answers, and the metrics of these.
+"""Builds rows with the student's answers, and computes their metrics.
 
-In a row that the student answers only the prompt is kept. Its targets are
-types.SAMPLED: no term treats them as ground truth.
+Such a row keeps only the prompt of the data's row. Its targets are
+types.SAMPLED, so no loss term treats them as ground truth.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ def prompt_of(row: Mapping[str, np.ndarray]) -> tuple[int, ...]:
   """Returns the ids before a row's first target; () if it has none.
 
   Args:
-    row: arrays by the names in packing.FIELDS; it holds one example.
+    row: arrays of one example, by the names in packing.FIELDS.
   """
   targets = np.flatnonzero(row['weights'])
   if not targets.size:
@@ -39,11 +39,11 @@ def answer_row(
   """Returns the row of a prompt and an answer, truncated to L tokens.
 
   Args:
-    prompt: its ids, BOS first, at most `length`.
-    sample: the answer. The stop id that ended it is a target too, so that the
-      student learns when to stop.
+    prompt: ids of the prompt, BOS first, at most `length`.
+    sample: the answer. Its stop id is a target too, so that the student learns
+      when to stop.
     length: L.
-    pad_id: fills the rest of the row.
+    pad_id: id that fills the rest of the row.
 
   Returns:
     Arrays [L], by the names in packing.FIELDS.
@@ -63,15 +63,15 @@ def answer_row(
 def logprobs(
   prompt: Sequence[int], sample: requests.Sample, length: int
 ) -> np.ndarray:
-  """Returns what the targets of `answer_row` were sampled with.
+  """Returns the sampling log-probabilities of the targets of `answer_row`.
 
   Args:
-    prompt: as for answer_row.
-    sample: likewise.
+    prompt: as for `answer_row`.
+    sample: as for `answer_row`.
     length: L.
 
   Returns:
-    float32 [L], log-probabilities, at temperature 1; 0 at other targets.
+    float32 [L], log-probabilities at temperature 1; 0 at other targets.
   """
   end = [] if sample.stop_id is None else [sample.stop_logprob]
   values = [*sample.logprobs, *end][: room(prompt, length)]
@@ -90,13 +90,13 @@ def room(prompt: Sequence[int], length: int) -> int:
 def request(
   prompts: types.Batch, place: int, seed: int, image_tokens: int
 ) -> requests.Request:
-  """Returns what the student is asked for a row's prompt.
+  """Returns the sampling request for a row's prompt.
 
   Args:
     prompts: the batch.
-    place: of the row; without a target, the request has no ids.
-    seed: of the draws.
-    image_tokens: soft tokens of an image; 0 if prompts have none.
+    place: index of the row; without a target, the request has no ids.
+    seed: seed of the draws.
+    image_tokens: number of soft tokens per image; 0 if prompts have none.
   """
   ids = prompt_at(prompts, place)
   return requests.Request(
@@ -109,7 +109,7 @@ def request(
 
 
 def _images(row, image_tokens):
-  """Returns a prompt's images, decoded, as requests have them."""
+  """Returns a prompt's images in the format of requests."""
   if row is None:
     return ()
   starts = np.flatnonzero((row.index >= 0) & (row.index % image_tokens == 0))
@@ -127,7 +127,7 @@ def images_of_prompt(
   if images is None:
     return None
   index = images.index[place].copy()
-  index[length:] = -1  # Of later turns.
+  index[length:] = -1  # Drops the images of later turns.
   return types.Images(images.pixels[place], index)
 
 
@@ -137,7 +137,7 @@ def summary(
   """Computes metrics of the new answers, truncated to their rows.
 
   Args:
-    samples: by index in the batch.
+    samples: answers by index in the batch.
     rooms: the maximum number of ids of each, including its stop id.
   """
   if not samples:
@@ -148,7 +148,7 @@ def summary(
     ends = sample.finish == 'stop'
     fits = len(sample.ids) + (sample.stop_id is not None) <= rooms[place]
     stopped.append(ends and fits)
-    # Truncated by the row, even if max_new_tokens ended at the same id.
+    # Counts as truncated even if max_new_tokens ended it at the same id.
     truncated.append(not fits or (not ends and len(kept[-1]) == rooms[place]))
   each = [value for values in kept for value in values]
   scalars = {
@@ -170,8 +170,8 @@ def replace(
 
   Args:
     rows: the batch of the data.
-    new_rows: by index.
-    with_logprobs: whether the batch gets the new rows' sampling_logprobs.
+    new_rows: the new rows by index in the batch.
+    with_logprobs: whether the batch has sampling_logprobs.
   """
   fields = {
     name: np.array(getattr(rows, name)) for name in (*packing.FIELDS, 'row_id')

@@ -1,8 +1,8 @@
 """On-policy rows: the student samples answers, which a teacher scores.
 
 Generalized knowledge distillation (arXiv 2306.13649): in a fraction of a step's
-rows only the prompts are kept, the student samples the answers, and training
-treats them like any other row.
+rows, the student's answers to the prompts replace those of the data. Training
+treats these rows like any other.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ Sampler = Callable[
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """A prompt and the student's answer, as text for people to read."""
+  """A prompt and the student's answer as human-readable text."""
 
   prompt: str
   answer: str
@@ -40,7 +40,7 @@ class Rollout:
 
   Attributes:
     rows: the batch, numpy arrays.
-    scalars: metrics, by name.
+    scalars: metrics by name.
     example: one of the student's answers; None if there is none.
     seconds: duration of sampling.
   """
@@ -52,11 +52,11 @@ class Rollout:
 
 
 class Rollouts:
-  """Replaces some of each step's rows by answers of the student.
+  """Replaces some of each step's rows with answers of the student.
 
   A step's batch is a function of the seed, the step, the data, the parameters
-  before the step and the buffer. It does not depend on the number of processes,
-  and on devices only if they round logits differently, which may change draws.
+  before the step and the buffer. It does not depend on the number of processes.
+  Devices matter only if they round logits differently, which may change draws.
   """
 
   def __init__(
@@ -74,16 +74,16 @@ class Rollouts:
     """Configures the rollouts.
 
     Args:
-      sampler: answers requests with given parameters, identically on every
-        process.
-      fraction: of a step's rows that are replaced, by step, [0, 1].
-      every: updates between samplings; at other steps, rows are drawn
-        from the buffer.
-      buffer: of sampled rows; None if `every` is 1.
-      seed: of the random draws.
-      pad_id: fills the rest of a row.
-      decode: converts ids to text, for examples.
-      image_tokens: soft tokens of an image, if prompts have images.
+      sampler: function from (parameters, requests) to answers, identical on
+        every process.
+      fraction: fraction of a step's rows to replace, by step, in [0, 1].
+      every: number of updates between samplings; at other steps, rows are
+        drawn from the buffer.
+      buffer: buffer of sampled rows; None if `every` is 1.
+      seed: seed of the random draws.
+      pad_id: id that fills the rest of a row.
+      decode: function from ids to text, for examples.
+      image_tokens: number of soft tokens per image, if prompts have images.
       with_logprobs: whether batches have sampling_logprobs.
     """
     self._sampler, self._fraction, self._every = sampler, fraction, every
@@ -92,9 +92,10 @@ class Rollouts:
     self._image_tokens, self._with_logprobs = image_tokens, with_logprobs
 
   def prompts_step(self, step: int) -> int | None:
-    """Returns the index of the batch with a step's prompts; None: no sampling.
+    """Returns the index of the batch with a step's prompts, or None.
 
-    Steps without sampling are not counted, so that no prompt is skipped.
+    A step that does not sample has None, and is not counted, so that no prompt
+    is skipped.
     """
     number, rest = divmod(step, self._every)
     return None if rest else number
@@ -106,19 +107,19 @@ class Rollouts:
     rows: types.Batch,
     prompts: types.Batch | None,
   ) -> Rollout:
-    """Returns a step's batch, with rows of the parameters before the step.
+    """Returns a step's batch, with answers sampled before the step.
 
     Args:
       step: number of updates applied so far.
       params: the student's parameters before the step.
-      rows: the whole batch of the data for this step, numpy arrays of B rows.
-      prompts: the whole batch of the data whose prompts are answered, B rows;
-        None if prompts_step is None.
+      rows: the data's global batch for this step, numpy arrays of B rows.
+      prompts: the data's global batch whose prompts the student answers, B
+        rows; None if prompts_step is None.
     """
     samples, seconds = {}, 0.0
     asked = {} if prompts is None else self.asked(step, prompts)
     if asked:
-      # Do not count the time that the previous update still takes.
+      # Excludes the rest of the previous update from the measured time.
       jax.block_until_ready(params)
       began = time.monotonic()
       answers = self._sampler(params, list(asked.values()))
@@ -131,11 +132,11 @@ class Rollouts:
   def asked(
     self, step: int, prompts: types.Batch
   ) -> dict[int, requests.Request]:
-    """Returns what the student is asked for a step, by index in the batch.
+    """Returns a step's sampling requests by index in the batch.
 
     Args:
       step: as for `__call__`.
-      prompts: likewise, not None.
+      prompts: as for `__call__`, not None.
     """
     _, places = self._places(step, len(prompts.row_id))
     result = {}
@@ -158,14 +159,14 @@ class Rollouts:
     made: int,
     seconds: float,
   ) -> Rollout:
-    """Returns a step's batch from what the student answered.
+    """Returns a step's batch with the student's answers.
 
     Args:
       step: as for `__call__`.
-      rows: likewise.
-      prompts: likewise.
-      samples: the answers to `asked`, by index in the batch.
-      made: updates before the parameters that sampled them.
+      rows: as for `__call__`.
+      prompts: as for `__call__`.
+      samples: the answers to the requests of `asked`, by index in the batch.
+      made: number of updates before the student sampled them.
       seconds: duration of sampling.
     """
     size = len(rows.row_id)
@@ -188,9 +189,9 @@ class Rollouts:
     return Rollout(batch, scalars, self._example(new_rows), seconds)
 
   def _places(self, step, size):
-    """Returns a step's random stream, and the rows that are the student's."""
+    """Returns a step's random generator, and the indices of rows to replace."""
     draws = np.random.default_rng([_ROWS, self._seed, step])
-    # The mean over steps is exact for any number of rows.
+    # Rounds at random, so that the mean over steps is exact for any batch size.
     count = int(float(self._fraction(step)) * size + draws.random())
     return draws, np.sort(draws.permutation(size)[:count])
 

@@ -1,10 +1,9 @@
 """Samples the rows of coming steps while the student trains on earlier ones.
 
-The parameters are copied to the sampling devices before every S-th update, for
-a staleness of S. Which copy samples a step's rows is a function of the step
-alone: the last one that was made at an earlier step. So
-rows are 1 to S updates old, those of the first step 0, and no result depends on
-how fast either side is.
+With a staleness of S, the parameters are copied to the sampling devices before
+every S-th update. A step's rows are sampled with the last copy made at an
+earlier step. They are thus 1 to S updates old (0 at the first step), and no
+result depends on the speed of either side.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,15 +20,16 @@ from kd.partitioning import processes
 from kd.sampling import requests
 from kd.teachers import rollout_answers
 
-_READ_AHEAD = 2  # batches
-_POLL_S = 0.5  # between checks whether the run has ended
+_READ_AHEAD = 2  # Batches.
+_POLL_S = 0.5  # Between checks for the end of the run.
 
-# From a step's batch to the requests of all processes, by index in the batch.
+# Function from a step and its batch to the requests of all processes, by index
+# in the batch.
 Asked = Callable[[int, types.Batch], dict[int, requests.Request]]
 
 
 def made(step: int, staleness: int) -> int:
-  """Returns the updates before the parameters that sample a step's rows."""
+  """Returns the number of updates before a step's rows are sampled."""
   return max(0, staleness * ((step - 1) // staleness))
 
 
@@ -38,7 +38,7 @@ class _ClosedError(Exception):
 
 
 class SamplingAhead:
-  """Samples on a thread; each process answers some of the prompts."""
+  """Samples in a thread; each process answers some of the prompts."""
 
   def __init__(
     self,
@@ -51,17 +51,19 @@ class SamplingAhead:
     sizes: tuple[int, int],
     timeout_s: float,
   ):
-    """Configures it; the first `take` begins to sample.
+    """Configures sampling, which starts with the first `take`.
 
     Args:
-      read: from a step to the whole batch of the data.
-      asked: what the student is asked for a step.
-      sampler: of (parameters, requests, progress), on this process's devices.
-      copy: copies the student's parameters to these devices.
-      staleness: S, see above.
-      steps: of the run; later ones are not sampled.
-      sizes: rows of a batch, and tokens of an answer, see rollout_answers.
-      timeout_s: seconds that reading a batch may take.
+      read: function from a step to the data's global batch.
+      asked: function from a step and its batch to sampling requests.
+      sampler: function from (parameters, requests, progress) to answers, on
+        this process's devices.
+      copy: function that copies the student's parameters to these devices.
+      staleness: S, the maximum age of rows in updates.
+      steps: number of steps of the run.
+      sizes: numbers of rows of a batch and of tokens of an answer; see
+        rollout_answers.empty.
+      timeout_s: time limit in seconds for reading a batch.
     """
     self._read, self._asked, self._sampler = read, asked, sampler
     self._copy, self._staleness, self._steps = copy, staleness, steps
@@ -70,14 +72,14 @@ class SamplingAhead:
     self._sizes = sizes
     self._changed, self._closed = threading.Condition(), threading.Event()
     self._thread, self._start, self._next = None, 0, None
-    self._params: dict[int, types.PyTree] = {}  # by updates before them
+    self._params: dict[int, types.PyTree] = {}  # By number of earlier updates.
     self._rows: dict[int, types.Batch] = {}
     self._own: dict[int, dict[int, requests.Sample]] = {}
     self._answers: dict[int, rollout_answers.Answers] = {}
     self._error: BaseException | None = None
 
   def load(self, state: Mapping[str, np.ndarray]) -> None:
-    """Restores what `state` returned, before the first `take`."""
+    """Restores the arrays that `state` returned, before the first `take`."""
     self._saved = {name: np.array(state[name]) for name in self._saved}
 
   def take(
@@ -85,11 +87,11 @@ class SamplingAhead:
   ) -> tuple[types.Batch, rollout_answers.Answers]:
     """Returns a step's batch of the data, and the answers to its prompts.
 
-    Every process calls it for every step.
+    Every process must call it for every step.
 
     Args:
       step: number of updates applied so far.
-      params: the student's parameters after these.
+      params: the student's parameters after these updates.
 
     Raises:
       NonFiniteError: a process's logits were NaN or infinite.
@@ -109,9 +111,9 @@ class SamplingAhead:
     return self._rows.pop(step), answers
 
   def state(self) -> dict[str, np.ndarray]:
-    """Returns what a checkpoint holds: answers by older parameters.
+    """Returns the answers to save in a checkpoint, once all are sampled.
 
-    Resuming cannot sample these again. Waits until there are all of them.
+    They come from older parameters, so a resumed run could not sample them.
     """
     if self._next is None:
       return {name: array.copy() for name, array in self._saved.items()}
@@ -136,18 +138,18 @@ class SamplingAhead:
       if kept is not None:
         self._answers[step + slot] = kept
     self._start = step
-    # A daemon: a read that hangs must not keep the process from its end.
+    # A daemon, so that a hanging read cannot keep the process from exiting.
     self._thread = threading.Thread(
       target=self._run, args=(step,), name='rollouts', daemon=True
     )
     self._thread.start()
 
   def _made(self, step):
-    # A run that was extended lacks the answers by older parameters.
+    # An extended run has no saved answers of older parameters.
     return max(self._start, made(step, self._staleness))
 
   def _samples_with(self, step):
-    """Returns whether the parameters before a step sample any rows."""
+    """Returns whether the parameters before a step are used to sample rows."""
     last = min(self._steps - 1, step + self._staleness)
     return any(
       self._made(later) == step and later not in self._answers
@@ -155,7 +157,7 @@ class SamplingAhead:
     )
 
   def _wait(self, step):
-    """Returns a step's answers, of all processes."""
+    """Waits for a step's answers from all processes, and returns them."""
     with processes.waited_for(f'its rollouts of step {step}'), self._changed:
       self._changed.wait_for(lambda: self._error or step in self._rows)
     error = self._error if step not in self._rows else None
@@ -191,7 +193,7 @@ class SamplingAhead:
     if step not in self._answers:
       params = self._params_before(self._made(step))
       asked = self._asked(step, batch)
-      # In turn, so that each process has as many, and as long ones.
+      # Round-robin, so that all processes have about the same work.
       index, count = jax.process_index(), jax.process_count()
       mine = dict(list(asked.items())[index::count])
       if mine:

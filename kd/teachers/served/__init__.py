@@ -1,1 +1,1 @@
-"""Teachers on a server, asked by HTTP for log-probabilities of given ids."""
+"""Teachers on a server that returns log-probabilities of given ids by HTTP."""

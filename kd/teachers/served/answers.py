@@ -1,4 +1,4 @@
-"""Asks a model on a server for answers, and keeps each reply."""
+"""Requests answers from a model on a server, and stores each reply."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -25,7 +25,7 @@ FILE = 'answered_by.json'
 CHAT, COMPLETIONS = 'chat', 'completions'
 
 _PATHS = {CHAT: '/chat/completions', COMPLETIONS: '/completions'}
-# Tokens that a chat template may add to a prompt: its marks, a system text.
+# Upper bound of the tokens that a chat template adds to each message.
 _TEMPLATE_TOKENS = 256
 _TOO_LONG = re.compile('context|too long|at most [0-9,]+ together', re.I)
 _ABOUT_N = re.compile(r'\bn\b|choices?\b|answers', re.I)
@@ -37,9 +37,9 @@ class Answer:
   """One answer.
 
   Attributes:
-    text: of the answer.
-    finish: what the server says; 'stop' or 'length' where it follows OpenAI,
-      or 'too_long': it has no room for the prompt.
+    text: text of the answer.
+    finish: the server's finish reason ('stop' or 'length' in OpenAI's API), or
+      'too_long' if the prompt exceeds the model's context.
   """
 
   text: str
@@ -51,12 +51,12 @@ class Reply:
   """The reply to one request.
 
   Attributes:
-    answers: to the prompt, one or more.
-    date: when it came, as run_info.now.
-    model: the name that it has.
-    fingerprint: `system_fingerprint`, if it has one.
-    prompt_tokens: that the server has counted; None if it does not tell.
-    generated_tokens: likewise, of all answers together.
+    answers: one or more answers to the prompt.
+    date: time of the reply, as from run_info.now.
+    model: name of the model in the reply.
+    fingerprint: `system_fingerprint` of the reply; '' if it has none.
+    prompt_tokens: number of tokens of the prompt; None if it is not reported.
+    generated_tokens: likewise, for all answers together.
   """
 
   answers: tuple[Answer, ...]
@@ -72,7 +72,7 @@ class Reply:
 
   @classmethod
   def from_bytes(cls, data: bytes) -> 'Reply':
-    """Returns what `to_bytes` wrote."""
+    """Returns the reply that `to_bytes` encoded."""
     fields = json.loads(data)
     answers = tuple(Answer(**answer) for answer in fields.pop('answers'))
     return cls(answers, **fields)
@@ -82,8 +82,8 @@ class Answerer:
   """Answers prompts with one model on a server; thread-safe.
 
   Attributes:
-    model: its name.
-    url: of the server.
+    model: name of the model.
+    url: URL of the server.
   """
 
   def __init__(
@@ -94,15 +94,15 @@ class Answerer:
     settings: requests.SamplingSettings,
     say: Callable[[str], None],
   ):
-    """Opens the folder; asks the server for its models if none is named.
+    """Opens the folder, and looks up the server's model if none is configured.
 
     Args:
       spec: the config's section teacher.server.
-      folder: of the replies and of the budget's counts.
+      folder: folder of the replies and of the budget's counts.
       api: CHAT or COMPLETIONS.
-      settings: of the sampling; those that the server does not know are sent
-        only where they ask for something.
-      say: called with lines for the user.
+      settings: sampling settings; those outside OpenAI's API are sent only if
+        they differ from their neutral values.
+      say: function called with lines for the user.
 
     Raises:
       ConfigError: another run has the folder open, or a field is wrong.
@@ -130,7 +130,7 @@ class Answerer:
       self.model = spec['model']
       if not self.model:
         self.model = probe.chosen('', probe.models(self._client))
-      # Who answers; and how it is asked, as it turned out.
+      # Identity of the model, and request options that the server accepts.
       self._origin = {}
       self._way = {'most': 2**16, 'limit': 'max_tokens', 'seeds': True}
       if os.path.exists(self._path):
@@ -144,20 +144,20 @@ class Answerer:
   def __call__(
     self, messages: Sequence[templates.Message], seed: int, samples: int
   ) -> list[Reply]:
-    """Returns the replies that together have a number of answers.
+    """Returns replies that together contain the requested number of answers.
 
-    A server that gives fewer answers than it was asked for is asked again.
+    Further requests are sent if a reply has fewer answers than requested.
 
     Args:
-      messages: the prompt, each with its role and content alone; with
-        COMPLETIONS one, whose text is continued.
-      seed: of the first answer, from 0.
-      samples: answers that are wanted.
+      messages: messages of the prompt, with only role and content. COMPLETIONS
+        continues the text of a single message.
+      seed: seed of the first answer, 0 or more.
+      samples: number of answers.
 
     Raises:
       ConfigError: the budget is spent, another model answers, or the server
         refuses the request.
-      ReadError: it cannot be reached.
+      ReadError: the server cannot be reached.
     """
     found, count = [], 0
     while count < samples:
@@ -192,7 +192,7 @@ class Answerer:
     return bytes.fromhex(identity.digest(asked) + identity.digest(asked[::-1]))
 
   def _ask(self, messages, seed, samples):
-    """Sends one request; returns its reply, which has 1 to `samples` answers.
+    """Sends one request and returns its reply with 1 to `samples` answers.
 
     Raises:
       RefusedError, ConfigError, ReadError: from the client.
@@ -214,7 +214,7 @@ class Answerer:
     for name, value in neutral.items():
       if getattr(settings, name) != value:
         body[name] = getattr(settings, name)
-    # No token has less than a byte.
+    # The number of bytes is an upper bound of the number of tokens.
     size = sum(len(message['content'].encode()) for message in messages)
     prompt = size + _TEMPLATE_TOKENS * len(messages)
     generated = samples * settings.max_new_tokens
@@ -248,7 +248,7 @@ class Answerer:
     )
 
   def _adapt(self, problem: str, asked: int) -> bool:
-    """Asks without what a server refuses; returns whether that helps."""
+    """Drops an option that the server refused; returns whether to retry."""
     with self._lock:
       way, limit, line = self._way, 'max_completion_tokens', ''
       if limit in problem and way['limit'] != limit:
@@ -257,7 +257,7 @@ class Answerer:
         way['seeds'] = False
         line = 'it takes no seed: what it samples is its own choice'
       elif asked > 1 and _ABOUT_N.search(problem):
-        # Another request may have found out meanwhile.
+        # A concurrent request may have lowered it already.
         way['most'] = min(way['most'], asked // 2)
         line = f'it gives at most {way["most"]} answers per request'
       else:
@@ -268,7 +268,7 @@ class Answerer:
     return True
 
   def _check(self, reply):
-    """Raises ConfigError if another model has answered than before."""
+    """Raises ConfigError if the reply is from another model than before."""
     now = {'model': reply.model, 'fingerprint': reply.fingerprint}
     with self._lock:
       if not self._origin:
@@ -286,7 +286,7 @@ class Answerer:
           )
 
   def _record(self):
-    """Writes who answers and how it is asked, for a run that resumes."""
+    """Saves the model's identity and the request options for a resumed run."""
     told = {'origin': self._origin, 'way': self._way}
     atomic_files.write_json(self._path, told)
 
@@ -297,11 +297,11 @@ class Answerer:
     self.close()
 
   def stop(self) -> None:
-    """Sends no more requests; those under way end, and are kept."""
+    """Sends no more requests; replies to those under way are still stored."""
     self._client.close()
 
   def close(self) -> None:
-    """Closes the folder, once no request is under way; says what was spent."""
+    """Closes the folder and reports the costs; no request may be under way."""
     self.stop()
     self._budget.close()
     self._replies.close()

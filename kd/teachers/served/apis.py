@@ -1,11 +1,11 @@
-"""How servers are asked for log-probabilities of given ids, by API.
+"""Requests for log-probabilities of given ids, by API.
 
-prompt_logprobs: /v1/completions of vLLM and kd; tells ids and texts.
-echo: /v1/completions as OpenAI had it; tells texts alone, so an entry whose
-text several ids have is left to the rest of the mass.
-sglang: /generate; tells ids and texts.
-llama_cpp: /completion, which tells nothing of a prompt but what follows it:
-one request per position; tells ids and texts.
+prompt_logprobs: /v1/completions of vLLM and kd; returns ids and texts.
+echo: /v1/completions as OpenAI had it; returns only texts, so the mass of an
+entry whose text several ids share counts to the tail.
+sglang: /generate; returns ids and texts.
+llama_cpp: /completion, which returns log-probabilities only of the next token:
+one request per position; returns ids and texts.
 """
 
 import abc
@@ -15,7 +15,7 @@ from typing import Any
 
 from kd.teachers.served import vocabulary as vocabulary_lib
 
-# What a list of models says of its server.
+# API of a server by `owned_by` in its list of models.
 OWNERS = {
   'vllm': 'prompt_logprobs',
   'kd': 'prompt_logprobs',
@@ -26,17 +26,18 @@ _BIAS = 1e6
 
 
 class MalformedError(Exception):
-  """A reply lacks what was asked for."""
+  """A reply lacks requested values."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-  """What a server tells of one position.
+  """Log-probabilities that a server returns for one position.
 
   Attributes:
-    logprobs: by id, of the likeliest; and of the actual one, if it is told.
-    texts: by id, where the server tells them.
-    unnamed: number of entries whose id is not known.
+    logprobs: log-probabilities by id: those of the likeliest ids, and that of
+      the actual one if the server returns it.
+    texts: texts by id, if the server returns them.
+    unnamed: number of entries with an unknown id.
   """
 
   logprobs: Mapping[int, float]
@@ -46,11 +47,11 @@ class Position:
 
 @dataclasses.dataclass(frozen=True)
 class Told:
-  """A reply.
+  """A parsed reply.
 
   Attributes:
-    positions: one after each id of the prompt, without the last.
-    model: the name that the reply has, if any.
+    positions: the positions after each id of the prompt but the last.
+    model: name of the model in the reply, if any.
     fingerprint: `system_fingerprint` of the reply, if any.
   """
 
@@ -63,8 +64,8 @@ class Api(abc.ABC):
   """An API.
 
   Attributes:
-    path: of a request; see client.Client.post.
-    by_position: whether a request tells of the last position alone.
+    path: path of a request; see client.Client.post.
+    by_position: whether a reply covers only the last position.
   """
 
   path = '/completions'
@@ -74,8 +75,8 @@ class Api(abc.ABC):
     """Initializes the API.
 
     Args:
-      model: its name.
-      vocabulary: the tokenizer's.
+      model: name of the model.
+      vocabulary: vocabulary of the tokenizer.
     """
     self._model, self._vocabulary = model, vocabulary
 
@@ -83,13 +84,14 @@ class Api(abc.ABC):
   def body(
     self, ids: Sequence[int], most: int, generated: int, temperature: float
   ) -> dict[str, Any]:
-    """Returns a request.
+    """Returns the fields of a request.
 
     Args:
-      ids: the prompt and, by_position, the actual id after it.
-      most: likeliest ids per position.
-      generated: tokens to generate, 0 or 1.
-      temperature: of what is generated; log-probabilities are wanted at 1.
+      ids: the prompt and, if `by_position`, the actual id after it.
+      most: number of likeliest ids per position.
+      generated: number of tokens to generate, 0 or 1.
+      temperature: sampling temperature, which should not affect the
+        log-probabilities.
     """
 
   @abc.abstractmethod
@@ -102,7 +104,7 @@ class Api(abc.ABC):
 
     Raises:
       MalformedError, KeyError, IndexError, TypeError, ValueError, or
-      AttributeError: it lacks what was asked for.
+      AttributeError: the reply lacks requested values.
       ConfigError: its tokens are not the tokenizer's.
     """
 
@@ -141,7 +143,7 @@ class PromptLogprobs(Api):
 
 
 class Echo(Api):
-  """OpenAI's completions that echo their prompt."""
+  """OpenAI's completions that echo the prompt."""
 
   def body(self, ids, most, generated, temperature):
     fields = self._completion(ids, generated, temperature)
@@ -168,7 +170,7 @@ class Echo(Api):
 
 
 class Sglang(Api):
-  """SGLang's own endpoint: its completions merge tokens of one text."""
+  """SGLang's own endpoint; its completions merge tokens with the same text."""
 
   path = '/../generate'
 
@@ -206,10 +208,10 @@ class LlamaCpp(Api):
   by_position = True
 
   def body(self, ids, most, generated, temperature):
-    del generated  # One; without it, nothing is told.
-    # It tells nothing of a drawn id that ends the text or is half a character,
-    # so the actual id is drawn, or else a plain one; log-probabilities are
-    # those before the bias.
+    del generated  # Always one; the reply is empty without it.
+    # The reply is empty for a drawn id that ends the text or is half a
+    # character. The bias thus draws the actual id, or else a plain one;
+    # log-probabilities are computed before the bias.
     drawn = ids[-1]
     if not self._vocabulary.is_plain(drawn):
       drawn = self._vocabulary.plain_id

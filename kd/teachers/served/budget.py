@@ -1,4 +1,4 @@
-"""Counts what a served teacher costs; raises before a limit is exceeded."""
+"""Counts the costs of a served teacher; raises before they exceed a limit."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -16,8 +16,8 @@ FILE = 'spent.json'
 
 _PATH = 'teacher.server.budget'
 _MILLION = 1_000_000
-# The file is ahead of what was spent by this many requests, so that it need not
-# be written before each: a run that is killed has spent what it says, or less.
+# The file counts this many requests in advance, so that it need not be written
+# before each one. A killed run has spent no more than its file says.
 _AHEAD = 16
 _NUMBER = legal.Number(at_least=0)
 _COUNTED = schema.Section(
@@ -31,11 +31,11 @@ _COUNTED = schema.Section(
 
 @dataclasses.dataclass(frozen=True)
 class Prices:
-  """Prices of a million tokens.
+  """Prices per million tokens.
 
   Attributes:
-    prompt: of prompts.
-    generated: of what is generated.
+    prompt: price of prompt tokens.
+    generated: price of generated tokens.
   """
 
   prompt: float
@@ -43,10 +43,7 @@ class Prices:
 
 
 class Budget:
-  """What all runs with a folder have spent together, and may spend.
-
-  Thread-safe.
-  """
+  """The costs and limits of all runs that share a folder; thread-safe."""
 
   def __init__(
     self,
@@ -55,13 +52,13 @@ class Budget:
     prices: Prices,
     ahead: int = _AHEAD,
   ):
-    """Reads what was spent.
+    """Reads the costs so far.
 
     Args:
-      folder: exists.
-      limits: most `requests`, `tokens` and `money`; 0: no limit.
-      prices: of tokens.
-      ahead: requests by which the file is ahead.
+      folder: an existing folder.
+      limits: limits of `requests`, `tokens` and `money`; 0 for no limit.
+      prices: prices of tokens.
+      ahead: number of requests that the file counts in advance.
 
     Raises:
       ConfigError: the file is damaged.
@@ -79,12 +76,12 @@ class Budget:
 
   @property
   def spent(self) -> dict[str, float]:
-    """Returns `requests`, `tokens` and `money`."""
+    """The `requests`, `tokens` and `money` so far."""
     with self._lock:
       return dict(self._spent)
 
   def told(self) -> str:
-    """Returns a phrase of what is spent, for the user."""
+    """Returns a phrase for the user with the costs so far."""
     spent = self.spent
     money = f', {spent["money"]:.4g} of money' if spent['money'] else ''
     return (
@@ -92,13 +89,13 @@ class Budget:
     )
 
   def take(self, prompt: int, generated: int) -> None:
-    """Counts a request that is about to be sent; call `finish` after it.
+    """Counts a request before it is sent; call `finish` after it.
 
-    Waits while requests are under way which may turn out to cost less.
+    Waits if requests under way may turn out to cost less than was counted.
 
     Args:
-      prompt: most tokens of its prompt.
-      generated: tokens that are generated at most.
+      prompt: maximum number of tokens of the prompt.
+      generated: maximum number of generated tokens.
 
     Raises:
       ConfigError: the budget could be exceeded; nothing is counted.
@@ -127,13 +124,13 @@ class Budget:
   def finish(
     self, prompt: int, generated: int, used: tuple[int, int] | None
   ) -> None:
-    """Counts what a request has really used.
+    """Replaces the counted costs of a request by the actual ones.
 
     Args:
-      prompt: as `take` counted it.
-      generated: likewise.
-      used: tokens of its prompt, and generated ones; None: not known, and what
-        was counted stays.
+      prompt: as for `take`.
+      generated: as for `take`.
+      used: actual numbers of prompt tokens and generated tokens. None if
+        unknown: the counted costs remain.
     """
     with self._lock:
       self._under_way -= 1
@@ -152,14 +149,14 @@ class Budget:
     }
 
   def _over(self, cost):
-    """Returns the first limit that one more request exceeds; '' if none."""
+    """Returns the first limit that one more request would exceed, or ''."""
     for name, most in self._limits.items():
       if most and self._spent[name] + cost[name] > most:
         return name
     return ''
 
   def close(self) -> None:
-    """Writes what was spent."""
+    """Writes the costs so far."""
     with self._lock:
       self._write(self._spent)
 

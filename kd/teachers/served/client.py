@@ -1,4 +1,4 @@
-"""Sends requests to a server that may be slow, busy or away for a while."""
+"""Sends requests to a server that may be slow, busy or down for a while."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -20,11 +20,11 @@ _URL = 'teacher.server.url'
 _TOO_MANY = 429  # Nothing was computed.
 _TRANSIENT = (408, 409, 425, _TOO_MANY, 500, 502, 503, 504, 529)
 _LONGEST_WAIT_S = 600.0
-_SHOWN = 2000  # bytes of a reply that is an error.
+_SHOWN = 2000  # Bytes of an error reply.
 
 
 class RefusedError(errors.ConfigError):
-  """The server refuses a request: it would again."""
+  """The server refuses a request; a retry would not help."""
 
   def __init__(self, status: int, problem: str):
     super().__init__(_URL, f'{problem} (status {status})')
@@ -32,11 +32,11 @@ class RefusedError(errors.ConfigError):
 
 @dataclasses.dataclass(frozen=True)
 class Patience:
-  """How often and how long to try.
+  """Retry settings.
 
   Attributes:
-    attempts: of one request, 1 or more.
-    wait_s: seconds before the second attempt; doubled each time, and varied.
+    attempts: maximum number of attempts per request, 1 or more.
+    wait_s: seconds before the second attempt; doubled each time, with jitter.
     timeout_s: seconds to wait for a reply.
   """
 
@@ -46,7 +46,7 @@ class Patience:
 
 
 class Client:
-  """Asks one server; thread-safe."""
+  """A client of one server; thread-safe."""
 
   def __init__(
     self,
@@ -58,27 +58,27 @@ class Client:
     """Initializes the client.
 
     Args:
-      url: of the server, with its /v1.
+      url: URL of the server, with its /v1.
       key_variable: environment variable with the API key.
-      patience: with failures.
-      budget: counts each attempt.
+      patience: retry settings.
+      budget: budget that counts each attempt.
     """
     self.url, self._key_variable = url.rstrip('/'), key_variable
     self._patience, self._budget = patience, budget
     self._closed = threading.Event()
 
   def close(self) -> None:
-    """Sends no more requests; those that wait to be sent again fail."""
+    """Stops sending requests; those that wait for a retry fail."""
     self._closed.set()
 
   def get(self, path: str) -> Any:
-    """Returns the JSON reply to a GET, which costs nothing.
+    """Returns the JSON reply to a GET request, which costs nothing.
 
     Args:
-      path: appended to the URL.
+      path: path that is appended to the URL.
 
     Raises:
-      ConfigError, ReadError: as `post`.
+      ConfigError, ReadError: as for `post`.
     """
     return self._ask(self.url + path, None, 0, 0)
 
@@ -88,15 +88,16 @@ class Client:
     """Returns the JSON reply to a request.
 
     Args:
-      path: appended to the URL; after '/..', to the URL without its /v1.
-      fields: of the request.
-      prompt: tokens of its prompt, at most.
-      generated: tokens that are generated at most. Both are counted until the
-        reply tells what it used.
+      path: path that is appended to the URL; after '/..', to the URL without
+        its /v1.
+      fields: fields of the request.
+      prompt: maximum number of tokens of the prompt.
+      generated: maximum number of generated tokens. The budget counts both
+        until the reply reports the actual numbers.
 
     Raises:
       RefusedError: the server refuses the request.
-      ConfigError: so does it for its key; or the budget is spent.
+      ConfigError: the server refuses the API key, or the budget is spent.
       ReadError: every attempt failed.
     """
     url = self.url + path
@@ -123,7 +124,7 @@ class Client:
         problem += f' (status {e.code})'
         asked_to_wait = _seconds(e.headers.get('Retry-After'))
       except (OSError, http.client.HTTPException, ValueError) as e:
-        # A reply that is cut off is no JSON.
+        # A truncated reply is not valid JSON.
         problem = f'{url}: {type(e).__name__}: {e}'
       if attempt < patience.attempts:
         logging.error('attempt %d: %s', attempt, problem)
@@ -137,7 +138,7 @@ class Client:
     )
 
   def _counted(self, url, fields, prompt, generated):
-    """Returns a reply, and counts what it used."""
+    """Returns a reply and counts its costs."""
     self._budget.take(prompt, generated)
     used = None  # A request that fails may have been paid for.
     try:
@@ -168,7 +169,7 @@ class Client:
 
 
 def _used(reply: Any) -> tuple[int, int] | None:
-  """Returns tokens of the prompt and generated ones, if a reply tells them."""
+  """Returns the numbers of prompt and generated tokens, if reported."""
   usage = reply.get('usage') if isinstance(reply, dict) else None
   try:
     counts = usage['prompt_tokens'], usage['completion_tokens']
@@ -179,7 +180,7 @@ def _used(reply: Any) -> tuple[int, int] | None:
 
 
 def _detail(error: urllib.error.HTTPError) -> str:
-  """Returns what a reply says of its error; '' if that does not come."""
+  """Returns the message of an error reply; '' if it cannot be read."""
   try:
     return endpoints.detail(error.read(_SHOWN))
   except (OSError, http.client.HTTPException):

@@ -1,4 +1,4 @@
-"""Asks a server, before anything else, what it can do."""
+"""Probes the capabilities of a server."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
@@ -13,20 +13,20 @@ from kd.teachers.served import questions as questions_lib
 from kd.teachers.served import vocabulary as vocabulary_lib
 
 _URL = 'teacher.server.url'
-_SAME = 1e-3  # Nats: less is rounding.
+_SAME = 1e-3  # Nats; smaller differences are rounding.
 
 
 @dataclasses.dataclass(frozen=True)
 class Probed:
-  """What a server can do.
+  """The capabilities of a server.
 
   Attributes:
-    model: the model's name.
-    api: the API's.
-    questions: asks it.
-    answer: to the probe.
-    origin: of this answer.
-    notes: a line on each thing that it cannot do, and what follows.
+    model: name of the model.
+    api: name of the API.
+    questions: sends requests to the model.
+    answer: answer to the probe.
+    origin: origin of the answer.
+    notes: one line on each limitation and its consequence.
   """
 
   model: str
@@ -44,18 +44,19 @@ def probe(
   api: str,
   most: int,
 ) -> Probed:
-  """Finds how a server tells log-probabilities, and of how many ids.
+  """Finds the server's API for log-probabilities, and its limit of ids.
 
   Args:
-    client: of the server.
-    vocabulary: the tokenizer's.
-    model: its name; '': the only one.
-    api: a name of APIS, or 'auto'.
-    most: likeliest ids per position that are wanted.
+    client: client of the server.
+    vocabulary: vocabulary of the tokenizer.
+    model: name of the model; '' for the only one.
+    api: a name in APIS, or 'auto'.
+    most: wanted number of likeliest ids per position.
 
   Raises:
-    ConfigError: it tells none; or names another model, or other tokens.
-    ReadError: it cannot be reached.
+    ConfigError: the server returns no log-probabilities, or has another model
+      or other tokens.
+    ReadError: the server cannot be reached.
   """
   listed = models(client)
   model = chosen(model, listed)
@@ -86,7 +87,7 @@ def probe(
 
 
 def models(client: client_lib.Client) -> list[dict[str, Any]]:
-  """Returns the models that a server lists; none if it has no list.
+  """Returns the models that a server lists; [] if it has no list.
 
   Raises:
     ConfigError, ReadError: from the client.
@@ -99,14 +100,14 @@ def models(client: client_lib.Client) -> list[dict[str, Any]]:
 
 
 def chosen(model: str, listed: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the name of the model to ask.
+  """Returns the name of the model to use.
 
   Args:
-    model: the config's; '': the only one.
-    listed: see `models`.
+    model: name in the config; '' for the only one.
+    listed: the models from `models`.
 
   Raises:
-    ConfigError: the server lists others, or several.
+    ConfigError: the server lists only others, or several for ''.
   """
   names = [str(x.get('id')) for x in listed]
   if model and names and model not in names:
@@ -133,13 +134,13 @@ def _candidates(listed, model):
 
 
 def _ask(make, ids, most, by_position):
-  """Asks for what is wanted; then for less, until the server answers.
+  """Requests the wanted number of ids, then fewer until the server answers.
 
   Returns:
     The questions, their answer and its origin.
 
   Raises:
-    MalformedError, RefusedError: it does not answer for one id either.
+    MalformedError, RefusedError: a request for one id fails too.
   """
   positions, last = range(len(ids) - 1), None
 
@@ -161,7 +162,7 @@ def _ask(make, ids, most, by_position):
       break
   else:
     raise last
-  low, high = 1, most  # Answered, and not.
+  low, high = 1, most  # `low` was answered, `high` was not.
   while low + 1 < high:
     middle = (low + high) // 2
     better = answered(middle, generated)
@@ -171,7 +172,7 @@ def _ask(make, ids, most, by_position):
 
 
 def _with_all(make, found, ids):
-  """Returns the questions for as many ids as the server really tells."""
+  """Returns the questions with the number of ids that the server returns."""
   questions, answer, origin = found
   told = int((answer.ids >= 0).sum(axis=1).max())
   if told >= questions.most:
@@ -181,7 +182,7 @@ def _with_all(make, found, ids):
 
 
 def _notes(questions, answer, ids, most, by_position) -> Iterator[str]:
-  """Yields a line on each thing that the server cannot do."""
+  """Yields a line on each limitation of the server."""
   if questions.most < most:
     yield (
       f'it tells at most {questions.most} ids per token: K is '

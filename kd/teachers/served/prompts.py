@@ -1,4 +1,4 @@
-"""From the packed rows of a batch to prompts, and from answers to targets."""
+"""Converts packed rows of a batch to prompts, and answers to targets."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -8,7 +8,7 @@ import numpy as np
 from kd.core import types
 from kd.teachers.served import questions
 
-_LEAST = 1e-9  # Probability that the ids which are not told keep.
+_LEAST = 1e-9  # Least probability of the tail.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Prompt:
   """A packed example whose targets a teacher scores.
 
   Attributes:
-    row: of the batch.
-    segment: of the row.
-    places: int [n], the positions of the row whose targets count.
-    ids: of the example, with that of its last target.
-    positions: `places` as positions of the example, from 0.
+    row: index of the row in the batch.
+    segment: segment id in the row.
+    places: int [n], positions in the row whose targets count.
+    ids: ids of the example, including its last target.
+    positions: `places` as positions in the example, from 0.
   """
 
   row: int
@@ -36,12 +36,12 @@ class Targets:
 
   Attributes:
     ids: int32 [B, L, K], increasing, with -1 in unused slots at the end.
-    logprobs: float32 [B, L, K], of these; -inf in unused slots.
+    logprobs: float32 [B, L, K], their log-probabilities; -inf in unused slots.
     tail_logprob: float32 [B, L], the log-mass of all other ids.
-    target_logprob: float32 [B, L], of the actual next token.
-    entropy: float32 [B, L], in nats, of the K + 1 outcomes.
-    dropped_mass: float32 [B, L], the probability of told ids that the student
-      lacks, which are left out.
+    target_logprob: float32 [B, L], log-probability of the actual next token.
+    entropy: float32 [B, L], entropy of the K + 1 outcomes in nats.
+    dropped_mass: float32 [B, L], the probability of returned ids that the
+      student lacks, which are left out.
   """
 
   ids: np.ndarray
@@ -77,12 +77,12 @@ def after(prompt: Prompt, prefix: Sequence[int], bos_id: int | None) -> Prompt:
 
   Args:
     prompt: the prompt.
-    prefix: ids.
-    bos_id: of the tokenizer.
+    prefix: ids of the prefix.
+    bos_id: BOS id of the tokenizer, if it has one.
   """
   begin = int(prompt.ids[0] == bos_id)
   ids = [*prompt.ids[:begin], *prefix, *prompt.ids[begin:]]
-  # What follows the BOS follows the prefix.
+  # The position of the BOS moves too: its target now follows the prefix.
   positions = [at + len(prefix) for at in prompt.positions]
   return dataclasses.replace(prompt, ids=ids, positions=positions)
 
@@ -97,9 +97,9 @@ def targets(
 
   Args:
     shape: (B, L).
-    most: K, ids per position; answers have as many or fewer.
+    most: K, ids per position; answers may have fewer.
     answered: its prompts with their answers.
-    vocab_size: ids from here on are left out.
+    vocab_size: number of ids of the student; larger ids are left out.
   """
   whole = Targets(
     np.full((*shape, most), -1, np.int32),
@@ -111,7 +111,7 @@ def targets(
     rest = np.log1p(-dropped)
     logprobs = logprobs - rest[:, None]
     probabilities = np.exp(logprobs)
-    # Rounding may leave nothing, or less, to the others.
+    # With rounding, the probabilities may sum to 1 or more.
     tail = np.maximum(1 - probabilities.sum(axis=1), _LEAST)
     known = np.where(ids < 0, 0.0, logprobs)
     entropy = -(probabilities * known).sum(axis=1) - tail * np.log(tail)

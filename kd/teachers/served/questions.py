@@ -1,4 +1,4 @@
-"""Asks a server for the log-probabilities that follow each id of a prompt."""
+"""Requests the log-probabilities after each id of a prompt from a server."""
 
 from collections.abc import Iterable, Sequence
 import dataclasses
@@ -25,10 +25,10 @@ class Answer:
   """Log-probabilities at n positions of a prompt.
 
   Attributes:
-    ids: int32 [n, K], the likeliest; -1 in slots that are not used.
-    logprobs: float32 [n, K], of these; -inf in slots that are not used.
-    actual: float32 [n], of the id that follows; where the server does not tell
-      it, the most that it can be.
+    ids: int32 [n, K], the likeliest ids; -1 in unused slots.
+    logprobs: float32 [n, K], their log-probabilities; -inf in unused slots.
+    actual: float32 [n], log-probability of the id that follows, or its upper
+      bound if the server does not return it.
   """
 
   ids: np.ndarray
@@ -36,21 +36,21 @@ class Answer:
   actual: np.ndarray
 
   def to_bytes(self) -> bytes:
-    """Returns the arrays as a file of numpy's."""
+    """Returns the arrays as a compressed .npz file."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **vars(self))
     return buffer.getvalue()
 
   @classmethod
   def from_bytes(cls, data: bytes) -> 'Answer':
-    """Returns what `to_bytes` wrote."""
+    """Returns the answer that `to_bytes` encoded."""
     with np.load(io.BytesIO(data)) as arrays:
       return cls(**arrays)
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-  """What a reply says of its model."""
+  """The model's identity in a reply."""
 
   model: str
   fingerprint: str
@@ -60,16 +60,13 @@ def compared(fingerprint: str) -> tuple[str, ...]:
   """Returns the fields of an Origin that must not change.
 
   Args:
-    fingerprint: teacher.server.fingerprint.
+    fingerprint: value of teacher.server.fingerprint.
   """
   return ('model',) if fingerprint == 'any' else ('model', 'fingerprint')
 
 
 class Questions:
-  """Questions to one model in one way.
-
-  Thread-safe.
-  """
+  """Requests to one model with fixed settings; thread-safe."""
 
   def __init__(
     self,
@@ -82,11 +79,11 @@ class Questions:
     """Initializes the questions.
 
     Args:
-      client: of the server.
-      api: how it is asked.
-      vocabulary: the tokenizer's.
-      most: K, likeliest ids per position.
-      generated: tokens that a request makes the server generate, 0 or 1.
+      client: client of the server.
+      api: API of the requests.
+      vocabulary: vocabulary of the tokenizer.
+      most: K, number of likeliest ids per position.
+      generated: number of tokens that each request generates, 0 or 1.
     """
     self._client, self._api, self._vocabulary = client, api, vocabulary
     self.most, self.generated = most, generated
@@ -98,11 +95,11 @@ class Questions:
 
     Args:
       ids: the prompt, and the id after the last position.
-      positions: from 0, rising.
-      temperature: of the request.
+      positions: increasing positions, from 0.
+      temperature: sampling temperature of the request.
 
     Raises:
-      MalformedError: the reply lacks what was asked for.
+      MalformedError: the reply lacks requested values.
       RefusedError, ReadError: from the client.
       ConfigError: the tokens are not the tokenizer's.
     """
@@ -121,7 +118,7 @@ class Questions:
   def _told(self, ids, temperature):
     api, generated = self._api, self.generated
     body = api.body(ids, self.most, generated, temperature)
-    # A request for one position sends the ids before it, not its own.
+    # A request for one position does not send the last id.
     prompt = len(ids) - api.by_position
     reply = self._client.post(api.path, body, prompt, generated)
     try:

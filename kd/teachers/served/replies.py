@@ -1,4 +1,4 @@
-"""Keeps what a server has told, so that it is not asked again."""
+"""Stores the replies of a server on disk, so that requests are not repeated."""
 
 from collections.abc import Sequence
 import fcntl
@@ -15,20 +15,21 @@ from kd.core import errors
 FILE = 'replies'
 
 _FOLDER = 'teacher.server.folder'
-_HEADER = struct.Struct('<16sII')  # The request's digest, bytes, their CRC-32.
+_HEADER = struct.Struct('<16sII')  # Digest of the request; size, CRC-32.
 
 
 class Replies:
-  """Replies on disk, by request; one process at a time has them open.
+  """Replies on disk by request; thread-safe.
 
-  What a killed run has half written is cut off. Thread-safe.
+  Only one process at a time can open them. A reply that a killed run wrote
+  partially is cut off.
   """
 
   def __init__(self, folder: str):
-    """Opens the file, or begins it.
+    """Opens or creates the file.
 
     Args:
-      folder: exists.
+      folder: an existing folder.
 
     Raises:
       ConfigError: another run has it open, or it cannot be written.
@@ -49,7 +50,7 @@ class Replies:
     self._file.truncate(self._end)
 
   def _index(self):
-    """Finds the replies; returns where the last whole one ends."""
+    """Indexes the replies and returns the end of the last complete one."""
     self._file.seek(0)
     end = 0
     while len(head := self._file.read(_HEADER.size)) == _HEADER.size:
@@ -72,7 +73,7 @@ class Replies:
       return self._file.read(size)
 
   def add(self, digest: bytes, data: bytes) -> None:
-    """Keeps the reply to a request.
+    """Stores the reply to a request.
 
     Raises:
       OSError: the disk is full or fails.
@@ -86,7 +87,7 @@ class Replies:
 
   @property
   def closed(self) -> bool:
-    """Returns whether `close` was called."""
+    """Whether `close` was called."""
     return self._file.closed
 
   def close(self) -> None:
@@ -97,12 +98,12 @@ class Replies:
 def digest_of(
   model: str, ids: Sequence[int], positions: Sequence[int]
 ) -> bytes:
-  """Returns what names a question.
+  """Returns the digest of a request.
 
   Args:
-    model: the identity of the model, and how it is asked.
-    ids: the prompt.
-    positions: of it that are asked for.
+    model: identity of the model and of the request's settings.
+    ids: ids of the prompt.
+    positions: requested positions of the prompt.
   """
   digest = hashlib.blake2b(model.encode(), digest_size=16)
   for numbers in (ids, positions):

@@ -1,4 +1,4 @@
-"""A small server for tests: any API, a known model, and planned faults."""
+"""A small server for tests: all APIs, a known model and planned faults."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -18,36 +18,35 @@ V = 263
 
 
 def tokenizer() -> tokenizers.Tokenizer:
-  """Returns the tokenizer of bytes, which has V ids."""
+  """Returns the byte tokenizer, which has V ids."""
   return tokenizers.load('bytes')
 
 
 def logprobs(seed: int) -> np.ndarray:
-  """Returns a model: log-probabilities [V, V] of an id after each other."""
+  """Returns a bigram model: log-probabilities [V, V] of the next id."""
   logits = 3 * np.random.default_rng(seed).normal(size=(V, V))
   return logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
 
 @dataclasses.dataclass
 class Server:
-  """What the server is; a test changes it while it runs.
+  """Settings of the server, which a test may change while it runs.
 
   Attributes:
-    apis: that it has: a part of 'prompt_logprobs', 'echo', 'sglang',
-      'llama_cpp'.
-    model: from `logprobs`.
-    most: likeliest ids that it tells.
-    zero: whether it takes max_tokens 0.
-    shift: added to ids whose texts it tells: another tokenizer's.
-    owner: of its model, in its list.
-    write: called with the prompt and a seed; returns an answer's text and why
-      it ends, or the text of an error.
-    at_once: answers that a request gives at most; it is refused above.
-    fingerprint: of the model.
-    fault: called with the number of a request, from 0; returns the status and
-      headers to fail with, 'cut' for half of a reply, or None.
-    asked: the requests, in order.
-    url: where it is.
+    apis: its APIs, among 'prompt_logprobs', 'echo', 'sglang', 'llama_cpp'.
+    model: its log-probabilities, from `logprobs`.
+    most: maximum number of likeliest ids that it returns.
+    zero: whether it accepts max_tokens 0.
+    shift: number added to ids before decoding, as if of another tokenizer.
+    owner: `owned_by` in its list of models.
+    write: function from the prompt and a seed to an answer's text and finish
+      reason, or to an error message.
+    at_once: maximum number of answers per request; more are refused.
+    fingerprint: `system_fingerprint` of its answers.
+    fault: function from the number of a request, from 0, to the status and
+      headers to fail with, seconds to wait, 'cut' for half of a reply, or None.
+    asked: the requests so far, in order.
+    url: URL of the server.
   """
 
   apis: tuple[str, ...] = ('prompt_logprobs',)
@@ -67,12 +66,12 @@ class Server:
     self._words = tokenizer()
 
   def text(self, index: int) -> str:
-    """Returns the text of an id, as a server tells it."""
+    """Returns the text of an id in replies."""
     index = (index + self.shift) % V
     return self._words.decode([index]) or self._words.text_of(index)
 
   def reply(self, path: str, body: dict[str, Any]) -> Any:
-    """Returns the reply to a request; text or None: it is refused."""
+    """Returns the reply to a request; an error text or None to refuse it."""
     if path == '/v1/completions' and not isinstance(body['prompt'], str):
       return self._completion(body)
     if path in ('/v1/completions', '/v1/chat/completions'):

@@ -32,12 +32,12 @@ _MODEL, _FOLDER = 'teacher.server.model', 'teacher.server.folder'
 
 
 class Teacher:
-  """A model on a server, which stays the same.
+  """A model on a server; raises if the server changes the model.
 
   Attributes:
-    most: K, ids per token that are asked for; the server may tell fewer.
-    told: the model, how it is asked and for how many ids, as JSON values.
-    digest: of the model and what it told of the probe, and of `told`.
+    most: K, number of requested ids per token; the server may return fewer.
+    told: name of the model, API, number of ids and prefix, as JSON values.
+    digest: digest of the model, its answer to the probe, and `told`.
   """
 
   def __init__(
@@ -50,21 +50,21 @@ class Teacher:
     prefix: str = '',
     prefixes: prefixes_lib.Prefixes | None = None,
   ):
-    """Asks the server what it can do.
+    """Probes the server and opens the folder.
 
     Args:
       spec: the config's section teacher.server.
-      tokenizer: the student's.
-      vocab_size: the number of ids that the student has.
+      tokenizer: tokenizer of the student.
+      vocab_size: number of ids of the student.
       most: K.
-      say: called with lines for the user.
-      prefix: the template of the prefixes.
-      prefixes: what the teacher reads before each example; None: nothing.
+      say: function called with lines for the user.
+      prefix: template of the prefixes.
+      prefixes: prefixes before each example; None for no prefix.
 
     Raises:
-      ConfigError: the server tells no log-probabilities, or is another than
-        that of the folder; or a field is wrong.
-      ReadError: it cannot be reached.
+      ConfigError: the server returns no log-probabilities, its model differs
+        from the one recorded in the folder, or a field is wrong.
+      ReadError: the server cannot be reached.
     """
     folder = paths.expand(spec['folder'])
     with errors.refused_unless_writable(_FOLDER, folder, 'a local folder'):
@@ -111,7 +111,7 @@ class Teacher:
       say(f'  {note}')
 
   def _recorded(self, folder):
-    """Returns what identifies the model, which the folder keeps."""
+    """Returns the model's recorded identity; records or compares it."""
     path, probed = os.path.join(folder, FILE), self._probed
     now = {
       'model': probed.model,
@@ -145,17 +145,17 @@ class Teacher:
     )
 
   def begin(self, batch: types.Batch, again: bool = False) -> list[Any]:
-    """Asks for the targets of a batch.
+    """Requests the targets of a batch.
 
-    Replies are kept, but for rows that the student sampled: they do not come
-    again.
+    Replies are stored, except for rows that the student sampled, which do not
+    recur.
 
     Args:
-      batch: numpy arrays.
-      again: whether to ask for what was kept too.
+      batch: a batch of numpy arrays.
+      again: whether to ignore stored replies.
 
     Returns:
-      What `finish` takes.
+      The pending requests for `finish`.
     """
     sampled, begun = (batch.parts == types.SAMPLED).any(axis=1), []
     for own in prompts_lib.of(batch):
@@ -170,11 +170,11 @@ class Teacher:
   def finish(
     self, batch: types.Batch, begun: Sequence[Any]
   ) -> prompts_lib.Targets:
-    """Waits for the answers; returns the targets.
+    """Waits for the answers and returns the targets.
 
     Raises:
-      ConfigError: another model answers, its tokens are others, or the budget
-        is spent.
+      ConfigError: the model or its tokens have changed, or the budget is
+        spent.
       ReadError: the server cannot be reached.
     """
     try:
@@ -213,7 +213,7 @@ class Teacher:
     return answer
 
   def _check(self):
-    """Asks the probe again, now and then."""
+    """Repeats the probe after every `check_every` requests."""
     with self._lock:
       self._asked += 1
       due = self._asked % self._check_every == 0
@@ -223,7 +223,7 @@ class Teacher:
       self._compare(np.asarray(self._record['logprobs'], np.float32), answer)
 
   def close(self) -> None:
-    """Asks for nothing more; says what was spent. May be called again."""
+    """Stops all requests and reports the costs; may be called repeatedly."""
     if self._replies.closed:
       return
     atexit.unregister(self.close)

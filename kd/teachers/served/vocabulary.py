@@ -9,14 +9,11 @@ from kd.input_pipeline import tokenizers
 _BROKEN = '\N{REPLACEMENT CHARACTER}'
 _PROBE = '12 + 30 = 42. The capital of France is Paris, and water boils.'
 _PROBE_TOKENS = 24
-_SPACE = '\N{LOWER ONE EIGHTH BLOCK}'  # In SentencePiece's files.
+_SPACE = '\N{LOWER ONE EIGHTH BLOCK}'  # A space in SentencePiece's pieces.
 
 
 class Vocabulary:
-  """The texts by which servers name the ids of a tokenizer.
-
-  Thread-safe.
-  """
+  """The texts of a tokenizer's ids in servers' replies; thread-safe."""
 
   def __init__(self, tokenizer: tokenizers.Tokenizer):
     self._tokenizer = tokenizer
@@ -24,18 +21,18 @@ class Vocabulary:
 
   @functools.cached_property
   def probe(self) -> tuple[int, ...]:
-    """Returns the ids of the text that identifies a model."""
+    """The ids of the text whose log-probabilities identify a model."""
     begin = self._tokenizer.bos_id
     ids = self._tokenizer.encode(_PROBE)
     return (*(() if begin is None else (begin,)), *ids[:_PROBE_TOKENS])
 
   @property
   def size(self) -> int:
-    """Returns the number of ids."""
+    """The number of ids."""
     return self._tokenizer.vocab_size
 
   def is_plain(self, index: int) -> bool:
-    """Returns whether an id is text that a server can tell when it is drawn."""
+    """Returns whether a server returns an id's text when the id is drawn."""
     if index in self._tokenizer.stop_ids:
       return False
     text = self._tokenizer.decode([index])
@@ -43,18 +40,18 @@ class Vocabulary:
 
   @functools.cached_property
   def plain_id(self) -> int:
-    """Returns the first id that is plain text."""
+    """The first id that is plain text."""
     return next(i for i in range(self.size) if self.is_plain(i))
 
   def check(self, index: int, text: str, position: int) -> None:
-    """Raises if a server's text of an id is not the tokenizer's.
+    """Raises if a server's text of an id differs from the tokenizer's.
 
-    What is no text of its own, such as half a character, is not compared.
+    Texts of incomplete characters are not compared.
 
     Args:
       index: the id.
-      text: as the server has it.
-      position: of the token in its prompt, for the message.
+      text: text in the server's reply.
+      position: position of the token in its prompt, for the message.
 
     Raises:
       ConfigError: the texts differ.
@@ -74,9 +71,9 @@ class Vocabulary:
     piece = self._tokenizer.text_of(index)
     decoded = self._tokenizer.decode([index])
     if _BROKEN in decoded:
-      return frozenset()  # Servers show half a character in different ways.
+      return frozenset()  # Servers show incomplete characters differently.
     texts = {piece, piece.replace(_SPACE, ' '), decoded}
-    # Some drop the space that a word begins with.
+    # Some servers drop the leading space of a word.
     return frozenset(texts | {text.strip() for text in texts})
 
   @functools.cached_property
@@ -90,6 +87,6 @@ class Vocabulary:
     return ids
 
   def id_of(self, text: str) -> int | None:
-    """Returns the only id that a server may mean by a text, or None."""
+    """Returns the id of a text if it is the only one, else None."""
     found = self._by_text.get(text, ())
     return found[0] if len(found) == 1 else None
