@@ -133,11 +133,11 @@ def make_projected(
   shared: projected_distributions.SharedVocabulary,
   mesh: jax.sharding.Mesh,
 ) -> Callable[[types.Batch], distributions.Targets]:
-  """Returns the function from a batch to distributions over shared ids.
+  """Returns the function from a batch to distributions over shared outcomes.
 
   Args:
     teacher: a teacher with its own tokenizer; see types.TeacherTokens.
-    shared: the vocabulary that teacher and student share.
+    shared: the outcomes that its tokenizer shares with the student's.
     mesh: mesh of batches and targets; see `make`.
   """
   size = teacher.model.unembedding(teacher.params).shape[0]

@@ -1,1 +1,1 @@
-"""A cache of teacher targets on disk: its format, writer, reader and report."""
+"""A cache of teacher targets on disk: format, writer, reader and report."""

@@ -1,7 +1,7 @@
 """Top-k and random draws from logits that are split into blocks of ids.
 
-One pass over the logits computes the maximum and the mass of each block; most
-of what follows reads only a few blocks.
+One pass over the logits computes the maximum and the mass of each block. Most
+later operations read only a few blocks.
 """
 
 from flax import struct
@@ -13,12 +13,12 @@ from kd.core import types
 
 Array = types.Array
 
-_BLOCK = 128  # ids
+_BLOCK = 128  # Ids per block.
 
 
 @struct.dataclass
 class Blocks:
-  """Logits [T, V] split into n blocks, with the sums of each.
+  """Logits [T, V] split into n blocks, with the maximum and mass of each.
 
   Attributes:
     logits: float32 [T, n, 128]; -inf for ids from V on.
@@ -36,12 +36,12 @@ class Blocks:
 
   @property
   def log_normalizer(self) -> Array:
-    """Returns float32 [T]: log-probabilities are logits minus this."""
+    """The log-normalizer, float32 [T], by which log-softmax shifts logits."""
     return self.top[:, 0] + jnp.log(jnp.sum(self.mass, axis=1))
 
   @property
   def entropy(self) -> Array:
-    """Computes the entropy in nats, float32 [T]; as expensive as `split`."""
+    """The entropy in nats, float32 [T]; as expensive as `split`."""
     logits = self.logits.reshape(self.logits.shape[0], -1)
     return probability.entropy(logits - self.log_normalizer[:, None])
 
@@ -59,7 +59,7 @@ def split(logits: Array) -> Blocks:
 
 
 def exclude(blocks: Blocks, ids: Array) -> Blocks:
-  """Returns blocks without the ids [T, K], which must not be all ids."""
+  """Returns blocks without the ids [T, K]; K must be below V."""
   rows = ids.shape[0]
   flat = blocks.logits.reshape(rows, -1)[:, : blocks.vocab_size]
   return split(flat.at[jnp.arange(rows)[:, None], ids].set(-jnp.inf))
@@ -72,17 +72,19 @@ def soften(blocks: Blocks, temperature: float) -> Blocks:
 
 
 def most_likely(blocks: Blocks, size: int) -> tuple[Array, Array, Array]:
-  """Returns the most likely ids of each token, and the log-mass of all others.
+  """Returns the most likely ids of each token, and the log-mass of the rest.
 
-  They are in the `size` blocks with the highest maxima; only these are sorted.
+  The ids are in the `size` blocks with the highest maxima; only these are
+  sorted.
 
   Args:
-    blocks: of logits [T, V].
+    blocks: blocks of logits [T, V].
     size: K, at most V.
 
   Returns:
-    ids, int32 [T, K], the most likely first; their log-probabilities, float32
-    [T, K]; and the log-mass of all others, float32 [T], -inf if there are none.
+    The ids, int32 [T, K], the most likely first; their log-probabilities,
+    float32 [T, K]; and the log-mass of all other ids, float32 [T], -inf if
+    there are none.
   """
   rows, count, _ = blocks.logits.shape
   row = jnp.arange(rows)[:, None]
@@ -91,8 +93,8 @@ def most_likely(blocks: Blocks, size: int) -> tuple[Array, Array, Array]:
   inside = inside.reshape(rows, -1)
   highest, places = jax.lax.top_k(inside, size)
   block = jnp.take_along_axis(chosen, places // _BLOCK, axis=1)
-  # The other ids are summed directly: 1 minus the kept mass would be rounding
-  # error where that is close to 1.
+  # The other ids are summed directly: 1 minus the kept mass would be mostly
+  # rounding error if that mass is close to 1.
   rest = jnp.exp(inside - blocks.top).at[row, places].set(0.0)
   outside = blocks.mass.at[row, chosen].set(0.0)
   tail = jnp.sum(rest, axis=1) + jnp.sum(outside, axis=1)
@@ -108,13 +110,13 @@ def draw(blocks: Blocks, keys: Array, draws: int) -> tuple[Array, Array]:
   """Draws ids with replacement.
 
   Args:
-    blocks: of logits [T, V].
+    blocks: blocks of logits [T, V].
     keys: jax.random keys [T].
-    draws: N.
+    draws: N, number of draws per token.
 
   Returns:
-    ids, int32 [T, N], increasing, each at most once, -1 in unused slots at the
-    end; and how often each was drawn, int32 [T, N], 0 in unused slots.
+    The distinct ids, int32 [T, N], increasing, -1 in unused slots at the end;
+    and the number of draws of each, int32 [T, N], 0 in unused slots.
   """
 
   def mass_within(chosen):
@@ -126,7 +128,7 @@ def draw(blocks: Blocks, keys: Array, draws: int) -> tuple[Array, Array]:
 
 
 def _count(ids):
-  """Returns each id once, increasing, and how often it occurs."""
+  """Returns the distinct ids, increasing, and their counts."""
   ids = jnp.sort(ids, axis=1)
   new = jnp.concatenate(
     [jnp.ones_like(ids[:, :1], bool), ids[:, 1:] != ids[:, :-1]], axis=1

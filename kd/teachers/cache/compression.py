@@ -1,4 +1,4 @@
-"""Methods to compress a teacher's distribution for a cache, by name."""
+"""Methods that compress a teacher's distributions for a cache, by name."""
 
 import dataclasses
 from typing import Any
@@ -24,9 +24,9 @@ class TokenOutputs:
   """A teacher's outputs for T tokens.
 
   Attributes:
-    hidden: [T, D], its final hidden states; None for several teachers.
-    blocks: the logits [T, V] of the shared vocabulary.
-    keys: jax.random keys [T], which depend on the row and the position in it.
+    hidden: [T, D], final hidden states; None for several teachers.
+    blocks: blocks of the logits [T, V] of the shared vocabulary.
+    keys: jax.random keys [T], by row and position in it.
   """
 
   hidden: Array | None
@@ -36,17 +36,17 @@ class TokenOutputs:
 
 @struct.dataclass
 class Kept:
-  """The compressed outputs for T tokens; fields a method omits are None.
+  """The compressed outputs for T tokens; None for fields without values.
 
   Attributes:
     ids: int32 [T, K], increasing, with -1 in unused slots at the end.
     logprobs: float32 [T, K], their log-probabilities.
-    counts: int32 [T, K], how often each was drawn; 0 for an id that is kept for
+    counts: int32 [T, K], number of draws of each; 0 for an id that is kept for
       its probability.
-    tail_logprob: float32 [T], the log-mass of all other ids.
-    hidden: [T, D].
-    log_rest: float32 [T], the log of the sum of p^(1 / temperature) over the
-      ids that draws are from, where that temperature is not 1.
+    tail_logprob: float32 [T], the log-mass of all ids but the most likely ones.
+    hidden: [T, D], final hidden states.
+    log_rest: float32 [T], log of the sum of p^(1 / temperature) over the ids
+      that may be drawn, if that temperature is not 1.
   """
 
   ids: Array | None
@@ -62,13 +62,13 @@ class Method:
   """A compression method with its settings.
 
   Attributes:
-    name: its name in METHODS.
-    stored_as: the stored data type of log-probabilities or hidden states.
-    entries: K, the maximum number of ids per token; 0: hidden states are kept.
-    mass: the most likely ids are kept until they hold this probability, or all
-      `entries` of them; 1: always `entries`.
-    draws: how many of the `entries` are drawn at random; 0: none.
-    temperature: at which they are drawn.
+    name: name in METHODS.
+    stored_as: data type of stored log-probabilities or hidden states.
+    entries: K, the maximum number of ids per token; 0 to keep hidden states.
+    mass: probability up to which the most likely ids are kept, at most
+      `entries` of them; 1 to always keep `entries`.
+    draws: number of the `entries` that are drawn at random.
+    temperature: temperature of the draws.
   """
 
   name: str
@@ -80,21 +80,21 @@ class Method:
 
   @property
   def is_softened(self) -> bool:
-    """Returns whether ids are drawn at another temperature than 1."""
+    """Whether ids are drawn at a temperature other than 1."""
     return self.temperature != 1
 
   @property
   def exact(self) -> int:
-    """Returns the number of most likely ids that are always kept."""
+    """The number of most likely ids that are always kept."""
     return self.entries - self.draws
 
   def sparse(
     self, kept: Kept
   ) -> sparse_distributions.TopK | sparse_distributions.Sampled:
-    """Returns kept ids as a distribution.
+    """Returns kept ids as a distribution; the method must have entries.
 
     Args:
-      kept: of a method with entries: numpy or jax arrays, [...] for [T].
+      kept: numpy or JAX arrays with axes [...] in place of [T].
     """
     if not self.draws:
       return sparse_distributions.TopK(
@@ -110,7 +110,7 @@ class Method:
     return sparse_distributions.Sampled(kept.ids, kept.logprobs, weights)
 
   def _softened(self, kept, weights):
-    """Returns ids that were drawn at a temperature, with its normalizer."""
+    """Returns ids drawn at a temperature, with the normalizer at it."""
     xp = kept.logprobs.__array_namespace__()
     log_sum = kept.log_rest
     if self.exact:
@@ -131,9 +131,10 @@ class Method:
     """Raises ConfigError if a term cannot be computed from the targets.
 
     Args:
-      name: of the divergence.
+      name: name of the divergence.
       divergence: the divergence.
-      temperature: the term's, a number or a schedule as in the config.
+      temperature: temperature of the term, a number or a schedule as in the
+        config.
     """
     if self.draws:
       sparse_distributions.check_sampled(
@@ -180,7 +181,7 @@ class Method:
     return Kept(ids, logprobs, counts, tail, None, rest)
 
   def _draw(self, among, outputs):
-    """Draws ids; returns also their counts, and Kept.log_rest."""
+    """Draws ids; returns them, their counts, and Kept.log_rest."""
     if not self.is_softened:
       return *blocks_lib.draw(among, outputs.keys, self.draws), None
     softened = blocks_lib.soften(among, self.temperature)
@@ -233,5 +234,5 @@ def _stratified(*, entries, draws, logprobs, temperature=1.0):
 
 @METHODS.register('hidden')
 def _hidden(*, values):
-  """Keeps final hidden states; with the unembedding they give all logits."""
+  """Keeps final hidden states, from which the unembedding computes logits."""
   return Method('hidden', values, 0, 1.0, 0)

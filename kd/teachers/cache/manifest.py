@@ -1,4 +1,4 @@
-"""Reads, checks and writes a cache's manifest: its identity and its files."""
+"""Reads, checks and writes the manifest of a cache: its identity and files."""
 
 from collections.abc import Iterable, Mapping
 import os
@@ -17,7 +17,7 @@ FORMAT = 2  # Increment when the meaning of stored data changes.
 
 # A folder with this file is complete; only a repair changes it.
 FILE = 'manifest.json'
-# A folder with this file alone is being written.
+# A folder with this file and no manifest is incomplete.
 REQUEST = 'request.json'
 
 _KINDS = {dict: 'an object', list: 'a list', int: 'a whole number', str: 'text'}
@@ -28,7 +28,7 @@ def read(folder: str, path: str) -> dict[str, Any]:
 
   Args:
     folder: the cache's folder.
-    path: the config field that names it.
+    path: the config field of the folder.
 
   Raises:
     ConfigError: there is no cache, it is incomplete, or a field of its manifest
@@ -71,7 +71,7 @@ def _check_shape(manifest: Mapping[str, Any]) -> None:
     _check_type(request, key, kind, f'request.{key}')
   method = request['method']
   if 'draws' in method:
-    # Recorded where it is not 1 alone, as earlier versions recorded methods.
+    # Recorded only if it is not 1, for compatibility with earlier versions.
     method = {'temperature': 1.0, **method}
   config_check.check_node(data_fields.CACHE_METHOD, method, 'request.method')
   if not request['teachers']:
@@ -112,12 +112,12 @@ def _check_type(part: Any, key: str | int, kind: type, path: str) -> None:
 
 
 def cache_digest(request: Mapping[str, Any]) -> str:
-  """Returns the digest that ties the records of a cache to its request."""
+  """Returns the digest of a request, which binds the cache's records to it."""
   return identity.digest(request)
 
 
 def begin(folder: str, request: Mapping[str, Any], path: str) -> None:
-  """Writes the request file, or compares it with the one that is there.
+  """Writes the request file, or compares the request with an existing file.
 
   Raises:
     ConfigError: the folder was created for another request; names the fields.
@@ -140,12 +140,12 @@ def check(
 
   Args:
     found: the cache's request.
-    wanted: the values that its fields must have; others may be anything.
+    wanted: the required values; other fields are not compared.
     folder: the cache's folder.
-    path: the config field that names it.
+    path: the config field of the folder.
 
   Raises:
-    ConfigError: names each field that differs, with both values.
+    ConfigError: fields differ; names each one with both values.
   """
   config_lib.refuse_differences(
     {key: found.get(key) for key in wanted},
@@ -166,8 +166,8 @@ def publish(
 
   Args:
     folder: the cache's folder.
-    request: what the cache holds.
-    shards: the facts of each file, see shards.facts.
+    request: the settings and rows that determine the cache's contents.
+    shards: metadata of each file, see shards.facts.
     files: SHA-256 of other files, by name.
   """
   value = {

@@ -14,12 +14,12 @@ def pack_ids(ids: np.ndarray, bits: int) -> bytes:
   """Packs unsigned numbers below 2 ** bits into `bits` each.
 
   They are stored in planes: all lowest bytes, all second bytes, ..., then the
-  remaining bits. The file's compressor finds more redundancy in planes than in
-  a stream whose numbers begin anywhere in a byte.
+  remaining bits. Planes compress better than a stream of numbers that are not
+  aligned to bytes.
 
   Args:
     ids: uint32 [n].
-    bits: number of bits of each.
+    bits: number of bits per number.
   """
   whole, rest = divmod(bits, 8)
   planes = [
@@ -56,7 +56,7 @@ def unpack_ids(data: bytes, count: int, bits: int) -> np.ndarray:
 
 
 def gaps(ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  """Returns differences of consecutive ids of a position, and its first id.
+  """Returns each position's first id and the differences of consecutive ids.
 
   Args:
     ids: uint32 [entries], increasing within a position.
@@ -77,7 +77,7 @@ def from_gaps(gaps: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _starts(counts):
-  """Returns where the entries of each position begin, if it has any."""
+  """Returns the index of the first entry of each position that has any."""
   ends = np.cumsum(counts)
   return (ends - counts)[counts > 0]
 
@@ -93,7 +93,7 @@ def lowest(logprobs: np.ndarray, counts: np.ndarray) -> np.ndarray:
   if len(logprobs):
     exact[counts > 0] = np.minimum.reduceat(logprobs, _starts(counts))
   rounded = exact.astype(np.float16)
-  # Rounding up would give the lowest value a code above the last one.
+  # If the bound were rounded up, the lowest value's code would exceed 255.
   return np.where(
     rounded > exact, np.nextafter(rounded, np.float16(-np.inf)), rounded
   )
@@ -102,12 +102,13 @@ def lowest(logprobs: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def encode(logprobs: np.ndarray, lowest: np.ndarray) -> np.ndarray:
   """Quantizes log-probabilities to codes, uint8 [entries].
 
-  The code is 255 sqrt(logprob / lowest), so that levels are closer where
-  probabilities are larger.
+  The code is 255 sqrt(logprob / lowest), so that levels are closer for larger
+  probabilities.
 
   Args:
     logprobs: float32 [entries], from `lowest` to 0.
-    lowest: float32 [entries], that of the position, < 0 unless all are 0.
+    lowest: float32 [entries], lower bound of the entry's position, < 0 unless
+      all its values are 0.
   """
   ratio = np.divide(
     logprobs, lowest, out=np.zeros_like(logprobs), where=lowest < 0
@@ -116,6 +117,6 @@ def encode(logprobs: np.ndarray, lowest: np.ndarray) -> np.ndarray:
 
 
 def decode(codes: np.ndarray, lowest: np.ndarray) -> np.ndarray:
-  """Returns the log-probabilities of codes, float32 [entries]; see encode."""
+  """Reverses encode: float32 [entries]."""
   root = codes.astype(np.float32) / _LEVELS
   return lowest * root * root

@@ -26,7 +26,7 @@ UNEMBEDDING = 'unembedding.safetensors'
 
 
 class Cache:
-  """A cache on disk, whose rows are read in any order."""
+  """A cache on disk with random access to its rows."""
 
   def __init__(
     self,
@@ -38,11 +38,11 @@ class Cache:
 
     Args:
       folder: the cache's folder.
-      manifest: its manifest, checked.
+      manifest: its checked manifest.
       retry_policy: retry policy for failed reads.
 
     Raises:
-      ConfigError: a file is missing, or differs from what was written.
+      ConfigError: a file is missing or was changed.
       ReadError: the disk fails.
     """
     self.folder, self.manifest, self._patience = folder, manifest, retry_policy
@@ -57,7 +57,7 @@ class Cache:
     files = [os.path.join(folder, f['file']) for f in manifest['shards']]
     try:
       self._source = grain.sources.ArrayRecordDataSource(files)
-    except Exception as e:  # array_record has exception classes of its own.
+    except Exception as e:  # array_record has its own exception classes.
       self._check_files(manifest['shards'], deep=True, where='')
       raise retry.ReadError(f'{folder}: cannot be opened: {e}') from e
     self._first_rows = [facts['first_row'] for facts in manifest['shards']]
@@ -90,14 +90,14 @@ class Cache:
         ),
       )
     except retry.ReadError:
-      # If the file was changed, say so: a retry cannot help.
+      # Report a changed file, for which a retry cannot help.
       number = bisect.bisect_right(self._first_rows, row_id) - 1
       facts = self.manifest['shards'][number]
       self._check_files([facts], deep=True, where=f' (read for row {row_id})')
       raise
 
   def _check_files(self, facts, deep, where):
-    """Raises ConfigError for a file that differs from what was written."""
+    """Raises ConfigError if a file is missing or was changed."""
     for one in facts:
       problem = shards.problem(self.folder, one, deep=deep)
       if problem:
@@ -109,7 +109,7 @@ class Cache:
         )
 
   def read(self, batch: types.Batch) -> types.PyTree:
-    """Reads the targets of some rows, as numpy arrays [b, L, ...].
+    """Reads the targets of a batch's rows as numpy arrays [b, L, ...].
 
     Args:
       batch: numpy arrays of the rows.
@@ -165,7 +165,7 @@ class Cache:
 
 
 def _by_position(rows, name):
-  """Returns a number of each target, [b, L]; 0 without targets."""
+  """Returns one number per target, [b, L]; 0 at positions without targets."""
   numbers = np.zeros((len(rows), len(rows[0].counted)), np.float32)
   for row, values in zip(rows, numbers, strict=True):
     values[row.counted] = getattr(row, name)
@@ -173,7 +173,7 @@ def _by_position(rows, name):
 
 
 def _hidden(rows):
-  """Returns hidden states [b, L, D]; 0 without targets."""
+  """Returns hidden states [b, L, D]; 0 at positions without targets."""
   first = rows[0].hidden
   shape = (len(rows), len(rows[0].counted), first.shape[1])
   hidden = np.zeros(shape, first.dtype)
@@ -183,7 +183,7 @@ def _hidden(rows):
 
 
 def write_unembedding(folder: str, table: np.ndarray) -> str:
-  """Writes the unembedding [V, D] that hidden states are multiplied with.
+  """Writes the unembedding [V, D] with which hidden states are multiplied.
 
   Returns:
     The SHA-256 of the file.
@@ -208,8 +208,8 @@ def unembedding(
 
   Args:
     cache: a cache of hidden states.
-    vocab_size: V, the number of ids that the student has.
-    mesh: the student's.
+    vocab_size: V, the number of ids of the student.
+    mesh: mesh of the student.
 
   Raises:
     ConfigError: the file is missing or was changed.
@@ -219,7 +219,7 @@ def unembedding(
   try:
     digest = identity.file_digest(path)
     table = safetensors_numpy.load_file(path)['unembedding']
-  except Exception as e:  # safetensors has an exception class of its own.
+  except Exception as e:  # safetensors has its own exception class.
     raise errors.ConfigError(
       'cache.folder', f'{path!r} cannot be read: {e}', legal=legal
     ) from e

@@ -1,24 +1,24 @@
 """Encodes one row's targets as a record of a cache.
 
-All numbers are little-endian. n is the number of counted positions, E that of
-their entries.
+All numbers are little-endian. n is the number of counted positions, E the
+number of their entries.
 
   8 bytes      digest of the row that the targets belong to
   3 x uint32   L, n, D (0 without hidden states)
-  ceil(L / 8)  which positions count, one bit each, the highest bit first
+  ceil(L / 8)  mask of counted positions, one bit each, the highest bit first
   n x float16  log-probability of the true next token
   n x float32  log-normalizer of the teacher's logits
   entries:     n x uint16 number of entries of each position; n x float16
                log-mass of all but the most likely ids (if these are kept); n x
-               float32 log-sum of p^(1 / temperature) over the ids that draws
-               are from (if not at temperature 1); n x
-               float16 lowest log-probability (if stored as uint8); E
-               differences of ids, see quantization.gaps and pack_ids; E x uint8
-               codes or float16 log-probabilities; E x uint8 how often each was
-               drawn, uint16 from 256 draws on (if ids are drawn)
+               float32 log-sum of p^(1 / temperature) over the ids that may be
+               drawn (if the temperature is not 1); n x float16 lowest
+               log-probability (if stored as uint8); E differences of ids, see
+               quantization.gaps and pack_ids; E x uint8 codes or float16
+               log-probabilities; E x uint8 draw counts, uint16 from 256 draws
+               on (if ids are drawn)
   hidden:      n x float16 entropy; n x D bfloat16, or n x float32 steps and
                n x D int8
-  uint32       CRC-32 of all before, which begins with the cache's digest
+  uint32       CRC-32 of the cache's digest and all bytes above
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from kd.teachers.cache import quantization
 
 _HEADER = struct.Struct('<8s3I')
 _CHECK = struct.Struct('<I')
-_LEAST = np.float32(-6e4)  # In the range of float16; its exponential is 0.
+_LEAST = np.float32(-6e4)  # In float16's range, and its exponential is 0.
 _STEPS = 127
 
 DIGEST_BYTES = 8
@@ -51,16 +51,17 @@ class RecordedRow:
   """The targets of one row.
 
   Attributes:
-    digest: of the row that they belong to, see digest_of.
-    counted: bool [L], the n positions with targets.
+    digest: digest of their row, see digest_of.
+    counted: bool [L], True at the n positions with targets.
     target_logprob: float32 [n], the log-probability of the true next token.
-    log_normalizer: float32 [n].
+    log_normalizer: float32 [n], log-normalizer of the teacher's logits.
     entries: int32 [n], the number of ids of each position; None with hidden.
     ids: uint32 [E], increasing within a position, or None.
-    logprobs: float32 [E], of these ids, or None.
-    counts: int32 [E], how often each was drawn, 0 for an id that is kept for
+    logprobs: float32 [E], log-probabilities of the ids, or None.
+    counts: int32 [E], number of draws of each, 0 for an id that is kept for
       its probability; or None.
-    tail_logprob: float32 [n], log-mass of all other ids, or None.
+    tail_logprob: float32 [n], the log-mass of all ids but the most likely
+      ones, or None.
     entropy: float32 [n], in nats, with hidden; otherwise None.
     hidden: bfloat16 or float32 [n, D], or None.
     log_rest: float32 [n], see compression.Kept; or None.
@@ -102,9 +103,9 @@ def encode(
 
   Args:
     row: the targets.
-    method: the cache's.
+    method: compression method of the cache.
     vocab_size: V.
-    cache_digest: see manifest.cache_digest; decode compares it.
+    cache_digest: digest from manifest.cache_digest, which decode compares.
   """
   size = 0 if row.hidden is None else row.hidden.shape[1]
   parts = [
@@ -169,7 +170,7 @@ def _encode_hidden(hidden, method):
 
 
 class _Reader:
-  """Reads arrays from bytes, one after the other."""
+  """Reads consecutive arrays from bytes."""
 
   def __init__(self, data: bytes):
     self.data, self.at = data, 0
@@ -188,13 +189,12 @@ class _Reader:
 def decode(
   data: bytes, method: compression.Method, vocab_size: int, cache_digest: str
 ) -> RecordedRow:
-  """Returns the row that `encode` was given, up to rounding.
+  """Returns the encoded row, up to rounding.
 
   The probabilities of kept ids and the tail are normalized to sum to 1 again.
 
   Raises:
-    DamagedError: the bytes are not those that encode returned, or are a record
-      of another cache.
+    DamagedError: the bytes were changed, or are a record of another cache.
   """
   if len(data) < _HEADER.size + _CHECK.size:
     raise DamagedError(f'a record of {len(data)} bytes')
@@ -258,7 +258,7 @@ def _decode_entries(reader, method, vocab_size, n):
 
 
 def _normalize(logprobs, kept, entries, tail):
-  """Normalizes kept ids and the tail so that they sum to 1."""
+  """Normalizes the probabilities of kept ids and the tail to sum to 1."""
   if not len(logprobs):
     return logprobs, tail
   starts = np.cumsum(entries) - entries

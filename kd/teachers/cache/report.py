@@ -18,8 +18,8 @@ from kd.teachers.cache import shards
 
 FILE = 'cache.json'
 
-# Nats. Another batch or mesh rounds otherwise, which is far less; another
-# teacher or row is far more.
+# Nats. Rounding, which depends on the batch size and mesh, is far less; the
+# difference of another teacher or row is far more.
 _FAR = 0.1
 
 
@@ -29,12 +29,12 @@ def problems(
   """Returns the problems of all files of a cache.
 
   Args:
-    folder: of the cache.
-    manifest: of it.
+    folder: the cache's folder.
+    manifest: the cache's manifest.
 
   Returns:
-    The numbers of damaged shards; and lines that say what is wrong with them
-    and with other files, none if all is well.
+    The numbers of damaged shards; and lines on problems with them and with
+    other files, [] if there are none.
   """
   broken, lines = [], []
   for number, facts in enumerate(manifest['shards']):
@@ -48,7 +48,7 @@ def problems(
 
 
 def _damaged_rows(folder, manifest, facts) -> Iterator[str]:
-  """Returns a line about the damaged rows of a file."""
+  """Yields a line on the damaged rows of a file, if it has any."""
   if not os.path.exists(os.path.join(folder, facts['file'])):
     return
   request = manifest['request']
@@ -70,10 +70,10 @@ def _damaged_rows(folder, manifest, facts) -> Iterator[str]:
 def measure(
   manifest: Mapping[str, Any], prepared: Sequence[prepare.Prepared]
 ) -> dict[str, float]:
-  """Returns the figures of a cache that docs/cache.md describes.
+  """Returns the statistics of a cache that docs/cache.md describes.
 
   Args:
-    manifest: of the cache.
+    manifest: the cache's manifest.
     prepared: its rows.
   """
   facts = manifest['shards']
@@ -105,7 +105,7 @@ def report(
   workdir: str,
   say: Callable[[str], None],
 ) -> None:
-  """Prints the figures of a cache and writes them to <workdir>/cache.json."""
+  """Prints the statistics of a cache and writes <workdir>/cache.json."""
   request, found = cache.manifest['request'], measure(cache.manifest, prepared)
   arguments = ', '.join(f'{k} {v}' for k, v in request['method'].items())
   digests = ', '.join(t['digest'] for t in request['teachers'])
@@ -135,14 +135,14 @@ def report(
 
 
 class Comparison:
-  """Compares stored targets with those that the teacher gives now."""
+  """Compares stored targets with those that the teacher computes now."""
 
   def __init__(self, method: compression.Method):
     self._method, self._errors = method, []
     self._shared, self._all = 0, 0
 
   def add(self, stored: records.RecordedRow, now: records.RecordedRow) -> None:
-    """Compares one row; reading it has checked its digest."""
+    """Compares one row, whose digest was checked when it was read."""
     self._errors.append(np.abs(stored.target_logprob - now.target_logprob))
     self._errors.append(np.abs(stored.log_normalizer - now.log_normalizer))
     if not self._method.entries:

@@ -12,7 +12,7 @@ from kd.teachers.cache import shards
 class RowAssignment:
   """Assigns the rows of the missing shards to scoring batches.
 
-  One process writes each shard. All processes compute the same schedule.
+  Each shard is written by one process. All processes compute the same schedule.
   """
 
   def __init__(
@@ -24,13 +24,13 @@ class RowAssignment:
     """Computes the schedule.
 
     Args:
-      mesh: the devices of all processes.
+      mesh: mesh of the devices of all processes.
       batch_size: B, rows per batch over all processes.
       wanted: the shards to write.
     """
     writers = _writers(mesh, batch_size)
     names = sorted(set(writers.tolist()))
-    # The slots of a batch that each writing process fills, and its rows.
+    # For each writing process: its slots of a batch, and its rows in order.
     self._slots = [np.flatnonzero(writers == name) for name in names]
     assigned = [list(wanted[n :: len(names)]) for n in range(len(names))]
     self._rows = [
@@ -51,7 +51,7 @@ class RowAssignment:
     self.rows = sum(len(rows) for rows in self._rows)
 
   def batches(self) -> Iterator[np.ndarray]:
-    """Yields the row in each slot of a batch, int64 [B]; -1 in empty slots."""
+    """Yields the row of each slot of a batch, int64 [B]; -1 in empty slots."""
     for step in range(self.steps):
       batch = np.full(self._batch_size, -1)
       for rows, slots in zip(self._rows, self._slots, strict=True):

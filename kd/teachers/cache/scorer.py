@@ -1,4 +1,4 @@
-"""Scores the rows of a cache, with teachers in memory or one on a server."""
+"""Scores the rows of a cache with teachers in memory or one on a server."""
 
 import abc
 from collections.abc import Callable, Sequence
@@ -17,33 +17,33 @@ from kd.teachers.served import teacher as served_teacher
 
 
 class Scorer(abc.ABC):
-  """Scores batches, of which several may have begun at a time."""
+  """Scores batches; several may be in progress at a time."""
 
   mesh: jax.sharding.Mesh
 
   @abc.abstractmethod
   def begin(self, rows: types.Batch, again: bool = False) -> Any:
-    """Begins to score a batch.
+    """Starts to score a batch.
 
     Args:
-      rows: this process's, numpy arrays.
-      again: whether rows that were scored before are to be scored once more.
+      rows: this process's rows, numpy arrays.
+      again: whether to score rows again that were scored before.
 
     Returns:
-      What `finish` takes.
+      The pending scores for `finish`.
     """
 
   @abc.abstractmethod
   def finish(self, begun: Any) -> scoring.Scored:
-    """Returns the scores of this process's rows, numpy arrays."""
+    """Returns the scores of this process's rows as numpy arrays."""
 
   def table(self) -> np.ndarray:
-    """Returns the teacher's unembedding [V, D], for hidden states."""
+    """Returns the teacher's unembedding [V, D], for caches of hidden states."""
     raise NotImplementedError
 
   @abc.abstractmethod
   def close(self) -> None:
-    """Ends what the scorer has open; it scores no more."""
+    """Releases the scorer's resources."""
 
 
 class LiveScorer(Scorer):
@@ -62,14 +62,14 @@ class LiveScorer(Scorer):
     """Initializes the scorer; see scoring.make.
 
     Args:
-      teachers: with their parameters.
-      method: decides what is kept.
-      vocab_size: V, the number of ids that are scored.
-      chunk_tokens: tokens per device whose logits are held at a time.
-      seed: of the random draws.
-      batch_size: rows over all processes.
-      change: adds to a batch of numpy arrays what the teachers read or take of
-        it; None: they read and take all.
+      teachers: the teachers with their parameters.
+      method: the compression method.
+      vocab_size: V, the number of scored ids.
+      chunk_tokens: tokens per device whose logits are in memory at a time.
+      seed: seed of the random draws.
+      batch_size: number of rows over all processes.
+      change: function that adds the teachers' own rows and weights to a batch
+        of numpy arrays; None if they read and score all rows as they are.
     """
     self._change = change
     self.mesh = jax.tree.leaves(teachers[0].params)[0].sharding.mesh
@@ -102,8 +102,8 @@ class ServedScorer(Scorer):
     """Initializes the scorer.
 
     Args:
-      teacher: asks the server.
-      mesh: the student's.
+      teacher: client of the server.
+      mesh: mesh of the student.
     """
     self.mesh, self._teacher = mesh, teacher
 
@@ -118,7 +118,7 @@ class ServedScorer(Scorer):
     return scoring.Scored(
       kept,
       told.target_logprob,
-      # Log-probabilities have the normalizer 0.
+      # The log-normalizer of log-probabilities is 0.
       np.zeros_like(told.target_logprob),
       told.entropy,
       told.dropped_mass,

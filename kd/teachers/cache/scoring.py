@@ -22,12 +22,12 @@ class Scored:
   """Scores at positions [B, L]; zeros where no target counts.
 
   Attributes:
-    kept: what the method keeps.
+    kept: the compressed outputs.
     target_logprob: float32, the log-probability of the true next token.
     log_normalizer: float32, log of the sum of exp(logits); 0 up to rounding for
-      several teachers, since their mixture has log-probabilities only.
-    entropy: float32, in nats, of what is kept: at most the teacher's own; an
-      estimate of it where ids were drawn.
+      several teachers, whose mixture has only log-probabilities.
+    entropy: float32, entropy of the compressed distribution in nats, at most
+      the teacher's own; an estimate of it if ids were drawn.
     dropped_mass: float32, the probability of ids from `vocab_size` on, which
       are left out.
     finite: bool [..., n], whether each of n teachers' logits are finite.
@@ -53,11 +53,11 @@ def make(
   Random draws depend only on the seed, the row and the position in it.
 
   Args:
-    teachers: one teacher, or those of a mixture.
-    method: decides what is kept.
-    vocab_size: V, the number of ids that the student or the tokenizer has.
-    chunk_tokens: tokens per device whose logits are held at a time.
-    seed: of the random draws.
+    teachers: one teacher, or the teachers of a mixture.
+    method: the compression method.
+    vocab_size: V, the number of ids of the student or the tokenizer.
+    chunk_tokens: tokens per device whose logits are in memory at a time.
+    seed: seed of the random draws.
   """
   weights = [t.weight for t in teachers]
   modules = [t.model for t in teachers]
@@ -158,7 +158,7 @@ def _score_tokens(chunk, tables, weights, method, vocab_size):
 def _dropped_mass(logits, size):
   """Returns each teacher's mass on ids from `size` on: float32 [T, n].
 
-  It is NaN where a logit of these ids is NaN or +inf.
+  It is NaN if a logit of these ids is NaN or +inf.
   """
 
   def of(x):
@@ -172,8 +172,9 @@ def _dropped_mass(logits, size):
 
 
 def _mix(logits, weights, size):
-  """Returns the logits of one teacher, or the log-probabilities of a mixture of
-  several and the normalizer of each.
+  """Returns one teacher's logits, or a mixture's log-probabilities.
+
+  For a mixture, the second result has the log-normalizer of each teacher.
   """
   if len(logits) == 1:
     return logits[0][:, :size], ()

@@ -13,7 +13,7 @@ from kd.teachers.cache import shards
 
 
 class ShardWriter:
-  """Writes shards one after the other, from rows in order."""
+  """Writes consecutive shards from rows in order."""
 
   def __init__(
     self,
@@ -24,7 +24,7 @@ class ShardWriter:
     teachers: Sequence[str],
     cache_digest: str,
   ):
-    """Begins with the first shard.
+    """Initializes the writer.
 
     Args:
       folder: the cache's folder.
@@ -32,7 +32,7 @@ class ShardWriter:
       method: the compression method.
       vocab_size: V.
       teachers: names of the teachers in error messages.
-      cache_digest: of the cache, see manifest.cache_digest.
+      cache_digest: digest from manifest.cache_digest.
     """
     self._cache_digest = cache_digest
     self._teachers = teachers
@@ -96,7 +96,7 @@ class ShardWriter:
 def row_of(
   batch: types.Batch, scored: scoring.Scored, at: int
 ) -> records.RecordedRow:
-  """Returns a row's scores as its record stores them.
+  """Returns a row's scores in the form of its record.
 
   Args:
     batch: numpy arrays.

@@ -18,7 +18,7 @@ from kd.core import errors
 from kd.core import identity
 from kd.core import json_files
 
-# One record per group, so that a read decompresses no other row.
+# One record per group, so that a read decompresses only its row.
 _OPTIONS = 'group_size:1,brotli:6'
 _PREFIX, _SUFFIX = 'targets-', '.array_record'
 
@@ -62,9 +62,9 @@ class Shard:
   """A file of a cache.
 
   Attributes:
-    number: of the file, from 0.
+    number: index of the file, from 0.
     count: number of files of the cache.
-    first_row: the row_id of its first record.
+    first_row: row_id of its first record.
     rows: number of records.
   """
 
@@ -81,12 +81,12 @@ class Shard:
     return os.path.join(folder, self.name)
 
   def facts_path(self, folder: str) -> str:
-    """Returns the path of the shard's metadata until the cache is complete."""
+    """Returns the path of its metadata, which is removed on completion."""
     return os.path.join(folder, self.name.partition('.')[0] + '.json')
 
 
 def plan(rows: int, shard_rows: int) -> list[Shard]:
-  """Returns the files for this number of rows."""
+  """Returns the shards for this number of rows."""
   count = -(-rows // shard_rows)
   return [
     Shard(n, count, n * shard_rows, min(shard_rows, rows - n * shard_rows))
@@ -100,7 +100,7 @@ class Writer:
   def __init__(self, folder: str, shard: Shard):
     self._folder, self._shard = folder, shard
     self._temporary = shard.path(folder) + '.tmp'
-    # The writer would append to the file of a process that was killed.
+    # The writer would append to the file of a killed process.
     if os.path.exists(self._temporary):
       os.unlink(self._temporary)
     with kd_errors(self._temporary):
@@ -123,10 +123,10 @@ class Writer:
     """Renames the file, then writes its metadata, which marks it complete.
 
     Args:
-      statistics: of its rows.
+      statistics: statistics of its rows.
 
     Raises:
-      KdError: the disk is full or fails; the file is not renamed then.
+      KdError: the disk is full or fails; the file is not renamed.
       OSError: likewise.
     """
     shard = self._shard
@@ -135,7 +135,7 @@ class Writer:
     with kd_errors(self._temporary):
       self._writer.close()
       atomic_files.sync(self._temporary)
-      # Read back what is on the disk.
+      # Count the records that are really on the disk.
       reader = array_record_module.ArrayRecordReader(self._temporary)
       with contextlib.closing(reader):
         count = reader.num_records()
@@ -171,7 +171,7 @@ def kd_errors(path: str) -> Iterator[None]:
 
 
 def facts(folder: str, shard: Shard) -> dict[str, Any] | None:
-  """Reads a file's facts; None if the file must be written again."""
+  """Reads a file's metadata; None if the file must be written again."""
   path = shard.facts_path(folder)
   try:
     record = json_files.read(path)
@@ -183,19 +183,19 @@ def facts(folder: str, shard: Shard) -> dict[str, Any] | None:
 
 
 def problem(folder: str, facts: dict[str, Any], deep: bool) -> str:
-  """Describes what is wrong with a file; '' if nothing is.
+  """Returns the problem of a file; '' if it has none.
 
   Args:
     folder: the cache's folder.
     facts: the file's entry in the manifest.
-    deep: whether to compare the content too, or only the size.
+    deep: whether to compare the content in addition to the size.
   """
   wanted = facts['sha256'] if deep else None
   return _fault(os.path.join(folder, facts['file']), facts['bytes'], wanted)
 
 
 def changed(folder: str, files: Mapping[str, str]) -> list[str]:
-  """Returns a line about each file that differs from what was written.
+  """Returns a line on each file that is missing or was changed.
 
   Args:
     folder: the cache's folder.
@@ -209,7 +209,7 @@ def changed(folder: str, files: Mapping[str, str]) -> list[str]:
 
 
 def _fault(path, wanted_bytes, wanted_sha256):
-  """Describes what is wrong with a file; does not check what is None."""
+  """Returns the problem of a file, or ''; a None is not compared."""
   try:
     size = os.path.getsize(path)
     if wanted_bytes is not None and size != wanted_bytes:
@@ -248,7 +248,7 @@ def read_records(folder: str, facts: dict[str, Any]) -> Iterator[bytes | None]:
     reader = array_record_module.ArrayRecordReader(
       os.path.join(folder, facts['file'])
     )
-  except Exception:  # array_record has exception classes of its own.
+  except Exception:  # array_record has its own exception classes.
     yield from [None] * facts['rows']
     return
   for index in range(facts['rows']):

@@ -1,4 +1,4 @@
-"""Detects changes in the weight files that a cache's teachers came from.
+"""Detects changes in the weight files of a cache's teachers.
 
 A cache is identified by the digest of its teachers' parameters, but training
 from it does not load them. Files are compared instead: by size and
@@ -24,25 +24,25 @@ from kd.core import run_info
 from kd.input_pipeline import file_digests
 from kd.teachers.cache import manifest
 
-# In a cache's folder. Not part of the manifest, whose digest identifies the
-# cache: the same weights may be stored in other files.
+# In a cache's folder. The manifest, whose digest identifies the cache, does not
+# contain it: the same weights may be stored in other files.
 FILE = 'teacher_files.json'
 
 _ABSENT = 'absent'
-_SHOWN = 16  # hex digits of a digest
+_SHOWN = 16  # Hex digits of a digest.
 _GGUF_PART = re.compile(r'-\d{5,}(-of-\d{5,}\.gguf)$')
 _HF = ('config.json', '*.safetensors', '*.safetensors.index.json')
 
 
 def _files(init: str) -> dict[str, str]:
-  """Returns the files of 'hf:DIR', 'gguf:FILE' or 'workdir:DIR', by name.
+  """Returns the paths of 'hf:DIR', 'gguf:FILE' or 'workdir:DIR', by file name.
 
-  Files that do not exist may be among them.
+  Some of them may not exist.
   """
   kind, _, place = init.partition(':')
   place = paths.expand(place)
   if kind == 'workdir':
-    # It has the digests of the checkpoint's other files.
+    # This file has the digests of the checkpoint's other files.
     step = str(manager.latest_step(place))
     return {
       digests.FILE: os.path.join(manager.folder_of(place), step, digests.FILE)
@@ -63,12 +63,12 @@ def describe(inits: Mapping[str, str], folder: str) -> dict[str, Any]:
   """Describes the files of teachers.
 
   Args:
-    inits: where the weights come from, by config field.
-    folder: keeps the digests of large files, see file_digests.Digests.
+    inits: source of the weights, by config field.
+    folder: folder of known digests of large files, see file_digests.Digests.
 
   Returns:
-    By field, JSON: `init`, and `files`: by name [bytes, modification time in
-    ns, SHA-256].
+    JSON values by field: `init`, and `files`, which has [bytes, modification
+    time in ns, SHA-256] by name.
   """
   known = file_digests.Digests(folder)
   described = {}
@@ -83,9 +83,9 @@ def describe(inits: Mapping[str, str], folder: str) -> dict[str, Any]:
 
 
 def _content(path, known):
-  """Returns bytes, modification time and SHA-256 of a file; None without one.
+  """Returns size, modification time and SHA-256 of a file; None if missing.
 
-  An object of a bucket has the time 0: it is small, and read each time.
+  The time of an object in a bucket is 0: it is small, and read each time.
   """
   if objects.is_url(path):
     data = objects.read(path).data
@@ -94,14 +94,14 @@ def _content(path, known):
     return len(data), 0, hashlib.sha256(data).hexdigest()
   if not os.path.exists(path):
     return None
-  # Stat before reading: a change in between is then detected later.
+  # Stat before reading, so that a change in between is detected later.
   modified = os.stat(path).st_mtime_ns
   content = known.of(path)
   return content and (content[0], modified, content[1])
 
 
 def record(cache: str, described: Mapping[str, Any]) -> None:
-  """Writes what `describe` returned into a cache's folder, if it is new.
+  """Writes the result of `describe` to a cache's folder, if it is new.
 
   A damaged record is replaced.
   """
@@ -113,7 +113,7 @@ def record(cache: str, described: Mapping[str, Any]) -> None:
 
 
 def _read(cache):
-  """Returns the record; {} for a cache that has none."""
+  """Returns the record; {} if the cache has none."""
   recorded = json_files.read_in(cache, FILE, 'cache.folder')
   for field, value in recorded.items():
     if not _is_description(value):
@@ -141,14 +141,14 @@ def _is_description(value):
 
 
 def warnings(cache: str, inits: Mapping[str, str], folder: str) -> list[str]:
-  """Returns a warning for each teacher whose files are not the recorded ones.
+  """Returns a warning for each teacher whose files differ from the record.
 
-  A teacher whose files are missing here is not compared.
+  A teacher without files on this machine is not compared.
 
   Args:
     cache: the cache's folder.
-    inits: where the config says that the weights are, by field; a teacher whose
-      field is absent or '' is looked for where it was.
+    inits: source of the weights in the config, by field; the recorded one is
+      used for a field that is absent or ''.
     folder: as for `describe`.
 
   Raises:
@@ -199,7 +199,7 @@ def _exists(path):
 
 
 def _is_as_recorded(path, size, modified):
-  """Returns whether a file has that size and modification time."""
+  """Returns whether a file has the recorded size and modification time."""
   if objects.is_url(path):
     return False
   status = os.stat(path)

@@ -1,4 +1,4 @@
-"""Scores random rows again and compares them with a cache."""
+"""Scores random rows again and compares the results with a cache."""
 
 import time
 
@@ -14,20 +14,20 @@ from kd.teachers.cache import writer
 
 
 def verify(job: writer.CacheJob, cache: reader.Cache, count: int) -> None:
-  """Says how far rows of a cache are from their teachers.
+  """Reports the differences of cached targets from their teachers' outputs.
 
   Args:
-    job: what the cache is.
+    job: the settings of the cache.
     cache: the cache.
-    count: number of rows, chosen anew at each call.
+    count: number of rows, drawn anew at each call.
 
   Raises:
-    ConfigError: a row's targets are not those of the teachers.
+    ConfigError: the mean difference is too large for the same teachers.
   """
   size = job.batch_size
   local_rows = placement.local_rows(job.scorer.mesh, size)
   rows = rows_lib.Numbered(job.prepared)
-  # The same rows in every process.
+  # All processes must choose the same rows.
   seed = processes.from_first(lambda: time.time_ns())
   chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
   comparison = report.Comparison(job.method)

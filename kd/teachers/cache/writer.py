@@ -1,4 +1,4 @@
-"""Writes a cache of teacher targets, and repairs one that is damaged."""
+"""Writes a cache of teacher targets, and repairs a damaged one."""
 
 from collections.abc import Mapping, Sequence
 from concurrent import futures
@@ -31,26 +31,27 @@ from kd.teachers.cache import shard_writer
 from kd.teachers.cache import shards
 
 _PATH = 'cache.folder'
-_AHEAD = 2  # batches scored ahead of the one being written
+_AHEAD = 2  # Batches that are scored ahead of the one being written.
 
 
 @dataclasses.dataclass(frozen=True)
 class CacheJob:
-  """What to write to a cache, and where.
+  """The contents of a cache and the settings of its writer.
 
   Attributes:
-    folder: locked by this run while it writes.
-    request: all that decides what the cache holds; its manifest keeps it.
+    folder: folder of the cache, locked by this run while it writes.
+    request: the settings and rows that determine the cache's contents; recorded
+      in its manifest.
     prepared: the rows of each task.
-    length: L, the tokens of a row.
-    scorer: scores the rows.
-    teacher_names: for messages.
-    method: what is kept of a distribution.
-    tokenizer: of the rows; its files are written too.
+    length: L, number of tokens per row.
+    scorer: scorer of the rows.
+    teacher_names: names of the teachers, for messages.
+    method: the compression method.
+    tokenizer: tokenizer of the rows, whose files are written too.
     vocab_size: V of the student.
-    shard_rows: rows per file.
-    batch_size: rows scored at a time.
-    say: called with a line for the user.
+    shard_rows: number of rows per file.
+    batch_size: number of rows scored at a time.
+    say: function called with a line for the user.
   """
 
   folder: str
@@ -68,13 +69,13 @@ class CacheJob:
 
   @property
   def plan(self) -> list[shards.Shard]:
-    """The files that the rows are divided into."""
+    """The shards of the rows."""
     rows = sum(task_rows.counts['rows'] for task_rows in self.prepared)
     return shards.plan(rows, self.shard_rows)
 
 
 def is_complete(folder: str) -> bool:
-  """Returns whether process 0 sees a complete cache."""
+  """Returns whether process 0 finds a complete cache."""
   return processes.from_first(
     lambda: os.path.exists(os.path.join(folder, manifest_lib.FILE))
   )
@@ -87,7 +88,7 @@ def write(job: CacheJob) -> float:
     job: the cache.
 
   Returns:
-    Tokens per second over all processes, without the first batch.
+    Tokens per second over all processes, excluding the first batch.
 
   Raises:
     ConfigError: the folder contains another, incomplete cache.
@@ -101,7 +102,7 @@ def write(job: CacheJob) -> float:
     ):
       manifest_lib.begin(job.folder, job.request, _PATH)
       found = [shards.facts(job.folder, shard) for shard in plan]
-    # Another shard_rows, or more rows, would leave files of another plan.
+    # Files of another plan come from another shard_rows or number of rows.
     strange = shards.unknown_files(job.folder, plan)
     if strange:
       raise errors.ConfigError(
@@ -147,12 +148,12 @@ def _write_files(job, table):
 def _all_have_written(folder):
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('kd/cache')
-    # Each process has uploaded its own files to a bucket.
+    # Other processes have uploaded their files to a bucket.
     processes.from_first(lambda: buckets.refresh(folder))
 
 
 def _score(job, wanted, request):
-  """Scores the rows of some shards with the teacher and writes them."""
+  """Scores the rows of the wanted shards and writes them."""
   mesh, size = job.scorer.mesh, job.batch_size
   assignment = assignment_lib.RowAssignment(mesh, size, wanted)
   writer = shard_writer.ShardWriter(
@@ -179,7 +180,7 @@ def _score(job, wanted, request):
     for numbers in assignment.batches():
       batch = rows(numbers[mine])
       begun = job.scorer.begin(batch)
-      # While the next batch is scored, this one is packed and written.
+      # This batch is packed and written while the next one is scored.
       slots, count = assignment.own(numbers), int((numbers >= 0).sum())
       pending.append(pool.submit(write, batch, begun, slots, count))
       if len(pending) > _AHEAD:
@@ -193,11 +194,11 @@ def check(job: CacheJob, repair: bool) -> None:
   """Checks a complete cache.
 
   Args:
-    job: what the cache should be.
-    repair: whether damaged files are written again.
+    job: the expected contents of the cache.
+    repair: whether to write damaged files again.
 
   Raises:
-    ConfigError: it holds something else, or is damaged.
+    ConfigError: the cache has other contents, or is damaged.
     NonFiniteError: the teacher's logits are not finite.
   """
   manifest = manifest_lib.read(job.folder, _PATH)
