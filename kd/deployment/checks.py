@@ -1,7 +1,7 @@
-"""Whether this machine and this config are ready to serve a model.
+"""Checks whether this machine and config are ready to serve a model.
 
-Each check is a function of a Target that returns what it has seen, or raises
-_FailError with what to do.
+Each check is a function of a Target that returns its result as text, or raises
+_FailError with advice.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,16 +32,16 @@ _ACCELERATORS = ('gpu', 'tpu')
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """What is to be served.
+  """The model to serve.
 
   Attributes:
-    config: the whole config.
-    init: where the weights are: 'hf:DIR' or 'gguf:FILE'.
-    problems: how its files differ from their digests.
-    files: how many files were compared.
-    versions: how many models are loaded at a time: while a version of a
-      registry is loaded, the running one, its fallback and the canary stay, and
-      a teacher that answers are compared with.
+    config: the config.
+    init: location of the weights: 'hf:DIR' or 'gguf:FILE'.
+    problems: differences of the files from their digests.
+    files: number of files compared.
+    versions: maximum number of models loaded at the same time: a new version of
+      a registry, the running one, its fallback, the canary, and a teacher to
+      compare answers with.
   """
 
   config: Any
@@ -56,10 +56,10 @@ class Finding:
   """The result of a check.
 
   Attributes:
-    name: of the check, one of NAMES.
-    passed: whether all is well.
-    text: what was seen.
-    advice: what to do; '' where it passed.
+    name: name of the check, one of NAMES.
+    passed: whether it passed.
+    text: the result.
+    advice: advice to the user; '' if it passed.
   """
 
   name: str
@@ -74,10 +74,10 @@ class Finding:
 
 
 class _FailError(Exception):
-  """A check failed.
+  """Raised if a check fails.
 
   Attributes:
-    advice: what to do.
+    advice: advice to the user.
   """
 
   def __init__(self, text: str, advice: str):
@@ -86,7 +86,7 @@ class _FailError(Exception):
 
 
 def run(target: Target) -> Iterator[Finding]:
-  """Yields the findings of the checks in `deploy.checks`, in their order."""
+  """Yields the findings of the checks in `deploy.checks`, in order."""
   for name in target.config.deploy.checks:
     try:
       yield Finding(name, True, _CHECKS[name](target))
@@ -118,7 +118,7 @@ def _hardware(target: Target) -> str:
 
 
 def need(target: Target) -> memory.Need:
-  """Returns the memory that serving takes."""
+  """Returns the memory needed for serving."""
   model = weights.model_config(target.init, 'command line')
   serve = target.config.serve
   length = min(serve.max_length, model.context)
@@ -211,7 +211,7 @@ def _ports(target: Target) -> str:
   serve = target.config.serve
   family = socket.AF_INET6 if ':' in serve.host else socket.AF_INET
   with socket.socket(family, socket.SOCK_STREAM) as s:
-    # As a server does: a port whose last connections linger is free.
+    # As servers do, treats a port with lingering connections as free.
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
       s.bind((serve.host.strip('[]'), serve.port))
@@ -233,7 +233,8 @@ def _disk(target: Target) -> str:
     files = {x.file for x in gguf_parts.read(place).tensors.values()}
   size = sum(map(os.path.getsize, files))
   lines = []
-  # The next version is put where this one is; programs go to the home folder.
+  # The next version is stored next to this one, and compiled programs in the
+  # home folder.
   for path, wanted in ((folder, size), (os.path.expanduser('~'), _GIB)):
     there = shutil.disk_usage(path).free
     if there < wanted:

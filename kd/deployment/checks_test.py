@@ -1,4 +1,4 @@
-"""Each check fails by its planted fault, and no other check does."""
+"""Tests that each check, and no other one, fails on its planted fault."""
 
 import contextlib
 import dataclasses
@@ -75,7 +75,7 @@ def _target(config, model):
 
 
 def _failing(target):
-  """Returns the lines of what fails; all checks speak, in their order."""
+  """Returns the lines of failed checks; all checks run, in order."""
   findings = list(checks.run(target))
   assert [f.name for f in findings] == list(target.config.deploy.checks)
   assert all(f.passed or f.advice for f in findings)

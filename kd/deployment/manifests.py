@@ -1,4 +1,4 @@
-"""Kubernetes objects that run kd serve, from the config."""
+"""Makes the Kubernetes objects for `kd serve` from the config."""
 
 from collections.abc import Iterator
 import math
@@ -12,26 +12,26 @@ from kd.core import objects as objects_lib
 from kd.monitoring import names
 from kd.monitoring import webhook
 
-KEY, WEBHOOK = 'api-key', 'webhook'  # In the Secrets.
+KEY, WEBHOOK = 'api-key', 'webhook'  # Keys in the Secrets.
 _SECTIONS = ('serve.', 'alarms.', 'follow.', 'registry.', 'generate.quantize.')
-# Secrets.
+# Fields that are secrets.
 _LEFT_OUT = ('alarms.webhook',)
 _MODELS = '/models'
 _HOME = '/home/kd'
-_USER = 1000  # Of launch/manifests/Dockerfile.
+_USER = 1000  # User id in launch/manifests/Dockerfile.
 _PORT = 8000
 _SCRATCH_GIB = 2.0
 _PERIOD_S = 10
-_DRAIN_S = 10  # Until endpoints no longer name a pod that ends.
-_END_S = 15  # Until threads have ended, once all requests have.
+_DRAIN_S = 10  # Time until endpoints drop a terminating pod.
+_END_S = 15  # Time for threads to end after the last request.
 
 
 def objects(config: Any, needed_bytes: int) -> list[dict[str, Any]]:
   """Returns Deployment, Service, autoscaler and disruption budget.
 
   Args:
-    config: the whole config.
-    needed_bytes: the memory that weights and KV cache need.
+    config: the config.
+    needed_bytes: memory of the weights and the KV cache, in bytes.
 
   Raises:
     ConfigError: the model has no path in a container, or the URL of the webhook
@@ -53,7 +53,7 @@ def objects(config: Any, needed_bytes: int) -> list[dict[str, Any]]:
       config,
       'policy/v1',
       'PodDisruptionBudget',
-      # Not minAvailable: one replica could never be moved to another node.
+      # With minAvailable, a single replica could not move to another node.
       {'maxUnavailable': 1, 'selector': {'matchLabels': _labels(config)}},
     ),
   ]
@@ -84,7 +84,7 @@ def _port(config) -> int:
 
 
 def _deployment(config, needed_bytes) -> dict[str, Any]:
-  # No `replicas`: to apply the file again would undo the autoscaler's choice.
+  # No `replicas`, since applying the file again would override the autoscaler.
   return {
     'selector': {'matchLabels': _labels(config)},
     'strategy': {
@@ -149,7 +149,7 @@ def _container(config, needed_bytes) -> dict[str, Any]:
     'args': list(_arguments(config)),
     'env': _environment(c),
     'ports': [{'name': 'http', 'containerPort': _port(config)}],
-    # SIGTERM ends the listening at once, and requests still come.
+    # On SIGTERM the server stops listening at once, while requests still come.
     'lifecycle': {'preStop': {'exec': {'command': ['sleep', str(_DRAIN_S)]}}},
     'resources': _resources(c, needed_bytes),
     'securityContext': {
@@ -179,7 +179,7 @@ def _health() -> dict[str, Any]:
 
 
 def _arguments(config) -> Iterator[str]:
-  """Yields the words of kd serve: the model, and what is not a default."""
+  """Yields the arguments of `kd serve`: the model and non-default fields."""
   yield 'serve'
   yield f'{config.deploy.name}={_model(config)}'
   changes = {'serve.host': '0.0.0.0', 'serve.port': _port(config)}
@@ -190,13 +190,13 @@ def _arguments(config) -> Iterator[str]:
   for path, _, value in differences:
     if path.startswith(_SECTIONS) and path not in _LEFT_OUT:
       changes.setdefault(path, value)
-  # In brackets of its own, $(NAME) would be a variable's value.
+  # Kubernetes would replace $(NAME) by the value of a variable.
   for path, value in sorted(changes.items()):
     yield f'--config.{path}={value}'.replace('$(', '$$(')
 
 
 def _model(config) -> str:
-  """Returns the model as the container sees it."""
+  """Returns the path of the model in the container."""
   path = config.deploy.model or config.registry.folder
   if not objects_lib.is_url(path) and not path.startswith('/'):
     raise errors.ConfigError(
@@ -227,7 +227,7 @@ def _resources(c, needed_bytes) -> dict[str, Any]:
   if c.devices:
     name, _, count = c.devices.partition('=')
     limits[name] = count
-  # No limit of CPUs: it would only slow a replica down while others are idle.
+  # No CPU limit, which would slow a replica down even on an idle node.
   return {'requests': {'cpu': f'{c.cpus:g}', **limits}, 'limits': limits}
 
 
@@ -258,6 +258,6 @@ def _autoscaler(config) -> dict[str, Any]:
     'minReplicas': c.min_replicas,
     'maxReplicas': c.max_replicas,
     'metrics': [metric],
-    # A replica that is taken away has to compile when it comes back.
+    # Scales down slowly, because a new replica must compile its programs.
     'behavior': {'scaleDown': {'stabilizationWindowSeconds': 600}},
   }

@@ -1,4 +1,4 @@
-"""The memory that serving a model needs, and the memory that is free."""
+"""Computes the memory needed to serve a model, and the free memory."""
 
 import dataclasses
 import math
@@ -14,11 +14,11 @@ from kd.models import family
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-  """Bytes that a server holds as long as it runs.
+  """Memory of a running server, in bytes.
 
   Attributes:
-    params: the parameters, which prompts are read with.
-    decoding: the same as decoding reads them.
+    params: the parameters, used for prefill.
+    decoding: the parameters in the form for decoding.
     cache: keys and values of all slots.
   """
 
@@ -28,24 +28,24 @@ class Need:
 
   @property
   def total(self) -> int:
-    """Returns the sum."""
+    """Returns the total."""
     return self.params + self.decoding + self.cache
 
   def times(self, count: int) -> 'Need':
-    """Returns what this many models of these sizes need."""
+    """Returns the memory of `count` such models."""
     return Need(*(count * x for x in dataclasses.astuple(self)))
 
 
 def needed(
   config: family.Config, dtype: str, max_batch: int, max_length: int
 ) -> Need:
-  """Returns what a server needs, without programs and their scratch memory.
+  """Returns the memory of a server, without programs and their scratch memory.
 
   Args:
-    config: the model.
+    config: the config of the model.
     dtype: data type of the computation.
-    max_batch: answers at a time.
-    max_length: tokens of a prompt and its answer.
+    max_batch: maximum number of answers at a time.
+    max_length: maximum number of tokens of a prompt and its answer.
   """
   module = families.build(config, dtype, 'none', 'serve.dtype')
   params = module.abstract_params()
@@ -61,9 +61,9 @@ def _bytes(tree: types.PyTree) -> int:
 
 
 def free(devices: list[Any]) -> int | None:
-  """Returns the free bytes of the devices; on CPUs those of the host.
+  """Returns the free bytes of the devices; on CPU, those of the host.
 
-  None where the system does not tell.
+  Returns None if the system does not report them.
   """
   if devices[0].platform == 'cpu':
     return host_memory.free_bytes()

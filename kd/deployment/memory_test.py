@@ -1,4 +1,4 @@
-"""The memory of a server, by formulas and as another library reads it."""
+"""Compares the memory of a server with formulas and another library."""
 
 import jax
 import psutil
@@ -11,7 +11,7 @@ def test_needed_is_the_sum_of_weights_and_keys_and_values():
   config = families.variant('270m', 'variant')
   need = memory.needed(config, 'bfloat16', 32, 2048)
   assert need.params == 4 * config.parameter_count
-  # Sliding layers keep their window alone.
+  # Sliding layers keep only their window.
   slots = sum(min(2048, window or 2048) for window in config.windows)
   size = config.num_kv_heads * config.head_dim
   assert need.cache == 32 * slots * 2 * size * 2

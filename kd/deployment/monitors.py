@@ -1,4 +1,4 @@
-"""Asks the monitoring of a server whether it would notice and tell."""
+"""Checks that Prometheus has the alarms and that the webhook accepts posts."""
 
 from http import client
 import json
@@ -13,13 +13,13 @@ _TIMEOUT_S = 10.0
 
 
 def missing_rules(config: Any) -> tuple[list[str], int]:
-  """Returns the alarms that Prometheus lacks, and how many there are.
+  """Returns the alarms that Prometheus lacks, and the number of all alarms.
 
   Args:
-    config: the whole config.
+    config: the config.
 
   Raises:
-    OSError: it does not answer as Prometheus does.
+    OSError: Prometheus does not answer, or the answer is invalid.
   """
   url = config.alarms.prometheus.rstrip('/') + '/api/v1/rules?type=alert'
   try:
@@ -36,7 +36,7 @@ def deliver_test(config: Any) -> None:
   """Posts a test alarm.
 
   Raises:
-    OSError: it was not delivered.
+    OSError: the alarm was not delivered.
   """
   service = config.deploy.name
   text = f'kd: test alarm of {service} from {socket.gethostname()}'

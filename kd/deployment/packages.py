@@ -8,12 +8,12 @@ from kd.core import paths
 
 SOURCE = 'requirements.lock'
 _WHEEL = 'the metadata of kd'
-# A pin, and the marker of one that not every machine has.
+# A pinned version, with an optional environment marker.
 _PIN = re.compile(r'^([A-Za-z0-9][\w.-]*)==([^\s\\;]+) *(;[^\\]*)?', re.M)
 
 
 def source() -> str:
-  """Returns what the installed packages are compared with."""
+  """Returns the name of the source to compare installed packages with."""
   return SOURCE if os.path.isfile(_lock()) else _WHEEL
 
 
@@ -22,9 +22,10 @@ def _lock() -> str:
 
 
 def differences() -> tuple[list[str], int]:
-  """Returns what differs, a line each, and the number of packages compared.
+  """Returns the differences, one line each, and the number of packages.
 
-  A wheel comes without the lock: what its metadata requires must be there.
+  A wheel has no lock file; then the packages that its metadata requires must be
+  installed.
   """
   if source() == _WHEEL:
     return _of_wheel()
@@ -36,7 +37,7 @@ def differences() -> tuple[list[str], int]:
     if version is None:
       if not marker:
         lines.append(f'{name} is missing, {wanted} is locked')
-    # A local build says so behind a plus sign: 2.13.0+cpu.
+    # Ignores the label of a local build after a plus sign: 2.13.0+cpu.
     elif version.partition('+')[0] != wanted:
       lines.append(f'{name} is {version}, {wanted} is locked')
   return lines, len(pins)

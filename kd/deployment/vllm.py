@@ -1,4 +1,4 @@
-"""The command with which vLLM serves an exported model as kd serve does."""
+"""Makes the vLLM command that serves an exported model like `kd serve`."""
 
 import shlex
 from typing import Any
@@ -8,17 +8,17 @@ from kd.core import errors
 
 
 def command(config: Any, init: str, dtype: str) -> str:
-  """Returns the line for a shell.
+  """Returns the command line for a shell.
 
   vLLM reads the API key of requests from VLLM_API_KEY.
 
   Args:
-    config: the whole config: its `serve` and `deploy`.
-    init: 'hf:DIR'.
+    config: the config, with sections `serve` and `deploy`.
+    init: location of the weights: 'hf:DIR'.
     dtype: data type of the weights.
 
   Raises:
-    ConfigError: it is a GGUF file.
+    ConfigError: the model is a GGUF file.
   """
   kind, _, folder = init.partition(':')
   if kind != 'hf':

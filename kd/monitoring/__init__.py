@@ -1,1 +1,1 @@
-"""Watching a server: names of its metrics, alarms, and their dashboard."""
+"""Monitors a server: names of metrics, alarms and their dashboard."""

@@ -1,4 +1,4 @@
-"""A Grafana dashboard: each alarm with its limit, and what explains it."""
+"""Makes a Grafana dashboard of the alarms and related metrics."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,15 +7,15 @@ from kd.monitoring import names
 from kd.monitoring import rules
 
 _WIDTH, _HEIGHT, _COLUMNS = 8, 8, 24
-_SCHEMA = 39  # Of Grafana 10 and later, the classic model.
+_SCHEMA = 39  # Classic model of Grafana 10 and later.
 _SOURCE = {'type': 'prometheus', 'uid': '${source}'}
 
 
 def grafana(config: Any) -> dict[str, Any]:
-  """Returns the dashboard as JSON that Grafana imports.
+  """Returns the dashboard as JSON for Grafana.
 
   Args:
-    config: the whole config, see rules.alarms.
+    config: the config; see rules.alarms.
   """
   panels = [
     _panel(a.title, a.unit, [(a.value, '')], a) for a in rules.alarms(config)
@@ -42,7 +42,7 @@ def grafana(config: Any) -> dict[str, Any]:
 
 
 def _explanations():
-  """Yields title, unit and (expression, legend) of more panels."""
+  """Yields title, unit and (expression, legend) pairs of further panels."""
   rate = '[$__rate_interval]'
   yield (
     'requests by status',

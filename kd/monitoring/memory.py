@@ -1,4 +1,4 @@
-"""The memory that this process uses, and the memory that there is."""
+"""Measures the memory of this process, its host and its devices."""
 
 import os
 
@@ -8,9 +8,9 @@ from kd.core import host_memory
 
 
 def in_use() -> dict[str, tuple[int, int]]:
-  """Returns (bytes in use, bytes that there are) by kind: host, device.
+  """Returns (bytes in use, total bytes) by kind: host, device.
 
-  What a system does not tell is left out.
+  Kinds that the system does not report are omitted.
   """
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   sums = [
@@ -24,6 +24,6 @@ def _host() -> tuple[int, int] | None:
   try:
     with open('/proc/self/statm', encoding='ascii') as f:
       used = int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
-  except OSError:  # Linux alone has it.
+  except OSError:  # Only Linux has this file.
     return None
   return used, host_memory.total_bytes() or 0

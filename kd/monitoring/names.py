@@ -1,7 +1,7 @@
 """Names of the metrics that a server exposes at /metrics.
 
-Counters end with _total and histograms have _bucket, _sum and _count, as the
-Prometheus client writes them.
+Counters end with _total, and histograms have _bucket, _sum and _count, as in
+the Prometheus client.
 """
 
 REQUESTS = 'kd_requests_total'  # By `model`, `endpoint` and `code`.
@@ -10,11 +10,12 @@ REQUEST_S = 'kd_request_seconds'  # Histogram.
 TOKENS = 'kd_tokens_total'  # By `kind`: prompt, answer.
 WAITING = 'kd_waiting_prompts'  # Gauge.
 RUNNING = 'kd_running_answers'  # Gauge.
-FAILED = 'kd_failed'  # Gauge, 1 while a model of `model` has failed.
+FAILED = 'kd_failed'  # Gauge by `model`, 1 while the model has failed.
 READY = 'kd_ready'  # Gauge.
 MEMORY_BYTES = 'kd_memory_bytes'  # Gauge, by `kind`: host, device.
 MEMORY_LIMIT_BYTES = 'kd_memory_limit_bytes'  # Gauge, likewise.
-# Of answers that the teacher scores, the tokens, and those it finds likeliest.
+# Tokens of answers that the teacher scores, and those that are its first
+# choice.
 COMPARED_TOKENS = 'kd_compared_tokens_total'
 AGREEING_TOKENS = 'kd_agreeing_tokens_total'
 VERSION = 'kd_version_info'  # Gauge, 1 by `version` and `stage`.

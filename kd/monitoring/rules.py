@@ -1,4 +1,4 @@
-"""Prometheus alerting rules, from the limits in the config's `alarms`."""
+"""Makes Prometheus alerting rules from section `alarms` of the config."""
 
 import dataclasses
 from typing import Any
@@ -10,16 +10,16 @@ _RANGE = '[{seconds}s]'
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:
-  """A condition that wakes somebody up.
+  """An alerting condition.
 
   Attributes:
-    name: of the alert.
-    value: the PromQL expression of the watched value.
-    limit: in the same unit.
-    is_least: whether values below the limit are wrong, not those above.
-    unit: of the value, as Grafana names it.
-    title: what the value is.
-    advice: what to do.
+    name: name of the alert.
+    value: PromQL expression of the monitored value.
+    limit: limit in the unit of the value.
+    is_least: whether the limit is a minimum, not a maximum.
+    unit: unit of the value, as a Grafana unit id.
+    title: description of the value.
+    advice: instructions for the operator.
   """
 
   name: str
@@ -32,7 +32,7 @@ class Alarm:
 
   @property
   def expression(self) -> str:
-    """The PromQL expression that has a value while the alarm is on."""
+    """Returns the PromQL expression that has a value while the alarm is on."""
     return f'({self.value}) {"<" if self.is_least else ">"} {self.limit:g}'
 
 
@@ -40,7 +40,7 @@ def alarms(config: Any) -> list[Alarm]:
   """Returns the alarms of a config.
 
   Args:
-    config: the whole config: its `alarms`, and the queue of its `serve`.
+    config: the config, with sections `alarms` and `serve`.
   """
   c = config.alarms
   places = max(config.serve.queue, 1)
@@ -50,7 +50,7 @@ def alarms(config: Any) -> list[Alarm]:
     return f'sum{by}(rate({name}{labels}{window}))'
 
   latency = rate(f'{names.FIRST_TOKEN_S}_bucket', by=' by (le) ')
-  # A client that was asked to wait (429) has had an honest answer.
+  # Status 429 is not a failure: the client was asked to wait.
   failed = rate(names.REQUESTS, '{code=~"5.."}')
   return [
     Alarm(

@@ -1,4 +1,4 @@
-"""Alarms: on above their limits and off below, as Prometheus evaluates them."""
+"""Tests that Prometheus raises alarms above their limits and not below."""
 
 import json
 import re
@@ -12,8 +12,8 @@ from kd.monitoring import dashboard
 from kd.monitoring import names
 from kd.monitoring import rules
 
-# By alarm, series that are well, and series that are not: each is a name with
-# labels, and its values by the minute, as promtool writes them.
+# Good and bad series by alarm. Each is a name with labels, and its values per
+# minute in the notation of promtool.
 _SERIES = {
   'KdLatency': [
     {

@@ -1,4 +1,4 @@
-"""Delivers alarms to a webhook: one POST of a JSON object each."""
+"""Delivers alarms to a webhook, one POST of a JSON object each."""
 
 from collections.abc import Mapping
 from http import client
@@ -11,7 +11,7 @@ from urllib import request
 
 from kd.core import run_info
 
-# Holds the URL, which is a secret, where the config should not.
+# Environment variable for the URL, which is a secret.
 VARIABLE = 'KD_ALARMS_WEBHOOK'
 _TIMEOUT_S = 10.0
 
@@ -20,7 +20,7 @@ def url(config: Any) -> str:
   """Returns the URL that alarms are posted to; '' for none.
 
   Args:
-    config: the whole config; its `alarms.webhook` comes before the variable.
+    config: the config; `alarms.webhook` takes precedence over the variable.
   """
   return config.alarms.webhook or os.environ.get(VARIABLE, '')
 
@@ -29,10 +29,10 @@ def alarm(kind: str, text: str, service: str, **more: Any) -> dict[str, Any]:
   """Returns an alarm of this machine, for `deliver`.
 
   Args:
-    kind: of the alarm.
-    text: what is wrong, for people.
-    service: the name of what is served.
-    **more: JSON values, for programs.
+    kind: kind of the alarm.
+    text: the message.
+    service: name of the service.
+    **more: further JSON fields.
   """
   return {
     'text': text,
@@ -51,11 +51,11 @@ def deliver(to: str, value: Mapping[str, Any]) -> None:
   programs.
 
   Args:
-    to: the URL of the webhook.
-    value: from `alarm`.
+    to: URL of the webhook.
+    value: alarm from `alarm`.
 
   Raises:
-    OSError: it was not delivered: no answer, or a status other than 2xx.
+    OSError: there was no answer, or a status other than 2xx.
   """
   data = json.dumps(value).encode()
   try:
@@ -65,7 +65,7 @@ def deliver(to: str, value: Mapping[str, Any]) -> None:
     with request.urlopen(posted, timeout=_TIMEOUT_S):
       pass
   except error.HTTPError as e:
-    # Its message has no URL: webhooks contain a secret.
+    # The message omits the URL, which contains a secret.
     raise OSError(f'status {e.code}') from e
   except (client.HTTPException, ValueError) as e:
     raise OSError(f'not a URL, or no answer of HTTP: {type(e).__name__}') from e

@@ -1,4 +1,4 @@
-"""Alarms arrive at a webhook, and what does not arrive is an error."""
+"""Tests that alarms arrive at a webhook, or that an error is raised."""
 
 import contextlib
 from http import server

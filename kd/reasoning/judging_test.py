@@ -15,12 +15,12 @@ from kd.reasoning.trees import game24_answers
 from kd.reasoning.trees import tree_problem
 
 _QUESTION = questions.Question('q', '1 2 3 4', '#### 10', '')
-_CHARACTERS = 2**15  # Of one text; what is quadratic takes minutes for these.
-_SECONDS = 4  # Of CPU: five times what the slowest one needs.
+_CHARACTERS = 2**15  # Length of a text; quadratic time would be minutes.
+_SECONDS = 4  # CPU time: five times that of the slowest text.
 
 
 def _judge(text):
-  """Returns all that is made of a reply; returns its trace."""
+  """Applies all checks to a reply; returns its trace."""
   (trace,) = traces.judge(
     _QUESTION, [traces.SampledSolution(text, 'stop', 1, 0.0)]
   )
@@ -127,7 +127,7 @@ _FRAGMENTS = (
 
 def test_random_text_neither_raises_nor_hangs():
   seed = int(os.environ.get('KD_FUZZ_SEED', random.randrange(2**32)))
-  print(f'KD_FUZZ_SEED={seed}')  # Shown by pytest where the test fails.
+  print(f'KD_FUZZ_SEED={seed}')  # Shown by pytest if the test fails.
   rng = random.Random(seed)
   begin, slowest, count = time.process_time(), 0.0, 0
   while time.process_time() - begin < 6:

@@ -1,1 +1,1 @@
-"""Decoding with a KV cache, and the files of prompts that it answers."""
+"""Samples answers with a KV cache, and reads and writes prompts and answers."""

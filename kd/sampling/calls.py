@@ -1,4 +1,4 @@
-"""One call of the engine: rows that are refilled as their answers end."""
+"""Runs one call of the engine; rows are refilled as their answers end."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -20,16 +20,16 @@ _ENDS = {device.STOPPED: 'stop', device.AT_LIMIT: 'length'}
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-  """Sizes that programs are compiled for; they change no answer.
+  """Sizes that programs are compiled for; they do not affect the answers.
 
   Attributes:
-    steps: tokens that each row decodes before the host looks at the rows. An
-      ended row idles for half of them on average; a small number shows text
-      early, a large one costs less time on the host.
-    prompt: the shortest padded length of prompts, a power of two. Longer ones
-      are padded to the next power of two.
-    slots: the fewest positions that rows have room for, as far as the context
-      has them: calls with shorter prompts and answers share a program.
+    steps: number of tokens that each row decodes before the host checks the
+      rows. A finished row idles for half of them on average. A small number
+      shows text early, a large one costs less time on the host.
+    prompt: minimum padded length of prompts, a power of two. Longer prompts are
+      padded to the next power of two.
+    slots: minimum number of cache positions of each row, at most the context.
+      Calls with shorter prompts and answers share a program.
   """
 
   steps: int = 16
@@ -37,11 +37,11 @@ class Shapes:
   slots: int = 0
 
   def bucket(self, length: int, longest: int) -> int:
-    """Returns the padded length of a prompt's ids but the last.
+    """Returns the padded length of a prompt without its last id.
 
     Args:
-      length: of the prompt.
-      longest: of all prompts that leave room for their answers.
+      length: length of the prompt.
+      longest: maximum length of a prompt.
     """
     size = self.prompt
     while size < length - 1:
@@ -51,7 +51,7 @@ class Shapes:
 
 @dataclasses.dataclass
 class Answer:
-  """An answer that grows in a row."""
+  """An unfinished answer in a row."""
 
   request: int
   sample: int
@@ -67,15 +67,15 @@ class Answer:
     decode: stops.Decode,
     stop_strings: tuple[str, ...],
   ) -> Sample | None:
-    """Adds what a slice of steps has picked.
+    """Adds the ids that a slice of steps has picked.
 
     Args:
-      ids: int32 [K], the row's ids; the stop id is among them.
-      logprobs: float32 [K], of these.
-      count: ids of the whole answer, without the stop id.
-      end: why the row no longer decodes, see device.
-      decode: ids to text.
-      stop_strings: each of them ends the answer.
+      ids: int32 [K], the ids of the row, including a stop id.
+      logprobs: float32 [K], their log-probabilities.
+      count: number of ids of the whole answer, without the stop id.
+      end: why the row no longer decodes; see device.
+      decode: converts ids to text.
+      stop_strings: strings that end the answer.
 
     Returns:
       The sample if the answer has ended, else None.
@@ -113,15 +113,15 @@ class Answer:
 
 @dataclasses.dataclass
 class _Prompts:
-  """Prefilled prompts, and the answers that have yet to begin with them."""
+  """Prefilled prompts, and their answers that have not started."""
 
   cache: device.decoding.Cache
   tokens: np.ndarray
-  waiting: Iterator[tuple[int, Answer]]  # with the row of `cache`
+  waiting: Iterator[tuple[int, Answer]]  # Pairs of a row of `cache`, an answer.
 
 
 class Call:
-  """One call of the engine: which row has which answer."""
+  """One call of the engine; assigns answers to rows."""
 
   def __init__(self, model, words, batch_size, settings, shapes):
     self._model, self._words, self._settings = model, words, settings
@@ -137,7 +137,7 @@ class Call:
     self._in_rows: list[Answer | None] = [None] * batch_size
 
   def start(self, params, weights, requests, indices, longest) -> None:
-    """Lays rows out; the longest prompts come first, since they need most."""
+    """Groups the prompts, longest first, and allocates the rows."""
     self._params, self._weights = params, weights
     self._requests = requests
     by_shape: dict[tuple[int, int], list[int]] = {}
@@ -145,7 +145,8 @@ class Call:
       size = self._shapes.bucket(len(requests[i].ids), longest[i])
       shape = size, images_lib.slots(len(requests[i].images))
       by_shape.setdefault(shape, []).append(i)
-    # A prompt is padded as if it came alone: its bits don't depend on others.
+    # Padding depends on the prompt only, so that its results do not depend on
+    # other prompts.
     self._groups = iter(
       (shape[0], by_shape[shape][start : start + self._batch_size])
       for shape in sorted(by_shape, reverse=True)
@@ -160,11 +161,11 @@ class Call:
     self._prompts = None
 
   def growing(self) -> list[Answer]:
-    """Returns the answers that have not ended."""
+    """Returns the unfinished answers."""
     return [answer for answer in self._in_rows if answer is not None]
 
   def run(self) -> Iterator[list[tuple[int, int, Sample]]]:
-    """Yields after each slice what has ended: (request, sample, it)."""
+    """Yields (request, sample index, sample) of answers ended in each slice."""
     while True:
       self._refill()
       if not any(self._in_rows):
@@ -184,7 +185,7 @@ class Call:
       )
 
   def _refill(self) -> None:
-    """Gives idle rows the answers that wait, as long as there are both."""
+    """Assigns waiting answers to idle rows, as long as there are both."""
     idle = [n for n, answer in enumerate(self._in_rows) if answer is None]
     while idle:
       entries = self._entries()
@@ -225,15 +226,15 @@ class Call:
     self._in_rows[row] = answer
 
   def _prefill(self) -> bool:
-    """Reads the next group of prompts; False if there is none."""
-    self._prompts = None  # Before there are others: each takes memory.
+    """Prefills the next group of prompts; returns False if there is none."""
+    self._prompts = None  # Frees the previous cache first.
     size, group = next(self._groups, (0, []))
     if not group:
       return False
     tokens = np.full((self._batch_size, size), self._words.pad_id, np.int32)
     lengths = np.zeros(self._batch_size, np.int32)
     for row, index in enumerate(group):
-      # The last id is read by the first step, which picks what follows it.
+      # The first decoding step processes the last id and picks the next one.
       *read, _ = self._requests[index].ids
       lengths[row] = len(read)
       tokens[row, : len(read)] = read
@@ -251,7 +252,7 @@ class Call:
     return True
 
   def _harvest(self, ids, logprobs, counts, ends):
-    """Takes what the rows have got; ended answers leave them."""
+    """Collects the new ids of the rows; returns and removes ended answers."""
     ended = []
     for row, answer in enumerate(self._in_rows):
       if answer is None:

@@ -1,4 +1,4 @@
-"""Standard input and output of a chat: a terminal, or files and pipes."""
+"""Standard input and output of a chat: a terminal, files or pipes."""
 
 import contextlib
 import importlib
@@ -9,7 +9,8 @@ from kd.core import errors
 from kd.core import text_files
 
 _PROMPT, _CONTINUED = '>>> ', '... '
-# Text of a model must not steer the terminal: move the cursor, set the title.
+# Generated text must not control the terminal, such as move the cursor or set
+# the title.
 _SHOWN = str.maketrans(
   {
     chr(code): '\N{REPLACEMENT CHARACTER}'
@@ -22,11 +23,11 @@ _SHOWN = str.maketrans(
 class Console:
   """Reads messages and writes answers.
 
-  On a terminal everything is shown there. Otherwise standard output gets the
-  answers alone, as they are, in UTF-8, and notes go to standard error.
+  A terminal shows everything. Otherwise only the answers, unchanged and in
+  UTF-8, are written to standard output, and notes to standard error.
 
   Attributes:
-    interactive: whether both are a terminal.
+    interactive: whether standard input and output are a terminal.
   """
 
   def __init__(self):
@@ -35,10 +36,10 @@ class Console:
     )
     self._shown = sys.stdout.isatty()
     self._lines, self._readline = 0, None
-    self._parts: list[str] = []  # of a message that is not whole yet
+    self._parts: list[str] = []  # Lines of an incomplete message.
     if self.interactive:
       sys.stdout.reconfigure(errors='replace')
-      # Lets `input` edit lines; not in every build of Python.
+      # Enables line editing in `input`; not in every build of Python.
       with contextlib.suppress(ImportError):
         self._readline = importlib.import_module('readline')
     else:
@@ -46,7 +47,7 @@ class Console:
 
   @property
   def where(self) -> str:
-    """What the last message is called in an error."""
+    """Returns the location of the last message, for errors."""
     return 'message' if self.interactive else f'stdin:{self._lines}'
 
   def read(self) -> str | None:
@@ -57,7 +58,7 @@ class Console:
 
     Raises:
       ConfigError: a line is not UTF-8.
-      KeyboardInterrupt: whenever a handler of Ctrl-C raises it.
+      KeyboardInterrupt: raised by a handler of Ctrl-C.
     """
     parts = self._parts = []
     while (line := self._line(_CONTINUED if parts else _PROMPT)) is not None:
@@ -71,7 +72,7 @@ class Console:
     return '\n'.join(parts) if any(p.strip() for p in parts) else None
 
   def typed(self) -> bool:
-    """Returns whether a part of a message is typed."""
+    """Returns whether a part of a message has been typed."""
     line = self._readline.get_line_buffer() if self._readline else ''
     return bool(self._parts or line)
 
@@ -94,27 +95,27 @@ class Console:
       raise text_files.not_utf8(self.where, e) from e
 
   def write(self, text: str) -> None:
-    """Shows a part of an answer at once."""
+    """Writes a part of an answer and flushes it."""
     if self._shown:
       text = text.translate(_SHOWN)
     sys.stdout.write(text)
     sys.stdout.flush()
 
   def say(self, line: str) -> None:
-    """Shows a note."""
+    """Writes a note."""
     stream = sys.stdout if self.interactive else sys.stderr
     print(line, file=stream, flush=True)
 
   def refuse(self, error: errors.ConfigError) -> None:
-    """Shows what is wrong with a message; without a terminal, ends the chat.
+    """Shows an error in a message; without a terminal, ends the chat.
 
     Raises:
-      ConfigError: the error, at its line, if messages come from a file.
+      ConfigError: the error with its line, if there is no terminal.
     """
     if not self.interactive:
       raise error.at(self.where) from error
     self.say(str(error.at('error')))
 
   def close(self) -> None:
-    """Writes no more, since whoever read the answers has left."""
+    """Discards further output, because the reader has closed the pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

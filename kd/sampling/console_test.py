@@ -1,4 +1,4 @@
-"""Lines to messages, and what a model's text may do to a terminal."""
+"""Tests messages from lines, and generated text on a terminal."""
 
 import io
 import sys
@@ -57,7 +57,7 @@ def test_text_cannot_steer_a_terminal(monkeypatch, capsys):
   text = '\x1b]0;title\x07 a\tb\n\x9b2J ü€😀\r'
   console.write(text)
   assert capsys.readouterr().out == text
-  # Also where the messages come through a pipe.
+  # Also if the messages come from a pipe.
   monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
   console = _console(monkeypatch, b'')
   assert not console.interactive

@@ -1,4 +1,4 @@
-"""A batch that requests join and leave while it decodes."""
+"""Decodes a batch that answers join and leave at any time."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -21,28 +21,30 @@ from kd.sampling import requests as requests_lib
 
 Shapes = continuous_shapes.Shapes
 ALTERNATIVES = continuous_device.ALTERNATIVES
-# Slices that fit a smaller batch before it shrinks: a copy costs time.
+# Number of slices that must fit a smaller batch before it shrinks, since
+# copying takes time.
 _PATIENCE = 8
 
-# The most likely ids at one place and their log-probabilities, best first.
+# The most likely ids at a position and their log-probabilities, best first.
 Alternatives = tuple[tuple[int, float], ...]
 
 
 @dataclasses.dataclass(eq=False)
 class Answer:
-  """An answer that is asked for, and then grows.
+  """A requested answer and its state.
 
   Attributes:
-    request: its prompt and seed; see requests.Request.
-    sample: which of the request's samples it is.
-    settings: of the sampling. Only temperature, top_p, min_p, max_new_tokens
+    request: prompt and seed; see requests.Request.
+    sample: index of the sample in the request.
+    settings: sampling settings. Only temperature, top_p, min_p, max_new_tokens
       and stop_strings may differ from requests.greedy.
-    wants_alternatives: whether the most likely ids are kept.
+    wants_alternatives: whether to keep the most likely ids.
     grown: the ids and log-probabilities so far.
-    alternatives: for each id, and for a stop id that ended it, if wanted.
-    result: the sample, once it has ended.
-    stop_logprob: of the stop id that ended it, if one did.
-    error: why it ended without a result, if it did.
+    alternatives: the alternatives to each id, and to a final stop id, if
+      wanted.
+    result: the sample; None until it has ended.
+    stop_logprob: log-probability of the final stop id; None without one.
+    error: the error that ended it; None without one.
   """
 
   request: requests_lib.Request
@@ -65,13 +67,14 @@ class Answer:
 
 @dataclasses.dataclass
 class Prefilled:
-  """A prompt that was read, for all of its answers.
+  """A prefilled prompt, shared by all of its answers.
 
   Attributes:
-    ids: the prompt.
+    ids: ids of the prompt.
     cache: its KV cache, for `ContinuousBatch.add`.
-    logprobs: of each id after the first, at temperature 1; () if not scored.
-    alternatives: the most likely ids at these places; () if not scored.
+    logprobs: log-probability at temperature 1 of each id after the first; () if
+      not scored.
+    alternatives: the most likely ids at these positions; () if not scored.
   """
 
   ids: tuple[int, ...]
@@ -83,9 +86,8 @@ class Prefilled:
 class ContinuousBatch:
   """Decodes answers that begin and end at different times.
 
-  What an answer is depends on its request and settings, and not on the answers
-  that share the batch. One thread uses it, within rules.active of the model's
-  mesh.
+  An answer depends on its request and settings, and not on the other answers in
+  the batch. Not thread-safe; use it within rules.active of the model's mesh.
   """
 
   def __init__(
@@ -98,9 +100,9 @@ class ContinuousBatch:
     """Initializes an empty batch.
 
     Args:
-      model: the module; its dtype is that of the cache.
+      model: the module; the cache has its dtype.
       params: its parameters.
-      words: of the tokenizer.
+      words: the vocabulary of the tokenizer.
       shapes: sizes that programs are compiled for.
     """
     self._model, self._params, self._words = model, params, words
@@ -118,19 +120,19 @@ class ContinuousBatch:
 
   @property
   def answers(self) -> list[Answer]:
-    """Returns the answers that grow."""
+    """Returns the unfinished answers."""
     return [answer for answer in self._rows if answer is not None]
 
   @property
   def room(self) -> int:
-    """Returns how many more answers there is room for."""
+    """Returns the number of answers that can still be added."""
     return self.shapes.batch - len(self.answers)
 
   def compile(self) -> Iterator[tuple[int, int]]:
     """Compiles all programs.
 
     Yields:
-      The number of programs that are compiled, and of all.
+      The number of compiled programs, and the total number.
     """
     sizes = self.shapes
     vision = self._model.config.vision
@@ -166,12 +168,12 @@ class ContinuousBatch:
     self._resize(sizes.batches[0], sizes.slots[0])
 
   def reset(self) -> None:
-    """Drops all answers after an error, and tries the programs once.
+    """Drops all answers after an error and runs the programs once.
 
     Raises:
-      Exception: whatever reading a prompt or decoding raises, as before.
+      Exception: prefill or decoding fails again.
     """
-    self._cache = None  # Freed first: memory may be what is missing.
+    self._cache = None  # Freed first, in case the device is out of memory.
     self._rows = [None] * self.shapes.batches[0]
     self._slots, self._idle_slices = self.shapes.slots[0], 0
     self._cache = self._empty(len(self._rows), self._slots)
@@ -185,12 +187,12 @@ class ContinuousBatch:
     scored: bool = False,
     images: Sequence[images_lib.Image] = (),
   ) -> Prefilled:
-    """Reads a prompt.
+    """Prefills a prompt.
 
     Args:
-      ids: one or more, at most shapes.length.
-      scored: whether log-probabilities of the ids are computed, too.
-      images: of the prompt, at most shapes.images; none if it is scored.
+      ids: ids of the prompt, from 1 to shapes.length of them.
+      scored: whether to compute the log-probabilities of the ids as well.
+      images: images of the prompt, at most shapes.images; none if it is scored.
 
     Raises:
       NonFiniteError: the prompt is scored, and logits are NaN or infinite.
@@ -199,7 +201,7 @@ class ContinuousBatch:
     """
     vision = self._model.config.vision
     images_lib.check(ids, images, vision)
-    # The first step of decoding reads the last id.
+    # The first decoding step processes the last id.
     length = len(ids) - 1
     size = min(s for s in self.shapes.prompts if s >= length)
     shape = (self.shapes.rows, size)
@@ -235,14 +237,14 @@ class ContinuousBatch:
     )
 
   def add(self, answer: Answer, prompt: Prefilled) -> None:
-    """Begins an answer.
+    """Adds an answer to the batch.
 
     Args:
-      answer: an answer; with the prompt at most shapes.length ids.
-      prompt: of its request, from `prefill`.
+      answer: the answer; it has at most shapes.length ids with its prompt.
+      prompt: the prefilled prompt of its request.
 
     Raises:
-      ValueError: there is no room.
+      ValueError: the batch is full.
     """
     if not self.room:
       raise ValueError('the batch is full')
@@ -253,7 +255,7 @@ class ContinuousBatch:
     self._rows[row] = answer
 
   def remove(self, answer: Answer) -> None:
-    """Ends an answer early, if it has not ended."""
+    """Removes an answer if it has not ended."""
     if answer in self._rows:
       self._rows[self._rows.index(answer)] = None
 
@@ -261,7 +263,7 @@ class ContinuousBatch:
     """Decodes a few tokens of each answer.
 
     Returns:
-      The answers that have grown or ended; those that ended have left.
+      All answers of the batch before the step; ended ones are removed from it.
     """
     answers = self.answers
     if not answers:
@@ -286,7 +288,7 @@ class ContinuousBatch:
     return jax.device_get(got)
 
   def _fit(self, answers: int, positions: int) -> None:
-    """Resizes the batch, at once if it is too small, later if too large."""
+    """Grows the batch at once if needed; shrinks it after some slices."""
     for answer in self.answers:
       positions = max(positions, _position(answer) + 1 + self.shapes.steps)
     positions = min(positions, self.shapes.length)
@@ -303,7 +305,7 @@ class ContinuousBatch:
     self._resize(batch, slots)
 
   def _resize(self, batch: int, slots: int) -> None:
-    """Moves the answers to a batch of another size."""
+    """Moves the answers to a batch of a different size."""
     self._idle_slices = 0
     if batch != len(self._rows):
       kept = [row for row, answer in enumerate(self._rows) if answer]
@@ -324,12 +326,12 @@ class ContinuousBatch:
 
 
 def _position(answer: Answer) -> int:
-  """Returns where the id stands that is read next."""
+  """Returns the position of the id that is processed next."""
   return len(answer.request.ids) - 1 + len(answer.grown.ids)
 
 
 def _states(rows: Sequence[Answer | None]) -> continuous_device.RowStates:
-  """Returns what the rows continue with."""
+  """Returns the states that the rows continue from."""
   batch = len(rows)
   zeros = lambda *more, dtype=np.int32: np.zeros((batch, *more), dtype)
   one = np.ones(batch, np.float32)
@@ -356,7 +358,7 @@ def _states(rows: Sequence[Answer | None]) -> continuous_device.RowStates:
 
 
 def _grow(answer, got, row, decode):
-  """Adds to an answer what its row has got."""
+  """Adds the results of a row to its answer."""
   known = len(answer.grown.ids)
   try:
     answer.result = answer.grown.grow(

@@ -1,8 +1,8 @@
-"""What a continuous batch runs on the device.
+"""Device programs of a continuous batch.
 
-The batch's size changes while answers grow. Only `steps`, `prefill` and
-`score` are large programs; caches are moved by small ones, of one array each,
-which layers of a kind share.
+The size of the batch changes while it decodes. Only `steps`, `prefill` and
+`score` are large programs. Caches are moved by small programs of one array
+each, which layers of the same kind share.
 """
 
 import functools
@@ -21,25 +21,26 @@ from kd.sampling import picking
 
 Array = types.Array
 
-# The most alternatives to an id that can be asked for.
+# Maximum number of alternatives to an id.
 ALTERNATIVES = 20
-_CHUNK = 16  # Positions whose logits exist at one time.
+_CHUNK = 16  # Number of positions whose logits exist at the same time.
 
 
 @struct.dataclass
 class RowStates:
-  """What B rows continue with; the host keeps it between the slices.
+  """The states of B rows, which the host keeps between slices.
 
   Attributes:
-    last: int32 [B], the id that is read next.
-    position: int32 [B], where that stands.
-    count: int32 [B], ids of the answer so far.
-    limit: int32 [B], the most ids of the answer, its stop id included.
-    live: bool [B], whether there is an answer.
-    seed: uint32 [B, 2], of the request.
-    sample: int32 [B], which of the request's samples it is.
-    wants_alternatives: bool [B].
-    parameters: float32 [B] each.
+    last: int32 [B], the id that is processed next.
+    position: int32 [B], position of that id.
+    count: int32 [B], number of ids of the answer so far.
+    limit: int32 [B], maximum number of ids of the answer, including its stop
+      id.
+    live: bool [B], whether the row has an answer.
+    seed: uint32 [B, 2], seed of the request.
+    sample: int32 [B], index of the sample in the request.
+    wants_alternatives: bool [B], whether to return the most likely ids.
+    parameters: sampling parameters, float32 [B] each.
   """
 
   last: Array
@@ -55,15 +56,15 @@ class RowStates:
 
 @struct.dataclass
 class Slice:
-  """What rows have got in K steps; a row's begins at column 0.
+  """The results of K steps; those of each row start at column 0.
 
   Attributes:
-    ids: int32 [B, K], the stop id included.
-    logprobs: float32 [B, K], of the ids.
-    count: int32 [B], ids of the whole answer, without the stop id.
+    ids: int32 [B, K], new ids, including the stop id.
+    logprobs: float32 [B, K], their log-probabilities.
+    count: int32 [B], number of ids of the whole answer, without the stop id.
     end: int32 [B], device.RUNNING, or why the answer ended.
-    other_ids: int32 [B, K, ALTERNATIVES], the most likely ids, where asked for.
-    other_logprobs: float32 [B, K, ALTERNATIVES], of these.
+    other_ids: int32 [B, K, ALTERNATIVES], the most likely ids, if requested.
+    other_logprobs: float32 [B, K, ALTERNATIVES], their log-probabilities.
   """
 
   ids: Array
@@ -88,13 +89,13 @@ def steps(
   Args:
     model: the module.
     held: its weights.
-    cache: of the rows; it is given up.
-    states: of the rows.
-    limits: of the answers.
+    cache: the cache of the rows; donated.
+    states: the states of the rows.
+    limits: the limits of the answers.
     count: K, static.
 
   Returns:
-    The cache, and what the rows have got.
+    The cache, and the results.
   """
   keys = jax.random.wrap_key_data(states.seed)
   keys = jax.vmap(jax.random.fold_in)(keys, states.sample)
@@ -132,7 +133,7 @@ def steps(
   columns = (ints, ints.astype(jnp.float32), many, many.astype(jnp.float32))
   start = (jnp.int32(0), rows, *columns)
   _, rows, *columns = jax.lax.while_loop(continues, body, start)
-  # Whole on every device, so that the host reads them.
+  # Replicated, so that the host can read them.
   whole = lambda x: rules.constrain(x, (None,) * x.ndim)
   ids, logprobs, *others = map(whole, columns)
   ended = Slice(ids, logprobs, whole(rows.count), whole(rows.end), *others)
@@ -140,7 +141,7 @@ def steps(
 
 
 def _alternatives(logits):
-  """Returns the most likely ids of [n, V] logits, and log-probabilities."""
+  """Returns the most likely ids of logits [n, V], and log-probabilities."""
   k = min(ALTERNATIVES, logits.shape[-1])
   best, ids = jax.lax.top_k(logits, k)
   best -= jax.nn.logsumexp(logits, axis=-1, keepdims=True)
@@ -155,13 +156,13 @@ def _none(logits):
 
 @struct.dataclass
 class Scores:
-  """Log-probabilities of a prompt's ids after the first.
+  """Log-probabilities of the ids of a prompt, except the first.
 
   Attributes:
-    logprobs: float32 [L], of the id after each position.
-    finite: bool [L], whether the logits are.
-    other_ids: int32 [L, ALTERNATIVES], the most likely ids there.
-    other_logprobs: float32 [L, ALTERNATIVES], of these.
+    logprobs: float32 [L], log-probability of the id after each position.
+    finite: bool [L], whether the logits are finite.
+    other_ids: int32 [L, ALTERNATIVES], the most likely ids after each position.
+    other_logprobs: float32 [L, ALTERNATIVES], their log-probabilities.
   """
 
   logprobs: Array
@@ -180,16 +181,16 @@ def score(
   lengths: Array,
   vocab_size: Array,
 ) -> tuple[decoding.Cache, Scores]:
-  """Computes the cache of prompts and the likelihood of the first one's ids.
+  """Computes the cache of prompts and scores the ids of the first prompt.
 
   Args:
     model: the module.
-    params: its parameters, as training has them.
-    held: its weights, as decoding reads them.
+    params: its parameters, in the form for training.
+    held: its weights, in the form for decoding.
     tokens: int32 [P, L], padded on the right.
-    following: int32 [L], the id after each of the first prompt's.
+    following: int32 [L], the id after each id of the first prompt.
     lengths: int32 [P], number of tokens of each row.
-    vocab_size: int32 [], ids of the tokenizer.
+    vocab_size: int32 [], number of ids of the tokenizer.
 
   Returns:
     A cache with L slots, and the scores of the first row.
@@ -220,7 +221,7 @@ def score(
 
   def of_used(chunk):
     start, *rest = chunk
-    # Padding may be half of the row.
+    # Skips padding, which may be half of the row.
     return jax.lax.cond(start < lengths[0], of_chunk, none, tuple(rest))
 
   starts = jnp.arange(hidden.shape[0]) * size
@@ -238,12 +239,12 @@ def empty_cache(model: family.Model, batch: int, slots: int) -> decoding.Cache:
 def enter(
   cache: decoding.Cache, prompts: decoding.Cache, row: int
 ) -> decoding.Cache:
-  """Puts the first of some prefilled prompts into a row of a cache.
+  """Copies the first prefilled prompt to a row of a cache.
 
   Args:
-    cache: the rows; it is given up.
+    cache: the cache of the rows; donated.
     prompts: P rows, with as many slots as the longest prompts need.
-    row: of the cache.
+    row: index of the row of `cache`.
   """
   return jax.tree.map(lambda x, new: _put(x, new, row), cache, prompts)
 
@@ -251,19 +252,19 @@ def enter(
 def with_slots_of(
   cache: decoding.Cache, model: family.Model, slots: int
 ) -> decoding.Cache:
-  """Returns a cache with room for `slots` positions of the model.
+  """Returns a cache with `slots` positions of the model.
 
   Args:
     cache: [B, M, ...]; positions beyond `slots` are dropped.
     model: the module.
-    slots: positions.
+    slots: number of positions.
   """
   like = jax.eval_shape(lambda: model.empty_cache(1, slots))
   return jax.tree.map(lambda x, to: _cut(x, to.shape[1]), cache, like)
 
 
 def with_rows(cache: decoding.Cache, source: Array) -> decoding.Cache:
-  """Returns a cache whose row i is the row source[i]; int32 [B']."""
+  """Returns a cache with row source[i] as row i; source is int32 [B']."""
   return jax.tree.map(lambda x: _rows(x, source), cache)
 
 
@@ -287,5 +288,5 @@ def _rows(x, source):
 
 
 def _laid_out(x):
-  # As `steps` returns it: in another layout it would be compiled again.
+  # The layout that `steps` returns; another one would compile it again.
   return rules.constrain(x, decoding.CACHE_AXES)

@@ -1,24 +1,24 @@
-"""Sizes of a continuous batch, for each of which there is a program."""
+"""Defines the sizes that programs of a continuous batch are compiled for."""
 
 import dataclasses
 
 from kd.sampling import images as images_lib
 
-_SHORTEST = 16  # padded length of prompts
-_GROWTH = 4  # from one size of the batch to the next
+_SHORTEST = 16  # Minimum padded length of prompts.
+_GROWTH = 4  # Ratio of successive sizes of the batch.
 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-  """Sizes that programs are compiled for; they change no answer.
+  """Sizes that programs are compiled for; they do not affect the answers.
 
   Attributes:
-    batch: the most answers at a time.
-    length: the most ids of a prompt and its answer.
-    rows: a divisor of every size of the batch: the devices that share rows.
-    steps: tokens that each row decodes before others can join.
-    fewest_slots: the least number of positions that rows have room for.
-    images: the most images of a prompt, if the model reads images.
+    batch: maximum number of answers at a time.
+    length: maximum number of ids of a prompt and its answer.
+    rows: divisor of every size of the batch: number of shards of the rows.
+    steps: number of tokens that each row decodes before answers can join.
+    fewest_slots: minimum number of cache positions of each row.
+    images: maximum number of images of a prompt, if the model reads images.
   """
 
   batch: int
@@ -39,7 +39,7 @@ class Shapes:
 
   @property
   def slots(self) -> tuple[int, ...]:
-    """Returns the numbers of positions that rows have room for."""
+    """Returns the sizes of the cache, as numbers of positions."""
     sizes, size = [self.length], self.length // _GROWTH
     while size >= self.fewest_slots:
       sizes.append(size)
@@ -56,10 +56,10 @@ class Shapes:
     return (*sizes, self.length)
 
   def image_prompts(self, tokens: int) -> list[tuple[int, int]]:
-    """Returns a prompt, by ids and images, for each program with images.
+    """Returns the numbers of ids and images of a prompt for each image program.
 
     Args:
-      tokens: soft tokens of an image.
+      tokens: number of soft tokens of an image.
     """
     shapes = {}
     for length in self.prompts:

@@ -1,4 +1,4 @@
-"""Answers that join and leave a batch, against the engine's."""
+"""Compares answers that join and leave a batch with the engine's."""
 
 import dataclasses
 
@@ -39,9 +39,9 @@ def _programs():
 
 
 def _answers():
-  """Answers with settings and lengths of their own, and their places in line.
+  """Returns answers with different settings and lengths, in order of arrival.
 
-  The first is in its batch from the beginning to the end of all others.
+  The first one stays in the batch until all others have ended.
   """
   how = [
     dict(max_new_tokens=58),
@@ -63,7 +63,7 @@ def _answers():
 def test_answers_are_the_engines_whatever_shares_the_batch(params, batch):
   programs = _programs()
   answers = _answers()
-  # After a failure in the middle of an answer, nothing of it is left.
+  # A failure in the middle of an answer leaves no trace in the batch.
   lost = _answers()[0]
   batch.add(lost, batch.prefill(lost.request.ids))
   batch.reset()
@@ -83,7 +83,7 @@ def test_answers_are_the_engines_whatever_shares_the_batch(params, batch):
   assert max(together) == SHAPES.batch and min(together) == 1
   assert cancelled.result is None
   assert batch.room == SHAPES.batch
-  # All that was needed was compiled beforehand.
+  # All programs were compiled beforehand.
   assert _programs() == programs
   engine = cases.make(batch=2)
   for answer in begun:
@@ -121,7 +121,7 @@ def test_prompts_are_scored_and_alternatives_told(params, batch):
   _check_alternatives(prompt.alternatives, params, ids, 1)
   assert batch.prefill(ids[:1], scored=True).logprobs == ()
   (request,) = cases.asked([ids])
-  # An end in the middle of a slice: what comes after it is not told.
+  # An answer ends in the middle of a slice; later ids are not returned.
   answer = continuous.Answer(
     request, 0, cases.settings(max_new_tokens=4), wants_alternatives=True
   )

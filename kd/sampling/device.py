@@ -1,4 +1,4 @@
-"""What the engine runs on the device: rows that decode, a few steps a call."""
+"""Device programs of the engine, which decode a few steps per call."""
 
 import dataclasses
 import functools
@@ -16,23 +16,25 @@ from kd.sampling import picking
 
 Array = types.Array
 
-# Why a row no longer decodes.
+# States of a row: why it no longer decodes.
 RUNNING, STOPPED, AT_LIMIT, BROKEN = 0, 1, 2, 3
 
 
 @struct.dataclass
 class DecodeSlots:
-  """The B rows, each with an answer that grows, or idle.
+  """B rows, each idle or with an unfinished answer.
 
   Attributes:
-    cache: of what each row has read.
-    last: int32 [B], the id that is read next.
-    position: int32 [B], where that stands.
-    count: int32 [B], ids of the answer so far, without the stop id.
+    cache: KV cache of the rows.
+    last: int32 [B], the id that is processed next.
+    position: int32 [B], position of that id.
+    count: int32 [B], number of ids of the answer so far, without the stop id.
     end: int32 [B], RUNNING, or why the row is idle.
-    keys: uint32 [B, 2], what its ids are drawn with.
-    limit: int32 [B], the most ids of the answer, its stop id included.
-    held: bool [B, V], the ids that it has; [B, 0] where nobody asks.
+    keys: uint32 [B, 2], random keys for drawing ids.
+    limit: int32 [B], maximum number of ids of the answer, including its stop
+      id.
+    held: bool [B, V], ids that the row contains; [B, 0] without a repetition
+      penalty.
   """
 
   cache: decoding.Cache
@@ -47,16 +49,16 @@ class DecodeSlots:
 
 @struct.dataclass
 class Entries:
-  """Which rows get a new answer, and what they begin with.
+  """New answers of rows.
 
   Attributes:
-    take: bool [B], these do.
-    source: int32 [B], the row of the prefilled prompts.
-    last: int32 [B], the prompt's last id, which prefill has not read.
-    position: int32 [B], of that.
-    seed: uint32 [B, 2], of the request.
-    sample: int32 [B], which of the request's samples it is.
-    limit: int32 [B], as in DecodeSlots.
+    take: bool [B], whether the row starts a new answer.
+    source: int32 [B], row of the prefilled prompts.
+    last: int32 [B], last id of the prompt, which prefill does not process.
+    position: int32 [B], position of that id.
+    seed: uint32 [B, 2], seed of the request.
+    sample: int32 [B], index of the sample in the request.
+    limit: int32 [B], see DecodeSlots.
   """
 
   take: Array
@@ -70,13 +72,13 @@ class Entries:
 
 @struct.dataclass
 class Limits:
-  """What a call's answers may hold.
+  """Limits of the answers of a call.
 
   Attributes:
-    vocab_size: int32 [], ids of the tokenizer; the head's rows beyond it are
-      never produced.
-    stop_ids: int32 [n], each of them ends an answer.
-    pad_id: int32 [], what idle rows produce.
+    vocab_size: int32 [], number of ids of the tokenizer; larger ids are never
+      produced.
+    stop_ids: int32 [n], ids that end an answer.
+    pad_id: int32 [], the id that idle rows produce.
   """
 
   vocab_size: Array
@@ -88,13 +90,13 @@ class Limits:
 def empty(
   model: family.Model, batch: int, slots: int, repeats: bool
 ) -> DecodeSlots:
-  """Idle rows.
+  """Returns idle rows.
 
   Args:
-    model: the module; its dtype is that of the cache.
+    model: the module; the cache has its dtype.
     batch: B.
-    slots: positions that there is room for.
-    repeats: a repetition penalty asks for the ids that each row has.
+    slots: number of cache positions.
+    repeats: whether a repetition penalty needs the ids of each row.
   """
   zeros = lambda *shape: jnp.zeros((batch, *shape), jnp.int32)
   return _laid_out(
@@ -112,10 +114,10 @@ def empty(
 
 
 def weights(model: family.Model, params: types.PyTree) -> types.PyTree:
-  """Returns the parameters as decoding reads them.
+  """Returns the parameters in the form for decoding.
 
-  Those that it reads as they are, such as the embedding where its data type is
-  that of the model, are the same arrays: jit would copy them.
+  Unchanged parameters, such as an embedding with the model's data type, are
+  returned as the same arrays, because jit would copy them.
   """
   given, tree = jax.tree.flatten(params)
   shapes = tuple((x.shape, x.dtype) for x in given)
@@ -128,15 +130,16 @@ def weights(model: family.Model, params: types.PyTree) -> types.PyTree:
 
 @functools.lru_cache(maxsize=32)
 def _unchanged(model, tree, shapes):
-  """Returns which decoding weights are parameters as they are.
+  """Returns which decoding weights are unchanged parameters.
 
   Args:
     model: the model.
-    tree: of the parameters.
-    shapes: with the data types, of each.
+    tree: tree structure of the parameters.
+    shapes: shape and data type of each parameter.
 
   Returns:
-    For each decoding weight the parameter's number, or None; and their tree.
+    The parameter's index, or None, for each decoding weight; and the tree
+    structure of the decoding weights.
   """
   params = tree.unflatten(jax.ShapeDtypeStruct(*x) for x in shapes)
   program, held = jax.make_jaxpr(model.decoding_weights, return_shape=True)(
@@ -151,7 +154,7 @@ def _unchanged(model, tree, shapes):
 def changed_weights(
   model: family.Model, same: tuple[int | None, ...], params: types.PyTree
 ) -> list[Array]:
-  """Returns those decoding weights whose place in `same` is None."""
+  """Returns the decoding weights that are None in `same`."""
   held = jax.tree.leaves(model.decoding_weights(params))
   return [x for x, place in zip(held, same, strict=True) if place is None]
 
@@ -175,10 +178,10 @@ def insert(
   """Starts answers.
 
   Args:
-    rows: the rows, some of them idle; they are given up.
+    rows: the rows, some of them idle; donated.
     prompts: P prefilled prompts.
     tokens: int32 [P, L], their ids.
-    entries: which go where.
+    entries: the new answers.
 
   Returns:
     The rows.
@@ -229,17 +232,17 @@ def steps(
 
   Args:
     model: the module.
-    rule: how ids are picked.
+    rule: static sampling options.
     held: the model's weights.
-    rows: the rows; they are given up.
-    numbers: what ids are picked by.
-    limits: of the answers.
-    live: bool [B]; other rows are idle from here on.
+    rows: the rows; donated.
+    numbers: sampling parameters.
+    limits: the limits of the answers.
+    live: bool [B]; the other rows become idle.
     count: K, static.
 
   Returns:
-    The rows, the ids int32 [B, K] that each has got, the stop id included, and
-    their log-probabilities float32 [B, K]; a row's begin at column 0.
+    The rows, their new ids int32 [B, K], including the stop id, and the
+    log-probabilities float32 [B, K]; those of each row start at column 0.
   """
   batch = rows.last.shape[0]
   rows = rows.replace(end=jnp.where(live, rows.end, STOPPED))
@@ -258,13 +261,13 @@ def steps(
   ids = jnp.zeros((batch, count), jnp.int32)
   start = (jnp.int32(0), rows, ids, ids.astype(jnp.float32))
   _, rows, ids, logprobs = jax.lax.while_loop(goes_on, body, start)
-  # Whole on every device, so that each process can read them.
+  # Replicated, so that each process can read them.
   whole = lambda x: rules.constrain(x, (None, None))
   return _laid_out(rows), whole(ids), whole(logprobs)
 
 
 def _step(model, rule, held, rows, numbers, limits):
-  """Reads each row's last id and picks the next; idle rows stay as they are."""
+  """Processes each row's last id and picks the next; skips idle rows."""
   hidden, cache, logits, keys = read(model, held, rows, limits)
   new = picking.pick(rule, numbers, logits, rows.held, keys)
   return took(rows, cache, hidden, logits, new, limits)
@@ -276,19 +279,19 @@ def read(
   rows: DecodeSlots,
   limits: Limits,
 ) -> tuple[Array, decoding.Cache, Array, Array]:
-  """Reads each row's last id.
+  """Processes each row's last id.
 
-  Idle rows read their last id again, into the same place of their own cache.
+  Idle rows process their last id again, at the same position of their cache.
 
   Args:
     model: the module.
     held: its weights.
     rows: the rows.
-    limits: of the answers.
+    limits: the limits of the answers.
 
   Returns:
-    Hidden states [B, D], the cache with them, logits float32 [B, V], and the
-    keys [B] that the next ids are drawn with.
+    Hidden states [B, D], the updated cache, logits float32 [B, V], and the
+    random keys [B] for drawing the next ids.
   """
   hidden, cache = model.extend(held, rows.cache, rows.last, rows.position)
   logits = logits_of(held, hidden, limits.vocab_size)
@@ -304,15 +307,15 @@ def took(
   new: Array,
   limits: Limits,
 ) -> tuple[DecodeSlots, Array, Array]:
-  """Notes the ids that rows take; idle rows stay as they are.
+  """Updates the rows with the picked ids; idle rows are unchanged.
 
   Args:
     rows: the rows before.
-    cache: from `read`, as are hidden and logits.
-    hidden: [B, D].
-    logits: float32 [B, V].
-    new: int32 [B], the ids.
-    limits: of the answers.
+    cache: the cache from `read`.
+    hidden: hidden states from `read`, [B, D].
+    logits: logits from `read`, float32 [B, V].
+    new: int32 [B], the picked ids.
+    limits: the limits of the answers.
 
   Returns:
     The rows, the ids int32 [B], and their log-probabilities float32 [B].
@@ -343,14 +346,14 @@ def logits_of(
   """Returns logits float32 [B, V] of hidden [B, D]; -inf beyond vocab_size."""
   logits = matmul.logits(hidden, held.unembedding)
   logits = rules.constrain(logits, ('gathered_batch', 'vocab'))
-  # Rows beyond the tokenizer are untrained and may win. They are masked instead
-  # of cut off, so that an evenly sharded vocabulary stays so.
+  # Ids beyond the tokenizer are untrained and may have the highest logits. They
+  # are masked, not cut off, so that the vocabulary stays evenly sharded.
   is_id = jnp.arange(logits.shape[-1]) < vocab_size
   return jnp.where(is_id, logits, -jnp.inf)
 
 
 def _laid_out(rows: DecodeSlots) -> DecodeSlots:
-  """Returns all but the cache whole on every device."""
+  """Constrains the layout; only the cache and `held` may be split by rows."""
   whole = lambda x: rules.constrain(x, (None,) * x.ndim)
   rest = {
     field.name: whole(getattr(rows, field.name))

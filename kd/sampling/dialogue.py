@@ -1,4 +1,4 @@
-"""A dialogue with a model: turns kept and written again for each answer."""
+"""Keeps the turns of a dialogue and renders them for each answer."""
 
 from kd.core import errors
 from kd.input_pipeline import templates
@@ -6,10 +6,10 @@ from kd.input_pipeline import tokenizers
 
 
 class Dialogue:
-  """Messages and answers, as far as the model's context has room for them.
+  """The most recent messages and answers that fit into the context.
 
   Attributes:
-    system_text: what is put in front of the first message; '': none.
+    system_text: text before the first message; '': none.
   """
 
   def __init__(
@@ -18,13 +18,13 @@ class Dialogue:
     """Starts a dialogue.
 
     Args:
-      tokenizer: gives the ids.
-      template: how messages are written. One without turns answers each message
-        alone.
-      longest: the most ids of a prompt.
+      tokenizer: the tokenizer.
+      template: name of the template. With one without turns, each prompt
+        contains only its message.
+      longest: maximum number of ids of a prompt.
 
     Raises:
-      ConfigError: the tokenizer cannot write the template.
+      ConfigError: the tokenizer does not support the template.
     """
     templates.check_tokenizer(tokenizer, template)
     self._tokenizer, self._template = tokenizer, template
@@ -35,16 +35,16 @@ class Dialogue:
   def prompt(self, message: str) -> tuple[list[int], int]:
     """Returns the ids of the dialogue with a new message.
 
-    Where they are too many, the oldest exchanges are dropped for good.
+    If the dialogue is too long, its oldest exchanges are dropped permanently.
 
     Args:
-      message: what the user says next.
+      message: the new message of the user.
 
     Returns:
-      The ids, and how many exchanges were dropped.
+      The ids, and the number of exchanges dropped.
 
     Raises:
-      ConfigError: the message is too long alone, or is not valid Unicode.
+      ConfigError: the message is too long by itself, or is not valid Unicode.
     """
     for dropped in range(len(self._exchanges) + 1):
       kept = self._exchanges[dropped:]
@@ -71,5 +71,5 @@ class Dialogue:
       self._exchanges.append(templates.exchange(message, answer))
 
   def reset(self) -> None:
-    """Forgets all messages and answers; the system text stays."""
+    """Drops all messages and answers, but not the system text."""
     self._exchanges = []

@@ -1,4 +1,4 @@
-"""Which turns a prompt holds, against the text that Gemma reads."""
+"""Compares the turns of prompts with the text that Gemma expects."""
 
 import pytest
 
@@ -51,7 +51,7 @@ def test_the_oldest_exchanges_are_dropped_for_good():
   assert turns.prompt('D?') == (ids, 0)
   with pytest.raises(errors.ConfigError, match=f'at most {len(text)}, the con'):
     turns.prompt('x' * len(text))
-  # That message is refused, and nothing is lost by it.
+  # A refused message drops nothing.
   assert turns.prompt('D?') == (ids, 0)
 
 

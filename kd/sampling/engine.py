@@ -1,4 +1,4 @@
-"""The sampler: requests to samples, by one model."""
+"""Samples answers to requests from one model."""
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
@@ -19,7 +19,7 @@ Sample = requests_lib.Sample
 Settings = requests_lib.SamplingSettings
 Shapes = calls.Shapes
 Progress = Callable[[int, int], None]
-# Called with a request's index, the sample's number and its ids so far.
+# Called with the request's index, the sample's index and its ids so far.
 Watch = Callable[[int, int, Sequence[int]], None]
 
 SHAPES = Shapes()
@@ -27,13 +27,13 @@ SHAPES = Shapes()
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-  """What the engine has to know of a tokenizer.
+  """The properties of a tokenizer that the engine needs.
 
   Attributes:
-    size: its ids; the head's rows beyond them are never produced.
-    stop_ids: each of them ends an answer.
-    pad_id: what fills rows up.
-    decode: ids to text.
+    size: number of ids; larger ids are never produced.
+    stop_ids: ids that end an answer.
+    pad_id: the padding id.
+    decode: converts ids to text.
   """
 
   size: int
@@ -43,7 +43,7 @@ class Vocabulary:
 
 
 def vocabulary(tokenizer: tokenizers.Tokenizer) -> Vocabulary:
-  """Returns a tokenizer's Vocabulary."""
+  """Returns the Vocabulary of a tokenizer."""
   return Vocabulary(
     tokenizer.vocab_size,
     tuple(tokenizer.stop_ids),
@@ -53,10 +53,11 @@ def vocabulary(tokenizer: tokenizers.Tokenizer) -> Vocabulary:
 
 
 def check_room(model: family.Model, max_new_tokens: int, path: str) -> None:
-  """Refuses answers so long that no prompt leaves room for them.
+  """Checks that answers are shorter than the context.
 
   Raises:
-    ConfigError: names `path`, the field that says how long they may be.
+    ConfigError: they are not; the error names `path`, the field of their
+      length.
   """
   if max_new_tokens >= model.config.context:
     raise errors.ConfigError(
@@ -67,11 +68,11 @@ def check_room(model: family.Model, max_new_tokens: int, path: str) -> None:
 
 
 class Engine:
-  """Samples from one model, whose parameters may change between calls.
+  """Samples from one model; its parameters may change between calls.
 
-  A program is compiled for each bucket of prompts, and one that decodes for the
-  longest of a call. What is drawn depends on a request's ids, images, seed and
-  sample, and on nothing else of the call.
+  A prefill program is compiled for each bucket of prompts, and a decoding
+  program for the longest prompt of a call. An answer depends on the request's
+  ids, images and seed and the sample's index, not on the rest of the call.
   """
 
   def __init__(
@@ -84,10 +85,10 @@ class Engine:
     """Builds the engine.
 
     Args:
-      model: the module; its dtype is that of the cache.
-      words: of the tokenizer.
-      batch_size: B, answers that grow together; a multiple of rules.row_shards
-        within rules.active.
+      model: the module; the cache has its dtype.
+      words: the vocabulary of the tokenizer.
+      batch_size: B, number of answers decoded together; a multiple of
+        rules.row_shards within rules.active.
       shapes: sizes that programs are compiled for.
 
     Raises:
@@ -108,10 +109,10 @@ class Engine:
     self._shapes = shapes
 
   def weights(self, params: types.PyTree) -> decoding.Weights:
-    """Returns the parameters as decoding reads them, for `stream`.
+    """Returns the parameters in the form for decoding, for `stream`.
 
-    A caller that keeps them saves each call of `stream` the conversion, at the
-    cost of their memory.
+    Keeping them saves the conversion in each call of `stream`, at the cost of
+    their memory.
     """
     return device.weights(self._model, params)
 
@@ -119,8 +120,8 @@ class Engine:
     """Returns the padded length of a prompt; each length has its own program.
 
     Args:
-      request: a request whose prompt leaves room for an answer.
-      settings: the sampling settings of the call.
+      request: a request with a prompt that fits.
+      settings: sampling settings of the call.
     """
     return self._shapes.bucket(
       len(request.ids), self._longest(request, settings)
@@ -132,15 +133,15 @@ class Engine:
     requests: Sequence[Request],
     settings: Settings,
   ) -> None:
-    """Compiles what calls with such requests run; answers get one token each.
+    """Compiles the programs for such requests by generating one token each.
 
-    A call's program that decodes has room for its longest prompt: requests are
-    compiled together with the longest that they are called with.
+    The decoding program fits the longest prompt of a call, so requests must be
+    compiled together with the longest one of their calls.
 
     Args:
-      params: as for `generate`.
-      requests: one of each bucket.
-      settings: of the calls.
+      params: see `generate`.
+      requests: one request of each bucket.
+      settings: sampling settings of the calls.
     """
     self._check(requests)
     longest = [self._longest(request, settings) for request in requests]
@@ -154,7 +155,7 @@ class Engine:
       pass
 
   def _longest(self, request, settings) -> int:
-    """Returns the most ids that a prompt may have."""
+    """Returns the maximum number of ids of a prompt."""
     limit = requests_lib.limit(request, settings)
     return self._model.config.context - limit
 
@@ -165,17 +166,17 @@ class Engine:
     settings: Settings,
     progress: Progress | None = None,
   ) -> list[list[Sample]]:
-    """Returns all requests' samples, in the requests' order.
+    """Returns the samples of all requests, in the order of the requests.
 
     Args:
-      params: of the model, float32, placed or sharded as they are.
-      requests: in any number and of any lengths.
-      settings: of all of them.
-      progress: called with samples that are done and all samples.
+      params: parameters of the model, float32, with any placement or sharding.
+      requests: any number of requests of any lengths.
+      settings: sampling settings of all requests.
+      progress: called with the number of finished samples and the total.
 
     Raises:
-      ValueError: a prompt is empty or holds an id that the model lacks, or
-        images that it cannot read.
+      ValueError: a prompt is empty, or has ids or images that the model does
+        not support.
       ConfigError: an image cannot be decoded.
       NonFiniteError: the model's logits are NaN or infinite.
     """
@@ -191,19 +192,19 @@ class Engine:
     watch: Watch | None = None,
     weights: decoding.Weights | None = None,
   ) -> Iterator[tuple[int, list[Sample]]]:
-    """As `generate`, but each request's samples as soon as they are done.
+    """Yields the samples of each request as soon as they are finished.
 
     Args:
-      params: as for `generate`.
-      requests: as for `generate`.
-      settings: as for `generate`.
-      progress: as for `generate`.
-      watch: called after each slice of steps for every answer that has not
-        ended. What it raises ends the call.
+      params: see `generate`.
+      requests: see `generate`.
+      settings: see `generate`.
+      progress: see `generate`.
+      watch: called after each slice of steps for every unfinished answer. An
+        exception that it raises ends the call.
       weights: the result of `weights(params)`; None: `stream` calls it.
 
     Yields:
-      The request's index, and its samples. Prompts that are too long come
+      The index of a request, and its samples. Prompts that are too long come
       first.
     """
     self._check(requests)

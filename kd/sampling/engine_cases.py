@@ -1,4 +1,4 @@
-"""A tiny model, requests and settings for the engine's tests."""
+"""Defines a tiny model, requests and settings for tests of the engine."""
 
 import functools
 
@@ -33,7 +33,7 @@ MODEL = families.build(CONFIG, 'float32', 'none', 'student')
 
 
 def strong_params(config=CONFIG):
-  """Strong norms, so that an answer does not settle on one id."""
+  """Returns parameters with strong norms, so that answers vary."""
   rng = np.random.default_rng(1)
 
   def draw(path, leaf):
@@ -45,7 +45,7 @@ def strong_params(config=CONFIG):
 
 
 def letters(ids):
-  """Text in which each id is a character of its own."""
+  """Returns text with a different character for each id."""
   return ''.join(chr(ord('A') + i) for i in ids)
 
 
@@ -73,7 +73,7 @@ def prompts(lengths, seed=0):
 
 
 def asked(ids, samples=1):
-  """Returns a request for each prompt, the prompt's number being the seed."""
+  """Returns a request for each prompt, with the prompt's index as seed."""
   return [requests.Request(p, i, samples) for i, p in enumerate(ids)]
 
 
@@ -83,8 +83,8 @@ def _forward(model, params, *args):
 
 
 def logits(params, ids):
-  """Logits [n, V] after each of the ids, from a whole forward pass."""
-  # One length, so that one program is compiled; what follows is masked out.
+  """Returns logits [n, V] after each id, from a whole forward pass."""
+  # One length, so that one program is compiled; padding is masked.
   tokens = np.zeros((1, CONFIG.context), np.int32)
   tokens[0, : len(ids)] = ids
   positions = np.arange(CONFIG.context, dtype=np.int32)[None]
@@ -95,7 +95,7 @@ def logits(params, ids):
 
 
 def logprobs(params, prompt, answer):
-  """Log-probabilities of an answer's ids, float64."""
+  """Returns the log-probabilities of an answer's ids, float64."""
   found = logits(params, [*prompt, *answer])[len(prompt) - 1 : -1]
   found = found.astype(np.float64)
   found -= np.log(np.exp(found).sum(-1, keepdims=True))

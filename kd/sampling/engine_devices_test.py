@@ -1,4 +1,4 @@
-"""Sharded parameters and rows give the answers of one device."""
+"""Tests that sharded parameters and rows give the answers of one device."""
 
 import dataclasses
 

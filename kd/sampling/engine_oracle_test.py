@@ -1,4 +1,4 @@
-"""Greedy text of the real Gemma 3 270M equals transformers'."""
+"""Tests that greedy text of the real Gemma 3 270M equals transformers'."""
 
 import numpy as np
 

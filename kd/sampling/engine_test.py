@@ -1,4 +1,4 @@
-"""The engine against full forward passes, and its ends."""
+"""Compares the engine with full forward passes; tests how answers end."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ def test_greedy_equals_full_forward_for_mixed_lengths(params):
   wanted = [cases.greedy(params, p, 20) for p in asked]
   assert _ids(found) == wanted
   assert done[-1] == (5, 5) and done == sorted(done)
-  # The oracle is telling: answers differ and are no repetition of one id.
+  # The oracle is not trivial: answers differ and do not repeat one id.
   assert len(set(wanted)) == 5
   assert sum(len(set(w)) > 3 for w in wanted) >= 4
   for prompt, (sample,) in zip(asked, found, strict=True):
@@ -60,7 +60,7 @@ def test_a_sample_does_not_depend_on_its_batch(params):
   drawn = cases.settings(temperature=1.0)
   asked = cases.asked(cases.prompts([5, 30, 9, 3, 17, 12, 30]), samples=2)
   together = cases.make(batch=3).generate(params, asked, drawn)
-  # Bit for bit, log-probabilities too: in another order, and alone.
+  # Bit for bit, including log-probabilities, in another order or alone.
   back = cases.make(batch=3).generate(params, asked[::-1], drawn)
   assert back[::-1] == together
   longest = asked[1]
@@ -85,7 +85,7 @@ def test_n_samples_equal_n_single_requests(params):
 
 
 def test_log_probabilities_are_of_the_plain_distribution(params):
-  """Prompts of 2 and 5 ids: each value belongs to its own id."""
+  """Tests prompts of 2 and 5 ids; each value belongs to its own id."""
   asked = cases.prompts([2, 5])
   drawn = cases.settings(
     temperature=2.0, top_k=9, top_p=0.9, min_p=0.01, repetition_penalty=1.5
@@ -100,7 +100,7 @@ def test_log_probabilities_are_of_the_plain_distribution(params):
 def test_ends_at_each_stop_id(params):
   asked = cases.asked(cases.prompts([5, 9, 12, 3]))
   free = _ids(cases.make().generate(params, asked, cases.settings()))
-  # Two ids that end answer 0 and answer 1, and that answer 3 never has.
+  # Two ids that end answers 0 and 1, and are not in answer 3.
   stops = tuple(
     next(i for i in free[row][3:] if i not in free[3]) for row in (0, 1)
   )
@@ -126,7 +126,7 @@ def test_stop_id_at_the_limit_counts_as_a_stop(params):
 
 
 def test_a_request_can_have_a_smaller_limit(params):
-  """Answers are the same ids, fewer of them; the context counts its limit."""
+  """Tests that answers are shortened, and that the limit counts for room."""
   asked = cases.asked(cases.prompts([5, 9, 30, 115]))
   whole = cases.make().generate(params, asked, cases.settings())
   assert whole[3][0].finish == 'too_long'  # 115 + 20 ids in a context of 128.
@@ -164,14 +164,14 @@ def test_stop_strings_end_an_answer_and_its_row(params):
         continue
       at = min(places)
       assert sample.finish == 'stop' and sample.text == whole.text[:at]
-      # The ids that were sampled are told with those of the string.
+      # The ids of the stop string are returned as well.
       assert sample.ids == whole.ids[: at + 2]
       assert len(sample.logprobs) == at + 2
     assert found[0][0].finish == found[1][0].finish == 'stop'
 
 
 def _read(engine, params, request, how, limit=99):
-  """The sample, the text that a reader saw, and the counts of ids it saw."""
+  """Returns the sample, and the text and the counts of ids of its stream."""
   stream, counts = streaming.Stream(cases.letters, how.stop_strings), []
 
   def watch(index, number, ids):
@@ -193,7 +193,7 @@ def test_a_reader_sees_an_answer_grow_whatever_the_shapes(params, temperature):
   asked = cases.asked(cases.prompts([5, 30]))
   how = cases.settings(temperature=temperature)
   ((free,), _) = cases.make().generate(params, asked, how)
-  # Two characters that the answer comes to, each in a slice of its own.
+  # Two characters of the answer in different slices.
   how = dataclasses.replace(how, stop_strings=(free.text[11:13],))
   wanted = cases.make().generate(params, asked, how)
   assert wanted[0][0].finish == 'stop'
@@ -204,7 +204,7 @@ def test_a_reader_sees_an_answer_grow_whatever_the_shapes(params, temperature):
   for request, (sample,) in zip(asked, wanted, strict=True):
     got, stream, counts = _read(engine, params, request, how)
     assert (got.ids, got.text) == (sample.ids, sample.text)
-    # The last token ends the answer, and comes with the sample.
+    # The last token is returned with the sample.
     assert counts == list(range(1, len(got.ids)))
     assert got.text.startswith(stream.text)
     stream.end(got.text)
@@ -212,10 +212,10 @@ def test_a_reader_sees_an_answer_grow_whatever_the_shapes(params, temperature):
 
 
 def test_rows_are_refilled_when_they_end(params, monkeypatch):
-  """One long answer and many short ones, in as few steps as they can."""
+  """Tests one long answer and many short ones in the fewest steps."""
   asked = cases.asked(cases.prompts([6, 7, 8, 9, 10, 11, 12, 13]))
   free = cases.make().generate(params, asked, cases.settings(max_new_tokens=64))
-  # What the first answer doesn't hold ends the others.
+  # Ids that are not in the first answer end the others.
   rare = [i for i in range(cases.VOCAB) if i not in free[0][0].ids]
   limit = cases.settings(max_new_tokens=64)
   slices = []
@@ -259,7 +259,7 @@ def test_rows_beyond_the_tokenizer_are_never_produced(params):
 
 
 def test_the_penalty_counts_prompt_and_answer(params):
-  """So strong a penalty that no id comes twice while others are left."""
+  """Tests a penalty so strong that no id is repeated while others are left."""
   (prompt,) = cases.prompts([12])
   how = cases.settings(repetition_penalty=1e6, max_new_tokens=20)
   others = cases.prompts([3, 25])
@@ -355,7 +355,7 @@ def test_one_program_serves_a_bucket_and_any_parameters(params):
 
 @pytest.mark.parametrize('stop', ('<eos>', '<end_of_turn>'))
 def test_text_through_the_byte_tokenizer(stop):
-  """F2: the end of a turn ends an answer as the end of a text does."""
+  """Tests that the end of a turn ends an answer, like the end of a text."""
   tokenizer = tokenizers.load('bytes')
   stop_id = {tokenizer.text_of(i): i for i in tokenizer.stop_ids}[stop]
   config = dataclasses.replace(cases.CONFIG, vocab_size=264)

@@ -1,4 +1,4 @@
-"""Decoding with codes against decoding with the matrices that they mean."""
+"""Compares decoding from codes with decoding from dequantized matrices."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Sampling settings from the fields of a config."""
+"""Reads sampling settings from the fields of a config."""
 
 import dataclasses
 from typing import Any
@@ -22,16 +22,16 @@ def check_devices(
   path: str,
   axes: str = 'mesh.data x mesh.fsdp x mesh.pipeline',
 ) -> None:
-  """Refuses rows that a mesh does not divide.
+  """Checks that the rows can be split evenly over a mesh.
 
   Args:
-    batch_size: answers that grow at a time.
-    mesh: the devices.
-    path: of the field that says how many.
-    axes: names the axes of the mesh that rows are split over, for the message.
+    batch_size: number of answers decoded together.
+    mesh: the mesh.
+    path: name of the field of the batch size.
+    axes: names of the mesh axes that rows are split over, for the message.
 
   Raises:
-    ConfigError: names it.
+    ConfigError: they cannot; the error names `path`.
   """
   shards = rules.row_shards(mesh)
   if batch_size % shards:
@@ -45,7 +45,7 @@ def check_devices(
 def settings(
   fields: Any, stop_strings: tuple[str, ...]
 ) -> requests.SamplingSettings:
-  """Returns the sampling settings that a section of a config declares."""
+  """Returns the sampling settings in a section of a config."""
   return requests.SamplingSettings(
     **{name: fields[name] for name in _NAMES}, stop_strings=stop_strings
   )

@@ -1,4 +1,4 @@
-"""Images of prompts: where they are, and the arrays that a model reads."""
+"""Images of prompts: their positions, and the model's input arrays."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -19,10 +19,10 @@ class Image:
   """An image of a prompt.
 
   Attributes:
-    start: the place of its first soft token among the prompt's ids.
+    start: position of its first soft token in the prompt.
     data: the bytes of its file, decoded when the prompt is prefilled, or pixels
       uint8 [S, S, 3] of the model's size.
-    crop: of the file; see pictures.pixels.
+    crop: crop of the file; see pictures.pixels.
   """
 
   start: int
@@ -31,14 +31,14 @@ class Image:
 
   @property
   def key(self) -> bytes:
-    """Returns what the prompt depends on, for its digest."""
+    """Returns the position, crop and data as bytes, for a digest."""
     return f'{self.start} {self.crop} '.encode() + bytes(self.data)
 
   def pixels(self, size: int) -> np.ndarray:
-    """Returns its pixels, uint8 [S, S, 3].
+    """Returns the pixels, uint8 [S, S, 3].
 
     Raises:
-      ConfigError: it cannot be decoded.
+      ConfigError: the file cannot be decoded.
     """
     if isinstance(self.data, np.ndarray):
       return self.data
@@ -51,16 +51,16 @@ def encode(
   messages: Sequence[templates.Message],
   form: form_lib.Form | None,
 ) -> tuple[list[int], tuple[Image, ...]]:
-  """Returns the ids and the images of a prompt that the model continues.
+  """Returns the ids and the images of a prompt.
 
   Args:
-    tokenizer: gives the ids.
-    template: how messages are written.
-    messages: ending with a user's turn.
-    form: how the model takes images; None if it takes none.
+    tokenizer: the tokenizer.
+    template: name of the template.
+    messages: the messages; the last one is the user's.
+    form: image format of the model; None if it reads no images.
 
   Raises:
-    ConfigError: as templates.encode_prompt.
+    ConfigError: see templates.encode_prompt.
   """
   ids = templates.encode_prompt(tokenizer, template, messages, form)
   files = [*itertools.chain(*image_tokens.slots(messages, form))]
@@ -74,22 +74,22 @@ def encode(
 
 
 def slots(count: int) -> int:
-  """Returns the images that a program has room for: 0, 1, 2, 4, ...
+  """Returns the number of image slots of a program: 0, 1, 2, 4, ...
 
   Args:
-    count: images of a prompt. A prompt without images uses the program without
-      a tower.
+    count: number of images of a prompt. Prompts without images use the program
+      without a tower.
   """
   return 1 << (count - 1).bit_length() if count else 0
 
 
 def check(ids: Sequence[int], images: Sequence[Image], vision) -> None:
-  """Raises ValueError unless the model can read these images at these places.
+  """Raises ValueError unless the images and their positions are valid.
 
   Args:
-    ids: of the prompt.
-    images: in the order of their places.
-    vision: the model's VisionConfig; None: it reads no images.
+    ids: ids of the prompt.
+    images: images of the prompt, ordered by position.
+    vision: the model's VisionConfig; None if it reads no images.
   """
   if images and vision is None:
     raise ValueError('the model reads no images')
@@ -98,7 +98,7 @@ def check(ids: Sequence[int], images: Sequence[Image], vision) -> None:
     if image.start < end:
       raise ValueError(f'image {number} begins at {image.start}, below {end}')
     end = image.start + vision.soft_tokens
-  # The first step of decoding reads the last id, as text.
+  # The first decoding step processes the last id, as text.
   if images and end >= len(ids):
     raise ValueError(f'{len(ids)} ids end with an image: it needs an end mark')
 
@@ -106,7 +106,7 @@ def check(ids: Sequence[int], images: Sequence[Image], vision) -> None:
 def text_ids(
   ids: Sequence[int], images: Sequence[Image], vision
 ) -> Sequence[int]:
-  """Returns the ids that are not at the place of an image; see `check`."""
+  """Returns the ids that are not soft tokens of an image; see `check`."""
   if not images:
     return ids
   is_text = np.ones(len(ids), bool)
@@ -121,7 +121,7 @@ def batch(
   """Returns the images of prompts that are prefilled together.
 
   Args:
-    prompts: the images of each, at most `rows`.
+    prompts: the images of each prompt, for at most `rows` prompts.
     rows: B.
     length: L.
     vision: the model's VisionConfig.

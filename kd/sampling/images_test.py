@@ -1,4 +1,4 @@
-"""Prompts with images, against whole forward passes."""
+"""Compares answers to prompts with images with whole forward passes."""
 
 import dataclasses
 import io
@@ -60,7 +60,7 @@ def _request(number, length, starts):
 
 
 def _requests():
-  """Without images, with one, with one beyond the window, and with three."""
+  """Returns requests with no image, one, one past the window, and three."""
   return [
     _request(1, 9, ()),
     _request(2, 12, (3,)),
@@ -108,7 +108,7 @@ def test_answers_are_those_of_forward_passes_whatever_shares_a_batch(params):
   assert [samples[0].ids for samples in together] == want
   ((alone,),) = engine.generate(params, asked[2:3], settings)
   assert alone == together[2][0]
-  # Pixels say the same as the file that they are decoded from.
+  # Pixels are equivalent to the file that they are decoded from.
   pixels = [
     dataclasses.replace(image, data=image.pixels(8))
     for image in asked[3].images

@@ -13,7 +13,7 @@ from kd.sampling import requests
 
 Array = types.Array
 
-_BLOCK = 512  # ids per block, see probability.draw_by_blocks
+_BLOCK = 512  # Ids per block; see probability.draw_by_blocks.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +93,9 @@ def pick(
 
 
 def pick_by_row(traced: Parameters, logits: Array, keys: Array) -> Array:
-  """Picks the next id of each row by the row's own parameters.
+  """Picks the next id of each row with the parameters of the row.
 
-  What a row gets is what `pick` gives it with the same parameters.
+  The result is that of `pick` with the same parameters.
 
   Args:
     traced: temperature, top_p and min_p float32 [B]; a temperature of 0 takes
@@ -125,7 +125,7 @@ def pick_by_row(traced: Parameters, logits: Array, keys: Array) -> Array:
     ids = _draw(jnp.where(mass >= least, mass, 0.0), keys)
     return jnp.where(draws, ids, most_likely(logits))
 
-  # Greedy batches, the usual ones of evaluations, pay for no draws.
+  # Skips the draws for greedy batches, which are usual in evaluations.
   return jax.lax.cond(jnp.any(draws), drawn, lambda: most_likely(logits))
 
 

@@ -1,4 +1,4 @@
-"""What is drawn, against a model's probabilities and sorted filters."""
+"""Compares draws with a model's probabilities and sorted filters."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def _params():
 
 
 def _probabilities(logits, prompt, how):
-  """By sorting, in float64, what each id's share should be."""
+  """Returns the expected probability of each id, by sorting in float64."""
   logits = logits.astype(np.float64)
   seen = sorted(set(prompt))
   penalty = how.repetition_penalty
@@ -60,8 +60,8 @@ def test_frequencies_pass_a_chi_square_test(name, params):
   counts = np.bincount([s.ids[0] for s in found], minlength=cases.VOCAB)
   wanted = _probabilities(cases.logits(params, prompt)[-1], prompt, how)
   assert not counts[wanted == 0].any()
-  assert (wanted > 0.01).sum() >= 3  # The test can tell.
-  # Ids that are expected fewer than five times count as one.
+  assert (wanted > 0.01).sum() >= 3  # The test is not trivial.
+  # Ids that are expected fewer than five times are merged.
   rare = wanted * _DRAWS < 5
   pool = lambda x: np.append(x[~rare], x[rare].sum())
   counts, wanted = pool(counts), pool(wanted) * _DRAWS

@@ -1,4 +1,4 @@
-"""Files of prompts and of answers, for --mode=generate."""
+"""Reads files of prompts and writes files of answers, for --mode=generate."""
 
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,7 +32,7 @@ _LEGAL = (
   '"text"}]}'
 )
 _COLUMNS = examples.Columns()
-TEXT = 'prompt_text'  # Key of the text that the model continued.
+TEXT = 'prompt_text'  # Key of the rendered prompt.
 # Keys of a line of answers that a resumed run reads.
 _READ_BACK = {
   'index': int,
@@ -41,7 +41,7 @@ _READ_BACK = {
   'model': str,
 }
 _WRITTEN = tuple(_READ_BACK)
-# Keys of each of its samples; the last two only if generate.logprobs is set.
+# Keys of each sample; the last two only if generate.logprobs is set.
 _OF_SAMPLE = {
   'text': str,
   'finish': str,
@@ -49,8 +49,8 @@ _OF_SAMPLE = {
   'ids': list,
   'logprobs': list,
 }
-_SHOWN = 40  # characters of a digest that a file may hold
-# (requests that are not answered yet) to (number among them, samples).
+_SHOWN = 40  # Maximum characters of a file's digest in a message.
+# Maps unanswered requests to pairs of a request's index and its samples.
 Answers = Callable[
   [Sequence[requests.Request]], Iterable[tuple[int, list[requests.Sample]]]
 ]
@@ -61,10 +61,10 @@ class Prompt:
   """A line of a file of prompts.
 
   Attributes:
-    ids: of the prompt, BOS included if the tokenizer has one.
-    fields: the row: prompt or messages, and columns of the user's own; and
-      prompt_text, the text that `ids` are of, without BOS.
-    images: of the prompt.
+    ids: ids of the prompt, including BOS if the tokenizer has one.
+    fields: the fields of the row: prompt or messages, and any other columns;
+      and prompt_text, the text of `ids` without BOS.
+    images: images of the prompt.
   """
 
   ids: list[int]
@@ -83,19 +83,19 @@ def read(
   """Reads prompts and encodes them.
 
   Args:
-    location: files as those to train on: JSON lines, Parquet, ... An answer
-      that a row has, as `completion` or as the last message, is left out of the
-      prompt; all that a row has is written with the answers, images that it has
-      in itself by their digests.
-    tokenizer: gives the ids.
-    template: how messages are written; a `prompt` is a user's only message.
-    columns: names of the files' columns.
-    form: how the model takes images; None if it takes none.
-    urls: whether images that rows name by URL are downloaded.
+    location: files in the formats of training data: JSON lines, Parquet, ... An
+      answer in a row (`completion` or the last message) is not part of the
+      prompt. All fields of a row are written with the answers; embedded images
+      are replaced by their digests.
+    tokenizer: the tokenizer.
+    template: name of the template; a `prompt` is the only message, of the user.
+    columns: column names of the files.
+    form: image format of the model; None if it reads no images.
+    urls: whether to download images that rows refer to by URL.
 
   Raises:
-    ConfigError: a file is missing or empty, or a line is wrong: names the first
-      such line and lists the others.
+    ConfigError: a file is missing or empty, or lines are invalid; the error
+      names the first one and lists the others.
   """
   templates.check_tokenizer(tokenizer, template)
   field = 'generate.prompts'
@@ -117,7 +117,7 @@ def read(
         kept = _plain(image_parts.by_name(row, given))
         prompts.append(Prompt(ids, {**kept, TEXT: shown}, images))
       except errors.ConfigError as e:
-        # Templates do not know of the file.
+        # Errors of templates do not name the file.
         at = e.path if e.path.startswith(where) else f'{where}: {e.path}'
         wrong.append(e.at(at))
   if wrong:
@@ -133,7 +133,7 @@ def read(
 
 
 def _checked(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-  """Raises ConfigError if a row has a key that answers have."""
+  """Raises ConfigError if a row has a key that is written with answers."""
   reserved = (*_WRITTEN, TEXT)
   for key in reserved:
     if key in row:
@@ -180,35 +180,35 @@ def answer_file(
 ) -> list[dict]:
   """Answers the requests that the file lacks and adds the answers to it.
 
-  An answer is on disk before the next one is waited for; a last line that a
-  kill cut off is dropped. In the end the file is in the requests' order. Each
-  line holds index, the prompt's fields, samples (each with text, finish, see
+  Each answer is written before the next one is awaited; an incomplete last line
+  of a killed run is dropped. The finished file is in the order of the requests.
+  Each line has index, the prompt's fields, samples (each with text, finish, see
   requests.Sample, and tokens, the number of ids), request_digest and model.
 
   Args:
     stream: answers requests, in any order.
     prompts: the prompts.
-    asked: the request of each.
-    settings: of all of them; what `stream` goes by.
-    path: the file of answers; made where it is missing.
-    logprobs: whether samples also hold ids and logprobs.
-    model: the digest of the model that `stream` asks.
-    say: called with a line if the file already holds answers.
-    progress: called with the number of prompts answered and that of all.
+    asked: the request of each prompt.
+    settings: sampling settings of all requests, which `stream` uses.
+    path: path of the file of answers; created if it is missing.
+    logprobs: whether samples also contain ids and logprobs.
+    model: digest of the model that `stream` samples.
+    say: prints a line if the file already has answers.
+    progress: called with the number of prompts answered and the total.
 
   Returns:
-    The records of the file, in the requests' order.
+    The records of the file, in the order of the requests.
 
   Raises:
-    ConfigError: a line of the file is wrong, answers another request or is
-      another model's answer.
+    ConfigError: a line of the file is invalid, or is the answer to a different
+      request or of a different model.
     NonFiniteError: the model's logits are NaN or infinite.
   """
   how = {**dataclasses.asdict(settings), 'logprobs': logprobs}
   digests = [_digest(request, how) for request in asked]
   done = _resume(path, digests, model, logprobs)
   for index, record in done.items():
-    # The prompt's other keys may have changed since.
+    # The prompt's other keys may have changed since then.
     done[index] = _record(
       index, prompts[index], {key: record[key] for key in _WRITTEN[1:]}
     )
@@ -251,11 +251,13 @@ def _sample(sample, logprobs):
 
 
 def _digest(request: requests.Request, how: dict) -> str:
-  """Of the ids (text, template and tokenizer have a part in it) and the rest.
+  """Returns a digest of all that determines the answer.
+
+  The ids stand for text, template and tokenizer.
 
   Args:
-    request: its ids, images, seed and samples.
-    how: what else decides what is written.
+    request: the request.
+    how: the settings that determine what is written, as JSON.
   """
   rest = [request.seed, request.samples, how]
   return identity_lib.bytes_digest(
@@ -268,7 +270,7 @@ def _digest(request: requests.Request, how: dict) -> str:
 def _resume(
   path: str, digests: Sequence[str], model: str, logprobs: bool
 ) -> dict[int, dict]:
-  """Returns the records that are there already, by index."""
+  """Returns the records that are already in the file, by index."""
   done = {}
   legal = 'a line that --mode=generate has written'
   for where, record in json_lines.resume(path, legal):
@@ -278,7 +280,7 @@ def _resume(
 
 
 def _is_answer(record: dict[str, Any], logprobs: bool) -> bool:
-  """Returns whether what is read of a record is there, with the right types."""
+  """Returns whether a record has the required keys with the right types."""
   of_sample = list(_OF_SAMPLE.items())[: None if logprobs else -2]
   return _has(record, _READ_BACK.items()) and all(
     isinstance(sample, dict)

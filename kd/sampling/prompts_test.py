@@ -1,4 +1,4 @@
-"""Files of prompts and answers: bad lines, kills, other prompts."""
+"""Tests files of prompts and answers: bad lines, kills, changed prompts."""
 
 import base64
 import dataclasses
@@ -149,7 +149,7 @@ def test_an_answer_has_its_prompt_and_keys_of_the_users_own(tmp_path, answerer):
   for line, record in zip(lines, ask(), strict=True):
     assert {key: record[key] for key in line} == line
     assert len(record['samples']) == 2
-  # Keys that came later are written to answers that are reused.
+  # Keys added later are written to reused answers.
   lines[0]['id'] = 8
   assert ask()[0]['id'] == 8
 

@@ -1,4 +1,4 @@
-"""What is asked of a sampler, and what it answers."""
+"""Defines the requests and the answers of a sampler."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -9,20 +9,19 @@ from kd.sampling import images as images_lib
 
 @dataclasses.dataclass(frozen=True)
 class SamplingSettings:
-  """How ids are chosen, and when an answer ends.
+  """Sampling settings: how ids are chosen and when an answer ends.
 
   Attributes:
-    temperature: of the softmax; 0 takes the most likely id.
-    top_k: ids that can be drawn, the most likely ones; 0: all.
-    top_p: the least mass of the most likely ids that can be drawn, (0, 1]
-      (arXiv 1904.09751).
-    min_p: ids below this share of the most likely id's probability are not
-      drawn, [0, 1) (arXiv 2407.01082).
-    repetition_penalty: divides the positive logits of ids that the prompt or
-      the answer holds, and multiplies the negative ones; 1: none
-      (arXiv 1909.05858).
-    max_new_tokens: the most ids of an answer, its stop id included.
-    stop_strings: each of them ends an answer, and is cut off.
+    temperature: temperature of the softmax; 0 takes the most likely id.
+    top_k: number of most likely ids that can be drawn; 0: all.
+    top_p: minimum total probability of the most likely ids that can be drawn,
+      (0, 1] (arXiv 1904.09751).
+    min_p: minimum probability of ids that can be drawn, as a fraction of that
+      of the most likely id, [0, 1) (arXiv 2407.01082).
+    repetition_penalty: divides positive logits of ids in the prompt or the
+      answer, and multiplies negative ones; 1: none (arXiv 1909.05858).
+    max_new_tokens: maximum number of ids of an answer, including its stop id.
+    stop_strings: strings that end an answer and are removed from it.
   """
 
   temperature: float
@@ -35,7 +34,7 @@ class SamplingSettings:
 
 
 def greedy(max_new_tokens: int) -> SamplingSettings:
-  """Returns the most likely ids, as the model has them."""
+  """Returns settings that always take the most likely id."""
   return SamplingSettings(
     temperature=0.0,
     top_k=0,
@@ -49,15 +48,15 @@ def greedy(max_new_tokens: int) -> SamplingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """A prompt that is to be answered.
+  """A prompt to answer.
 
   Attributes:
-    ids: of the prompt, BOS included; those at the places of images say nothing.
-    seed: decides what is drawn; the other requests and their order do not.
-    samples: answers that are wanted, 1 or more; they share the prefill.
-    max_new_tokens: the most ids of each of its answers, the stop id included;
-      None, or more than SamplingSettings.max_new_tokens: as that.
-    images: of the prompt, in the order of their places.
+    ids: ids of the prompt, including BOS; those of soft tokens are ignored.
+    seed: random seed; draws do not depend on the other requests.
+    samples: number of answers, at least 1; they share the prefill.
+    max_new_tokens: maximum number of ids of each answer, including the stop id,
+      and at most SamplingSettings.max_new_tokens; None: as the latter.
+    images: images of the prompt, ordered by position.
   """
 
   ids: tuple[int, ...]
@@ -74,13 +73,13 @@ def numbered(
   samples: int,
   images: Sequence[images_lib.Image] = (),
 ) -> Request:
-  """Returns the request of a prompt with a number, from 0, among others."""
+  """Returns a request with a seed for its number, from 0, among requests."""
   seed = seed << 32 | number
   return Request(tuple(ids), seed, samples, images=tuple(images))
 
 
 def limit(request: Request, settings: SamplingSettings) -> int:
-  """Returns the most ids of an answer to a request."""
+  """Returns the maximum number of ids of an answer to a request."""
   if request.max_new_tokens is None:
     return settings.max_new_tokens
   return min(request.max_new_tokens, settings.max_new_tokens)
@@ -95,15 +94,14 @@ class Sample:
 
   Attributes:
     ids: the new ids, without the stop id.
-    logprobs: the model's log-probability of each of them, at temperature 1 and
-      before any id is ruled out.
+    logprobs: log-probability of each new id, at temperature 1 and before any
+      filter.
     text: the ids as text, without the stop string.
-    finish: one of FINISHES: 'stop' (an id or string that ends it), 'length'
-      (the limit came first) or 'too_long' (the prompt leaves no room in the
-      context).
-    stop_id: the id that ended it, which is not among `ids`; None if no id did,
-      or if it was not kept.
-    stop_logprob: the log-probability of stop_id, likewise.
+    finish: one of FINISHES: 'stop' (at a stop id or string), 'length' (at the
+      limit) or 'too_long' (the prompt leaves no room in the context).
+    stop_id: the stop id, which is not in `ids`; None if there is none or it was
+      not kept.
+    stop_logprob: log-probability of stop_id; None without one.
   """
 
   ids: tuple[int, ...]
@@ -123,15 +121,15 @@ class Sampler(Protocol):
     settings: SamplingSettings,
     progress: Callable[[int, int], None] | None = None,
   ) -> list[list[Sample]]:
-    """All requests' samples, in the requests' order.
+    """Returns the samples of all requests, in the order of the requests.
 
     Args:
-      requests: in any number and of any lengths.
-      settings: of all of them.
-      progress: called with samples that are done and all samples.
+      requests: any number of requests of any lengths.
+      settings: sampling settings of all requests.
+      progress: called with the number of finished samples and the total.
 
     Raises:
-      ValueError: a prompt is empty or holds an id that the model lacks, or
-        images that it cannot read.
+      ValueError: a prompt is empty, or has ids or images that the model does
+        not support.
       NonFiniteError: the model's logits are NaN or infinite.
     """

@@ -1,4 +1,4 @@
-"""Where an answer's text ends before its ids do."""
+"""Finds stop strings in answers."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,18 +11,18 @@ def end(
   """Finds the first stop string.
 
   Args:
-    decode: ids to text.
-    ids: of an answer.
-    known: how many of them were looked at before.
+    decode: converts ids to text.
+    ids: ids of an answer.
+    known: number of ids already searched.
     strings: the stop strings.
 
   Returns:
-    How many ids it takes to complete a stop string, and the text before it;
+    The number of ids up to the end of the stop string, and the text before it;
     None if there is none.
   """
   if not strings or _find(decode(ids), strings) is None:
     return None
-  # The fewest ids, so that it doesn't depend on when one looks.
+  # The fewest ids, so that the result does not depend on the slices of steps.
   for count in range(known + 1, len(ids) + 1):
     text = decode(ids[:count])
     at = _find(text, strings)
@@ -32,10 +32,10 @@ def end(
 
 
 def surely_kept(text: str, strings: Sequence[str]) -> int:
-  """Returns how many characters stay, whatever text follows.
+  """Returns the number of characters that any following text leaves unchanged.
 
   Args:
-    text: without a stop string.
+    text: a text without a stop string.
     strings: the stop strings.
   """
   longest = max(map(len, strings), default=0)
@@ -46,6 +46,6 @@ def surely_kept(text: str, strings: Sequence[str]) -> int:
 
 
 def _find(text, strings):
-  """Where the first of the strings begins."""
+  """Returns the start of the first of the strings; None if there is none."""
   found = [text.find(string) for string in strings]
   return min((at for at in found if at >= 0), default=None)

@@ -1,19 +1,18 @@
-"""Text of an answer as it grows, for a reader who sees each part at once."""
+"""Streams the text of an answer in parts."""
 
 from collections.abc import Sequence
 
 from kd.sampling import stops
 
-# What decoding writes for bytes that are no whole character.
+# The decoder's replacement for bytes of an incomplete character.
 _INCOMPLETE = '\N{REPLACEMENT CHARACTER}'
 
 
 class Stream:
-  """Splits the text of one answer into parts that will not change any more.
+  """Splits the text of one answer into parts that will not change.
 
-  Kept back are the bytes of a character that later ids may complete, and what
-  may be the beginning of a stop string. The parts together are the answer's
-  text.
+  Holds back the bytes of a character that later ids may complete, and text that
+  may be the start of a stop string. The parts together are the answer's text.
 
   Attributes:
     text: all parts so far.
@@ -23,8 +22,8 @@ class Stream:
     """Starts an answer.
 
     Args:
-      decode: ids to text.
-      stop_strings: each of them ends an answer, and is cut off.
+      decode: converts ids to text.
+      stop_strings: strings that end an answer and are removed from it.
     """
     self._decode, self._stop_strings = decode, stop_strings
     self.text = ''
@@ -33,13 +32,13 @@ class Stream:
     """Returns the new part.
 
     Args:
-      ids: all ids of the answer so far; their text holds no stop string.
+      ids: all ids of the answer so far; their text has no stop string.
     """
     text = self._decode(ids).rstrip(_INCOMPLETE)
     return self.end(text[: stops.surely_kept(text, self._stop_strings)])
 
   def end(self, text: str) -> str:
-    """Returns what is missing of the answer's whole text."""
+    """Returns the rest of the answer's text, after all parts so far."""
     part = text[len(self.text) :]
     self.text += part
     return part

@@ -1,4 +1,4 @@
-"""Parts of a growing answer: whole characters, no stop string's beginning."""
+"""Tests streamed parts: whole characters, and no start of a stop string."""
 
 import pytest
 

@@ -1,8 +1,8 @@
-"""Lets all processes of a run sample: process 0 asks, the others follow.
+"""Samples on all processes of a run; process 0 sends its requests to the rest.
 
-A model whose parameters are split over processes answers only where all of them
-run the same programs. Process 0 alone reads prompts and writes answers; what it
-asks is sent to the others, which compute the same and drop the result.
+If parameters are split over processes, all of them must run the same programs.
+Only process 0 reads prompts and writes answers. The other processes compute the
+same answers and drop them.
 """
 
 import base64
@@ -20,7 +20,7 @@ from kd.partitioning import processes
 from kd.sampling import images as images_lib
 from kd.sampling import requests
 
-# (requests, settings) to their answers, all at once or one by one.
+# Maps requests and settings to answers, all at once or one by one.
 Sample = Callable[
   [Sequence[requests.Request], requests.SamplingSettings], Iterable[Any]
 ]
@@ -28,14 +28,14 @@ Sample = Callable[
 
 @contextlib.contextmanager
 def shared(sample: Sample) -> Iterator[Sample | None]:
-  """Makes a sampler one that process 0 can call alone.
+  """Makes a sampler that only process 0 calls.
 
   Args:
-    sample: answers requests, where all processes call it in the same order.
+    sample: answers requests; all processes must call it in the same order.
 
   Yields:
-    To process 0 the sampler; to the others None, after they have answered all
-    that process 0 asked within the block.
+    The sampler on process 0. None on other processes, after they have answered
+    all requests that process 0 makes within the block.
   """
   if jax.process_index():
     while data := _from_first(b''):
@@ -53,10 +53,10 @@ def shared(sample: Sample) -> Iterator[Sample | None]:
 
 
 def _from_first(data: bytes) -> bytes:
-  """Returns the bytes that process 0 passes; b'' ends the others' loop."""
+  """Returns the bytes that process 0 passes; b'' ends the loop elsewhere."""
   if jax.process_count() == 1:
     return data
-  # The others wait here as long as process 0 reads and writes.
+  # Other processes wait here while process 0 reads and writes.
   size = processes.from_first(lambda: len(data))
   if not size:
     return b''

@@ -3,24 +3,24 @@
 import collections
 from collections.abc import Collection
 
-_LATEST = 64  # Prompts that the means are taken over.
-_MEASURED = 128  # Requests whose waits correct the estimate.
+_LATEST = 64  # Number of prompts that the means are taken over.
+_MEASURED = 128  # Number of measured waits that correct the estimate.
 _QUANTILE = 0.95
-# The waits of the last second are not known yet, and those that were too long
-# are known to have been longer than their deadline, but not by how much.
+# The most recent waits are not measured yet, and waits that exceed the deadline
+# are only known to be longer than it.
 _MARGIN = 1.3
-# How many times longer than estimated waits may be before any is measured.
+# Initial ratio of the wait to the estimate, and the number of times it counts.
 _CAUTION, _UNMEASURED = 1.5, 8
-# Waits below this fraction of the deadline count as this fraction: how well
-# they are estimated says little of those that are close to it.
+# Estimates below this fraction of the deadline count as this fraction, because
+# the error of short estimates says little about long ones.
 _SHORT = 0.25
 
 
 class Estimate:
-  """Learns from the prompts of one model.
+  """Estimates waits from the latest prompts of one model.
 
-  Prompts leave the queue in bursts, at the ends of slices. The mean is thus
-  taken over many of them: a running mean of a few would be that of the burst.
+  Prompts leave the queue in bursts, at the ends of slices. The mean is taken
+  over many prompts, because a mean of a few would be that of one burst.
   """
 
   def __init__(self):
@@ -31,20 +31,20 @@ class Estimate:
     )
 
   def left(self, seconds: float) -> None:
-    """Notes how long the queue was busy until its next prompt left it."""
+    """Records the time that the busy queue took until a prompt left it."""
     self._intervals.append(seconds)
 
   def first_token(self, seconds: float) -> None:
-    """Notes the time from the queue to a prompt's first token."""
+    """Records the time from the end of the queue to the first token."""
     self._first_tokens.append(seconds)
 
   def waited(self, mean_s: float, seconds: float, timeout_s: float) -> None:
-    """Notes a request's wait, to its first token or its deadline.
+    """Records the wait of a request for its first token.
 
     Args:
-      mean_s: what was estimated for it.
-      seconds: that it has waited.
-      timeout_s: how long it might have waited.
+      mean_s: estimated mean wait of the request.
+      seconds: actual wait, at most the deadline.
+      timeout_s: the deadline, in seconds from the start of the wait.
     """
     self._excesses.append(seconds / max(mean_s, _SHORT * timeout_s))
 
@@ -53,7 +53,7 @@ class Estimate:
     return (ahead + 1) * _mean(self._intervals) + _mean(self._first_tokens)
 
   def latest_s(self, mean_s: float) -> float:
-    """Returns a wait that few requests with an estimate exceed."""
+    """Returns a wait that few requests with this mean estimate exceed."""
     ranked = sorted(self._excesses)
     excess = ranked[int(_QUANTILE * (len(ranked) - 1))]
     return _MARGIN * excess * mean_s

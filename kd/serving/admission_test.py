@@ -1,4 +1,4 @@
-"""Deadlines of accepted requests, in a simulated server."""
+"""Tests deadlines of accepted requests in a simulated server."""
 
 import collections
 
@@ -13,8 +13,8 @@ _TIMEOUT_S, _DURATION_S = 1.0, 90.0
 def _simulated(load, seed):
   """Serves Poisson arrivals; returns the waits of accepted ones, and the rest.
 
-  Rows of a batch get free at the ends of slices, when prompts are read one
-  after the other; answers take 1 to 8 slices.
+  Rows of a batch become free at the ends of slices, when prompts are prefilled
+  sequentially; answers take 1 to 8 slices.
   """
   rng = np.random.default_rng(seed)
   capacity = _ROWS / (4.5 * (_SLICE_S + 7 * _PREFILL_S))

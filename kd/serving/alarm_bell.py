@@ -1,4 +1,4 @@
-"""Raises alarms: a line in the log, and a post to the webhook."""
+"""Raises alarms as a line in the log and a post to the webhook."""
 
 from collections.abc import Callable
 import threading
@@ -8,29 +8,29 @@ from kd.monitoring import webhook
 
 
 class AlarmBell:
-  """Tells people that something is wrong, or has recovered.
+  """Reports failures and recoveries.
 
   Attributes:
-    say: called with lines for the log.
+    say: writes a line to the log.
   """
 
   def __init__(self, url: str, service: str, say: Callable[[str], None]):
     """Initializes the bell.
 
     Args:
-      url: of the webhook; '' for none.
-      service: the name of what is served.
-      say: called with lines for the log.
+      url: URL of the webhook; '' for none.
+      service: name of the service.
+      say: writes a line to the log.
     """
     self._url, self._service, self.say = url, service, say
 
   def ring(self, alarm: str, text: str, **more: Any) -> None:
-    """Raises an alarm; does not wait for its delivery.
+    """Raises an alarm without waiting for its delivery.
 
     Args:
-      alarm: its kind.
-      text: what is wrong, for people.
-      **more: JSON values, for programs.
+      alarm: kind of the alarm.
+      text: the message.
+      **more: further JSON fields of the post.
     """
     self.say(f'alarm: {text}')
     if self._url:

@@ -1,4 +1,4 @@
-"""The HTTP routes."""
+"""Defines the HTTP routes."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from kd.serving import wire
 from kd.serving import work as work_lib
 
 CHAT, COMPLETIONS = '/v1/chat/completions', '/v1/completions'
-# Of images in requests.
+# Base64 data of images in requests.
 _IMAGE_DATA = re.compile(r'(?<=;base64,)[A-Za-z0-9+/=\\]+')
 
 
@@ -35,10 +35,10 @@ class Settings:
   """Settings of the routes.
 
   Attributes:
-    key: that requests to /v1 must have; '': none.
-    max_request_bytes: of a request's body.
-    limits: of requests.
-    log_prompts: whether prompts and answers are logged.
+    key: API key of requests to /v1; '': none.
+    max_request_bytes: maximum size of the body of a request.
+    limits: limits of requests.
+    log_prompts: whether to log prompts and answers.
   """
 
   key: str
@@ -48,7 +48,7 @@ class Settings:
 
 
 class Server:
-  """The routes, and what they share."""
+  """The routes and their shared state."""
 
   def __init__(
     self,
@@ -62,12 +62,12 @@ class Server:
     """Initializes the server.
 
     Args:
-      scheduler: that answers.
-      router: that chooses the model of a request.
-      metrics: that are told.
-      settings: of the routes.
-      say: called with a line for each request.
-      drift: compares answers with a teacher's, if there is one.
+      scheduler: answers requests.
+      router: chooses the model of a request.
+      metrics: metrics to update.
+      settings: settings of the routes.
+      say: writes a line to the log for each request.
+      drift: compares answers with a teacher's; None without a teacher.
     """
     self._scheduler, self._router = scheduler, router
     self._metrics = metrics
@@ -124,8 +124,8 @@ class Server:
     if not self._settings.key:
       return
     _, _, given = request.headers.get('authorization', '').partition(' ')
-    # In constant time: how long it takes tells nothing of the key. Headers are
-    # read as Latin-1, and clients send UTF-8.
+    # In constant time, so that the time does not depend on the key. Starlette
+    # decodes headers as Latin-1, and clients send UTF-8.
     if not hmac.compare_digest(
       given.encode('latin-1'), self._settings.key.encode()
     ):
@@ -157,7 +157,7 @@ class Server:
     try:
       self._check_key(request)
       body = await self._body(request)
-      # Others are answered meanwhile.
+      # In a thread, so that it does not block other requests.
       asked = await asyncio.to_thread(
         wire.read,
         body,
@@ -179,7 +179,7 @@ class Server:
       exchange.ended(error.status, fault=http_errors.fault(e))
       return error.response()
     except Exception as e:
-      # Not its message, which may quote the request.
+      # The message is not logged, because it may quote the request.
       where = ''.join(traceback.format_tb(e.__traceback__))
       self._say(f'error: {type(e).__name__}\n{where}')
       exchange.ended(500)
@@ -187,10 +187,10 @@ class Server:
       return error.response()
 
   async def _submit(self, exchange, asked: wire.Request):
-    """Queues a request; returns its reply, or the beginning of a stream."""
+    """Queues a request; returns its reply, or the start of a stream."""
     client = exchange.request.client
     work = asked.work(client.host if client else '')
-    # Reading the request was a part of its time.
+    # Reading the request counts towards its time.
     timeout_s = asked.timeout_s - exchange.age_s
     if timeout_s <= 0:
       raise _too_late(asked.timeout_s)
@@ -198,7 +198,7 @@ class Server:
     reply = replies.Reply(asked, work)
     left = asyncio.create_task(_left(exchange.request))
     try:
-      # A stream's status is sent with its first token, so that it can be 504.
+      # The status of a stream is sent with its first token, so it can be 504.
       events = [await self._first(exchange, work, left, timeout_s)]
       if asked.stream:
         stream = exchange_lib.Stream(
@@ -217,7 +217,7 @@ class Server:
     return responses.JSONResponse(reply.whole())
 
   async def _first(self, exchange, work, left, timeout_s) -> work_lib.Event:
-    """Waits for the first token, or for a prompt that wanted none."""
+    """Waits for the first token, or for the end of a prompt without answers."""
     start = exchange.age_s
     try:
       async with asyncio.timeout(timeout_s):
@@ -250,7 +250,7 @@ def _too_late(limit_s: float) -> http_errors.HttpError:
 
 
 async def _no_route(request, error) -> responses.Response:
-  """Returns the reply to a path or method that there is not."""
+  """Returns the reply to an unknown path or method."""
   return http_errors.HttpError(
     error.status_code,
     f'{request.method} {request.url.path}: {error.detail}',
@@ -269,7 +269,7 @@ async def _next(work: work_lib.Work, left: asyncio.Task) -> work_lib.Event:
   """Returns the next event.
 
   Raises:
-    ClientDisconnect: the client left before.
+    ClientDisconnect: the client left before the event.
     NonFiniteError: the logits of a prompt or answer are NaN or infinite.
   """
   event = asyncio.ensure_future(work.event())

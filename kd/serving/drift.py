@@ -1,4 +1,4 @@
-"""Compares answers of a sample of requests with the teacher's choice."""
+"""Compares the answers to a sample of requests with the teacher's choices."""
 
 import asyncio
 import random
@@ -11,10 +11,10 @@ from kd.serving import work as work_lib
 
 
 class Drift:
-  """Scores answers with the teacher, where there is room for it.
+  """Scores answers with the teacher, if the scheduler has room.
 
-  A falling share of tokens that the teacher would have chosen says that the
-  requests differ from what the student was trained on.
+  If the fraction of tokens that the teacher would have chosen falls, then the
+  requests differ from the training data of the student.
   """
 
   def __init__(
@@ -27,25 +27,27 @@ class Drift:
     """Initializes the comparison.
 
     Args:
-      teacher: in the scheduler, with the served model's tokenizer.
-      share: of the requests that are compared.
-      timeout_s: the longest time that a comparison may wait.
-      metrics: that are told.
+      teacher: the teacher in the scheduler; it has the served model's
+        tokenizer.
+      share: fraction of requests to compare, from 0 to 1.
+      timeout_s: maximum time of a comparison, in seconds.
+      metrics: metrics to update.
     """
     self.teacher = teacher
     self._share, self._timeout_s = share, timeout_s
     self._metrics = metrics
-    self._tasks: set[asyncio.Task] = set()  # Others hold no reference.
+    # The event loop holds only weak references to tasks.
+    self._tasks: set[asyncio.Task] = set()
 
   def sample(
     self, scheduler: scheduler_lib.Scheduler, work: work_lib.Work
   ) -> None:
-    """Compares a request that was answered, if it is one of the sample.
+    """Compares an answered request with the given probability.
 
-    Call it within the event loop.
+    Must be called within the event loop.
 
     Args:
-      scheduler: that has the teacher.
+      scheduler: the scheduler of the teacher.
       work: the request.
     """
     if random.random() < self._share:
@@ -76,12 +78,12 @@ class Drift:
         for _ in prompts:
           await asked.event()
     except (errors.KdError, TimeoutError):
-      scheduler.cancel(asked)  # Requests come first.
+      scheduler.cancel(asked)  # Requests have priority.
       return
     for prompt, (given, ids) in zip(prompts, answered, strict=True):
       if prompt.error:
         continue
-      # The first place is that of the second id.
+      # The first entry is for the second id.
       best = [x[0][0] for x in prompt.read.alternatives[len(given) - 1 :]]
       agreeing = sum(a == b for a, b in zip(ids, best, strict=True))
       self._metrics.compared(len(ids), agreeing)

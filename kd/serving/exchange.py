@@ -1,4 +1,4 @@
-"""One request, from its arrival to its end; whole or as a stream."""
+"""Handles one request from its arrival to its end, whole or as a stream."""
 
 from collections.abc import AsyncIterator, Callable
 import json
@@ -17,18 +17,18 @@ from kd.serving import served_model
 from kd.serving import wire
 from kd.serving import work as work_lib
 
-# The status that proxies log where a client left before its answer.
+# The status that proxies log if a client leaves before its answer.
 CLIENT_LEFT = 499
 _TOO_LATE = 504
 
 
 class Exchange:
-  """A request whose times are measured.
+  """A request and its times.
 
   Attributes:
-    request: of HTTP.
-    model: that answers; None as long as it is not known.
-    hurries: whether its deadline is earlier than the server's own.
+    request: the HTTP request.
+    model: model that answers; None until it is known.
+    hurries: whether the deadline is earlier than the server's own.
   """
 
   def __init__(
@@ -41,10 +41,10 @@ class Exchange:
     """Initializes the exchange.
 
     Args:
-      request: that has arrived.
-      router: that is told how it ends.
-      metrics: that are told.
-      say: called with a line at the end.
+      request: the HTTP request, which has just arrived.
+      router: receives the result of the request.
+      metrics: metrics to update.
+      say: writes a line to the log at the end.
     """
     self.request, self._router = request, router
     self._metrics, self._say = metrics, say
@@ -59,10 +59,10 @@ class Exchange:
     return time.monotonic() - self._start
 
   def token(self, work: work_lib.Work) -> None:
-    """Notes that there is a token of a request's first answer."""
+    """Records the time of the first token."""
     if self._first_s is None:
       now = time.monotonic()
-      # The queue says nothing of the model: whatever answered would have it.
+      # Excludes the queue, which would delay an answer of any model.
       self._first_s = now - work.begun
       self._metrics.first_token(self.model.name, now - self._start)
 
@@ -73,14 +73,14 @@ class Exchange:
 
     Args:
       code: HTTP status.
-      reply: the answers, if the request was answered.
-      fault: why the model must get no more requests, if so.
+      reply: the answers; None if the request was not answered.
+      fault: why the model must get no more requests; '' if it may.
     """
     seconds = time.monotonic() - self._start
     path = self.request.url.path
     name = self.model.name if self.model else ''
     self._metrics.ended(name, path, code, seconds)
-    # A deadline that the client chose says nothing of the model.
+    # A deadline that the client chose does not count against the model.
     if self.model and not (self.hurries and code == _TOO_LATE):
       self._router.note(self.model, code, self._first_s, fault)
     line = f'{path} {code} {seconds:.3f} s'
@@ -93,7 +93,7 @@ class Exchange:
 
 
 class Stream:
-  """A reply that is sent as it grows."""
+  """A reply that is sent in parts as it is generated."""
 
   def __init__(
     self,
@@ -115,8 +115,8 @@ class Stream:
     """Returns the response.
 
     Args:
-      event: the first one.
-      cancel: called with the work if the client leaves.
+      event: the first event.
+      cancel: called with the work if the stream ends early.
     """
     return _Closing(self._chunks(event), lambda: self._end(cancel))
 
@@ -151,7 +151,7 @@ class Stream:
 
 
 class _Closing(responses.StreamingResponse):
-  """A stream of events that tells when it ends, also if it never began."""
+  """A stream of events that calls `at_end`, even if it never started."""
 
   def __init__(self, content: AsyncIterator[bytes], at_end: Callable[[], None]):
     super().__init__(content, media_type='text/event-stream')
@@ -165,7 +165,7 @@ class _Closing(responses.StreamingResponse):
 
 
 def checked(work: work_lib.Work, event: work_lib.Event) -> work_lib.Event:
-  """Returns the event; raises what ended its prompt or answer."""
+  """Returns the event, or raises the error of its prompt or answer."""
   prompt = work.prompts[event.prompt]
   error = prompt.error
   if event.answer is not None:

@@ -1,4 +1,4 @@
-"""A bounded queue that serves its clients in turn."""
+"""A queue that serves its clients in round-robin order."""
 
 import collections
 from collections.abc import Iterator
@@ -9,10 +9,9 @@ Item = TypeVar('Item')
 
 
 class FairQueue(Generic[Item]):
-  """Holds items of several clients; each client's in the order they came.
+  """Queues items by client, in order of arrival, and serves them round-robin.
 
-  The next item is the first one of the client whose turn it is, so that a
-  client with many requests delays the others by one at a time.
+  A client with many requests thus delays each other client by one at a time.
   """
 
   def __init__(self):
@@ -27,28 +26,28 @@ class FairQueue(Generic[Item]):
     return itertools.chain.from_iterable(self._by_client.values())
 
   def count(self, client: str) -> int:
-    """Returns how many items of a client wait."""
+    """Returns the number of waiting items of a client."""
     return len(self._by_client.get(client, ()))
 
   def clients(self, client: str) -> int:
-    """Returns how many clients wait if an item of this one comes."""
+    """Returns the number of waiting clients, including this one."""
     return len(self._by_client.keys() | {client})
 
   def ahead(self, client: str) -> int:
-    """Returns how many items leave before one of a client that comes now."""
+    """Returns the number of items ahead of a new item of a client."""
     own = self.count(client)
     others = (x for name, x in self._by_client.items() if name != client)
     return own + sum(min(len(items), own + 1) for items in others)
 
   def put(self, client: str, item: Item) -> None:
-    """Adds an item behind the client's others."""
+    """Adds an item after the client's other items."""
     self._by_client.setdefault(client, collections.deque()).append(item)
 
   def get(self) -> Item:
     """Removes and returns the next item.
 
     Raises:
-      KeyError: there is none.
+      KeyError: the queue is empty.
     """
     client, items = self._by_client.popitem(last=False)
     item = items.popleft()

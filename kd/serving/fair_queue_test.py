@@ -1,4 +1,4 @@
-"""Clients take turns, and each keeps its order."""
+"""Tests the round-robin order of clients and the order of each client."""
 
 import pytest
 

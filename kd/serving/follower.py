@@ -1,4 +1,4 @@
-"""Follows a registry: versions are loaded and switched while others answer."""
+"""Follows a registry: loads and switches versions while others answer."""
 
 from collections.abc import Callable
 import dataclasses
@@ -20,18 +20,18 @@ from kd.serving import served_model
 from kd.versions import changes
 from kd.versions import state as state_lib
 
-# How long a request may take from the choice of its version to the queue.
+# Maximum time of a request from the choice of its version to the queue.
 _LEAVES_AFTER_S = 30.0
 _WATCH_S = 1.0
-# Until a version that could not be loaded is tried again: at first, at most.
+# Initial and maximum time until loading a failed version is retried.
 _AGAIN_S, _LATEST_S = 60.0, 3600.0
 
-# Loads a version or another model; the arguments are its name and place.
+# Loads a version or another model, given its name and location.
 Load = Callable[[str, str], served_model.ServedModel]
 
 
 class Follower:
-  """Keeps a router's stages as the registry has them."""
+  """Updates the stages of a router to those in a registry."""
 
   def __init__(
     self,
@@ -45,15 +45,15 @@ class Follower:
     """Loads the version in production.
 
     Args:
-      registry: its folder.
-      name: what requests call the model.
-      config: the whole config: its `follow` and `alarms`.
+      registry: folder of the registry.
+      name: name of the model in requests.
+      config: the config, with sections `follow`, `alarms` and `serve`.
       load: loads a model.
       bell: raises alarms.
-      metrics: that are told.
+      metrics: metrics to update.
 
     Raises:
-      ConfigError: no version is in production, it or the teacher can't be
+      ConfigError: no version is in production, it or the teacher cannot be
         loaded, or they have different tokenizers.
     """
     self._registry, self._name, self._bell = registry, name, bell
@@ -68,10 +68,11 @@ class Follower:
       )
     release = self._loaded(state, state.production)
     self.drift = self._compared_with(release.model)
-    # By version; the other model that is the fallback has ''.
+    # By version; '' is a fallback that is not a version of the registry.
     self._releases = {release.version: release}
-    self._seen: state_lib.State | None = None  # When a version has failed.
-    # By version: when it is tried again, and how long that is.
+    # The last state; if it changes, failed versions are retried at once.
+    self._seen: state_lib.State | None = None
+    # Time of the next retry and current delay in seconds, by version.
     self._failed: dict[str, tuple[float, float]] = {}
     self._unused: dict[str, float] = {}
     self._probed_at = 0.0
@@ -80,7 +81,7 @@ class Follower:
     )
     self._tell(self.router.stages)
     self._ended = threading.Event()
-    # Requests are watched while a version is loaded, which may take minutes.
+    # Two threads, since loading a version may take minutes.
     self._threads = [
       threading.Thread(target=self._run, args=run, daemon=True)
       for run in ((self._update, config.follow.poll_s), (self._watch, _WATCH_S))
@@ -88,12 +89,12 @@ class Follower:
 
   @property
   def models(self) -> list[served_model.ServedModel]:
-    """Returns the models that are loaded."""
+    """Returns the loaded models."""
     models = [release.model for release in self._releases.values()]
     return [*models, self.drift.teacher] if self.drift else models
 
   def _compared_with(self, student) -> drift_lib.Drift | None:
-    """Loads the teacher with which answers are compared, if there is one."""
+    """Loads the teacher to compare answers with, if there is one."""
     c = self._config
     if not c.follow.teacher:
       return None
@@ -110,13 +111,13 @@ class Follower:
     )
 
   def start(self, scheduler: scheduler_lib.Scheduler) -> None:
-    """Follows the registry from now on, in threads."""
+    """Starts to follow the registry, in threads."""
     self._scheduler = scheduler
     for thread in self._threads:
       thread.start()
 
   def close(self) -> None:
-    """Ends the threads, once they have compiled what they are compiling."""
+    """Ends the threads after their current compilation."""
     self._ended.set()
 
   def join(self, timeout_s: float) -> None:
@@ -132,21 +133,21 @@ class Follower:
       try:
         call()
         told = ''
-      except Exception as e:  # The thread must go on.
-        # Once, however often it comes again.
+      except Exception as e:  # The thread must continue.
+        # A repeated error raises one alarm.
         if _text(e) != told:
           told = _text(e)
           self._bell.ring('registry', f'the registry is not followed: {told}')
 
   def _update(self) -> None:
-    """Brings the stages to what the registry says."""
+    """Updates the stages to those in the registry."""
     buckets.refresh(self._registry)
     state = changes.read(self._registry)
     if state != self._seen:
       self._seen, self._failed = state, {}
     before = self.router.stages
     production = self._release(state, state.production) or before.production
-    # At once: others may take minutes to load.
+    # Before loading the other stages, which may take minutes.
     self._switch(dataclasses.replace(before, production=production))
     canary = self._release(state, state.canary)
     self._switch(dataclasses.replace(self.router.stages, canary=canary))
@@ -172,11 +173,12 @@ class Follower:
     if self._config.follow.fallback:
       return self._release(state, '')
     release = self._release(state, state.fallback)
-    # A version that can't be loaded leaves the running one in its place.
+    # If production could not be loaded, the running version may be the
+    # fallback; the previous fallback then stays.
     return before.fallback if release is production else release
 
   def _release(self, state, version):
-    """Returns a version, loaded; None without one, or if it can't be."""
+    """Returns the loaded version; None without one or if loading fails."""
     if version is None:
       return None
     if version not in self._releases:
@@ -186,14 +188,14 @@ class Follower:
       try:
         release = self._loaded(state, version)
         self._warm_up(release)
-      except Exception as e:  # Such as too little memory.
+      except Exception as e:  # Such as out of memory.
         if self._ended.is_set():
           return None
         next_s = min(2 * wait_s or _AGAIN_S, _LATEST_S)
         self._failed[version] = time.monotonic() + next_s, next_s
         what = version or self._config.follow.fallback
         text = f'{what} is not switched to: {_text(e)}'
-        if wait_s:  # The alarm was raised before.
+        if wait_s:  # The alarm has already been raised.
           self._bell.say(text)
         else:
           self._bell.ring('version', text, version=version)
@@ -203,7 +205,7 @@ class Follower:
     return self._releases[version]
 
   def _loaded(self, state, version) -> releases.Release:
-    """Loads a version, if its files are those that were added."""
+    """Loads a version after checking that its files are unchanged."""
     c, name, place = self._config, self._name, self._config.follow.fallback
     if version:
       entry = state.versions[version]
@@ -223,7 +225,7 @@ class Follower:
     return releases.Release(version, model, health_lib.Health(limits))
 
   def _warm_up(self, release) -> None:
-    """Compiles programs and asks a question, before any request comes."""
+    """Compiles the programs and sends a probe, before any request."""
     model = release.model
     with rules.active(model.run.mesh):
       for _ in model.batch.compile():
@@ -232,7 +234,7 @@ class Follower:
     self._scheduler.add(model)
     fault, _ = self._ask(release)
     if fault:
-      # A probe that came too late leaves at the end of its slice.
+      # A probe that timed out leaves at the end of its slice.
       while not self._scheduler.remove(model) and not self._ended.wait(0.1):
         pass
       raise errors.KdError(f'a probe failed: {fault}')
@@ -242,7 +244,7 @@ class Follower:
     return probe.ask(self._scheduler, release.model, timeout_s)
 
   def _retire(self, stages) -> None:
-    """Frees the memory of versions that have no stage any more."""
+    """Frees the memory of versions that no longer have a stage."""
     used, now = {*stages.by_name().values()}, time.monotonic()
     for version, release in list(self._releases.items()):
       if release in used:
@@ -254,7 +256,7 @@ class Follower:
         del self._releases[version], self._unused[version]
 
   def _watch(self) -> None:
-    """Takes versions out that are not well; probes those that are out."""
+    """Takes unhealthy versions out of service; probes those that are out."""
     for stage, release in self.router.stages.by_name().items():
       fault = '' if release.out else release.health.fault()
       if fault:
@@ -278,7 +280,7 @@ class Follower:
         self._probe(release)
 
   def _instead(self, stage) -> str:
-    """Returns what answers instead of a release, for a message."""
+    """Returns the name of the model that answers instead, for a message."""
     stages = self.router.stages
     if stage != 'production':
       return stages.production.model.name
@@ -287,7 +289,7 @@ class Follower:
     return stages.fallback.model.name
 
   def _probe(self, release) -> None:
-    """Brings a version back after some good answers in a row."""
+    """Probes a version; restores it after several good answers in a row."""
     fault, first_s = self._ask(release)
     if not fault and first_s > self._config.alarms.p95_ms / 1000:
       fault = f'its first token came after {first_s:.3f} s'
@@ -304,7 +306,7 @@ class Follower:
 
 
 def _text(error: Exception) -> str:
-  """Returns an error's message, with its type unless people know it."""
+  """Returns the message of an error, with its type if it is unexpected."""
   if isinstance(error, errors.KdError | OSError):
     return str(error)
   return f'{type(error).__name__}: {error}'

@@ -1,4 +1,4 @@
-"""When a version that could not be loaded is tried again."""
+"""Tests retries of versions that could not be loaded."""
 
 import threading
 
@@ -20,7 +20,7 @@ def test_a_version_that_could_not_be_loaded_is_tried_again(monkeypatch):
     del state
     tries.append(now[0])
     if len(tries) < 3:
-      raise MemoryError('1 GiB')  # Of a kind that kd does not raise.
+      raise MemoryError('1 GiB')  # An exception that kd does not raise.
     return version
 
   follower._loaded = load

@@ -1,4 +1,4 @@
-"""Whether a version answers well, over a window of its requests."""
+"""Checks the health of a version over a window of its requests."""
 
 import collections
 from collections.abc import Callable
@@ -10,14 +10,14 @@ _CLIENTS_FAULT = range(400, 500)
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """When a version is taken out.
+  """Limits above which a version is taken out of service.
 
   Attributes:
-    first_token_s: the 95th percentile of the time from the queue to the first
-      token.
-    error_rate: the share of requests that fail or come too late.
-    window_s: seconds that requests count.
-    fewest: of these requests, how many there must be for a judgment.
+    first_token_s: maximum 95th percentile of the time from the queue to the
+      first token, in seconds.
+    error_rate: maximum fraction of requests that fail or time out, from 0 to 1.
+    window_s: length of the window in seconds.
+    fewest: minimum number of requests in the window for a judgment.
   """
 
   first_token_s: float
@@ -27,7 +27,7 @@ class Limits:
 
 
 class Health:
-  """What is known of a version's latest requests."""
+  """The latest requests of a version."""
 
   def __init__(
     self, limits: Limits, clock: Callable[[], float] = time.monotonic
@@ -36,21 +36,21 @@ class Health:
     self.clear()
 
   def clear(self) -> None:
-    """Forgets all requests."""
+    """Drops all requests."""
     self._events: collections.deque[tuple[float, bool, float | None]] = (
       collections.deque()
     )
     self._fault = ''
 
   def note(self, code: int, first_s: float | None, fault: str = '') -> None:
-    """Notes a request; see Router.note."""
+    """Records a request; see Router.note."""
     if code in _CLIENTS_FAULT:
       return
     self._fault = self._fault or fault
     self._events.append((self._clock(), code != 200, first_s))
 
   def fault(self) -> str:
-    """Returns why the version is not well, or ''."""
+    """Returns why the version is unhealthy; '' if it is healthy."""
     if self._fault:
       return self._fault
     limits, since = self._limits, self._clock() - self._limits.window_s
@@ -60,7 +60,7 @@ class Health:
     if len(events) < limits.fewest:
       return ''
     failed = sum(has_failed for _, has_failed, _ in events)
-    # A single failure may have any reason.
+    # A single failure may have any cause.
     if failed > max(1, limits.error_rate * len(events)):
       return f'{failed} of {len(events)} requests failed or came too late'
     times = sorted(first for _, _, first in events if first is not None)

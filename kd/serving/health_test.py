@@ -1,4 +1,4 @@
-"""When a version is taken out."""
+"""Tests when a version is taken out of service."""
 
 from kd.serving import health as health_lib
 
@@ -35,7 +35,7 @@ def test_errors_above_the_limit_in_the_window():
   assert health.fault() == ''  # 10 %.
   health.note(*bad)
   assert health.fault().startswith('3 of 21')
-  # A client's fault, or its leave, is not the version's fault.
+  # Errors and disconnects of clients do not count against the version.
   health, _ = _health(*[(400, None), (429, None), (499, 0.1)] * 10)
   assert health.fault() == ''
   health, now = _health(*[bad] * 20)

@@ -1,4 +1,4 @@
-"""Errors as the OpenAI API writes them."""
+"""Converts errors to replies in the format of the OpenAI API."""
 
 from starlette import responses
 
@@ -9,12 +9,12 @@ from kd.serving import served_model
 
 
 class HttpError(Exception):
-  """A reply that is an error.
+  """An error reply.
 
   Attributes:
-    status: of HTTP.
-    body: in the form of the OpenAI API.
-    headers: of the reply.
+    status: HTTP status.
+    body: JSON body in the format of the OpenAI API.
+    headers: headers of the reply.
   """
 
   def __init__(
@@ -43,7 +43,7 @@ class HttpError(Exception):
 
 
 def converted(error: Exception) -> HttpError:
-  """Returns the reply that tells of an error."""
+  """Returns the reply for an error; raises errors of other types."""
   if isinstance(error, HttpError):
     return error
   if isinstance(error, errors.ConfigError):
@@ -71,7 +71,7 @@ def converted(error: Exception) -> HttpError:
 
 
 def fault(error: Exception) -> str:
-  """Returns what an error says against the model that answered, or ''."""
+  """Returns the fault of the model that an error shows; '' if none."""
   if isinstance(error, errors.NonFiniteError):
     return 'its logits are NaN or infinite'
   return str(error) if isinstance(error, lane.ModelError) else ''

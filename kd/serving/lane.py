@@ -1,4 +1,4 @@
-"""The requests of one model: those that wait, and those that are answered."""
+"""Keeps the waiting and running requests of one model."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -11,25 +11,25 @@ from kd.serving import fair_queue
 from kd.serving import served_model
 from kd.serving import work as work_lib
 
-# Seconds from a model's failure until it is tried again: doubled each time, up
-# to the longest, until it has answered.
+# Initial and maximum delay until a failed model is retried. The delay doubles
+# with each failure until the model answers.
 _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 60.0
 
 
 class ModelError(errors.KdError):
-  """A model has failed; others may still answer."""
+  """Raised if a model has failed; others may still answer."""
 
 
 @dataclasses.dataclass(eq=False)
 class Entry:
-  """A prompt that waits.
+  """A prompt in the queue or in the batch.
 
   Attributes:
-    work: its request.
-    number: of the prompt in it.
-    since: when it came, in seconds.
-    begun: answers that have begun.
+    work: the request.
+    number: index of the prompt in the request.
+    since: time of arrival, as time.monotonic().
+    begun: number of answers that have started.
   """
 
   work: work_lib.Work
@@ -43,35 +43,35 @@ class Entry:
 
 
 class Lane:
-  """A model with its queue."""
+  """A model, its queue and its running answers."""
 
   def __init__(self, model: served_model.ServedModel):
     self.model = model
     self.waiting: fair_queue.FairQueue[Entry] = fair_queue.FairQueue()
-    # The prompt whose answers are beginning.
+    # The prompt with answers that are being added to the batch.
     self.current: Entry | None = None
     self.estimate = admission.Estimate()
     self.last_left = 0.0
-    # The places of answers that grow.
+    # The prompt and the answer's index, by running answer.
     self.places: dict[continuous.Answer, tuple[Entry, int]] = {}
     self.started: dict[Entry, float] = {}
-    self.fault = ''  # Why the model answers no requests, if so.
-    self._wait_s = 0.0  # After the last failure; 0: it has answered since.
+    self.fault = ''  # Why the model has failed; '' if it has not.
+    self._wait_s = 0.0  # Retry delay; 0 if it has answered since the failure.
     self._retry_at = 0.0
 
   @property
   def is_busy(self) -> bool:
-    """Returns whether requests wait or are answered."""
+    """Returns whether there are waiting or running requests."""
     return bool(self.waiting or self.current or self.places)
 
   def queued(self, more: Sequence[work_lib.Prompt] = ()) -> int:
-    """Returns how many prompts wait that do not begin at once.
+    """Returns the number of waiting prompts that cannot start at once.
 
     Args:
-      more: prompts that would come behind the others.
+      more: prompts that would be added to the queue.
     """
     room, count = self.model.batch.room, 0
-    current = self.current  # The scheduler's thread may replace it meanwhile.
+    current = self.current  # The scheduler's thread may replace it.
     if current:
       room -= len(current.prompt.answers) - current.begun
     for prompt in (*(entry.prompt for entry in self.waiting), *more):
@@ -85,7 +85,7 @@ class Lane:
     return self.estimate.mean_s(ahead)
 
   def fail(self, fault: str) -> set[work_lib.Work]:
-    """Notes a failure; drops all requests, and returns them."""
+    """Records a failure; drops and returns all requests."""
     self.fault = fault
     self._wait_s = min(2 * self._wait_s or _FIRST_RETRY_S, _LONGEST_RETRY_S)
     self._retry_at = time.monotonic() + self._wait_s
@@ -93,15 +93,15 @@ class Lane:
 
   @property
   def retry_s(self) -> float:
-    """Returns the seconds until a model that has failed is tried again."""
+    """Returns the seconds until the failed model is retried."""
     return max(self._retry_at - time.monotonic(), 0.0)
 
   def answered(self) -> None:
-    """Notes that the model works."""
+    """Records that the model works."""
     self._wait_s = 0.0
 
   def clear(self) -> set[work_lib.Work]:
-    """Drops all requests, and returns them."""
+    """Drops and returns all requests."""
     entries = [entry for entry, _ in self.places.values()]
     if self.current:
       entries.append(self.current)
@@ -113,14 +113,14 @@ class Lane:
     return {entry.work for entry in entries}
 
   def left(self, entry: Entry) -> None:
-    """Notes that a prompt leaves the queue."""
+    """Records that a prompt leaves the queue."""
     now = time.monotonic()
     passed = now - max(self.last_left, entry.since)
     self.estimate.left(passed)
     self.last_left = self.started[entry] = now
 
   def first_token(self, entry: Entry) -> None:
-    """Notes that a prompt has its first token."""
+    """Records that a prompt has its first token."""
     start = self.started.pop(entry, None)
     if start is not None:
       self.estimate.first_token(time.monotonic() - start)

@@ -1,4 +1,4 @@
-"""Runs the HTTP server in the main thread until it is told to stop."""
+"""Runs the HTTP server in the main thread until it is stopped."""
 
 from collections.abc import Iterator
 import contextlib
@@ -14,7 +14,7 @@ from kd.core import errors
 
 
 def check_host(host: str, has_key: bool, without_key: bool) -> None:
-  """Refuses to let other machines in without an API key.
+  """Checks that a server open to other machines has an API key.
 
   Raises:
     ConfigError: the address is not loopback, and there is no key.
@@ -30,10 +30,10 @@ def check_host(host: str, has_key: bool, without_key: bool) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-  """Returns a socket that listens.
+  """Returns a listening socket.
 
   Raises:
-    ConfigError: the port is taken, or the address is not this machine's.
+    ConfigError: the port is in use, or the address is not this machine's.
   """
   try:
     first, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -55,7 +55,7 @@ class Listener:
 
     Args:
       app: the routes.
-      stop_s: seconds that requests have to end after `stop`.
+      stop_s: maximum seconds for running requests to end after `stop`.
     """
     self._server = _Server(
       uvicorn.Config(
@@ -63,7 +63,7 @@ class Listener:
         log_config=None,
         access_log=False,
         lifespan='off',
-        # uvloop, where it is installed, takes the signals for itself.
+        # uvloop would handle the signals itself.
         loop='asyncio',
         http='h11',
         server_header=False,
@@ -76,7 +76,7 @@ class Listener:
     self._server.run([listening])
 
   def stop(self) -> None:
-    """Closes the socket; waits for requests; any thread may call it."""
+    """Makes `run` close the socket and wait for requests; thread-safe."""
     self._server.should_exit = True
 
 

@@ -1,4 +1,4 @@
-"""Who may listen where."""
+"""Tests the allowed addresses of the server."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The server's metrics, in the text format of Prometheus."""
+"""Collects the server's metrics in the text format of Prometheus."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from kd.monitoring import names
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
-# Seconds. The limits of deadlines and alarms, 0.5 and 1, are among them.
+# Seconds; they include the limits of deadlines and alarms, 0.5 and 1.
 _SECONDS = (
   *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0),
   *(10.0, 30.0, 60.0, 300.0),
@@ -79,22 +79,22 @@ class Metrics:
     )
 
   def compared(self, tokens: int, agreeing: int) -> None:
-    """Notes an answer that the teacher has scored."""
+    """Records an answer that the teacher has scored."""
     self._compared.inc(tokens)
     self._agreeing.inc(agreeing)
 
   def versions(self, by_stage: Mapping[str, str]) -> None:
-    """Notes the names of the versions, by their stages."""
+    """Records the names of the versions by stage."""
     self._version.clear()
     for stage, version in by_stage.items():
       self._version.labels(version, stage).set(1)
 
   def waiting(self, model: str) -> prometheus_client.Gauge:
-    """Returns the gauge of prompts that wait."""
+    """Returns the gauge of waiting prompts."""
     return self._waiting.labels(model)
 
   def running(self, model: str) -> prometheus_client.Gauge:
-    """Returns the gauge of answers that grow."""
+    """Returns the gauge of running answers."""
     return self._running.labels(model)
 
   def failed(self, model: str) -> prometheus_client.Gauge:
@@ -102,29 +102,29 @@ class Metrics:
     return self._failed.labels(model)
 
   def first_token(self, model: str, seconds: float) -> None:
-    """Notes the time to a request's first token."""
+    """Records the time to the first token of a request."""
     self._first.labels(model).observe(seconds)
 
   def ended(self, model: str, endpoint: str, code: int, seconds: float) -> None:
-    """Notes a request's end.
+    """Records the end of a request.
 
     Args:
-      model: its name; '' if the request names none that is served.
-      endpoint: the path.
+      model: name of the model; '' if the request names no served model.
+      endpoint: path of the endpoint.
       code: HTTP status.
-      seconds: from its beginning.
+      seconds: duration of the request.
     """
     self._requests.labels(model, endpoint, str(code)).inc()
     if code == 200:
       self._whole.labels(model).observe(seconds)
 
   def tokens(self, model: str, prompt: int, answer: int) -> None:
-    """Notes the tokens of an answered request."""
+    """Records the numbers of tokens of an answered request."""
     self._tokens.labels(model, 'prompt').inc(prompt)
     self._tokens.labels(model, 'answer').inc(answer)
 
   def text(self, ready: bool) -> bytes:
-    """Returns all metrics as Prometheus reads them."""
+    """Returns all metrics in the text format of Prometheus."""
     self._ready.set(ready)
     for kind, (used, limit) in memory.in_use().items():
       self._memory.labels(kind).set(used)

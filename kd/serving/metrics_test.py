@@ -1,4 +1,4 @@
-"""What a server exposes is what alarms and dashboard ask for."""
+"""Tests that a server exposes the metrics of alarms and dashboard."""
 
 from prometheus_client import parser
 

@@ -1,4 +1,4 @@
-"""Asks a model one question through the scheduler, as a request does."""
+"""Probes a model with one request through the scheduler."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from kd.serving import work as work_lib
 
 _TEXT = '1 + 1 ='
 _TOKENS = 4
-# Longest time for a whole answer.
+# Maximum time from the first token to the end of the answer.
 _WHOLE_S = 60.0
 
 
@@ -22,15 +22,15 @@ def ask(
   model: served_model.ServedModel,
   timeout_s: float,
 ) -> tuple[str, float]:
-  """Asks for a few tokens.
+  """Requests a few tokens.
 
   Args:
-    scheduler: that has the model.
+    scheduler: the scheduler of the model.
     model: the model.
-    timeout_s: to the first token.
+    timeout_s: maximum time to the first token, in seconds.
 
   Returns:
-    Why the answer is not well, or '', and the time to the first token.
+    Why the probe failed, or '', and the time to the first token in seconds.
   """
   return asyncio.run(_ask(scheduler, model, timeout_s))
 
@@ -68,5 +68,5 @@ def _prompt(model) -> work_lib.Prompt:
   ids = (*first, *tokenizer.encode(_TEXT))
   request = requests.numbered(ids, 0, 0, 1)
   answer = continuous.Answer(request, 0, requests.greedy(_TOKENS))
-  # Scored, so that numbers that are not finite are noticed in the prompt too.
+  # Scored, so that non-finite logits of the prompt are detected too.
   return work_lib.Prompt(ids, [answer], scored=True)

@@ -18,9 +18,9 @@ class Prompt(NamedTuple):
   """A prompt of a request.
 
   Attributes:
-    ids: its token ids.
+    ids: token ids.
     text: the text that `echo` returns.
-    images: its decoded images.
+    images: decoded images.
   """
 
   ids: tuple[int, ...]
@@ -30,12 +30,12 @@ class Prompt(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ImageLimits:
-  """What the images of a request may be.
+  """Limits of the images of a request.
 
   Attributes:
-    images: at most, crops included.
-    pixels: of one of them at most, before it is resized.
-    urls: whether images that are named by URL are downloaded.
+    images: maximum number of images, including crops.
+    pixels: maximum number of pixels of an image before it is resized.
+    urls: whether to download images given by URL.
   """
 
   images: int
@@ -44,7 +44,7 @@ class ImageLimits:
 
 
 def checked(path: str, legal_: legal.Legal, value: Any) -> Any:
-  """Returns a field's value in its one form.
+  """Returns the value of a field in its canonical form.
 
   Raises:
     ConfigError: the value is not legal.
@@ -58,15 +58,15 @@ def checked(path: str, legal_: legal.Legal, value: Any) -> Any:
 def chat(
   messages: Any, model: served_model.ServedModel, limits: ImageLimits
 ) -> Prompt:
-  """Reads the messages of a chat, as --mode=generate writes them.
+  """Reads the messages of a chat and encodes them as --mode=generate does.
 
   Args:
-    messages: the request's field.
-    model: that answers.
-    limits: of the images.
+    messages: the field of the request.
+    model: the model that answers.
+    limits: limits of the images.
 
   Raises:
-    ConfigError: names the part that is wrong.
+    ConfigError: a part is invalid; the error names it.
   """
   if not isinstance(messages, list) or not messages:
     raise errors.ConfigError(
@@ -74,7 +74,7 @@ def chat(
       f'found {legal.shown(messages)}',
       legal='a list of {"role": "user", "content": "text"}',
     )
-  # Counted before any is decoded.
+  # Counted before any image is decoded.
   places = [*_image_places(messages)]
   count = len(places)
   if places and model.run.image_form is None:
@@ -91,8 +91,8 @@ def chat(
   ids, images = images_lib.encode(model.tokenizer, model.template, read, form)
   if len(images) > limits.images:  # With the crops of pan and scan.
     raise _too_many(len(images), limits)
-  # Here and not in the scheduler's thread, which decodes others' answers. They
-  # have the size that the model reads, whatever the client has sent.
+  # Decoded here, because the scheduler's thread is busy with other answers, and
+  # at the model's size, so that memory does not depend on the client's files.
   decoded = (
     dataclasses.replace(image, data=image.pixels(form.size)) for image in images
   )
@@ -100,7 +100,7 @@ def chat(
 
 
 def _image_places(messages):
-  """Yields the path of each part of the messages that is an image."""
+  """Yields the path of each image in the messages."""
   for i, message in enumerate(messages):
     content = message.get('content') if isinstance(message, dict) else None
     for j, part in enumerate(content if isinstance(content, list) else ()):
@@ -131,11 +131,11 @@ def _message(message, path, loader) -> dict[str, Any]:
       path, f'found {legal.shown(message)}', legal='an object'
     )
   for name, value in message.items():
-    # `name` and what else clients send back with answers changes no prompt.
+    # `name`, and empty fields that clients send back with answers, are ignored.
     if name not in ('role', 'content') and value and name != 'name':
       raise errors.unknown(f'{path}.{name}', 'field', name, ['role', 'content'])
   role = checked(f'{path}.role', legal.TEXT, message.get('role'))
-  # OpenAI's newer name of it.
+  # OpenAI's newer name of the role.
   role = 'system' if role == 'developer' else role
   content = message.get('content')
   files: list[str] = []
@@ -153,7 +153,7 @@ def _message(message, path, loader) -> dict[str, Any]:
 
 
 def _file(part, role, path, loader) -> str:
-  """Returns the file of a part that is an image, in base64."""
+  """Returns the file of an image part, in base64."""
   if role != 'user':
     raise errors.ConfigError(
       path, f'found an image of role {role}', legal='images of the user'
@@ -175,14 +175,14 @@ def _part(part, path) -> str:
 
 
 def completions(value: Any, model: served_model.ServedModel) -> list[Prompt]:
-  """Reads prompts that are continued as they stand.
+  """Reads prompts of /v1/completions, without a chat template.
 
   Args:
-    value: the request's field; a text gets a BOS, ids are taken as they are.
-    model: that answers.
+    value: the field of the request; BOS is added to text, but not to ids.
+    model: the model that answers.
 
   Raises:
-    ConfigError: names the part that is wrong.
+    ConfigError: a part is invalid; the error names it.
   """
   is_id = lambda x: isinstance(x, int) and not isinstance(x, bool)
   if isinstance(value, str):

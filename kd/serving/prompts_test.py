@@ -1,4 +1,4 @@
-"""Images in requests: which are read, and which are refused by field."""
+"""Tests images in requests; errors name the field."""
 
 import base64
 import io

@@ -11,14 +11,14 @@ from kd.serving import served_model
 
 @dataclasses.dataclass(eq=False)
 class Release:
-  """A version that is loaded.
+  """A loaded version.
 
   Attributes:
-    version: its name in the registry; '' of another model.
+    version: name in the registry; '' for a model that is not in it.
     model: the model.
-    health: of its requests.
-    out: why it gets no requests, '' if it may get some.
-    passed: probes in a row that it has passed since it was taken out.
+    health: health of its requests.
+    out: why it gets no requests; '' if it may get some.
+    passed: number of probes passed in a row since it was taken out of service.
   """
 
   version: str
@@ -30,12 +30,12 @@ class Release:
 
 @dataclasses.dataclass(frozen=True)
 class Stages:
-  """Which release has which part.
+  """The releases by stage.
 
   Attributes:
-    production: gets the requests.
-    canary: gets a share of them.
-    fallback: gets them while production is out.
+    production: release that gets the requests.
+    canary: release that gets a fraction of the requests.
+    fallback: release that gets the requests while production is out.
   """
 
   production: Release
@@ -43,7 +43,7 @@ class Stages:
   fallback: Release | None = None
 
   def by_name(self) -> dict[str, Release]:
-    """Returns the releases by their stages."""
+    """Returns the releases by the names of their stages."""
     releases = {name: getattr(self, name) for name in _STAGES}
     return {name: x for name, x in releases.items() if x is not None}
 
@@ -52,19 +52,19 @@ _STAGES = ('production', 'canary', 'fallback')
 
 
 class ReleaseRouter(router.Router):
-  """Answers requests of one name with the versions of a registry.
+  """Routes the requests of one model name to versions of a registry.
 
   Attributes:
-    stages: replaced as a whole; each request reads it once.
+    stages: the stages; replaced as a whole, and read once per request.
   """
 
   def __init__(self, name: str, stages: Stages, canary_share: float):
     """Initializes the router.
 
     Args:
-      name: of the model, for all of its versions.
-      stages: to begin with.
-      canary_share: the share of requests that a canary gets.
+      name: name of the model, for all of its versions.
+      stages: the initial stages.
+      canary_share: fraction of requests for a canary, from 0 to 1.
     """
     super().__init__(())
     self._name, self.stages = name, stages
@@ -86,14 +86,14 @@ class ReleaseRouter(router.Router):
   def _release(self) -> Release:
     stages, share = self.stages, self._share
     if stages.canary and not stages.canary.out:
-      # Spreads the canary's requests evenly, whatever the share.
+      # Spreads the canary's requests evenly for any fraction.
       number = next(self._count)
       if int(number * share) > int((number - 1) * share):
         return stages.canary
     for release in (stages.production, stages.fallback):
       if release and not release.out:
         return release
-    # Nobody is well: the version that was chosen for it.
+    # No release is healthy.
     return stages.production
 
   def note(self, model, code, first_s, fault=''):

@@ -1,4 +1,4 @@
-"""Answers as the OpenAI API writes them: whole, or in chunks of a stream."""
+"""Formats answers for the OpenAI API, whole or in chunks of a stream."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -17,9 +17,9 @@ class _Token:
   """A token with its log-probability.
 
   Attributes:
-    id: of the token.
-    logprob: its own; None of a prompt's first token.
-    alternatives: the most likely ids at its place.
+    id: token id.
+    logprob: log-probability; None for the first token of a prompt.
+    alternatives: the most likely ids at its position.
   """
 
   id: int
@@ -28,30 +28,30 @@ class _Token:
 
 
 class Reply:
-  """Writes one request's answers."""
+  """Formats the answers to one request."""
 
   def __init__(self, request: wire.Request, work: work_lib.Work):
     """Initializes the reply.
 
     Args:
-      request: as it was read.
+      request: the request.
       work: its prompts and answers.
     """
     self._request, self._work = request, work
     kind = 'chatcmpl' if request.is_chat else 'cmpl'
     name = 'chat.completion' if request.is_chat else 'text_completion'
-    # OpenAI calls the chunks of completions as the whole.
+    # OpenAI uses the same name for completions and their chunks.
     self._chunk_name = f'{name}.chunk' if request.is_chat else name
     self._name = name
     self.id = f'{kind}-{uuid.uuid4().hex}'
     self._created = int(time.time())
-    # By choice: what a stream has sent.
+    # The parts already sent in a stream, by index of the choice.
     self._streams: dict[int, streaming.Stream] = {}
     self._sent: dict[int, int] = {}
     self._offsets: dict[int, int] = {}
 
   def whole(self) -> dict[str, Any]:
-    """Returns the body of a reply that is not streamed."""
+    """Returns the body of a reply without streaming."""
     choices = []
     for number, prompt in enumerate(self._work.prompts):
       if not prompt.answers:
@@ -68,7 +68,7 @@ class Reply:
     return self._work
 
   def usage(self) -> dict[str, int]:
-    """Returns the numbers of tokens; the stop id of an answer counts."""
+    """Returns the numbers of tokens, including the stop ids of answers."""
     prompts = sum(len(prompt.ids) for prompt in self._work.prompts)
     answers = sum(
       len(answer.result.ids) + (answer.result.stop_id is not None)
@@ -83,20 +83,20 @@ class Reply:
     }
 
   def texts(self) -> Iterator[str]:
-    """Yields the answers' texts."""
+    """Yields the texts of the answers."""
     for prompt in self._work.prompts:
       for answer in prompt.answers:
         yield answer.result.text if answer.result else ''
 
   def first_chunks(self) -> Iterator[dict[str, Any]]:
-    """Yields the chunks that begin a stream: of a chat, the roles."""
+    """Yields the first chunks of a stream: the roles of a chat."""
     if self._request.is_chat:
       for index in range(self._request.samples):
         delta = {'role': 'assistant', 'content': ''}
         yield self._chunk(self._delta(index, delta, None, None))
 
   def chunks(self, event: work_lib.Event) -> Iterator[dict[str, Any]]:
-    """Yields the chunks of what an event tells; none if text is kept back."""
+    """Yields the chunks of an event; none while its text is held back."""
     prompt = self._work.prompts[event.prompt]
     if event.answer is None:
       if not prompt.answers:
@@ -145,11 +145,11 @@ class Reply:
     return self._body(self._chunk_name, [choice])
 
   def _echoed(self, number: int) -> str:
-    """Returns the text of a prompt, if the answers begin with it."""
+    """Returns the text of a prompt if the answers start with it, else ''."""
     return self._request.prompts[number].text if self._request.echo else ''
 
   def _choice(self, number, index):
-    """Returns the choice of an answer that has ended."""
+    """Returns the choice of a finished answer."""
     result = self._work.prompts[number].answers[index].result
     index_of_all = number * self._request.samples + index
     event = work_lib.Event(number, index, len(result.ids), ended=True)
@@ -173,9 +173,9 @@ class Reply:
     return self._text_choice(index, self._echoed(number), logprobs, 'length')
 
   def _of_prompt(self, number):
-    """Returns what a choice tells of its prompt's tokens by id, as vLLM does.
+    """Returns the log-probabilities of the prompt in the format of vLLM.
 
-    The rank of a token that is not among the likeliest is not known.
+    The rank of a token that is not among the most likely ones is None.
     """
     most = self._request.prompt_alternatives
     if most is None:
@@ -218,7 +218,7 @@ class Reply:
     }
 
   def _prompt_tokens(self, number) -> list[_Token]:
-    """Returns the tokens of a prompt that was scored."""
+    """Returns the tokens of a scored prompt; [] if it was not scored."""
     prompt = self._work.prompts[number]
     if not prompt.scored:
       return []
@@ -232,10 +232,10 @@ class Reply:
     return [first, *(_Token(*values) for values in rest)]
 
   def _tokens(self, event: work_lib.Event, begin: int) -> list[_Token]:
-    """Returns an answer's tokens from `begin` on: with the first, the prompt's.
+    """Returns the tokens of an answer from `begin`, after an echoed prompt's.
 
-    A stop id is the last one: clients that score count on one token for each
-    step. The answer may have grown since the event.
+    Includes a stop id, because clients that score expect one token per step.
+    The answer may be longer than at the time of the event.
     """
     if self._request.alternatives is None:
       return []
@@ -257,7 +257,7 @@ class Reply:
     return tokens
 
   def _logprobs(self, index: int, tokens: Sequence[_Token]):
-    """Returns the log-probabilities of tokens in the endpoint's form."""
+    """Returns the log-probabilities of tokens in the endpoint's format."""
     most = self._request.alternatives
     if most is None:
       return None
@@ -280,7 +280,7 @@ class Reply:
     offsets = []
     for token in tokens:
       offsets.append(offset)
-      # A BOS or a stop id has a name, and no text.
+      # BOS and stop ids have a name but no text.
       offset += len(self._work.model.tokenizer.decode([token.id]))
     self._offsets[index] = offset
     return {
@@ -291,7 +291,7 @@ class Reply:
     }
 
   def _best(self, token, most):
-    """Returns the likeliest tokens and the token itself, by text."""
+    """Returns log-probabilities of the best tokens and the token, by text."""
     if token.logprob is None:
       return None
     name = self._work.model.token_text

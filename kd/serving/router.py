@@ -1,4 +1,4 @@
-"""Which model answers a request."""
+"""Chooses the model that answers a request."""
 
 from collections.abc import Sequence
 
@@ -7,23 +7,23 @@ from kd.serving import served_model
 
 
 class Router:
-  """Finds models by the names that requests have."""
+  """Finds models by the names in requests."""
 
   def __init__(self, models: Sequence[served_model.ServedModel]):
     self._models = tuple(models)
 
   def listed(self) -> dict[str, served_model.ServedModel]:
-    """Returns the models by the names that requests may have."""
+    """Returns the models by the names that requests may use."""
     return {model.name: model for model in self._models}
 
   def pick(self, name: str | None) -> served_model.ServedModel:
     """Returns the model that answers a request.
 
     Args:
-      name: that the request has; None if it has none.
+      name: name of the model in the request; None if it has none.
 
     Raises:
-      ConfigError: there is no such model, or more than one without a name.
+      ConfigError: there is no such model, or no name and several models.
     """
     if name is None and len(self._models) == 1:
       return self._models[0]
@@ -40,11 +40,11 @@ class Router:
     first_s: float | None,
     fault: str = '',
   ) -> None:
-    """Notes how a request ended.
+    """Records the result of a request.
 
     Args:
-      model: that answered.
+      model: the model that answered.
       code: HTTP status.
-      first_s: from the queue to the first token; None without one.
-      fault: why the model must get no more requests, if so.
+      first_s: seconds from the queue to the first token; None without one.
+      fault: why the model must get no more requests; '' if it may.
     """

@@ -1,4 +1,4 @@
-"""The thread that owns the devices: who is decoded when."""
+"""Schedules requests in the thread that owns the devices."""
 
 import collections
 from collections.abc import Callable, Sequence
@@ -15,15 +15,15 @@ from kd.serving import work as work_lib
 
 COMPILING, READY, STOPPING, FAILED = 'compiling', 'ready', 'stopping', 'failed'
 
-# Prompts' ids that are read between two slices of running answers.
+# Number of prompt ids after which running answers decode another slice.
 _READ_AHEAD = 512
 
 
 class BusyError(errors.KdError):
-  """There are too many requests.
+  """Raised if there are too many requests.
 
   Attributes:
-    retry_after_s: when there may be room.
+    retry_after_s: seconds until there may be room.
   """
 
   def __init__(self, message: str, retry_after_s: int):
@@ -32,13 +32,13 @@ class BusyError(errors.KdError):
 
 
 class StoppedError(errors.KdError):
-  """The server stops, or has failed."""
+  """Raised if the server is stopping or has failed."""
 
 
 class Scheduler:
-  """Answers requests of several models, in one thread.
+  """Answers requests of several models in one thread.
 
-  A request joins at the end of a slice of steps, and leaves at the end of one.
+  Requests join and leave the batch at the end of a slice of steps.
   """
 
   def __init__(
@@ -52,13 +52,13 @@ class Scheduler:
     """Initializes the scheduler; `start` starts its thread.
 
     Args:
-      models: with different names.
-      queue: the most prompts that wait, of each model.
-      metrics: that it updates.
-      say: called with lines on the compilation.
+      models: models with different names.
+      queue: maximum number of waiting prompts of each model.
+      metrics: metrics to update.
+      say: writes a line to the log.
       at_failure: called if the thread ends with an error.
     """
-    # Replaced as a whole: the thread iterates without the lock.
+    # Replaced as a whole, because the thread iterates without the lock.
     self._lanes = {model: lane_lib.Lane(model) for model in models}
     self._queue, self._metrics, self._say = queue, metrics, say
     self._at_failure = at_failure
@@ -66,17 +66,17 @@ class Scheduler:
     self._cancelled: collections.deque[work_lib.Work] = collections.deque()
     self.state = COMPILING
     self.error: Exception | None = None
-    # A daemon, so that a failed main thread ends the process.
+    # A daemon, so that the process ends if the main thread fails.
     self._thread = threading.Thread(
       target=self._run, name='scheduler', daemon=True
     )
 
   def start(self) -> None:
-    """Compiles all programs, then answers requests, in a thread."""
+    """Starts the thread, which compiles all programs and answers requests."""
     self._thread.start()
 
   def close(self) -> None:
-    """Takes no more requests; those that are here are answered."""
+    """Stops after answering the requests already accepted."""
     with self._changed:
       if self.state != FAILED:
         self.state = STOPPING
@@ -87,15 +87,15 @@ class Scheduler:
     self._thread.join(timeout_s)
 
   def add(self, model: served_model.ServedModel) -> None:
-    """Takes requests of one more model, whose programs are compiled."""
+    """Adds a model with compiled programs."""
     with self._changed:
       self._lanes = {**self._lanes, model: lane_lib.Lane(model)}
 
   def remove(self, model: served_model.ServedModel) -> bool:
-    """Forgets a model that gets no more requests.
+    """Removes a model that gets no more requests.
 
     Returns:
-      Whether it is gone: not while requests of it are answered.
+      Whether it was removed; False while it has requests.
     """
     with self._changed:
       if self._lanes[model].is_busy:
@@ -108,13 +108,13 @@ class Scheduler:
     """Queues a request.
 
     Args:
-      work: its prompts.
-      timeout_s: the longest time to the first token that is of use.
+      work: the request.
+      timeout_s: maximum time to the first token, in seconds.
 
     Raises:
       BusyError: the queue is full, or the first token would be too late.
       ModelError: the model has failed.
-      StoppedError: the server stops or has failed, or no longer has the model.
+      StoppedError: the server is not ready, or no longer has the model.
     """
     with self._changed:
       if self.state != READY:
@@ -127,14 +127,14 @@ class Scheduler:
       work.wait_s = lane.wait_s(work.client)
       later = max(1, math.ceil(work.wait_s))
       is_full = lane.queued(work.prompts) > self._queue
-      # A client that waits for little has room, whatever the others send.
+      # A client with few waiting prompts has room regardless of other clients.
       share = self._queue // lane.waiting.clients(work.client)
       count = lane.waiting.count(work.client) + len(work.prompts)
       if is_full and count > share:
         raise BusyError(
           f'{lane.queued()} prompts wait, and at most {self._queue} may', later
         )
-      # Whatever an idle server was like, it must learn what it is like now.
+      # An idle server always accepts, so that old estimates are replaced.
       latest_s = lane.estimate.latest_s(work.wait_s) if lane.is_busy else 0.0
       if latest_s > timeout_s:
         raise BusyError(
@@ -151,19 +151,19 @@ class Scheduler:
   def waited(
     self, work: work_lib.Work, seconds: float, timeout_s: float
   ) -> None:
-    """Notes a wait, from which estimates learn.
+    """Records a wait, for later estimates.
 
     Args:
-      work: a request that was queued.
-      seconds: until its handler had the first token, or gave up.
-      timeout_s: with which it was queued.
+      work: a queued request.
+      seconds: time until its handler had the first token or gave up.
+      timeout_s: timeout that it was queued with.
     """
     with self._changed:
       if lane := self._lanes.get(work.model):
         lane.estimate.waited(work.wait_s, seconds, timeout_s)
 
   def cancel(self, work: work_lib.Work) -> None:
-    """Ends a request that nobody waits for; its answers leave the batch."""
+    """Cancels a request; its answers leave the batch."""
     with self._changed:
       self._cancelled.append(work)
       self._changed.notify()
@@ -175,11 +175,11 @@ class Scheduler:
         self._drop_cancelled()
         for lane in self._lanes.values():
           self._advance(lane)
-    except Exception as e:  # The handlers and the main thread must know.
+    except Exception as e:  # Reported to the handlers and the main thread.
       self._fail(e)
 
   def _advance(self, lane: lane_lib.Lane) -> None:
-    """Begins and continues answers of a model; restarts one that has failed."""
+    """Starts and continues answers of a model; restarts it if it has failed."""
     if lane.fault and lane.retry_s:
       return
     try:
@@ -188,7 +188,7 @@ class Scheduler:
           self._restart(lane)
         self._admit(lane)
         self._step(lane)
-    except Exception as e:  # Such as too little memory, of this model alone.
+    except Exception as e:  # Such as out of memory, in this model only.
       if all(x is lane or x.fault for x in self._lanes.values()):
         raise
       self._break(lane, e)
@@ -201,7 +201,7 @@ class Scheduler:
     self._say(f'{lane.model.name} answers again')
 
   def _break(self, lane, error):
-    """Ends a model's requests; its batch is in an unknown state."""
+    """Ends the requests of a model, because its batch may be damaged."""
     with self._changed:
       works = lane.fail(f'it has failed: {type(error).__name__}')
       self._gauge(lane)
@@ -230,7 +230,7 @@ class Scheduler:
     self._say(f'ready after {time.monotonic() - start:.1f} s')
 
   def _wait(self) -> bool:
-    """Waits until there is something to do; returns False at the end."""
+    """Waits until there is work; returns False at the end."""
     with self._changed:
       while True:
         lanes = self._lanes.values()
@@ -254,7 +254,7 @@ class Scheduler:
       works = set(self._cancelled)
       self._cancelled.clear()
       for work in works:
-        # A model that was removed has no requests.
+        # A removed model has no requests.
         if lane := self._lanes.get(work.model):
           self._drop(lane, work)
 
@@ -272,12 +272,12 @@ class Scheduler:
     self._gauge(lane)
 
   def _admit(self, lane: lane_lib.Lane) -> None:
-    """Begins answers, as far as there is room and time."""
+    """Starts answers, as far as there is room and time."""
     batch, read = lane.model.batch, 0
     while True:
       entry = lane.current
       if entry is None:
-        # Running answers and other models are not stopped for long.
+        # Limits the delay of running answers and other models.
         if read >= _READ_AHEAD:
           return
         entry = self._next(lane)
@@ -297,7 +297,7 @@ class Scheduler:
       lane.current = None
 
   def _next(self, lane) -> lane_lib.Entry | None:
-    """Takes the next prompt from the queue, if it can begin."""
+    """Returns the next prompt of the queue; None if none can start."""
     with self._changed:
       if not lane.waiting or not lane.model.batch.room:
         return None
@@ -309,7 +309,7 @@ class Scheduler:
       return lane.current
 
   def _read(self, lane, entry) -> bool:
-    """Reads a prompt; returns whether answers of it are to begin."""
+    """Prefills a prompt; returns whether it has answers to start."""
     prompt = entry.prompt
     try:
       prompt.read = lane.model.batch.prefill(
@@ -329,7 +329,7 @@ class Scheduler:
     return has_answers
 
   def _step(self, lane: lane_lib.Lane) -> None:
-    """Decodes a slice and tells the handlers."""
+    """Decodes a slice and notifies the handlers."""
     self._metrics.running(lane.model.name).set(len(lane.places))
     for answer in lane.model.batch.step():
       entry, number = lane.places[answer]
@@ -344,7 +344,7 @@ class Scheduler:
     self._metrics.running(lane.model.name).set(len(lane.places))
 
   def failed(self) -> dict[str, str]:
-    """Returns why models have failed, by their names."""
+    """Returns the faults of failed models by name."""
     lanes = self._lanes.items()
     return {model.name: lane.fault for model, lane in lanes if lane.fault}
 

@@ -1,4 +1,4 @@
-"""What becomes of requests when models fail or are removed."""
+"""Tests requests whose models fail or are removed."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ _IDS = tuple(range(600))
 
 
 class _Batch:
-  """Notes the prompts that it reads, and runs out of memory while told to."""
+  """Records prompts, and raises out-of-memory errors on demand."""
 
   def __init__(self, fails=False):
     self.room, self.fails = 4, fails
@@ -82,7 +82,7 @@ def test_a_model_that_fails_leaves_the_others():
         await _ask(scheduler, bad)
     prompt, event = await _ask(scheduler, good)
     assert event.ended
-    # A prompt that is only scored needs no keys and values any more.
+    # A prompt that is only scored no longer needs its KV cache.
     assert prompt.read.cache is None
     assert scheduler.remove(bad)
     # The client of a model that is gone leaves late.

@@ -1,4 +1,4 @@
-"""A model as the server has it."""
+"""Defines a served model and finds models by name."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -17,13 +17,13 @@ from kd.sampling import fields as sampling_fields
 
 @dataclasses.dataclass(eq=False)
 class ServedModel:
-  """A model that requests name.
+  """A served model.
 
   Attributes:
-    name: what requests call it.
-    run: its config, tokenizer and mesh.
-    batch: what decodes; the scheduler's thread alone uses it.
-    created: when it was loaded, in seconds since 1970.
+    name: name in requests.
+    run: config, tokenizer and mesh.
+    batch: the continuous batch; only the scheduler's thread decodes with it.
+    created: time when it was loaded, in seconds since 1970.
   """
 
   name: str
@@ -43,11 +43,11 @@ class ServedModel:
 
   @property
   def max_length(self) -> int:
-    """Returns the most ids of a prompt and its answer."""
+    """Returns the maximum number of ids of a prompt and its answer."""
     return self.batch.shapes.length
 
   def token_text(self, index: int) -> str:
-    """Returns a token's text, or its name if it has no text of its own."""
+    """Returns the text of a token, or its name if it has no text."""
     text = self.tokenizer.decode([index])
     if text and '\N{REPLACEMENT CHARACTER}' not in text:
       return text
@@ -64,21 +64,21 @@ def make(
   steps: int,
   max_images: int,
 ) -> ServedModel:
-  """Makes a model that can be served.
+  """Makes a served model.
 
   Args:
-    name: what requests call it.
-    run: from any_model.load, as are the next two.
-    model: the model.
-    params: its parameters.
-    max_batch: answers that are decoded at a time.
-    max_length: the most ids of a prompt and its answer, as far as the model's
-      context allows.
+    name: name in requests.
+    run: run from any_model.load.
+    model: model from any_model.load.
+    params: parameters from any_model.load.
+    max_batch: maximum number of answers decoded at a time.
+    max_length: maximum number of ids of a prompt and its answer; at most the
+      model's context is used.
     steps: see continuous.Shapes.
-    max_images: the most images of a prompt, if the model reads images.
+    max_images: maximum number of images of a prompt, if the model reads images.
 
   Raises:
-    ConfigError: devices don't divide the batch.
+    ConfigError: the batch cannot be split evenly over the devices.
   """
   sampling_fields.check_devices(max_batch, run.mesh, 'serve.max_batch')
   shapes = continuous.Shapes(
@@ -95,14 +95,14 @@ def make(
 
 
 class UnknownModelError(errors.ConfigError):
-  """A request names a model that is not served."""
+  """Raised if a request names a model that is not served."""
 
 
 def named(models: Sequence[ServedModel], name: str) -> ServedModel:
-  """Returns the model of a name.
+  """Returns the model with a name.
 
   Raises:
-    UnknownModelError: there is none.
+    UnknownModelError: there is no such model.
   """
   for model in models:
     if model.name == name:
@@ -111,7 +111,7 @@ def named(models: Sequence[ServedModel], name: str) -> ServedModel:
 
 
 def unknown(name: str, names: Sequence[str]) -> UnknownModelError:
-  """Returns the error for a name that no model has."""
+  """Returns the error for an unknown model name."""
   return UnknownModelError(
     'model',
     f'unknown model {legal.shown(name)}',

@@ -1,4 +1,4 @@
-"""Reads requests of the OpenAI API; wrong ones are refused by field."""
+"""Reads requests of the OpenAI API; errors name the invalid field."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -17,7 +17,7 @@ from kd.serving import work as work_lib
 
 _MOST_STOPS = 16
 _MOST_ALTERNATIVES = legal.Integer(0, continuous.ALTERNATIVES)
-_DEFAULT_TOKENS = 16  # Of /v1/completions, as OpenAI has it.
+_DEFAULT_TOKENS = 16  # OpenAI's default of /v1/completions.
 _STOP = legal.Matching('(?s).+', 'text of one character or more')
 
 # Fields of both endpoints.
@@ -31,7 +31,7 @@ _COMMON = {
   'user': legal.TEXT,
   'timeout_ms': legal.Integer(1, 86_400_000),
 }
-# Fields that have one legal value here, by which nothing is asked for.
+# Fields with one legal value, which has no effect.
 _NEUTRAL = {
   'presence_penalty': 0,
   'frequency_penalty': 0,
@@ -52,26 +52,27 @@ _READ_ELSEWHERE = ('max_tokens', 'n', 'stop', 'stream_options')
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """A request that can be answered.
+  """A valid request.
 
   Attributes:
-    model: that answers.
+    model: model that answers.
     is_chat: whether the endpoint is /v1/chat/completions.
-    prompts: of the request.
-    settings: of the sampling.
-    samples: answers to each prompt.
-    seed: decides what is drawn: the answer to prompt i is that of
-      --mode=generate with this generate.seed to the line i of a file.
-    max_tokens: of each answer; 0: the prompts are only scored.
-    alternatives: how many of the likeliest ids are told with each token; None:
-      no log-probabilities.
-    prompt_alternatives: how many of the likeliest ids are told with each token
-      of the prompts, by id; None: none.
-    echo: whether answers begin with their prompts.
-    stream: whether answers are sent as they grow.
+    prompts: prompts of the request.
+    settings: sampling settings.
+    samples: number of answers to each prompt.
+    seed: random seed; prompt i is answered as line i of a file by
+      --mode=generate with this generate.seed.
+    max_tokens: maximum number of tokens of each answer; 0: the prompts are only
+      scored.
+    alternatives: number of most likely ids returned with each token; None: no
+      log-probabilities.
+    prompt_alternatives: number of most likely ids returned with each token of
+      the prompts, by id; None: none.
+    echo: whether answers start with their prompts.
+    stream: whether answers are sent in parts as they are generated.
     include_usage: whether a stream ends with the numbers of tokens.
-    client: the request's `user`.
-    timeout_s: the longest time to the first token.
+    client: field `user` of the request.
+    timeout_s: maximum time to the first token, in seconds.
   """
 
   model: served_model.ServedModel
@@ -90,10 +91,10 @@ class Request:
   timeout_s: float
 
   def work(self, address: str) -> work_lib.Work:
-    """Returns what the scheduler gets.
+    """Returns the work for the scheduler.
 
     Args:
-      address: of the client.
+      address: address of the client.
     """
     wants = self.alternatives is not None
     scored = self.echo and wants or self.prompt_alternatives is not None
@@ -115,12 +116,12 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What a request may ask for.
+  """Limits of a request.
 
   Attributes:
-    answers: most answers of a request.
-    timeout_s: the longest time to the first token, where it has no other.
-    images: limits on the images of a request.
+    answers: maximum number of answers.
+    timeout_s: default of the maximum time to the first token, in seconds.
+    images: limits of the images.
   """
 
   answers: int
@@ -137,13 +138,13 @@ def read(
   """Reads a request.
 
   Args:
-    body: of the HTTP request.
-    is_chat: whether it came to /v1/chat/completions.
-    pick: returns the model of a name, or of a request without one.
-    limits: of requests.
+    body: body of the HTTP request.
+    is_chat: whether the endpoint is /v1/chat/completions.
+    pick: returns the model for a name, or for None if there is no name.
+    limits: limits of the request.
 
   Raises:
-    ConfigError: names the field that is wrong.
+    ConfigError: a field is invalid; the error names it.
   """
   fields = _object(body, is_chat)
   model = pick(_get(fields, 'model', legal.TEXT, None))
@@ -180,7 +181,7 @@ def read(
 
 
 def _object(body: bytes, is_chat: bool) -> dict[str, Any]:
-  """Returns the fields that are given, all of them known."""
+  """Returns the fields that are not null; raises if any is unknown."""
   try:
     fields = json.loads(body)
   except (ValueError, RecursionError) as e:
@@ -211,7 +212,7 @@ def _object(body: bytes, is_chat: bool) -> dict[str, Any]:
 def _get(
   fields: Mapping[str, Any], name: str, legal_: legal.Legal, default: Any
 ) -> Any:
-  """Returns a field's value, checked, or the default."""
+  """Returns the checked value of a field, or the default."""
   if name not in fields:
     return default
   return prompts_lib.checked(name, legal_, fields[name])
@@ -289,7 +290,7 @@ def _check_count(fields, prompts, samples, most):
 
 
 def _max_tokens(fields, is_chat, echo, prompts, model) -> int:
-  """Returns the most tokens of an answer; checks that there is room."""
+  """Returns the maximum tokens of an answer; checks that there is room."""
   longest = max(len(prompt.ids) for prompt in prompts)
   room = model.max_length - longest
   field = 'max_tokens'
@@ -299,7 +300,7 @@ def _max_tokens(fields, is_chat, echo, prompts, model) -> int:
       raise errors.ConfigError(
         field, 'given with max_tokens', legal='one of the two'
       )
-  # With echo, the prompt's own log-probabilities can be all that is wanted.
+  # With echo, a request may only score its prompts.
   least = 0 if echo else 1
   default = max(room, least) if is_chat else _DEFAULT_TOKENS
   count = _get(fields, field, legal.Integer(least), default)

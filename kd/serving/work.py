@@ -1,4 +1,4 @@
-"""What the server's threads pass to each other: prompts, answers, events."""
+"""Defines the prompts, answers and events that the server's threads share."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from kd.serving import served_model
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-  """What has happened to a prompt.
+  """An event of a prompt.
 
   Attributes:
-    prompt: its number in the request.
-    answer: the answer's number, if one has grown or ended; None: the prompt was
-      read.
-    count: the answer's ids that stay.
-    ended: whether there is no further event of the answer, or, of a prompt
-      without answers, of the prompt.
+    prompt: index of the prompt in the request.
+    answer: index of the answer that has new ids or has ended; None: the prompt
+      was prefilled.
+    count: number of ids of the answer.
+    ended: whether this is the last event of the answer, or of a prompt without
+      answers.
   """
 
   prompt: int
@@ -35,13 +35,13 @@ class Prompt:
   """A prompt of a request.
 
   Attributes:
-    ids: its token ids.
-    answers: that are asked for; none of a prompt that is only scored.
-    scored: whether log-probabilities of the prompt's ids are asked for.
-    read: the prompt when it was read; its cache is dropped with the last
-      answer's begin.
-    error: why it could not be read, if so.
-    images: its decoded images.
+    ids: token ids.
+    answers: requested answers; [] if the prompt is only scored.
+    scored: whether to compute log-probabilities of the prompt's ids.
+    read: the prefilled prompt; its cache is dropped once all answers have
+      started.
+    error: error of the prefill; None without one.
+    images: decoded images.
   """
 
   ids: tuple[int, ...]
@@ -54,16 +54,16 @@ class Prompt:
 
 @dataclasses.dataclass(eq=False)
 class Work:
-  """A request's prompts, and the events that its handler waits for.
+  """The prompts of a request, and the events for its handler.
 
-  Made within the event loop of the handler.
+  Must be created within the event loop of the handler.
 
   Attributes:
-    model: that answers.
-    prompts: of the request.
-    client: who sent it; clients take turns.
-    wait_s: the mean wait for a first token, as it was estimated when it came.
-    begun: when its first prompt left the queue, as time.monotonic(); None
+    model: model that answers.
+    prompts: prompts of the request.
+    client: name of the client, for fair queuing.
+    wait_s: estimated mean wait for the first token at arrival, in seconds.
+    begun: time when its first prompt left the queue, as time.monotonic(); None
       before.
   """
 
@@ -78,8 +78,8 @@ class Work:
     self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
 
   def notify(self, event: Event | Exception) -> None:
-    """Passes an event, or what ended the server, to the handler."""
-    # Nobody waits once the loop is closed, which it may be at any time.
+    """Passes an event, or an error that ends the request, to the handler."""
+    # The loop may be closed at any time; then no handler waits.
     with contextlib.suppress(RuntimeError):
       self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
@@ -87,7 +87,7 @@ class Work:
     """Waits for the next event.
 
     Raises:
-      KdError: the server cannot go on with the request.
+      KdError: the server cannot continue the request.
     """
     event = await self._events.get()
     if isinstance(event, Exception):
@@ -96,5 +96,5 @@ class Work:
 
   @property
   def parts(self) -> int:
-    """Returns the number of events that are an end."""
+    """Returns the number of events with `ended`."""
     return sum(max(len(prompt.answers), 1) for prompt in self.prompts)

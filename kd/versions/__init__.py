@@ -1,1 +1,1 @@
-"""Versions of a model: their files, their reports and their stages."""
+"""Manages versions of a model: their files, reports and stages."""

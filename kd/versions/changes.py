@@ -1,7 +1,8 @@
-"""Changes a registry: each command is one line of its journal, or nothing.
+"""Changes a registry; each command appends one line to its journal, or none.
 
-What a line names is written before it, and removed after it: a command that is
-killed leaves files that no line names, which the next one removes.
+Files are written before the line that names them, and removed after the line
+that drops them. A killed command may leave unnamed files, which the next
+command removes.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from kd.versions import reports
 from kd.versions import state as state_lib
 
 FIELD = 'registry.folder'
-# What commands of a registry write, also aside, by folder.
+# Names that commands write in each folder, including temporary ones.
 _OWN = {
   layout.VERSIONS: re.compile(r'\.?v\d+(\..*)?'),
   reports.FOLDER: re.compile(r'[0-9a-f]+\.json(\..*)?'),
@@ -38,7 +39,7 @@ def read(registry: str) -> state_lib.State:
   """Returns the state of a registry, without a lock.
 
   Args:
-    registry: its folder, or the local copy of one in a bucket.
+    registry: folder of the registry, or the local copy of one in a bucket.
 
   Raises:
     ConfigError: the journal is damaged.
@@ -47,17 +48,17 @@ def read(registry: str) -> state_lib.State:
 
 
 def add(registry: str, model: str, report: str, say: Say) -> None:
-  """Adds an exported model as a candidate, or a report to one that was added.
+  """Adds an exported model as a candidate, or a report to a version.
 
   Args:
-    registry: the folder; it is made if it is missing.
+    registry: folder of the registry; created if it is missing.
     model: the export: a folder for transformers, or a GGUF file.
-    report: a report of --mode=benchmark; '' for none yet.
+    report: path of a report of --mode=benchmark; '' for none yet.
     say: prints a line.
 
   Raises:
-    ConfigError: the files are not those that were exported, are no model that
-      kd loads, or the report has no verdict or is about other weights.
+    ConfigError: the files have changed since the export, kd cannot load the
+      model, or the report has no verdict or is about different weights.
   """
   *_, claims_file = model_files.located(model)
   if report:
@@ -94,8 +95,8 @@ def add(registry: str, model: str, report: str, say: Say) -> None:
 
 
 def _check_new(folder):
-  """Raises ConfigError if a new version would replace other files."""
-  # A killed command leaves a whole version.
+  """Raises ConfigError if a new version would replace unrelated files."""
+  # A killed command may leave a complete version, which is replaced.
   with contextlib.suppress(FileNotFoundError):
     names = os.listdir(folder)
     if not any(name.endswith(provenance.FILE) for name in names):
@@ -121,14 +122,14 @@ def promote(
   """Promotes a version to canary or production.
 
   Args:
-    registry: the folder.
-    settings: the config's `registry`.
-    name: of the version.
+    registry: folder of the registry.
+    settings: section `registry` of the config.
+    name: name of the version.
     stage: a name in state.STAGES.
     say: prints a line.
 
   Raises:
-    ConfigError: its report does not admit it, its files were changed, or it is
+    ConfigError: its report does not admit it, its files have changed, or it is
       not compatible with the version in production.
   """
   if stage not in state_lib.STAGES:
@@ -160,7 +161,7 @@ def promote(
 
 
 def _admit(registry, settings, state, version):
-  """Returns the check that a version has passed, for the journal."""
+  """Checks that a version may be promoted; returns the journal's `check`."""
   reports.check(version.name, version.report, settings.admit)
   production = state.production
   if production:
@@ -180,7 +181,7 @@ def _admit(registry, settings, state, version):
 
 
 def problems(registry: str, version: state_lib.Version) -> list[str]:
-  """Returns how files and report of a version differ from what was recorded."""
+  """Returns how the files and report of a version differ from the journal."""
   folder = version.folder(registry)
   buckets.fetch(folder, check=False)
   lines = model_files.problems(folder, version.files)
@@ -201,16 +202,16 @@ def _check_files(registry, version):
 
 
 def rollback(registry: str, stage: str, say: Say) -> None:
-  """Puts the version before into production; or takes the canary out.
+  """Returns to the previous version in production, or removes the canary.
 
   Args:
-    registry: the folder.
-    stage: which one is rolled back; the version becomes a candidate.
+    registry: folder of the registry.
+    stage: stage to roll back; its version becomes a candidate.
     say: prints a line.
 
   Raises:
-    ConfigError: there is none to roll back, or to return to, or the files to
-      return to were changed.
+    ConfigError: there is no version to roll back or to return to, or the files
+      of the latter have changed.
   """
   if stage not in state_lib.STAGES:
     raise errors.unknown('command line', 'stage', stage, list(state_lib.STAGES))
@@ -238,11 +239,11 @@ def rollback(registry: str, stage: str, say: Say) -> None:
 def prune(registry: str, keep: int, say: Say) -> None:
   """Removes old candidates and their files.
 
-  The versions in stages and the one that a rollback returns to are kept.
+  Keeps the versions in stages and the one that a rollback returns to.
 
   Args:
-    registry: the folder.
-    keep: how many candidates are kept, the latest.
+    registry: folder of the registry.
+    keep: number of latest candidates to keep.
     say: prints a line.
   """
   with _changing(registry, say) as state:
@@ -257,7 +258,7 @@ def prune(registry: str, keep: int, say: Say) -> None:
 
 @contextlib.contextmanager
 def _changing(registry: str, say: Say) -> Iterator[state_lib.State]:
-  """Locks a registry; yields its state, without what no line names."""
+  """Locks a registry, removes unnamed files, and yields the state."""
   with lock.shared(registry, FIELD, say):
     state = read(registry)
     _remove_unnamed(registry, state)
@@ -267,13 +268,13 @@ def _changing(registry: str, say: Say) -> Iterator[state_lib.State]:
 def unnamed(registry: str, state: state_lib.State) -> list[str]:
   """Returns files and folders of versions and reports that no line names.
 
-  Only those that commands of a registry may have written.
+  Includes only names that commands of a registry write.
   """
   if not state.added:
-    return []  # The folder may be another thing, such as a project.
+    return []  # The folder may not be a registry.
   kept = {os.path.join(layout.VERSIONS, name) for name in state.versions}
   kept |= {v.report['file'] for v in state.versions.values() if v.report}
-  # The report that admitted a version may have been followed by another.
+  # A newer report may have replaced the one that admitted a version.
   kept |= {v.check['report'] for v in state.versions.values() if v.check}
   there, remote = set(), buckets.remote(registry)
   for folder in (layout.VERSIONS, reports.FOLDER):

@@ -1,4 +1,4 @@
-"""What the commands of a registry do, and refuse."""
+"""Tests the commands of a registry."""
 
 import hashlib
 import json
@@ -76,7 +76,7 @@ def test_a_version_holds_what_was_exported(registry):
       data = f.read()
     digest = hashlib.sha256(data).hexdigest()
     assert file == {'bytes': len(data), 'sha256': digest}
-  # An edit of the export is none of the version.
+  # An edit of the export does not change the version.
   with open(os.path.join(model, 'config.json'), 'a') as f:
     f.write(' ')
   assert not registry.differing()
@@ -127,7 +127,7 @@ def test_a_promotion_needs_a_verdict(registry):
   registry.add(model)
   with pytest.raises(errors.ConfigError, match='v1 has no benchmark report'):
     registry.promote('v1')
-  registry.add(model, 'worse')  # A report of the version that is there.
+  registry.add(model, 'worse')  # A report of the existing version.
   assert list(changes.read(registry.folder).versions) == ['v1']
   with pytest.raises(errors.ConfigError, match="v1 is 'worse'; legal: ship"):
     registry.promote('v1')

@@ -1,4 +1,4 @@
-"""Whether a version can stand in for another: tokenizer, template, context."""
+"""Checks whether a version can replace another for its clients."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,21 +11,21 @@ from kd.input_pipeline import tokenizers
 TOKENIZER, TEMPLATE, CONTEXT = 'tokenizer', 'template', 'context'
 IMAGES = 'images'
 NO_IMAGES = 'none'
-# What must agree, unless `registry.compatible` says less.
+# Properties that must agree by default; see `registry.compatible`.
 ALL = (TOKENIZER, TEMPLATE, CONTEXT, IMAGES)
 
 
 def describe(init: str, path: str) -> dict[str, Any]:
-  """Returns what clients of a model depend on, and its size, as JSON.
+  """Returns the properties that clients of a model depend on, as JSON.
 
-  Reads headers of weights, and none of their values.
+  Reads only the headers of the weights. Includes the number of parameters.
 
   Args:
     init: 'hf:DIR' or 'gguf:FILE'.
-    path: what names it, for messages.
+    path: name of the model in messages.
 
   Raises:
-    ConfigError: it is not a model that kd loads, or lacks a tokenizer.
+    ConfigError: kd cannot load the model, or it has no tokenizer.
   """
   config = weights.model_config(init, path, with_vision=True)
   weights.check_headers(init, path, with_vision=True)
@@ -42,7 +42,7 @@ def describe(init: str, path: str) -> dict[str, Any]:
 
 
 def _images(vision):
-  """Returns how a model takes images, which prompts depend on."""
+  """Returns the image format of a model, which prompts depend on."""
   if vision is None:
     return NO_IMAGES
   return f'{vision.image_size} px in {vision.soft_tokens} tokens'
@@ -58,18 +58,18 @@ def check(
   """Raises ConfigError unless a version can serve the running one's clients.
 
   Args:
-    name: of the version.
-    model: from `describe`.
-    production: the name of the version in production.
-    running: the same of it.
-    required: what must agree, of ALL.
+    name: name of the version.
+    model: description of the version, from `describe`.
+    production: name of the version in production.
+    running: description of the version in production.
+    required: properties that must agree, from ALL.
   """
   differences = []
   for what in required:
     new, old = _of(model, what), _of(running, what)
     agrees = new == old
     if what == CONTEXT:
-      # A longer context serves every prompt that the shorter one did.
+      # A longer context fits every prompt of a shorter one.
       agrees = new >= old
     elif what == IMAGES:
       agrees = old in (new, NO_IMAGES)
@@ -86,5 +86,5 @@ def check(
 
 
 def _of(model, what):
-  # Versions were described without images before there were towers.
+  # Descriptions of versions without images may be older than the field.
   return model.get(what, NO_IMAGES) if what == IMAGES else model[what]

@@ -1,8 +1,8 @@
-"""The journal of a registry: one line a change, each with the digest before it.
+"""Reads and writes the journal of a registry, one line per change.
 
-The whole file is written aside and renamed, in a bucket as one object: a killed
-command leaves the lines before its change, or those after it. Readers need no
-lock; who writes must hold it.
+Each line contains the digest of the previous one. The whole file is replaced
+atomically (in a bucket, as one object), so that a killed command makes its
+change or none. Readers need no lock; writers must hold it.
 """
 
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ _LEGAL = 'a change of a registry, as kd registry wrote it'
 
 
 def read(folder: str) -> list[dict[str, Any]]:
-  """Returns all changes, the oldest first; [] where there is no registry.
+  """Returns all changes, oldest first; [] if there is no registry.
 
   Raises:
-    ConfigError: a line was changed, removed or added by something else.
+    ConfigError: a line was changed, removed or added by another program.
   """
   path = os.path.join(folder, FILE)
   if not os.path.exists(path):
@@ -47,12 +47,12 @@ def read(folder: str) -> list[dict[str, Any]]:
 
 
 def append(folder: str, change: str, fields: Mapping[str, Any]) -> None:
-  """Writes one more change; the caller holds the folder's lock.
+  """Appends a change; the caller must hold the lock of the folder.
 
   Args:
-    folder: the registry.
-    change: what was done, such as 'promote'.
-    fields: JSON values that say to what.
+    folder: folder of the registry.
+    change: name of the change, such as 'promote'.
+    fields: further fields of the change, as JSON.
   """
   records = read(folder)
   record = identity.with_digest(
@@ -71,5 +71,5 @@ def append(folder: str, change: str, fields: Mapping[str, Any]) -> None:
 def _user() -> str:
   try:
     return getpass.getuser()
-  except (KeyError, OSError):  # A container's user without a name.
+  except (KeyError, OSError):  # Users in containers may have no name.
     return str(os.getuid())

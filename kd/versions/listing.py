@@ -1,4 +1,4 @@
-"""Shows a registry: a table of its versions, and whether files are whole."""
+"""Lists the versions of a registry and checks their files."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ _HEADER = ('version', 'stage', 'verdict', 'added', 'MiB', 'weights', 'from')
 
 
 def table(registry: str) -> list[str]:
-  """Returns the lines of a table of all versions, the oldest first."""
+  """Returns the lines of a table of all versions, oldest first."""
   state = changes.read(registry)
   if not state.versions:
     return [f'{registry}: no versions; kd registry add MODEL adds one']
@@ -34,7 +34,7 @@ def table(registry: str) -> list[str]:
 
 
 def findings(registry: str) -> Iterator[tuple[bool, str]]:
-  """Yields whether each version's files are those that were added.
+  """Yields whether the files of each version are unchanged, and a message.
 
   Raises:
     ConfigError: the journal is damaged.

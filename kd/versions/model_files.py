@@ -1,4 +1,4 @@
-"""The files of a version: copied into the registry, with digests."""
+"""Copies the files of a version into the registry, with digests."""
 
 from collections.abc import Mapping
 import errno
@@ -16,8 +16,8 @@ _LEGAL = (
   'a folder or a GGUF file that --mode=export wrote, with its '
   f'{provenance.FILE}'
 )
-_AT_A_TIME = 1 << 30  # Bytes that the kernel is asked to copy.
-# Where the kernel does not copy between these files.
+_AT_A_TIME = 1 << 30  # Bytes per call of copy_file_range.
+# Errors if the kernel cannot copy between these files.
 _NO_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -28,7 +28,7 @@ def located(path: str) -> tuple[str, str, str]:
     path: a folder for transformers, or a GGUF file.
 
   Raises:
-    ConfigError: there is no model, or no export wrote it.
+    ConfigError: there is no model, or it was not written by an export.
   """
   kind, folder, file = 'hf', path, os.path.join(path, provenance.FILE)
   if path.endswith('.gguf'):
@@ -46,20 +46,18 @@ def located(path: str) -> tuple[str, str, str]:
 
 
 def copy(path: str, new: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-  """Copies a model into a new folder, and checks it against its provenance.
-
-  The copies are checked, so that what is recorded is what is there.
+  """Copies a model to a new folder and checks the copies by its provenance.
 
   Args:
-    path: as for `located`.
-    new: the folder, which is empty.
+    path: see `located`.
+    new: path of the empty folder.
 
   Returns:
-    Where its weights are, as `student.init` names it; by name of a file, its
-    `bytes` and `sha256`; and the claims of its provenance.
+    The value of `student.init` for the copy; `bytes` and `sha256` by file name;
+    and the claims of the provenance.
 
   Raises:
-    ConfigError: a file is missing, or is not the one that was exported.
+    ConfigError: a file is missing or has changed since the export.
   """
   kind, folder, claims_file = located(path)
   claims = provenance.read(claims_file)
@@ -84,10 +82,10 @@ def copy(path: str, new: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
 
 def check(path: str) -> None:
-  """Raises ConfigError unless a model's files are those that were exported.
+  """Raises ConfigError if files of a model have changed since the export.
 
   Args:
-    path: as for `located`.
+    path: see `located`.
   """
   _, folder, claims_file = located(path)
   claims = provenance.read(claims_file)['files']
@@ -98,11 +96,11 @@ def exported(path: str) -> tuple[str, int, list[str]]:
   """Compares an exported model with its provenance.
 
   Args:
-    path: as for `located`.
+    path: see `located`.
 
   Returns:
-    Where its weights are, as `student.init` names it; the number of its files;
-    and how they differ, a line each.
+    The value of `student.init` for the model; the number of files; and the
+    differences, one line each.
   """
   kind, folder, claims_file = located(path)
   claims = provenance.read(claims_file)['files']
@@ -119,7 +117,7 @@ def _raise_if_differing(lines):
 
 
 def digests(folder: str, names: list[str]) -> dict[str, Any]:
-  """Returns `bytes` and `sha256` of files, by name."""
+  """Returns `bytes` and `sha256` by file name."""
   paths = {name: os.path.join(folder, name) for name in names}
   return {
     name: {
@@ -131,7 +129,7 @@ def digests(folder: str, names: list[str]) -> dict[str, Any]:
 
 
 def problems(folder: str, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
-  """Returns how the files of a version differ from what was recorded."""
+  """Returns the differences of a version's files from the recorded ones."""
   there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
   more = [
     f'{folder}/{name}: is no file of this version'
@@ -141,13 +139,13 @@ def problems(folder: str, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _differing(folder, recorded, copies=None) -> list[str]:
-  """Returns how files differ from what was recorded, a line each.
+  """Returns the differences of files from the recorded ones, one line each.
 
   Args:
-    folder: of the files.
-    recorded: by name, `sha256`.
-    copies: of the files, if there are any, by name their `sha256`; they are
-      compared instead.
+    folder: folder of the files.
+    recorded: recorded `sha256` by file name.
+    copies: `sha256` of copies by file name, to compare instead of the files;
+      None to compare the files.
   """
   lines = []
   for name in sorted(recorded):
@@ -162,9 +160,9 @@ def _differing(folder, recorded, copies=None) -> list[str]:
 
 
 def _copy_file(source: str, target: str) -> None:
-  """Copies a file; XFS and Btrfs share its blocks, and copy on write.
+  """Copies a file; XFS and Btrfs share its blocks and copy on write.
 
-  A hard link would let an edit of the export change a version.
+  With a hard link, an edit of the export would change the version.
   """
   with open(source, 'rb') as a, open(target, 'wb') as b:
     try:

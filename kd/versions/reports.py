@@ -1,4 +1,4 @@
-"""Benchmark reports of versions: their verdict, and a copy in the registry."""
+"""Reads and stores the benchmark reports of versions."""
 
 import os
 from typing import Any
@@ -32,11 +32,12 @@ def read(path: str) -> dict[str, Any]:
 
 
 def check_weights(path: str, weights: str | None) -> None:
-  """Raises ConfigError if a report is about other weights.
+  """Raises ConfigError if a report is about different weights.
 
   Args:
-    path: the report; it may not tell which weights it is about.
-    weights: their digest, which an export claims; None if it claims none.
+    path: path of the report, which may not name its weights.
+    weights: digest of the weights in the provenance of an export; None if
+      unknown.
   """
   benchmarked = read(path).get('weights', {}).get('model', [])
   is_known = weights and benchmarked and None not in benchmarked
@@ -49,10 +50,10 @@ def check_weights(path: str, weights: str | None) -> None:
 
 
 def store(registry: str, path: str) -> dict[str, Any]:
-  """Copies a report into a registry; returns what the journal says of it.
+  """Copies a report into a registry; returns its entry for the journal.
 
   Raises:
-    ConfigError: as `read`.
+    ConfigError: see `read`.
   """
   report = read(path)
   with open(path, 'rb') as f:
@@ -70,7 +71,7 @@ def store(registry: str, path: str) -> dict[str, Any]:
 
 
 def problem(registry: str, report: dict[str, Any]) -> str:
-  """Returns how a stored report differs from what was recorded, or ''."""
+  """Returns how a stored report differs from the recorded one, or ''."""
   file = os.path.join(registry, report['file'])
   if not os.path.isfile(file):
     return f'{file}: is missing'
@@ -81,12 +82,12 @@ def problem(registry: str, report: dict[str, Any]) -> str:
 
 
 def check(name: str, report: dict[str, Any] | None, admitted: Any) -> None:
-  """Raises ConfigError unless a report lets a version be promoted.
+  """Raises ConfigError unless a report allows a promotion.
 
   Args:
-    name: of the version.
-    report: from `store`; None without one.
-    admitted: the verdicts of `registry.admit`.
+    name: name of the version.
+    report: report from `store`; None without one.
+    admitted: verdicts in `registry.admit`.
   """
   if report is None:
     raise errors.ConfigError(

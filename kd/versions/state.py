@@ -1,4 +1,4 @@
-"""The state of a registry: what the changes of its journal add up to."""
+"""Computes the state of a registry from the changes in its journal."""
 
 from collections.abc import Iterable, Mapping
 import dataclasses
@@ -10,7 +10,7 @@ from kd.core import errors
 from kd.core import layout
 
 CANDIDATE, CANARY, PRODUCTION = 'candidate', 'canary', 'production'
-# What a version can be promoted to.
+# Stages that a version can be promoted to.
 STAGES = (CANARY, PRODUCTION)
 
 
@@ -19,15 +19,15 @@ class Version:
   """A version of the model.
 
   Attributes:
-    name: such as 'v3'; no other version of the registry ever has it.
-    date: when it was added.
-    model: what `compatibility.describe` returned.
-    files: by name, `bytes` and `sha256`.
+    name: name such as 'v3', which is never reused in a registry.
+    date: date when it was added.
+    model: description from `compatibility.describe`.
+    files: `bytes` and `sha256` by file name.
     provenance: `source`, `weights` and `dtype` of its provenance.
-    report: its benchmark report, or None: `file` in the registry, `sha256`,
-      `verdict` and `reference`, which it was compared with.
-    check: the check that admitted it to its latest stage, also after a
-      rollback; None if it was never promoted.
+    report: benchmark report or None: `file` in the registry, `sha256`,
+      `verdict`, and `reference`, the model that it was compared with.
+    check: check of its latest promotion, kept after a rollback; None if it was
+      never promoted.
   """
 
   name: str
@@ -43,7 +43,7 @@ class Version:
     return os.path.join(registry, layout.VERSIONS, self.name)
 
   def init(self, registry: str) -> str:
-    """Returns where its weights are, as `student.init` names it."""
+    """Returns the value of `student.init` for its weights."""
     kind, folder = self.model['kind'], self.folder(registry)
     if kind == 'gguf':
       (file,) = (name for name in self.files if name.endswith('.gguf'))
@@ -58,14 +58,14 @@ class Version:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-  """Which versions there are, and the stage of each.
+  """The versions and their stages.
 
   Attributes:
-    versions: by name, the oldest first.
-    productions: names of the versions that were in production and have not been
-      rolled back, the present one last.
-    canary: the name of the canary; None without one.
-    added: how many versions were ever added.
+    versions: versions by name, oldest first.
+    productions: names of all versions promoted to production and not rolled
+      back, the current one last.
+    canary: name of the canary; None without one.
+    added: number of versions ever added.
   """
 
   versions: Mapping[str, Version] = dataclasses.field(default_factory=dict)
@@ -80,7 +80,7 @@ class State:
 
   @property
   def fallback(self) -> str | None:
-    """Returns the version that a rollback returns to; None without one."""
+    """Returns the name of the version that a rollback returns to, or None."""
     return self.productions[-2] if len(self.productions) > 1 else None
 
   def stage(self, name: str) -> str:
@@ -90,10 +90,10 @@ class State:
     return CANARY if name == self.canary else CANDIDATE
 
   def get(self, name: str) -> Version:
-    """Returns a version.
+    """Returns the version with a name.
 
     Raises:
-      ConfigError: there is none of that name.
+      ConfigError: there is no such version.
     """
     if name not in self.versions:
       raise errors.unknown('command line', 'version', name, list(self.versions))

@@ -14,12 +14,12 @@ _FILES = ('config.json', 'model.safetensors', 'tokenizer.model')
 
 
 def export(folder: pathlib.Path, scale: float = 1.0, **config: object) -> str:
-  """Writes a folder as --mode=export does, of a model that is in the project.
+  """Writes a folder as --mode=export does, from a fixture.
 
   Args:
-    folder: is made.
-    scale: the final norm is multiplied by it.
-    **config: fields of its config.json that are changed.
+    folder: path of the new folder.
+    scale: factor of the final norm.
+    **config: changed fields of config.json.
   """
   folder.mkdir()
   for name in _FILES:

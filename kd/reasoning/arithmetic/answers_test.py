@@ -1,4 +1,4 @@
-"""Answer extraction, on replies that other readers get wrong."""
+"""Tests answer extraction on replies that are often parsed wrongly."""
 
 import ast
 import decimal

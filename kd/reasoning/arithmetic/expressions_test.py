@@ -97,7 +97,7 @@ def test_problems_are_verdicts(text, problem):
 def _tree(rng, depth):
   """Returns a random expression as text, and its value by Python.
 
-  Every operand is in parentheses, so that this knows nothing of precedence.
+  All operands are in parentheses, so that precedence does not matter.
   """
   if depth == 0 or rng.random() < 0.2:
     form = rng.randrange(4)
@@ -155,7 +155,7 @@ def test_precedence_agrees_with_python():
     for sign, n in zip(signs, numbers[1:], strict=True):
       text += f'{sign}{n}'
       oracle += f'{sign}Fraction({n})'
-    expected = eval(oracle, {'Fraction': Fraction})  # Of this test's own text.
+    expected = eval(oracle, {'Fraction': Fraction})  # Text made by this test.
     assert expressions.evaluate(text).value == expected, text
 
 

@@ -1,4 +1,4 @@
-"""What counts as the answer of a reply: a number in it, or its whole text."""
+"""Defines the kinds of answers: a number in the reply, or its whole text."""
 
 from collections.abc import Callable
 import dataclasses
@@ -14,9 +14,9 @@ class Text:
   """The whole text of a reply as its answer; see answers.Answer.
 
   Attributes:
-    value: the text, with one space between words; None if there is none.
-    reason: why there is none; '' if there is.
-    markers: 0; they mark numbers.
+    value: the text, with one space between words; None if it is empty.
+    reason: why there is no value; '' if there is one.
+    markers: 0, because only numbers have markers.
   """
 
   value: str | None
@@ -31,7 +31,7 @@ class Kind:
   Attributes:
     read: finds the answer of a reply or of a reference solution.
     shown: writes an answer as text.
-    has_steps: whether worked steps precede it, whose statements are checked.
+    has_steps: whether worked steps with checkable statements precede it.
   """
 
   read: Callable[[str], answers.Answer | Text]

@@ -6,8 +6,8 @@
   summary.json    counts
 
 An interrupted run resumes at the first problem without a complete line.
-chains.json does not have the selection rules, so that they can change: traces
-are always selected again from all samples.
+chains.json does not contain the selection rules, so that they can change:
+traces are always selected again from all samples.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,10 +54,10 @@ class Prompt:
 
   @property
   def digest(self) -> str:
-    """Returns a digest of what is asked.
+    """Returns a digest of the prompt.
 
-    Of the ids, which depend on text, template and tokenizer; else of the
-    messages.
+    The ids are digested, which depend on text, template and tokenizer; without
+    ids, the messages.
     """
     if not self.ids:
       return identity_lib.digest(self.messages)
@@ -77,15 +77,15 @@ class Solved:
 
   Attributes:
     samples: solutions, in the order of their numbers.
-    replies: what a server told of each reply, as JSON: `date`, `model`,
-      `fingerprint`, `prompt_tokens`, `generated_tokens`; () of a model here.
+    replies: fields of each reply of a server, as JSON: `date`, `model`,
+      `fingerprint`, `prompt_tokens`, `generated_tokens`; () for a local model.
   """
 
   samples: list[traces_lib.SampledSolution]
   replies: tuple[Mapping[str, Any], ...] = ()
 
 
-# Solves questions in order; yields a group of them at a time, which is written.
+# Solves questions in order; yields the samples of one group at a time.
 Solver = Callable[[Sequence[Prompt]], Iterator[Sequence[Solved]]]
 
 
@@ -95,7 +95,7 @@ def solver(
   samples: int,
   concurrency: int,
 ) -> Solver:
-  """Returns the solver that samples from a model here.
+  """Returns a solver that samples from a local model.
 
   Args:
     sampler: the sampler.
@@ -235,8 +235,8 @@ def write(
 ) -> str:
   """Writes traces.jsonl atomically.
 
-  Each line has id, problem, inputs, prompt (the messages of a chat that a
-  server was asked), targets (rationale, then '#### N'; or the whole text),
+  Each line has id, problem, inputs, prompt (the messages of a chat request to a
+  server), targets (rationale, then '#### N'; or the whole text),
   rationale, answer ('' if it is the text) and provenance, which contains the
   given provenance, seed, prompt_digest, sample, tokens, logprob, steps (counts
   by verdict), right and votes.

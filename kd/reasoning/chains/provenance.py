@@ -1,4 +1,4 @@
-"""Writes where traces come from, next to them."""
+"""Writes the provenance of traces next to them."""
 
 from collections.abc import Mapping, Sequence
 import os
@@ -22,13 +22,13 @@ def write(
 ) -> None:
   """Writes provenance.json.
 
-  The same samples and rules give the same file: its dates are those of a
+  The same samples and rules produce the same file; its dates are those of the
   server's replies.
 
   Args:
-    folder: holds the samples and the traces.
-    claims: the model, its endpoint if a server has it, and the settings.
-    selected: the kind of answer and the rules by which traces were selected.
+    folder: folder of the samples and the traces.
+    claims: the model, its endpoint if it is served, and the settings.
+    selected: the kind of answer and the selection rules.
     summary: counts, from chain_report.summarize.
     solved: all samples.
   """

@@ -121,7 +121,7 @@ def read_task(
 
 
 def _chat(row: examples.Example) -> tuple[templates.Message, ...]:
-  """Returns the messages before the answer, with what a prompt has of them."""
+  """Returns the messages before the answer, with the fields of prompts."""
   if 'messages' not in row:
     return ()
   return tuple(
@@ -138,16 +138,16 @@ def split_shots(
   """Splits questions into the first `shots` worked ones and the rest.
 
   Args:
-    questions: all of them.
+    questions: all questions.
     shots: number of examples.
-    kind: of their answers.
+    kind: kind of the answers.
 
   Returns:
     The few-shot examples, and the questions to solve.
 
   Raises:
-    ConfigError: too few have worked steps, if the kind has them, and a readable
-      answer, or no question is left.
+    ConfigError: too few questions have a readable answer and, if the kind has
+      them, worked steps, or no question is left.
   """
   worked = [
     i

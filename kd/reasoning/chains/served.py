@@ -1,4 +1,4 @@
-"""Has a model on a server solve questions."""
+"""Solves questions with a model on a server."""
 
 from collections.abc import Mapping, Sequence
 from concurrent import futures
@@ -19,12 +19,12 @@ def solver(
   requests: int,
   group: int,
 ) -> chains.Solver:
-  """Returns the solver that asks a server.
+  """Returns a solver that sends questions to a server.
 
   Args:
-    answerer: of the server.
+    answerer: the answerer of the server.
     samples: number of samples per question.
-    requests: that are under way at a time.
+    requests: number of concurrent requests.
     group: number of questions between two writes.
   """
 
@@ -40,20 +40,20 @@ def solver(
   def solve(prompts):
     pool = futures.ThreadPoolExecutor(requests, 'solve')
     try:
-      # All at once: no thread waits for the last question of a group.
+      # All groups at once, so that no thread waits for the end of a group.
       begun = [pool.submit(solved, prompt) for prompt in prompts]
       for begin in range(0, len(begun), group):
         yield [future.result() for future in begun[begin : begin + group]]
     finally:
       answerer.stop()
-      # Replies that are on their way have been paid for.
+      # Waits for running requests, which have been paid for.
       pool.shutdown(cancel_futures=True)
 
   return solve
 
 
 def _tokens(reply: answers_lib.Reply) -> list[int]:
-  """Returns equal shares of the tokens that a reply has counted."""
+  """Returns the token count of a reply, split evenly among its answers."""
   count = len(reply.answers)
   each, rest = divmod(reply.generated_tokens or 0, count)
   return [each + (i < rest) for i in range(count)]
@@ -66,12 +66,12 @@ def _told(reply: answers_lib.Reply) -> dict[str, Any]:
 
 
 def totals(solved: Sequence[chains.Solved]) -> dict[str, Any]:
-  """Returns what is known of all replies together, as JSON.
+  """Returns totals over all replies, as JSON.
 
   Returns:
-    replies, prompt_tokens and generated_tokens (None where a reply tells
-    none); the dates `first` and `last`; replies by `models` and by
-    `fingerprints`.
+    Totals replies, prompt_tokens and generated_tokens (None if missing in a
+    reply); the dates `first` and `last`; and numbers of replies by name in
+    `models` and `fingerprints`.
   """
   replies = [reply for one in solved for reply in one.replies]
   dates = [reply['date'] for reply in replies]

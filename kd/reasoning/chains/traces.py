@@ -43,10 +43,10 @@ class SampledSolution:
   Attributes:
     text: the text of the reply.
     finish: why it ended; see requests.Sample.
-    tokens: number of tokens; of a server's reply, an equal share of those
-      that it counted, 0 if it counted none.
+    tokens: number of tokens; for a server, an equal share of the tokens of its
+      reply, 0 if it reports none.
     logprob: mean log-probability per token in nats; 0 without tokens, None
-      where a server told none.
+      for a server.
   """
 
   text: str
@@ -93,7 +93,7 @@ class Trace:
     steps: the checked statements of the reply.
     vote: the vote over all samples of the question.
     reference: answer of the reference solution; None if it has none.
-    kind: of the answers.
+    kind: kind of the answers.
   """
 
   question: questions_lib.Question
@@ -118,7 +118,7 @@ class Trace:
 
   @property
   def targets(self) -> str:
-    """Returns what a student learns to write."""
+    """Returns the targets for the student."""
     if not self.kind.has_steps:
       return self.sampled.text.strip()
     answer = self.kind.shown(self.answer.value)

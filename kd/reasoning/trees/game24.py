@@ -104,7 +104,7 @@ def _number(text):
 
 
 def _take(numbers, value):
-  """Returns the first number with a value, and the others; raises Fault."""
+  """Returns the first number with a value, and the rest; raises Fault."""
   for i, number in enumerate(numbers):
     if number.value == value:
       return number, numbers[:i] + numbers[i + 1 :]

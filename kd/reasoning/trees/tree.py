@@ -31,7 +31,7 @@ class Node:
     thought: the line; for an invalid thought, the text of the model.
     value: evaluation from 0 to 1; None if it was not evaluated.
     status: a key of STATUSES.
-    count: how often it was proposed in its parent's state.
+    count: number of times it was proposed in its parent's state.
     logprob: log-probability of the thought in nats; None for enumerated ones.
     fault: why the thought is invalid, a key of tree_problem.FAULTS; '' if it is
       valid.

@@ -11,7 +11,7 @@ from kd.reasoning.trees import tree_problem
 # Maximum rows of a picture; the rest of a larger tree is left out.
 MAX_ROWS = 300
 _ROW, _COLUMN, _BOX = 26, 330, 290  # Pixels: height, width, a box's width.
-_LETTERS = 40  # Of a thought; the tooltip has the full text.
+_LETTERS = 40  # Maximum length of a thought; the tooltip has the full text.
 _TOP = 96
 # Characters that are illegal in XML.
 _ILLEGAL = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')

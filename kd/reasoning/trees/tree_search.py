@@ -297,7 +297,7 @@ class _Search:
     return [each for each in answers if each]
 
   def _samples_in_budget(self, batch, ids, samples):
-    """Returns how many samples of maximum length the budgets allow."""
+    """Returns the number of maximum-length samples that the budgets allow."""
     spent, max_tokens = self._tree.spent, self._settings.max_new_tokens
     limits = {}
     if self._settings.max_calls:
